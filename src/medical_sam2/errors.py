@@ -1,0 +1,98 @@
+"""Every error that this package raises on purpose.
+
+MedicalSam2Error
+├── InputError            exit 2   the input cannot be used
+│   ├── FormatError                the file is broken, truncated, hostile or of an unknown format
+│   ├── GeometryError              the grid cannot be trusted or does not fit
+│   ├── PromptError                a click, box or mask lies where it cannot work
+│   ├── WeightsError               a checkpoint cannot be used
+│   └── ConfigError                a setting or name that does not exist
+├── ResourceError         exit 3   too little memory or disk
+└── AmbiguousError        exit 4   several readings are possible: the choices are listed
+
+A message is one line: `SUBJECT: what is wrong; what to do`.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+
+class MedicalSam2Error(Exception):
+    """Base of all errors of this package.
+
+    Args:
+        problem: what was got and what is wrong with it.
+        remedy: what to do about it.
+        subject: the file, prompt or setting at fault; a path is shown as it was given.
+    """
+
+    exit_code = 2
+
+    def __init__(self, problem: str, remedy: str = "", *, subject: str | Path | None = None) -> None:
+        self.problem, self.remedy, self.subject = problem, remedy, subject
+        super().__init__(str(self))
+
+    def __str__(self) -> str:
+        text = f"{self.subject}: {self.problem}" if self.subject is not None else self.problem
+        text = f"{text}; {self.remedy}" if self.remedy else text
+        return " ".join(text.split())
+
+    def about(self, subject: str | Path) -> "MedicalSam2Error":
+        """The same error with its subject named, where the place that raised it did not know it."""
+        return self if self.subject is not None else type(self)(self.problem, self.remedy, subject=subject)
+
+
+class InputError(MedicalSam2Error):
+    """The input cannot be used."""
+
+
+class FormatError(InputError):
+    """The file is broken, truncated, hostile or of an unknown format."""
+
+
+class GeometryError(InputError):
+    """The grid of an image cannot be trusted, or two grids do not fit each other."""
+
+
+class PromptError(InputError):
+    """A prompt lies where it cannot work."""
+
+
+class WeightsError(InputError):
+    """A checkpoint cannot be used."""
+
+
+class ConfigError(InputError):
+    """A setting or a name that does not exist."""
+
+
+class ResourceError(MedicalSam2Error):
+    """Too little memory or disk for the work asked for."""
+
+    exit_code = 3
+
+
+class AmbiguousError(MedicalSam2Error):
+    """Several readings of the input are possible.
+
+    Args:
+        choices: one line each, with the option that picks it.
+    """
+
+    exit_code = 4
+
+    def __init__(
+        self, problem: str, remedy: str = "", *, subject: str | Path | None = None, choices: Sequence[str] = ()
+    ) -> None:
+        self.choices = tuple(choices)
+        super().__init__(problem, remedy, subject=subject)
+
+    def __str__(self) -> str:
+        listed = ", ".join(self.choices)
+        return f"{super().__str__()}: {listed}" if listed else super().__str__()
+
+    def about(self, subject: str | Path) -> "AmbiguousError":
+        """The same error with its subject named."""
+        if self.subject is not None:
+            return self
+        return AmbiguousError(self.problem, self.remedy, subject=subject, choices=self.choices)

@@ -1,0 +1,199 @@
+"""What a user points at: clicks, boxes and outlines in a volume, and what becomes of them on a slice."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medical_sam2.errors import PromptError
+from medical_sam2.views import View
+
+Index: TypeAlias = tuple[float, float, float]
+
+
+@dataclass(frozen=True, eq=False)
+class FramePrompt:
+    """Prompts of one object on one frame, in pixels of that frame: x to the right, y down, pixel centres at integers.
+
+    Args:
+        points_xy: (N, 2) clicks.
+        labels: (N,) 1 for "inside", 0 for "outside".
+        box_xyxy: (4,) corners, first the smaller ones, both inside the box.
+        mask_hw: (H, W) bool outline. It stands alone: a mask says all, so clicks on the same frame correct it.
+    """
+
+    points_xy: NDArray[np.float32]
+    labels: NDArray[np.int64]
+    box_xyxy: NDArray[np.float32] | None = None
+    mask_hw: NDArray[np.bool_] | None = None
+
+    @classmethod
+    def click(cls, x: float, y: float, *, positive: bool = True) -> "FramePrompt":
+        """One click."""
+        return cls(np.array([[x, y]], np.float32), np.array([int(positive)], np.int64))
+
+    @classmethod
+    def box(cls, x_low: float, y_low: float, x_high: float, y_high: float) -> "FramePrompt":
+        """One box."""
+        return cls(_NO_POINTS, _NO_LABELS, box_xyxy=np.array([x_low, y_low, x_high, y_high], np.float32))
+
+    @classmethod
+    def mask(cls, mask_hw: NDArray[np.bool_]) -> "FramePrompt":
+        """One outline."""
+        return cls(_NO_POINTS, _NO_LABELS, mask_hw=np.asarray(mask_hw, bool))
+
+    def __or__(self, other: "FramePrompt") -> "FramePrompt":
+        """Both together: clicks are joined, a later box replaces, masks unite."""
+        masks = [mask for mask in (self.mask_hw, other.mask_hw) if mask is not None]
+        return FramePrompt(
+            np.concatenate([self.points_xy, other.points_xy]),
+            np.concatenate([self.labels, other.labels]),
+            box_xyxy=self.box_xyxy if other.box_xyxy is None else other.box_xyxy,
+            mask_hw=np.logical_or.reduce(masks) if masks else None,
+        )
+
+
+_NO_POINTS, _NO_LABELS = np.zeros((0, 2), np.float32), np.zeros(0, np.int64)
+
+Prompter: TypeAlias = Callable[[int, NDArray[np.bool_] | None], FramePrompt | None]
+"""Who prompts: asked with (t, None) as a frame opens, then with (t, predicted mask) until it answers None."""
+
+
+class Prompt(Protocol):
+    """Anything that a user can say about one object of a volume."""
+
+    @property
+    def object(self) -> int:
+        """Label of the object, from 1."""
+        ...
+
+    def project(self, view: View, shape_ijk: Sequence[int], axes: str = "RAS") -> Mapping[int, FramePrompt]:
+        """The frames of `view` that it touches, with what it says on each."""
+        ...
+
+    def planes(self) -> frozenset[int]:
+        """Array axes along which it lies on a single slice."""
+        ...
+
+
+@dataclass(frozen=True)
+class Point:
+    """A click on a voxel.
+
+    Args:
+        index_ijk: voxel index, in the order of the file; fractions are kept within the slice.
+        object: label, from 1.
+        positive: whether the voxel belongs to the object.
+    """
+
+    index_ijk: Index
+    object: int = 1
+    positive: bool = True
+
+    def project(self, view: View, shape_ijk: Sequence[int], axes: str = "RAS") -> Mapping[int, FramePrompt]:
+        """One click on one frame."""
+        _inside("point", self.index_ijk, shape_ijk)
+        t, row, column = view.project(self.index_ijk, shape_ijk, axes)
+        return {round(t): FramePrompt.click(column, row, positive=self.positive)}
+
+    def planes(self) -> frozenset[int]:
+        """A point lies on one slice of every axis."""
+        return frozenset({0, 1, 2})
+
+
+@dataclass(frozen=True)
+class Box:
+    """A rectangle around the object on one slice: both corners included, equal along exactly the axis of the slice.
+
+    Args:
+        low_ijk: corner with the smaller voxel indices.
+        high_ijk: corner with the larger ones.
+        object: label, from 1.
+    """
+
+    low_ijk: Index
+    high_ijk: Index
+    object: int = 1
+
+    def __post_init__(self) -> None:
+        if any(low > high for low, high in zip(self.low_ijk, self.high_ijk, strict=True)):
+            raise PromptError(f"box {self.low_ijk} – {self.high_ijk} is turned inside out", "give the smaller corner first")
+        if len(self.planes()) != 1:
+            raise PromptError(
+                f"box {self.low_ijk} – {self.high_ijk} is no rectangle on one slice",
+                "give corners that agree in exactly one index, the slice, and differ in the two others",
+            )
+
+    def project(self, view: View, shape_ijk: Sequence[int], axes: str = "RAS") -> Mapping[int, FramePrompt]:
+        """One box on the frame of the plane that it was drawn in; nothing in other views."""
+        _inside("box", self.low_ijk, shape_ijk)
+        _inside("box", self.high_ijk, shape_ijk)
+        if view.order(axes)[0] not in self.planes():
+            return {}
+        corners = np.array([view.project(corner, shape_ijk, axes) for corner in (self.low_ijk, self.high_ijk)])
+        (t, y_low, x_low), (_, y_high, x_high) = corners.min(axis=0), corners.max(axis=0)
+        return {round(t): FramePrompt.box(x_low, y_low, x_high, y_high)}
+
+    def planes(self) -> frozenset[int]:
+        """The axis of the slice that it was drawn on."""
+        pairs = zip(self.low_ijk, self.high_ijk, strict=True)
+        return frozenset(axis for axis, (low, high) in enumerate(pairs) if round(low) == round(high))
+
+
+@dataclass(frozen=True, eq=False)
+class Mask:
+    """An outline on one or several slices.
+
+    Args:
+        array_ijk: (I, J, K) bool in the grid of the image.
+        object: label, from 1.
+        axis: array axis of the slices that it was drawn on; None where it lies on one slice of exactly one axis.
+    """
+
+    array_ijk: NDArray[np.bool_]
+    object: int = 1
+    axis: int | None = None
+
+    def __post_init__(self) -> None:
+        if not self.array_ijk.any():
+            raise PromptError(f"the mask of object {self.object} is empty", "outline at least one voxel")
+
+    def project(self, view: View, shape_ijk: Sequence[int], axes: str = "RAS") -> Mapping[int, FramePrompt]:
+        """Each outlined frame of the plane that it was drawn in; nothing in other views."""
+        if tuple(shape_ijk) != self.array_ijk.shape:
+            raise PromptError(
+                f"the mask has shape {self.array_ijk.shape}, the image {tuple(shape_ijk)}", "give a mask in the image's grid"
+            )
+        if view.order(axes)[0] not in self.planes():
+            return {}
+        stack = view.apply(self.array_ijk, axes)
+        return {int(t): FramePrompt.mask(stack[t].copy()) for t in np.flatnonzero(stack.any(axis=(1, 2)))}
+
+    def planes(self) -> frozenset[int]:
+        """The axis that it was drawn along; every axis along which it is one slice thick where none was named."""
+        if self.axis is not None:
+            return frozenset({self.axis})
+        thin = {a for a in range(3) if self.array_ijk.any(axis=tuple({0, 1, 2} - {a})).sum() == 1}
+        return frozenset(thin or {0, 1, 2})
+
+
+class Fixed:
+    """A prompter that knows all its prompts beforehand: the fixed clicks of a person."""
+
+    def __init__(self, prompts: Mapping[int, FramePrompt]) -> None:
+        self.prompts = dict(prompts)
+
+    def __call__(self, t: int, predicted: NDArray[np.bool_] | None) -> FramePrompt | None:
+        """What was said on frame t, once, as it opens."""
+        return self.prompts.get(t) if predicted is None else None
+
+
+def _inside(what: str, index_ijk: Index, shape_ijk: Sequence[int]) -> None:
+    if any(not -0.5 <= index < size - 0.5 for index, size in zip(index_ijk, shape_ijk, strict=True)):
+        shown = tuple(float(f"{index:g}") for index in index_ijk)
+        raise PromptError(
+            f"{what} at voxel {shown} lies outside the image of {tuple(shape_ijk)} voxels",
+            "give indices from 0 to the size less one, or use millimetres if these are millimetres",
+        )

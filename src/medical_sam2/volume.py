@@ -1,0 +1,138 @@
+"""Volumes and segmentations: an array, where it lies in the patient, and nothing of who the patient is."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from itertools import permutations
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medical_sam2.errors import GeometryError
+
+LETTERS = np.array([["L", "R"], ["P", "A"], ["I", "S"]])
+
+
+def axis_codes(affine: NDArray[np.float64]) -> str:
+    """Directions in which the array axes run, as letters of RAS; oblique axes take the nearest direction.
+
+    Each array axis gets another anatomical axis: the assignment with the largest summed alignment (as nibabel's
+    `io_orientation` does by singular values), found here among the six permutations.
+
+    >>> axis_codes(np.diag([-1.0, -1.0, 2.0, 1.0]))
+    'LPS'
+    """
+    directions = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
+    best = max(permutations(range(3)), key=lambda rows: sum(abs(directions[row, i]) for i, row in enumerate(rows)))
+    return "".join(LETTERS[row, int(directions[row, i] > 0)] for i, row in enumerate(best))
+
+
+@dataclass(frozen=True, eq=False)
+class Volume:
+    """A 3D image in its file's own voxel order.
+
+    Args:
+        array: intensities (I, J, K), in the order of the file (for DICOM: column, row, slice).
+        affine: (4, 4) float64, voxel index → mm in RAS+ (x to Right, y to Anterior, z to Superior).
+        modality: DICOM code of the modality ("CT", "MR", "US", "PT", "XA" …) where known.
+        source: the file or folder that it came from.
+        warnings: what the reader noticed, one line each.
+
+    Raises:
+        GeometryError: the array is not three-dimensional or empty, or the affine is not finite and invertible.
+    """
+
+    array: NDArray[np.generic]
+    affine: NDArray[np.float64]
+    modality: str | None = None
+    source: Path | None = None
+    warnings: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "affine", check_affine(self.affine))
+        if self.array.ndim != 3 or 0 in self.array.shape:
+            raise GeometryError(f"an array of shape {self.array.shape} is no volume", "give three dimensions, none empty")
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Number of voxels along each array axis."""
+        i, j, k = self.array.shape
+        return i, j, k
+
+    @property
+    def spacing_mm(self) -> tuple[float, float, float]:
+        """Distance between voxel centres along each array axis."""
+        i, j, k = (float(length) for length in np.linalg.norm(self.affine[:3, :3], axis=0))
+        return i, j, k
+
+    @property
+    def orientation(self) -> str:
+        """Directions of the array axes, such as "LPS"."""
+        return axis_codes(self.affine)
+
+    @property
+    def voxel_mm3(self) -> float:
+        """Volume of a voxel (exact for sheared grids too)."""
+        return float(abs(np.linalg.det(self.affine[:3, :3])))
+
+    def to_voxel(self, point_mm: tuple[float, float, float]) -> tuple[float, float, float]:
+        """Fractional voxel index of a point given in RAS+ mm."""
+        i, j, k = (float(x) for x in np.linalg.solve(self.affine, np.array([*point_mm, 1.0]))[:3])
+        return i, j, k
+
+
+@dataclass(frozen=True, eq=False)
+class Segmentation:
+    """Objects outlined in a volume, in that volume's own grid.
+
+    Args:
+        labels: (I, J, K) unsigned integers, 0 is background.
+        affine: bit-equal to the image's.
+        names: label → name of the structure.
+        probability: label → (I, J, K) float in [0, 1], where it was asked for.
+        uncertainty: (I, J, K) float in [0, 1], disagreement of the views, where it was asked for.
+        confidence: one row per (object, view, slice), where tracking made it.
+        warnings: what the user should look at, one line each.
+    """
+
+    labels: NDArray[np.unsignedinteger]
+    affine: NDArray[np.float64]
+    names: Mapping[int, str] = field(default_factory=dict)
+    probability: Mapping[int, NDArray[np.floating]] = field(default_factory=dict)
+    uncertainty: NDArray[np.floating] | None = None
+    confidence: tuple["SliceConfidence", ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class SliceConfidence:
+    """How sure the network was of one object on one slice.
+
+    Args:
+        object: label of the object.
+        view: code of the view ("SPL").
+        slice: index along the array axis of the file.
+        confidence: predicted IoU in [0, 1], 0 where the object is judged absent.
+        area_px: voxels of the object on this slice.
+        prompted: whether a prompt lies on this slice.
+        look_here: whether the confidence collapses here while the object goes on.
+    """
+
+    object: int
+    view: str
+    slice: int
+    confidence: float
+    area_px: int
+    prompted: bool = False
+    look_here: bool = False
+
+
+def check_affine(affine: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The affine as float64, if it is finite and invertible; otherwise GeometryError."""
+    affine = np.asarray(affine, dtype=np.float64)
+    if affine.shape != (4, 4) or not np.isfinite(affine).all():
+        raise GeometryError("the affine is not a finite 4×4 matrix", "repair the header of the image")
+    lengths = np.linalg.norm(affine[:3, :3], axis=0)
+    if (lengths == 0).any() or abs(np.linalg.det(affine[:3, :3] / lengths)) < 1e-3:
+        raise GeometryError("the affine is singular: two voxel axes coincide", "repair the header of the image")
+    return affine
