@@ -1,0 +1,51 @@
+"""Rules for every test: one thread each, no clock, and no skip but for want of a GPU."""
+
+import os
+from collections.abc import Generator
+from typing import TypeVar
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: the tests run beside each other
+
+import pytest
+from hypothesis import settings
+
+Report = TypeVar("Report", pytest.TestReport, pytest.CollectReport)
+NEEDS_A_GPU = "needs a GPU"
+
+settings.register_profile("tests", deadline=None, derandomize="CI" in os.environ)
+settings.load_profile("tests")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip what is marked `gpu` where no GPU is."""
+    marked = [item for item in items if item.get_closest_marker("gpu")]
+    if marked and not has_gpu():
+        for item in marked:
+            item.add_marker(pytest.mark.skip(reason=NEEDS_A_GPU))
+
+
+def has_gpu() -> bool:
+    """Whether this machine has CUDA or MPS."""
+    import torch
+
+    return torch.cuda.is_available() or torch.backends.mps.is_available()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """A test that skips itself fails: whatever it lacks, the set-up should have installed."""
+    return refuse_skip((yield))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    """The same for a file that skips itself as a whole."""
+    return refuse_skip((yield))
+
+
+def refuse_skip(report: Report) -> Report:
+    """The report, as a failure if it is a skip for another reason than the one allowed."""
+    if report.skipped and not hasattr(report, "wasxfail") and NEEDS_A_GPU not in str(report.longrepr):
+        report.outcome = "failed"
+        report.longrepr = f"Only tests that need a GPU may skip; this one did: {report.longrepr}"
+    return report

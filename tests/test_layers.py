@@ -1,0 +1,48 @@
+"""Imports point down only, and numpy code does not load torch."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from importlinter.cli import EXIT_STATUS_SUCCESS, lint_imports
+
+ROOT = Path(__file__).parents[1]
+WITHOUT_TORCH = ("volume", "views", "prompts", "simulate", "metrics", "fusion", "io", "plugins", "preview", "statistics")
+IMPORT = "import medical_sam2.{module}"
+HELP = """
+import sys
+from medical_sam2.cli import main
+sys.argv = ["medsam2", "--help"]
+try:
+    main()
+except SystemExit:
+    pass
+"""
+REPORT = "\nimport sys; print([name for name in ('torch', 'transformers') if name in sys.modules])"
+
+
+def test_imports_only_point_down(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(ROOT)
+    status = lint_imports(config_filename="pyproject.toml", cache_dir=None)
+    assert status == EXIT_STATUS_SUCCESS, capsys.readouterr().out
+
+
+@pytest.mark.parametrize("module", WITHOUT_TORCH)
+def test_numpy_code_does_not_load_torch(module: str) -> None:
+    assert last_line(IMPORT.format(module=module) + REPORT) == "[]"
+
+
+def test_help_does_not_load_torch() -> None:
+    assert last_line(HELP + REPORT) == "[]"
+
+
+def test_the_rule_can_fail() -> None:
+    assert last_line("import torch" + REPORT) == "['torch']"
+
+
+def last_line(code: str) -> str:
+    """What a fresh interpreter prints last."""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()[-1]
