@@ -1,0 +1,142 @@
+"""A pool of synthetic cases on disk: images and labels as plain arrays that can be memory-mapped, one text file each.
+
+    000123.images.npy   uint8 (D, H, W) or (N, H, W, 3)
+    000123.labels.npy   uint8 (D, H, W) or (N, H, W)
+    000123.json         kind, tasks, seed, version; written last, so a case with one is complete
+"""
+
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medical_sam2.data.synthetic.sets import make_set
+from medical_sam2.data.synthetic.volumes import Kind, SyntheticCase, make_volume
+from medical_sam2.errors import FormatError
+
+VERSION = 1
+
+
+def write_pool(
+    folder: Path, *, volumes: int, sets: int, seed: int = 0, workers: int = 1, size: int = 128, count: int = 10
+) -> Iterator[int]:
+    """Fill a folder with cases; those that are there already stay. Yields the index of each case as it is done.
+
+    Volumes and sets are spread evenly, so a pool that is still being written can be used. A case depends on the seed
+    and its index alone, not on how many there are or who makes them.
+
+    Args:
+        folder: made where it is missing.
+        volumes: how many volumes in all.
+        sets: how many sets of images in all.
+        seed: of the whole pool.
+        workers: processes.
+        size: voxels along the longest axis.
+        count: images in a set.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    todo = [(index, kind) for index, kind in _plan(volumes, sets) if not (folder / f"{index:06d}.json").exists()]
+    job = partial(_write, folder, seed, size, count)
+    if workers <= 1:
+        yield from map(job, todo)
+        return
+    with ProcessPoolExecutor(workers) as executor:
+        yield from executor.map(job, todo)
+
+
+def make_case(seed: int, index: int, kind: Kind, *, size: int = 128, count: int = 10) -> SyntheticCase:
+    """The case of that index in a pool of that seed."""
+    rng = np.random.default_rng(np.random.SeedSequence([seed, index]))
+    return make_volume(rng, size) if kind == "volume" else make_set(rng, size, count)
+
+
+@dataclass(frozen=True)
+class PoolEntry:
+    """One case of a pool.
+
+    Args:
+        index: its number.
+        kind: "volume" or "set".
+        tasks: objects, each a union of labels.
+        name: which generator made it.
+    """
+
+    index: int
+    kind: Kind
+    tasks: tuple[tuple[int, ...], ...]
+    name: str
+
+
+class PoolReader:
+    """Reads a pool, which may still be growing: `refresh` finds what came since.
+
+    Args:
+        folder: that `write_pool` filled.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = Path(folder)
+        self.entries: tuple[PoolEntry, ...] = ()
+        self.refresh()
+
+    def refresh(self) -> int:
+        """Look again what is there; returns how many cases."""
+        known = {entry.index: entry for entry in self.entries}
+        found = sorted(self.folder.glob("[0-9]*.json"))
+        self.entries = tuple(known.get(int(path.stem)) or _entry(path) for path in found)
+        return len(self.entries)
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def load(self, position: int) -> SyntheticCase:
+        """The case at a position of `entries`, its arrays memory-mapped read-only."""
+        entry = self.entries[position]
+        images, labels = (self._array(entry.index, part) for part in ("images", "labels"))
+        return SyntheticCase(images, labels, entry.tasks, entry.kind, entry.name)
+
+    def _array(self, index: int, part: str) -> NDArray[np.uint8]:
+        path = self.folder / f"{index:06d}.{part}.npy"
+        try:
+            return np.load(path, mmap_mode="r", allow_pickle=False)
+        except (OSError, ValueError) as error:
+            raise FormatError("the array is missing or broken", "delete the case and write the pool again", subject=path) from error
+
+
+def _entry(path: Path) -> PoolEntry:
+    try:
+        told = json.loads(path.read_text())
+        return PoolEntry(int(path.stem), told["kind"], tuple(tuple(task) for task in told["tasks"]), told["name"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise FormatError("no description of a synthetic case", "delete the case and write the pool again", subject=path) from error
+
+
+def _plan(volumes: int, sets: int) -> Iterable[tuple[int, Kind]]:
+    """Indices with their kinds: volumes even, sets odd, so that more of one never changes the other."""
+    both = [(2 * k, "volume", (k + 0.5) / max(volumes, 1)) for k in range(volumes)]
+    both += [(2 * k + 1, "set", (k + 0.5) / max(sets, 1)) for k in range(sets)]
+    return [(index, kind) for index, kind, _ in sorted(both, key=lambda item: item[2])]  # type: ignore[misc]
+
+
+def _write(folder: Path, seed: int, size: int, count: int, item: tuple[int, Kind]) -> int:
+    index, kind = item
+    case = make_case(seed, index, kind, size=size, count=count)
+    told = {"kind": case.kind, "name": case.name, "tasks": case.tasks, "seed": [seed, index], "version": VERSION}
+    for part, array in (("images", case.images), ("labels", case.labels)):
+        _place(folder / f"{index:06d}.{part}.npy", lambda stream, array=array: np.save(stream, array, allow_pickle=False))
+    _place(folder / f"{index:06d}.json", lambda stream: stream.write(json.dumps(told).encode()))
+    return index
+
+
+def _place(path: Path, write: Callable[..., object]) -> None:
+    """Write beside the target and move it there at once, so that nobody reads half a file."""
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    with draft.open("wb") as stream:
+        write(stream)
+    draft.replace(path)

@@ -1,0 +1,93 @@
+"""A scene: labelled structures painted one over the other, each with the tissue that it is made of."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medical_sam2.data.synthetic.fields import Field, spline_noise
+from medical_sam2.data.synthetic.shapes import Patch, Space
+
+Labels = NDArray[np.uint8]
+Task = tuple[int, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Anatomy:
+    """What is where, before anybody takes a picture of it.
+
+    Args:
+        labels: (D, H, W) uint8, a number for each structure, labelled for training or not.
+        tissues: name of the tissue of each number.
+        tasks: objects to segment, each a union of numbers.
+        looks: names of the pictures that may be taken of it, "" for any.
+    """
+
+    labels: Labels
+    tissues: tuple[str, ...]
+    tasks: tuple[Task, ...]
+    looks: tuple[str, ...] = ()
+
+
+class Scene:
+    """Paints structures into a grid of labels.
+
+    Args:
+        rng: where outlines and positions come from.
+        space: where every voxel lies.
+    """
+
+    def __init__(self, rng: np.random.Generator, space: Space) -> None:
+        self.rng, self.space = rng, space
+        self.labels: Labels = np.zeros(space.shape, np.uint8)
+        self.tissues = ["air"]
+        self._rough: dict[float, Field] = {}
+
+    def add(self, tissue: str, patch: Patch, *, over: Iterable[int] | None = None, label: int | None = None) -> int:
+        """Paint a shape and return its number.
+
+        Args:
+            tissue: what it is made of.
+            patch: its shape.
+            over: numbers that it may replace; None for all.
+            label: an existing number to paint with, for a structure of several parts.
+        """
+        if label is None:
+            label = len(self.tissues)
+            self.tissues.append(tissue)
+        under = self.labels[patch.box]
+        inside = patch.field > 0
+        if over is not None:
+            allowed = np.zeros(256, bool)
+            allowed[list(over)] = True
+            inside &= allowed[under]
+        under[inside] = label
+        return label
+
+    def noise(self, scale: float) -> Field:
+        """A smooth field of unit variance with structures of `scale` units, a different view of it each time."""
+        if scale not in self._rough:
+            steps = [_pitch(self.space.coords, axis) for axis in range(3)]
+            self._rough[scale] = spline_noise(self.rng, self.space.shape, [scale / step for step in steps])
+        flips = tuple(slice(None, None, int(self.rng.choice([-1, 1]))) for _ in range(3))
+        return self._rough[scale][flips]
+
+    def rough(self, patch: Patch, amount: float) -> Patch:
+        """The shape with an irregular outline: `amount` is about how far it strays, in units."""
+        wobble = self.noise(24) * np.float32(amount) + self.noise(9) * np.float32(0.4 * amount)
+        return patch.grown(wobble)
+
+    def anatomy(self, tasks: Iterable[Iterable[int]], *, least: int = 30, looks: tuple[str, ...] = ()) -> Anatomy:
+        """What was painted, with those tasks of which at least `least` voxels can be seen."""
+        counts = np.bincount(self.labels.ravel(), minlength=256)
+        kept = (tuple(sorted(set(task))) for task in tasks)
+        seen = tuple(task for task in dict.fromkeys(kept) if counts[list(task)].sum() >= least)
+        return Anatomy(self.labels, tuple(self.tissues), seen, looks)
+
+
+def _pitch(coords: Field, axis: int) -> float:
+    if coords.shape[axis + 1] < 2:
+        return 1.0
+    first, last = coords.take(0, axis=axis + 1), coords.take(-1, axis=axis + 1)
+    return max(float(np.linalg.norm((last - first).mean(axis=(1, 2)))) / (coords.shape[axis + 1] - 1), 1e-3)

@@ -1,0 +1,88 @@
+"""Synthetic sets: unordered images that share a kind of object, not a patient."""
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medical_sam2.data.synthetic import pictures
+from medical_sam2.data.synthetic.fields import Field, nearest, resample
+from medical_sam2.data.synthetic.pictures import Style
+from medical_sam2.data.synthetic.render import LOOKS, Acquisition, render
+from medical_sam2.data.synthetic.scene import Scene
+from medical_sam2.data.synthetic.shapes import Space, random_space
+from medical_sam2.data.synthetic.volumes import ANATOMIES, SyntheticCase, visible
+
+STYLES: dict[str, tuple[float, Callable[[np.random.Generator], Style]]] = {
+    "cells": (1, pictures.cells),
+    "nuclei": (1, pictures.nuclei),
+    "territories": (2, pictures.territories),
+}
+
+
+def make_set(rng: np.random.Generator, size: int = 128, count: int = 10, name: str | None = None) -> SyntheticCase:
+    """A set of `count` images of size × size pixels with their objects.
+
+    Args:
+        rng: every choice comes from it.
+        size: pixels along both sides.
+        count: images.
+        name: kind of picture or anatomy; None for a random one.
+    """
+    table = {**{key: weight for key, (weight, _) in STYLES.items()}, **dict.fromkeys(ANATOMIES, 0.6)}
+    weights = np.array(list(table.values()), float)
+    for _ in range(20):
+        chosen = name or str(rng.choice(list(table), p=weights / weights.sum()))
+        case = _drawn(rng, size, count, chosen) if chosen in STYLES else _sliced(rng, size, count, chosen)
+        if case.tasks:
+            return case
+    raise RuntimeError(f"{chosen} paints no object")
+
+
+def _drawn(rng: np.random.Generator, size: int, count: int, name: str) -> SyntheticCase:
+    style = STYLES[name][1](rng)
+    numbers = {tissue: number for number, tissue in enumerate(style.inks, start=1)}
+    images, labels = [], []
+    for _ in range(count):
+        scene = Scene(rng, _flat(rng, 2 * size))
+        style.paint(scene)
+        picture = resample(pictures.develop(rng, style, scene), (size, size, 3))
+        images.append(_bytes(picture + rng.normal(0, style.noise, picture.shape)))
+        table = np.array([numbers.get(tissue, 0) for tissue in scene.tissues], np.uint8)
+        labels.append(nearest(table[scene.labels], (1, size, size))[0])
+    tasks = tuple(tuple(numbers[tissue] for tissue in task) for task in style.tasks)
+    return _case(images, labels, tasks, name)
+
+
+def _sliced(rng: np.random.Generator, size: int, count: int, name: str) -> SyntheticCase:
+    """Slices of one kind of anatomy, each of another patient: one recipe, deformed, moved and lit anew."""
+    seed, look_seed = (int(value) for value in rng.integers(0, 2**31, 2))
+    level, zoom, images, labels, tasks = rng.normal(0, 15), np.exp(rng.normal(-0.1, 0.2)), [], [], set[tuple[int, ...]]()
+    for _ in range(count):
+        centre = (level + rng.normal(0, 5), *rng.normal(0, 8, 2))
+        extent = (1, *(128 * zoom * np.exp(rng.normal(0, 0.1, 2))))
+        space = random_space(rng, (1, size, size), extent=extent, centre=centre, tilt_deg=6, warp=rng.uniform(2, 6))
+        anatomy = ANATOMIES[name][1](Scene(np.random.default_rng(seed), space))
+        style = np.random.default_rng(look_seed)
+        look = str(style.choice(anatomy.looks)) if anatomy.looks else ""
+        plan = Acquisition((1, size, size), (1, size, size), look or str(style.choice([*LOOKS, "random"])))
+        picture = render(style, anatomy, plan)[0]
+        picture = picture * rng.uniform(0.85, 1.15) + rng.normal(0, 0.03) + rng.normal(0, 0.015, picture.shape)
+        images.append(_bytes(np.repeat(picture[..., None], 3, axis=-1)))
+        labels.append(anatomy.labels[0])
+        tasks |= set(anatomy.tasks)
+    return _case(images, labels, tuple(sorted(tasks)), name)
+
+
+def _case(images: list[NDArray[np.uint8]], labels: list[NDArray[np.uint8]], tasks: tuple[tuple[int, ...], ...], name: str) -> SyntheticCase:
+    stack = np.stack(labels)
+    often = tuple(task for task in tasks if np.isin(stack, task).any(axis=(1, 2)).mean() >= 0.5)
+    return SyntheticCase(np.stack(images), stack, visible(stack, often), "set", name)
+
+
+def _flat(rng: np.random.Generator, size: int) -> Space:
+    return random_space(rng, (1, size, size), extent=(1, 128, 128), tilt_deg=5, warp=rng.uniform(0.5, 3))
+
+
+def _bytes(picture: Field | NDArray[np.float64]) -> NDArray[np.uint8]:
+    return np.round(np.clip(picture, 0, 1) * 255).astype(np.uint8)

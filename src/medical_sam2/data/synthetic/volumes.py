@@ -1,0 +1,97 @@
+"""Synthetic volumes: a random anatomy, a random scanner."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medical_sam2.data.synthetic import anatomies
+from medical_sam2.data.synthetic.fields import nearest
+from medical_sam2.data.synthetic.render import LOOKS, Acquisition, render
+from medical_sam2.data.synthetic.scene import Anatomy, Scene
+from medical_sam2.data.synthetic.shapes import random_space
+
+Kind = Literal["volume", "set"]
+
+
+@dataclass(frozen=True, eq=False)
+class SyntheticCase:
+    """Images with all their objects outlined.
+
+    Args:
+        images: (D, H, W) uint8 for a volume, (N, H, W, 3) uint8 for a set of images.
+        labels: (D, H, W) or (N, H, W) uint8.
+        tasks: objects, each the union of some labels; they may be nested.
+        kind: "volume", or "set" for images in no order.
+        name: which generator made it.
+    """
+
+    images: NDArray[np.uint8]
+    labels: NDArray[np.uint8]
+    tasks: tuple[tuple[int, ...], ...]
+    kind: Kind
+    name: str
+
+
+ANATOMIES: dict[str, tuple[float, Callable[[Scene], Anatomy]]] = {
+    "blobs": (2, anatomies.blobs),
+    "organs": (2, anatomies.organs),
+    "heart": (1, anatomies.heart),
+}
+
+
+def make_volume(rng: np.random.Generator, size: int = 128, name: str | None = None) -> SyntheticCase:
+    """A volume of up to size³ voxels with its objects.
+
+    Args:
+        rng: every choice comes from it.
+        size: voxels along the longest axis.
+        name: kind of anatomy; None for a random one.
+    """
+    names = list(ANATOMIES)
+    weights = np.array([ANATOMIES[key][0] for key in names])
+    for _ in range(20):
+        chosen = name or str(rng.choice(names, p=weights / weights.sum()))
+        case = _volume(rng, size, chosen)
+        if case.tasks:
+            return case
+    raise RuntimeError(f"anatomy {chosen} paints no object")
+
+
+def _volume(rng: np.random.Generator, size: int, name: str) -> SyntheticCase:
+    thick = rng.uniform() < 0.45
+    depth = int(rng.integers(12, 41) * size / 128) if thick else int(size * rng.uniform(0.7, 1))
+    fine = (min(size, depth * int(np.ceil(0.6 * size / depth))) if thick else depth, size, size)
+    zoom = float(np.exp(rng.normal(-0.1, 0.25)))
+    extent = (128 * zoom * (rng.uniform(0.5, 1) if thick else depth / size), 128 * zoom, 128 * zoom)
+    centre = rng.normal(0, (18, 6, 6)) * min(1, 1 / zoom)
+    space = random_space(rng, fine, extent=extent, centre=tuple(centre), warp=rng.uniform(1, 5))
+    anatomy = ANATOMIES[name][1](Scene(rng, space))
+    shape = (depth, size, size)
+    labels = nearest(anatomy.labels, shape)
+    picture = render(rng, anatomy, Acquisition(shape, _matrix(rng, shape), _look(rng, anatomy)))
+    return SyntheticCase(np.round(picture * 255).astype(np.uint8), labels, visible(labels, anatomy.tasks), "volume", name)
+
+
+def visible(labels: NDArray[np.uint8], tasks: tuple[tuple[int, ...], ...], least: int = 40) -> tuple[tuple[int, ...], ...]:
+    """Those tasks that at least `least` voxels belong to, without two of the same extent."""
+    counts = np.bincount(labels.ravel(), minlength=256)
+    present = (tuple(label for label in task if counts[label]) for task in tasks)
+    return tuple(task for task in dict.fromkeys(present) if counts[list(task)].sum() >= least)
+
+
+def _matrix(rng: np.random.Generator, shape: tuple[int, int, int]) -> tuple[int, int, int]:
+    if rng.uniform() < 0.65:
+        return shape
+    share = rng.uniform(0.28, 0.8)
+    depth = shape[0] if shape[0] < 50 else round(shape[0] * share)
+    return depth, round(shape[1] * share), round(shape[2] * share)
+
+
+def _look(rng: np.random.Generator, anatomy: Anatomy) -> str:
+    look = str(rng.choice(anatomy.looks)) if anatomy.looks else ""
+    if look:
+        return look
+    return "random" if rng.uniform() < 0.6 else str(rng.choice(list(LOOKS)))
