@@ -1,0 +1,163 @@
+"""What tracking asks of a network: four verbs, and the nouns that pass between them.
+
+Shapes: B objects (or clips) in lock step, N frames, C channels, h w feature map, S network input size, P clicks.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from medical_sam2.prompts import FramePrompt
+
+
+@dataclass(frozen=True, eq=False)
+class Features:
+    """One frame seen by the encoder, the same for all its objects.
+
+    Args:
+        top_BChw: deepest map (stride 16) that memory attention works on; B is 1 where objects share the frame.
+        fine_BChw: maps of stride 4 and 8 that the decoder takes its borders from.
+        summary_BC: mean of the deepest map, the "image embedding" that likeness (equation 4) is measured on.
+    """
+
+    top_BChw: Tensor
+    fine_BChw: tuple[Tensor, Tensor]
+    summary_BC: Tensor
+
+    def pick(self, places_B: Tensor | list[int]) -> "Features":
+        """Features of some of the frames or clips; shared features stay shared."""
+        if self.top_BChw.shape[0] == 1:
+            return self
+        first, second = self.fine_BChw
+        return Features(self.top_BChw[places_B], (first[places_B], second[places_B]), self.summary_BC[places_B])
+
+
+@dataclass(frozen=True, eq=False)
+class FramePrediction:
+    """What the decoder says of each object on one frame.
+
+    Args:
+        logits_Bhw: mask logits at stride 4; an absent object's are all far below zero.
+        iou_B: predicted IoU of that mask in [0, 1]: the confidence that sorts the bank.
+        presence_B: logit that the object is on the frame.
+        pointer_BC: object pointer.
+        candidates_BKhw: every mask that the decoder proposed, ungated, for the losses of training.
+        candidate_iou_BK: their predicted IoUs.
+    """
+
+    logits_Bhw: Tensor
+    iou_B: Tensor
+    presence_B: Tensor
+    pointer_BC: Tensor
+    candidates_BKhw: Tensor
+    candidate_iou_BK: Tensor
+
+    @property
+    def confidence_B(self) -> Tensor:
+        """Predicted IoU, 0 where the object is judged absent."""
+        return self.iou_B * (self.presence_B > 0)
+
+
+@dataclass(frozen=True, eq=False)
+class Memory:
+    """One frame remembered for one object.
+
+    Args:
+        t: index of the frame.
+        prompted: whether a person spoke on it.
+        map_Chw: output of the memory encoder.
+        pointer_C: object pointer.
+        summary_C: image embedding of the frame.
+        confidence: predicted IoU in [0, 1], 0 where the object is judged absent.
+    """
+
+    t: int
+    prompted: bool
+    map_Chw: Tensor
+    pointer_C: Tensor
+    summary_C: Tensor
+    confidence: float
+
+
+@dataclass(frozen=True, eq=False)
+class Recalled:
+    """One memory as it is attended to.
+
+    Args:
+        memory: what is remembered.
+        log_weight: added to every attention score of this memory: log of how many times it counts.
+        place: which temporal encoding it gets: 0 that of a prompted frame, d that of distance d, None no encoding.
+        elapsed: frames since, for the time of its pointer, as a share of the longest; None without time.
+        map: whether its map is attended to (SAM 2 keeps more pointers than maps).
+        pointer: whether its pointer is attended to.
+    """
+
+    memory: Memory
+    log_weight: float = 0.0
+    place: int | None = None
+    elapsed: float | None = None
+    map: bool = True
+    pointer: bool = True
+
+
+Recall = Sequence[Sequence[Recalled]]
+"""For each object, what it remembers; an empty sequence is an object that has no past."""
+
+
+@dataclass(frozen=True, eq=False)
+class Instruction:
+    """A prompt for one object as the decoder takes it.
+
+    Args:
+        prompt: clicks, box or mask in pixels of the network's input.
+        earlier_hw: logits of an earlier answer on the same frame that the clicks correct.
+        first: whether the frame was prompted before it was tracked.
+    """
+
+    prompt: FramePrompt
+    earlier_hw: Tensor | None = None
+    first: bool = True
+
+
+class Backbone(Protocol):
+    """A network that outlines objects frame by frame."""
+
+    @property
+    def image_size(self) -> int:
+        """Side S of the square input in pixels."""
+        ...
+
+    def encode(self, frames_N3SS: Tensor) -> Features:
+        """See N frames: features with B = N."""
+        ...
+
+    def fuse(self, frame: Features, recall: Recall) -> Tensor:
+        """The frame's deepest map (B, C, h, w) in the light of what each of B objects remembers."""
+        ...
+
+    def decode(self, frame: Features, fused_BChw: Tensor, instructions: Sequence[Instruction | None]) -> FramePrediction:
+        """The mask of each object, told by a prompt or not."""
+        ...
+
+    def memorise(self, frame: Features, prediction: FramePrediction, t: int, prompted: Sequence[bool]) -> list[Memory]:
+        """What to remember of the frame, for each object."""
+        ...
+
+
+def gather(predictions: Sequence[FramePrediction], places: Sequence[Sequence[int]]) -> FramePrediction:
+    """Put predictions of groups of objects back into one, in the objects' order."""
+    order = torch.tensor([place for group in places for place in group]).argsort()
+    width = max(p.candidate_iou_BK.shape[1] for p in predictions)
+
+    def joined(name: str) -> Tensor:
+        return torch.cat([getattr(p, name) for p in predictions])[order]
+
+    def padded(name: str) -> Tensor:
+        parts = [getattr(p, name) for p in predictions]
+        return torch.cat([x[:, [*range(x.shape[1]), *[0] * (width - x.shape[1])]] for x in parts])[order]
+
+    plain = ("logits_Bhw", "iou_B", "presence_B", "pointer_BC")
+    return FramePrediction(*(joined(name) for name in plain), padded("candidates_BKhw"), padded("candidate_iou_BK"))

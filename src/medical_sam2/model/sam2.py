@@ -1,0 +1,286 @@
+"""SAM 2 behind the four verbs: the one file that knows the modules of `transformers`.
+
+The leaf modules of `transformers.Sam2VideoModel` are used as they are; the heads, the prompt-as-mask path, the memory
+attention and the loop are ours, batched over objects and differentiable. Two corrections bring it to the official
+predictor's output where transformers deviates: the object pointer of a mask prompt comes from the single-mask token, and
+the memory of a frame is encoded from the low-resolution mask, upsampled.
+
+Shapes: B objects, N frames, C channels, h w feature map, S network input size, P points, K proposed masks, M memories.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+from transformers import AutoModel, Sam2VideoConfig
+from transformers.models.sam2_video import modeling_sam2_video as modules
+
+from medical_sam2.model.attention import attend
+from medical_sam2.model.backbone import Features, FramePrediction, Instruction, Memory, Recall, Recalled, gather
+from medical_sam2.model.tracker import upsampled
+from medical_sam2.prompts import FramePrompt
+
+ABSENT = -1024.0  # logit of a mask whose object is judged absent
+MASK_SCALE, MASK_BIAS = 20.0, -10.0  # a mask given as prompt becomes logits of +10 and −10
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """How intensities reach the network: in [0, 1], less the mean, over the standard deviation of each channel."""
+
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+
+
+class Sam2(nn.Module):
+    """A SAM 2 network as a `Backbone`.
+
+    Args:
+        config: transformers' configuration of the whole network.
+        vision_encoder: frames (N, 3, S, S) → maps of stride 4, 8, 16; transformers' Hiera unless given.
+        pixels: normalisation that the weights expect.
+        memory_dtype: type that memories are rounded to; the official code rounds to bfloat16.
+    """
+
+    def __init__(
+        self,
+        config: Sam2VideoConfig,
+        vision_encoder: nn.Module | None = None,
+        *,
+        pixels: Pixels | None = None,
+        memory_dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        self.config, self.memory_dtype, self.pixels = config, memory_dtype, pixels or Pixels()
+        width, depth = config.mask_decoder_config.hidden_size, config.memory_encoder_output_channels
+        config.mask_decoder_config._attn_implementation = "sdpa"
+        self.vision_encoder = vision_encoder or AutoModel.from_config(config.vision_config)
+        self.prompt_encoder = modules.Sam2VideoPromptEncoder(config.prompt_encoder_config)
+        self.mask_decoder = modules.Sam2VideoMaskDecoder(config.mask_decoder_config)
+        self.memory_attention = modules.Sam2VideoMemoryAttention(config)
+        self.memory_encoder = modules.Sam2VideoMemoryEncoder(config)
+        self.mask_downsample = nn.Conv2d(1, 1, kernel_size=4, stride=4)
+        self.object_pointer_proj = modules.Sam2VideoFeedForward(width, width, width, 3)
+        self.no_memory_embedding = nn.Parameter(torch.zeros(1, 1, width))
+        self.no_memory_positional_encoding = nn.Parameter(torch.zeros(1, 1, width))
+        self.memory_temporal_positional_encoding = nn.Parameter(torch.zeros(config.num_maskmem, 1, 1, depth))
+        self.no_object_pointer = nn.Parameter(torch.zeros(1, width))
+        if config.enable_temporal_pos_encoding_for_object_pointers:
+            self.temporal_positional_encoding_projection_layer = nn.Linear(width, depth)
+        if config.enable_occlusion_spatial_embedding:
+            self.occlusion_spatial_embedding_parameter = nn.Parameter(torch.zeros(1, depth))
+        self._sine = modules.Sam2VideoPositionEmbeddingSine(num_position_features=width // 2, normalize=True)
+
+    @property
+    def image_size(self) -> int:
+        """Side S of the square input in pixels."""
+        return int(self.config.image_size)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.no_memory_embedding.device
+
+    def encode(self, frames_N3SS: Tensor) -> Features:
+        """See N frames: features with B = N."""
+        seen = self.vision_encoder(frames_N3SS)
+        first, second, top = seen if isinstance(seen, tuple) else seen.fpn_hidden_states
+        fine = (self.mask_decoder.conv_s0(first), self.mask_decoder.conv_s1(second))
+        return Features(top, fine, top.mean((2, 3)))
+
+    def fuse(self, frame: Features, recall: Recall) -> Tensor:
+        """The frame's deepest map in the light of what each of B objects remembers; untouched but for a mark where nothing is."""
+        top_BChw = frame.top_BChw
+        past = [b for b, memories in enumerate(recall) if memories]
+        alone = top_BChw + self.no_memory_embedding.view(1, -1, 1, 1)
+        alone = alone.expand(len(recall), -1, -1, -1)
+        if not past:
+            return alone
+        fused = self._attend(frame.pick(past).top_BChw, [recall[b] for b in past])
+        if len(past) == len(recall):
+            return fused
+        order = torch.tensor([*past, *(b for b in range(len(recall)) if b not in past)], device=fused.device).argsort()
+        return torch.cat([fused, alone[[b for b in range(len(recall)) if b not in past]]])[order]
+
+    def decode(self, frame: Features, fused_BChw: Tensor, instructions: Sequence[Instruction | None]) -> FramePrediction:
+        """The mask of each object; objects told the same kind of thing are decoded together."""
+        groups: dict[tuple, list[int]] = {}
+        for b, instruction in enumerate(instructions):
+            groups.setdefault(_kind(instruction), []).append(b)
+        answers = []
+        for kind, places in groups.items():
+            told = [instructions[b] for b in places]
+            part, seen = fused_BChw[places], frame.pick(places)
+            answers.append(self._take_mask(seen, told) if kind[0] == "mask" else self._answer(seen, part, told))
+        return answers[0] if len(answers) == 1 else gather(answers, list(groups.values()))
+
+    def memorise(self, frame: Features, prediction: FramePrediction, t: int, prompted: Sequence[bool]) -> list[Memory]:
+        """What to remember of the frame, for each object; a prompted frame's mask is remembered as a hard one."""
+        mask_B1SS = upsampled(prediction.logits_Bhw, self.image_size)[:, None]
+        hard = torch.tensor(prompted, device=mask_B1SS.device)[:, None, None, None]
+        soft = torch.where(hard, (mask_B1SS > 0).float(), mask_B1SS.sigmoid())
+        soft = soft * self.config.sigmoid_scale_for_mem_enc + self.config.sigmoid_bias_for_mem_enc
+        top_BChw = frame.top_BChw.expand(len(prompted), -1, -1, -1)
+        maps_BMhw, _ = self.memory_encoder(top_BChw, soft)
+        if self.config.enable_occlusion_spatial_embedding:
+            absent = (prediction.presence_B <= 0)[:, None, None, None]
+            maps_BMhw = maps_BMhw + absent * self.occlusion_spatial_embedding_parameter[..., None, None]
+        if self.memory_dtype is not None:
+            maps_BMhw = maps_BMhw.to(self.memory_dtype)
+        confidence = prediction.confidence_B.detach().tolist()
+        summary_BC = frame.summary_BC.expand(len(prompted), -1)
+        rows = zip(prompted, maps_BMhw, prediction.pointer_BC, summary_BC, confidence, strict=True)
+        return [Memory(t, *row) for row in rows]
+
+    def _attend(self, top_BChw: Tensor, recall: Recall) -> Tensor:
+        """Memory attention over ragged memories: maps first, then object pointers, each padded."""
+        _, channels, height, width = top_BChw.shape
+        maps = self._maps([[r for r in memories if r.map] for memories in recall], height * width)
+        pointers = self._pointers([[r for r in memories if r.pointer] for memories in recall])
+        memory, place, bias = (torch.cat(pair, 1) for pair in zip(maps, pointers, strict=True))
+        position = self._sine(top_BChw[:1].shape, top_BChw.device, top_BChw.dtype)
+        tokens = (top_BChw + 0.1 * position).flatten(2).transpose(1, 2)
+        fused = attend(self.memory_attention, tokens, memory, place, bias, pointers[0].shape[1])
+        return fused.transpose(1, 2).reshape(-1, channels, height, width)
+
+    def _maps(self, recall: Sequence[Sequence[Recalled]], tokens: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Memory maps as tokens (B, M·hw, 64), their encoding, their log-weights."""
+        some = recall[0][0].memory.map_Chw
+        position = self._sine_of_memory(some)
+        blank = torch.zeros_like(position)
+        most = max(len(memories) for memories in recall)
+        places, features, bias = [], [], position.new_full((len(recall), most), -torch.inf)
+        for b, memories in enumerate(recall):
+            rows = [r.memory.map_Chw.to(position.dtype).flatten(1).T for r in memories]
+            features.append(torch.cat([*rows, *[blank] * (most - len(rows))]))
+            encodings = [position if r.place is None else position + self._time(r.place) for r in memories]
+            places.append(torch.cat([*encodings, *[blank] * (most - len(rows))]))
+            bias[b, : len(memories)] = torch.tensor([r.log_weight for r in memories])
+        return torch.stack(features), torch.stack(places), bias.repeat_interleave(tokens, 1)
+
+    def _time(self, place: int) -> Tensor:
+        return self.memory_temporal_positional_encoding[place - 1].view(1, -1)
+
+    def _sine_of_memory(self, map_Chw: Tensor) -> Tensor:
+        position = self.memory_encoder.position_encoding
+        return position(map_Chw[None].shape, map_Chw.device, self.no_memory_embedding.dtype)[0].flatten(1).T
+
+    def _pointers(self, recall: Sequence[Sequence[Recalled]]) -> tuple[Tensor, Tensor, Tensor]:
+        """Object pointers as tokens of the memory's width, each pointer cut in pieces."""
+        depth, width = self.config.memory_encoder_output_channels, self.no_memory_embedding.shape[-1]
+        pieces, most = width // depth, max(len(memories) for memories in recall)
+        like = self.no_memory_embedding
+        features, places, bias = [], [], like.new_full((len(recall), most), -torch.inf)
+        blank = like.new_zeros(1, depth)
+        for b, memories in enumerate(recall):
+            rows = [r.memory.pointer_C.to(like.dtype).view(pieces, depth) for r in memories]
+            features.append(torch.cat([*rows, *[blank] * (pieces * (most - len(rows)))]) if most else like.new_zeros(0, depth))
+            times = [self._elapsed(r.elapsed) for r in memories] + [blank] * (most - len(rows))
+            places.append(torch.cat(times) if most else like.new_zeros(0, depth))
+            bias[b, : len(memories)] = torch.tensor([r.log_weight for r in memories])
+        encoding = torch.stack(places).repeat_interleave(pieces, 1)
+        return torch.stack(features), encoding, bias.repeat_interleave(pieces, 1)
+
+    def _elapsed(self, share: float | None) -> Tensor:
+        width, depth = self.no_memory_embedding.shape[-1], self.config.memory_encoder_output_channels
+        if share is None or not self.config.enable_temporal_pos_encoding_for_object_pointers:
+            return self.no_memory_embedding.new_zeros(1, depth)
+        time = torch.tensor([share], device=self.device)
+        return self.temporal_positional_encoding_projection_layer(modules.get_1d_sine_pe(time, width))
+
+    def _answer(self, frame: Features, fused_BChw: Tensor, told: Sequence[Instruction | None]) -> FramePrediction:
+        """Prompt encoder and mask decoder; several masks are proposed where the prompt leaves room, the surest is taken."""
+        points_BP2, labels_BP, dense = self._sparse(told)
+        several = int((labels_BP[0] >= 0).sum()) <= self.config.multimask_max_pt_num
+        sparse, dense_BChw = self.prompt_encoder(points_BP2[:, None], labels_BP[:, None], None, dense)
+        masks, iou, tokens, presence = self._decoder(frame, fused_BChw, sparse, dense_BChw, several=several)
+        best = iou.argmax(-1)
+        token = tokens[torch.arange(len(told), device=best.device), best]
+        return self._prediction(masks, iou, token, presence[:, 0], best)
+
+    def _decoder(
+        self, frame: Features, fused_BChw: Tensor, sparse: Tensor, dense_BChw: Tensor, *, several: bool
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        grid = self._grid().expand(fused_BChw.shape[0], -1, -1, -1)
+        fine = [part.expand(fused_BChw.shape[0], -1, -1, -1) for part in frame.fine_BChw]
+        dense_BChw = dense_BChw.expand(fused_BChw.shape[0], -1, -1, -1)
+        answer = self.mask_decoder(fused_BChw, grid, sparse, dense_BChw, several, fine)
+        masks, iou, tokens, presence = (part[:, 0] for part in answer)
+        return masks, iou, tokens, presence
+
+    def _prediction(self, masks: Tensor, iou: Tensor, token_BC: Tensor, presence_B: Tensor, best: Tensor) -> FramePrediction:
+        rows = torch.arange(len(best), device=best.device)
+        seen = (presence_B > 0)[:, None]
+        pointer = torch.where(seen, self.object_pointer_proj(token_BC), self.no_object_pointer)
+        logits = torch.where(seen[..., None], masks[rows, best], masks.new_tensor(ABSENT))
+        return FramePrediction(logits, iou[rows, best], presence_B, pointer, masks, iou)
+
+    def _take_mask(self, frame: Features, told: Sequence[Instruction | None]) -> FramePrediction:
+        """A mask given as prompt is the answer; the decoder only makes its object pointer, from the single-mask token."""
+        given = [instruction.prompt.mask_hw for instruction in told if instruction is not None]
+        mask_B1SS = torch.as_tensor(np.stack([m for m in given if m is not None]), device=self.device)[:, None].float()
+        hinted = self._fit(self.mask_downsample(mask_B1SS))
+        blank = [None] * len(told)
+        points, labels, _ = self._sparse(blank)
+        sparse, dense = self.prompt_encoder(points[:, None], labels[:, None], None, hinted)
+        top_BChw = frame.top_BChw.expand(len(told), -1, -1, -1)
+        _, _, tokens, presence = self._decoder(frame, top_BChw, sparse, dense, several=False)
+        shown = mask_B1SS.flatten(1).any(1)
+        seen = ((presence[:, 0] > 0) & shown)[:, None]
+        pointer = torch.where(seen, self.object_pointer_proj(tokens[:, 0]), self.no_object_pointer)
+        logits = self._fit(mask_B1SS * MASK_SCALE + MASK_BIAS)
+        sure, there = torch.ones_like(presence[:, 0]), shown * MASK_SCALE + MASK_BIAS
+        return FramePrediction(logits[:, 0], sure, there, pointer, logits, sure[:, None])
+
+    def _fit(self, mask: Tensor) -> Tensor:
+        """A mask at the size of mask logits (stride 4), antialiased."""
+        size = self.prompt_encoder.mask_input_size
+        if tuple(mask.shape[-2:]) == tuple(size):
+            return mask
+        return F.interpolate(mask, size=size, mode="bilinear", align_corners=False, antialias=True)
+
+    def _sparse(self, told: Sequence[Instruction | None]) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Points (B, P, 2) with their labels: corners of a box first (labels 2 and 3), then clicks; earlier logits."""
+        pairs = [_points(None if one is None else one.prompt) for one in told]
+        points = torch.as_tensor(np.stack([xy for xy, _ in pairs]), dtype=torch.float32, device=self.device)
+        labels = torch.as_tensor(np.stack([kind for _, kind in pairs]), dtype=torch.long, device=self.device)
+        earlier = [logits for one in told if one is not None and (logits := self._earlier(one)) is not None]
+        return points, labels, torch.stack(earlier)[:, None].to(points.dtype) if earlier else None
+
+    def _earlier(self, one: Instruction) -> Tensor | None:
+        """Logits that clicks correct: the earlier answer, or the mask that was given with them."""
+        if one.earlier_hw is not None or one.prompt.mask_hw is None:
+            return one.earlier_hw
+        mask = torch.as_tensor(one.prompt.mask_hw, dtype=torch.float32, device=self.device)
+        return self._fit((mask * MASK_SCALE + MASK_BIAS)[None, None])[0, 0]
+
+    def _grid(self) -> Tensor:
+        """Positional encoding of the feature map's pixels, in the same random Fourier features as the prompts."""
+        height, width = self.prompt_encoder.image_embedding_size
+        rows = (torch.arange(height, device=self.device) + 0.5) / height
+        columns = (torch.arange(width, device=self.device) + 0.5) / width
+        xy = torch.stack(torch.meshgrid(columns, rows, indexing="xy"), -1)
+        return self.prompt_encoder.shared_embedding(xy[None])[0].permute(2, 0, 1)[None]
+
+
+def _points(prompt: FramePrompt | None) -> tuple[np.ndarray, np.ndarray]:
+    if prompt is None or (prompt.box_xyxy is None and not len(prompt.points_xy)):
+        return np.zeros((1, 2), np.float32), np.full(1, -1, np.int64)  # "not a point", as SAM 2 says nothing
+    if prompt.box_xyxy is None:
+        return prompt.points_xy, prompt.labels
+    corners = prompt.box_xyxy.reshape(2, 2)
+    return np.concatenate([corners, prompt.points_xy]), np.concatenate([[2, 3], prompt.labels])
+
+
+def _kind(instruction: Instruction | None) -> tuple:
+    """What objects must agree in to be decoded together."""
+    if instruction is None:
+        return ("nothing",)
+    prompt = instruction.prompt
+    if prompt.mask_hw is not None and not len(prompt.points_xy):
+        return ("mask",)
+    bare = instruction.earlier_hw is None and prompt.mask_hw is None
+    return ("points", len(prompt.points_xy), prompt.box_xyxy is not None, bare)

@@ -1,0 +1,91 @@
+"""The paper's loop: one generator that recalls, fuses, decodes and remembers, frame by frame."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812
+
+from medical_sam2.model.backbone import Backbone, Features, FramePrediction, Instruction, gather
+from medical_sam2.model.memory import MemoryBank
+from medical_sam2.prompts import Fixed, FramePrompt, Prompter
+
+
+def track(
+    backbone: Backbone,
+    features: Callable[[int], Features],
+    order: Iterable[int],
+    prompters: Sequence[Prompter],
+    bank: MemoryBank,
+) -> Iterator[tuple[int, FramePrediction]]:
+    """Follow B objects through frames, visited in any order; differentiable.
+
+    A frame prompted before it is tracked sees no memory; a correction of a tracked frame does, and gets its earlier logits.
+
+    Args:
+        backbone: the network.
+        features: frame index → what the encoder saw there (B = 1 where objects share frames, else B).
+        order: frame indices in the order in which they are visited; a prompted frame comes first.
+        prompters: who speaks for each object, in pixels of the network's input.
+        bank: memory of all objects, the only state.
+
+    Yields:
+        (t, prediction) for each visited frame.
+    """
+    for t in order:
+        frame = features(t)
+        prompts = [prompter(t, None) for prompter in prompters]
+        fused = backbone.fuse(frame, _recall(bank, t, frame, prompts))
+        instructions = [None if prompt is None else Instruction(prompt) for prompt in prompts]
+        prediction = backbone.decode(frame, fused, instructions)
+        prompts, prediction = _correct(backbone, frame, fused, (t, prompters, prompts), prediction)
+        bank.store(backbone.memorise(frame, prediction, t, [prompt is not None for prompt in prompts]))
+        yield t, prediction
+
+
+def _recall(bank: MemoryBank, t: int, frame: Features, prompts: Sequence[FramePrompt | None]) -> list:
+    if all(prompts):
+        return [[] for _ in prompts]
+    recall = bank.recall(t, frame.summary_BC)
+    return [[] if prompt else memories for prompt, memories in zip(prompts, recall, strict=True)]
+
+
+def _correct(
+    backbone: Backbone,
+    frame: Features,
+    fused_BChw: Tensor,
+    scene: tuple[int, Sequence[Prompter], list[FramePrompt | None]],
+    prediction: FramePrediction,
+) -> tuple[list[FramePrompt | None], FramePrediction]:
+    """Let the prompters see the prediction and speak again, until all are content."""
+    t, prompters, prompts = scene
+    opened = [prompt is not None for prompt in prompts]
+    waiting = [b for b, prompter in enumerate(prompters) if not isinstance(prompter, Fixed)]
+    while waiting:
+        masks = upsampled(prediction.logits_Bhw[waiting].detach(), backbone.image_size) > 0
+        said = [prompters[b](t, mask.cpu().numpy()) for b, mask in zip(waiting, masks, strict=True)]
+        waiting = [b for b, more in zip(waiting, said, strict=True) if more is not None]
+        if not waiting:
+            break
+        corrections = []
+        for b, more in zip(waiting, (more for more in said if more is not None), strict=True):
+            earlier = prompts[b]
+            prompts[b] = more if earlier is None else earlier | more
+            corrections.append(Instruction(prompts[b] or more, prediction.logits_Bhw[b].clamp(-32, 32), opened[b]))
+        corrected = backbone.decode(frame.pick(waiting), fused_BChw[waiting], corrections)
+        rest = [b for b in range(len(prompters)) if b not in waiting]
+        prediction = gather([corrected, select(prediction, rest)], [waiting, rest]) if rest else corrected
+    return prompts, prediction
+
+
+def select(prediction: FramePrediction, places: Sequence[int]) -> FramePrediction:
+    """The prediction of some of the objects."""
+    index = torch.as_tensor(places, dtype=torch.long)
+    names = FramePrediction.__dataclass_fields__
+    return FramePrediction(**{name: getattr(prediction, name)[index] for name in names})
+
+
+def upsampled(logits_Bhw: Tensor, size: int | tuple[int, int]) -> Tensor:
+    """Logits at another size, bilinear, as SAM 2 brings masks to the input's size."""
+    size = (size, size) if isinstance(size, int) else size
+    return F.interpolate(logits_Bhw[:, None].float(), size=size, mode="bilinear", align_corners=False)[:, 0]
