@@ -1,0 +1,262 @@
+"""A simulated person who prompts: where to click next, which box to draw, and how carelessly.
+
+Clicks follow the custom of interactive segmentation: take the largest connected region where prediction and truth differ,
+click its innermost point (the one farthest from the region's border), or one at random; a positive click where something
+was missed, a negative one where too much was outlined.
+"""
+
+import math
+from collections.abc import Container, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from medical_sam2.errors import GeometryError
+from medical_sam2.prompts import FramePrompt, Point
+
+MaskArray = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Click:
+    """Where to click.
+
+    Args:
+        index: one whole number per array axis: (row, column) of a slice, (i, j, k) of a volume.
+        positive: whether that place belongs to the object.
+    """
+
+    index: tuple[int, ...]
+    positive: bool
+
+    def on_frame(self) -> FramePrompt:
+        """The click on a slice, in pixels."""
+        row, column = self.index
+        return FramePrompt.click(column, row, positive=self.positive)
+
+    def in_volume(self, object: int = 1) -> Point:
+        """The click in a volume, on a voxel."""
+        i, j, k = self.index
+        return Point((i, j, k), object=object, positive=self.positive)
+
+
+@dataclass(frozen=True)
+class Noise:
+    """How far a person's prompts lie from the perfect ones: 0 everywhere is a perfect hand. Lengths are relative to the object.
+
+    Its radius on a frame is that of a disc of the same area, √(area/π).
+
+    Args:
+        box: standard deviation of the normal error of each edge of a box, over the box's side along it; clipped to the image.
+        click: standard deviation of the normal error of a click along each axis, over the radius; rounded, clipped to the
+            image. A click may so miss the object.
+        mask: standard deviation of the normal error of an outline, outwards or inwards, over the radius. It varies smoothly
+            along the outline: white noise, smoothed by a Gaussian of half the radius.
+    """
+
+    box: float = 0.0
+    click: float = 0.0
+    mask: float = 0.0
+
+
+NOISE_LEVELS: Mapping[str, Noise] = {
+    "none": Noise(),
+    "expert": Noise(box=0.03, click=0.1, mask=0.03),
+    "trained": Noise(box=0.07, click=0.2, mask=0.08),
+    "lay": Noise(box=0.15, click=0.4, mask=0.15),
+}
+"""Levels to test robustness with: chosen, not measured on people."""
+
+
+def next_click(
+    truth: MaskArray,
+    predicted: MaskArray,
+    rng: np.random.Generator,
+    *,
+    spread: float = 0.0,
+    spacing: Sequence[float] | None = None,
+) -> Click | None:
+    """The click that a person would give next, or None where nothing is wrong.
+
+    Args:
+        truth: bool, a slice (H, W) or a volume (I, J, K).
+        predicted: the same shape.
+        rng: decides between equally good places.
+        spread: 0 for the innermost point of the largest wrong region; otherwise the click is drawn from that region with
+            density exp(−d²/2·spread²), d the distance from that point in pixels (in units of `spacing` where given);
+            `math.inf` draws from the region uniformly.
+        spacing: distance of pixels along each axis; None for 1.
+
+    Raises:
+        GeometryError: the shapes differ.
+
+    >>> truth, predicted = np.zeros((7, 7), bool), np.zeros((7, 7), bool)
+    >>> truth[1:6, 1:6] = True
+    >>> next_click(truth, predicted, np.random.default_rng(0))
+    Click(index=(3, 3), positive=True)
+    """
+    if truth.shape != predicted.shape:
+        raise GeometryError(f"the truth has shape {truth.shape}, the prediction {predicted.shape}", "compare them in one grid")
+    missed, excess = _largest(truth & ~predicted), _largest(predicted & ~truth)
+    positive = missed.size >= excess.size
+    region = missed if positive else excess
+    if region.size == 0:
+        return None
+    index = _draw(region, rng, spread, np.ones(truth.ndim) if spacing is None else np.asarray(spacing, float))
+    return Click(index, positive)
+
+
+@dataclass(frozen=True, eq=False)
+class _Region:
+    """A connected region: its mask in a window of the array, where the window begins, and its size in voxels."""
+
+    mask: MaskArray
+    low: NDArray[np.intp]
+    size: int
+
+
+def _largest(wrong: MaskArray) -> _Region:
+    """The largest component that hangs together by faces."""
+    boxes = ndimage.find_objects(wrong.view(np.uint8) if wrong.flags.c_contiguous else wrong.astype(np.uint8))
+    if not boxes:
+        return _Region(np.zeros((0,) * wrong.ndim, bool), np.zeros(wrong.ndim, np.intp), 0)
+    parts = np.empty(wrong[boxes[0]].shape, np.int32)
+    ndimage.label(wrong[boxes[0]], output=parts)
+    sizes = np.bincount(parts.ravel())[1:]
+    label = int(sizes.argmax()) + 1
+    window = ndimage.find_objects(parts)[label - 1]
+    low = np.array([outer.start + inner.start for outer, inner in zip(boxes[0], window, strict=True)])
+    return _Region(parts[window] == label, low, int(sizes[label - 1]))
+
+
+def _draw(region: _Region, rng: np.random.Generator, spread: float, spacing: NDArray[np.float64]) -> tuple[int, ...]:
+    places = np.argwhere(region.mask)
+    if math.isinf(spread):
+        place = rng.choice(places)
+    else:
+        # the image's border counts as the region's border: nobody clicks on the last pixel
+        depth = _depth(np.pad(region.mask, 1), spacing)
+        place = rng.choice(np.argwhere(depth == depth.max())) - 1
+        if spread > 0:
+            squared = (((places - place) * spacing) ** 2).sum(axis=1)
+            density = np.exp(-squared / (2 * spread**2))
+            place = rng.choice(places, p=density / density.sum())
+    return tuple(int(along) for along in place + region.low)
+
+
+def jitter_click(click: Click, truth: MaskArray, noise: Noise, rng: np.random.Generator) -> Click:
+    """The click of a careless hand, see `Noise.click`; `truth` (H, W) is not empty."""
+    if noise.click == 0:
+        return click
+    moved = np.rint(click.index + rng.normal(0, noise.click * _radius(truth), size=truth.ndim))
+    inside = np.clip(moved, 0, np.array(truth.shape) - 1)
+    return Click(tuple(int(along) for along in inside), click.positive)
+
+
+def jitter_box(truth: MaskArray, noise: Noise, rng: np.random.Generator) -> tuple[float, float, float, float]:
+    """The box (x_low, y_low, x_high, y_high) that a careless hand draws around `truth` (H, W), not empty: see `Noise.box`."""
+    rows, columns = np.flatnonzero(truth.any(axis=1)), np.flatnonzero(truth.any(axis=0))
+    corners = np.array([[columns[0], rows[0]], [columns[-1], rows[-1]]], float)
+    if noise.box > 0:
+        corners += rng.normal(0, 1, (2, 2)) * noise.box * (corners[1] - corners[0] + 1)
+        corners = np.sort(np.clip(corners, 0, np.array(truth.shape[::-1]) - 1), axis=0)
+    (x_low, y_low), (x_high, y_high) = corners.tolist()
+    return x_low, y_low, x_high, y_high
+
+
+def jitter_mask(truth: MaskArray, noise: Noise, rng: np.random.Generator) -> MaskArray:
+    """The outline that a careless hand draws of `truth` (H, W), not empty: see `Noise.mask`; never empty."""
+    if noise.mask == 0 or truth.all():
+        return truth.copy()
+    radius = _radius(truth)
+    outwards = np.where(truth, 0.5 - _depth(truth, (1, 1)), _depth(~truth, (1, 1)) - 0.5)  # 0 on the line between pixels
+    error = ndimage.gaussian_filter(rng.normal(size=truth.shape), radius / 2, mode="wrap")
+    drawn = outwards < error / error.std() * noise.mask * radius
+    return drawn if drawn.any() else truth.copy()
+
+
+def _radius(truth: MaskArray) -> float:
+    return math.sqrt(np.count_nonzero(truth) / math.pi)
+
+
+def _depth(mask: MaskArray, spacing: Sequence[float] | NDArray[np.float64]) -> NDArray[np.float64]:
+    """Distance of each element of the mask from what lies outside of it."""
+    return np.asarray(ndimage.distance_transform_edt(mask, spacing))
+
+
+class Clicks:
+    """A prompter that knows the truth: a click as a frame opens, then corrections.
+
+    Args:
+        truth_thw: (T, H, W) bool.
+        frames: the frames that the person looks at; those where the object is absent are left alone.
+        clicks: how many on each frame, the first included.
+        rng: for every random choice.
+        noise: how carelessly.
+        spread: of each click, see `next_click`.
+        from_truth: probability that a correction is placed as if nothing were predicted yet.
+    """
+
+    def __init__(
+        self,
+        truth_thw: MaskArray,
+        frames: Container[int],
+        clicks: int,
+        rng: np.random.Generator,
+        *,
+        noise: Noise = NOISE_LEVELS["none"],
+        spread: float = 0.0,
+        from_truth: float = 0.0,
+    ) -> None:
+        self.truth_thw, self.frames, self.clicks = truth_thw, frames, clicks
+        self.rng, self.noise, self.spread, self.from_truth = rng, noise, spread, from_truth
+        self._left = 0
+
+    def __call__(self, t: int, predicted: MaskArray | None) -> FramePrompt | None:
+        """What to say about frame t, now that `predicted` is seen; None: nothing, or nothing more."""
+        truth = self.truth_thw[t]
+        if predicted is None:
+            looked_at = t in self.frames and bool(truth.any())
+            self._left = self.clicks if looked_at else 0
+            return self.opening(truth) if looked_at else None
+        afresh = self.from_truth > 0 and self.rng.random() < self.from_truth
+        return self.correction(truth, np.zeros_like(truth) if afresh else predicted)
+
+    def opening(self, truth: MaskArray) -> FramePrompt | None:
+        """The first prompt of a frame (H, W)."""
+        return self.correction(truth, np.zeros_like(truth))
+
+    def correction(self, truth: MaskArray, predicted: MaskArray) -> FramePrompt | None:
+        """The next click on a frame (H, W), while any is left and anything is wrong."""
+        if self._left == 0:
+            return None
+        self._left -= 1
+        click = next_click(truth, predicted, self.rng, spread=self.spread)
+        return None if click is None else jitter_click(click, truth, self.noise, self.rng).on_frame()
+
+
+class BoxThenClicks(Clicks):
+    """A prompter that draws a box around the object as a frame opens, then corrects with up to `clicks` clicks.
+
+    Arguments as of `Clicks`; all parts of the object on a frame go into one box.
+    """
+
+    def opening(self, truth: MaskArray) -> FramePrompt | None:
+        """The box of a frame (H, W)."""
+        return FramePrompt.box(*jitter_box(truth, self.noise, self.rng))
+
+
+class MaskPrompter(Clicks):
+    """A prompter that outlines the object as a frame opens, then corrects with up to `clicks` clicks.
+
+    Arguments as of `Clicks`.
+    """
+
+    def opening(self, truth: MaskArray) -> FramePrompt | None:
+        """The outline of a frame (H, W)."""
+        return FramePrompt.mask(jitter_mask(truth, self.noise, self.rng))
+
+
+PROMPTERS: Mapping[str, type[Clicks]] = {"click": Clicks, "box": BoxThenClicks, "mask": MaskPrompter}

@@ -1,0 +1,147 @@
+"""What was outlined, in numbers: volume, place and intensity of each object."""
+
+import csv
+import io
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, fields
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from medical_sam2.errors import GeometryError
+from medical_sam2.volume import Segmentation, Volume
+
+_MANY_LABELS = 65_535
+_TRIPLES = {
+    "low_ijk": ("low_i", "low_j", "low_k"),
+    "high_ijk": ("high_i", "high_j", "high_k"),
+    "centroid_mm": ("centroid_x_mm", "centroid_y_mm", "centroid_z_mm"),
+}
+
+
+@dataclass(frozen=True)
+class ObjectStatistics:
+    """One object of a segmentation; None where the object has no voxel, or no finite intensity.
+
+    Args:
+        label: value in the label volume.
+        name: name of the structure, "" where none was given.
+        voxels: number of voxels.
+        volume_mm3: volume in mm³.
+        volume_ml: the same in mL.
+        low_ijk: smallest voxel index along each array axis.
+        high_ijk: largest one, included.
+        centroid_mm: centre of mass of the voxels, RAS+ mm.
+        mean: mean intensity.
+        sd: standard deviation of the intensity, over all voxels of the object (divided by their number).
+        minimum: smallest intensity.
+        maximum: largest intensity.
+    """
+
+    label: int
+    name: str
+    voxels: int
+    volume_mm3: float
+    volume_ml: float
+    low_ijk: tuple[int, int, int] | None = None
+    high_ijk: tuple[int, int, int] | None = None
+    centroid_mm: tuple[float, float, float] | None = None
+    mean: float | None = None
+    sd: float | None = None
+    minimum: float | None = None
+    maximum: float | None = None
+
+
+def measure(volume: Volume, segmentation: Segmentation) -> tuple[ObjectStatistics, ...]:
+    """One row for each object, by label; named objects without a voxel are listed too.
+
+    Voxels that are not finite count for the volume and are left out of the intensities.
+
+    Raises:
+        GeometryError: the segmentation is not in the grid of the volume.
+    """
+    if segmentation.labels.shape != volume.shape:
+        raise GeometryError(
+            f"the labels have shape {segmentation.labels.shape}, the image {volume.shape}", "give a segmentation of this image"
+        )
+    boxes = object_boxes(segmentation.labels)
+    return tuple(
+        _row(volume, segmentation.labels, label, segmentation.names.get(label, ""), boxes.get(label))
+        for label in sorted({*boxes, *segmentation.names} - {0})
+    )
+
+
+def object_boxes(labels: NDArray[np.integer]) -> dict[int, tuple[slice, ...]]:
+    """Label → the smallest box around its voxels, found in one pass; 0 is left out."""
+    if labels.size and labels.max() <= _MANY_LABELS:
+        return {label: box for label, box in enumerate(ndimage.find_objects(labels), start=1) if box is not None}
+    values, places = np.unique(labels, return_inverse=True)  # find_objects makes a list as long as the largest label
+    boxes = ndimage.find_objects(places.reshape(labels.shape) + 1)
+    return {int(value): box for value, box in zip(values, boxes, strict=True) if value != 0}
+
+
+def to_json(rows: Iterable[ObjectStatistics]) -> str:
+    """The rows as a JSON list of objects; what is not known is null."""
+    return json.dumps([asdict(row) for row in rows], indent=2, ensure_ascii=False, allow_nan=False)
+
+
+def to_csv(rows: Iterable[ObjectStatistics]) -> str:
+    """The rows as CSV with a header; triples become three columns, what is not known stays empty."""
+    names = [column for field in fields(ObjectStatistics) for column in _TRIPLES.get(field.name, (field.name,))]
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(names)
+    for row in rows:
+        writer.writerow([cell for name, value in asdict(row).items() for cell in _cells(name, value)])
+    return text.getvalue()
+
+
+def _row(volume: Volume, labels: NDArray[np.integer], label: int, name: str, box: tuple[slice, ...] | None) -> ObjectStatistics:
+    if box is None:
+        return ObjectStatistics(label, name, voxels=0, volume_mm3=0.0, volume_ml=0.0)
+    mask = labels[box] == label
+    voxels = int(np.count_nonzero(mask))
+    low = np.array([side.start for side in box])
+    centre = volume.affine @ [*(low + _centre(mask)), 1.0]
+    mean, sd, minimum, maximum = _intensity(volume.array[box][mask])
+    return ObjectStatistics(
+        label,
+        name,
+        voxels=voxels,
+        volume_mm3=voxels * volume.voxel_mm3,
+        volume_ml=voxels * volume.voxel_mm3 / 1000,
+        low_ijk=_triple(low),
+        high_ijk=_triple([side.stop - 1 for side in box]),
+        centroid_mm=(float(centre[0]), float(centre[1]), float(centre[2])),
+        mean=mean,
+        sd=sd,
+        minimum=minimum,
+        maximum=maximum,
+    )
+
+
+def _centre(mask: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Mean voxel index, from the mask's profiles: a list of all voxels would be many times its size."""
+    profiles = (mask.sum(axis=tuple({0, 1, 2} - {axis})) for axis in range(3))
+    return np.array([np.average(np.arange(len(profile)), weights=profile) for profile in profiles])
+
+
+def _intensity(values: NDArray[np.generic]) -> tuple[float, float, float, float] | tuple[None, None, None, None]:
+    numbers = values.astype(np.float64)
+    numbers = numbers[np.isfinite(numbers)]
+    if not len(numbers):
+        return None, None, None, None
+    return float(numbers.mean()), float(numbers.std()), float(numbers.min()), float(numbers.max())
+
+
+def _triple(numbers: Sequence[int] | NDArray[np.integer]) -> tuple[int, int, int]:
+    i, j, k = (int(number) for number in numbers)
+    return i, j, k
+
+
+def _cells(name: str, value: object) -> Sequence[object]:
+    if isinstance(value, tuple):
+        return value
+    return ["" if value is None else value] * len(_TRIPLES.get(name, (name,)))
