@@ -18,7 +18,7 @@ NOISE_HU, BLUR_MM = 14.0, 1.6
 
 @dataclass(frozen=True)
 class Organ:
-    """Overlapping ellipsoids of one density; centres and radii in mm from the middle, x to Right, y to Anterior, z to Superior."""
+    """Overlapping ellipsoids of one density: centres and radii in mm, x to Right, y to Anterior, z to Superior."""
 
     name: str
     hounsfield: float
