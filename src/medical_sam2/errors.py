@@ -88,7 +88,7 @@ class AmbiguousError(MedicalSam2Error):
         super().__init__(problem, remedy, subject=subject)
 
     def __str__(self) -> str:
-        listed = ", ".join(self.choices)
+        listed = " ".join(", ".join(self.choices).split())
         return f"{super().__str__()}: {listed}" if listed else super().__str__()
 
     def about(self, subject: str | Path) -> "AmbiguousError":

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from math import floor, isfinite
 from typing import Protocol, TypeAlias
 
 import numpy as np
@@ -95,8 +96,8 @@ class Point:
     def project(self, view: View, shape_ijk: Sequence[int], axes: str = "RAS") -> Mapping[int, FramePrompt]:
         """One click on one frame."""
         _inside("point", self.index_ijk, shape_ijk)
-        t, row, column = view.project(self.index_ijk, shape_ijk, axes)
-        return {round(t): FramePrompt.click(column, row, positive=self.positive)}
+        _, row, column = view.project(self.index_ijk, shape_ijk, axes)
+        return {_frame(self.index_ijk, view, shape_ijk, axes): FramePrompt.click(column, row, positive=self.positive)}
 
     def planes(self) -> frozenset[int]:
         """A point lies on one slice of every axis."""
@@ -118,6 +119,8 @@ class Box:
     object: int = 1
 
     def __post_init__(self) -> None:
+        if not all(map(isfinite, (*self.low_ijk, *self.high_ijk))):
+            raise PromptError(f"box {self.low_ijk} – {self.high_ijk} is not finite", "give voxel indices")
         if any(low > high for low, high in zip(self.low_ijk, self.high_ijk, strict=True)):
             raise PromptError(f"box {self.low_ijk} – {self.high_ijk} is turned inside out", "give the smaller corner first")
         if len(self.planes()) != 1:
@@ -133,13 +136,13 @@ class Box:
         if view.order(axes)[0] not in self.planes():
             return {}
         corners = np.array([view.project(corner, shape_ijk, axes) for corner in (self.low_ijk, self.high_ijk)])
-        (t, y_low, x_low), (_, y_high, x_high) = corners.min(axis=0), corners.max(axis=0)
-        return {round(t): FramePrompt.box(x_low, y_low, x_high, y_high)}
+        (_, y_low, x_low), (_, y_high, x_high) = corners.min(axis=0), corners.max(axis=0)
+        return {_frame(self.low_ijk, view, shape_ijk, axes): FramePrompt.box(x_low, y_low, x_high, y_high)}
 
     def planes(self) -> frozenset[int]:
         """The axis of the slice that it was drawn on."""
         pairs = zip(self.low_ijk, self.high_ijk, strict=True)
-        return frozenset(axis for axis, (low, high) in enumerate(pairs) if round(low) == round(high))
+        return frozenset(axis for axis, (low, high) in enumerate(pairs) if _voxel(low) == _voxel(high))
 
 
 @dataclass(frozen=True, eq=False)
@@ -188,6 +191,17 @@ class Fixed:
     def __call__(self, t: int, predicted: NDArray[np.bool_] | None) -> FramePrompt | None:
         """What was said on frame t, once, as it opens."""
         return self.prompts.get(t) if predicted is None else None
+
+
+def _voxel(index: float) -> int:
+    """The voxel that an index lies in: half-way belongs to the next one, so -0.5 is in voxel 0."""
+    return floor(index + 0.5)
+
+
+def _frame(index_ijk: Index, view: View, shape_ijk: Sequence[int], axes: str) -> int:
+    """The frame of a voxel: rounded before it is projected, so that a view and its reverse agree on the slice."""
+    i, j, k = (_voxel(index) for index in index_ijk)
+    return int(view.project((i, j, k), shape_ijk, axes)[0])
 
 
 def _inside(what: str, index_ijk: Index, shape_ijk: Sequence[int]) -> None:

@@ -132,6 +132,8 @@ def check_affine(affine: NDArray[np.float64]) -> NDArray[np.float64]:
     affine = np.asarray(affine, dtype=np.float64)
     if affine.shape != (4, 4) or not np.isfinite(affine).all():
         raise GeometryError("the affine is not a finite 4×4 matrix", "repair the header of the image")
+    if (affine[3] != (0, 0, 0, 1)).any():
+        raise GeometryError("the affine's last row is not 0 0 0 1", "repair the header of the image")
     lengths = np.linalg.norm(affine[:3, :3], axis=0)
     if (lengths == 0).any() or abs(np.linalg.det(affine[:3, :3] / lengths)) < 1e-3:
         raise GeometryError("the affine is singular: two voxel axes coincide", "repair the header of the image")
