@@ -213,9 +213,9 @@ class Greedy:
 
     def keep(self, bank: list[Memory], new: Memory) -> list[Memory]:
         """The bank, with one memory swapped for the newcomer where the rule says so."""
-        if new.prompted or len(bank) < self.size:
-            return [*bank, new]
         free = [i for i, m in enumerate(bank) if not m.prompted]
+        if new.prompted or len(free) < self.size:
+            return [*bank, new]
         if len(free) < 2:
             return bank
         maps = F.normalize(torch.stack([bank[i].map_Chw.detach().flatten() for i in free]).float(), dim=1)

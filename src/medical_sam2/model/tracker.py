@@ -46,7 +46,7 @@ def track(
 def _recall(bank: MemoryBank, t: int, frame: Features, prompts: Sequence[FramePrompt | None]) -> list:
     if all(prompts):
         return [[] for _ in prompts]
-    recall = bank.recall(t, frame.summary_BC)
+    recall = bank.recall(t, frame.summary_BC) or [[] for _ in prompts]
     return [[] if prompt else memories for prompt, memories in zip(prompts, recall, strict=True)]
 
 
