@@ -197,7 +197,7 @@ def argmax_labels(probabilities: Mapping[int, Slabs], threshold: float = 0.5) ->
     for index, slab in enumerate(labels):
         best = np.full(slab.shape, threshold, np.float32)
         for label in sorted(probabilities):
-            candidate = probabilities[label][index]
+            candidate = np.asarray(probabilities[label][index], np.float32)
             better = candidate > best
             best[better], slab[better] = candidate[better], label
     return labels

@@ -4,7 +4,8 @@ The rules for empty masks, the same for every measure:
 
 - truth and prediction empty: nan, "left out". It says nothing about a model, so it is never a perfect score; leave it out
   of a mean (`np.nanmean`).
-- exactly one empty: the worst value, 0 for an overlap, inf for a distance or an error.
+- exactly one empty: the worst value, 0 for an overlap, inf for a distance or an error (-1 for a volume that was missed). MONAI
+  gives nan for the distance, which would hide a structure that was missed altogether.
 """
 
 import math

@@ -172,9 +172,15 @@ def jitter_mask(truth: MaskArray, noise: Noise, rng: np.random.Generator) -> Mas
         return truth.copy()
     radius = _radius(truth)
     outwards = np.where(truth, 0.5 - _depth(truth, (1, 1)), _depth(~truth, (1, 1)) - 0.5)  # 0 on the line between pixels
-    error = ndimage.gaussian_filter(rng.normal(size=truth.shape), radius / 2, mode="wrap")
-    drawn = outwards < error / error.std() * noise.mask * radius
+    drawn = outwards < _smooth_noise(truth.shape, radius / 2, rng) * noise.mask * radius
     return drawn if drawn.any() else truth.copy()
+
+
+def _smooth_noise(shape: tuple[int, ...], sigma: float, rng: np.random.Generator) -> NDArray[np.float64]:
+    """Normal noise of deviation 1 at each pixel, correlated over `sigma` pixels; it wraps around, so borders are like the rest."""
+    smooth = ndimage.gaussian_filter(rng.normal(size=shape), sigma, mode="wrap")
+    kernels = (ndimage.gaussian_filter1d(np.eye(1, size)[0], sigma, mode="wrap") for size in shape)
+    return smooth / math.prod(float(np.linalg.norm(kernel)) for kernel in kernels)
 
 
 def _radius(truth: MaskArray) -> float:

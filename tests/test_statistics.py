@@ -1,0 +1,95 @@
+"""Statistics: counted by hand, and written as strict JSON and CSV."""
+
+import csv
+import io
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from medical_sam2.errors import GeometryError
+from medical_sam2.statistics import measure, object_boxes, to_csv, to_json
+from medical_sam2.volume import Segmentation, Volume
+from tests.strategies import seeds, shapes
+
+AFFINE = np.array([[0, -2.0, 0, 10], [0.5, 0, 0, -20], [0, 0, 3.0, 30], [0, 0, 0, 1]])
+
+
+def example() -> tuple[Volume, Segmentation]:
+    array = np.zeros((5, 6, 7), np.int16)
+    labels = np.zeros((5, 6, 7), np.uint8)
+    labels[1:3, 2, 3] = 4
+    array[1:3, 2, 3] = 10, 30
+    return Volume(array, AFFINE), Segmentation(labels, AFFINE, names={4: "liver", 9: "spleen"})
+
+
+def test_an_object_by_hand() -> None:
+    liver, spleen = measure(*example())
+    assert (liver.label, liver.name, liver.voxels) == (4, "liver", 2)
+    assert (liver.volume_mm3, liver.volume_ml) == pytest.approx((6.0, 0.006))
+    assert (liver.low_ijk, liver.high_ijk) == ((1, 2, 3), (2, 2, 3))
+    assert liver.centroid_mm == pytest.approx((10 - 2 * 2, -20 + 0.5 * 1.5, 30 + 3 * 3))
+    assert (liver.mean, liver.sd, liver.minimum, liver.maximum) == (20, 10, 10, 30)
+    assert (spleen.label, spleen.voxels, spleen.volume_mm3, spleen.centroid_mm, spleen.mean) == (9, 0, 0, None, None)
+
+
+@given(shapes, seeds, st.sampled_from([np.uint8, np.uint16, np.uint32]))
+def test_every_voxel_is_counted_once(shape: tuple[int, int, int], seed: int, dtype: type) -> None:
+    rng = np.random.default_rng(seed)
+    values = rng.choice(np.iinfo(dtype).max, size=3).astype(dtype)
+    labels = rng.choice(np.append(values, dtype(0)), size=shape)
+    array = rng.normal(size=shape)
+    rows = measure(Volume(array, AFFINE), Segmentation(labels, AFFINE))
+    assert [row.label for row in rows] == sorted(set(labels.ravel().tolist()) - {0})
+    for row in rows:
+        places = np.argwhere(labels == row.label)
+        assert row.voxels == len(places)
+        assert row.low_ijk == tuple(places.min(axis=0))
+        assert row.high_ijk == tuple(places.max(axis=0))
+        np.testing.assert_allclose(row.centroid_mm, (AFFINE @ [*places.mean(axis=0), 1])[:3])
+        np.testing.assert_allclose(
+            [row.mean, row.sd, row.minimum, row.maximum],
+            [function(array[labels == row.label]) for function in (np.mean, np.std, np.min, np.max)],
+        )
+
+
+def test_voxels_that_are_not_finite_have_no_intensity() -> None:
+    volume, segmentation = example()
+    array = volume.array.astype(np.float32)
+    array[1, 2, 3] = np.nan
+    liver, _ = measure(Volume(array, AFFINE), segmentation)
+    assert (liver.voxels, liver.mean, liver.sd) == (2, 30, 0)
+    array[2, 2, 3] = np.inf
+    liver, _ = measure(Volume(array, AFFINE), segmentation)
+    assert (liver.voxels, liver.mean, liver.maximum) == (2, None, None)
+    assert json.loads(to_json([liver]))[0]["mean"] is None
+
+
+def test_json_holds_every_field() -> None:
+    rows = measure(*example())
+    liver, spleen = json.loads(to_json(rows))
+    assert {**liver, "low_ijk": (1, 2, 3), "high_ijk": (2, 2, 3), "centroid_mm": rows[0].centroid_mm} == vars(rows[0])
+    assert spleen["name"] == "spleen"
+    assert spleen["low_ijk"] is None
+
+
+def test_csv_has_a_column_for_every_number() -> None:
+    rows = measure(*example())
+    liver, spleen = csv.DictReader(io.StringIO(to_csv(rows)))
+    assert (liver["name"], liver["voxels"], liver["high_i"], liver["mean"]) == ("liver", "2", "2", "20.0")
+    assert float(liver["centroid_z_mm"]) == pytest.approx(39)
+    assert (spleen["voxels"], spleen["low_k"], spleen["centroid_x_mm"], spleen["maximum"]) == ("0", "", "", "")
+    assert None not in liver
+    assert None not in spleen
+
+
+def test_boxes_of_nothing() -> None:
+    assert object_boxes(np.zeros((2, 2, 2), np.uint8)) == {}
+
+
+def test_another_grid_is_refused() -> None:
+    volume, _ = example()
+    with pytest.raises(GeometryError, match="shape"):
+        measure(volume, Segmentation(np.zeros((1, 2, 3), np.uint8), AFFINE))
