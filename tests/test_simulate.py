@@ -200,9 +200,11 @@ def test_errors_have_the_stated_size() -> None:
     np.testing.assert_allclose(boxes.std(axis=0), 0.05 * 41, rtol=0.15)
     clicks = np.array([jitter_click(Click((40, 50), positive=True), DISC, noise, rng).index for _ in range(500)])
     np.testing.assert_allclose(clicks.std(axis=0), 0.3 * 20, rtol=0.15)
-    edge = [np.flatnonzero(jitter_mask(DISC, noise, rng)[40])[-1] - 70 for _ in range(300)]
-    assert np.std(edge) == pytest.approx(0.1 * 20, rel=0.2)
-    assert np.mean(edge) == pytest.approx(0, abs=0.3)
+    half = np.broadcast_to(np.arange(100) < 50, (80, 100))
+    edges = np.array([jitter_mask(half, noise, rng).sum(axis=1) for _ in range(300)])
+    deviation = 0.1 * math.sqrt(80 * 50 / math.pi)
+    assert edges.std() == pytest.approx(deviation, rel=0.15)
+    assert edges.mean() == pytest.approx(50, abs=0.2 * deviation)
 
 
 def test_an_object_that_fills_the_image_is_outlined_whole() -> None:

@@ -177,7 +177,7 @@ def jitter_mask(truth: MaskArray, noise: Noise, rng: np.random.Generator) -> Mas
 
 
 def _smooth_noise(shape: tuple[int, ...], sigma: float, rng: np.random.Generator) -> NDArray[np.float64]:
-    """Normal noise of deviation 1 at each pixel, correlated over `sigma` pixels; it wraps around, so borders are like the rest."""
+    """Normal noise of deviation 1 at each pixel, correlated over `sigma` pixels; it wraps around at the borders."""
     smooth = ndimage.gaussian_filter(rng.normal(size=shape), sigma, mode="wrap")
     kernels = (ndimage.gaussian_filter1d(np.eye(1, size)[0], sigma, mode="wrap") for size in shape)
     return smooth / math.prod(float(np.linalg.norm(kernel)) for kernel in kernels)
