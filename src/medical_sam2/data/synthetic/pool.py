@@ -1,8 +1,8 @@
 """A pool of synthetic cases on disk: images and labels as plain arrays that can be memory-mapped, one text file each.
 
-    000123.images.npy   uint8 (D, H, W) or (N, H, W, 3)
-    000123.labels.npy   uint8 (D, H, W) or (N, H, W)
-    000123.json         kind, tasks, seed, version; written last, so a case with one is complete
+000123.images.npy   uint8 (D, H, W) or (N, H, W, 3)
+000123.labels.npy   uint8 (D, H, W) or (N, H, W)
+000123.json         kind, tasks, seed, version; written last, so a case with one is complete
 """
 
 import json
@@ -106,7 +106,9 @@ class PoolReader:
         try:
             return np.load(path, mmap_mode="r", allow_pickle=False)
         except (OSError, ValueError) as error:
-            raise FormatError("the array is missing or broken", "delete the case and write the pool again", subject=path) from error
+            raise FormatError(
+                "the array is missing or broken", "delete the case and write the pool again", subject=path
+            ) from error
 
 
 def _entry(path: Path) -> PoolEntry:
@@ -114,7 +116,9 @@ def _entry(path: Path) -> PoolEntry:
         told = json.loads(path.read_text())
         return PoolEntry(int(path.stem), told["kind"], tuple(tuple(task) for task in told["tasks"]), told["name"])
     except (ValueError, KeyError, TypeError) as error:
-        raise FormatError("no description of a synthetic case", "delete the case and write the pool again", subject=path) from error
+        raise FormatError(
+            "no description of a synthetic case", "delete the case and write the pool again", subject=path
+        ) from error
 
 
 def _plan(volumes: int, sets: int) -> Iterable[tuple[int, Kind]]:

@@ -13,31 +13,37 @@ LOOKS: dict[str, dict[str, float]] = {
         "air": -1000, "lung": -800, "fat": -100, "muscle": 55, "organ": 85, "blood": 120, "bone": 600, "marrow": 200,
         "fluid": 10, "lesion": 50, "rim": 100, "necrosis": 25, "edema": 30, "grey": 40, "white": 30, "disc": 80, "gut": 20,
         "scar": 60, "vessel": 60,
+        "gas": -1000, "contrast": 300, "cortex": 170, "medulla": 120, "spleen": 110, "hippocampus": 40, "lge_blood": 130, "table": -300,
     },
     "t1": {
         "air": 0, "lung": 5, "fat": 95, "muscle": 35, "organ": 45, "blood": 25, "bone": 12, "marrow": 65, "fluid": 15,
         "lesion": 35, "rim": 85, "necrosis": 22, "edema": 38, "grey": 45, "white": 60, "disc": 35, "gut": 30, "scar": 70,
         "vessel": 20,
+        "gas": 0, "contrast": 60, "cortex": 50, "medulla": 38, "spleen": 35, "hippocampus": 46, "lge_blood": 30, "table": 0,
     },
     "t2": {
         "air": 0, "lung": 5, "fat": 75, "muscle": 22, "organ": 35, "blood": 25, "bone": 8, "marrow": 45, "fluid": 100,
         "lesion": 60, "rim": 50, "necrosis": 85, "edema": 78, "grey": 48, "white": 36, "disc": 40, "gut": 60, "scar": 40,
         "vessel": 10,
+        "gas": 0, "contrast": 50, "cortex": 60, "medulla": 65, "spleen": 60, "hippocampus": 52, "lge_blood": 25, "table": 0,
     },
     "flair": {
         "air": 0, "lung": 5, "fat": 60, "muscle": 25, "organ": 40, "blood": 30, "bone": 8, "marrow": 35, "fluid": 8,
         "lesion": 75, "rim": 80, "necrosis": 35, "edema": 85, "grey": 52, "white": 42, "disc": 30, "gut": 40, "scar": 60,
         "vessel": 25,
+        "gas": 0, "contrast": 50, "cortex": 60, "medulla": 55, "spleen": 55, "hippocampus": 56, "lge_blood": 30, "table": 0,
     },
     "cine": {
         "air": 0, "lung": 8, "fat": 80, "muscle": 32, "organ": 45, "blood": 90, "bone": 10, "marrow": 50, "fluid": 85,
         "lesion": 60, "rim": 60, "necrosis": 60, "edema": 50, "grey": 50, "white": 45, "disc": 40, "gut": 60, "scar": 45,
         "vessel": 80,
+        "gas": 0, "contrast": 60, "cortex": 60, "medulla": 60, "spleen": 55, "hippocampus": 50, "lge_blood": 88, "table": 0,
     },
     "lge": {
         "air": 0, "lung": 10, "fat": 60, "muscle": 25, "organ": 40, "blood": 65, "bone": 10, "marrow": 45, "fluid": 30,
         "lesion": 50, "rim": 70, "necrosis": 30, "edema": 40, "grey": 45, "white": 45, "disc": 35, "gut": 40, "scar": 90,
         "vessel": 60,
+        "gas": 0, "contrast": 60, "cortex": 50, "medulla": 55, "spleen": 45, "hippocampus": 45, "lge_blood": 67, "table": 0,
     },
 }  # fmt: skip
 
@@ -63,7 +69,7 @@ def render(rng: np.random.Generator, anatomy: Anatomy, plan: Acquisition) -> Fie
     clean = resample(_blur(rng, clean), plan.matrix)
     noisy = _noise(rng, clean * _bias(rng, plan.matrix, plan.look), plan.look)
     picture = resample(_artefacts(rng, noisy, plan.look), plan.shape)
-    return _finish(rng, picture)
+    return _finish(rng, picture, plan.look)
 
 
 def _means(rng: np.random.Generator, anatomy: Anatomy, look: str) -> Field:
@@ -91,8 +97,8 @@ def _paint(rng: np.random.Generator, anatomy: Anatomy, means: Field) -> Field:
     labels, count = anatomy.labels, len(anatomy.tissues)
     overall = rng.uniform(0.0, 0.07)
     picture = means[labels]
-    for scale in (rng.uniform(14, 30), rng.uniform(4, 9), rng.uniform(1.6, 3)):
-        weights = (overall * rng.gamma(1.2, 0.7, count)).astype(np.float32)
+    for scale, share in ((rng.uniform(14, 30), 1.2), (rng.uniform(4, 9), 0.7), (rng.uniform(1.6, 3), 0.7)):
+        weights = (share * overall * rng.gamma(1.2, 0.7, count)).astype(np.float32)
         weights[0] *= 0.1
         picture += weights[labels] * spline_noise(rng, labels.shape, scale)
     return picture
@@ -120,7 +126,7 @@ def _noise(rng: np.random.Generator, picture: Field, look: str) -> Field:
         grain = ndimage.gaussian_filter(grain, [smooth if size > 1 else 0 for size in picture.shape], truncate=2.5)
         grain /= grain.std()
     if look == "ct" or rng.uniform() < 0.3:
-        return picture + sigma * grain
+        return picture + np.float32(rng.uniform(0.3, 1)) * sigma * grain
     other = rng.standard_normal(picture.shape, dtype=np.float32)
     return np.hypot(picture + sigma * grain, sigma * other)
 
@@ -132,9 +138,9 @@ def _artefacts(rng: np.random.Generator, picture: Field, look: str) -> Field:
     return picture
 
 
-def _finish(rng: np.random.Generator, picture: Field) -> Field:
+def _finish(rng: np.random.Generator, picture: Field, look: str) -> Field:
     low, high = np.percentile(picture[:, ::2, ::2], [rng.uniform(0, 1), rng.uniform(99, 100)])
-    if low >= -0.05 and high <= 1.15 and rng.uniform() < 0.5:
+    if look == "ct":
         low, high = 0.0, 1.0
     unit = np.clip((picture - np.float32(low)) / np.float32(max(high - low, 0.05)), 0, 1)
     unit = unit ** np.float32(np.exp(rng.normal(0, 0.2)))

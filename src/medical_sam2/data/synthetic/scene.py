@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medical_sam2.data.synthetic.fields import Field, spline_noise
-from medical_sam2.data.synthetic.shapes import Patch, Space
+from medical_sam2.data.synthetic.shapes import FAR, Patch, Space
 
 Labels = NDArray[np.uint8]
 Task = tuple[int, ...]
@@ -44,6 +44,12 @@ class Scene:
         self.tissues = ["air"]
         self._rough: dict[float, Field] = {}
 
+    @property
+    def pitch(self) -> tuple[float, float, float]:
+        """Units between neighbouring voxels along each axis."""
+        z, y, x = (_pitch(self.space.coords, axis) for axis in range(3))
+        return z, y, x
+
     def add(self, tissue: str, patch: Patch, *, over: Iterable[int] | None = None, label: int | None = None) -> int:
         """Paint a shape and return its number.
 
@@ -68,22 +74,24 @@ class Scene:
     def noise(self, scale: float) -> Field:
         """A smooth field of unit variance with structures of `scale` units, a different view of it each time."""
         if scale not in self._rough:
-            steps = [_pitch(self.space.coords, axis) for axis in range(3)]
-            self._rough[scale] = spline_noise(self.rng, self.space.shape, [scale / step for step in steps])
+            self._rough[scale] = spline_noise(self.rng, self.space.shape, [scale / step for step in self.pitch])
         flips = tuple(slice(None, None, int(self.rng.choice([-1, 1]))) for _ in range(3))
         return self._rough[scale][flips]
+
+    def whole(self, patch: Patch) -> Field:
+        """The field of a patch on the whole grid, negative outside of its box."""
+        field = np.full(self.space.shape, FAR, np.float32)
+        field[patch.box] = patch.field
+        return field
 
     def rough(self, patch: Patch, amount: float) -> Patch:
         """The shape with an irregular outline: `amount` is about how far it strays, in units."""
         wobble = self.noise(24) * np.float32(amount) + self.noise(9) * np.float32(0.4 * amount)
         return patch.grown(wobble)
 
-    def anatomy(self, tasks: Iterable[Iterable[int]], *, least: int = 30, looks: tuple[str, ...] = ()) -> Anatomy:
-        """What was painted, with those tasks of which at least `least` voxels can be seen."""
-        counts = np.bincount(self.labels.ravel(), minlength=256)
-        kept = (tuple(sorted(set(task))) for task in tasks)
-        seen = tuple(task for task in dict.fromkeys(kept) if counts[list(task)].sum() >= least)
-        return Anatomy(self.labels, tuple(self.tissues), seen, looks)
+    def anatomy(self, tasks: Iterable[Iterable[int]], looks: tuple[str, ...] = ()) -> Anatomy:
+        """What was painted, with its tasks."""
+        return Anatomy(self.labels, tuple(self.tissues), tuple(tuple(sorted(set(task))) for task in tasks), looks)
 
 
 def _pitch(coords: Field, axis: int) -> float:

@@ -8,10 +8,11 @@ from numpy.typing import NDArray
 from medical_sam2.data.synthetic import pictures
 from medical_sam2.data.synthetic.fields import Field, nearest, resample
 from medical_sam2.data.synthetic.pictures import Style
+from medical_sam2.data.synthetic.quality import distinct, visible
 from medical_sam2.data.synthetic.render import LOOKS, Acquisition, render
 from medical_sam2.data.synthetic.scene import Scene
 from medical_sam2.data.synthetic.shapes import Space, random_space
-from medical_sam2.data.synthetic.volumes import ANATOMIES, SyntheticCase, visible
+from medical_sam2.data.synthetic.volumes import ANATOMIES, SyntheticCase
 
 STYLES: dict[str, tuple[float, Callable[[np.random.Generator], Style]]] = {
     "cells": (1, pictures.cells),
@@ -51,7 +52,7 @@ def _drawn(rng: np.random.Generator, size: int, count: int, name: str) -> Synthe
         table = np.array([numbers.get(tissue, 0) for tissue in scene.tissues], np.uint8)
         labels.append(nearest(table[scene.labels], (1, size, size))[0])
     tasks = tuple(tuple(numbers[tissue] for tissue in task) for task in style.tasks)
-    return _case(images, labels, tasks, name)
+    return _case(rng, images, labels, tasks, name)
 
 
 def _sliced(rng: np.random.Generator, size: int, count: int, name: str) -> SyntheticCase:
@@ -71,13 +72,21 @@ def _sliced(rng: np.random.Generator, size: int, count: int, name: str) -> Synth
         images.append(_bytes(np.repeat(picture[..., None], 3, axis=-1)))
         labels.append(anatomy.labels[0])
         tasks |= set(anatomy.tasks)
-    return _case(images, labels, tuple(sorted(tasks)), name)
+    return _case(rng, images, labels, tuple(sorted(tasks)), name)
 
 
-def _case(images: list[NDArray[np.uint8]], labels: list[NDArray[np.uint8]], tasks: tuple[tuple[int, ...], ...], name: str) -> SyntheticCase:
+def _case(
+    rng: np.random.Generator,
+    images: list[NDArray[np.uint8]],
+    labels: list[NDArray[np.uint8]],
+    tasks: tuple[tuple[int, ...], ...],
+    name: str,
+) -> SyntheticCase:
     stack = np.stack(labels)
     often = tuple(task for task in tasks if np.isin(stack, task).any(axis=(1, 2)).mean() >= 0.5)
-    return SyntheticCase(np.stack(images), stack, visible(stack, often), "set", name)
+    stacked = np.stack(images)
+    tasks = distinct(rng, stacked.mean(axis=-1).astype(np.uint8), stack, visible(stack, often))
+    return SyntheticCase(stacked, stack, tasks, "set", name)
 
 
 def _flat(rng: np.random.Generator, size: int) -> Space:

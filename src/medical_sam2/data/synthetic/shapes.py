@@ -79,7 +79,7 @@ class Space:
         self, centre: Sequence[float], radii: Sequence[float], *, turn: Rotation | None = None, power: int = 2
     ) -> Patch:
         """An ellipsoid, or with `power` 4 and more a box with rounded corners."""
-        box = self.near(centre, float(max(radii)) * 1.25)
+        box = self.near(centre, float(max(radii)) * 1.35 + 4)
         offset = self.coords[(slice(None), *box)] - np.asarray(centre, np.float32).reshape(3, 1, 1, 1)
         axes = np.diag(1 / np.asarray(radii, float)) @ (np.eye(3) if turn is None else turn.as_matrix())
         unit = np.tensordot(axes.astype(np.float32), offset, 1)
@@ -90,13 +90,18 @@ class Space:
     def tube(self, path: NDArray[np.floating], radius: float | NDArray[np.floating]) -> Patch:
         """A tube along a polyline of (K, 3) positions, its radius one for all or one for each of them."""
         field = np.full(self.shape, FAR, np.float32)
-        radii = np.broadcast_to(np.asarray(radius, np.float32), (len(path),))
-        for a, b, r_a, r_b in zip(path[:-1], path[1:], radii[:-1], radii[1:], strict=True):
-            self._capsule(field, np.asarray(a, np.float32), np.asarray(b, np.float32), float(r_a), float(r_b))
+        self.draw_tube(field, path, radius)
         return self.everywhere(field)
 
+    def draw_tube(self, field: Field, path: NDArray[np.floating], radius: float | NDArray[np.floating]) -> None:
+        """Add a tube to a field of the whole grid."""
+        radii = np.broadcast_to(np.asarray(radius, np.float32), (len(path),))
+        points = np.asarray(path, np.float32)
+        for a, b, r_a, r_b in zip(points[:-1], points[1:], radii[:-1], radii[1:], strict=True):
+            self._capsule(field, a, b, float(r_a), float(r_b))
+
     def _capsule(self, field: Field, a: Field, b: Field, r_a: float, r_b: float) -> None:
-        box = self.near((a + b) / 2, float(np.abs(b - a).max()) / 2 + 2.5 * max(r_a, r_b) + 2)
+        box = self.near((a + b) / 2, float(np.abs(b - a).max()) / 2 + 1.3 * max(r_a, r_b) + 3)
         offset = self.coords[(slice(None), *box)] - a.reshape(3, 1, 1, 1)
         step = b - a
         share = np.clip(np.tensordot(step, offset, 1) / max(float(step @ step), 1e-6), 0, 1)

@@ -7,8 +7,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from medical_sam2.data.synthetic import anatomies
+from medical_sam2.data.synthetic import heads, hearts, torso, zoo
 from medical_sam2.data.synthetic.fields import nearest
+from medical_sam2.data.synthetic.quality import distinct, visible
 from medical_sam2.data.synthetic.render import LOOKS, Acquisition, render
 from medical_sam2.data.synthetic.scene import Anatomy, Scene
 from medical_sam2.data.synthetic.shapes import random_space
@@ -35,10 +36,17 @@ class SyntheticCase:
     name: str
 
 
+FRAMING = {"hippocampus": 0.75, "atrium": 0.85, "short_axis": 0.95}  # how much of the space is seen, typically; 1 where absent
+
 ANATOMIES: dict[str, tuple[float, Callable[[Scene], Anatomy]]] = {
-    "blobs": (2, anatomies.blobs),
-    "organs": (2, anatomies.organs),
-    "heart": (1, anatomies.heart),
+    "zoo": (4, zoo.zoo),
+    "abdomen": (2, torso.abdomen),
+    "thorax": (1.5, torso.thorax),
+    "column": (1, torso.column),
+    "brain": (1.5, heads.brain),
+    "hippocampus": (1, heads.hippocampus),
+    "short_axis": (1, hearts.short_axis),
+    "atrium": (1, hearts.atrium),
 }
 
 
@@ -64,22 +72,17 @@ def _volume(rng: np.random.Generator, size: int, name: str) -> SyntheticCase:
     thick = rng.uniform() < 0.45
     depth = int(rng.integers(12, 41) * size / 128) if thick else int(size * rng.uniform(0.7, 1))
     fine = (min(size, depth * int(np.ceil(0.6 * size / depth))) if thick else depth, size, size)
-    zoom = float(np.exp(rng.normal(-0.1, 0.25)))
+    zoom = float(np.exp(rng.normal(-0.08, 0.22))) * FRAMING.get(name, 1)
     extent = (128 * zoom * (rng.uniform(0.5, 1) if thick else depth / size), 128 * zoom, 128 * zoom)
-    centre = rng.normal(0, (18, 6, 6)) * min(1, 1 / zoom)
+    centre = rng.normal(0, (16, 6, 6)) * min(1, zoom)
     space = random_space(rng, fine, extent=extent, centre=tuple(centre), warp=rng.uniform(1, 5))
     anatomy = ANATOMIES[name][1](Scene(rng, space))
     shape = (depth, size, size)
     labels = nearest(anatomy.labels, shape)
     picture = render(rng, anatomy, Acquisition(shape, _matrix(rng, shape), _look(rng, anatomy)))
-    return SyntheticCase(np.round(picture * 255).astype(np.uint8), labels, visible(labels, anatomy.tasks), "volume", name)
-
-
-def visible(labels: NDArray[np.uint8], tasks: tuple[tuple[int, ...], ...], least: int = 40) -> tuple[tuple[int, ...], ...]:
-    """Those tasks that at least `least` voxels belong to, without two of the same extent."""
-    counts = np.bincount(labels.ravel(), minlength=256)
-    present = (tuple(label for label in task if counts[label]) for task in tasks)
-    return tuple(task for task in dict.fromkeys(present) if counts[list(task)].sum() >= least)
+    images = np.round(picture * 255).astype(np.uint8)
+    tasks = distinct(rng, images, labels, visible(labels, anatomy.tasks))
+    return SyntheticCase(images, labels, tasks, "volume", name)
 
 
 def _matrix(rng: np.random.Generator, shape: tuple[int, int, int]) -> tuple[int, int, int]:
