@@ -47,8 +47,8 @@ class ConvPyramid(nn.Module):
 
     def __init__(
         self,
-        widths: Sequence[int] = (24, 48, 96, 192, 256),
-        depths: Sequence[int] = (1, 2, 3, 1),
+        widths: Sequence[int] = (24, 32, 64, 160, 256),
+        depths: Sequence[int] = (1, 2, 4, 1),
         neck: int = 128,
     ) -> None:
         super().__init__()

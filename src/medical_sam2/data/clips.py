@@ -1,0 +1,147 @@
+"""Clips to train on: a few frames of one case, and some of the objects that are on the first of them.
+
+Shapes: T frames, O objects, S network size.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from medical_sam2.data.augment import Augmentation, Odds
+from medical_sam2.data.synthetic.pool import PoolReader
+from medical_sam2.data.synthetic.volumes import SyntheticCase
+
+SMALLEST = 0.00153  # share of the frame under which an object is left out (100 px of 256²), METHOD §4
+EAGER = Odds(rotation=0.5, scaling=0.6, noise=0.3, blur=0.3, intensity=0.3, low_resolution=0.4, gamma=0.5)
+
+
+@dataclass(frozen=True, eq=False)
+class Clip:
+    """Frames in the order in which they are tracked; the first one is prompted.
+
+    Args:
+        frames_T3SS: float32 in [0, 1].
+        labels_TSS: uint8, everything that is outlined, for losses on the features.
+        truth_OTSS: bool, the objects to track.
+    """
+
+    frames_T3SS: Tensor
+    labels_TSS: Tensor
+    truth_OTSS: Tensor
+
+
+@dataclass(frozen=True)
+class ClipSampler:
+    """Draws clips from a pool: any axis, direction and stride of a volume; images of a set in any order.
+
+    Args:
+        reader: the pool.
+        seed: with the step and the place in the batch it decides everything, so training resumes exactly.
+        sets: share of clips that come from sets.
+    """
+
+    reader: PoolReader
+    seed: int
+    sets: float = 0.4
+
+    def batch(self, step: int, *, clips: int, frames: int, objects: int, size: int) -> list[Clip]:
+        """The clips of one step."""
+        return [self.clip(np.random.default_rng([self.seed, step, c]), frames, objects, size) for c in range(clips)]
+
+    def clip(self, rng: np.random.Generator, frames: int, objects: int, size: int) -> Clip:
+        """One clip with at least one object on its first frame."""
+        kind = "set" if rng.random() < self.sets else "volume"
+        places = [i for i, entry in enumerate(self.reader.entries) if entry.kind == kind]
+        while True:
+            case = self.reader.load(int(rng.choice(places)))
+            draw: Callable = _from_set if kind == "set" else _from_volume
+            clip = draw(case, rng, frames, objects, size)
+            if clip is not None:
+                return clip
+
+
+def _from_volume(case: SyntheticCase, rng: np.random.Generator, frames: int, objects: int, size: int) -> Clip | None:
+    axis = int(rng.integers(3))
+    if case.images.shape[axis] < 4 or min(n for i, n in enumerate(case.images.shape) if i != axis) < 24:
+        axis = int(np.argmin(case.images.shape))
+    images, labels = np.moveaxis(case.images, axis, 0), np.moveaxis(case.labels, axis, 0)
+    task = case.tasks[int(rng.integers(len(case.tasks)))]
+    areas = _member(np.ascontiguousarray(labels), task).mean(axis=(1, 2))
+    if (areas < SMALLEST).all():
+        return None
+    start = int(rng.choice(len(areas), p=np.sqrt(areas * (areas >= SMALLEST)) / np.sqrt(areas * (areas >= SMALLEST)).sum()))
+    chosen = _walk(rng, start, len(areas), frames)
+    drawn = _zoomed(Augmentation.draw(rng, EAGER), rng)
+    turned = bool(rng.random() < 0.5)
+    pictures = torch.from_numpy(np.stack([images[t] for t in chosen]).astype(np.float32) / 255)[:, None]
+    maps = torch.from_numpy(np.stack([labels[t] for t in chosen]).astype(np.float32))[:, None]
+    if turned:
+        pictures, maps = pictures.transpose(2, 3), maps.transpose(2, 3)
+    frames_TCSS = drawn.recolour(drawn.warp(pictures, size)).expand(-1, 3, -1, -1)
+    return _clip(frames_TCSS, drawn.warp(maps, size, nearest=True), case.tasks, task, rng, objects)
+
+
+def _walk(rng: np.random.Generator, start: int, length: int, frames: int) -> NDArray[np.int64]:
+    """Slices from `start` onwards, at a stride, in one direction; at the end of the volume the last one stays."""
+    stride = int(rng.integers(1, max(2, min(6, length // (2 * frames)) + 1)))
+    ahead, behind = length - 1 - start, start
+    forward = rng.random() < (ahead + 1) / (ahead + behind + 2)
+    steps = start + np.arange(frames) * stride * (1 if forward else -1)
+    return np.clip(steps, 0, length - 1)
+
+
+def _from_set(case: SyntheticCase, rng: np.random.Generator, frames: int, objects: int, size: int) -> Clip | None:
+    task = case.tasks[int(rng.integers(len(case.tasks)))]
+    labels = np.asarray(case.labels)
+    fit = np.flatnonzero(_member(labels, task).mean(axis=(1, 2)) >= SMALLEST)
+    if not len(fit):
+        return None
+    first = int(rng.choice(fit))
+    others = rng.permutation([n for n in range(len(labels)) if n != first])
+    chosen = [first, *np.resize(others, frames - 1)] if frames > 1 else [first]
+    shared = Augmentation.draw(rng, EAGER)
+    pictures, maps = [], []
+    for n in chosen:
+        own = Augmentation.draw(rng)
+        place = replace(_zoomed(own, rng), flip_x=own.flip_x, flip_y=own.flip_y)
+        picture = torch.from_numpy(np.ascontiguousarray(case.images[n].transpose(2, 0, 1), np.float32) / 255)[None]
+        pictures.append(own.recolour(shared.recolour(place.warp(picture, size))))
+        maps.append(place.warp(torch.from_numpy(labels[n].astype(np.float32))[None, None], size, nearest=True))
+    if rng.random() < 0.3:
+        pictures = [picture.mean(1, keepdim=True).expand(-1, 3, -1, -1) for picture in pictures]
+    return _clip(torch.cat(pictures), torch.cat(maps), case.tasks, task, rng, objects)
+
+
+def _zoomed(drawn: Augmentation, rng: np.random.Generator) -> Augmentation:
+    """With a region of interest: content enlarged and shifted, as when a user crops."""
+    if rng.random() < 0.3:
+        return replace(drawn, scale=float(rng.uniform(1.0, 2.0)), shift=(float(rng.uniform(-0.3, 0.3)), float(rng.uniform(-0.3, 0.3))))
+    return drawn
+
+
+def _clip(
+    frames_T3SS: Tensor,
+    maps_T1SS: Tensor,
+    tasks: tuple[tuple[int, ...], ...],
+    task: tuple[int, ...],
+    rng: np.random.Generator,
+    objects: int,
+) -> Clip | None:
+    labels = maps_T1SS[:, 0].to(torch.uint8)
+    array = labels.numpy()
+    order = [task, *(tasks[i] for i in rng.permutation(len(tasks)) if tasks[i] != task)]
+    seen = [one for one in order if _member(array[0], one).mean() >= SMALLEST][:objects]
+    if not seen:
+        return None
+    truth = np.stack([_member(array, one) for one in seen])
+    return Clip(frames_T3SS.contiguous(), labels, torch.from_numpy(truth))
+
+
+def _member(labels: NDArray[np.uint8], task: tuple[int, ...]) -> NDArray[np.bool_]:
+    table = np.zeros(256, bool)
+    table[list(task)] = True
+    return table[labels]

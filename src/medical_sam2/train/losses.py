@@ -1,0 +1,115 @@
+"""What training minimises, frame by frame and object by object.
+
+Shapes: B objects, K proposed masks, h w logits at stride 4, N frames, C channels, S network size.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+
+from medical_sam2.model.backbone import FramePrediction
+
+
+@dataclass(frozen=True)
+class Weights:
+    """How much each loss counts.
+
+    `focal` 20, `dice` 1, `iou` 1, `presence` 1, `gamma` 2 is SAM 2's own recipe, for fine-tuning. From scratch the focal
+    loss stays at the empty mask for long, so cross-entropy (`gamma` 0, `focal` 1) with dice moves first.
+
+    Args:
+        focal: pixel-wise cross-entropy, focused by `gamma`.
+        dice: one less the soft Dice.
+        iou: L1 between predicted and true IoU, of every proposed mask.
+        presence: cross-entropy of the object being on the frame.
+        gamma: exponent of the focal loss.
+        consistency: contrast of the features of different structures, see `consistency`.
+    """
+
+    focal: float = 1.0
+    dice: float = 1.0
+    iou: float = 0.5
+    presence: float = 0.25
+    gamma: float = 0.0
+    consistency: float = 0.2
+
+
+def frame_loss(prediction: FramePrediction, truth_BSS: Tensor, weights: Weights, *, given_B: Tensor) -> Tensor:
+    """Loss of one frame, summed over objects.
+
+    Of several proposed masks only the one of lowest loss is supervised, but every predicted IoU is. Where the object is
+    absent only its presence is.
+
+    Args:
+        prediction: of the frame.
+        truth_BSS: float in {0, 1}.
+        given_B: bool, objects whose mask was given as prompt: there is nothing to learn from.
+    """
+    logits = prediction.candidates_BKhw.float()
+    target = F.interpolate(truth_BSS[:, None], size=logits.shape[-2:], mode="area").expand_as(logits)
+    there = truth_BSS.flatten(1).any(1).float()
+    learns = there * (~given_B).float()
+    mask_loss = weights.focal * _focal(logits, target, weights.gamma) + weights.dice * _dice(logits, target)
+    best = mask_loss.argmin(1, keepdim=True)
+    with torch.no_grad():
+        true_iou = _iou(logits > 0, target > 0.5)
+    iou_loss = (prediction.candidate_iou_BK.float() - true_iou).abs().mean(1)
+    presence = F.binary_cross_entropy_with_logits(prediction.presence_B.float().clamp(-20, 20), there, reduction="none")
+    total = learns * (mask_loss.gather(1, best)[:, 0] + weights.iou * iou_loss)
+    return (total + weights.presence * presence * (~given_B)).sum()
+
+
+def _focal(logits: Tensor, target: Tensor, gamma: float) -> Tensor:
+    entropy = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
+    if gamma > 0:
+        probability = logits.sigmoid()
+        agreement = probability * target + (1 - probability) * (1 - target)
+        entropy = entropy * (1 - agreement) ** gamma
+    return entropy.mean((2, 3))
+
+
+def _dice(logits: Tensor, target: Tensor) -> Tensor:
+    probability = logits.sigmoid()
+    both = (probability * target).sum((2, 3))
+    return 1 - (2 * both + 1) / (probability.sum((2, 3)) + target.sum((2, 3)) + 1)
+
+
+def _iou(mask: Tensor, truth: Tensor) -> Tensor:
+    both = (mask & truth).sum((2, 3)).float()
+    return both / (mask | truth).sum((2, 3)).clamp(min=1)
+
+
+class Consistency(nn.Module):
+    """Supervised contrast of feature-map pixels: alike where the structure is the same, on any frame of the clip.
+
+    Every labelled structure teaches, not only the objects that were prompted, so features become distinctive long before
+    tracking works. Its projection serves training alone. After Khosla et al., Supervised Contrastive Learning (2020).
+
+    Args:
+        width: channels of the feature map.
+        samples: pixels drawn per frame.
+        temperature: of the cosines.
+    """
+
+    def __init__(self, width: int, samples: int = 48, temperature: float = 0.1) -> None:
+        super().__init__()
+        self.project = nn.Linear(width, 64)
+        self.samples, self.temperature = samples, temperature
+
+    def forward(self, map_NChw: Tensor, labels_NSS: Tensor, frames: int, generator: torch.Generator) -> Tensor:
+        """Mean loss over clips of `frames` frames each."""
+        count, _, height, width = map_NChw.shape
+        labels = F.interpolate(labels_NSS[:, None].float(), size=(height, width), mode="nearest")[:, 0].flatten(1)
+        places = torch.rand((count, height * width), generator=generator).argsort(1)[:, : self.samples]
+        tokens = map_NChw.flatten(2).transpose(1, 2).gather(1, places[..., None].expand(-1, -1, map_NChw.shape[1]))
+        tokens = F.normalize(self.project(tokens).float(), dim=-1).unflatten(0, (-1, frames)).flatten(1, 2)
+        labels = labels.gather(1, places).unflatten(0, (-1, frames)).flatten(1, 2)
+        itself = torch.eye(labels.shape[1], dtype=torch.bool, device=labels.device)
+        score = (tokens @ tokens.transpose(1, 2) / self.temperature).masked_fill(itself, -1e4)
+        same = (labels[:, :, None] == labels[:, None, :]) & ~itself
+        anchor = same.any(-1) & (labels > 0)
+        log_share = score - score.logsumexp(-1, keepdim=True)
+        per_anchor = -(log_share * same).sum(-1) / same.sum(-1).clamp(min=1)
+        return (per_anchor * anchor).sum() / anchor.sum().clamp(min=1)
