@@ -1,0 +1,192 @@
+"""Reading and writing of images: by what a file holds, with its geometry checked, and never half a file.
+
+```python
+volume = load("brain.nii.gz")                         # Volume: array in the file's order, affine index → RAS mm
+save(labels, "brain_seg.nii.gz", like=volume)         # the same grid, bit for bit
+```
+"""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medical_sam2.errors import FormatError, GeometryError, InputError
+from medical_sam2.io import archive, labels, values
+from medical_sam2.io.jsonfile import load_json, parse_json
+from medical_sam2.io.options import Form, Loaded, Options
+from medical_sam2.io.pictures import SUFFIXES as PICTURE_SUFFIXES
+from medical_sam2.io.pictures import Picture
+from medical_sam2.io.recognise import recognise
+from medical_sam2.volume import Segmentation, Volume
+
+__all__ = ["Picture", "load", "load_json", "load_labels", "load_pictures", "parse_json", "read", "save"]
+
+READABLE = "NIfTI (.nii, .nii.gz, .hdr/.img), NRRD, MHA/MHD, DICOM, PNG, JPEG, TIFF, BMP or a zip with one of them"
+WRITABLE = (".nii.gz", ".nii", ".nrrd", ".mha", ".dcm")
+NO_NAMES: Mapping[int, str] = MappingProxyType({})
+
+
+def load(
+    path: str | os.PathLike[str],
+    *,
+    geometry_from: Form | None = None,
+    frame: int | None = None,
+    series: int | str | None = None,
+    allow_gap: bool = False,
+    max_bytes: int | None = None,
+) -> Volume:
+    """Read a volume: a file, a folder with a DICOM series, or a zip with one of them.
+
+    Args:
+        path: what to read; its content decides the format, not its name.
+        geometry_from: "sform" or "qform", where a NIfTI file's two contradict each other.
+        frame: time point of a 4D image, from 0.
+        series: DICOM series of a folder, from 1, or its SeriesInstanceUID.
+        allow_gap: interpolate missing DICOM slices instead of refusing.
+        max_bytes: most bytes of voxels that may be unpacked.
+
+    Returns:
+        The volume in the file's own voxel order (for DICOM: column, row, slice along the normal), voxels in the file's type
+        where nothing had to be scaled, NaN replaced; what was odd is in its `warnings`.
+
+    Raises:
+        FormatError: broken, truncated, hostile or of an unknown format.
+        GeometryError: no grid that can be trusted.
+        AmbiguousError: several readings; the choices name the option that picks one.
+        ResourceError: too large for this machine or for `max_bytes`.
+    """
+    found = read(path, geometry_from=geometry_from, frame=frame, series=series, allow_gap=allow_gap, max_bytes=max_bytes)
+    return found if isinstance(found, Volume) else _stacked(found, Path(path))
+
+
+def read(
+    path: str | os.PathLike[str],
+    *,
+    geometry_from: Form | None = None,
+    frame: int | None = None,
+    series: int | str | None = None,
+    allow_gap: bool = False,
+    all_frames: bool = False,
+    max_bytes: int | None = None,
+) -> Volume | tuple[Picture, ...]:
+    """Read whatever it is: a volume, or pictures (one, the frames of a cine, with `all_frames` the pages of a TIFF).
+
+    See `load` for the other arguments and the errors.
+    """
+    if geometry_from not in (None, "sform", "qform"):
+        raise InputError(f"geometry_from {geometry_from!r} is unknown", "use sform or qform")
+    options = Options(geometry_from, frame, series, allow_gap, max_bytes)
+    return _read(Path(path), options, all_frames)
+
+
+def load_pictures(path: str | os.PathLike[str], *, max_bytes: int | None = None) -> tuple[Picture, ...]:
+    """Read 2D images: a file with all its pages or frames, or the pictures of a folder, sorted by name.
+
+    Raises:
+        FormatError: a file that is no picture, or a folder without one.
+    """
+    path = Path(path)
+    options = Options(max_bytes=max_bytes)
+    if path.is_dir() and (files := sorted(file for file in path.iterdir() if file.suffix.lower() in PICTURE_SUFFIXES)):
+        return tuple(picture for file in files for picture in load_pictures(file, max_bytes=max_bytes))
+    found = _read(path, options, all_frames=True)
+    if isinstance(found, Volume):
+        raise FormatError("this is a volume, not a picture", "give PNG, JPEG or TIFF images", subject=path)
+    return found
+
+
+def load_labels(path: str | os.PathLike[str], like: Volume) -> Volume:
+    """Read a label map or mask that belongs to an image, in that image's voxel order, as unsigned integers.
+
+    Raises:
+        FormatError: values that are no labels.
+        GeometryError: it lies on another grid (up to 0.001 mm is rounding).
+    """
+    path = Path(path)
+    found = _read(path, Options(clean=False), all_frames=False)
+    if not isinstance(found, Volume):
+        raise FormatError("this is a picture, not a label map of a volume", "give a volume", subject=path)
+    return labels.fit(found, like)
+
+
+def save(what: Segmentation | NDArray, path: str | os.PathLike[str], like: Volume) -> None:
+    """Write labels, or a map of numbers, in the grid of the volume that they belong to; whole or not at all.
+
+    Args:
+        what: a segmentation (its labels are written, in the smallest unsigned type) or an array of the volume's shape.
+        path: .nii, .nii.gz, .nrrd, .mha, or .dcm for a DICOM-SEG.
+        like: the volume, as it was loaded: its affine is written bit for bit.
+
+    Raises:
+        InputError: unknown suffix or unwritable folder.
+        GeometryError: another shape than the volume's.
+        ResourceError: the disk is full.
+    """
+    path = Path(path)
+    suffix = next((suffix for suffix in WRITABLE if path.name.lower().endswith(suffix)), None)
+    if suffix is None:
+        raise InputError(
+            f"images are not written as {path.suffix or 'files without suffix'!r}", f"use {', '.join(WRITABLE)}", subject=path
+        )
+    array = values.compact(what.labels if isinstance(what, Segmentation) else np.asarray(what))
+    if array.shape != like.shape:
+        raise GeometryError(f"the result has shape {array.shape}, the volume {like.shape}", "save it beside its own volume")
+    _write(array, path, like, what.names if isinstance(what, Segmentation) else NO_NAMES, suffix)
+
+
+def _write(array: NDArray, path: Path, like: Volume, names: Mapping[int, str], suffix: str) -> None:
+    from medical_sam2.io import metaimage, nifti, nrrd
+
+    if suffix == ".dcm":
+        from medical_sam2.io import dicom_seg
+
+        dicom_seg.save(labels.integers(array, path), path, like, names)
+    else:
+        writers = {".nrrd": nrrd.save, ".mha": metaimage.save}
+        writers.get(suffix, nifti.save)(array, path, like)
+
+
+def _read(path: Path, options: Options, all_frames: bool) -> Volume | tuple[Picture, ...]:
+    """Dispatch; readers are imported as they are needed, since pydicom and nibabel take a while."""
+    kind = "dicom" if os.path.isdir(path) else recognise(path)
+    if kind == "zip":
+        return archive.unpack_and(path, options, lambda folder: _read_only_image(folder, path, options, all_frames))
+    if kind == "picture":
+        from medical_sam2.io import pictures
+
+        return pictures.read(path, options, all_frames=all_frames)
+    if kind == "dicom":
+        from medical_sam2.io import dicom
+
+        return dicom.read(path, options)
+    if kind is None:
+        raise FormatError("its format is unknown", f"give {READABLE}", subject=path)
+    return _reader(kind)(path, options)
+
+
+def _reader(kind: str):  # noqa: ANN202
+    from medical_sam2.io import metaimage, nifti, nrrd
+
+    return {"nifti": nifti.read, "nrrd": nrrd.read, "metaimage": metaimage.read}[kind]
+
+
+def _read_only_image(folder: Path, path: Path, options: Options, all_frames: bool) -> Volume | tuple[Picture, ...]:
+    with archive.blaming(path, folder):
+        image = archive.only_image(folder, path, recognise)
+        return archive.named_after(_read(image, options, all_frames), path)
+
+
+def _stacked(pictures: tuple[Picture, ...], path: Path) -> Volume:
+    """The frames of a cine as a volume; a single picture is refused."""
+    grey = [values.grey(picture.array) if picture.colour else picture.array for picture in pictures]
+    if len(grey) == 1 or len({picture.shape for picture in pictures}) > 1:
+        raise FormatError("this is a picture, not a volume", "treat it as a set of 2D images", subject=path)
+    rows_mm, columns_mm = pictures[0].spacing_mm or (1.0, 1.0)
+    notes = dict.fromkeys(note for picture in pictures for note in picture.warnings)
+    notes["these are frames without a place in the patient: millimetres between them mean nothing"] = None
+    affine = np.diag([-columns_mm, -rows_mm, 1.0, 1.0])
+    return Volume(np.stack(grey).transpose(2, 1, 0), affine, pictures[0].modality, path, tuple(notes))

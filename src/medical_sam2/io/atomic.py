@@ -1,0 +1,68 @@
+"""Files that appear whole or not at all."""
+
+import errno
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import BinaryIO
+
+from medical_sam2.errors import InputError, MedicalSam2Error, ResourceError
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[BinaryIO]:
+    """A stream whose bytes become the file `path` when the block ends without an error.
+
+    They are written to a hidden file in the same folder, flushed to the disk and renamed; on any error (an interrupt too) that
+    file is removed and an older `path` stays as it was.
+
+    Raises:
+        InputError: the folder is missing or not writable.
+        ResourceError: the disk is full.
+    """
+    path = Path(path)
+    hidden = path.with_name(f".{secrets.token_hex(8)}.tmp")
+    try:
+        descriptor = os.open(hidden, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
+        try:
+            with os.fdopen(descriptor, "wb") as stream:
+                yield stream
+                stream.flush()
+                os.fsync(stream.fileno())
+            os.replace(hidden, path)
+            _sync_folder(path.parent)
+        except BaseException:
+            with suppress(OSError):
+                hidden.unlink()
+            raise
+    except OSError as error:
+        raise _explain(error, path) from None
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a whole file atomically."""
+    with writing(path) as stream:
+        stream.write(data)
+
+
+def _explain(error: OSError, path: Path) -> MedicalSam2Error:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return ResourceError("the disk is full; nothing was written", "free some space", subject=path)
+    if error.errno in (errno.ENOENT, errno.ENOTDIR):
+        return InputError("its folder does not exist", "create it first", subject=path)
+    if error.errno == errno.EISDIR:
+        return InputError("is a folder", "give a file name", subject=path)
+    reason = (error.strerror or "unknown reason").lower()
+    return InputError(f"cannot be written: {reason}", "choose another folder", subject=path)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make the new name survive a power cut, where the system can do so."""
+    with suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

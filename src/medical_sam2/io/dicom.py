@@ -1,0 +1,232 @@
+"""DICOM series and objects as volumes or pictures: which files belong together, and their values on one scale."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from warnings import catch_warnings, simplefilter
+
+import numpy as np
+from numpy.typing import NDArray
+from pydicom.dataset import Dataset
+
+from medical_sam2.errors import AmbiguousError, FormatError, InputError
+from medical_sam2.io import dicom_grid, dicom_values, values
+from medical_sam2.io.dicom_headers import Plane, planes, read_dataset, text, walk
+from medical_sam2.io.dicom_pixels import decode
+from medical_sam2.io.files import require_memory
+from medical_sam2.io.grid import size_warning
+from medical_sam2.io.options import Loaded, Options
+from medical_sam2.io.pictures import Picture
+
+TOMOGRAPHIC = {"CT", "MR", "PT", "NM"}
+"""Modalities whose images mean nothing without their place in the patient."""
+FILES_BESIDE = {"DICOMDIR"}
+NOT_IMAGES = {"SEG", "RTDOSE", "RTSTRUCT", "RTPLAN", "SR", "PR", "KO", "REG", "RWV", "DOC"}
+
+
+@dataclass(frozen=True)
+class DicomOrigin:
+    """The file and frame of each slice along the third axis; None for one that was interpolated."""
+
+    slices: tuple[tuple[Path, int] | None, ...]
+    affine: NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class _Image:
+    """One readable image object."""
+
+    path: Path
+    header: Dataset
+    planes: list[Plane]
+
+
+def read(path: Path, options: Options) -> Loaded | tuple[Picture, ...]:
+    """Read a file, or one series of a folder: a volume where it has a geometry, else pictures.
+
+    Raises:
+        FormatError: damaged or incomplete files.
+        GeometryError: slices that make no regular grid.
+        AmbiguousError: several series or time points.
+    """
+    with catch_warnings():  # the parser quotes values in its warnings, and values may name a person
+        simplefilter("ignore")
+        return _read(path, options)
+
+
+def _read(path: Path, options: Options) -> Loaded | tuple[Picture, ...]:
+    notes: list[str] = []
+    images = _series(_scan(path, notes), path, options, notes) if path.is_dir() else [_open(path)]
+    notes += _number_note(images)
+    if any("YES" in text(image.header, "BurnedInAnnotation").upper() for image in images):
+        notes.append("BurnedInAnnotation is YES: a person's name may be written into the pixels")
+    if _is_volume(images):
+        return _volume(images, path, options, notes)
+    return _pictures(images, path, options, notes)
+
+
+def _open(path: Path) -> _Image:
+    header = read_dataset(path, pixels=False)
+    if text(header, "Modality") in NOT_IMAGES:
+        kind = text(header, "Modality")
+        raise FormatError(f"this DICOM object ({kind}) holds no image", "give the image that it belongs to", subject=path)
+    return _Image(path, header, planes(header, path))
+
+
+def _scan(folder: Path, notes: list[str]) -> list[_Image]:
+    """Every image object below a folder; whatever else lies there is counted and named."""
+    images, junk, others = [], [], 0
+    for path in walk(folder):
+        if path.name in FILES_BESIDE:
+            continue
+        header = _header(path)
+        if header is None:
+            junk.append(path.name)
+        elif not _claims_image(header):
+            others += 1
+        else:
+            images.append(_Image(path, header, planes(header, path)))
+    if not images:
+        raise FormatError(
+            f"the folder holds no DICOM images ({len(junk) + others} other files)",
+            "give a file or a folder of DICOM files",
+            subject=folder,
+        )
+    if junk:
+        shown = ", ".join(junk[:5]) + (" …" if len(junk) > 5 else "")
+        notes.append(f"{len(junk)} files that are no readable DICOM images were skipped: {shown}")
+    if others:
+        notes.append(f"{others} DICOM object(s) that hold no image were skipped")
+    return images
+
+
+def _header(path: Path) -> Dataset | None:
+    """The header of a file; None if it is no DICOM, or cut before it says what it is."""
+    try:
+        header = read_dataset(path, pixels=False)
+    except InputError:
+        return None
+    return header if text(header, "SOPClassUID") or "Rows" in header else None
+
+
+def _claims_image(header: Dataset) -> bool:
+    if text(header, "Modality") in NOT_IMAGES:
+        return False
+    return "Rows" in header or "Image Storage" in getattr(header.get("SOPClassUID"), "name", "")
+
+
+def _series(images: list[_Image], folder: Path, options: Options, notes: list[str]) -> list[_Image]:
+    """The images of the one series, or of the wanted one."""
+    groups: dict[str, list[_Image]] = defaultdict(list)
+    for image in images:
+        groups[text(image.header, "SeriesInstanceUID")].append(image)
+    ordered = sorted(groups.items(), key=lambda item: (text(item[1][0].header, "SeriesNumber").zfill(12), item[0]))
+    if len(ordered) == 1 and options.series is None:
+        chosen = ordered[0][1]
+    elif options.series is None:
+        listed = tuple(f"--series {n} ({_described(group)})" for n, (_, group) in enumerate(ordered, 1))
+        raise AmbiguousError(f"the folder holds {len(ordered)} series", "choose one", subject=folder, choices=listed)
+    else:
+        chosen = _pick(ordered, options.series, folder)
+    _check_one_patient(chosen, folder)
+    return _without_localizers(chosen, notes)
+
+
+def _described(group: list[_Image]) -> str:
+    first = group[0].planes[0]
+    count = sum(len(image.planes) for image in group)
+    return f"{text(group[0].header, 'Modality') or 'unknown'}, {count} slices of {first.size[0]}×{first.size[1]}"
+
+
+def _pick(ordered: list[tuple[str, list[_Image]]], wanted: int | str, folder: Path) -> list[_Image]:
+    for n, (uid, group) in enumerate(ordered, 1):
+        if str(wanted) in (str(n), uid):
+            return group
+    raise InputError(f"there is no series {wanted} among {len(ordered)}", f"use 1 to {len(ordered)}", subject=folder)
+
+
+def _check_one_patient(images: Iterable[_Image], folder: Path) -> None:
+    for name, word in (
+        ("PatientID", "patients"),
+        ("StudyInstanceUID", "studies"),
+        ("FrameOfReferenceUID", "frames of reference"),
+    ):
+        if len({text(image.header, name) for image in images}) > 1:
+            raise FormatError(
+                f"its slices share a series but belong to different {word} ({name} differs)",
+                "separate the files by patient and study",
+                subject=folder,
+            )
+
+
+def _without_localizers(images: list[_Image], notes: list[str]) -> list[_Image]:
+    """Overview images may share the identifier of the series, and lie across it."""
+    kept = [image for image in images if "LOCALIZER" not in text(image.header, "ImageType").upper()]
+    if not kept or len(kept) == len(images):
+        return images
+    notes.append(f"{len(images) - len(kept)} localizer image(s) in the series were left out")
+    return kept
+
+
+def _is_volume(images: Sequence[_Image]) -> bool:
+    header = images[0].header
+    if int(float(text(header, "SamplesPerPixel") or 1)) > 1 and len(images) == 1 and len(images[0].planes) == 1:
+        return False
+    placed = any(plane.orientation and plane.position for image in images for plane in image.planes)
+    return placed or text(header, "Modality") in TOMOGRAPHIC
+
+
+def _volume(images: Sequence[_Image], source: Path, options: Options, notes: list[str]) -> Loaded:
+    found = dicom_grid.drop_copies([plane for image in images for plane in image.planes], notes)
+    grid = dicom_grid.build(found, source, frame=options.frame, allow_gap=options.allow_gap)
+    columns, rows = found[0].size
+    notes += grid.warnings
+    require_memory(4 * columns * rows * len(grid.slices), source, options.max_bytes)
+    stack, odd = dicom_values.stack(grid.slices, options)
+    notes += [*odd, *_lut_note(images)]
+    array, odd = values.clean(stack) if options.clean else (stack, [])
+    notes += odd + size_warning((columns, rows, len(grid.slices)))
+    origin = DicomOrigin(tuple((p.path, p.frame) if p else None for p in grid.slices), grid.affine)
+    modality = text(images[0].header, "Modality") or None
+    volume = array.transpose(2, 1, 0)
+    return Loaded(volume, grid.affine, modality=modality, source=source, warnings=tuple(dict.fromkeys(notes)), origin=origin)
+
+
+def _number_note(images: Sequence[_Image]) -> list[str]:
+    """A word if an InstanceNumber is there but no number."""
+    if all(not text(image.header, "InstanceNumber") or image.planes[0].times[-1] is not None for image in images):
+        return []
+    return ["InstanceNumber is no number; slices are put in order by their positions alone"]
+
+
+def _lut_note(images: Sequence[_Image]) -> list[str]:
+    if not any("ModalityLUTSequence" in image.header for image in images):
+        return []
+    return ["it has a modality lookup table, which was not applied: values are as stored"]
+
+
+def _pictures(images: Sequence[_Image], source: Path, options: Options, notes: list[str]) -> tuple[Picture, ...]:
+    """Every frame a picture, in the order of the files' instance numbers."""
+    ordered = sorted((plane for image in images for plane in image.planes), key=_order)
+    if options.frame is not None:
+        if not 0 <= options.frame < len(ordered):
+            raise InputError(f"there is no frame {options.frame}", f"use 0 to {len(ordered) - 1}", subject=source)
+        ordered = [ordered[options.frame]]
+    modality = text(images[0].header, "Modality") or None
+    return tuple(_picture(plane, modality, options, notes) for plane in ordered)
+
+
+def _order(plane: Plane) -> tuple[float, Path, int]:
+    number = plane.times[-1]
+    return (np.inf if number is None else number), plane.path, plane.frame
+
+
+def _picture(plane: Plane, modality: str | None, options: Options, notes: list[str]) -> Picture:
+    pixels = decode(plane.path, [plane.frame], options.max_bytes)
+    (frame,) = pixels.frames
+    array = values.rescale(pixels.upright(frame), *plane.scaling) if frame.ndim == 2 else frame
+    array, odd = values.clean(np.array(array)) if options.clean else (array, [])
+    spacing = (plane.spacing[0], plane.spacing[1]) if plane.spacing else None
+    lines = tuple(dict.fromkeys((*notes, *pixels.warnings, *odd)))
+    return Picture(array, spacing, modality, plane.path, plane.frame, lines)

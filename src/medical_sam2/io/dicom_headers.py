@@ -1,0 +1,277 @@
+"""DICOM headers as typed records. Only the tags that reading needs are ever parsed, and no message repeats what they say of a person."""
+
+import os
+import re
+import warnings
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, TypeAlias
+
+import numpy as np
+from pydicom import dcmread
+from pydicom.dataset import Dataset
+from pydicom.uid import DeflatedExplicitVRLittleEndian
+
+from medical_sam2.errors import FormatError, GeometryError, InputError, ResourceError
+from medical_sam2.io.files import free_memory, open_regular
+from medical_sam2.io.recognise import is_dicom
+
+Numbers: TypeAlias = tuple[float, ...]
+
+TAGS = """
+    SOPClassUID SOPInstanceUID StudyInstanceUID SeriesInstanceUID FrameOfReferenceUID PatientID Modality SeriesNumber ImageType
+    Rows Columns NumberOfFrames SamplesPerPixel PhotometricInterpretation BitsAllocated BitsStored HighBit PixelRepresentation
+    PixelSpacing ImagerPixelSpacing NominalScannedPixelSpacing ImagePositionPatient ImageOrientationPatient SliceThickness
+    SpacingBetweenSlices RescaleSlope RescaleIntercept PixelPaddingValue PixelPaddingRangeLimit ModalityLUTSequence
+    BurnedInAnnotation TemporalPositionIdentifier AcquisitionNumber TriggerTime EchoTime DiffusionBValue AcquisitionTime
+    InstanceNumber SharedFunctionalGroupsSequence PerFrameFunctionalGroupsSequence
+""".split()
+UID_TAGS = ("SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID")
+TIME_TAGS = (
+    "TemporalPositionIdentifier",
+    "TriggerTime",
+    "EchoTime",
+    "DiffusionBValue",
+    "AcquisitionNumber",
+    "AcquisitionTime",
+    "InstanceNumber",
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Plane:
+    """One slice: a file, or a frame of one.
+
+    Args:
+        path: the file.
+        frame: which frame of it, from 0.
+        size: columns and rows.
+        position: LPS mm of the centre of the first pixel, None if not told.
+        orientation: direction of rows, then of columns, None if not told.
+        spacing: mm between rows, then between columns, None if not told.
+        thickness: mm, None if not told.
+        scaling: slope and intercept.
+        times: what could tell time points apart, by tag.
+        uid: SOPInstanceUID.
+    """
+
+    path: Path
+    frame: int
+    size: tuple[int, int]
+    position: Numbers | None
+    orientation: Numbers | None
+    spacing: Numbers | None
+    thickness: float | None
+    scaling: tuple[float, float]
+    times: tuple[float | None, ...]
+    uid: str
+
+
+def read_dataset(path: Path, *, pixels: bool) -> Dataset:
+    """Parse a file: the tags of `TAGS` alone, or everything where the pixels are wanted.
+
+    Raises:
+        FormatError: what is no DICOM, damaged, or would unpack to more than the memory holds.
+    """
+    with open_regular(path) as stream, quiet(path):
+        head = stream.read(132)
+        stream.seek(0)
+        if not is_dicom(head):
+            raise FormatError("this is no DICOM file", "check what it is", subject=path)
+        bare = head[128:132] != b"DICM"
+        if not bare:
+            _check_deflated(stream, path)
+        chosen: dict[str, Any] = {} if pixels else {"specific_tags": TAGS, "stop_before_pixels": True}
+        dataset = dcmread(stream, force=bare, **chosen)
+        if len(dataset) == 0:
+            raise FormatError("the file is incomplete: it holds no DICOM elements", "copy it again", subject=path)
+        return dataset
+
+
+@contextmanager
+def quiet(path: Path) -> Iterator[None]:
+    """Turn whatever a parser throws at damaged input into FormatError, and keep its warnings, which quote values, to itself."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    except (InputError, ResourceError):
+        raise
+    except MemoryError:
+        raise ResourceError("reading it needs more memory than there is", "close other programs", subject=path) from None
+    except RecursionError:
+        raise FormatError("its sequences are nested too deeply", "repair the file", subject=path) from None
+    except Exception as error:
+        kind = type(error).__name__
+        raise FormatError(f"the DICOM file is damaged or incomplete ({kind})", "copy it again", subject=path) from None
+
+
+def _check_deflated(stream: BinaryIO, path: Path) -> None:
+    """Unpack a deflated data set once, piece by piece, before the parser does so at one blow."""
+    header = dcmread(stream, specific_tags=[], stop_before_pixels=True) if _deflated(stream) else None
+    stream.seek(0)
+    if header is None:
+        return
+    stream.seek(144 + int(header.file_meta.FileMetaInformationGroupLength))
+    unpacker, total, limit = zlib.decompressobj(-zlib.MAX_WBITS), 0, (free_memory() or 1 << 32) // 4
+    while not unpacker.eof and (packed := unpacker.unconsumed_tail or stream.read(1 << 16)):
+        total += len(unpacker.decompress(packed, 1 << 20))
+        if total > limit:
+            raise ResourceError("its deflated content does not fit into memory", "check where it came from", subject=path)
+    if not unpacker.eof:
+        raise FormatError("its deflated content is truncated", "copy it again", subject=path)
+    stream.seek(0)
+
+
+def _deflated(stream: BinaryIO) -> bool:
+    """Whether the file meta information names the deflated transfer syntax (looked for as text: nothing is parsed yet)."""
+    found = str(DeflatedExplicitVRLittleEndian).encode() in stream.read(1024)
+    stream.seek(0)
+    return found
+
+
+def text(dataset: Dataset, name: str) -> str:
+    """A tag as text, "" if missing or unreadable."""
+    try:
+        return str(dataset.get(name) or "")
+    except Exception:  # a value that cannot be parsed is as good as none for tags that are read as text
+        return ""
+
+
+def floats(dataset: Dataset, name: str, count: int | None = None, *, path: Path) -> Numbers | None:
+    """The finite numbers of a tag, None if missing or empty.
+
+    Raises:
+        FormatError: no numbers, or not `count` of them.
+    """
+    value = None
+    try:
+        value = dataset.get(name)
+        if value is None or value == "":
+            return None
+        found = tuple(
+            float(item) for item in (value if isinstance(value, Sequence) and not isinstance(value, str) else [value])
+        )
+    except Exception:
+        raise FormatError(f"its {name} cannot be read", "repair the header", subject=path) from None
+    if not found:
+        return None
+    if (count is not None and len(found) != count) or not np.isfinite(found).all():
+        raise FormatError(f"its {name} does not hold {count or 'finite'} numbers", "repair the header", subject=path)
+    return found
+
+
+def number(dataset: Dataset, name: str, default: float | None, *, path: Path) -> float | None:
+    """The single number of a tag, or the default."""
+    found = floats(dataset, name, 1, path=path)
+    return default if found is None else found[0]
+
+
+def whole(dataset: Dataset, name: str, default: int | None, *, path: Path) -> int:
+    """The whole number of a tag, at least 0; FormatError if it is missing and there is no default."""
+    found = number(dataset, name, default, path=path)
+    if found is None:
+        raise FormatError(f"its {name} is missing", "repair the header", subject=path)
+    if found < 0 or found != int(found):
+        raise FormatError(f"its {name} is {found:g}", "repair the header", subject=path)
+    return int(found)
+
+
+def check_uids(dataset: Dataset, path: Path) -> None:
+    """Refuse identifiers that are none: somebody might build a path of them."""
+    for name in UID_TAGS:
+        if not re.fullmatch(r"[0-9.]{0,64}", text(dataset, name)):
+            raise FormatError(f"its {name} is no valid identifier", "repair the header", subject=path)
+
+
+def planes(dataset: Dataset, path: Path) -> list[Plane]:
+    """The slices that an image object holds.
+
+    Raises:
+        FormatError: sizes or geometry that cannot be read.
+    """
+    check_uids(dataset, path)
+    rows, columns = (whole(dataset, name, None, path=path) for name in ("Rows", "Columns"))
+    if not rows or not columns:
+        raise FormatError(f"it declares {rows} Rows and {columns} Columns", "repair the header", subject=path)
+    frames = whole(dataset, "NumberOfFrames", 1, path=path)
+    if not frames:
+        raise FormatError("its NumberOfFrames is 0", "repair the header", subject=path)
+    with quiet(path):
+        shared = _first(dataset, "SharedFunctionalGroupsSequence")
+        groups = list(dataset.get("PerFrameFunctionalGroupsSequence") or [])
+    if groups and len(groups) != frames:
+        raise FormatError(f"it declares {frames} frames and describes {len(groups)}", "repair the header", subject=path)
+    described = groups or [Dataset()] * frames
+    return [_plane(path, t, (columns, rows), (group, shared, dataset)) for t, group in enumerate(described)]
+
+
+def _plane(path: Path, t: int, size: tuple[int, int], places: tuple[Dataset, ...]) -> Plane:
+    """One frame; each value is looked for in the frame's own group, the shared one, then in the image itself."""
+
+    def find(name: str, group: str, count: int) -> Numbers | None:
+        for place in places:
+            with quiet(path):
+                inner = place if place is places[-1] else _first(place, group)
+            if (found := floats(inner, name, count, path=path)) is not None:
+                return found
+        return None
+
+    measures = "PixelMeasuresSequence"
+    slope = find("RescaleSlope", "PixelValueTransformationSequence", 1)
+    intercept = find("RescaleIntercept", "PixelValueTransformationSequence", 1)
+    thickness = find("SpacingBetweenSlices", measures, 1) or find("SliceThickness", measures, 1)
+    return Plane(
+        path=path,
+        frame=t,
+        size=size,
+        position=find("ImagePositionPatient", "PlanePositionSequence", 3),
+        orientation=find("ImageOrientationPatient", "PlaneOrientationSequence", 6),
+        spacing=_spacing(find("PixelSpacing", measures, 2), path),
+        thickness=abs(thickness[0]) if thickness else None,
+        scaling=(slope[0] if slope else 1.0, intercept[0] if intercept else 0.0),
+        times=(_temporal(places[0]), *(_soft(places[-1], name) for name in TIME_TAGS)),
+        uid=text(places[-1], "SOPInstanceUID"),
+    )
+
+
+def _spacing(found: Numbers | None, path: Path) -> Numbers | None:
+    if found is not None and min(found) <= 0:
+        raise GeometryError("its PixelSpacing is not positive", "repair the header", subject=path)
+    return found
+
+
+def _temporal(group: Dataset) -> float | None:
+    return _soft(_first(group, "FrameContentSequence"), "TemporalPositionIndex")
+
+
+def _soft(dataset: Dataset, name: str) -> float | None:
+    """A number that only helps to sort: None if it is no number."""
+    try:
+        value = dataset.get(name)
+        return None if value is None else float(value)
+    except Exception:  # whatever the parser makes of it, it is not needed
+        return None
+
+
+def _first(dataset: Dataset, name: str) -> Dataset:
+    items = dataset.get(name)
+    return items[0] if items else Dataset()
+
+
+def walk(folder: Path, most: int = 50_000) -> list[Path]:
+    """The regular files below a folder, in a stable order; links to folders are not followed.
+
+    Raises:
+        InputError: more files than any study has.
+    """
+    found: list[Path] = []
+    for place, folders, names in os.walk(folder, onerror=None, followlinks=False):
+        folders.sort()
+        found += [path for name in sorted(names) if (path := Path(place, name)).is_file()]
+        if len(found) > most:
+            raise InputError(f"holds more than {most} files", "give the folder of one study", subject=folder)
+    return found

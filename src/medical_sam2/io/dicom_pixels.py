@@ -1,0 +1,220 @@
+"""Pixels of DICOM files: every size that a stream claims is held against the header before a decoder sees it."""
+
+import struct
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from pydicom.dataset import Dataset
+from pydicom.encaps import generate_frames
+from pydicom.pixels import apply_color_lut, get_decoder
+from pydicom.uid import UID, RLELossless
+
+from medical_sam2.errors import FormatError
+from medical_sam2.io.dicom_headers import floats, quiet, read_dataset, text, whole
+from medical_sam2.io.files import require_memory
+
+JPEG_STARTS = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC} | {0xF7}
+"""Markers of a JPEG or JPEG-LS frame header, which holds its height and width."""
+FLOAT_TAGS = ("FloatPixelData", "DoubleFloatPixelData")
+
+
+@dataclass(frozen=True, eq=False)
+class Pixels:
+    """The decoded frames of one file.
+
+    Args:
+        frames: (H, W) or (H, W, 3) arrays of the wanted frames, decoded one by one.
+        padding: smallest and largest stored value that means "no data", None if there is none.
+        inverted: whether small values are bright (MONOCHROME1).
+        stored_bits: bits of a stored value.
+        warnings: what was odd.
+    """
+
+    frames: Iterable[NDArray]
+    padding: tuple[float, float] | None
+    inverted: bool
+    stored_bits: int
+    warnings: tuple[str, ...]
+
+    def upright(self, frame: NDArray) -> NDArray:
+        """Stored values with bright things large: the complement within the stored bits for MONOCHROME1."""
+        if not self.inverted or frame.dtype.kind == "f":
+            return frame
+        return ~frame if frame.dtype.kind == "i" else frame.dtype.type((1 << self.stored_bits) - 1) - frame
+
+
+def decode(path: Path, wanted: Sequence[int], max_bytes: int | None = None) -> Pixels:
+    """Decode some frames of a file, stored values, unscaled.
+
+    Raises:
+        FormatError: pixels missing, incomplete, or contradicting the header.
+    """
+    dataset = read_dataset(path, pixels=True)
+    notes: list[str] = []
+    shape = _shape(dataset, path)
+    require_memory(4 * int(np.prod(shape, dtype=object)) * len(wanted), path, max_bytes)
+    stored_bits = whole(dataset, "BitsStored", 16, path=path)
+    if any(name in dataset for name in FLOAT_TAGS):
+        frames: Iterable[NDArray] = _floats(dataset, shape, wanted, path)
+        notes.append("its pixels are floating-point numbers; they are used as they are")
+    else:
+        frames = _integers(dataset, shape, wanted, path, notes)
+    inverted = text(dataset, "PhotometricInterpretation") == "MONOCHROME1"
+    return Pixels(frames, _padding(dataset, path), inverted, stored_bits, tuple(notes))
+
+
+def _shape(dataset: Dataset, path: Path) -> tuple[int, int, int]:
+    rows, columns = (whole(dataset, name, None, path=path) for name in ("Rows", "Columns"))
+    samples = whole(dataset, "SamplesPerPixel", 1, path=path)
+    if not rows or not columns or samples not in (1, 3):
+        raise FormatError(f"it declares {rows} Rows, {columns} Columns, {samples} samples", "repair the header", subject=path)
+    return rows, columns, samples
+
+
+def _floats(dataset: Dataset, shape: tuple[int, int, int], wanted: Sequence[int], path: Path) -> list[NDArray]:
+    name = next(name for name in FLOAT_TAGS if name in dataset)
+    with quiet(path):
+        data = bytes(dataset[name].value)
+    dtype = np.dtype("<f4" if name == FLOAT_TAGS[0] else "<f8")
+    size = shape[0] * shape[1] * shape[2]
+    if shape[2] != 1 or len(data) < dtype.itemsize * size * (max(wanted) + 1):
+        raise FormatError("its floating-point pixel data are incomplete", "copy it again", subject=path)
+    return [np.frombuffer(data, dtype, size, dtype.itemsize * size * t).reshape(shape[:2]) for t in wanted]
+
+
+def _integers(
+    dataset: Dataset, shape: tuple[int, int, int], wanted: Sequence[int], path: Path, notes: list[str]
+) -> Iterator[NDArray]:
+    bits = whole(dataset, "BitsAllocated", None, path=path)
+    stored = whole(dataset, "BitsStored", bits, path=path)
+    if bits not in (8, 16, 32) or not 1 <= stored <= bits:
+        raise FormatError(f"BitsAllocated {bits} with BitsStored {stored} cannot be read", "convert the image", subject=path)
+    if whole(dataset, "HighBit", stored - 1, path=path) != stored - 1:
+        raise FormatError("its HighBit does not fit BitsStored", "convert the image", subject=path)
+    if "PixelData" not in dataset:
+        raise FormatError("its pixel data are missing: the file is truncated or incomplete", "copy it again", subject=path)
+    syntax = _syntax(dataset, path)
+    with quiet(path):
+        data = dataset.PixelData
+    if syntax.is_encapsulated:
+        _check_streams(dataset, data, shape, syntax, path)
+    else:
+        _check_length(dataset, len(data), shape, bits, path, notes)
+    return _decoded(dataset, shape, syntax, wanted, path)
+
+
+def _decoded(
+    dataset: Dataset, shape: tuple[int, int, int], syntax: UID, wanted: Sequence[int], path: Path
+) -> Iterator[NDArray]:
+    """The wanted frames, one at a time."""
+    decoder = get_decoder(syntax)
+    palette = text(dataset, "PhotometricInterpretation") == "PALETTE COLOR"
+    for t in wanted:
+        with quiet(path):
+            array = decoder.as_array(dataset, index=t)[0]
+            array = _to_bytes(apply_color_lut(array, dataset)) if palette else array
+        if array.shape[:2] != shape[:2]:
+            raise FormatError("its pixel data have another size than its header says", "convert the image", subject=path)
+        yield array
+
+
+def _to_bytes(array: NDArray) -> NDArray[np.uint8]:
+    return (array >> (8 * (array.dtype.itemsize - 1))).astype(np.uint8)
+
+
+def _syntax(dataset: Dataset, path: Path) -> UID:
+    """The transfer syntax, if there is a decoder for it."""
+    syntax = UID(text(dataset.file_meta, "TransferSyntaxUID"))
+    if not syntax and not dataset.file_meta:
+        return UID("1.2.840.10008.1.2")
+    try:
+        available = get_decoder(syntax).is_available
+    except (NotImplementedError, ValueError):
+        raise FormatError(
+            "its transfer syntax is unknown: no decoder for it exists", "convert it to explicit little-endian", subject=path
+        ) from None
+    if not available:
+        raise FormatError(
+            f"its transfer syntax ({syntax.name}) needs a decoder that is not installed",
+            "install medical-sam2[dicom]",
+            subject=path,
+        )
+    return syntax
+
+
+def _frame_count(dataset: Dataset, path: Path) -> int:
+    return whole(dataset, "NumberOfFrames", 1, path=path) or 1
+
+
+def _check_length(dataset: Dataset, held: int, shape: tuple[int, int, int], bits: int, path: Path, notes: list[str]) -> None:
+    rows, columns, samples = shape
+    subsampled = "422" in text(dataset, "PhotometricInterpretation")
+    needed = rows * columns * (2 if subsampled else samples) * _frame_count(dataset, path) * bits // 8
+    if held < needed:
+        raise FormatError(f"its pixel data are truncated: {held} of {needed} bytes are there", "copy it again", subject=path)
+    if held > needed + needed % 2:
+        notes.append(f"its pixel data are {held - needed} bytes too long; the surplus was not used")
+
+
+def _check_streams(dataset: Dataset, data: bytes, shape: tuple[int, int, int], syntax: UID, path: Path) -> None:
+    """Compare what each compressed frame says of its size with the header."""
+    count, found = _frame_count(dataset, path), 0
+    bits = whole(dataset, "BitsAllocated", None, path=path)
+    with quiet(path):
+        for stream in generate_frames(data, number_of_frames=count):
+            found += 1
+            if syntax == RLELossless:
+                _check_rle(stream, shape[2] * bits // 8, path)
+            elif _declared_size(stream) != shape[:2]:
+                raise FormatError("a compressed frame is broken or has another size", "copy it again", subject=path)
+    if found < count:
+        raise FormatError(f"{found} of {count} compressed frames are there: it is incomplete", "copy it again", subject=path)
+
+
+def _check_rle(stream: bytes, expected: int, path: Path) -> None:
+    """One segment for each byte of a pixel, at offsets that rise within the frame."""
+    if len(stream) < 64:
+        raise FormatError("an RLE frame is incomplete", "copy it again", subject=path)
+    count, *offsets = struct.unpack("<16I", stream[:64])
+    used = offsets[:count]
+    if count != expected or sorted(set(used)) != used or used[0] != 64 or used[-1] >= len(stream):
+        raise FormatError("the segments of an RLE frame are broken", "copy it again", subject=path)
+
+
+def _declared_size(stream: bytes) -> tuple[int, int] | None:
+    """(rows, columns) from the header of a JPEG, JPEG-LS or JPEG 2000 stream, None if it has none."""
+    if stream[:2] == b"\xff\xd8":
+        return next(_jpeg_sizes(stream), None)
+    start = stream.find(b"\xff\x4f\xff\x51")
+    if start < 0 or len(stream) < start + 42:
+        return None
+    width, height, left, top, tile_w, tile_h = struct.unpack(">6I", stream[start + 8 : start + 32])
+    tiles = -(-width // tile_w) * -(-height // tile_h) if tile_w and tile_h else 1 << 30
+    return (height - top, width - left) if tiles <= 1 << 16 else None
+
+
+def _jpeg_sizes(stream: bytes) -> Iterator[tuple[int, int]]:
+    """Walk over the markers before the scan."""
+    place = 2
+    while place + 9 <= len(stream) and stream[place] == 0xFF:
+        marker = stream[place + 1]
+        if marker == 0xFF:
+            place += 1
+            continue
+        length = int.from_bytes(stream[place + 2 : place + 4], "big")
+        if marker in JPEG_STARTS:
+            height, width = struct.unpack(">HH", stream[place + 5 : place + 9])
+            yield height, width
+        place += 2 + max(length, 2)
+
+
+def _padding(dataset: Dataset, path: Path) -> tuple[float, float] | None:
+    """PixelPaddingValue, which with a range limit is an interval; read with the sign of the pixels."""
+    value = floats(dataset, "PixelPaddingValue", 1, path=path)
+    if value is None:
+        return None
+    limit = floats(dataset, "PixelPaddingRangeLimit", 1, path=path) or value
+    return min(value[0], limit[0]), max(value[0], limit[0])

@@ -1,0 +1,133 @@
+"""DICOM Segmentation objects through highdicom: written for the series that was segmented, read back into its grid."""
+
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from io import BytesIO
+from pathlib import Path
+from types import ModuleType
+from warnings import catch_warnings, simplefilter
+
+import numpy as np
+from numpy.typing import NDArray
+from pydicom import dcmread
+from pydicom.dataset import Dataset
+from pydicom.uid import ExplicitVRLittleEndian
+
+from medical_sam2.errors import ConfigError, FormatError, GeometryError
+from medical_sam2.io import atomic
+from medical_sam2.io.dicom import DicomOrigin
+from medical_sam2.io.dicom_headers import quiet
+from medical_sam2.io.files import open_regular
+from medical_sam2.io.options import Loaded
+from medical_sam2.volume import Volume
+
+MAKER = "medical-sam2"
+
+
+def save(labels: NDArray, path: Path, like: Volume, names: Mapping[int, str]) -> None:
+    """Write labels as a binary DICOM-SEG: one segment for each label, one frame for each slice that it touches.
+
+    Patient, study and frame of reference come from the source series; every frame carries its own slice's position, so tilted
+    gantries stay right. Slices that were interpolated have no source and are left out.
+
+    Raises:
+        GeometryError: `like` was not read from DICOM files that are still there.
+        FormatError: nothing is segmented.
+    """
+    origin = _origin(like, path)
+    found = [int(label) for label in np.unique(labels) if label]
+    if not found:
+        raise FormatError("nothing is segmented, and a DICOM-SEG cannot be empty", "save to another format", subject=path)
+    sources, frames = _in_source_order(origin, np.searchsorted([0, *found], labels).astype(np.uint16))
+    descriptions = [(label, names.get(label, f"object {label}")) for label in found]
+    with catch_warnings():
+        simplefilter("ignore")
+        data = _encode(sources, frames, descriptions, path)
+    atomic.write_bytes(path, data)
+
+
+def _origin(like: Volume, path: Path) -> DicomOrigin:
+    origin = like.origin if isinstance(like, Loaded) else None
+    if not isinstance(origin, DicomOrigin):
+        raise GeometryError(
+            "a DICOM-SEG refers to DICOM images, and this volume was not read from DICOM files (or from a zip of them)",
+            "save to .nii.gz, .nrrd or .mha",
+            subject=path,
+        )
+    return origin
+
+
+def _in_source_order(origin: DicomOrigin, labels: NDArray[np.uint16]) -> tuple[list[Dataset], NDArray[np.uint16]]:
+    """The source objects and the frames (frame, row, column) in their order."""
+    stack = labels.transpose(2, 1, 0)
+    known = [(k, place) for k, place in enumerate(origin.slices) if place is not None]
+    files = list(dict.fromkeys(place[0] for _, place in known))
+    sources = [_without_pixels(file) for file in files]
+    if len(files) == len(known):
+        return sources, np.ascontiguousarray(stack[[k for k, _ in known]])
+    if len(files) > 1:
+        raise GeometryError("slices are spread over several multi-frame objects", "save to another format")
+    frames = np.zeros((int(sources[0].NumberOfFrames), *stack.shape[1:]), np.uint16)
+    for k, (_, frame) in known:
+        frames[frame] = stack[k]
+    return sources, frames
+
+
+def _without_pixels(path: Path) -> Dataset:
+    with open_regular(path) as stream, quiet(path):
+        return dcmread(stream, stop_before_pixels=True)
+
+
+def _encode(sources: list[Dataset], frames: NDArray[np.uint16], descriptions: list[tuple[int, str]], path: Path) -> bytes:
+    hd, codes = _highdicom(path)
+    algorithm = hd.AlgorithmIdentificationSequence(name=MAKER, version=_version(), family=codes.cid7162.ArtificialIntelligence)
+    segments = [
+        hd.seg.SegmentDescription(
+            segment_number=number,
+            segment_label=name[:64],
+            segmented_property_category=codes.SCT.Tissue,
+            segmented_property_type=codes.SCT.Tissue,
+            algorithm_type=hd.seg.SegmentAlgorithmTypeValues.SEMIAUTOMATIC,
+            algorithm_identification=algorithm,
+            tracking_id=f"{MAKER} label {label}",
+            tracking_uid=hd.UID(),
+        )
+        for number, (label, name) in enumerate(descriptions, 1)
+    ]
+    with quiet(path):
+        segmentation = hd.seg.Segmentation(
+            source_images=sources,
+            pixel_array=frames,
+            segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
+            segment_descriptions=segments,
+            series_instance_uid=hd.UID(),
+            series_number=9000,
+            sop_instance_uid=hd.UID(),
+            instance_number=1,
+            manufacturer=MAKER,
+            manufacturer_model_name=MAKER,
+            software_versions=_version(),
+            device_serial_number="1",
+            series_description="Segmentation",
+            content_label="SEGMENTATION",
+            transfer_syntax_uid=ExplicitVRLittleEndian,
+        )
+        buffer = BytesIO()
+        segmentation.save_as(buffer, enforce_file_format=True)
+    return buffer.getvalue()
+
+
+def _highdicom(path: Path) -> tuple[ModuleType, ModuleType]:
+    try:
+        import highdicom
+        from pydicom.sr.codedict import codes
+    except ImportError:
+        raise ConfigError("DICOM-SEG needs highdicom", "install medical-sam2[dicom]", subject=path) from None
+    return highdicom, codes  # type: ignore[return-value]
+
+
+def _version() -> str:
+    try:
+        return version(MAKER)
+    except PackageNotFoundError:
+        return "0"

@@ -1,0 +1,238 @@
+"""Opening files that cannot be trusted: no hanging on pipes, no memory for sizes a header merely claims, checked gzip."""
+
+import errno
+import gzip
+import io
+import os
+import stat
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medical_sam2.errors import FormatError, InputError, ResourceError
+
+GZIP_MAGIC = b"\x1f\x8b"
+DEFLATE_RATIO = 1040
+"""No deflate stream grows by more (1032 : 1 is the limit of the format)."""
+CHUNK = 1 << 20
+
+REASONS = {
+    errno.ENOENT: ("there is no such file", "check the path"),
+    errno.EACCES: ("may not be read", "change its permissions"),
+    errno.EPERM: ("may not be read", "change its permissions"),
+    errno.ELOOP: ("is a loop of symbolic links", "give the file itself"),
+    errno.ENAMETOOLONG: ("has a name that is too long", "give a shorter path"),
+    errno.ENOTDIR: ("lies below something that is no folder", "check the path"),
+}
+
+
+def explain(error: OSError, path: Path) -> InputError:
+    """The operating system's refusal as one of our errors, or ResourceError's sibling for what the machine lacks."""
+    problem, remedy = REASONS.get(error.errno or 0, ((error.strerror or "cannot be read").lower(), "check the path"))
+    return InputError(problem, remedy, subject=path)
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """Open a regular file for reading; a pipe or device is refused without waiting for it.
+
+    Raises:
+        InputError: missing, unreadable, or no regular file.
+        FormatError: empty.
+    """
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
+    try:
+        descriptor = os.open(path, flags)
+    except OSError as error:
+        raise explain(error, path) from None
+    except ValueError:
+        raise InputError("is no valid path", "give a path without a zero byte", subject=repr(str(path))) from None
+    status = os.fstat(descriptor)
+    try:
+        if stat.S_ISDIR(status.st_mode):
+            raise InputError("is a folder", "give a file", subject=path)
+        if not stat.S_ISREG(status.st_mode):
+            raise InputError("is a pipe or a device, not a file", "save its content to a file first", subject=path)
+        if status.st_size == 0:
+            raise FormatError("the file is empty", "copy or download it again", subject=path)
+    except InputError:
+        os.close(descriptor)
+        raise
+    return os.fdopen(descriptor, "rb")
+
+
+@dataclass
+class Content:
+    """The bytes of a file, unpacked where it is gzipped.
+
+    Args:
+        path: for messages.
+        stream: where reading goes on.
+        capacity: most bytes that it can hold: its size, or what gzip could make of it.
+        gzipped: whether it is unpacked on the fly.
+        warnings: what was odd about it.
+    """
+
+    path: Path
+    stream: BinaryIO
+    capacity: int
+    gzipped: bool
+    warnings: list[str] = field(default_factory=list)
+    position: int = 0
+
+    def read(self, count: int) -> bytes:
+        """Exactly `count` bytes, else FormatError."""
+        if count > self.capacity - self.position:
+            raise self.truncated(self.position + count)
+        data = self.stream.read(count)
+        self.position += len(data)
+        if len(data) < count:
+            raise self.truncated(self.position - len(data) + count)
+        return data
+
+    def skip(self, count: int) -> None:
+        """Pass over `count` bytes."""
+        while count > 0:
+            count -= len(self.read(min(count, CHUNK)))
+
+    def array(self, dtype: np.dtype, count: int, *, max_bytes: int | None = None) -> NDArray:
+        """The next `count` numbers, in the machine's byte order, in memory that is asked for only if they can be there."""
+        size = count * dtype.itemsize
+        if size > self.capacity - self.position:
+            raise self.truncated(self.position + size)
+        require_memory(size, self.path, max_bytes)
+        flat = np.empty(count, dtype)
+        view = memoryview(flat.view(np.uint8))
+        for start in range(0, size, CHUNK):
+            piece = view[start : start + CHUNK]
+            piece[:] = self.read(len(piece))
+        return flat if dtype.isnative else flat.byteswap(inplace=True).view(dtype.newbyteorder("="))
+
+    def finish(self) -> None:
+        """Read to the end, which checks gzip's checksum; note what follows the image."""
+        if not self.gzipped:
+            return
+        extra, allowed = 0, max(self.position, 64 * CHUNK)
+        try:
+            while data := self.stream.read(CHUNK):
+                extra += len(data)
+                if extra > allowed:
+                    raise FormatError("much more data follow than the header declares", "repair the file", subject=self.path)
+        except gzip.BadGzipFile as error:
+            if "Not a gzipped file" not in str(error):
+                raise
+            self.warnings.append("other data follow the compressed image; they were not read")
+        if extra:
+            self.warnings.append(f"{extra} bytes follow the image; they were not used")
+
+    def truncated(self, needed: int) -> FormatError:
+        """The error for a file that ends before byte `needed`."""
+        if self.gzipped:
+            return FormatError(
+                f"the image is truncated: its header declares {needed} bytes", "copy or download it again", subject=self.path
+            )
+        return FormatError(
+            f"the image is truncated: its header declares {needed} bytes, the file holds {self.capacity}",
+            "copy or download it again",
+            subject=self.path,
+        )
+
+
+@contextmanager
+def open_content(path: Path) -> Iterator[Content]:
+    """Open a file by what it holds, gzip or not, whatever it is called; broken compression becomes FormatError."""
+    with open_regular(path) as raw:
+        size = os.fstat(raw.fileno()).st_size
+        gzipped = raw.read(2) == GZIP_MAGIC
+        raw.seek(0)
+        with broken_compression(path):
+            if gzipped:
+                with gzip.GzipFile(fileobj=raw) as unpacked:
+                    yield Content(path, unpacked, size * DEFLATE_RATIO, True)  # type: ignore[arg-type]
+            else:
+                yield Content(path, raw, size, False)
+
+
+@contextmanager
+def broken_compression(path: Path) -> Iterator[None]:
+    """Translate the errors of zlib and gzip."""
+    try:
+        yield
+    except EOFError:
+        raise FormatError("the compressed data are truncated", "copy or download it again", subject=path) from None
+    except (gzip.BadGzipFile, zlib.error) as error:
+        what = "checksum (CRC) does not fit" if "CRC" in str(error) else "invalid compressed data"
+        raise FormatError(f"the file is corrupt: {what}", "copy or download it again", subject=path) from None
+
+
+@contextmanager
+def inflated(content: Content, data_size: int, *, raw_zlib: bool) -> Iterator[Content]:
+    """The rest of `content`, which is compressed though the file is not (NRRD, MetaImage), as a content of its own."""
+    if raw_zlib:
+        stream: io.IOBase = _ZlibStream(content.stream)
+    else:
+        stream = gzip.GzipFile(fileobj=content.stream)
+    with broken_compression(content.path):
+        yield Content(content.path, stream, data_size * DEFLATE_RATIO, True, content.warnings)  # type: ignore[arg-type]
+
+
+class _ZlibStream(io.RawIOBase):
+    """A zlib stream (with its Adler checksum) read in pieces."""
+
+    def __init__(self, source: BinaryIO) -> None:
+        self.source, self.unpacker, self.pending = source, zlib.decompressobj(), b""
+
+    def read(self, size: int = -1) -> bytes:
+        """Up to `size` bytes; EOFError where the stream breaks off."""
+        pieces, missing = [], size if size >= 0 else CHUNK
+        while missing > 0 and not self.unpacker.eof:
+            packed = self.unpacker.unconsumed_tail or self.source.read(1 << 16)
+            if not packed:
+                raise EOFError
+            piece = self.unpacker.decompress(packed, missing)
+            pieces.append(piece)
+            missing -= len(piece)
+        return b"".join(pieces)
+
+
+def require_memory(size: int, path: Path | str, max_bytes: int | None = None) -> None:
+    """Raise ResourceError if `size` bytes exceed the caller's limit or what the machine has free."""
+    if max_bytes is not None and size > max_bytes:
+        raise ResourceError(f"the image needs {megabytes(size)}, the limit is {megabytes(max_bytes)}", "crop it", subject=path)
+    free = free_memory()
+    if free is not None and size > free:
+        raise ResourceError(
+            f"the image needs {megabytes(size)}, {megabytes(free)} are free", "free memory or crop the image", subject=path
+        )
+
+
+def free_memory() -> int | None:
+    """Bytes that can be allocated without swapping, under the container's limit too; None where nobody says."""
+    found = [free for free in (_system_free(), _container_free()) if free is not None]
+    return min(found, default=None)
+
+
+def _system_free() -> int | None:
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
+    except (OSError, StopIteration, ValueError):
+        return None
+
+
+def _container_free() -> int | None:
+    try:
+        group = Path("/sys/fs/cgroup")
+        return int((group / "memory.max").read_text()) - int((group / "memory.current").read_text())
+    except (OSError, ValueError):
+        return None
+
+
+def megabytes(size: int) -> str:
+    """A size in words."""
+    return f"{size / 2**20:,.0f} MB"

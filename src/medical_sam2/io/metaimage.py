@@ -1,0 +1,177 @@
+"""MetaImage (.mha, .mhd): https://itk.org/Wiki/ITK/MetaIO/Documentation."""
+
+import sys
+import zlib
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medical_sam2.errors import FormatError
+from medical_sam2.io import atomic, textual
+from medical_sam2.io.files import Content, open_content
+from medical_sam2.io.grid import from_lps
+from medical_sam2.io.options import Loaded, Options
+from medical_sam2.volume import Volume
+
+TYPES = {
+    "MET_CHAR": "int8",
+    "MET_UCHAR": "uint8",
+    "MET_SHORT": "int16",
+    "MET_USHORT": "uint16",
+    "MET_INT": "int32",
+    "MET_UINT": "uint32",
+    "MET_LONG": "int32",
+    "MET_ULONG": "uint32",
+    "MET_LONG_LONG": "int64",
+    "MET_ULONG_LONG": "uint64",
+    "MET_FLOAT": "float32",
+    "MET_DOUBLE": "float64",
+}
+NAMES = {dtype: name for name, dtype in reversed(TYPES.items())}
+TRUTH = {"true": True, "t": True, "1": True, "false": False, "f": False, "0": False}
+
+
+@dataclass(frozen=True)
+class MetaOrigin:
+    """The grid as the source spells it: unit axes (columns), spacing, and the affine that they make."""
+
+    axes: NDArray[np.float64]
+    spacing: NDArray[np.float64]
+    affine: NDArray[np.float64]
+
+
+def read(path: Path, options: Options) -> Loaded:
+    """Read a MetaImage file; raises as `medical_sam2.io.load` does."""
+    with open_content(path) as content:
+        fields = _fields(content)
+        notes: list[str] = []
+        layout = _layout(fields, path)
+        origin = _origin(fields, path, notes)
+        loaded = textual.load(content, layout, origin.affine, options, notes)
+        return replace(loaded, origin=origin)
+
+
+def _fields(content: Content) -> dict[str, str]:
+    """The header, whose last line is ElementDataFile."""
+    fields: dict[str, str] = {}
+    while "elementdatafile" not in fields:
+        name, equals, value = textual.line(content, content.position).partition("=")
+        if not equals:
+            raise FormatError("its header ends before ElementDataFile", "repair the header", subject=content.path)
+        fields[name.strip().lower()] = value.strip()
+    return fields
+
+
+def _required(fields: dict[str, str], name: str, path: Path) -> str:
+    if name.lower() not in fields:
+        raise FormatError(f"its header lacks {name}", "repair the header", subject=path)
+    return fields[name.lower()]
+
+
+def _truth(fields: dict[str, str], name: str, path: Path) -> bool:
+    text = fields.get(name.lower(), "false").lower()
+    if text not in TRUTH:
+        raise FormatError(f"its {name} is neither True nor False", "repair the header", subject=path)
+    return TRUTH[text]
+
+
+def _layout(fields: dict[str, str], path: Path) -> textual.Layout:
+    sizes = textual.sizes(_required(fields, "DimSize", path), path, "DimSize")
+    if [float(len(sizes))] != textual.numbers(_required(fields, "NDims", path), path, "NDims") or not 2 <= len(sizes) <= 4:
+        raise FormatError(f"it has {len(sizes)} dimensions", "give a volume of three dimensions", subject=path)
+    if fields.get("binarydata", "true").lower() not in {"true", "t", "1"}:
+        raise FormatError("its voxels are written as text", "save it as binary data", subject=path)
+    kind = _required(fields, "ElementType", path).upper()
+    if kind not in TYPES:
+        raise FormatError(f"its ElementType {kind[:30]!r} cannot be read", "convert it to integers or float", subject=path)
+    big = _truth(fields, "BinaryDataByteOrderMSB", path) or _truth(fields, "ElementByteOrderMSB", path)
+    channels = textual.sizes(fields.get("elementnumberofchannels", "1"), path, "ElementNumberOfChannels")[0]
+    packed = _truth(fields, "CompressedData", path)
+    skip = textual.numbers(fields.get("headersize", "0"), path, "HeaderSize", 1)[0]
+    if skip < -1 or skip != int(skip) or (skip and packed):
+        raise FormatError(f"its HeaderSize {skip:g} cannot be used", "repair the header", subject=path)
+    i, j, k, frames = (*sizes, *[1] * (4 - len(sizes)))
+    dtype = np.dtype(TYPES[kind]).newbyteorder(">" if big else "<")
+    packing: textual.Packing = "zlib" if packed else "raw"
+    return textual.Layout(dtype, (i, j, k), channels, frames, packing, int(skip), _data_file(fields, path))
+
+
+def _data_file(fields: dict[str, str], path: Path) -> str | None:
+    name = fields["elementdatafile"]
+    if name.upper() == "LOCAL":
+        return None
+    if name.upper().startswith("LIST") or "%" in name:
+        raise FormatError("its data are spread over several files (ElementDataFile LIST)", "save it as one file", subject=path)
+    if not name:
+        raise FormatError("its ElementDataFile is empty", "repair the header", subject=path)
+    return name
+
+
+def _origin(fields: dict[str, str], path: Path, notes: list[str]) -> MetaOrigin:
+    """Axes in LPS: the first numbers of TransformMatrix are the first axis. A fourth dimension (time) is left out."""
+    count = len(fields["dimsize"].split())
+    matrix = _first(fields, ("transformmatrix", "rotation", "orientation"))
+    offset = _first(fields, ("offset", "position", "origin"))
+    spacing = _first(fields, ("elementspacing", "elementsize"))
+    if matrix is None or count == 2:
+        notes.append("orientation unknown (no TransformMatrix in three dimensions); assumed: axes to Left, Posterior, Superior")
+    axes = np.eye(max(count, 3))
+    if matrix is not None:
+        axes[:count, :count] = np.reshape(textual.numbers(matrix, path, "TransformMatrix", count * count), (count, count)).T
+    lengths, start = np.ones(max(count, 3)), np.zeros(max(count, 3))
+    if spacing is None:
+        notes.append("spacing unknown; 1 mm is assumed")
+    else:
+        lengths[:count] = textual.numbers(spacing, path, "ElementSpacing", count)
+    if (lengths <= 0).any():
+        raise FormatError("its ElementSpacing is not positive", "repair the header", subject=path)
+    if offset is not None:
+        start[:count] = textual.numbers(offset, path, "Offset", count)
+    affine = np.eye(4)
+    affine[:3, :3], affine[:3, 3] = axes[:3, :3] * lengths[:3], start[:3]
+    return MetaOrigin(axes[:3, :3], lengths[:3], from_lps(affine))
+
+
+def _first(fields: dict[str, str], names: tuple[str, ...]) -> str | None:
+    return next((fields[name] for name in names if name in fields), None)
+
+
+def save(array: NDArray, path: Path, like: Volume) -> None:
+    """Write an array in the grid of `like`, compressed, numbers with all their digits."""
+    if path.suffix.lower() == ".mhd":
+        raise FormatError("a header with its data apart would be two files", "save to .mha", subject=path)
+    axes, spacing = _spelled(like)
+    packed, size = _pack(array)
+    header = (
+        "ObjectType = Image\nNDims = 3\nBinaryData = True\n"
+        f"BinaryDataByteOrderMSB = {sys.byteorder == 'big'}\nCompressedData = True\nCompressedDataSize = {size}\n"
+        f"TransformMatrix = {_text(axes.T.ravel())}\nOffset = {_text(from_lps(like.affine)[:3, 3])}\n"
+        f"CenterOfRotation = 0 0 0\nElementSpacing = {_text(spacing)}\nDimSize = {' '.join(map(str, array.shape))}\n"
+        f"ElementType = {NAMES[array.dtype.name]}\nElementDataFile = LOCAL\n"
+    )
+    with atomic.writing(path) as stream:
+        stream.write(header.encode())
+        for piece in packed:
+            stream.write(piece)
+
+
+def _spelled(like: Volume) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Unit axes and spacing whose product is the affine: the source's own where there are, since division rounds."""
+    origin = like.origin if isinstance(like, Loaded) else None
+    if isinstance(origin, MetaOrigin) and np.array_equal(origin.affine, like.affine):
+        return origin.axes, origin.spacing
+    columns = from_lps(like.affine)[:3, :3]
+    spacing = np.linalg.norm(columns, axis=0)
+    return columns / spacing, spacing
+
+
+def _pack(array: NDArray) -> tuple[list[bytes], int]:
+    packer = zlib.compressobj(6)
+    pieces = [packer.compress(array[:, :, k].tobytes(order="F")) for k in range(array.shape[2])] + [packer.flush()]
+    return pieces, sum(map(len, pieces))
+
+
+def _text(vector: NDArray[np.float64]) -> str:
+    return " ".join(repr(float(value)) for value in vector)

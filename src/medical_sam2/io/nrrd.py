@@ -1,0 +1,205 @@
+"""NRRD and NHDR (Nearly Raw Raster Data): https://teem.sourceforge.net/nrrd/format.html."""
+
+import gzip
+import re
+import sys
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medical_sam2.errors import FormatError
+from medical_sam2.io import atomic, textual
+from medical_sam2.io.files import Content, open_content
+from medical_sam2.io.grid import from_lps
+from medical_sam2.io.options import Loaded, Options
+from medical_sam2.volume import Volume
+
+TYPES = {
+    "int8": ("signed char", "int8_t"),
+    "uint8": ("uchar", "unsigned char", "uint8_t"),
+    "int16": ("short", "short int", "signed short", "signed short int", "int16_t"),
+    "uint16": ("ushort", "unsigned short", "unsigned short int", "uint16_t"),
+    "int32": ("int", "signed int", "int32_t"),
+    "uint32": ("uint", "unsigned int", "uint32_t"),
+    "int64": ("longlong", "long long", "long long int", "signed long long", "signed long long int", "int64_t"),
+    "uint64": ("ulonglong", "unsigned long long", "unsigned long long int", "uint64_t"),
+    "float32": ("float",),
+    "float64": ("double",),
+}
+DTYPES = {alias: name for name, aliases in TYPES.items() for alias in (name, *aliases)}
+SPACES = {
+    "right-anterior-superior": (1, 1, 1),
+    "ras": (1, 1, 1),
+    "left-anterior-superior": (-1, 1, 1),
+    "las": (-1, 1, 1),
+    "left-posterior-superior": (-1, -1, 1),
+    "lps": (-1, -1, 1),
+}
+TIMED = {f"{space}{suffix}" for space in SPACES for suffix in ("-time", "t")}
+CHANNELS = {"vector", "list", "covariant-vector", "normal", "rgb-color", "rgba-color", "3-color", "4-color", "hsv-color"}
+VECTORS = {"complex", "quaternion", "2-vector", "3-vector", "4-vector", "3-gradient", "3-normal"}
+
+
+def read(path: Path, options: Options) -> Loaded:
+    """Read an NRRD file; raises as `medical_sam2.io.load` does."""
+    with open_content(path) as content:
+        fields = _fields(content)
+        notes: list[str] = []
+        layout, spatial = _layout(fields, path)
+        affine = _affine(fields, spatial, path, notes)
+        return textual.load(content, layout, affine, options, notes)
+
+
+def _fields(content: Content) -> dict[str, str]:
+    """The header up to its empty line, or to its end where the data are detached."""
+    if not textual.line(content, 0).startswith("NRRD"):
+        raise FormatError("this is no NRRD file", "check what it is", subject=content.path)
+    fields: dict[str, str] = {}
+    while text := textual.line(content, content.position):
+        if text.startswith("#") or ":=" in text:
+            continue
+        name, colon, value = text.partition(":")
+        if not colon:
+            raise FormatError("its header has a line without a colon", "repair the header", subject=content.path)
+        fields[name.strip().lower()] = value.strip()
+    return fields
+
+
+def _required(fields: dict[str, str], name: str, path: Path) -> str:
+    if name not in fields:
+        raise FormatError(f"its header lacks {name!r}", "repair the header", subject=path)
+    return fields[name]
+
+
+def _layout(fields: dict[str, str], path: Path) -> tuple[textual.Layout, list[int]]:
+    """The storage, and which axes of the file are spatial."""
+    sizes = textual.sizes(_required(fields, "sizes", path), path, "sizes")
+    if [float(len(sizes))] != textual.numbers(_required(fields, "dimension", path), path, "dimension"):
+        raise FormatError("its sizes do not fit its dimension", "repair the header", subject=path)
+    kinds = fields.get("kinds", "").lower().split() or ["domain"] * len(sizes)
+    spatial = _spatial(fields, kinds, sizes, path)
+    inner = int(np.prod(sizes[: spatial[0]], dtype=object)) if spatial[0] else 1
+    outer = int(np.prod(sizes[spatial[-1] + 1 :], dtype=object))
+    if spatial != list(range(spatial[0], spatial[0] + len(spatial))) or VECTORS & set(kinds):
+        raise FormatError("its axes hold vectors, not intensities", "extract one component as an image", subject=path)
+    channels, frames = inner, outer
+    if spatial[0] and kinds[0] in {"list", "time", "domain"} and inner > 1 and outer == 1:
+        raise FormatError(
+            f"each voxel holds {inner} values (4 dimensions)", "extract one as a 3-dimensional image", subject=path
+        )
+    i, j, k = (*(sizes[axis] for axis in spatial), *[1] * (3 - len(spatial)))
+    layout = textual.Layout(_dtype(fields, path), (i, j, k), channels, frames, *_storage(fields, path))
+    return layout, spatial
+
+
+def _spatial(fields: dict[str, str], kinds: list[str], sizes: list[int], path: Path) -> list[int]:
+    if "space directions" in fields:
+        directions = _vectors(fields["space directions"])
+        spatial = [axis for axis, text in enumerate(directions) if text != "none"]
+        complete = len(directions) == len(sizes)
+    else:
+        spatial = [axis for axis, kind in enumerate(kinds) if kind in {"domain", "space", "???", "none"}][-3:]
+        complete = len(kinds) == len(sizes)
+    if not complete or not 2 <= len(spatial) <= 3:
+        raise FormatError(f"{len(spatial)} of its {len(sizes)} dimensions are spatial", "give a volume", subject=path)
+    return spatial
+
+
+def _dtype(fields: dict[str, str], path: Path) -> np.dtype:
+    kind = _required(fields, "type", path).lower()
+    if kind not in DTYPES:
+        raise FormatError(f"its type {kind[:30]!r} cannot be read", "convert it to integers or float", subject=path)
+    order = fields.get("endian", "little").lower()
+    if order not in {"little", "big"}:
+        raise FormatError(f"its endian {order[:30]!r} is unknown", "repair the header", subject=path)
+    return np.dtype(DTYPES[kind]).newbyteorder("<" if order == "little" else ">")
+
+
+def _storage(fields: dict[str, str], path: Path) -> tuple[textual.Packing, int, str | None]:
+    encoding = _required(fields, "encoding", path).lower()
+    if encoding not in {"raw", "gzip", "gz"}:
+        raise FormatError(f"its encoding {encoding[:30]!r} cannot be read", "save it as raw or gzip", subject=path)
+    if fields.get("line skip", fields.get("lineskip", "0")) != "0":
+        raise FormatError("it uses a line skip", "save it again without", subject=path)
+    skip = textual.numbers(fields.get("byte skip", fields.get("byteskip", "0")), path, "byte skip", 1)[0]
+    if skip != int(skip) or skip < -1 or (skip and encoding != "raw"):
+        raise FormatError(f"its byte skip {skip:g} cannot be used", "repair the header", subject=path)
+    name = fields.get("data file", fields.get("datafile"))
+    if name is not None and (name.upper().startswith("LIST") or "%" in name):
+        raise FormatError("its data are spread over several files (data file LIST)", "save it as one file", subject=path)
+    return ("raw" if encoding == "raw" else "gzip"), int(skip), name
+
+
+def _affine(fields: dict[str, str], spatial: list[int], path: Path, notes: list[str]) -> NDArray[np.float64]:
+    affine = np.eye(4)
+    if "space directions" not in fields:
+        notes.append("orientation unknown (no space directions); assumed: axes to Left, Posterior, Superior from 0")
+        words = fields.get("spacings", "").split()
+        if not words:
+            notes.append("spacing unknown; 1 mm is assumed")
+        for row, axis in enumerate(spatial):
+            affine[row, row] = textual.numbers(words[axis] if axis < len(words) else "1", path, "spacings", 1)[0]
+        return from_lps(affine)
+    signs = _signs(fields, notes)
+    texts = [text for text in _vectors(fields["space directions"]) if text != "none"]
+    for column, text in enumerate(texts):
+        affine[:3, column] = textual.numbers(text.strip("()"), path, "space directions", 3)
+    if len(texts) == 2:
+        affine[:3, 2] = np.cross(*(affine[:3, c] / (np.linalg.norm(affine[:3, c]) or 1) for c in (0, 1)))
+    if "space origin" not in fields:
+        notes.append("no space origin; 0 is assumed")
+    else:
+        affine[:3, 3] = textual.numbers(fields["space origin"].strip("()"), path, "space origin", 3)
+    return np.diag([*signs, 1.0]) @ affine * _unit(fields, path, notes)
+
+
+def _vectors(text: str) -> list[str]:
+    return re.findall(r"\([^)]*\)|none", text.lower())
+
+
+def _signs(fields: dict[str, str], notes: list[str]) -> tuple[int, int, int]:
+    space = fields.get("space", "").lower()
+    if space in TIMED:
+        space = space.removesuffix("-time") if space.endswith("-time") else space[:-1]
+    if space not in SPACES:
+        notes.append(f"orientation unknown (space {space[:30]!r}); left-posterior-superior is assumed")
+    return SPACES.get(space, (-1, -1, 1))
+
+
+def _unit(fields: dict[str, str], path: Path, notes: list[str]) -> NDArray[np.float64]:
+    """Factor to millimetres, for every entry but the last row."""
+    units = set(re.findall(r'"([^"]*)"', fields.get("space units", ""))) - {"", "???"}
+    factors = {"mm": 1.0, "millimeter": 1.0, "m": 1000.0, "cm": 10.0, "um": 0.001, "µm": 0.001}
+    if len(units) > 1 or not units <= set(factors):
+        raise FormatError("its space units cannot be used", "give millimetres", subject=path)
+    factor = factors[units.pop()] if units else 1.0
+    if factor != 1:
+        notes.append("lengths are not stored in millimetres; they were converted")
+    scale = np.ones((4, 1))
+    scale[:3] = factor
+    return scale
+
+
+def save(array: NDArray, path: Path, like: Volume) -> None:
+    """Write an array in the grid of `like`, in LPS space, numbers with all their digits, gzipped."""
+    if path.suffix.lower() == ".nhdr":
+        raise FormatError("a detached header would be two files", "save to .nrrd", subject=path)
+    affine = from_lps(like.affine)
+    directions = " ".join(_text(affine[:3, column]) for column in range(3))
+    kind = "float" if array.dtype == np.float32 else "double" if array.dtype == np.float64 else array.dtype.name
+    order = "big" if sys.byteorder == "big" else "little"
+    header = (
+        f"NRRD0004\ntype: {kind}\ndimension: 3\nspace: left-posterior-superior\n"
+        f"sizes: {' '.join(map(str, array.shape))}\nspace directions: {directions}\nkinds: domain domain domain\n"
+        f"endian: {order}\nencoding: gzip\nspace origin: {_text(affine[:3, 3])}\n\n"
+    )
+    with atomic.writing(path) as stream:
+        stream.write(header.encode())
+        with gzip.GzipFile("", "wb", 6, stream, mtime=0) as packed:
+            for k in range(array.shape[2]):
+                packed.write(array[:, :, k].tobytes(order="F"))
+
+
+def _text(vector: NDArray[np.float64]) -> str:
+    return f"({','.join(repr(float(value)) for value in vector)})"

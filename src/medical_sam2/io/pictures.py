@@ -1,0 +1,149 @@
+"""Ordinary 2D images: PNG, JPEG, TIFF, BMP; one file is one picture, or several pages."""
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+from medical_sam2.errors import AmbiguousError, FormatError, InputError
+from medical_sam2.io.files import open_regular, require_memory
+from medical_sam2.io.options import Options
+
+FORMATS = ("PNG", "JPEG", "TIFF", "BMP")
+SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp"})
+GREY = {"1", "L", "I", "F", "I;16", "I;16B", "I;16L", "I;16N"}
+ORIENTATION = 0x0112
+MOST_PIXELS = 1 << 30
+DEPTHS = 0x0102
+
+
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """A 2D image, as its file stores it (rows downwards, columns to the right).
+
+    Args:
+        array: (H, W) intensities, or (H, W, 3) RGB bytes.
+        spacing_mm: distance between rows and between columns, where the file tells.
+        modality: DICOM code of the modality where known.
+        source: the file.
+        frame: which page or frame of it, from 0.
+        warnings: what the reader noticed, one line each.
+    """
+
+    array: NDArray[np.generic]
+    spacing_mm: tuple[float, float] | None = None
+    modality: str | None = None
+    source: Path | None = None
+    frame: int = 0
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Height and width in pixels."""
+        return self.array.shape[0], self.array.shape[1]
+
+    @property
+    def colour(self) -> bool:
+        """Whether it has three channels."""
+        return self.array.ndim == 3
+
+
+def read(path: Path, options: Options, *, all_frames: bool = False) -> tuple[Picture, ...]:
+    """Read a picture, or the pages of one.
+
+    Raises:
+        FormatError: broken, or of another format.
+        AmbiguousError: several pages, and neither `frame` nor `all_frames`.
+    """
+    with open_regular(path) as stream, _quiet(path), Image.open(stream, formats=FORMATS) as image:
+        require_memory(4 * image.width * image.height, path, options.max_bytes)
+        if image.width * image.height > MOST_PIXELS:
+            raise FormatError(f"it has {image.width} × {image.height} pixels", "crop it", subject=path)
+        pages = getattr(image, "n_frames", 1)
+        return tuple(_page(image, page, path) for page in _pages(pages, options.frame, all_frames, path))
+
+
+def _pages(pages: int, frame: int | None, all_frames: bool, path: Path) -> range:
+    if frame is not None:
+        if not 0 <= frame < pages:
+            raise InputError(f"there is no page {frame} among {pages}", f"use 0 to {pages - 1}", subject=path)
+        return range(frame, frame + 1)
+    if pages > 1 and not all_frames:
+        listed = (f"--frame 0 (first page) to --frame {pages - 1} (last page)", "--all-frames (each page a picture)")
+        raise AmbiguousError(f"it holds {pages} pages", "choose one or all", subject=path, choices=listed)
+    return range(pages)
+
+
+def _page(image: Image.Image, page: int, path: Path) -> Picture:
+    image.seek(page)
+    notes = []
+    turned = image.getexif().get(ORIENTATION, 1)
+    if turned not in (0, 1):
+        notes.append(
+            f"viewers turn it (EXIF orientation {turned}); the pixels are used as stored, rows and columns refer to those"
+        )
+    if max(image.size) == 1:
+        notes.append("the image is a single pixel")
+    depths = image.info.get("bits") or getattr(image, "tag_v2", {}).get(DEPTHS, 8)
+    deep = image.mode in {"RGB", "RGBA"} and (max(np.atleast_1d(depths)) > 8 or _sixteen_bit_png(image, path))
+    if deep:
+        notes.append("its colours are 16 bits deep; they were reduced to 8")
+    return Picture(_pixels(image, notes), source=path, frame=page, warnings=tuple(notes))
+
+
+def _sixteen_bit_png(image: Image.Image, path: Path) -> bool:
+    """Byte 24 of a PNG is its bit depth; Pillow reduces colours to 8 bits without a word."""
+    if image.format != "PNG":
+        return False
+    with open_regular(path) as stream:
+        return stream.read(25)[24:] == b"\x10"
+
+
+def _pixels(image: Image.Image, notes: list[str]) -> NDArray:
+    if image.mode in GREY:
+        array = np.array(image)
+        if array.dtype == bool:
+            return array.astype(np.uint8) * np.uint8(255)
+        return _finite(array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("=")), notes)
+    if image.mode in {"LA", "La"}:
+        return np.array(image.getchannel("L"))
+    colours = np.array(image.convert("RGB"))
+    return colours[..., 0].copy() if image.mode == "P" and _grey(colours) else colours
+
+
+def _finite(array: NDArray, notes: list[str]) -> NDArray:
+    bad = ~np.isfinite(array) if array.dtype.kind == "f" else np.zeros(1, bool)
+    if bad.all():
+        raise FormatError("no pixel holds a finite value", "export the image again")
+    if bad.any():
+        notes.append(f"{int(bad.sum())} pixels are NaN or infinite; they count as background (the smallest value)")
+        array[bad] = array[~bad].min()
+    return array
+
+
+def _grey(colours: NDArray[np.uint8]) -> bool:
+    return bool((colours == colours[..., :1]).all())
+
+
+@contextmanager
+def _quiet(path: Path) -> Iterator[None]:
+    """Turn what Pillow throws at damaged files into FormatError."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    except (InputError, AmbiguousError) as error:
+        raise error.about(path) from None
+    except UnidentifiedImageError:
+        raise FormatError("this is no PNG, JPEG, TIFF or BMP image, or a damaged one", "convert it", subject=path) from None
+    except Image.DecompressionBombError:
+        raise FormatError("it declares an absurd number of pixels", "check where it came from", subject=path) from None
+    except (OSError, SyntaxError, ValueError, EOFError, KeyError, TypeError, OverflowError, IndexError) as error:
+        cut = "truncated" in str(error) or isinstance(error, EOFError)
+        problem = "the image is truncated" if cut else "the image is damaged"
+        raise FormatError(problem, "copy or download it again", subject=path) from None
