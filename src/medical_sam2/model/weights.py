@@ -1,0 +1,154 @@
+"""Weights: from a name, a file, a folder or the Hugging Face hub to a network, and back to a folder.
+
+Official checkpoints (SAM 2.0, SAM 2.1), their fine-tunes (MedSAM2, Medical SAM 2), folders of transformers'
+`Sam2VideoModel` and this package's own are read; only tensors are ever taken out of a file, and every one must fit.
+"""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors.torch import save
+from torch import Tensor
+
+from medical_sam2.errors import WeightsError
+from medical_sam2.model.catalogue import CONFIG_FILE, EMBEDDED, KNOWN, MODEL_FILE, Known, available
+from medical_sam2.model.hub import fetched, is_hub_id
+from medical_sam2.model.keys import from_official, from_transformers, is_official
+from medical_sam2.model.pyramid import ConvPyramid
+from medical_sam2.model.sam2 import Sam2
+from medical_sam2.model.settings import Settings, check_image_size, parse
+from medical_sam2.model.sizes import Hiera, configuration, pyramid
+from medical_sam2.model.tensors import listed, read_config, read_tensors
+
+__all__ = ["Known", "available", "load_backbone", "read_weights", "save_backbone"]
+
+
+def load_backbone(
+    name_or_path: str | Path = "nano", *, image_size: int | None = None, memory_dtype: torch.dtype | None = None
+) -> Sam2:
+    """A network with its weights, in float32, ready to be used.
+
+    Args:
+        name_or_path: a name that `available` lists, a file (.safetensors, .pt), a folder with model.safetensors, or an id on
+            the Hugging Face hub ("facebook/sam2.1-hiera-tiny"), with a file of that repository where it holds several.
+        image_size: side of the network's square input in pixels, a multiple of 32; that of its training unless given.
+        memory_dtype: type that memories are rounded to; the official predictor uses bfloat16.
+
+    Raises:
+        WeightsError: there are no such weights, they cannot be reached, are broken, hold anything but finite numbers, or do
+            not fit: every weight that is missing or too many is named.
+        AmbiguousError: a repository on the hub holds several files of weights.
+    """
+    weights, settings, path = read_weights(name_or_path)
+    size = settings.image_size if image_size is None else check_image_size(image_size)
+    try:
+        return _network(weights, settings, size, memory_dtype)
+    except WeightsError as error:
+        raise error.about(path) from error
+
+
+def read_weights(name_or_path: str | Path) -> tuple[dict[str, Tensor], Settings, Path]:
+    """Weights under the names of `Sam2`, what else there is to know of the network, and the file they came from.
+
+    Raises:
+        WeightsError, AmbiguousError: as for `load_backbone`.
+    """
+    known = KNOWN.get(str(name_or_path))
+    path = _located(str(name_or_path) if known is None else known.source, known)
+    file = path / MODEL_FILE if path.is_dir() else path
+    weights = read_tensors(file)
+    config = file.with_name(CONFIG_FILE)
+    if is_official(weights):
+        return from_official(weights), Settings(image_size=known.image_size if known else 1024), file
+    try:
+        settings = parse(read_config(config)) if config.is_file() and file.name == MODEL_FILE else Settings()
+    except WeightsError as error:
+        raise error.about(config) from error
+    return from_transformers(weights), settings, file
+
+
+def save_backbone(network: Sam2, folder: Path, *, dtype: torch.dtype = torch.float32) -> None:
+    """Write a folder that `load_backbone` reads: model.safetensors and config.json, each whole or not at all.
+
+    Args:
+        network: weights and settings to write.
+        folder: made if it does not exist.
+        dtype: float32, bfloat16 or float16.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in network.state_dict().items()}
+    settings = json.dumps(_settings(network).as_json(), indent=2) + "\n"
+    _write(folder / CONFIG_FILE, settings.encode())
+    _write(folder / MODEL_FILE, save(weights, {"format": "pt"}))
+
+
+def _network(weights: Mapping[str, Tensor], settings: Settings, size: int, memory_dtype: torch.dtype | None) -> Sam2:
+    """Shapes are compared on a network that takes no memory; only then are the numbers copied."""
+    with torch.device("meta"):
+        encoder = pyramid(weights) if settings.encoder == "pyramid" else None
+        config = configuration(weights, size, encoder=settings.hiera, heads=settings.mask_heads)
+        network = Sam2(config, encoder, pixels=settings.pixels, memory_dtype=memory_dtype)
+    _check_fit(network.state_dict(), weights)
+    for name, tensor in weights.items():
+        if not tensor.isfinite().all():
+            raise WeightsError(f"{name} holds NaN or infinite numbers", "fetch or train the weights again")
+    copies = {name: tensor.to(torch.float32, copy=True) for name, tensor in weights.items()}
+    network.load_state_dict(copies, assign=True)
+    attention = network.memory_attention  # its tables are computed, no file holds them
+    attention.rotary_emb = type(attention.rotary_emb)(config)
+    attention.position_ids = attention.precompute_positions(config)
+    return network.requires_grad_(True).eval()
+
+
+def _check_fit(wanted: Mapping[str, Tensor], got: Mapping[str, Tensor]) -> None:
+    """Every weight, by name and shape."""
+    shapes = [
+        f"{name} has shape {tuple(got[name].shape)} where the network has {tuple(wanted[name].shape)}"
+        for name in sorted(wanted.keys() & got.keys())
+        if wanted[name].shape != got[name].shape
+    ]
+    parts = {"missing": wanted.keys() - got.keys(), "unexpected": got.keys() - wanted.keys()}
+    faults = [f"{what} {listed(names)}" for what, names in parts.items() if names] + shapes
+    if faults:
+        raise WeightsError("; ".join(faults), "give weights of a SAM 2 or SAM 2.1 network")
+
+
+def _settings(network: Sam2) -> Settings:
+    encoder = network.vision_encoder
+    heads = network.config.mask_decoder_config.num_attention_heads
+    if isinstance(encoder, ConvPyramid):
+        return Settings("pyramid", network.image_size, network.pixels, heads)
+    trunk = network.config.vision_config.backbone_config
+    windows, everywhere = tuple(trunk.window_size_per_stage), tuple(trunk.global_attention_blocks)
+    return Settings("hiera", network.image_size, network.pixels, heads, Hiera(trunk.num_attention_heads, windows, everywhere))
+
+
+def _located(name: str, known: Known | None) -> Path:
+    """The file or folder, fetched from the hub if it must be."""
+    if known is not None and known.source == "embedded":
+        if not known.here:
+            raise WeightsError("these weights are not in this installation", "reinstall the package", subject=known.name)
+        return EMBEDDED / known.name
+    path = Path(name)
+    if known is None and (path.exists() or not is_hub_id(name)):
+        if path.suffix or path.exists():
+            return path
+        problem = "there are no weights of this name, and no such file or folder"
+        raise WeightsError(problem, f"give a path, an id on the Hugging Face hub, or one of {', '.join(KNOWN)}", subject=name)
+    return fetched(name)
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Beside the target first, then moved there at once."""
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with draft.open("wb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
