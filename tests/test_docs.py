@@ -35,12 +35,18 @@ def with_blocks(language: str) -> list[Path]:
     return [page for page in PAGES if blocks(page, language)]
 
 
-@pytest.fixture
-def case(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with the files that the pages speak of: a small cut of the phantom."""
+@pytest.fixture(scope="module")
+def phantom() -> tuple[nib.Nifti1Image, nib.Nifti1Image]:
+    """A small cut of the phantom, and the outline of its liver."""
     image, liver = runpy.run_path(str(ROOT / "examples" / "phantom.py"))["make"]()
-    nib.save(image.slicer[30:94, 40:104, 16:24], tmp_path / "ct.nii.gz")
-    nib.save(liver.slicer[30:94, 40:104, 16:24], tmp_path / "truth.nii.gz")
+    return image.slicer[30:94, 40:104, 16:24], liver.slicer[30:94, 40:104, 16:24]
+
+
+@pytest.fixture
+def case(phantom: tuple[nib.Nifti1Image, nib.Nifti1Image], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current folder, with the files that the pages speak of."""
+    for image, file in zip(phantom, ("ct.nii.gz", "truth.nii.gz"), strict=True):
+        nib.save(image, tmp_path / file)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -56,12 +62,12 @@ def test_python_of_the_pages_runs(page: Path) -> None:
 @pytest.mark.parametrize("page", with_blocks("sh"), ids=name)
 @pytest.mark.usefixtures("case")
 def test_commands_of_the_pages_parse(page: Path) -> None:
-    from medical_sam2.cli import app
+    from medical_sam2.cli import build
 
     for line in "\n".join(blocks(page, "sh")).replace("\\\n", " ").splitlines():
         words = shlex.split(line, comments=True)
         if words[:1] == ["medsam2"]:
-            app.parse_args(words[1:], exit_on_error=False, print_error=False)
+            build().parse_args(words[1:], exit_on_error=False, print_error=False)
         elif words and words[0].startswith(("scripts/", ".ci/")):
             assert (ROOT / words[0]).is_file(), line
 
