@@ -6,7 +6,7 @@ from medical_sam2.data.synthetic.parts import blob, ground, lesion, walk, within
 from medical_sam2.data.synthetic.scene import Anatomy, Scene, Task
 from medical_sam2.data.synthetic.shapes import Patch
 
-LOOKS = ("t1", "t1", "t2", "flair", "flair", "ct", "")
+LOOKS = ("t1", "t1", "t2", "flair", "flair", "head_ct", "")
 
 
 def brain(scene: Scene) -> Anatomy:

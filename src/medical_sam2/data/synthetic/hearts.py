@@ -62,10 +62,10 @@ def atrium(scene: Scene) -> Anatomy:
     field = scene.whole(scene.rough(space.ellipsoid(centre, radii), 2.5))
     for side in (-1, 1):
         for up in (-1, 1):
-            start = centre + (up * radii[0] * 0.4, 2, side * radii[2] * 0.6)
+            start = centre + np.array([up * radii[0] * 0.4, 2, side * radii[2] * 0.6])
             path = walk(rng, start, (up * 0.5, rng.uniform(-0.2, 0.8), side), length=rng.uniform(18, 45), bend=0.15)
             space.draw_tube(field, path, np.linspace(rng.uniform(5, 8), rng.uniform(2.5, 4.5), len(path)))
-    lobe = centre + (6, -10, radii[2] * 0.7)
+    lobe = centre + np.array([6, -10, radii[2] * 0.7])
     space.draw_tube(field, walk(rng, lobe, (0.3, -1, 0.6), length=14), 5.0)
     whole = space.everywhere(field)
     wall = scene.add("muscle", whole.grown(rng.uniform(0.8, 2.2)))

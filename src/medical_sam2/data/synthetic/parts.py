@@ -36,9 +36,11 @@ def within(rng: np.random.Generator, spread: Triple, centre: Triple = (0, 0, 0))
 def lesion(scene: Scene, centre: Triple, radius: float, *, over: Iterable[int] | None = None) -> list[Task]:
     """A tumour: plain, or with a rim, a dead core and a swollen surrounding, each nested in the next."""
     rng = scene.rng
+    kind = rng.uniform() if radius >= 5 else 0
+    if scene.own is not None:
+        centre, radius = _elsewhere(scene, scene.own, centre, radius)
     body = scene.rough(blob(scene, centre, radius), rng.uniform(0.03, 0.3) * radius)
-    kind = rng.uniform()
-    if kind < 0.5 or radius < 5:
+    if kind < 0.5:
         return [(scene.add("lesion", body, over=over),)]
     tasks: list[Task] = []
     outer: tuple[int, ...] = ()
@@ -51,6 +53,14 @@ def lesion(scene: Scene, centre: Triple, radius: float, *, over: Iterable[int] |
     core = scene.add("necrosis", dead, over=[rim])
     tasks += [(*outer, rim, core), (rim, core), (core,)]
     return tasks
+
+
+def _elsewhere(scene: Scene, own: np.random.Generator, centre: Triple, radius: float) -> tuple[Triple, float]:
+    """The same finding in another patient: another place and size, still in view of a single slice."""
+    z, y, x = np.asarray(centre) + own.normal(0, 10, 3)
+    if scene.space.shape[0] == 1:
+        z = scene.space.coords[0].mean() + own.normal(0, 0.3 * radius)
+    return (float(z), float(y), float(x)), radius * float(np.exp(own.normal(0, 0.25)))
 
 
 def rope(scene: Scene, middle_yx: tuple[float, float], sway: float, *, step: float = 8) -> NDArray[np.float64]:

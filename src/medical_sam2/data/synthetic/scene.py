@@ -36,10 +36,11 @@ class Scene:
     Args:
         rng: where outlines and positions come from.
         space: where every voxel lies.
+        own: what differs between patients of one anatomy; without it the scene is the only one of its kind.
     """
 
-    def __init__(self, rng: np.random.Generator, space: Space) -> None:
-        self.rng, self.space = rng, space
+    def __init__(self, rng: np.random.Generator, space: Space, own: np.random.Generator | None = None) -> None:
+        self.rng, self.space, self.own = rng, space, own
         self.labels: Labels = np.zeros(space.shape, np.uint8)
         self.tissues = ["air"]
         self._rough: dict[float, Field] = {}
@@ -77,6 +78,10 @@ class Scene:
             self._rough[scale] = spline_noise(self.rng, self.space.shape, [scale / step for step in self.pitch])
         flips = tuple(slice(None, None, int(self.rng.choice([-1, 1]))) for _ in range(3))
         return self._rough[scale][flips]
+
+    def forget(self, scale: float) -> None:
+        """Make the next noise of that scale a new one."""
+        self._rough.pop(scale, None)
 
     def whole(self, patch: Patch) -> Field:
         """The field of a patch on the whole grid, negative outside of its box."""

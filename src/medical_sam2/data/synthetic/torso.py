@@ -120,7 +120,7 @@ def spine(scene: Scene, middle_yx: tuple[float, float], scale: float) -> list[Ta
     """Vertebrae one over the other, discs between them, arches around a canal with fluid and a cord."""
     rng, space = scene.rng, scene.space
     path = rope(scene, middle_yx, 1.5)
-    back = path + (0, 13 * scale, 0)
+    back = path + np.array([0, 13 * scale, 0])
     arch = scene.add("bone", space.tube(back, 7.8 * scale))
     disc = scene.add("disc", space.tube(path, 8.5 * scale))
     pitch, bodies, skip = rng.uniform(13, 20) * scale, [], rng.uniform(0.3, 0.5)

@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 from medical_sam2.data.synthetic import heads, hearts, torso, zoo
 from medical_sam2.data.synthetic.fields import nearest
 from medical_sam2.data.synthetic.quality import distinct, visible
-from medical_sam2.data.synthetic.render import LOOKS, Acquisition, render
+from medical_sam2.data.synthetic.render import Acquisition, render
 from medical_sam2.data.synthetic.scene import Anatomy, Scene
 from medical_sam2.data.synthetic.shapes import random_space
+from medical_sam2.data.synthetic.tissues import LOOKS
 
 Kind = Literal["volume", "set"]
 
