@@ -1,0 +1,5 @@
+"""Pictures to judge a segmentation by at a glance, in the way of a radiologist's screen."""
+
+from medical_sam2.preview.pictures import animation, contact_sheet, montage, save
+
+__all__ = ["animation", "contact_sheet", "montage", "save"]

@@ -1,0 +1,182 @@
+"""One slice as a picture: grey values in true proportions, coloured outlines, prompts and letters."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from medical_sam2.prompts import FramePrompt
+
+Colour = tuple[int, int, int]
+
+BACKGROUND, TEXT, MUTED, INSIDE, OUTSIDE = (18, 18, 20), (235, 235, 235), (160, 160, 165), (40, 210, 90), (240, 60, 60)
+PALETTE: tuple[Colour, ...] = (
+    (255, 176, 0),
+    (86, 180, 255),
+    (0, 200, 140),
+    (255, 105, 180),
+    (240, 228, 66),
+    (255, 110, 50),
+    (170, 130, 255),
+    (120, 230, 230),
+)
+"""Bright on grey, and told apart by eyes that see red and green alike; further objects begin anew."""
+
+_FINE = 2  # drawn so many times larger, then reduced: smooth outlines
+_LINE, _FILL = 3, 0.16  # width in fine pixels, opacity
+
+
+@dataclass(frozen=True)
+class Crop:
+    """The part of a slice that a picture shows.
+
+    Args:
+        low_yx: first row and column.
+        size_yx: how many of each.
+        scale_yx: pixels of the picture for each of the slice, along rows and columns.
+    """
+
+    low_yx: tuple[int, int]
+    size_yx: tuple[int, int]
+    scale_yx: tuple[float, float]
+
+    @property
+    def size_px(self) -> tuple[int, int]:
+        """Width and height of the picture."""
+        height, width = (max(1, round(n * scale)) for n, scale in zip(self.size_yx, self.scale_yx, strict=True))
+        return width, height
+
+    def cut(self, slice_hw: NDArray[np.generic]) -> NDArray[np.generic]:
+        """This part of a slice."""
+        (top, left), (rows, columns) = self.low_yx, self.size_yx
+        return slice_hw[top : top + rows, left : left + columns]
+
+    def place(self, x: float, y: float) -> tuple[float, float]:
+        """Where the centre of a pixel of the slice lies in the picture."""
+        (top, left), (down, right) = self.low_yx, self.scale_yx
+        return (x - left + 0.5) * right, (y - top + 0.5) * down
+
+
+@cache
+def font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    """The font that comes with Pillow, in pixels."""
+    return ImageFont.load_default(size)
+
+
+def colours_of(labels: Iterable[int]) -> dict[int, Colour]:
+    """A colour for each label, in order."""
+    return {label: PALETTE[place % len(PALETTE)] for place, label in enumerate(sorted(labels))}
+
+
+def to_grey(slice_hw: NDArray[np.generic], window: tuple[float, float]) -> NDArray[np.uint8]:
+    """Intensities as grey values, clipped to the window; what is not finite is black."""
+    low, high = window
+    scaled = (np.nan_to_num(slice_hw.astype(np.float32), nan=low, posinf=high, neginf=low) - low) * (255 / (high - low))
+    return np.clip(np.rint(scaled), 0, 255).astype(np.uint8)
+
+
+def tile(
+    image: NDArray[np.generic],
+    labels_hw: NDArray[np.generic] | None,
+    crop: Crop,
+    colours: Mapping[int, Colour],
+    prompts: Sequence[FramePrompt] = (),
+) -> Image.Image:
+    """A slice (H, W), or an image (H, W, 3), of uint8, with its objects outlined and its prompts marked."""
+    large = Crop(crop.low_yx, crop.size_yx, (crop.scale_yx[0] * _FINE, crop.scale_yx[1] * _FINE))
+    picture = Image.fromarray(crop.cut(image)).convert("RGB").resize(large.size_px, Image.Resampling.BICUBIC)
+    if labels_hw is not None:
+        part = crop.cut(labels_hw)
+        for label in np.unique(part[part != 0]).tolist():
+            paint(picture, part == label, colours[label])
+    for prompt in prompts:
+        if prompt.mask_hw is not None:
+            paint(picture, crop.cut(prompt.mask_hw) != 0, TEXT, fill=0)
+    picture = picture.resize(crop.size_px, Image.Resampling.BOX)
+    for prompt in prompts:
+        mark(picture, prompt, crop)
+    return picture
+
+
+def paint(picture: Image.Image, mask_hw: NDArray[np.bool_], colour: Colour, *, fill: float = _FILL) -> None:
+    """Outline and faintly fill a mask, stretched over the picture."""
+    region = _stretched(mask_hw, picture.size)
+    opacity = np.where(_eroded(region, _LINE), 255 * fill, 255.0 * region)
+    picture.paste(colour, (0, 0), Image.fromarray(opacity.astype(np.uint8)))
+
+
+def _eroded(mask: NDArray[np.bool_], width: int) -> NDArray[np.bool_]:
+    """What is farther than `width` pixels from the mask's border, in rows and columns; the picture's edge is no border.
+
+    Shifted views: 4 ms for a picture of 900×900, where Pillow's minimum filter takes 600.
+    """
+    for axis, size in enumerate(mask.shape):
+        padded = np.pad(mask, [(width, width) if axis == a else (0, 0) for a in range(2)], mode="edge")
+        shifted = (padded.take(range(start, start + size), axis) for start in range(2 * width + 1))
+        mask = np.logical_and.reduce(list(shifted))
+    return mask
+
+
+def _stretched(mask_hw: NDArray[np.bool_], size_px: tuple[int, int]) -> NDArray[np.bool_]:
+    """The mask at the picture's size, smooth where it is enlarged; what is too small to show is one dot, not lost."""
+    soft = Image.fromarray(mask_hw.astype(np.uint8) * 255).resize(size_px, Image.Resampling.BILINEAR)
+    sharp = np.asarray(soft) >= 128
+    if not sharp.any():
+        places = (np.argwhere(mask_hw) + 0.5) * np.array(size_px[::-1]) / mask_hw.shape
+        sharp = np.zeros(size_px[::-1], bool)
+        sharp[tuple(places.astype(int).T)] = True
+    return sharp
+
+
+def mark(picture: Image.Image, prompt: FramePrompt, crop: Crop) -> None:
+    """The box in white, clicks as green discs with a plus or red ones with a minus."""
+    draw = ImageDraw.Draw(picture)
+    if prompt.box_xyxy is not None:
+        x_low, y_low, x_high, y_high = (float(edge) for edge in prompt.box_xyxy)
+        draw.rectangle((*crop.place(x_low - 0.5, y_low - 0.5), *crop.place(x_high + 0.5, y_high + 0.5)), outline=TEXT, width=1)
+    for (x, y), label in zip(prompt.points_xy.tolist(), prompt.labels.tolist(), strict=True):
+        across, down = (round(place) for place in crop.place(x, y))
+        draw.circle((across, down), 6, fill=INSIDE if label else OUTSIDE, outline=TEXT)
+        draw.line((across - 3, down, across + 3, down), fill=TEXT, width=2)
+        if label:
+            draw.line((across, down - 3, across, down + 3), fill=TEXT, width=2)
+
+
+def letters(picture: Image.Image, code: str, opposite: Mapping[str, str], size: int = 14) -> None:
+    """The directions of the patient at the four edges; `code` is the view's: frames, rows down, columns right."""
+    draw, (width, height) = ImageDraw.Draw(picture), picture.size
+    _, down, right = code
+    for letter, place, anchor in (
+        (opposite[right], (4, height / 2), "lm"),
+        (right, (width - 4, height / 2), "rm"),
+        (opposite[down], (width / 2, 3), "mt"),
+        (down, (width / 2, height - 3), "mb"),
+    ):
+        write(draw, place, letter, anchor=anchor, size=size)
+
+
+def scale_bar(picture: Image.Image, px_per_mm: float) -> None:
+    """A bar of 1, 2 or 5 times a power of ten mm, about a fifth of the picture long."""
+    draw, (width, height) = ImageDraw.Draw(picture), picture.size
+    lengths_mm = [n * 10.0**power for power in range(-3, 4) for n in (1, 2, 5)]
+    length_mm = max((length for length in lengths_mm if length * px_per_mm <= width / 4), default=lengths_mm[0])
+    right, bottom = width - 10, height - 8
+    left = right - length_mm * px_per_mm
+    draw.line((left, bottom, right, bottom), fill=TEXT, width=2)
+    write(draw, ((left + right) / 2, bottom - 4), f"{length_mm:g} mm", anchor="mb", size=11)
+
+
+def write(
+    draw: ImageDraw.ImageDraw,
+    place: tuple[float, float],
+    text: str,
+    *,
+    anchor: str = "la",
+    size: int = 13,
+    colour: Colour = TEXT,
+) -> None:
+    """Text, legible on any ground."""
+    draw.text(place, text, fill=colour, font=font(size), anchor=anchor, stroke_width=1, stroke_fill=(0, 0, 0))

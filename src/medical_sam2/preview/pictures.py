@@ -1,0 +1,285 @@
+"""Whole pictures: a montage of a volume, a film of it, a sheet of many images."""
+
+from collections.abc import Mapping, Sequence
+from itertools import zip_longest
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+
+from medical_sam2.errors import ConfigError
+from medical_sam2.preview import drawing
+from medical_sam2.preview.drawing import BACKGROUND, MUTED, Colour, Crop
+from medical_sam2.preview.scene import Scene, grey_window
+from medical_sam2.prompts import Prompt
+from medical_sam2.views import OPPOSITE, THREE_VIEWS, View
+from medical_sam2.volume import Segmentation, Volume
+
+Window = tuple[float, float]
+
+_GAP, _CAPTION, _LINE = 10, 20, 22
+_TALLEST = 460
+_MARGIN = 0.25  # shown around the objects on the strip, as a share of their size
+
+
+def save(
+    path: str | Path,
+    volume: Volume,
+    segmentation: Segmentation,
+    prompts: Sequence[Prompt] = (),
+    *,
+    window: Window | None = None,
+) -> None:
+    """Write a montage (`.png`, `.jpg`), or a film through the slices (`.gif`).
+
+    Raises:
+        ConfigError: the file's name ends otherwise.
+    """
+    suffix = Path(path).suffix.lower()
+    if suffix == ".gif":
+        film = animation(volume, segmentation, prompts, window=window)
+        palette = film[len(film) // 2].quantize()  # one for all: no flicker, and less to store
+        first, *others = (picture.quantize(palette=palette, dither=Image.Dither.NONE) for picture in film)
+        first.save(path, save_all=True, append_images=others, duration=90, loop=0)
+    elif suffix in {".png", ".jpg", ".jpeg"}:
+        montage(volume, segmentation, prompts, window=window).save(path)
+    else:
+        raise ConfigError(f"a preview cannot be written as {suffix or 'a file without a suffix'}", "use .png, .jpg or .gif")
+
+
+def montage(
+    volume: Volume,
+    segmentation: Segmentation,
+    prompts: Sequence[Prompt] = (),
+    *,
+    width_px: int = 1200,
+    slices: int = 8,
+    window: Window | None = None,
+) -> Image.Image:
+    """Three planes through the objects, or the prompted slices; a strip of slices along them; a legend with their volumes.
+
+    As on a radiologist's screen: the patient's right is on the left, anterior or superior is up, lengths are true in mm.
+
+    Args:
+        volume: the image.
+        segmentation: in the image's grid.
+        prompts: clicks, boxes and outlines to mark.
+        width_px: width of the picture.
+        slices: how many on the strip.
+        window: intensities shown as black and white; None takes a CT window or percentiles.
+
+    Raises:
+        GeometryError: the segmentation is not in the grid of the volume.
+    """
+    scene = Scene(volume, segmentation, prompts, window)
+    rows = [_planes(scene, width_px), _strip(scene, width_px, slices), _legend(scene, width_px)]
+    return _stacked(rows, width_px)
+
+
+def animation(
+    volume: Volume,
+    segmentation: Segmentation,
+    prompts: Sequence[Prompt] = (),
+    *,
+    width_px: int = 480,
+    frames: int = 60,
+    window: Window | None = None,
+) -> list[Image.Image]:
+    """A film through the slices with the objects, and a little beyond, in up to `frames` pictures; otherwise as `montage`."""
+    scene = Scene(volume, segmentation, prompts, window)
+    view = scene.main_view
+    axis = view.order(scene.axes)[0]
+    first, last = scene.extent(axis)
+    beyond = max(2, (last - first) // 6)
+    shown = range(max(0, first - beyond), min(volume.shape[axis], last + beyond + 1))
+    crop = whole_slice(scene, view, _fitting([_size_mm(scene, view)], width_px - 2 * _GAP))
+    legend = _legend(scene, width_px)
+    pictures = (_plane(scene, view, _frame(scene, view, index), crop) for index in _spread(shown, frames))
+    return [_stacked([_centred(picture, width_px), legend], width_px) for picture in pictures]
+
+
+def contact_sheet(
+    images: Sequence[NDArray[np.generic]],
+    masks: Sequence[NDArray[np.integer] | NDArray[np.bool_] | None] = (),
+    captions: Sequence[str] = (),
+    *,
+    columns: int = 6,
+    tile_px: int = 190,
+) -> Image.Image:
+    """Many 2D images side by side with their objects outlined.
+
+    Args:
+        images: (H, W) or (H, W, 3) each, of any size; what is not uint8 is shown between its 0.5 and 99.5 percentiles.
+        masks: (H, W) labels or bool of each image; None, or too few, where there is none.
+        captions: one line for each, cut where it is too long.
+        columns: how many side by side.
+        tile_px: largest side of an image on the sheet.
+    """
+    colours = drawing.colours_of({label for mask in masks if mask is not None for label in np.unique(mask[mask != 0]).tolist()})
+    cells = [
+        _cell(image, mask, caption or "", colours, tile_px)
+        for image, mask, caption in zip_longest(images, masks[: len(images)], captions[: len(images)])
+    ]
+    columns = max(1, min(columns, len(cells)))
+    step_x, step_y = tile_px + _GAP, tile_px + _CAPTION + _GAP
+    sheet = Image.new("RGB", (columns * step_x + _GAP, -(-len(cells) // columns) * step_y + _GAP), BACKGROUND)
+    for place, cell in enumerate(cells):
+        sheet.paste(cell, (_GAP + place % columns * step_x, _GAP + place // columns * step_y))
+    return sheet
+
+
+def _cell(
+    image: NDArray[np.generic], mask: NDArray[np.generic] | None, caption: str, colours: Mapping[int, Colour], tile_px: int
+) -> Image.Image:
+    pixels = image if image.dtype == np.uint8 else drawing.to_grey(image, grey_window(image))
+    height, width = image.shape[:2]
+    scale = tile_px / max(height, width)
+    picture = drawing.tile(pixels, mask, Crop((0, 0), (height, width), (scale, scale)), colours)
+    return _captioned(_centred(picture, tile_px, tile_px), caption)
+
+
+def _planes(scene: Scene, width_px: int) -> Image.Image:
+    sizes = [_size_mm(scene, view) for view in THREE_VIEWS]
+    px_per_mm = _fitting(sizes, width_px - 4 * _GAP)
+    pictures = [_plane(scene, view, scene.frame(view), whole_slice(scene, view, px_per_mm)) for view in THREE_VIEWS]
+    drawing.scale_bar(pictures[0], px_per_mm)
+    return _row(pictures, width_px)
+
+
+def _plane(scene: Scene, view: View, t: int, crop: Crop) -> Image.Image:
+    picture = draw_slice(scene, view, t, crop)
+    drawing.letters(picture, view.code, OPPOSITE)
+    return _captioned(picture, f"{view.name}   {_index(scene, view, t)}")
+
+
+def _strip(scene: Scene, width_px: int, slices: int) -> Image.Image:
+    view = scene.main_view
+    first, last = scene.extent(view.order(scene.axes)[0])
+    frames = sorted(_frame(scene, view, index) for index in _spread(range(first, last + 1), slices))
+    shown = scene.frame(view)
+    frames[min(range(len(frames)), key=lambda place: abs(frames[place] - shown))] = shown
+    crop = _around(scene, view, (width_px - (slices + 1) * _GAP) // slices)
+    pictures = [_captioned(draw_slice(scene, view, t, crop), _index(scene, view, t)) for t in frames]
+    return _row(pictures, width_px)
+
+
+def draw_slice(scene: Scene, view: View, t: int, crop: Crop) -> Image.Image:
+    """Frame t of a view with its objects and prompts, cut and stretched as told."""
+    grey = drawing.to_grey(view.apply(scene.volume.array, scene.axes)[t], scene.grey)
+    labels = view.apply(scene.segmentation.labels, scene.axes)[t]
+    return drawing.tile(grey, labels, crop, drawing.colours_of(scene.voxels), scene.said(view, t))
+
+
+def _frame(scene: Scene, view: View, index: int) -> int:
+    axis = view.order(scene.axes)[0]
+    return scene.volume.shape[axis] - 1 - index if view.flipped(scene.axes)[0] else index
+
+
+def _index(scene: Scene, view: View, t: int) -> str:
+    """The slice as a user names it: its index along the array axis of the file."""
+    return f"{'ijk'[view.order(scene.axes)[0]]} = {_frame(scene, view, t)}"
+
+
+def _spread(indices: range, count: int) -> list[int]:
+    places = np.linspace(indices[0], indices[-1], min(count, len(indices)))
+    return np.rint(places).astype(int).tolist()
+
+
+def _size_mm(scene: Scene, view: View) -> tuple[float, float]:
+    """Width and height of a slice."""
+    _, rows, columns = view.order(scene.axes)
+    shape, spacing = scene.volume.shape, scene.volume.spacing_mm
+    return shape[columns] * spacing[columns], shape[rows] * spacing[rows]
+
+
+def _fitting(sizes_mm: Sequence[tuple[float, float]], width_px: int) -> float:
+    """Pixels per mm with which pictures of these sizes fit beside each other."""
+    return min(width_px / sum(width for width, _ in sizes_mm), _TALLEST / max(height for _, height in sizes_mm))
+
+
+def whole_slice(scene: Scene, view: View, px_per_mm: float) -> Crop:
+    """All of a slice, in true proportions."""
+    _, rows, columns = view.order(scene.axes)
+    shape, (_, down, right) = scene.volume.shape, view.spacing(scene.volume.spacing_mm, scene.axes)
+    return Crop((0, 0), (shape[rows], shape[columns]), (down * px_per_mm, right * px_per_mm))
+
+
+def _around(scene: Scene, view: View, side_px: int) -> Crop:
+    """A square in mm around all objects, as far as the image reaches."""
+    _, *places = view.order(scene.axes)
+    _, *flips = view.flipped(scene.axes)
+    spacing = [scene.volume.spacing_mm[place] for place in places]
+    extents = [scene.extent(place) for place in places]
+    side_mm = (1 + 2 * _MARGIN) * max((last - first + 1) * mm for (first, last), mm in zip(extents, spacing, strict=True))
+    low: list[int] = []
+    size: list[int] = []
+    for place, flip, mm, (first, last) in zip(places, flips, spacing, extents, strict=True):
+        whole = scene.volume.shape[place]
+        size.append(min(whole, max(8, round(side_mm / mm))))
+        start = min(max(0, round((first + last + 1 - size[-1]) / 2)), whole - size[-1])
+        low.append(whole - size[-1] - start if flip else start)
+    px_per_mm = side_px / max(n * mm for n, mm in zip(size, spacing, strict=True))
+    return Crop((low[0], low[1]), (size[0], size[1]), (spacing[0] * px_per_mm, spacing[1] * px_per_mm))
+
+
+def _legend(scene: Scene, width_px: int) -> Image.Image:
+    """A coloured square, the name and the volume of each object, in as many lines as they need."""
+    colours: dict[int, Colour] = drawing.colours_of(scene.voxels)
+    entries = [
+        (colours[label], f"{scene.segmentation.names.get(label) or f'object {label}'}   {_millilitres(scene, voxels)}")
+        for label, voxels in scene.voxels.items()
+    ] or [(BACKGROUND, "no object was found")]
+    places: list[tuple[float, int]] = []
+    x, line = float(_GAP), 0
+    for _, text in entries:
+        width = 48 + drawing.font(14).getlength(text)
+        if x + width > width_px and x > _GAP:
+            x, line = float(_GAP), line + 1
+        places.append((x, line * _LINE))
+        x += width
+    picture = Image.new("RGB", (width_px, (line + 1) * _LINE), BACKGROUND)
+    draw = ImageDraw.Draw(picture)
+    for (colour, text), (left, top) in zip(entries, places, strict=True):
+        draw.rectangle((left, top + 4, left + 12, top + 16), fill=colour)
+        drawing.write(draw, (left + 20, top + 10), text, anchor="lm", size=14)
+    return picture
+
+
+def _millilitres(scene: Scene, voxels: int) -> str:
+    ml = voxels * scene.volume.voxel_mm3 / 1000
+    return "not found" if voxels == 0 else f"{ml:.0f} mL" if ml >= 100 else f"{ml:.3g} mL"
+
+
+def _captioned(picture: Image.Image, caption: str) -> Image.Image:
+    framed = Image.new("RGB", (picture.width, picture.height + _CAPTION), BACKGROUND)
+    framed.paste(picture, (0, 0))
+    drawing.write(ImageDraw.Draw(framed), (1, picture.height + 4), caption, size=12, colour=MUTED)
+    return framed
+
+
+def _centred(picture: Image.Image, width_px: int, height_px: int | None = None) -> Image.Image:
+    height_px = height_px or picture.height
+    framed = Image.new("RGB", (width_px, height_px), BACKGROUND)
+    framed.paste(picture, ((width_px - picture.width) // 2, (height_px - picture.height) // 2))
+    return framed
+
+
+def _row(pictures: Sequence[Image.Image], width_px: int) -> Image.Image:
+    row = Image.new("RGB", (width_px, max(picture.height for picture in pictures)), BACKGROUND)
+    free = width_px - sum(picture.width for picture in pictures)
+    gap = min(free / (len(pictures) + 1), 4 * _GAP)
+    x = (free - gap * (len(pictures) - 1)) / 2
+    for picture in pictures:
+        row.paste(picture, (round(x), (row.height - picture.height) // 2))
+        x += picture.width + gap
+    return row
+
+
+def _stacked(rows: Sequence[Image.Image], width_px: int) -> Image.Image:
+    whole = Image.new("RGB", (width_px, sum(row.height + _GAP for row in rows) + _GAP), BACKGROUND)
+    y = _GAP
+    for row in rows:
+        whole.paste(row, (0, y))
+        y += row.height + _GAP
+    return whole

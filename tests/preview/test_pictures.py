@@ -1,0 +1,183 @@
+"""Pictures: the patient's right on the left, true proportions, everything in its place and colour."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from medical_sam2 import preview
+from medical_sam2.errors import ConfigError
+from medical_sam2.preview.drawing import INSIDE, PALETTE, Crop, tile
+from medical_sam2.preview.pictures import draw_slice, whole_slice
+from medical_sam2.preview.scene import Scene
+from medical_sam2.prompts import Box, Mask, Point, Prompt
+from medical_sam2.views import AXIAL, CORONAL, SAGITTAL, THREE_VIEWS, View
+from medical_sam2.volume import Segmentation, Volume
+from tests.strategies import CODES
+
+RAS = View("RAS")
+SPACING = (1.0, 1.5, 3.0)
+
+
+def phantom(code: str = "RAS") -> tuple[Volume, Segmentation]:
+    """A body of noise with two objects, right and left, in an array whose axes run along `code`."""
+    rng = np.random.default_rng(0)
+    array = rng.integers(0, 200, (40, 30, 20)).astype(np.int16)
+    labels = np.zeros(array.shape, np.uint8)
+    labels[25:35, 15:25, 8:16] = 1
+    labels[5:12, 5:12, 4:9] = 2
+    affine = np.zeros((4, 4))
+    for axis, letter in enumerate(code):
+        row = "RLAPSI".index(letter) // 2
+        affine[row, axis] = SPACING[row] * (1 if letter in "RAS" else -1)
+    affine[3, 3] = 1
+    ordered = View(code).apply
+    return Volume(ordered(array), affine), Segmentation(ordered(labels), affine, names={1: "right", 2: "left"})
+
+
+def picture(code: str, view: View) -> NDArray[np.uint8]:
+    """A plane of the phantom."""
+    scene = Scene(*phantom(code))
+    return np.asarray(draw_slice(scene, view, scene.frame(view), whole_slice(scene, view, 2.0)))
+
+
+def test_every_orientation_of_the_array_gives_the_same_pictures() -> None:
+    for view in THREE_VIEWS:
+        expected = picture("RAS", view)
+        for code in CODES:
+            np.testing.assert_array_equal(picture(code, view), expected)
+
+
+def coloured(pixels: NDArray[np.uint8], colour: tuple[int, int, int]) -> NDArray[np.float64]:
+    """Mean row and column of what has a colour, in shares of the picture; nan where there is none."""
+    places = np.argwhere(np.abs(pixels.astype(int) - colour).sum(axis=2) < 60)
+    return places.mean(axis=0) / pixels.shape[:2] if len(places) else np.full(2, np.nan)
+
+
+@pytest.mark.parametrize(("view", "row", "column"), [(AXIAL, "A", "R"), (CORONAL, "S", "R"), (SAGITTAL, "S", "A")])
+def test_right_is_left_and_anterior_and_superior_are_up(view: View, row: str, column: str) -> None:
+    """Object 1 lies right, anterior, superior: left of and above the middle; on a sagittal picture anterior is left."""
+    down, across = coloured(picture("RAS", view), PALETTE[0])
+    assert down < 0.5, row
+    assert across < 0.5, column
+
+
+@pytest.mark.parametrize("view", THREE_VIEWS)
+def test_lengths_are_true(view: View) -> None:
+    height, width, _ = picture("RAS", view).shape
+    sizes = {"R": 40 * 1.0, "A": 30 * 1.5, "S": 20 * 3.0}
+    letters = [{"L": "R", "P": "A", "I": "S"}[letter] for letter in view.code[1:]]
+    assert (height, width) == tuple(round(2 * sizes[letter]) for letter in letters)
+
+
+def test_a_click_is_marked_where_it_was_made() -> None:
+    volume, segmentation = phantom()
+    scene = Scene(volume, segmentation, [Point((10, 20, 5))])
+    pixels = np.asarray(draw_slice(scene, AXIAL, 5, whole_slice(scene, AXIAL, 4.0)))
+    down, across = coloured(pixels, INSIDE) * pixels.shape[:2]
+    assert across == pytest.approx((40 - 1 - 10 + 0.5) * 4, abs=1.5)
+    assert down == pytest.approx((30 - 1 - 20 + 0.5) * 1.5 * 4, abs=1.5)
+    elsewhere = np.asarray(draw_slice(scene, AXIAL, 6, whole_slice(scene, AXIAL, 4.0)))
+    assert np.isnan(coloured(elsewhere, INSIDE)).all()
+
+
+@pytest.mark.parametrize("scale", [0.1, 0.5, 1.0, 7.0])
+def test_one_pixel_is_never_lost(scale: float) -> None:
+    labels = np.zeros((50, 60), np.uint8)
+    labels[20, 30] = 4
+    crop = Crop((0, 0), (50, 60), (scale, scale))
+    plain = np.asarray(tile(labels * 0, None, crop, {}))
+    marked = np.asarray(tile(labels * 0, labels, crop, {4: PALETTE[1]}))
+    places = np.argwhere((marked != plain).any(axis=2)).mean(axis=0)
+    np.testing.assert_allclose((places + 0.5) / scale, (20.5, 30.5), atol=0.6 / scale)
+
+
+def test_a_crop_shows_its_part_alone() -> None:
+    labels = np.zeros((50, 60), np.uint8)
+    labels[20:30, 30:40] = 1
+    away = tile(labels, labels, Crop((0, 0), (20, 30), (2, 3)), {1: PALETTE[0]})
+    assert away.size == (90, 40)
+    assert not np.asarray(away).any()
+    assert np.asarray(tile(labels, labels, Crop((15, 25), (20, 30), (2, 3)), {1: PALETTE[0]})).any()
+
+
+OUTLINE = np.zeros((40, 30, 20), bool)
+OUTLINE[10:20, 12, 5:10] = True
+
+
+@pytest.mark.parametrize(
+    "prompts",
+    [[], [Point((10, 20, 5)), Point((3, 3, 5), positive=False)], [Box((5, 5, 6), (20, 20, 6))], [Mask(OUTLINE)]],
+    ids=["none", "points", "box", "mask"],
+)
+@pytest.mark.parametrize("empty", [False, True])
+def test_a_montage_shows_prompts_and_objects(prompts: list[Prompt], empty: bool) -> None:
+    volume, segmentation = phantom()
+    if empty:
+        segmentation = Segmentation(np.zeros_like(segmentation.labels), segmentation.affine)
+    whole = preview.montage(volume, segmentation, prompts, width_px=600)
+    assert (whole.mode, whole.width) == ("RGB", 600)
+    plain = preview.montage(volume, segmentation, width_px=600)
+    assert (plain.tobytes() == whole.tobytes()) == (not prompts)
+    assert np.isnan(coloured(np.asarray(whole), PALETTE[1])).all() == empty
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1), (64, 1, 1), (1, 50, 2), (3, 3, 90)])
+def test_strange_shapes_can_be_shown(shape: tuple[int, int, int]) -> None:
+    labels = np.ones(shape, np.uint16) * 300
+    volume, segmentation = Volume(np.zeros(shape), np.eye(4)), Segmentation(labels, np.eye(4))
+    assert preview.montage(volume, segmentation).width == 1200
+    assert len(preview.animation(volume, segmentation)) == min(60, shape[2])
+
+
+def test_a_legend_grows_with_its_objects() -> None:
+    volume, segmentation = phantom()
+    many = Segmentation(segmentation.labels, segmentation.affine, names={label: f"object {label}" for label in range(1, 60)})
+    assert preview.montage(volume, many).height > preview.montage(volume, segmentation).height + 100
+
+
+def test_a_film_is_written_and_read(tmp_path: Path) -> None:
+    path = tmp_path / "film.gif"
+    preview.save(path, *phantom())
+    with Image.open(path) as film:
+        assert film.format == "GIF"
+        assert film.n_frames == 16  # type: ignore[attr-defined]
+        assert film.info["loop"] == 0
+        film.seek(8)
+        assert not np.isnan(coloured(np.asarray(film.convert("RGB")), PALETTE[0])).any()
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.JPG"])
+def test_a_montage_is_written_and_read(tmp_path: Path, name: str) -> None:
+    preview.save(tmp_path / name, *phantom(), prompts=[Point((10, 20, 5))])
+    with Image.open(tmp_path / name) as whole:
+        assert whole.width == 1200
+
+
+@pytest.mark.parametrize("name", ["a.bmp", "a", "a.nii.gz"])
+def test_other_suffixes_are_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ConfigError, match=r"\.png, \.jpg or \.gif"):
+        preview.save(tmp_path / name, *phantom())
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_contact_sheet() -> None:
+    rng = np.random.default_rng(0)
+    grey, colour, deep = rng.random((40, 60)), np.full((50, 30, 3), 90, np.uint8), rng.integers(0, 4000, (20, 20))
+    mask = np.zeros((40, 60), bool)
+    mask[10:20, 10:20] = True
+    sheet = preview.contact_sheet([grey, colour, deep], [mask, None], ["first", "second"], columns=2, tile_px=100)
+    assert sheet.size == (2 * 110 + 10, 2 * 130 + 10)
+    down, across = coloured(np.asarray(sheet), PALETTE[0]) * np.array(sheet.size)[::-1]
+    assert across == pytest.approx(10 + 25, abs=2)
+    assert down == pytest.approx(10 + (100 - 67) / 2 + 25, abs=2)
+
+
+def test_a_sheet_gives_a_label_one_colour() -> None:
+    image = np.zeros((30, 30), np.uint8)
+    one, two = np.zeros((2, 30, 30), np.uint8)
+    one[5:20, 5:20], two[5:20, 5:20] = 1, 2
+    sheet = np.asarray(preview.contact_sheet([image, image], [one, two], tile_px=60))
+    assert coloured(sheet, PALETTE[0])[1] < 0.5 < coloured(sheet, PALETTE[1])[1]

@@ -1,0 +1,96 @@
+"""What is shown: the right slices, the right grey values."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from medical_sam2.errors import GeometryError
+from medical_sam2.preview.scene import LUNG, SOFT_TISSUE, Scene, grey_window
+from medical_sam2.prompts import Box, Mask, Point
+from medical_sam2.views import AXIAL, CORONAL, SAGITTAL, THREE_VIEWS, View
+from medical_sam2.volume import Segmentation, Volume
+from tests.strategies import masks, shapes
+
+Shape = tuple[int, int, int]
+
+
+def scene_of(labels: np.ndarray, affine: np.ndarray | None = None, **options: object) -> Scene:
+    affine = np.eye(4) if affine is None else affine
+    names = options.pop("names", {})
+    return Scene(Volume(np.zeros(labels.shape), affine), Segmentation(labels, affine, names=names), **options)
+
+
+@given(st.data(), shapes)
+def test_areas_extents_and_voxels_are_counted(data: st.DataObject, shape: Shape) -> None:
+    labels = data.draw(masks(shape)) * np.uint8(3)
+    scene = scene_of(labels, names={3: "liver", 8: "spleen"})
+    assert scene.voxels == {3: np.count_nonzero(labels), 8: 0}
+    for axis in range(3):
+        across = tuple({0, 1, 2} - {axis})
+        np.testing.assert_array_equal(scene.areas[axis], (labels != 0).sum(axis=across))
+        filled = np.flatnonzero(labels.any(axis=across))
+        assert scene.extent(axis) == ((filled[0], filled[-1]) if len(filled) else (0, shape[axis] - 1))
+
+
+@given(st.data(), shapes)
+def test_the_largest_slice_is_shown(data: st.DataObject, shape: Shape) -> None:
+    labels = data.draw(masks(shape, some=True)).astype(np.uint8)
+    scene = scene_of(labels)
+    for view in THREE_VIEWS:
+        areas = view.apply(labels, scene.axes).sum(axis=(1, 2))
+        assert areas[scene.frame(view)] == areas.max()
+
+
+def test_the_prompted_slice_is_shown() -> None:
+    labels = np.zeros((9, 10, 11), np.uint8)
+    labels[2:5, 2:5, 2:5] = 1
+    point, box = Point((1, 6, 9)), Box((1, 1, 7), (4, 4, 7))
+    scene = scene_of(labels, prompts=[point])
+    assert [scene.frame(view) for view in (AXIAL, CORONAL, SAGITTAL)] == [9, 10 - 1 - 6, 9 - 1 - 1]
+    assert [len(scene.said(AXIAL, t)) for t in (8, 9)] == [0, 1]
+    assert scene_of(labels, prompts=[box, point]).frame(AXIAL) == 7
+    assert scene_of(labels, prompts=[box]).frame(CORONAL) != 1
+
+
+def test_the_middle_is_shown_where_nothing_is() -> None:
+    scene = scene_of(np.zeros((4, 5, 6), np.uint8))
+    assert [scene.frame(view) for view in (AXIAL, CORONAL, SAGITTAL)] == [3, 2, 2]
+
+
+@pytest.mark.parametrize(
+    ("spacing", "view"), [((1, 1, 1), AXIAL), ((1, 1, 5), AXIAL), ((1, 5, 1), CORONAL), ((5, 1, 1), SAGITTAL)]
+)
+def test_the_plane_to_leaf_through_is_that_of_the_acquisition(spacing: tuple[float, ...], view: View) -> None:
+    assert scene_of(np.zeros((4, 5, 6), np.uint8), np.diag([*spacing, 1.0])).main_view == view
+
+
+def test_the_plane_to_leaf_through_is_that_of_the_prompt() -> None:
+    outline = np.zeros((4, 5, 6), bool)
+    outline[1:3, 2, 1:3] = True
+    labels, thick = np.zeros((4, 5, 6), np.uint8), np.diag([1.0, 1.0, 5.0, 1.0])
+    assert scene_of(labels, thick, prompts=[Mask(outline)]).main_view == CORONAL
+    assert scene_of(labels, thick, prompts=[Point((1, 1, 1))]).main_view == AXIAL
+
+
+def test_another_grid_is_refused() -> None:
+    volume = Volume(np.zeros((2, 3, 4)), np.eye(4))
+    with pytest.raises(GeometryError, match="shape"):
+        Scene(volume, Segmentation(np.zeros((2, 3, 5), np.uint8), np.eye(4)))
+
+
+def test_windows() -> None:
+    air, tissue = np.full((9, 9, 9), -900.0), np.full((9, 9, 9), 40.0)
+    half = np.where(np.arange(9) < 5, air, tissue)
+    assert grey_window(air, ct=True) == LUNG
+    assert grey_window(half, half > 0, ct=True) == SOFT_TISSUE
+    assert grey_window(half, half < 0, ct=True) == LUNG
+    assert grey_window(tissue, ct=True) == (40, 41), "no Hounsfield units"
+    ramp = np.arange(1001.0)
+    np.testing.assert_allclose(grey_window(ramp), (5, 995))
+    ramp[[3, 4]] = np.nan, np.inf
+    low, high = grey_window(ramp)
+    assert 4 < low < 8
+    assert 990 < high < 1000
+    assert grey_window(np.full((3, 3), np.nan)) == (0, 1)
+    assert scene_of(np.zeros((2, 2, 2), np.uint8), window=(3, 4)).grey == (3, 4)
