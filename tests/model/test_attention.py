@@ -1,0 +1,94 @@
+"""Memory attention equals transformers' own module, and counts instead of repeating."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+from transformers.models.sam2_video.modeling_sam2_video import Sam2VideoMemoryAttention
+
+from medical_sam2.model import attention
+from medical_sam2.model.attention import attend
+from medical_sam2.model.nano import configuration
+
+SIDE, WIDTH, DEPTH = 4, 128, 64
+TOKENS = SIDE * SIDE
+
+
+@pytest.fixture(scope="module")
+def module() -> Sam2VideoMemoryAttention:
+    torch.manual_seed(0)
+    config = configuration(16 * SIDE)
+    config._attn_implementation = "sdpa"  # noqa: SLF001
+    return Sam2VideoMemoryAttention(config).double().eval().requires_grad_(False)
+
+
+def draw(objects: int, maps: int, pointers: int, *, frames: int = 1) -> tuple[Tensor, Tensor, Tensor]:
+    """Tokens of a frame, of memories, and the memories' places."""
+    generator = torch.Generator().manual_seed(1)
+    shapes = (frames, TOKENS, WIDTH), (objects, maps * TOKENS + pointers, DEPTH), (objects, maps * TOKENS + pointers, DEPTH)
+    frame, memory, place = (torch.randn(shape, generator=generator).double() for shape in shapes)
+    return frame, memory, place
+
+
+@pytest.mark.parametrize(("maps", "pointers"), [(1, 0), (1, 2), (3, 6)])
+def test_equals_transformers(module: Sam2VideoMemoryAttention, maps: int, pointers: int) -> None:
+    frame, memory, place = draw(1, maps, pointers)
+    ours = attend(module, frame, memory, place, torch.zeros(1, memory.shape[1]).double(), pointers)
+    theirs = module(
+        current_vision_features=frame.transpose(0, 1),
+        memory=memory.transpose(0, 1),
+        memory_posision_embeddings=place.transpose(0, 1),
+        num_object_pointer_tokens=pointers,
+    )
+    assert (ours[0] - theirs.reshape(TOKENS, WIDTH)).abs().max() < 1e-5
+
+
+def test_equals_transformers_in_any_pieces(module: Sam2VideoMemoryAttention, monkeypatch: pytest.MonkeyPatch) -> None:
+    frame, memory, place = draw(1, 2, 4)
+    bias = torch.zeros(1, memory.shape[1]).double()
+    whole = attend(module, frame, memory, place, bias, 4)
+    monkeypatch.setattr(attention, "CHUNK", 5)
+    assert torch.allclose(attend(module, frame, memory, place, bias, 4), whole, atol=1e-12)
+
+
+@given(st.integers(1, 9))
+def test_repeated_is_counted(module: Sam2VideoMemoryAttention, count: int) -> None:
+    frame, memory, place = draw(1, 2, 0)
+    first, second = (slice(i * TOKENS, (i + 1) * TOKENS) for i in range(2))
+    repeated = [torch.cat([part[:, first]] * count + [part[:, second]], 1) for part in (memory, place)]
+    bias = torch.zeros(1, 2 * TOKENS).double()
+    bias[:, first] = math.log(count)
+    plain = attend(module, frame, *repeated, torch.zeros(1, repeated[0].shape[1]).double(), 0)
+    assert (attend(module, frame, memory, place, bias, 0) - plain).abs().max() < 1e-6
+
+
+def test_a_repeated_pointer_is_counted(module: Sam2VideoMemoryAttention) -> None:
+    frame, memory, place = draw(1, 1, 2)
+    bias = torch.zeros(1, memory.shape[1]).double()
+    bias[:, TOKENS:] = math.log(3)
+    repeated = [torch.cat([part, part[:, TOKENS:], part[:, TOKENS:]], 1) for part in (memory, place)]
+    plain = attend(module, frame, *repeated, torch.zeros(1, TOKENS + 6).double(), 6)
+    assert (attend(module, frame, memory, place, bias, 2) - plain).abs().max() < 1e-6
+
+
+def test_what_is_not_there_is_not_seen(module: Sam2VideoMemoryAttention) -> None:
+    frame, memory, place = draw(1, 2, 0)
+    bias = torch.zeros(1, 2 * TOKENS).double()
+    bias[:, TOKENS:] = -math.inf
+    alone = attend(module, frame, memory[:, :TOKENS], place[:, :TOKENS], bias[:, :TOKENS], 0)
+    assert torch.allclose(attend(module, frame, memory, place, bias, 0), alone, atol=1e-12)
+
+
+@pytest.mark.parametrize("frames", [1, 3])
+def test_objects_do_not_see_each_other(module: Sam2VideoMemoryAttention, frames: int) -> None:
+    frame, memory, place = draw(3, 2, 4, frames=frames)
+    bias = torch.zeros(3, memory.shape[1]).double()
+    together = attend(module, frame, memory, place, bias, 4)
+    for b in range(3):
+        one = slice(b, b + 1)
+        seen = frame if frames == 1 else frame[one]
+        alone = attend(module, seen, memory[one], place[one], bias[one], 4)
+        assert torch.allclose(together[one], alone, atol=1e-12)
