@@ -17,7 +17,6 @@ from medical_sam2.views import AXIAL, CORONAL, SAGITTAL, THREE_VIEWS, View
 from medical_sam2.volume import Segmentation, Volume
 from tests.strategies import CODES
 
-RAS = View("RAS")
 SPACING = (1.0, 1.5, 3.0)
 
 

@@ -149,13 +149,14 @@ def letters(picture: Image.Image, code: str, opposite: Mapping[str, str], size: 
     """The directions of the patient at the four edges; `code` is the view's: frames, rows down, columns right."""
     draw, (width, height) = ImageDraw.Draw(picture), picture.size
     _, down, right = code
-    for letter, place, anchor in (
-        (opposite[right], (4, height / 2), "lm"),
-        (right, (width - 4, height / 2), "rm"),
-        (opposite[down], (width / 2, 3), "mt"),
-        (down, (width / 2, height - 3), "mb"),
+    for letter, place, anchor, room in (
+        (opposite[right], (4, height / 2), "lm", width),
+        (right, (width - 4, height / 2), "rm", width),
+        (opposite[down], (width / 2, 3), "mt", height),
+        (down, (width / 2, height - 3), "mb", height),
     ):
-        write(draw, place, letter, anchor=anchor, size=size)
+        if room > 3 * size:  # two letters on top of each other say nothing
+            write(draw, place, letter, anchor=anchor, size=size)
 
 
 def scale_bar(picture: Image.Image, px_per_mm: float) -> None:
