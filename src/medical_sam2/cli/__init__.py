@@ -1,0 +1,119 @@
+"""The command `medsam2`. Each command is one file of this package; none is imported before it is called.
+
+A command is added by adding a file: `cli/some_thing.py` with a function (or a cyclopts App, for a group of commands) called
+`some_thing` becomes `medsam2 some-thing`; the first line of its docstring, "`medsam2 some-thing`: what it does.", is its help.
+Files that start with an underscore are no commands.
+"""
+
+import ast
+import errno
+import os
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from cyclopts import App, CycloptsError
+
+from medical_sam2.errors import InputError, MedicalSam2Error, ResourceError
+
+INTERRUPTED = 130
+DEFECT = 70
+"""Exit code for an error of this program (EX_SOFTWARE of sysexits.h)."""
+TRACEBACK = "MEDSAM2_TRACEBACK"
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.ENOMEM, errno.EMFILE}
+
+
+def build() -> App:
+    """The application with every command of this package."""
+    app = App(
+        name="medsam2", help="Outline a structure in a medical volume or a set of images from one prompt.", version=_version
+    )
+    for file in sorted(Path(__file__).parent.glob("[!_]*.py")):
+        app.command(f"{__name__}.{file.stem}:{file.stem}", name=file.stem.replace("_", "-"), help=_summary(file))
+    return app
+
+
+def _summary(file: Path) -> str:
+    """What a command does, from its docstring, without running its file."""
+    text = ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or ""
+    said = text.split("\n\n", 1)[0].rpartition("`: ")[2].strip()
+    return said[:1].upper() + said[1:]
+
+
+def _version() -> str:
+    try:
+        return version("medical-sam2")
+    except PackageNotFoundError:
+        return "unknown"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command line.
+
+    Returns:
+        0 done, 2 bad input, 3 too little memory or disk, 4 ambiguous input (the choices are listed), 130 interrupted,
+        70 an error of this program. Each failure is one line on standard error; the environment variable MEDSAM2_TRACEBACK=1
+        shows the traceback instead.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(AttributeError, ValueError):
+            stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    try:
+        result = build()(arguments, exit_on_error=False, print_error=False, result_action="return_value")
+        sys.stdout.flush()
+        return result if isinstance(result, int) else 0
+    except BrokenPipeError:
+        return _silence()
+    except (Exception, KeyboardInterrupt) as error:
+        if os.environ.get(TRACEBACK):
+            raise
+        message, code = explain(error)
+        _say(message)
+        return code
+
+
+def explain(error: BaseException) -> tuple[str, int]:
+    """One line and an exit code for whatever stopped a command; the text of foreign errors is left out: it may name a person."""
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted", INTERRUPTED
+    if isinstance(error, MedicalSam2Error):
+        return str(error), error.exit_code
+    if isinstance(error, CycloptsError):
+        return f"{error}; see medsam2 --help", InputError.exit_code
+    if isinstance(error, MemoryError):
+        return "the memory is exhausted; close other programs or use a smaller image", ResourceError.exit_code
+    if isinstance(error, OSError) and error.errno:
+        code = ResourceError.exit_code if error.errno in FULL else InputError.exit_code
+        name = f"{error.filename}: " if error.filename else ""
+        return f"{name}{os.strerror(error.errno).lower()}; check the path, its permissions and the disk", code
+    if type(error).__name__ == "OutOfMemoryError":
+        return "the memory of the GPU is exhausted; use --device cpu or a smaller image", ResourceError.exit_code
+    return f"this is a defect of medsam2 ({_where(error)}); please report it ({TRACEBACK}=1 shows more)", DEFECT
+
+
+def _where(error: BaseException) -> str:
+    trace, place = error.__traceback__, "unknown place"
+    while trace is not None:
+        place = f"{Path(trace.tb_frame.f_code.co_filename).name}:{trace.tb_lineno}"
+        trace = trace.tb_next
+    return f"{type(error).__name__} in {place}"
+
+
+def plain(text: str) -> str:
+    """One printable line: control characters, such as those that steer a terminal, become escapes."""
+    line = " ".join(text.split())
+    return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in line)
+
+
+def _say(message: str) -> None:
+    with suppress(OSError, ValueError):
+        sys.stderr.write(f"{plain(message)}\n")
+
+
+def _silence() -> int:
+    """Whoever read our output has gone: say nothing more, not even at exit."""
+    with suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0

@@ -23,7 +23,7 @@ from medical_sam2.io.pictures import Picture
 from medical_sam2.io.recognise import recognise
 from medical_sam2.volume import Segmentation, Volume
 
-__all__ = ["Picture", "load", "load_json", "load_labels", "load_pictures", "parse_json", "read", "save"]
+__all__ = ["Form", "Picture", "load", "load_json", "load_labels", "load_pictures", "parse_json", "read", "save"]
 
 READABLE = "NIfTI (.nii, .nii.gz, .hdr/.img), NRRD, MHA/MHD, DICOM, PNG, JPEG, TIFF, BMP or a zip with one of them"
 WRITABLE = (".nii.gz", ".nii", ".nrrd", ".mha", ".dcm")
