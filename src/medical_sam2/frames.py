@@ -1,0 +1,216 @@
+"""Between the user's pixels and the network's: slices in, prompts in, masks back.
+
+Shapes: T frames, H W frame in its own pixels, S side of the network's square input, h w its mask logits.
+"""
+
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812
+
+from medical_sam2.errors import ConfigError, PromptError
+from medical_sam2.model.backbone import Features
+from medical_sam2.prompts import FramePrompt
+from medical_sam2.views import View
+from medical_sam2.volume import Volume
+
+SAMPLE = 2_000_000  # voxels that decide the intensity window
+CT_WINDOWS = {"soft": (40.0, 400.0), "lung": (-500.0, 1500.0), "bone": (400.0, 1800.0), "brain": (40.0, 80.0)}
+"""Level and width in Hounsfield units."""
+
+
+@dataclass(frozen=True)
+class Window:
+    """Intensities that become black and white.
+
+    Args:
+        low: becomes 0.
+        high: becomes 1.
+    """
+
+    low: float
+    high: float
+
+    def apply(self, values: NDArray[np.generic]) -> NDArray[np.float32]:
+        """Intensities in [0, 1]; what is not a number becomes 0."""
+        scaled = (np.asarray(values, np.float32) - np.float32(self.low)) / np.float32(self.high - self.low)
+        return np.clip(np.nan_to_num(scaled, nan=0.0, posinf=1.0, neginf=0.0), 0, 1)
+
+
+def choose_window(volume: Volume, name: str = "auto", *, inside: NDArray[np.generic] | None = None) -> Window:
+    """The window that a volume is seen through.
+
+    Args:
+        volume: the image.
+        name: "auto", "percentile" (0.5 to 99.5, METHOD §4), a CT window ("soft", "lung", "bone", "brain"), or "low,high".
+        inside: intensities at the prompts; on a CT in Hounsfield units "auto" takes the window that shows them best.
+
+    Raises:
+        ConfigError: no such window.
+    """
+    if name in CT_WINDOWS:
+        return _levelled(name)
+    if name == "auto" and volume.modality == "CT" and _in_hounsfield(volume):
+        return _levelled(_window_for(inside))
+    if name in {"auto", "percentile"}:
+        return percentile_window(volume.array)
+    try:
+        low, high = (float(part) for part in name.split(","))
+    except ValueError:
+        raise ConfigError(f"unknown window {name!r}", f"choose auto, percentile, {', '.join(CT_WINDOWS)} or LOW,HIGH") from None
+    if not low < high:
+        raise ConfigError(f"window {name!r} is empty", "give LOW,HIGH with LOW below HIGH")
+    return Window(low, high)
+
+
+def percentile_window(array: NDArray[np.generic]) -> Window:
+    """From the 0.5th to the 99.5th percentile of the finite values (of a regular sample of a large array)."""
+    step = max(1, int(np.ceil((array.size / SAMPLE) ** (1 / array.ndim))))
+    sample = np.asarray(array[(slice(None, None, step),) * array.ndim], np.float32).ravel()
+    sample = sample[np.isfinite(sample)]
+    low, high = (float(x) for x in np.percentile(sample, (0.5, 99.5))) if len(sample) else (0.0, 1.0)
+    if high <= low:
+        low, high = (float(sample.min()), float(sample.max())) if len(sample) else (0.0, 1.0)
+    return Window(low, high if high > low else low + 1.0)
+
+
+def _in_hounsfield(volume: Volume) -> bool:
+    array = volume.array[:: max(1, volume.shape[0] // 16)]
+    return float(array.min()) <= -200
+
+
+def _levelled(name: str) -> Window:
+    level, width = CT_WINDOWS[name]
+    return Window(level - width / 2, level + width / 2)
+
+
+def _window_for(inside: NDArray[np.generic] | None) -> str:
+    if inside is None or not inside.size:
+        return "soft"
+    middle = float(np.median(inside))
+    return "lung" if middle < -250 else "bone" if middle > 350 else "soft"
+
+
+def to_input(picture: NDArray[np.float32], size: int) -> Tensor:
+    """A slice (H, W) or a picture (H, W, 3) in [0, 1] as network input (3, S, S): bicubic, antialiased, clipped to [0, 1]."""
+    planes = torch.from_numpy(np.ascontiguousarray(np.atleast_3d(picture).transpose(2, 0, 1)))[None]
+    resized = F.interpolate(planes, size=(size, size), mode="bicubic", align_corners=False, antialias=True)
+    return resized[0].clamp(0, 1).expand(3, -1, -1)
+
+
+def to_network(prompt: FramePrompt, shape_hw: tuple[int, int], size: int) -> FramePrompt:
+    """A prompt in a frame's own pixels as one in the network's; pixel centres lie at integers in both."""
+    height, width = shape_hw
+    scale = np.array([size / width, size / height], np.float32)
+    box = prompt.box_xyxy
+    if box is not None:
+        # a box includes its outer pixels: its edges, not their centres, are what is scaled
+        edges = box.reshape(2, 2) + np.array([[-0.5], [0.5]], np.float32)
+        box = ((edges + 0.5) * scale - 0.5).reshape(4).astype(np.float32)
+    return FramePrompt(
+        ((prompt.points_xy + 0.5) * scale - 0.5).astype(np.float32),
+        prompt.labels,
+        box_xyxy=box,
+        mask_hw=None if prompt.mask_hw is None else _resized(prompt.mask_hw, shape_hw, size),
+    )
+
+
+def _resized(mask_hw: NDArray[np.bool_], shape_hw: tuple[int, int], size: int) -> NDArray[np.bool_]:
+    if mask_hw.shape != shape_hw:
+        raise PromptError(f"the mask has {mask_hw.shape} pixels, the image {shape_hw}", "give a mask of the image's size")
+    mask = torch.from_numpy(np.ascontiguousarray(mask_hw, np.float32))[None, None]
+    soft = F.interpolate(mask, size=(size, size), mode="bilinear", align_corners=False, antialias=True)[0, 0]
+    hard = soft >= 0.5
+    return (hard if hard.any() else soft >= soft.max()).numpy()  # a thin outline does not vanish
+
+
+def to_frame(logits_Bhw: Tensor, shape_hw: tuple[int, int]) -> NDArray[np.float32]:
+    """Probabilities (B, H, W) of a frame in its own pixels."""
+    resized = F.interpolate(logits_Bhw[:, None].float(), size=shape_hw, mode="bilinear", align_corners=False)[:, 0]
+    return resized.sigmoid().cpu().numpy()
+
+
+class FeatureCache:
+    """Features of the frames seen last, within a limit of bytes.
+
+    Args:
+        limit_mb: what may be held.
+    """
+
+    def __init__(self, limit_mb: float = 1024.0) -> None:
+        self._limit, self._held = limit_mb * 2**20, 0
+        self._features: OrderedDict[tuple[int, int], Features] = OrderedDict()
+
+    def get(self, key: tuple[int, int], encode: Callable[[], Features]) -> Features:
+        """Features under a key, encoded where they are not held."""
+        if key in self._features:
+            self._features.move_to_end(key)
+            return self._features[key]
+        features = self._features[key] = encode()
+        self._held += _bytes(features)
+        while self._held > self._limit and len(self._features) > 1:
+            self._held -= _bytes(self._features.popitem(last=False)[1])
+        return features
+
+    def clear(self) -> None:
+        """Forget all."""
+        self._features.clear()
+        self._held = 0
+
+
+def _bytes(features: Features) -> int:
+    return sum(x.numel() * x.element_size() for x in (features.top_BChw, *features.fine_BChw, features.summary_BC))
+
+
+@dataclass(frozen=True, eq=False)
+class FrameStack:
+    """A volume as the network sees it along one view: frames made as they are asked for.
+
+    Args:
+        volume: the image.
+        view: which way frames, rows and columns run.
+        window: of intensities.
+        size: side of the network's input.
+    """
+
+    volume: Volume
+    view: View
+    window: Window
+    size: int
+
+    @property
+    def axes(self) -> str:
+        """Directions of the volume's array axes."""
+        return self.volume.orientation
+
+    @property
+    def shape_thw(self) -> tuple[int, int, int]:
+        """Number of frames, rows, columns."""
+        frames, height, width = (self.volume.shape[axis] for axis in self.view.order(self.axes))
+        return frames, height, width
+
+    def picture(self, t: int) -> NDArray[np.float32]:
+        """Frame t (H, W) in [0, 1]."""
+        return self.window.apply(self.view.apply(self.volume.array, self.axes)[t])
+
+    def input(self, t: int) -> Tensor:
+        """Frame t as network input (3, S, S) in [0, 1]."""
+        return to_input(self.picture(t), self.size)
+
+    def slice_index(self, t: int) -> int:
+        """Index of frame t along the array axis of the file."""
+        frames = self.shape_thw[0]
+        return frames - 1 - t if self.view.flipped(self.axes)[0] else t
+
+    def key(self, t: int) -> tuple[int, int]:
+        """What names the slice, whichever way the view is played."""
+        return self.view.axis, self.slice_index(t)
+
+    def to_network(self, prompt: FramePrompt) -> FramePrompt:
+        """A prompt in this view's pixels as one in the network's."""
+        return to_network(prompt, self.shape_thw[1:], self.size)
