@@ -76,9 +76,7 @@ class View:
         """The volume (I, J, K) of a slice stack (T, H, W): exactly undoes `apply`, without a copy."""
         return stack_thw[self._steps(axes)].transpose(np.argsort(self.order(axes)))
 
-    def project(
-        self, index_ijk: Sequence[float], shape_ijk: Sequence[int], axes: str = "RAS"
-    ) -> tuple[float, float, float]:
+    def project(self, index_ijk: Sequence[float], shape_ijk: Sequence[int], axes: str = "RAS") -> tuple[float, float, float]:
         """Where a voxel index lies in the stack: (t, row, column), in voxels, fractions kept."""
         t, row, column = (
             shape_ijk[place] - 1 - index_ijk[place] if flip else index_ijk[place]
