@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
-Field = NDArray[np.float32]
+Field = NDArray[np.floating]
 
 
-def spline_noise(rng: np.random.Generator, shape: Sequence[int], scale: float | Sequence[float]) -> Field:
+def spline_noise(rng: np.random.Generator, shape: Sequence[int], scale: ArrayLike) -> Field:
     """Smooth noise of zero mean and unit variance: random control points blended by cubic B-splines.
 
     Args:

@@ -42,7 +42,7 @@ def quilt(rng: np.random.Generator) -> Style:
     names = [f"cloth{k}" for k in range(int(rng.integers(2, 6)))]
     inks = {
         name: Ink(
-            grey(rng, rng.uniform(0.15, 0.85)) if plain else colour(rng, (0.5,) * 3, 0.22),
+            grey(rng, rng.uniform(0.15, 0.85)) if plain else colour(rng, (0.5, 0.5, 0.5), 0.22),
             rng.uniform(0, 0.14),
             float(np.exp(rng.uniform(0, 2.5))),
         )

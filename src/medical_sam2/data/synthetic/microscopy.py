@@ -1,7 +1,7 @@
 """Under the microscope: blood cells, nuclei, membranes, glands."""
 
 import numpy as np
-from scipy.spatial import cKDTree
+from scipy.spatial import KDTree
 
 from medical_sam2.data.synthetic.parts import ground
 from medical_sam2.data.synthetic.scene import Scene
@@ -102,9 +102,9 @@ def membranes(rng: np.random.Generator) -> Style:
     names = ("inside0", "inside1", "inside2", "inside3")
     inks = {name: Ink((v := light + rng.normal(0, 0.06), v, v), rng.uniform(0.02, 0.09), rng.uniform(0.8, 2)) for name in names}
     inks |= {
-        "membrane": Ink((dark,) * 3, 0.06, 1.5),
+        "membrane": Ink((dark, dark, dark), 0.06, 1.5),
         "organelle": Ink(grey(rng, 0.4), 0.08, 2),
-        "dot": Ink((dark,) * 3, 0.05, 1),
+        "dot": Ink((dark, dark, dark), 0.05, 1),
     }
     count, uneven = int(np.exp(rng.uniform(np.log(15), np.log(160)))), rng.uniform(0, 1.2)
     width = rng.uniform(0.05, 0.13) * 128 / count**0.5
@@ -113,7 +113,7 @@ def membranes(rng: np.random.Generator) -> Style:
         r = scene.rng
         plane = scene.space.coords[1:, 0].reshape(2, -1).T
         seeds = r.uniform(-75, 75, (count, 2)) + uneven * r.normal(0, 12, (count, 2))
-        near, which = cKDTree(seeds).query(plane, k=2)
+        near, which = (np.asarray(part) for part in KDTree(seeds).query(plane, k=2))
         gap = ((near[:, 1] - near[:, 0]) * 0.7).reshape(scene.space.shape).astype(np.float32)
         owner = (which[:, 0] % 4).reshape(scene.space.shape)
         scene.add("membrane", scene.space.everywhere(np.ones(scene.space.shape, np.float32)))

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from scipy.spatial.transform import Rotation
 
 from medical_sam2.data.synthetic.fields import spline_noise
@@ -18,7 +18,7 @@ def ground(scene: Scene, tissue: str) -> int:
     return scene.add(tissue, scene.space.everywhere(np.ones(scene.space.shape, np.float32)))
 
 
-def blob(scene: Scene, centre: Sequence[float], radius: float, *, spread: float = 0.22, flat: bool = False) -> Patch:
+def blob(scene: Scene, centre: ArrayLike, radius: float, *, spread: float = 0.22, flat: bool = False) -> Patch:
     """An ellipsoid of any direction; `spread` is how unequal its axes are, `flat` one that looks the same in all slices."""
     rng = scene.rng
     radii = radius * np.exp(rng.normal(0, spread, 3))
@@ -73,8 +73,8 @@ def rope(scene: Scene, middle_yx: tuple[float, float], sway: float, *, step: flo
 
 def walk(
     rng: np.random.Generator,
-    start: Sequence[float],
-    heading: Sequence[float],
+    start: ArrayLike,
+    heading: ArrayLike,
     *,
     length: float,
     step: float = 5,
@@ -94,8 +94,8 @@ def walk(
 
 def tree(
     scene: Scene,
-    start: Sequence[float],
-    heading: Sequence[float],
+    start: ArrayLike,
+    heading: ArrayLike,
     *,
     radius: float,
     length: float,
@@ -106,7 +106,7 @@ def tree(
     rng = scene.rng
     path = walk(rng, start, heading, length=length * rng.uniform(0.7, 1.3))
     if flat:
-        path[:, 0] = start[0]
+        path[:, 0] = path[0, 0]
     branches = [(path, np.linspace(radius, radius * 0.75, len(path)))]
     if depth > 1:
         for _ in range(2 + int(rng.uniform() < 0.3)):

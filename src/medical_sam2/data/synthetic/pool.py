@@ -7,10 +7,11 @@
 
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ from medical_sam2.data.synthetic.sets import make_set
 from medical_sam2.data.synthetic.volumes import Kind, SyntheticCase, make_volume
 from medical_sam2.errors import FormatError
 
-VERSION = 1
+VERSION = 3
 
 
 def write_pool(
@@ -41,12 +42,14 @@ def write_pool(
         count: images in a set.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    todo = [(index, kind) for index, kind in _plan(volumes, sets) if not (folder / f"{index:06d}.json").exists()]
+    todo: list[tuple[int, Kind]] = [
+        (index, kind) for index, kind in _plan(volumes, sets) if not (folder / f"{index:06d}.json").exists()
+    ]
     job = partial(_write, folder, seed, size, count)
     if workers <= 1:
         yield from map(job, todo)
         return
-    with ProcessPoolExecutor(workers) as executor:
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as executor:
         yield from executor.map(job, todo)
 
 
@@ -121,11 +124,10 @@ def _entry(path: Path) -> PoolEntry:
         ) from error
 
 
-def _plan(volumes: int, sets: int) -> Iterable[tuple[int, Kind]]:
+def _plan(volumes: int, sets: int) -> list[tuple[int, Kind]]:
     """Indices with their kinds: volumes even, sets odd, so that more of one never changes the other."""
-    both = [(2 * k, "volume", (k + 0.5) / max(volumes, 1)) for k in range(volumes)]
-    both += [(2 * k + 1, "set", (k + 0.5) / max(sets, 1)) for k in range(sets)]
-    return [(index, kind) for index, kind, _ in sorted(both, key=lambda item: item[2])]  # type: ignore[misc]
+    places = [((k + 0.5) / volumes, 2 * k) for k in range(volumes)] + [((k + 0.5) / sets, 2 * k + 1) for k in range(sets)]
+    return [(index, "set" if index % 2 else "volume") for _, index in sorted(places)]
 
 
 def _write(folder: Path, seed: int, size: int, count: int, item: tuple[int, Kind]) -> int:

@@ -56,7 +56,7 @@ def border_contrast(
     return seen / max(total, 1)
 
 
-def _sides(picture: NDArray[np.float32], mask: NDArray[np.bool_]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+def _sides(picture: NDArray[np.floating], mask: NDArray[np.bool_]) -> tuple[NDArray[np.floating], NDArray[np.bool_]]:
     """Mean inside less mean outside about each pixel, and where the border is."""
     inside = mask.astype(np.float32)
     share = ndimage.uniform_filter(inside, _REACH)

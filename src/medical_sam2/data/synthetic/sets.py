@@ -13,7 +13,7 @@ from medical_sam2.data.synthetic.scene import Anatomy, Scene
 from medical_sam2.data.synthetic.shapes import Space, random_space
 from medical_sam2.data.synthetic.styles import Style, develop
 from medical_sam2.data.synthetic.tissues import LOOKS
-from medical_sam2.data.synthetic.volumes import ANATOMIES, SyntheticCase
+from medical_sam2.data.synthetic.volumes import ANATOMIES, SyntheticCase, at_least
 
 STYLES: dict[str, tuple[float, Callable[[np.random.Generator], Style]]] = {
     "cells": (1.2, microscopy.cells),
@@ -53,12 +53,10 @@ def make_set(rng: np.random.Generator, size: int = 128, count: int = 10, name: s
     """
     table = {**{key: weight for key, (weight, _) in STYLES.items()}, **SLICES}
     weights = np.array(list(table.values()), float)
-    for _ in range(20):
-        chosen = name or str(rng.choice(list(table), p=weights / weights.sum()))
-        case = _drawn(rng, size, count, chosen) if chosen in STYLES else _sliced(rng, size, count, chosen)
-        if case.tasks:
-            return case
-    raise RuntimeError(f"{chosen} paints no object")
+    chosen = name or str(rng.choice(list(table), p=weights / weights.sum()))
+    make = _drawn if chosen in STYLES else _sliced
+    case = make(rng, at_least(size), count, chosen)
+    return case if case.tasks else make_set(rng, size, count, name)
 
 
 def _drawn(rng: np.random.Generator, size: int, count: int, name: str) -> SyntheticCase:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from scipy.spatial.transform import Rotation
 
 from medical_sam2.data.synthetic.fields import Field, spline_noise
@@ -30,11 +30,11 @@ class Patch:
     box: Box3
     field: Field
 
-    def grown(self, margin: float | Field) -> "Patch":
+    def grown(self, margin: float | np.floating | Field) -> "Patch":
         """The shape with its border moved outwards (a field: of the whole grid, different everywhere)."""
         return replace(self, field=self.field + (margin[self.box] if isinstance(margin, np.ndarray) else margin))
 
-    def shell(self, thickness: float | Field) -> "Patch":
+    def shell(self, thickness: float | np.floating | Field) -> "Patch":
         """The outer layer of the shape."""
         inner = thickness[self.box] if isinstance(thickness, np.ndarray) else thickness
         return replace(self, field=np.minimum(self.field, inner - self.field))
@@ -52,7 +52,7 @@ class Space:
         coords: (3, D, H, W) float32 positions.
     """
 
-    coords: NDArray[np.float32]
+    coords: Field
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -60,14 +60,14 @@ class Space:
         depth, height, width = self.coords.shape[1:]
         return depth, height, width
 
-    def near(self, centre: Sequence[float], reach: float) -> Box3:
+    def near(self, centre: ArrayLike, reach: float) -> Box3:
         """A box that holds every voxel within `reach` of a position, with some margin."""
         coarse = self.coords[:, ::_STEP, ::_STEP, ::_STEP]
         middle = np.asarray(centre, np.float32).reshape(3, 1, 1, 1)
-        close = (np.abs(coarse - middle) <= reach + 2.0 * _STEP).all(axis=0)
+        close = np.all(np.abs(coarse - middle) <= reach + 2.0 * _STEP, axis=0)
         if not close.any():
             return slice(0, 0), slice(0, 0), slice(0, 0)
-        spans = [np.flatnonzero(close.any(axis=tuple({0, 1, 2} - {axis}))) for axis in range(3)]
+        spans = [np.flatnonzero(np.moveaxis(close, axis, 0).reshape(close.shape[axis], -1).any(axis=1)) for axis in range(3)]
         z, y, x = (slice(max(0, s[0] - 1) * _STEP, (s[-1] + 2) * _STEP) for s in spans)
         return z, y, x
 
@@ -75,11 +75,9 @@ class Space:
         """A patch over the whole grid."""
         return Patch((slice(None), slice(None), slice(None)), field)
 
-    def ellipsoid(
-        self, centre: Sequence[float], radii: Sequence[float], *, turn: Rotation | None = None, power: int = 2
-    ) -> Patch:
+    def ellipsoid(self, centre: ArrayLike, radii: ArrayLike, *, turn: Rotation | None = None, power: int = 2) -> Patch:
         """An ellipsoid, or with `power` 4 and more a box with rounded corners."""
-        box = self.near(centre, float(max(radii)) * 1.35 + 4)
+        box = self.near(centre, float(np.max(radii)) * 1.35 + 4)
         offset = self.coords[(slice(None), *box)] - np.asarray(centre, np.float32).reshape(3, 1, 1, 1)
         axes = np.diag(1 / np.asarray(radii, float)) @ (np.eye(3) if turn is None else turn.as_matrix())
         unit = np.tensordot(axes.astype(np.float32), offset, 1)

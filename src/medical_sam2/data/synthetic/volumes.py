@@ -14,6 +14,7 @@ from medical_sam2.data.synthetic.render import Acquisition, render
 from medical_sam2.data.synthetic.scene import Anatomy, Scene
 from medical_sam2.data.synthetic.shapes import random_space
 from medical_sam2.data.synthetic.tissues import LOOKS
+from medical_sam2.errors import ConfigError
 
 Kind = Literal["volume", "set"]
 
@@ -58,15 +59,22 @@ def make_volume(rng: np.random.Generator, size: int = 128, name: str | None = No
         rng: every choice comes from it.
         size: voxels along the longest axis.
         name: kind of anatomy; None for a random one.
+
+    Raises:
+        ConfigError: a size under 32.
     """
     names = list(ANATOMIES)
     weights = np.array([ANATOMIES[key][0] for key in names])
-    for _ in range(20):
-        chosen = name or str(rng.choice(names, p=weights / weights.sum()))
-        case = _volume(rng, size, chosen)
-        if case.tasks:
-            return case
-    raise RuntimeError(f"anatomy {chosen} paints no object")
+    chosen = name or str(rng.choice(names, p=weights / weights.sum()))
+    case = _volume(rng, at_least(size), chosen)
+    return case if case.tasks else make_volume(rng, size, name)
+
+
+def at_least(size: int, smallest: int = 32) -> int:
+    """The size, if objects can be seen at all at it; raises ConfigError where not."""
+    if size < smallest:
+        raise ConfigError(f"{size} is too small for a synthetic case", f"give {smallest} or more", subject="size")
+    return size
 
 
 def _volume(rng: np.random.Generator, size: int, name: str) -> SyntheticCase:
