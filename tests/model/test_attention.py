@@ -21,7 +21,7 @@ TOKENS = SIDE * SIDE
 def module() -> Sam2VideoMemoryAttention:
     torch.manual_seed(0)
     config = configuration(16 * SIDE)
-    config._attn_implementation = "sdpa"  # noqa: SLF001
+    config._attn_implementation = "sdpa"
     return Sam2VideoMemoryAttention(config).double().eval().requires_grad_(False)
 
 

@@ -1,7 +1,6 @@
 """The network equals the official SAM 2 predictor, whose outputs under known weights are kept in tests/golden."""
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -81,7 +80,7 @@ def test_clicks(network: Sam2, features: Sequence[Features]) -> None:
 def test_a_mask_speaks_through_the_single_mask_token(
     network: Sam2, features: Sequence[Features], direction: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    decoder = Sam2._decoder  # noqa: SLF001
+    decoder = Sam2._decoder
 
     def several(*args: object, **told: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         return decoder(*args, **told | {"several": True})
