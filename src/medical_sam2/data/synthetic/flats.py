@@ -72,7 +72,7 @@ def ultrasound(rng: np.random.Generator) -> Style:
         "muscle": Ink(grey(rng, level * 0.7, 0.05), 0.06, 4),
         "fascia": Ink(grey(rng, 0.75, 0.1), 0.08, 3),
         "strand": Ink(grey(rng, level * rng.uniform(1, 1.7), 0.05), 0.08, 3),
-        "mass": Ink(grey(rng, level * rng.uniform(0.15, 0.7), 0.03), rng.uniform(0.01, 0.06), 4),
+        "mass": Ink(grey(rng, level * rng.uniform(0.15, 0.85), 0.03), rng.uniform(0.01, 0.08), 4),
         "cyst": Ink((0.03, 0.03, 0.03), 0.005, 4),
     }
     size, tail, wild = rng.uniform(7, 30), rng.uniform(0.5, 1.5), rng.uniform(0.05, 0.3)

@@ -47,7 +47,7 @@ def atrium(scene: Scene) -> Anatomy:
     rng, space = scene.rng, scene.space
     _chest(scene)
     spine(scene, (52.0, float(rng.normal(0, 4))), rng.uniform(0.6, 1))
-    scene.add("fat", scene.rough(space.ellipsoid((0, -4, 0), (70, 42, 52)), 3))
+    scene.add(str(rng.choice(["fat", "muscle", "lung"])), scene.rough(space.ellipsoid((0, -4, 0), (70, 42, 52)), 3))
     others = []
     for _ in range(int(rng.integers(3, 7))):
         shape = scene.rough(blob(scene, within(rng, (40, 22, 42), (0, -18, 0)), rng.uniform(12, 26)), 2)

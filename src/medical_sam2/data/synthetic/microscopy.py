@@ -107,11 +107,13 @@ def membranes(rng: np.random.Generator) -> Style:
         "dot": Ink((dark, dark, dark), 0.05, 1),
     }
     count, uneven = int(np.exp(rng.uniform(np.log(15), np.log(160)))), rng.uniform(0, 1.2)
+    bend = rng.uniform(0.5, 4)
     width = rng.uniform(0.05, 0.13) * 128 / count**0.5
 
     def paint(scene: Scene) -> float:
         r = scene.rng
-        plane = scene.space.coords[1:, 0].reshape(2, -1).T
+        sway = np.stack([scene.noise(24) + 0.5 * scene.noise(9) for _ in range(2)])
+        plane = (scene.space.coords[1:] + bend * sway).reshape(2, -1).T
         seeds = r.uniform(-75, 75, (count, 2)) + uneven * r.normal(0, 12, (count, 2))
         near, which = (np.asarray(part) for part in KDTree(seeds).query(plane, k=2))
         gap = ((near[:, 1] - near[:, 0]) * 0.7).reshape(scene.space.shape).astype(np.float32)

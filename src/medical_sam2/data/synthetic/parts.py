@@ -63,7 +63,7 @@ def _elsewhere(scene: Scene, own: np.random.Generator, centre: Triple, radius: f
     return (float(z), float(y), float(x)), radius * float(np.exp(own.normal(0, 0.25)))
 
 
-def rope(scene: Scene, middle_yx: tuple[float, float], sway: float, *, step: float = 8) -> NDArray[np.float64]:
+def rope(scene: Scene, middle_yx: tuple[float, float], sway: float, *, step: float = 10) -> NDArray[np.float64]:
     """A smooth path along z through the whole space: (K, 3) positions."""
     rng = scene.rng
     z = np.arange(-100, 101, step)

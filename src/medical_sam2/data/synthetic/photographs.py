@@ -91,7 +91,7 @@ def gut(rng: np.random.Generator) -> Style:
         "wall": Ink(_rgb(wall), rng.uniform(0.01, 0.05), rng.uniform(3, 10)),
         "lumen": Ink(_rgb(wall * 0.25), 0.03, 10),
         "polyp": Ink(
-            _rgb(np.asarray(colour(rng, _rgb(wall + np.array([0.03, -0.06, -0.05])), 0.05))),
+            _rgb(np.asarray(colour(rng, _rgb(wall + rng.uniform(0, 1.4) * np.array([0.03, -0.06, -0.05])), 0.05))),
             rng.uniform(0.02, 0.07),
             rng.uniform(2, 6),
         ),

@@ -21,7 +21,7 @@ from medical_sam2.data.synthetic.sets import make_set
 from medical_sam2.data.synthetic.volumes import Kind, SyntheticCase, make_volume
 from medical_sam2.errors import FormatError
 
-VERSION = 3
+VERSION = 4
 
 
 def write_pool(

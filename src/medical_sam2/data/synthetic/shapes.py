@@ -64,7 +64,7 @@ class Space:
         """A box that holds every voxel within `reach` of a position, with some margin."""
         coarse = self.coords[:, ::_STEP, ::_STEP, ::_STEP]
         middle = np.asarray(centre, np.float32).reshape(3, 1, 1, 1)
-        close = np.all(np.abs(coarse - middle) <= reach + 2.0 * _STEP, axis=0)
+        close = np.all(np.abs(coarse - middle) <= reach + 1.3 * _STEP, axis=0)
         if not close.any():
             return slice(0, 0), slice(0, 0), slice(0, 0)
         spans = [np.flatnonzero(np.moveaxis(close, axis, 0).reshape(close.shape[axis], -1).any(axis=1)) for axis in range(3)]

@@ -81,7 +81,7 @@ def _volume(rng: np.random.Generator, size: int, name: str) -> SyntheticCase:
     thick = rng.uniform() < 0.45
     depth = int(rng.integers(12, 41) * size / 128) if thick else int(size * rng.uniform(0.7, 1))
     fine = (min(size, depth * int(np.ceil(0.6 * size / depth))) if thick else depth, size, size)
-    zoom = float(np.exp(rng.normal(-0.08, 0.22))) * FRAMING.get(name, 1)
+    zoom = float(np.exp(rng.normal(-0.14, 0.27))) * FRAMING.get(name, 1)
     extent = (128 * zoom * (rng.uniform(0.5, 1) if thick else depth / size), 128 * zoom, 128 * zoom)
     centre = rng.normal(0, (16, 6, 6)) * min(1, zoom)
     space = random_space(rng, fine, extent=extent, centre=tuple(centre), warp=rng.uniform(1, 5))
