@@ -3,10 +3,10 @@
     python benchmarks/nasty.py FOLDER [--known ID …] [--only CLASS] [--verbose]
 
 FOLDER holds `manifest.jsonl`, one row per file: id, path, cls, expect (ok, ok_warn, ask, refuse, clean), and where it holds
-shape, affine, must_mention, max_rss_mb, value_at_S. Each file gets a process of its own with a limit of 10 s, whose peak memory is
-measured; what it prints, what it leaves behind and what geometry it reports is checked. Files that cannot be stored (pipes, loops
-of links, huge sparse files) are made on the spot. The exit code is 1 if anything deviates; `--known` names rows whose expectation
-was found to be wrong, which are listed but do not count.
+shape, affine, must_mention, max_rss_mb, value_at_S. Each file gets a process of its own with a limit of 10 s, whose peak
+memory is measured; what it prints, what it leaves behind and what geometry it reports is checked. Files that cannot be stored
+(pipes, loops of links, huge sparse files) are made on the spot. The exit code is 1 if anything deviates; `--known` names rows
+whose expectation was found to be wrong, which are listed but do not count.
 """
 
 import argparse

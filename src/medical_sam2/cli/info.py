@@ -14,7 +14,7 @@ from medical_sam2.io import Form, Picture
 from medical_sam2.volume import Volume
 
 
-def info(  # noqa: PLR0913 (options of a command)
+def info(
     file: Path,
     /,
     *,

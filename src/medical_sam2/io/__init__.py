@@ -10,6 +10,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 from medical_sam2.errors import FormatError, GeometryError, InputError
 from medical_sam2.io import archive, labels, values
 from medical_sam2.io.jsonfile import load_json, parse_json
-from medical_sam2.io.options import Form, Loaded, Options
+from medical_sam2.io.options import Form, Options
 from medical_sam2.io.pictures import SUFFIXES as PICTURE_SUFFIXES
 from medical_sam2.io.pictures import Picture
 from medical_sam2.io.recognise import recognise
@@ -113,7 +114,7 @@ def load_labels(path: str | os.PathLike[str], like: Volume) -> Volume:
     return labels.fit(found, like)
 
 
-def save(what: Segmentation | NDArray, path: str | os.PathLike[str], like: Volume) -> None:
+def save(what: Segmentation | NDArray[Any], path: str | os.PathLike[str], like: Volume) -> None:
     """Write labels, or a map of numbers, in the grid of the volume that they belong to; whole or not at all.
 
     Args:
@@ -138,7 +139,7 @@ def save(what: Segmentation | NDArray, path: str | os.PathLike[str], like: Volum
     _write(array, path, like, what.names if isinstance(what, Segmentation) else NO_NAMES, suffix)
 
 
-def _write(array: NDArray, path: Path, like: Volume, names: Mapping[int, str], suffix: str) -> None:
+def _write(array: NDArray[Any], path: Path, like: Volume, names: Mapping[int, str], suffix: str) -> None:
     from medical_sam2.io import metaimage, nifti, nrrd
 
     if suffix == ".dcm":
@@ -168,7 +169,7 @@ def _read(path: Path, options: Options, all_frames: bool) -> Volume | tuple[Pict
     return _reader(kind)(path, options)
 
 
-def _reader(kind: str):  # noqa: ANN202
+def _reader(kind: str):
     from medical_sam2.io import metaimage, nifti, nrrd
 
     return {"nifti": nifti.read, "nrrd": nrrd.read, "metaimage": metaimage.read}[kind]

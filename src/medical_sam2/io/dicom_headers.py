@@ -1,4 +1,7 @@
-"""DICOM headers as typed records. Only the tags that reading needs are ever parsed, and no message repeats what they say of a person."""
+"""DICOM headers as typed records.
+
+Only the tags that reading needs are ever parsed, and no message repeats what they say of a person.
+"""
 
 import os
 import re
@@ -21,14 +24,48 @@ from medical_sam2.io.recognise import is_dicom
 
 Numbers: TypeAlias = tuple[float, ...]
 
-TAGS = """
-    SOPClassUID SOPInstanceUID StudyInstanceUID SeriesInstanceUID FrameOfReferenceUID PatientID Modality SeriesNumber ImageType
-    Rows Columns NumberOfFrames SamplesPerPixel PhotometricInterpretation BitsAllocated BitsStored HighBit PixelRepresentation
-    PixelSpacing ImagerPixelSpacing NominalScannedPixelSpacing ImagePositionPatient ImageOrientationPatient SliceThickness
-    SpacingBetweenSlices RescaleSlope RescaleIntercept PixelPaddingValue PixelPaddingRangeLimit ModalityLUTSequence
-    BurnedInAnnotation TemporalPositionIdentifier AcquisitionNumber TriggerTime EchoTime DiffusionBValue AcquisitionTime
-    InstanceNumber SharedFunctionalGroupsSequence PerFrameFunctionalGroupsSequence
-""".split()
+TAGS = [
+    "SOPClassUID",
+    "SOPInstanceUID",
+    "StudyInstanceUID",
+    "SeriesInstanceUID",
+    "FrameOfReferenceUID",
+    "PatientID",
+    "Modality",
+    "SeriesNumber",
+    "ImageType",
+    "Rows",
+    "Columns",
+    "NumberOfFrames",
+    "SamplesPerPixel",
+    "PhotometricInterpretation",
+    "BitsAllocated",
+    "BitsStored",
+    "HighBit",
+    "PixelRepresentation",
+    "PixelSpacing",
+    "ImagerPixelSpacing",
+    "NominalScannedPixelSpacing",
+    "ImagePositionPatient",
+    "ImageOrientationPatient",
+    "SliceThickness",
+    "SpacingBetweenSlices",
+    "RescaleSlope",
+    "RescaleIntercept",
+    "PixelPaddingValue",
+    "PixelPaddingRangeLimit",
+    "ModalityLUTSequence",
+    "BurnedInAnnotation",
+    "TemporalPositionIdentifier",
+    "AcquisitionNumber",
+    "TriggerTime",
+    "EchoTime",
+    "DiffusionBValue",
+    "AcquisitionTime",
+    "InstanceNumber",
+    "SharedFunctionalGroupsSequence",
+    "PerFrameFunctionalGroupsSequence",
+]
 UID_TAGS = ("SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID")
 TIME_TAGS = (
     "TemporalPositionIdentifier",

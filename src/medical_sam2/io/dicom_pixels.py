@@ -4,6 +4,7 @@ import struct
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,13 +34,13 @@ class Pixels:
         warnings: what was odd.
     """
 
-    frames: Iterable[NDArray]
+    frames: Iterable[NDArray[Any]]
     padding: tuple[float, float] | None
     inverted: bool
     stored_bits: int
     warnings: tuple[str, ...]
 
-    def upright(self, frame: NDArray) -> NDArray:
+    def upright(self, frame: NDArray[Any]) -> NDArray[Any]:
         """Stored values with bright things large: the complement within the stored bits for MONOCHROME1."""
         if not self.inverted or frame.dtype.kind == "f":
             return frame
@@ -58,7 +59,7 @@ def decode(path: Path, wanted: Sequence[int], max_bytes: int | None = None) -> P
     require_memory(4 * int(np.prod(shape, dtype=object)) * len(wanted), path, max_bytes)
     stored_bits = whole(dataset, "BitsStored", 16, path=path)
     if any(name in dataset for name in FLOAT_TAGS):
-        frames: Iterable[NDArray] = _floats(dataset, shape, wanted, path)
+        frames: Iterable[NDArray[Any]] = _floats(dataset, shape, wanted, path)
         notes.append("its pixels are floating-point numbers; they are used as they are")
     else:
         frames = _integers(dataset, shape, wanted, path, notes)
@@ -74,7 +75,7 @@ def _shape(dataset: Dataset, path: Path) -> tuple[int, int, int]:
     return rows, columns, samples
 
 
-def _floats(dataset: Dataset, shape: tuple[int, int, int], wanted: Sequence[int], path: Path) -> list[NDArray]:
+def _floats(dataset: Dataset, shape: tuple[int, int, int], wanted: Sequence[int], path: Path) -> list[NDArray[Any]]:
     name = next(name for name in FLOAT_TAGS if name in dataset)
     with quiet(path):
         data = bytes(dataset[name].value)
@@ -87,7 +88,7 @@ def _floats(dataset: Dataset, shape: tuple[int, int, int], wanted: Sequence[int]
 
 def _integers(
     dataset: Dataset, shape: tuple[int, int, int], wanted: Sequence[int], path: Path, notes: list[str]
-) -> Iterator[NDArray]:
+) -> Iterator[NDArray[Any]]:
     bits = whole(dataset, "BitsAllocated", None, path=path)
     stored = whole(dataset, "BitsStored", bits, path=path)
     if bits not in (8, 16, 32) or not 1 <= stored <= bits:
@@ -108,7 +109,7 @@ def _integers(
 
 def _decoded(
     dataset: Dataset, shape: tuple[int, int, int], syntax: UID, wanted: Sequence[int], path: Path
-) -> Iterator[NDArray]:
+) -> Iterator[NDArray[Any]]:
     """The wanted frames, one at a time."""
     decoder = get_decoder(syntax)
     palette = text(dataset, "PhotometricInterpretation") == "PALETTE COLOR"
@@ -121,7 +122,7 @@ def _decoded(
         yield array
 
 
-def _to_bytes(array: NDArray) -> NDArray[np.uint8]:
+def _to_bytes(array: NDArray[Any]) -> NDArray[np.uint8]:
     return (array >> (8 * (array.dtype.itemsize - 1))).astype(np.uint8)
 
 

@@ -5,6 +5,7 @@ from importlib.metadata import PackageNotFoundError, version
 from io import BytesIO
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 from warnings import catch_warnings, simplefilter
 
 import numpy as np
@@ -24,7 +25,7 @@ from medical_sam2.volume import Volume
 MAKER = "medical-sam2"
 
 
-def save(labels: NDArray, path: Path, like: Volume, names: Mapping[int, str]) -> None:
+def save(labels: NDArray[Any], path: Path, like: Volume, names: Mapping[int, str]) -> None:
     """Write labels as a binary DICOM-SEG: one segment for each label, one frame for each slice that it touches.
 
     Patient, study and frame of reference come from the source series; every frame carries its own slice's position, so tilted

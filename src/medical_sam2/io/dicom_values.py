@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import groupby
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,13 +19,13 @@ class _Stack:
     """An array that grows wider when a slice does not fit its type, and remembers which values are real."""
 
     shape: tuple[int, int, int]
-    array: NDArray | None = None
+    array: NDArray[Any] | None = None
     lowest: float = np.inf
     highest: float = -np.inf
     padded: bool = False
     notes: list[str] = field(default_factory=list)
 
-    def put(self, k: int, frame: NDArray, real: NDArray | None) -> None:
+    def put(self, k: int, frame: NDArray[Any], real: NDArray[Any] | None) -> None:
         """Store slice k; `real` marks pixels that are no padding, None if all are."""
         if self.array is None:
             self.array = np.zeros(self.shape, _narrow(frame))
@@ -37,7 +38,7 @@ class _Stack:
         self.padded |= valid.size < frame.size
 
 
-def _narrow(frame: NDArray) -> np.dtype:
+def _narrow(frame: NDArray[Any]) -> np.dtype:
     """int16 where the values fit (uint8 for bytes), else the next wider type; floats as they are."""
     if frame.dtype.kind == "f" or frame.dtype == np.uint8:
         return frame.dtype
@@ -48,7 +49,7 @@ def _narrow(frame: NDArray) -> np.dtype:
     )
 
 
-def stack(slices: tuple[Plane | None, ...], options: Options) -> tuple[NDArray, list[str]]:
+def stack(slices: tuple[Plane | None, ...], options: Options) -> tuple[NDArray[Any], list[str]]:
     """The array (slice, row, column) of planes in order, and what was odd about them.
 
     Padding (PixelPaddingValue) becomes the smallest real value, so that it cannot set an intensity window. MONOCHROME1 series
@@ -69,7 +70,7 @@ def stack(slices: tuple[Plane | None, ...], options: Options) -> tuple[NDArray, 
     return made.array, made.notes
 
 
-def _frames(known: list[Plane], options: Options) -> Iterator[tuple[Plane, NDArray, Pixels]]:
+def _frames(known: list[Plane], options: Options) -> Iterator[tuple[Plane, NDArray[Any], Pixels]]:
     """Each plane with its pixels; every file is opened once."""
     by_file = sorted(known, key=lambda plane: (str(plane.path), plane.frame))
     for path, group in groupby(by_file, key=lambda plane: plane.path):
@@ -79,7 +80,7 @@ def _frames(known: list[Plane], options: Options) -> Iterator[tuple[Plane, NDArr
             yield plane, frame, pixels
 
 
-def _flat(frame: NDArray, notes: list[str]) -> NDArray:
+def _flat(frame: NDArray[Any], notes: list[str]) -> NDArray[Any]:
     if frame.ndim == 2:
         return frame
     note = "a colour image; it was turned to grey"
@@ -87,7 +88,7 @@ def _flat(frame: NDArray, notes: list[str]) -> NDArray:
     return values.grey(frame)
 
 
-def _rescaled(frame: NDArray, plane: Plane, whole: bool) -> NDArray:
+def _rescaled(frame: NDArray[Any], plane: Plane, whole: bool) -> NDArray[Any]:
     slope, intercept = plane.scaling
     if frame.dtype.kind == "f" or not whole:
         return values.rescale(frame.astype(np.float32), slope, intercept)
@@ -96,20 +97,20 @@ def _rescaled(frame: NDArray, plane: Plane, whole: bool) -> NDArray:
     return frame.astype(np.int64) * int(slope) + int(intercept)
 
 
-def _real(frame: NDArray, pixels: Pixels) -> NDArray | None:
+def _real(frame: NDArray[Any], pixels: Pixels) -> NDArray[Any] | None:
     if pixels.padding is None or frame.ndim != 2:
         return None
     low, high = pixels.padding
     return (frame < low) | (frame > high)
 
 
-def _remove_padding(array: NDArray, lowest: float, highest: float) -> None:
+def _remove_padding(array: NDArray[Any], lowest: float, highest: float) -> None:
     """Whatever lies outside the range of real values is padding."""
     for piece in array:
         piece[(piece < lowest) | (piece > highest)] = lowest
 
 
-def _interpolate(array: NDArray, known: list[bool]) -> None:
+def _interpolate(array: NDArray[Any], known: list[bool]) -> None:
     """Fill unknown slices linearly from their neighbours; the first and the last are known."""
     places = np.flatnonzero(known)
     for k in np.flatnonzero(~np.array(known)):

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -100,14 +100,14 @@ class Content:
         while count > 0:
             count -= len(self.read(min(count, CHUNK)))
 
-    def array(self, dtype: np.dtype, count: int, *, max_bytes: int | None = None) -> NDArray:
+    def array(self, dtype: np.dtype, count: int, *, max_bytes: int | None = None) -> NDArray[Any]:
         """The next `count` numbers, in the machine's byte order, in memory that is asked for only if they can be there."""
         size = count * dtype.itemsize
         if size > self.capacity - self.position:
             raise self.truncated(self.position + size)
         require_memory(size, self.path, max_bytes)
         flat = np.empty(count, dtype)
-        view = memoryview(flat.view(np.uint8))
+        view = memoryview(flat.view(np.uint8).data)
         for start in range(0, size, CHUNK):
             piece = view[start : start + CHUNK]
             piece[:] = self.read(len(piece))

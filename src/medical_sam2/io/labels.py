@@ -3,6 +3,7 @@
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -62,7 +63,7 @@ def _refuse(labels: Volume, like: Volume, subject: Path | None) -> None:
     raise GeometryError(problem, "resample the labels to the image's grid", subject=subject)
 
 
-def integers(array: NDArray, subject: Path | None) -> NDArray:
+def integers(array: NDArray[Any], subject: Path | None) -> NDArray[Any]:
     """The array as the smallest unsigned integers that hold it.
 
     Raises:

@@ -4,6 +4,7 @@ import sys
 import zlib
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -138,7 +139,7 @@ def _first(fields: dict[str, str], names: tuple[str, ...]) -> str | None:
     return next((fields[name] for name in names if name in fields), None)
 
 
-def save(array: NDArray, path: Path, like: Volume) -> None:
+def save(array: NDArray[Any], path: Path, like: Volume) -> None:
     """Write an array in the grid of `like`, compressed, numbers with all their digits."""
     if path.suffix.lower() == ".mhd":
         raise FormatError("a header with its data apart would be two files", "save to .mha", subject=path)
@@ -167,7 +168,7 @@ def _spelled(like: Volume) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     return columns / spacing, spacing
 
 
-def _pack(array: NDArray) -> tuple[list[bytes], int]:
+def _pack(array: NDArray[Any]) -> tuple[list[bytes], int]:
     packer = zlib.compressobj(6)
     pieces = [packer.compress(array[:, :, k].tobytes(order="F")) for k in range(array.shape[2])] + [packer.flush()]
     return pieces, sum(map(len, pieces))

@@ -154,7 +154,7 @@ def _pick(frames: int, frame: int | None, path: Path) -> int:
 
 def _voxels(
     header: Header, image: Content, shape: tuple[int, int, int], which: tuple[int, int], options: Options
-) -> tuple[NDArray, list[str]]:
+) -> tuple[NDArray[Any], list[str]]:
     notes: list[str] = []
     dtype, channels = _dtype(header, image.path)
     count = int(np.prod([int(size) for size in (*shape, channels)], dtype=object))
@@ -184,7 +184,7 @@ def _dtype(header: Header, path: Path) -> tuple[np.dtype, int]:
     if code not in NUMBERS:
         known = f" ({data_type_codes.label[code]})" if code in data_type_codes.value_set("code") else ""
         raise FormatError(f"datatype {code}{known} cannot be read", "convert it to integers or float32", subject=path)
-    return np.dtype(data_type_codes.dtype[code]).newbyteorder(header.endianness), 1
+    return np.dtype(str(np.dtype(data_type_codes.dtype[code]))).newbyteorder(header.endianness), 1
 
 
 def _seek(header: Header, image: Content, notes: list[str]) -> None:
@@ -213,7 +213,7 @@ def _check_extensions(header: Header, image: Content, end: int) -> None:
         image.skip(size - 8)
 
 
-def _scaled(header: Header, array: NDArray, path: Path, notes: list[str]) -> NDArray:
+def _scaled(header: Header, array: NDArray[Any], path: Path, notes: list[str]) -> NDArray[Any]:
     slope, inter = float(header["scl_slope"]), float(header["scl_inter"])
     if np.isnan(slope) or (np.isnan(inter) and slope != 0):
         notes.append("the scaling (scl_slope, scl_inter) is NaN; the values are taken unscaled")
@@ -236,7 +236,7 @@ def _container_notes(path: Path, head: Content) -> list[str]:
     ]
 
 
-def save(array: NDArray, path: Path, like: Volume) -> None:
+def save(array: NDArray[Any], path: Path, like: Volume) -> None:
     """Write an array in the grid of `like`; with `like` from a NIfTI file, its forms are repeated bit for bit."""
     origin = like.origin if isinstance(like, Loaded) and isinstance(like.origin, NiftiOrigin) else None
     wide = isinstance(origin.header, Nifti2Header) if origin else False

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from nibabel.nifti1 import Nifti1Header, xform_codes
@@ -85,7 +86,8 @@ def _qform(header: Header) -> Affine | None:
     """As nibabel has it; a qfac of 0 means 1, as the standard says."""
     if int(header["qform_code"]) == 0:
         return None
-    if not np.isfinite(header["pixdim"][1:4]).all() or (header["pixdim"][1:4] <= 0).any():
+    spacing = np.asarray(header["pixdim"], np.float64)[1:4]
+    if not np.isfinite(spacing).all() or (spacing <= 0).any():
         raise GeometryError("its voxel sizes (pixdim) are not positive")
     copy = header.copy()
     copy["pixdim"][0] = -1 if header["pixdim"][0] < 0 else 1
@@ -103,9 +105,8 @@ def _default(header: Header, path: Path) -> Affine:
 
 
 def _default_note() -> list[str]:
-    return [
-        "orientation unknown (sform and qform are not set); assumed: axes to Left, Anterior, Superior, centred, spacing from pixdim"
-    ]
+    assumed = "axes to Left, Anterior, Superior, centred, spacing from pixdim"
+    return [f"orientation unknown (sform and qform are not set); assumed: {assumed}"]
 
 
 def _compare(sform: Affine, qform: Affine, shape: tuple[int, int, int], path: Path) -> list[str]:
@@ -175,7 +176,7 @@ def _other_qform(header: Header, source: Header, stored: Affine) -> None:
         _set_qform(header, stored, _known(source["sform_code"]))
 
 
-def _known(code: np.integer) -> int:
+def _known(code: Any) -> int:
     return int(code) if int(code) in xform_codes.value_set("code") else SCANNER
 
 

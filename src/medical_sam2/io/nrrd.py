@@ -4,6 +4,7 @@ import gzip
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -146,7 +147,8 @@ def _affine(fields: dict[str, str], spatial: list[int], path: Path, notes: list[
     for column, text in enumerate(texts):
         affine[:3, column] = textual.numbers(text.strip("()"), path, "space directions", 3)
     if len(texts) == 2:
-        affine[:3, 2] = np.cross(*(affine[:3, c] / (np.linalg.norm(affine[:3, c]) or 1) for c in (0, 1)))
+        rows, columns = (affine[:3, c] / (np.linalg.norm(affine[:3, c]) or 1) for c in (0, 1))
+        affine[:3, 2] = np.cross(rows, columns)
     if "space origin" not in fields:
         notes.append("no space origin; 0 is assumed")
     else:
@@ -181,7 +183,7 @@ def _unit(fields: dict[str, str], path: Path, notes: list[str]) -> NDArray[np.fl
     return scale
 
 
-def save(array: NDArray, path: Path, like: Volume) -> None:
+def save(array: NDArray[Any], path: Path, like: Volume) -> None:
     """Write an array in the grid of `like`, in LPS space, numbers with all their digits, gzipped."""
     if path.suffix.lower() == ".nhdr":
         raise FormatError("a detached header would be two files", "save to .nrrd", subject=path)

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -104,7 +105,7 @@ def _sixteen_bit_png(image: Image.Image, path: Path) -> bool:
         return stream.read(25)[24:] == b"\x10"
 
 
-def _pixels(image: Image.Image, notes: list[str]) -> NDArray:
+def _pixels(image: Image.Image, notes: list[str]) -> NDArray[Any]:
     if image.mode in GREY:
         array = np.array(image)
         if array.dtype == bool:
@@ -116,7 +117,7 @@ def _pixels(image: Image.Image, notes: list[str]) -> NDArray:
     return colours[..., 0].copy() if image.mode == "P" and _grey(colours) else colours
 
 
-def _finite(array: NDArray, notes: list[str]) -> NDArray:
+def _finite(array: NDArray[Any], notes: list[str]) -> NDArray[Any]:
     bad = ~np.isfinite(array) if array.dtype.kind == "f" else np.zeros(1, bool)
     if bad.all():
         raise FormatError("no pixel holds a finite value", "export the image again")

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -110,7 +110,7 @@ def _pick(frames: int, frame: int | None, path: Path) -> int:
     return frame or 0
 
 
-def _shaped(flat: NDArray, layout: Layout, notes: list[str]) -> NDArray:
+def _shaped(flat: NDArray[Any], layout: Layout, notes: list[str]) -> NDArray[Any]:
     if layout.channels == 1:
         return flat.reshape(layout.shape, order="F")
     if layout.channels not in (3, 4) or layout.dtype.itemsize != 1:

@@ -1,5 +1,7 @@
 """Voxel values as a network can take them: scaled, finite, and honest about what was changed."""
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -8,7 +10,7 @@ from medical_sam2.errors import FormatError
 PIECE = 1 << 22
 
 
-def rescale(array: NDArray, slope: float, intercept: float) -> NDArray:
+def rescale(array: NDArray[Any], slope: float, intercept: float) -> NDArray[Any]:
     """`array * slope + intercept`, in place for floats; integers become float32, or float64 where 24 bits do not hold them."""
     if slope == 1 and intercept == 0:
         return array
@@ -20,7 +22,7 @@ def rescale(array: NDArray, slope: float, intercept: float) -> NDArray:
     return scaled
 
 
-def clean(array: NDArray) -> tuple[NDArray, list[str]]:
+def clean(array: NDArray[Any]) -> tuple[NDArray[Any], list[str]]:
     """Replace NaN and infinities by the smallest finite value, in place, and say what is odd about the values.
 
     Raises:
@@ -36,7 +38,7 @@ def clean(array: NDArray) -> tuple[NDArray, list[str]]:
     return array, warnings
 
 
-def _fill(flat: NDArray, bad: int) -> None:
+def _fill(flat: NDArray[Any], bad: int) -> None:
     if bad == flat.size:
         raise FormatError("no voxel holds a finite value (all are NaN or infinite)", "export the image again")
     lowest = min(piece[np.isfinite(piece)].min(initial=np.inf) for piece in _pieces(flat))
@@ -44,21 +46,21 @@ def _fill(flat: NDArray, bad: int) -> None:
         piece[~np.isfinite(piece)] = lowest
 
 
-def _constant(flat: NDArray) -> bool:
+def _constant(flat: NDArray[Any]) -> bool:
     return all((piece == flat[0]).all() for piece in _pieces(flat))
 
 
-def _pieces(flat: NDArray) -> list[NDArray]:
+def _pieces(flat: NDArray[Any]) -> list[NDArray[Any]]:
     return [flat[start : start + PIECE] for start in range(0, flat.size, PIECE)]
 
 
-def grey(array_c: NDArray) -> NDArray[np.uint8]:
+def grey(array_c: NDArray[Any]) -> NDArray[np.uint8]:
     """Luminance of RGB or RGBA values along the last axis (ITU-R BT.601 weights), alpha left out."""
     weighted = array_c[..., :3].astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32)
     return np.rint(weighted).astype(np.uint8)
 
 
-def compact(array: NDArray) -> NDArray:
+def compact(array: NDArray[Any]) -> NDArray[Any]:
     """Labels in the smallest unsigned type that holds them; floats stay floats, negative integers stay signed.
 
     Raises:

@@ -1,0 +1,281 @@
+"""Files of prompts: JSON that says what was pointed at, for several objects with their names.
+
+```json
+{
+  "version": 1,
+  "coordinates": "voxel",
+  "objects": [{"label": 1, "name": "liver", "points": [[32, 30, 4]], "negative": [[5, 5, 4]]}]
+}
+```
+
+Coordinates are voxel indices in the order of the image's file, or millimetres in RAS+ ("mm"). Paths of masks are relative to
+the file of prompts, and do not leave its folder.
+"""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from math import isfinite
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medical_sam2 import io
+from medical_sam2.errors import FormatError, GeometryError, MedicalSam2Error, PromptError
+from medical_sam2.io import atomic
+from medical_sam2.io.jsonfile import load_json
+from medical_sam2.plugins import suggestion
+from medical_sam2.prompts import Box, Index, Mask, Point, Prompt
+from medical_sam2.volume import Volume
+
+VERSION = 1
+MOST_OBJECTS = 65_535
+FAR = 1e9  # no coordinate of any image; larger integers do not even become floats
+LETTERS = "ijk"
+KEYS = ("version", "coordinates", "objects")
+OBJECT_KEYS = ("label", "name", "points", "negative", "boxes", "masks")
+MASK_KEYS = ("file", "label", "axis")
+Unit = Literal["voxel", "mm"]
+
+
+@dataclass(frozen=True)
+class Named:
+    """Prompts, and what their objects are called.
+
+    Args:
+        prompts: of any objects.
+        names: label → name of the structure, where it has one.
+    """
+
+    prompts: tuple[Prompt, ...]
+    names: Mapping[int, str] = field(default_factory=dict[int, str])
+
+
+@dataclass(frozen=True)
+class Places:
+    """Coordinates that a user gave, as voxel indices of an image.
+
+    Args:
+        volume: the image.
+        unit: "voxel", in the order of its file, or "mm" in RAS+.
+    """
+
+    volume: Volume
+    unit: Unit = "voxel"
+
+    def point(self, numbers: Sequence[float], object: int, *, positive: bool = True) -> Point:
+        """A click.
+
+        Raises:
+            PromptError: it lies outside of the image; where it would lie in the other unit is said.
+        """
+        return Point(self._index("point", numbers), object, positive)
+
+    def box(self, numbers: Sequence[float], object: int) -> Box:
+        """A box on one slice, from any two opposite corners: six numbers.
+
+        Raises:
+            PromptError: it lies outside of the image, on no single slice, or has no area.
+        """
+        corners = self._index("box", numbers[:3]), self._index("box", numbers[3:])
+        i, j, k = (min(pair) for pair in zip(*corners, strict=True))
+        i2, j2, k2 = (max(pair) for pair in zip(*corners, strict=True))
+        return Box((i, j, k), (i2, j2, k2), object)
+
+    def _index(self, what: str, numbers: Sequence[float]) -> Index:
+        i, j, k = (float(number) for number in numbers)
+        if not all(map(isfinite, (i, j, k))):
+            raise PromptError(f"{what} {_shown((i, j, k))} is not finite", "give three numbers")
+        index = self.volume.to_voxel((i, j, k)) if self.unit == "mm" else (i, j, k)
+        if not _lies_in(self.volume, index):
+            raise PromptError(*self._outside(what, (i, j, k)))
+        return index
+
+    def _outside(self, what: str, given: Index) -> tuple[str, str]:
+        size = "×".join(map(str, self.volume.shape))
+        if self.unit == "mm":
+            problem = f"{what} at {_shown(given)} mm lies outside the image of {size} voxels"
+            voxels = "these look like voxel indices: say so (leave out --mm, or coordinates: voxel)"
+            return problem, voxels if _lies_in(self.volume, given) else "give RAS+ millimetres: x to Right, y Anterior, z Superior"
+        problem = f"{what} at voxel {_shown(given)} lies outside the image of {size} voxels"
+        if _lies_in(self.volume, self.volume.to_voxel(given)):
+            return problem, "these look like millimetres: say so (--mm, or coordinates: mm)"
+        return problem, "give voxel indices from 0 to the size less one"
+
+
+def load_prompts(path: Path | str, volume: Volume) -> Named:
+    """Read a file of prompts for an image.
+
+    Raises:
+        FormatError: no JSON of this kind: an unknown key (the nearest valid one is named), a number that is none, a newer version.
+        PromptError: a prompt that lies outside of the image, on nothing, or contradicts itself.
+        GeometryError: a mask on another grid.
+    """
+    path = Path(path)
+    content = load_json(path, newest=VERSION)
+    try:
+        _check_keys(content, KEYS, "the file")
+        unit = content.get("coordinates", "voxel")
+        if unit not in ("voxel", "mm"):
+            raise FormatError(f"coordinates {unit!r} are unknown", 'write "voxel" or "mm"')
+        reader = _Reader(Places(volume, unit), path.parent)
+        objects = [reader.object(entry) for entry in _list(content.get("objects"), "objects", empty=False)]
+    except MedicalSam2Error as error:
+        raise error.about(path) from None
+    labels = [label for label, _, _ in objects]
+    if len(set(labels)) < len(labels):
+        raise FormatError("two objects have the same label", "give each object one entry", subject=path)
+    prompts = tuple(prompt for _, _, own in objects for prompt in own)
+    return Named(prompts, {label: name for label, name, _ in objects if name})
+
+
+def save_prompts(path: Path | str, prompts: Sequence[Prompt], names: Mapping[int, str], like: Volume) -> None:
+    """Write a file of prompts in voxel coordinates; outlines become label files beside it (`NAME-1.nii.gz` …).
+
+    Raises:
+        InputError: the folder is missing or not writable.
+    """
+    path = Path(path)
+    files: dict[int, str] = {}
+    for number, mask in enumerate((prompt for prompt in prompts if isinstance(prompt, Mask)), 1):
+        files[id(mask)] = f"{path.stem}-{number}.nii.gz"
+        io.save(mask.array_ijk.astype(np.uint8), path.with_name(files[id(mask)]), like)
+    entries = as_objects(prompts, names, lambda mask: {"file": files[id(mask)]})
+    content = {"version": VERSION, "coordinates": "voxel", "objects": entries}
+    atomic.write_bytes(path, (json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode())
+
+
+def as_objects(prompts: Iterable[Prompt], names: Mapping[int, str], told: Any) -> list[dict[str, Any]]:
+    """Prompts as the `objects` of a file, in voxel coordinates.
+
+    Args:
+        prompts: of any objects.
+        names: label → name.
+        told: what to write of a mask.
+    """
+    entries: dict[int, dict[str, Any]] = {}
+    for prompt in prompts:
+        name = {"name": names[prompt.object]} if prompt.object in names else {}
+        entry = entries.setdefault(prompt.object, {"label": prompt.object, **name})
+        if isinstance(prompt, Point):
+            entry.setdefault("points" if prompt.positive else "negative", []).append(_numbers(prompt.index_ijk))
+        elif isinstance(prompt, Box):
+            entry.setdefault("boxes", []).append([*_numbers(prompt.low_ijk), *_numbers(prompt.high_ijk)])
+        elif isinstance(prompt, Mask):
+            axis = {} if prompt.axis is None else {"axis": LETTERS[prompt.axis]}
+            entry.setdefault("masks", []).append({**told(prompt), **axis})
+    return list(entries.values())
+
+
+def masks_from(labels: Volume, object: int | None = None, *, value: int | None = None) -> list[Mask]:
+    """The outlines in a label map of the image's grid.
+
+    Args:
+        labels: the label map.
+        object: all that is not 0 outlines this object; None: each label is an object.
+        value: only this label counts.
+
+    Raises:
+        PromptError: there is no such label, or none at all.
+    """
+    found = [int(label) for label in np.unique(labels.array) if label]
+    if value is not None and value not in found:
+        raise PromptError(f"it has no label {value}", suggestion(str(value), map(str, found)))
+    if not found:
+        raise PromptError("the mask is empty", "outline at least one voxel")
+    if value is None and object is None:
+        return [_outline(labels.array == label, label) for label in found]
+    inside = labels.array != 0 if value is None else labels.array == value
+    return [_outline(inside, object or value or 1)]
+
+
+def _outline(inside: NDArray[np.bool_], object: int) -> Mask:
+    """Drawn along the axis with the fewest outlined slices; where several have as few, tracking chooses among them."""
+    slices = [int(inside.any(axis=tuple({0, 1, 2} - {axis})).sum()) for axis in range(3)]
+    fewest = [axis for axis in range(3) if slices[axis] == min(slices)]
+    return Mask(inside, object, axis=fewest[0] if len(fewest) == 1 else None)
+
+
+@dataclass(frozen=True)
+class _Reader:
+    places: Places
+    folder: Path
+
+    def object(self, entry: object) -> tuple[int, str, list[Prompt]]:
+        """Label, name and prompts of one entry."""
+        content = _check_keys(entry, OBJECT_KEYS, "an object")
+        label = content.get("label", 1)
+        if isinstance(label, bool) or not isinstance(label, int) or not 1 <= label <= MOST_OBJECTS:
+            raise FormatError(f"label {str(label)[:20]!r} is no label", f"number objects from 1 to {MOST_OBJECTS}")
+        name = content.get("name", "")
+        if not isinstance(name, str) or not name.isprintable() or len(name) > 200:
+            raise FormatError(f"the name of object {label} is no line of text", "write a short name")
+        clicks = [
+            self.places.point(_row(row, 3, key), label, positive=key == "points")
+            for key in ("points", "negative")
+            for row in _list(content.get(key, []), key)
+        ]
+        boxes = [self.places.box(_row(row, 6, "boxes"), label) for row in _list(content.get("boxes", []), "boxes")]
+        masks = [self._mask(told, label) for told in _list(content.get("masks", []), "masks")]
+        if not [*clicks, *boxes, *masks]:
+            raise PromptError(f"object {label} has no prompt", f"give it one of {', '.join(OBJECT_KEYS[2:])}")
+        return label, name, [*clicks, *boxes, *masks]
+
+    def _mask(self, told: object, label: int) -> Mask:
+        content = _check_keys(told, MASK_KEYS, "a mask")
+        file, value, axis = content.get("file"), content.get("label"), content.get("axis")
+        if not isinstance(file, str) or not file:
+            raise FormatError("a mask has no file", "write the path of a label file")
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+            raise FormatError("the label of a mask is no label", "number labels from 1")
+        if axis is not None and (not isinstance(axis, str) or axis not in set(LETTERS)):
+            raise FormatError("the axis of a mask is unknown", "write i, j or k")
+        path = self._beside(file)
+        try:
+            (mask,) = masks_from(io.load_labels(path, self.places.volume), label, value=value)
+        except (PromptError, GeometryError) as error:
+            raise error.about(path) from None
+        return mask if axis is None else Mask(mask.array_ijk, label, axis=LETTERS.index(axis))
+
+    def _beside(self, file: str) -> Path:
+        """A file in the folder of the prompts or below: a file from elsewhere must not make us open any other."""
+        path = self.folder / file
+        if not path.resolve().is_relative_to(self.folder.resolve()):
+            raise FormatError(f"mask {file!r} lies outside the folder of the prompts", "put it beside the file of prompts")
+        return path
+
+
+def _check_keys(content: object, known: Sequence[str], what: str) -> dict[str, Any]:
+    if not isinstance(content, dict):
+        raise FormatError(f"{what} is no JSON object", f"write {{...}} with {', '.join(known)}")
+    for key in content:
+        if key not in known:
+            raise FormatError(f"{what} has the unknown key {str(key)[:40]!r}", suggestion(str(key), known))
+    return content
+
+
+def _list(content: object, key: str, *, empty: bool = True) -> list[Any]:
+    if not isinstance(content, list) or not (content or empty):
+        raise FormatError(f"{key} is no list", f'write "{key}": [...]')
+    return content
+
+
+def _row(content: object, count: int, key: str) -> list[float]:
+    good = isinstance(content, list) and len(content) == count
+    if not good or not all(type(number) in (int, float) and abs(number) < FAR for number in content):
+        raise FormatError(f"an entry of {key} is not {count} numbers", "write i, j, k" + " of two corners" * (count == 6))
+    return content
+
+
+def _lies_in(volume: Volume, index: Sequence[float]) -> bool:
+    return all(-0.5 <= place < size - 0.5 for place, size in zip(index, volume.shape, strict=True))
+
+
+def _numbers(index: Index) -> list[float]:
+    return [int(number) if float(number).is_integer() else float(number) for number in index]
+
+
+def _shown(index: Sequence[float]) -> str:
+    return f"({', '.join(f'{number:g}' for number in index)})"
