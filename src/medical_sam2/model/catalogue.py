@@ -26,13 +26,19 @@ class Known:
     note: str
 
     @property
+    def folder(self) -> Path:
+        """Where they are if they ship with the package."""
+        return EMBEDDED / self.name
+
+    @property
     def here(self) -> bool:
         """Whether they can be loaded without a network."""
         if self.source == "embedded":
-            return (EMBEDDED / self.name / MODEL_FILE).is_file()
+            return (self.folder / MODEL_FILE).is_file()
         from huggingface_hub import try_to_load_from_cache
 
-        return isinstance(try_to_load_from_cache(self.source, MODEL_FILE), str)
+        owner, repository, *file = self.source.split("/", 2)
+        return isinstance(try_to_load_from_cache(f"{owner}/{repository}", *file or [MODEL_FILE]), str)
 
 
 def _official(version: str, size: str) -> Known:

@@ -1,6 +1,6 @@
 """What a network is beside its weights: `config.json`, ours and that of `transformers`."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
@@ -38,7 +38,7 @@ class Settings:
         return {"format": FORMAT, "version": VERSION, **asdict(self)}
 
 
-def check_image_size(size: int) -> int:
+def check_image_size(size: Any) -> int:
     """The size, if a network can take it.
 
     Raises:
@@ -68,14 +68,20 @@ def parse(content: Mapping[str, Any]) -> Settings:
 
 
 def _ours(content: Mapping[str, Any]) -> Settings:
-    values = {name: value for name, value in content.items() if name not in {"format", "version"}}
+    values: dict[str, Any] = {name: value for name, value in content.items() if name not in {"format", "version"}}
     if content.get("version") != VERSION or values["encoder"] not in {"hiera", "pyramid"}:
         raise WeightsError("the configuration is of a later version", "update this package")
-    pixels = Pixels(*(tuple(float(x) for x in values["pixels"][name]) for name in ("mean", "std")))
-    if len(pixels.mean) != 3 or len(pixels.std) != 3 or min(pixels.std) <= 0:
+    pixels = Pixels(_three(values["pixels"]["mean"]), _three(values["pixels"]["std"]))
+    if min(pixels.std) <= 0:
         raise ValueError(pixels)
-    hiera = _hiera(**values["hiera"]) if values["hiera"] is not None else None
-    return Settings(**values | {"pixels": pixels, "hiera": hiera, "mask_heads": int(values["mask_heads"])})
+    values["hiera"] = _hiera(**values["hiera"]) if values["hiera"] is not None else None
+    values |= {"pixels": pixels, "mask_heads": int(values["mask_heads"])}
+    return Settings(**values)
+
+
+def _three(numbers: Sequence[float]) -> tuple[float, float, float]:
+    red, green, blue = (float(number) for number in numbers)
+    return red, green, blue
 
 
 def _transformers(content: Mapping[str, Any]) -> Settings:

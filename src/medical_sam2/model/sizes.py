@@ -63,6 +63,8 @@ def configuration(
     """
     shape = _Shapes({name: tuple(tensor.shape) for name, tensor in weights.items()})
     width, depth = shape("no_memory_embedding")[-1], shape("memory_encoder.projection.weight")[0]
+    if heads < 1 or width // 2 % heads:
+        raise WeightsError(f"no mask decoder of width {width} has {heads} heads", "restore the original configuration")
     return Sam2VideoConfig(
         vision_config=hiera(shape, image_size, encoder) if f"{TRUNK}.pos_embed" in weights else None,
         prompt_encoder_config={

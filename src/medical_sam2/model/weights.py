@@ -7,14 +7,17 @@ Official checkpoints (SAM 2.0, SAM 2.1), their fine-tunes (MedSAM2, Medical SAM 
 import json
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save
 from torch import Tensor
+from transformers import Sam2VideoConfig
 
 from medical_sam2.errors import WeightsError
-from medical_sam2.model.catalogue import CONFIG_FILE, EMBEDDED, KNOWN, MODEL_FILE, Known, available
+from medical_sam2.model.catalogue import CONFIG_FILE, KNOWN, MODEL_FILE, Known, available
 from medical_sam2.model.hub import fetched, is_hub_id
 from medical_sam2.model.keys import from_official, from_transformers, is_official
 from medical_sam2.model.pyramid import ConvPyramid
@@ -23,7 +26,34 @@ from medical_sam2.model.settings import Settings, check_image_size, parse
 from medical_sam2.model.sizes import Hiera, configuration, pyramid
 from medical_sam2.model.tensors import listed, read_config, read_tensors
 
-__all__ = ["Known", "available", "load_backbone", "read_weights", "save_backbone"]
+__all__ = ["Found", "Known", "available", "load_backbone", "read_weights", "save_backbone"]
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """Weights that were read.
+
+    Args:
+        weights: under the names of `Sam2`.
+        settings: what their shapes do not tell.
+        file: where they came from.
+    """
+
+    weights: Mapping[str, Tensor]
+    settings: Settings
+    file: Path
+
+    def configuration(self, image_size: int | None = None) -> Sam2VideoConfig:
+        """The configuration of the network that they fit, for another input size where one is given.
+
+        Raises:
+            WeightsError: a weight that every SAM 2 has is missing, or the image encoder is none that is known.
+        """
+        told = self.settings
+        try:
+            return configuration(self.weights, image_size or told.image_size, encoder=told.hiera, heads=told.mask_heads)
+        except WeightsError as error:
+            raise error.about(self.file) from error
 
 
 def load_backbone(
@@ -42,16 +72,16 @@ def load_backbone(
             not fit: every weight that is missing or too many is named.
         AmbiguousError: a repository on the hub holds several files of weights.
     """
-    weights, settings, path = read_weights(name_or_path)
-    size = settings.image_size if image_size is None else check_image_size(image_size)
+    size = check_image_size(image_size) if image_size is not None else None
+    found = read_weights(name_or_path)
     try:
-        return _network(weights, settings, size, memory_dtype)
+        return _network(found, found.configuration(size), memory_dtype)
     except WeightsError as error:
-        raise error.about(path) from error
+        raise error.about(found.file) from error
 
 
-def read_weights(name_or_path: str | Path) -> tuple[dict[str, Tensor], Settings, Path]:
-    """Weights under the names of `Sam2`, what else there is to know of the network, and the file they came from.
+def read_weights(name_or_path: str | Path) -> Found:
+    """The weights, no network made of them yet.
 
     Raises:
         WeightsError, AmbiguousError: as for `load_backbone`.
@@ -62,12 +92,12 @@ def read_weights(name_or_path: str | Path) -> tuple[dict[str, Tensor], Settings,
     weights = read_tensors(file)
     config = file.with_name(CONFIG_FILE)
     if is_official(weights):
-        return from_official(weights), Settings(image_size=known.image_size if known else 1024), file
+        return Found(from_official(weights), Settings(image_size=known.image_size if known else 1024), file)
     try:
         settings = parse(read_config(config)) if config.is_file() and file.name == MODEL_FILE else Settings()
     except WeightsError as error:
         raise error.about(config) from error
-    return from_transformers(weights), settings, file
+    return Found(from_transformers(weights), settings, file)
 
 
 def save_backbone(network: Sam2, folder: Path, *, dtype: torch.dtype = torch.float32) -> None:
@@ -85,12 +115,12 @@ def save_backbone(network: Sam2, folder: Path, *, dtype: torch.dtype = torch.flo
     _write(folder / MODEL_FILE, save(weights, {"format": "pt"}))
 
 
-def _network(weights: Mapping[str, Tensor], settings: Settings, size: int, memory_dtype: torch.dtype | None) -> Sam2:
+def _network(found: Found, config: Sam2VideoConfig, memory_dtype: torch.dtype | None) -> Sam2:
     """Shapes are compared on a network that takes no memory; only then are the numbers copied."""
+    weights = found.weights
     with torch.device("meta"):
-        encoder = pyramid(weights) if settings.encoder == "pyramid" else None
-        config = configuration(weights, size, encoder=settings.hiera, heads=settings.mask_heads)
-        network = Sam2(config, encoder, pixels=settings.pixels, memory_dtype=memory_dtype)
+        encoder = pyramid(weights) if found.settings.encoder == "pyramid" else None
+        network = Sam2(config, encoder, pixels=found.settings.pixels, memory_dtype=memory_dtype)
     _check_fit(network.state_dict(), weights)
     for name, tensor in weights.items():
         if not tensor.isfinite().all():
@@ -99,7 +129,7 @@ def _network(weights: Mapping[str, Tensor], settings: Settings, size: int, memor
     network.load_state_dict(copies, assign=True)
     attention = network.memory_attention  # its tables are computed, no file holds them
     attention.rotary_emb = type(attention.rotary_emb)(config)
-    attention.position_ids = attention.precompute_positions(config)
+    attention.register_buffer("position_ids", attention.precompute_positions(config), persistent=False)
     return network.requires_grad_(True).eval()
 
 
@@ -118,10 +148,11 @@ def _check_fit(wanted: Mapping[str, Tensor], got: Mapping[str, Tensor]) -> None:
 
 def _settings(network: Sam2) -> Settings:
     encoder = network.vision_encoder
-    heads = network.config.mask_decoder_config.num_attention_heads
+    config: Any = network.config
+    heads = config.mask_decoder_config.num_attention_heads
     if isinstance(encoder, ConvPyramid):
         return Settings("pyramid", network.image_size, network.pixels, heads)
-    trunk = network.config.vision_config.backbone_config
+    trunk = config.vision_config.backbone_config
     windows, everywhere = tuple(trunk.window_size_per_stage), tuple(trunk.global_attention_blocks)
     return Settings("hiera", network.image_size, network.pixels, heads, Hiera(trunk.num_attention_heads, windows, everywhere))
 
@@ -131,7 +162,7 @@ def _located(name: str, known: Known | None) -> Path:
     if known is not None and known.source == "embedded":
         if not known.here:
             raise WeightsError("these weights are not in this installation", "reinstall the package", subject=known.name)
-        return EMBEDDED / known.name
+        return known.folder
     path = Path(name)
     if known is None and (path.exists() or not is_hub_id(name)):
         if path.suffix or path.exists():

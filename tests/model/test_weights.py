@@ -1,0 +1,442 @@
+"""Weights in and out: names, files, folders, the hub; every weight must fit, and nothing in a file is run."""
+
+import json
+import os
+import pickle
+import struct
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import huggingface_hub
+import pytest
+import torch
+from huggingface_hub.errors import RemoteEntryNotFoundError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers import Sam2VideoModel
+
+from medical_sam2.errors import AmbiguousError, WeightsError
+from medical_sam2.model import catalogue
+from medical_sam2.model.keys import from_official
+from medical_sam2.model.memory import Fifo, PolicyBank
+from medical_sam2.model.sam2 import Pixels, Sam2
+from medical_sam2.model.sizes import Hiera, configuration
+from medical_sam2.model.tracker import track
+from medical_sam2.model.weights import available, load_backbone, read_weights, save_backbone
+from medical_sam2.prompts import Fixed, FramePrompt
+from tests.golden import official
+from tests.model.conftest import tiny
+
+HIERA = Hiera(heads=1, windows=(8, 4, 2, 2), everywhere=(4,))
+
+
+def small_hiera(image_size: int = 64) -> Sam2:
+    """A Hiera that no table knows."""
+    config = tiny().config
+    config.vision_config.backbone_config.update(
+        {
+            "hidden_size": 8,
+            "num_attention_heads": 1,
+            "blocks_per_stage": [1, 1, 3, 1],
+            "embed_dim_per_stage": [8, 16, 32, 64],
+            "num_attention_heads_per_stage": [1, 2, 4, 8],
+            "window_size_per_stage": list(HIERA.windows),
+            "global_attention_blocks": list(HIERA.everywhere),
+            "image_size": [image_size, image_size],
+        }
+    )
+    config.vision_config.update({"backbone_channel_list": [64, 32, 16, 8], "fpn_hidden_size": 128})
+    torch.manual_seed(0)
+    return Sam2(config, pixels=Pixels()).eval()
+
+
+def same(ours: Sam2, other: Sam2) -> bool:
+    pairs = zip(ours.state_dict().items(), other.state_dict().items(), strict=True)
+    return all(a == b and torch.equal(x, y) for (a, x), (b, y) in pairs)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A sound folder of the tiny network."""
+    folder = tmp_path_factory.mktemp("weights")
+    save_backbone(tiny(), folder)
+    return folder
+
+
+@pytest.fixture
+def copy(folder: Path, tmp_path: Path) -> Path:
+    """The same, to be spoilt."""
+    for file in folder.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    return tmp_path
+
+
+@pytest.mark.parametrize("build", [tiny, small_hiera], ids=["pyramid", "hiera"])
+def test_round_trip(build: Callable[[], Sam2], tmp_path: Path) -> None:
+    network = build()
+    save_backbone(network, tmp_path)
+    back = load_backbone(tmp_path)
+    assert same(back, network)
+    assert (back.pixels, back.image_size, back.training) == (network.pixels, 64, False)
+    frame = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        assert torch.equal(back.encode(frame).top_BChw, network.encode(frame).top_BChw)
+    assert sorted(os.listdir(tmp_path)) == ["config.json", "model.safetensors"]
+
+
+@pytest.mark.parametrize(("dtype", "close"), [(torch.float16, 1e-3), (torch.bfloat16, 1e-2)])
+def test_half_precision_is_kept_on_disk_and_widened_in_memory(dtype: torch.dtype, close: float, tmp_path: Path) -> None:
+    network = tiny()
+    save_backbone(network, tmp_path, dtype=dtype)
+    assert {tensor.dtype for tensor in load_file(tmp_path / "model.safetensors").values()} == {dtype}
+    for name, tensor in load_backbone(tmp_path).state_dict().items():
+        assert tensor.dtype == torch.float32
+        assert torch.allclose(tensor, network.state_dict()[name], rtol=close, atol=close)
+
+
+@pytest.mark.parametrize("size", [64, 96, 256])
+def test_any_input_size_tracks_as_a_network_built_for_it(folder: Path, size: int) -> None:
+    network = load_backbone(folder, image_size=size, memory_dtype=torch.bfloat16).requires_grad_(False)
+    built = tiny(image_size=size).requires_grad_(False)
+    built.memory_dtype = torch.bfloat16
+    answers = []
+    for each in (network, built):
+        features = [each.encode(torch.ones(1, 3, size, size) * t) for t in range(2)]
+        bank = PolicyBank(Fifo)
+        prompter = Fixed({0: FramePrompt.box(5, 5, 30, 30)})
+        answers.append([p for _, p in track(each, features.__getitem__, range(2), [prompter], bank)])
+    assert answers[0][1].logits_Bhw.shape == (1, size // 4, size // 4)
+    assert torch.equal(answers[0][1].logits_Bhw, answers[1][1].logits_Bhw)
+
+
+def test_a_network_can_be_trained_after_loading(folder: Path) -> None:
+    network = load_backbone(folder)
+    network.encode(torch.ones(1, 3, 64, 64)).top_BChw.sum().backward()
+    assert network.vision_encoder.stem[0].weight.grad is not None
+
+
+def test_saving_again_replaces(copy: Path) -> None:
+    other = tiny(seed=5)
+    save_backbone(other, copy)
+    assert same(load_backbone(copy), other)
+
+
+def test_a_failed_save_leaves_the_old_weights(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_: int) -> None:
+        raise OSError("no space left")
+
+    before = {file.name: file.read_bytes() for file in copy.iterdir()}
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="no space"):
+        save_backbone(tiny(seed=5), copy)
+    assert {file.name: file.read_bytes() for file in copy.iterdir()} == before
+
+
+def test_transformers_folder(tmp_path: Path) -> None:
+    """Its own network under its own names, with sizes that no table knows."""
+    config = small_hiera().config
+    theirs = Sam2VideoModel(config)
+    theirs.shared_image_embedding.positional_embedding.copy_(theirs.prompt_encoder.shared_embedding.positional_embedding)
+    theirs.save_pretrained(tmp_path)
+    ours = load_backbone(tmp_path)
+    assert torch.equal(ours.vision_encoder.neck.convs[0].weight, theirs.vision_encoder.neck.convs[0].weight)
+    assert ours.vision_encoder.config.backbone_config.global_attention_blocks == [4]
+    assert ours.image_size == 64
+
+
+@pytest.mark.parametrize("wrap", ["", "model", "state_dict"])
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_official_layout(wrap: str, prefix: str, tmp_path: Path) -> None:
+    """As training code leaves it: under `model`, beside an optimiser, of a network spread over GPUs."""
+    weights = {prefix + name: torch.zeros(1) for name in official.keys("sam2.0_tiny")}
+    content = {wrap: weights, "optimizer": {"state": {0: torch.ones(2)}}, "epoch": 3} if wrap else weights
+    torch.save(content, tmp_path / "a.pt")
+    names = set(read_weights(tmp_path / "a.pt").weights)
+    assert names == set(from_official(official.shapes_only("sam2.0_tiny")))
+
+
+def test_older_checkpoint_format(tmp_path: Path) -> None:
+    torch.save({"image_encoder.w": torch.ones(2)}, tmp_path / "a.pth", _use_new_zipfile_serialization=False)
+    assert torch.equal(read_weights(tmp_path / "a.pth").weights["image_encoder.w"], torch.ones(2))
+
+
+def spoilt(copy: Path, change: Callable[[dict[str, Tensor]], object]) -> str:
+    """What is said of the folder after its tensors were changed."""
+    path = copy / "model.safetensors"
+    tensors = load_file(path)
+    change(tensors)
+    save_file(tensors, path)
+    with pytest.raises(WeightsError) as caught:
+        load_backbone(copy)
+    assert str(path) in str(caught.value)
+    assert caught.value.exit_code == 2
+    return str(caught.value)
+
+
+def test_every_missing_and_unexpected_weight_is_named(copy: Path) -> None:
+    gone = ["mask_downsample.bias", "memory_encoder.projection.bias", "memory_attention.layer_norm.weight"]
+
+    def change(tensors: dict[str, Tensor]) -> None:
+        for name in gone:
+            del tensors[name]
+        tensors |= {"surplus.one": torch.ones(1), "surplus.two": torch.ones(1)}
+
+    message = spoilt(copy, change)
+    assert f"missing {', '.join(sorted(gone))}" in message
+    assert "unexpected surplus.one, surplus.two" in message
+
+
+def test_a_wrong_shape_is_named(copy: Path) -> None:
+    message = spoilt(copy, lambda tensors: tensors.update({"mask_downsample.weight": torch.ones(1, 1, 3, 3)}))
+    assert "mask_downsample.weight has shape (1, 1, 3, 3) where the network has (1, 1, 4, 4)" in message
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_no_numbers(copy: Path, value: float) -> None:
+    message = spoilt(copy, lambda tensors: tensors["mask_downsample.weight"].fill_(value))
+    assert "mask_downsample.weight holds NaN or infinite numbers" in message
+
+
+def test_a_network_without_its_centre(copy: Path) -> None:
+    assert "weight no_memory_embedding is missing among the keys" in spoilt(
+        copy, lambda tensors: tensors.pop("no_memory_embedding")
+    )
+
+
+def test_an_unknown_encoder_is_described() -> None:
+    weights = from_official(official.shapes_only("sam2.1_tiny"))
+    weights["vision_encoder.backbone.blocks.12.layer_norm2.weight"] = torch.empty(768, device="meta")
+    with pytest.raises(WeightsError, match="1-2-7-3 blocks, which is none of the official ones"):
+        configuration(weights, 1024)
+    assert configuration(weights, 1024, encoder=HIERA).vision_config.backbone_config.blocks_per_stage == [1, 2, 7, 3]
+
+
+def test_whole_numbers_are_no_weights(copy: Path) -> None:
+    message = spoilt(copy, lambda tensors: tensors.update({"mask_downsample.bias": torch.ones(1, dtype=torch.int64)}))
+    assert "mask_downsample.bias is no array of floating point numbers" in message
+
+
+@pytest.mark.parametrize("size", [0, 32, 100, 8192])
+def test_sizes_that_no_network_takes(folder: Path, size: int) -> None:
+    with pytest.raises(WeightsError, match=f"{size} pixels; give a multiple of 32"):
+        load_backbone(folder, image_size=size)
+
+
+CONFIGS: dict[str, bytes] = {
+    "no JSON": b"{",
+    "deep JSON": b"[" * 100_000 + b"]" * 100_000,
+    "a list": b"[]",
+    "too large": b" " * (1 << 20) + b"{}",
+    "foreign": b'{"model_type": "bert"}',
+    "hydra": b'{"_target_": "os.system", "command": "touch NASTY"}',
+    "ours with a target": b'{"format": "medical-sam2", "version": 1, "encoder": "pyramid", "_target_": "os.system"}',
+}
+WRONG: dict[str, dict[str, object]] = {
+    "a later version": {"version": 2},
+    "an unknown encoder": {"encoder": "os.system"},
+    "a huge image": {"image_size": 10**9},
+    "a size that is no number": {"image_size": "256"},
+    "no heads": {"mask_heads": 0},
+    "too many heads": {"mask_heads": 3},
+    "a wrong normalisation": {"pixels": {"mean": [0.5], "std": [1]}},
+    "a normalisation by zero": {"pixels": {"mean": [0, 0, 0], "std": [1, 0, 1]}},
+    "a strange Hiera": {"hiera": {"heads": 0, "windows": [8, 4, 2, 2], "everywhere": []}},
+    "a missing field": {"pixels": None},
+}
+
+
+@pytest.mark.parametrize("content", [*CONFIGS.values()], ids=[*CONFIGS])
+def test_a_broken_configuration(copy: Path, content: bytes) -> None:
+    (copy / "config.json").write_bytes(content)
+    with pytest.raises(WeightsError, match=r"config\.json: .*configuration"):
+        load_backbone(copy)
+
+
+@pytest.mark.parametrize("wrong", [*WRONG.values()], ids=[*WRONG])
+def test_a_configuration_with_wrong_values(copy: Path, wrong: dict[str, object]) -> None:
+    path = copy / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | wrong))
+    with pytest.raises(WeightsError):
+        load_backbone(copy)
+
+
+class Evil:
+    """Makes a file when it is unpickled by a careless reader."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.mkdir, (str(self.path),)
+
+
+def evil(path: Path, trap: Path) -> None:
+    torch.save({"model": Evil(trap)}, path)
+
+
+def evil_legacy(path: Path, trap: Path) -> None:
+    path.write_bytes(pickle.dumps({"model": Evil(trap)}))
+
+
+def cut(path: Path, _: Path) -> None:
+    torch.save({"image_encoder.w": torch.ones(1000)}, path)
+    path.write_bytes(path.read_bytes()[:2000])
+
+
+def compressed(path: Path, _: Path) -> None:
+    """An archive of a gigabyte in a megabyte."""
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("archive/data.pkl", b"\0" * 10_000_000)
+
+
+def boundless(path: Path, _: Path) -> None:
+    """One number that claims to be 10¹²."""
+    torch.save({"image_encoder.w": torch.ones(1).expand(10**12)}, path)
+
+
+def sparse(path: Path, _: Path) -> None:
+    torch.save({"image_encoder.w": torch.sparse_coo_tensor(size=(10**6, 10**6), check_invariants=False)}, path)
+
+
+def no_tensors(path: Path, _: Path) -> None:
+    torch.save({"model": {"a": 1, "b": "two"}}, path)
+
+
+def no_names(path: Path, _: Path) -> None:
+    torch.save([torch.ones(1)], path)
+
+
+def empty(path: Path, _: Path) -> None:
+    path.touch()
+
+
+def noise(path: Path, _: Path) -> None:
+    path.write_bytes(bytes(range(256)) * 10)
+
+
+def huge_header(path: Path, _: Path) -> None:
+    path.write_bytes(struct.pack("<Q", 1 << 62) + b"{}")
+
+
+def outside(path: Path, _: Path) -> None:
+    header = b'{"w":{"dtype":"F32","shape":[9],"data_offsets":[0,36]}}'
+    path.write_bytes(struct.pack("<Q", len(header)) + header + b"\0" * 8)
+
+
+def escapes(path: Path, _: Path) -> None:
+    """A name that would clear the screen, and one that would fill it."""
+    save_file({"image_encoder.\x1b[2J": torch.ones(1), "image_encoder." + "a" * 9999: torch.ones(1)}, path)
+
+
+PICKLES = (evil, evil_legacy, cut, compressed, boundless, sparse, no_tensors, no_names, empty, noise)
+
+
+@pytest.mark.parametrize(
+    ("name", "make"),
+    [
+        *(("a.pt", make) for make in PICKLES),
+        *(("a.safetensors", make) for make in (cut, empty, noise, huge_header, outside, escapes)),
+        *((name, noise) for name in ("a.npz", "a.yaml", "a.json", "a")),
+    ],
+)
+def test_a_hostile_file(name: str, make: Callable[[Path, Path], None], tmp_path: Path) -> None:
+    path, trap = tmp_path / name, tmp_path / "trap"
+    make(path, trap)
+    with pytest.raises(WeightsError) as caught:
+        load_backbone(path)
+    message = str(caught.value)
+    assert message.startswith(f"{path}: ")
+    assert ";" in message
+    assert message.isprintable()
+    assert len(message) < 700
+    assert not trap.exists()
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.pt")
+    with pytest.raises(WeightsError, match="is no file"):
+        load_backbone(tmp_path / "a.pt")
+
+
+class TestNames:
+    def test_the_embedded_default_may_be_absent(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(catalogue, "EMBEDDED", tmp_path)
+        with pytest.raises(WeightsError, match="nano: these weights are not in this installation; reinstall"):
+            load_backbone()
+
+    def test_the_embedded_default(self, copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        (copy / "nano").mkdir()
+        for file in ("config.json", "model.safetensors"):
+            (copy / file).rename(copy / "nano" / file)
+        monkeypatch.setattr(catalogue, "EMBEDDED", copy)
+        assert same(load_backbone(), tiny())
+
+    @pytest.mark.parametrize("name", ["sam2.1-huge", "a/b/c.pt/", "../x", ".hidden/x", "a b/c", ""])
+    def test_unknown(self, name: str) -> None:
+        with pytest.raises(WeightsError):
+            load_backbone(name)
+
+    @pytest.mark.parametrize("name", ["absent.pt", "folder/absent.safetensors", "/absent/absent.pt"])
+    def test_a_file_that_is_not_there(self, name: str) -> None:
+        with pytest.raises(WeightsError, match="does not exist"):
+            load_backbone(name)
+
+    def test_listed(self) -> None:
+        names = [known.name for known in available()]
+        assert names[:2] == ["nano", "sam2.1-tiny"]
+        assert len(names) == len(set(names)) == 11
+
+
+class TestHub:
+    """The hub is not asked: what it would answer is put in its place."""
+
+    @pytest.fixture(autouse=True)
+    def cache(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *_: None)
+
+    def answer(self, monkeypatch: pytest.MonkeyPatch, files: dict[str, Path]) -> None:
+        def metadata(url: str) -> None:
+            if not any(url.endswith(f"/{file}") for file in files):
+                raise RemoteEntryNotFoundError.__new__(RemoteEntryNotFoundError)
+
+        monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", metadata)
+        monkeypatch.setattr(huggingface_hub, "hf_hub_download", lambda _, file: str(files[file]))
+        monkeypatch.setattr(huggingface_hub, "list_repo_files", lambda _: list(files))
+
+    def test_a_folder_of_the_hub(self, monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+        self.answer(monkeypatch, {file: folder / file for file in ("model.safetensors", "config.json")})
+        assert same(load_backbone("someone/something"), tiny())
+
+    def test_the_only_file(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+        torch.save({"image_encoder.w": torch.ones(1)}, tmp_path / "a.pt")
+        self.answer(monkeypatch, {"a.pt": tmp_path / "a.pt", "README.md": tmp_path})
+        assert read_weights("someone/something").file == tmp_path / "a.pt"
+
+    def test_one_of_several(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+        torch.save({"image_encoder.w": torch.ones(1)}, tmp_path / "a.pt")
+        self.answer(monkeypatch, {"a.pt": tmp_path / "a.pt", "b.pth": tmp_path})
+        with pytest.raises(AmbiguousError, match=r"choose one: someone/something/a\.pt, someone/something/b\.pth"):
+            read_weights("someone/something")
+        assert read_weights("someone/something/a.pt").file == tmp_path / "a.pt"
+
+    def test_no_weights(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+        self.answer(monkeypatch, {"README.md": tmp_path})
+        with pytest.raises(WeightsError, match="holds no weights"):
+            read_weights("someone/something")
+
+    def test_from_the_cache(self, monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+        monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda _, file: str(folder / file))
+        assert same(load_backbone("someone/something"), tiny())
+        assert next(known for known in available() if known.name == "sam2.1-tiny").here
+
+    def test_offline(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def fail(_: str) -> None:
+            raise ConnectionError("Name or service not known")
+
+        monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", fail)
+        with pytest.raises(
+            WeightsError, match=r"facebook/sam2\.1-hiera-tiny: cannot be fetched .* check the name and the connection"
+        ):
+            load_backbone("sam2.1-tiny")
+        assert not next(known for known in available() if known.name == "sam2.1-tiny").here
