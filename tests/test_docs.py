@@ -72,6 +72,17 @@ def test_commands_of_the_pages_parse(page: Path) -> None:
             assert (ROOT / words[0]).is_file(), line
 
 
+def test_file_of_prompts_is_read(case: Path) -> None:
+    from medical_sam2.io import load
+    from medical_sam2.io.promptfile import load_prompts
+
+    (content,) = blocks(ROOT / "docs" / "prompts.md", "json")
+    (case / "prompts.json").write_text(content)
+    named = load_prompts(case / "prompts.json", load(case / "ct.nii.gz"))
+    assert named.names == {1: "liver", 2: "spleen", 3: "lesion"}
+    assert len(named.prompts) == 4
+
+
 @pytest.mark.parametrize("page", PAGES, ids=name)
 def test_links_lead_somewhere(page: Path) -> None:
     prose = FENCE.sub("", page.read_text(encoding="utf-8"))
