@@ -75,7 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def explain(error: BaseException) -> tuple[str, int]:
-    """One line and an exit code for whatever stopped a command; foreign errors keep their text to themselves: it may name a person."""
+    """One line and an exit code for what stopped a command; foreign errors are not quoted: they may name a person."""
     if isinstance(error, KeyboardInterrupt):
         return "interrupted", INTERRUPTED
     if isinstance(error, MedicalSam2Error):

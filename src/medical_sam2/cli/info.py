@@ -39,7 +39,7 @@ def info(
         labels_of: the file holds labels of this image; check that they fit.
     """
     if file.suffix.lower() == ".json":
-        facts = {"kind": "json", "version": 1, **_keys(io.load_json(file)), "warnings": []}
+        facts = _keys(io.load_json(file))
     elif labels_of is not None:
         image = io.load(labels_of, geometry_from=geometry_from, frame=frame, series=series, allow_gap=allow_gap)
         facts = describe(io.load_labels(file, image))
@@ -65,7 +65,7 @@ def describe(found: Volume | tuple[Picture, ...]) -> dict[str, Any]:
 
 
 def _keys(content: dict[str, Any]) -> dict[str, Any]:
-    return {"keys": sorted(content)}
+    return {"kind": "json", "version": content.get("version", 1), "keys": sorted(content), "warnings": []}
 
 
 def _volume(volume: Volume) -> dict[str, Any]:

@@ -12,7 +12,8 @@ from pydicom.dataset import Dataset
 
 from medical_sam2.errors import AmbiguousError, FormatError, InputError
 from medical_sam2.io import dicom_grid, dicom_values, values
-from medical_sam2.io.dicom_headers import Plane, planes, read_dataset, text, walk
+from medical_sam2.io.dicom_files import read_dataset, walk
+from medical_sam2.io.dicom_headers import Plane, planes, text
 from medical_sam2.io.dicom_pixels import decode
 from medical_sam2.io.files import require_memory
 from medical_sam2.io.grid import size_warning

@@ -3,69 +3,20 @@
 Only the tags that reading needs are ever parsed, and no message repeats what they say of a person.
 """
 
-import os
 import re
-import warnings
-import zlib
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
-from pydicom import dcmread
 from pydicom.dataset import Dataset
-from pydicom.uid import DeflatedExplicitVRLittleEndian
 
-from medical_sam2.errors import FormatError, GeometryError, InputError, ResourceError
-from medical_sam2.io.files import free_memory, open_regular
-from medical_sam2.io.recognise import is_dicom
+from medical_sam2.errors import FormatError, GeometryError
+from medical_sam2.io.dicom_files import quiet
 
 Numbers: TypeAlias = tuple[float, ...]
 
-TAGS = [
-    "SOPClassUID",
-    "SOPInstanceUID",
-    "StudyInstanceUID",
-    "SeriesInstanceUID",
-    "FrameOfReferenceUID",
-    "PatientID",
-    "Modality",
-    "SeriesNumber",
-    "ImageType",
-    "Rows",
-    "Columns",
-    "NumberOfFrames",
-    "SamplesPerPixel",
-    "PhotometricInterpretation",
-    "BitsAllocated",
-    "BitsStored",
-    "HighBit",
-    "PixelRepresentation",
-    "PixelSpacing",
-    "ImagerPixelSpacing",
-    "NominalScannedPixelSpacing",
-    "ImagePositionPatient",
-    "ImageOrientationPatient",
-    "SliceThickness",
-    "SpacingBetweenSlices",
-    "RescaleSlope",
-    "RescaleIntercept",
-    "PixelPaddingValue",
-    "PixelPaddingRangeLimit",
-    "ModalityLUTSequence",
-    "BurnedInAnnotation",
-    "TemporalPositionIdentifier",
-    "AcquisitionNumber",
-    "TriggerTime",
-    "EchoTime",
-    "DiffusionBValue",
-    "AcquisitionTime",
-    "InstanceNumber",
-    "SharedFunctionalGroupsSequence",
-    "PerFrameFunctionalGroupsSequence",
-]
 UID_TAGS = ("SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID")
 TIME_TAGS = (
     "TemporalPositionIdentifier",
@@ -105,69 +56,6 @@ class Plane:
     scaling: tuple[float, float]
     times: tuple[float | None, ...]
     uid: str
-
-
-def read_dataset(path: Path, *, pixels: bool) -> Dataset:
-    """Parse a file: the tags of `TAGS` alone, or everything where the pixels are wanted.
-
-    Raises:
-        FormatError: what is no DICOM, damaged, or would unpack to more than the memory holds.
-    """
-    with open_regular(path) as stream, quiet(path):
-        head = stream.read(132)
-        stream.seek(0)
-        if not is_dicom(head):
-            raise FormatError("this is no DICOM file", "check what it is", subject=path)
-        bare = head[128:132] != b"DICM"
-        if not bare:
-            _check_deflated(stream, path)
-        chosen: dict[str, Any] = {} if pixels else {"specific_tags": TAGS, "stop_before_pixels": True}
-        dataset = dcmread(stream, force=bare, **chosen)
-        if len(dataset) == 0:
-            raise FormatError("the file is incomplete: it holds no DICOM elements", "copy it again", subject=path)
-        return dataset
-
-
-@contextmanager
-def quiet(path: Path) -> Iterator[None]:
-    """Turn whatever a parser throws at damaged input into FormatError, and keep its warnings, which quote values, to itself."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    except (InputError, ResourceError):
-        raise
-    except MemoryError:
-        raise ResourceError("reading it needs more memory than there is", "close other programs", subject=path) from None
-    except RecursionError:
-        raise FormatError("its sequences are nested too deeply", "repair the file", subject=path) from None
-    except Exception as error:
-        kind = type(error).__name__
-        raise FormatError(f"the DICOM file is damaged or incomplete ({kind})", "copy it again", subject=path) from None
-
-
-def _check_deflated(stream: BinaryIO, path: Path) -> None:
-    """Unpack a deflated data set once, piece by piece, before the parser does so at one blow."""
-    header = dcmread(stream, specific_tags=[], stop_before_pixels=True) if _deflated(stream) else None
-    stream.seek(0)
-    if header is None:
-        return
-    stream.seek(144 + int(header.file_meta.FileMetaInformationGroupLength))
-    unpacker, total, limit = zlib.decompressobj(-zlib.MAX_WBITS), 0, (free_memory() or 1 << 32) // 4
-    while not unpacker.eof and (packed := unpacker.unconsumed_tail or stream.read(1 << 16)):
-        total += len(unpacker.decompress(packed, 1 << 20))
-        if total > limit:
-            raise ResourceError("its deflated content does not fit into memory", "check where it came from", subject=path)
-    if not unpacker.eof:
-        raise FormatError("its deflated content is truncated", "copy it again", subject=path)
-    stream.seek(0)
-
-
-def _deflated(stream: BinaryIO) -> bool:
-    """Whether the file meta information names the deflated transfer syntax (looked for as text: nothing is parsed yet)."""
-    found = str(DeflatedExplicitVRLittleEndian).encode() in stream.read(1024)
-    stream.seek(0)
-    return found
 
 
 def text(dataset: Dataset, name: str) -> str:
@@ -297,18 +185,3 @@ def _soft(dataset: Dataset, name: str) -> float | None:
 def _first(dataset: Dataset, name: str) -> Dataset:
     items = dataset.get(name)
     return items[0] if items else Dataset()
-
-
-def walk(folder: Path, most: int = 50_000) -> list[Path]:
-    """The regular files below a folder, in a stable order; links to folders are not followed.
-
-    Raises:
-        InputError: more files than any study has.
-    """
-    found: list[Path] = []
-    for place, folders, names in os.walk(folder, onerror=None, followlinks=False):
-        folders.sort()
-        found += [path for name in sorted(names) if (path := Path(place, name)).is_file()]
-        if len(found) > most:
-            raise InputError(f"holds more than {most} files", "give the folder of one study", subject=folder)
-    return found

@@ -10,11 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from pydicom.encaps import generate_frames
-from pydicom.pixels import apply_color_lut, get_decoder
+from pydicom.pixels.decoders.base import get_decoder
+from pydicom.pixels.processing import apply_color_lut
 from pydicom.uid import UID, RLELossless
 
 from medical_sam2.errors import FormatError
-from medical_sam2.io.dicom_headers import floats, quiet, read_dataset, text, whole
+from medical_sam2.io.dicom_files import quiet, read_dataset
+from medical_sam2.io.dicom_headers import floats, text, whole
 from medical_sam2.io.files import require_memory
 
 JPEG_STARTS = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC} | {0xF7}

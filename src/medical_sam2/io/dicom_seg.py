@@ -17,7 +17,7 @@ from pydicom.uid import ExplicitVRLittleEndian
 from medical_sam2.errors import ConfigError, FormatError, GeometryError
 from medical_sam2.io import atomic
 from medical_sam2.io.dicom import DicomOrigin
-from medical_sam2.io.dicom_headers import quiet
+from medical_sam2.io.dicom_files import quiet
 from medical_sam2.io.files import open_regular
 from medical_sam2.io.options import Loaded
 from medical_sam2.volume import Volume

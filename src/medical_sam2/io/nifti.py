@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 from nibabel.nifti1 import Nifti1Header, Nifti1PairHeader, data_type_codes
@@ -184,7 +184,7 @@ def _dtype(header: Header, path: Path) -> tuple[np.dtype, int]:
     if code not in NUMBERS:
         known = f" ({data_type_codes.label[code]})" if code in data_type_codes.value_set("code") else ""
         raise FormatError(f"datatype {code}{known} cannot be read", "convert it to integers or float32", subject=path)
-    return np.dtype(str(np.dtype(data_type_codes.dtype[code]))).newbyteorder(header.endianness), 1
+    return np.dtype(cast(Any, data_type_codes.dtype[code])).newbyteorder(header.endianness), 1
 
 
 def _seek(header: Header, image: Content, notes: list[str]) -> None:

@@ -52,6 +52,11 @@ class Named:
     prompts: tuple[Prompt, ...]
     names: Mapping[int, str] = field(default_factory=dict[int, str])
 
+    @property
+    def labels(self) -> tuple[int, ...]:
+        """The objects, in order."""
+        return tuple(sorted({prompt.object for prompt in self.prompts}))
+
 
 @dataclass(frozen=True)
 class Places:
@@ -98,7 +103,9 @@ class Places:
         if self.unit == "mm":
             problem = f"{what} at {_shown(given)} mm lies outside the image of {size} voxels"
             voxels = "these look like voxel indices: say so (leave out --mm, or coordinates: voxel)"
-            return problem, voxels if _lies_in(self.volume, given) else "give RAS+ millimetres: x to Right, y Anterior, z Superior"
+            return problem, voxels if _lies_in(
+                self.volume, given
+            ) else "give RAS+ millimetres: x to Right, y Anterior, z Superior"
         problem = f"{what} at voxel {_shown(given)} lies outside the image of {size} voxels"
         if _lies_in(self.volume, self.volume.to_voxel(given)):
             return problem, "these look like millimetres: say so (--mm, or coordinates: mm)"
@@ -109,7 +116,7 @@ def load_prompts(path: Path | str, volume: Volume) -> Named:
     """Read a file of prompts for an image.
 
     Raises:
-        FormatError: no JSON of this kind: an unknown key (the nearest valid one is named), a number that is none, a newer version.
+        FormatError: no JSON of this kind: an unknown key (the nearest valid one is named), NaN, a newer version.
         PromptError: a prompt that lies outside of the image, on nothing, or contradicts itself.
         GeometryError: a mask on another grid.
     """
@@ -121,7 +128,7 @@ def load_prompts(path: Path | str, volume: Volume) -> Named:
         if unit not in ("voxel", "mm"):
             raise FormatError(f"coordinates {unit!r} are unknown", 'write "voxel" or "mm"')
         reader = _Reader(Places(volume, unit), path.parent)
-        objects = [reader.object(entry) for entry in _list(content.get("objects"), "objects", empty=False)]
+        objects = [reader.entry(entry) for entry in _list(content.get("objects"), "objects", empty=False)]
     except MedicalSam2Error as error:
         raise error.about(path) from None
     labels = [label for label, _, _ in objects]
@@ -203,7 +210,7 @@ class _Reader:
     places: Places
     folder: Path
 
-    def object(self, entry: object) -> tuple[int, str, list[Prompt]]:
+    def entry(self, entry: object) -> tuple[int, str, list[Prompt]]:
         """Label, name and prompts of one entry."""
         content = _check_keys(entry, OBJECT_KEYS, "an object")
         label = content.get("label", 1)
@@ -263,10 +270,10 @@ def _list(content: object, key: str, *, empty: bool = True) -> list[Any]:
 
 
 def _row(content: object, count: int, key: str) -> list[float]:
-    good = isinstance(content, list) and len(content) == count
-    if not good or not all(type(number) in (int, float) and abs(number) < FAR for number in content):
+    numbers = content if isinstance(content, list) and len(content) == count else []
+    if not numbers or not all(type(number) in (int, float) and abs(number) < FAR for number in numbers):
         raise FormatError(f"an entry of {key} is not {count} numbers", "write i, j, k" + " of two corners" * (count == 6))
-    return content
+    return numbers
 
 
 def _lies_in(volume: Volume, index: Sequence[float]) -> bool:
