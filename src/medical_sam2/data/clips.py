@@ -42,11 +42,13 @@ class ClipSampler:
         reader: the pool.
         seed: with the step and the place in the batch it decides everything, so training resumes exactly.
         sets: share of clips that come from sets.
+        smallest: share of the frame under which an object is left out.
     """
 
     reader: PoolReader
     seed: int
     sets: float = 0.4
+    smallest: float = SMALLEST
 
     def batch(self, step: int, *, clips: int, frames: int, objects: int, size: int) -> list[Clip]:
         """The clips of one step."""
@@ -59,21 +61,23 @@ class ClipSampler:
         while True:
             case = self.reader.load(int(rng.choice(places)))
             draw: Callable = _from_set if kind == "set" else _from_volume
-            clip = draw(case, rng, frames, objects, size)
+            clip = draw(case, rng, frames, objects, size, self.smallest)
             if clip is not None:
                 return clip
 
 
-def _from_volume(case: SyntheticCase, rng: np.random.Generator, frames: int, objects: int, size: int) -> Clip | None:
+def _from_volume(
+    case: SyntheticCase, rng: np.random.Generator, frames: int, objects: int, size: int, smallest: float
+) -> Clip | None:
     axis = int(rng.integers(3))
     if case.images.shape[axis] < 4 or min(n for i, n in enumerate(case.images.shape) if i != axis) < 24:
         axis = int(np.argmin(case.images.shape))
     images, labels = np.moveaxis(case.images, axis, 0), np.moveaxis(case.labels, axis, 0)
     task = case.tasks[int(rng.integers(len(case.tasks)))]
     areas = _member(np.ascontiguousarray(labels), task).mean(axis=(1, 2))
-    if (areas < SMALLEST).all():
+    if (areas < smallest).all():
         return None
-    start = int(rng.choice(len(areas), p=np.sqrt(areas * (areas >= SMALLEST)) / np.sqrt(areas * (areas >= SMALLEST)).sum()))
+    start = int(rng.choice(len(areas), p=np.sqrt(areas * (areas >= smallest)) / np.sqrt(areas * (areas >= smallest)).sum()))
     chosen = _walk(rng, start, len(areas), frames)
     drawn = _zoomed(Augmentation.draw(rng, EAGER), rng)
     turned = bool(rng.random() < 0.5)
@@ -82,7 +86,7 @@ def _from_volume(case: SyntheticCase, rng: np.random.Generator, frames: int, obj
     if turned:
         pictures, maps = pictures.transpose(2, 3), maps.transpose(2, 3)
     frames_TCSS = drawn.recolour(drawn.warp(pictures, size)).expand(-1, 3, -1, -1)
-    return _clip(frames_TCSS, drawn.warp(maps, size, nearest=True), case.tasks, task, rng, objects)
+    return _clip(frames_TCSS, drawn.warp(maps, size, nearest=True), case.tasks, task, rng, objects, smallest)
 
 
 def _walk(rng: np.random.Generator, start: int, length: int, frames: int) -> NDArray[np.int64]:
@@ -94,10 +98,12 @@ def _walk(rng: np.random.Generator, start: int, length: int, frames: int) -> NDA
     return np.clip(steps, 0, length - 1)
 
 
-def _from_set(case: SyntheticCase, rng: np.random.Generator, frames: int, objects: int, size: int) -> Clip | None:
+def _from_set(
+    case: SyntheticCase, rng: np.random.Generator, frames: int, objects: int, size: int, smallest: float
+) -> Clip | None:
     task = case.tasks[int(rng.integers(len(case.tasks)))]
     labels = np.asarray(case.labels)
-    fit = np.flatnonzero(_member(labels, task).mean(axis=(1, 2)) >= SMALLEST)
+    fit = np.flatnonzero(_member(labels, task).mean(axis=(1, 2)) >= smallest)
     if not len(fit):
         return None
     first = int(rng.choice(fit))
@@ -113,13 +119,15 @@ def _from_set(case: SyntheticCase, rng: np.random.Generator, frames: int, object
         maps.append(place.warp(torch.from_numpy(labels[n].astype(np.float32))[None, None], size, nearest=True))
     if rng.random() < 0.3:
         pictures = [picture.mean(1, keepdim=True).expand(-1, 3, -1, -1) for picture in pictures]
-    return _clip(torch.cat(pictures), torch.cat(maps), case.tasks, task, rng, objects)
+    return _clip(torch.cat(pictures), torch.cat(maps), case.tasks, task, rng, objects, smallest)
 
 
 def _zoomed(drawn: Augmentation, rng: np.random.Generator) -> Augmentation:
     """With a region of interest: content enlarged and shifted, as when a user crops."""
     if rng.random() < 0.3:
-        return replace(drawn, scale=float(rng.uniform(1.0, 2.0)), shift=(float(rng.uniform(-0.3, 0.3)), float(rng.uniform(-0.3, 0.3))))
+        return replace(
+            drawn, scale=float(rng.uniform(1.0, 2.0)), shift=(float(rng.uniform(-0.3, 0.3)), float(rng.uniform(-0.3, 0.3)))
+        )
     return drawn
 
 
@@ -130,11 +138,12 @@ def _clip(
     task: tuple[int, ...],
     rng: np.random.Generator,
     objects: int,
+    smallest: float,
 ) -> Clip | None:
     labels = maps_T1SS[:, 0].to(torch.uint8)
     array = labels.numpy()
     order = [task, *(tasks[i] for i in rng.permutation(len(tasks)) if tasks[i] != task)]
-    seen = [one for one in order if _member(array[0], one).mean() >= SMALLEST][:objects]
+    seen = [one for one in order if _member(array[0], one).mean() >= smallest][:objects]
     if not seen:
         return None
     truth = np.stack([_member(array, one) for one in seen])

@@ -21,18 +21,21 @@ class Features:
         top_BChw: deepest map (stride 16) that memory attention works on; B is 1 where objects share the frame.
         fine_BChw: maps of stride 4 and 8 that the decoder takes its borders from.
         summary_BC: mean of the deepest map, the "image embedding" that likeness (equation 4) is measured on.
+        key_BDhw: keys of stride 8 by which masks are carried over, where the network does that.
     """
 
     top_BChw: Tensor
     fine_BChw: tuple[Tensor, Tensor]
     summary_BC: Tensor
+    key_BDhw: Tensor | None = None
 
     def pick(self, places_B: Tensor | list[int]) -> "Features":
         """Features of some of the frames or clips; shared features stay shared."""
         if self.top_BChw.shape[0] == 1:
             return self
         first, second = self.fine_BChw
-        return Features(self.top_BChw[places_B], (first[places_B], second[places_B]), self.summary_BC[places_B])
+        key = None if self.key_BDhw is None else self.key_BDhw[places_B]
+        return Features(self.top_BChw[places_B], (first[places_B], second[places_B]), self.summary_BC[places_B], key)
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,6 +75,8 @@ class Memory:
         pointer_C: object pointer.
         summary_C: image embedding of the frame.
         confidence: predicted IoU in [0, 1], 0 where the object is judged absent.
+        key_Dhw: keys of the frame, where the network carries masks over.
+        cover_4hw: the mask under each key, four pixels each.
     """
 
     t: int
@@ -80,6 +85,8 @@ class Memory:
     pointer_C: Tensor
     summary_C: Tensor
     confidence: float
+    key_Dhw: Tensor | None = None
+    cover_4hw: Tensor | None = None
 
 
 @dataclass(frozen=True, eq=False)

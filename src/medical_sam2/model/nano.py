@@ -1,9 +1,15 @@
 """`nano`: the small network that ships with the package."""
 
+from collections.abc import Sequence
+from dataclasses import replace
+
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
 from transformers import Sam2VideoConfig
 
+from medical_sam2.model.backbone import Features, FramePrediction, Memory, Recall
+from medical_sam2.model.carry import SUBPIXELS, Carry
 from medical_sam2.model.pyramid import ConvPyramid, reset
 from medical_sam2.model.sam2 import Pixels, Sam2
 
@@ -11,20 +17,96 @@ WIDTH = 128
 PIXELS = Pixels(mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
 
 
-def nano(image_size: int = 256) -> Sam2:
+class Nano(Sam2):
+    """SAM 2 with a convolutional encoder, and with masks carried over from memory by likeness.
+
+    Arguments as of `Sam2`; the encoder gives its maps as a tuple.
+    """
+
+    def __init__(
+        self,
+        config: Sam2VideoConfig,
+        vision_encoder: nn.Module,
+        *,
+        pixels: Pixels | None = None,
+        memory_dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(config, vision_encoder, pixels=pixels, memory_dtype=memory_dtype)
+        self.carry = Carry(self.width)
+
+    @property
+    def width(self) -> int:
+        """Channels of the feature maps."""
+        return int(self.no_memory_embedding.shape[-1])
+
+    def encode(self, frames_N3SS: Tensor) -> Features:
+        """See N frames: features with B = N, keys among them."""
+        first, second, top = self.vision_encoder(frames_N3SS)
+        fine = (self.mask_decoder.conv_s0(first), self.mask_decoder.conv_s1(second))
+        return Features(top, fine, top.mean((2, 3)), self.carry.keys(first, second))
+
+    def fuse(self, frame: Features, recall: Recall) -> Tensor:
+        """The deepest map in the light of memory, and behind its channels the carried mask logits, folded."""
+        fused = super().fuse(frame, recall)
+        return torch.cat([fused, self.carry(frame.key_BDhw, recall).to(fused.dtype)], 1)
+
+    def memorise(self, frame: Features, prediction: FramePrediction, t: int, prompted: Sequence[bool]) -> list[Memory]:
+        """What to remember of the frame, with its keys and masks."""
+        memories = super().memorise(frame, prediction, t, prompted)
+        cover = self.carry.cover(prediction, torch.tensor(prompted, device=self.device))
+        keys = frame.key_BDhw.expand(len(memories), -1, -1, -1)
+        rows = zip(memories, keys, cover, strict=True)
+        return [replace(memory, key_Dhw=key, cover_4hw=part) for memory, key, part in rows]
+
+    def _decoder(
+        self, frame: Features, fused_BChw: Tensor, sparse: Tensor, dense_BChw: Tensor, *, several: bool
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        if fused_BChw.shape[1] == self.width:
+            return super()._decoder(frame, fused_BChw, sparse, dense_BChw, several=several)
+        top, carried = fused_BChw.split([self.width, SUBPIXELS], 1)
+        known = (carried != 0).flatten(1).any(1)[:, None, None, None]
+        shown = top + self.carry.embed(carried) * known
+        masks, iou, tokens, presence = super()._decoder(frame, shown, sparse, dense_BChw, several=several)
+        return masks + self.carry.trust * F.pixel_shuffle(carried, 4), iou, tokens, presence
+
+
+def nano(image_size: int = 256) -> Nano:
     """The untrained network: a convolutional pyramid, two blocks of memory attention, SAM 2's heads at half the width.
 
     Args:
         image_size: side of its square input in pixels, a multiple of 32.
     """
-    network = Sam2(configuration(image_size), ConvPyramid(neck=WIDTH), pixels=PIXELS)
+    network = Nano(configuration(image_size), ConvPyramid(neck=WIDTH), pixels=PIXELS)
     reset(network)
+    network.carry.reset()
     with torch.no_grad():
         for block in network.memory_encoder.memory_fuser.layers:
             block.scale.fill_(0.1)
         for parameter in (network.no_memory_embedding, network.no_object_pointer, network.memory_temporal_positional_encoding):
             nn.init.normal_(parameter, std=0.02)
+        match_by_content(network)
     return network
+
+
+def match_by_content(network: Sam2) -> None:
+    """Let untrained memory attention compare image features with remembered ones.
+
+    With random projections it takes thousands of steps until a query finds its like in memory. Here the memory is a random
+    orthonormal projection of the frame's features (beside the mask), keys project it back, and queries are the features
+    themselves, so that likeness of features is what attention starts from.
+    """
+    encoder, width = network.memory_encoder, WIDTH
+    projection = torch.empty(encoder.projection.weight.shape[0], width)
+    nn.init.orthogonal_(projection)
+    encoder.projection.weight.copy_(projection[:, :, None, None])
+    encoder.feature_projection.weight.copy_(torch.eye(width)[:, :, None, None])
+    for convolution in (encoder.projection, encoder.feature_projection):
+        convolution.bias.zero_()
+    for layer in network.memory_attention.layers:
+        layer.cross_attn_image.q_proj.weight.copy_(torch.eye(width))
+        layer.cross_attn_image.k_proj.weight.copy_(projection.T)
+        layer.cross_attn_image.q_proj.bias.zero_()
+        layer.cross_attn_image.k_proj.bias.zero_()
 
 
 def configuration(image_size: int = 256) -> Sam2VideoConfig:

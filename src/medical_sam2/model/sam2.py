@@ -84,6 +84,24 @@ class Sam2(nn.Module):
         """Where the weights are."""
         return self.no_memory_embedding.device
 
+    def resize(self, image_size: int) -> None:
+        """Take another input size from now on: no weight depends on it."""
+        if image_size == self.image_size:
+            return
+        side = image_size // 16
+        self.config.image_size = image_size
+        self.prompt_encoder.input_image_size = image_size
+        self.prompt_encoder.image_embedding_size = (side, side)
+        self.prompt_encoder.mask_input_size = (4 * side, 4 * side)
+        self.config.memory_attention_rope_feat_sizes = [side, side]
+        positions = self.memory_attention.precompute_positions(self.config)
+        self.memory_attention.position_ids = positions.to(self.device)
+
+    def normalised(self, frames_N3SS: Tensor) -> Tensor:
+        """Intensities in [0, 1] as the weights expect them."""
+        mean, std = (torch.tensor(x, device=frames_N3SS.device).view(1, 3, 1, 1) for x in (self.pixels.mean, self.pixels.std))
+        return (frames_N3SS - mean) / std
+
     def encode(self, frames_N3SS: Tensor) -> Features:
         """See N frames: features with B = N."""
         seen = self.vision_encoder(frames_N3SS)

@@ -20,6 +20,7 @@ from medical_sam2.errors import WeightsError
 from medical_sam2.model.catalogue import CONFIG_FILE, KNOWN, MODEL_FILE, Known, available
 from medical_sam2.model.hub import fetched, is_hub_id
 from medical_sam2.model.keys import from_official, from_transformers, is_official
+from medical_sam2.model.nano import Nano
 from medical_sam2.model.pyramid import ConvPyramid
 from medical_sam2.model.sam2 import Sam2
 from medical_sam2.model.settings import Settings, check_image_size, parse
@@ -119,8 +120,11 @@ def _network(found: Found, config: Sam2VideoConfig, memory_dtype: torch.dtype | 
     """Shapes are compared on a network that takes no memory; only then are the numbers copied."""
     weights = found.weights
     with torch.device("meta"):
-        encoder = pyramid(weights) if found.settings.encoder == "pyramid" else None
-        network = Sam2(config, encoder, pixels=found.settings.pixels, memory_dtype=memory_dtype)
+        pixels = found.settings.pixels
+        if found.settings.encoder == "pyramid":
+            network: Sam2 = Nano(config, pyramid(weights), pixels=pixels, memory_dtype=memory_dtype)
+        else:
+            network = Sam2(config, pixels=pixels, memory_dtype=memory_dtype)
     _check_fit(network.state_dict(), weights)
     for name, tensor in weights.items():
         if not tensor.isfinite().all():

@@ -24,6 +24,7 @@ class Phase:
         clips: of a batch.
         objects: at most, of each clip.
         size: side of the input in pixels.
+        smallest: share of the frame under which an object is left out.
     """
 
     steps: int
@@ -31,6 +32,7 @@ class Phase:
     clips: int
     objects: int = 3
     size: int = 128
+    smallest: float = 0.00153
 
 
 @dataclass(frozen=True)
@@ -119,7 +121,9 @@ def build(kind: type[T], told: Mapping[str, Any]) -> T:
     for key in told:
         if key not in fields:
             near = difflib.get_close_matches(key, fields, n=1)
-            raise ConfigError(f"unknown setting {key!r}", f"did you mean {near[0]!r}?" if near else f"choose among {sorted(fields)}")
+            raise ConfigError(
+                f"unknown setting {key!r}", f"did you mean {near[0]!r}?" if near else f"choose among {sorted(fields)}"
+            )
     values = dict(told)
     if "phases" in values:
         values["phases"] = tuple(build(Phase, phase) for phase in values["phases"])

@@ -82,7 +82,8 @@ class Steps(Dataset):
 
     def __getitem__(self, step: int) -> list[Clip]:
         phase = self.recipe.phase(step)
-        return self.sampler.batch(step, clips=phase.clips, frames=phase.frames, objects=phase.objects, size=phase.size)
+        sampler = replace(self.sampler, smallest=phase.smallest)
+        return sampler.batch(step, clips=phase.clips, frames=phase.frames, objects=phase.objects, size=phase.size)
 
 
 @dataclass(frozen=True)
@@ -110,9 +111,11 @@ class Training:
         self.network, self.recipe, self.folder = network, recipe, folder
         folder.mkdir(parents=True, exist_ok=True)
         torch.manual_seed(recipe.seed)
-        self.consistency = Consistency(network.no_memory_embedding.shape[-1])
+        self.consistency = Consistency()
         self.average = {name: value.detach().clone() for name, value in network.state_dict().items()}
-        self.optimizer = torch.optim.AdamW(self._groups(), lr=recipe.rate, betas=(0.9, 0.999), weight_decay=recipe.weight_decay, fused=True)
+        self.optimizer = torch.optim.AdamW(
+            self._groups(), lr=recipe.rate, betas=(0.9, 0.999), weight_decay=recipe.weight_decay, fused=True
+        )
         self.step = 0
 
     def run(self, *, max_minutes: float | None = None) -> Iterator[Progress]:
@@ -162,7 +165,6 @@ class Training:
         """Write the checkpoint."""
         tensors = {f"network.{k}": v for k, v in self.network.state_dict().items()}
         tensors |= {f"average.{k}": v for k, v in self.average.items()}
-        tensors |= {f"consistency.{k}": v for k, v in self.consistency.state_dict().items()}
         save_checkpoint(self.folder / "last.safetensors", tensors | pack_optimizer(self.optimizer), {"step": str(self.step)})
 
     def resume(self) -> bool:
@@ -172,7 +174,6 @@ class Training:
             return False
         tensors, facts = load_checkpoint(path)
         self.network.load_state_dict(_under(tensors, "network."))
-        self.consistency.load_state_dict(_under(tensors, "consistency."))
         self.average = _under(tensors, "average.")
         unpack_optimizer(self.optimizer, tensors)
         self.step = int(facts["step"])
@@ -186,7 +187,7 @@ class Training:
         features = network.encode(network.normalised(torch.cat([clip.frames_T3SS for clip in clips]).to(network.device)))
         owner = [c for c, clip in enumerate(clips) for _ in clip.truth_OTSS]
         truth_BTSS = torch.cat([clip.truth_OTSS for clip in clips])
-        pupils = [self._pupil(truth.numpy(), rng, frames) for truth in truth_BTSS]
+        pupils = self._pupils(truth_BTSS.numpy(), rng)
         bank = PolicyBank(self._policy(rng, frames))
         seen: Callable = lambda t: features.pick([c * frames + t for c in owner])  # noqa: E731
         given = torch.tensor([pupil.kind == "mask" for pupil in pupils])
@@ -198,15 +199,18 @@ class Training:
             scores.append(_dice(prediction, truth_BTSS[:, t], known))
         labels = torch.cat([clip.labels_TSS for clip in clips])
         generator = torch.Generator().manual_seed(self.step)
-        contrast = self.consistency(features.top_BChw, labels, frames, generator)
+        contrast = self.consistency(
+            features.top_BChw if features.key_BDhw is None else features.key_BDhw, labels, frames, generator
+        )
         tracked = [score for score in scores[1:] if score == score]  # noqa: PLR0124
         return total / (len(owner) * frames) + recipe.losses.consistency * contrast, (
             scores[0],
             float(np.mean(tracked)) if tracked else float("nan"),
         )
 
-    def _pupil(self, truth: NDArray[np.bool_], rng: np.random.Generator, frames: int) -> Pupil:
-        recipe = self.recipe
+    def _pupils(self, truth_BTSS: NDArray[np.bool_], rng: np.random.Generator) -> list[Pupil]:
+        """One kind of prompt for all objects of a step, so that they are decoded together; corrections likewise."""
+        recipe, frames = self.recipe, truth_BTSS.shape[1]
         odds = np.array(recipe.prompt) * ([0, 1, 1] if frames == 1 else [1, 1, 1])
         kind = str(rng.choice(["mask", "click", "box"], p=odds / odds.sum()))
         corrected: set[int] = set()
@@ -214,7 +218,7 @@ class Training:
             corrected = {0} if kind != "mask" else set()
             if frames > 1 and rng.random() < 0.5:
                 corrected.add(int(rng.integers(1, frames)))
-        return Pupil(truth, kind, frozenset(corrected), recipe.clicks, recipe.from_truth, rng)
+        return [Pupil(one, kind, frozenset(corrected), recipe.clicks, recipe.from_truth, rng) for one in truth_BTSS]
 
     def _policy(self, rng: np.random.Generator, frames: int) -> Callable[[], Fifo | SelfSorting]:
         """Half of the steps remember as SAM 2, half sort themselves, with few places so that they must choose."""
@@ -226,7 +230,7 @@ class Training:
     def _groups(self) -> list[dict]:
         encoder = list(self.network.vision_encoder.parameters())
         known = {id(p) for p in encoder}
-        rest = [p for p in self.network.parameters() if id(p) not in known] + list(self.consistency.parameters())
+        rest = [p for p in self.network.parameters() if id(p) not in known]
         return [{"params": encoder, "share": self.recipe.encoder_rate}, {"params": rest, "share": 1.0}]
 
     def _parameters(self) -> list[nn.Parameter]:

@@ -85,17 +85,15 @@ class Consistency(nn.Module):
     """Supervised contrast of feature-map pixels: alike where the structure is the same, on any frame of the clip.
 
     Every labelled structure teaches, not only the objects that were prompted, so features become distinctive long before
-    tracking works. Its projection serves training alone. After Khosla et al., Supervised Contrastive Learning (2020).
+    tracking works. After Khosla et al., Supervised Contrastive Learning (2020).
 
     Args:
-        width: channels of the feature map.
         samples: pixels drawn per frame.
         temperature: of the cosines.
     """
 
-    def __init__(self, width: int, samples: int = 48, temperature: float = 0.1) -> None:
+    def __init__(self, samples: int = 48, temperature: float = 0.1) -> None:
         super().__init__()
-        self.project = nn.Linear(width, 64)
         self.samples, self.temperature = samples, temperature
 
     def forward(self, map_NChw: Tensor, labels_NSS: Tensor, frames: int, generator: torch.Generator) -> Tensor:
@@ -104,7 +102,7 @@ class Consistency(nn.Module):
         labels = F.interpolate(labels_NSS[:, None].float(), size=(height, width), mode="nearest")[:, 0].flatten(1)
         places = torch.rand((count, height * width), generator=generator).argsort(1)[:, : self.samples]
         tokens = map_NChw.flatten(2).transpose(1, 2).gather(1, places[..., None].expand(-1, -1, map_NChw.shape[1]))
-        tokens = F.normalize(self.project(tokens).float(), dim=-1).unflatten(0, (-1, frames)).flatten(1, 2)
+        tokens = F.normalize(tokens.float(), dim=-1).unflatten(0, (-1, frames)).flatten(1, 2)
         labels = labels.gather(1, places).unflatten(0, (-1, frames)).flatten(1, 2)
         itself = torch.eye(labels.shape[1], dtype=torch.bool, device=labels.device)
         score = (tokens @ tokens.transpose(1, 2) / self.temperature).masked_fill(itself, -1e4)

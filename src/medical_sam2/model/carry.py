@@ -1,0 +1,94 @@
+"""Masks carried over from memory by likeness: what `nano` adds to SAM 2's memory attention.
+
+A pixel of the frame is likely inside if the remembered pixels that look like it were inside. With unit keys k at stride 8,
+remembered masks y and the log-weights w of the bank, over all pixels j of all memories m,
+
+    p_i = Σ a_ij y_j,    a = softmax_j( k_i·k_j / τ − g_m · d²(i, j) / 2σ² + w_m )
+
+where d is the distance in the frame and g_m in [0, 1] grows with how alike the two frames are place by place: neighbouring
+slices are, so place counts; images of different patients are not, so it does not. Masks are carried with the four pixels of
+stride 4 under each key. The result is a residual of the mask logits and is shown to the decoder, which learns to mend it.
+Label propagation of this kind is the core of STM (Oh et al., 2019) and of few-shot segmentation by matching pixels.
+
+Shapes: B objects, N frames, D channels of a key, h w feature map of stride 8, n = h·w, M memories.
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+
+from medical_sam2.model.backbone import FramePrediction, Recalled
+
+SUBPIXELS = 16  # mask logits (stride 4) under one pixel of the deepest map (stride 16)
+SURE = 0.005
+
+
+class Carry(nn.Module):
+    """Keys, their comparison, and the embedding that shows the carried mask to the decoder.
+
+    Args:
+        width: channels of the feature maps.
+        depth: D, channels of a key.
+    """
+
+    def __init__(self, width: int, depth: int = 64) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(width, depth // 2, 1, bias=False)
+        self.second = nn.Conv2d(width, depth // 2, 1, bias=False)
+        self.sharpness = nn.Parameter(torch.tensor(math.log(1 / 0.05)))
+        self.nearness = nn.Parameter(torch.tensor(math.log(1 / (2 * 0.12**2))))
+        self.alike = nn.Parameter(torch.tensor([15.0, 0.8]))
+        self.trust = nn.Parameter(torch.tensor(1.0))
+        self.embed = nn.Sequential(nn.Conv2d(SUBPIXELS, width, 1), nn.GELU(), nn.Conv2d(width, width, 1))
+
+    @torch.no_grad()
+    def reset(self) -> None:
+        """Random orthonormal keys keep the angles between features."""
+        for projection in (self.first, self.second):
+            nn.init.orthogonal_(projection.weight.view(projection.weight.shape[:2]))
+
+    def keys(self, first_NChw: Tensor, second_NChw: Tensor) -> Tensor:
+        """Unit keys (N, D, h, w) from the maps of stride 4 and 8."""
+        fine = F.normalize(self.first(F.avg_pool2d(first_NChw, 2)).float(), dim=1)
+        coarse = F.normalize(self.second(second_NChw).float(), dim=1)
+        return torch.cat([fine, coarse], 1) / math.sqrt(2)
+
+    def cover(self, prediction: FramePrediction, hard_B: Tensor) -> Tensor:
+        """What of each object a memory carries: (B, 4, h, w), the masks of stride 4 folded under stride 8."""
+        logits = prediction.logits_Bhw.float()[:, None]
+        soft = torch.where(hard_B[:, None, None, None], (logits > 0).float(), logits.sigmoid())
+        return F.pixel_unshuffle(soft, 2)
+
+    def forward(self, key_BDhw: Tensor, recall: Sequence[Sequence[Recalled]]) -> Tensor:
+        """Carried mask logits of each object, folded: (B, 16, h/2, w/2); 0 for an object without a past."""
+        keys = key_BDhw.expand(len(recall), -1, -1, -1)
+        return torch.stack([self._carried(key, memories) for key, memories in zip(keys, recall, strict=True)])
+
+    def _carried(self, key_Dhw: Tensor, memories: Sequence[Recalled]) -> Tensor:
+        _, height, width = key_Dhw.shape
+        useful = [r for r in memories if r.memory.key_Dhw is not None and r.map]
+        if not useful:
+            return key_Dhw.new_zeros(SUBPIXELS, height // 2, width // 2)
+        query_Dn = key_Dhw.flatten(1)
+        keys_MDn = torch.stack([r.memory.key_Dhw.flatten(1) for r in useful])
+        cover_M4n = torch.stack([r.memory.cover_4hw.flatten(1) for r in useful])
+        weight_M = torch.tensor([r.log_weight for r in useful], device=query_Dn.device)
+        slope, middle = self.alike
+        gate_M = torch.sigmoid(slope * ((query_Dn * keys_MDn).sum(1).mean(-1) - middle))
+        likeness_nMn = torch.einsum("dn,mdk->nmk", query_Dn, keys_MDn).float() * self.sharpness.exp()
+        away_nn = _distances(height, width, query_Dn.device) * self.nearness.exp()
+        score = likeness_nMn - gate_M[:, None] * away_nn[:, None] + weight_M[:, None]
+        share = score.flatten(1).softmax(-1)
+        inside_n4 = share.to(cover_M4n.dtype) @ cover_M4n.transpose(1, 2).flatten(0, 1)
+        fine = F.pixel_shuffle(inside_n4.T.reshape(1, 4, height, width), 2).float()
+        return F.pixel_unshuffle(fine.clamp(SURE, 1 - SURE).logit(), 4)[0]
+
+
+def _distances(height: int, width: int, device: torch.device) -> Tensor:
+    """Squared distances of pixels, in sides of the frame."""
+    rows = (torch.arange(height, device=device) / height).repeat_interleave(width)
+    columns = (torch.arange(width, device=device) / width).repeat(height)
+    return (rows[:, None] - rows) ** 2 + (columns[:, None] - columns) ** 2
