@@ -1,6 +1,7 @@
 """Flat grey pictures: ultrasound, radiographs, and blobs of nobody."""
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import ndimage
 
 from medical_sam2.data.synthetic.fields import Field
@@ -80,24 +81,15 @@ def ultrasound(rng: np.random.Generator) -> Style:
 
     def paint(scene: Scene) -> Field | float:
         r = scene.rng
-        y = scene.space.coords[1] + 3 * scene.noise(24)
-        ground(scene, "fat")
-        top, low = r.uniform(-50, -25), r.uniform(5, 45)
-        for name, start in (("fascia", top - 2), ("gland", top), ("fascia", low - 2), ("muscle", low)):
-            scene.add(name, scene.space.everywhere(y - np.float32(start)))
-        streaks = scene.space.everywhere(np.sin(y * np.float32(r.uniform(0.3, 0.8))) + 0.8 * scene.noise(9) - np.float32(1.5))
-        scene.add("strand", streaks)
+        _layers(scene)
         for _ in range(cysts):
             scene.add("cyst", disk(scene, (r.uniform(-30, 40), r.uniform(-55, 55)), (r.uniform(4, 14), r.uniform(4, 16))))
         if r.uniform() < BLANK:
             return 1
         spot, radii = (r.normal(-5, 14), r.normal(0, 20)), size * np.exp(r.normal(0, 0.2, 2)) * (0.7, 1.2)
         mass = scene.add("mass", scene.rough(disk(scene, spot, tuple(radii)), wild * size))
-        inside = scene.labels[0] == mass
-        below = (np.maximum.accumulate(inside, axis=0) & ~inside).astype(np.float32)
-        trail = ndimage.gaussian_filter(below, (6, 3))
-        depth = np.exp(-np.linspace(0, r.uniform(0, 0.9), len(inside)), dtype=np.float32)[:, None]
-        return depth * (1 + np.float32(tail - 1) * trail)
+        fade = np.exp(-np.linspace(0, r.uniform(0, 0.9), scene.space.shape[1]), dtype=np.float32)[:, None]
+        return fade * (1 + np.float32(tail - 1) * _below(scene.labels[0] == mass))
 
     return Style(
         inks,
@@ -109,6 +101,24 @@ def ultrasound(rng: np.random.Generator) -> Style:
         blur=rng.uniform(0.3, 0.8),
         light=0.25,
     )
+
+
+def _layers(scene: Scene) -> None:
+    """Fat, gland and muscle one below the other, fasciae between them, strands in all of them."""
+    r, space = scene.rng, scene.space
+    y = space.coords[1] + 3 * scene.noise(24)
+    ground(scene, "fat")
+    top, low = r.uniform(-50, -25), r.uniform(5, 45)
+    for name, start in (("fascia", top - 2), ("gland", top), ("fascia", low - 2), ("muscle", low)):
+        scene.add(name, space.everywhere(y - np.float32(start)))
+    waves = np.sin(y * np.float32(r.uniform(0.3, 0.8))) + 0.8 * scene.noise(9)
+    scene.add("strand", space.everywhere(waves - np.float32(1.5)))
+
+
+def _below(inside: NDArray[np.bool_]) -> Field:
+    """The soft column under a mass: 1 where all sound has passed it."""
+    below = (np.maximum.accumulate(inside, axis=0) & ~inside).astype(np.float32)
+    return ndimage.gaussian_filter(below, (6, 3))
 
 
 def radiograph(rng: np.random.Generator) -> Style:

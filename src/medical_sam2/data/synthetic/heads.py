@@ -29,19 +29,8 @@ def brain(scene: Scene) -> Anatomy:
     )
     white = scene.add("white", inner, over=[grey])
     under = [csf, grey, white]
-    if rng.uniform() < 0.7:
-        small = scene.rough(space.ellipsoid((-30, 28, 0), (16, 19, 34)), 1)
-        cerebellum = scene.add("grey", small, over=under)
-        scene.add("white", small.grown(-4).cut(2 * scene.noise(9)), over=[cerebellum])
-        stem = scene.add(
-            "white",
-            space.tube(np.array([[-70.0, 12, 0], [-40, 10, 0], [-15, 4, 0]]), np.array([7.0, 11, 8])),
-            over=[*under, cerebellum],
-        )
-        tasks: list[Task] = [(cerebellum, cerebellum + 1), (stem,)]
-        under += [cerebellum, cerebellum + 1, stem]
-    else:
-        tasks = []
+    tasks = _hindbrain(scene, under) if rng.uniform() < 0.7 else []
+    under += [label for task in tasks for label in task]
     deep = _deep(scene, under)
     tasks += [*deep, (grey, *deep[-1]), (white,)]
     if skull:
@@ -53,6 +42,15 @@ def brain(scene: Scene) -> Anatomy:
             found = lesion(scene, spot, float(np.exp(rng.uniform(1.1, 2.9))), over=solid)
             tasks += [*found, found[0]]
     return scene.anatomy(tasks, LOOKS)
+
+
+def _hindbrain(scene: Scene, over: list[int]) -> list[Task]:
+    """The cerebellum with its white matter, and the stem."""
+    small = scene.rough(scene.space.ellipsoid((-30, 28, 0), (16, 19, 34)), 1)
+    cerebellum = scene.add("grey", small, over=over)
+    tree = scene.add("white", small.grown(-4).cut(2 * scene.noise(9)), over=[cerebellum])
+    way = scene.space.tube(np.array([[-70.0, 12, 0], [-40, 10, 0], [-15, 4, 0]]), np.array([7.0, 11, 8]))
+    return [(cerebellum, tree), (scene.add("white", way, over=[*over, cerebellum]),)]
 
 
 def _skull(scene: Scene, outline: Patch) -> list[int]:

@@ -1,6 +1,7 @@
 """Photographs through a lens: the back of the eye, the gut, the skin."""
 
 import numpy as np
+from numpy.typing import NDArray
 
 from medical_sam2.data.synthetic.fields import Field
 from medical_sam2.data.synthetic.parts import ground, tree, vessels, walk
@@ -37,21 +38,23 @@ def optic_disc(rng: np.random.Generator) -> Style:
         inner = share * r.uniform(0.75, 1.2)
         middle = (y + r.normal(0, 0.06) * radius, x + r.normal(0, 0.08) * radius)
         cup = scene.add("cup", scene.rough(disk(scene, middle, (radius * inner, radius * inner)), 0.6), over=[disc])
-        branches = [
-            part
-            for sign in (-1, -1, 1, 1)
-            for part in tree(
-                scene, (0, *middle), (0, sign, r.normal(0, 0.7)), radius=r.uniform(1.2, 2.6), length=40, depth=3, flat=True
-            )
-        ]
-        net = vessels(scene, branches)
-        for name, label in (("eye", eye), ("disc", disc), ("cup", cup)):
-            scene.add(f"vessel {name}", net, over=[label])
+        net = vessels(scene, _arcades(scene, middle))
+        for name, labels in (("eye", list(range(eye, disc))), ("disc", [disc]), ("cup", [cup])):
+            scene.add(f"vessel {name}", net, over=labels)
         glow = np.maximum(scene.whole(body)[0], -30) / 30
         return 1 + 0.12 * glow
 
     whole, inside = ("disc", "cup", "vessel disc", "vessel cup"), ("cup", "vessel cup")
     return Style(inks, (whole, inside), paint, jitter=rng.uniform(0.02, 0.06), blur=rng.uniform(0.5, 1.3), light=0.2)
+
+
+def _arcades(scene: Scene, middle_yx: tuple[float, float]) -> list[tuple[NDArray[np.float64], NDArray[np.float64]]]:
+    """Vessels that leave the cup upwards and downwards."""
+    r, found = scene.rng, []
+    for sign in (-1, -1, 1, 1):
+        heading, radius = (0, sign, r.normal(0, 0.7)), r.uniform(1.2, 2.6)
+        found += tree(scene, (0, *middle_yx), heading, radius=radius, length=40, depth=3, flat=True)
+    return found
 
 
 def retina(rng: np.random.Generator) -> Style:
@@ -107,24 +110,18 @@ def gut(rng: np.random.Generator) -> Style:
         waves = scene.noise(24)[0]
         folds = (1 + depth * np.tanh(1.5 * waves)) * (1 - 0.6 * depth * np.exp(-((waves / 0.3) ** 2)))
         if r.uniform() < 0.5:
-            scene.add(
-                "lumen",
-                scene.rough(disk(scene, (r.uniform(-45, 45), r.uniform(-45, 45)), (r.uniform(8, 22), r.uniform(8, 22))), 4),
-            )
-        labels = [wall]
+            way = disk(scene, (r.uniform(-45, 45), r.uniform(-45, 45)), (r.uniform(8, 22), r.uniform(8, 22)))
+            scene.add("lumen", scene.rough(way, 4))
         shape = scene.rough(
             disk(scene, (r.normal(0, 24), r.normal(0, 24)), tuple(size * np.exp(r.normal(0, 0.25, 2)))), 0.1 * size
         )
         shade = folds
         if r.uniform() > BLANK:
-            labels.append(scene.add("polyp", shape))
+            polyp = scene.add("polyp", shape)
             height = scene.whole(shape)[0]
-            shade = np.where(
-                height > 0,
-                1 + relief * (np.sqrt(np.clip(height / size, 0, 1)) - 0.35),
-                folds * (1 - 0.3 * np.exp(-((height / 2.5) ** 2))),
-            )
-            scene.add("polyp glint", scene.space.everywhere(scene.noise(5) - np.float32(r.uniform(1.9, 2.8))), over=labels[1:])
+            dome = 1 + relief * (np.sqrt(np.clip(height / size, 0, 1)) - 0.35)
+            shade = np.where(height > 0, dome, folds * (1 - 0.3 * np.exp(-((height / 2.5) ** 2))))
+            scene.add("polyp glint", scene.space.everywhere(scene.noise(5) - np.float32(r.uniform(1.9, 2.8))), over=[polyp])
         scene.add("glint", scene.space.everywhere(scene.noise(5) - np.float32(r.uniform(2, 3))), over=[wall])
         if framed:
             scene.add("frame", scene.space.everywhere(-scene.whole(scene.space.ellipsoid((0, 0, 0), (300, 58, 62), power=6))))
