@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from medical_sam2.errors import GeometryError
+from medical_sam2.views import View
 from medical_sam2.volume import Segmentation, Volume
 
 _MANY_LABELS = 65_535
@@ -95,6 +96,24 @@ def to_csv(rows: Iterable[ObjectStatistics]) -> str:
     writer.writerow(names)
     for row in rows:
         writer.writerow([cell for name, value in asdict(row).items() for cell in _cells(name, value)])
+    return text.getvalue()
+
+
+def slices_to_csv(segmentation: Segmentation, axes: str) -> str:
+    """How sure the network was, as CSV: one row for each object, view and slice, in the order of tracking.
+
+    Args:
+        segmentation: with its confidence.
+        axes: directions of the array axes, as of `Volume.orientation`.
+    """
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["object", "name", "view", "plane", "axis", "slice", "confidence", "area_px", "prompted", "look_here"])
+    for row in segmentation.confidence:
+        view = View(row.view)
+        place = [row.view, view.name, "ijk"[view.order(axes)[0]], row.slice]
+        sure = [f"{row.confidence:.4f}", row.area_px, int(row.prompted), int(row.look_here)]
+        writer.writerow([row.object, segmentation.names.get(row.object, ""), *place, *sure])
     return text.getvalue()
 
 

@@ -1,0 +1,114 @@
+"""What `medsam2 segment` can be told, in groups; each field is an option, its line in the docstring the help."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Group, Parameter
+
+from medical_sam2.io import Form
+
+FLAG = Parameter(negative="", show_default=False)
+OWN_WORDS = Parameter(negative="", allow_leading_hyphen=True)
+Three = tuple[str, str, str]
+Six = tuple[str, str, str, str, str, str]
+
+
+@Parameter(name="*", group=Group("Prompts", sort_key=1))
+@dataclass(frozen=True)
+class Said:
+    """What the user points at.
+
+    Args:
+        point: a voxel inside the object, counted from 0 in the order of the file; again for more; "2:I J K" is object 2.
+        negative: a voxel outside of it.
+        box: two opposite corners of a rectangle around it on one slice.
+        mask: label file with outlines, in the image's grid; each label is an object, unless --object.
+        prompts: file of prompts (JSON), with several objects and their names.
+        object: label of what the prompts of the command line mean.
+        name: of that object; "2:NAME" names object 2.
+        mm: coordinates of the command line are millimetres in RAS+.
+        correct: earlier result that the prompts mend; what they do not touch stays.
+    """
+
+    point: Annotated[tuple[Three, ...], OWN_WORDS, Parameter(metavar="I J K", show_default=False)] = ()
+    negative: Annotated[tuple[Three, ...], OWN_WORDS, Parameter(metavar="I J K", show_default=False)] = ()
+    box: Annotated[tuple[Six, ...], OWN_WORDS, Parameter(metavar="I J K I2 J2 K2", show_default=False)] = ()
+    mask: Annotated[tuple[Path, ...], Parameter(negative="", show_default=False)] = ()
+    prompts: Path | None = None
+    object: int | None = None
+    name: Annotated[tuple[str, ...], Parameter(negative="", show_default=False)] = ()
+    mm: Annotated[bool, FLAG] = False
+    correct: Path | None = None
+
+
+@Parameter(name="*", group=Group("Reading", sort_key=4))
+@dataclass(frozen=True)
+class Reading:
+    """How the image is read where that is not clear.
+
+    Args:
+        geometry_from: which form of a NIfTI file counts where the two contradict each other.
+        frame: time point or page, from 0.
+        series: DICOM series of a folder, from 1, or its SeriesInstanceUID.
+        allow_gap: interpolate missing DICOM slices.
+    """
+
+    geometry_from: Form | None = None
+    frame: int | None = None
+    series: str | None = None
+    allow_gap: Annotated[bool, FLAG] = False
+
+
+@Parameter(name="*", group=Group("Method", sort_key=3))
+@dataclass(frozen=True)
+class How:
+    """Settings of the method and of the machine.
+
+    Args:
+        views: one, three, six, auto, axial, coronal or sagittal.
+        bank: memory: self-sorting, fifo, greedy, or a plug-in (module:attribute, file.py:attribute).
+        fusion: of the views: mean, vote, weighted, or a plug-in.
+        window: of intensities: auto, percentile, soft, lung, bone, brain, or LOW,HIGH.
+        weights: a name (`medsam2 weights list`), a file, a folder, or an id on the Hugging Face hub.
+        image_size: side of the network's input in pixels; that of the weights unless given.
+        device: auto, cpu, cuda, cuda:N or mps.
+        precision: auto, fp32 or bf16.
+        threads: of the processor.
+    """
+
+    views: str = "auto"
+    bank: str = "self-sorting"
+    fusion: str = "mean"
+    window: Annotated[str, Parameter(allow_leading_hyphen=True)] = "auto"
+    weights: str = "nano"
+    image_size: int | None = None
+    device: str = "auto"
+    precision: str = "auto"
+    threads: int | None = None
+
+
+@Parameter(name="*", group=Group("Output", sort_key=2))
+@dataclass(frozen=True)
+class Outputs:
+    """What is written.
+
+    Args:
+        output: labels: .nii.gz, .nii, .nrrd, .mha, or .dcm for a DICOM-SEG.
+        probability: probability of the object; with several objects one file each (NAME-1 …).
+        uncertainty: how much the views disagree.
+        confidence: how sure the network was, slice by slice (.csv).
+        preview: montage (.png, .jpg) or film (.gif).
+        statistics: volume, place and intensity of each object (.csv, .json).
+        report: what was done, with what and how (.json); nothing of the patient.
+        overwrite: replace files that exist.
+    """
+
+    output: Annotated[Path, Parameter(alias="-o")]
+    probability: Path | None = None
+    uncertainty: Path | None = None
+    confidence: Path | None = None
+    preview: Path | None = None
+    statistics: Path | None = None
+    report: Path | None = None
+    overwrite: Annotated[bool, FLAG] = False

@@ -1,0 +1,184 @@
+"""What is going to be done, checked as far as it can be before anything is computed."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from hashlib import file_digest
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from medical_sam2.cli._options import How, Outputs
+from medical_sam2.errors import ConfigError, WeightsError
+from medical_sam2.frames import choose_window
+from medical_sam2.fusion import FUSIONS
+from medical_sam2.io.files import require_memory
+from medical_sam2.io.promptfile import Named
+from medical_sam2.model.catalogue import KNOWN
+from medical_sam2.model.hub import is_hub_id
+from medical_sam2.model.memory import POLICIES
+from medical_sam2.outcome import HALF_FROM_VOXELS, TOGETHER_BYTES
+from medical_sam2.planning import PLANES, Group, grouped, views_allowed, views_named
+from medical_sam2.plugins import find, suggestion
+from medical_sam2.segmenter import Segmenter
+from medical_sam2.views import View
+from medical_sam2.volume import Volume
+
+VIEWS = ("auto", "one", "three", "six", *PLANES)
+FEATURE_BYTES, WORK_BYTES = 16, 600  # per pixel of the network's input: features of a slice, what the network works on
+KEPT_BYTES = 384 << 20  # of features
+UNKNOWN_SIZE = 1024  # of weights that are not here yet: that of SAM 2
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """A segmentation that can start.
+
+    Args:
+        groups: objects that are tracked together.
+        views: of each group, the first one holding the prompts.
+        warnings: what was noticed.
+        bytes: memory that it will take beside the image.
+    """
+
+    groups: tuple[Group, ...]
+    views: tuple[tuple[View, ...], ...]
+    warnings: tuple[str, ...]
+    bytes: int
+
+
+def check_settings(how: How) -> None:
+    """Refuse names that do not exist, before a large image is read.
+
+    Raises:
+        ConfigError: unknown views, bank or fusion, with the nearest valid name; an impossible number of threads.
+    """
+    if how.views not in VIEWS:
+        raise ConfigError(f"unknown views {how.views!r}", suggestion(how.views, VIEWS))
+    find(POLICIES, how.bank, what="bank")
+    find(FUSIONS, how.fusion, what="fusion")
+    if how.threads is not None and how.threads < 1:
+        raise ConfigError(f"{how.threads} threads cannot work", "give --threads 1 or more")
+
+
+def network(how: How) -> Segmenter:
+    """The segmenter with its weights, on its device.
+
+    Raises:
+        WeightsError, ConfigError: they do not exist or do not fit.
+    """
+    if how.threads is not None:
+        torch.set_num_threads(how.threads)
+    return Segmenter.from_pretrained(
+        how.weights,
+        device=how.device,
+        precision=how.precision,  # type: ignore[arg-type]
+        image_size=how.image_size,
+    )
+
+
+def away(how: How) -> bool:
+    """Whether the weights would have to be fetched."""
+    known = KNOWN.get(how.weights)
+    if known is not None:
+        return known.source != "embedded" and not known.here
+    return not Path(how.weights).exists() and is_hub_id(how.weights)
+
+
+def digest(how: How) -> str:
+    """SHA-256 of the file of weights."""
+    from medical_sam2.model.weights import read_weights
+
+    path = read_weights(how.weights).file
+    try:
+        with path.open("rb") as stream:
+            return file_digest(stream, "sha256").hexdigest()
+    except OSError as error:
+        raise WeightsError("cannot be read again", "check the file", subject=path) from error
+
+
+def planned(
+    volume: Volume, named: Named, how: How, segmenter: Segmenter | None, outputs: Outputs, earlier: Volume | None
+) -> Plan:
+    """Group the objects, choose views, look at the prompted slices, count bytes.
+
+    Args:
+        volume: the image.
+        named: prompts.
+        how: settings.
+        segmenter: None where the weights are not here.
+        outputs: what is asked for.
+        earlier: result that is corrected.
+
+    Raises:
+        PromptError: prompts that contradict each other.
+        ConfigError: an unknown window.
+        ResourceError: too little memory.
+    """
+    choose_window(volume, how.window)
+    groups = tuple(grouped(volume, named.prompts, views_allowed(how.views), _labels(earlier)))
+    chosen = [views_named("one" if earlier else how.views, volume, group.view) for group in groups]
+    told = dict.fromkeys([*empty_slices(volume, groups), *(line for _, lines in chosen for line in lines)])
+    if outputs.uncertainty is not None and all(len(views) == 1 for views, _ in chosen):
+        told["one view disagrees with nobody: the uncertainty will be 0 everywhere"] = None
+    size = bytes_needed(volume, len(named.labels), _image_size(how, segmenter), outputs)
+    require_memory(size, volume.source or "the volume")
+    return Plan(groups, tuple(views for views, _ in chosen), tuple(told), size)
+
+
+def described(plan: Plan, how: How, segmenter: Segmenter | None) -> dict[str, Any]:
+    """Machine, weights and views, for the report."""
+    views = {
+        label: [view.name for view in views]
+        for group, views in zip(plan.groups, plan.views, strict=True)
+        for label in group.prompts
+    }
+    return {
+        "device": None if segmenter is None else str(segmenter.device),
+        "precision": None if segmenter is None else segmenter.precision,
+        "threads": torch.get_num_threads(),
+        "weights": {
+            "name": how.weights,
+            "image_size": _image_size(how, segmenter),
+            "sha256": None if segmenter is None else digest(how),
+        },
+        "views": views,
+        "warnings": list(plan.warnings),
+    }
+
+
+def _labels(earlier: Volume | None) -> list[int]:
+    return [] if earlier is None else np.unique(earlier.array).tolist()
+
+
+def _image_size(how: How, segmenter: Segmenter | None) -> int:
+    if segmenter is not None:
+        return segmenter.network.image_size
+    return how.image_size or (KNOWN[how.weights].image_size if how.weights in KNOWN else UNKNOWN_SIZE)
+
+
+def bytes_needed(volume: Volume, objects: int, image_size: int, outputs: Outputs) -> int:
+    """Memory beside the image: sums of the objects that are tracked together, results, kept features, the network's work."""
+    probability, uncertainty = outputs.probability is not None, outputs.uncertainty is not None
+    each = (2 if volume.array.size >= HALF_FROM_VOXELS else 4) * (1 + uncertainty)
+    together = max(each * volume.array.size, min(TOGETHER_BYTES, objects * each * volume.array.size))
+    results = volume.array.size * (4 * objects * probability + 8 * uncertainty + 8)
+    features = min(KEPT_BYTES, sum(volume.shape) * FEATURE_BYTES * image_size**2)
+    return together + results + features + WORK_BYTES * image_size**2
+
+
+def empty_slices(volume: Volume, groups: Sequence[Group]) -> list[str]:
+    """One line for each prompted slice on which all intensities are equal: nothing can be found there."""
+    told: list[str] = []
+    for group in groups:
+        view, axes = group.view, volume.orientation
+        stack_thw, axis, flipped = view.apply(volume.array, axes), view.order(axes)[0], view.flipped(axes)[0]
+        for t in sorted({t for said in group.prompts.values() for t in said}):
+            if stack_thw[t].min() == stack_thw[t].max():
+                place = len(stack_thw) - 1 - t if flipped else t
+                objects = ", ".join(str(label) for label, said in group.prompts.items() if t in said)
+                told.append(
+                    f"slice {place} of axis {'ijk'[axis]} holds one grey value only, and object {objects} is prompted there"
+                )
+    return told

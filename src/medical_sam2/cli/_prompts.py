@@ -1,0 +1,114 @@
+"""The prompts of a command line: words become points, boxes and outlines."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import isfinite
+from pathlib import Path
+
+import numpy as np
+
+from medical_sam2 import io
+from medical_sam2.cli._options import Said
+from medical_sam2.errors import AmbiguousError, InputError, MedicalSam2Error, PromptError
+from medical_sam2.io.promptfile import MOST_OBJECTS, Named, Places, load_prompts, masks_from
+from medical_sam2.prompts import Mask, Prompt
+from medical_sam2.volume import Volume
+
+
+def gathered(said: Said, volume: Volume, earlier: Volume | None = None) -> Named:
+    """All prompts: of the file, then of the command line.
+
+    Raises:
+        PromptError: no prompt, or one that does not work.
+        AmbiguousError: it is not clear which object of the earlier result is meant.
+    """
+    from_file = Named(()) if said.prompts is None else load_prompts(said.prompts, volume)
+    speaker = _Speaker(said, Places(volume, "mm" if said.mm else "voxel"), earlier)
+    prompts = (*from_file.prompts, *speaker.prompts())
+    if not prompts:
+        raise PromptError("there is no prompt", "give --point I J K, --box, --mask or --prompts")
+    names = {**from_file.names, **speaker.names()}
+    unknown = sorted(names.keys() - {prompt.object for prompt in prompts} - set(_labels(earlier)))
+    if unknown:
+        raise PromptError(f"a name is given to object {unknown[0]}, which has no prompt", "prompt it, or leave its name out")
+    return Named(prompts, names)
+
+
+@dataclass(frozen=True)
+class _Speaker:
+    said: Said
+    places: Places
+    earlier: Volume | None
+
+    def prompts(self) -> list[Prompt]:
+        if self.said.object is not None:
+            _check_label(self.said.object)
+        found: list[Prompt] = []
+        for positive, option in ((True, "point"), (False, "negative")):
+            for words in getattr(self.said, option):
+                label, numbers = _parsed(option, words)
+                found.append(self.places.point(numbers, label or self.label(), positive=positive))
+        for words in self.said.box:
+            label, numbers = _parsed("box", words)
+            found.append(self.places.box(numbers, label or self.label()))
+        return [*found, *(mask for file in self.said.mask for mask in self._masks(file))]
+
+    def names(self) -> dict[int, str]:
+        named: dict[int, str] = {}
+        for words in self.said.name:
+            label, name = _labelled(words)
+            if not name.strip() or not name.isprintable():
+                raise InputError(f"{words!r} is no name", "write a line of text", subject="--name")
+            named[label or self.label()] = name.strip()
+        return named
+
+    def label(self) -> int:
+        """The object of prompts that name none: that of --object, the one that is corrected, or 1."""
+        known = _labels(self.earlier)
+        if self.said.object is not None or not known:
+            return self.said.object or 1
+        if len(known) > 1:
+            choices = [f"--object {label}" for label in known]
+            raise AmbiguousError(
+                f"holds {len(known)} objects", "say which is meant", subject=self.said.correct, choices=choices
+            )
+        return known[0]
+
+    def _masks(self, file: Path) -> Sequence[Mask]:
+        try:
+            return masks_from(io.load_labels(file, self.places.volume), self.said.object)
+        except MedicalSam2Error as error:
+            raise error.about(file) from None
+
+
+def _labels(earlier: Volume | None) -> list[int]:
+    return [] if earlier is None else [int(label) for label in np.unique(earlier.array) if label]
+
+
+def _parsed(option: str, words: Sequence[str]) -> tuple[int | None, list[float]]:
+    """The object, where it is named before a colon, and the numbers."""
+    label, first = _labelled(words[0])
+    numbers: list[float] = []
+    for word in (first, *words[1:]):
+        try:
+            numbers.append(float(word))
+        except ValueError:
+            raise PromptError(
+                f"{word!r} is no number",
+                f"give {len(words)} of them: {'I J K I2 J2 K2'[: 2 * len(words) - 1]}",
+                subject=f"--{option}",
+            ) from None
+    if not all(map(isfinite, numbers)):
+        raise PromptError(f"{' '.join(words)} is not finite", "give finite numbers", subject=f"--{option}")
+    return label, numbers
+
+
+def _labelled(word: str) -> tuple[int | None, str]:
+    head, colon, rest = word.partition(":")
+    return (_check_label(int(head)), rest) if colon and head.isdecimal() else (None, word)
+
+
+def _check_label(label: int) -> int:
+    if not 1 <= label <= MOST_OBJECTS:
+        raise PromptError(f"object {label} is no label", f"number objects from 1 to {MOST_OBJECTS}; 0 is background")
+    return label
