@@ -6,103 +6,145 @@ outline's largest slice as a second reference, until new and old agree again on 
 Shapes: I J K voxels, T frames, H W frame.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
-from medical_sam2.errors import GeometryError
+from medical_sam2.errors import GeometryError, PromptError
 from medical_sam2.frames import to_frame
+from medical_sam2.model.backbone import FramePrediction
 from medical_sam2.model.memory import PolicyBank
 from medical_sam2.model.tracker import track
-from medical_sam2.orientations import FrameDone, OrientationTracker
+from medical_sam2.orientations import OrientationTracker
 from medical_sam2.planning import Group
 from medical_sam2.prompts import Fixed, FramePrompt
-from medical_sam2.volume import Segmentation, SliceConfidence, Volume
+from medical_sam2.views import View
+from medical_sam2.volume import SliceConfidence
 
-AGREE, IN_A_ROW = 0.9, 3
+AGREE, IN_A_ROW = 0.9, 3  # Dice of new and old, slices
 
 
 def corrected(
-    volume: Volume,
-    groups: Sequence[Group],
-    earlier: NDArray[np.unsignedinteger],
-    tracker: Callable[..., OrientationTracker],
-    names: Mapping[int, str],
-) -> Segmentation:
+    tracker: OrientationTracker, groups: Sequence[Group], earlier: NDArray[np.integer]
+) -> NDArray[np.unsignedinteger]:
     """The earlier labels, mended where prompts were given.
 
     Args:
-        volume: the image.
+        tracker: knows the image; its rows are filled.
         groups: new prompts.
         earlier: (I, J, K) labels of the earlier result.
-        tracker: makes an `OrientationTracker` for given fusions.
-        names: label → name.
 
     Raises:
         GeometryError: the earlier result lies in another grid.
+        PromptError: an object has negative clicks only on a slice where it is not.
     """
-    if earlier.shape != volume.shape:
-        raise GeometryError(f"the earlier result has shape {earlier.shape}, the image {volume.shape}", "use the image's grid")
-    labels = earlier.copy()
-    rows: list[SliceConfidence] = []
+    shape = tracker.setting.volume.shape
+    if earlier.shape != shape:
+        raise GeometryError(f"the earlier result has shape {earlier.shape}, the image {shape}", "use the image's grid")
+    highest = max(int(earlier.max()), *(label for group in groups for label in group.prompts))
+    labels = earlier.astype(np.min_scalar_type(highest))
     for group in groups:
+        stack = group.view.apply(labels, tracker.setting.volume.orientation)
         for label, said in group.prompts.items():
-            _mend(labels, volume, Group(group.view, {label: said}), tracker({}), rows)
-    return Segmentation(labels, volume.affine, names, confidence=tuple(rows))
+            _mend(tracker, _Object(label, group.view, stack, (stack == label).copy(), said))
+    return labels
 
 
-def _mend(
-    labels: NDArray[np.unsignedinteger], volume: Volume, group: Group, run: OrientationTracker, rows: list[SliceConfidence]
-) -> None:
-    (label, said), view = next(iter(group.prompts.items())), group.view
-    stack_thw = view.apply(labels, volume.orientation)
-    old = (stack_thw == label).copy()
-    prompts = {t: _joined(prompt, old[t]) for t, prompt in said.items()}
-    areas = old.sum(axis=(1, 2))
-    support = int(areas.argmax())
-    if areas[support] and support not in prompts:
-        prompts[support] = FramePrompt.mask(old[support])
-    for order in _directions(sorted(said), sorted(set(prompts) - set(said)), len(old)):
-        _walk(run, group, prompts, order, (stack_thw, old), rows)
+@dataclass(frozen=True, eq=False)
+class _Object:
+    """What is corrected.
+
+    Args:
+        label: of the object.
+        view: in which the new prompts lie.
+        stack_thw: all labels along it, mended in place.
+        old_thw: the object as it was.
+        said: frame → new prompt.
+    """
+
+    label: int
+    view: View
+    stack_thw: NDArray[np.unsignedinteger]
+    old_thw: NDArray[np.bool_]
+    said: Mapping[int, FramePrompt]
+
+    @cached_property
+    def prompts(self) -> dict[int, FramePrompt]:
+        """What is said on the corrected frames, old and new together, and on the reference."""
+        joined = {t: self._joined(t, prompt) for t, prompt in self.said.items()}
+        areas = self.old_thw.sum(axis=(1, 2))
+        largest = int(areas.argmax())
+        if not areas[largest]:
+            return joined
+        return {largest: FramePrompt.mask(self.old_thw[largest])} | joined
+
+    def _joined(self, t: int, prompt: FramePrompt) -> FramePrompt:
+        """New clicks correct the earlier outline; a new box or outline replaces it."""
+        drawn = prompt.mask_hw is not None or prompt.box_xyxy is not None
+        if drawn or not self.old_thw[t].any():
+            if not drawn and not prompt.labels.any():
+                problem = f"object {self.label} has negative clicks only on a slice where it is not"
+                raise PromptError(problem, "click on a slice of the object, or add a click inside it")
+            return prompt
+        return FramePrompt.mask(self.old_thw[t]) | prompt
+
+    @cached_property
+    def yielding(self) -> set[int]:
+        """Labels that give way: background, and objects clicked on for this one, read off before anything is drawn."""
+        corner = np.array(self.stack_thw.shape[:0:-1]) - 1
+        clicked = {
+            int(self.stack_thw[t, y, x])
+            for t, prompt in self.said.items()
+            for x, y in np.clip(np.rint(prompt.points_xy[prompt.labels == 1]), 0, corner).astype(int)
+        }
+        return clicked | {0, self.label}
+
+    def put(self, t: int, mask_hw: NDArray[np.bool_], free: set[int]) -> None:
+        """Draw the object anew on a frame."""
+        frame = self.stack_thw[t]
+        taken = mask_hw & np.isin(frame, list(free))
+        frame[frame == self.label] = 0
+        frame[taken] = self.label
 
 
-def _joined(prompt: FramePrompt, old_hw: NDArray[np.bool_]) -> FramePrompt:
-    """New clicks correct the earlier outline; a new outline replaces it."""
-    return prompt if prompt.mask_hw is not None or not old_hw.any() else FramePrompt.mask(old_hw) | prompt
+def _mend(tracker: OrientationTracker, what: _Object) -> None:
+    """Ahead from the first corrected slice, then back from it, each until old and new agree."""
+    prompts, clicked, frames = what.prompts, sorted(what.said), len(what.old_thw)
+    first, last = clicked[0], clicked[-1]
+    start = [*sorted(set(prompts) - set(clicked)), *reversed(clicked)]
+    ahead = [t for t in range(first, frames) if t not in prompts]
+    behind = [t for t in range(first - 1, -1, -1) if t not in prompts]
+    tracker.progress.planned += len(start) + len(ahead) + len(behind)
+    bank = PolicyBank(tracker.setting.policy)
+    _walk(tracker, what, bank, [*start, *ahead], range(last, frames))
+    _walk(tracker, what, bank, behind, range(first))
 
 
-def _directions(clicked: list[int], support: list[int], frames: int) -> list[list[int]]:
-    """Reference, corrected slices, then one way; and the same the other way."""
-    first = [*support, *clicked]
-    return [[*first, *range(clicked[-1] + 1, frames)], [*first, *range(clicked[0] - 1, -1, -1)]]
-
-
-def _walk(
-    run: OrientationTracker,
-    group: Group,
-    prompts: Mapping[int, FramePrompt],
-    order: list[int],
-    stacks: tuple[NDArray[np.unsignedinteger], NDArray[np.bool_]],
-    rows: list[SliceConfidence],
-) -> None:
-    label, (stack_thw, old) = next(iter(group.prompts)), stacks
-    frames = run.frames(group.view)
-    prompter = Fixed({t: frames.to_network(prompt) for t, prompt in prompts.items()})
-    agreed = 0
-    for done, (t, prediction) in enumerate(track(run.backbone, run.features(group.view), order, [prompter], PolicyBank(run.policy))):
-        if t in prompts and t not in group.prompts[label]:
+def _walk(tracker: OrientationTracker, what: _Object, bank: PolicyBank, order: Sequence[int], ends: range) -> None:
+    """One way; it may end on the frames of `ends`."""
+    prompts, free, agreed = what.prompts, what.yielding, 0
+    stack = tracker.frames(what.view)
+    prompter = Fixed({t: stack.to_network(prompt) for t, prompt in prompts.items()})
+    tracked = track(tracker.setting.backbone, tracker.features(what.view), order, [prompter], bank)
+    for place, (t, prediction) in enumerate(tracked, 1):
+        mask = to_frame(prediction.logits_Bhw, stack.shape_thw[1:])[0] > 0.5
+        tracker.tell(stack, t, (what.label,), mask[None])
+        if t in prompts and t not in what.said:
             continue  # the reference stays as it is
-        mask = to_frame(prediction.logits_Bhw, frames.shape_thw[1:])[0] > 0.5
-        agreed = agreed + 1 if t not in prompts and _dice(mask, old[t]) >= AGREE else 0
-        if agreed >= IN_A_ROW:
+        agreed = agreed + 1 if t not in prompts and _dice(mask, what.old_thw[t]) >= AGREE else 0
+        if agreed >= IN_A_ROW and t in ends:
+            tracker.progress.planned -= len(order) - place
             return
-        stack_thw[t][(stack_thw[t] == label) & ~mask] = 0
-        stack_thw[t][mask & (stack_thw[t] == 0)] = label
-        sure = float(prediction.confidence_B[0])
-        rows.append(SliceConfidence(label, group.view.code, frames.slice_index(t), sure, int(mask.sum()), t in prompts))
-        if run.on_frame:
-            run.on_frame(FrameDone(done + 1, len(order), group.view.code, frames.slice_index(t), (label,), mask[None]))
+        what.put(t, mask, free)
+        tracker.rows.append(_row(tracker, what, t, prediction, int(mask.sum())))
+
+
+def _row(tracker: OrientationTracker, what: _Object, t: int, prediction: FramePrediction, area_px: int) -> SliceConfidence:
+    index, sure = tracker.frames(what.view).slice_index(t), float(prediction.confidence_B[0])
+    return SliceConfidence(what.label, what.view.code, index, sure, area_px, t in what.said)
 
 
 def _dice(one: NDArray[np.bool_], other: NDArray[np.bool_]) -> float:

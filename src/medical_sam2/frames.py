@@ -4,8 +4,9 @@ Shapes: T frames, H W frame in its own pixels, S side of the network's square in
 """
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from math import isfinite
 
 import numpy as np
 import torch
@@ -63,9 +64,28 @@ def choose_window(volume: Volume, name: str = "auto", *, inside: NDArray[np.gene
         low, high = (float(part) for part in name.split(","))
     except ValueError:
         raise ConfigError(f"unknown window {name!r}", f"choose auto, percentile, {', '.join(CT_WINDOWS)} or LOW,HIGH") from None
-    if not low < high:
-        raise ConfigError(f"window {name!r} is empty", "give LOW,HIGH with LOW below HIGH")
+    if not (isfinite(low) and isfinite(high) and low < high):
+        raise ConfigError(f"window {name!r} is empty or endless", "give LOW,HIGH with LOW below HIGH")
     return Window(low, high)
+
+
+def choose_windows(volume: Volume, name: str, inside: Mapping[int, NDArray[np.generic]]) -> dict[int, Window]:
+    """The window of each object, by the intensities at its own prompts; see `choose_window`."""
+    if name == "auto" and volume.modality == "CT" and _in_hounsfield(volume):
+        return {label: _levelled(_window_for(values)) for label, values in inside.items()}
+    return dict.fromkeys(inside, choose_window(volume, name))
+
+
+def intensities(frame_hw: NDArray[np.generic], prompt: FramePrompt) -> NDArray[np.generic]:
+    """Intensities that a prompt points at: inside its outline or box, or around its positive clicks."""
+    if prompt.mask_hw is not None:
+        return frame_hw[prompt.mask_hw]
+    if prompt.box_xyxy is not None:
+        x_low, y_low, x_high, y_high = (max(0, round(float(x))) for x in prompt.box_xyxy)
+        return frame_hw[y_low : y_high + 1, x_low : x_high + 1].ravel()
+    inside = [(round(float(x)), round(float(y))) for x, y in prompt.points_xy[prompt.labels == 1]]
+    patches = [frame_hw[max(0, y - 2) : y + 3, max(0, x - 2) : x + 3].ravel() for x, y in inside]
+    return np.concatenate(patches) if patches else np.zeros(0)
 
 
 def percentile_window(array: NDArray[np.generic]) -> Window:
@@ -92,7 +112,7 @@ def _levelled(name: str) -> Window:
 def _window_for(inside: NDArray[np.generic] | None) -> str:
     if inside is None or not inside.size:
         return "soft"
-    middle = float(np.median(inside))
+    middle = float(np.median(inside.astype(np.float32)))
     return "lung" if middle < -250 else "bone" if middle > 350 else "soft"
 
 
@@ -139,14 +159,14 @@ class FeatureCache:
     """Features of the frames seen last, within a limit of bytes.
 
     Args:
-        limit_mb: what may be held.
+        limit_mb: what may be held, beside one frame however large.
     """
 
-    def __init__(self, limit_mb: float = 1024.0) -> None:
+    def __init__(self, limit_mb: float = 384.0) -> None:
         self._limit, self._held = limit_mb * 2**20, 0
-        self._features: OrderedDict[tuple[int, int], Features] = OrderedDict()
+        self._features: OrderedDict[tuple[str, int], Features] = OrderedDict()
 
-    def get(self, key: tuple[int, int], encode: Callable[[], Features]) -> Features:
+    def get(self, key: tuple[str, int], encode: Callable[[], Features]) -> Features:
         """Features under a key, encoded where they are not held."""
         if key in self._features:
             self._features.move_to_end(key)
@@ -156,11 +176,6 @@ class FeatureCache:
         while self._held > self._limit and len(self._features) > 1:
             self._held -= _bytes(self._features.popitem(last=False)[1])
         return features
-
-    def clear(self) -> None:
-        """Forget all."""
-        self._features.clear()
-        self._held = 0
 
 
 def _bytes(features: Features) -> int:
@@ -207,9 +222,9 @@ class FrameStack:
         frames = self.shape_thw[0]
         return frames - 1 - t if self.view.flipped(self.axes)[0] else t
 
-    def key(self, t: int) -> tuple[int, int]:
-        """What names the slice, whichever way the view is played."""
-        return self.view.axis, self.slice_index(t)
+    def key(self, t: int) -> tuple[str, int]:
+        """What names the slice as it is seen, whichever way the view is played."""
+        return self.view.code[1:], self.slice_index(t)
 
     def to_network(self, prompt: FramePrompt) -> FramePrompt:
         """A prompt in this view's pixels as one in the network's."""

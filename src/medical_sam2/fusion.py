@@ -175,6 +175,39 @@ class Vote(Mean):
 FUSIONS: Mapping[str, FusionFactory] = {"mean": Mean, "vote": Vote, "weighted": Weighted}
 
 
+class LabelMap:
+    """A label volume that objects are entered in, a few at a time, so that not all their probabilities are held at once.
+
+    A voxel goes to the object of the largest probability, if that exceeds the threshold; of equals, to the smaller label.
+
+    Args:
+        shape_ijk: shape of the volume.
+        highest: the largest label that will come; the smallest unsigned dtype that holds it is taken.
+        threshold: in [0, 1]; a probability of just the threshold is background.
+    """
+
+    def __init__(self, shape_ijk: Sequence[int], highest: int, threshold: float = 0.5) -> None:
+        self.labels: NDArray[np.unsignedinteger] = np.zeros(tuple(shape_ijk), np.min_scalar_type(highest))
+        self._threshold = threshold
+        self._best: NDArray[np.float32] | None = None
+
+    def add(self, probabilities: Mapping[int, Slabs], *, last: bool = False) -> None:
+        """Enter some objects, slab by slab.
+
+        Args:
+            probabilities: label → probabilities (I, J, K), an array or a fusion.
+            last: that no more will come; then what decides between objects is not kept.
+        """
+        if self._best is None and not last:
+            self._best = np.full(self.labels.shape, self._threshold, np.float32)
+        for index, slab in enumerate(self.labels):
+            best = np.full(slab.shape, self._threshold, np.float32) if self._best is None else self._best[index]
+            for label in sorted(probabilities):
+                candidate = np.asarray(probabilities[label][index], np.float32)
+                better = (candidate > best) | ((candidate == best) & (label < slab))
+                best[better], slab[better] = candidate[better], label
+
+
 def argmax_labels(probabilities: Mapping[int, Slabs], threshold: float = 0.5) -> NDArray[np.unsignedinteger]:
     """The label volume (I, J, K) of several objects, in the smallest unsigned dtype that holds their labels.
 
@@ -194,14 +227,9 @@ def argmax_labels(probabilities: Mapping[int, Slabs], threshold: float = 0.5) ->
     shapes = {tuple(volume.shape) for volume in probabilities.values()}
     if len(shapes) != 1:
         raise GeometryError(f"probabilities have the shapes {sorted(shapes)}", "give one or more volumes of one shape")
-    labels = np.zeros(shapes.pop(), np.min_scalar_type(max(probabilities)))
-    for index, slab in enumerate(labels):
-        best = np.full(slab.shape, threshold, np.float32)
-        for label in sorted(probabilities):
-            candidate = np.asarray(probabilities[label][index], np.float32)
-            better = candidate > best
-            best[better], slab[better] = candidate[better], label
-    return labels
+    found = LabelMap(shapes.pop(), max(probabilities), threshold)
+    found.add(probabilities, last=True)
+    return found.labels
 
 
 def _accumulate(frames: NDArray[Any], probability: Probability) -> None:

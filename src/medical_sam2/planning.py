@@ -1,9 +1,9 @@
 """What is tracked where, and in which order: decided before the network is asked anything.
 
-Shapes: T frames of a view, H W a frame; indices of voxels are in the order of the file.
+Shapes: I J K voxels in the order of the file, T frames of a view, H W a frame.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 
 from medical_sam2.errors import ConfigError, PromptError
 from medical_sam2.prompts import FramePrompt, Mask, Point, Prompt
-from medical_sam2.views import AXIAL, AXIS, CORONAL, SAGITTAL, THREE_VIEWS, View
+from medical_sam2.views import AXIAL, CORONAL, SAGITTAL, THREE_VIEWS, View
 from medical_sam2.volume import Volume
 
 PLANES = {"axial": AXIAL, "coronal": CORONAL, "sagittal": SAGITTAL}
 TOO_THICK = 3.0  # slices of an axis whose pixels are this many times longer than wide are left out by "auto"
 TOO_FEW = 24  # and so are slices with a side of fewer pixels
-MARGIN, LEAST_MARGIN = 0.2, 6  # how far further axes look beyond the first estimate: a share of its extent, frames
+SAME_THICKNESS = 0.8  # slices at least this share as thick as the thickest may be the ones that were prompted
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,37 +26,46 @@ class Group:
 
     Args:
         view: in which their prompts lie.
-        prompts: object → frame → prompt.
+        prompts: object → frame → what was said there.
+        said: object → its prompts as they were given.
     """
 
     view: View
     prompts: Mapping[int, Mapping[int, FramePrompt]]
+    said: Mapping[int, tuple[Prompt, ...]]
+
+    def part(self, labels: Iterable[int]) -> "Group":
+        """The same for some of the objects."""
+        chosen = tuple(labels)
+        return Group(self.view, {x: self.prompts[x] for x in chosen}, {x: self.said[x] for x in chosen})
 
 
-def grouped(volume: Volume, prompts: Sequence[Prompt], only: View | None = None) -> list[Group]:
+def grouped(volume: Volume, prompts: Sequence[Prompt], only: Sequence[View] = (), known: Collection[int] = ()) -> list[Group]:
     """The objects of all prompts, in groups.
 
     Args:
         volume: the image.
         prompts: of any objects, in any order.
-        only: the one view to be used, where the user asked for it.
+        only: the views to choose from, where the user named them.
+        known: objects of an earlier result, which may be corrected by negative clicks alone.
 
     Raises:
         PromptError: there is no prompt, none is positive for some object, or one lies outside of the image.
     """
     if not prompts:
         raise PromptError("there is no prompt", "give a point, a box or a mask")
-    groups: dict[tuple, dict[int, Mapping[int, FramePrompt]]] = {}
-    views: dict[tuple, View] = {}
+    groups: dict[tuple[object, ...], list[tuple[int, tuple[Prompt, ...], dict[int, FramePrompt]]]] = {}
     for label in sorted({prompt.object for prompt in prompts}):
-        own = [prompt for prompt in prompts if prompt.object == label]
-        _check(label, own)
-        view = only or primary_view(volume, own)
+        own = tuple(prompt for prompt in prompts if prompt.object == label)
+        if label not in known:
+            _check(label, own)
+        view = primary_view(volume, own, only)
         frames = frame_prompts(volume, own, view)
-        key = (view.code, *sorted(frames))
-        groups.setdefault(key, {})[label] = frames
-        views[key] = view
-    return [Group(views[key], members) for key, members in groups.items()]
+        groups.setdefault((view.code, *sorted(frames)), []).append((label, own, frames))
+    return [
+        Group(View(str(key[0])), {label: frames for label, _, frames in rows}, {label: own for label, own, _ in rows})
+        for key, rows in groups.items()
+    ]
 
 
 def _check(label: int, own: Sequence[Prompt]) -> None:
@@ -67,27 +76,66 @@ def _check(label: int, own: Sequence[Prompt]) -> None:
 
 
 def frame_prompts(volume: Volume, own: Sequence[Prompt], view: View) -> dict[int, FramePrompt]:
-    """What the prompts of one object say on each frame of a view; those drawn in other planes say nothing there."""
+    """What the prompts of one object say on each frame of a view; those drawn in other planes say nothing there.
+
+    Raises:
+        PromptError: none of them lies in this view's plane, or one lies outside of the image.
+    """
     merged: dict[int, FramePrompt] = {}
     for prompt in own:
         for t, said in prompt.project(view, volume.shape, volume.orientation).items():
             merged[t] = merged[t] | said if t in merged else said
     if not merged:
-        raise PromptError(f"no prompt of object {own[0].object} lies in the {view.name} plane", "choose its own plane with --views")
+        problem = f"no prompt of object {own[0].object} lies in the {view.name} plane"
+        raise PromptError(problem, "choose the plane that it was drawn in, or leave the choice of views out")
     return merged
 
 
-def primary_view(volume: Volume, own: Sequence[Prompt]) -> View:
-    """The view that the prompts of an object were given in: their plane, or for clicks the one of the finest slices."""
+def drawn_prompts(volume: Volume, own: Sequence[Prompt], view: View) -> dict[int, FramePrompt]:
+    """The boxes and outlines among prompts that were drawn in the plane of this view and no other."""
+    drawn = [p for p in own if not isinstance(p, Point) and p.planes() == frozenset({array_axis(volume, view)})]
+    return frame_prompts(volume, drawn, view) if drawn else {}
+
+
+def primary_view(volume: Volume, own: Sequence[Prompt], only: Sequence[View] = ()) -> View:
+    """The view that the prompts of an object were given in: their plane, or for clicks the one of the finest pixels.
+
+    Args:
+        volume: the image.
+        own: prompts of one object.
+        only: the views to choose from; the three planes unless given.
+    """
+    views = tuple(only) or THREE_VIEWS
+    choices = [view for view in views if array_axis(volume, view) in _common_planes(own)]
+    choices = [view for view in choices if usable(volume, view)] or choices or list(views)
+    thickness = [volume.spacing_mm[array_axis(volume, view)] for view in choices]
+    return next(view for view, mm in zip(choices, thickness, strict=True) if mm >= SAME_THICKNESS * max(thickness))
+
+
+def _common_planes(own: Sequence[Prompt]) -> frozenset[int]:
+    """Planes that all boxes and outlines lie in; those of the first of them where they share none."""
     drawn = [prompt.planes() for prompt in own if not isinstance(prompt, Point)]
-    axes = drawn[0] if drawn else frozenset({0, 1, 2})
-    choices = [view for view in THREE_VIEWS if _array_axis(volume, view) in axes]
-    thickest = max(volume.spacing_mm[_array_axis(volume, view)] for view in choices)
-    return next(view for view in choices if volume.spacing_mm[_array_axis(volume, view)] >= 0.8 * thickest)
+    if not drawn:
+        return frozenset({0, 1, 2})
+    return frozenset.intersection(*drawn) or drawn[0]
 
 
-def _array_axis(volume: Volume, view: View) -> int:
+def array_axis(volume: Volume, view: View) -> int:
+    """The array axis that the frames of a view run along."""
     return view.order(volume.orientation)[0]
+
+
+def views_allowed(views: str | Sequence[View]) -> tuple[View, ...]:
+    """The views that prompts may be taken from: a plane or views that the user named; empty where any will do.
+
+    Raises:
+        ConfigError: an empty list.
+    """
+    if isinstance(views, str):
+        return (PLANES[views],) if views in PLANES else ()
+    if not views:
+        raise ConfigError("the list of views is empty", "give at least one view, or a name such as 'auto'")
+    return tuple(views)
 
 
 def views_named(name: str | Sequence[View], volume: Volume, primary: View) -> tuple[tuple[View, ...], tuple[str, ...]]:
@@ -97,10 +145,12 @@ def views_named(name: str | Sequence[View], volume: Volume, primary: View) -> tu
         name: "one", "three", "six", "auto", a plane ("axial" …), or views.
         volume: the image.
         primary: the view that holds the prompts.
+
+    Raises:
+        ConfigError: an unknown name.
     """
     if not isinstance(name, str):
-        chosen = tuple(name)
-        return (primary, *(view for view in chosen if view.axis != primary.axis or view.code != primary.code)), ()
+        return (primary, *(view for view in dict.fromkeys(name) if view != primary)), ()
     further = tuple(view for view in THREE_VIEWS if view.axis != primary.axis)
     if name == "one" or name in PLANES:
         return (primary,), ()
@@ -110,54 +160,53 @@ def views_named(name: str | Sequence[View], volume: Volume, primary: View) -> tu
         return tuple(each for view in (primary, *further) for each in (view, view.reversed)), ()
     if name != "auto":
         raise ConfigError(f"unknown views {name!r}", f"choose one of one, three, six, auto, {', '.join(PLANES)}")
-    kept = tuple(view for view in further if _usable(volume, view))
-    left = [view.name for view in further if view not in kept]
-    told = f"{' and '.join(left)} slices are left out: too coarse ({_shape_of(volume)}); --views three uses them all the same"
-    return (primary, *kept), (told,) if left else ()
+    kept = tuple(view for view in further if usable(volume, view))
+    return (primary, *kept), _told(volume, [view.name for view in further if view not in kept])
 
 
-def _usable(volume: Volume, view: View) -> bool:
+def _told(volume: Volume, left_out: Sequence[str]) -> tuple[str, ...]:
+    if not left_out:
+        return ()
+    voxels = "×".join(str(n) for n in volume.shape)
+    size = f"{voxels} voxels of {'×'.join(f'{mm:.3g}' for mm in volume.spacing_mm)} mm"
+    return (f"{' and '.join(left_out)} slices are left out: too coarse ({size}); --views three uses them all the same",)
+
+
+def unheard(volume: Volume, group: Group, views: Sequence[View]) -> list[str]:
+    """What to tell the user about boxes and outlines in planes that are not tracked."""
+    axes = {array_axis(volume, view) for view in views}
+    return [
+        f"a {type(prompt).__name__.lower()} of object {label} lies in a plane that is not tracked"
+        + (": it counts on its own slice only" if isinstance(prompt, Mask) else " and was not used")
+        for label, own in group.said.items()
+        for prompt in own
+        if not axes & prompt.planes()
+    ]
+
+
+def usable(volume: Volume, view: View) -> bool:
+    """Whether the slices of a view are fine enough to be looked at."""
     _, high, wide = view.spacing(volume.spacing_mm, volume.orientation)
     _, rows, columns = (volume.shape[axis] for axis in view.order(volume.orientation))
     return max(high, wide) <= TOO_THICK * min(high, wide) and min(rows, columns) >= TOO_FEW
 
 
-def _shape_of(volume: Volume) -> str:
-    voxels = "×".join(str(n) for n in volume.shape)
-    return f"{voxels} voxels of {'×'.join(f'{mm:.3g}' for mm in volume.spacing_mm)} mm"
+def outward(prompted: Iterable[int], frames: Iterable[int]) -> list[int]:
+    """Prompted frames, the first of them last; from there to the end; then from there back to the beginning."""
+    first = sorted(prompted, reverse=True)
+    rest = sorted(set(frames) - set(first))
+    return [*first, *(t for t in rest if t > first[-1]), *(t for t in reversed(rest) if t < first[-1])]
 
 
-def outward(prompted: Iterable[int], frames: range) -> list[int]:
-    """Prompted frames first, then from the first of them to the end, then from there to the beginning."""
-    first = sorted(prompted)
-    rest = set(frames) - set(first)
-    ahead = [t for t in frames if t > first[0] and t in rest]
-    behind = [t for t in reversed(frames) if t < first[0] and t in rest]
-    return [*first, *ahead, *behind]
-
-
-def starting_frame(stack_thw: NDArray[np.floating]) -> int | None:
-    """Where a further orientation starts: the frame on which the estimate is largest and surest; None where it is empty.
+def redraw(stack_thw: NDArray[np.unsignedinteger], label: int, said: Mapping[int, FramePrompt]) -> None:
+    """Put outlines back as they were drawn, in place, unless a click or a box corrects them.
 
     Args:
-        stack_thw: estimated probability along the orientation.
+        stack_thw: labels along a view.
+        label: the object.
+        said: frame → what was said of the object there.
     """
-    surplus = np.array([np.clip(frame.astype(np.float32) - 0.5, 0, None).sum() for frame in stack_thw])
-    return int(surplus.argmax()) if surplus.max() > 0 else None
-
-
-def extent(stack_thw: NDArray[np.floating]) -> range:
-    """Frames on which the estimate lies, with a margin."""
-    there = np.flatnonzero([frame.max() > 0.5 for frame in stack_thw])
-    margin = max(LEAST_MARGIN, round(MARGIN * (there[-1] - there[0] + 1)))
-    return range(max(0, int(there[0]) - margin), min(len(stack_thw), int(there[-1]) + margin + 1))
-
-
-def masks_of(prompts: Sequence[Prompt]) -> list[Mask]:
-    """The outlines among prompts."""
-    return [prompt for prompt in prompts if isinstance(prompt, Mask)]
-
-
-def view_of_letter(letter: str) -> View:
-    """The view whose frames run along the axis of a letter of RAS/LPI."""
-    return next(view for view in THREE_VIEWS if view.axis == AXIS[letter])
+    for t, prompt in said.items():
+        if prompt.mask_hw is not None and not len(prompt.points_xy) and prompt.box_xyxy is None:
+            stack_thw[t][(stack_thw[t] == label) & ~prompt.mask_hw] = 0
+            stack_thw[t][prompt.mask_hw] = label

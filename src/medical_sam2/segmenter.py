@@ -3,33 +3,31 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from functools import partial
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from medical_sam2.confidence import collapses
 from medical_sam2.correction import corrected
 from medical_sam2.errors import ConfigError, GeometryError, PromptError
-from medical_sam2.frames import choose_window, percentile_window, to_frame, to_input, to_network
+from medical_sam2.frames import Window, percentile_window, to_frame, to_input, to_network
 from medical_sam2.fusion import FUSIONS, FusionFactory, argmax_labels
 from medical_sam2.model.backbone import Features
 from medical_sam2.model.memory import POLICIES, Policy, PolicyBank
 from medical_sam2.model.sam2 import Sam2
 from medical_sam2.model.tracker import track
 from medical_sam2.model.weights import load_backbone
-from medical_sam2.orientations import FrameDone, OrientationTracker
-from medical_sam2.planning import PLANES, Group, grouped, masks_of, views_named
+from medical_sam2.orientations import FrameDone, OrientationTracker, Progress, Setting
+from medical_sam2.outcome import Kept, Outcome, by_window
+from medical_sam2.planning import grouped, redraw, views_allowed
 from medical_sam2.plugins import find
-from medical_sam2.prompts import Fixed, FramePrompt, Mask, Prompt
-from medical_sam2.views import THREE_VIEWS, View
-from medical_sam2.volume import Segmentation, SliceConfidence, Volume
+from medical_sam2.prompts import Fixed, FramePrompt, Prompt
+from medical_sam2.views import View
+from medical_sam2.volume import Segmentation, Volume
 
+T = TypeVar("T")
 Precision = Literal["auto", "fp32", "bf16"]
-TOGETHER_BYTES = 1_500_000_000  # probability volumes held at once: more objects are tracked one after another
-HALF_FROM_VOXELS = 200_000_000  # volumes from this size on are summed in float16
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,18 +116,25 @@ class Segmenter:
             PromptError: a prompt lies outside, on nothing, or contradicts itself.
             ConfigError: an unknown setting.
         """
-        only = PLANES[views] if isinstance(views, str) and views in PLANES else None
-        groups = grouped(volume, prompts, only)
-        seen = choose_window(volume, window, inside=_intensities(volume, groups))
+        if earlier is not None and (probability or uncertainty):
+            raise ConfigError("a correction keeps no probabilities", "leave `probability` and `uncertainty` out, or `earlier`")
+        known = set() if earlier is None else set(np.unique(earlier).tolist()) - {0}
+        groups = grouped(volume, prompts, views_allowed(views), known)
         policy: Callable[[], Policy] = find(POLICIES, bank, what="bank")
         make: FusionFactory = find(FUSIONS, fusion, what="fusion")
-        dtype = np.float16 if volume.array.size >= HALF_FROM_VOXELS else np.float32
-        making = partial(make, volume.shape, volume.orientation, uncertainty=uncertainty, dtype=dtype)
-        tracker = partial(OrientationTracker, self.network, self._encode, volume, seen, policy, joint, on_frame=on_frame)
+        work = Outcome(volume, groups, Kept(make, probability, uncertainty), Progress(on_frame))
+
+        def tracker(seen: Window) -> OrientationTracker:
+            setting = Setting(self.network, self._encode, volume, seen, policy, joint)
+            return OrientationTracker(setting, work.progress, work.rows)
+
         with self._autocast():
-            if earlier is not None:
-                return corrected(volume, groups, earlier, tracker, names or {})
-            return self._tracked(volume, groups, views, tracker, making, prompts, names or {}, (probability, uncertainty))
+            for seen, own in by_window(volume, groups, window).items():
+                if earlier is not None:
+                    earlier = corrected(tracker(seen), own, earlier)
+                else:
+                    work.track(tracker(seen), own, views)
+        return work.result(names or {}, earlier)
 
     @torch.inference_mode()
     def segment_images(
@@ -154,61 +159,38 @@ class Segmenter:
         Raises:
             PromptError: no image is prompted.
         """
-        if not prompts:
-            raise PromptError("no image is prompted", "outline the object on at least one image")
-        labels = sorted({label for said in prompts.values() for label in said})
+        labels = _check_images(images, prompts)
         size, policy = self.network.image_size, find(POLICIES, bank, what="bank")
-        visited = [*prompts, *(i for i in (order or range(len(images))) if i not in prompts)]
+        visited = dict.fromkeys([*prompts, *(range(len(images)) if order is None else order)])
         prompters = [
             Fixed({i: to_network(said[label], images[i].shape[:2], size) for i, said in prompts.items() if label in said})
             for label in labels
         ]
 
         def features(i: int) -> Features:
-            picture = percentile_window(images[i]).apply(images[i])
-            return self._encode(to_input(picture, size))
+            return self._encode(to_input(percentile_window(images[i]).apply(images[i]), size))
 
-        with self._autocast():
-            for i, prediction in track(self.network, features, visited, prompters, PolicyBank(policy)):
-                probabilities = to_frame(prediction.logits_Bhw, images[i].shape[:2])
-                maps = {label: p[:, :, None] for label, p in zip(labels, probabilities, strict=True)}
-                confidence = prediction.confidence_B.float().tolist()
-                yield ImageMask(i, argmax_labels(maps)[:, :, 0], dict(zip(labels, confidence, strict=True)))
+        for i, prediction in self._stepwise(track(self.network, features, visited, prompters, PolicyBank(policy))):
+            probabilities = to_frame(prediction.logits_Bhw, images[i].shape[:2])
+            found = argmax_labels({label: p[None] for label, p in zip(labels, probabilities, strict=True)})
+            for label, prompt in prompts.get(i, {}).items():
+                redraw(found, label, {0: prompt})
+            confidence = prediction.confidence_B.float().tolist()
+            yield ImageMask(i, found[0], dict(zip(labels, confidence, strict=True)))
 
-    def _tracked(
-        self,
-        volume: Volume,
-        groups: Sequence[Group],
-        views: str | Sequence[View],
-        tracker: Callable[..., OrientationTracker],
-        making: Callable[..., object],
-        prompts: Sequence[Prompt],
-        names: Mapping[int, str],
-        keep: tuple[bool, bool],
-    ) -> Segmentation:
-        fusions: dict = {}
-        rows: list[SliceConfidence] = []
-        warnings: dict[str, None] = {}
-        for group in groups:
-            chosen, told = views_named(views, volume, group.view)
-            warnings |= dict.fromkeys(told)
-            own = {label: making() for label in group.prompts}
-            run = tracker(own)
-            run.run(group, chosen)
-            fusions |= own
-            rows += run.rows
-        labels = argmax_labels(fusions)
-        _redraw(labels, volume, prompts)
-        rows = collapses(rows)
-        spread = np.max([each.uncertainty() for each in fusions.values()], axis=0) if keep[1] else None
-        maps = {label: each.result() for label, each in fusions.items()} if keep[0] else {}
-        missing = [f"object {label} was not found on any slice" for label in fusions if not (labels == label).any()]
-        return Segmentation(labels, volume.affine, names, maps, spread, tuple(rows), (*warnings, *missing))
+    def _stepwise(self, steps: Iterator[T]) -> Iterator[T]:
+        """The same, in this precision, which does not leak to whoever takes the results."""
+        while True:
+            with self._autocast():
+                step = next(steps, None)
+            if step is None:
+                return
+            yield step
 
     def _encode(self, frame_3SS: torch.Tensor) -> Features:
         return self.network.encode(self.network.normalised(frame_3SS[None].to(self.device)))
 
-    def _autocast(self) -> AbstractContextManager:
+    def _autocast(self) -> AbstractContextManager[object]:
         if self.precision == "fp32":
             return nullcontext()
         return torch.autocast(self.device.type, dtype=torch.bfloat16)
@@ -246,38 +228,17 @@ def choose_precision(name: str, device: torch.device) -> str:
     return "bf16" if able.get("amx_bf16") or able.get("avx512_bf16") else "fp32"
 
 
-def _intensities(volume: Volume, groups: Sequence[Group]) -> NDArray[np.generic]:
-    """Intensities at the prompts: inside masks and boxes, around positive clicks."""
-    found = []
-    for group in groups:
-        stack = group.view.apply(volume.array, volume.orientation)
-        for said in group.prompts.values():
-            found += [_at(stack[t], prompt) for t, prompt in said.items()]
-    return np.concatenate(found)
-
-
-def _at(frame_hw: NDArray[np.generic], prompt: FramePrompt) -> NDArray[np.generic]:
-    if prompt.mask_hw is not None:
-        return frame_hw[prompt.mask_hw]
-    if prompt.box_xyxy is not None:
-        x_low, y_low, x_high, y_high = (round(float(x)) for x in prompt.box_xyxy)
-        return frame_hw[y_low : y_high + 1, x_low : x_high + 1].ravel()
-    inside = [(round(float(x)), round(float(y))) for x, y in prompt.points_xy[prompt.labels == 1]]
-    patches = [frame_hw[max(0, y - 2) : y + 3, max(0, x - 2) : x + 3].ravel() for x, y in inside]
-    return np.concatenate(patches) if patches else np.zeros(0)
-
-
-def _redraw(labels: NDArray[np.unsignedinteger], volume: Volume, prompts: Sequence[Prompt]) -> None:
-    """Slices that the user outlined stay as drawn, unless clicks correct them."""
-    for mask in masks_of(prompts):
-        if mask.array_ijk.shape != labels.shape:
-            raise GeometryError(f"the mask has shape {mask.array_ijk.shape}, the image {labels.shape}", "use the image's grid")
-        axis = next(iter(mask.planes()))
-        view = next(view for view in THREE_VIEWS if view.order(volume.orientation)[0] == axis)
-        others = [p for p in prompts if p.object == mask.object and not isinstance(p, Mask)]
-        clicked = {t for p in others for t in p.project(view, labels.shape, volume.orientation)}
-        stack, drawn = view.apply(labels, volume.orientation), view.apply(mask.array_ijk, volume.orientation)
-        for t in np.flatnonzero(drawn.any(axis=(1, 2))):
-            if int(t) not in clicked:
-                stack[t][(stack[t] == mask.object) & ~drawn[t]] = 0
-                stack[t][drawn[t]] = mask.object
+def _check_images(images: Sequence[NDArray[np.generic]], prompts: Mapping[int, Mapping[int, FramePrompt]]) -> list[int]:
+    """The objects' labels, if images and prompts can be used."""
+    labels = sorted({label for said in prompts.values() for label in said})
+    if not labels:
+        raise PromptError("no image is prompted", "outline the object on at least one image")
+    if labels[0] < 1:
+        raise PromptError(f"object {labels[0]} is no label", "number objects from 1; 0 is background")
+    for i, image in enumerate(images):
+        if image.ndim not in {2, 3} or image.shape[2:] not in {(), (1,), (3,)} or 0 in image.shape:
+            raise GeometryError(f"image {i} has shape {image.shape}", "give arrays (H, W) or (H, W, 3)")
+    absent = [i for i in prompts if not 0 <= i < len(images)]
+    if absent:
+        raise PromptError(f"there is no image {absent[0]} among {len(images)}", "number images from 0")
+    return labels

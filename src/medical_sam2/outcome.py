@@ -1,0 +1,137 @@
+"""From prompts to labels: objects by the window they are seen through, in lots that fit into memory, then put together.
+
+Shapes: I J K voxels.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medical_sam2.confidence import collapses
+from medical_sam2.frames import Window, choose_windows, intensities
+from medical_sam2.fusion import Fusion, FusionFactory, LabelMap
+from medical_sam2.orientations import OrientationTracker, Progress
+from medical_sam2.planning import Group, drawn_prompts, redraw, unheard, views_named
+from medical_sam2.views import THREE_VIEWS, View
+from medical_sam2.volume import Segmentation, SliceConfidence, Volume
+
+TOGETHER_BYTES = 1_500_000_000  # probabilities held at once: further objects wait until these are decided
+HALF_FROM_VOXELS = 200_000_000  # volumes from this size on are summed in float16
+
+
+@dataclass(frozen=True, eq=False)
+class Kept:
+    """What is kept of the probabilities.
+
+    Args:
+        make: how they are summed.
+        probability: whether they are handed out.
+        uncertainty: whether the views' disagreement is.
+    """
+
+    make: FusionFactory
+    probability: bool = False
+    uncertainty: bool = False
+
+    def fusion(self, volume: Volume) -> Fusion:
+        """Room for the probabilities of one object."""
+        dtype = np.float16 if volume.array.size >= HALF_FROM_VOXELS else np.float32
+        return self.make(volume.shape, volume.orientation, uncertainty=self.uncertainty, dtype=dtype)
+
+    def most(self, volume: Volume) -> int:
+        """How many objects may wait at once to be decided."""
+        bytes_each = volume.array.size * (2 if volume.array.size >= HALF_FROM_VOXELS else 4) * (1 + self.uncertainty)
+        return max(1, TOGETHER_BYTES // bytes_each)
+
+
+@dataclass(eq=False)
+class Outcome:
+    """One volume on its way from prompts to labels; objects are decided in lots that fit into memory.
+
+    Args:
+        volume: the image.
+        groups: all objects that are prompted.
+        kept: what is kept of the probabilities.
+        progress: over all objects.
+        rows: how sure the network was, filled by the trackers.
+    """
+
+    volume: Volume
+    groups: Sequence[Group]
+    kept: Kept
+    progress: Progress
+    rows: list[SliceConfidence] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._warnings: dict[str, None] = {}
+        self._waiting: dict[int, Fusion] = {}
+        self._maps: dict[int, NDArray[np.float32]] = {}
+        self._spread: NDArray[np.float32] | None = None
+        self._found = LabelMap(self.volume.shape, max(label for group in self.groups for label in group.prompts))
+
+    def track(self, tracker: OrientationTracker, groups: Sequence[Group], views: str | Sequence[View]) -> None:
+        """Track groups that are seen through the same window."""
+        most = self.kept.most(self.volume)
+        plans = []
+        for group in groups:
+            chosen, told = views_named(views, self.volume, group.view)
+            self._warnings |= dict.fromkeys([*told, *unheard(self.volume, group, chosen)])
+            labels = tuple(group.prompts)
+            plans += [(group.part(labels[i : i + most]), chosen) for i in range(0, len(labels), most)]
+        self.progress.planned += sum(tracker.frames(view).shape_thw[0] for _, chosen in plans for view in chosen)
+        for group, chosen in plans:
+            if len(self._waiting) + len(group.prompts) > most:
+                self._decide()
+            own = {label: self.kept.fusion(self.volume) for label in group.prompts}
+            tracker.run(group, chosen, own)
+            self._waiting |= own
+
+    def _decide(self, *, last: bool = False) -> None:
+        """Enter the waiting objects in the labels, and keep what was asked for."""
+        self._found.add(self._waiting, last=last)
+        for label, fusion in self._waiting.items():
+            if self.kept.probability:
+                self._maps[label] = fusion.result()
+            if self.kept.uncertainty:
+                spread = fusion.uncertainty()
+                self._spread = spread if self._spread is None else np.maximum(self._spread, spread, out=self._spread)
+        self._waiting = {}
+
+    def result(self, names: Mapping[int, str], mended: NDArray[np.unsignedinteger] | None) -> Segmentation:
+        """Labels with the slices that the user outlined as they were drawn, and all that was noted on the way."""
+        if mended is None:
+            self._decide(last=True)
+        labels = self._found.labels if mended is None else mended
+        self._redraw(labels)
+        there = set().union(*(np.unique(slab).tolist() for slab in labels))
+        missing = [
+            f"object {label} was not found on any slice" for g in self.groups for label in g.prompts if label not in there
+        ]
+        rows = tuple(collapses(self.rows))
+        return Segmentation(labels, self.volume.affine, names, self._maps, self._spread, rows, (*self._warnings, *missing))
+
+    def _redraw(self, labels: NDArray[np.unsignedinteger]) -> None:
+        axes = self.volume.orientation
+        for group in self.groups:
+            others = [view for view in THREE_VIEWS if view.axis != group.view.axis]
+            for label, own in group.said.items():
+                redraw(group.view.apply(labels, axes), label, group.prompts[label])
+                for view in others:
+                    redraw(view.apply(labels, axes), label, drawn_prompts(self.volume, own, view))
+
+
+def by_window(volume: Volume, groups: Sequence[Group], name: str) -> dict[Window, list[Group]]:
+    """The groups, apart where their objects are seen through different windows."""
+    inside: dict[int, NDArray[np.generic]] = {}
+    for group in groups:
+        stack = group.view.apply(volume.array, volume.orientation)
+        for label, said in group.prompts.items():
+            inside[label] = np.concatenate([intensities(stack[t], prompt) for t, prompt in said.items()])
+    windows = choose_windows(volume, name, inside)
+    parts: dict[Window, list[Group]] = {}
+    for group in groups:
+        for seen in dict.fromkeys(windows[label] for label in group.prompts):
+            parts.setdefault(seen, []).append(group.part(label for label in group.prompts if windows[label] == seen))
+    return parts
