@@ -1,7 +1,6 @@
 """Opening files that cannot be trusted: no hanging on pipes, no memory for sizes a header merely claims, checked gzip."""
 
 import errno
-import gzip
 import io
 import os
 import stat
@@ -18,6 +17,8 @@ from numpy.typing import NDArray
 from medical_sam2.errors import FormatError, InputError, ResourceError
 
 GZIP_MAGIC = b"\x1f\x8b"
+GZIP_WINDOW, ZLIB_WINDOW = 31, 15
+"""What zlib calls these formats."""
 DEFLATE_RATIO = 1040
 """No deflate stream grows by more (1032 : 1 is the limit of the format)."""
 CHUNK = 1 << 20
@@ -79,7 +80,7 @@ class Content:
     """
 
     path: Path
-    stream: BinaryIO
+    stream: "BinaryIO | _Unpacked"
     capacity: int
     gzipped: bool
     warnings: list[str] = field(default_factory=list)
@@ -115,17 +116,14 @@ class Content:
 
     def finish(self) -> None:
         """Read to the end, which checks gzip's checksum; note what follows the image."""
-        if not self.gzipped:
+        if not isinstance(self.stream, _Unpacked):
             return
         extra, allowed = 0, max(self.position, 64 * CHUNK)
-        try:
-            while data := self.stream.read(CHUNK):
-                extra += len(data)
-                if extra > allowed:
-                    raise FormatError("much more data follow than the header declares", "repair the file", subject=self.path)
-        except gzip.BadGzipFile as error:
-            if "Not a gzipped file" not in str(error):
-                raise
+        while data := self.stream.read(CHUNK):
+            extra += len(data)
+            if extra > allowed:
+                raise FormatError("much more data follow than the header declares", "repair the file", subject=self.path)
+        if self.stream.garbage:
             self.warnings.append("other data follow the compressed image; they were not read")
         if extra:
             self.warnings.append(f"{extra} bytes follow the image; they were not used")
@@ -152,52 +150,66 @@ def open_content(path: Path) -> Iterator[Content]:
         raw.seek(0)
         with broken_compression(path):
             if gzipped:
-                with gzip.GzipFile(fileobj=raw) as unpacked:
-                    yield Content(path, unpacked, size * DEFLATE_RATIO, True)  # type: ignore[arg-type]
+                yield Content(path, _Unpacked(raw, GZIP_WINDOW), size * DEFLATE_RATIO, True)
             else:
                 yield Content(path, raw, size, False)
 
 
 @contextmanager
 def broken_compression(path: Path) -> Iterator[None]:
-    """Translate the errors of zlib and gzip."""
+    """Translate what a broken compressed stream raises."""
     try:
         yield
     except EOFError:
         raise FormatError("the compressed data are truncated", "copy or download it again", subject=path) from None
-    except (gzip.BadGzipFile, zlib.error) as error:
-        what = "checksum (CRC) does not fit" if "CRC" in str(error) else "invalid compressed data"
+    except zlib.error as error:
+        what = "checksum (CRC) or length does not fit" if "check" in str(error) else "invalid compressed data"
         raise FormatError(f"the file is corrupt: {what}", "copy or download it again", subject=path) from None
 
 
 @contextmanager
 def inflated(content: Content, data_size: int, *, raw_zlib: bool) -> Iterator[Content]:
     """The rest of `content`, which is compressed though the file is not (NRRD, MetaImage), as a content of its own."""
-    if raw_zlib:
-        stream: io.IOBase = _ZlibStream(content.stream)
-    else:
-        stream = gzip.GzipFile(fileobj=content.stream)
+    stream = _Unpacked(content.stream, ZLIB_WINDOW if raw_zlib else GZIP_WINDOW)
     with broken_compression(content.path):
-        yield Content(content.path, stream, data_size * DEFLATE_RATIO, True, content.warnings)  # type: ignore[arg-type]
+        yield Content(content.path, stream, data_size * DEFLATE_RATIO, True, content.warnings)
 
 
-class _ZlibStream(io.RawIOBase):
-    """A zlib stream (with its Adler checksum) read in pieces."""
+class _Unpacked(io.RawIOBase):
+    """A compressed stream read in pieces, all its checksums checked; gzip may have several members and zeros after them.
 
-    def __init__(self, source: BinaryIO) -> None:
-        self.source, self.unpacker, self.pending = source, zlib.decompressobj(), b""
+    gzip.GzipFile would do, but it reads ahead, and fails for whatever follows the data before it hands them out.
+    """
+
+    def __init__(self, source: BinaryIO, window: int) -> None:
+        self.source, self.window = source, window
+        self.unpacker, self.packed = zlib.decompressobj(window), b""
+        self.ended = self.garbage = False
 
     def read(self, size: int = -1) -> bytes:
-        """Up to `size` bytes; EOFError where the stream breaks off."""
-        pieces, missing = [], size if size >= 0 else CHUNK
-        while missing > 0 and not self.unpacker.eof:
-            packed = self.unpacker.unconsumed_tail or self.source.read(1 << 16)
-            if not packed:
+        """Up to `size` bytes; EOFError where the stream breaks off, zlib.error where a checksum does not fit."""
+        pieces: list[bytes] = []
+        missing = size if size >= 0 else CHUNK
+        while missing > 0 and not self.ended:
+            if self.unpacker.eof:
+                self._next_member()
+                continue
+            self.packed = self.packed or self.source.read(1 << 16)
+            if not self.packed:
                 raise EOFError
-            piece = self.unpacker.decompress(packed, missing)
-            pieces.append(piece)
-            missing -= len(piece)
+            pieces.append(self.unpacker.decompress(self.packed, missing))
+            self.packed = self.unpacker.unconsumed_tail
+            missing -= len(pieces[-1])
         return b"".join(pieces)
+
+    def _next_member(self) -> None:
+        rest = self.unpacker.unused_data.lstrip(b"\0")
+        while len(rest) < 2 and (more := self.source.read(1 << 16)):
+            rest = (rest + more).lstrip(b"\0")
+        if self.window == GZIP_WINDOW and rest.startswith(GZIP_MAGIC):
+            self.unpacker, self.packed = zlib.decompressobj(self.window), rest
+        else:
+            self.ended, self.garbage = True, bool(rest)
 
 
 def require_memory(size: int, path: Path | str, max_bytes: int | None = None) -> None:
