@@ -1,0 +1,41 @@
+"""Clips: from seed and step alone, with an object on their first frame."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from medical_sam2.data.clips import ClipSampler
+from medical_sam2.data.synthetic import PoolReader, write_pool
+
+
+@pytest.fixture(scope="module")
+def sampler(tmp_path_factory: pytest.TempPathFactory) -> ClipSampler:
+    folder: Path = tmp_path_factory.mktemp("pool")
+    list(write_pool(folder, volumes=2, sets=2, seed=5, size=48, count=4))
+    return ClipSampler(PoolReader(folder), seed=1, smallest=0.01)
+
+
+def test_a_clip_starts_with_its_objects(sampler: ClipSampler) -> None:
+    for number in range(20):
+        clip = sampler.clip(np.random.default_rng(number), frames=3, objects=2, size=64)
+        assert clip.frames_T3SS.shape == (3, 3, 64, 64)
+        assert clip.labels_TSS.shape == (3, 64, 64)
+        assert 1 <= len(clip.truth_OTSS) <= 2
+        assert bool((clip.truth_OTSS[:, 0].float().mean((1, 2)) >= 0.01).all())
+        assert 0 <= float(clip.frames_T3SS.min())
+        assert float(clip.frames_T3SS.max()) <= 1
+
+
+def test_a_step_is_the_same_every_time(sampler: ClipSampler) -> None:
+    once, again = (sampler.batch(3, clips=2, frames=2, objects=1, size=64) for _ in range(2))
+    assert all(torch.equal(a.frames_T3SS, b.frames_T3SS) for a, b in zip(once, again, strict=True))
+    other = sampler.batch(4, clips=2, frames=2, objects=1, size=64)
+    assert not torch.equal(once[0].frames_T3SS, other[0].frames_T3SS)
+
+
+def test_both_kinds_are_drawn_in_their_share(sampler: ClipSampler) -> None:
+    volumes = ClipSampler(sampler.reader, seed=1, sets=0.0)
+    clip = volumes.clip(np.random.default_rng(0), frames=2, objects=1, size=64)
+    assert torch.equal(clip.frames_T3SS[:, 0], clip.frames_T3SS[:, 1])  # a volume is grey

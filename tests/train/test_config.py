@@ -1,0 +1,35 @@
+"""Recipes: defaults, TOML, settings on top, and what is refused."""
+
+from pathlib import Path
+
+import pytest
+
+from medical_sam2.errors import ConfigError
+from medical_sam2.train.config import read_recipe
+
+TOML = "rate = 1e-3\nlosses = { dice = 2.0 }\n[[phases]]\nsteps = 10\nframes = 1\nclips = 2\n[[phases]]\nsteps = 5\nframes = 3\nclips = 1\n"
+
+
+def recipe_file(folder: Path, text: str = TOML) -> Path:
+    path = folder / "recipe.toml"
+    path.write_text(text)
+    return path
+
+
+def test_a_setting_overrides_the_recipe_which_overrides_the_defaults(tmp_path: Path) -> None:
+    recipe = read_recipe(recipe_file(tmp_path), ["seed=7", "losses.iou=0.25", "pool=elsewhere"])
+    assert (recipe.rate, recipe.seed, recipe.pool) == (1e-3, 7, "elsewhere")
+    assert (recipe.losses.dice, recipe.losses.iou) == (2.0, 0.25)
+    assert recipe.steps == 15
+    assert [recipe.phase(step).frames for step in (0, 9, 10, 14)] == [1, 1, 3, 3]
+
+
+@pytest.mark.parametrize(("setting", "nearest"), [("sede=7", "seed"), ("losses.dise=1", "dice")])
+def test_an_unknown_setting_is_refused_with_the_nearest_one(tmp_path: Path, setting: str, nearest: str) -> None:
+    with pytest.raises(ConfigError, match=f"did you mean '{nearest}'"):
+        read_recipe(recipe_file(tmp_path), [setting])
+
+
+def test_a_file_that_is_no_toml_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="cannot be read"):
+        read_recipe(recipe_file(tmp_path, "= nonsense"))

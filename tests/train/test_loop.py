@@ -1,0 +1,68 @@
+"""The training loop: it goes on bit for bit, teaches every part, and keeps to its recipe."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from medical_sam2.data.synthetic import write_pool
+from medical_sam2.model.nano import nano
+from medical_sam2.train.config import Phase, Recipe
+from medical_sam2.train.loop import Pupil, Training
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
+    pool = tmp_path_factory.mktemp("pool")
+    list(write_pool(pool, volumes=2, sets=2, seed=3, size=48, count=4))
+    phases = (Phase(steps=4, frames=2, clips=2, objects=1, size=64),)
+    return Recipe(pool=str(pool), phases=phases, warm_up=1, workers=0, save_every=1, corrections=0.5)
+
+
+def network() -> torch.nn.Module:
+    torch.manual_seed(0)
+    return nano(64)
+
+
+def test_a_run_that_was_stopped_goes_on_bit_for_bit(recipe: Recipe, tmp_path: Path) -> None:
+    whole = Training(network(), recipe, tmp_path / "whole")
+    steps = list(whole.run())
+    assert [done.step for done in steps] == [1, 2, 3, 4]
+    stopped = Training(network(), recipe, tmp_path / "parts")
+    for done in stopped.run():
+        if done.step == 2:
+            break  # as if killed: what is on disk is the checkpoint of this step
+    going_on = Training(network(), recipe, tmp_path / "parts")
+    assert going_on.resume()
+    assert going_on.step == 2
+    assert [done.loss for done in going_on.run()] == [done.loss for done in steps[2:]]
+    for name, value in whole.network.state_dict().items():
+        assert torch.equal(value, going_on.network.state_dict()[name]), name
+        assert torch.equal(whole.average[name], going_on.average[name]), name
+
+
+def test_steps_change_the_weights_of_every_part(recipe: Recipe, tmp_path: Path) -> None:
+    training = Training(network(), recipe, tmp_path)
+    before = {name: value.clone() for name, value in training.network.named_parameters()}
+    list(training.run())
+    still = {name.split(".")[0] for name, value in training.network.named_parameters() if not torch.equal(value, before[name])}
+    assert {"vision_encoder", "mask_decoder", "memory_attention", "memory_encoder", "carry", "object_pointer_proj"} <= still
+
+
+def test_a_folder_without_checkpoint_starts_from_the_beginning(recipe: Recipe, tmp_path: Path) -> None:
+    assert not Training(network(), recipe, tmp_path).resume()
+
+
+def test_a_pupil_prompts_the_first_frame_and_corrects_where_it_was_told_to() -> None:
+    truth = np.zeros((3, 16, 16), bool)
+    truth[:, 4:12, 4:12] = True
+    pupil = Pupil(truth, "click", frozenset({1}), clicks=1, from_truth=0.0, rng=np.random.default_rng(0))
+    first = pupil(0, None)
+    assert first is not None
+    assert first.labels.tolist() == [1]
+    assert pupil(0, np.zeros((16, 16), bool)) is None
+    assert pupil(1, None) is None
+    correction = pupil(1, np.zeros((16, 16), bool))
+    assert correction is not None
+    assert pupil(1, np.zeros((16, 16), bool)) is None
