@@ -9,10 +9,10 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import UID, CTImageStorage, EnhancedCTImageStorage, ExplicitVRLittleEndian, generate_uid
 from scipy.spatial.transform import Rotation
-from tests.strategies import CODES, seeds
 
 from medical_sam2.views import AXIS
 from medical_sam2.volume import Volume
+from tests.strategies import CODES, seeds
 
 DTYPES = ("uint8", "int8", "uint16", "int16", "uint32", "int32", "float32", "float64", "uint64", "int64")
 CANARY = "ZZCANARY^PHINAME"

@@ -9,12 +9,12 @@ import pytest
 import SimpleITK
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from tests.io.making import affines, oriented, volumes
-from tests.strategies import CODES, seeds
 
 from medical_sam2 import io
 from medical_sam2.errors import GeometryError, InputError
 from medical_sam2.volume import Segmentation, Volume
+from tests.io.making import affines, oriented, volumes
+from tests.strategies import CODES, seeds
 
 SUFFIXES = (".nii", ".nii.gz", ".nrrd", ".mha")
 formats = pytest.mark.parametrize("suffix", SUFFIXES)

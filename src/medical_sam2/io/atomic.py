@@ -11,6 +11,10 @@ from typing import BinaryIO
 from medical_sam2.errors import InputError, MedicalSam2Error, ResourceError
 
 
+EFFORT = 4
+"""How hard image files are compressed: label maps hardly get smaller with more."""
+
+
 @contextmanager
 def writing(path: Path) -> Iterator[BinaryIO]:
     """A stream whose bytes become the file `path` when the block ends without an error.

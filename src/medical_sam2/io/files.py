@@ -181,7 +181,7 @@ class _Unpacked(io.RawIOBase):
     gzip.GzipFile would do, but it reads ahead, and fails for whatever follows the data before it hands them out.
     """
 
-    def __init__(self, source: BinaryIO, window: int) -> None:
+    def __init__(self, source: "BinaryIO | _Unpacked", window: int) -> None:
         self.source, self.window = source, window
         self.unpacker, self.packed = zlib.decompressobj(window), b""
         self.ended = self.garbage = False

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from medical_sam2.errors import FormatError
 from medical_sam2.io import atomic, textual
+from medical_sam2.io.atomic import EFFORT
 from medical_sam2.io.files import Content, open_content
 from medical_sam2.io.grid import from_lps
 from medical_sam2.io.options import Loaded, Options
@@ -169,7 +170,7 @@ def _spelled(like: Volume) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
 
 
 def _pack(array: NDArray[Any]) -> tuple[list[bytes], int]:
-    packer = zlib.compressobj(6)
+    packer = zlib.compressobj(EFFORT)
     pieces = [packer.compress(array[:, :, k].tobytes(order="F")) for k in range(array.shape[2])] + [packer.flush()]
     return pieces, sum(map(len, pieces))
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from medical_sam2.errors import AmbiguousError, FormatError, InputError
 from medical_sam2.io import atomic, nifti_forms, values
+from medical_sam2.io.atomic import EFFORT
 from medical_sam2.io.files import Content, open_content
 from medical_sam2.io.grid import shear_warning, size_warning
 from medical_sam2.io.options import Loaded, Options
@@ -253,4 +254,4 @@ def save(array: NDArray[Any], path: Path, like: Volume) -> None:
 
 def _packed(stream: BinaryIO, path: Path) -> AbstractContextManager[Any]:
     """Gzip where the name says so, without name and time of writing inside."""
-    return gzip.GzipFile("", "wb", 6, stream, mtime=0) if path.name.lower().endswith(".gz") else nullcontext(stream)
+    return gzip.GzipFile("", "wb", EFFORT, stream, mtime=0) if path.name.lower().endswith(".gz") else nullcontext(stream)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from medical_sam2.errors import FormatError
 from medical_sam2.io import atomic, textual
+from medical_sam2.io.atomic import EFFORT
 from medical_sam2.io.files import Content, open_content
 from medical_sam2.io.grid import from_lps
 from medical_sam2.io.options import Loaded, Options
@@ -198,7 +199,7 @@ def save(array: NDArray[Any], path: Path, like: Volume) -> None:
     )
     with atomic.writing(path) as stream:
         stream.write(header.encode())
-        with gzip.GzipFile("", "wb", 6, stream, mtime=0) as packed:
+        with gzip.GzipFile("", "wb", EFFORT, stream, mtime=0) as packed:
             for k in range(array.shape[2]):
                 packed.write(array[:, :, k].tobytes(order="F"))
 

@@ -1,0 +1,150 @@
+"""Files of prompts: what is written is read back, and nothing odd is taken."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from medical_sam2.errors import FormatError, GeometryError, MedicalSam2Error, PromptError
+from medical_sam2.io import save
+from medical_sam2.io.promptfile import Places, load_prompts, masks_from, save_prompts
+from medical_sam2.prompts import Box, Mask, Point, Prompt
+from medical_sam2.volume import Volume
+
+SHAPE = (9, 8, 7)
+AFFINE = np.array([[-2.0, 0, 0, 40], [0, -2.0, 0, 30], [0, 0, 4.0, -50], [0, 0, 0, 1]])
+VOLUME = Volume(np.random.default_rng(0).normal(size=SHAPE), AFFINE)
+KEY_OF_OBJECTS = '{"objects": [{"label": 1, "points": [[1, 1, 1]]}]}'
+
+places = st.tuples(*(st.floats(0, size - 1) for size in SHAPE))
+points = st.builds(Point, places, st.integers(1, 3), st.booleans())
+
+
+@st.composite
+def boxes(draw: st.DrawFn) -> Box:
+    """A rectangle on a slice of the last axis."""
+    (i, j, k), wide, high = (
+        draw(st.tuples(st.integers(0, 4), st.integers(0, 4), st.integers(0, 6))),
+        *draw(st.tuples(st.integers(1, 4), st.integers(1, 3))),
+    )
+    return Box((i, j, k), (i + wide, j + high, k), draw(st.integers(1, 3)))
+
+
+def written(folder: Path, content: object) -> Path:
+    """A file of prompts with this content."""
+    path = folder / "said.json"
+    path.write_text(content if isinstance(content, str) else json.dumps(content))
+    return path
+
+
+def one(**entry: Any) -> dict[str, Any]:
+    """A file with one object."""
+    return {"version": 1, "objects": [{"label": 1, **entry}]}
+
+
+@settings(max_examples=25)
+@given(said=st.lists(points | boxes(), min_size=1, max_size=6))
+def test_round_trip(said: list[Prompt], tmp_path_factory: pytest.TempPathFactory) -> None:
+    path, names = tmp_path_factory.mktemp("said") / "said.json", {said[0].object: "a vein"}
+    save_prompts(path, said, names, VOLUME)
+    read = load_prompts(path, VOLUME)
+    assert read.names == names
+    assert set(read.prompts) == set(said)
+    assert read.labels == tuple(sorted({prompt.object for prompt in said}))
+
+
+def test_masks_are_written_beside(tmp_path: Path) -> None:
+    drawn = np.zeros(SHAPE, bool)
+    drawn[2:5, 2:6, 3] = True
+    said = [Mask(drawn, 2, axis=2), Mask(~drawn, 3)]
+    save_prompts(tmp_path / "said.json", said, {}, VOLUME)
+    read = load_prompts(tmp_path / "said.json", VOLUME).prompts
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["said-1.nii.gz", "said-2.nii.gz", "said.json"]
+    for before, after in zip(said, read, strict=True):
+        assert isinstance(after, Mask)
+        assert after.object == before.object
+        assert (after.array_ijk == before.array_ijk).all()
+    assert read[0].planes() == {2}
+
+
+def test_millimetres(tmp_path: Path) -> None:
+    content = {"coordinates": "mm", **one(points=[[36, 26, -38]], boxes=[[38, 28, -38, 30, 20, -38]])}
+    point, box = load_prompts(written(tmp_path, content), VOLUME).prompts
+    assert point == Point((2, 2, 3))
+    assert box == Box((1, 1, 3), (5, 5, 3))
+
+
+def test_corners_of_a_box_come_in_any_order() -> None:
+    assert Places(VOLUME).box([5, 1, 3, 1, 4, 3], 1) == Box((1, 1, 3), (5, 4, 3))
+
+
+@pytest.mark.parametrize(
+    ("content", "kind", "told"),
+    [
+        ("[]", FormatError, "it holds no JSON object"),
+        ("{", FormatError, "no valid JSON"),
+        (KEY_OF_OBJECTS.replace("[1, 1, 1]", "[1, NaN, 1]"), FormatError, "NaN"),
+        (KEY_OF_OBJECTS.replace("[1, 1, 1]", "[1, 1e999, 1]"), FormatError, "infinite"),
+        (KEY_OF_OBJECTS.replace("[1, 1, 1]", f"[1, {10**400}, 1]"), FormatError, "is not 3 numbers"),
+        (KEY_OF_OBJECTS.replace("[1, 1, 1]", "[1, true, 1]"), FormatError, "is not 3 numbers"),
+        ({"version": 2, "objects": []}, FormatError, "newer program"),
+        ({"version": 1}, FormatError, "objects is no list"),
+        ({"objects": []}, FormatError, "objects is no list"),
+        ({"objects": [3]}, FormatError, "an object is no JSON object"),
+        ({"objets": []}, FormatError, "did you mean 'objects'?"),
+        (one(point=[[1, 1, 1]]), FormatError, "unknown key 'point'; did you mean 'points'?"),
+        (one(masks=[{"fil": "x"}]), FormatError, "a mask has the unknown key 'fil'; did you mean 'file'?"),
+        (one(masks=[{"label": 1}]), FormatError, "a mask has no file"),
+        (one(masks=[{"file": "m.nii", "axis": "x"}]), FormatError, "write i, j or k"),
+        (one(masks=[{"file": "m.nii", "label": 0}]), FormatError, "the label of a mask is no label"),
+        (one(masks=[{"file": "../m.nii"}]), FormatError, "outside the folder"),
+        (one(masks=[{"file": "/etc/m.nii"}]), FormatError, "outside the folder"),
+        (one(points=[[1, 1]]), FormatError, "an entry of points is not 3 numbers"),
+        (one(points=3), FormatError, "points is no list"),
+        (one(boxes=[[1, 1, 1]]), FormatError, "an entry of boxes is not 6 numbers; write i, j, k of two corners"),
+        (one(points=[[1, 1, 1]], label=0), FormatError, "label '0' is no label"),
+        (one(points=[[1, 1, 1]], label=True), FormatError, "is no label"),
+        (one(points=[[1, 1, 1]], name="a\nb"), FormatError, "no line of text"),
+        ({"coordinates": "lps", **one(points=[[1, 1, 1]])}, FormatError, "coordinates 'lps' are unknown"),
+        ({"objects": [{"points": [[1, 1, 1]]}] * 2}, FormatError, "two objects have the same label"),
+        (one(), PromptError, "object 1 has no prompt"),
+        (one(points=[[1, 1, 9]]), PromptError, "lies outside the image of 9×8×7 voxels"),
+        (one(points=[[36, 26, -38]]), PromptError, "look like millimetres"),
+        (one(boxes=[[1, 1, 1, 1, 4, 1]]), PromptError, "no rectangle on one slice"),
+    ],
+)
+def test_refused(content: object, kind: type[MedicalSam2Error], told: str, tmp_path: Path) -> None:
+    with pytest.raises(kind, match=r"said\.json: ") as error:
+        load_prompts(written(tmp_path, content), VOLUME)
+    assert told in str(error.value)
+
+
+def test_masks_that_do_not_fit(tmp_path: Path) -> None:
+    labels = np.zeros(SHAPE, np.uint8)
+    labels[2:5, 2:6, 3] = 2
+    save(labels, tmp_path / "m.nii.gz", VOLUME)
+    path = written(tmp_path, one(masks=[{"file": "m.nii.gz", "label": 1}]))
+    with pytest.raises(PromptError, match=r"m\.nii\.gz: it has no label 1"):
+        load_prompts(path, VOLUME)
+    moved = Volume(VOLUME.array, VOLUME.affine + np.eye(4)[[3, 3, 3, 3]] * [[1], [1], [1], [0]])
+    with pytest.raises(GeometryError, match=r"m\.nii\.gz: "):
+        load_prompts(path, moved)
+
+
+def test_a_link_leads_out_of_the_folder_no_more_than_a_path(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    save(np.ones(SHAPE, np.uint8), tmp_path / "m.nii.gz", VOLUME)
+    (tmp_path / "in" / "m.nii.gz").symlink_to(tmp_path / "m.nii.gz")
+    with pytest.raises(FormatError, match="outside the folder"):
+        load_prompts(written(tmp_path / "in", one(masks=[{"file": "m.nii.gz"}])), VOLUME)
+
+
+def test_axis_of_an_outline_is_the_one_with_the_fewest_slices() -> None:
+    array = np.zeros(SHAPE, np.uint8)
+    array[1:7, 3, 1:6] = array[1:7, 5, 1:6] = 1
+    (mask,) = masks_from(Volume(array, AFFINE))
+    assert mask.planes() == {1}
