@@ -24,7 +24,7 @@ def test_a_clip_starts_with_its_objects(sampler: ClipSampler) -> None:
         assert clip.labels_TSS.shape == (3, 64, 64)
         assert 1 <= len(clip.truth_OTSS) <= 2
         assert bool((clip.truth_OTSS[:, 0].float().mean((1, 2)) >= 0.01).all())
-        assert 0 <= float(clip.frames_T3SS.min())
+        assert float(clip.frames_T3SS.min()) >= 0
         assert float(clip.frames_T3SS.max()) <= 1
 
 

@@ -7,7 +7,11 @@ import pytest
 from medical_sam2.errors import ConfigError
 from medical_sam2.train.config import read_recipe
 
-TOML = "rate = 1e-3\nlosses = { dice = 2.0 }\n[[phases]]\nsteps = 10\nframes = 1\nclips = 2\n[[phases]]\nsteps = 5\nframes = 3\nclips = 1\n"
+TOML = """
+rate = 1e-3
+losses = { dice = 2.0 }
+phases = [{ steps = 10, frames = 1, clips = 2 }, { steps = 5, frames = 3, clips = 1 }]
+"""
 
 
 def recipe_file(folder: Path, text: str = TOML) -> Path:

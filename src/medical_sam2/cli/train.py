@@ -27,16 +27,19 @@ def train(
     import torch
 
     from medical_sam2.model.nano import nano
+    from medical_sam2.model.weights import load_backbone, save_backbone
     from medical_sam2.train.config import read_recipe
-    from medical_sam2.train.loop import Training
+    from medical_sam2.train.loop import Training, averaged
 
     if threads:
         torch.set_num_threads(threads)
     told = read_recipe(recipe, settings)
     torch.manual_seed(told.seed)
-    training = Training(nano(), told, output)
+    training = Training(load_backbone(told.start) if told.start else nano(), told, output)
     training.resume()
     for done in training.run(max_minutes=max_minutes):
         if done.step % 20 == 0:
-            line = f"step {done.step}/{told.steps}  loss {done.loss:.3f}  dice {done.dice_first:.3f} prompted {done.dice_tracked:.3f} tracked"
-            sys.stderr.write(f"{line}  {done.seconds:.2f} s\n")
+            scores = f"Dice {done.dice_first:.3f} prompted, {done.dice_tracked:.3f} tracked"
+            left = (told.steps - done.step) * done.seconds / 60
+            sys.stderr.write(f"step {done.step}/{told.steps}  loss {done.loss:.3f}  {scores}  {left:.0f} min left\n")
+    save_backbone(averaged(training), output / "weights", dtype=torch.float16)

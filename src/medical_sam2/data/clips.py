@@ -61,7 +61,7 @@ class ClipSampler:
         while True:
             case = self.reader.load(int(rng.choice(places)))
             draw: Callable = _from_set if kind == "set" else _from_volume
-            clip = draw(case, rng, frames, objects, size, self.smallest)
+            clip = draw(case, rng, frames, objects, size=size, smallest=self.smallest)
             if clip is not None:
                 return clip
 
@@ -86,7 +86,9 @@ def _from_volume(
     if turned:
         pictures, maps = pictures.transpose(2, 3), maps.transpose(2, 3)
     frames_TCSS = drawn.recolour(drawn.warp(pictures, size)).expand(-1, 3, -1, -1)
-    return _clip(frames_TCSS, drawn.warp(maps, size, nearest=True), case.tasks, task, rng, objects, smallest)
+    return _clip(
+        frames_TCSS, drawn.warp(maps, size, nearest=True), case.tasks, task, rng=rng, objects=objects, smallest=smallest
+    )
 
 
 def _walk(rng: np.random.Generator, start: int, length: int, frames: int) -> NDArray[np.int64]:
@@ -119,7 +121,7 @@ def _from_set(
         maps.append(place.warp(torch.from_numpy(labels[n].astype(np.float32))[None, None], size, nearest=True))
     if rng.random() < 0.3:
         pictures = [picture.mean(1, keepdim=True).expand(-1, 3, -1, -1) for picture in pictures]
-    return _clip(torch.cat(pictures), torch.cat(maps), case.tasks, task, rng, objects, smallest)
+    return _clip(torch.cat(pictures), torch.cat(maps), case.tasks, task, rng=rng, objects=objects, smallest=smallest)
 
 
 def _zoomed(drawn: Augmentation, rng: np.random.Generator) -> Augmentation:
@@ -136,6 +138,7 @@ def _clip(
     maps_T1SS: Tensor,
     tasks: tuple[tuple[int, ...], ...],
     task: tuple[int, ...],
+    *,
     rng: np.random.Generator,
     objects: int,
     smallest: float,

@@ -33,7 +33,7 @@ def attend(
         frame_BLC = frame_BLC + _self_attention(layer.self_attn, layer.layer_norm1(frame_BLC), rotation)
         query_BLC = layer.layer_norm2(frame_BLC)
         frame_BLC = frame_BLC + _cross_attention(
-            layer.cross_attn_image, query_BLC, memory_BKM, place_BKM, bias_BK, rotation, pointers
+            layer.cross_attn_image, query_BLC, memory_BKM, place_BKM, bias_BK, rotation=rotation, pointers=pointers
         )
         frame_BLC = frame_BLC + layer.linear2(layer.activation(layer.linear1(layer.layer_norm3(frame_BLC))))
     return module.layer_norm(frame_BLC)
@@ -64,6 +64,7 @@ def _cross_attention(
     memory_BKM: Tensor,
     place_BKM: Tensor,
     bias_BK: Tensor,
+    *,
     rotation: tuple[Tensor, Tensor],
     pointers: int,
 ) -> Tensor:

@@ -24,6 +24,7 @@ from medical_sam2.model.backbone import FramePrediction, Recalled
 
 SUBPIXELS = 16  # mask logits (stride 4) under one pixel of the deepest map (stride 16)
 SURE = 0.005
+CHUNK = 64  # pixels at a time
 
 
 class Carry(nn.Module):
@@ -78,17 +79,31 @@ class Carry(nn.Module):
         weight_M = torch.tensor([r.log_weight for r in useful], device=query_Dn.device)
         slope, middle = self.alike
         gate_M = torch.sigmoid(slope * ((query_Dn * keys_MDn).sum(1).mean(-1) - middle))
-        likeness_nMn = torch.einsum("dn,mdk->nmk", query_Dn, keys_MDn).float() * self.sharpness.exp()
-        away_nn = _distances(height, width, query_Dn.device) * self.nearness.exp()
-        score = likeness_nMn - gate_M[:, None] * away_nn[:, None] + weight_M[:, None]
-        share = score.flatten(1).softmax(-1)
-        inside_n4 = share.to(cover_M4n.dtype) @ cover_M4n.transpose(1, 2).flatten(0, 1)
-        fine = F.pixel_shuffle(inside_n4.T.reshape(1, 4, height, width), 2).float()
+        with torch.autocast(query_Dn.device.type, enabled=False):  # squares of places need all digits
+            pull_M = gate_M.float() * self.nearness.exp()
+            place_3n = _places(height, width, query_Dn.device)
+            query_nE = torch.cat([query_Dn.float() * self.sharpness.exp(), place_3n, torch.ones_like(place_3n[:1])]).T
+            key_MEn = torch.cat([keys_MDn.float(), _pulled(place_3n, pull_M, weight_M)], 1)
+            inside_n4 = _read(query_nE, key_MEn.transpose(0, 1).flatten(1), cover_M4n.transpose(1, 2).flatten(0, 1).float())
+        fine = F.pixel_shuffle(inside_n4.T.reshape(1, 4, height, width), 2)
         return F.pixel_unshuffle(fine.clamp(SURE, 1 - SURE).logit(), 4)[0]
 
 
-def _distances(height: int, width: int, device: torch.device) -> Tensor:
-    """Squared distances of pixels, in sides of the frame."""
-    rows = (torch.arange(height, device=device) / height).repeat_interleave(width)
-    columns = (torch.arange(width, device=device) / width).repeat(height)
-    return (rows[:, None] - rows) ** 2 + (columns[:, None] - columns) ** 2
+def _places(height: int, width: int, device: torch.device) -> Tensor:
+    """Row and column of each pixel in sides of the frame, from its middle, and the sum of their squares: (3, n)."""
+    rows = (torch.arange(height, device=device) / height - 0.5).repeat_interleave(width)
+    columns = (torch.arange(width, device=device) / width - 0.5).repeat(height)
+    return torch.stack([rows, columns, rows**2 + columns**2])
+
+
+def _pulled(place_3n: Tensor, pull_M: Tensor, weight_M: Tensor) -> Tensor:
+    """What turns −pull·d² + w into a product with (row, column, square, 1): (M, 4, n)."""
+    pull_M1, weight_M1 = pull_M[:, None], weight_M[:, None]
+    rows, columns, squares = place_3n
+    parts = (2 * pull_M1 * rows, 2 * pull_M1 * columns, -pull_M1.expand(-1, len(rows)), weight_M1 - pull_M1 * squares)
+    return torch.stack(parts, 1)
+
+
+def _read(query_nE: Tensor, key_EK: Tensor, value_K4: Tensor) -> Tensor:
+    """Attention in pieces whose scores stay in cache."""
+    return torch.cat([(part @ key_EK).softmax(-1) @ value_K4 for part in query_nE.split(CHUNK)])

@@ -20,8 +20,8 @@ from transformers.models.sam2_video import modeling_sam2_video as modules
 
 from medical_sam2.model.attention import attend
 from medical_sam2.model.backbone import Features, FramePrediction, Instruction, Memory, Recall, Recalled, gather
+from medical_sam2.model.told import kind, points
 from medical_sam2.model.tracker import upsampled
-from medical_sam2.prompts import FramePrompt
 
 ABSENT = -1024.0  # logit of a mask whose object is judged absent
 MASK_SCALE, MASK_BIAS = 20.0, -10.0  # a mask given as prompt becomes logits of +10 and −10
@@ -110,7 +110,7 @@ class Sam2(nn.Module):
         return Features(top, fine, top.mean((2, 3)))
 
     def fuse(self, frame: Features, recall: Recall) -> Tensor:
-        """The frame's deepest map in the light of what each of B objects remembers; untouched but for a mark where nothing is."""
+        """The frame's deepest map in the light of what each of B objects remembers, or marked as having no past."""
         top_BChw = frame.top_BChw
         past = [b for b, memories in enumerate(recall) if memories]
         alone = top_BChw + self.no_memory_embedding.view(1, -1, 1, 1)
@@ -127,12 +127,12 @@ class Sam2(nn.Module):
         """The mask of each object; objects told the same kind of thing are decoded together."""
         groups: dict[tuple, list[int]] = {}
         for b, instruction in enumerate(instructions):
-            groups.setdefault(_kind(instruction), []).append(b)
+            groups.setdefault(kind(instruction), []).append(b)
         answers = []
-        for kind, places in groups.items():
+        for sort, places in groups.items():
             told = [instructions[b] for b in places]
             part, seen = fused_BChw[places], frame.pick(places)
-            answers.append(self._take_mask(seen, told) if kind[0] == "mask" else self._answer(seen, part, told))
+            answers.append(self._take_mask(seen, told) if sort[0] == "mask" else self._answer(seen, part, told))
         return answers[0] if len(answers) == 1 else gather(answers, list(groups.values()))
 
     def memorise(self, frame: Features, prediction: FramePrediction, t: int, prompted: Sequence[bool]) -> list[Memory]:
@@ -242,8 +242,8 @@ class Sam2(nn.Module):
         mask_B1SS = torch.as_tensor(np.stack([m for m in given if m is not None]), device=self.device)[:, None].float()
         hinted = self._fit(self.mask_downsample(mask_B1SS))
         blank = [None] * len(told)
-        points, labels, _ = self._sparse(blank)
-        sparse, dense = self.prompt_encoder(points[:, None], labels[:, None], None, hinted)
+        points_BP2, labels_BP, _ = self._sparse(blank)
+        sparse, dense = self.prompt_encoder(points_BP2[:, None], labels_BP[:, None], None, hinted)
         top_BChw = frame.top_BChw.expand(len(told), -1, -1, -1)
         _, _, tokens, presence = self._decoder(frame, top_BChw, sparse, dense, several=False)
         shown = mask_B1SS.flatten(1).any(1)
@@ -262,11 +262,11 @@ class Sam2(nn.Module):
 
     def _sparse(self, told: Sequence[Instruction | None]) -> tuple[Tensor, Tensor, Tensor | None]:
         """Points (B, P, 2) with their labels: corners of a box first (labels 2 and 3), then clicks; earlier logits."""
-        pairs = [_points(None if one is None else one.prompt) for one in told]
-        points = torch.as_tensor(np.stack([xy for xy, _ in pairs]), dtype=torch.float32, device=self.device)
-        labels = torch.as_tensor(np.stack([kind for _, kind in pairs]), dtype=torch.long, device=self.device)
+        pairs = [points(None if one is None else one.prompt) for one in told]
+        points_BP2 = torch.as_tensor(np.stack([xy for xy, _ in pairs]), dtype=torch.float32, device=self.device)
+        labels_BP = torch.as_tensor(np.stack([sort for _, sort in pairs]), dtype=torch.long, device=self.device)
         earlier = [logits for one in told if one is not None and (logits := self._earlier(one)) is not None]
-        return points, labels, torch.stack(earlier)[:, None].to(points.dtype) if earlier else None
+        return points_BP2, labels_BP, torch.stack(earlier)[:, None].to(points_BP2.dtype) if earlier else None
 
     def _earlier(self, one: Instruction) -> Tensor | None:
         """Logits that clicks correct: the earlier answer, or the mask that was given with them."""
@@ -282,23 +282,3 @@ class Sam2(nn.Module):
         columns = (torch.arange(width, device=self.device) + 0.5) / width
         xy = torch.stack(torch.meshgrid(columns, rows, indexing="xy"), -1)
         return self.prompt_encoder.shared_embedding(xy[None])[0].permute(2, 0, 1)[None]
-
-
-def _points(prompt: FramePrompt | None) -> tuple[np.ndarray, np.ndarray]:
-    if prompt is None or (prompt.box_xyxy is None and not len(prompt.points_xy)):
-        return np.zeros((1, 2), np.float32), np.full(1, -1, np.int64)  # "not a point", as SAM 2 says nothing
-    if prompt.box_xyxy is None:
-        return prompt.points_xy, prompt.labels
-    corners = prompt.box_xyxy.reshape(2, 2)
-    return np.concatenate([corners, prompt.points_xy]), np.concatenate([[2, 3], prompt.labels])
-
-
-def _kind(instruction: Instruction | None) -> tuple:
-    """What objects must agree in to be decoded together."""
-    if instruction is None:
-        return ("nothing",)
-    prompt = instruction.prompt
-    if prompt.mask_hw is not None and not len(prompt.points_xy):
-        return ("mask",)
-    bare = instruction.earlier_hw is None and prompt.mask_hw is None
-    return ("points", len(prompt.points_xy), prompt.box_xyxy is not None, bare)

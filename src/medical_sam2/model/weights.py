@@ -121,10 +121,11 @@ def _network(found: Found, config: Sam2VideoConfig, memory_dtype: torch.dtype | 
     weights = found.weights
     with torch.device("meta"):
         pixels = found.settings.pixels
-        if found.settings.encoder == "pyramid":
-            network: Sam2 = Nano(config, pyramid(weights), pixels=pixels, memory_dtype=memory_dtype)
+        encoder = pyramid(weights) if found.settings.encoder == "pyramid" else None
+        if encoder is not None and any(name.startswith("carry.") for name in weights):
+            network: Sam2 = Nano(config, encoder, pixels=pixels, memory_dtype=memory_dtype)
         else:
-            network = Sam2(config, pixels=pixels, memory_dtype=memory_dtype)
+            network = Sam2(config, encoder, pixels=pixels, memory_dtype=memory_dtype)
     _check_fit(network.state_dict(), weights)
     for name, tensor in weights.items():
         if not tensor.isfinite().all():
