@@ -1,7 +1,7 @@
 """Corrections: an earlier result is mended around new prompts, and stays as it is elsewhere.
 
-The corrected slice starts from the earlier outline and the new clicks. Tracking goes outward from it, with the earlier
-outline's largest slice as a second reference, until new and old agree again on several slices in a row.
+The corrected slice starts from the earlier outline and the new clicks. Tracking goes outward from it, with a typical slice
+of the earlier outline remembered beside it, until new and old agree again on several slices in a row.
 
 Shapes: I J K voxels, T frames, H W frame.
 """
@@ -18,7 +18,7 @@ from medical_sam2.frames import to_frame
 from medical_sam2.model.backbone import FramePrediction
 from medical_sam2.model.memory import PolicyBank
 from medical_sam2.model.tracker import track
-from medical_sam2.orientations import OrientationTracker
+from medical_sam2.orientations import FAR, OrientationTracker
 from medical_sam2.planning import Group
 from medical_sam2.prompts import Fixed, FramePrompt
 from medical_sam2.views import View
@@ -73,13 +73,17 @@ class _Object:
 
     @cached_property
     def prompts(self) -> dict[int, FramePrompt]:
-        """What is said on the corrected frames, old and new together, and on the reference."""
+        """What is said on the corrected frames, old and new together, and on the reference, which is `FAR` away in time.
+
+        The reference is the slice of median area: the largest one may be a leak. It is only remembered, and visited again.
+        """
         joined = {t: self._joined(t, prompt) for t, prompt in self.said.items()}
         areas = self.old_thw.sum(axis=(1, 2))
-        largest = int(areas.argmax())
-        if not areas[largest]:
+        known = sorted((int(area), t) for t, area in enumerate(areas) if area and t not in joined)
+        if not known:
             return joined
-        return {largest: FramePrompt.mask(self.old_thw[largest])} | joined
+        _, typical = known[len(known) // 2]
+        return joined | {FAR + typical: FramePrompt.mask(self.old_thw[typical])}
 
     def _joined(self, t: int, prompt: FramePrompt) -> FramePrompt:
         """New clicks correct the earlier outline; a new box or outline replaces it."""
@@ -112,11 +116,11 @@ class _Object:
 
 def _mend(tracker: OrientationTracker, what: _Object) -> None:
     """Ahead from the first corrected slice, then back from it, each until old and new agree."""
-    prompts, clicked, frames = what.prompts, sorted(what.said), len(what.old_thw)
+    clicked, frames = sorted(what.said), len(what.old_thw)
     first, last = clicked[0], clicked[-1]
-    start = [*sorted(set(prompts) - set(clicked)), *reversed(clicked)]
-    ahead = [t for t in range(first, frames) if t not in prompts]
-    behind = [t for t in range(first - 1, -1, -1) if t not in prompts]
+    start = sorted(what.prompts, reverse=True)
+    ahead = [t for t in range(first, frames) if t not in what.said]
+    behind = list(range(first - 1, -1, -1))
     tracker.progress.planned += len(start) + len(ahead) + len(behind)
     bank = PolicyBank(tracker.setting.policy)
     _walk(tracker, what, bank, [*start, *ahead], range(last, frames))
@@ -125,21 +129,22 @@ def _mend(tracker: OrientationTracker, what: _Object) -> None:
 
 def _walk(tracker: OrientationTracker, what: _Object, bank: PolicyBank, order: Sequence[int], ends: range) -> None:
     """One way; it may end on the frames of `ends`."""
-    prompts, free, agreed = what.prompts, what.yielding, 0
-    stack = tracker.frames(what.view)
-    prompter = Fixed({t: stack.to_network(prompt) for t, prompt in prompts.items()})
-    tracked = track(tracker.setting.backbone, tracker.features(what.view), order, [prompter], bank)
+    stack, features = tracker.frames(what.view), tracker.features(what.view)
+    prompter = Fixed({t: stack.to_network(prompt) for t, prompt in what.prompts.items()})
+    free, agreed = what.yielding, 0
+    tracked = track(tracker.setting.backbone, lambda t: features(t % FAR), order, [prompter], bank)
     for place, (t, prediction) in enumerate(tracked, 1):
         mask = to_frame(prediction.logits_Bhw, stack.shape_thw[1:])[0] > 0.5
-        tracker.tell(stack, t, (what.label,), mask[None])
-        if t in prompts and t not in what.said:
-            continue  # the reference stays as it is
-        agreed = agreed + 1 if t not in prompts and _dice(mask, what.old_thw[t]) >= AGREE else 0
-        if agreed >= IN_A_ROW and t in ends:
+        agreed = agreed + 1 if t not in what.prompts and _dice(mask, what.old_thw[t]) >= AGREE else 0
+        ended = agreed >= IN_A_ROW and t in ends
+        if ended:
             tracker.progress.planned -= len(order) - place
+        elif t < FAR:
+            what.put(t, mask, free)
+            tracker.rows.append(_row(tracker, what, t, prediction, int(mask.sum())))
+        tracker.tell(stack, t % FAR, (what.label,), mask[None])
+        if ended:
             return
-        what.put(t, mask, free)
-        tracker.rows.append(_row(tracker, what, t, prediction, int(mask.sum())))
 
 
 def _row(tracker: OrientationTracker, what: _Object, t: int, prediction: FramePrediction, area_px: int) -> SliceConfidence:

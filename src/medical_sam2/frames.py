@@ -96,7 +96,7 @@ def percentile_window(array: NDArray[np.generic]) -> Window:
     low, high = (float(x) for x in np.percentile(sample, (0.5, 99.5))) if len(sample) else (0.0, 1.0)
     if high <= low:
         low, high = (float(sample.min()), float(sample.max())) if len(sample) else (0.0, 1.0)
-    return Window(low, high if high > low else low + 1.0)
+    return Window(low, high if high > low else low + max(1.0, abs(low) / 1000))
 
 
 def _in_hounsfield(volume: Volume) -> bool:

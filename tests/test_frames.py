@@ -1,0 +1,186 @@
+"""Slices in, prompts in, masks back: windows, and coordinates that survive the way there and back."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from medical_sam2.errors import ConfigError, PromptError
+from medical_sam2.frames import (
+    CT_WINDOWS,
+    FeatureCache,
+    FrameStack,
+    Window,
+    choose_window,
+    choose_windows,
+    intensities,
+    percentile_window,
+    to_frame,
+    to_input,
+    to_network,
+)
+from medical_sam2.model.backbone import Features
+from medical_sam2.prompts import FramePrompt
+from medical_sam2.views import AXIAL, View
+from medical_sam2.volume import Volume
+from tests.strategies import codes, seeds, views
+
+sides = st.integers(1, 90)
+
+
+def ct(array: np.ndarray) -> Volume:
+    return Volume(array, np.eye(4), "CT")
+
+
+@given(sides, sides, st.sampled_from([32, 64, 96]), st.data())
+def test_a_click_on_a_pixel_is_a_click_on_the_same_place(height: int, width: int, size: int, data: st.DataObject) -> None:
+    """Seen from the frame's edges, which coincide."""
+    x, y = data.draw(st.integers(0, width - 1)), data.draw(st.integers(0, height - 1))
+    ((u, v),) = to_network(FramePrompt.click(x, y), (height, width), size).points_xy
+    assert (u + 0.5) / size == pytest.approx((x + 0.5) / width, abs=1e-5)
+    assert (v + 0.5) / size == pytest.approx((y + 0.5) / height, abs=1e-5)
+
+
+@given(sides, sides)
+def test_a_box_around_the_whole_frame_is_one_around_the_whole_input(height: int, width: int) -> None:
+    said = to_network(FramePrompt.box(0, 0, width - 1, height - 1), (height, width), 64)
+    assert said.box_xyxy == pytest.approx([-0.5, -0.5, 63.5, 63.5], abs=1e-3)
+
+
+@given(st.integers(2, 16), st.integers(2, 16), st.data())
+def test_an_outline_survives_the_way_there_and_back(height: int, width: int, data: st.DataObject) -> None:
+    top, left = data.draw(st.integers(0, height - 1)), data.draw(st.integers(0, width - 1))
+    mask = np.zeros((height, width), bool)
+    mask[top : data.draw(st.integers(top + 1, height)), left : data.draw(st.integers(left + 1, width))] = True
+    said = to_network(FramePrompt.mask(mask), mask.shape, 64)
+    assert said.mask_hw is not None
+    logits = torch.from_numpy(said.mask_hw)[None].float() * 20 - 10
+    assert ((to_frame(logits, (height, width))[0] > 0.5) == mask).all()
+
+
+@given(st.integers(100, 300), seeds)
+def test_a_thin_outline_does_not_vanish(side: int, seed: int) -> None:
+    mask = np.zeros((side, side), bool)
+    mask[tuple(np.random.default_rng(seed).integers(0, side, 2))] = True
+    said = to_network(FramePrompt.mask(mask), mask.shape, 32).mask_hw
+    assert said is not None
+    assert said.any()
+
+
+def test_an_outline_of_another_size_is_refused() -> None:
+    with pytest.raises(PromptError, match="the mask has"):
+        to_network(FramePrompt.mask(np.ones((4, 5), bool)), (5, 4), 32)
+
+
+@given(st.lists(st.floats(allow_nan=True, width=32), min_size=1, max_size=20))
+def test_a_window_makes_intensities_between_0_and_1_of_anything(values: list[float]) -> None:
+    array = np.array(values, np.float32).reshape(-1, 1, 1)
+    window = percentile_window(array)
+    assert window.high > window.low
+    with np.errstate(over="ignore"):
+        seen = window.apply(array)
+    assert seen.dtype == np.float32
+    assert ((seen >= 0) & (seen <= 1)).all()
+
+
+def test_percentiles_leave_out_what_is_rare() -> None:
+    array = np.concatenate([np.full(10, -1e6), np.linspace(0, 1000, 100_001), np.full(10, 1e6)]).reshape(-1, 1, 1)
+    window = percentile_window(array)
+    assert window.low == pytest.approx(5, abs=0.2)
+    assert window.high == pytest.approx(995, abs=0.2)
+
+
+def test_windows_by_name() -> None:
+    image = ct(np.linspace(-1000, 1000, 1000).reshape(10, 10, 10))
+    for name, (level, width) in CT_WINDOWS.items():
+        assert choose_window(image, name) == Window(level - width / 2, level + width / 2)
+    assert choose_window(image, "-10, 20") == Window(-10, 20)
+    assert choose_window(image) == choose_window(image, "soft")
+    assert choose_window(replace(image, modality="MR")) == choose_window(image, "percentile")
+    assert choose_window(replace(image, array=image.array + 1000)) == choose_window(
+        replace(image, array=image.array + 1000), "percentile"
+    )
+    for name in ("blue", "3", "3,3", "5,1", "1,2,3", "nan,1", "-inf,0"):
+        with pytest.raises(ConfigError):
+            choose_window(image, name)
+
+
+def test_the_window_of_a_ct_shows_what_was_prompted() -> None:
+    image = ct(np.linspace(-1000, 1000, 1000).reshape(10, 10, 10))
+    inside = {1: np.array([-700, -650]), 2: np.array([60, 90]), 3: np.array([700]), 4: np.zeros(0)}
+    found = choose_windows(image, "auto", inside)
+    assert found == {
+        label: choose_window(image, name) for label, name in zip(inside, ("lung", "soft", "bone", "soft"), strict=True)
+    }
+    assert set(choose_windows(image, "brain", inside).values()) == {choose_window(image, "brain")}
+
+
+def test_intensities_at_prompts() -> None:
+    frame = np.arange(48).reshape(6, 8)
+    mask = frame > 45
+    assert intensities(frame, FramePrompt.mask(mask)).tolist() == [46, 47]
+    assert intensities(frame, FramePrompt.box(1, 2, 2, 3)).tolist() == [17, 18, 25, 26]
+    assert sorted(intensities(frame, FramePrompt.click(0, 0))) == [0, 1, 2, 8, 9, 10, 16, 17, 18]
+    assert intensities(frame, FramePrompt.click(3, 3, positive=False)).size == 0
+    assert intensities(frame, FramePrompt.box(-0.5, -0.5, 0.4, 0.4)).tolist() == [0]
+
+
+def test_input_is_grey_in_three_colours_and_colour_stays() -> None:
+    grey = to_input(np.full((5, 7), 0.25, np.float32), 32)
+    assert grey.shape == (3, 32, 32)
+    assert torch.allclose(grey, torch.tensor(0.25))
+    colour = np.zeros((5, 7, 3), np.float32)
+    colour[..., 2] = 1
+    assert to_input(colour, 32).mean((1, 2)).tolist() == [0, 0, 1]
+    edge = np.zeros((6, 6), np.float32)
+    edge[:, 3:] = 1
+    assert 0 <= float(to_input(edge, 32).min()) <= float(to_input(edge, 32).max()) <= 1
+
+
+@given(codes, views, seeds)
+def test_frames_of_a_view(code: str, view: View, seed: int) -> None:
+    """A frame, its place in the file, and one name for it whichever way it is played."""
+    array = np.random.default_rng(seed).random((3, 4, 5)).astype(np.float32)
+    affine = np.eye(4)
+    affine[:3, :3] = [[(c == letter) - (c == other) for c in code] for letter, other in ("RL", "AP", "SI")]
+    stack = FrameStack(Volume(array, affine), view, Window(0, 1), 32)
+    back = FrameStack(stack.volume, view.reversed, Window(0, 1), 32)
+    frames, height, width = stack.shape_thw
+    axis = view.order(code)[0]
+    for t in range(frames):
+        assert stack.picture(t).shape == (height, width)
+        assert (np.sort(stack.picture(t), axis=None) == np.sort(array.take(stack.slice_index(t), axis), axis=None)).all()
+        assert stack.key(t) == back.key(frames - 1 - t)
+        assert (stack.picture(t) == back.picture(frames - 1 - t)).all()
+    turned = FrameStack(stack.volume, View(view.code[0] + view.code[:0:-1]), Window(0, 1), 32)
+    assert turned.key(0) != stack.key(0)
+
+
+def features(value: float) -> Features:
+    top = torch.full((1, 1, 16, 16), float(value))
+    return Features(top, (top, top), top.mean((2, 3)))
+
+
+def test_the_cache_forgets_what_was_not_asked_for_longest() -> None:
+    cache, asked = FeatureCache(limit_mb=2.5 * 3 * 1024 / 2**20), []
+
+    def get(t: int) -> float:
+        def encode() -> Features:
+            asked.append(t)
+            return features(t)
+
+        return float(cache.get((AXIAL.code, t), encode).summary_BC)
+
+    assert [get(t) for t in (1, 2, 1, 3, 1, 2)] == [1, 2, 1, 3, 1, 2]
+    assert asked == [1, 2, 3, 2]
+
+
+def test_a_cache_too_small_for_one_frame_holds_the_last() -> None:
+    cache = FeatureCache(limit_mb=0)
+    first = cache.get(("PL", 0), lambda: features(1))
+    assert cache.get(("PL", 0), lambda: features(2)) is first
+    cache.get(("PL", 1), lambda: features(3))
+    assert cache.get(("PL", 0), lambda: features(4)) is not first
