@@ -40,6 +40,7 @@ BANKS: dict[str, Callable] = {
 }
 WAYS = {
     "one view": {"views": "one"},
+    "one view, islands kept": {"views": "one", "islands": True},
     "three views, mean": {"views": "three"},
     "three views, weighted": {"views": "three", "fusion": "weighted"},
     "three views, vote": {"views": "three", "fusion": "vote"},
@@ -98,7 +99,9 @@ def on_volumes(segmenter: Segmenter, cases: list, **settings: object) -> list[fl
 def on_sets(segmenter: Segmenter, cases: list, bank: Callable) -> list[float]:
     scores = []
     for images, truths in cases:
-        answers = {a.index: a.labels > 0 for a in segmenter.segment_images(images, {0: {1: FramePrompt.mask(truths[0])}}, bank=bank)}
+        answers = {
+            a.index: a.labels > 0 for a in segmenter.segment_images(images, {0: {1: FramePrompt.mask(truths[0])}}, bank=bank)
+        }
         scores.append(float(np.mean([dice(answers[i], truth) for i, truth in enumerate(truths) if i and truth.any()])))
     return scores
 
@@ -122,7 +125,10 @@ def main() -> None:
     solid, flat = volumes(told.volumes), sets(told.sets)
     for name, bank in BANKS.items():
         if told.only in name:
-            for what, run in (("volumes", partial(on_volumes, segmenter, solid, bank=bank, views="one")), ("sets", partial(on_sets, segmenter, flat, bank))):
+            for what, run in (
+                ("volumes", partial(on_volumes, segmenter, solid, bank=bank, views="one")),
+                ("sets", partial(on_sets, segmenter, flat, bank)),
+            ):
                 began = time.perf_counter()
                 lines.append(row(f"{what}: {name}", run(), time.perf_counter() - began))
                 print(lines[-1], flush=True)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from medical_sam2.confidence import collapses
 from medical_sam2.frames import Window, choose_windows, intensities
 from medical_sam2.fusion import Fusion, FusionFactory, LabelMap
+from medical_sam2.islands import without_islands
 from medical_sam2.orientations import OrientationTracker, Progress
 from medical_sam2.planning import Group, drawn_prompts, redraw, unheard, views_named
 from medical_sam2.views import THREE_VIEWS, View
@@ -29,11 +30,13 @@ class Kept:
         make: how they are summed.
         probability: whether they are handed out.
         uncertainty: whether the views' disagreement is.
+        islands: whether parts stay that hang together with no prompt.
     """
 
     make: FusionFactory
     probability: bool = False
     uncertainty: bool = False
+    islands: bool = False
 
     def fusion(self, volume: Volume) -> Fusion:
         """Room for the probabilities of one object."""
@@ -103,6 +106,8 @@ class Outcome:
         """Labels with the slices that the user outlined as they were drawn, and all that was noted on the way."""
         if mended is None:
             self._decide(last=True)
+            if not self.kept.islands:
+                without_islands(self._found.labels, [prompt for g in self.groups for own in g.said.values() for prompt in own])
         labels = self._found.labels if mended is None else mended
         self._redraw(labels)
         there = set().union(*(np.unique(slab).tolist() for slab in labels))

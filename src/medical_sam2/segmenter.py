@@ -90,6 +90,7 @@ class Segmenter:
         earlier: NDArray[np.unsignedinteger] | None = None,
         probability: bool = False,
         uncertainty: bool = False,
+        islands: bool = False,
         names: Mapping[int, str] | None = None,
         on_frame: Callable[[FrameDone], None] | None = None,
     ) -> Segmentation:
@@ -106,6 +107,7 @@ class Segmenter:
             earlier: (I, J, K) labels of an earlier result that the prompts correct; the rest of it stays.
             probability: whether probability maps are kept.
             uncertainty: whether the views' disagreement is kept.
+            islands: whether parts of an object stay that hang together with no prompt of it.
             names: label → name of the structure.
             on_frame: told of each tracked frame.
 
@@ -122,7 +124,7 @@ class Segmenter:
         groups = grouped(volume, prompts, views_allowed(views), known)
         policy: Callable[[], Policy] = find(POLICIES, bank, what="bank")
         make: FusionFactory = find(FUSIONS, fusion, what="fusion")
-        work = Outcome(volume, groups, Kept(make, probability, uncertainty), Progress(on_frame))
+        work = Outcome(volume, groups, Kept(make, probability, uncertainty, islands), Progress(on_frame))
 
         def tracker(seen: Window) -> OrientationTracker:
             setting = Setting(self.network, self._encode, volume, seen, policy, joint)

@@ -1,0 +1,59 @@
+"""Islands: parts of an object that hang together with nothing that was prompted.
+
+Tracking leaves crumbs far from the object, most of all beyond its ends. What a person pointed at is one thing, so parts
+that are connected with no prompt are dropped. Parts count as connected across gaps of up to `BRIDGE` voxels: a slice that
+tracking missed does not cut the object in two.
+
+Shapes: I J K voxels.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from medical_sam2.prompts import Mask, Point, Prompt
+
+BRIDGE = 2
+EVERYWHERE = ndimage.generate_binary_structure(3, 3)
+
+
+def without_islands(labels: NDArray[np.unsignedinteger], prompts: Sequence[Prompt]) -> None:
+    """Drop, in place, the parts of each prompted object that no prompt of it touches; all stay where no part is touched.
+
+    Args:
+        labels: (I, J, K), in the order of the file.
+        prompts: of any objects; clicks and outlines touch the parts they lie in, a box those inside of it.
+    """
+    boxes = ndimage.find_objects(labels)
+    for label in sorted({prompt.object for prompt in prompts}):
+        box = boxes[label - 1] if label <= len(boxes) else None
+        if box is not None:
+            own = [prompt for prompt in prompts if prompt.object == label]
+            _keep_touched(labels[box], label, _touched(own, labels.shape)[box])
+
+
+def _keep_touched(part: NDArray[np.unsignedinteger], label: int, touched: NDArray[np.bool_]) -> None:
+    mask = part == label
+    bridged = ndimage.binary_dilation(mask, EVERYWHERE, iterations=BRIDGE // 2) if BRIDGE > 1 else mask
+    pieces, count = ndimage.label(bridged, EVERYWHERE)
+    keep = np.unique(pieces[touched & mask])
+    keep = keep[keep > 0]
+    if count > 1 and len(keep):
+        part[mask & ~np.isin(pieces, keep)] = 0
+
+
+def _touched(prompts: Sequence[Prompt], shape: tuple[int, ...]) -> NDArray[np.bool_]:
+    """Voxels that the prompts of one object speak of."""
+    touched = np.zeros(shape, bool)
+    for prompt in prompts:
+        if isinstance(prompt, Mask):
+            touched |= prompt.array_ijk
+        elif isinstance(prompt, Point):
+            if prompt.positive:
+                touched[tuple(round(index) for index in prompt.index_ijk)] = True
+        else:
+            corners = zip(getattr(prompt, "low_ijk", ()), getattr(prompt, "high_ijk", ()), strict=True)
+            touched[tuple(slice(max(0, round(low)), round(high) + 1) for low, high in corners)] = True
+    return touched
