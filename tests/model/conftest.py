@@ -25,6 +25,12 @@ def tiny(seed: int = 0, *, image_size: int = SIZE) -> Sam2:
     return network.eval()
 
 
+def same(ours: Sam2, other: Sam2) -> bool:
+    """Whether two networks have the same weights."""
+    pairs = zip(ours.state_dict().items(), other.state_dict().items(), strict=True)
+    return all(a == b and torch.equal(x, y) for (a, x), (b, y) in pairs)
+
+
 @pytest.fixture(scope="session")
 def network() -> Sam2:
     """The tiny network; no test may change it."""

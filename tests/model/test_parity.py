@@ -20,6 +20,7 @@ from medical_sam2.prompts import Fixed, FramePrompt
 from tests.golden import official
 
 LOGITS, POINTERS, ENCODER = 5e-4, 1e-4, 1e-4
+NOISE = 1e-5  # logits so near to 0 that the rounding of sums decides (one golden pixel is at 8e-7)
 GOLDEN = official.outputs()
 BOXES = [tuple(box) for box in GOLDEN["boxes_xyxy"]]
 
@@ -156,7 +157,7 @@ def check(answers: list[FramePrediction], name: str) -> None:
     golden = GOLDEN[f"{name}_logits"][:, :, 0]
     ours = torch.stack([answer.logits_Bhw for answer in answers]).numpy()
     assert np.abs(ours - golden).max() < LOGITS
-    assert ((ours > 0) == (golden > 0)).all()
+    assert ((ours > 0) == (golden > 0))[np.abs(golden) > NOISE].all()
     if f"{name}_pointer" in GOLDEN:
         assert largest(answers[0].pointer_BC[:, None], GOLDEN[f"{name}_pointer"]) < POINTERS
 

@@ -2,31 +2,26 @@
 
 import json
 import os
-import pickle
-import struct
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
-import huggingface_hub
 import pytest
 import torch
-from huggingface_hub.errors import RemoteEntryNotFoundError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import Sam2VideoModel
 
-from medical_sam2.errors import AmbiguousError, WeightsError
-from medical_sam2.model import catalogue
+from medical_sam2.errors import WeightsError
 from medical_sam2.model.keys import from_official
 from medical_sam2.model.memory import Fifo, PolicyBank
+from medical_sam2.model.nano import nano
 from medical_sam2.model.sam2 import Pixels, Sam2
 from medical_sam2.model.sizes import Hiera, configuration
 from medical_sam2.model.tracker import track
-from medical_sam2.model.weights import available, load_backbone, read_weights, save_backbone
+from medical_sam2.model.weights import load_backbone, read_weights, save_backbone
 from medical_sam2.prompts import Fixed, FramePrompt
 from tests.golden import official
-from tests.model.conftest import tiny
+from tests.model.conftest import same, tiny
 
 HIERA = Hiera(heads=1, windows=(8, 4, 2, 2), everywhere=(4,))
 
@@ -51,9 +46,8 @@ def small_hiera(image_size: int = 64) -> Sam2:
     return Sam2(config, pixels=Pixels()).eval()
 
 
-def same(ours: Sam2, other: Sam2) -> bool:
-    pairs = zip(ours.state_dict().items(), other.state_dict().items(), strict=True)
-    return all(a == b and torch.equal(x, y) for (a, x), (b, y) in pairs)
+def untrained() -> Sam2:
+    return nano(64).eval()
 
 
 @pytest.fixture(scope="module")
@@ -72,12 +66,13 @@ def copy(folder: Path, tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("build", [tiny, small_hiera], ids=["pyramid", "hiera"])
+@pytest.mark.parametrize("build", [tiny, small_hiera, untrained], ids=["pyramid", "hiera", "nano"])
 def test_round_trip(build: Callable[[], Sam2], tmp_path: Path) -> None:
     network = build()
     save_backbone(network, tmp_path)
     back = load_backbone(tmp_path)
     assert same(back, network)
+    assert type(back) is type(network)
     assert (back.pixels, back.image_size, back.training) == (network.pixels, 64, False)
     frame = torch.randn(1, 3, 64, 64)
     with torch.no_grad():
@@ -259,184 +254,3 @@ def test_a_configuration_with_wrong_values(copy: Path, wrong: dict[str, object])
     path.write_text(json.dumps(json.loads(path.read_text()) | wrong))
     with pytest.raises(WeightsError):
         load_backbone(copy)
-
-
-class Evil:
-    """Makes a file when it is unpickled by a careless reader."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> tuple[object, tuple[str]]:
-        return os.mkdir, (str(self.path),)
-
-
-def evil(path: Path, trap: Path) -> None:
-    torch.save({"model": Evil(trap)}, path)
-
-
-def evil_legacy(path: Path, trap: Path) -> None:
-    path.write_bytes(pickle.dumps({"model": Evil(trap)}))
-
-
-def cut(path: Path, _: Path) -> None:
-    torch.save({"image_encoder.w": torch.ones(1000)}, path)
-    path.write_bytes(path.read_bytes()[:2000])
-
-
-def compressed(path: Path, _: Path) -> None:
-    """An archive of a gigabyte in a megabyte."""
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr("archive/data.pkl", b"\0" * 10_000_000)
-
-
-def boundless(path: Path, _: Path) -> None:
-    """One number that claims to be 10¹²."""
-    torch.save({"image_encoder.w": torch.ones(1).expand(10**12)}, path)
-
-
-def sparse(path: Path, _: Path) -> None:
-    torch.save({"image_encoder.w": torch.sparse_coo_tensor(size=(10**6, 10**6), check_invariants=False)}, path)
-
-
-def no_tensors(path: Path, _: Path) -> None:
-    torch.save({"model": {"a": 1, "b": "two"}}, path)
-
-
-def no_names(path: Path, _: Path) -> None:
-    torch.save([torch.ones(1)], path)
-
-
-def empty(path: Path, _: Path) -> None:
-    path.touch()
-
-
-def noise(path: Path, _: Path) -> None:
-    path.write_bytes(bytes(range(256)) * 10)
-
-
-def huge_header(path: Path, _: Path) -> None:
-    path.write_bytes(struct.pack("<Q", 1 << 62) + b"{}")
-
-
-def outside(path: Path, _: Path) -> None:
-    header = b'{"w":{"dtype":"F32","shape":[9],"data_offsets":[0,36]}}'
-    path.write_bytes(struct.pack("<Q", len(header)) + header + b"\0" * 8)
-
-
-def escapes(path: Path, _: Path) -> None:
-    """A name that would clear the screen, and one that would fill it."""
-    save_file({"image_encoder.\x1b[2J": torch.ones(1), "image_encoder." + "a" * 9999: torch.ones(1)}, path)
-
-
-PICKLES = (evil, evil_legacy, cut, compressed, boundless, sparse, no_tensors, no_names, empty, noise)
-
-
-@pytest.mark.parametrize(
-    ("name", "make"),
-    [
-        *(("a.pt", make) for make in PICKLES),
-        *(("a.safetensors", make) for make in (cut, empty, noise, huge_header, outside, escapes)),
-        *((name, noise) for name in ("a.npz", "a.yaml", "a.json", "a")),
-    ],
-)
-def test_a_hostile_file(name: str, make: Callable[[Path, Path], None], tmp_path: Path) -> None:
-    path, trap = tmp_path / name, tmp_path / "trap"
-    make(path, trap)
-    with pytest.raises(WeightsError) as caught:
-        load_backbone(path)
-    message = str(caught.value)
-    assert message.startswith(f"{path}: ")
-    assert ";" in message
-    assert message.isprintable()
-    assert len(message) < 700
-    assert not trap.exists()
-
-
-def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "a.pt")
-    with pytest.raises(WeightsError, match="is no file"):
-        load_backbone(tmp_path / "a.pt")
-
-
-class TestNames:
-    def test_the_embedded_default_may_be_absent(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(catalogue, "EMBEDDED", tmp_path)
-        with pytest.raises(WeightsError, match="nano: these weights are not in this installation; reinstall"):
-            load_backbone()
-
-    def test_the_embedded_default(self, copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        (copy / "nano").mkdir()
-        for file in ("config.json", "model.safetensors"):
-            (copy / file).rename(copy / "nano" / file)
-        monkeypatch.setattr(catalogue, "EMBEDDED", copy)
-        assert same(load_backbone(), tiny())
-
-    @pytest.mark.parametrize("name", ["sam2.1-huge", "a/b/c.pt/", "../x", ".hidden/x", "a b/c", ""])
-    def test_unknown(self, name: str) -> None:
-        with pytest.raises(WeightsError):
-            load_backbone(name)
-
-    @pytest.mark.parametrize("name", ["absent.pt", "folder/absent.safetensors", "/absent/absent.pt"])
-    def test_a_file_that_is_not_there(self, name: str) -> None:
-        with pytest.raises(WeightsError, match="does not exist"):
-            load_backbone(name)
-
-    def test_listed(self) -> None:
-        names = [known.name for known in available()]
-        assert names[:2] == ["nano", "sam2.1-tiny"]
-        assert len(names) == len(set(names)) == 11
-
-
-class TestHub:
-    """The hub is not asked: what it would answer is put in its place."""
-
-    @pytest.fixture(autouse=True)
-    def cache(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *_: None)
-
-    def answer(self, monkeypatch: pytest.MonkeyPatch, files: dict[str, Path]) -> None:
-        def metadata(url: str) -> None:
-            if not any(url.endswith(f"/{file}") for file in files):
-                raise RemoteEntryNotFoundError.__new__(RemoteEntryNotFoundError)
-
-        monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", metadata)
-        monkeypatch.setattr(huggingface_hub, "hf_hub_download", lambda _, file: str(files[file]))
-        monkeypatch.setattr(huggingface_hub, "list_repo_files", lambda _: list(files))
-
-    def test_a_folder_of_the_hub(self, monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
-        self.answer(monkeypatch, {file: folder / file for file in ("model.safetensors", "config.json")})
-        assert same(load_backbone("someone/something"), tiny())
-
-    def test_the_only_file(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-        torch.save({"image_encoder.w": torch.ones(1)}, tmp_path / "a.pt")
-        self.answer(monkeypatch, {"a.pt": tmp_path / "a.pt", "README.md": tmp_path})
-        assert read_weights("someone/something").file == tmp_path / "a.pt"
-
-    def test_one_of_several(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-        torch.save({"image_encoder.w": torch.ones(1)}, tmp_path / "a.pt")
-        self.answer(monkeypatch, {"a.pt": tmp_path / "a.pt", "b.pth": tmp_path})
-        with pytest.raises(AmbiguousError, match=r"choose one: someone/something/a\.pt, someone/something/b\.pth"):
-            read_weights("someone/something")
-        assert read_weights("someone/something/a.pt").file == tmp_path / "a.pt"
-
-    def test_no_weights(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-        self.answer(monkeypatch, {"README.md": tmp_path})
-        with pytest.raises(WeightsError, match="holds no weights"):
-            read_weights("someone/something")
-
-    def test_from_the_cache(self, monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
-        monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda _, file: str(folder / file))
-        assert same(load_backbone("someone/something"), tiny())
-        assert next(known for known in available() if known.name == "sam2.1-tiny").here
-
-    def test_offline(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        def fail(_: str) -> None:
-            raise ConnectionError("Name or service not known")
-
-        monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", fail)
-        with pytest.raises(
-            WeightsError, match=r"facebook/sam2\.1-hiera-tiny: cannot be fetched .* check the name and the connection"
-        ):
-            load_backbone("sam2.1-tiny")
-        assert not next(known for known in available() if known.name == "sam2.1-tiny").here

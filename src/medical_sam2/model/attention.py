@@ -55,7 +55,8 @@ def _rotate(x_BLD: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
 def _self_attention(weights: nn.Module, x_BLC: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
     query, key, value = weights.q_proj(x_BLC), weights.k_proj(x_BLC), weights.v_proj(x_BLC)
     query, key = _rotate(query, rotation), _rotate(key, rotation)
-    return weights.o_proj(F.scaled_dot_product_attention(query, key, value, scale=weights.scaling))
+    parts = (part[:, None] for part in (query, key, value))  # torch's fused kernel wants a dimension for heads
+    return weights.o_proj(F.scaled_dot_product_attention(*parts, scale=weights.scaling)[:, 0])
 
 
 def _cross_attention(

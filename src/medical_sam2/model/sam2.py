@@ -15,11 +15,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
-from transformers import AutoModel, Sam2VideoConfig
+from transformers import AutoModel, Sam2VideoConfig, Sam2VisionModel
 from transformers.models.sam2_video import modeling_sam2_video as modules
 
 from medical_sam2.model.attention import attend
 from medical_sam2.model.backbone import Features, FramePrediction, Instruction, Memory, Recall, Recalled, gather
+from medical_sam2.model.hiera import see
 from medical_sam2.model.told import kind, points
 from medical_sam2.model.tracker import upsampled
 
@@ -104,8 +105,8 @@ class Sam2(nn.Module):
 
     def encode(self, frames_N3SS: Tensor) -> Features:
         """See N frames: features with B = N."""
-        seen = self.vision_encoder(frames_N3SS)
-        first, second, top = seen if isinstance(seen, tuple) else seen.fpn_hidden_states
+        own = isinstance(self.vision_encoder, Sam2VisionModel)
+        first, second, top = see(self.vision_encoder, frames_N3SS) if own else self.vision_encoder(frames_N3SS)
         fine = (self.mask_decoder.conv_s0(first), self.mask_decoder.conv_s1(second))
         return Features(top, fine, top.mean((2, 3)))
 
