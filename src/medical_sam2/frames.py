@@ -179,7 +179,8 @@ class FeatureCache:
 
 
 def _bytes(features: Features) -> int:
-    return sum(x.numel() * x.element_size() for x in (features.top_BChw, *features.fine_BChw, features.summary_BC))
+    parts = (part for value in vars(features).values() for part in (value if isinstance(value, tuple) else (value,)))
+    return sum(part.nbytes for part in parts if isinstance(part, Tensor))
 
 
 @dataclass(frozen=True, eq=False)
