@@ -2,9 +2,10 @@
 
     python benchmarks/memory.py [--slices 300 600] [--side 512] [--image-size 256] [--weights nano]
 
-Each length gets a process of its own. What the interpreter holds once torch and this package are imported is taken off; so, for
-the growth, are the arrays of the volume's own size: image (int16), summed probability (float32), labels (uint8) and the outline
-that is the prompt (bool), 8 bytes a voxel. Without `--weights` the network has random ones, which take the same memory. The exit code is 1 where a limit is passed.
+Each length gets a process of its own. What the interpreter holds once torch and this package are imported is taken off; so,
+for the growth, are the arrays of the volume's own size: image (int16), summed probability (float32), labels (uint8) and the
+outline that is the prompt (bool), 8 bytes a voxel. Without `--weights` the network has random ones, which take the same
+memory. The exit code is 1 where a limit is passed.
 """
 
 import argparse

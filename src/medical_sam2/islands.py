@@ -41,7 +41,10 @@ def _keep_touched(part: NDArray[np.unsignedinteger], label: int, touched: NDArra
     keep = np.unique(pieces[touched & mask])
     keep = keep[keep > 0]
     if count > 1 and len(keep):
-        part[mask & ~np.isin(pieces, keep)] = 0
+        kept = np.zeros(count + 1, bool)
+        kept[keep] = True
+        for slab, inside, piece in zip(part, mask, pieces, strict=True):  # no further array of the volume's size
+            slab[inside & ~kept[piece]] = 0
 
 
 def _touched(prompts: Sequence[Prompt], shape: tuple[int, ...]) -> NDArray[np.bool_]:
