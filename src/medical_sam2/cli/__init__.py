@@ -7,6 +7,7 @@ Files that start with an underscore are no commands.
 
 import ast
 import errno
+import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -28,7 +29,10 @@ FULL = {errno.ENOSPC, errno.EDQUOT, errno.ENOMEM, errno.EMFILE}
 def build() -> App:
     """The application with every command of this package."""
     app = App(
-        name="medsam2", help="Outline a structure in a medical volume or a set of images from one prompt.", version=_version
+        name="medsam2",
+        help="Outline a structure in a medical volume or a set of images from one prompt.",
+        version=_version,
+        suppress_keyboard_interrupt=False,  # `main` says so, and tells the exit code
     )
     for file in sorted(Path(__file__).parent.glob("[!_]*.py")):
         app.command(f"{__name__}.{file.stem}:{file.stem}", name=file.stem.replace("_", "-"), help=_summary(file))
@@ -60,6 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         with suppress(AttributeError, ValueError):
             stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    logging.getLogger().addHandler(logging.NullHandler())  # else decoders print what they think of broken files
     try:
         result = build()(arguments, exit_on_error=False, print_error=False, result_action="return_value")
         sys.stdout.flush()

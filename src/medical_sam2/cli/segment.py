@@ -3,7 +3,8 @@
 import json as json_format
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,7 +12,7 @@ from medical_sam2 import io
 from medical_sam2.cli import _files, plain
 from medical_sam2.cli._options import FLAG, How, Outputs, Reading, Said
 from medical_sam2.cli._prompts import gathered
-from medical_sam2.errors import ConfigError
+from medical_sam2.errors import ConfigError, MedicalSam2Error
 from medical_sam2.io import labels
 from medical_sam2.io.promptfile import Named
 from medical_sam2.volume import Segmentation, Volume
@@ -78,15 +79,28 @@ def _check(file: Path, outputs: Outputs, said: Said) -> None:
 
 
 def _read(file: Path, reading: Reading, said: Said, outputs: Outputs) -> tuple[Volume, Volume | None]:
-    image = io.load(
-        file,
-        geometry_from=reading.geometry_from,
-        frame=reading.frame,
-        series=reading.series,
-        allow_gap=reading.allow_gap,
-    )
+    with _blaming(file):
+        image = io.load(
+            file,
+            geometry_from=reading.geometry_from,
+            frame=reading.frame,
+            series=reading.series,
+            allow_gap=reading.allow_gap,
+        )
     _files.check_format(outputs.output, image)
-    return image, None if said.correct is None else io.load_labels(said.correct, image)
+    if said.correct is None:
+        return image, None
+    with _blaming(said.correct):
+        return image, io.load_labels(said.correct, image)
+
+
+@contextmanager
+def _blaming(file: Path) -> Iterator[None]:
+    """Name the file in errors that do not."""
+    try:
+        yield
+    except MedicalSam2Error as error:
+        raise error.about(file) from None
 
 
 def _found(

@@ -1,4 +1,4 @@
-"""DICOM Segmentation objects through highdicom: written for the series that was segmented, read back into its grid."""
+"""DICOM Segmentation objects, written through highdicom for the very images that were segmented."""
 
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.uid import ExplicitVRLittleEndian
+from pydicom.valuerep import DSfloat
 
 from medical_sam2.errors import ConfigError, FormatError, GeometryError
 from medical_sam2.io import atomic
@@ -23,6 +24,7 @@ from medical_sam2.io.options import Loaded
 from medical_sam2.volume import Volume
 
 MAKER = "medical-sam2"
+NEEDED = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID")
 
 
 def save(labels: NDArray[Any], path: Path, like: Volume, names: Mapping[int, str]) -> None:
@@ -63,7 +65,8 @@ def _in_source_order(origin: DicomOrigin, labels: NDArray[np.uint16]) -> tuple[l
     stack = labels.transpose(2, 1, 0)
     known = [(k, place) for k, place in enumerate(origin.slices) if place is not None]
     files = list(dict.fromkeys(place[0] for _, place in known))
-    sources = [_without_pixels(file) for file in files]
+    spacing_mm = float(np.linalg.norm(origin.affine[:3, 2]))
+    sources = [_without_pixels(file, spacing_mm) for file in files]
     if len(files) == len(known):
         return sources, np.ascontiguousarray(stack[[k for k, _ in known]])
     if len(files) > 1:
@@ -74,9 +77,21 @@ def _in_source_order(origin: DicomOrigin, labels: NDArray[np.uint16]) -> tuple[l
     return sources, frames
 
 
-def _without_pixels(path: Path) -> Dataset:
+def _without_pixels(path: Path, spacing_mm: float) -> Dataset:
+    """A source image, with what de-identification emptied taken from the file's own preface, and its texts in UTF-8."""
     with open_regular(path) as stream, quiet(path):
-        return dcmread(stream, stop_before_pixels=True)
+        header = dcmread(stream, stop_before_pixels=True)
+        for name in ("SOPClassUID", "SOPInstanceUID"):
+            if not header.get(name):
+                setattr(header, name, header.file_meta.get(f"MediaStorage{name}", ""))
+        header.decode()
+        header.SpecificCharacterSet = "ISO_IR 192"
+    missing = [name for name in NEEDED if not header.get(name)]
+    if missing:
+        raise FormatError(f"it lacks {', '.join(missing)}, to which a DICOM-SEG refers", "save to .nii.gz", subject=path)
+    if not header.get("SliceThickness"):  # highdicom asks for it, and some scanners leave it out
+        header.SliceThickness = DSfloat(spacing_mm, auto_format=True)
+    return header
 
 
 def _encode(sources: list[Dataset], frames: NDArray[np.uint16], descriptions: list[tuple[int, str]], path: Path) -> bytes:
@@ -90,7 +105,7 @@ def _encode(sources: list[Dataset], frames: NDArray[np.uint16], descriptions: li
             segmented_property_type=codes.SCT.Tissue,
             algorithm_type=hd.seg.SegmentAlgorithmTypeValues.SEMIAUTOMATIC,
             algorithm_identification=algorithm,
-            tracking_id=f"{MAKER} label {label}",
+            tracking_id=f"{MAKER} label {label}",  # read back by dicom_seg_read
             tracking_uid=hd.UID(),
         )
         for number, (label, name) in enumerate(descriptions, 1)

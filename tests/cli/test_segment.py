@@ -1,0 +1,220 @@
+"""`medsam2 segment` does what it is told, and leaves what it promises."""
+
+import csv
+import json
+
+import nibabel as nib
+import numpy as np
+import pytest
+from pydicom import dcmread
+
+from medical_sam2.cli import _progress
+from medical_sam2.cli._progress import Progress
+from medical_sam2.orientations import FrameDone
+from medical_sam2.segmenter import Segmenter
+from medical_sam2.volume import Segmentation, SliceConfidence
+from tests.cli.conftest import AFFINE, CLICK, SHAPE, Desk
+from tests.io.making import CANARY, Series
+
+EVERYTHING = [
+    *("--probability", "p.nii.gz", "--uncertainty", "u.nrrd", "--confidence", "c.csv", "--preview", "v.png"),
+    *("--statistics", "s.json", "--report", "r.json"),
+]
+
+
+def test_labels_lie_in_the_grid_of_the_image(desk: Desk) -> None:
+    code, out, err = desk.run(*CLICK, "--views", "one")
+    assert code == 0, err
+    image, labels = nib.load("ct.nii.gz"), nib.load("out.nii.gz")
+    assert (labels.affine == image.affine).all()
+    assert labels.shape == image.shape
+    assert labels.get_data_dtype() == np.uint8
+    assert set(np.unique(desk.labels())) <= {0, 1}
+    assert out.startswith(f"object 1: {np.count_nonzero(desk.labels())} voxels, ")
+    assert out.endswith("wrote out.nii.gz\n")
+
+
+def test_everything_on_request(desk: Desk) -> None:
+    report = desk.done(*CLICK, "--views", "three", "--name", "liver", *EVERYTHING)
+    assert sorted(desk.files()) == sorted(
+        ["c.csv", "ct.nii.gz", "out.nii.gz", "p.nii.gz", "r.json", "s.json", "u.nrrd", "v.png"]
+    )
+    probability = desk.labels("p.nii.gz")
+    assert probability.dtype == np.float32
+    assert ((probability > 0.5) == (desk.labels() == 1)).all()
+    (row,) = json.loads((desk.folder / "s.json").read_text())
+    assert (row["name"], row["voxels"]) == ("liver", np.count_nonzero(desk.labels()))
+    assert row["volume_mm3"] == pytest.approx(16 * row["voxels"])
+    slices = list(csv.DictReader((desk.folder / "c.csv").read_text().splitlines()))
+    assert {row["axis"] for row in slices} == {"i", "j", "k"}
+    assert [row["slice"] for row in slices if row["prompted"] == "1" and row["plane"] == "axial"] == ["3"]
+    written = json.loads((desk.folder / "r.json").read_text())
+    assert {**report, "seconds": None} == {**written, "seconds": None}
+    assert written["prompts"] == [{"label": 1, "name": "liver", "points": [[14, 12, 3]]}]
+    assert len(written["weights"]["sha256"]) == 64
+    assert written["settings"]["views"] == "three"
+
+
+def test_the_same_again_is_the_same_bit_for_bit(desk: Desk) -> None:
+    desk.done(*CLICK, "--probability", "p.nii.gz")
+    desk.done(*CLICK, "--probability", "q.nii.gz", output="again.nii.gz")
+    assert (desk.labels("p.nii.gz") == desk.labels("q.nii.gz")).all()
+
+
+def test_millimetres(desk: Desk) -> None:
+    x, y, z = (AFFINE @ [14, 12, 3, 1])[:3]
+    desk.done(*CLICK)
+    report = desk.done("--mm", "--point", str(x), str(y), str(z), output="mm.nii.gz")
+    assert z < 0  # a negative number is no option
+    assert report["prompts"][0]["points"] == [[14, 12, 3]]
+    assert (desk.labels() == desk.labels("mm.nii.gz")).all()
+
+
+def test_several_objects(desk: Desk) -> None:
+    words = ["--point", "2:14", "12", "3", "--negative", "2:1", "1", "3", "--box", "5:12", "6", "2", "4", "16", "2"]
+    report = desk.done(
+        *words, "--point", "4", "4", "3", "--object", "7", "--name", "2:left", "--name", "right", "--probability", "p.nii.gz"
+    )
+    assert [entry["label"] for entry in report["objects"]] == [2, 5, 7]
+    assert [entry["name"] for entry in report["objects"]] == ["left", "", "right"]
+    assert {entry["label"]: entry.get("boxes") for entry in report["prompts"]}[5] == [[4, 6, 2, 12, 16, 2]]
+    assert {"p-2.nii.gz", "p-5.nii.gz", "p-7.nii.gz"} <= desk.files().keys()
+
+
+def test_masks(desk: Desk) -> None:
+    drawn = desk.mask("m.nii.gz", [(slice(8, 18), slice(6, 16), slice(3, 4)), (slice(2, 8), slice(2, 8), slice(2, 3))])
+    assert [entry["label"] for entry in desk.done("--mask", "m.nii.gz")["objects"]] == [1, 2]
+    assert (desk.labels()[:, :, 3][drawn[:, :, 3] == 1] == 1).all()
+    (prompt,) = desk.done("--mask", "m.nii.gz", "--object", "4", output="4.nii.gz")["prompts"]
+    assert prompt == {"label": 4, "masks": [{"voxels": 10 * 10 + 36, "axis": "k"}]}
+
+
+def test_file_of_prompts_and_command_line_together(desk: Desk) -> None:
+    content = {"version": 1, "objects": [{"label": 3, "name": "spleen", "points": [[14, 12, 3]]}]}
+    (desk.folder / "said.json").write_text(json.dumps(content))
+    report = desk.done("--prompts", "said.json", *CLICK)
+    assert [(entry["label"], entry["name"]) for entry in report["objects"]] == [(1, ""), (3, "spleen")]
+
+
+def test_correction_changes_only_its_object(desk: Desk) -> None:
+    earlier = desk.mask("old.nii.gz", [(slice(8, 18), slice(6, 16), slice(1, 5)), (slice(2, 6), slice(2, 6), slice(0, 6))])
+    desk.done("--correct", "old.nii.gz", "--negative", "9", "7", "3", "--object", "1")
+    assert (desk.labels()[earlier == 2] == 2).all()
+    assert (desk.labels() != earlier).any()
+
+
+def test_correction_of_the_only_object_needs_no_label(desk: Desk) -> None:
+    earlier = 4 * desk.mask("old.nii.gz", [(slice(8, 18), slice(6, 16), slice(1, 5))])
+    desk.put("old.nii.gz", earlier)
+    report = desk.done("--correct", "old.nii.gz", "--negative", "9", "7", "3", "--overwrite", output="old.nii.gz")
+    assert report["prompts"] == [{"label": 4, "negative": [[9, 7, 3]]}]
+
+
+@pytest.mark.parametrize("views", ["one", "six", "auto", "sagittal"])
+def test_views(desk: Desk, views: str) -> None:
+    report = desk.done(*CLICK, "--views", views)
+    assert len(report["views"]["1"]) == (6 if views == "six" else 1)
+    assert views != "sagittal" or report["views"]["1"] == [views]
+
+
+@pytest.mark.parametrize(
+    "words", [("--bank", "fifo"), ("--bank", "greedy"), ("--fusion", "vote"), ("--window", "-100,300"), ("--image-size", "96")]
+)
+def test_settings(desk: Desk, words: tuple[str, str]) -> None:
+    name, value = words
+    settings = desk.done(*CLICK, name, value)["settings"]
+    assert str(settings[name[2:].replace("-", "_")]) == value
+
+
+def test_bank_of_ones_own(desk: Desk) -> None:
+    (desk.folder / "mine.py").write_text("from medical_sam2.model.memory import Fifo as Mine\n")
+    assert desk.done(*CLICK, "--bank", "mine.py:Mine")["settings"]["bank"] == "mine.py:Mine"
+
+
+def test_one_slice_is_a_volume_too(desk: Desk) -> None:
+    desk.put("flat.nii.gz", np.random.default_rng(1).normal(size=(40, 30, 1)).astype(np.float32))
+    assert desk.done("--point", "20", "15", "0", "--views", "one", image="flat.nii.gz")["image"]["shape"] == [40, 30, 1]
+    assert desk.labels().shape == (40, 30, 1)
+
+
+def test_colour_becomes_grey_with_a_warning(desk: Desk) -> None:
+    kind = np.dtype([("R", "u1"), ("G", "u1"), ("B", "u1")])
+    voxels = np.random.default_rng(0).integers(0, 255, (*SHAPE, 3), np.uint8)
+    desk.put("rgb.nii.gz", voxels.view(kind)[..., 0])
+    assert "a colour image; it was turned to grey" in desk.done(*CLICK, image="rgb.nii.gz")["warnings"]
+
+
+def test_dry_run_computes_nothing(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(Segmenter, "segment_volume")
+    before = desk.files()
+    code, out, _ = desk.run(*CLICK, *EVERYTHING, "--dry-run")
+    assert (code, desk.files()) == (0, before)
+    assert "object   1, prompted on slice 3 of axis k; views: axial" in out
+    assert "would write p.nii.gz" in out
+    assert desk.done(*CLICK, "--dry-run")["dry_run"] is True
+
+
+def test_dry_run_fetches_nothing(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("medical_sam2.model.weights.fetched", None)
+    monkeypatch.setenv("HF_HUB_CACHE", str(desk.folder / "cache"))
+    code, out, err = desk.run(*CLICK, "--weights", "somebody/something-not-here", "--dry-run")
+    assert code == 0, err
+    assert "not here: they would be fetched" in out
+
+
+def test_dicom_segmentation_with_names_and_no_patient(desk: Desk) -> None:
+    array = np.random.default_rng(0).integers(-1000, 1000, SHAPE).astype(np.int16)
+    Series(AFFINE, array).write(desk.folder / "series", SeriesDescription=CANARY)
+    desk.mask("m.nii.gz", [(slice(8, 18), slice(6, 16), slice(3, 4))])
+    report = desk.done("--mask", "m.nii.gz", "--name", "liver", "--report", "r.json", image="series", output="out.dcm")
+    segmentation = dcmread("out.dcm")
+    assert [item.SegmentLabel for item in segmentation.SegmentSequence] == ["liver"]
+    assert segmentation.PatientName == CANARY
+    assert report["image"]["modality"] == "CT"
+    assert "CANARY" not in (desk.folder / "r.json").read_text()
+
+
+def test_look_here(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    row = SliceConfidence(1, "SPL", 37, 0.311, 50, look_here=True)
+    found = Segmentation(
+        np.zeros(SHAPE, np.uint8), AFFINE, confidence=(row,), warnings=("object 1 was not found on any slice",)
+    )
+    monkeypatch.setattr(Segmenter, "segment_volume", lambda *_, **__: found)
+    _, _, err = desk.run(*CLICK, "--views", "one")
+    assert err.splitlines() == [
+        "warning: object 1 was not found on any slice",
+        "look here: object 1, slice 37 of axis k (confidence .31)",
+    ]
+
+
+def test_empty_slice_is_a_warning(desk: Desk) -> None:
+    array = np.random.default_rng(0).normal(size=SHAPE).astype(np.float32)
+    array[:, :, 3] = 0
+    desk.put("ct.nii.gz", array)
+    assert any("slice 3 of axis k holds one grey value only" in line for line in desk.done(*CLICK)["warnings"])
+
+
+FRAME = FrameDone(3, 12, "SPL", 7, (1, 2), np.zeros((2, 4, 4), bool))
+
+
+def test_progress_on_a_pipe(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(_progress, "EVERY_S", 0.0)
+    with Progress() as progress:
+        progress(FRAME)
+    assert capsys.readouterr().err.startswith("3 of 12 slices, axial slice 7, object 1, 2, about ")
+
+
+def test_progress_can_be_quiet(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(_progress, "EVERY_S", 0.0)
+    with Progress(quiet=True) as progress:
+        progress(FRAME)
+    assert capsys.readouterr().err == ""
+
+
+def test_progress_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    with Progress() as progress:
+        progress(FRAME)
+        assert progress.bar is not None
+        (task,) = progress.bar.tasks
+        assert (task.completed, task.total, task.description) == (3, 12, "axial slice 7, object 1, 2")

@@ -1,0 +1,183 @@
+"""What `medsam2 segment` refuses: one clear line, the documented exit code, and nothing left behind."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import SimpleITK
+from PIL import Image
+
+from medical_sam2 import io
+from medical_sam2.io import files
+from medical_sam2.segmenter import Segmenter
+from tests.cli.conftest import AFFINE, CLICK, SHAPE, Desk
+
+NOISE = np.random.default_rng(0)
+ONE_SLICE = (slice(8, 18), slice(6, 16), slice(3, 4))
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        ("", "there is no prompt; give --point I J K"),
+        ("--point 14 12 9", "point at voxel (14, 12, 9) lies outside the image of 20×18×6 voxels; give voxel indices from 0"),
+        ("--point 20 15 -40", "these look like millimetres: say so (--mm"),
+        ("--mm --point 14 12 3", "these look like voxel indices"),
+        ("--mm --point 900 12 3", "give RAS+ millimetres"),
+        ("--point 14 12 nan", "--point: 14 12 nan is not finite"),
+        ("--point 14 12 x", "--point: 'x' is no number; give 3 of them: I J K"),
+        ("--point 0:14 12 3", "object 0 is no label"),
+        ("--point 14 12 3 --object 0", "object 0 is no label"),
+        ("--negative 14 12 3", "object 1 has negative clicks only"),
+        ("--box 4 4 3 12 4 3", "is no rectangle on one slice"),
+        ("--box 4 4 2 12 12 3", "is no rectangle on one slice"),
+        ("--box 4 4 3 40 12 3", "lies outside the image"),
+        ("--point 14 12 3 --name 2:x", "a name is given to object 2, which has no prompt"),
+        ("--point 14 12 3 --name 2:", "--name: '2:' is no name"),
+        ("--point 14 12 3 --views axal", "unknown views 'axal'; did you mean 'axial'?"),
+        ("--point 14 12 3 --bank fifi", "unknown bank 'fifi'; did you mean 'fifo'?"),
+        ("--point 14 12 3 --fusion man", "unknown fusion 'man'; did you mean 'mean'?"),
+        ("--point 14 12 3 --window lng", "unknown window 'lng'"),
+        ("--point 14 12 3 --window 5,5", "window '5,5' is empty"),
+        ("--point 14 12 3 --device gpu", "unknown device 'gpu'"),
+        ("--point 14 12 3 --precision half", "unknown precision 'half'"),
+        ("--point 14 12 3 --threads 0", "0 threads cannot work"),
+        ("--point 14 12 3 --image-size 65", "no network takes images of 65 pixels"),
+        ("--point 14 12 3 --weights absent.safetensors", "absent.safetensors: does not exist"),
+        ("--point 14 12 3 --weights nan0", "nan0: there are no weights of this name"),
+        ("--box 4 4 3 12 12 3 --views coronal", "no prompt of object 1 lies in the coronal plane"),
+        ("--mask absent.nii.gz", "absent.nii.gz: "),
+        ("--prompts absent.json", "absent.json: "),
+        ("--correct absent.nii.gz --point 14 12 3", "absent.nii.gz: "),
+        ("--correct ct.nii.gz --point 14 12 3 --probability p.nii.gz", "a correction makes no probability"),
+    ],
+)
+def test_prompts_and_settings(desk: Desk, words: str, line: str) -> None:
+    assert line in desk.refused(*words.split())
+
+
+@pytest.mark.parametrize(
+    ("words", "output", "line"),
+    [
+        ("", "out.png", "out.png: nothing is written as .png"),
+        ("", "out", "out: nothing is written as a file without a suffix"),
+        ("", ".nii.gz", ".nii.gz: nothing is written as"),
+        ("", "no/out.nii.gz", "no/out.nii.gz: its folder does not exist"),
+        ("", "dir.nii", "dir.nii: is a folder"),
+        ("", "old.nii.gz", "old.nii.gz: exists already; choose another name, or replace it with --overwrite"),
+        ("--overwrite", "ct.nii.gz", "ct.nii.gz: --output would replace an input"),
+        ("--overwrite", "../{here}/ct.nii.gz", "--output would replace an input"),
+        ("--probability out.nii.gz", "out.nii.gz", "--probability and --output are the same file"),
+        ("--probability p.dcm", "out.nii.gz", "p.dcm: nothing is written as .dcm; did you mean"),
+        ("--preview v.pn", "out.nii.gz", "v.pn: nothing is written as .pn; did you mean '.png'?"),
+        ("--statistics s.txt", "out.nii.gz", "s.txt: nothing is written as .txt"),
+        ("--confidence c.json", "out.nii.gz", "c.json: nothing is written as .json"),
+        ("--report old.json", "out.nii.gz", "old.json: exists already"),
+        ("", "out.dcm", "out.dcm: a DICOM-SEG refers to DICOM images, and this image is none"),
+    ],
+)
+def test_outputs(desk: Desk, words: str, output: str, line: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(Segmenter, "segment_volume")
+    desk.put("old.nii.gz", np.zeros(SHAPE, np.uint8))
+    (desk.folder / "old.json").write_text("{}")
+    (desk.folder / "dir.nii").mkdir()
+    assert line in desk.refused(*CLICK, *words.split(), output=output.format(here=desk.folder.name))
+
+
+def test_probability_of_several_objects_replaces_nothing(desk: Desk) -> None:
+    desk.put("p-2.nii.gz", np.zeros(SHAPE, np.uint8))
+    assert desk.refused(*CLICK, "--point", "2:5", "5", "3", "--probability", "p.nii.gz").startswith("p-2.nii.gz: exists")
+
+
+def test_folder_that_cannot_be_written(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.access", lambda *_: False)
+    assert desk.refused(*CLICK) == "out.nii.gz: its folder is not writable; choose another folder"
+
+
+def test_mask_in_another_grid(desk: Desk) -> None:
+    moved = AFFINE.copy()
+    moved[0, 3] += 2
+    desk.put("m.nii.gz", np.ones(SHAPE, np.uint8), moved)
+    assert "m.nii.gz: the labels lie up to 2 mm away" in desk.refused("--mask", "m.nii.gz")
+    desk.put("m.nii.gz", np.ones((20, 18, 5), np.uint8))
+    assert "m.nii.gz: the labels have shape (20, 18, 5)" in desk.refused("--mask", "m.nii.gz")
+    assert "m.nii.gz: the labels have shape (20, 18, 5)" in desk.refused("--correct", "m.nii.gz", *CLICK)
+
+
+def test_mask_without_a_voxel(desk: Desk) -> None:
+    desk.mask("m.nii.gz", [])
+    assert desk.refused("--mask", "m.nii.gz") == "m.nii.gz: the mask is empty; outline at least one voxel"
+
+
+def test_correction_that_is_ambiguous(desk: Desk) -> None:
+    desk.mask("old.nii.gz", [ONE_SLICE, (slice(2, 6), slice(2, 6), slice(0, 6))])
+    line = desk.refused("--correct", "old.nii.gz", *CLICK, code=4)
+    assert line == "old.nii.gz: holds 2 objects; say which is meant: --object 1, --object 2"
+
+
+def test_correction_that_touches_nothing(desk: Desk) -> None:
+    desk.mask("old.nii.gz", [ONE_SLICE])
+    line = desk.refused("--correct", "old.nii.gz", "--negative", "5", "5", "0")
+    assert line.startswith("object 1 has negative clicks only on a slice where it is not")
+
+
+def vectors(path: Path) -> None:
+    """Two numbers for each voxel."""
+    SimpleITK.WriteImage(SimpleITK.GetImageFromArray(NOISE.normal(size=(4, 5, 6, 2)), isVector=True), str(path))
+
+
+def picture(path: Path) -> None:
+    """No volume."""
+    Image.fromarray(NOISE.integers(0, 255, (20, 20), np.uint8)).save(path)
+
+
+def film(path: Path) -> None:
+    """Four dimensions."""
+    nib.save(nib.Nifti1Image(NOISE.normal(size=(8, 8, 4, 3)).astype(np.float32), np.eye(4)), path)
+
+
+@pytest.mark.parametrize(
+    ("make", "name", "code"),
+    [(vectors, "x.nrrd", 2), (vectors, "x.mha", 2), (picture, "x.png", 2), (film, "x.nii.gz", 4)],
+)
+def test_images_that_are_no_volume(desk: Desk, make: Callable[[Path], None], name: str, code: int) -> None:
+    make(desk.folder / name)
+    assert desk.refused(*CLICK, image=name, code=code).startswith(f"{name}: ")
+
+
+@pytest.mark.parametrize(
+    ("content", "line"),
+    [
+        ({"version": 2, "objects": []}, "said.json: it was written by a newer program"),
+        ({"objets": []}, "said.json: the file has the unknown key 'objets'; did you mean 'objects'?"),
+        ({"objects": [{"label": 1, "points": [[14, 12, 30]]}]}, "said.json: point at voxel (14, 12, 30) lies outside"),
+    ],
+)
+def test_files_of_prompts(desk: Desk, content: dict[str, object], line: str) -> None:
+    (desk.folder / "said.json").write_text(json.dumps(content))
+    assert desk.refused("--prompts", "said.json").startswith(line)
+
+
+def test_too_little_memory(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "free_memory", lambda: 2_000_000)
+    monkeypatch.delattr(Segmenter, "segment_volume")
+    assert "MB are free; free memory or crop the image" in desk.refused(*CLICK, code=3)
+
+
+@pytest.mark.parametrize("place", ["_encode", "save"])
+def test_interrupt_leaves_nothing(desk: Desk, place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Segmenter if place == "_encode" else io, place, interrupt)
+    words = [*CLICK, "--preview", "v.png", "--report", "r.json", "--statistics", "s.csv"]
+    assert desk.refused(*words, "--views", "one", code=130) == "interrupted"
+
+
+def test_interrupt_keeps_what_was_there(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    desk.put("out.nii.gz", np.ones(SHAPE, np.uint8))
+    monkeypatch.setattr(Segmenter, "segment_volume", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+    assert desk.refused(*CLICK, "--overwrite", code=130) == "interrupted"
