@@ -53,7 +53,7 @@ def same(volume: Volume, affine: NDArray[np.float64] = AXIAL, array: NDArray[np.
 
 
 @given(affine=affines(), seed=seeds, order=st.permutations(range(6)))
-@settings(max_examples=25)
+@settings(max_examples=8)
 def test_slices_are_put_in_order_by_their_positions_alone(affine: NDArray[np.float64], seed: int, order: list[int]) -> None:
     array = phantom(seed=seed)
     with TemporaryDirectory() as folder:
@@ -74,7 +74,7 @@ def test_every_orientation(tmp_path: Path, code: str) -> None:
 
 
 @given(affine=affines(), order=st.permutations(range(6)))
-@settings(max_examples=15)
+@settings(max_examples=8)
 def test_frames_of_an_enhanced_object_are_put_in_order_too(affine: NDArray[np.float64], order: list[int]) -> None:
     with TemporaryDirectory() as folder:
         save(enhanced(Series(affine, phantom()), order), Path(folder, "one.dcm"))
@@ -198,7 +198,7 @@ def test_junk_is_counted_and_named(tmp_path: Path) -> None:
 
 
 @given(share=st.floats(0.3, 1, exclude_max=True))
-@settings(max_examples=25)
+@settings(max_examples=10)
 def test_a_series_with_a_cut_slice_is_never_filled_with_zeros(share: float) -> None:
     with TemporaryDirectory() as name:
         folder = Path(name)
@@ -302,7 +302,7 @@ def test_transfer_syntaxes(tmp_path: Path, change: Callable[[Dataset], None]) ->
 @given(
     place=st.floats(0, 1, exclude_max=True), value=st.integers(0, 255), syntax=st.sampled_from([RLELossless, JPEG2000Lossless])
 )
-@settings(max_examples=40)
+@settings(max_examples=25)
 def test_a_damaged_file_is_refused_or_read_never_more(place: float, value: int, syntax: str) -> None:
     dataset = Series(AXIAL, phantom((32, 40, 1))).slices()[0]
     dataset.compress(syntax, generate_instance_uid=False)
@@ -313,9 +313,10 @@ def test_a_damaged_file_is_refused_or_read_never_more(place: float, value: int, 
         data[132 + int(place * (len(data) - 132))] = value
         path.write_bytes(data)
         try:
-            io.read(path)
+            said = str(io.read(path))
         except InputError as error:
-            assert "CANARY" not in str(error)
+            said = str(error)
+        assert "CANARY" not in said
 
 
 def test_an_unknown_transfer_syntax_is_refused(tmp_path: Path) -> None:

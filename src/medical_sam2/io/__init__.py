@@ -108,6 +108,11 @@ def load_labels(path: str | os.PathLike[str], like: Volume) -> Volume:
         GeometryError: it lies on another grid (up to 0.001 mm is rounding).
     """
     path = Path(path)
+    if not path.is_dir() and recognise(path) == "dicom":
+        from medical_sam2.io import dicom_seg_read
+
+        if dicom_seg_read.is_segmentation(path):
+            return dicom_seg_read.load(path, like)
     found = _read(path, Options(clean=False), all_frames=False)
     if not isinstance(found, Volume):
         raise FormatError("this is a picture, not a label map of a volume", "give a volume", subject=path)

@@ -21,6 +21,8 @@ from medical_sam2.io.files import require_memory
 
 JPEG_STARTS = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC} | {0xF7}
 """Markers of a JPEG or JPEG-LS frame header, which holds its height and width."""
+END_OF_IMAGE = b"\xff\xd9"
+"""The last marker of JPEG, JPEG-LS and JPEG 2000 alike; without it decoders fill up with grey and say nothing."""
 FLOAT_TAGS = ("FloatPixelData", "DoubleFloatPixelData")
 
 
@@ -67,6 +69,24 @@ def decode(path: Path, wanted: Sequence[int], max_bytes: int | None = None) -> P
         frames = _integers(dataset, shape, wanted, path, notes)
     inverted = text(dataset, "PhotometricInterpretation") == "MONOCHROME1"
     return Pixels(frames, _padding(dataset, path), inverted, stored_bits, tuple(notes))
+
+
+def segmentation_frames(dataset: Dataset, path: Path) -> Iterator[NDArray[Any]]:
+    """The frames (H, W) of a segmentation object: bits, or numbers of segments."""
+    rows, columns, _ = _shape(dataset, path)
+    count, bits = _frame_count(dataset, path), whole(dataset, "BitsAllocated", None, path=path)
+    if bits > 1:
+        yield from _integers(dataset, (rows, columns, 1), range(count), path, [])
+        return
+    syntax = _syntax(dataset, path)
+    with quiet(path):
+        data = bytes(dataset.PixelData)
+    if not syntax.is_encapsulated and len(data) * 8 < rows * columns * count:
+        raise FormatError("its pixel data are truncated", "copy it again", subject=path)
+    require_memory(rows * columns, path)
+    for t in range(count):
+        with quiet(path):
+            yield get_decoder(syntax).as_array(dataset, index=t)[0]
 
 
 def _shape(dataset: Dataset, path: Path) -> tuple[int, int, int]:
@@ -171,6 +191,8 @@ def _check_streams(dataset: Dataset, data: bytes, shape: tuple[int, int, int], s
             found += 1
             if syntax == RLELossless:
                 _check_rle(stream, shape[2] * bits // 8, path)
+            elif not stream.rstrip(b"\0").endswith(END_OF_IMAGE):
+                raise FormatError("a compressed frame is truncated: its end marker is missing", "copy it again", subject=path)
             elif _declared_size(stream) != shape[:2]:
                 raise FormatError("a compressed frame is broken or has another size", "copy it again", subject=path)
     if found < count:

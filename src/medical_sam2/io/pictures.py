@@ -1,5 +1,6 @@
 """Ordinary 2D images: PNG, JPEG, TIFF, BMP; one file is one picture, or several pages."""
 
+import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,6 +22,9 @@ GREY = {"1", "L", "I", "F", "I;16", "I;16B", "I;16L", "I;16N"}
 ORIENTATION = 0x0112
 MOST_PIXELS = 1 << 30
 DEPTHS = 0x0102
+ENDS = {b"\x89PNG": b"IEND\xaeB`\x82", b"\xff\xd8": b"\xff\xd9"}
+TAIL = 1 << 16
+"""Where the end marker is looked for: some cameras and programs append notes of their own."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,12 +65,24 @@ def read(path: Path, options: Options, *, all_frames: bool = False) -> tuple[Pic
         FormatError: broken, or of another format.
         AmbiguousError: several pages, and neither `frame` nor `all_frames`.
     """
+    _check_end(path)
     with open_regular(path) as stream, _quiet(path), Image.open(stream, formats=FORMATS) as image:
         require_memory(4 * image.width * image.height, path, options.max_bytes)
         if image.width * image.height > MOST_PIXELS:
             raise FormatError(f"it has {image.width} × {image.height} pixels", "crop it", subject=path)
         pages = getattr(image, "n_frames", 1)
         return tuple(_page(image, page, path) for page in _pages(pages, options.frame, all_frames, path))
+
+
+def _check_end(path: Path) -> None:
+    """Refuse a PNG or JPEG without its end marker: Pillow is content as soon as it has all pixels."""
+    with open_regular(path) as stream:
+        start = stream.read(8)
+        stream.seek(max(os.fstat(stream.fileno()).st_size - TAIL, 0))
+        tail = stream.read()
+    marker = next((marker for magic, marker in ENDS.items() if start.startswith(magic)), b"")
+    if marker not in tail:
+        raise FormatError("the image is truncated: its end is missing", "copy or download it again", subject=path)
 
 
 def _pages(pages: int, frame: int | None, all_frames: bool, path: Path) -> range:

@@ -1,0 +1,86 @@
+"""The frame of the command line: exit codes, one line for each failure, nothing heavy before it is needed."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from cyclopts import App
+
+from medical_sam2 import cli
+from medical_sam2.errors import AmbiguousError, FormatError, ResourceError
+
+
+def failing(error: BaseException) -> App:
+    app = App()
+
+    @app.default
+    def fail() -> None:
+        raise error
+
+    return app
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (FormatError("is broken", "mend it", subject="a.nii"), 2, "a.nii: is broken; mend it"),
+        (ResourceError("too large", "crop it"), 3, "too large; crop it"),
+        (AmbiguousError("two readings", "choose one", choices=("--a", "--b")), 4, "two readings; choose one: --a, --b"),
+        (MemoryError(), 3, "memory is exhausted"),
+        (KeyboardInterrupt(), 130, "interrupted"),
+        (OSError(28, "No space left on device", "x.nii"), 3, "x.nii: no space left"),
+        (PermissionError(13, "Permission denied", "x.nii"), 2, "x.nii: permission denied"),
+        (ZeroDivisionError("CANARY^NAME"), 70, "ZeroDivisionError in test_main.py"),
+    ],
+)
+def test_errors_become_exit_codes_and_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: BaseException, code: int, said: str
+) -> None:
+    monkeypatch.setattr(cli, "build", lambda: failing(error))
+    monkeypatch.delenv(cli.TRACEBACK, raising=False)
+    assert cli.main([]) == code
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert said in err
+    assert err.count("\n") == 1
+    assert "CANARY" not in err
+
+
+def test_a_traceback_can_be_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cli, "build", lambda: failing(FormatError("is broken")))
+    monkeypatch.setenv(cli.TRACEBACK, "1")
+    with pytest.raises(FormatError):
+        cli.main([])
+
+
+@pytest.mark.parametrize("arguments", [["inof"], ["info"], ["info", "a", "--frame", "x"], ["info", "a", "--nope"]])
+def test_a_wrong_command_line_is_bad_input(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> None:
+    assert cli.main(arguments) == 2
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+
+
+def test_names_cannot_steer_the_terminal() -> None:
+    assert cli.plain("a\nb \x1b[31m\x07\udc80 ü") == "a b \\x1b[31m\\x07\\udc80 ü"
+
+
+def test_every_file_is_a_command_with_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["--help"]) == 0
+    out = capsys.readouterr().out
+    for file in Path(cli.__file__).parent.glob("[!_]*.py"):
+        assert file.stem.replace("_", "-") in out
+    assert "Show what an image is" in out
+
+
+def test_a_reader_that_goes_away_is_no_error(tmp_path: Path) -> None:
+    code = "import sys; from medical_sam2.cli import main; sys.exit(main(sys.argv[1:]))"
+    path = tmp_path / "a.json"
+    path.write_text('{"version": 1}')
+    process = subprocess.Popen([sys.executable, "-c", code, "info", str(path)], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.close()
+    assert process.stderr.read() == b""
+    process.stderr.close()
+    assert process.wait() == 0

@@ -1,0 +1,64 @@
+"""Paths that are no ordinary files."""
+
+import os
+import stat
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from medical_sam2 import io
+from medical_sam2.errors import InputError
+from medical_sam2.io import files
+from medical_sam2.volume import Volume
+
+
+@pytest.fixture
+def odd(tmp_path: Path) -> Path:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "empty").touch()
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").write_bytes(b"hello")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("pipe", "pipe"),
+        ("loop", "loop"),
+        ("dangling", "no such file"),
+        ("absent", "no such file"),
+        ("empty", "empty"),
+        ("folder", "no DICOM"),
+        ("file", "format is unknown"),
+        ("file/below", "no folder"),
+        ("x" * 300, "name that is too long"),
+        ("/dev/zero", "device"),
+        ("zero\0byte", "zero byte"),
+    ],
+)
+def test_they_are_refused_with_a_reason(odd: Path, name: str, said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        io.read(odd / name)
+
+
+def test_permissions_are_a_reason() -> None:
+    assert "permissions" in str(files.explain(PermissionError(13, "Permission denied"), Path("a")))
+    assert str(files.explain(OSError(5, "Input/output error"), Path("a"))) == "a: input/output error; check the path"
+
+
+def test_odd_names_are_no_matter(tmp_path: Path) -> None:
+    volume = Volume(np.zeros((2, 3, 4), np.uint8), np.eye(4))
+    for name in ("new\nline.nii.gz", "$(touch x).nii", "a;b.nrrd", "dots.v1.2.mha", "-dash.nii", "ü 脳 🧠.nii.gz", "'\".nii"):
+        io.save(volume.array, tmp_path / name, volume)
+        assert io.load(tmp_path / name).shape == (2, 3, 4)
+    assert len(list(tmp_path.iterdir())) == 7
+
+
+def test_free_memory_is_known() -> None:
+    free = files.free_memory()
+    assert free is None or 0 < free < 1 << 50
+    assert stat.S_ISREG(os.stat(__file__).st_mode)

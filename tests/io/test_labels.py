@@ -1,0 +1,81 @@
+"""Labels belong to an image by where they lie, never by their indices."""
+
+from itertools import permutations, product
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from medical_sam2 import io
+from medical_sam2.errors import FormatError, GeometryError
+from medical_sam2.volume import Volume
+from tests.io.making import affines
+
+LABELS = np.random.default_rng(0).integers(0, 4, (3, 4, 5)).astype(np.uint8)
+TURNS = [(order, flips) for order in permutations(range(3)) for flips in product((1, -1), repeat=3)]
+
+
+def turned(labels: np.ndarray, affine: np.ndarray, order: tuple[int, ...], flips: tuple[int, ...]) -> Volume:
+    """The same labels in the same places, stored in another order."""
+    change = np.zeros((4, 4))
+    change[3, 3] = 1
+    for axis, (source, flip) in enumerate(zip(order, flips, strict=True)):
+        change[source, axis] = flip
+        change[source, 3] += labels.shape[source] - 1 if flip < 0 else 0
+    stored = labels.transpose(order)[tuple(slice(None, None, flip) for flip in flips)]
+    return Volume(stored, affine @ change)
+
+
+def fitted(labels: Volume, like: Volume, folder: Path) -> Volume:
+    io.save(labels.array, folder / "labels.nrrd", labels)
+    return io.load_labels(folder / "labels.nrrd", like)
+
+
+@given(affine=affines(), turn=st.sampled_from(TURNS), kind=st.sampled_from(["uint8", "float64", "int32", "bool"]))
+@settings(max_examples=40)
+def test_any_order_is_turned_to_the_image(
+    tmp_path_factory: pytest.TempPathFactory, affine: np.ndarray, turn: tuple[tuple[int, ...], tuple[int, ...]], kind: str
+) -> None:
+    labels = LABELS.astype(kind)
+    found = fitted(turned(labels, affine, *turn), Volume(LABELS, affine), tmp_path_factory.mktemp("labels"))
+    np.testing.assert_array_equal(found.array, labels)
+    np.testing.assert_array_equal(found.affine, affine)
+    assert found.array.dtype == np.uint8
+    assert bool(found.warnings) == (turn != ((0, 1, 2), (1, 1, 1)))
+
+
+@pytest.mark.parametrize(("moved_mm", "fits"), [(0.0, True), (5e-4, True), (2e-3, False), (1.0, False)])
+def test_a_thousandth_of_a_millimetre_is_rounding(tmp_path: Path, moved_mm: float, fits: bool) -> None:
+    affine = np.diag([-1.0, 2, 3, 1])
+    affine[0, 3] = moved_mm
+    if fits:
+        np.testing.assert_array_equal(
+            fitted(Volume(LABELS, affine), Volume(LABELS, np.diag([-1.0, 2, 3, 1])), tmp_path).array, LABELS
+        )
+        return
+    with pytest.raises(GeometryError, match="mm away"):
+        fitted(Volume(LABELS, affine), Volume(LABELS, np.diag([-1.0, 2, 3, 1])), tmp_path)
+
+
+def test_a_mirrored_header_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(GeometryError, match="away"):
+        fitted(Volume(LABELS, np.diag([1.0, 2, 3, 1])), Volume(LABELS, np.diag([-1.0, 2, 3, 1])), tmp_path)
+
+
+def test_another_shape_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(GeometryError, match="shape"):
+        fitted(Volume(LABELS[:-1], np.eye(4)), Volume(LABELS, np.eye(4)), tmp_path)
+
+
+@pytest.mark.parametrize("bad", [0.5, np.nan, np.inf, -1.0])
+def test_values_that_are_no_labels_are_refused(tmp_path: Path, bad: float) -> None:
+    labels = LABELS.astype(np.float64)
+    labels[0, 0, 0] = bad
+    with pytest.raises(FormatError, match=r"integer|negative"):
+        fitted(Volume(labels, np.eye(4)), Volume(LABELS, np.eye(4)), tmp_path)
+
+
+def test_an_empty_mask_needs_no_warning(tmp_path: Path) -> None:
+    assert fitted(Volume(LABELS * 0, np.eye(4)), Volume(LABELS, np.eye(4)), tmp_path).warnings == ()

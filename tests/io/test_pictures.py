@@ -1,0 +1,122 @@
+"""Pictures: pixels as stored, depth kept, and what would be done in silence elsewhere is told."""
+
+import io as memory
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from medical_sam2 import io
+from medical_sam2.errors import AmbiguousError, FormatError, InputError
+
+RNG = np.random.default_rng(0)
+GREY = RNG.integers(0, 256, (6, 9)).astype(np.uint8)
+COLOUR = RNG.integers(0, 256, (6, 9, 3)).astype(np.uint8)
+
+
+def store(image: Image.Image, path: Path, **options: object) -> io.Picture:
+    image.save(path, **options)
+    (picture,) = io.load_pictures(path)
+    assert picture.source == path
+    return picture
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif", ".bmp"])
+@pytest.mark.parametrize("array", [GREY, COLOUR, GREY > 100])
+def test_pixels_survive(tmp_path: Path, suffix: str, array: np.ndarray) -> None:
+    picture = store(Image.fromarray(array), tmp_path / f"a{suffix}")
+    np.testing.assert_array_equal(picture.array, array.astype(np.uint8) * 255 if array.dtype == bool else array)
+    assert (picture.shape, picture.colour, picture.warnings) == ((6, 9), array.ndim == 3, ())
+
+
+@pytest.mark.parametrize(
+    ("suffix", "kind"), [(".png", np.uint16), (".tif", np.uint16), (".tif", np.float32), (".tif", np.int32)]
+)
+def test_deep_greys_are_not_cut(tmp_path: Path, suffix: str, kind: type) -> None:
+    array = (RNG.integers(0, 65536, (6, 9)) - (30_000 if kind != np.uint16 else 0)).astype(kind)
+    picture = store(Image.fromarray(array), tmp_path / f"a{suffix}")
+    np.testing.assert_array_equal(picture.array, array)
+    assert picture.array.dtype == kind
+
+
+def test_palettes_and_transparency_become_colours(tmp_path: Path) -> None:
+    paletted = Image.fromarray(COLOUR).quantize(16)
+    np.testing.assert_array_equal(store(paletted, tmp_path / "p.png").array, np.array(paletted.convert("RGB")))
+    np.testing.assert_array_equal(store(Image.fromarray(COLOUR).convert("RGBA"), tmp_path / "a.png").array, COLOUR)
+    np.testing.assert_array_equal(store(Image.fromarray(GREY).convert("LA"), tmp_path / "la.png").array, GREY)
+
+
+def test_turned_photographs_stay_as_stored_and_tell(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    picture = store(Image.fromarray(GREY), tmp_path / "a.jpg", exif=exif)
+    assert picture.shape == (6, 9)
+    assert "EXIF orientation 6" in picture.warnings[0]
+
+
+def test_pages_must_be_chosen(tmp_path: Path) -> None:
+    pages = [Image.fromarray(GREY + np.uint8(n)) for n in range(3)]
+    pages[0].save(tmp_path / "a.tif", save_all=True, append_images=pages[1:])
+    with pytest.raises(AmbiguousError, match=r"3 pages.*--frame 0.*--all-frames"):
+        io.read(tmp_path / "a.tif")
+    found = io.read(tmp_path / "a.tif", frame=2)
+    assert isinstance(found, tuple)
+    np.testing.assert_array_equal(found[0].array, GREY + np.uint8(2))
+    assert [picture.frame for picture in io.load_pictures(tmp_path / "a.tif")] == [0, 1, 2]
+    with pytest.raises(InputError, match="no page 3"):
+        io.read(tmp_path / "a.tif", frame=3)
+
+
+def test_a_folder_is_read_by_name(tmp_path: Path) -> None:
+    for name in ("b.png", "a.png", "note.txt"):
+        Image.fromarray(GREY).save(tmp_path / name, format="PNG")
+    assert [picture.source for picture in io.load_pictures(tmp_path)] == [tmp_path / "a.png", tmp_path / "b.png"]
+
+
+def test_pixels_that_are_not_finite_become_background(tmp_path: Path) -> None:
+    array = GREY.astype(np.float32)
+    array[2, 3] = np.nan
+    picture = store(Image.fromarray(array), tmp_path / "a.tif")
+    assert picture.array[2, 3] == np.delete(array.ravel(), 2 * 9 + 3).min()
+    assert "1 pixels are NaN" in picture.warnings[0]
+
+
+def test_a_single_pixel_is_told(tmp_path: Path) -> None:
+    assert store(Image.fromarray(GREY[:1, :1]), tmp_path / "a.png").warnings == ("the image is a single pixel",)
+
+
+@given(share=st.floats(0, 0.99), suffix=st.sampled_from(["png", "jpeg", "tiff"]))
+@settings(max_examples=40)
+def test_cut_pictures_are_refused(tmp_path_factory: pytest.TempPathFactory, share: float, suffix: str) -> None:
+    buffer = memory.BytesIO()
+    Image.fromarray(np.tile(COLOUR, (9, 9, 1))).save(buffer, suffix)
+    path = tmp_path_factory.mktemp("cut") / f"a.{suffix}"
+    path.write_bytes(buffer.getvalue()[: int(share * len(buffer.getvalue()))])
+    with pytest.raises(FormatError):
+        io.load_pictures(path)
+
+
+@pytest.mark.parametrize("content", [b"<svg onload='x'/>", b"GIF89a" + bytes(40), b"%PDF-1.7"])
+def test_other_formats_are_refused(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "a.png").write_bytes(content)
+    with pytest.raises(FormatError, match="format is unknown"):
+        io.load_pictures(tmp_path / "a.png")
+
+
+def test_a_bomb_is_refused_by_its_header(tmp_path: Path) -> None:
+    buffer = memory.BytesIO()
+    Image.fromarray(GREY).save(buffer, "PNG")
+    data = bytearray(buffer.getvalue())
+    data[16:24] = (60_000).to_bytes(4, "big") * 2
+    (tmp_path / "a.png").write_bytes(bytes(data))
+    with pytest.raises(FormatError):
+        io.load_pictures(tmp_path / "a.png")
+
+
+def test_a_picture_is_no_volume_and_a_volume_no_picture(tmp_path: Path) -> None:
+    Image.fromarray(GREY).save(tmp_path / "a.png")
+    with pytest.raises(FormatError, match="picture, not a volume"):
+        io.load(tmp_path / "a.png")
