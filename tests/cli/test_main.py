@@ -12,7 +12,7 @@ from medical_sam2.errors import AmbiguousError, FormatError, ResourceError
 
 
 def failing(error: BaseException) -> App:
-    app = App()
+    app = App(suppress_keyboard_interrupt=False)
 
     @app.default
     def fail() -> None:
