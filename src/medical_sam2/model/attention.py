@@ -7,16 +7,16 @@ memory (64), so the softmax is applied to the memory itself and projected afterw
 Shapes: B objects, L tokens of a frame, K tokens of memory, C channels, M channels of memory, D channels of a head.
 """
 
+from typing import Any
+
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
 CHUNK = 256  # queries at a time: their scores stay in cache
 
 
-def attend(
-    module: nn.Module, frame_BLC: Tensor, memory_BKM: Tensor, place_BKM: Tensor, bias_BK: Tensor, pointers: int
-) -> Tensor:
+def attend(module: Any, frame_BLC: Tensor, memory_BKM: Tensor, place_BKM: Tensor, bias_BK: Tensor, pointers: int) -> Tensor:
     """A frame in the light of its memories.
 
     Args:
@@ -39,7 +39,7 @@ def attend(
     return module.layer_norm(frame_BLC)
 
 
-def _rotation(module: nn.Module, like: Tensor) -> tuple[Tensor, Tensor]:
+def _rotation(module: Any, like: Tensor) -> tuple[Tensor, Tensor]:
     cos, sin = module.rotary_emb(like, module.position_ids)
     return cos[0], sin[0]
 
@@ -52,15 +52,15 @@ def _rotate(x_BLD: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
     return torch.addcmul(x_BLD * cos, turned, sin)
 
 
-def _self_attention(weights: nn.Module, x_BLC: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
+def _self_attention(weights: Any, x_BLC: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
     query, key, value = weights.q_proj(x_BLC), weights.k_proj(x_BLC), weights.v_proj(x_BLC)
     query, key = _rotate(query, rotation), _rotate(key, rotation)
-    parts = (part[:, None] for part in (query, key, value))  # torch's fused kernel wants a dimension for heads
-    return weights.o_proj(F.scaled_dot_product_attention(*parts, scale=weights.scaling)[:, 0])
+    query, key, value = (part[:, None] for part in (query, key, value))  # torch's fused kernel wants a dimension for heads
+    return weights.o_proj(F.scaled_dot_product_attention(query, key, value, scale=weights.scaling)[:, 0])
 
 
 def _cross_attention(
-    weights: nn.Module,
+    weights: Any,
     query_BLC: Tensor,
     memory_BKM: Tensor,
     place_BKM: Tensor,

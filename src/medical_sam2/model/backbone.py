@@ -166,5 +166,10 @@ def gather(predictions: Sequence[FramePrediction], places: Sequence[Sequence[int
         parts = [getattr(p, name) for p in predictions]
         return torch.cat([x[:, [*range(x.shape[1]), *[0] * (width - x.shape[1])]] for x in parts])[order]
 
-    plain = ("logits_Bhw", "iou_B", "presence_B", "pointer_BC")
-    return FramePrediction(*(joined(name) for name in plain), padded("candidates_BKhw"), padded("candidate_iou_BK"))
+    plain = {name: joined(name) for name in ("logits_Bhw", "iou_B", "presence_B", "pointer_BC")}
+    return FramePrediction(**plain, candidates_BKhw=padded("candidates_BKhw"), candidate_iou_BK=padded("candidate_iou_BK"))
+
+
+def apart(batch: Tensor) -> Sequence[Tensor]:
+    """The parts of a batch, each with numbers of its own: one that is kept must not keep the others in memory."""
+    return [part.clone() for part in batch] if len(batch) > 1 else list(batch)

@@ -70,13 +70,16 @@ class Carry(nn.Module):
 
     def _carried(self, key_Dhw: Tensor, memories: Sequence[Recalled]) -> Tensor:
         _, height, width = key_Dhw.shape
-        useful = [r for r in memories if r.memory.key_Dhw is not None and r.map]
+        seen = [(r, r.memory.key_Dhw, r.memory.cover_4hw) for r in memories if r.map]
+        useful = [
+            (r.log_weight, key.flatten(1), cover.flatten(1)) for r, key, cover in seen if key is not None and cover is not None
+        ]
         if not useful:
             return key_Dhw.new_zeros(SUBPIXELS, height // 2, width // 2)
         query_Dn = key_Dhw.flatten(1)
-        keys_MDn = torch.stack([r.memory.key_Dhw.flatten(1) for r in useful])
-        cover_M4n = torch.stack([r.memory.cover_4hw.flatten(1) for r in useful])
-        weight_M = torch.tensor([r.log_weight for r in useful], device=query_Dn.device)
+        keys_MDn = torch.stack([key for _, key, _ in useful])
+        cover_M4n = torch.stack([cover for _, _, cover in useful])
+        weight_M = torch.tensor([weight for weight, _, _ in useful], device=query_Dn.device)
         slope, middle = self.alike
         gate_M = torch.sigmoid(slope * ((query_Dn * keys_MDn).sum(1).mean(-1) - middle))
         with torch.autocast(query_Dn.device.type, enabled=False):  # squares of places need all digits

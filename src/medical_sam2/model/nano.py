@@ -2,13 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 from transformers import Sam2VideoConfig
 
-from medical_sam2.model.backbone import Features, FramePrediction, Memory, Recall
+from medical_sam2.model.backbone import Features, FramePrediction, Memory, Recall, apart
 from medical_sam2.model.carry import SUBPIXELS, Carry
 from medical_sam2.model.pyramid import ConvPyramid, reset
 from medical_sam2.model.sam2 import Pixels, Sam2
@@ -48,14 +49,14 @@ class Nano(Sam2):
     def fuse(self, frame: Features, recall: Recall) -> Tensor:
         """The deepest map in the light of memory, and behind its channels the carried mask logits, folded."""
         fused = super().fuse(frame, recall)
-        return torch.cat([fused, self.carry(frame.key_BDhw, recall).to(fused.dtype)], 1)
+        return torch.cat([fused, self.carry(keys_of(frame), recall).to(fused.dtype)], 1)
 
     def memorise(self, frame: Features, prediction: FramePrediction, t: int, prompted: Sequence[bool]) -> list[Memory]:
         """What to remember of the frame, with its keys and masks."""
         memories = super().memorise(frame, prediction, t, prompted)
         cover = self.carry.cover(prediction, torch.tensor(prompted, device=self.device))
-        keys = frame.key_BDhw.expand(len(memories), -1, -1, -1)
-        rows = zip(memories, keys, cover, strict=True)
+        keys = keys_of(frame).expand(len(memories), -1, -1, -1)
+        rows = zip(memories, keys, apart(cover), strict=True)
         return [replace(memory, key_Dhw=key, cover_4hw=part) for memory, key, part in rows]
 
     def _decoder(
@@ -70,6 +71,13 @@ class Nano(Sam2):
         return masks + self.carry.trust * F.pixel_shuffle(carried, 4), iou, tokens, presence
 
 
+def keys_of(frame: Features) -> Tensor:
+    """The keys that every frame seen by `Nano` has."""
+    if frame.key_BDhw is None:
+        raise TypeError("these features were not made by this network")
+    return frame.key_BDhw
+
+
 def nano(image_size: int = 256) -> Nano:
     """The untrained network: a convolutional pyramid, two blocks of memory attention, SAM 2's heads at half the width.
 
@@ -80,7 +88,8 @@ def nano(image_size: int = 256) -> Nano:
     reset(network)
     network.carry.reset()
     with torch.no_grad():
-        for block in network.memory_encoder.memory_fuser.layers:
+        blocks: Any = network.memory_encoder.memory_fuser.layers
+        for block in blocks:
             block.scale.fill_(0.1)
         for parameter in (network.no_memory_embedding, network.no_object_pointer, network.memory_temporal_positional_encoding):
             nn.init.normal_(parameter, std=0.02)
@@ -96,13 +105,15 @@ def match_by_content(network: Sam2) -> None:
     themselves, so that likeness of features is what attention starts from.
     """
     encoder, width = network.memory_encoder, WIDTH
+    layers: Any = network.memory_attention.layers
+    convolutions: tuple[Any, Any] = (encoder.projection, encoder.feature_projection)
     projection = torch.empty(encoder.projection.weight.shape[0], width)
     nn.init.orthogonal_(projection)
     encoder.projection.weight.copy_(projection[:, :, None, None])
     encoder.feature_projection.weight.copy_(torch.eye(width)[:, :, None, None])
-    for convolution in (encoder.projection, encoder.feature_projection):
+    for convolution in convolutions:
         convolution.bias.zero_()
-    for layer in network.memory_attention.layers:
+    for layer in layers:
         layer.cross_attn_image.q_proj.weight.copy_(torch.eye(width))
         layer.cross_attn_image.k_proj.weight.copy_(projection.T)
         layer.cross_attn_image.q_proj.bias.zero_()

@@ -10,6 +10,7 @@ Shapes: B objects, N frames, C channels, h w feature map, S network input size, 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,7 +20,7 @@ from transformers import AutoModel, Sam2VideoConfig, Sam2VisionModel
 from transformers.models.sam2_video import modeling_sam2_video as modules
 
 from medical_sam2.model.attention import attend
-from medical_sam2.model.backbone import Features, FramePrediction, Instruction, Memory, Recall, Recalled, gather
+from medical_sam2.model.backbone import Features, FramePrediction, Instruction, Memory, Recall, Recalled, apart, gather
 from medical_sam2.model.hiera import see
 from medical_sam2.model.told import kind, points
 from medical_sam2.model.tracker import upsampled
@@ -55,12 +56,14 @@ class Sam2(nn.Module):
         memory_dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
+        prompts: Any = config.prompt_encoder_config
+        masks: Any = config.mask_decoder_config
+        masks._attn_implementation = "sdpa"
         self.config, self.memory_dtype, self.pixels = config, memory_dtype, pixels or Pixels()
-        width, depth = config.mask_decoder_config.hidden_size, config.memory_encoder_output_channels
-        config.mask_decoder_config._attn_implementation = "sdpa"
+        width, depth = int(masks.hidden_size), config.memory_encoder_output_channels
         self.vision_encoder = vision_encoder or AutoModel.from_config(config.vision_config)
-        self.prompt_encoder = modules.Sam2VideoPromptEncoder(config.prompt_encoder_config)
-        self.mask_decoder = modules.Sam2VideoMaskDecoder(config.mask_decoder_config)
+        self.prompt_encoder = modules.Sam2VideoPromptEncoder(prompts)
+        self.mask_decoder = modules.Sam2VideoMaskDecoder(masks)
         self.memory_attention = modules.Sam2VideoMemoryAttention(config)
         self.memory_encoder = modules.Sam2VideoMemoryEncoder(config)
         self.mask_downsample = nn.Conv2d(1, 1, kernel_size=4, stride=4)
@@ -78,7 +81,8 @@ class Sam2(nn.Module):
     @property
     def image_size(self) -> int:
         """Side S of the square input in pixels."""
-        return int(self.config.image_size)
+        size: Any = self.config.image_size
+        return int(size)
 
     @property
     def device(self) -> torch.device:
@@ -96,7 +100,7 @@ class Sam2(nn.Module):
         self.prompt_encoder.mask_input_size = (4 * side, 4 * side)
         self.config.memory_attention_rope_feat_sizes = [side, side]
         positions = self.memory_attention.precompute_positions(self.config)
-        self.memory_attention.position_ids = positions.to(self.device)
+        self.memory_attention.register_buffer("position_ids", positions.to(self.device), persistent=False)
 
     def normalised(self, frames_N3SS: Tensor) -> Tensor:
         """Intensities in [0, 1] as the weights expect them."""
@@ -105,8 +109,9 @@ class Sam2(nn.Module):
 
     def encode(self, frames_N3SS: Tensor) -> Features:
         """See N frames: features with B = N."""
-        own = isinstance(self.vision_encoder, Sam2VisionModel)
-        first, second, top = see(self.vision_encoder, frames_N3SS) if own else self.vision_encoder(frames_N3SS)
+        encoder = self.vision_encoder
+        maps = see(encoder, frames_N3SS) if isinstance(encoder, Sam2VisionModel) else encoder(frames_N3SS)
+        first, second, top = maps
         fine = (self.mask_decoder.conv_s0(first), self.mask_decoder.conv_s1(second))
         return Features(top, fine, top.mean((2, 3)))
 
@@ -126,7 +131,7 @@ class Sam2(nn.Module):
 
     def decode(self, frame: Features, fused_BChw: Tensor, instructions: Sequence[Instruction | None]) -> FramePrediction:
         """The mask of each object; objects told the same kind of thing are decoded together."""
-        groups: dict[tuple, list[int]] = {}
+        groups: dict[tuple[object, ...], list[int]] = {}
         for b, instruction in enumerate(instructions):
             groups.setdefault(kind(instruction), []).append(b)
         answers = []
@@ -151,7 +156,7 @@ class Sam2(nn.Module):
             maps_BMhw = maps_BMhw.to(self.memory_dtype)
         confidence = prediction.confidence_B.detach().tolist()
         summary_BC = frame.summary_BC.expand(len(prompted), -1)
-        rows = zip(prompted, maps_BMhw, prediction.pointer_BC, summary_BC, confidence, strict=True)
+        rows = zip(prompted, apart(maps_BMhw), apart(prediction.pointer_BC), summary_BC, confidence, strict=True)
         return [Memory(t, *row) for row in rows]
 
     def _attend(self, top_BChw: Tensor, recall: Recall) -> Tensor:
@@ -167,7 +172,7 @@ class Sam2(nn.Module):
 
     def _maps(self, recall: Sequence[Sequence[Recalled]], tokens: int) -> tuple[Tensor, Tensor, Tensor]:
         """Memory maps as tokens (B, M·hw, 64), their encoding, their log-weights."""
-        some = recall[0][0].memory.map_Chw
+        some = next(r.memory.map_Chw for memories in recall for r in memories)
         position = self._sine_of_memory(some)
         blank = torch.zeros_like(position)
         most = max(len(memories) for memories in recall)

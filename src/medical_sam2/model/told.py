@@ -16,7 +16,7 @@ def points(prompt: FramePrompt | None) -> tuple[np.ndarray, np.ndarray]:
     return np.concatenate([corners, prompt.points_xy]), np.concatenate([[2, 3], prompt.labels])
 
 
-def kind(instruction: Instruction | None) -> tuple:
+def kind(instruction: Instruction | None) -> tuple[object, ...]:
     """What objects must agree in to be decoded together."""
     if instruction is None:
         return ("nothing",)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
-from medical_sam2.model.backbone import Backbone, Features, FramePrediction, Instruction, gather
+from medical_sam2.model.backbone import Backbone, Features, FramePrediction, Instruction, Recall, gather
 from medical_sam2.model.memory import MemoryBank
 from medical_sam2.prompts import Fixed, FramePrompt, Prompter
 
@@ -43,7 +43,7 @@ def track(
         yield t, prediction
 
 
-def _recall(bank: MemoryBank, t: int, frame: Features, prompts: Sequence[FramePrompt | None]) -> list:
+def _recall(bank: MemoryBank, t: int, frame: Features, prompts: Sequence[FramePrompt | None]) -> Recall:
     if all(prompts):
         return [[] for _ in prompts]
     recall = bank.recall(t, frame.summary_BC) or [[] for _ in prompts]
