@@ -207,11 +207,12 @@ class OrientationTracker:
 
     def _ordered(self, first: View, further: Sequence[View]) -> list[View]:
         """Further orientations by likeness of their mean feature to the first one's; a reverse follows its direction."""
-        if len({view.axis for view in further}) < 2:
+        axes = list(dict.fromkeys(view.axis for view in further))
+        if len(axes) < 2:
             return list(further)
         mean = {view.axis: self._mean_feature(view) for view in (first, *further)}
         likeness = {axis: float(cosine(mean[first.axis][None], feature[None])) for axis, feature in mean.items()}
-        return sorted(further, key=lambda view: -likeness[view.axis])
+        return sorted(further, key=lambda view: (-likeness[view.axis], axes.index(view.axis)))
 
     def _mean_feature(self, view: View) -> Tensor:
         frames, features = self.frames(view).shape_thw[0], self.features(view)
