@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -120,3 +121,20 @@ def test_a_picture_is_no_volume_and_a_volume_no_picture(tmp_path: Path) -> None:
     Image.fromarray(GREY).save(tmp_path / "a.png")
     with pytest.raises(FormatError, match="picture, not a volume"):
         io.load(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize("planar", ["contig", "separate"])
+def test_deep_colours_are_reduced_and_told(tmp_path: Path, planar: str) -> None:
+    deep = RNG.integers(0, 65536, (6, 9, 3)).astype(np.uint16)
+    stored = deep if planar == "contig" else deep.transpose(2, 0, 1)
+    tifffile.imwrite(tmp_path / "a.tif", stored, photometric="rgb", planarconfig=planar)
+    (picture,) = io.load_pictures(tmp_path / "a.tif")
+    np.testing.assert_array_equal(picture.array, deep >> 8)
+    assert "16 bits" in picture.warnings[0]
+
+
+@pytest.mark.parametrize("kind", ["float64", "int16", "uint32"])
+def test_unusual_numbers_in_tiff_are_kept(tmp_path: Path, kind: str) -> None:
+    array = RNG.integers(0, 30_000, (6, 9)).astype(kind)
+    tifffile.imwrite(tmp_path / "a.tif", array)
+    np.testing.assert_array_equal(io.load_pictures(tmp_path / "a.tif")[0].array, array)

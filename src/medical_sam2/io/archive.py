@@ -14,7 +14,7 @@ from tempfile import TemporaryDirectory
 from typing import TypeVar
 
 from medical_sam2.errors import AmbiguousError, FormatError, MedicalSam2Error, ResourceError
-from medical_sam2.io.files import CHUNK, DEFLATE_RATIO, explain, megabytes, open_regular
+from medical_sam2.io.files import CHUNK, DEFLATE_RATIO, check_expansion, explain, megabytes, open_regular
 from medical_sam2.io.options import Options
 
 T = TypeVar("T")
@@ -87,6 +87,7 @@ def _check_entry(entry: zipfile.ZipInfo, path: Path) -> None:
 def _check_size(entries: list[zipfile.ZipInfo], folder: str, path: Path, options: Options) -> None:
     total = sum(entry.file_size for entry in entries)
     limit = min(shutil.disk_usage(folder).free, options.max_bytes or 1 << 62)
+    check_expansion(total, sum(entry.compress_size for entry in entries), path)
     if total > limit:
         raise ResourceError(f"it unpacks to {megabytes(total)}, {megabytes(limit)} are allowed", "unpack it", subject=path)
 

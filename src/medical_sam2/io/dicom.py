@@ -185,7 +185,7 @@ def _volume(images: Sequence[_Image], source: Path, options: Options, notes: lis
     notes += grid.warnings
     require_memory(4 * columns * rows * len(grid.slices), source, options.max_bytes)
     stack, odd = dicom_values.stack(grid.slices, options)
-    notes += [*odd, *_lut_note(images)]
+    notes += [*odd, *_scaling_notes(images)]
     array, odd = values.clean(stack) if options.clean else (stack, [])
     notes += odd + size_warning((columns, rows, len(grid.slices)))
     origin = DicomOrigin(tuple((p.path, p.frame) if p else None for p in grid.slices), grid.affine)
@@ -201,10 +201,13 @@ def _number_note(images: Sequence[_Image]) -> list[str]:
     return ["InstanceNumber is no number; slices are put in order by their positions alone"]
 
 
-def _lut_note(images: Sequence[_Image]) -> list[str]:
-    if not any("ModalityLUTSequence" in image.header for image in images):
-        return []
-    return ["it has a modality lookup table, which was not applied: values are as stored"]
+def _scaling_notes(images: Sequence[_Image]) -> list[str]:
+    notes: list[str] = []
+    if any("ModalityLUTSequence" in image.header for image in images):
+        notes.append("it has a modality lookup table, which was not applied: values are as stored")
+    if len({"RescaleSlope" in image.header for image in images}) > 1:
+        notes.append("RescaleSlope is missing in some slices; their values are as stored and may not fit the others")
+    return notes
 
 
 def _pictures(images: Sequence[_Image], source: Path, options: Options, notes: list[str]) -> tuple[Picture, ...]:

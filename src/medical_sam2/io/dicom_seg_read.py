@@ -85,7 +85,7 @@ def _slice_of(labels: NDArray[Any], plane: Plane, like: Volume, path: Path) -> N
     directions = np.reshape(plane.orientation, (2, 3))
     lps = np.eye(4)
     lps[:3, 0], lps[:3, 1] = directions[0] * plane.spacing[1], directions[1] * plane.spacing[0]
-    lps[:3, 2], lps[:3, 3] = np.cross(*directions), plane.position
+    lps[:3, 2], lps[:3, 3] = np.cross(directions[0], directions[1]), plane.position
     turn = np.linalg.inv(like.affine) @ from_lps(lps)
     steps, start = np.rint(turn[:3, :2]).astype(int), np.rint(turn[:3, 3]).astype(int)
     ends = np.array([[c, r, 0, 1] for c in (0, plane.size[0] - 1) for r in (0, plane.size[1] - 1)])

@@ -21,6 +21,7 @@ GZIP_WINDOW, ZLIB_WINDOW = 31, 15
 """What zlib calls these formats."""
 DEFLATE_RATIO = 1040
 """No deflate stream grows by more (1032 : 1 is the limit of the format)."""
+SUSPICIOUS_SIZE, SUSPICIOUS_RATIO = 1 << 30, 500
 CHUNK = 1 << 20
 
 REASONS = {
@@ -107,6 +108,8 @@ class Content:
         if size > self.capacity - self.position:
             raise self.truncated(self.position + size)
         require_memory(size, self.path, max_bytes)
+        if self.gzipped:
+            check_expansion(size, self.capacity // DEFLATE_RATIO, self.path)
         flat = np.empty(count, dtype)
         view = memoryview(flat.view(np.uint8).data)
         for start in range(0, size, CHUNK):
@@ -221,6 +224,13 @@ def require_memory(size: int, path: Path | str, max_bytes: int | None = None) ->
         raise ResourceError(
             f"the image needs {megabytes(size)}, {megabytes(free)} are free", "free memory or crop the image", subject=path
         )
+
+
+def check_expansion(size: int, packed: int, path: Path) -> None:
+    """Refuse to unpack gigabytes of what can be hardly more than zeros."""
+    if size > SUSPICIOUS_SIZE and size > SUSPICIOUS_RATIO * packed:
+        problem = f"{megabytes(packed)} would unpack to {megabytes(size)}: this looks like a decompression bomb"
+        raise ResourceError(problem, "unpack it yourself if you trust it", subject=path)
 
 
 def free_memory() -> int | None:

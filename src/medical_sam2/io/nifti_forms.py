@@ -75,7 +75,8 @@ def _form(header: Header, name: Form, wanted: Form | None, path: Path) -> Affine
         return None if affine is None else check_affine(affine)
     except (GeometryError, HeaderDataError, ValueError) as error:
         reason = error.problem if isinstance(error, GeometryError) else str(error)
-        raise GeometryError(f"the affine of its {name} cannot be used: {reason}", "repair the header", subject=path) from None
+        problem = f"the affine of its {name} cannot be used: {reason}"
+        raise GeometryError(problem, "repair the header, or take the other form (--geometry-from)", subject=path) from None
 
 
 def _sform(header: Header) -> Affine | None:

@@ -5,6 +5,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,9 @@ from medical_sam2.io.options import Options
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP")
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp"})
 GREY = {"1", "L", "I", "F", "I;16", "I;16B", "I;16L", "I;16N"}
+TIFF_SUFFIXES = {".tif", ".tiff"}
+UNKNOWN = "it cannot be read as"
+DEEP = "its colours are 16 bits deep; they were reduced to 8"
 ORIENTATION = 0x0112
 MOST_PIXELS = 1 << 30
 DEPTHS = 0x0102
@@ -66,12 +70,48 @@ def read(path: Path, options: Options, *, all_frames: bool = False) -> tuple[Pic
         AmbiguousError: several pages, and neither `frame` nor `all_frames`.
     """
     _check_end(path)
+    try:
+        return _with_pillow(path, options, all_frames=all_frames)
+    except FormatError as error:
+        if path.suffix.lower() in TIFF_SUFFIXES and UNKNOWN in error.problem and find_spec("tifffile"):
+            return _with_tifffile(path, options, all_frames=all_frames)
+        raise
+
+
+def _with_pillow(path: Path, options: Options, *, all_frames: bool) -> tuple[Picture, ...]:
     with open_regular(path) as stream, _quiet(path), Image.open(stream, formats=FORMATS) as image:
         require_memory(4 * image.width * image.height, path, options.max_bytes)
         if image.width * image.height > MOST_PIXELS:
             raise FormatError(f"it has {image.width} × {image.height} pixels", "crop it", subject=path)
+        if image.mode in {"RGB", "RGBA"} and max(np.atleast_1d(getattr(image, "tag_v2", {}).get(DEPTHS, 8))) > 8:
+            raise UnidentifiedImageError  # Pillow takes deep planes for bytes, without a word
         pages = getattr(image, "n_frames", 1)
         return tuple(_page(image, page, path) for page in _pages(pages, options.frame, all_frames, path))
+
+
+def _with_tifffile(path: Path, options: Options, *, all_frames: bool) -> tuple[Picture, ...]:
+    """TIFF files that Pillow does not know: 16-bit colours, planes, unusual numbers."""
+    import tifffile
+
+    with open_regular(path) as stream, _quiet(path), tifffile.TiffFile(stream, name=path.name) as file:
+        pages = _pages(len(file.pages), options.frame, all_frames, path)
+        for page in pages:
+            require_memory(file.pages[page].nbytes, path, options.max_bytes)
+        return tuple(_from_array(file.pages[page].asarray(), page, path) for page in pages)
+
+
+def _from_array(array: NDArray[Any], page: int, path: Path) -> Picture:
+    notes: list[str] = []
+    if array.ndim == 3 and array.shape[0] in (3, 4) and array.shape[2] not in (3, 4):
+        array = np.moveaxis(array, 0, 2)
+    if array.ndim == 3 and array.shape[2] in (3, 4) and array.dtype.name in {"uint8", "uint16"}:
+        if array.dtype == np.uint16:
+            notes.append(DEEP)
+            array = (array >> 8).astype(np.uint8)
+        return Picture(np.ascontiguousarray(array[..., :3]), source=path, frame=page, warnings=tuple(notes))
+    if array.ndim != 2 or array.dtype.kind not in "iuf":
+        raise FormatError(f"its pixels are {array.dtype} of shape {array.shape}", "convert it to grey or RGB", subject=path)
+    return Picture(_finite(array, notes), source=path, frame=page, warnings=tuple(notes))
 
 
 def _check_end(path: Path) -> None:
@@ -106,10 +146,8 @@ def _page(image: Image.Image, page: int, path: Path) -> Picture:
         )
     if max(image.size) == 1:
         notes.append("the image is a single pixel")
-    depths = image.info.get("bits") or getattr(image, "tag_v2", {}).get(DEPTHS, 8)
-    deep = image.mode in {"RGB", "RGBA"} and (max(np.atleast_1d(depths)) > 8 or _sixteen_bit_png(image, path))
-    if deep:
-        notes.append("its colours are 16 bits deep; they were reduced to 8")
+    if image.mode in {"RGB", "RGBA"} and _sixteen_bit_png(image, path):
+        notes.append(DEEP)
     return Picture(_pixels(image, notes), source=path, frame=page, warnings=tuple(notes))
 
 
@@ -157,7 +195,7 @@ def _quiet(path: Path) -> Iterator[None]:
     except (InputError, AmbiguousError) as error:
         raise error.about(path) from None
     except UnidentifiedImageError:
-        raise FormatError("this is no PNG, JPEG, TIFF or BMP image, or a damaged one", "convert it", subject=path) from None
+        raise FormatError(f"{UNKNOWN} a PNG, JPEG, TIFF or BMP image", "convert it", subject=path) from None
     except Image.DecompressionBombError:
         raise FormatError("it declares an absurd number of pixels", "check where it came from", subject=path) from None
     except (OSError, SyntaxError, ValueError, EOFError, KeyError, TypeError, OverflowError, IndexError) as error:
