@@ -95,12 +95,12 @@ def loaded(case: Case) -> Loaded:
     volume = io.load(case.image)
     if case.modality and volume.modality is None:
         volume = Volume(volume.array, volume.affine, case.modality, volume.source, volume.warnings)
-    truth = io.load_labels(case.labels, volume).array
+    truth: NDArray[np.unsignedinteger] = np.asarray(io.load_labels(case.labels, volume).array, np.uint16)
     found, counts = np.unique(truth[truth > 0], return_counts=True)
     kept = sorted(int(label) for _, label in sorted(zip(counts, found, strict=True), reverse=True)[:MOST_STRUCTURES])
     names = {label: case.names.get(label, f"label {label}") for label in kept}
     facts = Case(case.dataset, case.name, case.image, case.labels, names, case.modality)
-    return Loaded(facts, volume, np.where(np.isin(truth, kept), truth, 0).astype(truth.dtype))
+    return Loaded(facts, volume, np.where(np.isin(truth, kept), truth, 0).astype(np.uint16))
 
 
 def prompted(what: Loaded, label: int, kind: str) -> Prompt:
@@ -118,9 +118,14 @@ def prompted(what: Loaded, label: int, kind: str) -> Prompt:
         low, high = (tuple(int(x) for x in corner) for corner in (places.min(0), places.max(0)))
         return Box((low[0], low[1], low[2]), (high[0], high[1], high[2]), label)
     deep = np.zeros(inside.shape, np.float32)
-    view.apply(deep, what.volume.orientation)[t] = ndimage.distance_transform_edt(np.pad(stack[t], 1))[1:-1, 1:-1]
+    view.apply(deep, what.volume.orientation)[t] = depth(stack[t])
     i, j, k = (int(x) for x in np.unravel_index(deep.argmax(), deep.shape))
     return Point((i, j, k), label)
+
+
+def depth(mask_hw: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """How far each pixel lies from the outside, the frame's edge among it."""
+    return np.asarray(ndimage.distance_transform_edt(np.pad(mask_hw, 1)))[1:-1, 1:-1]
 
 
 def scored(what: Loaded, found: Segmentation, kind: str, seconds: float) -> Iterator[Row]:
@@ -206,6 +211,7 @@ def main() -> int:
     segmenter = Segmenter.from_pretrained(told.weights, device=told.device)
     told.output.mkdir(parents=True, exist_ok=True)
     chosen = [c for c in cases(told.folder, everything=told.all) if not told.only or any(x in c.dataset for x in told.only)]
+    head = f"Weights `{told.weights}`, views `{told.views}`, {segmenter.device}, {segmenter.precision}."
     rows: list[Row] = []
     failed: list[str] = []
     for dataset in dict.fromkeys(case.dataset for case in chosen):
@@ -216,13 +222,11 @@ def main() -> int:
             except Exception as error:  # one bad case does not end the rest
                 failed.append(f"{case.dataset} {case.name}: {type(error).__name__}: {error}")
                 print(f"FAILED {failed[-1]}", file=sys.stderr, flush=True)
-                continue
-            rows += mine
-            pictures += [(f"{case.name} {caption}", jpeg) for caption, jpeg in shown]
+            else:
+                rows += mine
+                pictures += [(f"{case.name} {caption}", jpeg) for caption, jpeg in shown]
         (told.output / f"{dataset}.html").write_text(page(dataset, pictures), encoding="utf-8")
-    write(
-        told.output, rows, failed, f"Weights `{told.weights}`, views `{told.views}`, {segmenter.device}, {segmenter.precision}."
-    )
+        write(told.output, rows, failed, head)  # after each set: a run that is stopped leaves what it has
     return 1 if failed or not rows else 0
 
 
