@@ -8,6 +8,7 @@ Shapes: I J K voxels.
 """
 
 from collections.abc import Sequence
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,7 +38,7 @@ def without_islands(labels: NDArray[np.unsignedinteger], prompts: Sequence[Promp
 def _keep_touched(part: NDArray[np.unsignedinteger], label: int, touched: NDArray[np.bool_]) -> None:
     mask = part == label
     bridged = ndimage.binary_dilation(mask, EVERYWHERE, iterations=BRIDGE // 2) if BRIDGE > 1 else mask
-    pieces, count = ndimage.label(bridged, EVERYWHERE)
+    pieces, count = cast("tuple[NDArray[np.int32], int]", ndimage.label(bridged, EVERYWHERE))
     keep = np.unique(pieces[touched & mask])
     keep = keep[keep > 0]
     if count > 1 and len(keep):

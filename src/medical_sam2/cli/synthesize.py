@@ -31,7 +31,7 @@ def synthesize(
     made = 0
     for made, index in enumerate(
         write_pool(output, volumes=volumes, sets=sets, seed=seed, workers=workers, size=size), start=1
-    ):  # noqa: B007
+    ):
         if made % 50 == 0:
             sys.stderr.write(f"{made} cases made, the latest is {index}\n")
     sys.stderr.write(f"{output}: {made} new cases\n")

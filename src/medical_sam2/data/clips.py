@@ -60,7 +60,7 @@ class ClipSampler:
         places = [i for i, entry in enumerate(self.reader.entries) if entry.kind == kind]
         while True:
             case = self.reader.load(int(rng.choice(places)))
-            draw: Callable = _from_set if kind == "set" else _from_volume
+            draw: Callable[..., Clip | None] = _from_set if kind == "set" else _from_volume
             clip = draw(case, rng, frames, objects, size=size, smallest=self.smallest)
             if clip is not None:
                 return clip

@@ -10,7 +10,6 @@ from typing import BinaryIO
 
 from medical_sam2.errors import InputError, MedicalSam2Error, ResourceError
 
-
 EFFORT = 4
 """How hard image files are compressed: label maps hardly get smaller with more."""
 

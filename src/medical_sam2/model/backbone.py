@@ -166,8 +166,14 @@ def gather(predictions: Sequence[FramePrediction], places: Sequence[Sequence[int
         parts = [getattr(p, name) for p in predictions]
         return torch.cat([x[:, [*range(x.shape[1]), *[0] * (width - x.shape[1])]] for x in parts])[order]
 
-    plain = {name: joined(name) for name in ("logits_Bhw", "iou_B", "presence_B", "pointer_BC")}
-    return FramePrediction(**plain, candidates_BKhw=padded("candidates_BKhw"), candidate_iou_BK=padded("candidate_iou_BK"))
+    return FramePrediction(
+        logits_Bhw=joined("logits_Bhw"),
+        iou_B=joined("iou_B"),
+        presence_B=joined("presence_B"),
+        pointer_BC=joined("pointer_BC"),
+        candidates_BKhw=padded("candidates_BKhw"),
+        candidate_iou_BK=padded("candidate_iou_BK"),
+    )
 
 
 def apart(batch: Tensor) -> Sequence[Tensor]:

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,7 +21,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from medical_sam2.data.clips import Clip, ClipSampler
 from medical_sam2.data.synthetic.pool import PoolReader
-from medical_sam2.model.backbone import FramePrediction
+from medical_sam2.model.backbone import Features, FramePrediction
 from medical_sam2.model.memory import Fifo, PolicyBank, SelfSorting
 from medical_sam2.model.sam2 import Sam2
 from medical_sam2.model.tracker import track
@@ -74,7 +75,7 @@ class Pupil:
         return None if click is None else click.on_frame()
 
 
-class Steps(Dataset):
+class Steps(Dataset[list[Clip]]):
     """Batches by step, so that a run that goes on at step n sees what it would have seen."""
 
     def __init__(self, sampler: ClipSampler, recipe: Recipe) -> None:
@@ -189,7 +190,7 @@ class Training:
         truth_BTSS = torch.cat([clip.truth_OTSS for clip in clips])
         pupils = self._pupils(truth_BTSS.numpy(), rng)
         bank = PolicyBank(self._policy(rng, frames))
-        seen: Callable = lambda t: features.pick([c * frames + t for c in owner])  # noqa: E731
+        seen: Callable[[int], Features] = lambda t: features.pick([c * frames + t for c in owner])  # noqa: E731
         given = torch.tensor([pupil.kind == "mask" for pupil in pupils])
         total, scores = torch.zeros(()), []
         truth_BTSS = truth_BTSS.to(network.device)
@@ -227,7 +228,7 @@ class Training:
         places = rng.choice(["none", "prompted", "rank"], p=[0.2, 0.6, 0.2])
         return partial(SelfSorting, size=int(rng.integers(2, 7)), threshold=float(rng.choice([0.0, 0.3])), temporal=str(places))  # type: ignore[arg-type]
 
-    def _groups(self) -> list[dict]:
+    def _groups(self) -> list[dict[str, Any]]:
         encoder = list(self.network.vision_encoder.parameters())
         known = {id(p) for p in encoder}
         rest = [p for p in self.network.parameters() if id(p) not in known]
@@ -251,7 +252,7 @@ class Training:
     def _follow(self) -> None:
         decay = min(self.recipe.average, (self.step + 1) / (self.step + 10))
         state = self.network.state_dict()
-        torch._foreach_lerp_(list(self.average.values()), [state[name] for name in self.average], 1 - decay)
+        torch._foreach_lerp_(list(self.average.values()), [state[name] for name in self.average], 1 - decay)  # pyright: ignore
 
 
 def averaged(training: Training) -> Sam2:
