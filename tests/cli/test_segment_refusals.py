@@ -14,6 +14,7 @@ from medical_sam2 import io
 from medical_sam2.io import files
 from medical_sam2.segmenter import Segmenter
 from tests.cli.conftest import AFFINE, CLICK, SHAPE, Desk
+from tests.io.making import Series
 
 NOISE = np.random.default_rng(0)
 ONE_SLICE = (slice(8, 18), slice(6, 16), slice(3, 4))
@@ -76,7 +77,7 @@ def test_prompts_and_settings(desk: Desk, words: str, line: str) -> None:
         ("--statistics s.txt", "out.nii.gz", "s.txt: nothing is written as .txt"),
         ("--confidence c.json", "out.nii.gz", "c.json: nothing is written as .json"),
         ("--report old.json", "out.nii.gz", "old.json: exists already"),
-        ("", "out.dcm", "out.dcm: a DICOM-SEG refers to DICOM images, and this image is none"),
+        ("", "out.dcm", "out.dcm: a DICOM-SEG refers to DICOM images, and this volume was not read from DICOM files"),
     ],
 )
 def test_outputs(desk: Desk, words: str, output: str, line: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -85,6 +86,13 @@ def test_outputs(desk: Desk, words: str, output: str, line: str, monkeypatch: py
     (desk.folder / "old.json").write_text("{}")
     (desk.folder / "dir.nii").mkdir()
     assert line in desk.refused(*CLICK, *words.split(), output=output.format(here=desk.folder.name))
+
+
+def test_dicom_segmentation_of_a_series_without_its_study(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(Segmenter, "segment_volume")
+    Series(AFFINE, np.zeros(SHAPE, np.int16)).write(desk.folder / "series", StudyInstanceUID=None)
+    line = desk.refused(*CLICK, image="series", output="out.dcm")
+    assert "it lacks StudyInstanceUID, to which a DICOM-SEG refers; save to .nii.gz" in line
 
 
 def test_probability_of_several_objects_replaces_nothing(desk: Desk) -> None:

@@ -3,7 +3,6 @@
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -12,9 +11,8 @@ from numpy.typing import NDArray
 
 from medical_sam2 import io, preview, statistics
 from medical_sam2.cli._options import Outputs
-from medical_sam2.errors import ConfigError, GeometryError, InputError
+from medical_sam2.errors import InputError
 from medical_sam2.io import atomic
-from medical_sam2.io.options import Loaded
 from medical_sam2.plugins import suggestion
 from medical_sam2.prompts import Prompt
 from medical_sam2.volume import Segmentation, Volume
@@ -67,22 +65,11 @@ def check_each(outputs: Outputs, labels: Sequence[int]) -> None:
 
 
 def check_format(path: Path, volume: Volume) -> None:
-    """Refuse a DICOM-SEG where there is no DICOM image to refer to, or nothing to write it with.
+    """Refuse a DICOM-SEG of images that it cannot refer to."""
+    if path.suffix.lower() == ".dcm":
+        from medical_sam2.io import dicom_seg
 
-    Raises:
-        GeometryError: the image was not read from DICOM files.
-        ConfigError: highdicom is missing.
-    """
-    if path.suffix.lower() != ".dcm":
-        return
-    from medical_sam2.io.dicom import DicomOrigin
-
-    if not (isinstance(volume, Loaded) and isinstance(volume.origin, DicomOrigin)):
-        raise GeometryError(
-            "a DICOM-SEG refers to DICOM images, and this image is none", "write .nii.gz, .nrrd or .mha", subject=path
-        )
-    if find_spec("highdicom") is None:
-        raise ConfigError("a DICOM-SEG needs highdicom", "install medical-sam2[dicom]", subject=path)
+        dicom_seg.check(volume, path)
 
 
 def same(one: Path, other: Path) -> bool:

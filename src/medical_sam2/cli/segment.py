@@ -126,6 +126,7 @@ def _found(
             earlier=None if earlier is None else labels.integers(earlier.array, None),
             probability=outputs.probability is not None,
             uncertainty=outputs.uncertainty is not None,
+            islands=how.islands,
             names=named.names,
             on_frame=progress,
         )

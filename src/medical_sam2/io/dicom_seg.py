@@ -49,6 +49,18 @@ def save(labels: NDArray[Any], path: Path, like: Volume, names: Mapping[int, str
     atomic.write_bytes(path, data)
 
 
+def check(like: Volume, path: Path) -> None:
+    """Refuse, before there are any labels, what `save` would refuse of the images that they belong to.
+
+    Raises:
+        GeometryError: `like` was not read from DICOM files.
+        FormatError: these lack what a DICOM-SEG refers to.
+        ConfigError: highdicom is missing.
+    """
+    _highdicom(path)
+    _in_source_order(_origin(like, path), np.zeros(like.shape, np.uint16))
+
+
 def _origin(like: Volume, path: Path) -> DicomOrigin:
     origin = like.origin if isinstance(like, Loaded) else None
     if not isinstance(origin, DicomOrigin):
