@@ -84,6 +84,14 @@ def test_it_belongs_to_the_patient_and_repeats_nothing_else(tmp_path: Path) -> N
     assert referred == {source.SOPInstanceUID for k, source in enumerate(sources) if k != 2}
 
 
+@pytest.mark.parametrize("label", [1, 9])
+def test_a_single_object(tmp_path: Path, label: int) -> None:
+    Series(AXIAL, phantom()).write(tmp_path / "series")
+    volume = io.load(tmp_path / "series")
+    labels = (LABELS > 0) * label
+    np.testing.assert_array_equal(io.load_labels(written(volume, tmp_path, labels), volume).array, labels)
+
+
 def test_interpolated_slices_are_left_out(tmp_path: Path) -> None:
     Series(AXIAL, phantom()).write(tmp_path / "series")
     (tmp_path / "series" / "IM0001.dcm").unlink()

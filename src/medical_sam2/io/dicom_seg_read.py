@@ -66,7 +66,10 @@ def _segments(dataset: Dataset, count: int, path: Path) -> list[int]:
     if text(dataset, "SegmentationType") == "LABELMAP":
         return [0] * count
     with quiet(path):
-        groups = list(dataset.get("PerFrameFunctionalGroupsSequence") or [])
+        shared = next(iter(dataset.get("SharedFunctionalGroupsSequence") or []), Dataset())
+        groups = [
+            group if "SegmentIdentificationSequence" in group else shared for group in dataset.PerFrameFunctionalGroupsSequence
+        ]
         return [int(group.SegmentIdentificationSequence[0].ReferencedSegmentNumber) for group in groups]
 
 
