@@ -14,7 +14,7 @@ from medical_sam2.errors import ConfigError, GeometryError, PromptError
 from medical_sam2.model.memory import Fifo
 from medical_sam2.model.nano import nano
 from medical_sam2.orientations import FrameDone
-from medical_sam2.prompts import FramePrompt, Mask, Point
+from medical_sam2.prompts import Mask, Point
 from medical_sam2.segmenter import Segmenter, choose_device, choose_precision
 from medical_sam2.views import CORONAL, SAGITTAL, View
 from medical_sam2.volume import Segmentation, Volume
@@ -266,40 +266,6 @@ def test_bad_requests_are_refused() -> None:
     for error, prompts, options in refused:
         with pytest.raises(error):
             segment(case, prompts, **options)
-
-
-def test_images_of_a_set() -> None:
-    """Of any size and colour, in any order; what was drawn stays; nothing of the precision leaks to the caller."""
-    case = phantom()
-    stack = case.volume.array
-    images = [stack[:, :, 6], np.repeat(stack[:, :, 8, None], 3, 2), stack[:9, 2:, 9]]
-    outline = case.truth[:, :, 8] == 1
-    drawn = outline.copy()
-    drawn[3, 4] = False
-    network = Segmenter(segmenter().network, device="cpu", precision="bf16")
-    results = network.segment_images(images, {1: {1: FramePrompt.mask(drawn)}}, order=[2, 0])
-    first = next(results)
-    assert not torch.is_autocast_enabled("cpu")
-    found = {result.index: result for result in (first, *results)}
-    assert list(found) == [1, 2, 0]
-    assert (found[1].labels == drawn).all()
-    assert (found[0].labels == (case.truth[:, :, 6] == 1)).all()
-    assert (found[2].labels == (case.truth[:9, 2:, 9] == 1)).all()
-    assert found[0].confidence[1] == pytest.approx(0.9, abs=0.01)
-
-
-def test_bad_images_are_refused() -> None:
-    image, click = np.zeros((4, 4)), FramePrompt.click(1, 1)
-    refused: list[tuple[type[Exception], list[Any], dict[int, Any]]] = [
-        (PromptError, [image], {}),
-        (PromptError, [image], {1: {1: click}}),
-        (PromptError, [image], {0: {0: click}}),
-        (PromptError, [image], {0: {1: FramePrompt.mask(np.ones((3, 4), bool))}}),
-        (GeometryError, [np.zeros((4, 4, 4))], {0: {1: click}}),
-    ]
-    for error, images, prompts in refused:
-        with pytest.raises(error):
-            list(segmenter().segment_images(images, prompts))
 
 
 def test_devices_and_precisions() -> None:

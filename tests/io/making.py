@@ -149,3 +149,29 @@ def enhanced(series: Series, order: list[int]) -> Dataset:
 def phantom(shape: tuple[int, int, int] = (5, 4, 6), seed: int = 0) -> NDArray[np.int16]:
     """Random CT numbers."""
     return np.random.default_rng(seed).integers(-1000, 2000, shape).astype(np.int16)
+
+
+AXIAL = oriented("LPS") @ np.diag([2.0, 2.5, 3.0, 1.0])
+
+
+def ascending(affine: NDArray[np.float64], array: NDArray[np.int16]) -> tuple[NDArray[np.float64], NDArray[np.int16]]:
+    """The same grid with its slices along the normal (rows × columns, in LPS), as a reader sorts them."""
+    lps = np.diag([-1.0, -1, 1, 1]) @ affine
+    if np.linalg.det(lps[:3, :3]) > 0:
+        return affine, array
+    turned = affine.copy()
+    turned[:3, 3] += turned[:3, 2] * (array.shape[2] - 1)
+    turned[:3, 2] *= -1
+    return turned, array[:, :, ::-1]
+
+
+def made(folder: Path, array: NDArray[np.int16] | None = None, **tags: object) -> list[Dataset]:
+    """A series in a folder."""
+    return Series(AXIAL, phantom() if array is None else array).write(folder, **tags)  # type: ignore[arg-type]
+
+
+def same(volume: Volume, affine: NDArray[np.float64] = AXIAL, array: NDArray[np.int16] | None = None) -> None:
+    """Fail unless a volume is the one expected, in the order in which a reader sorts slices."""
+    expected, voxels = ascending(affine, phantom() if array is None else array)
+    np.testing.assert_array_equal(volume.array, voxels)
+    np.testing.assert_allclose(volume.affine, expected, atol=1e-4)

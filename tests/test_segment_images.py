@@ -1,0 +1,46 @@
+"""Sets of images: any size, any order, with a backbone whose answer is known."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from medical_sam2.errors import GeometryError, PromptError
+from medical_sam2.prompts import FramePrompt
+from medical_sam2.segmenter import Segmenter
+from tests.phantoms import phantom, segmenter
+
+
+def test_images_of_a_set() -> None:
+    """Of any size and colour, in any order; what was drawn stays; nothing of the precision leaks to the caller."""
+    case = phantom()
+    stack = case.volume.array
+    images = [stack[:, :, 6], np.repeat(stack[:, :, 8, None], 3, 2), stack[:9, 2:, 9]]
+    outline = case.truth[:, :, 8] == 1
+    drawn = outline.copy()
+    drawn[3, 4] = False
+    network = Segmenter(segmenter().network, device="cpu", precision="bf16")
+    results = network.segment_images(images, {1: {1: FramePrompt.mask(drawn)}}, order=[2, 0])
+    first = next(results)
+    assert not torch.is_autocast_enabled("cpu")
+    found = {result.index: result for result in (first, *results)}
+    assert list(found) == [1, 2, 0]
+    assert (found[1].labels == drawn).all()
+    assert (found[0].labels == (case.truth[:, :, 6] == 1)).all()
+    assert (found[2].labels == (case.truth[:9, 2:, 9] == 1)).all()
+    assert found[0].confidence[1] == pytest.approx(0.9, abs=0.01)
+
+
+def test_bad_images_are_refused() -> None:
+    image, click = np.zeros((4, 4)), FramePrompt.click(1, 1)
+    refused: list[tuple[type[Exception], list[Any], dict[int, Any]]] = [
+        (PromptError, [image], {}),
+        (PromptError, [image], {1: {1: click}}),
+        (PromptError, [image], {0: {0: click}}),
+        (PromptError, [image], {0: {1: FramePrompt.mask(np.ones((3, 4), bool))}}),
+        (GeometryError, [np.zeros((4, 4, 4))], {0: {1: click}}),
+    ]
+    for error, images, prompts in refused:
+        with pytest.raises(error):
+            list(segmenter().segment_images(images, prompts))
