@@ -96,6 +96,7 @@ def test_what_follows_the_gzip_stream_does_no_harm(tail: bytes) -> None:
         ({"vox_offset": np.nan}, "vox_offset"),
         ({"vox_offset": -352}, "vox_offset"),
         ({"vox_offset": 100}, "vox_offset"),
+        ({"vox_offset": 348}, "vox_offset"),
         ({"vox_offset": 1e9}, "truncated"),
         ({"datatype": 0}, "datatype"),
         ({"datatype": 32}, "complex"),
@@ -143,7 +144,23 @@ def test_a_singular_affine_is_refused() -> None:
 
 def test_a_quaternion_longer_than_one_is_refused() -> None:
     with pytest.raises(GeometryError, match="qform"):
-        load(raw(quatern_b=1.0, quatern_c=0.9))
+        load(raw(quatern_b=1.0, quatern_c=0.9, sform_code=0))
+
+
+@pytest.mark.parametrize("fields", [{"quatern_b": 1.0, "quatern_c": 0.9}, {"pixdim": [1, 0, 2.5, 3, 1, 1, 1, 1]}])
+def test_a_broken_qform_beside_an_sform_is_told(tmp_path: Path, fields: dict[str, object]) -> None:
+    (tmp_path / "a.nii").write_bytes(raw(**fields))
+    volume = io.load(tmp_path / "a.nii")
+    np.testing.assert_array_equal(volume.affine, AFFINE)
+    assert "qform cannot be used" in volume.warnings[0]
+    io.save(ARRAY % 2, tmp_path / "b.nii", volume)
+    np.testing.assert_allclose(nib.load(tmp_path / "b.nii").get_qform(), AFFINE, atol=1e-5)
+
+
+def test_sizes_that_contradict_the_sform_are_told() -> None:
+    volume = load(raw(pixdim=[1, 1, 1, 1, 1, 1, 1, 1], qform_code=0))
+    np.testing.assert_array_equal(volume.affine, AFFINE)
+    assert "pixdim 1 × 1 × 1" in volume.warnings[0]
 
 
 def test_forms_that_turn_an_axis_must_be_chosen() -> None:

@@ -122,6 +122,8 @@ def _origin(fields: dict[str, str], path: Path, notes: list[str]) -> MetaOrigin:
     axes = np.eye(max(count, 3))
     if matrix is not None:
         axes[:count, :count] = np.reshape(textual.numbers(matrix, path, "TransformMatrix", count * count), (count, count)).T
+    if not np.allclose(np.linalg.norm(axes, axis=0), 1, atol=1e-3):
+        notes.append("its TransformMatrix does not hold unit vectors; spacing is multiplied by their lengths")
     lengths, start = np.ones(max(count, 3)), np.zeros(max(count, 3))
     if spacing is None:
         notes.append("spacing unknown; 1 mm is assumed")

@@ -198,7 +198,7 @@ def _seek(header: Header, image: Content, notes: list[str]) -> None:
     if single and target == 0:
         target = image.position + 4
         notes.append(f"vox_offset is 0; the voxels are taken from byte {target}")
-    if single and target < image.position:
+    if single and target < image.position + 4:
         raise FormatError(f"vox_offset {target} lies inside the header", "repair the header", subject=image.path)
     if single and target >= image.position + 4 and image.read(4)[0]:
         _check_extensions(header, image, target)

@@ -41,7 +41,7 @@ def choose(header: Header, shape: tuple[int, int, int], wanted: Form | None, pat
         GeometryError: a form that is set cannot be used, or the wanted one is not set.
     """
     scale, notes = _unit(header)
-    forms = {name: affine for name in ("sform", "qform") if (affine := _form(header, name, wanted, path)) is not None}
+    forms = _forms(header, wanted, path, notes)
     if wanted:
         if wanted not in forms:
             raise GeometryError(f"its {wanted} is not set", "choose the other form with --geometry-from", subject=path)
@@ -50,6 +50,8 @@ def choose(header: Header, shape: tuple[int, int, int], wanted: Form | None, pat
         return Choice(_in_mm(_default(header, path), scale), [*notes, *_default_note()])
     if len(forms) == 2:
         notes += _compare(forms["sform"], forms["qform"], shape, path)
+    elif "sform" in forms:
+        notes += _compare_sizes(forms["sform"], header)
     return Choice(_in_mm(next(iter(forms.values())), scale), notes)
 
 
@@ -66,10 +68,26 @@ def _in_mm(affine: Affine, scale: float) -> Affine:
     return affine if scale == 1 else np.diag([scale, scale, scale, 1.0]) @ affine
 
 
-def _form(header: Header, name: Form, wanted: Form | None, path: Path) -> Affine | None:
-    """One form if it is set; a form that is set but broken is refused unless the other one is wanted."""
-    if wanted not in (None, name):
-        return None
+def _forms(header: Header, wanted: Form | None, path: Path, notes: list[str]) -> dict[str, Affine]:
+    """The forms that are set, or the wanted one; a broken qform is no loss where there is an sform, which counts first."""
+    forms: dict[str, Affine] = {}
+    if wanted != "qform" and (sform := _form(header, "sform", path)) is not None:
+        forms["sform"] = sform
+    if wanted != "sform":
+        try:
+            qform = _form(header, "qform", path)
+        except GeometryError as error:
+            if not forms:
+                raise
+            notes.append(f"{error.problem}; the sform is used")
+            return forms
+        if qform is not None:
+            forms["qform"] = qform
+    return forms
+
+
+def _form(header: Header, name: Form, path: Path) -> Affine | None:
+    """One form if it is set; GeometryError if it is set but broken."""
     try:
         affine = _sform(header) if name == "sform" else _qform(header)
         return None if affine is None else check_affine(affine)
@@ -125,6 +143,15 @@ def _compare(sform: Affine, qform: Affine, shape: tuple[int, int, int], path: Pa
             choices=(f"--geometry-from sform ({codes[0]})", f"--geometry-from qform ({codes[1]})"),
         )
     return [f"sform and qform lie up to {apart:.3g} mm apart; the sform is used (--geometry-from qform takes the other)"]
+
+
+def _compare_sizes(sform: Affine, header: Header) -> list[str]:
+    """A warning if the voxel sizes that are set beside an sform are not its own."""
+    sizes, lengths = np.abs(np.asarray(header["pixdim"], np.float64)[1:4]), np.linalg.norm(sform[:3, :3], axis=0)
+    if not np.isfinite(sizes).all() or (sizes == 0).any() or (np.abs(sizes / lengths - 1) < 0.01).all():
+        return []
+    shown = [" × ".join(f"{size:.4g}" for size in row) for row in (sizes, lengths)]
+    return [f"its voxel sizes (pixdim {shown[0]}) contradict its sform ({shown[1]}), which is used"]
 
 
 def write(header: Header, affine: Affine, source: Header | None) -> None:
