@@ -110,7 +110,7 @@ class Outcome:
                 without_islands(self._found.labels, [prompt for g in self.groups for own in g.said.values() for prompt in own])
         labels = self._found.labels if mended is None else mended
         self._redraw(labels)
-        there = set().union(*(np.unique(slab).tolist() for slab in labels))
+        there = labels_in(labels)
         missing = [
             f"object {label} was not found on any slice" for g in self.groups for label in g.prompts if label not in there
         ]
@@ -125,6 +125,11 @@ class Outcome:
                 redraw(group.view.apply(labels, axes), label, group.prompts[label])
                 for view in others:
                     redraw(view.apply(labels, axes), label, drawn_prompts(self.volume, own, view))
+
+
+def labels_in(array: NDArray[np.integer]) -> set[int]:
+    """The labels that occur, slab by slab, background left out."""
+    return {int(label) for slab in array for label in np.unique(slab)} - {0}
 
 
 def by_window(volume: Volume, groups: Sequence[Group], name: str) -> dict[Window, list[Group]]:

@@ -19,7 +19,7 @@ from medical_sam2.model.sam2 import Sam2
 from medical_sam2.model.tracker import track
 from medical_sam2.model.weights import load_backbone
 from medical_sam2.orientations import FrameDone, OrientationTracker, Progress, Setting
-from medical_sam2.outcome import Kept, Outcome, by_window
+from medical_sam2.outcome import Kept, Outcome, by_window, labels_in
 from medical_sam2.planning import grouped, redraw, views_allowed
 from medical_sam2.plugins import find
 from medical_sam2.prompts import Fixed, FramePrompt, Prompt
@@ -120,7 +120,7 @@ class Segmenter:
         """
         if earlier is not None and (probability or uncertainty):
             raise ConfigError("a correction keeps no probabilities", "leave `probability` and `uncertainty` out, or `earlier`")
-        known = set() if earlier is None else set(np.unique(earlier).tolist()) - {0}
+        known = set() if earlier is None else labels_in(earlier)
         groups = grouped(volume, prompts, views_allowed(views), known)
         policy: Callable[[], Policy] = find(POLICIES, bank, what="bank")
         make: FusionFactory = find(FUSIONS, fusion, what="fusion")
