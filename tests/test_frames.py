@@ -184,3 +184,18 @@ def test_a_cache_too_small_for_one_frame_holds_the_last() -> None:
     assert cache.get(("PL", 0), lambda: features(2)) is first
     cache.get(("PL", 1), lambda: features(3))
     assert cache.get(("PL", 0), lambda: features(4)) is not first
+
+
+@pytest.mark.parametrize(
+    ("modality", "low", "high", "expected"),
+    [
+        (None, -1000, 1500, Window(-160, 240)),
+        ("CT", -300, 300, Window(-160, 240)),
+        (None, -300, 300, None),
+        ("MR", -1000, 1500, None),
+    ],
+)
+def test_a_ct_is_known_by_its_modality_or_its_values(modality: str | None, low: int, high: int, expected: Window | None) -> None:
+    array = np.linspace(low, high, 1000).reshape(10, 10, 10)
+    seen = choose_window(Volume(array, np.eye(4), modality), inside=np.full(5, 40.0))
+    assert seen == (expected or percentile_window(array))

@@ -56,7 +56,7 @@ def choose_window(volume: Volume, name: str = "auto", *, inside: NDArray[np.gene
     """
     if name in CT_WINDOWS:
         return _levelled(name)
-    if name == "auto" and volume.modality == "CT" and _in_hounsfield(volume):
+    if name == "auto" and _in_hounsfield(volume):
         return _levelled(_window_for(inside))
     if name in {"auto", "percentile"}:
         return percentile_window(volume.array)
@@ -71,7 +71,7 @@ def choose_window(volume: Volume, name: str = "auto", *, inside: NDArray[np.gene
 
 def choose_windows(volume: Volume, name: str, inside: Mapping[int, NDArray[np.generic]]) -> dict[int, Window]:
     """The window of each object, by the intensities at its own prompts; see `choose_window`."""
-    if name == "auto" and volume.modality == "CT" and _in_hounsfield(volume):
+    if name == "auto" and _in_hounsfield(volume):
         return {label: _levelled(_window_for(values)) for label, values in inside.items()}
     return dict.fromkeys(inside, choose_window(volume, name))
 
@@ -100,8 +100,12 @@ def percentile_window(array: NDArray[np.generic]) -> Window:
 
 
 def _in_hounsfield(volume: Volume) -> bool:
-    array = volume.array[:: max(1, volume.shape[0] // 16)]
-    return float(array.min()) <= -200
+    """Whether it is a CT in Hounsfield units; where the file does not say (NIfTI), air and bone do."""
+    if volume.modality not in {None, "CT"}:
+        return False
+    sample = volume.array[:: max(1, volume.shape[0] // 16)]
+    low, high = float(sample.min()), float(sample.max())
+    return low <= -200 if volume.modality == "CT" else low <= -900 and high >= 200
 
 
 def _levelled(name: str) -> Window:
