@@ -195,7 +195,7 @@ def test_a_cache_too_small_for_one_frame_holds_the_last() -> None:
         ("MR", -1000, 1500, None),
     ],
 )
-def test_a_ct_is_known_by_its_modality_or_its_values(modality: str | None, low: int, high: int, expected: Window | None) -> None:
+def test_a_ct_is_known_by_modality_or_values(modality: str | None, low: int, high: int, expected: Window | None) -> None:
     array = np.linspace(low, high, 1000).reshape(10, 10, 10)
     seen = choose_window(Volume(array, np.eye(4), modality), inside=np.full(5, 40.0))
     assert seen == (expected or percentile_window(array))
