@@ -205,6 +205,8 @@ def _scaling_notes(images: Sequence[_Image]) -> list[str]:
     notes: list[str] = []
     if any("ModalityLUTSequence" in image.header for image in images):
         notes.append("it has a modality lookup table, which was not applied: values are as stored")
+    if any(plane.scaling[0] < 0 for image in images for plane in image.planes):
+        notes.append("RescaleSlope is negative: stored values are turned upside down")
     if len({"RescaleSlope" in image.header for image in images}) > 1:
         notes.append("RescaleSlope is missing in some slices; their values are as stored and may not fit the others")
     return notes

@@ -75,7 +75,7 @@ def _directions(planes: Sequence[Plane], subject: Path, notes: list[str]) -> NDA
         notes.append("ImageOrientationPatient is not of unit length; it was normalised")
     if np.abs(np.sum(unit[:, 0] * unit[:, 1], axis=1)).max() > 0.01:
         raise GeometryError("ImageOrientationPatient is not perpendicular", "repair the header", subject=subject)
-    turn = float(np.linalg.norm(unit - unit[0], axis=2).max())
+    turn = 2 * float(np.arcsin(min(np.linalg.norm(unit - unit[0], axis=2).max() / 2, 1)))
     if turn > TURN:
         raise GeometryError(
             f"its slices differ in orientation by up to {np.degrees(turn):.2g}°",
@@ -128,6 +128,8 @@ def _one_time(stacks: list[list[Plane]], normal: NDArray[np.float64], frame: int
     if times == 1:
         return [stack[0] for stack in stacks]
     column, name = _telling(stacks)
+    if len(stacks) == 1 and column > TIME_TAGS.index("InstanceNumber"):
+        raise GeometryError(f"all {times} slices lie at one position", "export the series again", subject=subject)
     if frame is None:
         raise AmbiguousError(
             f"the series holds {times} images at each position (time points, phases or echoes, told apart by {name})",
@@ -144,7 +146,7 @@ def _telling(stacks: list[list[Plane]]) -> tuple[int, str]:
     for column, name in enumerate(names):
         if all(len({_value(plane, column) for plane in stack}) == len(stack) for stack in stacks):
             return column, name
-    return len(names) - 1, "order of files"
+    return len(names) - 1, "their order alone"
 
 
 def _value(plane: Plane, column: int) -> float:
@@ -162,7 +164,7 @@ def _step(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], list[Plane | None]]:
     """The vector from slice to slice, the first position, and the slices with None for those that are missing."""
     if len(stack) == 1:
-        return normal * (stack[0].thickness or 1.0), positions[0], list(stack)
+        return normal * (stack[0].step or stack[0].thickness or 1.0), positions[0], list(stack)
     heights = positions @ normal
     places = _places(np.diff(heights), heights, subject)
     missing = sorted(set(range(places[-1] + 1)) - set(places))
@@ -181,6 +183,9 @@ def _step(
     tilt = float(np.arccos(np.clip(np.dot(step, normal) / np.linalg.norm(step), -1, 1)))
     if tilt > TURN:
         notes.append(f"the gantry was tilted by {np.degrees(tilt):.1f}°: the grid is sheared; its true positions are kept")
+    length = float(np.linalg.norm(step))
+    if told := next((plane.step for plane in stack if plane.step and abs(plane.step / length - 1) > 0.05), None):
+        notes.append(f"SpacingBetweenSlices says {told:.4g} mm, positions say {length:.4g} mm; positions count")
     by_place = dict(zip(places, stack, strict=True))
     return step, positions[0], [by_place.get(place) for place in range(places[-1] + 1)]
 

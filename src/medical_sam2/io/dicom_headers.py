@@ -40,7 +40,8 @@ class Plane:
         position: LPS mm of the centre of the first pixel, None if not told.
         orientation: direction of rows, then of columns, None if not told.
         spacing: mm between rows, then between columns, None if not told.
-        thickness: mm, None if not told.
+        step: what the header says of the distance between slices in mm, None if nothing.
+        thickness: of the slice in mm, None if not told.
         scaling: slope and intercept.
         times: what could tell time points apart, by tag.
         uid: SOPInstanceUID.
@@ -52,6 +53,7 @@ class Plane:
     position: Numbers | None
     orientation: Numbers | None
     spacing: Numbers | None
+    step: float | None
     thickness: float | None
     scaling: tuple[float, float]
     times: tuple[float | None, ...]
@@ -148,7 +150,9 @@ def _plane(path: Path, t: int, size: tuple[int, int], places: tuple[Dataset, ...
     measures = "PixelMeasuresSequence"
     slope = find("RescaleSlope", "PixelValueTransformationSequence", 1)
     intercept = find("RescaleIntercept", "PixelValueTransformationSequence", 1)
-    thickness = find("SpacingBetweenSlices", measures, 1) or find("SliceThickness", measures, 1)
+    if slope and slope[0] == 0:
+        raise FormatError("its RescaleSlope is 0", "repair the header", subject=path)
+    step, thickness = find("SpacingBetweenSlices", measures, 1), find("SliceThickness", measures, 1)
     return Plane(
         path=path,
         frame=t,
@@ -156,6 +160,7 @@ def _plane(path: Path, t: int, size: tuple[int, int], places: tuple[Dataset, ...
         position=find("ImagePositionPatient", "PlanePositionSequence", 3),
         orientation=find("ImageOrientationPatient", "PlaneOrientationSequence", 6),
         spacing=_spacing(find("PixelSpacing", measures, 2), path),
+        step=abs(step[0]) if step else None,
         thickness=abs(thickness[0]) if thickness else None,
         scaling=(slope[0] if slope else 1.0, intercept[0] if intercept else 0.0),
         times=(_temporal(places[0]), *(_soft(places[-1], name) for name in TIME_TAGS)),

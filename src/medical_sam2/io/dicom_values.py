@@ -19,17 +19,17 @@ class _Stack:
     """An array that grows wider when a slice does not fit its type, and remembers which values are real."""
 
     shape: tuple[int, int, int]
-    array: NDArray[Any] | None = None
     lowest: float = np.inf
     highest: float = -np.inf
     padded: bool = False
     notes: list[str] = field(default_factory=list)
 
+    def __post_init__(self) -> None:
+        self.array: NDArray[Any] = np.zeros(self.shape, np.uint8)
+
     def put(self, k: int, frame: NDArray[Any], real: NDArray[Any] | None) -> None:
         """Store slice k; `real` marks pixels that are no padding, None if all are."""
-        if self.array is None:
-            self.array = np.zeros(self.shape, _narrow(frame))
-        elif not np.can_cast(_narrow(frame), self.array.dtype):
+        if not np.can_cast(_narrow(frame), self.array.dtype):
             self.array = self.array.astype(np.promote_types(self.array.dtype, _narrow(frame)))
         self.array[k] = frame
         valid = frame if real is None else frame[real]
@@ -63,7 +63,6 @@ def stack(slices: tuple[Plane | None, ...], options: Options) -> tuple[NDArray[A
     for plane, frame, pixels in _frames(known, options):
         made.put(places[id(plane)], _rescaled(_flat(frame, made.notes), plane, whole), _real(frame, pixels))
         made.notes += [note for note in pixels.warnings if note not in made.notes]
-    assert made.array is not None  # noqa: S101 (there is at least one plane)
     if made.padded and made.lowest <= made.highest:
         _remove_padding(made.array, made.lowest, made.highest)
     _interpolate(made.array, [plane is not None for plane in slices])
