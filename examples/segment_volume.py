@@ -17,8 +17,8 @@ NAMES = {1: "liver", 2: "spleen"}
 def main(image: Path, result: Path) -> None:
     """Segment, tell the sizes and where to look, save the labels and a picture beside them."""
     volume = load(image)
-    found = Segmenter.from_pretrained().segment_volume(volume, CLICKS, names=NAMES)
-    for one in measure(found, volume):
+    found = Segmenter.from_pretrained().segment_volume(volume, CLICKS, views="one", names=NAMES)
+    for one in measure(volume, found):
         print(f"{one.name}: {one.volume_ml:.0f} mL")
     for row in found.confidence:
         if row.look_here:
