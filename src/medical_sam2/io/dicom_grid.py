@@ -222,12 +222,3 @@ def drop_copies(planes: list[Plane], notes: list[str]) -> list[Plane]:
     if len(kept) < len(planes):
         notes.append(f"{len(planes) - len(kept)} slices are there twice; copies were left out")
     return list(kept.values())
-
-
-def drop_localizers(planes: list[Plane], localizers: set[Path], notes: list[str]) -> list[Plane]:
-    """Leave out overview images that share the identifier of the series but lie across it."""
-    kept = [plane for plane in planes if plane.path not in localizers]
-    if not kept or len(kept) == len(planes):
-        return planes
-    notes.append(f"{len(planes) - len(kept)} localizer image(s) in the series were left out")
-    return kept

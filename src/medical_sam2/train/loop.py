@@ -261,11 +261,6 @@ def averaged(training: Training) -> Sam2:
     return training.network
 
 
-def shortened(recipe: Recipe, steps: int) -> Recipe:
-    """The recipe with each phase cut to `steps`, to try it."""
-    return replace(recipe, phases=tuple(replace(phase, steps=min(steps, phase.steps)) for phase in recipe.phases))
-
-
 def _dice(prediction: FramePrediction, truth_BSS: Tensor, skip_B: Tensor) -> float:
     """Mean Dice over objects that are there, at the size of the logits; nan where there is none."""
     logits = prediction.logits_Bhw.detach().float()
