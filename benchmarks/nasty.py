@@ -26,6 +26,7 @@ from nasty_verdict import LIMIT_S, Row, Run, judge
 from medical_sam2 import cli, io
 from medical_sam2.volume import Volume
 
+HOLE = b"NRRD0004\ntype: uint8\ndimension: 3\nsizes: 1024 1024 10240\nspacings: 1 1 1\nencoding: raw\n\n"
 REFERENCE = "made/nifti/ori/ori_LPS.nii.gz"
 
 
@@ -84,6 +85,9 @@ def made_here(scratch: Path) -> list[Row]:
     (place / "unreadable.nii.gz").chmod(0)
     with open(place / "sparse.nii", "wb") as stream:
         stream.truncate(10 << 30)
+    with open(place / "hole.nrrd", "wb") as stream:
+        stream.write(HOLE)
+        stream.truncate((10 << 30) + len(HOLE))
     save_tiny(place / "new\nline \x1b[31m.nii.gz")
     save_tiny(place / "-dash.nii.gz")
     return [
@@ -93,6 +97,7 @@ def made_here(scratch: Path) -> list[Row]:
         Row("missing", place / "absent.nii.gz", "made here", "refuse"),
         Row("unreadable", place / "unreadable.nii.gz", "made here", "refuse", user=65534),
         Row("sparse_10G", place / "sparse.nii", "made here", "refuse", {"max_rss_mb": 800}),
+        Row("hole_10G", place / "hole.nrrd", "made here", "refuse", {"max_rss_mb": 800}),
         Row("device", Path("/dev/zero"), "made here", "refuse"),
         Row("name_newline", place / "new\nline \x1b[31m.nii.gz", "made here", "ok"),
         Row("dash", place / "-dash.nii.gz", "made here", "ok"),

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from medical_sam2 import io
-from medical_sam2.errors import InputError
+from medical_sam2.errors import InputError, ResourceError
 from medical_sam2.io import files
 from medical_sam2.volume import Volume
 
@@ -62,3 +62,12 @@ def test_free_memory_is_known() -> None:
     free = files.free_memory()
     assert free is None or 0 < free < 1 << 50
     assert stat.S_ISREG(os.stat(__file__).st_mode)
+
+
+def test_a_file_that_is_all_hole_is_refused(tmp_path: Path) -> None:
+    header = b"NRRD0004\ntype: uint8\ndimension: 3\nsizes: 1024 1024 2048\nspacings: 1 1 1\nencoding: raw\n\n"
+    with open(tmp_path / "hole.nrrd", "wb") as stream:
+        stream.write(header)
+        stream.truncate((2 << 30) + len(header))
+    with pytest.raises(ResourceError, match="bomb"):
+        io.load(tmp_path / "hole.nrrd")

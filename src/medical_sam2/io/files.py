@@ -77,6 +77,7 @@ class Content:
         stream: where reading goes on.
         capacity: most bytes that it can hold: its size, or what gzip could make of it.
         gzipped: whether it is unpacked on the fly.
+        stored: bytes that it takes on the disk, few for a file that is mostly a hole.
         warnings: what was odd about it.
     """
 
@@ -84,6 +85,7 @@ class Content:
     stream: "BinaryIO | _Unpacked"
     capacity: int
     gzipped: bool
+    stored: int
     warnings: list[str] = field(default_factory=list)
     position: int = 0
 
@@ -108,8 +110,7 @@ class Content:
         if size > self.capacity - self.position:
             raise self.truncated(self.position + size)
         require_memory(size, self.path, max_bytes)
-        if self.gzipped:
-            check_expansion(size, self.capacity // DEFLATE_RATIO, self.path)
+        check_expansion(size, self.stored, self.path)
         flat = np.empty(count, dtype)
         view = memoryview(flat.view(np.uint8).data)
         for start in range(0, size, CHUNK):
@@ -148,14 +149,15 @@ class Content:
 def open_content(path: Path) -> Iterator[Content]:
     """Open a file by what it holds, gzip or not, whatever it is called; broken compression becomes FormatError."""
     with open_regular(path) as raw:
-        size = os.fstat(raw.fileno()).st_size
+        status = os.fstat(raw.fileno())
+        size, stored = status.st_size, getattr(status, "st_blocks", 0) * 512 or status.st_size
         gzipped = raw.read(2) == GZIP_MAGIC
         raw.seek(0)
         with broken_compression(path):
             if gzipped:
-                yield Content(path, _Unpacked(raw, GZIP_WINDOW), size * DEFLATE_RATIO, True)
+                yield Content(path, _Unpacked(raw, GZIP_WINDOW), size * DEFLATE_RATIO, True, size)
             else:
-                yield Content(path, raw, size, False)
+                yield Content(path, raw, size, False, stored)
 
 
 @contextmanager
@@ -175,7 +177,7 @@ def inflated(content: Content, data_size: int, *, raw_zlib: bool) -> Iterator[Co
     """The rest of `content`, which is compressed though the file is not (NRRD, MetaImage), as a content of its own."""
     stream = _Unpacked(content.stream, ZLIB_WINDOW if raw_zlib else GZIP_WINDOW)
     with broken_compression(content.path):
-        yield Content(content.path, stream, data_size * DEFLATE_RATIO, True, content.warnings)
+        yield Content(content.path, stream, data_size * DEFLATE_RATIO, True, data_size, content.warnings)
 
 
 class _Unpacked(io.RawIOBase):
