@@ -1,4 +1,4 @@
-"""A CT of a phantom, for want of a patient: thick slices, noise, soft edges; prints a voxel inside its liver.
+"""A CT of a phantom, for want of a patient: thick slices, noise, soft edges; prints a box around its liver.
 
 python examples/phantom.py out/phantom.nii.gz
 """
@@ -63,20 +63,19 @@ def make(seed: int = 0) -> tuple[nib.Nifti1Image, nib.Nifti1Image]:
     return nib.Nifti1Image(image.round().astype(np.int16), affine), nib.Nifti1Image(liver, affine)
 
 
-def inside_voxel(liver: NDArray[np.uint8]) -> tuple[int, int, int]:
-    """A voxel well inside, on the slice where the outline is largest."""
+def widest_box(liver: NDArray[np.uint8]) -> tuple[int, ...]:
+    """Two opposite corners (i, j, k, i2, j2, k) of the outline on the slice where it is largest."""
     k = int(liver.sum(axis=(0, 1)).argmax())
-    depth = gaussian_filter(liver[:, :, k].astype(float), 8)
-    i, j = np.unravel_index(depth.argmax(), depth.shape)
-    return int(i), int(j), k
+    i, j = np.nonzero(liver[:, :, k])
+    return int(i.min()), int(j.min()), k, int(i.max()), int(j.max()), k
 
 
 def main(path: Path) -> None:
-    """Write the image, and the outline beside it, and print the voxel."""
+    """Write the image, and the outline beside it, and print the box."""
     image, liver = make()
     nib.save(image, path)
     nib.save(liver, path.with_name("truth.nii.gz"))
-    print(*inside_voxel(np.asarray(liver.dataobj)))
+    print(*widest_box(np.asarray(liver.dataobj)))
 
 
 if __name__ == "__main__":
