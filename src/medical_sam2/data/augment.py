@@ -42,6 +42,7 @@ class Augmentation:
         degrees: rotation in the plane, counter-clockwise.
         scale: enlargement of the content.
         shift: of the content along x and y, in halves of the frame.
+        extent: share of the frame that is shown along x and y: a region of interest, its centre given by `shift`.
         flip_x: mirror columns.
         flip_y: mirror rows.
         variance: of Gaussian noise on z-scored images.
@@ -57,6 +58,7 @@ class Augmentation:
     degrees: float = 0.0
     scale: float = 1.0
     shift: tuple[float, float] = (0.0, 0.0)
+    extent: tuple[float, float] = (1.0, 1.0)
     flip_x: bool = False
     flip_y: bool = False
     variance: float = 0.0
@@ -98,7 +100,9 @@ class Augmentation:
         radians = np.deg2rad(self.degrees)
         cos, sin = np.cos(radians) / self.scale, np.sin(radians) / self.scale
         x, y = (-1.0 if self.flip_x else 1.0), (-1.0 if self.flip_y else 1.0)
-        matrix = torch.tensor([[x * cos, -y * sin, self.shift[0]], [x * sin, y * cos, self.shift[1]]], dtype=torch.float32)
+        (wide, high), (right, down) = self.extent, self.shift
+        rows = [[wide * x * cos, -wide * y * sin, right], [high * x * sin, high * y * cos, down]]
+        matrix = torch.tensor(rows, dtype=torch.float32)
         count, channels = frames_TCHW.shape[:2]
         grid = F.affine_grid(matrix[None], [1, channels, size, size], align_corners=False).expand(count, -1, -1, -1)
         mode = "nearest" if nearest else "bilinear"

@@ -14,8 +14,10 @@ from torch import Tensor
 from medical_sam2.data.augment import Augmentation, Odds
 from medical_sam2.data.synthetic.pool import PoolReader
 from medical_sam2.data.synthetic.volumes import SyntheticCase
+from medical_sam2.region import box_of, region_around
 
 SMALLEST = 0.00153  # share of the frame under which an object is left out (100 px of 256²), METHOD §4
+LEAST_PIXELS = 16  # of an object that is looked at through a region of interest
 EAGER = Odds(rotation=0.5, scaling=0.6, noise=0.3, blur=0.3, intensity=0.3, low_resolution=0.4, gamma=0.5)
 
 
@@ -43,12 +45,14 @@ class ClipSampler:
         seed: with the step and the place in the batch it decides everything, so training resumes exactly.
         sets: share of clips that come from sets.
         smallest: share of the frame under which an object is left out.
+        regions: share of clips that show a region around the object (half of that for sets, where it can seldom be known).
     """
 
     reader: PoolReader
     seed: int
     sets: float = 0.4
     smallest: float = SMALLEST
+    regions: float = 0.6
 
     def batch(self, step: int, *, clips: int, frames: int, objects: int, size: int) -> list[Clip]:
         """The clips of one step."""
@@ -61,30 +65,35 @@ class ClipSampler:
         while True:
             case = self.reader.load(int(rng.choice(places)))
             draw: Callable[..., Clip | None] = _from_set if kind == "set" else _from_volume
-            clip = draw(case, rng, frames, objects, size=size, smallest=self.smallest)
+            near = bool(rng.random() < self.regions * (0.5 if kind == "set" else 1.0))
+            clip = draw(case, rng, frames, objects, size=size, smallest=self.smallest, near=near)
             if clip is not None:
                 return clip
 
 
 def _from_volume(
-    case: SyntheticCase, rng: np.random.Generator, frames: int, objects: int, size: int, smallest: float
+    case: SyntheticCase, rng: np.random.Generator, frames: int, objects: int, *, size: int, smallest: float, near: bool
 ) -> Clip | None:
     axis = int(rng.integers(3))
     if case.images.shape[axis] < 4 or min(n for i, n in enumerate(case.images.shape) if i != axis) < 24:
         axis = int(np.argmin(case.images.shape))
     images, labels = np.moveaxis(case.images, axis, 0), np.moveaxis(case.labels, axis, 0)
     task = case.tasks[int(rng.integers(len(case.tasks)))]
-    areas = _member(np.ascontiguousarray(labels), task).mean(axis=(1, 2))
-    if (areas < smallest).all():
+    inside = _member(np.ascontiguousarray(labels), task)
+    areas = inside.mean(axis=(1, 2))
+    areas *= areas >= (LEAST_PIXELS / inside[0].size if near else smallest)
+    if not areas.any():
         return None
-    start = int(rng.choice(len(areas), p=np.sqrt(areas * (areas >= smallest)) / np.sqrt(areas * (areas >= smallest)).sum()))
+    start = int(rng.choice(len(areas), p=np.sqrt(areas) / np.sqrt(areas).sum()))
     chosen = _walk(rng, start, len(areas), frames)
-    drawn = _zoomed(Augmentation.draw(rng, EAGER), rng)
+    drawn = Augmentation.draw(rng, EAGER)
+    drawn = _near(drawn, inside[start], rng) if near else _zoomed(drawn, rng)
     turned = bool(rng.random() < 0.5)
     pictures = torch.from_numpy(np.stack([images[t] for t in chosen]).astype(np.float32) / 255)[:, None]
     maps = torch.from_numpy(np.stack([labels[t] for t in chosen]).astype(np.float32))[:, None]
     if turned:
         pictures, maps = pictures.transpose(2, 3), maps.transpose(2, 3)
+        drawn = replace(drawn, shift=drawn.shift[::-1], extent=drawn.extent[::-1])
     frames_TCSS = drawn.recolour(drawn.warp(pictures, size)).expand(-1, 3, -1, -1)
     return _clip(
         frames_TCSS, drawn.warp(maps, size, nearest=True), case.tasks, task, rng=rng, objects=objects, smallest=smallest
@@ -101,11 +110,12 @@ def _walk(rng: np.random.Generator, start: int, length: int, frames: int) -> NDA
 
 
 def _from_set(
-    case: SyntheticCase, rng: np.random.Generator, frames: int, objects: int, size: int, smallest: float
+    case: SyntheticCase, rng: np.random.Generator, frames: int, objects: int, *, size: int, smallest: float, near: bool
 ) -> Clip | None:
     task = case.tasks[int(rng.integers(len(case.tasks)))]
     labels = np.asarray(case.labels)
-    fit = np.flatnonzero(_member(labels, task).mean(axis=(1, 2)) >= smallest)
+    inside = _member(labels, task)
+    fit = np.flatnonzero(inside.mean(axis=(1, 2)) >= (LEAST_PIXELS / inside[0].size if near else smallest))
     if not len(fit):
         return None
     first = int(rng.choice(fit))
@@ -115,7 +125,7 @@ def _from_set(
     pictures, maps = [], []
     for n in chosen:
         own = Augmentation.draw(rng)
-        place = replace(_zoomed(own, rng), flip_x=own.flip_x, flip_y=own.flip_y)
+        place = _near(own, inside[n], rng) if near and inside[n].any() else _zoomed(own, rng)
         picture = torch.from_numpy(np.ascontiguousarray(case.images[n].transpose(2, 0, 1), np.float32) / 255)[None]
         pictures.append(own.recolour(shared.recolour(place.warp(picture, size))))
         maps.append(place.warp(torch.from_numpy(labels[n].astype(np.float32))[None, None], size, nearest=True))
@@ -131,6 +141,16 @@ def _zoomed(drawn: Augmentation, rng: np.random.Generator) -> Augmentation:
             drawn, scale=float(rng.uniform(1.0, 2.0)), shift=(float(rng.uniform(-0.3, 0.3)), float(rng.uniform(-0.3, 0.3)))
         )
     return drawn
+
+
+def _near(drawn: Augmentation, inside_hw: NDArray[np.bool_], rng: np.random.Generator) -> Augmentation:
+    """With a region of interest around an object, as tracking shows it to the network, and less exact."""
+    offset = (float(rng.uniform(-0.12, 0.12)), float(rng.uniform(-0.12, 0.12)))
+    margin = float(np.exp(rng.uniform(np.log(1.3), np.log(4.0))))
+    region = region_around(box_of(inside_hw), inside_hw.shape, margin=margin, offset_xy=offset)
+    height, width = inside_hw.shape
+    middle = (2 * region.left + region.width) / width - 1, (2 * region.top + region.height) / height - 1
+    return replace(drawn, shift=middle, extent=(region.width / width, region.height / height))
 
 
 def _clip(

@@ -108,5 +108,6 @@ def _pulled(place_3n: Tensor, pull_M: Tensor, weight_M: Tensor) -> Tensor:
 
 
 def _read(query_nE: Tensor, key_EK: Tensor, value_K4: Tensor) -> Tensor:
-    """Attention in pieces whose scores stay in cache."""
-    return torch.cat([(part @ key_EK).softmax(-1) @ value_K4 for part in query_nE.split(CHUNK)])
+    """Attention in pieces whose scores stay in cache; in one piece where gradients are needed, which keep all scores anyway."""
+    pieces = (query_nE,) if torch.is_grad_enabled() else query_nE.split(CHUNK)
+    return torch.cat([(part @ key_EK).softmax(-1) @ value_K4 for part in pieces])
