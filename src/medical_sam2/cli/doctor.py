@@ -23,6 +23,7 @@ EXTRAS = {  # extra → (modules that it brings, what it gives)
     "tiff": (("tifffile",), "TIFF images of many pages or unusual pixel types"),
     "serve": (("fastapi", "uvicorn", "dicomweb_client"), "the viewer in the browser, DICOMweb"),
     "train": (("accelerate", "tensorboard"), "training on several GPUs, curves in TensorBoard"),
+    "evaluate": (("matplotlib", "cv2", "skimage", "sklearn"), "classical methods to compare with, figures"),
     "openvino": (("openvino",), "a faster image encoder on Intel processors"),
     "ray": (("ray",), "inference on many machines"),
     "napari": (("napari",), "a plug-in for the viewer napari"),
