@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from medical_sam2.data.augment import Augmentation, Odds
-from medical_sam2.data.synthetic.pool import PoolReader
-from medical_sam2.data.synthetic.volumes import SyntheticCase
+from medical_sam2.data.cases import CaseReader, TrainingCase
 from medical_sam2.region import box_of, region_around
 
 SMALLEST = 0.00153  # share of the frame under which an object is left out (100 px of 256²), METHOD §4
@@ -38,17 +37,17 @@ class Clip:
 
 @dataclass(frozen=True)
 class ClipSampler:
-    """Draws clips from a pool: any axis, direction and stride of a volume; images of a set in any order.
+    """Draws clips from cases: any axis, direction and stride of a volume; images of a set in any order.
 
     Args:
-        reader: the pool.
+        reader: the cases.
         seed: with the step and the place in the batch it decides everything, so training resumes exactly.
         sets: share of clips that come from sets.
         smallest: share of the frame under which an object is left out.
         regions: share of clips that show a region around the object (half of that for sets, where it can seldom be known).
     """
 
-    reader: PoolReader
+    reader: CaseReader
     seed: int
     sets: float = 0.4
     smallest: float = SMALLEST
@@ -72,7 +71,7 @@ class ClipSampler:
 
 
 def _from_volume(
-    case: SyntheticCase, rng: np.random.Generator, frames: int, objects: int, *, size: int, smallest: float, near: bool
+    case: TrainingCase, rng: np.random.Generator, frames: int, objects: int, *, size: int, smallest: float, near: bool
 ) -> Clip | None:
     axis = int(rng.integers(3))
     if case.images.shape[axis] < 4 or min(n for i, n in enumerate(case.images.shape) if i != axis) < 24:
@@ -110,7 +109,7 @@ def _walk(rng: np.random.Generator, start: int, length: int, frames: int) -> NDA
 
 
 def _from_set(
-    case: SyntheticCase, rng: np.random.Generator, frames: int, objects: int, *, size: int, smallest: float, near: bool
+    case: TrainingCase, rng: np.random.Generator, frames: int, objects: int, *, size: int, smallest: float, near: bool
 ) -> Clip | None:
     task = case.tasks[int(rng.integers(len(case.tasks)))]
     labels = np.asarray(case.labels)

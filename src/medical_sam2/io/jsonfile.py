@@ -11,12 +11,13 @@ from medical_sam2.io.files import open_regular
 MOST_BYTES = 64 << 20
 
 
-def load_json(path: Path | str, *, newest: int = 1, max_bytes: int = MOST_BYTES) -> dict[str, Any]:
+def load_json(path: Path | str, *, newest: int | None = 1, max_bytes: int = MOST_BYTES) -> dict[str, Any]:
     """Read a JSON object.
 
     Args:
         path: the file.
-        newest: the highest `version` that the caller understands; a file without a version counts as version 1.
+        newest: the highest `version` that the caller understands; a file without a version counts as version 1. None for
+            files of other programs, whose `version` is their own affair.
         max_bytes: largest file.
 
     Raises:
@@ -30,7 +31,7 @@ def load_json(path: Path | str, *, newest: int = 1, max_bytes: int = MOST_BYTES)
     return parse_json(data, path, newest=newest)
 
 
-def parse_json(data: bytes | str, subject: Path | str, *, newest: int = 1) -> dict[str, Any]:
+def parse_json(data: bytes | str, subject: Path | str, *, newest: int | None = 1) -> dict[str, Any]:
     """Parse a JSON object that came from elsewhere; see `load_json`."""
     try:
         parsed = json.loads(data, parse_constant=_no_constant, parse_float=_finite, object_pairs_hook=_unique)
@@ -43,7 +44,8 @@ def parse_json(data: bytes | str, subject: Path | str, *, newest: int = 1) -> di
         raise FormatError(f"this is no valid JSON{where}", "repair the file", subject=subject) from None
     if not isinstance(parsed, dict):
         raise FormatError("it holds no JSON object", "check what it is", subject=subject)
-    _check_version(parsed.get("version", 1), newest, subject)
+    if newest is not None:
+        _check_version(parsed.get("version", 1), newest, subject)
     return parsed
 
 

@@ -17,11 +17,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from medical_sam2.data.cases import Kind, Task
 from medical_sam2.data.synthetic.sets import make_set
-from medical_sam2.data.synthetic.volumes import Kind, SyntheticCase, make_volume
+from medical_sam2.data.synthetic.volumes import SyntheticCase, make_volume
 from medical_sam2.errors import FormatError
 
 VERSION = 4
+SYNTHETIC = "synthetic"
 
 
 def write_pool(
@@ -67,13 +69,17 @@ class PoolEntry:
         index: its number.
         kind: "volume" or "set".
         tasks: objects, each a union of labels.
-        name: which generator made it.
+        name: which generator made it, or the data set that it was prepared from.
+        task_names: what each object is an example of.
+        modality: what took the images.
     """
 
     index: int
     kind: Kind
-    tasks: tuple[tuple[int, ...], ...]
+    tasks: tuple[Task, ...]
     name: str
+    task_names: tuple[str, ...]
+    modality: str = SYNTHETIC
 
 
 class PoolReader:
@@ -117,7 +123,9 @@ class PoolReader:
 def _entry(path: Path) -> PoolEntry:
     try:
         told = json.loads(path.read_text())
-        return PoolEntry(int(path.stem), told["kind"], tuple(tuple(task) for task in told["tasks"]), told["name"])
+        tasks = tuple(tuple(task) for task in told["tasks"])
+        names = tuple(told.get("task_names", (told["name"],) * len(tasks)))
+        return PoolEntry(int(path.stem), told["kind"], tasks, told["name"], names, told.get("modality", SYNTHETIC))
     except (ValueError, KeyError, TypeError) as error:
         raise FormatError(
             "no description of a synthetic case", "delete the case and write the pool again", subject=path

@@ -2,11 +2,11 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from medical_sam2.data.cases import Kind
 from medical_sam2.data.synthetic import heads, hearts, torso, zoo
 from medical_sam2.data.synthetic.fields import nearest
 from medical_sam2.data.synthetic.quality import distinct, visible
@@ -15,8 +15,6 @@ from medical_sam2.data.synthetic.scene import Anatomy, Scene
 from medical_sam2.data.synthetic.shapes import random_space
 from medical_sam2.data.synthetic.tissues import LOOKS
 from medical_sam2.errors import ConfigError
-
-Kind = Literal["volume", "set"]
 
 
 @dataclass(frozen=True, eq=False)
