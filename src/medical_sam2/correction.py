@@ -14,15 +14,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medical_sam2.errors import GeometryError, PromptError
-from medical_sam2.frames import to_frame
 from medical_sam2.model.backbone import FramePrediction
-from medical_sam2.model.memory import PolicyBank
-from medical_sam2.model.tracker import track
-from medical_sam2.orientations import FAR, OrientationTracker
+from medical_sam2.model.memory import MemoryBank
+from medical_sam2.orientations import AROUND, FAR, OrientationTracker
 from medical_sam2.planning import Group
-from medical_sam2.prompts import Fixed, FramePrompt
+from medical_sam2.prompts import FramePrompt
+from medical_sam2.region import Region, around_all, box_of
 from medical_sam2.views import View
 from medical_sam2.volume import SliceConfidence
+from medical_sam2.zoom import extent, shown
 
 AGREE, IN_A_ROW = 0.9, 3  # Dice of new and old, slices
 
@@ -122,19 +122,33 @@ def _mend(tracker: OrientationTracker, what: _Object) -> None:
     ahead = [t for t in range(first, frames) if t not in what.said]
     behind = list(range(first - 1, -1, -1))
     tracker.progress.planned += len(start) + len(ahead) + len(behind)
-    bank = PolicyBank(tracker.setting.policy)
-    _walk(tracker, what, bank, [*start, *ahead], range(last, frames))
-    _walk(tracker, what, bank, behind, range(first))
+    banks, region = tracker.banks([what.label]), _region(tracker, what)
+    region = _walk(tracker, what, banks, region, [*start, *ahead], range(last, frames))
+    _walk(tracker, what, banks, region, behind, range(first))
 
 
-def _walk(tracker: OrientationTracker, what: _Object, bank: PolicyBank, order: Sequence[int], ends: range) -> None:
-    """One way; it may end on the frames of `ends`."""
-    stack, features = tracker.frames(what.view), tracker.features(what.view)
-    prompter = Fixed({t: stack.to_network(prompt) for t, prompt in what.prompts.items()})
+def _region(tracker: OrientationTracker, what: _Object) -> Region | None:
+    """What is shown: around all that the object was, and all that is said of it now."""
+    boxes = [extent(prompt) for prompt in what.prompts.values()]
+    if what.old_thw.any():
+        boxes.append(box_of(np.any(what.old_thw, axis=0)))
+    return shown(tracker.frames(what.view), around_all(boxes), AROUND) if tracker.setting.zoom else None
+
+
+def _walk(
+    tracker: OrientationTracker,
+    what: _Object,
+    banks: dict[int, MemoryBank],
+    region: Region | None,
+    order: Sequence[int],
+    ends: range,
+) -> Region | None:
+    """One way; it may end on the frames of `ends`. Returns the region that was shown last."""
     free, agreed = what.yielding, 0
-    tracked = track(tracker.setting.backbone, lambda t: features(t % FAR), order, [prompter], bank)
-    for place, (t, prediction) in enumerate(tracked, 1):
-        mask = to_frame(prediction.logits_Bhw, stack.shape_thw[1:])[0] > 0.5
+    followed = tracker.follow(what.view, {what.label: what.prompts}, order, banks, region)
+    for place, (stack, t, prediction) in enumerate(followed, 1):
+        region = stack.region
+        mask = stack.to_frame(prediction.logits_Bhw)[0] > 0.5
         agreed = agreed + 1 if t not in what.prompts and _dice(mask, what.old_thw[t]) >= AGREE else 0
         ended = agreed >= IN_A_ROW and t in ends
         if ended:
@@ -144,7 +158,8 @@ def _walk(tracker: OrientationTracker, what: _Object, bank: PolicyBank, order: S
             tracker.rows.append(_row(tracker, what, t, prediction, int(mask.sum())))
         tracker.tell(stack, t % FAR, (what.label,), mask[None])
         if ended:
-            return
+            break
+    return region
 
 
 def _row(tracker: OrientationTracker, what: _Object, t: int, prediction: FramePrediction, area_px: int) -> SliceConfidence:

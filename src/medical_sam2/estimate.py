@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medical_sam2.fusion import Slabs
+from medical_sam2.region import BoxXyxy
 from medical_sam2.views import View
 
 MARGIN, LEAST_MARGIN = 0.2, 6  # beyond the estimate: a share of its extent, frames
@@ -22,11 +23,13 @@ class Start:
         frame: on which the estimate is largest and surest.
         mask_hw: (H, W) bool, the estimate there.
         frames: on which the estimate lies, with a margin.
+        box_xyxy: that holds the estimate on all of them, in pixels.
     """
 
     frame: int
     mask_hw: NDArray[np.bool_]
     frames: range
+    box_xyxy: BoxXyxy
 
 
 def start_of(estimate: Slabs, view: View, axes: str) -> Start | None:
@@ -37,30 +40,35 @@ def start_of(estimate: Slabs, view: View, axes: str) -> Start | None:
         view: the orientation.
         axes: directions of the array axes.
     """
-    axis = view.order(axes)[0]
-    surplus = _surplus(estimate, axis)
-    there = np.flatnonzero(surplus)
-    if not len(there):
+    axis, *plane = view.order(axes)
+    surplus = _surplus(estimate)
+    if not surplus[axis].any():
         return None
-    index, count = int(surplus.argmax()), len(surplus)
+    index, count = int(surplus[axis].argmax()), estimate.shape[axis]
     mask = view.apply(_cut(estimate, axis, index), axes)[0] > 0.5
-    margin = max(LEAST_MARGIN, round(MARGIN * (there[-1] - there[0] + 1)))
-    low, high = max(0, int(there[0]) - margin), min(count, int(there[-1]) + margin + 1)
-    if view.flipped(axes)[0]:
-        return Start(count - 1 - index, mask, range(count - high, count - low))
-    return Start(index, mask, range(low, high))
+    low, high = _ends(surplus[axis])
+    margin = max(LEAST_MARGIN, round(MARGIN * (high - low + 1)))
+    low, high = max(0, low - margin), min(count, high + margin + 1)
+    backwards, *mirrored = view.flipped(axes)
+    frame, frames = (count - 1 - index, range(count - high, count - low)) if backwards else (index, range(low, high))
+    rows, columns = (_ends(surplus[a][::-1] if flip else surplus[a]) for a, flip in zip(plane, mirrored, strict=True))
+    return Start(frame, mask, frames, (columns[0], rows[0], columns[1], rows[1]))
 
 
-def _surplus(estimate: Slabs, axis: int) -> NDArray[np.float64]:
-    """Sum of what exceeds the threshold on each slice of an array axis."""
-    surplus = np.zeros(estimate.shape[axis])
+def _ends(surplus: NDArray[np.float64]) -> tuple[int, int]:
+    there = np.flatnonzero(surplus)
+    return int(there[0]), int(there[-1])
+
+
+def _surplus(estimate: Slabs) -> tuple[NDArray[np.float64], ...]:
+    """Sum of what exceeds the threshold on each slice of each array axis."""
+    sums = tuple(np.zeros(length) for length in estimate.shape)
     for i in range(estimate.shape[0]):
         excess = np.clip(np.asarray(estimate[i], np.float32) - np.float32(0.5), 0, None)
-        if axis == 0:
-            surplus[i] = excess.sum()
-        else:
-            surplus += excess.sum(axis=2 - axis)
-    return surplus
+        sums[1][:] += excess.sum(1)
+        sums[2][:] += excess.sum(0)
+        sums[0][i] = excess.sum()
+    return sums
 
 
 def _cut(estimate: Slabs, axis: int, index: int) -> NDArray[np.float32]:

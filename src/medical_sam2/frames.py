@@ -4,7 +4,7 @@ Shapes: T frames, H W frame in its own pixels, S side of the network's square in
 """
 
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from math import isfinite
 
@@ -17,6 +17,7 @@ from torch.nn import functional as F  # noqa: N812
 from medical_sam2.errors import ConfigError, PromptError
 from medical_sam2.model.backbone import Features
 from medical_sam2.prompts import FramePrompt
+from medical_sam2.region import Region
 from medical_sam2.views import View
 from medical_sam2.volume import Volume
 
@@ -168,9 +169,9 @@ class FeatureCache:
 
     def __init__(self, limit_mb: float = 384.0) -> None:
         self._limit, self._held = limit_mb * 2**20, 0
-        self._features: OrderedDict[tuple[str, int], Features] = OrderedDict()
+        self._features: OrderedDict[Hashable, Features] = OrderedDict()
 
-    def get(self, key: tuple[str, int], encode: Callable[[], Features]) -> Features:
+    def get(self, key: Hashable, encode: Callable[[], Features]) -> Features:
         """Features under a key, encoded where they are not held."""
         if key in self._features:
             self._features.move_to_end(key)
@@ -196,12 +197,14 @@ class FrameStack:
         view: which way frames, rows and columns run.
         window: of intensities.
         size: side of the network's input.
+        region: part of each frame that the network is shown; the whole of it where there is none.
     """
 
     volume: Volume
     view: View
     window: Window
     size: int
+    region: Region | None = None
 
     @property
     def axes(self) -> str:
@@ -214,12 +217,19 @@ class FrameStack:
         frames, height, width = (self.volume.shape[axis] for axis in self.view.order(self.axes))
         return frames, height, width
 
+    @property
+    def pixel_hw(self) -> tuple[float, float]:
+        """Height and width of a pixel in mm."""
+        _, high, wide = self.view.spacing(self.volume.spacing_mm, self.axes)
+        return high, wide
+
     def picture(self, t: int) -> NDArray[np.float32]:
-        """Frame t (H, W) in [0, 1]."""
-        return self.window.apply(self.view.apply(self.volume.array, self.axes)[t])
+        """Frame t (H, W), or its region, in [0, 1]."""
+        frame = self.view.apply(self.volume.array, self.axes)[t]
+        return self.window.apply(frame if self.region is None else frame[self.region.rows, self.region.columns])
 
     def input(self, t: int) -> Tensor:
-        """Frame t as network input (3, S, S) in [0, 1]."""
+        """Frame t, or its region, as network input (3, S, S) in [0, 1]."""
         return to_input(self.picture(t), self.size)
 
     def slice_index(self, t: int) -> int:
@@ -227,10 +237,34 @@ class FrameStack:
         frames = self.shape_thw[0]
         return frames - 1 - t if self.view.flipped(self.axes)[0] else t
 
-    def key(self, t: int) -> tuple[str, int]:
+    def key(self, t: int) -> tuple[str, int, Region | None]:
         """What names the slice as it is seen, whichever way the view is played."""
-        return self.view.code[1:], self.slice_index(t)
+        return self.view.code[1:], self.slice_index(t), self.region
 
     def to_network(self, prompt: FramePrompt) -> FramePrompt:
         """A prompt in this view's pixels as one in the network's."""
-        return to_network(prompt, self.shape_thw[1:], self.size)
+        if self.region is None:
+            return to_network(prompt, self.shape_thw[1:], self.size)
+        if prompt.mask_hw is not None and prompt.mask_hw.shape != self.shape_thw[1:]:
+            return to_network(prompt, self.shape_thw[1:], self.size)  # which refuses it
+        return to_network(_cut(prompt, self.region), self.region.shape_hw, self.size)
+
+    def to_frame(self, logits_Bhw: Tensor) -> NDArray[np.float32]:
+        """Probabilities (B, H, W) in this view's pixels; 0 outside of the region."""
+        if self.region is None:
+            return to_frame(logits_Bhw, self.shape_thw[1:])
+        frame = np.zeros((len(logits_Bhw), *self.shape_thw[1:]), np.float32)
+        frame[:, self.region.rows, self.region.columns] = to_frame(logits_Bhw, self.region.shape_hw)
+        return frame
+
+
+def _cut(prompt: FramePrompt, region: Region) -> FramePrompt:
+    """A prompt in pixels of the frame as one in pixels of a region that it lies in."""
+    corner = np.array([region.left, region.top], np.float32)
+    box, mask = prompt.box_xyxy, prompt.mask_hw
+    return FramePrompt(
+        (prompt.points_xy - corner).astype(np.float32),
+        prompt.labels,
+        box_xyxy=None if box is None else (box.reshape(2, 2) - corner).reshape(4).astype(np.float32),
+        mask_hw=None if mask is None else mask[region.rows, region.columns],
+    )

@@ -2,12 +2,13 @@
 
 The orientation that holds the prompts comes first. Each further one starts on the slice where the estimate so far is
 largest and surest, and looks only a margin beyond it. A direction and its reverse share encoded slices, and so do all
-objects. The order of the further orientations follows the likeness of their mean feature to the first one's.
+objects. The order of the further orientations follows the likeness of their mean feature to the first one's. With `zoom`
+the network is shown a region around the object, which grows where the object reaches its border.
 
 Shapes: B objects, T frames, H W frame.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -16,19 +17,22 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from medical_sam2.estimate import start_of
-from medical_sam2.frames import FeatureCache, FrameStack, Window, to_frame
+from medical_sam2.frames import FeatureCache, FrameStack, Window
 from medical_sam2.fusion import Fusion
 from medical_sam2.model.backbone import Backbone, Features, FramePrediction, Memory, Recall
 from medical_sam2.model.memory import MemoryBank, Policy, PolicyBank, cosine
 from medical_sam2.model.tracker import track
 from medical_sam2.planning import Group, drawn_prompts, frame_prompts, outward
 from medical_sam2.prompts import Fixed, FramePrompt
+from medical_sam2.region import Region
 from medical_sam2.views import View
 from medical_sam2.volume import SliceConfidence, Volume
+from medical_sam2.zoom import grown, object_box, shown, together
 
 FAR = 1_000_000  # frames of different orientations are never neighbours in time
 SAMPLES = 5  # frames that the mean feature of a direction is taken from
 LEAST_WEIGHT = 0.05  # of an unsure frame
+AROUND = 1.5  # side of a region over the extent of the estimate that it is taken from
 
 
 @dataclass(frozen=True)
@@ -78,6 +82,7 @@ class Setting:
         window: of intensities.
         policy: makes the memory policy of each object.
         joint: whether all orientations share one bank, or each has its own.
+        zoom: whether the network is shown a region around the object instead of the whole frame.
     """
 
     backbone: Backbone
@@ -86,6 +91,7 @@ class Setting:
     window: Window
     policy: Callable[[], Policy]
     joint: bool = True
+    zoom: bool = False
 
 
 class Together:
@@ -113,9 +119,10 @@ class _Pass:
     view: View
     prompts: Mapping[int, Mapping[int, FramePrompt]]
     frames: range
-    banks: Mapping[int, MemoryBank]
+    banks: dict[int, MemoryBank]
     fusions: Mapping[int, Fusion]
     offset: int
+    region: Region | None = None
 
 
 @dataclass(eq=False)
@@ -142,60 +149,118 @@ class OrientationTracker:
             views: its own view comes first.
             fusions: object → where its probabilities are added.
         """
+        regions = self._regions(views[0], group)
+        self.progress.planned += (len(regions) - 1) * sum(self.frames(view).shape_thw[0] for view in views)
+        for region, labels in regions:
+            self._run(group.part(labels), views, fusions, region)
+
+    def _regions(self, view: View, group: Group) -> list[tuple[Region | None, tuple[int, ...]]]:
+        """What the network is shown of the frames that hold the prompts, and for which objects."""
+        if not self.setting.zoom:
+            return [(None, tuple(group.prompts))]
+        stack = self.frames(view)
+        return together(stack, {label: object_box(stack, said, self._look) for label, said in group.prompts.items()})
+
+    def _look(self, stack: FrameStack, t: int, prompt: FramePrompt) -> NDArray[np.bool_]:
+        """What the network takes a prompt for, on its frame alone."""
+        bank, prompter = PolicyBank(self.setting.policy), Fixed({t: stack.to_network(prompt)})
+        _, prediction = next(track(self.setting.backbone, self.features(stack.view, stack.region), [t], [prompter], bank))
+        return stack.to_frame(prediction.logits_Bhw)[0] > 0.5
+
+    def _run(self, group: Group, views: Sequence[View], fusions: Mapping[int, Fusion], region: Region | None) -> None:
         first, further = views[0], views[1:]
-        banks = {label: PolicyBank(self.setting.policy) for label in group.prompts}
+        banks: dict[int, MemoryBank] = self.banks(group.prompts)
         same = [view for view in further if view.axis == first.axis]
         others = [view for view in further if view.axis != first.axis]
         for place, view in enumerate([first, *same, *self._ordered(first, others)]):
             if place and not self.setting.joint:
-                banks = {label: PolicyBank(self.setting.policy) for label in group.prompts}
+                banks = self.banks(group.prompts)
             if view.axis == first.axis:
                 prompts = {label: frame_prompts(self.setting.volume, own, view) for label, own in group.said.items()}
                 frames = range(self.frames(view).shape_thw[0])
-                self._walk(_Pass(view, prompts, frames, banks, fusions, FAR * place))
+                self._walk(_Pass(view, prompts, frames, banks, fusions, FAR * place, region))
             else:
                 self._further(view, group, banks, fusions, FAR * place)
 
     def _further(
-        self, view: View, group: Group, banks: Mapping[int, MemoryBank], fusions: Mapping[int, Fusion], offset: int
+        self, view: View, group: Group, banks: dict[int, MemoryBank], fusions: Mapping[int, Fusion], offset: int
     ) -> None:
         """An orientation that starts from what is known so far; objects that were not found stay out."""
-        passes: dict[tuple[range, tuple[int, ...]], dict[int, Mapping[int, FramePrompt]]] = {}
-        whole = range(self.frames(view).shape_thw[0])
+        passes: dict[tuple[range, Region | None, tuple[int, ...]], dict[int, Mapping[int, FramePrompt]]] = {}
+        stack = self.frames(view)
+        whole = range(stack.shape_thw[0])
         for label, own in group.said.items():
             drawn = drawn_prompts(self.setting.volume, own, view)
             start = start_of(fusions[label], view, self.setting.volume.orientation)
             frames = whole if start is None else start.frames
             said = drawn if start is None else {start.frame: FramePrompt.mask(start.mask_hw)} | drawn
+            region = shown(stack, start.box_xyxy, AROUND) if start is not None and self.setting.zoom and not drawn else None
             if said:
                 span = range(min([*frames, *said]), max([*frames, *said]) + 1)
-                passes.setdefault((span, tuple(sorted(said))), {})[label] = said
+                passes.setdefault((span, region, tuple(sorted(said))), {})[label] = said
         self.progress.planned += sum(len(key[0]) for key in passes) - len(whole)
-        for key, prompts in passes.items():
-            self._walk(_Pass(view, prompts, key[0], banks, fusions, offset))
+        for (span, region, _), prompts in passes.items():
+            self._walk(_Pass(view, prompts, span, banks, fusions, offset, region))
 
     def _walk(self, way: _Pass) -> None:
         """Outward from the prompted frames."""
-        stack, labels = self.frames(way.view), tuple(way.prompts)
-        bank = Together(way.banks[label] for label in labels)
-        prompters = [
-            Fixed({way.offset + t: stack.to_network(said) for t, said in way.prompts[label].items()}) for label in labels
-        ]
-        order = [way.offset + t for t in outward({t for said in way.prompts.values() for t in said}, way.frames)]
-        features = self.features(way.view)
-        for t, prediction in track(self.setting.backbone, lambda t: features(t - way.offset), order, prompters, bank):
-            self._take(way, t - way.offset, prediction)
+        said = {label: {way.offset + t: prompt for t, prompt in own.items()} for label, own in way.prompts.items()}
+        order = [way.offset + t for t in outward({t for own in way.prompts.values() for t in own}, way.frames)]
+        for stack, t, prediction in self.follow(way.view, said, order, way.banks, way.region):
+            self._take(way, stack, t % FAR, prediction)
 
-    def _take(self, way: _Pass, t: int, prediction: FramePrediction) -> None:
+    def follow(
+        self,
+        view: View,
+        prompts: Mapping[int, Mapping[int, FramePrompt]],
+        order: Sequence[int],
+        banks: dict[int, MemoryBank],
+        region: Region | None,
+    ) -> Iterator[tuple[FrameStack, int, FramePrediction]]:
+        """Track objects through frames, in a larger region from where one of them outgrows the one that is shown.
+
+        Args:
+            view: of the frames.
+            prompts: object → time → what was said there, in pixels of the view.
+            order: times, each the frame and any multiple of `FAR`.
+            banks: what each object remembers; replaced by new ones when the region grows, since what is remembered of the
+                small region would mislead in the large one: only prompts are taken along.
+            region: to begin with; None for whole frames.
+
+        Yields:
+            (the frames as they are shown, time, prediction) for each of `order`, once.
+        """
+        todo, given = list(order), set[int]()
+        while todo:
+            stack, features = self.frames(view, region), self.features(view, region)
+            prompters = [Fixed({t: stack.to_network(prompt) for t, prompt in said.items()}) for said in prompts.values()]
+            bank = Together(banks[label] for label in prompts)
+            for t, prediction in track(self.setting.backbone, lambda t, see=features: see(t % FAR), todo, prompters, bank):
+                if region is not None and any(region.touched(one > 0.5) for one in stack.to_frame(prediction.logits_Bhw)):
+                    region = grown(stack, region)
+                    banks.update(self.banks(prompts))
+                    prompted = outward({t for said in prompts.values() for t in said}, ())
+                    todo = [*prompted, *(t for t in todo if t not in given and t not in prompted)]
+                    break
+                if t not in given:
+                    given.add(t)
+                    yield stack, t, prediction
+            else:
+                return
+
+    def _take(self, way: _Pass, stack: FrameStack, t: int, prediction: FramePrediction) -> None:
         """Add one frame's probabilities where they belong, and note how sure they are."""
-        stack, labels = self.frames(way.view), tuple(way.prompts)
-        probabilities = to_frame(prediction.logits_Bhw, stack.shape_thw[1:])
-        sure = prediction.confidence_B.float().cpu().tolist()
+        probabilities = stack.to_frame(prediction.logits_Bhw)
+        labels, sure = tuple(way.prompts), prediction.confidence_B.float().cpu().tolist()
         for label, probability, confidence in zip(labels, probabilities, sure, strict=True):
             way.fusions[label].add(way.view, t, probability, max(confidence, LEAST_WEIGHT))
             area, told = int((probability > 0.5).sum()), t in way.prompts[label]
             self.rows.append(SliceConfidence(label, way.view.code, stack.slice_index(t), confidence, area, told))
         self.tell(stack, t, labels, probabilities > 0.5)
+
+    def banks(self, labels: Iterable[int]) -> dict[int, MemoryBank]:
+        """Empty ones, one for each object."""
+        return {label: PolicyBank(self.setting.policy) for label in labels}
 
     def tell(self, stack: FrameStack, t: int, labels: tuple[int, ...], masks_bhw: NDArray[np.bool_]) -> None:
         """Say that one more frame is done."""
@@ -219,11 +284,11 @@ class OrientationTracker:
         places = np.linspace(0, frames - 1, SAMPLES + 2)[1:-1].round().astype(int)
         return torch.stack([features(int(t)).summary_BC[0] for t in places]).mean(0)
 
-    def frames(self, view: View) -> FrameStack:
-        """The volume as frames along a view."""
-        return FrameStack(self.setting.volume, view, self.setting.window, self.setting.backbone.image_size)
+    def frames(self, view: View, region: Region | None = None) -> FrameStack:
+        """The volume as frames along a view, or a region of them."""
+        return FrameStack(self.setting.volume, view, self.setting.window, self.setting.backbone.image_size, region)
 
-    def features(self, view: View) -> Callable[[int], Features]:
-        """What the encoder saw on each frame of a view, kept for later."""
-        stack = self.frames(view)
+    def features(self, view: View, region: Region | None = None) -> Callable[[int], Features]:
+        """What the encoder saw on each frame of a view, or in a region of it, kept for later."""
+        stack = self.frames(view, region)
         return lambda t: self.cache.get(stack.key(t), lambda: self.setting.encode(stack.input(t)))

@@ -3,12 +3,17 @@
 Shapes: H W frame. Pixels are counted from the frame's first one; a region lies inside its frame.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 LEAST = 24  # pixels that a region has along each axis, where the frame has them
+TOUCHED = 0.04  # share of a border that an object covers where it reaches it
+BoxXyxy: TypeAlias = tuple[float, float, float, float]
+"""x_low, y_low, x_high, y_high in pixels, inclusive."""
 
 
 @dataclass(frozen=True)
@@ -42,9 +47,21 @@ class Region:
         """Rows and columns."""
         return self.height, self.width
 
+    def touched(self, mask_hw: NDArray[np.bool_]) -> bool:
+        """Whether an object in a frame (H, W) reaches a border of the region behind which the frame goes on."""
+        height, width = mask_hw.shape
+        shown, (down, right) = mask_hw[self.rows, self.columns], (self.top + self.height, self.left + self.width)
+        edges = (
+            (self.top > 0, shown[0]),
+            (down < height, shown[-1]),
+            (self.left > 0, shown[:, 0]),
+            (right < width, shown[:, -1]),
+        )
+        return any(inner and edge.mean() > TOUCHED for inner, edge in edges)
+
 
 def region_around(
-    box_xyxy: tuple[float, float, float, float],
+    box_xyxy: BoxXyxy,
     shape_hw: tuple[int, int],
     *,
     margin: float,
@@ -54,7 +71,7 @@ def region_around(
     """A region with a box in its middle, square in millimetres where the frame has room; it is moved, not cut, at a border.
 
     Args:
-        box_xyxy: x_low, y_low, x_high, y_high in pixels, inclusive.
+        box_xyxy: that lies in the middle.
         shape_hw: of the frame.
         margin: side of the region over the longer side of the box.
         pixel_hw: height and width of a pixel in mm.
@@ -71,10 +88,16 @@ def region_around(
     return Region(top, left, height, width)
 
 
-def box_of(mask_hw: NDArray[np.bool_]) -> tuple[int, int, int, int]:
-    """The tight box x_low, y_low, x_high, y_high of a mask that is not empty, inclusive."""
+def box_of(mask_hw: NDArray[np.bool_]) -> BoxXyxy:
+    """The tight box of a mask that is not empty."""
     rows, columns = np.flatnonzero(mask_hw.any(1)), np.flatnonzero(mask_hw.any(0))
-    return int(columns[0]), int(rows[0]), int(columns[-1]), int(rows[-1])
+    return float(columns[0]), float(rows[0]), float(columns[-1]), float(rows[-1])
+
+
+def around_all(boxes: Iterable[BoxXyxy]) -> BoxXyxy:
+    """The box that holds some boxes."""
+    lows_x, lows_y, highs_x, highs_y = zip(*boxes, strict=True)
+    return min(lows_x), min(lows_y), max(highs_x), max(highs_y)
 
 
 def _span(middle: float, side: float, offset: float, length: int) -> tuple[int, int]:

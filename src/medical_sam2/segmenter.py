@@ -91,6 +91,7 @@ class Segmenter:
         probability: bool = False,
         uncertainty: bool = False,
         islands: bool = False,
+        zoom: bool = True,
         names: Mapping[int, str] | None = None,
         on_frame: Callable[[FrameDone], None] | None = None,
     ) -> Segmentation:
@@ -108,6 +109,7 @@ class Segmenter:
             probability: whether probability maps are kept.
             uncertainty: whether the views' disagreement is kept.
             islands: whether parts of an object stay that hang together with no prompt of it.
+            zoom: whether the network is shown a region around the object that grows with it, or always whole slices.
             names: label → name of the structure.
             on_frame: told of each tracked frame.
 
@@ -127,7 +129,7 @@ class Segmenter:
         work = Outcome(volume, groups, Kept(make, probability, uncertainty, islands), Progress(on_frame))
 
         def tracker(seen: Window) -> OrientationTracker:
-            setting = Setting(self.network, self._encode, volume, seen, policy, joint)
+            setting = Setting(self.network, self._encode, volume, seen, policy, joint, zoom)
             return OrientationTracker(setting, work.progress, work.rows)
 
         with self._autocast():

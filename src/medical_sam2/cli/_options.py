@@ -70,6 +70,7 @@ class How:
         bank: memory: self-sorting, fifo, greedy, or a plug-in (module:attribute, file.py:attribute).
         fusion: of the views: mean, vote, weighted, or a plug-in.
         islands: keep parts of an object that hang together with no prompt of it.
+        whole_slices: show the network whole slices, not a region around the object that grows with it.
         window: of intensities: auto, percentile, soft, lung, bone, brain, or LOW,HIGH.
         weights: a name (`medsam2 weights list`), a file, a folder, or an id on the Hugging Face hub.
         image_size: side of the network's input in pixels; that of the weights unless given.
@@ -82,6 +83,7 @@ class How:
     bank: str = "self-sorting"
     fusion: str = "mean"
     islands: Annotated[bool, FLAG] = False
+    whole_slices: Annotated[bool, FLAG] = False
     window: Annotated[str, Parameter(allow_leading_hyphen=True)] = "auto"
     weights: str = "nano"
     image_size: int | None = None

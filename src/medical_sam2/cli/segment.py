@@ -127,6 +127,7 @@ def _found(
             probability=outputs.probability is not None,
             uncertainty=outputs.uncertainty is not None,
             islands=how.islands,
+            zoom=not how.whole_slices,
             names=named.names,
             on_frame=progress,
         )

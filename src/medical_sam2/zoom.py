@@ -1,0 +1,116 @@
+"""Which part of the frames the network is shown: a region around the object, found from its prompts, that grows with it.
+
+A small object in a large slice is a few pixels at the network's resolution; shown by itself it fills the input. A click does
+not say how large its object is: the network is asked on the whole frame first, then on the region that its answer lies in,
+until the two agree. (nnInteractive calls this automatic zoom.)
+
+Shapes: H W frame.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medical_sam2.frames import FrameStack
+from medical_sam2.prompts import FramePrompt
+from medical_sam2.region import BoxXyxy, Region, around_all, box_of, region_around
+
+MARGIN = 2.0  # side of a region over the longer side of its object
+GROWTH = 1.6  # of a region that its object reaches the border of
+WHOLE = 0.75  # share of the frame's sides from which on the whole frame is shown
+ALIKE = 1.5  # regions whose common one is larger by less than this factor become one
+ROUNDS = 3  # of looking closer at what a click hit
+
+Look = Callable[[FrameStack, int, FramePrompt], NDArray[np.bool_]]
+"""(frames, t, prompt in their pixels) → mask (H, W) of what the network takes the prompt for."""
+
+
+def object_box(stack: FrameStack, said: Mapping[int, FramePrompt], look: Look) -> BoxXyxy:
+    """The box of an object as its prompts tell, or as the network takes its clicks.
+
+    Args:
+        stack: whole frames.
+        said: frame → prompt of the object.
+        look: asks the network.
+    """
+    drawn = [_drawn(prompt) for prompt in said.values()]
+    boxes = [box for box in drawn if box is not None]
+    if not boxes:
+        t = next((t for t, prompt in said.items() if prompt.labels.any()), next(iter(said)))
+        boxes = [_hit(stack, t, said[t], look)]
+    return around_all([*boxes, *(place for prompt in said.values() for place in _places(prompt))])
+
+
+def extent(prompt: FramePrompt) -> BoxXyxy:
+    """The box that holds all that a prompt speaks of."""
+    drawn = _drawn(prompt)
+    return around_all([*([] if drawn is None else [drawn]), *_places(prompt)])
+
+
+def shown(stack: FrameStack, box: BoxXyxy, margin: float = MARGIN) -> Region | None:
+    """The region with a box in its middle; None where it is nearly the whole frame."""
+    return _unless_whole(region_around(box, stack.shape_thw[1:], margin=margin, pixel_hw=stack.pixel_hw), stack)
+
+
+def grown(stack: FrameStack, region: Region) -> Region | None:
+    """A larger region around one that its object has outgrown; None where that is nearly the whole frame."""
+    box = (region.left, region.top, region.left + region.width - 1, region.top + region.height - 1)
+    return shown(stack, box, GROWTH)
+
+
+def together(stack: FrameStack, boxes: Mapping[int, BoxXyxy]) -> list[tuple[Region | None, tuple[int, ...]]]:
+    """Regions for some objects, one for those that are alike in size and place, with the objects in each."""
+    lots: list[tuple[BoxXyxy, list[int]]] = []
+    for label, box in boxes.items():
+        for place, (common, labels) in enumerate(lots):
+            joined = around_all([common, box])
+            if _side(joined) <= ALIKE * min(_side(boxes[x]) for x in [*labels, label]):
+                lots[place] = (joined, [*labels, label])
+                break
+        else:
+            lots.append((box, [label]))
+    regions: dict[Region | None, tuple[int, ...]] = {}
+    for box, labels in lots:
+        region = shown(stack, box)
+        regions[region] = (*regions.get(region, ()), *labels)
+    return list(regions.items())
+
+
+def _hit(stack: FrameStack, t: int, prompt: FramePrompt, look: Look) -> BoxXyxy:
+    """The box of what a click hit, looked at closer and closer."""
+    height, width = stack.shape_thw[1:]
+    box, region = (0.0, 0.0, width - 1.0, height - 1.0), None
+    for _ in range(ROUNDS):
+        closer = FrameStack(stack.volume, stack.view, stack.window, stack.size, region)
+        mask = look(closer, t, prompt)
+        if not mask.any():
+            break
+        box = box_of(mask)
+        seen, region = region, shown(stack, around_all([box, *_places(prompt)]))
+        if region == seen:
+            break
+    return box
+
+
+def _drawn(prompt: FramePrompt) -> BoxXyxy | None:
+    if prompt.mask_hw is not None and prompt.mask_hw.any():
+        return box_of(prompt.mask_hw)
+    if prompt.box_xyxy is None:
+        return None
+    x_low, y_low, x_high, y_high = (float(x) for x in prompt.box_xyxy)
+    return x_low, y_low, x_high, y_high
+
+
+def _places(prompt: FramePrompt) -> Sequence[BoxXyxy]:
+    return [(float(x), float(y), float(x), float(y)) for x, y in prompt.points_xy]
+
+
+def _side(box: BoxXyxy) -> float:
+    x_low, y_low, x_high, y_high = box
+    return max(x_high - x_low, y_high - y_low) + 1
+
+
+def _unless_whole(region: Region, stack: FrameStack) -> Region | None:
+    height, width = stack.shape_thw[1:]
+    return None if region.height >= WHOLE * height and region.width >= WHOLE * width else region

@@ -1,0 +1,151 @@
+"""The network is shown a region around the object, and a larger one where the object outgrows it."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from medical_sam2.correction import corrected
+from medical_sam2.frames import FrameStack, Window
+from medical_sam2.fusion import Mean
+from medical_sam2.model.memory import SelfSorting
+from medical_sam2.orientations import OrientationTracker, Setting
+from medical_sam2.planning import grouped
+from medical_sam2.prompts import Box, FramePrompt, Mask, Point, Prompt
+from medical_sam2.region import Region
+from medical_sam2.views import AXIAL, THREE_VIEWS
+from medical_sam2.volume import Volume
+from medical_sam2.zoom import grown, object_box, shown, together
+from tests.backbones import Brightness
+
+SHAPE = (150, 120, 20)
+
+
+def cone() -> tuple[Volume, NDArray[np.bool_]]:
+    """A square of 10 to 86 voxels, larger on each slice."""
+    truth = np.zeros(SHAPE, bool)
+    for k in range(SHAPE[2]):
+        truth[60 - 5 - 2 * k : 60 + 5 + 2 * k, 50 - 5 - 2 * k : 50 + 5 + 2 * k, k] = True
+    noise = np.random.default_rng(0).uniform(-0.01, 0.01, SHAPE)
+    return Volume((np.where(truth, 0.8, 0.2) + noise).astype(np.float32), np.eye(4)), truth
+
+
+def tracked(volume: Volume, prompts: Sequence[Prompt], *, zoom: bool = True) -> tuple[OrientationTracker, Any, Brightness]:
+    backbone = Brightness()
+    setting = Setting(backbone, lambda x: backbone.encode(x[None]), volume, Window(0, 1), SelfSorting, zoom=zoom)
+    tracker, fusions = OrientationTracker(setting), {}
+    for group in grouped(volume, prompts):
+        fusions |= (own := {label: Mean(volume.shape, volume.orientation) for label in group.prompts})
+        tracker.run(group, (group.view, *(view for view in THREE_VIEWS if view != group.view)), own)
+    return tracker, fusions, backbone
+
+
+def dice(one: NDArray[np.bool_], other: NDArray[np.bool_]) -> float:
+    return float(2 * (one & other).sum() / (one.sum() + other.sum()))
+
+
+def prompt(kind: str, truth: NDArray[np.bool_], k: int) -> Prompt:
+    if kind == "click":
+        return Point((60, 50, k))
+    mask = np.zeros(SHAPE, bool)
+    mask[:, :, k] = truth[:, :, k]
+    places = np.argwhere(mask)
+    low, high = ((float(x), float(y), float(z)) for x, y, z in (places.min(0), places.max(0)))
+    return Mask(mask, axis=2) if kind == "mask" else Box(low, high)
+
+
+@pytest.mark.parametrize("kind", ["mask", "box", "click"])
+def test_an_object_that_outgrows_its_region_is_followed(kind: str) -> None:
+    volume, truth = cone()
+    tracker, fusions, _ = tracked(volume, [prompt(kind, truth, 1)])
+    assert dice(fusions[1].result() > 0.5, truth) > 0.97
+    axial = sorted(row.slice for row in tracker.rows if row.view == AXIAL.code)
+    assert axial == list(range(SHAPE[2]))  # each slice counts once, although some were looked at twice
+
+
+def test_a_small_object_is_outlined_finer_than_in_whole_slices() -> None:
+    truth = np.zeros((400, 400, 6), bool)
+    truth[201:210, 100:107, :] = True
+    volume = Volume(np.where(truth, np.float32(0.8), np.float32(0.2)), np.eye(4))
+    mask = np.zeros(truth.shape, bool)
+    mask[:, :, 2] = truth[:, :, 2]
+    near, whole = (tracked(volume, [Mask(mask, axis=2)], zoom=zoom)[1][1].result() > 0.5 for zoom in (True, False))
+    assert dice(near, truth) == 1
+    assert dice(whole, truth) < 0.9
+
+
+def test_nothing_outside_of_the_region_is_outlined() -> None:
+    volume, _ = cone()
+    stack = FrameStack(volume, AXIAL, Window(0, 1), 64, Region(10, 20, 30, 40))
+    inside = stack.to_frame(torch.full((1, 16, 16), 10.0))[0]
+    assert inside.shape == stack.shape_thw[1:]
+    assert (inside[10:40, 20:60] > 0.99).all()
+    assert inside.sum() == pytest.approx(inside[10:40, 20:60].sum())
+
+
+def test_a_click_is_looked_at_closer_until_region_and_answer_agree() -> None:
+    volume, truth = cone()
+    stack = FrameStack(volume, AXIAL, Window(0, 1), 64)
+    plane = AXIAL.apply(truth)[4]
+    regions: list[Region | None] = []
+
+    def look(closer: FrameStack, t: int, said: FramePrompt) -> NDArray[np.bool_]:
+        regions.append(closer.region)
+        return plane if closer.region else np.roll(plane, 1, 0) | plane
+
+    _, row, column = AXIAL.project((60, 50, 4), SHAPE)
+    box = object_box(stack, {4: FramePrompt.click(column, row)}, look)
+    assert regions[0] is None
+    assert regions[1] is not None
+    assert len(regions) == 3
+    rows, columns = np.flatnonzero(plane.any(1)), np.flatnonzero(plane.any(0))
+    assert box == (columns[0], rows[0], columns[-1], rows[-1])
+
+
+def test_where_a_click_hits_nothing_the_whole_frame_is_shown() -> None:
+    volume, _ = cone()
+    stack = FrameStack(volume, AXIAL, Window(0, 1), 64)
+    box = object_box(stack, {4: FramePrompt.click(5, 5)}, lambda closer, t, said: np.zeros(closer.shape_thw[1:], bool))
+    assert shown(stack, box) is None
+
+
+def test_objects_alike_share_a_region_and_others_do_not() -> None:
+    volume, _ = cone()
+    stack = FrameStack(volume, AXIAL, Window(0, 1), 64)
+    lots = together(stack, {1: (10, 10, 29, 29), 2: (14, 12, 33, 31), 3: (80, 70, 89, 79), 4: (5, 5, 115, 100)})
+    assert [labels for _, labels in lots] == [(1, 2), (3,), (4,)]
+    assert lots[2][0] is None
+
+
+def test_a_region_grows_up_to_the_whole_frame() -> None:
+    volume, _ = cone()
+    stack, region = FrameStack(volume, AXIAL, Window(0, 1), 64), Region(40, 50, 30, 30)
+    sides = []
+    while region:
+        sides.append(region.height)
+        region = grown(stack, region)  # type: ignore[assignment]
+    assert sides == [30, 48, 77]
+
+
+def test_objects_with_regions_of_their_own_give_what_each_gives_alone() -> None:
+    volume, truth = cone()
+    array = np.asarray(volume.array).copy()
+    array[130:140, 100:110, :] = 0.5
+    both = Volume(array, np.eye(4))
+    first, second = prompt("mask", truth, 3), Point((134, 105, 3), object=2)
+    _, joint, _ = tracked(both, [first, second])
+    for label, said in ((1, first), (2, second)):
+        _, alone, _ = tracked(both, [said])
+        assert (joint[label].result() == alone[label].result()).all()
+
+
+def test_a_correction_follows_an_object_out_of_its_region() -> None:
+    volume, truth = cone()
+    earlier = truth.astype(np.uint8)
+    earlier[:, :, 5:] = 0
+    tracker, _, _ = tracked(volume, [Point((60, 50, 0))])
+    mended = corrected(tracker, grouped(volume, [Point((60, 50, 8))]), earlier)
+    assert dice(mended == 1, truth) > 0.97
