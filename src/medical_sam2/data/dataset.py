@@ -1,6 +1,6 @@
 """Data sets of images with labels, as they lie on disk: what belongs together, and nothing loaded until it is asked for."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -12,12 +12,13 @@ from medical_sam2 import io
 from medical_sam2.data.cases import Kind
 from medical_sam2.errors import ConfigError, FormatError, GeometryError
 from medical_sam2.io import Picture
-from medical_sam2.io.labels import integers
+from medical_sam2.io.labels import fit, integers
 from medical_sam2.plugins import suggestion
 from medical_sam2.volume import Volume
 
 Split = Literal["train", "test"]
 SAME_GRID_MM = 1e-3
+COLOURS = 3
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,8 @@ class DataSet:
         ignore: value of the label map where nobody outlined anything, if there is one.
         prompt: "click", "box" or "mask", where the paper (METHOD §7) or the data set says.
         licence: of the data, where known.
+        remap: number in the files of labels → value that is meant, where they differ; numbers that are not named are refused.
+        opener: reads a file of images or labels of another format than `medical_sam2.io` knows.
     """
 
     name: str
@@ -77,6 +80,13 @@ class DataSet:
     ignore: int | None = None
     prompt: str | None = None
     licence: str | None = None
+    remap: Mapping[int, int] | None = None
+    opener: Callable[[Path], Volume] | None = None
+
+    @property
+    def colour(self) -> bool:
+        """Whether its images are colour pictures."""
+        return self.kind == "set" and len(self.channels) == COLOURS
 
     def split(self, split: Split) -> tuple[Case, ...]:
         """The cases to train on, or those to test on."""
@@ -93,6 +103,9 @@ class DataSet:
         if self.kind == "volume":
             return self._volumes(case, max_bytes)
         picture = _picture(case, max_bytes)
+        if picture.colour and not self.colour:
+            channels = ", ".join(self.channels)
+            raise FormatError(f"it is in colour, and its channels are {channels}", "declare R, G, B", subject=case.images[0])
         if case.label is None:
             return LoadedCase((picture,), None)
         return LoadedCase((picture,), self._checked(_picture_labels(case.label, picture, max_bytes), case.label))
@@ -108,16 +121,22 @@ class DataSet:
         return np.isin(labels, self.structures[structure])
 
     def _volumes(self, case: Case, max_bytes: int | None) -> LoadedCase:
-        volumes = tuple(io.load(path, max_bytes=max_bytes) for path in case.images)
+        volumes = tuple(self._volume(path, max_bytes) for path in case.images)
         first = volumes[0]
         for volume, path in zip(volumes, case.images, strict=True):
             if volume.shape != first.shape or np.abs(volume.affine - first.affine).max() > SAME_GRID_MM:
                 raise GeometryError("it does not share the grid of the first channel", "resample it", subject=path)
         if case.label is None:
             return LoadedCase(volumes, None)
-        return LoadedCase(volumes, self._checked(io.load_labels(case.label, first).array, case.label))
+        labels = io.load_labels(case.label, first) if self.opener is None else fit(self.opener(case.label), first)
+        return LoadedCase(volumes, self._checked(labels.array, case.label))
+
+    def _volume(self, path: Path, max_bytes: int | None) -> Volume:
+        return io.load(path, max_bytes=max_bytes) if self.opener is None else self.opener(path)
 
     def _checked(self, labels: NDArray[Any], path: Path) -> NDArray[Any]:
+        if self.remap is not None:
+            labels = _remapped(labels, self.remap, path)
         known = {0, *(value for values in self.structures.values() for value in values)}
         known |= set() if self.ignore is None else {self.ignore}
         strange = sorted(set(np.unique(labels).tolist()) - known)
@@ -144,10 +163,23 @@ def _picture(case: Case, max_bytes: int | None) -> Picture:
 
 
 def _one_picture(path: Path, max_bytes: int | None) -> Picture:
-    picture, *more = io.load_pictures(path, max_bytes=max_bytes)
+    found = io.read(path, all_frames=True, max_bytes=max_bytes)
+    if isinstance(found, Volume):
+        return _flat(found, path)
+    picture, *more = found
     if more:
         raise FormatError(f"it holds {1 + len(more)} pictures", "store one picture in each file", subject=path)
     return picture
+
+
+def _flat(volume: Volume, path: Path) -> Picture:
+    """A volume of one slice as a picture: rows downwards are its second long axis."""
+    if 1 not in volume.shape:
+        raise FormatError(f"a volume of shape {volume.shape} is no picture", "give single slices", subject=path)
+    through = max(axis for axis in range(3) if volume.shape[axis] == 1)
+    columns_mm, rows_mm = (volume.spacing_mm[axis] for axis in range(3) if axis != through)
+    array: NDArray[Any] = np.take(volume.array, 0, axis=through).T
+    return Picture(array, (rows_mm, columns_mm), volume.modality, path, warnings=volume.warnings)
 
 
 def _picture_labels(path: Path, like: Picture, max_bytes: int | None) -> NDArray[Any]:
@@ -162,3 +194,12 @@ def _picture_labels(path: Path, like: Picture, max_bytes: int | None) -> NDArray
             f"the labels have {found.shape} pixels, the image {like.shape}", "resample the labels", subject=path
         )
     return integers(array, path)
+
+
+def _remapped(labels: NDArray[Any], remap: Mapping[int, int], path: Path) -> NDArray[Any]:
+    strange = sorted(set(np.unique(labels).tolist()) - set(remap))
+    if strange:
+        raise FormatError(f"it holds the value {strange[0]}, not {sorted(remap)}", "check what it is", subject=path)
+    table = np.zeros(max(remap) + 1, np.min_scalar_type(max(remap.values())))
+    table[list(remap)] = list(remap.values())
+    return table[labels]

@@ -12,13 +12,12 @@ from typing import Any
 
 from medical_sam2 import io
 from medical_sam2.data.cases import Kind
-from medical_sam2.data.dataset import Case, DataSet, Split
+from medical_sam2.data.dataset import COLOURS, Case, DataSet, Split
 from medical_sam2.errors import FormatError, InputError
 from medical_sam2.io.pictures import SUFFIXES as PICTURE_SUFFIXES
 
 DESCRIPTION = "dataset.json"
 BACKGROUND, IGNORE = "background", "ignore"
-COLOURS = 3
 CHANNEL = re.compile(r"(?P<case>.+)_(?P<channel>\d{4})")
 FOLDERS: Mapping[Split, tuple[str, str]] = {"train": ("imagesTr", "labelsTr"), "test": ("imagesTs", "labelsTs")}
 MODALITIES = {
@@ -104,7 +103,10 @@ def _ending(told: Mapping[str, Any], path: Path) -> str:
 def _kind(told: Mapping[str, Any], ending: str, path: Path) -> Kind:
     if "Tiff3D" in str(told.get("overwrite_image_reader_writer", "")):
         raise FormatError("its volumes are TIFF files, which do not tell their geometry", "convert them to NIfTI", subject=path)
-    return "set" if ending.lower() in PICTURE_SUFFIXES else "volume"
+    kind = told.get("kind", "set" if ending.lower() in PICTURE_SUFFIXES else "volume")
+    if kind not in ("volume", "set"):
+        raise FormatError(f"its kind {kind!r} is unknown", 'write "volume" or "set", or leave it out', subject=path)
+    return kind
 
 
 def _labels(told: Mapping[str, Any], path: Path) -> tuple[dict[str, tuple[int, ...]], int | None]:

@@ -1,0 +1,113 @@
+"""Intensities: clipped as their modality asks for, then minus mean over standard deviation; and as grey levels to train on.
+
+The order of METHOD §4: crop to non-zero, clip, normalise; inside the mask of non-zero alone where cropping took away a quarter
+or more.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from medical_sam2.errors import FormatError
+
+PERCENTILES = (0.5, 99.5)
+CLIPPED = {"MR", "DX", "CR", "XA", "RF", "US", "IVUS", "MG", "OCT", "OPT"}
+"""MR, X-ray, ultrasound, mammography, optical coherence tomography."""
+HOUNSFIELD = "CT"
+MUCH = 0.75  # of the voxels are left: from here on, what is left decides
+Rule = Literal["window", "percentiles", "whole"]
+
+
+def rule_for(modality: str) -> Rule:
+    """What is clipped: CT by window and foreground, MR and its like by percentiles, the rest not at all."""
+    if modality == HOUNSFIELD:
+        return "window"
+    return "percentiles" if modality in CLIPPED else "whole"
+
+
+@dataclass(frozen=True)
+class Levels:
+    """How the intensities of an image were changed.
+
+    Args:
+        low: intensities under it were raised to it; it becomes black.
+        high: likewise, white.
+        mean: subtracted.
+        std: divided by.
+    """
+
+    low: float
+    high: float
+    mean: float
+    std: float
+
+    def normalise(self, array: NDArray[Any], inside: NDArray[np.bool_] | None) -> NDArray[np.float32]:
+        """Clipped, minus mean, over standard deviation; 0 outside of the mask."""
+        z = (np.clip(array.astype(np.float32), self.low, self.high) - np.float32(self.mean)) / np.float32(self.std)
+        if inside is not None:
+            z[~inside] = 0
+        return z
+
+    def grey(self, array: NDArray[Any]) -> NDArray[np.uint8]:
+        """The same intensities from black to white."""
+        share = (np.clip(array.astype(np.float32), self.low, self.high) - np.float32(self.low)) / np.float32(
+            self.high - self.low
+        )
+        return np.rint(255 * share).astype(np.uint8)
+
+
+def levels_of(array: NDArray[Any], inside: NDArray[np.bool_] | None, rule: Rule) -> Levels:
+    """The levels of one image by itself.
+
+    Raises:
+        FormatError: all its intensities are the same.
+    """
+    values = (array if inside is None else array[inside]).astype(np.float32).ravel()
+    low, high = (
+        float(x) for x in (np.percentile(values, PERCENTILES) if rule == "percentiles" else (values.min(), values.max()))
+    )
+    if high <= low:
+        low, high = float(values.min()), float(values.max())
+    clipped = np.clip(values, low, high)
+    std = float(clipped.std(dtype=np.float64))
+    if std == 0:
+        raise FormatError("all its intensities are the same: there is nothing to see", "remove or replace the image")
+    return Levels(low, high, float(clipped.mean(dtype=np.float64)), std)
+
+
+@dataclass(frozen=True)
+class Cut:
+    """The box around what is not zero.
+
+    Args:
+        box: slices of each axis.
+        inside: within the box, what is not zero with its holes filled; None where cropping took away little.
+    """
+
+    box: tuple[slice, ...]
+    inside: NDArray[np.bool_] | None
+
+
+def cut_to_content(images: Sequence[NDArray[Any]], labels: NDArray[Any] | None) -> Cut:
+    """Where any channel is not zero; labels are never cut off.
+
+    Raises:
+        FormatError: everything is zero.
+    """
+    content = np.logical_or.reduce([image != 0 for image in images])
+    kept = content if labels is None else content | (labels > 0)
+    if not content.any():
+        raise FormatError("all its intensities are zero: there is nothing to see", "remove or replace the image")
+    box = tuple(_extent(kept, axis) for axis in range(kept.ndim))
+    inner = kept[box]
+    filled = None if inner.size > MUCH * kept.size else np.asarray(ndimage.binary_fill_holes(inner), bool)
+    return Cut(box, filled)
+
+
+def _extent(mask: NDArray[np.bool_], axis: int) -> slice:
+    found = np.flatnonzero(mask.any(axis=tuple(other for other in range(mask.ndim) if other != axis)))
+    return slice(int(found[0]), int(found[-1]) + 1)
