@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 import torch
 
+from medical_sam2.following import Setting, Together
 from medical_sam2.frames import Window
 from medical_sam2.fusion import Mean
 from medical_sam2.model.backbone import Memory
 from medical_sam2.model.memory import PolicyBank, SelfSorting
-from medical_sam2.orientations import OrientationTracker, Setting, Together
+from medical_sam2.orientations import OrientationTracker
 from medical_sam2.planning import grouped
 from medical_sam2.prompts import Mask, Prompt
 from medical_sam2.views import AXIAL, CORONAL, SAGITTAL, SIX_VIEWS, THREE_VIEWS, View

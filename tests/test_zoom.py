@@ -9,10 +9,11 @@ import torch
 from numpy.typing import NDArray
 
 from medical_sam2.correction import corrected
+from medical_sam2.following import ENDED, Setting
 from medical_sam2.frames import FrameStack, Window
 from medical_sam2.fusion import Mean
 from medical_sam2.model.memory import SelfSorting
-from medical_sam2.orientations import OrientationTracker, Setting
+from medical_sam2.orientations import OrientationTracker
 from medical_sam2.planning import grouped
 from medical_sam2.prompts import Box, FramePrompt, Mask, Point, Prompt
 from medical_sam2.region import Region
@@ -149,3 +150,14 @@ def test_a_correction_follows_an_object_out_of_its_region() -> None:
     tracker, _, _ = tracked(volume, [Point((60, 50, 0))])
     mended = corrected(tracker, grouped(volume, [Point((60, 50, 8))]), earlier)
     assert dice(mended == 1, truth) > 0.97
+
+
+def test_tracking_ends_where_the_objects_have_ended() -> None:
+    truth = np.zeros((40, 40, 60), bool)
+    truth[10:20, 10:20, 25:32] = True
+    volume = Volume(np.where(truth, np.float32(0.8), np.float32(0.2)), np.eye(4))
+    tracker, fusions, _ = tracked(volume, [Point((15, 15, 30))])
+    axial = sorted(row.slice for row in tracker.rows if row.view == AXIAL.code)
+    assert axial == list(range(25 - ENDED, 32 + ENDED))
+    assert ((fusions[1].result() > 0.5) == truth).all()
+    assert fusions[1].result()[15, 15, 0] == 0

@@ -14,9 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medical_sam2.errors import GeometryError, PromptError
+from medical_sam2.following import FAR
 from medical_sam2.model.backbone import FramePrediction
 from medical_sam2.model.memory import MemoryBank
-from medical_sam2.orientations import AROUND, FAR, OrientationTracker
+from medical_sam2.orientations import AROUND, OrientationTracker
 from medical_sam2.planning import Group
 from medical_sam2.prompts import FramePrompt
 from medical_sam2.region import Region, around_all, box_of
@@ -122,7 +123,7 @@ def _mend(tracker: OrientationTracker, what: _Object) -> None:
     ahead = [t for t in range(first, frames) if t not in what.said]
     behind = list(range(first - 1, -1, -1))
     tracker.progress.planned += len(start) + len(ahead) + len(behind)
-    banks, region = tracker.banks([what.label]), _region(tracker, what)
+    banks, region = tracker.follower.banks([what.label]), _region(tracker, what)
     region = _walk(tracker, what, banks, region, [*start, *ahead], range(last, frames))
     _walk(tracker, what, banks, region, behind, range(first))
 
@@ -132,7 +133,7 @@ def _region(tracker: OrientationTracker, what: _Object) -> Region | None:
     boxes = [extent(prompt) for prompt in what.prompts.values()]
     if what.old_thw.any():
         boxes.append(box_of(np.any(what.old_thw, axis=0)))
-    return shown(tracker.frames(what.view), around_all(boxes), AROUND) if tracker.setting.zoom else None
+    return shown(tracker.follower.frames(what.view), around_all(boxes), AROUND) if tracker.setting.zoom else None
 
 
 def _walk(
@@ -145,7 +146,7 @@ def _walk(
 ) -> Region | None:
     """One way; it may end on the frames of `ends`. Returns the region that was shown last."""
     free, agreed = what.yielding, 0
-    followed = tracker.follow(what.view, {what.label: what.prompts}, order, banks, region)
+    followed = tracker.follower.follow(what.view, {what.label: what.prompts}, order, banks, region)
     for place, (stack, t, prediction) in enumerate(followed, 1):
         region = stack.region
         mask = stack.to_frame(prediction.logits_Bhw)[0] > 0.5
@@ -163,7 +164,7 @@ def _walk(
 
 
 def _row(tracker: OrientationTracker, what: _Object, t: int, prediction: FramePrediction, area_px: int) -> SliceConfidence:
-    index, sure = tracker.frames(what.view).slice_index(t), float(prediction.confidence_B[0])
+    index, sure = tracker.follower.frames(what.view).slice_index(t), float(prediction.confidence_B[0])
     return SliceConfidence(what.label, what.view.code, index, sure, area_px, t in what.said)
 
 

@@ -8,7 +8,7 @@ the network is shown a region around the object, which grows where the object re
 Shapes: B objects, T frames, H W frame.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -17,19 +17,18 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from medical_sam2.estimate import start_of
-from medical_sam2.frames import FeatureCache, FrameStack, Window
+from medical_sam2.following import FAR, Ends, Follower, Setting
+from medical_sam2.frames import FrameStack
 from medical_sam2.fusion import Fusion
-from medical_sam2.model.backbone import Backbone, Features, FramePrediction, Memory, Recall
-from medical_sam2.model.memory import MemoryBank, Policy, PolicyBank, cosine
-from medical_sam2.model.tracker import track
+from medical_sam2.model.backbone import FramePrediction
+from medical_sam2.model.memory import MemoryBank, cosine
 from medical_sam2.planning import Group, drawn_prompts, frame_prompts, outward
-from medical_sam2.prompts import Fixed, FramePrompt
+from medical_sam2.prompts import FramePrompt
 from medical_sam2.region import Region
 from medical_sam2.views import View
-from medical_sam2.volume import SliceConfidence, Volume
-from medical_sam2.zoom import grown, object_box, shown, together
+from medical_sam2.volume import SliceConfidence
+from medical_sam2.zoom import object_box, shown, together
 
-FAR = 1_000_000  # frames of different orientations are never neighbours in time
 SAMPLES = 5  # frames that the mean feature of a direction is taken from
 LEAST_WEIGHT = 0.05  # of an unsure frame
 AROUND = 1.5  # side of a region over the extent of the estimate that it is taken from
@@ -72,47 +71,6 @@ class Progress:
 
 
 @dataclass(frozen=True, eq=False)
-class Setting:
-    """What stays the same while a volume is tracked.
-
-    Args:
-        backbone: the network.
-        encode: one frame (3, S, S) in [0, 1] → features.
-        volume: the image.
-        window: of intensities.
-        policy: makes the memory policy of each object.
-        joint: whether all orientations share one bank, or each has its own.
-        zoom: whether the network is shown a region around the object instead of the whole frame.
-    """
-
-    backbone: Backbone
-    encode: Callable[[Tensor], Features]
-    volume: Volume
-    window: Window
-    policy: Callable[[], Policy]
-    joint: bool = True
-    zoom: bool = False
-
-
-class Together:
-    """Banks of single objects as one bank, so that an object keeps its own from pass to pass, whoever comes along."""
-
-    def __init__(self, banks: Iterable[MemoryBank]) -> None:
-        self._banks = tuple(banks)
-
-    def recall(self, t: int, query_BC: Tensor) -> Recall:
-        """What each object attends to on frame t."""
-        queries = query_BC.expand(len(self._banks), -1)
-        recalled = [bank.recall(t, query[None]) for bank, query in zip(self._banks, queries, strict=True)]
-        return [own[0] if own else [] for own in recalled]
-
-    def store(self, memories: Sequence[Memory]) -> None:
-        """Offer one memory for each object."""
-        for bank, memory in zip(self._banks, memories, strict=True):
-            bank.store([memory])
-
-
-@dataclass(frozen=True, eq=False)
 class _Pass:
     """Objects in lock step, one way through the volume."""
 
@@ -133,13 +91,14 @@ class OrientationTracker:
         setting: what stays the same for all groups.
         progress: told of each frame; `run` expects that its frames are planned already.
         rows: how sure the network was of each object on each slice, filled as it goes.
-        cache: features of slices.
     """
 
     setting: Setting
     progress: Progress = field(default_factory=Progress)
     rows: list[SliceConfidence] = field(default_factory=list)
-    cache: FeatureCache = field(default_factory=FeatureCache)
+
+    def __post_init__(self) -> None:
+        self.follower = Follower(self.setting)
 
     def run(self, group: Group, views: Sequence[View], fusions: Mapping[int, Fusion]) -> None:
         """Track a group along every view.
@@ -150,7 +109,7 @@ class OrientationTracker:
             fusions: object → where its probabilities are added.
         """
         regions = self._regions(views[0], group)
-        self.progress.planned += (len(regions) - 1) * sum(self.frames(view).shape_thw[0] for view in views)
+        self.progress.planned += (len(regions) - 1) * sum(self.follower.frames(view).shape_thw[0] for view in views)
         for region, labels in regions:
             self._run(group.part(labels), views, fusions, region)
 
@@ -158,26 +117,20 @@ class OrientationTracker:
         """What the network is shown of the frames that hold the prompts, and for which objects."""
         if not self.setting.zoom:
             return [(None, tuple(group.prompts))]
-        stack = self.frames(view)
-        return together(stack, {label: object_box(stack, said, self._look) for label, said in group.prompts.items()})
-
-    def _look(self, stack: FrameStack, t: int, prompt: FramePrompt) -> NDArray[np.bool_]:
-        """What the network takes a prompt for, on its frame alone."""
-        bank, prompter = PolicyBank(self.setting.policy), Fixed({t: stack.to_network(prompt)})
-        _, prediction = next(track(self.setting.backbone, self.features(stack.view, stack.region), [t], [prompter], bank))
-        return stack.to_frame(prediction.logits_Bhw)[0] > 0.5
+        stack = self.follower.frames(view)
+        return together(stack, {label: object_box(stack, said, self.follower.look) for label, said in group.prompts.items()})
 
     def _run(self, group: Group, views: Sequence[View], fusions: Mapping[int, Fusion], region: Region | None) -> None:
         first, further = views[0], views[1:]
-        banks: dict[int, MemoryBank] = self.banks(group.prompts)
+        banks: dict[int, MemoryBank] = self.follower.banks(group.prompts)
         same = [view for view in further if view.axis == first.axis]
         others = [view for view in further if view.axis != first.axis]
         for place, view in enumerate([first, *same, *self._ordered(first, others)]):
             if place and not self.setting.joint:
-                banks = self.banks(group.prompts)
+                banks = self.follower.banks(group.prompts)
             if view.axis == first.axis:
                 prompts = {label: frame_prompts(self.setting.volume, own, view) for label, own in group.said.items()}
-                frames = range(self.frames(view).shape_thw[0])
+                frames = range(self.follower.frames(view).shape_thw[0])
                 self._walk(_Pass(view, prompts, frames, banks, fusions, FAR * place, region))
             else:
                 self._further(view, group, banks, fusions, FAR * place)
@@ -187,7 +140,7 @@ class OrientationTracker:
     ) -> None:
         """An orientation that starts from what is known so far; objects that were not found stay out."""
         passes: dict[tuple[range, Region | None, tuple[int, ...]], dict[int, Mapping[int, FramePrompt]]] = {}
-        stack = self.frames(view)
+        stack = self.follower.frames(view)
         whole = range(stack.shape_thw[0])
         for label, own in group.said.items():
             drawn = drawn_prompts(self.setting.volume, own, view)
@@ -203,50 +156,25 @@ class OrientationTracker:
             self._walk(_Pass(view, prompts, span, banks, fusions, offset, region))
 
     def _walk(self, way: _Pass) -> None:
-        """Outward from the prompted frames."""
+        """Outward from the prompted frames, each way until all objects have ended."""
+        prompted = {t for own in way.prompts.values() for t in own}
         said = {label: {way.offset + t: prompt for t, prompt in own.items()} for label, own in way.prompts.items()}
-        order = [way.offset + t for t in outward({t for own in way.prompts.values() for t in own}, way.frames)]
-        for stack, t, prediction in self.follow(way.view, said, order, way.banks, way.region):
+        ends = Ends(min(prompted), max(prompted))
+        order = [way.offset + t for t in outward(prompted, way.frames)]
+        for stack, t, prediction in self.follower.follow(
+            way.view, said, order, way.banks, way.region, lambda t: ends.over(t % FAR)
+        ):
+            ends.note(t % FAR, bool((prediction.confidence_B > 0).any()))
             self._take(way, stack, t % FAR, prediction)
+        self._pass_over(way, set(way.frames) - ends.seen)
 
-    def follow(
-        self,
-        view: View,
-        prompts: Mapping[int, Mapping[int, FramePrompt]],
-        order: Sequence[int],
-        banks: dict[int, MemoryBank],
-        region: Region | None,
-    ) -> Iterator[tuple[FrameStack, int, FramePrediction]]:
-        """Track objects through frames, in a larger region from where one of them outgrows the one that is shown.
-
-        Args:
-            view: of the frames.
-            prompts: object → time → what was said there, in pixels of the view.
-            order: times, each the frame and any multiple of `FAR`.
-            banks: what each object remembers; replaced by new ones when the region grows, since what is remembered of the
-                small region would mislead in the large one: only prompts are taken along.
-            region: to begin with; None for whole frames.
-
-        Yields:
-            (the frames as they are shown, time, prediction) for each of `order`, once.
-        """
-        todo, given = list(order), set[int]()
-        while todo:
-            stack, features = self.frames(view, region), self.features(view, region)
-            prompters = [Fixed({t: stack.to_network(prompt) for t, prompt in said.items()}) for said in prompts.values()]
-            bank = Together(banks[label] for label in prompts)
-            for t, prediction in track(self.setting.backbone, lambda t, see=features: see(t % FAR), todo, prompters, bank):
-                if region is not None and any(region.touched(one > 0.5) for one in stack.to_frame(prediction.logits_Bhw)):
-                    region = grown(stack, region)
-                    banks.update(self.banks(prompts))
-                    prompted = outward({t for said in prompts.values() for t in said}, ())
-                    todo = [*prompted, *(t for t in todo if t not in given and t not in prompted)]
-                    break
-                if t not in given:
-                    given.add(t)
-                    yield stack, t, prediction
-            else:
-                return
+    def _pass_over(self, way: _Pass, frames: Collection[int]) -> None:
+        """Frames beyond the end of all objects hold none of them."""
+        nothing = np.zeros(self.follower.frames(way.view).shape_thw[1:], np.float32)
+        for t in frames:
+            for label in way.prompts:
+                way.fusions[label].add(way.view, t, nothing, LEAST_WEIGHT)
+        self.progress.planned -= len(frames)
 
     def _take(self, way: _Pass, stack: FrameStack, t: int, prediction: FramePrediction) -> None:
         """Add one frame's probabilities where they belong, and note how sure they are."""
@@ -257,10 +185,6 @@ class OrientationTracker:
             area, told = int((probability > 0.5).sum()), t in way.prompts[label]
             self.rows.append(SliceConfidence(label, way.view.code, stack.slice_index(t), confidence, area, told))
         self.tell(stack, t, labels, probabilities > 0.5)
-
-    def banks(self, labels: Iterable[int]) -> dict[int, MemoryBank]:
-        """Empty ones, one for each object."""
-        return {label: PolicyBank(self.setting.policy) for label in labels}
 
     def tell(self, stack: FrameStack, t: int, labels: tuple[int, ...], masks_bhw: NDArray[np.bool_]) -> None:
         """Say that one more frame is done."""
@@ -280,15 +204,6 @@ class OrientationTracker:
         return sorted(further, key=lambda view: (-likeness[view.axis], axes.index(view.axis)))
 
     def _mean_feature(self, view: View) -> Tensor:
-        frames, features = self.frames(view).shape_thw[0], self.features(view)
+        frames, features = self.follower.frames(view).shape_thw[0], self.follower.features(view)
         places = np.linspace(0, frames - 1, SAMPLES + 2)[1:-1].round().astype(int)
         return torch.stack([features(int(t)).summary_BC[0] for t in places]).mean(0)
-
-    def frames(self, view: View, region: Region | None = None) -> FrameStack:
-        """The volume as frames along a view, or a region of them."""
-        return FrameStack(self.setting.volume, view, self.setting.window, self.setting.backbone.image_size, region)
-
-    def features(self, view: View, region: Region | None = None) -> Callable[[int], Features]:
-        """What the encoder saw on each frame of a view, or in a region of it, kept for later."""
-        stack = self.frames(view, region)
-        return lambda t: self.cache.get(stack.key(t), lambda: self.setting.encode(stack.input(t)))

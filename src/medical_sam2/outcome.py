@@ -83,7 +83,7 @@ class Outcome:
             self._warnings |= dict.fromkeys([*told, *unheard(self.volume, group, chosen)])
             labels = tuple(group.prompts)
             plans += [(group.part(labels[i : i + most]), chosen) for i in range(0, len(labels), most)]
-        self.progress.planned += sum(tracker.frames(view).shape_thw[0] for _, chosen in plans for view in chosen)
+        self.progress.planned += sum(tracker.follower.frames(view).shape_thw[0] for _, chosen in plans for view in chosen)
         for group, chosen in plans:
             if len(self._waiting) + len(group.prompts) > most:
                 self._decide()

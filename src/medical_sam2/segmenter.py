@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from medical_sam2.correction import corrected
 from medical_sam2.errors import ConfigError, GeometryError, PromptError
+from medical_sam2.following import Setting
 from medical_sam2.frames import Window, percentile_window, to_frame, to_input, to_network
 from medical_sam2.fusion import FUSIONS, FusionFactory, argmax_labels
 from medical_sam2.model.backbone import Features
@@ -18,7 +19,7 @@ from medical_sam2.model.memory import POLICIES, Policy, PolicyBank
 from medical_sam2.model.sam2 import Sam2
 from medical_sam2.model.tracker import track
 from medical_sam2.model.weights import load_backbone
-from medical_sam2.orientations import FrameDone, OrientationTracker, Progress, Setting
+from medical_sam2.orientations import FrameDone, OrientationTracker, Progress
 from medical_sam2.outcome import Kept, Outcome, by_window, labels_in
 from medical_sam2.planning import grouped, redraw, views_allowed
 from medical_sam2.plugins import find

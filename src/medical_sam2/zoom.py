@@ -8,9 +8,11 @@ Shapes: H W frame.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from medical_sam2.frames import FrameStack
 from medical_sam2.prompts import FramePrompt
@@ -62,14 +64,14 @@ def grown(stack: FrameStack, region: Region) -> Region | None:
 def together(stack: FrameStack, boxes: Mapping[int, BoxXyxy]) -> list[tuple[Region | None, tuple[int, ...]]]:
     """Regions for some objects, one for those that are alike in size and place, with the objects in each."""
     lots: list[tuple[BoxXyxy, list[int]]] = []
-    for label, box in boxes.items():
+    for name, box in boxes.items():
         for place, (common, labels) in enumerate(lots):
             joined = around_all([common, box])
-            if _side(joined) <= ALIKE * min(_side(boxes[x]) for x in [*labels, label]):
-                lots[place] = (joined, [*labels, label])
+            if _side(joined) <= ALIKE * min(_side(boxes[x]) for x in [*labels, name]):
+                lots[place] = (joined, [*labels, name])
                 break
         else:
-            lots.append((box, [label]))
+            lots.append((box, [name]))
     regions: dict[Region | None, tuple[int, ...]] = {}
     for box, labels in lots:
         region = shown(stack, box)
@@ -83,7 +85,7 @@ def _hit(stack: FrameStack, t: int, prompt: FramePrompt, look: Look) -> BoxXyxy:
     box, region = (0.0, 0.0, width - 1.0, height - 1.0), None
     for _ in range(ROUNDS):
         closer = FrameStack(stack.volume, stack.view, stack.window, stack.size, region)
-        mask = look(closer, t, prompt)
+        mask = _part_under(prompt, look(closer, t, prompt))
         if not mask.any():
             break
         box = box_of(mask)
@@ -91,6 +93,14 @@ def _hit(stack: FrameStack, t: int, prompt: FramePrompt, look: Look) -> BoxXyxy:
         if region == seen:
             break
     return box
+
+
+def _part_under(prompt: FramePrompt, mask_hw: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """What hangs together with a click inside; the whole mask where no click lies in it."""
+    parts, _ = cast("tuple[NDArray[np.int32], int]", ndimage.label(mask_hw))
+    inside = np.rint(prompt.points_xy[prompt.labels == 1]).astype(int)
+    hit = {int(parts[y, x]) for x, y in inside if 0 <= y < parts.shape[0] and 0 <= x < parts.shape[1]} - {0}
+    return np.isin(parts, list(hit)) if hit else mask_hw
 
 
 def _drawn(prompt: FramePrompt) -> BoxXyxy | None:

@@ -16,6 +16,7 @@ from medical_sam2.data.cases import CaseReader, TrainingCase
 from medical_sam2.region import box_of, region_around
 
 SMALLEST = 0.00153  # share of the frame under which an object is left out (100 px of 256²), METHOD §4
+ENDS = 0.45  # share of clips of volumes that go on beyond the end of their object
 LEAST_PIXELS = 16  # of an object that is looked at through a region of interest
 EAGER = Odds(rotation=0.5, scaling=0.6, noise=0.3, blur=0.3, intensity=0.3, low_resolution=0.4, gamma=0.5)
 
@@ -84,7 +85,9 @@ def _from_volume(
     if not areas.any():
         return None
     start = int(rng.choice(len(areas), p=np.sqrt(areas) / np.sqrt(areas).sum()))
-    chosen = _walk(rng, start, len(areas), frames)
+    over = _over_the_end(rng, start, inside.any((1, 2)), frames) if frames > 1 and rng.random() < ENDS else None
+    chosen = _walk(rng, start, len(areas), frames) if over is None or not areas[over[0]] else over
+    start = int(chosen[0])
     drawn = Augmentation.draw(rng, EAGER)
     drawn = _near(drawn, inside[start], rng) if near else _zoomed(drawn, rng)
     turned = bool(rng.random() < 0.5)
@@ -106,6 +109,20 @@ def _walk(rng: np.random.Generator, start: int, length: int, frames: int) -> NDA
     forward = rng.random() < (ahead + 1) / (ahead + behind + 2)
     steps = start + np.arange(frames) * stride * (1 if forward else -1)
     return np.clip(steps, 0, length - 1)
+
+
+def _over_the_end(rng: np.random.Generator, start: int, there: NDArray[np.bool_], frames: int) -> NDArray[np.int64] | None:
+    """Slices from near `start` on, of which the last ones lie beyond the object; None where it reaches the volume's end."""
+    forward = rng.random() < 0.5
+    beyond = np.flatnonzero(~there[start:] if forward else ~there[start::-1])
+    if not len(beyond):
+        return None
+    first_absent = int(rng.integers(1, frames))
+    distance = int(beyond[0])
+    stride = min(8, max(1, round(distance / first_absent)))
+    near = max(0, distance - stride * first_absent)  # the prompt moves towards the end where strides would be too long
+    steps = start + (near + np.arange(frames) * stride) * (1 if forward else -1)
+    return np.clip(steps, 0, len(there) - 1)
 
 
 def _from_set(

@@ -1,0 +1,165 @@
+"""Follows objects through the frames of one view, in a region that grows with them, until they have ended.
+
+Shapes: B objects, H W frame.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from medical_sam2.frames import FeatureCache, FrameStack, Window
+from medical_sam2.model.backbone import Backbone, Features, FramePrediction, Memory, Recall
+from medical_sam2.model.memory import MemoryBank, Policy, PolicyBank
+from medical_sam2.model.tracker import track
+from medical_sam2.planning import outward
+from medical_sam2.prompts import Fixed, FramePrompt
+from medical_sam2.region import Region
+from medical_sam2.views import View
+from medical_sam2.volume import Volume
+from medical_sam2.zoom import grown
+
+FAR = 1_000_000  # frames of different orientations are never neighbours in time
+ENDED = 8  # frames in a row without any of the objects, after which tracking ends in that direction
+
+
+@dataclass(frozen=True, eq=False)
+class Setting:
+    """What stays the same while a volume is tracked.
+
+    Args:
+        backbone: the network.
+        encode: one frame (3, S, S) in [0, 1] → features.
+        volume: the image.
+        window: of intensities.
+        policy: makes the memory policy of each object.
+        joint: whether all orientations share one bank, or each has its own.
+        zoom: whether the network is shown a region around the object instead of the whole frame.
+    """
+
+    backbone: Backbone
+    encode: Callable[[Tensor], Features]
+    volume: Volume
+    window: Window
+    policy: Callable[[], Policy]
+    joint: bool = True
+    zoom: bool = False
+
+
+class Together:
+    """Banks of single objects as one bank, so that an object keeps its own from pass to pass, whoever comes along."""
+
+    def __init__(self, banks: Iterable[MemoryBank]) -> None:
+        self._banks = tuple(banks)
+
+    def recall(self, t: int, query_BC: Tensor) -> Recall:
+        """What each object attends to on frame t."""
+        queries = query_BC.expand(len(self._banks), -1)
+        recalled = [bank.recall(t, query[None]) for bank, query in zip(self._banks, queries, strict=True)]
+        return [own[0] if own else [] for own in recalled]
+
+    def store(self, memories: Sequence[Memory]) -> None:
+        """Offer one memory for each object."""
+        for bank, memory in zip(self._banks, memories, strict=True):
+            bank.store([memory])
+
+
+@dataclass(eq=False)
+class Ends:
+    """Where the objects of a pass end, one way and the other.
+
+    Args:
+        first: prompted frame.
+        last: prompted frame.
+    """
+
+    first: int
+    last: int
+    seen: set[int] = field(default_factory=set)
+    _absent: dict[bool, int] = field(default_factory=lambda: {False: 0, True: 0})
+
+    def note(self, t: int, there: bool) -> None:
+        """A frame was tracked; whether any object is on it."""
+        self.seen.add(t)
+        if not self.first <= t <= self.last:
+            self._absent[t > self.last] = 0 if there else self._absent[t > self.last] + 1
+
+    def over(self, t: int) -> bool:
+        """Whether a frame lies beyond so many without any object that none is expected."""
+        return not self.first <= t <= self.last and self._absent[t > self.last] >= ENDED
+
+
+@dataclass(frozen=True, eq=False)
+class Follower:
+    """The network, an image, and what was seen of it so far.
+
+    Args:
+        setting: what stays the same.
+        cache: features of slices.
+    """
+
+    setting: Setting
+    cache: FeatureCache = field(default_factory=FeatureCache)
+
+    def follow(
+        self,
+        view: View,
+        prompts: Mapping[int, Mapping[int, FramePrompt]],
+        order: Sequence[int],
+        banks: dict[int, MemoryBank],
+        region: Region | None,
+        over: Callable[[int], bool] = lambda _: False,
+    ) -> Iterator[tuple[FrameStack, int, FramePrediction]]:
+        """Track objects through frames, in a larger region from where one of them outgrows the one that is shown.
+
+        Args:
+            view: of the frames.
+            prompts: object → time → what was said there, in pixels of the view.
+            order: times, each the frame and any multiple of `FAR`.
+            banks: what each object remembers; replaced by new ones when the region grows, since what is remembered of the
+                small region would mislead in the large one: only prompts are taken along.
+            region: to begin with; None for whole frames.
+            over: asked before each time whether it is left out.
+
+        Yields:
+            (the frames as they are shown, time, prediction) for each of `order`, once.
+        """
+        todo, given = list(order), set[int]()
+        while todo:
+            stack, features = self.frames(view, region), self.features(view, region)
+            prompters = [Fixed({t: stack.to_network(prompt) for t, prompt in said.items()}) for said in prompts.values()]
+            bank = Together(banks[label] for label in prompts)
+            due = (t for t in todo if not over(t))
+            for t, prediction in track(self.setting.backbone, lambda t, see=features: see(t % FAR), due, prompters, bank):
+                if region is not None and any(region.touched(one > 0.5) for one in stack.to_frame(prediction.logits_Bhw)):
+                    region = grown(stack, region)
+                    banks.update(self.banks(prompts))
+                    prompted = outward({t for said in prompts.values() for t in said}, ())
+                    todo = [*prompted, *(t for t in todo if t not in given and t not in prompted)]
+                    break
+                if t not in given:
+                    given.add(t)
+                    yield stack, t, prediction
+            else:
+                return
+
+    def look(self, stack: FrameStack, t: int, prompt: FramePrompt) -> NDArray[np.bool_]:
+        """What the network takes a prompt for, on its frame alone."""
+        bank, prompter = PolicyBank(self.setting.policy), Fixed({t: stack.to_network(prompt)})
+        _, prediction = next(track(self.setting.backbone, self.features(stack.view, stack.region), [t], [prompter], bank))
+        return stack.to_frame(prediction.logits_Bhw)[0] > 0.5
+
+    def banks(self, labels: Iterable[int]) -> dict[int, MemoryBank]:
+        """Empty ones, one for each object."""
+        return {label: PolicyBank(self.setting.policy) for label in labels}
+
+    def frames(self, view: View, region: Region | None = None) -> FrameStack:
+        """The volume as frames along a view, or a region of them."""
+        return FrameStack(self.setting.volume, view, self.setting.window, self.setting.backbone.image_size, region)
+
+    def features(self, view: View, region: Region | None = None) -> Callable[[int], Features]:
+        """What the encoder saw on each frame of a view, or in a region of it, kept for later."""
+        stack = self.frames(view, region)
+        return lambda t: self.cache.get(stack.key(t), lambda: self.setting.encode(stack.input(t)))
