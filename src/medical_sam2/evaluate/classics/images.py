@@ -24,7 +24,7 @@ OnSet: TypeAlias = Callable[[Floats, MaskArray], OnImage]
 """A template in [0, 1] and its outline, not empty → what outlines the other pictures."""
 
 SIDE = 128  # pixels of a picture, at most, for registration, random walker and GrowCut
-FINE = 320  # and for the classifier
+FINE = 256  # and for the classifier
 SURE = 0.8  # likeness from which a pixel is a seed; less than one minus it is a seed of the background
 
 
