@@ -14,12 +14,12 @@ from medical_sam2.data.synthetic import PoolReader, write_pool
 def sampler(tmp_path_factory: pytest.TempPathFactory) -> ClipSampler:
     folder: Path = tmp_path_factory.mktemp("pool")
     list(write_pool(folder, volumes=2, sets=2, seed=5, size=48, count=4))
-    return ClipSampler(PoolReader(folder), seed=1, smallest=0.01)
+    return ClipSampler(PoolReader(folder), seed=1)
 
 
 def test_a_clip_starts_with_its_objects(sampler: ClipSampler) -> None:
     for number in range(20):
-        clip = sampler.clip(np.random.default_rng(number), frames=3, objects=2, size=64)
+        clip = sampler.clip(np.random.default_rng(number), frames=3, objects=2, size=64, smallest=0.01)
         assert clip.frames_T3SS.shape == (3, 3, 64, 64)
         assert clip.labels_TSS.shape == (3, 64, 64)
         assert 1 <= len(clip.truth_OTSS) <= 2
@@ -29,9 +29,9 @@ def test_a_clip_starts_with_its_objects(sampler: ClipSampler) -> None:
 
 
 def test_a_step_is_the_same_every_time(sampler: ClipSampler) -> None:
-    once, again = (sampler.batch(3, clips=2, frames=2, objects=1, size=64) for _ in range(2))
+    once, again = (sampler.batch(3, range(2), frames=2, objects=1, size=64) for _ in range(2))
     assert all(torch.equal(a.frames_T3SS, b.frames_T3SS) for a, b in zip(once, again, strict=True))
-    other = sampler.batch(4, clips=2, frames=2, objects=1, size=64)
+    other = sampler.batch(4, range(2), frames=2, objects=1, size=64)
     assert not torch.equal(once[0].frames_T3SS, other[0].frames_T3SS)
 
 

@@ -9,7 +9,8 @@ import torch
 from medical_sam2.data.synthetic import write_pool
 from medical_sam2.model.nano import nano
 from medical_sam2.train.config import Phase, Recipe
-from medical_sam2.train.loop import Pupil, Training
+from medical_sam2.train.loop import Training
+from medical_sam2.train.pupil import Pupil
 
 
 @pytest.fixture(scope="module")

@@ -63,6 +63,6 @@ def test_features_that_tell_structures_apart_cost_less() -> None:
     apart = torch.nn.functional.one_hot(labels.long(), 4).permute(0, 3, 1, 2).float()
     consistency = Consistency(samples=32)
     generator = torch.Generator().manual_seed(0)
-    good = consistency(apart, labels, 2, generator)
-    bad = consistency(torch.ones_like(apart), labels, 2, torch.Generator().manual_seed(0))
+    good = consistency(apart, labels, generator)
+    bad = consistency(torch.ones_like(apart), labels, torch.Generator().manual_seed(0))
     assert float(good) < float(bad)

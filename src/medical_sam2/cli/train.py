@@ -1,10 +1,11 @@
 """`medsam2 train`: run a recipe, stop at any time, go on where it stopped."""
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
+
+from medical_sam2.cli._options import FLAG
 
 
 def train(
@@ -12,34 +13,49 @@ def train(
     *,
     output: Annotated[Path, Parameter(alias="-o")],
     settings: Annotated[tuple[str, ...], Parameter(name="--set", negative="")] = (),
+    resume: Annotated[bool, FLAG] = False,
     max_minutes: float | None = None,
+    device: str = "auto",
     threads: int | None = None,
-) -> None:
-    """Train a network by a recipe; a run that is already in the folder goes on bit for bit.
+) -> int:
+    """Train a network by a recipe, on one process, or on many started by `torchrun`.
+
+    SIGTERM ends the run after the step in hand, as --max-minutes does: a checkpoint is written and --resume goes on from it,
+    bit for bit.
 
     Args:
         recipe: TOML file, see `recipes/`.
-        output: folder of the run: checkpoint, metrics.jsonl and the averaged weights.
-        settings: key=value over the recipe.
+        output: folder of the run: checkpoint, metrics.jsonl, pictures, curves, and the averaged weights.
+        settings: key=value over the recipe; phases.0.steps=10 reaches into the first phase.
+        resume: go on with the run that is in the folder.
         max_minutes: stop and save after so long.
+        device: auto, cpu or cuda.
         threads: of the processor.
     """
     import torch
 
+    from medical_sam2.cli._training import follow
+    from medical_sam2.errors import ConfigError
     from medical_sam2.model.nano import nano
     from medical_sam2.model.weights import load_backbone, save_backbone
+    from medical_sam2.train.checkpoint import NAME
     from medical_sam2.train.config import read_recipe
     from medical_sam2.train.loop import Training, averaged
+    from medical_sam2.train.processes import Processes
 
     if threads:
         torch.set_num_threads(threads)
     told = read_recipe(recipe, settings)
-    torch.manual_seed(told.seed)
-    training = Training(load_backbone(told.start) if told.start else nano(), told, output)
-    training.resume()
-    for done in training.run(max_minutes=max_minutes):
-        if done.step % 20 == 0:
-            scores = f"Dice {done.dice_first:.3f} prompted, {done.dice_tracked:.3f} tracked"
-            left = (told.steps - done.step) * done.seconds / 60
-            sys.stderr.write(f"step {done.step}/{told.steps}  loss {done.loss:.3f}  {scores}  {left:.0f} min left\n")
-    save_backbone(averaged(training), output / "weights", dtype=torch.float16)
+    if not resume and (output / NAME).exists():
+        raise ConfigError("a run is in this folder already", "add --resume to go on, or choose another one", subject=output)
+    with Processes(device) as processes:
+        torch.manual_seed(told.seed)
+        training = Training(load_backbone(told.start) if told.start else nano(), told, output, processes)
+        if resume:
+            training.resume()
+        follow(training, max_minutes)
+        network = averaged(training)
+        if processes.first:
+            save_backbone(network, output / "weights", dtype=torch.float16)
+        del training, network
+    return 0

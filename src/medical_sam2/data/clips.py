@@ -3,7 +3,7 @@
 Shapes: T frames, O objects, S network size.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -12,9 +12,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from medical_sam2.data.augment import Augmentation, Odds
-from medical_sam2.data.cases import CaseReader, TrainingCase
+from medical_sam2.data.balance import balance_of
+from medical_sam2.data.cases import CaseReader, Task, TrainingCase
+from medical_sam2.errors import FormatError
 from medical_sam2.region import box_of, region_around
 
+TRIES = 32
 SMALLEST = 0.00153  # share of the frame under which an object is left out (100 px of 256²), METHOD §4
 ENDS = 0.45  # share of clips of volumes that go on beyond the end of their object
 LEAST_PIXELS = 16  # of an object that is looked at through a region of interest
@@ -43,49 +46,87 @@ class ClipSampler:
     Args:
         reader: the cases.
         seed: with the step and the place in the batch it decides everything, so training resumes exactly.
-        sets: share of clips that come from sets.
-        smallest: share of the frame under which an object is left out.
+        sets: share of clips that come from sets, where the kind is drawn first.
         regions: share of clips that show a region around the object (half of that for sets, where it can seldom be known).
+        by_task: whether a task is drawn first, then a modality, then a case, each uniformly; else a kind, then any case.
     """
 
     reader: CaseReader
     seed: int
     sets: float = 0.4
-    smallest: float = SMALLEST
     regions: float = 0.6
+    by_task: bool = False
 
-    def batch(self, step: int, *, clips: int, frames: int, objects: int, size: int) -> list[Clip]:
-        """The clips of one step."""
-        return [self.clip(np.random.default_rng([self.seed, step, c]), frames, objects, size) for c in range(clips)]
+    def batch(
+        self, step: int, places: Iterable[int], *, frames: int, objects: int, size: int, smallest: float = SMALLEST
+    ) -> list[Clip]:
+        """The clips at some places of the batch of a step."""
+        rngs = [np.random.default_rng([self.seed, step, place]) for place in places]
+        return [self.clip(rng, frames, objects, size, smallest) for rng in rngs]
 
-    def clip(self, rng: np.random.Generator, frames: int, objects: int, size: int) -> Clip:
-        """One clip with at least one object on its first frame."""
+    def clip(self, rng: np.random.Generator, frames: int, objects: int, size: int, smallest: float = SMALLEST) -> Clip:
+        """One clip with at least one object on its first frame.
+
+        Args:
+            rng: decides everything.
+            frames: of the clip.
+            objects: at most.
+            size: side in pixels.
+            smallest: share of the frame under which an object is left out.
+
+        Raises:
+            FormatError: none of the cases shows an object that is large enough.
+        """
+        for _ in range(TRIES):
+            for position, number in self._candidates(rng):
+                case = self.reader.load(position)
+                task = case.tasks[int(rng.integers(len(case.tasks))) if number is None else number]
+                is_set = case.kind == "set"
+                near = bool(rng.random() < self.regions * (0.5 if is_set else 1.0))
+                draw: Callable[..., Clip | None] = _from_set if is_set else _from_volume
+                clip = draw(case, task, rng, frames, objects, size=size, smallest=smallest, near=near)
+                if clip is not None:
+                    return clip
+        raise FormatError("its cases show no object that is large enough to learn from", "lower `smallest`", subject="pool")
+
+    def _candidates(self, rng: np.random.Generator) -> Iterator[tuple[int, int | None]]:
+        """Cases that may give the clip, with the number of the object where that was drawn."""
+        entries = self.reader.entries
+        if self.by_task:
+            balance = balance_of(tuple(entries))
+            task, modality = balance.draw(rng)
+            yield from (balance.case(rng, task, modality) for _ in range(TRIES))
+            return
+        kinds = {entry.kind for entry in entries}
         kind = "set" if rng.random() < self.sets else "volume"
-        places = [i for i, entry in enumerate(self.reader.entries) if entry.kind == kind]
-        while True:
-            case = self.reader.load(int(rng.choice(places)))
-            draw: Callable[..., Clip | None] = _from_set if kind == "set" else _from_volume
-            near = bool(rng.random() < self.regions * (0.5 if kind == "set" else 1.0))
-            clip = draw(case, rng, frames, objects, size=size, smallest=self.smallest, near=near)
-            if clip is not None:
-                return clip
+        kind = kind if kind in kinds else next(iter(kinds), kind)
+        places = [position for position, entry in enumerate(entries) if entry.kind == kind]
+        if places:
+            yield from ((int(rng.choice(places)), None) for _ in range(TRIES))
 
 
 def _from_volume(
-    case: TrainingCase, rng: np.random.Generator, frames: int, objects: int, *, size: int, smallest: float, near: bool
+    case: TrainingCase,
+    task: Task,
+    rng: np.random.Generator,
+    frames: int,
+    objects: int,
+    *,
+    size: int,
+    smallest: float,
+    near: bool,
 ) -> Clip | None:
     axis = int(rng.integers(3))
     if case.images.shape[axis] < 4 or min(n for i, n in enumerate(case.images.shape) if i != axis) < 24:
         axis = int(np.argmin(case.images.shape))
     images, labels = np.moveaxis(case.images, axis, 0), np.moveaxis(case.labels, axis, 0)
-    task = case.tasks[int(rng.integers(len(case.tasks)))]
     inside = _member(np.ascontiguousarray(labels), task)
     areas = inside.mean(axis=(1, 2))
     areas *= areas >= (LEAST_PIXELS / inside[0].size if near else smallest)
     if not areas.any():
         return None
     start = int(rng.choice(len(areas), p=np.sqrt(areas) / np.sqrt(areas).sum()))
-    over = _over_the_end(rng, start, inside.any((1, 2)), frames) if frames > 1 and rng.random() < ENDS else None
+    over = _over_the_end(rng, start, np.asarray(inside.any((1, 2))), frames) if frames > 1 and rng.random() < ENDS else None
     chosen = _walk(rng, start, len(areas), frames) if over is None or not areas[over[0]] else over
     start = int(chosen[0])
     drawn = Augmentation.draw(rng, EAGER)
@@ -126,9 +167,16 @@ def _over_the_end(rng: np.random.Generator, start: int, there: NDArray[np.bool_]
 
 
 def _from_set(
-    case: TrainingCase, rng: np.random.Generator, frames: int, objects: int, *, size: int, smallest: float, near: bool
+    case: TrainingCase,
+    task: Task,
+    rng: np.random.Generator,
+    frames: int,
+    objects: int,
+    *,
+    size: int,
+    smallest: float,
+    near: bool,
 ) -> Clip | None:
-    task = case.tasks[int(rng.integers(len(case.tasks)))]
     labels = np.asarray(case.labels)
     inside = _member(labels, task)
     fit = np.flatnonzero(inside.mean(axis=(1, 2)) >= (LEAST_PIXELS / inside[0].size if near else smallest))

@@ -1,8 +1,12 @@
-"""Checkpoints: everything that a run needs to go on bit for bit, in one safetensors file, written at once or not at all."""
+"""Checkpoints: everything that a run needs to go on bit for bit, in one safetensors file, written at once or not at all.
+
+There are no generators to save: whatever is random in a step is drawn from (seed, step, place).
+"""
 
 import json
-import os
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -10,9 +14,16 @@ from safetensors.torch import save
 from torch import Tensor
 
 from medical_sam2.errors import FormatError
+from medical_sam2.io.atomic import write_bytes
+from medical_sam2.model.sam2 import Sam2
+from medical_sam2.train.processes import local, put, whole
+from medical_sam2.train.rates import names_of
+
+NAME, FORMAT = "last.safetensors", "2"
+Parts = tuple[Sam2, dict[str, Tensor], torch.optim.Optimizer]
 
 
-def save_checkpoint(path: Path, tensors: dict[str, Tensor], facts: dict[str, str]) -> None:
+def save_checkpoint(path: Path, tensors: Mapping[str, Tensor], facts: dict[str, str]) -> None:
     """Write tensors and facts beside the target, flush, and move them there.
 
     Args:
@@ -20,12 +31,7 @@ def save_checkpoint(path: Path, tensors: dict[str, Tensor], facts: dict[str, str
         tensors: name → tensor.
         facts: name → text.
     """
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    with draft.open("wb") as stream:
-        stream.write(save({name: tensor.detach().contiguous() for name, tensor in tensors.items()}, facts))
-        stream.flush()
-        os.fsync(stream.fileno())
-    draft.replace(path)
+    write_bytes(path, save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, facts))
 
 
 def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -42,17 +48,51 @@ def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise FormatError("no complete checkpoint", "start from an earlier one", subject=path) from error
 
 
-def pack_optimizer(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """The optimiser's state as tensors, one name each."""
-    state = optimizer.state_dict()["state"]
-    return {f"optimizer.{index}.{name}": value for index, row in state.items() for name, value in row.items()}
+def gathered(network: Sam2, average: Mapping[str, Tensor], optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """Weights, their average and the optimiser's state, whole, one name each; every process asks at once."""
+    tensors = {f"network.{name}": whole(value) for name, value in network.state_dict().items()}
+    tensors |= {f"average.{name}": whole(value) for name, value in average.items()}
+    return tensors | {f"optimizer.{name}": whole(value) for name, value in _moments(optimizer)}
 
 
-def unpack_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
-    """Undo `pack_optimizer`."""
-    state: dict[int, dict[str, Tensor]] = {}
-    for key, value in tensors.items():
-        if key.startswith("optimizer."):
-            _, index, name = key.split(".")
-            state.setdefault(int(index), {})[name] = value
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+def restore(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, str], parts: Parts) -> None:
+    """Undo `gathered`.
+
+    Args:
+        path: to be named in errors.
+        tensors: of the checkpoint.
+        facts: of the checkpoint.
+        parts: network, average and optimiser of a run that has not begun.
+
+    Raises:
+        FormatError: the checkpoint is of an earlier version, or of another network.
+    """
+    network, average, optimizer = parts
+    if facts.get("format") != FORMAT:
+        raise FormatError("another version wrote this checkpoint", "begin a run that starts from its weights", subject=path)
+    wanted = {f"network.{name}": value for name, value in network.state_dict().items()}
+    wanted |= {f"average.{name}": value for name, value in average.items()}
+    if any(name not in tensors or tensors[name].shape != value.shape for name, value in wanted.items()):
+        raise FormatError("it is the checkpoint of another network", "choose another folder", subject=path)
+    for name, value in wanted.items():
+        put(value, tensors[name])
+    for name, parameter in names_of(optimizer.param_groups):
+        state = {key: tensors.get(f"optimizer.{name}.{key}") for key in ("step", "exp_avg", "exp_avg_sq")}
+        if state["step"] is None:
+            continue  # it has had no gradient yet
+        optimizer.state[parameter] = {key: _like(parameter, key, value) for key, value in state.items() if value is not None}
+
+
+def _moments(optimizer: torch.optim.Optimizer) -> Iterator[tuple[str, Tensor]]:
+    for name, parameter in names_of(optimizer.param_groups):
+        state: Mapping[str, Any] = optimizer.state.get(parameter, {})
+        for key, value in state.items():
+            yield f"{name}.{key}", value
+
+
+def _like(parameter: Tensor, key: str, value: Tensor) -> Tensor:
+    if key == "step":
+        return value.to(local(parameter).device)
+    empty = torch.empty_like(parameter, memory_format=torch.preserve_format)
+    put(empty.detach(), value)
+    return empty.detach()

@@ -3,10 +3,11 @@
 import dataclasses
 import difflib
 import tomllib
+import types
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar, cast, get_args, get_origin, get_type_hints
 
 from medical_sam2.errors import ConfigError
 from medical_sam2.train.losses import Weights
@@ -21,7 +22,7 @@ class Phase:
     Args:
         steps: how many.
         frames: of each clip.
-        clips: of a batch.
+        clips: of a batch, over all processes.
         objects: at most, of each clip.
         size: side of the input in pixels.
         smallest: share of the frame under which an object is left out.
@@ -34,52 +35,78 @@ class Phase:
     size: int = 128
     smallest: float = 0.00153
 
+    def __post_init__(self) -> None:
+        if min(self.steps, self.frames, self.clips, self.objects) < 1:
+            raise ConfigError("a phase has at least one step, frame, clip and object", "give numbers from 1", subject="phases")
+
 
 @dataclass(frozen=True)
 class Recipe:
     """A training run.
 
     Args:
-        pool: folder of synthetic cases.
+        pool: folder of cases, of `medsam2 synthesize` or `medsam2 prepare` (its `arrays`).
+        validation: folder of other cases, for the pictures; other clips of the same cases where empty.
         phases: the curriculum.
         seed: of everything.
         start: weights to start from, a folder or a name; from scratch where empty.
         rate: highest learning rate.
         encoder_rate: the image encoder's, as a share of `rate`.
-        weight_decay: of AdamW.
+        layer_decay: each layer of the image encoder learns by this factor slower than the next deeper one.
+        weight_decay: of AdamW; biases and scales have none.
         warm_up: steps until the highest rate.
         cool_down: share of the run's last steps over which the rate falls to nothing, by a cosine.
         clip: largest norm of the gradient.
         average: decay of the exponential moving average of the weights, which is what ships.
-        sets: share of clips that come from sets of images.
+        precision: "bf16" (mixed) or "fp32".
+        checkpointing: compute frames again in the backward pass instead of keeping all that is in between.
+        shard: spread weights and optimiser over the processes (FSDP2), for networks too large for one device.
+        sampling: "cases" draws any case; "tasks" a task, then a modality, then a case, each uniformly.
+        sets: share of clips that come from sets of images, where cases are drawn.
+        regions: share of clips that show a region around the object, as tracking does.
         prompt: probabilities of a mask, a click, a box as the first prompt.
         corrections: probability that a clip gets corrective clicks, on up to two frames, the first among them.
         clicks: corrective clicks on such a frame.
         from_truth: share of corrective clicks placed without looking at the prediction.
         workers: processes that prepare clips.
         save_every: steps between checkpoints.
+        picture_every: steps between pictures of validation clips; 0 for none.
         losses: their weights.
     """
 
     pool: str = "pool"
+    validation: str = ""
     phases: tuple[Phase, ...] = ()
     seed: int = 0
     start: str = ""
     rate: float = 6e-4
     encoder_rate: float = 1.0
+    layer_decay: float = 1.0
     weight_decay: float = 0.05
     warm_up: int = 200
     cool_down: float = 0.2
     clip: float = 1.0
     average: float = 0.998
+    precision: Literal["bf16", "fp32"] = "bf16"
+    checkpointing: bool = False
+    shard: bool = False
+    sampling: Literal["cases", "tasks"] = "cases"
     sets: float = 0.4
+    regions: float = 0.6
     prompt: tuple[float, float, float] = (0.5, 0.25, 0.25)
     corrections: float = 0.3
     clicks: int = 2
     from_truth: float = 0.1
     workers: int = 1
     save_every: int = 100
+    picture_every: int = 0
     losses: Weights = field(default_factory=Weights)
+
+    def __post_init__(self) -> None:
+        if not self.phases:
+            raise ConfigError("the recipe has no phases", "write at least one [[phases]]", subject="phases")
+        if self.save_every < 1:
+            raise ConfigError("a checkpoint is written at least now and then", "give 1 or more", subject="save_every")
 
     @property
     def steps(self) -> int:
@@ -105,33 +132,71 @@ def read_recipe(path: Path, settings: Sequence[str] = ()) -> Recipe:
         told = tomllib.loads(path.read_text())
     except (OSError, tomllib.TOMLDecodeError) as error:
         raise ConfigError(f"the recipe cannot be read ({error})", "give a TOML file", subject=path) from error
+    return build(Recipe, with_settings(told, settings))
+
+
+def with_settings(told: dict[str, Any], settings: Sequence[str]) -> dict[str, Any]:
+    """The content of a recipe with `key=value` settings over it; `phases.0.steps=10` reaches into the first phase."""
     for setting in settings:
-        key, _, value = setting.partition("=")
-        inner = told
+        key, equals, value = setting.partition("=")
+        if not equals:
+            raise ConfigError(f"{setting!r} sets nothing", "write key=value", subject="--set")
+        inner: Any = told
         *parents, last = key.split(".")
-        for parent in parents:
-            inner = inner.setdefault(parent, {})
-        inner[last] = _value(value)
-    return build(Recipe, told)
+        try:
+            for parent in parents:
+                inner = inner[int(parent)] if isinstance(inner, list) else inner.setdefault(parent, {})
+            inner[last] = _value(value)
+        except (TypeError, ValueError, IndexError, AttributeError):
+            raise ConfigError(f"there is no setting {key!r}", "look into the recipe", subject="--set") from None
+    return told
 
 
 def build(kind: type[T], told: Mapping[str, Any]) -> T:
-    """A frozen dataclass from a mapping; unknown keys are refused."""
-    fields = {f.name: f for f in dataclasses.fields(kind)}  # type: ignore[arg-type]
-    for key in told:
-        if key not in fields:
-            near = difflib.get_close_matches(key, fields, n=1)
+    """A frozen dataclass from a mapping; unknown keys and values of another type are refused."""
+    hints = get_type_hints(kind)
+    values: dict[str, Any] = {}
+    for key, value in told.items():
+        if key not in hints:
+            near = difflib.get_close_matches(key, hints, n=1)
             raise ConfigError(
-                f"unknown setting {key!r}", f"did you mean {near[0]!r}?" if near else f"choose among {sorted(fields)}"
+                f"unknown setting {key!r}", f"did you mean {near[0]!r}?" if near else f"choose among {sorted(hints)}"
             )
-    values = dict(told)
-    if "phases" in values:
-        values["phases"] = tuple(build(Phase, phase) for phase in values["phases"])
-    if "losses" in values and isinstance(values["losses"], Mapping):
-        values["losses"] = build(Weights, values["losses"])
-    if "prompt" in values:
-        values["prompt"] = tuple(values["prompt"])
-    return kind(**values)
+        values[key] = _fitting(key, value, hints[key])
+    try:
+        return kind(**values)
+    except TypeError as error:
+        raise ConfigError(str(error).partition("() ")[2], "add it", subject=kind.__name__.lower()) from None
+
+
+def as_told(recipe: Recipe) -> dict[str, Any]:
+    """The recipe as plain values, which `build` takes back."""
+    return dataclasses.asdict(recipe)
+
+
+def _fitting(key: str, value: Any, hint: Any) -> Any:
+    """The value as the type that the setting has."""
+    if dataclasses.is_dataclass(hint) and isinstance(value, Mapping):
+        return build(cast(type[Any], hint), cast(Mapping[str, Any], value))
+    if get_origin(hint) is tuple and isinstance(value, list | tuple):
+        items, kinds = cast(Sequence[Any], value), get_args(hint)
+        kinds = (kinds[0],) * len(items) if kinds[-1] is Ellipsis else kinds
+        if len(items) == len(kinds):
+            return tuple(_fitting(key, item, kind) for item, kind in zip(items, kinds, strict=True))
+    if get_origin(hint) is Literal and value in get_args(hint):
+        return value
+    if hint is float and isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)
+    if isinstance(hint, type) and not isinstance(hint, types.GenericAlias) and type(value) is hint:
+        return value
+    raise ConfigError(f"{value!r} does not fit", f"give {_named(hint)}", subject=key)
+
+
+def _named(hint: Any) -> str:
+    if get_origin(hint) is Literal:
+        return " or ".join(map(repr, get_args(hint)))
+    names = {float: "a number", int: "a whole number", bool: "true or false", str: "a text"}
+    return names.get(hint, f"{len(get_args(hint))} numbers" if get_origin(hint) is tuple else "a table")
 
 
 def _value(text: str) -> Any:

@@ -16,8 +16,8 @@ from medical_sam2.model.backbone import FramePrediction
 class Weights:
     """How much each loss counts.
 
-    `focal` 20, `dice` 1, `iou` 1, `presence` 1, `gamma` 2 is SAM 2's own recipe, for fine-tuning. From scratch the focal
-    loss stays at the empty mask for long, so cross-entropy (`gamma` 0, `focal` 1) with dice moves first.
+    `focal` 20, `dice` 1, `iou` 1, `presence` 1, `gamma` 2, `alpha` 0.25 is SAM 2's own recipe, for fine-tuning.
+    From scratch the focal loss stays at the empty mask for long, so cross-entropy (`gamma` 0, `focal` 1) with dice moves first.
 
     Args:
         focal: pixel-wise cross-entropy, focused by `gamma`.
@@ -25,6 +25,7 @@ class Weights:
         iou: L1 between predicted and true IoU, of every proposed mask.
         presence: cross-entropy of the object being on the frame.
         gamma: exponent of the focal loss.
+        alpha: share of the object's pixels in the focal loss, the others have the rest; below 0 both count alike.
         consistency: contrast of the features of different structures, see `consistency`.
     """
 
@@ -33,6 +34,7 @@ class Weights:
     iou: float = 0.5
     presence: float = 0.25
     gamma: float = 0.0
+    alpha: float = -1.0
     consistency: float = 0.2
 
 
@@ -51,7 +53,7 @@ def frame_loss(prediction: FramePrediction, truth_BSS: Tensor, weights: Weights,
     target = F.interpolate(truth_BSS[:, None], size=logits.shape[-2:], mode="area").expand_as(logits)
     there = truth_BSS.flatten(1).any(1).float()
     learns = there * (~given_B).float()
-    mask_loss = weights.focal * _focal(logits, target, weights.gamma) + weights.dice * _dice(logits, target)
+    mask_loss = weights.focal * _focal(logits, target, weights) + weights.dice * _dice(logits, target)
     best = mask_loss.argmin(1, keepdim=True)
     with torch.no_grad():
         true_iou = _iou(logits > 0, target > 0.5)
@@ -61,12 +63,14 @@ def frame_loss(prediction: FramePrediction, truth_BSS: Tensor, weights: Weights,
     return (total + weights.presence * presence * (~given_B)).sum()
 
 
-def _focal(logits: Tensor, target: Tensor, gamma: float) -> Tensor:
+def _focal(logits: Tensor, target: Tensor, weights: Weights) -> Tensor:
     entropy = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
-    if gamma > 0:
+    if weights.gamma > 0:
         probability = logits.sigmoid()
         agreement = probability * target + (1 - probability) * (1 - target)
-        entropy = entropy * (1 - agreement) ** gamma
+        entropy = entropy * (1 - agreement) ** weights.gamma
+    if weights.alpha >= 0:
+        entropy = entropy * (weights.alpha * target + (1 - weights.alpha) * (1 - target))
     return entropy.mean((2, 3))
 
 
@@ -96,17 +100,17 @@ class Consistency(nn.Module):
         super().__init__()
         self.samples, self.temperature = samples, temperature
 
-    def forward(self, map_NChw: Tensor, labels_NSS: Tensor, frames: int, generator: torch.Generator) -> Tensor:
-        """Mean loss over clips of `frames` frames each."""
-        count, _, height, width = map_NChw.shape
-        labels = F.interpolate(labels_NSS[:, None].float(), size=(height, width), mode="nearest")[:, 0].flatten(1)
-        places = torch.rand((count, height * width), generator=generator).argsort(1)[:, : self.samples]
-        tokens = map_NChw.flatten(2).transpose(1, 2).gather(1, places[..., None].expand(-1, -1, map_NChw.shape[1]))
-        tokens = F.normalize(tokens.float(), dim=-1).unflatten(0, (-1, frames)).flatten(1, 2)
-        labels = labels.gather(1, places).unflatten(0, (-1, frames)).flatten(1, 2)
-        itself = torch.eye(labels.shape[1], dtype=torch.bool, device=labels.device)
-        score = (tokens @ tokens.transpose(1, 2) / self.temperature).masked_fill(itself, -1e4)
-        same = (labels[:, :, None] == labels[:, None, :]) & ~itself
+    def forward(self, map_TChw: Tensor, labels_TSS: Tensor, generator: torch.Generator) -> Tensor:
+        """Mean loss over the drawn pixels of one clip of T frames."""
+        count, _, height, width = map_TChw.shape
+        labels = F.interpolate(labels_TSS[:, None].float(), size=(height, width), mode="nearest")[:, 0].flatten(1)
+        places = torch.rand((count, height * width), generator=generator).argsort(1)[:, : self.samples].to(map_TChw.device)
+        tokens = map_TChw.flatten(2).transpose(1, 2).gather(1, places[..., None].expand(-1, -1, map_TChw.shape[1]))
+        tokens = F.normalize(tokens.float(), dim=-1).flatten(0, 1)
+        labels = labels.to(map_TChw.device).gather(1, places).flatten()
+        itself = torch.eye(len(labels), dtype=torch.bool, device=labels.device)
+        score = (tokens @ tokens.T / self.temperature).masked_fill(itself, -1e4)
+        same = (labels[:, None] == labels) & ~itself
         anchor = same.any(-1) & (labels > 0)
         log_share = score - score.logsumexp(-1, keepdim=True)
         per_anchor = -(log_share * same).sum(-1) / same.sum(-1).clamp(min=1)

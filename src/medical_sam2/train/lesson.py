@@ -1,0 +1,160 @@
+"""One step's loss: clips are seen, prompted and tracked, and every frame is compared with the truth.
+
+Shapes: B objects of all clips, T frames, O objects of a clip, S network size.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from medical_sam2.data.clips import Clip, ClipSampler
+from medical_sam2.model.backbone import Features, FramePrediction
+from medical_sam2.model.memory import PolicyBank
+from medical_sam2.model.sam2 import Sam2
+from medical_sam2.model.tracker import track
+from medical_sam2.train.config import Recipe
+from medical_sam2.train.frugal import Frugal
+from medical_sam2.train.losses import Consistency, frame_loss
+from medical_sam2.train.pupil import Plan, given
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """The share of a step that one process plays.
+
+    Args:
+        step: number of the step.
+        places: of its clips in the whole batch of the step.
+        clips: at these places.
+    """
+
+    step: int
+    places: tuple[int, ...]
+    clips: list[Clip]
+
+    @property
+    def objects(self) -> int:
+        """How many objects there are in all clips."""
+        return sum(len(clip.truth_OTSS) for clip in self.clips)
+
+
+class Steps(Dataset[Batch]):
+    """Batches by step, so that a run that goes on at step n sees what it would have seen.
+
+    Args:
+        sampler: of clips.
+        recipe: the run.
+        rank: of this process.
+        processes: among how many the clips of a step are dealt out.
+    """
+
+    def __init__(self, sampler: ClipSampler, recipe: Recipe, rank: int = 0, processes: int = 1) -> None:
+        self.sampler, self.recipe, self.rank, self.processes = sampler, recipe, rank, processes
+
+    def __getitem__(self, step: int) -> Batch:
+        phase = self.recipe.phase(step)
+        places = tuple(range(self.rank, phase.clips, self.processes))
+        clips = self.sampler.batch(
+            step,
+            places,
+            frames=phase.frames,
+            objects=phase.objects,
+            size=phase.size,
+            smallest=phase.smallest,
+        )
+        return Batch(step, places, clips)
+
+
+@dataclass(frozen=True, eq=False)
+class Lesson:
+    """What came out of a batch.
+
+    Args:
+        loss: to be minimised.
+        dice: sum over objects and how many, on first frames; the same on tracked ones.
+        masks_TBhw: the predicted masks, where they were asked for.
+    """
+
+    loss: Tensor
+    dice: tuple[float, float, float, float]
+    masks_TBhw: Tensor | None = None
+
+
+class Teacher(nn.Module):
+    """The network with its losses, as one module: one forward pass is one lesson.
+
+    Args:
+        network: learns.
+        recipe: the run.
+    """
+
+    def __init__(self, network: Sam2, recipe: Recipe) -> None:
+        super().__init__()
+        self.network, self.recipe = network, recipe
+        self.consistency = Consistency()
+
+    def forward(
+        self, batch: Batch, objects: float, clips: float, *, plan: Plan | None = None, looked_at: bool = False
+    ) -> Lesson:
+        """The loss of a batch.
+
+        Args:
+            batch: clips of one length and size.
+            objects: by which the losses of all objects are divided: those of the whole step, over the number of processes.
+            clips: likewise for the losses of clips.
+            plan: what the objects are told; that of the step unless given.
+            looked_at: whether masks are returned.
+        """
+        with torch.autocast(self.network.device.type, dtype=torch.bfloat16, enabled=self.recipe.precision == "bf16"):
+            return self._taught(batch, objects, clips, plan, looked_at)
+
+    def _taught(self, batch: Batch, objects: float, clips: float, plan: Plan | None, looked_at: bool) -> Lesson:
+        network, recipe, frames = self.network, self.recipe, len(batch.clips[0].frames_T3SS)
+        network.resize(batch.clips[0].frames_T3SS.shape[-1])
+        plan = plan or Plan.draw(recipe, batch.step, frames)
+        player = Frugal(network) if recipe.checkpointing and torch.is_grad_enabled() else network
+        pixels = torch.cat([clip.frames_T3SS for clip in batch.clips]).to(network.device)
+        features = player.encode(network.normalised(pixels))
+        owner = [c for c, clip in enumerate(batch.clips) for _ in clip.truth_OTSS]
+        seen: Callable[[int], Features] = lambda t: features.pick([c * frames + t for c in owner])  # noqa: E731
+        pupils = [
+            pupil
+            for place, clip in zip(batch.places, batch.clips, strict=True)
+            for pupil in plan.pupils(recipe, batch.step, place, clip.truth_OTSS.numpy())
+        ]
+        truth_BTSS = torch.cat([clip.truth_OTSS for clip in batch.clips]).to(network.device)
+        outlined = torch.tensor(given(pupils), device=network.device)
+        total, scores, masks = torch.zeros((), device=network.device), np.zeros(4), []
+        for t, prediction in track(player, seen, range(frames), pupils, PolicyBank(plan.policy)):
+            known = outlined if t == 0 else torch.zeros_like(outlined)
+            total = total + frame_loss(prediction, truth_BTSS[:, t].float(), recipe.losses, given_B=known)
+            scores[[0, 1] if t == 0 else [2, 3]] += _dice(prediction, truth_BTSS[:, t], known)
+            if looked_at:
+                masks.append(prediction.logits_Bhw.detach().float())
+        loss = total / (objects * frames) + recipe.losses.consistency * self._contrast(features, batch, frames) / clips
+        first, first_count, tracked, tracked_count = scores.tolist()
+        return Lesson(loss, (first, first_count, tracked, tracked_count), torch.stack(masks) if looked_at else None)
+
+    def _contrast(self, features: Features, batch: Batch, frames: int) -> Tensor:
+        """Sum over clips."""
+        maps = features.top_BChw if features.key_BDhw is None else features.key_BDhw
+        total = maps.new_zeros(())
+        if self.recipe.losses.consistency <= 0:
+            return total
+        for place, clip, map_TChw in zip(batch.places, batch.clips, maps.split(frames), strict=True):
+            seed = np.random.SeedSequence([self.recipe.seed, batch.step, place]).generate_state(1)[0]
+            total = total + self.consistency(map_TChw, clip.labels_TSS, torch.Generator().manual_seed(int(seed)))
+        return total
+
+
+def _dice(prediction: FramePrediction, truth_BSS: Tensor, skip_B: Tensor) -> Sequence[float]:
+    """Sum of Dice over objects that are there, at the size of the logits; and how many there are."""
+    logits = prediction.logits_Bhw.detach().float()
+    target = nn.functional.interpolate(truth_BSS[:, None].float(), size=logits.shape[-2:], mode="area")[:, 0] > 0.5
+    mask, keep = logits > 0, target.flatten(1).any(1) & ~skip_B
+    both, sizes = (mask & target).sum((1, 2)), mask.sum((1, 2)) + target.sum((1, 2))
+    return [float((2 * both / sizes.clamp(min=1))[keep].sum()), float(keep.sum())]

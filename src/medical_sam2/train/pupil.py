@@ -1,0 +1,115 @@
+"""The simulated person of training: what is said about each object of a step, and which memory the network plays with.
+
+All of it is a function of (seed, step, place of the clip, object), so that it does not matter which process plays which clip.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medical_sam2.model.memory import Fifo, SelfSorting
+from medical_sam2.prompts import FramePrompt
+from medical_sam2.simulate import NOISE_LEVELS, jitter_box, jitter_mask, next_click
+from medical_sam2.train.config import Recipe
+
+KINDS = ("mask", "click", "box")
+PROMPTS = 1 << 20  # apart from the numbers that draw clips
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What all objects of a step share, so that they are decoded together.
+
+    Args:
+        kind: of the first prompt: "mask", "click" or "box".
+        corrected: frames that get corrective clicks once they are tracked.
+        policy: makes the memory of one object.
+    """
+
+    kind: str
+    corrected: frozenset[int]
+    policy: Callable[[], Fifo | SelfSorting]
+
+    @classmethod
+    def draw(cls, recipe: Recipe, step: int, frames: int) -> "Plan":
+        """The plan of a step. A mask on a single frame would teach nothing, so there it is never given."""
+        rng = np.random.default_rng([recipe.seed, step, PROMPTS])
+        odds = np.array(recipe.prompt) * ([0, 1, 1] if frames == 1 else [1, 1, 1])
+        kind = str(rng.choice(KINDS, p=odds / odds.sum()))
+        return cls(kind, _corrected(recipe, rng, kind, frames), _policy(rng))
+
+    def pupils(self, recipe: Recipe, step: int, place: int, truth_OTSS: NDArray[np.bool_]) -> list["Pupil"]:
+        """A person for each object of the clip at a place of the step."""
+        rngs = [np.random.default_rng([recipe.seed, step, PROMPTS, place, number]) for number in range(len(truth_OTSS))]
+        return [
+            Pupil(truth, self.kind, self.corrected, recipe.clicks, recipe.from_truth, rng)
+            for truth, rng in zip(truth_OTSS, rngs, strict=True)
+        ]
+
+
+@dataclass
+class Pupil:
+    """Prompts the first frame, corrects some of the others.
+
+    Args:
+        truth_thw: (T, S, S) bool.
+        kind: first prompt: "mask", "click" or "box".
+        corrected: frames that get corrective clicks once they are tracked.
+        clicks: on each of them.
+        from_truth: probability of a click that does not look at the prediction.
+        rng: for all of it.
+    """
+
+    truth_thw: NDArray[np.bool_]
+    kind: str
+    corrected: frozenset[int]
+    clicks: int
+    from_truth: float
+    rng: np.random.Generator
+    _left: int = 0
+
+    def __call__(self, t: int, predicted: NDArray[np.bool_] | None) -> FramePrompt | None:
+        """The first prompt on frame 0, then corrections."""
+        if predicted is None:
+            self._left = self.clicks if t in self.corrected else 0
+            return self._first(self.truth_thw[0]) if t == 0 else None
+        if self._left == 0:
+            return None
+        self._left -= 1
+        shown = np.zeros_like(predicted) if self.rng.random() < self.from_truth else predicted
+        click = next_click(self.truth_thw[t], shown, self.rng)
+        return None if click is None else click.on_frame()
+
+    def _first(self, truth: NDArray[np.bool_]) -> FramePrompt | None:
+        noise = NOISE_LEVELS["expert"] if self.rng.random() < 0.5 else NOISE_LEVELS["none"]
+        if self.kind == "mask":
+            return FramePrompt.mask(jitter_mask(truth, noise, self.rng))
+        if self.kind == "box":
+            return FramePrompt.box(*jitter_box(truth, noise, self.rng))
+        click = next_click(truth, np.zeros_like(truth), self.rng, spread=float("inf") if self.rng.random() < 0.5 else 0.0)
+        return None if click is None else click.on_frame()
+
+
+def given(pupils: Sequence[Pupil]) -> list[bool]:
+    """Which objects are outlined on the first frame."""
+    return [pupil.kind == "mask" for pupil in pupils]
+
+
+def _corrected(recipe: Recipe, rng: np.random.Generator, kind: str, frames: int) -> frozenset[int]:
+    """Up to two frames: the first, unless it is outlined already, and half of the times a later one."""
+    if rng.random() >= recipe.corrections:
+        return frozenset()
+    first = {0} if kind != "mask" else set[int]()
+    later = {int(rng.integers(1, frames))} if frames > 1 and rng.random() < 0.5 else set[int]()
+    return frozenset(first | later)
+
+
+def _policy(rng: np.random.Generator) -> Callable[[], Fifo | SelfSorting]:
+    """Many steps remember as SAM 2, the others sort themselves, with few places so that they must choose."""
+    if rng.random() < 0.4:
+        return partial(Fifo, frames=None)
+    places = rng.choice(["none", "prompted", "rank"], p=[0.2, 0.6, 0.2])
+    return partial(SelfSorting, size=int(rng.integers(2, 7)), threshold=float(rng.choice([0.0, 0.3])), temporal=str(places))  # type: ignore[arg-type]
