@@ -21,7 +21,7 @@ def prepare(
     layout: Annotated[str, Parameter(name="--as")] = "",
     label: Annotated[tuple[str, ...], Parameter(negative="")] = (),
     modality: str | None = None,
-    window: str = "soft",
+    window: Annotated[str, Parameter(allow_leading_hyphen=True)] = "soft",
     size: int = 256,
     smallest: float = 0.00153,
     whole: Annotated[bool, Switch] = False,

@@ -1,7 +1,7 @@
 """Data sets of images with labels, as they lie on disk: what belongs together, and nothing loaded until it is asked for."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -81,7 +81,7 @@ class DataSet:
     prompt: str | None = None
     licence: str | None = None
     remap: Mapping[int, int] | None = None
-    opener: Callable[[Path], Volume] | None = None
+    opener: Callable[[Path], Volume | Picture] | None = None
 
     @property
     def colour(self) -> bool:
@@ -102,13 +102,11 @@ class DataSet:
         """
         if self.kind == "volume":
             return self._volumes(case, max_bytes)
-        picture = _picture(case, max_bytes)
-        if picture.colour and not self.colour:
-            channels = ", ".join(self.channels)
-            raise FormatError(f"it is in colour, and its channels are {channels}", "declare R, G, B", subject=case.images[0])
+        picture = self._picture(case, max_bytes)
         if case.label is None:
             return LoadedCase((picture,), None)
-        return LoadedCase((picture,), self._checked(_picture_labels(case.label, picture, max_bytes), case.label))
+        labels = _fitting(_grey(self._open_picture(case.label, max_bytes)), picture, case.label)
+        return LoadedCase((picture,), self._checked(labels, case.label))
 
     def mask(self, labels: NDArray[Any], structure: str) -> NDArray[np.bool_]:
         """Where a structure is, in a label map of this data set.
@@ -128,11 +126,37 @@ class DataSet:
                 raise GeometryError("it does not share the grid of the first channel", "resample it", subject=path)
         if case.label is None:
             return LoadedCase(volumes, None)
-        labels = io.load_labels(case.label, first) if self.opener is None else fit(self.opener(case.label), first)
+        labels = io.load_labels(case.label, first) if self.opener is None else fit(self._volume(case.label, max_bytes), first)
         return LoadedCase(volumes, self._checked(labels.array, case.label))
 
     def _volume(self, path: Path, max_bytes: int | None) -> Volume:
-        return io.load(path, max_bytes=max_bytes) if self.opener is None else self.opener(path)
+        found = io.load(path, max_bytes=max_bytes) if self.opener is None else self.opener(path)
+        if not isinstance(found, Volume):
+            raise FormatError("this is a picture, not a volume", "give volumes", subject=path)
+        return found
+
+    def _picture(self, case: Case, max_bytes: int | None) -> Picture:
+        """The picture of a case; three files of grey values become one of three colours."""
+        planes = tuple(self._open_picture(path, max_bytes) for path in case.images)
+        picture = planes[0] if len(planes) == 1 else _together(planes, case.images[0])
+        if not picture.colour or self.colour:
+            return picture
+        picture = _grey(picture)
+        if picture.colour:
+            channels = ", ".join(self.channels)
+            raise FormatError(f"it is in colour, and its channels are {channels}", "declare R, G, B", subject=case.images[0])
+        return picture
+
+    def _open_picture(self, path: Path, max_bytes: int | None) -> Picture:
+        found = io.read(path, all_frames=True, max_bytes=max_bytes) if self.opener is None else self.opener(path)
+        if isinstance(found, Volume):
+            return _flat(found, path)
+        if isinstance(found, Picture):
+            return found
+        picture, *more = found
+        if more:
+            raise FormatError(f"it holds {1 + len(more)} pictures", "store one picture in each file", subject=path)
+        return picture
 
     def _checked(self, labels: NDArray[Any], path: Path) -> NDArray[Any]:
         if self.remap is not None:
@@ -148,28 +172,22 @@ class DataSet:
         return labels
 
 
-def _picture(case: Case, max_bytes: int | None) -> Picture:
-    """The picture of a case; three files of grey values become one of three colours."""
-    planes = tuple(_one_picture(path, max_bytes) for path in case.images)
-    if len(planes) == 1:
-        return planes[0]
+def _together(planes: Sequence[Picture], path: Path) -> Picture:
+    """Three grey pictures as the colours of one."""
     if len({plane.shape for plane in planes}) > 1 or any(plane.colour for plane in planes):
-        raise GeometryError("its channels are not grey images of one size", "export them again", subject=case.images[0])
+        raise GeometryError("its channels are not grey images of one size", "export them again", subject=path)
     kinds = sorted({plane.array.dtype.name for plane in planes})
-    if len(planes) != 3 or kinds != ["uint8"]:
+    if len(planes) != COLOURS or kinds != ["uint8"]:
         problem = f"{len(planes)} channels of {', '.join(kinds)} make no colour image"
-        raise FormatError(problem, "give one channel, or three of bytes", subject=case.images[0])
+        raise FormatError(problem, "give one channel, or three of bytes", subject=path)
     return Picture(np.stack([plane.array for plane in planes], axis=-1), planes[0].spacing_mm, source=planes[0].source)
 
 
-def _one_picture(path: Path, max_bytes: int | None) -> Picture:
-    found = io.read(path, all_frames=True, max_bytes=max_bytes)
-    if isinstance(found, Volume):
-        return _flat(found, path)
-    picture, *more = found
-    if more:
-        raise FormatError(f"it holds {1 + len(more)} pictures", "store one picture in each file", subject=path)
-    return picture
+def _grey(picture: Picture) -> Picture:
+    """The same picture with one channel, if its three are alike."""
+    array: NDArray[Any] = picture.array
+    alike = picture.colour and bool((array == array[..., :1]).all())
+    return replace(picture, array=np.ascontiguousarray(array[..., 0])) if alike else picture
 
 
 def _flat(volume: Volume, path: Path) -> Picture:
@@ -182,24 +200,20 @@ def _flat(volume: Volume, path: Path) -> Picture:
     return Picture(array, (rows_mm, columns_mm), volume.modality, path, warnings=volume.warnings)
 
 
-def _picture_labels(path: Path, like: Picture, max_bytes: int | None) -> NDArray[Any]:
-    found = _one_picture(path, max_bytes)
-    array: NDArray[Any] = found.array
-    if found.colour and bool((array == array[..., :1]).all()):
-        array = array[..., 0]
-    if array.ndim != 2:
+def _fitting(found: Picture, like: Picture, path: Path) -> NDArray[Any]:
+    """The numbers of a picture of labels that belongs to another one."""
+    if found.colour:
         raise FormatError("it is in colour: no label map", "store the label of each pixel as one number", subject=path)
     if found.shape != like.shape:
-        raise GeometryError(
-            f"the labels have {found.shape} pixels, the image {like.shape}", "resample the labels", subject=path
-        )
-    return integers(array, path)
+        problem = f"the labels have {found.shape} pixels, the image {like.shape}"
+        raise GeometryError(problem, "resample the labels", subject=path)
+    return integers(found.array, path)
 
 
 def _remapped(labels: NDArray[Any], remap: Mapping[int, int], path: Path) -> NDArray[Any]:
     strange = sorted(set(np.unique(labels).tolist()) - set(remap))
     if strange:
-        raise FormatError(f"it holds the value {strange[0]}, not {sorted(remap)}", "check what it is", subject=path)
+        raise FormatError(f"it holds the value {strange[0]}, which means nothing here", "check what it is", subject=path)
     table = np.zeros(max(remap) + 1, np.min_scalar_type(max(remap.values())))
     table[list(remap)] = list(remap.values())
     return table[labels]

@@ -30,7 +30,7 @@ def read_folder(folder: Path, structures: Mapping[str, tuple[int, ...]], modalit
     Args:
         folder: with `images` and `labels`; or a file, a DICOM series, a folder of images.
         structures: name → values in the label maps.
-        modality: what took the images, as a DICOM code; unknown unless given.
+        modality: what took the images, as a DICOM code; unless given, what the first DICOM file says, or unknown.
 
     Raises:
         InputError: nothing there.
@@ -49,7 +49,7 @@ def read_folder(folder: Path, structures: Mapping[str, tuple[int, ...]], modalit
         raise FormatError(f"two images are called {twice!r}", "rename one of them", subject=folder)
     if alone := next((path for name, path in sorted(labels.items()) if name not in names), None):
         raise FormatError("there is no image of this name", "name labels as their images", subject=alone)
-    kind = _kind(images[0])
+    kind, modality = _kind(images[0]), modality or _modality(images[0])
     colour = kind == "set" and load_pictures(images[0])[0].colour
     channels = ("R", "G", "B") if colour else (modality or "unknown",)
     cases = tuple(Case(name, (path,), labels.get(name), "train") for name, path in zip(names, images, strict=True))
@@ -79,6 +79,20 @@ def _images(folder: Path) -> list[Path]:
         return [folder]
     series = [path for path in files if path.is_dir() and any(_recognised(inner) == "dicom" for inner in _first(path))]
     return sorted([path for path, kind in kinds.items() if kind] + series)
+
+
+def _modality(image: Path) -> str | None:
+    """What a DICOM file says of how it was taken."""
+    file = next((path for path in _first(image) if _recognised(path) == "dicom"), None) if image.is_dir() else image
+    if file is None or _recognised(file) != "dicom":
+        return None
+    from pydicom import dcmread
+    from pydicom.errors import InvalidDicomError
+
+    try:
+        return str(dcmread(file, specific_tags=["Modality"], stop_before_pixels=True, force=True).get("Modality", "")) or None
+    except (InvalidDicomError, OSError, ValueError, TypeError, KeyError, AttributeError):
+        return None
 
 
 def _first(folder: Path) -> list[Path]:

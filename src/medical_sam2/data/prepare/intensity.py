@@ -15,8 +15,8 @@ from scipy import ndimage
 from medical_sam2.errors import FormatError
 
 PERCENTILES = (0.5, 99.5)
-CLIPPED = {"MR", "DX", "CR", "XA", "RF", "US", "IVUS", "MG", "OCT", "OPT"}
-"""MR, X-ray, ultrasound, mammography, optical coherence tomography."""
+CLIPPED = {"MR", "DX", "CR", "XA", "RF", "CBCT", "US", "IVUS", "MG", "OCT", "OPT"}
+"""MR, X-ray (cone-beam CT among it: no Hounsfield units), ultrasound, mammography, optical coherence tomography."""
 HOUNSFIELD = "CT"
 MUCH = 0.75  # of the voxels are left: from here on, what is left decides
 Rule = Literal["window", "percentiles", "whole"]

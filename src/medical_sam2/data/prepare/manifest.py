@@ -87,7 +87,7 @@ def _steps(dataset: DataSet, settings: Settings) -> list[str]:
     if dataset.colour:
         how = ["cropped to non-zero", "kept as bytes (PNG): the network's own mean and standard deviation normalise them"]
     else:
-        how = [cut, *(f"{channel}: {rules[channel_rule(channel)]}" for channel in dataset.channels)]
+        how = [cut, *(f"{channel}: {rules[channel_rule(channel, dataset.modality)]}" for channel in dataset.channels)]
     if dataset.kind == "set":
         side = f"stretched to a square of at most {settings.size} pixels (bicubic, labels nearest)"
         return [*how, f"training arrays: {side}, in groups of up to {settings.group} images", small]

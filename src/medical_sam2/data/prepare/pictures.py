@@ -71,7 +71,7 @@ def _prepared(job: Job, dataset: DataSet, case: Case) -> tuple[Ready, list[str]]
     planes = [array[..., channel] for channel in range(3)] if dataset.colour else [array]
     cut = cut_to_content(planes, loaded.labels)
     array, labels = array[cut.box], None if loaded.labels is None else loaded.labels[cut.box]
-    levels = levels_of(array, cut.inside, "whole" if dataset.colour else channel_rule(dataset.channels[0]))
+    levels = levels_of(array, cut.inside, "whole" if dataset.colour else channel_rule(dataset.channels[0], dataset.modality))
     report = CaseReport(
         case.identifier,
         case.split,

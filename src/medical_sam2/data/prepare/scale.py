@@ -15,7 +15,7 @@ from medical_sam2.volume import Volume
 
 def needs_scale(dataset: DataSet) -> bool:
     """Whether a channel is a CT in Hounsfield units."""
-    return dataset.kind == "volume" and any(channel_rule(channel) == "window" for channel in dataset.channels)
+    return dataset.kind == "volume" and any(channel_rule(channel, dataset.modality) == "window" for channel in dataset.channels)
 
 
 def measured(dataset: DataSet) -> tuple[Case, ...]:
@@ -46,7 +46,7 @@ def _counts(dataset: DataSet, case: Case, window_hu: tuple[float, float]) -> His
     total = np.zeros(BINS, np.int64)
     values = [value for values in dataset.structures.values() for value in values]
     for volume, channel in zip(loaded.images, dataset.channels, strict=True):
-        if isinstance(volume, Volume) and channel_rule(channel) == "window":
+        if isinstance(volume, Volume) and channel_rule(channel, dataset.modality) == "window":
             seen = volume.array if loaded.labels is None else volume.array[np.isin(loaded.labels, values)]
             total += Histogram.of(seen, window_hu).counts
     return Histogram(total)

@@ -10,16 +10,17 @@ from numpy.typing import NDArray
 
 from medical_sam2 import io
 from medical_sam2.data.dataset import Case, DataSet
-from medical_sam2.data.nnunet import modality_of
+from medical_sam2.data.nnunet import MODALITIES, modality_of
 from medical_sam2.data.prepare import parts, slices
 from medical_sam2.data.prepare.arrays import Training, write
-from medical_sam2.data.prepare.intensity import HOUNSFIELD, Cut, Levels, Rule, cut_to_content, levels_of, rule_for
+from medical_sam2.data.prepare.intensity import CLIPPED, HOUNSFIELD, Cut, Levels, Rule, cut_to_content, levels_of, rule_for
 from medical_sam2.data.prepare.report import CaseReport, Dropped
 from medical_sam2.data.prepare.source import checksums
 from medical_sam2.data.prepare.unit import Job, Made, failed, names, task_names
 from medical_sam2.volume import Volume
 
 ENDING = ".nii.gz"
+CODES = {HOUNSFIELD, *CLIPPED, *MODALITIES}
 
 
 def prepare(job: Job, dataset: DataSet, cases: Sequence[Case]) -> Made:
@@ -31,10 +32,14 @@ def prepare(job: Job, dataset: DataSet, cases: Sequence[Case]) -> Made:
         return Made((), (failed(case, error),))
 
 
-def channel_rule(channel: str) -> Rule:
-    """The rule of one channel; a CT counts as Hounsfield units only where the channel is called just that."""
-    modality = modality_of((channel,))
-    return "whole" if modality == HOUNSFIELD and channel.upper() != HOUNSFIELD else rule_for(modality)
+def channel_rule(channel: str, modality: str) -> Rule:
+    """The rule of one channel, by its own name or, where that tells nothing, by the modality of the data set.
+
+    A CT counts as Hounsfield units only where the channel is called just that.
+    """
+    found = modality_of((channel,))
+    code = found if found in CODES else modality
+    return "whole" if code == HOUNSFIELD and channel.upper() != HOUNSFIELD else rule_for(code)
 
 
 def _prepared(job: Job, dataset: DataSet, case: Case) -> Made:
@@ -43,7 +48,7 @@ def _prepared(job: Job, dataset: DataSet, case: Case) -> Made:
     cut = cut_to_content([volume.array for volume in volumes], loaded.labels)
     labels = None if loaded.labels is None else loaded.labels[cut.box]
     levels = tuple(
-        _levels(volume.array[cut.box], cut.inside, channel_rule(channel), job.scale)
+        _levels(volume.array[cut.box], cut.inside, channel_rule(channel, dataset.modality), job.scale)
         for volume, channel in zip(volumes, dataset.channels, strict=True)
     )
     cropped = [_cropped(volume, cut) for volume in volumes]
@@ -77,7 +82,7 @@ def _cropped(volume: Volume, cut: Cut) -> Volume:
 def _notes(dataset: DataSet, volumes: Sequence[Volume]) -> tuple[str, ...]:
     notes = dict.fromkeys(note for volume in volumes for note in volume.warnings)
     for volume, channel in zip(volumes, dataset.channels, strict=True):
-        if channel_rule(channel) == "window" and volume.array.min() >= 0:
+        if channel_rule(channel, dataset.modality) == "window" and volume.array.min() >= 0:
             notes["no value is under 0: these may not be Hounsfield units"] = None
     return tuple(notes)
 

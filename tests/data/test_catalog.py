@@ -1,0 +1,202 @@
+"""The catalogue: folders laid out as each data set is published become data sets that can be loaded and prepared."""
+
+import gzip
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from medical_sam2.data.catalog import Entry, Layout, available, find_entry
+from medical_sam2.data.prepare import Settings, prepare
+from medical_sam2.data.prepare.source import Source
+from medical_sam2.errors import ConfigError, FormatError, InputError
+from tests.data.nnunet import put
+
+SEGRAP = "SegRap2023_Training_Set_120cases"
+FUNDUS = "Annotation-Training400/Annotation-Training400/Disc_Cup_Masks"
+PUBLISHED: dict[str, list[tuple[str, ...]]] = {  # images, then labels; a case without labels ends in ""
+    "kits23": [("dataset/case_00000/imaging.nii.gz", "dataset/case_00000/segmentation.nii.gz")],
+    "atlas23": [("train/imagesTr/im0.nii.gz", "train/labelsTr/lb0.nii.gz")],
+    "tdsc": [
+        ("Train/DATA/DATA_000.nrrd", "Train/MASK/MASK_000.nrrd"),
+        ("Validation/DATA/DATA_100.nrrd", "Validation/MASK/MASK_100.nrrd"),
+    ],
+    "wbc": [("Dataset 1/001.bmp", "Dataset 1/001.png"), ("Dataset 2/001.bmp", "Dataset 2/001.png")],
+    "segrap": [
+        (
+            f"{SEGRAP}/segrap_0000/image.nii.gz",
+            f"{SEGRAP}/segrap_0000/image_contrast.nii.gz",
+            f"{SEGRAP}_OneHot_Labels/Task002/segrap_0000.nii.gz",
+        )
+    ],
+    "segrap_organs": [
+        (
+            f"{SEGRAP}/segrap_0000/image.nii.gz",
+            f"{SEGRAP}/segrap_0000/image_contrast.nii.gz",
+            f"{SEGRAP}_OneHot_Labels/Task001/segrap_0000.nii.gz",
+        )
+    ],
+    "crossm23": [
+        (
+            "crossmoda23_training/TrainingSource/crossmoda2023_etz_1_ceT1.nii.gz",
+            "crossmoda23_training/TrainingSource/crossmoda2023_etz_1_Label.nii.gz",
+        )
+    ],
+    "refuge": [
+        ("REFUGE-Training400/Training400/Glaucoma/g0001.jpg", f"{FUNDUS}/Glaucoma/g0001.bmp"),
+        ("REFUGE-Training400/Training400/Non-Glaucoma/n0001.jpg", f"{FUNDUS}/Non-Glaucoma/n0001.bmp"),
+        ("REFUGE-Validation400/REFUGE-Validation400/V0001.jpg", "REFUGE-Validation400-GT/Disc_Cup_Masks/V0001.bmp"),
+        ("Test400/T0001.jpg", "REFUGE-Test-GT/Disc_Cup_Masks/G/T0001.bmp"),
+    ],
+    "pendal": [("Images/1.png", "Segmentation1/1.png"), ("Images/2.bmp", "Segmentation1/2.png")],
+    "lnq23": [("train/lnq2023-train-0001-ct.nrrd", "train/lnq2023-train-0001-seg.nrrd")],
+    "cas23": [("CAS2023_trainingdataset/data/001.nii.gz", "CAS2023_trainingdataset/mask/001.nii.gz")],
+    "cadvidset": [("images/1.png", "masks/1.png")],
+    "star": [
+        ("stare-images/im0001.ppm.gz", "labels-ah/im0001.ah.ppm.gz"),
+        ("stare-images/im0002.ppm", "labels-ah/im0002.ah.ppm"),
+    ],
+    "btcv": [
+        ("RawData/Training/img/img0001.nii.gz", "RawData/Training/label/label0001.nii.gz"),
+        ("RawData/Testing/img/img0061.nii.gz", ""),
+    ],
+    "toothfairy": [("Dataset/P1/data.npy", "Dataset/P1/gt_alpha.npy")],
+}
+PAPER = {"click": {"kits23", "atlas23", "tdsc", "wbc"}, "mask": {"cadvidset", "star", "btcv", "toothfairy"}}
+
+
+def write(path: Path, array: NDArray[np.uint8]) -> None:
+    """A file of the format that its name tells."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix == ".npy":
+        np.save(path, array.transpose(2, 1, 0))
+    elif ".ppm" in path.name:
+        stream = BytesIO()
+        Image.fromarray(array).save(stream, format="PPM")
+        path.write_bytes(gzip.compress(stream.getvalue()) if path.suffix == ".gz" else stream.getvalue())
+    elif path.suffix in {".bmp", ".jpg"}:
+        Image.fromarray(array).save(path)
+    else:
+        put(path, array)
+
+
+def labels_of(entry: Entry) -> NDArray[np.uint8]:
+    """Every value that the files of labels hold, in cubes or squares side by side."""
+    meant = sorted({0, *(value for values in entry.structures.values() for value in values)})
+    back = {value: number for number, value in (entry.remap or {value: value for value in meant}).items()}
+    side = int(np.ceil(np.sqrt(len(meant))))
+    small = np.array([back[meant[n % len(meant)]] for n in range(side * side)], np.uint8).reshape(side, side)
+    flat = np.kron(small, np.ones((-(-48 // side),) * 2, np.uint8))
+    return np.repeat(flat[:, :, None], 6, axis=2) if entry.kind == "volume" else flat
+
+
+def publish(folder: Path, name: str) -> Entry:
+    """Make up a data set as it is published."""
+    entry, labels = available()[name], labels_of(available()[name])
+    rng = np.random.default_rng(0)
+    for *images, label in PUBLISHED[name]:
+        for path in images:
+            shape = (*labels.shape, 3) if len(entry.channels) == 3 else labels.shape
+            write(folder / path, rng.integers(1, 255, shape).astype(np.uint8))
+        if label:
+            write(folder / label, labels)
+    return entry
+
+
+def test_every_test_set_of_the_paper_is_there_with_its_prompt() -> None:
+    assert set(available()) == set(PUBLISHED)
+    for name, entry in available().items():
+        assert entry.prompt == next((prompt for prompt, names in PAPER.items() if name in names), "box")
+        assert entry.url.startswith("https://")
+    assert len(available()["btcv"].structures) == 12
+
+
+@pytest.mark.parametrize("name", sorted(PUBLISHED))
+def test_a_published_folder_is_read(tmp_path: Path, name: str) -> None:
+    entry = publish(tmp_path, name)
+    found = entry.read(tmp_path)
+    assert len(found.cases) == len({case.identifier for case in found.cases}) == len(PUBLISHED[name])
+    assert {path for case in found.cases for path in case.images} == {
+        tmp_path / path for *images, _ in PUBLISHED[name] for path in images
+    }
+    for case in found.cases:
+        loaded = found.load(case)
+        assert len(loaded.images) == (len(entry.channels) if entry.kind == "volume" else 1)
+        assert (loaded.labels is None) == (case.label is None)
+        if loaded.labels is not None:
+            assert all(found.mask(loaded.labels, structure).any() for structure in entry.structures)
+            assert (loaded.labels == 0).any()
+
+
+@pytest.mark.parametrize("name", ["wbc", "star", "pendal", "toothfairy", "segrap"])
+def test_a_published_folder_is_prepared(tmp_path: Path, name: str) -> None:
+    entry = publish(tmp_path / "in", name)
+    outcome = prepare(Source(tmp_path / "in", name), tmp_path / "out", Settings(size=32))
+    assert (outcome.problems, outcome.cases) == ({}, len(PUBLISHED[name]))
+    assert outcome.arrays == (len(entry.channels) if entry.kind == "volume" else 1)
+
+
+def test_the_folder_within_the_download_will_do(tmp_path: Path) -> None:
+    publish(tmp_path, "kits23")
+    assert len(available()["kits23"].read(tmp_path / "dataset").cases) == 1
+
+
+def test_only_cases_with_dense_labels_are_taken(tmp_path: Path) -> None:
+    publish(tmp_path, "toothfairy")
+    write(tmp_path / "Dataset" / "P2" / "data.npy", np.ones((8, 8, 8), np.uint8))
+    assert [case.identifier for case in available()["toothfairy"].read(tmp_path).cases] == ["P1"]
+
+
+def test_what_is_missing_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no such folder"):
+        available()["btcv"].read(tmp_path / "nowhere")
+    with pytest.raises(FormatError, match=r"BTCV is not there: no \*\*/Training/img/imgCASE\.nii\.gz or"):
+        available()["btcv"].read(tmp_path)
+    publish(tmp_path, "btcv")
+    (tmp_path / "RawData/Training/label/label0001.nii.gz").unlink()
+    with pytest.raises(FormatError, match=r"label0001\.nii\.gz is missing"):
+        available()["btcv"].read(tmp_path)
+
+
+def test_masks_of_other_values_are_refused(tmp_path: Path) -> None:
+    entry = publish(tmp_path, "refuge")
+    write(tmp_path / FUNDUS / "Glaucoma/g0001.bmp", np.full((48, 48), 77, np.uint8))
+    found = entry.read(tmp_path)
+    with pytest.raises(FormatError, match=r"g0001\.bmp: it holds the value 77"):
+        found.load(found.cases[0])
+
+
+def test_broken_files_of_odd_formats_are_refused(tmp_path: Path) -> None:
+    for name, path in (("star", "stare-images/im0001.ppm.gz"), ("toothfairy", "Dataset/P1/data.npy")):
+        entry = publish(tmp_path / name, name)
+        whole = (tmp_path / name / path).read_bytes()
+        for broken in (whole[: len(whole) // 2], b"nonsense"):
+            (tmp_path / name / path).write_bytes(broken)
+            found = entry.read(tmp_path / name)
+            with pytest.raises(FormatError, match="download it again"):
+                found.load(found.cases[0])
+
+
+def test_an_entry_of_ones_own_is_one_file(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(
+        "from dataclasses import replace\n"
+        "from medical_sam2.data.catalog import Layout, find_entry\n"
+        'ENTRY = replace(find_entry("kits23"), title="Mine", layouts=(Layout(("{case}.nrrd",), "{case}_seg.nrrd"),))\n'
+    )
+    for name in ("a", "a_seg"):
+        put(tmp_path / "in" / f"{name}.nrrd", np.repeat(np.arange(4, dtype=np.uint8)[:, None, None], 40, 1).repeat(40, 2))
+    outcome = prepare(Source(tmp_path / "in", f"{tmp_path}/mine.py:ENTRY"), tmp_path / "out")
+    assert outcome.cases == 1
+    with pytest.raises(ConfigError, match="did you mean 'kits23'"):
+        find_entry("kits")
+
+
+def test_a_name_may_stand_twice_in_a_path(tmp_path: Path) -> None:
+    layout = Layout(("{case}/{case}_image.png",), "{case}/{case}_label.png")
+    entry = Entry(**{**vars(available()["pendal"]), "layouts": (layout,)})
+    for path in ("a/a_image.png", "a/a_label.png", "b/c_image.png"):
+        write(tmp_path / path, np.zeros((4, 4), np.uint8))
+    assert [case.identifier for case in entry.read(tmp_path).cases] == ["a"]
