@@ -13,7 +13,7 @@ from sklearn.ensemble import RandomForestClassifier
 Floats = NDArray[np.float32]
 MaskArray = NDArray[np.bool_]
 
-PIXELS = 20_000  # that a forest learns from, at most
+PIXELS = 8_000  # that a forest learns from, at most
 
 
 @dataclass(frozen=True, eq=False)

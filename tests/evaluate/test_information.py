@@ -1,0 +1,57 @@
+"""Mutual information: equal to what is known of Gaussians."""
+
+import math
+
+import numpy as np
+import pytest
+
+from medical_sam2.errors import GeometryError
+from medical_sam2.evaluate.information import mutual_information, of_bank
+
+
+def gaussians(covariance: list[list[float]], count: int = 20_000) -> np.ndarray:
+    return np.random.default_rng(0).multivariate_normal(np.zeros(len(covariance)), covariance, count)
+
+
+@pytest.mark.parametrize("rho", [0.0, 0.3, -0.6, 0.95])
+def test_two_gaussians(rho: float) -> None:
+    x, y = gaussians([[1, rho], [rho, 1]]).T
+    assert mutual_information(x, y) == pytest.approx(-0.5 * math.log(1 - rho**2), abs=0.015)
+    assert mutual_information(x, y) == pytest.approx(mutual_information(y, x))
+
+
+def test_monotone_functions_change_nothing() -> None:
+    x, y = gaussians([[1, 0.7], [0.7, 1]], 2000).T
+    assert mutual_information(np.exp(x), y**3) == pytest.approx(mutual_information(x, y), abs=1e-12)
+
+
+def test_several_variables_together() -> None:
+    """x1 tells of y1, x2 of y2, independently: what they tell adds up."""
+    covariance = np.eye(4)
+    covariance[0, 2] = covariance[2, 0] = 0.5
+    covariance[1, 3] = covariance[3, 1] = 0.8
+    samples = gaussians(covariance.tolist())
+    expected = -0.5 * (math.log(1 - 0.25) + math.log(1 - 0.64))
+    assert mutual_information(samples[:, :2], samples[:, 2:]) == pytest.approx(expected, abs=0.02)
+
+
+def test_a_copy_tells_everything() -> None:
+    x = gaussians([[1]], 500)[:, 0]
+    assert mutual_information(x, x) > 10
+
+
+def test_a_bank() -> None:
+    rng = np.random.default_rng(0)
+    base = rng.normal(size=(8, 16, 16))
+    alike = [0.8**0.5 * base + 0.2**0.5 * rng.normal(size=base.shape) for _ in range(3)]  # correlated by 0.8
+    apart = [rng.normal(size=base.shape) for _ in range(3)]
+    assert of_bank(alike) == pytest.approx(-0.5 * math.log(1 - 0.64), abs=0.04)
+    assert of_bank(apart) < 0.01
+    assert math.isnan(of_bank(alike[:1]))
+
+
+def test_samples_that_do_not_pair_are_refused() -> None:
+    with pytest.raises(GeometryError, match="do not pair"):
+        mutual_information(np.zeros(5), np.zeros(6))
+    with pytest.raises(GeometryError, match="too few"):
+        mutual_information(np.zeros((5, 2)), np.zeros((5, 2)))
