@@ -20,6 +20,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from functools import cache, partial
+from itertools import islice
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -76,7 +77,7 @@ def planned(folder: Path, told: argparse.Namespace) -> Iterator[Job]:
                 yield from (Job(path, structure, (each,), everything) for each in drawn[: told.cases])
             else:
                 images = drawn[: told.images]
-                shown = [each for each in images if shows(data, structure, each)][: told.templates]
+                shown = islice((each for each in images if shows(data, structure, each)), told.templates)
                 for each in shown:
                     others = tuple(other for other in images if other != each)
                     yield Job(path, structure, (each, *others), everything)
@@ -117,6 +118,16 @@ def answered(job: Job, weights: str) -> list[Row]:
         return list(on_set(job, SetTask([image.array for image, _ in cases], truths, 0), weights))
     except MedicalSam2Error as error:
         return [replace(job.row(kind, method), dice=None, problem=str(error)) for kind, method in job.todo]
+
+
+def each_answered(todo: Sequence[Job], weights: str, workers: int) -> Iterator[list[Row]]:
+    """The jobs in their order, by this process or by several."""
+    job = partial(answered, weights=weights)
+    if workers <= 1:
+        yield from map(job, todo)
+        return
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as executor:
+        yield from executor.map(job, todo)
 
 
 def on_volume(job: Job, task: VolumeTask, weights: str) -> Iterator[Row]:
@@ -220,8 +231,8 @@ def main() -> int:
         for job in jobs
     ]
     todo = [job for job in todo if job.todo]
-    with ProcessPoolExecutor(told.workers, mp_context=get_context("spawn")) as executor, path.open("ab") as stream:
-        for done, new in enumerate(executor.map(partial(answered, weights=told.weights), todo), start=1):
+    with path.open("ab") as stream:
+        for done, new in enumerate(each_answered(todo, told.weights, told.workers), start=1):
             rows |= {row.key: row for row in new}
             stream.write(lines(new))
             stream.flush()
