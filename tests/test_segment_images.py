@@ -33,7 +33,7 @@ def test_images_of_a_set() -> None:
 
 
 def test_bad_images_are_refused() -> None:
-    image, click = np.zeros((4, 4)), FramePrompt.click(1, 1)
+    image, click = np.eye(4), FramePrompt.click(1, 1)
     refused: list[tuple[type[Exception], list[Any], dict[int, Any]]] = [
         (PromptError, [image], {}),
         (PromptError, [image], {1: {1: click}}),

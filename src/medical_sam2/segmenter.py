@@ -1,8 +1,8 @@
 """The public face: one prompt in, a whole volume or a whole set outlined."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, TypeVar
 
 import numpy as np
@@ -10,40 +10,25 @@ import torch
 from numpy.typing import NDArray
 
 from medical_sam2.correction import corrected
-from medical_sam2.errors import ConfigError, GeometryError, PromptError
+from medical_sam2.errors import ConfigError, MedicalSam2Error
 from medical_sam2.following import Setting
-from medical_sam2.frames import Window, percentile_window, to_frame, to_input, to_network
-from medical_sam2.fusion import FUSIONS, FusionFactory, argmax_labels
+from medical_sam2.frames import Window
+from medical_sam2.fusion import FUSIONS, FusionFactory
+from medical_sam2.imagesets import FeatureStore, ImageMask, ImageSetting, Order, Viewer, chosen, fingerprint, outlined
 from medical_sam2.model.backbone import Features
-from medical_sam2.model.memory import POLICIES, Policy, PolicyBank
+from medical_sam2.model.memory import POLICIES, Policy
 from medical_sam2.model.sam2 import Sam2
-from medical_sam2.model.tracker import track
 from medical_sam2.model.weights import load_backbone
 from medical_sam2.orientations import FrameDone, OrientationTracker, Progress
 from medical_sam2.outcome import Kept, Outcome, by_window, labels_in
-from medical_sam2.planning import grouped, redraw, views_allowed
+from medical_sam2.planning import grouped, views_allowed
 from medical_sam2.plugins import find
-from medical_sam2.prompts import Fixed, FramePrompt, Prompt
+from medical_sam2.prompts import FramePrompt, Prompt
 from medical_sam2.views import View
 from medical_sam2.volume import Segmentation, Volume
 
 T = TypeVar("T")
 Precision = Literal["auto", "fp32", "bf16"]
-
-
-@dataclass(frozen=True, eq=False)
-class ImageMask:
-    """Objects outlined on one image of a set.
-
-    Args:
-        index: of the image.
-        labels: (H, W) unsigned integers, 0 is background, at the image's own size.
-        confidence: object → predicted IoU in [0, 1], 0 where the object is judged absent.
-    """
-
-    index: int
-    labels: NDArray[np.unsignedinteger]
-    confidence: Mapping[int, float]
 
 
 class Segmenter:
@@ -148,40 +133,37 @@ class Segmenter:
         prompts: Mapping[int, Mapping[int, FramePrompt]],
         *,
         bank: str | Callable[[], Policy] = "self-sorting",
-        order: Iterable[int] | None = None,
+        order: str | Order | Iterable[int] = "given",
+        only: Collection[int] | None = None,
+        features: Path | None = None,
+        on_error: Callable[[int, MedicalSam2Error], None] | None = None,
     ) -> Iterator[ImageMask]:
-        """Outline the prompted objects in every image of an unordered set.
+        """Outline the prompted objects in every image of an unordered set, in memory that does not grow with the set.
 
         Args:
-            images: (H, W) or (H, W, 3) each, of any size.
-            prompts: image → object → prompt, in pixels of that image; each object is prompted on each of these images.
+            images: (H, W) or (H, W, 3) each, of any size; each is asked for when it is visited.
+            prompts: image → object → prompt, in pixels of that image. An image on which an object gets nothing but clicks
+                corrects what is remembered of it, once another image has told what it is.
             bank: memory policy.
-            order: in which the other images are visited; as given unless told.
+            order: in which the other images are visited: "given", "shuffled", "similar" (most like the bank first), or a
+                policy of your own; or the images themselves, one after the other.
+            only: the images to be outlined beside the prompted ones; all unless told.
+            features: folder in which what the encoder saw is kept, by content and weights.
+            on_error: told of images that cannot be used, which are left out; without it their error is raised.
 
         Yields:
-            One result for each image, the prompted ones first.
+            One result for each image as it is made, the prompted ones first.
 
         Raises:
-            PromptError: no image is prompted.
+            PromptError: no image is prompted, or a prompt cannot work.
         """
-        labels = _check_images(images, prompts)
-        size, policy = self.network.image_size, find(POLICIES, bank, what="bank")
-        visited = dict.fromkeys([*prompts, *(range(len(images)) if order is None else order)])
-        prompters = [
-            Fixed({i: to_network(said[label], images[i].shape[:2], size) for i, said in prompts.items() if label in said})
-            for label in labels
-        ]
-
-        def features(i: int) -> Features:
-            return self._encode(to_input(percentile_window(images[i]).apply(images[i]), size))
-
-        for i, prediction in self._stepwise(track(self.network, features, visited, prompters, PolicyBank(policy))):
-            probabilities = to_frame(prediction.logits_Bhw, images[i].shape[:2])
-            found = argmax_labels({label: p[None] for label, p in zip(labels, probabilities, strict=True)})
-            for label, prompt in prompts.get(i, {}).items():
-                redraw(found, label, {0: prompt})
-            confidence = prediction.confidence_B.float().tolist()
-            yield ImageMask(i, found[0], dict(zip(labels, confidence, strict=True)))
+        policy: Callable[[], Policy] = find(POLICIES, bank, what="bank")
+        asked, rest = chosen(order, len(images))
+        kept = None if features is None else FeatureStore(features, fingerprint(self.network, self.device, self.precision))
+        viewer = Viewer(images, self._encode, self.network.image_size, self.device, kept, on_error)
+        visited = [*dict.fromkeys([*prompts, *(i for i in rest if only is None or i in only)])]
+        setting = ImageSetting(self.network, viewer, policy, asked)
+        yield from self._stepwise(outlined(setting, prompts, visited))
 
     def _stepwise(self, steps: Iterator[T]) -> Iterator[T]:
         """The same, in this precision, which does not leak to whoever takes the results."""
@@ -231,19 +213,3 @@ def choose_precision(name: str, device: torch.device) -> str:
         return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
     able = torch.cpu.get_capabilities() if device.type == "cpu" else {}
     return "bf16" if able.get("amx_bf16") or able.get("avx512_bf16") else "fp32"
-
-
-def _check_images(images: Sequence[NDArray[np.generic]], prompts: Mapping[int, Mapping[int, FramePrompt]]) -> list[int]:
-    """The objects' labels, if images and prompts can be used."""
-    labels = sorted({label for said in prompts.values() for label in said})
-    if not labels:
-        raise PromptError("no image is prompted", "outline the object on at least one image")
-    if labels[0] < 1:
-        raise PromptError(f"object {labels[0]} is no label", "number objects from 1; 0 is background")
-    for i, image in enumerate(images):
-        if image.ndim not in {2, 3} or image.shape[2:] not in {(), (1,), (3,)} or 0 in image.shape:
-            raise GeometryError(f"image {i} has shape {image.shape}", "give arrays (H, W) or (H, W, 3)")
-    absent = [i for i in prompts if not 0 <= i < len(images)]
-    if absent:
-        raise PromptError(f"there is no image {absent[0]} among {len(images)}", "number images from 0")
-    return labels

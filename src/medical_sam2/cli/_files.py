@@ -47,21 +47,21 @@ def check(outputs: Outputs, inputs: Sequence[Path]) -> None:
     """
     taken: dict[Path, str] = {}
     for option, path in asked(outputs).items():
-        _check_suffix(path, SUFFIXES[option])
+        check_suffix(path, SUFFIXES[option])
         if any(same(path, other) for other in inputs):
             raise InputError(f"--{option} would replace an input", "choose another file", subject=path)
         twin = next((other for file, other in taken.items() if same(file, path)), None)
         if twin is not None:
             raise InputError(f"--{option} and --{twin} are the same file", "choose another one", subject=path)
         taken[path] = option
-        _check_place(path, outputs.overwrite)
+        check_place(path, outputs.overwrite)
 
 
 def check_each(outputs: Outputs, labels: Sequence[int]) -> None:
     """The same for files whose names depend on the objects."""
     if outputs.probability is not None:
         for path in of_each(outputs.probability, labels).values():
-            _check_place(path, outputs.overwrite)
+            check_place(path, outputs.overwrite)
 
 
 def check_format(path: Path, volume: Volume) -> None:
@@ -87,7 +87,8 @@ def of_each(path: Path, labels: Sequence[int]) -> dict[int, Path]:
     return {label: path.with_name(f"{path.name[: -len(suffix)]}-{label}{path.name[-len(suffix) :]}") for label in labels}
 
 
-def _check_suffix(path: Path, allowed: Sequence[str]) -> None:
+def check_suffix(path: Path, allowed: Sequence[str]) -> None:
+    """Refuse a name with another ending."""
     if not _suffix(path, allowed):
         remedy = suggestion(path.suffix, allowed) if path.suffix else f"end its name in one of {', '.join(allowed)}"
         raise InputError(f"nothing is written as {path.suffix or 'a file without a suffix'}", remedy, subject=path)
@@ -97,7 +98,8 @@ def _suffix(path: Path, allowed: Sequence[str]) -> str:
     return next((suffix for suffix in allowed if path.name.lower().endswith(suffix) and path.name.lower() != suffix), "")
 
 
-def _check_place(path: Path, overwrite: bool) -> None:
+def check_place(path: Path, overwrite: bool) -> None:
+    """Refuse a file that cannot be written, or that exists and may not be replaced."""
     folder = path.parent
     if not folder.is_dir():
         raise InputError("its folder does not exist", "create it first", subject=path)

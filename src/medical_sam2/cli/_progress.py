@@ -33,13 +33,16 @@ class Progress(AbstractContextManager["Progress"]):
 
     def __call__(self, frame: "FrameDone") -> None:
         """One more frame."""
-        where = f"{_plane(frame.view)} slice {frame.slice}, object {_few(frame.objects)}"
+        self.tell(f"{_plane(frame.view)} slice {frame.slice}, object {_few(frame.objects)}", frame.done, frame.total, "slices")
+
+    def tell(self, where: str, done: int, total: int, what: str) -> None:
+        """So many of all are done."""
         if self.bar is not None and self._task is not None:
-            self.bar.update(self._task, description=where, completed=frame.done, total=frame.total)
+            self.bar.update(self._task, description=where, completed=done, total=total)
         elif not self._quiet and time.monotonic() - self._said >= EVERY_S:
             self._said = time.monotonic()
-            left = (self._said - self._start) * (frame.total - frame.done) / frame.done
-            sys.stderr.write(f"{frame.done} of {frame.total} slices, {where}, about {left:.0f} s left\n")
+            left = (self._said - self._start) * (total - done) / done
+            sys.stderr.write(f"{done} of {total} {what}, {where}, about {left:.0f} s left\n")
             sys.stderr.flush()
 
 

@@ -42,7 +42,7 @@ class _Speaker:
 
     def prompts(self) -> list[Prompt]:
         if self.said.object is not None:
-            _check_label(self.said.object)
+            check_label(self.said.object)
         found: list[Prompt] = []
         for positive, option in ((True, "point"), (False, "negative")):
             for words in getattr(self.said, option):
@@ -105,10 +105,11 @@ def _parsed(option: str, words: Sequence[str]) -> tuple[int | None, list[float]]
 
 def _labelled(word: str) -> tuple[int | None, str]:
     head, colon, rest = word.partition(":")
-    return (_check_label(int(head)), rest) if colon and head.isdecimal() else (None, word)
+    return (check_label(int(head)), rest) if colon and head.isdecimal() else (None, word)
 
 
-def _check_label(label: int) -> int:
+def check_label(label: int) -> int:
+    """The label, if an object can have it."""
     if not 1 <= label <= MOST_OBJECTS:
         raise PromptError(f"object {label} is no label", f"number objects from 1 to {MOST_OBJECTS}; 0 is background")
     return label

@@ -26,8 +26,7 @@ def described(file: Path, volume: Volume, named: Named, how: How) -> dict[str, A
     """Image, prompts and settings."""
     return {
         "version": 1,
-        "versions": {"python": python_version(), **{name: _installed(name) for name in PACKAGES}},
-        "platform": platform(),
+        **versions(),
         "image": {
             "file": str(file),
             "shape": list(volume.shape),
@@ -37,6 +36,14 @@ def described(file: Path, volume: Volume, named: Named, how: How) -> dict[str, A
         },
         "prompts": as_objects(named.prompts, named.names, _outlined),
         "settings": asdict(how),
+    }
+
+
+def versions() -> dict[str, Any]:
+    """Of this package, of those that it computes with, and of the system."""
+    return {
+        "versions": {"python": python_version(), **{name: _installed(name) for name in PACKAGES}},
+        "platform": platform(),
     }
 
 

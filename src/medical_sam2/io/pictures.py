@@ -78,6 +78,16 @@ def read(path: Path, options: Options, *, all_frames: bool = False) -> tuple[Pic
         raise
 
 
+def page_count(path: Path) -> int:
+    """How many pages a picture has; only its first bytes are read.
+
+    Raises:
+        FormatError: broken, or of another format.
+    """
+    with open_regular(path) as stream, _quiet(path), Image.open(stream, formats=FORMATS) as image:
+        return getattr(image, "n_frames", 1)
+
+
 def _with_pillow(path: Path, options: Options, *, all_frames: bool) -> tuple[Picture, ...]:
     with open_regular(path) as stream, _quiet(path), Image.open(stream, formats=FORMATS) as image:
         require_memory(4 * image.width * image.height, path, options.max_bytes)

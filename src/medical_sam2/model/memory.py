@@ -233,4 +233,14 @@ class Greedy:
         return self._weigher.weigh(bank, t, query_C)
 
 
-POLICIES: Mapping[str, Callable[..., Policy]] = {"self-sorting": SelfSorting, "fifo": Fifo, "greedy": Greedy}
+def prompted_only() -> SelfSorting:
+    """A bank that holds the prompted memories and nothing else: what is found does not depend on the order of frames."""
+    return SelfSorting(threshold=2.0)
+
+
+POLICIES: Mapping[str, Callable[..., Policy]] = {
+    "self-sorting": SelfSorting,
+    "fifo": Fifo,
+    "greedy": Greedy,
+    "prompted": prompted_only,
+}

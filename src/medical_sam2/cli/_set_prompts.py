@@ -1,0 +1,141 @@
+"""The prompts of a command line on the images of a folder: words become clicks, boxes and outlines."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from math import isfinite
+from pathlib import Path
+
+import numpy as np
+
+from medical_sam2.cli._prompts import check_label
+from medical_sam2.cli._set_options import Said
+from medical_sam2.errors import AmbiguousError, InputError, MedicalSam2Error, PromptError
+from medical_sam2.io.folder import ImageFolder
+from medical_sam2.io.labelmaps import read_label_map
+from medical_sam2.prompts import FramePrompt
+
+WANTED = {"point": "X Y", "negative": "X Y", "box": "X Y X2 Y2"}
+
+
+@dataclass(frozen=True)
+class SetPrompts:
+    """What was said, on which images.
+
+    Args:
+        said: image → object → prompt.
+        names: object → name.
+        files: masks that were read.
+    """
+
+    said: Mapping[int, Mapping[int, FramePrompt]]
+    names: Mapping[int, str]
+    files: tuple[Path, ...]
+
+
+def gathered(said: Said, images: ImageFolder) -> SetPrompts:
+    """All prompts of the command line.
+
+    Raises:
+        PromptError: none, one that does not fit its image, or a template that is not in the folder or without a prompt.
+        AmbiguousError: it is not clear which template is meant.
+    """
+    speaker = _Speaker(said, images, [images.index(name) for name in said.template])
+    for positive, option in ((True, "point"), (False, "negative")):
+        for words in getattr(said, option):
+            place, label, (x, y) = speaker.parsed(option, words)
+            speaker.add(place, label, FramePrompt.click(x, y, positive=positive))
+    for words in said.box:
+        place, label, (x, y, x2, y2) = speaker.parsed("box", words)
+        speaker.add(place, label, FramePrompt.box(min(x, x2), min(y, y2), max(x, x2), max(y, y2)))
+    files = speaker.masks()
+    silent = [i for i in speaker.templates if i not in speaker.found]
+    if not speaker.found or silent:
+        name = images.entries[silent[0]].name if silent else None
+        raise PromptError("there is no prompt", "give --template IMAGE with --mask, --box or --point", subject=name)
+    names = speaker.names()
+    labels = {label for own in speaker.found.values() for label in own}
+    if unknown := sorted(names.keys() - labels):
+        raise PromptError(f"a name is given to object {unknown[0]}, which has no prompt", "prompt it, or leave its name out")
+    return SetPrompts(speaker.found, names, files)
+
+
+@dataclass
+class _Speaker:
+    said: Said
+    images: ImageFolder
+    templates: list[int]
+    found: dict[int, dict[int, FramePrompt]] = field(default_factory=dict)
+
+    def add(self, place: int, label: int, prompt: FramePrompt) -> None:
+        own = self.found.setdefault(place, {})
+        own[label] = own[label] | prompt if label in own else prompt
+
+    def parsed(self, option: str, words: Sequence[str]) -> tuple[int, int, list[float]]:
+        """Image, object and numbers of "IMAGE:LABEL:X Y"."""
+        head, _, first = words[0].rpartition(":")
+        image, _, label = head.rpartition(":")
+        if head and not label.isdecimal():
+            image, label = head, ""
+        try:
+            numbers = [float(word) for word in (first, *words[1:])]
+        except ValueError:
+            raise PromptError(f"{' '.join(words)!r} is no place", f"give {WANTED[option]}", subject=f"--{option}") from None
+        if not all(map(isfinite, numbers)):
+            raise PromptError(f"{' '.join(words)} is not finite", "give finite numbers", subject=f"--{option}")
+        place = self.images.index(image) if image else self._only(option)
+        return place, check_label(int(label)) if label else self._label(), numbers
+
+    def masks(self) -> tuple[Path, ...]:
+        """Add the outlines of all masks; their files."""
+        files: list[Path] = []
+        for order, word in enumerate(self.said.mask):
+            place, file = self._mask(order, word)
+            for label, outline in self._outlines(file, place).items():
+                self.add(place, label, outline)
+            files.append(file)
+        return tuple(files)
+
+    def names(self) -> dict[int, str]:
+        named: dict[int, str] = {}
+        for words in self.said.name:
+            head, colon, rest = words.partition(":")
+            label, name = (check_label(int(head)), rest) if colon and head.isdecimal() else (self._label(), words)
+            if not name.strip() or not name.isprintable():
+                raise InputError(f"{words!r} is no name", "write a line of text", subject="--name")
+            named[label] = name.strip()
+        return named
+
+    def _label(self) -> int:
+        return 1 if self.said.object is None else check_label(self.said.object)
+
+    def _only(self, option: str) -> int:
+        if len(self.templates) == 1:
+            return self.templates[0]
+        if not self.templates:
+            raise PromptError(f"--{option} needs an image", f"add --template IMAGE, one of {self.images.folder}")
+        choices = [f"--{option} {self.images.entries[i].name}:{WANTED.get(option, 'FILE')}" for i in self.templates]
+        raise AmbiguousError(f"there are several templates, and --{option} names none", "say which", choices=choices)
+
+    def _mask(self, order: int, word: str) -> tuple[int, Path]:
+        image, colon, file = word.partition(":")
+        if colon and not Path(word).exists():
+            return self.images.index(image), Path(file)
+        if len(self.said.mask) == len(self.templates):
+            return self.templates[order], Path(word)
+        return self._only("mask"), Path(word)
+
+    def _outlines(self, file: Path, place: int) -> dict[int, FramePrompt]:
+        labels, shape = read_label_map(file), self.images[place].shape[:2]
+        if labels.shape != shape:
+            sizes = [f"{width} × {height} pixels" for height, width in (labels.shape, shape)]
+            name = self.images.entries[place].name
+            raise PromptError(f"it has {sizes[0]}, the image {name} {sizes[1]}", "give a mask of that size", subject=file)
+        values = [int(value) for value in np.unique(labels) if value]
+        if not values:
+            raise PromptError("the mask is empty", "outline at least one pixel", subject=file)
+        try:
+            if self.said.object is not None:
+                return {self._label(): FramePrompt.mask(labels > 0)}
+            return {check_label(value): FramePrompt.mask(labels == value) for value in values}
+        except MedicalSam2Error as error:
+            raise error.about(file) from None

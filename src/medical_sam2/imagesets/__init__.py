@@ -1,0 +1,23 @@
+"""A set of unordered images as a film: one is told what to outline, the others follow (METHOD §3)."""
+
+from medical_sam2.imagesets.masks import ImageMask
+from medical_sam2.imagesets.order import ORDERS, Order, Shuffled, chosen
+from medical_sam2.imagesets.outline import ImageSetting, outlined
+from medical_sam2.imagesets.store import FeatureStore, fingerprint
+from medical_sam2.imagesets.suggest import Need, neediest
+from medical_sam2.imagesets.viewer import Viewer
+
+__all__ = [
+    "ORDERS",
+    "FeatureStore",
+    "ImageMask",
+    "ImageSetting",
+    "Need",
+    "Order",
+    "Shuffled",
+    "Viewer",
+    "chosen",
+    "fingerprint",
+    "neediest",
+    "outlined",
+]

@@ -1,0 +1,230 @@
+"""One prompt carried through a set of images: a film without time, in the order that a policy chooses.
+
+Objects that are prompted on the same images go in lock step; those that are prompted on others go by themselves, so that no
+object is looked for before anybody said what it is. Shapes: B objects, H W image, h w mask logits.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from medical_sam2.errors import PromptError
+from medical_sam2.frames import to_network
+from medical_sam2.imagesets.masks import ImageMask, label_map
+from medical_sam2.imagesets.order import Order
+from medical_sam2.imagesets.viewer import Viewer, direction
+from medical_sam2.model.backbone import Backbone, FramePrediction
+from medical_sam2.model.memory import Policy, PolicyBank
+from medical_sam2.model.tracker import track
+from medical_sam2.planning import redraw
+from medical_sam2.prompts import Fixed, FramePrompt, Prompter
+
+SetPrompts = Mapping[int, Mapping[int, FramePrompt]]
+"""Image → object → what was said there, in pixels of that image."""
+BLANK = "all its pixels have the same value: there is nothing to outline"
+
+
+@dataclass(frozen=True, eq=False)
+class ImageSetting:
+    """What stays the same while a set is outlined.
+
+    Args:
+        backbone: the network.
+        viewer: of the images.
+        policy: makes the memory policy of each object.
+        order: in which images are visited that nobody prompted.
+    """
+
+    backbone: Backbone
+    viewer: Viewer
+    policy: Callable[[], Policy]
+    order: Order
+
+
+def outlined(setting: ImageSetting, prompts: SetPrompts, waiting: Sequence[int]) -> Iterator[ImageMask]:
+    """Every prompted image, then every one that waits, as soon as all its objects are outlined.
+
+    An image on which an object got nothing but clicks corrects what is remembered of that object, once another image told
+    what it is.
+
+    Raises:
+        PromptError: no prompt, or one that cannot work on its image.
+    """
+    labels = _labels(setting.viewer, prompts)
+    teams = [_Team(setting, own, [i for i in waiting if i not in own[first]]) for first, own in _teams(labels, prompts)]
+    partly: dict[int, list[_Step]] = {}
+    told = 0
+    for step in _in_turn([team.steps() for team in teams]):
+        steps = partly.setdefault(step.index, [])
+        steps.append(step)
+        if len(steps) == len(teams):
+            yield _joined(setting.viewer, partly.pop(step.index), prompts.get(step.index, {}))
+        for i in setting.viewer.blank[told:]:
+            told += 1
+            yield _blank(setting.viewer, i, labels)
+    for i in setting.viewer.blank[told:]:
+        yield _blank(setting.viewer, i, labels)
+
+
+@dataclass(frozen=True, eq=False)
+class _Step:
+    """Some objects on one image."""
+
+    index: int
+    labels: tuple[int, ...]
+    logits_Bhw: Tensor
+    confidence: tuple[float, ...]
+    likeness: float
+
+
+@dataclass(eq=False)
+class _Team:
+    """Objects that are prompted on the same images.
+
+    Args:
+        setting: what stays the same.
+        prompts: object → image → what was said.
+        waiting: images on which none of them is prompted.
+    """
+
+    setting: ImageSetting
+    prompts: Mapping[int, Mapping[int, FramePrompt]]
+    waiting: Sequence[int]
+    _likeness: dict[int, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._bank = PolicyBank(self.setting.policy)
+
+    def steps(self) -> Iterator[_Step]:
+        """Each image that can be used, once."""
+        viewer = self.setting.viewer
+        order, prompters = self._visited(), [self._prompter(said) for said in self.prompts.values()]
+        for i, found in track(self.setting.backbone, viewer.features, order, prompters, self._bank):
+            yield _step(i, tuple(self.prompts), found, self._likeness.pop(i, 1.0))
+
+    def _visited(self) -> Iterator[int]:
+        yield from self._templates()
+        usable = self.setting.viewer.usable
+        for i in self.setting.order(self.waiting, self._resemblance):
+            if usable(i):
+                self._likeness[i] = float(self._resemblance([i])[0])
+                yield i
+
+    def _templates(self) -> list[int]:
+        """Outlines and boxes first: clicks on later images correct what these have told."""
+        images = {i for said in self.prompts.values() for i in said}
+        return sorted(images, key=lambda i: (all(_only_clicks(said[i]) for said in self.prompts.values()), i))
+
+    def _prompter(self, said: Mapping[int, FramePrompt]) -> Prompter:
+        viewer, (first, *later) = self.setting.viewer, self._templates()
+        if _only_clicks(said[first]) and not said[first].labels.any():
+            raise PromptError("an object has nothing but negative clicks", "click inside of it too, or outline it")
+        fitted = {i: to_network(prompt, viewer.shapes[i], viewer.size) for i, prompt in said.items()}
+        corrections = {i: fitted.pop(i) for i in later if _only_clicks(said[i])}
+        return _Corrected(fitted, corrections) if corrections else Fixed(fitted)
+
+    def _resemblance(self, images: Sequence[int]) -> NDArray[np.float64]:
+        """Largest cosine to a memory, mean over the objects; far below any for an image that cannot be used."""
+        viewer = self.setting.viewer
+        worth = np.full(len(images), -2.0)
+        places = [place for place, i in enumerate(images) if viewer.usable(i)]
+        if places:
+            queries = np.stack([viewer.summary(images[place]) for place in places])
+            banks = [np.stack([direction(m.summary_C) for m in own]) for own in self._bank.memories if own]
+            worth[places] = np.mean([(queries @ bank.T).max(1) for bank in banks], axis=0)
+        return worth
+
+
+class _Corrected(Fixed):
+    """Speaks on some images as they open, and on others once it sees what memory made of them."""
+
+    def __init__(self, prompts: Mapping[int, FramePrompt], corrections: Mapping[int, FramePrompt]) -> None:
+        super().__init__(prompts)
+        self._waiting = dict(corrections)
+
+    def __call__(self, t: int, predicted: NDArray[np.bool_] | None) -> FramePrompt | None:
+        return super().__call__(t, predicted) if predicted is None else self._waiting.pop(t, None)
+
+
+def _step(index: int, labels: tuple[int, ...], found: FramePrediction, likeness: float) -> _Step:
+    return _Step(index, labels, found.logits_Bhw, tuple(found.confidence_B.float().tolist()), likeness)
+
+
+def _only_clicks(prompt: FramePrompt) -> bool:
+    return prompt.mask_hw is None and prompt.box_xyxy is None
+
+
+def _in_turn(walks: Sequence[Iterator[_Step]]) -> Iterator[_Step]:
+    """A step of each, again and again, until all have ended."""
+    left = list(walks)
+    while left:
+        for walk in list(left):
+            step = next(walk, None)
+            if step is None:
+                left.remove(walk)
+            else:
+                yield step
+
+
+def _teams(labels: Sequence[int], prompts: SetPrompts) -> Iterator[tuple[int, dict[int, dict[int, FramePrompt]]]]:
+    """The objects by the images that they are prompted on: the first of them, and all with what was said."""
+    groups: dict[frozenset[int], dict[int, dict[int, FramePrompt]]] = {}
+    for label in labels:
+        said = {i: own[label] for i, own in prompts.items() if label in own}
+        groups.setdefault(frozenset(said), {})[label] = said
+    for group in groups.values():
+        yield next(iter(group)), group
+
+
+def _joined(viewer: Viewer, steps: Sequence[_Step], said: Mapping[int, FramePrompt]) -> ImageMask:
+    """One label map of all objects, with what was outlined as it was drawn."""
+    index = steps[0].index
+    labels = [label for step in steps for label in step.labels]
+    logits = torch.cat([step.logits_Bhw for step in steps])
+    found = label_map(labels, logits, viewer.shapes[index])
+    for label, prompt in said.items():
+        redraw(found[None], label, {0: prompt})
+    confidence = dict(zip(labels, (sure for step in steps for sure in step.confidence), strict=True))
+    likeness = float(np.mean([step.likeness for step in steps]))
+    return ImageMask(index, found, dict(sorted(confidence.items())), likeness, prompted=bool(said))
+
+
+def _blank(viewer: Viewer, index: int, labels: Sequence[int]) -> ImageMask:
+    empty = np.zeros(viewer.shapes[index], np.min_scalar_type(max(labels)))
+    return ImageMask(index, empty, dict.fromkeys(labels, 0.0), likeness=0.0, warnings=(BLANK,))
+
+
+def _labels(viewer: Viewer, prompts: SetPrompts) -> list[int]:
+    """The objects, if their prompts can be used."""
+    labels = sorted({label for said in prompts.values() for label in said})
+    if not labels:
+        raise PromptError("no image is prompted", "outline the object on at least one image")
+    if labels[0] < 1:
+        raise PromptError(f"object {labels[0]} is no label", "number objects from 1; 0 is background")
+    absent = [i for i in prompts if not 0 <= i < len(viewer.images)]
+    if absent:
+        raise PromptError(f"there is no image {absent[0]} among {len(viewer.images)}", "number images from 0")
+    for i, said in prompts.items():
+        viewer.summary(i)
+        for prompt in said.values():
+            _check_inside(prompt, viewer.shapes[i])
+    return labels
+
+
+def _check_inside(prompt: FramePrompt, shape_hw: tuple[int, int]) -> None:
+    height, width = shape_hw
+    places = prompt.points_xy if prompt.box_xyxy is None else np.concatenate([prompt.points_xy, prompt.box_xyxy.reshape(2, 2)])
+    for x, y in places.tolist():
+        if not (-0.5 <= x < width - 0.5 and -0.5 <= y < height - 0.5):
+            raise PromptError(
+                f"({x:g}, {y:g}) lies outside the image of {width} × {height} pixels",
+                "give X to the right and Y downwards, from 0 to the size less one",
+            )
+    if prompt.box_xyxy is not None and (prompt.box_xyxy[:2] >= prompt.box_xyxy[2:]).any():
+        raise PromptError("a box is turned inside out, or has no area", "give the smaller corner first: X Y X2 Y2")
+    if prompt.mask_hw is not None and not prompt.mask_hw.any():
+        raise PromptError("an outline is empty", "outline at least one pixel")

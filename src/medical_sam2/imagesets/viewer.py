@@ -1,0 +1,120 @@
+"""The images of a set as the network sees them: read when they are visited, encoded once, forgotten again.
+
+Shapes: H W image, S side of the network's square input.
+"""
+
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from medical_sam2.errors import GeometryError, MedicalSam2Error
+from medical_sam2.frames import FeatureCache, percentile_window, to_input
+from medical_sam2.imagesets.store import FeatureStore
+from medical_sam2.model.backbone import Features
+
+OnError = Callable[[int, MedicalSam2Error], None]
+MANY = 8  # an image with so many times the network's pixels along an axis is averaged first
+ENOUGH = 4
+
+
+class Viewer:
+    """Looks at images, one after the other.
+
+    Args:
+        images: (H, W) or (H, W, 3) each; one that is read when it is asked for may raise what `errors` knows.
+        encode: one image (3, S, S) in [0, 1] → features.
+        size: S.
+        device: of the network.
+        store: features on disk.
+        on_error: told of an image that cannot be used, which is then left out; without it the error is raised.
+    """
+
+    def __init__(
+        self,
+        images: Sequence[NDArray[np.generic]],
+        encode: Callable[[Tensor], Features],
+        size: int,
+        device: torch.device,
+        store: FeatureStore | None = None,
+        on_error: OnError | None = None,
+    ) -> None:
+        self.images, self.size = images, size
+        self.shapes: dict[int, tuple[int, int]] = {}
+        self.blank: list[int] = []
+        self._encode, self._device, self._store, self._on_error = encode, device, store, on_error
+        self._cache, self._summaries, self._useless = FeatureCache(), dict[int, NDArray[np.float32]](), set[int]()
+
+    def features(self, i: int) -> Features:
+        """What the encoder sees on an image.
+
+        Raises:
+            GeometryError: it is no image, or holds one grey value only.
+        """
+        return self._cache.get(i, lambda: self._seen(i))
+
+    def summary(self, i: int) -> NDArray[np.float32]:
+        """The direction of its embedding (C,), kept for all images."""
+        if i not in self._summaries:
+            self._summaries[i] = direction(self.features(i).summary_BC[0])
+        return self._summaries[i]
+
+    def usable(self, i: int) -> bool:
+        """Whether there is something to outline; else it is told, or noted as blank, once."""
+        if i in self._useless:
+            return False
+        try:
+            self.summary(i)
+        except _BlankError:
+            self.blank.append(i)
+        except MedicalSam2Error as error:
+            if self._on_error is None:
+                raise
+            self._on_error(i, error)
+        else:
+            return True
+        self._useless.add(i)
+        return False
+
+    def _seen(self, i: int) -> Features:
+        image = self.images[i]
+        if image.ndim not in {2, 3} or image.shape[2:] not in {(), (1,), (3,)} or 0 in image.shape:
+            raise GeometryError(f"image {i} has shape {image.shape}", "give arrays (H, W) or (H, W, 3)")
+        self.shapes[i] = image.shape[0], image.shape[1]
+        if image.min() == image.max():
+            raise _BlankError(f"image {i} holds one grey value only", "there is nothing to outline; prompt another one")
+
+        def look() -> Features:
+            window = percentile_window(image)
+            return self._encode(to_input(window.apply(_reduced(image, self.size)), self.size))
+
+        return look() if self._store is None else self._store.get(image, self._device, look)
+
+
+def direction(vector_C: Tensor) -> NDArray[np.float32]:
+    """A vector over its length."""
+    numbers = vector_C.float().cpu().numpy()
+    return (numbers / max(float(np.linalg.norm(numbers)), 1e-12)).astype(np.float32)
+
+
+class _BlankError(GeometryError):
+    """All pixels are equal."""
+
+
+def _reduced(image: NDArray[np.generic], size: int) -> NDArray[np.generic]:
+    """A huge image as means over blocks, so that no float is made of each of its pixels; others as they are."""
+    for axis in (0, 1):
+        length = image.shape[axis]
+        if length > MANY * size:
+            image = _averaged(image, axis, ENOUGH * size)
+    return image
+
+
+def _averaged(image: NDArray[np.generic], axis: int, parts: int) -> NDArray[np.float32]:
+    edges = np.arange(parts + 1) * image.shape[axis] // parts
+    cut = (slice(None),) * axis
+    means = [image[(*cut, slice(low, high))].mean(axis, dtype=np.float32) for low, high in pairwise(edges)]
+    return np.stack(means, axis)

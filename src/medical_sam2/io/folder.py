@@ -1,0 +1,203 @@
+"""A folder of 2D images of any kind, read one by one as they are asked for."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medical_sam2.errors import FormatError, GeometryError, InputError, MedicalSam2Error, PromptError, ResourceError
+from medical_sam2.io.pictures import SUFFIXES, Picture, page_count
+from medical_sam2.io.recognise import recognise
+from medical_sam2.plugins import suggestion
+from medical_sam2.volume import Volume
+
+IMAGES = (*sorted(SUFFIXES), ".dcm", ".nii", ".nii.gz", ".nrrd", ".mha")
+"""Endings of files that must be images; a file with another one is taken if its content is an image."""
+PNG_ENDING = ".png"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A file, or a page of one.
+
+    Args:
+        file: where it is.
+        page: which one, from 0, of a file with several.
+    """
+
+    file: Path
+    page: int | None = None
+
+    @property
+    def name(self) -> str:
+        """As a user names it: "b.png", "stack.tif#3"."""
+        return self.file.name if self.page is None else f"{self.file.name}#{self.page}"
+
+    @property
+    def stem(self) -> str:
+        """The same without the ending, and without what a file name cannot hold."""
+        ending = _ending(self.file)
+        return self.file.name.removesuffix(ending) + ("" if self.page is None else f"_{self.page:04d}")
+
+
+class ImageFolder(Sequence[NDArray[np.generic]]):
+    """The images of a folder, by name; the one that was read last is kept.
+
+    Args:
+        folder: where they are.
+        entries: each an image.
+        others: names of files that are none.
+    """
+
+    def __init__(self, folder: Path, entries: Sequence[Entry], others: Sequence[str] = ()) -> None:
+        self.folder, self.entries, self.others = folder, tuple(entries), tuple(others)
+        self._last: tuple[int, Picture] | None = None
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    @overload
+    def __getitem__(self, index: int) -> NDArray[np.generic]: ...
+    @overload
+    def __getitem__(self, index: slice) -> "ImageFolder": ...
+    def __getitem__(self, index: int | slice) -> "NDArray[np.generic] | ImageFolder":
+        """The pixels of an image (H, W) or (H, W, 3), or a part of the folder."""
+        if isinstance(index, slice):
+            return ImageFolder(self.folder, self.entries[index])
+        return self.picture(index).array
+
+    def picture(self, index: int) -> Picture:
+        """An image with what its file tells.
+
+        Raises:
+            MedicalSam2Error: it cannot be used; the file is named.
+        """
+        if self._last is None or self._last[0] != index:
+            self._last = None
+            self._last = index, _picture(self.entries[index])
+        return self._last[1]
+
+    def index(self, value: Any, start: int = 0, stop: int | None = None) -> int:
+        """The place of an image that is called so, or of the file with that path.
+
+        Raises:
+            PromptError: there is none.
+        """
+        names = {entry.name: place for place, entry in enumerate(self.entries)}
+        word = str(value)
+        if word in names:
+            return names[word]
+        path, _, page = word.rpartition("#") if "#" in word else (word, "", "")
+        for place, entry in enumerate(self.entries):
+            same = Path(path).exists() and entry.file.samefile(path)
+            if same and (page == "" if entry.page is None else str(entry.page) == page):
+                return place
+        if any(entry.page is not None and entry.file.name == Path(word).name for entry in self.entries):
+            raise PromptError("it has several pages", f"name one of them: {Path(word).name}#0", subject=word)
+        raise PromptError(f"there is no such image in {self.folder}", _near(Path(word).name, list(names)), subject=word)
+
+    def outputs(self, folder: Path) -> list[Path]:
+        """A PNG file for each image: named after it, with its whole name where two would be the same."""
+        stems = [entry.stem for entry in self.entries]
+        shared = {stem for stem in stems if stems.count(stem) > 1} if len(set(stems)) < len(stems) else set[str]()
+        names = [e.name.replace("#", "_") if s in shared else s for e, s in zip(self.entries, stems, strict=True)]
+        return [folder / f"{name}{PNG_ENDING}" for name in names]
+
+
+def open_folder(folder: Path) -> ImageFolder:
+    """List the images of a folder, sorted by name; each page of a TIFF and each frame of a film is one. None is read.
+
+    Raises:
+        InputError: no such folder.
+        FormatError: it holds no image.
+    """
+    if not folder.is_dir():
+        problem = "is a file" if folder.exists() else "there is no such folder"
+        raise InputError(problem, "give the folder that holds the images", subject=folder)
+    entries: list[Entry] = []
+    others: list[str] = []
+    for file in sorted(path for path in folder.iterdir() if not path.name.startswith(".") and not path.is_dir()):
+        if _is_image(file):
+            entries += _pages(file)
+        else:
+            others.append(file.name)
+    if not entries:
+        raise FormatError(f"it holds no image ({len(others)} other files)", f"put {', '.join(IMAGES)} there", subject=folder)
+    return ImageFolder(folder, entries, others)
+
+
+def as_picture(found: Volume | tuple[Picture, ...], file: Path) -> Picture:
+    """A single 2D image, whichever way its file stores it; a volume of one slice is seen along its third axis.
+
+    Raises:
+        GeometryError: it is a volume.
+    """
+    if not isinstance(found, Volume):
+        return found[0]
+    thin = [axis for axis in (2, 1, 0) if found.shape[axis] == 1]
+    if not thin:
+        slices = "×".join(map(str, found.shape))
+        raise GeometryError(f"this is a volume of {slices} voxels", "outline it with `medsam2 segment`", subject=file)
+    across, down = (axis for axis in range(3) if axis != thin[0])
+    spacing = found.spacing_mm[down], found.spacing_mm[across]
+    array = np.ascontiguousarray(found.array.take(0, thin[0]).T)
+    return Picture(array, spacing, found.modality, file, warnings=found.warnings)
+
+
+def _picture(entry: Entry) -> Picture:
+    from medical_sam2 import io
+
+    try:
+        found = io.read(entry.file) if entry.page is None else io.read(entry.file, frame=entry.page)
+        return replace(as_picture(found, entry.file), frame=entry.page or 0)
+    except MedicalSam2Error as error:
+        raise error.about(entry.file) from None
+    except MemoryError:
+        raise ResourceError("the memory does not hold it", "crop it", subject=entry.file) from None
+
+
+def _pages(file: Path) -> Iterator[Entry]:
+    """A file that cannot be counted is one image: it says what is wrong with it when it is read."""
+    try:
+        count = _frames(file) if recognise(file) == "dicom" else page_count(file)
+    except MedicalSam2Error:
+        count = 1
+    yield from (Entry(file, page) for page in range(count)) if count > 1 else (Entry(file),)
+
+
+def _frames(file: Path) -> int:
+    from medical_sam2.io.dicom import TOMOGRAPHIC
+    from medical_sam2.io.dicom_files import read_dataset
+
+    header = read_dataset(file, pixels=False)
+    if header.get("Modality") in TOMOGRAPHIC:
+        return 1
+    try:
+        return int(header.get("NumberOfFrames") or 1)
+    except (TypeError, ValueError):
+        return 1
+
+
+def _is_image(file: Path) -> bool:
+    if _ending(file):
+        return True
+    try:
+        return file.is_file() and recognise(file) is not None
+    except MedicalSam2Error:
+        return False
+
+
+def _ending(file: Path) -> str:
+    name = file.name
+    return next((name[-len(ending) :] for ending in IMAGES if name.lower().endswith(ending)), "")
+
+
+def _near(name: str, names: Sequence[str], most: int = 5) -> str:
+    if len(names) <= most:
+        return suggestion(name, names)
+    hint = suggestion(name, names).partition("? ")
+    start = f"{hint[0]}? " if hint[1] else ""
+    return f"{start}the folder holds {', '.join(names[:most])} … ({len(names)} images)"
