@@ -24,6 +24,7 @@ class Weights:
         dice: one less the soft Dice.
         iou: L1 between predicted and true IoU, of every proposed mask.
         presence: cross-entropy of the object being on the frame.
+        absent: cross-entropy of all proposed masks with the empty one, where the object is not on the frame.
         gamma: exponent of the focal loss.
         alpha: share of the object's pixels in the focal loss, the others have the rest; below 0 both count alike.
         consistency: contrast of the features of different structures, see `consistency`.
@@ -33,6 +34,7 @@ class Weights:
     dice: float = 1.0
     iou: float = 0.5
     presence: float = 0.25
+    absent: float = 0.0
     gamma: float = 0.0
     alpha: float = -1.0
     consistency: float = 0.2
@@ -42,7 +44,7 @@ def frame_loss(prediction: FramePrediction, truth_BSS: Tensor, weights: Weights,
     """Loss of one frame, summed over objects.
 
     Of several proposed masks only the one of lowest loss is supervised, but every predicted IoU is. Where the object is
-    absent only its presence is.
+    absent its presence is, and with the weight `absent` every proposed mask, which should be empty.
 
     Args:
         prediction: of the frame.
@@ -60,6 +62,7 @@ def frame_loss(prediction: FramePrediction, truth_BSS: Tensor, weights: Weights,
     iou_loss = (prediction.candidate_iou_BK.float() - true_iou).abs().mean(1)
     presence = F.binary_cross_entropy_with_logits(prediction.presence_B.float().clamp(-20, 20), there, reduction="none")
     total = learns * (mask_loss.gather(1, best)[:, 0] + weights.iou * iou_loss)
+    total = total + weights.absent * (1 - there) * F.softplus(logits).mean((1, 2, 3))
     return (total + weights.presence * presence * (~given_B)).sum()
 
 
