@@ -1,0 +1,170 @@
+"""Adaptation to the prompt: a few seconds of training on augmented copies of what the user outlined, undone afterwards.
+
+The outlined frame is remembered as it is; copies of it, moved and recoloured, are tracked, and the masks that are known there
+teach the decoder what this structure looks like in this image. The image encoder stays as it is. (Fine-tuning on the first
+frame is what OSVOS, Caelles et al., 2017, did for video.)
+
+Shapes: O objects, T frames, S network size.
+"""
+
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from medical_sam2.data.augment import Augmentation, Odds
+from medical_sam2.data.clips import Clip
+from medical_sam2.frames import FrameStack, to_input, to_network
+from medical_sam2.model.memory import SelfSorting
+from medical_sam2.model.sam2 import Sam2
+from medical_sam2.outcome import by_window
+from medical_sam2.planning import grouped
+from medical_sam2.prompts import FramePrompt, Prompt
+from medical_sam2.train.config import Phase, Recipe
+from medical_sam2.train.lesson import Batch, Teacher
+from medical_sam2.train.losses import Weights
+from medical_sam2.train.pupil import Plan
+from medical_sam2.volume import Volume
+from medical_sam2.zoom import object_box, together
+
+TUNED = ("mend.", "mask_decoder.", "carry.", "memory_attention.", "memory_encoder.")
+KEPT = ("mask_decoder.conv_s", "mask_decoder.pred_obj_score_head")  # features stay valid; one frame says nothing of absence
+COPIES = Odds(rotation=0.7, scaling=0.7, noise=0.3, blur=0.2, intensity=0.3, low_resolution=0.1, gamma=0.5, flip=0.0)
+SHIFT = 0.15  # of a copy, in halves of the frame
+FRAMES, CLIPS = 3, 2
+
+
+@dataclass(frozen=True, eq=False)
+class Example:
+    """A frame as the network sees it, with what the user outlined.
+
+    Args:
+        picture_3SS: in [0, 1].
+        masks_OSS: bool.
+    """
+
+    picture_3SS: Tensor
+    masks_OSS: NDArray[np.bool_]
+
+    def clip(self, rng: np.random.Generator) -> Clip:
+        """The frame itself, then copies of it."""
+        size = self.picture_3SS.shape[-1]
+        pictures, masks = self.picture_3SS[None], torch.from_numpy(self.masks_OSS).float()[:, None]
+        frames, truths = [pictures], [masks]
+        for _ in range(FRAMES - 1):
+            drawn = Augmentation.draw(rng, COPIES)
+            drawn = replace(drawn, shift=(float(rng.uniform(-SHIFT, SHIFT)), float(rng.uniform(-SHIFT, SHIFT))))
+            frames.append(drawn.recolour(drawn.warp(pictures, size)))
+            truths.append(drawn.warp(masks, size, nearest=True))
+        truth_OTSS = torch.stack([truth[:, 0] > 0.5 for truth in truths], 1)
+        return Clip(torch.cat(frames), truth_OTSS.any(0).to(torch.uint8), truth_OTSS)
+
+
+def volume_examples(network: Sam2, volume: Volume, prompts: Sequence[Prompt], *, window: str = "auto") -> list[Example]:
+    """The outlined slices of a volume, in the regions that tracking shows; clicks and boxes are left out.
+
+    Args:
+        network: whose input size counts.
+        volume: the image.
+        prompts: of any objects.
+        window: see `frames.choose_window`.
+    """
+    found: list[Example] = []
+    for seen, groups in by_window(volume, grouped(volume, prompts), window).items():
+        for group in groups:
+            whole = FrameStack(volume, group.view, seen, network.image_size)
+            drawn = {label: {t: one for t, one in said.items() if _outlines(one)} for label, said in group.prompts.items()}
+            boxes = {label: object_box(whole, said, _unasked) for label, said in drawn.items() if said}
+            for region, labels in together(whole, boxes):
+                stack = replace(whole, region=region)
+                for t in sorted({t for label in labels for t in drawn[label]}):
+                    told = [drawn[label][t] for label in labels if t in drawn[label]]
+                    found.append(_example(stack.input(t), [stack.to_network(one) for one in told]))
+    return found
+
+
+def image_example(network: Sam2, picture: NDArray[np.float32], prompts: Iterable[FramePrompt]) -> Example | None:
+    """An outlined image of a set; None where nothing on it is outlined.
+
+    Args:
+        network: whose input size counts.
+        picture: (H, W) or (H, W, 3) in [0, 1].
+        prompts: one for each object.
+    """
+    size = network.image_size
+    told = [to_network(one, picture.shape[:2], size) for one in prompts if _outlines(one)]
+    return _example(to_input(picture, size), told) if told else None
+
+
+@contextmanager
+def adapted(
+    network: Sam2, examples: Sequence[Example], *, seconds: float = 10.0, steps: int = 200, rate: float = 5e-4, seed: int = 0
+) -> Iterator[int]:
+    """Tune a network to what was outlined, and put its weights back at the end.
+
+    Args:
+        network: tuned in place.
+        examples: nothing happens where there is none.
+        seconds: after which tuning ends.
+        steps: after which it ends as well; for results that do not depend on the machine let this come first.
+        rate: of learning.
+        seed: of the copies.
+
+    Yields:
+        Steps that were taken.
+    """
+    before = {name: value.detach().clone() for name, value in network.named_parameters()}
+    wanted = {name: value.requires_grad for name, value in network.named_parameters()}
+    training = network.training
+    try:
+        with torch.inference_mode(False), torch.enable_grad():
+            taken = _tuned(network, examples, seconds, steps, rate, seed) if examples else 0
+        network.train(training)
+        yield taken
+    finally:
+        network.train(training)
+        with torch.no_grad():
+            for name, value in network.named_parameters():
+                value.copy_(before[name])
+                value.requires_grad_(wanted[name])
+
+
+def _tuned(network: Sam2, examples: Sequence[Example], seconds: float, steps: int, rate: float, seed: int) -> int:
+    """Train; returns the number of steps."""
+    chosen = []
+    for name, value in network.named_parameters():
+        value.requires_grad_(name.startswith(TUNED) and not name.startswith(KEPT))
+        chosen += [value] if value.requires_grad else []
+    optimizer = torch.optim.AdamW(chosen, lr=rate, weight_decay=0.0)
+    recipe = Recipe(seed=seed, phases=(Phase(steps, FRAMES, CLIPS),), losses=Weights(consistency=0.0))
+    teacher, rng = Teacher(network, recipe), np.random.default_rng(seed)
+    network.train()
+    end = time.monotonic() + seconds
+    for step in range(steps):
+        clips = [examples[int(rng.integers(len(examples)))].clip(rng) for _ in range(CLIPS)]
+        batch = Batch(step, tuple(range(CLIPS)), clips)
+        loss = teacher(batch, batch.objects, CLIPS, plan=Plan("mask", frozenset(), SelfSorting)).loss
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        if time.monotonic() > end:
+            return step + 1
+    return steps
+
+
+def _outlines(prompt: FramePrompt) -> bool:
+    return prompt.mask_hw is not None and bool(prompt.mask_hw.any())
+
+
+def _unasked(stack: FrameStack, t: int, prompt: FramePrompt) -> NDArray[np.bool_]:
+    """Outlines speak for themselves: the network is not asked what was meant."""
+    return np.ones(stack.shape_thw[1:], bool)
+
+
+def _example(picture_3SS: Tensor, told: Iterable[FramePrompt]) -> Example:
+    return Example(picture_3SS, np.stack([one.mask_hw for one in told if one.mask_hw is not None]))
