@@ -21,7 +21,7 @@ from medical_sam2.model.sam2 import Sam2
 from medical_sam2.train import checkpoint, rates
 from medical_sam2.train.config import Recipe, as_told
 from medical_sam2.train.lesson import Batch, Steps, Teacher
-from medical_sam2.train.processes import Processes, local
+from medical_sam2.train.processes import Processes, local, told
 from medical_sam2.train.records import Records
 from medical_sam2.train.validation import Validation
 
@@ -96,8 +96,9 @@ class Training:
             write_bytes(self.folder / RECIPE, json.dumps(as_told(self.recipe), indent=2).encode())
         with _asked_to_stop() as asked, Records(self.folder, self.step, write=first) as records:
             began = time.monotonic()
-            for batch in self._loader():
-                progress = self.learn(batch, began=began)
+            for batch in self.batches():
+                with told():
+                    progress = self.learn(batch, began=began)
                 records.add(progress)
                 if validation is not None and self.step % every == 0:
                     records.look(self.step, validation.look(self.teacher, self.network, self.average, self.step))
@@ -149,7 +150,8 @@ class Training:
         self.step = int(facts["step"])
         return True
 
-    def _loader(self) -> DataLoader[Batch]:
+    def batches(self) -> DataLoader[Batch]:
+        """The batches that are left, this process's share of each."""
         recipe = self.recipe
         sampler = ClipSampler(self.reader, recipe.seed, recipe.sets, regions=recipe.regions, by_task=recipe.sampling == "tasks")
         return DataLoader(

@@ -6,27 +6,31 @@ each (DDP) or spread over all (FSDP2), gradients are averaged, and a process tha
 
 import gc
 import os
-from collections.abc import Iterable, Sequence
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from medical_sam2.errors import ConfigError, InputError, MedicalSam2Error, ResourceError
+from medical_sam2.errors import ConfigError, InputError, ResourceError
 from medical_sam2.train.watch import Watch
 
 STALLED_S = 45.0
+SIGNS = ("gloo", "nccl", "connection", "socket", "timed out", "process group")
 
 
 class Processes:
     """The processes of a job, as one of them sees it.
 
     Args:
-        device: "auto", "cpu", "cuda", "mps".
+        device: "auto", "cpu", "cuda".
+        stalled_s: silence of another process after which it counts as dead.
     """
 
-    def __init__(self, device: str = "auto") -> None:
+    def __init__(self, device: str = "auto", *, stalled_s: float = STALLED_S) -> None:
         self.rank, self.count = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
         self._accelerator: Any = None
         self._watch: Watch | None = None
@@ -35,7 +39,7 @@ class Processes:
             return
         self._accelerator = _accelerator(device)
         self.device: torch.device = self._accelerator.device
-        self._watch = Watch(self.rank, self.count, STALLED_S)
+        self._watch = Watch(self.rank, self.count, stalled_s)
 
     def __enter__(self) -> "Processes":
         return self
@@ -66,7 +70,9 @@ class Processes:
         if self._accelerator is None:
             return module
         if not spread:
-            return self._accelerator.prepare_model(module)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", FutureWarning)  # of torch, about a name that Accelerate uses
+                return self._accelerator.prepare_model(module)
         from torch.distributed.device_mesh import init_device_mesh
         from torch.distributed.fsdp import fully_shard
 
@@ -81,8 +87,8 @@ class Processes:
         """Sums over all processes."""
         if self._accelerator is None:
             return list(values)
-        sums = torch.tensor(values, dtype=torch.float64 if self.device.type != "mps" else torch.float32, device=self.device)
-        with _told():
+        sums = torch.tensor(values, dtype=torch.float64, device=self.device)
+        with told():
             torch.distributed.all_reduce(sums)
         return sums.tolist()
 
@@ -138,19 +144,16 @@ def put(tensor: Tensor, value: Tensor) -> None:
         local(tensor).copy_(local(value))
 
 
-class _told:  # noqa: N801
-    """Turns the failure of a collective call into a line that says what to do."""
-
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
-        if isinstance(error, RuntimeError):
-            raise lost() from error
-
-
-def lost() -> MedicalSam2Error:
-    """The error for a job in which another process has ended."""
-    return ResourceError("another process of this job has ended", "start it again with --resume: it goes on at its checkpoint")
+@contextmanager
+def told() -> Iterator[None]:
+    """Turns the failure of a call that all processes make together into a line that says what to do."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not torch.distributed.is_initialized() or not any(sign in str(error).lower() for sign in SIGNS):
+            raise
+        remedy = "start it again with --resume: it goes on at its checkpoint"
+        raise ResourceError("another process of this job has ended", remedy) from error
 
 
 def _accelerator(device: str) -> Any:
