@@ -115,10 +115,10 @@ class Segmenter:
         work = Outcome(volume, groups, Kept(make, probability, uncertainty, islands), Progress(on_frame))
 
         def tracker(seen: Window) -> OrientationTracker:
-            setting = Setting(self.network, self._encode, volume, seen, policy, joint, zoom)
+            setting = Setting(self.network, self.encode, volume, seen, policy, joint, zoom)
             return OrientationTracker(setting, work.progress, work.rows)
 
-        with self._autocast():
+        with self.computing():
             for seen, own in by_window(volume, groups, window).items():
                 if earlier is not None:
                     earlier = corrected(tracker(seen), own, earlier)
@@ -160,7 +160,7 @@ class Segmenter:
         policy: Callable[[], Policy] = find(POLICIES, bank, what="bank")
         asked, rest = chosen(order, len(images))
         kept = None if features is None else FeatureStore(features, fingerprint(self.network, self.device, self.precision))
-        viewer = Viewer(images, self._encode, self.network.image_size, self.device, kept, on_error)
+        viewer = Viewer(images, self.encode, self.network.image_size, self.device, kept, on_error)
         visited = [*dict.fromkeys([*prompts, *(i for i in rest if only is None or i in only)])]
         setting = ImageSetting(self.network, viewer, policy, asked)
         yield from self._stepwise(outlined(setting, prompts, visited))
@@ -168,16 +168,18 @@ class Segmenter:
     def _stepwise(self, steps: Iterator[T]) -> Iterator[T]:
         """The same, in this precision, which does not leak to whoever takes the results."""
         while True:
-            with self._autocast():
+            with self.computing():
                 step = next(steps, None)
             if step is None:
                 return
             yield step
 
-    def _encode(self, frame_3SS: torch.Tensor) -> Features:
+    def encode(self, frame_3SS: torch.Tensor) -> Features:
+        """What the network sees on one frame (3, S, S) in [0, 1]."""
         return self.network.encode(self.network.normalised(frame_3SS[None].to(self.device)))
 
-    def _autocast(self) -> AbstractContextManager[object]:
+    def computing(self) -> AbstractContextManager[object]:
+        """In this precision while the context lasts."""
         if self.precision == "fp32":
             return nullcontext()
         return torch.autocast(self.device.type, dtype=torch.bfloat16)

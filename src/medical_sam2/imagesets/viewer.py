@@ -31,6 +31,7 @@ class Viewer:
         device: of the network.
         store: features on disk.
         on_error: told of an image that cannot be used, which is then left out; without it the error is raised.
+        keep_mb: of features that are held in memory.
     """
 
     def __init__(
@@ -41,12 +42,13 @@ class Viewer:
         device: torch.device,
         store: FeatureStore | None = None,
         on_error: OnError | None = None,
+        keep_mb: float = 384.0,
     ) -> None:
         self.images, self.size = images, size
         self.shapes: dict[int, tuple[int, int]] = {}
         self.blank: list[int] = []
         self._encode, self._device, self._store, self._on_error = encode, device, store, on_error
-        self._cache, self._summaries, self._useless = FeatureCache(), dict[int, NDArray[np.float32]](), set[int]()
+        self._cache, self._summaries, self._useless = FeatureCache(keep_mb), dict[int, NDArray[np.float32]](), set[int]()
 
     def features(self, i: int) -> Features:
         """What the encoder sees on an image.
