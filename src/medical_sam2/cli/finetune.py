@@ -78,7 +78,8 @@ def finetune(
     recipe = _changed(recipe, settings)
 
     def judged(what: str) -> "list[Score]":
-        from medical_sam2.evaluate.held_out import KINDS, scores
+        from medical_sam2.evaluate.held_out import scores
+        from medical_sam2.evaluate.tasks import KINDS
         from medical_sam2.segmenter import Segmenter
 
         _say(f"{what}: one prompt on each of {len(split.held_out)} cases")
