@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 
 from medical_sam2.errors import ConfigError, PromptError
 from medical_sam2.frames import (
-    CT_WINDOWS,
     FeatureCache,
     FrameStack,
     Window,
@@ -25,7 +24,7 @@ from medical_sam2.frames import (
 from medical_sam2.model.backbone import Features
 from medical_sam2.prompts import FramePrompt
 from medical_sam2.views import AXIAL, View
-from medical_sam2.volume import Volume
+from medical_sam2.volume import CT_WINDOWS, Volume
 from tests.strategies import codes, seeds, views
 
 sides = st.integers(1, 90)

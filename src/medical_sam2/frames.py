@@ -17,13 +17,11 @@ from torch.nn import functional as F  # noqa: N812
 from medical_sam2.errors import ConfigError, PromptError
 from medical_sam2.model.backbone import Features
 from medical_sam2.prompts import FramePrompt
-from medical_sam2.region import Region
+from medical_sam2.region import Canvas, Region
 from medical_sam2.views import View
-from medical_sam2.volume import Volume
+from medical_sam2.volume import CT_WINDOWS, Volume
 
 SAMPLE = 2_000_000  # voxels that decide the intensity window
-CT_WINDOWS = {"soft": (40.0, 400.0), "lung": (-500.0, 1500.0), "bone": (400.0, 1800.0), "brain": (40.0, 80.0)}
-"""Level and width in Hounsfield units."""
 
 
 @dataclass(frozen=True)
@@ -218,10 +216,10 @@ class FrameStack:
         return frames, height, width
 
     @property
-    def pixel_hw(self) -> tuple[float, float]:
-        """Height and width of a pixel in mm."""
+    def canvas(self) -> Canvas:
+        """A whole frame as far as regions care."""
         _, high, wide = self.view.spacing(self.volume.spacing_mm, self.axes)
-        return high, wide
+        return Canvas(self.shape_thw[1:], (high, wide))
 
     def picture(self, t: int) -> NDArray[np.float32]:
         """Frame t (H, W), or its region, in [0, 1]."""

@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 from medical_sam2.errors import GeometryError
 
 LETTERS = np.array([["L", "R"], ["P", "A"], ["I", "S"]])
+CT_WINDOWS = {"soft": (40.0, 400.0), "lung": (-500.0, 1500.0), "bone": (400.0, 1800.0), "brain": (40.0, 80.0)}
+"""Level and width in Hounsfield units."""
 
 
 def axis_codes(affine: NDArray[np.float64]) -> str:

@@ -11,6 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 Kind = Literal["volume", "set"]
+ARRAYS = "arrays"
+"""Folder within a prepared data set that its training cases are in."""
 Task = tuple[int, ...]
 """An object: the union of some values of a label map."""
 
@@ -79,3 +81,31 @@ class CaseReader(Protocol):
     def load(self, position: int) -> TrainingCase:
         """The case at a position of `entries`."""
         ...
+
+
+class Joined:
+    """Several readers as one: each task of each data set is found among its entries.
+
+    Args:
+        readers: what is joined; their cases follow each other in this order.
+    """
+
+    def __init__(self, *readers: CaseReader) -> None:
+        self.readers = readers
+
+    @property
+    def entries(self) -> tuple[Entry, ...]:
+        """What there is in all of them."""
+        return tuple(entry for reader in self.readers for entry in reader.entries)
+
+    def load(self, position: int) -> TrainingCase:
+        """The case at a position of `entries`.
+
+        Raises:
+            IndexError: there are not so many.
+        """
+        for reader in self.readers:
+            if position < len(reader.entries):
+                return reader.load(position)
+            position -= len(reader.entries)
+        raise IndexError(f"there is no case {position} more")

@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from medical_sam2.data.cases import Joined
+from medical_sam2.data.clips import ClipSampler
 from medical_sam2.data.nnunet import read_data_set
 from medical_sam2.data.prepare import Outcome, Settings, prepare
 from medical_sam2.data.prepare.source import Source
@@ -72,7 +74,7 @@ def test_a_bad_case_is_named_and_mended_later(tmp_path: Path) -> None:
     assert told(output)["failed"] == [{"case": "case1", "problem": first.problems["case1"]}]
     (source / "labelsTr" / "case1.nii.gz").write_bytes(good)
     assert run(source, output).problems == {}
-    assert len(PoolReader(output / "arrays")) == 3
+    assert len(PoolReader(output)) == 3
 
 
 def test_ct_has_one_scale_and_keeps_its_place(tmp_path: Path) -> None:
@@ -200,3 +202,17 @@ def test_folders_that_are_not_written_to(tmp_path: Path) -> None:
     run(source, tmp_path / "out")
     with pytest.raises(InputError, match="holds in, prepared before"):
         run(volume_set(tmp_path / "other"), tmp_path / "out")
+
+
+def test_prepared_data_and_others_are_sampled_together(tmp_path: Path) -> None:
+    run(volume_set(tmp_path / "livers"), tmp_path / "a")
+    run(picture_set(tmp_path / "eyes"), tmp_path / "b")
+    joined = Joined(PoolReader(tmp_path / "a"), PoolReader(tmp_path / "b"))
+    assert [entry.name for entry in joined.entries] == ["livers", "livers", "eyes"]
+    for position, entry in enumerate(joined.entries):
+        case = joined.load(position)
+        assert (case.kind, case.tasks) == (entry.kind, entry.tasks)
+    with pytest.raises(IndexError):
+        joined.load(3)
+    clip = ClipSampler(joined, seed=1, by_task=True).clip(np.random.default_rng(0), frames=2, objects=2, size=64)
+    assert bool(clip.truth_OTSS[:, 0].any())

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from medical_sam2.data.cases import Kind, Task
+from medical_sam2.data.cases import ARRAYS, Kind, Task
 from medical_sam2.data.prepare.report import write_json
-from medical_sam2.data.prepare.unit import ARRAYS, VERSION
+from medical_sam2.data.prepare.unit import VERSION
 from medical_sam2.io.atomic import writing
 
 

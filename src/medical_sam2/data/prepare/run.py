@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from medical_sam2.data.cases import ARRAYS
 from medical_sam2.data.dataset import DataSet, Split
 from medical_sam2.data.prepare import manifest, scale, unit
 from medical_sam2.data.prepare.foreground import levels_of_all
@@ -14,7 +15,7 @@ from medical_sam2.data.prepare.processes import each
 from medical_sam2.data.prepare.report import UnitReport, write_json
 from medical_sam2.data.prepare.settings import Settings
 from medical_sam2.data.prepare.source import Source
-from medical_sam2.data.prepare.unit import ARRAYS, STATE, Job, Unit
+from medical_sam2.data.prepare.unit import STATE, Job, Unit
 from medical_sam2.errors import InputError
 from medical_sam2.io import load_json
 from medical_sam2.io.files import explain

@@ -16,7 +16,7 @@ from medical_sam2.data.prepare.source import Source, stamp
 from medical_sam2.errors import MedicalSam2Error
 
 VERSION = 1
-STATE, ARRAYS = ".prepare", "arrays"
+STATE = ".prepare"
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from medical_sam2.data.cases import Kind, Task
+from medical_sam2.data.cases import ARRAYS, Kind, Task
 from medical_sam2.data.synthetic.sets import make_set
 from medical_sam2.data.synthetic.volumes import SyntheticCase, make_volume
 from medical_sam2.errors import FormatError
@@ -86,11 +86,12 @@ class PoolReader:
     """Reads a pool, which may still be growing: `refresh` finds what came since.
 
     Args:
-        folder: that `write_pool` filled.
+        folder: that `write_pool` filled, or that `medsam2 prepare` wrote.
     """
 
     def __init__(self, folder: Path) -> None:
-        self.folder = Path(folder)
+        arrays = Path(folder) / ARRAYS
+        self.folder = arrays if arrays.is_dir() else Path(folder)
         self.entries: tuple[PoolEntry, ...] = ()
         self.refresh()
 
