@@ -93,12 +93,12 @@ def test_a_click_is_looked_at_closer_until_region_and_answer_agree() -> None:
     plane = AXIAL.apply(truth)[4]
     regions: list[Region | None] = []
 
-    def look(closer: FrameStack, t: int, said: FramePrompt) -> NDArray[np.bool_]:
-        regions.append(closer.region)
-        return plane if closer.region else np.roll(plane, 1, 0) | plane
+    def look(region: Region | None, t: int, said: FramePrompt) -> NDArray[np.bool_]:
+        regions.append(region)
+        return plane if region else np.roll(plane, 1, 0) | plane
 
     _, row, column = AXIAL.project((60, 50, 4), SHAPE)
-    box = object_box(stack, {4: FramePrompt.click(column, row)}, look)
+    box = object_box(stack.canvas, {4: FramePrompt.click(column, row)}, look)
     assert regions[0] is None
     assert regions[1] is not None
     assert len(regions) == 3
@@ -109,14 +109,14 @@ def test_a_click_is_looked_at_closer_until_region_and_answer_agree() -> None:
 def test_where_a_click_hits_nothing_the_whole_frame_is_shown() -> None:
     volume, _ = cone()
     stack = FrameStack(volume, AXIAL, Window(0, 1), 64)
-    box = object_box(stack, {4: FramePrompt.click(5, 5)}, lambda closer, t, said: np.zeros(closer.shape_thw[1:], bool))
-    assert shown(stack, box) is None
+    box = object_box(stack.canvas, {4: FramePrompt.click(5, 5)}, lambda region, t, said: np.zeros(stack.shape_thw[1:], bool))
+    assert shown(stack.canvas, box) is None
 
 
 def test_objects_alike_share_a_region_and_others_do_not() -> None:
     volume, _ = cone()
     stack = FrameStack(volume, AXIAL, Window(0, 1), 64)
-    lots = together(stack, {1: (10, 10, 29, 29), 2: (14, 12, 33, 31), 3: (80, 70, 89, 79), 4: (5, 5, 115, 100)})
+    lots = together(stack.canvas, {1: (10, 10, 29, 29), 2: (14, 12, 33, 31), 3: (80, 70, 89, 79), 4: (5, 5, 115, 100)})
     assert [labels for _, labels in lots] == [(1, 2), (3,), (4,)]
     assert lots[2][0] is None
 
@@ -127,7 +127,7 @@ def test_a_region_grows_up_to_the_whole_frame() -> None:
     sides = []
     while region:
         sides.append(region.height)
-        region = grown(stack, region)  # type: ignore[assignment]
+        region = grown(stack.canvas, region)  # type: ignore[assignment]
     assert sides == [30, 48, 77]
 
 

@@ -133,7 +133,7 @@ def _region(tracker: OrientationTracker, what: _Object) -> Region | None:
     boxes = [extent(prompt) for prompt in what.prompts.values()]
     if what.old_thw.any():
         boxes.append(box_of(np.any(what.old_thw, axis=0)))
-    return shown(tracker.follower.frames(what.view), around_all(boxes), AROUND) if tracker.setting.zoom else None
+    return shown(tracker.follower.frames(what.view).canvas, around_all(boxes), AROUND) if tracker.setting.zoom else None
 
 
 def _walk(

@@ -134,7 +134,7 @@ class Follower:
             due = (t for t in todo if not over(t))
             for t, prediction in track(self.setting.backbone, lambda t, see=features: see(t % FAR), due, prompters, bank):
                 if region is not None and any(region.touched(one > 0.5) for one in stack.to_frame(prediction.logits_Bhw)):
-                    region = grown(stack, region)
+                    region = grown(stack.canvas, region)
                     banks.update(self.banks(prompts))
                     prompted = outward({t for said in prompts.values() for t in said}, ())
                     todo = [*prompted, *(t for t in todo if t not in given and t not in prompted)]
@@ -145,10 +145,11 @@ class Follower:
             else:
                 return
 
-    def look(self, stack: FrameStack, t: int, prompt: FramePrompt) -> NDArray[np.bool_]:
-        """What the network takes a prompt for, on its frame alone."""
-        bank, prompter = PolicyBank(self.setting.policy), Fixed({t: stack.to_network(prompt)})
-        _, prediction = next(track(self.setting.backbone, self.features(stack.view, stack.region), [t], [prompter], bank))
+    def look(self, view: View, region: Region | None, t: int, prompt: FramePrompt) -> NDArray[np.bool_]:
+        """What the network, shown a region, takes a prompt for: a mask (H, W) of the whole frame, which is seen alone."""
+        stack, bank = self.frames(view, region), PolicyBank(self.setting.policy)
+        prompter = Fixed({t: stack.to_network(prompt)})
+        _, prediction = next(track(self.setting.backbone, self.features(view, region), [t], [prompter], bank))
         return stack.to_frame(prediction.logits_Bhw)[0] > 0.5
 
     def banks(self, labels: Iterable[int]) -> dict[int, MemoryBank]:

@@ -10,6 +10,7 @@ Shapes: B objects, T frames, H W frame.
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import torch
@@ -117,8 +118,8 @@ class OrientationTracker:
         """What the network is shown of the frames that hold the prompts, and for which objects."""
         if not self.setting.zoom:
             return [(None, tuple(group.prompts))]
-        stack = self.follower.frames(view)
-        return together(stack, {label: object_box(stack, said, self.follower.look) for label, said in group.prompts.items()})
+        canvas, look = self.follower.frames(view).canvas, partial(self.follower.look, view)
+        return together(canvas, {label: object_box(canvas, said, look) for label, said in group.prompts.items()})
 
     def _run(self, group: Group, views: Sequence[View], fusions: Mapping[int, Fusion], region: Region | None) -> None:
         first, further = views[0], views[1:]
@@ -147,7 +148,9 @@ class OrientationTracker:
             start = start_of(fusions[label], view, self.setting.volume.orientation)
             frames = whole if start is None else start.frames
             said = drawn if start is None else {start.frame: FramePrompt.mask(start.mask_hw)} | drawn
-            region = shown(stack, start.box_xyxy, AROUND) if start is not None and self.setting.zoom and not drawn else None
+            region = (
+                shown(stack.canvas, start.box_xyxy, AROUND) if start is not None and self.setting.zoom and not drawn else None
+            )
             if said:
                 span = range(min([*frames, *said]), max([*frames, *said]) + 1)
                 passes.setdefault((span, region, tuple(sorted(said))), {})[label] = said

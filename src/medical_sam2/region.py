@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 LEAST = 24  # pixels that a region has along each axis, where the frame has them
 TOUCHED = 0.04  # share of a border that an object covers where it reaches it
+WHOLE = 0.75  # share of the frame's sides from which on the whole frame is shown
 BoxXyxy: TypeAlias = tuple[float, float, float, float]
 """x_low, y_low, x_high, y_high in pixels, inclusive."""
 
@@ -58,6 +59,25 @@ class Region:
             (right < width, shown[:, -1]),
         )
         return any(inner and edge.mean() > TOUCHED for inner, edge in edges)
+
+
+@dataclass(frozen=True)
+class Canvas:
+    """A frame as far as regions care.
+
+    Args:
+        shape_hw: rows and columns.
+        pixel_hw: height and width of a pixel in mm, or in any other unit.
+    """
+
+    shape_hw: tuple[int, int]
+    pixel_hw: tuple[float, float] = (1.0, 1.0)
+
+    def around(self, box_xyxy: BoxXyxy, margin: float) -> Region | None:
+        """The region with a box in its middle, see `region_around`; None where it is nearly the whole frame."""
+        region = region_around(box_xyxy, self.shape_hw, margin=margin, pixel_hw=self.pixel_hw)
+        (height, width), (high, wide) = region.shape_hw, self.shape_hw
+        return None if height >= WHOLE * high and width >= WHOLE * wide else region
 
 
 def region_around(

@@ -14,25 +14,23 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from medical_sam2.frames import FrameStack
 from medical_sam2.prompts import FramePrompt
-from medical_sam2.region import BoxXyxy, Region, around_all, box_of, region_around
+from medical_sam2.region import BoxXyxy, Canvas, Region, around_all, box_of
 
 MARGIN = 2.0  # side of a region over the longer side of its object
 GROWTH = 1.6  # of a region that its object reaches the border of
-WHOLE = 0.75  # share of the frame's sides from which on the whole frame is shown
 ALIKE = 1.5  # regions whose common one is larger by less than this factor become one
 ROUNDS = 3  # of looking closer at what a click hit
 
-Look = Callable[[FrameStack, int, FramePrompt], NDArray[np.bool_]]
-"""(frames, t, prompt in their pixels) → mask (H, W) of what the network takes the prompt for."""
+Look = Callable[[Region | None, int, FramePrompt], NDArray[np.bool_]]
+"""(region, t, prompt of frame t) → mask (H, W) of the whole frame: what the network, shown the region, takes the prompt for."""
 
 
-def object_box(stack: FrameStack, said: Mapping[int, FramePrompt], look: Look) -> BoxXyxy:
+def object_box(canvas: Canvas, said: Mapping[int, FramePrompt], look: Look) -> BoxXyxy:
     """The box of an object as its prompts tell, or as the network takes its clicks.
 
     Args:
-        stack: whole frames.
+        canvas: the frames.
         said: frame → prompt of the object.
         look: asks the network.
     """
@@ -40,7 +38,7 @@ def object_box(stack: FrameStack, said: Mapping[int, FramePrompt], look: Look) -
     boxes = [box for box in drawn if box is not None]
     if not boxes:
         t = next((t for t, prompt in said.items() if prompt.labels.any()), next(iter(said)))
-        boxes = [_hit(stack, t, said[t], look)]
+        boxes = [_hit(canvas, t, said[t], look)]
     return around_all([*boxes, *(place for prompt in said.values() for place in _places(prompt))])
 
 
@@ -50,18 +48,17 @@ def extent(prompt: FramePrompt) -> BoxXyxy:
     return around_all([*([] if drawn is None else [drawn]), *_places(prompt)])
 
 
-def shown(stack: FrameStack, box: BoxXyxy, margin: float = MARGIN) -> Region | None:
-    """The region with a box in its middle; None where it is nearly the whole frame."""
-    return _unless_whole(region_around(box, stack.shape_thw[1:], margin=margin, pixel_hw=stack.pixel_hw), stack)
+def shown(canvas: Canvas, box: BoxXyxy, margin: float = MARGIN) -> Region | None:
+    """The region with an object's box in its middle; None where it is nearly the whole frame."""
+    return canvas.around(box, margin)
 
 
-def grown(stack: FrameStack, region: Region) -> Region | None:
+def grown(canvas: Canvas, region: Region) -> Region | None:
     """A larger region around one that its object has outgrown; None where that is nearly the whole frame."""
-    box = (region.left, region.top, region.left + region.width - 1, region.top + region.height - 1)
-    return shown(stack, box, GROWTH)
+    return canvas.around((region.left, region.top, region.left + region.width - 1, region.top + region.height - 1), GROWTH)
 
 
-def together(stack: FrameStack, boxes: Mapping[int, BoxXyxy]) -> list[tuple[Region | None, tuple[int, ...]]]:
+def together(canvas: Canvas, boxes: Mapping[int, BoxXyxy]) -> list[tuple[Region | None, tuple[int, ...]]]:
     """Regions for some objects, one for those that are alike in size and place, with the objects in each."""
     lots: list[tuple[BoxXyxy, list[int]]] = []
     for name, box in boxes.items():
@@ -74,22 +71,21 @@ def together(stack: FrameStack, boxes: Mapping[int, BoxXyxy]) -> list[tuple[Regi
             lots.append((box, [name]))
     regions: dict[Region | None, tuple[int, ...]] = {}
     for box, labels in lots:
-        region = shown(stack, box)
+        region = shown(canvas, box)
         regions[region] = (*regions.get(region, ()), *labels)
     return list(regions.items())
 
 
-def _hit(stack: FrameStack, t: int, prompt: FramePrompt, look: Look) -> BoxXyxy:
+def _hit(canvas: Canvas, t: int, prompt: FramePrompt, look: Look) -> BoxXyxy:
     """The box of what a click hit, looked at closer and closer."""
-    height, width = stack.shape_thw[1:]
+    height, width = canvas.shape_hw
     box, region = (0.0, 0.0, width - 1.0, height - 1.0), None
     for _ in range(ROUNDS):
-        closer = FrameStack(stack.volume, stack.view, stack.window, stack.size, region)
-        mask = _part_under(prompt, look(closer, t, prompt))
+        mask = _part_under(prompt, look(region, t, prompt))
         if not mask.any():
             break
         box = box_of(mask)
-        seen, region = region, shown(stack, around_all([box, *_places(prompt)]))
+        seen, region = region, shown(canvas, around_all([box, *_places(prompt)]))
         if region == seen:
             break
     return box
@@ -119,8 +115,3 @@ def _places(prompt: FramePrompt) -> Sequence[BoxXyxy]:
 def _side(box: BoxXyxy) -> float:
     x_low, y_low, x_high, y_high = box
     return max(x_high - x_low, y_high - y_low) + 1
-
-
-def _unless_whole(region: Region, stack: FrameStack) -> Region | None:
-    height, width = stack.shape_thw[1:]
-    return None if region.height >= WHOLE * height and region.width >= WHOLE * width else region

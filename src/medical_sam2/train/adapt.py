@@ -25,12 +25,13 @@ from medical_sam2.model.sam2 import Sam2
 from medical_sam2.outcome import by_window
 from medical_sam2.planning import grouped
 from medical_sam2.prompts import FramePrompt, Prompt
+from medical_sam2.region import around_all
 from medical_sam2.train.config import Phase, Recipe
 from medical_sam2.train.lesson import Batch, Teacher
 from medical_sam2.train.losses import Weights
 from medical_sam2.train.pupil import Plan
 from medical_sam2.volume import Volume
-from medical_sam2.zoom import object_box, together
+from medical_sam2.zoom import extent, together
 
 TUNED = ("mend.", "mask_decoder.", "carry.", "memory_attention.", "memory_encoder.")
 KEPT = ("mask_decoder.conv_s", "mask_decoder.pred_obj_score_head")  # features stay valid; one frame says nothing of absence
@@ -79,8 +80,8 @@ def volume_examples(network: Sam2, volume: Volume, prompts: Sequence[Prompt], *,
         for group in groups:
             whole = FrameStack(volume, group.view, seen, network.image_size)
             drawn = {label: {t: one for t, one in said.items() if _outlines(one)} for label, said in group.prompts.items()}
-            boxes = {label: object_box(whole, said, _unasked) for label, said in drawn.items() if said}
-            for region, labels in together(whole, boxes):
+            boxes = {label: around_all(extent(one) for one in said.values()) for label, said in drawn.items() if said}
+            for region, labels in together(whole.canvas, boxes):
                 stack = replace(whole, region=region)
                 for t in sorted({t for label in labels for t in drawn[label]}):
                     told = [drawn[label][t] for label in labels if t in drawn[label]]
@@ -159,11 +160,6 @@ def _tuned(network: Sam2, examples: Sequence[Example], seconds: float, steps: in
 
 def _outlines(prompt: FramePrompt) -> bool:
     return prompt.mask_hw is not None and bool(prompt.mask_hw.any())
-
-
-def _unasked(stack: FrameStack, t: int, prompt: FramePrompt) -> NDArray[np.bool_]:
-    """Outlines speak for themselves: the network is not asked what was meant."""
-    return np.ones(stack.shape_thw[1:], bool)
 
 
 def _example(picture_3SS: Tensor, told: Iterable[FramePrompt]) -> Example:
