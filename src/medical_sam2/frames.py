@@ -126,8 +126,24 @@ def to_input(picture: NDArray[np.float32], size: int) -> Tensor:
     return resized[0].clamp(0, 1).expand(3, -1, -1)
 
 
-def to_network(prompt: FramePrompt, shape_hw: tuple[int, int], size: int) -> FramePrompt:
-    """A prompt in a frame's own pixels as one in the network's; pixel centres lie at integers in both."""
+def to_network(prompt: FramePrompt, shape_hw: tuple[int, int], size: int, region: Region | None = None) -> FramePrompt:
+    """A prompt in a frame's own pixels as one in the network's; pixel centres lie at integers in both.
+
+    Args:
+        prompt: on the frame.
+        shape_hw: of the frame.
+        size: side of the network's input.
+        region: that the network is shown, and that the prompt lies in; the whole frame unless given.
+
+    Raises:
+        PromptError: the outline has another size than the frame.
+    """
+    if prompt.mask_hw is not None and prompt.mask_hw.shape != shape_hw:
+        raise PromptError(
+            f"the mask has {prompt.mask_hw.shape} pixels, the image {shape_hw}", "give a mask of the image's size"
+        )
+    if region is not None:
+        prompt, shape_hw = _cut(prompt, region), region.shape_hw
     height, width = shape_hw
     scale = np.array([size / width, size / height], np.float32)
     box = prompt.box_xyxy
@@ -139,23 +155,39 @@ def to_network(prompt: FramePrompt, shape_hw: tuple[int, int], size: int) -> Fra
         ((prompt.points_xy + 0.5) * scale - 0.5).astype(np.float32),
         prompt.labels,
         box_xyxy=box,
-        mask_hw=None if prompt.mask_hw is None else _resized(prompt.mask_hw, shape_hw, size),
+        mask_hw=None if prompt.mask_hw is None else _resized(prompt.mask_hw, size),
     )
 
 
-def _resized(mask_hw: NDArray[np.bool_], shape_hw: tuple[int, int], size: int) -> NDArray[np.bool_]:
-    if mask_hw.shape != shape_hw:
-        raise PromptError(f"the mask has {mask_hw.shape} pixels, the image {shape_hw}", "give a mask of the image's size")
+def _cut(prompt: FramePrompt, region: Region) -> FramePrompt:
+    """A prompt in pixels of the frame as one in pixels of a region that it lies in."""
+    corner = np.array([region.left, region.top], np.float32)
+    box, mask = prompt.box_xyxy, prompt.mask_hw
+    return FramePrompt(
+        (prompt.points_xy - corner).astype(np.float32),
+        prompt.labels,
+        box_xyxy=None if box is None else (box.reshape(2, 2) - corner).reshape(4).astype(np.float32),
+        mask_hw=None if mask is None else mask[region.rows, region.columns],
+    )
+
+
+def _resized(mask_hw: NDArray[np.bool_], size: int) -> NDArray[np.bool_]:
     mask = torch.from_numpy(np.ascontiguousarray(mask_hw, np.float32))[None, None]
     soft = F.interpolate(mask, size=(size, size), mode="bilinear", align_corners=False, antialias=True)[0, 0]
     hard = soft >= 0.5
     return (hard if hard.any() else soft >= soft.max()).numpy()  # a thin outline does not vanish
 
 
-def to_frame(logits_Bhw: Tensor, shape_hw: tuple[int, int]) -> NDArray[np.float32]:
-    """Probabilities (B, H, W) of a frame in its own pixels."""
-    resized = F.interpolate(logits_Bhw[:, None].float(), size=shape_hw, mode="bilinear", align_corners=False)[:, 0]
-    return resized.sigmoid().cpu().numpy()
+def to_frame(logits_Bhw: Tensor, shape_hw: tuple[int, int], region: Region | None = None) -> NDArray[np.float32]:
+    """Probabilities (B, H, W) of a frame in its own pixels; 0 outside of the region, if that was all that was shown."""
+    shown_hw = shape_hw if region is None else region.shape_hw
+    resized = F.interpolate(logits_Bhw[:, None].float(), size=shown_hw, mode="bilinear", align_corners=False)[:, 0]
+    inside = resized.sigmoid().cpu().numpy()
+    if region is None:
+        return inside
+    frame = np.zeros((len(inside), *shape_hw), np.float32)
+    frame[:, region.rows, region.columns] = inside
+    return frame
 
 
 class FeatureCache:
@@ -241,28 +273,8 @@ class FrameStack:
 
     def to_network(self, prompt: FramePrompt) -> FramePrompt:
         """A prompt in this view's pixels as one in the network's."""
-        if self.region is None:
-            return to_network(prompt, self.shape_thw[1:], self.size)
-        if prompt.mask_hw is not None and prompt.mask_hw.shape != self.shape_thw[1:]:
-            return to_network(prompt, self.shape_thw[1:], self.size)  # which refuses it
-        return to_network(_cut(prompt, self.region), self.region.shape_hw, self.size)
+        return to_network(prompt, self.shape_thw[1:], self.size, self.region)
 
     def to_frame(self, logits_Bhw: Tensor) -> NDArray[np.float32]:
         """Probabilities (B, H, W) in this view's pixels; 0 outside of the region."""
-        if self.region is None:
-            return to_frame(logits_Bhw, self.shape_thw[1:])
-        frame = np.zeros((len(logits_Bhw), *self.shape_thw[1:]), np.float32)
-        frame[:, self.region.rows, self.region.columns] = to_frame(logits_Bhw, self.region.shape_hw)
-        return frame
-
-
-def _cut(prompt: FramePrompt, region: Region) -> FramePrompt:
-    """A prompt in pixels of the frame as one in pixels of a region that it lies in."""
-    corner = np.array([region.left, region.top], np.float32)
-    box, mask = prompt.box_xyxy, prompt.mask_hw
-    return FramePrompt(
-        (prompt.points_xy - corner).astype(np.float32),
-        prompt.labels,
-        box_xyxy=None if box is None else (box.reshape(2, 2) - corner).reshape(4).astype(np.float32),
-        mask_hw=None if mask is None else mask[region.rows, region.columns],
-    )
+        return to_frame(logits_Bhw, self.shape_thw[1:], self.region)

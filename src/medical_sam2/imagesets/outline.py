@@ -14,6 +14,7 @@ from torch import Tensor
 
 from medical_sam2.errors import PromptError
 from medical_sam2.frames import to_network
+from medical_sam2.imagesets.closer import closer
 from medical_sam2.imagesets.masks import ImageMask, label_map
 from medical_sam2.imagesets.order import Order
 from medical_sam2.imagesets.viewer import Viewer, direction
@@ -123,8 +124,10 @@ class _Team:
         viewer, (first, *later) = self.setting.viewer, self._templates()
         if _only_clicks(said[first]) and not said[first].labels.any():
             raise PromptError("an object has nothing but negative clicks", "click inside of it too, or outline it")
-        fitted = {i: to_network(prompt, viewer.shapes[i], viewer.size) for i, prompt in said.items()}
-        corrections = {i: fitted.pop(i) for i in later if _only_clicks(said[i])}
+        corrected = [i for i in later if _only_clicks(said[i])]
+        plain = {i: said[i] if i in corrected else closer(self.setting.backbone, viewer, i, said[i]) for i in said}
+        fitted = {i: to_network(prompt, viewer.shapes[i], viewer.size) for i, prompt in plain.items()}
+        corrections = {i: fitted.pop(i) for i in corrected}
         return _Corrected(fitted, corrections) if corrections else Fixed(fitted)
 
     def _resemblance(self, images: Sequence[int]) -> NDArray[np.float64]:

@@ -15,6 +15,7 @@ from medical_sam2.errors import GeometryError, MedicalSam2Error
 from medical_sam2.frames import FeatureCache, percentile_window, to_input
 from medical_sam2.imagesets.store import FeatureStore
 from medical_sam2.model.backbone import Features
+from medical_sam2.region import Region
 
 OnError = Callable[[int, MedicalSam2Error], None]
 MANY = 8  # an image with so many times the network's pixels along an axis is averaged first
@@ -40,6 +41,7 @@ class Viewer:
         encode: Callable[[Tensor], Features],
         size: int,
         device: torch.device,
+        *,
         store: FeatureStore | None = None,
         on_error: OnError | None = None,
         keep_mb: float = 384.0,
@@ -57,6 +59,12 @@ class Viewer:
             GeometryError: it is no image, or holds one grey value only.
         """
         return self._cache.get(i, lambda: self._seen(i))
+
+    def near(self, i: int, region: Region) -> Features:
+        """What the encoder sees in a region of an image that it has seen as a whole."""
+        image = self.images[i]
+        part = image[region.rows, region.columns]
+        return self._encode(to_input(percentile_window(image).apply(_reduced(part, self.size)), self.size))
 
     def summary(self, i: int) -> NDArray[np.float32]:
         """The direction of its embedding (C,), kept for all images."""
