@@ -150,9 +150,8 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     told = parser.parse_args()
     rows = [row for part in (prompts, tasks, augmentations) for row in part(told.draws, told.seed)]
-    print(
-        f"{told.draws} draws, seed {told.seed}\n\n| quantity | expected | observed | standard error | distance |\n|---|---|---|---|---|"
-    )
+    print(f"{told.draws} draws, seed {told.seed}\n")
+    print("| quantity | expected | observed | standard error | distance |\n|---|---|---|---|---|")
     for row in rows:
         print(f"| {row.name} | {row.expected:.4f} | {row.observed:.4f} | {row.error:.4f} | {row.distance:+.1f} |")
     return int(any(abs(row.distance) > LIMIT for row in rows))

@@ -1,9 +1,15 @@
 """Augmentation: the table's probabilities and ranges, and the same thing done to image and labels."""
 
+from pathlib import Path
+
 import numpy as np
+import pytest
 import torch
 
+from benchmarks import augmentation
 from medical_sam2.data.augment import Augmentation, Odds
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "augmentation.npz"  # made by benchmarks/augmentation.py
 
 
 def test_draws_match_the_table() -> None:
@@ -52,3 +58,11 @@ def test_noise_is_reproducible_and_stays_in_range() -> None:
     assert torch.equal(drawn.recolour(image), drawn.recolour(image))
     assert float(drawn.recolour(image).min()) >= 0
     assert float(drawn.recolour(image).max()) <= 1
+
+
+@pytest.mark.parametrize("row", augmentation.ROWS)
+def test_each_row_does_what_batchgeneratorsv2_does(row: str) -> None:
+    golden = np.load(GOLDEN)
+    mine = augmentation.ours(row, golden["image"])
+    assert np.abs(mine - golden["image"]).max() > 0.02  # it does something
+    assert augmentation.apart(row, golden["image"], mine, golden[row.replace(" ", "_")]) < augmentation.ROWS[row][1]

@@ -118,7 +118,8 @@ class Augmentation:
             x = _blur(x, self.sigma)
         x = 1 - x if self.invert else x * self.multiply
         if self.factor > 1.05:
-            small = F.interpolate(x, scale_factor=1 / self.factor, mode="nearest")
+            sides = [max(1, round(side / self.factor)) for side in x.shape[-2:]]
+            small = F.interpolate(x, size=sides, mode="nearest-exact")
             x = F.interpolate(small, size=x.shape[-2:], mode="bicubic", align_corners=False)
         x = x.clamp(0, 1)
         if self.gamma != 1:
