@@ -9,8 +9,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 from transformers import Sam2VideoConfig
 
-from medical_sam2.model.backbone import Features, FramePrediction, Memory, Recall, apart
+from medical_sam2.model.backbone import Features, FramePrediction, Instruction, Memory, Recall, apart
 from medical_sam2.model.carry import SUBPIXELS, Carry
+from medical_sam2.model.mend import Mend, draw
 from medical_sam2.model.pyramid import ConvPyramid, reset
 from medical_sam2.model.sam2 import Pixels, Sam2
 
@@ -19,7 +20,7 @@ PIXELS = Pixels(mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
 
 
 class Nano(Sam2):
-    """SAM 2 with a convolutional encoder, and with masks carried over from memory by likeness.
+    """SAM 2 with a convolutional encoder, with masks carried over from memory by likeness, and mended pixel by pixel.
 
     Arguments as of `Sam2`; the encoder gives its maps as a tuple.
     """
@@ -34,6 +35,7 @@ class Nano(Sam2):
     ) -> None:
         super().__init__(config, vision_encoder, pixels=pixels, memory_dtype=memory_dtype)
         self.carry = Carry(self.width)
+        self.mend = Mend((self.width // 8, self.width // 4), self.width)
 
     @property
     def width(self) -> int:
@@ -70,6 +72,13 @@ class Nano(Sam2):
         masks, iou, tokens, presence = super()._decoder(frame, shown, sparse, dense_BChw, several=several)
         return masks + self.carry.trust * F.pixel_shuffle(carried, 4), iou, tokens, presence
 
+    def mended(self, frame: Features, fused_BChw: Tensor, masks_BKhw: Tensor, told: Sequence[Instruction | None]) -> Tensor:
+        """The proposed masks in the light of the fine features, of the prompts drawn as pictures, and of the carried mask."""
+        top = fused_BChw[:, : self.width]
+        carried = F.pixel_shuffle(fused_BChw[:, self.width :], 4) if fused_BChw.shape[1] > self.width else None
+        hints = draw(told, masks_BKhw.shape[-1], keys_of(frame), carried)
+        return self.mend(frame.fine_BChw, top, masks_BKhw, hints)
+
 
 def keys_of(frame: Features) -> Tensor:
     """The keys that every frame seen by `Nano` has."""
@@ -87,6 +96,7 @@ def nano(image_size: int = 256) -> Nano:
     network = Nano(configuration(image_size), ConvPyramid(neck=WIDTH), pixels=PIXELS)
     reset(network)
     network.carry.reset()
+    network.mend.reset()
     with torch.no_grad():
         blocks: Any = network.memory_encoder.memory_fuser.layers
         for block in blocks:
