@@ -1,6 +1,6 @@
 """What fine-tuning on a few cases gains: Dice before and after on cases that it never saw, and the minutes it took.
 
-    python benchmarks/finetune.py data/Dataset001_Hippocampus -o OUT [--train 30] [--held-out 20] [--minutes 10] [--seed 0]
+    python benchmarks/finetune.py data/Dataset001_Hippocampus -o OUT [--train 30] [--held-out 20] [--minutes 10]
 
 Runs `medsam2 finetune` from `nano` and prints a table: each structure, prompted once on its largest slice, all other slices.
 OUT/report.json holds the same, with the names of the cases; the recipe is in OUT/run/recipe.json.
@@ -33,6 +33,7 @@ def main() -> int:
     parser.add_argument("--train", type=int, default=30)
     parser.add_argument("--held-out", type=int, default=20)
     parser.add_argument("--minutes", type=float, default=10.0)
+    parser.add_argument("--prompt", nargs="+", default=["mask", "box", "click"])
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--threads", type=int, default=1)
@@ -41,7 +42,14 @@ def main() -> int:
         "--output": told.output, "--weights": told.weights, "--most": told.train, "--held-out": told.held_out,
         "--max-minutes": told.minutes, "--seed": told.seed, "--device": told.device, "--threads": told.threads,
     }  # fmt: skip
-    code = medsam2(["finetune", str(told.folder), *(f"{name}={value}" for name, value in options.items())])
+    code = medsam2(
+        [
+            "finetune",
+            str(told.folder),
+            *(f"{name}={value}" for name, value in options.items()),
+            *(f"--prompt={kind}" for kind in told.prompt),
+        ]
+    )
     if code == 0:
         print(table(json.loads((told.output / "report.json").read_text())))
     return code

@@ -5,7 +5,7 @@ import os
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from medical_sam2.train.config import Recipe
 
 REPORT = "report.json"
+Prompted = Literal["mask", "box", "click"]
 
 
 def finetune(
@@ -29,6 +30,7 @@ def finetune(
     weights: str = "nano",
     held_out: float = 0.2,
     most: int | None = None,
+    prompts: Annotated[tuple[Prompted, ...], Parameter(name="--prompt", negative="")] = ("mask", "box", "click"),
     seed: int = 0,
     steps: int = 1000,
     max_minutes: float | None = None,
@@ -48,6 +50,7 @@ def finetune(
         weights: to start from: a name, a file, a folder, or an id on the Hugging Face hub.
         held_out: share of the cases that only judge, or how many (from 1); 0 for none.
         most: cases to learn from at most.
+        prompts: by which the held-out cases are judged; again for more.
         seed: of the split and of the training.
         steps: of the training; with --max-minutes as many as fit.
         max_minutes: for the training.
@@ -79,12 +82,11 @@ def finetune(
 
     def judged(what: str) -> "list[Score]":
         from medical_sam2.evaluate.held_out import scores
-        from medical_sam2.evaluate.tasks import KINDS
         from medical_sam2.segmenter import Segmenter
 
         _say(f"{what}: one prompt on each of {len(split.held_out)} cases")
         segmenter = Segmenter(network, device=device)
-        return scores(segmenter, dataset, split.held_out, KINDS, seed=seed)
+        return scores(segmenter, dataset, split.held_out, prompts, seed=seed)
 
     before = judged("before")
     began = time.monotonic()
