@@ -1,0 +1,89 @@
+"""Matching of prototypes: the template's mean features against those of another picture, no memory and no decoder.
+
+Two baselines on any encoder. Global prototypes are those of PANet (Wang et al. 2019): the mean feature inside and outside of
+the outline; a pixel goes to the nearer by cosine, times 20, through a softmax. Local prototypes are those of ALPNet (Ouyang et
+al. 2020): means of windows as well, each class answering with its prototypes' similarities, weighed by their own softmax.
+
+Shapes: C channels, h w feature map, H W picture, K prototypes.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812
+
+from medical_sam2.errors import GeometryError, PromptError
+from medical_sam2.model.backbone import Features
+
+SHARPNESS = 20.0
+FULL = 0.95  # share of a window that must be of one class to make a local prototype, as in ALPNet
+
+
+@dataclass(frozen=True, eq=False)
+class Prototypes:
+    """What a template taught.
+
+    Args:
+        inside_KC: unit vectors of the object.
+        outside_KC: unit vectors of what is not.
+    """
+
+    inside_KC: Tensor
+    outside_KC: Tensor
+
+    @classmethod
+    def learnt(cls, features_Chw: Tensor, mask_HW: Tensor, *, window: int | None = None) -> "Prototypes":
+        """From the features of a template and its outline.
+
+        Args:
+            features_Chw: of the template.
+            mask_HW: bool, of any size.
+            window: side of the windows of local prototypes, in cells of the feature map; None for global ones alone.
+
+        Raises:
+            PromptError: the outline is empty, or the whole picture.
+        """
+        if not mask_HW.any() or mask_HW.all():
+            raise PromptError("the outline leaves nothing to compare with", "outline a part of the picture")
+        _, height, width = features_Chw.shape
+        share_hw = F.adaptive_avg_pool2d(mask_HW[None, None].to(features_Chw), (height, width))[0, 0]
+        return cls(_of_class(features_Chw, share_hw, window), _of_class(features_Chw, 1 - share_hw, window))
+
+    def likeness(self, features_Chw: Tensor, shape_hw: tuple[int, int]) -> Tensor:
+        """Probability (H, W) of the object on a picture with these features.
+
+        Raises:
+            GeometryError: features of another encoder.
+        """
+        if features_Chw.shape[0] != self.inside_KC.shape[1]:
+            channels = f"{features_Chw.shape[0]} channels, the template {self.inside_KC.shape[1]}"
+            raise GeometryError(f"the features have {channels}", "encode both alike")
+        unit_Chw = F.normalize(features_Chw, dim=0)
+        scores = torch.stack([_answer(unit_Chw, each) for each in (self.outside_KC, self.inside_KC)])
+        whole = F.interpolate(scores[None], size=shape_hw, mode="bilinear", align_corners=False)[0]
+        return whole.softmax(dim=0)[1]
+
+
+def matching_features(features: Features) -> Tensor:
+    """What is matched of an encoded picture: the maps of stride 16 and 8 at stride 8, each of mean length 1, (C, h, w)."""
+    fine_Chw, top_Chw = features.fine_BChw[1][0].float(), features.top_BChw[0].float()
+    raised_Chw = F.interpolate(top_Chw[None], size=fine_Chw.shape[1:], mode="bilinear", align_corners=False)[0]
+    return torch.cat([each / each.norm(dim=0).mean().clamp(min=1e-6) for each in (raised_Chw, fine_Chw)])
+
+
+def _of_class(features_Chw: Tensor, share_hw: Tensor, window: int | None) -> Tensor:
+    """The mean feature of a class, weighed by its share of each cell, and those of windows full of it: (K, C) of length 1."""
+    whole_C = (features_Chw * share_hw).sum(dim=(1, 2)) / share_hw.sum()
+    found_KC = whole_C[None]
+    if window is not None:
+        means = F.avg_pool2d(features_Chw[None], window, ceil_mode=True, count_include_pad=False)[0]
+        shares = F.avg_pool2d(share_hw[None, None], window, ceil_mode=True, count_include_pad=False)[0, 0]
+        found_KC = torch.cat([found_KC, means[:, shares >= FULL].T])
+    return F.normalize(found_KC, dim=1)
+
+
+def _answer(unit_Chw: Tensor, prototypes_KC: Tensor) -> Tensor:
+    """How well a class fits each cell (h, w)."""
+    similar_Khw = SHARPNESS * torch.einsum("chw,kc->khw", unit_Chw, prototypes_KC)
+    return (similar_Khw.softmax(dim=0) * similar_Khw).sum(dim=0)
