@@ -40,14 +40,16 @@ def test_a_bad_case_is_named_with_the_exit_code(tmp_path: Path, capsys: pytest.C
 
 
 def test_a_folder_with_images_and_labels(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    label = blob((24, 20, 8), {3: (slice(6, 16), slice(5, 14), slice(2, 6))})
+    label = blob((24, 20, 8), {3: (slice(6, 16), slice(5, 14), slice(2, 6)), 5: (slice(0, 4), slice(0, 4), slice(0, 4))})
     put(tmp_path / "in" / "images" / "a.nrrd", (label * 50 + np.arange(8)).astype(np.int16))
     put(tmp_path / "in" / "labels" / "a.mha", label)
     words = ("prepare", tmp_path / "in", "-o", tmp_path / "out", "--modality", "MR")
     code, _, err = run(capsys, *words)
     assert (code, "name them, as --label liver=1" in err) == (2, True)
     assert run(capsys, *words, "--label", "liver=3", "--whole")[0] == 0
-    (entry,) = PoolReader(tmp_path / "out" / "arrays").entries
+    reader = PoolReader(tmp_path / "out")
+    (entry,) = reader.entries
+    assert int(np.asarray(reader.load(0).labels).sum()) == 10 * 9 * 4  # what was not named is background
     assert (entry.task_names, entry.modality) == (("in/liver",), "MR")
     code, _, err = run(capsys, *words, "--label", "liver")
     assert (code, "give NAME=VALUE" in err) == (2, True)
@@ -60,8 +62,8 @@ def test_a_dicom_series_becomes_nifti(tmp_path: Path, capsys: pytest.CaptureFixt
     Series(affine, array).write(tmp_path / "series")
     code, _, err = run(capsys, "prepare", tmp_path / "series", "-o", tmp_path / "out")
     assert code == 0, err
-    assert json.loads((tmp_path / "out" / "dataset.json").read_text())["channel_names"] == {"0": "CT_normalised"}
-    stored = nib.load(tmp_path / "out" / "imagesTr" / "series_0000.nii.gz")
+    assert json.loads((tmp_path / "out" / "manifest.json").read_text())["scale"]["low"] > -160
+    stored = nib.load(tmp_path / "out" / "imagesTs" / "series_0000.nii.gz")
     np.testing.assert_allclose(stored.affine, affine)
     assert stored.shape == (12, 10, 6)
     assert list((tmp_path / "out" / "arrays").iterdir()) == []

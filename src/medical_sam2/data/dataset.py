@@ -68,6 +68,7 @@ class DataSet:
         licence: of the data, where known.
         remap: number in the files of labels → value that is meant, where they differ; numbers that are not named are refused.
         opener: reads a file of images or labels of another format than `medical_sam2.io` knows.
+        strict: whether values that no structure has are refused; else they count as background.
     """
 
     name: str
@@ -82,6 +83,7 @@ class DataSet:
     licence: str | None = None
     remap: Mapping[int, int] | None = None
     opener: Callable[[Path], Volume | Picture] | None = None
+    strict: bool = True
 
     @property
     def colour(self) -> bool:
@@ -164,6 +166,8 @@ class DataSet:
         known = {0, *(value for values in self.structures.values() for value in values)}
         known |= set() if self.ignore is None else {self.ignore}
         strange = sorted(set(np.unique(labels).tolist()) - known)
+        if strange and not self.strict:
+            return np.where(np.isin(labels, strange), labels.dtype.type(0), labels)
         if strange:
             listed = ", ".join(map(str, strange[:5])) + (" …" if len(strange) > 5 else "")
             raise FormatError(

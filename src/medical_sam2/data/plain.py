@@ -11,6 +11,7 @@ can be converted.
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from medical_sam2.data.cases import Kind
@@ -26,6 +27,8 @@ COMPANIONS = {".img", ".raw", ".zraw"}  # read through the header beside them
 
 def read_folder(folder: Path, structures: Mapping[str, tuple[int, ...]], modality: str | None = None) -> DataSet:
     """List images that lie in no published layout.
+
+    Images without labels count as test cases. Values of the label maps that no structure has count as background.
 
     Args:
         folder: with `images` and `labels`; or a file, a DICOM series, a folder of images.
@@ -52,9 +55,18 @@ def read_folder(folder: Path, structures: Mapping[str, tuple[int, ...]], modalit
     kind, modality = _kind(images[0]), modality or _modality(images[0])
     colour = kind == "set" and load_pictures(images[0])[0].colour
     channels = ("R", "G", "B") if colour else (modality or "unknown",)
-    cases = tuple(Case(name, (path,), labels.get(name), "train") for name, path in zip(names, images, strict=True))
-    name = folder.resolve().name
-    return DataSet(name, folder, kind, channels, dict(structures), cases, modality or ("RGB" if colour else "unknown"))
+    found = (Case(name, (path,), labels.get(name)) for name, path in zip(names, images, strict=True))
+    cases = tuple(case if case.label else replace(case, split="test") for case in found)
+    return DataSet(
+        name=folder.resolve().name,
+        folder=folder,
+        kind=kind,
+        channels=channels,
+        structures=dict(structures),
+        cases=cases,
+        modality=modality or ("RGB" if colour else "unknown"),
+        strict=False,
+    )
 
 
 def stem(path: Path) -> str:

@@ -29,9 +29,9 @@ def write(
     scale: Levels | None,
     reports: Sequence[UnitReport],
 ) -> None:
-    """Write the manifest and, where images are kept, `dataset.json`."""
+    """Write the manifest and, where images are kept and something is outlined in them, `dataset.json`."""
     cases = sorted((case for report in reports for case in report.cases), key=lambda case: (case.split != "train", case.case))
-    if settings.images:
+    if settings.images and dataset.structures:
         write_json(output / DESCRIPTION, _description(dataset, cases))
     write_json(output / MANIFEST, _manifest(source, dataset, settings, scale, cases))
 
