@@ -1,0 +1,42 @@
+"""One lesson: activation checkpointing changes nothing, and a share of the clips gives its share of the gradient."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from medical_sam2.data.clips import ClipSampler
+from medical_sam2.data.synthetic import PoolReader
+from medical_sam2.train.config import Recipe
+from medical_sam2.train.lesson import Batch, Steps, Teacher
+from tests.train.jobs import tiny_network, tiny_recipe
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
+    return tiny_recipe(tmp_path_factory.mktemp("pool"))
+
+
+def dealt(recipe: Recipe, rank: int, processes: int) -> Batch:
+    return Steps(ClipSampler(PoolReader(Path(recipe.pool)), recipe.seed), recipe, rank, processes)[1]
+
+
+def gradients(recipe: Recipe, batches: list[Batch]) -> dict[str, torch.Tensor]:
+    network = tiny_network()
+    teacher, objects = Teacher(network, recipe).train(), sum(batch.objects for batch in batches)
+    for batch in batches:
+        teacher(batch, objects, sum(len(batch.clips) for batch in batches)).loss.backward()
+    return {name: p.grad for name, p in network.named_parameters() if p.grad is not None}
+
+
+def test_shares_of_a_step_add_up_to_the_step(recipe: Recipe) -> None:
+    whole, parts = gradients(recipe, [dealt(recipe, 0, 1)]), gradients(recipe, [dealt(recipe, rank, 2) for rank in range(2)])
+    assert whole.keys() == parts.keys()
+    assert all(torch.allclose(whole[name], parts[name], atol=1e-5) for name in whole)
+
+
+def test_computing_again_gives_the_same_gradients(recipe: Recipe) -> None:
+    kept, again = (gradients(replace(recipe, checkpointing=frugal), [dealt(recipe, 0, 1)]) for frugal in (False, True))
+    assert kept.keys() == again.keys()
+    assert all(torch.allclose(kept[name], again[name], atol=1e-5) for name in kept)
