@@ -71,6 +71,7 @@ class How:
         fusion: of the views: mean, vote, weighted, or a plug-in.
         islands: keep parts of an object that hang together with no prompt of it.
         whole_slices: show the network whole slices, not a region around the object that grows with it.
+        adapt: seconds of tuning to what was outlined, before it is tracked; outlines only, undone afterwards.
         window: of intensities: auto, percentile, soft, lung, bone, brain, or LOW,HIGH.
         weights: a name (`medsam2 weights list`), a file, a folder, or an id on the Hugging Face hub.
         image_size: side of the network's input in pixels; that of the weights unless given.
@@ -84,6 +85,7 @@ class How:
     fusion: str = "mean"
     islands: Annotated[bool, FLAG] = False
     whole_slices: Annotated[bool, FLAG] = False
+    adapt: float = 0.0
     window: Annotated[str, Parameter(allow_leading_hyphen=True)] = "auto"
     weights: str = "nano"
     image_size: int | None = None

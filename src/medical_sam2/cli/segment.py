@@ -115,7 +115,7 @@ def _found(
 ) -> Segmentation:
     from medical_sam2.cli._progress import Progress
 
-    with Progress(quiet=quiet) as progress:
+    with _adapted(segmenter, image, named, how), Progress(quiet=quiet) as progress:
         return segmenter.segment_volume(
             image,
             named.prompts,
@@ -131,6 +131,20 @@ def _found(
             names=named.names,
             on_frame=progress,
         )
+
+
+@contextmanager
+def _adapted(segmenter: "Segmenter", image: Volume, named: Named, how: How) -> Iterator[None]:
+    if how.adapt <= 0:
+        yield
+        return
+    from medical_sam2.train.adapt import adapted, volume_examples
+
+    examples = volume_examples(segmenter.network, image, named.prompts, window=how.window)
+    if not examples:
+        _warn(["--adapt does nothing: it tunes to outlines, and none was given"])
+    with adapted(segmenter.network, examples, seconds=how.adapt):
+        yield
 
 
 def _warn(warnings: Iterable[str]) -> None:

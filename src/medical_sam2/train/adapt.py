@@ -24,7 +24,7 @@ from medical_sam2.model.memory import SelfSorting
 from medical_sam2.model.sam2 import Sam2
 from medical_sam2.outcome import by_window
 from medical_sam2.planning import grouped
-from medical_sam2.prompts import FramePrompt, Prompt
+from medical_sam2.prompts import FramePrompt, Mask, Prompt
 from medical_sam2.region import around_all
 from medical_sam2.train.config import Phase, Recipe
 from medical_sam2.train.lesson import Batch, Teacher
@@ -34,7 +34,8 @@ from medical_sam2.volume import Volume
 from medical_sam2.zoom import extent, together
 
 TUNED = ("mend.", "mask_decoder.", "carry.", "memory_attention.", "memory_encoder.")
-KEPT = ("mask_decoder.conv_s", "mask_decoder.pred_obj_score_head")  # features stay valid; one frame says nothing of absence
+KEPT = ("mask_decoder.conv_s", "carry.first", "carry.second", "mask_decoder.pred_obj_score_head")
+"""What makes features, so that kept ones stay valid; and the head that judges presence, of which one frame says nothing."""
 COPIES = Odds(rotation=0.7, scaling=0.7, noise=0.3, blur=0.2, intensity=0.3, low_resolution=0.1, gamma=0.5, flip=0.0)
 SHIFT = 0.15  # of a copy, in halves of the frame
 FRAMES, CLIPS = 3, 2
@@ -76,16 +77,15 @@ def volume_examples(network: Sam2, volume: Volume, prompts: Sequence[Prompt], *,
         window: see `frames.choose_window`.
     """
     found: list[Example] = []
-    for seen, groups in by_window(volume, grouped(volume, prompts), window).items():
+    masks = [prompt for prompt in prompts if isinstance(prompt, Mask)]
+    for seen, groups in by_window(volume, grouped(volume, masks), window).items() if masks else ():
         for group in groups:
             whole = FrameStack(volume, group.view, seen, network.image_size)
-            drawn = {label: {t: one for t, one in said.items() if _outlines(one)} for label, said in group.prompts.items()}
-            boxes = {label: around_all(extent(one) for one in said.values()) for label, said in drawn.items() if said}
+            boxes = {label: around_all(extent(one) for one in said.values()) for label, said in group.prompts.items()}
             for region, labels in together(whole.canvas, boxes):
-                stack = replace(whole, region=region)
-                for t in sorted({t for label in labels for t in drawn[label]}):
-                    told = [drawn[label][t] for label in labels if t in drawn[label]]
-                    found.append(_example(stack.input(t), [stack.to_network(one) for one in told]))
+                stack, told = replace(whole, region=region), [group.prompts[label] for label in labels]
+                for t in sorted({t for said in told for t in said}):
+                    found.append(_example(stack.input(t), [stack.to_network(said[t]) for said in told if t in said]))
     return found
 
 
@@ -98,7 +98,8 @@ def image_example(network: Sam2, picture: NDArray[np.float32], prompts: Iterable
         prompts: one for each object.
     """
     size = network.image_size
-    told = [to_network(one, picture.shape[:2], size) for one in prompts if _outlines(one)]
+    shape_hw = picture.shape[0], picture.shape[1]
+    told = [to_network(one, shape_hw, size) for one in prompts if one.mask_hw is not None and one.mask_hw.any()]
     return _example(to_input(picture, size), told) if told else None
 
 
@@ -156,10 +157,6 @@ def _tuned(network: Sam2, examples: Sequence[Example], seconds: float, steps: in
         if time.monotonic() > end:
             return step + 1
     return steps
-
-
-def _outlines(prompt: FramePrompt) -> bool:
-    return prompt.mask_hw is not None and bool(prompt.mask_hw.any())
 
 
 def _example(picture_3SS: Tensor, told: Iterable[FramePrompt]) -> Example:
