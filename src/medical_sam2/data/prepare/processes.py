@@ -35,16 +35,18 @@ def each(function: Callable[[Job], Result], jobs: Sequence[Job], workers: int) -
         jobs: what it is called with.
         workers: processes; with one, the work is done in this process.
     """
-    if workers <= 1 or len(jobs) <= 1:
+    if workers <= 1:
         for job in jobs:
             yield _tried(function, job)
+        return
+    if not jobs:
         return
     left = list(jobs)
     for answer in _together(function, jobs, workers):
         left.remove(answer.job)
         yield answer
     for job in left:  # a process died: whose fault it was shows when each job has a process of its own
-        yield next(_together(function, [job], 1), Answer(job, None, DIED))
+        yield from list(_together(function, [job], 1)) or [Answer(job, None, DIED)]
 
 
 def _tried(function: Callable[[Job], Result], job: Job) -> Answer[Job, Result]:
