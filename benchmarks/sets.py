@@ -3,9 +3,10 @@
     python benchmarks/sets.py FOLDER -o benchmarks/results [--weights nano] [--only WBC] [--quick] [--sheets DIR]
 
 FOLDER holds nnU-Net raw data sets; those of pictures in no order are taken. Each structure is prompted on TEMPLATES images, one
-after the other, in the way that the data set names (click, box, mask) and by its outline; the other images are visited in ORDERS
-seeded orders with each memory policy, and once by likeness to the bank. Each image is encoded once. What was computed is kept
-in `sets.jsonl`, under the hash of the weights: a run that was stopped goes on, new weights begin anew. `sets.md` is the table.
+after the other, in the way that the data set names (click, box, mask) and by its outline; the other images are visited in
+ORDERS seeded orders with each memory policy, and once by likeness to the bank. Each image is encoded once. What was computed is
+kept in `sets.jsonl`, under the hash of the weights: a run that was stopped goes on, new weights begin anew. `sets.md` is the
+table.
 `--sheets` leaves a contact sheet for each structure: pictures of patients, to be looked at and not to be published.
 """
 
@@ -174,9 +175,9 @@ def known(path: Path) -> list[Row]:
     return [Row(**json.loads(line)) for line in path.read_text().splitlines()] if path.is_file() else []
 
 
-def write(folder: Path, rows: Sequence[Row], weights: str, head: str) -> None:
+def write(folder: Path, rows: Sequence[Row], wanted: set[Row], head: str) -> None:
     write_bytes(folder / "sets.jsonl", "".join(json.dumps(asdict(row)) + "\n" for row in rows).encode())
-    write_bytes(folder / "sets.md", table([row for row in rows if row.weights == weights], head).encode())
+    write_bytes(folder / "sets.md", table([row for row in rows if row.key in wanted], head).encode())
 
 
 def parsed() -> argparse.Namespace:
@@ -204,10 +205,10 @@ def main() -> int:
     told.output.mkdir(parents=True, exist_ok=True)
     head = (
         f"Weights `{told.weights}` ({weights}), {segmenter.precision}, {segmenter.network.image_size} px. "
-        f"{told.templates} templates, {told.orders} orders{', quick: few images' if told.quick else ''}. Mean Dice over all images "
-        "but the template ± its standard deviation over orders / over templates."
+        f"{told.templates} templates, {told.orders} orders{', quick: few images' if told.quick else ''}. "
+        "Mean Dice over all images but the template ± its standard deviation over orders / over templates."
     )
-    rows = known(told.output / "sets.jsonl")
+    rows, wanted = known(told.output / "sets.jsonl"), set[Row]()
     for path in sorted(path for path in told.folder.iterdir() if path.is_dir() and is_data_set(path)):
         data = read_data_set(path)
         if data.kind != "set" or data.name not in told.only:
@@ -215,6 +216,7 @@ def main() -> int:
         what = loaded(data, segmenter, told.images)
         done, drawn = {row.key for row in rows}, set[tuple[str, str]]()
         for row in planned(what, weights, told):
+            wanted.add(row)
             first = row.bank == "self-sorting" and (row.structure, row.prompt) not in drawn and told.sheets is not None
             if row.key in done and not first:
                 continue
@@ -229,8 +231,8 @@ def main() -> int:
                 f"{row.dataset} {row.structure} {row.prompt} {row.bank} {row.order} {answer.dice} {answer.seconds} s",
                 flush=True,
             )
-        write(told.output, rows, weights, head)
-    return 0 if any(row.weights == weights for row in rows) else 1
+        write(told.output, rows, wanted, head)
+    return 0 if wanted else 1
 
 
 if __name__ == "__main__":

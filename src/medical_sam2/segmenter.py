@@ -160,7 +160,7 @@ class Segmenter:
         policy: Callable[[], Policy] = find(POLICIES, bank, what="bank")
         asked, rest = chosen(order, len(images))
         kept = None if features is None else FeatureStore(features, fingerprint(self.network, self.device, self.precision))
-        viewer = Viewer(images, self.encode, self.network.image_size, self.device, kept, on_error)
+        viewer = Viewer(images, self.encode, self.network.image_size, self.device, store=kept, on_error=on_error)
         visited = [*dict.fromkeys([*prompts, *(i for i in rest if only is None or i in only)])]
         setting = ImageSetting(self.network, viewer, policy, asked)
         yield from self._stepwise(outlined(setting, prompts, visited))

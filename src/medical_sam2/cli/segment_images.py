@@ -177,7 +177,7 @@ class _Run:
                 yield from found
             except MedicalSam2Error as error:
                 templates = ", ".join(self.images.entries[i].name for i in sorted(self.prompts.said))
-                raise error.about(f"template {templates}") from None
+                raise error.about(templates) from None
 
     def keep(self, found: "ImageMask") -> None:
         """Write and note one result; a template whose label map is there stays as it is."""

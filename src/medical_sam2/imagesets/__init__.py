@@ -4,8 +4,8 @@ from medical_sam2.imagesets.masks import ImageMask
 from medical_sam2.imagesets.order import ORDERS, Order, Shuffled, chosen
 from medical_sam2.imagesets.outline import ImageSetting, outlined
 from medical_sam2.imagesets.store import FeatureStore, fingerprint
-from medical_sam2.imagesets.suggest import Need, neediest
-from medical_sam2.imagesets.viewer import Viewer
+from medical_sam2.imagesets.suggest import Need, neediest, slice_needs
+from medical_sam2.imagesets.viewer import Viewer, direction
 
 __all__ = [
     "ORDERS",
@@ -17,7 +17,9 @@ __all__ = [
     "Shuffled",
     "Viewer",
     "chosen",
+    "direction",
     "fingerprint",
     "neediest",
     "outlined",
+    "slice_needs",
 ]

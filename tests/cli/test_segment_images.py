@@ -1,0 +1,201 @@
+"""`medsam2 segment-images` and `medsam2 suggest`: folders of all kinds of images, and what is refused."""
+
+import csv
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from medical_sam2.cli import main
+from tests.cli.conftest import read_once
+from tests.imagesets.test_outline import pictures
+
+A_MASK = ("--template", "a.png", "--mask", "a_mask.png")
+
+
+@dataclass(frozen=True)
+class Room:
+    """A folder `set` of images, a.png among them with its outline in a_mask.png beside the folder."""
+
+    weights: Path
+    shown: Callable[[], tuple[str, str]]
+    truth: NDArray[np.bool_]
+
+    def run(self, *words: str, output: str = "out") -> tuple[int, str, str]:
+        usual = ("--weights", str(self.weights), "--device", "cpu", "--precision", "fp32", "--threads", "1")
+        code = main(["segment-images", "set", "-o", output, *usual, *words])
+        return code, *self.shown()
+
+    def done(self, *words: str, output: str = "out", code: int = 0) -> dict[str, Any]:
+        got, out, err = self.run(*words, "--json", output=output)
+        assert got == code, err
+        return json.loads(out)
+
+    def refused(self, *words: str, output: str = "out", code: int = 2) -> str:
+        before = {path: path.read_bytes() for path in Path().rglob("*") if path.is_file()}
+        got, out, err = self.run(*words, output=output)
+        assert (got, out) == (code, ""), err
+        assert {path: path.read_bytes() for path in Path().rglob("*") if path.is_file()} == before
+        (line,) = err.splitlines()
+        return line
+
+
+@pytest.fixture
+def room(tmp_path: Path, weights: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Room:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("medical_sam2.segmenter.load_backbone", read_once)
+    images, truths = pictures(3)
+    Path("set").mkdir()
+    for name, image in zip(("a.png", "b.png", "c.jpg"), images, strict=True):
+        Image.fromarray(image).save(Path("set") / name)
+    Image.fromarray(truths[0].astype(np.uint8) * 255).save("a_mask.png")
+    return Room(weights, lambda: tuple(capsys.readouterr()), truths[0])  # type: ignore[arg-type, return-value]
+
+
+def opened(path: Path | str) -> NDArray[Any]:
+    with Image.open(path) as image:
+        return np.array(image)
+
+
+def mask(name: str) -> NDArray[Any]:
+    return opened(Path("out") / name)
+
+
+def test_a_mixture_of_formats(room: Room) -> None:
+    """Each gets a label map of its own size; a broken one is named at the end, a blank one is empty."""
+    rng = np.random.default_rng(0)
+    grey = rng.integers(0, 60_000, (30, 44)).astype(np.uint16)
+    Image.fromarray(grey).save("set/d.tif")
+    pages = [Image.fromarray(rng.integers(0, 255, (20, 26, 3)).astype(np.uint8)) for _ in range(2)]
+    pages[0].save("set/pages.tif", save_all=True, append_images=pages[1:])
+    nib.save(nib.Nifti1Image(rng.normal(size=(25, 18)), np.diag([0.5, 2.0, 1, 1])), "set/e.nii.gz")  # type: ignore[attr-defined]
+    Image.fromarray(np.zeros((12, 14), np.uint8)).save("set/black.png")
+    Path("set/broken.png").write_bytes(Path("set/b.png").read_bytes()[:200])
+    Path("set/notes.txt").write_text("no image")
+    code, out, err = room.run(*A_MASK, "--statistics", "s.csv", "--report", "run.json", "--preview", "sheet.png", "--json")
+    report = json.loads(out)
+    assert code == 2, err
+    assert err.splitlines()[-2].startswith("failed: broken.png: the image is truncated")
+    assert "1 of 9 images could not be used" in err.splitlines()[-1]
+    assert "black.png: all its pixels have the same value" in err
+    sizes = {path.name: opened(path).shape[::-1] for path in Path("out").iterdir()}
+    expected = {"a.png": (50, 40), "b.png": (64, 64), "c.png": (90, 33), "d.png": (44, 30), "e.png": (25, 18)}
+    assert sizes == expected | {"black.png": (14, 12), "pages_0000.png": (26, 20), "pages_0001.png": (26, 20)}
+    assert (mask("a.png") == room.truth).all()
+    assert report["failed"][0]["image"] == "broken.png"
+    assert json.loads(Path("run.json").read_text()) == report
+    rows = {row["image"]: row for row in csv.DictReader(Path("s.csv").read_text().splitlines())}
+    assert int(rows["a.png"]["area_px"]) == room.truth.sum()
+    assert rows["e.nii.gz"]["area_mm2"] == f"{float(rows['e.nii.gz']['area_px']):.1f}"
+    assert opened("sheet.png").shape[1] > 1000
+
+
+def test_several_templates_objects_and_labels_beyond_a_byte(room: Room) -> None:
+    Image.fromarray(np.where(room.truth, 700, 0).astype(np.uint16)).save("wide.png")
+    report = room.done(
+        "--template", "a.png", "--template", "b.png", "--mask", "a.png:wide.png", "--point", "b.png:9:30", "30",
+        "--negative", "b.png:9:2", "2", "--name", "700:cell", "--name", "9:dot",
+    )  # fmt: skip
+    assert {name for row in report["images"] for name in row["confidence"]} == {"9", "700"}
+    assert sorted(said["name"] for said in report["prompts"]) == ["cell", "dot"]
+    assert mask("a.png").dtype.itemsize > 1
+    assert (mask("a.png") == 700).sum() == room.truth.sum()
+
+
+def test_corrections_skipping_and_replacing(room: Room) -> None:
+    first = room.done(*A_MASK, "--features", "kept")
+    assert len(list(Path("kept").iterdir())) == 3
+    assert "3 of 3 label maps exist already, a.png among them" in room.refused(*A_MASK)
+    Path("out/b.png").unlink()
+    again = room.done(*A_MASK, "--skip-existing")
+    assert [row["image"] for row in again["images"]] == ["b.png"]
+    assert again["skipped"] == 2
+    words = ("--template", "a.png", "--mask", "a.png:a_mask.png", "--point", "b.png:20", "20", "--features", "kept")
+    mended = room.done(*words, "--overwrite")
+    assert [row["image"] for row in first["images"] if row["prompted"]] == ["a.png"]
+    assert [row["image"] for row in mended["images"] if row["prompted"]] == ["a.png", "b.png"]
+    assert len(list(Path("kept").iterdir())) == 3
+
+
+def test_dry_run_writes_nothing(room: Room) -> None:
+    code, out, err = room.run(*A_MASK, "--dry-run", "--report", "run.json")
+    assert (code, err) == (0, "")
+    assert "would write 3 label maps to out" in out
+    assert not Path("out").exists()
+
+
+def test_suggestions(room: Room) -> None:
+    report = room.done(*A_MASK, "--report", "run.json")
+    rows = [row for row in report["images"] if not row["prompted"]]
+    worst = max(rows, key=lambda row: (1 - row["confidence"]["1"]) * (1 - row["likeness"]))
+    assert main(["suggest", "run.json", "--json"]) == 0
+    assert json.loads(room.shown()[0])["suggestions"][0]["image"] == worst["image"]
+    Path("other.json").write_text("{}")
+    assert main(["suggest", "other.json"]) == 2
+    assert "no report of a set" in room.shown()[1]
+
+
+def test_suggestion_of_a_slice(room: Room) -> None:
+    array = np.random.default_rng(0).normal(size=(20, 18, 5))
+    nib.save(nib.Nifti1Image(array, np.diag([1.0, 1, 3, 1])), "v.nii.gz")  # type: ignore[attr-defined]
+    words = ("--box", "4", "4", "2", "14", "12", "2", "--weights", str(room.weights), "--device", "cpu", "--precision", "fp32")
+    assert main(["suggest", "v.nii.gz", *words, "--json", "--count", "9"]) == 0
+    found = json.loads(room.shown()[0])["suggestions"]
+    assert all(row["axis"] == "k" and row["slice"] in {0, 1, 3, 4} for row in found)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ((), "there is no prompt"),
+        (("--template", "a.png"), "a.png: there is no prompt"),
+        (("--template", "z.png", "--mask", "a_mask.png"), "z.png: there is no such image in set"),
+        (("--template", "b.png", "--mask", "a_mask.png"), "it has 50 × 40 pixels, the image b.png 64 × 64 pixels"),
+        (("--template", "a.png", "--point", "60", "3"), "lies outside the image of 50 × 40 pixels"),
+        (("--template", "a.png", "--point", "x", "3"), "--point: 'x 3' is no place"),
+        (("--template", "a.png", "--negative", "6", "3"), "nothing but negative clicks"),
+        (("--point", "6", "3"), "--point needs an image"),
+        (("--template", "a.png", "--mask", "none.png"), "none.png: there is no such file"),
+        ((*A_MASK, "--bank", "fife"), "did you mean 'fifo'"),
+        ((*A_MASK, "--order", "alike"), "unknown order"),
+        ((*A_MASK, "--report", "run.txt"), "nothing is written as .txt"),
+        ((*A_MASK, "--overwrite", "--skip-existing"), "contradict"),
+        ((*A_MASK, "--name", "4:x"), "object 4, which has no prompt"),
+    ],
+)
+def test_wrong_uses(room: Room, words: tuple[str, ...], said: str) -> None:
+    assert said in room.refused(*words)
+
+
+def test_wrong_places(room: Room) -> None:
+    assert "would lie among the images" in room.refused(*A_MASK, output="set")
+    assert "its folder does not exist" in room.refused(*A_MASK, output="no/where")
+    choices = room.refused("--template", "a.png", "--template", "b.png", "--point", "3", "3", code=4)
+    assert "--point a.png:X Y, --point b.png:X Y" in choices
+    Image.fromarray(np.zeros((9, 9), np.uint8)).save("set/black.png")
+    assert "black.png: image" in room.refused("--template", "black.png", "--point", "3", "3")
+    for name, words in (("empty", ()), ("a_mask.png", ()), ("none", ())):
+        if name == "empty":
+            Path(name).mkdir()
+        assert main(["segment-images", name, "-o", "out", *words]) == 2
+    err = room.shown()[1].splitlines()
+    assert [line.split(";")[0] for line in err] == [
+        "empty: it holds no image (0 other files)",
+        "a_mask.png: is a file",
+        "none: there is no such folder",
+    ]
+
+
+def test_an_image_of_30000_columns(room: Room) -> None:
+    wide = np.random.default_rng(0).integers(0, 255, (20, 30_000)).astype(np.uint8)
+    Image.fromarray(wide).save("set/wide.png")
+    report = room.done(*A_MASK)
+    assert not report["failed"]
+    assert mask("wide.png").shape == (20, 30_000)
