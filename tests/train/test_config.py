@@ -1,11 +1,13 @@
 """Recipes: defaults, TOML, settings on top, and what is refused."""
 
+import json
+import re
 from pathlib import Path
 
 import pytest
 
 from medical_sam2.errors import ConfigError
-from medical_sam2.train.config import read_recipe
+from medical_sam2.train.config import Recipe, as_told, build, read_recipe
 
 TOML = """
 rate = 1e-3
@@ -37,3 +39,28 @@ def test_an_unknown_setting_is_refused_with_the_nearest_one(tmp_path: Path, sett
 def test_a_file_that_is_no_toml_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="cannot be read"):
         read_recipe(recipe_file(tmp_path, "= nonsense"))
+
+
+@pytest.mark.parametrize(
+    ("setting", "told"),
+    [
+        ("seed=half", "seed: 'half' does not fit"),
+        ("precision=fp8", "'bf16' or 'fp32'"),
+        ("prompt=[1, 0]", "3 numbers"),
+        ("rate", "sets nothing"),
+    ],
+)
+def test_a_value_of_another_kind_is_refused(tmp_path: Path, setting: str, told: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(told)):
+        read_recipe(recipe_file(tmp_path), [setting])
+
+
+def test_a_setting_reaches_into_a_phase_and_a_recipe_survives_being_told(tmp_path: Path) -> None:
+    recipe = read_recipe(recipe_file(tmp_path), ["phases.1.steps=7"])
+    assert recipe.steps == 17
+    assert build(Recipe, json.loads(json.dumps(as_told(recipe)))) == recipe
+
+
+@pytest.mark.parametrize("path", sorted((Path(__file__).parents[2] / "recipes").glob("*.toml")), ids=lambda path: path.stem)
+def test_the_recipes_of_the_repository_are_valid(path: Path) -> None:
+    assert read_recipe(path).steps > 1000

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from medical_sam2.model.sam2 import Sam2
     from medical_sam2.train.config import Recipe
 
-REPORT = "report.json"
+REPORT, EVERY_S = "report.json", 10.0
 Prompted = Literal["mask", "box", "click"]
 
 
@@ -86,7 +86,7 @@ def finetune(
 
         _say(f"{what}: one prompt on each of {len(split.held_out)} cases")
         segmenter = Segmenter(network, device=device)
-        return scores(segmenter, dataset, split.held_out, prompts, seed=seed)
+        return scores(segmenter, dataset, split.held_out, prompts, seed=seed, on_case=_Counted())
 
     before = judged("before")
     began = time.monotonic()
@@ -179,6 +179,18 @@ def _write(path: Path, told: dict[str, Any]) -> None:
     from medical_sam2.io.atomic import write_bytes
 
     write_bytes(path, (json.dumps(told, indent=2) + "\n").encode())
+
+
+class _Counted:
+    """Says now and then how many cases are done."""
+
+    def __init__(self) -> None:
+        self._said = time.monotonic()
+
+    def __call__(self, done: int, total: int) -> None:
+        if time.monotonic() - self._said > EVERY_S:
+            self._said = time.monotonic()
+            _say(f"{done} of {total} cases")
 
 
 def _say(text: str) -> None:

@@ -1,0 +1,60 @@
+"""Fine-tuning: cases apart, a folder of weights that loads, a report; recipes that suit the network."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import Sam2VideoConfig
+
+from medical_sam2.cli import main
+from medical_sam2.data.nnunet import read_data_set
+from medical_sam2.errors import ConfigError
+from medical_sam2.model.sam2 import Sam2
+from medical_sam2.model.weights import load_backbone, save_backbone
+from medical_sam2.train.finetune import recipe_for, split_cases
+from tests.data.nnunet import picture_set, volume_set
+from tests.train.jobs import tiny_network
+
+
+def test_the_same_cases_are_held_out_each_time_and_never_learnt_from(tmp_path: Path) -> None:
+    dataset = read_data_set(volume_set(tmp_path, cases=10))
+    split, again, other = (split_cases(dataset, 0.3, seed) for seed in (1, 1, 2))
+    assert split == again != other
+    assert (len(split.train), len(split.held_out)) == (7, 3)
+    assert not set(split.train) & set(split.held_out)
+    few = split_cases(dataset, 4, 1, most=2)
+    assert (len(few.train), len(few.held_out)) == (2, 4)
+    assert not split_cases(dataset, 0, 1).held_out
+    with pytest.raises(ConfigError, match="10 of 10 cases would be held out"):
+        split_cases(dataset, 10, 1)
+
+
+def test_nano_learns_faster_than_sam_2() -> None:
+    with torch.device("meta"):
+        large = Sam2(Sam2VideoConfig())
+    small = recipe_for(tiny_network(), "nano", Path("pool"), seed=0, steps=10)
+    official = recipe_for(large, "sam2.1-tiny", Path("pool"), seed=0, steps=10)
+    assert small.rate > 10 * official.rate
+    assert (official.rate, official.layer_decay, official.weight_decay, official.clip) == (5e-6, 0.9, 0.1, 0.1)
+    assert official.rate * official.encoder_rate == pytest.approx(3e-6)
+    assert (official.losses.focal, official.losses.dice, official.losses.iou, official.losses.presence) == (20, 1, 1, 1)
+    assert official.phases[0].frames == 8
+
+
+@pytest.mark.parametrize("make", [volume_set, picture_set])
+def test_a_data_set_becomes_weights_and_a_report(make: object, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = make(tmp_path / "data", cases=4)  # type: ignore[operator]
+    save_backbone(tiny_network(), tmp_path / "start")
+    out = tmp_path / "out"
+    command = ["finetune", str(folder), "-o", str(out), "--weights", str(tmp_path / "start"), "--steps", "2", "--held-out", "2"]
+    command += ["--set", "workers=0", "--prompt", "mask", "--device", "cpu"]
+    assert main(command) == 0, capsys.readouterr().err
+    told = json.loads((out / "report.json").read_text())
+    assert len(told["held_out"]) == len(told["train"]) == told["steps"] == 2
+    assert {row["prompt"] for row in told["dice"]} == {"mask"}
+    assert "before" in capsys.readouterr().err
+    before, after = load_backbone(tmp_path / "start").state_dict(), load_backbone(out).state_dict()
+    assert any(not torch.equal(after[name], value) for name, value in before.items())
+    assert main(command) == 2
+    assert "--resume" in capsys.readouterr().err
