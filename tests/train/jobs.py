@@ -9,6 +9,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import torch
+from torch.distributed import fsdp, tensor  # noqa: F401  (loaded once, for all jobs)
 
 from medical_sam2.data.synthetic import write_pool
 from medical_sam2.errors import MedicalSam2Error

@@ -13,7 +13,7 @@ from medical_sam2.train.checkpoint import load_checkpoint
 from medical_sam2.train.config import Recipe
 from tests.train.jobs import longer, start, tiny_recipe
 
-PATIENCE_S = 60
+PATIENCE_S = 240
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ import numpy as np
 
 from tests.train.jobs import longer, start, tiny_recipe
 
-PATIENCE_S = 60
+PATIENCE_S = 240
 
 
 def test_killed_at_random_moments_it_ends_bit_for_bit_as_if_not(tmp_path: Path) -> None:
