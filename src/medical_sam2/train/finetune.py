@@ -25,6 +25,7 @@ from medical_sam2.train.loop import Training
 from medical_sam2.train.losses import Weights
 from medical_sam2.train.processes import Processes
 
+NANO_RATE = 1e-4  # a seventh of the rate from scratch; no measurement chose it yet
 WARM_UP_STEPS, TIMED_STEPS = 1, 3
 SHARE_OF_TIME = 0.9  # of the minutes that are planned with; clips are slower to come now and then
 
@@ -111,9 +112,6 @@ def recipe_for(network: Sam2, start: str, pool: Path, *, seed: int, steps: int) 
     losses = Weights(focal=20, dice=1, iou=1, presence=1, gamma=2, alpha=0.25, consistency=0)
     rates = {"rate": 5e-6, "encoder_rate": 0.6, "layer_decay": 0.9, "weight_decay": 0.1, "clip": 0.1, "cool_down": 1.0}
     return replace(common, **rates, corrections=1.0, clicks=7, from_truth=0.1, checkpointing=True, losses=losses)
-
-
-NANO_RATE = 1e-4
 
 
 def steps_within(network: Sam2, recipe: Recipe, folder: Path, minutes: float, device: str) -> int:
