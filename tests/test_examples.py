@@ -48,6 +48,13 @@ def test_segment_images(tmp_path: Path) -> None:
     assert (tmp_path / "sheet.png").stat().st_size > 0
 
 
+def test_correct_images(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    example("correct_images")["main"](tmp_path)
+    assert "needs a prompt most" in capsys.readouterr().out
+    assert len(list((tmp_path / "features").iterdir())) == 6
+    assert (tmp_path / "sheet.png").stat().st_size > 0
+
+
 def test_own_bank() -> None:
     volume = Volume(np.random.default_rng(0).normal(size=(20, 24, 6)), np.eye(4))
     told: list[object] = []
