@@ -1,6 +1,6 @@
 """The network is shown a region around the object, and a larger one where the object outgrows it."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ from medical_sam2.model.memory import SelfSorting
 from medical_sam2.orientations import OrientationTracker
 from medical_sam2.planning import grouped
 from medical_sam2.prompts import Box, FramePrompt, Mask, Point, Prompt
-from medical_sam2.region import Region
+from medical_sam2.region import Region, box_of
 from medical_sam2.views import AXIAL, THREE_VIEWS
 from medical_sam2.volume import Volume
 from medical_sam2.zoom import grown, object_box, shown, together
@@ -87,29 +87,40 @@ def test_nothing_outside_of_the_region_is_outlined() -> None:
     assert inside.sum() == pytest.approx(inside[10:40, 20:60].sum())
 
 
-def test_a_click_is_looked_at_closer_until_region_and_answer_agree() -> None:
+def click_box(sure: Callable[[Region | None], float]) -> tuple[list[Region | None], tuple[float, ...], NDArray[np.bool_]]:
+    """Regions that were looked at and the box that was found, when half of the answers are true and the others too large."""
     volume, truth = cone()
     stack = FrameStack(volume, AXIAL, Window(0, 1), 64)
     plane = AXIAL.apply(truth)[4]
     regions: list[Region | None] = []
 
-    def look(region: Region | None, t: int, said: FramePrompt) -> NDArray[np.bool_]:
+    def look(region: Region | None, t: int, said: FramePrompt) -> tuple[NDArray[np.bool_], float]:
         regions.append(region)
-        return plane if region else np.roll(plane, 1, 0) | plane
+        return (plane if len(regions) % 2 else np.roll(plane, 5 + len(regions), 0) | plane), sure(region)
 
     _, row, column = AXIAL.project((60, 50, 4), SHAPE)
-    box = object_box(stack.canvas, {4: FramePrompt.click(column, row)}, look)
+    return regions, object_box(stack.canvas, {4: FramePrompt.click(column, row)}, look), plane
+
+
+def test_a_click_is_looked_at_in_regions_of_several_sizes_and_agreement_counts() -> None:
+    regions, box, plane = click_box(lambda region: 0.5)
     assert regions[0] is None
-    assert regions[1] is not None
-    assert len(regions) == 3
-    rows, columns = np.flatnonzero(plane.any(1)), np.flatnonzero(plane.any(0))
-    assert box == (columns[0], rows[0], columns[-1], rows[-1])
+    assert len(regions) >= 4
+    sides = [region.height for region in regions if region]
+    assert sides == sorted(sides)
+    assert box == box_of(plane)
+
+
+def test_of_answers_alike_the_surest_counts() -> None:
+    _, box, plane = click_box(lambda region: 1.0 if region and region.height == 24 else 0.2)
+    assert box != box_of(plane)
 
 
 def test_where_a_click_hits_nothing_the_whole_frame_is_shown() -> None:
     volume, _ = cone()
     stack = FrameStack(volume, AXIAL, Window(0, 1), 64)
-    box = object_box(stack.canvas, {4: FramePrompt.click(5, 5)}, lambda region, t, said: np.zeros(stack.shape_thw[1:], bool))
+    nothing = np.zeros(stack.shape_thw[1:], bool)
+    box = object_box(stack.canvas, {4: FramePrompt.click(5, 5)}, lambda region, t, said: (nothing, 0.9))
     assert shown(stack.canvas, box) is None
 
 

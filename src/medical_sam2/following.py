@@ -145,12 +145,12 @@ class Follower:
             else:
                 return
 
-    def look(self, view: View, region: Region | None, t: int, prompt: FramePrompt) -> NDArray[np.bool_]:
-        """What the network, shown a region, takes a prompt for: a mask (H, W) of the whole frame, which is seen alone."""
+    def look(self, view: View, region: Region | None, t: int, prompt: FramePrompt) -> tuple[NDArray[np.bool_], float]:
+        """What the network, shown a region, takes a prompt for: a mask (H, W) of the whole frame, and how sure it is."""
         stack, bank = self.frames(view, region), PolicyBank(self.setting.policy)
         prompter = Fixed({t: stack.to_network(prompt)})
         _, prediction = next(track(self.setting.backbone, self.features(view, region), [t], [prompter], bank))
-        return stack.to_frame(prediction.logits_Bhw)[0] > 0.5
+        return stack.to_frame(prediction.logits_Bhw)[0] > 0.5, float(prediction.confidence_B[0])
 
     def banks(self, labels: Iterable[int]) -> dict[int, MemoryBank]:
         """Empty ones, one for each object."""

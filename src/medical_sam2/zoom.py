@@ -1,8 +1,8 @@
 """Which part of the frames the network is shown: a region around the object, found from its prompts, that grows with it.
 
 A small object in a large slice is a few pixels at the network's resolution; shown by itself it fills the input. A click does
-not say how large its object is: the network is asked on the whole frame first, then on the region that its answer lies in,
-until the two agree. (nnInteractive calls this automatic zoom.)
+not say how large its object is: the network is asked on regions of several sizes around it, and the answer counts that it is
+sure of and that the others agree with. (nnInteractive, Isensee et al., 2025, zooms out until the object fits.)
 
 Shapes: H W frame.
 """
@@ -20,10 +20,12 @@ from medical_sam2.region import BoxXyxy, Canvas, Region, around_all, box_of
 MARGIN = 2.0  # side of a region over the longer side of its object
 GROWTH = 1.6  # of a region that its object reaches the border of
 ALIKE = 1.5  # regions whose common one is larger by less than this factor become one
-ROUNDS = 3  # of looking closer at what a click hit
+SCALES = (0.1, 0.19, 0.31, 0.5, 0.75)  # sides of the regions around a click, as shares of the frame's shorter side
+AGREEMENT = 0.5  # weight of the mean Dice with the other answers beside the predicted IoU
 
-Look = Callable[[Region | None, int, FramePrompt], NDArray[np.bool_]]
-"""(region, t, prompt of frame t) → mask (H, W) of the whole frame: what the network, shown the region, takes the prompt for."""
+Look = Callable[[Region | None, int, FramePrompt], tuple[NDArray[np.bool_], float]]
+"""(region, t, prompt of frame t) → what the network, shown the region, takes the prompt for: a mask (H, W) of the whole frame,
+and how sure it is of it, in [0, 1]."""
 
 
 def object_box(canvas: Canvas, said: Mapping[int, FramePrompt], look: Look) -> BoxXyxy:
@@ -77,18 +79,26 @@ def together(canvas: Canvas, boxes: Mapping[int, BoxXyxy]) -> list[tuple[Region 
 
 
 def _hit(canvas: Canvas, t: int, prompt: FramePrompt, look: Look) -> BoxXyxy:
-    """The box of what a click hit, looked at closer and closer."""
+    """The box of what a click hit: of several answers the one that is sure, and that the others agree with."""
     height, width = canvas.shape_hw
-    box, region = (0.0, 0.0, width - 1.0, height - 1.0), None
-    for _ in range(ROUNDS):
-        mask = _part_under(prompt, look(region, t, prompt))
-        if not mask.any():
-            break
-        box = box_of(mask)
-        seen, region = region, shown(canvas, around_all([box, *_places(prompt)]))
-        if region == seen:
-            break
-    return box
+    clicked = around_all(_places(prompt))
+    mm = min(height * canvas.pixel_hw[0], width * canvas.pixel_hw[1]) / (_side(clicked) * max(canvas.pixel_hw))
+    regions = dict.fromkeys([None, *(canvas.around(clicked, max(share * mm, MARGIN)) for share in SCALES)])
+    answers = [look(region, t, prompt) for region in regions]
+    masks = [_part_under(prompt, mask) for mask, _ in answers]
+    worth = [
+        sure + AGREEMENT * _agreement(mask, masks) if mask.any() else -1 for mask, (_, sure) in zip(masks, answers, strict=True)
+    ]
+    best = masks[int(np.argmax(worth))]
+    return box_of(best) if best.any() else (0.0, 0.0, width - 1.0, height - 1.0)
+
+
+def _agreement(mask: NDArray[np.bool_], masks: Sequence[NDArray[np.bool_]]) -> float:
+    """Mean Dice with the others."""
+    size = int(mask.sum())
+    return float(
+        np.mean([2 * int((mask & other).sum()) / (size + int(other.sum())) for other in masks if other is not mask] or [0])
+    )
 
 
 def _part_under(prompt: FramePrompt, mask_hw: NDArray[np.bool_]) -> NDArray[np.bool_]:

@@ -24,15 +24,15 @@ def closer(backbone: Backbone, viewer: Viewer, index: int, prompt: FramePrompt) 
         return prompt
     shape_hw = viewer.shapes[index]
 
-    def look(region: Region | None, t: int, said: FramePrompt) -> NDArray[np.bool_]:
+    def look(region: Region | None, t: int, said: FramePrompt) -> tuple[NDArray[np.bool_], float]:
         frame = viewer.features(t) if region is None else viewer.near(t, region)
         told = Instruction(to_network(said, shape_hw, viewer.size, region))
-        logits_Bhw = backbone.decode(frame, backbone.fuse(frame, [[]]), [told]).logits_Bhw
-        return to_frame(logits_Bhw, shape_hw, region)[0] > 0.5
+        answer = backbone.decode(frame, backbone.fuse(frame, [[]]), [told])
+        return to_frame(answer.logits_Bhw, shape_hw, region)[0] > 0.5, float(answer.confidence_B[0])
 
     canvas = Canvas(shape_hw)
     region = shown(canvas, object_box(canvas, {index: prompt}, look))
     if region is None:
         return prompt
-    mask = look(region, index, prompt)
+    mask, _ = look(region, index, prompt)
     return FramePrompt.mask(mask) if mask.any() else prompt
