@@ -58,3 +58,16 @@ def test_a_data_set_becomes_weights_and_a_report(make: object, tmp_path: Path, c
     assert any(not torch.equal(after[name], value) for name, value in before.items())
     assert main(command) == 2
     assert "--resume" in capsys.readouterr().err
+
+
+def test_a_run_that_goes_on_keeps_the_cases_apart(tmp_path: Path) -> None:
+    folder = volume_set(tmp_path / "data", cases=4)
+    save_backbone(tiny_network(), tmp_path / "start")
+    command = ["finetune", str(folder), "-o", str(tmp_path / "out"), "--weights", str(tmp_path / "start"), "--held-out", "2"]
+    command += ["--set", "workers=0", "--prompt", "mask", "--device", "cpu", "--steps", "1"]
+    assert main(command) == 0
+    first = json.loads((tmp_path / "out" / "split.json").read_text())
+    command[command.index("--held-out") + 1] = "1"
+    assert main([*command, "--resume", "--seed", "5"]) == 0
+    told = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert {"train": told["train"], "held_out": told["held_out"]} == first

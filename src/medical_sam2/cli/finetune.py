@@ -4,6 +4,7 @@ import json
 import os
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -14,39 +15,22 @@ from medical_sam2.cli._options import FLAG
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from medical_sam2.data.dataset import DataSet
     from medical_sam2.evaluate.held_out import Score
     from medical_sam2.model.sam2 import Sam2
     from medical_sam2.train.config import Recipe
+    from medical_sam2.train.finetune import Split
 
-REPORT, EVERY_S = "report.json", 10.0
+REPORT, SPLIT, EVERY_S = "report.json", "split.json", 10.0
 Prompted = Literal["mask", "box", "click"]
 
 
-def finetune(
-    folder: Path,
-    /,
-    *,
-    output: Annotated[Path, Parameter(alias="-o")],
-    weights: str = "nano",
-    held_out: float = 0.2,
-    most: int | None = None,
-    prompts: Annotated[tuple[Prompted, ...], Parameter(name="--prompt", negative="")] = ("mask", "box", "click"),
-    seed: int = 0,
-    steps: int = 1000,
-    max_minutes: float | None = None,
-    settings: Annotated[tuple[str, ...], Parameter(name="--set", negative="")] = (),
-    resume: Annotated[bool, FLAG] = False,
-    device: str = "auto",
-    threads: int | None = None,
-) -> int:
-    """Fine-tune a network on an nnU-Net raw data set.
-
-    Some cases are held out: one prompt on each of them shows the Dice before and after. OUTPUT is then a folder of weights
-    (`medsam2 segment … --weights OUTPUT`), with the figures in report.json.
+@Parameter(name="*")
+@dataclass(frozen=True)
+class How:
+    """What is learnt from, what judges, and for how long.
 
     Args:
-        folder: nnU-Net raw data set.
-        output: folder to write.
         weights: to start from: a name, a file, a folder, or an id on the Hugging Face hub.
         held_out: share of the cases that only judge, or how many (from 1); 0 for none.
         most: cases to learn from at most.
@@ -55,65 +39,102 @@ def finetune(
         steps: of the training; with --max-minutes as many as fit.
         max_minutes: for the training.
         settings: key=value over the recipe that suits the weights; it is shown in run/recipe.json.
-        resume: go on with what is in the folder.
+        resume: go on with what is in the folder, with the cases that it was begun with.
         device: auto, cpu or cuda.
         threads: of the processor.
+    """
+
+    weights: str = "nano"
+    held_out: float = 0.2
+    most: int | None = None
+    prompts: Annotated[tuple[Prompted, ...], Parameter(name="--prompt", negative="")] = ("mask", "box", "click")
+    seed: int = 0
+    steps: int = 1000
+    max_minutes: float | None = None
+    settings: Annotated[tuple[str, ...], Parameter(name="--set", negative="")] = ()
+    resume: Annotated[bool, FLAG] = False
+    device: str = "auto"
+    threads: int | None = None
+
+
+AS_USUAL = How()
+
+
+def finetune(folder: Path, /, *, output: Annotated[Path, Parameter(alias="-o")], how: How = AS_USUAL) -> int:
+    """Fine-tune a network on an nnU-Net raw data set.
+
+    Some cases are held out: one prompt on each of them shows the Dice before and after. OUTPUT is then a folder of weights
+    (`medsam2 segment … --weights OUTPUT`), with the figures in report.json.
+
+    Args:
+        folder: nnU-Net raw data set.
+        output: folder to write.
     """
     import torch
 
     from medical_sam2.data.nnunet import read_data_set
-    from medical_sam2.errors import ConfigError
     from medical_sam2.model.weights import load_backbone, save_backbone
-    from medical_sam2.train.finetune import prepared, split_cases
+    from medical_sam2.train.finetune import prepared
 
-    if threads:
-        torch.set_num_threads(threads)
-    if output.exists() and any(output.iterdir()) and not resume:
-        raise ConfigError("the folder is not empty", "add --resume to go on, or choose another one", subject=output)
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise ConfigError("several processes fine-tune by a recipe", "use medsam2 prepare, then torchrun with medsam2 train")
+    _check(output, how)
+    if how.threads:
+        torch.set_num_threads(how.threads)
     dataset = read_data_set(folder)
-    split = split_cases(dataset, held_out, seed, most)
-    network = load_backbone(weights)
+    split, network = _split(dataset, output, how), load_backbone(how.weights)
     _say(f"{len(split.train)} cases to learn from, {len(split.held_out)} held out")
     pool = prepared(dataset, split.train, output / "cases")
-    recipe = _recipe(network, weights, pool, output / "run", seed=seed, steps=steps, minutes=max_minutes, device=device)
-    recipe = _changed(recipe, settings)
-
-    def judged(what: str) -> "list[Score]":
-        from medical_sam2.evaluate.held_out import scores
-        from medical_sam2.segmenter import Segmenter
-
-        _say(f"{what}: one prompt on each of {len(split.held_out)} cases")
-        segmenter = Segmenter(network, device=device)
-        return scores(segmenter, dataset, split.held_out, prompts, seed=seed, on_case=_Counted())
-
-    before = judged("before")
+    recipe = _changed(_recipe(network, pool, output / "run", how), how.settings)
+    before = _judged("before", network, dataset, split, how)
     began = time.monotonic()
-    last = _trained(network, recipe, output / "run", max_minutes, device, resume=resume)
+    steps = _trained(network, recipe, output / "run", how)
     minutes = (time.monotonic() - began) / 60
     save_backbone(network, output)
-    after = judged("after")
-    dice = _table(before, after)
-    told: dict[str, Any] = {
-        "weights": weights,
-        "data_set": dataset.name,
-        "train": [case.identifier for case in split.train],
-        "held_out": [case.identifier for case in split.held_out],
-        "steps": last,
-        "minutes": round(minutes, 2),
-        "device": device,
-        "dice": dice,
-    }
-    _write(output / REPORT, told)
+    dice = _table(before, _judged("after", network, dataset, split, how))
+    facts = {"weights": how.weights, "data_set": dataset.name, "steps": steps, "minutes": round(minutes, 2), "dice": dice}
+    _write(output / REPORT, {**facts, **_names(split)})
     for line in _lines(dice):
         _say(line)
     return 0
 
 
-def _recipe(
-    network: "Sam2", start: str, pool: Path, run: Path, *, seed: int, steps: int, minutes: float | None, device: str
-) -> "Recipe":
+def _check(output: Path, how: How) -> None:
+    from medical_sam2.errors import ConfigError
+
+    if output.exists() and any(output.iterdir()) and not how.resume:
+        raise ConfigError("the folder is not empty", "add --resume to go on, or choose another one", subject=output)
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ConfigError("several processes fine-tune by a recipe", "use medsam2 prepare, then torchrun with medsam2 train")
+
+
+def _split(dataset: "DataSet", output: Path, how: How) -> "Split":
+    """The cases that are learnt from and those that judge; a run that goes on keeps its own."""
+    from medical_sam2.io import load_json
+    from medical_sam2.train.finetune import Split, split_cases
+
+    if not (output / SPLIT).is_file():
+        split = split_cases(dataset, how.held_out, how.seed, how.most)
+        output.mkdir(parents=True, exist_ok=True)
+        _write(output / SPLIT, _names(split))
+        return split
+    told, known = load_json(output / SPLIT, newest=None), {case.identifier: case for case in dataset.cases}
+    train, held_out = (tuple(known[name] for name in told[part] if name in known) for part in ("train", "held_out"))
+    return Split(train, held_out)
+
+
+def _names(split: "Split") -> dict[str, Any]:
+    return {part: [case.identifier for case in cases] for part, cases in vars(split).items()}
+
+
+def _judged(what: str, network: "Sam2", dataset: "DataSet", split: "Split", how: How) -> "list[Score]":
+    from medical_sam2.evaluate.held_out import scores
+    from medical_sam2.segmenter import Segmenter
+
+    _say(f"{what}: one prompt on each of {len(split.held_out)} cases")
+    segmenter = Segmenter(network, device=how.device)
+    return scores(segmenter, dataset, split.held_out, how.prompts, seed=how.seed, on_case=_Counted())
+
+
+def _recipe(network: "Sam2", pool: Path, run: Path, how: How) -> "Recipe":
     """The recipe of the run in the folder if there is one, else the one that suits the network and the time."""
     from dataclasses import replace
 
@@ -124,10 +145,10 @@ def _recipe(
 
     if (run / RECIPE).is_file():
         return build(Recipe, load_json(run / RECIPE, newest=None))
-    recipe = recipe_for(network, start, pool, seed=seed, steps=steps)
-    if minutes is None:
+    recipe = recipe_for(network, how.weights, pool, seed=how.seed, steps=how.steps)
+    if how.max_minutes is None:
         return recipe
-    fit = steps_within(network, recipe, run, minutes, device)
+    fit = steps_within(network, recipe, run, how.max_minutes, how.device)
     phases = tuple(replace(phase, steps=fit) for phase in recipe.phases)
     return replace(recipe, phases=phases, warm_up=min(20, max(1, fit // 10)))
 
@@ -138,17 +159,17 @@ def _changed(recipe: "Recipe", settings: "Sequence[str]") -> "Recipe":
     return build(Recipe, with_settings(as_told(recipe), settings)) if settings else recipe
 
 
-def _trained(network: "Sam2", recipe: "Recipe", run: Path, minutes: float | None, device: str, *, resume: bool) -> int:
+def _trained(network: "Sam2", recipe: "Recipe", run: Path, how: How) -> int:
     """Train in place; the averaged weights stay in the network. Returns the steps that were done."""
     from medical_sam2.cli._training import follow
     from medical_sam2.train.loop import Training, averaged
     from medical_sam2.train.processes import Processes
 
-    with Processes(device) as processes:
+    with Processes(how.device) as processes:
         training = Training(network, recipe, run, processes)
-        if resume:
+        if how.resume:
             training.resume()
-        follow(training, minutes)
+        follow(training, how.max_minutes)
         averaged(training)
         return training.step
 
@@ -172,7 +193,7 @@ def _lines(rows: "Sequence[dict[str, Any]]") -> list[str]:
     every = [row for row in rows if row["structure"] == "all" and row["before"] is not None]
     lines = [f"{row['prompt']}: Dice {row['before']:.3f} before, {row['after']:.3f} after" for row in every]
     worse = all(row["after"] <= row["before"] for row in every) and bool(every)
-    return [*lines, "the earlier weights are better on the held-out cases: keep those"] if worse else lines
+    return [*lines, "nothing became better on the held-out cases: keep the earlier weights"] if worse else lines
 
 
 def _write(path: Path, told: dict[str, Any]) -> None:
