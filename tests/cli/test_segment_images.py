@@ -176,11 +176,14 @@ def test_wrong_uses(room: Room, words: tuple[str, ...], said: str) -> None:
 
 def test_wrong_places(room: Room) -> None:
     assert "would lie among the images" in room.refused(*A_MASK, output="set")
+    assert "--preview would lie among the images" in room.refused(*A_MASK, "--preview", "set/a.png", "--overwrite")
+    assert "two results would be the same file" in room.refused(*A_MASK, "--preview", "out/b.png")
     assert "its folder does not exist" in room.refused(*A_MASK, output="no/where")
     choices = room.refused("--template", "a.png", "--template", "b.png", "--point", "3", "3", code=4)
     assert "--point a.png:X Y, --point b.png:X Y" in choices
     Image.fromarray(np.zeros((9, 9), np.uint8)).save("set/black.png")
     assert "black.png: image" in room.refused("--template", "black.png", "--point", "3", "3")
+    assert not Path("out").exists()
     for name, words in (("empty", ()), ("a_mask.png", ()), ("none", ())):
         if name == "empty":
             Path(name).mkdir()

@@ -61,7 +61,6 @@ def segment_images(
     if dry_run:
         _print({**report, "dry_run": True}, _foreseen(report, images, prompts, outputs, skipped), json)
         return 0
-    outputs.output.mkdir(exist_ok=True)
     run = _Run(images, files, prompts, outputs, set(skipped))
     for done, found in enumerate(run.results(segmenter, manner, quiet=quiet), start=1):
         run.keep(found)
@@ -89,6 +88,8 @@ def _check(images: ImageFolder, files: list[Path], outputs: Outputs) -> list[int
         path = getattr(outputs, option)
         if path is not None:
             check_suffix(path, suffixes)
+            if same(path.parent, images.folder):
+                raise InputError(f"--{option} would lie among the images", "choose another folder", subject=path)
             if path.parent.exists() or not same(path.parent, folder):
                 check_place(path, outputs.overwrite or outputs.skip_existing)
     there = [i for i, file in enumerate(files) if file.exists()]
@@ -99,9 +100,13 @@ def _check(images: ImageFolder, files: list[Path], outputs: Outputs) -> list[int
 
 
 def _check_masks(prompts: SetPrompts, files: list[Path], outputs: Outputs) -> None:
-    for written in [*files, *(path for option in FILES if (path := getattr(outputs, option)) is not None)]:
+    tables = [path for option in FILES if (path := getattr(outputs, option)) is not None]
+    for written in [*files, *tables]:
         if any(same(written, mask) for mask in prompts.files):
             raise InputError("would replace a mask that is read", "choose another folder for the results", subject=written)
+    for place, path in enumerate(tables):
+        if any(same(path, other) for other in [*files, *tables[:place]]):
+            raise InputError("two results would be the same file", "choose another name", subject=path)
 
 
 def _network(manner: Manner) -> "Segmenter":
@@ -184,6 +189,7 @@ class _Run:
         i, name = found.index, self.images.entries[found.index].name
         if i in self.skipped:
             return
+        self.outputs.output.mkdir(exist_ok=True)
         save_label_map(found.labels, self.files[i])
         self.rows.append(_set_report.row(name, found, self.files[i]))
         for line in (*self.images.picture(i).warnings, *found.warnings):
