@@ -39,9 +39,7 @@ class Mend(nn.Module):
         inputs = (fine[0] + 2 + HINTS, fine[1], width, 0)
         self.enter = nn.ModuleList(nn.Conv2d(wide, own, 1) for wide, own in zip(inputs[1:3], WIDTHS[1:3], strict=True))
         self.first = nn.Conv2d(inputs[0], WIDTHS[0], 3, padding=1)
-        self.down = nn.ModuleList(
-            nn.Conv2d(above, own, 3, stride=2, padding=1) for above, own in pairwise(WIDTHS)
-        )
+        self.down = nn.ModuleList(nn.Conv2d(above, own, 3, stride=2, padding=1) for above, own in pairwise(WIDTHS))
         self.blocks = nn.ModuleList(Residual(own) for own in WIDTHS)
         self.up = nn.ModuleList(nn.Conv2d(own, above, 1) for above, own in pairwise(WIDTHS))
         self.ascend = nn.ModuleList(Residual(own) for own in WIDTHS[:-1])
