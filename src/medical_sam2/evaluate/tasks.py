@@ -15,13 +15,14 @@ from medical_sam2.metrics import dice
 from medical_sam2.planning import array_axis, primary_view
 from medical_sam2.prompts import Box, FramePrompt, Mask, Point, Prompt
 from medical_sam2.region import box_of
-from medical_sam2.simulate import next_click
+from medical_sam2.simulate import NOISE_LEVELS, Noise, jitter_box, jitter_click, jitter_mask, next_click
 from medical_sam2.views import View
 from medical_sam2.volume import Volume
 
 Kind: TypeAlias = Literal["mask", "box", "click"]
 MaskArray = NDArray[np.bool_]
 
+PERFECT = NOISE_LEVELS["none"]
 KINDS: tuple[Kind, ...] = ("mask", "box", "click")
 
 
@@ -62,18 +63,21 @@ class VolumeTask:
 
     def prompt(self, kind: Kind, rng: np.random.Generator) -> Prompt:
         """What the user says; the generator decides between equally good places for a click."""
-        said = drawn(self.truth_thw[self.start], kind, rng)
+        return self.in_volume(self.start, drawn(self.truth_thw[self.start], kind, rng))
+
+    def in_volume(self, t: int, said: FramePrompt) -> Prompt:
+        """An outline, a box or a click on a slice of the view, in voxels."""
         if said.mask_hw is not None:
             only = np.zeros(self.truth_ijk.shape, bool)
-            self.view.apply(only, self.volume.orientation)[self.start] = said.mask_hw
+            self.view.apply(only, self.volume.orientation)[t] = said.mask_hw
             return Mask(only, axis=array_axis(self.volume, self.view))
         if said.box_xyxy is not None:
-            x_low, y_low, x_high, y_high = (int(along) for along in said.box_xyxy)
-            corners = np.array([self._voxel(y_low, x_low), self._voxel(y_high, x_high)])
+            x_low, y_low, x_high, y_high = (round(along) for along in said.box_xyxy.tolist())
+            corners = np.array([self._voxel(t, y_low, x_low), self._voxel(t, y_high, x_high)])
             (i, j, k), (l, m, n) = corners.min(axis=0).tolist(), corners.max(axis=0).tolist()  # noqa: E741
             return Box((i, j, k), (l, m, n))
-        x, y = (int(along) for along in said.points_xy[0])
-        return Point(self._voxel(y, x))
+        x, y = (round(along) for along in said.points_xy[0].tolist())
+        return Point(self._voxel(t, y, x))
 
     def frame_prompt(self, prompt: Prompt) -> FramePrompt:
         """The same in pixels of the prompted slice."""
@@ -84,9 +88,9 @@ class VolumeTask:
         others = np.arange(len(found_thw)) != self.start
         return dice(self.truth_thw[others], found_thw[others])
 
-    def _voxel(self, row: int, column: int) -> tuple[int, int, int]:
+    def _voxel(self, t: int, row: int, column: int) -> tuple[int, int, int]:
         axes, index = self.volume.orientation, [0, 0, 0]
-        for place, flip, along in zip(self.view.order(axes), self.view.flipped(axes), (self.start, row, column), strict=True):
+        for place, flip, along in zip(self.view.order(axes), self.view.flipped(axes), (t, row, column), strict=True):
             index[place] = self.volume.shape[place] - 1 - along if flip else along
         return index[0], index[1], index[2]
 
@@ -120,16 +124,16 @@ class SetTask:
         return {i: dice(truth, found[i]) for i, truth in enumerate(self.truths) if i != self.template}
 
 
-def drawn(truth_hw: MaskArray, kind: Kind, rng: np.random.Generator) -> FramePrompt:
-    """A perfect prompt: the outline, its tight box, or one click at the innermost point of its largest part."""
+def drawn(truth_hw: MaskArray, kind: Kind, rng: np.random.Generator, hand: Noise = PERFECT) -> FramePrompt:
+    """The outline, its tight box, or one click at the innermost point of its largest part; perfect, or of a careless hand."""
     if kind == "mask":
-        return FramePrompt.mask(truth_hw.copy())
+        return FramePrompt.mask(jitter_mask(truth_hw, hand, rng))
     if kind == "box":
-        return FramePrompt.box(*box_of(truth_hw))
+        return FramePrompt.box(*jitter_box(truth_hw, hand, rng))
     click = next_click(truth_hw, np.zeros_like(truth_hw), rng)
     if click is None:
         raise PromptError("there is nothing to click on", "prompt a slice that shows the structure")
-    return click.on_frame()
+    return jitter_click(click, truth_hw, hand, rng).on_frame()
 
 
 def check_box(truth_hw: MaskArray) -> None:

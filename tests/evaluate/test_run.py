@@ -1,0 +1,121 @@
+"""Studies: the truth scores as the truth, what cannot be measured is named, and a run that was stopped goes on."""
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from medical_sam2.errors import ConfigError, PromptError
+from medical_sam2.evaluate import answer
+from medical_sam2.evaluate.methods import METHODS
+from medical_sam2.evaluate.prompting import prompted
+from medical_sam2.evaluate.protocols import PROTOCOLS, Condition, Protocol, protocol
+from medical_sam2.evaluate.run import DESCRIPTION, LINES, Outcome, Study, run
+from medical_sam2.segmenter import Segmenter
+from tests.backbones import Brightness
+from tests.data.nnunet import blob, picture_set, put, volume_set
+
+ALL = Condition(prompt="mask", volume=1.0, images=1.0)
+
+
+@pytest.fixture
+def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, ...]:
+    """A set of volumes, and one of pictures of which the last shows nothing; answered by a known network."""
+    known = Segmenter(Brightness(32), device="cpu", precision="fp32")  # type: ignore[arg-type]
+    monkeypatch.setattr(answer, "_network", lambda _: known)
+    for cache in (answer.data_set, answer._loaded):
+        cache.cache_clear()
+    pictures = picture_set(tmp_path / "Dataset002_Eyes")
+    put(pictures / "labelsTr" / "eye2.png", blob((40, 50), {}))
+    put(pictures / "imagesTr" / "eye2_0000.png", blob((40, 50, 3), {}))
+    return volume_set(tmp_path / "Dataset001_Liver"), pictures
+
+
+def study(data: tuple[Path, ...], condition: Condition = ALL, **changes: object) -> Study:
+    described = Protocol("small", "For a test.", conditions=(condition,), methods=("self-sorting",))
+    return Study(replace(described, **changes), data, answer.Network(), "0" * 64)  # type: ignore[arg-type]
+
+
+def test_truth_as_prediction_is_perfect_everywhere(data: tuple[Path, ...], tmp_path: Path) -> None:
+    found = run(study(data), tmp_path / "out")
+    scored = [row for row in found.rows if not row.empty]
+    assert [row.kind for row in scored] == ["volume"] * 2 + ["set"] * 4
+    assert {(row.dice, row.iou, row.hausdorff95, row.surface_dice, row.volume_error) for row in scored} == {(1, 1, 0, 1, 0)}
+    assert {row.dice_prompted for row in scored} == {1}
+    assert [(row.case, row.structure) for row in found.rows if row.empty] == [("eye2", "disc"), ("eye2", "cup")]
+    assert {row.unit for row in scored if row.kind == "volume"} == {"mm"}
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        truth = rng.random((4, 9, 8)) < 0.4
+        told = np.arange(4) < 2
+        whole = answer.measured(truth, truth, (3.0, 0.5, 0.7), 1.0, {"prompted": told, "propagated": ~told})
+        assert (whole["dice"], whole["hausdorff95"], whole["dice_prompted"], whole["iou_propagated"]) == (1, 0, 1, 1)
+
+
+def test_prompted_and_propagated_frames_are_apart(data: tuple[Path, ...], tmp_path: Path) -> None:
+    methods = ("without memory", "fifo")
+    found = run(study(data[:1], Condition("mask", None, None), methods=methods, watch=True), tmp_path / "out")
+    alone, tracked = found.rows[:2]
+    assert (alone.frames, alone.prompted, alone.dice_prompted, alone.dice_propagated) == (8, 1, 1.0, 0.0)
+    assert 0 < alone.dice < 1
+    assert tracked.prompted == 1
+    assert len(tracked.sure) > 0
+    assert not math.isnan(tracked.dice_propagated)
+
+
+def test_a_stopped_run_goes_on(data: tuple[Path, ...], tmp_path: Path) -> None:
+    told: list[str] = []
+    out = tmp_path / "out"
+    whole = run(study(data), out, on_done=lambda each: told.append(f"{each.done}/{each.total} {each.what}"))
+    assert told == ["1/4 Liver case0 liver", "2/4 Liver case1 liver", "3/4 Eyes disc", "4/4 Eyes cup"]
+    lines = (out / LINES).read_bytes()
+    (out / LINES).write_bytes(lines[:-40])
+    again = run(study(data), out)
+    assert again.fresh == 1
+    assert _timeless(again) == _timeless(whole)
+    assert len((out / LINES).read_text().splitlines()) == 4
+    assert run(study(data), out).fresh == 0
+    with pytest.raises(ConfigError, match="another protocol"):
+        run(study(data, seeds=(1,)), out)
+    assert json.loads((out / DESCRIPTION).read_text())["protocol"]["seeds"] == [0]
+
+
+def _timeless(outcome: Outcome) -> str:
+    return repr([replace(row, seconds=0.0) for row in outcome.rows])  # nan is not equal to itself, its words are
+
+
+def test_what_is_not_measured_is_named(data: tuple[Path, ...], tmp_path: Path) -> None:
+    put(data[0] / "labelsTr" / "case0.nii.gz", blob((24, 20, 8), {}))
+    put(data[0] / "imagesTs" / "case7_0000.nii.gz", blob((24, 20, 8), {}))
+    found = run(study(data[:1]), tmp_path / "out")
+    assert found.skipped == {"Liver case0 liver": "the structure is not in this case", "Liver case7": "it has no label map"}
+    assert not found.failed
+
+
+def test_frames_of_a_smaller_share_are_among_those_of_a_larger() -> None:
+    truths = [np.pad(np.ones((2 + t % 5, 3), bool), ((1, 9 - t % 5), (2, 4))) for t in range(40)]
+    truths[3] = np.zeros_like(truths[0])
+
+    def frames(share: float | None, seed: int = 0) -> set[int]:
+        return set(prompted(truths, Condition(volume=share), "box", of_volume=True, seed=seed, case="a"))
+
+    assert frames(0.1) <= frames(0.3) <= frames(1.0) == set(range(40)) - {3}
+    assert len(frames(None)) == len(frames(1e-9)) == 1
+    assert len({min(frames(None, seed)) for seed in range(9)}) > 1
+    with pytest.raises(PromptError, match="single row"):
+        prompted([np.zeros((4, 4), bool)], Condition(), "box", of_volume=True, seed=0, case="a")
+
+
+def test_protocols_are_complete_and_told_apart() -> None:
+    assert len({each.digest for each in PROTOCOLS.values()}) == len(PROTOCOLS)
+    assert all(method in METHODS for each in PROTOCOLS.values() for method in each.methods)
+    universal = PROTOCOLS["universal"]
+    assert (universal.conditions[0].share("volume"), universal.conditions[0].share("set")) == (0.25, 0.3)
+    assert protocol("universal", views="six").digest != universal.digest
+    quick = protocol("frequency", quick=True)
+    assert [each.volume for each in quick.conditions] == [0.05, 0.5, 1.0]
+    with pytest.raises(ConfigError, match="did you mean 'noise'"):
+        protocol("noize")
