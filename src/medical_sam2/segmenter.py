@@ -68,7 +68,7 @@ class Segmenter:
         volume: Volume,
         prompts: Sequence[Prompt],
         *,
-        views: str | Sequence[View] = "auto",
+        views: str | Sequence[View] = "one",
         bank: str | Callable[[], Policy] = "self-sorting",
         joint: bool = True,
         fusion: str | FusionFactory = "mean",

@@ -80,7 +80,7 @@ class How:
         threads: of the processor.
     """
 
-    views: str = "auto"
+    views: str = "one"
     bank: str = "self-sorting"
     fusion: str = "mean"
     islands: Annotated[bool, FLAG] = False
