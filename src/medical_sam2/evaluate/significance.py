@@ -54,9 +54,19 @@ def difference(one: ArrayLike, other: ArrayLike, rng: np.random.Generator) -> Di
         return Difference(math.nan, math.nan, math.nan, math.nan, 0)
     if gains.size == 1:
         return Difference(float(gains[0]), math.nan, math.nan, 1.0, 1)
-    interval = stats.bootstrap((gains,), np.mean, n_resamples=RESAMPLES, method="percentile", rng=rng).confidence_interval
+    mean, low, high = mean_interval(gains, rng)
     p = float(np.asarray(stats.wilcoxon(gains))[1]) if gains.any() else 1.0
-    return Difference(float(gains.mean()), float(interval.low), float(interval.high), p, gains.size)
+    return Difference(mean, low, high, p, gains.size)
+
+
+def mean_interval(values: ArrayLike, rng: np.random.Generator) -> tuple[float, float, float]:
+    """Mean of finite values and the ends of its 95 % percentile bootstrap interval; nan for what too few values cannot tell."""
+    finite = np.asarray(values, np.float64)
+    finite = finite[np.isfinite(finite)]
+    if finite.size < 2:
+        return (float(finite[0]) if finite.size else math.nan), math.nan, math.nan
+    found = stats.bootstrap((finite,), np.mean, n_resamples=RESAMPLES, method="percentile", rng=rng).confidence_interval
+    return float(finite.mean()), float(found.low), float(found.high)
 
 
 def compared(ours: ArrayLike, others: Mapping[str, ArrayLike], rng: np.random.Generator) -> dict[str, Difference]:
