@@ -4,7 +4,7 @@ Shapes: T slices of the prompted view, or images of a set; H W pixels.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, is_dataclass
 from functools import partial
 from typing import Protocol
 
@@ -167,7 +167,9 @@ METHODS: Mapping[str, Method] = {
 
 def settings(method: Method) -> str:
     """What decides about the answers of a method, in words that change when it does."""
-    return repr(method.bank()) if isinstance(method, Tracking) else repr(method)
+    if isinstance(method, Tracking):
+        return repr(method.bank())
+    return repr(method) if is_dataclass(method) else type(method).__qualname__  # no address: it differs from run to run
 
 
 def _unprompted(sure: Mapping[int, float], said: Said) -> dict[int, float]:
