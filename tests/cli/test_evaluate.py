@@ -41,6 +41,8 @@ def test_a_small_study(tmp_path: Path, weights: Path, capsys: pytest.CaptureFixt
     assert [each["case"] for each in rows] == ["case0", "eye0", "eye2", "eye0", "eye2"]
     assert 0 <= float(rows[0]["dice"]) <= 1
     assert "volumes, one frame prompted" in (tmp_path / "out" / "memory" / "tables.md").read_text()
+    assert "](reliability-volumes.png)" in (tmp_path / "out" / "memory" / "tables.md").read_text()
+    assert (tmp_path / "out" / "memory" / "reliability-volumes.svg").is_file()
     assert run(tmp_path / "out", weights, *words) == 0
     assert [each["fresh"] for each in json.loads(capsys.readouterr().out)["studies"]] == [0]
 

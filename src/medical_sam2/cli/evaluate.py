@@ -83,7 +83,7 @@ def evaluate(
     for study in _studies(data, protocol, how):
         folder = output / study.protocol.name
         outcome = _run(lambda told, study=study, folder=folder: run(study, folder, workers=how.workers, on_done=told), quiet)
-        text = markdown(study.protocol, outcome.rows, outcome.skipped)
+        text = markdown(study.protocol, outcome.rows, outcome.skipped) + _figures(study, outcome, folder)
         write_bytes(folder / "tables.md", text.encode())
         facts.append(_told(study, outcome, folder))
     if json:
@@ -135,6 +135,18 @@ def _run(start: "Any", quiet: bool) -> "Outcome":
             progress.tell(plain(done.what), done.done, done.total, "answers")
 
         return start(tell)
+
+
+def _figures(study: "Study", outcome: "Outcome", folder: Path) -> str:
+    """Draws them, where matplotlib is installed; their place in the tables."""
+    from medical_sam2.evaluate.figures import write_figures
+
+    try:
+        drawn = write_figures(study.protocol, outcome.rows, folder)
+    except ModuleNotFoundError:
+        sys.stderr.write("no figures: matplotlib is missing; pip install 'medical-sam2[evaluate]'\n")
+        return ""
+    return "\n## Figures\n\n" + "\n".join(f"![{path.stem}]({path.name})" for path in drawn) + "\n"
 
 
 def _told(study: "Study", outcome: "Outcome", folder: Path) -> dict[str, Any]:
