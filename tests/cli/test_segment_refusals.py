@@ -175,12 +175,12 @@ def test_too_little_memory(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "MB are free; free memory or crop the image" in desk.refused(*CLICK, code=3)
 
 
-@pytest.mark.parametrize("place", ["_encode", "save"])
+@pytest.mark.parametrize("place", ["encode", "save"])
 def test_interrupt_leaves_nothing(desk: Desk, place: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Segmenter if place == "_encode" else io, place, interrupt)
+    monkeypatch.setattr(Segmenter if place == "encode" else io, place, interrupt)
     words = [*CLICK, "--preview", "v.png", "--report", "r.json", "--statistics", "s.csv"]
     assert desk.refused(*words, "--views", "one", code=130) == "interrupted"
 

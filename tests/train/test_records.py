@@ -46,4 +46,5 @@ def test_a_look_judges_the_average_and_leaves_the_weights_alone(tmp_path: Path) 
     assert with_zeros.picture is not None
     pictures = sorted((tmp_path / "pictures").iterdir())
     assert [path.name for path in pictures] == ["0000001.png", "0000002.png"]
-    assert Image.open(pictures[0]).size == (2 * 130, 4 * 130)
+    with Image.open(pictures[0]) as picture:
+        assert picture.size == (2 * 130, 4 * 130)
