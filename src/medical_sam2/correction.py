@@ -14,8 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medical_sam2.errors import GeometryError, PromptError
-from medical_sam2.following import FAR
-from medical_sam2.model.backbone import FramePrediction
+from medical_sam2.following import FAR, Followed
 from medical_sam2.model.memory import MemoryBank
 from medical_sam2.orientations import AROUND, OrientationTracker
 from medical_sam2.planning import Group
@@ -147,25 +146,24 @@ def _walk(
     """One way; it may end on the frames of `ends`. Returns the region that was shown last."""
     free, agreed = what.yielding, 0
     followed = tracker.follower.follow(what.view, {what.label: what.prompts}, order, banks, region)
-    for place, (stack, t, prediction) in enumerate(followed, 1):
-        region = stack.region
-        mask = stack.to_frame(prediction.logits_Bhw)[0] > 0.5
+    for place, found in enumerate(followed, 1):
+        t, region, mask = found.time, found.stack.region, found.probability_BHW[0] > 0.5
         agreed = agreed + 1 if t not in what.prompts and _dice(mask, what.old_thw[t]) >= AGREE else 0
         ended = agreed >= IN_A_ROW and t in ends
         if ended:
             tracker.progress.planned -= len(order) - place
         elif t < FAR:
             what.put(t, mask, free)
-            tracker.rows.append(_row(tracker, what, t, prediction, int(mask.sum())))
-        tracker.tell(stack, t % FAR, (what.label,), mask[None])
+            tracker.rows.append(_row(what, found, int(mask.sum())))
+        tracker.tell(found.stack, found.frame, (what.label,), mask[None])
         if ended:
             break
     return region
 
 
-def _row(tracker: OrientationTracker, what: _Object, t: int, prediction: FramePrediction, area_px: int) -> SliceConfidence:
-    index, sure = tracker.follower.frames(what.view).slice_index(t), float(prediction.confidence_B[0])
-    return SliceConfidence(what.label, what.view.code, index, sure, area_px, t in what.said)
+def _row(what: _Object, found: Followed, area_px: int) -> SliceConfidence:
+    index, told = found.stack.slice_index(found.frame), found.time in what.said
+    return SliceConfidence(what.label, what.view.code, index, found.confidence_B[0], area_px, told)
 
 
 def _dice(one: NDArray[np.bool_], other: NDArray[np.bool_]) -> float:

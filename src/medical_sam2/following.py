@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from medical_sam2.frames import FeatureCache, FrameStack, Window
-from medical_sam2.model.backbone import Backbone, Features, FramePrediction, Memory, Recall
+from medical_sam2.model.backbone import Backbone, Features, Memory, Recall
 from medical_sam2.model.memory import MemoryBank, Policy, PolicyBank
 from medical_sam2.model.tracker import track
 from medical_sam2.planning import outward
@@ -92,6 +92,28 @@ class Ends:
 
 
 @dataclass(frozen=True, eq=False)
+class Followed:
+    """What was found at one time.
+
+    Args:
+        stack: the frames, as they were shown.
+        time: the frame and a multiple of `FAR`.
+        confidence_B: predicted IoU of each object, 0 where it is judged absent.
+        probability_BHW: of each object, in pixels of the view.
+    """
+
+    stack: FrameStack
+    time: int
+    confidence_B: list[float]
+    probability_BHW: NDArray[np.float32]
+
+    @property
+    def frame(self) -> int:
+        """Index along the view."""
+        return self.time % FAR
+
+
+@dataclass(frozen=True, eq=False)
 class Follower:
     """The network, an image, and what was seen of it so far.
 
@@ -111,7 +133,7 @@ class Follower:
         banks: dict[int, MemoryBank],
         region: Region | None,
         over: Callable[[int], bool] = lambda _: False,
-    ) -> Iterator[tuple[FrameStack, int, FramePrediction]]:
+    ) -> Iterator[Followed]:
         """Track objects through frames, in a larger region from where one of them outgrows the one that is shown.
 
         Args:
@@ -124,7 +146,7 @@ class Follower:
             over: asked before each time whether it is left out.
 
         Yields:
-            (the frames as they are shown, time, prediction) for each of `order`, once.
+            What was found at each time of `order`, once.
         """
         todo, given = list(order), set[int]()
         while todo:
@@ -133,7 +155,8 @@ class Follower:
             bank = Together(banks[label] for label in prompts)
             due = (t for t in todo if not over(t))
             for t, prediction in track(self.setting.backbone, lambda t, see=features: see(t % FAR), due, prompters, bank):
-                if region is not None and any(region.touched(one > 0.5) for one in stack.to_frame(prediction.logits_Bhw)):
+                probability_BHW = stack.to_frame(prediction.logits_Bhw)
+                if region is not None and any(region.touched(one > 0.5) for one in probability_BHW):
                     region = grown(stack.canvas, region)
                     banks.update(self.banks(prompts))
                     prompted = outward({t for said in prompts.values() for t in said}, ())
@@ -141,7 +164,7 @@ class Follower:
                     break
                 if t not in given:
                     given.add(t)
-                    yield stack, t, prediction
+                    yield Followed(stack, t, prediction.confidence_B.float().cpu().tolist(), probability_BHW)
             else:
                 return
 

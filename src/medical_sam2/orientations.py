@@ -18,10 +18,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from medical_sam2.estimate import start_of
-from medical_sam2.following import FAR, Ends, Follower, Setting
+from medical_sam2.following import FAR, Ends, Followed, Follower, Setting
 from medical_sam2.frames import FrameStack
 from medical_sam2.fusion import Fusion
-from medical_sam2.model.backbone import FramePrediction
 from medical_sam2.model.memory import MemoryBank, cosine
 from medical_sam2.planning import Group, drawn_prompts, frame_prompts, outward
 from medical_sam2.prompts import FramePrompt
@@ -164,11 +163,9 @@ class OrientationTracker:
         said = {label: {way.offset + t: prompt for t, prompt in own.items()} for label, own in way.prompts.items()}
         ends = Ends(min(prompted), max(prompted))
         order = [way.offset + t for t in outward(prompted, way.frames)]
-        for stack, t, prediction in self.follower.follow(
-            way.view, said, order, way.banks, way.region, lambda t: ends.over(t % FAR)
-        ):
-            ends.note(t % FAR, bool((prediction.confidence_B > 0).any()))
-            self._take(way, stack, t % FAR, prediction)
+        for found in self.follower.follow(way.view, said, order, way.banks, way.region, lambda t: ends.over(t % FAR)):
+            ends.note(found.frame, any(found.confidence_B))
+            self._take(way, found)
         self._pass_over(way, set(way.frames) - ends.seen)
 
     def _pass_over(self, way: _Pass, frames: Collection[int]) -> None:
@@ -179,15 +176,14 @@ class OrientationTracker:
                 way.fusions[label].add(way.view, t, nothing, LEAST_WEIGHT)
         self.progress.planned -= len(frames)
 
-    def _take(self, way: _Pass, stack: FrameStack, t: int, prediction: FramePrediction) -> None:
+    def _take(self, way: _Pass, found: Followed) -> None:
         """Add one frame's probabilities where they belong, and note how sure they are."""
-        probabilities = stack.to_frame(prediction.logits_Bhw)
-        labels, sure = tuple(way.prompts), prediction.confidence_B.float().cpu().tolist()
-        for label, probability, confidence in zip(labels, probabilities, sure, strict=True):
+        t, labels = found.frame, tuple(way.prompts)
+        for label, probability, confidence in zip(labels, found.probability_BHW, found.confidence_B, strict=True):
             way.fusions[label].add(way.view, t, probability, max(confidence, LEAST_WEIGHT))
             area, told = int((probability > 0.5).sum()), t in way.prompts[label]
-            self.rows.append(SliceConfidence(label, way.view.code, stack.slice_index(t), confidence, area, told))
-        self.tell(stack, t, labels, probabilities > 0.5)
+            self.rows.append(SliceConfidence(label, way.view.code, found.stack.slice_index(t), confidence, area, told))
+        self.tell(found.stack, t, labels, found.probability_BHW > 0.5)
 
     def tell(self, stack: FrameStack, t: int, labels: tuple[int, ...], masks_bhw: NDArray[np.bool_]) -> None:
         """Say that one more frame is done."""

@@ -36,12 +36,11 @@ def object_box(canvas: Canvas, said: Mapping[int, FramePrompt], look: Look) -> B
         said: frame → prompt of the object.
         look: asks the network.
     """
-    drawn = [_drawn(prompt) for prompt in said.values()]
-    boxes = [box for box in drawn if box is not None]
-    if not boxes:
+    boxes = [extent(prompt) for prompt in said.values()]
+    if all(_drawn(prompt) is None for prompt in said.values()):
         t = next((t for t, prompt in said.items() if prompt.labels.any()), next(iter(said)))
-        boxes = [_hit(canvas, t, said[t], look)]
-    return around_all([*boxes, *(place for prompt in said.values() for place in _places(prompt))])
+        boxes.append(_hit(canvas, t, said[t], look))
+    return around_all(boxes)
 
 
 def extent(prompt: FramePrompt) -> BoxXyxy:
