@@ -177,7 +177,7 @@ class Follower:
 
     def banks(self, labels: Iterable[int]) -> dict[int, MemoryBank]:
         """Empty ones, one for each object."""
-        return {label: PolicyBank(self.setting.policy) for label in labels}
+        return {label: PolicyBank(self.setting.policy, ordered=True) for label in labels}
 
     def frames(self, view: View, region: Region | None = None) -> FrameStack:
         """The volume as frames along a view, or a region of them."""

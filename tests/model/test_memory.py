@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from medical_sam2.model.backbone import Memory
-from medical_sam2.model.memory import FLOOR, POLICIES, Fifo, Greedy, PolicyBank, SelfSorting, cosine
+from medical_sam2.model.memory import FLOOR, POLICIES, Fifo, Greedy, PolicyBank, SelfSorting, cosine, prompted_only
 from tests.strategies import seeds
 
 CHANNELS = 6
@@ -246,3 +246,14 @@ class TestGreedy:
         bank, query = memories(1, 5), memory(9, 1).summary_C
         ours, sorting = (policy.weigh(bank, 9, query) for policy in (Greedy(), SelfSorting()))
         assert [r.log_weight for r in ours] == [r.log_weight for r in sorting]
+
+
+def test_neighbours_in_time_are_recalled_whatever_the_policy_keeps() -> None:
+    bank = PolicyBank(prompted_only, ordered=[True, False])
+    for t in (3, 4, 5):
+        bank.store([memory(t, seed, prompted=t == 3, confidence=0.2) for seed in (1, 2)])
+    first, second = bank.recall(6, torch.ones(1, CHANNELS))
+    assert [(r.memory.t, r.map, r.near) for r in first] == [(3, True, False), (5, False, True)]
+    assert [(r.memory.t, r.near) for r in second] == [(3, False)]
+    assert [r.memory.t for r in bank.recall(2, torch.ones(1, CHANNELS))[0] if r.near] == [3]
+    assert not [r for r in bank.recall(50, torch.ones(1, CHANNELS))[0] if r.near]

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from medical_sam2.model.backbone import Instruction
-from medical_sam2.model.mend import Mend, draw
+from medical_sam2.model.mend import HINTS, Mend, draw
 from medical_sam2.model.nano import nano
 from medical_sam2.prompts import FramePrompt
 
@@ -56,17 +56,24 @@ def test_untrained_it_changes_nothing() -> None:
     network = nano(64)
     masks = torch.randn(2, 3, SIDE, SIDE)
     fine = torch.randn(1, 16, SIDE, SIDE), torch.randn(1, 32, SIDE // 2, SIDE // 2)
-    top, hints = torch.randn(2, 128, SIDE // 4, SIDE // 4), torch.randn(2, 6, SIDE, SIDE)
-    assert torch.equal(network.mend(fine, top, masks, hints), masks)
+    top, hints = torch.randn(2, 128, SIDE // 4, SIDE // 4), torch.randn(2, HINTS, SIDE, SIDE)
+    mended, _, judged = network.mend(fine, top, masks, hints)
+    assert torch.equal(mended, masks)
+    assert not judged.any()
 
 
 def test_objects_together_are_mended_as_alone() -> None:
     torch.manual_seed(0)
     mend = Mend((4, 6), 8)
     fine = torch.randn(1, 4, SIDE, SIDE), torch.randn(1, 6, SIDE // 2, SIDE // 2)
-    top, hints, masks = torch.randn(2, 8, SIDE // 4, SIDE // 4), torch.randn(2, 6, SIDE, SIDE), torch.randn(2, 3, SIDE, SIDE)
-    together = mend(fine, top, masks, hints)
+    top, hints, masks = (
+        torch.randn(2, 8, SIDE // 4, SIDE // 4),
+        torch.randn(2, HINTS, SIDE, SIDE),
+        torch.randn(2, 3, SIDE, SIDE),
+    )
+    together, _, judged = mend(fine, top, masks, hints)
     for b in range(2):
         for k in range(3):
-            alone = mend(fine, top[b : b + 1], masks[b : b + 1, k : k + 1], hints[b : b + 1])
+            alone, _, own = mend(fine, top[b : b + 1], masks[b : b + 1, k : k + 1], hints[b : b + 1])
             assert torch.allclose(together[b : b + 1, k : k + 1], alone, atol=1e-5)
+            assert torch.allclose(judged[b : b + 1, k : k + 1], own, atol=1e-5)

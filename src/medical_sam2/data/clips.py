@@ -32,11 +32,13 @@ class Clip:
         frames_T3SS: float32 in [0, 1].
         labels_TSS: uint8, everything that is outlined, for losses on the features.
         truth_OTSS: bool, the objects to track.
+        ordered: whether the frames are slices that follow each other.
     """
 
     frames_T3SS: Tensor
     labels_TSS: Tensor
     truth_OTSS: Tensor
+    ordered: bool = False
 
 
 @dataclass(frozen=True)
@@ -138,9 +140,9 @@ def _from_volume(
         pictures, maps = pictures.transpose(2, 3), maps.transpose(2, 3)
         drawn = replace(drawn, shift=drawn.shift[::-1], extent=drawn.extent[::-1])
     frames_TCSS = drawn.recolour(drawn.warp(pictures, size)).expand(-1, 3, -1, -1)
-    return _clip(
-        frames_TCSS, drawn.warp(maps, size, nearest=True), case.tasks, task, rng=rng, objects=objects, smallest=smallest
-    )
+    maps = drawn.warp(maps, size, nearest=True)
+    clip = _clip(frames_TCSS, maps, case.tasks, task, rng=rng, objects=objects, smallest=smallest)
+    return None if clip is None else replace(clip, ordered=True)
 
 
 def _walk(rng: np.random.Generator, start: int, length: int, frames: int) -> NDArray[np.int64]:

@@ -15,7 +15,7 @@ from medical_sam2.errors import InputError
 from medical_sam2.io import atomic
 from medical_sam2.model.backbone import Features
 
-FORM = "1"
+FORM = "2"
 """Of what is written, and of how an image becomes network input; another one finds nothing of this one's."""
 
 
@@ -66,11 +66,13 @@ class FeatureStore:
 def _packed(features: Features) -> dict[str, Tensor]:
     first, second = features.fine_BChw
     tensors = {"top": features.top_BChw, "first": first, "second": second, "summary": features.summary_BC}
-    if features.key_BDhw is not None:
-        tensors["key"] = features.key_BDhw
+    further = {"key": features.key_BDhw, "look": features.look_BDhw, "finest": features.finest_BChw}
+    tensors |= {name: tensor for name, tensor in further.items() if tensor is not None}
     return {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
 
 
 def _unpacked(tensors: dict[str, Tensor], device: torch.device) -> Features:
     there = {name: tensor.to(device) for name, tensor in tensors.items()}
-    return Features(there["top"], (there["first"], there["second"]), there["summary"], there.get("key"))
+    return Features(
+        there["top"], (there["first"], there["second"]), there["summary"], *map(there.get, ("key", "look", "finest"))
+    )

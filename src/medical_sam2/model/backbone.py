@@ -22,20 +22,24 @@ class Features:
         fine_BChw: maps of stride 4 and 8 that the decoder takes its borders from.
         summary_BC: mean of the deepest map, the "image embedding" that likeness (equation 4) is measured on.
         key_BDhw: keys of stride 8 by which masks are carried over, where the network does that.
+        look_BDhw: keys of stride 4 by which neighbouring frames are compared, where the network does that.
+        finest_BChw: map of stride 2, where the network uses one.
     """
 
     top_BChw: Tensor
     fine_BChw: tuple[Tensor, Tensor]
     summary_BC: Tensor
     key_BDhw: Tensor | None = None
+    look_BDhw: Tensor | None = None
+    finest_BChw: Tensor | None = None
 
     def pick(self, places_B: Tensor | list[int]) -> "Features":
         """Features of some of the frames or clips; shared features stay shared."""
         if self.top_BChw.shape[0] == 1:
             return self
         first, second = self.fine_BChw
-        key = None if self.key_BDhw is None else self.key_BDhw[places_B]
-        return Features(self.top_BChw[places_B], (first[places_B], second[places_B]), self.summary_BC[places_B], key)
+        further = (None if part is None else part[places_B] for part in (self.key_BDhw, self.look_BDhw, self.finest_BChw))
+        return Features(self.top_BChw[places_B], (first[places_B], second[places_B]), self.summary_BC[places_B], *further)
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,7 +47,7 @@ class FramePrediction:
     """What the decoder says of each object on one frame.
 
     Args:
-        logits_Bhw: mask logits at stride 4; an absent object's are all far below zero.
+        logits_Bhw: mask logits at stride 4, or finer; an absent object's are all far below zero.
         iou_B: predicted IoU of that mask in [0, 1]: the confidence that sorts the bank.
         presence_B: logit that the object is on the frame.
         pointer_BC: object pointer.
@@ -77,6 +81,8 @@ class Memory:
         confidence: predicted IoU in [0, 1], 0 where the object is judged absent.
         key_Dhw: keys of the frame, where the network carries masks over.
         cover_4hw: the mask under each key, four pixels each.
+        look_Dhw: keys of stride 4, where the network compares neighbouring frames.
+        sums_EE: what its pixels add to the classifier that is solved from memory, where the network has one.
     """
 
     t: int
@@ -87,6 +93,8 @@ class Memory:
     confidence: float
     key_Dhw: Tensor | None = None
     cover_4hw: Tensor | None = None
+    look_Dhw: Tensor | None = None
+    sums_EE: Tensor | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,6 +108,7 @@ class Recalled:
         elapsed: frames since, for the time of its pointer, as a share of the longest; None without time.
         map: whether its map is attended to (SAM 2 keeps more pointers than maps).
         pointer: whether its pointer is attended to.
+        near: whether it is the frame next to this one, as slices of a volume are.
     """
 
     memory: Memory
@@ -108,6 +117,7 @@ class Recalled:
     elapsed: float | None = None
     map: bool = True
     pointer: bool = True
+    near: bool = False
 
 
 Recall = Sequence[Sequence[Recalled]]

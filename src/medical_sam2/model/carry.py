@@ -57,11 +57,14 @@ class Carry(nn.Module):
         coarse = F.normalize(self.second(second_NChw).float(), dim=1)
         return torch.cat([fine, coarse], 1) / math.sqrt(2)
 
-    def cover(self, prediction: FramePrediction, hard_B: Tensor) -> Tensor:
-        """What of each object a memory carries: (B, 4, h, w), the masks of stride 4 folded under stride 8."""
-        logits = prediction.logits_Bhw.float()[:, None]
-        soft = torch.where(hard_B[:, None, None, None], (logits > 0).float(), logits.sigmoid())
-        return F.pixel_unshuffle(soft, 2)
+    def inside(self, prediction: FramePrediction, hard_B: Tensor) -> Tensor:
+        """What of each pixel of the mask logits (B, h, w) counts as inside, in [0, 1]."""
+        logits = prediction.logits_Bhw.float()
+        return torch.where(hard_B[:, None, None], (logits > 0).float(), logits.sigmoid())
+
+    def cover(self, inside_Bhw: Tensor) -> Tensor:
+        """What of each object a memory carries: (B, 4, h, w), the mask of stride 2 at stride 4, folded under stride 8."""
+        return F.pixel_unshuffle(F.avg_pool2d(inside_Bhw[:, None], 2), 2)
 
     def forward(self, key_BDhw: Tensor, recall: Sequence[Sequence[Recalled]]) -> Tensor:
         """Carried mask logits of each object, folded: (B, 16, h/2, w/2); 0 for an object without a past."""

@@ -18,6 +18,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from medical_sam2.model.backbone import Memory, Recall, Recalled
 
+NEAR = 2  # frames between which a mask is moved from one to the other
 FLOOR = 1e-3  # a negative cosine has no meaning as a share of draws (equation 4)
 
 
@@ -46,23 +47,37 @@ class Policy(Protocol):
 
 
 class PolicyBank:
-    """A memory bank that applies one policy to each object on its own."""
+    """A memory bank that applies one policy to each object on its own.
 
-    def __init__(self, policy: Callable[[], Policy]) -> None:
-        self._policy = policy
+    Args:
+        policy: makes that of an object.
+        ordered: whether frames that follow each other show neighbouring slices (for all objects, or for each): then what was
+            found on the nearest frame is recalled too, whatever the policy keeps.
+    """
+
+    def __init__(self, policy: Callable[[], Policy], *, ordered: bool | Sequence[bool] = False) -> None:
+        self._policy, self._ordered = policy, ordered
         self._policies: list[Policy] = []
+        self._latest: list[Memory] = []
         self.memories: list[list[Memory]] = []
 
     def recall(self, t: int, query_BC: Tensor) -> Recall:
         """What each object attends to on frame t."""
         queries = query_BC.expand(len(self.memories), -1)
-        return [p.weigh(m, t, q) for p, m, q in zip(self._policies, self.memories, queries, strict=True)]
+        recall = [p.weigh(m, t, q) for p, m, q in zip(self._policies, self.memories, queries, strict=True)]
+        ordered = [self._ordered] * len(recall) if isinstance(self._ordered, bool) else self._ordered
+        return [[*own, *(self._nearest(b, t) if ordered[b] else ())] for b, own in enumerate(recall)]
+
+    def _nearest(self, b: int, t: int) -> Sequence[Recalled]:
+        memory = min([self._latest[b], *self.memories[b]], key=lambda m: abs(m.t - t))
+        return [Recalled(memory, map=False, pointer=False, near=True)] if abs(memory.t - t) <= NEAR else ()
 
     def store(self, memories: Sequence[Memory]) -> None:
         """Offer one memory for each object."""
         if not self.memories:
             self._policies = [self._policy() for _ in memories]
             self.memories = [[] for _ in memories]
+        self._latest = list(memories)
         self.memories = [p.keep(m, new) for p, m, new in zip(self._policies, self.memories, memories, strict=True)]
 
 

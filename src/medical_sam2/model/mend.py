@@ -20,7 +20,9 @@ from medical_sam2.model.pyramid import Residual
 from medical_sam2.prompts import FramePrompt
 
 WIDTHS = (24, 32, 48, 64)  # channels at stride 4, 8, 16, 32
-HINTS = 6  # pictures of what was said: inside, outside, box, likeness to the clicks, earlier answer, carried mask
+HINTS = 10
+"""Pictures: clicks inside, outside, box, likeness to the clicks, earlier answer, carried mask; those of `Neighbour`; the score
+of `Regression`."""
 CLICK = 1.5  # standard deviation of a click in pixels of the logits
 STRIDE = 4
 SURE = 10.0  # logits are shown in tens
@@ -44,16 +46,19 @@ class Mend(nn.Module):
         self.up = nn.ModuleList(nn.Conv2d(own, above, 1) for above, own in pairwise(WIDTHS))
         self.ascend = nn.ModuleList(Residual(own) for own in WIDTHS[:-1])
         self.last = nn.Conv2d(WIDTHS[0], 1, 3, padding=1)
+        self.judge = nn.Linear(2 * WIDTHS[-1], 2)
 
     @torch.no_grad()
     def reset(self) -> None:
         """Change nothing at first."""
-        self.last.weight.zero_()
-        if self.last.bias is not None:
-            self.last.bias.zero_()
+        for part in (self.last, self.judge):
+            nothing(part)
 
-    def forward(self, fine: tuple[Tensor, Tensor], top_BChw: Tensor, masks_BKhw: Tensor, hints_BHhw: Tensor) -> Tensor:
-        """Logits (B, K, h, w) of the same masks."""
+    def forward(
+        self, fine: tuple[Tensor, Tensor], top_BChw: Tensor, masks_BKhw: Tensor, hints_BHhw: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Logits (B, K, h, w) of the same masks; the finest map that made them (B·K, c, h, w); (B, K, 2) what it adds to the
+        predicted IoU and to the logit of presence."""
         count, several = masks_BKhw.shape[:2]
         flat = masks_BKhw.flatten(0, 1)[:, None].detach()
         entries = [_each(part, count, several) for part in (fine[0], hints_BHhw, fine[1], top_BChw)]
@@ -66,14 +71,22 @@ class Mend(nn.Module):
                 x = x + self.enter[depth - 1](entries[depth + 1])
             x = self.blocks[depth](F.relu(x))
             levels.append(x)
+        judged = self.judge(torch.cat([x.mean((2, 3)), x.amax((2, 3))], 1)).unflatten(0, (count, several))
         for depth in reversed(range(len(self.up))):
             above = F.interpolate(self.up[depth](x), size=levels[depth].shape[-2:], mode="nearest")
             x = self.ascend[depth](levels[depth] + above)
-        return masks_BKhw + self.last(x)[:, 0].unflatten(0, (count, several))
+        return masks_BKhw + self.last(x)[:, 0].unflatten(0, (count, several)), x, judged
+
+
+def nothing(part: nn.Conv2d | nn.Linear) -> None:
+    """Let a layer answer 0 until it learns."""
+    part.weight.zero_()
+    if part.bias is not None:
+        part.bias.zero_()
 
 
 def draw(told: Sequence[Instruction | None], side: int, keys_BDhw: Tensor, carried_B1hw: Tensor | None) -> Tensor:
-    """The pictures (B, 6, h, w) of what was said of each object on a frame.
+    """The pictures (B, 6, h, w) of what was said of each object on a frame, and of the carried mask.
 
     Args:
         told: for each object.

@@ -1,5 +1,6 @@
 """`nano`: the small network that ships with the package."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -11,19 +12,29 @@ from transformers import Sam2VideoConfig
 
 from medical_sam2.model.backbone import Features, FramePrediction, Instruction, Memory, Recall, apart
 from medical_sam2.model.carry import SUBPIXELS, Carry
-from medical_sam2.model.mend import Mend, draw
+from medical_sam2.model.mend import WIDTHS, Mend, draw
+from medical_sam2.model.neighbour import PICTURES, Neighbour
 from medical_sam2.model.pyramid import ConvPyramid, reset
+from medical_sam2.model.regression import Regression
 from medical_sam2.model.sam2 import Pixels, Sam2
+from medical_sam2.model.sharpen import Sharpen
 
 WIDTH = 128
+FINEST = 16  # channels at stride 2, and of each half of the keys of stride 4
+FOLDED = (SUBPIXELS, PICTURES * SUBPIXELS, 4 * SUBPIXELS)
+"""Channels behind the deepest map's, at stride 16: carried mask and pictures of the neighbour (stride 4), score (stride 2)."""
 PIXELS = Pixels(mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
 
 
 class Nano(Sam2):
-    """SAM 2 with a convolutional encoder, with masks carried over from memory by likeness, and mended pixel by pixel.
+    """SAM 2 with a convolutional encoder, with masks carried over from memory by likeness, moved from the slice before, told
+    by a classifier of pixels, mended pixel by pixel, and sharpened at stride 2.
 
     Arguments as of `Sam2`; the encoder gives its maps as a tuple.
     """
+
+    logit_stride = 2
+    vision_encoder: ConvPyramid
 
     def __init__(
         self,
@@ -36,6 +47,9 @@ class Nano(Sam2):
         super().__init__(config, vision_encoder, pixels=pixels, memory_dtype=memory_dtype)
         self.carry = Carry(self.width)
         self.mend = Mend((self.width // 8, self.width // 4), self.width)
+        self.finest = nn.Conv2d(self.vision_encoder.stem[0].out_channels, FINEST, 1)
+        self.look = nn.Conv2d(self.width, FINEST, 1, bias=False)
+        self.neighbour, self.regression, self.sharpen = Neighbour(), Regression(), Sharpen(FINEST, WIDTHS[0])
 
     @property
     def width(self) -> int:
@@ -44,47 +58,73 @@ class Nano(Sam2):
 
     def encode(self, frames_N3SS: Tensor) -> Features:
         """See N frames: features with B = N, keys among them."""
-        first, second, top = self.vision_encoder(frames_N3SS)
+        stem, first, second, top = self.vision_encoder.see(frames_N3SS)
         fine = (self.mask_decoder.conv_s0(first), self.mask_decoder.conv_s1(second))
-        return Features(top, fine, top.mean((2, 3)), self.carry.keys(first, second))
+        finest = self.finest(stem)
+        halves = (F.normalize(part.float(), dim=1) for part in (self.look(first), F.avg_pool2d(finest, 2)))
+        look = (torch.cat([*halves], 1) / math.sqrt(2)).to(finest.dtype)
+        return Features(top, fine, top.mean((2, 3)), self.carry.keys(first, second), look, finest)
 
     def fuse(self, frame: Features, recall: Recall) -> Tensor:
-        """The deepest map in the light of memory, and behind its channels the carried mask logits, folded."""
+        """The deepest map in the light of memory; behind its channels, folded, what else memory tells: see `FOLDED`."""
         fused = super().fuse(frame, recall)
-        return torch.cat([fused, self.carry(keys_of(frame), recall).to(fused.dtype)], 1)
+        pictures = F.pixel_unshuffle(self.neighbour(known(frame.look_BDhw), recall), 4)
+        score = F.pixel_unshuffle(self.regression(_pixels(frame), recall)[:, None], 8)
+        told = (self.carry(known(frame.key_BDhw), recall), pictures, score)
+        return torch.cat([fused, *(part.to(fused.dtype) for part in told)], 1)
 
     def memorise(self, frame: Features, prediction: FramePrediction, t: int, prompted: Sequence[bool]) -> list[Memory]:
         """What to remember of the frame, with its keys and masks."""
         memories = super().memorise(frame, prediction, t, prompted)
-        cover = self.carry.cover(prediction, torch.tensor(prompted, device=self.device))
-        keys = keys_of(frame).expand(len(memories), -1, -1, -1)
-        rows = zip(memories, keys, apart(cover), strict=True)
-        return [replace(memory, key_Dhw=key, cover_4hw=part) for memory, key, part in rows]
+        inside = self.carry.inside(prediction, torch.tensor(prompted, device=self.device))
+        sums = self.regression.sums(_pixels(frame), inside)
+        keys, looks = (known(part).expand(len(memories), -1, -1, -1) for part in (frame.key_BDhw, frame.look_BDhw))
+        rows = zip(memories, keys, apart(self.carry.cover(inside)), looks, apart(sums), strict=True)
+        return [
+            replace(memory, key_Dhw=key, cover_4hw=cover, look_Dhw=look, sums_EE=own) for memory, key, cover, look, own in rows
+        ]
 
     def _decoder(
         self, frame: Features, fused_BChw: Tensor, sparse: Tensor, dense_BChw: Tensor, *, several: bool
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         if fused_BChw.shape[1] == self.width:
             return super()._decoder(frame, fused_BChw, sparse, dense_BChw, several=several)
-        top, carried = fused_BChw.split([self.width, SUBPIXELS], 1)
-        known = (carried != 0).flatten(1).any(1)[:, None, None, None]
-        shown = top + self.carry.embed(carried) * known
+        top, carried, *_ = fused_BChw.split([self.width, *FOLDED], 1)
+        past = (carried != 0).flatten(1).any(1)[:, None, None, None]
+        shown = top + self.carry.embed(carried) * past
         masks, iou, tokens, presence = super()._decoder(frame, shown, sparse, dense_BChw, several=several)
         return masks + self.carry.trust * F.pixel_shuffle(carried, 4), iou, tokens, presence
 
-    def mended(self, frame: Features, fused_BChw: Tensor, masks_BKhw: Tensor, told: Sequence[Instruction | None]) -> Tensor:
-        """The proposed masks in the light of the fine features, of the prompts drawn as pictures, and of the carried mask."""
-        top = fused_BChw[:, : self.width]
-        carried = F.pixel_shuffle(fused_BChw[:, self.width :], 4) if fused_BChw.shape[1] > self.width else None
-        hints = draw(told, masks_BKhw.shape[-1], keys_of(frame), carried)
-        return self.mend(frame.fine_BChw, top, masks_BKhw, hints)
+    def mended(
+        self,
+        frame: Features,
+        fused_BChw: Tensor,
+        proposed: tuple[Tensor, Tensor, Tensor],
+        told: Sequence[Instruction | None],
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The proposed masks in the light of fine features, of the prompts drawn as pictures, and of memory; at stride 2."""
+        masks_BKhw, iou_BK, presence_B1 = proposed
+        top, carried, pictures, score = fused_BChw.split([self.width, *FOLDED], 1)
+        score_B1HW = F.pixel_shuffle(score, 8)
+        hints = draw(told, masks_BKhw.shape[-1], known(frame.key_BDhw), F.pixel_shuffle(carried, 4))
+        hints = torch.cat([hints, F.pixel_shuffle(pictures, 4), F.avg_pool2d(score_B1HW, 2)], 1)
+        masks, hidden, judged_BK2 = self.mend(frame.fine_BChw, top, masks_BKhw, hints)
+        masks = self.sharpen(masks, hidden, known(frame.finest_BChw), score_B1HW[:, 0])
+        return masks, (iou_BK + judged_BK2[..., 0]).clamp(0, 1), presence_B1 + judged_BK2[..., 1].mean(1, keepdim=True)
 
 
-def keys_of(frame: Features) -> Tensor:
-    """The keys that every frame seen by `Nano` has."""
-    if frame.key_BDhw is None:
+def known(part: Tensor | None) -> Tensor:
+    """What every frame seen by `Nano` has."""
+    if part is None:
         raise TypeError("these features were not made by this network")
-    return frame.key_BDhw
+    return part
+
+
+def _pixels(frame: Features) -> Tensor:
+    """Features of each pixel at stride 2 for its classifier: the finest map, the keys of stride 4 below, and a constant."""
+    finest, look = known(frame.finest_BChw), known(frame.look_BDhw)[:, :FINEST]
+    below = F.interpolate(look, scale_factor=2, mode="nearest") * math.sqrt(FINEST)
+    return torch.cat([finest, below, torch.ones_like(finest[:, :1])], 1)
 
 
 def nano(image_size: int = 256) -> Nano:
@@ -97,7 +137,10 @@ def nano(image_size: int = 256) -> Nano:
     reset(network)
     network.carry.reset()
     network.mend.reset()
+    network.sharpen.reset()
     with torch.no_grad():
+        for layer in (network.finest, network.look):
+            nn.init.orthogonal_(layer.weight.view(layer.weight.shape[:2]))
         blocks: Any = network.memory_encoder.memory_fuser.layers
         for block in blocks:
             block.scale.fill_(0.1)

@@ -61,7 +61,13 @@ class ConvPyramid(nn.Module):
 
     def forward(self, frames_N3HW: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Maps (N, C, h, w) of stride 4, 8 and 16."""
-        x, maps = self.stem(frames_N3HW), []
+        _, first, second, top = self.see(frames_N3HW)
+        return first, second, top
+
+    def see(self, frames_N3HW: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Maps (N, C, h, w) of stride 2, 4, 8 and 16; the first is the stem's."""
+        stem, maps = self.stem(frames_N3HW), []
+        x = stem
         for stage in self.stages:
             x = stage(x)
             maps.append(x)
@@ -71,7 +77,7 @@ class ConvPyramid(nn.Module):
             above = lateral(level) + F.interpolate(above, size=level.shape[-2:], mode="nearest")
             out.append(above)
         top, second, first = out
-        return first, second, top
+        return stem, first, second, top
 
 
 def reset(module: nn.Module) -> None:

@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812
 from transformers import AutoModel, Sam2VideoConfig, Sam2VisionModel
 from transformers.models.sam2_video import modeling_sam2_video as modules
 
@@ -23,7 +22,7 @@ from medical_sam2.model.attention import attend
 from medical_sam2.model.backbone import Features, FramePrediction, Instruction, Memory, Recall, Recalled, apart, gather
 from medical_sam2.model.hiera import see
 from medical_sam2.model.told import kind, points
-from medical_sam2.model.tracker import upsampled
+from medical_sam2.model.tracker import fitted, upsampled
 
 ABSENT = -1024.0  # logit of a mask whose object is judged absent
 MASK_SCALE, MASK_BIAS = 20.0, -10.0  # a mask given as prompt becomes logits of +10 and −10
@@ -38,7 +37,7 @@ class Pixels:
 
 
 class Sam2(nn.Module):
-    """A SAM 2 network as a `Backbone`.
+    """A SAM 2 network as a `Backbone`; `logit_stride` is the stride of its mask logits in pixels of the input.
 
     Args:
         config: transformers' configuration of the whole network.
@@ -46,6 +45,8 @@ class Sam2(nn.Module):
         pixels: normalisation that the weights expect.
         memory_dtype: type that memories are rounded to; the official code rounds to bfloat16.
     """
+
+    logit_stride = 4
 
     def __init__(
         self,
@@ -221,14 +222,20 @@ class Sam2(nn.Module):
         several = int((labels_BP[0] >= 0).sum()) <= self.config.multimask_max_pt_num
         sparse, dense_BChw = self.prompt_encoder(points_BP2[:, None], labels_BP[:, None], None, dense)
         masks, iou, tokens, presence = self._decoder(frame, fused_BChw, sparse, dense_BChw, several=several)
-        masks = self.mended(frame, fused_BChw, masks, told)
+        masks, iou, presence = self.mended(frame, fused_BChw, (masks, iou, presence), told)
         best = iou.argmax(-1)
         token = tokens[torch.arange(len(told), device=best.device), best]
         return self._prediction(masks, iou, token, presence[:, 0], best)
 
-    def mended(self, frame: Features, fused_BChw: Tensor, masks_BKhw: Tensor, told: Sequence[Instruction | None]) -> Tensor:
-        """The proposed masks as they are; a network that mends them does it here."""
-        return masks_BKhw
+    def mended(
+        self,
+        frame: Features,
+        fused_BChw: Tensor,
+        proposed: tuple[Tensor, Tensor, Tensor],
+        told: Sequence[Instruction | None],
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The proposed masks (B, K, h, w), their IoUs (B, K) and the presence (B, 1) as they are; a network may mend them."""
+        return proposed
 
     def _decoder(
         self, frame: Features, fused_BChw: Tensor, sparse: Tensor, dense_BChw: Tensor, *, several: bool
@@ -260,16 +267,13 @@ class Sam2(nn.Module):
         shown = mask_B1SS.flatten(1).any(1)
         seen = ((presence[:, 0] > 0) & shown)[:, None]
         pointer = torch.where(seen, self.object_pointer_proj(tokens[:, 0]), self.no_object_pointer)
-        logits = self._fit(mask_B1SS * MASK_SCALE + MASK_BIAS)
+        logits = fitted(mask_B1SS * MASK_SCALE + MASK_BIAS, self.image_size // self.logit_stride)
         sure, there = torch.ones_like(presence[:, 0]), shown * MASK_SCALE + MASK_BIAS
         return FramePrediction(logits[:, 0], sure, there, pointer, logits, sure[:, None])
 
     def _fit(self, mask: Tensor) -> Tensor:
-        """A mask at the size of mask logits (stride 4), antialiased."""
-        size = self.prompt_encoder.mask_input_size
-        if tuple(mask.shape[-2:]) == tuple(size):
-            return mask
-        return F.interpolate(mask, size=size, mode="bilinear", align_corners=False, antialias=True)
+        """A mask at the size that the prompt encoder takes (stride 4)."""
+        return fitted(mask, self.prompt_encoder.mask_input_size[0])
 
     def _sparse(self, told: Sequence[Instruction | None]) -> tuple[Tensor, Tensor, Tensor | None]:
         """Points (B, P, 2) with their labels: corners of a box first (labels 2 and 3), then clicks; earlier logits."""
@@ -281,10 +285,11 @@ class Sam2(nn.Module):
 
     def _earlier(self, one: Instruction) -> Tensor | None:
         """Logits that clicks correct: the earlier answer, or the mask that was given with them."""
-        if one.earlier_hw is not None or one.prompt.mask_hw is None:
-            return one.earlier_hw
-        mask = torch.as_tensor(one.prompt.mask_hw, dtype=torch.float32, device=self.device)
-        return self._fit((mask * MASK_SCALE + MASK_BIAS)[None, None])[0, 0]
+        logits = one.earlier_hw
+        if logits is None and one.prompt.mask_hw is not None:
+            mask = torch.as_tensor(one.prompt.mask_hw, dtype=torch.float32, device=self.device)
+            logits = mask * MASK_SCALE + MASK_BIAS
+        return None if logits is None else self._fit(logits[None, None])[0, 0]
 
     def _grid(self) -> Tensor:
         """Positional encoding of the feature map's pixels, in the same random Fourier features as the prompts."""

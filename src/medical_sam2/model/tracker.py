@@ -89,3 +89,10 @@ def upsampled(logits_Bhw: Tensor, size: int | tuple[int, int]) -> Tensor:
     """Logits at another size, bilinear, as SAM 2 brings masks to the input's size."""
     size = (size, size) if isinstance(size, int) else size
     return F.interpolate(logits_Bhw[:, None].float(), size=size, mode="bilinear", align_corners=False)[:, 0]
+
+
+def fitted(mask_B1hw: Tensor, side: int) -> Tensor:
+    """A mask or its logits as a square of that side, antialiased."""
+    if tuple(mask_B1hw.shape[-2:]) == (side, side):
+        return mask_B1hw
+    return F.interpolate(mask_B1hw.float(), size=(side, side), mode="bilinear", align_corners=False, antialias=True)

@@ -33,7 +33,7 @@ from medical_sam2.train.pupil import Plan
 from medical_sam2.volume import Volume
 from medical_sam2.zoom import extent, together
 
-TUNED = ("mend.", "mask_decoder.", "carry.", "memory_attention.", "memory_encoder.")
+TUNED = ("mend.", "sharpen.", "neighbour.", "regression.", "mask_decoder.", "carry.", "memory_attention.", "memory_encoder.")
 KEPT = ("mask_decoder.conv_s", "carry.first", "carry.second", "mask_decoder.pred_obj_score_head")
 """What makes features, so that kept ones stay valid; and the head that judges presence, of which one frame says nothing."""
 COPIES = Odds(rotation=0.7, scaling=0.7, noise=0.3, blur=0.2, intensity=0.3, low_resolution=0.1, gamma=0.5, flip=0.0)

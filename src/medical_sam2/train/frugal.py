@@ -52,6 +52,11 @@ def _again(verb: Callable[..., T], *arguments: Any) -> T:
 
 def _joined(frames: Sequence[Features]) -> Features:
     first, second = (torch.cat([frame.fine_BChw[level] for frame in frames]) for level in (0, 1))
-    keys = [frame.key_BDhw for frame in frames if frame.key_BDhw is not None]
     top, summary = torch.cat([frame.top_BChw for frame in frames]), torch.cat([frame.summary_BC for frame in frames])
-    return Features(top, (first, second), summary, torch.cat(keys) if keys else None)
+    further = (_all([getattr(frame, name) for frame in frames]) for name in ("key_BDhw", "look_BDhw", "finest_BChw"))
+    return Features(top, (first, second), summary, *further)
+
+
+def _all(parts: Sequence[Tensor | None]) -> Tensor | None:
+    there = [part for part in parts if part is not None]
+    return torch.cat(there) if there else None

@@ -129,7 +129,8 @@ class Teacher(nn.Module):
         truth_BTSS = torch.cat([clip.truth_OTSS for clip in batch.clips]).to(network.device)
         outlined = torch.tensor(given(pupils), device=network.device)
         total, scores, masks = torch.zeros((), device=network.device), np.zeros(4), []
-        for t, prediction in track(player, seen, range(frames), pupils, PolicyBank(plan.policy)):
+        ordered = [clip.ordered for clip in batch.clips for _ in clip.truth_OTSS]
+        for t, prediction in track(player, seen, range(frames), pupils, PolicyBank(plan.policy, ordered=ordered)):
             known = outlined if t == 0 else torch.zeros_like(outlined)
             total = total + frame_loss(prediction, truth_BTSS[:, t].float(), recipe.losses, given_B=known)
             scores[[0, 1] if t == 0 else [2, 3]] += _dice(prediction, truth_BTSS[:, t], known)

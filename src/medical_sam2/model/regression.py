@@ -1,0 +1,81 @@
+"""Pixels told apart by a classifier that is solved, not trained: what `nano` adds to SAM 2's memory for colours, textures.
+
+Every memory keeps the sums that ridge regression needs of its pixels and their mask; on a new frame the memories' sums are
+added up by their weights, and the solution
+
+    w = (Σ_m ω_m A_m + λ I)⁻¹ Σ_m ω_m b_m,    A = Σ_p s_p x_p x_pᵀ,    b = Σ_p s_p x_p y_p
+
+scores its pixels x at stride 2, with y = ±1 inside and outside and weights s under which both sides count alike. Gradients
+flow through the solution, so the features learn to be told apart by it. Closed-form learners of this kind are known from
+few-shot learning (Bertinetto et al., Meta-learning with differentiable closed-form solvers, 2019) and from video objects
+(Robinson et al., Learning fast and robust target models for video object segmentation, 2020).
+
+Shapes: N frames, B objects, E features with a constant one, h w map of stride 2.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from medical_sam2.model.backbone import Recalled
+
+LEAST = 1e-4  # share of a frame under which a side counts less than the other
+GUESS = 0.3  # weight of a memory that nobody prompted, at first
+
+
+class Regression(nn.Module):
+    """Sums of memories, and their solution."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ridge = nn.Parameter(torch.tensor(-4.0))
+        self.guess = nn.Parameter(torch.tensor(GUESS).log())
+
+    def sums(self, features_BEhw: Tensor, inside_Bhw: Tensor) -> Tensor:
+        """A and b of one frame for each object, side by side: (B, E, E + 1).
+
+        Args:
+            features_BEhw: of the frame; B may be 1.
+            inside_Bhw: probability of the object in each pixel.
+        """
+        with torch.autocast(features_BEhw.device.type, enabled=False):
+            exact = _exact(features_BEhw.device)
+            y_Bn = inside_Bhw.to(exact).flatten(1)
+            x_BnE = features_BEhw.to(exact).flatten(2).transpose(1, 2).expand(len(y_Bn), -1, -1)
+            least = LEAST * y_Bn.shape[1]
+            within, without = y_Bn.sum(1, keepdim=True) + least, (1 - y_Bn).sum(1, keepdim=True) + least
+            share_Bn = y_Bn / within + (1 - y_Bn) / without
+            weighed_BnE = x_BnE * share_Bn[..., None]
+            signs_Bn1 = (y_Bn / within - (1 - y_Bn) / without)[..., None]
+            return torch.cat([weighed_BnE.transpose(1, 2) @ x_BnE, x_BnE.transpose(1, 2) @ signs_Bn1], 2)
+
+    def forward(self, features_BEhw: Tensor, recall: Sequence[Sequence[Recalled]]) -> Tensor:
+        """The score of each pixel for each object, about −1 outside and 1 inside: (B, h, w); 0 for one without a past."""
+        scores = [
+            self._score(features, memories) for features, memories in zip(_each(features_BEhw, recall), recall, strict=True)
+        ]
+        return torch.stack(scores)
+
+    def _score(self, features_Ehw: Tensor, memories: Sequence[Recalled]) -> Tensor:
+        known = [r for r in memories if r.map and r.memory.sums_EE is not None]
+        if not known:
+            return features_Ehw.new_zeros(features_Ehw.shape[1:], dtype=torch.float32)
+        device = features_Ehw.device
+        with torch.autocast(device.type, enabled=False):
+            trust = [r.log_weight + self.guess * (not r.memory.prompted) for r in known]
+            share_M = torch.stack(trust).float().softmax(0)
+            sums = torch.stack([r.memory.sums_EE for r in known if r.memory.sums_EE is not None])
+            a_EE, b_E1 = torch.einsum("m,mef->ef", share_M.to(sums.dtype), sums).split([sums.shape[1], 1], 1)
+            ridge = self.ridge.exp() * a_EE.diagonal().mean().clamp(min=1e-6)
+            w_E1 = torch.linalg.solve(a_EE + ridge * torch.eye(len(a_EE), dtype=sums.dtype, device=device), b_E1)
+            return torch.einsum("ehw,e->hw", features_Ehw.float(), w_E1[:, 0].float()).clamp(-3, 3)
+
+
+def _exact(device: torch.device) -> torch.dtype:
+    """Sums and solution are amplified rounding where features are alike; MPS has no float64."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
+def _each(features_BEhw: Tensor, recall: Sequence[Sequence[Recalled]]) -> Tensor:
+    return features_BEhw.expand(len(recall), -1, -1, -1)

@@ -1,0 +1,57 @@
+"""Borders at stride 2: what `nano` adds after SAM 2's mask logits of stride 4, for thin and small structures.
+
+A few convolutions see the mended mask, what mended it, the encoder's finest map, and the score of the solved classifier, and
+add to the logits, enlarged. It begins as a network that changes nothing.
+
+Shapes: B objects, K proposed masks, h w map of stride 4, H W map of stride 2.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+
+from medical_sam2.model.mend import nothing
+
+WIDTH = 16
+SURE = 10.0  # logits are shown in tens
+
+
+class Sharpen(nn.Module):
+    """Enlarges mask logits.
+
+    Args:
+        finest: channels of the encoder's map of stride 2.
+        hidden: channels of what mended the mask.
+    """
+
+    def __init__(self, finest: int, hidden: int) -> None:
+        super().__init__()
+        self.shrink = nn.Conv2d(hidden, WIDTH, 1)
+        self.first = nn.Conv2d(finest + WIDTH + 2, WIDTH, 3, padding=1)
+        self.second = nn.Conv2d(WIDTH, WIDTH, 3, padding=1)
+        self.last = nn.Conv2d(WIDTH, 1, 1)
+
+    @torch.no_grad()
+    def reset(self) -> None:
+        """Change nothing at first."""
+        nothing(self.last)
+
+    def forward(self, masks_BKhw: Tensor, hidden_Xchw: Tensor, finest_BCHW: Tensor, score_BHW: Tensor) -> Tensor:
+        """Logits (B, K, H, W) of the same masks.
+
+        Args:
+            masks_BKhw: mended.
+            hidden_Xchw: what mended them, X = B·K.
+            finest_BCHW: of the encoder; B may be 1.
+            score_BHW: of the solved classifier.
+        """
+        count, several = masks_BKhw.shape[:2]
+        side = finest_BCHW.shape[-2:]
+        large = F.interpolate(masks_BKhw.flatten(0, 1)[:, None].float(), size=side, mode="bilinear", align_corners=False)
+        above = F.interpolate(self.shrink(hidden_Xchw), size=side, mode="nearest")
+        seen = finest_BCHW.expand(count, -1, -1, -1).repeat_interleave(several, 0)
+        score = score_BHW[:, None].repeat_interleave(several, 0)
+        shown = large.detach().clamp(-SURE, SURE) / SURE
+        x = F.relu(self.first(torch.cat([above, seen, shown.to(above.dtype), score.to(above.dtype)], 1)))
+        x = F.relu(x + self.second(x))
+        return (large + self.last(x))[:, 0].unflatten(0, (count, several))
