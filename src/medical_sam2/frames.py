@@ -53,12 +53,24 @@ def choose_window(volume: Volume, name: str = "auto", *, inside: NDArray[np.gene
     Raises:
         ConfigError: no such window.
     """
+    told = named_window(name)
+    if told is not None:
+        return told
+    if name == "auto" and in_hounsfield(volume.array, volume.modality):
+        return hounsfield_window(inside)
+    return percentile_window(volume.array)
+
+
+def named_window(name: str) -> Window | None:
+    """The window that a user named or gave in numbers; None for "auto" and "percentile", which depend on the image.
+
+    Raises:
+        ConfigError: no such window.
+    """
     if name in CT_WINDOWS:
         return _levelled(name)
-    if name == "auto" and _in_hounsfield(volume):
-        return _levelled(_window_for(inside))
     if name in {"auto", "percentile"}:
-        return percentile_window(volume.array)
+        return None
     try:
         low, high = (float(part) for part in name.split(","))
     except ValueError:
@@ -70,8 +82,8 @@ def choose_window(volume: Volume, name: str = "auto", *, inside: NDArray[np.gene
 
 def choose_windows(volume: Volume, name: str, inside: Mapping[int, NDArray[np.generic]]) -> dict[int, Window]:
     """The window of each object, by the intensities at its own prompts; see `choose_window`."""
-    if name == "auto" and _in_hounsfield(volume):
-        return {label: _levelled(_window_for(values)) for label, values in inside.items()}
+    if name == "auto" and in_hounsfield(volume.array, volume.modality):
+        return {label: hounsfield_window(values) for label, values in inside.items()}
     return dict.fromkeys(inside, choose_window(volume, name))
 
 
@@ -98,25 +110,26 @@ def percentile_window(array: NDArray[np.generic]) -> Window:
     return Window(low, high if high > low else low + max(1.0, abs(low) / 1000))
 
 
-def _in_hounsfield(volume: Volume) -> bool:
+def in_hounsfield(array: NDArray[np.generic], modality: str | None) -> bool:
     """Whether it is a CT in Hounsfield units; where the file does not say (NIfTI), air and bone do."""
-    if volume.modality not in {None, "CT"}:
+    if modality not in {None, "CT"}:
         return False
-    sample = volume.array[:: max(1, volume.shape[0] // 16)]
+    sample = array[:: max(1, array.shape[0] // 16)] if array.ndim == 3 and array.shape[2] > 1 else array
     low, high = float(sample.min()), float(sample.max())
-    return low <= -200 if volume.modality == "CT" else low <= -900 and high >= 200
+    return low <= -200 if modality == "CT" else low <= -900 and high >= 200
+
+
+def hounsfield_window(inside: NDArray[np.generic] | None) -> Window:
+    """The window of a CT that shows these intensities best; that of soft tissue where there are none."""
+    if inside is None or not inside.size:
+        return _levelled("soft")
+    middle = float(np.median(inside.astype(np.float32)))
+    return _levelled("lung" if middle < -250 else "bone" if middle > 350 else "soft")
 
 
 def _levelled(name: str) -> Window:
     level, width = CT_WINDOWS[name]
     return Window(level - width / 2, level + width / 2)
-
-
-def _window_for(inside: NDArray[np.generic] | None) -> str:
-    if inside is None or not inside.size:
-        return "soft"
-    middle = float(np.median(inside.astype(np.float32)))
-    return "lung" if middle < -250 else "bone" if middle > 350 else "soft"
 
 
 def to_input(picture: NDArray[np.float32], size: int) -> Tensor:

@@ -14,7 +14,17 @@ from medical_sam2.errors import ConfigError, MedicalSam2Error
 from medical_sam2.following import Setting
 from medical_sam2.frames import Window
 from medical_sam2.fusion import FUSIONS, FusionFactory
-from medical_sam2.imagesets import FeatureStore, ImageMask, ImageSetting, Order, Viewer, chosen, fingerprint, outlined
+from medical_sam2.imagesets import (
+    FeatureStore,
+    ImageMask,
+    ImageSetting,
+    Order,
+    Viewer,
+    choose_set_windows,
+    chosen,
+    fingerprint,
+    outlined,
+)
 from medical_sam2.model.backbone import Features
 from medical_sam2.model.memory import POLICIES, Policy
 from medical_sam2.model.sam2 import Sam2
@@ -136,6 +146,8 @@ class Segmenter:
         order: str | Order | Iterable[int] = "given",
         only: Collection[int] | None = None,
         features: Path | None = None,
+        window: str = "auto",
+        modality: Callable[[int], str | None] = lambda _: None,
         on_error: Callable[[int, MedicalSam2Error], None] | None = None,
     ) -> Iterator[ImageMask]:
         """Outline the prompted objects in every image of an unordered set, in memory that does not grow with the set.
@@ -149,6 +161,8 @@ class Segmenter:
                 policy of your own; or the images themselves, one after the other.
             only: the images to be outlined beside the prompted ones; all unless told.
             features: folder in which what the encoder saw is kept, by content and weights.
+            window: see `frames.choose_window`; "auto" takes one for all CT images in Hounsfield units.
+            modality: what took an image, as a DICOM code, where known; else air and bone tell a CT.
             on_error: told of images that cannot be used, which are left out; without it their error is raised.
 
         Yields:
@@ -160,7 +174,8 @@ class Segmenter:
         policy: Callable[[], Policy] = find(POLICIES, bank, what="bank")
         asked, rest = chosen(order, len(images))
         kept = None if features is None else FeatureStore(features, fingerprint(self.network, self.device, self.precision))
-        viewer = Viewer(images, self.encode, self.network.image_size, self.device, store=kept, on_error=on_error)
+        size, seen = self.network.image_size, choose_set_windows(images, prompts, window, modality)
+        viewer = Viewer(images, self.encode, size, self.device, store=kept, on_error=on_error, windows=seen)
         visited = [*dict.fromkeys([*prompts, *(i for i in rest if only is None or i in only)])]
         setting = ImageSetting(self.network, viewer, policy, asked)
         yield from self._stepwise(outlined(setting, prompts, visited))

@@ -97,6 +97,20 @@ def test_a_mixture_of_formats(room: Room) -> None:
     assert opened("sheet.png").shape[1] > 1000
 
 
+def test_slices_of_a_ct_are_seen_as_those_of_a_volume(room: Room) -> None:
+    """Each by itself: through the window of what is prompted, not through its own percentiles."""
+    for path in Path("set").iterdir():
+        path.unlink()
+    for number in range(2):
+        array = np.full((40, 30), -1000.0) + np.random.default_rng(number).normal(0, 9, (40, 30))
+        array[6:34, 4:26] += 1040
+        array[10:16, 8:12] = 1500
+        nib.save(nib.Nifti1Image(array, np.eye(4)), f"set/{number}.nii.gz")  # type: ignore[attr-defined]
+    box = ("--template", "0.nii.gz", "--box", "20", "10", "32", "24", "--overwrite")
+    sure = {how: room.done(*box, f"--window={how}")["images"][1]["confidence"] for how in ("auto", "soft", "percentile")}
+    assert sure["auto"] == sure["soft"] != sure["percentile"]
+
+
 def test_several_templates_objects_and_labels_beyond_a_byte(room: Room) -> None:
     Image.fromarray(np.where(room.truth, 700, 0).astype(np.uint16)).save("wide.png")
     report = room.done(
@@ -165,6 +179,7 @@ def test_suggestion_of_a_slice(room: Room) -> None:
         (("--template", "a.png", "--mask", "none.png"), "none.png: there is no such file"),
         ((*A_MASK, "--bank", "fife"), "did you mean 'fifo'"),
         ((*A_MASK, "--order", "alike"), "unknown order"),
+        ((*A_MASK, "--window", "lungs"), "unknown window 'lungs'"),
         ((*A_MASK, "--report", "run.txt"), "nothing is written as .txt"),
         ((*A_MASK, "--overwrite", "--skip-existing"), "contradict"),
         ((*A_MASK, "--name", "4:x"), "object 4, which has no prompt"),

@@ -70,6 +70,8 @@ class Manner:
         bank: memory: self-sorting, fifo, greedy, prompted (nothing but the templates), or a plug-in (module:attribute).
         order: in which images are visited: given (by name), shuffled, similar (most like the bank first), or a plug-in.
         seed: of the shuffling.
+        window: of intensities: auto (CT images through the window that suits what is prompted), percentile, soft, lung, bone,
+            brain, or LOW,HIGH.
         features: folder that keeps what the encoder saw, by content and weights: corrections are quick.
         weights: a name (`medsam2 weights list`), a file, a folder, or an id on the Hugging Face hub.
         image_size: side of the network's input in pixels; that of the weights unless given.
@@ -81,6 +83,7 @@ class Manner:
     bank: str = "self-sorting"
     order: str = "given"
     seed: int = 0
+    window: Annotated[str, Parameter(allow_leading_hyphen=True)] = "auto"
     features: Path | None = None
     weights: str = "nano"
     image_size: int | None = None

@@ -111,12 +111,14 @@ def _check_masks(prompts: SetPrompts, files: list[Path], outputs: Outputs) -> No
 
 def _network(manner: Manner) -> "Segmenter":
     from medical_sam2.cli._plan import network
+    from medical_sam2.frames import named_window
     from medical_sam2.imagesets import ORDERS
     from medical_sam2.model.memory import POLICIES
     from medical_sam2.plugins import find
 
     find(POLICIES, manner.bank, what="bank")
     find(ORDERS, manner.order, what="order")
+    named_window(manner.window)
     if manner.threads is not None and manner.threads < 1:
         raise ConfigError(f"{manner.threads} threads cannot work", "give --threads 1 or more")
     return network(manner.how)
@@ -176,6 +178,8 @@ class _Run:
                 order=order,
                 only=todo,
                 features=manner.features,
+                window=manner.window,
+                modality=lambda i: self.images.picture(i).modality,
                 on_error=self.fail,
             )
             try:

@@ -6,6 +6,7 @@ from medical_sam2.imagesets.outline import ImageSetting, outlined
 from medical_sam2.imagesets.store import FeatureStore, fingerprint
 from medical_sam2.imagesets.suggest import Need, neediest, slice_needs
 from medical_sam2.imagesets.viewer import Viewer, direction
+from medical_sam2.imagesets.windows import choose_set_windows
 
 __all__ = [
     "ORDERS",
@@ -16,6 +17,7 @@ __all__ = [
     "Order",
     "Shuffled",
     "Viewer",
+    "choose_set_windows",
     "chosen",
     "direction",
     "fingerprint",

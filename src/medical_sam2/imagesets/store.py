@@ -12,6 +12,7 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from medical_sam2.errors import InputError
+from medical_sam2.frames import Window
 from medical_sam2.io import atomic
 from medical_sam2.model.backbone import Features
 
@@ -47,9 +48,18 @@ class FeatureStore:
             reason = (error.strerror or "unknown reason").lower()
             raise InputError(f"the folder for features cannot be made: {reason}", "give another", subject=folder) from None
 
-    def get(self, image: NDArray[np.generic], device: torch.device, encode: Callable[[], Features]) -> Features:
-        """Features of an image, encoded and kept where they are not there, or are damaged."""
-        file = self.folder / f"{self._key(image)}.safetensors"
+    def get(
+        self, image: NDArray[np.generic], device: torch.device, encode: Callable[[], Features], *, seen: Window | None = None
+    ) -> Features:
+        """Features of an image, encoded and kept where they are not there, or are damaged.
+
+        Args:
+            image: that is looked at.
+            device: of the network.
+            encode: makes the features.
+            seen: window that it is seen through, where the image alone does not decide.
+        """
+        file = self.folder / f"{self._key(image, seen)}.safetensors"
         try:
             return _unpacked(load(file.read_bytes()), device)
         except (OSError, SafetensorError, KeyError):
@@ -57,8 +67,8 @@ class FeatureStore:
         atomic.write_bytes(file, save(_packed(features)))
         return features
 
-    def _key(self, image: NDArray[np.generic]) -> str:
-        digest = sha256(f"{self._weights} {image.shape} {image.dtype.str}".encode())
+    def _key(self, image: NDArray[np.generic], seen: Window | None) -> str:
+        digest = sha256(f"{self._weights} {image.shape} {image.dtype.str}{'' if seen is None else f' {seen}'}".encode())
         digest.update(np.ascontiguousarray(image).view(np.uint8).data)
         return digest.hexdigest()
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from medical_sam2.errors import GeometryError, MedicalSam2Error
 from medical_sam2.frames import FeatureCache, percentile_window, to_input
 from medical_sam2.imagesets.store import FeatureStore
+from medical_sam2.imagesets.windows import AS_IT_IS, SetWindows
 from medical_sam2.model.backbone import Features
 from medical_sam2.region import Region
 
@@ -32,6 +33,7 @@ class Viewer:
         device: of the network.
         store: features on disk.
         on_error: told of an image that cannot be used, which is then left out; without it the error is raised.
+        windows: of CT images; unless given, the percentiles of each image.
         keep_mb: of features that are held in memory.
     """
 
@@ -44,12 +46,13 @@ class Viewer:
         *,
         store: FeatureStore | None = None,
         on_error: OnError | None = None,
+        windows: SetWindows = AS_IT_IS,
         keep_mb: float = 384.0,
     ) -> None:
         self.images, self.size = images, size
         self.shapes: dict[int, tuple[int, int]] = {}
         self.blank: list[int] = []
-        self._encode, self._device, self._store, self._on_error = encode, device, store, on_error
+        self._encode, self._device, self._store, self._on_error, self._windows = encode, device, store, on_error, windows
         self._cache, self._summaries, self._useless = FeatureCache(keep_mb), dict[int, NDArray[np.float32]](), set[int]()
 
     def features(self, i: int) -> Features:
@@ -64,7 +67,8 @@ class Viewer:
         """What the encoder sees in a region of an image that it has seen as a whole."""
         image = self.images[i]
         part = image[region.rows, region.columns]
-        return self._encode(to_input(percentile_window(image).apply(_reduced(part, self.size)), self.size))
+        window = self._windows.of(i, image) or percentile_window(image)
+        return self._encode(to_input(window.apply(_reduced(part, self.size)), self.size))
 
     def summary(self, i: int) -> NDArray[np.float32]:
         """The direction of its embedding (C,), kept for all images."""
@@ -97,11 +101,13 @@ class Viewer:
         if image.min() == image.max():
             raise _BlankError(f"image {i} holds one grey value only", "there is nothing to outline; prompt another one")
 
+        told = self._windows.of(i, image)
+
         def look() -> Features:
-            window = percentile_window(image)
+            window = told or percentile_window(image)
             return self._encode(to_input(window.apply(_reduced(image, self.size)), self.size))
 
-        return look() if self._store is None else self._store.get(image, self._device, look)
+        return look() if self._store is None else self._store.get(image, self._device, look, seen=told)
 
 
 def direction(vector_C: Tensor) -> NDArray[np.float32]:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,8 +27,25 @@ VERSION = 4
 SYNTHETIC = "synthetic"
 
 
+class Maker(Protocol):
+    """What makes the case of an index; it must be picklable."""
+
+    def __call__(self, seed: int, index: int, kind: Kind, *, size: int, count: int) -> SyntheticCase:
+        """See `make_case`."""
+        ...
+
+
 def write_pool(
-    folder: Path, *, volumes: int, sets: int, seed: int = 0, workers: int = 1, size: int = 128, count: int = 10
+    folder: Path,
+    *,
+    volumes: int,
+    sets: int,
+    seed: int = 0,
+    workers: int = 1,
+    size: int = 128,
+    count: int = 10,
+    first: int = 0,
+    maker: Maker | None = None,
 ) -> Iterator[int]:
     """Fill a folder with cases; those that are there already stay. Yields the index of each case as it is done.
 
@@ -42,12 +60,14 @@ def write_pool(
         workers: processes.
         size: voxels along the longest axis.
         count: images in a set.
+        first: even number of the first case, so that pools can lie in one folder.
+        maker: of the cases, `make_case` unless given.
     """
     folder.mkdir(parents=True, exist_ok=True)
     todo: list[tuple[int, Kind]] = [
-        (index, kind) for index, kind in _plan(volumes, sets) if not (folder / f"{index:06d}.json").exists()
+        (first + index, kind) for index, kind in _plan(volumes, sets) if not (folder / f"{first + index:06d}.json").exists()
     ]
-    job = partial(_write, folder, seed, size, count)
+    job = partial(_write, folder, seed, size, count, maker or make_case)
     if workers <= 1:
         yield from map(job, todo)
         return
@@ -139,9 +159,9 @@ def _plan(volumes: int, sets: int) -> list[tuple[int, Kind]]:
     return [(index, "set" if index % 2 else "volume") for _, index in sorted(places)]
 
 
-def _write(folder: Path, seed: int, size: int, count: int, item: tuple[int, Kind]) -> int:
+def _write(folder: Path, seed: int, size: int, count: int, maker: Maker, item: tuple[int, Kind]) -> int:
     index, kind = item
-    case = make_case(seed, index, kind, size=size, count=count)
+    case = maker(seed, index, kind, size=size, count=count)
     told = {"kind": case.kind, "name": case.name, "tasks": case.tasks, "seed": [seed, index], "version": VERSION}
     for part, array in (("images", case.images), ("labels", case.labels)):
         _place(folder / f"{index:06d}.{part}.npy", lambda stream, array=array: np.save(stream, array, allow_pickle=False))
