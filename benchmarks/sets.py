@@ -186,6 +186,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("-o", "--output", type=Path, required=True)
     parser.add_argument("--weights", default="nano")
     parser.add_argument("--device", default="auto")
+    parser.add_argument("--image-size", type=int, help="side of the network's input; that of the weights unless told")
     parser.add_argument("--only", nargs="*", default=SETS, help="names of sets")
     parser.add_argument("--templates", type=int, default=5)
     parser.add_argument("--orders", type=int, default=5)
@@ -200,8 +201,8 @@ def parsed() -> argparse.Namespace:
 
 def main() -> int:
     told = parsed()
-    segmenter = Segmenter.from_pretrained(told.weights, device=told.device)
-    weights = fingerprint(segmenter.network)[:12]
+    segmenter = Segmenter.from_pretrained(told.weights, device=told.device, image_size=told.image_size)
+    weights = fingerprint(segmenter.network, *([told.image_size] if told.image_size else []))[:12]
     told.output.mkdir(parents=True, exist_ok=True)
     head = (
         f"Weights `{told.weights}` ({weights}), {segmenter.precision}, {segmenter.network.image_size} px. "
