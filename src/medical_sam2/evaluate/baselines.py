@@ -62,13 +62,16 @@ class Prototypical:
 
         segmenter = asked.segmenter
         cut = {t: mask if region is None else mask[region.rows, region.columns] for t, mask in outlines.items()}
-        taught = [Prototypes.learnt(seen(t), torch.from_numpy(mask), window=self.window) for t, mask in cut.items()]
+        taught = [
+            Prototypes.learnt(seen(t), torch.from_numpy(np.ascontiguousarray(mask)), window=self.window)
+            for t, mask in cut.items()
+        ]
         known = Prototypes.together(taught, mean=self.window is None)
         masks: list[MaskArray] = []
         for t, picture in enumerate(pictures):
-            whole = np.zeros(picture.shape[:2], bool)
-            inside = whole if region is None else whole[region.rows, region.columns]
-            inside[...] = (known.likeness(seen(t), (inside.shape[0], inside.shape[1])) > 0.5).cpu().numpy()
+            whole: MaskArray = np.zeros((picture.shape[0], picture.shape[1]), bool)
+            place = Region(0, 0, picture.shape[0], picture.shape[1]) if region is None else region
+            whole[place.rows, place.columns] = (known.likeness(seen(t), place.shape_hw) > 0.5).cpu().numpy()
             masks.append(outlines.get(t, whole))
         return Found(masks)
 

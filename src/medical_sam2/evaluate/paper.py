@@ -123,8 +123,8 @@ def _gaps(rows: Sequence[Row]) -> list[Table]:
                 both = [case for case in first if case in gap]
                 each = difference([gap[c] for c in both], [first[c] for c in both], np.random.default_rng(0))
                 less = f"{each.mean:+.3f} [{number(each.low)}, {number(each.high)}], p {number(each.p)}"
-            lines.append((f"{kind}s", method, interval(list(gap.values())), less, *GAPS.get(method, ("–", "–"))))
-    heads = ("", "method", "gap [95 % interval]", f"larger than {methods[0]}'s by", "paper: BTCV", "paper: REFUGE")
+            lines.append((f"{kind}s, {method}", interval(list(gap.values())), less, *GAPS.get(method, ("–", "–"))))
+    heads = ("method", "gap [95 % interval]", f"larger than {methods[0]}'s by", "paper: BTCV", "paper: REFUGE")
     told = f"as Fig. 7: how much Dice is lost from {float(shares[-1]):.0%} to {float(shares[0]):.0%} of the frames prompted"
     return [Table(told, heads, tuple(lines), "The p of the difference is of Wilcoxon's signed-rank test, for one comparison.")]
 

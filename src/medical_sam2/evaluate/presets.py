@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
-from medical_sam2.evaluate.protocols import Protocol
+from medical_sam2.evaluate.protocols import Condition, Protocol
 
 T = TypeVar("T")
 
@@ -22,7 +22,7 @@ class Preset:
         images: of each set of images.
         structures: of each data set.
         seeds: of each protocol.
-        conditions: of each protocol; the first, the last, and others at equal steps between them.
+        conditions: of each protocol, of each kind of prompt and each way to choose frames; at equal steps.
         without: methods that are left out wherever others stay.
         image_size: side of the network's input in pixels; None for that of the weights.
     """
@@ -52,7 +52,7 @@ PRESETS: Mapping[str, Preset] = {
         images=4,
         structures=1,
         seeds=2,
-        conditions=3,
+        conditions=2,
         without=("registration", "random walker", "grow cut"),
         image_size=128,
     ),
@@ -62,7 +62,10 @@ PRESETS: Mapping[str, Preset] = {
 def trimmed(protocol: Protocol, preset: Preset) -> Protocol:
     """What a preset leaves of a protocol."""
     methods = tuple(method for method in protocol.methods if method not in preset.without) or protocol.methods
-    conditions = tuple(spread(protocol.conditions, preset.conditions))
+    alike: dict[tuple[str, str], list[Condition]] = {}
+    for condition in protocol.conditions:
+        alike.setdefault((condition.prompt, condition.choice), []).append(condition)
+    conditions = tuple(condition for own in alike.values() for condition in spread(own, preset.conditions))
     return replace(protocol, methods=methods, conditions=conditions, seeds=protocol.seeds[: preset.seeds])
 
 

@@ -101,13 +101,13 @@ PROTOCOLS: Mapping[str, Protocol] = {
         Protocol(
             "universal",
             "Tables 1 and 2: each slice prompted with probability 0.25, each image with 0.3.",
-            methods=(*BANKS, "without memory", *PROTOTYPES, *CLASSICS),
+            methods=(*BANKS, "prompt alone", "without memory", *PROTOTYPES, *CLASSICS),
         ),
         Protocol(
             "one-prompt",
             "Fig. 5: one prompted slice or image, five runs with other templates and orders.",
             conditions=ONE,
-            methods=(*BANKS, "prompt alone", *PROTOTYPES),
+            methods=(*BANKS, *PROTOTYPES),
             seeds=(0, 1, 2, 3, 4),
         ),
         Protocol(

@@ -55,10 +55,12 @@ class Picture:
     Args:
         title: what it shows.
         file: its name, of a PNG in the folder of the section.
+        broad: whether a page shows it at its full size.
     """
 
     title: str
     file: str
+    broad: bool = False
 
 
 @dataclass(frozen=True)
@@ -115,20 +117,20 @@ def latex(sections: Sequence[Section]) -> str:
     return "".join(parts)
 
 
-def html(section: Section, pictures: Sequence[str]) -> str:
-    """A section; `pictures` are the sources of its figures, data within the page."""
-    parts = [f"<section><h2>{escape(section.title)}</h2>"]
+def html(section: Section, pictures: Sequence[str], level: int = 2) -> str:
+    """A section with a heading of some level; `pictures` are the sources of its figures, data within the page."""
+    parts = [f"<section><h{level}>{escape(section.title)}</h{level}>"]
     parts += [f"<p>{escape(text)}</p>" for text in section.text]
-    parts += [_html(table) for table in section.tables]
+    parts += [_html(table, level + 1) for table in section.tables]
     for picture, source in zip(section.pictures, pictures, strict=True):
-        told = escape(picture.title)
-        parts.append(f'<figure><img alt="{told}" src="{source}"><figcaption>{told}</figcaption></figure>')
+        told, kind = escape(picture.title), ' class="broad"' if picture.broad else ""
+        parts.append(f'<figure{kind}><img alt="{told}" src="{source}"><figcaption>{told}</figcaption></figure>')
     if section.items:
         parts.append("<ul>" + "".join(f"<li>{escape(item)}</li>" for item in section.items) + "</ul>")
     return "".join(parts) + "</section>\n"
 
 
-def _html(table: Table) -> str:
+def _html(table: Table, level: int) -> str:
     head = "".join(f'<th scope="col">{escape(cell)}</th>' for cell in table.head)
     body = "".join(
         f'<tr><th scope="row">{escape(row[0])}</th>' + "".join(f"<td>{escape(cell)}</td>" for cell in row[1:]) + "</tr>"
@@ -138,7 +140,7 @@ def _html(table: Table) -> str:
     inner = f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>{note}'
     if table.folded:
         return f"<details><summary>{escape(table.title)}</summary>{inner}</details>"
-    return f"<h3>{escape(table.title)}</h3>{inner}"
+    return f"<h{level}>{escape(table.title)}</h{level}>{inner}"
 
 
 def _tex(cells: Sequence[str]) -> str:

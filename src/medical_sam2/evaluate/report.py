@@ -16,18 +16,19 @@ from medical_sam2.evaluate.rows import answered
 from medical_sam2.evaluate.study import Outcome, Study
 from medical_sam2.io.atomic import write_bytes
 
-PAGE, MEASURED = "report.html", "Measures"
+PAGE, SUMMARY, MEASURED = "report.html", "summary", "Measures"
 STYLE = """
 :root { color-scheme: light dark; --line: #8884; --soft: #8881; }
 body { font: 15px/1.5 system-ui, sans-serif; margin: 0 auto; max-width: 76rem; padding: 1.5rem; }
 h1 { font-size: 1.7rem; } h2 { border-top: 1px solid var(--line); margin-top: 2.2rem; padding-top: 1rem; font-size: 1.25rem; }
-h3 { font-size: 1rem; margin: 1.4rem 0 .4rem; } p, li { max-width: 60rem; } .note { font-size: .85rem; opacity: .8; }
+h3 { font-size: 1.1rem; margin: 1.6rem 0 .4rem; } h4 { font-size: .95rem; margin: 1.2rem 0 .4rem; }
+p, li { max-width: 60rem; } .note { font-size: .85rem; opacity: .8; }
 .wide { overflow-x: auto; } table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .85rem; }
 th, td { border-bottom: 1px solid var(--line); padding: .25rem .6rem; text-align: right; vertical-align: bottom; }
 th[scope=row], th:first-child { text-align: left; } thead th { background: var(--soft); }
 tbody tr:hover { background: var(--soft); }
 figure { display: inline-block; margin: .8rem 1rem .8rem 0; vertical-align: top; max-width: 100%; }
-figure img { max-width: 100%; width: 30rem; background: #fff; } figure img[src*="examples"] { width: auto; }
+figure img { max-width: 100%; width: 30rem; background: #fff; } figure.broad img { width: auto; }
 figcaption { font-size: .85rem; opacity: .8; } summary { cursor: pointer; font-weight: 600; margin: 1rem 0 .4rem; }
 nav a { margin-right: 1rem; } code { font-size: .85em; overflow-wrap: anywhere; } section.protocol { margin-top: 2rem; }
 """
@@ -61,7 +62,7 @@ def write_report(studies: Sequence[Study], outcomes: Sequence[Outcome], output: 
     head = [_head(studies, outcomes, preset), *paper.sections(studies, outcomes)]
     write_bytes(output / "summary.md", markdown(head).encode())
     write_bytes(output / "summary.tex", latex(head).encode())
-    page = _page([_Part("summary", output, tuple(head)), *parts])
+    page = _page([_Part(SUMMARY, output, tuple(head)), *parts])
     write_bytes(output / PAGE, page.encode())
     return output / PAGE
 
@@ -71,7 +72,7 @@ def _pictures(study: Study, outcome: Outcome, folder: Path) -> list[Picture]:
         return []
     drawn = [Picture(path.stem.replace("-", ", "), path.name) for path in write_figures(study.protocol, outcome.rows, folder)]
     if study.draws:
-        drawn += [Picture(title, path.name) for title, path in write_gallery(study.protocol, outcome.rows, folder)]
+        drawn += [Picture(title, path.name, broad=True) for title, path in write_gallery(study.protocol, outcome.rows, folder)]
     return drawn
 
 
@@ -106,8 +107,9 @@ def _page(parts: Sequence[_Part]) -> str:
     body = [f"<nav>{''.join(f'<a href=#{escape(part.name)}>{escape(part.name)}</a>' for part in parts)}</nav>"]
     for part in parts:
         body.append(f'<section class="protocol" id="{escape(part.name)}">')
-        for section in (each for each in part.sections if each.title != MEASURED):
-            body.append(html(section, [_inlined(part.folder / picture.file) for picture in section.pictures]))
+        for place, section in enumerate(each for each in part.sections if each.title != MEASURED):
+            pictures = [_inlined(part.folder / picture.file) for picture in section.pictures]
+            body.append(html(section, pictures, 3 if place and part.name != SUMMARY else 2))
         body.append("</section>")
     body += [html(section, []) for section in parts[-1].sections if section.title == MEASURED]  # alike for all: told once
     title = "Evaluation of Medical SAM 2"

@@ -3,6 +3,7 @@
 A case counts once: its structures and seeds are averaged first. Intervals are percentile bootstraps over cases.
 """
 
+import json
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -84,7 +85,7 @@ def number(value: float, digits: int = 3) -> str:
 def _described(protocol: Protocol) -> str:
     seeds = ", ".join(map(str, protocol.seeds))
     how = f"Views {protocol.views}, fusion {protocol.fusion}, seeds {seeds}, surface Dice at {protocol.tolerance_mm:g}"
-    return f"{how}. SHA-256 of the protocol: {protocol.digest}."
+    return f"{how}. SHA-256 of the protocol: {protocol.digest}. Its whole description: {json.dumps(protocol.described())}"
 
 
 def interval(values: Sequence[float]) -> str:

@@ -156,15 +156,15 @@ def _architecture(name: str) -> Callable[[int], nn.Module]:
         ConfigError: MONAI is not installed, or there is no such architecture.
     """
     try:
-        from monai.networks import nets
+        from monai.networks.nets.dynunet import DynUNet
+        from monai.networks.nets.swin_unetr import SwinUNETR
+        from monai.networks.nets.unetr import UNETR
     except ModuleNotFoundError:
         raise ConfigError("networks trained for a task need MONAI", "pip install 'medical-sam2[monai]'") from None
     builders: Mapping[str, Callable[[int], object]] = {
-        "DynUNet": lambda size: nets.DynUNet(2, 3, 1, [3] * 5, [1, 2, 2, 2, 2], [2] * 4, filters=[24, 48, 96, 192, 192]),
-        "UNETR": lambda size: nets.UNETR(
-            3, 1, size, feature_size=16, hidden_size=192, mlp_dim=768, num_heads=6, spatial_dims=2
-        ),
-        "SwinUNETR": lambda size: nets.SwinUNETR(3, 1, feature_size=24, spatial_dims=2),
+        "DynUNet": lambda size: DynUNet(2, 3, 1, [3] * 5, [1, 2, 2, 2, 2], [2] * 4, filters=[24, 48, 96, 192, 192]),
+        "UNETR": lambda size: UNETR(3, 1, size, feature_size=16, hidden_size=192, mlp_dim=768, num_heads=6, spatial_dims=2),
+        "SwinUNETR": lambda size: SwinUNETR(3, 1, feature_size=24, spatial_dims=2),
     }
     if name not in builders:
         raise ConfigError(f"unknown architecture {name!r}", f"valid are {', '.join(builders)}")
