@@ -79,6 +79,7 @@ def test_a_stopped_run_goes_on(data: tuple[Path, ...], tmp_path: Path) -> None:
     out = tmp_path / "out"
     whole = run(study(data), out, on_done=lambda each: told.append(f"{each.done}/{each.total} {each.share:.2f} {each.what}"))
     assert told == [
+        "0/4 0.00 nothing yet",
         "1/4 0.36 Liver case0 liver",
         "2/4 0.73 Liver case1 liver",
         "3/4 0.86 Eyes disc",

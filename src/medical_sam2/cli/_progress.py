@@ -43,7 +43,8 @@ class Progress(AbstractContextManager["Progress"]):
             self._said = time.monotonic()
             part = share or done / total
             left = (self._said - self._start) * (1 - part) / part
-            sys.stderr.write(f"{done} of {total} {what}, {where}, about {left:.0f} s left\n")
+            minutes = f"{left:.0f} s" if left < 120 else f"{left / 60:.0f} min"
+            sys.stderr.write(f"{done} of {total} {what}, {where}, about {minutes} left\n")
             sys.stderr.flush()
 
 

@@ -162,6 +162,10 @@ def _run(start: "Any", quiet: bool) -> "list[Outcome]":
     with Progress(quiet=quiet) as progress:
 
         def tell(done: "Done") -> None:
+            if not done.done:
+                if not quiet:
+                    sys.stderr.write(f"{done.total} answers to make\n")
+                return
             progress.tell(plain(done.what), done.done, done.total, "answers", done.share)
 
         return start(tell)

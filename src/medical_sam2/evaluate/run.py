@@ -100,6 +100,8 @@ def _work(
 ) -> None:
     total, cost = sum(len(lot.jobs) for lot in lots), sum(lot.cost for lot in lots)
     done, spent = 0, 0.0
+    if on_done is not None and lots:
+        on_done(Done(0, total, "nothing yet", 0.0))
     for told in each(answers, lots, workers):
         died = told.error if isinstance(told.error, str) else type(told.error).__name__
         results: list[list[Row] | str] = told.result or [died] * len(told.job.jobs)

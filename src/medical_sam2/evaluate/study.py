@@ -48,13 +48,13 @@ class Study:
 
 @dataclass(frozen=True)
 class Done:
-    """Some more answers.
+    """Some more answers; the first one told is none, of so many.
 
     Args:
         done: answers so far.
         total: of all that this run makes.
         what: data set, case and structure.
-        share: of the work that is done, in (0, 1].
+        share: of the work that is done, in [0, 1].
     """
 
     done: int
