@@ -1,5 +1,6 @@
 """Plans: what is alike is done once, the largest cases first, nothing is lost."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -49,3 +50,9 @@ def test_lots_keep_a_case_together_and_begin_with_the_largest(studies: list[Stud
     assert all(len(lot.jobs) <= TOGETHER and len({each.case for each in lot.jobs}) == 1 for lot in lots)
     places = [lot.jobs[0].case for lot in lots]
     assert places == sorted(places, key=["case0", "case2", ""].index), "8 slices before 2 images"
+
+
+def test_volumes_of_too_many_slices_are_passed_over_and_named(studies: list[Study], tmp_path: Path) -> None:
+    plan = planned([replace(studies[0], slices=7, structures=None)], [tmp_path])
+    assert {each.blank.dataset for each in plan.jobs[0]} == {"Eyes"}
+    assert plan.left_out == {"Eyes": "1 of 3 images", "Liver": "3 of 3 volumes (3 of more than 7 slices)"}

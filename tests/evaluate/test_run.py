@@ -165,7 +165,6 @@ def test_presets_leave_out_and_change_nothing_else() -> None:
         (0.05, "random"),
         (1.0, "random"),
         (0.05, "suggest"),
-        (0.25, "suggest"),
     ]
     assert set(trimmed(PROTOCOLS["universal"], PRESETS["quick"]).methods) < set(PROTOCOLS["universal"].methods)
     cares = {(each.prompt, each.care) for each in trimmed(PROTOCOLS["noise"], PRESETS["quick"]).conditions}

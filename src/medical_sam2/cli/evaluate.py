@@ -144,7 +144,7 @@ def _studies(data: tuple[Path, ...], names: tuple[str, ...], how: How) -> "list[
     network = Network(how.weights, how.device, how.precision, preset.image_size, threads)
     digest = _plan.digest(told)
     return [
-        Study(each, data, network, digest, preset.cases, preset.images, preset.structures, draws=place == 0)
+        Study(each, data, network, digest, preset.cases, preset.slices, preset.images, preset.structures, draws=place == 0)
         for place, each in enumerate(chosen)
     ]
 

@@ -4,14 +4,15 @@ Whatever is loaded is kept for the next answer of the same process: the network 
 """
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from hashlib import blake2b
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from medical_sam2.errors import MedicalSam2Error
 from medical_sam2.evaluate.choosing import suggested
@@ -121,7 +122,7 @@ def _frames(job: Job, person: Person) -> list[int]:
         person.usable,
         len(person.frames),
         lambda frames: dict(_sure(plain, tuple(sorted(frames)))),
-        lambda t: _direction(plain, t),
+        partial(_direction, replace(plain, method="")),  # whoever answers
         person.frames,
     )
 
@@ -134,12 +135,18 @@ def _sure(job: Job, frames: tuple[int, ...]) -> tuple[tuple[int, float], ...]:
     return tuple((t, p) for t, p in sorted(found.sure.items()) if found.masks[t].any())
 
 
-def _direction(job: Job, t: int) -> Any:
-    shown, segmenter = scene(job), _network(job.network)
-    person = _person(job, shown)
-    picture = shown.picture(t, person.say([person.start]))
+@lru_cache(maxsize=512)
+def _direction(job: Job, t: int) -> NDArray[np.float32]:
+    segmenter = _network(job.network)
     with torch.inference_mode(), segmenter.computing():
-        return direction(segmenter.encode(to_input(picture, segmenter.network.image_size)).summary_BC[0])
+        return direction(segmenter.encode(to_input(_seen(job)(t), segmenter.network.image_size)).summary_BC[0])
+
+
+@lru_cache(maxsize=2)
+def _seen(job: Job) -> Callable[[int], NDArray[np.float32]]:
+    shown = scene(job)
+    person = _person(job, shown)
+    return shown.seen(person.say([person.start]))
 
 
 def _volume_rows(job: Job, shown: Scene, said: Said, found: Found) -> list[Row]:

@@ -1,5 +1,6 @@
 """Methods by name: the network with its banks, baselines, classical methods, networks trained for the task, other programs."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import is_dataclass
 from functools import partial
@@ -12,6 +13,7 @@ from medical_sam2.evaluate.tracking import Tracking, WithoutMemory
 from medical_sam2.model.memory import Fifo, Greedy, SelfSorting
 from medical_sam2.plugins import find
 
+ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 METHODS: Mapping[str, Method] = {
     "self-sorting": Tracking(SelfSorting),
     "fifo": Tracking(Fifo),
@@ -64,4 +66,5 @@ def settings(method: Method) -> str:
     """What decides about the answers of a method, in words that change when it does."""
     if isinstance(method, Tracking):
         return repr(method.bank())
-    return repr(method) if is_dataclass(method) else type(method).__qualname__  # no address: it differs from run to run
+    told = repr(method) if is_dataclass(method) else type(method).__qualname__
+    return ADDRESS.sub("", told)  # it differs from run to run

@@ -2,6 +2,7 @@
 
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 
 import SimpleITK as sitk  # noqa: N813
@@ -103,8 +104,8 @@ def _jobs(study: Study, output: Path) -> tuple[list[Job], dict[str, str]]:
 
 def _of(study: Study, folder: Path, data: DataSet, sketches: Path) -> Iterator[Job]:
     protocol, of_set = study.protocol, data.kind == "set"
-    labelled = [case.identifier for case in data.cases if case.label is not None]
-    cases = tuple(spread(labelled, study.images if of_set else study.cases))
+    labelled, usable = _labelled(data, study)
+    cases = tuple(spread(usable, study.images if of_set else study.cases))
     others = tuple(case for case in labelled if case not in cases)
     structures = spread(list(data.structures), study.structures)
     for case in ("",) if of_set and cases else () if of_set else cases:
@@ -118,15 +119,24 @@ def _of(study: Study, folder: Path, data: DataSet, sketches: Path) -> Iterator[J
                         yield replace(job, cases=images, others=others, sketch=sketches if first and study.draws else None)
 
 
+def _labelled(data: DataSet, study: Study) -> tuple[list[str], list[str]]:
+    """Cases that have a truth, and those of them that are not too large."""
+    labelled = [case for case in data.cases if case.label is not None]
+    fits = [case for case in labelled if study.slices is None or data.kind == "set" or _slices(case) <= study.slices]
+    return [case.identifier for case in labelled], [case.identifier for case in fits]
+
+
 def _left(study: Study, folder: Path) -> str:
     """What is not measured of a data set."""
     data = data_set(folder)
-    labelled = [case for case in data.cases if case.label is not None]
+    labelled, usable = _labelled(data, study)
     most = study.images if data.kind == "set" else study.cases
     what = "images" if data.kind == "set" else "volumes"
-    cases = "" if most is None or most >= len(labelled) else f"{len(labelled) - most} of {len(labelled)} {what}"
+    less = len(labelled) - len(spread(usable, most))
+    large = f" ({len(labelled) - len(usable)} of more than {study.slices} slices)" if len(usable) < len(labelled) else ""
     kept = spread(list(data.structures), study.structures)
     absent = [name for name in data.structures if name not in kept]
+    cases = f"{less} of {len(labelled)} {what}{large}" if less else ""
     return "; ".join(told for told in (cases, f"structures {', '.join(absent)}" if absent else "") if told)
 
 
@@ -134,7 +144,11 @@ def _size(job: Job) -> float:
     """Slices of a volume as its header tells, or images."""
     if not job.case:
         return float(len(job.cases))
-    case: Case = next(case for case in data_set(job.folder).cases if case.identifier == job.case)
+    return _slices(next(case for case in data_set(job.folder).cases if case.identifier == job.case))
+
+
+@lru_cache(maxsize=4096)
+def _slices(case: Case) -> float:
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(case.images[0]))
     try:

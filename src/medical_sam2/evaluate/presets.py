@@ -19,6 +19,7 @@ class Preset:
     Args:
         about: what it is for, one sentence.
         cases: volumes of each data set.
+        slices: of a volume; those with more are passed over.
         images: of each set of images.
         structures: of each data set.
         seeds: of each protocol.
@@ -29,6 +30,7 @@ class Preset:
 
     about: str
     cases: int | None = None
+    slices: int | None = None
     images: int | None = None
     structures: int | None = None
     seeds: int | None = None
@@ -49,6 +51,7 @@ PRESETS: Mapping[str, Preset] = {
     "quick": Preset(
         "A look at every protocol within minutes; too few cases to conclude anything from.",
         cases=1,
+        slices=100,
         images=4,
         structures=1,
         seeds=2,
@@ -65,7 +68,9 @@ def trimmed(protocol: Protocol, preset: Preset) -> Protocol:
     alike: dict[tuple[str, str], list[Condition]] = {}
     for condition in protocol.conditions:
         alike.setdefault((condition.prompt, condition.choice), []).append(condition)
-    conditions = tuple(condition for own in alike.values() for condition in spread(own, preset.conditions))
+    most = preset.conditions
+    half = None if most is None else max(1, most // 2)  # what is suggested takes several answers each
+    conditions = tuple(each for (_, choice), own in alike.items() for each in spread(own, most if choice == "random" else half))
     return replace(protocol, methods=methods, conditions=conditions, seeds=protocol.seeds[: preset.seeds])
 
 

@@ -3,7 +3,7 @@
 Shapes: T slices of the prompted view, or images of a set; H W pixels.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -51,11 +51,12 @@ class Scene:
             found = method.on_images(asked, self.images, said)
         return replace(found, masks=[mask & ~void for mask, void in zip(found.masks, self.unknown, strict=True)])
 
-    def picture(self, t: int, said: Said) -> Floats:
-        """A frame (H, W) or (H, W, 3) in [0, 1], as the network would see it."""
-        if self.task is not None:
-            return window_of(self.task, said).apply(slices_of(self.task)[t])
-        return percentile_window(self.images[t]).apply(self.images[t])
+    def seen(self, said: Said) -> Callable[[int], Floats]:
+        """A frame → it (H, W) or (H, W, 3) in [0, 1], as the network would see it."""
+        if self.task is None:
+            return lambda t: percentile_window(self.images[t]).apply(self.images[t])
+        window, slices = window_of(self.task, said), slices_of(self.task)
+        return lambda t: window.apply(slices[t])
 
 
 def scene(job: Job) -> Scene:

@@ -30,7 +30,7 @@ def draw(job: Job, shown: Scene, said: Said, found: Found) -> None:
     t = max(areas, key=lambda t: areas[t], default=-1)
     if job.sketch is None or t < 0 or not areas[t]:
         return
-    picture = np.round(255 * shown.picture(t, said)).astype(np.uint8)
+    picture = np.round(255 * shown.seen(said)(t)).astype(np.uint8)
     truth, mask = shown.truths[t], found.masks[t]
     high, wide = (shown.spacings[0] or (1.0, 1.0, 1.0))[-2:] if shown.task is not None else (1.0, 1.0)
     region = Canvas((truth.shape[0], truth.shape[1]), (high, wide)).around(box_of(truth), MARGIN)

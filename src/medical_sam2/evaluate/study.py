@@ -21,6 +21,7 @@ class Study:
         network: that answers.
         weights_sha256: of its weights.
         cases: volumes of each data set, spread over its list; all unless given.
+        slices: of a volume; those with more are passed over.
         images: of each set, spread over its list; all unless given.
         structures: of each data set, spread over its list; all unless given.
         draws: whether a picture of the first case of each data set is kept, of each method.
@@ -31,6 +32,7 @@ class Study:
     network: Network
     weights_sha256: str
     cases: int | None = None
+    slices: int | None = None
     images: int | None = None
     structures: int | None = None
     draws: bool = False
