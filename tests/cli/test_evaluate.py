@@ -17,7 +17,7 @@ from tests.model.conftest import tiny
 @pytest.fixture
 def weights(tmp_path: Path) -> Path:
     """Tiny random ones."""
-    for cache in (job.data_set, scene._scene, scene._loaded, answer._answered, answer._sure, answer._network):
+    for cache in (job.data_set, scene._scene, scene._loaded, answer._answered, answer._direction, answer._network):
         cache.cache_clear()
     torch.manual_seed(0)
     save_backbone(tiny(), tmp_path / "tiny")

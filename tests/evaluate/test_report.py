@@ -17,7 +17,7 @@ from tests.data.nnunet import blob, picture_set, put, volume_set
 
 
 def test_a_page_that_needs_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for cache in (job.data_set, scene._scene, scene._loaded, answer._answered, answer._sure, answer._network):
+    for cache in (job.data_set, scene._scene, scene._loaded, answer._answered, answer._direction, answer._network):
         cache.cache_clear()
     known = Segmenter(Brightness(32), device="cpu", precision="fp32")  # type: ignore[arg-type]
     monkeypatch.setattr(answer, "_network", lambda _: known)

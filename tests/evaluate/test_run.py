@@ -26,7 +26,7 @@ ALL = Condition(prompt="mask", volume=1.0, images=1.0)
 
 def forget() -> None:
     """What earlier tests had loaded, from other folders of the same names."""
-    for cache in (job.data_set, scene._scene, scene._loaded, answer._answered, answer._sure, answer._network):
+    for cache in (job.data_set, scene._scene, scene._loaded, answer._answered, answer._direction, answer._network):
         cache.cache_clear()
 
 

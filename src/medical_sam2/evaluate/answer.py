@@ -64,7 +64,7 @@ def answer(job: Job) -> list[Row]:
     """The row of a structure of a volume, or one for each image of a set; what cannot be measured says why."""
     try:
         person = _person(job, scene(job))
-        rows = _answered(_bare(job), Spoken.of(person.say(_frames(job, person))))
+        rows = _answered(_bare(job), Spoken.of(person.say(_frames(job, person)))).rows
     except MedicalSam2Error as error:
         return [replace(job.blank, skipped=error.problem)]
     named = job.blank
@@ -79,9 +79,22 @@ def _bare(job: Job) -> Job:
     return replace(job, protocol=protocol, condition=Condition(), seed=seed)
 
 
+@dataclass(frozen=True)
+class Scored:
+    """An answer, measured.
+
+    Args:
+        rows: of it.
+        sure: frames that nobody prompted and on which something was outlined, and how sure the answer is of them.
+    """
+
+    rows: tuple[Row, ...]
+    sure: tuple[tuple[int, float], ...]
+
+
 @lru_cache(maxsize=256)
-def _answered(job: Job, spoken: Spoken) -> tuple[Row, ...]:
-    """The rows of an answer; conditions and seeds that happen to say the same share it."""
+def _answered(job: Job, spoken: Spoken) -> Scored:
+    """An answer; conditions, seeds and rounds of suggestions that happen to say the same share it."""
     began = time.monotonic()
     shown = scene(job)
     found = _found(job, shown, spoken.said)
@@ -89,7 +102,8 @@ def _answered(job: Job, spoken: Spoken) -> tuple[Row, ...]:
     if job.sketch is not None:
         draw(job, shown, spoken.said, found)
     rows = (_volume_rows if job.case else _set_rows)(job, shown, spoken.said, found)
-    return tuple(replace(row, seconds=took / len(rows)) for row in rows)
+    sure = tuple((t, p) for t, p in sorted(found.sure.items()) if found.masks[t].any())
+    return Scored(tuple(replace(row, seconds=took / len(rows)) for row in rows), sure)
 
 
 @lru_cache(maxsize=1)
@@ -121,18 +135,10 @@ def _frames(job: Job, person: Person) -> list[int]:
         person.start,
         person.usable,
         len(person.frames),
-        lambda frames: dict(_sure(plain, tuple(sorted(frames)))),
+        lambda frames: dict(_answered(_bare(job), Spoken.of(person.say(frames))).sure),
         partial(_direction, replace(plain, method="")),  # whoever answers
         person.frames,
     )
-
-
-@lru_cache(maxsize=256)
-def _sure(job: Job, frames: tuple[int, ...]) -> tuple[tuple[int, float], ...]:
-    """How sure the answer is of each frame that it outlines something on, prompted on these."""
-    shown = scene(job)
-    found = _found(job, shown, _person(job, shown).say(frames))
-    return tuple((t, p) for t, p in sorted(found.sure.items()) if found.masks[t].any())
 
 
 @lru_cache(maxsize=512)

@@ -45,7 +45,7 @@ PRESETS: Mapping[str, Preset] = {
         "The whole study on some twenty data sets within an hour of two cores.",
         cases=3,
         images=12,
-        structures=3,
+        structures=2,
         image_size=192,
     ),
     "quick": Preset(
