@@ -3,49 +3,57 @@
     python benchmarks/settings.py [--weights nano] [--volumes 8] [--sets 8] [-o benchmarks/results/settings.md]
 
 One outline on the largest slice of an object, or on the first image of a set; Dice over the other slices or images. The
-cases come from seeds that no training uses, so nothing is chosen on the real images that results are reported on.
+cases come from seeds that no training uses, so nothing is chosen on the real images that results are reported on. Each setting
+is compared with the default, case by case: bootstrap interval of the difference, Wilcoxon's test with Holm's correction over
+all settings of the table. Rows are kept beside the table (.json): what is there for these weights is not computed again.
 """
 
 import argparse
+import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from hashlib import sha256
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 
 from medical_sam2.data.synthetic import make_case
+from medical_sam2.evaluate.significance import compared
 from medical_sam2.model.memory import Fifo, Greedy, SelfSorting
+from medical_sam2.model.weights import read_weights
+from medical_sam2.orientations import OrientationTracker
 from medical_sam2.prompts import FramePrompt, Mask
 from medical_sam2.segmenter import Segmenter
+from medical_sam2.views import View
 from medical_sam2.volume import Volume
 
 SEED = 777_000_001
+DEFAULT = "the defaults"
 BANKS: dict[str, Callable] = {
-    "fifo": Fifo,
-    "greedy, 7": partial(Greedy, size=7),
-    "self-sorting, prompt alone": partial(SelfSorting, threshold=2.0),
-    "self-sorting, 4": partial(SelfSorting, size=4),
-    "self-sorting, 7": partial(SelfSorting, size=7),
-    "self-sorting, 7, threshold 0": partial(SelfSorting, size=7, threshold=0.0),
-    "self-sorting, 7, threshold 0.3": partial(SelfSorting, size=7, threshold=0.3),
-    "self-sorting, 7, threshold 0.7": partial(SelfSorting, size=7, threshold=0.7),
-    "self-sorting, 7, no resampling": partial(SelfSorting, size=7, resample="none"),
-    "self-sorting, 7, sampled": partial(SelfSorting, size=7, resample="sample"),
-    "self-sorting, 7, softmax 0.05": partial(SelfSorting, size=7, temperature=0.05),
-    "self-sorting, 7, no time": partial(SelfSorting, size=7, temporal="none"),
-    "self-sorting, 7, by rank": partial(SelfSorting, size=7, temporal="rank"),
-    "latest confident, 7": partial(SelfSorting, size=7, sort=False),
-    "self-sorting, 12": partial(SelfSorting, size=12),
+    DEFAULT: SelfSorting,
+    "bank: fifo": Fifo,
+    "bank: greedy, 7": partial(Greedy, size=7),
+    "bank: prompt alone": partial(SelfSorting, threshold=2.0),
+    "bank: latest confident": partial(SelfSorting, sort=False),
+    **{f"K: {size}": partial(SelfSorting, size=size) for size in (2, 4, 12, 16)},
+    **{f"c_thresh: {threshold}": partial(SelfSorting, threshold=threshold) for threshold in (0.0, 0.3, 0.7, 0.9)},
+    **{f"similarity: softmax {t}": partial(SelfSorting, temperature=t) for t in (0.02, 0.05, 0.2)},
+    **{f"resampling: {how}": partial(SelfSorting, resample=how) for how in ("none", "sample")},
+    **{f"time: {how}": partial(SelfSorting, temporal=how) for how in ("none", "rank")},
+    "prompt not pinned": partial(SelfSorting, pin=False),
 }
-WAYS = {
-    "one view": {"views": "one"},
-    "one view, islands kept": {"views": "one", "islands": True},
-    "three views, mean": {"views": "three"},
-    "three views, weighted": {"views": "three", "fusion": "weighted"},
-    "three views, vote": {"views": "three", "fusion": "vote"},
-    "three views, own banks": {"views": "three", "joint": False},
-    "six views, mean": {"views": "six"},
+WAYS: dict[str, dict[str, object]] = {
+    "views: one, islands kept": {"views": "one", "islands": True},
+    "views: one, whole slices": {"views": "one", "zoom": False},
+    "views: three, mean": {"views": "three"},
+    "views: three, weighted": {"views": "three", "fusion": "weighted"},
+    "views: three, vote": {"views": "three", "fusion": "vote"},
+    "views: three, own banks": {"views": "three", "joint": False},
+    "views: three, least like the first one first": {"views": "three", "order": "reversed"},
+    "views: six, mean": {"views": "six"},
+    "views: six, weighted": {"views": "six", "fusion": "weighted"},
 }
 
 
@@ -87,12 +95,18 @@ def sets(count: int) -> list[tuple[list[np.ndarray], list[np.ndarray]]]:
     return found
 
 
-def on_volumes(segmenter: Segmenter, cases: list, **settings: object) -> list[float]:
+def on_volumes(segmenter: Segmenter, cases: list, order: str = "likeness", **settings: object) -> list[float]:
     scores = []
-    for volume, prompt, truth, start in cases:
-        result = segmenter.segment_volume(volume, [prompt], **settings).labels > 0
-        others = np.arange(len(truth)) != start
-        scores.append(dice(result[others], truth[others]))
+    likely = OrientationTracker._ordered
+
+    def turned(tracker: OrientationTracker, first: View, further: Sequence[View]) -> list[View]:
+        return likely(tracker, first, further)[::-1]
+
+    with mock.patch.object(OrientationTracker, "_ordered", likely if order == "likeness" else turned):
+        for volume, prompt, truth, start in cases:
+            result = segmenter.segment_volume(volume, [prompt], **settings).labels > 0
+            others = np.arange(len(truth)) != start
+            scores.append(dice(result[others], truth[others]))
     return scores
 
 
@@ -106,39 +120,61 @@ def on_sets(segmenter: Segmenter, cases: list, bank: Callable) -> list[float]:
     return scores
 
 
-def row(name: str, scores: list[float], seconds: float) -> str:
-    spread = np.std(scores) / np.sqrt(len(scores))
-    return f"| {name} | {np.mean(scores):.3f} ± {spread:.3f} | {len(scores)} | {seconds:.0f} |"
+def swept(told: argparse.Namespace, known: dict[str, list[float]]) -> Iterator[tuple[str, list[float]]]:
+    """What is measured → Dice of each case; what is known comes first, and is not computed again."""
+    segmenter = Segmenter.from_pretrained(told.weights, image_size=told.image_size)
+    solid, flat = volumes(told.volumes), sets(told.sets)
+    for name in [*BANKS, *WAYS]:
+        if told.only not in name and name != DEFAULT:
+            continue
+        runs: dict[str, Callable[[], list[float]]] = {}
+        if name in BANKS:
+            runs["volumes"] = partial(on_volumes, segmenter, solid, bank=BANKS[name], views="one")
+            runs["sets"] = partial(on_sets, segmenter, flat, BANKS[name])
+        else:
+            runs["volumes"] = partial(on_volumes, segmenter, solid, **WAYS[name])
+        for what, run in runs.items():
+            key = f"{what}: {name}"
+            began = time.perf_counter()
+            scores = known[key] if key in known else run()
+            print(f"{key}: {np.mean(scores):.3f}, {time.perf_counter() - began:.0f} s", flush=True)
+            yield key, scores
+
+
+def table(found: dict[str, list[float]]) -> str:
+    lines = ["| setting | Dice | less the default [95 % interval] | p (Wilcoxon, Holm) | cases |", "|---|---|---|---|---|"]
+    for what in ("volumes", "sets"):
+        own = {key.removeprefix(f"{what}: "): scores for key, scores in found.items() if key.startswith(what)}
+        base = own.pop(DEFAULT, None)
+        if base is None:
+            continue
+        lines.append(f"| {what}: {DEFAULT} | {np.mean(base):.3f} | | | {len(base)} |")
+        differences = compared(base, own, np.random.default_rng(0))
+        for name, each in differences.items():
+            gain = f"{-each.mean:+.3f} [{-each.high:.3f}, {-each.low:.3f}]"
+            lines.append(f"| {what}: {name} | {np.mean(own[name]):.3f} | {gain} | {each.p:.3f} | {each.pairs} |")
+    return "\n".join(lines)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--weights", default="nano")
     parser.add_argument("--volumes", type=int, default=8)
     parser.add_argument("--sets", type=int, default=8)
     parser.add_argument("--image-size", type=int)
-    parser.add_argument("--only", default="", help="settings whose names hold this")
-    parser.add_argument("-o", "--output", type=Path)
+    parser.add_argument("--only", default="", help="settings whose names hold this, and the default")
+    parser.add_argument("-o", "--output", type=Path, default=Path("benchmarks/results/settings.md"))
     told = parser.parse_args()
-    segmenter = Segmenter.from_pretrained(told.weights, image_size=told.image_size)
-    lines = ["| setting | Dice ± standard error | cases | seconds |", "|---|---|---|---|"]
-    solid, flat = volumes(told.volumes), sets(told.sets)
-    for name, bank in BANKS.items():
-        if told.only in name:
-            for what, run in (
-                ("volumes", partial(on_volumes, segmenter, solid, bank=bank, views="one")),
-                ("sets", partial(on_sets, segmenter, flat, bank)),
-            ):
-                began = time.perf_counter()
-                lines.append(row(f"{what}: {name}", run(), time.perf_counter() - began))
-                print(lines[-1], flush=True)
-    for name, settings in WAYS.items():
-        if told.only in name:
-            began = time.perf_counter()
-            lines.append(row(f"volumes: {name}", on_volumes(segmenter, solid, **settings), time.perf_counter() - began))
-            print(lines[-1], flush=True)
-    if told.output:
-        told.output.write_text("\n".join(lines) + "\n")
+    digest = sha256(read_weights(told.weights).file.read_bytes()).hexdigest()
+    how = f"weights SHA-256 `{digest[:16]}`, {told.volumes} volumes, {told.sets} sets"
+    how += f", input {told.image_size or 'as trained'}"
+    kept = told.output.with_suffix(".json")
+    stored = json.loads(kept.read_text()) if kept.exists() else {}
+    known = stored.get("scores", {}) if stored.get("how") == how else {}
+    for key, scores in swept(told, dict(known)):
+        known[key] = scores
+        kept.write_text(json.dumps({"how": how, "scores": known}, indent=1) + "\n")
+        told.output.write_text(f"# Settings\n\n{how}; seed {SEED}.\n\n{table(known)}\n")
 
 
 if __name__ == "__main__":

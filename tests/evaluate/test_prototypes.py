@@ -70,3 +70,11 @@ def test_nothing_to_compare_with_is_refused() -> None:
     learnt = Prototypes.learnt(torch.rand(4, 16, 16), square(2, 5))
     with pytest.raises(GeometryError, match="channels"):
         learnt.likeness(torch.rand(5, 16, 16), (16, 16))
+
+
+def test_what_several_templates_taught() -> None:
+    parts = [Prototypes(torch.eye(3)[:1], torch.eye(3)[1:2]), Prototypes(torch.eye(3)[2:], torch.eye(3)[1:2])]
+    kept, mean = (Prototypes.together(parts, mean=how) for how in (False, True))
+    assert kept.inside_KC.shape == (2, 3)
+    torch.testing.assert_close(mean.inside_KC, torch.tensor([[0.5**0.5, 0.0, 0.5**0.5]]))
+    torch.testing.assert_close(mean.outside_KC, torch.tensor([[0.0, 1.0, 0.0]]))

@@ -3,8 +3,9 @@
 import math
 
 from medical_sam2.evaluate.protocols import Condition, Protocol
+from medical_sam2.evaluate.render import markdown
 from medical_sam2.evaluate.rows import Row
-from medical_sam2.evaluate.tables import by_case, grouped, markdown
+from medical_sam2.evaluate.tables import by_case, grouped, sections
 
 PROTOCOL = Protocol("small", "For a test.", conditions=(Condition("box"),), methods=("self-sorting", "fifo"), seeds=(0, 1))
 
@@ -32,7 +33,7 @@ def test_the_page_of_a_protocol() -> None:
     rows += [row("c", "fifo", math.nan), row("d", "fifo", math.nan, skipped="it has no label map")]
     (setting,) = grouped(rows, PROTOCOL)
     assert str(setting) == "volumes, 25% of the frames prompted, box"
-    text = markdown(PROTOCOL, rows, {"CT d liver": "it has no label map"})
+    text = markdown(sections(PROTOCOL, rows, {"CT d liver": "it has no label map"}))
     assert PROTOCOL.digest in text
     assert "| fifo | 2 | 0.250 [0.000, 0.500] | – | – | – | 2.000 mm (1) |" in text
     assert "| fifo | +0.000 [0.000, 0.000] | 1.000 | 2 |" in text

@@ -35,14 +35,16 @@ class Progress(AbstractContextManager["Progress"]):
         """One more frame."""
         self.tell(f"{_plane(frame.view)} slice {frame.slice}, object {_few(frame.objects)}", frame.done, frame.total, "slices")
 
-    def tell(self, where: str, done: int, total: int, what: str) -> None:
-        """So many of all are done."""
+    def tell(self, where: str, done: int, total: int, what: str, share: float | None = None) -> None:
+        """So many of all are done; `share` of the work, where some are more work than others."""
         if self.bar is not None and self._task is not None:
             self.bar.update(self._task, description=where, completed=done, total=total)
         elif not self._quiet and time.monotonic() - self._said >= EVERY_S:
             self._said = time.monotonic()
-            left = (self._said - self._start) * (total - done) / done
-            sys.stderr.write(f"{done} of {total} {what}, {where}, about {left:.0f} s left\n")
+            part = share or done / total
+            left = (self._said - self._start) * (1 - part) / part
+            minutes = f"{left:.0f} s" if left < 120 else f"{left / 60:.0f} min"
+            sys.stderr.write(f"{done} of {total} {what}, {where}, about {minutes} left\n")
             sys.stderr.flush()
 
 

@@ -3,7 +3,8 @@
 import json as json_format
 import os
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -14,9 +15,9 @@ from medical_sam2.cli._options import FLAG
 from medical_sam2.errors import ConfigError, InputError
 
 if TYPE_CHECKING:
-    from medical_sam2.evaluate.run import Done, Outcome, Study
+    from medical_sam2.evaluate.study import Done, Outcome, Study
 
-QUICK_CASES, QUICK_IMAGES = 1, 6
+DATASET = "dataset.json"
 
 
 @Parameter(name="*")
@@ -26,29 +27,48 @@ class How:
 
     Args:
         weights: a name (`medsam2 weights list`), a file, a folder, or an id on the Hugging Face hub.
-        methods: other ones than the protocol's; the first is compared with the others; again for more.
+        methods: other ones than the protocol's; the first is compared with the others; again for more. A name, a plug-in, or
+            another program: "LABEL=PROGRAM {image} {prompts} {output}".
         views: of volumes, other than the protocol's: one, three, six, auto, axial, coronal or sagittal.
-        cases: volumes of each data set, spread over its list; all unless given.
-        images: of each set of images, spread over its list; all unless given.
-        quick: one volume and six images of each data set, two seeds at most, three conditions at most.
-        workers: processes.
+        preset: how much: full; study, an hour of two cores for some twenty data sets; quick, minutes. See the documentation.
+        quick: the same as --preset quick.
+        cases: volumes of each data set, spread over its list; other than the preset's.
+        images: of each set of images, spread over its list; other than the preset's.
+        structures: of each data set, spread over its list; other than the preset's.
+        seeds: of each protocol; other than the preset's.
+        limit: seconds that another program may take for one answer.
+        workers: processes; as many as the processor has cores where a preset other than full is chosen, else one.
         device: auto, cpu, cuda, cuda:N or mps.
         precision: auto, fp32 or bf16.
-        image_size: side of the network's input in pixels; that of the weights unless given.
+        image_size: side of the network's input in pixels; that of the preset, or of the weights, unless given.
         threads: of the processor, of each process.
     """
 
     weights: str = "nano"
     methods: Annotated[tuple[str, ...], Parameter(name="--method", negative="")] = ()
     views: str | None = None
+    preset: Literal["full", "study", "quick"] = "full"
+    quick: Annotated[bool, FLAG] = False
     cases: int | None = None
     images: int | None = None
-    quick: Annotated[bool, FLAG] = False
-    workers: int = 1
+    structures: int | None = None
+    seeds: int | None = None
+    limit: float = 600.0
+    workers: int | None = None
     device: str = "auto"
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     image_size: int | None = None
     threads: int | None = None
+
+    @property
+    def chosen(self) -> str:
+        """Name of the preset."""
+        return "quick" if self.quick else self.preset
+
+    @property
+    def processes(self) -> int:
+        """That work beside each other."""
+        return self.workers or (1 if self.chosen == "full" else os.cpu_count() or 1)
 
 
 AS_USUAL = How()
@@ -57,8 +77,8 @@ AS_USUAL = How()
 def evaluate(
     *,
     data: Annotated[tuple[Path, ...], Parameter(consume_multiple=True, negative="")],
-    protocol: Annotated[tuple[str, ...], Parameter(consume_multiple=True, negative="")],
     output: Annotated[Path, Parameter(alias="-o")],
+    protocol: Annotated[tuple[str, ...], Parameter(consume_multiple=True, negative="")] = ("all",),
     how: How = AS_USUAL,
     json: Annotated[bool, FLAG] = False,
     quiet: Annotated[bool, FLAG] = False,
@@ -66,26 +86,22 @@ def evaluate(
     """Measure a network by the paper's protocols; what was measured before stays, and a run that was stopped goes on.
 
     What cannot be measured is named, and why; that alone is no error. OUTPUT/PROTOCOL holds the description (protocol.json),
-    the rows (rows.csv, rows.json) and the tables (tables.md).
+    the rows (rows.csv, rows.json), the tables (tables.md, tables.tex) and figures; OUTPUT/report.html holds all of it.
 
     Args:
-        data: folders of nnU-Net raw data sets.
-        protocol: universal, one-prompt, frequency, ablation, memory, noise, or a plug-in; several, or all.
+        data: folders of nnU-Net raw data sets, or folders that hold some.
         output: folder to write.
+        protocol: universal, one-prompt, frequency, ablation, memory, noise, or a plug-in; several, or all.
         json: print one JSON object.
         quiet: show no progress.
     """
-    from medical_sam2.evaluate.run import run
-    from medical_sam2.evaluate.tables import markdown
-    from medical_sam2.io.atomic import write_bytes
+    from medical_sam2.evaluate.run import run_all
 
-    facts: list[dict[str, Any]] = []
-    for study in _studies(data, protocol, how):
-        folder = output / study.protocol.name
-        outcome = _run(lambda told, study=study, folder=folder: run(study, folder, workers=how.workers, on_done=told), quiet)
-        text = markdown(study.protocol, outcome.rows, outcome.skipped) + _figures(study, outcome, folder)
-        write_bytes(folder / "tables.md", text.encode())
-        facts.append(_told(study, outcome, folder))
+    studies = _studies(_data_sets(data), protocol, how)
+    folders = [output / study.protocol.name for study in studies]
+    outcomes = _run(lambda told: run_all(studies, folders, workers=how.processes, on_done=told), quiet)
+    _report(studies, outcomes, output, how)
+    facts = [_told(*each) for each in zip(studies, outcomes, folders, strict=True)]
     if json:
         print(json_format.dumps({"studies": facts}, ensure_ascii=False))
     if any(each["failed"] for each in facts):
@@ -93,60 +109,75 @@ def evaluate(
     return 0 if all(each["answers"] for each in facts) else InputError.exit_code
 
 
+def _data_sets(folders: tuple[Path, ...]) -> tuple[Path, ...]:
+    """Those that are given, and those that lie in a folder that is none itself."""
+    found: dict[Path, None] = {}
+    for folder in folders:
+        inside = [] if (folder / DATASET).exists() else sorted(path.parent for path in folder.glob(f"*/{DATASET}"))
+        found |= dict.fromkeys(inside or [folder])
+    return tuple(found)
+
+
 def _studies(data: tuple[Path, ...], names: tuple[str, ...], how: How) -> "list[Study]":
     """All that can be refused is refused before the first is run."""
     from medical_sam2.cli import _options, _plan
-    from medical_sam2.evaluate.answer import Network, data_set
-    from medical_sam2.evaluate.methods import METHODS
+    from medical_sam2.evaluate.job import Network, data_set
+    from medical_sam2.evaluate.methods import method_named
+    from medical_sam2.evaluate.presets import PRESETS, trimmed
     from medical_sam2.evaluate.protocols import PROTOCOLS, protocol
-    from medical_sam2.evaluate.run import Study
-    from medical_sam2.plugins import find
+    from medical_sam2.evaluate.study import Study
 
-    for what, value in (
-        ("--cases", how.cases),
-        ("--images", how.images),
-        ("--workers", how.workers),
-        ("--threads", how.threads),
-    ):
-        if value is not None and value < 1:
-            raise ConfigError(f"{what} {value} leaves nothing", "give 1 or more")
-    threads = how.threads or max(1, (os.cpu_count() or 1) // how.workers)
+    limits = ("cases", "images", "structures", "seeds")
+    _check_numbers(how, (*limits, "workers", "threads", "limit"))
+    threads = how.threads or max(1, (os.cpu_count() or 1) // how.processes)
+    given = {name: value for name in (*limits, "image_size") if (value := getattr(how, name)) is not None}
+    preset = replace(PRESETS[how.chosen], **given)
     asked = tuple(PROTOCOLS) if names == ("all",) else names
-    chosen = [protocol(name, quick=how.quick, views=how.views, methods=how.methods) for name in asked]
-    for name in {method for each in chosen for method in each.methods}:
-        find(METHODS, name, what="method")
+    chosen = [protocol(name, views=how.views, methods=how.methods) for name in asked]
+    chosen = [replace(trimmed(each, preset), limit_s=how.limit) for each in chosen]
+    for name in dict.fromkeys(method for each in chosen for method in each.methods):
+        method_named(name)
     told = _options.How(weights=how.weights, views=how.views or "one", threads=threads)
     _plan.check_settings(told)
     for folder in data:
         data_set(folder)
-    network = Network(how.weights, how.device, how.precision, how.image_size, threads)
-    cases = how.cases or (QUICK_CASES if how.quick else None)
-    images = how.images or (QUICK_IMAGES if how.quick else None)
+    network = Network(how.weights, how.device, how.precision, preset.image_size, threads)
     digest = _plan.digest(told)
-    return [Study(each, data, network, digest, cases, images) for each in chosen]
+    return [
+        Study(each, data, network, digest, preset.cases, preset.slices, preset.images, preset.structures, draws=place == 0)
+        for place, each in enumerate(chosen)
+    ]
 
 
-def _run(start: "Any", quiet: bool) -> "Outcome":
+def _check_numbers(how: How, names: tuple[str, ...]) -> None:
+    for name in names:
+        value = getattr(how, name)
+        if value is not None and value <= 0:
+            raise ConfigError(f"--{name} {value} leaves nothing", "give 1 or more")
+
+
+def _run(start: "Any", quiet: bool) -> "list[Outcome]":
     from medical_sam2.cli._progress import Progress
 
     with Progress(quiet=quiet) as progress:
 
         def tell(done: "Done") -> None:
-            progress.tell(plain(done.what), done.done, done.total, "answers")
+            if not done.done:
+                if not quiet:
+                    sys.stderr.write(f"{done.total} answers to make\n")
+                return
+            progress.tell(plain(done.what), done.done, done.total, "answers", done.share)
 
         return start(tell)
 
 
-def _figures(study: "Study", outcome: "Outcome", folder: Path) -> str:
-    """Draws them, where matplotlib is installed; their place in the tables."""
-    from medical_sam2.evaluate.figures import write_figures
+def _report(studies: "list[Study]", outcomes: "list[Outcome]", output: Path, how: How) -> None:
+    """Tables, figures where matplotlib is installed, and the page."""
+    from medical_sam2.evaluate.report import write_report
 
-    try:
-        drawn = write_figures(study.protocol, outcome.rows, folder)
-    except ModuleNotFoundError:
+    if find_spec("matplotlib") is None:
         sys.stderr.write("no figures: matplotlib is missing; pip install 'medical-sam2[evaluate]'\n")
-        return ""
-    return "\n## Figures\n\n" + "\n".join(f"![{path.stem}]({path.name})" for path in drawn) + "\n"
+    write_report(studies, outcomes, output, how.chosen)
 
 
 def _told(study: "Study", outcome: "Outcome", folder: Path) -> dict[str, Any]:

@@ -1,180 +1,175 @@
 """One answer of one method to the prompts of one structure, and its scores.
 
-Whatever is loaded is kept for the next answer of the same process: the network, the data set, the latest case.
+Whatever is loaded is kept for the next answer of the same process: the network with what it has encoded, the latest case.
 """
 
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from functools import lru_cache
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import lru_cache, partial
+from hashlib import blake2b
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from medical_sam2.data.dataset import Case, DataSet, LoadedCase
-from medical_sam2.data.nnunet import read_data_set
-from medical_sam2.errors import MedicalSam2Error, PromptError
-from medical_sam2.evaluate.methods import METHODS, Asked, Method
-from medical_sam2.evaluate.prompting import prompted
-from medical_sam2.evaluate.protocols import Condition, Protocol
-from medical_sam2.evaluate.rows import Row, Task
-from medical_sam2.evaluate.tasks import KINDS, Kind, MaskArray, VolumeTask
+from medical_sam2.errors import MedicalSam2Error
+from medical_sam2.evaluate.choosing import suggested
+from medical_sam2.evaluate.job import Job, Network
+from medical_sam2.evaluate.method import Asked, Found, Said, Training
+from medical_sam2.evaluate.methods import method_named
+from medical_sam2.evaluate.prompting import Person
+from medical_sam2.evaluate.protocols import Condition
+from medical_sam2.evaluate.remembering import Remembering
+from medical_sam2.evaluate.rows import Row
+from medical_sam2.evaluate.scene import Scene, scene
+from medical_sam2.evaluate.sketch import draw
+from medical_sam2.evaluate.tasks import MaskArray
+from medical_sam2.frames import to_input
+from medical_sam2.imagesets import direction
 from medical_sam2.metrics import dice, iou, score
-from medical_sam2.plugins import find
-from medical_sam2.segmenter import Precision, Segmenter
-from medical_sam2.volume import Volume
+from medical_sam2.model.weights import load_backbone
+from medical_sam2.segmenter import Segmenter
 
 STAGES = 10  # steps that the bank's mutual information is told at
 
 
 @dataclass(frozen=True)
-class Network:
-    """What answers, and on what.
+class Spoken:
+    """Prompts that are told apart by what they say.
 
     Args:
-        weights: name, file, folder or hub id.
-        device: as of `Segmenter`.
-        precision: as of `Segmenter`.
-        image_size: side of the input in pixels; that of the weights unless given.
-        threads: of the processor; as torch chooses unless given.
+        digest: of all of it.
+        said: frame → prompt.
     """
 
-    weights: str = "nano"
-    device: str = "auto"
-    precision: Precision = "auto"
-    image_size: int | None = None
-    threads: int | None = None
+    digest: bytes
+    said: Said = field(compare=False)
 
-
-@dataclass(frozen=True)
-class Job:
-    """One structure of a case, or of all images of a set, for one method.
-
-    Args:
-        folder: of the data set.
-        case: identifier; empty for a set.
-        structure: name.
-        method: name.
-        condition: of prompting.
-        seed: of all draws.
-        protocol: that it belongs to.
-        network: that answers.
-        cases: identifiers of the images of a set.
-    """
-
-    folder: Path
-    case: str
-    structure: str
-    method: str
-    condition: Condition
-    seed: int
-    protocol: Protocol
-    network: Network
-    cases: tuple[str, ...] = ()
-
-    @property
-    def blank(self) -> Row:
-        """Its row, without an answer."""
-        data = data_set(self.folder)
-        share = self.condition.share(data.kind)
-        told = "one" if share is None else f"{share:g}"
-        return Row(
-            data.name, data.kind, self.case, self.structure, self.method, self.kind, self.condition.care, told, self.seed
-        )
-
-    @property
-    def kind(self) -> Kind:
-        """Of its prompts."""
-        told = data_set(self.folder).prompt if self.condition.prompt == "own" else self.condition.prompt
-        known: dict[str, Kind] = {kind: kind for kind in KINDS}
-        return known.get(told or "", "box")
-
-    @property
-    def task(self) -> Task:
-        """What tells it from the other jobs of a study."""
-        row = self.blank
-        return row.dataset, row.case, row.structure, row.method, row.prompt, row.care, row.share, row.seed
+    @classmethod
+    def of(cls, said: Said) -> "Spoken":
+        """With its digest."""
+        digest = blake2b(digest_size=16)
+        for t, prompt in sorted(said.items()):
+            box, mask = prompt.box_xyxy, prompt.mask_hw
+            parts = (prompt.points_xy, prompt.labels, *(part for part in (box, mask) if part is not None))
+            digest.update(repr((t, box is None, mask is None, len(prompt.labels))).encode())
+            for part in parts:
+                digest.update(np.ascontiguousarray(part).tobytes())
+        return cls(digest.digest(), said)
 
 
 def answer(job: Job) -> list[Row]:
     """The row of a structure of a volume, or one for each image of a set; what cannot be measured says why."""
-    began = time.monotonic()
     try:
-        rows = _volume(job) if job.case else _set(job)
+        person = _person(job, scene(job))
+        rows = _answered(_bare(job), Spoken.of(person.say(_frames(job, person)))).rows
     except MedicalSam2Error as error:
         return [replace(job.blank, skipped=error.problem)]
-    each = (time.monotonic() - began) / len(rows)
-    return [replace(row, seconds=each) for row in rows]
+    named = job.blank
+    own = {name: getattr(named, name) for name in ("prompt", "care", "share", "choice", "seed")}
+    return [replace(row, **own) for row in rows]
 
 
-@lru_cache(maxsize=64)
-def data_set(folder: Path) -> DataSet:
-    """The listing of a data set."""
-    return read_data_set(folder)
+def _bare(job: Job) -> Job:
+    """The same without what decides about prompts and names: answers of equal ones to equal prompts are equal."""
+    protocol = replace(job.protocol, name="", about="", conditions=(), methods=(), seeds=())
+    seed = 0 if job.case else job.seed  # it shuffles the images of a set
+    return replace(job, protocol=protocol, condition=Condition(), seed=seed)
+
+
+@dataclass(frozen=True)
+class Scored:
+    """An answer, measured.
+
+    Args:
+        rows: of it.
+        sure: frames that nobody prompted and on which something was outlined, and how sure the answer is of them.
+    """
+
+    rows: tuple[Row, ...]
+    sure: tuple[tuple[int, float], ...]
+
+
+@lru_cache(maxsize=256)
+def _answered(job: Job, spoken: Spoken) -> Scored:
+    """An answer; conditions, seeds and rounds of suggestions that happen to say the same share it."""
+    began = time.monotonic()
+    shown = scene(job)
+    found = _found(job, shown, spoken.said)
+    took = time.monotonic() - began
+    if job.sketch is not None:
+        draw(job, shown, spoken.said, found)
+    rows = (_volume_rows if job.case else _set_rows)(job, shown, spoken.said, found)
+    sure = tuple((t, p) for t, p in sorted(found.sure.items()) if found.masks[t].any())
+    return Scored(tuple(replace(row, seconds=took / len(rows)) for row in rows), sure)
 
 
 @lru_cache(maxsize=1)
 def _network(network: Network) -> Segmenter:
     if network.threads is not None:
         torch.set_num_threads(network.threads)
-    return Segmenter.from_pretrained(
-        network.weights, device=network.device, precision=network.precision, image_size=network.image_size
+    backbone = load_backbone(network.weights, image_size=network.image_size)
+    return Remembering(backbone, device=network.device, precision=network.precision)
+
+
+def _person(job: Job, shown: Scene) -> Person:
+    return Person(shown.truths, job.condition, job.kind, of_volume=bool(job.case), seed=job.seed, case=shown.name)
+
+
+def _found(job: Job, shown: Scene, said: Said) -> Found:
+    protocol = job.protocol
+    order = np.random.default_rng([job.seed, 2]).permutation(len(shown.truths)).tolist()
+    training = Training(job.folder, job.structure, job.others)
+    asked = Asked(_network(job.network), protocol.views, protocol.fusion, order, protocol.watch, protocol.limit_s, training)
+    return shown.ask(method_named(job.method), asked, said)
+
+
+def _frames(job: Job, person: Person) -> list[int]:
+    """Which are prompted."""
+    if job.condition.choice == "random":
+        return person.frames
+    plain = replace(job, condition=replace(job.condition, volume=None, images=None))  # rounds do not depend on the share
+    return suggested(
+        person.start,
+        person.usable,
+        len(person.frames),
+        lambda frames: dict(_answered(_bare(job), Spoken.of(person.say(frames))).sure),
+        partial(_direction, replace(plain, method="")),  # whoever answers
+        person.frames,
     )
 
 
-@lru_cache(maxsize=1)
-def _loaded(folder: Path, identifiers: tuple[str, ...]) -> list[LoadedCase]:
-    data = data_set(folder)
-    by_name: dict[str, Case] = {case.identifier: case for case in data.cases}
-    return [data.load(by_name[identifier]) for identifier in identifiers]
+@lru_cache(maxsize=512)
+def _direction(job: Job, t: int) -> NDArray[np.float32]:
+    segmenter = _network(job.network)
+    with torch.inference_mode(), segmenter.computing():
+        return direction(segmenter.encode(to_input(_seen(job)(t), segmenter.network.image_size)).summary_BC[0])
 
 
-def _volume(job: Job) -> list[Row]:
-    data, (loaded,) = data_set(job.folder), _loaded(job.folder, (job.case,))
-    volume, labels = loaded.images[0], loaded.labels
-    if labels is None or not isinstance(volume, Volume):
-        raise PromptError("it has no label map", "add one")
-    if volume.modality is None and data.modality == "CT":
-        volume = replace(volume, modality="CT")
-    truth = data.mask(labels, job.structure)
-    if not truth.any():
-        raise PromptError("the structure is not in this case")
-    task = VolumeTask(volume, truth)
-    said = prompted(
-        list(task.truth_thw),
-        job.condition,
-        job.kind,
-        of_volume=True,
-        seed=job.seed,
-        case=f"{data.name}/{job.case}/{job.structure}",
-    )
-    found = _method(job).on_volume(_asked(job), task, said)
-    outlined = _known(np.stack(found.masks), task.view.apply(labels, volume.orientation), data)
+@lru_cache(maxsize=2)
+def _seen(job: Job) -> Callable[[int], NDArray[np.float32]]:
+    shown = scene(job)
+    person = _person(job, shown)
+    return shown.seen(person.say([person.start]))
+
+
+def _volume_rows(job: Job, shown: Scene, said: Said, found: Found) -> list[Row]:
+    truth, outlined = np.stack(shown.truths), np.stack(found.masks)
     told = np.isin(np.arange(len(outlined)), list(said))
-    spacing = task.view.spacing(volume.spacing_mm, volume.orientation)
-    measures = measured(task.truth_thw, outlined, spacing, job.protocol.tolerance_mm, {"prompted": told, "propagated": ~told})
-    sure = tuple((float(p), iou(task.truth_thw[t], outlined[t])) for t, p in sorted(found.sure.items()))
+    spacing = shown.spacings[0] or (1.0, 1.0, 1.0)
+    measures = measured(truth, outlined, spacing, job.protocol.tolerance_mm, {"prompted": told, "propagated": ~told})
+    sure = tuple((float(p), iou(truth[t], outlined[t])) for t, p in sorted(found.sure.items()))
     row = replace(job.blank, frames=len(told), prompted=len(said), sure=_finite(sure), information=stages(found.information))
     return [replace(row, **measures)]
 
 
-def _set(job: Job) -> list[Row]:
-    data, loaded = data_set(job.folder), _loaded(job.folder, job.cases)
-    images = [one.images[0] for one in loaded]
-    labels = [one.labels for one in loaded if one.labels is not None]
-    truths = [data.mask(each, job.structure) for each in labels]
-    name = f"{data.name}/{job.structure}"
-    said = prompted(truths, job.condition, job.kind, of_volume=False, seed=job.seed, case=name)
-    order = np.random.default_rng([job.seed, 2]).permutation(len(images)).tolist()
-    found = _method(job).on_images(replace(_asked(job), order=order), [image.array for image in images], said)
+def _set_rows(job: Job, shown: Scene, said: Said, found: Found) -> list[Row]:
     rows: list[Row] = []
-    for i, (identifier, image, truth) in enumerate(zip(job.cases, images, truths, strict=True)):
-        spacing = image.spacing_mm if len(image.spacing_mm or ()) == 2 else None
+    for i, (identifier, truth, outlined) in enumerate(zip(job.cases, shown.truths, found.masks, strict=True)):
+        spacing = shown.spacings[i]
         part = "prompted" if i in said else "propagated"
-        outlined = _known(found.masks[i], labels[i], data)
         measures = measured(truth, outlined, spacing or (1.0, 1.0), job.protocol.tolerance_mm, {part: ...})
         sure = _finite(((float(found.sure[i]), measures["iou"]),)) if i in found.sure else ()
         row = replace(job.blank, case=identifier, frames=1, prompted=int(i in said), unit="mm" if spacing else "px", sure=sure)
@@ -207,20 +202,6 @@ def stages(information: Sequence[float]) -> tuple[float, ...]:
     if not finite.size:
         return ()
     return tuple(round(float(part.mean()), 4) for part in np.array_split(finite, min(STAGES, finite.size)))
-
-
-def _method(job: Job) -> Method:
-    return find(METHODS, job.method, what="method")
-
-
-def _asked(job: Job) -> Asked:
-    protocol = job.protocol
-    return Asked(_network(job.network), protocol.views, protocol.fusion, watch=protocol.watch)
-
-
-def _known(found: MaskArray, labels: NDArray[Any], data: DataSet) -> MaskArray:
-    """Without what nobody outlined."""
-    return found if data.ignore is None else found & (labels != data.ignore)
 
 
 def _finite(sure: Sequence[tuple[float, float]]) -> tuple[tuple[float, float], ...]:

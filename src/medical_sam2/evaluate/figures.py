@@ -7,11 +7,13 @@ from typing import Any
 
 import numpy as np
 
+from medical_sam2.evaluate.methods import label
 from medical_sam2.evaluate.protocols import Protocol
 from medical_sam2.evaluate.rows import Row, answered
 from medical_sam2.evaluate.significance import mean_interval
 from medical_sam2.evaluate.tables import by_case
 from medical_sam2.io.atomic import write_bytes
+from medical_sam2.simulate import NOISE_LEVELS
 
 Draw = Callable[[Any, Mapping[str, list[Row]]], None]
 BINS = 10
@@ -28,7 +30,8 @@ def write_figures(protocol: Protocol, rows: Sequence[Row], folder: Path) -> list
     written: list[Path] = []
     for kind in dict.fromkeys(row.kind for row in answered(rows)):
         own = [row for row in answered(rows) if row.kind == kind]
-        methods = {method: [row for row in own if row.method == method] for method in protocol.methods}
+        names = [label(method) for method in protocol.methods]
+        methods = {name: [row for row in own if row.method == name] for name in names}
         for name, draw in _fitting(protocol, own).items():
             figure = Figure(figsize=(5, 3.6), layout="constrained")
             axes = figure.add_subplot()
@@ -46,6 +49,8 @@ def _fitting(protocol: Protocol, rows: Sequence[Row]) -> dict[str, Draw]:
     figures: dict[str, Draw] = {}
     if len({row.share for row in rows}) > 1:
         figures["frequency"] = _frequency
+    if len({row.care for row in rows}) > 1:
+        figures["hands"] = _hands
     if len(protocol.seeds) > 1:
         figures["spread"] = _spread
     if any(row.information for row in rows):
@@ -57,16 +62,39 @@ def _fitting(protocol: Protocol, rows: Sequence[Row]) -> dict[str, Draw]:
 
 def _frequency(axes: Any, methods: Mapping[str, list[Row]]) -> None:
     """Dice over the share of prompted frames, with its interval over cases (Fig. 7)."""
-    for method, rows in methods.items():
+    curves = {
+        f"{method}{told}": [row for row in rows if row.choice == choice]
+        for method, rows in methods.items()
+        for choice, told in (("random", ""), ("suggest", ", suggested"))
+    }
+    for method, rows in curves.items():
         shares = sorted({row.share for row in rows}, key=float)
+        if not shares:
+            continue
         found = [
             mean_interval(list(by_case(row for row in rows if row.share == share).values()), np.random.default_rng(0))
             for share in shares
         ]
         x, (mean, low, high) = [100 * float(share) for share in shares], np.array(found).T
-        axes.plot(x, mean, marker="o", label=method)
+        axes.plot(x, mean, marker="o", linestyle="--" if method.endswith("suggested") else "-", label=method)
         axes.fill_between(x, low, high, alpha=0.2)
     axes.set(xlabel="frames prompted (%)", ylabel="Dice (mean, 95 % interval)")
+    axes.legend()
+
+
+def _hands(axes: Any, methods: Mapping[str, list[Row]]) -> None:
+    """Dice by how careful the hand is, of each kind of prompt, with its interval over cases."""
+    for method, rows in methods.items():
+        for prompt in dict.fromkeys(row.prompt for row in rows):
+            own = [row for row in rows if row.prompt == prompt]
+            levels = [care for care in NOISE_LEVELS if any(row.care == care for row in own)]
+            found = [
+                mean_interval(list(by_case(row for row in own if row.care == care).values()), np.random.default_rng(0))
+                for care in levels
+            ]
+            mean, low, high = np.array(found).T
+            axes.errorbar(levels, mean, (mean - low, high - mean), marker="o", capsize=4, label=f"{method}, {prompt}")
+    axes.set(xlabel="hand", ylabel="Dice (mean, 95 % interval)")
     axes.legend()
 
 

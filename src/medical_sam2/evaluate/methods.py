@@ -1,156 +1,19 @@
-"""Who answers: the network with a memory bank, or without; one small interface, so that others can be measured.
+"""Methods by name: the network with its banks, baselines, classical methods, networks trained for the task, other programs."""
 
-Shapes: T slices of the prompted view, or images of a set; H W pixels.
-"""
-
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, is_dataclass
+import re
+from collections.abc import Mapping
+from dataclasses import is_dataclass
 from functools import partial
-from typing import Protocol
 
-import numpy as np
-from numpy.typing import NDArray
-from torch import Tensor
+from medical_sam2.evaluate.baselines import Classical, Prototypical
+from medical_sam2.evaluate.command import IMAGE, Command
+from medical_sam2.evaluate.method import Method
+from medical_sam2.evaluate.tailored import Tailored
+from medical_sam2.evaluate.tracking import Tracking, WithoutMemory
+from medical_sam2.model.memory import Fifo, Greedy, SelfSorting
+from medical_sam2.plugins import find
 
-from medical_sam2.evaluate.information import of_bank
-from medical_sam2.evaluate.tasks import MaskArray, VolumeTask
-from medical_sam2.evaluate.without_memory import one_by_one
-from medical_sam2.frames import choose_window
-from medical_sam2.model.backbone import Memory, Recalled
-from medical_sam2.model.memory import Fifo, Greedy, Policy, SelfSorting
-from medical_sam2.prompts import FramePrompt
-from medical_sam2.segmenter import Segmenter
-
-Said = Mapping[int, FramePrompt]
-"""Frame → what was said there, in its pixels."""
-
-
-@dataclass(frozen=True, eq=False)
-class Found:
-    """An answer.
-
-    Args:
-        masks: (H, W) bool of every frame.
-        sure: frame → predicted IoU in [0, 1], of frames that nobody prompted; empty where there is none.
-        information: mutual information in nats of what was attended to, frame after frame, where it was watched.
-    """
-
-    masks: Sequence[MaskArray]
-    sure: Mapping[int, float] = field(default_factory=dict)
-    information: Sequence[float] = ()
-
-
-@dataclass(frozen=True)
-class Asked:
-    """What a method may look at beside the case and the prompts.
-
-    Args:
-        segmenter: the network.
-        views: of volumes.
-        fusion: of views.
-        order: in which the images of a set are visited.
-        watch: whether the bank's mutual information is recorded.
-    """
-
-    segmenter: Segmenter
-    views: str = "one"
-    fusion: str = "mean"
-    order: Sequence[int] = ()
-    watch: bool = False
-
-
-class Method(Protocol):
-    """Answers prompts. The truth within a task is not for it to look at: only `volume` and `view`."""
-
-    def on_volume(self, asked: Asked, task: VolumeTask, said: Said) -> Found:
-        """Outline a structure on all slices of the view (T, H, W)."""
-        ...
-
-    def on_images(self, asked: Asked, images: Sequence[NDArray[np.generic]], said: Said) -> Found:
-        """Outline a structure on all images of a set."""
-        ...
-
-
-@dataclass(frozen=True)
-class Tracking:
-    """The network with a memory bank.
-
-    Args:
-        bank: makes its policy.
-    """
-
-    bank: Callable[[], Policy]
-
-    def on_volume(self, asked: Asked, task: VolumeTask, said: Said) -> Found:
-        """Through the slices, or all views."""
-        seen: list[float] = []
-        prompts = [task.in_volume(t, prompt) for t, prompt in sorted(said.items())]
-        answer = asked.segmenter.segment_volume(
-            task.volume, prompts, views=asked.views, bank=self._bank(asked, seen), fusion=asked.fusion
-        )
-        axes = task.volume.orientation
-        thick = task.volume.shape[task.view.order(axes)[0]]
-        back = task.view.flipped(axes)[0]
-        sure = {
-            thick - 1 - row.slice if back else row.slice: row.confidence
-            for row in answer.confidence
-            if row.view == task.view.code
-        }
-        return Found(list(task.view.apply(answer.labels > 0, axes)), _unprompted(sure, said), seen)
-
-    def on_images(self, asked: Asked, images: Sequence[NDArray[np.generic]], said: Said) -> Found:
-        """Through the images, in the order that is asked for."""
-        seen: list[float] = []
-        prompts = {i: {1: prompt} for i, prompt in said.items()}
-        order = [i for i in asked.order if i not in said]
-        answers = asked.segmenter.segment_images(images, prompts, bank=self._bank(asked, seen), order=order)
-        found = {each.index: each for each in answers}
-        masks = [found[i].labels > 0 if i in found else np.zeros(image.shape[:2], bool) for i, image in enumerate(images)]
-        return Found(masks, _unprompted({i: each.confidence[1] for i, each in found.items()}, said), seen)
-
-    def _bank(self, asked: Asked, seen: list[float]) -> Callable[[], Policy]:
-        return partial(Watched, self.bank, seen) if asked.watch else self.bank
-
-
-@dataclass(frozen=True)
-class WithoutMemory:
-    """Each prompted frame by itself, as SAM is used; what nobody prompted gets no answer, which scores 0."""
-
-    def on_volume(self, asked: Asked, task: VolumeTask, said: Said) -> Found:
-        """Slice by slice."""
-        slices = choose_window(task.volume).apply(task.view.apply(task.volume.array, task.volume.orientation))
-        return self.on_images(asked, list(slices), said)
-
-    def on_images(self, asked: Asked, images: Sequence[NDArray[np.generic]], said: Said) -> Found:
-        """Image by image."""
-        answers = one_by_one(asked.segmenter, images, said)
-        return Found([answers.get(i, np.zeros(image.shape[:2], bool)) for i, image in enumerate(images)])
-
-
-class Watched:
-    """A policy that notes how much the memories tell about each other that a frame attends to.
-
-    Args:
-        make: the policy itself.
-        seen: where it is noted, in nats; frames with fewer than two memories are left out.
-    """
-
-    def __init__(self, make: Callable[[], Policy], seen: list[float]) -> None:
-        self._policy, self._seen = make(), seen
-
-    def keep(self, bank: list[Memory], new: Memory) -> list[Memory]:
-        """As the policy itself."""
-        return self._policy.keep(bank, new)
-
-    def weigh(self, bank: list[Memory], t: int, query_C: Tensor) -> list[Recalled]:
-        """As the policy itself, noted."""
-        recalled = self._policy.weigh(bank, t, query_C)
-        maps = [each.memory.map_Chw.detach().float().cpu().numpy() for each in recalled if each.map]
-        if len(maps) > 1:
-            self._seen.append(of_bank(maps))
-        return recalled
-
-
+ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 METHODS: Mapping[str, Method] = {
     "self-sorting": Tracking(SelfSorting),
     "fifo": Tracking(Fifo),
@@ -161,16 +24,47 @@ METHODS: Mapping[str, Method] = {
     "+ threshold": Tracking(partial(SelfSorting, sort=False, resample="none")),
     "+ dissimilarity": Tracking(partial(SelfSorting, resample="none")),
     "+ resampling": Tracking(SelfSorting),
+    "prototypes": Prototypical(),
+    "local prototypes": Prototypical(window=4),
+    "copy": Classical("copy"),
+    "registration": Classical("registration"),
+    "random walker": Classical("random walker"),
+    "classifier": Classical("classifier"),
+    "grow cut": Classical("grow cut"),
+    "dynunet": Tailored("DynUNet"),
+    "unetr": Tailored("UNETR"),
+    "swin-unetr": Tailored("SwinUNETR"),
 }
-"""The last four are the ladder of Table 3: the latest memories; only sure ones; dissimilar ones; weighed."""
+"""From "no sorting" to "+ resampling": the ladder of Table 3: the latest memories; only sure ones; dissimilar ones; weighed."""
+
+
+def method_named(name: str) -> Method:
+    """The method called so.
+
+    Args:
+        name: of `METHODS`; `module:attribute`; `file.py:attribute`; or `LABEL=PROGRAM {image} {prompts} {output}`.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    if IMAGE in name:
+        return Command.parsed(name.partition("=")[2] if "=" in name.partition(IMAGE)[0] else name)
+    return find(METHODS, name, what="method")
+
+
+def label(name: str) -> str:
+    """What a method is called in tables.
+
+    >>> label("other=python other.py {image} {prompts} {output}")
+    'other'
+    """
+    before = name.partition(IMAGE)[0]
+    return before.partition("=")[0] if before != name and "=" in before else name
 
 
 def settings(method: Method) -> str:
     """What decides about the answers of a method, in words that change when it does."""
     if isinstance(method, Tracking):
         return repr(method.bank())
-    return repr(method) if is_dataclass(method) else type(method).__qualname__  # no address: it differs from run to run
-
-
-def _unprompted(sure: Mapping[int, float], said: Said) -> dict[int, float]:
-    return {t: value for t, value in sure.items() if t not in said}
+    told = repr(method) if is_dataclass(method) else type(method).__qualname__
+    return ADDRESS.sub("", told)  # it differs from run to run

@@ -7,6 +7,7 @@ al. 2020): means of windows as well, each class answering with its prototypes' s
 Shapes: C channels, h w feature map, H W picture, K prototypes.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -49,6 +50,16 @@ class Prototypes:
         _, height, width = features_Chw.shape
         share_hw = F.adaptive_avg_pool2d(mask_HW[None, None].to(features_Chw), (height, width))[0, 0]
         return cls(_of_class(features_Chw, share_hw, window), _of_class(features_Chw, 1 - share_hw, window))
+
+    @classmethod
+    def together(cls, taught: "Sequence[Prototypes]", *, mean: bool) -> "Prototypes":
+        """What several templates taught: all their prototypes, or for each class the mean of them."""
+
+        def joined(parts: list[Tensor]) -> Tensor:
+            every_KC = torch.cat(parts)
+            return F.normalize(every_KC.mean(dim=0, keepdim=True), dim=1) if mean else every_KC
+
+        return cls(joined([each.inside_KC for each in taught]), joined([each.outside_KC for each in taught]))
 
     def likeness(self, features_Chw: Tensor, shape_hw: tuple[int, int]) -> Tensor:
         """Probability (H, W) of the object on a picture with these features.

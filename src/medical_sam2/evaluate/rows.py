@@ -25,7 +25,7 @@ MEASURES = {
 }
 EMPTY = "null: truth and prediction are both empty, which is counted and never scored; inf: one of the two is empty"
 ATTACHED = ("sure", "information")  # lists, which a table cannot hold
-Task: TypeAlias = tuple[str, str, str, str, str, str, str, int]
+Task: TypeAlias = tuple[str, str, str, str, str, str, str, str, int]
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,7 @@ class Row:
         share: probability that a frame was prompted; "one" for exactly one frame.
         seed: of all draws.
         skipped: why there is no answer; empty where there is one.
+        choice: "random" where chance took the prompted frames, "suggest" where the answer so far did.
         frames: slices of the volume; 1 for an image.
         prompted: how many of them were prompted.
         unit: of the surface distance: "mm", or "px" where the file does not tell its spacing.
@@ -63,6 +64,7 @@ class Row:
     share: str
     seed: int
     skipped: str = ""
+    choice: str = "random"
     frames: int = 0
     prompted: int = 0
     unit: str = "mm"
@@ -78,6 +80,12 @@ class Row:
     sure: tuple[tuple[float, float], ...] = ()
     information: tuple[float, ...] = ()
     seconds: float = 0.0
+
+    @property
+    def task(self) -> Task:
+        """What tells it from the other answers of a study."""
+        where = (self.dataset, self.case, self.structure, self.method)
+        return (*where, self.prompt, self.care, self.share, self.choice, self.seed)
 
     @property
     def empty(self) -> bool:

@@ -1,160 +1,128 @@
-"""Runs a study: every structure of every case, by every method, under every condition; stopped and gone on with at any time."""
+"""Runs studies: every structure of every case, by every method, under every condition; stopped and gone on with at any time."""
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
-
-import numpy as np
 
 from medical_sam2 import io
-from medical_sam2.data.dataset import Case, DataSet
 from medical_sam2.data.prepare.processes import each
 from medical_sam2.errors import ConfigError
-from medical_sam2.evaluate.answer import Job, Network, answer, data_set
-from medical_sam2.evaluate.methods import METHODS, settings
-from medical_sam2.evaluate.protocols import Protocol
-from medical_sam2.evaluate.rows import Row, packed, unpacked, write_rows
+from medical_sam2.evaluate.answer import answer
+from medical_sam2.evaluate.job import Job, data_set
+from medical_sam2.evaluate.methods import label
+from medical_sam2.evaluate.plan import Chunk, chunks, once, planned
+from medical_sam2.evaluate.rows import Row, Task, packed, unpacked, write_rows
+from medical_sam2.evaluate.study import Done, Outcome, Study
 from medical_sam2.io.atomic import write_bytes
-from medical_sam2.plugins import find
 
 DESCRIPTION, LINES = "protocol.json", "rows.jsonl"
 
 
-@dataclass(frozen=True)
-class Study:
-    """What is measured, on what, with what.
-
-    Args:
-        protocol: the description.
-        data: folders of nnU-Net raw data sets.
-        network: that answers.
-        weights_sha256: of its weights.
-        cases: volumes of each data set, spread over its list; all unless given.
-        images: of each set, spread over its list; all unless given.
-    """
-
-    protocol: Protocol
-    data: tuple[Path, ...]
-    network: Network
-    weights_sha256: str
-    cases: int | None = None
-    images: int | None = None
-
-    def described(self) -> dict[str, Any]:
-        """What decides about an answer; answers of equal descriptions may be put together."""
-        network = {name: value for name, value in asdict(self.network).items() if name not in ("weights", "threads")}
-        return {
-            "protocol": self.protocol.described(),
-            "methods": {name: settings(find(METHODS, name, what="method")) for name in self.protocol.methods},
-            "network": {**network, "sha256": self.weights_sha256},
-            "images": self.images,
-        }
-
-
-@dataclass(frozen=True)
-class Done:
-    """One more answer.
-
-    Args:
-        done: answers so far.
-        total: of all.
-        what: data set, case and structure.
-    """
-
-    done: int
-    total: int
-    what: str
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What a study found.
-
-    Args:
-        rows: of all answers.
-        skipped: case and structure → why it was not measured, once.
-        failed: the same for defects of this program, which a further run tries again.
-        fresh: answers that this run made.
-    """
-
-    rows: tuple[Row, ...]
-    skipped: Mapping[str, str]
-    failed: Mapping[str, str]
-    fresh: int
-
-
 def run(study: Study, output: Path, *, workers: int = 1, on_done: Callable[[Done], None] | None = None) -> Outcome:
+    """A single study, see `run_all`."""
+    return run_all([study], [output], workers=workers, on_done=on_done)[0]
+
+
+def run_all(
+    studies: Sequence[Study],
+    outputs: Sequence[Path],
+    *,
+    workers: int = 1,
+    on_done: Callable[[Done], None] | None = None,
+) -> list[Outcome]:
     """Measure what is not measured yet, and write rows as they come; `rows.csv` and `rows.json` at the end.
 
+    What several studies ask alike (the same method, prompts and case) is answered once.
+
     Args:
-        study: what.
-        output: folder, made if need be; that of an earlier run of the same study is gone on with.
+        studies: what.
+        outputs: a folder for each, made if need be; that of an earlier run of the same study is gone on with.
         workers: processes.
-        on_done: told of each answer.
+        on_done: told as answers come.
 
     Raises:
-        ConfigError: the folder holds another study; two data sets share a name.
+        ConfigError: a folder holds another study; two data sets share a name.
     """
-    jobs, skipped = _jobs(study)
+    plan = planned(studies, outputs)
+    known = [_opened(study, output) for study, output in zip(studies, outputs, strict=True)]
+    place = {job: i for i, jobs in enumerate(plan.jobs) for job in jobs}
+    left = once([job for job, i in place.items() if job.task not in known[i]])
+    failed: list[dict[str, str]] = [{} for _ in studies]
+    fresh = [0] * len(studies)
+    with ExitStack() as stack:
+        streams = [stack.enter_context((output / LINES).open("a", encoding="utf-8")) for output in outputs]
+
+        def keep(first: Job, found: list[Row] | str) -> None:
+            for job in left[first.answer_key][1:]:
+                i = place[job]
+                if isinstance(found, str):
+                    failed[i][name_of(job.blank)] = found
+                    continue
+                known[i][job.task] = rows = [_as(job, row) for row in found]
+                streams[i].write(packed(job.task, rows))
+                streams[i].flush()
+                fresh[i] += 1
+
+        _work(chunks([own[0] for own in left.values()]), workers, keep, on_done)
+    outcomes: list[Outcome] = []
+    for i, (jobs, output) in enumerate(zip(plan.jobs, outputs, strict=True)):
+        rows = [row for job in jobs for row in known[i].get(job.task, ())]
+        skipped = plan.skipped[i] | {name_of(row): row.skipped for row in rows if row.skipped}
+        write_rows(output, rows)
+        outcomes.append(Outcome(tuple(rows), skipped, failed[i], fresh[i], plan.left_out))
+    return outcomes
+
+
+def answers(chunk: Chunk) -> list[list[Row] | str]:
+    """Of each job its rows, or the defect that it met."""
+    found: list[list[Row] | str] = []
+    for job in chunk.jobs:
+        try:
+            found.append(answer(job))
+        except Exception as error:  # a defect of one answer must not take the others along; it is told
+            found.append(f"{type(error).__name__}: {error}" if str(error) else type(error).__name__)
+    return found
+
+
+def name_of(row: Row) -> str:
+    """Data set, case and structure."""
+    return " ".join(word for word in (row.dataset, row.case, row.structure) if word)
+
+
+def _work(
+    lots: Sequence[Chunk],
+    workers: int,
+    keep: Callable[[Job, list[Row] | str], None],
+    on_done: Callable[[Done], None] | None,
+) -> None:
+    total, cost = sum(len(lot.jobs) for lot in lots), sum(lot.cost for lot in lots)
+    done, spent = 0, 0.0
+    if on_done is not None and lots:
+        on_done(Done(0, total, "nothing yet", 0.0))
+    for told in each(answers, lots, workers):
+        died = told.error if isinstance(told.error, str) else type(told.error).__name__
+        results: list[list[Row] | str] = told.result or [died] * len(told.job.jobs)
+        for job, found in zip(told.job.jobs, results, strict=True):
+            keep(job, found)
+        done, spent = done + len(told.job.jobs), spent + told.job.cost
+        if on_done is not None:
+            on_done(Done(done, total, name_of(told.job.jobs[0].blank), spent / cost))
+
+
+def _as(job: Job, row: Row) -> Row:
+    """The row of an answer, as a job of another protocol names it."""
+    return replace(row, method=label(job.method), information=row.information if job.protocol.watch else ())
+
+
+def _opened(study: Study, output: Path) -> dict[Task, list[Row]]:
+    """What an earlier run of the same study found."""
     output.mkdir(parents=True, exist_ok=True)
     _check(study, output / DESCRIPTION)
     lines = output / LINES
-    known = unpacked(_mended(lines)) if lines.exists() else {}
-    left, failed = [job for job in jobs if job.task not in known], dict[str, str]()
-    with lines.open("a", encoding="utf-8") as stream:
-        for count, found in enumerate(each(answer, left, workers), start=1):
-            if found.result is None:
-                failed[_name(found.job.blank)] = found.error if isinstance(found.error, str) else type(found.error).__name__
-            else:
-                known[found.job.task] = found.result
-                stream.write(packed(found.job.task, found.result))
-                stream.flush()
-            if on_done is not None:
-                on_done(Done(count, len(left), _name(found.job.blank)))
-    rows = [row for job in jobs for row in known.get(job.task, ())]
-    skipped |= {_name(row): row.skipped for row in rows if row.skipped}
-    write_rows(output, rows)
-    return Outcome(tuple(rows), skipped, failed, len(left) - len(failed))
-
-
-def _jobs(study: Study) -> tuple[list[Job], dict[str, str]]:
-    """Case by case, so that each is loaded once; and the cases that have no truth."""
-    names: dict[str, Path] = {}
-    jobs: list[Job] = []
-    skipped: dict[str, str] = {}
-    for folder in study.data:
-        data = data_set(folder)
-        if names.setdefault(data.name, folder) != folder:
-            raise ConfigError(
-                f"two data sets are called {data.name}", "change the name of one in its dataset.json", subject=folder
-            )
-        skipped |= {f"{data.name} {case.identifier}": "it has no label map" for case in data.cases if case.label is None}
-        labelled = [case for case in data.cases if case.label is not None]
-        of_set = data.kind == "set"
-        chosen = tuple(case.identifier for case in spread(labelled, study.images if of_set else study.cases))
-        if chosen:
-            jobs += list(_of(study, folder, data, [("", chosen)] if of_set else [(case, ()) for case in chosen]))
-    return jobs, skipped
-
-
-def _of(study: Study, folder: Path, data: DataSet, units: Sequence[tuple[str, tuple[str, ...]]]) -> Iterator[Job]:
-    protocol = study.protocol
-    for case, images in units:
-        for structure in data.structures:
-            for condition in protocol.conditions:
-                for seed in protocol.seeds:
-                    for method in protocol.methods:
-                        yield Job(folder, case, structure, method, condition, seed, protocol, study.network, images)
-
-
-def spread(cases: Sequence[Case], most: int | None) -> list[Case]:
-    """At most so many cases, at equal steps through the list."""
-    if most is None or most >= len(cases):
-        return list(cases)
-    return [cases[int(i)] for i in np.linspace(0, len(cases) - 1, most).round()]
+    return unpacked(_mended(lines)) if lines.exists() else {}
 
 
 def _check(study: Study, path: Path) -> None:
@@ -176,7 +144,3 @@ def _mended(lines: Path) -> Path:
     if text and not text.endswith(b"\n"):
         write_bytes(lines, text[: text.rfind(b"\n") + 1])
     return lines
-
-
-def _name(row: Row) -> str:
-    return " ".join(word for word in (row.dataset, row.case, row.structure) if word)

@@ -1,0 +1,58 @@
+"""Plans: what is alike is done once, the largest cases first, nothing is lost."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from medical_sam2.evaluate import job
+from medical_sam2.evaluate.job import Network
+from medical_sam2.evaluate.plan import TOGETHER, chunks, once, planned
+from medical_sam2.evaluate.presets import PRESETS, trimmed
+from medical_sam2.evaluate.protocols import PROTOCOLS
+from medical_sam2.evaluate.study import Study
+from tests.data.nnunet import picture_set, volume_set
+
+
+@pytest.fixture
+def studies(tmp_path: Path) -> list[Study]:
+    job.data_set.cache_clear()
+    data = (picture_set(tmp_path / "Dataset002_Eyes"), volume_set(tmp_path / "Dataset001_Liver", cases=3))
+    return [
+        Study(trimmed(each, PRESETS["full"]), data, Network(), "0" * 64, cases=2, images=2, structures=1, draws=place == 0)
+        for place, each in enumerate(PROTOCOLS.values())
+    ]
+
+
+def test_what_is_alike_is_done_once(studies: list[Study], tmp_path: Path) -> None:
+    plan = planned(studies, [tmp_path / each.protocol.name for each in studies])
+    jobs = [job for own in plan.jobs for job in own]
+    assert {(each.case, each.cases, each.structure) for each in jobs} == {
+        ("case0", (), "liver"),
+        ("case2", (), "liver"),
+        ("", ("eye0", "eye2"), "disc"),
+    }
+    assert {each.others for each in jobs} == {("case1",), ("eye1",)}
+    alike = once(jobs)
+    assert sum(len(own) - 1 for own in alike.values()) == len(jobs)
+    assert len(alike) < len(jobs)
+    for first, *own in alike.values():
+        assert first.protocol.watch == any(each.protocol.watch for each in own)
+        assert (first.sketch is None) == all(each.sketch is None for each in own)
+    assert plan.left_out == {"Eyes": "1 of 3 images; structures cup", "Liver": "1 of 3 volumes"}
+
+
+def test_lots_keep_a_case_together_and_begin_with_the_largest(studies: list[Study], tmp_path: Path) -> None:
+    plan = planned(studies, [tmp_path / each.protocol.name for each in studies])
+    jobs = [own[0] for own in once([job for own in plan.jobs for job in own]).values()]
+    lots = chunks(jobs)
+    assert sorted(map(repr, jobs)) == sorted(repr(each) for lot in lots for each in lot.jobs)
+    assert all(len(lot.jobs) <= TOGETHER and len({each.case for each in lot.jobs}) == 1 for lot in lots)
+    places = [lot.jobs[0].case for lot in lots]
+    assert places == sorted(places, key=["case0", "case2", ""].index), "8 slices before 2 images"
+
+
+def test_volumes_of_too_many_slices_are_passed_over_and_named(studies: list[Study], tmp_path: Path) -> None:
+    plan = planned([replace(studies[0], slices=7, structures=None)], [tmp_path])
+    assert {each.blank.dataset for each in plan.jobs[0]} == {"Eyes"}
+    assert plan.left_out == {"Eyes": "1 of 3 images", "Liver": "3 of 3 volumes (3 of more than 7 slices)"}
