@@ -7,7 +7,8 @@ import torch
 from medical_sam2.model.nano import nano
 from medical_sam2.prompts import Point
 from medical_sam2.segmenter import Segmenter
-from medical_sam2.server.desk import Remembering, Turnstile
+from medical_sam2.server.desk import Turnstile
+from medical_sam2.server.remembering import Remembering
 from medical_sam2.volume import Volume
 from tests.phantoms import phantom
 

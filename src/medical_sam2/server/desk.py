@@ -1,17 +1,15 @@
 """The network, for many sessions: one asks at a time, clicks go before tracking, frames seen once are remembered."""
 
-import hashlib
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
+from typing import TYPE_CHECKING
 
-from torch import Tensor
-
-from medical_sam2.frames import FeatureCache
-from medical_sam2.model.backbone import Features
-from medical_sam2.segmenter import Segmenter
+if TYPE_CHECKING:  # torch is loaded while the page is already there
+    from medical_sam2.segmenter import Segmenter
+    from medical_sam2.server.remembering import Remembering
 
 
 class Turnstile:
@@ -56,26 +54,6 @@ class Turnstile:
             self._changed.notify_all()
 
 
-class Remembering(Segmenter):
-    """A segmenter that encodes no picture twice, as long as the memory for it lasts; its results are those of `Segmenter`.
-
-    Args:
-        base: whose network is used.
-        limit_mb: of features that are held.
-    """
-
-    def __init__(self, base: Segmenter, limit_mb: float) -> None:
-        self.network, self.device, self.precision = base.network, base.device, base.precision
-        self._seen = FeatureCache(limit_mb)
-
-    def encode(self, frame_3SS: Tensor) -> Features:
-        """What the network sees on one frame (3, S, S) in [0, 1], remembered by what the frame shows."""
-        grey = frame_3SS.stride(0) == 0  # one channel, three times over
-        shown = (frame_3SS[:1] if grey else frame_3SS).contiguous().numpy()
-        key = hashlib.blake2b(shown.data, digest_size=16, person=b"grey" if grey else b"colour").digest()
-        return self._seen.get(key, lambda: super(Remembering, self).encode(frame_3SS))
-
-
 class Desk:
     """Where all sessions ask.
 
@@ -84,12 +62,14 @@ class Desk:
         limit_mb: of features that are held.
     """
 
-    def __init__(self, load: Callable[[], Segmenter], limit_mb: float = 1024.0) -> None:
+    def __init__(self, load: "Callable[[], Segmenter]", limit_mb: float = 1024.0) -> None:
         self._load, self._limit_mb, self._loading = load, limit_mb, threading.Lock()
         self._turnstile = Turnstile()
 
     @cached_property
-    def _segmenter(self) -> Remembering:
+    def _segmenter(self) -> "Remembering":
+        from medical_sam2.server.remembering import Remembering
+
         return Remembering(self._load(), self._limit_mb)
 
     def warm_up(self) -> None:
@@ -98,7 +78,7 @@ class Desk:
             _ = self._segmenter
 
     @contextmanager
-    def asking(self, *, urgent: bool) -> Iterator[Remembering]:
+    def asking(self, *, urgent: bool) -> "Iterator[Remembering]":
         """The network, for oneself, while the context lasts."""
         self.warm_up()
         with self._turnstile.passing(urgent=urgent):

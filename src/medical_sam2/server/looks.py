@@ -8,7 +8,6 @@ import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
-from medical_sam2.frames import choose_window, percentile_window
 from medical_sam2.server.subjects import Canvas
 from medical_sam2.server.volumes import VolumeSubject
 from medical_sam2.volume import Volume
@@ -77,13 +76,9 @@ def extent(volume: Volume) -> tuple[float, float]:
 @lru_cache(maxsize=64)
 def window(volume: Volume) -> tuple[float, float]:
     """The window to begin with."""
+    from medical_sam2.frames import choose_window
+
     chosen = choose_window(volume, "auto")
-    return chosen.low, chosen.high
-
-
-def window_of(frame: NDArray[np.generic]) -> tuple[float, float]:
-    """The window of a single picture."""
-    chosen = percentile_window(frame)
     return chosen.low, chosen.high
 
 

@@ -4,16 +4,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from operator import or_
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from medical_sam2.io import Picture
 from medical_sam2.prompts import FramePrompt
-from medical_sam2.segmenter import Segmenter
 from medical_sam2.server.state import Said, State
 from medical_sam2.server.subjects import Canvas, Found, Frame, OnFrame, frame_prompt
 from medical_sam2.volume import SliceConfidence
+
+if TYPE_CHECKING:
+    from medical_sam2.segmenter import Segmenter
 
 PLANE = "image"
 
@@ -58,7 +61,7 @@ class SetSubject:
         """The labels of an image."""
         return canvas[t]
 
-    def sketch(self, segmenter: Segmenter, said: Sequence[Said], earlier: Frame | None) -> NDArray[np.bool_]:
+    def sketch(self, segmenter: "Segmenter", said: Sequence[Said], earlier: Frame | None) -> NDArray[np.bool_]:
         """What one structure is on one image; an earlier outline is taken as said, and corrected by the clicks."""
         label, _, t = said[0].place
         prompt = reduce(or_, (frame_prompt(one, self.size(PLANE, t)) for one in said))
@@ -68,7 +71,7 @@ class SetSubject:
         (found,) = segmenter.segment_images(self._arrays, {t: {label: prompt}}, only=())
         return found.labels == label
 
-    def track(self, segmenter: Segmenter, state: State, before: Found | None, views: str, on_frame: OnFrame) -> Found:
+    def track(self, segmenter: "Segmenter", state: State, before: Found | None, views: str, on_frame: OnFrame) -> Found:
         """Everything that was said, carried through all images as `Segmenter.segment_images` does it."""
         prompts: dict[int, dict[int, FramePrompt]] = {}
         for said in state.said:

@@ -7,16 +7,18 @@ each image. Shapes: H W a frame.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Protocol, TypeAlias
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from medical_sam2.prompts import FramePrompt
-from medical_sam2.segmenter import Segmenter
 from medical_sam2.server.refusals import Unusable
 from medical_sam2.server.state import Said, State
 from medical_sam2.volume import SliceConfidence
+
+if TYPE_CHECKING:  # torch is loaded while the page is already there
+    from medical_sam2.segmenter import Segmenter
 
 Canvas: TypeAlias = tuple[NDArray[np.uint8], ...]
 Frame: TypeAlias = NDArray[np.uint8]
@@ -83,7 +85,7 @@ class Subject(Protocol):
         """A frame (H, W) of a canvas; writing on it writes on the canvas."""
         ...
 
-    def sketch(self, segmenter: Segmenter, said: Sequence[Said], earlier: Frame | None) -> NDArray[np.bool_]:
+    def sketch(self, segmenter: "Segmenter", said: Sequence[Said], earlier: Frame | None) -> NDArray[np.bool_]:
         """What one structure is on one frame, by what was said of it there.
 
         Args:
@@ -93,7 +95,7 @@ class Subject(Protocol):
         """
         ...
 
-    def track(self, segmenter: Segmenter, state: State, before: Found | None, views: str, on_frame: OnFrame) -> Found:
+    def track(self, segmenter: "Segmenter", state: State, before: Found | None, views: str, on_frame: OnFrame) -> Found:
         """Everything that was said, carried through the whole; `before` is corrected where it stands."""
         ...
 

@@ -4,19 +4,22 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, reduce
 from operator import or_
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from medical_sam2.frames import Window, choose_window, choose_windows, intensities
-from medical_sam2.orientations import FrameDone
 from medical_sam2.planning import PLANES, array_axis
 from medical_sam2.prompts import Box, FramePrompt, Mask, Point, Prompt
-from medical_sam2.segmenter import Segmenter
 from medical_sam2.server.state import Said, State
 from medical_sam2.server.subjects import Canvas, Found, Frame, OnFrame, doubt, frame_prompt, unpacked
 from medical_sam2.views import View
 from medical_sam2.volume import SliceConfidence, Volume
+
+if TYPE_CHECKING:  # torch is loaded while the page is already there
+    from medical_sam2.frames import Window
+    from medical_sam2.orientations import FrameDone
+    from medical_sam2.segmenter import Segmenter
 
 UNCERTAIN_VOXELS = 64_000_000  # up to which a map of uncertainty is kept beside the labels
 
@@ -63,7 +66,7 @@ class VolumeSubject:
         """A frame (H, W) of a canvas."""
         return PLANES[plane].apply(canvas[0], self.volume.orientation)[t]
 
-    def sketch(self, segmenter: Segmenter, said: Sequence[Said], earlier: Frame | None) -> NDArray[np.bool_]:
+    def sketch(self, segmenter: "Segmenter", said: Sequence[Said], earlier: Frame | None) -> NDArray[np.bool_]:
         """The slice as a volume of its own, seen through the window that the whole volume would be seen through."""
         label, plane, t = said[0].place
         view, axes = PLANES[plane], self.volume.orientation
@@ -78,7 +81,7 @@ class VolumeSubject:
         found = segmenter.segment_volume(flat, prompts, views=plane, window=window, earlier=known)
         return view.apply(found.labels, axes)[0] == label
 
-    def track(self, segmenter: Segmenter, state: State, before: Found | None, views: str, on_frame: OnFrame) -> Found:
+    def track(self, segmenter: "Segmenter", state: State, before: Found | None, views: str, on_frame: OnFrame) -> Found:
         """New structures are outlined as `Segmenter` does it; those that have an outline are corrected by what is fresh."""
         wanted = {said.label for said in (state.fresh if before else state.said)}
         known = wanted & set(before.voxels) if before else set[int]()
@@ -93,7 +96,7 @@ class VolumeSubject:
         return found or Found(self.blank())
 
     def _outlined(
-        self, segmenter: Segmenter, said: Sequence[Said], state: State, views: str, tell: Callable[[FrameDone], None]
+        self, segmenter: "Segmenter", said: Sequence[Said], state: State, views: str, tell: "Callable[[FrameDone], None]"
     ) -> Found:
         prompts = [prompt for one in said for prompt in self.prompts(one)]
         keep = self.volume.array.size <= UNCERTAIN_VOXELS
@@ -102,7 +105,9 @@ class VolumeSubject:
         rows = tuple(self._row(row) for row in result.confidence)
         return Found((result.labels.astype(np.uint8),), rows, unsure, result.warnings)
 
-    def _mended(self, segmenter: Segmenter, said: Sequence[Said], before: Found, tell: Callable[[FrameDone], None]) -> Found:
+    def _mended(
+        self, segmenter: "Segmenter", said: Sequence[Said], before: Found, tell: "Callable[[FrameDone], None]"
+    ) -> Found:
         prompts = [prompt for one in said for prompt in self.prompts(one)]
         result = segmenter.segment_volume(self.volume, prompts, earlier=before.canvas[0], on_frame=tell)
         labels = result.labels.astype(np.uint8)
@@ -111,10 +116,10 @@ class VolumeSubject:
         rows |= {(row.object, row.view, row.slice): row for row in map(self._row, result.confidence)}
         return Found((labels,), tuple(rows.values()), unsure, (*before.warnings, *result.warnings))
 
-    def _teller(self, on_frame: OnFrame) -> Callable[[FrameDone], None]:
+    def _teller(self, on_frame: OnFrame) -> "Callable[[FrameDone], None]":
         """Views of tracking run as the planes are shown, or are their reverses, which share rows and columns."""
 
-        def tell(done: FrameDone) -> None:
+        def tell(done: "FrameDone") -> None:
             plane = View(done.view).name
             masks = dict(zip(done.objects, done.masks_bhw, strict=True))
             on_frame(done.done, done.total, plane, self.frame(plane, done.slice), masks)
@@ -134,13 +139,17 @@ class VolumeSubject:
     slice_index = frame
 
     def _window(self, label: int, frame_hw: NDArray[np.generic], prompt: FramePrompt) -> str:
+        from medical_sam2.frames import choose_windows, intensities
+
         inside = {label: intensities(frame_hw, prompt)}
         window = self._plain_window or choose_windows(self.volume, "auto", inside)[label]
         return f"{window.low!r},{window.high!r}"
 
     @cached_property
-    def _plain_window(self) -> Window | None:
+    def _plain_window(self) -> "Window | None":
         """The window that does not depend on what is pointed at, unless it is a CT."""
+        from medical_sam2.frames import choose_window
+
         window = choose_window(self.volume, "auto")
         return window if window == choose_window(self.volume, "percentile") else None
 
