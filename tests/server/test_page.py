@@ -167,23 +167,3 @@ def test_what_cannot_be_read_is_said(person: Person, tmp_path: Path) -> None:
     expect(person.page.get_by_role("button", name="Choose files")).to_be_visible()
     person.problems.clear()
     expect(person.page.locator(".start")).not_to_have_attribute("aria-busy", "true")
-
-
-def test_the_solid_view_shows_the_volume_and_the_outline(tmp_path: Path) -> None:
-    case = phantom("LPS")
-    with chromium(solid=True) as browser, running(Settings(tmp_path / "state", token="t" * 32), Desk(segmenter)) as settings:
-        person = Person.at(browser, settings)
-        person.page.locator("#files").set_input_files(saved(case, tmp_path / "image.nii.gz"))
-        person.page.locator(".solid[data-ready]").wait_for()
-        person.page.keyboard.press("Enter")
-        expect(person.page.locator(".go")).to_contain_text("1 gesture")
-        person.page.keyboard.press("t")
-        expect(person.page.locator(".structures .ml")).to_contain_text("mL")
-        for _ in range(100):
-            person.view("solid").screenshot(path=tmp_path / "solid.png")
-            seen = np.asarray(Image.open(tmp_path / "solid.png").convert("RGB"), int)
-            if blue := (seen[..., 2] - seen[..., 0] > 25).sum() > 200:
-                break
-            person.page.wait_for_timeout(200)
-        assert blue
-        assert person.problems == []

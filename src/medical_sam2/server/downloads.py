@@ -2,6 +2,7 @@
 
 import io
 import zipfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
@@ -62,17 +63,18 @@ def download(store: Store, session: Session, form: str) -> Download:
     if form == "csv":
         segmentation = Segmentation(found.canvas[0], subject.volume.affine, session.history.state.names)
         return Download("volumes.csv", "text/csv; charset=utf-8", to_csv(measure(subject.volume, segmentation)).encode())
+    names = session.history.state.names
     if form not in TYPES:
         raise Refusal(HTTPStatus.NOT_FOUND, f"there is no form {form!r}; choose {', '.join(TYPES)} or csv")
-    return Download(f"labels.{form}", TYPES[form], written(store, session, found.canvas[0], form))
+    return Download(f"labels.{form}", TYPES[form], written(store, session, found.canvas[0], form, names))
 
 
-def written(store: Store, session: Session, labels: np.ndarray, form: str) -> bytes:
+def written(store: Store, session: Session, labels: np.ndarray, form: str, names: Mapping[int, str]) -> bytes:
     """Labels as a file of this form, beside the session's own source."""
     origin = store.origin(session.id)
     with TemporaryDirectory(dir=session.folder) as folder:
         target = Path(folder) / f"labels.{form}"
-        child.export(origin.path, labels, session.history.state.names, target, origin.reading, store.settings.child)
+        child.export(origin.path, labels, names, target, origin.reading, store.settings.child)
         return target.read_bytes()
 
 

@@ -69,9 +69,10 @@ class Guard:
             return
         if scope["type"] != "http":
             return
-        answer = _Answer(send, self._headers(scope))
+        measured = _Measured(receive, self._limit(scope), self._settings.idle_s)
+        answer = _Answer(send, self._headers(scope), measured)
         try:
-            await self._serve(scope, _Measured(receive, self._limit(scope), self._settings.idle_s), answer)
+            await self._serve(scope, measured, answer)
         except Refusal as refusal:
             await answer.refuse(refusal)
         except Exception as error:
@@ -186,6 +187,7 @@ class _Measured:
     def __init__(self, receive: Receive, most_bytes: int, idle_s: float) -> None:
         self._receive, self._most, self._idle_s = receive, most_bytes, idle_s
         self._count, self._began, self._ended = 0, time.monotonic(), False
+        self.refusal: Refusal | None = None
 
     def check_length(self, headers: Mapping[str, str]) -> None:
         """Refuse at once what says that it is too large."""
@@ -197,6 +199,13 @@ class _Measured:
         """The next message."""
         if self._ended:
             return await self._receive()
+        try:
+            return await self._next()
+        except Refusal as refusal:
+            self.refusal = refusal
+            raise
+
+    async def _next(self) -> Message:
         try:
             message = await asyncio.wait_for(self._receive(), self._idle_s)
         except TimeoutError:
@@ -221,11 +230,14 @@ class _Measured:
 class _Answer:
     """What goes out, with the headers of every answer."""
 
-    def __init__(self, send: Send, headers: Mapping[str, str]) -> None:
-        self._send, self._headers, self._started = send, headers, False
+    def __init__(self, send: Send, headers: Mapping[str, str], measured: _Measured) -> None:
+        self._send, self._headers, self._measured = send, headers, measured
+        self._started = self._refusing = False
 
     async def __call__(self, message: Message) -> None:
-        """Pass a message on."""
+        """Pass a message on; what was refused on the way in is not answered otherwise."""
+        if self._measured.refusal and not self._started and not self._refusing:
+            raise self._measured.refusal
         if message["type"] == "http.response.start":
             self._started = True
             given = [(name, value) for name, value in message.get("headers", []) if name.lower() != b"server"]
@@ -239,6 +251,7 @@ class _Answer:
     async def refuse(self, refusal: Refusal) -> None:
         """Say no, unless something else was said already."""
         if not self._started:
+            self._refusing = True
             body = json.dumps({"error": refusal.problem}).encode()
             await self.plain(refusal.status, body, {"content-type": "application/json", "connection": "close"})
 
