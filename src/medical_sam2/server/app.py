@@ -13,7 +13,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 
 from medical_sam2.errors import MedicalSam2Error
-from medical_sam2.server import api, monai, nninteractive
+from medical_sam2.server import api, monai, nninteractive, pacs
 from medical_sam2.server.desk import Desk
 from medical_sam2.server.guard import App, Guard
 from medical_sam2.server.refusals import Refusal, told
@@ -39,6 +39,7 @@ def build(settings: Settings, desk: Desk) -> tuple[App, Store]:
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, lifespan=lifespan, redirect_slashes=False)
     _explain(app)
     app.include_router(api.routes(store))
+    app.include_router(pacs.routes(store))
     app.include_router(monai.routes(store))
     app.include_router(nninteractive.routes(desk, settings))
     _pages(app, assets())

@@ -97,6 +97,15 @@ def export(
         passed.unlink(missing_ok=True)
 
 
+def fetch(address: str, study: str, series: str, target: Path, limits: Limits) -> None:
+    """Copy a series of a PACS into the folder `target`.
+
+    Raises:
+        Refusal: the PACS does not answer, or not within the limits.
+    """
+    _run({"do": "fetch", "address": address, "study": study, "series": series, "target": str(target)}, limits)
+
+
 def _run(order: dict[str, Any], limits: Limits) -> None:
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     try:
@@ -127,12 +136,14 @@ def main() -> int:
     _limit(Limits(**order["limits"]))
     sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - decoders print what they think of broken files
     try:
-        (_decode if order["do"] == "decode" else _export)(order)
+        {"decode": _decode, "export": _export, "fetch": _fetch}[order["do"]](order)
         print(json.dumps({"done": True}))  # noqa: T201
     except MedicalSam2Error as error:
         problem = f"{error.problem}; {error.remedy}" if error.remedy else error.problem
         choices = list(error.choices) if isinstance(error, AmbiguousError) else []
         print(json.dumps({"problem": " ".join(problem.split()), "choices": choices}))  # noqa: T201
+    except Refusal as refusal:
+        print(json.dumps({"problem": refusal.problem}))  # noqa: T201
     except MemoryError:
         print(json.dumps({"problem": "the image needs more memory than is allowed; it was not opened"}))  # noqa: T201
     return 0
@@ -175,6 +186,13 @@ def _export(order: Mapping[str, Any]) -> None:
     labels = np.load(order["labels"], allow_pickle=False)
     names = {int(label): name for label, name in order["names"].items()}
     io.save(Segmentation(labels, like.affine, names), order["target"], like)
+
+
+def _fetch(order: Mapping[str, Any]) -> None:
+    from medical_sam2.server import pacs
+
+    if not pacs.fetch(order["address"], order["study"], order["series"], Path(order["target"])):
+        raise FormatError("the series has no images", "choose another one")
 
 
 def _read(source: Path, reading: Reading) -> Volume | tuple[io.Picture, ...]:

@@ -75,6 +75,8 @@ class Guard:
             await self._serve(scope, measured, answer)
         except Refusal as refusal:
             await answer.refuse(refusal)
+        except _Overruled as overruled:
+            await answer.refuse(overruled.refusal)
         except Exception as error:
             log.error("a defect: %s", _where(error))
             await answer.refuse(Refusal(HTTPStatus.INTERNAL_SERVER_ERROR, "this is a defect of medsam2; please report it"))
@@ -181,6 +183,14 @@ class Guard:
         await answer.plain(HTTPStatus.SEE_OTHER, b"", {"location": "/", "set-cookie": cookie, "cache-control": "no-store"})
 
 
+class _Overruled(Exception):  # noqa: N818 - no handler of the application knows it
+    """The application answers to what was refused already."""
+
+    def __init__(self, refusal: Refusal) -> None:
+        self.refusal = refusal
+        super().__init__(refusal.problem)
+
+
 class _Measured:
     """What comes in: no more, and no slower, than is allowed."""
 
@@ -237,7 +247,7 @@ class _Answer:
     async def __call__(self, message: Message) -> None:
         """Pass a message on; what was refused on the way in is not answered otherwise."""
         if self._measured.refusal and not self._started and not self._refusing:
-            raise self._measured.refusal
+            raise _Overruled(self._measured.refusal)
         if message["type"] == "http.response.start":
             self._started = True
             given = [(name, value) for name, value in message.get("headers", []) if name.lower() != b"server"]

@@ -15,7 +15,7 @@ from medical_sam2.server.jobs import Event, Job
 from medical_sam2.server.journal import Journal
 from medical_sam2.server.refusals import Conflict, Missing, Refusal, Unusable, told
 from medical_sam2.server.state import COLOURS, MOST_NAME, History, Said, State, Step, Structure, Tracked
-from medical_sam2.server.subjects import Canvas, Found, Frame, Subject, check, packed, unpacked
+from medical_sam2.server.subjects import Canvas, Found, Frame, Subject, check, packed, put, unpacked
 
 MOST_LABEL = 255
 
@@ -123,7 +123,7 @@ class Session:
             done = now
             frame = self.subject.view(canvas, plane, t)  # without the lock: whoever holds it may wait for the network
             for label, mask in masks.items():
-                _put(frame, label, mask, {0, label})
+                put(frame, label, mask, {0, label})
             job.tell(Event("frame", now, total, plane, t))
             self.desk.give_way()
 
@@ -273,17 +273,11 @@ class Session:
         frame = self.subject.view(canvas, said.plane, said.t)
         mask = unpacked(said.answer, (frame.shape[0], frame.shape[1])) if said.answer else np.zeros(frame.shape, bool)
         inside = [(round(y), round(x)) for (y, x), yes in zip(said.points_yx, said.positive, strict=False) if yes]
-        _put(frame, said.label, mask, {0, said.label, *(int(frame[place]) for place in inside)})
+        put(frame, said.label, mask, {0, said.label, *(int(frame[place]) for place in inside)})
 
     def _redrawn(self, history: History) -> History:
         self._canvas = None
         return history
-
-
-def _put(frame: Frame, label: int, mask: NDArray[np.bool_], yielding: set[int]) -> None:
-    taken = mask & np.isin(frame, list(yielding))
-    frame[frame == label] = 0
-    frame[taken] = label
 
 
 def _named(name: str) -> str:

@@ -167,3 +167,10 @@ def packed(mask_hw: NDArray[np.bool_]) -> tuple[int, ...]:
     """The runs of a mask: start and length, row by row."""
     edges = np.flatnonzero(np.diff(mask_hw.ravel().astype(np.int8), prepend=0, append=0))
     return tuple(int(x) for start, end in zip(edges[::2], edges[1::2], strict=True) for x in (start, end - start))
+
+
+def put(frame: Frame, label: int, mask: NDArray[np.bool_], yielding: set[int]) -> None:
+    """Draw a structure anew on a frame, where there is nothing else but what yields."""
+    taken = mask & np.isin(frame, list(yielding))
+    frame[frame == label] = 0
+    frame[taken] = label
