@@ -1,7 +1,7 @@
 """From click to first mask: a CT of 512 × 512 × 300 through the server's own session, on this processor.
 
-Each click falls on another place; a slice is seen before if somebody clicked on it. Where other work runs beside, the clock on the
-wall tells of that too; the processor's time does not.
+Each click falls on another place; a slice is seen before if somebody clicked on it. Where other work runs beside, the clock
+on the wall tells of that too; the processor's time does not.
 
     python benchmarks/latency.py --threads 2
 """

@@ -13,7 +13,7 @@ export interface Info {
 }
 export interface Summary { id: string; kind: 'volume' | 'set'; planes: Record<string, number>; structures: string[] }
 export interface About {
-  library: { id: number; name: string; kind: string }[]; pacs: boolean; most_upload_mb: number; windows: Record<string, [number, number]>
+  library: { id: number; name: string; kind: string }[]; single: boolean; pacs: boolean; most_upload_mb: number; windows: Record<string, [number, number]>
 }
 export interface Row { label: number; plane: Plane; t: number; sure: number; area: number; said: boolean; look: boolean }
 export interface Frame { rows: number; columns: number; channels: number; low: number; high: number; codes: Uint16Array | Uint8Array }

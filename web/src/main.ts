@@ -22,10 +22,12 @@ function attempt(what: Promise<unknown>): void {
   })
 }
 
-async function home(): Promise<void> {
+async function home(first = false): Promise<void> {
   history.replaceState(null, '', '#')
   const [about, sessions] = await Promise.all([api.get<About>('about'), api.get<Summary[]>('sessions')])
-  fill(app, new Start(about, sessions, (info, names) => open(info, names, about), attempt).element)
+  const start = new Start(about, sessions, (info, names) => open(info, names, about), attempt)
+  fill(app, start.element)
+  if (first && about.single) start.begin({ library: about.library[0].id })
 }
 
 const KEYS: [string, string][] = [
@@ -157,7 +159,7 @@ async function begin(): Promise<void> {
       if (!(error instanceof api.Problem) || error.status !== 404) throw error
     }
   }
-  await home()
+  await home(true)
 }
 
 attempt(begin())

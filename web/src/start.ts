@@ -71,7 +71,7 @@ export class Start {
     return h('section', {}, h('h2', {}, 'From the PACS'), h('form', { class: 'row', onsubmit: find }, h('label', { for: 'patient' }, 'Patient ID'), field, h('button', {}, 'Find series')), list)
   }
 
-  private begin(form: object): void { this.attempt(this.opened(api.post<{ id: string }>('sessions', form), [], 'Reading …')) }
+  begin(form: object): void { this.attempt(this.opened(api.post<{ id: string }>('sessions', form), [], 'Reading …')) }
 
   private send(files: File[]): void {
     const kept = files.filter((file) => file.size > 0 && !file.name.startsWith('.') && !/^(dicomdir|thumbs\.db)$/i.test(file.name))

@@ -142,7 +142,7 @@ export class SliceView {
     this.paintSaid(brush, at)
     this.paintDrag(brush, at)
     this.paintLetters(brush, width, height)
-    if (this.waiting) { brush.fillStyle = '#dfe6ee'; brush.font = '13px system-ui'; brush.fillText('outlining…', 10, height - 12) }
+    if (this.waiting) { brush.fillStyle = '#dfe6ee'; brush.font = '13px system-ui'; brush.fillText(this.work.first ? 'loading the network, then outlining …' : 'outlining …', 10, height - 12) }
     this.canvas.setAttribute('aria-label', this.described())
   }
 

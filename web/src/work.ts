@@ -22,6 +22,7 @@ export class Work {
   progress: Progress | null = null
   message = ''
   names: string[] = []
+  first = true
   private labelsAge = 0
   private readonly frames = new Map<string, Promise<Frame>>()
   private readonly listeners: ((change: Change) => void)[] = []
@@ -125,6 +126,7 @@ export class Work {
   async say(gesture: Omit<Gesture, 'label'>): Promise<void> {
     if (!this.active) await this.add()
     await this.change('say', { ...gesture, label: this.label })
+    this.first = false
   }
 
   async undo(): Promise<void> { if (this.state.can_undo) { await this.change('undo'); await this.loadRows() } }

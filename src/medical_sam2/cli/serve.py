@@ -4,49 +4,30 @@ import os
 import secrets
 import socket
 import sys
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from cyclopts import Parameter
+from cyclopts import Group, Parameter
 
 from medical_sam2.cli._options import FLAG
 from medical_sam2.errors import ConfigError, InputError
 
 if TYPE_CHECKING:
     from medical_sam2.segmenter import Segmenter
+    from medical_sam2.server.settings import Settings
 
 PASSWORD = "MEDSAM2_PASSWORD"  # noqa: S105 - the name of a variable
 PORT, TRIES = 8421, 20
 
 
-def serve(
-    what: Path | None = None,
-    /,
-    *,
-    host: str = "127.0.0.1",
-    port: int | None = None,
-    name: Annotated[tuple[str, ...], Parameter(negative="", show_default=False)] = (),
-    allow_origin: Annotated[tuple[str, ...], Parameter(negative="", show_default=False)] = (),
-    password_file: Path | None = None,
-    certificate: Path | None = None,
-    key: Path | None = None,
-    state: Path | None = None,
-    pacs: str = "",
-    weights: str = "nano",
-    device: str = "auto",
-    precision: str = "auto",
-    threads: int | None = None,
-    features_mb: float = 1024.0,
-    keep_days: float = 7.0,
-    most_sessions: int = 24,
-    most_upload_mb: int = 4096,
-    no_browser: Annotated[bool, FLAG] = False,
-) -> None:
-    """Open a page on this machine: click, see the outline, correct it, take it away.
+@Parameter(name="*", group=Group("Who may come in", sort_key=1))
+@dataclass(frozen=True)
+class Reach:
+    """From where the page may be asked for.
 
     Args:
-        what: image file, or folder of images, to be opened from the page; others can be dropped on it.
         host: address to bind to; any other than this machine's own needs a password.
         port: of the page; the next free one from 8421 unless given.
         name: further host name under which the page is asked for; again for more.
@@ -54,58 +35,119 @@ def serve(
         password_file: file with the password; the environment variable MEDSAM2_PASSWORD is heard too.
         certificate: file of a TLS certificate.
         key: file of its key.
-        state: folder of the sessions; they are kept until they are closed.
-        pacs: address of a DICOMweb server from which series may be opened.
+    """
+
+    host: str = "127.0.0.1"
+    port: int | None = None
+    name: Annotated[tuple[str, ...], Parameter(negative="", show_default=False)] = ()
+    allow_origin: Annotated[tuple[str, ...], Parameter(negative="", show_default=False)] = ()
+    password_file: Path | None = None
+    certificate: Path | None = None
+    key: Path | None = None
+
+
+@Parameter(name="*", group=Group("Method", sort_key=2))
+@dataclass(frozen=True)
+class Machine:
+    """What computes.
+
+    Args:
         weights: a name (`medsam2 weights list`), a file, a folder, or an id on the Hugging Face hub.
         device: auto, cpu, cuda, cuda:N or mps.
         precision: auto, fp32 or bf16.
         threads: of the processor.
         features_mb: memory for what the network saw of the slices.
+    """
+
+    weights: str = "nano"
+    device: str = "auto"
+    precision: str = "auto"
+    threads: int | None = None
+    features_mb: float = 1024.0
+
+
+@Parameter(name="*", group=Group("Sessions", sort_key=3))
+@dataclass(frozen=True)
+class Keeping:
+    """What is kept, and how much.
+
+    Args:
+        state: folder of the sessions; they are kept until they are closed.
         keep_days: after which a session that nobody touched is removed.
         most_sessions: that may be open.
         most_upload_mb: of one session.
+    """
+
+    state: Path | None = None
+    keep_days: float = 7.0
+    most_sessions: int = 24
+    most_upload_mb: int = 4096
+
+
+HERE, THIS_MACHINE, AS_USUAL = Reach(), Machine(), Keeping()
+
+
+def serve(
+    what: Path | None = None,
+    /,
+    *,
+    reach: Reach = HERE,
+    machine: Machine = THIS_MACHINE,
+    keeping: Keeping = AS_USUAL,
+    pacs: str = "",
+    no_browser: Annotated[bool, FLAG] = False,
+) -> None:
+    """Open a page on this machine: click, see the outline, correct it, take it away.
+
+    Args:
+        what: image file, or folder of images, to be opened from the page; others can be dropped on it.
+        pacs: address of a DICOMweb server from which series may be opened.
         no_browser: do not open a browser.
     """
     if not (find_spec("fastapi") and find_spec("uvicorn")):
         raise ConfigError("the page needs FastAPI and uvicorn", "install medical-sam2[serve]")
     from medical_sam2.server.desk import Desk
     from medical_sam2.server.run import serve as run
-    from medical_sam2.server.settings import LOOPBACK, Settings
 
     if what is not None and not what.exists():
         raise InputError("there is no such file or folder", "check the path", subject=what)
-    secret = _password(password_file)
-    if host not in LOOPBACK and not secret:
-        raise ConfigError(
-            f"--host {host} can be reached from other machines, and there is no password", f"give --password-file or {PASSWORD}"
-        )
-    settings = Settings(
-        state=state or _home(),
-        library=what,
-        host=host,
-        port=port if port is not None else _free(host),
-        names=name,
-        origins=allow_origin,
-        token=secrets.token_urlsafe(32),
-        password=secret,
-        pacs=pacs,
-        most_sessions=most_sessions,
-        most_upload_mb=most_upload_mb,
-        keep_days=keep_days,
-    )
-    desk = Desk(lambda: _segmenter(weights, device, precision, threads), features_mb)
-    files = {"certificate": str(certificate) if certificate else None, "key": str(key) if key else None}
+    settings = _settings(what, reach, keeping, pacs)
+    desk = Desk(lambda: _segmenter(machine), machine.features_mb)
+    files = {name: str(path) if path else None for name, path in (("certificate", reach.certificate), ("key", reach.key))}
     run(settings, desk, **files, browser=not no_browser and sys.stderr.isatty())
 
 
-def _segmenter(weights: str, device: str, precision: str, threads: int | None) -> "Segmenter":
+def _settings(what: Path | None, reach: Reach, keeping: Keeping, pacs: str) -> "Settings":
+    from medical_sam2.server.settings import LOOPBACK, Settings
+
+    secret = _password(reach.password_file)
+    if reach.host not in LOOPBACK and not secret:
+        problem = f"--host {reach.host} can be reached from other machines, and there is no password"
+        raise ConfigError(problem, f"give --password-file or {PASSWORD}")
+    return Settings(
+        state=keeping.state or _home(),
+        library=what,
+        host=reach.host,
+        port=reach.port if reach.port is not None else _free(reach.host),
+        names=reach.name,
+        origins=reach.allow_origin,
+        token=secrets.token_urlsafe(32),
+        password=secret,
+        pacs=pacs,
+        most_sessions=keeping.most_sessions,
+        most_upload_mb=keeping.most_upload_mb,
+        keep_days=keeping.keep_days,
+    )
+
+
+def _segmenter(machine: Machine) -> "Segmenter":
     import torch
 
     from medical_sam2.segmenter import Segmenter
 
-    if threads:
-        torch.set_num_threads(threads)
-    return Segmenter.from_pretrained(weights, device=device, precision=precision)  # type: ignore[arg-type]
+    if machine.threads:
+        torch.set_num_threads(machine.threads)
+    return Segmenter.from_pretrained(machine.weights, device=machine.device, precision=machine.precision)  # type: ignore[arg-type]
 
 
 def _password(file: Path | None) -> str:

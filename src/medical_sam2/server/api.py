@@ -31,7 +31,9 @@ def routes(store: Store) -> APIRouter:
     _about(router, store)
     _files(router, store)
     _frames(router, store)
-    _changes(router, store)
+    _whole(router, store)
+    _structures(router, store)
+    _gestures(router, store)
     _tracking(router, store)
     return router
 
@@ -42,6 +44,7 @@ def _about(router: APIRouter, store: Store) -> None:
         entries = library.entries(store.settings.library)
         return {
             "library": [{"id": i, "name": entry.name, "kind": entry.kind} for i, entry in enumerate(entries)],
+            "single": store.settings.library is not None and store.settings.library.is_file(),
             "pacs": bool(store.settings.pacs),
             "most_upload_mb": store.settings.most_upload_mb,
             "windows": {name: [level - width / 2, level + width / 2] for name, (level, width) in CT_WINDOWS.items()},
@@ -122,6 +125,8 @@ def _frames(router: APIRouter, store: Store) -> None:
     def doubt(id: str, plane: Plane, t: int) -> Response:
         return Response(_at(store, id, plane, t).doubt(plane, t).tobytes(), media_type="application/octet-stream")
 
+
+def _whole(router: APIRouter, store: Store) -> None:
     @router.get("/sessions/{id}/solid/{what}")
     def solid(id: str, what: Literal["image.nii.gz", "labels.nii.gz"]) -> Response:
         session = store.get(id)
@@ -150,7 +155,7 @@ def _frames(router: APIRouter, store: Store) -> None:
         ]
 
 
-def _changes(router: APIRouter, store: Store) -> None:
+def _structures(router: APIRouter, store: Store) -> None:
     @router.post("/sessions/{id}/structures")
     def add(id: str, form: Add) -> StateOut:
         session = store.get(id)
@@ -169,6 +174,8 @@ def _changes(router: APIRouter, store: Store) -> None:
         session.remove(form.version, label)
         return shown(session)
 
+
+def _gestures(router: APIRouter, store: Store) -> None:
     @router.post("/sessions/{id}/say")
     def say(id: str, form: Say) -> StateOut:
         session = store.get(id)

@@ -24,7 +24,7 @@ def pack(array: NDArray[Any]) -> bytes:
     """An array as bytes."""
     blosc2 = _blosc2()
     array = np.ascontiguousarray(array)
-    name, raw = array.dtype.name.encode(), memoryview(array).cast("B")
+    name, raw = array.dtype.name.encode(), memoryview(array.reshape(-1).view(np.uint8).data)
     parts = [struct.pack("<4sBBBB", MAGIC, VERSION, ZSTD, array.ndim, len(name)), name]
     parts += [struct.pack(f"<{array.ndim}q", *array.shape), struct.pack("<I", -(-len(raw) // CHUNK))]
     for start in range(0, len(raw), CHUNK):

@@ -43,17 +43,6 @@ def entries(root: Path | None) -> list[Entry]:
     return found[:MOST]
 
 
-def whole(root: Path) -> bool:
-    """Whether a folder is one thing itself: files of one series, or images, and nothing to choose from."""
-    if root.is_file():
-        return True
-    found = entries(root)
-    files = [entry for entry in os.scandir(root) if entry.is_file()]
-    pictures = all(entry.kind == "set" for entry in found)
-    slices = all(Path(entry.name).suffix.lower() in {".dcm", ".ima", ""} for entry in files)
-    return bool(files) and (pictures or slices) and not any(entry.kind == "folder" for entry in found)
-
-
 def _kind(path: Path) -> str | None:
     name = path.name.lower()
     if path.suffix.lower() in PICTURES:

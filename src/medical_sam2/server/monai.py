@@ -30,6 +30,7 @@ from medical_sam2.server.volumes import VolumeSubject
 
 MODEL, VERSION = "medical_sam2", "0.8.0"
 EXPIRY_S = 3_600
+STRATEGIES = ("first", "random")
 NAMES: Mapping[int, str] = {1: "structure"}
 FORMS = {".nii.gz": "nii.gz", ".nii": "nii", ".nrrd": "nrrd", ".mha": "mha"}
 
@@ -49,7 +50,7 @@ class Wanted:
     form: str
 
     @property
-    def prompts(self) -> list[Prompt]:
+    def prompts(self) -> Sequence[Prompt]:
         """The clicks."""
         return [Point(p) for p in self.foreground] + [Point(p, positive=False) for p in self.background]
 
@@ -59,6 +60,7 @@ def routes(store: Store) -> APIRouter:
     router = APIRouter(prefix="/monai")
     opened: dict[int, str] = {}
     _about(router, store)
+    _datastore(router, store)
     _sessions(router, store)
     _inference(router, store, opened)
     return router
@@ -82,15 +84,19 @@ def _about(router: APIRouter, store: Store) -> None:
             "labels": ["structure"],
             "models": {MODEL: model},
             "trainers": {},
-            "strategies": {"first": {"description": "the images in their order"}},
+            "strategies": {name: {"description": "the images in their order"} for name in STRATEGIES},
             "scoring": {},
             "train_stats": {},
             "datastore": {"total": len(_volumes(store)), "completed": 0},
             "config": {},
         }
 
+
+def _datastore(router: APIRouter, store: Store) -> None:
     @router.post("/activelearning/{strategy}")
     def next_sample(strategy: str) -> dict[str, Any]:
+        if strategy not in STRATEGIES:
+            raise Missing("strategy")
         if not (entries := _volumes(store)):
             return {}
         number, _ = entries[0]

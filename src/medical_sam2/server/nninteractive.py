@@ -44,7 +44,8 @@ def routes(desk: Desk, settings: Settings) -> APIRouter:
     router, leases = APIRouter(prefix="/nninteractive"), Leases()
     _leasing(router, leases)
     _images(router, leases, settings)
-    _gestures(router, leases, desk, settings)
+    _clicks(router, leases, desk)
+    _outlines(router, leases, desk, settings)
     return router
 
 
@@ -117,7 +118,7 @@ def _images(router: APIRouter, leases: Leases, settings: Settings) -> None:
         return {"ok": True}
 
 
-def _gestures(router: APIRouter, leases: Leases, desk: Desk, settings: Settings) -> None:
+def _clicks(router: APIRouter, leases: Leases, desk: Desk) -> None:
     @router.post("/add_point_interaction")
     def point(form: dict[str, Any], token: Token = "") -> Response:
         lease = leases.get(token)
@@ -137,6 +138,24 @@ def _gestures(router: APIRouter, leases: Leases, desk: Desk, settings: Settings)
             lease.say(Box(low, high))  # type: ignore[arg-type]
             return _answered(lease, desk, form)
 
+    @router.post("/predict")
+    def predict(form: dict[str, Any], token: Token = "") -> Response:
+        lease = leases.get(token)
+        with lease.lock:
+            return _answered(lease, desk, {"run_prediction": True})
+
+    @router.post("/undo")
+    def undo(token: Token = "") -> Response:
+        lease = leases.get(token)
+        with lease.lock:
+            _, before = lease.image()
+            if not lease.past:
+                return _difference(before, before, ran=False)
+            lease.labels, lease.said, lease.heard = lease.past.pop()
+            return _difference(before, lease.labels, ran=True)
+
+
+def _outlines(router: APIRouter, leases: Leases, desk: Desk, settings: Settings) -> None:
     async def outline(request: Request, token: str, meta: str, *, initial: bool) -> Response:
         lease, form = leases.get(token), _meta(meta)
         array = await run_in_threadpool(frames_nnia.unpack, await _body(request, settings), settings.most_voxels)
@@ -153,22 +172,6 @@ def _gestures(router: APIRouter, leases: Leases, desk: Desk, settings: Settings)
     @router.post("/add_scribble_interaction")
     def scribble() -> Response:
         raise Unusable("scribbles are not known here; use clicks, a box on one slice, or a lasso")
-
-    @router.post("/predict")
-    def predict(form: dict[str, Any], token: Token = "") -> Response:
-        lease = leases.get(token)
-        with lease.lock:
-            return _answered(lease, desk, {"run_prediction": True})
-
-    @router.post("/undo")
-    def undo(token: Token = "") -> Response:
-        lease = leases.get(token)
-        with lease.lock:
-            _, before = lease.image()
-            if not lease.past:
-                return _difference(before, before, ran=False)
-            lease.labels, lease.said, lease.heard = lease.past.pop()
-            return _difference(before, lease.labels, ran=True)
 
 
 def _outlined(lease: Lease, desk: Desk, form: Mapping[str, Any], array: NDArray[Any], initial: bool) -> Response:

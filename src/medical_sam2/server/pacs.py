@@ -170,8 +170,8 @@ def _talking() -> Iterator[None]:
     try:
         yield
     except requests.HTTPError as error:
-        status = error.response.status_code
-        raise Refusal(HTTPStatus.BAD_GATEWAY, f"the PACS answered {status}; look at its log") from None
+        status = "" if error.response is None else f" {error.response.status_code}"
+        raise Refusal(HTTPStatus.BAD_GATEWAY, f"the PACS answered{status} with a refusal; look at its log") from None
     except (requests.RequestException, ValueError, KeyError, OSError) as error:
         problem = f"the PACS does not answer as it should ({type(error).__name__}); check --pacs and whether it runs"
         raise Refusal(HTTPStatus.BAD_GATEWAY, problem) from None
