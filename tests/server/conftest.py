@@ -1,5 +1,6 @@
 """A server with the phantom, whose network is known."""
 
+import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,8 +10,12 @@ import pytest
 from starlette.testclient import TestClient
 
 from medical_sam2 import io
+from medical_sam2.errors import MedicalSam2Error
+from medical_sam2.server import child
 from medical_sam2.server.app import build
+from medical_sam2.server.child import Limits
 from medical_sam2.server.desk import Desk
+from medical_sam2.server.refusals import told
 from medical_sam2.server.session import Session
 from medical_sam2.server.settings import Settings
 from medical_sam2.server.store import Store
@@ -56,12 +61,25 @@ def desk() -> Desk:
 
 
 @pytest.fixture
+def inline(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Decoders in this process, for tests that are about something else: a process takes a second to start."""
+
+    def done(order: dict[str, Any], limits: Limits) -> None:
+        try:
+            child.do(json.loads(json.dumps(order)))
+        except MedicalSam2Error as error:
+            raise told(error) from None
+
+    monkeypatch.setattr(child, "_run", done)
+
+
+@pytest.fixture
 def serve(tmp_path: Path, desk: Desk) -> Iterator[Callable[..., Served]]:
     """Starts servers."""
     clients: list[TestClient] = []
 
     def started(**options: Any) -> Served:
-        settings = Settings(**({"state": tmp_path / "state", "token": TOKEN, "port": PORT} | options))
+        settings = Settings(**({"state": tmp_path / f"state{len(clients)}", "token": TOKEN, "port": PORT} | options))
         app, store = build(settings, desk)
         client = TestClient(app, base_url=f"http://127.0.0.1:{PORT}", raise_server_exceptions=False)  # type: ignore[arg-type]
         client.__enter__()

@@ -19,6 +19,8 @@ from tests.phantoms import Phantom, phantom, segmenter
 from tests.server.browsing import Person, chromium, running
 from tests.server.conftest import saved
 
+pytestmark = pytest.mark.usefixtures("inline")
+
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
 from playwright.sync_api import expect
 
@@ -11,6 +12,8 @@ from medical_sam2.server.settings import Settings
 from tests.phantoms import phantom, segmenter
 from tests.server.browsing import Person, chromium, running
 from tests.server.conftest import saved
+
+pytestmark = pytest.mark.usefixtures("inline")
 
 
 def test_the_solid_view_shows_the_volume_and_the_outline(tmp_path: Path) -> None:

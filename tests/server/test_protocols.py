@@ -28,6 +28,8 @@ from tests.server.conftest import TOKEN, Served, saved
 MONAI = f"/monai/{TOKEN}"
 LIMIT = "----------lImIt_of_THE_fIle_eW_$"
 
+pytestmark = pytest.mark.usefixtures("inline")
+
 
 def multipart(fields: dict[str, str], files: dict[str, Path]) -> dict[str, Any]:
     """A form as MONAI Label's client.py writes it: all in one body, with this boundary and its length."""

@@ -232,6 +232,22 @@ def test_gestures_that_cannot_be_are_refused(tmp_path: Path, desk: Desk, said: S
     assert place.history.version == 1
 
 
+def test_results_that_nothing_leads_back_to_are_removed(tmp_path: Path, desk: Desk) -> None:
+    place, case = session(tmp_path, desk)
+    clicked(place, case)
+    tracked(place)
+    clicked(place, case, 2)
+    tracked(place)
+    assert len(list((tmp_path / "results").iterdir())) == 2
+    for _ in range(3):
+        place.undo(place.history.version)
+    clicked(place, case, 2)
+    tracked(place)
+    assert len(list((tmp_path / "results").iterdir())) == 2
+    again, _ = session(tmp_path, desk)
+    assert (again.sketched()[0] == place.sketched()[0]).all()
+
+
 def test_only_negative_clicks_are_refused_and_nothing_is_changed(tmp_path: Path, desk: Desk) -> None:
     place, case = session(tmp_path, desk)
     place.add(0)

@@ -136,7 +136,7 @@ def main() -> int:
     _limit(Limits(**order["limits"]))
     sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - decoders print what they think of broken files
     try:
-        {"decode": _decode, "export": _export, "fetch": _fetch}[order["do"]](order)
+        do(order)
         print(json.dumps({"done": True}))  # noqa: T201
     except MedicalSam2Error as error:
         problem = f"{error.problem}; {error.remedy}" if error.remedy else error.problem
@@ -147,6 +147,15 @@ def main() -> int:
     except MemoryError:
         print(json.dumps({"problem": "the image needs more memory than is allowed; it was not opened"}))  # noqa: T201
     return 0
+
+
+def do(order: Mapping[str, Any]) -> None:
+    """What was ordered, in this process.
+
+    Raises:
+        MedicalSam2Error: it cannot be done.
+    """
+    {"decode": _decode, "export": _export, "fetch": _fetch}[order["do"]](order)
 
 
 def _limit(limits: Limits) -> None:

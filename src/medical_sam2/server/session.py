@@ -146,6 +146,10 @@ class Session:
         with self._lock:
             tracked = Tracked(number, heard, earlier | {said.label for said in state.said})
             self._journal.write(Step(self.history.version + 1, "track", tracked=tracked))
+            needed = {each.tracked.number for each in self.history.states if each.tracked}
+            for path in (self.folder / "results").glob("[0-9]*.npz"):
+                if int(path.stem) not in needed:
+                    path.unlink()
             present = frozenset(each.label for each in self.history.state.structures)
             self._standing = (number, present, found) if tracked.labels <= present else None
 

@@ -4,6 +4,7 @@ A session's folder holds `source/` (what was uploaded) or `source.json` (a place
 journal and `results/`. Folders are readable by their owner alone, and named by random numbers.
 """
 
+import fcntl
 import json
 import logging
 import os
@@ -19,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from medical_sam2.errors import ConfigError
 from medical_sam2.io import Picture, atomic
 from medical_sam2.server import child
 from medical_sam2.server.desk import Desk
@@ -33,6 +35,7 @@ from medical_sam2.volume import Volume
 log = logging.getLogger("medsam2.serve")
 SUFFIX = re.compile(r"(\.(nii|nrrd|nhdr|mha|mhd|raw|hdr|img|dcm|zip|png|jpe?g|tiff?|bmp))?(\.gz)?")
 IDENTITY = re.compile(r"[0-9a-f]{32}")
+UPLOAD_S = 3_600.0  # that an upload may take
 PAIRED = {".hdr", ".img", ".nhdr", ".mhd", ".raw"}
 
 
@@ -62,6 +65,7 @@ class Store:
     def __init__(self, settings: Settings, desk: Desk) -> None:
         self.settings, self.desk = settings, desk
         settings.state.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._held = _alone(settings.state)
         self._lock = threading.RLock()
         self._sessions: dict[str, Session] = {}
         self._used: dict[str, float] = {}
@@ -184,9 +188,10 @@ class Store:
     def sweep(self) -> None:
         """Remove what nobody touched for days, and uploads that were never finished."""
         for folder in list(self._folders()):
-            unfinished = not (folder / "decoded" / child.META).is_file() and folder.name not in self._uploads
             journal = folder / "journal.jsonl"
             age_s = time.time() - (journal if journal.exists() else folder).stat().st_mtime
+            waits = folder.name in self._uploads and age_s < UPLOAD_S
+            unfinished = not (folder / "decoded" / child.META).is_file() and not waits
             idle = folder.name not in self._sessions or not self._sessions[folder.name].busy
             if unfinished or (idle and age_s > self.settings.keep_days * 86_400):
                 self.remove(folder.name)
@@ -195,6 +200,7 @@ class Store:
         """Close all sessions; they can be opened again by another server."""
         for session in self._sessions.values():
             session.close()
+        os.close(self._held)
 
     def _folders(self) -> Iterable[Path]:
         with os.scandir(self.settings.state) as entries:
@@ -230,6 +236,21 @@ class Store:
     def warnings(self, id: str) -> list[str]:
         """What the reader noticed."""
         return list(dict.fromkeys(_json(self.settings.state / id / "decoded" / child.META).get("warnings", ())))
+
+
+def _alone(folder: Path) -> int:
+    """A lock on the folder, which ends with this process whatever ends it.
+
+    Raises:
+        ConfigError: another server has it.
+    """
+    held = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(held)
+        raise ConfigError("another server uses this folder of sessions", "end it, or give --state", subject=folder) from None
+    return held
 
 
 def _json(path: Path) -> Mapping[str, Any]:
