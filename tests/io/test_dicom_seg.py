@@ -44,6 +44,14 @@ def test_labels_come_back_for_any_orientation(affine: NDArray[np.float64]) -> No
     assert found.array.dtype == np.uint16
 
 
+def test_frames_that_do_not_begin_with_a_byte(tmp_path: Path) -> None:
+    """13 × 11 pixels are 143 bits."""
+    labels = np.random.default_rng(1).integers(0, 2, (11, 13, 4)).astype(np.uint8)
+    Series(AXIAL, np.random.default_rng(0).integers(0, 100, labels.shape).astype(np.int16)).write(tmp_path / "series")
+    volume = io.load(tmp_path / "series")
+    np.testing.assert_array_equal(io.load_labels(written(volume, tmp_path, labels), volume).array, labels)
+
+
 def test_a_tilted_gantry_keeps_each_slice_in_its_place(tmp_path: Path) -> None:
     tilted = AXIAL.copy()
     tilted[:3, 2] = 0, 0.8, 2.9

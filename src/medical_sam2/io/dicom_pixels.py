@@ -85,8 +85,17 @@ def segmentation_frames(dataset: Dataset, path: Path) -> Iterator[NDArray[Any]]:
         raise FormatError("its pixel data are truncated", "copy it again", subject=path)
     require_memory(rows * columns, path)
     for t in range(count):
+        if not syntax.is_encapsulated:  # frames follow each other bit by bit; pydicom takes only those that begin with a byte
+            yield _bits(data, t * rows * columns, rows * columns).reshape(rows, columns)
+            continue
         with quiet(path):
             yield get_decoder(syntax).as_array(dataset, index=t)[0]
+
+
+def _bits(data: bytes, start: int, count: int) -> NDArray[np.uint8]:
+    """Bits of a stream, the lowest of each byte first."""
+    first, last = start // 8, -(-(start + count) // 8)
+    return np.unpackbits(np.frombuffer(data[first:last], np.uint8), bitorder="little")[start % 8 :][:count]
 
 
 def _shape(dataset: Dataset, path: Path) -> tuple[int, int, int]:

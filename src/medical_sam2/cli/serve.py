@@ -1,0 +1,176 @@
+"""`medsam2 serve`: a page on this machine to click, see the outline, correct it and take it away."""
+
+import os
+import secrets
+import socket
+import sys
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Group, Parameter
+
+from medical_sam2.cli._options import FLAG
+from medical_sam2.errors import ConfigError, InputError
+
+if TYPE_CHECKING:
+    from medical_sam2.segmenter import Segmenter
+    from medical_sam2.server.settings import Settings
+
+PASSWORD = "MEDSAM2_PASSWORD"  # noqa: S105 - the name of a variable
+PORT, TRIES = 8421, 20
+
+
+@Parameter(name="*", group=Group("Who may come in", sort_key=1))
+@dataclass(frozen=True)
+class Reach:
+    """From where the page may be asked for.
+
+    Args:
+        host: address to bind to; any other than this machine's own needs a password.
+        port: of the page; the next free one from 8421 unless given.
+        name: further host name under which the page is asked for; again for more.
+        allow_origin: address of a viewer's page elsewhere that may use the protocols (such as OHIF); again for more.
+        password_file: file with the password; the environment variable MEDSAM2_PASSWORD is heard too.
+        certificate: file of a TLS certificate.
+        key: file of its key.
+    """
+
+    host: str = "127.0.0.1"
+    port: int | None = None
+    name: Annotated[tuple[str, ...], Parameter(negative="", show_default=False)] = ()
+    allow_origin: Annotated[tuple[str, ...], Parameter(negative="", show_default=False)] = ()
+    password_file: Path | None = None
+    certificate: Path | None = None
+    key: Path | None = None
+
+
+@Parameter(name="*", group=Group("Method", sort_key=2))
+@dataclass(frozen=True)
+class Machine:
+    """What computes.
+
+    Args:
+        weights: a name (`medsam2 weights list`), a file, a folder, or an id on the Hugging Face hub.
+        device: auto, cpu, cuda, cuda:N or mps.
+        precision: auto, fp32 or bf16.
+        threads: of the processor.
+        features_mb: memory for what the network saw of the slices.
+    """
+
+    weights: str = "nano"
+    device: str = "auto"
+    precision: str = "auto"
+    threads: int | None = None
+    features_mb: float = 1024.0
+
+
+@Parameter(name="*", group=Group("Sessions", sort_key=3))
+@dataclass(frozen=True)
+class Keeping:
+    """What is kept, and how much.
+
+    Args:
+        state: folder of the sessions; they are kept until they are closed.
+        keep_days: after which a session that nobody touched is removed.
+        most_sessions: that may be open.
+        most_upload_mb: of one session.
+    """
+
+    state: Path | None = None
+    keep_days: float = 7.0
+    most_sessions: int = 24
+    most_upload_mb: int = 4096
+
+
+HERE, THIS_MACHINE, AS_USUAL = Reach(), Machine(), Keeping()
+
+
+def serve(
+    what: Path | None = None,
+    /,
+    *,
+    reach: Reach = HERE,
+    machine: Machine = THIS_MACHINE,
+    keeping: Keeping = AS_USUAL,
+    pacs: str = "",
+    no_browser: Annotated[bool, FLAG] = False,
+) -> None:
+    """Open a page on this machine: click, see the outline, correct it, take it away.
+
+    Args:
+        what: image file, or folder of images, to be opened from the page; others can be dropped on it.
+        pacs: address of a DICOMweb server from which series may be opened.
+        no_browser: do not open a browser.
+    """
+    if not (find_spec("fastapi") and find_spec("uvicorn")):
+        raise ConfigError("the page needs FastAPI and uvicorn", "install medical-sam2[serve]")
+    from medical_sam2.server.desk import Desk
+    from medical_sam2.server.run import serve as run
+
+    if what is not None and not what.exists():
+        raise InputError("there is no such file or folder", "check the path", subject=what)
+    settings = _settings(what, reach, keeping, pacs)
+    desk = Desk(lambda: _segmenter(machine), machine.features_mb)
+    files = {name: str(path) if path else None for name, path in (("certificate", reach.certificate), ("key", reach.key))}
+    run(settings, desk, **files, browser=not no_browser and sys.stderr.isatty())
+
+
+def _settings(what: Path | None, reach: Reach, keeping: Keeping, pacs: str) -> "Settings":
+    from medical_sam2.server.settings import LOOPBACK, Settings
+
+    secret = _password(reach.password_file)
+    if reach.host not in LOOPBACK and not secret:
+        problem = f"--host {reach.host} can be reached from other machines, and there is no password"
+        raise ConfigError(problem, f"give --password-file or {PASSWORD}")
+    return Settings(
+        state=keeping.state or _home(),
+        library=what,
+        host=reach.host,
+        port=reach.port if reach.port is not None else _free(reach.host),
+        names=reach.name,
+        origins=reach.allow_origin,
+        token=secrets.token_urlsafe(32),
+        password=secret,
+        pacs=pacs,
+        most_sessions=keeping.most_sessions,
+        most_upload_mb=keeping.most_upload_mb,
+        keep_days=keeping.keep_days,
+    )
+
+
+def _segmenter(machine: Machine) -> "Segmenter":
+    import torch
+
+    from medical_sam2.segmenter import Segmenter
+
+    if machine.threads:
+        torch.set_num_threads(machine.threads)
+    return Segmenter.from_pretrained(machine.weights, device=machine.device, precision=machine.precision)  # type: ignore[arg-type]
+
+
+def _password(file: Path | None) -> str:
+    if file is None:
+        return os.environ.get(PASSWORD, "")
+    try:
+        text = file.read_text(encoding="utf-8").strip()
+    except OSError:
+        raise InputError("cannot be read", "check the path and its permissions", subject=file) from None
+    if len(text) < 8:
+        raise InputError("its password is shorter than 8 letters", "use a longer one", subject=file)
+    return text
+
+
+def _home() -> Path:
+    base = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+    return Path(base) / "medsam2" / "serve"
+
+
+def _free(host: str) -> int:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    for port in range(PORT, PORT + TRIES):
+        with socket.socket(family) as probe:
+            if probe.connect_ex((host, port)) != 0:
+                return port
+    raise ConfigError(f"ports {PORT} to {PORT + TRIES - 1} are taken", "give --port")

@@ -1,0 +1,296 @@
+"""Who may ask what: host, origin, path, proof of being let in, size and patience; checked before anything is parsed.
+
+As Jupyter does it: a token in the address that was printed becomes a cookie. Other programs send it as `Authorization: Bearer`,
+or as a part of the path where they can send nothing else.
+"""
+
+import asyncio
+import hmac
+import json
+import logging
+import re
+import time
+import traceback
+from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
+from http import HTTPStatus
+from http.cookies import CookieError, SimpleCookie
+from pathlib import Path
+from typing import Any, TypeAlias
+from urllib.parse import parse_qs, urlsplit
+
+from medical_sam2.server.refusals import Refusal, TooLarge
+from medical_sam2.server.settings import LOOPBACK, Settings
+
+Scope: TypeAlias = MutableMapping[str, Any]
+Message: TypeAlias = MutableMapping[str, Any]
+Receive: TypeAlias = Callable[[], Awaitable[Message]]
+Send: TypeAlias = Callable[[Message], Awaitable[None]]
+App: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
+log = logging.getLogger("medsam2.serve")
+
+POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; font-src 'self' data:; "
+    "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+)
+HEADERS = {
+    "content-security-policy": POLICY,
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+    "cross-origin-opener-policy": "same-origin",
+    "cross-origin-resource-policy": "same-origin",
+    "x-frame-options": "DENY",
+    "permissions-policy": "camera=(), geolocation=(), microphone=()",
+}
+PATH = re.compile(r"[A-Za-z0-9_./~:@+-]*")
+BULKY = re.compile(r"/(api/sessions/[0-9a-f]{32}/files|monai/.*|nninteractive/.*)")
+OPEN_TO_ALL = {"/login", "/login.css"}
+SLOWEST_BYTES_S, SLOW_FOR_S = 1_000, 60.0
+FAILURES, FORGIVEN_S = 8, 60.0
+
+
+class Guard:
+    """Stands before an application.
+
+    Args:
+        app: that is guarded.
+        settings: with the token, the password, hosts, origins and limits.
+        secret: value of the cookie.
+    """
+
+    def __init__(self, app: App, settings: Settings, secret: str) -> None:
+        self._app, self._settings, self._secret = app, settings, secret
+        self._failed: list[float] = []
+        self.cookie = f"medsam2_{settings.port}"
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve a request, or refuse it."""
+        if scope["type"] == "lifespan":
+            await self._app(scope, receive, send)
+            return
+        if scope["type"] != "http":
+            return
+        measured = _Measured(receive, self._limit(scope), self._settings.idle_s)
+        answer = _Answer(send, self._headers(scope), measured)
+        try:
+            await self._serve(scope, measured, answer)
+        except Refusal as refusal:
+            await answer.refuse(refusal)
+        except _Overruled as overruled:
+            await answer.refuse(overruled.refusal)
+        except Exception as error:
+            log.error("a defect: %s", _where(error))
+            await answer.refuse(Refusal(HTTPStatus.INTERNAL_SERVER_ERROR, "this is a defect of medsam2; please report it"))
+
+    async def _serve(self, scope: Scope, receive: "_Measured", answer: "_Answer") -> None:
+        headers = _headers(scope)
+        self._check_host(headers)
+        preflight = self._check_origin(scope, headers)
+        if not PATH.fullmatch(scope.get("raw_path", b"").decode("latin-1").partition("?")[0]) or "/../" in f"{scope['path']}/":
+            raise Refusal(HTTPStatus.BAD_REQUEST, "this is no address of this server")
+        if preflight:
+            await answer.plain(HTTPStatus.NO_CONTENT, b"")
+            return
+        receive.check_length(headers)
+        if scope["path"] == "/login" and scope["method"] == "POST":
+            await self._login(receive, answer)
+        elif (token := parse_qs(scope["query_string"].decode("latin-1")).get("token")) and scope["path"] == "/":
+            await self._welcome(token[0], answer)
+        elif self._let_in(scope, headers):
+            await self._app(scope, receive, answer)
+        else:
+            raise Refusal(HTTPStatus.UNAUTHORIZED, "open the address that `medsam2 serve` printed, or sign in at /login")
+
+    def _headers(self, scope: Scope) -> dict[str, str]:
+        origin = _headers(scope).get("origin", "")
+        if origin not in self._settings.origins:
+            return HEADERS
+        allowed = {"access-control-allow-origin": origin, "access-control-allow-headers": "authorization, content-type"}
+        methods = {"access-control-allow-methods": "GET, POST, PUT, DELETE", "cross-origin-resource-policy": "cross-origin"}
+        return {**HEADERS, **allowed, **methods, "vary": "origin"}
+
+    def _limit(self, scope: Scope) -> int:
+        bulky = BULKY.fullmatch(scope["path"])
+        return (self._settings.most_upload_mb if bulky else self._settings.most_body_mb) << 20
+
+    def _hosts(self) -> set[str]:
+        bound = set() if self._settings.host in {"0.0.0.0", "::"} else {self._settings.host}  # noqa: S104 - compared, not bound
+        names = {*LOOPBACK, *bound, *self._settings.names}
+        return {f"[{name}]" if ":" in name else name.lower() for name in names}
+
+    def _check_host(self, headers: Mapping[str, str]) -> None:
+        """A page of another name that resolves to this machine must not talk to us (DNS rebinding)."""
+        given = headers.get("host", "").lower()
+        name, colon, port = given.rpartition(":") if re.search(r":\d+$", given) else (given, "", "")
+        if name not in self._hosts() or (colon and port != str(self._settings.port)):
+            raise Refusal(HTTPStatus.FORBIDDEN, "this server does not go by that name; see --name")
+
+    def _check_origin(self, scope: Scope, headers: Mapping[str, str]) -> bool:
+        """Refuse what a page from elsewhere asks; returns whether it is a preflight of one that may ask."""
+        origin = headers.get("origin")
+        site = headers.get("sec-fetch-site", "none")
+        if origin is None:
+            if site in {"cross-site", "same-site"} and (scope["method"] != "GET" or scope["path"] != "/"):
+                raise Refusal(HTTPStatus.FORBIDDEN, "pages from elsewhere may not use this server")
+            return False
+        if origin in self._settings.origins and scope["path"].startswith(("/monai/", "/nninteractive/")):
+            return scope["method"] == "OPTIONS"
+        parts = urlsplit(origin)
+        if parts.scheme not in {"http", "https"} or parts.netloc.lower() != headers.get("host", "").lower():
+            raise Refusal(HTTPStatus.FORBIDDEN, "pages from elsewhere may not use this server; see --allow-origin")
+        return False
+
+    def _let_in(self, scope: Scope, headers: Mapping[str, str]) -> bool:
+        if scope["path"] in OPEN_TO_ALL and scope["method"] == "GET":
+            return True
+        kind, _, bearer = headers.get("authorization", "").partition(" ")
+        if kind.lower() == "bearer" and _same(bearer, self._settings.token):
+            return True
+        for prefix in ("/monai/", "/nninteractive/"):
+            if scope["path"].startswith(prefix):
+                first, slash, rest = scope["path"].removeprefix(prefix).partition("/")
+                if _same(first, self._settings.token):
+                    scope["path"] = f"{prefix}{rest}" if slash else prefix
+                    scope["raw_path"] = scope["path"].encode()
+                    return True
+                return prefix == "/nninteractive/" and self._has_cookie(headers)
+        return self._has_cookie(headers)
+
+    def _has_cookie(self, headers: Mapping[str, str]) -> bool:
+        try:
+            morsel = SimpleCookie(headers.get("cookie", "")).get(self.cookie)
+        except CookieError:
+            return False
+        return morsel is not None and _same(morsel.value, self._secret)
+
+    async def _welcome(self, token: str, answer: "_Answer") -> None:
+        if not _same(token, self._settings.token):
+            raise Refusal(HTTPStatus.UNAUTHORIZED, "this token is not of this server; it changes with every start")
+        await self._send_in(answer)
+
+    async def _login(self, receive: "_Measured", answer: "_Answer") -> None:
+        now = time.monotonic()
+        self._failed = [then for then in self._failed if now - then < FORGIVEN_S]
+        if len(self._failed) >= FAILURES:
+            raise Refusal(HTTPStatus.TOO_MANY_REQUESTS, "too many wrong passwords; wait a minute")
+        given = parse_qs((await receive.everything()).decode("utf-8", "replace")).get("password", [""])[0]
+        if not self._settings.password or not _same(given, self._settings.password):
+            self._failed.append(now)
+            raise Refusal(HTTPStatus.UNAUTHORIZED, "the password is wrong")
+        await self._send_in(answer)
+
+    async def _send_in(self, answer: "_Answer") -> None:
+        cookie = f"{self.cookie}={self._secret}; HttpOnly; SameSite=Strict; Path=/"
+        await answer.plain(HTTPStatus.SEE_OTHER, b"", {"location": "/", "set-cookie": cookie, "cache-control": "no-store"})
+
+
+class _Overruled(Exception):  # noqa: N818 - no handler of the application knows it
+    """The application answers to what was refused already."""
+
+    def __init__(self, refusal: Refusal) -> None:
+        self.refusal = refusal
+        super().__init__(refusal.problem)
+
+
+class _Measured:
+    """What comes in: no more, and no slower, than is allowed."""
+
+    def __init__(self, receive: Receive, most_bytes: int, idle_s: float) -> None:
+        self._receive, self._most, self._idle_s = receive, most_bytes, idle_s
+        self._count, self._began, self._ended = 0, time.monotonic(), False
+        self.refusal: Refusal | None = None
+
+    def check_length(self, headers: Mapping[str, str]) -> None:
+        """Refuse at once what says that it is too large."""
+        length = headers.get("content-length", "0")
+        if not length.isdigit() or int(length) > self._most:
+            raise TooLarge(f"more than {self._most >> 20} MB are not taken here")
+
+    async def __call__(self) -> Message:
+        """The next message."""
+        if self._ended:
+            return await self._receive()
+        try:
+            return await self._next()
+        except Refusal as refusal:
+            self.refusal = refusal
+            raise
+
+    async def _next(self) -> Message:
+        try:
+            message = await asyncio.wait_for(self._receive(), self._idle_s)
+        except TimeoutError:
+            raise Refusal(HTTPStatus.REQUEST_TIMEOUT, "nothing came in for a while; the upload was given up") from None
+        self._count += len(message.get("body", b""))
+        self._ended = not message.get("more_body", False)
+        if self._count > self._most:
+            raise TooLarge(f"more than {self._most >> 20} MB are not taken here")
+        passed_s = time.monotonic() - self._began
+        if not self._ended and passed_s > SLOW_FOR_S and self._count < SLOWEST_BYTES_S * passed_s:
+            raise Refusal(HTTPStatus.REQUEST_TIMEOUT, "the upload is too slow; it was given up")
+        return message
+
+    async def everything(self) -> bytes:
+        """The whole body."""
+        body = b""
+        while not self._ended:
+            body += (await self()).get("body", b"")
+        return body
+
+
+class _Answer:
+    """What goes out, with the headers of every answer."""
+
+    def __init__(self, send: Send, headers: Mapping[str, str], measured: _Measured) -> None:
+        self._send, self._headers, self._measured = send, headers, measured
+        self._started = self._refusing = False
+
+    async def __call__(self, message: Message) -> None:
+        """Pass a message on; what was refused on the way in is not answered otherwise."""
+        if self._measured.refusal and not self._started and not self._refusing:
+            raise _Overruled(self._measured.refusal)
+        if message["type"] == "http.response.start":
+            self._started = True
+            given = [(name, value) for name, value in message.get("headers", []) if name.lower() != b"server"]
+            names = {name.lower() for name, _ in given}
+            if b"cache-control" not in names:
+                given.append((b"cache-control", b"no-store"))
+            more = [(name.encode(), value.encode()) for name, value in self._headers.items() if name.encode() not in names]
+            message = {**message, "headers": [*given, *more]}
+        await self._send(message)
+
+    async def refuse(self, refusal: Refusal) -> None:
+        """Say no, unless something else was said already."""
+        if not self._started:
+            self._refusing = True
+            body = json.dumps({"error": refusal.problem}).encode()
+            await self.plain(refusal.status, body, {"content-type": "application/json", "connection": "close"})
+
+    async def plain(self, status: HTTPStatus, body: bytes, headers: Mapping[str, str] | None = None) -> None:
+        """A whole answer."""
+        rows = {**(headers or {}), "content-length": str(len(body))}
+        start: Message = {"type": "http.response.start", "status": int(status), "headers": list(_encoded(rows))}
+        await self(start)
+        await self._send({"type": "http.response.body", "body": body})
+
+
+def _encoded(headers: Mapping[str, str]) -> Iterable[tuple[bytes, bytes]]:
+    return ((name.encode(), value.encode()) for name, value in headers.items())
+
+
+def _headers(scope: Scope) -> dict[str, str]:
+    """Headers by name; one that comes twice counts as what it says together, which no check accepts."""
+    found: dict[str, str] = {}
+    for name, value in scope["headers"]:
+        key = name.decode("latin-1").lower()
+        found[key] = f"{found[key]}, {value.decode('latin-1')}" if key in found else value.decode("latin-1")
+    return found
+
+
+def _same(given: str, known: str) -> bool:
+    """Compared in a time that tells nothing; nothing is the same as an empty secret."""
+    return bool(known) and hmac.compare_digest(given.encode(), known.encode())
+
+
+def _where(error: BaseException) -> str:
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__} in {Path(last.filename).name}:{last.lineno}"

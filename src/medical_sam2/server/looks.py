@@ -1,0 +1,97 @@
+"""Frames as bytes for the page, and the whole as a small solid for the 3D view. Shapes: H W a frame."""
+
+import gzip
+from dataclasses import dataclass
+from functools import lru_cache
+
+import nibabel as nib
+import numpy as np
+from numpy.typing import NDArray
+
+from medical_sam2.server.subjects import Canvas
+from medical_sam2.server.volumes import VolumeSubject
+from medical_sam2.volume import Volume
+
+SOLID = 160  # voxels along each axis of the 3D view, at most
+
+
+@dataclass(frozen=True, eq=False)
+class Look:
+    """A frame to be shown.
+
+    Args:
+        data: rows of 16-bit codes, or of red, green, blue bytes.
+        rows: of the frame.
+        columns: of it.
+        channels: 1 or 3.
+        low: intensity of code 0.
+        high: intensity of code 65535.
+    """
+
+    data: bytes
+    rows: int
+    columns: int
+    channels: int
+    low: float
+    high: float
+
+    def headers(self) -> dict[str, str]:
+        """What the page needs to know beside the bytes."""
+        size = {"x-rows": str(self.rows), "x-columns": str(self.columns), "x-channels": str(self.channels)}
+        return {**size, "x-low": repr(self.low), "x-high": repr(self.high)}
+
+
+def look(frame: NDArray[np.generic], extent: tuple[float, float] | None, side: int) -> Look:
+    """A frame (H, W) or (H, W, 3) in codes.
+
+    Args:
+        frame: intensities or colours.
+        extent: of all intensities of the volume; None for those of the frame.
+        side: longest side that is wanted; rows and columns are left out for it. 0 for all.
+    """
+    frame = thinned(frame, side)
+    height, width = frame.shape[:2]
+    if frame.ndim == 3:
+        return Look(np.ascontiguousarray(frame, np.uint8).tobytes(), height, width, 3, 0.0, 255.0)
+    values = np.nan_to_num(frame.astype(np.float64))
+    low, high = extent or (float(values.min()), float(values.max()))
+    span = high - low or 1.0
+    codes = np.rint((values - low) * (65_535 / span)).astype("<u2")
+    return Look(codes.tobytes(), height, width, 1, low, low + span)
+
+
+def thinned(frame: NDArray[np.generic], side: int) -> NDArray[np.generic]:
+    """Every so many rows and columns, so that none is longer than `side`."""
+    step = max(1, -(-max(frame.shape[:2]) // side)) if side else 1
+    return frame[::step, ::step]
+
+
+@lru_cache(maxsize=64)
+def extent(volume: Volume) -> tuple[float, float]:
+    """Smallest and largest intensity."""
+    finite = volume.array if volume.array.dtype.kind in "iu" else np.nan_to_num(volume.array)
+    return float(finite.min()), float(finite.max())
+
+
+@lru_cache(maxsize=64)
+def window(volume: Volume) -> tuple[float, float]:
+    """The window to begin with."""
+    from medical_sam2.frames import choose_window
+
+    chosen = choose_window(volume, "auto")
+    return chosen.low, chosen.high
+
+
+def solid(subject: VolumeSubject, canvas: Canvas | None) -> bytes:
+    """The volume, or its labels, thinned, as NIfTI: in the file's own order with its own directions, so nothing is mirrored."""
+    volume = subject.volume
+    steps = [max(1, -(-size // SOLID)) for size in volume.shape]
+    cut = tuple(slice(None, None, step) for step in steps)
+    affine = volume.affine @ np.diag([*steps, 1.0])
+    if canvas is not None:
+        small = np.ascontiguousarray(canvas[0][cut])
+    else:
+        low, high = window(volume)
+        values = np.nan_to_num(volume.array[cut].astype(np.float32))
+        small = (np.clip((values - low) / (high - low), 0, 1) * 255).astype(np.uint8)
+    return gzip.compress(nib.Nifti1Image(small, affine).to_bytes(), 1, mtime=0)  # type: ignore[no-untyped-call]

@@ -1,0 +1,107 @@
+"""A server in a thread, and a browser that looks at it."""
+
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from shutil import which
+
+import numpy as np
+import uvicorn
+from numpy.typing import NDArray
+from PIL import Image
+from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
+
+from medical_sam2.server.desk import Desk
+from medical_sam2.server.run import address, server
+from medical_sam2.server.settings import Settings
+
+SOFTWARE_GL = ["--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
+NO_GL = ["--disable-gpu", "--disable-3d-apis"]
+PATIENCE_MS = 30_000
+expect.set_options(timeout=PATIENCE_MS)
+
+
+@contextmanager
+def running(settings: Settings, desk: Desk) -> Iterator[Settings]:
+    """A real server on a free port of this machine."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        settings = replace(settings, port=probe.getsockname()[1])
+    one: uvicorn.Server = server(settings, desk)
+    thread = threading.Thread(target=one.run, daemon=True)
+    thread.start()
+    while not one.started and thread.is_alive():
+        time.sleep(0.01)
+    try:
+        yield settings
+    finally:
+        one.should_exit = True
+        thread.join(30)
+
+
+@contextmanager
+def chromium(*, solid: bool) -> Iterator[Browser]:
+    """Debian's browser, which draws the 3D view in software, or not at all."""
+    path = next((found for name in ("chromium", "chromium-browser", "google-chrome") if (found := which(name))), None)
+    with sync_playwright() as play:
+        browser = play.chromium.launch(executable_path=path, args=["--no-sandbox", *(SOFTWARE_GL if solid else NO_GL)])
+        try:
+            yield browser
+        finally:
+            browser.close()
+
+
+@dataclass
+class Person:
+    """Somebody at the page.
+
+    Args:
+        page: what they see.
+        problems: what the browser complained of.
+        asked: addresses of all requests.
+    """
+
+    page: Page
+    problems: list[str]
+    asked: list[str]
+
+    @classmethod
+    def at(cls, browser: Browser, settings: Settings) -> "Person":
+        """Comes in by the address that was printed."""
+        page = browser.new_context(viewport={"width": 1280, "height": 800}).new_page()
+        page.set_default_timeout(PATIENCE_MS)
+        one = cls(page, [], [])
+        page.on("pageerror", lambda error: one.problems.append(str(error)))
+        page.on("console", lambda said: one.problems.append(said.text) if said.type == "error" else None)
+        page.on("request", lambda request: one.asked.append(request.url))
+        page.goto(address(settings))
+        return one
+
+    def view(self, plane: str) -> Locator:
+        """A plane's canvas."""
+        return self.page.locator(f".view.{plane} .stage canvas")
+
+    def click(self, plane: str, spot: tuple[float, float], shape: tuple[int, int], spacing: tuple[float, float]) -> None:
+        """Click on a row and column of the slice."""
+        box = self.view(plane).bounding_box()
+        assert box is not None
+        fit = min(box["width"] / (shape[1] * spacing[1]), box["height"] / (shape[0] * spacing[0]))
+        left = (box["width"] - shape[1] * spacing[1] * fit) / 2 + (spot[1] + 0.5) * spacing[1] * fit
+        top = (box["height"] - shape[0] * spacing[0] * fit) / 2 + (spot[0] + 0.5) * spacing[0] * fit
+        self.view(plane).click(position={"x": left, "y": top})
+
+    def painted(self, plane: str, folder: Path, shape: tuple[int, int], spacing: tuple[float, float]) -> NDArray[np.bool_]:
+        """Which pixels (H, W) of a slice are seen in the colour of the first structure, in a screenshot."""
+        path = folder / "seen.png"
+        self.view(plane).screenshot(path=path)
+        seen = np.asarray(Image.open(path).convert("RGB"), int)
+        height, width = seen.shape[:2]
+        fit = min(width / (shape[1] * spacing[1]), height / (shape[0] * spacing[0]))
+        rows = (height - shape[0] * spacing[0] * fit) / 2 + (np.arange(shape[0]) + 0.25) * spacing[0] * fit
+        columns = (width - shape[1] * spacing[1] * fit) / 2 + (np.arange(shape[1]) + 0.25) * spacing[1] * fit
+        picked = seen[np.ix_(rows.astype(int), columns.astype(int))]
+        return picked[..., 2] - picked[..., 0] > 25  # the first colour is blue, the image is grey

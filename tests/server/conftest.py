@@ -1,0 +1,117 @@
+"""A server with the phantom, whose network is known."""
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from starlette.testclient import TestClient
+
+from medical_sam2 import io
+from medical_sam2.errors import MedicalSam2Error
+from medical_sam2.server import child
+from medical_sam2.server.app import build
+from medical_sam2.server.child import Limits
+from medical_sam2.server.desk import Desk
+from medical_sam2.server.refusals import told
+from medical_sam2.server.session import Session
+from medical_sam2.server.settings import Settings
+from medical_sam2.server.store import Store
+from medical_sam2.server.volumes import VolumeSubject
+from tests.phantoms import Phantom, phantom, segmenter
+
+TOKEN, PORT = "token-of-the-tests", 8421
+
+
+@dataclass(frozen=True)
+class Served:
+    """A server, and somebody who was let in.
+
+    Args:
+        http: the client, with its cookie.
+        store: the server's sessions.
+        settings: of the server.
+    """
+
+    http: TestClient
+    store: Store
+    settings: Settings
+
+    def post(self, path: str, **form: Any) -> Any:
+        """The answer to a request that must work."""
+        answer = self.http.post(f"/api/{path}", json=form)
+        assert answer.status_code == 200, answer.text
+        return answer.json()
+
+    def upload(self, path: Path, suffix: str = ".nii.gz") -> str:
+        """A session with this file."""
+        id = self.post("sessions")["id"]
+        answer = self.http.put(f"/api/sessions/{id}/files?suffix={suffix}", content=path.read_bytes())
+        assert answer.status_code == 200, answer.text
+        self.post(f"sessions/{id}/open")
+        return id
+
+
+@pytest.fixture
+def desk() -> Desk:
+    """The known network."""
+    return Desk(segmenter)
+
+
+@pytest.fixture
+def inline(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Decoders in this process, for tests that are about something else: a process takes a second to start."""
+
+    def done(order: dict[str, Any], limits: Limits) -> None:
+        try:
+            child.do(json.loads(json.dumps(order)))
+        except MedicalSam2Error as error:
+            raise told(error) from None
+
+    monkeypatch.setattr(child, "_run", done)
+
+
+@pytest.fixture
+def serve(tmp_path: Path, desk: Desk) -> Iterator[Callable[..., Served]]:
+    """Starts servers."""
+    clients: list[TestClient] = []
+
+    def started(**options: Any) -> Served:
+        settings = Settings(**({"state": tmp_path / f"state{len(clients)}", "token": TOKEN, "port": PORT} | options))
+        app, store = build(settings, desk)
+        client = TestClient(app, base_url=f"http://127.0.0.1:{PORT}", raise_server_exceptions=False)  # type: ignore[arg-type]
+        client.__enter__()
+        clients.append(client)
+        assert client.get(f"/?token={TOKEN}", follow_redirects=False).status_code == 303
+        return Served(client, store, settings)
+
+    yield started
+    for client in clients:
+        client.__exit__(None, None, None)
+
+
+@pytest.fixture
+def served(serve: Callable[..., Served]) -> Served:
+    """A server as usual."""
+    return serve()
+
+
+def saved(case: Phantom, path: Path) -> Path:
+    """The phantom as a file."""
+    io.save(case.volume.array, path, case.volume)
+    return path
+
+
+@pytest.fixture
+def ct(tmp_path: Path) -> Path:
+    """The phantom in LPS, as a NIfTI file."""
+    return saved(phantom("LPS"), tmp_path / "phantom.nii.gz")
+
+
+def session(folder: Path, desk: Desk, code: str = "LPS") -> tuple[Session, Phantom]:
+    """A session about the phantom, without a server."""
+    folder.mkdir(exist_ok=True)
+    case = phantom(code)
+    return Session("0" * 32, folder, VolumeSubject(case.volume), desk), case

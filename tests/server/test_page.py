@@ -1,0 +1,171 @@
+"""What a person does at the page, in a real browser, with a network whose answer is known."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from playwright.sync_api import Browser, expect
+
+from medical_sam2 import io
+from medical_sam2.planning import PLANES
+from medical_sam2.prompts import Point
+from medical_sam2.server.desk import Desk
+from medical_sam2.server.settings import Settings
+from medical_sam2.volume import Segmentation
+from tests.phantoms import Phantom, phantom, segmenter
+from tests.server.browsing import Person, chromium, running
+from tests.server.conftest import saved
+
+pytestmark = pytest.mark.usefixtures("inline")
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with chromium(solid=False) as one:
+        yield one
+
+
+@pytest.fixture
+def person(tmp_path: Path, browser: Browser) -> Iterator[Person]:
+    """Somebody who was let in, and meets no error of the page; nothing is asked of another machine."""
+    with running(Settings(tmp_path / "state", token="t" * 32), Desk(segmenter)) as settings:
+        one = Person.at(browser, settings)
+        yield one
+        one.page.context.close()
+    assert one.problems == []
+    assert [url for url in one.asked if not url.startswith((f"http://127.0.0.1:{settings.port}/", "data:", "blob:"))] == []
+
+
+def spot(case: Phantom, plane: str) -> tuple[int, float, float]:
+    """Slice, row and column of the first object's voxel."""
+    t, y, x = PLANES[plane].project(case.voxel(1), case.volume.shape, case.code)
+    return int(t), y, x
+
+
+@pytest.mark.parametrize("code", ["RAS", "LPS"])
+def test_click_see_scroll_correct_undo_track_and_take_away(person: Person, tmp_path: Path, code: str) -> None:
+    case, page = phantom(code, spacing_mm=(1, 1, 1.5)), person.page
+    page.locator("#files").set_input_files(saved(case, tmp_path / "image.nii.gz"))
+    expect(page.locator(".view.axial .counter")).to_have_text("9 / 16")
+    t, y, x = spot(case, "axial")
+    shape, spacing = (13, 11), (1.0, 1.0)
+    page.locator(".view.axial input[type=range]").fill(str(t))
+    person.click("axial", (y, x), shape, spacing)
+    expect(page.locator(".structures .name")).to_have_value("structure 1")
+    expect(page.locator(".go")).to_contain_text("1 gesture not yet carried through")
+    expected = segmenter().segment_volume(case.volume, [Point(case.voxel(1))])
+    there = PLANES["axial"].apply(expected.labels, code)[t] > 0
+    _sees(person, "axial", tmp_path, there, spacing)
+    person.view("axial").press("PageUp")
+    expect(page.locator(".view.axial .counter")).to_have_text(f"{t + 2} / 16")
+    _sees(person, "axial", tmp_path, np.zeros_like(there), spacing)
+    person.view("axial").press("PageDown")
+    person.click("axial", (y, x - 1), shape, spacing)
+    expect(page.locator(".go")).to_contain_text("2 gestures")
+    page.keyboard.press("z")
+    expect(page.locator(".go")).to_contain_text("1 gesture not")
+    page.keyboard.press("t")
+    expect(page.locator(".structures .ml")).to_contain_text("mL")
+    for plane in ("axial", "coronal", "sagittal"):
+        where = int(page.locator(f".view.{plane} input[type=range]").input_value())
+        mask = PLANES[plane].apply(expected.labels, code)[where] > 0
+        rows, columns = PLANES[plane].spacing(case.volume.spacing_mm, code)[1:]
+        _sees(person, plane, tmp_path, mask, (rows, columns))
+    with page.expect_download() as download:
+        page.get_by_role("link", name="NIfTI").click()
+    reference = tmp_path / "reference.nii.gz"
+    result = Segmentation(expected.labels, case.volume.affine, {1: "structure 1"})
+    io.save(result, reference, io.load(tmp_path / "image.nii.gz"))
+    assert Path(download.value.path()).read_bytes() == reference.read_bytes()
+    assert download.value.suggested_filename == "labels.nii.gz"
+
+
+def _sees(person: Person, plane: str, folder: Path, mask: np.ndarray, spacing: tuple[float, float]) -> None:
+    """The outline is on the screen where it should be, as soon as the page has drawn it."""
+    for _ in range(100):
+        seen = person.painted(plane, folder, mask.shape, spacing)  # type: ignore[arg-type]
+        cross = np.zeros_like(mask)
+        info = person.view(plane).get_attribute("aria-label") or ""
+        words = info.replace(",", "").replace(":", "").split()
+        cross[int(words[words.index("row") + 1])] = cross[:, int(words[words.index("column") + 1])] = True  # it is blue too
+        if (seen | cross == mask | cross).all():
+            return
+        person.page.wait_for_timeout(100)
+    raise AssertionError(f"the {plane} view shows {seen.astype(int)}, not {mask.astype(int)}")
+
+
+def test_without_a_mouse(person: Person, tmp_path: Path) -> None:
+    case, page = phantom("LPS"), person.page
+    page.locator("#files").set_input_files(saved(case, tmp_path / "image.nii.gz"))
+    view = person.view("axial")
+    expect(view).to_be_focused()
+    page.keyboard.press("Enter")  # the middle of the volume lies in the first object
+    expect(page.locator(".go")).to_contain_text("1 gesture")
+    page.keyboard.press("b")
+    for key in ("ArrowDown", "ArrowDown", "ArrowRight", "ArrowRight", "Enter"):
+        page.keyboard.press(key)
+    expect(page.locator(".go")).to_contain_text("2 gestures")
+    page.keyboard.press("n")
+    expect(page.locator(".structures .name")).to_have_count(2)
+    page.keyboard.press("z")
+    expect(page.locator(".structures .name")).to_have_count(1)
+    page.keyboard.press("t")
+    expect(page.locator(".structures .ml")).to_contain_text("mL")
+    expect(view).to_have_attribute("aria-label", re.compile("structure 1"))
+    page.keyboard.press("?")
+    expect(page.get_by_role("dialog")).to_be_visible()
+
+
+def test_a_second_tab_cannot_overwrite_the_first(person: Person, browser: Browser, tmp_path: Path) -> None:
+    page = person.page
+    page.locator("#files").set_input_files(saved(phantom("LPS"), tmp_path / "image.nii.gz"))
+    expect(person.view("axial")).to_be_focused()
+    other = page.context.new_page()
+    other.goto(page.url)
+    other.locator(".view.axial canvas").first.wait_for()
+    other.keyboard.press("n")
+    expect(other.locator(".structures .name")).to_have_count(1)
+    person.problems.clear()
+    page.bring_to_front()
+    page.keyboard.press("n")
+    expect(page.locator(".alert")).to_contain_text("changed from elsewhere")
+    expect(page.locator(".structures .name")).to_have_count(1)
+    person.problems.clear()  # the browser tells of the refused request
+
+
+def test_a_set_of_images(person: Person, tmp_path: Path) -> None:
+    page, rng, files = person.page, np.random.default_rng(0), list[Path]()
+    for number in range(4):
+        picture = rng.integers(40, 60, (40, 60)).astype(np.uint8)
+        picture[10:24, 5 + 8 * number : 20 + 8 * number] = 200
+        files.append(tmp_path / f"person {number}.png")
+        Image.fromarray(picture).save(files[-1])
+    page.locator("#files").set_input_files(files)
+    expect(page.locator(".tile")).to_have_count(4)
+    expect(page.locator(".view.image .counter")).to_contain_text("1 / 4 · person 0.png")
+    person.click("image", (16, 12), (40, 60), (1, 1))
+    expect(page.locator(".go")).to_contain_text("1 gesture")
+    page.get_by_role("button", name="Outline all images").click()
+    expect(page.get_by_role("link", name="Label images")).to_be_visible()
+    page.get_by_role("button", name="Image 3", exact=True).click()
+    expected = np.zeros((40, 60), bool)
+    expected[10:24, 21:36] = True
+    for _ in range(50):
+        seen = person.painted("image", tmp_path, (40, 60), (1, 1))
+        if (seen == expected).mean() > 0.97:
+            break
+        page.wait_for_timeout(100)
+    assert (seen == expected).mean() > 0.97  # the network's own grid is coarser
+    assert not any("person" in url for url in person.asked)
+
+
+def test_what_cannot_be_read_is_said(person: Person, tmp_path: Path) -> None:
+    (tmp_path / "broken.nii.gz").write_bytes(b"\x1f\x8b this is no image")
+    person.page.locator("#files").set_input_files(tmp_path / "broken.nii.gz")
+    expect(person.page.locator(".alert")).to_be_visible()
+    expect(person.page.get_by_role("button", name="Choose files")).to_be_visible()
+    person.problems.clear()
+    expect(person.page.locator(".start")).not_to_have_attribute("aria-busy", "true")

@@ -1,0 +1,194 @@
+"""The protocols of other viewers, asked as their own clients ask."""
+
+import gzip
+import json
+from collections.abc import Callable
+from email.message import Message
+from email.parser import BytesParser
+from pathlib import Path
+from typing import Any, cast
+
+import httpx
+import nibabel as nib
+import numpy as np
+import pytest
+from nnInteractive.inference.remote import SessionExpiredError, nnInteractiveRemoteInferenceSession
+from nnInteractive.inference.remote.serialization import pack_array, unpack_array
+
+from medical_sam2.prompts import Box, Point
+from medical_sam2.server import frames_nnia
+from medical_sam2.server.desk import Desk
+from medical_sam2.server.refusals import Refusal
+from medical_sam2.server.settings import Settings
+from medical_sam2.volume import Volume
+from tests.phantoms import phantom, segmenter
+from tests.server.browsing import running
+from tests.server.conftest import TOKEN, Served, saved
+
+MONAI = f"/monai/{TOKEN}"
+LIMIT = "----------lImIt_of_THE_fIle_eW_$"
+
+pytestmark = pytest.mark.usefixtures("inline")
+
+
+def multipart(fields: dict[str, str], files: dict[str, Path]) -> dict[str, Any]:
+    """A form as MONAI Label's client.py writes it: all in one body, with this boundary and its length."""
+    lines: list[bytes] = []
+    for key, value in fields.items():
+        lines += [f"--{LIMIT}".encode(), f'Content-Disposition: form-data; name="{key}"'.encode(), b"", value.encode()]
+    for key, path in files.items():
+        disposition = f'Content-Disposition: form-data; name="{key}"; filename="{path}"'
+        lines += [
+            f"--{LIMIT}".encode(),
+            disposition.encode(),
+            b"Content-Type: application/octet-stream",
+            b"",
+            path.read_bytes(),
+        ]
+    body = b"\r\n".join([*lines, f"--{LIMIT}--".encode(), b"", b""])
+    return {"content": body, "headers": {"content-type": f"multipart/form-data; boundary={LIMIT}"}}
+
+
+def parts(answer: httpx.Response) -> dict[str, Message]:
+    """A multipart answer, by name."""
+    head = f"Content-Type: {answer.headers['content-type']}\r\n\r\n".encode()
+    found = cast("list[Message]", BytesParser().parsebytes(head + answer.content).get_payload())
+    return {str(part.get_param("name", header="content-disposition")): part for part in found}
+
+
+def test_monai_label_as_3d_slicer_asks(served: Served, ct: Path, tmp_path: Path) -> None:
+    """info, a session with the image, clicks, the label map, and the session is closed."""
+    case = phantom("LPS")
+    info = served.http.get(f"{MONAI}/info/").json()
+    (model,) = info["models"]
+    assert info["models"][model]["type"] == "deepgrow"
+    with ct.open("rb") as file:
+        made = served.http.put(f"{MONAI}/session/", files=[("files", (ct.name, file))], data={"client_id": "user-xyz"})
+    assert made.status_code == 200, made.text
+    session = made.json()["session_id"]
+    assert served.http.get(f"{MONAI}/session/{session}").status_code == 200
+    params = {"foreground": [list(case.voxel(1))], "background": [], "result_extension": ".nrrd", "client_id": "user-xyz"}
+    answer = served.http.post(
+        f"{MONAI}/infer/{model}?image={session}&session_id={session}", **multipart({"params": json.dumps(params)}, {})
+    )
+    assert answer.status_code == 200, answer.text
+    found = parts(cast("httpx.Response", answer))
+    assert json.loads(cast("bytes", found["params"].get_payload(decode=True)))["label_names"] == {"structure": 1}
+    (tmp_path / "label.nrrd").write_bytes(cast("bytes", found["image"].get_payload(decode=True)))
+    expected = segmenter().segment_volume(case.volume, [Point(case.voxel(1))])
+    from medical_sam2 import io
+
+    assert (io.load_labels(tmp_path / "label.nrrd", io.load(ct)).array == expected.labels).all()
+    assert served.http.delete(f"{MONAI}/session/{session}").status_code == 200
+    assert served.http.get(f"{MONAI}/session/{session}").status_code == 404
+
+
+def test_monai_label_with_the_file_in_the_request(served: Served, ct: Path) -> None:
+    case = phantom("LPS")
+    params = {"foreground": [list(case.voxel(1))], "result_extension": ".nii.gz"}
+    answer = served.http.post(
+        f"{MONAI}/infer/medical_sam2?image=x&output=image", **multipart({"params": json.dumps(params)}, {"file": ct})
+    )
+    assert answer.status_code == 200, answer.text
+    labels = np.asarray(nib.Nifti1Image.from_bytes(gzip.decompress(answer.content)).dataobj)
+    assert (labels == segmenter().segment_volume(case.volume, [Point(case.voxel(1))]).labels).all()
+    assert served.http.get("/api/sessions").json() == []
+
+
+def test_monai_label_from_the_library(serve: Callable[..., Served], tmp_path: Path) -> None:
+    case = phantom("RAS")
+    (tmp_path / "library").mkdir()
+    saved(case, tmp_path / "library" / "a.nii.gz")
+    served = serve(library=tmp_path / "library")
+    sample = served.http.post(f"{MONAI}/activelearning/first", json={"client_id": "x"}).json()
+    image = served.http.get(f"{MONAI}/datastore/image?image={sample['id']}")
+    assert image.content == (tmp_path / "library" / "a.nii.gz").read_bytes()
+    params = {"params": json.dumps({"foreground": [list(case.voxel(1))], "background": []})}
+    for _ in range(2):
+        answer = served.http.post(f"{MONAI}/infer/medical_sam2?image={sample['id']}", **multipart(params, {}))
+        assert answer.status_code == 200, answer.text
+    assert len(served.http.get("/api/sessions").json()) == 1
+
+
+@pytest.mark.parametrize(
+    ("query", "params", "status"),
+    [
+        ("other?image=0", {"foreground": [[1, 1, 1]]}, 404),
+        ("medical_sam2?image=/etc/passwd", {"foreground": [[1, 1, 1]]}, 404),
+        ("medical_sam2?image=99", {"foreground": [[1, 1, 1]]}, 404),
+        ("medical_sam2?session_id=../..", {"foreground": [[1, 1, 1]]}, 404),
+        ("medical_sam2?session_id=SESSION", {"foreground": []}, 422),
+        ("medical_sam2?session_id=SESSION", {"foreground": [[1, 1]]}, 422),
+        ("medical_sam2?session_id=SESSION", {"foreground": [[1, 1, 999]]}, 422),
+        ("medical_sam2?session_id=SESSION", [], 422),
+    ],
+)
+def test_monai_label_refuses(served: Served, ct: Path, query: str, params: object, status: int) -> None:
+    id = served.upload(ct)
+    form = multipart({"params": json.dumps(params)}, {})
+    assert served.http.post(f"{MONAI}/infer/{query.replace('SESSION', id)}", **form).status_code == status
+
+
+def test_nninteractive_by_its_own_client(tmp_path: Path, desk: Desk) -> None:
+    case = phantom("RAS")
+    with running(Settings(tmp_path / "state", token=TOKEN), desk) as found:
+        url = f"http://127.0.0.1:{found.port}/nninteractive"
+        with nnInteractiveRemoteInferenceSession(url, api_key=TOKEN) as client:
+            assert client.ping()
+            assert client.supports_undo
+            client.set_image(case.volume.array[None], {"spacing": np.array([1.0, 1.0, 1.0])})
+            target = np.zeros(case.volume.shape, np.uint8)
+            client.set_target_buffer(target)
+            changed = client.add_point_interaction(tuple(int(x) for x in case.voxel(1)), include_interaction=True)
+            image = Volume(case.volume.array, np.eye(4))
+            expected = segmenter().segment_volume(image, [Point(case.voxel(1))]).labels
+            assert (target == expected).all()
+            assert changed == [[int(side.min()), int(side.max()) + 1] for side in np.nonzero(expected)]
+            before = target.copy()
+            low, high = (3, 4, 8), (8, 10, 9)
+            client.add_bbox_interaction([list(side) for side in zip(low, high, strict=True)], include_interaction=True)
+            corrected = segmenter().segment_volume(image, [Box(low, (7, 9, 8))], earlier=before).labels
+            assert (target == corrected).all()
+            assert client.undo()
+            assert (target == before).all()
+            client.reset_interactions()
+            assert not target.any()
+            lasso = np.zeros(case.volume.shape, np.uint8)
+            lasso[4:7, 5:9, 8] = 1
+            client.add_lasso_interaction(lasso, include_interaction=True)
+            assert (target[:, :, 8] == lasso[:, :, 8]).all()
+            client.add_initial_seg_interaction(before)
+            client.add_point_interaction((5, 6, 8), include_interaction=True, run_prediction=False)
+            client._predict()
+            assert target.any()
+            with pytest.raises(httpx.HTTPStatusError):
+                client.add_point_interaction((99, 0, 0), include_interaction=True)
+            assert client.heartbeat() > 500
+            client._http.headers["X-Lease-Token"] = "gone"
+            with pytest.raises(SessionExpiredError):
+                client.lease_status()
+        with pytest.raises(httpx.HTTPStatusError):
+            nnInteractiveRemoteInferenceSession(url, api_key="wrong")
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int16", "float32", "bool"])
+def test_frames_are_those_of_the_client(dtype: str) -> None:
+    array = np.random.default_rng(0).integers(0, 2, (3, 4, 5)).astype(dtype)
+    assert (frames_nnia.unpack(pack_array(array), 60) == array).all()
+    assert (unpack_array(frames_nnia.pack(array)) == array).all()
+
+
+def test_broken_frames_are_refused() -> None:
+    good = pack_array(np.zeros((3, 4, 5), np.float32))
+    forged = good.replace((5).to_bytes(8, "little"), (1 << 40).to_bytes(8, "little"), 1)
+    for data in (
+        b"",
+        b"NNIA",
+        good[:-5],
+        b"XXXX" + good[4:],
+        forged,
+        good.replace(b"float32", b"object0"),
+        good[:60] + bytes(40),
+    ):
+        with pytest.raises(Refusal):
+            frames_nnia.unpack(data, 100)

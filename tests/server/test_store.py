@@ -1,0 +1,92 @@
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from medical_sam2.errors import ConfigError
+from medical_sam2.server.desk import Desk
+from medical_sam2.server.refusals import Missing
+from medical_sam2.server.settings import Settings
+from medical_sam2.server.store import Store
+from tests.server.conftest import Served
+
+
+def filled(store: Store, ct: Path) -> str:
+    """A session with an image."""
+    id = store.new()
+    store.room(id, ".nii.gz").write_bytes(ct.read_bytes())
+    store.open(id)
+    return id
+
+
+def test_sessions_outlive_the_server_and_uploads_that_broke_off_do_not(tmp_path: Path, desk: Desk, ct: Path) -> None:
+    settings = Settings(tmp_path / "state")
+    store = Store(settings, desk)
+    id, broken = filled(store, ct), store.new()
+    store.get(id).add(0, "liver")
+    store.close()
+    again = Store(settings, desk)
+    assert again.ids() == [id]
+    assert list(again.get(id).history.state.names.values()) == ["liver"]
+    assert not (tmp_path / "state" / broken).exists()
+    again.remove(id)
+    with pytest.raises(Missing):
+        again.get(id)
+    assert not (tmp_path / "state" / id).exists()
+
+
+def test_what_nobody_touched_for_days_is_removed(tmp_path: Path, desk: Desk, ct: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = Store(Settings(tmp_path / "state", keep_days=2), desk)
+    filled(store, ct)
+    now = time.time()
+    monkeypatch.setattr("medical_sam2.server.store.time.time", lambda: now + 3 * 86_400)
+    store.sweep()
+    assert store.ids() == []
+
+
+def test_two_servers_never_share_a_folder(tmp_path: Path, desk: Desk) -> None:
+    first = Store(Settings(tmp_path / "state"), desk)
+    with pytest.raises(ConfigError, match="another server"):
+        Store(Settings(tmp_path / "state"), desk)
+    first.close()
+    Store(Settings(tmp_path / "state"), desk).close()
+
+
+def test_memory_of_sessions_is_bounded(tmp_path: Path, desk: Desk, ct: Path) -> None:
+    store = Store(Settings(tmp_path / "state", held_mb=0.001), desk)
+    first, second = filled(store, ct), filled(store, ct)
+    for id in (first, second):
+        store.get(id).sketched()
+    store.get(second)
+    assert store.get(second).held_bytes > 0
+    assert store._sessions[first].held_bytes == 0
+
+
+def test_the_page_says_how_sure_it_is_and_takes_what_it_is_given(serve: Callable[..., Served], ct: Path) -> None:
+    """Frames, labels, uncertainty, rows and events of a session, as the page asks for them."""
+    served = serve(library=ct)
+    assert served.http.get("/api/about").json()["single"]
+    id = served.post("sessions", library=0)["id"]
+    info = served.post(f"sessions/{id}/open")
+    frame = served.http.get(f"/api/sessions/{id}/frames/axial/3")
+    assert len(frame.content) == 2 * 11 * 13
+    assert (frame.headers["x-rows"], frame.headers["x-columns"]) == ("13", "11")
+    assert info["extent"] == [float(frame.headers["x-low"]), float(frame.headers["x-high"])]
+    served.post(f"sessions/{id}/structures", version=0)
+    gesture = {"plane": "axial", "t": 8, "kind": "points", "points": [[6, 5]], "positive": [True]}
+    served.post(f"sessions/{id}/say", version=1, label=1, **gesture)
+    assert any(served.http.get(f"/api/sessions/{id}/labels/axial/8").content)
+    assert served.http.get(f"/api/sessions/{id}/doubt/axial/8").status_code == 404
+    served.post(f"sessions/{id}/track", version=2)
+    told = served.http.get(f"/api/sessions/{id}/events").text
+    assert told.count("event: frame") >= 10
+    assert told.count("event: done") == 1
+    assert len(served.http.get(f"/api/sessions/{id}/doubt/axial/8").content) == 11 * 13
+    rows = served.http.get(f"/api/sessions/{id}/rows").json()
+    assert [row["t"] for row in rows if row["said"]] == [8]
+    assert served.http.get(f"/api/sessions/{id}/solid/labels.nii.gz").content[:2] == b"\x1f\x8b"
+    for form, start in (("nii.gz", b"\x1f\x8b"), ("nrrd", b"NRRD"), ("csv", b"label,name")):
+        assert served.http.get(f"/api/sessions/{id}/download/{form}").content.startswith(start)
+    assert served.http.get(f"/api/sessions/{id}/download/dcm").status_code == 422
+    assert served.http.get(f"/api/sessions/{id}/download/zip").status_code == 404

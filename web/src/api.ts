@@ -1,0 +1,85 @@
+// What the server is asked, and what it answers. Every change names the version that was seen.
+
+export type Plane = 'axial' | 'coronal' | 'sagittal' | 'image'
+export interface Structure { label: number; name: string; colour: string; ml: number | null; said: number }
+export interface Said { label: number; plane: Plane; t: number; kind: string; points: [number, number][]; positive: boolean[]; fresh: boolean }
+export interface State {
+  version: number; structures: Structure[]; said: Said[]; can_undo: boolean; can_redo: boolean; fresh: number; tracked: number; busy: boolean
+}
+export interface PlaneInfo { name: Plane; frames: number; size: [number, number]; spacing: [number, number] }
+export interface Info {
+  id: string; kind: 'volume' | 'set'; planes: PlaneInfo[]; modality: string | null; window: [number, number] | null
+  extent: [number, number] | null; dicom: boolean; pacs: boolean; warnings: string[]; state: State
+}
+export interface Summary { id: string; kind: 'volume' | 'set'; planes: Record<string, number>; structures: string[] }
+export interface About {
+  library: { id: number; name: string; kind: string }[]; single: boolean; pacs: boolean; most_upload_mb: number; windows: Record<string, [number, number]>
+}
+export interface Row { label: number; plane: Plane; t: number; sure: number; area: number; said: boolean; look: boolean }
+export interface Frame { rows: number; columns: number; channels: number; low: number; high: number; codes: Uint16Array | Uint8Array }
+export interface Told { kind: string; done: number; total: number; plane: Plane; t: number; message: string }
+export interface Gesture {
+  label: number; plane: Plane; t: number; kind: 'points' | 'box' | 'mask'; points?: [number, number][]; positive?: boolean[]; runs?: number[]
+}
+export interface Series { number: number; modality: string; description: string; images: number; date: string }
+
+export class Problem extends Error {
+  constructor(message: string, readonly status: number, readonly choices: string[] = []) { super(message) }
+}
+
+async function asked(path: string, options: RequestInit = {}): Promise<Response> {
+  let answer: Response
+  try {
+    answer = await fetch(`api/${path}`, { ...options, credentials: 'same-origin' })
+  } catch (error) {
+    if (error instanceof DOMException && error.name === 'AbortError') throw error
+    throw new Problem('The server does not answer. Is medsam2 serve still running? What was done so far is kept.', 0)
+  }
+  if (answer.ok) return answer
+  const told = (await answer.json().catch(() => ({}))) as { error?: string; choices?: string[] }
+  throw new Problem(told.error ?? `The server answered ${answer.status}.`, answer.status, told.choices ?? [])
+}
+
+export async function get<T>(path: string, signal?: AbortSignal): Promise<T> {
+  return (await (await asked(path, { signal })).json()) as T
+}
+
+export async function post<T>(path: string, form: object = {}): Promise<T> {
+  const body = JSON.stringify(form)
+  return (await (await asked(path, { method: 'POST', body, headers: { 'content-type': 'application/json' } })).json()) as T
+}
+
+export async function remove(path: string): Promise<void> {
+  await asked(path, { method: 'DELETE' })
+}
+
+export async function bytes(path: string, signal?: AbortSignal): Promise<Uint8Array> {
+  return new Uint8Array(await (await asked(path, { signal })).arrayBuffer())
+}
+
+export async function frame(id: string, plane: Plane, t: number, side = 0, signal?: AbortSignal): Promise<Frame> {
+  const answer = await asked(`sessions/${id}/frames/${plane}/${t}${side ? `?side=${side}` : ''}`, { signal })
+  const told = (name: string): number => Number(answer.headers.get(`x-${name}`))
+  const buffer = await answer.arrayBuffer()
+  const channels = told('channels')
+  const codes = channels === 3 ? new Uint8Array(buffer) : new Uint16Array(buffer)
+  return { rows: told('rows'), columns: told('columns'), channels, low: told('low'), high: told('high'), codes }
+}
+
+/** Send a file; names stay here, since they may name a person: the server is told the suffix alone. */
+export function upload(id: string, file: File, progress: (share: number) => void): Promise<void> {
+  const suffix = /(\.(nii|nrrd|nhdr|mha|mhd|raw|hdr|img|dcm|zip|png|jpe?g|tiff?|bmp))?(\.gz)?$/i.exec(file.name)?.[0].toLowerCase() ?? ''
+  return new Promise((done, failed) => {
+    const request = new XMLHttpRequest()
+    request.open('PUT', `api/sessions/${id}/files?suffix=${suffix}`)
+    request.upload.onprogress = (event) => progress(event.total ? event.loaded / event.total : 0)
+    request.onerror = () => failed(new Problem('The upload broke off.', 0))
+    request.onload = () => {
+      if (request.status === 200) return done()
+      let message = `The server answered ${request.status}.`
+      try { message = (JSON.parse(request.responseText) as { error: string }).error } catch { /* no reason was given */ }
+      failed(new Problem(message, request.status))
+    }
+    request.send(file)
+  })
+}

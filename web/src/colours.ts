@@ -1,0 +1,80 @@
+// Frames and labels as pixels.
+import type { Frame, Structure } from './api'
+
+export type Rgb = [number, number, number]
+
+export function rgb(colour: string): Rgb {
+  return [1, 3, 5].map((i) => parseInt(colour.slice(i, i + 2), 16)) as Rgb
+}
+
+export function palette(structures: Structure[]): Map<number, Rgb> {
+  return new Map(structures.map((each) => [each.label, rgb(each.colour)]))
+}
+
+/** A frame through a window. */
+export function grey(frame: Frame, low: number, high: number): ImageData {
+  const out = new ImageData(frame.columns, frame.rows)
+  const pixels = new Uint32Array(out.data.buffer)
+  if (frame.channels === 3) {
+    for (let i = 0; i < pixels.length; i++) {
+      pixels[i] = 0xff000000 | (frame.codes[3 * i + 2] << 16) | (frame.codes[3 * i + 1] << 8) | frame.codes[3 * i]
+    }
+    return out
+  }
+  const scale = (frame.high - frame.low) / 65535
+  const factor = 255 / Math.max(high - low, 1e-12)
+  for (let i = 0; i < pixels.length; i++) {
+    const value = (frame.low + frame.codes[i] * scale - low) * factor
+    const level = value <= 0 ? 0 : value >= 255 ? 255 : value | 0
+    pixels[i] = 0xff000000 | (level << 16) | (level << 8) | level
+  }
+  return out
+}
+
+/** Labels as a tint with a firm border; `strong` is the label that is worked on. */
+export function tint(labels: Uint8Array, rows: number, columns: number, colours: Map<number, Rgb>, strong: number): ImageData {
+  const out = new ImageData(columns, rows)
+  const pixels = new Uint32Array(out.data.buffer)
+  for (let y = 0, i = 0; y < rows; y++) {
+    for (let x = 0; x < columns; x++, i++) {
+      const label = labels[i]
+      const colour = label ? colours.get(label) : undefined
+      if (!colour) continue
+      const inner = x > 0 && x < columns - 1 && y > 0 && y < rows - 1 && labels[i - 1] === label && labels[i + 1] === label &&
+        labels[i - columns] === label && labels[i + columns] === label
+      const alpha = inner ? (label === strong ? 92 : 64) : 235
+      pixels[i] = ((alpha << 24) | (colour[2] << 16) | (colour[1] << 8) | colour[0]) >>> 0
+    }
+  }
+  return out
+}
+
+/** Doubt as a glow from nothing to amber. */
+export function glow(doubt: Uint8Array, rows: number, columns: number): ImageData {
+  const out = new ImageData(columns, rows)
+  const pixels = new Uint32Array(out.data.buffer)
+  for (let i = 0; i < pixels.length; i++) if (doubt[i] > 8) pixels[i] = ((Math.min(220, doubt[i]) << 24) | (0x18 << 16) | (0x9a << 8) | 0xff) >>> 0
+  return out
+}
+
+/** A closed line as runs: start and length, row by row, of the pixels whose centres lie inside (even-odd). */
+export function inside(line: [number, number][], rows: number, columns: number): number[] {
+  const runs: number[] = []
+  for (let y = 0; y < rows; y++) {
+    const cuts: number[] = []
+    line.forEach(([y0, x0], i) => {
+      const [y1, x1] = line[(i + 1) % line.length]
+      if (y0 <= y !== y1 <= y) cuts.push(x0 + ((y - y0) / (y1 - y0)) * (x1 - x0))
+    })
+    cuts.sort((a, b) => a - b)
+    for (let i = 0; i + 1 < cuts.length; i += 2) {
+      const from = Math.max(0, Math.ceil(cuts[i]))
+      const to = Math.min(columns - 1, Math.floor(cuts[i + 1]))
+      const start = y * columns + from
+      if (to < from) continue
+      if (runs.length && runs[runs.length - 2] + runs[runs.length - 1] === start) runs[runs.length - 1] += to - from + 1
+      else runs.push(start, to - from + 1)
+    }
+  }
+  return runs
+}

@@ -1,0 +1,44 @@
+// Elements in one call; text is always text, so that no name can become markup.
+
+type Child = Node | string | null | undefined | false
+type Props = Record<string, unknown>
+
+export function h<K extends keyof HTMLElementTagNameMap>(tag: K, props: Props = {}, ...children: Child[]): HTMLElementTagNameMap[K] {
+  const element = document.createElement(tag)
+  for (const [key, value] of Object.entries(props)) {
+    if (value === undefined || value === false || value === null) continue
+    if (key.startsWith('on') && typeof value === 'function') element.addEventListener(key.slice(2), value as EventListener)
+    else if (key === 'colour') element.style.setProperty('--colour', String(value))
+    else element.setAttribute(key, value === true ? '' : String(value))
+  }
+  element.append(...children.filter((child): child is Node | string => child instanceof Node || typeof child === 'string'))
+  return element
+}
+
+export function fill(element: Element, ...children: Child[]): void {
+  element.replaceChildren(...children.filter((child): child is Node | string => child instanceof Node || typeof child === 'string'))
+}
+
+const shapes: Record<string, string> = {
+  look: 'M12 3v6M12 15v6M3 12h6M15 12h6',
+  plus: 'M12 5v14M5 12h14',
+  minus: 'M5 12h14',
+  box: 'M5 5h14v14H5z',
+  lasso: 'M5 13c-3-6 4-9 8-8s8 4 6 9-9 6-12 3c-1 2 0 4-2 5',
+  undo: 'M9 7 4 12l5 5M4 12h10a6 6 0 0 1 6 6',
+  redo: 'm15 7 5 5-5 5M20 12H10a6 6 0 0 0-6 6',
+  close: 'm6 6 12 12M18 6 6 18',
+  large: 'M4 10V4h6M20 14v6h-6M4 4l7 7M20 20l-7-7',
+  eye: 'M2 12s4-7 10-7 10 7 10 7-4 7-10 7S2 12 2 12zM12 9a3 3 0 1 0 0 6 3 3 0 0 0 0-6z',
+  down: 'M12 4v12m-5-5 5 5 5-5M5 20h14',
+}
+
+export function icon(name: string): SVGElement {
+  const svg = document.createElementNS('http://www.w3.org/2000/svg', 'svg')
+  svg.setAttribute('viewBox', '0 0 24 24')
+  svg.setAttribute('aria-hidden', 'true')
+  const path = document.createElementNS('http://www.w3.org/2000/svg', 'path')
+  path.setAttribute('d', shapes[name] ?? '')
+  svg.append(path)
+  return svg
+}

@@ -1,0 +1,165 @@
+// Puts the page together.
+import * as api from './api'
+import type { About, Info, Plane, Summary } from './api'
+import { fill, h, icon } from './dom'
+import { Panel, TOOL_KEYS } from './panel'
+import { Start } from './start'
+import { Sheet, SliceView } from './view'
+import { Work } from './work'
+
+const app = document.getElementById('app') as HTMLElement
+const alerts = h('div', { class: 'alerts', role: 'alert' })
+document.body.append(alerts)
+
+/** Do something; if it fails, say why in words. */
+function attempt(what: Promise<unknown>): void {
+  what.catch((error: unknown) => {
+    const text = error instanceof Error ? error.message : 'Something went wrong.'
+    const note = h('div', { class: 'alert' }, h('span', {}, text), h('button', { class: 'quiet', 'aria-label': 'Dismiss', onclick: () => note.remove() }, icon('close')))
+    while (alerts.children.length > 2) alerts.firstElementChild?.remove()
+    alerts.append(note)
+    setTimeout(() => note.remove(), 12000)
+  })
+}
+
+async function home(first = false): Promise<void> {
+  history.replaceState(null, '', '#')
+  const [about, sessions] = await Promise.all([api.get<About>('about'), api.get<Summary[]>('sessions')])
+  const start = new Start(about, sessions, (info, names) => open(info, names, about), attempt)
+  fill(app, start.element)
+  if (first && about.single) start.begin({ library: about.library[0].id })
+}
+
+const KEYS: [string, string][] = [
+  ['Q A X S V', 'tool: inside, outside, box, lasso, look'], ['Arrows', 'move the cross hair (Shift: ten pixels)'], ['Page Up/Down, wheel', 'next or previous slice'],
+  ['Enter, −', 'click inside, click outside, at the cross hair'], ['B … Enter', 'box from here to there'], ['T, Esc', 'track, cancel'], ['Z, Y', 'undo, redo'],
+  ['N, 1–9', 'new structure, choose one'], ['L', 'look here next'], ['O, U', 'outlines, uncertainty'], ['W', 'next window (right drag: by hand)'], ['F', 'one view large, all views'], ['Ctrl + wheel', 'zoom (middle drag: pan)'],
+]
+
+function help(): void {
+  const dialog = h('dialog', { class: 'help', 'aria-label': 'Keys' }, h('h2', {}, 'Keys'),
+    h('dl', {}, ...KEYS.flatMap(([key, what]) => [h('dt', {}, key), h('dd', {}, what)])),
+    h('form', { method: 'dialog' }, h('button', { class: 'primary', autofocus: true }, 'Close')))
+  document.body.append(dialog)
+  dialog.addEventListener('close', () => dialog.remove())
+  dialog.showModal()
+}
+
+function open(info: Info, names: string[], about: About): void {
+  history.replaceState(null, '', `#${info.id}`)
+  const work = new Work(info)
+  work.names = names
+  const panel = new Panel(work, about, attempt)
+  const grid = h('div', { class: `views ${info.kind}` })
+  const views: SliceView[] = []
+  const large = (element: HTMLElement) => (): void => {
+    const on = !element.classList.contains('large')
+    for (const each of grid.children) each.classList.toggle('large', on && each === element)
+    grid.classList.toggle('one', on)
+  }
+  const add = (plane: Plane, title: string): void => {
+    const view: SliceView = new SliceView(work, plane, title, attempt, () => large(view.element)())
+    views.push(view)
+    grid.append(view.element)
+  }
+  if (info.kind === 'set') {
+    add('image', 'Image')
+    const small = async (t: number): Promise<{ frame: api.Frame; labels: Uint8Array }> => {
+      const [frame, labels] = await Promise.all([api.frame(info.id, 'image', t, 128), api.bytes(`sessions/${info.id}/labels/image/${t}?side=128`)])
+      return { frame, labels }
+    }
+    grid.append(new Sheet(work, small).element)
+  } else {
+    add('axial', 'Axial'); add('coronal', 'Coronal'); add('sagittal', 'Sagittal')
+    grid.append(solid(work, large))
+  }
+  const undo = h('button', { title: 'Undo (Z)', 'aria-label': 'Undo', onclick: () => attempt(work.undo()) }, icon('undo'))
+  const redo = h('button', { title: 'Redo (Y)', 'aria-label': 'Redo', onclick: () => attempt(work.redo()) }, icon('redo'))
+  const status = h('p', { class: 'status', role: 'status', 'aria-live': 'polite' })
+  const size = info.kind === 'set' ? `${info.planes[0].frames} images` : `${[...info.planes].reverse().map((each) => each.frames).join(' × ')} voxels${info.modality ? ` · ${info.modality}` : ''}`
+  const bar = h('header', { class: 'bar' },
+    h('button', { class: 'brand', title: 'Back to the start; the session is kept', onclick: () => { leave(); attempt(home()) } }, 'Medical SAM 2'), h('span', { class: 'size' }, size),
+    ...info.warnings.slice(0, 2).map((text) => h('span', { class: 'warning', title: text }, text)),
+    status, undo, redo, h('button', { title: 'Keys (?)', onclick: help }, 'Keys'))
+  work.listen((change) => {
+    if (change !== 'state' && change !== 'progress') return
+    undo.disabled = !work.state.can_undo || !!work.progress
+    redo.disabled = !work.state.can_redo || !!work.progress
+    if (change === 'progress') status.textContent = work.progress ? 'Tracking …' : work.message || (work.state.tracked ? 'Tracked.' : '')
+  })
+  work.tell('state')
+  work.tell('tool')
+  fill(app, h('div', { class: 'work' }, bar, panel.element, grid))
+  const keys = (event: KeyboardEvent): void => key(event, work, panel, views, large)
+  const leave = (): void => { work.close(); document.removeEventListener('keydown', keys) }
+  document.addEventListener('keydown', keys)
+  views[0]?.canvas.focus()
+}
+
+function solid(work: Work, large: (element: HTMLElement) => () => void): HTMLElement {
+  const canvas = h('canvas', { 'aria-label': '3D view; drag to turn it', role: 'img' })
+  const note = h('p', { class: 'over', role: 'status' }, 'Preparing the 3D view …')
+  const element: HTMLElement = h('section', { class: 'view solid', 'aria-label': '3D' },
+    h('header', {}, h('h2', {}, '3D'), h('button', { class: 'quiet', 'aria-label': '3D large', title: 'This view large, or all views', onclick: () => large(element)() }, icon('large'))),
+    h('div', { class: 'stage' }, canvas, note))
+  const show = async (): Promise<void> => {
+    const { Solid } = await import('./solid')
+    const scene = new Solid(canvas, work.info.id)
+    await scene.open()
+    let waiting = false
+    const update = (): void => {
+      if (waiting || work.progress) return
+      waiting = true
+      setTimeout(() => { waiting = false; void scene.show(work.state.structures).catch(() => undefined) }, 250)
+    }
+    work.listen((change) => { if (change === 'state' || change === 'progress') update() })
+    update()
+    note.remove()
+    element.dataset.ready = 'true'
+  }
+  setTimeout(() => void show().catch(() => { note.textContent = 'There is no 3D view here: the browser offers no WebGL 2. Everything else works.' }), 300)
+  return element
+}
+
+function key(event: KeyboardEvent, work: Work, panel: Panel, views: SliceView[], large: (element: HTMLElement) => () => void): void {
+  if (event.target instanceof HTMLInputElement && event.target.type !== 'range') return
+  if (event.target instanceof HTMLSelectElement || document.querySelector('dialog[open]')) return
+  const pressed = event.key.toLowerCase()
+  if ((event.ctrlKey || event.metaKey) && !['z', 'y'].includes(pressed)) return
+  const tool = TOOL_KEYS.get(pressed)
+  const focused = views.find((view) => view.canvas === document.activeElement) ?? views[0]
+  const structure = work.state.structures[Number(pressed) - 1]
+  if (pressed === 'z' && event.shiftKey) attempt(work.redo())
+  else if (pressed === 'z') attempt(work.undo())
+  else if (pressed === 'y') attempt(work.redo())
+  else if (tool) { work.tool = tool; work.tell('tool') }
+  else if (pressed === 't' && work.state.fresh && !work.progress) attempt(work.track())
+  else if (pressed === 'escape' && work.progress) attempt(work.cancel())
+  else if (pressed === 'n') attempt(work.add())
+  else if (structure) { work.label = structure.label; work.tell('state'); work.tell('labels') }
+  else if (pressed === 'l') panel.next()
+  else if (pressed === 'o') { work.overlay = !work.overlay; work.tell('overlay') }
+  else if (pressed === 'u') { work.doubt = !work.doubt; work.tell('overlay') }
+  else if (pressed === 'f') large(focused.element)()
+  else if (pressed === '?') help()
+  else if (pressed === 'w') {
+    const all = panel.windows()
+    panel.see(all[(all.findIndex((each) => each.join() === work.window.join()) + 1) % all.length])
+  } else return
+  event.preventDefault()
+}
+
+async function begin(): Promise<void> {
+  const id = location.hash.slice(1)
+  if (/^[0-9a-f]{32}$/.test(id)) {
+    try {
+      const [info, about] = await Promise.all([api.get<Info>(`sessions/${id}`), api.get<About>('about')])
+      return open(info, [], about)
+    } catch (error) {
+      if (!(error instanceof api.Problem) || error.status !== 404) throw error
+    }
+  }
+  await home(true)
+}
+
+attempt(begin())

@@ -1,0 +1,140 @@
+// Beside the views: structures, tools, tracking, where to look, and what to take away.
+import type { About } from './api'
+import { fill, h, icon } from './dom'
+import type { Change, Tool, Work } from './work'
+
+const TOOLS: [Tool, string, string, string][] = [
+  ['plus', 'Inside', 'Q', 'Click inside the structure; with Shift, outside of it'],
+  ['minus', 'Outside', 'A', 'Click where the outline is too large'],
+  ['box', 'Box', 'X', 'Draw a box around it'],
+  ['lasso', 'Lasso', 'S', 'Draw its outline yourself'],
+  ['look', 'Look', 'V', 'Move the cross hair; nothing is outlined'],
+]
+export const TOOL_KEYS = new Map(TOOLS.map(([tool, , key]) => [key.toLowerCase(), tool]))
+
+export class Panel {
+  readonly element = h('aside', { class: 'panel', 'aria-label': 'Structures and tools' })
+  private readonly structures = h('ul', { class: 'structures', 'aria-label': 'Structures' })
+  private readonly tools = h('div', { class: 'tools', role: 'radiogroup', 'aria-label': 'Tool' })
+  private readonly go = h('div', { class: 'go' })
+  private readonly look = h('div', { class: 'look' })
+  private readonly shown = h('div', { class: 'row wrap' })
+  private readonly take = h('div', { class: 'row wrap' })
+
+  constructor(private readonly work: Work, private readonly about: About, private readonly attempt: (what: Promise<unknown>) => void) {
+    const volume = work.info.kind === 'volume'
+    fill(this.element,
+      h('section', {}, h('div', { class: 'head' }, h('h2', {}, 'Structures'), h('button', { title: 'New structure (N)', 'aria-label': 'New structure', class: 'quiet', onclick: () => attempt(work.add()) }, icon('plus'))), this.structures),
+      h('section', {}, h('h2', {}, 'Tool'), this.tools),
+      h('section', {}, h('h2', {}, volume ? 'Through the volume' : 'Through the set'), this.go),
+      h('section', {}, h('h2', {}, 'Look here next'), this.look),
+      h('section', {}, h('h2', {}, 'Show'), this.shown),
+      h('section', {}, h('h2', {}, 'Take away'), this.take))
+    work.listen((change) => this.on(change))
+    for (const change of ['state', 'tool', 'progress', 'rows', 'overlay'] as Change[]) this.on(change)
+  }
+
+  private on(change: Change): void {
+    if (change === 'state') { this.list(); this.going(); this.taking() }
+    if (change === 'tool') this.choosing()
+    if (change === 'progress') this.going()
+    if (change === 'rows') this.looking()
+    if (change === 'overlay' || change === 'window') this.showing()
+  }
+
+  private list(): void {
+    const { work } = this
+    const item = (each: (typeof work.state.structures)[number]): HTMLElement => {
+      const name = h('input', { class: 'name', value: each.name, maxlength: '80', 'aria-label': `Name of structure ${each.label}`, onchange: () => this.attempt(work.rename(each.label, name.value, '')), onfocus: () => this.choose(each.label) })
+      const colour = h('input', { type: 'color', value: each.colour, 'aria-label': `Colour of ${each.name}`, onchange: () => this.attempt(work.rename(each.label, '', colour.value)) })
+      return h('li', { class: each.label === work.label ? 'active' : '', colour: each.colour, 'aria-current': each.label === work.label ? 'true' : undefined, onclick: () => this.choose(each.label) },
+        colour, name,
+        h('span', { class: 'ml', title: 'Volume of the tracked outline' }, each.ml === null ? (each.said ? 'sketch' : '–') : `${each.ml < 10 ? each.ml.toFixed(2) : each.ml.toFixed(1)} mL`),
+        h('button', { class: 'quiet', title: 'Remove', 'aria-label': `Remove ${each.name}`, onclick: (event: Event) => { event.stopPropagation(); this.attempt(work.drop(each.label)) } }, icon('close')))
+    }
+    fill(this.structures, ...work.state.structures.map(item))
+    if (!work.state.structures.length) fill(this.structures, h('li', { class: 'hint' }, 'Click on something in a slice: it becomes the first structure.'))
+  }
+
+  private choose(label: number): void {
+    if (this.work.label === label) return
+    this.work.label = label
+    for (const [i, item] of [...this.structures.children].entries()) item.classList.toggle('active', this.work.state.structures[i]?.label === label)
+    this.work.tell('labels')
+  }
+
+  private choosing(): void {
+    const button = ([tool, name, key, title]: (typeof TOOLS)[number]): HTMLElement =>
+      h('button', { role: 'radio', 'aria-checked': String(this.work.tool === tool), title: `${title} (${key})`, class: this.work.tool === tool ? 'active' : '', onclick: () => { this.work.tool = tool; this.work.tell('tool') } }, icon(tool), name)
+    fill(this.tools, ...TOOLS.map(button))
+  }
+
+  private going(): void {
+    const { work } = this
+    if (work.progress) {
+      const { done, total, began } = work.progress
+      const left = done > 2 && total > done ? ` · about ${Math.max(1, Math.round(((performance.now() - began) / 1000 / done) * (total - done)))} s left` : ''
+      return fill(this.go,
+        h('progress', { max: String(total || 1), value: total ? String(done) : undefined, 'aria-label': 'Tracking' }),
+        h('p', { class: 'fine' }, total ? `${done} of ${total}${left}` : 'Looking at the slice …'),
+        h('button', { onclick: () => this.attempt(work.cancel()) }, 'Cancel'))
+    }
+    const { fresh, tracked } = work.state
+    const views = h('select', { 'aria-label': 'Views', onchange: () => { work.views = views.value } },
+      ...[['one', 'one view: fast'], ['three', 'three views'], ['six', 'six views: slow']].map(([value, text]) => h('option', { value, selected: work.views === value }, text)))
+    const word = work.info.kind === 'set' ? 'Outline all images' : tracked ? 'Track what is new' : 'Track'
+    const told = fresh ? `${fresh} gesture${fresh > 1 ? 's' : ''} not yet carried through` : tracked ? 'Everything said is carried through.' : 'Nothing to track yet.'
+    fill(this.go, h('button', { class: 'primary wide', title: `${word} (T)`, disabled: !fresh, onclick: () => this.attempt(work.track()) }, word),
+      work.info.kind === 'volume' ? views : null, h('p', { class: 'fine' }, told), work.message ? h('p', { class: 'fine warn' }, work.message) : null)
+  }
+
+  private looking(): void {
+    const found = this.work.worthALook()
+    const name = (label: number): string => this.work.state.structures.find((each) => each.label === label)?.name ?? ''
+    const button = (row: (typeof found)[number]): HTMLElement =>
+      h('button', { class: `line${row.look ? ' unsure' : ''}`, onclick: () => this.jump(row) }, h('span', {}, `${row.plane} ${row.t + 1}`), h('small', {}, `${name(row.label)} · ${Math.round(100 * row.sure)} % sure`))
+    fill(this.look, ...found.map(button))
+    if (!found.length) fill(this.look, h('p', { class: 'fine' }, 'After tracking, the places where the network is least sure.'))
+  }
+
+  private jump(row: { plane: 'axial' | 'coronal' | 'sagittal' | 'image'; t: number }): void {
+    const { y, x } = this.work.place(row.plane)
+    this.work.move(row.plane, row.t, y, x)
+  }
+
+  next(): void {
+    const found = this.work.worthALook()
+    const at = found.findIndex((row) => this.work.place(row.plane).t === row.t)
+    const row = found[(at + 1) % found.length]
+    if (row) this.jump(row)
+  }
+
+  private showing(): void {
+    const { work } = this
+    const flag = (name: 'overlay' | 'doubt', text: string, key: string): HTMLElement =>
+      h('button', { class: work[name] ? 'active' : '', 'aria-pressed': String(work[name]), title: key, onclick: () => { work[name] = !work[name]; work.tell('overlay') } }, text)
+    const window = ([name, value]: [string, [number, number]]): HTMLElement => {
+      const active = name === known.find(([, other]) => other.join() === work.window.join())?.[0]
+      return h('button', { class: active ? 'active' : '', 'aria-pressed': String(active), onclick: () => this.see(value) }, name)
+    }
+    const known: [string, [number, number]][] = [['auto', work.info.window ?? [0, 1]]]
+    if (work.info.extent && work.info.extent[0] < -200) known.push(...Object.entries(this.about.windows))
+    if (work.info.extent) known.push(['all', work.info.extent])
+    fill(this.shown, flag('overlay', 'Outlines', 'O'), work.info.kind === 'volume' ? flag('doubt', 'Uncertainty', 'U') : null,
+      ...(work.info.kind === 'volume' ? [h('span', { class: 'break' }), ...known.map(window)] : []))
+  }
+
+  see(value: [number, number]): void { this.work.window = [...value]; this.work.tell('window') }
+
+  windows(): [number, number][] { return [this.work.info.window ?? [0, 1], ...(this.work.info.extent && this.work.info.extent[0] < -200 ? Object.values(this.about.windows) : [])] }
+
+  private taking(): void {
+    const { work } = this
+    const forms = work.info.kind === 'set' ? [['zip', 'Label images']] : [['nii.gz', 'NIfTI'], ['nrrd', 'NRRD'], ...(work.info.dicom ? [['dcm', 'DICOM-SEG']] : []), ['csv', 'Volumes (CSV)']]
+    if (!work.state.tracked) return fill(this.take, h('p', { class: 'fine' }, 'Track first; what is taken away is what was tracked.'))
+    const link = ([form, name]: string[]): HTMLElement => h('a', { class: 'button', href: `api/sessions/${work.info.id}/download/${form}`, download: '' }, icon('down'), name)
+    fill(this.take, ...forms.map(link),
+      work.info.pacs ? h('button', { onclick: () => this.attempt(work.push()) }, 'Send to the PACS') : null,
+      work.state.fresh ? h('p', { class: 'fine warn' }, 'What is not yet carried through is not in it.') : null)
+  }
+}

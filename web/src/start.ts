@@ -1,0 +1,158 @@
+// The first thing that is seen: drop, choose, or go on.
+import * as api from './api'
+import type { About, Info, Series, Summary } from './api'
+import { fill, h } from './dom'
+
+export class Start {
+  readonly element = h('main', { class: 'start' })
+  private readonly status = h('p', { class: 'status', role: 'status', 'aria-live': 'polite' })
+  private readonly choices = h('div', { class: 'choices' })
+  private busy = false
+
+  constructor(private readonly about: About, private readonly sessions: Summary[], private readonly onOpen: (info: Info, names: string[]) => void, private readonly attempt: (what: Promise<unknown>) => void) {
+    const files = h('input', { type: 'file', multiple: true, class: 'unseen', id: 'files', onchange: () => this.send([...(files.files ?? [])]) })
+    const folder = h('input', { type: 'file', webkitdirectory: true, class: 'unseen', id: 'folder', onchange: () => this.send([...(folder.files ?? [])]) })
+    const drop = h('div', { class: 'drop' },
+      h('p', { class: 'big' }, 'Drop a volume or images here'),
+      h('p', {}, 'NIfTI, NRRD, MetaImage, a DICOM series (all its files, or its folder), or a set of PNG, JPEG or TIFF images.'),
+      h('div', { class: 'row' },
+        h('button', { class: 'primary', onclick: () => files.click() }, 'Choose files'),
+        h('button', { onclick: () => folder.click() }, 'Choose a folder')),
+      files, folder)
+    drop.addEventListener('dragover', (event) => { event.preventDefault(); drop.classList.add('over') })
+    drop.addEventListener('dragleave', () => drop.classList.remove('over'))
+    drop.addEventListener('drop', (event) => {
+      event.preventDefault()
+      drop.classList.remove('over')
+      void gathered(event.dataTransfer).then((found) => this.send(found))
+    })
+    fill(this.element,
+      h('h1', {}, 'Medical SAM 2'),
+      h('p', { class: 'lead' }, 'Click on a structure, see its outline, carry it through the volume, correct it, take it away. Nothing leaves this machine.'),
+      drop, this.status, this.choices, this.library(), this.pacs(), this.kept(),
+      h('p', { class: 'fine' }, 'For research. Not a medical device.'))
+  }
+
+  private library(): HTMLElement | null {
+    if (!this.about.library.length) return null
+    const entry = (each: About['library'][number]): HTMLElement =>
+      h('li', {}, h('button', { class: 'line', onclick: () => this.begin({ library: each.id }) }, h('span', {}, each.name), h('small', {}, each.kind)))
+    return h('section', {}, h('h2', {}, 'From the folder that was named'), h('ul', {}, ...this.about.library.map(entry)))
+  }
+
+  private kept(): HTMLElement | null {
+    if (!this.sessions.length) return null
+    const entry = (each: Summary): HTMLElement => {
+      const size = Object.values(each.planes)
+      const what = each.kind === 'set' ? `${size[0]} images` : `${[...size].reverse().join(' × ')} voxels`
+      const line = h('li', {},
+        h('button', { class: 'line', onclick: () => this.attempt(api.get<Info>(`sessions/${each.id}`).then((info) => this.onOpen(info, []))) },
+          h('span', {}, each.structures.join(', ') || 'nothing outlined yet'), h('small', {}, what)),
+        h('button', { class: 'quiet', 'aria-label': 'Close this session and remove what was kept of it', onclick: () => this.attempt(api.remove(`sessions/${each.id}`).then(() => line.remove())) }, 'Remove'))
+      return line
+    }
+    return h('section', {}, h('h2', {}, 'Go on where you were'), h('ul', {}, ...this.sessions.map(entry)))
+  }
+
+  private pacs(): HTMLElement | null {
+    if (!this.about.pacs) return null
+    const field = h('input', { id: 'patient', autocomplete: 'off', placeholder: 'patient ID' })
+    const list = h('ul', {})
+    const line = (each: Series): HTMLElement =>
+      h('li', {}, h('button', { class: 'line', onclick: () => this.attempt(this.opened(api.post<{ id: string }>('pacs/open', { number: each.number }), [], 'Fetching the series …')) },
+        h('span', {}, `${each.modality} · ${each.description || 'series'}`), h('small', {}, `${each.images} images · ${each.date}`)))
+    const find = (event: Event): void => {
+      event.preventDefault()
+      this.attempt(api.post<Series[]>('pacs/series', { patient: field.value }).then((found) => {
+        fill(list, ...found.map(line))
+        if (!found.length) this.status.textContent = 'Nothing was found.'
+      }))
+    }
+    return h('section', {}, h('h2', {}, 'From the PACS'), h('form', { class: 'row', onsubmit: find }, h('label', { for: 'patient' }, 'Patient ID'), field, h('button', {}, 'Find series')), list)
+  }
+
+  begin(form: object): void { this.attempt(this.opened(api.post<{ id: string }>('sessions', form), [], 'Reading …')) }
+
+  private send(files: File[]): void {
+    const kept = files.filter((file) => file.size > 0 && !file.name.startsWith('.') && !/^(dicomdir|thumbs\.db)$/i.test(file.name))
+    if (!kept.length) { this.status.textContent = 'There is no file in what was chosen.'; return }
+    const total = kept.reduce((sum, file) => sum + file.size, 0)
+    if (total > this.about.most_upload_mb * 1048576) { this.status.textContent = `That is more than the ${this.about.most_upload_mb} MB that this server takes.`; return }
+    kept.sort((a, b) => a.name.localeCompare(b.name, undefined, { numeric: true }))
+    this.attempt(this.opened(this.uploaded(kept, total), kept.map((file) => file.name), 'Reading …'))
+  }
+
+  private async uploaded(files: File[], total: number): Promise<{ id: string }> {
+    const { id } = await api.post<{ id: string }>('sessions')
+    let sent = 0
+    for (const file of files) {
+      const share = (part: number): void => { this.status.textContent = `Copying ${files.length} file${files.length > 1 ? 's' : ''}: ${Math.round((100 * (sent + part * file.size)) / total)} %` }
+      share(0)
+      await api.upload(id, file, share)
+      sent += file.size
+    }
+    return { id }
+  }
+
+  private async opened(session: Promise<{ id: string }>, names: string[], say: string): Promise<void> {
+    if (this.busy) return
+    this.busy = true
+    this.element.setAttribute('aria-busy', 'true')
+    fill(this.choices)
+    this.status.textContent = say
+    try {
+      const { id } = await session
+      await this.read(id, names, {})
+    } catch (error) {
+      this.status.textContent = ''
+      throw error
+    } finally {
+      this.busy = false
+      this.element.removeAttribute('aria-busy')
+    }
+  }
+
+  private async read(id: string, names: string[], how: object): Promise<void> {
+    this.status.textContent = 'Reading …'
+    try {
+      this.onOpen(await api.post<Info>(`sessions/${id}/open`, how), names)
+    } catch (error) {
+      if (error instanceof api.Problem && error.choices.length) return this.choose(id, names, error)
+      await api.remove(`sessions/${id}`).catch(() => undefined)
+      throw error
+    }
+  }
+
+  /** The file can be read in several ways: the user says which. */
+  private choose(id: string, names: string[], problem: api.Problem): void {
+    this.status.textContent = problem.message
+    const word = problem.choices.some((choice) => /series/.test(choice)) ? 'series' : 'frame'
+    const first = word === 'series' ? 1 : 0
+    const number = h('input', { type: 'number', id: 'which', min: String(first), value: String(first) })
+    fill(this.choices,
+      h('ul', { class: 'fine' }, ...problem.choices.map((choice) => h('li', {}, choice))),
+      h('form', { class: 'row', onsubmit: (event: Event) => { event.preventDefault(); fill(this.choices); this.attempt(this.read(id, names, { [word]: Number(number.value) })) } },
+        h('label', { for: 'which' }, word === 'series' ? 'Series' : 'Time point'), number, h('button', { class: 'primary' }, 'Open')))
+    number.focus()
+  }
+}
+
+/** The files that were dropped, those of folders too. */
+async function gathered(data: DataTransfer | null): Promise<File[]> {
+  const entries = [...(data?.items ?? [])].map((item) => item.webkitGetAsEntry()).filter((entry) => entry !== null)
+  if (!entries.length) return [...(data?.files ?? [])]
+  const files: File[] = []
+  const walk = async (entry: FileSystemEntry): Promise<void> => {
+    if (entry.isFile) files.push(await new Promise<File>((done, failed) => (entry as FileSystemFileEntry).file(done, failed)))
+    else {
+      const reader = (entry as FileSystemDirectoryEntry).createReader()
+      for (;;) {
+        const some = await new Promise<FileSystemEntry[]>((done, failed) => reader.readEntries(done, failed))
+        if (!some.length) return
+        for (const each of some) await walk(each)
+      }
+    }
+  }
+  for (const entry of entries) await walk(entry)
+  return files
+}
