@@ -8,6 +8,7 @@ import numpy as np
 
 NANO = "nano"
 KINDS = ("mask", "box", "click")
+SEEN = ("RadiomicsLesions", "SpinalCord", "Nuclei", "BreastUltrasound")  # by the embedded weights: see their card
 VOLUMES, PICTURES = "3D", "2D"
 
 
@@ -70,9 +71,10 @@ def report(rows: Sequence[Row], asked: int, how: str) -> str:
         "# One prompt: the network beside classical methods\n\n",
         f"`python benchmarks/classics.py FOLDER`: {how}. Dice on all slices (3D) or pictures (2D) but the prompted one: the\n",
         f"mean over structures and cases of each set, then over sets. {len(rows)} of {asked} answers.\n\n",
-        f"| | {' | '.join(methods)} | best classic | {NANO} − best classic |\n{'|---' * (len(methods) + 3)}|\n",
     ]
-    text += [line(rows, methods, kind, prompt) for kind in (VOLUMES, PICTURES) for prompt in KINDS]
+    text += six_rows(rows, methods)
+    text.append(f"\nWithout the sets of which training saw images ({', '.join(SEEN)}: some of them, or none of their outlines):\n\n")
+    text += six_rows([row for row in rows if row.dataset.partition("_")[2] not in SEEN], methods)
     text.append("\nSeconds for a prompt (median; a set of pictures at once):\n\n")
     text.append(f"| | {' | '.join(methods)} |\n{'|---' * (len(methods) + 1)}|\n")
     for kind in (VOLUMES, PICTURES):
@@ -84,6 +86,11 @@ def report(rows: Sequence[Row], asked: int, how: str) -> str:
     problems = list(dict.fromkeys(f"- {r.dataset} {r.structure} {r.case}: {r.problem}" for r in rows if r.problem))
     text.append("\n## Left out, or failed\n\n" + "\n".join(problems) + "\n" if problems else "\nNothing failed.\n")
     return "".join(text)
+
+
+def six_rows(rows: Sequence[Row], methods: Sequence[str]) -> list[str]:
+    head = f"| | {' | '.join(methods)} | best classic | {NANO} − best classic |\n{'|---' * (len(methods) + 3)}|\n"
+    return [head, *(line(rows, methods, kind, prompt) for kind in (VOLUMES, PICTURES) for prompt in KINDS)]
 
 
 def line(rows: Sequence[Row], methods: Sequence[str], kind: str, prompt: str) -> str:
