@@ -8,8 +8,10 @@ import torch
 
 from medical_sam2.data.clips import ClipSampler
 from medical_sam2.data.synthetic import PoolReader
+from medical_sam2.model.memory import SelfSorting
 from medical_sam2.train.config import Recipe
 from medical_sam2.train.lesson import Batch, Steps, Teacher
+from medical_sam2.train.pupil import Plan
 from tests.train.jobs import tiny_network, tiny_recipe
 
 
@@ -40,3 +42,14 @@ def test_computing_again_gives_the_same_gradients(recipe: Recipe) -> None:
     kept, again = (gradients(replace(recipe, checkpointing=frugal), [dealt(recipe, 0, 1)]) for frugal in (False, True))
     assert kept.keys() == again.keys()
     assert all(torch.allclose(kept[name], again[name], atol=1e-5) for name in kept)
+
+
+def test_answers_are_taught_that_were_corrected_afterwards(recipe: Recipe) -> None:
+    batch, teacher = dealt(recipe, 0, 1), Teacher(tiny_network(), recipe)
+    plan = Plan("click", frozenset(), SelfSorting)
+    with torch.no_grad():
+        never, once, twice = (
+            teacher(batch, batch.objects, len(batch.clips), plan=replace(plan, corrected=corrected)).loss
+            for corrected in (frozenset[int](), frozenset({1}), frozenset({0, 1}))
+        )
+    assert never < once < twice

@@ -1,6 +1,7 @@
 """The paper's loop: one generator that recalls, fuses, decodes and remembers, frame by frame."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -10,6 +11,9 @@ from medical_sam2.model.backbone import Backbone, Features, FramePrediction, Ins
 from medical_sam2.model.memory import MemoryBank
 from medical_sam2.prompts import Fixed, FramePrompt, Prompter
 
+Superseded: TypeAlias = Callable[[int, Sequence[int], FramePrediction], None]
+"""Told of the answers on a frame that prompters corrected afterwards: frame, which objects, what was answered."""
+
 
 def track(
     backbone: Backbone,
@@ -17,6 +21,8 @@ def track(
     order: Iterable[int],
     prompters: Sequence[Prompter],
     bank: MemoryBank,
+    *,
+    superseded: Superseded | None = None,
 ) -> Iterator[tuple[int, FramePrediction]]:
     """Follow B objects through frames, visited in any order; differentiable.
 
@@ -28,6 +34,7 @@ def track(
         order: frame indices in the order in which they are visited; a prompted frame comes first.
         prompters: who speaks for each object, in pixels of the network's input.
         bank: memory of all objects, the only state.
+        superseded: told of each answer that was corrected on the same frame.
 
     Yields:
         (t, prediction) for each visited frame.
@@ -38,7 +45,7 @@ def track(
         fused = backbone.fuse(frame, _recall(bank, t, frame, prompts))
         instructions = [None if prompt is None else Instruction(prompt) for prompt in prompts]
         prediction = backbone.decode(frame, fused, instructions)
-        prompts, prediction = _correct(backbone, frame, fused, (t, prompters, prompts), prediction)
+        prompts, prediction = _correct(backbone, frame, fused, (t, prompters, prompts), prediction, superseded)
         bank.store(backbone.memorise(frame, prediction, t, [prompt is not None for prompt in prompts]))
         yield t, prediction
 
@@ -56,6 +63,7 @@ def _correct(
     fused_BChw: Tensor,
     scene: tuple[int, Sequence[Prompter], list[FramePrompt | None]],
     prediction: FramePrediction,
+    superseded: Superseded | None,
 ) -> tuple[list[FramePrompt | None], FramePrediction]:
     """Let the prompters see the prediction and speak again, until all are content."""
     t, prompters, prompts = scene
@@ -67,6 +75,8 @@ def _correct(
         waiting = [b for b, more in zip(waiting, said, strict=True) if more is not None]
         if not waiting:
             break
+        if superseded is not None:
+            superseded(t, waiting, select(prediction, waiting))
         corrections = []
         for b, more in zip(waiting, (more for more in said if more is not None), strict=True):
             earlier = prompts[b]

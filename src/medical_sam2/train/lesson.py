@@ -1,4 +1,6 @@
-"""One step's loss: clips are seen, prompted and tracked, and every frame is compared with the truth.
+"""One step's loss: clips are seen, prompted and tracked, and every answer is compared with the truth.
+
+Where prompters correct a frame, each answer on it adds its loss, as in SAM 2's training.
 
 Shapes: B objects of all clips, T frames, O objects of a clip, S network size.
 """
@@ -129,14 +131,22 @@ class Teacher(nn.Module):
         truth_BTSS = torch.cat([clip.truth_OTSS for clip in batch.clips]).to(network.device)
         outlined = torch.tensor(given(pupils), device=network.device)
         total, scores, masks = torch.zeros((), device=network.device), np.zeros(4), []
-        ordered = [clip.ordered for clip in batch.clips for _ in clip.truth_OTSS]
-        for t, prediction in track(player, seen, range(frames), pupils, PolicyBank(plan.policy, ordered=ordered)):
+        bank = PolicyBank(plan.policy, ordered=[clip.ordered for clip in batch.clips for _ in clip.truth_OTSS])
+        corrected: list[Tensor] = []
+
+        def superseded(t: int, places: Sequence[int], answer: FramePrediction) -> None:
+            free = torch.zeros_like(outlined[places])
+            corrected.append(frame_loss(answer, truth_BTSS[places, t].float(), recipe.losses, given_B=free))
+
+        for t, prediction in track(player, seen, range(frames), pupils, bank, superseded=superseded):
             known = outlined if t == 0 else torch.zeros_like(outlined)
             total = total + frame_loss(prediction, truth_BTSS[:, t].float(), recipe.losses, given_B=known)
             scores[[0, 1] if t == 0 else [2, 3]] += _dice(prediction, truth_BTSS[:, t], known)
             if looked_at:
                 masks.append(prediction.logits_Bhw.detach().float())
-        loss = total / (objects * frames) + recipe.losses.consistency * self._contrast(features, batch, frames) / clips
+        loss = (total + sum(corrected)) / (objects * frames) + recipe.losses.consistency * self._contrast(
+            features, batch, frames
+        ) / clips
         first, first_count, tracked, tracked_count = scores.tolist()
         return Lesson(loss, (first, first_count, tracked, tracked_count), torch.stack(masks) if looked_at else None)
 
