@@ -41,7 +41,7 @@ class Brightness(nn.Module):
 
     def fuse(self, frame: Features, recall: Recall) -> Tensor:
         """Remembered intensity, -1 where there is none, as a map of one pixel."""
-        self.counts.most_memories = max(self.counts.most_memories, *(len(memories) for memories in recall))
+        self.counts.most_memories = max(self.counts.most_memories, *(sum(r.map for r in own) for own in recall))
         known = [torch.stack([r.memory.pointer_C[0] for r in own]).median() if own else torch.tensor(-1.0) for own in recall]
         return torch.stack(known)[:, None, None, None]
 
