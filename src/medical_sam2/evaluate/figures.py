@@ -105,7 +105,7 @@ def _spread(axes: Any, methods: Mapping[str, list[Row]]) -> None:
         means = [float(np.mean(list(by_case(row for row in rows if row.seed == seed).values()))) for seed in seeds]
         if means:
             axes.bar(place, np.mean(means), yerr=np.std(means), capsize=5)
-    axes.set_xticks(range(len(methods)), list(methods))
+    axes.set_xticks(range(len(methods)), list(methods), rotation=20, ha="right")
     axes.set(ylabel="Dice (mean, deviation over seeds)", ylim=(0, 1))
 
 
