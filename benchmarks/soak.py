@@ -180,7 +180,7 @@ def run(server: Server, tally: Tally, arguments: object) -> list[float]:
     for thread in threads:
         thread.start()
     for _ in range(arguments.kills):  # type: ignore[attr-defined]
-        time.sleep(float(np.random.default_rng().uniform(2, 8)))
+        time.sleep(float(np.random.default_rng().uniform(4, 14)))
         server.kill()
         tally.restarts_s.append(server.start())
     while not arguments.kills and time.monotonic() < until:  # type: ignore[attr-defined]
