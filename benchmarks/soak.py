@@ -4,7 +4,8 @@
     python benchmarks/soak.py --kills 20 --sessions 8
 
 A server is started on this machine with the embedded weights and a phantom; each session clicks, corrects, undoes, tracks and
-downloads, over and over. With --kills the server is killed without warning while they do, and started again.
+downloads, over and over. With --kills sessions edit as fast as they can, without asking the network, while the server is
+killed without warning again and again.
 """
 
 import gzip
@@ -138,7 +139,18 @@ class Client:
         """Remember."""
         self.version, self.structures = state["version"], len(state["structures"])
 
-    def round(self, *, download: bool) -> None:
+    def hammer(self) -> None:
+        """Edits that need no network, as fast as they are taken: with --kills, it is they that must not be lost."""
+        self.look()
+        if not self.structures and not self.change("structures"):
+            return
+        for _ in range(20):
+            start = int(self.rng.integers(0, 20_000))
+            self.change("say", label=1, plane="axial", t=int(self.rng.integers(36)), kind="mask", runs=[start, 50])
+            self.change("structures/1", name=f"name {start}")
+            self.change("undo")
+
+    def round(self) -> None:
         """Click, correct, undo, track, download."""
         self.look()
         if not self.structures and not self.change("structures"):
@@ -154,7 +166,7 @@ class Client:
         while (answer := self.ask("GET", f"sessions/{self.id}")) is not None and answer.json()["state"]["busy"]:
             time.sleep(0.2)
         self.look()
-        found = self.ask("GET", f"sessions/{self.id}/download/nii.gz") if download else None
+        found = self.ask("GET", f"sessions/{self.id}/download/nii.gz")
         if found is not None and found.status_code == 200:
             with self.tally.lock:
                 self.tally.digests.add(found.content)
@@ -169,18 +181,20 @@ def run(server: Server, tally: Tally, arguments: object) -> list[float]:
     sessions, until = arguments.sessions, time.monotonic() + 60 * arguments.minutes  # type: ignore[attr-defined]
     stop, memory = threading.Event(), list[float]()
 
-    def live(number: int) -> None:
-        client = Client(server, tally, number)
+    clients = [Client(server, tally, number) for number in range(sessions)]
+    for client in clients:
         client.begin()
+
+    def live(client: Client) -> None:
         while not stop.is_set():
-            client.round(download=not arguments.kills)  # type: ignore[attr-defined]
+            client.hammer() if arguments.kills else client.round()  # type: ignore[attr-defined]
         client.look()
 
-    threads = [threading.Thread(target=live, args=(number,)) for number in range(sessions)]
+    threads = [threading.Thread(target=live, args=(client,)) for client in clients]
     for thread in threads:
         thread.start()
     for _ in range(arguments.kills):  # type: ignore[attr-defined]
-        time.sleep(float(np.random.default_rng().uniform(2, 8)))
+        time.sleep(float(np.random.default_rng().uniform(4, 14)))
         server.kill()
         tally.restarts_s.append(server.start())
     while not arguments.kills and time.monotonic() < until:  # type: ignore[attr-defined]

@@ -126,7 +126,12 @@ export class Panel {
 
   see(value: [number, number]): void { this.work.window = [...value]; this.work.tell('window') }
 
-  windows(): [number, number][] { return [this.work.info.window ?? [0, 1], ...(this.work.info.extent && this.work.info.extent[0] < -200 ? Object.values(this.about.windows) : [])] }
+  /** All windows to go through, each once. */
+  windows(): [number, number][] {
+    const { window, extent } = this.work.info
+    const all: [number, number][] = [window ?? [0, 1], ...(extent && extent[0] < -200 ? Object.values(this.about.windows) : []), ...(extent ? [extent] : [])]
+    return [...new Map(all.map((each) => [each.join(), each])).values()]
+  }
 
   private taking(): void {
     const { work } = this
