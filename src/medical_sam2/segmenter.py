@@ -26,6 +26,7 @@ from medical_sam2.imagesets import (
     fingerprint,
     outlined,
 )
+from medical_sam2.model.attention import versions
 from medical_sam2.model.backbone import Features
 from medical_sam2.model.memory import POLICIES, Policy
 from medical_sam2.model.sam2 import Sam2
@@ -129,7 +130,7 @@ class Segmenter:
         make: FusionFactory = find(FUSIONS, fusion, what="fusion")
         work = Outcome(volume, groups, Kept(make, probability, uncertainty, islands), Progress(on_frame))
 
-        mark = (digest(volume), self.precision, weights_stamp(self.network))
+        mark = (digest(volume), self.precision, versions([*self.network.parameters(), *self.network.buffers()]))
 
         def tracker(seen: Window) -> OrientationTracker:
             setting = Setting(self.network, self.encode, volume, seen, policy, joint, zoom, self._features, mark)
@@ -214,11 +215,6 @@ def digest(volume: Volume) -> bytes:
     for part in np.moveaxis(array, int(np.argmax(np.abs(array.strides))), 0):  # parts that lie together in memory
         found.update(np.ascontiguousarray(part.T if part.flags.f_contiguous else part))
     return found.digest()
-
-
-def weights_stamp(network: torch.nn.Module) -> tuple[tuple[int, int], ...]:
-    """Changes whenever a weight does: what was seen with others is not used again."""
-    return tuple((w.data_ptr(), 0 if w.is_inference() else w._version) for w in network.parameters())
 
 
 def choose_device(name: str) -> torch.device:

@@ -10,7 +10,7 @@ computed once, and live as long as the memory.
 Shapes: B objects, L tokens of a frame, K tokens of memory, C channels, M channels of memory, D channels of a head.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -69,7 +69,12 @@ def _stamp(module: Any, tokens: int) -> tuple[object, ...]:
     weights = [weight for layer in module.layers for weight in layer.cross_attn_image.k_proj.parameters()]
     kind = weights[0].device.type
     rounded = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weights[0].dtype
-    return (tokens, rounded, *((w.data_ptr(), 0 if w.is_inference() else w._version) for w in weights))
+    return tokens, rounded, versions(weights)
+
+
+def versions(weights: Iterable[Tensor]) -> tuple[tuple[int, int], ...]:
+    """What changes whenever one of the weights does, in place or by another tensor."""
+    return tuple((weight.data_ptr(), 0 if weight.is_inference() else weight._version) for weight in weights)
 
 
 def attend(
