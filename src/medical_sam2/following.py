@@ -3,7 +3,7 @@
 Shapes: B objects, H W frame.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -37,6 +37,8 @@ class Setting:
         policy: makes the memory policy of each object.
         joint: whether all orientations share one bank, or each has its own.
         zoom: whether the network is shown a region around the object instead of the whole frame.
+        cache: features of slices, which later calls may go on with.
+        mark: what tells this image and this encoder from others in the cache.
     """
 
     backbone: Backbone
@@ -46,6 +48,8 @@ class Setting:
     policy: Callable[[], Policy]
     joint: bool = True
     zoom: bool = False
+    cache: FeatureCache = field(default_factory=FeatureCache)
+    mark: Hashable = None
 
 
 class Together:
@@ -119,11 +123,9 @@ class Follower:
 
     Args:
         setting: what stays the same.
-        cache: features of slices.
     """
 
     setting: Setting
-    cache: FeatureCache = field(default_factory=FeatureCache)
 
     def follow(
         self,
@@ -185,5 +187,5 @@ class Follower:
 
     def features(self, view: View, region: Region | None = None) -> Callable[[int], Features]:
         """What the encoder saw on each frame of a view, or in a region of it, kept for later."""
-        stack = self.frames(view, region)
-        return lambda t: self.cache.get(stack.key(t), lambda: self.setting.encode(stack.input(t)))
+        stack, known = self.frames(view, region), (self.setting.mark, self.setting.window)
+        return lambda t: self.setting.cache.get((*known, *stack.key(t)), lambda: self.setting.encode(stack.input(t)))

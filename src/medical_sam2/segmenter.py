@@ -1,5 +1,6 @@
 """The public face: one prompt in, a whole volume or a whole set outlined."""
 
+import hashlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 from medical_sam2.correction import corrected
 from medical_sam2.errors import ConfigError, MedicalSam2Error
 from medical_sam2.following import Setting
-from medical_sam2.frames import Window
+from medical_sam2.frames import FeatureCache, Window
 from medical_sam2.fusion import FUSIONS, FusionFactory
 from medical_sam2.imagesets import (
     FeatureStore,
@@ -25,6 +26,7 @@ from medical_sam2.imagesets import (
     fingerprint,
     outlined,
 )
+from medical_sam2.model.attention import versions
 from medical_sam2.model.backbone import Features
 from medical_sam2.model.memory import POLICIES, Policy
 from medical_sam2.model.sam2 import Sam2
@@ -44,6 +46,9 @@ Precision = Literal["auto", "fp32", "bf16"]
 class Segmenter:
     """Outlines whatever was prompted.
 
+    What the encoder saw of a volume is kept (up to 384 MB): a correction, a later object or another view of the same volume
+    does not encode a slice again, as long as image and weights stay the same.
+
     Args:
         network: the backbone; moved to the device and put in evaluation mode.
         device: "auto", "cpu", "cuda", "cuda:1", "mps".
@@ -60,6 +65,7 @@ class Segmenter:
         self.device = choose_device(device)
         self.network = network.to(self.device).eval()
         self.precision = choose_precision(precision, self.device)
+        self._features = FeatureCache()
 
     @classmethod
     def from_pretrained(
@@ -124,8 +130,10 @@ class Segmenter:
         make: FusionFactory = find(FUSIONS, fusion, what="fusion")
         work = Outcome(volume, groups, Kept(make, probability, uncertainty, islands), Progress(on_frame))
 
+        mark = (digest(volume), self.precision, versions([*self.network.parameters(), *self.network.buffers()]))
+
         def tracker(seen: Window) -> OrientationTracker:
-            setting = Setting(self.network, self.encode, volume, seen, policy, joint, zoom)
+            setting = Setting(self.network, self.encode, volume, seen, policy, joint, zoom, self._features, mark)
             return OrientationTracker(setting, work.progress, work.rows)
 
         with self.computing():
@@ -198,6 +206,15 @@ class Segmenter:
         if self.precision == "fp32":
             return nullcontext()
         return torch.autocast(self.device.type, dtype=torch.bfloat16)
+
+
+def digest(volume: Volume) -> bytes:
+    """What tells one image from another as the network sees it: its voxels and where they lie."""
+    array = volume.array
+    found = hashlib.blake2b(repr((array.shape, array.dtype.str, volume.affine.tolist())).encode(), digest_size=16)
+    for part in np.moveaxis(array, int(np.argmax(np.abs(array.strides))), 0):  # parts that lie together in memory
+        found.update(np.ascontiguousarray(part.T if part.flags.f_contiguous else part))
+    return found.digest()
 
 
 def choose_device(name: str) -> torch.device:

@@ -1,5 +1,7 @@
 """Memory attention equals transformers' own module, and counts instead of repeating."""
 
+import copy
+import gc
 import math
 
 import pytest
@@ -10,7 +12,8 @@ from torch import Tensor
 from transformers.models.sam2_video.modeling_sam2_video import Sam2VideoMemoryAttention
 
 from medical_sam2.model import attention
-from medical_sam2.model.attention import attend
+from medical_sam2.model.attention import KeptKeys, attend
+from medical_sam2.model.backbone import Memory, Recalled
 from medical_sam2.model.nano import configuration
 
 SIDE, WIDTH, DEPTH = 4, 128, 64
@@ -92,3 +95,70 @@ def test_objects_do_not_see_each_other(module: Sam2VideoMemoryAttention, frames:
         seen = frame if frames == 1 else frame[one]
         alone = attend(module, seen, memory[one], place[one], bias[one], 4)
         assert torch.allclose(together[one], alone, atol=1e-12)
+
+
+def remembered(map_KM: Tensor) -> Memory:
+    return Memory(0, True, map_KM.T.unflatten(1, (SIDE, SIDE)).clone(), torch.zeros(1), torch.zeros(1), 1.0)
+
+
+def recalled(memory: Tensor, *, place: int | None = 0) -> list[list[Recalled]]:
+    """Two maps of the first object, one of the second."""
+    rows = [[Recalled(remembered(part), place=place) for part in own.split(TOKENS)] for own in memory]
+    return [rows[0], rows[1][:1]]
+
+
+def projections(module: Sam2VideoMemoryAttention, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many tokens were made keys of in the first layer, call by call."""
+    layer, seen = module.layers[0].cross_attn_image.k_proj, list[int]()
+    monkeypatch.setattr(
+        layer, "forward", lambda x: seen.append(x[..., 0].numel()) or torch.nn.functional.linear(x, layer.weight, layer.bias)
+    )
+    return seen
+
+
+def test_kept_keys_give_what_new_ones_give(module: Sam2VideoMemoryAttention) -> None:
+    frame, memory, place = draw(2, 2, 4)
+    maps, bias = 2 * TOKENS, torch.zeros(2, memory.shape[1]).double()
+    bias[1, TOKENS:maps] = -math.inf
+    plain = attend(module, frame, memory, place, bias, 4)
+    with torch.no_grad():
+        keys = KeptKeys().of(module, recalled(memory[:, :maps]), place[:, :maps])
+        assert keys is not None
+        assert (attend(module, frame, memory, place, bias, 4, keys=keys) - plain).abs().max() < 1e-12
+
+
+@torch.no_grad()
+def test_keys_of_a_memory_are_made_once(module: Sam2VideoMemoryAttention, monkeypatch: pytest.MonkeyPatch) -> None:
+    own, kept, seen = copy.deepcopy(module), KeptKeys(), list[int]()
+    seen = projections(own, monkeypatch)
+    _, memory, place = draw(2, 2, 0)
+    recall = recalled(memory)
+    kept.of(own, recall, place)
+    kept.of(own, [recall[0][:1], recall[1]], place[:, :TOKENS])
+    assert seen == [3 * TOKENS]
+    later = [[*recall[0], Recalled(remembered(memory[0, :TOKENS]), place=0)], recall[1]]
+    kept.of(own, later, torch.cat([place, place[:, :TOKENS]], 1))
+    assert seen == [3 * TOKENS, TOKENS]
+    own.layers[0].cross_attn_image.k_proj.weight.mul_(2)
+    kept.of(own, recall, place)
+    assert seen == [3 * TOKENS, TOKENS, 3 * TOKENS]
+
+
+@torch.no_grad()
+def test_keys_go_with_their_memory(module: Sam2VideoMemoryAttention) -> None:
+    kept, (_, memory, place) = KeptKeys(), draw(2, 2, 0)
+    recall = recalled(memory)
+    kept.of(module, recall, place)
+    assert len(kept._kept) == 3
+    assert len(copy.deepcopy(kept)._kept) == 0
+    del recall[0][0]
+    gc.collect()
+    assert len(kept._kept) == 2
+
+
+def test_nothing_is_kept_where_gradients_flow_or_places_change(module: Sam2VideoMemoryAttention) -> None:
+    _, memory, place = draw(2, 2, 0)
+    assert KeptKeys().of(module, recalled(memory), place) is None
+    with torch.no_grad():
+        assert KeptKeys().of(module, recalled(memory, place=3), place) is None
+        assert KeptKeys().of(module, recalled(memory, place=None), place) is not None

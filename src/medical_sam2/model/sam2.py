@@ -18,8 +18,9 @@ from torch import Tensor, nn
 from transformers import AutoModel, Sam2VideoConfig, Sam2VisionModel
 from transformers.models.sam2_video import modeling_sam2_video as modules
 
-from medical_sam2.model.attention import attend
-from medical_sam2.model.backbone import Features, FramePrediction, Instruction, Memory, Recall, Recalled, apart, gather
+from medical_sam2.model import recollection
+from medical_sam2.model.attention import KeptKeys, attend
+from medical_sam2.model.backbone import Features, FramePrediction, Instruction, Memory, Recall, apart, gather
 from medical_sam2.model.hiera import see
 from medical_sam2.model.told import kind, points
 from medical_sam2.model.tracker import fitted, upsampled
@@ -77,6 +78,7 @@ class Sam2(nn.Module):
             self.temporal_positional_encoding_projection_layer = nn.Linear(width, depth)
         if config.enable_occlusion_spatial_embedding:
             self.occlusion_spatial_embedding_parameter = nn.Parameter(torch.zeros(1, depth))
+        self._keys = KeptKeys()
         self._sine = modules.Sam2VideoPositionEmbeddingSine(num_position_features=width // 2, normalize=True)
 
     @property
@@ -163,58 +165,15 @@ class Sam2(nn.Module):
     def _attend(self, top_BChw: Tensor, recall: Recall) -> Tensor:
         """Memory attention over ragged memories: maps first, then object pointers, each padded."""
         _, channels, height, width = top_BChw.shape
-        maps = self._maps([[r for r in memories if r.map] for memories in recall], height * width)
-        pointers = self._pointers([[r for r in memories if r.pointer] for memories in recall])
+        mapped = [[r for r in memories if r.map] for memories in recall]
+        maps = recollection.maps(self, mapped, height * width)
+        pointers = recollection.pointers(self, [[r for r in memories if r.pointer] for memories in recall])
         memory, place, bias = (torch.cat(pair, 1) for pair in zip(maps, pointers, strict=True))
         position = self._sine(top_BChw[:1].shape, top_BChw.device, top_BChw.dtype)
         tokens = (top_BChw + 0.1 * position).flatten(2).transpose(1, 2)
-        fused = attend(self.memory_attention, tokens, memory, place, bias, pointers[0].shape[1])
+        keys = self._keys.of(self.memory_attention, mapped, maps[1])
+        fused = attend(self.memory_attention, tokens, memory, place, bias, pointers[0].shape[1], keys=keys)
         return fused.transpose(1, 2).reshape(-1, channels, height, width)
-
-    def _maps(self, recall: Sequence[Sequence[Recalled]], tokens: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Memory maps as tokens (B, M·hw, 64), their encoding, their log-weights."""
-        some = next(r.memory.map_Chw for memories in recall for r in memories)
-        position = self._sine_of_memory(some)
-        blank = torch.zeros_like(position)
-        most = max(len(memories) for memories in recall)
-        places, features, bias = [], [], position.new_full((len(recall), most), -torch.inf)
-        for b, memories in enumerate(recall):
-            rows = [r.memory.map_Chw.to(position.dtype).flatten(1).T for r in memories]
-            features.append(torch.cat([*rows, *[blank] * (most - len(rows))]))
-            encodings = [position if r.place is None else position + self._time(r.place) for r in memories]
-            places.append(torch.cat([*encodings, *[blank] * (most - len(rows))]))
-            bias[b, : len(memories)] = torch.tensor([r.log_weight for r in memories])
-        return torch.stack(features), torch.stack(places), bias.repeat_interleave(tokens, 1)
-
-    def _time(self, place: int) -> Tensor:
-        return self.memory_temporal_positional_encoding[place - 1].view(1, -1)
-
-    def _sine_of_memory(self, map_Chw: Tensor) -> Tensor:
-        position = self.memory_encoder.position_encoding
-        return position(map_Chw[None].shape, map_Chw.device, self.no_memory_embedding.dtype)[0].flatten(1).T
-
-    def _pointers(self, recall: Sequence[Sequence[Recalled]]) -> tuple[Tensor, Tensor, Tensor]:
-        """Object pointers as tokens of the memory's width, each pointer cut in pieces."""
-        depth, width = self.config.memory_encoder_output_channels, self.no_memory_embedding.shape[-1]
-        pieces, most = width // depth, max(len(memories) for memories in recall)
-        like = self.no_memory_embedding
-        features, places, bias = [], [], like.new_full((len(recall), most), -torch.inf)
-        blank = like.new_zeros(1, depth)
-        for b, memories in enumerate(recall):
-            rows = [r.memory.pointer_C.to(like.dtype).view(pieces, depth) for r in memories]
-            features.append(torch.cat([*rows, *[blank] * (pieces * (most - len(rows)))]) if most else like.new_zeros(0, depth))
-            times = [self._elapsed(r.elapsed) for r in memories] + [blank] * (most - len(rows))
-            places.append(torch.cat(times) if most else like.new_zeros(0, depth))
-            bias[b, : len(memories)] = torch.tensor([r.log_weight for r in memories])
-        encoding = torch.stack(places).repeat_interleave(pieces, 1)
-        return torch.stack(features), encoding, bias.repeat_interleave(pieces, 1)
-
-    def _elapsed(self, share: float | None) -> Tensor:
-        width, depth = self.no_memory_embedding.shape[-1], self.config.memory_encoder_output_channels
-        if share is None or not self.config.enable_temporal_pos_encoding_for_object_pointers:
-            return self.no_memory_embedding.new_zeros(1, depth)
-        time = torch.tensor([share], device=self.device)
-        return self.temporal_positional_encoding_projection_layer(modules.get_1d_sine_pe(time, width))
 
     def _answer(self, frame: Features, fused_BChw: Tensor, told: Sequence[Instruction | None]) -> FramePrediction:
         """Prompt encoder and mask decoder; several masks are proposed where the prompt leaves room, the surest is taken."""

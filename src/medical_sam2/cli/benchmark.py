@@ -1,0 +1,76 @@
+"""`medsam2 benchmark`: measure this package's speed beside transformers' video session on this machine."""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from cyclopts import Parameter
+
+from medical_sam2.cli import plain
+from medical_sam2.errors import ConfigError
+
+if TYPE_CHECKING:
+    from medical_sam2.evaluate.speed.run import Measured
+
+SEVERAL = Parameter(consume_multiple=True, negative="")
+
+
+def benchmark(
+    *,
+    encoder: Literal["tiny", "small", "large"] = "tiny",
+    size: Annotated[tuple[int, ...], SEVERAL] = (256, 512),
+    objects: Annotated[tuple[int, ...], SEVERAL] = (1, 2, 8),
+    precision: Annotated[tuple[Literal["fp32", "bf16"], ...], SEVERAL] = ("fp32", "bf16"),
+    frames: int = 5,
+    threads: int = 1,
+    official: Path | None = None,
+    output: Annotated[Path | None, Parameter(alias="-o")] = None,
+) -> None:
+    """Measure milliseconds a frame on the processor, beside transformers' session with the same random weights; minutes.
+
+    Args:
+        encoder: of the network.
+        size: of the network's input, in pixels; several.
+        objects: tracked together; several.
+        precision: of this package; both.
+        frames: that count, of each run.
+        threads: of the processor.
+        official: a checkout of facebookresearch/sam2, to be measured beside them.
+        output: folder for speed.md and speed.png; else the tables are printed.
+    """
+    for what, values in (("--size", size), ("--objects", objects), ("--frames", (frames,)), ("--threads", (threads,))):
+        if not values or min(values) < 1:
+            raise ConfigError(f"{what} {min(values, default=0)} leaves nothing to measure", "give 1 or more")
+    if any(side % 32 for side in size):
+        raise ConfigError(f"--size {' '.join(map(str, size))} does not fit the network", "give multiples of 32")
+    if output is not None and not output.is_dir():
+        raise ConfigError("is no folder", "create it first", subject=output)
+    import torch
+
+    from medical_sam2.evaluate.speed.report import markdown
+    from medical_sam2.evaluate.speed.run import Plan, measure
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        plan = Plan(encoder, size, objects, precision, frames, official)
+        measured = measure(plan, lambda line: print(plain(line), file=sys.stderr))
+    finally:
+        torch.set_num_threads(before)
+    text = markdown(measured)
+    if output is None:
+        print(text, end="")
+        return
+    _write(output, text, measured)
+
+
+def _write(folder: Path, text: str, measured: "Measured") -> None:
+    from medical_sam2.evaluate.speed.report import picture
+    from medical_sam2.io.atomic import write_bytes
+
+    try:
+        write_bytes(folder / "speed.png", picture(measured))
+        text += "\n![Times faster, and where the time goes](speed.png)\n"
+    except ModuleNotFoundError:
+        sys.stderr.write("no picture: matplotlib is missing; pip install 'medical-sam2[evaluate]'\n")
+    write_bytes(folder / "speed.md", text.encode())

@@ -1,0 +1,118 @@
+"""What was measured, as a Markdown table and as a picture."""
+
+from collections.abc import Iterator
+from io import BytesIO
+
+from medical_sam2.evaluate.speed.own import VERBS
+from medical_sam2.evaluate.speed.run import KEPT, OFFICIAL, PEER, Measured, chosen
+
+GOALS = {
+    (256, 8, "fp32"): 1.2,
+    (256, 1, "bf16"): 2.5,
+    (256, 2, "bf16"): 2.5,
+    (256, 8, "bf16"): 3.5,
+    (512, 8, "bf16"): 3.5,
+    (256, 1, f"bf16, {KEPT}"): 7.0,
+    (256, 2, f"bf16, {KEPT}"): 7.0,
+    (512, 1, f"bf16, {KEPT}"): 7.0,
+    (512, 2, f"bf16, {KEPT}"): 7.0,
+    (256, 8, f"bf16, {KEPT}"): 5.0,
+    (512, 8, f"bf16, {KEPT}"): 5.0,
+}
+"""Size, objects, run → how many times faster than the official algorithm the project wants to be."""
+
+
+def markdown(measured: Measured) -> str:
+    """All tables."""
+    lines = [
+        "# Speed",
+        "",
+        f"{measured.machine}.",
+        "",
+        *_told(measured),
+        "",
+        "| px | objects | run | ms | faster | goal | apart |",
+        "|---|---|---|---|---|---|---|",
+        *_runs(measured),
+        "",
+        "## Where the time goes",
+        "",
+        "Share of peak: operations of matrix products and convolutions, over seconds, over those of a product of two large",
+        f"matrices ({', '.join(f'{precision} {rate / 1e9:.0f} GFLOP/s' for precision, rate in measured.peak.items())}).",
+        "",
+        "| px | objects | precision | part | ms | share of time | GFLOP | share of peak |",
+        "|---|---|---|---|---|---|---|---|",
+        *_parts(measured),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _told(measured: Measured) -> list[str]:
+    return [
+        f"SAM 2.1 with the encoder {measured.encoder} and random weights; each object told by a box on the first frame;",
+        "SAM 2's own memory (fifo). Milliseconds of the processor for a frame, median of the frames after the memory is full;",
+        "the runs of a scene went frame by frame in turn, the others in fp32. *Faster*: the time of transformers' session over",
+        f"that of the run; *apart* the largest difference of mask logits to it. *{KEPT.capitalize()}*: a second direction, a",
+        "correction or a later object, for which no slice is encoded again. *Goal*: what the project wants.",
+    ]
+
+
+def _scenes(measured: Measured) -> list[tuple[int, int]]:
+    return list(dict.fromkeys((row.size, row.objects) for row in measured.timed))
+
+
+def _runs(measured: Measured) -> Iterator[str]:
+    for size, objects in _scenes(measured):
+        rows = chosen(measured.timed, size, objects)
+        for name, row in rows.items():
+            faster, wanted = rows[PEER].seconds / row.seconds, GOALS.get((size, objects, name))
+            goal = "" if wanted is None or measured.encoder != "tiny" else f"{wanted:.1f}"
+            who = name if name in {PEER, OFFICIAL} else f"**{name}**"
+            yield f"| {size} | {objects} | {who} | {1000 * row.seconds:.0f} | {faster:.2f} | {goal} | {row.apart:.1e} |"
+
+
+def _parts(measured: Measured) -> Iterator[str]:
+    for size, objects in _scenes(measured):
+        for precision, peak in measured.peak.items():
+            own = [p for p in measured.parts if (p.size, p.objects, p.precision) == (size, objects, precision)]
+            whole = sum(part.seconds for part in own)
+            for part in own:
+                of_time, of_peak = part.seconds / whole, part.operations / part.seconds / peak
+                cost = f"{1000 * part.seconds:.0f} | {of_time:.0%} | {part.operations / 1e9:.1f} | {of_peak:.0%}"
+                yield f"| {size} | {objects} | {precision} | {part.verb} | {cost} |"
+
+
+def picture(measured: Measured) -> bytes:
+    """PNG: how many times faster each run is, and of what its time consists; needs matplotlib (the extra `evaluate`)."""
+    from matplotlib.figure import Figure
+
+    scenes = _scenes(measured)
+    names = [name for name in chosen(measured.timed, *scenes[0]) if name != PEER]
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    ticks = [f"{size} px\n{objects} obj." for size, objects in scenes]
+    width = 0.8 / len(names)
+    for place, name in enumerate(names):
+        rows = [chosen(measured.timed, *each) for each in scenes]
+        left.bar(
+            [i + place * width for i in range(len(scenes))],
+            [r[PEER].seconds / r[name].seconds for r in rows],
+            width,
+            label=name,
+        )
+    left.set_xticks([i + 0.4 - width / 2 for i in range(len(scenes))], ticks)
+    left.axhline(1, color="black", linewidth=0.8)
+    left.set_ylabel("times faster than transformers' session")
+    left.legend(fontsize="small")
+    precision = list(measured.peak)[-1]
+    bottom = [0.0] * len(scenes)
+    for verb in VERBS:
+        own = {(p.size, p.objects): 1000 * p.seconds for p in measured.parts if (p.verb, p.precision) == (verb, precision)}
+        heights = [own[each] for each in scenes]
+        right.bar(ticks, heights, bottom=bottom, label=verb)
+        bottom = [low + height for low, height in zip(bottom, heights, strict=True)]
+    right.set_ylabel(f"ms a frame, {precision}")
+    right.legend(fontsize="small")
+    stream = BytesIO()
+    figure.savefig(stream, format="png", dpi=130)
+    return stream.getvalue()

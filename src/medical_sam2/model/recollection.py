@@ -1,0 +1,67 @@
+"""Memories as tokens: what memory attention is given of what B objects remember, padded to the same number for each.
+
+Shapes: B objects, M memories, C channels, h w feature map, D channels of a key.
+"""
+
+from collections.abc import Sequence, Set
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers.models.sam2_video import modeling_sam2_video as modules
+
+from medical_sam2.model.backbone import Recalled
+
+
+def maps(network: Any, recall: Sequence[Sequence[Recalled]], tokens: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Memory maps as tokens (B, M·hw, 64), their encoding, their log-weights."""
+    some = next(r.memory.map_Chw for memories in recall for r in memories)
+    position = _sine(network, some)
+    blank = torch.zeros_like(position)
+    most = max(len(memories) for memories in recall)
+    places, features, bias = [], [], position.new_full((len(recall), most), -torch.inf)
+    for b, memories in enumerate(recall):
+        rows = [r.memory.map_Chw.to(position.dtype).flatten(1).T for r in memories]
+        features.append(torch.cat([*rows, *[blank] * (most - len(rows))]))
+        encodings = [position if r.place is None else position + _time(network, r.place) for r in memories]
+        places.append(torch.cat([*encodings, *[blank] * (most - len(rows))]))
+        bias[b, : len(memories)] = torch.tensor([r.log_weight for r in memories])
+    return torch.stack(features), torch.stack(places), bias.repeat_interleave(tokens, 1)
+
+
+def pointers(network: Any, recall: Sequence[Sequence[Recalled]]) -> tuple[Tensor, Tensor, Tensor]:
+    """Object pointers as tokens of the memory's width, each pointer cut in pieces."""
+    depth, width = network.config.memory_encoder_output_channels, network.no_memory_embedding.shape[-1]
+    pieces, most = width // depth, max(len(memories) for memories in recall)
+    like = network.no_memory_embedding
+    features, places, bias = [], [], like.new_full((len(recall), most), -torch.inf)
+    blank = like.new_zeros(1, depth)
+    elapsed = _elapsed(network, {r.elapsed for memories in recall for r in memories})
+    for b, memories in enumerate(recall):
+        rows = [r.memory.pointer_C.to(like.dtype).view(pieces, depth) for r in memories]
+        features.append(torch.cat([*rows, *[blank] * (pieces * (most - len(rows)))]) if most else like.new_zeros(0, depth))
+        times = [elapsed[r.elapsed] for r in memories] + [blank] * (most - len(rows))
+        places.append(torch.cat(times) if most else like.new_zeros(0, depth))
+        bias[b, : len(memories)] = torch.tensor([r.log_weight for r in memories])
+    encoding = torch.stack(places).repeat_interleave(pieces, 1)
+    return torch.stack(features), encoding, bias.repeat_interleave(pieces, 1)
+
+
+def _time(network: Any, place: int) -> Tensor:
+    return network.memory_temporal_positional_encoding[place - 1].view(1, -1)
+
+
+def _sine(network: Any, map_Chw: Tensor) -> Tensor:
+    position = network.memory_encoder.position_encoding
+    return position(map_Chw[None].shape, map_Chw.device, network.no_memory_embedding.dtype)[0].flatten(1).T
+
+
+def _elapsed(network: Any, shares: Set[float | None]) -> dict[float | None, Tensor]:
+    """The encoding (1, C) of each share of the longest time; all objects' in one product."""
+    width, depth = network.no_memory_embedding.shape[-1], network.config.memory_encoder_output_channels
+    blank, known = network.no_memory_embedding.new_zeros(1, depth), [share for share in shares if share is not None]
+    if not known or not network.config.enable_temporal_pos_encoding_for_object_pointers:
+        return dict.fromkeys(shares, blank)
+    sines = modules.get_1d_sine_pe(torch.tensor(known, device=network.device), width)
+    encoded = network.temporal_positional_encoding_projection_layer(sines)
+    return {None: blank} | dict(zip(known, encoded.split(1), strict=True))

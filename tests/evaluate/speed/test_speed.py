@@ -1,0 +1,85 @@
+"""The benchmark of speed runs the same weights here and there, and tells what it measured."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from medical_sam2.cli import main
+from medical_sam2.errors import ConfigError
+from medical_sam2.evaluate.speed import run, scene
+from medical_sam2.evaluate.speed.peers import official
+from medical_sam2.evaluate.speed.report import markdown, picture
+from medical_sam2.evaluate.speed.run import KEPT, PEER, Measured, Part, Plan, Timed, measure
+
+SMALL = Plan(sizes=(64,), objects=(2,), frames=1)
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory: pytest.TempPathFactory) -> Measured:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run, "SETTLE", 1)
+        patch.setitem(scene.SIZES, "tiny", (8, (1, 2, 7, 2)))
+        patch.setattr(run, "SIDE", 64)
+        return measure(SMALL)
+
+
+def test_the_same_weights_give_the_same_masks(measured: Measured) -> None:
+    apart = {row.name: row.apart for row in measured.timed}
+    assert list(apart) == [PEER, "fp32", f"fp32, {KEPT}", "bf16", f"bf16, {KEPT}"]
+    assert apart[PEER] == 0
+    assert 0 <= apart["fp32"] == apart[f"fp32, {KEPT}"] < 1e-4
+    assert apart["bf16"] == apart[f"bf16, {KEPT}"] > 1e-5
+
+
+def test_every_part_is_counted(measured: Measured) -> None:
+    counted = {(part.precision, part.verb): part.operations for part in measured.parts}
+    assert len(counted) == 8
+    assert all(counted.values())
+    assert counted["fp32", "encode"] == counted["bf16", "encode"]
+
+
+def known(seconds: float) -> Measured:
+    rows = tuple(Timed(256, 8, name, (s,), (s,), 0.0) for name, s in ((PEER, 0.9), ("bf16", seconds)))
+    parts = tuple(Part(256, 8, "bf16", verb, seconds / 4, 10**9) for verb in ("encode", "fuse", "decode", "memorise"))
+    return Measured("tiny", "a machine", rows, parts, {"bf16": 1e11})
+
+
+def test_ratios_stand_beside_their_goals() -> None:
+    text = markdown(known(0.2))
+    assert "| 256 | 8 | transformers' session | 900 | 1.00 |  | 0.0e+00 |" in text
+    assert "| 256 | 8 | **bf16** | 200 | 4.50 | 3.5 | 0.0e+00 |" in text
+    assert "| 256 | 8 | bf16 | fuse | 50 | 25% | 1.0 | 20% |" in text
+
+
+def test_the_picture_is_one() -> None:
+    assert picture(known(0.2)).startswith(b"\x89PNG")
+
+
+def test_a_folder_without_the_official_code_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="build_sam"):
+        official(tmp_path, "tiny", scene.network, scene.scene(64, 1, 1))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "options", [["--objects", "0"], ["--size", "100"], ["--frames", "0"], ["--output", "nowhere"], ["--encoder", "huge"]]
+)
+def test_what_cannot_be_measured_is_refused(options: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["benchmark", *options]) == 2
+    assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_the_command_writes_a_table_and_a_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Plan] = []
+
+    def measured(plan: Plan, _: object) -> Measured:
+        asked.append(plan)
+        return known(0.2)
+
+    monkeypatch.setattr(run, "measure", measured)
+    threads = torch.get_num_threads()
+    assert main(["benchmark", "--size", "64", "--objects", "1", "2", "--precision", "bf16", "-o", str(tmp_path)]) == 0
+    assert (asked[0].sizes, asked[0].objects, asked[0].precisions) == ((64,), (1, 2), ("bf16",))
+    assert torch.get_num_threads() == threads
+    assert "speed.png" in (tmp_path / "speed.md").read_text()
+    assert (tmp_path / "speed.png").stat().st_size > 0
