@@ -73,7 +73,9 @@ def report(rows: Sequence[Row], asked: int, how: str) -> str:
         f"mean over structures and cases of each set, then over sets. {len(rows)} of {asked} answers.\n\n",
     ]
     text += six_rows(rows, methods)
-    text.append(f"\nWithout the sets of which training saw images ({', '.join(SEEN)}: some of them, or none of their outlines):\n\n")
+    text.append(
+        f"\nWithout the sets of which training saw images ({', '.join(SEEN)}: some of them, or none of their outlines):\n\n"
+    )
     text += six_rows([row for row in rows if row.dataset.partition("_")[2] not in SEEN], methods)
     text.append("\nSeconds for a prompt (median; a set of pictures at once):\n\n")
     text.append(f"| | {' | '.join(methods)} |\n{'|---' * (len(methods) + 1)}|\n")

@@ -5,19 +5,23 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 from transformers import Sam2VideoConfig
 
-from medical_sam2.model.backbone import Features, FramePrediction, Instruction, Memory, Recall, apart
+from medical_sam2.model.backbone import Features, FramePrediction, Instruction, Memory, Recall, apart, gather
 from medical_sam2.model.carry import SUBPIXELS, Carry
+from medical_sam2.model.filling import FILLED, best_filling, filling
 from medical_sam2.model.mend import WIDTHS, Mend, draw
 from medical_sam2.model.neighbour import PICTURES, Neighbour
 from medical_sam2.model.pyramid import ConvPyramid, reset
 from medical_sam2.model.regression import Regression
 from medical_sam2.model.sam2 import Pixels, Sam2
 from medical_sam2.model.sharpen import Sharpen
+from medical_sam2.model.tracker import select
 
 WIDTH = 128
 FINEST = 16  # channels at stride 2, and of each half of the keys of stride 4
@@ -84,6 +88,33 @@ class Nano(Sam2):
             replace(memory, key_Dhw=key, cover_4hw=cover, look_Dhw=look, sums_EE=own) for memory, key, cover, look, own in rows
         ]
 
+    def _answer(
+        self, frame: Features, fused_BChw: Tensor, told: Sequence[Instruction | None], *, several: bool = False
+    ) -> FramePrediction:
+        """As SAM 2; where the answer does not fill the box that was drawn, that one of several proposals that fills it best."""
+        answer = super()._answer(frame, fused_BChw, told, several=several)
+        boxes = bare_boxes(told)
+        if boxes is None or several or self.training:
+            return answer
+        fill_B = filling(answer.logits_Bhw[:, None], boxes, self.logit_stride)[:, 0]
+        lacking = [b for b, fill in enumerate(fill_B.tolist()) if fill < FILLED]
+        if not lacking:
+            return answer
+        other = self._answer(frame.pick(lacking), fused_BChw[lacking], [told[b] for b in lacking], several=True)
+        better = filling(other.logits_Bhw[:, None], [boxes[b] for b in lacking], self.logit_stride)[:, 0] > fill_B[lacking]
+        other = replace(other, iou_B=torch.maximum(other.iou_B, answer.iou_B[lacking]))
+        places = [b for b, taken in zip(lacking, better.tolist(), strict=True) if taken]
+        rest = [b for b in range(len(told)) if b not in places]
+        parts = [(select(answer, rest), rest), (select(other, better.nonzero()[:, 0].tolist()), places)]
+        return gather(*zip(*[(part, own) for part, own in parts if own], strict=True))
+
+    def chosen(self, masks_BKhw: Tensor, iou_BK: Tensor, told: Sequence[Instruction | None]) -> Tensor:
+        """The surest of the proposed masks; where boxes were drawn, of those that fill theirs."""
+        boxes = bare_boxes(told)
+        if boxes is None or iou_BK.shape[1] == 1:
+            return super().chosen(masks_BKhw, iou_BK, told)
+        return best_filling(filling(masks_BKhw, boxes, self.logit_stride), iou_BK)
+
     def _decoder(
         self, frame: Features, fused_BChw: Tensor, sparse: Tensor, dense_BChw: Tensor, *, several: bool
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -111,6 +142,13 @@ class Nano(Sam2):
         masks, hidden, judged_BK2 = self.mend(frame.fine_BChw, top, masks_BKhw, hints)
         masks = self.sharpen(masks, hidden, known(frame.finest_BChw), score_B1HW[:, 0])
         return masks, (iou_BK + judged_BK2[..., 0]).clamp(0, 1), presence_B1 + judged_BK2[..., 1].mean(1, keepdim=True)
+
+
+def bare_boxes(told: Sequence[Instruction | None]) -> list[NDArray[np.float32]] | None:
+    """The boxes that were drawn, where each object got one and nothing else."""
+    bare = [one.prompt for one in told if one is not None and one.earlier_hw is None and not len(one.prompt.points_xy)]
+    boxes = [prompt.box_xyxy for prompt in bare if prompt.box_xyxy is not None and prompt.mask_hw is None]
+    return boxes if len(boxes) == len(told) else None
 
 
 def known(part: Tensor | None) -> Tensor:

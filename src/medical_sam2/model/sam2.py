@@ -175,16 +175,22 @@ class Sam2(nn.Module):
         fused = attend(self.memory_attention, tokens, memory, place, bias, pointers[0].shape[1], keys=keys)
         return fused.transpose(1, 2).reshape(-1, channels, height, width)
 
-    def _answer(self, frame: Features, fused_BChw: Tensor, told: Sequence[Instruction | None]) -> FramePrediction:
-        """Prompt encoder and mask decoder; several masks are proposed where the prompt leaves room, the surest is taken."""
+    def _answer(
+        self, frame: Features, fused_BChw: Tensor, told: Sequence[Instruction | None], *, several: bool = False
+    ) -> FramePrediction:
+        """Prompt encoder and mask decoder; several masks are proposed where the prompt leaves room, or where asked for."""
         points_BP2, labels_BP, dense = self._sparse(told)
-        several = int((labels_BP[0] >= 0).sum()) <= self.config.multimask_max_pt_num
+        several = several or int((labels_BP[0] >= 0).sum()) <= self.config.multimask_max_pt_num
         sparse, dense_BChw = self.prompt_encoder(points_BP2[:, None], labels_BP[:, None], None, dense)
         masks, iou, tokens, presence = self._decoder(frame, fused_BChw, sparse, dense_BChw, several=several)
         masks, iou, presence = self.mended(frame, fused_BChw, (masks, iou, presence), told)
-        best = iou.argmax(-1)
+        best = self.chosen(masks, iou, told)
         token = tokens[torch.arange(len(told), device=best.device), best]
         return self._prediction(masks, iou, token, presence[:, 0], best)
+
+    def chosen(self, masks_BKhw: Tensor, iou_BK: Tensor, told: Sequence[Instruction | None]) -> Tensor:
+        """Which of the proposed masks is the answer (B,): the surest."""
+        return iou_BK.argmax(-1)
 
     def mended(
         self,
