@@ -213,7 +213,7 @@ def digest(volume: Volume) -> bytes:
     array = volume.array
     found = hashlib.blake2b(repr((array.shape, array.dtype.str, volume.affine.tolist())).encode(), digest_size=16)
     for part in np.moveaxis(array, int(np.argmax(np.abs(array.strides))), 0):  # parts that lie together in memory
-        found.update(np.ascontiguousarray(part.T if part.flags.f_contiguous else part))
+        found.update(np.ascontiguousarray(part.T if part.flags.f_contiguous else part).data)
     return found.digest()
 
 

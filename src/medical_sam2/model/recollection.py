@@ -63,5 +63,6 @@ def _elapsed(network: Any, shares: Set[float | None]) -> dict[float | None, Tens
     if not known or not network.config.enable_temporal_pos_encoding_for_object_pointers:
         return dict.fromkeys(shares, blank)
     sines = modules.get_1d_sine_pe(torch.tensor(known, device=network.device), width)
-    encoded = network.temporal_positional_encoding_projection_layer(sines)
-    return {None: blank} | dict(zip(known, encoded.split(1), strict=True))
+    encoded: Tensor = network.temporal_positional_encoding_projection_layer(sines)
+    found: dict[float | None, Tensor] = dict(zip(known, encoded.split(1), strict=True))
+    return found | {None: blank}

@@ -139,7 +139,8 @@ def plausible(mask: Mask, *, ragged: float = RAGGED, frame: float = FRAME) -> bo
     area = int(largest.sum())
     if area < LEAST_AREA * largest.size:
         return False
-    border = int((largest & ~ndimage.binary_erosion(largest, border_value=1)).sum())
+    inner = np.asarray(ndimage.binary_erosion(largest, border_value=1), bool)
+    border = int((largest & ~inner).sum())
     edge = np.concatenate([slices[:, [0, -1]].ravel(), slices[:, :, [0, -1]].ravel()])
     return border**2 / (4 * np.pi * area) < ragged and bool(edge.mean() < frame)
 
@@ -154,7 +155,7 @@ def _tidied(rng: np.random.Generator, regions: Regions, region: int, box: tuple[
     if not whole and piece.any():
         cross = ndimage.generate_binary_structure(2, 1).reshape((1,) * (regions.ndim - 2) + (3, 3))
         bridges = int(rng.integers(0, 5))  # as wide are cut off
-        open_ = ndimage.binary_opening(piece, cross, bridges) if bridges else piece
+        open_ = np.asarray(ndimage.binary_opening(piece, cross, bridges), bool) if bridges else piece
         piece = open_ if open_.any() else piece
         pieces = _pieces(piece)
         piece = np.asarray(ndimage.binary_fill_holes(pieces == np.argmax(np.bincount(pieces.ravel())[1:]) + 1), bool)

@@ -139,7 +139,7 @@ def _scene(plan: Plan, one: Scene) -> tuple[list[Timed], dict[Precision, Watched
     if plan.official is not None:
         runs[OFFICIAL] = official(plan.official, plan.encoder, made, one)
     cache = FeatureCache()
-    watched = {precision: Watched(made) for precision in plan.precisions}
+    watched: dict[Precision, Watched] = {precision: Watched(made) for precision in plan.precisions}
     for precision, each in watched.items():
         runs[precision] = tracked(each, one, precision, cache)
         runs[f"{precision}, {KEPT}"] = tracked(Watched(made), one, precision, cache)
