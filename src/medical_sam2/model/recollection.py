@@ -59,10 +59,12 @@ def _sine(network: Any, map_Chw: Tensor) -> Tensor:
 def _elapsed(network: Any, shares: Set[float | None]) -> dict[float | None, Tensor]:
     """The encoding (1, C) of each share of the longest time; all objects' in one product."""
     width, depth = network.no_memory_embedding.shape[-1], network.config.memory_encoder_output_channels
-    blank, known = network.no_memory_embedding.new_zeros(1, depth), [share for share in shares if share is not None]
+    blank: Tensor = network.no_memory_embedding.new_zeros(1, depth)
+    known = [share for share in shares if share is not None]
     if not known or not network.config.enable_temporal_pos_encoding_for_object_pointers:
         return dict.fromkeys(shares, blank)
     sines = modules.get_1d_sine_pe(torch.tensor(known, device=network.device), width)
     encoded: Tensor = network.temporal_positional_encoding_projection_layer(sines)
-    found: dict[float | None, Tensor] = dict(zip(known, encoded.split(1), strict=True))
-    return found | {None: blank}
+    found: dict[float | None, Tensor] = {None: blank}
+    found.update(zip(known, encoded.split(1), strict=True))
+    return found
