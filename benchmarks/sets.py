@@ -105,7 +105,7 @@ def planned(what: Loaded, weights: str, told: argparse.Namespace) -> Iterator[Ro
     """Every run through a set; a bank of nothing but the template needs one order, for any gives the same."""
     for structure in what.data.structures:
         chosen = templates(what.truths(structure), told.templates)
-        for kind in dict.fromkeys((what.data.prompt or "mask", *([] if told.quick else ["mask"]))):
+        for kind in dict.fromkeys((what.data.prompt or "mask", *([] if told.quick or told.own_prompt else ["mask"]))):
             for bank, order in WAYS:
                 for template in chosen:
                     for seed in range(told.orders if order == "shuffled" else 1):
@@ -191,6 +191,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--templates", type=int, default=5)
     parser.add_argument("--orders", type=int, default=5)
     parser.add_argument("--images", type=int, help="of a set, drawn by the seed; all unless told")
+    parser.add_argument("--own-prompt", action="store_true", help="no outlines beside the prompt that the data set names")
     parser.add_argument("--quick", action="store_true", help="2 templates, 2 orders, 24 images, the set's own prompt")
     parser.add_argument("--sheets", type=Path)
     told = parser.parse_args()
