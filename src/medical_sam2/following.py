@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from medical_sam2.frames import FeatureCache, FrameStack, Window
-from medical_sam2.model.backbone import Backbone, Features, Memory, Recall
+from medical_sam2.model.backbone import Backbone, Features, Instruction, Memory, Recall
 from medical_sam2.model.memory import MemoryBank, Policy, PolicyBank
 from medical_sam2.model.tracker import track
 from medical_sam2.planning import outward
@@ -172,9 +172,8 @@ class Follower:
 
     def look(self, view: View, region: Region | None, t: int, prompt: FramePrompt) -> tuple[NDArray[np.bool_], float]:
         """What the network, shown a region, takes a prompt for: a mask (H, W) of the whole frame, and how sure it is."""
-        stack, bank = self.frames(view, region), PolicyBank(self.setting.policy)
-        prompter = Fixed({t: stack.to_network(prompt)})
-        _, prediction = next(track(self.setting.backbone, self.features(view, region), [t], [prompter], bank))
+        stack, frame, backbone = self.frames(view, region), self.features(view, region)(t), self.setting.backbone
+        prediction = backbone.decode(frame, backbone.fuse(frame, [[]]), [Instruction(stack.to_network(prompt))])
         return stack.to_frame(prediction.logits_Bhw)[0] > 0.5, float(prediction.confidence_B[0])
 
     def banks(self, labels: Iterable[int]) -> dict[int, MemoryBank]:
