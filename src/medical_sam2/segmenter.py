@@ -237,12 +237,12 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
-def choose_precision(name: str, device: torch.device) -> str:
+def choose_precision(name: str, device: torch.device) -> Literal["fp32", "bf16"]:
     """ "bf16" or "fp32"; "auto" takes bf16 where the device computes it by itself."""
     if name not in {"auto", "fp32", "bf16"}:
         raise ConfigError(f"unknown precision {name!r}", "choose auto, fp32 or bf16")
     if name != "auto":
-        return name
+        return "bf16" if name == "bf16" else "fp32"
     if device.type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
     able = torch.cpu.get_capabilities() if device.type == "cpu" else {}

@@ -6,9 +6,9 @@ import torch
 
 from medical_sam2.model.nano import nano
 from medical_sam2.prompts import Point
+from medical_sam2.remembering import Remembering
 from medical_sam2.segmenter import Segmenter
 from medical_sam2.server.desk import Turnstile
-from medical_sam2.server.remembering import Remembering
 from medical_sam2.volume import Volume
 from tests.phantoms import phantom
 
@@ -19,7 +19,7 @@ def test_remembering_changes_no_result_and_encodes_once() -> None:
     case = phantom()
     prompts = [Point((5, 6, 8), 1)]
     expected = base.segment_volume(case.volume, prompts, probability=True)
-    again = Remembering(base, 100)
+    again = Remembering.of(base, 100)
     count = _counted(base)
     for _ in range(2):
         found = again.segment_volume(case.volume, prompts, probability=True)
@@ -32,7 +32,7 @@ def test_remembering_changes_no_result_and_encodes_once() -> None:
 
 def test_pictures_that_differ_are_told_apart() -> None:
     base = Segmenter(nano(64), device="cpu", precision="fp32")
-    again, count = Remembering(base, 100), _counted(base)
+    again, count = Remembering.of(base, 100), _counted(base)
     grey, colour = torch.rand(1, 64, 64).expand(3, -1, -1), torch.rand(3, 64, 64)
     for picture in (grey, colour, grey.contiguous(), colour, grey):
         again.encode(picture)

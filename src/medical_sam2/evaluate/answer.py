@@ -21,7 +21,6 @@ from medical_sam2.evaluate.method import Asked, Found, Said, Training
 from medical_sam2.evaluate.methods import method_named
 from medical_sam2.evaluate.prompting import Person
 from medical_sam2.evaluate.protocols import Condition
-from medical_sam2.evaluate.remembering import Remembering
 from medical_sam2.evaluate.rows import Row
 from medical_sam2.evaluate.scene import Scene, scene
 from medical_sam2.evaluate.sketch import draw
@@ -30,6 +29,7 @@ from medical_sam2.frames import to_input
 from medical_sam2.imagesets import direction
 from medical_sam2.metrics import dice, iou, score
 from medical_sam2.model.weights import load_backbone
+from medical_sam2.remembering import Remembering
 from medical_sam2.segmenter import Segmenter
 
 STAGES = 10  # steps that the bank's mutual information is told at

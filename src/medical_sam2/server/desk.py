@@ -8,8 +8,8 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # torch is loaded while the page is already there
+    from medical_sam2.remembering import Remembering
     from medical_sam2.segmenter import Segmenter
-    from medical_sam2.server.remembering import Remembering
 
 
 class Turnstile:
@@ -68,9 +68,9 @@ class Desk:
 
     @cached_property
     def _segmenter(self) -> "Remembering":
-        from medical_sam2.server.remembering import Remembering
+        from medical_sam2.remembering import Remembering
 
-        return Remembering(self._load(), self._limit_mb)
+        return Remembering.of(self._load(), self._limit_mb)
 
     def warm_up(self) -> None:
         """Load the network, if that was not done yet."""

@@ -2,7 +2,7 @@
 
 import torch
 
-from medical_sam2.evaluate.remembering import Remembering, content
+from medical_sam2.remembering import Remembering, content
 from tests.backbones import Brightness
 
 

@@ -26,6 +26,11 @@ class Remembering(Segmenter):
         super().__init__(network, device=device, precision=precision)
         self._kept = FeatureCache(keep_mb)
 
+    @classmethod
+    def of(cls, base: Segmenter, keep_mb: float = KEEP_MB) -> "Remembering":
+        """One with the network of another."""
+        return cls(base.network, device=str(base.device), precision=base.precision, keep_mb=keep_mb)
+
     def encode(self, frame_3SS: Tensor) -> Features:
         """What the network sees on one frame (3, S, S) in [0, 1]; at once where it was seen before."""
         return self._kept.get(content(frame_3SS), lambda: super(Remembering, self).encode(frame_3SS))
