@@ -64,7 +64,7 @@ class Segmenter:
     def __init__(self, network: Sam2, *, device: str = "auto", precision: Precision = "auto") -> None:
         self.device = choose_device(device)
         self.network = network.to(self.device).eval()
-        self.precision = choose_precision(precision, self.device)
+        self.precision: Precision = choose_precision(precision, self.device)
         self._features = FeatureCache()
 
     @classmethod
