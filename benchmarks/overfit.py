@@ -2,8 +2,8 @@
 
     python benchmarks/overfit.py [--weights nano | --scratch] [--steps 600] [--rate 5e-4] [--size 128] [--threads 1]
 
-The clips are synthetic volumes of a seed that no training uses, not augmented anew from step to step; the first frame is
-outlined. Dice is measured apart from the training step, in evaluation mode. Exit code 1 where 0.95 is not reached.
+The clips are synthetic volumes of a seed that no training uses, not augmented anew from step to step: the first four drawn
+whose structure is on every frame. The first frame is outlined. Dice is measured apart from the training step, in evaluation mode. Exit code 1 where 0.95 is not reached.
 """
 
 import argparse
@@ -11,6 +11,7 @@ import sys
 import tempfile
 import time
 from dataclasses import replace
+from itertools import count, islice
 from pathlib import Path
 
 import torch
@@ -26,12 +27,14 @@ from medical_sam2.train.losses import Weights
 from medical_sam2.train.pupil import Plan
 
 GOAL, CLIPS, EVERY, SEED = 0.95, 4, 20, 9_001
+SEEN = 0.005  # of the frame, on every frame: a structure of three pixels scores .75 or 1, whatever was learnt
 
 
 def batch(folder: Path, size: int, frames: int) -> Batch:
     list(write_pool(folder, volumes=4, sets=0, seed=SEED, size=64))
     sampler = ClipSampler(PoolReader(folder), SEED, sets=0.0, regions=1.0)
-    clips = sampler.batch(0, range(CLIPS), frames=frames, objects=1, size=size, smallest=0.02)
+    drawn = (sampler.batch(0, [place], frames=frames, objects=1, size=size, smallest=0.02)[0] for place in count())
+    clips = list(islice((clip for clip in drawn if clip.truth_OTSS.float().mean((2, 3)).min() >= SEEN), CLIPS))
     return Batch(0, tuple(range(CLIPS)), clips)
 
 
