@@ -78,7 +78,7 @@ class Segmenter:
         """
         return cls(load_backbone(name, image_size=image_size), device=device, precision=precision)
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def segment_volume(
         self,
         volume: Volume,
@@ -144,7 +144,7 @@ class Segmenter:
                     work.track(tracker(seen), own, views)
         return work.result(names or {}, earlier)
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def segment_images(
         self,
         images: Sequence[NDArray[np.generic]],

@@ -3,6 +3,7 @@
 import copy
 import gc
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -107,6 +108,10 @@ def recalled(memory: Tensor, *, place: int | None = 0) -> list[list[Recalled]]:
     return [rows[0], rows[1][:1]]
 
 
+def zero(_: int) -> Tensor:
+    return torch.zeros(1, DEPTH).double()
+
+
 def projections(module: Sam2VideoMemoryAttention, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many tokens were made keys of in the first layer, call by call."""
     layer, seen = module.layers[0].cross_attn_image.k_proj, list[int]()
@@ -116,31 +121,36 @@ def projections(module: Sam2VideoMemoryAttention, monkeypatch: pytest.MonkeyPatc
     return seen
 
 
-def test_kept_keys_give_what_new_ones_give(module: Sam2VideoMemoryAttention) -> None:
+@pytest.mark.parametrize("when", [None, 3])
+def test_kept_keys_give_what_new_ones_give(module: Sam2VideoMemoryAttention, when: int | None) -> None:
     frame, memory, place = draw(2, 2, 4)
+    place[:, : 2 * TOKENS] = place[:1, :TOKENS].repeat(1, 2, 1)
+    time = torch.zeros(1, DEPTH).double() if when is None else torch.linspace(-1, 1, DEPTH).double()[None]
     maps, bias = 2 * TOKENS, torch.zeros(2, memory.shape[1]).double()
     bias[1, TOKENS:maps] = -math.inf
     plain = attend(module, frame, memory, place, bias, 4)
     with torch.no_grad():
-        keys = KeptKeys().of(module, recalled(memory[:, :maps]), place[:, :maps])
+        keys = KeptKeys().of(module, recalled(memory[:, :maps], place=when), place[0, :TOKENS] - time, lambda _: time)
         assert keys is not None
-        assert (attend(module, frame, memory, place, bias, 4, keys=keys) - plain).abs().max() < 1e-12
+        assert (attend(module, frame, memory, place[:, maps:], bias, 4, keys=keys) - plain).abs().max() < 1e-12
 
 
 @torch.no_grad()
 def test_keys_of_a_memory_are_made_once(module: Sam2VideoMemoryAttention, monkeypatch: pytest.MonkeyPatch) -> None:
-    own, kept, seen = copy.deepcopy(module), KeptKeys(), list[int]()
+    own, kept = copy.deepcopy(module), KeptKeys()
     seen = projections(own, monkeypatch)
     _, memory, place = draw(2, 2, 0)
-    recall = recalled(memory)
-    kept.of(own, recall, place)
-    kept.of(own, [recall[0][:1], recall[1]], place[:, :TOKENS])
+    recall, position = recalled(memory), place[0, :TOKENS]
+    kept.of(own, recall, position, zero)
+    kept.of(own, [recall[0][:1], recall[1]], position, zero)
+    assert seen == [3 * TOKENS]
+    kept.of(own, [[replace(r, place=3) for r in recall[0]], recall[1]], position, zero)
     assert seen == [3 * TOKENS]
     later = [[*recall[0], Recalled(remembered(memory[0, :TOKENS]), place=0)], recall[1]]
-    kept.of(own, later, torch.cat([place, place[:, :TOKENS]], 1))
+    kept.of(own, later, position, zero)
     assert seen == [3 * TOKENS, TOKENS]
     own.layers[0].cross_attn_image.k_proj.weight.mul_(2)
-    kept.of(own, recall, place)
+    kept.of(own, recall, position, zero)
     assert seen == [3 * TOKENS, TOKENS, 3 * TOKENS]
 
 
@@ -148,7 +158,7 @@ def test_keys_of_a_memory_are_made_once(module: Sam2VideoMemoryAttention, monkey
 def test_keys_go_with_their_memory(module: Sam2VideoMemoryAttention) -> None:
     kept, (_, memory, place) = KeptKeys(), draw(2, 2, 0)
     recall = recalled(memory)
-    kept.of(module, recall, place)
+    kept.of(module, recall, place[0, :TOKENS], zero)
     assert len(kept._kept) == 3
     assert len(copy.deepcopy(kept)._kept) == 0
     del recall[0][0]
@@ -156,9 +166,8 @@ def test_keys_go_with_their_memory(module: Sam2VideoMemoryAttention) -> None:
     assert len(kept._kept) == 2
 
 
-def test_nothing_is_kept_where_gradients_flow_or_places_change(module: Sam2VideoMemoryAttention) -> None:
+def test_nothing_is_kept_where_gradients_flow(module: Sam2VideoMemoryAttention) -> None:
     _, memory, place = draw(2, 2, 0)
-    assert KeptKeys().of(module, recalled(memory), place) is None
+    assert KeptKeys().of(module, recalled(memory), place[0, :TOKENS], zero) is None
     with torch.no_grad():
-        assert KeptKeys().of(module, recalled(memory, place=3), place) is None
-        assert KeptKeys().of(module, recalled(memory, place=None), place) is not None
+        assert KeptKeys().of(module, recalled(memory), place[0, :TOKENS], zero) is not None

@@ -4,13 +4,14 @@ Beside the module's own forward it takes a log-weight per key: a memory that cou
 log c added to its score, which is exact; padding of ragged memories is a log-weight of −inf. Values have the rank of the
 memory (64), so the softmax is applied to the memory itself and projected afterwards: softmax(QKᵀ)V = (softmax(QKᵀ)m)Wᵀ + b.
 
-Keys of a memory that is always attended to in the same way (whose encoding of time does not change from frame to frame) are
-computed once, and live as long as the memory.
+Projection and rotation are linear, so that the key of a memory at a time is the key of the memory plus that of the time: the
+former is computed once and lives as long as the memory, the latter is the same for all objects.
 
-Shapes: B objects, L tokens of a frame, K tokens of memory, C channels, M channels of memory, D channels of a head.
+Shapes: B objects, L tokens of a frame, K tokens of memory, C channels, M channels of memory, D channels of a
+head; V batches of G heads.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -28,40 +29,61 @@ class KeptKeys:
     """Keys of memories, for each layer, as long as somebody else holds the memory; a copy of a network begins without any."""
 
     def __init__(self) -> None:
-        self._kept: WeakKeyDictionary[Memory, tuple[tuple[object, ...], list[Tensor]]] = WeakKeyDictionary()
+        self._kept: WeakKeyDictionary[Memory, tuple[object, list[Tensor]]] = WeakKeyDictionary()
 
     def __reduce__(self) -> tuple[type["KeptKeys"], tuple[()]]:
         return KeptKeys, ()
 
-    def of(self, module: Any, recall: Sequence[Sequence[Recalled]], place_BKM: Tensor) -> list[Tensor] | None:
-        """Keys (B, K, D) for each layer of the maps that are recalled; None where they would not stay as they are.
+    def of(
+        self,
+        module: Any,
+        recall: Sequence[Sequence[Recalled]],
+        position_KM: Tensor,
+        time: Callable[[int], Tensor],
+    ) -> list[Tensor] | None:
+        """Keys (B, K, D) for each layer of the maps that are recalled, padded; None where none are kept.
 
         Args:
             module: `Sam2VideoMemoryAttention`.
             recall: for each object the memories whose maps are attended to.
-            place_BKM: encoding of their tokens, padded.
+            position_KM: encoding of where the tokens of any map lie.
+            time: place → encoding (1, M) of that time, added to every token.
         """
-        tokens = place_BKM.shape[1] // max(len(memories) for memories in recall)
-        steady = all(not r.place for memories in recall for r in memories)
-        if torch.is_grad_enabled() or not steady or tokens > MOST_TOKENS:
+        tokens = len(position_KM)
+        if torch.is_grad_enabled() or tokens > MOST_TOKENS:
             return None
-        stamp = _stamp(module, tokens)
-        wanted = {r.memory: (r, b, m) for b, memories in enumerate(recall) for m, r in enumerate(memories)}
-        missing = [each for memory, each in wanted.items() if self._kept.get(memory, (None,))[0] != (stamp, each[0].place)]
-        if missing:
-            places = torch.stack([place_BKM[b, m * tokens : (m + 1) * tokens] for _, b, m in missing])
-            maps = torch.stack([r.memory.map_Chw.flatten(1).T for r, _, _ in missing]).to(places.dtype)
-            made = [_map_keys(layer.cross_attn_image, maps + places, _rotation(module, maps)) for layer in module.layers]
-            for i, (r, _, _) in enumerate(missing):
-                self._kept[r.memory] = (stamp, r.place), [keys[i].clone() for keys in made]
-        return [self._layer(number, recall, tokens) for number in range(len(module.layers))]
+        self._make(module, {r.memory for memories in recall for r in memories}, position_KM)
+        places = sorted({r.place for memories in recall for r in memories if r.place is not None})
+        shifts: list[dict[int | None, Tensor]] = [{} for _ in module.layers]
+        if places:
+            times = torch.stack([time(place) for place in places])
+            for layer, shift in zip(module.layers, shifts, strict=True):
+                moved = F.linear(times, layer.cross_attn_image.k_proj.weight).expand(-1, tokens, -1)
+                shift.update(zip(places, _rotate(moved, _rotation(module, times)), strict=True))
+        return [self._layer(number, recall, shift) for number, shift in enumerate(shifts)]
 
-    def _layer(self, number: int, recall: Sequence[Sequence[Recalled]], tokens: int) -> Tensor:
+    def _make(self, module: Any, memories: Set[Memory], position_KM: Tensor) -> None:
+        """The keys of those memories that have none yet."""
+        stamp = _stamp(module, len(position_KM))
+        missing = [memory for memory in memories if self._kept.get(memory, (None,))[0] != stamp]
+        if missing:
+            told = torch.stack([memory.map_Chw.flatten(1).T for memory in missing]).to(position_KM.dtype) + position_KM
+            made = [_map_keys(layer.cross_attn_image, told, _rotation(module, told)) for layer in module.layers]
+            for i, memory in enumerate(missing):
+                self._kept[memory] = stamp, [keys[i].clone() for keys in made]
+
+    def _layer(self, number: int, recall: Sequence[Sequence[Recalled]], shift: Mapping[int | None, Tensor]) -> Tensor:
         """Keys of one layer, padded with zeros."""
-        rows = [[self._kept[r.memory][1][number] for r in memories] for memories in recall]
-        most, some = max(len(own) for own in rows), next(key for own in rows for key in own)
-        blank = [some.new_zeros(tokens, some.shape[1])] if any(len(own) < most for own in rows) else []
-        return torch.cat([key for own in rows for key in [*own, *blank * (most - len(own))]]).unflatten(0, (len(rows), -1))
+        some = next(self._kept[r.memory][1][number] for memories in recall for r in memories)
+        keys = some.new_zeros(len(recall), max(len(memories) for memories in recall), *some.shape)
+        for b, memories in enumerate(recall):
+            for m, r in enumerate(memories):
+                kept = self._kept[r.memory][1][number]
+                if r.place is None:
+                    keys[b, m] = kept
+                else:
+                    torch.add(kept, shift[r.place], out=keys[b, m])
+        return keys.flatten(1, 2)
 
 
 def _stamp(module: Any, tokens: int) -> tuple[object, ...]:
@@ -94,56 +116,78 @@ def attend(
         frame_BLC: tokens of the frame with their position already added; B may be 1 where objects share the frame, and
             is shared then as far as it can be: through the first block's self-attention.
         memory_BKM: tokens of the memories, those of object pointers last.
-        place_BKM: positional and temporal encoding of the memories' tokens.
+        place_BKM: positional and temporal encoding of the memories' tokens; of the pointers' alone where keys are given.
         bias_BK: log-weight of each memory token, −inf where there is none.
         pointers: how many of the last tokens are object pointers, which have no place in the image.
         keys: of all other tokens, for each layer, where they are known already.
     """
     rotation = _rotation(module, frame_BLC)
-    maps = memory_BKM.shape[1] - pointers
-    told_BKM = memory_BKM + place_BKM if keys is None else memory_BKM[:, maps:] + place_BKM[:, maps:]
+    told_BKM = memory_BKM[:, memory_BKM.shape[1] - place_BKM.shape[1] :] + place_BKM
+    maps = told_BKM.shape[1] - pointers
     for number, layer in enumerate(module.layers):
         frame_BLC = frame_BLC + _self_attention(layer.self_attn, layer.layer_norm1(frame_BLC), rotation)
         query_BLC = layer.layer_norm2(frame_BLC)
         weights = layer.cross_attn_image
         known = _map_keys(weights, told_BKM[:, :maps], rotation) if keys is None else keys[number]
-        key_BKD = torch.cat([known, weights.k_proj(told_BKM[:, told_BKM.shape[1] - pointers :])], 1)
+        key_BKD = torch.cat([known, weights.k_proj(told_BKM[:, maps:])], 1)
         query_BLD = _rotate(weights.q_proj(query_BLC), rotation) * weights.scaling
-        frame_BLC = frame_BLC + weights.o_proj(weights.v_proj(_read(query_BLD, key_BKD, memory_BKM, bias_BK)))
+        frame_BLC = frame_BLC + weights.o_proj(weights.v_proj(_recalled(query_BLD, key_BKD, memory_BKM, bias_BK)))
         frame_BLC = frame_BLC + layer.linear2(layer.activation(layer.linear1(layer.layer_norm3(frame_BLC))))
     return module.layer_norm(frame_BLC)
 
 
-def _rotation(module: Any, like: Tensor) -> tuple[Tensor, Tensor]:
-    cos, sin = module.rotary_emb(like, module.position_ids)
-    return cos[0], sin[0]
+def _rotation(module: Any, like: Tensor) -> Tensor:
+    """Rotary position encoding of pairs of channels (RoPE, axial in two dimensions), as complex numbers (L, D / 2)."""
+    cos, sin = (part[0, :, ::2] for part in module.rotary_emb(like, module.position_ids))
+    exact = torch.promote_types(like.dtype, torch.float32)
+    return torch.complex(cos.to(exact), sin.to(exact))
 
 
-def _rotate(x_BLD: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
-    """Rotary position encoding of pairs of channels (RoPE, axial in two dimensions)."""
-    cos, sin = (part.to(x_BLD.dtype) for part in rotation)
-    even, odd = x_BLD.unflatten(-1, (-1, 2)).unbind(-1)
-    turned = torch.stack((-odd, even), -1).flatten(-2)
-    return torch.addcmul(x_BLD * cos, turned, sin)
+def _rotate(x_BLD: Tensor, rotation: Tensor) -> Tensor:
+    pairs = x_BLD.to(rotation.real.dtype).unflatten(-1, (-1, 2)).contiguous()
+    return torch.view_as_real(torch.view_as_complex(pairs) * rotation).flatten(-2).to(x_BLD.dtype)
 
 
-def _self_attention(weights: Any, x_BLC: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
+def _self_attention(weights: Any, x_BLC: Tensor, rotation: Tensor) -> Tensor:
     query, key, value = weights.q_proj(x_BLC), weights.k_proj(x_BLC), weights.v_proj(x_BLC)
-    query, key = _rotate(query, rotation), _rotate(key, rotation)
-    query, key, value = (part[:, None] for part in (query, key, value))  # torch's fused kernel wants a dimension for heads
-    return weights.o_proj(F.scaled_dot_product_attention(query, key, value, scale=weights.scaling)[:, 0])
+    query, key, value = (part[:, None] for part in (_rotate(query, rotation), _rotate(key, rotation), value))  # one head
+    return weights.o_proj(read(query, key, value, weights.scaling)[:, 0])
 
 
-def _map_keys(weights: Any, told_BKM: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
+def _map_keys(weights: Any, told_BKM: Tensor, rotation: Tensor) -> Tensor:
     """Keys (B, K, D) of whole maps, each token turned by its place in the frame."""
     key_BKD = weights.k_proj(told_BKM)
-    return _rotate(key_BKD.unflatten(1, (-1, rotation[0].shape[0])), rotation).flatten(1, 2)
+    return _rotate(key_BKD.unflatten(1, (-1, len(rotation))), rotation).flatten(1, 2)
 
 
-def _read(query_BLD: Tensor, key_BKD: Tensor, memory_BKM: Tensor, bias_BK: Tensor) -> Tensor:
+def _recalled(query_BLD: Tensor, key_BKD: Tensor, memory_BKM: Tensor, bias_BK: Tensor) -> Tensor:
     """Memory (B, L, M) as it is attended to, before it becomes values."""
     if query_BLD.shape[0] == 1 and key_BKD.shape[0] > 1:
         query_BLD = query_BLD.expand(key_BKD.shape[0], -1, -1)
-    key_BDK, bias_B1K = key_BKD.transpose(1, 2), bias_BK[:, None]
-    read = [torch.baddbmm(bias_B1K, part, key_BDK).softmax(-1) @ memory_BKM for part in query_BLD.split(CHUNK, dim=1)]
-    return torch.cat(read, 1)
+    key_BDK, memory_BKM, bias_B1K = (
+        key_BKD.transpose(1, 2),
+        memory_BKM.to(query_BLD.dtype),
+        bias_BK[:, None].to(query_BLD.dtype),
+    )
+    with torch.autocast(query_BLD.device.type, enabled=False):  # which would take the scores to float32 and back
+        parts = [torch.baddbmm(bias_B1K, part, key_BDK).softmax(-1) @ memory_BKM for part in query_BLD.split(CHUNK, dim=1)]
+    return torch.cat(parts, 1)
+
+
+def read(query_VGLD: Tensor, key_VGKD: Tensor, value_VGKD: Tensor, scale: float, bias_K: Tensor | None = None) -> Tensor:
+    """Attention (V, G, L, D) of G heads, by what is fastest: bfloat16 gains nothing from torch's fused one on a processor.
+
+    Args:
+        query_VGLD: queries.
+        key_VGKD: keys.
+        value_VGKD: values.
+        scale: of the scores.
+        bias_K: added to the scores of each key.
+    """
+    if query_VGLD.device.type == "cpu" and query_VGLD.dtype == torch.bfloat16:
+        with torch.autocast("cpu", enabled=False):
+            query, key, value = (part.flatten(0, 1) for part in (query_VGLD * scale, key_VGKD, value_VGKD))
+            score = query @ key.transpose(1, 2) if bias_K is None else torch.baddbmm(bias_K, query, key.transpose(1, 2))
+            return (score.softmax(-1) @ value).unflatten(0, query_VGLD.shape[:2])
+    mask = None if bias_K is None else bias_K.expand(query_VGLD.shape[2], -1)
+    return F.scaled_dot_product_attention(query_VGLD, key_VGKD, value_VGKD, attn_mask=mask, scale=scale)

@@ -1,16 +1,23 @@
 """The forward pass of Hiera, SAM 2's image encoder, over the weights of transformers' module: the same numbers, less work.
 
-A window that reaches over the border is padded behind the projection to queries, keys and values, whose answer to padding is
-its bias, and cropped before the projection back; position encodings that nobody reads are not made.
+What a window has beyond the border is zeros, which are all the same key and value: one of them is attended to, with the
+logarithm of their number added to its score, which is exact. Position encodings that nobody reads are not made, and those
+that are read are stretched rows first, then columns. What goes into a linear layer lies together in memory, as torch else
+repeats the weights.
 
-Shapes: N frames, C channels, H W frame, h w feature map, V windows of a × a pixels.
+Shapes: N frames, C channels, H W frame, h w feature map, V windows of a × b pixels, G heads, D channels of a head, L queries,
+K keys.
 """
 
+import math
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 from transformers.models.sam2 import modeling_sam2 as modules
+
+from medical_sam2.model.attention import read
 
 
 def see(encoder: modules.Sam2VisionModel, frames_N3HW: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -29,9 +36,16 @@ def see(encoder: modules.Sam2VisionModel, frames_N3HW: Tensor) -> tuple[Tensor, 
 
 def _places(trunk: modules.Sam2HieraDetModel, height: int, width: int) -> Tensor:
     """What is added for the place of a pixel: one part for its place in the image, one for that in its window."""
-    image, window = F.interpolate(trunk.pos_embed, size=(height, width), mode="bicubic"), trunk.pos_embed_window
+    window, coarse = trunk.pos_embed_window, trunk.pos_embed
+    image = _stretched(coarse.shape[2], height, coarse) @ coarse @ _stretched(coarse.shape[3], width, coarse).T
     tiled = window.tile((1, 1, height // window.shape[2], width // window.shape[3]))
     return (image + tiled).permute(0, 2, 3, 1)
+
+
+def _stretched(few: int, many: int, like: Tensor) -> Tensor:
+    """Weights (many, few) of bicubic interpolation along one direction."""
+    unit = torch.eye(few, dtype=like.dtype, device=like.device)
+    return F.interpolate(unit[None, None], size=(many, few), mode="bicubic")[0, 0]
 
 
 def _block(block: modules.Sam2MultiScaleBlock, x_NhwC: Tensor) -> Tensor:
@@ -44,32 +58,56 @@ def _block(block: modules.Sam2MultiScaleBlock, x_NhwC: Tensor) -> Tensor:
 
 def _attention(weights: modules.Sam2MultiScaleAttention, x_NhwC: Tensor, side: int) -> Tensor:
     """Attention within windows of `side` pixels, within the whole image where it is 0; queries are pooled where told."""
+    high, wide = (side, side) if side else x_NhwC.shape[1:3]
+    bands = [
+        _joined([_windowed(weights, part, high, wide) for part in _cut(band, 2, wide)], 2) for band in _cut(x_NhwC, 1, high)
+    ]
+    return weights.proj(_joined(bands, 1).contiguous())
+
+
+def _cut(x_NhwC: Tensor, direction: int, side: int) -> list[Tensor]:
+    """What whole windows cover, and the rest, if there is any."""
+    length = x_NhwC.shape[direction]
+    whole = length - length % side
+    return [part for part in x_NhwC.split([whole, length - whole], direction) if part.shape[direction]]
+
+
+def _joined(parts: list[Tensor], direction: int) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts, direction)
+
+
+def _windowed(weights: modules.Sam2MultiScaleAttention, x_NhwC: Tensor, side_h: int, side_w: int) -> Tensor:
+    """What the windows of a part read, each beginning in the part; all of them have as much of it as the first."""
     count, height, width, _ = x_NhwC.shape
-    side_h, side_w = (side, side) if side else (height, width)
-    pad_h, pad_w = -height % side_h, -width % side_w
-    if pad_h or pad_w:
-        padded = F.pad(F.linear(x_NhwC, weights.qkv.weight), (0, 0, 0, pad_w, 0, pad_h)) + weights.qkv.bias
-        mixed_VaaC = _windows(padded, side_h, side_w)
-    else:
-        mixed_VaaC = weights.qkv(_windows(x_NhwC, side_h, side_w))
-    stride, heads = _stride(weights.query_stride), weights.num_attention_heads
-    query, key, value = mixed_VaaC.chunk(3, dim=-1)
-    query, key, value = _heads(_pooled(query, stride), heads), _heads(key, heads), _heads(value, heads)
-    read = F.scaled_dot_product_attention(query, key, value, scale=weights.scale).transpose(1, 2).flatten(2)
-    side_h, side_w = side_h // stride, side_w // stride
-    grid = (count, (height + pad_h) // stride // side_h, (width + pad_w) // stride // side_w, side_h, side_w)
-    image = read.unflatten(1, (side_h, side_w)).reshape(*grid, -1).transpose(2, 3).flatten(3, 4).flatten(1, 2)
-    return weights.proj(image[:, : height // stride, : width // stride])
+    high, wide, stride = min(side_h, height), min(side_w, width), _stride(weights.query_stride)
+    beyond = side_h * side_w - high * wide
+    x_VKC = _windows(x_NhwC, high, wide).flatten(1, 2)
+    x_VKC = F.pad(x_VKC, (0, 0, 0, 1)) if beyond else x_VKC.contiguous()
+    query, key, value = weights.qkv(x_VKC).chunk(3, dim=-1)
+    query = _pooled(query[:, : high * wide].unflatten(1, (high, wide)), stride).flatten(1, 2)
+    query, key, value = (_heads(part, weights.num_attention_heads) for part in (query, key, value))
+    read_VLC = read(query, key, value, weights.scale, _counted(key, beyond)).transpose(1, 2).flatten(2)
+    image = read_VLC.unflatten(1, (high // stride, wide // stride)).unflatten(0, (count, height // high, width // wide))
+    return image.transpose(2, 3).flatten(3, 4).flatten(1, 2)
+
+
+def _counted(key_VGKD: Tensor, beyond: int) -> Tensor | None:
+    """Added to the scores of each key: the last one counts for all pixels beyond the border."""
+    if not beyond:
+        return None
+    bias_K = key_VGKD.new_zeros(key_VGKD.shape[2])
+    bias_K[-1] = math.log(beyond)
+    return bias_K
 
 
 def _windows(x_NhwC: Tensor, side_h: int, side_w: int) -> Tensor:
-    """(V, a, a, C): the image cut into windows."""
+    """(V, a, b, C): the image cut into windows."""
     return x_NhwC.unflatten(2, (-1, side_w)).unflatten(1, (-1, side_h)).transpose(2, 3).flatten(0, 2)
 
 
-def _heads(x_VaaC: Tensor, heads: int) -> Tensor:
-    """(V, heads, a·a, C / heads)."""
-    return x_VaaC.flatten(1, 2).unflatten(-1, (heads, -1)).transpose(1, 2)
+def _heads(x_VKC: Tensor, heads: int) -> Tensor:
+    """(V, G, K, D)."""
+    return x_VKC.unflatten(-1, (heads, -1)).transpose(1, 2)
 
 
 def _stride(told: Any) -> int:

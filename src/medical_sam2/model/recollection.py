@@ -13,20 +13,27 @@ from transformers.models.sam2_video import modeling_sam2_video as modules
 from medical_sam2.model.backbone import Recalled
 
 
-def maps(network: Any, recall: Sequence[Sequence[Recalled]], tokens: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Memory maps as tokens (B, M·hw, 64), their encoding, their log-weights."""
+def maps(network: Any, recall: Sequence[Sequence[Recalled]], tokens: int) -> tuple[Tensor, Tensor]:
+    """Memory maps as tokens (B, M·hw, 64), and their log-weights."""
     some = next(r.memory.map_Chw for memories in recall for r in memories)
-    position = _sine(network, some)
-    blank = torch.zeros_like(position)
-    most = max(len(memories) for memories in recall)
-    places, features, bias = [], [], position.new_full((len(recall), most), -torch.inf)
+    most, like = max(len(memories) for memories in recall), network.no_memory_embedding
+    features = like.new_zeros(len(recall), most, tokens, len(some))
+    bias = like.new_full((len(recall), most), -torch.inf)
     for b, memories in enumerate(recall):
-        rows = [r.memory.map_Chw.to(position.dtype).flatten(1).T for r in memories]
-        features.append(torch.cat([*rows, *[blank] * (most - len(rows))]))
-        encodings = [position if r.place is None else position + _time(network, r.place) for r in memories]
-        places.append(torch.cat([*encodings, *[blank] * (most - len(rows))]))
-        bias[b, : len(memories)] = torch.tensor([r.log_weight for r in memories])
-    return torch.stack(features), torch.stack(places), bias.repeat_interleave(tokens, 1)
+        if memories:
+            rows = torch.stack([r.memory.map_Chw for r in memories])
+            features[b, : len(memories)] = rows.to(like.dtype).flatten(2).transpose(1, 2)
+            bias[b, : len(memories)] = torch.tensor([r.log_weight for r in memories])
+    return features.flatten(1, 2), bias.repeat_interleave(tokens, 1)
+
+
+def places(network: Any, recall: Sequence[Sequence[Recalled]], position_KM: Tensor) -> Tensor:
+    """Encoding of where and when the tokens of the maps lie (B, M·hw, 64)."""
+    most, blank, found = max(len(memories) for memories in recall), torch.zeros_like(position_KM), list[Tensor]()
+    for memories in recall:
+        encodings = [position_KM if r.place is None else position_KM + time(network, r.place) for r in memories]
+        found.append(torch.cat([*encodings, *[blank] * (most - len(encodings))]))
+    return torch.stack(found)
 
 
 def pointers(network: Any, recall: Sequence[Sequence[Recalled]]) -> tuple[Tensor, Tensor, Tensor]:
@@ -47,13 +54,16 @@ def pointers(network: Any, recall: Sequence[Sequence[Recalled]]) -> tuple[Tensor
     return torch.stack(features), encoding, bias.repeat_interleave(pieces, 1)
 
 
-def _time(network: Any, place: int) -> Tensor:
+def time(network: Any, place: int) -> Tensor:
+    """Encoding (1, 64) of how long ago a memory is."""
     return network.memory_temporal_positional_encoding[place - 1].view(1, -1)
 
 
-def _sine(network: Any, map_Chw: Tensor) -> Tensor:
-    position = network.memory_encoder.position_encoding
-    return position(map_Chw[None].shape, map_Chw.device, network.no_memory_embedding.dtype)[0].flatten(1).T
+def position(network: Any, height: int, width: int) -> Tensor:
+    """Encoding (hw, 64) of where the tokens of any map lie."""
+    shape = (1, network.config.memory_encoder_output_channels, height, width)
+    sine = network.memory_encoder.position_encoding
+    return sine(shape, network.device, network.no_memory_embedding.dtype)[0].flatten(1).T
 
 
 def _elapsed(network: Any, shares: Set[float | None]) -> dict[float | None, Tensor]:

@@ -10,6 +10,7 @@ Shapes: B objects, N frames, C channels, h w feature map, S network input size, 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -166,13 +167,18 @@ class Sam2(nn.Module):
         """Memory attention over ragged memories: maps first, then object pointers, each padded."""
         _, channels, height, width = top_BChw.shape
         mapped = [[r for r in memories if r.map] for memories in recall]
-        maps = recollection.maps(self, mapped, height * width)
-        pointers = recollection.pointers(self, [[r for r in memories if r.pointer] for memories in recall])
-        memory, place, bias = (torch.cat(pair, 1) for pair in zip(maps, pointers, strict=True))
-        position = self._sine(top_BChw[:1].shape, top_BChw.device, top_BChw.dtype)
-        tokens = (top_BChw + 0.1 * position).flatten(2).transpose(1, 2)
-        keys = self._keys.of(self.memory_attention, mapped, maps[1])
-        fused = attend(self.memory_attention, tokens, memory, place, bias, pointers[0].shape[1], keys=keys)
+        maps, maps_bias = recollection.maps(self, mapped, height * width)
+        pointers, place, pointers_bias = recollection.pointers(
+            self, [[r for r in memories if r.pointer] for memories in recall]
+        )
+        position = recollection.position(self, height, width)
+        keys = self._keys.of(self.memory_attention, mapped, position, partial(recollection.time, self))
+        if keys is None:
+            place = torch.cat([recollection.places(self, mapped, position), place], 1)
+        memory, bias = torch.cat([maps, pointers], 1), torch.cat([maps_bias, pointers_bias], 1)
+        sine = self._sine(top_BChw[:1].shape, top_BChw.device, top_BChw.dtype)
+        tokens = (top_BChw + 0.1 * sine).flatten(2).transpose(1, 2)
+        fused = attend(self.memory_attention, tokens, memory, place, bias, pointers.shape[1], keys=keys)
         return fused.transpose(1, 2).reshape(-1, channels, height, width)
 
     def _answer(
