@@ -27,7 +27,8 @@ from medical_sam2.data.dataset import DataSet
 from medical_sam2.data.nnunet import is_data_set, read_data_set
 from medical_sam2.errors import PromptError
 from medical_sam2.evaluate.tasks import SetTask, check_box
-from medical_sam2.imagesets import ORDERS, ImageMask, ImageSetting, Order, Shuffled, Viewer, fingerprint, outlined
+from medical_sam2.features import fingerprint
+from medical_sam2.imagesets import ORDERS, ImageMask, ImageSetting, Order, Shuffled, Viewer, outlined
 from medical_sam2.io.atomic import write_bytes
 from medical_sam2.model.memory import POLICIES
 from medical_sam2.segmenter import Segmenter
@@ -85,7 +86,7 @@ def loaded(data: DataSet, segmenter: Segmenter, most: int | None) -> Loaded:
         cases = [cases[i] for i in sorted(np.random.default_rng(SEED).choice(len(cases), most, replace=False))]
     found = [data.load(case) for case in cases]
     images = [np.asarray(each.images[0].array) for each in found]
-    viewer = Viewer(images, segmenter.encode, segmenter.network.image_size, segmenter.device, keep_mb=KEEP_MB)
+    viewer = Viewer(images, segmenter.encode, segmenter.network.image_size)
     return Loaded(data, images, [each.labels for each in found if each.labels is not None], viewer)
 
 
@@ -202,7 +203,7 @@ def parsed() -> argparse.Namespace:
 
 def main() -> int:
     told = parsed()
-    segmenter = Segmenter.from_pretrained(told.weights, device=told.device, image_size=told.image_size)
+    segmenter = Segmenter.from_pretrained(told.weights, device=told.device, image_size=told.image_size, keep_mb=KEEP_MB)
     weights = fingerprint(segmenter.network, *([told.image_size] if told.image_size else []))[:12]
     told.output.mkdir(parents=True, exist_ok=True)
     head = (

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 
 from medical_sam2.errors import ConfigError, PromptError
 from medical_sam2.frames import (
-    FeatureCache,
     FrameStack,
     Window,
     choose_window,
@@ -21,9 +20,8 @@ from medical_sam2.frames import (
     to_input,
     to_network,
 )
-from medical_sam2.model.backbone import Features
 from medical_sam2.prompts import FramePrompt
-from medical_sam2.views import AXIAL, View
+from medical_sam2.views import View
 from medical_sam2.volume import CT_WINDOWS, Volume
 from tests.strategies import codes, seeds, views
 
@@ -152,37 +150,7 @@ def test_frames_of_a_view(code: str, view: View, seed: int) -> None:
     for t in range(frames):
         assert stack.picture(t).shape == (height, width)
         assert (np.sort(stack.picture(t), axis=None) == np.sort(array.take(stack.slice_index(t), axis), axis=None)).all()
-        assert stack.key(t) == back.key(frames - 1 - t)
         assert (stack.picture(t) == back.picture(frames - 1 - t)).all()
-    turned = FrameStack(stack.volume, View(view.code[0] + view.code[:0:-1]), Window(0, 1), 32)
-    assert turned.key(0) != stack.key(0)
-
-
-def features(value: float) -> Features:
-    top = torch.full((1, 1, 16, 16), float(value))
-    return Features(top, (top, top), top.mean((2, 3)))
-
-
-def test_the_cache_forgets_what_was_not_asked_for_longest() -> None:
-    cache, asked = FeatureCache(limit_mb=2.5 * 3 * 1024 / 2**20), []
-
-    def get(t: int) -> float:
-        def encode() -> Features:
-            asked.append(t)
-            return features(t)
-
-        return float(cache.get((AXIAL.code, t), encode).summary_BC)
-
-    assert [get(t) for t in (1, 2, 1, 3, 1, 2)] == [1, 2, 1, 3, 1, 2]
-    assert asked == [1, 2, 3, 2]
-
-
-def test_a_cache_too_small_for_one_frame_holds_the_last() -> None:
-    cache = FeatureCache(limit_mb=0)
-    first = cache.get(("PL", 0), lambda: features(1))
-    assert cache.get(("PL", 0), lambda: features(2)) is first
-    cache.get(("PL", 1), lambda: features(3))
-    assert cache.get(("PL", 0), lambda: features(4)) is not first
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,8 @@ except SystemExit:
     pass
 """
 REPORT = "\nimport sys; print([name for name in ('torch', 'transformers') if name in sys.modules])"
+SERVE = "import sys, medical_sam2.cli.serve, medical_sam2.server.run"
+SLOW = "\nprint([name for name in ('torch', 'scipy', 'nibabel', 'pydicom', 'SimpleITK') if name in sys.modules])"
 
 
 def test_imports_only_point_down(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -35,6 +37,10 @@ def test_numpy_code_does_not_load_torch(module: str) -> None:
 
 def test_help_does_not_load_torch() -> None:
     assert last_line(HELP + REPORT) == "[]"
+
+
+def test_the_server_answers_before_anything_slow_is_loaded() -> None:
+    assert last_line(SERVE + SLOW) == "[]"
 
 
 def test_the_rule_can_fail() -> None:

@@ -3,14 +3,14 @@
 Shapes: B objects, H W frame.
 """
 
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from medical_sam2.frames import FeatureCache, FrameStack, Window
+from medical_sam2.frames import FrameStack, Window
 from medical_sam2.model.backbone import Backbone, Features, Instruction, Memory, Recall
 from medical_sam2.model.memory import MemoryBank, Policy, PolicyBank
 from medical_sam2.model.tracker import track
@@ -37,8 +37,6 @@ class Setting:
         policy: makes the memory policy of each object.
         joint: whether all orientations share one bank, or each has its own.
         zoom: whether the network is shown a region around the object instead of the whole frame.
-        cache: features of slices, which later calls may go on with.
-        mark: what tells this image and this encoder from others in the cache.
     """
 
     backbone: Backbone
@@ -48,8 +46,6 @@ class Setting:
     policy: Callable[[], Policy]
     joint: bool = True
     zoom: bool = False
-    cache: FeatureCache = field(default_factory=FeatureCache)
-    mark: Hashable = None
 
 
 class Together:
@@ -185,6 +181,6 @@ class Follower:
         return FrameStack(self.setting.volume, view, self.setting.window, self.setting.backbone.image_size, region)
 
     def features(self, view: View, region: Region | None = None) -> Callable[[int], Features]:
-        """What the encoder saw on each frame of a view, or in a region of it, kept for later."""
-        stack, known = self.frames(view, region), (self.setting.mark, self.setting.window)
-        return lambda t: self.setting.cache.get((*known, *stack.key(t)), lambda: self.setting.encode(stack.input(t)))
+        """What the encoder sees on each frame of a view, or in a region of it."""
+        stack = self.frames(view, region)
+        return lambda t: self.setting.encode(stack.input(t))

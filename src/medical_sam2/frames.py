@@ -3,8 +3,7 @@
 Shapes: T frames, H W frame in its own pixels, S side of the network's square input, h w its mask logits.
 """
 
-from collections import OrderedDict
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import isfinite
 
@@ -15,7 +14,6 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
 from medical_sam2.errors import ConfigError, PromptError
-from medical_sam2.model.backbone import Features
 from medical_sam2.prompts import FramePrompt
 from medical_sam2.region import Canvas, Region
 from medical_sam2.views import View
@@ -203,34 +201,6 @@ def to_frame(logits_Bhw: Tensor, shape_hw: tuple[int, int], region: Region | Non
     return frame
 
 
-class FeatureCache:
-    """Features of the frames seen last, within a limit of bytes.
-
-    Args:
-        limit_mb: what may be held, beside one frame however large.
-    """
-
-    def __init__(self, limit_mb: float = 384.0) -> None:
-        self._limit, self._held = limit_mb * 2**20, 0
-        self._features: OrderedDict[Hashable, Features] = OrderedDict()
-
-    def get(self, key: Hashable, encode: Callable[[], Features]) -> Features:
-        """Features under a key, encoded where they are not held."""
-        if key in self._features:
-            self._features.move_to_end(key)
-            return self._features[key]
-        features = self._features[key] = encode()
-        self._held += _bytes(features)
-        while self._held > self._limit and len(self._features) > 1:
-            self._held -= _bytes(self._features.popitem(last=False)[1])
-        return features
-
-
-def _bytes(features: Features) -> int:
-    parts = (part for value in vars(features).values() for part in (value if isinstance(value, tuple) else (value,)))
-    return sum(part.nbytes for part in parts if isinstance(part, Tensor))
-
-
 @dataclass(frozen=True, eq=False)
 class FrameStack:
     """A volume as the network sees it along one view: frames made as they are asked for.
@@ -279,10 +249,6 @@ class FrameStack:
         """Index of frame t along the array axis of the file."""
         frames = self.shape_thw[0]
         return frames - 1 - t if self.view.flipped(self.axes)[0] else t
-
-    def key(self, t: int) -> tuple[str, int, Region | None]:
-        """What names the slice as it is seen, whichever way the view is played."""
-        return self.view.code[1:], self.slice_index(t), self.region
 
     def to_network(self, prompt: FramePrompt) -> FramePrompt:
         """A prompt in this view's pixels as one in the network's."""

@@ -1,8 +1,8 @@
 """The public face: one prompt in, a whole volume or a whole set outlined."""
 
-import hashlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -12,21 +12,19 @@ from numpy.typing import NDArray
 
 from medical_sam2.correction import corrected
 from medical_sam2.errors import ConfigError, MedicalSam2Error
+from medical_sam2.features import FeatureCache, FeatureStore, content, fingerprint
 from medical_sam2.following import Setting
-from medical_sam2.frames import FeatureCache, Window
+from medical_sam2.frames import Window
 from medical_sam2.fusion import FUSIONS, FusionFactory
 from medical_sam2.imagesets import (
-    FeatureStore,
     ImageMask,
     ImageSetting,
     Order,
     Viewer,
     choose_set_windows,
     chosen,
-    fingerprint,
     outlined,
 )
-from medical_sam2.model.attention import versions
 from medical_sam2.model.backbone import Features
 from medical_sam2.model.memory import POLICIES, Policy
 from medical_sam2.model.sam2 import Sam2
@@ -46,13 +44,14 @@ Precision = Literal["auto", "fp32", "bf16"]
 class Segmenter:
     """Outlines whatever was prompted.
 
-    What the encoder saw of a volume is kept (up to 384 MB): a correction, a later object or another view of the same volume
-    does not encode a slice again, as long as image and weights stay the same.
+    What the encoder saw is kept, whatever asks for it: a correction, a later object or another view of the same volume does
+    not encode a slice again, as long as the pixels and the weights stay the same.
 
     Args:
         network: the backbone; moved to the device and put in evaluation mode.
         device: "auto", "cpu", "cuda", "cuda:1", "mps".
         precision: "fp32", "bf16", or "auto": bf16 where the device computes it fast.
+        keep_mb: memory for what the encoder saw.
 
     >>> from medical_sam2.model.nano import nano
     >>> volume = Volume(np.random.default_rng(0).normal(size=(20, 24, 6)), np.diag([1.0, 1.0, 4.0, 1.0]))
@@ -61,22 +60,28 @@ class Segmenter:
     (20, 24, 6)
     """
 
-    def __init__(self, network: Sam2, *, device: str = "auto", precision: Precision = "auto") -> None:
+    def __init__(self, network: Sam2, *, device: str = "auto", precision: Precision = "auto", keep_mb: float = 384.0) -> None:
         self.device = choose_device(device)
         self.network = network.to(self.device).eval()
         self.precision: Precision = choose_precision(precision, self.device)
-        self._features = FeatureCache()
+        self._kept = FeatureCache(keep_mb)
 
     @classmethod
     def from_pretrained(
-        cls, name: str = "nano", *, device: str = "auto", precision: Precision = "auto", image_size: int | None = None
+        cls,
+        name: str = "nano",
+        *,
+        device: str = "auto",
+        precision: Precision = "auto",
+        image_size: int | None = None,
+        keep_mb: float = 384.0,
     ) -> "Segmenter":
         """Load weights by name, path or hub id; `nano` is embedded in the package.
 
         Raises:
             WeightsError: the weights do not exist, are broken or do not fit.
         """
-        return cls(load_backbone(name, image_size=image_size), device=device, precision=precision)
+        return cls(load_backbone(name, image_size=image_size), device=device, precision=precision, keep_mb=keep_mb)
 
     @torch.no_grad()
     def segment_volume(
@@ -94,6 +99,7 @@ class Segmenter:
         uncertainty: bool = False,
         islands: bool = False,
         zoom: bool = True,
+        features: Path | None = None,
         names: Mapping[int, str] | None = None,
         on_frame: Callable[[FrameDone], None] | None = None,
     ) -> Segmentation:
@@ -112,6 +118,7 @@ class Segmenter:
             uncertainty: whether the views' disagreement is kept.
             islands: whether parts of an object stay that hang together with no prompt of it.
             zoom: whether the network is shown a region around the object that grows with it, or always whole slices.
+            features: folder in which what the encoder saw is kept from run to run, by content and weights.
             names: label → name of the structure.
             on_frame: told of each tracked frame.
 
@@ -130,10 +137,10 @@ class Segmenter:
         make: FusionFactory = find(FUSIONS, fusion, what="fusion")
         work = Outcome(volume, groups, Kept(make, probability, uncertainty, islands), Progress(on_frame))
 
-        mark = (digest(volume), self.precision, versions([*self.network.parameters(), *self.network.buffers()]))
+        encode = self._encoder(features)
 
         def tracker(seen: Window) -> OrientationTracker:
-            setting = Setting(self.network, self.encode, volume, seen, policy, joint, zoom, self._features, mark)
+            setting = Setting(self.network, encode, volume, seen, policy, joint, zoom)
             return OrientationTracker(setting, work.progress, work.rows)
 
         with self.computing():
@@ -181,9 +188,8 @@ class Segmenter:
         """
         policy: Callable[[], Policy] = find(POLICIES, bank, what="bank")
         asked, rest = chosen(order, len(images))
-        kept = None if features is None else FeatureStore(features, fingerprint(self.network, self.device, self.precision))
         size, seen = self.network.image_size, choose_set_windows(images, prompts, window, modality)
-        viewer = Viewer(images, self.encode, size, self.device, store=kept, on_error=on_error, windows=seen)
+        viewer = Viewer(images, self._encoder(features), size, on_error=on_error, windows=seen)
         visited = [*dict.fromkeys([*prompts, *(i for i in rest if only is None or i in only)])]
         setting = ImageSetting(self.network, viewer, policy, asked)
         yield from self._stepwise(outlined(setting, prompts, visited))
@@ -197,24 +203,30 @@ class Segmenter:
                 return
             yield step
 
-    def encode(self, frame_3SS: torch.Tensor) -> Features:
-        """What the network sees on one frame (3, S, S) in [0, 1]."""
-        return self.network.encode(self.network.normalised(frame_3SS[None].to(self.device)))
+    def encode(self, frame_3SS: torch.Tensor, store: FeatureStore | None = None) -> Features:
+        """What the network sees on one frame (3, S, S) in [0, 1]; at once where it was seen before."""
+        key = content(frame_3SS)
+
+        def see() -> Features:
+            known = store and store.load(key, self.device)
+            return known or self.network.encode(self.network.normalised(frame_3SS[None].to(self.device)))
+
+        features = self._kept.of([*self.network.parameters(), *self.network.buffers()], self.precision).get(key, see)
+        if store is not None:
+            store.keep(key, features)
+        return features
+
+    def _encoder(self, folder: Path | None) -> Callable[[torch.Tensor], Features]:
+        """`encode`, with a folder that keeps what was seen."""
+        if folder is None:
+            return self.encode
+        return partial(self.encode, store=FeatureStore(folder, fingerprint(self.network, self.device, self.precision)))
 
     def computing(self) -> AbstractContextManager[object]:
         """In this precision while the context lasts."""
         if self.precision == "fp32":
             return nullcontext()
         return torch.autocast(self.device.type, dtype=torch.bfloat16)
-
-
-def digest(volume: Volume) -> bytes:
-    """What tells one image from another as the network sees it: its voxels and where they lie."""
-    array = volume.array
-    found = hashlib.blake2b(repr((array.shape, array.dtype.str, volume.affine.tolist())).encode(), digest_size=16)
-    for part in np.moveaxis(array, int(np.argmax(np.abs(array.strides))), 0):  # parts that lie together in memory
-        found.update(np.ascontiguousarray(part.T if part.flags.f_contiguous else part).data)
-    return found.digest()
 
 
 def choose_device(name: str) -> torch.device:

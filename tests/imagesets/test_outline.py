@@ -189,6 +189,7 @@ def test_features_on_disk_are_found_by_content(tmp_path: Path) -> None:
     assert {turned[one.index]: one.labels.tobytes() for one in kept} == fresh
     for file in folder.iterdir():
         file.write_bytes(file.read_bytes()[:50])
+    again = segmenter()
     assert by_index(list(again.segment_images(images, said, features=folder))) == fresh
     assert len(again.network.counts.encoded) == len(images)  # type: ignore[union-attr]
 

@@ -1,16 +1,12 @@
 """One window for all CT images of a set, chosen by what is prompted; everything else as it was."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
-import torch
 from numpy.typing import NDArray
 
 from medical_sam2.errors import ConfigError
 from medical_sam2.frames import Window, choose_window
-from medical_sam2.imagesets import FeatureStore, choose_set_windows
-from medical_sam2.model.backbone import Features
+from medical_sam2.imagesets import choose_set_windows
 from medical_sam2.prompts import FramePrompt
 from medical_sam2.volume import Volume
 
@@ -71,12 +67,3 @@ def test_prompts_that_do_not_fit_are_left_to_whoever_checks_them() -> None:
     image = slice_hu()
     prompts = {7: {1: FramePrompt.click(1, 1)}, 0: {1: FramePrompt.mask(np.ones((3, 3), bool))}}
     assert choose_set_windows([image], prompts).of(0, image) == SOFT
-
-
-def test_features_of_another_window_are_others(tmp_path: Path) -> None:
-    store, image = FeatureStore(tmp_path, "weights"), slice_hu()
-    one = torch.zeros(1, 1, 1, 1)
-    nothing = Features(one, (one, one), one[..., 0, 0])
-    for window in (None, SOFT, LUNG, SOFT):
-        store.get(image, torch.device("cpu"), lambda: nothing, seen=window)
-    assert len(list(tmp_path.iterdir())) == 3

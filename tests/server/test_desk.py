@@ -1,54 +1,12 @@
 import threading
-from typing import Any
 
 import numpy as np
-import torch
 
 from medical_sam2.model.nano import nano
 from medical_sam2.prompts import Point
-from medical_sam2.remembering import Remembering
 from medical_sam2.segmenter import Segmenter
 from medical_sam2.server.desk import Turnstile
 from medical_sam2.volume import Volume
-from tests.phantoms import phantom
-
-
-def test_remembering_changes_no_result_and_encodes_once() -> None:
-    torch.manual_seed(0)
-    base = Segmenter(nano(64), device="cpu", precision="fp32")
-    case = phantom()
-    prompts = [Point((5, 6, 8), 1)]
-    expected = base.segment_volume(case.volume, prompts, probability=True)
-    again = Remembering.of(base, 100)
-    count = _counted(base)
-    for _ in range(2):
-        found = again.segment_volume(case.volume, prompts, probability=True)
-        assert (found.labels == expected.labels).all()
-        assert (found.probability[1] == expected.probability[1]).all()
-    first = len(count)
-    again.segment_volume(case.volume, prompts)
-    assert len(count) == first
-
-
-def test_pictures_that_differ_are_told_apart() -> None:
-    base = Segmenter(nano(64), device="cpu", precision="fp32")
-    again, count = Remembering.of(base, 100), _counted(base)
-    grey, colour = torch.rand(1, 64, 64).expand(3, -1, -1), torch.rand(3, 64, 64)
-    for picture in (grey, colour, grey.contiguous(), colour, grey):
-        again.encode(picture)
-    assert len(count) == 3  # the same in three channels of their own counts as a colour
-
-
-def _counted(base: Segmenter) -> list[int]:
-    seen: list[int] = []
-    encode: Any = base.network.encode
-
-    def counting(frames: torch.Tensor) -> object:
-        seen.append(len(frames))
-        return encode(frames)
-
-    base.network.encode = counting  # type: ignore[method-assign, assignment]
-    return seen
 
 
 def test_one_passes_at_a_time_and_clicks_go_first() -> None:

@@ -128,6 +128,7 @@ def _found(
             uncertainty=outputs.uncertainty is not None,
             islands=how.islands,
             zoom=not how.whole_slices,
+            features=how.features,
             names=named.names,
             on_frame=progress,
         )

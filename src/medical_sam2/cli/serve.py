@@ -112,7 +112,7 @@ def serve(
     if what is not None and not what.exists():
         raise InputError("there is no such file or folder", "check the path", subject=what)
     settings = _settings(what, reach, keeping, pacs)
-    desk = Desk(lambda: _segmenter(machine), machine.features_mb)
+    desk = Desk(lambda: _segmenter(machine))
     files = {name: str(path) if path else None for name, path in (("certificate", reach.certificate), ("key", reach.key))}
     run(settings, desk, **files, browser=not no_browser and sys.stderr.isatty())
 
@@ -147,7 +147,12 @@ def _segmenter(machine: Machine) -> "Segmenter":
 
     if machine.threads:
         torch.set_num_threads(machine.threads)
-    return Segmenter.from_pretrained(machine.weights, device=machine.device, precision=machine.precision)  # type: ignore[arg-type]
+    return Segmenter.from_pretrained(
+        machine.weights,
+        device=machine.device,
+        precision=machine.precision,  # type: ignore[arg-type]
+        keep_mb=machine.features_mb,
+    )
 
 
 def _password(file: Path | None) -> str:

@@ -86,7 +86,9 @@ def _of_a_volume(image: Volume, said: Said, how: How, count: int) -> list[dict[s
     named = gathered(said, image)
     _plan.check_settings(how)
     segmenter = _plan.network(how)
-    found = segmenter.segment_volume(image, named.prompts, views="one", bank=how.bank, window=how.window, names=named.names)
+    found = segmenter.segment_volume(
+        image, named.prompts, bank=how.bank, window=how.window, features=how.features, names=named.names
+    )
     view = View(next(row.view for row in found.confidence if row.prompted))
     stack = FrameStack(image, view, choose_window(image, how.window), segmenter.network.image_size)
     asked = {row.slice for row in found.confidence if row.view == view.code and (row.prompted or row.area_px)}

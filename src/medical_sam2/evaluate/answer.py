@@ -29,9 +29,9 @@ from medical_sam2.frames import to_input
 from medical_sam2.imagesets import direction
 from medical_sam2.metrics import dice, iou, score
 from medical_sam2.model.weights import load_backbone
-from medical_sam2.remembering import Remembering
 from medical_sam2.segmenter import Segmenter
 
+KEEP_MB = 1500.0  # of what was encoded: structures, methods, seeds and conditions of a case share it
 STAGES = 10  # steps that the bank's mutual information is told at
 
 
@@ -111,7 +111,7 @@ def _network(network: Network) -> Segmenter:
     if network.threads is not None:
         torch.set_num_threads(network.threads)
     backbone = load_backbone(network.weights, image_size=network.image_size)
-    return Remembering(backbone, device=network.device, precision=network.precision)
+    return Segmenter(backbone, device=network.device, precision=network.precision, keep_mb=KEEP_MB)
 
 
 def _person(job: Job, shown: Scene) -> Person:

@@ -3,14 +3,12 @@
 from medical_sam2.imagesets.masks import ImageMask
 from medical_sam2.imagesets.order import ORDERS, Order, Shuffled, chosen
 from medical_sam2.imagesets.outline import ImageSetting, outlined
-from medical_sam2.imagesets.store import FeatureStore, fingerprint
 from medical_sam2.imagesets.suggest import Need, neediest, slice_needs
 from medical_sam2.imagesets.viewer import Viewer, direction
 from medical_sam2.imagesets.windows import choose_set_windows
 
 __all__ = [
     "ORDERS",
-    "FeatureStore",
     "ImageMask",
     "ImageSetting",
     "Need",
@@ -20,7 +18,6 @@ __all__ = [
     "choose_set_windows",
     "chosen",
     "direction",
-    "fingerprint",
     "neediest",
     "outlined",
     "slice_needs",

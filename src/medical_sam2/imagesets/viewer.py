@@ -5,15 +5,14 @@ Shapes: H W image, S side of the network's square input.
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
+from weakref import WeakValueDictionary
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from medical_sam2.errors import GeometryError, MedicalSam2Error
-from medical_sam2.frames import FeatureCache, percentile_window, to_input
-from medical_sam2.imagesets.store import FeatureStore
+from medical_sam2.frames import percentile_window, to_input
 from medical_sam2.imagesets.windows import AS_IT_IS, SetWindows
 from medical_sam2.model.backbone import Features
 from medical_sam2.region import Region
@@ -28,13 +27,10 @@ class Viewer:
 
     Args:
         images: (H, W) or (H, W, 3) each; one that is read when it is asked for may raise what `errors` knows.
-        encode: one image (3, S, S) in [0, 1] → features.
+        encode: one image (3, S, S) in [0, 1] → features, kept as far as there is room.
         size: S.
-        device: of the network.
-        store: features on disk.
         on_error: told of an image that cannot be used, which is then left out; without it the error is raised.
         windows: of CT images; unless given, the percentiles of each image.
-        keep_mb: of features that are held in memory.
     """
 
     def __init__(
@@ -42,18 +38,16 @@ class Viewer:
         images: Sequence[NDArray[np.generic]],
         encode: Callable[[Tensor], Features],
         size: int,
-        device: torch.device,
         *,
-        store: FeatureStore | None = None,
         on_error: OnError | None = None,
         windows: SetWindows = AS_IT_IS,
-        keep_mb: float = 384.0,
     ) -> None:
         self.images, self.size = images, size
         self.shapes: dict[int, tuple[int, int]] = {}
         self.blank: list[int] = []
-        self._encode, self._device, self._store, self._on_error, self._windows = encode, device, store, on_error, windows
-        self._cache, self._summaries, self._useless = FeatureCache(keep_mb), dict[int, NDArray[np.float32]](), set[int]()
+        self._encode, self._on_error, self._windows = encode, on_error, windows
+        self._held = WeakValueDictionary[int, Features]()  # as long as the encoder keeps them, no image is read again
+        self._summaries, self._useless = dict[int, NDArray[np.float32]](), set[int]()
 
     def features(self, i: int) -> Features:
         """What the encoder sees on an image.
@@ -61,14 +55,16 @@ class Viewer:
         Raises:
             GeometryError: it is no image, or holds one grey value only.
         """
-        return self._cache.get(i, lambda: self._seen(i))
+        features = self._held.get(i)
+        if features is None:
+            features = self._held[i] = self._seen(i)
+        return features
 
     def near(self, i: int, region: Region) -> Features:
         """What the encoder sees in a region of an image that it has seen as a whole."""
         image = self.images[i]
         part = image[region.rows, region.columns]
-        window = self._windows.of(i, image) or percentile_window(image)
-        return self._encode(to_input(window.apply(_reduced(part, self.size)), self.size))
+        return self._look(i, image, part)
 
     def summary(self, i: int) -> NDArray[np.float32]:
         """The direction of its embedding (C,), kept for all images."""
@@ -100,14 +96,11 @@ class Viewer:
         self.shapes[i] = image.shape[0], image.shape[1]
         if image.min() == image.max():
             raise _BlankError(f"image {i} holds one grey value only", "there is nothing to outline; prompt another one")
+        return self._look(i, image, image)
 
-        told = self._windows.of(i, image)
-
-        def look() -> Features:
-            window = told or percentile_window(image)
-            return self._encode(to_input(window.apply(_reduced(image, self.size)), self.size))
-
-        return look() if self._store is None else self._store.get(image, self._device, look, seen=told)
+    def _look(self, i: int, image: NDArray[np.generic], part: NDArray[np.generic]) -> Features:
+        window = self._windows.of(i, image) or percentile_window(image)
+        return self._encode(to_input(window.apply(_reduced(part, self.size)), self.size))
 
 
 def direction(vector_C: Tensor) -> NDArray[np.float32]:

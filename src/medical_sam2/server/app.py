@@ -22,6 +22,7 @@ from medical_sam2.server.store import Store
 
 Asset: TypeAlias = tuple[bytes, str]
 KINDS = {".html": "text/html; charset=utf-8", ".js": "text/javascript; charset=utf-8", ".css": "text/css; charset=utf-8"}
+WARM_UP_AFTER_S = 0.5  # the page is there first; whoever asks the network sooner loads it sooner
 PAGE, LOGIN, STYLE = "index.html", "login.html", "login.css"
 NO_PAGE = "the page is not built in this checkout; run scripts/web, which needs Node, or install the package from a wheel"
 
@@ -32,8 +33,11 @@ def build(settings: Settings, desk: Desk) -> tuple[App, Store]:
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        threading.Thread(target=desk.warm_up, daemon=True).start()
+        loading = threading.Timer(WARM_UP_AFTER_S, desk.warm_up)
+        loading.daemon = True
+        loading.start()
         yield
+        loading.cancel()
         store.close()
 
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, lifespan=lifespan, redirect_slashes=False)

@@ -1,4 +1,4 @@
-"""The network, for many sessions: one asks at a time, clicks go before tracking, frames seen once are remembered."""
+"""The network, for many sessions: one asks at a time, clicks go before tracking."""
 
 import threading
 from collections import deque
@@ -8,7 +8,6 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # torch is loaded while the page is already there
-    from medical_sam2.remembering import Remembering
     from medical_sam2.segmenter import Segmenter
 
 
@@ -59,18 +58,15 @@ class Desk:
 
     Args:
         load: makes the segmenter; called once, when it is first needed.
-        limit_mb: of features that are held.
     """
 
-    def __init__(self, load: "Callable[[], Segmenter]", limit_mb: float = 1024.0) -> None:
-        self._load, self._limit_mb, self._loading = load, limit_mb, threading.Lock()
+    def __init__(self, load: "Callable[[], Segmenter]") -> None:
+        self._load, self._loading = load, threading.Lock()
         self._turnstile = Turnstile()
 
     @cached_property
-    def _segmenter(self) -> "Remembering":
-        from medical_sam2.remembering import Remembering
-
-        return Remembering.of(self._load(), self._limit_mb)
+    def _segmenter(self) -> "Segmenter":
+        return self._load()
 
     def warm_up(self) -> None:
         """Load the network, if that was not done yet."""
@@ -78,7 +74,7 @@ class Desk:
             _ = self._segmenter
 
     @contextmanager
-    def asking(self, *, urgent: bool) -> "Iterator[Remembering]":
+    def asking(self, *, urgent: bool) -> "Iterator[Segmenter]":
         """The network, for oneself, while the context lasts."""
         self.warm_up()
         with self._turnstile.passing(urgent=urgent):

@@ -16,7 +16,6 @@ from medical_sam2.server.refusals import Refusal
 from medical_sam2.server.session import Session
 from medical_sam2.server.store import Store
 from medical_sam2.server.volumes import VolumeSubject
-from medical_sam2.statistics import measure, to_csv
 from medical_sam2.volume import Segmentation
 
 TYPES = {
@@ -61,6 +60,8 @@ def download(store: Store, session: Session, form: str) -> Download:
             raise Refusal(HTTPStatus.UNPROCESSABLE_ENTITY, "sets of images are downloaded as a zip of label images")
         return Download("labels.zip", "application/zip", _zip(list(found.canvas)))
     if form == "csv":
+        from medical_sam2.statistics import measure, to_csv  # loads SciPy
+
         segmentation = Segmentation(found.canvas[0], subject.volume.affine, session.history.state.names)
         return Download("volumes.csv", "text/csv; charset=utf-8", to_csv(measure(subject.volume, segmentation)).encode())
     names = session.history.state.names

@@ -4,7 +4,6 @@ import gzip
 from dataclasses import dataclass
 from functools import lru_cache
 
-import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
@@ -84,6 +83,8 @@ def window(volume: Volume) -> tuple[float, float]:
 
 def solid(subject: VolumeSubject, canvas: Canvas | None) -> bytes:
     """The volume, or its labels, thinned, as NIfTI: in the file's own order with its own directions, so nothing is mirrored."""
+    import nibabel as nib  # slow to load, and the page is there before it is needed
+
     volume = subject.volume
     steps = [max(1, -(-size // SOLID)) for size in volume.shape]
     cut = tuple(slice(None, None, step) for step in steps)

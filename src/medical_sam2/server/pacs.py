@@ -9,19 +9,19 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from io import BytesIO
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-import requests
-from dicomweb_client import DICOMwebClient
 from fastapi import APIRouter
 from pydantic import Field
-from pydicom import dcmread
 
 from medical_sam2.server import child
 from medical_sam2.server.downloads import written
 from medical_sam2.server.forms import Form
 from medical_sam2.server.refusals import Missing, Refusal, Unusable
 from medical_sam2.server.store import Store
+
+if TYPE_CHECKING:  # loaded when a PACS is asked, so that the page is there at once
+    from dicomweb_client import DICOMwebClient
 
 MOST_FOUND = 200
 TIMEOUT_S = 20
@@ -151,12 +151,17 @@ def send(address: str, study: str, data: bytes) -> None:
     Raises:
         Refusal: the PACS does not take it.
     """
+    from pydicom import dcmread
+
     with _talking():
         client(address).store_instances([dcmread(BytesIO(data))], study_instance_uid=study)
 
 
-def client(address: str) -> DICOMwebClient:
+def client(address: str) -> "DICOMwebClient":
     """Asks the PACS itself, through no proxy of the environment."""
+    import requests
+    from dicomweb_client import DICOMwebClient
+
     session = requests.Session()
     session.trust_env = False
     found = DICOMwebClient(address, session=session, timeout=TIMEOUT_S)
@@ -167,6 +172,8 @@ def client(address: str) -> DICOMwebClient:
 @contextmanager
 def _talking() -> Iterator[None]:
     """What goes wrong on the way is said without quoting it: it may name a patient."""
+    import requests
+
     try:
         yield
     except requests.HTTPError as error:

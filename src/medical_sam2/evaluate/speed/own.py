@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from medical_sam2.evaluate.speed.scene import Scene, Steps
-from medical_sam2.frames import FeatureCache
+from medical_sam2.features import FeatureCache
 from medical_sam2.model.backbone import Features, FramePrediction, Instruction, Memory, Recall
 from medical_sam2.model.memory import Fifo, PolicyBank
 from medical_sam2.model.sam2 import Sam2

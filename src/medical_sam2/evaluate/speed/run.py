@@ -14,7 +14,7 @@ from torch import Tensor
 from medical_sam2.evaluate.speed.own import VERBS, Watched, tracked
 from medical_sam2.evaluate.speed.peers import official, session
 from medical_sam2.evaluate.speed.scene import Scene, Steps, network, scene
-from medical_sam2.frames import FeatureCache
+from medical_sam2.features import FeatureCache
 from medical_sam2.segmenter import Precision
 
 SETTLE = 8  # frames until all maps of SAM 2's memory are there
