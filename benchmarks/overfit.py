@@ -3,7 +3,8 @@
     python benchmarks/overfit.py [--weights nano | --scratch] [--steps 600] [--rate 5e-4] [--size 128] [--threads 1]
 
 The clips are synthetic volumes of a seed that no training uses, not augmented anew from step to step: the first four drawn
-whose structure is on every frame. The first frame is outlined. Dice is measured apart from the training step, in evaluation mode. Exit code 1 where 0.95 is not reached.
+whose structure is on every frame. The first frame is outlined. Dice is measured apart from the training step, in evaluation
+mode. Exit code 1 where 0.95 is not reached.
 """
 
 import argparse

@@ -110,7 +110,7 @@ class FeatureStore:
         """Features of a picture, see `content`, on a device; None where they are not there. Damaged ones are removed."""
         file = self._file(key)
         try:
-            return _unpacked(load(file.read_bytes()), device)
+            return unpacked(load(file.read_bytes()), device)
         except (SafetensorError, KeyError):
             file.unlink(missing_ok=True)
         except OSError:
@@ -121,7 +121,7 @@ class FeatureStore:
         """Write the features of a picture, unless they are there."""
         file, size = self._file(key), _bytes(features)
         if size < self._room and not file.exists():
-            atomic.write_bytes(file, save(_packed(features)))
+            atomic.write_bytes(file, save(packed(features)))
             self._room -= size
 
     def _file(self, key: bytes) -> Path:
@@ -133,7 +133,8 @@ def _bytes(features: Features) -> int:
     return sum(part.nbytes for part in parts if isinstance(part, Tensor))
 
 
-def _packed(features: Features) -> dict[str, Tensor]:
+def packed(features: Features) -> dict[str, Tensor]:
+    """The parts by name, on the processor, each with memory of its own."""
     first, second = features.fine_BChw
     tensors = {"top": features.top_BChw, "first": first, "second": second, "summary": features.summary_BC}
     further = {"key": features.key_BDhw, "look": features.look_BDhw, "finest": features.finest_BChw}
@@ -141,7 +142,8 @@ def _packed(features: Features) -> dict[str, Tensor]:
     return {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
 
 
-def _unpacked(tensors: dict[str, Tensor], device: torch.device) -> Features:
+def unpacked(tensors: dict[str, Tensor], device: torch.device) -> Features:
+    """Features of `packed` parts, on a device."""
     there = {name: tensor.to(device) for name, tensor in tensors.items()}
     return Features(
         there["top"], (there["first"], there["second"]), there["summary"], *map(there.get, ("key", "look", "finest"))

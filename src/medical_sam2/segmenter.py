@@ -52,6 +52,7 @@ class Segmenter:
         device: "auto", "cpu", "cuda", "cuda:1", "mps".
         precision: "fp32", "bf16", or "auto": bf16 where the device computes it fast.
         keep_mb: memory for what the encoder saw.
+        engine: what runs the encoder: "torch", or "openvino" (an extra), which takes less time on a processor.
 
     >>> from medical_sam2.model.nano import nano
     >>> volume = Volume(np.random.default_rng(0).normal(size=(20, 24, 6)), np.diag([1.0, 1.0, 4.0, 1.0]))
@@ -60,10 +61,19 @@ class Segmenter:
     (20, 24, 6)
     """
 
-    def __init__(self, network: Sam2, *, device: str = "auto", precision: Precision = "auto", keep_mb: float = 384.0) -> None:
+    def __init__(
+        self,
+        network: Sam2,
+        *,
+        device: str = "auto",
+        precision: Precision = "auto",
+        keep_mb: float = 384.0,
+        engine: str = "torch",
+    ) -> None:
         self.device = choose_device(device)
         self.network = network.to(self.device).eval()
-        self.precision: Precision = choose_precision(precision, self.device)
+        self.precision = choose_precision(precision, self.device)
+        self.engine, self._see = engine, choose_encoder(engine, self.network, self.precision)
         self._kept = FeatureCache(keep_mb)
 
     @classmethod
@@ -75,13 +85,15 @@ class Segmenter:
         precision: Precision = "auto",
         image_size: int | None = None,
         keep_mb: float = 384.0,
+        engine: str = "torch",
     ) -> "Segmenter":
         """Load weights by name, path or hub id; `nano` is embedded in the package.
 
         Raises:
             WeightsError: the weights do not exist, are broken or do not fit.
         """
-        return cls(load_backbone(name, image_size=image_size), device=device, precision=precision, keep_mb=keep_mb)
+        network = load_backbone(name, image_size=image_size)
+        return cls(network, device=device, precision=precision, keep_mb=keep_mb, engine=engine)
 
     @torch.no_grad()
     def segment_volume(
@@ -209,7 +221,7 @@ class Segmenter:
 
         def see() -> Features:
             known = store and store.load(key, self.device)
-            return known or self.network.encode(self.network.normalised(frame_3SS[None].to(self.device)))
+            return known or self._see(self.network.normalised(frame_3SS[None].to(self.device)))
 
         features = self._kept.of([*self.network.parameters(), *self.network.buffers()], self.precision).get(key, see)
         if store is not None:
@@ -220,7 +232,9 @@ class Segmenter:
         """`encode`, with a folder that keeps what was seen."""
         if folder is None:
             return self.encode
-        return partial(self.encode, store=FeatureStore(folder, fingerprint(self.network, self.device, self.precision)))
+        return partial(
+            self.encode, store=FeatureStore(folder, fingerprint(self.network, self.device, self.precision, self.engine))
+        )
 
     def computing(self) -> AbstractContextManager[object]:
         """In this precision while the context lasts."""
@@ -247,6 +261,21 @@ def choose_device(name: str) -> torch.device:
     if absent or device.type not in {"cpu", "cuda", "mps"}:
         raise ConfigError(f"there is no device {name!r} here", "choose auto or cpu; `medsam2 doctor` lists what there is")
     return device
+
+
+def choose_encoder(engine: str, network: Sam2, precision: Literal["fp32", "bf16"]) -> Callable[[torch.Tensor], Features]:
+    """Frames (N, 3, S, S), normalised → what the network sees, by torch or by OpenVINO.
+
+    Raises:
+        ConfigError: there is no such engine here.
+    """
+    if engine == "torch":
+        return network.encode
+    if engine != "openvino":
+        raise ConfigError(f"unknown engine {engine!r}", "choose torch or openvino")
+    from medical_sam2.compiled import CompiledEncoder
+
+    return CompiledEncoder(network, precision)
 
 
 def choose_precision(name: str, device: torch.device) -> Literal["fp32", "bf16"]:

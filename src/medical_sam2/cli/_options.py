@@ -78,6 +78,7 @@ class How:
         image_size: side of the network's input in pixels; that of the weights unless given.
         device: auto, cpu, cuda, cuda:N or mps.
         precision: auto, fp32 or bf16.
+        engine: what runs the image encoder: torch, or openvino (an extra), which takes less time on a processor.
         threads: of the processor.
     """
 
@@ -93,6 +94,7 @@ class How:
     image_size: int | None = None
     device: str = "auto"
     precision: str = "auto"
+    engine: str = "torch"
     threads: int | None = None
 
 

@@ -75,6 +75,7 @@ def network(how: How) -> Segmenter:
         device=how.device,
         precision=how.precision,  # type: ignore[arg-type]
         image_size=how.image_size,
+        engine=how.engine,
     )
 
 
@@ -137,6 +138,7 @@ def described(plan: Plan, how: How, segmenter: Segmenter | None) -> dict[str, An
     return {
         "device": None if segmenter is None else str(segmenter.device),
         "precision": None if segmenter is None else segmenter.precision,
+        "engine": how.engine,
         "threads": torch.get_num_threads(),
         "weights": {
             "name": how.weights,

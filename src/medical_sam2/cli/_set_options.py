@@ -77,6 +77,7 @@ class Manner:
         image_size: side of the network's input in pixels; that of the weights unless given.
         device: auto, cpu, cuda, cuda:N or mps.
         precision: auto, fp32 or bf16.
+        engine: what runs the image encoder: torch, or openvino (an extra), which takes less time on a processor.
         threads: of the processor.
     """
 
@@ -89,6 +90,7 @@ class Manner:
     image_size: int | None = None
     device: str = "auto"
     precision: str = "auto"
+    engine: str = "torch"
     threads: int | None = None
 
     @property
@@ -100,5 +102,6 @@ class Manner:
             image_size=self.image_size,
             device=self.device,
             precision=self.precision,
+            engine=self.engine,
             threads=self.threads,
         )

@@ -128,7 +128,7 @@ def _machine(segmenter: "Segmenter", manner: Manner) -> dict[str, Any]:
     from medical_sam2.cli._plan import digest
 
     weights = {"name": manner.weights, "image_size": segmenter.network.image_size, "sha256": digest(manner.how)}
-    return {"device": str(segmenter.device), "precision": segmenter.precision, "weights": weights}
+    return {"device": str(segmenter.device), "precision": segmenter.precision, "engine": segmenter.engine, "weights": weights}
 
 
 def _foreseen(report: dict[str, Any], images: ImageFolder, prompts: SetPrompts, outputs: Outputs, skipped: list[int]) -> str:

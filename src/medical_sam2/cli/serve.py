@@ -55,6 +55,7 @@ class Machine:
         weights: a name (`medsam2 weights list`), a file, a folder, or an id on the Hugging Face hub.
         device: auto, cpu, cuda, cuda:N or mps.
         precision: auto, fp32 or bf16.
+        engine: what runs the image encoder: torch, or openvino (an extra), which takes less time on a processor.
         threads: of the processor.
         features_mb: memory for what the network saw of the slices.
     """
@@ -62,6 +63,7 @@ class Machine:
     weights: str = "nano"
     device: str = "auto"
     precision: str = "auto"
+    engine: str = "torch"
     threads: int | None = None
     features_mb: float = 1024.0
 
@@ -152,6 +154,7 @@ def _segmenter(machine: Machine) -> "Segmenter":
         device=machine.device,
         precision=machine.precision,  # type: ignore[arg-type]
         keep_mb=machine.features_mb,
+        engine=machine.engine,
     )
 
 
