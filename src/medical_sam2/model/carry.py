@@ -90,7 +90,7 @@ class Carry(nn.Module):
             place_3n = _places(height, width, query_Dn.device)
             query_nE = torch.cat([query_Dn.float() * self.sharpness.exp(), place_3n, torch.ones_like(place_3n[:1])]).T
             key_MEn = torch.cat([keys_MDn.float(), _pulled(place_3n, pull_M, weight_M)], 1)
-            inside_n4 = _read(query_nE, key_MEn.transpose(0, 1).flatten(1), cover_M4n.transpose(1, 2).flatten(0, 1).float())
+            inside_n4 = _read(query_nE, key_MEn.transpose(0, 1).flatten(1), cover_M4n.transpose(0, 1).flatten(1).float())
         fine = F.pixel_shuffle(inside_n4.T.reshape(1, 4, height, width), 2)
         return F.pixel_unshuffle(fine.clamp(SURE, 1 - SURE).logit(), 4)[0]
 
@@ -110,7 +110,7 @@ def _pulled(place_3n: Tensor, pull_M: Tensor, weight_M: Tensor) -> Tensor:
     return torch.stack(parts, 1)
 
 
-def _read(query_nE: Tensor, key_EK: Tensor, value_K4: Tensor) -> Tensor:
+def _read(query_nE: Tensor, key_EK: Tensor, value_4K: Tensor) -> Tensor:
     """Attention in pieces whose scores stay in cache; in one piece where gradients are needed, which keep all scores anyway."""
     pieces = (query_nE,) if torch.is_grad_enabled() else query_nE.split(CHUNK)
-    return torch.cat([(part @ key_EK).softmax(-1) @ value_K4 for part in pieces])
+    return torch.cat([F.linear((part @ key_EK).softmax(-1), value_4K) for part in pieces])

@@ -51,9 +51,15 @@ class Neighbour(nn.Module):
 
 
 def _likeness(key_Dhw: Tensor, other_Dhw: Tensor) -> Tensor:
-    """Cosine of each pixel with those of the window around its place in the other frame: (O, h, w); −1 outside of it."""
+    """Cosine of each pixel with those of the window around its place in the other frame: (O, h, w); −1 outside of it.
+
+    Shift by shift: all windows at once would be 49 copies of the frame.
+    """
+    _, height, width = key_Dhw.shape
     within = _windows(torch.ones_like(key_Dhw[:1]))[0]
-    return (key_Dhw[:, None] * _windows(other_Dhw.to(key_Dhw.dtype))).sum(0) + within - 1
+    framed = F.pad(other_Dhw.to(key_Dhw.dtype), [REACH] * 4)
+    shifted = (framed[:, y : y + height, x : x + width] for y in range(ACROSS) for x in range(ACROSS))
+    return torch.stack([(key_Dhw * other).sum(0) for other in shifted]) + within - 1
 
 
 def _windows(map_Dhw: Tensor) -> Tensor:
