@@ -25,7 +25,7 @@ h3 { font-size: 1.1rem; margin: 1.6rem 0 .4rem; } h4 { font-size: .95rem; margin
 p, li { max-width: 60rem; } .note { font-size: .85rem; opacity: .8; }
 .wide { overflow-x: auto; } table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .85rem; }
 th, td { border-bottom: 1px solid var(--line); padding: .25rem .6rem; text-align: right; vertical-align: bottom; }
-th[scope=row], th:first-child { text-align: left; } thead th { background: var(--soft); }
+th[scope=row], th:first-child { text-align: left; min-width: 11rem; } thead th { background: var(--soft); }
 tbody tr:hover { background: var(--soft); }
 figure { display: inline-block; margin: .8rem 1rem .8rem 0; vertical-align: top; max-width: 100%; }
 figure img { max-width: 100%; width: 30rem; background: #fff; } figure.broad img { width: auto; }
