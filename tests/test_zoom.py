@@ -16,7 +16,7 @@ from medical_sam2.model.memory import SelfSorting
 from medical_sam2.orientations import OrientationTracker
 from medical_sam2.planning import grouped
 from medical_sam2.prompts import Box, FramePrompt, Mask, Point, Prompt
-from medical_sam2.region import Region, box_of
+from medical_sam2.region import Canvas, Region, box_of
 from medical_sam2.views import AXIAL, THREE_VIEWS
 from medical_sam2.volume import Volume
 from medical_sam2.zoom import grown, object_box, shown, together
@@ -109,6 +109,24 @@ def test_a_click_is_looked_at_in_regions_of_several_sizes_and_agreement_counts()
     sides = [region.height for region in regions if region]
     assert sides == sorted(sides)
     assert box == box_of(plane)
+
+
+def test_what_seems_to_be_small_is_looked_at_more_closely() -> None:
+    canvas, regions = Canvas((400, 300)), dict[int, list[int]]()
+    for side in (30, 60):
+        mask = np.zeros((400, 300), bool)
+        mask[100 : 100 + side, 100 : 100 + side] = True
+        sides = regions[side] = []
+
+        def look(
+            region: Region | None, t: int, said: FramePrompt, *, mask: NDArray[np.bool_] = mask, sides: list[int] = sides
+        ) -> tuple[NDArray[np.bool_], float]:
+            sides.append(region.width if region else 300)
+            return mask, 0.5
+
+        assert object_box(canvas, {0: FramePrompt.click(105, 105)}, look) == box_of(mask)
+    assert regions[60] == [300, 57, 150, 225]
+    assert regions[30] == [300, 57, 150, 225, 30, 93]
 
 
 def test_of_answers_alike_the_surest_counts() -> None:
