@@ -1,8 +1,8 @@
 """Which part of the frames the network is shown: a region around the object, found from its prompts, that grows with it.
 
 A small object in a large slice is a few pixels at the network's resolution; shown by itself it fills the input. A click does
-not say how large its object is: the network is asked on regions of several sizes around it, on more of them where the object
-seems to be small, and the answer counts that it is sure of and that the others agree with. (nnInteractive, Isensee et al., 2025, zooms out until the object fits.)
+not say how large its object is: the network is asked on the whole frame and on a region around the click, on a smaller one too
+where the object seems to be small, and the answer counts that it is sure of and that the others agree with. (nnInteractive, Isensee et al., 2025, zooms out until the object fits.)
 
 Shapes: H W frame.
 """
@@ -20,8 +20,8 @@ from medical_sam2.region import BoxXyxy, Canvas, Region, around_all, box_of
 MARGIN = 2.0  # side of a region over the longer side of its object
 GROWTH = 1.6  # of a region that its object reaches the border of
 ALIKE = 1.5  # regions whose common one is larger by less than this factor become one
-SCALES = (0.19, 0.5, 0.75)  # sides of the regions around a click, as shares of the frame's shorter side
-NEAR = (0.1, 0.31)  # of further ones, for objects whose longer side is below this share of it:
+SCALE = 0.31  # side of the region around a click, as a share of the frame's shorter side
+NEAR = 0.1  # of a further one, for objects whose longer side is below this share of it:
 SMALL = 0.13
 AGREEMENT = 0.5  # weight of the mean Dice with the other answers beside the predicted IoU
 
@@ -96,9 +96,9 @@ def _hit(canvas: Canvas, t: int, prompt: FramePrompt, look: Look) -> BoxXyxy:
     def around(share: float) -> Region | None:
         return canvas.around(clicked, max(share * mm / (_side(clicked) * max(canvas.pixel_hw)), MARGIN))
 
-    best = asked([None, *map(around, SCALES)])
+    best = asked([None, around(SCALE)])
     if not best.any() or _side(box_of(best)) * max(canvas.pixel_hw) < SMALL * mm:
-        best = asked(map(around, NEAR))
+        best = asked([around(NEAR)])
     return box_of(best) if best.any() else (0.0, 0.0, width - 1.0, height - 1.0)
 
 
