@@ -45,11 +45,11 @@ class Tally:
 class Server:
     """The command, as a process of its own."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, features_mb: float) -> None:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
-        self.folder, self.up = folder, threading.Event()
+        self.folder, self.up, self.features_mb = folder, threading.Event(), features_mb
         self.start()
 
     def start(self) -> float:
@@ -57,6 +57,7 @@ class Server:
         began, log = time.perf_counter(), self.folder / "log"
         command = [sys.executable, "-c", "from medical_sam2.cli import main; main()", "serve", str(self.folder / "images")]
         options = ["--state", str(self.folder / "state"), "--port", str(self.port), "--no-browser", "--most-sessions", "64"]
+        options += ["--features-mb", str(self.features_mb)]
         with log.open("wb") as sink:
             self.process = subprocess.Popen([*command, *options], stderr=sink, env=os.environ)
         while True:
@@ -211,13 +212,14 @@ def main() -> int:
     parser.add_argument("--sessions", type=int, default=16)
     parser.add_argument("--minutes", type=float, default=5)
     parser.add_argument("--kills", type=int, default=0)
+    parser.add_argument("--features-mb", type=float, default=512)
     arguments = parser.parse_args()
     with TemporaryDirectory() as name:
         folder, tally = Path(name), Tally()
         (folder / "images").mkdir()
         subprocess.run([sys.executable, ROOT / "examples" / "phantom.py", folder / "images" / "ct.nii.gz"], check=True)
         (folder / "images" / "truth.nii.gz").unlink(missing_ok=True)
-        server = Server(folder)
+        server = Server(folder, arguments.features_mb)
         try:
             memory = run(server, tally, arguments)
         finally:

@@ -16,7 +16,7 @@ from medical_sam2.model.memory import SelfSorting
 from medical_sam2.orientations import OrientationTracker
 from medical_sam2.planning import grouped
 from medical_sam2.prompts import Box, FramePrompt, Mask, Point, Prompt
-from medical_sam2.region import Region, box_of
+from medical_sam2.region import Canvas, Region, box_of
 from medical_sam2.views import AXIAL, THREE_VIEWS
 from medical_sam2.volume import Volume
 from medical_sam2.zoom import grown, object_box, shown, together
@@ -88,31 +88,46 @@ def test_nothing_outside_of_the_region_is_outlined() -> None:
 
 
 def click_box(sure: Callable[[Region | None], float]) -> tuple[list[Region | None], tuple[float, ...], NDArray[np.bool_]]:
-    """Regions that were looked at and the box that was found, when half of the answers are true and the others too large."""
+    """Regions that were looked at and the box that was found, when the first answer is too large and the others are true."""
     volume, truth = cone()
     stack = FrameStack(volume, AXIAL, Window(0, 1), 64)
-    plane = AXIAL.apply(truth)[4]
+    plane = AXIAL.apply(truth)[0]
     regions: list[Region | None] = []
 
     def look(region: Region | None, t: int, said: FramePrompt) -> tuple[NDArray[np.bool_], float]:
         regions.append(region)
-        return (plane if len(regions) % 2 else np.roll(plane, 5 + len(regions), 0) | plane), sure(region)
+        return (plane if len(regions) > 1 else np.roll(plane, 3, 0) | plane), sure(region)
 
-    _, row, column = AXIAL.project((60, 50, 4), SHAPE)
-    return regions, object_box(stack.canvas, {4: FramePrompt.click(column, row)}, look), plane
+    _, row, column = AXIAL.project((60, 50, 0), SHAPE)
+    return regions, object_box(stack.canvas, {0: FramePrompt.click(column, row)}, look), plane
 
 
 def test_a_click_is_looked_at_in_regions_of_several_sizes_and_agreement_counts() -> None:
     regions, box, plane = click_box(lambda region: 0.5)
-    assert regions[0] is None
-    assert len(regions) >= 4
-    sides = [region.height for region in regions if region]
-    assert sides == sorted(sides)
+    assert [region and region.height for region in regions] == [None, 37, 24]
     assert box == box_of(plane)
 
 
+def test_what_seems_to_be_small_is_looked_at_more_closely() -> None:
+    canvas, regions = Canvas((400, 300)), dict[int, list[int]]()
+    for side in (30, 60):
+        mask = np.zeros((400, 300), bool)
+        mask[100 : 100 + side, 100 : 100 + side] = True
+        sides = regions[side] = []
+
+        def look(
+            region: Region | None, t: int, said: FramePrompt, *, mask: NDArray[np.bool_] = mask, sides: list[int] = sides
+        ) -> tuple[NDArray[np.bool_], float]:
+            sides.append(region.width if region else 300)
+            return mask, 0.5
+
+        assert object_box(canvas, {0: FramePrompt.click(105, 105)}, look) == box_of(mask)
+    assert regions[60] == [300, 93]
+    assert regions[30] == [300, 93, 30]
+
+
 def test_of_answers_alike_the_surest_counts() -> None:
-    _, box, plane = click_box(lambda region: 1.0 if region and region.height == 24 else 0.2)
+    _, box, plane = click_box(lambda region: 0.2 if region else 1.0)
     assert box != box_of(plane)
 
 

@@ -1,13 +1,13 @@
 """Which part of the frames the network is shown: a region around the object, found from its prompts, that grows with it.
 
 A small object in a large slice is a few pixels at the network's resolution; shown by itself it fills the input. A click does
-not say how large its object is: the network is asked on regions of several sizes around it, and the answer counts that it is
-sure of and that the others agree with. (nnInteractive, Isensee et al., 2025, zooms out until the object fits.)
+not say how large its object is: the network is asked on the whole frame and on a region around the click, on a smaller one too
+where the object seems to be small, and the answer counts that it is sure of and that the others agree with. (nnInteractive, Isensee et al., 2025, zooms out until the object fits.)
 
 Shapes: H W frame.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import cast
 
 import numpy as np
@@ -20,7 +20,9 @@ from medical_sam2.region import BoxXyxy, Canvas, Region, around_all, box_of
 MARGIN = 2.0  # side of a region over the longer side of its object
 GROWTH = 1.6  # of a region that its object reaches the border of
 ALIKE = 1.5  # regions whose common one is larger by less than this factor become one
-SCALES = (0.1, 0.19, 0.31, 0.5, 0.75)  # sides of the regions around a click, as shares of the frame's shorter side
+SCALE = 0.31  # side of the region around a click, as a share of the frame's shorter side
+NEAR = 0.1  # of a further one, for objects whose longer side is below this share of it:
+SMALL = 0.13
 AGREEMENT = 0.5  # weight of the mean Dice with the other answers beside the predicted IoU
 
 Look = Callable[[Region | None, int, FramePrompt], tuple[NDArray[np.bool_], float]]
@@ -81,15 +83,30 @@ def _hit(canvas: Canvas, t: int, prompt: FramePrompt, look: Look) -> BoxXyxy:
     """The box of what a click hit: of several answers the one that is sure, and that the others agree with."""
     height, width = canvas.shape_hw
     clicked = around_all(_places(prompt))
-    mm = min(height * canvas.pixel_hw[0], width * canvas.pixel_hw[1]) / (_side(clicked) * max(canvas.pixel_hw))
-    regions = dict.fromkeys([None, *(canvas.around(clicked, max(share * mm, MARGIN)) for share in SCALES)])
-    answers = [look(region, t, prompt) for region in regions]
-    masks = [_part_under(prompt, mask) for mask, _ in answers]
-    worth = [
-        sure + AGREEMENT * _agreement(mask, masks) if mask.any() else -1 for mask, (_, sure) in zip(masks, answers, strict=True)
-    ]
-    best = masks[int(np.argmax(worth))]
+    mm = min(height * canvas.pixel_hw[0], width * canvas.pixel_hw[1])
+    answers: dict[Region | None, tuple[NDArray[np.bool_], float]] = {}
+
+    def asked(regions: Iterable[Region | None]) -> NDArray[np.bool_]:
+        for region in regions:
+            if region not in answers:
+                mask, sure = look(region, t, prompt)
+                answers[region] = _part_under(prompt, mask), sure
+        return _best([*answers.values()])
+
+    def around(share: float) -> Region | None:
+        return canvas.around(clicked, max(share * mm / (_side(clicked) * max(canvas.pixel_hw)), MARGIN))
+
+    best = asked([None, around(SCALE)])
+    if not best.any() or _side(box_of(best)) * max(canvas.pixel_hw) < SMALL * mm:
+        best = asked([around(NEAR)])
     return box_of(best) if best.any() else (0.0, 0.0, width - 1.0, height - 1.0)
+
+
+def _best(answers: Sequence[tuple[NDArray[np.bool_], float]]) -> NDArray[np.bool_]:
+    """The mask that is sure, and that the others agree with."""
+    masks = [mask for mask, _ in answers]
+    worth = [sure + AGREEMENT * _agreement(mask, masks) if mask.any() else -1 for mask, sure in answers]
+    return masks[int(np.argmax(worth))]
 
 
 def _agreement(mask: NDArray[np.bool_], masks: Sequence[NDArray[np.bool_]]) -> float:

@@ -87,12 +87,33 @@ class Person:
 
     def click(self, plane: str, spot: tuple[float, float], shape: tuple[int, int], spacing: tuple[float, float]) -> None:
         """Click on a row and column of the slice."""
+        left, top = self._place(plane, spot, shape, spacing)
+        self.page.mouse.click(left, top)
+
+    def drag(
+        self,
+        plane: str,
+        spots: tuple[tuple[float, float], ...],
+        shape: tuple[int, int],
+        spacing: tuple[float, float],
+    ) -> None:
+        """Draw from one row and column to the next, with the left button held."""
+        for number, spot in enumerate(spots):
+            self.page.mouse.move(*self._place(plane, spot, shape, spacing), steps=5 if number else 1)
+            if not number:
+                self.page.mouse.down()
+        self.page.mouse.up()
+
+    def _place(
+        self, plane: str, spot: tuple[float, float], shape: tuple[int, int], spacing: tuple[float, float]
+    ) -> tuple[float, float]:
+        """Where a row and column of the slice are on the page."""
         box = self.view(plane).bounding_box()
         assert box is not None
         fit = min(box["width"] / (shape[1] * spacing[1]), box["height"] / (shape[0] * spacing[0]))
         left = (box["width"] - shape[1] * spacing[1] * fit) / 2 + (spot[1] + 0.5) * spacing[1] * fit
         top = (box["height"] - shape[0] * spacing[0] * fit) / 2 + (spot[0] + 0.5) * spacing[0] * fit
-        self.view(plane).click(position={"x": left, "y": top})
+        return box["x"] + left, box["y"] + top
 
     def painted(self, plane: str, folder: Path, shape: tuple[int, int], spacing: tuple[float, float]) -> NDArray[np.bool_]:
         """Which pixels (H, W) of a slice are seen in the colour of the first structure, in a screenshot."""

@@ -119,6 +119,34 @@ def test_without_a_mouse(person: Person, tmp_path: Path) -> None:
     expect(page.get_by_role("dialog")).to_be_visible()
 
 
+def test_a_brush_paints_and_wipes_with_the_mouse_and_without(person: Person, tmp_path: Path) -> None:
+    page, shape, spacing = person.page, (13, 11), (1.0, 1.0)
+    page.locator("#files").set_input_files(saved(phantom("LPS"), tmp_path / "image.nii.gz"))
+    expect(person.view("axial")).to_be_focused()
+    page.keyboard.press("d")
+    for _ in range(5):
+        page.keyboard.press("[")
+    expect(page.get_by_label("Brush size")).to_have_attribute("aria-valuetext", "radius of 0.5 pixels")
+    painted = np.zeros(shape, bool)
+    person.drag("axial", ((3, 2), (3, 7), (5, 7)), shape, spacing)
+    expect(page.locator(".go")).to_contain_text("1 gesture not")
+    painted[3, 2:8] = painted[3:6, 7] = True
+    _sees(person, "axial", tmp_path, painted, spacing)
+    page.keyboard.down("Shift")
+    person.drag("axial", ((3, 2), (3, 4)), shape, spacing)
+    page.keyboard.up("Shift")
+    expect(page.locator(".go")).to_contain_text("2 gestures")
+    painted[3, 2:5] = False
+    _sees(person, "axial", tmp_path, painted, spacing)
+    for key in ("Enter", "ArrowDown", "ArrowDown", "Enter", "ArrowDown", "ArrowLeft"):
+        page.keyboard.press(key)  # from the middle, which is where the cross hair is
+    expect(page.locator(".go")).to_contain_text("3 gestures")
+    painted[6:9, 5] = True
+    _sees(person, "axial", tmp_path, painted, spacing)
+    page.keyboard.press("z")
+    expect(page.locator(".go")).to_contain_text("2 gestures")
+
+
 def test_a_second_tab_cannot_overwrite_the_first(person: Person, browser: Browser, tmp_path: Path) -> None:
     page = person.page
     page.locator("#files").set_input_files(saved(phantom("LPS"), tmp_path / "image.nii.gz"))

@@ -25,6 +25,7 @@ const shapes: Record<string, string> = {
   minus: 'M5 12h14',
   box: 'M5 5h14v14H5z',
   lasso: 'M5 13c-3-6 4-9 8-8s8 4 6 9-9 6-12 3c-1 2 0 4-2 5',
+  brush: 'M20 4c-4 2-8 6-10 10l1 1c4-2 8-6 9-11zM8 15c-3 0-3 4-5 5 3 1 7 0 7-3',
   undo: 'M9 7 4 12l5 5M4 12h10a6 6 0 0 1 6 6',
   redo: 'm15 7 5 5-5 5M20 12H10a6 6 0 0 0-6 6',
   close: 'm6 6 12 12M18 6 6 18',

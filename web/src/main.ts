@@ -31,8 +31,8 @@ async function home(first = false): Promise<void> {
 }
 
 const KEYS: [string, string][] = [
-  ['Q A X S V', 'tool: inside, outside, box, lasso, look'], ['Arrows', 'move the cross hair (Shift: ten pixels)'], ['Page Up/Down, wheel', 'next or previous slice'],
-  ['Enter, −', 'click inside, click outside, at the cross hair'], ['B … Enter', 'box from here to there'], ['T, Esc', 'track, cancel'], ['Z, Y', 'undo, redo'],
+  ['Q A X S D V', 'tool: inside, outside, box, lasso, brush, look'], ['Arrows', 'move the cross hair (Shift: ten pixels)'], ['Page Up/Down, wheel', 'next or previous slice'],
+  ['Enter, −', 'click inside, click outside, at the cross hair'], ['B … Enter', 'box from here to there'], ['Enter … Enter, − … Enter', 'with the brush: paint, wipe, along the arrows'], ['[ ]', 'size of the brush'], ['T, Esc', 'track, cancel'], ['Z, Y', 'undo, redo'],
   ['N, 1–9', 'new structure, choose one'], ['L', 'look here next'], ['O, U', 'outlines, uncertainty'], ['W', 'next window (right drag: by hand)'], ['F', 'one view large, all views'], ['Ctrl + wheel', 'zoom (middle drag: pan)'],
 ]
 
@@ -141,6 +141,7 @@ function key(event: KeyboardEvent, work: Work, panel: Panel, views: SliceView[],
   else if (pressed === 'o') { work.overlay = !work.overlay; work.tell('overlay') }
   else if (pressed === 'u') { work.doubt = !work.doubt; work.tell('overlay') }
   else if (pressed === 'f') large(focused.element)()
+  else if (pressed === '[' || pressed === ']') panel.resize(pressed === ']' ? 1 : -1)
   else if (pressed === '?') help()
   else if (pressed === 'w') {
     const all = panel.windows()

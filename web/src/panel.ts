@@ -1,5 +1,6 @@
 // Beside the views: structures, tools, tracking, where to look, and what to take away.
 import type { About } from './api'
+import { SIZES } from './brush'
 import { fill, h, icon } from './dom'
 import type { Change, Tool, Work } from './work'
 
@@ -8,6 +9,7 @@ const TOOLS: [Tool, string, string, string][] = [
   ['minus', 'Outside', 'A', 'Click where the outline is too large'],
   ['box', 'Box', 'X', 'Draw a box around it'],
   ['lasso', 'Lasso', 'S', 'Draw its outline yourself'],
+  ['brush', 'Brush', 'D', 'Paint the outline; with Shift, wipe it away; [ and ] change the size'],
   ['look', 'Look', 'V', 'Move the cross hair; nothing is outlined'],
 ]
 export const TOOL_KEYS = new Map(TOOLS.map(([tool, , key]) => [key.toLowerCase(), tool]))
@@ -16,6 +18,7 @@ export class Panel {
   readonly element = h('aside', { class: 'panel', 'aria-label': 'Structures and tools' })
   private readonly structures = h('ul', { class: 'structures', 'aria-label': 'Structures' })
   private readonly tools = h('div', { class: 'tools', role: 'radiogroup', 'aria-label': 'Tool' })
+  private readonly size = h('label', { class: 'size' })
   private readonly go = h('div', { class: 'go' })
   private readonly look = h('div', { class: 'look' })
   private readonly shown = h('div', { class: 'row wrap' })
@@ -25,7 +28,7 @@ export class Panel {
     const volume = work.info.kind === 'volume'
     fill(this.element,
       h('section', {}, h('div', { class: 'head' }, h('h2', {}, 'Structures'), h('button', { title: 'New structure (N)', 'aria-label': 'New structure', class: 'quiet', onclick: () => attempt(work.add()) }, icon('plus'))), this.structures),
-      h('section', {}, h('h2', {}, 'Tool'), this.tools),
+      h('section', {}, h('h2', {}, 'Tool'), this.tools, this.size),
       h('section', {}, h('h2', {}, volume ? 'Through the volume' : 'Through the set'), this.go),
       h('section', {}, h('h2', {}, 'Look here next'), this.look),
       h('section', {}, h('h2', {}, 'Show'), this.shown),
@@ -67,7 +70,18 @@ export class Panel {
     const button = ([tool, name, key, title]: (typeof TOOLS)[number]): HTMLElement =>
       h('button', { role: 'radio', 'aria-checked': String(this.work.tool === tool), title: `${title} (${key})`, class: this.work.tool === tool ? 'active' : '', onclick: () => { this.work.tool = tool; this.work.tell('tool') } }, icon(tool), name)
     fill(this.tools, ...TOOLS.map(button))
+    if (this.work.tool !== 'brush') return fill(this.size)
+    const slider = h('input', { type: 'range', min: '0', max: String(SIZES.length - 1), value: String(SIZES.indexOf(this.work.radius)), 'aria-valuetext': `radius of ${this.work.radius} pixels`, oninput: () => this.sized(Number(slider.value)) })
+    fill(this.size, 'Brush size', slider)
   }
+
+  private sized(place: number): void {
+    this.work.radius = SIZES[Math.max(0, Math.min(SIZES.length - 1, place))]
+    this.work.tell('brush')
+  }
+
+  /** A larger or smaller brush. */
+  resize(by: number): void { this.sized(SIZES.indexOf(this.work.radius) + by); this.choosing() }
 
   private going(): void {
     const { work } = this

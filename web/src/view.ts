@@ -1,10 +1,12 @@
 // One plane: the slice, what is outlined on it, and the gestures that outline it.
 import type { Frame, Plane } from './api'
+import { Stroke } from './brush'
 import { glow, grey, inside, palette, rgb, tint } from './colours'
 import { fill, h, icon } from './dom'
 import type { Change, Work } from './work'
 
 type Spot = [number, number] // row, column
+const COLOUR = '#4cc9f0' // of the first structure
 
 export class SliceView {
   readonly element: HTMLElement
@@ -19,8 +21,10 @@ export class SliceView {
   private shownT = -1
   private zoom = 1
   private shift: Spot = [0, 0]
-  private drag: { from: Spot; line: Spot[]; kind: 'box' | 'lasso' | 'window' | 'pan'; x: number; y: number } | null = null
+  private drag: { from: Spot; line: Spot[]; kind: 'box' | 'lasso' | 'brush' | 'window' | 'pan'; x: number; y: number } | null = null
   private corner: Spot | null = null
+  private stroke: Stroke | null = null
+  private hover: Spot | null = null
   private waiting = false
   private stop = new AbortController()
 
@@ -44,10 +48,11 @@ export class SliceView {
     if (change === 'window') { this.drawImage(); this.paint() }
     if (change === 'state') { this.drawTint(); this.paint() }
     if (change === 'rows') this.paintStrip()
-    if (change === 'tool') this.canvas.dataset.tool = this.work.tool
+    if (change === 'tool') { this.canvas.dataset.tool = this.work.tool; this.stroke = null; this.paint() }
+    if (change === 'brush') this.paint()
   }
 
-  go(t: number): void { const { y, x } = this.work.place(this.plane); this.corner = null; this.work.move(this.plane, t, y, x) }
+  go(t: number): void { const { y, x } = this.work.place(this.plane); this.corner = null; this.stroke = null; this.work.move(this.plane, t, y, x) }
   step(by: number): void { this.go(this.work.place(this.plane).t + by) }
 
   private async load(): Promise<void> {
@@ -141,6 +146,7 @@ export class SliceView {
     this.paintCross(brush, at)
     this.paintSaid(brush, at)
     this.paintDrag(brush, at)
+    if (this.work.tool === 'brush') this.paintBrush(brush, size, at)
     this.paintLetters(brush, width, height)
     if (this.waiting) { brush.fillStyle = '#dfe6ee'; brush.font = '13px system-ui'; brush.fillText(this.work.first ? 'loading the network, then outlining …' : 'outlining …', 10, height - 12) }
     this.canvas.setAttribute('aria-label', this.described())
@@ -150,7 +156,7 @@ export class SliceView {
     const { t, y, x } = this.work.place(this.plane)
     const label = this.labels && this.frame ? this.labels[y * this.frame.columns + x] : 0
     const name = this.work.state.structures.find((each) => each.label === label)?.name ?? 'nothing outlined'
-    return `${this.plane} slice ${t + 1}, cursor at row ${y}, column ${x}: ${name}. Arrows move, Page Up and Down change the slice, Enter clicks, minus clicks outside, B begins a box.`
+    return `${this.plane} slice ${t + 1}, cursor at row ${y}, column ${x}: ${name}. Arrows move, Page Up and Down change the slice, Enter clicks, minus clicks outside, B begins a box.${this.work.tool === 'brush' ? ' With the brush, Enter or minus begins a stroke, arrows draw it, Enter ends it.' : ''}`
   }
 
   /** Where the slice's sides lie in the patient. */
@@ -210,7 +216,7 @@ export class SliceView {
 
   private paintDrag(brush: CanvasRenderingContext2D, at: (spot: Spot) => Spot): void {
     const { y, x } = this.work.place(this.plane)
-    const line: Spot[] = this.drag && this.drag.kind !== 'window' ? this.drag.line : this.corner ? [this.corner, [y, x]] : []
+    const line: Spot[] = this.drag && this.drag.kind !== 'window' && this.drag.kind !== 'brush' ? this.drag.line : this.corner ? [this.corner, [y, x]] : []
     if (line.length < 2) return
     const [r, g, b] = rgb(this.work.active?.colour ?? '#ffffff')
     brush.strokeStyle = `rgb(${r}, ${g}, ${b})`
@@ -227,6 +233,47 @@ export class SliceView {
     }
     brush.fill()
     brush.stroke()
+  }
+
+  /** The stroke so far, and how large the brush is. */
+  private paintBrush(brush: CanvasRenderingContext2D, size: [number, number, number, number], at: (spot: Spot) => Spot): void {
+    const { y, x } = this.work.place(this.plane)
+    const [r, g, b] = rgb(this.work.active?.colour ?? COLOUR)
+    if (this.stroke) {
+      const layer = new OffscreenCanvas(this.stroke.columns, this.stroke.rows)
+      const colour: [number, number, number] = this.stroke.positive ? [r, g, b] : [16, 20, 26]
+      layer.getContext('2d')?.putImageData(tint(this.stroke.pixels, this.stroke.rows, this.stroke.columns, new Map([[1, colour]]), 1), 0, 0)
+      brush.drawImage(layer, ...size)
+    }
+    const [mmY, mmX] = this.work.plane(this.plane)?.spacing ?? [1, 1]
+    const [top, left] = at(this.drag || this.hover ? this.hover ?? [y, x] : [y, x])
+    const reach = (this.work.radius * Math.min(mmY, mmX) * size[2]) / ((this.frame?.columns ?? 1) * mmX)
+    brush.strokeStyle = `rgb(${r}, ${g}, ${b})`
+    brush.lineWidth = 1
+    brush.beginPath()
+    brush.arc(left, top, Math.max(2, reach), 0, 2 * Math.PI)
+    brush.stroke()
+  }
+
+  private draw(): void {
+    const { y, x } = this.work.place(this.plane)
+    this.stroke?.to([y, x])
+    this.paint()
+  }
+
+  private begin(spot: Spot, positive: boolean): void {
+    if (!this.frame) return
+    this.stroke = new Stroke(this.frame.rows, this.frame.columns, this.work.plane(this.plane)?.spacing ?? [1, 1], this.work.radius, positive, spot)
+    this.paint()
+  }
+
+  private end(): void {
+    const { stroke } = this
+    this.stroke = null
+    const runs = stroke?.over(this.labels, this.work.label) ?? []
+    if (runs.length) this.say('mask', { runs })
+    else if (stroke) this.attempt(Promise.reject(new Error('Nothing would be left on this slice; undo instead, or remove the structure.')))
+    this.paint()
   }
 
   /** How sure the tracking was, slice by slice, over the slider. */
@@ -255,7 +302,8 @@ export class SliceView {
     this.canvas.addEventListener('pointerdown', (event) => this.down(event))
     this.canvas.addEventListener('pointermove', (event) => this.moved(event))
     this.canvas.addEventListener('pointerup', (event) => this.up(event))
-    this.canvas.addEventListener('pointercancel', () => { this.drag = null; this.paint() })
+    this.canvas.addEventListener('pointercancel', () => { this.drag = null; this.stroke = null; this.paint() })
+    this.canvas.addEventListener('pointerleave', () => { this.hover = null; this.paint() })
     this.canvas.addEventListener('contextmenu', (event) => event.preventDefault())
     this.canvas.addEventListener('wheel', (event) => this.wheel(event), { passive: false })
     this.canvas.addEventListener('keydown', (event) => this.key(event))
@@ -269,7 +317,8 @@ export class SliceView {
     this.canvas.setPointerCapture(event.pointerId)
     const spot = this.spot(event)
     const { tool } = this.work
-    const kind = event.button === 2 ? 'window' : event.button === 1 ? 'pan' : tool === 'box' || tool === 'lasso' ? tool : null
+    const kind = event.button === 2 ? 'window' : event.button === 1 ? 'pan' : tool === 'box' || tool === 'lasso' || tool === 'brush' ? tool : null
+    if (kind === 'brush') this.begin(spot, !(event.shiftKey || event.altKey))
     if (kind) { this.drag = { from: spot, line: [spot], kind, x: event.clientX, y: event.clientY }; return }
     if (!this.holds(spot)) return
     this.work.move(this.plane, this.shownT, spot[0], spot[1])
@@ -278,6 +327,7 @@ export class SliceView {
 
   private moved(event: PointerEvent): void {
     const drag = this.drag
+    if (this.work.tool === 'brush') { this.hover = this.spot(event); if (!drag) this.paint() }
     if (!drag) {
       if (this.work.tool === 'look' && event.buttons === 1) { const [y, x] = this.spot(event); this.work.move(this.plane, this.shownT, y, x) }
       return
@@ -295,6 +345,7 @@ export class SliceView {
       this.paint()
     } else {
       if (drag.kind === 'box') drag.line = [drag.from, this.spot(event)]
+      else if (drag.kind === 'brush') this.stroke?.to(this.spot(event))
       else drag.line.push(this.spot(event))
       this.paint()
     }
@@ -304,6 +355,7 @@ export class SliceView {
     const drag = this.drag
     this.drag = null
     if (!drag || !this.frame || drag.kind === 'window' || drag.kind === 'pan') return
+    if (drag.kind === 'brush') return this.end()
     const { rows, columns } = this.frame
     const clip = ([y, x]: Spot): Spot => [Math.max(-0.49, Math.min(rows - 0.51, y)), Math.max(-0.49, Math.min(columns - 0.51, x))]
     if (drag.kind === 'box') {
@@ -336,7 +388,11 @@ export class SliceView {
       ArrowUp: [0, -by, 0], ArrowDown: [0, by, 0], ArrowLeft: [0, 0, -by], ArrowRight: [0, 0, by], PageUp: [1, 0, 0], PageDown: [-1, 0, 0],
     }
     const move = moves[event.key]
-    if (move) this.work.move(this.plane, t + move[0], y + move[1], x + move[2])
+    if (move && !move[0] && this.stroke) { this.work.move(this.plane, t, y + move[1], x + move[2]); this.draw() }
+    else if (move) { this.stroke = null; this.work.move(this.plane, t + move[0], y + move[1], x + move[2]) }
+    else if (event.key === 'Enter' && this.stroke) this.end()
+    else if (event.key === 'Escape' && this.stroke) { this.stroke = null; this.paint() }
+    else if (this.work.tool === 'brush' && (event.key === 'Enter' || event.key === '-')) { this.hover = null; this.begin([y, x], event.key === 'Enter') }
     else if (event.key === 'Enter' && this.corner) { const from = this.corner; this.corner = null; this.say('box', { points: [from, [y, x]] }) }
     else if (event.key === 'Enter') this.click([y, x], this.work.tool !== 'minus')
     else if (event.key === '-') this.click([y, x], false)

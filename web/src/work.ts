@@ -2,8 +2,8 @@
 import * as api from './api'
 import type { Frame, Gesture, Info, Plane, Row, State, Structure, Told } from './api'
 
-export type Tool = 'plus' | 'minus' | 'box' | 'lasso' | 'look'
-export type Change = 'state' | 'cursor' | 'window' | 'tool' | 'labels' | 'rows' | 'progress' | 'overlay'
+export type Tool = 'plus' | 'minus' | 'box' | 'lasso' | 'brush' | 'look'
+export type Change = 'state' | 'cursor' | 'window' | 'tool' | 'labels' | 'rows' | 'progress' | 'overlay' | 'brush'
 export interface Cursor { s: number; p: number; l: number }
 export interface Progress { done: number; total: number; began: number }
 const KEPT_FRAMES = 160
@@ -14,6 +14,7 @@ export class Work {
   cursor: Cursor
   image = 0
   tool: Tool = 'plus'
+  radius = 4
   label = 0
   window: [number, number]
   overlay = true

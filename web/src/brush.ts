@@ -1,0 +1,47 @@
+// A stroke of the brush: discs along a line on one slice, and what the structure is afterwards.
+
+export const SIZES = [0.5, 1, 1.5, 2, 3, 4, 6, 8, 12, 16, 24, 32] // radius in pixels, of the finer side where they are not square
+
+export class Stroke {
+  readonly pixels: Uint8Array
+  private last: [number, number]
+
+  constructor(readonly rows: number, readonly columns: number, private readonly spacing: [number, number], private readonly radius: number, readonly positive: boolean, from: [number, number]) {
+    this.pixels = new Uint8Array(rows * columns)
+    this.last = from
+    this.dab(from)
+  }
+
+  /** On to a row and column, in discs so near each other that no gap is left. */
+  to([y, x]: [number, number]): void {
+    const [fromY, fromX] = this.last
+    const steps = Math.max(1, Math.ceil(2 * Math.max(Math.abs(y - fromY), Math.abs(x - fromX)) / Math.max(1, this.radius)))
+    for (let i = 1; i <= steps; i++) this.dab([fromY + ((y - fromY) * i) / steps, fromX + ((x - fromX) * i) / steps])
+    this.last = [y, x]
+  }
+
+  private dab([y, x]: [number, number]): void {
+    const [mmY, mmX] = this.spacing
+    const reach = this.radius * Math.min(mmY, mmX)
+    const [high, wide] = [reach / mmY, reach / mmX]
+    for (let row = Math.max(0, Math.ceil(y - high)); row <= Math.min(this.rows - 1, y + high); row++) {
+      for (let column = Math.max(0, Math.ceil(x - wide)); column <= Math.min(this.columns - 1, x + wide); column++) {
+        if (Math.hypot((row - y) * mmY, (column - x) * mmX) <= reach) this.pixels[row * this.columns + column] = 1
+      }
+    }
+    const [row, column] = [Math.round(y), Math.round(x)] // a small brush paints at least the pixel under it
+    if (row >= 0 && row < this.rows && column >= 0 && column < this.columns) this.pixels[row * this.columns + column] = 1
+  }
+
+  /** The structure as runs, start and length, with the stroke added to it or wiped off it. */
+  over(labels: Uint8Array | null, label: number): number[] {
+    const runs: number[] = []
+    for (let i = 0; i < this.pixels.length; i++) {
+      const was = label > 0 && labels?.[i] === label
+      if (!(this.pixels[i] ? this.positive : was)) continue
+      if (runs.length && runs[runs.length - 2] + runs[runs.length - 1] === i) runs[runs.length - 1]++
+      else runs.push(i, 1)
+    }
+    return runs
+  }
+}
