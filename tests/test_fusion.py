@@ -177,3 +177,16 @@ def test_the_threshold_may_be_moved() -> None:
     volume = np.array([[[0.2, 0.4, 0.6]]])
     counts: Callable[[float], int] = lambda threshold: int((argmax_labels({1: volume}, threshold) == 1).sum())  # noqa: E731
     assert [counts(threshold) for threshold in (0.1, 0.3, 0.5, 0.7)] == [3, 2, 1, 0]
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+def test_zeros_around_an_object_change_nothing_but_the_weights(dtype: type[np.floating]) -> None:
+    frame = np.zeros((6, 7), np.float32)
+    frame[2:4, 1:5] = 0.75
+    fusion = Weighted((5, 6, 7), "LPS", dtype=dtype, uncertainty=True)
+    view = View("LPS")
+    fusion.add(view, 1, frame, 2.0)
+    fusion.add(view, 1, np.zeros_like(frame), 1.0)
+    assert np.array_equal(fusion[1], frame * np.float32(2 / 3))
+    assert not fusion[0].any()
+    assert fusion.uncertainty()[1][2, 1] == pytest.approx(4 * 0.75**2 * (2 / 3 - 4 / 9), rel=1e-3)

@@ -52,3 +52,11 @@ def test_an_object_that_was_not_found_is_no_error() -> None:
     labels = two_parts()
     without_islands(labels, [Point((3, 3, 3), object=9)])
     assert (labels == two_parts()).all()
+
+
+def test_prompts_beside_the_object_touch_nothing_of_it() -> None:
+    labels = two_parts()
+    labels[:2] = 0
+    without_islands(labels, [Point((0, 0, 0)), Box((0, 0, 3), (1, 1, 3)), Box((3, 3, 3), (19, 4, 3))])
+    assert labels[3, 3, 3] == 1
+    assert not labels[12:16, 12:16, 12:16].any()

@@ -235,11 +235,20 @@ def argmax_labels(probabilities: Mapping[int, Slabs], threshold: float = 0.5) ->
 def _accumulate(frames: NDArray[Any], probability: Probability) -> None:
     """Add in the precision of the probability and round once: what float16 needs, and exact for the counts of votes.
 
-    The axes are taken in the order of the memory, 3 to 5 times faster for slices whose voxels lie far apart.
+    The axes are taken in the order of the memory, 3 to 5 times faster for slices whose voxels lie far apart. Nothing is written
+    where only zeros would be added, so that the parts of the sum in which no object was ever looked for take no memory.
     """
     order = np.argsort(np.abs(frames.strides))[::-1]
-    frames = frames.transpose(order)
-    np.add(frames, np.ascontiguousarray(probability.transpose(order)), out=frames, casting="unsafe")
+    frames, probability = frames.transpose(order), probability.transpose(order)
+    there = tuple(_extent(probability, axis) for axis in range(probability.ndim))
+    frames, probability = frames[there], np.ascontiguousarray(probability[there])
+    np.add(frames, probability, out=frames, casting="unsafe")
+
+
+def _extent(probability: Probability, axis: int) -> slice:
+    """From the first to the last place along an axis that is not all 0."""
+    places = np.flatnonzero(probability.any(axis=tuple({*range(probability.ndim)} - {axis})))
+    return slice(int(places[0]), int(places[-1]) + 1) if len(places) else slice(0)
 
 
 def _stacked(slab_of: Callable[[int], NDArray[np.float32]], shape: tuple[int, ...]) -> NDArray[np.float32]:

@@ -32,7 +32,7 @@ def without_islands(labels: NDArray[np.unsignedinteger], prompts: Sequence[Promp
         box = boxes[label - 1] if label <= len(boxes) else None
         if box is not None:
             own = [prompt for prompt in prompts if prompt.object == label]
-            _keep_touched(labels[box], label, _touched(own, labels.shape)[box])
+            _keep_touched(labels[box], label, _touched(own, labels.shape, box))
 
 
 def _keep_touched(part: NDArray[np.unsignedinteger], label: int, touched: NDArray[np.bool_]) -> None:
@@ -48,16 +48,27 @@ def _keep_touched(part: NDArray[np.unsignedinteger], label: int, touched: NDArra
             slab[inside & ~kept[piece]] = 0
 
 
-def _touched(prompts: Sequence[Prompt], shape: tuple[int, ...]) -> NDArray[np.bool_]:
-    """Voxels that the prompts of one object speak of."""
-    touched = np.zeros(shape, bool)
+def _touched(prompts: Sequence[Prompt], shape: tuple[int, ...], box: tuple[slice, ...]) -> NDArray[np.bool_]:
+    """Voxels of a box that the prompts of one object speak of."""
+    touched = np.zeros([side.stop - side.start for side in box], bool)
     for prompt in prompts:
         if isinstance(prompt, Mask):
-            touched |= prompt.array_ijk
+            touched |= prompt.array_ijk[box]
         elif isinstance(prompt, Point):
             if prompt.positive:
-                touched[tuple(round(index) for index in prompt.index_ijk)] = True
+                _touch(touched, box, [slice(i, i + 1) for i in map(_within, prompt.index_ijk, shape)])
         else:
             corners = zip(getattr(prompt, "low_ijk", ()), getattr(prompt, "high_ijk", ()), strict=True)
-            touched[tuple(slice(max(0, round(low)), round(high) + 1) for low, high in corners)] = True
+            _touch(touched, box, [slice(max(0, round(low)), round(high) + 1) for low, high in corners])
     return touched
+
+
+def _within(index: float, size: int) -> int:
+    """The voxel of an index, the last one where it rounds beyond."""
+    return min(max(0, round(index)), size - 1)
+
+
+def _touch(touched: NDArray[np.bool_], box: Sequence[slice], said: Sequence[slice]) -> None:
+    """Mark what lies in the box."""
+    inside = (slice(max(0, own.start - side.start), max(0, own.stop - side.start)) for own, side in zip(said, box, strict=True))
+    touched[tuple(inside)] = True

@@ -1,6 +1,7 @@
 """`medsam2 benchmark`: measure this package's speed beside transformers' video session on this machine."""
 
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -20,7 +21,7 @@ def benchmark(
     encoder: Literal["tiny", "small", "large"] = "tiny",
     size: Annotated[tuple[int, ...], SEVERAL] = (256, 512),
     objects: Annotated[tuple[int, ...], SEVERAL] = (1, 2, 8),
-    precision: Annotated[tuple[Literal["fp32", "bf16"], ...], SEVERAL] = ("fp32", "bf16"),
+    run: Annotated[tuple[str, ...], SEVERAL] = (),
     frames: int = 5,
     threads: int = 1,
     official: Path | None = None,
@@ -32,11 +33,11 @@ def benchmark(
         encoder: of the network.
         size: of the network's input, in pixels; several.
         objects: tracked together; several.
-        precision: of this package; both.
+        run: fp32 or bf16, as this package computes; else all.
         frames: that count, of each run.
         threads: of the processor.
         official: a checkout of facebookresearch/sam2, to be measured beside them.
-        output: folder for speed.md and speed.png; else the tables are printed.
+        output: folder for speed.md, written anew after each scene, and speed.png; else the tables are printed.
     """
     for what, values in (("--size", size), ("--objects", objects), ("--frames", (frames,)), ("--threads", (threads,))):
         if not values or min(values) < 1:
@@ -47,30 +48,59 @@ def benchmark(
         raise ConfigError("is no folder", "create it first", subject=output)
     import torch
 
-    from medical_sam2.evaluate.speed.report import markdown
+    from medical_sam2.evaluate.speed.own import WAYS
     from medical_sam2.evaluate.speed.run import Plan, measure
 
-    before = torch.get_num_threads()
+    if unknown := set(run) - set(WAYS):
+        raise ConfigError(f"--run {sorted(unknown)[0]!r} is unknown", f"choose {', '.join(WAYS)}")
+    before, kept = torch.get_num_threads(), _Kept(output)
     torch.set_num_threads(threads)
     try:
-        plan = Plan(encoder, size, objects, precision, frames, official)
-        measured = measure(plan, lambda line: print(plain(line), file=sys.stderr))
-    finally:
+        plan = Plan(encoder, size, objects, run or tuple(WAYS), frames, official)
+        measure(plan, lambda line: print(plain(line), file=sys.stderr), kept.take)
+    finally:  # what was measured is there when it is interrupted, too
         torch.set_num_threads(before)
-    text = markdown(measured)
-    if output is None:
-        print(text, end="")
-        return
-    _write(output, text, measured)
+        kept.finish()
 
 
-def _write(folder: Path, text: str, measured: "Measured") -> None:
+@dataclass
+class _Kept:
+    """What was measured so far: in the folder, or to be printed in the end."""
+
+    folder: Path | None
+    measured: "Measured | None" = None
+
+    def take(self, measured: "Measured") -> None:
+        """After each scene."""
+        self.measured = measured
+        if self.folder is not None:
+            _write(self.folder, measured)
+
+    def finish(self) -> None:
+        """Print what is not in a folder, or draw what is."""
+        if self.measured is None:
+            return
+        if self.folder is not None:
+            _draw(self.folder, self.measured)
+        else:
+            from medical_sam2.evaluate.speed.report import markdown
+
+            print(markdown(self.measured), end="")
+
+
+def _write(folder: Path, measured: "Measured", end: str = "") -> None:
+    from medical_sam2.evaluate.speed.report import markdown
+    from medical_sam2.io.atomic import write_bytes
+
+    write_bytes(folder / "speed.md", (markdown(measured) + end).encode())
+
+
+def _draw(folder: Path, measured: "Measured") -> None:
     from medical_sam2.evaluate.speed.report import picture
     from medical_sam2.io.atomic import write_bytes
 
     try:
         write_bytes(folder / "speed.png", picture(measured))
-        text += "\n![Times faster, and where the time goes](speed.png)\n"
+        _write(folder, measured, "\n![Times faster, and where the time goes](speed.png)\n")
     except ModuleNotFoundError:
         sys.stderr.write("no picture: matplotlib is missing; pip install 'medical-sam2[evaluate]'\n")
-    write_bytes(folder / "speed.md", text.encode())

@@ -4,7 +4,7 @@ Shapes: B objects, N frames, S side of the network's square input, h w feature m
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -22,6 +22,11 @@ from medical_sam2.prompts import Fixed, FramePrompt
 from medical_sam2.segmenter import Precision, Segmenter
 
 VERBS = ("encode", "fuse", "decode", "memorise")
+WAYS: Mapping[str, Callable[[Sam2], Segmenter]] = {
+    "fp32": lambda network: Segmenter(network, device="cpu", precision="fp32"),
+    "bf16": lambda network: Segmenter(network, device="cpu", precision="bf16"),
+}
+"""Name of a run → this package as it computes in it; one more run is one more line."""
 T = TypeVar("T")
 
 
@@ -30,16 +35,26 @@ class Watched:
     """A network whose verbs are timed, in seconds of the processor.
 
     Args:
-        network: that does the work.
+        segmenter: whose network does the work.
         spent: verb → seconds of each call.
         counting: whether operations are counted in place of seconds, which takes longer.
         counted: verb → operations of the last call that was counted; a multiplication with its addition is two.
     """
 
-    network: Sam2
+    segmenter: Segmenter
     spent: dict[str, list[float]] = field(default_factory=lambda: {verb: [] for verb in VERBS})
     counting: bool = False
     counted: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def network(self) -> Sam2:
+        """That does the work."""
+        return self.segmenter.network
+
+    @property
+    def precision(self) -> Precision:
+        """That it computes in."""
+        return self.segmenter.precision
 
     @property
     def image_size(self) -> int:
@@ -47,8 +62,8 @@ class Watched:
         return self.network.image_size
 
     def encode(self, frames_N3SS: Tensor) -> Features:
-        """See N frames."""
-        return self._timed("encode", lambda: self.network.encode(frames_N3SS))
+        """See one frame (N is 1), by whatever encoder the segmenter has."""
+        return self._timed("encode", lambda: self.segmenter.encode(frames_N3SS[0]))
 
     def fuse(self, frame: Features, recall: Recall) -> Tensor:
         """Memory attention."""
@@ -74,17 +89,16 @@ class Watched:
         return result
 
 
-def tracked(watched: Watched, scene: Scene, precision: Precision, kept: FeatureCache) -> Steps:
-    """Objects in one batch through the frames; what `kept` holds is not encoded again."""
-    segmenter = Segmenter(watched.network, device="cpu", precision=precision)
+def tracked(watched: Watched, scene: Scene, name: str, kept: FeatureCache) -> Steps:
+    """Objects in one batch through the frames; what `kept` holds under the name of the run is not encoded again."""
 
     def features(t: int) -> Features:
-        return kept.get((precision, t), lambda: watched.encode(watched.network.normalised(scene.frames_T3SS[t][None])))
+        return kept.get((name, t), lambda: watched.encode(scene.frames_T3SS[t][None]))
 
     frames = range(len(scene.frames_T3SS))
     bank, prompters = PolicyBank(lambda: Fifo(frames=len(frames))), [Fixed({0: FramePrompt.box(*box)}) for box in scene.boxes]
     steps = track(watched, features, frames, prompters, bank)
     for _ in frames:
-        with torch.no_grad() if watched.counting else torch.inference_mode(), segmenter.computing():
+        with torch.no_grad() if watched.counting else torch.inference_mode(), watched.segmenter.computing():
             _, prediction = next(steps)
         yield prediction.logits_Bhw.float()

@@ -31,8 +31,8 @@ def markdown(measured: Measured) -> str:
         "",
         *_told(measured),
         "",
-        "| px | objects | run | ms | faster | goal | apart |",
-        "|---|---|---|---|---|---|---|",
+        "| px | objects | run | ms | faster | frame by frame | goal | apart |",
+        "|---|---|---|---|---|---|---|---|",
         *_runs(measured),
         "",
         "## Where the time goes",
@@ -40,7 +40,7 @@ def markdown(measured: Measured) -> str:
         "Share of peak: operations of matrix products and convolutions, over seconds, over those of a product of two large",
         f"matrices ({', '.join(f'{precision} {rate / 1e9:.0f} GFLOP/s' for precision, rate in measured.peak.items())}).",
         "",
-        "| px | objects | precision | part | ms | share of time | GFLOP | share of peak |",
+        "| px | objects | run | part | ms | share of time | GFLOP | share of peak |",
         "|---|---|---|---|---|---|---|---|",
         *_parts(measured),
     ]
@@ -68,18 +68,19 @@ def _runs(measured: Measured) -> Iterator[str]:
             faster, wanted = rows[PEER].seconds / row.seconds, GOALS.get((size, objects, name))
             goal = "" if wanted is None or measured.encoder != "tiny" else f"{wanted:.1f}"
             who = name if name in {PEER, OFFICIAL} else f"**{name}**"
-            yield f"| {size} | {objects} | {who} | {1000 * row.seconds:.0f} | {faster:.2f} | {goal} | {row.apart:.1e} |"
+            cost = f"{1000 * row.seconds:.0f} | {faster:.2f} | {row.faster_than(rows[PEER]):.2f}"
+            yield f"| {size} | {objects} | {who} | {cost} | {goal} | {row.apart:.1e} |"
 
 
 def _parts(measured: Measured) -> Iterator[str]:
     for size, objects in _scenes(measured):
-        for precision, peak in measured.peak.items():
-            own = [p for p in measured.parts if (p.size, p.objects, p.precision) == (size, objects, precision)]
+        for name in dict.fromkeys(part.name for part in measured.parts):
+            own = [p for p in measured.parts if (p.size, p.objects, p.name) == (size, objects, name)]
             whole = sum(part.seconds for part in own)
             for part in own:
-                of_time, of_peak = part.seconds / whole, part.operations / part.seconds / peak
+                of_time, of_peak = part.seconds / whole, part.operations / part.seconds / measured.peak[part.precision]
                 cost = f"{1000 * part.seconds:.0f} | {of_time:.0%} | {part.operations / 1e9:.1f} | {of_peak:.0%}"
-                yield f"| {size} | {objects} | {precision} | {part.verb} | {cost} |"
+                yield f"| {size} | {objects} | {name} | {part.verb} | {cost} |"
 
 
 def picture(measured: Measured) -> bytes:
@@ -104,14 +105,14 @@ def picture(measured: Measured) -> bytes:
     left.axhline(1, color="black", linewidth=0.8)
     left.set_ylabel("times faster than transformers' session")
     left.legend(fontsize="small")
-    precision = list(measured.peak)[-1]
+    last = measured.parts[-1].name
     bottom = [0.0] * len(scenes)
     for verb in VERBS:
-        own = {(p.size, p.objects): 1000 * p.seconds for p in measured.parts if (p.verb, p.precision) == (verb, precision)}
+        own = {(p.size, p.objects): 1000 * p.seconds for p in measured.parts if (p.verb, p.name) == (verb, last)}
         heights = [own[each] for each in scenes]
         right.bar(ticks, heights, bottom=bottom, label=verb)
         bottom = [low + height for low, height in zip(bottom, heights, strict=True)]
-    right.set_ylabel(f"ms a frame, {precision}")
+    right.set_ylabel(f"ms a frame, {last}")
     right.legend(fontsize="small")
     stream = BytesIO()
     figure.savefig(stream, format="png", dpi=130)

@@ -4,14 +4,15 @@ import platform
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
+from itertools import product
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from medical_sam2.evaluate.speed.own import VERBS, Watched, tracked
+from medical_sam2.evaluate.speed.own import VERBS, WAYS, Watched, tracked
 from medical_sam2.evaluate.speed.peers import official, session
 from medical_sam2.evaluate.speed.scene import Scene, Steps, network, scene
 from medical_sam2.features import FeatureCache
@@ -30,7 +31,7 @@ class Plan:
         encoder: tiny, small or large.
         sizes: of the network's input, in pixels.
         objects: numbers of objects.
-        precisions: of this package; the others compute in fp32.
+        runs: of this package, of `WAYS`; the others compute in fp32.
         frames: of each run that count, after those that fill the memory.
         official: checkout of the official repository.
     """
@@ -38,7 +39,7 @@ class Plan:
     encoder: str = "tiny"
     sizes: tuple[int, ...] = (256, 512)
     objects: tuple[int, ...] = (1, 2, 8)
-    precisions: tuple[Precision, ...] = ("fp32", "bf16")
+    runs: tuple[str, ...] = tuple(WAYS)
     frames: int = 5
     official: Path | None = None
 
@@ -68,6 +69,10 @@ class Timed:
         """Median of the processor's, which other programs disturb less than the clock."""
         return statistics.median(self.processor_s)
 
+    def faster_than(self, other: "Timed") -> float:
+        """How many times: median over frames that were computed one after the other, so that what comes and goes cancels."""
+        return statistics.median(theirs / own for theirs, own in zip(other.processor_s, self.processor_s, strict=True))
+
 
 @dataclass(frozen=True)
 class Part:
@@ -76,6 +81,7 @@ class Part:
     Args:
         size: of the network's input, in pixels.
         objects: tracked together.
+        name: of this package's run.
         precision: fp32 or bf16.
         verb: encode, fuse, decode or memorise.
         seconds: of the processor, median over frames.
@@ -84,6 +90,7 @@ class Part:
 
     size: int
     objects: int
+    name: str
     precision: str
     verb: str
     seconds: float
@@ -109,45 +116,46 @@ class Measured:
     peak: Mapping[str, float]
 
 
-def measure(plan: Plan, tell: Callable[[str], None] = lambda _: None) -> Measured:
+def measure(
+    plan: Plan, tell: Callable[[str], None] = lambda _: None, keep: Callable[[Measured], None] = lambda _: None
+) -> Measured:
     """All scenes, one after the other.
 
     Args:
         plan: what is measured.
         tell: told of each scene as it begins.
+        keep: given what was measured so far after each scene.
 
     Raises:
         ConfigError: the official predictor cannot be run.
     """
-    timed: list[Timed] = []
-    parts: list[Part] = []
-    peak = {precision: _peak(precision) for precision in plan.precisions}
-    for size in plan.sizes:
-        for objects in plan.objects:
-            tell(f"{size} px, {objects} object(s)")
-            one = scene(size, objects, SETTLE + plan.frames + 1)  # the last one is counted
-            with torch.autocast("cpu", enabled=False):  # outermost: weights that autocast has rounded stay rounded
-                rows, watched = _scene(plan, one)
-                timed += rows
-                parts += [part for precision, each in watched.items() for part in _parts(one, precision, each)]
-    return Measured(plan.encoder, machine(), tuple(timed), tuple(parts), peak)
+    result = Measured(plan.encoder, machine(), (), (), {precision: _peak(precision) for precision in ("fp32", "bf16")})
+    for size, objects in product(plan.sizes, plan.objects):
+        tell(f"{size} px, {objects} object(s)")
+        one = scene(size, objects, SETTLE + plan.frames + 1)  # the last one is counted
+        with torch.autocast("cpu", enabled=False):  # outermost: weights that autocast has rounded stay rounded
+            rows, watched = _scene(plan, one)
+            parts = [part for name, each in watched.items() for part in _parts(one, name, each)]
+        result = replace(result, timed=(*result.timed, *rows), parts=(*result.parts, *parts))
+        keep(result)
+    return result
 
 
-def _scene(plan: Plan, one: Scene) -> tuple[list[Timed], dict[Precision, Watched]]:
+def _scene(plan: Plan, one: Scene) -> tuple[list[Timed], dict[str, Watched]]:
     made = network(plan.encoder, one.size)
     runs: dict[str, Steps] = {PEER: session(made, one)}
     if plan.official is not None:
         runs[OFFICIAL] = official(plan.official, plan.encoder, made, one)
     cache = FeatureCache()
-    watched: dict[Precision, Watched] = {precision: Watched(made) for precision in plan.precisions}
-    for precision, each in watched.items():
-        runs[precision] = tracked(each, one, precision, cache)
-        runs[f"{precision}, {KEPT}"] = tracked(Watched(made), one, precision, cache)
+    watched = {name: Watched(WAYS[name](made)) for name in plan.runs}
+    for name, each in watched.items():
+        runs[name] = tracked(each, one, name, cache)
+        runs[f"{name}, {KEPT}"] = tracked(Watched(each.segmenter), one, name, cache)
     rows = _interleaved(runs, one, SETTLE + plan.frames)
     made.requires_grad_(False)  # the counter of operations listens to gradients where there can be any
-    for precision, each in watched.items():
+    for name, each in watched.items():
         each.counting = True
-        next(runs[precision])
+        next(runs[name])
     return rows, watched
 
 
@@ -170,10 +178,10 @@ def _interleaved(runs: Mapping[str, Steps], one: Scene, frames: int) -> list[Tim
     ]
 
 
-def _parts(one: Scene, precision: str, watched: Watched) -> Iterator[Part]:
+def _parts(one: Scene, name: str, watched: Watched) -> Iterator[Part]:
     for verb in VERBS:
         seconds = statistics.median(watched.spent[verb][SETTLE:])
-        yield Part(one.size, one.objects, precision, verb, seconds, watched.counted[verb])
+        yield Part(one.size, one.objects, name, watched.precision, verb, seconds, watched.counted[verb])
 
 
 def _peak(precision: Precision) -> float:

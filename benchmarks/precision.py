@@ -1,0 +1,115 @@
+"""What bfloat16 costs: Dice between the answers in fp32 and in bf16, and of both with the truth, on real volumes.
+
+    python benchmarks/precision.py FOLDER -o benchmarks/results [--weights nano] [--cases 3] [--views one] [--only 003 dicom]
+
+FOLDER as for `real_volumes.py`. The first `--cases` cases of each set; each structure is outlined on its largest slice, all of
+a case at once, with the same weights in both precisions. Dice is taken over all other slices; structures that lie on no other
+slice are left out, and where one precision finds nothing there and the other something, it is 0. `precision.jsonl` gets a line
+for each structure as its case is done, under the hash of the weights: what is there is not computed again. `precision.md` is
+the table of what the command asked for. The exit code is 1 where a case failed or the mean falls short of .995.
+"""
+
+import argparse
+import hashlib
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+
+from precision_report import GOAL, Row, added, known, line, measured, overall, page
+from real_volumes import Case, Loaded, cases, loaded, prompted
+
+from medical_sam2.io.atomic import write_bytes
+from medical_sam2.metrics import dice
+from medical_sam2.planning import primary_view
+from medical_sam2.prompts import Point
+from medical_sam2.segmenter import Segmenter
+from medical_sam2.volume import Segmentation
+
+
+def compared(what: Loaded, label: int, fp32: Segmentation, bf16: Segmentation) -> tuple[float, float, float]:
+    """Dice of both answers, and of each with the truth, on all slices but the prompted one."""
+    view, axes = primary_view(what.volume, [Point((0, 0, 0))]), what.volume.orientation
+    truth, one, other = (view.apply(array, axes) == label for array in (what.truth, fp32.labels, bf16.labels))
+    others = np.arange(len(truth)) != int(truth.sum(axis=(1, 2)).argmax())
+    return dice(one[others], other[others]), dice(truth[others], one[others]), dice(truth[others], other[others])
+
+
+def answered(case: Case, segmenters: Sequence[Segmenter], weights: str, views: str) -> Iterator[Row]:
+    """All structures of a case, in fp32 and in bf16."""
+    what = loaded(case)
+    prompts = [prompted(what, label, "mask") for label in what.case.names]
+    found: list[Segmentation] = []
+    seconds: list[float] = []
+    for segmenter in segmenters:
+        started = time.process_time()
+        found.append(segmenter.segment_volume(what.volume, prompts, views=views))
+        seconds.append(time.process_time() - started)
+    for label, name in what.case.names.items():
+        scores = compared(what, label, found[0], found[1])
+        yield Row(weights, views, case.dataset, case.name, name, *scores, (seconds[0], seconds[1]))
+
+
+def fingerprint(segmenter: Segmenter) -> str:
+    """Of the weights."""
+    found = hashlib.blake2b(digest_size=6)
+    for name, tensor in sorted(segmenter.network.state_dict().items()):
+        found.update(name.encode() + tensor.detach().float().cpu().numpy().tobytes())
+    return found.hexdigest()
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("-o", "--output", type=Path, required=True)
+    parser.add_argument("--weights", default="nano")
+    parser.add_argument("--views", default="one")
+    parser.add_argument("--cases", type=int, default=3)
+    parser.add_argument("--only", nargs="*", default=[], help="parts of the names of sets")
+    parser.add_argument("--threads", type=int, default=1)
+    told = parser.parse_args()
+    torch.set_num_threads(told.threads)
+    precisions: tuple[Literal["fp32", "bf16"], ...] = ("fp32", "bf16")
+    segmenters = [Segmenter.from_pretrained(told.weights, device="cpu", precision=precision) for precision in precisions]
+    weights, path = fingerprint(segmenters[0]), told.output / "precision.jsonl"
+    head = (
+        f"Weights `{told.weights}` ({weights}), views `{told.views}`, one outline on the largest slice of each structure; Dice"
+    )
+    head += " on all other slices; seconds of the processor."
+    asked = list(first(cases(told.folder, everything=True), told.cases, told.only))
+    failed: list[str] = []
+    for case in asked:
+        if not chosen(known(path), [case], weights, told.views):
+            try:
+                added(path, tuple(answered(case, segmenters, weights, told.views)))
+            except Exception as error:  # one bad case does not end the rest
+                failed.append(f"{case.dataset} {case.name}: {type(error).__name__}: {error}")
+        rows = chosen(known(path), asked, weights, told.views)
+        write_bytes(told.output / "precision.md", page(rows, head, failed).encode())
+        print(line(f"{case.dataset} {case.name}", [row for row in rows if row.case == case.name]), flush=True)
+    print("\n".join(f"failed: {each}" for each in failed))
+    rows = chosen(known(path), asked, weights, told.views)
+    return 0 if measured(rows) and overall(rows) >= GOAL and not failed else 1
+
+
+def first(found: Iterator[Case], count: int, only: Sequence[str]) -> Iterator[Case]:
+    """The first cases of each set whose name holds one of these."""
+    seen: dict[str, int] = {}
+    for case in found:
+        seen[case.dataset] = seen.get(case.dataset, 0) + 1
+        if seen[case.dataset] <= count and (not only or any(part in case.dataset for part in only)):
+            yield case
+
+
+def chosen(rows: Sequence[Row], asked: Sequence[Case], weights: str, views: str) -> list[Row]:
+    """The rows of these cases."""
+    wanted = {(case.dataset, case.name) for case in asked}
+    return [row for row in rows if (row.dataset, row.case) in wanted and (row.weights, row.views) == (weights, views)]
+
+
+if __name__ == "__main__":
+    sys.exit(main())
