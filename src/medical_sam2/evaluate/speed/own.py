@@ -99,6 +99,6 @@ def tracked(watched: Watched, scene: Scene, name: str, kept: FeatureCache) -> St
     bank, prompters = PolicyBank(lambda: Fifo(frames=len(frames))), [Fixed({0: FramePrompt.box(*box)}) for box in scene.boxes]
     steps = track(watched, features, frames, prompters, bank)
     for _ in frames:
-        with torch.no_grad() if watched.counting else torch.inference_mode(), watched.segmenter.computing():
+        with torch.no_grad(), watched.segmenter.computing():
             _, prediction = next(steps)
         yield prediction.logits_Bhw.float()
