@@ -48,7 +48,7 @@ def benchmark(
         raise ConfigError("is no folder", "create it first", subject=output)
     import torch
 
-    from medical_sam2.evaluate.speed.own import WAYS
+    from medical_sam2.evaluate.speed.own import HERE, WAYS
     from medical_sam2.evaluate.speed.run import Plan, measure
 
     if unknown := set(run) - set(WAYS):
@@ -56,7 +56,7 @@ def benchmark(
     before, kept = torch.get_num_threads(), _Kept(output)
     torch.set_num_threads(threads)
     try:
-        plan = Plan(encoder, size, objects, run or tuple(WAYS), frames, official)
+        plan = Plan(encoder, size, objects, run or HERE, frames, official)
         measure(plan, lambda line: print(plain(line), file=sys.stderr), kept.take)
     finally:  # what was measured is there when it is interrupted, too
         torch.set_num_threads(before)

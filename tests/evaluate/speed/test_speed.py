@@ -9,6 +9,7 @@ import torch
 from medical_sam2.cli import main
 from medical_sam2.errors import ConfigError
 from medical_sam2.evaluate.speed import run, scene
+from medical_sam2.evaluate.speed.own import WAYS
 from medical_sam2.evaluate.speed.peers import official
 from medical_sam2.evaluate.speed.report import markdown, picture
 from medical_sam2.evaluate.speed.run import KEPT, PEER, Measured, Part, Plan, Timed, measure
@@ -19,6 +20,7 @@ SMALL = Plan(sizes=(64,), objects=(2,), frames=1)
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory: pytest.TempPathFactory) -> Measured:
     with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         patch.setattr(run, "SETTLE", 1)
         patch.setitem(scene.SIZES, "tiny", (8, (1, 2, 7, 2)))
         patch.setattr(run, "SIDE", 64)
@@ -27,17 +29,18 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> Measured:
 
 def test_the_same_weights_give_the_same_masks(measured: Measured) -> None:
     apart = {row.name: row.apart for row in measured.timed}
-    assert list(apart) == [PEER, "fp32", f"fp32, {KEPT}", "bf16", f"bf16, {KEPT}"]
+    assert list(apart) == [PEER, *(each for name in WAYS for each in (name, f"{name}, {KEPT}"))]
     assert apart[PEER] == 0
     assert 0 <= apart["fp32"] == apart[f"fp32, {KEPT}"] < 1e-4
     assert apart["bf16"] == apart[f"bf16, {KEPT}"] > 1e-5
+    assert 1e-5 < apart["OpenVINO, bf16"] < 0.1
 
 
 def test_every_part_is_counted(measured: Measured) -> None:
     counted = {(part.name, part.verb): part.operations for part in measured.parts}
-    assert len(counted) == 8
+    assert len(counted) == 12
     assert all(counted.values())
-    assert counted["fp32", "encode"] == counted["bf16", "encode"]
+    assert counted["OpenVINO, bf16", "encode"] == counted["bf16", "encode"]
 
 
 def known(seconds: float) -> Measured:

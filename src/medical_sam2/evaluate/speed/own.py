@@ -6,6 +6,7 @@ Shapes: B objects, N frames, S side of the network's square input, h w feature m
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from typing import TypeVar
 
 import torch
@@ -25,8 +26,11 @@ VERBS = ("encode", "fuse", "decode", "memorise")
 WAYS: Mapping[str, Callable[[Sam2], Segmenter]] = {
     "fp32": lambda network: Segmenter(network, device="cpu", precision="fp32"),
     "bf16": lambda network: Segmenter(network, device="cpu", precision="bf16"),
+    "OpenVINO, bf16": lambda network: Segmenter(network, device="cpu", precision="bf16", engine="openvino"),
 }
 """Name of a run → this package as it computes in it; one more run is one more line."""
+HERE = tuple(name for name in WAYS if find_spec("openvino") or not name.startswith("OpenVINO"))
+"""The runs that this installation can do."""
 T = TypeVar("T")
 
 
@@ -63,6 +67,8 @@ class Watched:
 
     def encode(self, frames_N3SS: Tensor) -> Features:
         """See one frame (N is 1), by whatever encoder the segmenter has."""
+        if self.counting:  # of operations, which are the same whatever does them
+            return self._timed("encode", lambda: self.network.encode(self.network.normalised(frames_N3SS)))
         return self._timed("encode", lambda: self.segmenter.encode(frames_N3SS[0]))
 
     def fuse(self, frame: Features, recall: Recall) -> Tensor:

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from medical_sam2.evaluate.speed.own import VERBS, WAYS, Watched, tracked
+from medical_sam2.evaluate.speed.own import HERE, VERBS, WAYS, Watched, tracked
 from medical_sam2.evaluate.speed.peers import official, session
 from medical_sam2.evaluate.speed.scene import Scene, Steps, network, scene
 from medical_sam2.features import FeatureCache
@@ -39,7 +39,7 @@ class Plan:
     encoder: str = "tiny"
     sizes: tuple[int, ...] = (256, 512)
     objects: tuple[int, ...] = (1, 2, 8)
-    runs: tuple[str, ...] = tuple(WAYS)
+    runs: tuple[str, ...] = HERE
     frames: int = 5
     official: Path | None = None
 
