@@ -19,7 +19,6 @@ from typing import Literal
 
 import numpy as np
 import torch
-
 from precision_report import GOAL, Row, added, known, line, measured, overall, page
 from real_volumes import Case, Loaded, cases, loaded, prompted
 
