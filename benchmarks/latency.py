@@ -6,6 +6,7 @@ on the wall tells of that too; the processor's time does not.
     python benchmarks/latency.py --threads 2
 """
 
+import os
 import platform
 import statistics
 import time
@@ -14,6 +15,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the server does it
 import torch
 
 from medical_sam2.segmenter import Segmenter

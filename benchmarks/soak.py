@@ -231,7 +231,7 @@ def main() -> int:
         "answers of 5xx": tally.failures[:5],
         "acknowledged and lost": tally.lost[:5],
         "different results": len(different),
-        "slowest restart, s": max(tally.restarts_s, default=None),
+        "restarts, s": [round(x, 1) for x in sorted(tally.restarts_s)],
         "memory, MB": [round(x) for x in memory[:: max(1, len(memory) // 10)]],
     }
     print(json.dumps(report, indent=2))

@@ -143,6 +143,7 @@ def _settings(what: Path | None, reach: Reach, keeping: Keeping, pacs: str) -> "
 
 
 def _segmenter(machine: Machine) -> "Segmenter":
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: threads that wait leave the cores to others
     import torch
 
     from medical_sam2.segmenter import Segmenter

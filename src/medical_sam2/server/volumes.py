@@ -60,7 +60,7 @@ class VolumeSubject:
 
     def blank(self) -> Canvas:
         """A canvas with nothing on it."""
-        return (np.zeros(self.volume.shape, np.uint8),)
+        return (np.zeros(self.volume.shape, np.uint8, order="F"),)  # as most files: an axial slice lies together
 
     def view(self, canvas: Canvas, plane: str, t: int) -> Frame:
         """A frame (H, W) of a canvas."""
