@@ -5,8 +5,8 @@
 
 FOLDER holds nnU-Net raw data sets. Of each set of volumes, CASES are drawn by the seed, and every structure is prompted on its
 largest slice; of each set of pictures, IMAGES are drawn, and TEMPLATES of them are prompted in turn: by the outline, by its
-box, by one click at its innermost point. Methods are those of `medical_sam2.evaluate.classics`, and the network with its
-defaults, each structure alone. OUT gets `classics.jsonl` (a row for each answer, as it comes: what is there already is not
+box, by one click at its innermost point. Methods are those of `medical_sam2.evaluate.methods.classics`, and the network with
+its defaults, each structure alone. OUT gets `classics.jsonl` (a row for each answer, as it comes: what is there already is not
 computed again), `classics.md` and `classics.png`. A method that fails scores 0 and is named; so is, without a score, a
 structure that cannot be prompted.
 """
@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 from medical_sam2.data.dataset import DataSet
 from medical_sam2.data.nnunet import read_data_set
 from medical_sam2.errors import MedicalSam2Error, PromptError
-from medical_sam2.evaluate.classics import IMAGE_METHODS, VOLUME_METHODS, outlined
+from medical_sam2.evaluate.methods.classics import IMAGE_METHODS, VOLUME_METHODS, outlined
 from medical_sam2.evaluate.tasks import KINDS, Kind, SetTask, VolumeTask
 from medical_sam2.frames import choose_window, intensities, percentile_window
 from medical_sam2.io.atomic import write_bytes

@@ -72,7 +72,7 @@ class Segmenter:
     ) -> None:
         self.device = choose_device(device)
         self.network = network.to(self.device).eval()
-        self.precision = choose_precision(precision, self.device)
+        self.precision: Literal["fp32", "bf16"] = choose_precision(precision, self.device)
         self.engine, self._see = engine, choose_encoder(engine, self.network, self.precision)
         self._kept = FeatureCache(keep_mb)
 

@@ -11,7 +11,7 @@ import pytest
 from medical_sam2.errors import ConfigError, PromptError
 from medical_sam2.evaluate import answer, job, scene
 from medical_sam2.evaluate.job import Network
-from medical_sam2.evaluate.methods import METHODS
+from medical_sam2.evaluate.methods.named import METHODS
 from medical_sam2.evaluate.presets import PRESETS, spread, trimmed
 from medical_sam2.evaluate.prompting import Person
 from medical_sam2.evaluate.protocols import PROTOCOLS, Condition, Protocol, protocol

@@ -122,7 +122,7 @@ def _studies(data: tuple[Path, ...], names: tuple[str, ...], how: How) -> "list[
     """All that can be refused is refused before the first is run."""
     from medical_sam2.cli import _options, _plan
     from medical_sam2.evaluate.job import Network, data_set
-    from medical_sam2.evaluate.methods import method_named
+    from medical_sam2.evaluate.methods.named import method_named
     from medical_sam2.evaluate.presets import PRESETS, trimmed
     from medical_sam2.evaluate.protocols import PROTOCOLS, protocol
     from medical_sam2.evaluate.study import Study
@@ -173,7 +173,7 @@ def _run(start: "Any", quiet: bool) -> "list[Outcome]":
 
 def _report(studies: "list[Study]", outcomes: "list[Outcome]", output: Path, how: How) -> None:
     """Tables, figures where matplotlib is installed, and the page."""
-    from medical_sam2.evaluate.report import write_report
+    from medical_sam2.evaluate.reporting.report import write_report
 
     if find_spec("matplotlib") is None:
         sys.stderr.write("no figures: matplotlib is missing; pip install 'medical-sam2[evaluate]'\n")

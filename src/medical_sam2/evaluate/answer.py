@@ -17,13 +17,13 @@ from numpy.typing import NDArray
 from medical_sam2.errors import MedicalSam2Error
 from medical_sam2.evaluate.choosing import suggested
 from medical_sam2.evaluate.job import Job, Network
-from medical_sam2.evaluate.method import Asked, Found, Said, Training
-from medical_sam2.evaluate.methods import method_named
+from medical_sam2.evaluate.methods.method import Asked, Found, Said, Training
+from medical_sam2.evaluate.methods.named import method_named
 from medical_sam2.evaluate.prompting import Person
 from medical_sam2.evaluate.protocols import Condition
+from medical_sam2.evaluate.reporting.sketch import draw
 from medical_sam2.evaluate.rows import Row
 from medical_sam2.evaluate.scene import Scene, scene
-from medical_sam2.evaluate.sketch import draw
 from medical_sam2.evaluate.tasks import MaskArray
 from medical_sam2.frames import to_input
 from medical_sam2.imagesets import direction

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from medical_sam2.data.dataset import DataSet
 from medical_sam2.data.nnunet import read_data_set
-from medical_sam2.evaluate.methods import label, method_named, settings
+from medical_sam2.evaluate.methods.named import label, method_named, settings
 from medical_sam2.evaluate.protocols import Condition, Protocol
 from medical_sam2.evaluate.rows import Row, Task
 from medical_sam2.evaluate.tasks import KINDS, Kind

@@ -12,7 +12,7 @@ from medical_sam2.data.prepare.processes import each
 from medical_sam2.errors import ConfigError
 from medical_sam2.evaluate.answer import answer
 from medical_sam2.evaluate.job import Job, data_set
-from medical_sam2.evaluate.methods import label
+from medical_sam2.evaluate.methods.named import label
 from medical_sam2.evaluate.plan import Chunk, chunks, once, planned
 from medical_sam2.evaluate.rows import Row, Task, packed, unpacked, write_rows
 from medical_sam2.evaluate.study import Done, Outcome, Study

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from medical_sam2.data.dataset import Case, LoadedCase
 from medical_sam2.errors import PromptError
 from medical_sam2.evaluate.job import Job, data_set
-from medical_sam2.evaluate.method import Asked, Found, Method, Said, slices_of, window_of
+from medical_sam2.evaluate.methods.method import Asked, Found, Method, Said, slices_of, window_of
 from medical_sam2.evaluate.tasks import MaskArray, VolumeTask
 from medical_sam2.frames import percentile_window
 from medical_sam2.volume import Volume

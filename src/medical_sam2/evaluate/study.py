@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from medical_sam2.evaluate.job import Network
-from medical_sam2.evaluate.methods import method_named, settings
+from medical_sam2.evaluate.methods.named import method_named, settings
 from medical_sam2.evaluate.protocols import Protocol
 from medical_sam2.evaluate.rows import Row
 

@@ -1,0 +1,18 @@
+"""What is told of a method is the same in every run, and differs where the method does."""
+
+from medical_sam2.evaluate.methods.named import METHODS, settings
+from medical_sam2.evaluate.methods.support import SupportSet
+from medical_sam2.evaluate.methods.tailored import Tailored
+
+
+def test_settings_tell_methods_apart() -> None:
+    told = {name: settings(method) for name, method in METHODS.items()}
+    assert told["+ resampling"] == told["self-sorting"], "the last step is the whole bank"
+    assert len(set(told.values())) == len(told) - 1
+
+
+def test_settings_hold_no_address() -> None:
+    """An address differs from run to run, and a run could not be gone on with."""
+    assert settings(Tailored(lambda size: None)).count("0x") == 0  # type: ignore[arg-type, return-value]
+    assert "lambda" in settings(SupportSet(lambda *told: told[0]))
+    assert settings(Tailored("UNETR", steps=5)) != settings(Tailored("UNETR"))
