@@ -2,7 +2,8 @@
 
 A small object in a large slice is a few pixels at the network's resolution; shown by itself it fills the input. A click does
 not say how large its object is: the network is asked on the whole frame and on a region around the click, on a smaller one too
-where the object seems to be small, and the answer counts that it is sure of and that the others agree with. (nnInteractive, Isensee et al., 2025, zooms out until the object fits.)
+where the object seems to be small, and the answer counts that it is sure of and that the others agree with. (nnInteractive,
+Isensee et al., 2025, zooms out until the object fits.)
 
 Shapes: H W frame.
 """
