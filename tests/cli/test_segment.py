@@ -126,6 +126,16 @@ def test_settings(desk: Desk, words: tuple[str, str]) -> None:
     assert str(settings[name[2:].replace("-", "_")]) == value
 
 
+def test_a_second_run_finds_what_the_first_one_saw(desk: Desk) -> None:
+    first = desk.done(*CLICK, "--features", "kept", "--report", "run.json")
+    labels, files = desk.labels(), {file.name: file.stat().st_mtime_ns for file in (desk.folder / "kept").iterdir()}
+    assert first["settings"]["features"] == "kept"
+    assert files
+    desk.done(*CLICK, "--features", "kept", "--overwrite")
+    assert (desk.labels() == labels).all()
+    assert {file.name: file.stat().st_mtime_ns for file in (desk.folder / "kept").iterdir()} == files
+
+
 def test_bank_of_ones_own(desk: Desk) -> None:
     (desk.folder / "mine.py").write_text("from medical_sam2.model.memory import Fifo as Mine\n")
     assert desk.done(*CLICK, "--bank", "mine.py:Mine")["settings"]["bank"] == "mine.py:Mine"

@@ -35,7 +35,7 @@ def described(file: Path, volume: Volume, named: Named, how: How) -> dict[str, A
             "modality": volume.modality,
         },
         "prompts": as_objects(named.prompts, named.names, _outlined),
-        "settings": asdict(how),
+        "settings": {name: str(value) if isinstance(value, Path) else value for name, value in asdict(how).items()},
     }
 
 
