@@ -73,13 +73,13 @@ class How:
         whole_slices: show the network whole slices, not a region around the object that grows with it.
         adapt: seconds of tuning to what was outlined, before it is tracked; outlines only, undone afterwards.
         window: of intensities: auto, percentile, soft, lung, bone, brain, or LOW,HIGH.
-        features: folder that keeps what the encoder saw, by content and weights: corrections are quick.
         weights: a name (`medsam2 weights list`), a file, a folder, or an id on the Hugging Face hub.
         image_size: side of the network's input in pixels; that of the weights unless given.
         device: auto, cpu, cuda, cuda:N or mps.
         precision: auto, fp32 or bf16.
         engine: what runs the image encoder: torch, or openvino (an extra), which takes less time on a processor.
         threads: of the processor.
+        features: folder that keeps what the encoder saw for the next run, by content and weights.
     """
 
     views: str = "one"
@@ -89,13 +89,13 @@ class How:
     whole_slices: Annotated[bool, FLAG] = False
     adapt: float = 0.0
     window: Annotated[str, Parameter(allow_leading_hyphen=True)] = "auto"
-    features: Path | None = None
     weights: str = "nano"
     image_size: int | None = None
     device: str = "auto"
     precision: str = "auto"
     engine: str = "torch"
     threads: int | None = None
+    features: Path | None = None
 
 
 @Parameter(name="*", group=Group("Output", sort_key=2))
