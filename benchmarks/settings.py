@@ -47,13 +47,13 @@ BANKS: dict[str, Callable] = {
 WAYS: dict[str, dict[str, object]] = {
     "views: one, islands kept": {"views": "one", "islands": True},
     "views: one, whole slices": {"views": "one", "zoom": False},
-    "views: three, mean": {"views": "three"},
-    "views: three, weighted": {"views": "three", "fusion": "weighted"},
+    "views: three, mean": {"views": "three", "fusion": "mean"},
+    "views: three, weighted": {"views": "three"},
     "views: three, vote": {"views": "three", "fusion": "vote"},
     "views: three, own banks": {"views": "three", "joint": False},
     "views: three, least like the first one first": {"views": "three", "order": "reversed"},
-    "views: six, mean": {"views": "six"},
-    "views: six, weighted": {"views": "six", "fusion": "weighted"},
+    "views: six, mean": {"views": "six", "fusion": "mean"},
+    "views: six, weighted": {"views": "six"},
 }
 
 

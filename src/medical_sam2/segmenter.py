@@ -104,7 +104,7 @@ class Segmenter:
         views: str | Sequence[View] = "one",
         bank: str | Callable[[], Policy] = "self-sorting",
         joint: bool = True,
-        fusion: str | FusionFactory = "mean",
+        fusion: str | FusionFactory = "weighted",
         window: str = "auto",
         earlier: NDArray[np.unsignedinteger] | None = None,
         probability: bool = False,
@@ -123,7 +123,7 @@ class Segmenter:
             views: "auto", "one", "three", "six", a plane, or views.
             bank: memory policy: "self-sorting", "fifo", "greedy", or what makes one.
             joint: one bank for all views, or one for each.
-            fusion: "mean", "vote", "weighted", or what makes one.
+            fusion: "weighted" by how sure the network was of each slice, "mean", "vote", or what makes one.
             window: see `frames.choose_window`.
             earlier: (I, J, K) labels of an earlier result that the prompts correct; the rest of it stays.
             probability: whether probability maps are kept.

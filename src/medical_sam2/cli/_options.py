@@ -68,7 +68,7 @@ class How:
     Args:
         views: one, three, six, auto, axial, coronal or sagittal.
         bank: memory: self-sorting, fifo, greedy, or a plug-in (module:attribute, file.py:attribute).
-        fusion: of the views: mean, vote, weighted, or a plug-in.
+        fusion: of the views: weighted by how sure the network was, mean, vote, or a plug-in.
         islands: keep parts of an object that hang together with no prompt of it.
         whole_slices: show the network whole slices, not a region around the object that grows with it.
         adapt: seconds of tuning to what was outlined, before it is tracked; outlines only, undone afterwards.
@@ -84,7 +84,7 @@ class How:
 
     views: str = "one"
     bank: str = "self-sorting"
-    fusion: str = "mean"
+    fusion: str = "weighted"
     islands: Annotated[bool, FLAG] = False
     whole_slices: Annotated[bool, FLAG] = False
     adapt: float = 0.0
