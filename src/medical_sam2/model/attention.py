@@ -169,9 +169,15 @@ def _recalled(query_BLD: Tensor, key_BKD: Tensor, memory_BKM: Tensor, bias_BK: T
         memory_BKM.to(query_BLD.dtype),
         bias_BK[:, None].to(query_BLD.dtype),
     )
+    objects = 1 if query_BLD.device.type == "cpu" else len(query_BLD)  # at a time: a processor wants few scores at once
+    parts: list[Tensor] = []
     with torch.autocast(query_BLD.device.type, enabled=False):  # which would take the scores to float32 and back
-        parts = [torch.baddbmm(bias_B1K, part, key_BDK).softmax(-1) @ memory_BKM for part in query_BLD.split(CHUNK, dim=1)]
-    return torch.cat(parts, 1)
+        for query, key, memory, bias in zip(
+            *(x.split(objects) for x in (query_BLD, key_BDK, memory_BKM, bias_B1K)), strict=True
+        ):
+            pieces = (torch.baddbmm(bias, piece, key).softmax(-1) @ memory for piece in query.split(CHUNK, dim=1))
+            parts.append(torch.cat([*pieces], 1))
+    return torch.cat(parts)
 
 
 def read(query_VGLD: Tensor, key_VGKD: Tensor, value_VGKD: Tensor, scale: float, bias_K: Tensor | None = None) -> Tensor:
