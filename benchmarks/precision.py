@@ -10,7 +10,6 @@ the table of what the command asked for. The exit code is 1 where a case failed 
 """
 
 import argparse
-import hashlib
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -22,6 +21,7 @@ import torch
 from precision_report import GOAL, Row, added, known, line, measured, overall, page
 from real_volumes import Case, Loaded, cases, loaded, prompted
 
+from medical_sam2.features import fingerprint
 from medical_sam2.io.atomic import write_bytes
 from medical_sam2.metrics import dice
 from medical_sam2.planning import primary_view
@@ -53,14 +53,6 @@ def answered(case: Case, segmenters: Sequence[Segmenter], weights: str, views: s
         yield Row(weights, views, case.dataset, case.name, name, *scores, (seconds[0], seconds[1]))
 
 
-def fingerprint(segmenter: Segmenter) -> str:
-    """Of the weights."""
-    found = hashlib.blake2b(digest_size=6)
-    for name, tensor in sorted(segmenter.network.state_dict().items()):
-        found.update(name.encode() + tensor.detach().float().cpu().numpy().tobytes())
-    return found.hexdigest()
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("folder", type=Path)
@@ -74,7 +66,7 @@ def main() -> int:
     torch.set_num_threads(told.threads)
     precisions: tuple[Literal["fp32", "bf16"], ...] = ("fp32", "bf16")
     segmenters = [Segmenter.from_pretrained(told.weights, device="cpu", precision=precision) for precision in precisions]
-    weights, path = fingerprint(segmenters[0]), told.output / "precision.jsonl"
+    weights, path = fingerprint(segmenters[0].network)[:12], told.output / "precision.jsonl"
     head = (
         f"Weights `{told.weights}` ({weights}), views `{told.views}`, one outline on the largest slice of each structure; Dice"
     )

@@ -111,11 +111,11 @@ class FeatureStore:
         file = self._file(key)
         try:
             return unpacked(load(file.read_bytes()), device)
+        except OSError:  # it is encoded anew, whatever keeps it from being read
+            return None
         except (SafetensorError, KeyError):
             file.unlink(missing_ok=True)
-        except OSError:
-            pass
-        return None
+            return None
 
     def keep(self, key: bytes, features: Features) -> None:
         """Write the features of a picture, unless they are there."""

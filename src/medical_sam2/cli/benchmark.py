@@ -33,17 +33,13 @@ def benchmark(
         encoder: of the network.
         size: of the network's input, in pixels; several.
         objects: tracked together; several.
-        run: fp32 or bf16, as this package computes; else all.
+        run: of this package: fp32, bf16, "OpenVINO, bf16"; else all that this installation can do.
         frames: that count, of each run.
         threads: of the processor.
         official: a checkout of facebookresearch/sam2, to be measured beside them.
         output: folder for speed.md, written anew after each scene, and speed.png; else the tables are printed.
     """
-    for what, values in (("--size", size), ("--objects", objects), ("--frames", (frames,)), ("--threads", (threads,))):
-        if not values or min(values) < 1:
-            raise ConfigError(f"{what} {min(values, default=0)} leaves nothing to measure", "give 1 or more")
-    if any(side % 32 for side in size):
-        raise ConfigError(f"--size {' '.join(map(str, size))} does not fit the network", "give multiples of 32")
+    _check(size, objects, frames, threads)
     if output is not None and not output.is_dir():
         raise ConfigError("is no folder", "create it first", subject=output)
     import torch
@@ -61,6 +57,14 @@ def benchmark(
     finally:  # what was measured is there when it is interrupted, too
         torch.set_num_threads(before)
         kept.finish()
+
+
+def _check(size: tuple[int, ...], objects: tuple[int, ...], frames: int, threads: int) -> None:
+    for what, values in (("--size", size), ("--objects", objects), ("--frames", (frames,)), ("--threads", (threads,))):
+        if not values or min(values) < 1:
+            raise ConfigError(f"{what} {min(values, default=0)} leaves nothing to measure", "give 1 or more")
+    if any(side % 32 for side in size):
+        raise ConfigError(f"--size {' '.join(map(str, size))} does not fit the network", "give multiples of 32")
 
 
 @dataclass
