@@ -78,7 +78,8 @@ class PolicyBank:
             self._policies = [self._policy() for _ in memories]
             self.memories = [[] for _ in memories]
         self._latest = list(memories)
-        self.memories = [p.keep(m, new) for p, m, new in zip(self._policies, self.memories, memories, strict=True)]
+        with torch.autocast(memories[0].map_Chw.device.type, enabled=False):  # rounded likeness keeps other memories
+            self.memories = [p.keep(m, new) for p, m, new in zip(self._policies, self.memories, memories, strict=True)]
 
 
 def cosine(a: Tensor, b: Tensor) -> Tensor:

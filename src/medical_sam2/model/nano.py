@@ -67,7 +67,8 @@ class Nano(Sam2):
         finest = self.finest(stem)
         halves = (F.normalize(part.float(), dim=1) for part in (self.look(first), F.avg_pool2d(finest, 2)))
         look = (torch.cat([*halves], 1) / math.sqrt(2)).to(finest.dtype)
-        return Features(top, fine, top.mean((2, 3)), self.carry.keys(first, second), look, finest)
+        keys = (part.contiguous() for part in (self.carry.keys(first, second), look))  # which no convolution sees
+        return Features(top, fine, top.mean((2, 3)), *keys, finest)
 
     def fuse(self, frame: Features, recall: Recall) -> Tensor:
         """The deepest map in the light of memory; behind its channels, folded, what else memory tells: see `FOLDED`."""
@@ -118,13 +119,15 @@ class Nano(Sam2):
     def _decoder(
         self, frame: Features, fused_BChw: Tensor, sparse: Tensor, dense_BChw: Tensor, *, several: bool
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        if fused_BChw.shape[1] == self.width:
-            return super()._decoder(frame, fused_BChw, sparse, dense_BChw, several=several)
-        top, carried, *_ = fused_BChw.split([self.width, *FOLDED], 1)
-        past = (carried != 0).flatten(1).any(1)[:, None, None, None]
-        shown = top + self.carry.embed(carried) * past
-        masks, iou, tokens, presence = super()._decoder(frame, shown, sparse, dense_BChw, several=several)
-        return masks + self.carry.trust * F.pixel_shuffle(carried, 4), iou, tokens, presence
+        with torch.autocast(self.device.type, enabled=False):  # few operations, from which all decisions come
+            frame, fused_BChw = replace(frame, fine_BChw=_exact(frame.fine_BChw)), fused_BChw.float()
+            if fused_BChw.shape[1] == self.width:
+                return super()._decoder(frame, fused_BChw, sparse, dense_BChw, several=several)
+            top, carried, *_ = fused_BChw.split([self.width, *FOLDED], 1)
+            past = (carried != 0).flatten(1).any(1)[:, None, None, None]
+            shown = top + self.carry.embed(carried) * past
+            masks, iou, tokens, presence = super()._decoder(frame, shown, sparse, dense_BChw, several=several)
+            return masks + self.carry.trust * F.pixel_shuffle(carried, 4), iou, tokens, presence
 
     def mended(
         self,
@@ -139,9 +142,12 @@ class Nano(Sam2):
         score_B1HW = F.pixel_shuffle(score, 8)
         hints = draw(told, masks_BKhw.shape[-1], known(frame.key_BDhw), F.pixel_shuffle(carried, 4))
         hints = torch.cat([hints, F.pixel_shuffle(pictures, 4), F.avg_pool2d(score_B1HW, 2)], 1)
-        masks, hidden, judged_BK2 = self.mend(frame.fine_BChw, top, masks_BKhw, hints)
-        masks = self.sharpen(masks, hidden, known(frame.finest_BChw), score_B1HW[:, 0])
-        return masks, (iou_BK + judged_BK2[..., 0]).clamp(0, 1), presence_B1 + judged_BK2[..., 1].mean(1, keepdim=True)
+        with torch.autocast(self.device.type, enabled=False):  # this too decides which mask is taken
+            masks, hidden, judged_BK2 = self.mend(_exact(frame.fine_BChw), top.float(), masks_BKhw, hints.float())
+        iou_BK = (iou_BK + judged_BK2[..., 0]).clamp(0, 1)
+        best = None if self.training or bare_boxes(told) else self.chosen(masks, iou_BK, told)
+        masks = self.sharpen(masks, hidden, known(frame.finest_BChw), score_B1HW[:, 0], best)
+        return masks, iou_BK, presence_B1 + judged_BK2[..., 1].mean(1, keepdim=True)
 
 
 def bare_boxes(told: Sequence[Instruction | None]) -> list[NDArray[np.float32]] | None:
@@ -156,6 +162,12 @@ def known(part: Tensor | None) -> Tensor:
     if part is None:
         raise TypeError("these features were not made by this network")
     return part
+
+
+def _exact(maps: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    """The decoder's fine maps in float32."""
+    first, second = maps
+    return first.float(), second.float()
 
 
 def _pixels(frame: Features) -> Tensor:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from medical_sam2.model.mend import nothing
+from medical_sam2.model.tracker import upsampled
 
 WIDTH = 16
 SURE = 10.0  # logits are shown in tens
@@ -36,7 +37,9 @@ class Sharpen(nn.Module):
         """Change nothing at first."""
         nothing(self.last)
 
-    def forward(self, masks_BKhw: Tensor, hidden_Xchw: Tensor, finest_BCHW: Tensor, score_BHW: Tensor) -> Tensor:
+    def forward(
+        self, masks_BKhw: Tensor, hidden_Xchw: Tensor, finest_BCHW: Tensor, score_BHW: Tensor, best_B: Tensor | None = None
+    ) -> Tensor:
         """Logits (B, K, H, W) of the same masks.
 
         Args:
@@ -44,10 +47,19 @@ class Sharpen(nn.Module):
             hidden_Xchw: what mended them, X = B·K.
             finest_BCHW: of the encoder; B may be 1.
             score_BHW: of the solved classifier.
+            best_B: which of the masks is wanted: the others are only enlarged; all are wanted unless given.
         """
-        count, several = masks_BKhw.shape[:2]
-        side = finest_BCHW.shape[-2:]
-        large = F.interpolate(masks_BKhw.flatten(0, 1)[:, None].float(), size=side, mode="bilinear", align_corners=False)
+        large = upsampled(masks_BKhw.flatten(0, 1), finest_BCHW.shape[-2:])
+        large_BKHW = large.unflatten(0, masks_BKhw.shape[:2])
+        if best_B is None:
+            return self._sharp(large_BKHW, hidden_Xchw, finest_BCHW, score_BHW)
+        rows, hidden_BKchw = torch.arange(len(best_B), device=best_B.device), hidden_Xchw.unflatten(0, masks_BKhw.shape[:2])
+        sharp = self._sharp(large_BKHW[rows, best_B][:, None], hidden_BKchw[rows, best_B], finest_BCHW, score_BHW)
+        return large_BKHW.index_put((rows, best_B), sharp[:, 0])
+
+    def _sharp(self, large_BKHW: Tensor, hidden_Xchw: Tensor, finest_BCHW: Tensor, score_BHW: Tensor) -> Tensor:
+        (count, several), side = large_BKHW.shape[:2], large_BKHW.shape[-2:]
+        large = large_BKHW.flatten(0, 1)[:, None]
         above = F.interpolate(self.shrink(hidden_Xchw), size=side, mode="nearest")
         seen = finest_BCHW.expand(count, -1, -1, -1).repeat_interleave(several, 0)
         score = score_BHW[:, None].repeat_interleave(several, 0)
