@@ -130,7 +130,7 @@ def test_kept_keys_give_what_new_ones_give(module: Sam2VideoMemoryAttention, whe
     bias[1, TOKENS:maps] = -math.inf
     plain = attend(module, frame, memory, place, bias, 4)
     with torch.no_grad():
-        keys = KeptKeys().of(module, recalled(memory[:, :maps], place=when), place[0, :TOKENS] - time, lambda _: time)
+        keys = KeptKeys().of(module, recalled(memory[:, :maps], place=when), place[0, :TOKENS] - time, lambda _: time, 4)
         assert keys is not None
         assert (attend(module, frame, memory, place[:, maps:], bias, 4, keys=keys) - plain).abs().max() < 1e-12
 

@@ -11,7 +11,7 @@ Shapes: B objects, L tokens of a frame, K tokens of memory, C channels, M channe
 head; V batches of G heads.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -26,10 +26,12 @@ MOST_TOKENS = 1024  # of a memory whose keys are kept: those of larger ones need
 
 
 class KeptKeys:
-    """Keys of memories, for each layer, as long as somebody else holds the memory; a copy of a network begins without any."""
+    """Keys of memories, for each layer, as long as somebody else holds the memory, and of the times; a copy of a network begins
+    without any."""
 
     def __init__(self) -> None:
         self._kept: WeakKeyDictionary[Memory, tuple[object, list[Tensor]]] = WeakKeyDictionary()
+        self._times: dict[int, tuple[object, Tensor, list[Tensor]]] = {}
 
     def __reduce__(self) -> tuple[type["KeptKeys"], tuple[()]]:
         return KeptKeys, ()
@@ -40,50 +42,63 @@ class KeptKeys:
         recall: Sequence[Sequence[Recalled]],
         position_KM: Tensor,
         time: Callable[[int], Tensor],
-    ) -> list[Tensor] | None:
+        room: int = 0,
+    ) -> Iterator[Tensor] | None:
         """Keys (B, K, D) for each layer of the maps that are recalled, padded; None where none are kept.
+
+        A layer's keys take the place of those of the layer before.
 
         Args:
             module: `Sam2VideoMemoryAttention`.
             recall: for each object the memories whose maps are attended to.
             position_KM: encoding of where the tokens of any map lie.
             time: place → encoding (1, M) of that time, added to every token.
+            room: for so many further keys, behind those of the maps.
         """
-        tokens = len(position_KM)
-        if torch.is_grad_enabled() or tokens > MOST_TOKENS:
+        if torch.is_grad_enabled() or len(position_KM) > MOST_TOKENS:
             return None
-        self._make(module, {r.memory for memories in recall for r in memories}, position_KM)
-        places = sorted({r.place for memories in recall for r in memories if r.place is not None})
-        shifts: list[dict[int | None, Tensor]] = [{} for _ in module.layers]
-        if places:
-            times = torch.stack([time(place) for place in places])
-            for layer, shift in zip(module.layers, shifts, strict=True):
-                moved = F.linear(times, layer.cross_attn_image.k_proj.weight).expand(-1, tokens, -1)
-                shift.update(zip(places, _rotate(moved, _rotation(module, times)), strict=True))
-        return [self._layer(number, recall, shift) for number, shift in enumerate(shifts)]
+        rotation = _rotation(module, position_KM)
+        self._make(module, {r.memory for memories in recall for r in memories}, position_KM, rotation)
+        places = {r.place for memories in recall for r in memories if r.place is not None}
+        shifts = {place: self._shift(module, place, time(place), rotation) for place in places}
+        return self._layers(recall, shifts, room)
 
-    def _make(self, module: Any, memories: Set[Memory], position_KM: Tensor) -> None:
+    def _make(self, module: Any, memories: Set[Memory], position_KM: Tensor, rotation: Tensor) -> None:
         """The keys of those memories that have none yet."""
         stamp = _stamp(module, len(position_KM))
         missing = [memory for memory in memories if self._kept.get(memory, (None,))[0] != stamp]
         if missing:
             told = torch.stack([memory.map_Chw.flatten(1).T for memory in missing]).to(position_KM.dtype) + position_KM
-            made = [_map_keys(layer.cross_attn_image, told, _rotation(module, told)) for layer in module.layers]
+            made = [_map_keys(layer.cross_attn_image, told, rotation) for layer in module.layers]
             for i, memory in enumerate(missing):
                 self._kept[memory] = stamp, [keys[i].clone() for keys in made]
 
-    def _layer(self, number: int, recall: Sequence[Sequence[Recalled]], shift: Mapping[int | None, Tensor]) -> Tensor:
-        """Keys of one layer, padded with zeros."""
-        some = next(self._kept[r.memory][1][number] for memories in recall for r in memories)
-        keys = some.new_zeros(len(recall), max(len(memories) for memories in recall), *some.shape)
-        for b, memories in enumerate(recall):
-            for m, r in enumerate(memories):
-                kept = self._kept[r.memory][1][number]
-                if r.place is None:
-                    keys[b, m] = kept
-                else:
-                    torch.add(kept, shift[r.place], out=keys[b, m])
-        return keys.flatten(1, 2)
+    def _shift(self, module: Any, place: int, time_1M: Tensor, rotation: Tensor) -> list[Tensor]:
+        """What a time adds to the keys (L, D) of a memory, for each layer."""
+        stamp = _stamp(module, len(rotation))
+        known = self._times.get(place)
+        if known is None or known[0] != stamp or not torch.equal(known[1], time_1M):
+            weights = [layer.cross_attn_image.k_proj.weight for layer in module.layers]
+            made = [_rotate(F.linear(time_1M, weight).expand(len(rotation), -1), rotation) for weight in weights]
+            known = self._times[place] = stamp, time_1M.clone(), made
+        return known[2]
+
+    def _layers(
+        self, recall: Sequence[Sequence[Recalled]], shifts: Mapping[int | None, Sequence[Tensor]], room: int
+    ) -> Iterator[Tensor]:
+        """Keys of each layer, padded with zeros."""
+        kept = [[self._kept[r.memory][1] for r in memories] for memories in recall]
+        layers = next(own for rows in kept for own in rows)
+        most, (tokens, depth) = max(len(memories) for memories in recall), layers[0].shape
+        keys = layers[0].new_zeros(len(recall), most * tokens + room, depth)
+        for number in range(len(layers)):
+            for key_KD, memories, rows in zip(keys, recall, kept, strict=True):
+                for r, own, place in zip(memories, rows, key_KD.split(tokens), strict=False):
+                    if r.place is None:
+                        place.copy_(own[number])
+                    else:
+                        torch.add(own[number], shifts[r.place][number], out=place)
+            yield keys
 
 
 def _stamp(module: Any, tokens: int) -> tuple[object, ...]:
@@ -107,7 +122,7 @@ def attend(
     bias_BK: Tensor,
     pointers: int,
     *,
-    keys: Sequence[Tensor] | None = None,
+    keys: Iterator[Tensor] | None = None,
 ) -> Tensor:
     """A frame in the light of its memories.
 
@@ -119,20 +134,25 @@ def attend(
         place_BKM: positional and temporal encoding of the memories' tokens; of the pointers' alone where keys are given.
         bias_BK: log-weight of each memory token, −inf where there is none.
         pointers: how many of the last tokens are object pointers, which have no place in the image.
-        keys: of all other tokens, for each layer, where they are known already.
+        keys: of all other tokens, for each layer, where they are known already; with room for the pointers', which is filled.
     """
     rotation = _rotation(module, frame_BLC)
     told_BKM = memory_BKM[:, memory_BKM.shape[1] - place_BKM.shape[1] :] + place_BKM
     maps = told_BKM.shape[1] - pointers
-    for number, layer in enumerate(module.layers):
+    for layer in module.layers:
         frame_BLC = frame_BLC + _self_attention(layer.self_attn, layer.layer_norm1(frame_BLC), rotation)
         query_BLC = layer.layer_norm2(frame_BLC)
         weights = layer.cross_attn_image
-        known = _map_keys(weights, told_BKM[:, :maps], rotation) if keys is None else keys[number]
-        key_BKD = torch.cat([known, weights.k_proj(told_BKM[:, maps:])], 1)
+        pointed = weights.k_proj(told_BKM[:, maps:])
+        if keys is None:
+            key_BKD = torch.cat([_map_keys(weights, told_BKM[:, :maps], rotation), pointed], 1)
+        else:
+            key_BKD = next(keys)
+            key_BKD[:, key_BKD.shape[1] - pointers :] = pointed
         query_BLD = _rotate(weights.q_proj(query_BLC), rotation) * weights.scaling
+        memory_BKM = memory_BKM.to(query_BLD.dtype)
         frame_BLC = frame_BLC + weights.o_proj(weights.v_proj(_recalled(query_BLD, key_BKD, memory_BKM, bias_BK)))
-        frame_BLC = frame_BLC + layer.linear2(layer.activation(layer.linear1(layer.layer_norm3(frame_BLC))))
+        frame_BLC = frame_BLC + _fed_forward(layer, layer.layer_norm3(frame_BLC))
     return module.layer_norm(frame_BLC)
 
 
@@ -154,6 +174,14 @@ def _self_attention(weights: Any, x_BLC: Tensor, rotation: Tensor) -> Tensor:
     return weights.o_proj(read(query, key, value, weights.scaling)[:, 0])
 
 
+def _fed_forward(layer: Any, x_BLC: Tensor) -> Tensor:
+    """The wide part of a layer, in pieces that stay in cache; in one where gradients are needed, or on an accelerator."""
+    whole = torch.is_grad_enabled() or x_BLC.device.type != "cpu"
+    pieces = (x_BLC,) if whole else x_BLC.flatten(0, 1).split(CHUNK)
+    fed = [layer.linear2(layer.activation(layer.linear1(piece))) for piece in pieces]
+    return fed[0] if whole else torch.cat(fed).view_as(x_BLC)
+
+
 def _map_keys(weights: Any, told_BKM: Tensor, rotation: Tensor) -> Tensor:
     """Keys (B, K, D) of whole maps, each token turned by its place in the frame."""
     key_BKD = weights.k_proj(told_BKM)
@@ -164,11 +192,7 @@ def _recalled(query_BLD: Tensor, key_BKD: Tensor, memory_BKM: Tensor, bias_BK: T
     """Memory (B, L, M) as it is attended to, before it becomes values."""
     if query_BLD.shape[0] == 1 and key_BKD.shape[0] > 1:
         query_BLD = query_BLD.expand(key_BKD.shape[0], -1, -1)
-    key_BDK, memory_BKM, bias_B1K = (
-        key_BKD.transpose(1, 2),
-        memory_BKM.to(query_BLD.dtype),
-        bias_BK[:, None].to(query_BLD.dtype),
-    )
+    key_BDK, bias_B1K = key_BKD.transpose(1, 2), bias_BK[:, None].to(query_BLD.dtype)
     objects = 1 if query_BLD.device.type == "cpu" else len(query_BLD)  # at a time: a processor wants few scores at once
     parts: list[Tensor] = []
     with torch.autocast(query_BLD.device.type, enabled=False):  # which would take the scores to float32 and back

@@ -63,13 +63,13 @@ class Mend(nn.Module):
         flat = masks_BKhw.flatten(0, 1)[:, None].detach()
         entries = [_each(part, count, several) for part in (fine[0], hints_BHhw, fine[1], top_BChw)]
         x = self.first(torch.cat([entries[0], flat.clamp(-SURE, SURE) / SURE, flat.sigmoid(), entries[1]], 1))
-        x = self.blocks[0](F.relu(x))
+        x = self.blocks[0](F.relu(x, inplace=True))
         levels = [x]
         for depth, down in enumerate(self.down, 1):
             x = down(x)
             if depth < len(self.down):
                 x = x + self.enter[depth - 1](entries[depth + 1])
-            x = self.blocks[depth](F.relu(x))
+            x = self.blocks[depth](F.relu(x, inplace=True))
             levels.append(x)
         judged = self.judge(torch.cat([x.mean((2, 3)), x.amax((2, 3))], 1)).unflatten(0, (count, several))
         for depth in reversed(range(len(self.up))):

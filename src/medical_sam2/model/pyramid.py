@@ -27,13 +27,13 @@ class Residual(nn.Module):
 
     def forward(self, x_NChw: Tensor) -> Tensor:
         """Same shape in and out."""
-        inner = F.relu(self.first_norm(self.first(x_NChw)))
-        return F.relu(x_NChw + self.second_norm(self.second(inner)))
+        inner = F.relu(self.first_norm(self.first(x_NChw)), inplace=True)
+        return F.relu(x_NChw + self.second_norm(self.second(inner)), inplace=True)
 
 
 def _down(width_in: int, width: int) -> nn.Sequential:
     convolution = nn.Conv2d(width_in, width, 3, stride=2, padding=1, bias=False)
-    return nn.Sequential(convolution, nn.GroupNorm(GROUPS, width), nn.ReLU())
+    return nn.Sequential(convolution, nn.GroupNorm(GROUPS, width), nn.ReLU(inplace=True))
 
 
 class ConvPyramid(nn.Module):

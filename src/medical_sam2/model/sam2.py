@@ -20,6 +20,7 @@ from transformers import AutoModel, Sam2VideoConfig, Sam2VisionModel
 from transformers.models.sam2_video import modeling_sam2_video as modules
 
 from medical_sam2.model import recollection
+from medical_sam2.model.activation import overwrite
 from medical_sam2.model.attention import KeptKeys, attend
 from medical_sam2.model.backbone import Features, FramePrediction, Instruction, Memory, Recall, apart, gather
 from medical_sam2.model.hiera import see
@@ -79,6 +80,7 @@ class Sam2(nn.Module):
             self.temporal_positional_encoding_projection_layer = nn.Linear(width, depth)
         if config.enable_occlusion_spatial_embedding:
             self.occlusion_spatial_embedding_parameter = nn.Parameter(torch.zeros(1, depth))
+        overwrite(self)
         self._keys = KeptKeys()
         self._sine = modules.Sam2VideoPositionEmbeddingSine(num_position_features=width // 2, normalize=True)
 
@@ -172,7 +174,7 @@ class Sam2(nn.Module):
             self, [[r for r in memories if r.pointer] for memories in recall]
         )
         position = recollection.position(self, height, width)
-        keys = self._keys.of(self.memory_attention, mapped, position, partial(recollection.time, self))
+        keys = self._keys.of(self.memory_attention, mapped, position, partial(recollection.time, self), pointers.shape[1])
         if keys is None:
             place = torch.cat([recollection.places(self, mapped, position), place], 1)
         memory, bias = torch.cat([maps, pointers], 1), torch.cat([maps_bias, pointers_bias], 1)

@@ -64,6 +64,6 @@ class Sharpen(nn.Module):
         seen = finest_BCHW.expand(count, -1, -1, -1).repeat_interleave(several, 0)
         score = score_BHW[:, None].repeat_interleave(several, 0)
         shown = large.detach().clamp(-SURE, SURE) / SURE
-        x = F.relu(self.first(torch.cat([above, seen, shown.to(above.dtype), score.to(above.dtype)], 1)))
-        x = F.relu(x + self.second(x))
+        x = F.relu(self.first(torch.cat([above, seen, shown.to(above.dtype), score.to(above.dtype)], 1)), inplace=True)
+        x = F.relu(x + self.second(x), inplace=True)
         return (large + self.last(x))[:, 0].unflatten(0, (count, several))
