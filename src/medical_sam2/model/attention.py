@@ -164,8 +164,10 @@ def _rotation(module: Any, like: Tensor) -> Tensor:
 
 
 def _rotate(x_BLD: Tensor, rotation: Tensor) -> Tensor:
-    pairs = x_BLD.to(rotation.real.dtype).unflatten(-1, (-1, 2)).contiguous()
-    return torch.view_as_real(torch.view_as_complex(pairs) * rotation).flatten(-2).to(x_BLD.dtype)
+    """Pairs of channels turned; where no gradient needs it, `x_BLD` may be overwritten."""
+    pairs = torch.view_as_complex(x_BLD.to(rotation.real.dtype).unflatten(-1, (-1, 2)).contiguous())
+    turned = pairs * rotation
+    return torch.view_as_real(turned).flatten(-2).to(x_BLD.dtype)
 
 
 def _self_attention(weights: Any, x_BLC: Tensor, rotation: Tensor) -> Tensor:
@@ -193,15 +195,21 @@ def _recalled(query_BLD: Tensor, key_BKD: Tensor, memory_BKM: Tensor, bias_BK: T
     if query_BLD.shape[0] == 1 and key_BKD.shape[0] > 1:
         query_BLD = query_BLD.expand(key_BKD.shape[0], -1, -1)
     key_BDK, bias_B1K = key_BKD.transpose(1, 2), bias_BK[:, None].to(query_BLD.dtype)
-    objects = 1 if query_BLD.device.type == "cpu" else len(query_BLD)  # at a time: a processor wants few scores at once
-    parts: list[Tensor] = []
     with torch.autocast(query_BLD.device.type, enabled=False):  # which would take the scores to float32 and back
-        for query, key, memory, bias in zip(
-            *(x.split(objects) for x in (query_BLD, key_BDK, memory_BKM, bias_B1K)), strict=True
-        ):
-            pieces = (torch.baddbmm(bias, piece, key).softmax(-1) @ memory for piece in query.split(CHUNK, dim=1))
-            parts.append(torch.cat([*pieces], 1))
-    return torch.cat(parts)
+        if torch.is_grad_enabled() or query_BLD.device.type != "cpu":
+            pieces = (torch.baddbmm(bias_B1K, part, key_BDK).softmax(-1) @ memory_BKM for part in query_BLD.split(CHUNK, dim=1))
+            return torch.cat([*pieces], 1)
+        rows = zip(query_BLD, key_BDK, memory_BKM, bias_B1K, strict=True)
+        return torch.stack([_recalled_by_one(*row) for row in rows])  # a processor wants few scores at once
+
+
+def _recalled_by_one(query_LD: Tensor, key_DK: Tensor, memory_KM: Tensor, bias_1K: Tensor) -> Tensor:
+    """Memory (L, M) as one object attends to it, all scores in the same place."""
+    scores, read = query_LD.new_empty(min(CHUNK, len(query_LD)), key_DK.shape[1]), list[Tensor]()
+    for part in query_LD.split(CHUNK):
+        own = torch.addmm(bias_1K, part, key_DK, out=scores[: len(part)])
+        read.append(torch.softmax(own, -1, out=own) @ memory_KM)
+    return torch.cat(read)
 
 
 def read(query_VGLD: Tensor, key_VGKD: Tensor, value_VGKD: Tensor, scale: float, bias_K: Tensor | None = None) -> Tensor:
@@ -218,6 +226,7 @@ def read(query_VGLD: Tensor, key_VGKD: Tensor, value_VGKD: Tensor, scale: float,
         with torch.autocast("cpu", enabled=False):
             query, key, value = (part.flatten(0, 1) for part in (query_VGLD * scale, key_VGKD, value_VGKD))
             score = query @ key.transpose(1, 2) if bias_K is None else torch.baddbmm(bias_K, query, key.transpose(1, 2))
-            return (score.softmax(-1) @ value).unflatten(0, query_VGLD.shape[:2])
+            share = score.softmax(-1)
+            return (share @ value).unflatten(0, query_VGLD.shape[:2])
     mask = None if bias_K is None else bias_K.expand(query_VGLD.shape[2], -1)
     return F.scaled_dot_product_attention(query_VGLD, key_VGKD, value_VGKD, attn_mask=mask, scale=scale)

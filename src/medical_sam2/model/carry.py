@@ -24,7 +24,7 @@ from medical_sam2.model.backbone import FramePrediction, Recalled
 
 SUBPIXELS = 16  # mask logits (stride 4) under one pixel of the deepest map (stride 16)
 SURE = 0.005
-CHUNK = 64  # pixels at a time
+CHUNK = 128  # pixels at a time
 
 
 class Carry(nn.Module):
@@ -111,6 +111,11 @@ def _pulled(place_3n: Tensor, pull_M: Tensor, weight_M: Tensor) -> Tensor:
 
 
 def _read(query_nE: Tensor, key_EK: Tensor, value_4K: Tensor) -> Tensor:
-    """Attention in pieces whose scores stay in cache; in one piece where gradients are needed, which keep all scores anyway."""
-    pieces = (query_nE,) if torch.is_grad_enabled() else query_nE.split(CHUNK)
-    return torch.cat([F.linear((part @ key_EK).softmax(-1), value_4K) for part in pieces])
+    """Attention; in pieces, in the same place, unless gradients are needed, which keep all scores anyway."""
+    if torch.is_grad_enabled():
+        return F.linear((query_nE @ key_EK).softmax(-1), value_4K)
+    scores, read = query_nE.new_empty(min(CHUNK, len(query_nE)), key_EK.shape[1]), list[Tensor]()
+    for part in query_nE.split(CHUNK):
+        own = torch.mm(part, key_EK, out=scores[: len(part)])
+        read.append(F.linear(torch.softmax(own, -1, out=own), value_4K))
+    return torch.cat(read)
