@@ -164,10 +164,8 @@ def _rotation(module: Any, like: Tensor) -> Tensor:
 
 
 def _rotate(x_BLD: Tensor, rotation: Tensor) -> Tensor:
-    """Pairs of channels turned; where no gradient needs it, `x_BLD` may be overwritten."""
-    pairs = torch.view_as_complex(x_BLD.to(rotation.real.dtype).unflatten(-1, (-1, 2)).contiguous())
-    turned = pairs * rotation
-    return torch.view_as_real(turned).flatten(-2).to(x_BLD.dtype)
+    pairs = x_BLD.to(rotation.real.dtype).unflatten(-1, (-1, 2)).contiguous()
+    return torch.view_as_real(torch.view_as_complex(pairs) * rotation).flatten(-2).to(x_BLD.dtype)
 
 
 def _self_attention(weights: Any, x_BLC: Tensor, rotation: Tensor) -> Tensor:
