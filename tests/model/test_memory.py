@@ -81,6 +81,16 @@ def test_a_bank_keeps_its_objects_apart() -> None:
     assert frames(bank.memories[1]) == frames(alone.memories[0])
 
 
+def test_what_is_kept_does_not_depend_on_the_precision() -> None:
+    for seed in range(20):
+        banks = [PolicyBank(lambda: SelfSorting(size=4)) for _ in range(2)]
+        for new in memories(seed, 30):
+            banks[0].store([new])
+            with torch.autocast("cpu", dtype=torch.bfloat16):
+                banks[1].store([new])
+        assert frames(banks[0].memories[0]) == frames(banks[1].memories[0])
+
+
 def test_the_images_are_shared_by_objects() -> None:
     bank = PolicyBank(SelfSorting)
     bank.store([memory(0, 1, prompted=True), memory(0, 2, prompted=True)])

@@ -189,7 +189,7 @@ class Sam2(nn.Module):
         """Prompt encoder and mask decoder; several masks are proposed where the prompt leaves room, or where asked for."""
         points_BP2, labels_BP, dense = self._sparse(told)
         several = several or int((labels_BP[0] >= 0).sum()) <= self.config.multimask_max_pt_num
-        sparse, dense_BChw = self.prompt_encoder(points_BP2[:, None], labels_BP[:, None], None, dense)
+        sparse, dense_BChw = self._encoded(points_BP2, labels_BP, dense)
         masks, iou, tokens, presence = self._decoder(frame, fused_BChw, sparse, dense_BChw, several=several)
         masks, iou, presence = self.mended(frame, fused_BChw, (masks, iou, presence), told)
         best = self.chosen(masks, iou, told)
@@ -234,7 +234,7 @@ class Sam2(nn.Module):
         hinted = self._fit(self.mask_downsample(mask_B1SS))
         blank = [None] * len(told)
         points_BP2, labels_BP, _ = self._sparse(blank)
-        sparse, dense = self.prompt_encoder(points_BP2[:, None], labels_BP[:, None], None, hinted)
+        sparse, dense = self._encoded(points_BP2, labels_BP, hinted)
         top_BChw = frame.top_BChw.expand(len(told), -1, -1, -1)
         _, _, tokens, presence = self._decoder(frame, top_BChw, sparse, dense, several=False)
         shown = mask_B1SS.flatten(1).any(1)
@@ -256,6 +256,13 @@ class Sam2(nn.Module):
         earlier = [logits for one in told if one is not None and (logits := self._earlier(one)) is not None]
         return points_BP2, labels_BP, torch.stack(earlier)[:, None].to(points_BP2.dtype) if earlier else None
 
+    def _encoded(self, points_BP2: Tensor, labels_BP: Tensor, mask_B1hw: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Prompts as tokens and as a map; in float32, since places are told by their last digits."""
+        with torch.autocast(self.device.type, enabled=False):
+            mask = None if mask_B1hw is None else mask_B1hw.float()
+            sparse, dense = self.prompt_encoder(points_BP2[:, None], labels_BP[:, None], None, mask)
+        return sparse, dense
+
     def _earlier(self, one: Instruction) -> Tensor | None:
         """Logits that clicks correct: the earlier answer, or the mask that was given with them."""
         logits = one.earlier_hw
@@ -270,4 +277,5 @@ class Sam2(nn.Module):
         rows = (torch.arange(height, device=self.device) + 0.5) / height
         columns = (torch.arange(width, device=self.device) + 0.5) / width
         xy = torch.stack(torch.meshgrid(columns, rows, indexing="xy"), -1)
-        return self.prompt_encoder.shared_embedding(xy[None])[0].permute(2, 0, 1)[None]
+        with torch.autocast(self.device.type, enabled=False):
+            return self.prompt_encoder.shared_embedding(xy[None])[0].permute(2, 0, 1)[None]
