@@ -40,6 +40,20 @@ def test_equals_transformers(windows: list[int], size: int) -> None:
         assert torch.allclose(mine, other, rtol=1e-4, atol=1e-4 * float(other.std()))
 
 
+@torch.no_grad()
+def test_places_are_made_anew_for_other_weights_and_sizes_and_never_rounded() -> None:
+    model, frames = encoder([8, 4, 14, 7]), torch.randn(1, 3, 64, 64)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        see(model, frames)
+    for change in (0.0, 1.0):
+        model.backbone.pos_embed.add_(change)
+        for size in (64, 96):
+            frames = torch.randn(1, 3, size, size)
+            theirs = model(frames).fpn_hidden_states
+            for mine, other in zip(see(model, frames), theirs, strict=True):
+                assert torch.allclose(mine, other, rtol=1e-4, atol=1e-4 * float(other.std()))
+
+
 def test_gradients_equal_those_of_transformers() -> None:
     model, frames = encoder([8, 4, 14, 7]), torch.randn(1, 3, 64, 64)
     gradients = []

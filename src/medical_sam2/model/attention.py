@@ -57,15 +57,14 @@ class KeptKeys:
         """
         if torch.is_grad_enabled() or len(position_KM) > MOST_TOKENS:
             return None
-        rotation = _rotation(module, position_KM)
-        self._make(module, {r.memory for memories in recall for r in memories}, position_KM, rotation)
+        rotation, stamp = _rotation(module, position_KM), _stamp(module, len(position_KM))
+        self._make(module, stamp, {r.memory for memories in recall for r in memories}, position_KM, rotation)
         places = {r.place for memories in recall for r in memories if r.place is not None}
-        shifts = {place: self._shift(module, place, time(place), rotation) for place in places}
+        shifts = {place: self._shift(module, stamp, place, time(place), rotation) for place in places}
         return self._layers(recall, shifts, room)
 
-    def _make(self, module: Any, memories: Set[Memory], position_KM: Tensor, rotation: Tensor) -> None:
+    def _make(self, module: Any, stamp: object, memories: Set[Memory], position_KM: Tensor, rotation: Tensor) -> None:
         """The keys of those memories that have none yet."""
-        stamp = _stamp(module, len(position_KM))
         missing = [memory for memory in memories if self._kept.get(memory, (None,))[0] != stamp]
         if missing:
             told = torch.stack([memory.map_Chw.flatten(1).T for memory in missing]).to(position_KM.dtype) + position_KM
@@ -73,9 +72,8 @@ class KeptKeys:
             for i, memory in enumerate(missing):
                 self._kept[memory] = stamp, [keys[i].clone() for keys in made]
 
-    def _shift(self, module: Any, place: int, time_1M: Tensor, rotation: Tensor) -> list[Tensor]:
+    def _shift(self, module: Any, stamp: object, place: int, time_1M: Tensor, rotation: Tensor) -> list[Tensor]:
         """What a time adds to the keys (L, D) of a memory, for each layer."""
-        stamp = _stamp(module, len(rotation))
         known = self._times.get(place)
         if known is None or known[0] != stamp or not torch.equal(known[1], time_1M):
             weights = [layer.cross_attn_image.k_proj.weight for layer in module.layers]

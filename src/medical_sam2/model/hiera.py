@@ -11,20 +11,24 @@ K keys.
 
 import math
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 from transformers.models.sam2 import modeling_sam2 as modules
 
-from medical_sam2.model.attention import read
+from medical_sam2.model.attention import read, versions
+
+KEPT: WeakKeyDictionary[modules.Sam2HieraDetModel, tuple[object, list[Tensor], Tensor]] = WeakKeyDictionary()
+"""What is added for places, by encoder, with what it follows from."""
 
 
 def see(encoder: modules.Sam2VisionModel, frames_N3HW: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Maps (N, C, h, w) of stride 4, 8 and 16 of a `Sam2VisionModel`."""
     trunk: Any = encoder.backbone
     x_NhwC = trunk.patch_embed(frames_N3HW)
-    x_NhwC = x_NhwC + _places(trunk, x_NhwC.shape[1], x_NhwC.shape[2])
+    x_NhwC = x_NhwC + _kept_places(trunk, x_NhwC.shape[1], x_NhwC.shape[2])
     stages: list[Tensor] = []
     for number, block in enumerate(trunk.blocks):
         x_NhwC = _block(block, x_NhwC)
@@ -32,6 +36,19 @@ def see(encoder: modules.Sam2VisionModel, frames_N3HW: Tensor) -> tuple[Tensor, 
             stages.append(x_NhwC.permute(0, 3, 1, 2))
     first, second, top, *_ = _pyramid(encoder.neck, stages)
     return first, second, top
+
+
+def _kept_places(trunk: modules.Sam2HieraDetModel, height: int, width: int) -> Tensor:
+    """`_places`, made once for weights and size where no gradients are needed."""
+    if torch.is_grad_enabled():
+        return _places(trunk, height, width)
+    weights = [trunk.pos_embed, trunk.pos_embed_window]
+    stamp, known = (height, width, versions(weights)), KEPT.get(trunk)
+    if known is None or known[0] != stamp:
+        held = [weight.detach() for weight in weights]  # so that no other weight gets their address
+        with torch.autocast(trunk.pos_embed.device.type, enabled=False):
+            known = KEPT[trunk] = stamp, held, _places(trunk, height, width)
+    return known[2]
 
 
 def _places(trunk: modules.Sam2HieraDetModel, height: int, width: int) -> Tensor:

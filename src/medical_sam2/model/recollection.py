@@ -4,6 +4,7 @@ Shapes: B objects, M memories, C channels, h w feature map, D channels of a key.
 """
 
 from collections.abc import Sequence, Set
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -61,9 +62,15 @@ def time(network: Any, place: int) -> Tensor:
 
 def position(network: Any, height: int, width: int) -> Tensor:
     """Encoding (hw, 64) of where the tokens of any map lie."""
-    shape = (1, network.config.memory_encoder_output_channels, height, width)
-    sine = network.memory_encoder.position_encoding
-    return sine(shape, network.device, network.no_memory_embedding.dtype)[0].flatten(1).T
+    like = network.no_memory_embedding
+    return sine(network.config.memory_encoder_output_channels, height, width, like.device, like.dtype).flatten(1).T
+
+
+@lru_cache(maxsize=16)
+def sine(channels: int, height: int, width: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """SAM 2's encoding (C, h, w) of places, one tensor for all who ask."""
+    encoding = modules.Sam2VideoPositionEmbeddingSine(num_position_features=channels // 2, normalize=True)
+    return encoding(torch.Size((1, channels, height, width)), device, dtype)[0]
 
 
 def _elapsed(network: Any, shares: Set[float | None]) -> dict[float | None, Tensor]:

@@ -82,7 +82,6 @@ class Sam2(nn.Module):
             self.occlusion_spatial_embedding_parameter = nn.Parameter(torch.zeros(1, depth))
         overwrite(self)
         self._keys = KeptKeys()
-        self._sine = modules.Sam2VideoPositionEmbeddingSine(num_position_features=width // 2, normalize=True)
 
     @property
     def image_size(self) -> int:
@@ -178,8 +177,8 @@ class Sam2(nn.Module):
         if keys is None:
             place = torch.cat([recollection.places(self, mapped, position), place], 1)
         memory, bias = torch.cat([maps, pointers], 1), torch.cat([maps_bias, pointers_bias], 1)
-        sine = self._sine(top_BChw[:1].shape, top_BChw.device, top_BChw.dtype)
-        tokens = (top_BChw + 0.1 * sine).flatten(2).transpose(1, 2)
+        sine_Chw = recollection.sine(channels, height, width, top_BChw.device, top_BChw.dtype)
+        tokens = (top_BChw + 0.1 * sine_Chw).flatten(2).transpose(1, 2)
         fused = attend(self.memory_attention, tokens, memory, place, bias, pointers.shape[1], keys=keys)
         return fused.transpose(1, 2).reshape(-1, channels, height, width)
 

@@ -47,8 +47,8 @@ def _told(measured: Measured) -> list[str]:
         "SAM 2's own memory (fifo). Milliseconds of the processor for a frame, median of the frames after the memory is full;",
         "the runs of a scene went frame by frame in turn, the others in fp32. *Faster*: the time of transformers' session over",
         f"that of the run; *apart* the largest difference of mask logits to it. *{KEPT.capitalize()}*: a second direction, a",
-        "correction or a later object, for which no slice is encoded again. *At most*: how many times faster it were if all its",
-        "products of matrices and convolutions ran at the peak below and all else took no time. *Goal*: what the project wants.",
+        "correction or a later object, for which no slice is encoded again. *At most*: how many times faster, if all products",
+        "of matrices and convolutions ran at the peak below and all else took no time. *Goal*: what the project wants.",
     ]
 
 
@@ -63,7 +63,8 @@ def _runs(measured: Measured) -> Iterator[str]:
             faster, wanted = rows[PEER].seconds / row.seconds, GOALS.get((size, objects, name))
             goal = "" if wanted is None or measured.encoder != "tiny" else f"{wanted:.1f}"
             who = name if name in {PEER, OFFICIAL} else f"**{name}**"
-            cost = f"{1000 * row.seconds:.0f} | {faster:.2f} | {row.faster_than(rows[PEER]):.2f} | {_at_most(measured, row, rows)}"
+            ratios = f"{faster:.2f} | {row.faster_than(rows[PEER]):.2f} | {_at_most(measured, row, rows)}"
+            cost = f"{1000 * row.seconds:.0f} | {ratios}"
             yield f"| {size} | {objects} | {who} | {cost} | {goal} | {row.apart:.1e} |"
 
 
