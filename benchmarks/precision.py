@@ -63,6 +63,7 @@ def main() -> int:
     parser.add_argument("--only", nargs="*", default=[], help="parts of the names of sets")
     parser.add_argument("--threads", type=int, default=1)
     told = parser.parse_args()
+    told.output.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(told.threads)
     precisions: tuple[Literal["fp32", "bf16"], ...] = ("fp32", "bf16")
     segmenters = [Segmenter.from_pretrained(told.weights, device="cpu", precision=precision) for precision in precisions]
