@@ -71,7 +71,9 @@ class Segmenter:
         engine: str = "torch",
     ) -> None:
         self.device = choose_device(device)
-        self.network = network.to(self.device, memory_format=torch.channels_last).eval()  # faster convolutions, alike all else
+        self.network = (
+            network.to(self.device).to(memory_format=torch.channels_last).eval()
+        )  # convolutions gain, all else is alike
         self.precision: Literal["fp32", "bf16"] = choose_precision(precision, self.device)
         self.engine, self._see = engine, choose_encoder(engine, self.network, self.precision)
         self._kept = FeatureCache(keep_mb)

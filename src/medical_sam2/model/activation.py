@@ -35,5 +35,5 @@ def overwrite(network: nn.Module) -> None:
     overwrite it."""
     for module in [*network.modules()]:
         activation = getattr(module, "activation", None)
-        if type(activation) in OVERWRITING:
+        if isinstance(activation, tuple(OVERWRITING)):
             module.activation = Overwriting(activation)

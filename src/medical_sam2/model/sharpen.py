@@ -49,7 +49,7 @@ class Sharpen(nn.Module):
             score_BHW: of the solved classifier.
             best_B: which of the masks is wanted: the others are only enlarged; all are wanted unless given.
         """
-        large = upsampled(masks_BKhw.flatten(0, 1), finest_BCHW.shape[-2:])
+        large = upsampled(masks_BKhw.flatten(0, 1), (finest_BCHW.shape[-2], finest_BCHW.shape[-1]))
         large_BKHW = large.unflatten(0, masks_BKhw.shape[:2])
         if best_B is None:
             return self._sharp(large_BKHW, hidden_Xchw, finest_BCHW, score_BHW)
