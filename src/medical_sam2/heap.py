@@ -1,7 +1,7 @@
 """What becomes of memory that was freed, where the C library is glibc; nothing happens where it is another one.
 
-A server that runs for weeks gives it back to the system: it must not keep the peak of every thread. A command that ends when its
-work is done uses it again: a page that the system has to provide anew takes longer than what is computed in it.
+A server that runs for weeks gives it back to the system: it must not keep the peak of every thread. A command that ends when
+its work is done uses it again: a page that the system has to provide anew takes longer than what is computed in it.
 """
 
 import ctypes

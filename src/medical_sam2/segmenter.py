@@ -71,9 +71,8 @@ class Segmenter:
         engine: str = "torch",
     ) -> None:
         self.device = choose_device(device)
-        self.network = (
-            network.to(self.device).to(memory_format=torch.channels_last).eval()
-        )  # convolutions gain, all else is alike
+        network = network.to(self.device).eval()
+        self.network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # faster convolutions
         self.precision: Literal["fp32", "bf16"] = choose_precision(precision, self.device)
         self.engine, self._see = engine, choose_encoder(engine, self.network, self.precision)
         self._kept = FeatureCache(keep_mb)
