@@ -13,6 +13,7 @@ from torch import Tensor
 from transformers.models.sam2_video.modeling_sam2_video import Sam2VideoMemoryAttention
 
 from medical_sam2.model import attention
+from medical_sam2.model import recollection
 from medical_sam2.model.attention import KeptKeys, attend
 from medical_sam2.model.backbone import Memory, Recalled
 from medical_sam2.model.nano import configuration
@@ -171,3 +172,9 @@ def test_nothing_is_kept_where_gradients_flow(module: Sam2VideoMemoryAttention) 
     assert KeptKeys().of(module, recalled(memory), place[0, :TOKENS], zero) is None
     with torch.no_grad():
         assert KeptKeys().of(module, recalled(memory), place[0, :TOKENS], zero) is not None
+
+
+def test_encodings_of_places_take_gradients_whoever_asks_first() -> None:
+    recollection.sine.cache_clear()
+    with torch.inference_mode():
+        assert not recollection.sine(8, 4, 4, torch.device("cpu"), torch.float32).is_inference()

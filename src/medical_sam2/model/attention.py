@@ -222,7 +222,6 @@ def read(query_VGLD: Tensor, key_VGKD: Tensor, value_VGKD: Tensor, scale: float,
         with torch.autocast("cpu", enabled=False):
             query, key, value = (part.flatten(0, 1) for part in (query_VGLD * scale, key_VGKD, value_VGKD))
             score = query @ key.transpose(1, 2) if bias_K is None else torch.baddbmm(bias_K, query, key.transpose(1, 2))
-            share = score.softmax(-1)
-            return (share @ value).unflatten(0, query_VGLD.shape[:2])
+            return (score.softmax(-1) @ value).unflatten(0, query_VGLD.shape[:2])
     mask = None if bias_K is None else bias_K.expand(query_VGLD.shape[2], -1)
     return F.scaled_dot_product_attention(query_VGLD, key_VGKD, value_VGKD, attn_mask=mask, scale=scale)

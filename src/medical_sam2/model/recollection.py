@@ -67,6 +67,7 @@ def position(network: Any, height: int, width: int) -> Tensor:
 
 
 @lru_cache(maxsize=16)
+@torch.inference_mode(False)  # else who asks under it first makes a tensor that no gradient may pass
 def sine(channels: int, height: int, width: int, device: torch.device, dtype: torch.dtype) -> Tensor:
     """SAM 2's encoding (C, h, w) of places, one tensor for all who ask."""
     encoding = modules.Sam2VideoPositionEmbeddingSine(num_position_features=channels // 2, normalize=True)
