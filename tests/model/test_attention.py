@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from transformers.models.sam2_video.modeling_sam2_video import Sam2VideoMemoryAttention
 
-from medical_sam2.model import attention
-from medical_sam2.model import recollection
+from medical_sam2.model import attention, recollection
 from medical_sam2.model.attention import KeptKeys, attend
 from medical_sam2.model.backbone import Memory, Recalled
 from medical_sam2.model.nano import configuration
