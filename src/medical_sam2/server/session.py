@@ -144,9 +144,8 @@ class Session:
         _ = found.voxels  # counted now, not when the next click waits for it
         results.save(self.folder / "results" / f"{number}.npz", found)
         earlier = state.tracked.labels if state.tracked else frozenset[int]()
-        heard = frozenset(said.id for said in state.said)
         with self._lock:
-            tracked = Tracked(number, heard, earlier | {said.label for said in state.said})
+            tracked = Tracked(number, frozenset(said.id for said in state.said), earlier | {said.label for said in state.said})
             self._journal.write(Step(self.history.version + 1, "track", tracked=tracked))
             needed = {each.tracked.number for each in self.history.states if each.tracked}
             for path in (self.folder / "results").glob("[0-9]*.npz"):
