@@ -155,6 +155,21 @@ def test_keys_of_a_memory_are_made_once(module: Sam2VideoMemoryAttention, monkey
 
 
 @torch.no_grad()
+def test_what_a_time_adds_follows_the_weights_and_the_time(module: Sam2VideoMemoryAttention) -> None:
+    own, kept = copy.deepcopy(module), KeptKeys()
+    _, memory, place = draw(2, 2, 0)
+    recall = recalled(memory, place=3)
+    for change, moment in ((1.0, -1.0), (2.0, -1.0), (1.0, 1.0)):
+        own.layers[0].cross_attn_image.k_proj.weight.mul_(change)
+        time = torch.full((1, DEPTH), moment).double()
+        anew, again = (k.of(own, recall, place[0, :TOKENS], lambda _, time=time: time) for k in (KeptKeys(), kept))
+        assert anew is not None
+        assert again is not None
+        for fresh, known in zip(anew, again, strict=True):
+            assert torch.equal(fresh, known)
+
+
+@torch.no_grad()
 def test_keys_go_with_their_memory(module: Sam2VideoMemoryAttention) -> None:
     kept, (_, memory, place) = KeptKeys(), draw(2, 2, 0)
     recall = recalled(memory)

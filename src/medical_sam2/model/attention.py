@@ -31,7 +31,8 @@ class KeptKeys:
 
     def __init__(self) -> None:
         self._kept: WeakKeyDictionary[Memory, tuple[object, list[Tensor]]] = WeakKeyDictionary()
-        self._times: dict[int, tuple[object, Tensor, list[Tensor]]] = {}
+        self._times: dict[int, tuple[Tensor, list[Tensor]]] = {}
+        self._made_by: tuple[object, list[Tensor]] = None, []
 
     def __reduce__(self) -> tuple[type["KeptKeys"], tuple[()]]:
         return KeptKeys, ()
@@ -57,11 +58,20 @@ class KeptKeys:
         """
         if torch.is_grad_enabled() or len(position_KM) > MOST_TOKENS:
             return None
-        rotation, stamp = _rotation(module, position_KM), _stamp(module, len(position_KM))
+        rotation, stamp = _rotation(module, position_KM), self._stamped(module, len(position_KM))
         self._make(module, stamp, {r.memory for memories in recall for r in memories}, position_KM, rotation)
         places = {r.place for memories in recall for r in memories if r.place is not None}
-        shifts = {place: self._shift(module, stamp, place, time(place), rotation) for place in places}
+        shifts = {place: self._shift(module, place, time(place), rotation) for place in places}
         return self._layers(recall, shifts, room)
+
+    def _stamped(self, module: Any, tokens: int) -> object:
+        """What keys depend on beside their memory; where it has changed, what times add is forgotten."""
+        weights = [weight for layer in module.layers for weight in layer.cross_attn_image.k_proj.parameters()]
+        stamp = _stamp(weights, tokens)
+        if stamp != self._made_by[0]:
+            self._times.clear()
+            self._made_by = stamp, [weight.detach() for weight in weights]  # held, so that no other weight gets their address
+        return stamp
 
     def _make(self, module: Any, stamp: object, memories: Set[Memory], position_KM: Tensor, rotation: Tensor) -> None:
         """The keys of those memories that have none yet."""
@@ -72,14 +82,14 @@ class KeptKeys:
             for i, memory in enumerate(missing):
                 self._kept[memory] = stamp, [keys[i].clone() for keys in made]
 
-    def _shift(self, module: Any, stamp: object, place: int, time_1M: Tensor, rotation: Tensor) -> list[Tensor]:
+    def _shift(self, module: Any, place: int, time_1M: Tensor, rotation: Tensor) -> list[Tensor]:
         """What a time adds to the keys (L, D) of a memory, for each layer."""
         known = self._times.get(place)
-        if known is None or known[0] != stamp or not torch.equal(known[1], time_1M):
+        if known is None or not torch.equal(known[0], time_1M):
             weights = [layer.cross_attn_image.k_proj.weight for layer in module.layers]
             made = [_rotate(F.linear(time_1M, weight).expand(len(rotation), -1), rotation) for weight in weights]
-            known = self._times[place] = stamp, time_1M.clone(), made
-        return known[2]
+            known = self._times[place] = time_1M.clone(), made
+        return known[1]
 
     def _layers(
         self, recall: Sequence[Sequence[Recalled]], shifts: Mapping[int | None, Sequence[Tensor]], room: int
@@ -99,9 +109,8 @@ class KeptKeys:
             yield keys
 
 
-def _stamp(module: Any, tokens: int) -> tuple[object, ...]:
-    """What kept keys depend on beside their memory: the weights, where they are, the type, the size of the map."""
-    weights = [weight for layer in module.layers for weight in layer.cross_attn_image.k_proj.parameters()]
+def _stamp(weights: Sequence[Tensor], tokens: int) -> object:
+    """The weights, where they are, the type that is computed in, the size of the map."""
     kind = weights[0].device.type
     rounded = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weights[0].dtype
     return tokens, rounded, versions(weights)
