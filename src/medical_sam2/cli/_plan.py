@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from medical_sam2 import heap
 from medical_sam2.cli._options import How, Outputs
 from medical_sam2.errors import ConfigError, WeightsError
 from medical_sam2.frames import choose_window
@@ -69,7 +68,6 @@ def network(how: How) -> Segmenter:
     Raises:
         WeightsError, ConfigError: they do not exist or do not fit.
     """
-    heap.reuse()
     if how.threads is not None:
         torch.set_num_threads(how.threads)
     return Segmenter.from_pretrained(

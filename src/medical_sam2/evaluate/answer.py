@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from medical_sam2 import heap
 from medical_sam2.errors import MedicalSam2Error
 from medical_sam2.evaluate.choosing import suggested
 from medical_sam2.evaluate.job import Job, Network
@@ -111,7 +110,6 @@ def _answered(job: Job, spoken: Spoken) -> Scored:
 def _network(network: Network) -> Segmenter:
     if network.threads is not None:
         torch.set_num_threads(network.threads)
-    heap.reuse()
     backbone = load_backbone(network.weights, image_size=network.image_size)
     return Segmenter(backbone, device=network.device, precision=network.precision, keep_mb=KEEP_MB)
 

@@ -9,7 +9,7 @@ from typing import Any
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from medical_sam2 import heap
+from medical_sam2.server import thrift
 from medical_sam2.server.app import build
 from medical_sam2.server.desk import Desk
 from medical_sam2.server.settings import Settings
@@ -69,7 +69,7 @@ def address(settings: Settings, *, secure: bool = False) -> str:
 
 def serve(settings: Settings, desk: Desk, *, certificate: str | None, key: str | None, browser: bool) -> None:
     """Serve until interrupted."""
-    heap.share()
+    thrift.share()
     logging.getLogger("medsam2.serve").setLevel(logging.INFO)
     running = server(settings, desk, certificate=certificate, key=key)
     url = address(settings, secure=certificate is not None)

@@ -8,9 +8,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from medical_sam2 import heap
 from medical_sam2.errors import MedicalSam2Error
-from medical_sam2.server import results
+from medical_sam2.server import results, thrift
 from medical_sam2.server.desk import Desk
 from medical_sam2.server.jobs import Event, Job
 from medical_sam2.server.journal import Journal
@@ -136,7 +135,7 @@ class Session:
         finally:
             with self._lock:
                 self._canvas = None
-            heap.give_back()
+            thrift.give_back()
         return Event("done", done, done, message="; ".join(found.warnings))
 
     def _keep(self, state: State, found: Found) -> None:

@@ -2,7 +2,7 @@ import sys
 
 import pytest
 
-from medical_sam2 import heap
+from medical_sam2.server import thrift
 
 
 class Glibc:
@@ -21,23 +21,22 @@ class Glibc:
 
 
 def everything() -> None:
-    heap.share()
-    heap.reuse()
-    heap.give_back()
+    thrift.share()
+    thrift.give_back()
 
 
 def test_the_c_library_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     library = Glibc()
-    monkeypatch.setattr(heap, "_c", lambda: library)
+    monkeypatch.setattr(thrift, "_c", lambda: library)
     everything()
-    assert library.told == [(-8, 2), (-1, 256 * 2**20), (-3, 32 * 2**20), (0,)]
+    assert library.told == [(-8, 2), (0,)]
 
 
 def test_another_c_library_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[object] = []
-    monkeypatch.setattr(heap.ctypes, "CDLL", lambda name: asked.append(name) or object())
+    monkeypatch.setattr(thrift.ctypes, "CDLL", lambda name: asked.append(name) or object())
     everything()
-    assert len(asked) == (3 if sys.platform.startswith("linux") else 0)
+    assert len(asked) == (2 if sys.platform.startswith("linux") else 0)
     monkeypatch.setattr(sys, "platform", "elsewhere")
     everything()
-    assert len(asked) in (0, 3)
+    assert len(asked) in (0, 2)
