@@ -93,7 +93,7 @@ def picture(measured: Measured) -> bytes:
 
     scenes = _scenes(measured)
     names = [name for name in chosen(measured.timed, *scenes[0]) if name != PEER]
-    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    figure = Figure(figsize=(9, 4.2), layout="constrained")
     left, right = figure.subplots(1, 2)
     ticks = [f"{size} px\n{objects} obj." for size, objects in scenes]
     width = 0.8 / len(names)
@@ -108,7 +108,7 @@ def picture(measured: Measured) -> bytes:
     left.set_xticks([i + 0.4 - width / 2 for i in range(len(scenes))], ticks)
     left.axhline(1, color="black", linewidth=0.8)
     left.set_ylabel("times faster than transformers' session")
-    left.legend(fontsize="small")
+    figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize="small")  # not over bars
     last = measured.parts[-1].name
     bottom = [0.0] * len(scenes)
     for verb in VERBS:
