@@ -1,12 +1,14 @@
 """What bfloat16 costs: Dice between the answers in fp32 and in bf16, and of both with the truth, on real volumes.
 
     python benchmarks/precision.py FOLDER -o benchmarks/results [--weights nano] [--cases 3] [--views one] [--only 003 dicom]
+        [--prompt mask] [--engine torch]
 
-FOLDER as for `real_volumes.py`. The first `--cases` cases of each set; each structure is outlined on its largest slice, all of
-a case at once, with the same weights in both precisions. Dice is taken over all other slices; structures that lie on no other
-slice are left out, and where one precision finds nothing there and the other something, it is 0. `precision.jsonl` gets a line
-for each structure as its case is done, under the hash of the weights: what is there is not computed again. `precision.md` is
-the table of what the command asked for. The exit code is 1 where a case failed or the mean falls short of .995.
+FOLDER as for `real_volumes.py`. The first `--cases` cases of each set; each structure is outlined on its largest slice (or told
+by a box or a click there), all of a case at once, with the same weights in fp32 by torch and in bf16 by `--engine`. Dice is
+taken over all other slices; structures that lie on no other slice are left out, and where one precision finds nothing there and
+the other something, it is 0. `precision.jsonl` gets a line for each structure as its case is done, under the hash of the
+weights: what is there is not computed again. `precision.md` is the table of what the command asked for, for each prompt, views
+and engine asked for so far with the same weights. The exit code is 1 where a case failed or the mean falls short of .995.
 """
 
 import argparse
@@ -14,11 +16,10 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
-from precision_report import GOAL, Row, added, known, line, measured, overall, page
+from precision_report import GOAL, Row, Way, added, known, line, measured, overall, page
 from real_volumes import Case, Loaded, cases, loaded, prompted
 
 from medical_sam2.features import fingerprint
@@ -38,19 +39,19 @@ def compared(what: Loaded, label: int, fp32: Segmentation, bf16: Segmentation) -
     return dice(one[others], other[others]), dice(truth[others], one[others]), dice(truth[others], other[others])
 
 
-def answered(case: Case, segmenters: Sequence[Segmenter], weights: str, views: str) -> Iterator[Row]:
+def answered(case: Case, segmenters: Sequence[Segmenter], way: Way) -> Iterator[Row]:
     """All structures of a case, in fp32 and in bf16."""
     what = loaded(case)
-    prompts = [prompted(what, label, "mask") for label in what.case.names]
+    prompts = [prompted(what, label, way.prompt) for label in what.case.names]
     found: list[Segmentation] = []
     seconds: list[float] = []
     for segmenter in segmenters:
         started = time.process_time()
-        found.append(segmenter.segment_volume(what.volume, prompts, views=views))
+        found.append(segmenter.segment_volume(what.volume, prompts, views=way.views))
         seconds.append(time.process_time() - started)
     for label, name in what.case.names.items():
         scores = compared(what, label, found[0], found[1])
-        yield Row(weights, views, case.dataset, case.name, name, *scores, (seconds[0], seconds[1]))
+        yield Row(way, case.dataset, case.name, name, *scores, (seconds[0], seconds[1]))
 
 
 def main() -> int:
@@ -59,32 +60,29 @@ def main() -> int:
     parser.add_argument("-o", "--output", type=Path, required=True)
     parser.add_argument("--weights", default="nano")
     parser.add_argument("--views", default="one")
+    parser.add_argument("--prompt", choices=("mask", "box", "click"), default="mask")
+    parser.add_argument("--engine", default="torch", help="that encodes in bf16")
     parser.add_argument("--cases", type=int, default=3)
     parser.add_argument("--only", nargs="*", default=[], help="parts of the names of sets")
     parser.add_argument("--threads", type=int, default=1)
     told = parser.parse_args()
     told.output.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(told.threads)
-    precisions: tuple[Literal["fp32", "bf16"], ...] = ("fp32", "bf16")
-    segmenters = [Segmenter.from_pretrained(told.weights, device="cpu", precision=precision) for precision in precisions]
-    weights, path = fingerprint(segmenters[0].network)[:12], told.output / "precision.jsonl"
-    head = (
-        f"Weights `{told.weights}` ({weights}), views `{told.views}`, one outline on the largest slice of each structure; Dice"
-    )
-    head += " on all other slices; seconds of the processor."
+    one = Segmenter.from_pretrained(told.weights, device="cpu", precision="fp32")
+    other = Segmenter.from_pretrained(told.weights, device="cpu", precision="bf16", engine=told.engine)
+    way, path = Way(fingerprint(one.network)[:12], told.views, told.prompt, told.engine), told.output / "precision.jsonl"
     asked = list(first(cases(told.folder, everything=True), told.cases, told.only))
     failed: list[str] = []
     for case in asked:
-        if not chosen(known(path), [case], weights, told.views):
+        if not rows_of(known(path), case, way):
             try:
-                added(path, tuple(answered(case, segmenters, weights, told.views)))
+                added(path, tuple(answered(case, (one, other), way)))
             except Exception as error:  # one bad case does not end the rest
                 failed.append(f"{case.dataset} {case.name}: {type(error).__name__}: {error}")
-        rows = chosen(known(path), asked, weights, told.views)
-        write_bytes(told.output / "precision.md", page(rows, head, failed).encode())
-        print(line(f"{case.dataset} {case.name}", [row for row in rows if row.case == case.name]), flush=True)
+        write_bytes(told.output / "precision.md", page(known(path), way.weights, failed).encode())
+        print(line(f"{case.dataset} {case.name}", rows_of(known(path), case, way)), flush=True)
     print("\n".join(f"failed: {each}" for each in failed))
-    rows = chosen(known(path), asked, weights, told.views)
+    rows = [row for case in asked for row in rows_of(known(path), case, way)]
     return 0 if measured(rows) and overall(rows) >= GOAL and not failed else 1
 
 
@@ -97,10 +95,9 @@ def first(found: Iterator[Case], count: int, only: Sequence[str]) -> Iterator[Ca
             yield case
 
 
-def chosen(rows: Sequence[Row], asked: Sequence[Case], weights: str, views: str) -> list[Row]:
-    """The rows of these cases."""
-    wanted = {(case.dataset, case.name) for case in asked}
-    return [row for row in rows if (row.dataset, row.case) in wanted and (row.weights, row.views) == (weights, views)]
+def rows_of(rows: Sequence[Row], case: Case, way: Way) -> list[Row]:
+    """Those of a case."""
+    return [row for row in rows if (row.dataset, row.case, row.way) == (case.dataset, case.name, way)]
 
 
 if __name__ == "__main__":

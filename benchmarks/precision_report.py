@@ -5,6 +5,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -12,19 +13,35 @@ GOAL = 0.995
 
 
 @dataclass(frozen=True)
-class Row:
-    """One structure of a case, outlined once, answered twice.
+class Way:
+    """How all structures were asked for.
 
     Args:
         weights: hash of them.
+        views: as `Segmenter.segment_volume` takes them.
+        prompt: mask, box or click.
+        engine: that encoded in bf16.
+    """
+
+    weights: str
+    views: str
+    prompt: str = "mask"
+    engine: str = "torch"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One structure of a case, told once, answered twice.
+
+    Args:
+        way: how it was asked for.
         alike: Dice between both answers.
         fp32: Dice with the truth.
         bf16: Dice with the truth.
         seconds: of the processor, of the case, in fp32 and in bf16.
     """
 
-    weights: str
-    views: str
+    way: Way
     dataset: str
     case: str
     structure: str
@@ -38,9 +55,11 @@ def known(path: Path) -> list[Row]:
     """What earlier runs measured."""
     lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
     rows = [json.loads(line) for line in lines]
-    return [
-        Row(**(row | {"seconds": tuple(row["seconds"])} | {k: math.nan for k, v in row.items() if v is None})) for row in rows
-    ]
+    return [_row(told | {key: math.nan for key, value in told.items() if value is None}) for told in rows]
+
+
+def _row(told: dict[str, Any]) -> Row:
+    return Row(**(told | {"way": Way(**told["way"]), "seconds": tuple(told["seconds"])}))
 
 
 def added(path: Path, rows: Sequence[Row]) -> None:
@@ -51,11 +70,21 @@ def added(path: Path, rows: Sequence[Row]) -> None:
             stream.write(json.dumps(told) + "\n")
 
 
-def page(rows: Sequence[Row], head: str, failed: Sequence[str]) -> str:
-    """A table for each set, and the worst structure."""
-    lines = ["# What bfloat16 costs", "", head, ""]
+def page(rows: Sequence[Row], weights: str, failed: Sequence[str]) -> str:
+    """A table for each way that these weights were asked."""
+    ways = sorted({row.way for row in rows if row.way.weights == weights}, key=lambda way: (way.engine, way.views, way.prompt))
+    tables = [table([row for row in rows if row.way == way], way) for way in ways]
+    head = f"Weights {weights}; each structure told on its largest slice. Dice on all other slices; seconds of the processor."
+    lines = ["# What bfloat16 costs", "", head, *(line for lines in tables for line in ["", *lines])]
+    return "\n".join([*lines, "", *(f"- failed: {each}" for each in failed)]).rstrip() + "\n"
+
+
+def table(rows: Sequence[Row], way: Way) -> list[str]:
+    """A line for each set, and the worst structure."""
+    by = {"mask": "an outline", "box": "a box", "click": "a click"}[way.prompt]
+    lines = [f"## From {by}, views {way.views}, bf16 by {way.engine}", ""]
     if not measured(rows):
-        return "\n".join([*lines, "Nothing was measured."]) + "\n"
+        return [*lines, "Nothing was measured."]
     worst, mean = min(measured(rows), key=lambda row: row.alike), overall(rows)
     verdict = "reached" if mean >= GOAL else "**not reached**"
     lines += [
@@ -67,8 +96,7 @@ def page(rows: Sequence[Row], head: str, failed: Sequence[str]) -> str:
     ]
     for name in dict.fromkeys(row.dataset for row in rows):
         lines.append(line(name, [row for row in rows if row.dataset == name]))
-    lines += [line("all", rows), "", *(f"- failed: {each}" for each in failed)]
-    return "\n".join(lines).rstrip() + "\n"
+    return [*lines, line("all", rows)]
 
 
 def line(name: str, rows: Sequence[Row]) -> str:

@@ -65,6 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with suppress(AttributeError, ValueError):
             stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     logging.getLogger().addHandler(logging.NullHandler())  # else decoders print what they think of broken files
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # torch, when it is imported, asks for memory in large pages
     try:
         result = build()(arguments, exit_on_error=False, print_error=False, result_action="return_value")
         sys.stdout.flush()

@@ -22,6 +22,7 @@ from medical_sam2.model.backbone import Recalled
 
 LEAST = 1e-4  # share of a frame under which a side counts less than the other
 GUESS = 0.3  # weight of a memory that nobody prompted, at first
+CHUNK = 2048  # pixels at a time, whose features stay in cache
 
 
 class Regression(nn.Module):
@@ -40,15 +41,13 @@ class Regression(nn.Module):
             inside_Bhw: probability of the object in each pixel.
         """
         with torch.autocast(features_BEhw.device.type, enabled=False):
-            exact = _exact(features_BEhw.device)
-            y_Bn = inside_Bhw.to(exact).flatten(1)
-            x_BnE = features_BEhw.to(exact).flatten(2).transpose(1, 2).expand(len(y_Bn), -1, -1)
+            y_Bn = inside_Bhw.to(_exact(features_BEhw.device)).flatten(1)
+            x_BEn = features_BEhw.flatten(2).expand(len(y_Bn), -1, -1)
             least = LEAST * y_Bn.shape[1]
-            within, without = y_Bn.sum(1, keepdim=True) + least, (1 - y_Bn).sum(1, keepdim=True) + least
-            share_Bn = y_Bn / within + (1 - y_Bn) / without
-            weighed_BnE = x_BnE * share_Bn[..., None]
-            signs_Bn1 = (y_Bn / within - (1 - y_Bn) / without)[..., None]
-            return torch.cat([weighed_BnE.transpose(1, 2) @ x_BnE, x_BnE.transpose(1, 2) @ signs_Bn1], 2)
+            within_Bn = y_Bn / (y_Bn.sum(1, keepdim=True) + least)
+            without_Bn = (1 - y_Bn) / ((1 - y_Bn).sum(1, keepdim=True) + least)
+            pieces = zip(*(part.split(CHUNK, -1) for part in (x_BEn, within_Bn, without_Bn)), strict=True)
+            return torch.stack([_summed(*piece) for piece in pieces]).sum(0)
 
     def forward(self, features_BEhw: Tensor, recall: Sequence[Sequence[Recalled]]) -> Tensor:
         """The score of each pixel for each object, about −1 outside and 1 inside: (B, h, w); 0 for one without a past."""
@@ -70,6 +69,13 @@ class Regression(nn.Module):
             ridge = self.ridge.exp() * a_EE.diagonal().mean().clamp(min=1e-6)
             w_E1 = torch.linalg.solve(a_EE + ridge * torch.eye(len(a_EE), dtype=sums.dtype, device=device), b_E1)
             return torch.einsum("ehw,e->hw", features_Ehw.float(), w_E1[:, 0].float()).clamp(-3, 3)
+
+
+def _summed(x_BEn: Tensor, within_Bn: Tensor, without_Bn: Tensor) -> Tensor:
+    """A and b (B, E, E + 1) of some pixels, from their features and shares of either side."""
+    x_BEn = x_BEn.to(within_Bn.dtype)
+    signs_B1n = (within_Bn - without_Bn)[:, None]
+    return x_BEn @ torch.cat([x_BEn * (within_Bn + without_Bn)[:, None], signs_B1n], 1).transpose(1, 2)
 
 
 def _exact(device: torch.device) -> torch.dtype:
