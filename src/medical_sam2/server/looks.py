@@ -1,8 +1,10 @@
 """Frames as bytes for the page, and the whole as a small solid for the 3D view. Shapes: H W a frame."""
 
 import gzip
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import wraps
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +13,7 @@ from medical_sam2.server.subjects import Canvas
 from medical_sam2.server.volumes import VolumeSubject
 from medical_sam2.volume import Volume
 
+Pair = tuple[float, float]
 SOLID = 160  # voxels along each axis of the 3D view, at most
 
 
@@ -40,7 +43,7 @@ class Look:
         return {**size, "x-low": repr(self.low), "x-high": repr(self.high)}
 
 
-def look(frame: NDArray[np.generic], extent: tuple[float, float] | None, side: int) -> Look:
+def look(frame: NDArray[np.generic], extent: Pair | None, side: int) -> Look:
     """A frame (H, W) or (H, W, 3) in codes.
 
     Args:
@@ -65,15 +68,28 @@ def thinned(frame: NDArray[np.generic], side: int) -> NDArray[np.generic]:
     return frame[::step, ::step]
 
 
-@lru_cache(maxsize=64)
-def extent(volume: Volume) -> tuple[float, float]:
+def _once(work: Callable[[Volume], Pair]) -> Callable[[Volume], Pair]:
+    """The same, computed once for as long as a volume is held by someone else."""
+    known: WeakKeyDictionary[Volume, Pair] = WeakKeyDictionary()
+
+    @wraps(work)
+    def of(volume: Volume) -> Pair:
+        if volume not in known:
+            known[volume] = work(volume)
+        return known[volume]
+
+    return of
+
+
+@_once
+def extent(volume: Volume) -> Pair:
     """Smallest and largest intensity."""
     finite = volume.array if volume.array.dtype.kind in "iu" else np.nan_to_num(volume.array)
     return float(finite.min()), float(finite.max())
 
 
-@lru_cache(maxsize=64)
-def window(volume: Volume) -> tuple[float, float]:
+@_once
+def window(volume: Volume) -> Pair:
     """The window to begin with."""
     from medical_sam2.frames import choose_window
 
