@@ -40,7 +40,8 @@ class Pixels:
 
 
 class Sam2(nn.Module):
-    """A SAM 2 network as a `Backbone`; `logit_stride` is the stride of its mask logits in pixels of the input.
+    """A SAM 2 network as a `Backbone`; `logit_stride` is the stride of its mask logits in pixels of the input,
+    `remembered` the K of its self-sorting bank.
 
     Args:
         config: transformers' configuration of the whole network.
@@ -50,6 +51,7 @@ class Sam2(nn.Module):
     """
 
     logit_stride = 4
+    remembered = 7
 
     def __init__(
         self,
