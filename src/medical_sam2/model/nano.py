@@ -131,12 +131,12 @@ class Nano(Sam2):
     def mended(self, frame: Features, fused_BChw: Tensor, proposed: Proposed, told: Sequence[Instruction | None]) -> Proposed:
         """The proposed masks in the light of fine features, of the prompts drawn as pictures, and of memory; at stride 2.
 
-        Where nobody spoke, the surest of them alone is mended: memory has told which of them is meant.
+        Where nobody spoke and the slice before is known, the surest of them alone is mended: that slice tells which is meant.
         """
-        if not self.training and not any(told):
+        top, carried, pictures, score = fused_BChw.split([self.width, *FOLDED], 1)
+        if not self.training and not any(told) and bool(pictures.flatten(1).any(1).all()):
             proposed = surest(proposed)
         masks_BKhw, iou_BK, tokens, presence_B1 = proposed
-        top, carried, pictures, score = fused_BChw.split([self.width, *FOLDED], 1)
         score_B1HW = F.pixel_shuffle(score, 8)
         hints = draw(told, masks_BKhw.shape[-1], known(frame.key_BDhw), F.pixel_shuffle(carried, 4))
         hints = torch.cat([hints, F.pixel_shuffle(pictures, 4), F.avg_pool2d(score_B1HW, 2)], 1)
