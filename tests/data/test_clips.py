@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from medical_sam2.data.clips import ClipSampler, _over_the_end
+from medical_sam2.data.clips import ClipSampler
 from medical_sam2.data.synthetic import PoolReader, write_pool
 
 
@@ -39,21 +39,3 @@ def test_both_kinds_are_drawn_in_their_share(sampler: ClipSampler) -> None:
     volumes = ClipSampler(sampler.reader, seed=1, sets=0.0)
     clip = volumes.clip(np.random.default_rng(0), frames=2, objects=1, size=64)
     assert torch.equal(clip.frames_T3SS[:, 0], clip.frames_T3SS[:, 1])  # a volume is grey
-
-
-@pytest.mark.parametrize("frames", [2, 3, 6])
-def test_clips_that_go_over_the_end_begin_inside_and_finish_outside(frames: int) -> None:
-    there = np.zeros(60, bool)
-    there[10:40] = True
-    strides: set[int] = set()
-    for seed in range(40):
-        steps = _over_the_end(np.random.default_rng(seed), 25, there, frames)
-        assert steps is not None
-        assert there[steps[0]]
-        assert not there[steps[-1]]
-        strides.add(abs(int(steps[-1] - steps[-2])))
-    assert frames == 2 or {1, 2} <= strides, "some come to the end slice by slice"
-
-
-def test_an_object_that_reaches_the_end_of_the_volume_has_no_slices_beyond() -> None:
-    assert _over_the_end(np.random.default_rng(0), 3, np.ones(8, bool), 4) is None

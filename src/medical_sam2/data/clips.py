@@ -20,7 +20,6 @@ from medical_sam2.region import box_of, region_around
 TRIES = 32
 SMALLEST = 0.00153  # share of the frame under which an object is left out (100 px of 256²), METHOD §4
 ENDS = 0.45  # share of clips of volumes that go on beyond the end of their object
-CLOSELY = 0.5  # share of these that come to the end slice by slice
 LEAST_PIXELS = 16  # of an object that is looked at through a region of interest
 EAGER = Odds(rotation=0.5, scaling=0.6, noise=0.3, blur=0.3, intensity=0.3, low_resolution=0.4, gamma=0.5)
 
@@ -156,24 +155,17 @@ def _walk(rng: np.random.Generator, start: int, length: int, frames: int) -> NDA
 
 
 def _over_the_end(rng: np.random.Generator, start: int, there: NDArray[np.bool_], frames: int) -> NDArray[np.int64] | None:
-    """Slices of which the last ones lie beyond the object; None where it reaches the volume's end.
-
-    Either from near `start` on at one stride, or `start` and then, as tracking comes to it, nearly every slice about the end.
-    """
+    """Slices from near `start` on, of which the last ones lie beyond the object; None where it reaches the volume's end."""
     forward = rng.random() < 0.5
     beyond = np.flatnonzero(~there[start:] if forward else ~there[start::-1])
     if not len(beyond):
         return None
     first_absent = int(rng.integers(1, frames))
     distance = int(beyond[0])
-    if frames > 2 and rng.random() < CLOSELY:
-        steps = distance + (np.arange(frames) - first_absent) * int(rng.integers(1, 3))
-        steps[0] = 0
-    else:
-        stride = min(8, max(1, round(distance / first_absent)))
-        near = max(0, distance - stride * first_absent)  # the prompt moves towards the end where strides would be too long
-        steps = near + np.arange(frames) * stride
-    return np.clip(start + np.maximum(steps, 0) * (1 if forward else -1), 0, len(there) - 1)
+    stride = min(8, max(1, round(distance / first_absent)))
+    near = max(0, distance - stride * first_absent)  # the prompt moves towards the end where strides would be too long
+    steps = start + (near + np.arange(frames) * stride) * (1 if forward else -1)
+    return np.clip(steps, 0, len(there) - 1)
 
 
 def _from_set(
