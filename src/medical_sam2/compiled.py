@@ -100,6 +100,7 @@ def converted(network: Sam2, frames_N3SS: Tensor) -> Any:
     module = _Encode(network).eval()
     with torch.inference_mode(mode=False), torch.no_grad(), torch.autocast("cpu", enabled=False), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of tracing: sizes become constants, as they should
+        module(frames_N3SS.float())  # what the network keeps from the first frame on is there before it is traced
         decoder = TorchScriptPythonDecoder(module, example_input=frames_N3SS.float().clone())
         front = FrontEndManager().load_by_framework("pytorch")
         model = front.convert(front.load(decoder))  # which does not hold the decoder itself

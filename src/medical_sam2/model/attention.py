@@ -227,7 +227,7 @@ def read(query_VGLD: Tensor, key_VGKD: Tensor, value_VGKD: Tensor, scale: float,
         scale: of the scores.
         bias_K: added to the scores of each key.
     """
-    if query_VGLD.device.type == "cpu" and query_VGLD.dtype == torch.bfloat16:
+    if query_VGLD.device.type == "cpu" and (query_VGLD.dtype == torch.bfloat16 or bias_K is not None):
         with torch.autocast("cpu", enabled=False):
             query, key, value = (part.flatten(0, 1) for part in (query_VGLD * scale, key_VGKD, value_VGKD))
             score = query @ key.transpose(1, 2) if bias_K is None else torch.baddbmm(bias_K, query, key.transpose(1, 2))

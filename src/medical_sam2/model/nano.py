@@ -19,7 +19,7 @@ from medical_sam2.model.mend import WIDTHS, Mend, draw
 from medical_sam2.model.neighbour import PICTURES, Neighbour
 from medical_sam2.model.pyramid import ConvPyramid, reset
 from medical_sam2.model.regression import Regression
-from medical_sam2.model.sam2 import Pixels, Proposed, Sam2
+from medical_sam2.model.sam2 import Pixels, Sam2
 from medical_sam2.model.sharpen import Sharpen
 from medical_sam2.model.tracker import select
 
@@ -117,7 +117,9 @@ class Nano(Sam2):
             return super().chosen(masks_BKhw, iou_BK, told)
         return best_filling(filling(masks_BKhw, boxes, self.logit_stride), iou_BK)
 
-    def _decoder(self, frame: Features, fused_BChw: Tensor, sparse: Tensor, dense_BChw: Tensor, *, several: bool) -> Proposed:
+    def _decoder(
+        self, frame: Features, fused_BChw: Tensor, sparse: Tensor, dense_BChw: Tensor, *, several: bool
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         with torch.autocast(self.device.type, enabled=False):  # few operations, from which all decisions come
             frame, fused_BChw = replace(frame, fine_BChw=_exact(frame.fine_BChw)), fused_BChw.float()
             if fused_BChw.shape[1] == self.width:
@@ -128,15 +130,16 @@ class Nano(Sam2):
             masks, iou, tokens, presence = super()._decoder(frame, shown, sparse, dense_BChw, several=several)
             return masks + self.carry.trust * F.pixel_shuffle(carried, 4), iou, tokens, presence
 
-    def mended(self, frame: Features, fused_BChw: Tensor, proposed: Proposed, told: Sequence[Instruction | None]) -> Proposed:
-        """The proposed masks in the light of fine features, of the prompts drawn as pictures, and of memory; at stride 2.
-
-        Where nobody spoke and the slice before is known, the surest of them alone is mended: that slice tells which is meant.
-        """
+    def mended(
+        self,
+        frame: Features,
+        fused_BChw: Tensor,
+        proposed: tuple[Tensor, Tensor, Tensor],
+        told: Sequence[Instruction | None],
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The proposed masks in the light of fine features, of the prompts drawn as pictures, and of memory; at stride 2."""
+        masks_BKhw, iou_BK, presence_B1 = proposed
         top, carried, pictures, score = fused_BChw.split([self.width, *FOLDED], 1)
-        if not self.training and not any(told) and bool(pictures.flatten(1).any(1).all()):
-            proposed = surest(proposed)
-        masks_BKhw, iou_BK, tokens, presence_B1 = proposed
         score_B1HW = F.pixel_shuffle(score, 8)
         hints = draw(told, masks_BKhw.shape[-1], known(frame.key_BDhw), F.pixel_shuffle(carried, 4))
         hints = torch.cat([hints, F.pixel_shuffle(pictures, 4), F.avg_pool2d(score_B1HW, 2)], 1)
@@ -145,15 +148,7 @@ class Nano(Sam2):
         iou_BK = (iou_BK + judged_BK2[..., 0]).clamp(0, 1)
         best = None if self.training or bare_boxes(told) else self.chosen(masks, iou_BK, told)
         masks = self.sharpen(masks, hidden, known(frame.finest_BChw), score_B1HW[:, 0], best)
-        return masks, iou_BK, tokens, presence_B1 + judged_BK2[..., 1].mean(1, keepdim=True)
-
-
-def surest(proposed: Proposed) -> Proposed:
-    """The mask of the highest predicted IoU of each object, alone."""
-    *parts, presence_B1 = proposed
-    rows, best = torch.arange(len(presence_B1), device=presence_B1.device), parts[1].argmax(1)
-    masks, iou, tokens = (part[rows, best][:, None] for part in parts)
-    return masks, iou, tokens, presence_B1
+        return masks, iou_BK, presence_B1 + judged_BK2[..., 1].mean(1, keepdim=True)
 
 
 def bare_boxes(told: Sequence[Instruction | None]) -> list[NDArray[np.float32]] | None:

@@ -39,10 +39,6 @@ class Pixels:
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
 
 
-Proposed = tuple[Tensor, Tensor, Tensor, Tensor]
-"""Of the mask decoder: masks (B, K, h, w), their IoUs (B, K) and tokens (B, K, C), and the presence (B, 1)."""
-
-
 class Sam2(nn.Module):
     """A SAM 2 network as a `Backbone`; `logit_stride` is the stride of its mask logits in pixels of the input,
     `remembered` the K of its self-sorting bank.
@@ -195,8 +191,8 @@ class Sam2(nn.Module):
         points_BP2, labels_BP, dense = self._sparse(told)
         several = several or int((labels_BP[0] >= 0).sum()) <= self.config.multimask_max_pt_num
         sparse, dense_BChw = self._encoded(points_BP2, labels_BP, dense)
-        proposed = self._decoder(frame, fused_BChw, sparse, dense_BChw, several=several)
-        masks, iou, tokens, presence = self.mended(frame, fused_BChw, proposed, told)
+        masks, iou, tokens, presence = self._decoder(frame, fused_BChw, sparse, dense_BChw, several=several)
+        masks, iou, presence = self.mended(frame, fused_BChw, (masks, iou, presence), told)
         best = self.chosen(masks, iou, told)
         token = tokens[torch.arange(len(told), device=best.device), best]
         return self._prediction(masks, iou, token, presence[:, 0], best)
@@ -205,11 +201,19 @@ class Sam2(nn.Module):
         """Which of the proposed masks is the answer (B,): the surest."""
         return iou_BK.argmax(-1)
 
-    def mended(self, frame: Features, fused_BChw: Tensor, proposed: Proposed, told: Sequence[Instruction | None]) -> Proposed:
-        """What the decoder proposes as it is; a network may mend it."""
+    def mended(
+        self,
+        frame: Features,
+        fused_BChw: Tensor,
+        proposed: tuple[Tensor, Tensor, Tensor],
+        told: Sequence[Instruction | None],
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The proposed masks (B, K, h, w), their IoUs (B, K) and the presence (B, 1) as they are; a network may mend them."""
         return proposed
 
-    def _decoder(self, frame: Features, fused_BChw: Tensor, sparse: Tensor, dense_BChw: Tensor, *, several: bool) -> Proposed:
+    def _decoder(
+        self, frame: Features, fused_BChw: Tensor, sparse: Tensor, dense_BChw: Tensor, *, several: bool
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         grid = self._grid().expand(fused_BChw.shape[0], -1, -1, -1)
         fine = [part.expand(fused_BChw.shape[0], -1, -1, -1) for part in frame.fine_BChw]
         dense_BChw = dense_BChw.expand(fused_BChw.shape[0], -1, -1, -1)
