@@ -24,6 +24,8 @@ from medical_sam2.model.backbone import Features
 from medical_sam2.model.sam2 import Sam2
 
 FILE = "encoder.xml"
+WRITTEN = "2"
+"""Of how the encoder is computed, as far as it matters to a compiler; another one converts anew."""
 APART = {"fp32": 1e-3, "bf16": 0.05}
 """How far what was compiled may be from the network, as a share of the largest value; rounding takes a hundredth in bf16."""
 
@@ -74,7 +76,7 @@ class CompiledEncoder:
         """The encoder in OpenVINO's form, from the folder where it is there."""
         import openvino
 
-        settings = (tuple(frames_N3SS.shape), openvino.get_version(), torch.__version__)
+        settings = (WRITTEN, tuple(frames_N3SS.shape), openvino.get_version(), torch.__version__)
         place = self._folder / fingerprint(self._network, *settings)
         if not place.is_dir():
             _keep(converted(self._network, frames_N3SS), place)
