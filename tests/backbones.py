@@ -26,8 +26,6 @@ class Brightness(nn.Module):
     An outline is answered with itself; a frame on which nothing is as bright is one where the object is absent.
     """
 
-    remembered = 7
-
     def __init__(self, image_size: int = 64) -> None:
         super().__init__()
         self.image_size = image_size

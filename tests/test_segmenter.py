@@ -153,14 +153,6 @@ def test_the_bank_is_bounded(policy: str) -> None:
     assert 1 < network.network.counts.most_memories <= MOST[policy]  # type: ignore[operator, union-attr]
 
 
-def test_the_bank_is_as_large_as_suits_the_network() -> None:
-    volume = Volume(np.random.default_rng(0).random((8, 8, 60)).astype(np.float32), np.diag([1, 1, 5, 1.0]))
-    network = segmenter()
-    network.network.remembered = 3
-    network.segment_volume(volume, [Point((4, 4, 30))])
-    assert network.network.counts.most_memories == 3  # type: ignore[union-attr]
-
-
 def test_a_bank_of_ones_own() -> None:
     case = phantom()
     found = segment(case, [Point(case.voxel(1))], bank=lambda: Fifo(maps=2, pointers=2))

@@ -38,7 +38,6 @@ from medical_sam2.views import View
 from medical_sam2.volume import Segmentation, Volume
 
 T = TypeVar("T")
-SORTING = "self-sorting"
 Precision = Literal["auto", "fp32", "bf16"]
 
 
@@ -104,7 +103,7 @@ class Segmenter:
         prompts: Sequence[Prompt],
         *,
         views: str | Sequence[View] = "one",
-        bank: str | Callable[[], Policy] = SORTING,
+        bank: str | Callable[[], Policy] = "self-sorting",
         joint: bool = True,
         fusion: str | FusionFactory = "weighted",
         window: str = "auto",
@@ -123,7 +122,7 @@ class Segmenter:
             volume: the image.
             prompts: clicks, boxes and masks in voxel indices of the file; objects by label.
             views: "auto", "one", "three", "six", a plane, or views.
-            bank: memory policy: "self-sorting" (of the size K that suits the network), "fifo", "greedy", or what makes one.
+            bank: memory policy: "self-sorting", "fifo", "greedy", or what makes one.
             joint: one bank for all views, or one for each.
             fusion: "weighted" by how sure the network was of each slice, "mean", "vote", or what makes one.
             window: see `frames.choose_window`.
@@ -147,7 +146,7 @@ class Segmenter:
             raise ConfigError("a correction keeps no probabilities", "leave `probability` and `uncertainty` out, or `earlier`")
         known = set() if earlier is None else labels_in(earlier)
         groups = grouped(volume, prompts, views_allowed(views), known)
-        policy = self._policy(bank)
+        policy: Callable[[], Policy] = find(POLICIES, bank, what="bank")
         make: FusionFactory = find(FUSIONS, fusion, what="fusion")
         work = Outcome(volume, groups, Kept(make, probability, uncertainty, islands), Progress(on_frame))
 
@@ -171,7 +170,7 @@ class Segmenter:
         images: Sequence[NDArray[np.generic]],
         prompts: Mapping[int, Mapping[int, FramePrompt]],
         *,
-        bank: str | Callable[[], Policy] = SORTING,
+        bank: str | Callable[[], Policy] = "self-sorting",
         order: str | Order | Iterable[int] = "given",
         only: Collection[int] | None = None,
         features: Path | None = None,
@@ -200,7 +199,7 @@ class Segmenter:
         Raises:
             PromptError: no image is prompted, or a prompt cannot work.
         """
-        policy = self._policy(bank)
+        policy: Callable[[], Policy] = find(POLICIES, bank, what="bank")
         asked, rest = chosen(order, len(images))
         size, seen = self.network.image_size, choose_set_windows(images, prompts, window, modality)
         viewer = Viewer(images, self._encoder(features), size, on_error=on_error, windows=seen)
@@ -229,11 +228,6 @@ class Segmenter:
         if store is not None:
             store.keep(key, features)
         return features
-
-    def _policy(self, bank: str | Callable[[], Policy]) -> Callable[[], Policy]:
-        """The memory policy called so; the self-sorting one holds as many memories as suit the network."""
-        made: Callable[..., Policy] = find(POLICIES, bank, what="bank")
-        return partial(made, size=self.network.remembered) if bank == SORTING else made
 
     def _encoder(self, folder: Path | None) -> Callable[[torch.Tensor], Features]:
         """`encode`, with a folder that keeps what was seen."""

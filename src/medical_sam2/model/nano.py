@@ -38,7 +38,6 @@ class Nano(Sam2):
     """
 
     logit_stride = 2
-    remembered = 4
     vision_encoder: ConvPyramid
 
     def __init__(

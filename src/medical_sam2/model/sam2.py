@@ -40,8 +40,7 @@ class Pixels:
 
 
 class Sam2(nn.Module):
-    """A SAM 2 network as a `Backbone`; `logit_stride` is the stride of its mask logits in pixels of the input,
-    `remembered` the K of its self-sorting bank.
+    """A SAM 2 network as a `Backbone`; `logit_stride` is the stride of its mask logits in pixels of the input.
 
     Args:
         config: transformers' configuration of the whole network.
@@ -51,7 +50,6 @@ class Sam2(nn.Module):
     """
 
     logit_stride = 4
-    remembered = 7
 
     def __init__(
         self,
