@@ -85,6 +85,11 @@ class Person:
         """A plane's canvas."""
         return self.page.locator(f".view.{plane} .stage canvas")
 
+    def wait(self, plane: str) -> None:
+        """Until a slice whose middle is not black has been drawn; before that, nobody can click on anything in it."""
+        lit = "canvas => canvas.getContext('2d').getImageData(canvas.width / 2, canvas.height / 2, 1, 1).data[0] > 0"
+        self.page.wait_for_function(lit, arg=self.view(plane).element_handle())
+
     def click(self, plane: str, spot: tuple[float, float], shape: tuple[int, int], spacing: tuple[float, float]) -> None:
         """Click on a row and column of the slice."""
         left, top = self._place(plane, spot, shape, spacing)

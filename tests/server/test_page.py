@@ -174,6 +174,7 @@ def test_a_set_of_images(person: Person, tmp_path: Path) -> None:
     page.locator("#files").set_input_files(files)
     expect(page.locator(".tile")).to_have_count(4)
     expect(page.locator(".view.image .counter")).to_contain_text("1 / 4 · person 0.png")
+    person.wait("image")
     person.click("image", (16, 12), (40, 60), (1, 1))
     expect(page.locator(".go")).to_contain_text("1 gesture")
     page.get_by_role("button", name="Outline all images").click()
