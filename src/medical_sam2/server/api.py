@@ -112,7 +112,7 @@ def _frames(router: APIRouter, store: Store) -> None:
     @router.get("/sessions/{id}/frames/{plane}/{t}")
     def frame(id: str, plane: Plane, t: int, side: Side = 0) -> Response:
         subject = _at(store, id, plane, t).subject
-        extent = looks.extent(subject.volume) if isinstance(subject, VolumeSubject) else None
+        extent = subject.extent if isinstance(subject, VolumeSubject) else None
         seen = looks.look(subject.pixels(plane, t), extent, side)
         return Response(seen.data, media_type="application/octet-stream", headers=seen.headers())
 
@@ -240,7 +240,7 @@ def _summary(store: Store, session: Session) -> dict[str, Any]:
 def described(store: Store, session: Session) -> dict[str, Any]:
     """All that the page needs to begin with."""
     subject = session.subject
-    volume = subject.volume if isinstance(subject, VolumeSubject) else None
+    solid = subject if isinstance(subject, VolumeSubject) else None
     planes = [
         {"name": name, "frames": frames, "size": subject.size(name, 0), "spacing": subject.spacing(name)}
         for name, frames in subject.planes.items()
@@ -248,9 +248,9 @@ def described(store: Store, session: Session) -> dict[str, Any]:
     return {
         **_summary(store, session),
         "planes": planes,
-        "modality": volume.modality if volume else None,
-        "window": looks.window(volume) if volume else None,
-        "extent": looks.extent(volume) if volume else None,
+        "modality": solid.volume.modality if solid else None,
+        "window": (solid.window.low, solid.window.high) if solid else None,
+        "extent": solid.extent if solid else None,
         "dicom": store.is_dicom(session.id),
         "pacs": bool(store.settings.pacs and store.origin(session.id).study),
         "warnings": store.warnings(session.id),

@@ -1,19 +1,14 @@
 """Frames as bytes for the page, and the whole as a small solid for the 3D view. Shapes: H W a frame."""
 
 import gzip
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import wraps
-from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
 
 from medical_sam2.server.subjects import Canvas
 from medical_sam2.server.volumes import VolumeSubject
-from medical_sam2.volume import Volume
 
-Pair = tuple[float, float]
 SOLID = 160  # voxels along each axis of the 3D view, at most
 
 
@@ -43,7 +38,7 @@ class Look:
         return {**size, "x-low": repr(self.low), "x-high": repr(self.high)}
 
 
-def look(frame: NDArray[np.generic], extent: Pair | None, side: int) -> Look:
+def look(frame: NDArray[np.generic], extent: tuple[float, float] | None, side: int) -> Look:
     """A frame (H, W) or (H, W, 3) in codes.
 
     Args:
@@ -68,35 +63,6 @@ def thinned(frame: NDArray[np.generic], side: int) -> NDArray[np.generic]:
     return frame[::step, ::step]
 
 
-def _once(work: Callable[[Volume], Pair]) -> Callable[[Volume], Pair]:
-    """The same, computed once for as long as a volume is held by someone else."""
-    known: WeakKeyDictionary[Volume, Pair] = WeakKeyDictionary()
-
-    @wraps(work)
-    def of(volume: Volume) -> Pair:
-        if volume not in known:
-            known[volume] = work(volume)
-        return known[volume]
-
-    return of
-
-
-@_once
-def extent(volume: Volume) -> Pair:
-    """Smallest and largest intensity."""
-    finite = volume.array if volume.array.dtype.kind in "iu" else np.nan_to_num(volume.array)
-    return float(finite.min()), float(finite.max())
-
-
-@_once
-def window(volume: Volume) -> Pair:
-    """The window to begin with."""
-    from medical_sam2.frames import choose_window
-
-    chosen = choose_window(volume, "auto")
-    return chosen.low, chosen.high
-
-
 def solid(subject: VolumeSubject, canvas: Canvas | None) -> bytes:
     """The volume, or its labels, thinned, as NIfTI: in the file's own order with its own directions, so nothing is mirrored."""
     import nibabel as nib  # slow to load, and the page is there before it is needed
@@ -108,7 +74,7 @@ def solid(subject: VolumeSubject, canvas: Canvas | None) -> bytes:
     if canvas is not None:
         small = np.ascontiguousarray(canvas[0][cut])
     else:
-        low, high = window(volume)
+        low, high = subject.window.low, subject.window.high
         values = np.nan_to_num(volume.array[cut].astype(np.float32))
         small = (np.clip((values - low) / (high - low), 0, 1) * 255).astype(np.uint8)
     return gzip.compress(nib.Nifti1Image(small, affine).to_bytes(), 1, mtime=0)  # type: ignore[no-untyped-call]

@@ -146,12 +146,25 @@ class VolumeSubject:
         return f"{window.low!r},{window.high!r}"
 
     @cached_property
+    def extent(self) -> tuple[float, float]:
+        """Smallest and largest intensity."""
+        array = self.volume.array
+        finite = array if array.dtype.kind in "iu" else np.nan_to_num(array)
+        return float(finite.min()), float(finite.max())
+
+    @cached_property
+    def window(self) -> "Window":
+        """The window to begin with."""
+        from medical_sam2.frames import choose_window
+
+        return choose_window(self.volume, "auto")
+
+    @cached_property
     def _plain_window(self) -> "Window | None":
         """The window that does not depend on what is pointed at, unless it is a CT."""
         from medical_sam2.frames import choose_window
 
-        window = choose_window(self.volume, "auto")
-        return window if window == choose_window(self.volume, "percentile") else None
+        return self.window if self.window == choose_window(self.volume, "percentile") else None
 
     def prompts(self, said: Said) -> list[Prompt]:
         """A gesture as prompts in voxels of the file."""

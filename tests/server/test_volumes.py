@@ -1,0 +1,33 @@
+"""What the page is told of a volume, and that a volume can go once its session is closed."""
+
+import gc
+from weakref import ref
+
+import numpy as np
+
+from medical_sam2.server.volumes import VolumeSubject
+from medical_sam2.volume import Volume
+
+
+def subject() -> VolumeSubject:
+    array = np.zeros((4, 5, 6), np.int16)
+    array[1, 2, 3] = 900
+    return VolumeSubject(Volume(array, np.eye(4), "CT"))
+
+
+def test_the_extent_is_computed_once_for_each_volume() -> None:
+    one, other = subject(), subject()
+    other.volume.array[0, 0, 0] = -5
+    assert one.extent == (0.0, 900.0)
+    assert one.extent is one.extent
+    assert other.extent == (-5.0, 900.0)
+
+
+def test_a_closed_volume_is_not_kept() -> None:
+    one = subject()
+    assert one.extent == (0.0, 900.0)
+    assert one.window.low < one.window.high
+    gone = ref(one.volume)
+    del one
+    gc.collect()
+    assert gone() is None
