@@ -7,8 +7,8 @@ FOLDER as for `real_volumes.py`. The first `--cases` cases of each set; each str
 by a box or a click there), all of a case at once, with the same weights in fp32 by torch and in bf16 by `--engine`. Dice is
 taken over all other slices; structures that lie on no other slice are left out, and where one precision finds nothing there and
 the other something, it is 0. `precision.jsonl` gets a line for each structure as its case is done, under the hash of the
-weights: what is there is not computed again. `precision.md` is the table of what the command asked for, for each prompt, views
-and engine asked for so far with the same weights. The exit code is 1 where a case failed or the mean falls short of .995.
+weights: what is there is not computed again. `precision.md` has a table for each prompt, views and engine that these
+weights were asked with so far. The exit code is 1 where a case failed or the mean falls short of .995.
 """
 
 import argparse

@@ -25,8 +25,8 @@ class Way:
 
     weights: str
     views: str
-    prompt: str = "mask"
-    engine: str = "torch"
+    prompt: str
+    engine: str
 
 
 @dataclass(frozen=True)

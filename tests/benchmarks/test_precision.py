@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks.precision_report import Row, Way, added, known, measured, overall, page
 
-WAY = Way("abc", "one")
+WAY = Way("abc", "one", "mask", "torch")
 
 
 def row(structure: str, alike: float, *, dataset: str = "Dataset001_A", case: str = "a") -> Row:
@@ -46,7 +46,7 @@ def test_rows_come_back_from_the_disk(tmp_path: Path) -> None:
 
 def test_each_way_of_asking_has_its_table_and_other_weights_none() -> None:
     boxed = replace(row("liver", 0.9), way=Way("abc", "three", "box", "openvino"))
-    other = replace(row("liver", 0.1), way=Way("def", "one"))
+    other = replace(row("liver", 0.1), way=Way("def", "one", "mask", "torch"))
     text = page([row("liver", 1.0), boxed, other], "abc", [])
     assert "## From an outline, views one, bf16 by torch" in text
     assert "## From a box, views three, bf16 by openvino" in text

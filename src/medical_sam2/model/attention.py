@@ -220,6 +220,8 @@ def _recalled_by_one(query_LD: Tensor, key_DK: Tensor, memory_KM: Tensor, bias_1
 def read(query_VGLD: Tensor, key_VGKD: Tensor, value_VGKD: Tensor, scale: float, bias_K: Tensor | None = None) -> Tensor:
     """Attention (V, G, L, D) of G heads, by what is fastest: bfloat16 gains nothing from torch's fused one on a processor.
 
+    With a bias it is written as plain products there, since OpenVINO computes its own fused one wrong for a few pixels.
+
     Args:
         query_VGLD: queries.
         key_VGKD: keys.
