@@ -1,14 +1,17 @@
 """Paths that are no ordinary files."""
 
+import errno
 import os
 import stat
+import warnings
+import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from medical_sam2 import io
-from medical_sam2.errors import InputError, ResourceError
+from medical_sam2.errors import FormatError, GeometryError, InputError, ResourceError
 from medical_sam2.io import files
 from medical_sam2.volume import Volume
 
@@ -71,3 +74,35 @@ def test_a_file_that_is_all_hole_is_refused(tmp_path: Path) -> None:
         stream.truncate((2 << 30) + len(header))
     with pytest.raises(ResourceError, match="bomb"):
         io.load(tmp_path / "hole.nrrd")
+
+
+@pytest.mark.parametrize(
+    ("thrown", "error", "said"),
+    [
+        (
+            ZeroDivisionError("CANARY"),
+            FormatError,
+            "x: the file is damaged or incomplete (ZeroDivisionError); copy or download",
+        ),
+        (zlib.error("CANARY"), FormatError, "x: the file is damaged"),
+        (RecursionError(), FormatError, "nested too deeply"),
+        (MemoryError(), ResourceError, "needs more memory than there is"),
+        (OSError(errno.EACCES, "CANARY"), InputError, "x: may not be read"),
+        (GeometryError("crooked", subject="y"), GeometryError, "y: crooked"),
+    ],
+)
+def test_no_foreign_exception_leaves_a_reader(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, thrown: Exception, error: type[Exception], said: str
+) -> None:
+    def read(path: Path, options: object) -> None:
+        warnings.warn("CANARY", stacklevel=1)
+        raise thrown
+
+    monkeypatch.chdir(tmp_path)
+    io.save(np.ones((2, 2, 2), np.uint8), "x.nii", Volume(np.zeros((2, 2, 2)), np.eye(4)))
+    Path("x.nii").rename("x")
+    monkeypatch.setattr("medical_sam2.io.nifti.read", read)
+    with pytest.raises(error) as caught:
+        io.load("x")
+    assert said in str(caught.value)
+    assert "CANARY" not in str(caught.value)

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from medical_sam2.errors import FormatError, GeometryError, InputError
 from medical_sam2.io import archive, labels, values
+from medical_sam2.io.files import guarded
 from medical_sam2.io.jsonfile import load_json, parse_json
 from medical_sam2.io.options import Form, Options
 from medical_sam2.io.pictures import SUFFIXES as PICTURE_SUFFIXES
@@ -108,15 +109,16 @@ def load_labels(path: str | os.PathLike[str], like: Volume) -> Volume:
         GeometryError: it lies on another grid (up to 0.001 mm is rounding).
     """
     path = Path(path)
-    if not path.is_dir() and recognise(path) == "dicom":
-        from medical_sam2.io import dicom_seg_read
+    with guarded(path):
+        if not path.is_dir() and recognise(path) == "dicom":
+            from medical_sam2.io import dicom_seg_read
 
-        if dicom_seg_read.is_segmentation(path):
-            return dicom_seg_read.load(path, like)
-    found = _read(path, Options(clean=False), all_frames=False)
-    if not isinstance(found, Volume):
-        raise FormatError("this is a picture, not a label map of a volume", "give a volume", subject=path)
-    return labels.fit(found, like)
+            if dicom_seg_read.is_segmentation(path):
+                return dicom_seg_read.load(path, like)
+        found = _read(path, Options(clean=False), all_frames=False)
+        if not isinstance(found, Volume):
+            raise FormatError("this is a picture, not a label map of a volume", "give a volume", subject=path)
+        return labels.fit(found, like)
 
 
 def save(what: Segmentation | NDArray[Any], path: str | os.PathLike[str], like: Volume) -> None:
@@ -158,6 +160,11 @@ def _write(array: NDArray[Any], path: Path, like: Volume, names: Mapping[int, st
 
 def _read(path: Path, options: Options, all_frames: bool) -> Volume | tuple[Picture, ...]:
     """Dispatch; readers are imported as they are needed, since pydicom and nibabel take a while."""
+    with guarded(path):
+        return _dispatch(path, options, all_frames)
+
+
+def _dispatch(path: Path, options: Options, all_frames: bool) -> Volume | tuple[Picture, ...]:
     kind = "dicom" if os.path.isdir(path) else recognise(path)
     if kind == "zip":
         return archive.unpack_and(path, options, lambda folder: _read_only_image(folder, path, options, all_frames))

@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
 from medical_sam2.errors import AmbiguousError, FormatError, InputError
-from medical_sam2.io import dicom_grid, dicom_values, values
+from medical_sam2.io import dicom_grid, dicom_nuclear, dicom_values, values
 from medical_sam2.io.dicom_files import read_dataset, walk
-from medical_sam2.io.dicom_headers import Plane, planes, text
+from medical_sam2.io.dicom_headers import Plane, planes, text, whole
+from medical_sam2.io.dicom_nuclear import is_reconstruction
 from medical_sam2.io.dicom_pixels import decode
 from medical_sam2.io.files import require_memory
 from medical_sam2.io.grid import size_warning
@@ -72,13 +73,18 @@ def _open(path: Path) -> _Image:
     if text(header, "Modality") in NOT_IMAGES:
         kind = text(header, "Modality")
         raise FormatError(f"this DICOM object ({kind}) holds no image", "give the image that it belongs to", subject=path)
-    return _Image(path, header, planes(header, path))
+    return _image(path, header)
+
+
+def _image(path: Path, header: Dataset) -> _Image:
+    found = planes(header, path)
+    return _Image(path, header, dicom_nuclear.placed(found, header, path) if is_reconstruction(header) else found)
 
 
 def _scan(folder: Path, notes: list[str]) -> list[_Image]:
     """Every image object below a folder; whatever else lies there is counted and named."""
     images, junk, others = [], [], 0
-    for path in walk(folder):
+    for path in walk(folder, notes):
         if path.name in FILES_BESIDE:
             continue
         header = _header(path)
@@ -87,7 +93,7 @@ def _scan(folder: Path, notes: list[str]) -> list[_Image]:
         elif not _claims_image(header):
             others += 1
         else:
-            images.append(_Image(path, header, planes(header, path)))
+            images.append(_image(path, header))
     if not images:
         raise FormatError(
             f"the folder holds no DICOM images ({len(junk) + others} other files)",
@@ -172,7 +178,8 @@ def _without_localizers(images: list[_Image], notes: list[str]) -> list[_Image]:
 
 def _is_volume(images: Sequence[_Image]) -> bool:
     header = images[0].header
-    if int(float(text(header, "SamplesPerPixel") or 1)) > 1 and len(images) == 1 and len(images[0].planes) == 1:
+    samples = whole(header, "SamplesPerPixel", 1, path=images[0].path)
+    if samples > 1 and len(images) == 1 and len(images[0].planes) == 1:
         return False
     placed = any(plane.orientation and plane.position for image in images for plane in image.planes)
     return placed or text(header, "Modality") in TOMOGRAPHIC
@@ -185,7 +192,7 @@ def _volume(images: Sequence[_Image], source: Path, options: Options, notes: lis
     notes += grid.warnings
     require_memory(4 * columns * rows * len(grid.slices), source, options.max_bytes)
     stack, odd = dicom_values.stack(grid.slices, options)
-    notes += [*odd, *_scaling_notes(images)]
+    notes += [*odd, *_header_notes(images)]
     array, odd = values.clean(stack) if options.clean else (stack, [])
     notes += odd + size_warning((columns, rows, len(grid.slices)))
     origin = DicomOrigin(tuple((p.path, p.frame) if p else None for p in grid.slices), grid.affine)
@@ -201,12 +208,18 @@ def _number_note(images: Sequence[_Image]) -> list[str]:
     return ["InstanceNumber is no number; slices are put in order by their positions alone"]
 
 
-def _scaling_notes(images: Sequence[_Image]) -> list[str]:
+def _header_notes(images: Sequence[_Image]) -> list[str]:
     notes: list[str] = []
     if any("ModalityLUTSequence" in image.header for image in images):
         notes.append("it has a modality lookup table, which was not applied: values are as stored")
     if any(plane.scaling[0] < 0 for image in images for plane in image.planes):
         notes.append("RescaleSlope is negative: stored values are turned upside down")
+    if any(is_reconstruction(i.header) and not text(i.header, "SpacingBetweenSlices") and len(i.planes) > 1 for i in images):
+        notes.append(
+            "SpacingBetweenSlices is missing: slices are taken to follow each other along the normal, by their thickness"
+        )
+    if len({text(image.header, "PixelRepresentation") for image in images}) > 1:
+        notes.append("PixelRepresentation differs between slices: some are read as signed numbers, others as unsigned ones")
     if len({"RescaleSlope" in image.header for image in images}) > 1:
         notes.append("RescaleSlope is missing in some slices; their values are as stored and may not fit the others")
     return notes
@@ -234,5 +247,5 @@ def _picture(plane: Plane, modality: str | None, options: Options, notes: list[s
     array = values.rescale(pixels.upright(frame), *plane.scaling) if frame.ndim == 2 else frame
     array, odd = values.clean(np.array(array)) if options.clean else (array, [])
     spacing = (plane.spacing[0], plane.spacing[1]) if plane.spacing else None
-    lines = tuple(dict.fromkeys((*notes, *pixels.warnings, *odd)))
+    lines = tuple(dict.fromkeys((*notes, *pixels.warnings, *pixels.doubts(frame), *odd)))
     return Picture(array, spacing, modality, plane.path, plane.frame, lines)

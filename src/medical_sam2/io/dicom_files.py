@@ -1,10 +1,8 @@
 """DICOM files as parsed data sets, whatever the parser makes of damaged ones; only the tags that reading needs."""
 
 import os
-import warnings
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -13,8 +11,8 @@ from pydicom.dataset import Dataset
 from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 from medical_sam2.errors import FormatError, InputError, ResourceError
-from medical_sam2.io.files import free_memory, open_regular
-from medical_sam2.io.recognise import is_dicom
+from medical_sam2.io.files import explain, free_memory, guarded, open_regular
+from medical_sam2.io.recognise import HEAD, is_dicom
 
 TAGS = [
     "SOPClassUID",
@@ -55,6 +53,12 @@ TAGS = [
     "DiffusionBValue",
     "AcquisitionTime",
     "InstanceNumber",
+    "DetectorInformationSequence",
+    "NumberOfSlices",
+    "SliceVector",
+    "RRIntervalVector",
+    "TimeSlotVector",
+    "EnergyWindowVector",
     "SharedFunctionalGroupsSequence",
     "PerFrameFunctionalGroupsSequence",
 ]
@@ -66,8 +70,8 @@ def read_dataset(path: Path, *, pixels: bool) -> Dataset:
     Raises:
         FormatError: what is no DICOM, damaged, or would unpack to more than the memory holds.
     """
-    with open_regular(path) as stream, quiet(path):
-        head = stream.read(132)
+    with open_regular(path) as stream, guarded(path):
+        head = stream.read(HEAD)
         stream.seek(0)
         if not is_dicom(head):
             raise FormatError("this is no DICOM file", "check what it is", subject=path)
@@ -79,24 +83,6 @@ def read_dataset(path: Path, *, pixels: bool) -> Dataset:
         if len(dataset) == 0:
             raise FormatError("the file is incomplete: it holds no DICOM elements", "copy it again", subject=path)
         return dataset
-
-
-@contextmanager
-def quiet(path: Path) -> Iterator[None]:
-    """Turn whatever a parser throws at damaged input into FormatError, and keep its warnings, which quote values, to itself."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    except (InputError, ResourceError):
-        raise
-    except MemoryError:
-        raise ResourceError("reading it needs more memory than there is", "close other programs", subject=path) from None
-    except RecursionError:
-        raise FormatError("its sequences are nested too deeply", "repair the file", subject=path) from None
-    except Exception as error:
-        kind = type(error).__name__
-        raise FormatError(f"the DICOM file is damaged or incomplete ({kind})", "copy it again", subject=path) from None
 
 
 def _check_deflated(stream: BinaryIO, path: Path) -> None:
@@ -123,16 +109,28 @@ def _deflated(stream: BinaryIO) -> bool:
     return found
 
 
-def walk(folder: Path, most: int = 50_000) -> list[Path]:
-    """The regular files below a folder, in a stable order; links to folders are not followed.
+def walk(folder: Path, notes: list[str], most: int = 50_000) -> list[Path]:
+    """The regular files below a folder, in a stable order; links to folders are not followed, and named in the notes.
 
     Raises:
-        InputError: more files than any study has.
+        InputError: more files than any study has, a part that may not be read, or links to files that are not there.
     """
     found: list[Path] = []
-    for place, folders, names in os.walk(folder, onerror=None, followlinks=False):
+    lost: list[str] = []
+    for place, folders, names in os.walk(folder, onerror=partial(_refuse, folder), followlinks=False):
         folders.sort()
-        found += [path for name in sorted(names) if (path := Path(place, name)).is_file()]
+        notes += [f"{name} is a link to a folder; it was not followed" for name in folders if Path(place, name).is_symlink()]
+        paths = [Path(place, name) for name in sorted(names)]
+        found += [path for path in paths if path.is_file()]
+        lost += [path.name for path in paths if path.is_symlink() and not path.exists() and not path.name.startswith(".")]
         if len(found) > most:
             raise InputError(f"holds more than {most} files", "give the folder of one study", subject=folder)
+    if lost:
+        shown = ", ".join(lost[:5]) + (" …" if len(lost) > 5 else "")
+        problem = f"{len(lost)} of its files are links that lead nowhere ({shown}), so slices may be missing"
+        raise InputError(problem, "fetch the files, or remove the links", subject=folder)
     return found
+
+
+def _refuse(folder: Path, error: OSError) -> None:
+    raise explain(error, Path(error.filename or folder))

@@ -11,14 +11,18 @@ from typing import TypeAlias
 
 import numpy as np
 from pydicom.dataset import Dataset
+from pydicom.uid import UID, DeflatedExplicitVRLittleEndian
 
 from medical_sam2.errors import FormatError, GeometryError
-from medical_sam2.io.dicom_files import quiet
+from medical_sam2.io.files import DEFLATE_RATIO, guarded
 
 Numbers: TypeAlias = tuple[float, ...]
 
 UID_TAGS = ("SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID")
 TIME_TAGS = (
+    "TimeSlotVector",
+    "RRIntervalVector",
+    "EnergyWindowVector",
     "TemporalPositionIdentifier",
     "TriggerTime",
     "EchoTime",
@@ -124,10 +128,8 @@ def planes(dataset: Dataset, path: Path) -> list[Plane]:
     rows, columns = (whole(dataset, name, None, path=path) for name in ("Rows", "Columns"))
     if not rows or not columns:
         raise FormatError(f"it declares {rows} Rows and {columns} Columns", "repair the header", subject=path)
-    frames = whole(dataset, "NumberOfFrames", 1, path=path)
-    if not frames:
-        raise FormatError("its NumberOfFrames is 0", "repair the header", subject=path)
-    with quiet(path):
+    frames = frame_count(dataset, path)
+    with guarded(path):
         shared = _first(dataset, "SharedFunctionalGroupsSequence")
         groups = list(dataset.get("PerFrameFunctionalGroupsSequence") or [])
     if groups and len(groups) != frames:
@@ -136,12 +138,41 @@ def planes(dataset: Dataset, path: Path) -> list[Plane]:
     return [_plane(path, t, (columns, rows), (group, shared, dataset)) for t, group in enumerate(described)]
 
 
+def frame_count(dataset: Dataset, path: Path) -> int:
+    """How many frames an image object has: not more than its file can hold, whatever its header says.
+
+    Raises:
+        FormatError: none, or more.
+    """
+    frames = whole(dataset, "NumberOfFrames", 1, path=path)
+    if not frames:
+        raise FormatError("its NumberOfFrames is 0", "repair the header", subject=path)
+    if frames > 1 and (least := _least_bytes(dataset, frames, path)) > (held := path.stat().st_size):
+        raise FormatError(
+            f"it declares {frames} frames, which need {least} bytes, and the file holds {held}: it is truncated, or its "
+            "NumberOfFrames is wrong",
+            "copy it again",
+            subject=path,
+        )
+    return frames
+
+
+def _least_bytes(dataset: Dataset, frames: int, path: Path) -> int:
+    """The least that so many frames take in a file: eight bytes each where they are compressed (the head of an item)."""
+    syntax = UID(text(getattr(dataset, "file_meta", Dataset()), "TransferSyntaxUID"))
+    if syntax.is_transfer_syntax and syntax.is_encapsulated:
+        return 8 * frames
+    rows, columns, bits = (whole(dataset, name, 1, path=path) for name in ("Rows", "Columns", "BitsAllocated"))
+    least = rows * columns * bits * frames // 8
+    return least // DEFLATE_RATIO if syntax == DeflatedExplicitVRLittleEndian else least
+
+
 def _plane(path: Path, t: int, size: tuple[int, int], places: tuple[Dataset, ...]) -> Plane:
     """One frame; each value is looked for in the frame's own group, the shared one, then in the image itself."""
 
     def find(name: str, group: str, count: int) -> Numbers | None:
         for place in places:
-            with quiet(path):
+            with guarded(path):
                 inner = place if place is places[-1] else _first(place, group)
             if (found := floats(inner, name, count, path=path)) is not None:
                 return found

@@ -12,17 +12,19 @@ from pydicom.dataset import Dataset
 from pydicom.encaps import generate_frames
 from pydicom.pixels.decoders.base import get_decoder
 from pydicom.pixels.processing import apply_color_lut
-from pydicom.uid import UID, RLELossless
+from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian, RLELossless
 
 from medical_sam2.errors import FormatError
-from medical_sam2.io.dicom_files import quiet, read_dataset
+from medical_sam2.io.dicom_files import read_dataset
 from medical_sam2.io.dicom_headers import floats, text, whole
-from medical_sam2.io.files import require_memory
+from medical_sam2.io.files import guarded, require_memory
 
 JPEG_STARTS = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC} | {0xF7}
 """Markers of a JPEG or JPEG-LS frame header, which holds its height and width."""
 END_OF_IMAGE = b"\xff\xd9"
 """The last marker of JPEG, JPEG-LS and JPEG 2000 alike; without it decoders fill up with grey and say nothing."""
+FEW_VALUES = 8
+"""What has fewer values is a drawing, or the empty border of a picture, of which differences tell nothing."""
 FLOAT_TAGS = ("FloatPixelData", "DoubleFloatPixelData")
 
 
@@ -44,11 +46,35 @@ class Pixels:
     stored_bits: int
     warnings: tuple[str, ...]
 
+    def doubts(self, frame: NDArray[Any]) -> list[str]:
+        """One line if the stored values look as if the header were wrong about their sign.
+
+        Read with the wrong sign, neighbours on both sides of zero lie a whole range apart: where the other reading has less
+        than half of the differences between neighbours, with many values on both sides, the header is to be doubted.
+        """
+        if frame.ndim != 2 or frame.dtype.kind not in "iu" or self.stored_bits < 2:
+            return []
+        half = 1 << (self.stored_bits - 1)
+        rows = frame[:: max(frame.shape[0] // 64, 1)].astype(np.int64)
+        far = rows >= half if frame.dtype.kind == "u" else rows < 0
+        if not (_varied(rows[far]) and _varied(rows[~far])):
+            return []
+        other = np.where(far, rows + (2 * half if frame.dtype.kind == "i" else -2 * half), rows)
+        if 2 * np.abs(np.diff(other)).sum() >= np.abs(np.diff(rows)).sum():
+            return []
+        told, seem = ("unsigned", "signed") if frame.dtype.kind == "u" else ("signed", "unsigned")
+        return [f"PixelRepresentation says that its pixels are {told}; they look {seem}; they were read as it says"]
+
     def upright(self, frame: NDArray[Any]) -> NDArray[Any]:
         """Stored values with bright things large: the complement within the stored bits for MONOCHROME1."""
         if not self.inverted or frame.dtype.kind == "f":
             return frame
         return ~frame if frame.dtype.kind == "i" else frame.dtype.type((1 << self.stored_bits) - 1) - frame
+
+
+def _varied(values: NDArray[Any]) -> bool:
+    counts = np.unique(values, return_counts=True)[1]
+    return len(counts) >= FEW_VALUES and 2 * counts.max() < len(values)
 
 
 def decode(path: Path, wanted: Sequence[int], max_bytes: int | None = None) -> Pixels:
@@ -68,7 +94,7 @@ def decode(path: Path, wanted: Sequence[int], max_bytes: int | None = None) -> P
     else:
         frames = _integers(dataset, shape, wanted, path, notes)
     inverted = text(dataset, "PhotometricInterpretation") == "MONOCHROME1"
-    return Pixels(frames, _padding(dataset, path), inverted, stored_bits, tuple(notes))
+    return Pixels(frames, _padding(dataset, stored_bits, path, notes), inverted, stored_bits, tuple(notes))
 
 
 def segmentation_frames(dataset: Dataset, path: Path) -> Iterator[NDArray[Any]]:
@@ -79,7 +105,7 @@ def segmentation_frames(dataset: Dataset, path: Path) -> Iterator[NDArray[Any]]:
         yield from _integers(dataset, (rows, columns, 1), range(count), path, [])
         return
     syntax = _syntax(dataset, path)
-    with quiet(path):
+    with guarded(path):
         data = bytes(dataset.PixelData)
     if not syntax.is_encapsulated and len(data) * 8 < rows * columns * count:
         raise FormatError("its pixel data are truncated", "copy it again", subject=path)
@@ -88,7 +114,7 @@ def segmentation_frames(dataset: Dataset, path: Path) -> Iterator[NDArray[Any]]:
         if not syntax.is_encapsulated:  # frames follow each other bit by bit; pydicom takes only those that begin with a byte
             yield _bits(data, t * rows * columns, rows * columns).reshape(rows, columns)
             continue
-        with quiet(path):
+        with guarded(path):
             yield get_decoder(syntax).as_array(dataset, index=t)[0]
 
 
@@ -108,7 +134,7 @@ def _shape(dataset: Dataset, path: Path) -> tuple[int, int, int]:
 
 def _floats(dataset: Dataset, shape: tuple[int, int, int], wanted: Sequence[int], path: Path) -> list[NDArray[Any]]:
     name = next(name for name in FLOAT_TAGS if name in dataset)
-    with quiet(path):
+    with guarded(path):
         data = bytes(dataset[name].value)
     dtype = np.dtype("<f4" if name == FLOAT_TAGS[0] else "<f8")
     size = shape[0] * shape[1] * shape[2]
@@ -129,7 +155,7 @@ def _integers(
     if "PixelData" not in dataset:
         raise FormatError("its pixel data are missing: the file is truncated or incomplete", "copy it again", subject=path)
     syntax = _syntax(dataset, path)
-    with quiet(path):
+    with guarded(path):
         data = dataset.PixelData
     if syntax.is_encapsulated:
         _check_streams(dataset, data, shape, syntax, path)
@@ -145,7 +171,7 @@ def _decoded(
     decoder = get_decoder(syntax)
     palette = text(dataset, "PhotometricInterpretation") == "PALETTE COLOR"
     for t in wanted:
-        with quiet(path):
+        with guarded(path):
             array = decoder.as_array(dataset, index=t)[0]
             array = _to_bytes(apply_color_lut(array, dataset)) if palette else array
         if array.shape[:2] != shape[:2]:
@@ -160,8 +186,9 @@ def _to_bytes(array: NDArray[Any]) -> NDArray[np.uint8]:
 def _syntax(dataset: Dataset, path: Path) -> UID:
     """The transfer syntax, if there is a decoder for it."""
     syntax = UID(text(dataset.file_meta, "TransferSyntaxUID"))
-    if not syntax and not dataset.file_meta:
-        return UID("1.2.840.10008.1.2")
+    if not syntax and not dataset.file_meta:  # a file without preamble: the parser found out how its elements are written
+        implicit, little = dataset.original_encoding
+        return ImplicitVRLittleEndian if implicit else ExplicitVRLittleEndian if little else ExplicitVRBigEndian
     try:
         available = get_decoder(syntax).is_available
     except (NotImplementedError, ValueError):
@@ -195,7 +222,7 @@ def _check_streams(dataset: Dataset, data: bytes, shape: tuple[int, int, int], s
     """Compare what each compressed frame says of its size with the header."""
     count, found = _frame_count(dataset, path), 0
     bits = whole(dataset, "BitsAllocated", None, path=path)
-    with quiet(path):
+    with guarded(path):
         for stream in generate_frames(data, number_of_frames=count):
             found += 1
             if syntax == RLELossless:
@@ -245,10 +272,17 @@ def _jpeg_sizes(stream: bytes) -> Iterator[tuple[int, int]]:
         place += 2 + max(length, 2)
 
 
-def _padding(dataset: Dataset, path: Path) -> tuple[float, float] | None:
-    """PixelPaddingValue, which with a range limit is an interval; read with the sign of the pixels."""
+def _padding(dataset: Dataset, stored_bits: int, path: Path, notes: list[str]) -> tuple[float, float] | None:
+    """PixelPaddingValue, which with a range limit is an interval; a value of the other sign is that of the same bits."""
     value = floats(dataset, "PixelPaddingValue", 1, path=path)
     if value is None:
         return None
     limit = floats(dataset, "PixelPaddingRangeLimit", 1, path=path) or value
-    return min(value[0], limit[0]), max(value[0], limit[0])
+    found = value[0], limit[0]
+    if not any(name in dataset for name in FLOAT_TAGS):
+        lowest = -(1 << (stored_bits - 1)) if whole(dataset, "PixelRepresentation", 0, path=path) else 0
+        found = tuple((number - lowest) % (1 << stored_bits) + lowest for number in found)
+        if found != (value[0], limit[0]):
+            told = f"PixelPaddingValue {value[0]:g} does not fit PixelRepresentation and BitsStored"
+            notes.append(f"{told}; it was read with the sign and the bits of the pixels, as {found[0]:g}")
+    return min(found), max(found)

@@ -18,13 +18,13 @@ from pydicom.valuerep import DSfloat
 from medical_sam2.errors import ConfigError, FormatError, GeometryError
 from medical_sam2.io import atomic
 from medical_sam2.io.dicom import DicomOrigin
-from medical_sam2.io.dicom_files import quiet
-from medical_sam2.io.files import open_regular
+from medical_sam2.io.files import guarded, open_regular
 from medical_sam2.io.options import Loaded
 from medical_sam2.volume import Volume
 
 MAKER = "medical-sam2"
 NEEDED = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID")
+EMPTIED = ("PatientName", "PatientID", "PatientBirthDate", "PatientSex", "AccessionNumber", "StudyDate", "StudyTime", "StudyID")
 
 
 def save(labels: NDArray[Any], path: Path, like: Volume, names: Mapping[int, str]) -> None:
@@ -83,6 +83,9 @@ def _in_source_order(origin: DicomOrigin, labels: NDArray[np.uint16]) -> tuple[l
         return sources, np.ascontiguousarray(stack[[k for k, _ in known]])
     if len(files) > 1:
         raise GeometryError("slices are spread over several multi-frame objects", "save to another format")
+    if "PerFrameFunctionalGroupsSequence" not in sources[0]:  # nuclear medicine: highdicom asks each frame for its place
+        problem = "a DICOM-SEG cannot refer to the frames of this object, which do not say each where it lies"
+        raise GeometryError(problem, "save to .nii.gz, .nrrd or .mha", subject=files[0])
     frames = np.zeros((int(sources[0].NumberOfFrames), *stack.shape[1:]), np.uint16)
     for k, (_, frame) in known:
         frames[frame] = stack[k]
@@ -91,11 +94,13 @@ def _in_source_order(origin: DicomOrigin, labels: NDArray[np.uint16]) -> tuple[l
 
 def _without_pixels(path: Path, spacing_mm: float) -> Dataset:
     """A source image, with what de-identification emptied taken from the file's own preface, and its texts in UTF-8."""
-    with open_regular(path) as stream, quiet(path):
-        header = dcmread(stream, stop_before_pixels=True)
+    with open_regular(path) as stream, guarded(path):
+        header = dcmread(stream, stop_before_pixels=True, force=True)  # read before: it may lack its preamble
         for name in ("SOPClassUID", "SOPInstanceUID"):
             if not header.get(name):
                 setattr(header, name, header.file_meta.get(f"MediaStorage{name}", ""))
+        for name in EMPTIED:  # which a conforming file holds, if empty, and some tools take out altogether
+            header.setdefault(name, "")
         header.decode()
         header.SpecificCharacterSet = "ISO_IR 192"
     missing = [name for name in NEEDED if not header.get(name)]
@@ -122,7 +127,7 @@ def _encode(sources: list[Dataset], frames: NDArray[np.uint16], descriptions: li
         )
         for number, (label, name) in enumerate(descriptions, 1)
     ]
-    with quiet(path):
+    with guarded(path):
         segmentation = hd.seg.Segmentation(
             source_images=sources,
             pixel_array=frames,

@@ -11,9 +11,10 @@ from pydicom.dataset import Dataset
 
 from medical_sam2.errors import FormatError, GeometryError
 from medical_sam2.io import dicom_headers, values
-from medical_sam2.io.dicom_files import quiet, read_dataset
+from medical_sam2.io.dicom_files import read_dataset
 from medical_sam2.io.dicom_headers import Plane, text, whole
 from medical_sam2.io.dicom_pixels import segmentation_frames
+from medical_sam2.io.files import guarded
 from medical_sam2.io.grid import from_lps
 from medical_sam2.io.labels import SAME_MM
 from medical_sam2.volume import Volume
@@ -53,7 +54,7 @@ def _label_numbers(dataset: Dataset, path: Path) -> dict[int, int]:
     """Segment number → label."""
     if text(dataset, "SegmentationType") not in ("BINARY", "LABELMAP"):
         raise FormatError("its segments are fractional: it is no label map", "threshold it first", subject=path)
-    with quiet(path):
+    with guarded(path):
         items = list(dataset.get("SegmentSequence") or [])
     own = {whole(item, "SegmentNumber", None, path=path): OURS.fullmatch(text(item, "TrackingID")) for item in items}
     if all(own.values()):
@@ -65,7 +66,7 @@ def _segments(dataset: Dataset, count: int, path: Path) -> list[int]:
     """The segment of each frame; 0 for frames that hold the numbers themselves."""
     if text(dataset, "SegmentationType") == "LABELMAP":
         return [0] * count
-    with quiet(path):
+    with guarded(path):
         shared = next(iter(dataset.get("SharedFunctionalGroupsSequence") or []), Dataset())
         groups = [
             group if "SegmentIdentificationSequence" in group else shared for group in dataset.PerFrameFunctionalGroupsSequence

@@ -62,7 +62,7 @@ def stack(slices: tuple[Plane | None, ...], options: Options) -> tuple[NDArray[A
     places = {id(plane): k for k, plane in enumerate(slices) if plane is not None}
     for plane, frame, pixels in _frames(known, options):
         made.put(places[id(plane)], _rescaled(_flat(frame, made.notes), plane, whole), _real(frame, pixels))
-        made.notes += [note for note in pixels.warnings if note not in made.notes]
+        made.notes += [note for note in (*pixels.warnings, *pixels.doubts(frame)) if note not in made.notes]
     if made.padded and made.lowest <= made.highest:
         _remove_padding(made.array, made.lowest, made.highest)
     _interpolate(made.array, [plane is not None for plane in slices])

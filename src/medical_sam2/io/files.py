@@ -4,6 +4,7 @@ import errno
 import io
 import os
 import stat
+import warnings
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,7 +15,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from medical_sam2.errors import FormatError, InputError, ResourceError
+from medical_sam2.errors import FormatError, InputError, MedicalSam2Error, ResourceError
 
 GZIP_MAGIC = b"\x1f\x8b"
 GZIP_WINDOW, ZLIB_WINDOW = 31, 15
@@ -38,6 +39,29 @@ def explain(error: OSError, path: Path) -> InputError:
     """The operating system's refusal as one of our errors, or ResourceError's sibling for what the machine lacks."""
     problem, remedy = REASONS.get(error.errno or 0, ((error.strerror or "cannot be read").lower(), "check the path"))
     return InputError(problem, remedy, subject=path)
+
+
+@contextmanager
+def guarded(path: Path) -> Iterator[None]:
+    """The border of every reader: whatever a library throws at damaged input becomes one of our errors.
+
+    Its own words and warnings are kept to itself: they quote the file, and what they quote may name a person.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    except MedicalSam2Error:
+        raise
+    except MemoryError:
+        raise ResourceError("reading it needs more memory than there is", "close other programs", subject=path) from None
+    except RecursionError:
+        raise FormatError("its parts are nested too deeply", "repair the file", subject=path) from None
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno in REASONS:
+            raise explain(error, path) from None
+        kind = type(error).__name__
+        raise FormatError(f"the file is damaged or incomplete ({kind})", "copy or download it again", subject=path) from None
 
 
 def open_regular(path: Path) -> BinaryIO:

@@ -171,14 +171,10 @@ def _pages(file: Path) -> Iterator[Entry]:
 def _frames(file: Path) -> int:
     from medical_sam2.io.dicom import TOMOGRAPHIC
     from medical_sam2.io.dicom_files import read_dataset
+    from medical_sam2.io.dicom_headers import frame_count, text
 
     header = read_dataset(file, pixels=False)
-    if header.get("Modality") in TOMOGRAPHIC:
-        return 1
-    try:
-        return int(header.get("NumberOfFrames") or 1)
-    except (TypeError, ValueError):
-        return 1
+    return 1 if text(header, "Modality") in TOMOGRAPHIC else frame_count(header, file)
 
 
 def _is_image(file: Path) -> bool:

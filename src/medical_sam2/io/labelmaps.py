@@ -9,7 +9,7 @@ from PIL import Image
 
 from medical_sam2.errors import FormatError, MedicalSam2Error
 from medical_sam2.io import atomic
-from medical_sam2.io.files import open_regular
+from medical_sam2.io.files import guarded, open_regular
 from medical_sam2.io.folder import as_picture
 from medical_sam2.io.labels import integers
 from medical_sam2.io.recognise import recognise
@@ -78,5 +78,5 @@ def _numbers(path: Path) -> NDArray[np.uint8]:
     from medical_sam2 import io as images
 
     images.read(path)  # which refuses what is damaged or too large
-    with Image.open(path, formats=("PNG",)) as image:
+    with guarded(path), Image.open(path, formats=("PNG",)) as image:
         return np.array(image)

@@ -1,7 +1,7 @@
 """Ordinary 2D images: PNG, JPEG, TIFF, BMP; one file is one picture, or several pages."""
 
+import logging
 import os
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from medical_sam2.errors import AmbiguousError, FormatError, InputError
-from medical_sam2.io.files import open_regular, require_memory
+from medical_sam2.errors import AmbiguousError, FormatError, InputError, ResourceError
+from medical_sam2.io.files import guarded, open_regular, require_memory
 from medical_sam2.io.options import Options
 
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP")
@@ -103,6 +103,7 @@ def _with_tifffile(path: Path, options: Options, *, all_frames: bool) -> tuple[P
     """TIFF files that Pillow does not know: 16-bit colours, planes, unusual numbers."""
     import tifffile
 
+    logging.getLogger("tifffile").setLevel(logging.CRITICAL + 1)  # it tells of each damage twice: there, and by an exception
     with open_regular(path) as stream, _quiet(path), tifffile.TiffFile(stream, name=path.name) as file:
         pages = _pages(len(file.pages), options.frame, all_frames, path)
         for page in pages:
@@ -198,17 +199,24 @@ def _grey(colours: NDArray[np.uint8]) -> bool:
 @contextmanager
 def _quiet(path: Path) -> Iterator[None]:
     """Turn what Pillow throws at damaged files into FormatError."""
+    with guarded(path), _damage(path):
+        yield
+
+
+@contextmanager
+def _damage(path: Path) -> Iterator[None]:
+    """Say which damage it is, where the exception tells."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
+        yield
     except (InputError, AmbiguousError) as error:
         raise error.about(path) from None
     except UnidentifiedImageError:
         raise FormatError(f"{UNKNOWN} a PNG, JPEG, TIFF or BMP image", "convert it", subject=path) from None
     except Image.DecompressionBombError:
         raise FormatError("it declares an absurd number of pixels", "check where it came from", subject=path) from None
-    except (OSError, SyntaxError, ValueError, EOFError, KeyError, TypeError, OverflowError, IndexError) as error:
+    except (ResourceError, MemoryError, RecursionError):
+        raise
+    except Exception as error:
         cut = "truncated" in str(error) or isinstance(error, EOFError)
         problem = "the image is truncated" if cut else "the image is damaged"
         raise FormatError(problem, "copy or download it again", subject=path) from None

@@ -1,5 +1,6 @@
 """What a file is, by its first bytes; its name decides only where the content cannot."""
 
+import struct
 from pathlib import Path
 from typing import Literal
 
@@ -13,6 +14,8 @@ ZIP = b"PK\x03\x04"
 PICTURES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 BITMAP = b"BM"
 DICOM_GROUPS = (b"\x02\x00", b"\x08\x00")
+UNDEFINED = 0xFFFFFFFF
+"""The length of a sequence that ends with a mark."""
 NIFTI_MAGIC = (b"n+1\0", b"ni1\0")
 HEADER_SIZES = (348, 540)
 BY_NAME: dict[str, Kind] = {".img": "nifti", ".hdr": "nifti", ".mha": "metaimage", ".mhd": "metaimage"}
@@ -58,7 +61,23 @@ def is_dicom(head: bytes) -> bool:
     """Whether these first bytes are a DICOM file's, with or without its preamble."""
     if head[128:132] == b"DICM":
         return True
-    return head[:2] in DICOM_GROUPS and head[3:4] == b"\0" and head[4:6].isalpha() and head[4:6].isupper()
+    if head[:2] in DICOM_GROUPS and head[3:4] == b"\0" and head[4:6].isalpha() and head[4:6].isupper():
+        return True
+    big = head[:2] == b"\0\x08" and head[4:6].isalpha() and head[4:6].isupper()
+    return big or _implicit(head)
+
+
+def _implicit(head: bytes) -> bool:
+    """Whether elements without a type follow each other: rising numbers, groups of even number, lengths that fit."""
+    places: list[tuple[int, int]] = []
+    start = 0
+    while start + 8 <= len(head):
+        group, element, length = struct.unpack("<HHI", head[start : start + 8])
+        if group % 2 or group < 8 or (places and (group, element) <= places[-1]) or (length % 2 and length != UNDEFINED):
+            return False
+        places.append((group, element))
+        start += 8 + length
+    return len(places) > 1 and places[0][0] == 8
 
 
 def is_nifti(head: bytes) -> bool:
