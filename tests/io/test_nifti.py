@@ -147,6 +147,13 @@ def test_a_quaternion_longer_than_one_is_refused() -> None:
         load(raw(quatern_b=1.0, quatern_c=0.9, sform_code=0))
 
 
+@pytest.mark.parametrize("code", [-1, 6, 257])
+def test_a_code_that_the_standard_does_not_know_says_nothing_of_a_place(code: int) -> None:
+    with pytest.raises(GeometryError, match=f"sform_code is {code}"):
+        load(raw(sform_code=code))
+    assert "qform_code is" in load(raw(qform_code=code)).warnings[0]
+
+
 @pytest.mark.parametrize("fields", [{"quatern_b": 1.0, "quatern_c": 0.9}, {"pixdim": [1, 0, 2.5, 3, 1, 1, 1, 1]}])
 def test_a_broken_qform_beside_an_sform_is_told(tmp_path: Path, fields: dict[str, object]) -> None:
     (tmp_path / "a.nii").write_bytes(raw(**fields))

@@ -11,7 +11,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from medical_sam2 import io
-from medical_sam2.errors import GeometryError, InputError
+from medical_sam2.errors import FormatError, GeometryError, InputError
 from medical_sam2.volume import Segmentation, Volume
 from tests.io.making import affines, oriented, volumes
 from tests.strategies import CODES, seeds
@@ -145,3 +145,16 @@ def test_other_suffixes_are_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(InputError, match="use"):
         io.save(np.zeros((2, 3, 4)), tmp_path / name, Volume(np.zeros((2, 3, 4)), np.eye(4)))
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("text", ["0.8 0.7 2_5", "0.8 0.7\xa02.5", "0.8 0.7 0x2", "0.8 0.7 nan", "0.8 0.7 1e999", "0.8 0.7 ٢"])
+def test_numbers_are_those_that_any_program_reads(tmp_path: Path, text: str) -> None:
+    image = SimpleITK.GetImageFromArray(np.zeros((2, 3, 4), np.int16))
+    image.SetSpacing((0.8, 0.7, 2.5))
+    SimpleITK.WriteImage(image, str(tmp_path / "a.mha"))
+    data = (tmp_path / "a.mha").read_bytes()
+    spelled = data[data.index(b"ElementSpacing = ") + 17 :].split(b"\n")[0]
+    assert io.load(tmp_path / "a.mha").spacing_mm == pytest.approx((0.8, 0.7, 2.5))
+    (tmp_path / "a.mha").write_bytes(data.replace(spelled, text.encode("utf-8" if "٢" in text else "latin-1")))
+    with pytest.raises(FormatError, match="ElementSpacing"):
+        io.load(tmp_path / "a.mha")

@@ -21,6 +21,7 @@ Affine = NDArray[np.float64]
 MILLIMETRES = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 0.001}
 UNITS = {1: "metres", 3: "micrometres"}
 SCANNER = 1
+KNOWN_CODES = frozenset(xform_codes.value_set("code"))
 SFORM_FIELDS = ("sform_code", "srow_x", "srow_y", "srow_z")
 QFORM_FIELDS = ("qform_code", "quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z", "pixdim")
 
@@ -89,6 +90,8 @@ def _forms(header: Header, wanted: Form | None, path: Path, notes: list[str]) ->
 def _form(header: Header, name: Form, path: Path) -> Affine | None:
     """One form if it is set; GeometryError if it is set but broken."""
     try:
+        if (code := int(header[f"{name}_code"])) and code not in KNOWN_CODES:
+            raise GeometryError(f"{name}_code is {code}, which the standard does not know")
         affine = _sform(header) if name == "sform" else _qform(header)
         return None if affine is None else check_affine(affine)
     except (GeometryError, HeaderDataError, ValueError) as error:

@@ -103,7 +103,6 @@ def _with_tifffile(path: Path, options: Options, *, all_frames: bool) -> tuple[P
     """TIFF files that Pillow does not know: 16-bit colours, planes, unusual numbers."""
     import tifffile
 
-    logging.getLogger("tifffile").setLevel(logging.CRITICAL + 1)  # it tells of each damage twice: there, and by an exception
     with open_regular(path) as stream, _quiet(path), tifffile.TiffFile(stream, name=path.name) as file:
         pages = _pages(len(file.pages), options.frame, all_frames, path)
         for page in pages:
@@ -199,6 +198,8 @@ def _grey(colours: NDArray[np.uint8]) -> bool:
 @contextmanager
 def _quiet(path: Path) -> Iterator[None]:
     """Turn what Pillow throws at damaged files into FormatError."""
+    for library in ("PIL", "tifffile"):  # which tell of each damage twice: there, and by an exception
+        logging.getLogger(library).setLevel(logging.CRITICAL + 1)
     with guarded(path), _damage(path):
         yield
 

@@ -18,6 +18,7 @@ from medical_sam2.io.options import Loaded, Options
 from medical_sam2.volume import check_affine
 
 MOST_HEADER = 1 << 20
+NUMBER = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?")
 Packing = Literal["raw", "gzip", "zlib"]
 
 
@@ -54,11 +55,9 @@ def line(content: Content, used: int) -> str:
 
 
 def numbers(text: str, path: Path, name: str, count: int | None = None) -> list[float]:
-    """Finite numbers of a field, `count` of them."""
-    try:
-        found = [float(word) for word in re.split(r"[\s,]+", text.strip())]
-    except ValueError:
-        found = []
+    """Finite numbers of a field, `count` of them: as any program spells them, since Python takes 1_0 for ten."""
+    words = re.split(r"[ \t,]+", text.strip(" \t"))
+    found = [float(word) for word in words] if all(map(NUMBER.fullmatch, words)) else []
     if not found or (count is not None and len(found) != count) or not np.isfinite(found).all():
         raise FormatError(f"its {name} {text[:60]!r} cannot be used", "repair the header", subject=path)
     return found
