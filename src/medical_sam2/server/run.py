@@ -63,7 +63,8 @@ class Impatient(H11Protocol):
         if not left or left < self._left:
             self._unread = now
         self._left = left
-        waits = self.cycle is None or self.cycle.response_complete
+        cycle = getattr(self, "cycle", None)
+        waits = cycle is None or cycle.response_complete
         if (waits and not left and now - self._since > HEADERS_WITHIN_S) or now - self._unread > UNREAD_WITHIN_S:
             self.transport.abort()
             return
