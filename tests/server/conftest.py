@@ -1,7 +1,7 @@
 """A server with the phantom, whose network is known."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,8 +13,8 @@ from medical_sam2 import io
 from medical_sam2.errors import MedicalSam2Error
 from medical_sam2.server import child
 from medical_sam2.server.app import build
-from medical_sam2.server.child import Limits
 from medical_sam2.server.desk import Desk
+from medical_sam2.server.processes import Children
 from medical_sam2.server.refusals import told
 from medical_sam2.server.session import Session
 from medical_sam2.server.settings import Settings
@@ -64,13 +64,13 @@ def desk() -> Desk:
 def inline(monkeypatch: pytest.MonkeyPatch) -> None:
     """Decoders in this process, for tests that are about something else: a process takes a second to start."""
 
-    def done(order: dict[str, Any], limits: Limits) -> None:
+    def done(_: Children, order: Mapping[str, Any]) -> Any:
         try:
-            child.do(json.loads(json.dumps(order)))
+            return child.do(json.loads(json.dumps(order)))
         except MedicalSam2Error as error:
             raise told(error) from None
 
-    monkeypatch.setattr(child, "_run", done)
+    monkeypatch.setattr(Children, "run", done)
 
 
 @pytest.fixture

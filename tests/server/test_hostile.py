@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from medical_sam2.server.child import Limits
 from medical_sam2.server.desk import Desk
+from medical_sam2.server.processes import Limits
 from medical_sam2.server.settings import Settings
 from tests.phantoms import phantom
 from tests.server.browsing import running

@@ -1,4 +1,3 @@
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from tests.server.conftest import Served
 def filled(store: Store, ct: Path) -> str:
     """A session with an image."""
     id = store.new()
-    store.room(id, ".nii.gz").write_bytes(ct.read_bytes())
+    store.uploads.room(id, ".nii.gz").write_bytes(ct.read_bytes())
     store.open(id)
     return id
 
@@ -34,15 +33,6 @@ def test_sessions_outlive_the_server_and_uploads_that_broke_off_do_not(tmp_path:
     with pytest.raises(Missing):
         again.get(id)
     assert not (tmp_path / "state" / id).exists()
-
-
-def test_what_nobody_touched_for_days_is_removed(tmp_path: Path, desk: Desk, ct: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    store = Store(Settings(tmp_path / "state", keep_days=2), desk)
-    filled(store, ct)
-    now = time.time()
-    monkeypatch.setattr("medical_sam2.server.store.time.time", lambda: now + 3 * 86_400)
-    store.sweep()
-    assert store.ids() == []
 
 
 def test_two_servers_never_share_a_folder(tmp_path: Path, desk: Desk) -> None:

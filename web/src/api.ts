@@ -11,7 +11,7 @@ export interface Info {
   id: string; kind: 'volume' | 'set'; planes: PlaneInfo[]; modality: string | null; window: [number, number] | null
   extent: [number, number] | null; dicom: boolean; pacs: boolean; warnings: string[]; state: State
 }
-export interface Summary { id: string; kind: 'volume' | 'set'; planes: Record<string, number>; structures: string[] }
+export interface Summary { id: string; kind: 'volume' | 'set' | 'damaged'; planes: Record<string, number>; structures: string[]; problem?: string }
 export interface About {
   library: { id: number; name: string; kind: string }[]; single: boolean; pacs: boolean; most_upload_mb: number; windows: Record<string, [number, number]>
 }

@@ -46,7 +46,7 @@ export class Start {
       const size = Object.values(each.planes)
       const what = each.kind === 'set' ? `${size[0]} images` : `${[...size].reverse().join(' × ')} voxels`
       const line = h('li', {},
-        h('button', { class: 'line', onclick: () => this.attempt(api.get<Info>(`sessions/${each.id}`).then((info) => this.onOpen(info, []))) },
+        each.problem ? h('span', { class: 'line warn' }, each.problem) : h('button', { class: 'line', onclick: () => this.attempt(api.get<Info>(`sessions/${each.id}`).then((info) => this.onOpen(info, []))) },
           h('span', {}, each.structures.join(', ') || 'nothing outlined yet'), h('small', {}, what)),
         h('button', { class: 'quiet', 'aria-label': 'Close this session and remove what was kept of it', onclick: () => this.attempt(api.remove(`sessions/${each.id}`).then(() => line.remove())) }, 'Remove'))
       return line

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from http import HTTPStatus
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse
 from fastapi.sse import EventSourceResponse, ServerSentEvent
@@ -52,7 +52,7 @@ def _about(router: APIRouter, store: Store) -> None:
 
     @router.get("/sessions")
     def sessions() -> list[dict[str, Any]]:
-        return [_summary(store, store.get(id)) for id in store.ids()]
+        return [_listed(store, id) for id in store.ids()]
 
     @router.get("/sessions/{id}")
     def session(id: str) -> dict[str, Any]:
@@ -78,12 +78,12 @@ def _files(router: APIRouter, store: Store) -> None:
 
     @router.put("/sessions/{id}/files")
     async def upload(id: str, request: Request, suffix: Annotated[str, Query(max_length=16)] = "") -> dict[str, int]:
-        path = await run_in_threadpool(store.room, id, suffix)
-        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        path = await run_in_threadpool(store.uploads.room, id, suffix)
+        file = os.open(path, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
         size = 0
         try:
             async for piece in request.stream():
-                store.received(id, len(piece))
+                store.uploads.received(id, len(piece))
                 size += len(piece)
                 await run_in_threadpool(_write, file, piece)
         except BaseException:
@@ -137,10 +137,10 @@ def _whole(router: APIRouter, store: Store) -> None:
 
     @router.get("/sessions/{id}/rows")
     def rows(id: str) -> list[dict[str, Any]]:
-        try:
-            found = store.get(id).found()
-        except Missing:
+        session = store.get(id)
+        if session.history.state.tracked is None:
             return []
+        found = session.found()
         return [
             {
                 "label": row.object,
@@ -210,9 +210,8 @@ def _tracking(router: APIRouter, store: Store) -> None:
         return shown(session)
 
     @router.get("/sessions/{id}/events", response_class=EventSourceResponse)
-    async def events(id: str) -> AsyncIterator[ServerSentEvent]:
-        job = (await run_in_threadpool(store.get, id)).job
-        told = 0
+    async def events(session: Annotated[Session, Depends(store.get)]) -> AsyncIterator[ServerSentEvent]:
+        job, told = session.job, 0
         while job is not None:
             for event in job.events[told:]:
                 told += 1
@@ -230,7 +229,15 @@ def _at(store: Store, id: str, plane: str, t: int) -> Session:
     return session
 
 
-def _summary(store: Store, session: Session) -> dict[str, Any]:
+def _listed(store: Store, id: str) -> dict[str, Any]:
+    """A session as it is listed; one that is damaged says so, and can be removed."""
+    try:
+        return _summary(store.get(id))
+    except Refusal as refusal:
+        return {"id": id, "kind": "damaged", "planes": {}, "structures": [], "problem": refusal.problem}
+
+
+def _summary(session: Session) -> dict[str, Any]:
     subject = session.subject
     kind = "volume" if isinstance(subject, VolumeSubject) else "set"
     names = list(session.history.state.names.values())
@@ -246,7 +253,7 @@ def described(store: Store, session: Session) -> dict[str, Any]:
         for name, frames in subject.planes.items()
     ]
     return {
-        **_summary(store, session),
+        **_summary(session),
         "planes": planes,
         "modality": solid.volume.modality if solid else None,
         "window": (solid.window.low, solid.window.high) if solid else None,

@@ -11,12 +11,13 @@ from typing import TypeAlias
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
 
 from medical_sam2.errors import MedicalSam2Error
 from medical_sam2.server import api, monai, nninteractive, pacs
 from medical_sam2.server.desk import Desk
-from medical_sam2.server.guard import App, Guard
-from medical_sam2.server.refusals import Refusal, told
+from medical_sam2.server.guard import DEFECT, App, Guard
+from medical_sam2.server.refusals import Refusal, disk_is_full, told
 from medical_sam2.server.settings import Settings
 from medical_sam2.server.store import Store
 
@@ -24,6 +25,11 @@ Asset: TypeAlias = tuple[bytes, str]
 KINDS = {".html": "text/html; charset=utf-8", ".js": "text/javascript; charset=utf-8", ".css": "text/css; charset=utf-8"}
 WARM_UP_AFTER_S = 0.5  # the page is there first; whoever asks the network sooner loads it sooner
 PAGE, LOGIN, STYLE = "index.html", "login.html", "login.css"
+PLAIN = {
+    HTTPStatus.BAD_REQUEST: "the request is malformed",
+    HTTPStatus.NOT_FOUND: "there is no such page",
+    HTTPStatus.METHOD_NOT_ALLOWED: "nothing of the kind is done here",
+}
 NO_PAGE = "the page is not built in this checkout; run scripts/web, which needs Node, or install the package from a wheel"
 
 
@@ -94,6 +100,32 @@ def _explain(app: FastAPI) -> None:
         if isinstance(error, MedicalSam2Error):
             return api.problem(told(error))
         raise error
+
+    @app.exception_handler(HTTPException)
+    async def http(_: Request, error: Exception) -> Response:
+        status = HTTPStatus(error.status_code if isinstance(error, HTTPException) else 500)
+        problem = PLAIN.get(status, status.phrase.lower())
+        return api.problem(Refusal(status, problem))
+
+    @app.exception_handler(RecursionError)
+    async def deep(_: Request, error: Exception) -> Response:
+        return api.problem(Refusal(HTTPStatus.UNPROCESSABLE_ENTITY, "the request is malformed"))
+
+    @app.exception_handler(MemoryError)
+    async def exhausted(_: Request, error: Exception) -> Response:
+        return api.problem(Refusal(HTTPStatus.INSUFFICIENT_STORAGE, "the memory is exhausted; close other sessions"))
+
+    @app.exception_handler(OSError)
+    async def system(_: Request, error: Exception) -> Response:
+        full = disk_is_full(error) if isinstance(error, OSError) else None
+        if full is None:
+            raise error
+        return api.problem(full)
+
+    @app.exception_handler(Exception)
+    async def defect(_: Request, error: Exception) -> Response:
+        """As the guard says it, who logs where it was."""
+        return api.problem(DEFECT)
 
     @app.exception_handler(RequestValidationError)
     async def malformed(_: Request, error: Exception) -> Response:

@@ -1,16 +1,16 @@
-"""Reading and writing of image files in a process of their own, with limits: what breaks a decoder does not break the server.
+"""What may break or never end, in a process of its own, with limits: decoders of image files, and talks with a PACS.
 
-The child prints one line of JSON: the problem, if there was one. It is not for people.
+The child prints one line of JSON: the answer, or the problem. It is not for people.
 """
 
 import json
 import os
-import subprocess
+import secrets
+import shutil
 import sys
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
-from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +21,13 @@ from medical_sam2 import io
 from medical_sam2.errors import AmbiguousError, FormatError, MedicalSam2Error
 from medical_sam2.io import atomic
 from medical_sam2.io.pictures import SUFFIXES as PICTURES
-from medical_sam2.server.refusals import Refusal
+from medical_sam2.server.processes import BROKE, Children, Limits
+from medical_sam2.server.refusals import Refusal, disk_is_full, told
 from medical_sam2.volume import Segmentation, Volume
 
 META = "meta.json"
 HEADERS = (".hdr", ".mhd", ".nhdr")
+OUTWARD = "a link in it leads out of the folder that is served; put the file itself there"
 
 
 @dataclass(frozen=True)
@@ -43,45 +45,38 @@ class Reading:
     allow_gap: bool = False
 
 
-@dataclass(frozen=True)
-class Limits:
-    """What a child may use.
+def decode(source: Path, target: Path, reading: Reading, children: Children, *, within: Path | None = None) -> None:
+    """Read whatever lies at `source` and leave arrays and notes in the folder `target`, which appears whole or not at all.
 
     Args:
-        memory_mb: of address space.
-        seconds: of time.
-        disk_mb: largest file that it may write.
-    """
-
-    memory_mb: int = 8_192
-    seconds: float = 120.0
-    disk_mb: int = 4_096
-
-
-class Unclear(Refusal):
-    """A source that can be read in several ways.
-
-    Args:
-        choices: one line each.
-    """
-
-    def __init__(self, problem: str, choices: tuple[str, ...]) -> None:
-        super().__init__(HTTPStatus.UNPROCESSABLE_ENTITY, problem)
-        self.choices = choices
-
-
-def decode(source: Path, target: Path, reading: Reading, limits: Limits) -> None:
-    """Read whatever lies at `source` and leave arrays and notes in the folder `target`.
+        source: file or folder.
+        target: folder that is not there yet.
+        reading: how.
+        children: who does it.
+        within: folder that no link in it may lead out of.
 
     Raises:
         Refusal: it cannot be read, or not within the limits.
         Unclear: it can be read in several ways.
     """
-    _run({"do": "decode", "source": str(source), "target": str(target), "reading": asdict(reading)}, limits)
+    aside = target.with_name(f".{secrets.token_hex(8)}.tmp")
+    order = {"do": "decode", "source": str(source), "target": str(aside), "within": within and str(within)}
+    try:
+        children.run({**order, "reading": asdict(reading)})
+        aside.rename(target)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
 
 
 def export(
-    source: Path, labels: NDArray[np.uint8], names: Mapping[int, str], target: Path, reading: Reading, limits: Limits
+    source: Path,
+    labels: NDArray[np.uint8],
+    names: Mapping[int, str],
+    target: Path,
+    reading: Reading,
+    children: Children,
+    *,
+    within: Path | None = None,
 ) -> None:
     """Write labels beside their own source, as `io.save` does it; `labels` pass through a file next to `target`.
 
@@ -90,44 +85,11 @@ def export(
     """
     passed = target.with_suffix(".npy")
     np.save(passed, labels)
-    order = {"do": "export", "source": str(source), "target": str(target), "labels": str(passed)}
+    order = {"do": "export", "source": str(source), "target": str(target), "within": within and str(within)}
     try:
-        _run({**order, "names": dict(names), "reading": asdict(reading)}, limits)
+        children.run({**order, "labels": str(passed), "names": dict(names), "reading": asdict(reading)})
     finally:
         passed.unlink(missing_ok=True)
-
-
-def fetch(address: str, study: str, series: str, target: Path, limits: Limits) -> None:
-    """Copy a series of a PACS into the folder `target`.
-
-    Raises:
-        Refusal: the PACS does not answer, or not within the limits.
-    """
-    _run({"do": "fetch", "address": address, "study": study, "series": series, "target": str(target)}, limits)
-
-
-def _run(order: dict[str, Any], limits: Limits) -> None:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-    try:
-        done = subprocess.run(
-            [sys.executable, "-m", __name__],
-            input=json.dumps({**order, "limits": asdict(limits)}).encode(),
-            capture_output=True,
-            timeout=limits.seconds,
-            check=False,
-            env=environment,
-        )
-    except subprocess.TimeoutExpired:
-        raise Refusal(HTTPStatus.UNPROCESSABLE_ENTITY, "reading the file takes too long; it was given up") from None
-    answer: dict[str, Any] = {}
-    with suppress(ValueError):
-        answer = json.loads(done.stdout or b"{}")
-    if problem := answer.get("problem"):
-        choices = tuple(answer.get("choices", ()))
-        raise Unclear(problem, choices) if choices else Refusal(HTTPStatus.UNPROCESSABLE_ENTITY, problem)
-    if done.returncode or "done" not in answer:
-        problem = "the file broke its decoder, or needs more memory than is allowed; it was not opened"
-        raise Refusal(HTTPStatus.UNPROCESSABLE_ENTITY, problem)
 
 
 def main() -> int:
@@ -135,27 +97,37 @@ def main() -> int:
     order: dict[str, Any] = json.load(sys.stdin)
     _limit(Limits(**order["limits"]))
     sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - decoders print what they think of broken files
-    try:
-        do(order)
-        print(json.dumps({"done": True}))  # noqa: T201
-    except MedicalSam2Error as error:
-        problem = f"{error.problem}; {error.remedy}" if error.remedy else error.problem
-        choices = list(error.choices) if isinstance(error, AmbiguousError) else []
-        print(json.dumps({"problem": " ".join(problem.split()), "choices": choices}))  # noqa: T201
-    except Refusal as refusal:
-        print(json.dumps({"problem": refusal.problem}))  # noqa: T201
-    except MemoryError:
-        print(json.dumps({"problem": "the image needs more memory than is allowed; it was not opened"}))  # noqa: T201
+    print(json.dumps(_answer(order)))  # noqa: T201
     return 0
 
 
-def do(order: Mapping[str, Any]) -> None:
+def _answer(order: Mapping[str, Any]) -> dict[str, Any]:
+    try:
+        return {"done": do(order)}
+    except MedicalSam2Error as error:
+        refusal = told(error)
+        choices = list(error.choices) if isinstance(error, AmbiguousError) else []
+        return {"problem": refusal.problem, "status": refusal.status, "choices": choices}
+    except Refusal as refusal:
+        return {"problem": refusal.problem, "status": refusal.status}
+    except MemoryError:
+        return {"problem": "the image needs more memory than is allowed; it was not opened"}
+    except OSError as error:
+        full = disk_is_full(error)
+        return {"problem": full.problem, "status": full.status} if full else {"problem": BROKE}
+
+
+def do(order: Mapping[str, Any]) -> Any:
     """What was ordered, in this process.
 
     Raises:
         MedicalSam2Error: it cannot be done.
     """
-    {"decode": _decode, "export": _export, "fetch": _fetch}[order["do"]](order)
+    if order["do"] in {"decode", "export"}:
+        return _decode(order) if order["do"] == "decode" else _export(order)
+    from medical_sam2.server import pacs  # slow to load, and no decoder needs it
+
+    return pacs.do(order)
 
 
 def _limit(limits: Limits) -> None:
@@ -173,8 +145,8 @@ def _limit(limits: Limits) -> None:
 
 
 def _decode(order: Mapping[str, Any]) -> None:
-    found, target = _read(Path(order["source"]), Reading(**order["reading"])), Path(order["target"])
-    target.mkdir(exist_ok=True)
+    found, target = _found(order), Path(order["target"])
+    target.mkdir(mode=0o700)
     if isinstance(found, Volume):
         np.save(target / "0.npy", found.array)
         dicom = type(getattr(found, "origin", None)).__name__ == "DicomOrigin"
@@ -189,7 +161,7 @@ def _decode(order: Mapping[str, Any]) -> None:
 
 
 def _export(order: Mapping[str, Any]) -> None:
-    like = _read(Path(order["source"]), Reading(**order["reading"]))
+    like = _found(order)
     if not isinstance(like, Volume):
         raise FormatError("these are pictures, not a volume", "download them as a zip file")
     labels = np.load(order["labels"], allow_pickle=False)
@@ -197,11 +169,42 @@ def _export(order: Mapping[str, Any]) -> None:
     io.save(Segmentation(labels, like.affine, names), order["target"], like)
 
 
-def _fetch(order: Mapping[str, Any]) -> None:
-    from medical_sam2.server import pacs
+def _found(order: Mapping[str, Any]) -> Volume | tuple[io.Picture, ...]:
+    with _kept_within(order.get("within")):
+        return _read(Path(order["source"]), Reading(**order["reading"]))
 
-    if not pacs.fetch(order["address"], order["study"], order["series"], Path(order["target"])):
-        raise FormatError("the series has no images", "choose another one")
+
+@contextmanager
+def _kept_within(home: str | None) -> Iterator[None]:
+    """Whatever a reader opens under `home` by its name lies there: no link on the way leads out.
+
+    Asked of the interpreter, since every reader finds files of its own: of a series, of a pair, of a header.
+    """
+    outward, watching = list[str](), True
+
+    def heard(event: str, given: tuple[Any, ...]) -> None:
+        if not watching or event not in {"open", "os.listdir", "os.scandir"} or not isinstance(given[0], str | bytes):
+            return
+        path = os.path.abspath(os.fsdecode(given[0]))
+        if _under(path, str(home)) and not _under(os.path.realpath(path), str(home)):
+            outward.append(path)
+            raise PermissionError(OUTWARD)
+
+    if home is not None:
+        sys.addaudithook(heard)
+    try:
+        yield
+    except Exception:
+        if not outward:
+            raise
+    finally:
+        watching = False
+    if outward:  # a reader may have left out what it could not open
+        raise FormatError(OUTWARD)
+
+
+def _under(path: str, home: str) -> bool:
+    return path == home or path.startswith(home.rstrip("/") + "/")
 
 
 def _read(source: Path, reading: Reading) -> Volume | tuple[io.Picture, ...]:

@@ -75,7 +75,7 @@ def written(store: Store, session: Session, labels: np.ndarray, form: str, names
     origin = store.origin(session.id)
     with TemporaryDirectory(dir=session.folder) as folder:
         target = Path(folder) / f"labels.{form}"
-        child.export(origin.path, labels, names, target, origin.reading, store.settings.child)
+        child.export(origin.path, labels, names, target, origin.reading, store.children, within=origin.within)
         return target.read_bytes()
 
 

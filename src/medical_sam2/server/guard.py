@@ -41,10 +41,12 @@ HEADERS = {
     "x-frame-options": "DENY",
     "permissions-policy": "camera=(), geolocation=(), microphone=()",
 }
+LET_IN = "medsam2.let_in"  # key of the scope: whoever closes connections spares these
 PATH = re.compile(r"[A-Za-z0-9_./~:@+-]*")
 BULKY = re.compile(r"/(api/sessions/[0-9a-f]{32}/files|monai/.*|nninteractive/.*)")
 OPEN_TO_ALL = {"/login", "/login.css"}
 SLOWEST_BYTES_S, SLOW_FOR_S = 1_000, 60.0
+DEFECT = Refusal(HTTPStatus.INTERNAL_SERVER_ERROR, "this is a defect of medsam2; please report it")
 FAILURES, FORGIVEN_S = 8, 60.0
 
 
@@ -79,7 +81,7 @@ class Guard:
             await answer.refuse(overruled.refusal)
         except Exception as error:
             log.error("a defect: %s", _where(error))
-            await answer.refuse(Refusal(HTTPStatus.INTERNAL_SERVER_ERROR, "this is a defect of medsam2; please report it"))
+            await answer.refuse(DEFECT)
 
     async def _serve(self, scope: Scope, receive: "_Measured", answer: "_Answer") -> None:
         headers = _headers(scope)
@@ -96,6 +98,7 @@ class Guard:
         elif (token := parse_qs(scope["query_string"].decode("latin-1")).get("token")) and scope["path"] == "/":
             await self._welcome(token[0], answer)
         elif self._let_in(scope, headers):
+            scope[LET_IN] = True
             await self._app(scope, receive, answer)
         else:
             raise Refusal(HTTPStatus.UNAUTHORIZED, "open the address that `medsam2 serve` printed, or sign in at /login")
@@ -202,7 +205,7 @@ class _Measured:
     def check_length(self, headers: Mapping[str, str]) -> None:
         """Refuse at once what says that it is too large."""
         length = headers.get("content-length", "0")
-        if not length.isdigit() or int(length) > self._most:
+        if not re.fullmatch(r"[0-9]{1,18}", length) or int(length) > self._most:
             raise TooLarge(f"more than {self._most >> 20} MB are not taken here")
 
     async def __call__(self) -> Message:

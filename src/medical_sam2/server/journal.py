@@ -6,7 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from medical_sam2.errors import FormatError
+from medical_sam2.server.refusals import Unusable
 from medical_sam2.server.state import History, Step, from_json, to_json
+
+REMEDY = "remove the session's folder"
 
 
 class Journal:
@@ -17,14 +20,19 @@ class Journal:
             cut off.
 
     Raises:
-        FormatError: a line in the middle is broken.
+        FormatError: a line in the middle is broken, is missing, or comes twice.
     """
 
     def __init__(self, path: Path) -> None:
         self.history = History()
         whole = 0
-        for step, end in _steps(path):
-            self.history, whole = self.history.after(step), end
+        for number, (step, end) in enumerate(_steps(path), 1):
+            if step.version != number:
+                raise FormatError(f"line {number} of the journal is that of step {step.version}", REMEDY)
+            try:
+                self.history, whole = self.history.after(step), end
+            except Unusable:
+                raise FormatError(f"line {number} of the journal does not follow from those before it", REMEDY) from None
         self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
         os.ftruncate(self._file, whole)
         os.lseek(self._file, 0, os.SEEK_END)
@@ -53,7 +61,8 @@ class Journal:
 
     def close(self) -> None:
         """Nothing more is written."""
-        os.close(self._file)
+        file, self._file = self._file, -1  # a number that the system gives to another file is not written to
+        os.close(file)
 
 
 def _steps(path: Path) -> Iterator[tuple[Step, int]]:
@@ -68,7 +77,7 @@ def _steps(path: Path) -> Iterator[tuple[Step, int]]:
         except (ValueError, KeyError, TypeError):
             if number == len(lines):
                 return
-            raise FormatError(f"line {number} of the journal is broken", "remove the session's folder") from None
+            raise FormatError(f"line {number} of the journal is broken", REMEDY) from None
         end += len(line)
         yield step, end
 

@@ -1,10 +1,12 @@
 """The folder that may be opened from the page: its images by number, so that no path comes from a client."""
 
-import os
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 
 from medical_sam2.io.pictures import SUFFIXES as PICTURES
+from medical_sam2.server.session import Session
+from medical_sam2.server.store import Store
 
 VOLUMES = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd", ".hdr", ".zip", ".dcm")
 MOST = 500
@@ -36,11 +38,16 @@ def entries(root: Path | None) -> list[Entry]:
     for item in sorted(root.iterdir(), key=lambda item: item.name)[: 4 * MOST]:
         if item.name.startswith(".") or not item.resolve().is_relative_to(home):
             continue
-        if item.is_dir() and any(entry.is_file() for entry in os.scandir(item)):
+        if item.is_dir() and any(_is_within(file, home) for file in item.iterdir()):
             found.append(Entry(item, item.name, "folder"))
         elif item.is_file() and (kind := _kind(item)):
             found.append(Entry(item, item.name, kind))
     return found[:MOST]
+
+
+def _is_within(path: Path, home: Path) -> bool:
+    """Whether it is a file of the library; `child` asks again for whatever a reader opens, however deep it lies."""
+    return path.is_file() and path.resolve().is_relative_to(home)
 
 
 def _kind(path: Path) -> str | None:
@@ -51,4 +58,33 @@ def _kind(path: Path) -> str | None:
 
 
 def _has_pictures(root: Path) -> bool:
-    return any(item.suffix.lower() in PICTURES for item in root.iterdir())
+    return any(item.suffix.lower() in PICTURES and _is_within(item, root.resolve()) for item in root.iterdir())
+
+
+class Opened:
+    """Images of the library that were asked about: each is opened once, and anew where its file is another one by now.
+
+    Args:
+        store: of the sessions.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._store, self._lock = store, threading.Lock()
+        self._sessions: dict[tuple[Path, int, int], str] = {}
+
+    def of(self, entry: Entry) -> Session:
+        """The session of an image."""
+        about = entry.path.stat()
+        key = entry.path, about.st_mtime_ns, about.st_size
+        with self._lock:  # who asks meanwhile waits, and gets the same
+            if (known := self._sessions.get(key)) in self._store.ids():
+                return self._store.get(str(known))
+            id = self._store.new()
+            try:
+                self._store.place(id, entry.path)
+                session = self._store.open(id)
+            except BaseException:
+                self._store.remove(id)
+                raise
+            self._sessions[key] = id
+            return session

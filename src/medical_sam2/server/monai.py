@@ -11,12 +11,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeAlias
 
 import numpy as np
 from fastapi import APIRouter, File, Form, Query, Request, Response, UploadFile
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import FileResponse
+from pydantic import Field as Limited
+from pydantic import TypeAdapter, ValidationError
 
 from medical_sam2.errors import MedicalSam2Error
 from medical_sam2.io.files import CHUNK
@@ -25,13 +27,19 @@ from medical_sam2.server import library
 from medical_sam2.server.downloads import written
 from medical_sam2.server.refusals import Missing, Refusal, Unusable, told
 from medical_sam2.server.session import Session
-from medical_sam2.server.store import SUFFIX, Store
+from medical_sam2.server.store import Store
+from medical_sam2.server.uploads import SUFFIX
 from medical_sam2.server.volumes import VolumeSubject
 
 MODEL, VERSION = "medical_sam2", "0.8.0"
 EXPIRY_S = 3_600
+MOST_CLICKS = 1_000
 STRATEGIES = ("first", "random")
 NAMES: Mapping[int, str] = {1: "structure"}
+Place: TypeAlias = Annotated[float, Limited(allow_inf_nan=False)]
+VOXELS = TypeAdapter[list[tuple[Place, Place, Place]]](
+    Annotated[list[tuple[Place, Place, Place]], Limited(max_length=MOST_CLICKS)]
+)
 FORMS = {".nii.gz": "nii.gz", ".nii": "nii", ".nrrd": "nrrd", ".mha": "mha"}
 
 
@@ -58,7 +66,7 @@ class Wanted:
 def routes(store: Store) -> APIRouter:
     """The routes, under /monai."""
     router = APIRouter(prefix="/monai")
-    opened: dict[int, str] = {}
+    opened = library.Opened(store)
     _about(router, store)
     _datastore(router, store)
     _sessions(router, store)
@@ -131,7 +139,7 @@ def _volumes(store: Store) -> list[tuple[int, library.Entry]]:
 
 def _entry(store: Store, image: str) -> tuple[int, library.Entry]:
     found = dict(_volumes(store))
-    if not image.isdigit() or int(image) not in found:
+    if not (image.isascii() and image.isdecimal()) or int(image) not in found:
         raise Missing("image")
     return int(image), found[int(image)]
 
@@ -175,10 +183,10 @@ async def _kept(store: Store, files: Sequence[Any]) -> Session:
 
 
 def _copied(store: Store, id: str, file: UploadFile) -> None:
-    path = store.room(id, _suffix(file.filename or ""))
-    with path.open("xb") as sink:
+    path = store.uploads.room(id, _suffix(file.filename or ""))
+    with path.open("wb") as sink:
         while piece := file.file.read(CHUNK):
-            store.received(id, len(piece))
+            store.uploads.received(id, len(piece))
             sink.write(piece)
 
 
@@ -189,7 +197,7 @@ def _suffix(name: str) -> str:
     return next((suffix for suffix in options if SUFFIX.fullmatch(suffix)), "")
 
 
-def _inference(router: APIRouter, store: Store, opened: dict[int, str]) -> None:
+def _inference(router: APIRouter, store: Store, opened: library.Opened) -> None:
     @router.post("/infer/{model}")
     async def infer(
         model: str,
@@ -212,21 +220,14 @@ def _inference(router: APIRouter, store: Store, opened: dict[int, str]) -> None:
         return await run_in_threadpool(_answered, store, session, wanted, output)
 
 
-def _known(store: Store, image: str, session_id: str, opened: dict[int, str]) -> Session:
-    if session_id:
-        return store.get(session_id)
-    number, entry = _entry(store, image)
-    if opened.get(number) not in store.ids():
-        opened[number] = store.new()
-        store.place(opened[number], entry.path)
-        return store.open(opened[number])
-    return store.get(opened[number])
+def _known(store: Store, image: str, session_id: str, opened: library.Opened) -> Session:
+    return store.get(session_id) if session_id else opened.of(_entry(store, image)[1])
 
 
 def _wanted(params: str) -> Wanted:
     try:
         given = json.loads(params)
-    except ValueError:
+    except (ValueError, RecursionError):
         given = None
     if not isinstance(given, dict):
         raise Unusable("params is no JSON object")
@@ -235,11 +236,10 @@ def _wanted(params: str) -> Wanted:
 
 
 def _points(given: Mapping[str, Any], key: str) -> tuple[tuple[float, float, float], ...]:
-    rows = given.get(key) or []
     try:
-        return tuple((float(i), float(j), float(k)) for i, j, k in rows[:1_000])
-    except (TypeError, ValueError):
-        raise Unusable(f"{key} is no list of voxels") from None
+        return tuple(VOXELS.validate_python(given.get(key) or []))
+    except ValidationError:
+        raise Unusable(f"{key} is no list of at most {MOST_CLICKS} voxels") from None
 
 
 def _answered(store: Store, session: Session, wanted: Wanted, output: str) -> Response:

@@ -7,13 +7,14 @@ What the protocol has and we have not is said in `CAPABILITIES`: one structure a
 
 import json
 import time
-from collections.abc import Mapping, Sequence
-from typing import Annotated, Any
+from collections.abc import Mapping
+from typing import Annotated, Any, TypeVar
 
 import numpy as np
 from fastapi import APIRouter, Header, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from numpy.typing import NDArray
+from pydantic import BaseModel, Field, ValidationError
 
 from medical_sam2.errors import MedicalSam2Error
 from medical_sam2.prompts import Box, Mask, Point
@@ -39,6 +40,65 @@ CAPABILITIES: Mapping[str, Any] = {
 }
 
 
+Number = Annotated[float, Field(allow_inf_nan=False, ge=-1e6, le=1e6)]
+Millimetres = Annotated[float, Field(gt=0, lt=1e4)]
+Index = Annotated[int, Field(ge=0)]
+
+
+class Gesture(BaseModel):
+    """What every gesture tells; what a client tells beside it is left alone."""
+
+    include_interaction: bool = True
+    run_prediction: bool = True
+
+
+class Click(Gesture):
+    """A voxel."""
+
+    coordinates: tuple[Number, Number, Number]
+
+
+class Boxed(Gesture):
+    """Voxels from, and before, along each axis."""
+
+    bbox_coords: tuple[tuple[Number, Number], tuple[Number, Number], tuple[Number, Number]]
+
+
+class Outline(Gesture):
+    """A mask of the whole image, or of a part of it."""
+
+    interaction_bbox: tuple[tuple[Index, Index], tuple[Index, Index], tuple[Index, Index]] | None = None
+
+
+class Spacing(BaseModel):
+    """Of the image."""
+
+    spacing: tuple[Millimetres, Millimetres, Millimetres] | None = None
+
+
+class Properties(BaseModel):
+    """What is told of an image."""
+
+    image_properties: Spacing | None = None
+
+
+class Buffer(BaseModel):
+    """Where the client draws."""
+
+    shape: tuple[int, ...]
+
+
+class Zoom(BaseModel):
+    """Whether the network may look closely."""
+
+    do_autozoom: bool = True
+
+
+Kind = TypeVar("Kind", bound=BaseModel)
+Token = Annotated[str, Header(alias="X-Lease-Token")]
+Meta = Annotated[str, Header(alias="X-Meta")]
+
+
 def routes(desk: Desk, settings: Settings) -> APIRouter:
     """The routes, under /nninteractive."""
     router, leases = APIRouter(prefix="/nninteractive"), Leases()
@@ -47,10 +107,6 @@ def routes(desk: Desk, settings: Settings) -> APIRouter:
     _clicks(router, leases, desk)
     _outlines(router, leases, desk, settings)
     return router
-
-
-Token = Annotated[str, Header(alias="X-Lease-Token")]
-Meta = Annotated[str, Header(alias="X-Meta")]
 
 
 def _leasing(router: APIRouter, leases: Leases) -> None:
@@ -91,17 +147,16 @@ def _images(router: APIRouter, leases: Leases, settings: Settings) -> None:
         array = await run_in_threadpool(frames_nnia.unpack, await _body(request, settings), settings.most_voxels)
         if array.ndim != 4 or len(array) != 1:
             raise Unusable(f"the image has shape {array.shape}; give one channel and three axes")
-        spacing = _meta(meta).get("image_properties", {}).get("spacing") or (1.0, 1.0, 1.0)
-        if len(spacing) != 3 or not all(isinstance(mm, int | float) and 0 < mm < 1e4 for mm in spacing):
-            raise Unusable("the spacing is no three lengths in mm")
+        told = _read(Properties, meta).image_properties
+        spacing = (told and told.spacing) or (1.0, 1.0, 1.0)
         with lease.lock:
             lease.begin(Volume(np.nan_to_num(array[0]), np.diag([*spacing, 1.0])))
         return {"original_image_shape": list(array.shape)}
 
     @router.post("/set_target_buffer")
-    def set_target_buffer(form: dict[str, Any], token: Token = "") -> dict[str, bool]:
+    def set_target_buffer(form: Buffer, token: Token = "") -> dict[str, bool]:
         volume, _ = leases.get(token).image()
-        if tuple(form.get("shape", ())) != volume.shape:
+        if form.shape != volume.shape:
             raise Unusable("the target buffer has another shape than the image")
         return {"ok": True}
 
@@ -113,36 +168,34 @@ def _images(router: APIRouter, leases: Leases, settings: Settings) -> None:
         return {"ok": True}
 
     @router.post("/set_do_autozoom")
-    def zoom(form: dict[str, Any], token: Token = "") -> dict[str, bool]:
-        leases.get(token).zoom = bool(form.get("do_autozoom", True))
+    def zoom(form: Zoom, token: Token = "") -> dict[str, bool]:
+        leases.get(token).zoom = form.do_autozoom
         return {"ok": True}
 
 
 def _clicks(router: APIRouter, leases: Leases, desk: Desk) -> None:
     @router.post("/add_point_interaction")
-    def point(form: dict[str, Any], token: Token = "") -> Response:
+    def point(form: Click, token: Token = "") -> Response:
         lease = leases.get(token)
         with lease.lock:
-            i, j, k = _numbers(form.get("coordinates"), 3)
-            lease.say(Point((i, j, k), 1, bool(form.get("include_interaction", True))))
+            lease.say(Point(form.coordinates, 1, form.include_interaction))
             return _answered(lease, desk, form)
 
     @router.post("/add_bbox_interaction")
-    def box(form: dict[str, Any], token: Token = "") -> Response:
+    def box(form: Boxed, token: Token = "") -> Response:
         lease = leases.get(token)
         with lease.lock:
-            if not form.get("include_interaction", True):
+            if not form.include_interaction:
                 raise Unusable("negative boxes are not known here; click outside of the structure instead")
-            sides = [_numbers(side, 2) for side in _rows(form.get("bbox_coords"))]
-            low, high = (tuple(side[end] - end for side in sides) for end in (0, 1))
+            low, high = (tuple(side[end] - end for side in form.bbox_coords) for end in (0, 1))
             lease.say(Box(low, high))  # type: ignore[arg-type]
             return _answered(lease, desk, form)
 
     @router.post("/predict")
-    def predict(form: dict[str, Any], token: Token = "") -> Response:
+    def predict(token: Token = "") -> Response:
         lease = leases.get(token)
         with lease.lock:
-            return _answered(lease, desk, {"run_prediction": True})
+            return _answered(lease, desk, Gesture())
 
     @router.post("/undo")
     def undo(token: Token = "") -> Response:
@@ -157,7 +210,7 @@ def _clicks(router: APIRouter, leases: Leases, desk: Desk) -> None:
 
 def _outlines(router: APIRouter, leases: Leases, desk: Desk, settings: Settings) -> None:
     async def outline(request: Request, token: str, meta: str, *, initial: bool) -> Response:
-        lease, form = leases.get(token), _meta(meta)
+        lease, form = leases.get(token), _read(Outline, meta)
         array = await run_in_threadpool(frames_nnia.unpack, await _body(request, settings), settings.most_voxels)
         return await run_in_threadpool(_outlined, lease, desk, form, array, initial)
 
@@ -174,18 +227,16 @@ def _outlines(router: APIRouter, leases: Leases, desk: Desk, settings: Settings)
         raise Unusable("scribbles are not known here; use clicks, a box on one slice, or a lasso")
 
 
-def _outlined(lease: Lease, desk: Desk, form: Mapping[str, Any], array: NDArray[Any], initial: bool) -> Response:
+def _outlined(lease: Lease, desk: Desk, form: Outline, array: NDArray[Any], initial: bool) -> Response:
     with lease.lock:
         volume, labels = lease.image()
         mask = np.zeros(volume.shape, bool)
-        window = (
-            tuple(slice(*_whole(side)) for side in _rows(form["interaction_bbox"])) if form.get("interaction_bbox") else ...
-        )
+        window = tuple(slice(*side) for side in form.interaction_bbox) if form.interaction_bbox else ...
         if mask[window].shape != array.shape:
             raise Unusable("the outline has another shape than the image, or than its box")
         mask[window] = array > 0
         if not initial:
-            if not form.get("include_interaction", True):
+            if not form.include_interaction:
                 raise Unusable("negative lassos are not known here; click outside of the structure instead")
             lease.say(Mask(mask))
             return _answered(lease, desk, form)
@@ -195,11 +246,11 @@ def _outlined(lease: Lease, desk: Desk, form: Mapping[str, Any], array: NDArray[
         return _difference(labels, labels, ran=False)  # the client has drawn it already
 
 
-def _answered(lease: Lease, desk: Desk, form: Mapping[str, Any]) -> Response:
+def _answered(lease: Lease, desk: Desk, form: Gesture) -> Response:
     """Predict if that is wanted; a gesture that the network can do nothing with is taken back."""
     volume, before = lease.image()
     fresh = lease.said[lease.heard :]
-    if not form.get("run_prediction", True) or not fresh:
+    if not form.run_prediction or not fresh:
         return _difference(before, before, ran=False)
     earlier = before if before.any() else None
     try:
@@ -237,29 +288,9 @@ async def _body(request: Request, settings: Settings) -> bytes:
     return b"".join(pieces)
 
 
-def _meta(text: str) -> dict[str, Any]:
+def _read(kind: type[Kind], text: str) -> Kind:
+    """A header of JSON."""
     try:
-        found = json.loads(text)
-    except ValueError:
-        found = None
-    if not isinstance(found, dict):
-        raise Unusable("X-Meta is no JSON object")
-    return found
-
-
-def _rows(given: object) -> Sequence[Any]:
-    if not isinstance(given, list) or len(given) != 3:
-        raise Unusable("a box is three pairs")
-    return given
-
-
-def _numbers(given: object, count: int) -> list[float]:
-    numbers = given if isinstance(given, list) and len(given) == count else []
-    if not numbers or not all(isinstance(number, int | float) and abs(number) < 1e6 for number in numbers):
-        raise Unusable(f"{count} numbers are needed")
-    return [float(number) for number in numbers]
-
-
-def _whole(given: object) -> tuple[int, int]:
-    low, high = _numbers(given, 2)
-    return int(low), int(high)
+        return kind.model_validate_json(text)
+    except ValidationError:
+        raise Unusable("X-Meta is not what it should be") from None

@@ -1,30 +1,34 @@
 """A PACS by DICOMweb: series found by a query, fetched, and a segmentation sent back to the study that it belongs to.
 
 Its address is the server's setting; the page names series by a number of our list and never by what they are called there.
+Nothing that a PACS answers is read by the server itself: a child does it (`do`), and takes nothing that was not asked for.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass
+from email.message import Message
 from http import HTTPStatus
 from io import BytesIO
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import APIRouter
 from pydantic import Field
 
-from medical_sam2.server import child
 from medical_sam2.server.downloads import written
 from medical_sam2.server.forms import Form
 from medical_sam2.server.refusals import Missing, Refusal, Unusable
 from medical_sam2.server.store import Store
 
-if TYPE_CHECKING:  # loaded when a PACS is asked, so that the page is there at once
+if TYPE_CHECKING:  # loaded when a PACS is asked
+    import requests
     from dicomweb_client import DICOMwebClient
 
 MOST_FOUND = 200
 TIMEOUT_S = 20
+FEW_BYTES, MANY_BYTES = 16 << 20, 4 << 30  # of an answer: rows, images
 COUNT = "NumberOfSeriesRelatedInstances"
 FIELDS = ("Modality", "SeriesDescription", COUNT, "StudyDate", "SeriesInstanceUID", "StudyInstanceUID")
 MODALITY, DESCRIPTION, DATE, IMAGES = "00080060", "0008103E", "00080020", "00201209"
@@ -53,7 +57,7 @@ class Found:
         series: itself.
         modality: of its images.
         description: of it.
-        images: how many.
+        images: how many; 0 where the PACS does not say.
         date: of the study.
     """
 
@@ -71,19 +75,12 @@ def routes(store: Store) -> APIRouter:
 
     @router.post("/pacs/series")
     def series(form: Asked) -> list[dict[str, Any]]:
-        found = search(_address(store), form.patient)
+        order = {"do": "search", "address": _address(store), "patient": form.patient}
+        found = [Found(**row) for row in store.children.run(order)]
         first = len(known)
         known.extend(found)
-        return [
-            {
-                "number": first + i,
-                "modality": one.modality,
-                "description": one.description,
-                "images": one.images,
-                "date": one.date,
-            }
-            for i, one in enumerate(found)
-        ]
+        shown = ("modality", "description", "images", "date")
+        return [{"number": first + i, **{name: getattr(one, name) for name in shown}} for i, one in enumerate(found)]
 
     @router.post("/pacs/open")
     def open_(form: Chosen) -> dict[str, str]:
@@ -91,8 +88,13 @@ def routes(store: Store) -> APIRouter:
             raise Missing("series")
         one, id = known[form.number], store.new()
         source = store.settings.state / id / "source"
-        child.fetch(_address(store), one.study, one.series, source, store.settings.child)
-        store.place(id, source, one.study)
+        order = {"do": "fetch", "address": _address(store), "study": one.study, "series": one.series, "images": one.images}
+        try:
+            store.children.run({**order, "target": str(source), "most_bytes": store.settings.most_upload_mb << 20})
+        except BaseException:
+            store.remove(id)
+            raise
+        store.place(id, source, study=one.study)
         return {"id": id}
 
     @router.post("/sessions/{id}/push")
@@ -102,10 +104,35 @@ def routes(store: Store) -> APIRouter:
             raise Unusable("this session does not come from the PACS")
         found = session.found()
         data = written(store, session, found.canvas[0], "dcm", session.history.state.names)
-        send(_address(store), origin.study, data)
+        with NamedTemporaryFile(dir=session.folder, suffix=".dcm") as file:
+            file.write(data)
+            file.flush()
+            order = {"do": "send", "address": _address(store), "study": origin.study, "source": file.name}
+            store.children.run(order)
         return {"message": "The segmentation was sent to the PACS."}
 
     return router
+
+
+def _address(store: Store) -> str:
+    if not store.settings.pacs:
+        raise Missing("PACS: start with --pacs")
+    return store.settings.pacs
+
+
+def do(order: Mapping[str, Any]) -> Any:
+    """What was ordered: to search, to fetch or to send.
+
+    Raises:
+        Refusal: the PACS does not answer as it should.
+    """
+    address = order["address"]
+    if order["do"] == "search":
+        return [asdict(one) for one in search(address, order["patient"])]
+    if order["do"] == "fetch":
+        target, most = Path(order["target"]), order["most_bytes"]
+        return fetch(address, order["study"], order["series"], target, images=order["images"], most_bytes=most)
+    return send(address, order["study"], Path(order["source"]).read_bytes())
 
 
 def search(address: str, patient: str) -> list[Found]:
@@ -114,11 +141,11 @@ def search(address: str, patient: str) -> list[Found]:
     Raises:
         Refusal: the PACS does not answer as it should.
     """
-    with _talking():
-        rows: Sequence[Mapping[str, Any]] = client(address).search_for_series(
+    with _talking(address) as archive:
+        rows: Sequence[Mapping[str, Any]] = archive.search_for_series(
             search_filters={"PatientID": patient}, fields=FIELDS, limit=MOST_FOUND
         )
-        found = [_found(row) for row in rows]
+        found = [_found(row) for row in rows[:MOST_FOUND]]
     return [one for one in found if one.study and one.series and one.modality not in NO_VOLUMES]
 
 
@@ -127,22 +154,37 @@ def _found(row: Mapping[str, Any]) -> Found:
         return str((row.get(tag, {}).get("Value") or [""])[0])[:64]
 
     images = value(IMAGES)
-    return Found(
-        value(STUDY), value(SERIES), value(MODALITY), value(DESCRIPTION), int(images) if images.isdigit() else 0, value(DATE)
-    )
+    count = int(images) if images.isascii() and images.isdecimal() else 0
+    return Found(value(STUDY), value(SERIES), value(MODALITY), value(DESCRIPTION), count, value(DATE))
 
 
-def fetch(address: str, study: str, series: str, target: Path) -> int:
-    """Write the images of a series as numbered files; returns how many. Runs in a child.
+def fetch(address: str, study: str, series: str, target: Path, *, images: int = 0, most_bytes: int = MANY_BYTES) -> int:
+    """Write the images of a series as numbered files; returns how many.
+
+    Args:
+        address: of the PACS.
+        study: that is asked for.
+        series: that is asked for.
+        target: folder.
+        images: how many there should be at least, where that is known.
+        most_bytes: that it may send.
 
     Raises:
-        Refusal: the PACS does not answer as it should.
+        Refusal: it does not answer as it should, sends less, more, or something else.
     """
-    count = 0
-    with _talking():
-        for count, image in enumerate(client(address).iter_series(study, series), 1):
-            image.save_as(target / f"{count:05d}.dcm", enforce_file_format=True)
-    return count
+    seen = set[str]()
+    with _talking(address, most_bytes) as archive:
+        for image in archive.iter_series(study, series):
+            if (image.get("StudyInstanceUID"), image.get("SeriesInstanceUID")) != (study, series):
+                raise Refusal(HTTPStatus.BAD_GATEWAY, "the PACS sent an image of another series; nothing was opened")
+            if image.SOPInstanceUID in seen:
+                raise Refusal(HTTPStatus.BAD_GATEWAY, "the PACS sent an image twice; nothing was opened")
+            seen.add(image.SOPInstanceUID)
+            image.save_as(target / f"{len(seen):05d}.dcm", enforce_file_format=True)
+    if len(seen) < max(images, 1):
+        problem = f"the PACS sent {len(seen)} of the {images or 'unknown number of'} images of this series; nothing was opened"
+        raise Refusal(HTTPStatus.BAD_GATEWAY, problem)
+    return len(seen)
 
 
 def send(address: str, study: str, data: bytes) -> None:
@@ -153,38 +195,100 @@ def send(address: str, study: str, data: bytes) -> None:
     """
     from pydicom import dcmread
 
-    with _talking():
-        client(address).store_instances([dcmread(BytesIO(data))], study_instance_uid=study)
+    with _talking(address) as archive:
+        answer = archive.store_instances([dcmread(BytesIO(data))], study_instance_uid=study)
+        if answer.get("FailedSOPSequence"):
+            raise Refusal(HTTPStatus.BAD_GATEWAY, "the PACS did not keep the segmentation; look at its log")
 
 
-def client(address: str) -> "DICOMwebClient":
-    """Asks the PACS itself, through no proxy of the environment."""
-    import requests
+def client(address: str, session: "requests.Session | None" = None) -> "DICOMwebClient":
+    """Asks the PACS."""
     from dicomweb_client import DICOMwebClient
 
-    session = requests.Session()
-    session.trust_env = False
-    found = DICOMwebClient(address, session=session, timeout=TIMEOUT_S)
+    found = DICOMwebClient(address, session=session or _session(FEW_BYTES), timeout=TIMEOUT_S)
     found.set_http_retry_params(retry=False)  # somebody waits at the page
     return found
 
 
-@contextmanager
-def _talking() -> Iterator[None]:
-    """What goes wrong on the way is said without quoting it: it may name a patient."""
+def _session(most_bytes: int) -> "requests.Session":
+    """Asks the PACS itself, through no proxy of the environment, and nobody else that it may name."""
     import requests
 
+    class Session(requests.Session):
+        def __init__(self) -> None:
+            super().__init__()
+            self.trust_env, self._answers = False, ExitStack()
+
+        def close(self) -> None:
+            self._answers.close()
+            super().close()
+
+        def get_redirect_target(self, resp: requests.Response) -> str | None:
+            if super().get_redirect_target(resp):
+                resp.close()
+                problem = "the PACS sends us elsewhere, where we do not go; give its own address with --pacs"
+                raise Refusal(HTTPStatus.BAD_GATEWAY, problem)
+            return None
+
+        def send(self, request: requests.PreparedRequest, **options: Any) -> requests.Response:  # type: ignore[override]
+            answer = super().send(request, **{**options, "stream": True})
+            self._answers.callback(answer.close)
+            answer.iter_content = _measured(answer, most_bytes)  # type: ignore[method-assign]
+            if not options.get("stream"):
+                _ = answer.content
+            return answer
+
+    return Session()
+
+
+def _measured(answer: "requests.Response", most_bytes: int) -> Callable[..., Iterator[bytes]]:
+    """The body of an answer as it comes: no more than is allowed, and where it has parts, with its end."""
+    plain: Callable[..., Iterator[bytes]] = answer.iter_content  # type: ignore[assignment]  # text only where it is asked for
+
+    def measured(*arguments: Any, **options: Any) -> Iterator[bytes]:
+        head, tail, size = b"", b"", 0
+        for piece in plain(*arguments, **options):
+            size += len(piece)
+            if size > most_bytes:
+                raise Refusal(HTTPStatus.BAD_GATEWAY, f"the PACS sends more than {most_bytes >> 20} MB; it was given up")
+            head, tail = (head + piece)[:1_024], (tail + piece[-1_024:])[-1_024:]
+            yield piece
+        if not _whole(answer.headers.get("content-type", ""), head, tail):
+            raise Refusal(HTTPStatus.BAD_GATEWAY, "the answer of the PACS is cut off or broken; nothing was opened")
+
+    return measured
+
+
+def _whole(kind: str, head: bytes, tail: bytes) -> bool:
+    """Whether a body in parts begins and ends with the boundary that its header tells; any other body is."""
+    header = Message()
+    header["content-type"] = kind
+    if header.get_content_maintype() != "multipart":
+        return True
+    boundary = str(header.get_param("boundary", "")).encode()
+    return bool(boundary) and head.lstrip().startswith(b"--" + boundary) and b"\r\n--" + boundary + b"--" in tail
+
+
+@contextmanager
+def _talking(address: str, most_bytes: int = FEW_BYTES) -> Iterator["DICOMwebClient"]:
+    """A client; what goes wrong on the way is said without quoting it: it may name a patient."""
+    import requests
+    from pydicom.errors import InvalidDicomError
+
     try:
-        yield
+        with _session(most_bytes) as session:
+            yield client(address, session)
     except requests.HTTPError as error:
         status = "" if error.response is None else f" {error.response.status_code}"
         raise Refusal(HTTPStatus.BAD_GATEWAY, f"the PACS answered{status} with a refusal; look at its log") from None
-    except (requests.RequestException, ValueError, KeyError, OSError) as error:
+    except (
+        requests.RequestException,
+        InvalidDicomError,
+        ValueError,
+        LookupError,
+        TypeError,
+        AttributeError,
+        EOFError,
+    ) as error:
         problem = f"the PACS does not answer as it should ({type(error).__name__}); check --pacs and whether it runs"
         raise Refusal(HTTPStatus.BAD_GATEWAY, problem) from None
-
-
-def _address(store: Store) -> str:
-    if not store.settings.pacs:
-        raise Missing("PACS: start with --pacs")
-    return store.settings.pacs

@@ -1,5 +1,6 @@
 """What the server says no to, with the status of the answer."""
 
+import errno
 from http import HTTPStatus
 
 from medical_sam2.errors import MedicalSam2Error, ResourceError
@@ -58,3 +59,23 @@ def told(error: MedicalSam2Error) -> Refusal:
     problem = f"{error.problem}; {error.remedy}" if error.remedy else error.problem
     status = HTTPStatus.INSUFFICIENT_STORAGE if isinstance(error, ResourceError) else HTTPStatus.UNPROCESSABLE_ENTITY
     return Refusal(status, " ".join(problem.split()))
+
+
+def disk_is_full(error: OSError) -> Refusal | None:
+    """What to say of a disk, quota or size of file that is used up; None for any other error of the system."""
+    if error.errno not in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
+        return None
+    return Refusal(HTTPStatus.INSUFFICIENT_STORAGE, "the disk is full; nothing was changed: free some space, and do it again")
+
+
+def explained(error: BaseException) -> str:
+    """What to tell of whatever ended a job."""
+    if isinstance(error, MedicalSam2Error):
+        return told(error).problem
+    if isinstance(error, Refusal):
+        return error.problem
+    if isinstance(error, OSError) and (full := disk_is_full(error)):
+        return full.problem
+    if isinstance(error, MemoryError):
+        return "the memory is exhausted; close other sessions"
+    return f"this is a defect of medsam2 ({type(error).__name__}); please report it"

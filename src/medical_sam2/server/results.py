@@ -1,12 +1,15 @@
 """Results of tracking on disk: whole and flushed before they are acknowledged."""
 
 import json
+import zlib
 from dataclasses import asdict
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 
 from medical_sam2.io import atomic
+from medical_sam2.server.refusals import Unusable
 from medical_sam2.server.subjects import Canvas, Found
 from medical_sam2.volume import SliceConfidence
 
@@ -21,8 +24,19 @@ def save(path: Path, found: Found) -> None:
 
 
 def load(path: Path) -> Found:
-    """Read a result of ours."""
-    with np.load(path, allow_pickle=False) as file:
+    """Read a result of ours.
+
+    Raises:
+        Unusable: it is damaged, or not there any more.
+    """
+    try:
+        return _loaded(path)
+    except (OSError, ValueError, LookupError, TypeError, EOFError, BadZipFile, zlib.error):
+        raise Unusable("the result on the disk is damaged or missing; remove the session") from None
+
+
+def _loaded(path: Path) -> Found:
+    with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
         notes = json.loads(file["notes"].tobytes())
         count = sum(name.startswith("labels") for name in file.files)
         canvas: Canvas = tuple(file[f"labels{i}"] for i in range(count))

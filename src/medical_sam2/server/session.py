@@ -8,12 +8,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from medical_sam2.errors import MedicalSam2Error
 from medical_sam2.server import results, thrift
 from medical_sam2.server.desk import Desk
 from medical_sam2.server.jobs import Event, Job
 from medical_sam2.server.journal import Journal
-from medical_sam2.server.refusals import Conflict, Missing, Refusal, Unusable, told
+from medical_sam2.server.refusals import Conflict, Missing, Unusable, explained
 from medical_sam2.server.state import COLOURS, MOST_NAME, History, Said, State, Step, Structure, Tracked
 from medical_sam2.server.subjects import Canvas, Found, Frame, Subject, check, packed, put, unpacked
 
@@ -110,7 +109,7 @@ class Session:
             state = self._expect(version, idle=True)
             if not state.fresh:
                 raise Unusable("there is nothing new to track; click on a structure first")
-            self.job = Job(lambda job: self._tracked(job, state, views), _explained).start()
+            self.job = Job(lambda job: self._tracked(job, state, views), explained).start()
             return self.job
 
     def _tracked(self, job: Job, state: State, views: str) -> Event:
@@ -213,11 +212,16 @@ class Session:
             if not self.busy:
                 self._canvas = self._standing = None
 
-    def close(self) -> None:
-        """Stop whatever goes on; nothing more is written."""
+    def cancel(self) -> None:
+        """Stop tracking at the next frame."""
         if self.job is not None:
             self.job.cancel()
-            self.job.wait()
+
+    def close(self, within_s: float | None = None) -> None:
+        """Stop whatever goes on; nothing more is written, not even by what has not stopped within this time."""
+        self.cancel()
+        if self.job is not None:
+            self.job.wait(within_s)
         with self._lock:
             self._journal.close()
 
@@ -287,13 +291,3 @@ class Session:
 def _named(name: str) -> str:
     """A name in one printable line."""
     return "".join(letter for letter in " ".join(name.split()) if letter.isprintable())[:MOST_NAME]
-
-
-def _explained(error: BaseException) -> str:
-    if isinstance(error, MedicalSam2Error):
-        return told(error).problem
-    if isinstance(error, Refusal):
-        return error.problem
-    if isinstance(error, MemoryError):
-        return "the memory is exhausted; close other sessions"
-    return f"this is a defect of medsam2 ({type(error).__name__}); please report it"

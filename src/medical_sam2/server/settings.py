@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from medical_sam2.server.child import Limits
+from medical_sam2.server.processes import Limits
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 

@@ -20,23 +20,24 @@ from typing import Any
 
 import numpy as np
 
-from medical_sam2.errors import ConfigError
+from medical_sam2.errors import ConfigError, FormatError
 from medical_sam2.io import Picture, atomic
 from medical_sam2.server import child
+from medical_sam2.server.ages import Ages
 from medical_sam2.server.desk import Desk
-from medical_sam2.server.refusals import Full, Missing, TooLarge, Unusable
+from medical_sam2.server.processes import Children
+from medical_sam2.server.refusals import Full, Missing, TooLarge, Unusable, disk_is_full
 from medical_sam2.server.session import Session
 from medical_sam2.server.sets import SetSubject
 from medical_sam2.server.settings import Settings
 from medical_sam2.server.subjects import Subject
+from medical_sam2.server.uploads import Uploads
 from medical_sam2.server.volumes import VolumeSubject
 from medical_sam2.volume import Volume
 
 log = logging.getLogger("medsam2.serve")
-SUFFIX = re.compile(r"(\.(nii|nrrd|nhdr|mha|mhd|raw|hdr|img|dcm|zip|png|jpe?g|tiff?|bmp))?(\.gz)?")
 IDENTITY = re.compile(r"[0-9a-f]{32}")
-UPLOAD_S = 3_600.0  # that an upload may take
-PAIRED = {".hdr", ".img", ".nhdr", ".mhd", ".raw"}
+CLOSE_S = 4.0  # that sessions may take to close, all together
 
 
 @dataclass(frozen=True)
@@ -47,11 +48,13 @@ class Origin:
         path: file or folder.
         reading: how they are read.
         study: of a PACS, to which the result may go back.
+        within: folder that no link among them may lead out of.
     """
 
     path: Path
     reading: child.Reading
     study: str = ""
+    within: Path | None = None
 
 
 class Store:
@@ -69,7 +72,9 @@ class Store:
         self._lock = threading.RLock()
         self._sessions: dict[str, Session] = {}
         self._used: dict[str, float] = {}
-        self._uploads: dict[str, int] = {}
+        self.uploads = Uploads(settings)
+        self._ages = Ages(settings.state / "ages.json")
+        self.children = Children(settings.child)
         self.sweep()
 
     def ids(self) -> list[str]:
@@ -89,65 +94,49 @@ class Store:
             folder = self.settings.state / id
             folder.mkdir(mode=0o700)
             (folder / "source").mkdir(mode=0o700)
-            self._uploads[id] = 0
+            self.uploads.begin(id)
             return id
 
-    def room(self, id: str, suffix: str) -> Path:
-        """Where one more uploaded file may be written.
-
-        Raises:
-            Missing: no session waits for files under this id.
-            Unusable: a kind of file that nobody reads.
-        """
-        with self._lock:
-            if id not in self._uploads:
-                raise Missing("upload")
-            if not SUFFIX.fullmatch(suffix.lower()):
-                raise Unusable("files of this kind are not read; give NIfTI, NRRD, MetaImage, DICOM, PNG, JPEG, TIFF or a zip")
-            source = self.settings.state / id / "source"
-            files = list(source.iterdir())
-            if len(files) >= self.settings.most_files:
-                raise TooLarge(f"more than {self.settings.most_files} files")
-            alone = suffix.lower().removesuffix(".gz") in PAIRED
-            number = 1 if alone else 1 + len(files)
-            return source / f"{number:05d}{suffix.lower()}"
-
-    def received(self, id: str, count: int) -> None:
-        """Bytes that have come in.
-
-        Raises:
-            TooLarge: more than a session may have.
-        """
-        with self._lock:
-            self._uploads[id] = self._uploads.get(id, 0) + count
-            if self._uploads[id] > self.settings.most_upload_mb << 20:
-                raise TooLarge(f"the upload is larger than {self.settings.most_upload_mb} MB")
-
-    def place(self, id: str, source: Path, study: str = "") -> None:
+    def place(self, id: str, source: Path, *, study: str = "") -> None:
         """Take the images from a place of this machine instead of an upload; only the server itself says which."""
-        folder = self.settings.state / id
-        atomic.write_bytes(folder / "source.json", json.dumps({"path": str(source.resolve()), "study": study}).encode())
+        library = self.settings.library
+        within = library.resolve() if library is not None and library.is_dir() and not study else None
+        path = source.resolve()
+        if within is not None and not path.is_relative_to(within):
+            raise Missing("entry of the library")
+        placed = {"path": str(path), "study": study, "within": within and str(within)}
+        atomic.write_bytes(self.settings.state / id / "source.json", json.dumps(placed).encode())
 
     def open(self, id: str, reading: child.Reading | None = None) -> Session:
         """Decode what was uploaded or placed.
 
         Raises:
+            Conflict: somebody does so at the moment.
             Refusal: it cannot be read.
         """
-        with self._lock:
-            if id not in self._uploads:
-                raise Missing("upload")
-        folder, reading = self.settings.state / id, reading or child.Reading()
-        atomic.write_bytes(folder / "reading.json", json.dumps(asdict(reading)).encode())
-        source = self.origin(id).path
-        if source == folder / "source" and not any(source.iterdir()):
-            raise Unusable("no file was uploaded")
-        child.decode(source, folder / "decoded", reading, self.settings.child)
-        session = self.get(id, new=True)
-        with self._lock:
-            self._uploads.pop(id, None)
+        with self.uploads.opening(id):
+            try:
+                self._decode(id, reading or child.Reading())
+                session = self.get(id, new=True)
+            except BaseException:
+                shutil.rmtree(self.settings.state / id / "decoded", ignore_errors=True)
+                raise
+            self.uploads.forget(id)
         log.info("session opened")
         return session
+
+    def _decode(self, id: str, reading: child.Reading) -> None:
+        folder = self.settings.state / id
+        atomic.write_bytes(folder / "reading.json", json.dumps(asdict(reading)).encode())
+        origin = self.origin(id)
+        if origin.path == folder / "source" and not any(origin.path.iterdir()):
+            raise Unusable("no file was uploaded")
+        try:
+            child.decode(origin.path, folder / "decoded", reading, self.children, within=origin.within)
+        except OSError:
+            if folder.is_dir():
+                raise
+            raise Missing("session") from None  # it was closed meanwhile
 
     def get(self, id: str, *, new: bool = False) -> Session:
         """The session of an id.
@@ -156,13 +145,13 @@ class Store:
             Missing: there is none.
         """
         with self._lock:
-            if not IDENTITY.fullmatch(id) or (id in self._uploads and not new):
+            if not IDENTITY.fullmatch(id) or (self.uploads.wait(id) and not new):
                 raise Missing("session")
             folder = self.settings.state / id
             if id not in self._sessions:
                 if not (folder / "decoded" / child.META).is_file():
                     raise Missing("session")
-                self._sessions[id] = Session(id, folder, self._subject(folder / "decoded"), self.desk)
+                self._sessions[id] = self._read(id, folder)
             self._used[id] = time.monotonic()
             self._rest(but=id)
             return self._sessions[id]
@@ -172,7 +161,9 @@ class Store:
         folder = self.settings.state / id
         reading = child.Reading(**_json(folder / "reading.json"))
         placed = _json(folder / "source.json")
-        return Origin(Path(placed["path"]) if placed else folder / "source", reading, str(placed.get("study", "")))
+        path = Path(placed["path"]) if placed else folder / "source"
+        within = Path(placed["within"]) if placed.get("within") else None
+        return Origin(path, reading, str(placed.get("study", "")), within)
 
     def remove(self, id: str) -> None:
         """Close a session and remove all that was kept of it."""
@@ -180,26 +171,37 @@ class Store:
             if not IDENTITY.fullmatch(id) or not (self.settings.state / id).is_dir():
                 raise Missing("session")
             session = self._sessions.pop(id, None)
-            self._uploads.pop(id, None)
+            self.uploads.forget(id)
         if session:
             session.close()
         shutil.rmtree(self.settings.state / id, ignore_errors=True)
 
     def sweep(self) -> None:
         """Remove what nobody touched for days, and uploads that were never finished."""
-        for folder in list(self._folders()):
-            journal = folder / "journal.jsonl"
-            age_s = time.time() - (journal if journal.exists() else folder).stat().st_mtime
-            waits = folder.name in self._uploads and age_s < UPLOAD_S
-            unfinished = not (folder / "decoded" / child.META).is_file() and not waits
-            idle = folder.name not in self._sessions or not self._sessions[folder.name].busy
-            if unfinished or (idle and age_s > self.settings.keep_days * 86_400):
-                self.remove(folder.name)
+        with self._lock:
+            folders = {folder.name: folder for folder in self._folders()}
+            ready = {id: folder for id, folder in folders.items() if (folder / "decoded" / child.META).is_file()}
+            idle_s = self._ages.of({id: _touched(folder) for id, folder in ready.items()})
+            for id in folders:
+                waits = self.uploads.wait(id)
+                if (id not in ready and not waits) or (
+                    idle_s.get(id, 0.0) > self.settings.keep_days * 86_400 and not waits and not self._busy(id)
+                ):
+                    self.remove(id)
+
+    def _busy(self, id: str) -> bool:
+        return id in self._sessions and self._sessions[id].busy
 
     def close(self) -> None:
         """Close all sessions; they can be opened again by another server."""
-        for session in self._sessions.values():
-            session.close()
+        self.children.end()
+        with self._lock:
+            sessions = list(self._sessions.values())
+        ends = time.monotonic() + CLOSE_S
+        for session in sessions:
+            session.cancel()
+        for session in sessions:
+            session.close(ends - time.monotonic())
         os.close(self._held)
 
     def _folders(self) -> Iterable[Path]:
@@ -217,6 +219,15 @@ class Store:
             if id != but:
                 self._sessions[id].rest()
                 held[id] = 0
+
+    def _read(self, id: str, folder: Path) -> Session:
+        try:
+            return Session(id, folder, self._subject(folder / "decoded"), self.desk)
+        except (FormatError, OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+            if isinstance(error, OSError) and disk_is_full(error):
+                raise
+            reason = error.problem if isinstance(error, FormatError) else "its files are damaged"
+            raise Unusable(f"this session cannot be opened again: {reason}; remove it") from None
 
     def _subject(self, decoded: Path) -> Subject:
         notes = _json(decoded / child.META)
@@ -236,6 +247,11 @@ class Store:
     def warnings(self, id: str) -> list[str]:
         """What the reader noticed."""
         return list(dict.fromkeys(_json(self.settings.state / id / "decoded" / child.META).get("warnings", ())))
+
+
+def _touched(folder: Path) -> float:
+    journal = folder / "journal.jsonl"
+    return (journal if journal.exists() else folder).stat().st_mtime
 
 
 def _alone(folder: Path) -> int:
