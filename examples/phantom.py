@@ -1,5 +1,7 @@
 """A CT of a phantom, for want of a patient: thick slices, noise, soft edges; prints a box around its liver.
 
+The outline of the liver lies beside it, and in `pages` the part of both that the commands of README and docs/ speak of.
+
 python examples/phantom.py out/phantom.nii.gz
 """
 
@@ -14,6 +16,7 @@ from scipy.ndimage import gaussian_filter
 
 SHAPE_IJK, SPACING_MM = (192, 160, 36), (1.8, 1.8, 5.0)
 NOISE_HU, BLUR_MM = 14.0, 1.6
+PART = (slice(30, 94), slice(40, 104), slice(16, 24))
 
 
 @dataclass(frozen=True)
@@ -70,11 +73,19 @@ def widest_box(liver: NDArray[np.uint8]) -> tuple[int, ...]:
     return int(i.min()), int(j.min()), k, int(i.max()), int(j.max()), k
 
 
+def write_part(image: nib.Nifti1Image, liver: nib.Nifti1Image, folder: Path) -> None:
+    """Write ct.nii.gz and truth.nii.gz, 64×64×8 voxels around the middle of the liver."""
+    folder.mkdir(exist_ok=True)
+    nib.save(image.slicer[PART], folder / "ct.nii.gz")
+    nib.save(liver.slicer[PART], folder / "truth.nii.gz")
+
+
 def main(path: Path) -> None:
-    """Write the image, and the outline beside it, and print the box."""
+    """Write the image, and the outline and the part beside it, and print the box."""
     image, liver = make()
     nib.save(image, path)
     nib.save(liver, path.with_name("truth.nii.gz"))
+    write_part(image, liver, path.with_name("pages"))
     print(*widest_box(np.asarray(liver.dataobj)))
 
 

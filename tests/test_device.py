@@ -14,6 +14,7 @@ from medical_sam2.prompts import Box, FramePrompt, Mask, Point
 from medical_sam2.segmenter import Segmenter
 from medical_sam2.train.config import Phase, Recipe
 from medical_sam2.train.lesson import Batch, Teacher
+from medical_sam2.views import AXIAL, SAGITTAL
 from medical_sam2.volume import Volume
 from tests.elsewhere import DEVICE, NAME, Away, elsewhere, sent
 from tests.model.conftest import tiny
@@ -22,29 +23,30 @@ Labels = NDArray[np.generic]
 
 
 def picture() -> NDArray[np.int16]:
-    array = (50 * np.random.default_rng(0).normal(size=(14, 16, 8))).astype(np.int16)
-    array[4:11, 4:12, 2:6] += 300
+    array = (50 * np.random.default_rng(0).normal(size=(10, 12, 5))).astype(np.int16)
+    array[2:7, 3:9, 1:4] += 300
     return array
 
 
 VOLUME = Volume(picture(), np.diag([1.0, 1.0, 1.5, 1.0]), "CT")
+PART = Volume(VOLUME.array[2:8, 3:9], VOLUME.affine, "CT")
 OUTLINE = np.zeros(VOLUME.shape, bool)
-OUTLINE[4:11, 4:12, 4] = True
-CLICK, BOX, DRAWN = Point((7, 8, 4)), Box((4, 4, 4), (10, 11, 4)), Mask(OUTLINE)
+OUTLINE[2:7, 3:9, 2] = True
+CLICK, BOX, DRAWN = Point((5, 6, 2)), Box((2, 3, 2), (6, 8, 2)), Mask(OUTLINE)
 
 
 def images(segmenter: Segmenter) -> Labels:
-    pictures = [VOLUME.array[:, :, k].astype(np.float32) for k in (2, 4, 6)]
-    found = segmenter.segment_images(pictures, {0: {1: FramePrompt.box(4, 4, 11, 10)}}, order="similar")
+    pictures = [VOLUME.array[:, :, k].astype(np.float32) for k in (1, 2, 4)]
+    found = segmenter.segment_images(pictures, {0: {1: FramePrompt.box(3, 2, 8, 6)}}, order="similar")
     return np.stack([each.labels for each in found])
 
 
 WAYS: dict[str, Callable[[Segmenter], Labels]] = {
-    "a click, three views": lambda s: s.segment_volume(VOLUME, [CLICK], views="three").labels,
-    "two objects": lambda s: s.segment_volume(VOLUME, [DRAWN, Box((0, 0, 4), (3, 3, 4), 2)]).labels,
+    "a click, two views": lambda s: s.segment_volume(PART, [Point((3, 3, 2))], views=[AXIAL, SAGITTAL]).labels,
+    "two objects": lambda s: s.segment_volume(VOLUME, [DRAWN, Box((0, 0, 2), (2, 2, 2), 2)]).labels,
     "fifo": lambda s: s.segment_volume(VOLUME, [BOX], bank="fifo").labels,
     "greedy": lambda s: s.segment_volume(VOLUME, [DRAWN], bank="greedy").labels,
-    "a correction": lambda s: s.segment_volume(VOLUME, [Point((1, 1, 4), positive=False), CLICK], earlier=OUTLINE * 1).labels,
+    "a correction": lambda s: s.segment_volume(VOLUME, [Point((1, 1, 2), positive=False), CLICK], earlier=OUTLINE * 1).labels,
     "images": images,
 }
 

@@ -4,6 +4,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import nibabel as nib
+import numpy as np
 import pytest
 from cyclopts import App
 
@@ -71,6 +73,31 @@ def test_every_file_is_a_command_with_help(capsys: pytest.CaptureFixture[str]) -
     for file in Path(cli.__file__).parent.glob("[!_]*.py"):
         assert file.stem.replace("_", "-") in out
     assert "Show what an image is" in out
+
+
+LISTS = "import sys; from medical_sam2.cli import main; main(sys.argv[1:]); print(*sys.modules, file=sys.stderr)"
+
+
+@pytest.mark.parametrize(
+    ("words", "needless"),
+    [
+        ("--help", {"numpy", "rich.markdown", "pygments", "importlib.metadata", "medical_sam2.io"}),
+        ("--version", {"numpy", "rich.markdown", "medical_sam2.io"}),
+        ("info v.nii.gz", {"torch", "transformers", "scipy.ndimage", "SimpleITK", "highdicom", "rich.markdown"}),
+        ("segment v.nii.gz --point 1,2 -o o.nii.gz", {"numpy", "torch", "nibabel"}),
+        ("segment absent.nii.gz --point 1,2,3 -o o.nii.gz", {"torch", "transformers", "nibabel"}),
+        ("weights list", {"numpy", "torch", "transformers"}),
+    ],
+)
+def test_nothing_is_loaded_that_is_not_used(tmp_path: Path, words: str, needless: set[str]) -> None:
+    """Of what takes long to import; seconds would depend on the machine."""
+    nib.save(nib.Nifti1Image(np.zeros((4, 5, 6), np.int16), np.eye(4)), tmp_path / "v.nii.gz")  # type: ignore[attr-defined]
+    done = subprocess.run(
+        [sys.executable, "-c", LISTS, *words.split()], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    loaded = set(done.stderr.splitlines()[-1].split())
+    assert "medical_sam2.cli" in loaded
+    assert not needless & loaded
 
 
 def test_a_reader_that_goes_away_is_no_error(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from pydicom import dcmread
 
-from medical_sam2.cli import _progress
+from medical_sam2.cli import _progress, main
 from medical_sam2.cli._progress import Progress
 from medical_sam2.orientations import FrameDone
 from medical_sam2.segmenter import Segmenter
@@ -68,6 +68,32 @@ def test_millimetres(desk: Desk) -> None:
     assert z < 0  # a negative number is no option
     assert report["prompts"][0]["points"] == [[14, 12, 3]]
     assert (desk.labels() == desk.labels("mm.nii.gz")).all()
+
+
+@pytest.mark.parametrize(
+    "words",
+    ["--point 14,12,3", "--point 14, 12, 3", "--point 14,12 3", "--point=14,12,3", "--point 1:14,12,3", "--point=1:14 12 3"],
+)
+def test_commas_between_numbers(desk: Desk, words: str) -> None:
+    (prompt,) = desk.done(*words.split(), "--dry-run")["prompts"]
+    assert prompt == {"label": 1, "points": [[14, 12, 3]]}
+
+
+def test_the_image_may_follow_the_numbers(desk: Desk, capsys: pytest.CaptureFixture[str]) -> None:
+    words = [
+        "segment",
+        "--point",
+        "14,12,3",
+        "ct.nii.gz",
+        "--weights",
+        str(desk.weights),
+        "-o",
+        "out.nii.gz",
+        "--dry-run",
+        "--json",
+    ]
+    assert main(words) == 0
+    assert json.loads(capsys.readouterr().out)["prompts"] == [{"label": 1, "points": [[14, 12, 3]]}]
 
 
 def test_several_objects(desk: Desk) -> None:
@@ -162,6 +188,14 @@ def test_dry_run_computes_nothing(desk: Desk, monkeypatch: pytest.MonkeyPatch) -
     assert "object   1, prompted on slice 3 of axis k; views: axial" in out
     assert "would write p.nii.gz" in out
     assert desk.done(*CLICK, "--dry-run")["dry_run"] is True
+
+
+@pytest.mark.parametrize("dry", [True, False])
+def test_adapting_to_a_click_is_said_to_do_nothing(desk: Desk, dry: bool) -> None:
+    line = "--adapt does nothing: it tunes to outlines, and none was given"
+    assert line in desk.done(*CLICK, "--adapt", "1", *["--dry-run"] * dry)["warnings"]
+    desk.mask("m.nii.gz", [(slice(8, 18), slice(6, 16), slice(3, 4))])
+    assert line not in desk.done("--mask", "m.nii.gz", "--adapt", "1", "--dry-run", output="b.nii.gz")["warnings"]
 
 
 def test_dry_run_fetches_nothing(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from medical_sam2.cli import main
+from medical_sam2.segmenter import Segmenter
 from tests.cli.conftest import read_once
 from tests.imagesets.test_outline import pictures
 
@@ -156,6 +157,37 @@ def test_suggestions(room: Room) -> None:
     assert "no report of a set" in room.shown()[1]
 
 
+@pytest.mark.parametrize(
+    "option",
+    ["--views three", "--fusion vote", "--islands", "--adapt 5", "--correct v.nii.gz", "--name liver"],
+)
+def test_suggestions_take_no_option_that_changes_nothing(room: Room, option: str) -> None:
+    assert main(["suggest", "v.nii.gz", *option.split()]) == 2
+    assert f"Unknown option: {option.split(maxsplit=1)[0]}" in room.shown()[1]
+
+
+@pytest.mark.parametrize("option", ["--point 1 2 3", "--bank fifo", "--whole-slices", "--frame 1"])
+def test_a_report_is_asked_without_settings(room: Room, option: str) -> None:
+    Path("run.json").write_text("{}")
+    assert main(["suggest", "run.json", *option.split()]) == 2
+    assert room.shown()[1] == f"run.json: {option.split(maxsplit=1)[0]} changes nothing of a report; leave it out\n"
+
+
+def test_suggestions_hear_the_settings_of_tracking(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
+    nib.save(nib.Nifti1Image(np.random.default_rng(0).normal(size=(20, 18, 5)), np.eye(4)), "v.nii.gz")  # type: ignore[attr-defined]
+    heard: dict[str, Any] = {}
+    asked = Segmenter.segment_volume
+    monkeypatch.setattr(Segmenter, "segment_volume", lambda *a, **k: heard.update(k) or asked(*a, **k))
+    words = ("--point", "9,9,2", "--weights", str(room.weights), "--bank", "fifo", "--whole-slices", "--window", "-2,2")
+    assert main(["suggest", "v.nii.gz", *words, "--features", "kept"]) == 0
+    assert heard == {"bank": "fifo", "zoom": False, "window": "-2,2", "features": Path("kept")}
+
+
+def test_coordinates_with_commas(room: Room) -> None:
+    report = room.done("--template", "a.png", "--point", "2:20,30", "--box", "3:5,6,", "30", "20", "--dry-run")
+    assert report == room.done("--template", "a.png", "--point", "2:20", "30", "--box", "3:5", "6", "30", "20", "--dry-run")
+
+
 def test_suggestion_of_a_slice(room: Room) -> None:
     array = np.random.default_rng(0).normal(size=(20, 18, 5))
     nib.save(nib.Nifti1Image(array, np.diag([1.0, 1, 3, 1])), "v.nii.gz")  # type: ignore[attr-defined]
@@ -173,7 +205,10 @@ def test_suggestion_of_a_slice(room: Room) -> None:
         (("--template", "z.png", "--mask", "a_mask.png"), "z.png: there is no such image in set"),
         (("--template", "b.png", "--mask", "a_mask.png"), "it has 50 × 40 pixels, the image b.png 64 × 64 pixels"),
         (("--template", "a.png", "--point", "60", "3"), "lies outside the image of 50 × 40 pixels"),
-        (("--template", "a.png", "--point", "x", "3"), "--point: 'x 3' is no place"),
+        (("--template", "a.png", "--point", "x", "3"), "--point needs two numbers, not 'x 3'; give --point X Y"),
+        (("--template", "a.png", "--point", "3"), "--point needs two numbers, not '3'"),
+        (("--template", "a.png", "--box", "1,2,3"), "--box needs four numbers, not '1,2,3'; give --box X Y X2 Y2"),
+        ((*A_MASK, "--seed", "4"), "--seed changes nothing: it belongs to --order shuffled"),
         (("--template", "a.png", "--negative", "6", "3"), "nothing but negative clicks"),
         (("--point", "6", "3"), "--point needs an image"),
         (("--template", "a.png", "--mask", "none.png"), "none.png: there is no such file"),

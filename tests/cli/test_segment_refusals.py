@@ -29,7 +29,18 @@ ONE_SLICE = (slice(8, 18), slice(6, 16), slice(3, 4))
         ("--mm --point 14 12 3", "these look like voxel indices"),
         ("--mm --point 900 12 3", "give RAS+ millimetres"),
         ("--point 14 12 nan", "--point: 14 12 nan is not finite"),
-        ("--point 14 12 x", "--point: 'x' is no number; give 3 of them: I J K"),
+        ("--point 14 12 x", "--point needs three numbers, not '14 12 x'; give --point I J K"),
+        ("--point 14 12", "--point needs three numbers, not '14 12'; give --point I J K"),
+        ("--point 14,12", "--point needs three numbers, not '14,12'"),
+        ("--point 14 12 3 4", "--point needs three numbers, not '14 12 3 4'"),
+        ("--point 14,12,3,4", "--point needs three numbers, not '14,12,3,4'"),
+        ("--point 2:14 12 --quiet", "--point needs three numbers, not '2:14 12'"),
+        ("--point", "--point needs three numbers; give --point I J K"),
+        ("--point= --quiet", "--point needs three numbers; give --point I J K"),
+        ("--point 14 12 3 --negative 4", "--negative needs three numbers, not '4'"),
+        ("--box 4,4,3,12,12", "--box needs six numbers, not '4,4,3,12,12'; give --box I J K I2 J2 K2"),
+        ("--mm --point 20,5 -14 33", "--point needs three numbers, not '20,5 -14 33'"),
+        ("--point liver:14 12 3", "--point: 'liver' is no label of an object; write 2:I J K for object 2"),
         ("--point 0:14 12 3", "object 0 is no label"),
         ("--point 14 12 3 --object 0", "object 0 is no label"),
         ("--negative 14 12 3", "object 1 has negative clicks only"),
@@ -54,6 +65,12 @@ ONE_SLICE = (slice(8, 18), slice(6, 16), slice(3, 4))
         ("--prompts absent.json", "absent.json: "),
         ("--correct absent.nii.gz --point 14 12 3", "absent.nii.gz: "),
         ("--correct ct.nii.gz --point 14 12 3 --probability p.nii.gz", "a correction makes no probability"),
+        ("--correct ct.nii.gz --point 14 12 3 --views three", "--views changes nothing: a correction is tracked in the plane"),
+        ("--correct ct.nii.gz --point 14 12 3 --fusion vote", "--fusion changes nothing: a correction"),
+        ("--correct ct.nii.gz --point 14 12 3 --islands", "--islands changes nothing: a correction"),
+        ("--point 14 12 3 --adapt -1", "nobody can tune for -1 seconds"),
+        ("--point 14 12 3 --adapt nan", "nobody can tune for nan seconds"),
+        ("--point 14 12 3 --viws one", "Unknown option: --viws. Did you mean --views?; see medsam2 segment --help"),
     ],
 )
 def test_prompts_and_settings(desk: Desk, words: str, line: str) -> None:
@@ -86,6 +103,30 @@ def test_outputs(desk: Desk, words: str, output: str, line: str, monkeypatch: py
     (desk.folder / "old.json").write_text("{}")
     (desk.folder / "dir.nii").mkdir()
     assert line in desk.refused(*CLICK, *words.split(), output=output.format(here=desk.folder.name))
+
+
+@pytest.mark.parametrize(
+    ("words", "image", "missing"),
+    [
+        ("--point 14 12 3", "absent.nii.gz", "absent.nii.gz"),
+        ("--mask absent.nii.gz", "ct.nii.gz", "absent.nii.gz"),
+        ("--prompts absent.json", "ct.nii.gz", "absent.json"),
+        ("--point 14 12 3 --correct absent.nii.gz", "ct.nii.gz", "absent.nii.gz"),
+    ],
+)
+def test_what_is_read_is_looked_at_before_what_is_written(desk: Desk, words: str, image: str, missing: str) -> None:
+    desk.put("old.nii.gz", np.zeros(SHAPE, np.uint8))
+    assert desk.refused(*words.split(), image=image, output="old.nii.gz") == f"{missing}: does not exist; check the path"
+
+
+def test_folders_of_other_images(desk: Desk) -> None:
+    for folder, make, name in (("many", film, "b.nii.gz"), ("many", picture, "a.png"), ("cells", picture, "a.png")):
+        (desk.folder / folder).mkdir(exist_ok=True)
+        make(desk.folder / folder / name)
+    assert desk.refused(*CLICK, image="many").endswith("; outline one volume at a time, such as many/b.nii.gz")
+    assert desk.refused(*CLICK, image="cells").endswith("; outline pictures with `medsam2 segment-images cells`")
+    picture(desk.folder / "x.png")
+    assert desk.refused(*CLICK, image="x.png").endswith("; outline it with `medsam2 segment-images`")
 
 
 def test_dicom_segmentation_of_a_series_without_its_study(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:

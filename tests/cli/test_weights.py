@@ -20,7 +20,7 @@ def folder(tmp_path: Path) -> Path:
 def test_list(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["weights", "list"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 11
+    assert len(lines) == 15
     assert lines[0].startswith("nano ")
     assert "facebook/sam2.1-hiera-base-plus" in lines[3]
 
@@ -39,6 +39,17 @@ def test_info(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert told["parameters"] == sum(tensor.numel() for tensor in tiny().state_dict().values())
 
 
+def test_a_size_that_no_file_tells_is_asked_for(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    alone = (folder / "model.safetensors").rename(tmp_path / "alone.safetensors")
+    assert main(["weights", "info", str(alone)]) == 0
+    assert "image_size   not told by the file: say --image-size" in capsys.readouterr().out
+    assert main(["weights", "convert", str(alone), "-o", str(tmp_path / "out")]) == 4
+    message = capsys.readouterr().err
+    assert message.startswith(f"{alone}: the file does not tell what size of input")
+    assert "--image-size 512 (as MedSAM2's weights), --image-size 1024 (as SAM 2's" in message
+    assert not (tmp_path / "out").exists()
+
+
 def test_info_for_a_person(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["weights", "info", str(folder)]) == 0
     assert "mean         0.485 0.456 0.406" in capsys.readouterr().out
@@ -49,8 +60,9 @@ def test_convert(folder: Path, tmp_path: Path) -> None:
     assert main(arguments) == 0
     converted = load_backbone(tmp_path / "out")
     assert converted.image_size == 96
+    before = tiny().state_dict()
     for name, tensor in converted.state_dict().items():
-        assert torch.equal(tensor, tiny().state_dict()[name].bfloat16().float())
+        assert torch.equal(tensor, before[name].bfloat16().float())
 
 
 @pytest.mark.parametrize("command", ["info", "convert"])

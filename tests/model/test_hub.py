@@ -44,7 +44,7 @@ class TestNames:
     def test_listed(self) -> None:
         names = [known.name for known in available()]
         assert names[:2] == ["nano", "sam2.1-tiny"]
-        assert len(names) == len(set(names)) == 11
+        assert len(names) == len(set(names)) == 15
 
 
 class TestHub:

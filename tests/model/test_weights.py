@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import Sam2VideoModel
 
-from medical_sam2.errors import WeightsError
+from medical_sam2.errors import AmbiguousError, WeightsError
+from medical_sam2.model.catalogue import trained_size
 from medical_sam2.model.keys import from_official
 from medical_sam2.model.memory import Fifo, PolicyBank
 from medical_sam2.model.nano import nano
@@ -149,6 +151,35 @@ def test_official_layout(wrap: str, prefix: str, tmp_path: Path) -> None:
     torch.save(content, tmp_path / "a.pt")
     names = set(read_weights(tmp_path / "a.pt").weights)
     assert names == set(from_official(official.shapes_only("sam2.0_tiny")))
+
+
+PUBLISHED = {
+    **dict.fromkeys((f"MedSAM2_{name}.pt" for name in ("2411", "US_Heart", "MRI_LiverLesion", "CTLesion", "latest")), 512),
+    **dict.fromkeys(("sam2_hiera_tiny.pt", "sam2.1_hiera_base_plus.pt", "MedSAM2_pretrain.pth"), 1024),
+}
+
+
+@pytest.mark.parametrize(("name", "size"), PUBLISHED.items())
+def test_published_files_are_known_by_name(name: str, size: int, tmp_path: Path) -> None:
+    torch.save({"image_encoder.w": torch.ones(1)}, tmp_path / name)
+    assert read_weights(tmp_path / name).settings.image_size == size
+    assert trained_size(f"somebody/something/{name}") == size
+
+
+@pytest.mark.parametrize("name", ["latest.pt", "medsam2_mine.pt", "sam2.1_hiera_tiny_finetuned.pt"])
+def test_the_size_is_asked_for_where_nothing_tells_it(name: str, tmp_path: Path) -> None:
+    torch.save({"image_encoder.w": torch.ones(1)}, tmp_path / name)
+    found = replace(read_weights(tmp_path / name), weights=from_official(official.shapes_only("sam2.1_tiny")))
+    with pytest.raises(AmbiguousError, match="does not tell what size of input") as caught:
+        found.configuration()
+    assert str(caught.value).startswith(str(tmp_path / name))
+    assert found.configuration(512).image_size == 512
+
+
+def test_it_is_asked_for_where_a_configuration_is_missing(copy: Path) -> None:
+    (copy / "config.json").unlink()
+    with pytest.raises(AmbiguousError, match="does not tell what size of input"):
+        load_backbone(copy)
 
 
 def test_older_checkpoint_format(tmp_path: Path) -> None:

@@ -12,11 +12,11 @@ import os
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from cyclopts import App, CycloptsError
 
+from medical_sam2.cli._numbers import joined
 from medical_sam2.errors import InputError, MedicalSam2Error, ResourceError
 
 INTERRUPTED = 130
@@ -35,7 +35,8 @@ def build() -> App:
         suppress_keyboard_interrupt=False,  # `main` says so, and tells the exit code
     )
     for file in sorted(Path(__file__).parent.glob("[!_]*.py")):
-        app.command(f"{__name__}.{file.stem}:{file.stem}", name=file.stem.replace("_", "-"), help=_summary(file))
+        target, name = f"{__name__}.{file.stem}:{file.stem}", file.stem.replace("_", "-")
+        app.command(target, name=name, help=_summary(file))
     return app
 
 
@@ -47,6 +48,8 @@ def _summary(file: Path) -> str:
 
 
 def _version() -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
     try:
         return version("medical-sam2")
     except PackageNotFoundError:
@@ -67,7 +70,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.getLogger().addHandler(logging.NullHandler())  # else decoders print what they think of broken files
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # torch, when it is imported, asks for memory in large pages
     try:
-        result = build()(arguments, exit_on_error=False, print_error=False, result_action="return_value")
+        words = joined(sys.argv[1:] if arguments is None else arguments)
+        app = build()
+        if all(word.startswith("-") for word in words):
+            app.help_format = "plaintext"  # the list of commands; Markdown takes rich longer to load than all the rest
+        result = app(words, exit_on_error=False, print_error=False, result_action="return_value")
         sys.stdout.flush()
         return result if isinstance(result, int) else 0
     except BrokenPipeError:
@@ -87,7 +94,8 @@ def explain(error: BaseException) -> tuple[str, int]:
     if isinstance(error, MedicalSam2Error):
         return str(error), error.exit_code
     if isinstance(error, CycloptsError):
-        return f"{error}; see medsam2 --help", InputError.exit_code
+        command = " ".join(["medsam2", *(error.command_chain or ())])
+        return f"{str(error).rstrip('.')}; see {command} --help", InputError.exit_code
     if isinstance(error, MemoryError):
         return "the memory is exhausted; close other programs or use a smaller image", ResourceError.exit_code
     if isinstance(error, OSError) and error.errno:

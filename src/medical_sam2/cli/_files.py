@@ -1,8 +1,9 @@
-"""The files that `medsam2 segment` writes: checked before anything is computed, each whole or not at all."""
+"""The files that `medsam2 segment` reads and writes: checked before anything is computed, each written whole or not at all."""
 
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -10,8 +11,8 @@ from typing import Any
 from numpy.typing import NDArray
 
 from medical_sam2 import io, preview, statistics
-from medical_sam2.cli._options import Outputs
-from medical_sam2.errors import InputError
+from medical_sam2.cli._options import Outputs, Reading
+from medical_sam2.errors import InputError, MedicalSam2Error
 from medical_sam2.io import atomic
 from medical_sam2.plugins import suggestion
 from medical_sam2.prompts import Prompt
@@ -33,6 +34,38 @@ SUFFIXES: Mapping[str, Sequence[str]] = {
 def asked(outputs: Outputs) -> dict[str, Path]:
     """Option → file, of those that were asked for."""
     return {option: path for option in SUFFIXES if (path := getattr(outputs, option)) is not None}
+
+
+def check_inputs(inputs: Sequence[Path]) -> None:
+    """Refuse a file that is not there.
+
+    Raises:
+        InputError: naming it.
+    """
+    for path in inputs:
+        if not path.exists():
+            raise InputError("does not exist", "check the path", subject=path)
+
+
+def read(file: Path, reading: Reading) -> Volume:
+    """The image, as it is to be read; errors name it."""
+    with blaming(file):
+        return io.load(
+            file,
+            geometry_from=reading.geometry_from,
+            frame=reading.frame,
+            series=reading.series,
+            allow_gap=reading.allow_gap,
+        )
+
+
+@contextmanager
+def blaming(file: Path) -> Iterator[None]:
+    """Name the file in errors that do not."""
+    try:
+        yield
+    except MedicalSam2Error as error:
+        raise error.about(file) from None
 
 
 def check(outputs: Outputs, inputs: Sequence[Path]) -> None:

@@ -6,17 +6,16 @@ from typing import Annotated
 
 from cyclopts import Group, Parameter
 
+from medical_sam2.cli._numbers import VOXELS
 from medical_sam2.io import Form
 
 FLAG = Parameter(negative="", show_default=False)
 OWN_WORDS = Parameter(negative="", allow_leading_hyphen=True)
-Three = tuple[str, str, str]
-Six = tuple[str, str, str, str, str, str]
 
 
 @Parameter(name="*", group=Group("Prompts", sort_key=1))
 @dataclass(frozen=True)
-class Said:
+class Pointed:
     """What the user points at.
 
     Args:
@@ -26,19 +25,29 @@ class Said:
         mask: label file with outlines, in the image's grid; each label is an object, unless --object.
         prompts: file of prompts (JSON), with several objects and their names.
         object: label of what the prompts of the command line mean.
-        name: of that object; "2:NAME" names object 2.
         mm: coordinates of the command line are millimetres in RAS+.
-        correct: earlier result that the prompts mend; what they do not touch stays.
     """
 
-    point: Annotated[tuple[Three, ...], OWN_WORDS, Parameter(metavar="I J K", show_default=False)] = ()
-    negative: Annotated[tuple[Three, ...], OWN_WORDS, Parameter(metavar="I J K", show_default=False)] = ()
-    box: Annotated[tuple[Six, ...], OWN_WORDS, Parameter(metavar="I J K I2 J2 K2", show_default=False)] = ()
+    point: Annotated[tuple[str, ...], OWN_WORDS, Parameter(metavar=VOXELS["--point"], show_default=False)] = ()
+    negative: Annotated[tuple[str, ...], OWN_WORDS, Parameter(metavar=VOXELS["--negative"], show_default=False)] = ()
+    box: Annotated[tuple[str, ...], OWN_WORDS, Parameter(metavar=VOXELS["--box"], show_default=False)] = ()
     mask: Annotated[tuple[Path, ...], Parameter(negative="", show_default=False)] = ()
     prompts: Path | None = None
     object: int | None = None
-    name: Annotated[tuple[str, ...], Parameter(negative="", show_default=False)] = ()
     mm: Annotated[bool, FLAG] = False
+
+
+@Parameter(name="*", group=Group("Prompts", sort_key=1))
+@dataclass(frozen=True)
+class Said(Pointed):
+    """What the user points at, and what that is called.
+
+    Args:
+        name: of the object of the command line's prompts; "2:NAME" names object 2.
+        correct: earlier result that the prompts mend; what they do not touch stays.
+    """
+
+    name: Annotated[tuple[str, ...], Parameter(negative="", show_default=False)] = ()
     correct: Path | None = None
 
 
@@ -62,16 +71,12 @@ class Reading:
 
 @Parameter(name="*", group=Group("Method", sort_key=3))
 @dataclass(frozen=True)
-class How:
-    """Settings of the method and of the machine.
+class Tracking:
+    """Settings of tracking and of the machine.
 
     Args:
-        views: one, three, six, auto, axial, coronal or sagittal.
         bank: memory: self-sorting, fifo, greedy, or a plug-in (module:attribute, file.py:attribute).
-        fusion: of the views: weighted by how sure the network was, mean, vote, or a plug-in.
-        islands: keep parts of an object that hang together with no prompt of it.
         whole_slices: show the network whole slices, not a region around the object that grows with it.
-        adapt: seconds of tuning to what was outlined, before it is tracked; outlines only, undone afterwards.
         window: of intensities: auto, percentile, soft, lung, bone, brain, or LOW,HIGH.
         weights: a name (`medsam2 weights list`), a file, a folder, or an id on the Hugging Face hub.
         image_size: side of the network's input in pixels; that of the weights unless given.
@@ -82,12 +87,8 @@ class How:
         features: folder that keeps what the encoder saw for the next run, by content and weights.
     """
 
-    views: str = "one"
     bank: str = "self-sorting"
-    fusion: str = "weighted"
-    islands: Annotated[bool, FLAG] = False
     whole_slices: Annotated[bool, FLAG] = False
-    adapt: float = 0.0
     window: Annotated[str, Parameter(allow_leading_hyphen=True)] = "auto"
     weights: str = "nano"
     image_size: int | None = None
@@ -96,6 +97,24 @@ class How:
     engine: str = "torch"
     threads: int | None = None
     features: Path | None = None
+
+
+@Parameter(name="*", group=Group("Method", sort_key=3))
+@dataclass(frozen=True)
+class How(Tracking):
+    """The same, and what is made of several views.
+
+    Args:
+        views: one, three, six, auto, axial, coronal or sagittal.
+        fusion: of the views: weighted by how sure the network was, mean, vote, or a plug-in.
+        islands: keep parts of an object that hang together with no prompt of it.
+        adapt: seconds of tuning to what was outlined, before it is tracked; outlines only, undone afterwards.
+    """
+
+    views: str = "one"
+    fusion: str = "weighted"
+    islands: Annotated[bool, FLAG] = False
+    adapt: float = 0.0
 
 
 @Parameter(name="*", group=Group("Output", sort_key=2))

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import file_digest
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,13 @@ from medical_sam2.frames import choose_window
 from medical_sam2.fusion import FUSIONS
 from medical_sam2.io.files import require_memory
 from medical_sam2.io.promptfile import Named
-from medical_sam2.model.catalogue import KNOWN
+from medical_sam2.model.catalogue import KNOWN, trained_size
 from medical_sam2.model.hub import is_hub_id
 from medical_sam2.model.memory import POLICIES
 from medical_sam2.outcome import HALF_FROM_VOXELS, TOGETHER_BYTES
 from medical_sam2.planning import PLANES, Group, grouped, views_allowed, views_named
 from medical_sam2.plugins import find, suggestion
+from medical_sam2.prompts import Mask
 from medical_sam2.segmenter import Segmenter
 from medical_sam2.views import View
 from medical_sam2.volume import Volume
@@ -52,7 +54,7 @@ def check_settings(how: How) -> None:
     """Refuse names that do not exist, before a large image is read.
 
     Raises:
-        ConfigError: unknown views, bank or fusion, with the nearest valid name; an impossible number of threads.
+        ConfigError: unknown views, bank or fusion, with the nearest valid name; an impossible number of threads or seconds.
     """
     if how.views not in VIEWS:
         raise ConfigError(f"unknown views {how.views!r}", suggestion(how.views, VIEWS))
@@ -60,6 +62,8 @@ def check_settings(how: How) -> None:
     find(FUSIONS, how.fusion, what="fusion")
     if how.threads is not None and how.threads < 1:
         raise ConfigError(f"{how.threads} threads cannot work", "give --threads 1 or more")
+    if not how.adapt >= 0 or how.adapt == inf:
+        raise ConfigError(f"nobody can tune for {how.adapt:g} seconds", "give --adapt 0 or more")
 
 
 def network(how: How) -> Segmenter:
@@ -121,6 +125,8 @@ def planned(
     groups = tuple(grouped(volume, named.prompts, views_allowed(how.views), _labels(earlier)))
     chosen = [views_named("one" if earlier else how.views, volume, group.view) for group in groups]
     told = dict.fromkeys([*empty_slices(volume, groups), *(line for _, lines in chosen for line in lines)])
+    if how.adapt and not any(isinstance(prompt, Mask) for prompt in named.prompts):
+        told["--adapt does nothing: it tunes to outlines, and none was given"] = None
     if outputs.uncertainty is not None and all(len(views) == 1 for views, _ in chosen):
         told["one view disagrees with nobody: the uncertainty will be 0 everywhere"] = None
     size = bytes_needed(volume, len(named.labels), _image_size(how, segmenter), outputs)
@@ -157,7 +163,7 @@ def _labels(earlier: Volume | None) -> list[int]:
 def _image_size(how: How, segmenter: Segmenter | None) -> int:
     if segmenter is not None:
         return segmenter.network.image_size
-    return how.image_size or (KNOWN[how.weights].image_size if how.weights in KNOWN else UNKNOWN_SIZE)
+    return how.image_size or trained_size(how.weights) or UNKNOWN_SIZE
 
 
 def bytes_needed(volume: Volume, objects: int, image_size: int, outputs: Outputs) -> int:

@@ -2,12 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import isfinite
 from pathlib import Path
 
 import numpy as np
 
 from medical_sam2 import io
+from medical_sam2.cli._numbers import VOXELS, parsed
 from medical_sam2.cli._options import Said
 from medical_sam2.errors import AmbiguousError, InputError, MedicalSam2Error, PromptError
 from medical_sam2.io.promptfile import MOST_OBJECTS, Named, Places, load_prompts, masks_from
@@ -45,11 +45,11 @@ class _Speaker:
             check_label(self.said.object)
         found: list[Prompt] = []
         for positive, option in ((True, "point"), (False, "negative")):
-            for words in getattr(self.said, option):
-                label, numbers = _parsed(option, words)
+            for text in getattr(self.said, option):
+                label, numbers = _parsed(option, text)
                 found.append(self.places.point(numbers, label or self.label(), positive=positive))
-        for words in self.said.box:
-            label, numbers = _parsed("box", words)
+        for text in self.said.box:
+            label, numbers = _parsed("box", text)
             found.append(self.places.box(numbers, label or self.label()))
         return [*found, *(mask for file in self.said.mask for mask in self._masks(file))]
 
@@ -85,22 +85,12 @@ def _labels(earlier: Volume | None) -> list[int]:
     return [] if earlier is None else [int(label) for label in np.unique(earlier.array) if label]
 
 
-def _parsed(option: str, words: Sequence[str]) -> tuple[int | None, list[float]]:
+def _parsed(option: str, text: str) -> tuple[int | None, list[float]]:
     """The object, where it is named before a colon, and the numbers."""
-    label, first = _labelled(words[0])
-    numbers: list[float] = []
-    for word in (first, *words[1:]):
-        try:
-            numbers.append(float(word))
-        except ValueError:
-            raise PromptError(
-                f"{word!r} is no number",
-                f"give {len(words)} of them: {'I J K I2 J2 K2'[: 2 * len(words) - 1]}",
-                subject=f"--{option}",
-            ) from None
-    if not all(map(isfinite, numbers)):
-        raise PromptError(f"{' '.join(words)} is not finite", "give finite numbers", subject=f"--{option}")
-    return label, numbers
+    label, numbers = parsed(f"--{option}", text, VOXELS[f"--{option}"])
+    if label and not label.isdecimal():
+        raise PromptError(f"{label!r} is no label of an object", "write 2:I J K for object 2", subject=f"--{option}")
+    return check_label(int(label)) if label else None, numbers
 
 
 def _labelled(word: str) -> tuple[int | None, str]:

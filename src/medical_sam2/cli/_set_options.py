@@ -6,11 +6,10 @@ from typing import Annotated
 
 from cyclopts import Group, Parameter
 
+from medical_sam2.cli._numbers import PIXELS
 from medical_sam2.cli._options import FLAG, OWN_WORDS, How
 
 AGAIN = Parameter(negative="", show_default=False)
-Two = tuple[str, str]
-Four = tuple[str, str, str, str]
 
 
 @Parameter(name="*", group=Group("Prompts", sort_key=1))
@@ -32,9 +31,9 @@ class Said:
 
     template: Annotated[tuple[str, ...], AGAIN] = ()
     mask: Annotated[tuple[str, ...], AGAIN] = ()
-    box: Annotated[tuple[Four, ...], OWN_WORDS, Parameter(metavar="X Y X2 Y2", show_default=False)] = ()
-    point: Annotated[tuple[Two, ...], OWN_WORDS, Parameter(metavar="X Y", show_default=False)] = ()
-    negative: Annotated[tuple[Two, ...], OWN_WORDS, Parameter(metavar="X Y", show_default=False)] = ()
+    box: Annotated[tuple[str, ...], OWN_WORDS, Parameter(metavar=PIXELS["--box"], show_default=False)] = ()
+    point: Annotated[tuple[str, ...], OWN_WORDS, Parameter(metavar=PIXELS["--point"], show_default=False)] = ()
+    negative: Annotated[tuple[str, ...], OWN_WORDS, Parameter(metavar=PIXELS["--negative"], show_default=False)] = ()
     object: int | None = None
     name: Annotated[tuple[str, ...], AGAIN] = ()
 

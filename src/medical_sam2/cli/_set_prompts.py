@@ -1,20 +1,18 @@
 """The prompts of a command line on the images of a folder: words become clicks, boxes and outlines."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from math import isfinite
 from pathlib import Path
 
 import numpy as np
 
+from medical_sam2.cli._numbers import PIXELS, parsed
 from medical_sam2.cli._prompts import check_label
 from medical_sam2.cli._set_options import Said
 from medical_sam2.errors import AmbiguousError, InputError, MedicalSam2Error, PromptError
 from medical_sam2.io.folder import ImageFolder
 from medical_sam2.io.labelmaps import read_label_map
 from medical_sam2.prompts import FramePrompt
-
-WANTED = {"point": "X Y", "negative": "X Y", "box": "X Y X2 Y2"}
 
 
 @dataclass(frozen=True)
@@ -41,11 +39,11 @@ def gathered(said: Said, images: ImageFolder) -> SetPrompts:
     """
     speaker = _Speaker(said, images, [images.index(name) for name in said.template])
     for positive, option in ((True, "point"), (False, "negative")):
-        for words in getattr(said, option):
-            place, label, (x, y) = speaker.parsed(option, words)
+        for text in getattr(said, option):
+            place, label, (x, y) = speaker.parsed(option, text)
             speaker.add(place, label, FramePrompt.click(x, y, positive=positive))
-    for words in said.box:
-        place, label, (x, y, x2, y2) = speaker.parsed("box", words)
+    for text in said.box:
+        place, label, (x, y, x2, y2) = speaker.parsed("box", text)
         speaker.add(place, label, FramePrompt.box(min(x, x2), min(y, y2), max(x, x2), max(y, y2)))
     files = speaker.masks()
     silent = [i for i in speaker.templates if i not in speaker.found]
@@ -70,18 +68,12 @@ class _Speaker:
         own = self.found.setdefault(place, {})
         own[label] = own[label] | prompt if label in own else prompt
 
-    def parsed(self, option: str, words: Sequence[str]) -> tuple[int, int, list[float]]:
+    def parsed(self, option: str, text: str) -> tuple[int, int, list[float]]:
         """Image, object and numbers of "IMAGE:LABEL:X Y"."""
-        head, _, first = words[0].rpartition(":")
+        head, numbers = parsed(f"--{option}", text, PIXELS[f"--{option}"])
         image, _, label = head.rpartition(":")
         if head and not label.isdecimal():
             image, label = head, ""
-        try:
-            numbers = [float(word) for word in (first, *words[1:])]
-        except ValueError:
-            raise PromptError(f"{' '.join(words)!r} is no place", f"give {WANTED[option]}", subject=f"--{option}") from None
-        if not all(map(isfinite, numbers)):
-            raise PromptError(f"{' '.join(words)} is not finite", "give finite numbers", subject=f"--{option}")
         place = self.images.index(image) if image else self._only(option)
         return place, check_label(int(label)) if label else self._label(), numbers
 
@@ -113,7 +105,7 @@ class _Speaker:
             return self.templates[0]
         if not self.templates:
             raise PromptError(f"--{option} needs an image", f"add --template IMAGE, one of {self.images.folder}")
-        choices = [f"--{option} {self.images.entries[i].name}:{WANTED.get(option, 'FILE')}" for i in self.templates]
+        choices = [f"--{option} {self.images.entries[i].name}:{PIXELS.get(f'--{option}', 'FILE')}" for i in self.templates]
         raise AmbiguousError(f"there are several templates, and --{option} names none", "say which", choices=choices)
 
     def _mask(self, order: int, word: str) -> tuple[int, Path]:

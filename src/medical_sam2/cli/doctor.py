@@ -26,8 +26,6 @@ EXTRAS = {  # extra → (modules that it brings, what it gives)
     "evaluate": (("matplotlib", "cv2", "skimage", "sklearn"), "classical methods to compare with, figures"),
     "monai": (("monai", "einops"), "networks trained for one task, to compare with"),
     "openvino": (("openvino",), "a faster image encoder on Intel processors"),
-    "ray": (("ray",), "inference on many machines"),
-    "napari": (("napari",), "a plug-in for the viewer napari"),
 }
 GIB = 2**30
 

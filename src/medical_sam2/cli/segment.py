@@ -12,7 +12,7 @@ from medical_sam2 import io
 from medical_sam2.cli import _files, plain
 from medical_sam2.cli._options import FLAG, How, Outputs, Reading, Said
 from medical_sam2.cli._prompts import gathered
-from medical_sam2.errors import ConfigError, MedicalSam2Error
+from medical_sam2.errors import ConfigError
 from medical_sam2.io import labels
 from medical_sam2.io.promptfile import Named
 from medical_sam2.volume import Segmentation, Volume
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from medical_sam2.segmenter import Segmenter
 
 NOTHING_SAID, AS_USUAL, AS_IT_IS = Said(), How(), Reading()
+OF_SEVERAL = {"three", "six", "auto"}
 
 
 def segment(
@@ -43,10 +44,10 @@ def segment(
         quiet: show no progress.
         dry_run: check files, prompts, weights and memory, say what would be done, and compute nothing.
     """
-    from medical_sam2.cli import _plan, _report
-
     clock = _Clock()
-    _check(volume, outputs, said)
+    _check(volume, outputs, said, how)
+    from medical_sam2.cli import _plan, _report  # the network's packages take a second: not for a mistyped path
+
     _plan.check_settings(how)
     image, earlier = _read(volume, reading, said, outputs)
     named = gathered(said, image, earlier)
@@ -71,36 +72,28 @@ def segment(
     _print({**report, "seconds": clock.laps}, _report.lines(report, _files.asked(outputs).values()), json)
 
 
-def _check(file: Path, outputs: Outputs, said: Said) -> None:
-    """All about the files that can be known before the image is read."""
-    _files.check(outputs, [file, *said.mask, *([said.prompts] if said.prompts else [])])
-    if said.correct is not None and (outputs.probability or outputs.uncertainty):
+def _check(file: Path, outputs: Outputs, said: Said, how: How) -> None:
+    """All about the files that can be known before the image is read: first what is read, then what is written."""
+    inputs = [file, *said.mask, *(path for path in (said.prompts, said.correct) if path is not None)]
+    _files.check_inputs(inputs)
+    _files.check(outputs, [path for path in inputs if path != said.correct])
+    if said.correct is None:
+        return
+    if outputs.probability or outputs.uncertainty:
         raise ConfigError("a correction makes no probability and no uncertainty", "leave these outputs out")
+    of_several = {"--views": how.views in OF_SEVERAL, "--fusion": how.fusion != AS_USUAL.fusion, "--islands": how.islands}
+    for option, given in of_several.items():
+        if given:
+            raise ConfigError(f"{option} changes nothing: a correction is tracked in the plane of its prompts", "leave it out")
 
 
 def _read(file: Path, reading: Reading, said: Said, outputs: Outputs) -> tuple[Volume, Volume | None]:
-    with _blaming(file):
-        image = io.load(
-            file,
-            geometry_from=reading.geometry_from,
-            frame=reading.frame,
-            series=reading.series,
-            allow_gap=reading.allow_gap,
-        )
+    image = _files.read(file, reading)
     _files.check_format(outputs.output, image)
     if said.correct is None:
         return image, None
-    with _blaming(said.correct):
+    with _files.blaming(said.correct):
         return image, io.load_labels(said.correct, image)
-
-
-@contextmanager
-def _blaming(file: Path) -> Iterator[None]:
-    """Name the file in errors that do not."""
-    try:
-        yield
-    except MedicalSam2Error as error:
-        raise error.about(file) from None
 
 
 def _found(
@@ -142,8 +135,6 @@ def _adapted(segmenter: "Segmenter", image: Volume, named: Named, how: How) -> I
     from medical_sam2.train.adapt import adapted, volume_examples
 
     examples = volume_examples(segmenter.network, image, named.prompts, window=how.window)
-    if not examples:
-        _warn(["--adapt does nothing: it tunes to outlines, and none was given"])
     with adapted(segmenter.network, examples, seconds=how.adapt):
         yield
 

@@ -119,6 +119,8 @@ def _network(manner: Manner) -> "Segmenter":
     find(POLICIES, manner.bank, what="bank")
     find(ORDERS, manner.order, what="order")
     named_window(manner.window)
+    if manner.seed != AS_USUAL.seed and manner.order != "shuffled":
+        raise ConfigError("--seed changes nothing: it belongs to --order shuffled", "leave it out")
     if manner.threads is not None and manner.threads < 1:
         raise ConfigError(f"{manner.threads} threads cannot work", "give --threads 1 or more")
     return network(manner.how)

@@ -3,12 +3,14 @@
 import json as json_format
 import sys
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from medical_sam2 import io
 from medical_sam2.cli import plain
-from medical_sam2.cli._options import FLAG, How, Reading, Said
+from medical_sam2.cli._files import read
+from medical_sam2.cli._options import FLAG, How, Pointed, Reading, Said, Tracking
 from medical_sam2.cli._prompts import gathered
 from medical_sam2.cli._set_report import KIND
 from medical_sam2.errors import ConfigError, FormatError
@@ -17,7 +19,7 @@ from medical_sam2.volume import Volume
 if TYPE_CHECKING:
     from medical_sam2.imagesets import Need
 
-NOTHING_SAID, AS_USUAL, AS_IT_IS = Said(), How(), Reading()
+NOTHING_SAID, AS_USUAL, AS_IT_IS = Pointed(), Tracking(), Reading()
 
 
 def suggest(
@@ -25,8 +27,8 @@ def suggest(
     /,
     *,
     count: int = 1,
-    said: Said = NOTHING_SAID,
-    how: How = AS_USUAL,
+    said: Pointed = NOTHING_SAID,
+    how: Tracking = AS_USUAL,
     reading: Reading = AS_IT_IS,
     json: Annotated[bool, FLAG] = False,
 ) -> None:
@@ -40,20 +42,23 @@ def suggest(
     if count < 1:
         raise ConfigError(f"{count} suggestions are none", "give --count 1 or more")
     if what.suffix.lower() == ".json":
+        _refuse_settings(what, said, how, reading)
         rows = _of_a_set(what, count)
     else:
-        image = io.load(
-            what,
-            geometry_from=reading.geometry_from,
-            frame=reading.frame,
-            series=reading.series,
-            allow_gap=reading.allow_gap,
-        )
-        rows = _of_a_volume(image, said, how, count)
+        rows = _of_a_volume(read(what, reading), Said(**vars(said)), How(**vars(how)), count)
     if json:
         sys.stdout.write(json_format.dumps({"suggestions": rows}, ensure_ascii=False) + "\n")
     else:
         sys.stdout.write("".join(f"{plain(line)}\n" for line in _lines(rows)))
+
+
+def _refuse_settings(report: Path, *groups: Pointed | Tracking | Reading) -> None:
+    """A report tells what was done: nothing else is heard."""
+    for group in groups:
+        for each in fields(group):
+            if getattr(group, each.name) != each.default:
+                option = f"--{each.name.replace('_', '-')}"
+                raise ConfigError(f"{option} changes nothing of a report", "leave it out", subject=report)
 
 
 def _of_a_set(file: Path, count: int) -> list[dict[str, Any]]:
@@ -87,7 +92,7 @@ def _of_a_volume(image: Volume, said: Said, how: How, count: int) -> list[dict[s
     _plan.check_settings(how)
     segmenter = _plan.network(how)
     found = segmenter.segment_volume(
-        image, named.prompts, bank=how.bank, window=how.window, features=how.features, names=named.names
+        image, named.prompts, bank=how.bank, window=how.window, zoom=not how.whole_slices, features=how.features
     )
     view = View(next(row.view for row in found.confidence if row.prompted))
     stack = FrameStack(image, view, choose_window(image, how.window), segmenter.network.image_size)

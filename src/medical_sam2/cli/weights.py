@@ -21,7 +21,7 @@ class Description:
         size_mb: size of the file.
         sha256: checksum of the file.
         encoder: kind of the image encoder, with its blocks per stage where it is a Hiera.
-        image_size: side of the input that is used unless told, in pixels.
+        image_size: side of the input that is used unless told, in pixels; None where it must be told.
         parameters: how many numbers.
         precision: types of the numbers.
         mean: of the normalisation that the weights expect, for each channel.
@@ -32,7 +32,7 @@ class Description:
     size_mb: float
     sha256: str
     encoder: str
-    image_size: int
+    image_size: int | None
     parameters: int
     precision: str
     mean: tuple[float, ...]
@@ -54,7 +54,7 @@ def list_(*, one_object: Json = False) -> None:
         return
     for row in rows:
         place = "here" if row["here"] else "to be fetched" if row["source"] != "embedded" else "absent"
-        print(f"{row['name']:<13} {row['image_size']:>5} px  {place:<14} {row['note']}  [{row['source']}]")
+        print(f"{row['name']:<25} {row['image_size']:>5} px  {place:<14} {row['note']}  [{row['source']}]")
 
 
 @weights.command
@@ -70,7 +70,8 @@ def info(name: str, *, one_object: Json = False) -> None:
         print(json.dumps(description, indent=2))
         return
     for field, value in description.items():
-        print(f"{field:<12} {' '.join(map(str, value)) if isinstance(value, tuple) else value}")
+        told = "not told by the file: say --image-size" if value is None else value
+        print(f"{field:<12} {' '.join(map(str, value)) if isinstance(value, tuple) else told}")
 
 
 @weights.command
@@ -101,10 +102,11 @@ def convert(
 def _describe(name: str) -> Description:
     import hashlib
 
+    from medical_sam2.model.settings import SMALLEST
     from medical_sam2.model.weights import read_weights
 
     found = read_weights(name)
-    config = found.configuration()
+    config = found.configuration(found.settings.image_size or SMALLEST)  # the shapes do not depend on it
     with found.file.open("rb") as stream:
         checksum = hashlib.file_digest(stream, "sha256").hexdigest()
     trunk = getattr(config.vision_config, "backbone_config", None)

@@ -197,7 +197,7 @@ def _stacked(pictures: tuple[Picture, ...], path: Path) -> Volume:
     """The frames of a cine as a volume; a single picture is refused."""
     grey = [values.grey(picture.array) if picture.colour else picture.array for picture in pictures]
     if len(grey) == 1 or len({picture.shape for picture in pictures}) > 1:
-        raise FormatError("this is a picture, not a volume", "treat it as a set of 2D images", subject=path)
+        raise FormatError("this is a picture, not a volume", "outline it with `medsam2 segment-images`", subject=path)
     rows_mm, columns_mm = pictures[0].spacing_mm or (1.0, 1.0)
     notes = dict.fromkeys(note for picture in pictures for note in picture.warnings)
     notes["these are frames without a place in the patient: millimetres between them mean nothing"] = None

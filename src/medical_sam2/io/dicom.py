@@ -95,9 +95,11 @@ def _scan(folder: Path, notes: list[str]) -> list[_Image]:
         else:
             images.append(_image(path, header))
     if not images:
+        from medical_sam2.io.folder import instead
+
         raise FormatError(
             f"the folder holds no DICOM images ({len(junk) + others} other files)",
-            "give a file or a folder of DICOM files",
+            instead(folder) or "give a file or a folder of DICOM files",
             subject=folder,
         )
     if junk:

@@ -1,6 +1,7 @@
 """A folder of 2D images of any kind, read one by one as they are asked for."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, overload
@@ -17,6 +18,7 @@ from medical_sam2.volume import Volume
 IMAGES = (*sorted(SUFFIXES), ".dcm", ".nii", ".nii.gz", ".nrrd", ".mha")
 """Endings of files that must be images; a file with another one is taken if its content is an image."""
 PNG_ENDING = ".png"
+VOLUMES = ("nifti", "nrrd", "metaimage")
 
 
 @dataclass(frozen=True)
@@ -115,8 +117,10 @@ def open_folder(folder: Path) -> ImageFolder:
         FormatError: it holds no image.
     """
     if not folder.is_dir():
-        problem = "is a file" if folder.exists() else "there is no such folder"
-        raise InputError(problem, "give the folder that holds the images", subject=folder)
+        problem, remedy = "there is no such folder", "give the folder that holds the images"
+        if folder.exists():
+            problem, remedy = "is a file", f"{remedy}; a volume is outlined with `medsam2 segment`"
+        raise InputError(problem, remedy, subject=folder)
     entries: list[Entry] = []
     others: list[str] = []
     for file in sorted(path for path in folder.iterdir() if not path.name.startswith(".") and not path.is_dir()):
@@ -145,6 +149,18 @@ def as_picture(found: Volume | tuple[Picture, ...], file: Path) -> Picture:
     spacing = found.spacing_mm[down], found.spacing_mm[across]
     array = np.ascontiguousarray(found.array.take(0, thin[0]).T)
     return Picture(array, spacing, found.modality, file, warnings=found.warnings)
+
+
+def instead(folder: Path) -> str:
+    """What to do with a folder that is no DICOM series: one of its files may be meant, or another command."""
+    kinds: dict[str, list[Path]] = {}
+    for file in sorted(path for path in folder.iterdir() if path.is_file()):
+        with suppress(MedicalSam2Error):
+            kinds.setdefault(str(recognise(file)), []).append(file)
+    volumes = [file for kind in VOLUMES for file in kinds.get(kind, [])]
+    if volumes:
+        return f"outline one volume at a time, such as {min(volumes)}"
+    return f"outline pictures with `medsam2 segment-images {folder}`" if "picture" in kinds else ""
 
 
 def _picture(entry: Entry) -> Picture:

@@ -18,20 +18,21 @@ class Settings:
 
     Args:
         encoder: kind of the image encoder: Hiera, or the convolutional pyramid of `nano`.
-        image_size: side of its square input in pixels.
+        image_size: side of its square input in pixels; None where nothing tells.
         pixels: normalisation that the weights expect.
         mask_heads: attention heads of the mask decoder.
         hiera: heads, windows and global blocks of a Hiera; looked up among the official ones where None.
     """
 
     encoder: Literal["hiera", "pyramid"] = "hiera"
-    image_size: int = 1024
+    image_size: int | None = None
     pixels: Pixels = field(default_factory=Pixels)
     mask_heads: int = HEADS
     hiera: Hiera | None = None
 
     def __post_init__(self) -> None:
-        check_image_size(self.image_size)
+        if self.image_size is not None:
+            check_image_size(self.image_size)
 
     def as_json(self) -> dict[str, Any]:
         """The content of our `config.json`."""

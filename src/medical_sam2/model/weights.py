@@ -16,18 +16,20 @@ from safetensors.torch import save
 from torch import Tensor
 from transformers import Sam2VideoConfig
 
-from medical_sam2.errors import WeightsError
-from medical_sam2.model.catalogue import CONFIG_FILE, KNOWN, MODEL_FILE, Known, available
+from medical_sam2.errors import AmbiguousError, WeightsError
+from medical_sam2.model.catalogue import CONFIG_FILE, KNOWN, MODEL_FILE, Known, available, trained_size
 from medical_sam2.model.hub import fetched, is_hub_id
 from medical_sam2.model.keys import from_official, from_transformers, is_official
 from medical_sam2.model.nano import Nano
 from medical_sam2.model.pyramid import ConvPyramid
 from medical_sam2.model.sam2 import Sam2
-from medical_sam2.model.settings import Settings, check_image_size, parse
+from medical_sam2.model.settings import SMALLEST, Settings, check_image_size, parse
 from medical_sam2.model.sizes import Hiera, configuration, pyramid
 from medical_sam2.model.tensors import listed, read_config, read_tensors
 
 __all__ = ["Found", "Known", "available", "load_backbone", "read_weights", "save_backbone"]
+
+SIZES = (512, "as MedSAM2's weights"), (1024, "as SAM 2's and those of Medical SAM 2")
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,12 +51,20 @@ class Found:
 
         Raises:
             WeightsError: a weight that every SAM 2 has is missing, or the image encoder is none that is known.
+            AmbiguousError: nothing tells the input size.
         """
         told = self.settings
+        size = image_size or told.image_size
         try:
-            return configuration(self.weights, image_size or told.image_size, encoder=told.hiera, heads=told.mask_heads)
+            found = configuration(self.weights, size or SMALLEST, encoder=told.hiera, heads=told.mask_heads)
         except WeightsError as error:
             raise error.about(self.file) from error
+        if size is None:
+            problem = "the file does not tell what size of input it was trained for, and any other spoils what it finds"
+            choices = [f"--image-size {pixels} ({whose})" for pixels, whose in SIZES]
+            remedy = "say it, once for all by `medsam2 weights convert` where a command does not ask"
+            raise AmbiguousError(problem, remedy, subject=self.file, choices=choices)
+        return found
 
 
 def load_backbone(
@@ -71,7 +81,8 @@ def load_backbone(
     Raises:
         WeightsError: there are no such weights, they cannot be reached, are broken, hold anything but finite numbers, or do
             not fit: every weight that is missing or too many is named.
-        AmbiguousError: a repository on the hub holds several files of weights.
+        AmbiguousError: a repository on the hub holds several files of weights, or no `image_size` is given and nothing tells
+            what the weights were trained for: the official layout keeps none, and only published files are known by name.
     """
     size = check_image_size(image_size) if image_size is not None else None
     found = read_weights(name_or_path)
@@ -91,11 +102,11 @@ def read_weights(name_or_path: str | Path) -> Found:
     path = _located(str(name_or_path) if known is None else known.source, known)
     file = path / MODEL_FILE if path.is_dir() else path
     weights = read_tensors(file)
-    config = file.with_name(CONFIG_FILE)
+    config, size = file.with_name(CONFIG_FILE), trained_size(str(name_or_path)) or trained_size(file.name)
     if is_official(weights):
-        return Found(from_official(weights), Settings(image_size=known.image_size if known else 1024), file)
+        return Found(from_official(weights), Settings(image_size=size), file)
     try:
-        settings = parse(read_config(config)) if config.is_file() and file.name == MODEL_FILE else Settings()
+        settings = parse(read_config(config)) if config.is_file() and file.name == MODEL_FILE else Settings(image_size=size)
     except WeightsError as error:
         raise error.about(config) from error
     return Found(from_transformers(weights), settings, file)
