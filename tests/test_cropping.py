@@ -110,7 +110,10 @@ def test_images_are_read_when_they_are_asked_for_and_put_back() -> None:
     rng, width = np.random.default_rng(0), ((2, 3), (4, 1))
     grey, colour = rng.random((6, 8)), rng.integers(0, 255, (6, 8, 3))
     images = [np.pad(grey, width, constant_values=7.0), np.pad(colour, (*width, (0, 0))), np.zeros((4, 4)), np.zeros(5)]
-    said = {0: {1: FramePrompt.mask(np.pad(grey > 0.5, width))}, 1: {1: FramePrompt.click(3, 2), 2: FramePrompt.box(4, 2, 9, 6)}}
+    said = {
+        0: {1: FramePrompt.mask(np.pad(grey > 0.5, width))},
+        1: {1: FramePrompt.click(3, 2), 2: FramePrompt.box(4, 2, 9, 6)},
+    }
     content = CroppedImages(images, said)
     np.testing.assert_array_equal(content[0], grey)
     assert content[1].shape == (6, 9, 3), "a click on padding keeps it in sight"

@@ -131,9 +131,9 @@ class Outcome:
                     redraw(view.apply(labels, axes), label, drawn_prompts(self.volume, own, view))
 
 
-def labels_in(array: NDArray[np.integer]) -> set[int]:
-    """The labels that occur, slab by slab, background left out."""
-    return {int(label) for slab in array for label in np.unique(slab)} - {0}
+def labels_in(array: NDArray[np.integer] | None) -> set[int]:
+    """The labels that occur, slab by slab, background left out; none where there is no array."""
+    return set[int]() if array is None else {int(label) for slab in array for label in np.unique(slab)} - {0}
 
 
 def by_window(volume: Volume, groups: Sequence[Group], name: str | Window) -> dict[Window, list[Group]]:

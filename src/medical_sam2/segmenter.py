@@ -146,26 +146,24 @@ class Segmenter:
         """
         if earlier is not None and (probability or uncertainty):
             raise ConfigError("a correction keeps no probabilities", "leave `probability` and `uncertainty` out, or `earlier`")
-        known = set() if earlier is None else labels_in(earlier)
         policy: Callable[[], Policy] = find(POLICIES, bank, what="bank")
         make: FusionFactory = find(FUSIONS, fusion, what="fusion")
         crop = Crop.to_content(volume, prompts)
         shown, mended = crop.volume, crop.labels(earlier)
-        groups = grouped(shown, [crop.prompt(prompt) for prompt in prompts], views_allowed(views), known)
+        groups = grouped(shown, [crop.prompt(prompt) for prompt in prompts], views_allowed(views), labels_in(earlier))
         work = Outcome(shown, groups, Kept(make, probability, uncertainty, islands), Progress(crop.teller(on_frame)))
-        encode = self._encoder(features)
 
         def tracker(seen: Window) -> OrientationTracker:
-            setting = Setting(self.network, encode, shown, seen, policy, joint, zoom)
+            setting = Setting(self.network, self._encoder(features), shown, seen, policy, joint, zoom)
             return OrientationTracker(setting, work.progress, work.rows)
 
         with self.computing():
             for seen, own in by_window(shown, groups, window).items():
                 work.windows |= dict.fromkeys((label for group in own for label in group.prompts), seen)
-                if mended is not None:
-                    mended = corrected(tracker(seen), own, mended)
-                else:
+                if mended is None:
                     work.track(tracker(seen), own, views)
+                else:
+                    mended = corrected(tracker(seen), own, mended)
         return crop.back(work.result(names or {}, mended), earlier)
 
     @torch.no_grad()
