@@ -33,8 +33,9 @@ from medical_sam2.data.nnunet import read_data_set
 from medical_sam2.errors import MedicalSam2Error, PromptError
 from medical_sam2.evaluate.methods.classics import IMAGE_METHODS, VOLUME_METHODS, outlined
 from medical_sam2.evaluate.tasks import KINDS, Kind, SetTask, VolumeTask
-from medical_sam2.frames import choose_window, intensities, percentile_window
+from medical_sam2.intensity_window import choose_window, percentile_window
 from medical_sam2.io.atomic import write_bytes
+from medical_sam2.prompts import intensities
 from medical_sam2.segmenter import Segmenter
 
 NANO = "nano"

@@ -19,11 +19,11 @@ from numpy.typing import NDArray
 
 from medical_sam2.data.synthetic import make_volume
 from medical_sam2.following import Follower, Setting
-from medical_sam2.frames import choose_windows, intensities
+from medical_sam2.intensity_window import choose_window
 from medical_sam2.metrics import dice
 from medical_sam2.model.memory import SelfSorting
 from medical_sam2.planning import primary_view
-from medical_sam2.prompts import FramePrompt, Point
+from medical_sam2.prompts import FramePrompt, Point, intensities
 from medical_sam2.region import Canvas, Region, box_of
 from medical_sam2.segmenter import Segmenter
 from medical_sam2.views import View
@@ -99,7 +99,7 @@ def clicks(segmenter: Segmenter, folder: Path | None, small: bool) -> Iterator[C
         y, x = rng.choice(np.argwhere(depth >= depth.max() / 2))
         prompt = FramePrompt.click(float(x), float(y))
         frame = view.apply(volume.array, volume.orientation)[t]
-        window = choose_windows(volume, "auto", {1: intensities(frame, prompt)})[1]
+        window = choose_window(volume, inside=intensities(frame, prompt))
         yield Click(
             Follower(Setting(segmenter.network, segmenter.encode, volume, window, SelfSorting)), view, t, prompt, truth[t]
         )

@@ -1,35 +1,20 @@
 """Slices in, prompts in, masks back: windows, and coordinates that survive the way there and back."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medical_sam2.errors import ConfigError, PromptError
-from medical_sam2.frames import (
-    FrameStack,
-    Window,
-    choose_window,
-    choose_windows,
-    intensities,
-    percentile_window,
-    to_frame,
-    to_input,
-    to_network,
-)
-from medical_sam2.prompts import FramePrompt
+from medical_sam2.errors import PromptError
+from medical_sam2.frames import FrameStack, to_frame, to_input, to_network
+from medical_sam2.intensity_window import Window
+from medical_sam2.prompts import FramePrompt, intensities
 from medical_sam2.views import View
-from medical_sam2.volume import CT_WINDOWS, Volume
+from medical_sam2.volume import Volume
 from tests.strategies import codes, seeds, views
 
 sides = st.integers(1, 90)
-
-
-def ct(array: np.ndarray) -> Volume:
-    return Volume(array, np.eye(4), "CT")
 
 
 @given(sides, sides, st.sampled_from([32, 64, 96]), st.data())
@@ -72,49 +57,6 @@ def test_an_outline_of_another_size_is_refused() -> None:
         to_network(FramePrompt.mask(np.ones((4, 5), bool)), (5, 4), 32)
 
 
-@given(st.lists(st.floats(allow_nan=True, width=32), min_size=1, max_size=20))
-def test_a_window_makes_intensities_between_0_and_1_of_anything(values: list[float]) -> None:
-    array = np.array(values, np.float32).reshape(-1, 1, 1)
-    window = percentile_window(array)
-    assert window.high > window.low
-    with np.errstate(over="ignore"):
-        seen = window.apply(array)
-    assert seen.dtype == np.float32
-    assert ((seen >= 0) & (seen <= 1)).all()
-
-
-def test_percentiles_leave_out_what_is_rare() -> None:
-    array = np.concatenate([np.full(10, -1e6), np.linspace(0, 1000, 100_001), np.full(10, 1e6)]).reshape(-1, 1, 1)
-    window = percentile_window(array)
-    assert window.low == pytest.approx(5, abs=0.2)
-    assert window.high == pytest.approx(995, abs=0.2)
-
-
-def test_windows_by_name() -> None:
-    image = ct(np.linspace(-1000, 1000, 1000).reshape(10, 10, 10))
-    for name, (level, width) in CT_WINDOWS.items():
-        assert choose_window(image, name) == Window(level - width / 2, level + width / 2)
-    assert choose_window(image, "-10, 20") == Window(-10, 20)
-    assert choose_window(image) == choose_window(image, "soft")
-    assert choose_window(replace(image, modality="MR")) == choose_window(image, "percentile")
-    assert choose_window(replace(image, array=image.array + 1000)) == choose_window(
-        replace(image, array=image.array + 1000), "percentile"
-    )
-    for name in ("blue", "3", "3,3", "5,1", "1,2,3", "nan,1", "-inf,0"):
-        with pytest.raises(ConfigError):
-            choose_window(image, name)
-
-
-def test_the_window_of_a_ct_shows_what_was_prompted() -> None:
-    image = ct(np.linspace(-1000, 1000, 1000).reshape(10, 10, 10))
-    inside = {1: np.array([-700, -650]), 2: np.array([60, 90]), 3: np.array([700]), 4: np.zeros(0)}
-    found = choose_windows(image, "auto", inside)
-    assert found == {
-        label: choose_window(image, name) for label, name in zip(inside, ("lung", "soft", "bone", "soft"), strict=True)
-    }
-    assert set(choose_windows(image, "brain", inside).values()) == {choose_window(image, "brain")}
-
-
 def test_intensities_at_prompts() -> None:
     frame = np.arange(48).reshape(6, 8)
     mask = frame > 45
@@ -151,18 +93,3 @@ def test_frames_of_a_view(code: str, view: View, seed: int) -> None:
         assert stack.picture(t).shape == (height, width)
         assert (np.sort(stack.picture(t), axis=None) == np.sort(array.take(stack.slice_index(t), axis), axis=None)).all()
         assert (stack.picture(t) == back.picture(frames - 1 - t)).all()
-
-
-@pytest.mark.parametrize(
-    ("modality", "low", "high", "expected"),
-    [
-        (None, -1000, 1500, Window(-160, 240)),
-        ("CT", -300, 300, Window(-160, 240)),
-        (None, -300, 300, None),
-        ("MR", -1000, 1500, None),
-    ],
-)
-def test_a_ct_is_known_by_modality_or_values(modality: str | None, low: int, high: int, expected: Window | None) -> None:
-    array = np.linspace(low, high, 1000).reshape(10, 10, 10)
-    seen = choose_window(Volume(array, np.eye(4), modality), inside=np.full(5, 40.0))
-    assert seen == (expected or percentile_window(array))

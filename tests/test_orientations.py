@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from medical_sam2.following import Setting, Together
-from medical_sam2.frames import Window
 from medical_sam2.fusion import Mean
+from medical_sam2.intensity_window import Window
 from medical_sam2.model.backbone import Memory
 from medical_sam2.model.memory import PolicyBank, SelfSorting
 from medical_sam2.orientations import OrientationTracker

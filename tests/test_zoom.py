@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 
 from medical_sam2.correction import corrected
 from medical_sam2.following import ENDED, Setting
-from medical_sam2.frames import FrameStack, Window
+from medical_sam2.frames import FrameStack
 from medical_sam2.fusion import Mean
+from medical_sam2.intensity_window import Window
 from medical_sam2.model.memory import SelfSorting
 from medical_sam2.orientations import OrientationTracker
 from medical_sam2.planning import grouped

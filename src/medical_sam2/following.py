@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from medical_sam2.frames import FrameStack, Window
+from medical_sam2.frames import FrameStack
+from medical_sam2.intensity_window import Window
 from medical_sam2.model.backbone import Backbone, Features, Instruction, Memory, Recall
 from medical_sam2.model.memory import MemoryBank, Policy, PolicyBank
 from medical_sam2.model.tracker import track

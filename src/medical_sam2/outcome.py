@@ -10,11 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medical_sam2.confidence import collapses
-from medical_sam2.frames import Window, choose_windows, intensities
 from medical_sam2.fusion import Fusion, FusionFactory, LabelMap
+from medical_sam2.intensity_window import Window, Windows
 from medical_sam2.islands import without_islands
 from medical_sam2.orientations import OrientationTracker, Progress
 from medical_sam2.planning import Group, drawn_prompts, redraw, unheard, views_named
+from medical_sam2.prompts import intensities
 from medical_sam2.views import THREE_VIEWS, View
 from medical_sam2.volume import Segmentation, SliceConfidence, Volume
 
@@ -59,6 +60,7 @@ class Outcome:
         kept: what is kept of the probabilities.
         progress: over all objects.
         rows: how sure the network was, filled by the trackers.
+        windows: object → what it was seen through, filled by whoever chooses it.
     """
 
     volume: Volume
@@ -66,6 +68,7 @@ class Outcome:
     kept: Kept
     progress: Progress
     rows: list[SliceConfidence] = field(default_factory=list)
+    windows: dict[int, Window] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._warnings: dict[str, None] = {}
@@ -115,7 +118,8 @@ class Outcome:
             f"object {label} was not found on any slice" for g in self.groups for label in g.prompts if label not in there
         ]
         rows = tuple(collapses(self.rows))
-        return Segmentation(labels, self.volume.affine, names, self._maps, self._spread, rows, (*self._warnings, *missing))
+        told = (*self._warnings, *missing)
+        return Segmentation(labels, self.volume.affine, names, self._maps, self._spread, rows, told, self.windows)
 
     def _redraw(self, labels: NDArray[np.unsignedinteger]) -> None:
         axes = self.volume.orientation
@@ -127,19 +131,18 @@ class Outcome:
                     redraw(view.apply(labels, axes), label, drawn_prompts(self.volume, own, view))
 
 
-def labels_in(array: NDArray[np.integer]) -> set[int]:
-    """The labels that occur, slab by slab, background left out."""
-    return {int(label) for slab in array for label in np.unique(slab)} - {0}
+def labels_in(array: NDArray[np.integer] | None) -> set[int]:
+    """The labels that occur, slab by slab, background left out; none where there is no array."""
+    return set[int]() if array is None else {int(label) for slab in array for label in np.unique(slab)} - {0}
 
 
-def by_window(volume: Volume, groups: Sequence[Group], name: str) -> dict[Window, list[Group]]:
+def by_window(volume: Volume, groups: Sequence[Group], name: str | Window) -> dict[Window, list[Group]]:
     """The groups, apart where their objects are seen through different windows."""
-    inside: dict[int, NDArray[np.generic]] = {}
+    seen_through, windows = Windows(volume, name), dict[int, Window]()
     for group in groups:
         stack = group.view.apply(volume.array, volume.orientation)
         for label, said in group.prompts.items():
-            inside[label] = np.concatenate([intensities(stack[t], prompt) for t, prompt in said.items()])
-    windows = choose_windows(volume, name, inside)
+            windows[label] = seen_through.of(np.concatenate([intensities(stack[t], prompt) for t, prompt in said.items()]))
     parts: dict[Window, list[Group]] = {}
     for group in groups:
         for seen in dict.fromkeys(windows[label] for label in group.prompts):

@@ -62,6 +62,18 @@ Prompter: TypeAlias = Callable[[int, NDArray[np.bool_] | None], FramePrompt | No
 """Who prompts: asked with (t, None) as a frame opens, then with (t, predicted mask) until it answers None."""
 
 
+def intensities(frame_hw: NDArray[np.generic], prompt: FramePrompt) -> NDArray[np.generic]:
+    """Intensities that a prompt points at: inside its outline or box, or around its positive clicks."""
+    if prompt.mask_hw is not None:
+        return frame_hw[prompt.mask_hw]
+    if prompt.box_xyxy is not None:
+        x_low, y_low, x_high, y_high = (max(0, round(float(x))) for x in prompt.box_xyxy)
+        return frame_hw[y_low : y_high + 1, x_low : x_high + 1].ravel()
+    inside = [(round(float(x)), round(float(y))) for x, y in prompt.points_xy[prompt.labels == 1]]
+    patches = [frame_hw[max(0, y - 2) : y + 3, max(0, x - 2) : x + 3].ravel() for x, y in inside]
+    return np.concatenate(patches) if patches else np.zeros(0)
+
+
 class Prompt(Protocol):
     """Anything that a user can say about one object of a volume."""
 

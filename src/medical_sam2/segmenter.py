@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Literal, TypeVar
@@ -11,10 +12,10 @@ import torch
 from numpy.typing import NDArray
 
 from medical_sam2.correction import corrected
+from medical_sam2.cropping import Crop, CroppedImages
 from medical_sam2.errors import ConfigError, MedicalSam2Error
 from medical_sam2.features import FeatureCache, FeatureStore, content, fingerprint
 from medical_sam2.following import Setting
-from medical_sam2.frames import Window
 from medical_sam2.fusion import FUSIONS, FusionFactory
 from medical_sam2.imagesets import (
     ImageMask,
@@ -25,6 +26,7 @@ from medical_sam2.imagesets import (
     chosen,
     outlined,
 )
+from medical_sam2.intensity_window import Window
 from medical_sam2.model.backbone import Features
 from medical_sam2.model.memory import POLICIES, Policy
 from medical_sam2.model.sam2 import Sam2
@@ -106,7 +108,7 @@ class Segmenter:
         bank: str | Callable[[], Policy] = "self-sorting",
         joint: bool = True,
         fusion: str | FusionFactory = "weighted",
-        window: str = "auto",
+        window: str | Window = "auto",
         earlier: NDArray[np.unsignedinteger] | None = None,
         probability: bool = False,
         uncertainty: bool = False,
@@ -125,7 +127,7 @@ class Segmenter:
             bank: memory policy: "self-sorting", "fifo", "greedy", or what makes one.
             joint: one bank for all views, or one for each.
             fusion: "weighted" by how sure the network was of each slice, "mean", "vote", or what makes one.
-            window: see `frames.choose_window`.
+            window: see `intensity_window.choose_window`.
             earlier: (I, J, K) labels of an earlier result that the prompts correct; the rest of it stays.
             probability: whether probability maps are kept.
             uncertainty: whether the views' disagreement is kept.
@@ -144,25 +146,25 @@ class Segmenter:
         """
         if earlier is not None and (probability or uncertainty):
             raise ConfigError("a correction keeps no probabilities", "leave `probability` and `uncertainty` out, or `earlier`")
-        known = set() if earlier is None else labels_in(earlier)
-        groups = grouped(volume, prompts, views_allowed(views), known)
         policy: Callable[[], Policy] = find(POLICIES, bank, what="bank")
         make: FusionFactory = find(FUSIONS, fusion, what="fusion")
-        work = Outcome(volume, groups, Kept(make, probability, uncertainty, islands), Progress(on_frame))
-
-        encode = self._encoder(features)
+        crop = Crop.to_content(volume, prompts)
+        shown, mended = crop.volume, crop.labels(earlier)
+        groups = grouped(shown, [crop.prompt(prompt) for prompt in prompts], views_allowed(views), labels_in(earlier))
+        work = Outcome(shown, groups, Kept(make, probability, uncertainty, islands), Progress(crop.teller(on_frame)))
 
         def tracker(seen: Window) -> OrientationTracker:
-            setting = Setting(self.network, encode, volume, seen, policy, joint, zoom)
+            setting = Setting(self.network, self._encoder(features), shown, seen, policy, joint, zoom)
             return OrientationTracker(setting, work.progress, work.rows)
 
         with self.computing():
-            for seen, own in by_window(volume, groups, window).items():
-                if earlier is not None:
-                    earlier = corrected(tracker(seen), own, earlier)
-                else:
+            for seen, own in by_window(shown, groups, window).items():
+                work.windows |= dict.fromkeys((label for group in own for label in group.prompts), seen)
+                if mended is None:
                     work.track(tracker(seen), own, views)
-        return work.result(names or {}, earlier)
+                else:
+                    mended = corrected(tracker(seen), own, mended)
+        return crop.back(work.result(names or {}, mended), earlier)
 
     @torch.no_grad()
     def segment_images(
@@ -174,7 +176,7 @@ class Segmenter:
         order: str | Order | Iterable[int] = "given",
         only: Collection[int] | None = None,
         features: Path | None = None,
-        window: str = "auto",
+        window: str | Window = "auto",
         modality: Callable[[int], str | None] = lambda _: None,
         on_error: Callable[[int, MedicalSam2Error], None] | None = None,
     ) -> Iterator[ImageMask]:
@@ -189,7 +191,7 @@ class Segmenter:
                 policy of your own; or the images themselves, one after the other.
             only: the images to be outlined beside the prompted ones; all unless told.
             features: folder in which what the encoder saw is kept, by content and weights.
-            window: see `frames.choose_window`; "auto" takes one for all CT images in Hounsfield units.
+            window: see `intensity_window.choose_window`; "auto" takes one for all CT images in Hounsfield units.
             modality: what took an image, as a DICOM code, where known; else air and bone tell a CT.
             on_error: told of images that cannot be used, which are left out; without it their error is raised.
 
@@ -202,10 +204,12 @@ class Segmenter:
         policy: Callable[[], Policy] = find(POLICIES, bank, what="bank")
         asked, rest = chosen(order, len(images))
         size, seen = self.network.image_size, choose_set_windows(images, prompts, window, modality)
-        viewer = Viewer(images, self._encoder(features), size, on_error=on_error, windows=seen)
+        content = CroppedImages(images, prompts)
+        viewer = Viewer(content, self._encoder(features), size, on_error=on_error, windows=seen)
         visited = [*dict.fromkeys([*prompts, *(i for i in rest if only is None or i in only)])]
         setting = ImageSetting(self.network, viewer, policy, asked)
-        yield from self._stepwise(outlined(setting, prompts, visited))
+        for found in self._stepwise(outlined(setting, content.prompts, visited)):
+            yield replace(found, labels=content.back(found.index, found.labels), window=viewer.windows.get(found.index))
 
     def _stepwise(self, steps: Iterator[T]) -> Iterator[T]:
         """The same, in this precision, which does not leak to whoever takes the results."""

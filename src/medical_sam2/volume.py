@@ -9,10 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medical_sam2.errors import GeometryError
+from medical_sam2.intensity_window import Window
 
 LETTERS = np.array([["L", "R"], ["P", "A"], ["I", "S"]])
-CT_WINDOWS = {"soft": (40.0, 400.0), "lung": (-500.0, 1500.0), "bone": (400.0, 1800.0), "brain": (40.0, 80.0)}
-"""Level and width in Hounsfield units."""
 
 
 def axis_codes(affine: NDArray[np.float64]) -> str:
@@ -95,6 +94,7 @@ class Segmentation:
         uncertainty: (I, J, K) float in [0, 1], disagreement of the views, where it was asked for.
         confidence: one row per (object, view, slice), where tracking made it.
         warnings: what the user should look at, one line each.
+        windows: label → the intensities that the network saw as black and white.
     """
 
     labels: NDArray[np.unsignedinteger]
@@ -104,6 +104,7 @@ class Segmentation:
     uncertainty: NDArray[np.floating] | None = None
     confidence: tuple["SliceConfidence", ...] = ()
     warnings: tuple[str, ...] = ()
+    windows: Mapping[int, Window] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,8 @@ import pytest
 from numpy.typing import NDArray
 
 from medical_sam2.errors import ConfigError
-from medical_sam2.frames import Window, choose_window
 from medical_sam2.imagesets import choose_set_windows
+from medical_sam2.intensity_window import Window, choose_window
 from medical_sam2.prompts import FramePrompt
 from medical_sam2.volume import Volume
 

@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from medical_sam2.errors import GeometryError
-from medical_sam2.preview.scene import LUNG, SOFT_TISSUE, Scene, grey_window
+from medical_sam2.intensity_window import Window, percentile_window
+from medical_sam2.preview.scene import Scene
 from medical_sam2.prompts import Box, Mask, Point
 from medical_sam2.views import AXIAL, CORONAL, SAGITTAL, THREE_VIEWS, View
 from medical_sam2.volume import Segmentation, Volume
@@ -79,18 +80,18 @@ def test_another_grid_is_refused() -> None:
         Scene(volume, Segmentation(np.zeros((2, 3, 5), np.uint8), np.eye(4)))
 
 
-def test_windows() -> None:
-    air, tissue = np.full((9, 9, 9), -900.0), np.full((9, 9, 9), 40.0)
-    half = np.where(np.arange(9) < 5, air, tissue)
-    assert grey_window(air, ct=True) == LUNG
-    assert grey_window(half, half > 0, ct=True) == SOFT_TISSUE
-    assert grey_window(half, half < 0, ct=True) == LUNG
-    assert grey_window(tissue, ct=True) == (40, 41), "no Hounsfield units"
-    ramp = np.arange(1001.0)
-    np.testing.assert_allclose(grey_window(ramp), (5, 995))
-    ramp[[3, 4]] = np.nan, np.inf
-    low, high = grey_window(ramp)
-    assert 4 < low < 8
-    assert 990 < high < 1000
-    assert grey_window(np.full((3, 3), np.nan)) == (0, 1)
-    assert scene_of(np.zeros((2, 2, 2), np.uint8), window=(3, 4)).grey == (3, 4)
+def test_what_is_shown_is_what_the_network_saw() -> None:
+    lung, told = Window(-1250, 250), Window(3, 4)
+    labels = np.zeros((2, 2, 2), np.uint8)
+    volume = Volume(np.arange(8.0).reshape(2, 2, 2), np.eye(4))
+    seen = Segmentation(labels, np.eye(4), windows={2: Window(0, 1), 1: lung})
+    assert Scene(volume, seen).grey == lung
+    assert Scene(volume, seen, window=told).grey == told
+    assert Scene(volume, Segmentation(labels, np.eye(4))).grey == percentile_window(volume.array)
+
+
+def test_a_ct_that_nobody_was_asked_about_is_shown_as_its_objects_need_it() -> None:
+    array = np.random.default_rng(0).choice([-1000, -700, 40, 700], (20, 20, 20), p=[0.3, 0.1, 0.55, 0.05])
+    volume = Volume(array, np.eye(4), "CT")
+    for value, window in ((-700, Window(-1250, 250)), (40, Window(-160, 240)), (700, Window(-500, 1300))):
+        assert Scene(volume, Segmentation((array == value).astype(np.uint8), np.eye(4))).grey == window

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from medical_sam2.frames import percentile_window
+from medical_sam2.intensity_window import percentile_window
 from medical_sam2.model.nano import Nano, nano
 from medical_sam2.prompts import FramePrompt, Mask, Point
 from medical_sam2.train.adapt import KEPT, adapted, image_example, volume_examples

@@ -1,14 +1,14 @@
 // What the server is asked, and what it answers. Every change names the version that was seen.
 
 export type Plane = 'axial' | 'coronal' | 'sagittal' | 'image'
-export interface Structure { label: number; name: string; colour: string; ml: number | null; said: number }
+export interface Structure { label: number; name: string; colour: string; ml: number | null; said: number; window: [number, number]; seen_as: string }
 export interface Said { label: number; plane: Plane; t: number; kind: string; points: [number, number][]; positive: boolean[]; fresh: boolean }
 export interface State {
   version: number; structures: Structure[]; said: Said[]; can_undo: boolean; can_redo: boolean; fresh: number; tracked: number; busy: boolean
 }
 export interface PlaneInfo { name: Plane; frames: number; size: [number, number]; spacing: [number, number] }
 export interface Info {
-  id: string; kind: 'volume' | 'set'; planes: PlaneInfo[]; modality: string | null; window: [number, number] | null
+  id: string; kind: 'volume' | 'set'; planes: PlaneInfo[]; modality: string | null; window: [number, number] | null; seen_as: string
   extent: [number, number] | null; dicom: boolean; pacs: boolean; warnings: string[]; state: State
 }
 export interface Summary { id: string; kind: 'volume' | 'set' | 'damaged'; planes: Record<string, number>; structures: string[]; problem?: string }

@@ -38,7 +38,7 @@ export class Panel {
   }
 
   private on(change: Change): void {
-    if (change === 'state') { this.list(); this.going(); this.taking() }
+    if (change === 'state') { this.list(); this.going(); this.taking(); this.showing() }
     if (change === 'tool') this.choosing()
     if (change === 'progress') this.going()
     if (change === 'rows') this.looking()
@@ -132,10 +132,13 @@ export class Panel {
       return h('button', { class: active ? 'active' : '', 'aria-pressed': String(active), onclick: () => this.see(value) }, name)
     }
     const known: [string, [number, number]][] = [['auto', work.info.window ?? [0, 1]]]
+    const asked = work.state.structures.find((each) => each.label === work.label && each.said > 0)
+    if (asked) known.push(['network', asked.window])
     if (work.info.extent && work.info.extent[0] < -200) known.push(...Object.entries(this.about.windows))
     if (work.info.extent) known.push(['all', work.info.extent])
     fill(this.shown, flag('overlay', 'Outlines', 'O'), work.info.kind === 'volume' ? flag('doubt', 'Uncertainty', 'U') : null,
-      ...(work.info.kind === 'volume' ? [h('span', { class: 'break' }), ...known.map(window)] : []))
+      ...(work.info.kind === 'volume' ? [h('span', { class: 'break' }), ...known.map(window)] : []),
+      h('p', { class: 'fine', title: 'Another window for everything: medsam2 serve --window' }, `The network sees ${asked?.seen_as ?? work.info.seen_as}.`))
   }
 
   see(value: [number, number]): void { this.work.window = [...value]; this.work.tell('window') }

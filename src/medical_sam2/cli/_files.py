@@ -19,7 +19,6 @@ from medical_sam2.prompts import Prompt
 from medical_sam2.volume import Segmentation, Volume
 
 MAPS = (".nii.gz", ".nii", ".nrrd", ".mha")
-CHOSEN_FOR_EYES = {"auto", "percentile"}  # windows that the preview chooses by itself
 SUFFIXES: Mapping[str, Sequence[str]] = {
     "output": io.WRITABLE,
     "probability": MAPS,
@@ -149,14 +148,13 @@ def write(
     volume: Volume,
     found: Segmentation,
     prompts: Sequence[Prompt],
-    window: str,
     report: Callable[[], dict[str, Any]],
 ) -> None:
     """All files that were asked for; the labels last, so that they are there only if all else is.
 
     Whatever stops it, an interrupt too: files that were not there before are gone again.
     """
-    makers = _makers(volume, found, prompts, window, report)
+    makers = _makers(volume, found, prompts, report)
     pieces = [(file, data) for option, path in asked(outputs).items() for file, data in makers[option](path)]
     fresh = [file for file, _ in pieces if not file.exists()]
     try:
@@ -176,7 +174,6 @@ def _makers(
     volume: Volume,
     found: Segmentation,
     prompts: Sequence[Prompt],
-    window: str,
     report: Callable[[], dict[str, Any]],
 ) -> Mapping[str, Maker]:
     """Option → what writes its files."""
@@ -198,17 +195,14 @@ def _makers(
         ],
         "uncertainty": lambda path: [(path, image(found.uncertainty))],
         "confidence": text(lambda _: statistics.slices_to_csv(found, volume.orientation)),
-        "preview": lambda path: [(path, lambda file: _save_preview(file, volume, found, prompts, window))],
+        "preview": lambda path: [(path, lambda file: _save_preview(file, volume, found, prompts))],
         "statistics": text(table),
         "report": text(lambda _: json.dumps(report(), indent=2, ensure_ascii=False, allow_nan=False) + "\n"),
     }
 
 
-def _save_preview(path: Path, volume: Volume, found: Segmentation, prompts: Sequence[Prompt], window: str) -> None:
-    from medical_sam2.frames import choose_window
-
-    seen = None if window in CHOSEN_FOR_EYES else choose_window(volume, window)
+def _save_preview(path: Path, volume: Volume, found: Segmentation, prompts: Sequence[Prompt]) -> None:
     with TemporaryDirectory() as folder:
         draft = Path(folder) / f"preview{path.suffix}"
-        preview.save(draft, volume, found, prompts, window=seen and (seen.low, seen.high))
+        preview.save(draft, volume, found, prompts)
         atomic.write_bytes(path, draft.read_bytes())

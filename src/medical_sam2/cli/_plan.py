@@ -12,8 +12,8 @@ import torch
 
 from medical_sam2.cli._options import How, Outputs
 from medical_sam2.errors import ConfigError, WeightsError
-from medical_sam2.frames import choose_window
 from medical_sam2.fusion import FUSIONS
+from medical_sam2.intensity_window import Window, choose_window
 from medical_sam2.io.files import require_memory
 from medical_sam2.io.promptfile import Named
 from medical_sam2.model.catalogue import KNOWN, trained_size
@@ -42,12 +42,14 @@ class Plan:
         views: of each group, the first one holding the prompts.
         warnings: what was noticed.
         bytes: memory that it will take beside the image.
+        window: of intensities, to begin with: on a CT, prompts in lung or bone choose another one.
     """
 
     groups: tuple[Group, ...]
     views: tuple[tuple[View, ...], ...]
     warnings: tuple[str, ...]
     bytes: int
+    window: Window
 
 
 def check_settings(how: How) -> None:
@@ -121,7 +123,7 @@ def planned(
         ConfigError: an unknown window.
         ResourceError: too little memory.
     """
-    choose_window(volume, how.window)
+    window = choose_window(volume, how.window)
     groups = tuple(grouped(volume, named.prompts, views_allowed(how.views), _labels(earlier)))
     chosen = [views_named("one" if earlier else how.views, volume, group.view) for group in groups]
     told = dict.fromkeys([*empty_slices(volume, groups), *(line for _, lines in chosen for line in lines)])
@@ -131,7 +133,7 @@ def planned(
         told["one view disagrees with nobody: the uncertainty will be 0 everywhere"] = None
     size = bytes_needed(volume, len(named.labels), _image_size(how, segmenter), outputs)
     require_memory(size, volume.source or "the volume")
-    return Plan(groups, tuple(views for views, _ in chosen), tuple(told), size)
+    return Plan(groups, tuple(views for views, _ in chosen), tuple(told), size, window)
 
 
 def described(plan: Plan, how: How, segmenter: Segmenter | None) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from medical_sam2.cli._options import How
+from medical_sam2.intensity_window import Window
 from medical_sam2.io.promptfile import Named, as_objects
 from medical_sam2.prompts import Mask
 from medical_sam2.statistics import object_boxes
@@ -66,6 +67,7 @@ def foreseen(report: Mapping[str, Any], volume: Volume, plan: "Plan", outputs: M
         f"weights  {weights['name']} at {weights['image_size']} px, {there}",
         f"device   {report['device'] or 'not asked'}",
     ]
+    told.append(f"window   {plan.window}")
     told += [f"memory   about {size:,.0f} MB", *(f"would write {path}" for path in outputs.values())]
     return "\n".join([*told, "nothing was computed"]) + "\n"
 
@@ -73,7 +75,13 @@ def foreseen(report: Mapping[str, Any], volume: Volume, plan: "Plan", outputs: M
 def result(volume: Volume, found: Segmentation, warned: Sequence[str]) -> dict[str, Any]:
     """What came out, for the report."""
     warnings = list(dict.fromkeys([*volume.warnings, *warned, *found.warnings]))
-    return {"objects": objects(volume, found), "look_here": look_here(volume, found), "warnings": warnings}
+    seen = {str(label): window(each) for label, each in found.windows.items()}
+    return {"objects": objects(volume, found), "windows": seen, "look_here": look_here(volume, found), "warnings": warnings}
+
+
+def window(seen: Window) -> dict[str, Any]:
+    """Intensities that the network saw as black and white, and who chose them."""
+    return {"low": seen.low, "high": seen.high, "source": seen.source, "negative": seen.negative}
 
 
 def objects(volume: Volume, found: Segmentation) -> list[dict[str, Any]]:
@@ -99,6 +107,8 @@ def look_here(volume: Volume, found: Segmentation) -> list[dict[str, Any]]:
 def lines(report: Mapping[str, Any], outputs: Iterable[Path]) -> str:
     """What came out, for people."""
     told = [f"{_called(row)}: {row['voxels']} voxels, {row['volume_ml']:.4g} mL" for row in report["objects"]]
+    seen = dict.fromkeys(str(Window(**each)) for each in report["windows"].values())
+    told += [f"intensities from {each}" for each in seen]
     return "\n".join([*told, *(f"wrote {path}" for path in outputs)]) + "\n"
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from medical_sam2.cli._report import versions
+from medical_sam2.cli._report import versions, window
 from medical_sam2.cli._set_options import Manner
 from medical_sam2.cli._set_prompts import SetPrompts
 from medical_sam2.errors import MedicalSam2Error
@@ -49,6 +49,7 @@ def row(name: str, found: ImageMask, file: Path | None) -> dict[str, Any]:
         "prompted": found.prompted,
         "confidence": {str(label): round(sure, 4) for label, sure in found.confidence.items()},
         "likeness": round(found.likeness, 6),
+        "window": None if found.window is None else window(found.window),
         "area_px": {str(label): int(counts[label]) if label < len(counts) else 0 for label in found.confidence},
         "warnings": list(found.warnings),
     }
@@ -97,8 +98,10 @@ def failure(name: str, error: MedicalSam2Error) -> dict[str, Any]:
 
 def lines(report: Mapping[str, Any], written: Iterable[Path]) -> str:
     """What came out, for people."""
+    seen = {each["window"]["source"].partition(", background")[0] for each in report["images"] if each["window"]}
     sure = sorted((min(each["confidence"].values()), each["image"]) for each in report["images"] if not each["prompted"])
     told = [f"{len(report['images'])} of {report['count']} images outlined"]
+    told += [f"intensities: {', '.join(sorted(seen))}"] if seen else []
     if report["skipped"]:
         told[0] += f", {report['skipped']} were there already"
     if sure:

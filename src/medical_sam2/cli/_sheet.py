@@ -10,6 +10,7 @@ from PIL import Image
 
 from medical_sam2 import preview
 from medical_sam2.imagesets import ImageMask
+from medical_sam2.intensity_window import Window, percentile_window
 from medical_sam2.io import atomic
 
 TILE_PX, COLUMNS, MOST = 190, 6, 120
@@ -27,7 +28,7 @@ class Sheet:
         """An image and what was found on it."""
         sure = PROMPTED if found.prompted else found.lowest
         caption = f"{_short(name)}  {'template' if found.prompted else f'{sure:.2f}'}"
-        tile = (-sure, -found.index, *_small(image, found.labels), caption)
+        tile = (-sure, -found.index, *_small(image, found.labels, found.window), caption)
         if len(self._tiles) < MOST:
             heappush(self._tiles, tile)
         else:
@@ -45,14 +46,13 @@ class Sheet:
             atomic.write_bytes(path, draft.read_bytes())
 
 
-def _small(image: NDArray[np.generic], labels: NDArray[np.generic]) -> tuple[NDArray[np.generic], NDArray[np.generic]]:
-    """Image and labels with no more pixels than a sharp tile needs."""
-    from medical_sam2.frames import percentile_window
-
+def _small(
+    image: NDArray[np.generic], labels: NDArray[np.generic], window: Window | None
+) -> tuple[NDArray[np.generic], NDArray[np.generic]]:
+    """Image, as the network saw it, and labels with no more pixels than a sharp tile needs."""
     step = max(1, max(labels.shape) // (2 * TILE_PX))
     part = np.ascontiguousarray(image[::step, ::step])
-    if part.dtype != np.uint8:
-        part = (percentile_window(image).apply(part) * 255).astype(np.uint8)
+    part = (window or percentile_window(image)).as_bytes(part)
     height, width = part.shape[:2]
     map_of_places = Image.fromarray(labels.astype(np.int32)).resize((width, height), Image.Resampling.NEAREST)
     return part[..., 0] if part.shape[2:] == (1,) else part, np.asarray(map_of_places)

@@ -10,6 +10,7 @@ from cyclopts import Parameter
 
 from medical_sam2 import io
 from medical_sam2.cli import plain
+from medical_sam2.intensity_window import choose_window
 from medical_sam2.io import Form, Picture
 from medical_sam2.volume import Volume
 
@@ -78,6 +79,7 @@ def _volume(volume: Volume) -> dict[str, Any]:
         "dtype": str(volume.array.dtype),
         "range": [np.min(volume.array).item(), np.max(volume.array).item()],
         "modality": volume.modality,
+        "seen_as": str(choose_window(volume)),
         "warnings": list(volume.warnings),
     }
 
@@ -93,6 +95,7 @@ def _pictures(pictures: tuple[Picture, ...]) -> dict[str, Any]:
         "dtype": str(first.array.dtype),
         "range": [min(np.min(p.array).item() for p in pictures), max(np.max(p.array).item() for p in pictures)],
         "modality": first.modality,
+        "seen_as": str(choose_window(first)),
         "warnings": list(dict.fromkeys(warning for picture in pictures for warning in picture.warnings)),
     }
 

@@ -80,8 +80,8 @@ def _window(text: str) -> tuple[float, float]:
         except ValueError:
             raise ConfigError(f"the window {text!r} is no pair of numbers", "give LOW,HIGH") from None
         return low, high
+    from medical_sam2.intensity_window import CT_WINDOWS
     from medical_sam2.plugins import find
-    from medical_sam2.volume import CT_WINDOWS
 
     level, width = find(CT_WINDOWS, text, what="window", trusted=False)
     return level - width / 2, level + width / 2

@@ -67,7 +67,7 @@ def segment(
     _warn(line for line in found.warnings if line not in plan.warnings)
     report |= _report.result(image, found, plan.warnings)
     _tell(report["look_here"])
-    _files.write(outputs, image, found, named.prompts, how.window, lambda: {**report, "seconds": clock.laps})
+    _files.write(outputs, image, found, named.prompts, lambda: {**report, "seconds": clock.laps})
     clock.lap("write")
     _print({**report, "seconds": clock.laps}, _report.lines(report, _files.asked(outputs).values()), json)
 

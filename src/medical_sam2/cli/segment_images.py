@@ -111,8 +111,8 @@ def _check_masks(prompts: SetPrompts, files: list[Path], outputs: Outputs) -> No
 
 def _network(manner: Manner) -> "Segmenter":
     from medical_sam2.cli._plan import network
-    from medical_sam2.frames import named_window
     from medical_sam2.imagesets import ORDERS
+    from medical_sam2.intensity_window import named_window
     from medical_sam2.model.memory import POLICIES
     from medical_sam2.plugins import find
 

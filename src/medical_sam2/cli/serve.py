@@ -13,6 +13,7 @@ from cyclopts import Group, Parameter
 
 from medical_sam2.cli._options import FLAG
 from medical_sam2.errors import ConfigError, InputError
+from medical_sam2.intensity_window import named_window
 
 if TYPE_CHECKING:
     from medical_sam2.segmenter import Segmenter
@@ -96,6 +97,7 @@ def serve(
     reach: Reach = HERE,
     machine: Machine = THIS_MACHINE,
     keeping: Keeping = AS_USUAL,
+    window: Annotated[str, Parameter(allow_leading_hyphen=True)] = "auto",
     pacs: str = "",
     no_browser: Annotated[bool, FLAG] = False,
 ) -> None:
@@ -103,6 +105,7 @@ def serve(
 
     Args:
         what: image file, or folder of images, to be opened from the page; others can be dropped on it.
+        window: of intensities, for all that is opened: auto, percentile, soft, lung, bone, brain, or LOW,HIGH.
         pacs: address of a DICOMweb server from which series may be opened.
         no_browser: do not open a browser.
     """
@@ -113,15 +116,16 @@ def serve(
 
     if what is not None and not what.exists():
         raise InputError("there is no such file or folder", "check the path", subject=what)
-    settings = _settings(what, reach, keeping, pacs)
+    settings = _settings(what, reach, keeping, window, pacs)
     desk = Desk(lambda: _segmenter(machine))
     files = {name: str(path) if path else None for name, path in (("certificate", reach.certificate), ("key", reach.key))}
     run(settings, desk, **files, browser=not no_browser and sys.stderr.isatty())
 
 
-def _settings(what: Path | None, reach: Reach, keeping: Keeping, pacs: str) -> "Settings":
+def _settings(what: Path | None, reach: Reach, keeping: Keeping, window: str, pacs: str) -> "Settings":
     from medical_sam2.server.settings import LOOPBACK, Settings
 
+    named_window(window)
     secret = _password(reach.password_file)
     if reach.host not in LOOPBACK and not secret:
         problem = f"--host {reach.host} can be reached from other machines, and there is no password"
@@ -135,6 +139,7 @@ def _settings(what: Path | None, reach: Reach, keeping: Keeping, pacs: str) -> "
         origins=reach.allow_origin,
         token=secrets.token_urlsafe(32),
         password=secret,
+        window=window,
         pacs=pacs,
         most_sessions=keeping.most_sessions,
         most_upload_mb=keeping.most_upload_mb,

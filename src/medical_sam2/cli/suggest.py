@@ -84,7 +84,7 @@ def _of_a_volume(image: Volume, said: Said, how: How, count: int) -> list[dict[s
     import torch
 
     from medical_sam2.cli import _plan
-    from medical_sam2.frames import FrameStack, choose_window
+    from medical_sam2.frames import FrameStack
     from medical_sam2.imagesets import direction, neediest, slice_needs
     from medical_sam2.views import View
 
@@ -95,7 +95,7 @@ def _of_a_volume(image: Volume, said: Said, how: How, count: int) -> list[dict[s
         image, named.prompts, bank=how.bank, window=how.window, zoom=not how.whole_slices, features=how.features
     )
     view = View(next(row.view for row in found.confidence if row.prompted))
-    stack = FrameStack(image, view, choose_window(image, how.window), segmenter.network.image_size)
+    stack = FrameStack(image, view, next(iter(found.windows.values())), segmenter.network.image_size)
     asked = {row.slice for row in found.confidence if row.view == view.code and (row.prompted or row.area_px)}
     with torch.inference_mode(), segmenter.computing():
         directions = {

@@ -17,7 +17,7 @@ from medical_sam2.errors import PromptError
 from medical_sam2.evaluate.job import Job, data_set
 from medical_sam2.evaluate.methods.method import Asked, Found, Method, Said, slices_of, window_of
 from medical_sam2.evaluate.tasks import MaskArray, VolumeTask
-from medical_sam2.frames import percentile_window
+from medical_sam2.intensity_window import percentile_window
 from medical_sam2.volume import Volume
 
 Floats = NDArray[np.float32]

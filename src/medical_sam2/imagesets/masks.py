@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
+from medical_sam2.intensity_window import Window
+
 STRIP_PIXELS = 4_000_000  # of an image that are worked on at once
 
 
@@ -26,6 +28,7 @@ class ImageMask:
         likeness: of the image to what was remembered when it was visited: cosine in [-1, 1], 1 where it was prompted.
         prompted: whether a person spoke on it.
         warnings: what was noticed.
+        window: the intensities that the network saw as black and white.
     """
 
     index: int
@@ -34,6 +37,7 @@ class ImageMask:
     likeness: float = 1.0
     prompted: bool = False
     warnings: tuple[str, ...] = ()
+    window: Window | None = None
 
     @property
     def lowest(self) -> float:

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from medical_sam2.errors import GeometryError, MedicalSam2Error
-from medical_sam2.frames import percentile_window, to_input
+from medical_sam2.frames import to_input
 from medical_sam2.imagesets.windows import AS_IT_IS, SetWindows
+from medical_sam2.intensity_window import Window
 from medical_sam2.model.backbone import Features
 from medical_sam2.region import Region
 
@@ -45,6 +46,7 @@ class Viewer:
         self.images, self.size = images, size
         self.shapes: dict[int, tuple[int, int]] = {}
         self.blank: list[int] = []
+        self.windows: dict[int, Window] = {}
         self._encode, self._on_error, self._windows = encode, on_error, windows
         self._held = WeakValueDictionary[int, Features]()  # as long as the encoder keeps them, no image is read again
         self._summaries, self._useless = dict[int, NDArray[np.float32]](), set[int]()
@@ -99,8 +101,9 @@ class Viewer:
         return self._look(i, image, image)
 
     def _look(self, i: int, image: NDArray[np.generic], part: NDArray[np.generic]) -> Features:
-        window = self._windows.of(i, image) or percentile_window(image)
-        return self._encode(to_input(window.apply(_reduced(part, self.size)), self.size))
+        if i not in self.windows:
+            self.windows[i] = self._windows.of(i, image)
+        return self._encode(to_input(self.windows[i].apply(_reduced(part, self.size)), self.size))
 
 
 def direction(vector_C: Tensor) -> NDArray[np.float32]:
@@ -122,8 +125,8 @@ def _reduced(image: NDArray[np.generic], size: int) -> NDArray[np.generic]:
     return image
 
 
-def _averaged(image: NDArray[np.generic], axis: int, parts: int) -> NDArray[np.float32]:
+def _averaged(image: NDArray[np.generic], axis: int, parts: int) -> NDArray[np.float64]:
     edges = np.arange(parts + 1) * image.shape[axis] // parts
     cut = (slice(None),) * axis
-    means = [image[(*cut, slice(low, high))].mean(axis, dtype=np.float32) for low, high in pairwise(edges)]
+    means = [image[(*cut, slice(low, high))].mean(axis, dtype=np.float64) for low, high in pairwise(edges)]
     return np.stack(means, axis)

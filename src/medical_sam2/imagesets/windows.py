@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from medical_sam2.frames import Window, hounsfield_window, in_hounsfield, intensities, named_window
-from medical_sam2.prompts import FramePrompt
+from medical_sam2.intensity_window import Window, hounsfield_window, in_hounsfield, named_window, percentile_window
+from medical_sam2.prompts import FramePrompt, intensities
 
 Modality = Callable[[int], str | None]
 
@@ -22,30 +22,36 @@ class SetWindows:
     """One window for all CT images in Hounsfield units, so that a tissue has one grey level; percentiles of each other image.
 
     Args:
-        window: of those images; None where percentiles are wanted.
-        everywhere: whether it is that of all grey images, as a user asked for.
+        inside: intensities that are prompted on CT images.
+        told: the window of all grey images, if a user asked for one.
+        percentile: whether CT images are no exception.
         modality: of an image, as a DICOM code, where known.
     """
 
-    window: Window | None
-    everywhere: bool = False
+    inside: NDArray[np.generic]
+    told: Window | None = None
+    percentile: bool = False
     modality: Modality = unknown
 
-    def of(self, i: int, image: NDArray[np.generic]) -> Window | None:
-        """The window of image i, None where its own percentiles decide."""
-        if self.window is None or not _grey(image):
-            return None
-        return self.window if self.everywhere or in_hounsfield(image, self.modality(i)) else None
+    def of(self, i: int, image: NDArray[np.generic]) -> Window:
+        """The window of image i, (H, W) or (H, W, 3)."""
+        if _grey(image):
+            if self.told is not None:
+                return self.told
+            modality = self.modality(i)
+            if not self.percentile and in_hounsfield(image, modality):
+                return hounsfield_window(self.inside, modality)
+        return percentile_window(image)
 
 
-AS_IT_IS = SetWindows(None)
+AS_IT_IS = SetWindows(np.zeros(0), percentile=True)
 """The percentiles of each image."""
 
 
 def choose_set_windows(
     images: Sequence[NDArray[np.generic]],
     prompts: Mapping[int, Mapping[int, FramePrompt]],
-    name: str = "auto",
+    name: str | Window = "auto",
     modality: Modality = unknown,
 ) -> SetWindows:
     """The windows of a set: as the user says, or on CT images the one that shows what is prompted on them best.
@@ -53,7 +59,7 @@ def choose_set_windows(
     Args:
         images: (H, W) or (H, W, 3) each.
         prompts: image → object → prompt.
-        name: see `frames.choose_window`.
+        name: see `intensity_window.choose_window`.
         modality: of an image, as a DICOM code, where known.
 
     Raises:
@@ -61,9 +67,9 @@ def choose_set_windows(
     """
     told = named_window(name)
     if told is not None or name != "auto":
-        return SetWindows(told, everywhere=told is not None, modality=modality)
+        return SetWindows(np.zeros(0), told, percentile=True)
     inside = [values for i in prompts if 0 <= i < len(images) for values in _pointed_at(images[i], prompts[i], modality(i))]
-    return SetWindows(hounsfield_window(np.concatenate(inside) if inside else None), modality=modality)
+    return SetWindows(np.concatenate(inside) if inside else np.zeros(0), modality=modality)
 
 
 def _pointed_at(

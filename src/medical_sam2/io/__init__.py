@@ -8,6 +8,7 @@ save(labels, "brain_seg.nii.gz", like=volume)         # the same grid, bit for b
 
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -22,6 +23,7 @@ from medical_sam2.io.jsonfile import load_json, parse_json
 from medical_sam2.io.options import Form, Options
 from medical_sam2.io.pictures import SUFFIXES as PICTURE_SUFFIXES
 from medical_sam2.io.pictures import Picture
+from medical_sam2.io.plausibility import oddities
 from medical_sam2.io.recognise import recognise
 from medical_sam2.volume import Segmentation, Volume
 
@@ -82,7 +84,8 @@ def read(
     if geometry_from not in (None, "sform", "qform"):
         raise InputError(f"geometry_from {geometry_from!r} is unknown", "use sform or qform")
     options = Options(geometry_from, frame, series, allow_gap, max_bytes)
-    return _read(Path(path), options, all_frames)
+    found = _read(Path(path), options, all_frames)
+    return replace(found, warnings=(*found.warnings, *oddities(found))) if isinstance(found, Volume) else found
 
 
 def load_pictures(path: str | os.PathLike[str], *, max_bytes: int | None = None) -> tuple[Picture, ...]:

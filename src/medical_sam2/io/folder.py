@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from medical_sam2.errors import FormatError, GeometryError, InputError, MedicalSam2Error, PromptError, ResourceError
 from medical_sam2.io.pictures import SUFFIXES, Picture, page_count
+from medical_sam2.io.plausibility import ONE_SLICE
 from medical_sam2.io.recognise import recognise
 from medical_sam2.plugins import suggestion
 from medical_sam2.volume import Volume
@@ -148,7 +149,8 @@ def as_picture(found: Volume | tuple[Picture, ...], file: Path) -> Picture:
     across, down = (axis for axis in range(3) if axis != thin[0])
     spacing = found.spacing_mm[down], found.spacing_mm[across]
     array = np.ascontiguousarray(found.array.take(0, thin[0]).T)
-    return Picture(array, spacing, found.modality, file, warnings=found.warnings)
+    notes = tuple(note for note in found.warnings if note != ONE_SLICE)
+    return Picture(array, spacing, found.modality, file, warnings=notes)
 
 
 def instead(folder: Path) -> str:

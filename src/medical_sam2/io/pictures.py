@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from medical_sam2.errors import AmbiguousError, FormatError, InputError, ResourceError
+from medical_sam2.io import deep_colours
 from medical_sam2.io.files import guarded, open_regular, require_memory
 from medical_sam2.io.options import Options
 
@@ -22,7 +23,6 @@ SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp"})
 GREY = {"1", "L", "I", "F", "I;16", "I;16B", "I;16L", "I;16N"}
 TIFF_SUFFIXES = {".tif", ".tiff"}
 UNKNOWN = "it cannot be read as"
-DEEP = "its colours are 16 bits deep; they were reduced to 8"
 ORIENTATION = 0x0112
 MOST_PIXELS = 1 << 30
 DEPTHS = 0x0102
@@ -116,8 +116,8 @@ def _from_array(array: NDArray[Any], page: int, path: Path) -> Picture:
         array = np.moveaxis(array, 0, 2)
     if array.ndim == 3 and array.shape[2] in (3, 4) and array.dtype.name in {"uint8", "uint16"}:
         if array.dtype == np.uint16:
-            notes.append(DEEP)
-            array = (array >> 8).astype(np.uint8)
+            array, told = deep_colours.to_bytes(array[..., :3])
+            notes.append(told)
         return Picture(np.ascontiguousarray(array[..., :3]), source=path, frame=page, warnings=tuple(notes))
     if array.ndim != 2 or array.dtype.kind not in "iuf":
         raise FormatError(f"its pixels are {array.dtype} of shape {array.shape}", "convert it to grey or RGB", subject=path)
@@ -157,7 +157,7 @@ def _page(image: Image.Image, page: int, path: Path) -> Picture:
     if max(image.size) == 1:
         notes.append("the image is a single pixel")
     if image.mode in {"RGB", "RGBA"} and _sixteen_bit_png(image, path):
-        notes.append(DEEP)
+        return Picture(_deep(path, notes), source=path, frame=page, warnings=tuple(notes))
     return Picture(_pixels(image, notes), source=path, frame=page, warnings=tuple(notes))
 
 
@@ -167,6 +167,15 @@ def _sixteen_bit_png(image: Image.Image, path: Path) -> bool:
         return False
     with open_regular(path) as stream:
         return stream.read(25)[24:] == b"\x10"
+
+
+def _deep(path: Path, notes: list[str]) -> NDArray[Any]:
+    array = deep_colours.read_png(path)
+    if array.ndim == 2:
+        return array
+    colours, told = deep_colours.to_bytes(array)
+    notes.append(told)
+    return colours
 
 
 def _pixels(image: Image.Image, notes: list[str]) -> NDArray[Any]:

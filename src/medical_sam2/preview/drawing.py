@@ -71,13 +71,6 @@ def colours_of(labels: Iterable[int]) -> dict[int, Colour]:
     return {label: PALETTE[place % len(PALETTE)] for place, label in enumerate(sorted(labels))}
 
 
-def to_grey(slice_hw: NDArray[np.generic], window: tuple[float, float]) -> NDArray[np.uint8]:
-    """Intensities as grey values, clipped to the window; what is not finite is black."""
-    low, high = window
-    scaled = (np.nan_to_num(slice_hw.astype(np.float32), nan=low, posinf=high, neginf=low) - low) * (255 / (high - low))
-    return np.clip(np.rint(scaled), 0, 255).astype(np.uint8)
-
-
 def tile(
     image: NDArray[np.generic],
     labels_hw: NDArray[np.generic] | None,

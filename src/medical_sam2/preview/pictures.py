@@ -9,14 +9,13 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from medical_sam2.errors import ConfigError
+from medical_sam2.intensity_window import Window, percentile_window
 from medical_sam2.preview import drawing
 from medical_sam2.preview.drawing import BACKGROUND, MUTED, Colour, Crop
-from medical_sam2.preview.scene import Scene, grey_window
+from medical_sam2.preview.scene import Scene
 from medical_sam2.prompts import Prompt
 from medical_sam2.views import OPPOSITE, THREE_VIEWS, View
 from medical_sam2.volume import Segmentation, Volume
-
-Window = tuple[float, float]
 
 _GAP, _CAPTION, _LINE = 10, 20, 22
 _TALLEST = 460
@@ -67,7 +66,7 @@ def montage(
         prompts: clicks, boxes and outlines to mark.
         width_px: width of the picture.
         slices: how many on the strip.
-        window: intensities shown as black and white; None takes a CT window or percentiles.
+        window: intensities shown as black and white; unless given, those that the network saw.
 
     Raises:
         GeometryError: the segmentation is not in the grid of the volume.
@@ -132,7 +131,7 @@ def contact_sheet(
 def _cell(
     image: NDArray[np.generic], mask: NDArray[np.generic] | None, caption: str, colours: Mapping[int, Colour], tile_px: int
 ) -> Image.Image:
-    pixels = image if image.dtype == np.uint8 else drawing.to_grey(image, grey_window(image))
+    pixels = image if image.dtype == np.uint8 else percentile_window(image).as_bytes(image)
     height, width = image.shape[:2]
     scale = tile_px / max(height, width)
     picture = drawing.tile(pixels, mask, Crop((0, 0), (height, width), (scale, scale)), colours)
@@ -166,7 +165,7 @@ def _strip(scene: Scene, width_px: int, slices: int) -> Image.Image:
 
 def draw_slice(scene: Scene, view: View, t: int, crop: Crop) -> Image.Image:
     """Frame t of a view with its objects and prompts, cut and stretched as told."""
-    grey = drawing.to_grey(view.apply(scene.volume.array, scene.axes)[t], scene.grey)
+    grey = scene.grey.as_bytes(view.apply(scene.volume.array, scene.axes)[t])
     labels = view.apply(scene.segmentation.labels, scene.axes)[t]
     return drawing.tile(grey, labels, crop, drawing.colours_of(scene.voxels), scene.said(view, t))
 

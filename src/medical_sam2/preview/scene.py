@@ -9,12 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medical_sam2.errors import GeometryError
+from medical_sam2.intensity_window import Window, choose_window
 from medical_sam2.prompts import FramePrompt, Prompt
 from medical_sam2.views import AXIAL, THREE_VIEWS, View
 from medical_sam2.volume import Segmentation, Volume
 
-SOFT_TISSUE, LUNG = (-160.0, 240.0), (-1350.0, 150.0)
-"""Windows in Hounsfield units: W400 L40, W1500 L-600."""
 _SAMPLES = 200_000
 
 
@@ -26,7 +25,7 @@ class Scene:
         volume: the image.
         segmentation: in the image's grid.
         prompts: what the user pointed at.
-        window: intensities shown as black and white; None chooses them.
+        window: intensities shown as black and white; unless given, what the network saw of the first object, if it was asked.
 
     Raises:
         GeometryError: the segmentation is not in the grid of the volume.
@@ -35,7 +34,7 @@ class Scene:
     volume: Volume
     segmentation: Segmentation
     prompts: Sequence[Prompt] = ()
-    window: tuple[float, float] | None = None
+    window: Window | None = None
     axes: str = field(init=False)
 
     def __post_init__(self) -> None:
@@ -47,9 +46,10 @@ class Scene:
         object.__setattr__(self, "axes", self.volume.orientation)
 
     @cached_property
-    def grey(self) -> tuple[float, float]:
+    def grey(self) -> Window:
         """Intensities shown as black and white."""
-        return self.window or grey_window(self.volume.array, self._inside, ct=self.volume.modality == "CT")
+        seen = next((window for _, window in sorted(self.segmentation.windows.items())), None)
+        return self.window or seen or choose_window(self.volume, inside=self._inside)
 
     @cached_property
     def areas(self) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
@@ -107,30 +107,8 @@ class Scene:
         return {view: [prompt.project(view, shape, self.axes) for prompt in self.prompts] for view in THREE_VIEWS}
 
     @property
-    def _inside(self) -> NDArray[np.bool_]:
-        return self.segmentation.labels[_sparse(self.segmentation.labels)] != 0
-
-
-def grey_window(
-    array: NDArray[np.generic], inside: NDArray[np.bool_] | None = None, *, ct: bool = False
-) -> tuple[float, float]:
-    """Intensities to show as black and white.
-
-    The 0.5 and 99.5 percentiles of a sample; for CT a window in Hounsfield units: that of the lung where the objects (or
-    all) are mostly air, otherwise that of soft tissue. An array that holds no Hounsfield units is treated as any other.
-    """
-    sample = array[_sparse(array)].astype(np.float32)
-    finite = np.isfinite(sample)
-    if not finite.any():
-        return 0.0, 1.0
-    if ct and sample[finite].min() < -200:
-        shown = sample[finite & inside] if inside is not None and (finite & inside).any() else sample[finite]
-        return LUNG if np.median(shown) < -400 else SOFT_TISSUE
-    low, high = (float(value) for value in np.percentile(sample[finite], (0.5, 99.5)))
-    return (low, high) if high > low else (low, low + 1)
-
-
-def _sparse(array: NDArray[np.generic]) -> tuple[slice, ...]:
-    """Every n-th element of each axis: enough for percentiles, and quick for a volume of any size."""
-    step = max(1, round((array.size / _SAMPLES) ** (1 / array.ndim)))
-    return (slice(None, None, step),) * array.ndim
+    def _inside(self) -> NDArray[np.generic]:
+        """Intensities of the objects, of one that is large every n-th."""
+        step = max(1, round((self.volume.array.size / _SAMPLES) ** (1 / 3)))
+        cut = (slice(None, None, step),) * 3
+        return self.volume.array[cut][self.segmentation.labels[cut] != 0]

@@ -11,6 +11,7 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 
+from medical_sam2.intensity_window import CT_WINDOWS
 from medical_sam2.server import library, looks
 from medical_sam2.server.downloads import download
 from medical_sam2.server.forms import Add, Begin, Open, Say, StateOut, Track, Versioned, shown
@@ -18,7 +19,6 @@ from medical_sam2.server.refusals import Missing, Refusal
 from medical_sam2.server.session import Session
 from medical_sam2.server.store import Store
 from medical_sam2.server.volumes import VolumeSubject
-from medical_sam2.volume import CT_WINDOWS
 
 PAUSE_S = 0.04  # between two looks at the events of a job
 Plane = Literal["axial", "coronal", "sagittal", "image"]
@@ -111,9 +111,9 @@ def _write(file: int, piece: bytes) -> None:
 def _frames(router: APIRouter, store: Store) -> None:
     @router.get("/sessions/{id}/frames/{plane}/{t}")
     def frame(id: str, plane: Plane, t: int, side: Side = 0) -> Response:
-        subject = _at(store, id, plane, t).subject
-        extent = subject.extent if isinstance(subject, VolumeSubject) else None
-        seen = looks.look(subject.pixels(plane, t), extent, side)
+        session = _at(store, id, plane, t)
+        window = session.subject.range(t, session.history.state.said)
+        seen = looks.look(session.subject.pixels(plane, t), window, side)
         return Response(seen.data, media_type="application/octet-stream", headers=seen.headers())
 
     @router.get("/sessions/{id}/labels/{plane}/{t}")
@@ -257,7 +257,8 @@ def described(store: Store, session: Session) -> dict[str, Any]:
         "planes": planes,
         "modality": solid.volume.modality if solid else None,
         "window": (solid.window.low, solid.window.high) if solid else None,
-        "extent": solid.extent if solid else None,
+        "seen_as": str(subject.seen(session.history.state.said)),
+        "extent": (solid.extent.low, solid.extent.high) if solid else None,
         "dicom": store.is_dicom(session.id),
         "pacs": bool(store.settings.pacs and store.origin(session.id).study),
         "warnings": store.warnings(session.id),

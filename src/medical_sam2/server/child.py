@@ -156,7 +156,8 @@ def _decode(order: Mapping[str, Any]) -> None:
         for i, picture in enumerate(found):
             np.save(target / f"{i}.npy", picture.array)
         spacing = found[0].spacing_mm
-        notes = {"kind": "set", "count": len(found), "spacing_mm": spacing, "warnings": [n for p in found for n in p.warnings]}
+        about = {"kind": "set", "count": len(found), "modality": found[0].modality, "spacing_mm": spacing}
+        notes = {**about, "warnings": [n for p in found for n in p.warnings]}
     atomic.write_bytes(target / META, json.dumps(notes).encode())
 
 

@@ -6,7 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from medical_sam2.server.child import Reading
 from medical_sam2.server.session import Session
-from medical_sam2.server.state import MOST_NAME, Said
+from medical_sam2.server.state import MOST_NAME, Said, Structure
 
 Colour = Annotated[str, Field(pattern=r"^(#[0-9a-f]{6})?$")]
 Label = Annotated[int, Field(ge=1, le=255)]
@@ -81,6 +81,8 @@ class StructureOut(BaseModel):
     colour: str
     ml: float | None
     said: int
+    window: tuple[float, float]
+    seen_as: str
 
 
 class SaidOut(BaseModel):
@@ -108,6 +110,20 @@ class StateOut(BaseModel):
     busy: bool
 
 
+def _structure(session: Session, structure: Structure, ml: float | None) -> StructureOut:
+    said = [each for each in session.history.state.said if each.label == structure.label]
+    seen = session.subject.seen(said)
+    return StructureOut(
+        label=structure.label,
+        name=structure.name,
+        colour=structure.colour,
+        ml=ml,
+        said=len(said),
+        window=(seen.low, seen.high),
+        seen_as=str(seen),
+    )
+
+
 def shown(session: Session) -> StateOut:
     """What the page is told of a session."""
     history = session.history
@@ -116,16 +132,7 @@ def shown(session: Session) -> StateOut:
     volumes = session.volumes_ml()
     return StateOut(
         version=history.version,
-        structures=[
-            StructureOut(
-                label=each.label,
-                name=each.name,
-                colour=each.colour,
-                ml=volumes.get(each.label),
-                said=sum(said.label == each.label for said in state.said),
-            )
-            for each in state.structures
-        ],
+        structures=[_structure(session, each, volumes.get(each.label)) for each in state.structures],
         said=[
             SaidOut(
                 label=said.label,

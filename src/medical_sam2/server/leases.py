@@ -34,6 +34,7 @@ class Lease:
     said: tuple[Prompt, ...] = ()
     heard: int = 0
     zoom: bool = True
+    window: str = "auto"
     past: list[tuple[NDArray[np.uint8], tuple[Prompt, ...], int]] = field(default_factory=list)
 
     def begin(self, volume: Volume) -> None:

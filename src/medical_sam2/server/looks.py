@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from medical_sam2.intensity_window import Window
 from medical_sam2.server.subjects import Canvas
 from medical_sam2.server.volumes import VolumeSubject
 
@@ -38,23 +39,20 @@ class Look:
         return {**size, "x-low": repr(self.low), "x-high": repr(self.high)}
 
 
-def look(frame: NDArray[np.generic], extent: tuple[float, float] | None, side: int) -> Look:
+def look(frame: NDArray[np.generic], window: Window, side: int) -> Look:
     """A frame (H, W) or (H, W, 3) in codes.
 
     Args:
         frame: intensities or colours.
-        extent: of all intensities of the volume; None for those of the frame.
+        window: of a volume the range of all its intensities, which the page narrows; of an image what the network sees.
         side: longest side that is wanted; rows and columns are left out for it. 0 for all.
     """
     frame = thinned(frame, side)
     height, width = frame.shape[:2]
     if frame.ndim == 3:
-        return Look(np.ascontiguousarray(frame, np.uint8).tobytes(), height, width, 3, 0.0, 255.0)
-    values = np.nan_to_num(frame.astype(np.float64))
-    low, high = extent or (float(values.min()), float(values.max()))
-    span = high - low or 1.0
-    codes = np.rint((values - low) * (65_535 / span)).astype("<u2")
-    return Look(codes.tobytes(), height, width, 1, low, low + span)
+        return Look(np.ascontiguousarray(window.as_bytes(frame)).tobytes(), height, width, 3, window.low, window.high)
+    codes = np.rint(65_535 * window.apply(frame)).astype("<u2")
+    return Look(codes.tobytes(), height, width, 1, window.low, window.high)
 
 
 def thinned(frame: NDArray[np.generic], side: int) -> NDArray[np.generic]:
@@ -71,10 +69,5 @@ def solid(subject: VolumeSubject, canvas: Canvas | None) -> bytes:
     steps = [max(1, -(-size // SOLID)) for size in volume.shape]
     cut = tuple(slice(None, None, step) for step in steps)
     affine = volume.affine @ np.diag([*steps, 1.0])
-    if canvas is not None:
-        small = np.ascontiguousarray(canvas[0][cut])
-    else:
-        low, high = subject.window.low, subject.window.high
-        values = np.nan_to_num(volume.array[cut].astype(np.float32))
-        small = (np.clip((values - low) / (high - low), 0, 1) * 255).astype(np.uint8)
+    small = np.ascontiguousarray(canvas[0][cut]) if canvas is not None else subject.window.as_bytes(volume.array[cut])
     return gzip.compress(nib.Nifti1Image(small, affine).to_bytes(), 1, mtime=0)  # type: ignore[no-untyped-call]

@@ -249,7 +249,9 @@ def _answered(store: Store, session: Session, wanted: Wanted, output: str) -> Re
         raise Unusable("click inside of the structure: foreground is empty")
     try:
         with store.desk.asking(urgent=False) as segmenter:
-            found = segmenter.segment_volume(session.subject.volume, wanted.prompts, on_frame=lambda _: store.desk.give_way())
+            found = segmenter.segment_volume(
+                session.subject.volume, wanted.prompts, window=store.settings.window, on_frame=lambda _: store.desk.give_way()
+            )
     except MedicalSam2Error as error:
         raise told(error) from None
     told_params = {"label_names": {"structure": 1}, "warnings": list(found.warnings)}

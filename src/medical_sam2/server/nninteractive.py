@@ -144,6 +144,7 @@ def _images(router: APIRouter, leases: Leases, settings: Settings) -> None:
     @router.post("/set_image")
     async def set_image(request: Request, token: Token = "", meta: Meta = "{}") -> dict[str, Any]:
         lease = leases.get(token)
+        lease.window = settings.window
         array = await run_in_threadpool(frames_nnia.unpack, await _body(request, settings), settings.most_voxels)
         if array.ndim != 4 or len(array) != 1:
             raise Unusable(f"the image has shape {array.shape}; give one channel and three axes")
@@ -257,7 +258,7 @@ def _answered(lease: Lease, desk: Desk, form: Gesture) -> Response:
         with desk.asking(urgent=False) as segmenter:
             prompts = fresh if earlier is not None else lease.said
             found = segmenter.segment_volume(
-                volume, prompts, earlier=earlier, zoom=lease.zoom, on_frame=lambda _: desk.give_way()
+                volume, prompts, window=lease.window, earlier=earlier, zoom=lease.zoom, on_frame=lambda _: desk.give_way()
             )
     except MedicalSam2Error as error:
         lease.labels, lease.said, lease.heard = lease.past.pop()

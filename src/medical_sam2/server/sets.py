@@ -1,6 +1,6 @@
 """A set of images in a session. Shapes: H W an image."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from operator import or_
@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from medical_sam2.intensity_window import Window, Windows
 from medical_sam2.io import Picture
-from medical_sam2.prompts import FramePrompt
+from medical_sam2.prompts import FramePrompt, intensities
 from medical_sam2.server.state import Said, State
 from medical_sam2.server.subjects import Canvas, Found, Frame, OnFrame, frame_prompt
 from medical_sam2.volume import SliceConfidence
 
 if TYPE_CHECKING:
+    from medical_sam2.imagesets import ImageMask
     from medical_sam2.segmenter import Segmenter
 
 PLANE = "image"
@@ -27,9 +29,11 @@ class SetSubject:
 
     Args:
         pictures: in their order.
+        window_name: of the intensities that the network sees; see `intensity_window.choose_window`.
     """
 
     pictures: Sequence[Picture]
+    window_name: str = "auto"
 
     @property
     def planes(self) -> Mapping[str, int]:
@@ -53,6 +57,25 @@ class SetSubject:
         """An image."""
         return self.pictures[t].array
 
+    def range(self, t: int, said: Sequence[Said]) -> Window:
+        """What the network sees an image through."""
+        picture, on = self.pictures[t], [one for one in said if one.t < len(self.pictures)]
+        windows = Windows(picture, "percentile" if picture.colour else self.window_name)
+        return windows.of(self._pointed_at(on)) if windows.hounsfield else windows.of()
+
+    def seen(self, said: Sequence[Said]) -> Window:
+        """What the network sees the first image through."""
+        return self.range(0, said)
+
+    def _pointed_at(self, said: Sequence[Said]) -> NDArray[np.generic] | None:
+        """Hounsfield units at all gestures: they decide for all CT images together."""
+        inside = [
+            intensities(self.pixels(PLANE, one.t), frame_prompt(one, self.size(PLANE, one.t)))
+            for one in said
+            if not self.pictures[one.t].colour and Windows(self.pictures[one.t], self.window_name).hounsfield
+        ]
+        return np.concatenate(inside) if inside else None
+
     def blank(self) -> Canvas:
         """A canvas with nothing on it."""
         return tuple(np.zeros(picture.shape, np.uint8) for picture in self.pictures)
@@ -68,7 +91,7 @@ class SetSubject:
         only_clicks = prompt.mask_hw is None and prompt.box_xyxy is None
         if only_clicks and earlier is not None and (earlier == label).any():
             prompt |= FramePrompt.mask(earlier == label)
-        (found,) = segmenter.segment_images(self._arrays, {t: {label: prompt}}, only=())
+        (found,) = self._asked(segmenter, {t: {label: prompt}}, only=())
         return found.labels == label
 
     def track(self, segmenter: "Segmenter", state: State, before: Found | None, views: str, on_frame: OnFrame) -> Found:
@@ -78,7 +101,7 @@ class SetSubject:
             own, prompt = prompts.setdefault(said.t, {}), frame_prompt(said, self.size(PLANE, said.t))
             own[said.label] = own[said.label] | prompt if said.label in own else prompt
         canvas, rows, warnings = list(self.blank()), list[SliceConfidence](), list[str]()
-        for done, found in enumerate(segmenter.segment_images(self._arrays, prompts), 1):
+        for done, found in enumerate(self._asked(segmenter, prompts), 1):
             canvas[found.index] = found.labels.astype(np.uint8)
             for label, sure in found.confidence.items():
                 told = label in prompts.get(found.index, {})
@@ -89,6 +112,10 @@ class SetSubject:
             on_frame(done, len(self.pictures), PLANE, found.index, masks)
         return Found(tuple(canvas), tuple(rows), None, tuple(warnings))
 
-    @property
-    def _arrays(self) -> Sequence[NDArray[np.generic]]:
-        return [picture.array for picture in self.pictures]
+    def _asked(
+        self, segmenter: "Segmenter", prompts: Mapping[int, Mapping[int, FramePrompt]], only: Sequence[int] | None = None
+    ) -> "Iterator[ImageMask]":
+        arrays = [picture.array for picture in self.pictures]
+        return segmenter.segment_images(
+            arrays, prompts, only=only, window=self.window_name, modality=lambda i: self.pictures[i].modality
+        )

@@ -21,6 +21,7 @@ class Settings:
         origins: pages from elsewhere that may use the protocols.
         token: who knows it may come in.
         password: asked for where the server is bound to more than this machine.
+        window: of intensities, that the network and the page see everything through; see `intensity_window.choose_window`.
         pacs: address of a DICOMweb server that series may be fetched from and segmentations sent to.
         most_sessions: open at once.
         most_upload_mb: of a session.
@@ -41,6 +42,7 @@ class Settings:
     origins: tuple[str, ...] = ()
     token: str = ""
     password: str = ""
+    window: str = "auto"
     pacs: str = ""
     most_sessions: int = 24
     most_upload_mb: int = 4_096

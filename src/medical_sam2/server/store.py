@@ -237,8 +237,8 @@ class Store:
             raise TooLarge(f"it has more than {self.settings.most_voxels} voxels")
         if notes["kind"] == "set":
             spacing = tuple(notes["spacing_mm"]) if notes["spacing_mm"] else None
-            return SetSubject([Picture(array, spacing) for array in arrays])  # type: ignore[arg-type]
-        return VolumeSubject(Volume(arrays[0], np.array(notes["affine"]), notes["modality"]))
+            return SetSubject([Picture(array, spacing, notes.get("modality")) for array in arrays], self.settings.window)  # type: ignore[arg-type]
+        return VolumeSubject(Volume(arrays[0], np.array(notes["affine"]), notes["modality"]), self.settings.window)
 
     def is_dicom(self, id: str) -> bool:
         """Whether its images are DICOM files, so that a DICOM-SEG can refer to them."""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Protocol, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from medical_sam2.intensity_window import Window
 from medical_sam2.prompts import FramePrompt
 from medical_sam2.server.refusals import Unusable
 from medical_sam2.server.state import Said, State
@@ -75,6 +76,14 @@ class Subject(Protocol):
 
     def pixels(self, plane: str, t: int) -> NDArray[np.generic]:
         """A frame (H, W) of intensities, or (H, W, 3) of colours."""
+        ...
+
+    def range(self, t: int, said: Sequence[Said]) -> Window:
+        """The intensities of a frame that are told to the page: of a volume nearly all, of an image what the network sees."""
+        ...
+
+    def seen(self, said: Sequence[Said]) -> Window:
+        """What the network sees through, by the gestures that it is asked with; the window to begin with without any."""
         ...
 
     def blank(self) -> Canvas:

@@ -2,25 +2,25 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, reduce
-from operator import or_
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from medical_sam2.intensity_window import Window, Windows, percentile_window
 from medical_sam2.planning import PLANES, array_axis
-from medical_sam2.prompts import Box, FramePrompt, Mask, Point, Prompt
+from medical_sam2.prompts import Box, Mask, Point, Prompt, intensities
 from medical_sam2.server.state import Said, State
 from medical_sam2.server.subjects import Canvas, Found, Frame, OnFrame, doubt, frame_prompt, unpacked
 from medical_sam2.views import View
 from medical_sam2.volume import SliceConfidence, Volume
 
 if TYPE_CHECKING:  # torch is loaded while the page is already there
-    from medical_sam2.frames import Window
     from medical_sam2.orientations import FrameDone
     from medical_sam2.segmenter import Segmenter
 
+REACH = 32  # times the usual range that intensities may lie beyond it
 UNCERTAIN_VOXELS = 64_000_000  # up to which a map of uncertainty is kept beside the labels
 
 
@@ -30,9 +30,11 @@ class VolumeSubject:
 
     Args:
         volume: in the order of its file.
+        window_name: of the intensities that the network sees; see `intensity_window.choose_window`.
     """
 
     volume: Volume
+    window_name: str = "auto"
 
     @property
     def planes(self) -> Mapping[str, int]:
@@ -71,14 +73,11 @@ class VolumeSubject:
         label, plane, t = said[0].place
         view, axes = PLANES[plane], self.volume.orientation
         axis, k = array_axis(self.volume, view), self.slice_index(plane, t)
-        window = self._window(
-            label, self.pixels(plane, t), reduce(or_, (frame_prompt(one, self.size(plane, t)) for one in said))
-        )
         flat = replace(self.volume, array=self.volume.array.take(range(k, k + 1), axis))
         thin = VolumeSubject(flat)
         prompts = [prompt for one in said for prompt in thin.prompts(replace(one, t=0))]
         known = None if earlier is None else view.invert(earlier[None], axes)
-        found = segmenter.segment_volume(flat, prompts, views=plane, window=window, earlier=known)
+        found = segmenter.segment_volume(flat, prompts, views=plane, window=self.seen(said), earlier=known)
         return view.apply(found.labels, axes)[0] == label
 
     def track(self, segmenter: "Segmenter", state: State, before: Found | None, views: str, on_frame: OnFrame) -> Found:
@@ -100,7 +99,9 @@ class VolumeSubject:
     ) -> Found:
         prompts = [prompt for one in said for prompt in self.prompts(one)]
         keep = self.volume.array.size <= UNCERTAIN_VOXELS
-        result = segmenter.segment_volume(self.volume, prompts, views=views, probability=keep, names=state.names, on_frame=tell)
+        result = segmenter.segment_volume(
+            self.volume, prompts, views=views, window=self.window_name, probability=keep, names=state.names, on_frame=tell
+        )
         unsure = (doubt(list(result.probability.values())),) if keep else None
         rows = tuple(self._row(row) for row in result.confidence)
         return Found((result.labels.astype(np.uint8),), rows, unsure, result.warnings)
@@ -109,7 +110,9 @@ class VolumeSubject:
         self, segmenter: "Segmenter", said: Sequence[Said], before: Found, tell: "Callable[[FrameDone], None]"
     ) -> Found:
         prompts = [prompt for one in said for prompt in self.prompts(one)]
-        result = segmenter.segment_volume(self.volume, prompts, earlier=before.canvas[0], on_frame=tell)
+        result = segmenter.segment_volume(
+            self.volume, prompts, window=self.window_name, earlier=before.canvas[0], on_frame=tell
+        )
         labels = result.labels.astype(np.uint8)
         unsure = None if before.doubt is None else (np.where(labels == before.canvas[0], before.doubt[0], np.uint8(0)),)
         rows = {(row.object, row.view, row.slice): row for row in before.rows}
@@ -138,33 +141,34 @@ class VolumeSubject:
 
     slice_index = frame
 
-    def _window(self, label: int, frame_hw: NDArray[np.generic], prompt: FramePrompt) -> str:
-        from medical_sam2.frames import choose_windows, intensities
-
-        inside = {label: intensities(frame_hw, prompt)}
-        window = self._plain_window or choose_windows(self.volume, "auto", inside)[label]
-        return f"{window.low!r},{window.high!r}"
-
-    @cached_property
-    def extent(self) -> tuple[float, float]:
-        """Smallest and largest intensity."""
-        array = self.volume.array
-        finite = array if array.dtype.kind in "iu" else np.nan_to_num(array)
-        return float(finite.min()), float(finite.max())
+    def seen(self, said: Sequence[Said]) -> Window:
+        """What the network sees a structure through, by the gestures on it; without any, the window to begin with."""
+        if not said or not self._windows.hounsfield:
+            return self.window
+        at = [intensities(self.pixels(one.plane, one.t), frame_prompt(one, self.size(one.plane, one.t))) for one in said]
+        return self._windows.of(np.concatenate(at))
 
     @cached_property
-    def window(self) -> "Window":
+    def _windows(self) -> Windows:
+        return Windows(self.volume, self.window_name)
+
+    @cached_property
+    def window(self) -> Window:
         """The window to begin with."""
-        from medical_sam2.frames import choose_window
-
-        return choose_window(self.volume, "auto")
+        return self._windows.of()
 
     @cached_property
-    def _plain_window(self) -> "Window | None":
-        """The window that does not depend on what is pointed at, unless it is a CT."""
-        from medical_sam2.frames import choose_window
+    def extent(self) -> Window:
+        """Smallest and largest intensity, without what lies absurdly far from all others: the page has 65,536 levels."""
+        array, usual = self.volume.array, percentile_window(self.volume.array)
+        lowest, highest = float(np.nanmin(array)), float(np.nanmax(array))
+        reach = REACH * (usual.high - usual.low)
+        low = max(lowest, usual.low - reach)
+        return Window(low, max(min(highest, usual.high + reach), low + (usual.high - usual.low)))
 
-        return self.window if self.window == choose_window(self.volume, "percentile") else None
+    def range(self, t: int, said: Sequence[Said]) -> Window:
+        """All intensities: the page narrows them."""
+        return self.extent
 
     def prompts(self, said: Said) -> list[Prompt]:
         """A gesture as prompts in voxels of the file."""

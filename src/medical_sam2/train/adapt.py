@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from medical_sam2.cropping import Crop
 from medical_sam2.data.augment import Augmentation, Odds
 from medical_sam2.data.clips import Clip
 from medical_sam2.frames import FrameStack, to_input, to_network
@@ -74,13 +75,15 @@ def volume_examples(network: Sam2, volume: Volume, prompts: Sequence[Prompt], *,
         network: whose input size counts.
         volume: the image.
         prompts: of any objects.
-        window: see `frames.choose_window`.
+        window: see `intensity_window.choose_window`.
     """
     found: list[Example] = []
     masks = [prompt for prompt in prompts if isinstance(prompt, Mask)]
-    for seen, groups in by_window(volume, grouped(volume, masks), window).items() if masks else ():
+    crop = Crop.to_content(volume, prompts)
+    shown, masks = crop.volume, [crop.prompt(mask) for mask in masks]
+    for seen, groups in by_window(shown, grouped(shown, masks), window).items() if masks else ():
         for group in groups:
-            whole = FrameStack(volume, group.view, seen, network.image_size)
+            whole = FrameStack(shown, group.view, seen, network.image_size)
             boxes = {label: around_all(extent(one) for one in said.values()) for label, said in group.prompts.items()}
             for region, labels in together(whole.canvas, boxes):
                 stack, told = replace(whole, region=region), [group.prompts[label] for label in labels]

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from medical_sam2.errors import FormatError
+from medical_sam2.intensity_window import PERCENTILES, Window
 
-PERCENTILES = (0.5, 99.5)
 CLIPPED = {"MR", "DX", "CR", "XA", "RF", "CBCT", "US", "IVUS", "MG", "OCT", "OPT"}
 """MR, X-ray (cone-beam CT among it: no Hounsfield units), ultrasound, mammography, optical coherence tomography."""
 HOUNSFIELD = "CT"
@@ -47,17 +47,14 @@ class Levels:
 
     def normalise(self, array: NDArray[Any], inside: NDArray[np.bool_] | None) -> NDArray[np.float32]:
         """Clipped, minus mean, over standard deviation; 0 outside of the mask."""
-        z = (np.clip(array.astype(np.float32), self.low, self.high) - np.float32(self.mean)) / np.float32(self.std)
+        z = ((np.clip(array.astype(np.float64), self.low, self.high) - self.mean) / self.std).astype(np.float32)
         if inside is not None:
             z[~inside] = 0
         return z
 
     def grey(self, array: NDArray[Any]) -> NDArray[np.uint8]:
         """The same intensities from black to white."""
-        share = (np.clip(array.astype(np.float32), self.low, self.high) - np.float32(self.low)) / np.float32(
-            self.high - self.low
-        )
-        return np.rint(255 * share).astype(np.uint8)
+        return Window(self.low, self.high).as_bytes(array)
 
 
 def levels_of(array: NDArray[Any], inside: NDArray[np.bool_] | None, rule: Rule) -> Levels:
@@ -66,7 +63,7 @@ def levels_of(array: NDArray[Any], inside: NDArray[np.bool_] | None, rule: Rule)
     Raises:
         FormatError: all its intensities are the same.
     """
-    values = (array if inside is None else array[inside]).astype(np.float32).ravel()
+    values = (array if inside is None else array[inside]).astype(np.float64).ravel()
     low, high = (
         float(x) for x in (np.percentile(values, PERCENTILES) if rule == "percentiles" else (values.min(), values.max()))
     )

@@ -4,7 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medical_sam2.data.synthetic.fields import spline_noise
-from medical_sam2.volume import CT_WINDOWS
+from medical_sam2.intensity_window import CT_WINDOWS
 
 ODDS = {"soft": 0.68, "lung": 0.08, "bone": 0.1, "brain": 0.14}
 

@@ -14,10 +14,8 @@ from medical_sam2.data.prepare.intensity import HOUNSFIELD
 from medical_sam2.data.prepare.slices import view_of
 from medical_sam2.data.prepare.source import Source
 from medical_sam2.errors import FormatError
+from medical_sam2.intensity_window import in_hounsfield, percentile_window
 from medical_sam2.volume import Volume
-
-PERCENTILES = (0.5, 99.5)
-AIR_HU = -500.0  # no other modality stores values under it
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,18 +117,16 @@ def _stack(dataset: DataSet, volume: Volume) -> Stack:
     view, axes = view_of(volume), volume.orientation
     array = np.ascontiguousarray(view.apply(volume.array, axes), np.float32)
     slices, rows, columns = (volume.spacing_mm[axis] for axis in view.order(axes))
-    modality = volume.modality or dataset.modality
-    hounsfield = modality == HOUNSFIELD if volume.modality else float(array.min()) < AIR_HU
-    return Stack(dataset.name, array, (slices, rows, columns), hounsfield)
+    return Stack(dataset.name, array, (slices, rows, columns), in_hounsfield(volume.array, volume.modality or _known(dataset)))
+
+
+def _known(dataset: DataSet) -> str | None:
+    """What a data set says of its modality; folders without a description say nothing."""
+    return HOUNSFIELD if dataset.modality == HOUNSFIELD else None
 
 
 def _shot(dataset: DataSet, array: NDArray[Any], labels: NDArray[Any] | None) -> Shot:
-    if array.dtype == np.uint8:
-        share = array.astype(np.float32) / 255
-    else:
-        low, high = np.percentile(array, PERCENTILES)
-        low, high = float(low), max(float(high), float(low) + 1e-6)
-        share = np.clip((array.astype(np.float32) - np.float32(low)) / np.float32(high - low), 0, 1)
+    share = array.astype(np.float32) / 255 if array.dtype == np.uint8 else percentile_window(array).apply(array)
     colour = np.repeat(share[..., None], 3, axis=-1) if share.ndim == 2 else share
     tasks = tuple(dataset.structures.values()) if labels is not None else ()
     return Shot(dataset.name, colour, None if labels is None else labels.astype(np.uint8), tasks)

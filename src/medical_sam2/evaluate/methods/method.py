@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medical_sam2.evaluate.tasks import MaskArray, VolumeTask
-from medical_sam2.frames import Window, choose_window, intensities
-from medical_sam2.prompts import FramePrompt
+from medical_sam2.intensity_window import Window, choose_window
+from medical_sam2.prompts import FramePrompt, intensities
 from medical_sam2.segmenter import Segmenter
 
 Said = Mapping[int, FramePrompt]

@@ -1,0 +1,291 @@
+"""Which intensities become black and white: decided here for volumes, images of a set, the page and previews alike.
+
+A CT in Hounsfield units is shown through a window of its tissue; anything else from its 0.5th to its 99.5th percentile. Padding
+and background tell nothing of an image (METHOD §4): planes of one value at its borders are left out, whatever the value, and so
+is a value that fills a quarter of the rest, as around a head without its skull.
+"""
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import product
+from math import ceil, floor, inf, isfinite
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medical_sam2.errors import ConfigError
+
+CT_WINDOWS = {"soft": (40.0, 400.0), "lung": (-500.0, 1500.0), "bone": (400.0, 1800.0), "brain": (40.0, 80.0)}
+"""Level and width in Hounsfield units."""
+PERCENTILES = (0.5, 99.5)
+BACKGROUND = 0.25  # of an image's voxels, from which on a single value is no tissue
+BESIDE = 0.5  # of the range of tissue, at most, is given to a background that lies beside it
+BRIGHT = 0.6  # mean of what is shown, from which on the network is shown the negative
+SAMPLE = 2_000_000  # voxels that decide
+PADDED_HU = -1100.0  # below air: what scanners and resampling put where nothing was measured
+HIGHEST_HU = 3100.0  # of 12 bits; metal is rarer than the 0.5 % that are left out
+
+
+@dataclass(frozen=True)
+class Window:
+    """Intensities that become black and white.
+
+    Args:
+        low: becomes 0.
+        high: becomes 1.
+        source: who chose it, in words; two windows of the same intensities are equal.
+        negative: whether the network is shown the slices of a volume as a negative, since most of it is bright.
+    """
+
+    low: float
+    high: float
+    source: str = field(default="as told", compare=False)
+    negative: bool = False
+
+    def apply(self, values: NDArray[np.generic]) -> NDArray[np.float32]:
+        """Intensities in [0, 1]; what is not a number becomes 0. Offsets are taken off before anything is rounded."""
+        values, low = np.asarray(values), self.low
+        if values.dtype.kind in "iu" and values.dtype.itemsize == 8 and self.high - self.low < 2**52:
+            values, low = _without_offset(values, self.low, self.high)
+        with np.errstate(over="ignore", invalid="ignore"):
+            scaled = np.subtract(values, low, dtype=np.float64)
+            scaled /= self.high - self.low
+        np.nan_to_num(scaled, copy=False, nan=0.0, posinf=1.0, neginf=0.0)
+        return np.clip(scaled, 0, 1, out=scaled).astype(np.float32)
+
+    def for_network(self, values: NDArray[np.generic]) -> NDArray[np.float32]:
+        """The same, dark where most of the volume lies, so that an inverted volume is no other one."""
+        return 1 - self.apply(values) if self.negative else self.apply(values)
+
+    def as_bytes(self, values: NDArray[np.generic]) -> NDArray[np.uint8]:
+        """The same as bytes, for eyes."""
+        return np.rint(255 * self.apply(values)).astype(np.uint8)
+
+    def __str__(self) -> str:
+        return f"{self.low:g} to {self.high:g} ({self.source}{', as a negative' if self.negative else ''})"
+
+
+class Image(Protocol):
+    """A volume, or a picture."""
+
+    @property
+    def array(self) -> NDArray[np.generic]:
+        """Its intensities."""
+        ...
+
+    @property
+    def modality(self) -> str | None:
+        """DICOM code of what took it, where known."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class Windows:
+    """The windows of an image: looked at once, then chosen for each object.
+
+    Args:
+        image: a volume or a picture.
+        name: see `choose_window`.
+    """
+
+    image: Image
+    name: str | Window = "auto"
+
+    @cached_property
+    def hounsfield(self) -> bool:
+        """Whether the window depends on what is pointed at."""
+        return self.name == "auto" and in_hounsfield(self.image.array, self.image.modality)
+
+    @cached_property
+    def _same(self) -> Window:
+        return named_window(self.name) or percentile_window(self.image.array)
+
+    def of(self, inside: NDArray[np.generic] | None = None) -> Window:
+        """The window of an object by the intensities at its own prompts; the one to begin with where there are none."""
+        return hounsfield_window(inside, self.image.modality) if self.hounsfield else self._same
+
+
+def choose_window(image: Image, name: str | Window = "auto", *, inside: NDArray[np.generic] | None = None) -> Window:
+    """The window that an image is seen through.
+
+    Args:
+        image: a volume or a picture.
+        name: "auto", "percentile" (0.5 to 99.5, METHOD §4), a CT window ("soft", "lung", "bone", "brain"), "low,high", or the
+            window itself.
+        inside: intensities at the prompts; on a CT in Hounsfield units "auto" takes the window that shows them best.
+
+    Raises:
+        ConfigError: no such window.
+    """
+    return Windows(image, name).of(inside)
+
+
+def named_window(name: str | Window) -> Window | None:
+    """The window that a user named or gave in numbers; None for "auto" and "percentile", which depend on the image.
+
+    Raises:
+        ConfigError: no such window.
+    """
+    if isinstance(name, Window):
+        return name
+    if name in CT_WINDOWS:
+        return _levelled(name, f"{name}, as told")
+    if name in {"auto", "percentile"}:
+        return None
+    try:
+        low, high = (_number(part) for part in name.split(","))
+    except ValueError:
+        raise ConfigError(f"unknown window {name!r}", f"choose auto, percentile, {', '.join(CT_WINDOWS)} or LOW,HIGH") from None
+    if not (isfinite(low) and isfinite(high) and low < high):
+        raise ConfigError(f"window {name!r} is empty or endless", "give LOW,HIGH with LOW below HIGH")
+    return Window(low, high)
+
+
+def percentile_window(array: NDArray[np.generic]) -> Window:
+    """From the 0.5th to the 99.5th percentile of the finite values of the content, without its background.
+
+    A background stays darker, or brighter, than what is on it: the window reaches for it, by half of the range at most.
+    """
+    levels, base = _levels(array)
+    background, tissue = _background(levels)
+    if not len(tissue):
+        low = base + (background if background is not None else 0)
+        return Window(low, low + max(1.0, abs(low) / 1000), "it holds one value")
+    low, high = (float(x) for x in np.percentile(tissue, PERCENTILES))
+    if high <= low:
+        low, high = float(tissue[0]), float(tissue[-1])
+    if background is not None:
+        room = BESIDE * (high - low) if high > low else inf
+        low, high = max(min(low, background), low - room), min(max(high, background), high + room)
+    if high <= low:
+        high = low + max(1.0, abs(low + base) / 1000)
+    if base:  # integers so large that a float would not hold them
+        low, high = floor(low), ceil(high)
+    told = "percentiles 0.5 to 99.5" + (f", background {base + background:g} left out" if background is not None else "")
+    bright = float(Window(low, high).apply(levels).mean()) > BRIGHT
+    return Window(base + low, base + high, told, bright)
+
+
+def in_hounsfield(array: NDArray[np.generic], modality: str | None) -> bool:
+    """Whether it is a CT in Hounsfield units: as the file says, if its values can be; else by air, water and what lies between.
+
+    Without a modality, values count as Hounsfield units where they are whole, begin with air near −1000, have tissue around 0,
+    little between the two, and nothing beyond 12 bits: no phases, velocities, or other modalities in large numbers.
+    """
+    if modality not in {None, "CT"} or array.dtype.kind not in "if":  # unsigned numbers hold no air
+        return False
+    levels, base = _levels(array)
+    if not len(levels) or base:
+        return False
+    if levels[0] < PADDED_HU:
+        levels = levels[np.searchsorted(levels, levels[0], "right") :]
+    if not len(levels):
+        return False
+    low, high = np.percentile(levels, PERCENTILES)
+    if modality == "CT":
+        return bool(-5000 < low <= -50 and high < 32_000 and high - low >= 100)  # some fat, at least
+    return bool(PADDED_HU <= low <= -850 and high <= HIGHEST_HU) and _air_and_water(levels)
+
+
+def hounsfield_window(inside: NDArray[np.generic] | None, modality: str | None = "CT") -> Window:
+    """The window of a CT that shows these intensities best; that of soft tissue where there are none."""
+    known = "the file says CT" if modality == "CT" else "a CT, guessed from its values"
+    if inside is None or not inside.size:
+        return _levelled("soft", f"soft: {known}")
+    middle = float(np.median(inside.astype(np.float64)))
+    name = "lung" if middle < -250 else "bone" if middle > 350 else "soft"
+    return _levelled(name, f"{name}: {known}")
+
+
+def content_box(array: NDArray[np.generic], axes: int | None = None) -> tuple[slice, ...]:
+    """An image without the planes at its borders that hold a single value each: padding, whatever the value.
+
+    Args:
+        array: of any dimension.
+        axes: how many of them are looked at, from the first; all unless told.
+
+    Returns:
+        Where it lies, for each of these axes; everything where all is one value.
+    """
+    count = array.ndim if axes is None else axes
+    ends = [[0, size] for size in array.shape[:count]]
+    moved = True
+    while moved:
+        moved = False
+        for axis, side in product(range(count), (0, 1)):
+            while ends[axis][0] < ends[axis][1] and _flat(array, ends, axis, side):
+                ends[axis][side] += 1 - 2 * side
+                moved = True
+    if any(low >= high for low, high in ends):
+        return tuple(slice(0, size) for size in array.shape[:count])
+    return tuple(slice(low, high) for low, high in ends)
+
+
+def _flat(array: NDArray[np.generic], ends: list[list[int]], axis: int, side: int) -> bool:
+    """Whether the outermost plane holds one value; a glance at a few of its voxels comes first."""
+    places = [slice(low, high) for low, high in ends]
+    places[axis] = slice(ends[axis][0], ends[axis][0] + 1) if side == 0 else slice(ends[axis][1] - 1, ends[axis][1])
+    plane = array[tuple(places)]
+    if plane.size < 2:
+        return False
+    first: Any = plane[(0,) * plane.ndim]
+    for part in (plane[tuple(slice(None, None, max(1, size // 7)) for size in plane.shape)], plane):
+        if not ((part == first) if first == first else (part != part)).all():  # noqa: PLR0124 - not a number
+            return False
+    return True
+
+
+def _levels(array: NDArray[np.generic]) -> tuple[NDArray[np.float64], int]:
+    """Finite intensities of the content, or of a regular sample of it, in order; less a number where they are huge integers."""
+    part: NDArray[Any] = array[content_box(array)]
+    step = max(1, ceil((part.size / SAMPLE) ** (1 / part.ndim)))
+    values = part[(slice(None, None, step),) * part.ndim].ravel()
+    if values.dtype.kind not in "iu":
+        levels = values.astype(np.float64)
+        return np.sort(levels[np.isfinite(levels)]), 0
+    lowest, highest = int(values.min()), int(values.max())
+    base = lowest if max(-lowest, highest) > 2**52 and highest - lowest < 2**62 else 0
+    return np.sort((values - values.dtype.type(base)).astype(np.float64)), base
+
+
+def _background(levels: NDArray[np.float64]) -> tuple[float | None, NDArray[np.float64]]:
+    """The value that fills a quarter of an image, and what is left without it."""
+    for value in levels[np.linspace(0, len(levels) - 1, 9).astype(int)].tolist() if len(levels) else ():
+        first, last = np.searchsorted(levels, value, "left"), np.searchsorted(levels, value, "right")
+        if last - first >= BACKGROUND * len(levels):
+            return float(value), np.delete(levels, slice(first, last))
+    return None, levels
+
+
+def _air_and_water(levels: NDArray[np.float64]) -> bool:
+    """Whether air and soft tissue stand apart. What was resampled is no longer whole, and must show them more clearly."""
+
+    def density(low: float, high: float) -> float:
+        return float(np.searchsorted(levels, high, "right") - np.searchsorted(levels, low, "left")) / len(levels) / (high - low)
+
+    whole = bool((levels == np.rint(levels)).mean() > 0.99)
+    air, tissue, between = density(-1100, -600), density(-150, 150), density(-400, -200)
+    if not whole:  # not a slope that happens to lie there, but a peak of air
+        air = density(-1050, -950)
+    return air * 500 >= 0.01 and tissue * 300 >= 0.05 and between < min(air, tissue) * (0.6 if whole else 0.2)
+
+
+def _without_offset(values: NDArray[Any], low: float, high: float) -> tuple[NDArray[Any], float]:
+    """Large integers less a whole number below the window, and the window's lower end less the same: nothing is rounded."""
+    bounds = np.iinfo(values.dtype)
+    base = min(max(floor(low), bounds.min), bounds.max)
+    return np.clip(values, base, max(base, min(ceil(high), bounds.max))) - values.dtype.type(base), low - base
+
+
+def _number(text: str) -> float:
+    """Whole numbers stay whole, however large."""
+    try:
+        return int(text)
+    except ValueError:
+        return float(text)
+
+
+def _levelled(name: str, source: str) -> Window:
+    level, width = CT_WINDOWS[name]
+    return Window(level - width / 2, level + width / 2, source)
