@@ -14,7 +14,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from medical_sam2.errors import MedicalSam2Error
-from medical_sam2.server import api, monai, nninteractive, pacs
+from medical_sam2.server import api, monai, nninteractive, pacs_api
 from medical_sam2.server.desk import Desk
 from medical_sam2.server.guard import DEFECT, App, Guard
 from medical_sam2.server.refusals import Refusal, disk_is_full, told
@@ -48,8 +48,9 @@ def build(settings: Settings, desk: Desk) -> tuple[App, Store]:
 
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, lifespan=lifespan, redirect_slashes=False)
     _explain(app)
+    _explain_system(app)
     app.include_router(api.routes(store))
-    app.include_router(pacs.routes(store))
+    app.include_router(pacs_api.routes(store))
     app.include_router(monai.routes(store))
     app.include_router(nninteractive.routes(desk, settings))
     _pages(app, assets())
@@ -107,6 +108,13 @@ def _explain(app: FastAPI) -> None:
         problem = PLAIN.get(status, status.phrase.lower())
         return api.problem(Refusal(status, problem))
 
+    @app.exception_handler(RequestValidationError)
+    async def malformed(_: Request, error: Exception) -> Response:
+        """Nothing of what was sent comes back."""
+        return JSONResponse({"error": "the request is malformed"}, status_code=HTTPStatus.UNPROCESSABLE_ENTITY)
+
+
+def _explain_system(app: FastAPI) -> None:
     @app.exception_handler(RecursionError)
     async def deep(_: Request, error: Exception) -> Response:
         return api.problem(Refusal(HTTPStatus.UNPROCESSABLE_ENTITY, "the request is malformed"))
@@ -126,8 +134,3 @@ def _explain(app: FastAPI) -> None:
     async def defect(_: Request, error: Exception) -> Response:
         """As the guard says it, who logs where it was."""
         return api.problem(DEFECT)
-
-    @app.exception_handler(RequestValidationError)
-    async def malformed(_: Request, error: Exception) -> Response:
-        """Nothing of what was sent comes back."""
-        return JSONResponse({"error": "the request is malformed"}, status_code=HTTPStatus.UNPROCESSABLE_ENTITY)

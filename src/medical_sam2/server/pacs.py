@@ -1,6 +1,5 @@
 """A PACS by DICOMweb: series found by a query, fetched, and a segmentation sent back to the study that it belongs to.
 
-Its address is the server's setting; the page names series by a number of our list and never by what they are called there.
 Nothing that a PACS answers is read by the server itself: a child does it (`do`), and takes nothing that was not asked for.
 """
 
@@ -11,16 +10,9 @@ from email.message import Message
 from http import HTTPStatus
 from io import BytesIO
 from pathlib import Path
-from tempfile import NamedTemporaryFile
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-from fastapi import APIRouter
-from pydantic import Field
-
-from medical_sam2.server.downloads import written
-from medical_sam2.server.forms import Form
-from medical_sam2.server.refusals import Missing, Refusal, Unusable
-from medical_sam2.server.store import Store
+from medical_sam2.server.refusals import Refusal
 
 if TYPE_CHECKING:  # loaded when a PACS is asked
     import requests
@@ -34,18 +26,6 @@ FIELDS = ("Modality", "SeriesDescription", COUNT, "StudyDate", "SeriesInstanceUI
 MODALITY, DESCRIPTION, DATE, IMAGES = "00080060", "0008103E", "00080020", "00201209"
 STUDY, SERIES = "0020000D", "0020000E"
 NO_VOLUMES = frozenset({"SEG", "SR", "PR", "KO", "RTSTRUCT", "REG"})
-
-
-class Asked(Form):
-    """Whose series."""
-
-    patient: Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[^*?\\]+$")]
-
-
-class Chosen(Form):
-    """Which of those that were found."""
-
-    number: Annotated[int, Field(ge=0)]
 
 
 @dataclass(frozen=True)
@@ -67,57 +47,6 @@ class Found:
     description: str
     images: int
     date: str
-
-
-def routes(store: Store) -> APIRouter:
-    """The routes, under /api."""
-    router, known = APIRouter(prefix="/api"), list[Found]()
-
-    @router.post("/pacs/series")
-    def series(form: Asked) -> list[dict[str, Any]]:
-        order = {"do": "search", "address": _address(store), "patient": form.patient}
-        found = [Found(**row) for row in store.children.run(order)]
-        first = len(known)
-        known.extend(found)
-        shown = ("modality", "description", "images", "date")
-        return [{"number": first + i, **{name: getattr(one, name) for name in shown}} for i, one in enumerate(found)]
-
-    @router.post("/pacs/open")
-    def open_(form: Chosen) -> dict[str, str]:
-        if form.number >= len(known):
-            raise Missing("series")
-        one, id = known[form.number], store.new()
-        source = store.settings.state / id / "source"
-        order = {"do": "fetch", "address": _address(store), "study": one.study, "series": one.series, "images": one.images}
-        try:
-            store.children.run({**order, "target": str(source), "most_bytes": store.settings.most_upload_mb << 20})
-        except BaseException:
-            store.remove(id)
-            raise
-        store.place(id, source, study=one.study)
-        return {"id": id}
-
-    @router.post("/sessions/{id}/push")
-    def push(id: str) -> dict[str, str]:
-        session, origin = store.get(id), store.origin(id)
-        if not origin.study:
-            raise Unusable("this session does not come from the PACS")
-        found = session.found()
-        data = written(store, session, found.canvas[0], "dcm", session.history.state.names)
-        with NamedTemporaryFile(dir=session.folder, suffix=".dcm") as file:
-            file.write(data)
-            file.flush()
-            order = {"do": "send", "address": _address(store), "study": origin.study, "source": file.name}
-            store.children.run(order)
-        return {"message": "The segmentation was sent to the PACS."}
-
-    return router
-
-
-def _address(store: Store) -> str:
-    if not store.settings.pacs:
-        raise Missing("PACS: start with --pacs")
-    return store.settings.pacs
 
 
 def do(order: Mapping[str, Any]) -> Any:
