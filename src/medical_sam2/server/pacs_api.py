@@ -1,4 +1,4 @@
-"""What the page asks of a PACS: its address is the server's setting, and series go by a number of our list, not by their names."""
+"""What the page asks of a PACS. Its address is the server's setting; series go by numbers of our list, not by their names."""
 
 from tempfile import NamedTemporaryFile
 from typing import Annotated, Any
