@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medical_sam2 import io
-from medical_sam2.errors import AmbiguousError, FormatError, MedicalSam2Error
+from medical_sam2.errors import AmbiguousError, FormatError, MedicalSam2Error, ResourceError
 from medical_sam2.io import atomic
 from medical_sam2.io.pictures import SUFFIXES as PICTURES
 from medical_sam2.server.processes import BROKE, Children, Limits
@@ -171,8 +172,11 @@ def _export(order: Mapping[str, Any]) -> None:
 
 
 def _found(order: Mapping[str, Any]) -> Volume | tuple[io.Picture, ...]:
-    with _kept_within(order.get("within")):
-        return _read(Path(order["source"]), Reading(**order["reading"]))
+    try:
+        with _kept_within(order.get("within")):
+            return _read(Path(order["source"]), Reading(**order["reading"]))
+    except ResourceError as error:  # more than a file may ask for: the file's fault, not the server's
+        raise Refusal(HTTPStatus.UNPROCESSABLE_ENTITY, told(error).problem) from None
 
 
 @contextmanager
