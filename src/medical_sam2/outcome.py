@@ -10,11 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medical_sam2.confidence import collapses
+from medical_sam2.consensus import Gate, Refined, Tracked, refined
 from medical_sam2.fusion import Fusion, FusionFactory, LabelMap
 from medical_sam2.intensity_window import Window, Windows
 from medical_sam2.islands import without_islands
 from medical_sam2.orientations import OrientationTracker, Progress
-from medical_sam2.planning import Group, drawn_prompts, redraw, unheard, views_named
+from medical_sam2.planning import Group, array_axis, drawn_prompts, redraw, unheard, views_named
 from medical_sam2.prompts import intensities
 from medical_sam2.views import THREE_VIEWS, View
 from medical_sam2.volume import Segmentation, SliceConfidence, Volume
@@ -32,12 +33,14 @@ class Kept:
         probability: whether they are handed out.
         uncertainty: whether the views' disagreement is.
         islands: whether parts stay that hang together with no prompt.
+        gate: of the consensus that follows tracking; none where there is none.
     """
 
     make: FusionFactory
     probability: bool = False
     uncertainty: bool = False
     islands: bool = False
+    gate: Gate | None = None
 
     def fusion(self, volume: Volume) -> Fusion:
         """Room for the probabilities of one object."""
@@ -72,7 +75,7 @@ class Outcome:
 
     def __post_init__(self) -> None:
         self._warnings: dict[str, None] = {}
-        self._waiting: dict[int, Fusion] = {}
+        self._waiting: dict[int, Fusion | Refined] = {}
         self._maps: dict[int, NDArray[np.float32]] = {}
         self._spread: NDArray[np.float32] | None = None
         self._found = LabelMap(self.volume.shape, max(label for group in self.groups for label in group.prompts))
@@ -92,7 +95,19 @@ class Outcome:
                 self._decide()
             own = {label: self.kept.fusion(self.volume) for label in group.prompts}
             tracker.run(group, chosen, own)
-            self._waiting |= own
+            self._waiting |= {label: self._agreed(tracker, group, label, fusion) for label, fusion in own.items()}
+
+    def _agreed(self, tracker: OrientationTracker, group: Group, label: int, fusion: Fusion) -> Fusion | Refined:
+        """What was found of an object, after the consensus."""
+        if self.kept.gate is None:
+            return fusion
+        volume, axis, window = self.volume, array_axis(self.volume, group.view), tracker.setting.window
+        confidence = np.zeros(volume.shape[axis])
+        rows = [row for row in tracker.rows if (row.object, row.view) == (label, group.view.code)]
+        confidence[[row.slice for row in rows]] = [row.confidence for row in rows]
+        prompted = [row.slice for row in rows if row.prompted]
+        seen = Tracked(fusion, lambda i: window.apply(volume.array[i]), axis, prompted, confidence, volume.spacing_mm)
+        return refined(self.kept.gate, seen, fusion)
 
     def _decide(self, *, last: bool = False) -> None:
         """Enter the waiting objects in the labels, and keep what was asked for."""

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from medical_sam2.consensus import Gate
 from medical_sam2.correction import corrected
 from medical_sam2.cropping import Crop, CroppedImages
 from medical_sam2.errors import ConfigError, MedicalSam2Error
@@ -30,7 +31,7 @@ from medical_sam2.intensity_window import Window
 from medical_sam2.model.backbone import Features
 from medical_sam2.model.memory import POLICIES, Policy
 from medical_sam2.model.sam2 import Sam2
-from medical_sam2.model.weights import load_backbone
+from medical_sam2.model.weights import load_backbone, weights_file
 from medical_sam2.orientations import FrameDone, OrientationTracker, Progress
 from medical_sam2.outcome import Kept, Outcome, by_window, labels_in
 from medical_sam2.planning import grouped, views_allowed
@@ -55,6 +56,7 @@ class Segmenter:
         precision: "fp32", "bf16", or "auto": bf16 where the device computes it fast.
         keep_mb: memory for what the encoder saw.
         engine: what runs the encoder: "torch", or "openvino" (an extra), which takes less time on a processor.
+        gate: of the consensus that follows tracking in a volume, learnt for these weights.
 
     >>> from medical_sam2.model.nano import nano
     >>> volume = Volume(np.random.default_rng(0).normal(size=(20, 24, 6)), np.diag([1.0, 1.0, 4.0, 1.0]))
@@ -71,7 +73,9 @@ class Segmenter:
         precision: Precision = "auto",
         keep_mb: float = 384.0,
         engine: str = "torch",
+        gate: Gate | None = None,
     ) -> None:
+        self.gate = gate
         self.device = choose_device(device)
         network = network.to(self.device).eval()
         self.network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # faster convolutions
@@ -90,13 +94,14 @@ class Segmenter:
         keep_mb: float = 384.0,
         engine: str = "torch",
     ) -> "Segmenter":
-        """Load weights by name, path or hub id; `nano` is embedded in the package.
+        """Load weights by name, path or hub id, and the gate that lies beside them, if any; `nano` is embedded in the package.
 
         Raises:
             WeightsError: the weights do not exist, are broken or do not fit.
         """
         network = load_backbone(name, image_size=image_size)
-        return cls(network, device=device, precision=precision, keep_mb=keep_mb, engine=engine)
+        gate = Gate.beside(weights_file(name))
+        return cls(network, device=device, precision=precision, keep_mb=keep_mb, engine=engine, gate=gate)
 
     @torch.no_grad()
     def segment_volume(
@@ -113,6 +118,7 @@ class Segmenter:
         probability: bool = False,
         uncertainty: bool = False,
         islands: bool = False,
+        consensus: bool = True,
         zoom: bool = True,
         features: Path | None = None,
         names: Mapping[int, str] | None = None,
@@ -132,6 +138,8 @@ class Segmenter:
             probability: whether probability maps are kept.
             uncertainty: whether the views' disagreement is kept.
             islands: whether parts of an object stay that hang together with no prompt of it.
+            consensus: whether tracking is followed by a look at the object in 3D, where the weights bring a gate for it; a
+                correction does without.
             zoom: whether the network is shown a region around the object that grows with it, or always whole slices.
             features: folder in which what the encoder saw is kept from run to run, by content and weights.
             names: label → name of the structure.
@@ -151,7 +159,8 @@ class Segmenter:
         crop = Crop.to_content(volume, prompts)
         shown, mended = crop.volume, crop.labels(earlier)
         groups = grouped(shown, [crop.prompt(prompt) for prompt in prompts], views_allowed(views), labels_in(earlier))
-        work = Outcome(shown, groups, Kept(make, probability, uncertainty, islands), Progress(crop.teller(on_frame)))
+        kept = Kept(make, probability, uncertainty, islands, self.gate if consensus else None)
+        work = Outcome(shown, groups, kept, Progress(crop.teller(on_frame)))
 
         def tracker(seen: Window) -> OrientationTracker:
             setting = Setting(self.network, self._encoder(features), shown, seen, policy, joint, zoom)

@@ -108,12 +108,14 @@ class How(Tracking):
         views: one, three, six, auto, axial, coronal or sagittal.
         fusion: of the views: weighted by how sure the network was, mean, vote, or a plug-in.
         islands: keep parts of an object that hang together with no prompt of it.
+        consensus: look at each object once more in 3D after tracking, if the weights can (those that ship do).
         adapt: seconds of tuning to what was outlined, before it is tracked; outlines only, undone afterwards.
     """
 
     views: str = "one"
     fusion: str = "weighted"
     islands: Annotated[bool, FLAG] = False
+    consensus: bool = True
     adapt: float = 0.0
 
 

@@ -120,6 +120,7 @@ def _found(
             probability=outputs.probability is not None,
             uncertainty=outputs.uncertainty is not None,
             islands=how.islands,
+            consensus=how.consensus,
             zoom=not how.whole_slices,
             features=how.features,
             names=named.names,

@@ -27,7 +27,7 @@ from medical_sam2.model.settings import SMALLEST, Settings, check_image_size, pa
 from medical_sam2.model.sizes import Hiera, configuration, pyramid
 from medical_sam2.model.tensors import listed, read_config, read_tensors
 
-__all__ = ["Found", "Known", "available", "load_backbone", "read_weights", "save_backbone"]
+__all__ = ["Found", "Known", "available", "load_backbone", "read_weights", "save_backbone", "weights_file"]
 
 SIZES = (512, "as MedSAM2's weights"), (1024, "as SAM 2's and those of Medical SAM 2")
 
@@ -98,9 +98,7 @@ def read_weights(name_or_path: str | Path) -> Found:
     Raises:
         WeightsError, AmbiguousError: as for `load_backbone`.
     """
-    known = KNOWN.get(str(name_or_path))
-    path = _located(str(name_or_path) if known is None else known.source, known)
-    file = path / MODEL_FILE if path.is_dir() else path
+    known, file = KNOWN.get(str(name_or_path)), weights_file(name_or_path)
     weights = read_tensors(file)
     config, size = file.with_name(CONFIG_FILE), trained_size(str(name_or_path)) or trained_size(file.name)
     if is_official(weights):
@@ -110,6 +108,17 @@ def read_weights(name_or_path: str | Path) -> Found:
     except WeightsError as error:
         raise error.about(config) from error
     return Found(from_transformers(weights), settings, file)
+
+
+def weights_file(name_or_path: str | Path) -> Path:
+    """The file of weights, fetched from the hub if it must be.
+
+    Raises:
+        WeightsError, AmbiguousError: as for `load_backbone`.
+    """
+    known = KNOWN.get(str(name_or_path))
+    path = _located(str(name_or_path) if known is None else known.source, known)
+    return path / MODEL_FILE if path.is_dir() else path
 
 
 def save_backbone(network: Sam2, folder: Path, *, dtype: torch.dtype = torch.float32) -> None:

@@ -1,0 +1,276 @@
+"""The gate of the consensus, fitted to a network's weights: track, learn, and what it gains on sets that it did not learn from.
+
+    python benchmarks/consensus.py FOLDER --examples DIR [--weights nano] [--cases 12] [--synthetic 60] [-o GATE.safetensors]
+
+FOLDER holds nnU-Net raw data sets of volumes to learn from; no set that results are reported on belongs there, and none that
+the weights were trained on should: a network is surer of what it has seen than of what is to come. Of each set CASES are drawn
+by the seed; each structure is prompted by its outline, its box and a click, on its largest slice or another large one; two
+objects of each of SYNTHETIC volumes by one of them. DIR keeps what was tracked, under the hash of the weights, so that a run
+goes on where it was stopped and fitting again takes a minute. Printed: Dice off the prompted slice before and after, set by
+set, by gates that were learnt without that set, and their difference with a bootstrap interval over structures. OUT gets a gate
+that learnt from all.
+"""
+
+import argparse
+import sys
+import zlib
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import save
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812
+
+from medical_sam2.consensus import FEATURES, Gate, Tracked, described, working_grid
+from medical_sam2.data.nnunet import read_data_set
+from medical_sam2.data.synthetic import make_case
+from medical_sam2.errors import MedicalSam2Error, PromptError
+from medical_sam2.evaluate.tasks import KINDS, VolumeTask, check_box
+from medical_sam2.features import fingerprint
+from medical_sam2.frames import choose_window, intensities
+from medical_sam2.io.atomic import write_bytes
+from medical_sam2.region import box_of
+from medical_sam2.segmenter import Segmenter
+from medical_sam2.volume import Volume
+
+SEED = 777_300_017  # of synthetic volumes that no training uses
+SYNTHETIC = "synthetic"
+STRUCTURES = 14  # of one volume, at most
+NEAR, REST, EACH = 3000, 1000, 1500  # voxels kept where something is or was found, and elsewhere; shown in one step
+STEPS, BATCH, RATE, ENTROPY = 600, 8, 1e-2, 0.3
+
+
+@dataclass(frozen=True, eq=False)
+class Prompted(VolumeTask):
+    """A structure that is prompted on a slice of one's choice, the largest unless told."""
+
+    at: int | None = None
+
+    @property
+    def start(self) -> int:
+        return super().start if self.at is None else self.at
+
+
+@dataclass(frozen=True, eq=False)
+class Example:
+    """Voxels of one object that was tracked, the prompted slice left out.
+
+    Args:
+        dataset: that it is of.
+        features: (N, F).
+        share: (N,) of the object in each box of the grid.
+        weight: (N,) how much of the object each counts for, in sizes of the object.
+        extra: what was found beyond the grid, in sizes of the object.
+    """
+
+    dataset: str
+    features: Tensor
+    share: Tensor
+    weight: Tensor
+    extra: float
+
+    def dice(self, change: Tensor | float) -> float:
+        """Estimated from these voxels, the logits changed."""
+        found = (self.features[:, 0] + change / 3 > 0).float() * self.weight
+        return float(2 * (found * self.share).sum() / (found.sum() + 1 + self.extra))
+
+
+def jobs(folder: Path, told: argparse.Namespace) -> Iterator[tuple[str, str, Volume, NDArray[np.bool_]]]:
+    """Name of the set, of the example, the volume, the structure in it; sets in turn, synthetic volumes between them."""
+    queues = [_real(path, told) for path in sorted(each.parent for each in folder.glob("*/dataset.json"))]
+    queues.append(_synthetic(told))
+    while queues:
+        for queue in list(queues):
+            job = next(queue, None)
+            if job is None:
+                queues.remove(queue)
+            else:
+                yield job
+
+
+def _real(path: Path, told: argparse.Namespace) -> Iterator[tuple[str, str, Volume, NDArray[np.bool_]]]:
+    data = read_data_set(path)
+    rng = np.random.default_rng([told.seed, zlib.crc32(path.name.encode())])
+    labelled = [case for case in data.cases if case.label is not None and data.kind == "volume"]
+    for place in rng.permutation(len(labelled))[: told.cases]:
+        what = data.load(labelled[place])
+        structures = [data.structures[i] for i in rng.permutation(len(data.structures))[:STRUCTURES]]
+        volume = what.images[0]
+        modality = volume.modality or (data.modality if data.modality == "CT" else None)
+        for structure in structures:
+            name = f"{path.name}_{labelled[place].identifier}_{structure}"
+            yield path.name, name, replace(volume, modality=modality), data.mask(what.labels, structure)
+
+
+def _synthetic(told: argparse.Namespace) -> Iterator[tuple[str, str, Volume, NDArray[np.bool_]]]:
+    for i in range(told.synthetic):
+        rng = np.random.default_rng([SEED, i])
+        case = make_case(SEED, 2 * i, "volume", size=int(rng.choice([64, 80, 96, 112])))
+        depth, height, _ = case.images.shape
+        volume = Volume(case.images.transpose(2, 1, 0), np.diag([1.0, 1.0, max(1.0, 0.8 * height / depth), 1.0]))
+        for k in rng.permutation(len(case.tasks))[:2]:
+            yield SYNTHETIC, f"{SYNTHETIC}_{i}_{k}", volume, np.isin(case.labels, case.tasks[k]).transpose(2, 1, 0)
+
+
+def tracked(folder: Path, told: argparse.Namespace) -> Iterator[Path]:
+    """Files with what the network found; those that are there stay."""
+    network = Segmenter.from_pretrained(told.weights)
+    kept = told.examples / fingerprint(network.network, network.device, network.precision, network.engine)[:12]
+    kept.mkdir(parents=True, exist_ok=True)
+    for number, (dataset, name, volume, truth) in enumerate(jobs(folder, told)):
+        chance = np.random.default_rng(zlib.crc32(name.encode()))
+        for kind in KINDS if dataset != SYNTHETIC else [KINDS[number % 3]]:
+            file = kept / f"{name}_{kind}.npz".replace(" ", "_")
+            if not file.exists():
+                try:
+                    arrays = track(network, Prompted(volume, truth, _slice(truth, volume, chance)), kind, chance)
+                except MedicalSam2Error as error:
+                    print(f"{name}: {error}", file=sys.stderr)
+                    continue
+                draft = file.with_suffix(".draft.npz")
+                np.savez_compressed(draft, dataset=dataset, **arrays)
+                draft.replace(file)
+            yield file
+
+
+def _slice(truth: NDArray[np.bool_], volume: Volume, chance: np.random.Generator) -> int | None:
+    """The largest, or as often another large one."""
+    task = VolumeTask(volume, truth)
+    areas = task.truth_thw.sum(axis=(1, 2))
+    t = int(chance.choice(np.flatnonzero(areas >= 0.4 * areas.max())))
+    try:
+        check_box(task.truth_thw[t])
+    except PromptError:
+        return None
+    return t if chance.uniform() < 0.5 else None
+
+
+def track(network: Segmenter, task: Prompted, kind, chance: np.random.Generator) -> dict[str, NDArray[np.generic]]:
+    """What the network finds in a volume, and all that the consensus sees of it, cut around the object."""
+    axes, view, prompt = task.volume.orientation, task.view, task.prompt(kind, chance)
+    slices = view.apply(task.volume.array, axes)
+    window = choose_window(task.volume, inside=intensities(slices[task.start], task.frame_prompt(prompt)))
+    found = network.segment_volume(task.volume, [prompt], probability=True, consensus=False)
+    probability = view.apply(found.probability[1], axes)
+    confidence = np.zeros(len(probability), np.float32)
+    for row in found.confidence:
+        confidence[len(probability) - 1 - row.slice if view.flipped(axes)[0] else row.slice] = row.confidence
+    left, top, right, bottom = (int(x) for x in box_of((probability > 0.1).any(0) | task.truth_thw.any(0)))
+    margin = max(right - left, bottom - top) + 8
+    cut = (slice(None), slice(max(0, top - margin), bottom + margin + 1), slice(max(0, left - margin), right + margin + 1))
+    return {
+        "grey": np.round(window.apply(slices)[cut] * 255).astype(np.uint8),
+        "prob": np.round(probability[cut] * 255).astype(np.uint8),
+        "truth": task.truth_thw[cut],
+        "conf": confidence,
+        "start": np.array(task.start),
+        "mm": np.array(view.spacing(task.volume.spacing_mm, axes)),
+    }
+
+
+def example(file: Path) -> Example | None:
+    """Voxels of one object; None where the network found nothing on the prompted slice."""
+    kept = np.load(file)
+    found, truth, start = kept["prob"].astype(np.float32) / 255, kept["truth"], int(kept["start"])
+    grey, mm = kept["grey"].astype(np.float32) / 255, tuple(float(x) for x in kept["mm"])
+    what = Tracked(found, lambda i: grey[i], 0, [start], kept["conf"], mm)
+    grid = working_grid(what)
+    if grid is None:
+        return None
+    share, likely = (grid.means(lambda i, array=array: array[i].astype(np.float32)) for array in (truth, found))
+    others = (np.arange(len(share)) != start - grid.low[0])[:, None, None]
+    near, rng = ((likely > 0.02) | (share > 0)) & others, np.random.default_rng(0)
+    sets = [np.flatnonzero(near), np.flatnonzero(~near & others)]
+    chosen = [rng.permutation(each)[:most] for each, most in zip(sets, (NEAR, REST), strict=True)]
+    box = float(np.prod([(h - l) / n for h, l, n in zip(grid.high, grid.low, grid.shape, strict=True)]))  # noqa: E741
+    weight = np.concatenate([np.full(len(c), box * len(s) / max(1, len(c))) for s, c in zip(sets, chosen, strict=True)])
+    off = np.arange(len(truth)) != start
+    inside = np.zeros(truth.shape, bool)
+    inside[tuple(slice(*ends) for ends in zip(grid.low, grid.high, strict=True))] = True
+    size, places = float(truth[off].sum()), np.concatenate(chosen)
+    features = torch.from_numpy(described(what, grid).reshape(-1, len(FEATURES))[places])
+    weight, share = torch.from_numpy(weight / size).float(), torch.from_numpy(share.ravel()[places])
+    return Example(str(kept["dataset"]), features, share, weight, float(((found > 0.5) & ~inside)[off].sum()) / size)
+
+
+def fitted(examples: Sequence[Example], seed: int) -> Gate:
+    """A gate: half of what it is shown is synthetic, the sets take turns; the loss is one minus the soft Dice, and entropy."""
+    torch.manual_seed(seed)
+    rng, gate = np.random.default_rng(seed), Gate()
+    torch.nn.init.zeros_(gate[-1].weight)
+    torch.nn.init.zeros_(gate[-1].bias)
+    optimiser = torch.optim.AdamW(gate.parameters(), RATE, weight_decay=1e-2)
+    rates = torch.optim.lr_scheduler.OneCycleLR(optimiser, RATE, STEPS, pct_start=0.1)
+    sets = defaultdict(list)
+    for each in examples:
+        sets[each.dataset].append(each)
+    real = sorted(sets.keys() - {SYNTHETIC})
+    for _ in range(STEPS):
+        names = [
+            SYNTHETIC if SYNTHETIC in sets and (not real or rng.uniform() < 0.5) else rng.choice(real) for _ in range(BATCH)
+        ]
+        loss = sum(_loss(gate, sets[name][rng.integers(len(sets[name]))], rng) for name in names) / BATCH
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        rates.step()
+    return gate.requires_grad_(False)
+
+
+def _loss(gate: Gate, what: Example, rng: np.random.Generator) -> Tensor:
+    """Of some voxels; the network's own logits are stretched and moved, so that its calibration is not learnt by heart."""
+    places = torch.from_numpy(rng.permutation(len(what.share))[:EACH])
+    features, share = what.features[places].clone(), what.share[places]
+    weight = what.weight[places] * (len(what.share) / len(places))
+    features[:, :2] = (features[:, :2] * rng.uniform(0.6, 1.4) + rng.normal(0, 0.25)).clamp(-2, 2)
+    logit = 3 * features[:, 0] + gate(features)[:, 0]
+    found = logit.sigmoid() * weight
+    entropy = (F.binary_cross_entropy_with_logits(logit, share, reduction="none") * weight).sum() / (1 + weight.sum() / 8)
+    return 1 - 2 * (found * share).sum() / (found.sum() + 1 + what.extra) + ENTROPY * entropy
+
+
+def held_out(examples: Sequence[Example], seed: int) -> str:
+    """A table: each set by a gate that never saw it; synthetic volumes by one that saw the other half of them."""
+    text, gains = ["| set | objects | tracked | consensus |\n|---|---|---|---|\n"], []
+    for name in sorted({each.dataset for each in examples}):
+        own = [each for each in examples if each.dataset == name]
+        tested = own[::2] if name == SYNTHETIC else own
+        gate = fitted([each for each in examples if each not in tested], seed)
+        before = np.array([each.dice(0.0) for each in tested])
+        after = np.array([each.dice(gate(each.features)[:, 0]) for each in tested])
+        text.append(f"| {name} | {len(tested)} | {before.mean():.3f} | {after.mean():.3f} |\n")
+        if name != SYNTHETIC:
+            gains.append(after - before)
+    rng = np.random.default_rng(seed)
+    draws = [np.mean([rng.choice(each, len(each)).mean() for each in gains]) for _ in range(2000)]
+    low, high = np.percentile(draws, (2.5, 97.5))
+    mean = np.mean([each.mean() for each in gains])
+    return "".join(text) + f"\nReal sets: {100 * mean:+.1f} points [{100 * low:.1f}, {100 * high:.1f}]\n"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("folder", type=Path, help="nnU-Net raw data sets of volumes to learn from")
+    parser.add_argument("--examples", type=Path, required=True, help="folder that keeps what was tracked")
+    parser.add_argument("--weights", default="nano", help="name or folder of the network's weights")
+    parser.add_argument("--cases", type=int, default=12, help="volumes of each set")
+    parser.add_argument("--synthetic", type=int, default=60, help="synthetic volumes")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("-o", "--output", type=Path, help="the gate; it lies beside the weights as consensus.safetensors")
+    told = parser.parse_args()
+    torch.set_num_threads(1)
+    files = list(tracked(told.folder, told))
+    examples = [found for found in map(example, files) if found is not None]
+    print(held_out(examples, told.seed))
+    if told.output is not None:
+        write_bytes(told.output, save(dict(fitted(examples, told.seed).state_dict())))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
