@@ -72,7 +72,8 @@ def planned(folder: Path, told: argparse.Namespace) -> Iterator[Job]:
         labelled = [case.identifier for case in data.cases if case.label is not None]
         rng = np.random.default_rng([told.seed, zlib.crc32(path.name.encode())])
         drawn = [labelled[i] for i in rng.permutation(len(labelled))]
-        everything = tuple((kind, method) for kind in KINDS for method in METHODS)
+        methods = METHODS if data.kind == "volume" else (*IMAGE_METHODS, NANO)
+        everything = tuple((kind, method) for kind in KINDS for method in methods)
         for structure in data.structures:
             if data.kind == "volume":
                 yield from (Job(path, structure, (each,), everything) for each in drawn[: told.cases])

@@ -32,8 +32,9 @@ from medical_sam2.data.synthetic import make_case
 from medical_sam2.errors import MedicalSam2Error, PromptError
 from medical_sam2.evaluate.tasks import KINDS, VolumeTask, check_box
 from medical_sam2.features import fingerprint
-from medical_sam2.frames import choose_window, intensities
+from medical_sam2.intensity_window import choose_window
 from medical_sam2.io.atomic import write_bytes
+from medical_sam2.prompts import intensities
 from medical_sam2.region import box_of
 from medical_sam2.segmenter import Segmenter
 from medical_sam2.volume import Volume

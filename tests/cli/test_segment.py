@@ -262,3 +262,18 @@ def test_progress_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
         assert progress.bar is not None
         (task,) = progress.bar.tasks
         assert (task.completed, task.total, task.description) == (3, 12, "axial slice 7, object 1, 2")
+
+
+def test_the_consensus_can_be_left_out(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The option reaches the segmenter, which follows it."""
+    told: list[object] = []
+    track = Segmenter.segment_volume
+
+    def listened(self: Segmenter, *arguments: object, **options: object) -> Segmentation:
+        told.append(options["consensus"])
+        return track(self, *arguments, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Segmenter, "segment_volume", listened)
+    desk.done(*CLICK)
+    desk.done(*CLICK, "--no-consensus", output="without.nii.gz")
+    assert told == [True, False]

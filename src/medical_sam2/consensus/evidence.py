@@ -94,14 +94,14 @@ def _radius(outlines: MaskArray, box_mm: NDArray[np.float64]) -> float:
 
 
 def _features(tracked: Floats, grey: Floats, confidence: NDArray[np.floating], said: Prompted) -> Floats:
-    smooth, signed = np.asarray(ndimage.gaussian_filter(grey, (0, 1, 1))), said.signed
+    smooth, signed = np.asarray(ndimage.gaussian_filter(grey, (0, 1, 1)), np.float32), said.signed
     slices, outlines = list(said.slices), said.outline[list(said.slices)]
     mean, spread = float(grey[slices][outlines].mean()), max(float(grey[slices][outlines].std()), 0.03)
     slopes = [np.square(np.gradient(smooth, axis=a)) for a in range(3) if smooth.shape[a] > 1]
     edge = np.clip(np.sqrt(np.sum(slopes, axis=0)) / (2 * spread), 0, 3)
     found = np.where(said.outline.any(axis=(1, 2), keepdims=True), said.outline, tracked > 0.5)
     alike, alike_around = (log_odds(values, said.outline, slices) for values in (grey, smooth))
-    likely = 1 / (1 + np.exp(-np.clip((alike + alike_around) / 2, -4, 4)))
+    likely = np.asarray(1 / (1 + np.exp(-np.clip((alike + alike_around) / 2, -4, 4))), np.float32)
     ways = geodesics(tracked, likely, edge, said.seeds(signed), said.steps)
     tells = _dice(likely[slices] > 0.5, outlines), _contrast(edge[slices], np.abs(signed[slices]) < BAND)
     along = [

@@ -13,6 +13,8 @@ from medical_sam2.consensus.gate import Gate
 from medical_sam2.consensus.grid import Grid, Tracked, between, working_grid
 from medical_sam2.fusion import Fusion
 
+MOST = 12.0  # that a logit changes by
+
 
 @dataclass(frozen=True, eq=False)
 class Refined:
@@ -65,7 +67,7 @@ def refined(gate: Gate, what: Tracked, fusion: Fusion) -> Fusion | Refined:
         return fusion
     seen = described(what, grid)
     with torch.inference_mode(), torch.autocast("cpu", enabled=False):
-        change = gate(torch.from_numpy(seen.reshape(-1, len(FEATURES)))).numpy().reshape(seen.shape[:3])
+        change = gate(torch.from_numpy(seen.reshape(-1, len(FEATURES)))).clamp(-MOST, MOST).numpy().reshape(seen.shape[:3])
     low, high = grid.low[what.axis], grid.high[what.axis]
     change[[t - low for t in what.prompted if low <= t < high]] = 0
     return Refined(fusion, grid, np.ascontiguousarray(np.moveaxis(change, 0, what.axis)))

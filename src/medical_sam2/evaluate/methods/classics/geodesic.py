@@ -7,11 +7,15 @@ takes the label of the seed that is nearest along a path whose length is the sum
 from math import prod
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import dijkstra
 
+from medical_sam2.consensus.geodesics import FAR, STEP, log_odds, signed_distance, sweep
+
+BAND = 0.25  # radii on either side of the outline that are seeds of neither
 Floats = NDArray[np.float32]
 
 
@@ -44,6 +48,35 @@ def grow_cut(
     ).tocsr()
     _, _, sources = dijkstra(graph, directed=False, indices=np.flatnonzero(seeds), min_only=True, return_predecessors=True)
     return seeds.ravel()[sources].reshape(seeds.shape)
+
+
+def nearer(stack_thw: Floats, start: int, mask_hw: NDArray[np.bool_], *, goes_on: tuple[bool, bool]) -> NDArray[np.bool_]:
+    """What is nearer to the inside of an outline than to its outside, to the sides and to the ends of the stack.
+
+    Args:
+        stack_thw: (T, h, w) grey in [0, 1].
+        start: the outlined slice.
+        mask_hw: (h, w) its outline.
+        goes_on: whether slices follow, before the first and after the last.
+    """
+    outline = np.zeros(stack_thw.shape, bool)
+    outline[start] = mask_hw
+    step = 1 / max(1.0, float(np.sqrt(mask_hw.sum() / np.pi)))  # pixels in radii
+    smooth = np.asarray(ndimage.gaussian_filter(stack_thw, (0, 1, 1)), np.float32)
+    odds = (log_odds(stack_thw, outline, [start]) + log_odds(smooth, outline, [start])) / 2
+    likely = 1 / (1 + np.exp(-np.clip(odds, -4, 4)))
+    slopes = [np.square(np.gradient(smooth, axis=a)) for a in range(3) if smooth.shape[a] > 1]
+    edge = np.clip(np.sqrt(np.sum(slopes, axis=0)) / (2 * max(float(stack_thw[start][mask_hw].std()), 0.03)), 0, 3)
+    signed = signed_distance(mask_hw, np.array([step, step]))
+    inside, outside = np.zeros(outline.shape, bool), np.zeros(outline.shape, bool)
+    inside[start], outside[start] = signed <= -min(BAND, -0.8 * float(signed.min())), signed > BAND
+    outside[:, [0, -1]] = outside[:, :, [0, -1]] = True
+    for end, on in zip((0, -1), goes_on, strict=True):
+        outside[end] |= on
+    cost = torch.from_numpy(np.stack([edge + 1 - likely, edge + likely], dtype=np.float32) + np.float32(STEP))
+    seeds = torch.from_numpy(np.stack([inside, outside & ~inside]))
+    into, out_of = sweep(torch.where(seeds, 0.0, FAR), cost, [step] * 3, rounds=2).numpy()
+    return smoothed(into < out_of)
 
 
 def rim(seeds_thw: NDArray[np.int32], label: int) -> None:
