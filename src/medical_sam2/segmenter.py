@@ -75,10 +75,8 @@ class Segmenter:
         engine: str = "torch",
         gate: Gate | None = None,
     ) -> None:
-        self.gate = gate
-        self.device = choose_device(device)
-        network = network.to(self.device).eval()
-        self.network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # faster convolutions
+        self.device, self.gate = choose_device(device), gate
+        self.network = network.eval().to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # faster
         self.precision: Literal["fp32", "bf16"] = choose_precision(precision, self.device)
         self.engine, self._see = engine, choose_encoder(engine, self.network, self.precision)
         self._kept = FeatureCache(keep_mb)
@@ -138,8 +136,7 @@ class Segmenter:
             probability: whether probability maps are kept.
             uncertainty: whether the views' disagreement is kept.
             islands: whether parts of an object stay that hang together with no prompt of it.
-            consensus: whether tracking is followed by a look at the object in 3D, where the weights bring a gate for it; a
-                correction does without.
+            consensus: whether objects are looked at once more in 3D, if there is a gate; a correction does without.
             zoom: whether the network is shown a region around the object that grows with it, or always whole slices.
             features: folder in which what the encoder saw is kept from run to run, by content and weights.
             names: label → name of the structure.
@@ -155,11 +152,9 @@ class Segmenter:
         if earlier is not None and (probability or uncertainty):
             raise ConfigError("a correction keeps no probabilities", "leave `probability` and `uncertainty` out, or `earlier`")
         policy: Callable[[], Policy] = find(POLICIES, bank, what="bank")
-        make: FusionFactory = find(FUSIONS, fusion, what="fusion")
-        crop = Crop.to_content(volume, prompts)
-        shown, mended = crop.volume, crop.labels(earlier)
+        shown, mended = (crop := Crop.to_content(volume, prompts)).volume, crop.labels(earlier)
         groups = grouped(shown, [crop.prompt(prompt) for prompt in prompts], views_allowed(views), labels_in(earlier))
-        kept = Kept(make, probability, uncertainty, islands, self.gate if consensus else None)
+        kept = Kept(find(FUSIONS, fusion, what="fusion"), probability, uncertainty, islands, self.gate if consensus else None)
         work = Outcome(shown, groups, kept, Progress(crop.teller(on_frame)))
 
         def tracker(seen: Window) -> OrientationTracker:

@@ -98,7 +98,7 @@ def read_weights(name_or_path: str | Path) -> Found:
     Raises:
         WeightsError, AmbiguousError: as for `load_backbone`.
     """
-    known, file = KNOWN.get(str(name_or_path)), weights_file(name_or_path)
+    file = weights_file(name_or_path)
     weights = read_tensors(file)
     config, size = file.with_name(CONFIG_FILE), trained_size(str(name_or_path)) or trained_size(file.name)
     if is_official(weights):
