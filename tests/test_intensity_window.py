@@ -254,5 +254,8 @@ def test_large_numbers_are_no_ct(kind: str) -> None:
 def test_a_file_that_says_ct_needs_no_air_but_numbers_that_can_be_hounsfield_units() -> None:
     assert in_hounsfield(ct()[3:19, 10:14], "CT")  # fat and muscle
     assert not in_hounsfield(ct()[3:19, 10:14], None)
+    air_at_a_border = ct()[3:20, 10:14].clip(0).copy()
+    air_at_a_border[:2] = -1000
+    assert in_hounsfield(air_at_a_border, "CT")
     for array in (ct() / 1000, ct() + 1024, (ct().clip(-160, 240) / 2 + 100).astype(np.uint8)):
         assert not in_hounsfield(array, "CT")

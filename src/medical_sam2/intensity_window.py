@@ -175,16 +175,14 @@ def in_hounsfield(array: NDArray[np.generic], modality: str | None) -> bool:
     """
     if modality not in {None, "CT"} or array.dtype.kind not in "if":  # unsigned numbers hold no air
         return False
+    if modality == "CT" and _within_ct(_levels(array, content_only=False)[0]):
+        return True  # its padding may be its only air
     levels, base = _levels(array)
-    if not len(levels) or base:
-        return False
-    if levels[0] < PADDED_HU:
+    if len(levels) and levels[0] < PADDED_HU:
         levels = levels[np.searchsorted(levels, levels[0], "right") :]
-    if not len(levels):
-        return False
+    if not len(levels) or base or modality == "CT":
+        return modality == "CT" and _within_ct(levels)
     low, high = np.percentile(levels, PERCENTILES)
-    if modality == "CT":
-        return bool(-5000 < low <= -50 and high < 32_000 and high - low >= 100)  # some fat, at least
     return bool(PADDED_HU <= low <= -850 and high <= HIGHEST_HU) and _air_and_water(levels)
 
 
@@ -236,9 +234,9 @@ def _flat(array: NDArray[np.generic], ends: list[list[int]], axis: int, side: in
     return True
 
 
-def _levels(array: NDArray[np.generic]) -> tuple[NDArray[np.float64], int]:
+def _levels(array: NDArray[np.generic], *, content_only: bool = True) -> tuple[NDArray[np.float64], int]:
     """Finite intensities of the content, or of a regular sample of it, in order; less a number where they are huge integers."""
-    part: NDArray[Any] = array[content_box(array)]
+    part: NDArray[Any] = array[content_box(array)] if content_only else array
     step = max(1, ceil((part.size / SAMPLE) ** (1 / part.ndim)))
     values = part[(slice(None, None, step),) * part.ndim].ravel()
     if values.dtype.kind not in "iu":
@@ -256,6 +254,12 @@ def _background(levels: NDArray[np.float64]) -> tuple[float | None, NDArray[np.f
         if last - first >= BACKGROUND * len(levels):
             return float(value), np.delete(levels, slice(first, last))
     return None, levels
+
+
+def _within_ct(levels: NDArray[np.float64]) -> bool:
+    """Whether these can be Hounsfield units, some of fat or air among them."""
+    low, high = np.percentile(levels, PERCENTILES) if len(levels) else (0.0, 0.0)
+    return bool(-5000 < low <= -50 and high < 32_000 and high - low >= 100)
 
 
 def _air_and_water(levels: NDArray[np.float64]) -> bool:

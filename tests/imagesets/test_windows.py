@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 
 from medical_sam2.errors import ConfigError
 from medical_sam2.imagesets import choose_set_windows
-from medical_sam2.intensity_window import Window, choose_window
+from medical_sam2.intensity_window import Window, choose_window, percentile_window
 from medical_sam2.prompts import FramePrompt
 from medical_sam2.volume import Volume
 
@@ -45,20 +45,22 @@ def test_a_file_that_says_ct_needs_no_bone_and_one_that_says_otherwise_is_none()
     image = slice_hu(low=-300, high=60)
     for modality, window in (("CT", SOFT), (None, None), ("MR", None)):
         windows = choose_set_windows([image], told(image, 40), modality=lambda _, modality=modality: modality)
-        assert windows.of(0, image) == window
+        assert windows.of(0, image) == (window or percentile_window(image))
 
 
 def test_pictures_that_are_no_ct_keep_their_percentiles() -> None:
     ct, grey, colour = slice_hu(), np.zeros((9, 9), np.uint8), np.full((9, 9, 3), -1000)
     windows = choose_set_windows([grey, ct, colour], {0: {1: FramePrompt.click(4, 4)}})
-    assert [windows.of(i, image) for i, image in enumerate((grey, ct, colour))] == [None, SOFT, None]
+    found = [windows.of(i, image) for i, image in enumerate((grey, ct, colour))]
+    assert found == [percentile_window(grey), SOFT, percentile_window(colour)]
 
 
 def test_a_window_by_name_is_that_of_all_grey_images() -> None:
     ct, grey, colour = slice_hu(), np.zeros((9, 9), np.uint8), np.zeros((9, 9, 3), np.uint8)
     windows = choose_set_windows([ct], {}, "10,90")
-    assert [windows.of(i, image) for i, image in enumerate((ct, grey, colour))] == [Window(10, 90), Window(10, 90), None]
-    assert choose_set_windows([ct], {}, "percentile").of(0, ct) is None
+    found = [windows.of(i, image) for i, image in enumerate((ct, grey, colour))]
+    assert found == [Window(10, 90), Window(10, 90), percentile_window(colour)]
+    assert choose_set_windows([ct], {}, "percentile").of(0, ct) == percentile_window(ct)
     with pytest.raises(ConfigError, match="unknown window"):
         choose_set_windows([ct], {}, "lungs")
 

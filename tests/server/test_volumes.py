@@ -5,6 +5,7 @@ from weakref import ref
 
 import numpy as np
 
+from medical_sam2.intensity_window import Window
 from medical_sam2.server.volumes import VolumeSubject
 from medical_sam2.volume import Volume
 
@@ -18,14 +19,14 @@ def subject() -> VolumeSubject:
 def test_the_extent_is_computed_once_for_each_volume() -> None:
     one, other = subject(), subject()
     other.volume.array[0, 0, 0] = -5
-    assert one.extent == (0.0, 900.0)
+    assert one.extent == Window(0.0, 900.0)
     assert one.extent is one.extent
-    assert other.extent == (-5.0, 900.0)
+    assert other.extent == Window(-5.0, 900.0)
 
 
 def test_a_closed_volume_is_not_kept() -> None:
     one = subject()
-    assert one.extent == (0.0, 900.0)
+    assert one.extent == Window(0.0, 900.0)
     assert one.window.low < one.window.high
     gone = ref(one.volume)
     del one
