@@ -45,7 +45,7 @@ def main() -> int:
         for row in rows:
             if told.only and row.cls != told.only:
                 continue
-            run = execute(row, folder, Path(scratch))
+            run = execute(command_for(row, folder), Path(scratch), user=row.user)
             problems = judge(row, run, folder)
             word = "right" if not problems else "disputed" if row.id in told.known else "WRONG"
             failed |= word == "WRONG"
@@ -116,7 +116,7 @@ def command_for(row: Row, folder: Path) -> list[str]:
     return ["info", "--json", *extra, "--", str(row.path)]
 
 
-def execute(row: Row, folder: Path, scratch: Path) -> Run:
+def execute(command: list[str], scratch: Path, *, user: int | None = None, limit_s: float = LIMIT_S) -> Run:
     """One process, in an empty folder, watched. It is forked from this one, which has imported the readers already."""
     with tempfile.TemporaryDirectory(dir=scratch) as place:
         os.chmod(place, 0o777)
@@ -128,8 +128,8 @@ def execute(row: Row, folder: Path, scratch: Path) -> Run:
             sys.stdout.flush()
             pid = os.fork()
             if pid == 0:
-                become_command(command_for(row, folder), (out, err), (work, temporary), row.user)
-            status, usage, seconds = wait(pid)
+                become_command(command, (out, err), (work, temporary), user)
+            status, usage, seconds = wait(pid, limit_s)
             texts = [read_back(stream) for stream in (out, err)]
         left = [str(file) for file in (*work.rglob("*"), *temporary.rglob("*"))]
     left += [str(file) for file in Path(tempfile.gettempdir()).glob("NASTY_CANARY*")]
@@ -152,7 +152,7 @@ def become_command(arguments: list[str], streams, places: tuple[Path, Path], use
         os._exit(code)
 
 
-def wait(pid: int):
+def wait(pid: int, limit_s: float):
     """Status, resources and seconds of a child, which is killed when its time is over.
 
     Seconds in which it could have run, but other processes had the machine, do not count.
@@ -162,7 +162,7 @@ def wait(pid: int):
         delayed = max(delayed, queued(pid))
         found, status, usage = os.wait4(pid, os.WNOHANG)
         seconds = time.monotonic() - start - delayed
-        if not found and seconds > LIMIT_S:
+        if not found and seconds > limit_s:
             os.kill(pid, signal.SIGKILL)
             found, status, usage = os.wait4(pid, 0)
         if found:

@@ -60,3 +60,10 @@ def test_prompts_beside_the_object_touch_nothing_of_it() -> None:
     without_islands(labels, [Point((0, 0, 0)), Box((0, 0, 3), (1, 1, 3)), Box((3, 3, 3), (19, 4, 3))])
     assert labels[3, 3, 3] == 1
     assert not labels[12:16, 12:16, 12:16].any()
+
+
+def test_memory_does_not_grow_with_the_number_of_an_object() -> None:
+    labels = np.zeros((9, 9, 9), np.uint32)
+    labels[1:3, 1:3, 1:3], labels[8, 8, 8] = 4_000_000_000, 4_000_000_000
+    without_islands(labels, [Point((1, 1, 1), 4_000_000_000)])
+    assert (labels > 0).sum() == 8

@@ -104,3 +104,14 @@ def test_an_affine_that_maps_nowhere_is_refused(affine: NDArray[np.float64]) -> 
 @given(st.floats(1e-4, 1e4))
 def test_no_voxel_is_too_small_or_large(size: float) -> None:
     assert check_affine(np.diag([size, 2 * size, 3 * size, 1])).dtype == np.float64
+
+
+@pytest.mark.parametrize("spacing", [(4e-13, 0.8, 2.5), (1, 1, 1e7), (1e6, 1e6, 1e6), (1e-5, 100, 100)])
+def test_voxels_of_no_image_are_refused(spacing: tuple[float, float, float]) -> None:
+    with pytest.raises(GeometryError, match="are of no image"):
+        check_affine(np.diag([*spacing, 1.0]))
+
+
+@pytest.mark.parametrize("spacing", [(4e-6, 4e-6, 3e-5), (0.2, 0.2, 0.2), (1e-3, 1e-3, 1), (25, 25, 40_000)])
+def test_voxels_of_microscopes_and_maps_are_taken(spacing: tuple[float, float, float]) -> None:
+    check_affine(np.diag([*spacing, 1.0]))

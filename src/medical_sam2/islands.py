@@ -17,6 +17,7 @@ from scipy import ndimage
 from medical_sam2.prompts import Mask, Point, Prompt
 
 BRIDGE = 2
+MANY_LABELS = 65_535
 EVERYWHERE = ndimage.generate_binary_structure(3, 3)
 
 
@@ -27,12 +28,21 @@ def without_islands(labels: NDArray[np.unsignedinteger], prompts: Sequence[Promp
         labels: (I, J, K), in the order of the file.
         prompts: of any objects; clicks and outlines touch the parts they lie in, a box those inside of it.
     """
-    boxes = ndimage.find_objects(labels)
+    boxes = object_boxes(labels)
     for label in sorted({prompt.object for prompt in prompts}):
-        box = boxes[label - 1] if label <= len(boxes) else None
+        box = boxes.get(label)
         if box is not None:
             own = [prompt for prompt in prompts if prompt.object == label]
             _keep_touched(labels[box], label, _touched(own, labels.shape, box))
+
+
+def object_boxes(labels: NDArray[np.integer]) -> dict[int, tuple[slice, ...]]:
+    """Label → the smallest box around its voxels, found in one pass; 0 is left out."""
+    if labels.size and labels.max() <= MANY_LABELS:
+        return {label: box for label, box in enumerate(ndimage.find_objects(labels), start=1) if box is not None}
+    values, places = np.unique(labels, return_inverse=True)  # find_objects makes a list as long as the largest label
+    boxes = ndimage.find_objects(places.reshape(labels.shape) + 1)
+    return {int(value): box for value, box in zip(values, boxes, strict=True) if value != 0}
 
 
 def _keep_touched(part: NDArray[np.unsignedinteger], label: int, touched: NDArray[np.bool_]) -> None:

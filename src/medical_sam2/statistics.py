@@ -8,13 +8,12 @@ from dataclasses import asdict, dataclass, fields
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from medical_sam2.errors import GeometryError
+from medical_sam2.islands import object_boxes
 from medical_sam2.views import View
 from medical_sam2.volume import Segmentation, Volume
 
-_MANY_LABELS = 65_535
 _TRIPLES = {
     "low_ijk": ("low_i", "low_j", "low_k"),
     "high_ijk": ("high_i", "high_j", "high_k"),
@@ -72,15 +71,6 @@ def measure(volume: Volume, segmentation: Segmentation) -> tuple[ObjectStatistic
         _row(volume, segmentation.labels, label, segmentation.names.get(label, ""), boxes.get(label))
         for label in sorted({*boxes, *segmentation.names} - {0})
     )
-
-
-def object_boxes(labels: NDArray[np.integer]) -> dict[int, tuple[slice, ...]]:
-    """Label → the smallest box around its voxels, found in one pass; 0 is left out."""
-    if labels.size and labels.max() <= _MANY_LABELS:
-        return {label: box for label, box in enumerate(ndimage.find_objects(labels), start=1) if box is not None}
-    values, places = np.unique(labels, return_inverse=True)  # find_objects makes a list as long as the largest label
-    boxes = ndimage.find_objects(places.reshape(labels.shape) + 1)
-    return {int(value): box for value, box in zip(values, boxes, strict=True) if value != 0}
 
 
 def to_json(rows: Iterable[ObjectStatistics]) -> str:

@@ -12,6 +12,8 @@ from medical_sam2.errors import GeometryError
 from medical_sam2.intensity_window import Window
 
 LETTERS = np.array([["L", "R"], ["P", "A"], ["I", "S"]])
+SMALLEST_MM, LARGEST_MM, MOST_ANISOTROPY = 1e-7, 1e5, 1e6
+"""Limits of a voxel's sides: no atom is smaller, no patient larger."""
 
 
 def axis_codes(affine: NDArray[np.float64]) -> str:
@@ -140,4 +142,7 @@ def check_affine(affine: NDArray[np.float64]) -> NDArray[np.float64]:
     lengths = np.linalg.norm(affine[:3, :3], axis=0)
     if (lengths == 0).any() or abs(np.linalg.det(affine[:3, :3] / lengths)) < 1e-3:
         raise GeometryError("the affine is singular: two voxel axes coincide", "repair the header of the image")
+    if lengths.min() < SMALLEST_MM or lengths.max() > LARGEST_MM or lengths.max() > MOST_ANISOTROPY * lengths.min():
+        shown = " × ".join(f"{length:.3g}" for length in lengths)
+        raise GeometryError(f"voxels of {shown} mm are of no image", "repair the spacing in its header")
     return affine

@@ -36,6 +36,14 @@ def test_one_volume(tmp_path: Path, empty_temporary_folder: Path) -> None:
     assert list(empty_temporary_folder.iterdir()) == []
 
 
+def test_folders_parted_by_backslashes(tmp_path: Path, empty_temporary_folder: Path) -> None:
+    header = "NDims = 3\nDimSize = 2 2 2\nElementType = MET_UCHAR\nElementSpacing = 1 1 1\n"
+    header += "TransformMatrix = 1 0 0 0 1 0 0 0 1\nElementDataFile = a.raw\n"
+    entries = {"study\\": b"", "study\\one\\a.mhd": header.encode(), "study\\one\\a.raw": bytes(range(8))}
+    assert io.load(pack(tmp_path / "a.zip", entries)).array[1, 0, 0] == 1
+    assert list(empty_temporary_folder.iterdir()) == []
+
+
 def test_a_dicom_series(tmp_path: Path) -> None:
     made(tmp_path / "series")
     entries = {f"x/{path.name}": path.read_bytes() for path in (tmp_path / "series").iterdir()}
@@ -56,7 +64,22 @@ def test_several_volumes_must_be_unpacked(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["/tmp/x", "../x", "a/../../x", "..\\x", "C:/x", "C:\\x", "inner.zip", "inner.tar", "A.NII", "e\u0301.nii"]
+    "name",
+    [
+        "/tmp/x",
+        "../x",
+        "a/../../x",
+        "..\\x",
+        "\\x",
+        "a\\..\\..\\x",
+        "C:/x",
+        "C:\\x",
+        "b\\..\\a.nii",
+        "inner.zip",
+        "inner.tar",
+        "A.NII",
+        "e\u0301.nii",
+    ],
 )
 def test_unsafe_entries_are_refused(tmp_path: Path, empty_temporary_folder: Path, name: str) -> None:
     with pytest.raises(FormatError, match=r"unsafe|archive|same name"):

@@ -6,13 +6,17 @@ import stat
 import warnings
 import zlib
 from pathlib import Path
+from typing import Literal
+from unicodedata import normalize
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from medical_sam2 import io
 from medical_sam2.errors import FormatError, GeometryError, InputError, ResourceError
 from medical_sam2.io import files
+from medical_sam2.io.folder import open_folder
 from medical_sam2.volume import Volume
 
 
@@ -106,3 +110,31 @@ def test_no_foreign_exception_leaves_a_reader(
         io.load("x")
     assert said in str(caught.value)
     assert "CANARY" not in str(caught.value)
+
+
+@pytest.mark.parametrize("form", ["NFC", "NFD"])
+def test_names_may_be_composed_in_another_way(tmp_path: Path, form: Literal["NFC", "NFD"]) -> None:
+    other = "NFD" if form == "NFC" else "NFC"
+    folder = tmp_path / normalize(form, "pré")
+    folder.mkdir()
+    array = np.arange(8, dtype=np.uint8).reshape(2, 2, 2)
+    io.save(array, folder / normalize(form, "é.nii"), Volume(array, np.eye(4)))
+    Image.fromarray(array[0]).save(folder / normalize(form, "ö.png"))
+    header = "NDims = 3\nDimSize = 2 2 2\nElementType = MET_UCHAR\nElementSpacing = 1 1 1\n"
+    header += "TransformMatrix = 1 0 0 0 1 0 0 0 1\nElementDataFile = "
+    (folder / "a.mhd").write_bytes(header.encode() + normalize(other, "ü.raw").encode())
+    (folder / normalize(form, "ü.raw")).write_bytes(array.tobytes())
+    told = tmp_path / normalize(other, "pré")
+    np.testing.assert_array_equal(io.load(told / normalize(other, "é.nii")).array, array)
+    assert io.load(told / "a.mhd").shape == (2, 2, 2)
+    images = open_folder(told)
+    assert images.entries[images.index(normalize(other, "ö.png"))].name == normalize(form, "ö.png")
+    assert images.index(str(told / normalize(other, "ö.png"))) == images.index(normalize(form, "ö.png"))
+
+
+def test_two_names_that_differ_only_so_are_two_files(tmp_path: Path) -> None:
+    for number, form in enumerate(("NFC", "NFD")):
+        Image.fromarray(np.eye(4, dtype=np.uint8) + np.uint8(number)).save(tmp_path / normalize(form, "é.png"))  # type: ignore[arg-type]
+    images = open_folder(tmp_path)
+    assert images.picture(images.index(normalize("NFC", "é.png"))).array.min() == 0
+    assert images.picture(images.index(normalize("NFD", "é.png"))).array.min() == 1

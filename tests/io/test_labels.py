@@ -12,6 +12,8 @@ from medical_sam2 import io
 from medical_sam2.errors import FormatError, GeometryError
 from medical_sam2.volume import Volume
 from tests.io.making import affines
+from tests.io.test_nifti import AFFINE as NIFTI_AFFINE
+from tests.io.test_nifti import raw
 
 LABELS = np.random.default_rng(0).integers(0, 4, (3, 4, 5)).astype(np.uint8)
 TURNS = [(order, flips) for order in permutations(range(3)) for flips in product((1, -1), repeat=3)]
@@ -79,3 +81,20 @@ def test_values_that_are_no_labels_are_refused(tmp_path: Path, bad: float) -> No
 
 def test_an_empty_mask_needs_no_warning(tmp_path: Path) -> None:
     assert fitted(Volume(LABELS * 0, np.eye(4)), Volume(LABELS, np.eye(4)), tmp_path).warnings == ()
+
+
+def test_a_coloured_mask_is_refused_and_a_grey_one_counts_once(tmp_path: Path) -> None:
+    image = Volume(np.zeros((2, 2, 2), np.int16), NIFTI_AFFINE)
+    for kind in ([("R", "u1"), ("G", "u1"), ("B", "u1")], [("R", "u1"), ("G", "u1"), ("B", "u1"), ("A", "u1")]):
+        colours = np.zeros((2, 2, 2), kind)
+        for name in "RGB":
+            colours[name][0] = 255
+        (tmp_path / "m.nii").write_bytes(raw(colours))
+        (outline,) = io.load_outlines(tmp_path / "m.nii", image)
+        assert (outline.label, int(outline.inside.sum())) == (1, 4)
+        colours["B"][0] = 0
+        (tmp_path / "m.nii").write_bytes(raw(colours))
+        with pytest.raises(FormatError, match="coloured"):
+            io.load_outlines(tmp_path / "m.nii", image)
+        with pytest.raises(FormatError, match="coloured"):
+            io.load_labels(tmp_path / "m.nii", image)

@@ -290,3 +290,9 @@ def test_one_copy_is_enough_memory() -> None:
     assert volume.array.flags.f_contiguous
     assert volume.array.base is not None
     assert volume.array.flags.writeable
+
+
+def test_bits_that_contradict_the_datatype_are_told() -> None:
+    volume = load(raw(bitpix=8))
+    np.testing.assert_array_equal(volume.array, ARRAY)
+    assert "bitpix says 8 bits, the datatype 16" in volume.warnings[0]

@@ -139,3 +139,10 @@ def test_unusual_numbers_in_tiff_are_kept(tmp_path: Path, kind: str) -> None:
     array = RNG.integers(0, 30_000, (6, 9)).astype(kind)
     tifffile.imwrite(tmp_path / "a.tif", array)
     np.testing.assert_array_equal(io.load_pictures(tmp_path / "a.tif")[0].array, array)
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".tif"])
+def test_inks_are_told(tmp_path: Path, suffix: str) -> None:
+    picture = store(Image.fromarray(COLOUR).convert("CMYK"), tmp_path / f"a{suffix}")
+    assert picture.colour
+    assert "CMYK" in picture.warnings[0]

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from medical_sam2.errors import FormatError, GeometryError, MedicalSam2Error, PromptError
 from medical_sam2.io import save
+from medical_sam2.io.outlines import outlines
 from medical_sam2.io.promptfile import Places, load_prompts, masks_from, save_prompts
 from medical_sam2.prompts import Box, Mask, Point, Prompt
 from medical_sam2.volume import Volume
@@ -146,5 +147,5 @@ def test_a_link_leads_out_of_the_folder_no_more_than_a_path(tmp_path: Path) -> N
 def test_axis_of_an_outline_is_the_one_with_the_fewest_slices() -> None:
     array = np.zeros(SHAPE, np.uint8)
     array[1:7, 3, 1:6] = array[1:7, 5, 1:6] = 1
-    (mask,) = masks_from(Volume(array, AFFINE))
+    (mask,) = masks_from(outlines(array))
     assert mask.planes() == {1}

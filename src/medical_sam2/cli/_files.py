@@ -14,6 +14,7 @@ from medical_sam2 import io, preview, statistics
 from medical_sam2.cli._options import Outputs, Reading
 from medical_sam2.errors import InputError, MedicalSam2Error
 from medical_sam2.io import atomic
+from medical_sam2.io.files import as_stored
 from medical_sam2.plugins import suggestion
 from medical_sam2.prompts import Prompt
 from medical_sam2.volume import Segmentation, Volume
@@ -42,7 +43,7 @@ def check_inputs(inputs: Sequence[Path]) -> None:
         InputError: naming it.
     """
     for path in inputs:
-        if not path.exists():
+        if not as_stored(path).exists():
             raise InputError("does not exist", "check the path", subject=path)
 
 

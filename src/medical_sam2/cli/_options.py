@@ -22,7 +22,10 @@ class Pointed:
         point: a voxel inside the object, counted from 0 in the order of the file; again for more; "2:I J K" is object 2.
         negative: a voxel outside of it.
         box: two opposite corners of a rectangle around it on one slice.
-        mask: label file with outlines, in the image's grid; each label is an object, unless --object.
+        mask: label file with outlines, in the image's grid (FILE#2: time point 2 of it); each label is an object, unless
+            --object; black and white are one object; segments of 3D Slicer keep their names.
+        threshold: what is at least this number in a mask is drawn, as one object (masks with soft edges).
+        each_label: each number of a mask is an object, even where they look like soft edges.
         prompts: file of prompts (JSON), with several objects and their names.
         object: label of what the prompts of the command line mean.
         mm: coordinates of the command line are millimetres in RAS+.
@@ -32,6 +35,8 @@ class Pointed:
     negative: Annotated[tuple[str, ...], OWN_WORDS, Parameter(metavar=VOXELS["--negative"], show_default=False)] = ()
     box: Annotated[tuple[str, ...], OWN_WORDS, Parameter(metavar=VOXELS["--box"], show_default=False)] = ()
     mask: Annotated[tuple[Path, ...], Parameter(negative="", show_default=False)] = ()
+    threshold: float | None = None
+    each_label: Annotated[bool, FLAG] = False
     prompts: Path | None = None
     object: int | None = None
     mm: Annotated[bool, FLAG] = False

@@ -1,7 +1,10 @@
 """The prompts of a command line: words become points, boxes and outlines."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
+from math import isfinite
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +12,10 @@ import numpy as np
 from medical_sam2 import io
 from medical_sam2.cli._numbers import VOXELS, parsed
 from medical_sam2.cli._options import Said
-from medical_sam2.errors import AmbiguousError, InputError, MedicalSam2Error, PromptError
-from medical_sam2.io.promptfile import MOST_OBJECTS, Named, Places, load_prompts, masks_from
-from medical_sam2.prompts import Mask, Prompt
+from medical_sam2.errors import AmbiguousError, ConfigError, InputError, MedicalSam2Error, PromptError
+from medical_sam2.io.outlines import MOST_OBJECTS, MaskRule, Outline
+from medical_sam2.io.promptfile import Named, Places, load_prompts, masks_from
+from medical_sam2.prompts import Prompt
 from medical_sam2.volume import Volume
 
 
@@ -27,14 +31,15 @@ def gathered(said: Said, volume: Volume, earlier: Volume | None = None) -> Named
     prompts = (*from_file.prompts, *speaker.prompts())
     if not prompts:
         raise PromptError("there is no prompt", "give --point I J K, --box, --mask or --prompts")
-    names = {**from_file.names, **speaker.names()}
+    drawn = {outline.label: outline.name for outline in speaker.outlines if outline.name}
+    names = {**drawn, **from_file.names, **speaker.names()}
     unknown = sorted(names.keys() - {prompt.object for prompt in prompts} - set(_labels(earlier)))
     if unknown:
         raise PromptError(f"a name is given to object {unknown[0]}, which has no prompt", "prompt it, or leave its name out")
     return Named(prompts, names)
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Speaker:
     said: Said
     places: Places
@@ -51,7 +56,13 @@ class _Speaker:
         for text in self.said.box:
             label, numbers = _parsed("box", text)
             found.append(self.places.box(numbers, label or self.label()))
-        return [*found, *(mask for file in self.said.mask for mask in self._masks(file))]
+        return [*found, *masks_from(self.outlines)]
+
+    @cached_property
+    def outlines(self) -> list[Outline]:
+        """What was drawn in the masks."""
+        rule = mask_rule(self.said.mask, self.said.object, self.said.threshold, each_label=self.said.each_label)
+        return [outline for word in self.said.mask for outline in self._drawn(word, rule)]
 
     def names(self) -> dict[int, str]:
         named: dict[int, str] = {}
@@ -74,11 +85,48 @@ class _Speaker:
             )
         return known[0]
 
-    def _masks(self, file: Path) -> Sequence[Mask]:
-        try:
-            return masks_from(io.load_labels(file, self.places.volume), self.said.object)
-        except MedicalSam2Error as error:
-            raise error.about(file) from None
+    def _drawn(self, word: Path, rule: MaskRule) -> list[Outline]:
+        file, frame = paged(str(word))
+        with naming_pages(file):
+            return io.load_outlines(file, self.places.volume, rule, frame=frame)
+
+
+def mask_rule(masks: Sequence[object], label: int | None, threshold: float | None, *, each_label: bool) -> MaskRule:
+    """How the masks of a command line are meant.
+
+    Raises:
+        ConfigError: something is said of masks that are not there, or things that exclude each other.
+    """
+    said = "--threshold" if threshold is not None else "--each-label" if each_label else None
+    if said and not masks:
+        raise ConfigError(f"{said} speaks of masks, and none was given", "give --mask, or leave it out")
+    if each_label and (threshold is not None or label is not None):
+        other = "--threshold" if threshold is not None else "--object"
+        raise ConfigError(f"--each-label and {other} contradict each other", "give one of them")
+    if threshold is not None and not isfinite(threshold):
+        raise ConfigError(f"--threshold {threshold} is not finite", "give the smallest number that is inside")
+    return MaskRule(label, threshold, each_label)
+
+
+def paged(word: str) -> tuple[Path, int | None]:
+    """A file and its page or time point: "masks.tif#2"."""
+    name, mark, page = word.rpartition("#")
+    if mark and page.isdecimal() and not Path(word).exists():
+        return Path(name), int(page)
+    return Path(word), None
+
+
+@contextmanager
+def naming_pages(file: Path) -> Iterator[None]:
+    """Where a mask has several pages, name them as the options of masks do; name the file in errors that do not."""
+    try:
+        yield
+    except AmbiguousError as error:
+        pages = any("--frame" in choice for choice in error.choices)
+        choices = (f"--mask {file}#0", f"--mask {file}#1 …") if pages else error.choices
+        raise AmbiguousError(error.problem, error.remedy, subject=file, choices=choices) from None
+    except MedicalSam2Error as error:
+        raise error.about(file) from None
 
 
 def _labels(earlier: Volume | None) -> list[int]:

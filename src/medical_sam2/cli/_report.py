@@ -12,8 +12,8 @@ import numpy as np
 from medical_sam2.cli._options import How
 from medical_sam2.intensity_window import Window
 from medical_sam2.io.promptfile import Named, as_objects
+from medical_sam2.islands import object_boxes
 from medical_sam2.prompts import Mask
-from medical_sam2.statistics import object_boxes
 from medical_sam2.views import View
 from medical_sam2.volume import Segmentation, SliceConfidence, Volume
 

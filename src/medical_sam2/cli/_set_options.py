@@ -19,8 +19,10 @@ class Said:
 
     Args:
         template: an image of the folder that is prompted (stack.tif#3: a page); again for more.
-        mask: label map of the template (PNG, NIfTI); each label is an object, unless --object; one for each --template, in
-            their order, or IMAGE:FILE.
+        mask: label map of the template (PNG, TIFF, NIfTI; masks.tif#2: a page); each label is an object, unless --object; black
+            and white, and what is opaque, are one object; one for each --template, in their order, or IMAGE:FILE.
+        threshold: what is at least this number in a mask is drawn, as one object (masks with soft edges).
+        each_label: each number of a mask is an object, even where they look like soft edges.
         box: two opposite corners of a rectangle around the object; with several templates "IMAGE:X Y X2 Y2".
         point: a pixel inside of it, X to the right, Y down, from 0; again for more; "2:X Y" is object 2, "IMAGE:2:X Y" is on
             that image.
@@ -31,6 +33,8 @@ class Said:
 
     template: Annotated[tuple[str, ...], AGAIN] = ()
     mask: Annotated[tuple[str, ...], AGAIN] = ()
+    threshold: float | None = None
+    each_label: Annotated[bool, FLAG] = False
     box: Annotated[tuple[str, ...], OWN_WORDS, Parameter(metavar=PIXELS["--box"], show_default=False)] = ()
     point: Annotated[tuple[str, ...], OWN_WORDS, Parameter(metavar=PIXELS["--point"], show_default=False)] = ()
     negative: Annotated[tuple[str, ...], OWN_WORDS, Parameter(metavar=PIXELS["--negative"], show_default=False)] = ()

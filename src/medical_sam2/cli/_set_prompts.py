@@ -4,14 +4,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
-
 from medical_sam2.cli._numbers import PIXELS, parsed
-from medical_sam2.cli._prompts import check_label
+from medical_sam2.cli._prompts import check_label, mask_rule, naming_pages, paged
 from medical_sam2.cli._set_options import Said
-from medical_sam2.errors import AmbiguousError, InputError, MedicalSam2Error, PromptError
+from medical_sam2.errors import AmbiguousError, InputError, PromptError
 from medical_sam2.io.folder import ImageFolder
-from medical_sam2.io.labelmaps import read_label_map
+from medical_sam2.io.labelmaps import is_lossy, read_label_map
+from medical_sam2.io.outlines import MaskRule, Outline, outlines
 from medical_sam2.prompts import FramePrompt
 
 
@@ -79,11 +78,13 @@ class _Speaker:
 
     def masks(self) -> tuple[Path, ...]:
         """Add the outlines of all masks; their files."""
+        said = self.said
+        rule = mask_rule(said.mask, said.object, said.threshold, each_label=said.each_label)
         files: list[Path] = []
-        for order, word in enumerate(self.said.mask):
-            place, file = self._mask(order, word)
-            for label, outline in self._outlines(file, place).items():
-                self.add(place, label, outline)
+        for order, word in enumerate(said.mask):
+            place, (file, page) = self._mask(order, word)
+            for outline in self._outlines(file, page, place, rule):
+                self.add(place, outline.label, FramePrompt.mask(outline.inside))
             files.append(file)
         return tuple(files)
 
@@ -108,26 +109,19 @@ class _Speaker:
         choices = [f"--{option} {self.images.entries[i].name}:{PIXELS.get(f'--{option}', 'FILE')}" for i in self.templates]
         raise AmbiguousError(f"there are several templates, and --{option} names none", "say which", choices=choices)
 
-    def _mask(self, order: int, word: str) -> tuple[int, Path]:
-        image, colon, file = word.partition(":")
-        if colon and not Path(word).exists():
-            return self.images.index(image), Path(file)
+    def _mask(self, order: int, word: str) -> tuple[int, tuple[Path, int | None]]:
+        image, colon, rest = word.partition(":")
+        if colon and not paged(word)[0].exists():
+            return self.images.index(image), paged(rest)
         if len(self.said.mask) == len(self.templates):
-            return self.templates[order], Path(word)
-        return self._only("mask"), Path(word)
+            return self.templates[order], paged(word)
+        return self._only("mask"), paged(word)
 
-    def _outlines(self, file: Path, place: int) -> dict[int, FramePrompt]:
-        labels, shape = read_label_map(file), self.images[place].shape[:2]
-        if labels.shape != shape:
-            sizes = [f"{width} × {height} pixels" for height, width in (labels.shape, shape)]
-            name = self.images.entries[place].name
-            raise PromptError(f"it has {sizes[0]}, the image {name} {sizes[1]}", "give a mask of that size", subject=file)
-        values = [int(value) for value in np.unique(labels) if value]
-        if not values:
-            raise PromptError("the mask is empty", "outline at least one pixel", subject=file)
-        try:
-            if self.said.object is not None:
-                return {self._label(): FramePrompt.mask(labels > 0)}
-            return {check_label(value): FramePrompt.mask(labels == value) for value in values}
-        except MedicalSam2Error as error:
-            raise error.about(file) from None
+    def _outlines(self, file: Path, page: int | None, place: int, rule: MaskRule) -> list[Outline]:
+        with naming_pages(file):
+            numbers, shape = read_label_map(file, page), self.images[place].shape[:2]
+            if numbers.shape != shape:
+                sizes = [f"{width} × {height} pixels" for height, width in (numbers.shape, shape)]
+                name = self.images.entries[place].name
+                raise PromptError(f"it has {sizes[0]}, the image {name} {sizes[1]}", "give a mask of that size", subject=file)
+            return outlines(numbers, rule, lossy=is_lossy(file))

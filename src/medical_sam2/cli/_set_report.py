@@ -17,8 +17,8 @@ from medical_sam2.errors import MedicalSam2Error
 from medical_sam2.imagesets import ImageMask
 from medical_sam2.io.folder import ImageFolder
 from medical_sam2.io.pictures import Picture
+from medical_sam2.islands import object_boxes
 from medical_sam2.prompts import FramePrompt
-from medical_sam2.statistics import object_boxes
 
 KIND = "images"
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from medical_sam2 import io
 from medical_sam2.cli import _files, plain
 from medical_sam2.cli._options import FLAG, How, Outputs, Reading, Said
-from medical_sam2.cli._prompts import gathered
+from medical_sam2.cli._prompts import gathered, paged
 from medical_sam2.errors import ConfigError
 from medical_sam2.io import labels
 from medical_sam2.io.promptfile import Named
@@ -74,7 +74,8 @@ def segment(
 
 def _check(file: Path, outputs: Outputs, said: Said, how: How) -> None:
     """All about the files that can be known before the image is read: first what is read, then what is written."""
-    inputs = [file, *said.mask, *(path for path in (said.prompts, said.correct) if path is not None)]
+    masks = (paged(str(word))[0] for word in said.mask)
+    inputs = [file, *masks, *(path for path in (said.prompts, said.correct) if path is not None)]
     _files.check_inputs(inputs)
     _files.check(outputs, [path for path in inputs if path != said.correct])
     if said.correct is None:

@@ -10,27 +10,42 @@ import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from types import MappingProxyType
+from types import MappingProxyType, ModuleType
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from medical_sam2.errors import FormatError, GeometryError, InputError
-from medical_sam2.io import archive, labels, values
-from medical_sam2.io.files import guarded
+from medical_sam2.errors import FormatError, GeometryError, InputError, MedicalSam2Error
+from medical_sam2.io import archive, labels, slicer, values
+from medical_sam2.io.files import as_stored, guarded
 from medical_sam2.io.jsonfile import load_json, parse_json
 from medical_sam2.io.options import Form, Options
+from medical_sam2.io.outlines import AS_DRAWN, MaskRule, Outline, chosen, outlines
 from medical_sam2.io.pictures import SUFFIXES as PICTURE_SUFFIXES
 from medical_sam2.io.pictures import Picture
 from medical_sam2.io.plausibility import oddities
 from medical_sam2.io.recognise import recognise
 from medical_sam2.volume import Segmentation, Volume
 
-__all__ = ["Form", "Picture", "load", "load_json", "load_labels", "load_pictures", "parse_json", "read", "save"]
+__all__ = [
+    "Form",
+    "MaskRule",
+    "Outline",
+    "Picture",
+    "load",
+    "load_json",
+    "load_labels",
+    "load_outlines",
+    "load_pictures",
+    "parse_json",
+    "read",
+    "save",
+]
 
 READABLE = "NIfTI (.nii, .nii.gz, .hdr/.img), NRRD, MHA/MHD, DICOM, PNG, JPEG, TIFF, BMP or a zip with one of them"
 WRITABLE = (".nii.gz", ".nii", ".nrrd", ".mha", ".dcm")
+NO_VOLUME = "this is a picture, not a volume", "outline it with `medsam2 segment-images`"
 NO_NAMES: Mapping[int, str] = MappingProxyType({})
 
 
@@ -63,8 +78,11 @@ def load(
         AmbiguousError: several readings; the choices name the option that picks one.
         ResourceError: too large for this machine or for `max_bytes`.
     """
+    path = as_stored(Path(path))
+    if not path.is_dir() and recognise(path) == "picture":
+        raise FormatError(*NO_VOLUME, subject=path)
     found = read(path, geometry_from=geometry_from, frame=frame, series=series, allow_gap=allow_gap, max_bytes=max_bytes)
-    return found if isinstance(found, Volume) else _stacked(found, Path(path))
+    return found if isinstance(found, Volume) else _stacked(found, path)
 
 
 def read(
@@ -108,20 +126,72 @@ def load_labels(path: str | os.PathLike[str], like: Volume) -> Volume:
     """Read a label map or mask that belongs to an image, in that image's voxel order, as unsigned integers.
 
     Raises:
-        FormatError: values that are no labels.
+        FormatError: values that are no labels, or segments that overlap.
         GeometryError: it lies on another grid (up to 0.001 mm is rounding).
     """
     path = Path(path)
     with guarded(path):
-        if not path.is_dir() and recognise(path) == "dicom":
-            from medical_sam2.io import dicom_seg_read
+        own = _segmentation(path)
+        if own is slicer:
+            return slicer.label_map(path, like)
+        return labels.fit(_label_volume(path, None), like) if own is None else own.load(path, like)
 
-            if dicom_seg_read.is_segmentation(path):
-                return dicom_seg_read.load(path, like)
-        found = _read(path, Options(clean=False), all_frames=False)
-        if not isinstance(found, Volume):
-            raise FormatError("this is a picture, not a label map of a volume", "give a volume", subject=path)
-        return labels.fit(found, like)
+
+def load_outlines(
+    path: str | os.PathLike[str], like: Volume, rule: MaskRule = AS_DRAWN, *, frame: int | None = None
+) -> list[Outline]:
+    """Read what was drawn in a mask that belongs to an image: its objects, by number, in that image's voxel order.
+
+    Args:
+        path: a volume, a DICOM-SEG, or a segmentation of 3D Slicer, whose segments may overlap and have names.
+        like: the image.
+        rule: how the numbers of a volume are meant.
+        frame: time point of a 4D mask, from 0.
+
+    Raises:
+        FormatError, GeometryError: as `load_labels`.
+        AmbiguousError: the numbers look like soft edges, not like labels; or several time points.
+        PromptError: nothing is drawn, or a number that no object can have.
+    """
+    path = Path(path)
+    try:
+        with guarded(path):
+            own = _segmentation(path)
+            if own is not None and (rule.threshold is not None or frame is not None):
+                raise InputError("its segments need neither a threshold nor a page", "leave them out")
+            if own is slicer:
+                return chosen(slicer.load(path, like), rule)
+            if own is not None:
+                return outlines(own.load(path, like).array, replace(rule, each_label=True))
+            return outlines(labels.turned(_label_volume(path, frame), like).array, rule)
+    except MedicalSam2Error as error:
+        raise error.about(path) from None
+
+
+def read_numbers(path: Path, frame: int | None = None) -> Volume | tuple[Picture, ...]:
+    """Read the stored numbers of a mask: as `read`, but nothing is cleaned, and a palette counts by its numbers."""
+    return _read(path, Options(frame=frame, clean=False), all_frames=False)
+
+
+def _segmentation(path: Path) -> ModuleType | None:
+    """The reader of files that say themselves that they hold segments."""
+    kind = None if path.is_dir() else recognise(path)
+    if kind == "nrrd" and slicer.segments(path):
+        return slicer
+    if kind == "dicom":
+        from medical_sam2.io import dicom_seg_read
+
+        return dicom_seg_read if dicom_seg_read.is_segmentation(path) else None
+    return None
+
+
+def _label_volume(path: Path, frame: int | None) -> Volume:
+    if not path.is_dir() and recognise(path) == "picture":
+        raise FormatError("this is a picture, not a label map of a volume", "give a volume", subject=path)
+    found = read_numbers(path, frame)
+    if not isinstance(found, Volume):
+        raise FormatError("this is a picture, not a label map of a volume", "give a volume", subject=path)
+    return found
 
 
 def save(what: Segmentation | NDArray[Any], path: str | os.PathLike[str], like: Volume) -> None:
@@ -168,6 +238,7 @@ def _read(path: Path, options: Options, all_frames: bool) -> Volume | tuple[Pict
 
 
 def _dispatch(path: Path, options: Options, all_frames: bool) -> Volume | tuple[Picture, ...]:
+    path = as_stored(path)
     kind = "dicom" if os.path.isdir(path) else recognise(path)
     if kind == "zip":
         return archive.unpack_and(path, options, lambda folder: _read_only_image(folder, path, options, all_frames))
@@ -200,7 +271,7 @@ def _stacked(pictures: tuple[Picture, ...], path: Path) -> Volume:
     """The frames of a cine as a volume; a single picture is refused."""
     grey = [values.grey(picture.array) if picture.colour else picture.array for picture in pictures]
     if len(grey) == 1 or len({picture.shape for picture in pictures}) > 1:
-        raise FormatError("this is a picture, not a volume", "outline it with `medsam2 segment-images`", subject=path)
+        raise FormatError(*NO_VOLUME, subject=path)
     rows_mm, columns_mm = pictures[0].spacing_mm or (1.0, 1.0)
     notes = dict.fromkeys(note for picture in pictures for note in picture.warnings)
     notes["these are frames without a place in the patient: millimetres between them mean nothing"] = None

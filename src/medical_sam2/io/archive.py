@@ -53,26 +53,34 @@ def _checked(archive: zipfile.ZipFile, path: Path) -> list[zipfile.ZipInfo]:
     seen: set[str] = set()
     for entry in entries:
         _check_name(entry, path)
-        folded = unicodedata.normalize("NFC", entry.filename).casefold()
+        folded = unicodedata.normalize("NFC", "/".join(_parts(entry))).casefold()
         if folded in seen:
             raise FormatError("two entries of the zip file have the same name", "pack it again", subject=path)
         seen.add(folded)
-    kept = [entry for entry in entries if not entry.is_dir() and not any(part in entry.filename for part in IGNORED)]
+    kept = [entry for entry in entries if not _is_folder(entry) and not any(part in entry.filename for part in IGNORED)]
     for entry in kept:
         _check_entry(entry, path)
     return kept
 
 
 def _check_name(entry: zipfile.ZipInfo, path: Path) -> None:
-    name = entry.orig_filename
-    parts = PurePosixPath(name).parts
-    if name.startswith("/") or ".." in parts or "\\" in name or "\0" in name or ":" in name[:3] or not parts:
+    name, parts = entry.orig_filename, _parts(entry)
+    if name.startswith(("/", "\\")) or ".." in parts or "\0" in name or ":" in name[:3] or not parts:
         raise FormatError(
             "the zip file has an entry with an unsafe path, which leads outside its folder", "do not trust it", subject=path
         )
     kind = stat.S_IFMT(entry.external_attr >> 16)
     if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
         raise FormatError("the zip file holds a link or a special file", "do not trust it", subject=path)
+
+
+def _parts(entry: zipfile.ZipInfo) -> tuple[str, ...]:
+    """Folders and name of an entry; some programs of Windows part them by backslashes."""
+    return PurePosixPath(entry.orig_filename.replace("\\", "/")).parts
+
+
+def _is_folder(entry: zipfile.ZipInfo) -> bool:
+    return entry.is_dir() or entry.orig_filename.endswith("\\")
 
 
 def _check_entry(entry: zipfile.ZipInfo, path: Path) -> None:
@@ -94,7 +102,7 @@ def _check_size(entries: list[zipfile.ZipInfo], folder: str, path: Path, options
 
 def _extract(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, folder: Path) -> None:
     """Copy one entry, at most as many bytes as it declares (the checksum is checked at its end)."""
-    target = folder.joinpath(*PurePosixPath(entry.filename).parts)
+    target = folder.joinpath(*_parts(entry))
     target.parent.mkdir(parents=True, exist_ok=True)
     with archive.open(entry) as source, open(target, "xb") as sink:
         shutil.copyfileobj(source, sink, CHUNK)

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
+from unicodedata import normalize
 
 import numpy as np
 from numpy.typing import NDArray
@@ -64,6 +65,19 @@ def guarded(path: Path) -> Iterator[None]:
         raise FormatError(f"the file is damaged or incomplete ({kind})", "copy or download it again", subject=path) from None
 
 
+def as_stored(path: Path) -> Path:
+    """The path as the disk spells it, if it is there: "é" may be one letter or two (Unicode normalisation)."""
+    text = str(path)
+    if text.isascii() or "\0" in text or os.path.lexists(path) or path.parent == path:
+        return path
+    folder, wanted = as_stored(path.parent), normalize("NFC", path.name)
+    try:
+        found = [entry for entry in folder.iterdir() if normalize("NFC", entry.name) == wanted]
+    except OSError:
+        return path
+    return found[0] if len(found) == 1 else path
+
+
 def open_regular(path: Path) -> BinaryIO:
     """Open a regular file for reading; a pipe or device is refused without waiting for it.
 
@@ -73,7 +87,7 @@ def open_regular(path: Path) -> BinaryIO:
     """
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
     try:
-        descriptor = os.open(path, flags)
+        descriptor = os.open(as_stored(path), flags)
     except OSError as error:
         raise explain(error, path) from None
     except ValueError:

@@ -5,11 +5,13 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, overload
+from unicodedata import normalize
 
 import numpy as np
 from numpy.typing import NDArray
 
 from medical_sam2.errors import FormatError, GeometryError, InputError, MedicalSam2Error, PromptError, ResourceError
+from medical_sam2.io.files import as_stored
 from medical_sam2.io.pictures import SUFFIXES, Picture, page_count
 from medical_sam2.io.plausibility import ONE_SLICE
 from medical_sam2.io.recognise import recognise
@@ -93,9 +95,13 @@ class ImageFolder(Sequence[NDArray[np.generic]]):
         word = str(value)
         if word in names:
             return names[word]
-        path, _, page = word.rpartition("#") if "#" in word else (word, "", "")
+        spelled = [place for name, place in names.items() if normalize("NFC", name) == normalize("NFC", word)]
+        if len(spelled) == 1:
+            return spelled[0]
+        name, _, page = word.rpartition("#") if "#" in word else (word, "", "")
+        path = as_stored(Path(name))
         for place, entry in enumerate(self.entries):
-            same = Path(path).exists() and entry.file.samefile(path)
+            same = path.exists() and entry.file.samefile(path)
             if same and (page == "" if entry.page is None else str(entry.page) == page):
                 return place
         if any(entry.page is not None and entry.file.name == Path(word).name for entry in self.entries):
@@ -117,6 +123,7 @@ def open_folder(folder: Path) -> ImageFolder:
         InputError: no such folder.
         FormatError: it holds no image.
     """
+    folder = as_stored(folder)
     if not folder.is_dir():
         problem, remedy = "there is no such folder", "give the folder that holds the images"
         if folder.exists():

@@ -1,50 +1,67 @@
-"""Label maps of single images: PNG of 8 or 16 bits, which every program reads."""
+"""Label maps of single images: read from whatever holds numbers, written as PNG of 8 or 16 bits, which every program reads."""
 
 import io
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from medical_sam2.errors import FormatError, MedicalSam2Error
-from medical_sam2.io import atomic
-from medical_sam2.io.files import guarded, open_regular
+from medical_sam2.io import atomic, values
+from medical_sam2.io.files import open_regular
 from medical_sam2.io.folder import as_picture
-from medical_sam2.io.labels import integers
-from medical_sam2.io.recognise import recognise
+from medical_sam2.io.outlines import MOST_OBJECTS, WHITE
 
-WHITE = 255
-MOST = 65_535
+WIDE = 255
+JPEG = b"\xff\xd8\xff"
 
 
-def read_label_map(path: Path) -> NDArray[np.unsignedinteger]:
-    """Labels (H, W) of one image: a picture without loss, or a NIfTI, NRRD or DICOM file of one slice.
+def read_label_map(path: Path, page: int | None = None) -> NDArray[np.generic]:
+    """The number of each pixel (H, W) of one image: a picture, or a NIfTI, NRRD or DICOM file of one slice.
 
-    A picture of black and white (0 and 255) is object 1; a palette counts by its numbers, not its colours.
+    A palette counts by its numbers, not its colours; what is transparent holds 0, and what is opaque and of one colour is
+    drawn, whatever that colour is.
+
+    Args:
+        path: the file.
+        page: page or time point of it, from 0.
 
     Raises:
-        FormatError: values that are no labels, or colours.
+        FormatError: colours, or transparency that says something else than the numbers do.
         GeometryError: a volume.
+        AmbiguousError: several pages, and none was named.
     """
     from medical_sam2 import io as images
 
     try:
-        if recognise(path) == "picture":
-            _refuse_loss(path)
-            array = _numbers(path) if _has_palette(path) else as_picture(images.read(path), path).array
-        else:
-            array = as_picture(images.read(path), path).array
+        picture = as_picture(images.read_numbers(path, page), path)
+        numbers = values.one_channel(picture.array) if picture.colour else picture.array
+        return numbers if picture.alpha is None else _visible(numbers, picture.alpha)
     except MedicalSam2Error as error:
         raise error.about(path) from None
-    if array.ndim == 3:
-        if not (array == array[..., :1]).all():
-            raise FormatError("this mask is coloured", "save it in grey, one number for each object", subject=path)
-        array = array[..., 0]
-    labels = integers(array, path)
-    if set(np.unique(labels).tolist()) <= {0, WHITE}:
-        labels = (labels != 0).astype(np.uint8)
-    return labels
+
+
+def is_lossy(path: Path) -> bool:
+    """Whether its compression changed numbers."""
+    with open_regular(path) as stream:
+        return stream.read(3) == JPEG
+
+
+def _visible(numbers: NDArray[Any], alpha: NDArray[Any]) -> NDArray[Any]:
+    """What a mask with transparency shows: its numbers where it is opaque, or how opaque it is where it has one number only."""
+    if alpha.min() == alpha.max():
+        return numbers  # equally opaque everywhere, or a channel that nobody filled
+    opaque = alpha > 0
+    sharp = np.array_equal(opaque, alpha == alpha.max())
+    shown = np.unique(numbers[opaque])
+    if sharp and shown[0] and not (len(shown) == 1 and shown[0] in WHITE):
+        return np.where(opaque, numbers, 0)
+    if len(shown) == 1 and not opaque.all():
+        return np.where(opaque, np.uint8(WIDE), np.uint8(0)) if sharp else alpha
+    problem = "its transparency and its numbers say different things about what is drawn"
+    raise FormatError(problem, "save it in grey, without transparency")
 
 
 def save_label_map(labels: NDArray[np.unsignedinteger], path: Path) -> None:
@@ -54,29 +71,10 @@ def save_label_map(labels: NDArray[np.unsignedinteger], path: Path) -> None:
         FormatError: a label beyond 65535.
         InputError, ResourceError: it cannot be written.
     """
-    if labels.max(initial=0) > MOST:
-        raise FormatError(f"label {labels.max()} does not fit into a PNG", f"number objects from 1 to {MOST}", subject=path)
+    if labels.max(initial=0) > MOST_OBJECTS:
+        remedy = f"number objects from 1 to {MOST_OBJECTS}"
+        raise FormatError(f"label {labels.max()} does not fit into a PNG", remedy, subject=path)
     stream = io.BytesIO()
-    deep = labels.dtype.itemsize > 1 and labels.max(initial=0) > WHITE
+    deep = labels.dtype.itemsize > 1 and labels.max(initial=0) > WIDE
     Image.fromarray(labels.astype(np.uint16 if deep else np.uint8)).save(stream, "PNG", compress_level=atomic.EFFORT)
     atomic.write_bytes(path, stream.getvalue())
-
-
-def _refuse_loss(path: Path) -> None:
-    with open_regular(path) as stream:
-        if stream.read(3) == b"\xff\xd8\xff":
-            raise FormatError("JPEG blurs the numbers of a mask", "save it as PNG", subject=path)
-
-
-def _has_palette(path: Path) -> bool:
-    with open_regular(path) as stream:
-        head = stream.read(26)
-    return head.startswith(b"\x89PNG") and head[25:26] == b"\x03"
-
-
-def _numbers(path: Path) -> NDArray[np.uint8]:
-    from medical_sam2 import io as images
-
-    images.read(path)  # which refuses what is damaged or too large
-    with guarded(path), Image.open(path, formats=("PNG",)) as image:
-        return np.array(image)

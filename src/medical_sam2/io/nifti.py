@@ -158,6 +158,8 @@ def _voxels(
 ) -> tuple[NDArray[Any], list[str]]:
     notes: list[str] = []
     dtype, channels = _dtype(header, image.path)
+    if (claimed := int(header["bitpix"])) != 8 * dtype.itemsize * channels:
+        notes.append(f"bitpix says {claimed} bits, the datatype {8 * dtype.itemsize * channels}; the datatype counts")
     count = int(np.prod([int(size) for size in (*shape, channels)], dtype=object))
     _seek(header, image, notes)
     frame, frames = which
@@ -169,8 +171,11 @@ def _voxels(
     image.skip((frames - 1 - frame) * count * dtype.itemsize)
     image.finish()
     if channels > 1:
+        colours = flat.reshape((*shape[::-1], channels)).transpose(2, 1, 0, 3)
+        if not options.clean:
+            return values.one_channel(colours), notes + image.warnings
         notes.append("a colour image; it was turned to grey")
-        return values.grey(flat.reshape((*shape[::-1], channels)).transpose(2, 1, 0, 3)), notes + image.warnings
+        return values.grey(colours), notes + image.warnings
     array = flat.reshape(shape, order="F")
     return _scaled(header, array, image.path, notes), notes + image.warnings
 

@@ -46,26 +46,37 @@ VECTORS = {"complex", "quaternion", "2-vector", "3-vector", "4-vector", "3-gradi
 def read(path: Path, options: Options) -> Loaded:
     """Read an NRRD file; raises as `medical_sam2.io.load` does."""
     with open_content(path) as content:
-        fields = _fields(content)
+        fields, _ = _header(content)
         notes: list[str] = []
-        layout, spatial = _layout(fields, path)
+        layout, spatial = _layout(fields, path, options)
         affine = _affine(fields, spatial, path, notes)
         return textual.load(content, layout, affine, options, notes)
 
 
-def _fields(content: Content) -> dict[str, str]:
-    """The header up to its empty line, or to its end where the data are detached."""
+def key_values(path: Path) -> dict[str, str]:
+    """What programs wrote into the header for themselves (`key:=value`)."""
+    with open_content(path) as content:
+        return _header(content)[1]
+
+
+def _header(content: Content) -> tuple[dict[str, str], dict[str, str]]:
+    """Fields and key/value pairs up to the empty line, or to the end where the data are detached."""
     if not textual.line(content, 0).startswith("NRRD"):
         raise FormatError("this is no NRRD file", "check what it is", subject=content.path)
     fields: dict[str, str] = {}
+    pairs: dict[str, str] = {}
     while text := textual.line(content, content.position):
-        if text.startswith("#") or ":=" in text:
+        if text.startswith("#"):
+            continue
+        if ":=" in text:
+            key, _, own = text.partition(":=")
+            pairs[key] = own
             continue
         name, colon, value = text.partition(":")
         if not colon:
             raise FormatError("its header has a line without a colon", "repair the header", subject=content.path)
         fields[name.strip().lower()] = value.strip()
-    return fields
+    return fields, pairs
 
 
 def _required(fields: dict[str, str], name: str, path: Path) -> str:
@@ -74,7 +85,7 @@ def _required(fields: dict[str, str], name: str, path: Path) -> str:
     return fields[name]
 
 
-def _layout(fields: dict[str, str], path: Path) -> tuple[textual.Layout, list[int]]:
+def _layout(fields: dict[str, str], path: Path, options: Options) -> tuple[textual.Layout, list[int]]:
     """The storage, and which axes of the file are spatial."""
     sizes = textual.sizes(_required(fields, "sizes", path), path, "sizes")
     if [float(len(sizes))] != textual.numbers(_required(fields, "dimension", path), path, "dimension"):
@@ -86,7 +97,7 @@ def _layout(fields: dict[str, str], path: Path) -> tuple[textual.Layout, list[in
     if spatial != list(range(spatial[0], spatial[0] + len(spatial))) or VECTORS & set(kinds):
         raise FormatError("its axes hold vectors, not intensities", "extract one component as an image", subject=path)
     channels, frames = inner, outer
-    if spatial[0] and kinds[0] in {"list", "time", "domain"} and inner > 1 and outer == 1:
+    if options.layer is None and spatial[0] and kinds[0] in {"list", "time", "domain"} and inner > 1 and outer == 1:
         raise FormatError(
             f"each voxel holds {inner} values (4 dimensions)", "extract one as a 3-dimensional image", subject=path
         )

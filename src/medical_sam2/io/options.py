@@ -18,7 +18,8 @@ class Options:
         series: which DICOM series of a folder, from 1, or its SeriesInstanceUID.
         allow_gap: fill missing slices by interpolation instead of refusing.
         max_bytes: most bytes of voxels that may be unpacked.
-        clean: replace NaN and infinities and look for constant images (not for label maps).
+        clean: replace NaN and infinities, turn colours to grey, look for constant images (not for masks, whose numbers count).
+        layer: which of the numbers of a voxel, from 0.
     """
 
     geometry_from: Form | None = None
@@ -27,6 +28,7 @@ class Options:
     allow_gap: bool = False
     max_bytes: int | None = None
     clean: bool = True
+    layer: int | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -23,20 +23,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medical_sam2 import io
-from medical_sam2.errors import FormatError, GeometryError, MedicalSam2Error, PromptError
+from medical_sam2.errors import AmbiguousError, FormatError, MedicalSam2Error, PromptError
 from medical_sam2.io import atomic
 from medical_sam2.io.jsonfile import load_json
+from medical_sam2.io.outlines import MOST_OBJECTS, MaskRule, Outline
 from medical_sam2.plugins import suggestion
 from medical_sam2.prompts import Box, Index, Mask, Point, Prompt
 from medical_sam2.volume import Volume
 
 VERSION = 1
-MOST_OBJECTS = 65_535
 FAR = 1e9  # no coordinate of any image; larger integers do not even become floats
 LETTERS = "ijk"
 KEYS = ("version", "coordinates", "objects")
 OBJECT_KEYS = ("label", "name", "points", "negative", "boxes", "masks")
-MASK_KEYS = ("file", "label", "axis")
+MASK_KEYS = ("file", "label", "threshold", "axis")
 Unit = Literal["voxel", "mm"]
 
 
@@ -176,26 +176,9 @@ def as_objects(prompts: Iterable[Prompt], names: Mapping[int, str], told: Any) -
     return list(entries.values())
 
 
-def masks_from(labels: Volume, object: int | None = None, *, value: int | None = None) -> list[Mask]:
-    """The outlines in a label map of the image's grid.
-
-    Args:
-        labels: the label map.
-        object: all that is not 0 outlines this object; None: each label is an object.
-        value: only this label counts.
-
-    Raises:
-        PromptError: there is no such label, or none at all.
-    """
-    found = [int(label) for label in np.unique(labels.array) if label]
-    if value is not None and value not in found:
-        raise PromptError(f"it has no label {value}", suggestion(str(value), map(str, found)))
-    if not found:
-        raise PromptError("the mask is empty", "outline at least one voxel")
-    if value is None and object is None:
-        return [_outline(labels.array == label, label) for label in found]
-    inside = labels.array != 0 if value is None else labels.array == value
-    return [_outline(inside, object or value or 1)]
+def masks_from(found: Iterable[Outline]) -> list[Mask]:
+    """Outlines in an image's grid as prompts."""
+    return [_outline(outline.inside, outline.label) for outline in found]
 
 
 def _outline(inside: NDArray[np.bool_], object: int) -> Mask:
@@ -239,11 +222,15 @@ class _Reader:
             raise FormatError("the label of a mask is no label", "number labels from 1")
         if axis is not None and (not isinstance(axis, str) or axis not in set(LETTERS)):
             raise FormatError("the axis of a mask is unknown", "write i, j or k")
+        threshold = content.get("threshold")
+        if threshold is not None and type(threshold) not in (int, float):
+            raise FormatError("the threshold of a mask is no number", "write the smallest number that is inside")
         path = self._beside(file)
         try:
-            (mask,) = masks_from(io.load_labels(path, self.places.volume), label, value=value)
-        except (PromptError, GeometryError) as error:
-            raise error.about(path) from None
+            (mask,) = masks_from(io.load_outlines(path, self.places.volume, MaskRule(label, threshold, value=value)))
+        except AmbiguousError as error:
+            choices = ('"threshold": NUMBER (what is at least that)', '"label": NUMBER (what is exactly that)')
+            raise AmbiguousError(error.problem, "write one beside its file", subject=path, choices=choices) from None
         return mask if axis is None else Mask(mask.array_ijk, label, axis=LETTERS.index(axis))
 
     def _beside(self, file: str) -> Path:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from medical_sam2.errors import AmbiguousError, FormatError, InputError
 from medical_sam2.io import values
-from medical_sam2.io.files import Content, inflated, open_content
+from medical_sam2.io.files import Content, as_stored, inflated, open_content
 from medical_sam2.io.grid import shear_warning, size_warning
 from medical_sam2.io.options import Loaded, Options
 from medical_sam2.volume import check_affine
@@ -51,7 +51,11 @@ def line(content: Content, used: int) -> str:
     content.position += len(raw)
     if used + len(raw) >= MOST_HEADER:
         raise FormatError("the header does not end", "repair the file", subject=content.path)
-    return raw.decode("latin-1").rstrip("\r\n")
+    try:
+        text = raw.decode("utf-8")
+    except UnicodeDecodeError:
+        text = raw.decode("latin-1")
+    return text.rstrip("\r\n")
 
 
 def numbers(text: str, path: Path, name: str, count: int | None = None) -> list[float]:
@@ -86,7 +90,7 @@ def load(content: Content, layout: Layout, affine: NDArray[np.float64], options:
         voxels.skip((layout.frames - 1 - frame) * size)
         voxels.finish()
         notes += [note for note in voxels.warnings if note not in notes]
-    array = _shaped(flat, layout, notes)
+    array = _shaped(flat, layout, options, notes)
     if options.clean:
         array, odd = values.clean(array)
         notes += odd + size_warning(layout.shape)
@@ -109,13 +113,20 @@ def _pick(frames: int, frame: int | None, path: Path) -> int:
     return frame or 0
 
 
-def _shaped(flat: NDArray[Any], layout: Layout, notes: list[str]) -> NDArray[Any]:
+def _shaped(flat: NDArray[Any], layout: Layout, options: Options, notes: list[str]) -> NDArray[Any]:
+    if options.layer is not None and options.layer >= layout.channels:
+        raise FormatError(f"it has no layer {options.layer}, of which its header speaks", "save it again")
     if layout.channels == 1:
         return flat.reshape(layout.shape, order="F")
+    if options.layer is not None:
+        return np.ascontiguousarray(flat[options.layer :: layout.channels]).reshape(layout.shape, order="F")
     if layout.channels not in (3, 4) or layout.dtype.itemsize != 1:
         raise FormatError(f"each voxel holds {layout.channels} numbers", "extract one component as an image")
+    colours = flat.reshape((*layout.shape[::-1], layout.channels)).transpose(2, 1, 0, 3)
+    if not options.clean:
+        return values.one_channel(colours)
     notes.append("a colour image; it was turned to grey")
-    return values.grey(flat.reshape((*layout.shape[::-1], layout.channels)).transpose(2, 1, 0, 3))
+    return values.grey(colours)
 
 
 @contextmanager
@@ -148,7 +159,7 @@ def beside(path: Path, name: str) -> Path:
         FormatError: it names a file outside the folder, which a header that was sent by somebody must not reach.
     """
     pure = name.replace("\\", "/")
-    target = path.parent / pure
+    target = as_stored(path.parent / pure)
     outside = pure.startswith("/") or ":" in pure[:3] or ".." in pure.split("/") or "\0" in pure
     if outside or not target.resolve().is_relative_to(path.parent.resolve()):
         raise FormatError(

@@ -60,6 +60,17 @@ def grey(array_c: NDArray[Any]) -> NDArray[np.uint8]:
     return np.rint(weighted).astype(np.uint8)
 
 
+def one_channel(array_c: NDArray[Any]) -> NDArray[Any]:
+    """The number of each pixel or voxel of a mask, which its colours repeat (alpha left out).
+
+    Raises:
+        FormatError: they differ.
+    """
+    if not (array_c[..., :3] == array_c[..., :1]).all():
+        raise FormatError("this mask is coloured", "save it in grey, one number for each object")
+    return np.ascontiguousarray(array_c[..., 0])
+
+
 def compact(array: NDArray[Any]) -> NDArray[Any]:
     """Labels in the smallest unsigned type that holds them; floats stay floats, negative integers stay signed.
 

@@ -1,0 +1,110 @@
+"""TIFF files hold the images that people mean: no smaller copies, all planes of a stack, all channels."""
+
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+
+from medical_sam2 import io
+from medical_sam2.errors import AmbiguousError, FormatError
+from medical_sam2.io.folder import open_folder
+
+RNG = np.random.default_rng(0)
+STACK = RNG.integers(0, 255, (4, 12, 10)).astype(np.uint8)
+
+
+def arrays(path: Path) -> list[np.ndarray]:
+    return [picture.array for picture in io.load_pictures(path)]
+
+
+@pytest.mark.parametrize(("copy", "flag"), [(STACK[0, ::2, ::2], 1), (STACK[0] > 99, 4), (STACK[0, ::4, ::4] > 99, 5)])
+def test_smaller_copies_and_masks_of_transparency_are_no_images(tmp_path: Path, copy: np.ndarray, flag: int) -> None:
+    with tifffile.TiffWriter(tmp_path / "a.tif") as file:
+        for plane in STACK[:2]:
+            file.write(plane, metadata=None)
+            file.write(copy, subfiletype=flag, metadata=None)
+    np.testing.assert_array_equal(arrays(tmp_path / "a.tif"), STACK[:2])
+    assert [entry.page for entry in open_folder(tmp_path).entries] == [0, 1]
+    assert np.array_equal(open_folder(tmp_path)[1], STACK[1])
+
+
+def test_copies_below_a_page_are_no_images(tmp_path: Path) -> None:
+    with tifffile.TiffWriter(tmp_path / "a.tif") as file:
+        file.write(STACK[0], subifds=1)
+        file.write(STACK[0, ::2, ::2], subfiletype=1)
+    assert [entry.name for entry in open_folder(tmp_path).entries] == ["a.tif"]
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("kind", ["uint8", "uint16", "float32"])
+@pytest.mark.parametrize("writer", ["tifffile", "ImageJ"])
+def test_one_directory_may_stand_for_a_stack(tmp_path: Path, writer: str, kind: str, order: str) -> None:
+    path = tmp_path / "a.tif"
+    stack = STACK.astype(kind)
+    if writer == "tifffile":
+        tifffile.imwrite(path, stack, truncate=True, photometric="minisblack", byteorder=order)
+    else:
+        told = "ImageJ=1.54f\nimages=4\nslices=4\nmin=0\nmax=255\n"
+        tifffile.imwrite(path, stack[0], photometric="minisblack", byteorder=order, description=told, metadata=None)
+        with tifffile.TiffFile(path) as file:
+            first = file.pages[0].dataoffsets[0]
+        path.write_bytes(path.read_bytes()[:first] + stack.astype(stack.dtype.newbyteorder(order)).tobytes())
+    np.testing.assert_array_equal(arrays(path), stack)
+    assert len(open_folder(tmp_path)) == 4
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(FormatError, match="promises 4 planes, the file holds 3"):
+        io.load_pictures(path)
+
+
+@pytest.mark.parametrize("compression", [None, "zlib"])
+@pytest.mark.parametrize("planar", ["contig", "separate"])
+@pytest.mark.parametrize("channels", [2, 5])
+def test_channels_that_are_no_colours_are_pages(tmp_path: Path, channels: int, planar: str, compression: str | None) -> None:
+    planes = RNG.integers(0, 60_000, (channels, 12, 10)).astype(np.uint16)
+    stored = planes if planar == "separate" else np.moveaxis(planes, 0, 2)
+    tifffile.imwrite(tmp_path / "a.tif", stored, photometric="minisblack", planarconfig=planar, compression=compression)
+    pictures = io.load_pictures(tmp_path / "a.tif")
+    np.testing.assert_array_equal([picture.array for picture in pictures], planes)
+    assert all(f"{channels} numbers" in picture.warnings[0] for picture in pictures)
+    with pytest.raises(AmbiguousError, match=f"{channels} pages"):
+        io.read(tmp_path / "a.tif")
+
+
+def test_alpha_is_no_channel(tmp_path: Path) -> None:
+    stored = np.moveaxis(STACK[:2], 0, 2)
+    tifffile.imwrite(tmp_path / "a.tif", stored, photometric="minisblack", extrasamples=["unassalpha"])
+    np.testing.assert_array_equal(arrays(tmp_path / "a.tif"), STACK[:1])
+
+
+def test_more_than_colours_is_told(tmp_path: Path) -> None:
+    tifffile.imwrite(tmp_path / "a.tif", np.moveaxis(STACK, 0, 2), photometric="rgb", extrasamples=["unspecified"])
+    (picture,) = io.load_pictures(tmp_path / "a.tif")
+    np.testing.assert_array_equal(picture.array, np.moveaxis(STACK[:3], 0, 2))
+    assert "4 numbers" in picture.warnings[0]
+
+
+def test_large_numbers_are_not_negative(tmp_path: Path) -> None:
+    large = STACK[0].astype(np.uint32) << 24
+    tifffile.imwrite(tmp_path / "a.tif", large)
+    np.testing.assert_array_equal(arrays(tmp_path / "a.tif"), [large])
+
+
+@pytest.mark.parametrize("damage", ["flipped", "cut"])
+def test_broken_compression_is_refused(tmp_path: Path, damage: str) -> None:
+    planes = RNG.integers(0, 60_000, (3, 12, 10)).astype(np.uint16)
+    tifffile.imwrite(tmp_path / "a.tif", planes, photometric="rgb", planarconfig="separate", compression="zlib")
+    data = bytearray((tmp_path / "a.tif").read_bytes())
+    start = data.index(zlib.compress(b"")[:1])
+    data = data[:-30] if damage == "cut" else data[: start + 60] + bytes([data[start + 60] ^ 0xFF]) + data[start + 61 :]
+    (tmp_path / "a.tif").write_bytes(bytes(data))
+    with pytest.raises(FormatError, match=r"damaged|truncated"):
+        io.load_pictures(tmp_path / "a.tif")
+
+
+def test_a_stack_is_no_volume_and_its_refusal_names_no_option(tmp_path: Path) -> None:
+    tifffile.imwrite(tmp_path / "a.tif", STACK, photometric="minisblack")
+    with pytest.raises(FormatError, match="picture, not a volume") as caught:
+        io.load(tmp_path / "a.tif")
+    assert "--" not in str(caught.value)
