@@ -12,8 +12,9 @@ from hypothesis import settings
 Report = TypeVar("Report", pytest.TestReport, pytest.CollectReport)
 NEEDS_A_GPU = "needs a GPU"
 
-settings.register_profile("tests", deadline=None, derandomize="CI" in os.environ)
-settings.load_profile("tests")
+settings.register_profile("repeatable", deadline=None, derandomize=True)  # the same examples every time
+settings.register_profile("long", deadline=None, max_examples=10_000, print_blob=True)  # by hand: --hypothesis-profile=long
+settings.load_profile("repeatable")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

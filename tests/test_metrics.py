@@ -62,8 +62,22 @@ def test_equal_to_brute_force(pair: tuple[Array, Array, tuple[float, ...]], tole
     if truth.any() and predicted.any():
         larger = max(np.percentile(there, 95), np.percentile(back, 95))
         assert metrics.hausdorff95(truth, predicted, spacing) == pytest.approx(larger)
-        within = np.mean(np.concatenate([there, back]) <= tolerance_mm)
-        assert metrics.surface_dice(truth, predicted, spacing, tolerance_mm) == pytest.approx(within)
+        share = metrics.surface_dice(truth, predicted, spacing, tolerance_mm)
+        pooled = np.concatenate([there, back])  # a distance at the tolerance may be rounded to either side
+        assert (
+            np.mean(pooled <= tolerance_mm * (1 - 1e-8)) - 1e-12
+            <= share
+            <= np.mean(pooled <= tolerance_mm * (1 + 1e-8)) + 1e-12
+        )
+
+
+@pytest.mark.parametrize(("spacing_mm", "steps"), [(0.1, 3), (0.7, 3), (0.9707144805996099, 3), (1.1, 3), (1 / 3, 7)])
+def test_a_distance_at_the_tolerance_is_within_it_however_it_is_rounded(spacing_mm: float, steps: int) -> None:
+    truth, predicted = np.zeros((2, 12, 3), bool)
+    truth[2], predicted[2 + steps] = True, True
+    for tolerance_mm in (steps * spacing_mm, float(np.sum([spacing_mm] * steps)), float(f"{steps * spacing_mm:.12g}")):
+        assert metrics.surface_dice(truth, predicted, (spacing_mm, 1), tolerance_mm) == 1
+        assert metrics.surface_dice(truth, predicted, (spacing_mm, 1), tolerance_mm * 0.999) == 0
 
 
 @given(pairs())

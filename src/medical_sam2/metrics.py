@@ -19,6 +19,7 @@ from scipy.spatial import KDTree
 from medical_sam2.errors import GeometryError
 
 Mask = NDArray[np.bool_]
+ROUNDING = 1e-9  # three voxels of 0.1 mm are 0.3 mm, whatever their sum is in binary
 
 
 @dataclass(frozen=True)
@@ -140,7 +141,7 @@ def _larger_percentile(distances: tuple[NDArray[np.float64], NDArray[np.float64]
 
 def _share_within(distances: tuple[NDArray[np.float64], NDArray[np.float64]], tolerance_mm: float) -> float:
     pooled = np.concatenate(distances)
-    return float(np.mean(pooled <= tolerance_mm)) if len(pooled) else math.nan
+    return float(np.mean(pooled <= tolerance_mm * (1 + ROUNDING))) if len(pooled) else math.nan
 
 
 def _surface(mask: Mask) -> Mask:

@@ -1,6 +1,6 @@
 """What a user points at: clicks, boxes and outlines in a volume, and what becomes of them on a slice."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import floor, isfinite
 from typing import Protocol, TypeAlias
@@ -58,8 +58,17 @@ class FramePrompt:
 
 _NO_POINTS, _NO_LABELS = np.zeros((0, 2), np.float32), np.zeros(0, np.int64)
 
-Prompter: TypeAlias = Callable[[int, NDArray[np.bool_] | None], FramePrompt | None]
-"""Who prompts: asked with (t, None) as a frame opens, then with (t, predicted mask) until it answers None."""
+
+class Prompter(Protocol):
+    """Who prompts one object."""
+
+    def corrects(self, t: int) -> bool:
+        """Whether it is to be shown what was found on frame t: asked once the frame has opened."""
+        ...
+
+    def __call__(self, t: int, predicted: NDArray[np.bool_] | None) -> FramePrompt | None:
+        """Asked with (t, None) as a frame opens, then, where it corrects the frame, with the predicted mask until it answers None."""
+        ...
 
 
 def intensities(frame_hw: NDArray[np.generic], prompt: FramePrompt) -> NDArray[np.generic]:
@@ -195,14 +204,23 @@ class Mask:
 
 
 class Fixed:
-    """A prompter that knows all its prompts beforehand: the fixed clicks of a person."""
+    """A prompter that knows all its prompts beforehand: the fixed clicks of a person.
 
-    def __init__(self, prompts: Mapping[int, FramePrompt]) -> None:
-        self.prompts = dict(prompts)
+    Args:
+        prompts: frame → what is said as it opens, before anything is looked for on it.
+        corrections: frame → what is said once it is seen what was found there.
+    """
+
+    def __init__(self, prompts: Mapping[int, FramePrompt], corrections: Mapping[int, FramePrompt] | None = None) -> None:
+        self.prompts, self.corrections = dict(prompts), dict(corrections or {})
+
+    def corrects(self, t: int) -> bool:
+        """Whether there is something left to say about what is found on frame t."""
+        return t in self.corrections
 
     def __call__(self, t: int, predicted: NDArray[np.bool_] | None) -> FramePrompt | None:
-        """What was said on frame t, once, as it opens."""
-        return self.prompts.get(t) if predicted is None else None
+        """What was said on frame t as it opens; what was said about the answer, once."""
+        return self.prompts.get(t) if predicted is None else self.corrections.pop(t, None)
 
 
 def _voxel(index: float) -> int:

@@ -230,6 +230,10 @@ class Clicks:
         afresh = self.from_truth > 0 and self.rng.random() < self.from_truth
         return self.correction(truth, np.zeros_like(truth) if afresh else predicted)
 
+    def corrects(self, t: int) -> bool:
+        """Whether any click is left for frame t."""
+        return self._left > 0
+
     def opening(self, truth: MaskArray) -> FramePrompt | None:
         """The first prompt of a frame (H, W)."""
         return self.correction(truth, np.zeros_like(truth))

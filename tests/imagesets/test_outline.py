@@ -38,6 +38,11 @@ def network() -> Segmenter:
     return Segmenter(tiny(), device="cpu", precision="fp32")
 
 
+@pytest.fixture(scope="module")
+def shipped() -> Segmenter:
+    return Segmenter.from_pretrained(device="cpu", precision="fp32")
+
+
 def by_index(found: list[ImageMask]) -> dict[int, bytes]:
     return {one.index: one.labels.tobytes() for one in found}
 
@@ -119,18 +124,60 @@ def test_objects_prompted_on_different_images() -> None:
         assert one.prompted == (i in said)
 
 
-def test_a_click_corrects_what_memory_made_of_an_image(network: Segmenter) -> None:
-    """The corrected image is tracked with memory first: it differs from one that is prompted by that click alone."""
+def pairs_of_discs(seed: int, small: int) -> tuple[list[NDArray[np.uint8]], list[tuple[int, int]], NDArray[np.bool_]]:
+    """Four pictures of a large disc and a small one as bright as told; (x, y) of the small ones; the first large one."""
+    rng, images, places, outlines = np.random.default_rng(seed), [], [], []
+    rows, columns = np.indices((128, 128))
+    for _ in range(4):
+        y, x = rng.uniform(40, 88, 2)
+        outlines.append(np.hypot(rows - y, columns - x) < 18)
+        image = 60 + rng.normal(0, 8, (128, 128))
+        image[outlines[-1]] = 180
+        image[np.hypot(rows - (128 - y), columns - (128 - x)) < 10] = small
+        images.append(image.clip(0, 255).astype(np.uint8))
+        places.append((int(128 - x), int(128 - y)))
+    return images, places, outlines[0]
+
+
+@pytest.mark.parametrize(
+    ("seed", "small", "image", "positive"), [(2, 150, 1, True), (6, 150, 1, False)], ids=["missed", "too much"]
+)
+def test_a_click_on_a_further_image_is_followed_there_and_on_the_images_after_it(
+    shipped: Segmenter, seed: int, small: int, image: int, positive: bool
+) -> None:
+    images, places, outline = pairs_of_discs(seed, small)
+    said = {0: {1: FramePrompt.mask(outline)}}
+    order = [i for i in (1, 2, 3) if i != image]
+    before, after = (
+        {one.index: one for one in shipped.segment_images(images, given, order=[image, *order])}
+        for given in (said, said | {image: {1: FramePrompt.click(*places[image], positive=positive)}})
+    )
+    assert list(before) == list(after) == [0, image, *order]
+    there = [[bool(run[i].labels[places[i][::-1]]) for i in (image, order[0])] for run in (before, after)]
+    assert there == [[not positive] * 2, [positive] * 2]
+    assert (before[0].labels == after[0].labels).all()
+
+
+def test_a_corrected_image_is_seen_with_memory_first(network: Segmenter) -> None:
+    """It differs from one that is prompted by that click alone, and from one that nobody corrects, in the same order."""
     images, truths = pictures()
-    outline = {0: {1: FramePrompt.mask(truths[0])}}
-    click = FramePrompt.click(3, 3, positive=False)
-    alone = {one.index: one for one in network.segment_images(images, outline)}
-    corrected = {one.index: one for one in network.segment_images(images, outline | {2: {1: click}})}
+    outline, click = {0: {1: FramePrompt.mask(truths[0])}}, FramePrompt.click(3, 3)
+    alone, plain, corrected = (
+        {one.index: one for one in network.segment_images(images, said, order=[2, 1])}
+        for said in ({2: {1: click}}, outline, outline | {2: {1: click}})
+    )
+    assert list(corrected)[:2] == list(plain)[:2] == [0, 2]
     assert corrected[2].prompted
-    assert corrected[2].confidence != alone[2].confidence
-    assert list(corrected)[:2] == [0, 2]
+    assert len({run[2].confidence[1] for run in (alone, plain, corrected)}) == 3
+
+
+def test_negative_clicks_need_something_to_correct(network: Segmenter) -> None:
+    images, truths = pictures()
+    inside, outside = FramePrompt.click(20, 20), FramePrompt.click(3, 3, positive=False)
     with pytest.raises(PromptError, match="negative clicks"):
-        list(network.segment_images(images, {2: {1: click}}))
+        list(network.segment_images(images, {2: {1: outside}}))
+    said = {1: {1: outside, 2: FramePrompt.mask(truths[1])}, 3: {1: inside, 2: outside}}
+    assert [one.index for one in network.segment_images(images, said) if one.prompted] in ([3, 1], [1, 3])
 
 
 def test_a_bad_image_stops_nothing_and_a_blank_one_is_empty() -> None:

@@ -49,6 +49,9 @@ class Teacher:
         self.opening, self.corrected, self.patience = opening, corrected, patience
         self.asked: list[int] = []
 
+    def corrects(self, t: int) -> bool:
+        return True
+
     def __call__(self, t: int, predicted: NDArray[np.bool_] | None) -> FramePrompt | None:
         if predicted is None:
             return self.opening if t == 0 else None

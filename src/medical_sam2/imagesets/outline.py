@@ -1,6 +1,6 @@
 """One prompt carried through a set of images: a film without time, in the order that a policy chooses.
 
-Objects that are prompted on the same images go in lock step; those that are prompted on others go by themselves, so that no
+Objects that are prompted on the same images in the same way go in lock step; those that are prompted on others go by themselves, so that no
 object is looked for before anybody said what it is. Shapes: B objects, H W image, h w mask logits.
 """
 
@@ -26,6 +26,7 @@ from medical_sam2.prompts import Fixed, FramePrompt, Prompter
 
 SetPrompts = Mapping[int, Mapping[int, FramePrompt]]
 """Image → object → what was said there, in pixels of that image."""
+DRAWN, CLICKED, NEGATIVE = range(3)
 BLANK = "all its pixels have the same value: there is nothing to outline"
 
 
@@ -56,7 +57,7 @@ def outlined(setting: ImageSetting, prompts: SetPrompts, waiting: Sequence[int])
         PromptError: no prompt, or one that cannot work on its image.
     """
     labels = _labels(setting.viewer, prompts)
-    teams = [_Team(setting, own, [i for i in waiting if i not in own[first]]) for first, own in _teams(labels, prompts)]
+    teams = [_Team(setting, own, waiting) for own in _teams(labels, prompts)]
     partly: dict[int, list[_Step]] = {}
     told = 0
     for step in _in_turn([team.steps() for team in teams]):
@@ -84,12 +85,12 @@ class _Step:
 
 @dataclass(eq=False)
 class _Team:
-    """Objects that are prompted on the same images.
+    """Objects that are prompted on the same images, with an outline or a box on the same of them.
 
     Args:
         setting: what stays the same.
         prompts: object → image → what was said.
-        waiting: images on which none of them is prompted.
+        waiting: images to be outlined.
     """
 
     setting: ImageSetting
@@ -108,27 +109,27 @@ class _Team:
             yield _step(i, tuple(self.prompts), found, self._likeness.pop(i, 1.0))
 
     def _visited(self) -> Iterator[int]:
-        yield from self._templates()
-        usable = self.setting.viewer.usable
-        for i in self.setting.order(self.waiting, self._resemblance):
+        templates, usable = self._templates(), self.setting.viewer.usable
+        yield from templates
+        for i in self.setting.order([i for i in self.waiting if i not in templates], self._resemblance):
             if usable(i):
                 self._likeness[i] = float(self._resemblance([i])[0])
                 yield i
 
     def _templates(self) -> list[int]:
-        """Outlines and boxes first: clicks on later images correct what these have told."""
-        images = {i for said in self.prompts.values() for i in said}
-        return sorted(images, key=lambda i: (all(_only_clicks(said[i]) for said in self.prompts.values()), i))
+        """Outlines and boxes first, then clicks inside: clicks on later images correct what these have told."""
+        said = next(iter(self.prompts.values()))
+        return sorted(said, key=lambda i: (_strength(said[i]), i))
 
     def _prompter(self, said: Mapping[int, FramePrompt]) -> Prompter:
         viewer, (first, *later) = self.setting.viewer, self._templates()
-        if _only_clicks(said[first]) and not said[first].labels.any():
+        if _strength(said[first]) == NEGATIVE:
             raise PromptError("an object has nothing but negative clicks", "click inside of it too, or outline it")
-        corrected = [i for i in later if _only_clicks(said[i])]
+        corrected = [i for i in later if _strength(said[i]) != DRAWN]
         plain = {i: said[i] if i in corrected else closer(self.setting.backbone, viewer, i, said[i]) for i in said}
         fitted = {i: to_network(prompt, viewer.shapes[i], viewer.size) for i, prompt in plain.items()}
         corrections = {i: fitted.pop(i) for i in corrected}
-        return _Corrected(fitted, corrections) if corrections else Fixed(fitted)
+        return Fixed(fitted, corrections)
 
     def _resemblance(self, images: Sequence[int]) -> NDArray[np.float64]:
         """Largest cosine to a memory, mean over the objects; far below any for an image that cannot be used."""
@@ -142,23 +143,15 @@ class _Team:
         return worth
 
 
-class _Corrected(Fixed):
-    """Speaks on some images as they open, and on others once it sees what memory made of them."""
-
-    def __init__(self, prompts: Mapping[int, FramePrompt], corrections: Mapping[int, FramePrompt]) -> None:
-        super().__init__(prompts)
-        self._waiting = dict(corrections)
-
-    def __call__(self, t: int, predicted: NDArray[np.bool_] | None) -> FramePrompt | None:
-        return super().__call__(t, predicted) if predicted is None else self._waiting.pop(t, None)
-
-
 def _step(index: int, labels: tuple[int, ...], found: FramePrediction, likeness: float) -> _Step:
     return _Step(index, labels, found.logits_Bhw, tuple(found.confidence_B.float().tolist()), likeness)
 
 
-def _only_clicks(prompt: FramePrompt) -> bool:
-    return prompt.mask_hw is None and prompt.box_xyxy is None
+def _strength(prompt: FramePrompt) -> int:
+    """How well a prompt says what its object is: the smaller, the better."""
+    if prompt.mask_hw is not None or prompt.box_xyxy is not None:
+        return DRAWN
+    return CLICKED if prompt.labels.any() else NEGATIVE
 
 
 def _in_turn(walks: Sequence[Iterator[_Step]]) -> Iterator[_Step]:
@@ -173,14 +166,13 @@ def _in_turn(walks: Sequence[Iterator[_Step]]) -> Iterator[_Step]:
                 yield step
 
 
-def _teams(labels: Sequence[int], prompts: SetPrompts) -> Iterator[tuple[int, dict[int, dict[int, FramePrompt]]]]:
-    """The objects by the images that they are prompted on: the first of them, and all with what was said."""
-    groups: dict[frozenset[int], dict[int, dict[int, FramePrompt]]] = {}
+def _teams(labels: Sequence[int], prompts: SetPrompts) -> list[dict[int, dict[int, FramePrompt]]]:
+    """The objects by the images that they are prompted on, and how: each with what was said."""
+    groups: dict[frozenset[tuple[int, int]], dict[int, dict[int, FramePrompt]]] = {}
     for label in labels:
         said = {i: own[label] for i, own in prompts.items() if label in own}
-        groups.setdefault(frozenset(said), {})[label] = said
-    for group in groups.values():
-        yield next(iter(group)), group
+        groups.setdefault(frozenset((i, _strength(prompt)) for i, prompt in said.items()), {})[label] = said
+    return list(groups.values())
 
 
 def _joined(viewer: Viewer, steps: Sequence[_Step], said: Mapping[int, FramePrompt]) -> ImageMask:

@@ -9,7 +9,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from medical_sam2.model.backbone import Backbone, Features, FramePrediction, Instruction, Recall, gather
 from medical_sam2.model.memory import MemoryBank
-from medical_sam2.prompts import Fixed, FramePrompt, Prompter
+from medical_sam2.prompts import FramePrompt, Prompter
 
 Superseded: TypeAlias = Callable[[int, Sequence[int], FramePrediction], None]
 """Told of the answers on a frame that prompters corrected afterwards: frame, which objects, what was answered."""
@@ -68,7 +68,7 @@ def _correct(
     """Let the prompters see the prediction and speak again, until all are content."""
     t, prompters, prompts = scene
     opened = [prompt is not None for prompt in prompts]
-    waiting = [b for b, prompter in enumerate(prompters) if not isinstance(prompter, Fixed)]
+    waiting = [b for b, prompter in enumerate(prompters) if prompter.corrects(t)]
     while waiting:
         masks = upsampled(prediction.logits_Bhw[waiting].detach(), backbone.image_size) > 0
         said = [prompters[b](t, mask.cpu().numpy()) for b, mask in zip(waiting, masks, strict=True)]

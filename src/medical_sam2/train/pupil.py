@@ -83,6 +83,10 @@ class Pupil:
         click = next_click(self.truth_thw[t], shown, self.rng)
         return None if click is None else click.on_frame()
 
+    def corrects(self, t: int) -> bool:
+        """Whether any click is left for frame t."""
+        return self._left > 0
+
     def _first(self, truth: NDArray[np.bool_]) -> FramePrompt | None:
         noise = NOISE_LEVELS["expert"] if self.rng.random() < 0.5 else NOISE_LEVELS["none"]
         if self.kind == "mask":
