@@ -3,10 +3,11 @@
 from dataclasses import replace
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medical_sam2.confidence import DROP, collapses
+from medical_sam2.confidence import DROP, Leak, collapses, leaks, pointed_at
 from medical_sam2.volume import SliceConfidence
 from tests.strategies import seeds
 
@@ -52,3 +53,54 @@ def test_marks_only_and_whatever_the_order(confidence: list[float], seed: int) -
     order = np.random.default_rng(seed).permutation(len(confidence))
     shuffled = collapses([given_rows[i] for i in order])
     assert {row.slice for row in shuffled if row.look_here} == {row.slice for row in found if row.look_here}
+
+
+def tracked(areas: list[int], start: int, *, prompted: bool = True) -> list[SliceConfidence]:
+    """Rows in the order of tracking: from the start ahead, then back."""
+    order = [start, *range(start + 1, len(areas)), *range(start - 1, -1, -1)]
+    return [SliceConfidence(1, "SPL", t, 0.9, areas[t], prompted and t == start) for t in order]
+
+
+def leaked(areas: list[int], start: int, **told: bool) -> list[tuple[int, ...]]:
+    return [leak.slices for leak in leaks(tracked(areas, start, **told), {"SPL": 100_000})]
+
+
+@pytest.mark.parametrize("prompted", [True, False])
+def test_a_leak_begins_where_the_area_jumps_going_away_from_the_prompt(prompted: bool) -> None:
+    areas = [0, 300, 400, 410, 5200, 5100, 4000, 500, 0]
+    assert leaked(areas, 2, prompted=prompted) == [(4, 5, 6)]
+    assert leaked(areas[::-1], 6, prompted=prompted) == [(4, 3, 2)]
+    (leak,) = leaks(tracked(areas, 2, prompted=prompted), {"SPL": 100_000})
+    assert leak == Leak(1, "SPL", (4, 5, 6), 410, 5200)
+    assert leak.told("k").startswith("object 1 jumps from 410 to 5200 voxels on slices 4 to 6 of axis k, beginning at 4: ")
+    assert [row.slice for row in pointed_at(tracked(areas, 2), [leak]) if row.look_here] == [4]
+
+
+@pytest.mark.parametrize("start", range(15))
+def test_a_ball_is_no_leak_wherever_it_is_clicked(start: int) -> None:
+    heights = np.linspace(-0.98, 0.98, 15)
+    ball = [round(1000 * (1 - z**2)) for z in heights]
+    assert not leaked([0, 0, *ball, 0], start + 2)
+
+
+@given(st.integers(1, 10_000), st.integers(1, 20), st.integers(0, 19))
+def test_a_pillar_is_no_leak_and_one_that_widens_is(area: int, count: int, start: int) -> None:
+    start = min(start, count - 1)
+    assert not leaked([0, *[area] * count, 0], start + 1)
+    assert leaked([0, *[area] * count, 3 * area], start + 1) == [(count + 1,)]
+
+
+def test_what_grows_after_it_was_lost_for_a_slice_is_no_leak() -> None:
+    assert not leaked([500, 480, 90, 0, 470, 510], 0)
+
+
+def test_what_fills_most_of_a_slice_is_told_unless_it_was_drawn_so() -> None:
+    rows = tracked([10, 60, 62, 61, 20, 70], 2)
+    assert [leak.slices for leak in leaks(rows, {"SPL": 100})] == [(1, 2, 3), (5,)]
+    assert not leaks(rows, {"SPL": 100}, drawn={1})
+    assert (
+        leaks(rows, {"SPL": 100})[1]
+        .told("i")
+        .startswith("object 1 fills most of slice 5 of axis i: it may have leaked; draw a box")
+    )
+    assert not leaks(rows, {"SPL": 1000})

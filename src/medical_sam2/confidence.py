@@ -1,13 +1,46 @@
-"""Where to look again: slices on which the confidence of an object collapses while the object goes on."""
+"""Where to look again: slices on which the confidence of an object collapses, or on which it may have leaked."""
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from medical_sam2.volume import SliceConfidence
 
 DROP = 0.6  # of the object's usual confidence
+JUMP = 2.0  # area on a slice over the largest one between it and the prompt
+SUDDEN = 0.5  # share of the object's largest area that the same slice adds at once: an object that begins small grows by less
+MOST = 0.5  # share of a slice
+DRAWN = 1.5  # area over that of an outline or a box, up to which a person has said that it is so large
+
+
+@dataclass(frozen=True)
+class Leak:
+    """Slices on which an object seems to have taken what is not its own.
+
+    Args:
+        object: label.
+        view: code of the view that was tracked.
+        slices: indices along the array axis of the file, from the first in the order of tracking.
+        before_px: largest area between the prompt and them, in voxels; None where the object just fills most of them.
+        after_px: largest area on them.
+    """
+
+    object: int
+    view: str
+    slices: tuple[int, ...]
+    before_px: int | None
+    after_px: int
+
+    def told(self, axis: str) -> str:
+        """One line for the user; `axis` is that of the file ("i", "j" or "k")."""
+        low, high = min(self.slices), max(self.slices)
+        where = f"slice {low}" if low == high else f"slices {low} to {high}"
+        remedy = "it may have leaked; draw a box around it on one of them, or click outside of it there (a negative click)"
+        if self.before_px is None:
+            return f"object {self.object} fills most of {where} of axis {axis}: {remedy}"
+        jump = f"from {self.before_px} to {self.after_px} voxels"
+        return f"object {self.object} jumps {jump} on {where} of axis {axis}, beginning at {self.slices[0]}: {remedy}"
 
 
 def collapses(rows: Sequence[SliceConfidence]) -> list[SliceConfidence]:
@@ -29,3 +62,56 @@ def collapses(rows: Sequence[SliceConfidence]) -> list[SliceConfidence]:
                 worst = places[int(stretch[sure[stretch].argmin()])]
                 marked[worst] = replace(rows[worst], look_here=True)
     return marked
+
+
+def leaks(rows: Sequence[SliceConfidence], frame_px: Mapping[str, int], drawn: Collection[int] = ()) -> list[Leak]:
+    """Where the tracked area jumps from slice to slice, going away from the prompts, or fills most of the slice.
+
+    Args:
+        rows: as they came; the first one of an object and view is where its tracking started, unless some are prompted.
+        frame_px: view → pixels of a slice.
+        drawn: objects that a person outlined or drew a box around: what is not much larger than that is no leak.
+    """
+    found: list[Leak] = []
+    for label, view in dict.fromkeys((row.object, row.view) for row in rows):
+        own = [row for row in rows if (row.object, row.view) == (label, view)]
+        areas = {row.slice: row.area_px for row in own}
+        prompted = [row.slice for row in own if row.prompted]
+        starts = prompted or [own[0].slice]
+        jumps = [*_jumps(areas, max(starts), 1), *_jumps(areas, min(starts), -1)]
+        said = {t for slices, _ in jumps for t in slices}
+        trusted = DRAWN * max((areas[t] for t in prompted), default=0) if label in drawn else 0
+        filled = [t for t in sorted(areas) if areas[t] > max(trusted, MOST * frame_px[view]) and t not in said]
+        stretches = [(slices, before) for slices, before in jumps] + [(slices, None) for slices in _in_a_row(filled)]
+        found += [Leak(label, view, slices, before, max(areas[t] for t in slices)) for slices, before in stretches]
+    return found
+
+
+def pointed_at(rows: Sequence[SliceConfidence], found: Sequence[Leak]) -> list[SliceConfidence]:
+    """The rows with `look_here` set where each leak begins."""
+    places = {(leak.object, leak.view, leak.slices[0]) for leak in found}
+    return [replace(row, look_here=row.look_here or (row.object, row.view, row.slice) in places) for row in rows]
+
+
+def _jumps(areas: Mapping[int, int], start: int, step: int) -> Iterator[tuple[tuple[int, ...], int]]:
+    """Stretches of slices, in the order of tracking, that are suddenly larger than all before; how large those were."""
+    before, sudden = areas[start], SUDDEN * max(areas.values())
+    stretch: list[int] = []
+    t = start + step
+    while t in areas:
+        begins = areas[t] - before >= sudden and before > 0
+        if areas[t] >= JUMP * before and (stretch or begins):
+            stretch.append(t)
+        else:
+            if stretch:
+                yield tuple(stretch), before
+            stretch, before = [], max(before, areas[t])
+        t += step
+    if stretch:
+        yield tuple(stretch), before
+
+
+def _in_a_row(slices: Sequence[int]) -> list[tuple[int, ...]]:
+    """Sorted slices, apart where one is left out."""
+    parts = np.split(np.array(slices, int), np.flatnonzero(np.diff(slices) > 1) + 1)
+    return [tuple(int(t) for t in part) for part in parts if len(part)]

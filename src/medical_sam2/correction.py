@@ -122,7 +122,7 @@ def _mend(tracker: OrientationTracker, what: _Object) -> None:
     ahead = [t for t in range(first, frames) if t not in what.said]
     behind = list(range(first - 1, -1, -1))
     tracker.progress.planned += len(start) + len(ahead) + len(behind)
-    banks, region = tracker.follower.banks([what.label]), _region(tracker, what)
+    banks, region = tracker.follower.banks([what.label], what.view), _region(tracker, what)
     region = _walk(tracker, what, banks, region, [*start, *ahead], range(last, frames))
     _walk(tracker, what, banks, region, behind, range(first))
 

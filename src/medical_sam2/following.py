@@ -157,7 +157,7 @@ class Follower:
                 probability_BHW = stack.to_frame(prediction.logits_Bhw)
                 if region is not None and any(region.touched(one > 0.5) for one in probability_BHW):
                     region = grown(stack.canvas, region)
-                    banks.update(self.banks(prompts))
+                    banks.update(self.banks(prompts, view))
                     prompted = outward({t for said in prompts.values() for t in said}, ())
                     todo = [*prompted, *(t for t in todo if t not in given and t not in prompted)]
                     break
@@ -173,9 +173,10 @@ class Follower:
         prediction = backbone.decode(frame, backbone.fuse(frame, [[]]), [Instruction(stack.to_network(prompt))])
         return stack.to_frame(prediction.logits_Bhw)[0] > 0.5, float(prediction.confidence_B[0])
 
-    def banks(self, labels: Iterable[int]) -> dict[int, MemoryBank]:
-        """Empty ones, one for each object."""
-        return {label: PolicyBank(self.setting.policy, ordered=True) for label in labels}
+    def banks(self, labels: Iterable[int], view: View) -> dict[int, MemoryBank]:
+        """Empty ones, one for each object, of which a view is the first that they see."""
+        frames = self.frames(view).shape_thw[0]
+        return {label: PolicyBank(self.setting.policy, ordered=True, frames=frames) for label in labels}
 
     def frames(self, view: View, region: Region | None = None) -> FrameStack:
         """The volume as frames along a view, or a region of them."""

@@ -122,12 +122,12 @@ class OrientationTracker:
 
     def _run(self, group: Group, views: Sequence[View], fusions: Mapping[int, Fusion], region: Region | None) -> None:
         first, further = views[0], views[1:]
-        banks: dict[int, MemoryBank] = self.follower.banks(group.prompts)
+        banks: dict[int, MemoryBank] = self.follower.banks(group.prompts, first)
         same = [view for view in further if view.axis == first.axis]
         others = [view for view in further if view.axis != first.axis]
         for place, view in enumerate([first, *same, *self._ordered(first, others)]):
             if place and not self.setting.joint:
-                banks = self.follower.banks(group.prompts)
+                banks = self.follower.banks(group.prompts, view)
             if view.axis == first.axis:
                 prompts = {label: frame_prompts(self.setting.volume, own, view) for label, own in group.said.items()}
                 frames = range(self.follower.frames(view).shape_thw[0])

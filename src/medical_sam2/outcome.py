@@ -9,14 +9,14 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from medical_sam2.confidence import collapses
+from medical_sam2.confidence import Leak, collapses, leaks, pointed_at
 from medical_sam2.consensus import Gate, Refined, Tracked, refined
 from medical_sam2.fusion import Fusion, FusionFactory, LabelMap
 from medical_sam2.intensity_window import Window, Windows
 from medical_sam2.islands import without_islands
 from medical_sam2.orientations import OrientationTracker, Progress
 from medical_sam2.planning import Group, array_axis, drawn_prompts, redraw, unheard, views_named
-from medical_sam2.prompts import intensities
+from medical_sam2.prompts import Point, intensities
 from medical_sam2.views import THREE_VIEWS, View
 from medical_sam2.volume import Segmentation, SliceConfidence, Volume
 
@@ -132,9 +132,18 @@ class Outcome:
         missing = [
             f"object {label} was not found on any slice" for g in self.groups for label in g.prompts if label not in there
         ]
-        rows = tuple(collapses(self.rows))
-        told = (*self._warnings, *missing)
-        return Segmentation(labels, self.volume.affine, names, self._maps, self._spread, rows, told, self.windows)
+        found, axes = self._leaks(), self.volume.orientation
+        told = dict.fromkeys(leak.told("ijk"[View(leak.view).order(axes)[0]]) for leak in found)
+        rows, warnings = tuple(pointed_at(collapses(self.rows), found)), (*self._warnings, *missing, *told)
+        return Segmentation(labels, self.volume.affine, names, self._maps, self._spread, rows, warnings, self.windows)
+
+    def _leaks(self) -> list[Leak]:
+        """Where an object seems to have taken what is not its own."""
+        shape, axes = self.volume.shape, self.volume.orientation
+        sides = {code: View(code).order(axes)[1:] for code in {row.view for row in self.rows}}
+        said = [prompt for group in self.groups for own in group.said.values() for prompt in own]
+        drawn = {prompt.object for prompt in said if not isinstance(prompt, Point)}
+        return leaks(self.rows, {code: shape[down] * shape[across] for code, (down, across) in sides.items()}, drawn)
 
     def _redraw(self, labels: NDArray[np.unsignedinteger]) -> None:
         axes = self.volume.orientation

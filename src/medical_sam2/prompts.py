@@ -67,7 +67,7 @@ class Prompter(Protocol):
         ...
 
     def __call__(self, t: int, predicted: NDArray[np.bool_] | None) -> FramePrompt | None:
-        """Asked with (t, None) as a frame opens, then, if it corrects, with the predicted mask until it answers None."""
+        """Asked with (t, None) as a frame opens; where it corrects the frame, with (t, predicted) until it answers None."""
         ...
 
 

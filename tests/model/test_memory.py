@@ -203,6 +203,21 @@ class TestSelfSorting:
 
 
 class TestFifo:
+    @pytest.mark.parametrize(("length", "longest"), [(None, 15), (40, 15), (16, 15), (6, 5), (2, 1)])
+    def test_a_bank_counts_time_in_shares_of_its_sequence(self, length: int | None, longest: int) -> None:
+        bank = PolicyBank(Fifo, frames=length)
+        for each in memories(1, 20):
+            bank.store([each])
+        (recalled,) = bank.recall(20, torch.zeros(1, CHANNELS))
+        told = {r.memory.t: r.elapsed for r in recalled}
+        assert told == {0: 20 / longest} | {20 - elapsed: elapsed / longest for elapsed in range(1, longest + 1)}
+
+    def test_a_length_that_was_given_stays(self) -> None:
+        bank = PolicyBank(lambda: Fifo(frames=4), frames=9)
+        for each in memories(1, 3):
+            bank.store([each])
+        assert [r.elapsed for r in bank.recall(3, torch.zeros(1, CHANNELS))[0]] == [1, 2 / 3, 1 / 3]
+
     @given(st.integers(2, 9), st.integers(1, 40))
     def test_the_last_ones_stay(self, pointers: int, count: int) -> None:
         kept = frames(fill(Fifo(pointers=pointers), memories(1, count)))

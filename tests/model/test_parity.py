@@ -8,15 +8,18 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from medical_sam2.frames import FrameStack
 from medical_sam2.model import sam2
 from medical_sam2.model.backbone import Features, FramePrediction, Memory
 from medical_sam2.model.keys import from_official
 from medical_sam2.model.memory import Fifo, PolicyBank
 from medical_sam2.model.sam2 import Sam2
 from medical_sam2.model.sizes import configuration
-from medical_sam2.model.tracker import track
+from medical_sam2.model.tracker import track, upsampled
 from medical_sam2.model.weights import load_backbone
-from medical_sam2.prompts import Fixed, FramePrompt
+from medical_sam2.prompts import Box, Fixed, FramePrompt
+from medical_sam2.segmenter import Segmenter
+from medical_sam2.volume import Volume
 from tests.golden import official
 
 LOGITS, POINTERS, ENCODER = 5e-4, 1e-4, 1e-4
@@ -142,6 +145,30 @@ def test_an_unstable_single_mask_gives_way_to_the_best_of_three(
     assert largest(follow(network, features, "box", "forward", visits=1)[0].logits_Bhw, golden) < LOGITS
     monkeypatch.setattr(network.mask_decoder, "dynamic_multimask_via_stability", False)
     assert largest(follow(network, features, "box", "forward", visits=1)[0].logits_Bhw, golden) > 1
+
+
+@pytest.mark.parametrize("forward", [True, False])
+def test_a_short_stack_of_slices_is_tracked_as_a_film_of_that_length(
+    network: Sam2, features: Sequence[Features], forward: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With `bank="fifo"`, from the command line's entrance: six slices, whose pointers tell time in fifths."""
+    volume = Volume(np.zeros((256, 256, 6), np.float32), np.diag([-1.0, -1, 1, 1]))
+    monkeypatch.setattr(FrameStack, "input", lambda stack, t: torch.full((3, 1, 1), float(t)))
+    segmenter = Segmenter(network, device="cpu", precision="fp32")
+    monkeypatch.setattr(segmenter, "encode", lambda frame, store=None: features[int(frame[0, 0, 0])])
+    first, told = (0, "forward") if forward else (5, "reverse")
+    prompts = [Box((x, y, first), (x2, y2, first), label) for label, (x, y, x2, y2) in enumerate(edges(BOXES), 1)]
+    found = segmenter.segment_volume(volume, prompts, bank="fifo", views="one", zoom=False, window="0,1", probability=True)
+    golden = torch.from_numpy(GOLDEN[f"box_{told}_logits"][:, :, 0])
+    golden = golden if forward else golden.flip(0)
+    for label in (1, 2):
+        expected = upsampled(golden[:, label - 1], 256).sigmoid().numpy()
+        assert np.abs(found.probability[label].transpose(2, 1, 0) - expected).max() < LOGITS / 4
+
+
+def edges(boxes: Sequence[tuple[float, ...]]) -> list[list[float]]:
+    """Boxes whose outer pixels are included, for boxes that run from edge to edge of pixels."""
+    return [[x + 0.5, y + 0.5, x2 - 0.5, y2 - 0.5] for x, y, x2, y2 in boxes]
 
 
 def follow(network: Sam2, features: Sequence[Features], kind: str, direction: str, *, visits: int = 6) -> list[FramePrediction]:

@@ -1,7 +1,7 @@
 """One prompt carried through a set of images: a film without time, in the order that a policy chooses.
 
-Objects that are prompted on the same images in the same way go in lock step; those that are prompted on others go by themselves, so that no
-object is looked for before anybody said what it is. Shapes: B objects, H W image, h w mask logits.
+Objects that are prompted on the same images in the same way go in lock step; those that are prompted on others go by
+themselves, so that no object is looked for before anybody said what it is. Shapes: B objects, H W image, h w mask logits.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -99,7 +99,7 @@ class _Team:
     _likeness: dict[int, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self._bank = PolicyBank(self.setting.policy)
+        self._bank = PolicyBank(self.setting.policy, frames=len(self.setting.viewer.images))
 
     def steps(self) -> Iterator[_Step]:
         """Each image that can be used, once."""

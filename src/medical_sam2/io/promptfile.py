@@ -15,6 +15,7 @@ the file of prompts, and do not leave its folder.
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from hashlib import sha256
 from math import isfinite
 from pathlib import Path
 from typing import Any, Literal
@@ -139,7 +140,9 @@ def load_prompts(path: Path | str, volume: Volume) -> Named:
 
 
 def save_prompts(path: Path | str, prompts: Sequence[Prompt], names: Mapping[int, str], like: Volume) -> None:
-    """Write a file of prompts in voxel coordinates; outlines become label files beside it (`NAME-1.nii.gz` …).
+    """Write a file of prompts in voxel coordinates; outlines become label files beside it (`NAME-1-01234567.nii.gz` …).
+
+    Their names tell what is in them, so that an earlier file of prompts keeps its own outlines until it is replaced.
 
     Raises:
         InputError: the folder is missing or not writable.
@@ -147,7 +150,8 @@ def save_prompts(path: Path | str, prompts: Sequence[Prompt], names: Mapping[int
     path = Path(path)
     files: dict[int, str] = {}
     for number, mask in enumerate((prompt for prompt in prompts if isinstance(prompt, Mask)), 1):
-        files[id(mask)] = f"{path.stem}-{number}.nii.gz"
+        digest = sha256(repr(mask.array_ijk.shape).encode() + np.packbits(mask.array_ijk).tobytes()).hexdigest()
+        files[id(mask)] = f"{path.stem}-{number}-{digest[:8]}.nii.gz"
         io.save(mask.array_ijk.astype(np.uint8), path.with_name(files[id(mask)]), like)
     entries = as_objects(prompts, names, lambda mask: {"file": files[id(mask)]})
     content = {"version": VERSION, "coordinates": "voxel", "objects": entries}

@@ -9,7 +9,7 @@ the sequence. Each object sorts its own memories, so objects in lock step do not
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -46,6 +46,13 @@ class Policy(Protocol):
         ...
 
 
+@runtime_checkable
+class Timed(Protocol):
+    """A policy that counts time in shares of the sequence: a bank that knows the length tells it."""
+
+    frames: int | None
+
+
 class PolicyBank:
     """A memory bank that applies one policy to each object on its own.
 
@@ -53,10 +60,13 @@ class PolicyBank:
         policy: makes that of an object.
         ordered: whether frames that follow each other show neighbouring slices (for all objects, or for each): then what was
             found on the nearest frame is recalled too, whatever the policy keeps.
+        frames: length of the sequence, for a policy that is `Timed` and was not told.
     """
 
-    def __init__(self, policy: Callable[[], Policy], *, ordered: bool | Sequence[bool] = False) -> None:
-        self._policy, self._ordered = policy, ordered
+    def __init__(
+        self, policy: Callable[[], Policy], *, ordered: bool | Sequence[bool] = False, frames: int | None = None
+    ) -> None:
+        self._policy, self._ordered, self._frames = policy, ordered, frames
         self._policies: list[Policy] = []
         self._latest: list[Memory] = []
         self.memories: list[list[Memory]] = []
@@ -75,11 +85,17 @@ class PolicyBank:
     def store(self, memories: Sequence[Memory]) -> None:
         """Offer one memory for each object."""
         if not self.memories:
-            self._policies = [self._policy() for _ in memories]
+            self._policies = [self._made() for _ in memories]
             self.memories = [[] for _ in memories]
         self._latest = list(memories)
         with torch.autocast(memories[0].map_Chw.device.type, enabled=False):  # rounded likeness keeps other memories
             self.memories = [p.keep(m, new) for p, m, new in zip(self._policies, self.memories, memories, strict=True)]
+
+    def _made(self) -> Policy:
+        policy = self._policy()
+        if isinstance(policy, Timed) and policy.frames is None:
+            policy.frames = self._frames
+        return policy
 
 
 def cosine(a: Tensor, b: Tensor) -> Tensor:
@@ -94,7 +110,8 @@ class Fifo:
     Args:
         maps: memories attended to beside further prompted ones, SAM 2's `num_maskmem`.
         pointers: object pointers attended to, SAM 2's `max_object_pointers_in_encoder`.
-        frames: length of the sequence where it is known: the time of pointers is counted in shares of it.
+        frames: length of the sequence where it is known: from fewer than `pointers`, as many less one are attended to, and
+            the time of pointers is counted in shares of that.
     """
 
     maps: int = 7

@@ -124,6 +124,8 @@ def weights_file(name_or_path: str | Path) -> Path:
 def save_backbone(network: Sam2, folder: Path, *, dtype: torch.dtype = torch.float32) -> None:
     """Write a folder that `load_backbone` reads: model.safetensors and config.json, each whole or not at all.
 
+    Weights are never left beside settings that are not theirs: those of an earlier network go first.
+
     Args:
         network: weights and settings to write.
         folder: made if it does not exist.
@@ -132,6 +134,8 @@ def save_backbone(network: Sam2, folder: Path, *, dtype: torch.dtype = torch.flo
     folder.mkdir(parents=True, exist_ok=True)
     weights = {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in network.state_dict().items()}
     settings = json.dumps(_settings(network).as_json(), indent=2) + "\n"
+    if not (folder / CONFIG_FILE).is_file() or (folder / CONFIG_FILE).read_bytes() != settings.encode():
+        (folder / MODEL_FILE).unlink(missing_ok=True)
     _write(folder / CONFIG_FILE, settings.encode())
     _write(folder / MODEL_FILE, save(weights, {"format": "pt"}))
 

@@ -10,6 +10,7 @@ from PIL import Image, ImageDraw
 
 from medical_sam2.errors import ConfigError
 from medical_sam2.intensity_window import Window, percentile_window
+from medical_sam2.io.atomic import writing
 from medical_sam2.preview import drawing
 from medical_sam2.preview.drawing import BACKGROUND, MUTED, Colour, Crop
 from medical_sam2.preview.scene import Scene
@@ -30,7 +31,7 @@ def save(
     *,
     window: Window | None = None,
 ) -> None:
-    """Write a montage (`.png`, `.jpg`), or a film through the slices (`.gif`).
+    """Write a montage (`.png`, `.jpg`), or a film through the slices (`.gif`), whole or not at all.
 
     Raises:
         ConfigError: the file's name ends otherwise.
@@ -40,9 +41,12 @@ def save(
         film = animation(volume, segmentation, prompts, window=window)
         palette = film[len(film) // 2].quantize()  # one for all: no flicker, and less to store
         first, *others = (picture.quantize(palette=palette, dither=Image.Dither.NONE) for picture in film)
-        first.save(path, save_all=True, append_images=others, duration=90, loop=0)
+        with writing(Path(path)) as stream:
+            first.save(stream, "GIF", save_all=True, append_images=others, duration=90, loop=0)
     elif suffix in {".png", ".jpg", ".jpeg"}:
-        montage(volume, segmentation, prompts, window=window).save(path)
+        picture = montage(volume, segmentation, prompts, window=window)
+        with writing(Path(path)) as stream:
+            picture.save(stream, "PNG" if suffix == ".png" else "JPEG")
     else:
         raise ConfigError(f"a preview cannot be written as {suffix or 'a file without a suffix'}", "use .png, .jpg or .gif")
 

@@ -2,11 +2,14 @@
 
 import json
 import math
+import os
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
+
+from medical_sam2.io.atomic import write_bytes
 
 if TYPE_CHECKING:
     from medical_sam2.train.loop import Progress
@@ -16,7 +19,8 @@ METRICS, CURVES = "metrics.jsonl", "tensorboard"
 
 
 class Records:
-    """Curves of a run. Rows that a killed run wrote after its last checkpoint are dropped, so that each step has one.
+    """Curves of a run. Rows that a killed run wrote after its last checkpoint are dropped, so that each step has one; the
+    others are on the disk at any time.
 
     Args:
         folder: of the run.
@@ -29,9 +33,10 @@ class Records:
         if not write:
             return
         path = folder / METRICS
-        kept = [row for row in path.read_text().splitlines() if _before(row, step)] if path.exists() else []
-        self._file = self._stack.enter_context(path.open("w"))
-        self._file.writelines(f"{row}\n" for row in kept)
+        if path.exists():
+            kept = [row for row in path.read_text().splitlines() if _before(row, step)]
+            write_bytes(path, "".join(f"{row}\n" for row in kept).encode())
+        self._file = self._stack.enter_context(path.open("a"))
         self._board = _board(folder / CURVES, step)
         if self._board is not None:
             self._stack.callback(self._board.close)
@@ -58,6 +63,7 @@ class Records:
         known = {key: value for key, value in values.items() if not (isinstance(value, float) and math.isnan(value))}
         self._file.write(json.dumps(known) + "\n")
         self._file.flush()
+        os.fsync(self._file.fileno())
         if self._board is not None:
             for key, value in known.items():
                 if key != "step":

@@ -95,6 +95,7 @@ def work(job: Job) -> UnitReport:
 
     dataset = job.source.open()
     cases = job.cases(dataset)
+    job.report_file.unlink(missing_ok=True)  # an earlier one would speak of files that are being replaced
     made = (volumes if dataset.kind == "volume" else pictures).prepare(job, dataset, cases)
     done = UnitReport(job.fingerprint(dataset), made.files, made.cases)
     report.save(job.report_file, done)

@@ -6,8 +6,7 @@
 """
 
 import json
-import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -22,6 +21,7 @@ from medical_sam2.data.cases import ARRAYS, Kind, Task
 from medical_sam2.data.synthetic.sets import make_set
 from medical_sam2.data.synthetic.volumes import SyntheticCase, make_volume
 from medical_sam2.errors import FormatError
+from medical_sam2.io.atomic import write_bytes, writing
 
 VERSION = 4
 SYNTHETIC = "synthetic"
@@ -164,14 +164,7 @@ def _write(folder: Path, seed: int, size: int, count: int, maker: Maker, item: t
     case = maker(seed, index, kind, size=size, count=count)
     told = {"kind": case.kind, "name": case.name, "tasks": case.tasks, "seed": [seed, index], "version": VERSION}
     for part, array in (("images", case.images), ("labels", case.labels)):
-        _place(folder / f"{index:06d}.{part}.npy", lambda stream, array=array: np.save(stream, array, allow_pickle=False))
-    _place(folder / f"{index:06d}.json", lambda stream: stream.write(json.dumps(told).encode()))
+        with writing(folder / f"{index:06d}.{part}.npy") as stream:
+            np.save(stream, array, allow_pickle=False)
+    write_bytes(folder / f"{index:06d}.json", json.dumps(told).encode())
     return index
-
-
-def _place(path: Path, write: Callable[..., object]) -> None:
-    """Write beside the target and move it there at once, so that nobody reads half a file."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    with draft.open("wb") as stream:
-        write(stream)
-    draft.replace(path)
