@@ -83,6 +83,7 @@ class Memory:
         cover_4hw: the mask under each key, four pixels each.
         look_Dhw: keys of stride 4, where the network compares neighbouring frames.
         sums_EE: what its pixels add to the classifier that is solved from memory, where the network has one.
+        coarse_sums_EE: likewise, to that of wider features at stride 4.
     """
 
     t: int
@@ -95,6 +96,7 @@ class Memory:
     cover_4hw: Tensor | None = None
     look_Dhw: Tensor | None = None
     sums_EE: Tensor | None = None
+    coarse_sums_EE: Tensor | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -194,8 +194,9 @@ class SelfSorting:
         share = likeness.clamp(min=FLOOR) if self.temperature is None else (likeness / self.temperature).softmax(0)
         share = share.double() / share.double().sum()
         if self.resample == "expected":
-            return (k * share).tolist()
-        draws = self._rng.multinomial(k, share.cpu().numpy()).astype(float)
+            draws = (k * share).cpu().numpy()
+        else:
+            draws = self._rng.multinomial(k, share.cpu().numpy()).astype(float)
         return [max(float(n), float(pin)) for n, pin in zip(draws, pinned, strict=True)]
 
     def _place(self, memory: Memory, rank: int) -> int | None:

@@ -20,9 +20,9 @@ from medical_sam2.model.pyramid import Residual
 from medical_sam2.prompts import FramePrompt
 
 WIDTHS = (24, 32, 48, 64)  # channels at stride 4, 8, 16, 32
-HINTS = 10
-"""Pictures: clicks inside, outside, box, likeness to the clicks, earlier answer, carried mask; those of `Neighbour`; the score
-of `Regression`."""
+HINTS = 11
+"""Pictures: clicks inside, outside, box, likeness to the clicks, earlier answer, carried mask; those of `Neighbour`; the scores
+of `Regression` at stride 2 and 4."""
 CLICK = 1.5  # standard deviation of a click in pixels of the logits
 STRIDE = 4
 SURE = 10.0  # logits are shown in tens

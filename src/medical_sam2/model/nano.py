@@ -25,8 +25,11 @@ from medical_sam2.model.tracker import select
 
 WIDTH = 128
 FINEST = 16  # channels at stride 2, and of each half of the keys of stride 4
-FOLDED = (SUBPIXELS, PICTURES * SUBPIXELS, 4 * SUBPIXELS)
-"""Channels behind the deepest map's, at stride 16: carried mask and pictures of the neighbour (stride 4), score (stride 2)."""
+DEEP = 32  # channels that the classifier of stride 4 takes of the deepest map
+WIDE_RIDGE = -2.0  # its ridge at first: four times as many features as the other's need more
+FOLDED = (SUBPIXELS, PICTURES * SUBPIXELS, 4 * SUBPIXELS, SUBPIXELS)
+"""Channels behind the deepest map's, at stride 16: carried mask and pictures of the neighbour (stride 4), scores of
+both classifiers (stride 2, stride 4)."""
 PIXELS = Pixels(mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
 
 
@@ -53,7 +56,9 @@ class Nano(Sam2):
         self.mend = Mend((self.width // 8, self.width // 4), self.width)
         self.finest = nn.Conv2d(self.vision_encoder.stem[0].out_channels, FINEST, 1)
         self.look = nn.Conv2d(self.width, FINEST, 1, bias=False)
-        self.neighbour, self.regression, self.sharpen = Neighbour(), Regression(), Sharpen(FINEST, WIDTHS[0])
+        self.deep = nn.Conv2d(self.width, DEEP, 1, bias=False)
+        self.neighbour, self.sharpen = Neighbour(), Sharpen(FINEST, WIDTHS[0])
+        self.regression, self.coarse_regression = Regression(), Regression("coarse_sums_EE", ridge=WIDE_RIDGE)
 
     @property
     def width(self) -> int:
@@ -75,7 +80,8 @@ class Nano(Sam2):
         fused = super().fuse(frame, recall)
         pictures = F.pixel_unshuffle(self.neighbour(known(frame.look_BDhw), recall), 4)
         score = F.pixel_unshuffle(self.regression(_pixels(frame), recall)[:, None], 8)
-        told = (self.carry(known(frame.key_BDhw), recall), pictures, score)
+        coarse = F.pixel_unshuffle(self.coarse_regression(self._coarse(frame), recall)[:, None], 4)
+        told = (self.carry(known(frame.key_BDhw), recall), pictures, score, coarse)
         return torch.cat([fused, *(part.to(fused.dtype) for part in told)], 1)
 
     def memorise(self, frame: Features, prediction: FramePrediction, t: int, prompted: Sequence[bool]) -> list[Memory]:
@@ -83,11 +89,20 @@ class Nano(Sam2):
         memories = super().memorise(frame, prediction, t, prompted)
         inside = self.carry.inside(prediction, torch.tensor(prompted, device=self.device))
         sums = self.regression.sums(_pixels(frame), inside)
+        coarse = self.coarse_regression.sums(self._coarse(frame), F.avg_pool2d(inside[:, None], 2)[:, 0])
         keys, looks = (known(part).expand(len(memories), -1, -1, -1) for part in (frame.key_BDhw, frame.look_BDhw))
-        rows = zip(memories, keys, apart(self.carry.cover(inside)), looks, apart(sums), strict=True)
+        rows = zip(memories, keys, apart(self.carry.cover(inside)), looks, apart(sums), apart(coarse), strict=True)
         return [
-            replace(memory, key_Dhw=key, cover_4hw=cover, look_Dhw=look, sums_EE=own) for memory, key, cover, look, own in rows
+            replace(memory, key_Dhw=key, cover_4hw=cover, look_Dhw=look, sums_EE=fine, coarse_sums_EE=wide)
+            for memory, key, cover, look, fine, wide in rows
         ]
+
+    def _coarse(self, frame: Features) -> Tensor:
+        """Features of each pixel at stride 4 for its classifier: keys of both strides, the deepest map, and a constant."""
+        look = known(frame.look_BDhw)
+        deep = F.normalize(self.deep(frame.top_BChw).float(), dim=1).to(look.dtype)
+        key, deep = (F.interpolate(part, size=look.shape[-2:], mode="bilinear") for part in (known(frame.key_BDhw), deep))
+        return torch.cat([part * math.sqrt(part.shape[1]) for part in (look, key, deep)] + [torch.ones_like(look[:, :1])], 1)
 
     def _answer(
         self, frame: Features, fused_BChw: Tensor, told: Sequence[Instruction | None], *, several: bool = False
@@ -138,10 +153,11 @@ class Nano(Sam2):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """The proposed masks in the light of fine features, of the prompts drawn as pictures, and of memory; at stride 2."""
         masks_BKhw, iou_BK, presence_B1 = proposed
-        top, carried, pictures, score = fused_BChw.split([self.width, *FOLDED], 1)
+        top, carried, pictures, score, coarse = fused_BChw.split([self.width, *FOLDED], 1)
         score_B1HW = F.pixel_shuffle(score, 8)
         hints = draw(told, masks_BKhw.shape[-1], known(frame.key_BDhw), F.pixel_shuffle(carried, 4))
-        hints = torch.cat([hints, F.pixel_shuffle(pictures, 4), F.avg_pool2d(score_B1HW, 2)], 1)
+        further = (F.pixel_shuffle(pictures, 4), F.avg_pool2d(score_B1HW, 2), F.pixel_shuffle(coarse, 4))
+        hints = torch.cat([hints, *further], 1)
         with torch.autocast(self.device.type, enabled=False):  # this too decides which mask is taken
             masks, hidden, judged_BK2 = self.mend(_exact(frame.fine_BChw), top.float(), masks_BKhw, hints.float())
         iou_BK = (iou_BK + judged_BK2[..., 0]).clamp(0, 1)
@@ -189,7 +205,7 @@ def nano(image_size: int = 256) -> Nano:
     network.mend.reset()
     network.sharpen.reset()
     with torch.no_grad():
-        for layer in (network.finest, network.look):
+        for layer in (network.finest, network.look, network.deep):
             nn.init.orthogonal_(layer.weight.view(layer.weight.shape[:2]))
         blocks: Any = network.memory_encoder.memory_fuser.layers
         for block in blocks:

@@ -5,15 +5,16 @@ added up by their weights, and the solution
 
     w = (Σ_m ω_m A_m + λ I)⁻¹ Σ_m ω_m b_m,    A = Σ_p s_p x_p x_pᵀ,    b = Σ_p s_p x_p y_p
 
-scores its pixels x at stride 2, with y = ±1 inside and outside and weights s under which both sides count alike. Gradients
+scores its pixels x, with y = ±1 inside and outside and weights s under which both sides count alike. Gradients
 flow through the solution, so the features learn to be told apart by it. Closed-form learners of this kind are known from
 few-shot learning (Bertinetto et al., Meta-learning with differentiable closed-form solvers, 2019) and from video objects
 (Robinson et al., Learning fast and robust target models for video object segmentation, 2020).
 
-Shapes: N frames, B objects, E features with a constant one, h w map of stride 2.
+Shapes: N frames, B objects, E features with a constant one, h w map of stride 2 or 4.
 """
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -26,11 +27,17 @@ CHUNK = 2048  # pixels at a time, whose features stay in cache
 
 
 class Regression(nn.Module):
-    """Sums of memories, and their solution."""
+    """Sums of memories, and their solution.
 
-    def __init__(self) -> None:
+    Args:
+        sums_name: field of a memory that its sums are kept in.
+        ridge: at first; the logarithm of its share of the features' mean square.
+    """
+
+    def __init__(self, sums_name: Literal["sums_EE", "coarse_sums_EE"] = "sums_EE", ridge: float = -4.0) -> None:
         super().__init__()
-        self.ridge = nn.Parameter(torch.tensor(-4.0))
+        self.sums_name = sums_name
+        self.ridge = nn.Parameter(torch.tensor(ridge))
         self.guess = nn.Parameter(torch.tensor(GUESS).log())
 
     def sums(self, features_BEhw: Tensor, inside_Bhw: Tensor) -> Tensor:
@@ -51,20 +58,19 @@ class Regression(nn.Module):
 
     def forward(self, features_BEhw: Tensor, recall: Sequence[Sequence[Recalled]]) -> Tensor:
         """The score of each pixel for each object, about −1 outside and 1 inside: (B, h, w); 0 for one without a past."""
-        scores = [
-            self._score(features, memories) for features, memories in zip(_each(features_BEhw, recall), recall, strict=True)
-        ]
-        return torch.stack(scores)
+        known = [[(r, getattr(r.memory, self.sums_name)) for r in memories if r.map] for memories in recall]
+        features = features_BEhw.expand(len(recall), -1, -1, -1)
+        return torch.stack([self._score(own, sums) for own, sums in zip(features, known, strict=True)])
 
-    def _score(self, features_Ehw: Tensor, memories: Sequence[Recalled]) -> Tensor:
-        known = [r for r in memories if r.map and r.memory.sums_EE is not None]
+    def _score(self, features_Ehw: Tensor, memories: Sequence[tuple[Recalled, Tensor | None]]) -> Tensor:
+        known = [(r, sums) for r, sums in memories if sums is not None]
         if not known:
             return features_Ehw.new_zeros(features_Ehw.shape[1:], dtype=torch.float32)
         device = features_Ehw.device
         with torch.autocast(device.type, enabled=False):
-            trust = [r.log_weight + self.guess * (not r.memory.prompted) for r in known]
+            trust = [r.log_weight + self.guess * (not r.memory.prompted) for r, _ in known]
             share_M = torch.stack(trust).float().softmax(0)
-            sums = torch.stack([r.memory.sums_EE for r in known if r.memory.sums_EE is not None])
+            sums = torch.stack([own for _, own in known])
             a_EE, b_E1 = torch.einsum("m,mef->ef", share_M.to(sums.dtype), sums).split([sums.shape[1], 1], 1)
             ridge = self.ridge.exp() * a_EE.diagonal().mean().clamp(min=1e-6)
             w_E1 = torch.linalg.solve(a_EE + ridge * torch.eye(len(a_EE), dtype=sums.dtype, device=device), b_E1)
@@ -81,7 +87,3 @@ def _summed(x_BEn: Tensor, within_Bn: Tensor, without_Bn: Tensor) -> Tensor:
 def _exact(device: torch.device) -> torch.dtype:
     """Sums and solution are amplified rounding where features are alike; MPS has no float64."""
     return torch.float32 if device.type == "mps" else torch.float64
-
-
-def _each(features_BEhw: Tensor, recall: Sequence[Sequence[Recalled]]) -> Tensor:
-    return features_BEhw.expand(len(recall), -1, -1, -1)
