@@ -167,6 +167,7 @@ def to_network(prompt: FramePrompt, shape_hw: tuple[int, int], size: int, region
         prompt.labels,
         box_xyxy=box,
         mask_hw=None if prompt.mask_hw is None else _resized(prompt.mask_hw, size),
+        estimate=prompt.estimate,
     )
 
 
@@ -179,6 +180,7 @@ def _cut(prompt: FramePrompt, region: Region) -> FramePrompt:
         prompt.labels,
         box_xyxy=None if box is None else (box.reshape(2, 2) - corner).reshape(4).astype(np.float32),
         mask_hw=None if mask is None else mask[region.rows, region.columns],
+        estimate=prompt.estimate,
     )
 
 

@@ -7,7 +7,7 @@ the sequence. Each object sorts its own memories, so objects in lock step do not
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -80,6 +80,14 @@ class PolicyBank:
         self._latest = list(memories)
         with torch.autocast(memories[0].map_Chw.device.type, enabled=False):  # rounded likeness keeps other memories
             self.memories = [p.keep(m, new) for p, m, new in zip(self._policies, self.memories, memories, strict=True)]
+
+    def forget(self, b: int, times: Collection[int]) -> dict[int, float]:
+        """Drop what an object remembers of some frames; returns its unprompted memories among them, frame → confidence."""
+        if not self.memories:
+            return {}
+        dropped = [m for m in self.memories[b] if m.t in times]
+        self.memories[b] = [m for m in self.memories[b] if m.t not in times]
+        return {m.t: m.confidence for m in dropped if not m.prompted}
 
 
 def cosine(a: Tensor, b: Tensor) -> Tensor:
