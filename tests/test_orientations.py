@@ -107,6 +107,26 @@ def test_a_joint_bank_carries_memories_from_view_to_view(case: Phantom, joint: b
     assert max(len(places) for places in seen) == (3 if joint else 1)
 
 
+def test_what_a_further_view_starts_from_is_remembered_as_an_answer(case: Phantom) -> None:
+    stored: list[Memory] = []
+
+    class Watched(SelfSorting):
+        def keep(self, bank: list[Memory], new: Memory) -> list[Memory]:
+            stored.append(new)
+            return super().keep(bank, new)
+
+    backbone = Brightness()
+    tracker = OrientationTracker(Setting(backbone, lambda x: backbone.encode(x[None]), case.volume, Window(0, 1), Watched))
+    (group,) = grouped(case.volume, [case.prompt("mask", 1, 2)])
+    fusion = Mean(case.volume.shape)
+    tracker.run(group, THREE_VIEWS, {1: fusion})
+    assert sum(m.prompted for m in stored) == 1
+    starts = [next(m for m in stored if m.t // 1_000_000 == place) for place in (1, 2)]
+    for start in starts:
+        assert start.confidence == pytest.approx(1, abs=0.01)  # the mean probability inside, no longer the decoder's .9
+        assert start.confidence != pytest.approx(0.9, abs=0.01)
+
+
 def test_six_views_play_each_plane_both_ways(case: Phantom) -> None:
     tracker, fusions, _ = tracked(case.volume, [case.prompt("mask", 1, 2)], SIX_VIEWS)
     for view in THREE_VIEWS:

@@ -1,6 +1,7 @@
 """The network is shown a region around the object, and a larger one where the object outgrows it."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from medical_sam2.following import ENDED, Setting
 from medical_sam2.frames import FrameStack
 from medical_sam2.fusion import Mean
 from medical_sam2.intensity_window import Window
+from medical_sam2.model.backbone import Memory
 from medical_sam2.model.memory import SelfSorting
 from medical_sam2.orientations import OrientationTracker
 from medical_sam2.planning import grouped
@@ -66,6 +68,33 @@ def test_an_object_that_outgrows_its_region_is_followed(kind: str) -> None:
     assert dice(fusions[1].result() > 0.5, truth) > 0.97
     axial = sorted(row.slice for row in tracker.rows if row.view == AXIAL.code)
     assert axial == list(range(SHAPE[2]))  # each slice counts once, although some were looked at twice
+
+
+def test_what_was_remembered_is_shown_anew_in_a_larger_region() -> None:
+    volume, truth = cone()
+    kept: list[list[tuple[int, bool]]] = []
+    maps: dict[int, set[float]] = {}
+
+    class Watched(SelfSorting):
+        def keep(self, bank: list[Memory], new: Memory) -> list[Memory]:
+            found = super().keep(bank, new)
+            if new.t not in maps:
+                kept.append([(m.t, m.prompted) for m in found])
+            maps.setdefault(new.t, set()).add(float(new.map_Chw.sum()))
+            return found
+
+    mask = np.zeros(SHAPE, bool)
+    mask[:, :, 1] = truth[:, :, 1]
+    backbone = Brightness()
+    setting = Setting(backbone, lambda x: backbone.encode(x[None]), volume, Window(0, 1), partial(Watched, size=4), zoom=True)
+    tracker = OrientationTracker(setting)
+    (group,) = grouped(volume, [Mask(mask, axis=2)])
+    tracker.run(group, (AXIAL,), {1: Mean(SHAPE)})
+    again = {t for t, seen in maps.items() if len(seen) > 1}  # encoded in several regions
+    assert len(again - {1}) >= 3
+    assert min(len(rows) for rows in kept[3:]) >= 3  # it never starts again from the prompt alone
+    assert all([t for t, prompted in rows if prompted] == [1] for rows in kept)
+    assert all(len({t for t, _ in rows}) == len(rows) for rows in kept)
 
 
 def test_a_small_object_is_outlined_finer_than_in_whole_slices() -> None:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from medical_sam2.errors import GeometryError, PromptError
 from medical_sam2.following import FAR, Followed
-from medical_sam2.model.memory import MemoryBank
+from medical_sam2.model.memory import PolicyBank
 from medical_sam2.orientations import AROUND, OrientationTracker
 from medical_sam2.planning import Group
 from medical_sam2.prompts import FramePrompt
@@ -138,7 +138,7 @@ def _region(tracker: OrientationTracker, what: _Object) -> Region | None:
 def _walk(
     tracker: OrientationTracker,
     what: _Object,
-    banks: dict[int, MemoryBank],
+    banks: dict[int, PolicyBank],
     region: Region | None,
     order: Sequence[int],
     ends: range,

@@ -24,12 +24,14 @@ class Start:
         mask_hw: (H, W) bool, the estimate there.
         frames: on which the estimate lies, with a margin.
         box_xyxy: that holds the estimate on all of them, in pixels.
+        confidence: mean probability of what is inside on that frame.
     """
 
     frame: int
     mask_hw: NDArray[np.bool_]
     frames: range
     box_xyxy: BoxXyxy
+    confidence: float
 
 
 def start_of(estimate: Slabs, view: View, axes: str) -> Start | None:
@@ -45,14 +47,15 @@ def start_of(estimate: Slabs, view: View, axes: str) -> Start | None:
     if not surplus[axis].any():
         return None
     index, count = int(surplus[axis].argmax()), estimate.shape[axis]
-    mask = view.apply(_cut(estimate, axis, index), axes)[0] > 0.5
+    probability = view.apply(_cut(estimate, axis, index), axes)[0]
+    mask = probability > 0.5
     low, high = _ends(surplus[axis])
     margin = max(LEAST_MARGIN, round(MARGIN * (high - low + 1)))
     low, high = max(0, low - margin), min(count, high + margin + 1)
     backwards, *mirrored = view.flipped(axes)
     frame, frames = (count - 1 - index, range(count - high, count - low)) if backwards else (index, range(low, high))
     rows, columns = (_ends(surplus[a][::-1] if flip else surplus[a]) for a, flip in zip(plane, mirrored, strict=True))
-    return Start(frame, mask, frames, (columns[0], rows[0], columns[1], rows[1]))
+    return Start(frame, mask, frames, (columns[0], rows[0], columns[1], rows[1]), float(probability[mask].mean()))
 
 
 def _ends(surplus: NDArray[np.float64]) -> tuple[int, int]:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from medical_sam2.frames import FrameStack
 from medical_sam2.intensity_window import Window
-from medical_sam2.model.backbone import Backbone, Features, Instruction, Memory, Recall
+from medical_sam2.model.backbone import Backbone, Features, FramePrediction, Instruction, Memory, Recall
 from medical_sam2.model.memory import MemoryBank, Policy, PolicyBank
 from medical_sam2.model.tracker import track
 from medical_sam2.planning import outward
@@ -114,6 +114,32 @@ class Followed:
         return self.time % FAR
 
 
+@dataclass(eq=False)
+class _Answers:
+    """What was found on the frames of a pass that are remembered, and on the latest one."""
+
+    masks_BHW: dict[int, NDArray[np.bool_]] = field(default_factory=dict)
+    confidence_B: list[float] = field(default_factory=list)
+    latest: int | None = None
+
+    def note(
+        self, t: int, prediction: FramePrediction, probability_BHW: NDArray[np.float32], banks: Iterable[PolicyBank]
+    ) -> None:
+        """A frame was answered; what no bank remembers is forgotten here too."""
+        self.masks_BHW[t], self.latest = probability_BHW > 0.5, t
+        self.confidence_B = prediction.confidence_B.float().cpu().tolist()
+        kept = {memory.t for bank in banks for own in bank.memories for memory in own} | {t}
+        self.masks_BHW = {time: mask for time, mask in self.masks_BHW.items() if time in kept}
+
+    def shown_anew(self, label: int, b: int, banks: Mapping[int, PolicyBank], t: int) -> dict[int, FramePrompt]:
+        """What an object remembers of this pass, to be told again in a larger region; but frame t, which outgrew it."""
+        known = banks[label].forget(0, {*self.masks_BHW, t})
+        if self.latest is not None:
+            known.setdefault(self.latest, self.confidence_B[b])
+        masks = {time: self.masks_BHW[time][b] for time in known if time in self.masks_BHW}
+        return {time: FramePrompt.mask(mask, estimate=known[time]) for time, mask in masks.items() if mask.any()}
+
+
 @dataclass(frozen=True, eq=False)
 class Follower:
     """The network, an image, and what was seen of it so far.
@@ -129,7 +155,7 @@ class Follower:
         view: View,
         prompts: Mapping[int, Mapping[int, FramePrompt]],
         order: Sequence[int],
-        banks: dict[int, MemoryBank],
+        banks: Mapping[int, PolicyBank],
         region: Region | None,
         over: Callable[[int], bool] = lambda _: False,
     ) -> Iterator[Followed]:
@@ -139,28 +165,33 @@ class Follower:
             view: of the frames.
             prompts: object → time → what was said there, in pixels of the view.
             order: times, each the frame and any multiple of `FAR`.
-            banks: what each object remembers; replaced by new ones when the region grows, since what is remembered of the
-                small region would mislead in the large one: only prompts are taken along.
+            banks: what each object remembers. When the region grows, the frames that it remembers of this pass are shown anew.
             region: to begin with; None for whole frames.
             over: asked before each time whether it is left out.
 
         Yields:
             What was found at each time of `order`, once.
         """
-        todo, given = list(order), set[int]()
+        todo, given, answers = list(order), set[int](), _Answers()
+        told: Mapping[int, Mapping[int, FramePrompt]] = prompts
         while todo:
             stack, features = self.frames(view, region), self.features(view, region)
-            prompters = [Fixed({t: stack.to_network(prompt) for t, prompt in said.items()}) for said in prompts.values()]
+            prompters = [Fixed({t: stack.to_network(prompt) for t, prompt in said.items()}) for said in told.values()]
             bank = Together(banks[label] for label in prompts)
             due = (t for t in todo if not over(t))
             for t, prediction in track(self.setting.backbone, lambda t, see=features: see(t % FAR), due, prompters, bank):
                 probability_BHW = stack.to_frame(prediction.logits_Bhw)
                 if region is not None and any(region.touched(one > 0.5) for one in probability_BHW):
                     region = grown(stack.canvas, region)
-                    banks.update(self.banks(prompts, view))
+                    told = {
+                        label: answers.shown_anew(label, b, banks, t) | {**prompts[label]} for b, label in enumerate(prompts)
+                    }
                     prompted = outward({t for said in prompts.values() for t in said}, ())
-                    todo = [*prompted, *(t for t in todo if t not in given and t not in prompted)]
+                    known = {t for said in told.values() for t in said} - {*prompted}
+                    first = [*prompted, *sorted(known, key=lambda t: (t == answers.latest, t))]
+                    todo = [*first, *(t for t in todo if t not in given and t not in first)]
                     break
+                answers.note(t, prediction, probability_BHW, banks.values())
                 if t not in given:
                     given.add(t)
                     yield Followed(stack, t, prediction.confidence_B.float().cpu().tolist(), probability_BHW)
@@ -173,7 +204,7 @@ class Follower:
         prediction = backbone.decode(frame, backbone.fuse(frame, [[]]), [Instruction(stack.to_network(prompt))])
         return stack.to_frame(prediction.logits_Bhw)[0] > 0.5, float(prediction.confidence_B[0])
 
-    def banks(self, labels: Iterable[int], view: View) -> dict[int, MemoryBank]:
+    def banks(self, labels: Iterable[int], view: View) -> dict[int, PolicyBank]:
         """Empty ones, one for each object, of which a view is the first that they see."""
         frames = self.frames(view).shape_thw[0]
         return {label: PolicyBank(self.setting.policy, ordered=True, frames=frames) for label in labels}

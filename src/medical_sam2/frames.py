@@ -56,6 +56,7 @@ def to_network(prompt: FramePrompt, shape_hw: tuple[int, int], size: int, region
         prompt.labels,
         box_xyxy=box,
         mask_hw=None if prompt.mask_hw is None else _resized(prompt.mask_hw, size),
+        estimate=prompt.estimate,
     )
 
 
@@ -68,6 +69,7 @@ def cut_prompt(prompt: FramePrompt, region: Region) -> FramePrompt:
         prompt.labels,
         box_xyxy=None if box is None else (box.reshape(2, 2) - corner).reshape(4).astype(np.float32),
         mask_hw=None if mask is None else mask[region.rows, region.columns],
+        estimate=prompt.estimate,
     )
 
 

@@ -21,7 +21,7 @@ from medical_sam2.estimate import start_of
 from medical_sam2.following import FAR, Ends, Followed, Follower, Setting
 from medical_sam2.frames import FrameStack
 from medical_sam2.fusion import Fusion
-from medical_sam2.model.memory import MemoryBank, cosine
+from medical_sam2.model.memory import PolicyBank, cosine
 from medical_sam2.planning import Group, drawn_prompts, frame_prompts, outward
 from medical_sam2.prompts import FramePrompt
 from medical_sam2.region import Region
@@ -77,7 +77,7 @@ class _Pass:
     view: View
     prompts: Mapping[int, Mapping[int, FramePrompt]]
     frames: range
-    banks: dict[int, MemoryBank]
+    banks: dict[int, PolicyBank]
     fusions: Mapping[int, Fusion]
     offset: int
     region: Region | None = None
@@ -122,7 +122,7 @@ class OrientationTracker:
 
     def _run(self, group: Group, views: Sequence[View], fusions: Mapping[int, Fusion], region: Region | None) -> None:
         first, further = views[0], views[1:]
-        banks: dict[int, MemoryBank] = self.follower.banks(group.prompts, first)
+        banks = self.follower.banks(group.prompts, first)
         same = [view for view in further if view.axis == first.axis]
         others = [view for view in further if view.axis != first.axis]
         for place, view in enumerate([first, *same, *self._ordered(first, others)]):
@@ -136,7 +136,7 @@ class OrientationTracker:
                 self._further(view, group, banks, fusions, FAR * place)
 
     def _further(
-        self, view: View, group: Group, banks: dict[int, MemoryBank], fusions: Mapping[int, Fusion], offset: int
+        self, view: View, group: Group, banks: dict[int, PolicyBank], fusions: Mapping[int, Fusion], offset: int
     ) -> None:
         """An orientation that starts from what is known so far; objects that were not found stay out."""
         passes: dict[tuple[range, Region | None, tuple[int, ...]], dict[int, Mapping[int, FramePrompt]]] = {}
@@ -146,7 +146,7 @@ class OrientationTracker:
             drawn = drawn_prompts(self.setting.volume, own, view)
             start = start_of(fusions[label], view, self.setting.volume.orientation)
             frames = whole if start is None else start.frames
-            said = drawn if start is None else {start.frame: FramePrompt.mask(start.mask_hw)} | drawn
+            said = drawn if start is None else {start.frame: FramePrompt.mask(start.mask_hw, estimate=start.confidence)} | drawn
             region = (
                 shown(stack.canvas, start.box_xyxy, AROUND) if start is not None and self.setting.zoom and not drawn else None
             )

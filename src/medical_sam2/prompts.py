@@ -23,12 +23,15 @@ class FramePrompt:
         labels: (N,) 1 for "inside", 0 for "outside".
         box_xyxy: (4,) corners, first the smaller ones, both inside the box.
         mask_hw: (H, W) bool outline. It stands alone: a mask says all, so clicks on the same frame correct it.
+        estimate: in [0, 1], how sure an outline is that nobody drew: it is remembered as an answer of that confidence, not as a
+            prompt. None for what a person said.
     """
 
     points_xy: NDArray[np.float32]
     labels: NDArray[np.int64]
     box_xyxy: NDArray[np.float32] | None = None
     mask_hw: NDArray[np.bool_] | None = None
+    estimate: float | None = None
 
     @classmethod
     def click(cls, x: float, y: float, *, positive: bool = True) -> "FramePrompt":
@@ -41,18 +44,19 @@ class FramePrompt:
         return cls(_NO_POINTS, _NO_LABELS, box_xyxy=np.array([x_low, y_low, x_high, y_high], np.float32))
 
     @classmethod
-    def mask(cls, mask_hw: NDArray[np.bool_]) -> "FramePrompt":
+    def mask(cls, mask_hw: NDArray[np.bool_], *, estimate: float | None = None) -> "FramePrompt":
         """One outline."""
-        return cls(_NO_POINTS, _NO_LABELS, mask_hw=np.asarray(mask_hw, bool))
+        return cls(_NO_POINTS, _NO_LABELS, mask_hw=np.asarray(mask_hw, bool), estimate=estimate)
 
     def __or__(self, other: "FramePrompt") -> "FramePrompt":
-        """Both together: clicks are joined, a later box replaces, masks unite."""
+        """Both together: clicks are joined, a later box replaces, masks unite; with a person's word it is no estimate."""
         masks = [mask for mask in (self.mask_hw, other.mask_hw) if mask is not None]
         return FramePrompt(
             np.concatenate([self.points_xy, other.points_xy]),
             np.concatenate([self.labels, other.labels]),
             box_xyxy=self.box_xyxy if other.box_xyxy is None else other.box_xyxy,
             mask_hw=np.logical_or.reduce(masks) if masks else None,
+            estimate=None if self.estimate is None or other.estimate is None else min(self.estimate, other.estimate),
         )
 
 

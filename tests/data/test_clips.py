@@ -1,5 +1,7 @@
 """Clips: from seed and step alone, with an object on their first frame."""
 
+import json
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +10,7 @@ import torch
 
 from medical_sam2.data.clips import ClipSampler
 from medical_sam2.data.synthetic import PoolReader, write_pool
+from medical_sam2.data.synthetic.pool import read_pool
 
 
 @pytest.fixture(scope="module")
@@ -33,6 +36,23 @@ def test_a_step_is_the_same_every_time(sampler: ClipSampler) -> None:
     assert all(torch.equal(a.frames_T3SS, b.frames_T3SS) for a, b in zip(once, again, strict=True))
     other = sampler.batch(4, range(2), frames=2, objects=1, size=64)
     assert not torch.equal(once[0].frames_T3SS, other[0].frames_T3SS)
+
+
+def test_data_sets_are_drawn_alike_however_many_cases_they_have(tmp_path: Path) -> None:
+    for name, count in (("many", 6), ("few", 1)):
+        list(write_pool(tmp_path / name, volumes=count, sets=0, seed=5, size=48))
+        for path in (tmp_path / name).glob("*.json"):
+            path.write_text(json.dumps(json.loads(path.read_text()) | {"name": name}))
+    reader = read_pool(tmp_path)
+    assert len(reader.entries) == 7
+    drawn = {"cases": Counter[str](), "data-sets": Counter[str]()}
+    for sampling, counter in drawn.items():
+        sampler = ClipSampler(reader, seed=1, sampling=sampling)  # type: ignore[arg-type]
+        for number in range(300):
+            position, _ = next(sampler._candidates(np.random.default_rng(number)))
+            counter[reader.entries[position].name] += 1
+    assert 0.4 < drawn["data-sets"]["few"] / 300 < 0.6
+    assert drawn["cases"]["few"] / 300 < 0.25
 
 
 def test_both_kinds_are_drawn_in_their_share(sampler: ClipSampler) -> None:

@@ -149,7 +149,7 @@ class TestSelfSorting:
     def test_equation_4(self, seed: int, count: int) -> None:
         bank, query = memories(seed % 1000, count), memory(50, seed % 1000).summary_C
         likeness = [max(similarity(query, m.summary_C), FLOOR) for m in bank]
-        recalled = SelfSorting(size=7).weigh(bank, 50, query)
+        recalled = SelfSorting(size=7, pin=False).weigh(bank, 50, query)
         expected = [count * each / sum(likeness) for each in likeness]
         assert np.allclose([math.exp(r.log_weight) for r in recalled], expected, rtol=1e-4)
 
@@ -158,7 +158,7 @@ class TestSelfSorting:
         bank, query = memories(seed % 1000, 5), memory(50, seed % 1000).summary_C
         likeness = np.array([similarity(query, m.summary_C) for m in bank]) / temperature
         share = np.exp(likeness - likeness.max())
-        recalled = SelfSorting(temperature=temperature).weigh(bank, 50, query)
+        recalled = SelfSorting(temperature=temperature, pin=False).weigh(bank, 50, query)
         assert np.allclose([math.exp(r.log_weight) for r in recalled], 5 * share / share.sum(), rtol=1e-3)
 
     def test_equation_5_draws_as_often_as_there_are_memories(self) -> None:
@@ -175,6 +175,12 @@ class TestSelfSorting:
             for r in policy.weigh(bank, 9, query):
                 drawn[r.memory.t] += math.exp(r.log_weight) / 4000
         assert np.allclose([drawn[t] for t in range(5)], [expected[t] for t in range(5)], atol=0.08)
+
+    def test_the_prompt_counts_at_least_one_expected_draw_however_unlike_it_is(self) -> None:
+        bank, query = memories(1, 6), -memory(0, 1).summary_C
+        pinned, free = (SelfSorting(pin=pin).weigh(bank, 9, query)[0].log_weight for pin in (True, False))
+        assert free < -1
+        assert pinned == 0
 
     def test_draws_are_seeded_and_a_pinned_memory_always_counts(self) -> None:
         bank, query = memories(1, 6), -memory(0, 1).summary_C

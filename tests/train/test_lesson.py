@@ -1,14 +1,17 @@
 """One lesson: activation checkpointing changes nothing, and a share of the clips gives its share of the gradient."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 import torch
 
 from medical_sam2.data.clips import ClipSampler
 from medical_sam2.data.synthetic import PoolReader
-from medical_sam2.model.memory import SelfSorting
+from medical_sam2.model.backbone import Memory
+from medical_sam2.model.memory import PolicyBank, SelfSorting
 from medical_sam2.train.config import Recipe
 from medical_sam2.train.lesson import Batch, Steps, Teacher
 from medical_sam2.train.pupil import Plan
@@ -42,6 +45,26 @@ def test_computing_again_gives_the_same_gradients(recipe: Recipe) -> None:
     kept, again = (gradients(replace(recipe, checkpointing=frugal), [dealt(recipe, 0, 1)]) for frugal in (False, True))
     assert kept.keys() == again.keys()
     assert all(torch.allclose(kept[name], again[name], atol=1e-5) for name in kept)
+
+
+def test_frames_of_the_context_fill_the_bank_and_teach_nothing(recipe: Recipe) -> None:
+    """The loss is that of the other frames alone, and no gradient passes through the frames in between."""
+    phase = replace(recipe.phases[0], frames=2, context=3)
+    longer = replace(recipe, phases=(phase,), losses=replace(recipe.losses, consistency=0.0))
+    batch = dealt(longer, 0, 1)
+    assert batch.clips[0].frames_T3SS.shape[0] == 5
+    plan, passed = Plan("mask", frozenset(), SelfSorting), list[bool]()
+
+    class Counted(PolicyBank):
+        def store(self, memories: Sequence[Memory]) -> None:
+            super().store(memories)
+            passed.append(memories[0].map_Chw.requires_grad)
+
+    with patch("medical_sam2.train.lesson.PolicyBank", Counted):
+        lesson = Teacher(tiny_network(), longer)(batch, batch.objects, len(batch.clips), plan=plan)
+    assert passed == [True, False, False, False, True]
+    assert lesson.dice[3] <= batch.objects  # of one tracked frame each
+    lesson.loss.backward()
 
 
 def test_answers_are_taught_that_were_corrected_afterwards(recipe: Recipe) -> None:

@@ -8,7 +8,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from medical_sam2.data.cases import Entry
+from medical_sam2.data.cases import Entry, Kind
 
 Place = tuple[int, tuple[int, ...]]
 """Position of a case, and which of its objects are examples of the task."""
@@ -41,6 +41,16 @@ class Balance:
         cases = self.tasks[task][modality]
         position, objects = cases[int(rng.integers(len(cases)))]
         return position, objects[int(rng.integers(len(objects)))]
+
+
+@lru_cache(maxsize=8)
+def data_sets_of(entries: tuple[Entry, ...], kind: Kind) -> tuple[list[int], ...]:
+    """Positions of the cases of a kind, apart for each data set (or generator) that they come from."""
+    groups: dict[str, list[int]] = {}
+    for position, entry in enumerate(entries):
+        if entry.kind == kind:
+            groups.setdefault(entry.name, []).append(position)
+    return tuple(groups[name] for name in sorted(groups))
 
 
 @lru_cache(maxsize=4)

@@ -5,6 +5,7 @@ Shapes: T frames, O objects, S network size.
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 import torch
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from medical_sam2.data.augment import Augmentation, Odds
-from medical_sam2.data.balance import balance_of
+from medical_sam2.data.balance import balance_of, data_sets_of
 from medical_sam2.data.cases import CaseReader, Task, TrainingCase
 from medical_sam2.errors import FormatError
 from medical_sam2.region import box_of, region_around
@@ -21,6 +22,7 @@ TRIES = 32
 SMALLEST = 0.00153  # share of the frame under which an object is left out (100 px of 256²), METHOD §4
 ENDS = 0.45  # share of clips of volumes that go on beyond the end of their object
 LEAST_PIXELS = 16  # of an object that is looked at through a region of interest
+Sampling = Literal["cases", "data-sets", "tasks"]
 EAGER = Odds(rotation=0.5, scaling=0.6, noise=0.3, blur=0.3, intensity=0.3, low_resolution=0.4, gamma=0.5)
 
 
@@ -50,14 +52,15 @@ class ClipSampler:
         seed: with the step and the place in the batch it decides everything, so training resumes exactly.
         sets: share of clips that come from sets, where the kind is drawn first.
         regions: share of clips that show a region around the object (half of that for sets, where it can seldom be known).
-        by_task: whether a task is drawn first, then a modality, then a case, each uniformly; else a kind, then any case.
+        sampling: "cases": a kind, then any case of it; "data-sets": a kind, a data set with cases of it, one of these, each
+            uniformly; "tasks": a task, a modality of it, a case, each uniformly.
     """
 
     reader: CaseReader
     seed: int
     sets: float = 0.4
     regions: float = 0.6
-    by_task: bool = False
+    sampling: Sampling = "cases"
 
     def batch(
         self, step: int, places: Iterable[int], *, frames: int, objects: int, size: int, smallest: float = SMALLEST
@@ -94,7 +97,7 @@ class ClipSampler:
     def _candidates(self, rng: np.random.Generator) -> Iterator[tuple[int, int | None]]:
         """Cases that may give the clip, with the number of the object where that was drawn."""
         entries = self.reader.entries
-        if self.by_task:
+        if self.sampling == "tasks":
             balance = balance_of(tuple(entries))
             task, modality = balance.draw(rng)
             yield from (balance.case(rng, task, modality) for _ in range(TRIES))
@@ -102,9 +105,12 @@ class ClipSampler:
         kinds = {entry.kind for entry in entries}
         kind = "set" if rng.random() < self.sets else "volume"
         kind = kind if kind in kinds else next(iter(kinds), kind)
-        places = [position for position, entry in enumerate(entries) if entry.kind == kind]
-        if places:
-            yield from ((int(rng.choice(places)), None) for _ in range(TRIES))
+        if self.sampling == "data-sets":
+            groups = data_sets_of(tuple(entries), kind)
+        else:
+            groups = ([position for position, entry in enumerate(entries) if entry.kind == kind],)
+        for _ in range(TRIES if any(groups) else 0):
+            yield int(rng.choice(groups[int(rng.integers(len(groups)))])), None
 
 
 def _from_volume(

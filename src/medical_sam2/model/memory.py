@@ -7,7 +7,7 @@ the sequence. Each object sorts its own memories, so objects in lock step do not
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 
@@ -96,6 +96,14 @@ class PolicyBank:
         if isinstance(policy, Timed) and policy.frames is None:
             policy.frames = self._frames
         return policy
+
+    def forget(self, b: int, times: Collection[int]) -> dict[int, float]:
+        """Drop what an object remembers of some frames; returns its unprompted memories among them, frame → confidence."""
+        if not self.memories:
+            return {}
+        dropped = [m for m in self.memories[b] if m.t in times]
+        self.memories[b] = [m for m in self.memories[b] if m.t not in times]
+        return {m.t: m.confidence for m in dropped if not m.prompted}
 
 
 def cosine(a: Tensor, b: Tensor) -> Tensor:
@@ -211,8 +219,9 @@ class SelfSorting:
         share = likeness.clamp(min=FLOOR) if self.temperature is None else (likeness / self.temperature).softmax(0)
         share = share.double() / share.double().sum()
         if self.resample == "expected":
-            return (k * share).tolist()
-        draws = self._rng.multinomial(k, share.cpu().numpy()).astype(float)
+            draws = (k * share).cpu().numpy()
+        else:
+            draws = self._rng.multinomial(k, share.cpu().numpy()).astype(float)
         return [max(float(n), float(pin)) for n, pin in zip(draws, pinned, strict=True)]
 
     def _place(self, memory: Memory, rank: int) -> int | None:

@@ -1,13 +1,14 @@
 """The paper's loop: one generator that recalls, fuses, decodes and remembers, frame by frame."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import TypeAlias
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
-from medical_sam2.model.backbone import Backbone, Features, FramePrediction, Instruction, Recall, gather
+from medical_sam2.model.backbone import Backbone, Features, FramePrediction, Instruction, Memory, Recall, gather
 from medical_sam2.model.memory import MemoryBank
 from medical_sam2.prompts import FramePrompt, Prompter
 
@@ -46,7 +47,7 @@ def track(
         instructions = [None if prompt is None else Instruction(prompt) for prompt in prompts]
         prediction = backbone.decode(frame, fused, instructions)
         prompts, prediction = _correct(backbone, frame, fused, (t, prompters, prompts), prediction, superseded)
-        bank.store(backbone.memorise(frame, prediction, t, [prompt is not None for prompt in prompts]))
+        bank.store(_remembered(backbone, frame, prediction, t, prompts))
         yield t, prediction
 
 
@@ -55,6 +56,16 @@ def _recall(bank: MemoryBank, t: int, frame: Features, prompts: Sequence[FramePr
         return [[] for _ in prompts]
     recall = bank.recall(t, frame.summary_BC) or [[] for _ in prompts]
     return [[] if prompt else memories for prompt, memories in zip(prompts, recall, strict=True)]
+
+
+def _remembered(
+    backbone: Backbone, frame: Features, prediction: FramePrediction, t: int, prompts: Sequence[FramePrompt | None]
+) -> list[Memory]:
+    """Memories of a frame: of prompts, of answers, and of estimates with the confidence that they came with."""
+    told = [prompt is not None and prompt.estimate is None for prompt in prompts]
+    memories = backbone.memorise(frame, prediction, t, told)
+    sure = [None if prompt is None else prompt.estimate for prompt in prompts]
+    return [m if c is None else replace(m, confidence=c) for m, c in zip(memories, sure, strict=True)]
 
 
 def _correct(

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar, cast, get_args, get_origin, get_type_hints
 
+from medical_sam2.data.clips import Sampling
 from medical_sam2.errors import ConfigError
 from medical_sam2.train.losses import Weights
 
@@ -21,7 +22,8 @@ class Phase:
 
     Args:
         steps: how many.
-        frames: of each clip.
+        frames: of each clip that are learned from.
+        context: frames tracked between the first and the others without learning from them, so that the bank must choose.
         clips: of a batch, over all processes.
         objects: at most, of each clip.
         size: side of the input in pixels.
@@ -34,9 +36,10 @@ class Phase:
     objects: int = 3
     size: int = 128
     smallest: float = 0.00153
+    context: int = 0
 
     def __post_init__(self) -> None:
-        if min(self.steps, self.frames, self.clips, self.objects) < 1:
+        if min(self.steps, self.frames, self.clips, self.objects) < 1 or self.context < 0:
             raise ConfigError("a phase has at least one step, frame, clip and object", "give numbers from 1", subject="phases")
 
 
@@ -61,7 +64,7 @@ class Recipe:
         precision: "bf16" (mixed) or "fp32".
         checkpointing: compute frames again in the backward pass instead of keeping all that is in between.
         shard: spread weights and optimiser over the processes (FSDP2), for networks too large for one device.
-        sampling: "cases" draws any case; "tasks" a task, then a modality, then a case, each uniformly.
+        sampling: "cases" draws any case; "data-sets" a data set, then a case; "tasks" a task, then a modality, then a case.
         sets: share of clips that come from sets of images, where cases are drawn.
         regions: share of clips that show a region around the object, as tracking does.
         prompt: probabilities of a mask, a click, a box as the first prompt.
@@ -90,7 +93,7 @@ class Recipe:
     precision: Literal["bf16", "fp32"] = "bf16"
     checkpointing: bool = False
     shard: bool = False
-    sampling: Literal["cases", "tasks"] = "cases"
+    sampling: Sampling = "cases"
     sets: float = 0.4
     regions: float = 0.6
     prompt: tuple[float, float, float] = (0.5, 0.25, 0.25)

@@ -63,7 +63,7 @@ class Steps(Dataset[Batch]):
         clips = self.sampler.batch(
             step,
             places,
-            frames=phase.frames,
+            frames=phase.frames + phase.context,
             objects=phase.objects,
             size=phase.size,
             smallest=phase.smallest,
@@ -120,9 +120,10 @@ class Teacher(nn.Module):
         plan = plan or Plan.draw(recipe, batch.step, frames)
         player = Frugal(network) if recipe.checkpointing and torch.is_grad_enabled() else network
         pixels = torch.cat([clip.frames_T3SS for clip in batch.clips]).to(network.device)
-        features = player.encode(network.normalised(pixels))
+        context = recipe.phase(batch.step).context if torch.is_grad_enabled() else 0
+        learned = [0, *range(context + 1, frames)]
         owner = [c for c, clip in enumerate(batch.clips) for _ in clip.truth_OTSS]
-        seen: Callable[[int], Features] = lambda t: features.pick([c * frames + t for c in owner])  # noqa: E731
+        seen, features = self._seen(player, network.normalised(pixels), (owner, frames, learned))
         pupils = [
             pupil
             for place, clip in zip(batch.places, batch.clips, strict=True)
@@ -138,27 +139,54 @@ class Teacher(nn.Module):
             free = torch.zeros_like(outlined[places])
             corrected.append(frame_loss(answer, truth_BTSS[places, t].float(), recipe.losses, given_B=free))
 
-        for t, prediction in track(player, seen, range(frames), pupils, bank, superseded=superseded):
+        tracked = track(player, seen, range(frames), pupils, bank, superseded=superseded)
+        for t in range(frames):
+            with torch.set_grad_enabled(torch.is_grad_enabled() and t in learned):
+                _, prediction = next(tracked)
+            if t not in learned:
+                continue
             known = outlined if t == 0 else torch.zeros_like(outlined)
             total = total + frame_loss(prediction, truth_BTSS[:, t].float(), recipe.losses, given_B=known)
             scores[[0, 1] if t == 0 else [2, 3]] += _dice(prediction, truth_BTSS[:, t], known)
             if looked_at:
                 masks.append(prediction.logits_Bhw.detach().float())
-        loss = (total + sum(corrected)) / (objects * frames) + recipe.losses.consistency * self._contrast(
-            features, batch, frames
-        ) / clips
+        contrast = recipe.losses.consistency * self._contrast(features, batch, learned)
+        loss = (total + sum(corrected)) / (objects * len(learned)) + contrast / clips
         first, first_count, tracked, tracked_count = scores.tolist()
         return Lesson(loss, (first, first_count, tracked, tracked_count), torch.stack(masks) if looked_at else None)
 
-    def _contrast(self, features: Features, batch: Batch, frames: int) -> Tensor:
+    def _seen(
+        self, player: Sam2 | Frugal, pixels_N3SS: Tensor, place: tuple[list[int], int, list[int]]
+    ) -> tuple[Callable[[int], Features], Features]:
+        """What the encoder saw, by frame; and of the frames that are learned from, clip by clip.
+
+        Args:
+            player: the network.
+            pixels_N3SS: the frames of all clips.
+            place: the clip of each object, frames of a clip, and which of these are learned from.
+        """
+        owner, frames, learned = place
+        rest = [t for t in range(frames) if t not in learned]
+        clips = range(len(pixels_N3SS) // frames)
+        features = player.encode(pixels_N3SS[[c * frames + t for c in clips for t in learned]])
+        with torch.no_grad():
+            passed = player.encode(pixels_N3SS[[c * frames + t for c in clips for t in rest]]) if rest else features
+
+        def seen(t: int) -> Features:
+            part, times = (features, learned) if t in learned else (passed, rest)
+            return part.pick([c * len(times) + times.index(t) for c in owner])
+
+        return seen, features
+
+    def _contrast(self, features: Features, batch: Batch, learned: list[int]) -> Tensor:
         """Sum over clips."""
         maps = features.top_BChw if features.key_BDhw is None else features.key_BDhw
         total = maps.new_zeros(())
         if self.recipe.losses.consistency <= 0:
             return total
-        for place, clip, map_TChw in zip(batch.places, batch.clips, maps.split(frames), strict=True):
+        for place, clip, map_TChw in zip(batch.places, batch.clips, maps.split(len(learned)), strict=True):
             seed = np.random.SeedSequence([self.recipe.seed, batch.step, place]).generate_state(1)[0]
-            total = total + self.consistency(map_TChw, clip.labels_TSS, torch.Generator().manual_seed(int(seed)))
+            total = total + self.consistency(map_TChw, clip.labels_TSS[learned], torch.Generator().manual_seed(int(seed)))
         return total
 
 

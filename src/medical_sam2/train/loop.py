@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 
 from medical_sam2.data.cases import CaseReader
 from medical_sam2.data.clips import ClipSampler
-from medical_sam2.data.synthetic.pool import PoolReader
+from medical_sam2.data.synthetic.pool import read_pool
 from medical_sam2.errors import ConfigError
 from medical_sam2.io.atomic import write_bytes
 from medical_sam2.model.sam2 import Sam2
@@ -80,7 +80,7 @@ class Training:
         folder.mkdir(parents=True, exist_ok=True)
         torch.manual_seed(recipe.seed)
         self.network = network.to(self.processes.device)
-        self.reader = reader or PoolReader(Path(recipe.pool))
+        self.reader = reader or read_pool(Path(recipe.pool))
         module = Teacher(self.network, recipe)
         self.teacher = self.processes.share(module, _large_parts(self.network), spread=recipe.shard)
         self.average = {name: value.detach().clone() for name, value in self.network.state_dict().items()}
@@ -153,7 +153,7 @@ class Training:
     def batches(self) -> DataLoader[Batch]:
         """The batches that are left, this process's share of each."""
         recipe = self.recipe
-        sampler = ClipSampler(self.reader, recipe.seed, recipe.sets, regions=recipe.regions, by_task=recipe.sampling == "tasks")
+        sampler = ClipSampler(self.reader, recipe.seed, recipe.sets, regions=recipe.regions, sampling=recipe.sampling)
         return DataLoader(
             Steps(sampler, recipe, self.processes.rank, self.processes.count),
             batch_size=None,

@@ -16,6 +16,7 @@ from medical_sam2.simulate import NOISE_LEVELS, jitter_box, jitter_mask, next_cl
 from medical_sam2.train.config import Recipe
 
 KINDS = ("mask", "click", "box")
+FIFO = 0.2  # share of steps
 PROMPTS = 1 << 20  # apart from the numbers that draw clips
 
 
@@ -112,8 +113,14 @@ def _corrected(recipe: Recipe, rng: np.random.Generator, kind: str, frames: int)
 
 
 def _policy(rng: np.random.Generator) -> Callable[[], Fifo | SelfSorting]:
-    """Many steps remember as SAM 2, the others sort themselves, with few places so that they must choose."""
-    if rng.random() < 0.4:
+    """Some steps remember as SAM 2, the others sort themselves: with the settings that ship, and with others around them."""
+    if rng.random() < FIFO:
         return partial(Fifo, frames=None)
-    places = rng.choice(["none", "prompted", "rank"], p=[0.2, 0.6, 0.2])
-    return partial(SelfSorting, size=int(rng.integers(2, 7)), threshold=float(rng.choice([0.0, 0.3])), temporal=str(places))  # type: ignore[arg-type]
+    return partial(
+        SelfSorting,
+        size=int(rng.integers(3, 8)),
+        threshold=float(rng.uniform(0.3, 0.7)),
+        resample="sample" if rng.random() < 0.5 else "expected",
+        temporal="prompted" if rng.random() < 0.8 else "rank",
+        seed=int(rng.integers(2**31)),
+    )

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from medical_sam2.data.cases import CaseReader
 from medical_sam2.data.clips import Clip, ClipSampler
-from medical_sam2.data.synthetic.pool import PoolReader
+from medical_sam2.data.synthetic.pool import read_pool
 from medical_sam2.io.atomic import writing
 from medical_sam2.model.sam2 import Sam2
 from medical_sam2.model.tracker import upsampled
@@ -54,7 +54,7 @@ class Validation:
 
     def __init__(self, recipe: Recipe, folder: Path, reader: CaseReader, *, write: bool = True) -> None:
         self.recipe, self.folder, self.write = recipe, folder / "pictures", write
-        reader = PoolReader(Path(recipe.validation)) if recipe.validation else reader
+        reader = read_pool(Path(recipe.validation)) if recipe.validation else reader
         phase = recipe.phases[-1]
         sampler = ClipSampler(reader, recipe.seed + HELD_OUT, recipe.sets, regions=recipe.regions)
         clips = sampler.batch(

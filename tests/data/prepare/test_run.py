@@ -214,5 +214,5 @@ def test_prepared_data_and_others_are_sampled_together(tmp_path: Path) -> None:
         assert (case.kind, case.tasks) == (entry.kind, entry.tasks)
     with pytest.raises(IndexError):
         joined.load(3)
-    clip = ClipSampler(joined, seed=1, by_task=True).clip(np.random.default_rng(0), frames=2, objects=2, size=64)
+    clip = ClipSampler(joined, seed=1, sampling="tasks").clip(np.random.default_rng(0), frames=2, objects=2, size=64)
     assert bool(clip.truth_OTSS[:, 0].any())

@@ -17,7 +17,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from medical_sam2.data.cases import ARRAYS, Kind, Task
+from medical_sam2.data.cases import ARRAYS, CaseReader, Joined, Kind, Task
 from medical_sam2.data.synthetic.sets import make_set
 from medical_sam2.data.synthetic.volumes import SyntheticCase, make_volume
 from medical_sam2.errors import FormatError
@@ -139,6 +139,17 @@ class PoolReader:
             raise FormatError(
                 "the array is missing or broken", "delete the case and write the pool again", subject=path
             ) from error
+
+
+def read_pool(folder: Path) -> CaseReader:
+    """The cases of a pool, or of all pools (synthetic and prepared ones alike) that lie in a folder, by their names.
+
+    Raises:
+        FormatError: a case is broken.
+    """
+    readers = [PoolReader(path) for path in sorted(folder.glob("*/")) if path.name != ARRAYS]
+    found = [reader for reader in readers if reader.entries]
+    return Joined(*found) if found else PoolReader(folder)
 
 
 def _entry(path: Path) -> PoolEntry:
