@@ -158,7 +158,7 @@ def test_mask_in_another_grid(desk: Desk) -> None:
 
 def test_mask_without_a_voxel(desk: Desk) -> None:
     desk.mask("m.nii.gz", [])
-    assert desk.refused("--mask", "m.nii.gz") == "m.nii.gz: the mask is empty; outline at least one voxel"
+    assert desk.refused("--mask", "m.nii.gz") == "m.nii.gz: the mask is empty; outline something in it"
 
 
 def test_correction_that_is_ambiguous(desk: Desk) -> None:

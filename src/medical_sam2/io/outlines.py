@@ -74,7 +74,7 @@ def outlines(array: NDArray[Any], rule: MaskRule = AS_DRAWN, *, lossy: bool = Fa
         raise FormatError("it holds negative values: it is no label map", "give labels from 0")
     numbers = _numbers(array)
     if not numbers:
-        raise PromptError("the mask is empty", "outline at least one pixel or voxel")
+        raise PromptError("the mask is empty", "outline something in it")
     if rule.value is not None:
         _require(rule.value, [int(number) for number in numbers])
         return [_one(array == rule.value, rule.object or rule.value)]

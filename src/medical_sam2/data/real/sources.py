@@ -129,4 +129,4 @@ def _shot(dataset: DataSet, array: NDArray[Any], labels: NDArray[Any] | None) ->
     share = array.astype(np.float32) / 255 if array.dtype == np.uint8 else percentile_window(array).apply(array)
     colour = np.repeat(share[..., None], 3, axis=-1) if share.ndim == 2 else share
     tasks = tuple(dataset.structures.values()) if labels is not None else ()
-    return Shot(dataset.name, colour, None if labels is None else labels.astype(np.uint8), tasks)
+    return Shot(dataset.name, colour.astype(np.float32, copy=False), None if labels is None else labels.astype(np.uint8), tasks)
