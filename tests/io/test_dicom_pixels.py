@@ -102,6 +102,18 @@ def test_damage_within_a_lossless_jpeg_is_refused(tmp_path: Path, capfd: pytest.
     assert capfd.readouterr().err == ""
 
 
+def test_fewer_than_eight_bits_as_lossless_jpeg_are_refused(tmp_path: Path) -> None:
+    """GDCM would end the process."""
+    frame = np.zeros((8, 10), np.uint8)
+    dataset = base(frame, "1.2.840.10008.5.1.4.1.1.1")  # type: ignore[arg-type]
+    dataset.Modality, dataset.BitsStored, dataset.HighBit = "CR", 7, 6
+    dataset.file_meta.TransferSyntaxUID, dataset.PixelData = JPEGLosslessSV1, encapsulate([lossless(frame)])
+    dataset["PixelData"].VR = "OB"
+    save(dataset, tmp_path / "one.dcm")
+    with pytest.raises(FormatError, match="fewer than 8 bits"):
+        io.read(tmp_path / "one.dcm")
+
+
 def test_what_others_say_meanwhile_is_passed_on(capfd: pytest.CaptureFixture[str]) -> None:
     heard: list[str] = []
     with dicom_streams._listening(heard):

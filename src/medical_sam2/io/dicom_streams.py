@@ -159,6 +159,8 @@ def check_streams(dataset: Dataset, data: bytes, shape: tuple[int, int, int], sy
     """
     count, found = frame_count(dataset, path), 0
     bits = whole(dataset, "BitsAllocated", None, path=path)
+    if _library(syntax) == "gdcm" and bits == 8 and whole(dataset, "BitsStored", bits, path=path) != bits:
+        raise FormatError("fewer than 8 bits as lossless JPEG cannot be decoded", CONVERT, subject=path)  # GDCM would abort
     with guarded(path):
         for stream in generate_frames(data, number_of_frames=count):
             found += 1
