@@ -3,13 +3,15 @@
     python benchmarks/fuzz.py --mutants 2000
     nice -n 10 python benchmarks/fuzz.py --mutants 100000 -o benchmarks/results/fuzz.md
 
-Mutant `n` of a seed of chance is the same on any machine: `--only n` makes and reads it alone, `--keep FOLDER` writes it down.
+Mutant `n` of a seed of chance is the same on any machine: `--only n` reads it alone, `--keep FOLDER`
+writes down what went wrong.
 Wrong is: a signal, more than 10 s of a processor, an exception that is not of `errors.py`, more than 2 GB, words of a library
 on standard error, and a volume or picture whose grid another reader (nibabel, SimpleITK, tifffile, Pillow, the tags of DICOM
 alone) finds elsewhere. The exit code is 1 if anything was wrong.
 """
 
 import argparse
+import os
 import platform
 import sys
 import tempfile
@@ -34,13 +36,10 @@ def main() -> int:
     base = HANDED if HANDED.is_dir() else None
     with tempfile.TemporaryDirectory(prefix="fuzz-", dir=base) as scratch:
         work = Work(sound, Path(scratch), told.seed)
-        if told.only is not None:
-            print(work(told.only) if told.alone else next(run(work, [told.only]))[1])
-            keep([told.only], told, sound)
-            return 0
         start = time.monotonic()
         table = Table(sound, told)
-        for number, outcome in run(work, range(told.first, told.first + told.mutants), processes=told.processes):
+        numbers = told.only or range(told.first, told.first + told.mutants)
+        for number, outcome in run(work, numbers, processes=told.processes):
             table.add(number, outcome)
         text = table.page(time.monotonic() - start)
     print(text)
@@ -57,8 +56,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0, help="of chance")
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--formats", nargs="+", help="these alone, by their names in the table")
-    parser.add_argument("--only", type=int, help="this mutant alone")
-    parser.add_argument("--alone", action="store_true", help="with --only: in this very process, for a debugger")
+    parser.add_argument("--only", type=int, nargs="+", help="these mutants alone")
     parser.add_argument("--keep", type=Path, help="folder for the mutants that went wrong")
     parser.add_argument("-o", "--output", type=Path, help="file for the table")
     return parser.parse_args()
@@ -75,7 +73,7 @@ class Work:
 
     def __call__(self, number: int) -> Outcome:
         made, _ = made_from(self.sound, self.chance, number)
-        folder = self.scratch / str(number % 64)
+        folder = self.scratch / str(os.getpid())
         path = write(made, folder)
         outcome = fuzz_verdict.judge(made.how, path, self.likes)
         for file in folder.iterdir():

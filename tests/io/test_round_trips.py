@@ -159,3 +159,30 @@ def test_numbers_are_those_that_any_program_reads(tmp_path: Path, text: str) -> 
     (tmp_path / "a.mha").write_bytes(data.replace(spelled, text.encode("utf-8" if "٢" in text else "latin-1")))
     with pytest.raises(FormatError, match="ElementSpacing"):
         io.load(tmp_path / "a.mha")
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new", "said"),
+    [
+        ("a.mha", b"Offset = ", b"offset = ", "writes Offset in another way"),
+        ("a.mha", b"Offset = ", b"Offset = 9 9 9\nOffset = ", "'offset' twice"),
+        ("a.mha", b"Offset = ", b"Offset\0= ", "a line that cannot be read"),
+        ("a.nrrd", b"space origin: ", b"space origin: (9,9,9)\nspace origin: ", "'space origin' twice"),
+        ("a.nrrd", b"space origin: ", b"space origin\0: ", "a line that cannot be read"),
+        ("a.mha", b"CenterOfRotation", b"Note = 1\nNote = 2\nCenterOfRotation", None),
+    ],
+)
+def test_fields_that_readers_understand_differently_are_refused(
+    tmp_path: Path, name: str, old: bytes, new: bytes, said: str | None
+) -> None:
+    image = SimpleITK.GetImageFromArray(np.zeros((2, 3, 4), np.int16))
+    image.SetOrigin((1, 2, 3))
+    SimpleITK.WriteImage(image, str(tmp_path / name))
+    data = (tmp_path / name).read_bytes()
+    assert old in data
+    (tmp_path / name).write_bytes(data.replace(old, new))
+    if said is None:
+        np.testing.assert_allclose(io.load(tmp_path / name).affine[:3, 3], (-1, -2, 3))
+        return
+    with pytest.raises(FormatError, match=said):
+        io.load(tmp_path / name)

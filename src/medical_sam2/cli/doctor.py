@@ -19,7 +19,7 @@ PACKAGES = ("medical-sam2", "torch", "transformers", "numpy", "scipy", "SimpleIT
 FEATURES = ("avx2", "avx512_bf16", "amx_bf16", "neon", "bf16")
 FAST_BF16 = frozenset({"avx512_bf16", "amx_bf16"})
 EXTRAS = {  # extra → (modules that it brings, what it gives)
-    "dicom": (("highdicom", "pylibjpeg"), "DICOM segmentations (SEG), compressed DICOM images"),
+    "dicom": (("highdicom", "gdcm", "jpeg_ls", "openjpeg", "pylibjpeg"), "DICOM segmentations (SEG), compressed DICOM images"),
     "serve": (("fastapi", "uvicorn", "dicomweb_client"), "the page in the browser, DICOMweb, the protocols of other viewers"),
     "train": (("accelerate", "tensorboard"), "training on several GPUs, curves in TensorBoard"),
     "evaluate": (("matplotlib", "cv2", "skimage", "sklearn"), "classical methods to compare with, figures"),

@@ -1,6 +1,5 @@
 """Pixels of DICOM files: every size that a stream claims is held against the header before a decoder sees it."""
 
-import struct
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,20 +8,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
-from pydicom.encaps import generate_frames
 from pydicom.pixels.decoders.base import get_decoder
-from pydicom.pixels.processing import apply_color_lut
-from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian, RLELossless
 
 from medical_sam2.errors import FormatError
 from medical_sam2.io.dicom_files import read_dataset
-from medical_sam2.io.dicom_headers import floats, text, whole
+from medical_sam2.io.dicom_headers import floats, frame_count, text, whole
+from medical_sam2.io.dicom_streams import check_streams, decoded, transfer_syntax
 from medical_sam2.io.files import guarded, require_memory
 
-JPEG_STARTS = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC} | {0xF7}
-"""Markers of a JPEG or JPEG-LS frame header, which holds its height and width."""
-END_OF_IMAGE = b"\xff\xd9"
-"""The last marker of JPEG, JPEG-LS and JPEG 2000 alike; without it decoders fill up with grey and say nothing."""
 FEW_VALUES = 8
 """What has fewer values is a drawing, or the empty border of a picture, of which differences tell nothing."""
 FLOAT_TAGS = ("FloatPixelData", "DoubleFloatPixelData")
@@ -100,11 +93,11 @@ def decode(path: Path, wanted: Sequence[int], max_bytes: int | None = None) -> P
 def segmentation_frames(dataset: Dataset, path: Path) -> Iterator[NDArray[Any]]:
     """The frames (H, W) of a segmentation object: bits, or numbers of segments."""
     rows, columns, _ = _shape(dataset, path)
-    count, bits = _frame_count(dataset, path), whole(dataset, "BitsAllocated", None, path=path)
+    count, bits = frame_count(dataset, path), whole(dataset, "BitsAllocated", None, path=path)
     if bits > 1:
         yield from _integers(dataset, (rows, columns, 1), range(count), path, [])
         return
-    syntax = _syntax(dataset, path)
+    syntax = transfer_syntax(dataset, path)
     with guarded(path):
         data = bytes(dataset.PixelData)
     if not syntax.is_encapsulated and len(data) * 8 < rows * columns * count:
@@ -154,122 +147,24 @@ def _integers(
         raise FormatError("its HighBit does not fit BitsStored", "convert the image", subject=path)
     if "PixelData" not in dataset:
         raise FormatError("its pixel data are missing: the file is truncated or incomplete", "copy it again", subject=path)
-    syntax = _syntax(dataset, path)
+    syntax = transfer_syntax(dataset, path)
     with guarded(path):
         data = dataset.PixelData
     if syntax.is_encapsulated:
-        _check_streams(dataset, data, shape, syntax, path)
+        check_streams(dataset, data, shape, syntax, path)
     else:
         _check_length(dataset, len(data), shape, bits, path, notes)
-    return _decoded(dataset, shape, syntax, wanted, path)
-
-
-def _decoded(
-    dataset: Dataset, shape: tuple[int, int, int], syntax: UID, wanted: Sequence[int], path: Path
-) -> Iterator[NDArray[Any]]:
-    """The wanted frames, one at a time."""
-    decoder = get_decoder(syntax)
-    palette = text(dataset, "PhotometricInterpretation") == "PALETTE COLOR"
-    for t in wanted:
-        with guarded(path):
-            array = decoder.as_array(dataset, index=t)[0]
-            array = _to_bytes(apply_color_lut(array, dataset)) if palette else array
-        if array.shape[:2] != shape[:2]:
-            raise FormatError("its pixel data have another size than its header says", "convert the image", subject=path)
-        yield array
-
-
-def _to_bytes(array: NDArray[Any]) -> NDArray[np.uint8]:
-    return (array >> (8 * (array.dtype.itemsize - 1))).astype(np.uint8)
-
-
-def _syntax(dataset: Dataset, path: Path) -> UID:
-    """The transfer syntax, if there is a decoder for it."""
-    syntax = UID(text(dataset.file_meta, "TransferSyntaxUID"))
-    if not syntax and not dataset.file_meta:  # a file without preamble: the parser found out how its elements are written
-        implicit, little = dataset.original_encoding
-        return ImplicitVRLittleEndian if implicit else ExplicitVRLittleEndian if little else ExplicitVRBigEndian
-    try:
-        available = get_decoder(syntax).is_available
-    except (NotImplementedError, ValueError):
-        raise FormatError(
-            "its transfer syntax is unknown: no decoder for it exists", "convert it to explicit little-endian", subject=path
-        ) from None
-    if not available:
-        raise FormatError(
-            f"its transfer syntax ({syntax.name}) needs a decoder that is not installed",
-            "install medical-sam2[dicom]",
-            subject=path,
-        )
-    return syntax
-
-
-def _frame_count(dataset: Dataset, path: Path) -> int:
-    return whole(dataset, "NumberOfFrames", 1, path=path) or 1
+    return decoded(dataset, shape, syntax, wanted, path)
 
 
 def _check_length(dataset: Dataset, held: int, shape: tuple[int, int, int], bits: int, path: Path, notes: list[str]) -> None:
     rows, columns, samples = shape
     subsampled = "422" in text(dataset, "PhotometricInterpretation")
-    needed = rows * columns * (2 if subsampled else samples) * _frame_count(dataset, path) * bits // 8
+    needed = rows * columns * (2 if subsampled else samples) * frame_count(dataset, path) * bits // 8
     if held < needed:
         raise FormatError(f"its pixel data are truncated: {held} of {needed} bytes are there", "copy it again", subject=path)
     if held > needed + needed % 2:
         notes.append(f"its pixel data are {held - needed} bytes too long; the surplus was not used")
-
-
-def _check_streams(dataset: Dataset, data: bytes, shape: tuple[int, int, int], syntax: UID, path: Path) -> None:
-    """Compare what each compressed frame says of its size with the header."""
-    count, found = _frame_count(dataset, path), 0
-    bits = whole(dataset, "BitsAllocated", None, path=path)
-    with guarded(path):
-        for stream in generate_frames(data, number_of_frames=count):
-            found += 1
-            if syntax == RLELossless:
-                _check_rle(stream, shape[2] * bits // 8, path)
-            elif not stream.rstrip(b"\0").endswith(END_OF_IMAGE):
-                raise FormatError("a compressed frame is truncated: its end marker is missing", "copy it again", subject=path)
-            elif _declared_size(stream) != shape[:2]:
-                raise FormatError("a compressed frame is broken or has another size", "copy it again", subject=path)
-    if found < count:
-        raise FormatError(f"{found} of {count} compressed frames are there: it is incomplete", "copy it again", subject=path)
-
-
-def _check_rle(stream: bytes, expected: int, path: Path) -> None:
-    """One segment for each byte of a pixel, at offsets that rise within the frame."""
-    if len(stream) < 64:
-        raise FormatError("an RLE frame is incomplete", "copy it again", subject=path)
-    count, *offsets = struct.unpack("<16I", stream[:64])
-    used = offsets[:count]
-    if count != expected or sorted(set(used)) != used or used[0] != 64 or used[-1] >= len(stream):
-        raise FormatError("the segments of an RLE frame are broken", "copy it again", subject=path)
-
-
-def _declared_size(stream: bytes) -> tuple[int, int] | None:
-    """(rows, columns) from the header of a JPEG, JPEG-LS or JPEG 2000 stream, None if it has none."""
-    if stream[:2] == b"\xff\xd8":
-        return next(_jpeg_sizes(stream), None)
-    start = stream.find(b"\xff\x4f\xff\x51")
-    if start < 0 or len(stream) < start + 42:
-        return None
-    width, height, left, top, tile_w, tile_h = struct.unpack(">6I", stream[start + 8 : start + 32])
-    tiles = -(-width // tile_w) * -(-height // tile_h) if tile_w and tile_h else 1 << 30
-    return (height - top, width - left) if tiles <= 1 << 16 else None
-
-
-def _jpeg_sizes(stream: bytes) -> Iterator[tuple[int, int]]:
-    """Walk over the markers before the scan."""
-    place = 2
-    while place + 9 <= len(stream) and stream[place] == 0xFF:
-        marker = stream[place + 1]
-        if marker == 0xFF:
-            place += 1
-            continue
-        length = int.from_bytes(stream[place + 2 : place + 4], "big")
-        if marker in JPEG_STARTS:
-            height, width = struct.unpack(">HH", stream[place + 5 : place + 9])
-            yield height, width
-        place += 2 + max(length, 2)
 
 
 def _padding(dataset: Dataset, stored_bits: int, path: Path, notes: list[str]) -> tuple[float, float] | None:

@@ -32,6 +32,15 @@ TYPES = {
     "MET_DOUBLE": "float64",
 }
 NAMES = {dtype: name for name, dtype in reversed(TYPES.items())}
+SPELLED = {
+    name.lower(): name
+    for name in (
+        *("NDims", "DimSize", "ElementType", "ElementDataFile", "ElementNumberOfChannels", "HeaderSize", "BinaryData"),
+        *("CompressedData", "BinaryDataByteOrderMSB", "ElementByteOrderMSB", "ElementSpacing", "ElementSize"),
+        *("TransformMatrix", "Rotation", "Orientation", "Offset", "Position", "Origin"),
+    )
+}
+"""What is read, as ITK spells it."""
 TRUTH = {"true": True, "t": True, "1": True, "false": False, "f": False, "0": False}
 
 
@@ -62,7 +71,11 @@ def _fields(content: Content) -> dict[str, str]:
         name, equals, value = textual.line(content, content.position).partition("=")
         if not equals:
             raise FormatError("its header ends before ElementDataFile", "repair the header", subject=content.path)
-        fields[name.strip().lower()] = value.strip()
+        name = name.strip()
+        if name != SPELLED.get(name.lower(), name):  # which ITK would pass over, and another place would be taken
+            raise FormatError(f"its header writes {SPELLED[name.lower()]} in another way", "repair it", subject=content.path)
+        if name.lower() in SPELLED or not name.isprintable():  # other fields are nobody's business, and may be there twice
+            textual.put(fields, name.lower(), value.strip(), content.path)
     return fields
 
 

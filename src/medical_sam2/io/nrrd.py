@@ -75,7 +75,7 @@ def _header(content: Content) -> tuple[dict[str, str], dict[str, str]]:
         name, colon, value = text.partition(":")
         if not colon:
             raise FormatError("its header has a line without a colon", "repair the header", subject=content.path)
-        fields[name.strip().lower()] = value.strip()
+        textual.put(fields, name.strip().lower(), value.strip(), content.path)
     return fields, pairs
 
 

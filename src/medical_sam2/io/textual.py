@@ -58,6 +58,14 @@ def line(content: Content, used: int) -> str:
     return text.rstrip("\r\n")
 
 
+def put(fields: dict[str, str], name: str, value: str, path: Path) -> None:
+    """Keep a field of a header; FormatError for a name that is none, or is there twice: readers differ in which they take."""
+    if not name.isprintable() or not name.isascii():
+        raise FormatError("its header holds a line that cannot be read", "repair the header", subject=path)
+    if fields.setdefault(name, value) is not value:
+        raise FormatError(f"its header tells {name[:30]!r} twice", "repair the header", subject=path)
+
+
 def numbers(text: str, path: Path, name: str, count: int | None = None) -> list[float]:
     """Finite numbers of a field, `count` of them: as any program spells them, since Python takes 1_0 for ten."""
     words = re.split(r"[ \t,]+", text.strip(" \t"))
