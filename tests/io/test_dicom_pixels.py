@@ -287,23 +287,3 @@ def test_a_single_slice_has_a_place_and_a_thickness(tmp_path: Path) -> None:
     np.testing.assert_array_equal(volume.array[:, :, 0], phantom()[:, :, 2])
     np.testing.assert_allclose(volume.affine[:3, 3], (AXIAL @ [0, 0, 2, 1])[:3])
     assert volume.spacing_mm == (2.0, 2.5, 4.0)
-
-
-def test_a_file_without_preamble_is_read(tmp_path: Path) -> None:
-    made(tmp_path)
-    for path in tmp_path.iterdir():
-        data = path.read_bytes()
-        path.write_bytes(data[132:])
-    same(io.load(tmp_path))
-
-
-def test_deep_sequences_are_refused_or_read(tmp_path: Path) -> None:
-    dataset = Series(AXIAL, phantom()).slices()[0]
-    save(dataset, tmp_path / "one.dcm")
-    data = (tmp_path / "one.dcm").read_bytes()
-    opening = b"\x08\x00\x40\x11SQ\0\0\xff\xff\xff\xff\xfe\xff\x00\xe0\xff\xff\xff\xff"
-    closing = b"\xfe\xff\x0d\xe0\0\0\0\0\xfe\xff\xdd\xe0\0\0\0\0"
-    start = data.index(b"\x10\x00\x10\x00PN")
-    (tmp_path / "one.dcm").write_bytes(data[:start] + opening * 2000 + closing * 2000 + data[start:])
-    with pytest.raises(FormatError, match=r"nested|damaged"):
-        io.load(tmp_path / "one.dcm")
