@@ -117,6 +117,9 @@ def test_terminated(tmp_path: Path, hangs: bool) -> None:
                     waiting = client
                 server.send_signal(signal.SIGTERM)
                 assert server.wait(30) == 0
+                waiting.settimeout(5)
+                while waiting.recv(65_536):  # until whoever asked for the server has ended, too
+                    pass
                 waiting.close()
         finally:
             server.kill()

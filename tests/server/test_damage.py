@@ -203,11 +203,14 @@ def test_a_clock_that_jumps_removes_nothing(tmp_path: Path, desk: Desk, ct: Path
     monkeypatch.setattr(time, "time", lambda: now() + shift[0])
     store = Store(settings, desk)
     id, waiting = filled(store, ct), store.new()
-    for shift[0] in (8 * 86_400.0, -30 * 86_400.0, 365 * 86_400.0):
+    for jump in (8 * 86_400.0, -30 * 86_400.0, 365 * 86_400.0):
+        shift[0] = jump
         store.sweep()
+        assert store.ids() == [id]
         assert store.uploads.wait(waiting)
         assert (settings.state / waiting).is_dir()
         store.close()
+        shift[0] = jump + 8 * 86_400.0
         store = Store(settings, desk)
         assert store.ids() == [id]
         waiting = store.new()

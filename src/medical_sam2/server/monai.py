@@ -227,7 +227,7 @@ def _known(store: Store, image: str, session_id: str, opened: library.Opened) ->
 def _wanted(params: str) -> Wanted:
     try:
         given = json.loads(params)
-    except (ValueError, RecursionError):
+    except ValueError:
         given = None
     if not isinstance(given, dict):
         raise Unusable("params is no JSON object")
