@@ -31,9 +31,9 @@ def read_png(path: Path) -> NDArray[np.uint16]:
     with open_regular(path) as stream, Image.open(stream, formats=("PNG",)) as image:
         kept = str(image.tile[0].args)
         if kept == HIGH_OF_GREY:
-            bytes_of = _raw(image, "RGBA").astype(np.uint16)
+            bytes_of: NDArray[Any] = _raw(image, "RGBA").astype(np.uint16)
             return bytes_of[..., 0] << 8 | bytes_of[..., 1]
-        upper = np.asarray(image, np.uint16)[..., :3]
+        upper: NDArray[Any] = np.asarray(image, np.uint16)[..., :3]
     with open_regular(path) as stream, Image.open(stream, formats=("PNG",)) as image:
         return upper << 8 | _raw(image, kept.replace("16B", "16L"))[..., :3]
 
