@@ -31,11 +31,15 @@ def read_png(path: Path) -> NDArray[np.uint16]:
     with open_regular(path) as stream, Image.open(stream, formats=("PNG",)) as image:
         kept = str(image.tile[0].args)
         if kept == HIGH_OF_GREY:
-            bytes_of = _raw(image, "RGBA").astype(np.uint16)
-            return bytes_of[..., 0] << 8 | bytes_of[..., 1]
-        upper = np.asarray(image, np.uint16)[..., :3]
+            bytes_of = _raw(image, "RGBA")
+            return _joined(bytes_of[..., 0], bytes_of[..., 1])
+        upper = np.array(image)[..., :3]
     with open_regular(path) as stream, Image.open(stream, formats=("PNG",)) as image:
-        return upper << 8 | _raw(image, kept.replace("16B", "16L"))[..., :3]
+        return _joined(upper, _raw(image, kept.replace("16B", "16L"))[..., :3])
+
+
+def _joined(upper: NDArray[Any], lower: NDArray[Any]) -> NDArray[np.uint16]:
+    return np.stack([lower, upper], axis=-1).astype(np.uint8).view("<u2")[..., 0].astype(np.uint16)
 
 
 def _raw(image: Image.Image, order: str) -> NDArray[Any]:

@@ -1,6 +1,9 @@
 """What is odd about a volume that was read, whatever its format: it may be used, but somebody should look."""
 
+from typing import Any
+
 import numpy as np
+from numpy.typing import NDArray
 
 from medical_sam2.intensity_window import in_hounsfield, percentile_window
 from medical_sam2.volume import Volume
@@ -20,7 +23,7 @@ def _one_slice(volume: Volume) -> str:
 
 
 def _extreme(volume: Volume) -> str:
-    array = volume.array
+    array: NDArray[Any] = volume.array
     if array.dtype.kind != "f":
         return ""
     usual = percentile_window(array)
