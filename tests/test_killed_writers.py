@@ -222,7 +222,7 @@ def test_a_preparation_with_other_settings_that_is_killed_leaves_nothing_that_an
 
     died = each_death(
         lambda: (shutil.rmtree(output), shutil.copytree(before, output)),
-        lambda: prepare(source, output, Settings(window_hu=(0, 50))),
+        lambda: prepare(source, output, Settings(window_hu=(-150, 150))),
         judge,
     )
     assert died >= 10

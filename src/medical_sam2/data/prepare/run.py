@@ -154,6 +154,8 @@ def _remove_stale(output: Path, reports: list[UnitReport], units: tuple[Unit, ..
         for path in (output / folder).iterdir():
             if f"{folder}/{path.name}" not in named:
                 path.unlink()
+    for draft in output.rglob(".*.tmp"):
+        draft.unlink()
     numbers = {f"{one.number:06d}.json" for one in units}
     for path in (output / STATE / "units").iterdir():
         if path.name not in numbers:
