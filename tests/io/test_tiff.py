@@ -8,7 +8,7 @@ import pytest
 import tifffile
 
 from medical_sam2 import io
-from medical_sam2.errors import AmbiguousError, FormatError
+from medical_sam2.errors import AmbiguousError, FormatError, ResourceError
 from medical_sam2.io.folder import open_folder
 
 RNG = np.random.default_rng(0)
@@ -108,3 +108,56 @@ def test_a_stack_is_no_volume_and_its_refusal_names_no_option(tmp_path: Path) ->
     with pytest.raises(FormatError, match="picture, not a volume") as caught:
         io.load(tmp_path / "a.tif")
     assert "--" not in str(caught.value)
+
+
+def entry(data: bytes, code: int, value: int, *, kind: int | None = None) -> bytes:
+    """A little-endian TIFF file with the number of a tag set (as a single one), and its type."""
+    start = int.from_bytes(data[4:8], "little")
+    for place in range(start + 2, start + 2 + 12 * int.from_bytes(data[start : start + 2], "little"), 12):
+        if int.from_bytes(data[place : place + 2], "little") == code:
+            told = data[place + 2 : place + 4] if kind is None else kind.to_bytes(2, "little")
+            count = data[place + 4 : place + 8] if kind is None else (1).to_bytes(4, "little")
+            return data[: place + 2] + told + count + value.to_bytes(4, "little") + data[place + 12 :]
+    raise KeyError(code)
+
+
+@pytest.mark.parametrize("shape", [(9, 11), (9, 11, 3)])
+@pytest.mark.parametrize(
+    ("told", "changes", "said"),
+    [
+        ({}, {257: 90}, "are missing|is truncated"),
+        ({}, {257: 18_153_472}, "are missing"),
+        ({}, {257: 18_153_472, 278: 18_153_472}, r"is truncated: it declares \d+ bytes"),
+        ({}, {279: 2_000_000_000}, "behind the end of the file"),
+        ({}, {273: 4_000_000_000}, "behind the end of the file"),
+        ({"compression": "zlib"}, {257: 1 << 30, 278: 1 << 30}, "decompression bomb"),
+        ({"tile": (16, 16)}, {257: 65_539}, "are missing"),
+        ({"tile": (16, 16), "compression": "zlib"}, {257: 65_539}, "are missing"),
+    ],
+)
+def test_what_a_directory_claims_is_held_against_the_file(
+    tmp_path: Path, shape: tuple[int, ...], told: dict[str, object], changes: dict[int, int], said: str
+) -> None:
+    """Pillow fills what is missing with zeros; tifffile asks for all memory, or looks at millions of strips."""
+    path = tmp_path / "a.tif"
+    array = np.random.default_rng(0).integers(0, 60_000, shape).astype(np.uint16)
+    tifffile.imwrite(path, array, photometric="rgb" if len(shape) == 3 else "minisblack", metadata=None, **told)
+    assert io.load_pictures(path)[0].shape == (9, 11)
+    data = path.read_bytes()
+    for code, value in changes.items():
+        data = entry(data, code, value, kind=4)
+    path.write_bytes(data)
+    with pytest.raises((FormatError, ResourceError), match=said) as caught:
+        io.load_pictures(path)
+    assert "a.tif" in str(caught.value)
+
+
+def test_tiles_that_are_left_out_stay_empty(tmp_path: Path) -> None:
+    """Slide scanners store no tiles of background."""
+    path = tmp_path / "a.tif"
+    array = np.random.default_rng(0).integers(1, 60_000, (32, 32)).astype(np.uint16)
+    array[:16, :16] = 0
+    tiles = (zlib.compress(array[i : i + 16, j : j + 16].tobytes()) if i + j else b"" for i in (0, 16) for j in (0, 16))
+    stored = {"shape": (32, 32), "dtype": np.uint16, "tile": (16, 16), "compression": "zlib"}
+    tifffile.imwrite(path, tiles, photometric="minisblack", metadata=None, **stored)
+    np.testing.assert_array_equal(io.load_pictures(path)[0].array, array)

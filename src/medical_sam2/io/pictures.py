@@ -107,14 +107,16 @@ def _opened_tiff(path: Path) -> Iterator[tuple["TiffFile", list["Plane"]]]:
     from medical_sam2.io import tiff
 
     with open_regular(path) as stream, _quiet(path), tiff.open_tiff(stream, path.name) as file:
-        yield file, tiff.planes(file, os.fstat(stream.fileno()).st_size)
+        size = os.fstat(stream.fileno()).st_size
+        tiff.check_pages(file, size, path)
+        yield file, tiff.planes(file, size)
 
 
 def _plane(file: "TiffFile", image: Image.Image | None, plane: "Plane", path: Path, options: Options, *, page: int) -> Picture:
     """With Pillow where it can, since it knows more compressions: one plain image of numbers that it does not cut."""
     from medical_sam2.io import tiff
 
-    if image is not None and plane.plain:
+    if image is not None and plane.plain and 0 not in file.pages[plane.page].databytecounts:  # it knows no tiles left out
         with suppress(UnidentifiedImageError):
             image.seek(plane.page)
             if not tiff.cut_by_pillow(image):

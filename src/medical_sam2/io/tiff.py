@@ -17,13 +17,15 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from medical_sam2.errors import FormatError
-from medical_sam2.io.files import open_regular
+from medical_sam2.io.files import check_expansion, open_regular
 
 GREY = {0, 1}
 INVERTED = 0
 """What PhotometricInterpretation calls grey values, and those of which 0 is white."""
 ALPHA = {1, 2}
 RGB = 3
+YCBCR = 6
+UNCOMPRESSED = 1
 DEPTHS, SAMPLE_FORMAT = 0x0102, 0x0153
 UNSIGNED = 1
 
@@ -75,6 +77,29 @@ def cut_by_pillow(image: Image.Image) -> bool:
     return (image.mode in {"RGB", "RGBA"} and deepest > 8) or (
         image.mode == "I" and UNSIGNED in tags.get(SAMPLE_FORMAT, (UNSIGNED,))
     )
+
+
+def check_pages(file: tifffile.TiffFile, size: int, path: Path) -> None:
+    """Hold what each directory claims against the file, before anything of that size is asked for or filled with zeros.
+
+    Raises:
+        FormatError: strips or tiles that lie outside of the file, too few of them, or too little in them.
+        ResourceError: a few bytes that would unpack to gigabytes.
+    """
+    for index in range(len(file.pages)):
+        page: Any = file.pages[index]
+        held = [int(count) for count in page.databytecounts]
+        ends = [int(offset) + count for offset, count in zip(page.dataoffsets, held, strict=False) if count]
+        if not all(isinstance(length, int) and length > 0 for length in page.shape):
+            raise FormatError(f"page {index} declares an impossible size", "save it again", subject=path)
+        if len(page.dataoffsets) < prod(page.chunked) or max(ends, default=0) > size:
+            problem = f"page {index} is truncated: strips or tiles are missing, or lie behind the end of the file"
+            raise FormatError(problem, "copy or download it again", subject=path)
+        bits = page.size * int(page.bitspersample)
+        if page.compression == UNCOMPRESSED and page.photometric != YCBCR and 0 not in held and 8 * sum(held) < bits:
+            problem = f"page {index} is truncated: it declares {bits // 8} bytes, and {sum(held)} are there"
+            raise FormatError(problem, "copy or download it again", subject=path)
+        check_expansion(page.nbytes, sum(held), path)
 
 
 def planes(file: tifffile.TiffFile, size: int) -> list[Plane]:
