@@ -108,7 +108,7 @@ def test_a_prompt_on_padding_keeps_it_in_sight_and_one_outside_is_refused_as_it_
 
 def test_images_are_read_when_they_are_asked_for_and_put_back() -> None:
     rng, width = np.random.default_rng(0), ((2, 3), (4, 1))
-    grey, colour = rng.random((6, 8)), rng.integers(0, 255, (6, 8, 3))
+    grey, colour = rng.random((6, 8)), np.arange(144).reshape(6, 8, 3)
     images = [np.pad(grey, width, constant_values=7.0), np.pad(colour, (*width, (0, 0))), np.zeros((4, 4)), np.zeros(5)]
     said = {
         0: {1: FramePrompt.mask(np.pad(grey > 0.5, width))},

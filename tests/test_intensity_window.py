@@ -8,13 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from medical_sam2.content import content_box
 from medical_sam2.errors import ConfigError
 from medical_sam2.intensity_window import (
     CT_WINDOWS,
     Window,
     Windows,
     choose_window,
-    content_box,
     in_hounsfield,
     percentile_window,
 )
@@ -123,6 +123,20 @@ def test_sparse_light_on_black_is_not_white_on_white() -> None:
     assert (seen[~lit] == 0).all()
     assert np.mean(seen[lit] == 1) < 0.02
     assert float(np.std(seen[lit])) > 0.2
+
+
+@pytest.mark.parametrize("value", [0.0, 2500.0])
+@pytest.mark.parametrize("corners", [True, False])
+def test_a_thing_of_noise_alone_is_a_thing_on_a_background(value: float, corners: bool) -> None:
+    """Whatever fills its box looks like an image with padding around it, but for what is inside."""
+    thing = np.zeros(SHAPE, bool)
+    thing[6:18, 4:15, 2:10] = True
+    if corners:
+        thing[6:9, 4:8] = thing[15:18, 11:15] = False
+    image = np.where(thing, np.random.default_rng(0).normal(800, 20, SHAPE), value)
+    assert content_box(image) == tuple(slice(0, size) for size in SHAPE) or corners
+    assert abs(float(shown(image)[thing].mean()) - float(shown(image)[~thing].mean())) > 0.85
+    assert float(shown(image)[thing].std()) < 0.05
 
 
 def test_three_values_stay_three() -> None:

@@ -11,8 +11,8 @@ from typing import Any, overload
 import numpy as np
 from numpy.typing import NDArray
 
+from medical_sam2.content import content_box
 from medical_sam2.frames import cut_prompt
-from medical_sam2.intensity_window import content_box
 from medical_sam2.orientations import FrameDone
 from medical_sam2.prompts import Box, FramePrompt, Index, Mask, Point, Prompt
 from medical_sam2.region import Region, around_all

@@ -7,13 +7,13 @@ is a value that fills a quarter of the rest, as around a head without its skull.
 
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import product
 from math import ceil, floor, inf, isfinite
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from medical_sam2.content import content_box, only_noise
 from medical_sam2.errors import ConfigError
 
 CT_WINDOWS = {"soft": (40.0, 400.0), "lung": (-500.0, 1500.0), "bone": (400.0, 1800.0), "brain": (40.0, 80.0)}
@@ -145,7 +145,8 @@ def named_window(name: str | Window) -> Window | None:
 def percentile_window(array: NDArray[np.generic]) -> Window:
     """From the 0.5th to the 99.5th percentile of the finite values of the content, without its background.
 
-    A background stays darker, or brighter, than what is on it: the window reaches for it, by half of the range at most.
+    A background stays darker, or brighter, than what is on it: the window reaches for it, by half of the range at most, or all
+    the way where there is nothing but noise beside it.
     """
     levels, base = _levels(array)
     background, tissue = _background(levels)
@@ -156,7 +157,7 @@ def percentile_window(array: NDArray[np.generic]) -> Window:
     if high <= low:
         low, high = float(tissue[0]), float(tissue[-1])
     if background is not None:
-        room = BESIDE * (high - low) if high > low else inf
+        room = inf if high <= low or only_noise(array, base + background) else BESIDE * (high - low)
         low, high = max(min(low, background), low - room), min(max(high, background), high + room)
     if high <= low:
         high = low + max(1.0, abs(low + base) / 1000)
@@ -194,44 +195,6 @@ def hounsfield_window(inside: NDArray[np.generic] | None, modality: str | None =
     middle = float(np.median(inside.astype(np.float64)))
     name = "lung" if middle < -250 else "bone" if middle > 350 else "soft"
     return _levelled(name, f"{name}: {known}")
-
-
-def content_box(array: NDArray[np.generic], axes: int | None = None) -> tuple[slice, ...]:
-    """An image without the planes at its borders that hold a single value each: padding, whatever the value.
-
-    Args:
-        array: of any dimension.
-        axes: how many of them are looked at, from the first; all unless told.
-
-    Returns:
-        Where it lies, for each of these axes; everything where all is one value.
-    """
-    count = array.ndim if axes is None else axes
-    ends = [[0, size] for size in array.shape[:count]]
-    moved = True
-    while moved:
-        moved = False
-        for axis, side in product(range(count), (0, 1)):
-            while ends[axis][0] < ends[axis][1] and _flat(array, ends, axis, side):
-                ends[axis][side] += 1 - 2 * side
-                moved = True
-    if any(low >= high for low, high in ends):
-        return tuple(slice(0, size) for size in array.shape[:count])
-    return tuple(slice(low, high) for low, high in ends)
-
-
-def _flat(array: NDArray[np.generic], ends: list[list[int]], axis: int, side: int) -> bool:
-    """Whether the outermost plane holds one value; a glance at a few of its voxels comes first."""
-    places = [slice(low, high) for low, high in ends]
-    places[axis] = slice(ends[axis][0], ends[axis][0] + 1) if side == 0 else slice(ends[axis][1] - 1, ends[axis][1])
-    plane = array[tuple(places)]
-    if plane.size < 2:
-        return False
-    first: Any = plane[(0,) * plane.ndim]
-    for part in (plane[tuple(slice(None, None, max(1, size // 7)) for size in plane.shape)], plane):
-        if not ((part == first) if first == first else (part != part)).all():  # noqa: PLR0124 - not a number
-            return False
-    return True
 
 
 def _levels(array: NDArray[np.generic], *, content_only: bool = True) -> tuple[NDArray[np.float64], int]:
