@@ -5,7 +5,7 @@ and background tell nothing of an image (METHOD §4): planes of one value at its
 is a value that fills a quarter of the rest, as around a head without its skull.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from math import ceil, floor, inf, isfinite
 from typing import Any, Protocol
@@ -87,10 +87,12 @@ class Windows:
     Args:
         image: a volume or a picture.
         name: see `choose_window`.
+        negative: whether a bright image may be shown as its negative: a volume, but no image of a set, which would look uneven.
     """
 
     image: Image
     name: str | Window = "auto"
+    negative: bool = True
 
     @cached_property
     def hounsfield(self) -> bool:
@@ -99,7 +101,11 @@ class Windows:
 
     @cached_property
     def _same(self) -> Window:
-        return named_window(self.name) or percentile_window(self.image.array)
+        told = named_window(self.name)
+        if told is not None:
+            return told
+        found = percentile_window(self.image.array)
+        return replace(found, negative=self.negative and _bright(found, self.image.array))
 
     def of(self, inside: NDArray[np.generic] | None = None) -> Window:
         """The window of an object by the intensities at its own prompts; the one to begin with where there are none."""
@@ -164,8 +170,7 @@ def percentile_window(array: NDArray[np.generic]) -> Window:
     if base:  # integers so large that a float would not hold them
         low, high = floor(low), ceil(high)
     told = "percentiles 0.5 to 99.5" + (f", background {base + background:g} left out" if background is not None else "")
-    bright = float(Window(low, high).apply(levels).mean()) > BRIGHT
-    return Window(base + low, base + high, told, bright)
+    return Window(base + low, base + high, told)
 
 
 def in_hounsfield(array: NDArray[np.generic], modality: str | None) -> bool:
@@ -211,10 +216,11 @@ def _levels(array: NDArray[np.generic], *, content_only: bool = True) -> tuple[N
 
 
 def _background(levels: NDArray[np.float64]) -> tuple[float | None, NDArray[np.float64]]:
-    """The value that fills a quarter of an image, and what is left without it."""
+    """The value that fills a quarter of an image, darker or brighter than all else, and what is left without it."""
     for value in levels[np.linspace(0, len(levels) - 1, 9).astype(int)].tolist() if len(levels) else ():
         first, last = np.searchsorted(levels, value, "left"), np.searchsorted(levels, value, "right")
-        if last - first >= BACKGROUND * len(levels):
+        at_an_end = min(first, len(levels) - last) <= PERCENTILES[0] / 100 * len(levels)
+        if at_an_end and last - first >= BACKGROUND * len(levels):
             return float(value), np.delete(levels, slice(first, last))
     return None, levels
 
@@ -223,6 +229,12 @@ def _within_ct(levels: NDArray[np.float64]) -> bool:
     """Whether these can be Hounsfield units, some of fat or air among them."""
     low, high = np.percentile(levels, PERCENTILES) if len(levels) else (0.0, 0.0)
     return bool(-5000 < low <= -50 and high < 32_000 and high - low >= 100)
+
+
+def _bright(window: Window, array: NDArray[np.generic]) -> bool:
+    """Whether most of the content lies in the bright half of a window."""
+    levels, base = _levels(array)
+    return bool(Window(window.low - base, window.high - base).apply(levels).mean() > BRIGHT)
 
 
 def _air_and_water(levels: NDArray[np.float64]) -> bool:

@@ -10,7 +10,7 @@ from cyclopts import Parameter
 
 from medical_sam2 import io
 from medical_sam2.cli import plain
-from medical_sam2.intensity_window import choose_window
+from medical_sam2.intensity_window import Windows, choose_window
 from medical_sam2.io import Form, Picture
 from medical_sam2.volume import Volume
 
@@ -95,7 +95,7 @@ def _pictures(pictures: tuple[Picture, ...]) -> dict[str, Any]:
         "dtype": str(first.array.dtype),
         "range": [min(np.min(p.array).item() for p in pictures), max(np.max(p.array).item() for p in pictures)],
         "modality": first.modality,
-        "seen_as": str(choose_window(first)),
+        "seen_as": str(Windows(first, negative=False).of()),
         "warnings": list(dict.fromkeys(warning for picture in pictures for warning in picture.warnings)),
     }
 

@@ -60,7 +60,7 @@ class SetSubject:
     def range(self, t: int, said: Sequence[Said]) -> Window:
         """What the network sees an image through."""
         picture, on = self.pictures[t], [one for one in said if one.t < len(self.pictures)]
-        windows = Windows(picture, "percentile" if picture.colour else self.window_name)
+        windows = Windows(picture, "percentile" if picture.colour else self.window_name, negative=False)
         return windows.of(self._pointed_at(on)) if windows.hounsfield else windows.of()
 
     def seen(self, said: Sequence[Said]) -> Window:
