@@ -24,10 +24,15 @@ CONTEXT.set_forkserver_preload(["tests.train.jobs"])
 
 
 def tiny_recipe(pool: Path) -> Recipe:
-    """Four steps of two clips of two frames, on cases that are written to `pool`."""
+    """Four steps of two clips of two frames, on cases that are written to `pool`.
+
+    The seed is one where no gradient sits on a kink: with 0, 3 and 4 rounding changed gradients by up to 4e-4 of their norm.
+    """
     list(write_pool(pool, volumes=2, sets=2, seed=3, size=48, count=4))
     phases = (Phase(steps=4, frames=2, clips=2, objects=1, size=64),)
-    return Recipe(str(pool), phases=phases, warm_up=1, workers=0, save_every=1, corrections=0.5, precision="fp32", rate=2e-5)
+    return Recipe(
+        str(pool), phases=phases, seed=1, warm_up=1, workers=0, save_every=1, corrections=0.5, precision="fp32", rate=2e-5
+    )
 
 
 def tiny_network() -> Nano:
