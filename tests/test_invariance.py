@@ -71,6 +71,13 @@ def test_the_phantom_is_one_that_nano_can_outline() -> None:
     assert dice(base("click"), phantom()[1]) > 0.97
 
 
+def test_a_click_on_the_first_or_the_last_slice_of_an_object_is_as_good() -> None:
+    image, organ = phantom()
+    first, *_, last = np.flatnonzero(organ.any((0, 1))).tolist()
+    scores = [dice(found(image, organ, "click", k).labels, organ) for k in (first, last)]
+    assert min(scores) > dice(base("click"), organ) - 0.05, scores
+
+
 @pytest.mark.parametrize(("kind", "value"), [("click", 0), ("click", -1000), ("click", 5000), ("box", 0), ("mask", 0)])
 def test_padding(kind: str, value: float) -> None:
     image, organ = phantom()
