@@ -1,12 +1,12 @@
 """Does it matter which slice is prompted, and do two or three prompts help? Dice of the same slices, prompted on others.
 
-    python benchmarks/prompted_slices.py FOLDER -o benchmarks/results [--cases 2] [--kinds mask click] [--views one] [--weights nano]
+    python benchmarks/prompted_slices.py FOLDER -o benchmarks/results [--cases 2] [--kinds mask click] [--views one]
 
-FOLDER holds nnU-Net raw data sets of volumes. Of each set CASES are drawn by the seed. Every structure is prompted on its first,
-its last, its middle and its largest slice, on the first and the last, and on these and the middle one; a slice that is too small
-for a box gives way to the next one inwards. Scored are the slices that none of these prompts, so that all
-answers of a structure are scored on the same ones. OUT gets `prompted_slices.jsonl` (a row for each answer; what is there is not
-computed again) and `prompted_slices.md`.
+FOLDER holds nnU-Net raw data sets of volumes. Of each set CASES are drawn by the seed. Every structure is prompted on its
+first, its last, its middle and its largest slice, on the first and the last, and on these and the middle one; a slice that is
+too small for a box gives way to the next one inwards. Scored are the slices that none of these prompts, so that all answers of
+a structure are scored on the same ones. OUT gets `prompted_slices.jsonl` (a row for each answer; what is there is not computed
+again) and `prompted_slices.md`.
 """
 
 import argparse
@@ -98,8 +98,9 @@ def page(rows: Sequence[Mapping], args: argparse.Namespace) -> str:
     lines = [
         "# Which slice is prompted, and how many",
         "",
-        f"`python benchmarks/prompted_slices.py FOLDER --cases {args.cases} --views {args.views}`: mean Dice over structures, on slices",
-        "that none of the choices prompts; in brackets the difference to the largest slice alone, with its 95 % bootstrap interval over structures.",
+        f"`python benchmarks/prompted_slices.py FOLDER --cases {args.cases} --views {args.views}`: mean Dice over structures,",
+        "on slices that none of the choices prompts; in brackets the difference to the largest slice alone, with its 95 % bootstrap",
+        "interval over structures.",
         "",
         "| prompt | structures | " + " | ".join(PROMPTED) + " |",
         "|---|---|" + "---|" * len(PROMPTED),
