@@ -4,8 +4,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import nibabel as nib
+import numpy as np
 import pytest
 from importlinter.cli import EXIT_STATUS_SUCCESS
+
+from medical_sam2.cli.doctor import EXTRAS
 
 ROOT = Path(__file__).parents[1]
 WITHOUT_TORCH = ("volume", "views", "prompts", "simulate", "metrics", "fusion", "io", "plugins", "preview", "statistics")
@@ -42,6 +46,18 @@ def test_help_does_not_load_torch() -> None:
 
 def test_the_server_answers_before_anything_slow_is_loaded() -> None:
     assert last_line(SERVE + SLOW) == "[]"
+
+
+def test_nothing_of_the_extras_is_needed_to_segment(tmp_path: Path) -> None:
+    """All of an image's way from file to file, with every module hidden that only an extra brings."""
+    nib.save(nib.Nifti1Image(np.zeros((16, 16, 4), np.int16), np.eye(4)), tmp_path / "v.nii")  # type: ignore[attr-defined]
+    hidden = sorted({module for modules, _ in EXTRAS.values() for module in modules})
+    code = f"import sys; sys.modules.update(dict.fromkeys({hidden}))\nfrom medical_sam2.cli import main\n"
+    words = ["segment", str(tmp_path / "v.nii"), "--point", "8", "8", "2", "-o", str(tmp_path / "o.nii")]
+    assert last_line(code + f"print(main({words}))") == "0"
+    assert last_line(code + "print(main(['synthesize', '--help']))") == "0"
+    with pytest.raises(AssertionError, match=r"needs SimpleITK|import of SimpleITK"):
+        last_line(code + "import medical_sam2.data.real")
 
 
 def test_the_rule_can_fail() -> None:

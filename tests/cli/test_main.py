@@ -33,6 +33,12 @@ def failing(error: BaseException) -> App:
         (KeyboardInterrupt(), 130, "interrupted"),
         (OSError(28, "No space left on device", "x.nii"), 3, "x.nii: no space left"),
         (PermissionError(13, "Permission denied", "x.nii"), 2, "x.nii: permission denied"),
+        (
+            ModuleNotFoundError("x", name="skimage.draw"),
+            2,
+            "needs skimage.draw, which is not installed; install medical-sam2[evaluate]",
+        ),
+        (ModuleNotFoundError("x", name="numpie"), 70, "defect"),
         (ZeroDivisionError("CANARY^NAME"), 70, "ZeroDivisionError in test_main.py"),
     ],
 )

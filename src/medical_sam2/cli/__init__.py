@@ -102,9 +102,18 @@ def explain(error: BaseException) -> tuple[str, int]:
         code = ResourceError.exit_code if error.errno in FULL else InputError.exit_code
         name = f"{error.filename}: " if error.filename else ""
         return f"{name}{os.strerror(error.errno).lower()}; check the path, its permissions and the disk", code
+    if isinstance(error, ModuleNotFoundError) and (extra := _extra_of(error.name or "")):
+        return f"this needs {error.name}, which is not installed; install medical-sam2[{extra}]", InputError.exit_code
     if type(error).__name__ == "OutOfMemoryError":
         return "the memory of the GPU is exhausted; use --device cpu or a smaller image", ResourceError.exit_code
     return f"this is a defect of medsam2 ({_where(error)}); please report it ({TRACEBACK}=1 shows more)", DEFECT
+
+
+def _extra_of(module: str) -> str:
+    """The extra that brings a module, "" if none does."""
+    from medical_sam2.cli.doctor import EXTRAS
+
+    return next((extra for extra, (modules, _) in EXTRAS.items() if module.partition(".")[0] in modules), "")
 
 
 def _where(error: BaseException) -> str:

@@ -15,14 +15,17 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-PACKAGES = ("medical-sam2", "torch", "transformers", "numpy", "scipy", "SimpleITK", "nibabel", "pydicom", "safetensors")
+PACKAGES = ("medical-sam2", "torch", "transformers", "numpy", "scipy", "nibabel", "pydicom", "safetensors")
 FEATURES = ("avx2", "avx512_bf16", "amx_bf16", "neon", "bf16")
 FAST_BF16 = frozenset({"avx512_bf16", "amx_bf16"})
 EXTRAS = {  # extra → (modules that it brings, what it gives)
     "dicom": (("highdicom", "gdcm", "jpeg_ls", "openjpeg", "pylibjpeg"), "DICOM segmentations (SEG), compressed DICOM images"),
     "serve": (("fastapi", "uvicorn", "dicomweb_client"), "the page in the browser, DICOMweb, the protocols of other viewers"),
-    "train": (("accelerate", "tensorboard"), "training on several GPUs, curves in TensorBoard"),
-    "evaluate": (("matplotlib", "cv2", "skimage", "sklearn"), "classical methods to compare with, figures"),
+    "train": (
+        ("accelerate", "tensorboard", "SimpleITK"),
+        "training on several GPUs, curves in TensorBoard, tasks from real images",
+    ),
+    "evaluate": (("matplotlib", "cv2", "skimage", "sklearn", "SimpleITK"), "classical methods to compare with, figures"),
     "monai": (("monai", "einops"), "networks trained for one task, to compare with"),
     "openvino": (("openvino",), "a faster image encoder on Intel processors"),
 }

@@ -5,15 +5,13 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
-import SimpleITK as sitk  # noqa: N813
-
 from medical_sam2.data.dataset import Case, DataSet
 from medical_sam2.errors import ConfigError
 from medical_sam2.evaluate.job import Job, data_set
 from medical_sam2.evaluate.presets import spread
 from medical_sam2.evaluate.study import Study
 
-UNKNOWN = 64.0  # slices of a volume whose header SimpleITK does not read
+UNKNOWN = 64.0  # slices of a volume whose header SimpleITK does not read, or where it is not there
 TOGETHER = 12  # answers that one process makes before it tells: they share what was encoded
 SKETCHES = "sketches"
 
@@ -149,10 +147,12 @@ def _size(job: Job) -> float:
 
 @lru_cache(maxsize=4096)
 def _slices(case: Case) -> float:
-    reader = sitk.ImageFileReader()
-    reader.SetFileName(str(case.images[0]))
     try:
+        import SimpleITK
+
+        reader = SimpleITK.ImageFileReader()
+        reader.SetFileName(str(case.images[0]))
         reader.ReadImageInformation()
-    except RuntimeError:  # it is read when its turn comes, by those who can tell what is wrong
+    except (ModuleNotFoundError, RuntimeError):  # it is read when its turn comes, by those who can tell what is wrong
         return UNKNOWN
     return float(reader.GetSize()[-1])
