@@ -20,10 +20,10 @@ from pathlib import Path
 
 import numpy as np
 from classics import loaded
+from nano_recipe import make_case
 from numpy.typing import NDArray
 
 from medical_sam2.data.nnunet import read_data_set
-from medical_sam2.data.synthetic import make_case
 from medical_sam2.errors import PromptError
 from medical_sam2.evaluate.significance import compared
 from medical_sam2.evaluate.tasks import SetTask, VolumeTask

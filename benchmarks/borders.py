@@ -17,12 +17,12 @@ from pathlib import Path
 
 import numpy as np
 import SimpleITK
+from nano_recipe import make_case
 from scipy import ndimage
 from skimage.filters import gaussian, sobel
 from skimage.segmentation import inverse_gaussian_gradient, morphological_geodesic_active_contour, random_walker, watershed
 
 from medical_sam2.data.nnunet import read_data_set
-from medical_sam2.data.synthetic import make_case
 from medical_sam2.errors import PromptError
 from medical_sam2.metrics import dice
 from medical_sam2.prompts import FramePrompt, Mask

@@ -15,9 +15,9 @@ from pathlib import Path
 import numpy as np
 import real_volumes
 import torch
+from nano_recipe import make_volume
 from numpy.typing import NDArray
 
-from medical_sam2.data.synthetic import make_volume
 from medical_sam2.following import Follower, Setting
 from medical_sam2.intensity_window import choose_window
 from medical_sam2.metrics import dice

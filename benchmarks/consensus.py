@@ -21,6 +21,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from nano_recipe import make_case
 from numpy.typing import NDArray
 from safetensors.torch import save
 from torch import Tensor
@@ -28,7 +29,6 @@ from torch.nn import functional as F  # noqa: N812
 
 from medical_sam2.consensus import FEATURES, Gate, Tracked, described, working_grid
 from medical_sam2.data.nnunet import read_data_set
-from medical_sam2.data.synthetic import make_case
 from medical_sam2.errors import MedicalSam2Error, PromptError
 from medical_sam2.evaluate.tasks import KINDS, VolumeTask, check_box
 from medical_sam2.features import fingerprint

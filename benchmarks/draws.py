@@ -17,7 +17,7 @@ import numpy as np
 
 from medical_sam2.data.augment import Augmentation, Odds
 from medical_sam2.data.balance import Balance
-from medical_sam2.data.synthetic.pool import PoolEntry
+from medical_sam2.data.cases import Entry
 from medical_sam2.train.config import Phase, Recipe
 from medical_sam2.train.pupil import KINDS, Plan, Pupil
 
@@ -100,7 +100,7 @@ def clicks(draws: int, seed: int) -> list[Row]:
 def tasks(draws: int, seed: int) -> list[Row]:
     """METHOD §6: a task uniformly, then a modality of it, then a case of that modality; made-up sets of very unequal size."""
     made = [("a", "CT", 90), ("a", "MR", 10), ("b", "MR", 500), ("c", "CT", 1), ("c", "MR", 3), ("c", "US", 60)]
-    entries = [PoolEntry(0, "volume", ((1,),), name, (name,), modality) for name, modality, n in made for _ in range(n)]
+    entries = [Entry(0, "volume", ((1,),), name, (name,), modality) for name, modality, n in made for _ in range(n)]
     balance, rng = Balance(entries), np.random.default_rng(seed)
     drawn = [balance.draw(rng) for _ in range(draws)]
     names = Counter(name for name, _, _ in made)

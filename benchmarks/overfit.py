@@ -16,9 +16,10 @@ from itertools import count, islice
 from pathlib import Path
 
 import torch
+from nano_recipe import write_pool
 
+from medical_sam2.data.cases import PoolReader
 from medical_sam2.data.clips import ClipSampler
-from medical_sam2.data.synthetic import PoolReader, write_pool
 from medical_sam2.model.nano import nano
 from medical_sam2.model.weights import load_backbone
 from medical_sam2.train.config import Phase, Recipe

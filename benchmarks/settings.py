@@ -18,8 +18,8 @@ from pathlib import Path
 from unittest import mock
 
 import numpy as np
+from nano_recipe import make_case
 
-from medical_sam2.data.synthetic import make_case
 from medical_sam2.evaluate.significance import compared
 from medical_sam2.model.memory import Fifo, Greedy, SelfSorting
 from medical_sam2.model.weights import read_weights

@@ -14,10 +14,9 @@ import torch
 
 import medical_sam2
 from medical_sam2 import io
+from medical_sam2.data.cases import PoolReader, TrainingCase
 from medical_sam2.data.prepare import Settings, prepare
 from medical_sam2.data.prepare.source import Source
-from medical_sam2.data.synthetic import PoolReader, write_pool
-from medical_sam2.data.synthetic.volumes import SyntheticCase
 from medical_sam2.errors import WeightsError
 from medical_sam2.features import FeatureStore, content
 from medical_sam2.io.labelmaps import read_label_map, save_label_map
@@ -35,6 +34,7 @@ from medical_sam2.volume import Segmentation, Volume
 from tests.data.nnunet import volume_set
 from tests.killing import each_death
 from tests.model.conftest import tiny
+from tests.pools import write_case
 
 SHAPE = (9, 8, 7)
 LIKE = Volume(np.arange(504, dtype=np.float32).reshape(SHAPE), np.eye(4))
@@ -81,11 +81,10 @@ def stored(folder: Path) -> list[float]:
 def pool(folder: Path, version: int) -> None:
     """Case 0, then case 2."""
 
-    def maker(seed: int, index: int, kind: Any, *, size: int, count: int) -> SyntheticCase:
+    (folder / "pool").mkdir(exist_ok=True)
+    for index in (0, 2)[:version]:
         array = np.full((3, 4, 4), index + 1, np.uint8)
-        return SyntheticCase(array[..., None], array, ((1,),), kind, "flat")
-
-    list(write_pool(folder / "pool", volumes=version, sets=0, seed=1, maker=maker))
+        write_case(folder / "pool", index, TrainingCase(array[..., None], array, ((1,),), "volume", "flat"))
 
 
 def cases(folder: Path) -> list[int]:

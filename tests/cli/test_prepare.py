@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from medical_sam2.cli import main
-from medical_sam2.data.synthetic import PoolReader
+from medical_sam2.data.cases import PoolReader
 from tests.data.nnunet import blob, put, volume_set
 from tests.io.making import Series, oriented
 

@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 import torch
 
+from medical_sam2.data.cases import PoolReader, read_pool
 from medical_sam2.data.clips import ClipSampler
-from medical_sam2.data.synthetic import PoolReader, write_pool
-from medical_sam2.data.synthetic.pool import read_pool
+from tests.pools import write_pool
 
 
 @pytest.fixture(scope="module")
 def sampler(tmp_path_factory: pytest.TempPathFactory) -> ClipSampler:
     folder: Path = tmp_path_factory.mktemp("pool")
-    list(write_pool(folder, volumes=2, sets=2, seed=5, size=48, count=4))
+    write_pool(folder, seed=5)
     return ClipSampler(PoolReader(folder), seed=1)
 
 
@@ -40,7 +40,7 @@ def test_a_step_is_the_same_every_time(sampler: ClipSampler) -> None:
 
 def test_data_sets_are_drawn_alike_however_many_cases_they_have(tmp_path: Path) -> None:
     for name, count in (("many", 6), ("few", 1)):
-        list(write_pool(tmp_path / name, volumes=count, sets=0, seed=5, size=48))
+        write_pool(tmp_path / name, volumes=count, sets=0, seed=5)
         for path in (tmp_path / name).glob("*.json"):
             path.write_text(json.dumps(json.loads(path.read_text()) | {"name": name}))
     reader = read_pool(tmp_path)

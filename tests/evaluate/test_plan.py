@@ -7,7 +7,7 @@ import pytest
 
 from medical_sam2.evaluate import job
 from medical_sam2.evaluate.job import Network
-from medical_sam2.evaluate.plan import TOGETHER, chunks, once, planned
+from medical_sam2.evaluate.plan import TOGETHER, UNKNOWN, _slices, chunks, once, planned
 from medical_sam2.evaluate.presets import PRESETS, trimmed
 from medical_sam2.evaluate.protocols import PROTOCOLS
 from medical_sam2.evaluate.study import Study
@@ -56,3 +56,17 @@ def test_volumes_of_too_many_slices_are_passed_over_and_named(studies: list[Stud
     plan = planned([replace(studies[0], slices=7, structures=None)], [tmp_path])
     assert {each.blank.dataset for each in plan.jobs[0]} == {"Eyes"}
     assert plan.left_out == {"Eyes": "1 of 3 images", "Liver": "3 of 3 volumes (3 of more than 7 slices)"}
+
+
+@pytest.mark.parametrize("ending", [".nii.gz", ".nrrd", ".mha"])
+def test_headers_tell_how_many_slices_there_are(tmp_path: Path, ending: str) -> None:
+    job.data_set.cache_clear()
+    folder = volume_set(tmp_path / "Dataset001_Liver", cases=1, ending=ending)
+    assert _slices(job.data_set(folder).cases[0]) == 8
+
+
+def test_what_cannot_be_read_is_left_to_those_who_say_why(tmp_path: Path) -> None:
+    job.data_set.cache_clear()
+    folder = volume_set(tmp_path / "Dataset001_Liver", cases=1)
+    (folder / "imagesTr" / "case0_0000.nii.gz").write_bytes(b"no volume")
+    assert _slices(job.data_set(folder).cases[0]) == UNKNOWN

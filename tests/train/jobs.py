@@ -11,20 +11,20 @@ from pathlib import Path
 import torch
 from torch.distributed import fsdp, tensor  # noqa: F401  (loaded once, for all jobs)
 
-from medical_sam2.data.synthetic import write_pool
 from medical_sam2.errors import MedicalSam2Error
 from medical_sam2.model.nano import Nano, configuration
 from medical_sam2.model.pyramid import ConvPyramid, reset
 from medical_sam2.train.config import Phase, Recipe
 from medical_sam2.train.loop import Training
 from medical_sam2.train.processes import Processes
+from synthetic import write_pool
 
 CONTEXT = get_context("forkserver")
 CONTEXT.set_forkserver_preload(["tests.train.jobs"])
 
 
 def tiny_recipe(pool: Path) -> Recipe:
-    """Four steps of two clips of two frames, on cases that are written to `pool`.
+    """Four steps of two clips of two frames, on cases of the recipe of `nano` that are written to `pool`.
 
     The seed is one where no gradient sits on a kink: with 0, 3 and 4 rounding changed gradients by up to 4e-4 of their norm.
     """

@@ -61,6 +61,6 @@ def test_a_setting_reaches_into_a_phase_and_a_recipe_survives_being_told(tmp_pat
     assert build(Recipe, json.loads(json.dumps(as_told(recipe)))) == recipe
 
 
-@pytest.mark.parametrize("path", sorted((Path(__file__).parents[2] / "recipes").glob("*.toml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", sorted((Path(__file__).parents[2] / "recipes").rglob("*.toml")), ids=lambda path: path.stem)
 def test_the_recipes_of_the_repository_are_valid(path: Path) -> None:
     assert read_recipe(path).steps > 1000

@@ -8,8 +8,8 @@ from unittest.mock import patch
 import pytest
 import torch
 
+from medical_sam2.data.cases import PoolReader
 from medical_sam2.data.clips import ClipSampler
-from medical_sam2.data.synthetic import PoolReader
 from medical_sam2.model.backbone import Memory
 from medical_sam2.model.memory import PolicyBank, SelfSorting
 from medical_sam2.train.config import Recipe

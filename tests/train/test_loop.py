@@ -6,17 +6,17 @@ import numpy as np
 import pytest
 import torch
 
-from medical_sam2.data.synthetic import write_pool
 from medical_sam2.model.nano import nano
 from medical_sam2.train.config import Phase, Recipe
 from medical_sam2.train.loop import Training
 from medical_sam2.train.pupil import Pupil
+from tests.pools import write_pool
 
 
 @pytest.fixture(scope="module")
 def recipe(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
     pool = tmp_path_factory.mktemp("pool")
-    list(write_pool(pool, volumes=2, sets=2, seed=3, size=48, count=4))
+    write_pool(pool, seed=3)
     phases = (Phase(steps=4, frames=2, clips=2, objects=1, size=64),)
     return Recipe(pool=str(pool), phases=phases, warm_up=1, workers=0, save_every=1, corrections=0.5)
 

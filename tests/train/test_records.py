@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from medical_sam2.data.synthetic import PoolReader
+from medical_sam2.data.cases import PoolReader
 from medical_sam2.train.lesson import Teacher
 from medical_sam2.train.loop import Progress
 from medical_sam2.train.records import CURVES, METRICS, Records

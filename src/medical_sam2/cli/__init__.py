@@ -23,6 +23,8 @@ INTERRUPTED = 130
 DEFECT = 70
 """Exit code for an error of this program (EX_SOFTWARE of sysexits.h)."""
 TRACEBACK = "MEDSAM2_TRACEBACK"
+MOVED = {"synthesize": "python recipes/nano/synthesize.py"}
+"""Commands of earlier versions, and the scripts of the repository that do the same."""
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.ENOMEM, errno.EMFILE}
 
 
@@ -71,6 +73,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # torch, when it is imported, asks for memory in large pages
     try:
         words = joined(sys.argv[1:] if arguments is None else arguments)
+        if words and words[0] in MOVED:
+            raise InputError(f"medsam2 {words[0]} left the package", f"run {MOVED[words[0]]} in a copy of the repository")
         app = build()
         if all(word.startswith("-") for word in words):
             app.help_format = "plaintext"  # the list of commands; Markdown takes rich longer to load than all the rest

@@ -1,73 +1,72 @@
-"""Training cases, wherever they come from: made from noise, or prepared from real data.
+"""Training cases: what is known of one before it is loaded, and how they lie on disk, as plain arrays that are memory-mapped.
 
-A reader lists what there is (`entries`, cheap) and loads one case (`load`, arrays on disk), so that sampling knows tasks and
-modalities before it opens anything. `data.synthetic.PoolReader` is one.
+000123.images.npy   uint8 (D, H, W) or (N, H, W, 3)
+000123.labels.npy   uint8 (D, H, W) or (N, H, W)
+000123.json         kind, name, tasks; written last, so a case with one is complete
+
+`medsam2 prepare` writes such folders, and so does `recipes/nano/synthesize.py`. What trains reads them through a CaseReader, so
+cases can come from elsewhere too.
 """
 
+import json
 from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
+from medical_sam2.errors import FormatError
+from medical_sam2.io.atomic import writing
 
 Kind = Literal["volume", "set"]
 ARRAYS = "arrays"
 """Folder within a prepared data set that its training cases are in."""
 Task = tuple[int, ...]
 """An object: the union of some values of a label map."""
+PARTS = ("images", "labels")
+SYNTHETIC = "synthetic"
 
 
-class Entry(Protocol):
-    """What is known of a case before it is loaded."""
+@dataclass(frozen=True)
+class Entry:
+    """What is known of a case before it is loaded, so that sampling knows tasks and modalities.
 
-    @property
-    def kind(self) -> Kind:
-        """Whether it is a volume, or a set of images in no order."""
-        ...
+    Args:
+        index: its number on disk.
+        kind: "volume", or "set" for images in no order.
+        tasks: the objects in it.
+        name: what made it, or the data set that it belongs to.
+        task_names: what each of `tasks` is an example of ("BTCV/spleen"); several objects may share a name.
+        modality: what took the images ("CT", "T1", "fundus", "synthetic").
+    """
 
-    @property
-    def name(self) -> str:
-        """What made it, or the data set that it belongs to."""
-        ...
-
-    @property
-    def tasks(self) -> tuple[Task, ...]:
-        """The objects in it."""
-        ...
-
-    @property
-    def task_names(self) -> tuple[str, ...]:
-        """What each of `tasks` is an example of ("BTCV/spleen"); several objects may share a name."""
-        ...
-
-    @property
-    def modality(self) -> str:
-        """What took the images ("CT", "T1", "fundus", "synthetic")."""
-        ...
+    index: int
+    kind: Kind
+    tasks: tuple[Task, ...]
+    name: str
+    task_names: tuple[str, ...]
+    modality: str = SYNTHETIC
 
 
-class TrainingCase(Protocol):
-    """Images with their objects outlined."""
+@dataclass(frozen=True, eq=False)
+class TrainingCase:
+    """Images with their objects outlined.
 
-    @property
-    def images(self) -> NDArray[np.uint8]:
-        """(D, H, W) for a volume, (N, H, W, 3) for a set of images."""
-        ...
+    Args:
+        images: (D, H, W) uint8 for a volume, (N, H, W, 3) uint8 for a set of images.
+        labels: (D, H, W) or (N, H, W) uint8.
+        tasks: the objects, each the union of some labels; they may be nested.
+        kind: "volume", or "set" for images in no order.
+        name: what made it, or the data set that it belongs to.
+    """
 
-    @property
-    def labels(self) -> NDArray[np.uint8]:
-        """(D, H, W) or (N, H, W)."""
-        ...
-
-    @property
-    def tasks(self) -> tuple[Task, ...]:
-        """The objects: each the union of some labels; they may be nested."""
-        ...
-
-    @property
-    def kind(self) -> Kind:
-        """Whether it is a volume, or a set of images in no order."""
-        ...
+    images: NDArray[np.uint8]
+    labels: NDArray[np.uint8]
+    tasks: tuple[Task, ...]
+    kind: Kind
+    name: str
 
 
 class CaseReader(Protocol):
@@ -109,3 +108,74 @@ class Joined:
                 return reader.load(position)
             position -= len(reader.entries)
         raise IndexError(f"there is no case {position} more")
+
+
+class PoolReader:
+    """Reads a folder of cases, which may still be growing: `refresh` finds what came since.
+
+    Args:
+        folder: of cases, or a data set that `medsam2 prepare` wrote.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        arrays = Path(folder) / ARRAYS
+        self.folder = arrays if arrays.is_dir() else Path(folder)
+        self.entries: tuple[Entry, ...] = ()
+        self.refresh()
+
+    def refresh(self) -> int:
+        """Look again what is there; returns how many cases."""
+        known = {entry.index: entry for entry in self.entries}
+        found = sorted(self.folder.glob("[0-9]*.json"))
+        self.entries = tuple(known.get(int(path.stem)) or _entry(path) for path in found)
+        return len(self.entries)
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def load(self, position: int) -> TrainingCase:
+        """The case at a position of `entries`, its arrays memory-mapped read-only."""
+        entry = self.entries[position]
+        images, labels = (self._array(entry.index, part) for part in PARTS)
+        return TrainingCase(images, labels, entry.tasks, entry.kind, entry.name)
+
+    def _array(self, index: int, part: str) -> NDArray[np.uint8]:
+        path = self.folder / f"{index:06d}.{part}.npy"
+        try:
+            return np.load(path, mmap_mode="r", allow_pickle=False)
+        except (OSError, ValueError) as error:
+            raise FormatError(
+                "the array is missing or broken", "delete the case and write the pool again", subject=path
+            ) from error
+
+
+def read_pool(folder: Path) -> CaseReader:
+    """The cases of a pool, or of all pools (synthetic and prepared ones alike) that lie in a folder, by their names.
+
+    Raises:
+        FormatError: a case is broken.
+    """
+    readers = [PoolReader(path) for path in sorted(folder.glob("*/")) if path.name != ARRAYS]
+    found = [reader for reader in readers if reader.entries]
+    return Joined(*found) if found else PoolReader(folder)
+
+
+def write_arrays(folder: Path, index: int, case: TrainingCase) -> list[str]:
+    """Write images and labels of a case; its description has to follow. Returns the names of the files."""
+    names = [f"{index:06d}.{part}.npy" for part in PARTS]
+    for name, array in zip(names, (case.images, case.labels), strict=True):
+        with writing(folder / name) as stream:
+            np.save(stream, np.ascontiguousarray(array), allow_pickle=False)
+    return names
+
+
+def _entry(path: Path) -> Entry:
+    try:
+        told = json.loads(path.read_text())
+        tasks = tuple(tuple(task) for task in told["tasks"])
+        names = tuple(told.get("task_names", (told["name"],) * len(tasks)))
+        return Entry(int(path.stem), told["kind"], tasks, told["name"], names, told.get("modality", SYNTHETIC))
+    except (ValueError, KeyError, TypeError) as error:
+        raise FormatError(
+            "no description of a synthetic case", "delete the case and write the pool again", subject=path
+        ) from error

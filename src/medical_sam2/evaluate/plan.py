@@ -1,9 +1,12 @@
 """What there is to do in some studies: jobs that several protocols share are done once, and those of a case come together."""
 
+import re
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
+
+import nibabel as nib
 
 from medical_sam2.data.dataset import Case, DataSet
 from medical_sam2.errors import ConfigError
@@ -11,7 +14,8 @@ from medical_sam2.evaluate.job import Job, data_set
 from medical_sam2.evaluate.presets import spread
 from medical_sam2.evaluate.study import Study
 
-UNKNOWN = 64.0  # slices of a volume whose header SimpleITK does not read, or where it is not there
+UNKNOWN = 64.0  # slices of a volume whose header is neither NIfTI's nor one of these, such as a DICOM series
+SIZES = re.compile(rb"^(?:sizes:|DimSize *=)((?: *[0-9]+)+)\s*$", re.MULTILINE)  # of NRRD and of MetaImage
 TOGETHER = 12  # answers that one process makes before it tells: they share what was encoded
 SKETCHES = "sketches"
 
@@ -147,12 +151,10 @@ def _size(job: Job) -> float:
 
 @lru_cache(maxsize=4096)
 def _slices(case: Case) -> float:
+    """What the header of a volume says, which is read alone: no volume is loaded to plan."""
     try:
-        import SimpleITK
-
-        reader = SimpleITK.ImageFileReader()
-        reader.SetFileName(str(case.images[0]))
-        reader.ReadImageInformation()
-    except (ModuleNotFoundError, RuntimeError):  # it is read when its turn comes, by those who can tell what is wrong
+        with case.images[0].open("rb") as file:
+            told = SIZES.search(file.read(8192))
+        return float(told[1].split()[-1]) if told else float(nib.load(case.images[0]).shape[-1])  # type: ignore[attr-defined]
+    except Exception:  # it is read when its turn comes, by those who can tell what is wrong
         return UNKNOWN
-    return float(reader.GetSize()[-1])

@@ -48,7 +48,7 @@ class Recipe:
     """A training run.
 
     Args:
-        pool: folder of cases, of `medsam2 synthesize` or `medsam2 prepare` (its `arrays`).
+        pool: folder of cases, of `medsam2 prepare` (its `arrays`) or `recipes/nano/synthesize.py`.
         validation: folder of other cases, for the pictures; other clips of the same cases where empty.
         phases: the curriculum.
         seed: of everything.

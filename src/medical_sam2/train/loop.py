@@ -12,9 +12,8 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-from medical_sam2.data.cases import CaseReader
+from medical_sam2.data.cases import CaseReader, read_pool
 from medical_sam2.data.clips import ClipSampler
-from medical_sam2.data.synthetic.pool import read_pool
 from medical_sam2.errors import ConfigError
 from medical_sam2.io.atomic import write_bytes
 from medical_sam2.model.sam2 import Sam2

@@ -12,9 +12,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
-from medical_sam2.data.cases import CaseReader
+from medical_sam2.data.cases import CaseReader, read_pool
 from medical_sam2.data.clips import Clip, ClipSampler
-from medical_sam2.data.synthetic.pool import read_pool
 from medical_sam2.io.atomic import writing
 from medical_sam2.model.sam2 import Sam2
 from medical_sam2.model.tracker import upsampled

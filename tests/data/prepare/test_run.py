@@ -10,12 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from medical_sam2.data.cases import Joined
+from medical_sam2.data.cases import Joined, PoolReader
 from medical_sam2.data.clips import ClipSampler
 from medical_sam2.data.nnunet import read_data_set
 from medical_sam2.data.prepare import Outcome, Settings, prepare
 from medical_sam2.data.prepare.source import Source
-from medical_sam2.data.synthetic import PoolReader
 from medical_sam2.errors import InputError
 from tests.data.nnunet import AFFINE, blob, describe, picture_set, put, volume_set
 

@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from medical_sam2 import io
+from medical_sam2.data.cases import TrainingCase
 from medical_sam2.data.dataset import Case, DataSet
 from medical_sam2.data.prepare import parts, slices
-from medical_sam2.data.prepare.arrays import Training, write
+from medical_sam2.data.prepare.arrays import write
 from medical_sam2.data.prepare.intensity import cut_to_content, levels_of
 from medical_sam2.data.prepare.report import CaseReport, Dropped
 from medical_sam2.data.prepare.source import checksums
@@ -152,7 +153,7 @@ def _train(job: Job, dataset: DataSet, ready: Sequence[Ready]) -> tuple[list[str
     if len(good) < LEAST:
         return [], reports
     images = np.stack([slices.resize(_coloured(ready[int(n)].image)[None], (side, side))[0] for n in good])
-    case = Training("set", images, found.map[good], tuple(one.values for one in kept), dataset.name)
+    case = TrainingCase(images, found.map[good], tuple(one.values for one in kept), "set", dataset.name)
     modality = dataset.modality if dataset.colour else dataset.channels[0]
     task = task_names(dataset, [one.structure for one in kept])
     return write(job.output, job.unit.number, case, task_names=task, modality=modality), reports

@@ -2,17 +2,17 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from itertools import chain
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from medical_sam2 import io
+from medical_sam2.data.cases import TrainingCase
 from medical_sam2.data.dataset import Case, DataSet
 from medical_sam2.data.nnunet import MODALITIES, modality_of
 from medical_sam2.data.prepare import parts, slices
-from medical_sam2.data.prepare.arrays import Training, write
+from medical_sam2.data.prepare.arrays import write
 from medical_sam2.data.prepare.intensity import CLIPPED, HOUNSFIELD, Cut, Levels, Rule, cut_to_content, levels_of, rule_for
 from medical_sam2.data.prepare.report import CaseReport, Dropped
 from medical_sam2.data.prepare.source import checksums
@@ -121,14 +121,9 @@ def _train(
         return [], replace(report, dropped=(*dropped, nothing))
     tasks, task = tuple(one.values for one in kept), task_names(dataset, [one.structure for one in kept])
     numbers = tuple(job.unit.number + channel for channel in range(len(volumes)))
-    written = [
-        write(
-            job.output,
-            number,
-            Training("volume", slices.resize(view.apply(level.grey(volume.array), axes), shape), small, tasks, dataset.name),
-            task_names=task,
-            modality=channel,
-        )
-        for number, volume, level, channel in zip(numbers, volumes, levels, dataset.channels, strict=True)
-    ]
-    return list(chain.from_iterable(written)), replace(report, arrays=numbers)
+    written: list[str] = []
+    for number, volume, level, channel in zip(numbers, volumes, levels, dataset.channels, strict=True):
+        images = slices.resize(view.apply(level.grey(volume.array), axes), shape)
+        case = TrainingCase(images, small, tasks, "volume", dataset.name)
+        written += write(job.output, number, case, task_names=task, modality=channel)
+    return written, replace(report, arrays=numbers)

@@ -1,0 +1,44 @@
+"""Training cases on disk: what is read is what was written, while it grows too, and what is broken is named."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from medical_sam2.data.cases import PoolReader
+from medical_sam2.errors import FormatError
+from tests.pools import balls, write_pool
+
+
+def test_what_is_read_is_what_was_written(tmp_path: Path) -> None:
+    write_pool(tmp_path, volumes=1, sets=1, seed=7)
+    reader = PoolReader(tmp_path)
+    assert [(entry.index, entry.kind, entry.task_names) for entry in reader.entries] == [
+        (0, "volume", ("balls",) * 3),
+        (1, "set", ("balls",) * 3),
+    ]
+    for position, entry in enumerate(reader.entries):
+        made, read = balls(700 + entry.index, entry.kind), reader.load(position)
+        assert isinstance(read.images, np.memmap)
+        np.testing.assert_array_equal(read.images, made.images)
+        np.testing.assert_array_equal(read.labels, made.labels)
+        assert (read.tasks, read.kind, read.name) == (made.tasks, made.kind, made.name)
+
+
+def test_a_reader_finds_what_came_since(tmp_path: Path) -> None:
+    reader = PoolReader(tmp_path)
+    assert len(reader) == 0
+    write_pool(tmp_path, volumes=1, sets=0)
+    assert reader.refresh() == len(reader) == 1
+
+
+def test_broken_cases_are_named(tmp_path: Path) -> None:
+    write_pool(tmp_path, volumes=1, sets=0)
+    reader = PoolReader(tmp_path)
+    (tmp_path / "000000.labels.npy").write_bytes(b"no array")
+    with pytest.raises(FormatError, match=r"000000\.labels\.npy"):
+        reader.load(0)
+    (tmp_path / "000000.json").write_text(json.dumps({"kind": "volume"}))
+    with pytest.raises(FormatError, match=r"000000\.json"):
+        PoolReader(tmp_path)
