@@ -111,7 +111,12 @@ def mask_case(folder: Path, name: str, scratch: Path, *words: str, label: int = 
 
 
 def opened(path: Path) -> np.ndarray:
-    return tifffile.imread(path) if path.suffix == ".tif" and "1" not in path.stem else np.array(Image.open(path))
+    """As it is seen: in a TIFF whose white is 0, what is dark in numbers is the object."""
+    if path.suffix != ".tif" or "1" in path.stem:
+        return np.array(Image.open(path))
+    with tifffile.TiffFile(path) as file:
+        array, photometric = file.pages[0].asarray(), file.pages[0].photometric
+    return ~array if photometric == tifffile.PHOTOMETRIC.MINISWHITE else array
 
 
 def set_command(folder: Path, template: str, mask: Path, out: Path) -> list[str]:
