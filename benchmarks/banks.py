@@ -19,10 +19,9 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from classics import loaded
-from nano_recipe import make_case
 from numpy.typing import NDArray
 
+from classics import loaded
 from medical_sam2.data.nnunet import read_data_set
 from medical_sam2.errors import PromptError
 from medical_sam2.evaluate.significance import compared
@@ -33,6 +32,7 @@ from medical_sam2.model.memory import Fifo, Greedy, Policy, SelfSorting
 from medical_sam2.prompts import FramePrompt, Mask
 from medical_sam2.segmenter import Segmenter
 from medical_sam2.volume import Volume
+from nano_recipe import make_case
 
 SEED = 777_200_001
 OURS = "self-sorting"

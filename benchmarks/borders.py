@@ -17,7 +17,6 @@ from pathlib import Path
 
 import numpy as np
 import SimpleITK
-from nano_recipe import make_case
 from scipy import ndimage
 from skimage.filters import gaussian, sobel
 from skimage.segmentation import inverse_gaussian_gradient, morphological_geodesic_active_contour, random_walker, watershed
@@ -28,6 +27,7 @@ from medical_sam2.metrics import dice
 from medical_sam2.prompts import FramePrompt, Mask
 from medical_sam2.segmenter import Segmenter
 from medical_sam2.volume import Volume
+from nano_recipe import make_case
 
 SEED = 777_900_001
 AROUND, LOGITS = 10, 64  # slices on each side of the prompted one; the network's mask has so many pixels along a side

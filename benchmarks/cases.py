@@ -16,13 +16,13 @@ import nibabel as nib
 import numpy as np
 import pydicom
 import tifffile
-from cases_verdict import TRACKING_S, Case, judged, line_of, little_memory, lost_links, refused
-from nasty import execute
-from nasty_verdict import LIMIT_S, Run
 from PIL import Image
 
+from cases_verdict import TRACKING_S, Case, judged, line_of, little_memory, lost_links, refused
 from medical_sam2 import io
 from medical_sam2.metrics import dice
+from nasty import execute
+from nasty_verdict import LIMIT_S, Run
 
 SAME = 0.99
 HEAD = """# Files of the kinds that people report

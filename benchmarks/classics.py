@@ -5,7 +5,7 @@
 
 FOLDER holds nnU-Net raw data sets. Of each set of volumes, CASES are drawn by the seed, and every structure is prompted on its
 largest slice; of each set of pictures, IMAGES are drawn, and TEMPLATES of them are prompted in turn: by the outline, by its
-box, by one click at its innermost point. Methods are those of `medical_sam2.evaluate.methods.classics`, and the network with
+box, by one click at its innermost point. Methods are those of `classical/`, and the network with
 its defaults, each structure alone. OUT gets `classics.jsonl` (a row for each answer, as it comes: what is there already is not
 computed again), `classics.md` and `classics.png`. A method that fails scores 0 and is named; so is, without a score, a
 structure that cannot be prompted.
@@ -25,13 +25,13 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
-from classics_report import Row, picture, report
 from numpy.typing import NDArray
 
+from classical import IMAGE_METHODS, VOLUME_METHODS, outlined
+from classics_report import Row, picture, report
 from medical_sam2.data.dataset import DataSet
 from medical_sam2.data.nnunet import read_data_set
 from medical_sam2.errors import MedicalSam2Error, PromptError
-from medical_sam2.evaluate.methods.classics import IMAGE_METHODS, VOLUME_METHODS, outlined
 from medical_sam2.evaluate.tasks import KINDS, Kind, SetTask, VolumeTask
 from medical_sam2.intensity_window import choose_window, percentile_window
 from medical_sam2.io.atomic import write_bytes

@@ -13,11 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import real_volumes
 import torch
-from nano_recipe import make_volume
 from numpy.typing import NDArray
 
+import real_volumes
 from medical_sam2.following import Follower, Setting
 from medical_sam2.intensity_window import choose_window
 from medical_sam2.metrics import dice
@@ -29,6 +28,7 @@ from medical_sam2.segmenter import Segmenter
 from medical_sam2.views import View
 from medical_sam2.volume import Volume
 from medical_sam2.zoom import NEAR, SCALE, SMALL, _best, _part_under, grown, shown
+from nano_recipe import make_volume
 
 SCALES = (0.1, 0.19, 0.31, 0.5, 0.75)  # shares of the frame's shorter side; 1 is the whole frame
 WAYS = {  # what is asked first; what is asked too where the object seems to be small

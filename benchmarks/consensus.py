@@ -21,7 +21,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from nano_recipe import make_case
 from numpy.typing import NDArray
 from safetensors.torch import save
 from torch import Tensor
@@ -38,6 +37,7 @@ from medical_sam2.prompts import intensities
 from medical_sam2.region import box_of
 from medical_sam2.segmenter import Segmenter
 from medical_sam2.volume import Volume
+from nano_recipe import make_case
 
 SEED = 777_300_017  # of synthetic volumes that no training uses
 SYNTHETIC = "synthetic"

@@ -20,8 +20,9 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import fuzz_verdict
 import numpy as np
+
+import fuzz_verdict
 from fuzz_mutate import MUTATORS, mutant
 from fuzz_pool import Outcome, run
 from fuzz_seeds import Seed, dicom_like, like, seeds

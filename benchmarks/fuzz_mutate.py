@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
+
 from fuzz_fields import Field, fields
 from fuzz_seeds import Seed
 

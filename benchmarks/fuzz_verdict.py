@@ -9,12 +9,12 @@ import nibabel
 import numpy as np
 import SimpleITK
 import tifffile
-from fuzz_pool import Outcome
 from numpy.typing import NDArray
 from PIL import Image
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 
+from fuzz_pool import Outcome
 from medical_sam2 import io
 from medical_sam2.errors import AmbiguousError, MedicalSam2Error, ResourceError
 from medical_sam2.io.folder import open_folder

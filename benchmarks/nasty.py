@@ -21,10 +21,10 @@ from pathlib import Path
 from typing import NoReturn
 
 import numpy as np
-from nasty_verdict import LIMIT_S, Row, Run, judge
 
 from medical_sam2 import cli, io
 from medical_sam2.volume import Volume
+from nasty_verdict import LIMIT_S, Row, Run, judge
 
 HOLE = b"NRRD0004\ntype: uint8\ndimension: 3\nsizes: 1024 1024 10240\nspacings: 1 1 1\nencoding: raw\n\n"
 REFERENCE = "made/nifti/ori/ori_LPS.nii.gz"

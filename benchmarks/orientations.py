@@ -26,15 +26,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from medical_sam2.evaluate.speed.peers import session
-from medical_sam2.evaluate.speed.run import machine
-from medical_sam2.evaluate.speed.scene import Scene, network, scene
 from medical_sam2.io.atomic import write_bytes
 from medical_sam2.model.sam2 import Sam2
 from medical_sam2.orientations import FrameDone
 from medical_sam2.prompts import Mask
 from medical_sam2.segmenter import Segmenter
 from medical_sam2.volume import Volume
+from speed_peers import session
+from speed_run import machine
+from speed_scene import Scene, network, scene
 
 FILL = 16  # frames until the session's memory is full: seven maps, sixteen object pointers
 ORIENTATIONS, GOAL = 6, 6.0

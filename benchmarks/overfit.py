@@ -16,7 +16,6 @@ from itertools import count, islice
 from pathlib import Path
 
 import torch
-from nano_recipe import write_pool
 
 from medical_sam2.data.cases import PoolReader
 from medical_sam2.data.clips import ClipSampler
@@ -27,6 +26,7 @@ from medical_sam2.train.lesson import Batch, Lesson
 from medical_sam2.train.loop import Training
 from medical_sam2.train.losses import Weights
 from medical_sam2.train.pupil import Plan
+from nano_recipe import write_pool
 
 GOAL, CLIPS, EVERY, SEED = 0.95, 4, 20, 9_001
 SEEN = 0.005  # of the frame, on every frame: a structure of three pixels scores .75 or 1, whatever was learnt

@@ -19,8 +19,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from precision_report import GOAL, Row, Way, added, known, line, measured, overall, page
-from real_volumes import Case, Loaded, cases, loaded, prompted
 
 from medical_sam2.features import fingerprint
 from medical_sam2.io.atomic import write_bytes
@@ -29,6 +27,8 @@ from medical_sam2.planning import primary_view
 from medical_sam2.prompts import Point
 from medical_sam2.segmenter import Segmenter
 from medical_sam2.volume import Segmentation
+from precision_report import GOAL, Row, Way, added, known, line, measured, overall, page
+from real_volumes import Case, Loaded, cases, loaded, prompted
 
 
 def compared(what: Loaded, label: int, fp32: Segmentation, bf16: Segmentation) -> tuple[float, float, float]:

@@ -18,7 +18,6 @@ from pathlib import Path
 from unittest import mock
 
 import numpy as np
-from nano_recipe import make_case
 
 from medical_sam2.evaluate.significance import compared
 from medical_sam2.model.memory import Fifo, Greedy, SelfSorting
@@ -28,6 +27,7 @@ from medical_sam2.prompts import FramePrompt, Mask
 from medical_sam2.segmenter import Segmenter
 from medical_sam2.views import View
 from medical_sam2.volume import Volume
+from nano_recipe import make_case
 
 SEED = 777_000_001
 DEFAULT = "the defaults"

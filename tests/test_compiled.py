@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 
+import speed_scene as scene
 from medical_sam2 import compiled
 from medical_sam2.compiled import CompiledEncoder
 from medical_sam2.errors import ConfigError
-from medical_sam2.evaluate.speed import scene
 from medical_sam2.features import packed
 from medical_sam2.model.nano import Nano, nano
 from medical_sam2.prompts import Point

@@ -1,5 +1,6 @@
 """Imports point down only, and numpy code does not load torch."""
 
+import ast
 import subprocess
 import sys
 from pathlib import Path
@@ -55,6 +56,22 @@ def test_nothing_of_the_extras_is_needed_to_segment(tmp_path: Path) -> None:
     code = f"import sys; sys.modules.update(dict.fromkeys({hidden}))\nfrom medical_sam2.cli import main\n"
     words = ["segment", str(tmp_path / "v.nii"), "--point", "8", "8", "2", "-o", str(tmp_path / "o.nii")]
     assert last_line(code + f"print(main({words}))") == "0"
+
+
+def test_the_package_needs_no_classical_image_processing() -> None:
+    """Of what only benchmarks and recipes import."""
+    names = {name for path in (ROOT / "src").rglob("*.py") for name in imported(path.read_text(encoding="utf-8"))}
+    assert not names & {"SimpleITK", "skimage", "sklearn", "cv2"}
+    assert {"numpy", "torch", "matplotlib"} <= names
+    assert imported("def f():\n    import SimpleITK as sitk") == {"SimpleITK"}
+
+
+def imported(code: str) -> set[str]:
+    """Top-level names of the modules that it imports, anywhere."""
+    nodes = list(ast.walk(ast.parse(code)))
+    whole = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    parts = {node.module or "" for node in nodes if isinstance(node, ast.ImportFrom)}
+    return {name.partition(".")[0] for name in whole | parts}
 
 
 def test_the_rule_can_fail() -> None:

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
+import speed_scene as scene
 from benchmarks.orientations import Beside, Result, Spent, by_view, cube, measured, outlines, page
-from medical_sam2.evaluate.speed import scene
 from medical_sam2.orientations import FrameDone
 
 

@@ -23,7 +23,7 @@ INTERRUPTED = 130
 DEFECT = 70
 """Exit code for an error of this program (EX_SOFTWARE of sysexits.h)."""
 TRACEBACK = "MEDSAM2_TRACEBACK"
-MOVED = {"synthesize": "python recipes/nano/synthesize.py"}
+MOVED = {"benchmark": "python benchmarks/speed.py", "synthesize": "python recipes/nano/synthesize.py"}
 """Commands of earlier versions, and the scripts of the repository that do the same."""
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.ENOMEM, errno.EMFILE}
 

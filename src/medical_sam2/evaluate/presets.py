@@ -24,7 +24,6 @@ class Preset:
         structures: of each data set.
         seeds: of each protocol.
         conditions: of each protocol, of each kind of prompt and each way to choose frames; at equal steps.
-        without: methods that are left out wherever others stay.
         image_size: side of the network's input in pixels; None for that of the weights.
     """
 
@@ -35,7 +34,6 @@ class Preset:
     structures: int | None = None
     seeds: int | None = None
     conditions: int | None = None
-    without: tuple[str, ...] = ()
     image_size: int | None = None
 
 
@@ -56,7 +54,6 @@ PRESETS: Mapping[str, Preset] = {
         structures=1,
         seeds=2,
         conditions=2,
-        without=("registration", "random walker", "grow cut"),
         image_size=128,
     ),
 }
@@ -64,14 +61,13 @@ PRESETS: Mapping[str, Preset] = {
 
 def trimmed(protocol: Protocol, preset: Preset) -> Protocol:
     """What a preset leaves of a protocol."""
-    methods = tuple(method for method in protocol.methods if method not in preset.without) or protocol.methods
     alike: dict[tuple[str, str], list[Condition]] = {}
     for condition in protocol.conditions:
         alike.setdefault((condition.prompt, condition.choice), []).append(condition)
     most = preset.conditions
     half = None if most is None else max(1, most // 2)  # what is suggested takes several answers each
     conditions = tuple(each for (_, choice), own in alike.items() for each in spread(own, most if choice == "random" else half))
-    return replace(protocol, methods=methods, conditions=conditions, seeds=protocol.seeds[: preset.seeds])
+    return replace(protocol, conditions=conditions, seeds=protocol.seeds[: preset.seeds])
 
 
 def spread(many: Sequence[T], most: int | None) -> list[T]:

@@ -49,7 +49,6 @@ class Condition:
 
 BANKS = ("self-sorting", "fifo", "greedy")
 PROTOTYPES = ("prototypes", "local prototypes")
-CLASSICS = ("copy", "registration", "random walker", "classifier", "grow cut")
 
 
 @dataclass(frozen=True)
@@ -101,7 +100,7 @@ PROTOCOLS: Mapping[str, Protocol] = {
         Protocol(
             "universal",
             "Tables 1 and 2: each slice prompted with probability 0.25, each image with 0.3.",
-            methods=(*BANKS, "prompt alone", "without memory", *PROTOTYPES, *CLASSICS),
+            methods=(*BANKS, "prompt alone", "without memory", *PROTOTYPES),
         ),
         Protocol(
             "one-prompt",

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 
+from classical_methods import GEODESIC, Classical
 from medical_sam2.errors import PromptError
-from medical_sam2.evaluate.methods.baselines import Classical, Prototypical
+from medical_sam2.evaluate.methods.baselines import Prototypical
 from medical_sam2.evaluate.methods.method import Asked
 from medical_sam2.evaluate.methods.support import SupportSet
 from medical_sam2.evaluate.tasks import VolumeTask
@@ -78,6 +79,11 @@ def test_an_image_is_answered_by_the_template_that_looks_like_it(asked: Asked) -
     images = [dark, light, light + rng.normal(0, 1, light.shape)]
     found = Classical("copy").on_images(asked, images, {i: FramePrompt.mask(masks[i]) for i in range(2)})
     np.testing.assert_array_equal(found.masks[2], masks[1])
+
+
+def test_what_outlines_volumes_alone_says_so(asked: Asked) -> None:
+    with pytest.raises(PromptError, match="volumes alone"):
+        GEODESIC.on_images(asked, [np.zeros((9, 9))] * 2, {0: FramePrompt.mask(np.ones((9, 9), bool))})
 
 
 def test_nothing_to_learn_from_is_told(asked: Asked) -> None:

@@ -1,6 +1,12 @@
 """What is told of a method is the same in every run, and differs where the method does."""
 
-from medical_sam2.evaluate.methods.named import METHODS, settings
+import re
+from pathlib import Path
+
+import pytest
+
+from medical_sam2.errors import ConfigError
+from medical_sam2.evaluate.methods.named import CLASSICAL, METHODS, method_named, settings
 from medical_sam2.evaluate.methods.support import SupportSet
 from medical_sam2.evaluate.methods.tailored import Tailored
 
@@ -16,3 +22,12 @@ def test_settings_hold_no_address() -> None:
     assert settings(Tailored(lambda size: None)).count("0x") == 0  # type: ignore[arg-type, return-value]
     assert "lambda" in settings(SupportSet(lambda *told: told[0]))
     assert settings(Tailored("UNETR", steps=5)) != settings(Tailored("UNETR"))
+
+
+@pytest.mark.parametrize("name", CLASSICAL)
+def test_a_method_that_left_the_package_says_where_it_is(name: str) -> None:
+    """And there it is found."""
+    with pytest.raises(ConfigError) as refused:
+        method_named(name)
+    (place,) = re.findall(r"benchmarks/\S+:[A-Z_]+", str(refused.value))
+    assert name in settings(method_named(str(Path(__file__).parents[3] / place)))

@@ -1,9 +1,9 @@
-"""Baselines that learn from the prompted frames alone: matching of prototypes on the same encoder, and classical methods.
+"""A baseline that learns from the prompted frames alone: matching of prototypes on the same encoder.
 
 Shapes: T slices of the prompted view, or images of a set; H W pixels.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,7 +22,6 @@ from medical_sam2.region import Canvas, Region, around_all, box_of
 from medical_sam2.zoom import MARGIN
 
 Floats = NDArray[np.float32]
-THUMBNAIL = 32  # pixels of the side of what two pictures are compared by
 
 
 @dataclass(frozen=True)
@@ -77,50 +76,6 @@ class Prototypical:
         return Found(masks)
 
 
-@dataclass(frozen=True)
-class Classical:
-    """A method of `classics` (the extra `evaluate`), from each prompted frame to those that are nearest to it.
-
-    Nearest are neighbours in a volume, and in a set the picture that looks most alike.
-
-    Args:
-        name: of the method.
-    """
-
-    name: str
-
-    def on_volume(self, asked: Asked, task: VolumeTask, said: Said) -> Found:
-        """Each prompted slice answers for the slices around it."""
-        from medical_sam2.evaluate.methods.classics import VOLUME_METHODS, outlined
-
-        stack, told = window_of(task, said).apply(slices_of(task)), sorted(said)
-        owner = np.abs(np.arange(len(stack))[:, None] - np.array(told)).argmin(axis=1)
-        masks: list[MaskArray] = []
-        for place, t in enumerate(told):
-            own = np.flatnonzero(owner == place)
-            answer = VOLUME_METHODS[self.name](stack[own], t - int(own[0]), outlined(stack[t], said[t]))
-            masks += list(answer)
-        return Found(masks)
-
-    def on_images(self, asked: Asked, images: Sequence[NDArray[np.generic]], said: Said) -> Found:
-        """Each template answers for the images that look like it."""
-        from medical_sam2.evaluate.methods.classics import IMAGE_METHODS, OnImage, outlined
-
-        pictures: list[Floats] = [percentile_window(image).apply(image) for image in images]
-        outlines = {t: outlined(pictures[t], prompt) for t, prompt in said.items()}
-        learnt: dict[int, OnImage] = {}
-        alike = _alike(pictures)
-        masks: list[MaskArray] = []
-        for i, picture in enumerate(pictures):
-            if i not in outlines:
-                t = max(outlines, key=lambda t, i=i: alike(i, t))
-                on = learnt.get(t) or learnt.setdefault(t, IMAGE_METHODS[self.name](pictures[t], outlines[t]))
-                masks.append(on(picture))
-            else:
-                masks.append(outlines[i])
-        return Found(masks)
-
-
 def outlines_of(asked: Asked, frames: Sequence[NDArray[np.generic]], said: Said) -> dict[int, MaskArray]:
     """What the prompts mean on their own frames; frames on which that is nothing, or everything, teach nothing."""
     drawn = {t: prompt.mask_hw for t, prompt in said.items() if prompt.mask_hw is not None}
@@ -130,13 +85,3 @@ def outlines_of(asked: Asked, frames: Sequence[NDArray[np.generic]], said: Said)
     if not useful:
         raise PromptError("the network outlines nothing, or everything, at the prompts", "prompt with an outline")
     return useful
-
-
-def _alike(pictures: Sequence[Floats]) -> Callable[[int, int], float]:
-    """Correlation of small grey copies."""
-    small: list[NDArray[np.float64]] = []
-    for picture in pictures:
-        plane = to_input(picture, THUMBNAIL).mean(0).numpy().astype(np.float64).ravel()
-        plane -= plane.mean()
-        small.append(plane / max(float(np.linalg.norm(plane)), 1e-9))
-    return lambda i, j: float(small[i] @ small[j])

@@ -1,11 +1,12 @@
-"""Methods by name: the network with its banks, baselines, classical methods, networks trained for the task, other programs."""
+"""Methods by name: the network with its banks, prototypes, networks trained for the task, other programs."""
 
 import re
 from collections.abc import Mapping
 from dataclasses import is_dataclass
 from functools import partial
 
-from medical_sam2.evaluate.methods.baselines import Classical, Prototypical
+from medical_sam2.errors import ConfigError
+from medical_sam2.evaluate.methods.baselines import Prototypical
 from medical_sam2.evaluate.methods.command import IMAGE, Command
 from medical_sam2.evaluate.methods.method import Method
 from medical_sam2.evaluate.methods.tailored import Tailored
@@ -26,16 +27,13 @@ METHODS: Mapping[str, Method] = {
     "+ resampling": Tracking(SelfSorting),
     "prototypes": Prototypical(),
     "local prototypes": Prototypical(window=4),
-    "copy": Classical("copy"),
-    "registration": Classical("registration"),
-    "random walker": Classical("random walker"),
-    "classifier": Classical("classifier"),
-    "grow cut": Classical("grow cut"),
     "dynunet": Tailored("DynUNet"),
     "unetr": Tailored("UNETR"),
     "swin-unetr": Tailored("SwinUNETR"),
 }
 """From "no sorting" to "+ resampling": the ladder of Table 3: the latest memories; only sure ones; dissimilar ones; weighed."""
+CLASSICAL = ("copy", "registration", "random walker", "classifier", "grow cut", "geodesic")
+"""Methods of `benchmarks/classical_methods.py`, which is no part of the package."""
 
 
 def method_named(name: str) -> Method:
@@ -49,6 +47,9 @@ def method_named(name: str) -> Method:
     """
     if IMAGE in name:
         return Command.parsed(name.partition("=")[2] if "=" in name.partition(IMAGE)[0] else name)
+    if name in CLASSICAL:
+        place = f"benchmarks/classical_methods.py:{name.upper().replace(' ', '_')}"
+        raise ConfigError(f"the method {name!r} left the package", f"give {place}, in a copy of the repository")
     return find(METHODS, name, what="method")
 
 

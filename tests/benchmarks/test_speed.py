@@ -6,13 +6,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from medical_sam2.cli import main
+import speed_run as run
+import speed_scene as scene
 from medical_sam2.errors import ConfigError
-from medical_sam2.evaluate.speed import run, scene
-from medical_sam2.evaluate.speed.own import WAYS
-from medical_sam2.evaluate.speed.peers import official
-from medical_sam2.evaluate.speed.report import markdown, picture
-from medical_sam2.evaluate.speed.run import KEPT, PEER, Measured, Part, Plan, Timed, measure
+from speed import main
+from speed_own import WAYS
+from speed_peers import official
+from speed_report import markdown, picture
+from speed_run import KEPT, PEER, Measured, Part, Plan, Timed, measure
 
 SMALL = Plan(sizes=(64,), objects=(2,), frames=1)
 
@@ -80,7 +81,7 @@ def test_a_folder_without_the_official_code_is_refused(tmp_path: Path) -> None:
     ],
 )
 def test_what_cannot_be_measured_is_refused(options: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["benchmark", *options]) == 2
+    assert main(options) == 2
     assert len(capsys.readouterr().err.splitlines()) == 1
 
 
@@ -93,7 +94,7 @@ def test_the_command_writes_a_table_and_a_picture(tmp_path: Path, monkeypatch: p
 
     monkeypatch.setattr(run, "measure", measured)
     threads = torch.get_num_threads()
-    assert main(["benchmark", "--size", "64", "--objects", "1", "2", "--run", "bf16", "-o", str(tmp_path)]) == 0
+    assert main(["--size", "64", "--objects", "1", "2", "--run", "bf16", "-o", str(tmp_path)]) == 0
     assert (asked[0].sizes, asked[0].objects, asked[0].runs) == ((64,), (1, 2), ("bf16",))
     assert torch.get_num_threads() == threads
     assert "speed.png" in (tmp_path / "speed.md").read_text()
@@ -108,9 +109,9 @@ def test_what_was_measured_before_an_interruption_is_there(
         raise KeyboardInterrupt
 
     monkeypatch.setattr(run, "measure", interrupted)
-    main(["benchmark", "-o", str(tmp_path)])
+    main(["-o", str(tmp_path)])
     assert "**bf16**" in (tmp_path / "speed.md").read_text()
-    main(["benchmark"])
+    main([])
     assert "**bf16**" in capsys.readouterr().out
 
 

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from medical_sam2.evaluate.speed.scene import Scene, Steps
 from medical_sam2.features import FeatureCache
 from medical_sam2.model.backbone import Features, FramePrediction, Instruction, Memory, Recall
 from medical_sam2.model.memory import Fifo, PolicyBank
@@ -21,6 +20,7 @@ from medical_sam2.model.sam2 import Sam2
 from medical_sam2.model.tracker import track
 from medical_sam2.prompts import Fixed, FramePrompt
 from medical_sam2.segmenter import Precision, Segmenter
+from speed_scene import Scene, Steps
 
 VERBS = ("encode", "fuse", "decode", "memorise")
 WAYS: Mapping[str, Callable[[Sam2], Segmenter]] = {

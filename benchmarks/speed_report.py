@@ -3,8 +3,8 @@
 from collections.abc import Iterator, Mapping
 from io import BytesIO
 
-from medical_sam2.evaluate.speed.own import VERBS
-from medical_sam2.evaluate.speed.run import KEPT, OFFICIAL, PEER, Measured, Timed, chosen
+from speed_own import VERBS
+from speed_run import KEPT, OFFICIAL, PEER, Measured, Timed, chosen
 
 FASTER, AGAIN = {(256, 1): 2.5, (256, 2): 2.5, (256, 8): 3.5, (512, 8): 3.5}, {1: 7.0, 2: 7.0, 8: 5.0}
 GOALS = {

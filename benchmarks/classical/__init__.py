@@ -3,8 +3,8 @@
 Every method takes the outline of one slice or picture; where the prompt is a box or a click, `outlined` makes one of it first.
 """
 
-from medical_sam2.evaluate.methods.classics.images import IMAGE_METHODS, OnImage, OnSet
-from medical_sam2.evaluate.methods.classics.start import outlined
-from medical_sam2.evaluate.methods.classics.volumes import VOLUME_METHODS, OnVolume
+from classical.images import IMAGE_METHODS, OnImage, OnSet
+from classical.start import outlined
+from classical.volumes import VOLUME_METHODS, OnVolume
 
 __all__ = ["IMAGE_METHODS", "VOLUME_METHODS", "OnImage", "OnSet", "OnVolume", "outlined"]

@@ -12,11 +12,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from medical_sam2.evaluate.speed.own import HERE, VERBS, WAYS, Watched, tracked
-from medical_sam2.evaluate.speed.peers import official, session
-from medical_sam2.evaluate.speed.scene import Scene, Steps, network, scene
 from medical_sam2.features import FeatureCache
 from medical_sam2.segmenter import Precision
+from speed_own import HERE, VERBS, WAYS, Watched, tracked
+from speed_peers import official, session
+from speed_scene import Scene, Steps, network, scene
 
 SETTLE = 8  # frames until all maps of SAM 2's memory are there
 PEER, OFFICIAL, KEPT = "transformers' session", "official predictor", "features kept"

@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from classical.working import connected, fitting, resized
 from medical_sam2.errors import PromptError
-from medical_sam2.evaluate.methods.classics.working import connected, fitting, resized
 from medical_sam2.prompts import FramePrompt
 from medical_sam2.region import region_around
 

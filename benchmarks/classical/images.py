@@ -11,10 +11,10 @@ import numpy as np
 import SimpleITK as sitk  # noqa: N813
 from numpy.typing import NDArray
 
-from medical_sam2.evaluate.methods.classics.colours import Colours
-from medical_sam2.evaluate.methods.classics.geodesic import grow_cut, smoothed
-from medical_sam2.evaluate.methods.classics.propagate import displacement, moved, walk
-from medical_sam2.evaluate.methods.classics.working import fitting, resized
+from classical.colours import Colours
+from classical.geodesic import grow_cut, smoothed
+from classical.propagate import displacement, moved, walk
+from classical.working import fitting, resized
 
 Floats = NDArray[np.float32]
 MaskArray = NDArray[np.bool_]

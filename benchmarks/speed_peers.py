@@ -15,9 +15,9 @@ from transformers import Sam2VideoModel
 from transformers.models.sam2_video.modeling_sam2_video import Sam2VideoInferenceSession
 
 from medical_sam2.errors import ConfigError
-from medical_sam2.evaluate.speed.scene import Scene, Steps
 from medical_sam2.model.keys import from_official
 from medical_sam2.model.sam2 import Sam2
+from speed_scene import Scene, Steps
 
 SETTINGS = {"tiny": "t", "small": "s", "large": "l"}
 BUILDER = "build_sam2_video_predictor"

@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from classical import IMAGE_METHODS, VOLUME_METHODS, outlined
+from classical.colours import Colours
+from classical.geodesic import grow_cut, rim
+from classical.propagate import outwards, seeded
+from classical.working import resized, working
 from medical_sam2.errors import PromptError
-from medical_sam2.evaluate.methods.classics import IMAGE_METHODS, VOLUME_METHODS, outlined
-from medical_sam2.evaluate.methods.classics.colours import Colours
-from medical_sam2.evaluate.methods.classics.geodesic import grow_cut, rim
-from medical_sam2.evaluate.methods.classics.propagate import outwards, seeded
-from medical_sam2.evaluate.methods.classics.working import resized, working
 from medical_sam2.metrics import dice
 from medical_sam2.prompts import FramePrompt
 

@@ -1,17 +1,21 @@
-"""`medsam2 benchmark`: measure this package's speed beside transformers' video session on this machine."""
+"""This package's speed beside transformers' video session, and beside the official predictor, on this machine.
+
+python benchmarks/speed.py --threads 1 -o benchmarks/results
+"""
 
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from cyclopts import Parameter
+from cyclopts import App, CycloptsError, Parameter
 
-from medical_sam2.cli import plain
-from medical_sam2.errors import ConfigError
+from medical_sam2.cli import explain, plain
+from medical_sam2.errors import ConfigError, InputError
 
 if TYPE_CHECKING:
-    from medical_sam2.evaluate.speed.run import Measured
+    from speed_run import Measured
 
 SEVERAL = Parameter(consume_multiple=True, negative="")
 
@@ -44,8 +48,8 @@ def benchmark(
         raise ConfigError("is no folder", "create it first", subject=output)
     import torch
 
-    from medical_sam2.evaluate.speed.own import HERE, WAYS
-    from medical_sam2.evaluate.speed.run import Plan, measure
+    from speed_own import HERE, WAYS
+    from speed_run import Plan, measure
 
     if unknown := set(run) - set(WAYS):
         raise ConfigError(f"--run {sorted(unknown)[0]!r} is unknown", f"choose {', '.join(WAYS)}")
@@ -87,24 +91,44 @@ class _Kept:
         if self.folder is not None:
             _draw(self.folder, self.measured)
         else:
-            from medical_sam2.evaluate.speed.report import markdown
+            from speed_report import markdown
 
             print(markdown(self.measured), end="")
 
 
 def _write(folder: Path, measured: "Measured", end: str = "") -> None:
-    from medical_sam2.evaluate.speed.report import markdown
     from medical_sam2.io.atomic import write_bytes
+    from speed_report import markdown
 
     write_bytes(folder / "speed.md", (markdown(measured) + end).encode())
 
 
 def _draw(folder: Path, measured: "Measured") -> None:
-    from medical_sam2.evaluate.speed.report import picture
     from medical_sam2.io.atomic import write_bytes
+    from speed_report import picture
 
     try:
         write_bytes(folder / "speed.png", picture(measured))
         _write(folder, measured, "\n![Times faster, and where the time goes](speed.png)\n")
     except ModuleNotFoundError:
         sys.stderr.write("no picture: matplotlib is missing; pip install 'medical-sam2[evaluate]'\n")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The exit codes are those of `medsam2`; what goes wrong is one line."""
+    app = App(name="speed.py", suppress_keyboard_interrupt=False)
+    app.default(benchmark)
+    try:
+        app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
+    except CycloptsError as error:
+        message, code = f"{str(error).rstrip('.')}; see python benchmarks/speed.py --help", InputError.exit_code
+    except (Exception, KeyboardInterrupt) as error:
+        message, code = explain(error)
+    else:
+        return 0
+    sys.stderr.write(f"{plain(message)}\n")
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

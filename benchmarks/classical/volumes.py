@@ -11,10 +11,10 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from medical_sam2.evaluate.methods.classics.colours import Colours
-from medical_sam2.evaluate.methods.classics.geodesic import grow_cut, nearer, rim, smoothed
-from medical_sam2.evaluate.methods.classics.propagate import Step, outwards, registered, seeded, walked
-from medical_sam2.evaluate.methods.classics.working import connected, working
+from classical.colours import Colours
+from classical.geodesic import grow_cut, nearer, rim, smoothed
+from classical.propagate import Step, outwards, registered, seeded, walked
+from classical.working import connected, working
 
 Floats = NDArray[np.float32]
 MaskArray = NDArray[np.bool_]
