@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from medical_sam2.data.catalog import Entry, Layout, available, find_entry
+from medical_sam2.data.catalog import ENTRIES, Entry, Layout, find_entry
 from medical_sam2.data.prepare import Settings, prepare
 from medical_sam2.data.prepare.source import Source
 from medical_sam2.errors import ConfigError, FormatError, InputError
@@ -95,7 +95,7 @@ def labels_of(entry: Entry) -> NDArray[np.uint8]:
 
 def publish(folder: Path, name: str) -> Entry:
     """Make up a data set as it is published."""
-    entry, labels = available()[name], labels_of(available()[name])
+    entry, labels = ENTRIES[name], labels_of(ENTRIES[name])
     rng = np.random.default_rng(0)
     for *images, label in PUBLISHED[name]:
         for path in images:
@@ -107,11 +107,11 @@ def publish(folder: Path, name: str) -> Entry:
 
 
 def test_every_test_set_of_the_paper_is_there_with_its_prompt() -> None:
-    assert set(available()) == set(PUBLISHED)
-    for name, entry in available().items():
+    assert set(ENTRIES) == set(PUBLISHED)
+    for name, entry in ENTRIES.items():
         assert entry.prompt == next((prompt for prompt, names in PAPER.items() if name in names), "box")
         assert entry.url.startswith("https://")
-    assert len(available()["btcv"].structures) == 12
+    assert len(ENTRIES["btcv"].structures) == 12
 
 
 @pytest.mark.parametrize("name", sorted(PUBLISHED))
@@ -141,24 +141,24 @@ def test_a_published_folder_is_prepared(tmp_path: Path, name: str) -> None:
 
 def test_the_folder_within_the_download_will_do(tmp_path: Path) -> None:
     publish(tmp_path, "kits23")
-    assert len(available()["kits23"].read(tmp_path / "dataset").cases) == 1
+    assert len(ENTRIES["kits23"].read(tmp_path / "dataset").cases) == 1
 
 
 def test_only_cases_with_dense_labels_are_taken(tmp_path: Path) -> None:
     publish(tmp_path, "toothfairy")
     write(tmp_path / "Dataset" / "P2" / "data.npy", np.ones((8, 8, 8), np.uint8))
-    assert [case.identifier for case in available()["toothfairy"].read(tmp_path).cases] == ["P1"]
+    assert [case.identifier for case in ENTRIES["toothfairy"].read(tmp_path).cases] == ["P1"]
 
 
 def test_what_is_missing_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no such folder"):
-        available()["btcv"].read(tmp_path / "nowhere")
+        ENTRIES["btcv"].read(tmp_path / "nowhere")
     with pytest.raises(FormatError, match=r"BTCV is not there: no \*\*/Training/img/imgCASE\.nii\.gz or"):
-        available()["btcv"].read(tmp_path)
+        ENTRIES["btcv"].read(tmp_path)
     publish(tmp_path, "btcv")
     (tmp_path / "RawData/Training/label/label0001.nii.gz").unlink()
     with pytest.raises(FormatError, match=r"label0001\.nii\.gz is missing"):
-        available()["btcv"].read(tmp_path)
+        ENTRIES["btcv"].read(tmp_path)
 
 
 def test_masks_of_other_values_are_refused(tmp_path: Path) -> None:
@@ -196,7 +196,7 @@ def test_an_entry_of_ones_own_is_one_file(tmp_path: Path) -> None:
 
 def test_a_name_may_stand_twice_in_a_path(tmp_path: Path) -> None:
     layout = Layout(("{case}/{case}_image.png",), "{case}/{case}_label.png")
-    entry = Entry(**{**vars(available()["pendal"]), "layouts": (layout,)})
+    entry = Entry(**{**vars(ENTRIES["pendal"]), "layouts": (layout,)})
     for path in ("a/a_image.png", "a/a_label.png", "b/c_image.png"):
         write(tmp_path / path, np.zeros((4, 4), np.uint8))
     assert [case.identifier for case in entry.read(tmp_path).cases] == ["a"]

@@ -17,17 +17,16 @@ def list_(*, one_object: Json = False) -> None:
     Args:
         one_object: print JSON instead of a table.
     """
-    from medical_sam2.data.catalog import available
+    from medical_sam2.data.catalog import ENTRIES
 
-    entries = available()
     if one_object:
         print(
             json.dumps(
-                [{"name": name, "title": entry.title, "about": entry.about} for name, entry in entries.items()], indent=2
+                [{"name": name, "title": entry.title, "about": entry.about} for name, entry in ENTRIES.items()], indent=2
             )
         )
         return
-    for name, entry in entries.items():
+    for name, entry in ENTRIES.items():
         print(f"{name:<14} {entry.modality:<11} {entry.prompt:<6} {entry.about}")
 
 
