@@ -20,7 +20,8 @@ from medical_sam2.region import box_of, region_around
 
 TRIES = 32
 SMALLEST = 0.00153  # share of the frame under which an object is left out (100 px of 256²), METHOD §4
-ENDS = 0.45  # share of clips of volumes that go on beyond the end of their object
+ENDS = 0.35  # share of clips of volumes that go on beyond the end of their object
+INWARDS = 0.3  # share that begins at an end of it and goes through it: it grows from slice to slice
 LEAST_PIXELS = 16  # of an object that is looked at through a region of interest
 Sampling = Literal["cases", "data-sets", "tasks"]
 EAGER = Odds(rotation=0.5, scaling=0.6, noise=0.3, blur=0.3, intensity=0.3, low_resolution=0.4, gamma=0.5)
@@ -134,8 +135,7 @@ def _from_volume(
     if not areas.any():
         return None
     start = int(rng.choice(len(areas), p=np.sqrt(areas) / np.sqrt(areas).sum()))
-    over = _over_the_end(rng, start, np.asarray(inside.any((1, 2))), frames) if frames > 1 and rng.random() < ENDS else None
-    chosen = _walk(rng, start, len(areas), frames) if over is None or not areas[over[0]] else over
+    chosen = _slices(rng, start, areas, np.asarray(inside.any((1, 2))), frames)
     start = int(chosen[0])
     drawn = Augmentation.draw(rng, EAGER)
     drawn = _near(drawn, inside[start], rng) if near else _zoomed(drawn, rng)
@@ -149,6 +149,32 @@ def _from_volume(
     maps = drawn.warp(maps, size, nearest=True)
     clip = _clip(frames_TCSS, maps, case.tasks, task, rng=rng, objects=objects, smallest=smallest)
     return None if clip is None else replace(clip, ordered=True)
+
+
+def _slices(
+    rng: np.random.Generator, start: int, areas: NDArray[np.float64], there: NDArray[np.bool_], frames: int
+) -> NDArray[np.int64]:
+    """Slices to track; the first shows enough of the object."""
+    way = rng.random()
+    if frames > 1 and way < ENDS:
+        over = _over_the_end(rng, start, there, frames)
+        if over is not None and areas[over[0]]:
+            return over
+    elif frames > 1 and way < ENDS + INWARDS:
+        return _inwards(rng, start, areas > 0, frames)
+    return _walk(rng, start, len(areas), frames)
+
+
+def _inwards(rng: np.random.Generator, start: int, enough: NDArray[np.bool_], frames: int) -> NDArray[np.int64]:
+    """Slices from one of the first at an end of the object on through it, as when the prompt lies on its first slice."""
+    ordered, at = (enough, start) if rng.random() < 0.5 else (enough[::-1], len(enough) - 1 - start)
+    gaps = np.flatnonzero(~ordered)
+    first = int(gaps[gaps < at].max(initial=-1)) + 1
+    length = int(gaps[gaps > at].min(initial=len(ordered))) - first
+    first += int(rng.integers(max(1, round(0.15 * length))))
+    stride = min(8, max(1, round(length * rng.uniform(0.2, 1.0) / frames)))
+    steps = np.clip(first + np.arange(frames) * stride, 0, len(ordered) - 1)
+    return steps if ordered is enough else len(ordered) - 1 - steps
 
 
 def _walk(rng: np.random.Generator, start: int, length: int, frames: int) -> NDArray[np.int64]:
