@@ -20,10 +20,10 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the server does it
 import torch
 
 from medical_sam2.segmenter import Segmenter
-from medical_sam2.server.desk import Desk
+from medical_sam2.server.inference_queue import InferenceQueue
+from medical_sam2.server.segmentation import SessionVolume
 from medical_sam2.server.session import Session
-from medical_sam2.server.state import Said
-from medical_sam2.server.volumes import VolumeSubject
+from medical_sam2.server.state import Gesture
 from medical_sam2.volume import Volume
 
 SHAPE = (512, 512, 300)
@@ -50,7 +50,7 @@ def clicks(session: Session, frames: list[int], rng: np.random.Generator) -> lis
         y, x = (float(place) for place in rng.uniform((170, 130), (340, 380)))
         version = session.history.version
         start, busy = time.perf_counter(), time.process_time()
-        session.say(version, Said(0, 1, "axial", t, "points", ((y, x),), (True,)))
+        session.add_gesture(version, Gesture(0, 1, "axial", t, "points", ((y, x),), (True,)))
         session.labels("axial", t)
         taken.append((time.perf_counter() - start, time.process_time() - busy))
         session.undo(session.history.version)
@@ -71,11 +71,11 @@ def main() -> None:
     parser.add_argument("--clicks", type=int, default=20)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    desk, rng = Desk(Segmenter.from_pretrained), np.random.default_rng(1)
-    desk.warm_up()
+    queue, rng = InferenceQueue(Segmenter.from_pretrained), np.random.default_rng(1)
+    queue.warm_up()
     with TemporaryDirectory() as folder:
-        session = Session("0" * 32, Path(folder), VolumeSubject(ct()), desk)
-        session.add(0, "structure")
+        session = Session("0" * 32, Path(folder), SessionVolume(ct()), queue)
+        session.add_structure(0, "structure")
         first = clicks(session, [150], rng)
         frames = [int(t) for t in rng.permutation(np.arange(20, 280))[: arguments.clicks]]
         cold, warm = clicks(session, frames, rng), clicks(session, frames, rng)

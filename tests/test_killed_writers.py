@@ -25,8 +25,7 @@ from medical_sam2.model.backbone import Features
 from medical_sam2.model.weights import load_backbone, save_backbone
 from medical_sam2.preview import save as save_preview
 from medical_sam2.prompts import Mask
-from medical_sam2.server import results
-from medical_sam2.server.subjects import Found
+from medical_sam2.server.segmentation import SessionResult, load_result, save_result
 from medical_sam2.train.checkpoint import load_checkpoint, save_checkpoint
 from medical_sam2.train.loop import Progress
 from medical_sam2.train.records import METRICS, Records
@@ -110,8 +109,8 @@ WRITERS = {
         lambda f: [(facts, tensors["a"].tolist()) for tensors, facts in [load_checkpoint(f / "last")]],
     ),
     "result of a session": Writer(
-        lambda f, v: results.save(f / "1.npz", Found((labels(v),), (), None, (str(v),))),
-        lambda f: [(one.canvas[0].tobytes(), one.warnings) for one in [results.load(f / "1.npz")]],
+        lambda f, v: save_result(f / "1.npz", SessionResult((labels(v),), (), None, (str(v),))),
+        lambda f: [(one.labels[0].tobytes(), one.warnings) for one in [load_result(f / "1.npz")]],
     ),
     "features": Writer(
         lambda f, v: [kept_features(f).keep(content(torch.full((3, 2, 2), float(n))), features(n)) for n in range(1, v + 1)],
@@ -235,10 +234,9 @@ ASIDE = {  # writers of their own: what they write is new, in a folder that is t
     "evaluate/run.py",
     "train/records.py",
     "server/api.py",
-    "server/child.py",
-    "server/journal.py",
-    "server/monai.py",
-    "server/store.py",
+    "server/worker_process.py",
+    "server/state.py",
+    "server/monai_label.py",
     "cli/__init__.py",
     "io/files.py",
 }

@@ -25,7 +25,7 @@ except SystemExit:
     pass
 """
 REPORT = "\nimport sys; print([name for name in ('torch', 'transformers') if name in sys.modules])"
-SERVE = "import sys, medical_sam2.cli.serve, medical_sam2.server.run"
+SERVE = "import sys, medical_sam2.cli.serve, medical_sam2.server.app"
 SLOW = "\nprint([name for name in ('torch', 'scipy', 'nibabel', 'pydicom', 'SimpleITK') if name in sys.modules])"
 
 

@@ -3,17 +3,17 @@ from pathlib import Path
 import pytest
 
 from medical_sam2.cli import main
-from medical_sam2.server.desk import Desk
-from medical_sam2.server.settings import Settings
+from medical_sam2.server.inference_queue import InferenceQueue
+from medical_sam2.server.security import ServerSettings
 
 
 def test_it_binds_to_this_machine_with_a_new_token_each_time(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    started: list[Settings] = []
+    started: list[ServerSettings] = []
 
-    def run(settings: Settings, desk: Desk, **options: object) -> None:
+    def run(settings: ServerSettings, queue: InferenceQueue, **options: object) -> None:
         started.append(settings)
 
-    monkeypatch.setattr("medical_sam2.server.run.serve", run)
+    monkeypatch.setattr("medical_sam2.server.app.serve", run)
     (tmp_path / "images").mkdir()
     for _ in range(2):
         assert main(["serve", str(tmp_path / "images"), "--state", str(tmp_path / "state"), "--port", "9"]) == 0

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 
-from medical_sam2.server.desk import Desk
-from medical_sam2.server.run import address, server
-from medical_sam2.server.settings import Settings
+from medical_sam2.server.app import address, server
+from medical_sam2.server.inference_queue import InferenceQueue
+from medical_sam2.server.security import ServerSettings
 
 SOFTWARE_GL = ["--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
 NO_GL = ["--disable-gpu", "--disable-3d-apis"]
@@ -26,12 +26,12 @@ expect.set_options(timeout=PATIENCE_MS)
 
 
 @contextmanager
-def running(settings: Settings, desk: Desk) -> Iterator[Settings]:
+def running(settings: ServerSettings, queue: InferenceQueue) -> Iterator[ServerSettings]:
     """A real server on a free port of this machine."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         settings = replace(settings, port=probe.getsockname()[1])
-    one: uvicorn.Server = server(settings, desk)
+    one: uvicorn.Server = server(settings, queue)
     thread = threading.Thread(target=one.run, daemon=True)
     thread.start()
     while not one.started and thread.is_alive():
@@ -70,7 +70,7 @@ class Person:
     asked: list[str]
 
     @classmethod
-    def at(cls, browser: Browser, settings: Settings) -> "Person":
+    def at(cls, browser: Browser, settings: ServerSettings) -> "Person":
         """Comes in by the address that was printed."""
         page = browser.new_context(viewport={"width": 1280, "height": 800}).new_page()
         page.set_default_timeout(PATIENCE_MS)

@@ -11,15 +11,15 @@ from starlette.testclient import TestClient
 
 from medical_sam2 import io
 from medical_sam2.errors import MedicalSam2Error
-from medical_sam2.server import child
+from medical_sam2.server import worker_process
 from medical_sam2.server.app import build
-from medical_sam2.server.desk import Desk
-from medical_sam2.server.processes import Children
-from medical_sam2.server.refusals import told
+from medical_sam2.server.inference_queue import InferenceQueue
+from medical_sam2.server.refusals import refusal_for
+from medical_sam2.server.security import ServerSettings
+from medical_sam2.server.segmentation import SessionVolume
 from medical_sam2.server.session import Session
-from medical_sam2.server.settings import Settings
-from medical_sam2.server.store import Store
-from medical_sam2.server.volumes import VolumeSubject
+from medical_sam2.server.session_store import SessionStore
+from medical_sam2.server.worker_process import WorkerProcesses
 from tests.phantoms import Phantom, phantom, segmenter
 
 TOKEN, PORT = "token-of-the-tests", 8421
@@ -36,8 +36,8 @@ class Served:
     """
 
     http: TestClient
-    store: Store
-    settings: Settings
+    store: SessionStore
+    settings: ServerSettings
 
     def post(self, path: str, **form: Any) -> Any:
         """The answer to a request that must work."""
@@ -55,32 +55,34 @@ class Served:
 
 
 @pytest.fixture
-def desk() -> Desk:
+def queue() -> InferenceQueue:
     """The known network."""
-    return Desk(segmenter)
+    return InferenceQueue(segmenter)
 
 
 @pytest.fixture
 def inline(monkeypatch: pytest.MonkeyPatch) -> None:
     """Decoders in this process, for tests that are about something else: a process takes a second to start."""
 
-    def done(_: Children, order: Mapping[str, Any]) -> Any:
+    def done(_: WorkerProcesses, order: Mapping[str, Any]) -> Any:
         try:
-            return child.do(json.loads(json.dumps(order)))
+            return worker_process.do(json.loads(json.dumps(order)))
         except MedicalSam2Error as error:
-            raise told(error) from None
+            refusal = refusal_for(error)
+            assert refusal
+            raise refusal from None
 
-    monkeypatch.setattr(Children, "run", done)
+    monkeypatch.setattr(WorkerProcesses, "run", done)
 
 
 @pytest.fixture
-def serve(tmp_path: Path, desk: Desk) -> Iterator[Callable[..., Served]]:
+def serve(tmp_path: Path, queue: InferenceQueue) -> Iterator[Callable[..., Served]]:
     """Starts servers."""
     clients: list[TestClient] = []
 
     def started(**options: Any) -> Served:
-        settings = Settings(**({"state": tmp_path / f"state{len(clients)}", "token": TOKEN, "port": PORT} | options))
-        app, store = build(settings, desk)
+        settings = ServerSettings(**({"state": tmp_path / f"state{len(clients)}", "token": TOKEN, "port": PORT} | options))
+        app, store = build(settings, queue)
         client = TestClient(app, base_url=f"http://127.0.0.1:{PORT}", raise_server_exceptions=False)  # type: ignore[arg-type]
         client.__enter__()
         clients.append(client)
@@ -110,8 +112,8 @@ def ct(tmp_path: Path) -> Path:
     return saved(phantom("LPS"), tmp_path / "phantom.nii.gz")
 
 
-def session(folder: Path, desk: Desk, code: str = "LPS") -> tuple[Session, Phantom]:
+def session(folder: Path, queue: InferenceQueue, code: str = "LPS") -> tuple[Session, Phantom]:
     """A session about the phantom, without a server."""
     folder.mkdir(exist_ok=True)
     case = phantom(code)
-    return Session("0" * 32, folder, VolumeSubject(case.volume), desk), case
+    return Session("0" * 32, folder, SessionVolume(case.volume), queue), case

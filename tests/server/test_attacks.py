@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from medical_sam2.cli import main
-from medical_sam2.server.guard import POLICY
+from medical_sam2.server.security import POLICY
 from tests.server.conftest import TOKEN, Served
 
 HOME = f"http://127.0.0.1:{8421}"

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from medical_sam2.server import run
-from medical_sam2.server.desk import Desk
-from medical_sam2.server.settings import Settings
+from medical_sam2.server import app
+from medical_sam2.server.inference_queue import InferenceQueue
+from medical_sam2.server.security import ServerSettings
 from tests.server.browsing import running
 from tests.server.conftest import TOKEN
 
@@ -47,10 +47,10 @@ def insist(client: socket.socket, data: bytes, times: int) -> None:
         time.sleep(0.1)
 
 
-def test_drips_after_an_answer(tmp_path: Path, desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_drips_after_an_answer(tmp_path: Path, queue: InferenceQueue, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever was answered has as long for the next request as for the first, however it comes."""
-    monkeypatch.setattr(run, "HEADERS_WITHIN_S", 1.0)
-    with running(Settings(tmp_path / "state", token=TOKEN), desk) as found, connected(found.port) as client:
+    monkeypatch.setattr(app, "HEADERS_WITHIN_S", 1.0)
+    with running(ServerSettings(tmp_path / "state", token=TOKEN), queue) as found, connected(found.port) as client:
         for _ in range(2):
             client.sendall(asked(found.port))
             assert answered(client) == b"HTTP/1.1 200 OK"
@@ -58,9 +58,9 @@ def test_drips_after_an_answer(tmp_path: Path, desk: Desk, monkeypatch: pytest.M
             insist(client, b"G", 300)
 
 
-def test_answers_that_nobody_takes(tmp_path: Path, desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run, "UNREAD_WITHIN_S", 1.0)
-    with running(Settings(tmp_path / "state", token=TOKEN), desk) as found, socket.socket() as client:
+def test_answers_that_nobody_takes(tmp_path: Path, queue: InferenceQueue, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(app, "UNREAD_WITHIN_S", 1.0)
+    with running(ServerSettings(tmp_path / "state", token=TOKEN), queue) as found, socket.socket() as client:
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
         client.connect(("127.0.0.1", found.port))
         client.settimeout(30)
@@ -71,9 +71,11 @@ def test_answers_that_nobody_takes(tmp_path: Path, desk: Desk, monkeypatch: pyte
 @pytest.mark.parametrize(
     "begun", [b"", b"GET / HT", b"POST /login HTTP/1.1\r\nHost: 127.0.0.1:%d\r\nContent-Length: 100\r\n\r\np"]
 )
-def test_idle_strangers_keep_nobody_out(tmp_path: Path, desk: Desk, monkeypatch: pytest.MonkeyPatch, begun: bytes) -> None:
-    monkeypatch.setattr(run, "MOST_CONNECTIONS", 16)
-    with running(Settings(tmp_path / "state", token=TOKEN), desk) as found, ExitStack() as stack:
+def test_idle_strangers_keep_nobody_out(
+    tmp_path: Path, queue: InferenceQueue, monkeypatch: pytest.MonkeyPatch, begun: bytes
+) -> None:
+    monkeypatch.setattr(app, "MOST_CONNECTIONS", 16)
+    with running(ServerSettings(tmp_path / "state", token=TOKEN), queue) as found, ExitStack() as stack:
         known = stack.enter_context(connected(found.port))
         known.sendall(asked(found.port))
         assert answered(known) == b"HTTP/1.1 200 OK"

@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-from medical_sam2.server import child
-from medical_sam2.server.desk import Desk
-from medical_sam2.server.processes import Children
-from medical_sam2.server.settings import Settings
-from medical_sam2.server.store import Store
-from tests.server.conftest import Served
 from tests.server.test_store import filled
+
+from medical_sam2.server import worker_process
+from medical_sam2.server.inference_queue import InferenceQueue
+from medical_sam2.server.security import ServerSettings
+from medical_sam2.server.session_store import SessionStore
+from medical_sam2.server.worker_process import WorkerProcesses
+from tests.server.conftest import Served
 
 pytestmark = pytest.mark.usefixtures("inline")
 
@@ -32,15 +32,15 @@ def uploaded(served: Served, ct: Path) -> str:
 
 def test_one_session_opened_twice_at_once(served: Served, ct: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One does it; the other is told so, and nothing that is mapped is written to."""
-    begun, go, run, counted = threading.Event(), threading.Event(), Children.run, list[str]()
+    begun, go, run, counted = threading.Event(), threading.Event(), WorkerProcesses.run, list[str]()
 
-    def slow(children: Children, order: Mapping[str, Any]) -> Any:
+    def slow(children: WorkerProcesses, order: Mapping[str, Any]) -> Any:
         counted.append(order["do"])
         begun.set()
         assert go.wait(30)
         return run(children, order)
 
-    monkeypatch.setattr(Children, "run", slow)
+    monkeypatch.setattr(WorkerProcesses, "run", slow)
     id = uploaded(served, ct)
     with ThreadPoolExecutor(2) as pool:
         first = pool.submit(served.http.post, f"/api/sessions/{id}/open", json={})
@@ -56,37 +56,37 @@ def test_one_session_opened_twice_at_once(served: Served, ct: Path, monkeypatch:
 
 def test_arrays_appear_whole_or_not_at_all(served: Served, ct: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A decoder that dies half way leaves nothing, and the file can be opened after all."""
-    id, run = uploaded(served, ct), Children.run
+    id, run = uploaded(served, ct), WorkerProcesses.run
 
-    def broken(children: Children, order: Mapping[str, Any]) -> Any:
+    def broken(children: WorkerProcesses, order: Mapping[str, Any]) -> Any:
         run(children, order)
         raise MemoryError
 
     with monkeypatch.context() as patched:
-        patched.setattr(Children, "run", broken)
+        patched.setattr(WorkerProcesses, "run", broken)
         assert served.http.post(f"/api/sessions/{id}/open", json={}).status_code == 507
     assert sorted(path.name for path in (served.settings.state / id).iterdir()) == ["reading.json", "source"]
     served.post(f"sessions/{id}/open")
 
 
 def test_a_session_closed_while_it_is_opened(served: Served, ct: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    id, run = uploaded(served, ct), Children.run
+    id, run = uploaded(served, ct), WorkerProcesses.run
 
-    def closed(children: Children, order: Mapping[str, Any]) -> Any:
+    def closed(children: WorkerProcesses, order: Mapping[str, Any]) -> Any:
         served.store.remove(id)
         Path(order["target"]).parent.mkdir()
         run(children, order)
         for path in (Path(order["target"]), Path(order["target"]).parent):
             path.rename(served.settings.state / f"gone-{path.name}")
 
-    monkeypatch.setattr(Children, "run", closed)
+    monkeypatch.setattr(WorkerProcesses, "run", closed)
     assert served.http.post(f"/api/sessions/{id}/open", json={}).status_code in {404, 422}
     assert served.http.get("/api/sessions").json() == []
 
 
 def test_files_that_come_at_once_have_names_of_their_own(served: Served) -> None:
     id = served.post("sessions")["id"]
-    room = served.store.uploads.room
+    room = served.store.uploads.new_file
     with ThreadPoolExecutor(8) as pool:
         paths = list(pool.map(lambda _: room(id, ".dcm"), range(40)))
     paths[3].unlink()  # an upload that broke off
@@ -165,7 +165,7 @@ def test_a_full_disk_is_said_and_nothing_is_changed(served: Served, ct: Path, mo
 
     with monkeypatch.context() as patched:
         patched.setattr(os, "write", failing)
-        patched.setattr(Children, "run", no_room)
+        patched.setattr(WorkerProcesses, "run", no_room)
         for answer in (
             served.http.post(f"/api/sessions/{id}/structures", json={"version": 0}),
             served.http.put(f"/api/sessions/{waiting}/files?suffix=.nii.gz", content=ct.read_bytes()),
@@ -180,10 +180,11 @@ def test_a_decoder_on_a_full_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     def full(_: Mapping[str, Any]) -> None:
         raise OSError(errno.EFBIG, "File too large")
 
-    monkeypatch.setattr(child, "do", full)
-    assert child._answer({"do": "decode"}) == {
+    monkeypatch.setattr(worker_process, "do", full)
+    assert worker_process._answer({"do": "decode"}) == {
         "problem": "the disk is full; nothing was changed: free some space, and do it again",
         "status": 507,
+        "choices": (),
     }
 
 
@@ -191,55 +192,61 @@ def test_a_defect_is_one_line(served: Served, monkeypatch: pytest.MonkeyPatch) -
     def broken(*_: object) -> None:
         raise RuntimeError("with /a/path and a name")
 
-    monkeypatch.setattr(Store, "ids", broken)
+    monkeypatch.setattr(SessionStore, "ids", broken)
     answer = served.http.get("/api/sessions")
     assert answer.status_code == 500
     assert answer.json()["error"] == "this is a defect of medsam2; please report it"
 
 
-def test_a_clock_that_jumps_removes_nothing(tmp_path: Path, desk: Desk, ct: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_clock_that_jumps_removes_nothing(
+    tmp_path: Path, queue: InferenceQueue, ct: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Forwards and backwards, while a server runs and between two of them; an upload that goes on, too."""
-    settings, now, shift = Settings(tmp_path / "state"), time.time, [0.0]
+    settings, now, shift = ServerSettings(tmp_path / "state"), time.time, [0.0]
     monkeypatch.setattr(time, "time", lambda: now() + shift[0])
-    store = Store(settings, desk)
+    store = SessionStore(settings, queue)
     id, waiting = filled(store, ct), store.new()
     for jump in (8 * 86_400.0, -30 * 86_400.0, 365 * 86_400.0):
         shift[0] = jump
-        store.sweep()
+        store.remove_old()
         assert store.ids() == [id]
-        assert store.uploads.wait(waiting)
+        assert store.uploads.is_waiting(waiting)
         assert (settings.state / waiting).is_dir()
         store.close()
         shift[0] = jump + 8 * 86_400.0
-        store = Store(settings, desk)
+        store = SessionStore(settings, queue)
         assert store.ids() == [id]
         waiting = store.new()
 
 
-def test_what_nobody_touched_for_days_is_removed(tmp_path: Path, desk: Desk, ct: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_nobody_touched_for_days_is_removed(
+    tmp_path: Path, queue: InferenceQueue, ct: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Days are those that a server saw pass; whoever changes something begins them anew."""
     now, passed = time.monotonic, [0.0]
     monkeypatch.setattr(time, "monotonic", lambda: now() + passed[0])
-    store = Store(Settings(tmp_path / "state", keep_days=2), desk)
+    store = SessionStore(ServerSettings(tmp_path / "state", keep_days=2), queue)
     idle, used = filled(store, ct), filled(store, ct)
-    store.sweep()
+    store.remove_old()
     for passed[0] in (1.5 * 86_400, 3 * 86_400):
-        store.get(used).add(store.get(used).history.version)
-        store.sweep()
+        store.get(used).add_structure(store.get(used).history.version)
+        store.remove_old()
     assert store.ids() == [used]
     assert not (tmp_path / "state" / idle).exists()
 
 
-def test_days_without_a_server_count_for_one(tmp_path: Path, desk: Desk, ct: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    settings, now, off = Settings(tmp_path / "state", keep_days=2.5), time.time, [0.0]
+def test_days_without_a_server_count_for_one(
+    tmp_path: Path, queue: InferenceQueue, ct: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings, now, off = ServerSettings(tmp_path / "state", keep_days=2.5), time.time, [0.0]
     monkeypatch.setattr(time, "time", lambda: now() + off[0])
-    store = Store(settings, desk)
+    store = SessionStore(settings, queue)
     id = filled(store, ct)
-    store.sweep()
+    store.remove_old()
     for off[0] in (3 * 86_400.0, 6 * 86_400.0, 9 * 86_400.0):
         assert store.ids() == [id]
         store.close()
-        store = Store(settings, desk)
+        store = SessionStore(settings, queue)
     assert store.ids() == []
 
 
@@ -249,7 +256,7 @@ def test_a_journal_is_not_written_to_once_it_is_closed(served: Served, ct: Path,
     session.close()
     with (tmp_path / "other").open("wb"):
         with pytest.raises(OSError, match="Bad file"):
-            session.add(0)
+            session.add_structure(0)
         assert (tmp_path / "other").read_bytes() == b""
     served.store._sessions.clear()
     assert json.loads(served.http.get("/api/sessions").text)[0]["structures"] == []

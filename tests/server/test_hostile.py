@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from medical_sam2.server.desk import Desk
-from medical_sam2.server.processes import Limits
-from medical_sam2.server.settings import Settings
+from medical_sam2.server.inference_queue import InferenceQueue
+from medical_sam2.server.security import ServerSettings
+from medical_sam2.server.worker_process import WorkerLimits
 from tests.phantoms import phantom
 from tests.server.browsing import running
 from tests.server.conftest import TOKEN, Served, saved
@@ -30,7 +30,7 @@ def opened(served: Served, data: bytes, suffix: str) -> Any:
     return answer
 
 
-def packed(**entries: bytes) -> bytes:
+def encode_runs(**entries: bytes) -> bytes:
     """A zip file."""
     stream = streams.BytesIO()
     with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
@@ -40,7 +40,7 @@ def packed(**entries: bytes) -> bytes:
 
 
 def bomb(_: Path) -> tuple[bytes, str]:
-    return packed(**{"a.nii": bytes(1 << 28)}), ".zip"
+    return encode_runs(**{"a.nii": bytes(1 << 28)}), ".zip"
 
 
 def forged_size(folder: Path) -> tuple[bytes, str]:
@@ -64,7 +64,7 @@ def huge_picture(folder: Path) -> tuple[bytes, str]:
 
 
 def outward_entry(_: Path) -> tuple[bytes, str]:
-    return packed(**{"../../evil.nii": b"x" * 400}), ".zip"
+    return encode_runs(**{"../../evil.nii": b"x" * 400}), ".zip"
 
 
 def linked_entry(_: Path) -> tuple[bytes, str]:
@@ -77,12 +77,12 @@ def linked_entry(_: Path) -> tuple[bytes, str]:
 
 
 def nested(_: Path) -> tuple[bytes, str]:
-    return packed(**{"inner.zip": packed(**{"a.nii": b"x"})}), ".zip"
+    return encode_runs(**{"inner.zip": encode_runs(**{"a.nii": b"x"})}), ".zip"
 
 
 def forged_archive(folder: Path) -> tuple[bytes, str]:
     """The directory of the archive promises more than there is."""
-    data = bytearray(packed(**{"a.nii": b"x" * 400}))
+    data = bytearray(encode_runs(**{"a.nii": b"x" * 400}))
     at = data.rindex(b"PK\x01\x02")
     data[at + 24 : at + 28] = (1 << 31).to_bytes(4, "little")
     return bytes(data), ".zip"
@@ -137,8 +137,8 @@ def test_hostile_files(served: Served, tmp_path: Path, made: Callable[[Path], tu
 
 
 def test_a_decoder_that_takes_too_long_or_too_much(serve: Callable[..., Served], ct: Path) -> None:
-    for limits in (Limits(seconds=0.05), Limits(memory_mb=64)):
-        served = serve(child=limits)
+    for limits in (WorkerLimits(seconds=0.05), WorkerLimits(memory_mb=64)):
+        served = serve(worker_limits=limits)
         assert opened(served, ct.read_bytes(), ".nii.gz").status_code == 422
 
 
@@ -160,15 +160,15 @@ def test_more_than_is_allowed(serve: Callable[..., Served], ct: Path) -> None:
 
 @pytest.fixture
 def patient_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("medical_sam2.server.run.HEADERS_WITHIN_S", 0.3)
+    monkeypatch.setattr("medical_sam2.server.app.HEADERS_WITHIN_S", 0.3)
 
 
 @pytest.mark.usefixtures("patient_limit")
-def test_slow_clients_are_dropped(tmp_path: Path, desk: Desk) -> None:
+def test_slow_clients_are_dropped(tmp_path: Path, queue: InferenceQueue) -> None:
     """One that never ends its headers, and one that never ends its body."""
-    settings = Settings(tmp_path / "state", token=TOKEN, idle_s=0.3)
+    settings = ServerSettings(tmp_path / "state", token=TOKEN, idle_s=0.3)
     begun = f"POST /api/sessions HTTP/1.1\r\nHost: 127.0.0.1:%d\r\nAuthorization: Bearer {TOKEN}\r\nContent-Length: 5000\r\n"
-    with running(settings, desk) as found:
+    with running(settings, queue) as found:
         for text, expected in ((begun, b""), (begun + "\r\n{", b"HTTP/1.1 408")):
             with socket.create_connection(("127.0.0.1", found.port), timeout=30) as client:
                 client.sendall((text % found.port).encode())
@@ -178,8 +178,8 @@ def test_slow_clients_are_dropped(tmp_path: Path, desk: Desk) -> None:
             assert client.recv(4096).startswith(b"HTTP/1.1 4")
 
 
-def test_smuggled_lengths(tmp_path: Path, desk: Desk) -> None:
-    with running(Settings(tmp_path / "state", token=TOKEN), desk) as found:
+def test_smuggled_lengths(tmp_path: Path, queue: InferenceQueue) -> None:
+    with running(ServerSettings(tmp_path / "state", token=TOKEN), queue) as found:
         for extra in (
             b"Content-Length: 5\r\nContent-Length: 6\r\n",
             b"Host: evil.example\r\n",

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from medical_sam2.server import library
+from medical_sam2.server.uploads import library_entries
 from tests.io.making import Series
 from tests.phantoms import phantom
 from tests.server.conftest import Served, saved
@@ -23,7 +23,7 @@ def test_links_that_lead_out_of_the_library(tmp_path: Path) -> None:
     (home / "file.nii.gz").symlink_to(secret / "secret.nii.gz")
     (home / "folder").symlink_to(secret)
     (home / ".hidden.nii.gz").write_bytes(b"x")
-    assert library.entries(home) == []
+    assert library_entries(home) == []
 
 
 def linked(home: Path, secret: Path) -> dict[str, Path]:
@@ -41,7 +41,7 @@ def linked(home: Path, secret: Path) -> dict[str, Path]:
     )
     (home / "pair" / "a.raw").symlink_to(secret / "a.raw")
     (home / "around" / "other").symlink_to(secret)
-    return {entry.name: entry.path for entry in library.entries(home)}
+    return {entry.name: entry.path for entry in library_entries(home)}
 
 
 def test_links_inside_a_folder_of_the_library(serve: Callable[..., Served], tmp_path: Path) -> None:
@@ -70,6 +70,6 @@ def test_links_that_stay_in_the_library(serve: Callable[..., Served], tmp_path: 
     saved(phantom(), home / ".objects" / "1.nii.gz")
     (home / "case" / "image.nii.gz").symlink_to("../.objects/1.nii.gz")
     served = serve(library=home)
-    assert [entry.name for entry in library.entries(home)] == ["case"]
+    assert [entry.name for entry in library_entries(home)] == ["case"]
     id = served.post("sessions", library=0)["id"]
     assert served.post(f"sessions/{id}/open")["kind"] == "volume"

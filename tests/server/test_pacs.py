@@ -75,7 +75,7 @@ def test_series_in_segmentation_out(serve: Callable[..., Served], orthanc: str, 
     info = served.post(f"sessions/{id}/open")
     assert info["dicom"]
     assert info["pacs"]
-    volume = served.store.get(id).subject.volume  # type: ignore[union-attr]
+    volume = served.store.get(id).image.volume  # type: ignore[union-attr]
     assert sorted(volume.shape) == sorted(case.volume.shape)
     clicked_mm = tuple(float(x) for x in (ras.volume.affine @ [*ras.voxel(1), 1])[:3])
     t, y, x = PLANES["axial"].project([round(i) for i in volume.to_voxel(clicked_mm)], volume.shape, volume.orientation)
@@ -86,7 +86,7 @@ def test_series_in_segmentation_out(serve: Callable[..., Served], orthanc: str, 
     session = served.store.get(id)
     assert session.job is not None
     session.job.wait(60)
-    labels = session.found().canvas[0]
+    labels = session.result().labels[0]
     assert labels.any()
     assert "sent" in served.post(f"sessions/{id}/push")["message"]
 

@@ -14,8 +14,8 @@ import pytest
 from pydicom.uid import CTImageStorage
 
 from medical_sam2.server import pacs
-from medical_sam2.server.processes import Limits
 from medical_sam2.server.refusals import Refusal
+from medical_sam2.server.worker_process import WorkerLimits
 from tests.io.making import base
 from tests.server.conftest import Served
 
@@ -171,7 +171,7 @@ def test_answers_without_an_end_in_size(tmp_path: Path) -> None:
 def test_answers_without_an_end_in_time(serve: Callable[..., Served]) -> None:
     """The server itself waits no longer than a child may take, and is asked other things meanwhile."""
     with archive(endless) as address:
-        served = serve(pacs=address, child=Limits(seconds=8.0))
+        served = serve(pacs=address, worker_limits=WorkerLimits(seconds=8.0))
         answer = served.http.post("/api/pacs/series", json={"patient": "SECRET"})
     assert answer.status_code == 422
     assert "takes too long" in answer.json()["error"]

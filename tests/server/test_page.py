@@ -12,8 +12,8 @@ from playwright.sync_api import Browser, expect
 from medical_sam2 import io
 from medical_sam2.planning import PLANES
 from medical_sam2.prompts import Point
-from medical_sam2.server.desk import Desk
-from medical_sam2.server.settings import Settings
+from medical_sam2.server.inference_queue import InferenceQueue
+from medical_sam2.server.security import ServerSettings
 from medical_sam2.volume import Segmentation
 from tests.phantoms import Phantom, phantom, segmenter
 from tests.server.browsing import Person, chromium, running
@@ -31,7 +31,7 @@ def browser() -> Iterator[Browser]:
 @pytest.fixture
 def person(tmp_path: Path, browser: Browser) -> Iterator[Person]:
     """Somebody who was let in, and meets no error of the page; nothing is asked of another machine."""
-    with running(Settings(tmp_path / "state", token="t" * 32), Desk(segmenter)) as settings:
+    with running(ServerSettings(tmp_path / "state", token="t" * 32), InferenceQueue(segmenter)) as settings:
         one = Person.at(browser, settings)
         yield one
         one.page.context.close()
@@ -46,7 +46,7 @@ def spot(case: Phantom, plane: str) -> tuple[int, float, float]:
 
 
 @pytest.mark.parametrize("code", ["RAS", "LPS"])
-def test_click_see_scroll_correct_undo_track_and_take_away(person: Person, tmp_path: Path, code: str) -> None:
+def test_click_see_scroll_correct_undo_track_and_download(person: Person, tmp_path: Path, code: str) -> None:
     case, page = phantom(code, spacing_mm=(1, 1, 1.5)), person.page
     page.locator("#files").set_input_files(saved(case, tmp_path / "image.nii.gz"))
     expect(page.locator(".view.axial .counter")).to_have_text("9 / 16")
@@ -55,7 +55,7 @@ def test_click_see_scroll_correct_undo_track_and_take_away(person: Person, tmp_p
     page.locator(".view.axial input[type=range]").fill(str(t))
     person.click("axial", (y, x), shape, spacing)
     expect(page.locator(".structures .name")).to_have_value("structure 1")
-    expect(page.locator(".go")).to_contain_text("1 gesture not yet carried through")
+    expect(page.locator(".go")).to_contain_text("1 change not yet applied")
     expected = segmenter().segment_volume(case.volume, [Point(case.voxel(1))])
     there = PLANES["axial"].apply(expected.labels, code)[t] > 0
     _sees(person, "axial", tmp_path, there, spacing)
@@ -177,7 +177,7 @@ def test_a_set_of_images(person: Person, tmp_path: Path) -> None:
     person.wait("image")
     person.click("image", (16, 12), (40, 60), (1, 1))
     expect(page.locator(".go")).to_contain_text("1 gesture")
-    page.get_by_role("button", name="Outline all images").click()
+    page.get_by_role("button", name="Apply to all images").click()
     expect(page.get_by_role("link", name="Label images")).to_be_visible()
     page.get_by_role("button", name="Image 3", exact=True).click()
     expected = np.zeros((40, 60), bool)

@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 from playwright.sync_api import expect
 
-from medical_sam2.server.desk import Desk
-from medical_sam2.server.settings import Settings
+from medical_sam2.server.inference_queue import InferenceQueue
+from medical_sam2.server.security import ServerSettings
 from tests.phantoms import phantom, segmenter
 from tests.server.browsing import Person, chromium, running
 from tests.server.conftest import saved
@@ -18,7 +18,10 @@ pytestmark = pytest.mark.usefixtures("inline")
 
 def test_the_solid_view_shows_the_volume_and_the_outline(tmp_path: Path) -> None:
     case = phantom("LPS")
-    with running(Settings(tmp_path / "state", token="t" * 32), Desk(segmenter)) as settings, chromium(solid=True) as browser:
+    with (
+        running(ServerSettings(tmp_path / "state", token="t" * 32), InferenceQueue(segmenter)) as settings,
+        chromium(solid=True) as browser,
+    ):
         person = Person.at(browser, settings)
         person.page.locator("#files").set_input_files(saved(case, tmp_path / "image.nii.gz"))
         person.page.locator(".solid[data-ready]").wait_for()

@@ -16,10 +16,9 @@ from nnInteractive.inference.remote import SessionExpiredError, nnInteractiveRem
 from nnInteractive.inference.remote.serialization import pack_array, unpack_array
 
 from medical_sam2.prompts import Box, Point
-from medical_sam2.server import frames_nnia
-from medical_sam2.server.desk import Desk
+from medical_sam2.server.inference_queue import InferenceQueue
 from medical_sam2.server.refusals import Refusal
-from medical_sam2.server.settings import Settings
+from medical_sam2.server.security import ServerSettings
 from medical_sam2.volume import Volume
 from tests.phantoms import phantom, segmenter
 from tests.server.browsing import running
@@ -129,9 +128,9 @@ def test_monai_label_refuses(served: Served, ct: Path, query: str, params: objec
     assert served.http.post(f"{MONAI}/infer/{query.replace('SESSION', id)}", **form).status_code == status
 
 
-def test_nninteractive_by_its_own_client(tmp_path: Path, desk: Desk) -> None:
+def test_nninteractive_by_its_own_client(tmp_path: Path, queue: InferenceQueue) -> None:
     case = phantom("RAS")
-    with running(Settings(tmp_path / "state", token=TOKEN), desk) as found:
+    with running(ServerSettings(tmp_path / "state", token=TOKEN), queue) as found:
         url = f"http://127.0.0.1:{found.port}/nninteractive"
         with nnInteractiveRemoteInferenceSession(url, api_key=TOKEN) as client:
             assert client.ping()
@@ -174,8 +173,8 @@ def test_nninteractive_by_its_own_client(tmp_path: Path, desk: Desk) -> None:
 @pytest.mark.parametrize("dtype", ["uint8", "int16", "float32", "bool"])
 def test_frames_are_those_of_the_client(dtype: str) -> None:
     array = np.random.default_rng(0).integers(0, 2, (3, 4, 5)).astype(dtype)
-    assert (frames_nnia.unpack(pack_array(array), 60) == array).all()
-    assert (unpack_array(frames_nnia.pack(array)) == array).all()
+    assert (unpack_array(pack_array(array), 60) == array).all()
+    assert (unpack_array(pack_array(array)) == array).all()
 
 
 def test_broken_frames_are_refused() -> None:
@@ -191,4 +190,4 @@ def test_broken_frames_are_refused() -> None:
         good[:60] + bytes(40),
     ):
         with pytest.raises(Refusal):
-            frames_nnia.unpack(data, 100)
+            unpack_array(data, 100)

@@ -10,27 +10,27 @@ from medical_sam2.errors import PromptError
 from medical_sam2.planning import PLANES
 from medical_sam2.prompts import Point
 from medical_sam2.server import session as session_module
-from medical_sam2.server.desk import Desk
-from medical_sam2.server.refusals import Conflict, Missing, Refusal, Unusable
+from medical_sam2.server.inference_queue import InferenceQueue
+from medical_sam2.server.refusals import Conflict, InvalidRequest, NotFound, Refusal
+from medical_sam2.server.segmentation import decode_runs, encode_runs
 from medical_sam2.server.session import Session
-from medical_sam2.server.state import Said
-from medical_sam2.server.subjects import packed, unpacked
+from medical_sam2.server.state import Gesture
 from tests.phantoms import Phantom, segmenter
 from tests.server.conftest import session
 
 
-def click(case: Phantom, label: int, plane: str = "axial", *, object: int = 1, positive: bool = True) -> Said:
+def click(case: Phantom, label: int, plane: str = "axial", *, object: int = 1, positive: bool = True) -> Gesture:
     """A click on the voxel of an object, as the page would say it."""
     t, y, x = PLANES[plane].project(case.voxel(label), case.volume.shape, case.code)
-    return Said(0, object, plane, int(t), "points", ((y, x),), (positive,))
+    return Gesture(0, object, plane, int(t), "points", ((y, x),), (positive,))
 
 
-def clicked(place: Session, case: Phantom, label: int = 1, plane: str = "axial") -> Said:
+def clicked(place: Session, case: Phantom, label: int = 1, plane: str = "axial") -> Gesture:
     """Add a structure, click on it."""
     object = len(place.history.state.structures) + 1
-    place.add(place.history.version)
+    place.add_structure(place.history.version)
     said = click(case, label, plane, object=object)
-    place.say(place.history.version, said)
+    place.add_gesture(place.history.version, said)
     return said
 
 
@@ -42,70 +42,73 @@ def tracked(place: Session, views: str = "one") -> None:
 
 
 @pytest.mark.parametrize("code", ["RAS", "LPS", "AIL", "PSR", "SLP", "IAR"])
-def test_a_click_outlines_its_slice_at_once_in_every_orientation(tmp_path: Path, desk: Desk, code: str) -> None:
-    place, case = session(tmp_path, desk, code)
+def test_a_click_outlines_its_slice_at_once_in_every_orientation(tmp_path: Path, queue: InferenceQueue, code: str) -> None:
+    place, case = session(tmp_path, queue, code)
     for plane in PLANES:
         said = clicked(place, case, plane=plane)
         whole = segmenter().segment_volume(case.volume, [Point(case.voxel(1))], views=plane)
         expected = PLANES[plane].apply(whole.labels, code)[said.t] > 0
-        assert ((place.labels(plane, said.t) > 0) == expected).all()
+        assert ((place.frame_labels(plane, said.t) > 0) == expected).all()
         assert expected.any()
         place.undo(place.history.version)
 
 
-def test_tracking_gives_what_the_segmenter_gives(tmp_path: Path, desk: Desk) -> None:
-    place, case = session(tmp_path, desk)
+def test_tracking_gives_what_the_segmenter_gives(tmp_path: Path, queue: InferenceQueue) -> None:
+    place, case = session(tmp_path, queue)
     clicked(place, case, 1)
     clicked(place, case, 2)
     tracked(place)
     prompts = [Point(case.voxel(1), 1), Point(case.voxel(2), 2)]
     expected = segmenter().segment_volume(case.volume, prompts)
-    assert (place.found().canvas[0] == expected.labels).all()
+    assert (place.result().labels[0] == expected.labels).all()
     assert place.volumes_ml() == {1: (case.truth == 1).sum() / 1000, 2: (case.truth == 2).sum() / 1000}
-    assert sum(row.prompted for row in place.found().rows) == 2
-    assert place.found().doubt is not None
+    assert sum(row.prompted for row in place.result().rows) == 2
+    assert place.result().uncertainty is not None
 
 
-def test_a_correction_is_the_segmenters(tmp_path: Path, desk: Desk) -> None:
-    place, case = session(tmp_path, desk)
+def test_a_correction_is_the_segmenters(tmp_path: Path, queue: InferenceQueue) -> None:
+    place, case = session(tmp_path, queue)
     clicked(place, case, 1)
     tracked(place)
-    before = place.found().canvas[0].copy()
-    place.say(place.history.version, click(case, 1))
+    before = place.result().labels[0].copy()
+    place.add_gesture(place.history.version, click(case, 1))
     tracked(place)
     expected = segmenter().segment_volume(case.volume, [Point(case.voxel(1))], earlier=before)
-    assert (place.found().canvas[0] == expected.labels).all()
+    assert (place.result().labels[0] == expected.labels).all()
 
 
-def test_a_further_structure_leaves_the_first_alone(tmp_path: Path, desk: Desk) -> None:
-    place, case = session(tmp_path, desk)
+def test_a_further_structure_leaves_the_first_alone(tmp_path: Path, queue: InferenceQueue) -> None:
+    place, case = session(tmp_path, queue)
     clicked(place, case, 1)
     tracked(place)
     clicked(place, case, 2)
     tracked(place, "three")
-    assert (place.found().canvas[0] == case.truth).all()
+    assert (place.result().labels[0] == case.truth).all()
 
 
-def test_undo_and_redo_go_all_the_way(tmp_path: Path, desk: Desk) -> None:
-    place, case = session(tmp_path, desk)
-    seen = [place.sketched()[0]]
-    for step in (lambda: place.add(place.history.version), lambda: place.say(place.history.version, click(case, 1))):
+def test_undo_and_redo_go_all_the_way(tmp_path: Path, queue: InferenceQueue) -> None:
+    place, case = session(tmp_path, queue)
+    seen = [place.current_labels()[0]]
+    for step in (
+        lambda: place.add_structure(place.history.version),
+        lambda: place.add_gesture(place.history.version, click(case, 1)),
+    ):
         step()
-        seen.append(place.sketched()[0])
+        seen.append(place.current_labels()[0])
     tracked(place)
-    seen.append(place.sketched()[0])
+    seen.append(place.current_labels()[0])
     for expected in reversed(seen[:-1]):
         place.undo(place.history.version)
-        assert (place.sketched()[0] == expected).all()
-    with pytest.raises(Unusable):
+        assert (place.current_labels()[0] == expected).all()
+    with pytest.raises(InvalidRequest):
         place.undo(place.history.version)
     for expected in seen[1:]:
         place.redo(place.history.version)
-        assert (place.sketched()[0] == expected).all()
+        assert (place.current_labels()[0] == expected).all()
 
 
-def test_what_was_acknowledged_is_there_after_a_restart(tmp_path: Path, desk: Desk) -> None:
-    place, case = session(tmp_path, desk)
+def test_what_was_acknowledged_is_there_after_a_restart(tmp_path: Path, queue: InferenceQueue) -> None:
+    place, case = session(tmp_path, queue)
     clicked(place, case, 1)
     tracked(place)
     clicked(place, case, 2)
@@ -114,126 +117,132 @@ def test_what_was_acknowledged_is_there_after_a_restart(tmp_path: Path, desk: De
     journal = tmp_path / "journal.jsonl"
     with journal.open("ab") as file:
         file.write(b'{"version":99,"kind":"sa')  # a step that was being written when the power went
-    again, _ = session(tmp_path, desk)
+    again, _ = session(tmp_path, queue)
     assert again.history == place.history
-    assert (again.sketched()[0] == place.sketched()[0]).all()
+    assert (again.current_labels()[0] == place.current_labels()[0]).all()
     again.undo(again.history.version)
-    third, _ = session(tmp_path, desk)
+    third, _ = session(tmp_path, queue)
     assert third.history == again.history
 
 
-def test_two_tabs_cannot_overwrite_each_other(tmp_path: Path, desk: Desk) -> None:
-    place, case = session(tmp_path, desk)
+def test_two_tabs_cannot_overwrite_each_other(tmp_path: Path, queue: InferenceQueue) -> None:
+    place, case = session(tmp_path, queue)
     seen = place.history.version
-    place.add(seen, "mine")
-    for late in (lambda: place.add(seen, "yours"), lambda: place.say(seen, click(case, 1)), lambda: place.undo(seen)):
+    place.add_structure(seen, "mine")
+    for late in (
+        lambda: place.add_structure(seen, "yours"),
+        lambda: place.add_gesture(seen, click(case, 1)),
+        lambda: place.undo(seen),
+    ):
         with pytest.raises(Conflict):
             late()
     assert list(place.history.state.names.values()) == ["mine"]
 
 
-def test_tracking_can_be_cancelled_and_leaves_nothing(tmp_path: Path, desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    place, case = session(tmp_path, desk)
+def test_tracking_can_be_cancelled_and_leaves_nothing(
+    tmp_path: Path, queue: InferenceQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place, case = session(tmp_path, queue)
     clicked(place, case)
-    before, shown = place.history, place.sketched()[0]
+    before, shown = place.history, place.current_labels()[0]
     began, go_on = threading.Event(), threading.Event()
 
     def waits() -> None:
         began.set()
         go_on.wait(60)
 
-    monkeypatch.setattr(desk, "give_way", waits)
+    monkeypatch.setattr(queue, "give_way", waits)
     job = place.track(before.version)
     assert began.wait(60)
     with pytest.raises(Conflict):
         place.undo(before.version)
     with pytest.raises(Conflict):
         place.track(before.version)
-    assert place.labels("axial", 0).shape == place.subject.size("axial", 0)  # readable meanwhile
+    assert place.frame_labels("axial", 0).shape == place.image.frame_shape("axial", 0)  # readable meanwhile
     job.cancel()
     go_on.set()
     job.wait(60)
     assert job.events[-1].kind == "cancelled"
     assert place.history == before
-    assert (place.sketched()[0] == shown).all()
+    assert (place.current_labels()[0] == shown).all()
 
 
-def test_a_click_goes_before_the_next_tracked_frame(tmp_path: Path, desk: Desk) -> None:
-    place, case = session(tmp_path / "a", desk)
-    other, _ = session(tmp_path / "b", desk)
+def test_a_click_goes_before_the_next_tracked_frame(tmp_path: Path, queue: InferenceQueue) -> None:
+    place, case = session(tmp_path / "a", queue)
+    other, _ = session(tmp_path / "b", queue)
     clicked(place, case)
-    other.add(0)
+    other.add_structure(0)
     job = place.track(place.history.version)
-    other.say(1, click(case, 2))
-    assert other.labels("axial", click(case, 2).t).any()
+    other.add_gesture(1, click(case, 2))
+    assert other.frame_labels("axial", click(case, 2).t).any()
     job.wait(60)
     assert job.events[-1].kind == "done"
 
 
-def test_a_failure_is_told_and_changes_nothing(tmp_path: Path, desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    place, case = session(tmp_path, desk)
+def test_a_failure_is_told_and_changes_nothing(tmp_path: Path, queue: InferenceQueue, monkeypatch: pytest.MonkeyPatch) -> None:
+    place, case = session(tmp_path, queue)
     clicked(place, case)
     before = place.history
 
     def fails(*_: object) -> None:
         raise PromptError("it is dark", "switch on the light")
 
-    monkeypatch.setattr(session_module.results, "save", fails)
+    monkeypatch.setattr(session_module, "save_result", fails)
     job = place.track(before.version)
     job.wait(60)
     assert (job.events[-1].kind, job.events[-1].message) == ("failed", "it is dark; switch on the light")
     assert place.history == before
 
 
-def test_a_removed_structure_is_gone_and_comes_back_by_undo(tmp_path: Path, desk: Desk) -> None:
-    place, case = session(tmp_path, desk)
+def test_a_removed_structure_is_gone_and_comes_back_by_undo(tmp_path: Path, queue: InferenceQueue) -> None:
+    place, case = session(tmp_path, queue)
     clicked(place, case, 1)
     clicked(place, case, 2)
     tracked(place)
-    place.remove(place.history.version, 2)
-    assert set(np.unique(place.found().canvas[0])) == {0, 1}
+    place.remove_structure(place.history.version, 2)
+    assert set(np.unique(place.result().labels[0])) == {0, 1}
     assert 2 not in place.volumes_ml() or place.volumes_ml()[2] == 0
     place.undo(place.history.version)
-    assert set(np.unique(place.found().canvas[0])) == {0, 1, 2}
+    assert set(np.unique(place.result().labels[0])) == {0, 1, 2}
 
 
-def test_an_outline_of_ones_own_stays_as_drawn(tmp_path: Path, desk: Desk) -> None:
-    place, case = session(tmp_path, desk)
-    place.add(0)
+def test_an_outline_of_ones_own_stays_as_drawn(tmp_path: Path, queue: InferenceQueue) -> None:
+    place, case = session(tmp_path, queue)
+    place.add_structure(0)
     t = click(case, 1).t
-    drawn = np.zeros(place.subject.size("axial", t), bool)
+    drawn = np.zeros(place.image.frame_shape("axial", t), bool)
     drawn[3:6, 4:7] = True
-    place.say(1, Said(0, 1, "axial", t, "mask", runs=packed(drawn)))
-    assert (place.labels("axial", t) == drawn).all()
+    place.add_gesture(1, Gesture(0, 1, "axial", t, "mask", runs=encode_runs(drawn)))
+    assert (place.frame_labels("axial", t) == drawn).all()
     tracked(place)
-    assert (place.labels("axial", t) == drawn).all()
+    assert (place.frame_labels("axial", t) == drawn).all()
 
 
 @pytest.mark.parametrize(
     "said",
     [
-        Said(0, 1, "image", 0, "points", ((1, 1),), (True,)),
-        Said(0, 1, "axial", 99, "points", ((1, 1),), (True,)),
-        Said(0, 1, "axial", 1, "points", ((1, 99),), (True,)),
-        Said(0, 1, "axial", 1, "points", (), ()),
-        Said(0, 1, "axial", 1, "points", ((1, 1),), ()),
-        Said(0, 1, "axial", 1, "box", ((1, 1), (1, 1))),
-        Said(0, 1, "axial", 1, "mask", runs=(0, 10_000)),
-        Said(0, 1, "axial", 1, "mask", runs=(5, 5, 2, 2)),
-        Said(0, 1, "axial", 1, "mask"),
-        Said(0, 7, "axial", 1, "points", ((1, 1),), (True,)),
+        Gesture(0, 1, "image", 0, "points", ((1, 1),), (True,)),
+        Gesture(0, 1, "axial", 99, "points", ((1, 1),), (True,)),
+        Gesture(0, 1, "axial", 1, "points", ((1, 99),), (True,)),
+        Gesture(0, 1, "axial", 1, "points", (), ()),
+        Gesture(0, 1, "axial", 1, "points", ((1, 1),), ()),
+        Gesture(0, 1, "axial", 1, "box", ((1, 1), (1, 1))),
+        Gesture(0, 1, "axial", 1, "mask", runs=(0, 10_000)),
+        Gesture(0, 1, "axial", 1, "mask", runs=(5, 5, 2, 2)),
+        Gesture(0, 1, "axial", 1, "mask"),
+        Gesture(0, 7, "axial", 1, "points", ((1, 1),), (True,)),
     ],
 )
-def test_gestures_that_cannot_be_are_refused(tmp_path: Path, desk: Desk, said: Said) -> None:
-    place, _ = session(tmp_path, desk)
-    place.add(0)
+def test_gestures_that_cannot_be_are_refused(tmp_path: Path, queue: InferenceQueue, said: Gesture) -> None:
+    place, _ = session(tmp_path, queue)
+    place.add_structure(0)
     with pytest.raises(Refusal):
-        place.say(1, said)
+        place.add_gesture(1, said)
     assert place.history.version == 1
 
 
-def test_results_that_nothing_leads_back_to_are_removed(tmp_path: Path, desk: Desk) -> None:
-    place, case = session(tmp_path, desk)
+def test_results_that_nothing_leads_back_to_are_removed(tmp_path: Path, queue: InferenceQueue) -> None:
+    place, case = session(tmp_path, queue)
     clicked(place, case)
     tracked(place)
     clicked(place, case, 2)
@@ -244,38 +253,38 @@ def test_results_that_nothing_leads_back_to_are_removed(tmp_path: Path, desk: De
     clicked(place, case, 2)
     tracked(place)
     assert len(list((tmp_path / "results").iterdir())) == 2
-    again, _ = session(tmp_path, desk)
-    assert (again.sketched()[0] == place.sketched()[0]).all()
+    again, _ = session(tmp_path, queue)
+    assert (again.current_labels()[0] == place.current_labels()[0]).all()
 
 
-def test_only_negative_clicks_are_refused_and_nothing_is_changed(tmp_path: Path, desk: Desk) -> None:
-    place, case = session(tmp_path, desk)
-    place.add(0)
+def test_only_negative_clicks_are_refused_and_nothing_is_changed(tmp_path: Path, queue: InferenceQueue) -> None:
+    place, case = session(tmp_path, queue)
+    place.add_structure(0)
     with pytest.raises(PromptError):
-        place.say(1, click(case, 1, positive=False))
+        place.add_gesture(1, click(case, 1, positive=False))
     assert place.history.version == 1
 
 
-def test_there_is_nothing_to_download_before_tracking(tmp_path: Path, desk: Desk) -> None:
-    place, _ = session(tmp_path, desk)
-    with pytest.raises(Missing):
-        place.found()
-    with pytest.raises(Unusable):
+def test_there_is_nothing_to_download_before_tracking(tmp_path: Path, queue: InferenceQueue) -> None:
+    place, _ = session(tmp_path, queue)
+    with pytest.raises(NotFound):
+        place.result()
+    with pytest.raises(InvalidRequest):
         place.track(0)
 
 
-def test_what_is_forgotten_is_read_again(tmp_path: Path, desk: Desk) -> None:
-    place, case = session(tmp_path, desk)
+def test_what_is_forgotten_is_read_again(tmp_path: Path, queue: InferenceQueue) -> None:
+    place, case = session(tmp_path, queue)
     clicked(place, case)
     tracked(place)
-    before = place.sketched()[0]
-    assert place.held_bytes > 0
-    place.rest()
-    assert place.held_bytes == 0
-    assert (place.sketched()[0] == before).all()
+    before = place.current_labels()[0]
+    assert place.memory_bytes > 0
+    place.release_memory()
+    assert place.memory_bytes == 0
+    assert (place.current_labels()[0] == before).all()
 
 
 @given(st.lists(st.booleans(), min_size=12, max_size=12).filter(any))
 def test_runs_are_the_mask(bits: list[bool]) -> None:
     mask = np.array(bits).reshape(3, 4)
-    assert (unpacked(packed(mask), (3, 4)) == mask).all()
+    assert (decode_runs(encode_runs(mask), (3, 4)) == mask).all()

@@ -11,12 +11,11 @@ from medical_sam2.cli import main
 from medical_sam2.intensity_window import Window
 from medical_sam2.io import Picture
 from medical_sam2.prompts import FramePrompt, Point
-from medical_sam2.server.desk import Desk
-from medical_sam2.server.looks import look
-from medical_sam2.server.sets import SetSubject
-from medical_sam2.server.settings import Settings
-from medical_sam2.server.state import Said
-from medical_sam2.server.volumes import VolumeSubject
+from medical_sam2.server.inference_queue import InferenceQueue
+from medical_sam2.server.rendering import encode_frame
+from medical_sam2.server.security import ServerSettings
+from medical_sam2.server.segmentation import SessionImageSet, SessionVolume
+from medical_sam2.server.state import Gesture
 from medical_sam2.volume import Volume
 from tests.phantoms import segmenter
 from tests.server.conftest import Served
@@ -25,52 +24,52 @@ from tests.test_intensity_window import ct, tissue
 LUNG, SOFT = Window(-1250, 250), Window(-160, 240)
 
 
-def said(t: int, y: int, x: int, plane: str = "axial") -> Said:
-    return Said(1, 1, plane, t, "points", ((y, x),), (True,))
+def said(t: int, y: int, x: int, plane: str = "axial") -> Gesture:
+    return Gesture(1, 1, plane, t, "points", ((y, x),), (True,))
 
 
-def seen_by(subject: VolumeSubject, voxel: tuple[int, int, int]) -> Window:
+def seen_by(subject: SessionVolume, voxel: tuple[int, int, int]) -> Window:
     """What the network truly saw."""
     return segmenter().segment_volume(subject.volume, [Point(voxel)], window=subject.window_name).windows[1]
 
 
 @pytest.mark.parametrize(("voxel", "window"), [((8, 7, 5), LUNG), ((16, 12, 5), SOFT)])
 def test_a_structure_is_told_the_window_that_the_network_saw_it_through(voxel: tuple[int, int, int], window: Window) -> None:
-    subject = VolumeSubject(Volume(ct(), np.diag([-1.0, -1.0, 1.0, 1.0])))
+    subject = SessionVolume(Volume(ct(), np.diag([-1.0, -1.0, 1.0, 1.0])))
     i, j, k = voxel
     assert subject.window == SOFT
-    assert subject.seen([said(k, j, i)]) == seen_by(subject, voxel) == window
-    told = VolumeSubject(subject.volume, "percentile")
-    assert told.seen([said(k, j, i)]) == told.window == seen_by(told, voxel) != window
+    assert subject.network_window([said(k, j, i)]) == seen_by(subject, voxel) == window
+    told = SessionVolume(subject.volume, "percentile")
+    assert told.network_window([said(k, j, i)]) == told.window == seen_by(told, voxel) != window
 
 
 def test_a_mad_voxel_leaves_the_page_its_levels() -> None:
     array = (1000 * tissue(0)).astype(np.float32)
-    plain = VolumeSubject(Volume(array.copy(), np.eye(4))).extent
+    plain = SessionVolume(Volume(array.copy(), np.eye(4))).extent
     array[3, 3, 3] = 1e30
-    extent = VolumeSubject(Volume(array, np.eye(4))).extent
+    extent = SessionVolume(Volume(array, np.eye(4))).extent
     assert plain.high == pytest.approx(float(tissue(0).max() * 1000), rel=0.01)
     assert plain.high < extent.high < 50 * plain.high
-    codes = np.frombuffer(look(array[:, :, 3], extent, 0).data, "<u2")
+    codes = np.frombuffer(encode_frame(array[:, :, 3], extent, 0).data, "<u2")
     assert len(np.unique(codes)) > 100
 
 
 def test_an_image_is_told_as_the_network_sees_it() -> None:
     grey, colour = (tissue(0)[:, :, 5] * 3000).astype(np.uint16), np.random.default_rng(0).integers(90, 140, (24, 20, 3))
-    subject = SetSubject([Picture(grey), Picture(colour.astype(np.uint8)), Picture(ct()[:, :, 5], modality="CT")])
+    subject = SessionImageSet([Picture(grey), Picture(colour.astype(np.uint8)), Picture(ct()[:, :, 5], modality="CT")])
     prompts = {2: {1: FramePrompt.click(8, 7)}}
     for found in segmenter().segment_images(
         [p.array for p in subject.pictures], prompts, modality=lambda i: (None, None, "CT")[i]
     ):
-        window = subject.range(found.index, [said(2, 7, 8, "image")])
+        window = subject.display_window(found.index, [said(2, 7, 8, "image")])
         assert window == found.window
-        shown = look(subject.pixels("image", found.index), window, 0)
+        shown = encode_frame(subject.pixels("image", found.index), window, 0)
         assert (shown.low, shown.high) == (window.low, window.high)
         kind = "<u2" if shown.channels == 1 else np.uint8
         most = 65_535 if shown.channels == 1 else 255
         codes = np.frombuffer(shown.data, kind).reshape(subject.pictures[found.index].array.shape) / most
         np.testing.assert_allclose(codes, window.apply(subject.pictures[found.index].array), atol=0.003)
-    assert SetSubject([Picture(grey)], "10,20").range(0, []) == Window(10, 20)
+    assert SessionImageSet([Picture(grey)], "10,20").display_window(0, []) == Window(10, 20)
 
 
 def test_the_page_is_told_a_guess_and_the_window_can_be_set_for_all(serve: Callable[..., Served], tmp_path: Path) -> None:
@@ -90,12 +89,12 @@ def test_the_page_is_told_a_guess_and_the_window_can_be_set_for_all(serve: Calla
 def test_the_command_takes_a_window(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    started: list[Settings] = []
+    started: list[ServerSettings] = []
 
-    def run(settings: Settings, desk: Desk, **options: object) -> None:
+    def run(settings: ServerSettings, queue: InferenceQueue, **options: object) -> None:
         started.append(settings)
 
-    monkeypatch.setattr("medical_sam2.server.run.serve", run)
+    monkeypatch.setattr("medical_sam2.server.app.serve", run)
     assert main(["serve", "--window", "-5,77", "--state", str(tmp_path), "--port", "9"]) == 0
     assert started[0].window == "-5,77"
     assert main(["serve", "--window", "lungs"]) == 2

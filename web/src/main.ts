@@ -32,8 +32,8 @@ async function home(first = false): Promise<void> {
 
 const KEYS: [string, string][] = [
   ['Q A X S D V', 'tool: inside, outside, box, lasso, brush, look'], ['Arrows', 'move the cross hair (Shift: ten pixels)'], ['Page Up/Down, wheel', 'next or previous slice'],
-  ['Enter, −', 'click inside, click outside, at the cross hair'], ['B … Enter', 'box from here to there'], ['Enter … Enter, − … Enter', 'with the brush: paint, wipe, along the arrows'], ['[ ]', 'size of the brush'], ['T, Esc', 'track, cancel'], ['Z, Y', 'undo, redo'],
-  ['N, 1–9', 'new structure, choose one'], ['L', 'look here next'], ['O, U', 'outlines, uncertainty'], ['W', 'next window (right drag: by hand)'], ['F', 'one view large, all views'], ['Ctrl + wheel', 'zoom (middle drag: pan)'],
+  ['Enter, −', 'click inside, click outside, at the cross hair'], ['B … Enter', 'box from here to there'], ['Enter … Enter, − … Enter', 'with the brush: paint, wipe, along the arrows'], ['[ ]', 'size of the brush'], ['T, Esc', 'apply to volume, cancel'], ['Z, Y', 'undo, redo'],
+  ['N, 1–9', 'new structure, choose one'], ['L', 'review next'], ['O, U', 'outlines, uncertainty'], ['W', 'next window (right drag: by hand)'], ['F', 'one view large, all views'], ['Ctrl + wheel', 'zoom (middle drag: pan)'],
 ]
 
 function help(): void {
@@ -85,7 +85,7 @@ function open(info: Info, names: string[], about: About): void {
     if (change !== 'state' && change !== 'progress') return
     undo.disabled = !work.state.can_undo || !!work.progress
     redo.disabled = !work.state.can_redo || !!work.progress
-    if (change === 'progress') status.textContent = work.progress ? 'Tracking …' : work.message || (work.state.tracked ? 'Tracked.' : '')
+    if (change === 'progress') status.textContent = work.progress ? 'Applying …' : work.message || (work.state.tracked ? 'Applied.' : '')
   })
   work.tell('state')
   work.tell('tool')

@@ -1,4 +1,4 @@
-// Beside the views: structures, tools, tracking, where to look, and what to take away.
+// Beside the views: structures, tools, tracking, what to review, and downloads.
 import type { About } from './api'
 import { SIZES } from './brush'
 import { fill, h, icon } from './dom'
@@ -22,23 +22,23 @@ export class Panel {
   private readonly go = h('div', { class: 'go' })
   private readonly look = h('div', { class: 'look' })
   private readonly shown = h('div', { class: 'row wrap' })
-  private readonly take = h('div', { class: 'row wrap' })
+  private readonly downloads = h('div', { class: 'row wrap' })
 
   constructor(private readonly work: Work, private readonly about: About, private readonly attempt: (what: Promise<unknown>) => void) {
     const volume = work.info.kind === 'volume'
     fill(this.element,
       h('section', {}, h('div', { class: 'head' }, h('h2', {}, 'Structures'), h('button', { title: 'New structure (N)', 'aria-label': 'New structure', class: 'quiet', onclick: () => attempt(work.add()) }, icon('plus'))), this.structures),
       h('section', {}, h('h2', {}, 'Tool'), this.tools, this.size),
-      h('section', {}, h('h2', {}, volume ? 'Through the volume' : 'Through the set'), this.go),
-      h('section', {}, h('h2', {}, 'Look here next'), this.look),
+      h('section', {}, h('h2', {}, volume ? 'Whole volume' : 'All images'), this.go),
+      h('section', {}, h('h2', {}, 'Review next'), this.look),
       h('section', {}, h('h2', {}, 'Show'), this.shown),
-      h('section', {}, h('h2', {}, 'Take away'), this.take))
+      h('section', {}, h('h2', {}, 'Download'), this.downloads))
     work.listen((change) => this.on(change))
     for (const change of ['state', 'tool', 'progress', 'rows', 'overlay'] as Change[]) this.on(change)
   }
 
   private on(change: Change): void {
-    if (change === 'state') { this.list(); this.going(); this.taking(); this.showing() }
+    if (change === 'state') { this.list(); this.going(); this.downloading(); this.showing() }
     if (change === 'tool') this.choosing()
     if (change === 'progress') this.going()
     if (change === 'rows') this.looking()
@@ -52,7 +52,7 @@ export class Panel {
       const colour = h('input', { type: 'color', value: each.colour, 'aria-label': `Colour of ${each.name}`, onchange: () => this.attempt(work.rename(each.label, '', colour.value)) })
       return h('li', { class: each.label === work.label ? 'active' : '', colour: each.colour, 'aria-current': each.label === work.label ? 'true' : undefined, onclick: () => this.choose(each.label) },
         colour, name,
-        h('span', { class: 'ml', title: 'Volume of the tracked outline' }, each.ml === null ? (each.said ? 'sketch' : '–') : `${each.ml < 10 ? each.ml.toFixed(2) : each.ml.toFixed(1)} mL`),
+        h('span', { class: 'ml', title: 'Volume of the tracked outline' }, each.ml === null ? (each.said ? 'this slice' : '–') : `${each.ml < 10 ? each.ml.toFixed(2) : each.ml.toFixed(1)} mL`),
         h('button', { class: 'quiet', title: 'Remove', 'aria-label': `Remove ${each.name}`, onclick: (event: Event) => { event.stopPropagation(); this.attempt(work.drop(each.label)) } }, icon('close')))
     }
     fill(this.structures, ...work.state.structures.map(item))
@@ -96,10 +96,10 @@ export class Panel {
     const { fresh, tracked } = work.state
     const views = h('select', { 'aria-label': 'Views', onchange: () => { work.views = views.value } },
       ...[['one', 'one view: fast'], ['three', 'three views'], ['six', 'six views: slow']].map(([value, text]) => h('option', { value, selected: work.views === value }, text)))
-    const word = work.info.kind === 'set' ? 'Outline all images' : tracked ? 'Track what is new' : 'Track'
-    const told = fresh ? `${fresh} gesture${fresh > 1 ? 's' : ''} not yet carried through` : tracked ? 'Everything said is carried through.' : 'Nothing to track yet.'
+    const word = work.info.kind === 'set' ? 'Apply to all images' : tracked ? 'Apply changes to volume' : 'Apply to volume'
+    const progress = fresh ? `${fresh} change${fresh > 1 ? 's' : ''} not yet applied` : tracked ? 'All changes are applied.' : 'Nothing to apply yet.'
     fill(this.go, h('button', { class: 'primary wide', title: `${word} (T)`, disabled: !fresh, onclick: () => this.attempt(work.track()) }, word),
-      work.info.kind === 'volume' ? views : null, h('p', { class: 'fine' }, told), work.message ? h('p', { class: 'fine warn' }, work.message) : null)
+      work.info.kind === 'volume' ? views : null, h('p', { class: 'fine' }, progress), work.message ? h('p', { class: 'fine warn' }, work.message) : null)
   }
 
   private looking(): void {
@@ -108,7 +108,7 @@ export class Panel {
     const button = (row: (typeof found)[number]): HTMLElement =>
       h('button', { class: `line${row.look ? ' unsure' : ''}`, onclick: () => this.jump(row) }, h('span', {}, `${row.plane} ${row.t + 1}`), h('small', {}, `${name(row.label)} · ${Math.round(100 * row.sure)} % sure`))
     fill(this.look, ...found.map(button))
-    if (!found.length) fill(this.look, h('p', { class: 'fine' }, 'After tracking, the places where the network is least sure.'))
+    if (!found.length) fill(this.look, h('p', { class: 'fine' }, 'Slices on which the network is least sure are listed here.'))
   }
 
   private jump(row: { plane: 'axial' | 'coronal' | 'sagittal' | 'image'; t: number }): void {
@@ -150,13 +150,13 @@ export class Panel {
     return [...new Map(all.map((each) => [each.join(), each])).values()]
   }
 
-  private taking(): void {
+  private downloading(): void {
     const { work } = this
     const forms = work.info.kind === 'set' ? [['zip', 'Label images']] : [['nii.gz', 'NIfTI'], ['nrrd', 'NRRD'], ...(work.info.dicom ? [['dcm', 'DICOM-SEG']] : []), ['csv', 'Volumes (CSV)']]
-    if (!work.state.tracked) return fill(this.take, h('p', { class: 'fine' }, 'Track first; what is taken away is what was tracked.'))
+    if (!work.state.tracked) return fill(this.downloads, h('p', { class: 'fine' }, work.info.kind === 'set' ? 'Apply to all images first.' : 'Apply to the volume first.'))
     const link = ([form, name]: string[]): HTMLElement => h('a', { class: 'button', href: `api/sessions/${work.info.id}/download/${form}`, download: '' }, icon('down'), name)
-    fill(this.take, ...forms.map(link),
+    fill(this.downloads, ...forms.map(link),
       work.info.pacs ? h('button', { onclick: () => this.attempt(work.push()) }, 'Send to the PACS') : null,
-      work.state.fresh ? h('p', { class: 'fine warn' }, 'What is not yet carried through is not in it.') : null)
+      work.state.fresh ? h('p', { class: 'fine warn' }, 'Changes that are not yet applied are not in it.') : null)
   }
 }

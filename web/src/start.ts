@@ -28,7 +28,7 @@ export class Start {
     })
     fill(this.element,
       h('h1', {}, 'Medical SAM 2'),
-      h('p', { class: 'lead' }, 'Click on a structure, see its outline, carry it through the volume, correct it, take it away. Nothing leaves this machine.'),
+      h('p', { class: 'lead' }, 'Click on a structure, see its outline, apply it to the volume, correct it, download it. Nothing leaves this machine.'),
       drop, this.status, this.choices, this.library(), this.pacs(), this.kept(),
       h('p', { class: 'fine' }, 'For research. Not a medical device.'))
   }

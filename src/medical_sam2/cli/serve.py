@@ -1,4 +1,4 @@
-"""`medsam2 serve`: a page on this machine to click, see the outline, correct it and take it away."""
+"""`medsam2 serve`: a page on this machine to click, see the outline, correct it and download it."""
 
 import os
 import secrets
@@ -17,7 +17,7 @@ from medical_sam2.intensity_window import named_window
 
 if TYPE_CHECKING:
     from medical_sam2.segmenter import Segmenter
-    from medical_sam2.server.settings import Settings
+    from medical_sam2.server.security import ServerSettings
 
 PASSWORD = "MEDSAM2_PASSWORD"  # noqa: S105 - the name of a variable
 PORT, TRIES = 8421, 20
@@ -101,7 +101,7 @@ def serve(
     pacs: str = "",
     no_browser: Annotated[bool, FLAG] = False,
 ) -> None:
-    """Open a page on this machine: click, see the outline, correct it, take it away.
+    """Open a page on this machine: click, see the outline, correct it, download it.
 
     Args:
         what: image file, or folder of images, to be opened from the page; others can be dropped on it.
@@ -111,26 +111,26 @@ def serve(
     """
     if not (find_spec("fastapi") and find_spec("uvicorn")):
         raise ConfigError("the page needs FastAPI and uvicorn", "install medical-sam2[serve]")
-    from medical_sam2.server.desk import Desk
-    from medical_sam2.server.run import serve as run
+    from medical_sam2.server.app import serve as run
+    from medical_sam2.server.inference_queue import InferenceQueue
 
     if what is not None and not what.exists():
         raise InputError("there is no such file or folder", "check the path", subject=what)
     settings = _settings(what, reach, keeping, window, pacs)
-    desk = Desk(lambda: _segmenter(machine))
+    queue = InferenceQueue(lambda: _segmenter(machine))
     files = {name: str(path) if path else None for name, path in (("certificate", reach.certificate), ("key", reach.key))}
-    run(settings, desk, **files, browser=not no_browser and sys.stderr.isatty())
+    run(settings, queue, **files, browser=not no_browser and sys.stderr.isatty())
 
 
-def _settings(what: Path | None, reach: Reach, keeping: Keeping, window: str, pacs: str) -> "Settings":
-    from medical_sam2.server.settings import LOOPBACK, Settings
+def _settings(what: Path | None, reach: Reach, keeping: Keeping, window: str, pacs: str) -> "ServerSettings":
+    from medical_sam2.server.security import LOOPBACK, ServerSettings
 
     named_window(window)
     secret = _password(reach.password_file)
     if reach.host not in LOOPBACK and not secret:
         problem = f"--host {reach.host} can be reached from other machines, and there is no password"
         raise ConfigError(problem, f"give --password-file or {PASSWORD}")
-    return Settings(
+    return ServerSettings(
         state=keeping.state or _home(),
         library=what,
         host=reach.host,

@@ -1,47 +1,120 @@
-"""What the page asks for."""
+"""The routes of the page, under /api. What it sends is checked here, by pydantic models; inside are values of our own."""
 
 import asyncio
 import os
 from collections.abc import AsyncIterator
-from http import HTTPStatus
+from tempfile import NamedTemporaryFile
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
-from fastapi.responses import JSONResponse
 from fastapi.sse import EventSourceResponse, ServerSentEvent
+from pydantic import BaseModel, ConfigDict, Field
 
 from medical_sam2.intensity_window import CT_WINDOWS
-from medical_sam2.server import library, looks
-from medical_sam2.server.downloads import download
-from medical_sam2.server.forms import Add, Begin, Open, Say, StateOut, Track, Versioned, shown
-from medical_sam2.server.refusals import Missing, Refusal
+from medical_sam2.server.pacs import SeriesRecord
+from medical_sam2.server.refusals import InvalidRequest, NotFound, Refusal
+from medical_sam2.server.rendering import Encoded, encode_download, encode_frame, encode_volume, subsample
+from medical_sam2.server.segmentation import SessionVolume
 from medical_sam2.server.session import Session
-from medical_sam2.server.store import Store
-from medical_sam2.server.volumes import VolumeSubject
+from medical_sam2.server.session_store import SessionStore
+from medical_sam2.server.state import MOST_NAME, Gesture, Structure
+from medical_sam2.server.uploads import library_entries
+from medical_sam2.server.worker_process import ReadingOptions
 
 PAUSE_S = 0.04  # between two looks at the events of a job
+BYTES = "application/octet-stream"
 Plane = Literal["axial", "coronal", "sagittal", "image"]
 Side = Annotated[int, Query(ge=0, le=4096)]
+Pair = tuple[Annotated[float, Field(allow_inf_nan=False)], Annotated[float, Field(allow_inf_nan=False)]]
 
 
-def routes(store: Store) -> APIRouter:
-    """The routes of the page, under /api."""
+class StrictForm(BaseModel):
+    """Nothing but the fields that are known."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+
+class NewSession(StrictForm):
+    """A new session: from the library, or waiting for an upload."""
+
+    library: Annotated[int, Field(ge=0)] | None = None
+
+
+class OpenSession(StrictForm):
+    """How the files are read."""
+
+    frame: Annotated[int, Field(ge=0, le=100_000)] | None = None
+    series: Annotated[int, Field(ge=1, le=100_000)] | None = None
+    allow_gap: bool = False
+
+
+class VersionedForm(StrictForm):
+    """A change of what the client has seen."""
+
+    version: Annotated[int, Field(ge=0)]
+
+
+class StructureForm(VersionedForm):
+    """A new structure, or another name or colour of one."""
+
+    name: Annotated[str, Field(max_length=MOST_NAME)] = ""
+    colour: Annotated[str, Field(pattern=r"^(#[0-9a-f]{6})?$")] = ""
+
+
+class TrackForm(VersionedForm):
+    """Apply the gestures to the whole."""
+
+    views: Literal["one", "three", "six"] = "one"
+
+
+class GestureForm(VersionedForm):
+    """A gesture."""
+
+    label: Annotated[int, Field(ge=1, le=255)]
+    plane: Plane
+    t: Annotated[int, Field(ge=0)]
+    kind: Literal["points", "box", "mask"]
+    points: Annotated[list[Pair], Field(max_length=64)] = []
+    positive: Annotated[list[bool], Field(max_length=64)] = []
+    runs: Annotated[list[Annotated[int, Field(ge=0, le=1 << 31)]], Field(max_length=200_000)] = []
+
+    def gesture(self) -> Gesture:
+        """As the session takes it."""
+        points = tuple((float(y), float(x)) for y, x in self.points)
+        return Gesture(0, self.label, self.plane, self.t, self.kind, points, tuple(self.positive), tuple(self.runs))
+
+
+class SeriesQuery(StrictForm):
+    """Whose series of the PACS."""
+
+    patient: Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[^*?\\]+$")]
+
+
+class SeriesChoice(StrictForm):
+    """Which of the series that were found."""
+
+    number: Annotated[int, Field(ge=0)]
+
+
+def routes(store: SessionStore) -> APIRouter:
+    """The routes of the page."""
     router = APIRouter(prefix="/api")
     _about(router, store)
     _files(router, store)
     _frames(router, store)
-    _whole(router, store)
+    _results(router, store)
     _structures(router, store)
     _gestures(router, store)
     _tracking(router, store)
+    _pacs(router, store)
     return router
 
 
-def _about(router: APIRouter, store: Store) -> None:
+def _about(router: APIRouter, store: SessionStore) -> None:
     @router.get("/about")
     def about() -> dict[str, Any]:
-        entries = library.entries(store.settings.library)
+        entries = library_entries(store.settings.library)
         return {
             "library": [{"id": i, "name": entry.name, "kind": entry.kind} for i, entry in enumerate(entries)],
             "single": store.settings.library is not None and store.settings.library.is_file(),
@@ -56,7 +129,7 @@ def _about(router: APIRouter, store: Store) -> None:
 
     @router.get("/sessions/{id}")
     def session(id: str) -> dict[str, Any]:
-        return described(store, store.get(id))
+        return _described(store, store.get(id))
 
     @router.delete("/sessions/{id}")
     def close(id: str) -> dict[str, bool]:
@@ -64,26 +137,26 @@ def _about(router: APIRouter, store: Store) -> None:
         return {"closed": True}
 
 
-def _files(router: APIRouter, store: Store) -> None:
+def _files(router: APIRouter, store: SessionStore) -> None:
     @router.post("/sessions")
-    def begin(form: Begin) -> dict[str, Any]:
+    def begin(form: NewSession) -> dict[str, Any]:
         if form.library is None:
             return {"id": store.new()}
-        entries = library.entries(store.settings.library)
+        entries = library_entries(store.settings.library)
         if form.library >= len(entries):
-            raise Missing("entry of the library")
-        id = store.new()
-        store.place(id, entries[form.library].path)
+            raise NotFound("entry of the library")
+        with store.creating() as id:
+            store.place(id, entries[form.library].path)
         return {"id": id}
 
     @router.put("/sessions/{id}/files")
     async def upload(id: str, request: Request, suffix: Annotated[str, Query(max_length=16)] = "") -> dict[str, int]:
-        path = await run_in_threadpool(store.uploads.room, id, suffix)
+        path = await run_in_threadpool(store.uploads.new_file, id, suffix)
         file = os.open(path, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
         size = 0
         try:
             async for piece in request.stream():
-                store.uploads.received(id, len(piece))
+                store.uploads.add_bytes(id, len(piece))
                 size += len(piece)
                 await run_in_threadpool(_write, file, piece)
         except BaseException:
@@ -94,13 +167,12 @@ def _files(router: APIRouter, store: Store) -> None:
         return {"bytes": size}
 
     @router.post("/sessions/{id}/open")
-    def open_(id: str, form: Open) -> dict[str, Any]:
-        return described(store, store.open(id, form.reading()))
+    def open_(id: str, form: OpenSession) -> dict[str, Any]:
+        return _described(store, store.open(id, ReadingOptions(form.frame, form.series, form.allow_gap)))
 
     @router.get("/sessions/{id}/download/{form}")
-    def take(id: str, form: str) -> Response:
-        file = download(store, store.get(id), form)
-        return Response(file.data, media_type=file.kind, headers={"content-disposition": f'attachment; filename="{file.name}"'})
+    def download(id: str, form: str) -> Response:
+        return _sent(encode_download(store, store.get(id), form))
 
 
 def _write(file: int, piece: bytes) -> None:
@@ -108,39 +180,41 @@ def _write(file: int, piece: bytes) -> None:
         piece = piece[os.write(file, piece) :]
 
 
-def _frames(router: APIRouter, store: Store) -> None:
+def _sent(encoded: Encoded) -> Response:
+    return Response(encoded.data, media_type=encoded.kind, headers=encoded.headers)
+
+
+def _frames(router: APIRouter, store: SessionStore) -> None:
     @router.get("/sessions/{id}/frames/{plane}/{t}")
     def frame(id: str, plane: Plane, t: int, side: Side = 0) -> Response:
-        session = _at(store, id, plane, t)
-        window = session.subject.range(t, session.history.state.said)
-        seen = looks.look(session.subject.pixels(plane, t), window, side)
-        return Response(seen.data, media_type="application/octet-stream", headers=seen.headers())
+        session = store.get(id)
+        session.check_frame(plane, t)
+        window = session.image.display_window(t, session.history.state.gestures)
+        return _sent(encode_frame(session.image.pixels(plane, t), window, side))
 
     @router.get("/sessions/{id}/labels/{plane}/{t}")
     def labels(id: str, plane: Plane, t: int, side: Side = 0) -> Response:
-        found = looks.thinned(_at(store, id, plane, t).labels(plane, t), side)
-        return Response(found.tobytes(), media_type="application/octet-stream")
+        return Response(subsample(store.get(id).frame_labels(plane, t), side).tobytes(), media_type=BYTES)
 
     @router.get("/sessions/{id}/doubt/{plane}/{t}")
-    def doubt(id: str, plane: Plane, t: int) -> Response:
-        return Response(_at(store, id, plane, t).doubt(plane, t).tobytes(), media_type="application/octet-stream")
+    def uncertainty(id: str, plane: Plane, t: int) -> Response:
+        return Response(store.get(id).uncertainty(plane, t).tobytes(), media_type=BYTES)
 
 
-def _whole(router: APIRouter, store: Store) -> None:
+def _results(router: APIRouter, store: SessionStore) -> None:
     @router.get("/sessions/{id}/solid/{what}")
     def solid(id: str, what: Literal["image.nii.gz", "labels.nii.gz"]) -> Response:
         session = store.get(id)
-        if not isinstance(session.subject, VolumeSubject):
-            raise Missing("3D view of pictures")
-        canvas = session.sketched() if what == "labels.nii.gz" else None
-        return Response(looks.solid(session.subject, canvas), media_type="application/octet-stream")
+        if not isinstance(session.image, SessionVolume):
+            raise NotFound("3D view of pictures")
+        labels = session.current_labels() if what == "labels.nii.gz" else None
+        return Response(encode_volume(session.image, labels), media_type=BYTES)
 
     @router.get("/sessions/{id}/rows")
     def rows(id: str) -> list[dict[str, Any]]:
         session = store.get(id)
         if session.history.state.tracked is None:
             return []
-        found = session.found()
         return [
             {
                 "label": row.object,
@@ -151,85 +225,119 @@ def _whole(router: APIRouter, store: Store) -> None:
                 "said": row.prompted,
                 "look": row.look_here,
             }
-            for row in found.rows
+            for row in session.result().rows
         ]
 
 
-def _structures(router: APIRouter, store: Store) -> None:
+def _structures(router: APIRouter, store: SessionStore) -> None:
     @router.post("/sessions/{id}/structures")
-    def add(id: str, form: Add) -> StateOut:
+    def add(id: str, form: StructureForm) -> dict[str, Any]:
         session = store.get(id)
-        session.add(form.version, form.name, form.colour)
-        return shown(session)
+        session.add_structure(form.version, form.name, form.colour)
+        return _state(session)
 
     @router.post("/sessions/{id}/structures/{label}")
-    def change(id: str, label: int, form: Add) -> StateOut:
+    def change(id: str, label: int, form: StructureForm) -> dict[str, Any]:
         session = store.get(id)
-        session.change(form.version, label, form.name, form.colour)
-        return shown(session)
+        session.change_structure(form.version, label, form.name, form.colour)
+        return _state(session)
 
     @router.post("/sessions/{id}/structures/{label}/remove")
-    def remove(id: str, label: int, form: Versioned) -> StateOut:
+    def remove(id: str, label: int, form: VersionedForm) -> dict[str, Any]:
         session = store.get(id)
-        session.remove(form.version, label)
-        return shown(session)
+        session.remove_structure(form.version, label)
+        return _state(session)
 
 
-def _gestures(router: APIRouter, store: Store) -> None:
+def _gestures(router: APIRouter, store: SessionStore) -> None:
     @router.post("/sessions/{id}/say")
-    def say(id: str, form: Say) -> StateOut:
+    def say(id: str, form: GestureForm) -> dict[str, Any]:
         session = store.get(id)
-        session.say(form.version, form.said())
-        return shown(session)
+        session.add_gesture(form.version, form.gesture())
+        return _state(session)
 
     @router.post("/sessions/{id}/undo")
-    def undo(id: str, form: Versioned) -> StateOut:
+    def undo(id: str, form: VersionedForm) -> dict[str, Any]:
         session = store.get(id)
         session.undo(form.version)
-        return shown(session)
+        return _state(session)
 
     @router.post("/sessions/{id}/redo")
-    def redo(id: str, form: Versioned) -> StateOut:
+    def redo(id: str, form: VersionedForm) -> dict[str, Any]:
         session = store.get(id)
         session.redo(form.version)
-        return shown(session)
+        return _state(session)
 
 
-def _tracking(router: APIRouter, store: Store) -> None:
+def _tracking(router: APIRouter, store: SessionStore) -> None:
     @router.post("/sessions/{id}/track")
-    def track(id: str, form: Track) -> StateOut:
+    def track(id: str, form: TrackForm) -> dict[str, Any]:
         session = store.get(id)
         session.track(form.version, form.views)
-        return shown(session)
+        return _state(session)
 
     @router.post("/sessions/{id}/cancel")
-    def cancel(id: str) -> StateOut:
+    def cancel(id: str) -> dict[str, Any]:
         session = store.get(id)
-        if session.job:
-            session.job.cancel()
-        return shown(session)
+        session.cancel()
+        return _state(session)
 
     @router.get("/sessions/{id}/events", response_class=EventSourceResponse)
     async def events(session: Annotated[Session, Depends(store.get)]) -> AsyncIterator[ServerSentEvent]:
-        job, told = session.job, 0
+        job, sent = session.job, 0
         while job is not None:
-            for event in job.events[told:]:
-                told += 1
-                yield ServerSentEvent(data=vars(event), event=event.kind, id=str(told))
+            for event in job.events[sent:]:
+                sent += 1
+                yield ServerSentEvent(data=vars(event), event=event.kind, id=str(sent))
                 if event.last:
                     return
             await asyncio.sleep(PAUSE_S)
         yield ServerSentEvent(data={"message": ""}, event="idle")
 
 
-def _at(store: Store, id: str, plane: str, t: int) -> Session:
-    session = store.get(id)
-    if plane not in session.subject.planes or not 0 <= t < session.subject.planes[plane]:
-        raise Missing("slice")
-    return session
+# The address of the PACS is the server's setting; series go by numbers of our list, not by their names.
+def _pacs(router: APIRouter, store: SessionStore) -> None:
+    known = list[SeriesRecord]()
+
+    def ask(do: str, **order: Any) -> Any:
+        if not store.settings.pacs:
+            raise NotFound("PACS: start with --pacs")
+        return store.workers.run({"do": do, "address": store.settings.pacs, **order})
+
+    @router.post("/pacs/series")
+    def series(form: SeriesQuery) -> list[dict[str, Any]]:
+        found = [SeriesRecord(**row) for row in ask("search", patient=form.patient)]
+        first = len(known)
+        known.extend(found)
+        shown = ("modality", "description", "images", "date")
+        return [{"number": first + i, **{name: getattr(one, name) for name in shown}} for i, one in enumerate(found)]
+
+    @router.post("/pacs/open")
+    def open_(form: SeriesChoice) -> dict[str, str]:
+        if form.number >= len(known):
+            raise NotFound("series")
+        one = known[form.number]
+        with store.creating() as id:
+            source, most = store.settings.state / id / "source", store.settings.most_upload_mb << 20
+            wanted = {"study": one.study, "series": one.series, "images": one.images}
+            ask("fetch", **wanted, target=str(source), most_bytes=most)
+            store.place(id, source, study=one.study)
+        return {"id": id}
+
+    @router.post("/sessions/{id}/push")
+    def push(id: str) -> dict[str, str]:
+        session, study = store.get(id), store.source(id).study
+        if not study:
+            raise InvalidRequest("this session does not come from the PACS")
+        data = store.export(session, session.result().labels[0], "dcm", session.history.state.names)
+        with NamedTemporaryFile(dir=session.folder, suffix=".dcm") as file:
+            file.write(data)
+            file.flush()
+            ask("send", study=study, source=file.name)
+        return {"message": "The segmentation was sent to the PACS."}
 
 
-def _listed(store: Store, id: str) -> dict[str, Any]:
+def _listed(store: SessionStore, id: str) -> dict[str, Any]:
     """A session as it is listed; one that is damaged says so, and can be removed."""
     try:
         return _summary(store.get(id))
@@ -238,35 +346,57 @@ def _listed(store: Store, id: str) -> dict[str, Any]:
 
 
 def _summary(session: Session) -> dict[str, Any]:
-    subject = session.subject
-    kind = "volume" if isinstance(subject, VolumeSubject) else "set"
+    kind = "volume" if isinstance(session.image, SessionVolume) else "set"
     names = list(session.history.state.names.values())
-    return {"id": session.id, "kind": kind, "planes": subject.planes, "structures": names}
+    return {"id": session.id, "kind": kind, "planes": session.image.planes, "structures": names}
 
 
-def described(store: Store, session: Session) -> dict[str, Any]:
+def _described(store: SessionStore, session: Session) -> dict[str, Any]:
     """All that the page needs to begin with."""
-    subject = session.subject
-    solid = subject if isinstance(subject, VolumeSubject) else None
+    image = session.image
+    solid = image if isinstance(image, SessionVolume) else None
     planes = [
-        {"name": name, "frames": frames, "size": subject.size(name, 0), "spacing": subject.spacing(name)}
-        for name, frames in subject.planes.items()
+        {"name": name, "frames": frames, "size": image.frame_shape(name, 0), "spacing": image.spacing(name)}
+        for name, frames in image.planes.items()
     ]
     return {
         **_summary(session),
         "planes": planes,
         "modality": solid.volume.modality if solid else None,
         "window": (solid.window.low, solid.window.high) if solid else None,
-        "seen_as": str(subject.seen(session.history.state.said)),
+        "seen_as": str(image.network_window(session.history.state.gestures)),
         "extent": (solid.extent.low, solid.extent.high) if solid else None,
         "dicom": store.is_dicom(session.id),
-        "pacs": bool(store.settings.pacs and store.origin(session.id).study),
+        "pacs": bool(store.settings.pacs and store.source(session.id).study),
         "warnings": store.warnings(session.id),
-        "state": shown(session).model_dump(),
+        "state": _state(session),
     }
 
 
-def problem(refusal: Refusal) -> JSONResponse:
-    """A refusal as the page reads it."""
-    choices = getattr(refusal, "choices", ())
-    return JSONResponse({"error": refusal.problem, "choices": list(choices)}, status_code=HTTPStatus(refusal.status))
+# Names of fields are those of the first release: other programs read them.
+def _state(session: Session) -> dict[str, Any]:
+    """A session as it stands."""
+    history, state, volumes = session.history, session.history.state, session.volumes_ml()
+    fresh = {gesture.id for gesture in state.fresh}
+    return {
+        "version": history.version,
+        "structures": [_structure(session, each, volumes.get(each.label)) for each in state.structures],
+        "said": [_gesture(gesture, gesture.id in fresh) for gesture in state.gestures],
+        "can_undo": history.can_undo,
+        "can_redo": history.can_redo,
+        "fresh": len(fresh),
+        "tracked": state.tracked.number if state.tracked else 0,
+        "busy": session.busy,
+    }
+
+
+def _structure(session: Session, structure: Structure, ml: float | None) -> dict[str, Any]:
+    own = [gesture for gesture in session.history.state.gestures if gesture.label == structure.label]
+    window = session.image.network_window(own)
+    seen = {"window": (window.low, window.high), "seen_as": str(window)}
+    return {**vars(structure), "ml": ml, "said": len(own), **seen}
+
+
+def _gesture(gesture: Gesture, fresh: bool) -> dict[str, Any]:
+    where = {"label": gesture.label, "plane": gesture.plane, "t": gesture.t, "kind": gesture.kind}
+    return {**where, "points": gesture.points_yx, "positive": gesture.positive, "fresh": fresh}

@@ -1,25 +1,34 @@
-"""The server: routes behind the guard."""
+"""The application: routes behind the guard; it binds, serves, says where, and ends."""
 
+import logging
+import os
 import secrets
+import signal
+import sys
 import threading
+import time
+import webbrowser
+from asyncio import BaseTransport, TimerHandle
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from http import HTTPStatus
 from importlib.resources import files
-from typing import TypeAlias
+from types import FrameType
+from typing import Any, TypeAlias
 
+import uvicorn
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from medical_sam2.errors import MedicalSam2Error
-from medical_sam2.server import api, monai, nninteractive, pacs_api
-from medical_sam2.server.desk import Desk
-from medical_sam2.server.guard import DEFECT, App, Guard
-from medical_sam2.server.refusals import Refusal, disk_is_full, told
-from medical_sam2.server.settings import Settings
-from medical_sam2.server.store import Store
+from medical_sam2.server import api, monai_label, nninteractive
+from medical_sam2.server.inference_queue import InferenceQueue, limit_heaps
+from medical_sam2.server.refusals import InvalidRequest, Refusal, refusal_for
+from medical_sam2.server.security import AUTHENTICATED, DEFECT, App, Guard, ServerSettings
+from medical_sam2.server.session_store import SessionStore
 
 Asset: TypeAlias = tuple[bytes, str]
 KINDS = {".html": "text/html; charset=utf-8", ".js": "text/javascript; charset=utf-8", ".css": "text/css; charset=utf-8"}
@@ -32,14 +41,20 @@ PLAIN = {
 }
 NO_PAGE = "the page is not built in this checkout; run scripts/web, which needs Node, or install the package from a wheel"
 
+HEADERS_WITHIN_S = 15.0
+UNREAD_WITHIN_S = 60.0  # in which a client takes nothing of what was written to it
+LOOK_S = 0.25
+MOST_CONNECTIONS = 256
+END_WITHIN_S = 8.0  # whatever a thread still waits for: what was acknowledged is on the disk
 
-def build(settings: Settings, desk: Desk) -> tuple[App, Store]:
+
+def build(settings: ServerSettings, queue: InferenceQueue) -> tuple[App, SessionStore]:
     """The application, and its sessions."""
-    store = Store(settings, desk)
+    store = SessionStore(settings, queue)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        loading = threading.Timer(WARM_UP_AFTER_S, desk.warm_up)
+        loading = threading.Timer(WARM_UP_AFTER_S, queue.warm_up)
         loading.daemon = True
         loading.start()
         yield
@@ -47,12 +62,10 @@ def build(settings: Settings, desk: Desk) -> tuple[App, Store]:
         store.close()
 
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, lifespan=lifespan, redirect_slashes=False)
-    _explain(app)
-    _explain_system(app)
+    _handle_errors(app)
     app.include_router(api.routes(store))
-    app.include_router(pacs_api.routes(store))
-    app.include_router(monai.routes(store))
-    app.include_router(nninteractive.routes(desk, settings))
+    app.include_router(monai_label.routes(store))
+    app.include_router(nninteractive.routes(queue, settings))
     _pages(app, assets())
     return Guard(app, settings, secrets.token_urlsafe(32)), store
 
@@ -89,48 +102,151 @@ def _asset(known: dict[str, Asset], name: str) -> Response:
     return Response(data, media_type=kind, headers={"cache-control": "no-cache"})
 
 
-def _explain(app: FastAPI) -> None:
-    @app.exception_handler(Refusal)
-    async def refused(_: Request, error: Exception) -> Response:
-        if isinstance(error, Refusal):
-            return api.problem(error)
+def _handle_errors(app: FastAPI) -> None:
+    async def refuse(_: Request, error: Exception) -> Response:
+        if refusal := refusal_for(error):
+            return _refused(refusal)
         raise error
 
-    @app.exception_handler(MedicalSam2Error)
-    async def unusable(_: Request, error: Exception) -> Response:
-        if isinstance(error, MedicalSam2Error):
-            return api.problem(told(error))
-        raise error
+    for kind in (Refusal, MedicalSam2Error, MemoryError, OSError):
+        app.add_exception_handler(kind, refuse)  # type: ignore[arg-type]
 
     @app.exception_handler(HTTPException)
     async def http(_: Request, error: Exception) -> Response:
         status = HTTPStatus(error.status_code if isinstance(error, HTTPException) else 500)
-        problem = PLAIN.get(status, status.phrase.lower())
-        return api.problem(Refusal(status, problem))
+        return _refused(Refusal(status, PLAIN.get(status, status.phrase.lower())))
 
     @app.exception_handler(RequestValidationError)
+    @app.exception_handler(RecursionError)
     async def malformed(_: Request, error: Exception) -> Response:
         """Nothing of what was sent comes back."""
-        return JSONResponse({"error": "the request is malformed"}, status_code=HTTPStatus.UNPROCESSABLE_ENTITY)
-
-
-def _explain_system(app: FastAPI) -> None:
-    @app.exception_handler(RecursionError)
-    async def deep(_: Request, error: Exception) -> Response:
-        return api.problem(Refusal(HTTPStatus.UNPROCESSABLE_ENTITY, "the request is malformed"))
-
-    @app.exception_handler(MemoryError)
-    async def exhausted(_: Request, error: Exception) -> Response:
-        return api.problem(Refusal(HTTPStatus.INSUFFICIENT_STORAGE, "the memory is exhausted; close other sessions"))
-
-    @app.exception_handler(OSError)
-    async def system(_: Request, error: Exception) -> Response:
-        full = disk_is_full(error) if isinstance(error, OSError) else None
-        if full is None:
-            raise error
-        return api.problem(full)
+        return _refused(InvalidRequest(PLAIN[HTTPStatus.BAD_REQUEST]))
 
     @app.exception_handler(Exception)
     async def defect(_: Request, error: Exception) -> Response:
         """As the guard says it, who logs where it was."""
-        return api.problem(DEFECT)
+        return _refused(DEFECT)
+
+
+def _refused(refusal: Refusal) -> Response:
+    """A refusal as the page reads it."""
+    choices = list(getattr(refusal, "choices", ()))
+    return JSONResponse({"error": refusal.problem, "choices": choices}, status_code=refusal.status)
+
+
+class TimedProtocol(H11Protocol):
+    """Drops connections that do not say within a while what they want, or do not take what they asked for.
+
+    Where there are too many, the oldest of those that have not signed in makes room.
+    """
+
+    _watch: TimerHandle
+    _since = _unread = 0.0
+    _left = 0
+    _is_authenticated = False
+
+    def connection_made(self, transport: BaseTransport) -> None:  # type: ignore[override]
+        """Begin to watch."""
+        super().connection_made(transport)  # type: ignore[arg-type]
+        self._since = time.monotonic()
+        if len(self.connections) >= MOST_CONNECTIONS:
+            self._make_room()
+        self._look()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """No need to watch any more."""
+        self._watch.cancel()
+        super().connection_lost(exc)
+
+    def on_response_complete(self) -> None:
+        """Begin to wait for the next request, however much of it has come."""
+        self._is_authenticated = self._is_authenticated or AUTHENTICATED in self.scope
+        self._since = time.monotonic()
+        super().on_response_complete()
+
+    def _look(self) -> None:
+        now = time.monotonic()
+        left = self.transport.get_write_buffer_size()
+        if not left or left < self._left:
+            self._unread = now
+        self._left = left
+        cycle = getattr(self, "cycle", None)
+        waits = cycle is None or cycle.response_complete
+        if (waits and not left and now - self._since > HEADERS_WITHIN_S) or now - self._unread > UNREAD_WITHIN_S:
+            self.transport.abort()
+            return
+        self._watch = self.loop.call_later(LOOK_S, self._look)
+
+    def _make_room(self) -> None:
+        known = [each for each in self.connections if isinstance(each, TimedProtocol) and each is not self]
+        others = [each for each in known if not (each._is_authenticated or AUTHENTICATED in (each.scope or ()))]
+        if others:
+            oldest = min(others, key=lambda each: each._since)
+            self.connections.discard(oldest)
+            oldest.transport.abort()
+
+
+class GracefulServer(uvicorn.Server):
+    """Has ended soon after it was asked to."""
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Begin to end."""
+        super().handle_exit(sig, frame)
+        code = 0 if sig == signal.SIGTERM else 128 + sig
+        late = threading.Timer(END_WITHIN_S, os._exit, (code,))
+        late.daemon = True
+        late.start()
+
+
+def server(
+    settings: ServerSettings, queue: InferenceQueue, *, certificate: str | None = None, key: str | None = None
+) -> uvicorn.Server:
+    """A server that is ready to run; nothing of a request is logged."""
+    app, _ = build(settings, queue)
+    options: dict[str, Any] = {"ssl_certfile": certificate, "ssl_keyfile": key} if certificate else {}
+    config = uvicorn.Config(
+        app,  # type: ignore[arg-type]
+        host=settings.host,
+        port=settings.port,
+        http=TimedProtocol,
+        ws="none",
+        access_log=False,
+        log_level="error",
+        server_header=False,
+        limit_concurrency=MOST_CONNECTIONS + 1,
+        h11_max_incomplete_event_size=32_768,
+        timeout_keep_alive=15,
+        timeout_graceful_shutdown=2,
+        proxy_headers=False,
+        **options,
+    )
+    return GracefulServer(config)
+
+
+def address(settings: ServerSettings, *, secure: bool = False) -> str:
+    """Where the page is, with the token that lets in."""
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    return f"http{'s' if secure else ''}://{host}:{settings.port}/?token={settings.token}"
+
+
+def serve(settings: ServerSettings, queue: InferenceQueue, *, certificate: str | None, key: str | None, browser: bool) -> None:
+    """Serve until interrupted."""
+    limit_heaps()
+    logging.getLogger("medsam2.serve").setLevel(logging.INFO)
+    running = server(settings, queue, certificate=certificate, key=key)
+    url = address(settings, secure=certificate is not None)
+    sys.stderr.write(f"The page is at {url}\nCtrl-C ends it; sessions are kept.\n")
+    sys.stderr.flush()
+    if browser:
+        webbrowser.open(url)
+    _end_on_terminate()
+    running.run()
+
+
+def _end_on_terminate() -> None:
+    """SIGTERM ends the server as it should, with 0, and soon, even if a thread cannot be stopped."""
+
+    def ended(number: int, frame: FrameType | None) -> None:
+        sys.exit(0)
+
+    signal.signal(signal.SIGTERM, ended)  # uvicorn has a handler of its own while it serves, and raises the signal again

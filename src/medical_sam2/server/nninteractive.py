@@ -1,13 +1,23 @@
 """The remote protocol of nnInteractive, so that its clients in 3D Slicer and napari work with this server.
 
 A client claims a session by a lease, sends an image (C, X, Y, Z) and gestures in voxels of it, and gets back what changed, as
-a box and its labels. Arrays travel as `NNIA` frames, packed by blosc2. The image lives in memory only, as long as the lease.
-What the protocol has and we have not is said in `CAPABILITIES`: one structure at a time, no decay of interactions.
+a box and its labels. The image lives in memory only, as long as the lease. What the protocol has and we have not is in
+`CAPABILITIES`: one structure at a time, no decay of interactions.
+
+Arrays travel as `NNIA` frames, every length checked before memory is asked for: `NNIA`, version, codec, number of axes, length
+of the type's name; the name; the shape as int64; the number of chunks; for each its length unpacked and packed (uint64) and its
+bytes, packed by blosc2. All numbers are little-endian.
 """
 
 import json
+import math
+import secrets
+import struct
+import threading
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass, field
+from http import HTTPStatus
 from typing import Annotated, Any, TypeVar
 
 import numpy as np
@@ -16,15 +26,19 @@ from fastapi.concurrency import run_in_threadpool
 from numpy.typing import NDArray
 from pydantic import BaseModel, Field, ValidationError
 
-from medical_sam2.errors import MedicalSam2Error
-from medical_sam2.prompts import Box, Mask, Point
-from medical_sam2.server import frames_nnia
-from medical_sam2.server.desk import Desk
-from medical_sam2.server.leases import IDLE_S, LIVENESS_S, Lease, Leases
-from medical_sam2.server.refusals import TooLarge, Unusable, told
-from medical_sam2.server.settings import Settings
+from medical_sam2.errors import ConfigError, MedicalSam2Error
+from medical_sam2.prompts import Box, Mask, Point, Prompt
+from medical_sam2.server.inference_queue import InferenceQueue
+from medical_sam2.server.refusals import InvalidRequest, LimitReached, Refusal, TooLarge
+from medical_sam2.server.security import ServerSettings
 from medical_sam2.volume import Volume
 
+MAGIC, VERSION, ZSTD = b"NNIA", 1, 1
+CHUNK = 1 << 30
+TYPES = frozenset({"bool", "uint8", "int8", "uint16", "int16", "uint32", "int32", "float16", "float32", "float64"})
+BROKEN = "the array is broken; send it again"
+IDLE_S, LIVENESS_S = 600.0, 60.0
+MOST_LEASES, MOST_UNDO = 8, 50
 CAPABILITIES: Mapping[str, Any] = {
     "supported_interactions": {"points": True, "bbox": True, "scribble": False, "lasso": True},
     "channel_mapping": {"points": [0, 1], "bbox": [2, 3], "scribble": [4, 5], "lasso": [6, 7], "initial_seg": 8},
@@ -38,33 +52,191 @@ CAPABILITIES: Mapping[str, Any] = {
     "supports_undo": True,
     "do_autozoom": True,
 }
-
-
 Number = Annotated[float, Field(allow_inf_nan=False, ge=-1e6, le=1e6)]
 Millimetres = Annotated[float, Field(gt=0, lt=1e4)]
 Index = Annotated[int, Field(ge=0)]
+Kind = TypeVar("Kind", bound=BaseModel)
+Token = Annotated[str, Header(alias="X-Lease-Token")]
+Meta = Annotated[str, Header(alias="X-Meta")]
 
 
-class Gesture(BaseModel):
-    """What every gesture tells; what a client tells beside it is left alone."""
+def pack_array(array: NDArray[Any]) -> bytes:
+    """An array as bytes."""
+    blosc2 = _blosc2()
+    array = np.ascontiguousarray(array)
+    name, raw = array.dtype.name.encode(), memoryview(array.reshape(-1).view(np.uint8).data)
+    parts = [struct.pack("<4sBBBB", MAGIC, VERSION, ZSTD, array.ndim, len(name)), name]
+    parts += [struct.pack(f"<{array.ndim}q", *array.shape), struct.pack("<I", -(-len(raw) // CHUNK))]
+    for start in range(0, len(raw), CHUNK):
+        piece = raw[start : start + CHUNK]
+        packed = blosc2.compress2(piece, typesize=array.itemsize, clevel=3, filters=[blosc2.Filter.NOFILTER])
+        parts += [struct.pack("<QQ", len(piece), len(packed)), packed]
+    return b"".join(parts)
+
+
+def unpack_array(data: bytes, most: int) -> NDArray[Any]:
+    """An array from bytes.
+
+    Args:
+        data: a whole frame.
+        most: elements that it may have.
+
+    Raises:
+        InvalidRequest: broken, or of another kind.
+        TooLarge: more elements.
+    """
+    try:
+        return _unpacked(memoryview(data), most)
+    except (struct.error, ValueError, UnicodeDecodeError, RuntimeError, TypeError):
+        raise InvalidRequest(BROKEN) from None
+
+
+def _unpacked(data: memoryview, most: int) -> NDArray[Any]:
+    blosc2 = _blosc2()
+    magic, version, _, axes, length = struct.unpack_from("<4sBBBB", data)
+    name, at = bytes(data[8 : 8 + length]).decode("ascii"), 8 + length
+    if magic != MAGIC or version != VERSION or name not in TYPES or not 1 <= axes <= 4:
+        raise InvalidRequest("this is no array of the protocol's first version")
+    shape = struct.unpack_from(f"<{axes}q", data, at)
+    if min(shape) < 1 or math.prod(shape) > most:
+        raise TooLarge(f"an array may have {most} elements")
+    (chunks,) = struct.unpack_from("<I", data, at + 8 * axes)
+    at += 8 * axes + 4
+    out, written = np.empty(math.prod(shape), name), 0
+    for _ in range(chunks):
+        plain, packed = struct.unpack_from("<QQ", data, at)
+        source = data[at + 16 : at + 16 + packed]
+        promised, *_ = blosc2.get_cbuffer_sizes(source)
+        if len(source) != packed or promised != plain or plain % out.itemsize or written + plain > out.nbytes or not plain:
+            raise InvalidRequest(BROKEN)
+        blosc2.decompress2(source, dst=out[written // out.itemsize : (written + plain) // out.itemsize])
+        written, at = written + plain, at + 16 + packed
+    if written != out.nbytes:
+        raise InvalidRequest(BROKEN)
+    return out.reshape(shape)
+
+
+def _blosc2() -> Any:
+    try:
+        import blosc2
+    except ImportError:
+        raise ConfigError("this protocol needs blosc2", "install medical-sam2[serve]") from None
+    return blosc2
+
+
+@dataclass(eq=False)
+class Lease:
+    """A client: its image, its gestures, and what was made of them.
+
+    Args:
+        used: when it last did something.
+        alive: when it was last heard of.
+        prompts: its gestures.
+        predicted: how many of them the labels include.
+        past: labels, gestures and their number before each gesture.
+    """
+
+    used: float = field(default_factory=time.monotonic)
+    alive: float = field(default_factory=time.monotonic)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    volume: Volume | None = None
+    labels: NDArray[np.uint8] | None = None
+    prompts: tuple[Prompt, ...] = ()
+    predicted: int = 0
+    zoom: bool = True
+    window: str = "auto"
+    past: list[tuple[NDArray[np.uint8], tuple[Prompt, ...], int]] = field(default_factory=list)
+
+    def begin(self, volume: Volume) -> None:
+        """An image without gestures."""
+        self.volume, self.labels = volume, np.zeros(volume.shape, np.uint8)
+        self.prompts, self.predicted, self.past = (), 0, []
+
+    def image(self) -> tuple[Volume, NDArray[np.uint8]]:
+        """The image, and its labels as they are.
+
+        Raises:
+            InvalidRequest: none was sent.
+        """
+        if self.volume is None or self.labels is None:
+            raise InvalidRequest("no image was sent; call set_image first")
+        return self.volume, self.labels
+
+    def add(self, *prompts: Prompt) -> None:
+        """One more gesture, which can be undone."""
+        _, labels = self.image()
+        self.past = [*self.past, (labels, self.prompts, self.predicted)][-MOST_UNDO:]
+        self.prompts = (*self.prompts, *prompts)
+
+    def undo(self) -> None:
+        """Back to before the last gesture."""
+        self.labels, self.prompts, self.predicted = self.past.pop()
+
+
+class Leases:
+    """All clients of the protocol."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._leases: dict[str, Lease] = {}
+
+    def claim(self) -> str:
+        """A token for a new client.
+
+        Raises:
+            LimitReached: there are too many.
+        """
+        with self._lock:
+            now = time.monotonic()
+            alive = {k: x for k, x in self._leases.items() if now - x.used < IDLE_S and now - x.alive < 2 * LIVENESS_S}
+            self._leases = alive
+            if len(alive) >= MOST_LEASES:
+                raise LimitReached("too many clients are connected; close one")
+            token = secrets.token_urlsafe(24)
+            alive[token] = Lease()
+            return token
+
+    def get(self, token: str, *, used: bool = True) -> Lease:
+        """The lease of a token.
+
+        Raises:
+            Refusal: it has ended (410).
+        """
+        lease = self._leases.get(token)
+        now = time.monotonic()
+        if lease is None or now - lease.used > IDLE_S:
+            raise Refusal(HTTPStatus.GONE, "this lease has ended; connect again")
+        lease.alive = now
+        if used:
+            lease.used = now
+        return lease
+
+    def release(self, token: str) -> None:
+        """Forget a client."""
+        with self._lock:
+            self._leases.pop(token, None)
+
+
+class InteractionRequest(BaseModel):
+    """Of every gesture; what a client sends beside it is left alone."""
 
     include_interaction: bool = True
     run_prediction: bool = True
 
 
-class Click(Gesture):
+class PointRequest(InteractionRequest):
     """A voxel."""
 
     coordinates: tuple[Number, Number, Number]
 
 
-class Boxed(Gesture):
+class BoxRequest(InteractionRequest):
     """Voxels from, and before, along each axis."""
 
     bbox_coords: tuple[tuple[Number, Number], tuple[Number, Number], tuple[Number, Number]]
 
 
-class Outline(Gesture):
+class MaskRequest(InteractionRequest):
     """A mask of the whole image, or of a part of it."""
 
     interaction_bbox: tuple[tuple[Index, Index], tuple[Index, Index], tuple[Index, Index]] | None = None
@@ -77,7 +249,7 @@ class Spacing(BaseModel):
 
 
 class Properties(BaseModel):
-    """What is told of an image."""
+    """Of an image."""
 
     image_properties: Spacing | None = None
 
@@ -94,18 +266,13 @@ class Zoom(BaseModel):
     do_autozoom: bool = True
 
 
-Kind = TypeVar("Kind", bound=BaseModel)
-Token = Annotated[str, Header(alias="X-Lease-Token")]
-Meta = Annotated[str, Header(alias="X-Meta")]
-
-
-def routes(desk: Desk, settings: Settings) -> APIRouter:
+def routes(queue: InferenceQueue, settings: ServerSettings) -> APIRouter:
     """The routes, under /nninteractive."""
     router, leases = APIRouter(prefix="/nninteractive"), Leases()
     _leasing(router, leases)
     _images(router, leases, settings)
-    _clicks(router, leases, desk)
-    _outlines(router, leases, desk, settings)
+    _clicks(router, leases, queue)
+    _outlines(router, leases, queue, settings)
     return router
 
 
@@ -140,16 +307,16 @@ def _left(lease: Lease) -> dict[str, float]:
     return {"remaining_seconds": IDLE_S - (time.monotonic() - lease.used), "idle_timeout_seconds": IDLE_S}
 
 
-def _images(router: APIRouter, leases: Leases, settings: Settings) -> None:
+def _images(router: APIRouter, leases: Leases, settings: ServerSettings) -> None:
     @router.post("/set_image")
     async def set_image(request: Request, token: Token = "", meta: Meta = "{}") -> dict[str, Any]:
         lease = leases.get(token)
         lease.window = settings.window
-        array = await run_in_threadpool(frames_nnia.unpack, await _body(request, settings), settings.most_voxels)
+        array = await run_in_threadpool(unpack_array, await _body(request, settings), settings.most_voxels)
         if array.ndim != 4 or len(array) != 1:
-            raise Unusable(f"the image has shape {array.shape}; give one channel and three axes")
-        told = _read(Properties, meta).image_properties
-        spacing = (told and told.spacing) or (1.0, 1.0, 1.0)
+            raise InvalidRequest(f"the image has shape {array.shape}; give one channel and three axes")
+        properties = _read(Properties, meta).image_properties
+        spacing = (properties and properties.spacing) or (1.0, 1.0, 1.0)
         with lease.lock:
             lease.begin(Volume(np.nan_to_num(array[0]), np.diag([*spacing, 1.0])))
         return {"original_image_shape": list(array.shape)}
@@ -158,7 +325,7 @@ def _images(router: APIRouter, leases: Leases, settings: Settings) -> None:
     def set_target_buffer(form: Buffer, token: Token = "") -> dict[str, bool]:
         volume, _ = leases.get(token).image()
         if form.shape != volume.shape:
-            raise Unusable("the target buffer has another shape than the image")
+            raise InvalidRequest("the target buffer has another shape than the image")
         return {"ok": True}
 
     @router.post("/reset_interactions")
@@ -174,29 +341,29 @@ def _images(router: APIRouter, leases: Leases, settings: Settings) -> None:
         return {"ok": True}
 
 
-def _clicks(router: APIRouter, leases: Leases, desk: Desk) -> None:
+def _clicks(router: APIRouter, leases: Leases, queue: InferenceQueue) -> None:
     @router.post("/add_point_interaction")
-    def point(form: Click, token: Token = "") -> Response:
+    def point(form: PointRequest, token: Token = "") -> Response:
         lease = leases.get(token)
         with lease.lock:
-            lease.say(Point(form.coordinates, 1, form.include_interaction))
-            return _answered(lease, desk, form)
+            lease.add(Point(form.coordinates, 1, form.include_interaction))
+            return _predict(lease, queue, form)
 
     @router.post("/add_bbox_interaction")
-    def box(form: Boxed, token: Token = "") -> Response:
+    def box(form: BoxRequest, token: Token = "") -> Response:
         lease = leases.get(token)
         with lease.lock:
             if not form.include_interaction:
-                raise Unusable("negative boxes are not known here; click outside of the structure instead")
+                raise InvalidRequest("negative boxes are not known here; click outside of the structure instead")
             low, high = (tuple(side[end] - end for side in form.bbox_coords) for end in (0, 1))
-            lease.say(Box(low, high))  # type: ignore[arg-type]
-            return _answered(lease, desk, form)
+            lease.add(Box(low, high))  # type: ignore[arg-type]
+            return _predict(lease, queue, form)
 
     @router.post("/predict")
     def predict(token: Token = "") -> Response:
         lease = leases.get(token)
         with lease.lock:
-            return _answered(lease, desk, Gesture())
+            return _predict(lease, queue, InteractionRequest())
 
     @router.post("/undo")
     def undo(token: Token = "") -> Response:
@@ -205,15 +372,15 @@ def _clicks(router: APIRouter, leases: Leases, desk: Desk) -> None:
             _, before = lease.image()
             if not lease.past:
                 return _difference(before, before, ran=False)
-            lease.labels, lease.said, lease.heard = lease.past.pop()
-            return _difference(before, lease.labels, ran=True)
+            lease.undo()
+            return _difference(before, lease.image()[1], ran=True)
 
 
-def _outlines(router: APIRouter, leases: Leases, desk: Desk, settings: Settings) -> None:
+def _outlines(router: APIRouter, leases: Leases, queue: InferenceQueue, settings: ServerSettings) -> None:
     async def outline(request: Request, token: str, meta: str, *, initial: bool) -> Response:
-        lease, form = leases.get(token), _read(Outline, meta)
-        array = await run_in_threadpool(frames_nnia.unpack, await _body(request, settings), settings.most_voxels)
-        return await run_in_threadpool(_outlined, lease, desk, form, array, initial)
+        lease, form = leases.get(token), _read(MaskRequest, meta)
+        array = await run_in_threadpool(unpack_array, await _body(request, settings), settings.most_voxels)
+        return await run_in_threadpool(_outlined, lease, queue, form, array, initial)
 
     @router.post("/add_lasso_interaction")
     async def lasso(request: Request, token: Token = "", meta: Meta = "{}") -> Response:
@@ -225,45 +392,42 @@ def _outlines(router: APIRouter, leases: Leases, desk: Desk, settings: Settings)
 
     @router.post("/add_scribble_interaction")
     def scribble() -> Response:
-        raise Unusable("scribbles are not known here; use clicks, a box on one slice, or a lasso")
+        raise InvalidRequest("scribbles are not known here; use clicks, a box on one slice, or a lasso")
 
 
-def _outlined(lease: Lease, desk: Desk, form: Outline, array: NDArray[Any], initial: bool) -> Response:
+def _outlined(lease: Lease, queue: InferenceQueue, form: MaskRequest, array: NDArray[Any], initial: bool) -> Response:
     with lease.lock:
         volume, labels = lease.image()
         mask = np.zeros(volume.shape, bool)
         window = tuple(slice(*side) for side in form.interaction_bbox) if form.interaction_bbox else ...
         if mask[window].shape != array.shape:
-            raise Unusable("the outline has another shape than the image, or than its box")
+            raise InvalidRequest("the outline has another shape than the image, or than its box")
         mask[window] = array > 0
         if not initial:
             if not form.include_interaction:
-                raise Unusable("negative lassos are not known here; click outside of the structure instead")
-            lease.say(Mask(mask))
-            return _answered(lease, desk, form)
-        lease.say()
+                raise InvalidRequest("negative lassos are not known here; click outside of the structure instead")
+            lease.add(Mask(mask))
+            return _predict(lease, queue, form)
+        lease.add()
         lease.labels = mask.astype(np.uint8)
-        lease.heard = len(lease.said)
+        lease.predicted = len(lease.prompts)
         return _difference(labels, labels, ran=False)  # the client has drawn it already
 
 
-def _answered(lease: Lease, desk: Desk, form: Gesture) -> Response:
+def _predict(lease: Lease, queue: InferenceQueue, form: InteractionRequest) -> Response:
     """Predict if that is wanted; a gesture that the network can do nothing with is taken back."""
     volume, before = lease.image()
-    fresh = lease.said[lease.heard :]
+    fresh = lease.prompts[lease.predicted :]
     if not form.run_prediction or not fresh:
         return _difference(before, before, ran=False)
     earlier = before if before.any() else None
+    prompts = fresh if earlier is not None else lease.prompts
     try:
-        with desk.asking(urgent=False) as segmenter:
-            prompts = fresh if earlier is not None else lease.said
-            found = segmenter.segment_volume(
-                volume, prompts, window=lease.window, earlier=earlier, zoom=lease.zoom, on_frame=lambda _: desk.give_way()
-            )
-    except MedicalSam2Error as error:
-        lease.labels, lease.said, lease.heard = lease.past.pop()
-        raise told(error) from None
-    lease.labels, lease.heard = (found.labels > 0).astype(np.uint8), len(lease.said)
+        found = queue.segment_volume(volume, prompts, window=lease.window, earlier=earlier, zoom=lease.zoom)
+    except MedicalSam2Error:
+        lease.undo()
+        raise
+    lease.labels, lease.predicted = (found.labels > 0).astype(np.uint8), len(lease.prompts)
     return _difference(before, lease.labels, ran=True)
 
 
@@ -275,11 +439,11 @@ def _difference(before: NDArray[np.uint8], after: NDArray[np.uint8], *, ran: boo
     if ran and changed.any():
         sides = [np.flatnonzero(changed.any(axis=tuple({0, 1, 2} - {axis}))) for axis in range(3)]
         box = [[int(side[0]), int(side[-1]) + 1] for side in sides]
-        meta["bbox"], body = box, frames_nnia.pack(after[tuple(slice(*side) for side in box)])
+        meta["bbox"], body = box, pack_array(after[tuple(slice(*side) for side in box)])
     return Response(body, media_type="application/octet-stream", headers={"X-Meta": json.dumps(meta)})
 
 
-async def _body(request: Request, settings: Settings) -> bytes:
+async def _body(request: Request, settings: ServerSettings) -> bytes:
     pieces, size = list[bytes](), 0
     async for piece in request.stream():
         pieces.append(piece)
@@ -294,4 +458,4 @@ def _read(kind: type[Kind], text: str) -> Kind:
     try:
         return kind.model_validate_json(text)
     except ValidationError:
-        raise Unusable("X-Meta is not what it should be") from None
+        raise InvalidRequest("X-Meta is not what it should be") from None

@@ -1,6 +1,7 @@
 """A PACS by DICOMweb: series found by a query, fetched, and a segmentation sent back to the study that it belongs to.
 
-Nothing that a PACS answers is read by the server itself: a child does it (`do`), and takes nothing that was not asked for.
+Nothing that a PACS answers is read by the server itself: a process of its own does
+it (`do`), and takes nothing that was not asked for.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -29,7 +30,7 @@ NO_VOLUMES = frozenset({"SEG", "SR", "PR", "KO", "RTSTRUCT", "REG"})
 
 
 @dataclass(frozen=True)
-class Found:
+class SeriesRecord:
     """A series of the PACS, and nothing of whose it is.
 
     Args:
@@ -49,11 +50,18 @@ class Found:
     date: str
 
 
+class PacsFailure(Refusal):
+    """The PACS does not answer as it should; nothing that it sent is quoted: it may name a patient."""
+
+    def __init__(self, problem: str) -> None:
+        super().__init__(HTTPStatus.BAD_GATEWAY, problem)
+
+
 def do(order: Mapping[str, Any]) -> Any:
     """What was ordered: to search, to fetch or to send.
 
     Raises:
-        Refusal: the PACS does not answer as it should.
+        PacsFailure: the PACS does not answer as it should.
     """
     address = order["address"]
     if order["do"] == "search":
@@ -64,27 +72,27 @@ def do(order: Mapping[str, Any]) -> Any:
     return send(address, order["study"], Path(order["source"]).read_bytes())
 
 
-def search(address: str, patient: str) -> list[Found]:
+def search(address: str, patient: str) -> list[SeriesRecord]:
     """The series of a patient that may hold a volume.
 
     Raises:
-        Refusal: the PACS does not answer as it should.
+        PacsFailure: the PACS does not answer as it should.
     """
-    with _talking(address) as archive:
+    with _connection(address) as archive:
         rows: Sequence[Mapping[str, Any]] = archive.search_for_series(
             search_filters={"PatientID": patient}, fields=FIELDS, limit=MOST_FOUND
         )
-        found = [_found(row) for row in rows[:MOST_FOUND]]
+        found = [_series(row) for row in rows[:MOST_FOUND]]
     return [one for one in found if one.study and one.series and one.modality not in NO_VOLUMES]
 
 
-def _found(row: Mapping[str, Any]) -> Found:
+def _series(row: Mapping[str, Any]) -> SeriesRecord:
     def value(tag: str) -> str:
         return str((row.get(tag, {}).get("Value") or [""])[0])[:64]
 
     images = value(IMAGES)
     count = int(images) if images.isascii() and images.isdecimal() else 0
-    return Found(value(STUDY), value(SERIES), value(MODALITY), value(DESCRIPTION), count, value(DATE))
+    return SeriesRecord(value(STUDY), value(SERIES), value(MODALITY), value(DESCRIPTION), count, value(DATE))
 
 
 def fetch(address: str, study: str, series: str, target: Path, *, images: int = 0, most_bytes: int = MANY_BYTES) -> int:
@@ -99,20 +107,20 @@ def fetch(address: str, study: str, series: str, target: Path, *, images: int = 
         most_bytes: that it may send.
 
     Raises:
-        Refusal: it does not answer as it should, sends less, more, or something else.
+        PacsFailure: it does not answer as it should, sends less, more, or something else.
     """
     seen = set[str]()
-    with _talking(address, most_bytes) as archive:
+    with _connection(address, most_bytes) as archive:
         for image in archive.iter_series(study, series):
             if (image.get("StudyInstanceUID"), image.get("SeriesInstanceUID")) != (study, series):
-                raise Refusal(HTTPStatus.BAD_GATEWAY, "the PACS sent an image of another series; nothing was opened")
+                raise PacsFailure("the PACS sent an image of another series; nothing was opened")
             if image.SOPInstanceUID in seen:
-                raise Refusal(HTTPStatus.BAD_GATEWAY, "the PACS sent an image twice; nothing was opened")
+                raise PacsFailure("the PACS sent an image twice; nothing was opened")
             seen.add(image.SOPInstanceUID)
             image.save_as(target / f"{len(seen):05d}.dcm", enforce_file_format=True)
     if len(seen) < max(images, 1):
         problem = f"the PACS sent {len(seen)} of the {images or 'unknown number of'} images of this series; nothing was opened"
-        raise Refusal(HTTPStatus.BAD_GATEWAY, problem)
+        raise PacsFailure(problem)
     return len(seen)
 
 
@@ -120,14 +128,14 @@ def send(address: str, study: str, data: bytes) -> None:
     """Store an object of ours beside the images that it belongs to.
 
     Raises:
-        Refusal: the PACS does not take it.
+        PacsFailure: the PACS does not take it.
     """
     from pydicom import dcmread
 
-    with _talking(address) as archive:
+    with _connection(address) as archive:
         answer = archive.store_instances([dcmread(BytesIO(data))], study_instance_uid=study)
         if answer.get("FailedSOPSequence"):
-            raise Refusal(HTTPStatus.BAD_GATEWAY, "the PACS did not keep the segmentation; look at its log")
+            raise PacsFailure("the PACS did not keep the segmentation; look at its log")
 
 
 def client(address: str, session: "requests.Session | None" = None) -> "DICOMwebClient":
@@ -156,13 +164,13 @@ def _session(most_bytes: int) -> "requests.Session":
             if super().get_redirect_target(resp):
                 resp.close()
                 problem = "the PACS sends us elsewhere, where we do not go; give its own address with --pacs"
-                raise Refusal(HTTPStatus.BAD_GATEWAY, problem)
+                raise PacsFailure(problem)
             return None
 
         def send(self, request: requests.PreparedRequest, **options: Any) -> requests.Response:  # type: ignore[override]
             answer = super().send(request, **{**options, "stream": True})
             self._answers.callback(answer.close)
-            answer.iter_content = _measured(answer, most_bytes)  # type: ignore[method-assign]
+            answer.iter_content = _limited_body(answer, most_bytes)  # type: ignore[method-assign]
             if not options.get("stream"):
                 _ = answer.content
             return answer
@@ -170,26 +178,26 @@ def _session(most_bytes: int) -> "requests.Session":
     return Session()
 
 
-def _measured(answer: "requests.Response", most_bytes: int) -> Callable[..., Iterator[bytes]]:
+def _limited_body(answer: "requests.Response", most_bytes: int) -> Callable[..., Iterator[bytes]]:
     """The body of an answer as it comes: no more than is allowed, and where it has parts, with its end."""
     plain: Callable[..., Iterator[bytes]] = answer.iter_content  # type: ignore[assignment]  # text only where it is asked for
 
-    def measured(*arguments: Any, **options: Any) -> Iterator[bytes]:
+    def limited(*arguments: Any, **options: Any) -> Iterator[bytes]:
         head, tail, size = b"", b"", 0
         for piece in plain(*arguments, **options):
             size += len(piece)
             if size > most_bytes:
-                raise Refusal(HTTPStatus.BAD_GATEWAY, f"the PACS sends more than {most_bytes >> 20} MB; it was given up")
+                raise PacsFailure(f"the PACS sends more than {most_bytes >> 20} MB; it was given up")
             head, tail = (head + piece)[:1_024], (tail + piece[-1_024:])[-1_024:]
             yield piece
-        if not _whole(answer.headers.get("content-type", ""), head, tail):
-            raise Refusal(HTTPStatus.BAD_GATEWAY, "the answer of the PACS is cut off or broken; nothing was opened")
+        if not _is_whole(answer.headers.get("content-type", ""), head, tail):
+            raise PacsFailure("the answer of the PACS is cut off or broken; nothing was opened")
 
-    return measured
+    return limited
 
 
-def _whole(kind: str, head: bytes, tail: bytes) -> bool:
-    """Whether a body in parts begins and ends with the boundary that its header tells; any other body is."""
+def _is_whole(kind: str, head: bytes, tail: bytes) -> bool:
+    """Whether a body in parts begins and ends with the boundary of its header; any other body is."""
     header = Message()
     header["content-type"] = kind
     if header.get_content_maintype() != "multipart":
@@ -199,8 +207,8 @@ def _whole(kind: str, head: bytes, tail: bytes) -> bool:
 
 
 @contextmanager
-def _talking(address: str, most_bytes: int = FEW_BYTES) -> Iterator["DICOMwebClient"]:
-    """A client; what goes wrong on the way is said without quoting it: it may name a patient."""
+def _connection(address: str, most_bytes: int = FEW_BYTES) -> Iterator["DICOMwebClient"]:
+    """A client; what goes wrong on the way is not quoted: it may name a patient."""
     import requests
     from pydicom.errors import InvalidDicomError
 
@@ -209,7 +217,7 @@ def _talking(address: str, most_bytes: int = FEW_BYTES) -> Iterator["DICOMwebCli
             yield client(address, session)
     except requests.HTTPError as error:
         status = "" if error.response is None else f" {error.response.status_code}"
-        raise Refusal(HTTPStatus.BAD_GATEWAY, f"the PACS answered{status} with a refusal; look at its log") from None
+        raise PacsFailure(f"the PACS answered{status} with a refusal; look at its log") from None
     except (
         requests.RequestException,
         InvalidDicomError,
@@ -220,4 +228,4 @@ def _talking(address: str, most_bytes: int = FEW_BYTES) -> Iterator["DICOMwebCli
         EOFError,
     ) as error:
         problem = f"the PACS does not answer as it should ({type(error).__name__}); check --pacs and whether it runs"
-        raise Refusal(HTTPStatus.BAD_GATEWAY, problem) from None
+        raise PacsFailure(problem) from None

@@ -26,21 +26,21 @@ class Conflict(Refusal):
         super().__init__(HTTPStatus.CONFLICT, problem)
 
 
-class Missing(Refusal):
+class NotFound(Refusal):
     """There is no such thing."""
 
     def __init__(self, what: str) -> None:
         super().__init__(HTTPStatus.NOT_FOUND, f"there is no such {what}; it may have been closed")
 
 
-class Unusable(Refusal):
+class InvalidRequest(Refusal):
     """The request makes no sense."""
 
     def __init__(self, problem: str) -> None:
         super().__init__(HTTPStatus.UNPROCESSABLE_ENTITY, problem)
 
 
-class Full(Refusal):
+class LimitReached(Refusal):
     """A limit of the server is reached."""
 
     def __init__(self, problem: str) -> None:
@@ -54,11 +54,16 @@ class TooLarge(Refusal):
         super().__init__(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, problem)
 
 
-def told(error: MedicalSam2Error) -> Refusal:
-    """An error of the package as an answer, without its subject: that is a path of the server."""
-    problem = f"{error.problem}; {error.remedy}" if error.remedy else error.problem
-    status = HTTPStatus.INSUFFICIENT_STORAGE if isinstance(error, ResourceError) else HTTPStatus.UNPROCESSABLE_ENTITY
-    return Refusal(status, " ".join(problem.split()))
+class AmbiguousSource(InvalidRequest):
+    """A source that can be read in several ways.
+
+    Args:
+        choices: one line each.
+    """
+
+    def __init__(self, problem: str, choices: tuple[str, ...]) -> None:
+        super().__init__(problem)
+        self.choices = choices
 
 
 def disk_is_full(error: OSError) -> Refusal | None:
@@ -68,14 +73,20 @@ def disk_is_full(error: OSError) -> Refusal | None:
     return Refusal(HTTPStatus.INSUFFICIENT_STORAGE, "the disk is full; nothing was changed: free some space, and do it again")
 
 
-def explained(error: BaseException) -> str:
-    """What to tell of whatever ended a job."""
-    if isinstance(error, MedicalSam2Error):
-        return told(error).problem
+def refusal_for(error: BaseException) -> Refusal | None:
+    """What to answer to an error; None for a defect.
+
+    Of an error of the package its subject is left out: that is a path of the server.
+    """
     if isinstance(error, Refusal):
-        return error.problem
-    if isinstance(error, OSError) and (full := disk_is_full(error)):
-        return full.problem
+        return error
+    if isinstance(error, MedicalSam2Error):
+        problem = " ".join((f"{error.problem}; {error.remedy}" if error.remedy else error.problem).split())
+        return (
+            Refusal(HTTPStatus.INSUFFICIENT_STORAGE, problem) if isinstance(error, ResourceError) else InvalidRequest(problem)
+        )
+    if isinstance(error, OSError):
+        return disk_is_full(error)
     if isinstance(error, MemoryError):
-        return "the memory is exhausted; close other sessions"
-    return f"this is a defect of medsam2 ({type(error).__name__}); please report it"
+        return Refusal(HTTPStatus.INSUFFICIENT_STORAGE, "the memory is exhausted; close other sessions")
+    return None

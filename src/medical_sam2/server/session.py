@@ -8,35 +8,44 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from medical_sam2.server import results, thrift
-from medical_sam2.server.desk import Desk
-from medical_sam2.server.jobs import Event, Job
-from medical_sam2.server.journal import Journal
-from medical_sam2.server.refusals import Conflict, Missing, Unusable, explained
-from medical_sam2.server.state import COLOURS, MOST_NAME, History, Said, State, Step, Structure, Tracked
-from medical_sam2.server.subjects import Canvas, Found, Frame, Subject, check, packed, put, unpacked
+from medical_sam2.server.inference_queue import InferenceQueue, JobEvent, TrackingJob, trim_memory
+from medical_sam2.server.refusals import Conflict, InvalidRequest, NotFound
+from medical_sam2.server.segmentation import (
+    Frame,
+    LabelMaps,
+    SessionImage,
+    SessionResult,
+    check_gesture,
+    decode_runs,
+    draw_label,
+    encode_runs,
+    load_result,
+    save_result,
+)
+from medical_sam2.server.state import COLOURS, MOST_NAME, Gesture, History, Journal, ResultRecord, State, Step, Structure
 
 MOST_LABEL = 255
 
 
 class Session:
-    """A subject with its history.
+    """A volume or a set of images with its history.
 
     Args:
         id: unguessable.
         folder: where its journal and its results are.
-        subject: what it is about.
-        desk: where the network is asked.
+        image: what it is about.
+        queue: where the network is asked.
     """
 
-    def __init__(self, id: str, folder: Path, subject: Subject, desk: Desk) -> None:
-        self.id, self.folder, self.subject, self.desk = id, folder, subject, desk
-        (folder / "results").mkdir(exist_ok=True)
+    def __init__(self, id: str, folder: Path, image: SessionImage, queue: InferenceQueue) -> None:
+        self.id, self.folder, self.image, self.queue = id, folder, image, queue
+        self._results = folder / "results"
+        self._results.mkdir(exist_ok=True)
         self._journal = Journal(folder / "journal.jsonl")
         self._lock = threading.RLock()
-        self._standing: tuple[int, frozenset[int], Found] | None = None
-        self._canvas: Canvas | None = None
-        self.job: Job | None = None
+        self._cached: tuple[int, frozenset[int], SessionResult] | None = None
+        self._drawn: LabelMaps | None = None
+        self.job: TrackingJob | None = None
 
     @property
     def history(self) -> History:
@@ -48,32 +57,31 @@ class Session:
         """Whether it is being tracked."""
         return self.job is not None and self.job.running
 
-    def add(self, version: int, name: str = "", colour: str = "") -> History:
+    def add_structure(self, version: int, name: str = "", colour: str = "") -> History:
         """A new structure."""
         with self._lock:
             state = self._expect(version)
             used = {each.label for each in state.structures} | (state.tracked.labels if state.tracked else frozenset[int]())
             label = max(used, default=0) + 1
             if label > MOST_LABEL:
-                raise Unusable("the labels are used up; begin a new session")
+                raise InvalidRequest("the labels are used up; begin a new session")
             colour = colour or COLOURS[(label - 1) % len(COLOURS)]
-            structure = Structure(label, _named(name) or f"structure {label}", colour)
+            structure = Structure(label, _one_line(name) or f"structure {label}", colour)
             return self._journal.write(Step(version + 1, "add", structure))
 
-    def change(self, version: int, label: int, name: str, colour: str) -> History:
+    def change_structure(self, version: int, label: int, name: str, colour: str) -> History:
         """Another name or colour of a structure; what is empty stays."""
         with self._lock:
             old = self._expect(version).of(label)
-            structure = Structure(label, _named(name) or old.name, colour or old.colour)
+            structure = Structure(label, _one_line(name) or old.name, colour or old.colour)
             return self._journal.write(Step(version + 1, "change", structure))
 
-    def remove(self, version: int, label: int) -> History:
-        """A structure, and all that was said of it."""
+    def remove_structure(self, version: int, label: int) -> History:
+        """Remove a structure and all gestures on it."""
         with self._lock:
-            structure = self._expect(version, idle=True).of(label)
-            return self._redrawn(self._journal.write(Step(version + 1, "remove", structure)))
+            return self._write_and_redraw(Step(version + 1, "remove", self._expect(version, idle=True).of(label)))
 
-    def say(self, version: int, said: Said) -> History:
+    def add_gesture(self, version: int, gesture: Gesture) -> History:
         """A gesture: its frame's outline is known when this returns.
 
         Raises:
@@ -81,136 +89,147 @@ class Session:
         """
         with self._lock:
             state = self._expect(version)
-            state.of(said.label)
-            check(said, self.subject)
-            made = replace(said, id=version + 1)
-            answer = self._answer(state, made)
-            history = self._journal.write(Step(version + 1, "say", said=replace(made, answer=packed(answer))))
-            if self._canvas is not None:
-                self._draw(self._canvas, history.state.said[-1])
+            state.of(gesture.label)
+            check_gesture(gesture, self.image)
+            gesture = replace(gesture, id=version + 1)
+            gesture = replace(gesture, answer=encode_runs(self._outline(state, gesture)))
+            history = self._journal.write(Step(version + 1, "say", gesture=gesture))
+            if self._drawn is not None:
+                self._draw(self._drawn, gesture)
             return history
 
     def undo(self, version: int) -> History:
         """Back by one step."""
-        return self._step(Step(version + 1, "undo"))
+        with self._lock:
+            self._expect(version, idle=True)
+            return self._write_and_redraw(Step(version + 1, "undo"))
 
     def redo(self, version: int) -> History:
         """The step that was undone, again."""
-        return self._step(Step(version + 1, "redo"))
-
-    def _step(self, step: Step) -> History:
         with self._lock:
-            self._expect(step.version - 1, idle=True)
-            return self._redrawn(self._journal.write(step))
+            self._expect(version, idle=True)
+            return self._write_and_redraw(Step(version + 1, "redo"))
 
-    def track(self, version: int, views: str = "one") -> Job:
-        """Carry everything that was said through the whole, in the background."""
+    def track(self, version: int, views: str = "one") -> TrackingJob:
+        """Apply all gestures to the whole volume or set, in the background."""
         with self._lock:
             state = self._expect(version, idle=True)
             if not state.fresh:
-                raise Unusable("there is nothing new to track; click on a structure first")
-            self.job = Job(lambda job: self._tracked(job, state, views), explained).start()
+                raise InvalidRequest("there is nothing new to track; click on a structure first")
+            self.job = TrackingJob(lambda job: self._track(job, state, views)).start()
             return self.job
 
-    def _tracked(self, job: Job, state: State, views: str) -> Event:
+    def _track(self, job: TrackingJob, state: State, views: str) -> JobEvent:
         done = 0
         with self._lock:
-            before, canvas = self._result(state), self._shown()
+            before, labels = self._result(state), self._labels()
 
         def on_frame(now: int, total: int, plane: str, t: int, masks: Mapping[int, NDArray[np.bool_]]) -> None:
             nonlocal done
             done = now
-            frame = self.subject.view(canvas, plane, t)  # without the lock: whoever holds it may wait for the network
+            frame = self.image.frame_labels(labels, plane, t)  # without the lock: whoever holds it may wait for the network
             for label, mask in masks.items():
-                put(frame, label, mask, {0, label})
-            job.tell(Event("frame", now, total, plane, t))
-            self.desk.give_way()
+                draw_label(frame, label, mask, {0, label})
+            job.report(JobEvent("frame", now, total, plane, t))
+            self.queue.give_way()
 
         try:
-            with self.desk.asking(urgent=False) as segmenter:
-                found = self.subject.track(segmenter, state, before, views, on_frame)
-            job.tell(Event("frame", done, done))
-            self._keep(state, found)
+            with self.queue.segmenter(urgent=False) as segmenter:
+                result = self.image.track(segmenter, state, before, views, on_frame)
+            job.report(JobEvent("frame", done, done))
+            self._keep(state, result)
         finally:
             with self._lock:
-                self._canvas = None
-            thrift.give_back()
-        return Event("done", done, done, message="; ".join(found.warnings))
+                self._drawn = None
+            trim_memory()
+        return JobEvent("done", done, done, message="; ".join(result.warnings))
 
-    def _keep(self, state: State, found: Found) -> None:
-        number = 1 + max((int(path.stem) for path in (self.folder / "results").glob("[0-9]*.npz")), default=0)
-        _ = found.voxels  # counted now, not when the next click waits for it
-        results.save(self.folder / "results" / f"{number}.npz", found)
+    def _keep(self, state: State, result: SessionResult) -> None:
+        number = 1 + max((int(path.stem) for path in self._results.glob("[0-9]*.npz")), default=0)
+        _ = result.voxels  # counted now, not when the next click waits for it
+        save_result(self._result_path(number), result)
         earlier = state.tracked.labels if state.tracked else frozenset[int]()
+        labels = earlier | {gesture.label for gesture in state.gestures}
+        tracked = ResultRecord(number, frozenset(gesture.id for gesture in state.gestures), labels)
         with self._lock:
-            tracked = Tracked(number, frozenset(said.id for said in state.said), earlier | {said.label for said in state.said})
             self._journal.write(Step(self.history.version + 1, "track", tracked=tracked))
             needed = {each.tracked.number for each in self.history.states if each.tracked}
-            for path in (self.folder / "results").glob("[0-9]*.npz"):
+            for path in self._results.glob("[0-9]*.npz"):
                 if int(path.stem) not in needed:
                     path.unlink()
             present = frozenset(each.label for each in self.history.state.structures)
-            self._standing = (number, present, found) if tracked.labels <= present else None
+            self._cached = (number, present, result) if tracked.labels <= present else None
 
-    def labels(self, plane: str, t: int) -> Frame:
+    def _result_path(self, number: int) -> Path:
+        return self._results / f"{number}.npz"
+
+    def check_frame(self, plane: str, t: int) -> None:
+        """Refuse a frame that is not there.
+
+        Raises:
+            NotFound: there is no such plane, or no such frame of it.
+        """
+        if plane not in self.image.planes or not 0 <= t < self.image.planes[plane]:
+            raise NotFound("slice")
+
+    def frame_labels(self, plane: str, t: int) -> Frame:
         """Labels (H, W) of a frame, as they stand now."""
+        self.check_frame(plane, t)
         with self._lock:
-            self._check(plane, t)
-            return self.subject.view(self._shown(), plane, t).copy()
+            return self.image.frame_labels(self._labels(), plane, t).copy()
 
-    def doubt(self, plane: str, t: int) -> Frame:
+    def uncertainty(self, plane: str, t: int) -> Frame:
         """How undecided the network was on a frame (H, W), 0 to 255.
 
         Raises:
-            Missing: it is not known.
+            NotFound: it is not known.
         """
+        self.check_frame(plane, t)
         with self._lock:
-            self._check(plane, t)
-            found = self._result(self.history.state)
-            if found is None or found.doubt is None:
-                raise Missing("map of uncertainty")
-            return self.subject.view(found.doubt, plane, t).copy()
+            result = self._result(self.history.state)
+            if result is None or result.uncertainty is None:
+                raise NotFound("map of uncertainty")
+            return self.image.frame_labels(result.uncertainty, plane, t).copy()
 
-    def found(self) -> Found:
+    def result(self) -> SessionResult:
         """The result that stands.
 
         Raises:
-            Missing: nothing was tracked yet.
+            NotFound: nothing was tracked yet.
         """
         with self._lock:
-            found = self._result(self.history.state)
-        if found is None:
-            raise Missing("result: nothing was tracked yet")
-        return found
+            result = self._result(self.history.state)
+        if result is None:
+            raise NotFound("result: nothing was tracked yet")
+        return result
 
     def volumes_ml(self) -> Mapping[int, float]:
         """Label → its volume in the result that stands, where that means something."""
-        voxel_ml = self.subject.voxel_ml
+        voxel_ml = self.image.voxel_ml
         with self._lock:
-            found = self._result(self.history.state)
-        tracked = self.history.state.tracked
-        if found is None or tracked is None or voxel_ml is None:
+            result, tracked = self._result(self.history.state), self.history.state.tracked
+        if result is None or tracked is None or voxel_ml is None:
             return {}
-        return {label: found.voxels.get(label, 0) * voxel_ml for label in tracked.labels}
+        return {label: result.voxels.get(label, 0) * voxel_ml for label in tracked.labels}
 
-    def sketched(self) -> Canvas:
-        """All labels as they stand now, sketches on single frames among them."""
+    def current_labels(self) -> LabelMaps:
+        """All labels as they stand now, outlines on single frames among them."""
         with self._lock:
-            return tuple(array.copy() for array in self._shown())
+            return tuple(array.copy() for array in self._labels())
 
     @property
-    def held_bytes(self) -> int:
-        """Memory that `rest` would free."""
-        held = list(self._canvas or ())
-        if self._standing:
-            held += [*self._standing[2].canvas, *(self._standing[2].doubt or ())]
+    def memory_bytes(self) -> int:
+        """Memory that `release_memory` would free."""
+        held = list(self._drawn or ())
+        if self._cached:
+            held += [*self._cached[2].labels, *(self._cached[2].uncertainty or ())]
         return sum(array.nbytes for array in held)
 
-    def rest(self) -> None:
+    def release_memory(self) -> None:
         """Forget what can be read or drawn again."""
         with self._lock:
             if not self.busy:
-                self._canvas = self._standing = None
+                self._drawn = self._cached = None
 
     def cancel(self) -> None:
         """Stop tracking at the next frame."""
@@ -235,59 +254,53 @@ class Session:
             raise Conflict("the session is being tracked; wait for the end, or cancel it")
         return self.history.state
 
-    def _check(self, plane: str, t: int) -> None:
-        if plane not in self.subject.planes or not 0 <= t < self.subject.planes[plane]:
-            raise Missing("slice")
-
-    def _answer(self, state: State, said: Said) -> NDArray[np.bool_]:
-        """What the structure is on the gesture's frame, in the light of all that holds there."""
-        if said.kind == "mask":
-            return unpacked(said.runs, self.subject.size(said.plane, said.t))
+    def _outline(self, state: State, gesture: Gesture) -> NDArray[np.bool_]:
+        """What the structure is on the gesture's frame, by all gestures that no result includes and that lie there."""
+        if gesture.kind == "mask":
+            return decode_runs(gesture.runs, self.image.frame_shape(gesture.plane, gesture.t))
         result = self._result(state)
-        earlier = self.subject.view(result.canvas, said.plane, said.t) if result else None
-        known = result is not None and said.label in result.voxels
-        before = state.fresh if known else state.said
-        own = [each for each in before if each.place == said.place]
-        with self.desk.asking(urgent=True) as segmenter:
-            return self.subject.sketch(segmenter, [*own, said], earlier if known else None)
+        known = result is not None and gesture.label in result.voxels
+        earlier = self.image.frame_labels(result.labels, gesture.plane, gesture.t) if result and known else None
+        own = [each for each in (state.fresh if known else state.gestures) if each.place == gesture.place]
+        with self.queue.segmenter(urgent=True) as segmenter:
+            return self.image.segment_frame(segmenter, [*own, gesture], earlier)
 
-    def _result(self, state: State) -> Found | None:
+    def _result(self, state: State) -> SessionResult | None:
         """The tracked result of a state, without structures that were removed."""
         if state.tracked is None:
             return None
         present = frozenset(each.label for each in state.structures)
         key = state.tracked.number, present
-        if self._standing is None or self._standing[:2] != key:
-            found = results.load(self.folder / "results" / f"{state.tracked.number}.npz")
-            if gone := state.tracked.labels - present:
-                table = np.arange(256, dtype=np.uint8)
-                table[list(gone)] = 0
-                rows = tuple(row for row in found.rows if row.object in present)
-                found = replace(found, canvas=tuple(table[array] for array in found.canvas), rows=rows)
-            self._standing = (*key, found)
-        return self._standing[2]
+        if self._cached is None or self._cached[:2] != key:
+            result = load_result(self._result_path(state.tracked.number))
+            gone = state.tracked.labels - present
+            self._cached = (*key, result.without(gone) if gone else result)
+        return self._cached[2]
 
-    def _shown(self) -> Canvas:
-        if self._canvas is None:
+    def _labels(self) -> LabelMaps:
+        if self._drawn is None:
             state = self.history.state
-            found = self._result(state)
-            canvas = tuple(array.copy() for array in found.canvas) if found else self.subject.blank()
-            for said in {said.place: said for said in state.fresh}.values():
-                self._draw(canvas, said)
-            self._canvas = canvas
-        return self._canvas
+            result = self._result(state)
+            labels = tuple(array.copy() for array in result.labels) if result else self.image.empty_labels()
+            for gesture in {gesture.place: gesture for gesture in state.fresh}.values():
+                self._draw(labels, gesture)
+            self._drawn = labels
+        return self._drawn
 
-    def _draw(self, canvas: Canvas, said: Said) -> None:
-        frame = self.subject.view(canvas, said.plane, said.t)
-        mask = unpacked(said.answer, (frame.shape[0], frame.shape[1])) if said.answer else np.zeros(frame.shape, bool)
-        inside = [(round(y), round(x)) for (y, x), yes in zip(said.points_yx, said.positive, strict=False) if yes]
-        put(frame, said.label, mask, {0, said.label, *(int(frame[place]) for place in inside)})
+    def _draw(self, labels: LabelMaps, gesture: Gesture) -> None:
+        frame = self.image.frame_labels(labels, gesture.plane, gesture.t)
+        shape = frame.shape[0], frame.shape[1]
+        mask = decode_runs(gesture.answer, shape) if gesture.answer else np.zeros(shape, bool)
+        clicks = zip(gesture.points_yx, gesture.positive, strict=False)
+        inside = [(round(y), round(x)) for (y, x), positive in clicks if positive]
+        draw_label(frame, gesture.label, mask, {0, gesture.label, *(int(frame[place]) for place in inside)})
 
-    def _redrawn(self, history: History) -> History:
-        self._canvas = None
+    def _write_and_redraw(self, step: Step) -> History:
+        history = self._journal.write(step)
+        self._drawn = None
         return history
 
 
-def _named(name: str) -> str:
+def _one_line(name: str) -> str:
     """A name in one printable line."""
     return "".join(letter for letter in " ".join(name.split()) if letter.isprintable())[:MOST_NAME]

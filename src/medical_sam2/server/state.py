@@ -1,18 +1,22 @@
-"""What a session holds, as values: structures, what was said of them, which result stands; and the steps that change it.
+"""What a session holds, as values: structures, gestures, which result stands; the steps that change it, and their journal.
 
 A step is a value too, and `after` is a pure function: the journal is a list of steps, and a session that is opened again
-becomes what it was by taking them once more.
+becomes what it was by taking them once more. Steps are on the disk before they are acknowledged, so that nothing acknowledged
+is lost to a power cut or kill -9.
 """
 
-from collections.abc import Mapping
+import json
+import os
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Literal
 
-from medical_sam2.server.refusals import Unusable
+from medical_sam2.errors import FormatError
+from medical_sam2.server.refusals import InvalidRequest
 
 Kind = Literal["points", "box", "mask"]
-PLANES = ("axial", "coronal", "sagittal", "image")
-MOST_STRUCTURES, MOST_SAID, MOST_NAME = 64, 2_000, 80
+MOST_STRUCTURES, MOST_GESTURES, MOST_NAME = 64, 2_000, 80
 COLOURS = ("#4cc9f0", "#f9844a", "#90be6d", "#f9c74f", "#c77dff", "#f94144", "#43aa8b", "#ff8fab")
 
 
@@ -32,8 +36,8 @@ class Structure:
 
 
 @dataclass(frozen=True)
-class Said:
-    """One gesture.
+class Gesture:
+    """Clicks, a box or a mask on one frame, for one structure.
 
     Args:
         id: the version at which it was made.
@@ -64,17 +68,17 @@ class Said:
 
 
 @dataclass(frozen=True)
-class Tracked:
+class ResultRecord:
     """A result that was tracked.
 
     Args:
         number: of its file.
-        heard: gestures that went into it.
+        included: gestures that went into it, by their ids.
         labels: structures that were tracked.
     """
 
     number: int
-    heard: frozenset[int]
+    included: frozenset[int]
     labels: frozenset[int]
 
 
@@ -84,19 +88,19 @@ class State:
 
     Args:
         structures: in the order of their making.
-        said: every gesture, in order.
+        gestures: all of them, in order.
         tracked: the result that stands.
     """
 
     structures: tuple[Structure, ...] = ()
-    said: tuple[Said, ...] = ()
-    tracked: Tracked | None = None
+    gestures: tuple[Gesture, ...] = ()
+    tracked: ResultRecord | None = None
 
     @property
-    def fresh(self) -> tuple[Said, ...]:
-        """Gestures that no result has heard yet."""
-        heard = self.tracked.heard if self.tracked else frozenset[int]()
-        return tuple(said for said in self.said if said.id not in heard)
+    def fresh(self) -> tuple[Gesture, ...]:
+        """Gestures that no result includes yet."""
+        included = self.tracked.included if self.tracked else frozenset[int]()
+        return tuple(gesture for gesture in self.gestures if gesture.id not in included)
 
     @property
     def names(self) -> Mapping[int, str]:
@@ -107,12 +111,12 @@ class State:
         """The structure of a label.
 
         Raises:
-            Unusable: there is none.
+            InvalidRequest: there is none.
         """
         for structure in self.structures:
             if structure.label == label:
                 return structure
-        raise Unusable(f"there is no structure {label}; add it first")
+        raise InvalidRequest(f"there is no structure {label}; add it first")
 
 
 @dataclass(frozen=True)
@@ -123,15 +127,15 @@ class Step:
         version: of the session afterwards.
         kind: what was done.
         structure: that was added, renamed or removed.
-        said: that was said.
-        tracked: that was found.
+        gesture: that was made.
+        tracked: the result of tracking.
     """
 
     version: int
     kind: Literal["add", "change", "remove", "say", "track", "undo", "redo"]
     structure: Structure | None = None
-    said: Said | None = None
-    tracked: Tracked | None = None
+    gesture: Gesture | None = None
+    tracked: ResultRecord | None = None
 
 
 @dataclass(frozen=True)
@@ -167,11 +171,11 @@ class History:
         """The history with one more step.
 
         Raises:
-            Unusable: it cannot be taken.
+            InvalidRequest: it cannot be taken.
         """
         if step.kind in {"undo", "redo"}:
             if not (self.can_undo if step.kind == "undo" else self.can_redo):
-                raise Unusable(f"there is nothing to {step.kind}")
+                raise InvalidRequest(f"there is nothing to {step.kind}")
             return replace(self, version=step.version, place=self.place + (1 if step.kind == "redo" else -1))
         states = (*self.states[: self.place + 1], changed(self.state, step))
         return History(step.version, states, len(states) - 1)
@@ -181,17 +185,17 @@ def changed(state: State, step: Step) -> State:
     """The state after a step that is neither undo nor redo.
 
     Raises:
-        Unusable: it cannot be taken.
+        InvalidRequest: it cannot be taken.
     """
     if step.kind == "track":
         return replace(state, tracked=step.tracked)
-    if step.kind == "say" and step.said is not None:
-        state.of(step.said.label)
-        if len(state.said) >= MOST_SAID:
-            raise Unusable(f"more than {MOST_SAID} gestures; begin a new session")
-        return replace(state, said=(*state.said, step.said))
+    if step.kind == "say" and step.gesture is not None:
+        state.of(step.gesture.label)
+        if len(state.gestures) >= MOST_GESTURES:
+            raise InvalidRequest(f"more than {MOST_GESTURES} gestures; begin a new session")
+        return replace(state, gestures=(*state.gestures, step.gesture))
     if step.structure is None:
-        raise Unusable("the step names no structure")
+        raise InvalidRequest("the step names no structure")
     return _with_structure(state, step.kind, step.structure)
 
 
@@ -199,43 +203,126 @@ def _with_structure(state: State, kind: str, structure: Structure) -> State:
     others = tuple(each for each in state.structures if each.label != structure.label)
     if kind == "add":
         if len(others) < len(state.structures):
-            raise Unusable(f"structure {structure.label} is there already")
+            raise InvalidRequest(f"structure {structure.label} is there already")
         if len(others) >= MOST_STRUCTURES:
-            raise Unusable(f"more than {MOST_STRUCTURES} structures; remove one")
+            raise InvalidRequest(f"more than {MOST_STRUCTURES} structures; remove one")
         return replace(state, structures=(*state.structures, structure))
     state.of(structure.label)
     if kind == "remove":
-        return replace(state, structures=others, said=tuple(said for said in state.said if said.label != structure.label))
+        return replace(
+            state, structures=others, gestures=tuple(gesture for gesture in state.gestures if gesture.label != structure.label)
+        )
     same = tuple(structure if each.label == structure.label else each for each in state.structures)
     return replace(state, structures=same)
 
 
 def to_json(step: Step) -> dict[str, Any]:
-    """A step as a line of the journal holds it."""
+    """A step as a line of the journal holds it, under the names that the first release gave its fields."""
     line: dict[str, Any] = {"version": step.version, "kind": step.kind}
     if step.structure:
         line["structure"] = vars(step.structure)
-    if step.said:
-        line["said"] = vars(step.said)
+    if step.gesture:
+        line["said"] = vars(step.gesture)
     if step.tracked:
-        heard = {"heard": sorted(step.tracked.heard), "labels": sorted(step.tracked.labels)}
-        line["tracked"] = {"number": step.tracked.number, **heard}
+        included, labels = sorted(step.tracked.included), sorted(step.tracked.labels)
+        line["tracked"] = {"number": step.tracked.number, "heard": included, "labels": labels}
     return line
 
 
 def from_json(line: Mapping[str, Any]) -> Step:
     """A step from a line of the journal."""
-    structure, said, tracked = line.get("structure"), line.get("said"), line.get("tracked")
+    structure, gesture, tracked = line.get("structure"), line.get("said"), line.get("tracked")
     return Step(
         int(line["version"]),
         line["kind"],
         Structure(**structure) if structure else None,
-        _said(said) if said else None,
-        Tracked(tracked["number"], frozenset(tracked["heard"]), frozenset(tracked["labels"])) if tracked else None,
+        _gesture(gesture) if gesture else None,
+        ResultRecord(tracked["number"], frozenset(tracked["heard"]), frozenset(tracked["labels"])) if tracked else None,
     )
 
 
-def _said(line: Mapping[str, Any]) -> Said:
+def _gesture(line: Mapping[str, Any]) -> Gesture:
     points: Any = tuple((float(y), float(x)) for y, x in line["points_yx"])
     rest: dict[str, Any] = {key: tuple(line[key]) for key in ("positive", "runs", "answer")}
-    return Said(**{**line, "points_yx": points, **rest})
+    return Gesture(**{**line, "points_yx": points, **rest})
+
+
+REMEDY = "remove the session's folder"
+
+
+class Journal:
+    """A file of steps, one line each, flushed to the disk one by one.
+
+    Args:
+        path: of the file; what it holds already is `history`. A last line that was not finished was not acknowledged and is
+            cut off.
+
+    Raises:
+        FormatError: a line in the middle is broken, is missing, or comes twice.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.history = History()
+        whole = 0
+        for number, (step, end) in enumerate(_steps(path), 1):
+            if step.version != number:
+                raise FormatError(f"line {number} of the journal is that of step {step.version}", REMEDY)
+            try:
+                self.history, whole = self.history.after(step), end
+            except InvalidRequest:
+                raise FormatError(f"line {number} of the journal does not follow from those before it", REMEDY) from None
+        self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        os.ftruncate(self._file, whole)
+        os.lseek(self._file, 0, os.SEEK_END)
+        _sync_folder(path.parent)
+
+    def write(self, step: Step) -> History:
+        """Take a step: it is on the disk when this returns.
+
+        Raises:
+            InvalidRequest: it cannot be taken; nothing was written.
+            OSError: the disk is full; nothing was taken.
+        """
+        after = self.history.after(step)
+        start = os.lseek(self._file, 0, os.SEEK_CUR)
+        data = (json.dumps(to_json(step), ensure_ascii=False, separators=(",", ":")) + "\n").encode()
+        try:
+            while data:
+                data = data[os.write(self._file, data) :]
+            os.fsync(self._file)
+        except OSError:
+            os.ftruncate(self._file, start)
+            os.lseek(self._file, start, os.SEEK_SET)
+            raise
+        self.history = after
+        return after
+
+    def close(self) -> None:
+        """Nothing more is written."""
+        file, self._file = self._file, -1  # a number that the system gives to another file is not written to
+        os.close(file)
+
+
+def _steps(path: Path) -> Iterator[tuple[Step, int]]:
+    """Each step, and where its line ends."""
+    end = 0
+    lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
+    for number, line in enumerate(lines, 1):
+        if not line.endswith(b"\n"):
+            return
+        try:
+            step = from_json(json.loads(line))
+        except (ValueError, KeyError, TypeError):
+            if number == len(lines):
+                return
+            raise FormatError(f"line {number} of the journal is broken", REMEDY) from None
+        end += len(line)
+        yield step, end
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,4 +1,4 @@
-"""Sessions that wait for their files: how many, how large, how long."""
+"""Where images come from: a library, by numbers, so that no path comes from a client; and uploads, within limits."""
 
 import re
 import threading
@@ -8,12 +8,64 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from medical_sam2.server.refusals import Conflict, Missing, TooLarge, Unusable
-from medical_sam2.server.settings import Settings
+from medical_sam2.io.pictures import SUFFIXES as PICTURES
+from medical_sam2.server.refusals import Conflict, InvalidRequest, NotFound, TooLarge
+from medical_sam2.server.security import ServerSettings
 
+VOLUMES = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd", ".hdr", ".zip", ".dcm")
+MOST_ENTRIES = 500
 SUFFIX = re.compile(r"(\.(nii|nrrd|nhdr|mha|mhd|raw|hdr|img|dcm|zip|png|jpe?g|tiff?|bmp))?(\.gz)?")
 PAIRED = {".hdr", ".img", ".nhdr", ".mhd", ".raw"}
-WITHIN_S = 3_600.0
+UPLOAD_WITHIN_S = 3_600.0
+
+
+@dataclass(frozen=True)
+class LibraryEntry:
+    """Something that can be opened.
+
+    Args:
+        path: of a file or a folder.
+        name: as it is shown.
+        kind: "volume", "set" or "folder" (one of DICOM files, or of images).
+    """
+
+    path: Path
+    name: str
+    kind: str
+
+
+def library_entries(root: Path | None) -> list[LibraryEntry]:
+    """What a file or folder offers, in an order that stays; links that lead out of it are left out."""
+    if root is None or not root.exists():
+        return []
+    if root.is_file():
+        return [LibraryEntry(root, root.name, _kind(root) or "volume")]
+    home = root.resolve()
+    found = [LibraryEntry(root, "all images of this folder", "set")] if _has_pictures(root) else []
+    for item in sorted(root.iterdir(), key=lambda item: item.name)[: 4 * MOST_ENTRIES]:
+        if item.name.startswith(".") or not item.resolve().is_relative_to(home):
+            continue
+        if item.is_dir() and any(_is_within(file, home) for file in item.iterdir()):
+            found.append(LibraryEntry(item, item.name, "folder"))
+        elif item.is_file() and (kind := _kind(item)):
+            found.append(LibraryEntry(item, item.name, kind))
+    return found[:MOST_ENTRIES]
+
+
+def _is_within(path: Path, home: Path) -> bool:
+    """Whether it is a file of the library; a decoder is asked again about whatever it opens, however deep it lies."""
+    return path.is_file() and path.resolve().is_relative_to(home)
+
+
+def _kind(path: Path) -> str | None:
+    name = path.name.lower()
+    if path.suffix.lower() in PICTURES:
+        return "set"
+    return "volume" if name.endswith(VOLUMES) else None
+
+
+def _has_pictures(root: Path) -> bool:
+    return any(item.suffix.lower() in PICTURES and _is_within(item, root.resolve()) for item in root.iterdir())
 
 
 @dataclass(eq=False)
@@ -34,13 +86,13 @@ class Upload:
 
 
 class Uploads:
-    """All of them.
+    """All sessions that wait for their files.
 
     Args:
         settings: with the folder of the sessions and the limits.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: ServerSettings) -> None:
         self._settings, self._lock = settings, threading.Lock()
         self._uploads: dict[str, Upload] = {}
 
@@ -54,23 +106,25 @@ class Uploads:
         with self._lock:
             self._uploads.pop(id, None)
 
-    def wait(self, id: str) -> bool:
+    def is_waiting(self, id: str) -> bool:
         """Whether a session waits for files, and for no longer than it may."""
         upload = self._uploads.get(id)
-        return upload is not None and (upload.opening or time.monotonic() - upload.began < WITHIN_S)
+        return upload is not None and (upload.opening or time.monotonic() - upload.began < UPLOAD_WITHIN_S)
 
-    def room(self, id: str, suffix: str) -> Path:
+    def new_file(self, id: str, suffix: str) -> Path:
         """One more empty file, to be written to.
 
         Raises:
-            Missing: no session waits for files under this id.
+            NotFound: no session waits for files under this id.
             Conflict: it is being opened, or has this part of a pair.
-            Unusable: a kind of file that nobody reads.
+            InvalidRequest: a kind of file that nobody reads.
         """
         with self._lock:
             upload, suffix = self._waiting(id), suffix.lower()
             if not SUFFIX.fullmatch(suffix):
-                raise Unusable("files of this kind are not read; give NIfTI, NRRD, MetaImage, DICOM, PNG, JPEG, TIFF or a zip")
+                raise InvalidRequest(
+                    "files of this kind are not read; give NIfTI, NRRD, MetaImage, DICOM, PNG, JPEG, TIFF or a zip"
+                )
             source = self._settings.state / id / "source"
             if sum(1 for _ in source.iterdir()) >= self._settings.most_files:
                 raise TooLarge(f"more than {self._settings.most_files} files")
@@ -83,7 +137,7 @@ class Uploads:
             upload.files += 1
             return path
 
-    def received(self, id: str, count: int) -> None:
+    def add_bytes(self, id: str, count: int) -> None:
         """Bytes that have come in.
 
         Raises:
@@ -100,7 +154,7 @@ class Uploads:
         """Nobody else opens it, and nothing more comes.
 
         Raises:
-            Missing: no session waits under this id.
+            NotFound: no session waits under this id.
             Conflict: it is being opened.
         """
         with self._lock:
@@ -113,7 +167,7 @@ class Uploads:
 
     def _waiting(self, id: str) -> Upload:
         if id not in self._uploads:
-            raise Missing("upload")
+            raise NotFound("upload")
         if self._uploads[id].opening:
             raise Conflict("this session is being opened already; wait for that")
         return self._uploads[id]

@@ -1,4 +1,4 @@
-"""Who may ask what: host, origin, path, proof of being let in, size and patience; checked before anything is parsed.
+"""Who may ask what: host, origin, path, token or cookie, size and speed, checked before anything is parsed; and the settings.
 
 As Jupyter does it: a token in the address that was printed becomes a cookie. Other programs send it as `Authorization: Bearer`,
 or as a part of the path where they can send nothing else.
@@ -12,6 +12,7 @@ import re
 import time
 import traceback
 from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
+from dataclasses import dataclass, field
 from http import HTTPStatus
 from http.cookies import CookieError, SimpleCookie
 from pathlib import Path
@@ -19,7 +20,57 @@ from typing import Any, TypeAlias
 from urllib.parse import parse_qs, urlsplit
 
 from medical_sam2.server.refusals import Refusal, TooLarge
-from medical_sam2.server.settings import LOOPBACK, Settings
+from medical_sam2.server.worker_process import WorkerLimits
+
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+
+@dataclass(frozen=True)
+class ServerSettings:
+    """How to serve.
+
+    Args:
+        state: folder of the sessions.
+        library: file or folder that may be opened from the page.
+        host: address to bind to.
+        port: of it.
+        names: further host names under which the page may be asked for.
+        origins: pages from elsewhere that may use the protocols.
+        token: who knows it may come in.
+        password: asked for where the server is bound to more than this machine.
+        window: of intensities, that the network and the page see everything through; see `intensity_window.choose_window`.
+        pacs: address of a DICOMweb server that series may be fetched from and segmentations sent to.
+        most_sessions: open at once.
+        most_upload_mb: of a session.
+        most_files: of a session.
+        most_body_mb: of any other request.
+        most_voxels: of a volume, or of all images of a set.
+        keep_days: after which a session that nobody touched is removed.
+        held_mb: of labels that are held in memory for all sessions.
+        idle_s: without a byte, after which an upload is given up.
+        worker_limits: of decoding, and of talks with a PACS.
+    """
+
+    state: Path
+    library: Path | None = None
+    host: str = "127.0.0.1"
+    port: int = 8421
+    names: tuple[str, ...] = ()
+    origins: tuple[str, ...] = ()
+    token: str = ""
+    password: str = ""
+    window: str = "auto"
+    pacs: str = ""
+    most_sessions: int = 24
+    most_upload_mb: int = 4_096
+    most_files: int = 5_000
+    most_body_mb: int = 16
+    most_voxels: int = 1_000_000_000
+    keep_days: float = 7.0
+    held_mb: float = 2_048.0
+    idle_s: float = 30.0
+    worker_limits: WorkerLimits = field(default=WorkerLimits())
+
 
 Scope: TypeAlias = MutableMapping[str, Any]
 Message: TypeAlias = MutableMapping[str, Any]
@@ -41,7 +92,7 @@ HEADERS = {
     "x-frame-options": "DENY",
     "permissions-policy": "camera=(), geolocation=(), microphone=()",
 }
-LET_IN = "medsam2.let_in"  # key of the scope: whoever closes connections spares these
+AUTHENTICATED = "medsam2.let_in"  # key of the scope: whoever closes connections spares these
 PATH = re.compile(r"[A-Za-z0-9_./~:@+-]*")
 BULKY = re.compile(r"/(api/sessions/[0-9a-f]{32}/files|monai/.*|nninteractive/.*)")
 OPEN_TO_ALL = {"/login", "/login.css"}
@@ -59,7 +110,7 @@ class Guard:
         secret: value of the cookie.
     """
 
-    def __init__(self, app: App, settings: Settings, secret: str) -> None:
+    def __init__(self, app: App, settings: ServerSettings, secret: str) -> None:
         self._app, self._settings, self._secret = app, settings, secret
         self._failed: list[float] = []
         self.cookie = f"medsam2_{settings.port}"
@@ -71,19 +122,19 @@ class Guard:
             return
         if scope["type"] != "http":
             return
-        measured = _Measured(receive, self._limit(scope), self._settings.idle_s)
-        answer = _Answer(send, self._headers(scope), measured)
+        measured = _LimitedBody(receive, self._limit(scope), self._settings.idle_s)
+        answer = _Reply(send, self._headers(scope), measured)
         try:
             await self._serve(scope, measured, answer)
         except Refusal as refusal:
             await answer.refuse(refusal)
-        except _Overruled as overruled:
+        except _AlreadyRefused as overruled:
             await answer.refuse(overruled.refusal)
         except Exception as error:
             log.error("a defect: %s", _where(error))
             await answer.refuse(DEFECT)
 
-    async def _serve(self, scope: Scope, receive: "_Measured", answer: "_Answer") -> None:
+    async def _serve(self, scope: Scope, receive: "_LimitedBody", answer: "_Reply") -> None:
         headers = _headers(scope)
         self._check_host(headers)
         preflight = self._check_origin(scope, headers)
@@ -96,9 +147,9 @@ class Guard:
         if scope["path"] == "/login" and scope["method"] == "POST":
             await self._login(receive, answer)
         elif (token := parse_qs(scope["query_string"].decode("latin-1")).get("token")) and scope["path"] == "/":
-            await self._welcome(token[0], answer)
-        elif self._let_in(scope, headers):
-            scope[LET_IN] = True
+            await self._exchange_token(token[0], answer)
+        elif self._is_authenticated(scope, headers):
+            scope[AUTHENTICATED] = True
             await self._app(scope, receive, answer)
         else:
             raise Refusal(HTTPStatus.UNAUTHORIZED, "open the address that `medsam2 serve` printed, or sign in at /login")
@@ -142,16 +193,16 @@ class Guard:
             raise Refusal(HTTPStatus.FORBIDDEN, "pages from elsewhere may not use this server; see --allow-origin")
         return False
 
-    def _let_in(self, scope: Scope, headers: Mapping[str, str]) -> bool:
+    def _is_authenticated(self, scope: Scope, headers: Mapping[str, str]) -> bool:
         if scope["path"] in OPEN_TO_ALL and scope["method"] == "GET":
             return True
         kind, _, bearer = headers.get("authorization", "").partition(" ")
-        if kind.lower() == "bearer" and _same(bearer, self._settings.token):
+        if kind.lower() == "bearer" and _equal_secrets(bearer, self._settings.token):
             return True
         for prefix in ("/monai/", "/nninteractive/"):
             if scope["path"].startswith(prefix):
                 first, slash, rest = scope["path"].removeprefix(prefix).partition("/")
-                if _same(first, self._settings.token):
+                if _equal_secrets(first, self._settings.token):
                     scope["path"] = f"{prefix}{rest}" if slash else prefix
                     scope["raw_path"] = scope["path"].encode()
                     return True
@@ -163,30 +214,30 @@ class Guard:
             morsel = SimpleCookie(headers.get("cookie", "")).get(self.cookie)
         except CookieError:
             return False
-        return morsel is not None and _same(morsel.value, self._secret)
+        return morsel is not None and _equal_secrets(morsel.value, self._secret)
 
-    async def _welcome(self, token: str, answer: "_Answer") -> None:
-        if not _same(token, self._settings.token):
+    async def _exchange_token(self, token: str, answer: "_Reply") -> None:
+        if not _equal_secrets(token, self._settings.token):
             raise Refusal(HTTPStatus.UNAUTHORIZED, "this token is not of this server; it changes with every start")
-        await self._send_in(answer)
+        await self._set_cookie(answer)
 
-    async def _login(self, receive: "_Measured", answer: "_Answer") -> None:
+    async def _login(self, receive: "_LimitedBody", answer: "_Reply") -> None:
         now = time.monotonic()
         self._failed = [then for then in self._failed if now - then < FORGIVEN_S]
         if len(self._failed) >= FAILURES:
             raise Refusal(HTTPStatus.TOO_MANY_REQUESTS, "too many wrong passwords; wait a minute")
         given = parse_qs((await receive.everything()).decode("utf-8", "replace")).get("password", [""])[0]
-        if not self._settings.password or not _same(given, self._settings.password):
+        if not self._settings.password or not _equal_secrets(given, self._settings.password):
             self._failed.append(now)
             raise Refusal(HTTPStatus.UNAUTHORIZED, "the password is wrong")
-        await self._send_in(answer)
+        await self._set_cookie(answer)
 
-    async def _send_in(self, answer: "_Answer") -> None:
+    async def _set_cookie(self, answer: "_Reply") -> None:
         cookie = f"{self.cookie}={self._secret}; HttpOnly; SameSite=Strict; Path=/"
         await answer.plain(HTTPStatus.SEE_OTHER, b"", {"location": "/", "set-cookie": cookie, "cache-control": "no-store"})
 
 
-class _Overruled(Exception):  # noqa: N818 - no handler of the application knows it
+class _AlreadyRefused(Exception):  # noqa: N818 - no handler of the application knows it
     """The application answers to what was refused already."""
 
     def __init__(self, refusal: Refusal) -> None:
@@ -194,7 +245,7 @@ class _Overruled(Exception):  # noqa: N818 - no handler of the application knows
         super().__init__(refusal.problem)
 
 
-class _Measured:
+class _LimitedBody:
     """What comes in: no more, and no slower, than is allowed."""
 
     def __init__(self, receive: Receive, most_bytes: int, idle_s: float) -> None:
@@ -240,17 +291,17 @@ class _Measured:
         return body
 
 
-class _Answer:
+class _Reply:
     """What goes out, with the headers of every answer."""
 
-    def __init__(self, send: Send, headers: Mapping[str, str], measured: _Measured) -> None:
+    def __init__(self, send: Send, headers: Mapping[str, str], measured: _LimitedBody) -> None:
         self._send, self._headers, self._measured = send, headers, measured
         self._started = self._refusing = False
 
     async def __call__(self, message: Message) -> None:
         """Pass a message on; what was refused on the way in is not answered otherwise."""
         if self._measured.refusal and not self._started and not self._refusing:
-            raise _Overruled(self._measured.refusal)
+            raise _AlreadyRefused(self._measured.refusal)
         if message["type"] == "http.response.start":
             self._started = True
             given = [(name, value) for name, value in message.get("headers", []) if name.lower() != b"server"]
@@ -262,7 +313,7 @@ class _Answer:
         await self._send(message)
 
     async def refuse(self, refusal: Refusal) -> None:
-        """Say no, unless something else was said already."""
+        """Refuse, unless an answer has begun."""
         if not self._started:
             self._refusing = True
             body = json.dumps({"error": refusal.problem}).encode()
@@ -289,8 +340,8 @@ def _headers(scope: Scope) -> dict[str, str]:
     return found
 
 
-def _same(given: str, known: str) -> bool:
-    """Compared in a time that tells nothing; nothing is the same as an empty secret."""
+def _equal_secrets(given: str, known: str) -> bool:
+    """Compared in a time that does not depend on how much is right; nothing equals an empty secret."""
     return bool(known) and hmac.compare_digest(given.encode(), known.encode())
 
 

@@ -5,20 +5,20 @@ import numpy as np
 from medical_sam2.model.nano import nano
 from medical_sam2.prompts import Point
 from medical_sam2.segmenter import Segmenter
-from medical_sam2.server.desk import Turnstile
+from medical_sam2.server.inference_queue import PriorityLock
 from medical_sam2.volume import Volume
 
 
 def test_one_passes_at_a_time_and_clicks_go_first() -> None:
-    turnstile, order, inside = Turnstile(), list[str](), threading.Event()
+    lock, order, inside = PriorityLock(), list[str](), threading.Event()
     ready = threading.Barrier(3, timeout=60)
 
     def pass_through(name: str, urgent: bool) -> None:
         ready.wait()
-        with turnstile.passing(urgent=urgent):
+        with lock.held(urgent=urgent):
             order.append(name)
 
-    with turnstile.passing(urgent=False):
+    with lock.held(urgent=False):
         threads = [
             threading.Thread(target=pass_through, args=("track", False)),
             threading.Thread(target=pass_through, args=("click", True)),
@@ -26,9 +26,9 @@ def test_one_passes_at_a_time_and_clicks_go_first() -> None:
         for thread in threads:
             thread.start()
         ready.wait()
-        while len(turnstile._waiting[0]) + len(turnstile._waiting[1]) < 2:
+        while len(lock._waiting[0]) + len(lock._waiting[1]) < 2:
             inside.wait(0.001)
-        turnstile.give_way()
+        lock.give_way()
         order.append("first again")
     for thread in threads:
         thread.join(60)

@@ -6,14 +6,14 @@ from weakref import ref
 import numpy as np
 
 from medical_sam2.intensity_window import Window
-from medical_sam2.server.volumes import VolumeSubject
+from medical_sam2.server.segmentation import SessionVolume
 from medical_sam2.volume import Volume
 
 
-def subject() -> VolumeSubject:
+def subject() -> SessionVolume:
     array = np.zeros((4, 5, 6), np.int16)
     array[1, 2, 3] = 900
-    return VolumeSubject(Volume(array, np.eye(4), "CT"))
+    return SessionVolume(Volume(array, np.eye(4), "CT"))
 
 
 def test_the_extent_is_computed_once_for_each_volume() -> None:

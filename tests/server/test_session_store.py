@@ -4,53 +4,53 @@ from pathlib import Path
 import pytest
 
 from medical_sam2.errors import ConfigError
-from medical_sam2.server.desk import Desk
-from medical_sam2.server.refusals import Missing
-from medical_sam2.server.settings import Settings
-from medical_sam2.server.store import Store
+from medical_sam2.server.inference_queue import InferenceQueue
+from medical_sam2.server.refusals import NotFound
+from medical_sam2.server.security import ServerSettings
+from medical_sam2.server.session_store import SessionStore
 from tests.server.conftest import Served
 
 
-def filled(store: Store, ct: Path) -> str:
+def filled(store: SessionStore, ct: Path) -> str:
     """A session with an image."""
     id = store.new()
-    store.uploads.room(id, ".nii.gz").write_bytes(ct.read_bytes())
+    store.uploads.new_file(id, ".nii.gz").write_bytes(ct.read_bytes())
     store.open(id)
     return id
 
 
-def test_sessions_outlive_the_server_and_uploads_that_broke_off_do_not(tmp_path: Path, desk: Desk, ct: Path) -> None:
-    settings = Settings(tmp_path / "state")
-    store = Store(settings, desk)
+def test_sessions_outlive_the_server_and_uploads_that_broke_off_do_not(tmp_path: Path, queue: InferenceQueue, ct: Path) -> None:
+    settings = ServerSettings(tmp_path / "state")
+    store = SessionStore(settings, queue)
     id, broken = filled(store, ct), store.new()
-    store.get(id).add(0, "liver")
+    store.get(id).add_structure(0, "liver")
     store.close()
-    again = Store(settings, desk)
+    again = SessionStore(settings, queue)
     assert again.ids() == [id]
     assert list(again.get(id).history.state.names.values()) == ["liver"]
     assert not (tmp_path / "state" / broken).exists()
     again.remove(id)
-    with pytest.raises(Missing):
+    with pytest.raises(NotFound):
         again.get(id)
     assert not (tmp_path / "state" / id).exists()
 
 
-def test_two_servers_never_share_a_folder(tmp_path: Path, desk: Desk) -> None:
-    first = Store(Settings(tmp_path / "state"), desk)
+def test_two_servers_never_share_a_folder(tmp_path: Path, queue: InferenceQueue) -> None:
+    first = SessionStore(ServerSettings(tmp_path / "state"), queue)
     with pytest.raises(ConfigError, match="another server"):
-        Store(Settings(tmp_path / "state"), desk)
+        SessionStore(ServerSettings(tmp_path / "state"), queue)
     first.close()
-    Store(Settings(tmp_path / "state"), desk).close()
+    SessionStore(ServerSettings(tmp_path / "state"), queue).close()
 
 
-def test_memory_of_sessions_is_bounded(tmp_path: Path, desk: Desk, ct: Path) -> None:
-    store = Store(Settings(tmp_path / "state", held_mb=0.001), desk)
+def test_memory_of_sessions_is_bounded(tmp_path: Path, queue: InferenceQueue, ct: Path) -> None:
+    store = SessionStore(ServerSettings(tmp_path / "state", held_mb=0.001), queue)
     first, second = filled(store, ct), filled(store, ct)
     for id in (first, second):
-        store.get(id).sketched()
+        store.get(id).current_labels()
     store.get(second)
-    assert store.get(second).held_bytes > 0
-    assert store._sessions[first].held_bytes == 0
+    assert store.get(second).memory_bytes > 0
+    assert store._sessions[first].memory_bytes == 0
 
 
 def test_the_page_says_how_sure_it_is_and_takes_what_it_is_given(serve: Callable[..., Served], ct: Path) -> None:

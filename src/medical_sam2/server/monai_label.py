@@ -7,6 +7,7 @@ request itself, or from the library; they are kept as sessions of this server, w
 
 import json
 import secrets
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -20,61 +21,77 @@ from fastapi.responses import FileResponse
 from pydantic import Field as Limited
 from pydantic import TypeAdapter, ValidationError
 
-from medical_sam2.errors import MedicalSam2Error
 from medical_sam2.io.files import CHUNK
 from medical_sam2.prompts import Point, Prompt
-from medical_sam2.server import library
-from medical_sam2.server.downloads import written
-from medical_sam2.server.refusals import Missing, Refusal, Unusable, told
+from medical_sam2.server.refusals import InvalidRequest, NotFound, Refusal
+from medical_sam2.server.segmentation import SessionVolume
 from medical_sam2.server.session import Session
-from medical_sam2.server.store import Store
-from medical_sam2.server.uploads import SUFFIX
-from medical_sam2.server.volumes import VolumeSubject
+from medical_sam2.server.session_store import SessionStore
+from medical_sam2.server.uploads import SUFFIX, LibraryEntry, library_entries
 
 MODEL, VERSION = "medical_sam2", "0.8.0"
 EXPIRY_S = 3_600
 MOST_CLICKS = 1_000
 STRATEGIES = ("first", "random")
 NAMES: Mapping[int, str] = {1: "structure"}
+FORMS = {".nii.gz": "nii.gz", ".nii": "nii", ".nrrd": "nrrd", ".mha": "mha"}
 Place: TypeAlias = Annotated[float, Limited(allow_inf_nan=False)]
 VOXELS = TypeAdapter[list[tuple[Place, Place, Place]]](
     Annotated[list[tuple[Place, Place, Place]], Limited(max_length=MOST_CLICKS)]
 )
-FORMS = {".nii.gz": "nii.gz", ".nii": "nii", ".nrrd": "nrrd", ".mha": "mha"}
 
 
 @dataclass(frozen=True)
-class Wanted:
+class InferenceRequest:
     """What an inference asks for.
 
     Args:
-        foreground: voxels inside.
-        background: voxels outside.
+        inside: clicks inside of the structure.
+        outside: clicks outside.
         form: suffix of the answer.
     """
 
-    foreground: tuple[tuple[float, float, float], ...]
-    background: tuple[tuple[float, float, float], ...]
+    inside: Sequence[Prompt]
+    outside: Sequence[Prompt]
     form: str
 
-    @property
-    def prompts(self) -> Sequence[Prompt]:
-        """The clicks."""
-        return [Point(p) for p in self.foreground] + [Point(p, positive=False) for p in self.background]
+
+class LibrarySessions:
+    """Images of the library that were asked about: each is opened once, and anew where its file is another one by now.
+
+    Args:
+        store: of the sessions.
+    """
+
+    def __init__(self, store: SessionStore) -> None:
+        self._store, self._lock = store, threading.Lock()
+        self._sessions: dict[tuple[Path, int, int], str] = {}
+
+    def get(self, entry: LibraryEntry) -> Session:
+        """The session of an image."""
+        about = entry.path.stat()
+        key = entry.path, about.st_mtime_ns, about.st_size
+        with self._lock:  # who asks meanwhile waits, and gets the same
+            if (known := self._sessions.get(key)) in self._store.ids():
+                return self._store.get(str(known))
+            with self._store.creating() as id:
+                self._store.place(id, entry.path)
+                session = self._store.open(id)
+            self._sessions[key] = id
+            return session
 
 
-def routes(store: Store) -> APIRouter:
+def routes(store: SessionStore) -> APIRouter:
     """The routes, under /monai."""
     router = APIRouter(prefix="/monai")
-    opened = library.Opened(store)
     _about(router, store)
     _datastore(router, store)
     _sessions(router, store)
-    _inference(router, store, opened)
+    _inference(router, store, LibrarySessions(store))
     return router
 
 
-def _about(router: APIRouter, store: Store) -> None:
+def _about(router: APIRouter, store: SessionStore) -> None:
     @router.get("/info/")
     @router.get("/info")
     def info() -> dict[str, Any]:
@@ -100,11 +117,11 @@ def _about(router: APIRouter, store: Store) -> None:
         }
 
 
-def _datastore(router: APIRouter, store: Store) -> None:
+def _datastore(router: APIRouter, store: SessionStore) -> None:
     @router.post("/activelearning/{strategy}")
     def next_sample(strategy: str) -> dict[str, Any]:
         if strategy not in STRATEGIES:
-            raise Missing("strategy")
+            raise NotFound("strategy")
         if not (entries := _volumes(store)):
             return {}
         number, _ = entries[0]
@@ -114,7 +131,7 @@ def _datastore(router: APIRouter, store: Store) -> None:
     @router.post("/train/{model}")
     @router.delete("/train/")
     def train() -> Response:
-        raise Missing("training here: use `medsam2 finetune`")
+        raise NotFound("training here: use `medsam2 finetune`")
 
     @router.get("/datastore/")
     def datastore() -> dict[str, Any]:
@@ -124,7 +141,7 @@ def _datastore(router: APIRouter, store: Store) -> None:
     def image(image: Annotated[str, Query(max_length=64)]) -> Response:
         number, entry = _entry(store, image)
         if not entry.path.is_file():
-            raise Unusable("a folder is not sent; open it here")
+            raise InvalidRequest("a folder is not sent; open it here")
         suffix = "".join(Path(entry.path.name).suffixes[-2:])
         return FileResponse(entry.path, media_type="application/octet-stream", filename=f"{number}{suffix}")
 
@@ -133,32 +150,32 @@ def _datastore(router: APIRouter, store: Store) -> None:
         raise Refusal(HTTPStatus.NOT_IMPLEMENTED, "labels are not kept here; save them in your viewer")
 
 
-def _volumes(store: Store) -> list[tuple[int, library.Entry]]:
-    return [(i, entry) for i, entry in enumerate(library.entries(store.settings.library)) if entry.kind == "volume"]
+def _volumes(store: SessionStore) -> list[tuple[int, LibraryEntry]]:
+    return [(i, entry) for i, entry in enumerate(library_entries(store.settings.library)) if entry.kind == "volume"]
 
 
-def _entry(store: Store, image: str) -> tuple[int, library.Entry]:
+def _entry(store: SessionStore, image: str) -> tuple[int, LibraryEntry]:
     found = dict(_volumes(store))
     if not (image.isascii() and image.isdecimal()) or int(image) not in found:
-        raise Missing("image")
+        raise NotFound("image")
     return int(image), found[int(image)]
 
 
-def _sessions(router: APIRouter, store: Store) -> None:
+def _sessions(router: APIRouter, store: SessionStore) -> None:
     @router.put("/session/")
     @router.put("/session")
     async def create(request: Request) -> dict[str, Any]:
         async with request.form(max_files=store.settings.most_files, max_fields=64) as form:
-            files = [value for value in form.values() if not isinstance(value, str)]
+            files: list[Any] = [value for value in form.values() if not isinstance(value, str)]
             if not files:
-                raise Unusable("no image was sent")
-            session = await _kept(store, files)
-        return {"session_id": session.id, **_described(session.id)}
+                raise InvalidRequest("no image was sent")
+            session = await run_in_threadpool(_open_files, store, files)
+        return {"session_id": session.id, **_session_info(session.id)}
 
     @router.get("/session/{id}")
     def get(id: str) -> dict[str, Any]:
         store.get(id)
-        return _described(id)
+        return _session_info(id)
 
     @router.delete("/session/{id}")
     def delete(id: str) -> dict[str, Any]:
@@ -166,28 +183,20 @@ def _sessions(router: APIRouter, store: Store) -> None:
         return {}
 
 
-def _described(id: str) -> dict[str, Any]:
+def _session_info(id: str) -> dict[str, Any]:
     return {"name": id, "path": "", "image": id, "meta": {}, "create_ts": 0, "last_access_ts": 0, "expiry": EXPIRY_S}
 
 
-async def _kept(store: Store, files: Sequence[Any]) -> Session:
+def _open_files(store: SessionStore, files: Sequence[UploadFile]) -> Session:
     """A session with the files that came."""
-    id = await run_in_threadpool(store.new)
-    try:
+    with store.creating() as id:
         for file in files:
-            await run_in_threadpool(_copied, store, id, file)
-        return await run_in_threadpool(store.open, id)
-    except BaseException:
-        store.remove(id)
-        raise
-
-
-def _copied(store: Store, id: str, file: UploadFile) -> None:
-    path = store.uploads.room(id, _suffix(file.filename or ""))
-    with path.open("wb") as sink:
-        while piece := file.file.read(CHUNK):
-            store.uploads.received(id, len(piece))
-            sink.write(piece)
+            path = store.uploads.new_file(id, _suffix(file.filename or ""))
+            with path.open("wb") as sink:
+                while piece := file.file.read(CHUNK):
+                    store.uploads.add_bytes(id, len(piece))
+                    sink.write(piece)
+        return store.open(id)
 
 
 def _suffix(name: str) -> str:
@@ -197,9 +206,9 @@ def _suffix(name: str) -> str:
     return next((suffix for suffix in options if SUFFIX.fullmatch(suffix)), "")
 
 
-def _inference(router: APIRouter, store: Store, opened: library.Opened) -> None:
+def _inference(router: APIRouter, store: SessionStore, library: LibrarySessions) -> None:
     @router.post("/infer/{model}")
-    async def infer(
+    def infer(
         model: str,
         image: Annotated[str, Query(max_length=256)] = "",
         session_id: Annotated[str, Query(max_length=64)] = "",
@@ -208,59 +217,55 @@ def _inference(router: APIRouter, store: Store, opened: library.Opened) -> None:
         file: Annotated[UploadFile | None, File()] = None,
     ) -> Response:
         if model != MODEL:
-            raise Missing(f"model {model[:40]!r}")
-        wanted = _wanted(params)
-        if file is not None and not session_id:
-            session = await _kept(store, [file])
-            try:
-                return await run_in_threadpool(_answered, store, session, wanted, output)
-            finally:
-                await run_in_threadpool(store.remove, session.id)
-        session = await run_in_threadpool(_known, store, image, session_id, opened)
-        return await run_in_threadpool(_answered, store, session, wanted, output)
+            raise NotFound(f"model {model[:40]!r}")
+        request = _parse(params)
+        if session_id:
+            return _segment(store, store.get(session_id), request, output)
+        if file is None:
+            return _segment(store, library.get(_entry(store, image)[1]), request, output)
+        session = _open_files(store, [file])
+        try:
+            return _segment(store, session, request, output)
+        finally:
+            store.remove(session.id)
 
 
-def _known(store: Store, image: str, session_id: str, opened: library.Opened) -> Session:
-    return store.get(session_id) if session_id else opened.of(_entry(store, image)[1])
-
-
-def _wanted(params: str) -> Wanted:
+def _parse(params: str) -> InferenceRequest:
     try:
         given = json.loads(params)
     except ValueError:
         given = None
     if not isinstance(given, dict):
-        raise Unusable("params is no JSON object")
+        raise InvalidRequest("params is no JSON object")
     form = FORMS.get(str(given.get("result_extension", ".nrrd")), "nrrd")
-    return Wanted(_points(given, "foreground"), _points(given, "background"), form)
+    inside, outside = (
+        [Point(voxel, positive=positive) for voxel in _voxels(given, key)]
+        for key, positive in (("foreground", True), ("background", False))
+    )
+    return InferenceRequest(inside, outside, form)
 
 
-def _points(given: Mapping[str, Any], key: str) -> tuple[tuple[float, float, float], ...]:
+def _voxels(given: Mapping[str, Any], key: str) -> list[tuple[float, float, float]]:
     try:
-        return tuple(VOXELS.validate_python(given.get(key) or []))
+        return VOXELS.validate_python(given.get(key) or [])
     except ValidationError:
-        raise Unusable(f"{key} is no list of at most {MOST_CLICKS} voxels") from None
+        raise InvalidRequest(f"{key} is no list of at most {MOST_CLICKS} voxels") from None
 
 
-def _answered(store: Store, session: Session, wanted: Wanted, output: str) -> Response:
-    if not isinstance(session.subject, VolumeSubject):
-        raise Unusable("these are pictures, not a volume")
-    if not wanted.foreground:
-        raise Unusable("click inside of the structure: foreground is empty")
-    try:
-        with store.desk.asking(urgent=False) as segmenter:
-            found = segmenter.segment_volume(
-                session.subject.volume, wanted.prompts, window=store.settings.window, on_frame=lambda _: store.desk.give_way()
-            )
-    except MedicalSam2Error as error:
-        raise told(error) from None
-    told_params = {"label_names": {"structure": 1}, "warnings": list(found.warnings)}
+def _segment(store: SessionStore, session: Session, request: InferenceRequest, output: str) -> Response:
+    if not isinstance(session.image, SessionVolume):
+        raise InvalidRequest("these are pictures, not a volume")
+    if not request.inside:
+        raise InvalidRequest("click inside of the structure: foreground is empty")
+    volume, prompts = session.image.volume, [*request.inside, *request.outside]
+    found = store.queue.segment_volume(volume, prompts, window=store.settings.window)
+    params = {"label_names": {"structure": 1}, "warnings": list(found.warnings)}
     if output == "json":
-        return Response(json.dumps(told_params), media_type="application/json")
-    data = written(store, session, (found.labels > 0).astype(np.uint8), wanted.form, NAMES)
+        return Response(json.dumps(params), media_type="application/json")
+    data = store.export(session, (found.labels > 0).astype(np.uint8), request.form, NAMES)
     if output == "image":
         return Response(data, media_type="application/octet-stream")
-    return _multipart(told_params, data, f"label.{wanted.form}")
+    return _multipart(params, data, f"label.{request.form}")
 
 
 def _multipart(params: Mapping[str, Any], data: bytes, name: str) -> Response:

@@ -1,0 +1,117 @@
+"""A session as bytes: frames for the page, the whole for the 3D view, files to download. Shapes: H W a frame."""
+
+import gzip
+import io
+import zipfile
+from dataclasses import dataclass
+from http import HTTPStatus
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from medical_sam2.intensity_window import Window
+from medical_sam2.server.refusals import InvalidRequest, Refusal
+from medical_sam2.server.segmentation import LabelMaps, SessionVolume
+from medical_sam2.server.session import Session
+from medical_sam2.server.session_store import SessionStore
+from medical_sam2.volume import Segmentation
+
+SOLID = 160  # voxels along each axis of the 3D view, at most
+TYPES = {
+    "nii.gz": "application/gzip",
+    "nii": "application/octet-stream",
+    "nrrd": "application/octet-stream",
+    "mha": "application/octet-stream",
+    "dcm": "application/dicom",
+}
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Bytes that are sent.
+
+    Args:
+        data: itself.
+        kind: media type.
+        headers: sent with it.
+    """
+
+    data: bytes
+    kind: str
+    headers: dict[str, str]
+
+
+def encode_frame(frame: NDArray[np.generic], window: Window, side: int) -> Encoded:
+    """A frame (H, W) as rows of 16-bit codes from `window.low` to `window.high`, or (H, W, 3) as red, green, blue bytes.
+
+    Args:
+        frame: intensities or colours.
+        window: of a volume the range of all its intensities, which the page narrows; of an image what the network sees.
+        side: longest side that is wanted; rows and columns are left out for it. 0 for all.
+    """
+    frame = subsample(frame, side)
+    coloured = frame.ndim == 3
+    codes = np.ascontiguousarray(window.as_bytes(frame)) if coloured else np.rint(65_535 * window.apply(frame)).astype("<u2")
+    size = {"x-rows": str(frame.shape[0]), "x-columns": str(frame.shape[1]), "x-channels": "3" if coloured else "1"}
+    headers = {**size, "x-low": repr(window.low), "x-high": repr(window.high)}
+    return Encoded(codes.tobytes(), "application/octet-stream", headers)
+
+
+def subsample(frame: NDArray[np.generic], side: int) -> NDArray[np.generic]:
+    """Every so many rows and columns, so that none is longer than `side`."""
+    step = max(1, -(-max(frame.shape[:2]) // side)) if side else 1
+    return frame[::step, ::step]
+
+
+def encode_volume(image: SessionVolume, labels: LabelMaps | None) -> bytes:
+    """The volume, or its labels, thinned, as NIfTI: in the file's own order with its own directions, so nothing is mirrored."""
+    import nibabel as nib  # slow to load, and the page is there before it is needed
+
+    volume = image.volume
+    steps = [max(1, -(-size // SOLID)) for size in volume.shape]
+    cut = tuple(slice(None, None, step) for step in steps)
+    affine = volume.affine @ np.diag([*steps, 1.0])
+    small = np.ascontiguousarray(labels[0][cut]) if labels is not None else image.window.as_bytes(volume.array[cut])
+    return gzip.compress(nib.Nifti1Image(small, affine).to_bytes(), 1, mtime=0)  # type: ignore[no-untyped-call]
+
+
+def encode_download(store: SessionStore, session: Session, form: str) -> Encoded:
+    """The result that stands, as a file whose name has nothing of the source's.
+
+    Args:
+        store: knows the source.
+        session: that was tracked.
+        form: "nii.gz", "nii", "nrrd", "mha", "dcm", "csv"; for a set "zip".
+
+    Raises:
+        Refusal: nothing was tracked, or no such form of it.
+    """
+    result, image, names = session.result(), session.image, session.history.state.names
+    if not isinstance(image, SessionVolume):
+        if form != "zip":
+            raise InvalidRequest("sets of images are downloaded as a zip of label images")
+        return _attachment(_zip(result.labels), "application/zip", "labels.zip")
+    if form == "csv":
+        from medical_sam2.statistics import measure, to_csv  # loads SciPy
+
+        table = to_csv(measure(image.volume, Segmentation(result.labels[0], image.volume.affine, names)))
+        return _attachment(table.encode(), "text/csv; charset=utf-8", "volumes.csv")
+    if form not in TYPES:
+        raise Refusal(HTTPStatus.NOT_FOUND, f"there is no form {form!r}; choose {', '.join(TYPES)} or csv")
+    return _attachment(store.export(session, result.labels[0], form, names), TYPES[form], f"labels.{form}")
+
+
+def _attachment(data: bytes, kind: str, name: str) -> Encoded:
+    return Encoded(data, kind, {"content-disposition": f'attachment; filename="{name}"'})
+
+
+def _zip(labels: LabelMaps) -> bytes:
+    """Label images, numbered as the images are."""
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+        for number, array in enumerate(labels, 1):
+            picture = io.BytesIO()
+            Image.fromarray(array).save(picture, "PNG")
+            archive.writestr(zipfile.ZipInfo(f"{number:05d}.png"), picture.getvalue())
+    return file.getvalue()

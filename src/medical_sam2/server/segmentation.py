@@ -1,0 +1,472 @@
+"""What is outlined in a session: a volume in three planes, or a set of images; frames, labels, calls to the network.
+
+Labels are arrays of one byte a voxel: one for a volume, in the order of its file; one for each image of a set.
+Shapes: I J K voxels, T frames of a plane, H W a frame.
+"""
+
+import json
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property, reduce
+from operator import or_
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+from zipfile import BadZipFile
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medical_sam2.intensity_window import Window, Windows, percentile_window
+from medical_sam2.io import Picture, atomic
+from medical_sam2.planning import PLANES, array_axis
+from medical_sam2.prompts import Box, FramePrompt, Mask, Point, Prompt, intensities
+from medical_sam2.server.refusals import InvalidRequest
+from medical_sam2.server.state import Gesture, State
+from medical_sam2.views import View
+from medical_sam2.volume import Segmentation, SliceConfidence, Volume
+
+if TYPE_CHECKING:  # torch is loaded while the page is already there
+    from medical_sam2.imagesets import ImageMask
+    from medical_sam2.orientations import FrameDone
+    from medical_sam2.segmenter import Segmenter
+
+LabelMaps: TypeAlias = tuple[NDArray[np.uint8], ...]
+Frame: TypeAlias = NDArray[np.uint8]
+OnFrame: TypeAlias = Callable[[int, int, str, int, Mapping[int, NDArray[np.bool_]]], None]
+"""(done, total, plane, t, label → mask (H, W))"""
+
+IMAGE = "image"  # the plane of a set
+RANGES_BEYOND = 32  # times the usual range of intensities that outliers may lie beyond it
+UNCERTAIN_VOXELS = 64_000_000  # up to which a map of uncertainty is kept beside the labels
+
+
+@dataclass(frozen=True, eq=False)
+class SessionResult:
+    """What tracking found.
+
+    Args:
+        labels: of each voxel.
+        rows: how sure it was of each structure on each frame that was tracked; `slice` is the frame of the plane.
+        uncertainty: 0 (sure) to 255 (undecided) for each voxel, where it is known.
+        warnings: for the user.
+    """
+
+    labels: LabelMaps
+    rows: tuple[SliceConfidence, ...] = ()
+    uncertainty: LabelMaps | None = None
+    warnings: tuple[str, ...] = ()
+
+    @cached_property
+    def voxels(self) -> Mapping[int, int]:
+        """Label → how many voxels it has; labels that have none are left out."""
+        counts = np.zeros(256, np.int64)
+        for array in self.labels:
+            for slab in array.T:  # in the order of the memory for most files
+                counts += np.bincount(slab.ravel(), minlength=256)
+        return {int(label): int(counts[label]) for label in np.flatnonzero(counts) if label}
+
+    def without(self, labels: set[int] | frozenset[int]) -> "SessionResult":
+        """The result with these structures erased."""
+        table = np.arange(256, dtype=np.uint8)
+        table[list(labels)] = 0
+        rows = tuple(row for row in self.rows if row.object not in labels)
+        return replace(self, labels=tuple(table[array] for array in self.labels), rows=rows)
+
+
+def save_result(path: Path, result: SessionResult) -> None:
+    """Write a result, whole and flushed before it is acknowledged."""
+    notes = {"rows": [asdict(row) for row in result.rows], "warnings": result.warnings}
+    arrays = {f"labels{i}": array for i, array in enumerate(result.labels)}
+    arrays |= {
+        f"doubt{i}": array for i, array in enumerate(result.uncertainty or ())
+    }  # the name in files since the first release
+    with atomic.writing(path) as stream:
+        np.savez_compressed(stream, allow_pickle=False, notes=np.frombuffer(json.dumps(notes).encode(), np.uint8), **arrays)
+
+
+def load_result(path: Path) -> SessionResult:
+    """Read a result of ours.
+
+    Raises:
+        InvalidRequest: it is damaged, or not there any more.
+    """
+    try:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
+            notes = json.loads(file["notes"].tobytes())
+            count = sum(name.startswith("labels") for name in file.files)
+            labels = tuple(file[f"labels{i}"] for i in range(count))
+            uncertainty = tuple(file[f"doubt{i}"] for i in range(count)) if "doubt0" in file.files else None
+        rows = tuple(SliceConfidence(**row) for row in notes["rows"])
+        return SessionResult(labels, rows, uncertainty, tuple(notes["warnings"]))
+    except (OSError, ValueError, LookupError, TypeError, EOFError, BadZipFile, zlib.error):
+        raise InvalidRequest("the result on the disk is damaged or missing; remove the session") from None
+
+
+@dataclass(frozen=True, eq=False)
+class SessionVolume:
+    """A volume.
+
+    Args:
+        volume: in the order of its file.
+        window_name: of the intensities that the network sees; see `intensity_window.choose_window`.
+    """
+
+    volume: Volume
+    window_name: str = "auto"
+
+    @property
+    def planes(self) -> Mapping[str, int]:
+        """Plane → how many frames it has."""
+        return {name: self.volume.shape[array_axis(self.volume, view)] for name, view in PLANES.items()}
+
+    @property
+    def voxel_ml(self) -> float | None:
+        """Volume of a voxel."""
+        return self.volume.voxel_mm3 / 1000
+
+    def spacing(self, plane: str) -> tuple[float, float]:
+        """Distance in mm between rows and between columns."""
+        _, rows, columns = PLANES[plane].spacing(self.volume.spacing_mm, self.volume.orientation)
+        return rows, columns
+
+    def frame_shape(self, plane: str, t: int) -> tuple[int, int]:
+        """Rows and columns of a frame."""
+        _, rows, columns = (self.volume.shape[axis] for axis in PLANES[plane].order(self.volume.orientation))
+        return rows, columns
+
+    def pixels(self, plane: str, t: int) -> NDArray[np.generic]:
+        """A frame (H, W) of intensities."""
+        return PLANES[plane].apply(self.volume.array, self.volume.orientation)[t]
+
+    def empty_labels(self) -> LabelMaps:
+        """Labels with no structure."""
+        return (np.zeros(self.volume.shape, np.uint8, order="F"),)  # as most files: an axial slice lies together
+
+    def frame_labels(self, labels: LabelMaps, plane: str, t: int) -> Frame:
+        """The labels (H, W) of a frame; writing on it writes on `labels`."""
+        return PLANES[plane].apply(labels[0], self.volume.orientation)[t]
+
+    def segment_frame(self, segmenter: "Segmenter", gestures: Sequence[Gesture], earlier: Frame | None) -> NDArray[np.bool_]:
+        """One structure (H, W) on one slice, which is a volume of its own, seen through the window of the whole.
+
+        Args:
+            segmenter: the network.
+            gestures: on that slice, of one structure.
+            earlier: labels (H, W) of the slice that the gestures correct.
+        """
+        label, plane, t = gestures[0].place
+        view, axes = PLANES[plane], self.volume.orientation
+        axis, k = array_axis(self.volume, view), self.slice_index(plane, t)
+        flat = replace(self.volume, array=self.volume.array.take(range(k, k + 1), axis))
+        prompts = SessionVolume(flat).prompts(replace(gesture, t=0) for gesture in gestures)
+        known = None if earlier is None else view.invert(earlier[None], axes)
+        window = self.network_window(gestures)
+        found = segmenter.segment_volume(flat, prompts, views=plane, window=window, earlier=known)
+        return view.apply(found.labels, axes)[0] == label
+
+    # Structures that have an outline are corrected by the gestures since, all others are outlined anew.
+    def track(
+        self, segmenter: "Segmenter", state: State, before: SessionResult | None, views: str, on_frame: OnFrame
+    ) -> SessionResult:
+        """The result of all gestures: new structures are outlined as `Segmenter` does it, the others corrected in `before`."""
+        wanted = {gesture.label for gesture in (state.fresh if before else state.gestures)}
+        known = wanted & set(before.voxels) if before else set[int]()
+        options: dict[str, Any] = {"window": self.window_name, "on_frame": self._frame_reporter(on_frame)}
+        result = before
+        if before and known:
+            prompts = self.prompts(gesture for gesture in state.fresh if gesture.label in known)
+            corrected = segmenter.segment_volume(self.volume, prompts, earlier=before.labels[0], **options)
+            result = self._corrected_result(before, corrected)
+        if new := wanted - known:
+            prompts = self.prompts(gesture for gesture in state.gestures if gesture.label in new)
+            keep = self.volume.array.size <= UNCERTAIN_VOXELS
+            found = segmenter.segment_volume(self.volume, prompts, views=views, probability=keep, names=state.names, **options)
+            uncertainty = (uncertainty_map(list(found.probability.values())),) if keep else None
+            outlined = SessionResult((found.labels.astype(np.uint8),), self._rows(found), uncertainty, found.warnings)
+            result = _add_structures(result, outlined, new) if result else outlined
+        return result or SessionResult(self.empty_labels())
+
+    def _corrected_result(self, before: SessionResult, corrected: Segmentation) -> SessionResult:
+        """Where labels have changed, nobody knows how sure the network is of them."""
+        labels = corrected.labels.astype(np.uint8)
+        uncertainty = before.uncertainty and (np.where(labels == before.labels[0], before.uncertainty[0], np.uint8(0)),)
+        rows = {(row.object, row.view, row.slice): row for row in (*before.rows, *self._rows(corrected))}
+        return SessionResult((labels,), tuple(rows.values()), uncertainty, (*before.warnings, *corrected.warnings))
+
+    def _frame_reporter(self, on_frame: OnFrame) -> "Callable[[FrameDone], None]":
+        """Views of tracking run as the planes are shown, or are their reverses, which share rows and columns."""
+
+        def report(done: "FrameDone") -> None:
+            plane = View(done.view).name
+            masks = dict(zip(done.objects, done.masks_bhw, strict=True))
+            on_frame(done.done, done.total, plane, self.frame_index(plane, done.slice), masks)
+
+        return report
+
+    def _rows(self, found: Segmentation) -> tuple[SliceConfidence, ...]:
+        """Confidences with the plane's name and its frame in place of the view and the slice of the file."""
+        planes = [View(row.view).name for row in found.confidence]
+        pairs = zip(found.confidence, planes, strict=True)
+        return tuple(replace(row, view=plane, slice=self.frame_index(plane, row.slice)) for row, plane in pairs)
+
+    def frame_index(self, plane: str, index: int) -> int:
+        """The frame that shows a slice of the file; its own inverse, as `slice_index`."""
+        view = PLANES[plane]
+        return self.planes[plane] - 1 - index if view.flipped(self.volume.orientation)[0] else index
+
+    slice_index = frame_index
+
+    def network_window(self, gestures: Sequence[Gesture]) -> Window:
+        """What the network sees a structure through, by the gestures on it; without any, the window to begin with."""
+        if not gestures or not self._windows.hounsfield:
+            return self.window
+        return self._windows.of(np.concatenate([gesture_intensities(self, gesture) for gesture in gestures]))
+
+    @cached_property
+    def _windows(self) -> Windows:
+        return Windows(self.volume, self.window_name)
+
+    @cached_property
+    def window(self) -> Window:
+        """The window to begin with."""
+        return self._windows.of()
+
+    @cached_property
+    def extent(self) -> Window:
+        """Smallest and largest intensity, without what lies absurdly far from all others: the page has 65,536 levels."""
+        array, usual = self.volume.array, percentile_window(self.volume.array)
+        lowest, highest = float(np.nanmin(array)), float(np.nanmax(array))
+        reach = RANGES_BEYOND * (usual.high - usual.low)
+        low = max(lowest, usual.low - reach)
+        return Window(low, max(min(highest, usual.high + reach), low + (usual.high - usual.low)))
+
+    def display_window(self, t: int, gestures: Sequence[Gesture]) -> Window:
+        """All intensities: the page narrows them."""
+        return self.extent
+
+    def prompts(self, gestures: Iterator[Gesture]) -> list[Prompt]:
+        """Gestures as prompts in voxels of the file."""
+        return [prompt for gesture in gestures for prompt in self._prompts(gesture)]
+
+    def _prompts(self, gesture: Gesture) -> list[Prompt]:
+        if gesture.kind == "mask":
+            mask, view = np.zeros(self.volume.shape, bool), PLANES[gesture.plane]
+            shape = self.frame_shape(gesture.plane, gesture.t)
+            view.apply(mask, self.volume.orientation)[gesture.t] = decode_runs(gesture.runs, shape)
+            return [Mask(mask, gesture.label, array_axis(self.volume, view))]
+        corners = [self._voxel(gesture.plane, gesture.t, y, x) for y, x in gesture.points_yx]
+        if gesture.kind == "points":
+            return [Point(voxel, gesture.label, positive) for voxel, positive in zip(corners, gesture.positive, strict=True)]
+        low, high = (tuple(pick(*pair) for pair in zip(*corners, strict=True)) for pick in (min, max))
+        return [Box(low, high, gesture.label)]  # type: ignore[arg-type]
+
+    def _voxel(self, plane: str, t: int, y: float, x: float) -> tuple[float, float, float]:
+        view, axes, voxel = PLANES[plane], self.volume.orientation, [0.0, 0.0, 0.0]
+        for place, axis, flip in zip((t, y, x), view.order(axes), view.flipped(axes), strict=True):
+            voxel[axis] = self.volume.shape[axis] - 1 - place if flip else place
+        return voxel[0], voxel[1], voxel[2]
+
+
+@dataclass(frozen=True, eq=False)
+class SessionImageSet:
+    """A set of images, with the methods of a volume: its one plane is "image", its frames are the images.
+
+    Args:
+        pictures: in their order.
+        window_name: of the intensities that the network sees; see `intensity_window.choose_window`.
+    """
+
+    pictures: Sequence[Picture]
+    window_name: str = "auto"
+
+    @property
+    def planes(self) -> Mapping[str, int]:
+        """The only plane, and how many images there are."""
+        return {IMAGE: len(self.pictures)}
+
+    @property
+    def voxel_ml(self) -> float | None:
+        """Pictures have no volume."""
+        return None
+
+    def spacing(self, plane: str) -> tuple[float, float]:
+        """Distance in mm between rows and between columns: of the first image, since they are shown one at a time."""
+        return self.pictures[0].spacing_mm or (1.0, 1.0)
+
+    def frame_shape(self, plane: str, t: int) -> tuple[int, int]:
+        """Rows and columns of an image."""
+        return self.pictures[t].shape
+
+    def pixels(self, plane: str, t: int) -> NDArray[np.generic]:
+        """An image (H, W), or (H, W, 3) of colours."""
+        return self.pictures[t].array
+
+    def display_window(self, t: int, gestures: Sequence[Gesture]) -> Window:
+        """What the network sees an image through: Hounsfield units at all gestures decide for all CT images together."""
+        picture = self.pictures[t]
+        windows = Windows(picture, "percentile" if picture.colour else self.window_name, negative=False)
+        if not windows.hounsfield:
+            return windows.of()
+        inside = [gesture_intensities(self, gesture) for gesture in gestures if self._in_hounsfield_units(gesture.t)]
+        return windows.of(np.concatenate(inside) if inside else None)
+
+    def network_window(self, gestures: Sequence[Gesture]) -> Window:
+        """What the network sees the first image through."""
+        return self.display_window(0, gestures)
+
+    def _in_hounsfield_units(self, t: int) -> bool:
+        if t >= len(self.pictures) or self.pictures[t].colour:
+            return False
+        return Windows(self.pictures[t], self.window_name).hounsfield
+
+    def empty_labels(self) -> LabelMaps:
+        """Labels with no structure."""
+        return tuple(np.zeros(picture.shape, np.uint8) for picture in self.pictures)
+
+    def frame_labels(self, labels: LabelMaps, plane: str, t: int) -> Frame:
+        """The labels of an image."""
+        return labels[t]
+
+    def segment_frame(self, segmenter: "Segmenter", gestures: Sequence[Gesture], earlier: Frame | None) -> NDArray[np.bool_]:
+        """One structure on one image; an earlier outline is a prompt too, and corrected by the clicks."""
+        label, _, t = gestures[0].place
+        prompt = reduce(or_, (frame_prompt(gesture, self.frame_shape(IMAGE, t)) for gesture in gestures))
+        only_clicks = prompt.mask_hw is None and prompt.box_xyxy is None
+        if only_clicks and earlier is not None and (earlier == label).any():
+            prompt |= FramePrompt.mask(earlier == label)
+        (found,) = self._segment(segmenter, {t: {label: prompt}}, only=())
+        return found.labels == label
+
+    def track(
+        self, segmenter: "Segmenter", state: State, before: SessionResult | None, views: str, on_frame: OnFrame
+    ) -> SessionResult:
+        """The result of all gestures in all images, as `Segmenter.segment_images` gives it."""
+        prompts: dict[int, dict[int, FramePrompt]] = {}
+        for gesture in state.gestures:
+            own, prompt = prompts.setdefault(gesture.t, {}), frame_prompt(gesture, self.frame_shape(IMAGE, gesture.t))
+            own[gesture.label] = own[gesture.label] | prompt if gesture.label in own else prompt
+        labels, rows, warnings = list(self.empty_labels()), list[SliceConfidence](), list[str]()
+        for done, found in enumerate(self._segment(segmenter, prompts), 1):
+            labels[found.index] = found.labels.astype(np.uint8)
+            masks = {label: found.labels == label for label in found.confidence}
+            for label, sure in found.confidence.items():
+                prompted, area = label in prompts.get(found.index, {}), int(masks[label].sum())
+                rows.append(SliceConfidence(label, IMAGE, found.index, sure, area, prompted, sure < 0.5 and not prompted))
+            warnings += [f"image {found.index + 1}: {warning}" for warning in found.warnings]
+            on_frame(done, len(self.pictures), IMAGE, found.index, masks)
+        return SessionResult(tuple(labels), tuple(rows), None, tuple(warnings))
+
+    def _segment(
+        self, segmenter: "Segmenter", prompts: Mapping[int, Mapping[int, FramePrompt]], only: Sequence[int] | None = None
+    ) -> "Iterator[ImageMask]":
+        arrays = [picture.array for picture in self.pictures]
+        return segmenter.segment_images(
+            arrays, prompts, only=only, window=self.window_name, modality=lambda i: self.pictures[i].modality
+        )
+
+
+SessionImage: TypeAlias = SessionVolume | SessionImageSet
+
+
+def gesture_intensities(image: SessionImage, gesture: Gesture) -> NDArray[np.generic]:
+    """What lies under a gesture."""
+    shape = image.frame_shape(gesture.plane, gesture.t)
+    return intensities(image.pixels(gesture.plane, gesture.t), frame_prompt(gesture, shape))
+
+
+def frame_prompt(gesture: Gesture, shape_hw: tuple[int, int]) -> FramePrompt:
+    """A gesture in pixels of its frame."""
+    if gesture.kind == "mask":
+        return FramePrompt.mask(decode_runs(gesture.runs, shape_hw))
+    if gesture.kind == "box":
+        (y_low, x_low), (y_high, x_high) = ((min(pair), max(pair)) for pair in zip(*gesture.points_yx, strict=True))
+        return FramePrompt.box(x_low, y_low, x_high, y_high)
+    points_xy = np.array([(x, y) for y, x in gesture.points_yx], np.float32).reshape(-1, 2)
+    return FramePrompt(points_xy, np.array(gesture.positive, np.int64))
+
+
+def check_frame(image: SessionImage, plane: str, t: int) -> None:
+    """Refuse a frame that is not there.
+
+    Raises:
+        InvalidRequest: another plane, or another frame.
+    """
+    if plane not in image.planes:
+        raise InvalidRequest(f"there is no plane {plane!r} here")
+    if not 0 <= t < image.planes[plane]:
+        raise InvalidRequest(f"there is no slice {t} in this plane")
+
+
+# Everything that the network, or a slice of it, would fail on in its own words is refused here, before the journal has it.
+def check_gesture(gesture: Gesture, image: SessionImage) -> None:
+    """Refuse a gesture that cannot be one on its frame.
+
+    Raises:
+        InvalidRequest: another plane, another frame, outside, or empty.
+    """
+    check_frame(image, gesture.plane, gesture.t)
+    height, width = image.frame_shape(gesture.plane, gesture.t)
+    if gesture.kind == "mask":
+        decode_runs(gesture.runs, (height, width))
+        return
+    if not all(-0.5 <= y < height - 0.5 and -0.5 <= x < width - 0.5 for y, x in gesture.points_yx):
+        raise InvalidRequest("the click lies outside of the image")
+    if gesture.kind == "points" and (not gesture.points_yx or len(gesture.points_yx) != len(gesture.positive)):
+        raise InvalidRequest("each click needs to say whether it lies inside")
+    if gesture.kind == "box" and (
+        len(gesture.points_yx) != 2 or any(round(low) == round(high) for low, high in zip(*gesture.points_yx, strict=True))
+    ):
+        raise InvalidRequest("a box needs two corners with some room between them")
+
+
+# Runs come from a client: those that would write outside of the mask, or twice, must not reach numpy.
+def decode_runs(runs: Sequence[int], shape_hw: tuple[int, int]) -> NDArray[np.bool_]:
+    """The mask (H, W) of runs: start and length, row by row, one after the other.
+
+    Raises:
+        InvalidRequest: they leave the frame, or are out of order.
+    """
+    starts, lengths = np.array(runs[::2], np.int64), np.array(runs[1::2], np.int64)
+    size = shape_hw[0] * shape_hw[1]
+    if len(starts) != len(lengths) or not len(starts) or (lengths < 1).any() or (starts < 0).any():
+        raise InvalidRequest("the outline is broken or empty; draw it again")
+    ends = starts + lengths
+    if ends[-1] > size or (starts[1:] < ends[:-1]).any():
+        raise InvalidRequest("the outline leaves the slice; draw it again")
+    steps = np.zeros(size + 1, np.int8)
+    np.add.at(steps, starts, 1)
+    np.add.at(steps, ends, -1)
+    return (steps[:-1].cumsum() > 0).reshape(shape_hw)
+
+
+def encode_runs(mask_hw: NDArray[np.bool_]) -> tuple[int, ...]:
+    """The runs of a mask: start and length, row by row."""
+    edges = np.flatnonzero(np.diff(mask_hw.ravel().astype(np.int8), prepend=0, append=0))
+    return tuple(int(x) for start, end in zip(edges[::2], edges[1::2], strict=True) for x in (start, end - start))
+
+
+def uncertainty_map(probabilities: Sequence[NDArray[np.floating]]) -> NDArray[np.uint8]:
+    """0 (sure) to 255 (undecided): how near the most undecided structure is to one half."""
+    worst = np.zeros(probabilities[0].shape, np.uint8)
+    for probability in probabilities:
+        for slab, out in zip(probability, worst, strict=True):
+            np.maximum(out, np.rint(255 * (1 - np.abs(2 * slab.astype(np.float32) - 1))).astype(np.uint8), out=out)
+    return worst
+
+
+def draw_label(frame: Frame, label: int, mask: NDArray[np.bool_], overwritten: set[int]) -> None:
+    """Draw a structure anew on a frame, over nothing but these labels."""
+    taken = mask & np.isin(frame, list(overwritten))
+    frame[frame == label] = 0
+    frame[taken] = label
+
+
+def _add_structures(result: SessionResult, new: SessionResult, labels: set[int]) -> SessionResult:
+    """New structures where there is nothing yet."""
+    (old,), (add,) = result.labels, new.labels
+    joined = np.where((old == 0) | np.isin(old, list(labels)), add, old)
+    both = result.uncertainty and new.uncertainty
+    uncertainty = (np.maximum(result.uncertainty[0], new.uncertainty[0]),) if both else None  # type: ignore[index]
+    rows = (*(row for row in result.rows if row.object not in labels), *new.rows)
+    return SessionResult((joined,), rows, uncertainty, (*result.warnings, *new.warnings))

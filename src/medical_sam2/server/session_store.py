@@ -1,0 +1,302 @@
+"""All sessions: made, filled, opened, kept over a restart, closed; within limits of number, size, memory and age.
+
+A session's folder holds `source/` (what was uploaded) or `source.json` (a place in the library), `decoded/` (arrays), the
+journal and `results/`. Folders are readable by their owner alone, and named by random numbers.
+"""
+
+import fcntl
+import json
+import logging
+import os
+import re
+import secrets
+import shutil
+import threading
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import asdict
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medical_sam2.errors import ConfigError, FormatError, MedicalSam2Error
+from medical_sam2.io import Picture, atomic
+from medical_sam2.server.inference_queue import InferenceQueue
+from medical_sam2.server.refusals import InvalidRequest, LimitReached, NotFound, TooLarge, disk_is_full
+from medical_sam2.server.security import ServerSettings
+from medical_sam2.server.segmentation import (
+    SessionImage,
+    SessionImageSet,
+    SessionVolume,
+)
+from medical_sam2.server.session import Session
+from medical_sam2.server.uploads import Uploads
+from medical_sam2.server.worker_process import META, ImageSource, ReadingOptions, WorkerProcesses
+from medical_sam2.volume import Volume
+
+log = logging.getLogger("medsam2.serve")
+IDENTITY = re.compile(r"[0-9a-f]{32}")
+MOST_GAP_S = 86_400.0
+CLOSE_S = 4.0  # that sessions may take to close, all together
+
+
+class SessionStore:
+    """All sessions.
+
+    Args:
+        settings: with their folder and the limits.
+        queue: where the network is asked.
+    """
+
+    def __init__(self, settings: ServerSettings, queue: InferenceQueue) -> None:
+        self.settings, self.queue = settings, queue
+        settings.state.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._folder_lock = _lock_folder(settings.state)
+        self._lock = threading.RLock()
+        self._sessions: dict[str, Session] = {}
+        self._used: dict[str, float] = {}
+        self.uploads = Uploads(settings)
+        self._idle_clock = IdleClock(settings.state / "ages.json")
+        self.workers = WorkerProcesses(settings.worker_limits)
+        self.remove_old()
+
+    def ids(self) -> list[str]:
+        """Sessions that can be opened, the latest first."""
+        made = ((folder.stat().st_mtime, folder.name) for folder in self._folders() if (folder / "decoded" / META).exists())
+        return [name for _, name in sorted(made, reverse=True)]
+
+    def new(self) -> str:
+        """A session that waits for its files."""
+        with self._lock:
+            self.remove_old()
+            if len(list(self._folders())) >= self.settings.most_sessions:
+                raise LimitReached(f"{self.settings.most_sessions} sessions are open, which is the limit; close one first")
+            id = secrets.token_hex(16)
+            folder = self.settings.state / id
+            folder.mkdir(mode=0o700)
+            (folder / "source").mkdir(mode=0o700)
+            self.uploads.begin(id)
+            return id
+
+    @contextmanager
+    def creating(self) -> Iterator[str]:
+        """A new session, which is removed where it cannot be filled."""
+        id = self.new()
+        try:
+            yield id
+        except BaseException:
+            self.remove(id)
+            raise
+
+    def place(self, id: str, path: Path, *, study: str = "") -> None:
+        """Take the images from a place of this machine instead of an upload; only the server itself says which."""
+        library = self.settings.library
+        within = library.resolve() if library is not None and library.is_dir() and not study else None
+        path = path.resolve()
+        if within is not None and not path.is_relative_to(within):
+            raise NotFound("entry of the library")
+        placed = {"path": str(path), "study": study, "within": within and str(within)}
+        atomic.write_bytes(self.settings.state / id / "source.json", json.dumps(placed).encode())
+
+    def open(self, id: str, reading: ReadingOptions | None = None) -> Session:
+        """Decode what was uploaded or placed.
+
+        Raises:
+            Conflict: somebody does so at the moment.
+            Refusal: it cannot be read.
+        """
+        with self.uploads.opening(id):
+            try:
+                self._decode(id, reading or ReadingOptions())
+                session = self.get(id, new=True)
+            except BaseException:
+                shutil.rmtree(self.settings.state / id / "decoded", ignore_errors=True)
+                raise
+            self.uploads.forget(id)
+        log.info("session opened")
+        return session
+
+    def _decode(self, id: str, reading: ReadingOptions) -> None:
+        folder = self.settings.state / id
+        atomic.write_bytes(folder / "reading.json", json.dumps(asdict(reading)).encode())
+        source = self.source(id)
+        if source.path == folder / "source" and not any(source.path.iterdir()):
+            raise InvalidRequest("no file was uploaded")
+        try:
+            self.workers.decode(source, folder / "decoded")
+        except OSError:
+            if folder.is_dir():
+                raise
+            raise NotFound("session") from None  # it was closed meanwhile
+
+    def get(self, id: str, *, new: bool = False) -> Session:
+        """The session of an id.
+
+        Raises:
+            NotFound: there is none.
+        """
+        with self._lock:
+            if not IDENTITY.fullmatch(id) or (self.uploads.is_waiting(id) and not new):
+                raise NotFound("session")
+            folder = self.settings.state / id
+            if id not in self._sessions:
+                if not (folder / "decoded" / META).is_file():
+                    raise NotFound("session")
+                self._sessions[id] = self._read(id, folder)
+            self._used[id] = time.monotonic()
+            self._release_memory(but=id)
+            return self._sessions[id]
+
+    def source(self, id: str) -> ImageSource:
+        """Where its images come from."""
+        folder = self.settings.state / id
+        placed = _read_json(folder / "source.json")
+        path = Path(placed["path"]) if placed else folder / "source"
+        within = Path(placed["within"]) if placed.get("within") else None
+        return ImageSource(path, ReadingOptions(**_read_json(folder / "reading.json")), within, str(placed.get("study", "")))
+
+    def export(self, session: Session, labels: NDArray[np.uint8], form: str, names: Mapping[int, str]) -> bytes:
+        """Labels as a file of this form ("nii.gz", "dcm", ...), in the grid of the session's own source."""
+        with TemporaryDirectory(dir=session.folder) as folder:
+            target = Path(folder) / f"labels.{form}"
+            self.workers.export(self.source(session.id), labels, names, target)
+            return target.read_bytes()
+
+    def remove(self, id: str) -> None:
+        """Close a session and remove all that was kept of it."""
+        with self._lock:
+            if not IDENTITY.fullmatch(id) or not (self.settings.state / id).is_dir():
+                raise NotFound("session")
+            session = self._sessions.pop(id, None)
+            self.uploads.forget(id)
+        if session:
+            session.close()
+        shutil.rmtree(self.settings.state / id, ignore_errors=True)
+
+    def remove_old(self) -> None:
+        """Remove what nobody touched for days, and uploads that were never finished."""
+        with self._lock:
+            folders = {folder.name: folder for folder in self._folders() if not self.uploads.is_waiting(folder.name)}
+            ready = {id: folder for id, folder in folders.items() if (folder / "decoded" / META).is_file()}
+            idle_s = self._idle_clock.idle_seconds({id: _touched(folder) for id, folder in ready.items()})
+            for id in folders:
+                busy = id in self._sessions and self._sessions[id].busy
+                if id not in ready or (idle_s[id] > self.settings.keep_days * 86_400 and not busy):
+                    self.remove(id)
+
+    def close(self) -> None:
+        """Close all sessions; they can be opened again by another server."""
+        self.workers.end()
+        with self._lock:
+            sessions = list(self._sessions.values())
+        ends = time.monotonic() + CLOSE_S
+        for session in sessions:
+            session.cancel()
+        for session in sessions:
+            session.close(ends - time.monotonic())
+        os.close(self._folder_lock)
+
+    def _folders(self) -> Iterable[Path]:
+        with os.scandir(self.settings.state) as entries:
+            folders = [entry for entry in entries if entry.is_dir(follow_symlinks=False)]
+        return [Path(folder.path) for folder in folders if IDENTITY.fullmatch(folder.name)]
+
+    def _release_memory(self, but: str) -> None:
+        """Let sessions that were not used lately forget what can be drawn again."""
+        held = {id: session.memory_bytes for id, session in self._sessions.items()}
+        for id in sorted(held, key=lambda id: self._used.get(id, 0.0)):
+            if sum(held.values()) <= self.settings.held_mb * 2**20:
+                return
+            if id != but:
+                self._sessions[id].release_memory()
+                held[id] = 0
+
+    def _read(self, id: str, folder: Path) -> Session:
+        try:
+            return Session(id, folder, self._load_image(folder / "decoded"), self.queue)
+        except (FormatError, OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+            if isinstance(error, OSError) and disk_is_full(error):
+                raise
+            reason = error.problem if isinstance(error, FormatError) else "its files are damaged"
+            raise InvalidRequest(f"this session cannot be opened again: {reason}; remove it") from None
+
+    def _load_image(self, decoded: Path) -> SessionImage:
+        notes = _read_json(decoded / META)
+        count = notes.get("count", 1)
+        arrays = [np.load(decoded / f"{i}.npy", mmap_mode="r", allow_pickle=False) for i in range(count)]
+        if sum(array.size for array in arrays) > self.settings.most_voxels:
+            raise TooLarge(f"it has more than {self.settings.most_voxels} voxels")
+        if notes["kind"] == "set":
+            spacing: Any = tuple(notes["spacing_mm"]) if notes["spacing_mm"] else None
+            return SessionImageSet([Picture(array, spacing, notes.get("modality")) for array in arrays], self.settings.window)
+        return SessionVolume(Volume(arrays[0], np.array(notes["affine"]), notes["modality"]), self.settings.window)
+
+    def is_dicom(self, id: str) -> bool:
+        """Whether its images are DICOM files, so that a DICOM-SEG can refer to them."""
+        return bool(_read_json(self.settings.state / id / "decoded" / META).get("dicom"))
+
+    def warnings(self, id: str) -> list[str]:
+        """What the reader noticed."""
+        return list(dict.fromkeys(_read_json(self.settings.state / id / "decoded" / META).get("warnings", ())))
+
+
+class IdleClock:
+    """How long nobody touched a session: time that a server ran; between two of them, a day at most.
+
+    No session is removed because the clock of the machine was set.
+
+    Args:
+        path: of a file in which the count is kept from one server to the next.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._ran = path, time.monotonic()
+        self._count_s, self._known = 0.0, dict[str, tuple[float, float]]()
+        with suppress(OSError, ValueError, LookupError, TypeError, AttributeError):  # without it, all are counted anew
+            kept = json.loads(path.read_bytes())
+            gap_s = min(max(time.time() - float(kept["wall"]), 0.0), MOST_GAP_S)
+            self._known = {str(id): (float(touched), float(at)) for id, (touched, at) in kept["known"].items()}
+            self._count_s = float(kept["count_s"]) + gap_s
+
+    def idle_seconds(self, touched: Mapping[str, float]) -> Mapping[str, float]:
+        """Seconds since each was seen to be touched.
+
+        Args:
+            touched: id → time of its last change by the machine's clock, which is only compared with itself.
+        """
+        now = time.monotonic()
+        self._count_s, self._ran = self._count_s + now - self._ran, now
+        known = {id: self._known.get(id, (when, self._count_s)) for id, when in touched.items()}
+        self._known = {id: (when, known[id][1] if known[id][0] == when else self._count_s) for id, when in touched.items()}
+        kept = {"wall": time.time(), "count_s": self._count_s, "known": self._known}
+        with suppress(MedicalSam2Error):  # a full disk: they are removed later
+            atomic.write_bytes(self._path, json.dumps(kept).encode())
+        return {id: self._count_s - at for id, (_, at) in self._known.items()}
+
+
+def _touched(folder: Path) -> float:
+    journal = folder / "journal.jsonl"
+    return (journal if journal.exists() else folder).stat().st_mtime
+
+
+def _lock_folder(folder: Path) -> int:
+    """A lock on the folder, which ends with this process whatever ends it.
+
+    Raises:
+        ConfigError: another server has it.
+    """
+    held = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(held)
+        raise ConfigError("another server uses this folder of sessions", "end it, or give --state", subject=folder) from None
+    return held
+
+
+def _read_json(path: Path) -> Mapping[str, Any]:
+    return json.loads(path.read_bytes()) if path.is_file() else {}

@@ -1,0 +1,325 @@
+"""Decoders of image files and talks with a PACS, which may break or never end: each in a process of its own, with limits.
+
+The server writes an order as JSON to the process and reads one line of JSON: the answer, or the problem. It is not for people.
+Processes end when the server does.
+"""
+
+import json
+import os
+import secrets
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medical_sam2 import io
+from medical_sam2.errors import AmbiguousError, FormatError, MedicalSam2Error, ResourceError
+from medical_sam2.io import atomic
+from medical_sam2.io.pictures import SUFFIXES as PICTURES
+from medical_sam2.server import pacs
+from medical_sam2.server.refusals import AmbiguousSource, InvalidRequest, LimitReached, Refusal, refusal_for
+from medical_sam2.volume import Segmentation, Volume
+
+META = "meta.json"
+HEADERS = (".hdr", ".mhd", ".nhdr")
+OUTWARD = "a link in it leads out of the folder that is served; put the file itself there"
+MODULE = "medical_sam2.server.worker_process"
+ENDED = "the server ends; ask again when it is back"
+TOO_LONG = {
+    "decode": "reading the file takes too long; it was given up",
+    "export": "writing the file takes too long; it was given up",
+    "search": "the PACS takes too long; it was given up",
+    "fetch": "the PACS takes too long; it was given up",
+    "send": "the PACS takes too long; look there whether the segmentation has arrived",
+}
+BROKE = "the file broke its decoder, or needs more memory than is allowed; it was not opened"
+
+
+@dataclass(frozen=True)
+class WorkerLimits:
+    """What a process may use.
+
+    Args:
+        memory_mb: of address space.
+        seconds: of time.
+        disk_mb: largest file that it may write.
+    """
+
+    memory_mb: int = 8_192
+    seconds: float = 120.0
+    disk_mb: int = 4_096
+
+
+@dataclass(frozen=True)
+class ReadingOptions:
+    """How a source is read where that is not clear.
+
+    Args:
+        frame: time point of a 4D image, from 0.
+        series: DICOM series of a folder, from 1.
+        allow_gap: interpolate missing slices.
+    """
+
+    frame: int | None = None
+    series: int | None = None
+    allow_gap: bool = False
+
+
+@dataclass(frozen=True)
+class ImageSource:
+    """Where the images of a session come from.
+
+    Args:
+        path: file or folder.
+        reading: how they are read.
+        within: folder that no link among them may lead out of.
+        study: of a PACS, to which the result may go back.
+    """
+
+    path: Path
+    reading: ReadingOptions
+    within: Path | None = None
+    study: str = ""
+
+    def order(self) -> dict[str, Any]:
+        """As a process takes it."""
+        return {"source": str(self.path), "within": self.within and str(self.within), "reading": asdict(self.reading)}
+
+
+class WorkerProcesses:
+    """Processes that run now; when the server ends, they do.
+
+    Args:
+        limits: of each.
+    """
+
+    def __init__(self, limits: WorkerLimits) -> None:
+        self.limits = limits
+        self._lock = threading.Lock()
+        self._running: set[subprocess.Popen[bytes]] = set()
+        self._ended = False
+
+    def decode(self, source: ImageSource, target: Path) -> None:
+        """Read a source and leave arrays and notes in the folder `target`, which appears whole or not at all.
+
+        Raises:
+            Refusal: it cannot be read, or not within the limits.
+            AmbiguousSource: it can be read in several ways.
+        """
+        aside = target.with_name(f".{secrets.token_hex(8)}.tmp")
+        try:
+            self.run({"do": "decode", "target": str(aside), **source.order()})
+            aside.rename(target)
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
+
+    def export(self, source: ImageSource, labels: NDArray[np.uint8], names: Mapping[int, str], target: Path) -> None:
+        """Write labels in the grid of their source, as `io.save` does it; `labels` pass through a file next to `target`.
+
+        Raises:
+            Refusal: as of `io.save`.
+        """
+        passed = target.with_suffix(".npy")
+        np.save(passed, labels)
+        order = {"do": "export", "target": str(target), "labels": str(passed), "names": dict(names)}
+        try:
+            self.run({**order, **source.order()})
+        finally:
+            passed.unlink(missing_ok=True)
+
+    # Whatever a process does, breaks or never answers ends as its answer or as one refusal in plain words.
+    def run(self, order: Mapping[str, Any]) -> Any:
+        """What a process answers to an order.
+
+        Raises:
+            Refusal: it cannot be done, or not within the limits.
+            AmbiguousSource: the source can be read in several ways.
+            LimitReached: the server ends.
+        """
+        sent = json.dumps({**order, "limits": asdict(self.limits)}).encode()
+        with self._one() as process:
+            try:
+                line, _ = process.communicate(sent, self.limits.seconds)
+            except subprocess.TimeoutExpired:
+                raise InvalidRequest(TOO_LONG[order["do"]]) from None
+        answer: dict[str, Any] = {}
+        with suppress(ValueError):
+            answer = json.loads(line or b"{}")
+        if problem := answer.get("problem"):
+            if choices := tuple(answer.get("choices", ())):
+                raise AmbiguousSource(problem, choices)
+            raise Refusal(HTTPStatus(answer["status"]), problem)
+        if process.returncode or "done" not in answer:
+            raise InvalidRequest(BROKE)
+        return answer["done"]
+
+    @contextmanager
+    def _one(self) -> Iterator["subprocess.Popen[bytes]"]:
+        command = [sys.executable, "-m", MODULE]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+        with self._lock:
+            if self._ended:
+                raise LimitReached(ENDED)
+            process = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment
+            )
+            self._running.add(process)
+        try:
+            yield process
+        finally:
+            process.kill()
+            process.communicate()
+            with self._lock:
+                self._running.discard(process)
+        if self._ended:
+            raise LimitReached(ENDED)
+
+    def end(self) -> None:
+        """End them all; no other begins."""
+        with self._lock:
+            self._ended = True
+            for process in self._running:
+                process.kill()
+
+
+def main() -> int:
+    """What the process does."""
+    order: dict[str, Any] = json.load(sys.stdin)
+    _limit(WorkerLimits(**order["limits"]))
+    sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - decoders print what they think of broken files
+    print(json.dumps(_answer(order)))  # noqa: T201
+    return 0
+
+
+def _answer(order: Mapping[str, Any]) -> dict[str, Any]:
+    try:
+        return {"done": do(order)}
+    except MemoryError:
+        refusal: Refusal = InvalidRequest("the image needs more memory than is allowed; it was not opened")
+    except AmbiguousError as error:
+        refusal = AmbiguousSource((refusal_for(error) or InvalidRequest(BROKE)).problem, tuple(error.choices))
+    except (MedicalSam2Error, Refusal, OSError) as error:
+        refusal = refusal_for(error) or InvalidRequest(BROKE)
+    return {"problem": refusal.problem, "status": refusal.status, "choices": getattr(refusal, "choices", ())}
+
+
+def do(order: Mapping[str, Any]) -> Any:
+    """What was ordered, in this process.
+
+    Raises:
+        MedicalSam2Error: it cannot be done.
+    """
+    if order["do"] == "decode":
+        return _decode(order)
+    return _export(order) if order["do"] == "export" else pacs.do(order)
+
+
+def _limit(limits: WorkerLimits) -> None:
+    with suppress(ImportError, ValueError, OSError):
+        import resource
+
+        most = {
+            resource.RLIMIT_AS: limits.memory_mb << 20,
+            resource.RLIMIT_CPU: int(limits.seconds) + 1,
+            resource.RLIMIT_FSIZE: limits.disk_mb << 20,
+            resource.RLIMIT_CORE: 0,
+        }
+        for what, much in most.items():
+            resource.setrlimit(what, (much, much))
+
+
+def _decode(order: Mapping[str, Any]) -> None:
+    found, target = _load(order), Path(order["target"])
+    target.mkdir(mode=0o700)
+    if isinstance(found, Volume):
+        np.save(target / "0.npy", found.array)
+        dicom = type(getattr(found, "origin", None)).__name__ == "DicomOrigin"
+        about = {"kind": "volume", "modality": found.modality, "affine": found.affine.tolist(), "dicom": dicom}
+        notes = {**about, "warnings": found.warnings}
+    else:
+        for i, picture in enumerate(found):
+            np.save(target / f"{i}.npy", picture.array)
+        spacing = found[0].spacing_mm
+        about = {"kind": "set", "count": len(found), "modality": found[0].modality, "spacing_mm": spacing}
+        notes = {**about, "warnings": [n for p in found for n in p.warnings]}
+    atomic.write_bytes(target / META, json.dumps(notes).encode())
+
+
+def _export(order: Mapping[str, Any]) -> None:
+    like = _load(order)
+    if not isinstance(like, Volume):
+        raise FormatError("these are pictures, not a volume", "download them as a zip file")
+    labels = np.load(order["labels"], allow_pickle=False)
+    names = {int(label): name for label, name in order["names"].items()}
+    io.save(Segmentation(labels, like.affine, names), order["target"], like)
+
+
+def _load(order: Mapping[str, Any]) -> Volume | tuple[io.Picture, ...]:
+    try:
+        with _kept_within(order.get("within")):
+            return _read(Path(order["source"]), ReadingOptions(**order["reading"]))
+    except ResourceError as error:  # more than a file may ask for: the file's fault, not the server's
+        problem = (refusal_for(error) or InvalidRequest(BROKE)).problem
+        raise InvalidRequest(problem) from None
+
+
+@contextmanager
+def _kept_within(home: str | None) -> Iterator[None]:
+    """Whatever a reader opens under `home` by its name lies there: no link on the way leads out.
+
+    Asked of the interpreter, since every reader finds files of its own: of a series, of a pair, of a header.
+    """
+    outward, watching = list[str](), True
+
+    def watch(event: str, given: tuple[Any, ...]) -> None:
+        if not watching or event not in {"open", "os.listdir", "os.scandir"} or not isinstance(given[0], str | bytes):
+            return
+        path = os.path.abspath(os.fsdecode(given[0]))
+        if _under(path, str(home)) and not _under(os.path.realpath(path), str(home)):
+            outward.append(path)
+            raise PermissionError(OUTWARD)
+
+    if home is not None:
+        sys.addaudithook(watch)
+    try:
+        yield
+    except Exception:
+        if not outward:
+            raise
+    finally:
+        watching = False
+    if outward:  # a reader may have left out what it could not open
+        raise FormatError(OUTWARD)
+
+
+def _under(path: str, home: str) -> bool:
+    return path == home or path.startswith(home.rstrip("/") + "/")
+
+
+def _read(source: Path, reading: ReadingOptions) -> Volume | tuple[io.Picture, ...]:
+    path = _main_file(source)
+    if path.is_dir() and any(file.suffix.lower() in PICTURES for file in path.iterdir()):
+        return io.load_pictures(path)
+    return io.read(path, frame=reading.frame, series=reading.series, allow_gap=reading.allow_gap)
+
+
+def _main_file(source: Path) -> Path:
+    """The file that a folder stands for: the only one, or the header of a pair; else the folder itself."""
+    if not source.is_dir():
+        return source
+    files = [file for file in source.iterdir() if file.is_file()]
+    headers = [file for file in files if file.suffix.lower() in HEADERS]
+    return files[0] if len(files) == 1 else headers[0] if len(headers) == 1 and len(files) == 2 else source
+
+
+if __name__ == "__main__":
+    sys.exit(main())
