@@ -2,7 +2,7 @@
 
 import asyncio
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from tempfile import NamedTemporaryFile
 from typing import Annotated, Any, Literal
 
@@ -104,9 +104,8 @@ def routes(store: SessionStore) -> APIRouter:
     _files(router, store)
     _frames(router, store)
     _results(router, store)
-    _structures(router, store)
-    _gestures(router, store)
-    _tracking(router, store)
+    _changes(router, store)
+    _events(router, store)
     _pacs(router, store)
     return router
 
@@ -229,61 +228,51 @@ def _results(router: APIRouter, store: SessionStore) -> None:
         ]
 
 
-def _structures(router: APIRouter, store: SessionStore) -> None:
+def _changes(router: APIRouter, store: SessionStore) -> None:
+    def changed(id: str, change: Callable[[Session], object]) -> dict[str, Any]:
+        session = store.get(id)
+        change(session)
+        return _state(session)
+
     @router.post("/sessions/{id}/structures")
     def add(id: str, form: StructureForm) -> dict[str, Any]:
-        session = store.get(id)
-        session.add_structure(form.version, form.name, form.colour)
-        return _state(session)
+        return changed(id, lambda session: session.add_structure(form.version, form.name, form.colour))
 
     @router.post("/sessions/{id}/structures/{label}")
     def change(id: str, label: int, form: StructureForm) -> dict[str, Any]:
-        session = store.get(id)
-        session.change_structure(form.version, label, form.name, form.colour)
-        return _state(session)
+        return changed(id, lambda session: session.change_structure(form.version, label, form.name, form.colour))
 
     @router.post("/sessions/{id}/structures/{label}/remove")
     def remove(id: str, label: int, form: VersionedForm) -> dict[str, Any]:
-        session = store.get(id)
-        session.remove_structure(form.version, label)
-        return _state(session)
+        return changed(id, lambda session: session.remove_structure(form.version, label))
 
-
-def _gestures(router: APIRouter, store: SessionStore) -> None:
     @router.post("/sessions/{id}/say")
     def say(id: str, form: GestureForm) -> dict[str, Any]:
-        session = store.get(id)
-        session.add_gesture(form.version, form.gesture())
-        return _state(session)
+        return changed(id, lambda session: session.add_gesture(form.version, form.gesture()))
 
     @router.post("/sessions/{id}/undo")
     def undo(id: str, form: VersionedForm) -> dict[str, Any]:
-        session = store.get(id)
-        session.undo(form.version)
-        return _state(session)
+        return changed(id, lambda session: session.undo(form.version))
 
     @router.post("/sessions/{id}/redo")
     def redo(id: str, form: VersionedForm) -> dict[str, Any]:
-        session = store.get(id)
-        session.redo(form.version)
-        return _state(session)
+        return changed(id, lambda session: session.redo(form.version))
 
-
-def _tracking(router: APIRouter, store: SessionStore) -> None:
     @router.post("/sessions/{id}/track")
     def track(id: str, form: TrackForm) -> dict[str, Any]:
-        session = store.get(id)
-        session.track(form.version, form.views)
-        return _state(session)
+        return changed(id, lambda session: session.track(form.version, form.views))
 
     @router.post("/sessions/{id}/cancel")
     def cancel(id: str) -> dict[str, Any]:
-        session = store.get(id)
-        session.cancel()
-        return _state(session)
+        return changed(id, Session.cancel)
+
+
+def _events(router: APIRouter, store: SessionStore) -> None:
+    def opened(id: str) -> Session:
+        return store.get(id)
 
     @router.get("/sessions/{id}/events", response_class=EventSourceResponse)
-    async def events(session: Annotated[Session, Depends(store.get)]) -> AsyncIterator[ServerSentEvent]:
+    async def events(session: Annotated[Session, Depends(opened)]) -> AsyncIterator[ServerSentEvent]:
         job, sent = session.job, 0
         while job is not None:
             for event in job.events[sent:]:

@@ -102,23 +102,14 @@ class InferenceQueue:
 
 @dataclass(frozen=True)
 class JobEvent:
-    """What a job reports.
+    """What a job reports."""
 
-    Args:
-        kind: what happened.
-        done: frames tracked.
-        total: frames, as far as they are known.
-        plane: of the frame.
-        t: the frame.
-        message: for the user.
-    """
-
-    kind: Literal["frame", "done", "cancelled", "failed"]
-    done: int = 0
-    total: int = 0
-    plane: str = ""
-    t: int = 0
-    message: str = ""
+    kind: Literal["frame", "done", "cancelled", "failed"]  # what happened
+    done: int = 0  # frames tracked
+    total: int = 0  # frames, as far as they are known
+    plane: str = ""  # of the frame
+    t: int = 0  # the frame
+    message: str = ""  # for the user
 
     @property
     def last(self) -> bool:
@@ -132,13 +123,9 @@ class Cancelled(Exception):  # noqa: N818 - it is no error
 
 @dataclass(eq=False)
 class TrackingJob:
-    """Tracking in a thread of its own: it reports frame by frame, and can be cancelled at any of them.
+    """Tracking in a thread of its own: it reports frame by frame, and can be cancelled at any of them."""
 
-    Args:
-        work: does it, reports, and returns the last event; may raise `Cancelled`.
-    """
-
-    work: Callable[["TrackingJob"], JobEvent]
+    work: Callable[["TrackingJob"], JobEvent]  # does it, reports, and returns the last event; may raise `Cancelled`
     events: list[JobEvent] = field(default_factory=list[JobEvent])
     _stop: threading.Event = field(default_factory=threading.Event)
 

@@ -43,17 +43,11 @@ VOXELS = TypeAdapter[list[tuple[Place, Place, Place]]](
 
 @dataclass(frozen=True)
 class InferenceRequest:
-    """What an inference asks for.
+    """What an inference asks for."""
 
-    Args:
-        inside: clicks inside of the structure.
-        outside: clicks outside.
-        form: suffix of the answer.
-    """
-
-    inside: Sequence[Prompt]
-    outside: Sequence[Prompt]
-    form: str
+    inside: Sequence[Prompt]  # clicks inside of the structure
+    outside: Sequence[Prompt]  # clicks outside
+    form: str  # suffix of the answer
 
 
 class LibrarySessions:

@@ -91,6 +91,7 @@ def unpack_array(data: bytes, most: int) -> NDArray[Any]:
         raise InvalidRequest(BROKEN) from None
 
 
+# A client's numbers: each is held against what came before memory is asked for or written to.
 def _unpacked(data: memoryview, most: int) -> NDArray[Any]:
     blosc2 = _blosc2()
     magic, version, _, axes, length = struct.unpack_from("<4sBBBB", data)
@@ -126,26 +127,18 @@ def _blosc2() -> Any:
 
 @dataclass(eq=False)
 class Lease:
-    """A client: its image, its gestures, and what was made of them.
+    """A client: its image, its gestures, and what was made of them."""
 
-    Args:
-        used: when it last did something.
-        alive: when it was last heard of.
-        prompts: its gestures.
-        predicted: how many of them the labels include.
-        past: labels, gestures and their number before each gesture.
-    """
-
-    used: float = field(default_factory=time.monotonic)
-    alive: float = field(default_factory=time.monotonic)
+    used: float = field(default_factory=time.monotonic)  # when it last did something
+    alive: float = field(default_factory=time.monotonic)  # when it was last heard of
     lock: threading.Lock = field(default_factory=threading.Lock)
     volume: Volume | None = None
     labels: NDArray[np.uint8] | None = None
-    prompts: tuple[Prompt, ...] = ()
-    predicted: int = 0
+    prompts: tuple[Prompt, ...] = ()  # its gestures
+    predicted: int = 0  # how many of them the labels include
     zoom: bool = True
     window: str = "auto"
-    past: list[tuple[NDArray[np.uint8], tuple[Prompt, ...], int]] = field(default_factory=list)
+    past: list[tuple[NDArray[np.uint8], tuple[Prompt, ...], int]] = field(default_factory=list)  # all three before each gesture
 
     def begin(self, volume: Volume) -> None:
         """An image without gestures."""
@@ -295,16 +288,10 @@ def _leasing(router: APIRouter, leases: Leases) -> None:
         return {"released": True}
 
     @router.post("/heartbeat")
-    def heartbeat(token: Token = "") -> dict[str, float]:
-        return _left(leases.get(token, used=False))
-
     @router.get("/lease_status")
     def lease_status(token: Token = "") -> dict[str, float]:
-        return _left(leases.get(token, used=False))
-
-
-def _left(lease: Lease) -> dict[str, float]:
-    return {"remaining_seconds": IDLE_S - (time.monotonic() - lease.used), "idle_timeout_seconds": IDLE_S}
+        lease = leases.get(token, used=False)
+        return {"remaining_seconds": IDLE_S - (time.monotonic() - lease.used), "idle_timeout_seconds": IDLE_S}
 
 
 def _images(router: APIRouter, leases: Leases, settings: ServerSettings) -> None:
@@ -312,7 +299,7 @@ def _images(router: APIRouter, leases: Leases, settings: ServerSettings) -> None
     async def set_image(request: Request, token: Token = "", meta: Meta = "{}") -> dict[str, Any]:
         lease = leases.get(token)
         lease.window = settings.window
-        array = await run_in_threadpool(unpack_array, await _body(request, settings), settings.most_voxels)
+        array = await run_in_threadpool(unpack_array, await request.body(), settings.most_voxels)
         if array.ndim != 4 or len(array) != 1:
             raise InvalidRequest(f"the image has shape {array.shape}; give one channel and three axes")
         properties = _read(Properties, meta).image_properties
@@ -379,7 +366,7 @@ def _clicks(router: APIRouter, leases: Leases, queue: InferenceQueue) -> None:
 def _outlines(router: APIRouter, leases: Leases, queue: InferenceQueue, settings: ServerSettings) -> None:
     async def outline(request: Request, token: str, meta: str, *, initial: bool) -> Response:
         lease, form = leases.get(token), _read(MaskRequest, meta)
-        array = await run_in_threadpool(unpack_array, await _body(request, settings), settings.most_voxels)
+        array = await run_in_threadpool(unpack_array, await request.body(), settings.most_voxels)
         return await run_in_threadpool(_outlined, lease, queue, form, array, initial)
 
     @router.post("/add_lasso_interaction")
@@ -441,16 +428,6 @@ def _difference(before: NDArray[np.uint8], after: NDArray[np.uint8], *, ran: boo
         box = [[int(side[0]), int(side[-1]) + 1] for side in sides]
         meta["bbox"], body = box, pack_array(after[tuple(slice(*side) for side in box)])
     return Response(body, media_type="application/octet-stream", headers={"X-Meta": json.dumps(meta)})
-
-
-async def _body(request: Request, settings: ServerSettings) -> bytes:
-    pieces, size = list[bytes](), 0
-    async for piece in request.stream():
-        pieces.append(piece)
-        size += len(piece)
-        if size > settings.most_upload_mb << 20:
-            raise TooLarge(f"more than {settings.most_upload_mb} MB")
-    return b"".join(pieces)
 
 
 def _read(kind: type[Kind], text: str) -> Kind:

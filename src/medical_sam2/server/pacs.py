@@ -31,23 +31,14 @@ NO_VOLUMES = frozenset({"SEG", "SR", "PR", "KO", "RTSTRUCT", "REG"})
 
 @dataclass(frozen=True)
 class SeriesRecord:
-    """A series of the PACS, and nothing of whose it is.
+    """A series of the PACS, and nothing of whose it is."""
 
-    Args:
-        study: its study.
-        series: itself.
-        modality: of its images.
-        description: of it.
-        images: how many; 0 where the PACS does not say.
-        date: of the study.
-    """
-
-    study: str
-    series: str
-    modality: str
-    description: str
-    images: int
-    date: str
+    study: str  # its study
+    series: str  # itself
+    modality: str  # of its images
+    description: str  # of it
+    images: int  # how many; 0 where the PACS does not say
+    date: str  # of the study
 
 
 class PacsFailure(Refusal):

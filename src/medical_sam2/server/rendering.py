@@ -29,17 +29,11 @@ TYPES = {
 
 @dataclass(frozen=True)
 class Encoded:
-    """Bytes that are sent.
+    """Bytes that are sent."""
 
-    Args:
-        data: itself.
-        kind: media type.
-        headers: sent with it.
-    """
-
-    data: bytes
-    kind: str
-    headers: dict[str, str]
+    data: bytes  # itself
+    kind: str  # media type
+    headers: dict[str, str]  # sent with it
 
 
 def encode_frame(frame: NDArray[np.generic], window: Window, side: int) -> Encoded:

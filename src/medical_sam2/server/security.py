@@ -27,49 +27,27 @@ LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 @dataclass(frozen=True)
 class ServerSettings:
-    """How to serve.
+    """How to serve."""
 
-    Args:
-        state: folder of the sessions.
-        library: file or folder that may be opened from the page.
-        host: address to bind to.
-        port: of it.
-        names: further host names under which the page may be asked for.
-        origins: pages from elsewhere that may use the protocols.
-        token: who knows it may come in.
-        password: asked for where the server is bound to more than this machine.
-        window: of intensities, that the network and the page see everything through; see `intensity_window.choose_window`.
-        pacs: address of a DICOMweb server that series may be fetched from and segmentations sent to.
-        most_sessions: open at once.
-        most_upload_mb: of a session.
-        most_files: of a session.
-        most_body_mb: of any other request.
-        most_voxels: of a volume, or of all images of a set.
-        keep_days: after which a session that nobody touched is removed.
-        held_mb: of labels that are held in memory for all sessions.
-        idle_s: without a byte, after which an upload is given up.
-        worker_limits: of decoding, and of talks with a PACS.
-    """
-
-    state: Path
-    library: Path | None = None
-    host: str = "127.0.0.1"
-    port: int = 8421
-    names: tuple[str, ...] = ()
-    origins: tuple[str, ...] = ()
-    token: str = ""
-    password: str = ""
-    window: str = "auto"
-    pacs: str = ""
-    most_sessions: int = 24
-    most_upload_mb: int = 4_096
-    most_files: int = 5_000
-    most_body_mb: int = 16
-    most_voxels: int = 1_000_000_000
-    keep_days: float = 7.0
-    held_mb: float = 2_048.0
-    idle_s: float = 30.0
-    worker_limits: WorkerLimits = field(default=WorkerLimits())
+    state: Path  # folder of the sessions
+    library: Path | None = None  # file or folder that may be opened from the page
+    host: str = "127.0.0.1"  # address to bind to
+    port: int = 8421  # of it
+    names: tuple[str, ...] = ()  # further host names under which the page may be asked for
+    origins: tuple[str, ...] = ()  # pages from elsewhere that may use the protocols
+    token: str = ""  # who knows it may come in
+    password: str = ""  # asked for where the server is bound to more than this machine
+    window: str = "auto"  # of intensities, for the network and the page; see `intensity_window.choose_window`
+    pacs: str = ""  # address of a DICOMweb server that series may be fetched from and segmentations sent to
+    most_sessions: int = 24  # open at once
+    most_upload_mb: int = 4_096  # of a session
+    most_files: int = 5_000  # of a session
+    most_body_mb: int = 16  # of any other request
+    most_voxels: int = 1_000_000_000  # of a volume, or of all images of a set
+    keep_days: float = 7.0  # after which a session that nobody touched is removed
+    held_mb: float = 2_048.0  # of labels that are held in memory for all sessions
+    idle_s: float = 30.0  # without a byte, after which an upload is given up
+    worker_limits: WorkerLimits = field(default=WorkerLimits())  # of decoding, and of talks with a PACS
 
 
 Scope: TypeAlias = MutableMapping[str, Any]
@@ -298,6 +276,7 @@ class _Reply:
         self._send, self._headers, self._measured = send, headers, measured
         self._started = self._refusing = False
 
+    # The application may have caught the refusal of a body, and answers as if it were whole: that answer is dropped.
     async def __call__(self, message: Message) -> None:
         """Pass a message on; what was refused on the way in is not answered otherwise."""
         if self._measured.refusal and not self._started and not self._refusing:

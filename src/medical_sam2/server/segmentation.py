@@ -47,7 +47,7 @@ class SessionResult:
 
     Args:
         labels: of each voxel.
-        rows: how sure it was of each structure on each frame that was tracked; `slice` is the frame of the plane.
+        rows: how sure it was of each structure on each tracked frame; `slice` is that of the plane.
         uncertainty: 0 (sure) to 255 (undecided) for each voxel, where it is known.
         warnings: for the user.
     """
@@ -105,15 +105,10 @@ def load_result(path: Path) -> SessionResult:
 
 @dataclass(frozen=True, eq=False)
 class SessionVolume:
-    """A volume.
+    """A volume."""
 
-    Args:
-        volume: in the order of its file.
-        window_name: of the intensities that the network sees; see `intensity_window.choose_window`.
-    """
-
-    volume: Volume
-    window_name: str = "auto"
+    volume: Volume  # in the order of its file
+    window_name: str = "auto"  # of the intensities that the network sees; see `intensity_window.choose_window`
 
     @property
     def planes(self) -> Mapping[str, int]:
@@ -270,15 +265,10 @@ class SessionVolume:
 
 @dataclass(frozen=True, eq=False)
 class SessionImageSet:
-    """A set of images, with the methods of a volume: its one plane is "image", its frames are the images.
+    """A set of images, with the methods of a volume: its one plane is "image", its frames are the images."""
 
-    Args:
-        pictures: in their order.
-        window_name: of the intensities that the network sees; see `intensity_window.choose_window`.
-    """
-
-    pictures: Sequence[Picture]
-    window_name: str = "auto"
+    pictures: Sequence[Picture]  # in their order
+    window_name: str = "auto"  # of the intensities that the network sees; see `intensity_window.choose_window`
 
     @property
     def planes(self) -> Mapping[str, int]:

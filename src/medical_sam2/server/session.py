@@ -144,6 +144,7 @@ class Session:
             trim_memory()
         return JobEvent("done", done, done, message="; ".join(result.warnings))
 
+    # The file is on the disk before the journal names it, and those that no state names any more go after.
     def _keep(self, state: State, result: SessionResult) -> None:
         number = 1 + max((int(path.stem) for path in self._results.glob("[0-9]*.npz")), default=0)
         _ = result.voxels  # counted now, not when the next click waits for it

@@ -177,6 +177,7 @@ class SessionStore:
             session.close()
         shutil.rmtree(self.settings.state / id, ignore_errors=True)
 
+    # An upload that still waits is left alone, whatever its age; a session that is tracked, too.
     def remove_old(self) -> None:
         """Remove what nobody touched for days, and uploads that were never finished."""
         with self._lock:

@@ -22,44 +22,26 @@ COLOURS = ("#4cc9f0", "#f9844a", "#90be6d", "#f9c74f", "#c77dff", "#f94144", "#4
 
 @dataclass(frozen=True)
 class Structure:
-    """Something that is outlined.
+    """Something that is outlined."""
 
-    Args:
-        label: value in the label map, from 1.
-        name: given by the user.
-        colour: "#rrggbb".
-    """
-
-    label: int
-    name: str
-    colour: str
+    label: int  # value in the label map, from 1
+    name: str  # given by the user
+    colour: str  # "#rrggbb"
 
 
 @dataclass(frozen=True)
 class Gesture:
-    """Clicks, a box or a mask on one frame, for one structure.
+    """Clicks, a box or a mask on one frame, for one structure."""
 
-    Args:
-        id: the version at which it was made.
-        label: of the structure.
-        plane: "axial", "coronal", "sagittal", or "image" in a set.
-        t: frame of that plane.
-        kind: of gesture.
-        points_yx: clicks, as rows and columns; the corners of a box.
-        positive: of each click.
-        runs: of a mask: start and length in pixels, row by row, one after the other.
-        answer: what the network made of it, as runs: the structure on this frame from now on.
-    """
-
-    id: int
-    label: int
-    plane: str
-    t: int
+    id: int  # the version at which it was made
+    label: int  # of the structure
+    plane: str  # "axial", "coronal", "sagittal", or "image" in a set
+    t: int  # frame of that plane
     kind: Kind
-    points_yx: tuple[tuple[float, float], ...] = ()
-    positive: tuple[bool, ...] = ()
-    runs: tuple[int, ...] = ()
-    answer: tuple[int, ...] = ()
+    points_yx: tuple[tuple[float, float], ...] = ()  # clicks, as rows and columns; the corners of a box
+    positive: tuple[bool, ...] = ()  # of each click
+    runs: tuple[int, ...] = ()  # of a mask: start and length in pixels, row by row, one after the other
+    answer: tuple[int, ...] = ()  # what the network made of it, as runs: the structure on this frame from now on
 
     @property
     def place(self) -> tuple[int, str, int]:
@@ -69,32 +51,20 @@ class Gesture:
 
 @dataclass(frozen=True)
 class ResultRecord:
-    """A result that was tracked.
+    """A result that was tracked."""
 
-    Args:
-        number: of its file.
-        included: gestures that went into it, by their ids.
-        labels: structures that were tracked.
-    """
-
-    number: int
-    included: frozenset[int]
-    labels: frozenset[int]
+    number: int  # of its file
+    included: frozenset[int]  # gestures that went into it, by their ids
+    labels: frozenset[int]  # structures that were tracked
 
 
 @dataclass(frozen=True)
 class State:
-    """What a session holds at one moment.
+    """What a session holds at one moment."""
 
-    Args:
-        structures: in the order of their making.
-        gestures: all of them, in order.
-        tracked: the result that stands.
-    """
-
-    structures: tuple[Structure, ...] = ()
-    gestures: tuple[Gesture, ...] = ()
-    tracked: ResultRecord | None = None
+    structures: tuple[Structure, ...] = ()  # in the order of their making
+    gestures: tuple[Gesture, ...] = ()  # all of them, in order
+    tracked: ResultRecord | None = None  # the result that stands
 
     @property
     def fresh(self) -> tuple[Gesture, ...]:
@@ -121,36 +91,22 @@ class State:
 
 @dataclass(frozen=True)
 class Step:
-    """Something that was done.
+    """Something that was done."""
 
-    Args:
-        version: of the session afterwards.
-        kind: what was done.
-        structure: that was added, renamed or removed.
-        gesture: that was made.
-        tracked: the result of tracking.
-    """
-
-    version: int
-    kind: Literal["add", "change", "remove", "say", "track", "undo", "redo"]
-    structure: Structure | None = None
-    gesture: Gesture | None = None
-    tracked: ResultRecord | None = None
+    version: int  # of the session afterwards
+    kind: Literal["add", "change", "remove", "say", "track", "undo", "redo"]  # what was done
+    structure: Structure | None = None  # that was added, renamed or removed
+    gesture: Gesture | None = None  # that was made
+    tracked: ResultRecord | None = None  # the result of tracking
 
 
 @dataclass(frozen=True)
 class History:
-    """All states, and which of them stands.
+    """All states, and which of them stands."""
 
-    Args:
-        version: how many steps were taken.
-        states: oldest first.
-        place: of the state that stands.
-    """
-
-    version: int = 0
-    states: tuple[State, ...] = field(default=(State(),))
-    place: int = 0
+    version: int = 0  # how many steps were taken
+    states: tuple[State, ...] = field(default=(State(),))  # oldest first
+    place: int = 0  # of the state that stands
 
     @property
     def state(self) -> State:
@@ -199,6 +155,7 @@ def changed(state: State, step: Step) -> State:
     return _with_structure(state, step.kind, step.structure)
 
 
+# The journal is replayed through here, so what it refuses tells a damaged journal from a whole one.
 def _with_structure(state: State, kind: str, structure: Structure) -> State:
     others = tuple(each for each in state.structures if each.label != structure.label)
     if kind == "add":

@@ -21,19 +21,14 @@ UPLOAD_WITHIN_S = 3_600.0
 
 @dataclass(frozen=True)
 class LibraryEntry:
-    """Something that can be opened.
+    """Something that can be opened."""
 
-    Args:
-        path: of a file or a folder.
-        name: as it is shown.
-        kind: "volume", "set" or "folder" (one of DICOM files, or of images).
-    """
-
-    path: Path
-    name: str
-    kind: str
+    path: Path  # of a file or a folder
+    name: str  # as it is shown
+    kind: str  # "volume", "set" or "folder" (one of DICOM files, or of images)
 
 
+# A link that leads out of the library is left out without a word: that it is there is nobody's business.
 def library_entries(root: Path | None) -> list[LibraryEntry]:
     """What a file or folder offers, in an order that stays; links that lead out of it are left out."""
     if root is None or not root.exists():
@@ -70,19 +65,12 @@ def _has_pictures(root: Path) -> bool:
 
 @dataclass(eq=False)
 class Upload:
-    """What came of a session so far.
+    """What came of a session so far."""
 
-    Args:
-        began: on the clock that only runs forward.
-        bytes: that came.
-        files: that were begun.
-        opening: whether they are being read.
-    """
-
-    began: float = field(default_factory=time.monotonic)
-    bytes: int = 0
-    files: int = 0
-    opening: bool = False
+    began: float = field(default_factory=time.monotonic)  # on the clock that only runs forward
+    bytes: int = 0  # that came
+    files: int = 0  # that were begun
+    opening: bool = False  # whether they are being read
 
 
 class Uploads:

@@ -46,49 +46,30 @@ BROKE = "the file broke its decoder, or needs more memory than is allowed; it wa
 
 @dataclass(frozen=True)
 class WorkerLimits:
-    """What a process may use.
+    """What a process may use."""
 
-    Args:
-        memory_mb: of address space.
-        seconds: of time.
-        disk_mb: largest file that it may write.
-    """
-
-    memory_mb: int = 8_192
-    seconds: float = 120.0
-    disk_mb: int = 4_096
+    memory_mb: int = 8_192  # of address space
+    seconds: float = 120.0  # of time
+    disk_mb: int = 4_096  # largest file that it may write
 
 
 @dataclass(frozen=True)
 class ReadingOptions:
-    """How a source is read where that is not clear.
+    """How a source is read where that is not clear."""
 
-    Args:
-        frame: time point of a 4D image, from 0.
-        series: DICOM series of a folder, from 1.
-        allow_gap: interpolate missing slices.
-    """
-
-    frame: int | None = None
-    series: int | None = None
-    allow_gap: bool = False
+    frame: int | None = None  # time point of a 4D image, from 0
+    series: int | None = None  # DICOM series of a folder, from 1
+    allow_gap: bool = False  # interpolate missing slices
 
 
 @dataclass(frozen=True)
 class ImageSource:
-    """Where the images of a session come from.
+    """Where the images of a session come from."""
 
-    Args:
-        path: file or folder.
-        reading: how they are read.
-        within: folder that no link among them may lead out of.
-        study: of a PACS, to which the result may go back.
-    """
-
-    path: Path
-    reading: ReadingOptions
-    within: Path | None = None
-    study: str = ""
+    path: Path  # file or folder
+    reading: ReadingOptions  # how they are read
+    within: Path | None = None  # folder that no link among them may lead out of
+    study: str = ""  # of a PACS, to which the result may go back
 
     def order(self) -> dict[str, Any]:
         """As a process takes it."""
