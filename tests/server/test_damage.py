@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.server.test_store import filled
 
 from medical_sam2.server import worker_process
 from medical_sam2.server.inference_queue import InferenceQueue
@@ -19,6 +18,7 @@ from medical_sam2.server.security import ServerSettings
 from medical_sam2.server.session_store import SessionStore
 from medical_sam2.server.worker_process import WorkerProcesses
 from tests.server.conftest import Served
+from tests.server.test_session_store import filled
 
 pytestmark = pytest.mark.usefixtures("inline")
 

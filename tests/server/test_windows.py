@@ -64,9 +64,8 @@ def test_an_image_is_told_as_the_network_sees_it() -> None:
         window = subject.display_window(found.index, [said(2, 7, 8, "image")])
         assert window == found.window
         shown = encode_frame(subject.pixels("image", found.index), window, 0)
-        assert (shown.low, shown.high) == (window.low, window.high)
-        kind = "<u2" if shown.channels == 1 else np.uint8
-        most = 65_535 if shown.channels == 1 else 255
+        assert (shown.headers["x-low"], shown.headers["x-high"]) == (repr(window.low), repr(window.high))
+        kind, most = ("<u2", 65_535) if shown.headers["x-channels"] == "1" else (np.uint8, 255)
         codes = np.frombuffer(shown.data, kind).reshape(subject.pictures[found.index].array.shape) / most
         np.testing.assert_allclose(codes, window.apply(subject.pictures[found.index].array), atol=0.003)
     assert SessionImageSet([Picture(grey)], "10,20").display_window(0, []) == Window(10, 20)
