@@ -119,7 +119,7 @@ def _unpacked(data: memoryview, most: int) -> NDArray[Any]:
 
 def _blosc2() -> Any:
     try:
-        import blosc2
+        import blosc2  # of the extra `serve`
     except ImportError:
         raise ConfigError("this protocol needs blosc2", "install medical-sam2[serve]") from None
     return blosc2

@@ -121,7 +121,7 @@ def send(address: str, study: str, data: bytes) -> None:
     Raises:
         PacsFailure: the PACS does not take it.
     """
-    from pydicom import dcmread
+    from pydicom import dcmread  # slow to load, as all that talks with a PACS
 
     with _connection(address) as archive:
         answer = archive.store_instances([dcmread(BytesIO(data))], study_instance_uid=study)
@@ -131,7 +131,7 @@ def send(address: str, study: str, data: bytes) -> None:
 
 def client(address: str, session: "requests.Session | None" = None) -> "DICOMwebClient":
     """Asks the PACS."""
-    from dicomweb_client import DICOMwebClient
+    from dicomweb_client import DICOMwebClient  # slow to load
 
     found = DICOMwebClient(address, session=session or _session(FEW_BYTES), timeout=TIMEOUT_S)
     found.set_http_retry_params(retry=False)  # somebody waits at the page
@@ -140,7 +140,7 @@ def client(address: str, session: "requests.Session | None" = None) -> "DICOMweb
 
 def _session(most_bytes: int) -> "requests.Session":
     """Asks the PACS itself, through no proxy of the environment, and nobody else that it may name."""
-    import requests
+    import requests  # slow to load
 
     class Session(requests.Session):
         def __init__(self) -> None:
@@ -200,8 +200,8 @@ def _is_whole(kind: str, head: bytes, tail: bytes) -> bool:
 @contextmanager
 def _connection(address: str, most_bytes: int = FEW_BYTES) -> Iterator["DICOMwebClient"]:
     """A client; what goes wrong on the way is not quoted: it may name a patient."""
-    import requests
-    from pydicom.errors import InvalidDicomError
+    import requests  # slow to load
+    from pydicom.errors import InvalidDicomError  # slow to load
 
     try:
         with _session(most_bytes) as session:

@@ -206,7 +206,7 @@ def do(order: Mapping[str, Any]) -> Any:
 
 def _limit(limits: WorkerLimits) -> None:
     with suppress(ImportError, ValueError, OSError):
-        import resource
+        import resource  # not on every system
 
         most = {
             resource.RLIMIT_AS: limits.memory_mb << 20,
