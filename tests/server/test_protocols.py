@@ -16,6 +16,7 @@ from nnInteractive.inference.remote import SessionExpiredError, nnInteractiveRem
 from nnInteractive.inference.remote.serialization import pack_array, unpack_array
 
 from medical_sam2.prompts import Box, Point
+from medical_sam2.server import nninteractive
 from medical_sam2.server.inference_queue import InferenceQueue
 from medical_sam2.server.refusals import Refusal
 from medical_sam2.server.security import ServerSettings
@@ -173,8 +174,8 @@ def test_nninteractive_by_its_own_client(tmp_path: Path, queue: InferenceQueue) 
 @pytest.mark.parametrize("dtype", ["uint8", "int16", "float32", "bool"])
 def test_frames_are_those_of_the_client(dtype: str) -> None:
     array = np.random.default_rng(0).integers(0, 2, (3, 4, 5)).astype(dtype)
-    assert (unpack_array(pack_array(array), 60) == array).all()
-    assert (unpack_array(pack_array(array)) == array).all()
+    assert (nninteractive.unpack_array(pack_array(array), 60) == array).all()
+    assert (unpack_array(nninteractive.pack_array(array)) == array).all()
 
 
 def test_broken_frames_are_refused() -> None:
@@ -190,4 +191,4 @@ def test_broken_frames_are_refused() -> None:
         good[:60] + bytes(40),
     ):
         with pytest.raises(Refusal):
-            unpack_array(data, 100)
+            nninteractive.unpack_array(data, 100)
