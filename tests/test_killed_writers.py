@@ -235,6 +235,7 @@ ASIDE = {  # writers of their own: what they write is new, in a folder that is t
     "train/records.py",
     "server/api.py",
     "server/worker_process.py",
+    "server/session_store.py",
     "server/state.py",
     "server/monai_label.py",
     "cli/__init__.py",
