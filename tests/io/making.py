@@ -175,3 +175,20 @@ def same(volume: Volume, affine: NDArray[np.float64] = AXIAL, array: NDArray[np.
     expected, voxels = ascending(affine, phantom() if array is None else array)
     np.testing.assert_array_equal(volume.array, voxels)
     np.testing.assert_allclose(volume.affine, expected, atol=1e-4)
+
+
+EXPORTER = """
+import json
+
+from medical_sam2.io.atomic import write_bytes
+from medical_sam2.io.registry import Format
+
+
+def save(array, path, like, names):
+    counts = {name: int((array == label).sum()) for label, name in names.items()}
+    write_bytes(path, json.dumps({"shape": like.shape, "voxels": int((array > 0).sum()), "counts": counts}).encode())
+
+
+COUNTS = Format("counts", (".counts",), written=(".counts",), writer=save, carries=frozenset({"names"}), media_type="text/x")
+"""
+"""A format of somebody else's, in a file of its own: the number of voxels."""

@@ -8,6 +8,7 @@ from medical_sam2.server.inference_queue import InferenceQueue
 from medical_sam2.server.refusals import NotFound
 from medical_sam2.server.security import ServerSettings
 from medical_sam2.server.session_store import SessionStore
+from tests.io.making import EXPORTER
 from tests.server.conftest import Served
 
 
@@ -17,6 +18,24 @@ def filled(store: SessionStore, ct: Path) -> str:
     store.uploads.new_file(id, ".nii.gz").write_bytes(ct.read_bytes())
     store.open(id)
     return id
+
+
+@pytest.mark.usefixtures("inline")
+def test_results_in_a_format_of_ones_own(serve: Callable[..., Served], tmp_path: Path, ct: Path) -> None:
+    """Known to who started the server; a client names suffixes alone."""
+    (tmp_path / "exporter.py").write_text(EXPORTER)
+    served = serve(formats=(f"{tmp_path / 'exporter.py'}:COUNTS",))
+    id = served.upload(ct)
+    served.post(f"sessions/{id}/structures", version=0)
+    gesture = {"plane": "axial", "t": 8, "kind": "points", "points": [[6, 5]], "positive": [True]}
+    served.post(f"sessions/{id}/say", version=1, label=1, **gesture)
+    served.post(f"sessions/{id}/track", version=2)
+    assert "event: done" in served.http.get(f"/api/sessions/{id}/events").text
+    answer = served.http.get(f"/api/sessions/{id}/download/counts")
+    assert (answer.status_code, answer.headers["content-type"]) == (200, "text/x; charset=utf-8")
+    assert answer.json()["voxels"] > 0
+    refusal = served.http.get(f"/api/sessions/{id}/download/absent").json()["error"]
+    assert "choose nii.gz, nii, nrrd, mha, dcm, counts or csv" in refusal
 
 
 def test_sessions_outlive_the_server_and_uploads_that_broke_off_do_not(tmp_path: Path, queue: InferenceQueue, ct: Path) -> None:

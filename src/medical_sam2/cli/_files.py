@@ -13,17 +13,14 @@ from numpy.typing import NDArray
 from medical_sam2 import io, preview, statistics
 from medical_sam2.cli._options import Outputs, Reading
 from medical_sam2.errors import InputError, MedicalSam2Error
-from medical_sam2.io import atomic
+from medical_sam2.io import atomic, registry
 from medical_sam2.io.files import as_stored
 from medical_sam2.plugins import suggestion
 from medical_sam2.prompts import Prompt
 from medical_sam2.volume import Segmentation, Volume
 
-MAPS = (".nii.gz", ".nii", ".nrrd", ".mha")
+MAPS = ("probability", "uncertainty")
 SUFFIXES: Mapping[str, Sequence[str]] = {
-    "output": io.WRITABLE,
-    "probability": MAPS,
-    "uncertainty": MAPS,
     "confidence": (".csv",),
     "preview": (".png", ".jpg", ".jpeg", ".gif"),
     "statistics": (".csv", ".json"),
@@ -33,7 +30,7 @@ SUFFIXES: Mapping[str, Sequence[str]] = {
 
 def asked(outputs: Outputs) -> dict[str, Path]:
     """Option → file, of those that were asked for."""
-    return {option: path for option in SUFFIXES if (path := getattr(outputs, option)) is not None}
+    return {option: path for option in ("output", *MAPS, *SUFFIXES) if (path := getattr(outputs, option)) is not None}
 
 
 def check_inputs(inputs: Sequence[Path]) -> None:
@@ -80,7 +77,7 @@ def check(outputs: Outputs, inputs: Sequence[Path]) -> None:
     """
     taken: dict[Path, str] = {}
     for option, path in asked(outputs).items():
-        check_suffix(path, SUFFIXES[option])
+        check_suffix(path, SUFFIXES.get(option) or registry.written("probability" if option in MAPS else None, outputs.format))
         if any(same(path, other) for other in inputs):
             raise InputError(f"--{option} would replace an input", "choose another file", subject=path)
         twin = next((other for file, other in taken.items() if same(file, path)), None)
@@ -93,16 +90,13 @@ def check(outputs: Outputs, inputs: Sequence[Path]) -> None:
 def check_each(outputs: Outputs, labels: Sequence[int]) -> None:
     """The same for files whose names depend on the objects."""
     if outputs.probability is not None:
-        for path in of_each(outputs.probability, labels).values():
+        for path in of_each(outputs.probability, labels, outputs.format).values():
             check_place(path, outputs.overwrite)
 
 
-def check_format(path: Path, volume: Volume) -> None:
-    """Refuse a DICOM-SEG of images that it cannot refer to."""
-    if path.suffix.lower() == ".dcm":
-        from medical_sam2.io import dicom_seg
-
-        dicom_seg.check(volume, path)
+def check_format(outputs: Outputs, volume: Volume) -> None:
+    """Refuse a format that cannot be written beside these images, such as a DICOM-SEG of images that it cannot refer to."""
+    registry.writer_of(outputs.output, outputs.format).check_source(volume, outputs.output)
 
 
 def same(one: Path, other: Path) -> bool:
@@ -112,11 +106,11 @@ def same(one: Path, other: Path) -> bool:
     return one.resolve() == other.resolve()
 
 
-def of_each(path: Path, labels: Sequence[int]) -> dict[int, Path]:
+def of_each(path: Path, labels: Sequence[int], formats: Sequence[str] = ()) -> dict[int, Path]:
     """Label → file: the one that was named, or NAME-LABEL where there are several objects."""
     if len(labels) == 1:
         return {labels[0]: path}
-    suffix = _suffix(path, MAPS)
+    suffix = _suffix(path, registry.written("probability", formats))
     return {label: path.with_name(f"{path.name[: -len(suffix)]}-{label}{path.name[-len(suffix) :]}") for label in labels}
 
 
@@ -155,7 +149,7 @@ def write(
 
     Whatever stops it, an interrupt too: files that were not there before are gone again.
     """
-    makers = _makers(volume, found, prompts, report)
+    makers = _makers(volume, found, prompts, report, outputs.format)
     pieces = [(file, data) for option, path in asked(outputs).items() for file, data in makers[option](path)]
     fresh = [file for file, _ in pieces if not file.exists()]
     try:
@@ -176,6 +170,7 @@ def _makers(
     found: Segmentation,
     prompts: Sequence[Prompt],
     report: Callable[[], dict[str, Any]],
+    formats: Sequence[str],
 ) -> Mapping[str, Maker]:
     """Option → what writes its files."""
 
@@ -184,7 +179,7 @@ def _makers(
         return statistics.to_json(rows) + "\n" if path.suffix.lower() == ".json" else statistics.to_csv(rows)
 
     def image(what: Segmentation | NDArray[Any] | None) -> Saver:
-        return lambda path: None if what is None else io.save(what, path, volume)
+        return lambda path: None if what is None else io.save(what, path, volume, formats=formats)
 
     def text(make: Callable[[Path], str]) -> Maker:
         return lambda path: [(path, lambda file: atomic.write_bytes(file, make(file).encode()))]
@@ -192,7 +187,7 @@ def _makers(
     return {
         "output": lambda path: [(path, image(found))],
         "probability": lambda path: [
-            (file, image(found.probability[label])) for label, file in of_each(path, sorted(found.probability)).items()
+            (file, image(found.probability[label])) for label, file in of_each(path, sorted(found.probability), formats).items()
         ],
         "uncertainty": lambda path: [(path, image(found.uncertainty))],
         "confidence": text(lambda _: statistics.slices_to_csv(found, volume.orientation)),

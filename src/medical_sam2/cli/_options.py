@@ -8,6 +8,7 @@ from cyclopts import Group, Parameter
 
 from medical_sam2.cli._numbers import VOXELS
 from medical_sam2.io import Form
+from medical_sam2.io.registry import writable
 
 FLAG = Parameter(negative="", show_default=False)
 OWN_WORDS = Parameter(negative="", allow_leading_hyphen=True)
@@ -130,7 +131,8 @@ class Outputs:
     """What is written.
 
     Args:
-        output: labels: .nii.gz, .nii, .nrrd, .mha, or .dcm for a DICOM-SEG.
+        output: labels, in the format that its suffix names.
+        format: further format for that, a plug-in (module:attribute, file.py:attribute); again for more.
         probability: probability of the object; with several objects one file each (NAME-1 …).
         uncertainty: how much the views disagree.
         confidence: how sure the network was, slice by slice (.csv).
@@ -140,7 +142,8 @@ class Outputs:
         overwrite: replace files that exist.
     """
 
-    output: Annotated[Path, Parameter(alias="-o")]
+    output: Annotated[Path, Parameter(alias="-o", help=f"labels: {writable()}.")]
+    format: Annotated[tuple[str, ...], Parameter(negative="", show_default=False)] = ()
     probability: Path | None = None
     uncertainty: Path | None = None
     confidence: Path | None = None

@@ -90,7 +90,7 @@ def _check(file: Path, outputs: Outputs, said: Said, how: How) -> None:
 
 def _read(file: Path, reading: Reading, said: Said, outputs: Outputs) -> tuple[Volume, Volume | None]:
     image = _files.read(file, reading)
-    _files.check_format(outputs.output, image)
+    _files.check_format(outputs, image)
     if said.correct is None:
         return image, None
     with _files.blaming(said.correct):

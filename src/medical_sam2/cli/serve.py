@@ -4,7 +4,7 @@ import os
 import secrets
 import socket
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -14,6 +14,7 @@ from cyclopts import Group, Parameter
 from medical_sam2.cli._options import FLAG
 from medical_sam2.errors import ConfigError, InputError
 from medical_sam2.intensity_window import named_window
+from medical_sam2.io import registry
 
 if TYPE_CHECKING:
     from medical_sam2.segmenter import Segmenter
@@ -98,6 +99,7 @@ def serve(
     machine: Machine = THIS_MACHINE,
     keeping: Keeping = AS_USUAL,
     window: Annotated[str, Parameter(allow_leading_hyphen=True)] = "auto",
+    format: Annotated[tuple[str, ...], Parameter(negative="", show_default=False)] = (),
     pacs: str = "",
     no_browser: Annotated[bool, FLAG] = False,
 ) -> None:
@@ -106,6 +108,7 @@ def serve(
     Args:
         what: image file, or folder of images, to be opened from the page; others can be dropped on it.
         window: of intensities, for all that is opened: auto, percentile, soft, lung, bone, brain, or LOW,HIGH.
+        format: further format for results, a plug-in (module:attribute, file.py:attribute); again for more.
         pacs: address of a DICOMweb server from which series may be opened.
         no_browser: do not open a browser.
     """
@@ -116,16 +119,17 @@ def serve(
 
     if what is not None and not what.exists():
         raise InputError("there is no such file or folder", "check the path", subject=what)
-    settings = _settings(what, reach, keeping, window, pacs)
+    named_window(window)
+    registry.written(plugins=format)  # before anything is opened: a plug-in that cannot be loaded is refused
+    settings = replace(_settings(what, reach, keeping), window=window, formats=format, pacs=pacs)
     queue = InferenceQueue(lambda: _segmenter(machine))
     files = {name: str(path) if path else None for name, path in (("certificate", reach.certificate), ("key", reach.key))}
     run(settings, queue, **files, browser=not no_browser and sys.stderr.isatty())
 
 
-def _settings(what: Path | None, reach: Reach, keeping: Keeping, window: str, pacs: str) -> "ServerSettings":
+def _settings(what: Path | None, reach: Reach, keeping: Keeping) -> "ServerSettings":
     from medical_sam2.server.security import LOOPBACK, ServerSettings
 
-    named_window(window)
     secret = _password(reach.password_file)
     if reach.host not in LOOPBACK and not secret:
         problem = f"--host {reach.host} can be reached from other machines, and there is no password"
@@ -139,8 +143,6 @@ def _settings(what: Path | None, reach: Reach, keeping: Keeping, window: str, pa
         origins=reach.allow_origin,
         token=secrets.token_urlsafe(32),
         password=secret,
-        window=window,
-        pacs=pacs,
         most_sessions=keeping.most_sessions,
         most_upload_mb=keeping.most_upload_mb,
         keep_days=keeping.keep_days,

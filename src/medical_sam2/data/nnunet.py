@@ -14,7 +14,7 @@ from medical_sam2 import io
 from medical_sam2.data.cases import Kind
 from medical_sam2.data.dataset import COLOURS, Case, DataSet, Split
 from medical_sam2.errors import FormatError, InputError
-from medical_sam2.io.pictures import SUFFIXES as PICTURE_SUFFIXES
+from medical_sam2.io.registry import suffixes
 
 DESCRIPTION = "dataset.json"
 BACKGROUND, IGNORE = "background", "ignore"
@@ -103,7 +103,7 @@ def _ending(told: Mapping[str, Any], path: Path) -> str:
 def _kind(told: Mapping[str, Any], ending: str, path: Path) -> Kind:
     if "Tiff3D" in str(told.get("overwrite_image_reader_writer", "")):
         raise FormatError("its volumes are TIFF files, which do not tell their geometry", "convert them to NIfTI", subject=path)
-    kind = told.get("kind", "set" if ending.lower() in PICTURE_SUFFIXES else "volume")
+    kind = told.get("kind", "set" if ending.lower() in suffixes("picture") else "volume")
     if kind not in ("volume", "set"):
         raise FormatError(f"its kind {kind!r} is unknown", 'write "volume" or "set", or leave it out', subject=path)
     return kind

@@ -18,11 +18,10 @@ from medical_sam2.data.cases import Kind
 from medical_sam2.data.dataset import Case, DataSet
 from medical_sam2.errors import FormatError, InputError
 from medical_sam2.io import load_pictures
-from medical_sam2.io.recognise import recognise
+from medical_sam2.io.registry import DICOM, Format, data_suffixes, recognise
 
 IMAGES, LABELS = "images", "labels"
 NAME = re.compile(r"(?P<name>.+?)(\.nii|\.hdr)?(\.gz)?(\.[A-Za-z0-9]{1,6})?$")
-COMPANIONS = {".img", ".raw", ".zraw"}  # read through the header beside them
 
 
 def read_folder(folder: Path, structures: Mapping[str, tuple[int, ...]], modality: str | None = None) -> DataSet:
@@ -86,17 +85,18 @@ def _images(folder: Path) -> list[Path]:
     if not folder.is_dir():
         return [folder] if recognise(folder) else []
     files = [path for path in sorted(folder.iterdir()) if not path.name.startswith(".")]
-    kinds = {path: _recognised(path) for path in files if path.is_file() and path.suffix.lower() not in COMPANIONS}
-    if any(kind == "dicom" for kind in kinds.values()) and folder.name not in (IMAGES, LABELS):
+    apart = data_suffixes()  # read through the header beside them
+    kinds = {path: _recognised(path) for path in files if path.is_file() and path.suffix.lower() not in apart}
+    if any(kind is DICOM for kind in kinds.values()) and folder.name not in (IMAGES, LABELS):
         return [folder]
-    series = [path for path in files if path.is_dir() and any(_recognised(inner) == "dicom" for inner in _first(path))]
+    series = [path for path in files if path.is_dir() and any(_recognised(inner) is DICOM for inner in _first(path))]
     return sorted([path for path, kind in kinds.items() if kind] + series)
 
 
 def _modality(image: Path) -> str | None:
     """What a DICOM file says of how it was taken."""
-    file = next((path for path in _first(image) if _recognised(path) == "dicom"), None) if image.is_dir() else image
-    if file is None or _recognised(file) != "dicom":
+    file = next((path for path in _first(image) if _recognised(path) is DICOM), None) if image.is_dir() else image
+    if file is None or _recognised(file) is not DICOM:
         return None
     from pydicom import dcmread
     from pydicom.errors import InvalidDicomError
@@ -111,7 +111,7 @@ def _first(folder: Path) -> list[Path]:
     return [path for path in sorted(folder.iterdir()) if path.is_file()][:3]
 
 
-def _recognised(path: Path) -> str | None:
+def _recognised(path: Path) -> Format | str | None:
     """What a file is; a broken one counts, so that it is named when it is read."""
     try:
         return recognise(path)
@@ -120,4 +120,5 @@ def _recognised(path: Path) -> str | None:
 
 
 def _kind(image: Path) -> Kind:
-    return "set" if not image.is_dir() and _recognised(image) == "picture" else "volume"
+    found = None if image.is_dir() else _recognised(image)
+    return "set" if isinstance(found, Format) and found.kind == "picture" else "volume"

@@ -7,7 +7,7 @@ save(labels, "brain_seg.nii.gz", like=volume)         # the same grid, bit for b
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType, ModuleType
@@ -17,15 +17,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medical_sam2.errors import FormatError, GeometryError, InputError, MedicalSam2Error
-from medical_sam2.io import archive, labels, slicer, values
+from medical_sam2.io import archive, labels, registry, slicer, values
 from medical_sam2.io.files import as_stored, guarded
 from medical_sam2.io.jsonfile import load_json, parse_json
 from medical_sam2.io.options import Form, Options
 from medical_sam2.io.outlines import AS_DRAWN, MaskRule, Outline, chosen, outlines
-from medical_sam2.io.pictures import SUFFIXES as PICTURE_SUFFIXES
 from medical_sam2.io.pictures import Picture
 from medical_sam2.io.plausibility import oddities
-from medical_sam2.io.recognise import recognise
+from medical_sam2.io.registry import DICOM, NRRD, ZIP, recognise
 from medical_sam2.volume import Segmentation, Volume
 
 __all__ = [
@@ -43,8 +42,6 @@ __all__ = [
     "save",
 ]
 
-READABLE = "NIfTI (.nii, .nii.gz, .hdr/.img), NRRD, MHA/MHD, DICOM, PNG, JPEG, TIFF, BMP or a zip with one of them"
-WRITABLE = (".nii.gz", ".nii", ".nrrd", ".mha", ".dcm")
 NO_VOLUME = "this is a picture, not a volume", "outline it with `medsam2 segment-images`"
 NO_NAMES: Mapping[int, str] = MappingProxyType({})
 
@@ -79,7 +76,7 @@ def load(
         ResourceError: too large for this machine or for `max_bytes`.
     """
     path = as_stored(Path(path))
-    if not path.is_dir() and recognise(path) == "picture":
+    if _is_picture(path):
         raise FormatError(*NO_VOLUME, subject=path)
     found = read(path, geometry_from=geometry_from, frame=frame, series=series, allow_gap=allow_gap, max_bytes=max_bytes)
     return found if isinstance(found, Volume) else _stacked(found, path)
@@ -101,8 +98,7 @@ def read(
     """
     if geometry_from not in (None, "sform", "qform"):
         raise InputError(f"geometry_from {geometry_from!r} is unknown", "use sform or qform")
-    options = Options(geometry_from, frame, series, allow_gap, max_bytes)
-    found = _read(Path(path), options, all_frames)
+    found = _read(Path(path), Options(geometry_from, frame, series, allow_gap, max_bytes, all_frames))
     return replace(found, warnings=(*found.warnings, *oddities(found))) if isinstance(found, Volume) else found
 
 
@@ -113,10 +109,10 @@ def load_pictures(path: str | os.PathLike[str], *, max_bytes: int | None = None)
         FormatError: a file that is no picture, or a folder without one.
     """
     path = Path(path)
-    options = Options(max_bytes=max_bytes)
-    if path.is_dir() and (files := sorted(file for file in path.iterdir() if file.suffix.lower() in PICTURE_SUFFIXES)):
+    endings = registry.suffixes("picture")
+    if path.is_dir() and (files := sorted(file for file in path.iterdir() if file.suffix.lower() in endings)):
         return tuple(picture for file in files for picture in load_pictures(file, max_bytes=max_bytes))
-    found = _read(path, options, all_frames=True)
+    found = _read(path, Options(max_bytes=max_bytes, all_frames=True))
     if isinstance(found, Volume):
         raise FormatError("this is a volume, not a picture", "give PNG, JPEG or TIFF images", subject=path)
     return found
@@ -170,15 +166,15 @@ def load_outlines(
 
 def read_numbers(path: Path, frame: int | None = None) -> Volume | tuple[Picture, ...]:
     """Read the stored numbers of a mask: as `read`, but nothing is cleaned, and a palette counts by its numbers."""
-    return _read(path, Options(frame=frame, clean=False), all_frames=False)
+    return _read(path, Options(frame=frame, clean=False))
 
 
 def _segmentation(path: Path) -> ModuleType | None:
     """The reader of files that say themselves that they hold segments."""
     kind = None if path.is_dir() else recognise(path)
-    if kind == "nrrd" and slicer.segments(path):
+    if kind is NRRD and slicer.segments(path):
         return slicer
-    if kind == "dicom":
+    if kind is DICOM:
         from medical_sam2.io import dicom_seg_read
 
         return dicom_seg_read if dicom_seg_read.is_segmentation(path) else None
@@ -186,7 +182,7 @@ def _segmentation(path: Path) -> ModuleType | None:
 
 
 def _label_volume(path: Path, frame: int | None) -> Volume:
-    if not path.is_dir() and recognise(path) == "picture":
+    if _is_picture(path):
         raise FormatError("this is a picture, not a label map of a volume", "give a volume", subject=path)
     found = read_numbers(path, frame)
     if not isinstance(found, Volume):
@@ -194,13 +190,14 @@ def _label_volume(path: Path, frame: int | None) -> Volume:
     return found
 
 
-def save(what: Segmentation | NDArray[Any], path: str | os.PathLike[str], like: Volume) -> None:
+def save(what: Segmentation | NDArray[Any], path: str | os.PathLike[str], like: Volume, *, formats: Sequence[str] = ()) -> None:
     """Write labels, or a map of numbers, in the grid of the volume that they belong to; whole or not at all.
 
     Args:
         what: a segmentation (its labels are written, in the smallest unsigned type) or an array of the volume's shape.
         path: .nii, .nii.gz, .nrrd, .mha, or .dcm for a DICOM-SEG.
         like: the volume, as it was loaded: its affine is written bit for bit.
+        formats: plug-ins that know further suffixes; see `medical_sam2.io.registry`.
 
     Raises:
         InputError: unknown suffix or unwritable folder.
@@ -208,63 +205,33 @@ def save(what: Segmentation | NDArray[Any], path: str | os.PathLike[str], like: 
         ResourceError: the disk is full.
     """
     path = Path(path)
-    suffix = next((suffix for suffix in WRITABLE if path.name.lower().endswith(suffix)), None)
-    if suffix is None:
-        raise InputError(
-            f"images are not written as {path.suffix or 'files without suffix'!r}", f"use {', '.join(WRITABLE)}", subject=path
-        )
+    format = registry.writer_of(path, formats)
     array = values.compact(what.labels if isinstance(what, Segmentation) else np.asarray(what))
     if array.shape != like.shape:
         raise GeometryError(f"the result has shape {array.shape}, the volume {like.shape}", "save it beside its own volume")
-    _write(array, path, like, what.names if isinstance(what, Segmentation) else NO_NAMES, suffix)
+    format.write(array, path, like, what.names if isinstance(what, Segmentation) else NO_NAMES)
 
 
-def _write(array: NDArray[Any], path: Path, like: Volume, names: Mapping[int, str], suffix: str) -> None:
-    from medical_sam2.io import metaimage, nifti, nrrd
-
-    if suffix == ".dcm":
-        from medical_sam2.io import dicom_seg
-
-        dicom_seg.save(labels.integers(array, path), path, like, names)
-    else:
-        writers = {".nrrd": nrrd.save, ".mha": metaimage.save}
-        writers.get(suffix, nifti.save)(array, path, like)
+def _is_picture(path: Path) -> bool:
+    format = None if path.is_dir() else recognise(path)
+    return format is not None and format.kind == "picture"
 
 
-def _read(path: Path, options: Options, all_frames: bool) -> Volume | tuple[Picture, ...]:
-    """Dispatch; readers are imported as they are needed, since pydicom and nibabel take a while."""
+def _read(path: Path, options: Options) -> Volume | tuple[Picture, ...]:
     with guarded(path):
-        return _dispatch(path, options, all_frames)
+        path = as_stored(path)
+        format = DICOM if os.path.isdir(path) else recognise(path)
+        if format is ZIP:
+            return archive.unpack_and(path, options, lambda folder: _read_only_image(folder, path, options))
+        if format is None:
+            raise FormatError("its format is unknown", f"give {registry.readable()}", subject=path)
+        return format.read(path, options)
 
 
-def _dispatch(path: Path, options: Options, all_frames: bool) -> Volume | tuple[Picture, ...]:
-    path = as_stored(path)
-    kind = "dicom" if os.path.isdir(path) else recognise(path)
-    if kind == "zip":
-        return archive.unpack_and(path, options, lambda folder: _read_only_image(folder, path, options, all_frames))
-    if kind == "picture":
-        from medical_sam2.io import pictures
-
-        return pictures.read(path, options, all_frames=all_frames)
-    if kind == "dicom":
-        from medical_sam2.io import dicom
-
-        return dicom.read(path, options)
-    if kind is None:
-        raise FormatError("its format is unknown", f"give {READABLE}", subject=path)
-    return _reader(kind)(path, options)
-
-
-def _reader(kind: str):
-    from medical_sam2.io import metaimage, nifti, nrrd
-
-    return {"nifti": nifti.read, "nrrd": nrrd.read, "metaimage": metaimage.read}[kind]
-
-
-def _read_only_image(folder: Path, path: Path, options: Options, all_frames: bool) -> Volume | tuple[Picture, ...]:
+def _read_only_image(folder: Path, path: Path, options: Options) -> Volume | tuple[Picture, ...]:
     with archive.blaming(path, folder):
-        image = archive.only_image(folder, path, recognise)
-        return archive.named_after(_read(image, options, all_frames), path)
+        image = archive.only_image(folder, path)
+        return archive.named_after(_read(image, options), path)
 
 
 def _stacked(pictures: tuple[Picture, ...], path: Path) -> Volume:

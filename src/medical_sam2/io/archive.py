@@ -16,10 +16,10 @@ from typing import TypeVar
 from medical_sam2.errors import AmbiguousError, FormatError, MedicalSam2Error, ResourceError
 from medical_sam2.io.files import CHUNK, DEFLATE_RATIO, check_expansion, explain, megabytes, open_regular
 from medical_sam2.io.options import Options
+from medical_sam2.io.registry import DICOM, Format, recognise
 
 T = TypeVar("T")
 
-MAGIC = b"PK\x03\x04"
 MOST_ENTRIES = 20_000
 ARCHIVES = (".zip", ".tar", ".tgz", ".gz.gz", ".7z", ".rar", ".bz2", ".xz")
 IGNORED = ("__MACOSX/", ".DS_Store", "Thumbs.db")
@@ -108,7 +108,7 @@ def _extract(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, folder: Path) -> 
         shutil.copyfileobj(source, sink, CHUNK)
 
 
-def only_image(folder: Path, path: Path, recognise: Callable[[Path], str | None]) -> Path:
+def only_image(folder: Path, path: Path) -> Path:
     """The single image of an unpacked archive; the folder itself if it holds DICOM files.
 
     Raises:
@@ -119,7 +119,7 @@ def only_image(folder: Path, path: Path, recognise: Callable[[Path], str | None]
     found = sorted(file for file, kind in kinds.items() if kind and not _second_half(file, kinds))
     if not found:
         raise FormatError("the zip file holds no image", "pack one volume", subject=path)
-    if {kinds[file] for file in found} == {"dicom"}:
+    if {kinds[file] for file in found} == {DICOM}:
         return folder
     if len(found) > 1:
         listed = tuple(str(file.relative_to(folder)) for file in found[:8])
@@ -127,7 +127,7 @@ def only_image(folder: Path, path: Path, recognise: Callable[[Path], str | None]
     return found[0]
 
 
-def _second_half(file: Path, kinds: dict[Path, str | None]) -> bool:
+def _second_half(file: Path, kinds: dict[Path, Format | None]) -> bool:
     """Whether it is the .img of a .hdr."""
     return file.suffix.lower() == ".img" and any(other.suffix.lower() == ".hdr" and other.stem == file.stem for other in kinds)
 

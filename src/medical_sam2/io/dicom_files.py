@@ -12,7 +12,7 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 from medical_sam2.errors import FormatError, InputError, ResourceError
 from medical_sam2.io.files import explain, free_memory, guarded, open_regular
-from medical_sam2.io.recognise import HEAD, is_dicom
+from medical_sam2.io.registry import HEAD, is_dicom
 
 TAGS = [
     "SOPClassUID",

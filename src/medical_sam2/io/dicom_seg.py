@@ -16,7 +16,7 @@ from pydicom.uid import ExplicitVRLittleEndian
 from pydicom.valuerep import DSfloat
 
 from medical_sam2.errors import ConfigError, FormatError, GeometryError
-from medical_sam2.io import atomic
+from medical_sam2.io import atomic, labels
 from medical_sam2.io.dicom import DicomOrigin
 from medical_sam2.io.files import guarded, open_regular
 from medical_sam2.io.options import Loaded
@@ -27,7 +27,7 @@ NEEDED = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUI
 EMPTIED = ("PatientName", "PatientID", "PatientBirthDate", "PatientSex", "AccessionNumber", "StudyDate", "StudyTime", "StudyID")
 
 
-def save(labels: NDArray[Any], path: Path, like: Volume, names: Mapping[int, str]) -> None:
+def save(array: NDArray[Any], path: Path, like: Volume, names: Mapping[int, str]) -> None:
     """Write labels as a binary DICOM-SEG: one segment for each label, one frame for each slice that it touches.
 
     Patient, study and frame of reference come from the source series; every frame carries its own slice's position, so tilted
@@ -38,10 +38,11 @@ def save(labels: NDArray[Any], path: Path, like: Volume, names: Mapping[int, str
         FormatError: nothing is segmented.
     """
     origin = _origin(like, path)
-    found = [int(label) for label in np.unique(labels) if label]
+    array = labels.integers(array, path)
+    found = [int(label) for label in np.unique(array) if label]
     if not found:
         raise FormatError("nothing is segmented, and a DICOM-SEG cannot be empty", "save to another format", subject=path)
-    sources, frames = _in_source_order(origin, np.searchsorted([0, *found], labels).astype(np.uint16))
+    sources, frames = _in_source_order(origin, np.searchsorted([0, *found], array).astype(np.uint16))
     descriptions = [(label, names.get(label, f"object {label}")) for label in found]
     with catch_warnings():
         simplefilter("ignore")
@@ -72,9 +73,9 @@ def _origin(like: Volume, path: Path) -> DicomOrigin:
     return origin
 
 
-def _in_source_order(origin: DicomOrigin, labels: NDArray[np.uint16]) -> tuple[list[Dataset], NDArray[np.uint16]]:
+def _in_source_order(origin: DicomOrigin, array: NDArray[np.uint16]) -> tuple[list[Dataset], NDArray[np.uint16]]:
     """The source objects and the frames (frame, row, column) in their order."""
-    stack = labels.transpose(2, 1, 0)
+    stack = array.transpose(2, 1, 0)
     known = [(k, place) for k, place in enumerate(origin.slices) if place is not None]
     files = list(dict.fromkeys(place[0] for _, place in known))
     spacing_mm = float(np.linalg.norm(origin.affine[:3, 2]))

@@ -12,16 +12,11 @@ from numpy.typing import NDArray
 
 from medical_sam2.errors import FormatError, GeometryError, InputError, MedicalSam2Error, PromptError, ResourceError
 from medical_sam2.io.files import as_stored
-from medical_sam2.io.pictures import SUFFIXES, Picture, page_count
+from medical_sam2.io.pictures import Picture, page_count
 from medical_sam2.io.plausibility import ONE_SLICE
-from medical_sam2.io.recognise import recognise
+from medical_sam2.io.registry import DICOM, PNG, Format, recognise, suffixes
 from medical_sam2.plugins import suggestion
 from medical_sam2.volume import Volume
-
-IMAGES = (*sorted(SUFFIXES), ".dcm", ".nii", ".nii.gz", ".nrrd", ".mha")
-"""Endings of files that must be images; a file with another one is taken if its content is an image."""
-PNG_ENDING = ".png"
-VOLUMES = ("nifti", "nrrd", "metaimage")
 
 
 @dataclass(frozen=True)
@@ -113,7 +108,7 @@ class ImageFolder(Sequence[NDArray[np.generic]]):
         stems = [entry.stem for entry in self.entries]
         shared = {stem for stem in stems if stems.count(stem) > 1} if len(set(stems)) < len(stems) else set[str]()
         names = [e.name.replace("#", "_") if s in shared else s for e, s in zip(self.entries, stems, strict=True)]
-        return [folder / f"{name}{PNG_ENDING}" for name in names]
+        return [folder / f"{name}{PNG.written[0]}" for name in names]
 
 
 def open_folder(folder: Path) -> ImageFolder:
@@ -137,7 +132,9 @@ def open_folder(folder: Path) -> ImageFolder:
         else:
             others.append(file.name)
     if not entries:
-        raise FormatError(f"it holds no image ({len(others)} other files)", f"put {', '.join(IMAGES)} there", subject=folder)
+        raise FormatError(
+            f"it holds no image ({len(others)} other files)", f"put {', '.join(_endings())} there", subject=folder
+        )
     return ImageFolder(folder, entries, others)
 
 
@@ -162,14 +159,15 @@ def as_picture(found: Volume | tuple[Picture, ...], file: Path) -> Picture:
 
 def instead(folder: Path) -> str:
     """What to do with a folder that is no DICOM series: one of its files may be meant, or another command."""
-    kinds: dict[str, list[Path]] = {}
+    found: list[tuple[Format, Path]] = []
     for file in sorted(path for path in folder.iterdir() if path.is_file()):
         with suppress(MedicalSam2Error):
-            kinds.setdefault(str(recognise(file)), []).append(file)
-    volumes = [file for kind in VOLUMES for file in kinds.get(kind, [])]
+            found += [(format, file)] if (format := recognise(file)) else []
+    volumes = [file for format, file in found if format.kind == "volume" and format is not DICOM]
     if volumes:
-        return f"outline one volume at a time, such as {min(volumes)}"
-    return f"outline pictures with `medsam2 segment-images {folder}`" if "picture" in kinds else ""
+        return f"outline one volume at a time, such as {volumes[0]}"
+    pictures = any(format.kind == "picture" for format, _ in found)
+    return f"outline pictures with `medsam2 segment-images {folder}`" if pictures else ""
 
 
 def _picture(entry: Entry) -> Picture:
@@ -187,7 +185,7 @@ def _picture(entry: Entry) -> Picture:
 def _pages(file: Path) -> Iterator[Entry]:
     """A file that cannot be counted is one image: it says what is wrong with it when it is read."""
     try:
-        count = _frames(file) if recognise(file) == "dicom" else page_count(file)
+        count = _frames(file) if recognise(file) is DICOM else page_count(file)
     except MedicalSam2Error:
         count = 1
     yield from (Entry(file, page) for page in range(count)) if count > 1 else (Entry(file),)
@@ -211,9 +209,14 @@ def _is_image(file: Path) -> bool:
         return False
 
 
+def _endings() -> tuple[str, ...]:
+    """Of files that must be images; a file with another one is taken if its content is an image."""
+    return (*sorted(suffixes("picture")), *suffixes("volume"))
+
+
 def _ending(file: Path) -> str:
     name = file.name
-    return next((name[-len(ending) :] for ending in IMAGES if name.lower().endswith(ending)), "")
+    return next((name[-len(ending) :] for ending in _endings() if name.lower().endswith(ending)), "")
 
 
 def _near(name: str, names: Sequence[str], most: int = 5) -> str:

@@ -13,9 +13,9 @@ from medical_sam2.io import atomic, values
 from medical_sam2.io.files import open_regular
 from medical_sam2.io.folder import as_picture
 from medical_sam2.io.outlines import MOST_OBJECTS, WHITE
+from medical_sam2.io.registry import JPEG
 
 WIDE = 255
-JPEG = b"\xff\xd8\xff"
 
 
 def read_label_map(path: Path, page: int | None = None) -> NDArray[np.generic]:
@@ -46,7 +46,7 @@ def read_label_map(path: Path, page: int | None = None) -> NDArray[np.generic]:
 def is_lossy(path: Path) -> bool:
     """Whether its compression changed numbers."""
     with open_regular(path) as stream:
-        return stream.read(3) == JPEG
+        return JPEG.matches(stream.read(3))
 
 
 def _visible(numbers: NDArray[Any], alpha: NDArray[Any]) -> NDArray[Any]:

@@ -18,6 +18,7 @@ class Options:
         series: which DICOM series of a folder, from 1, or its SeriesInstanceUID.
         allow_gap: fill missing slices by interpolation instead of refusing.
         max_bytes: most bytes of voxels that may be unpacked.
+        all_frames: each page or frame is a picture.
         clean: replace NaN and infinities, turn colours to grey, look for constant images (not for masks, whose numbers count).
         layer: which of the numbers of a voxel, from 0.
     """
@@ -27,6 +28,7 @@ class Options:
     series: int | str | None = None
     allow_gap: bool = False
     max_bytes: int | None = None
+    all_frames: bool = False
     clean: bool = True
     layer: int | None = None
 

@@ -16,6 +16,7 @@ from medical_sam2.errors import AmbiguousError, FormatError, InputError, Resourc
 from medical_sam2.io import deep_colours
 from medical_sam2.io.files import guarded, open_regular, require_memory
 from medical_sam2.io.options import Options
+from medical_sam2.io.registry import TIFF
 
 if TYPE_CHECKING:
     from tifffile import TiffFile
@@ -23,9 +24,7 @@ if TYPE_CHECKING:
     from medical_sam2.io.tiff import Plane
 
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP")
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp"})
 GREY = {"1", "L", "I", "F", "I;16", "I;16B", "I;16L", "I;16N"}
-TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 ORIENTATION = 0x0112
 MOST_PIXELS = 1 << 30
 EXTRA_SAMPLES = 0x0152
@@ -67,20 +66,20 @@ class Picture:
         return self.array.ndim == 3
 
 
-def read(path: Path, options: Options, *, all_frames: bool = False) -> tuple[Picture, ...]:
+def read(path: Path, options: Options) -> tuple[Picture, ...]:
     """Read a picture, or the pages of one: of a TIFF file all images that it holds, but no smaller copies of them.
 
     Raises:
         FormatError: broken, or of another format.
-        AmbiguousError: several pages, and neither `frame` nor `all_frames`.
+        AmbiguousError: several pages, and neither `frame` nor `all_frames` among the options.
     """
     if not _is_tiff(path):
         _check_end(path)
-        return _with_pillow(path, options, all_frames=all_frames)
+        return _with_pillow(path, options)
     from medical_sam2.io import tiff
 
     with _opened_tiff(path) as (file, planes), tiff.seen_by_pillow(path) as image:
-        pages = _pages(len(planes), options.frame, all_frames, path)
+        pages = _pages(len(planes), options, path)
         return tuple(_plane(file, image, planes[page], path, options, page=page) for page in pages)
 
 
@@ -99,7 +98,7 @@ def page_count(path: Path) -> int:
 
 def _is_tiff(path: Path) -> bool:
     with open_regular(path) as stream:
-        return stream.read(4).startswith(TIFF_MAGIC)
+        return TIFF.matches(stream.read(4))
 
 
 @contextmanager
@@ -130,11 +129,11 @@ def _plane(file: "TiffFile", image: Image.Image | None, plane: "Plane", path: Pa
     return found if plane.channel is None else replace(found, warnings=(*found.warnings, told))
 
 
-def _with_pillow(path: Path, options: Options, *, all_frames: bool) -> tuple[Picture, ...]:
+def _with_pillow(path: Path, options: Options) -> tuple[Picture, ...]:
     with open_regular(path) as stream, _quiet(path), Image.open(stream, formats=FORMATS) as image:
         _check_size(image, path, options)
         pages = getattr(image, "n_frames", 1)
-        return tuple(_page_of(image, page, path, options) for page in _pages(pages, options.frame, all_frames, path))
+        return tuple(_page_of(image, page, path, options) for page in _pages(pages, options, path))
 
 
 def _check_size(image: Image.Image, path: Path, options: Options) -> None:
@@ -170,12 +169,12 @@ def _check_end(path: Path) -> None:
         raise FormatError("the image is truncated: its end is missing", "copy or download it again", subject=path)
 
 
-def _pages(pages: int, frame: int | None, all_frames: bool, path: Path) -> range:
-    if frame is not None:
+def _pages(pages: int, options: Options, path: Path) -> range:
+    if (frame := options.frame) is not None:
         if not 0 <= frame < pages:
             raise InputError(f"there is no page {frame} among {pages}", f"use 0 to {pages - 1}", subject=path)
         return range(frame, frame + 1)
-    if pages > 1 and not all_frames:
+    if pages > 1 and not options.all_frames:
         listed = (f"--frame 0 (first page) to --frame {pages - 1} (last page)", "--all-frames (each page a picture)")
         raise AmbiguousError(f"it holds {pages} pages", "choose one or all", subject=path, choices=listed)
     return range(pages)

@@ -21,20 +21,20 @@ from fastapi.responses import FileResponse
 from pydantic import Field as Limited
 from pydantic import TypeAdapter, ValidationError
 
+from medical_sam2.io import registry
 from medical_sam2.io.files import CHUNK
 from medical_sam2.prompts import Point, Prompt
 from medical_sam2.server.refusals import InvalidRequest, NotFound, Refusal
 from medical_sam2.server.segmentation import SessionVolume
 from medical_sam2.server.session import Session
 from medical_sam2.server.session_store import SessionStore
-from medical_sam2.server.uploads import SUFFIX, LibraryEntry, library_entries
+from medical_sam2.server.uploads import LibraryEntry, library_entries
 
 MODEL, VERSION = "medical_sam2", "0.8.0"
 EXPIRY_S = 3_600
 MOST_CLICKS = 1_000
 STRATEGIES = ("first", "random")
 NAMES: Mapping[int, str] = {1: "structure"}
-FORMS = {".nii.gz": "nii.gz", ".nii": "nii", ".nrrd": "nrrd", ".mha": "mha"}
 Place: TypeAlias = Annotated[float, Limited(allow_inf_nan=False)]
 VOXELS = TypeAdapter[list[tuple[Place, Place, Place]]](
     Annotated[list[tuple[Place, Place, Place]], Limited(max_length=MOST_CLICKS)]
@@ -197,7 +197,7 @@ def _suffix(name: str) -> str:
     """The suffix of an image's name, nothing where it has none that is known."""
     parts = Path(name).suffixes[-2:]
     options = ("".join(parts).lower(), "".join(parts[-1:]).lower())
-    return next((suffix for suffix in options if SUFFIX.fullmatch(suffix)), "")
+    return next((suffix for suffix in options if registry.is_uploadable(suffix)), "")
 
 
 def _inference(router: APIRouter, store: SessionStore, library: LibrarySessions) -> None:
@@ -231,7 +231,8 @@ def _parse(params: str) -> InferenceRequest:
         given = None
     if not isinstance(given, dict):
         raise InvalidRequest("params is no JSON object")
-    form = FORMS.get(str(given.get("result_extension", ".nrrd")), "nrrd")
+    suffix = str(given.get("result_extension", ".nrrd"))
+    form = suffix[1:] if suffix in registry.written() and not registry.writer_of(Path(f"a{suffix}")).check else "nrrd"
     inside, outside = (
         [Point(voxel, positive=positive) for voxel in _voxels(given, key)]
         for key, positive in (("foreground", True), ("background", False))

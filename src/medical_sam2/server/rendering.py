@@ -5,12 +5,14 @@ import io
 import zipfile
 from dataclasses import dataclass
 from http import HTTPStatus
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from medical_sam2.intensity_window import Window
+from medical_sam2.io import registry
 from medical_sam2.server.refusals import InvalidRequest, Refusal
 from medical_sam2.server.segmentation import LabelMaps, SessionVolume
 from medical_sam2.server.session import Session
@@ -18,13 +20,6 @@ from medical_sam2.server.session_store import SessionStore
 from medical_sam2.volume import Segmentation
 
 SOLID = 160  # voxels along each axis of the 3D view, at most
-TYPES = {
-    "nii.gz": "application/gzip",
-    "nii": "application/octet-stream",
-    "nrrd": "application/octet-stream",
-    "mha": "application/octet-stream",
-    "dcm": "application/dicom",
-}
 
 
 @dataclass(frozen=True)
@@ -91,9 +86,13 @@ def encode_download(store: SessionStore, session: Session, form: str) -> Encoded
 
         table = to_csv(measure(image.volume, Segmentation(result.labels[0], image.volume.affine, names)))
         return _attachment(table.encode(), "text/csv; charset=utf-8", "volumes.csv")
-    if form not in TYPES:
-        raise Refusal(HTTPStatus.NOT_FOUND, f"there is no form {form!r}; choose {', '.join(TYPES)} or csv")
-    return _attachment(store.export(session, result.labels[0], form, names), TYPES[form], f"labels.{form}")
+    plugins = store.settings.formats
+    if f".{form}" not in (written := registry.written(plugins=plugins)):
+        choices = ", ".join(suffix[1:] for suffix in written)
+        raise Refusal(HTTPStatus.NOT_FOUND, f"there is no form {form!r}; choose {choices} or csv")
+    name = f"labels.{form}"
+    kind = "application/gzip" if name.endswith(".gz") else registry.writer_of(Path(name), plugins).media_type
+    return _attachment(store.export(session, result.labels[0], form, names), kind, name)
 
 
 def _attachment(data: bytes, kind: str, name: str) -> Encoded:

@@ -38,6 +38,7 @@ class ServerSettings:
     token: str = ""  # who knows it may come in
     password: str = ""  # asked for where the server is bound to more than this machine
     window: str = "auto"  # of intensities, for the network and the page; see `intensity_window.choose_window`
+    formats: tuple[str, ...] = ()  # plug-ins that results may be taken away in; see `io.registry`
     pacs: str = ""  # address of a DICOMweb server that series may be fetched from and segmentations sent to
     most_sessions: int = 24  # open at once
     most_upload_mb: int = 4_096  # of a session

@@ -1,6 +1,5 @@
 """Where images come from: a library, by numbers, so that no path comes from a client; and uploads, within limits."""
 
-import re
 import threading
 import time
 from collections.abc import Iterator
@@ -8,14 +7,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from medical_sam2.io.pictures import SUFFIXES as PICTURES
+from medical_sam2.io import registry
 from medical_sam2.server.refusals import Conflict, InvalidRequest, NotFound, TooLarge
 from medical_sam2.server.security import ServerSettings
 
-VOLUMES = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd", ".hdr", ".zip", ".dcm")
 MOST_ENTRIES = 500
-SUFFIX = re.compile(r"(\.(nii|nrrd|nhdr|mha|mhd|raw|hdr|img|dcm|zip|png|jpe?g|tiff?|bmp))?(\.gz)?")
-PAIRED = {".hdr", ".img", ".nhdr", ".mhd", ".raw"}
 UPLOAD_WITHIN_S = 3_600.0
 
 
@@ -54,13 +50,14 @@ def _is_within(path: Path, home: Path) -> bool:
 
 def _kind(path: Path) -> str | None:
     name = path.name.lower()
-    if path.suffix.lower() in PICTURES:
+    if name.endswith(registry.suffixes("picture")):
         return "set"
-    return "volume" if name.endswith(VOLUMES) else None
+    return "volume" if name.endswith(registry.suffixes(headers=True)) else None
 
 
 def _has_pictures(root: Path) -> bool:
-    return any(item.suffix.lower() in PICTURES and _is_within(item, root.resolve()) for item in root.iterdir())
+    pictures = registry.suffixes("picture")
+    return any(item.suffix.lower() in pictures and _is_within(item, root.resolve()) for item in root.iterdir())
 
 
 @dataclass(eq=False)
@@ -109,14 +106,12 @@ class Uploads:
         """
         with self._lock:
             upload, suffix = self._waiting(id), suffix.lower()
-            if not SUFFIX.fullmatch(suffix):
-                raise InvalidRequest(
-                    "files of this kind are not read; give NIfTI, NRRD, MetaImage, DICOM, PNG, JPEG, TIFF or a zip"
-                )
+            if not registry.is_uploadable(suffix):
+                raise InvalidRequest(f"files of this kind are not read; give {registry.readable()}")
             source = self._settings.state / id / "source"
             if sum(1 for _ in source.iterdir()) >= self._settings.most_files:
                 raise TooLarge(f"more than {self._settings.most_files} files")
-            alone = suffix.removesuffix(".gz") in PAIRED
+            alone = suffix.removesuffix(".gz") in registry.header_suffixes() | registry.data_suffixes()
             path = source / f"{1 if alone else upload.files + 1:05d}{suffix}"
             try:
                 path.touch(0o600, exist_ok=False)

@@ -11,7 +11,7 @@ import shutil
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from http import HTTPStatus
@@ -23,14 +23,12 @@ from numpy.typing import NDArray
 
 from medical_sam2 import io
 from medical_sam2.errors import AmbiguousError, FormatError, MedicalSam2Error, ResourceError
-from medical_sam2.io import atomic
-from medical_sam2.io.pictures import SUFFIXES as PICTURES
+from medical_sam2.io import atomic, registry
 from medical_sam2.server import pacs
 from medical_sam2.server.refusals import AmbiguousSource, InvalidRequest, LimitReached, Refusal, refusal_for
 from medical_sam2.volume import Segmentation, Volume
 
 META = "meta.json"
-HEADERS = (".hdr", ".mhd", ".nhdr")
 OUTWARD = "a link in it leads out of the folder that is served; put the file itself there"
 MODULE = "medical_sam2.server.worker_process"
 ENDED = "the server ends; ask again when it is back"
@@ -103,7 +101,14 @@ class WorkerProcesses:
         finally:
             shutil.rmtree(aside, ignore_errors=True)
 
-    def export(self, source: ImageSource, labels: NDArray[np.uint8], names: Mapping[int, str], target: Path) -> None:
+    def export(
+        self,
+        source: ImageSource,
+        labels: NDArray[np.uint8],
+        names: Mapping[int, str],
+        target: Path,
+        formats: Sequence[str] = (),
+    ) -> None:
         """Write labels in the grid of their source, as `io.save` does it; `labels` pass through a file next to `target`.
 
         Raises:
@@ -111,7 +116,7 @@ class WorkerProcesses:
         """
         passed = target.with_suffix(".npy")
         np.save(passed, labels)
-        order = {"do": "export", "target": str(target), "labels": str(passed), "names": dict(names)}
+        order = {"do": "export", "target": str(target), "labels": str(passed), "names": dict(names), "formats": formats}
         try:
             self.run({**order, **source.order()})
         finally:
@@ -241,7 +246,7 @@ def _export(order: Mapping[str, Any]) -> None:
         raise FormatError("these are pictures, not a volume", "download them as a zip file")
     labels = np.load(order["labels"], allow_pickle=False)
     names = {int(label): name for label, name in order["names"].items()}
-    io.save(Segmentation(labels, like.affine, names), order["target"], like)
+    io.save(Segmentation(labels, like.affine, names), order["target"], like, formats=order["formats"])
 
 
 def _load(order: Mapping[str, Any]) -> Volume | tuple[io.Picture, ...]:
@@ -288,7 +293,8 @@ def _under(path: str, home: str) -> bool:
 
 def _read(source: Path, reading: ReadingOptions) -> Volume | tuple[io.Picture, ...]:
     path = _main_file(source)
-    if path.is_dir() and any(file.suffix.lower() in PICTURES for file in path.iterdir()):
+    pictures = registry.suffixes("picture")
+    if path.is_dir() and any(file.suffix.lower() in pictures for file in path.iterdir()):
         return io.load_pictures(path)
     return io.read(path, frame=reading.frame, series=reading.series, allow_gap=reading.allow_gap)
 
@@ -298,7 +304,7 @@ def _main_file(source: Path) -> Path:
     if not source.is_dir():
         return source
     files = [file for file in source.iterdir() if file.is_file()]
-    headers = [file for file in files if file.suffix.lower() in HEADERS]
+    headers = [file for file in files if file.suffix.lower() in registry.header_suffixes()]
     return files[0] if len(files) == 1 else headers[0] if len(headers) == 1 and len(files) == 2 else source
 
 

@@ -1,0 +1,300 @@
+"""The formats: what each is called, how its files are recognised, who reads and writes them, and what they can carry.
+
+A further format is one file with a `Format`. Who installs it as a package names it in the entry-point group
+`medical_sam2.formats`; one that lies anywhere is named on the command line (`--format my_format.py:MINE`).
+
+```python
+def save(array, path, like):                                 # (I, J, K) labels or numbers, in the grid of the volume `like`
+    write_bytes(path, numpy_bytes(array))
+
+MINE = Format("NumPy", (".npy",), written=(".npy",), writer=save, carries=frozenset({"several objects"}))
+```
+"""
+
+import struct
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache, partial
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medical_sam2.errors import ConfigError, FormatError, InputError
+from medical_sam2.io.files import GZIP_MAGIC, open_content, open_regular
+from medical_sam2.io.options import Options
+from medical_sam2.plugins import find
+from medical_sam2.volume import Volume
+
+Carried = Literal["names", "colours", "probability", "overlaps", "several objects"]
+Kind = Literal["volume", "picture", "archive"]
+
+GROUP = "medical_sam2.formats"
+HEAD = 600
+DICOM_GROUPS = (b"\x02\x00", b"\x08\x00")
+UNDEFINED = 0xFFFFFFFF
+"""The length of a sequence that ends with a mark."""
+NIFTI_SIZES = (348, 540)
+
+
+@dataclass(frozen=True, eq=False)
+class Format:
+    """A kind of file.
+
+    Readers and writers may be given as "module:function": they are then imported when they are needed.
+
+    Args:
+        name: as people call it.
+        suffixes: of files that hold all of an image, lower case.
+        headers: suffixes of files whose voxels lie in another one,
+        data: and of that other one.
+        kind: what a file holds.
+        matches: whether a file is one of these, by its first bytes.
+        by_name: suffixes that decide where the first bytes do not.
+        reader: (path, options) → a volume or pictures.
+        written: suffixes of files that are written, the usual one first.
+        writer: (array, path, volume) writes labels or numbers in the grid of a volume; names (label → name) come fourth where
+            the format carries them.
+        check: (volume, path) refuses a volume beside which this format cannot be written, before anything is computed.
+        carries: what of a segmentation is kept; label numbers always are.
+        dimensions: of the images in it.
+        media_type: for the web.
+        listed: in messages, where not by its name.
+    """
+
+    name: str
+    suffixes: tuple[str, ...]
+    headers: tuple[str, ...] = ()
+    data: tuple[str, ...] = ()
+    kind: Kind = "volume"
+    matches: Callable[[bytes], bool] = lambda head: False
+    by_name: tuple[str, ...] = ()
+    reader: str | Callable[..., Any] | None = None
+    written: tuple[str, ...] = ()
+    writer: str | Callable[..., None] | None = None
+    check: str | Callable[[Volume, Path], None] | None = None
+    carries: frozenset[Carried] = frozenset()
+    dimensions: tuple[int, ...] = (3,)
+    media_type: str = "application/octet-stream"
+    listed: str = ""
+
+    @property
+    def read_here(self) -> bool:
+        """Whether files of this format are images that somebody reads."""
+        return bool(self.reader) or self.kind == "archive"
+
+    def read(self, path: Path, options: Options) -> Any:
+        """What a file holds: a volume, or pictures."""
+        return _function(self.reader)(path, options)
+
+    def check_source(self, like: Volume, path: Path) -> None:
+        """Refuse a volume beside which this format cannot be written; raises what the format's own `check` does."""
+        if self.check:
+            _function(self.check)(like, path)
+
+    def write(self, array: NDArray[np.generic], path: Path, like: Volume, names: Mapping[int, str]) -> None:
+        """Write labels, or a map of numbers, in the grid of `like`."""
+        named = (names,) if "names" in self.carries else ()
+        _function(self.writer)(array, path, like, *named)
+
+
+def _function(named: str | Callable[..., Any] | None) -> Callable[..., Any]:
+    return find({}, named, what="format")  # type: ignore[return-value]
+
+
+def recognise(path: Path) -> Format | None:
+    """The format of a file by its content; by its name only where the content cannot tell. None if nobody reads it.
+
+    Raises:
+        InputError: missing, unreadable, or no regular file.
+        FormatError: empty, or gzip that breaks within its first bytes.
+    """
+    with open_regular(path) as stream:
+        head = stream.read(HEAD)
+    named = Path(path.name.lower().removesuffix(".gz")).suffix
+    if head.startswith(GZIP_MAGIC):
+        with open_content(path) as content:
+            head = content.stream.read(HEAD)
+        if head[257:262] == b"ustar":
+            raise FormatError("this is a tar archive", "unpack it and give one image of it", subject=path)
+        return NIFTI if is_nifti(head) or named in NIFTI.by_name else None
+    for format in (DICOM, *BUILT_IN):  # DICOM first: what comes before its mark may be another format's
+        if format.matches(head):
+            return format
+    return next((format for format in formats() if named in format.by_name or (format.reader and format.matches(head))), None)
+
+
+def is_dicom(head: bytes) -> bool:
+    """Whether these first bytes are a DICOM file's, with or without its preamble."""
+    if head[128:132] == b"DICM":
+        return True
+    if head[:2] in DICOM_GROUPS and head[3:4] == b"\0" and head[4:6].isalpha() and head[4:6].isupper():
+        return True
+    big = head[:2] == b"\0\x08" and head[4:6].isalpha() and head[4:6].isupper()
+    return big or _implicit(head)
+
+
+def _implicit(head: bytes) -> bool:
+    """Whether elements without a type follow each other: rising numbers, groups of even number, lengths that fit."""
+    places: list[tuple[int, int]] = []
+    start = 0
+    while start + 8 <= len(head):
+        group, element, length = struct.unpack("<HHI", head[start : start + 8])
+        if group % 2 or group < 8 or (places and (group, element) <= places[-1]) or (length % 2 and length != UNDEFINED):
+            return False
+        places.append((group, element))
+        start += 8 + length
+    return len(places) > 1 and places[0][0] == 8
+
+
+def is_nifti(head: bytes) -> bool:
+    """Whether these first (unpacked) bytes are a NIfTI or Analyze header, in either byte order."""
+    sizes = {int.from_bytes(head[:4], "little"), int.from_bytes(head[:4], "big")}
+    return len(head) >= 4 and bool(sizes & set(NIFTI_SIZES))
+
+
+def _begins(*magic: bytes) -> Callable[[bytes], bool]:
+    return lambda head: head.startswith(magic)
+
+
+LABELS_OR_NUMBERS: frozenset[Carried] = frozenset({"probability", "several objects"})
+NIFTI = Format(
+    "NIfTI",
+    (".nii.gz", ".nii"),
+    headers=(".hdr",),
+    data=(".img",),
+    matches=is_nifti,
+    by_name=(".img", ".hdr"),
+    reader="medical_sam2.io.nifti:read",
+    written=(".nii.gz", ".nii"),
+    writer="medical_sam2.io.nifti:save",
+    carries=LABELS_OR_NUMBERS,
+    dimensions=(2, 3),
+    listed="NIfTI (.nii, .nii.gz, .hdr/.img)",
+)
+NRRD = Format(
+    "NRRD",
+    (".nrrd",),
+    headers=(".nhdr",),
+    data=(".raw",),
+    matches=_begins(b"NRRD"),
+    reader="medical_sam2.io.nrrd:read",
+    written=(".nrrd",),
+    writer="medical_sam2.io.nrrd:save",
+    carries=LABELS_OR_NUMBERS,
+    dimensions=(2, 3),
+)
+METAIMAGE = Format(
+    "MetaImage",
+    (".mha",),
+    headers=(".mhd",),
+    data=(".raw", ".zraw"),
+    matches=lambda head: head.lstrip().startswith((b"ObjectType", b"NDims")),
+    by_name=(".mha", ".mhd"),
+    reader="medical_sam2.io.metaimage:read",
+    written=(".mha",),
+    writer="medical_sam2.io.metaimage:save",
+    carries=LABELS_OR_NUMBERS,
+    dimensions=(2, 3),
+    listed="MHA/MHD",
+)
+DICOM = Format("DICOM", (".dcm",), matches=is_dicom, reader="medical_sam2.io.dicom:read", dimensions=(2, 3))
+DICOM_SEG = Format(
+    "DICOM-SEG",
+    (".dcm",),
+    written=(".dcm",),
+    writer="medical_sam2.io.dicom_seg:save",
+    check="medical_sam2.io.dicom_seg:check",
+    carries=frozenset({"names", "several objects"}),
+    media_type="application/dicom",
+)
+SLICER = Format("3D Slicer", (".seg.nrrd",), carries=frozenset({"names", "overlaps", "several objects"}))
+SEVERAL: frozenset[Carried] = frozenset({"colours", "several objects"})
+_picture = partial(Format, kind="picture", reader="medical_sam2.io.pictures:read", carries=SEVERAL, dimensions=(2,))
+PNG = _picture("PNG", (".png",), matches=_begins(b"\x89PNG\r\n\x1a\n"), written=(".png",))
+JPEG = _picture("JPEG", (".jpg", ".jpeg"), matches=_begins(b"\xff\xd8\xff"))
+TIFF = _picture("TIFF", (".tif", ".tiff"), matches=_begins(b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"))
+BMP = _picture("BMP", (".bmp",), matches=lambda head: head.startswith(b"BM") and head[6:10] == bytes(4))
+ZIP = Format("zip", (".zip",), kind="archive", matches=_begins(b"PK\x03\x04"), listed="a zip with one of them")
+BUILT_IN = (NIFTI, NRRD, METAIMAGE, DICOM, PNG, JPEG, TIFF, BMP, ZIP, DICOM_SEG, SLICER)
+
+
+def formats(plugins: Sequence[str] = ()) -> Iterator[Format]:
+    """All formats: those of this package, those of installed packages, and plug-ins (module:attribute, file.py:attribute).
+
+    Raises:
+        ConfigError: a plug-in that cannot be loaded, or is no format.
+    """
+    yield from BUILT_IN
+    yield from installed()
+    yield from map(_plugin, plugins)
+
+
+@cache
+def installed() -> tuple[Format, ...]:
+    """The formats of other packages, by their entry points; looked for once."""
+    return tuple(_plugin(entry.value) for entry in entry_points(group=GROUP))
+
+
+def _plugin(name: str) -> Format:
+    found = find({format.name.lower(): format for format in BUILT_IN}, name, what="format")
+    if not isinstance(found, Format):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise ConfigError(f"{name} is no format", "make it a medical_sam2.io.registry.Format")
+    return found
+
+
+def is_uploadable(suffix: str) -> bool:
+    """Whether a file that ends so may hold an image, or a half of one: .gz may follow, and DICOM files need no suffix."""
+    plain = suffix.removesuffix(".gz")
+    return not plain or plain in {*suffixes(headers=True), *data_suffixes()}
+
+
+def readable() -> str:
+    """What is read, in words."""
+    *single, last = [format.listed or format.name for format in formats() if format.read_here]
+    return f"{', '.join(single)} or {last}"
+
+
+def writable() -> str:
+    """What is written, in words."""
+    told = [f"{s} for a {format.name}" if format.check else s for format in formats() if format.writer for s in format.written]
+    return f"{', '.join(told[:-1])} or {told[-1]}"
+
+
+def suffixes(kind: Kind | None = None, *, headers: bool = False) -> tuple[str, ...]:
+    """Suffixes of files that hold an image: of one kind or of all, with those of headers if wanted."""
+    chosen = [format for format in formats() if format.read_here and kind in (None, format.kind)]
+    return tuple(suffix for format in chosen for suffix in (*format.suffixes, *(format.headers if headers else ())))
+
+
+def data_suffixes() -> frozenset[str]:
+    """Suffixes of files that hold the voxels of a header beside them."""
+    return frozenset(suffix for format in formats() for suffix in format.data)
+
+
+def header_suffixes() -> frozenset[str]:
+    """Suffixes of headers whose voxels lie beside them."""
+    return frozenset(suffix for format in formats() for suffix in format.headers)
+
+
+def written(carries: Carried | None = None, plugins: Sequence[str] = ()) -> tuple[str, ...]:
+    """Suffixes of files that labels of a volume can be written to: of all formats, or of those that carry something."""
+    chosen = [format for format in formats(plugins) if format.writer and carries in (None, *format.carries)]
+    return tuple(suffix for format in chosen for suffix in format.written)
+
+
+def writer_of(path: Path, plugins: Sequence[str] = ()) -> Format:
+    """The format in which a file of this name is written.
+
+    Raises:
+        InputError: there is none.
+        ConfigError: a plug-in that cannot be loaded.
+    """
+    name = path.name.lower()
+    found = next((format for format in formats(plugins) if format.writer and name.endswith(format.written)), None)
+    if found is None:
+        kind = repr(path.suffix or "files without suffix")
+        raise InputError(f"images are not written as {kind}", f"use {', '.join(written(plugins=plugins))}", subject=path)
+    return found

@@ -1,0 +1,93 @@
+"""Formats are known in one place, and a further one is one file."""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from medical_sam2 import io
+from medical_sam2.errors import ConfigError, InputError
+from medical_sam2.io import registry
+from medical_sam2.io.registry import BUILT_IN, Format
+from medical_sam2.volume import Segmentation, Volume
+from tests.io.making import EXPORTER
+
+DOCUMENT = Path(__file__).parents[2] / "docs" / "formats.md"
+LIKE = Volume(np.zeros((4, 5, 6), np.int16), np.eye(4))
+
+
+@pytest.fixture
+def exporter(tmp_path: Path) -> str:
+    """One file, as it is named on a command line."""
+    file = tmp_path / "exporter.py"
+    file.write_text(EXPORTER)
+    return f"{file}:COUNTS"
+
+
+def labels() -> Segmentation:
+    array = np.zeros(LIKE.shape, np.uint8)
+    array[1:3, 2, 2] = 3
+    return Segmentation(array, LIKE.affine, {3: "liver"})
+
+
+def test_an_exporter_is_one_file(tmp_path: Path, exporter: str) -> None:
+    io.save(labels(), tmp_path / "out.counts", LIKE, formats=(exporter,))
+    assert json.loads((tmp_path / "out.counts").read_text()) == {"shape": [4, 5, 6], "voxels": 2, "counts": {"liver": 2}}
+    assert ".counts" in registry.written(plugins=(exporter,))
+    assert ".counts" not in registry.written("probability", (exporter,))
+
+
+def test_without_it_nobody_knows_the_suffix(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"not written as '.counts'.*use .nii.gz, .nii, .nrrd, .mha, .dcm"):
+        io.save(labels(), tmp_path / "out.counts", LIKE)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_installed_package_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "counting.py").write_text(EXPORTER)
+    about = tmp_path / "counting-1.dist-info"
+    about.mkdir()
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: counting\nVersion: 1\n")
+    (about / "entry_points.txt").write_text("[medical_sam2.formats]\ncounts = counting:COUNTS\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    registry.installed.cache_clear()
+    try:
+        io.save(labels(), tmp_path / "out.counts", LIKE)
+        assert registry.written()[-1] == ".counts"
+        assert registry.writable().endswith(" or .counts")
+    finally:
+        sys.modules.pop("counting", None)
+        registry.installed.cache_clear()
+    assert json.loads((tmp_path / "out.counts").read_text())["voxels"] == 2
+
+
+def test_a_reader_is_one_file_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mine = Format("mine", (".mine",), matches=lambda head: head.startswith(b"MINE"), reader=lambda path, options: LIKE)
+    monkeypatch.setattr(registry, "installed", lambda: (mine,))
+    (tmp_path / "image.mine").write_bytes(b"MINE, and more")
+    assert io.load(tmp_path / "image.mine").shape == LIKE.shape
+    assert registry.is_uploadable(".mine")
+
+
+@pytest.mark.parametrize("name", ["absent.py:FORMAT", "json:dumps", "nrrrd", "medical_sam2.absent:FORMAT"])
+def test_what_is_no_format(name: str) -> None:
+    with pytest.raises(ConfigError):
+        registry.written(plugins=(name,))
+
+
+def test_suffixes_are_of_one_writer() -> None:
+    every = [suffix for format in BUILT_IN if format.writer for suffix in format.written]
+    assert len(set(every)) == len(every)
+    for suffix in every:
+        assert suffix in registry.writer_of(Path(f"a{suffix.upper()}")).written
+
+
+def test_the_documentation_says_what_each_carries() -> None:
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in DOCUMENT.read_text().splitlines() if "|" in line]
+    told = {row[0]: row[1:] for row in rows}
+    for format in BUILT_IN:
+        if format.carries:
+            dimensions = " and ".join(f"{count}D" for count in format.dimensions)
+            assert told[format.name] == [dimensions, ", ".join(sorted(format.carries))]
