@@ -17,9 +17,9 @@ from pydicom.dataset import Dataset
 from fuzz_pool import Outcome
 from medical_sam2 import io
 from medical_sam2.errors import AmbiguousError, MedicalSam2Error, ResourceError
-from medical_sam2.io.folder import open_folder
-from medical_sam2.io.labelmaps import read_label_map
-from medical_sam2.io.promptfile import load_prompts
+from medical_sam2.io.image_folder import open_folder
+from medical_sam2.io.labels import read_label_map
+from medical_sam2.io.prompt_file import load_prompts
 from medical_sam2.volume import Volume
 
 CLOSE = 1e-3

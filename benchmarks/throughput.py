@@ -23,8 +23,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from medical_sam2.cli.doctor import capabilities
-from medical_sam2.io.folder import Entry, ImageFolder, open_folder
-from medical_sam2.io.labelmaps import save_label_map
+from medical_sam2.io.image_folder import Entry, ImageFolder, open_folder
+from medical_sam2.io.labels import save_label_map
 from medical_sam2.prompts import FramePrompt
 from medical_sam2.segmenter import Segmenter
 

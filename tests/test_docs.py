@@ -20,7 +20,7 @@ import medical_sam2
 from medical_sam2.cli import build, main
 from medical_sam2.cli._numbers import joined
 from medical_sam2.io import load, save
-from medical_sam2.io.promptfile import load_prompts
+from medical_sam2.io.prompt_file import load_prompts
 from medical_sam2.model.weights import load_backbone
 from tests.io.making import Series
 

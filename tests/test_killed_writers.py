@@ -19,8 +19,8 @@ from medical_sam2.data.prepare import Settings, prepare
 from medical_sam2.data.prepare.source import Source
 from medical_sam2.errors import WeightsError
 from medical_sam2.features import FeatureStore, content
-from medical_sam2.io.labelmaps import read_label_map, save_label_map
-from medical_sam2.io.promptfile import load_prompts, save_prompts
+from medical_sam2.io.labels import read_label_map, save_label_map
+from medical_sam2.io.prompt_file import load_prompts, save_prompts
 from medical_sam2.model.backbone import Features
 from medical_sam2.model.weights import load_backbone, save_backbone
 from medical_sam2.preview import save as save_preview

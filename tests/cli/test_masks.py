@@ -11,7 +11,7 @@ from medical_sam2 import io
 from medical_sam2.cli import _prompts, _set_options, _set_prompts
 from medical_sam2.cli._options import Said
 from medical_sam2.errors import AmbiguousError, ConfigError, PromptError
-from medical_sam2.io.folder import ImageFolder, open_folder
+from medical_sam2.io.image_folder import ImageFolder, open_folder
 from medical_sam2.volume import Volume
 from tests.io.test_slicer import BOTH, IMAGE, LESION, LIVER, write
 

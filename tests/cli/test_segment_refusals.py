@@ -11,7 +11,7 @@ import SimpleITK
 from PIL import Image
 
 from medical_sam2 import io
-from medical_sam2.io import files
+from medical_sam2.io import safe_open
 from medical_sam2.segmenter import Segmenter
 from tests.cli.conftest import AFFINE, CLICK, SHAPE, Desk
 from tests.io.making import Series
@@ -211,14 +211,14 @@ def test_files_of_prompts(desk: Desk, content: dict[str, object], line: str) -> 
 
 
 def test_too_little_memory(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(files, "free_memory", lambda: 2_000_000)
+    monkeypatch.setattr(safe_open, "free_memory", lambda: 2_000_000)
     monkeypatch.delattr(Segmenter, "segment_volume")
     assert "MB are free; free memory or crop the image" in desk.refused(*CLICK, code=3)
 
 
 @pytest.mark.parametrize("place", ["encode", "save"])
 def test_interrupt_leaves_nothing(desk: Desk, place: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupt(*_: object) -> None:
+    def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(Segmenter if place == "encode" else io, place, interrupt)

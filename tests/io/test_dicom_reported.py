@@ -14,8 +14,8 @@ from pydicom.uid import JPEG2000Lossless, NuclearMedicineImageStorage, RLELossle
 
 from medical_sam2 import io
 from medical_sam2.errors import AmbiguousError, FormatError, GeometryError, InputError
-from medical_sam2.io.dicom_seg import NEEDED
-from medical_sam2.io.folder import open_folder
+from medical_sam2.io.dicom.segmentation import NEEDED
+from medical_sam2.io.image_folder import open_folder
 from tests.io.making import AXIAL, Series, base, made, phantom, same, save, short
 
 

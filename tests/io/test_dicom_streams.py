@@ -23,7 +23,7 @@ from pydicom.uid import (
 
 from medical_sam2 import io
 from medical_sam2.errors import FormatError, ResourceError
-from medical_sam2.io import dicom_streams
+from medical_sam2.io.dicom import pixels
 from tests.io.making import AXIAL, Series, base, made, phantom, same, save
 
 
@@ -79,7 +79,7 @@ def test_fewer_than_eight_bits_as_lossless_jpeg_are_refused(tmp_path: Path) -> N
 
 def test_what_others_say_meanwhile_is_passed_on(capfd: pytest.CaptureFixture[str]) -> None:
     heard: list[str] = []
-    with dicom_streams._listening(heard):
+    with pixels._listening(heard):
         os.write(2, b"Corrupt JPEG data: bad Huffman code\nhello\n")
     assert (heard, capfd.readouterr().err) == (["Corrupt JPEG data: bad Huffman code\n"], "hello\n")
 

@@ -13,8 +13,7 @@ from scipy.spatial import cKDTree
 
 from medical_sam2 import io
 from medical_sam2.errors import AmbiguousError, FormatError, PromptError
-from medical_sam2.io.labelmaps import is_lossy, read_label_map
-from medical_sam2.io.outlines import MaskRule, outlines
+from medical_sam2.io.labels import MaskRule, is_lossy, outlines, read_label_map
 from medical_sam2.volume import Volume
 
 Y, X = np.mgrid[:96, :112]

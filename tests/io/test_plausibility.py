@@ -8,7 +8,7 @@ import pytest
 from numpy.typing import NDArray
 
 from medical_sam2 import io
-from medical_sam2.io.folder import open_folder
+from medical_sam2.io.image_folder import open_folder
 
 
 def ct() -> NDArray[np.int16]:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from medical_sam2 import io
 from medical_sam2.errors import FormatError, GeometryError, InputError
-from medical_sam2.io.plausibility import ONE_SLICE
+from medical_sam2.io.voxels import ONE_SLICE
 from medical_sam2.volume import Segmentation, Volume
 from tests.io.making import affines, oriented, volumes
 from tests.strategies import CODES, seeds

@@ -9,7 +9,7 @@ import tifffile
 
 from medical_sam2 import io
 from medical_sam2.errors import AmbiguousError, FormatError, ResourceError
-from medical_sam2.io.folder import open_folder
+from medical_sam2.io.image_folder import open_folder
 
 RNG = np.random.default_rng(0)
 STACK = RNG.integers(0, 255, (4, 12, 10)).astype(np.uint8)

@@ -14,7 +14,7 @@ from medical_sam2 import io, preview, statistics
 from medical_sam2.cli._options import Outputs, Reading
 from medical_sam2.errors import InputError, MedicalSam2Error
 from medical_sam2.io import atomic, registry
-from medical_sam2.io.files import as_stored
+from medical_sam2.io.safe_open import as_stored
 from medical_sam2.plugins import suggestion
 from medical_sam2.prompts import Prompt
 from medical_sam2.volume import Segmentation, Volume

@@ -14,8 +14,8 @@ from medical_sam2.cli._options import How, Outputs
 from medical_sam2.errors import ConfigError, WeightsError
 from medical_sam2.fusion import FUSIONS
 from medical_sam2.intensity_window import Window, choose_window
-from medical_sam2.io.files import require_memory
-from medical_sam2.io.promptfile import Named
+from medical_sam2.io.prompt_file import Named
+from medical_sam2.io.safe_open import require_memory
 from medical_sam2.model.catalogue import KNOWN, trained_size
 from medical_sam2.model.hub import is_hub_id
 from medical_sam2.model.memory import POLICIES

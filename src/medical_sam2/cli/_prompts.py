@@ -13,8 +13,8 @@ from medical_sam2 import io
 from medical_sam2.cli._numbers import VOXELS, parsed
 from medical_sam2.cli._options import Said
 from medical_sam2.errors import AmbiguousError, ConfigError, InputError, MedicalSam2Error, PromptError
-from medical_sam2.io.outlines import MOST_OBJECTS, MaskRule, Outline
-from medical_sam2.io.promptfile import Named, Places, load_prompts, masks_from
+from medical_sam2.io.labels import MOST_OBJECTS, MaskRule, Outline
+from medical_sam2.io.prompt_file import Named, Places, load_prompts, masks_from
 from medical_sam2.prompts import Prompt
 from medical_sam2.volume import Volume
 

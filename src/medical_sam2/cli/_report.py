@@ -11,7 +11,7 @@ import numpy as np
 
 from medical_sam2.cli._options import How
 from medical_sam2.intensity_window import Window
-from medical_sam2.io.promptfile import Named, as_objects
+from medical_sam2.io.prompt_file import Named, as_objects
 from medical_sam2.islands import object_boxes
 from medical_sam2.prompts import Mask
 from medical_sam2.views import View

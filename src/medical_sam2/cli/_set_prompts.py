@@ -8,9 +8,8 @@ from medical_sam2.cli._numbers import PIXELS, parsed
 from medical_sam2.cli._prompts import check_label, mask_rule, naming_pages, paged
 from medical_sam2.cli._set_options import Said
 from medical_sam2.errors import AmbiguousError, InputError, PromptError
-from medical_sam2.io.folder import ImageFolder
-from medical_sam2.io.labelmaps import is_lossy, read_label_map
-from medical_sam2.io.outlines import MaskRule, Outline, outlines
+from medical_sam2.io.image_folder import ImageFolder
+from medical_sam2.io.labels import MaskRule, Outline, is_lossy, outlines, read_label_map
 from medical_sam2.prompts import FramePrompt
 
 

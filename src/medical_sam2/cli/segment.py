@@ -14,7 +14,7 @@ from medical_sam2.cli._options import FLAG, How, Outputs, Reading, Said
 from medical_sam2.cli._prompts import gathered, paged
 from medical_sam2.errors import ConfigError
 from medical_sam2.io import labels
-from medical_sam2.io.promptfile import Named
+from medical_sam2.io.prompt_file import Named
 from medical_sam2.volume import Segmentation, Volume
 
 if TYPE_CHECKING:

@@ -15,8 +15,8 @@ from medical_sam2.cli._set_options import Manner, Outputs, Said
 from medical_sam2.cli._set_prompts import SetPrompts, gathered
 from medical_sam2.errors import ConfigError, InputError, MedicalSam2Error
 from medical_sam2.io import atomic
-from medical_sam2.io.folder import ImageFolder, open_folder
-from medical_sam2.io.labelmaps import save_label_map
+from medical_sam2.io.image_folder import ImageFolder, open_folder
+from medical_sam2.io.labels import save_label_map
 
 if TYPE_CHECKING:
     from medical_sam2.cli._sheet import Sheet

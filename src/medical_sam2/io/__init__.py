@@ -7,7 +7,8 @@ save(labels, "brain_seg.nii.gz", like=volume)         # the same grid, bit for b
 """
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType, ModuleType
@@ -16,15 +17,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medical_sam2.errors import FormatError, GeometryError, InputError, MedicalSam2Error
-from medical_sam2.io import archive, labels, registry, slicer, values
-from medical_sam2.io.files import as_stored, guarded
-from medical_sam2.io.jsonfile import load_json, parse_json
-from medical_sam2.io.options import Form, Options
-from medical_sam2.io.outlines import AS_DRAWN, MaskRule, Outline, chosen, outlines
-from medical_sam2.io.pictures import Picture
-from medical_sam2.io.plausibility import oddities
-from medical_sam2.io.registry import DICOM, NRRD, ZIP, recognise
+from medical_sam2.errors import AmbiguousError, FormatError, GeometryError, InputError, MedicalSam2Error
+from medical_sam2.io import labels, nrrd, registry, voxels
+from medical_sam2.io.labels import AS_DRAWN, MaskRule, Outline, chosen, outlines
+from medical_sam2.io.registry import DICOM, NIFTI, NRRD, ZIP, Form, Loaded, Options, Picture, recognise
+from medical_sam2.io.safe_open import as_stored, guarded, load_json, parse_json, unpack_and
 from medical_sam2.volume import Segmentation, Volume
 
 __all__ = [
@@ -99,7 +96,7 @@ def read(
     if geometry_from not in (None, "sform", "qform"):
         raise InputError(f"geometry_from {geometry_from!r} is unknown", "use sform or qform")
     found = _read(Path(path), Options(geometry_from, frame, series, allow_gap, max_bytes, all_frames))
-    return replace(found, warnings=(*found.warnings, *oddities(found))) if isinstance(found, Volume) else found
+    return replace(found, warnings=(*found.warnings, *voxels.oddities(found))) if isinstance(found, Volume) else found
 
 
 def load_pictures(path: str | os.PathLike[str], *, max_bytes: int | None = None) -> tuple[Picture, ...]:
@@ -128,8 +125,8 @@ def load_labels(path: str | os.PathLike[str], like: Volume) -> Volume:
     path = Path(path)
     with guarded(path):
         own = _segmentation(path)
-        if own is slicer:
-            return slicer.label_map(path, like)
+        if own is nrrd:
+            return nrrd.load_segment_labels(path, like)
         return labels.fit(_label_volume(path, None), like) if own is None else own.load(path, like)
 
 
@@ -155,8 +152,8 @@ def load_outlines(
             own = _segmentation(path)
             if own is not None and (rule.threshold is not None or frame is not None):
                 raise InputError("its segments need neither a threshold nor a page", "leave them out")
-            if own is slicer:
-                return chosen(slicer.load(path, like), rule)
+            if own is nrrd:
+                return chosen(nrrd.load_segments(path, like), rule)
             if own is not None:
                 return outlines(own.load(path, like).array, replace(rule, each_label=True))
             return outlines(labels.turned(_label_volume(path, frame), like).array, rule)
@@ -172,12 +169,12 @@ def read_numbers(path: Path, frame: int | None = None) -> Volume | tuple[Picture
 def _segmentation(path: Path) -> ModuleType | None:
     """The reader of files that say themselves that they hold segments."""
     kind = None if path.is_dir() else recognise(path)
-    if kind is NRRD and slicer.segments(path):
-        return slicer
+    if kind is NRRD and nrrd.segments(path):
+        return nrrd
     if kind is DICOM:
-        from medical_sam2.io import dicom_seg_read
+        from medical_sam2.io.dicom import segmentation  # pydicom takes a while to load
 
-        return dicom_seg_read if dicom_seg_read.is_segmentation(path) else None
+        return segmentation if segmentation.is_segmentation(path) else None
     return None
 
 
@@ -206,7 +203,7 @@ def save(what: Segmentation | NDArray[Any], path: str | os.PathLike[str], like: 
     """
     path = Path(path)
     format = registry.writer_of(path, formats)
-    array = values.compact(what.labels if isinstance(what, Segmentation) else np.asarray(what))
+    array = voxels.compact(what.labels if isinstance(what, Segmentation) else np.asarray(what))
     if array.shape != like.shape:
         raise GeometryError(f"the result has shape {array.shape}, the volume {like.shape}", "save it beside its own volume")
     format.write(array, path, like, what.names if isinstance(what, Segmentation) else NO_NAMES)
@@ -222,21 +219,57 @@ def _read(path: Path, options: Options) -> Volume | tuple[Picture, ...]:
         path = as_stored(path)
         format = DICOM if os.path.isdir(path) else recognise(path)
         if format is ZIP:
-            return archive.unpack_and(path, options, lambda folder: _read_only_image(folder, path, options))
+            return unpack_and(path, options.max_bytes, lambda folder: _read_only_image(folder, path, options))
         if format is None:
             raise FormatError("its format is unknown", f"give {registry.readable()}", subject=path)
         return format.read(path, options)
 
 
 def _read_only_image(folder: Path, path: Path, options: Options) -> Volume | tuple[Picture, ...]:
-    with archive.blaming(path, folder):
-        image = archive.only_image(folder, path)
-        return archive.named_after(_read(image, options), path)
+    """What an unpacked zip file holds, with the zip file as its source, and without the slices' files, which are gone."""
+    with _blaming(path, folder):
+        found = _read(_only_image(folder, path), options)
+    if isinstance(found, tuple):
+        return tuple(replace(picture, source=path) for picture in found)
+    gone = isinstance(found, Loaded) and hasattr(found.origin, "slices")
+    return replace(found, source=path, **({"origin": None} if gone else {}))
+
+
+@contextmanager
+def _blaming(path: Path, folder: Path) -> Iterator[None]:
+    """Name the zip file and its entry in errors, not the temporary place that the entry was unpacked to."""
+    try:
+        yield
+    except MedicalSam2Error as error:
+        if isinstance(error.subject, Path) and error.subject.is_relative_to(folder):
+            error.subject = f"{path} ({error.subject.relative_to(folder)})"
+        raise error.with_traceback(None) from None
+
+
+def _only_image(folder: Path, path: Path) -> Path:
+    """The single image of an unpacked zip file; the folder itself if it holds DICOM files."""
+    files = [Path(place, name) for place, _, names in os.walk(folder) for name in sorted(names)]
+    formats = {file: format for file in files if (format := recognise(file)) and not _is_second_half(file, files)}
+    found = sorted(formats)
+    if not found:
+        raise FormatError("the zip file holds no image", "pack one volume", subject=path)
+    if set(formats.values()) == {DICOM}:
+        return folder
+    if len(found) > 1:
+        listed = tuple(str(file.relative_to(folder)) for file in found[:8])
+        raise AmbiguousError(f"the zip file holds {len(found)} images", "unpack it and give one", subject=path, choices=listed)
+    return found[0]
+
+
+def _is_second_half(file: Path, files: Sequence[Path]) -> bool:
+    """Whether it is the .img of a .hdr."""
+    halves = file.suffix.lower() in NIFTI.data
+    return halves and any(other.suffix.lower() in NIFTI.headers and other.stem == file.stem for other in files)
 
 
 def _stacked(pictures: tuple[Picture, ...], path: Path) -> Volume:
     """The frames of a cine as a volume; a single picture is refused."""
-    grey = [values.grey(picture.array) if picture.colour else picture.array for picture in pictures]
+    grey = [voxels.grey(picture.array) if picture.colour else picture.array for picture in pictures]
     if len(grey) == 1 or len({picture.shape for picture in pictures}) > 1:
         raise FormatError(*NO_VOLUME, subject=path)
     rows_mm, columns_mm = pictures[0].spacing_mm or (1.0, 1.0)

@@ -10,11 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medical_sam2.errors import FormatError
-from medical_sam2.io import atomic, textual
+from medical_sam2.io import atomic, voxels
 from medical_sam2.io.atomic import EFFORT
-from medical_sam2.io.files import Content, open_content
-from medical_sam2.io.grid import from_lps
-from medical_sam2.io.options import Loaded, Options
+from medical_sam2.io.registry import Loaded, Options
+from medical_sam2.io.safe_open import Content, open_content
+from medical_sam2.io.voxels import from_lps
 from medical_sam2.volume import Volume
 
 TYPES = {
@@ -60,7 +60,7 @@ def read(path: Path, options: Options) -> Loaded:
         notes: list[str] = []
         layout = _layout(fields, path)
         origin = _origin(fields, path, notes)
-        loaded = textual.load(content, layout, origin.affine, options, notes)
+        loaded = voxels.load_voxels(content, layout, origin.affine, options, notes)
         return replace(loaded, origin=origin)
 
 
@@ -68,14 +68,14 @@ def _fields(content: Content) -> dict[str, str]:
     """The header, whose last line is ElementDataFile."""
     fields: dict[str, str] = {}
     while "elementdatafile" not in fields:
-        name, equals, value = textual.line(content, content.position).partition("=")
+        name, equals, value = voxels.read_line(content, content.position).partition("=")
         if not equals:
             raise FormatError("its header ends before ElementDataFile", "repair the header", subject=content.path)
         name = name.strip()
         if name != SPELLED.get(name.lower(), name):  # which ITK would pass over, and another place would be taken
             raise FormatError(f"its header writes {SPELLED[name.lower()]} in another way", "repair it", subject=content.path)
         if name.lower() in SPELLED or not name.isprintable():  # other fields are nobody's business, and may be there twice
-            textual.put(fields, name.lower(), value.strip(), content.path)
+            voxels.put_field(fields, name.lower(), value.strip(), content.path)
     return fields
 
 
@@ -92,9 +92,9 @@ def _truth(fields: dict[str, str], name: str, path: Path) -> bool:
     return TRUTH[text]
 
 
-def _layout(fields: dict[str, str], path: Path) -> textual.Layout:
-    sizes = textual.sizes(_required(fields, "DimSize", path), path, "DimSize")
-    if [float(len(sizes))] != textual.numbers(_required(fields, "NDims", path), path, "NDims") or not 2 <= len(sizes) <= 4:
+def _layout(fields: dict[str, str], path: Path) -> voxels.Layout:
+    sizes = voxels.parse_sizes(_required(fields, "DimSize", path), path, "DimSize")
+    if [float(len(sizes))] != voxels.parse_numbers(_required(fields, "NDims", path), path, "NDims") or not 2 <= len(sizes) <= 4:
         raise FormatError(f"it has {len(sizes)} dimensions", "give a volume of three dimensions", subject=path)
     if fields.get("binarydata", "true").lower() not in {"true", "t", "1"}:
         raise FormatError("its voxels are written as text", "save it as binary data", subject=path)
@@ -102,15 +102,15 @@ def _layout(fields: dict[str, str], path: Path) -> textual.Layout:
     if kind not in TYPES:
         raise FormatError(f"its ElementType {kind[:30]!r} cannot be read", "convert it to integers or float", subject=path)
     big = _truth(fields, "BinaryDataByteOrderMSB", path) or _truth(fields, "ElementByteOrderMSB", path)
-    channels = textual.sizes(fields.get("elementnumberofchannels", "1"), path, "ElementNumberOfChannels")[0]
+    channels = voxels.parse_sizes(fields.get("elementnumberofchannels", "1"), path, "ElementNumberOfChannels")[0]
     packed = _truth(fields, "CompressedData", path)
-    skip = textual.numbers(fields.get("headersize", "0"), path, "HeaderSize", 1)[0]
+    skip = voxels.parse_numbers(fields.get("headersize", "0"), path, "HeaderSize", 1)[0]
     if skip < -1 or skip != int(skip) or (skip and packed):
         raise FormatError(f"its HeaderSize {skip:g} cannot be used", "repair the header", subject=path)
     i, j, k, frames = (*sizes, *[1] * (4 - len(sizes)))
     dtype = np.dtype(TYPES[kind]).newbyteorder(">" if big else "<")
-    packing: textual.Packing = "zlib" if packed else "raw"
-    return textual.Layout(dtype, (i, j, k), channels, frames, packing, int(skip), _data_file(fields, path))
+    packing: voxels.Packing = "zlib" if packed else "raw"
+    return voxels.Layout(dtype, (i, j, k), channels, frames, packing, int(skip), _data_file(fields, path))
 
 
 def _data_file(fields: dict[str, str], path: Path) -> str | None:
@@ -134,18 +134,20 @@ def _origin(fields: dict[str, str], path: Path, notes: list[str]) -> MetaOrigin:
         notes.append("orientation unknown (no TransformMatrix in three dimensions); assumed: axes to Left, Posterior, Superior")
     axes = np.eye(max(count, 3))
     if matrix is not None:
-        axes[:count, :count] = np.reshape(textual.numbers(matrix, path, "TransformMatrix", count * count), (count, count)).T
+        axes[:count, :count] = np.reshape(
+            voxels.parse_numbers(matrix, path, "TransformMatrix", count * count), (count, count)
+        ).T
     if not np.allclose(np.linalg.norm(axes, axis=0), 1, atol=1e-3):
         notes.append("its TransformMatrix does not hold unit vectors; spacing is multiplied by their lengths")
     lengths, start = np.ones(max(count, 3)), np.zeros(max(count, 3))
     if spacing is None:
         notes.append("spacing unknown; 1 mm is assumed")
     else:
-        lengths[:count] = textual.numbers(spacing, path, "ElementSpacing", count)
+        lengths[:count] = voxels.parse_numbers(spacing, path, "ElementSpacing", count)
     if (lengths <= 0).any():
         raise FormatError("its ElementSpacing is not positive", "repair the header", subject=path)
     if offset is not None:
-        start[:count] = textual.numbers(offset, path, "Offset", count)
+        start[:count] = voxels.parse_numbers(offset, path, "Offset", count)
     affine = np.eye(4)
     affine[:3, :3], affine[:3, 3] = axes[:3, :3] * lengths[:3], start[:3]
     return MetaOrigin(axes[:3, :3], lengths[:3], from_lps(affine))

@@ -1,20 +1,26 @@
-"""NRRD and NHDR (Nearly Raw Raster Data): https://teem.sourceforge.net/nrrd/format.html."""
+"""NRRD and NHDR (Nearly Raw Raster Data): https://teem.sourceforge.net/nrrd/format.html.
+
+Also the segmentations that 3D Slicer makes of it (.seg.nrrd): segments in layers that may overlap, cropped to what was drawn.
+"""
 
 import gzip
 import re
 import sys
+from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from medical_sam2.errors import FormatError
-from medical_sam2.io import atomic, textual
+from medical_sam2.errors import FormatError, PromptError
+from medical_sam2.io import atomic, labels, voxels
 from medical_sam2.io.atomic import EFFORT
-from medical_sam2.io.files import Content, open_content
-from medical_sam2.io.grid import from_lps
-from medical_sam2.io.options import Loaded, Options
+from medical_sam2.io.labels import Outline
+from medical_sam2.io.registry import Loaded, Options
+from medical_sam2.io.safe_open import Content, open_content
+from medical_sam2.io.voxels import from_lps
 from medical_sam2.volume import Volume
 
 TYPES = {
@@ -50,7 +56,7 @@ def read(path: Path, options: Options) -> Loaded:
         notes: list[str] = []
         layout, spatial = _layout(fields, path, options)
         affine = _affine(fields, spatial, path, notes)
-        return textual.load(content, layout, affine, options, notes)
+        return voxels.load_voxels(content, layout, affine, options, notes)
 
 
 def key_values(path: Path) -> dict[str, str]:
@@ -61,11 +67,11 @@ def key_values(path: Path) -> dict[str, str]:
 
 def _header(content: Content) -> tuple[dict[str, str], dict[str, str]]:
     """Fields and key/value pairs up to the empty line, or to the end where the data are detached."""
-    if not textual.line(content, 0).startswith("NRRD"):
+    if not voxels.read_line(content, 0).startswith("NRRD"):
         raise FormatError("this is no NRRD file", "check what it is", subject=content.path)
     fields: dict[str, str] = {}
     pairs: dict[str, str] = {}
-    while text := textual.line(content, content.position):
+    while text := voxels.read_line(content, content.position):
         if text.startswith("#"):
             continue
         if ":=" in text:
@@ -75,7 +81,7 @@ def _header(content: Content) -> tuple[dict[str, str], dict[str, str]]:
         name, colon, value = text.partition(":")
         if not colon:
             raise FormatError("its header has a line without a colon", "repair the header", subject=content.path)
-        textual.put(fields, name.strip().lower(), value.strip(), content.path)
+        voxels.put_field(fields, name.strip().lower(), value.strip(), content.path)
     return fields, pairs
 
 
@@ -85,10 +91,10 @@ def _required(fields: dict[str, str], name: str, path: Path) -> str:
     return fields[name]
 
 
-def _layout(fields: dict[str, str], path: Path, options: Options) -> tuple[textual.Layout, list[int]]:
+def _layout(fields: dict[str, str], path: Path, options: Options) -> tuple[voxels.Layout, list[int]]:
     """The storage, and which axes of the file are spatial."""
-    sizes = textual.sizes(_required(fields, "sizes", path), path, "sizes")
-    if [float(len(sizes))] != textual.numbers(_required(fields, "dimension", path), path, "dimension"):
+    sizes = voxels.parse_sizes(_required(fields, "sizes", path), path, "sizes")
+    if [float(len(sizes))] != voxels.parse_numbers(_required(fields, "dimension", path), path, "dimension"):
         raise FormatError("its sizes do not fit its dimension", "repair the header", subject=path)
     kinds = fields.get("kinds", "").lower().split() or ["domain"] * len(sizes)
     spatial = _spatial(fields, kinds, sizes, path)
@@ -102,7 +108,7 @@ def _layout(fields: dict[str, str], path: Path, options: Options) -> tuple[textu
             f"each voxel holds {inner} values (4 dimensions)", "extract one as a 3-dimensional image", subject=path
         )
     i, j, k = (*(sizes[axis] for axis in spatial), *[1] * (3 - len(spatial)))
-    layout = textual.Layout(_dtype(fields, path), (i, j, k), channels, frames, *_storage(fields, path))
+    layout = voxels.Layout(_dtype(fields, path), (i, j, k), channels, frames, *_storage(fields, path))
     return layout, spatial
 
 
@@ -129,13 +135,13 @@ def _dtype(fields: dict[str, str], path: Path) -> np.dtype:
     return np.dtype(DTYPES[kind]).newbyteorder("<" if order == "little" else ">")
 
 
-def _storage(fields: dict[str, str], path: Path) -> tuple[textual.Packing, int, str | None]:
+def _storage(fields: dict[str, str], path: Path) -> tuple[voxels.Packing, int, str | None]:
     encoding = _required(fields, "encoding", path).lower()
     if encoding not in {"raw", "gzip", "gz"}:
         raise FormatError(f"its encoding {encoding[:30]!r} cannot be read", "save it as raw or gzip", subject=path)
     if fields.get("line skip", fields.get("lineskip", "0")) != "0":
         raise FormatError("it uses a line skip", "save it again without", subject=path)
-    skip = textual.numbers(fields.get("byte skip", fields.get("byteskip", "0")), path, "byte skip", 1)[0]
+    skip = voxels.parse_numbers(fields.get("byte skip", fields.get("byteskip", "0")), path, "byte skip", 1)[0]
     if skip != int(skip) or skip < -1 or (skip and encoding != "raw"):
         raise FormatError(f"its byte skip {skip:g} cannot be used", "repair the header", subject=path)
     name = fields.get("data file", fields.get("datafile"))
@@ -152,19 +158,19 @@ def _affine(fields: dict[str, str], spatial: list[int], path: Path, notes: list[
         if not words:
             notes.append("spacing unknown; 1 mm is assumed")
         for row, axis in enumerate(spatial):
-            affine[row, row] = textual.numbers(words[axis] if axis < len(words) else "1", path, "spacings", 1)[0]
+            affine[row, row] = voxels.parse_numbers(words[axis] if axis < len(words) else "1", path, "spacings", 1)[0]
         return from_lps(affine)
     signs = _signs(fields, notes)
     texts = [text for text in _vectors(fields["space directions"]) if text != "none"]
     for column, text in enumerate(texts):
-        affine[:3, column] = textual.numbers(text.strip("()"), path, "space directions", 3)
+        affine[:3, column] = voxels.parse_numbers(text.strip("()"), path, "space directions", 3)
     if len(texts) == 2:
         rows, columns = (affine[:3, c] / (np.linalg.norm(affine[:3, c]) or 1) for c in (0, 1))
         affine[:3, 2] = np.cross(rows, columns)
     if "space origin" not in fields:
         notes.append("no space origin; 0 is assumed")
     else:
-        affine[:3, 3] = textual.numbers(fields["space origin"].strip("()"), path, "space origin", 3)
+        affine[:3, 3] = voxels.parse_numbers(fields["space origin"].strip("()"), path, "space origin", 3)
     return np.diag([*signs, 1.0]) @ affine * _unit(fields, path, notes)
 
 
@@ -217,3 +223,100 @@ def save(array: NDArray[Any], path: Path, like: Volume) -> None:
 
 def _text(vector: NDArray[np.float64]) -> str:
     return f"({','.join(repr(float(value)) for value in vector)})"
+
+
+KEY = re.compile(r"Segment(\d+)_(ID|Name|Layer|LabelValue)")
+MOST_NAME = 200
+
+
+@dataclass(frozen=True)
+class Segment:
+    """One segment, as the header describes it.
+
+    Args:
+        layer: which of the numbers of a voxel tells of it, from 0.
+        value: that number inside of it.
+        name: what it is called.
+    """
+
+    layer: int
+    value: int
+    name: str
+
+
+def segments(path: Path) -> list[Segment]:
+    """The segments of an NRRD file in their order; none where 3D Slicer did not write it as a segmentation.
+
+    Raises:
+        FormatError: a layer or a value that is no number.
+    """
+    told: dict[int, dict[str, str]] = {}
+    for key, value in key_values(path).items():
+        if match := KEY.fullmatch(key):
+            told.setdefault(int(match[1]), {})[match[2]] = value.strip()
+    layered = any("Layer" in own for own in told.values())  # versions before 4.11 gave each segment a layer of its own
+    return [
+        Segment(
+            _whole(own.get("Layer", "0" if layered else str(place)), path),
+            _whole(own.get("LabelValue", "1"), path),
+            _name(own.get("Name", "")),
+        )
+        for place, (_, own) in enumerate(sorted(told.items()))
+    ]
+
+
+def load_segments(path: Path, like: Volume) -> list[Outline]:
+    """What was drawn of each segment, in the grid of `like`; numbers that layers share are given anew, in their order.
+
+    Raises:
+        FormatError: a number that no segment has, or a layer that is not there.
+        GeometryError: another grid, or something is drawn outside of the image.
+        PromptError: nothing is drawn.
+    """
+    all_segments = segments(path)
+    shared = max(Counter(segment.value for segment in all_segments).values()) > 1
+    found: dict[int, Outline] = {}
+    for layer in sorted({segment.layer for segment in all_segments}):
+        own = {segment.value: number for number, segment in enumerate(all_segments, 1) if segment.layer == layer}
+        array = labels.placed(_layer(path, layer), like).array
+        drawn = {int(value) for value in np.unique(array)} - {0}
+        if strange := sorted(drawn - own.keys()):
+            raise FormatError(f"it holds the number {strange[0]}, which is none of its segments", "save it again", subject=path)
+        for value in drawn:
+            number = own[value]
+            found[number] = Outline(number if shared else value, array == value, all_segments[number - 1].name)
+    if not found:
+        raise PromptError("the segmentation is empty", "outline at least one voxel", subject=path)
+    return [found[number] for number in sorted(found)]
+
+
+def load_segment_labels(path: Path, like: Volume) -> Volume:
+    """The same as one label map.
+
+    Raises:
+        FormatError: segments overlap, and so on as `load_segments`.
+    """
+    found = load_segments(path, like)
+    array = np.zeros(like.shape, np.min_scalar_type(max(outline.label for outline in found)))
+    for outline in found:
+        if overlap := np.count_nonzero(array[outline.inside]):
+            problem = f"its segments overlap in {overlap} voxels, and a label map holds one number for each"
+            raise FormatError(problem, "export it without overlaps", subject=path)
+        array[outline.inside] = outline.label
+    return Volume(array, like.affine, "SEG", path)
+
+
+def _layer(path: Path, layer: int) -> Volume:
+    found = read(path, Options(clean=False, layer=layer))
+    return Volume(labels.integers(found.array, path), found.affine, "SEG", path)
+
+
+def _whole(text: str, path: Path) -> int:
+    if not text.isascii() or not text.isdecimal() or len(text) > 9:
+        raise FormatError(f"a segment has the number {text[:20]!r}", "save it again", subject=path)
+    return int(text)
+
+
+def _name(text: str) -> str:
+    """A name that can be shown: one line of letters."""
+    return text if text.isprintable() and len(text) <= MOST_NAME else ""

@@ -23,12 +23,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medical_sam2.errors import ConfigError, FormatError, InputError
-from medical_sam2.io.files import GZIP_MAGIC, open_content, open_regular
-from medical_sam2.io.options import Options
+from medical_sam2.io.safe_open import GZIP_MAGIC, open_content, open_regular
 from medical_sam2.plugins import find
 from medical_sam2.volume import Volume
 
 Carried = Literal["names", "colours", "probability", "overlaps", "several objects"]
+Form = Literal["sform", "qform"]
 Kind = Literal["volume", "picture", "archive"]
 
 GROUP = "medical_sam2.formats"
@@ -37,6 +37,75 @@ DICOM_GROUPS = (b"\x02\x00", b"\x08\x00")
 UNDEFINED = 0xFFFFFFFF
 """The length of a sequence that ends with a mark."""
 NIFTI_SIZES = (348, 540)
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to read.
+
+    Args:
+        geometry_from: which of two contradicting NIfTI forms counts.
+        frame: which time point or page, from 0.
+        series: which DICOM series of a folder, from 1, or its SeriesInstanceUID.
+        allow_gap: fill missing slices by interpolation instead of refusing.
+        max_bytes: most bytes of voxels that may be unpacked.
+        all_frames: each page or frame is a picture.
+        clean: replace NaN and infinities, turn colours to grey, look for constant images (not for masks, whose numbers count).
+        layer: which of the numbers of a voxel, from 0.
+    """
+
+    geometry_from: Form | None = None
+    frame: int | None = None
+    series: int | str | None = None
+    allow_gap: bool = False
+    max_bytes: int | None = None
+    all_frames: bool = False
+    clean: bool = True
+    layer: int | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Loaded(Volume):
+    """A volume that remembers what its format needs for writing something beside it, bit for bit in the same grid.
+
+    Args:
+        origin: the reader's own notes; writers of the same format understand them.
+    """
+
+    origin: object | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """A 2D image, as its file stores it (rows downwards, columns to the right).
+
+    Args:
+        array: (H, W) intensities, or (H, W, 3) RGB bytes.
+        spacing_mm: distance between rows and between columns, where the file tells.
+        modality: DICOM code of the modality where known.
+        source: the file.
+        frame: which page or frame of it, from 0.
+        warnings: what the reader noticed, one line each.
+        alpha: (H, W) how opaque each pixel is, where a mask was read and stores it.
+    """
+
+    array: NDArray[np.generic]
+    spacing_mm: tuple[float, float] | None = None
+    modality: str | None = None
+    source: Path | None = None
+    frame: int = 0
+    warnings: tuple[str, ...] = ()
+    alpha: NDArray[np.generic] | None = None
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Height and width in pixels."""
+        return self.array.shape[0], self.array.shape[1]
+
+    @property
+    def colour(self) -> bool:
+        """Whether it has three channels."""
+        return self.array.ndim == 3
 
 
 @dataclass(frozen=True, eq=False)
@@ -205,14 +274,14 @@ DICOM_SEG = Format(
     "DICOM-SEG",
     (".dcm",),
     written=(".dcm",),
-    writer="medical_sam2.io.dicom_seg:save",
-    check="medical_sam2.io.dicom_seg:check",
+    writer="medical_sam2.io.dicom.segmentation:save",
+    check="medical_sam2.io.dicom.segmentation:check",
     carries=frozenset({"names", "several objects"}),
     media_type="application/dicom",
 )
 SLICER = Format("3D Slicer", (".seg.nrrd",), carries=frozenset({"names", "overlaps", "several objects"}))
 SEVERAL: frozenset[Carried] = frozenset({"colours", "several objects"})
-_picture = partial(Format, kind="picture", reader="medical_sam2.io.pictures:read", carries=SEVERAL, dimensions=(2,))
+_picture = partial(Format, kind="picture", reader="medical_sam2.io.images:read", carries=SEVERAL, dimensions=(2,))
 PNG = _picture("PNG", (".png",), matches=_begins(b"\x89PNG\r\n\x1a\n"), written=(".png",))
 JPEG = _picture("JPEG", (".jpg", ".jpeg"), matches=_begins(b"\xff\xd8\xff"))
 TIFF = _picture("TIFF", (".tif", ".tiff"), matches=_begins(b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"))

@@ -22,7 +22,7 @@ from pydantic import Field as Limited
 from pydantic import TypeAdapter, ValidationError
 
 from medical_sam2.io import registry
-from medical_sam2.io.files import CHUNK
+from medical_sam2.io.safe_open import CHUNK
 from medical_sam2.prompts import Point, Prompt
 from medical_sam2.server.refusals import InvalidRequest, NotFound, Refusal
 from medical_sam2.server.segmentation import SessionVolume

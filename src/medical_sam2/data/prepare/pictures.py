@@ -20,7 +20,7 @@ from medical_sam2.data.prepare.source import checksums
 from medical_sam2.data.prepare.unit import Job, Made, failed, names, task_names
 from medical_sam2.data.prepare.volumes import channel_rule
 from medical_sam2.io.atomic import write_bytes
-from medical_sam2.io.pictures import Picture
+from medical_sam2.io.registry import Picture
 from medical_sam2.volume import Volume
 
 LEAST = 2  # images without which there is no set

@@ -18,7 +18,7 @@ from medical_sam2.data.prepare.source import Source
 from medical_sam2.data.prepare.unit import STATE, Job, Unit
 from medical_sam2.errors import InputError
 from medical_sam2.io import load_json
-from medical_sam2.io.files import explain
+from medical_sam2.io.safe_open import explain
 
 FOLDERS = ("imagesTr", "labelsTr", "imagesTs", "labelsTs", ARRAYS)
 ABOUT = f"{STATE}/about.json"

@@ -27,8 +27,8 @@ from medical_sam2.errors import ConfigError, FormatError, PromptError
 from medical_sam2.evaluate.methods.method import Asked, Found, Said
 from medical_sam2.evaluate.tasks import MaskArray, VolumeTask
 from medical_sam2.intensity_window import percentile_window
-from medical_sam2.io.labelmaps import read_label_map, save_label_map
-from medical_sam2.io.promptfile import save_prompts
+from medical_sam2.io.labels import read_label_map, save_label_map
+from medical_sam2.io.prompt_file import save_prompts
 
 IMAGE, PROMPTS, OUTPUT = "{image}", "{prompts}", "{output}"
 

@@ -26,8 +26,8 @@ from numpy.typing import NDArray
 from medical_sam2 import io
 from medical_sam2.errors import AmbiguousError, FormatError, MedicalSam2Error, PromptError
 from medical_sam2.io import atomic
-from medical_sam2.io.jsonfile import load_json
-from medical_sam2.io.outlines import MOST_OBJECTS, MaskRule, Outline
+from medical_sam2.io.labels import MOST_OBJECTS, MaskRule, Outline
+from medical_sam2.io.safe_open import load_json
 from medical_sam2.plugins import suggestion
 from medical_sam2.prompts import Box, Index, Mask, Point, Prompt
 from medical_sam2.volume import Volume

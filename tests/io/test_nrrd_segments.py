@@ -8,7 +8,7 @@ import pytest
 
 from medical_sam2 import io
 from medical_sam2.errors import FormatError, GeometryError, PromptError
-from medical_sam2.io.outlines import MaskRule
+from medical_sam2.io.labels import MaskRule
 from medical_sam2.volume import Volume
 
 SHAPE, AFFINE = (12, 14, 9), np.array([[-1.0, 0, 0, 30], [0, -1, 0, 36], [0, 0, 2, -40], [0, 0, 0, 1]])

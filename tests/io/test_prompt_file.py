@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from medical_sam2.errors import FormatError, GeometryError, MedicalSam2Error, PromptError
 from medical_sam2.io import save
-from medical_sam2.io.outlines import outlines
-from medical_sam2.io.promptfile import Places, load_prompts, masks_from, save_prompts
+from medical_sam2.io.labels import outlines
+from medical_sam2.io.prompt_file import Places, load_prompts, masks_from, save_prompts
 from medical_sam2.prompts import Box, Mask, Point, Prompt
 from medical_sam2.volume import Volume
 

@@ -10,13 +10,11 @@ from unicodedata import normalize
 import numpy as np
 from numpy.typing import NDArray
 
-from medical_sam2.errors import FormatError, GeometryError, InputError, MedicalSam2Error, PromptError, ResourceError
-from medical_sam2.io.files import as_stored
-from medical_sam2.io.pictures import Picture, page_count
-from medical_sam2.io.plausibility import ONE_SLICE
-from medical_sam2.io.registry import DICOM, PNG, Format, recognise, suffixes
+from medical_sam2.errors import FormatError, InputError, MedicalSam2Error, PromptError, ResourceError
+from medical_sam2.io.images import as_picture, page_count
+from medical_sam2.io.registry import DICOM, PNG, Format, Picture, recognise, suffixes
+from medical_sam2.io.safe_open import as_stored
 from medical_sam2.plugins import suggestion
-from medical_sam2.volume import Volume
 
 
 @dataclass(frozen=True)
@@ -138,25 +136,6 @@ def open_folder(folder: Path) -> ImageFolder:
     return ImageFolder(folder, entries, others)
 
 
-def as_picture(found: Volume | tuple[Picture, ...], file: Path) -> Picture:
-    """A single 2D image, whichever way its file stores it; a volume of one slice is seen along its third axis.
-
-    Raises:
-        GeometryError: it is a volume.
-    """
-    if not isinstance(found, Volume):
-        return found[0]
-    thin = [axis for axis in (2, 1, 0) if found.shape[axis] == 1]
-    if not thin:
-        slices = "×".join(map(str, found.shape))
-        raise GeometryError(f"this is a volume of {slices} voxels", "outline it with `medsam2 segment`", subject=file)
-    across, down = (axis for axis in range(3) if axis != thin[0])
-    spacing = found.spacing_mm[down], found.spacing_mm[across]
-    array = np.ascontiguousarray(found.array.take(0, thin[0]).T)
-    notes = tuple(note for note in found.warnings if note != ONE_SLICE)
-    return Picture(array, spacing, found.modality, file, warnings=notes)
-
-
 def instead(folder: Path) -> str:
     """What to do with a folder that is no DICOM series: one of its files may be meant, or another command."""
     found: list[tuple[Format, Path]] = []
@@ -193,8 +172,7 @@ def _pages(file: Path) -> Iterator[Entry]:
 
 def _frames(file: Path) -> int:
     from medical_sam2.io.dicom import TOMOGRAPHIC
-    from medical_sam2.io.dicom_files import read_dataset
-    from medical_sam2.io.dicom_headers import frame_count, text
+    from medical_sam2.io.dicom.headers import frame_count, read_dataset, text
 
     header = read_dataset(file, pixels=False)
     return 1 if text(header, "Modality") in TOMOGRAPHIC else frame_count(header, file)

@@ -1,16 +1,24 @@
-"""Opening files that cannot be trusted: no hanging on pipes, no memory for sizes a header merely claims, checked gzip."""
+"""Opening files that cannot be trusted, within limits: no hanging on pipes, no memory for sizes a header merely claims, checked
+gzip, JSON that is strict, and zip files of which every entry is checked before any is unpacked.
+"""
 
 import errno
 import io
+import json
+import math
 import os
+import shutil
 import stat
+import unicodedata
 import warnings
+import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, BinaryIO
+from pathlib import Path, PurePosixPath
+from tempfile import TemporaryDirectory
+from typing import Any, BinaryIO, TypeVar
 from unicodedata import normalize
 
 import numpy as np
@@ -298,3 +306,163 @@ def _container_free() -> int | None:
 def megabytes(size: int) -> str:
     """A size in words."""
     return f"{size / 2**20:,.0f} MB"
+
+
+MOST_BYTES = 64 << 20
+
+
+def load_json(path: Path | str, *, newest: int | None = 1, max_bytes: int = MOST_BYTES) -> dict[str, Any]:
+    """Read a JSON object.
+
+    Args:
+        path: the file.
+        newest: the highest `version` that the caller understands; a file without a version counts as version 1. None for
+            files of other programs, whose `version` is their own affair.
+        max_bytes: largest file.
+
+    Raises:
+        FormatError: no JSON object, NaN or infinite numbers, a key twice, nested too deeply, or of a future version.
+    """
+    path = Path(path)
+    with open_regular(path) as stream:
+        data = stream.read(max_bytes + 1)
+    if len(data) > max_bytes:
+        raise FormatError(f"the file is larger than {max_bytes} bytes", "check what it is", subject=path)
+    return parse_json(data, path, newest=newest)
+
+
+def parse_json(data: bytes | str, subject: Path | str, *, newest: int | None = 1) -> dict[str, Any]:
+    """Parse a JSON object that came from elsewhere; see `load_json`."""
+    try:
+        parsed = json.loads(data, parse_constant=_no_constant, parse_float=_finite, object_pairs_hook=_unique)
+    except RecursionError:
+        raise FormatError("its JSON is nested too deeply", "check what it is", subject=subject) from None
+    except FormatError as error:
+        raise error.about(subject) from None
+    except ValueError as error:
+        where = f" (line {error.lineno})" if isinstance(error, json.JSONDecodeError) else ""
+        raise FormatError(f"this is no valid JSON{where}", "repair the file", subject=subject) from None
+    if not isinstance(parsed, dict):
+        raise FormatError("it holds no JSON object", "check what it is", subject=subject)
+    if newest is not None:
+        _check_version(parsed.get("version", 1), newest, subject)
+    return parsed
+
+
+def _check_version(version: object, newest: int, subject: Path | str) -> None:
+    if isinstance(version, bool) or not isinstance(version, int) or version < 1:
+        raise FormatError("its version is no positive whole number", "repair the file", subject=subject)
+    if version > newest:
+        raise FormatError(
+            f"it was written by a newer program (version {version}, known up to {newest})",
+            "update this program",
+            subject=subject,
+        )
+
+
+def _no_constant(name: str) -> float:
+    raise FormatError(f"it holds {name}, which is no JSON number", "write finite numbers")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise FormatError(f"it holds the number {text[:20]}, which is infinite", "write finite numbers")
+    return value
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise FormatError("it holds a key twice", "repair the file")
+    return found
+
+
+T = TypeVar("T")
+
+MOST_ENTRIES = 20_000
+ARCHIVES = (".zip", ".tar", ".tgz", ".gz.gz", ".7z", ".rar", ".bz2", ".xz")
+IGNORED = ("__MACOSX/", ".DS_Store", "Thumbs.db")
+
+
+def unpack_and(path: Path, max_bytes: int | None, use: Callable[[Path], T]) -> T:
+    """Unpack a zip file to a private temporary folder, call `use` on it, remove it.
+
+    Raises:
+        FormatError: unsafe, forged, encrypted or nested entries.
+        ResourceError: more content than the disk or the limit allows.
+    """
+    try:
+        with open_regular(path) as stream, zipfile.ZipFile(stream) as archive, TemporaryDirectory() as folder:
+            entries = _checked_entries(archive, path)
+            _check_size(entries, folder, path, max_bytes)
+            for entry in entries:
+                _extract(archive, entry, Path(folder))
+            return use(Path(folder))
+    except (zipfile.BadZipFile, EOFError, zlib.error, NotImplementedError, RuntimeError):
+        raise FormatError("the zip file is damaged or truncated", "pack it again", subject=path) from None
+    except OSError as error:
+        raise explain(error, path) from None
+
+
+def _checked_entries(archive: zipfile.ZipFile, path: Path) -> list[zipfile.ZipInfo]:
+    """The entries that hold files, all of them harmless."""
+    entries = archive.infolist()
+    if len(entries) > MOST_ENTRIES:
+        raise FormatError(f"the zip file holds {len(entries)} entries", "pack one study", subject=path)
+    seen: set[str] = set()
+    for entry in entries:
+        _check_name(entry, path)
+        folded = unicodedata.normalize("NFC", "/".join(_parts(entry))).casefold()
+        if folded in seen:
+            raise FormatError("two entries of the zip file have the same name", "pack it again", subject=path)
+        seen.add(folded)
+    kept = [entry for entry in entries if not _is_folder(entry) and not any(part in entry.filename for part in IGNORED)]
+    for entry in kept:
+        _check_entry(entry, path)
+    return kept
+
+
+def _check_name(entry: zipfile.ZipInfo, path: Path) -> None:
+    name, parts = entry.orig_filename, _parts(entry)
+    if name.startswith(("/", "\\")) or ".." in parts or "\0" in name or ":" in name[:3] or not parts:
+        raise FormatError(
+            "the zip file has an entry with an unsafe path, which leads outside its folder", "do not trust it", subject=path
+        )
+    kind = stat.S_IFMT(entry.external_attr >> 16)
+    if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
+        raise FormatError("the zip file holds a link or a special file", "do not trust it", subject=path)
+
+
+def _parts(entry: zipfile.ZipInfo) -> tuple[str, ...]:
+    """Folders and name of an entry; some programs of Windows part them by backslashes."""
+    return PurePosixPath(entry.orig_filename.replace("\\", "/")).parts
+
+
+def _is_folder(entry: zipfile.ZipInfo) -> bool:
+    return entry.is_dir() or entry.orig_filename.endswith("\\")
+
+
+def _check_entry(entry: zipfile.ZipInfo, path: Path) -> None:
+    if entry.flag_bits & 1:
+        raise FormatError("the zip file is encrypted", "unpack it yourself", subject=path)
+    if entry.filename.lower().endswith(ARCHIVES):
+        raise FormatError("the zip file holds another archive", "unpack it yourself", subject=path)
+    if entry.file_size > entry.compress_size * DEFLATE_RATIO + 64:
+        raise FormatError("an entry of the zip file declares a size that it cannot have", "do not trust it", subject=path)
+
+
+def _check_size(entries: list[zipfile.ZipInfo], folder: str, path: Path, max_bytes: int | None) -> None:
+    total = sum(entry.file_size for entry in entries)
+    limit = min(shutil.disk_usage(folder).free, max_bytes or 1 << 62)
+    check_expansion(total, sum(entry.compress_size for entry in entries), path)
+    if total > limit:
+        raise ResourceError(f"it unpacks to {megabytes(total)}, {megabytes(limit)} are allowed", "unpack it", subject=path)
+
+
+def _extract(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, folder: Path) -> None:
+    """Copy one entry, at most as many bytes as it declares (the checksum is checked at its end)."""
+    target = folder.joinpath(*_parts(entry))
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with archive.open(entry) as source, open(target, "xb") as sink:
+        shutil.copyfileobj(source, sink, CHUNK)

@@ -15,8 +15,8 @@ from PIL import Image
 
 from medical_sam2 import io
 from medical_sam2.errors import FormatError, GeometryError, InputError, ResourceError
-from medical_sam2.io import files
-from medical_sam2.io.folder import open_folder
+from medical_sam2.io import safe_open
+from medical_sam2.io.image_folder import open_folder
 from medical_sam2.volume import Volume
 
 
@@ -53,8 +53,8 @@ def test_they_are_refused_with_a_reason(odd: Path, name: str, said: str) -> None
 
 
 def test_permissions_are_a_reason() -> None:
-    assert "permissions" in str(files.explain(PermissionError(13, "Permission denied"), Path("a")))
-    assert str(files.explain(OSError(5, "Input/output error"), Path("a"))) == "a: input/output error; check the path"
+    assert "permissions" in str(safe_open.explain(PermissionError(13, "Permission denied"), Path("a")))
+    assert str(safe_open.explain(OSError(5, "Input/output error"), Path("a"))) == "a: input/output error; check the path"
 
 
 def test_odd_names_are_no_matter(tmp_path: Path) -> None:
@@ -66,7 +66,7 @@ def test_odd_names_are_no_matter(tmp_path: Path) -> None:
 
 
 def test_free_memory_is_known() -> None:
-    free = files.free_memory()
+    free = safe_open.free_memory()
     assert free is None or 0 < free < 1 << 50
     assert stat.S_ISREG(os.stat(__file__).st_mode)
 

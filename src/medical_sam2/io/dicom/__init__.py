@@ -1,9 +1,14 @@
-"""DICOM series and objects as volumes or pictures: which files belong together, and their values on one scale."""
+"""DICOM series and objects as volumes or pictures: which files belong together, and their values as one array.
+
+Beside it: `headers` (files and tags), `grid` (where slices lie), `pixels` (decoded and checked), `segmentation` (DICOM-SEG).
+"""
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
 from pathlib import Path
+from typing import Any
 from warnings import catch_warnings, simplefilter
 
 import numpy as np
@@ -11,15 +16,14 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
 from medical_sam2.errors import AmbiguousError, FormatError, InputError
-from medical_sam2.io import dicom_grid, dicom_nuclear, dicom_values, values
-from medical_sam2.io.dicom_files import read_dataset, walk
-from medical_sam2.io.dicom_headers import Plane, planes, text, whole
-from medical_sam2.io.dicom_nuclear import is_reconstruction
-from medical_sam2.io.dicom_pixels import decode
-from medical_sam2.io.files import require_memory
-from medical_sam2.io.grid import size_warning
-from medical_sam2.io.options import Loaded, Options
-from medical_sam2.io.pictures import Picture
+from medical_sam2.io import voxels
+from medical_sam2.io.dicom import grid as grids
+from medical_sam2.io.dicom.grid import is_reconstruction
+from medical_sam2.io.dicom.headers import Plane, planes, read_dataset, text, walk, whole
+from medical_sam2.io.dicom.pixels import Pixels, decode
+from medical_sam2.io.registry import Loaded, Options, Picture
+from medical_sam2.io.safe_open import require_memory
+from medical_sam2.io.voxels import size_warning
 
 TOMOGRAPHIC = {"CT", "MR", "PT", "NM"}
 """Modalities whose images mean nothing without their place in the patient."""
@@ -78,7 +82,7 @@ def _open(path: Path) -> _Image:
 
 def _image(path: Path, header: Dataset) -> _Image:
     found = planes(header, path)
-    return _Image(path, header, dicom_nuclear.placed(found, header, path) if is_reconstruction(header) else found)
+    return _Image(path, header, grids.placed(found, header, path) if is_reconstruction(header) else found)
 
 
 def _scan(folder: Path, notes: list[str]) -> list[_Image]:
@@ -95,7 +99,7 @@ def _scan(folder: Path, notes: list[str]) -> list[_Image]:
         else:
             images.append(_image(path, header))
     if not images:
-        from medical_sam2.io.folder import instead
+        from medical_sam2.io.image_folder import instead
 
         raise FormatError(
             f"the folder holds no DICOM images ({len(junk) + others} other files)",
@@ -188,14 +192,14 @@ def _is_volume(images: Sequence[_Image]) -> bool:
 
 
 def _volume(images: Sequence[_Image], source: Path, options: Options, notes: list[str]) -> Loaded:
-    found = dicom_grid.drop_copies([plane for image in images for plane in image.planes], notes)
-    grid = dicom_grid.build(found, source, frame=options.frame, allow_gap=options.allow_gap)
+    found = grids.drop_copies([plane for image in images for plane in image.planes], notes)
+    grid = grids.build(found, source, frame=options.frame, allow_gap=options.allow_gap)
     columns, rows = found[0].size
     notes += grid.warnings
     require_memory(4 * columns * rows * len(grid.slices), source, options.max_bytes)
-    stack, odd = dicom_values.stack(grid.slices, options)
+    stack, odd = stack_slices(grid.slices, options)
     notes += [*odd, *_header_notes(images)]
-    array, odd = values.clean(stack) if options.clean else (stack, [])
+    array, odd = voxels.clean(stack) if options.clean else (stack, [])
     notes += odd + size_warning((columns, rows, len(grid.slices)))
     origin = DicomOrigin(tuple((p.path, p.frame) if p else None for p in grid.slices), grid.affine)
     modality = text(images[0].header, "Modality") or None
@@ -246,8 +250,113 @@ def _order(plane: Plane) -> tuple[float, Path, int]:
 def _picture(plane: Plane, modality: str | None, options: Options, notes: list[str]) -> Picture:
     pixels = decode(plane.path, [plane.frame], options.max_bytes)
     (frame,) = pixels.frames
-    array = values.rescale(pixels.upright(frame), *plane.scaling) if frame.ndim == 2 else frame
-    array, odd = values.clean(np.array(array)) if options.clean else (array, [])
+    array = voxels.rescale(pixels.upright(frame), *plane.scaling) if frame.ndim == 2 else frame
+    array, odd = voxels.clean(np.array(array)) if options.clean else (array, [])
     spacing = (plane.spacing[0], plane.spacing[1]) if plane.spacing else None
     lines = tuple(dict.fromkeys((*notes, *pixels.warnings, *pixels.doubts(frame), *odd)))
     return Picture(array, spacing, modality, plane.path, plane.frame, lines)
+
+
+@dataclass
+class _Stack:
+    """An array that grows wider when a slice does not fit its type, and remembers which values are real."""
+
+    shape: tuple[int, int, int]
+    lowest: float = np.inf
+    highest: float = -np.inf
+    padded: bool = False
+    notes: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.array: NDArray[Any] = np.zeros(self.shape, np.uint8)
+
+    def put(self, k: int, frame: NDArray[Any], real: NDArray[Any] | None) -> None:
+        """Store slice k; `real` marks pixels that are no padding, None if all are."""
+        if not np.can_cast(_narrow(frame), self.array.dtype):
+            self.array = self.array.astype(np.promote_types(self.array.dtype, _narrow(frame)))
+        self.array[k] = frame
+        valid = frame if real is None else frame[real]
+        if valid.size:
+            self.lowest, self.highest = min(self.lowest, valid.min()), max(self.highest, valid.max())
+        self.padded |= valid.size < frame.size
+
+
+def _narrow(frame: NDArray[Any]) -> np.dtype:
+    """int16 where the values fit (uint8 for bytes), else the next wider type; floats as they are."""
+    if frame.dtype.kind == "f" or frame.dtype == np.uint8:
+        return frame.dtype
+    low, high = int(frame.min()), int(frame.max())
+    kinds = (np.int16, np.uint16, np.int32, np.uint32)
+    return next(
+        (np.dtype(kind) for kind in kinds if np.iinfo(kind).min <= low and high <= np.iinfo(kind).max), np.dtype(np.int64)
+    )
+
+
+def stack_slices(slices: tuple[Plane | None, ...], options: Options) -> tuple[NDArray[Any], list[str]]:
+    """The array (slice, row, column) of planes in order, and what was odd about them.
+
+    Padding (PixelPaddingValue) becomes the smallest real value, so that it cannot set an intensity window. MONOCHROME1 series
+    keep their stored voxels. Modality LUTs are not applied (noted).
+    """
+    known = [plane for plane in slices if plane is not None]
+    columns, rows = known[0].size
+    whole = all(float(number).is_integer() for plane in known for number in plane.scaling)
+    made = _Stack((len(slices), rows, columns))
+    places = {id(plane): k for k, plane in enumerate(slices) if plane is not None}
+    for plane, frame, pixels in _frames(known, options):
+        made.put(places[id(plane)], _rescaled(_flat(frame, made.notes), plane, whole), _real(frame, pixels))
+        made.notes += [note for note in (*pixels.warnings, *pixels.doubts(frame)) if note not in made.notes]
+    if made.padded and made.lowest <= made.highest:
+        _remove_padding(made.array, made.lowest, made.highest)
+    _interpolate(made.array, [plane is not None for plane in slices])
+    return made.array, made.notes
+
+
+def _frames(known: list[Plane], options: Options) -> Iterator[tuple[Plane, NDArray[Any], Pixels]]:
+    """Each plane with its pixels; every file is opened once."""
+    by_file = sorted(known, key=lambda plane: (str(plane.path), plane.frame))
+    for path, group in groupby(by_file, key=lambda plane: plane.path):
+        members = list(group)
+        pixels = decode(path, [plane.frame for plane in members], options.max_bytes)
+        for plane, frame in zip(members, pixels.frames, strict=True):
+            yield plane, frame, pixels
+
+
+def _flat(frame: NDArray[Any], notes: list[str]) -> NDArray[Any]:
+    if frame.ndim == 2:
+        return frame
+    note = "a colour image; it was turned to grey"
+    notes += [note] * (note not in notes)
+    return voxels.grey(frame)
+
+
+def _rescaled(frame: NDArray[Any], plane: Plane, whole: bool) -> NDArray[Any]:
+    slope, intercept = plane.scaling
+    if frame.dtype.kind == "f" or not whole:
+        return voxels.rescale(frame.astype(np.float32), slope, intercept)
+    if (slope, intercept) == (1, 0):
+        return frame
+    return frame.astype(np.int64) * int(slope) + int(intercept)
+
+
+def _real(frame: NDArray[Any], pixels: Pixels) -> NDArray[Any] | None:
+    if pixels.padding is None or frame.ndim != 2:
+        return None
+    low, high = pixels.padding
+    return (frame < low) | (frame > high)
+
+
+def _remove_padding(array: NDArray[Any], lowest: float, highest: float) -> None:
+    """Whatever lies outside the range of real values is padding."""
+    for piece in array:
+        piece[(piece < lowest) | (piece > highest)] = lowest
+
+
+def _interpolate(array: NDArray[Any], known: list[bool]) -> None:
+    """Fill unknown slices linearly from their neighbours; the first and the last are known."""
+    places = np.flatnonzero(known)
+    for k in np.flatnonzero(~np.array(known)):
+        before, after = places[places < k].max(), places[places > k].min()
+        weight = (k - before) / (after - before)
+        mixed = (1 - weight) * array[before] + weight * array[after]
+        array[k] = mixed if array.dtype.kind == "f" else np.rint(mixed)

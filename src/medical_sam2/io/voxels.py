@@ -1,0 +1,342 @@
+"""Voxels, whatever the format: read after a text header (NRRD, MetaImage), cleaned, their grids compared, oddities named."""
+
+import re
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medical_sam2.errors import AmbiguousError, FormatError, InputError
+from medical_sam2.intensity_window import in_hounsfield, percentile_window
+from medical_sam2.io.registry import Loaded, Options
+from medical_sam2.io.safe_open import Content, as_stored, inflated, open_content
+from medical_sam2.volume import Volume, check_affine
+
+MOST_HEADER = 1 << 20
+NUMBER = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?")
+Packing = Literal["raw", "gzip", "zlib"]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How the voxels of a text-headed image are stored.
+
+    Args:
+        dtype: of a number, with its byte order.
+        shape: the three dimensions.
+        channels: numbers per voxel, fastest, 1 for grey.
+        frames: time points, slowest.
+        packing: compression of the data.
+        skip: bytes before the voxels; -1: they are the last bytes of the file.
+        detached: name of the file that holds them, None if they follow the header.
+    """
+
+    dtype: np.dtype
+    shape: tuple[int, int, int]
+    channels: int
+    frames: int
+    packing: Packing
+    skip: int
+    detached: str | None
+
+
+def read_line(content: Content, used: int) -> str:
+    """The next header line; FormatError if the header has no end."""
+    raw = content.stream.readline(MOST_HEADER)
+    content.position += len(raw)
+    if used + len(raw) >= MOST_HEADER:
+        raise FormatError("the header does not end", "repair the file", subject=content.path)
+    try:
+        text = raw.decode("utf-8")
+    except UnicodeDecodeError:
+        text = raw.decode("latin-1")
+    return text.rstrip("\r\n")
+
+
+def put_field(fields: dict[str, str], name: str, value: str, path: Path) -> None:
+    """Keep a field of a header; FormatError for a name that is none, or is there twice: readers differ in which they take."""
+    if not name.isprintable() or not name.isascii():
+        raise FormatError("its header holds a line that cannot be read", "repair the header", subject=path)
+    if fields.setdefault(name, value) is not value:
+        raise FormatError(f"its header tells {name[:30]!r} twice", "repair the header", subject=path)
+
+
+def parse_numbers(text: str, path: Path, name: str, count: int | None = None) -> list[float]:
+    """Finite numbers of a field, `count` of them: as any program spells them, since Python takes 1_0 for ten."""
+    words = re.split(r"[ \t,]+", text.strip(" \t"))
+    found = [float(word) for word in words] if all(map(NUMBER.fullmatch, words)) else []
+    if not found or (count is not None and len(found) != count) or not np.isfinite(found).all():
+        raise FormatError(f"its {name} {text[:60]!r} cannot be used", "repair the header", subject=path)
+    return found
+
+
+def parse_sizes(text: str, path: Path, name: str) -> list[int]:
+    """Positive whole numbers of a field."""
+    found = parse_numbers(text, path, name)
+    if any(size < 1 or size != int(size) or size > 2**40 for size in found):
+        raise FormatError(f"its {name} {text[:60]!r} is no image size", "repair the header", subject=path)
+    return [int(size) for size in found]
+
+
+def load_voxels(content: Content, layout: Layout, affine: NDArray[np.float64], options: Options, notes: list[str]) -> Loaded:
+    """Read the voxels that a header describes and make them a volume."""
+    path = content.path
+    affine = _checked(affine, path)
+    frame = pick_frame(layout.frames, options.frame, path)
+    with _voxels(content, layout) as voxels:
+        count = layout.channels * layout.shape[0] * layout.shape[1] * layout.shape[2]
+        size = count * layout.dtype.itemsize
+        if voxels.capacity - voxels.position < size * layout.frames:
+            raise voxels.truncated(voxels.position + size * layout.frames)
+        voxels.skip(frame * size)
+        flat = voxels.array(layout.dtype, count, max_bytes=options.max_bytes)
+        voxels.skip((layout.frames - 1 - frame) * size)
+        voxels.finish()
+        notes += [note for note in voxels.warnings if note not in notes]
+    array = _shaped(flat, layout, options, notes)
+    if options.clean:
+        array, odd = clean(array)
+        notes += odd + size_warning(layout.shape)
+    return Loaded(array, affine, source=path, warnings=(*notes, *shear_warning(affine)))
+
+
+def _checked(affine: NDArray[np.float64], path: Path) -> NDArray[np.float64]:
+    try:
+        return check_affine(affine)
+    except InputError as error:
+        raise error.about(path) from None
+
+
+def pick_frame(frames: int, frame: int | None, path: Path) -> int:
+    """The time point to read.
+
+    Raises:
+        AmbiguousError: several, and none is wanted.
+        InputError: there is none of this number.
+    """
+    if frame is None and frames > 1:
+        raise AmbiguousError(
+            f"the image has {frames} time points (frames)",
+            "choose one",
+            subject=path,
+            choices=(f"--frame 0 (first) to --frame {frames - 1} (last)",),
+        )
+    if not 0 <= (frame or 0) < frames:
+        raise InputError(f"there is no frame {frame} among {frames}", f"use 0 to {frames - 1}", subject=path)
+    return frame or 0
+
+
+def _shaped(flat: NDArray[Any], layout: Layout, options: Options, notes: list[str]) -> NDArray[Any]:
+    if options.layer is not None and options.layer >= layout.channels:
+        raise FormatError(f"it has no layer {options.layer}, of which its header speaks", "save it again")
+    if layout.channels == 1:
+        return flat.reshape(layout.shape, order="F")
+    if options.layer is not None:
+        return np.ascontiguousarray(flat[options.layer :: layout.channels]).reshape(layout.shape, order="F")
+    if layout.channels not in (3, 4) or layout.dtype.itemsize != 1:
+        raise FormatError(f"each voxel holds {layout.channels} numbers", "extract one component as an image")
+    colours = flat.reshape((*layout.shape[::-1], layout.channels)).transpose(2, 1, 0, 3)
+    if not options.clean:
+        return one_channel(colours)
+    notes.append("a colour image; it was turned to grey")
+    return grey(colours)
+
+
+@contextmanager
+def _voxels(header: Content, layout: Layout) -> Iterator[Content]:
+    """Where the voxels start: after the header or in the detached file, unpacked."""
+    with ExitStack() as stack:
+        content = header
+        if layout.detached is not None:
+            content = stack.enter_context(open_content(beside(header.path, layout.detached)))
+        if layout.packing == "raw":
+            _skip(content, layout)
+            yield content
+            return
+        left = max(content.capacity - content.position, 0)
+        yield stack.enter_context(inflated(content, left, raw_zlib=layout.packing == "zlib"))
+
+
+def _skip(content: Content, layout: Layout) -> None:
+    if layout.skip >= 0:
+        content.skip(layout.skip)
+        return
+    size = layout.dtype.itemsize * layout.channels * layout.frames * layout.shape[0] * layout.shape[1] * layout.shape[2]
+    content.skip(max(content.capacity - content.position - size, 0))
+
+
+def beside(path: Path, name: str) -> Path:
+    """The data file that a header names, if it lies in the header's own folder.
+
+    Raises:
+        FormatError: it names a file outside the folder, which a header that was sent by somebody must not reach.
+    """
+    pure = name.replace("\\", "/")
+    target = as_stored(path.parent / pure)
+    outside = pure.startswith("/") or ":" in pure[:3] or ".." in pure.split("/") or "\0" in pure
+    if outside or not target.resolve().is_relative_to(path.parent.resolve()):
+        raise FormatError(
+            "its data file (ElementDataFile, data file) lies outside its folder", "put both side by side", subject=path
+        )
+    if not target.exists():
+        raise FormatError(f"its data file {name!r} is missing", "put both side by side", subject=path)
+    return target
+
+
+PIECE = 1 << 22
+
+
+def rescale(array: NDArray[Any], slope: float, intercept: float) -> NDArray[Any]:
+    """`array * slope + intercept`, in place for floats; integers become float32, or float64 where 24 bits do not hold them."""
+    if slope == 1 and intercept == 0:
+        return array
+    kind = array.dtype if array.dtype.kind == "f" else np.result_type(array.dtype, np.float32)
+    scaled = array.astype(kind, copy=False)
+    with np.errstate(over="ignore", invalid="ignore"):
+        scaled *= kind.type(slope)
+        scaled += kind.type(intercept)
+    return scaled
+
+
+def clean(array: NDArray[Any]) -> tuple[NDArray[Any], list[str]]:
+    """Replace NaN and infinities by the smallest finite value, in place, and say what is odd about the values.
+
+    Raises:
+        FormatError: no voxel is finite.
+    """
+    flat = array.reshape(-1, order="A") if array.flags.forc else array.reshape(-1)
+    warnings = []
+    if flat.dtype.kind == "f" and (bad := sum(int(np.count_nonzero(~np.isfinite(piece))) for piece in _pieces(flat))):
+        warnings.append(f"{bad} of {flat.size} voxels are NaN or infinite; they count as background (the smallest value)")
+        _fill(flat, bad)
+    if _constant(flat):
+        warnings.append("all voxels have the same value: there is nothing to outline")
+    return array, warnings
+
+
+def _fill(flat: NDArray[Any], bad: int) -> None:
+    if bad == flat.size:
+        raise FormatError("no voxel holds a finite value (all are NaN or infinite)", "export the image again")
+    lowest = min(piece[np.isfinite(piece)].min(initial=np.inf) for piece in _pieces(flat))
+    for piece in _pieces(flat):
+        piece[~np.isfinite(piece)] = lowest
+
+
+def _constant(flat: NDArray[Any]) -> bool:
+    return all((piece == flat[0]).all() for piece in _pieces(flat))
+
+
+def _pieces(flat: NDArray[Any]) -> list[NDArray[Any]]:
+    return [flat[start : start + PIECE] for start in range(0, flat.size, PIECE)]
+
+
+def grey(array_c: NDArray[Any]) -> NDArray[np.uint8]:
+    """Luminance of RGB or RGBA values along the last axis (ITU-R BT.601 weights), alpha left out."""
+    weighted = array_c[..., :3].astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32)
+    return np.rint(weighted).astype(np.uint8)
+
+
+def one_channel(array_c: NDArray[Any]) -> NDArray[Any]:
+    """The number of each pixel or voxel of a mask, which its colours repeat (alpha left out).
+
+    Raises:
+        FormatError: they differ.
+    """
+    if not (array_c[..., :3] == array_c[..., :1]).all():
+        raise FormatError("this mask is coloured", "save it in grey, one number for each object")
+    return np.ascontiguousarray(array_c[..., 0])
+
+
+def compact(array: NDArray[Any]) -> NDArray[Any]:
+    """Labels in the smallest unsigned type that holds them; floats stay floats, negative integers stay signed.
+
+    Raises:
+        FormatError: a type that no image format knows.
+    """
+    if array.dtype == bool:
+        return array.view(np.uint8)
+    if array.dtype.kind == "f":
+        return array.astype(np.float32) if array.dtype == np.float16 else array
+    if array.dtype.kind not in "iu":
+        raise FormatError(f"an array of type {array.dtype} is no image", "give integers or floating-point numbers")
+    if array.size and array.min() < 0:
+        return array
+    highest = int(array.max()) if array.size else 0
+    return array.astype(np.min_scalar_type(highest), copy=False)
+
+
+RIGHT_ANGLE = 1e-3
+"""Cosine up to which axes count as perpendicular: scanners and float32 headers round."""
+
+
+def sheared(affine: NDArray[np.float64]) -> bool:
+    """Whether voxel axes are not at right angles."""
+    axes = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
+    return bool(np.abs(axes.T @ axes - np.eye(3)).max() > RIGHT_ANGLE)
+
+
+def shear_warning(affine: NDArray[np.float64]) -> list[str]:
+    """One line if voxel axes are not at right angles."""
+    if not sheared(affine):
+        return []
+    return [
+        "the voxel axes are not at right angles (sheared); the grid is kept as it is, lengths across slices are approximate"
+    ]
+
+
+def distance(one: NDArray[np.float64], other: NDArray[np.float64], shape: tuple[int, ...]) -> float:
+    """Largest distance in mm between the corners of two grids of this shape."""
+    corners = np.array([[*corner, 1.0] for corner in product(*((0.0, size - 1.0) for size in shape))])
+    return float(np.linalg.norm((corners @ (one - other).T)[:, :3], axis=1).max())
+
+
+def from_lps(affine_lps: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Index → LPS mm to index → RAS mm, and back: signs only, so nothing is rounded."""
+    return np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine_lps
+
+
+def size_warning(shape: tuple[int, ...]) -> list[str]:
+    """One line if there is but a single voxel."""
+    return ["the image is a single voxel"] if max(shape) == 1 else []
+
+
+ONE_SLICE = "it has one slice only: there is nothing to track through"
+EXTREME = 1000.0  # times the usual range, beyond which a value is no intensity
+SMALLEST_MM, LARGEST_MM = 0.05, 5000.0  # of a voxel and of the whole, where a patient lay in the scanner
+
+
+def oddities(volume: Volume) -> tuple[str, ...]:
+    """One line each: a single slice, intensities far from all others, a CT with voxels or an extent of no patient."""
+    return tuple(line for line in (_one_slice(volume), _extreme(volume), _size(volume)) if line)
+
+
+def _one_slice(volume: Volume) -> str:
+    return ONE_SLICE if volume.shape.count(1) == 1 else ""
+
+
+def _extreme(volume: Volume) -> str:
+    array: NDArray[Any] = volume.array
+    if array.dtype.kind != "f":
+        return ""
+    usual = percentile_window(array)
+    room = EXTREME * (usual.high - usual.low)
+    lowest, highest = float(array.min()), float(array.max())
+    if lowest >= usual.low - room and highest <= usual.high + room:
+        return ""
+    count = int(np.count_nonzero((array < usual.low - room) | (array > usual.high + room)))
+    worst = max(lowest, highest, key=abs)
+    return f"{count} voxels hold extreme values, up to {worst:g}, where others end at {usual.high:g}: they are black or white"
+
+
+def _size(volume: Volume) -> str:
+    smallest, spacing = min(volume.spacing_mm), volume.spacing_mm
+    largest = max(size * mm for size, mm in zip(volume.shape, spacing, strict=True))
+    if (smallest >= SMALLEST_MM and largest <= LARGEST_MM) or not in_hounsfield(volume.array, volume.modality):
+        return ""
+    voxel = " × ".join(f"{mm:g}" for mm in spacing)
+    return f"its voxels are {voxel} mm, which no CT of a patient has: check the units, since volumes in mL follow from them"
