@@ -11,7 +11,7 @@ from PIL import Image
 from medical_sam2.data.catalog.entry import WHITE, Entry, Layout
 from medical_sam2.errors import FormatError
 from medical_sam2.io import Picture
-from medical_sam2.io.files import GZIP_MAGIC, open_regular
+from medical_sam2.io.safe_open import GZIP_MAGIC, open_regular
 
 CADVIDSET = Entry(
     title="CadVidSet",

@@ -7,7 +7,7 @@ import numpy as np
 
 from medical_sam2.data.catalog.entry import Entry, Layout
 from medical_sam2.errors import FormatError
-from medical_sam2.io.files import open_regular, require_memory
+from medical_sam2.io.safe_open import open_regular, require_memory
 from medical_sam2.volume import Volume
 
 ATLAS23 = Entry(
