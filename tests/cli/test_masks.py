@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import tifffile
 from PIL import Image, ImageFilter
-from tests.io.test_slicer import BOTH, IMAGE, LESION, LIVER, write
 
 from medical_sam2 import io
 from medical_sam2.cli import _prompts, _set_options, _set_prompts
@@ -14,6 +13,7 @@ from medical_sam2.cli._options import Said
 from medical_sam2.errors import AmbiguousError, ConfigError, PromptError
 from medical_sam2.io.image_folder import ImageFolder, open_folder
 from medical_sam2.volume import Volume
+from tests.io.test_nrrd_segments import BOTH, IMAGE, LESION, LIVER, write
 
 DISC = (np.mgrid[:40, :50] ** 2).sum(0) < 900
 NOISE = np.random.default_rng(0).integers(0, 255, (40, 50)).astype(np.uint8)
