@@ -8,13 +8,13 @@ import pytest
 import torch
 
 import speed_scene as scene
-from medical_sam2 import compiled
-from medical_sam2.compiled import CompiledEncoder
 from medical_sam2.errors import ConfigError
-from medical_sam2.features import packed
 from medical_sam2.model.nano import Nano, nano
 from medical_sam2.prompts import Point
 from medical_sam2.segmenter import Segmenter
+from medical_sam2.tracking import openvino as compiled
+from medical_sam2.tracking.feature_cache import packed
+from medical_sam2.tracking.openvino import CompiledEncoder
 from medical_sam2.volume import Volume
 
 SIZE = 64

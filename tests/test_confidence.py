@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medical_sam2.confidence import DROP, Leak, collapses, leaks, pointed_at
+from medical_sam2.tracking.confidence import DROP, Leak, collapses, leaks, pointed_at
 from medical_sam2.volume import SliceConfidence
 from tests.strategies import seeds
 

@@ -11,14 +11,12 @@ from safetensors.torch import save_file
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import dijkstra
 
-from medical_sam2.consensus import FEATURES, GATE_FILE, Gate, Tracked, refined, working_grid
-from medical_sam2.consensus.geodesics import sweep
-from medical_sam2.consensus.grid import SIDE, VOXELS, Grid
 from medical_sam2.errors import WeightsError
-from medical_sam2.fusion import Weighted
 from medical_sam2.model.catalogue import KNOWN, MODEL_FILE
 from medical_sam2.prompts import Point
 from medical_sam2.segmenter import Segmenter
+from medical_sam2.tracking.consensus import FEATURES, GATE_FILE, SIDE, VOXELS, Gate, Grid, Tracked, refined, sweep, working_grid
+from medical_sam2.tracking.fusion import Weighted
 from medical_sam2.views import AXIAL
 from tests.backbones import Brightness
 from tests.phantoms import phantom

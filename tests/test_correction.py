@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from medical_sam2.correction import IN_A_ROW
 from medical_sam2.errors import GeometryError, PromptError
-from medical_sam2.orientations import FrameDone
 from medical_sam2.prompts import Mask, Point
+from medical_sam2.tracking.correction import IN_A_ROW
+from medical_sam2.tracking.volume_tracker import FrameDone
 from medical_sam2.volume import Segmentation, Volume
 from tests.phantoms import segmenter
 

@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from medical_sam2.cropping import Crop, CroppedImages
 from medical_sam2.errors import PromptError
-from medical_sam2.orientations import FrameDone
 from medical_sam2.prompts import FramePrompt, Point, Prompt
+from medical_sam2.tracking.cropping import Crop, CroppedImages
+from medical_sam2.tracking.volume_tracker import FrameDone
 from medical_sam2.views import View
 from medical_sam2.volume import Segmentation, Volume
 from tests.phantoms import Phantom, phantom, segmenter

@@ -4,8 +4,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medical_sam2.estimate import LEAST_MARGIN, start_of
-from medical_sam2.fusion import Mean
+from medical_sam2.tracking.fusion import Mean
+from medical_sam2.tracking.volume_tracker import LEAST_START_MARGIN, start_of
 from medical_sam2.views import AXIAL, View
 from tests.strategies import codes, indices, seeds, shapes, views
 
@@ -34,7 +34,7 @@ def test_it_looks_a_margin_further() -> None:
         assert start is not None
         assert start.frames == frames
         assert view.apply(volume)[start.frame].min() == 1
-    assert LEAST_MARGIN == 6
+    assert LEAST_START_MARGIN == 6
 
 
 def test_nothing_is_found_in_nothing() -> None:

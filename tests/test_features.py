@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from medical_sam2.errors import InputError
-from medical_sam2.features import LATEST, FeatureCache, FeatureStore, content
 from medical_sam2.model.backbone import Features
+from medical_sam2.tracking.feature_cache import LATEST, FeatureCache, FeatureStore, content
 
 EACH_MB = (3 * 1024 + 4) / 2**20  # of one of the features below
 CPU = torch.device("cpu")

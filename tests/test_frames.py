@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from medical_sam2.errors import PromptError
-from medical_sam2.frames import FrameStack, to_frame, to_input, to_network
 from medical_sam2.intensity_window import Window
 from medical_sam2.prompts import FramePrompt, intensities
+from medical_sam2.tracking.frames import FrameStack, to_frame, to_input, to_network
 from medical_sam2.views import View
 from medical_sam2.volume import Volume
 from tests.strategies import codes, seeds, views

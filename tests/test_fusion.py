@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from medical_sam2.errors import ConfigError, GeometryError
-from medical_sam2.fusion import FUSIONS, Fusion, FusionFactory, Mean, Vote, Weighted, argmax_labels
+from medical_sam2.tracking.fusion import FUSIONS, Fusion, FusionFactory, Mean, Vote, Weighted, argmax_labels
 from medical_sam2.views import AXIAL, CORONAL, SIX_VIEWS, View
 from tests.strategies import codes, seeds, shapes, views
 

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from medical_sam2.islands import without_islands
 from medical_sam2.prompts import Box, Mask, Point
+from medical_sam2.tracking.postprocess import without_islands
 
 
 def two_parts() -> np.ndarray:

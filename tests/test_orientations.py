@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 import torch
 
-from medical_sam2.following import Setting, Together
-from medical_sam2.fusion import Mean
 from medical_sam2.intensity_window import Window
 from medical_sam2.model.backbone import Memory
 from medical_sam2.model.memory import PolicyBank, SelfSorting
-from medical_sam2.orientations import OrientationTracker
-from medical_sam2.planning import grouped
 from medical_sam2.prompts import Mask, Prompt
+from medical_sam2.tracking.fusion import Mean
+from medical_sam2.tracking.plan import grouped
+from medical_sam2.tracking.view_tracker import Setting, Together
+from medical_sam2.tracking.volume_tracker import OrientationTracker
 from medical_sam2.views import AXIAL, CORONAL, SAGITTAL, SIX_VIEWS, THREE_VIEWS, View
 from medical_sam2.volume import Volume
 from tests.backbones import Brightness

@@ -1,5 +1,6 @@
 """What is tracked where: order of frames, planes of prompts, groups, the choice of views."""
 
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -8,18 +9,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from medical_sam2.errors import ConfigError, PromptError
-from medical_sam2.planning import (
+from medical_sam2.prompts import Box, FramePrompt, Mask, Point
+from medical_sam2.tracking.plan import (
     PLANES,
     drawn_prompts,
     frame_prompts,
     grouped,
     outward,
     primary_view,
-    redraw,
     unheard,
     views_named,
 )
-from medical_sam2.prompts import Box, FramePrompt, Mask, Point
+from medical_sam2.tracking.postprocess import redraw
 from medical_sam2.views import AXIAL, CORONAL, SAGITTAL, THREE_VIEWS, View
 from medical_sam2.volume import Volume
 from tests.strategies import codes, masks, seeds
@@ -135,10 +136,10 @@ def test_prompts_in_planes_that_are_not_tracked_are_told() -> None:
     mask[5, 1:9, 1:9] = True
     prompts = [Box((1, 1, 3), (9, 9, 3)), Box((1, 4, 1), (9, 4, 9)), Mask(mask), Point((1, 1, 1))]
     (group,) = grouped(volume(), prompts)
-    box, outline = unheard(volume(), group, [AXIAL])
+    box, outline = unheard(volume(), replace(group, views=(AXIAL,)))
     assert "box of object 1" in box
     assert "counts on its own slice only" in outline
-    assert not unheard(volume(), group, THREE_VIEWS)
+    assert not unheard(volume(), replace(group, views=THREE_VIEWS))
 
 
 @given(seeds, st.data())

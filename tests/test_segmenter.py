@@ -9,13 +9,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from medical_sam2 import outcome
 from medical_sam2.errors import ConfigError, GeometryError, PromptError
 from medical_sam2.model.memory import Fifo
 from medical_sam2.model.nano import nano
-from medical_sam2.orientations import FrameDone
 from medical_sam2.prompts import Mask, Point
 from medical_sam2.segmenter import Segmenter, choose_device, choose_precision
+from medical_sam2.tracking import volume_tracker as outcome
+from medical_sam2.tracking.volume_tracker import FrameDone
 from medical_sam2.views import CORONAL, SAGITTAL, View
 from medical_sam2.volume import Segmentation, Volume
 from tests.phantoms import Phantom, phantom, segmenter

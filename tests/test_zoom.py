@@ -9,20 +9,19 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from medical_sam2.correction import corrected
-from medical_sam2.following import ENDED, Setting
-from medical_sam2.frames import FrameStack
-from medical_sam2.fusion import Mean
 from medical_sam2.intensity_window import Window
 from medical_sam2.model.backbone import Memory
 from medical_sam2.model.memory import SelfSorting
-from medical_sam2.orientations import OrientationTracker
-from medical_sam2.planning import grouped
 from medical_sam2.prompts import Box, FramePrompt, Mask, Point, Prompt
-from medical_sam2.region import Canvas, Region, box_of
+from medical_sam2.tracking.correction import corrected
+from medical_sam2.tracking.frames import FrameStack
+from medical_sam2.tracking.fusion import Mean
+from medical_sam2.tracking.plan import grouped
+from medical_sam2.tracking.region_of_interest import Canvas, Region, box_of, grown, object_box, shown, together
+from medical_sam2.tracking.view_tracker import ENDED, Setting
+from medical_sam2.tracking.volume_tracker import OrientationTracker
 from medical_sam2.views import AXIAL, THREE_VIEWS
 from medical_sam2.volume import Volume
-from medical_sam2.zoom import grown, object_box, shown, together
 from tests.backbones import Brightness
 
 SHAPE = (150, 120, 20)

@@ -8,13 +8,11 @@ import torch
 from numpy.typing import NDArray
 
 from medical_sam2.errors import FormatError, MedicalSam2Error, PromptError
-from medical_sam2.frames import to_frame
-from medical_sam2.imagesets import ImageMask, Shuffled
-from medical_sam2.imagesets.masks import STRIP_PIXELS, label_map
-from medical_sam2.imagesets.order import chosen
-from medical_sam2.imagesets.viewer import _reduced  # pyright: ignore[reportPrivateUsage]
 from medical_sam2.prompts import FramePrompt
 from medical_sam2.segmenter import Segmenter
+from medical_sam2.tracking.frames import to_frame
+from medical_sam2.tracking.image_set import STRIP_PIXELS, ImageMask, Shuffled, chosen, label_map
+from medical_sam2.tracking.image_viewer import _reduced  # pyright: ignore[reportPrivateUsage]
 from tests.model.conftest import tiny
 from tests.phantoms import segmenter
 

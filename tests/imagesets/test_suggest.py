@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from medical_sam2.errors import PromptError
-from medical_sam2.imagesets import Need, neediest, slice_needs
+from medical_sam2.tracking.confidence import Need, neediest, slice_needs
 from medical_sam2.volume import SliceConfidence
 
 

@@ -5,9 +5,9 @@ import pytest
 from numpy.typing import NDArray
 
 from medical_sam2.errors import ConfigError
-from medical_sam2.imagesets import choose_set_windows
 from medical_sam2.intensity_window import Window, choose_window, percentile_window
 from medical_sam2.prompts import FramePrompt
+from medical_sam2.tracking.image_viewer import choose_set_windows
 from medical_sam2.volume import Volume
 
 SOFT, LUNG = Window(-160, 240), Window(-1250, 250)

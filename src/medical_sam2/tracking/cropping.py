@@ -11,14 +11,12 @@ from typing import Any, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from medical_sam2.content import content_box
-from medical_sam2.frames import cut_prompt
-from medical_sam2.orientations import FrameDone
+from medical_sam2.intensity_window import content_box
 from medical_sam2.prompts import Box, FramePrompt, Index, Mask, Point, Prompt
-from medical_sam2.region import Region, around_all
+from medical_sam2.tracking.region_of_interest import Region, around_all, cut_prompt, extent
+from medical_sam2.tracking.volume_tracker import FrameDone
 from medical_sam2.views import View
 from medical_sam2.volume import Segmentation, Volume
-from medical_sam2.zoom import extent
 
 
 @dataclass(frozen=True, eq=False)

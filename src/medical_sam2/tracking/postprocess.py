@@ -7,14 +7,14 @@ tracking missed does not cut the object in two.
 Shapes: I J K voxels.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from medical_sam2.prompts import Mask, Point, Prompt
+from medical_sam2.prompts import FramePrompt, Mask, Point, Prompt
 
 BRIDGE = 2
 MANY_LABELS = 65_535
@@ -82,3 +82,17 @@ def _touch(touched: NDArray[np.bool_], box: Sequence[slice], said: Sequence[slic
     """Mark what lies in the box."""
     inside = (slice(max(0, own.start - side.start), max(0, own.stop - side.start)) for own, side in zip(said, box, strict=True))
     touched[tuple(inside)] = True
+
+
+def redraw(stack_thw: NDArray[np.unsignedinteger], label: int, said: Mapping[int, FramePrompt]) -> None:
+    """Put outlines back as they were drawn, in place, unless a click or a box corrects them.
+
+    Args:
+        stack_thw: labels along a view.
+        label: the object.
+        said: frame → what was said of the object there.
+    """
+    for t, prompt in said.items():
+        if prompt.mask_hw is not None and not len(prompt.points_xy) and prompt.box_xyxy is None:
+            stack_thw[t][(stack_thw[t] == label) & ~prompt.mask_hw] = 0
+            stack_thw[t][prompt.mask_hw] = label

@@ -10,17 +10,16 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from medical_sam2.frames import FrameStack
 from medical_sam2.intensity_window import Window
 from medical_sam2.model.backbone import Backbone, Features, FramePrediction, Instruction, Memory, Recall
 from medical_sam2.model.memory import MemoryBank, Policy, PolicyBank
 from medical_sam2.model.tracker import track
-from medical_sam2.planning import outward
 from medical_sam2.prompts import Fixed, FramePrompt
-from medical_sam2.region import Region
+from medical_sam2.tracking.frames import FrameStack
+from medical_sam2.tracking.plan import outward
+from medical_sam2.tracking.region_of_interest import Region, grown
 from medical_sam2.views import View
 from medical_sam2.volume import Volume
-from medical_sam2.zoom import grown
 
 FAR = 1_000_000  # frames of different orientations are never neighbours in time
 ENDED = 8  # frames in a row without any of the objects, after which tracking ends in that direction

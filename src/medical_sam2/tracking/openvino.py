@@ -18,10 +18,10 @@ import torch
 from torch import Tensor, nn
 
 from medical_sam2.errors import ConfigError
-from medical_sam2.features import fingerprint, packed, unpacked
 from medical_sam2.model.attention import versions
 from medical_sam2.model.backbone import Features
 from medical_sam2.model.sam2 import Sam2
+from medical_sam2.tracking.feature_cache import fingerprint, packed, unpacked
 
 FILE = "encoder.xml"
 WRITTEN = "2"

@@ -1,33 +1,111 @@
-"""One prompt carried through a set of images: a film without time, in the order that a policy chooses.
+"""A set of unordered images as a film without time: some are prompted, the others follow, in the order that a policy chooses.
 
 Objects that are prompted on the same images in the same way go in lock step; those that are prompted on others go by
-themselves, so that no object is looked for before anybody said what it is. Shapes: B objects, H W image, h w mask logits.
+themselves, so that no object is looked for before anybody said what it is (METHOD §3).
+
+Shapes: B objects, H W image, h w mask logits.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional as F  # noqa: N812
 
 from medical_sam2.errors import PromptError
-from medical_sam2.frames import to_network
-from medical_sam2.imagesets.closer import closer
-from medical_sam2.imagesets.masks import ImageMask, label_map
-from medical_sam2.imagesets.order import Order
-from medical_sam2.imagesets.viewer import Viewer, direction
+from medical_sam2.intensity_window import Window
 from medical_sam2.model.backbone import Backbone, FramePrediction
 from medical_sam2.model.memory import Policy, PolicyBank
 from medical_sam2.model.tracker import track
-from medical_sam2.planning import redraw
+from medical_sam2.plugins import find
 from medical_sam2.prompts import Fixed, FramePrompt, Prompter
+from medical_sam2.tracking.frames import to_network
+from medical_sam2.tracking.image_viewer import Viewer, closer, direction
+from medical_sam2.tracking.postprocess import redraw
 
 SetPrompts = Mapping[int, Mapping[int, FramePrompt]]
 """Image → object → what was said there, in pixels of that image."""
 DRAWN, CLICKED, NEGATIVE = range(3)
 BLANK = "all its pixels have the same value: there is nothing to outline"
+Likeness: TypeAlias = Callable[[Sequence[int]], NDArray[np.float64]]
+"""How much images resemble what the bank holds at this moment: cosines in [-1, 1]."""
+Order: TypeAlias = Callable[[Sequence[int], Likeness], Iterator[int]]
+"""The images that wait, and their likeness to the bank → the images, each asked for when the one before has been tracked."""
+STRIP_PIXELS = 4_000_000  # of an image that are worked on at once
+
+
+@dataclass(frozen=True, eq=False)
+class ImageMask:
+    """Objects outlined on one image of a set.
+
+    Args:
+        index: of the image.
+        labels: (H, W) unsigned integers, 0 is background, at the image's own size.
+        confidence: object → predicted IoU in [0, 1], 0 where the object is judged absent.
+        likeness: of the image to what was remembered when it was visited: cosine in [-1, 1], 1 where it was prompted.
+        prompted: whether a person spoke on it.
+        warnings: what was noticed.
+        window: the intensities that the network saw as black and white.
+    """
+
+    index: int
+    labels: NDArray[np.unsignedinteger]
+    confidence: Mapping[int, float]
+    likeness: float = 1.0
+    prompted: bool = False
+    warnings: tuple[str, ...] = ()
+    window: Window | None = None
+
+    @property
+    def lowest(self) -> float:
+        """Confidence of the object that is least sure."""
+        return min(self.confidence.values())
+
+
+def given(waiting: Sequence[int], likeness: Likeness) -> Iterator[int]:
+    """As they come."""
+    yield from waiting
+
+
+@dataclass(frozen=True)
+class Shuffled:
+    """At random.
+
+    Args:
+        seed: the same one shuffles the same.
+    """
+
+    seed: int = 0
+
+    def __call__(self, waiting: Sequence[int], likeness: Likeness) -> Iterator[int]:
+        """In another order."""
+        yield from np.random.default_rng(self.seed).permutation(np.asarray(waiting, np.int64)).tolist()
+
+
+def similar(waiting: Sequence[int], likeness: Likeness) -> Iterator[int]:
+    """The one that resembles the bank most, then the one that resembles the bank most after that was tracked, and so on."""
+    left = list(waiting)
+    while left:
+        yield left.pop(int(np.argmax(likeness(left))))
+
+
+def chosen(order: str | Order | Iterable[int], images: int) -> tuple[Order, Sequence[int]]:
+    """A policy by name or as it is, for all of so many images; or the images as they are listed.
+
+    Raises:
+        ConfigError: no such policy.
+    """
+    if not isinstance(order, str) and not callable(order):
+        return given, [*order]
+    policy: Order = find(ORDERS, order, what="order")
+    return policy, range(images)
+
+
+ORDERS: Mapping[str, Order] = {"given": given, "shuffled": Shuffled(), "similar": similar}
 
 
 @dataclass(frozen=True, eq=False)
@@ -223,3 +301,30 @@ def _check_inside(prompt: FramePrompt, shape_hw: tuple[int, int]) -> None:
         raise PromptError("a box is turned inside out, or has no area", "give the smaller corner first: X Y X2 Y2")
     if prompt.mask_hw is not None and not prompt.mask_hw.any():
         raise PromptError("an outline is empty", "outline at least one pixel")
+
+
+def label_map(labels: Sequence[int], logits_Bhw: Tensor, shape_hw: tuple[int, int]) -> NDArray[np.unsignedinteger]:
+    """Labels (H, W) in the smallest unsigned type: each pixel goes to the object of the largest logit over 0.
+
+    Logits are enlarged as in `frames.to_frame`, but in strips of rows: no float for each pixel of a huge image.
+    """
+    height, width = shape_hw
+    table = np.array([0, *labels], np.min_scalar_type(max(labels)))
+    found = np.empty(shape_hw, table.dtype)
+    rows = max(1, STRIP_PIXELS // (width * len(labels)))
+    logits = logits_Bhw.float()
+    for start in range(0, height, rows):
+        stop = min(start + rows, height)
+        top, places = _stretched(logits, start, stop, height, width).max(0)
+        found[start:stop] = table[torch.where(top > 0, places + 1, 0).cpu().numpy()]
+    return found
+
+
+def _stretched(logits_Bhw: Tensor, start: int, stop: int, height: int, width: int) -> Tensor:
+    """Rows `start` to `stop` of the logits at (height, width), bilinear between pixel centres."""
+    last = logits_Bhw.shape[1] - 1
+    y = ((torch.arange(start, stop, device=logits_Bhw.device) + 0.5) * ((last + 1) / height) - 0.5).clamp(0, last)
+    upper = y.floor().long()
+    share = (y - upper)[None, :, None]
+    between = logits_Bhw[:, upper] * (1 - share) + logits_Bhw[:, (upper + 1).clamp(max=last)] * share
+    return F.interpolate(between, size=width, mode="linear", align_corners=False)

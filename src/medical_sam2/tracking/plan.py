@@ -1,16 +1,17 @@
-"""What is tracked where, and in which order: decided before the network is asked anything.
+"""What is tracked where, in which order, with how much memory: decided before the network is asked anything.
 
 Shapes: I J K voxels in the order of the file, T frames of a view, H W a frame.
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from medical_sam2.errors import ConfigError, PromptError
-from medical_sam2.prompts import FramePrompt, Mask, Point, Prompt
+from medical_sam2.intensity_window import Window, Windows
+from medical_sam2.prompts import FramePrompt, Mask, Point, Prompt, intensities
 from medical_sam2.views import AXIAL, CORONAL, SAGITTAL, THREE_VIEWS, View
 from medical_sam2.volume import Volume
 
@@ -18,6 +19,10 @@ PLANES = {"axial": AXIAL, "coronal": CORONAL, "sagittal": SAGITTAL}
 TOO_THICK = 3.0  # slices of an axis whose pixels are this many times longer than wide are left out by "auto"
 TOO_FEW = 24  # and so are slices with a side of fewer pixels
 SAME_THICKNESS = 0.8  # slices at least this share as thick as the thickest may be the ones that were prompted
+TOGETHER_BYTES = 1_500_000_000  # probabilities held at once: further objects wait until these are decided
+HALF_FROM_VOXELS = 200_000_000  # volumes from this size on are summed in float16
+FEATURE_BYTES, WORK_BYTES = 16, 600  # per pixel of the network's input: features of a slice, what the network works on
+KEPT_BYTES = 384 << 20  # of features
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,23 +30,64 @@ class Group:
     """Objects that are tracked in lock step: prompted on the same frames of the same view.
 
     Args:
-        view: in which their prompts lie.
+        views: along which they are tracked; their prompts lie in the first.
         prompts: object → frame → what was said there.
         said: object → its prompts as they were given.
     """
 
-    view: View
+    views: tuple[View, ...]
     prompts: Mapping[int, Mapping[int, FramePrompt]]
     said: Mapping[int, tuple[Prompt, ...]]
+
+    @property
+    def view(self) -> View:
+        """In which their prompts lie."""
+        return self.views[0]
 
     def part(self, labels: Iterable[int]) -> "Group":
         """The same for some of the objects."""
         chosen = tuple(labels)
-        return Group(self.view, {x: self.prompts[x] for x in chosen}, {x: self.said[x] for x in chosen})
+        return Group(self.views, {x: self.prompts[x] for x in chosen}, {x: self.said[x] for x in chosen})
+
+
+@dataclass(frozen=True, eq=False)
+class TrackingPlan:
+    """Who is tracked along which views.
+
+    Args:
+        groups: all objects.
+        warnings: views that are left out.
+    """
+
+    groups: tuple[Group, ...]
+    warnings: tuple[str, ...] = ()
+
+
+def plan_tracking(
+    volume: Volume, prompts: Sequence[Prompt], views: str | Sequence[View], earlier: NDArray[np.integer] | None = None
+) -> TrackingPlan:
+    """Group the objects and choose the views of each group; a correction is tracked in the view of its prompts alone.
+
+    Args:
+        volume: the image.
+        prompts: of any objects, in any order.
+        views: see `views_named`.
+        earlier: (I, J, K) labels that are corrected.
+
+    Raises:
+        PromptError: see `grouped`.
+        ConfigError: unknown views.
+    """
+    groups, warnings = list[Group](), dict[str, None]()
+    for group in grouped(volume, prompts, views_allowed(views), labels_in(earlier)):
+        chosen, left_out = views_named(views if earlier is None else "one", volume, group.view)
+        groups.append(replace(group, views=chosen))
+        warnings |= dict.fromkeys(left_out)
+    return TrackingPlan(tuple(groups), tuple(warnings))
 
 
 def grouped(volume: Volume, prompts: Sequence[Prompt], only: Sequence[View] = (), known: Collection[int] = ()) -> list[Group]:
-    """The objects of all prompts, in groups.
+    """The objects of all prompts, in groups, each with the view that holds its prompts.
 
     Args:
         volume: the image.
@@ -63,7 +109,7 @@ def grouped(volume: Volume, prompts: Sequence[Prompt], only: Sequence[View] = ()
         frames = frame_prompts(volume, own, view)
         groups.setdefault((view.code, *sorted(frames)), []).append((label, own, frames))
     return [
-        Group(View(str(key[0])), {label: frames for label, _, frames in rows}, {label: own for label, own, _ in rows})
+        Group((View(str(key[0])),), {label: frames for label, _, frames in rows}, {label: own for label, own, _ in rows})
         for key, rows in groups.items()
     ]
 
@@ -172,9 +218,9 @@ def _told(volume: Volume, left_out: Sequence[str]) -> tuple[str, ...]:
     return (f"{' and '.join(left_out)} slices are left out: too coarse ({size}); --views three uses them all the same",)
 
 
-def unheard(volume: Volume, group: Group, views: Sequence[View]) -> list[str]:
+def unheard(volume: Volume, group: Group) -> list[str]:
     """What to tell the user about boxes and outlines in planes that are not tracked."""
-    axes = {array_axis(volume, view) for view in views}
+    axes = {array_axis(volume, view) for view in group.views}
     return [
         f"a {type(prompt).__name__.lower()} of object {label} lies in a plane that is not tracked"
         + (": it counts on its own slice only" if isinstance(prompt, Mask) else " and was not used")
@@ -198,15 +244,39 @@ def outward(prompted: Iterable[int], frames: Iterable[int]) -> list[int]:
     return [*first, *(t for t in rest if t > first[-1]), *(t for t in reversed(rest) if t < first[-1])]
 
 
-def redraw(stack_thw: NDArray[np.unsignedinteger], label: int, said: Mapping[int, FramePrompt]) -> None:
-    """Put outlines back as they were drawn, in place, unless a click or a box corrects them.
+def labels_in(array: NDArray[np.integer] | None) -> set[int]:
+    """The labels that occur, slab by slab, background left out; none where there is no array."""
+    return set[int]() if array is None else {int(label) for slab in array for label in np.unique(slab)} - {0}
 
-    Args:
-        stack_thw: labels along a view.
-        label: the object.
-        said: frame → what was said of the object there.
-    """
-    for t, prompt in said.items():
-        if prompt.mask_hw is not None and not len(prompt.points_xy) and prompt.box_xyxy is None:
-            stack_thw[t][(stack_thw[t] == label) & ~prompt.mask_hw] = 0
-            stack_thw[t][prompt.mask_hw] = label
+
+def by_window(volume: Volume, groups: Sequence[Group], name: str | Window) -> dict[Window, list[Group]]:
+    """The groups, apart where their objects are seen through different windows."""
+    seen_through, windows = Windows(volume, name), dict[int, Window]()
+    for group in groups:
+        stack = group.view.apply(volume.array, volume.orientation)
+        for label, said in group.prompts.items():
+            windows[label] = seen_through.of(np.concatenate([intensities(stack[t], prompt) for t, prompt in said.items()]))
+    parts: dict[Window, list[Group]] = {}
+    for group in groups:
+        for seen in dict.fromkeys(windows[label] for label in group.prompts):
+            parts.setdefault(seen, []).append(group.part(label for label in group.prompts if windows[label] == seen))
+    return parts
+
+
+def bytes_of_object(volume: Volume, *, uncertainty: bool) -> int:
+    """Memory that the sums of one object take; large volumes are summed in float16."""
+    return volume.array.size * (2 if volume.array.size >= HALF_FROM_VOXELS else 4) * (1 + uncertainty)
+
+
+def objects_at_once(volume: Volume, *, uncertainty: bool) -> int:
+    """How many objects may wait at once to be decided."""
+    return max(1, TOGETHER_BYTES // bytes_of_object(volume, uncertainty=uncertainty))
+
+
+def bytes_needed(volume: Volume, objects: int, image_size: int, *, probability: bool, uncertainty: bool) -> int:
+    """Memory beside the image: sums of the objects that are tracked together, results, kept features, the network's work."""
+    each = bytes_of_object(volume, uncertainty=uncertainty)
+    sums = max(each, min(TOGETHER_BYTES, objects * each))
+    results = volume.array.size * (4 * objects * probability + 8 * uncertainty + 8)
+    features = min(KEPT_BYTES, sum(volume.shape) * FEATURE_BYTES * image_size**2)
+    return sums + results + features + WORK_BYTES * image_size**2

@@ -14,15 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medical_sam2.errors import GeometryError, PromptError
-from medical_sam2.following import FAR, Followed
 from medical_sam2.model.memory import PolicyBank
-from medical_sam2.orientations import AROUND, OrientationTracker
-from medical_sam2.planning import Group
 from medical_sam2.prompts import FramePrompt
-from medical_sam2.region import Region, around_all, box_of
+from medical_sam2.tracking.plan import Group
+from medical_sam2.tracking.region_of_interest import Region, around_all, box_of, extent, shown
+from medical_sam2.tracking.view_tracker import FAR, Followed
+from medical_sam2.tracking.volume_tracker import AROUND, OrientationTracker
 from medical_sam2.views import View
 from medical_sam2.volume import SliceConfidence
-from medical_sam2.zoom import extent, shown
 
 AGREE, IN_A_ROW = 0.9, 3  # Dice of new and old, slices
 

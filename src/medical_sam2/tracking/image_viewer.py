@@ -3,7 +3,8 @@
 Shapes: H W image, S side of the network's square input.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from weakref import WeakValueDictionary
 
@@ -12,15 +13,52 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from medical_sam2.errors import GeometryError, MedicalSam2Error
-from medical_sam2.frames import to_input
-from medical_sam2.imagesets.windows import AS_IT_IS, SetWindows
-from medical_sam2.intensity_window import Window
-from medical_sam2.model.backbone import Features
-from medical_sam2.region import Region
+from medical_sam2.intensity_window import Window, hounsfield_window, in_hounsfield, named_window, percentile_window
+from medical_sam2.model.backbone import Backbone, Features, Instruction
+from medical_sam2.prompts import FramePrompt, intensities
+from medical_sam2.tracking.frames import to_frame, to_input, to_network
+from medical_sam2.tracking.region_of_interest import Canvas, Region, object_box, shown
 
 OnError = Callable[[int, MedicalSam2Error], None]
 MANY = 8  # an image with so many times the network's pixels along an axis is averaged first
 ENOUGH = 4
+Modality = Callable[[int], str | None]
+
+
+def unknown(_: int) -> str | None:
+    """Of a picture nobody says what took it."""
+    return None
+
+
+@dataclass(frozen=True)
+class SetWindows:
+    """One window for all CT images in Hounsfield units, so that a tissue has one grey level; percentiles of each other image.
+
+    Args:
+        inside: intensities that are prompted on CT images.
+        told: the window of all grey images, if a user asked for one.
+        percentile: whether CT images are no exception.
+        modality: of an image, as a DICOM code, where known.
+    """
+
+    inside: NDArray[np.generic]
+    told: Window | None = None
+    percentile: bool = False
+    modality: Modality = unknown
+
+    def of(self, i: int, image: NDArray[np.generic]) -> Window:
+        """The window of image i, (H, W) or (H, W, 3)."""
+        if _grey(image):
+            if self.told is not None:
+                return self.told
+            modality = self.modality(i)
+            if not self.percentile and in_hounsfield(image, modality):
+                return hounsfield_window(self.inside, modality)
+        return percentile_window(image)
+
+
+AS_IT_IS = SetWindows(np.zeros(0), percentile=True)
+"""The percentiles of each image."""
 
 
 class Viewer:
@@ -130,3 +168,68 @@ def _averaged(image: NDArray[np.generic], axis: int, parts: int) -> NDArray[np.f
     cut = (slice(None),) * axis
     means = [image[(*cut, slice(low, high))].mean(axis, dtype=np.float64) for low, high in pairwise(edges)]
     return np.stack(means, axis)
+
+
+def choose_set_windows(
+    images: Sequence[NDArray[np.generic]],
+    prompts: Mapping[int, Mapping[int, FramePrompt]],
+    name: str | Window = "auto",
+    modality: Modality = unknown,
+) -> SetWindows:
+    """The windows of a set: as the user says, or on CT images the one that shows what is prompted on them best.
+
+    Args:
+        images: (H, W) or (H, W, 3) each.
+        prompts: image → object → prompt.
+        name: see `intensity_window.choose_window`.
+        modality: of an image, as a DICOM code, where known.
+
+    Raises:
+        ConfigError: no such window.
+    """
+    told = named_window(name)
+    if told is not None or name != "auto":
+        return SetWindows(np.zeros(0), told, percentile=True)
+    inside = [values for i in prompts if 0 <= i < len(images) for values in _pointed_at(images[i], prompts[i], modality(i))]
+    return SetWindows(np.concatenate(inside) if inside else np.zeros(0), modality=modality)
+
+
+def _pointed_at(
+    image: NDArray[np.generic], said: Mapping[int, FramePrompt], modality: str | None
+) -> Iterator[NDArray[np.float32]]:
+    """Hounsfield units at the prompts of an image, as far as they fit it."""
+    if _grey(image) and in_hounsfield(image, modality):
+        flat = image.reshape(image.shape[:2])
+        fit = (prompt for prompt in said.values() if prompt.mask_hw is None or prompt.mask_hw.shape == flat.shape)
+        yield from (intensities(flat, prompt).astype(np.float32) for prompt in fit)
+
+
+def _grey(image: NDArray[np.generic]) -> bool:
+    return image.ndim in {2, 3} and image.shape[2:] in {(), (1,)} and image.size > 0
+
+
+def closer(backbone: Backbone, viewer: Viewer, index: int, prompt: FramePrompt) -> FramePrompt:
+    """An outline in place of clicks or a box, where the object is small enough to be looked at closely.
+
+    Args:
+        backbone: the network.
+        viewer: of the images.
+        index: of the image.
+        prompt: in pixels of the image.
+    """
+    if prompt.mask_hw is not None:
+        return prompt
+    shape_hw = viewer.shapes[index]
+
+    def look(region: Region | None, t: int, said: FramePrompt) -> tuple[NDArray[np.bool_], float]:
+        frame = viewer.features(t) if region is None else viewer.near(t, region)
+        told = Instruction(to_network(said, shape_hw, viewer.size, region))
+        answer = backbone.decode(frame, backbone.fuse(frame, [[]]), [told])
+        return to_frame(answer.logits_Bhw, shape_hw, region)[0] > 0.5, float(answer.confidence_B[0])
+
+    canvas = Canvas(shape_hw)
+    region = shown(canvas, object_box(canvas, {index: prompt}, look))
+    if region is None:
+        return prompt
+    mask, _ = look(region, index, prompt)
+    return FramePrompt.mask(mask) if mask.any() else prompt

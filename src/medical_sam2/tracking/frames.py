@@ -14,7 +14,7 @@ from torch.nn import functional as F  # noqa: N812
 from medical_sam2.errors import PromptError
 from medical_sam2.intensity_window import Window
 from medical_sam2.prompts import FramePrompt
-from medical_sam2.region import Canvas, Region
+from medical_sam2.tracking.region_of_interest import Canvas, Region, cut_prompt
 from medical_sam2.views import View
 from medical_sam2.volume import Volume
 
@@ -56,19 +56,6 @@ def to_network(prompt: FramePrompt, shape_hw: tuple[int, int], size: int, region
         prompt.labels,
         box_xyxy=box,
         mask_hw=None if prompt.mask_hw is None else _resized(prompt.mask_hw, size),
-        estimate=prompt.estimate,
-    )
-
-
-def cut_prompt(prompt: FramePrompt, region: Region) -> FramePrompt:
-    """A prompt in pixels of the frame as one in pixels of a region that it lies in."""
-    corner = np.array([region.left, region.top], np.float32)
-    box, mask = prompt.box_xyxy, prompt.mask_hw
-    return FramePrompt(
-        (prompt.points_xy - corner).astype(np.float32),
-        prompt.labels,
-        box_xyxy=None if box is None else (box.reshape(2, 2) - corner).reshape(4).astype(np.float32),
-        mask_hw=None if mask is None else mask[region.rows, region.columns],
         estimate=prompt.estimate,
     )
 
