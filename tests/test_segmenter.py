@@ -14,7 +14,7 @@ from medical_sam2.model.memory import Fifo
 from medical_sam2.model.nano import nano
 from medical_sam2.prompts import Mask, Point
 from medical_sam2.segmenter import Segmenter, choose_device, choose_precision
-from medical_sam2.tracking import volume_tracker as outcome
+from medical_sam2.tracking import plan
 from medical_sam2.tracking.volume_tracker import FrameDone
 from medical_sam2.views import CORONAL, SAGITTAL, View
 from medical_sam2.volume import Segmentation, Volume
@@ -129,7 +129,7 @@ def test_few_objects_at_once_where_memory_is_short(monkeypatch: pytest.MonkeyPat
     case = phantom()
     prompts = [case.prompt("click", 1, 2), case.prompt("click", 2, 2), replace(case.prompt("click", 1, 2), object=7)]
     whole = segment(case, prompts, views="three", uncertainty=True)
-    monkeypatch.setattr(outcome, "TOGETHER_BYTES", 1)
+    monkeypatch.setattr(plan, "TOGETHER_BYTES", 1)
     parts = segment(case, prompts, views="three", uncertainty=True)
     assert (parts.labels == whole.labels).all()
     assert (parts.uncertainty == whole.uncertainty).all()

@@ -12,7 +12,7 @@ from medical_sam2.errors import ConfigError
 from medical_sam2.model.nano import Nano, nano
 from medical_sam2.prompts import Point
 from medical_sam2.segmenter import Segmenter
-from medical_sam2.tracking import openvino as compiled
+from medical_sam2.tracking import openvino
 from medical_sam2.tracking.feature_cache import packed
 from medical_sam2.tracking.openvino import CompiledEncoder
 from medical_sam2.volume import Volume
@@ -60,8 +60,8 @@ def test_sees_what_hiera_sees_from_its_first_frame_on(tmp_path: Path, monkeypatc
 
 @torch.no_grad()
 def test_converts_once_for_each_content_of_the_weights(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    made, convert = list[int](), compiled.converted
-    monkeypatch.setattr(compiled, "converted", lambda *told: made.append(1) or convert(*told))
+    made, convert = list[int](), openvino.converted
+    monkeypatch.setattr(openvino, "converted", lambda *told: made.append(1) or convert(*told))
     torch.manual_seed(1)
     own = nano(SIZE).eval()
     encoder = CompiledEncoder(own, "fp32", folder)
@@ -78,19 +78,19 @@ def test_converts_once_for_each_content_of_the_weights(folder: Path, monkeypatch
 
 @torch.no_grad()
 def test_refuses_what_was_compiled_wrong(network: Nano, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compiled, "APART", {"fp32": 0.0})
+    monkeypatch.setattr(openvino, "APART", {"fp32": 0.0})
     with pytest.raises(ConfigError, match="does not compute what this network computes; choose the engine torch"):
         CompiledEncoder(network, "fp32", folder)(frames())
 
 
 def test_says_what_is_missing(network: Nano, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compiled, "find_spec", lambda _: None)
+    monkeypatch.setattr(openvino, "find_spec", lambda _: None)
     with pytest.raises(ConfigError, match=r"OpenVINO is not installed; pip install 'medical-sam2\[openvino\]'"):
         Segmenter(network, engine="openvino")
 
 
 def test_segments_with_either_engine(network: Nano, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compiled, "default_folder", lambda: folder)
+    monkeypatch.setattr(openvino, "default_folder", lambda: folder)
     volume = Volume(np.random.default_rng(0).normal(size=(20, 24, 6)), np.diag([1.0, 1.0, 4.0, 1.0]))
     results = [
         Segmenter(network, precision="fp32", engine=engine).segment_volume(volume, [Point((10, 12, 3))], probability=True)
