@@ -143,11 +143,10 @@ class Segmenter:
         """
         if earlier is not None and (probability or uncertainty):
             raise ConfigError("a correction keeps no probabilities", "leave `probability` and `uncertainty` out, or `earlier`")
-        policy: Callable[[], Policy] = find(POLICIES, bank, what="bank")
+        policy, summed = find(POLICIES, bank, what="bank"), find(FUSIONS, fusion, what="fusion")
         shown, mended = (crop := Crop.to_content(volume, prompts)).volume, crop.labels(earlier)
         plan = plan_tracking(shown, [crop.prompt(prompt) for prompt in prompts], views, earlier)
-        gate = self.gate if consensus else None
-        options = ResultOptions(find(FUSIONS, fusion, what="fusion"), probability, uncertainty, islands, gate)
+        options = ResultOptions(summed, probability, uncertainty, islands, self.gate if consensus else None)
         work = VolumeTracker(shown, plan, options, Progress(crop.teller(on_frame)))
 
         def tracker(seen: Window) -> OrientationTracker:
