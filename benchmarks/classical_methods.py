@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from medical_sam2.errors import PromptError
 from medical_sam2.evaluate.methods.method import Asked, Found, Said, slices_of, window_of
 from medical_sam2.evaluate.tasks import MaskArray, VolumeTask
-from medical_sam2.frames import to_input
 from medical_sam2.intensity_window import percentile_window
+from medical_sam2.tracking.frames import to_input
 
 sys.path.append(str(Path(__file__).parent))  # where this file is loaded as a plug-in, its folder is not searched
 

@@ -17,17 +17,27 @@ import torch
 from numpy.typing import NDArray
 
 import real_volumes
-from medical_sam2.following import Follower, Setting
 from medical_sam2.intensity_window import choose_window
 from medical_sam2.metrics import dice
 from medical_sam2.model.memory import SelfSorting
-from medical_sam2.planning import primary_view
 from medical_sam2.prompts import FramePrompt, Point, intensities
-from medical_sam2.region import Canvas, Region, box_of
 from medical_sam2.segmenter import Segmenter
+from medical_sam2.tracking.plan import primary_view
+from medical_sam2.tracking.region_of_interest import (
+    NEAR,
+    SCALE,
+    SMALL,
+    Canvas,
+    Region,
+    _best,
+    _part_under,
+    box_of,
+    grown,
+    shown,
+)
+from medical_sam2.tracking.view_tracker import Follower, Setting
 from medical_sam2.views import View
 from medical_sam2.volume import Volume
-from medical_sam2.zoom import NEAR, SCALE, SMALL, _best, _part_under, grown, shown
 from nano_recipe import make_volume
 
 SCALES = (0.1, 0.19, 0.31, 0.5, 0.75)  # shares of the frame's shorter side; 1 is the whole frame

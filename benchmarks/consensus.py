@@ -26,16 +26,16 @@ from safetensors.torch import save
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
-from medical_sam2.consensus import FEATURES, Gate, Tracked, described, working_grid
 from medical_sam2.data.nnunet import read_data_set
 from medical_sam2.errors import MedicalSam2Error, PromptError
 from medical_sam2.evaluate.tasks import KINDS, VolumeTask, check_box
-from medical_sam2.features import fingerprint
 from medical_sam2.intensity_window import choose_window
 from medical_sam2.io.atomic import write_bytes
 from medical_sam2.prompts import intensities
-from medical_sam2.region import box_of
 from medical_sam2.segmenter import Segmenter
+from medical_sam2.tracking.consensus import FEATURES, Gate, Tracked, described, working_grid
+from medical_sam2.tracking.feature_cache import fingerprint
+from medical_sam2.tracking.region_of_interest import box_of
 from medical_sam2.volume import Volume
 from nano_recipe import make_case
 

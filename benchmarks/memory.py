@@ -54,9 +54,9 @@ def peak_bytes() -> int:
 def measured(side: int, slices: int, image_size: int, weights: str | None) -> dict[str, Any]:
     """Segment one object, in this process."""
     from medical_sam2.model.nano import nano
-    from medical_sam2.outcome import HALF_FROM_VOXELS
     from medical_sam2.prompts import Mask
     from medical_sam2.segmenter import Segmenter
+    from medical_sam2.tracking.plan import HALF_FROM_VOXELS
     from medical_sam2.volume import Volume
 
     segmenter = (

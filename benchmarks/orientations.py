@@ -28,9 +28,9 @@ from torch import Tensor
 
 from medical_sam2.io.atomic import write_bytes
 from medical_sam2.model.sam2 import Sam2
-from medical_sam2.orientations import FrameDone
 from medical_sam2.prompts import Mask
 from medical_sam2.segmenter import Segmenter
+from medical_sam2.tracking.volume_tracker import FrameDone
 from medical_sam2.volume import Volume
 from speed_peers import session
 from speed_run import machine

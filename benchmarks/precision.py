@@ -20,12 +20,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from medical_sam2.features import fingerprint
 from medical_sam2.io.atomic import write_bytes
 from medical_sam2.metrics import dice
-from medical_sam2.planning import primary_view
 from medical_sam2.prompts import Point
 from medical_sam2.segmenter import Segmenter
+from medical_sam2.tracking.feature_cache import fingerprint
+from medical_sam2.tracking.plan import primary_view
 from medical_sam2.volume import Segmentation
 from precision_report import GOAL, Row, Way, added, known, line, measured, overall, page
 from real_volumes import Case, Loaded, cases, loaded, prompted

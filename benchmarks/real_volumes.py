@@ -27,9 +27,9 @@ from scipy import ndimage
 
 from medical_sam2 import io, preview
 from medical_sam2.metrics import dice
-from medical_sam2.planning import array_axis, primary_view
 from medical_sam2.prompts import Box, Mask, Point, Prompt
 from medical_sam2.segmenter import Segmenter
+from medical_sam2.tracking.plan import array_axis, primary_view
 from medical_sam2.volume import Segmentation, Volume
 
 KINDS = ("mask", "box", "click")

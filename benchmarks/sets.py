@@ -27,11 +27,12 @@ from medical_sam2.data.dataset import DataSet
 from medical_sam2.data.nnunet import is_data_set, read_data_set
 from medical_sam2.errors import PromptError
 from medical_sam2.evaluate.tasks import SetTask, check_box
-from medical_sam2.features import fingerprint
-from medical_sam2.imagesets import ORDERS, ImageMask, ImageSetting, Order, Shuffled, Viewer, outlined
 from medical_sam2.io.atomic import write_bytes
 from medical_sam2.model.memory import POLICIES
 from medical_sam2.segmenter import Segmenter
+from medical_sam2.tracking.feature_cache import fingerprint
+from medical_sam2.tracking.image_set import ORDERS, ImageMask, ImageSetting, Order, Shuffled, outlined
+from medical_sam2.tracking.image_viewer import Viewer
 
 SETS = ("WBC", "OpticDiscCup", "RetinalVessels", "Nuclei", "BreastUltrasound", "PolypCVC", "KidneyCT2D")
 WAYS = (("prompted", "given"), ("fifo", "shuffled"), ("self-sorting", "shuffled"), ("self-sorting", "similar"))

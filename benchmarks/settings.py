@@ -22,9 +22,9 @@ import numpy as np
 from medical_sam2.evaluate.significance import compared
 from medical_sam2.model.memory import Fifo, Greedy, SelfSorting
 from medical_sam2.model.weights import read_weights
-from medical_sam2.orientations import OrientationTracker
 from medical_sam2.prompts import FramePrompt, Mask
 from medical_sam2.segmenter import Segmenter
+from medical_sam2.tracking.volume_tracker import OrientationTracker
 from medical_sam2.views import View
 from medical_sam2.volume import Volume
 from nano_recipe import make_case

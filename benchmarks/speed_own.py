@@ -13,13 +13,13 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from medical_sam2.features import FeatureCache
 from medical_sam2.model.backbone import Features, FramePrediction, Instruction, Memory, Recall
 from medical_sam2.model.memory import Fifo, PolicyBank
 from medical_sam2.model.sam2 import Sam2
 from medical_sam2.model.tracker import track
 from medical_sam2.prompts import Fixed, FramePrompt
 from medical_sam2.segmenter import Precision, Segmenter
+from medical_sam2.tracking.feature_cache import FeatureCache
 from speed_scene import Scene, Steps
 
 VERBS = ("encode", "fuse", "decode", "memorise")

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medical_sam2 import FramePrompt, ImageMask, Segmenter, preview
-from medical_sam2.imagesets import Need, neediest
+from medical_sam2.tracking.confidence import Need, neediest
 
 CELLS = Path(__file__).with_name("segment_images.py")
 

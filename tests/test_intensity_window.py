@@ -8,13 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from medical_sam2.content import content_box
 from medical_sam2.errors import ConfigError
 from medical_sam2.intensity_window import (
     CT_WINDOWS,
     Window,
     Windows,
     choose_window,
+    content_box,
     in_hounsfield,
     percentile_window,
 )

@@ -18,7 +18,6 @@ from medical_sam2.data.cases import PoolReader, TrainingCase
 from medical_sam2.data.prepare import Settings, prepare
 from medical_sam2.data.prepare.source import Source
 from medical_sam2.errors import WeightsError
-from medical_sam2.features import FeatureStore, content
 from medical_sam2.io.labels import read_label_map, save_label_map
 from medical_sam2.io.prompt_file import load_prompts, save_prompts
 from medical_sam2.model.backbone import Features
@@ -26,6 +25,7 @@ from medical_sam2.model.weights import load_backbone, save_backbone
 from medical_sam2.preview import save as save_preview
 from medical_sam2.prompts import Mask
 from medical_sam2.server.segmentation import SessionResult, load_result, save_result
+from medical_sam2.tracking.feature_cache import FeatureStore, content
 from medical_sam2.train.checkpoint import load_checkpoint, save_checkpoint
 from medical_sam2.train.loop import Progress
 from medical_sam2.train.records import METRICS, Records

@@ -13,7 +13,20 @@ from importlinter.cli import EXIT_STATUS_SUCCESS
 from medical_sam2.cli.doctor import EXTRAS
 
 ROOT = Path(__file__).parents[1]
-WITHOUT_TORCH = ("volume", "views", "prompts", "simulate", "metrics", "fusion", "io", "plugins", "preview", "statistics")
+WITHOUT_TORCH = (
+    "volume",
+    "views",
+    "prompts",
+    "simulate",
+    "metrics",
+    "tracking.fusion",
+    "tracking.plan",
+    "tracking.postprocess",
+    "io",
+    "plugins",
+    "preview",
+    "statistics",
+)
 IMPORT = "import medical_sam2.{module}"
 HELP = """
 import sys

@@ -9,13 +9,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from medical_sam2 import outcome
 from medical_sam2.errors import ConfigError, GeometryError, PromptError
 from medical_sam2.model.memory import Fifo
 from medical_sam2.model.nano import nano
-from medical_sam2.orientations import FrameDone
 from medical_sam2.prompts import Mask, Point
 from medical_sam2.segmenter import Segmenter, choose_device, choose_precision
+from medical_sam2.tracking import plan
+from medical_sam2.tracking.volume_tracker import FrameDone
 from medical_sam2.views import CORONAL, SAGITTAL, View
 from medical_sam2.volume import Segmentation, Volume
 from tests.phantoms import Phantom, phantom, segmenter
@@ -129,7 +129,7 @@ def test_few_objects_at_once_where_memory_is_short(monkeypatch: pytest.MonkeyPat
     case = phantom()
     prompts = [case.prompt("click", 1, 2), case.prompt("click", 2, 2), replace(case.prompt("click", 1, 2), object=7)]
     whole = segment(case, prompts, views="three", uncertainty=True)
-    monkeypatch.setattr(outcome, "TOGETHER_BYTES", 1)
+    monkeypatch.setattr(plan, "TOGETHER_BYTES", 1)
     parts = segment(case, prompts, views="three", uncertainty=True)
     assert (parts.labels == whole.labels).all()
     assert (parts.uncertainty == whole.uncertainty).all()

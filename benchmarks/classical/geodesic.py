@@ -13,7 +13,8 @@ from scipy import ndimage
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import dijkstra
 
-from medical_sam2.consensus.geodesics import FAR, STEP, log_odds, signed_distance, sweep
+from medical_sam2.tracking.consensus import STEP, log_odds, signed_distance, sweep
+from medical_sam2.tracking.consensus import UNREACHED as FAR
 
 BAND = 0.25  # radii on either side of the outline that are seeds of neither
 Floats = NDArray[np.float32]

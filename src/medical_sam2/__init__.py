@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from medical_sam2.errors import AmbiguousError, InputError, MedicalSam2Error, ResourceError
-    from medical_sam2.imagesets import ImageMask
     from medical_sam2.prompts import Box, FramePrompt, Mask, Point
     from medical_sam2.segmenter import Segmenter
+    from medical_sam2.tracking.image_set import ImageMask
     from medical_sam2.views import AXIAL, CORONAL, SAGITTAL, SIX_VIEWS, THREE_VIEWS, View
     from medical_sam2.volume import Segmentation, SliceConfidence, Volume
 
@@ -38,9 +38,9 @@ __all__ = [
 
 _FROM = {
     "errors": ("AmbiguousError", "InputError", "MedicalSam2Error", "ResourceError"),
-    "imagesets": ("ImageMask",),
     "prompts": ("Box", "FramePrompt", "Mask", "Point"),
     "segmenter": ("Segmenter",),
+    "tracking.image_set": ("ImageMask",),
     "views": ("AXIAL", "CORONAL", "SAGITTAL", "SIX_VIEWS", "THREE_VIEWS", "View"),
     "volume": ("Segmentation", "SliceConfidence", "Volume"),
 }

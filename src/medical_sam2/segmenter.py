@@ -11,32 +11,24 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from medical_sam2.consensus import Gate
-from medical_sam2.correction import corrected
-from medical_sam2.cropping import Crop, CroppedImages
 from medical_sam2.errors import ConfigError, MedicalSam2Error
-from medical_sam2.features import FeatureCache, FeatureStore, content, fingerprint
-from medical_sam2.following import Setting
-from medical_sam2.fusion import FUSIONS, FusionFactory
-from medical_sam2.imagesets import (
-    ImageMask,
-    ImageSetting,
-    Order,
-    Viewer,
-    choose_set_windows,
-    chosen,
-    outlined,
-)
 from medical_sam2.intensity_window import Window
 from medical_sam2.model.backbone import Features
 from medical_sam2.model.memory import POLICIES, Policy
 from medical_sam2.model.sam2 import Sam2
 from medical_sam2.model.weights import load_backbone, weights_file
-from medical_sam2.orientations import FrameDone, OrientationTracker, Progress
-from medical_sam2.outcome import Kept, Outcome, by_window, labels_in
-from medical_sam2.planning import grouped, views_allowed
 from medical_sam2.plugins import find
 from medical_sam2.prompts import FramePrompt, Prompt
+from medical_sam2.tracking.consensus import Gate
+from medical_sam2.tracking.correction import corrected
+from medical_sam2.tracking.cropping import Crop, CroppedImages
+from medical_sam2.tracking.feature_cache import FeatureCache, FeatureStore, content, fingerprint
+from medical_sam2.tracking.fusion import FUSIONS, FusionFactory
+from medical_sam2.tracking.image_set import ImageMask, ImageSetting, Order, chosen, outlined
+from medical_sam2.tracking.image_viewer import Viewer, choose_set_windows
+from medical_sam2.tracking.plan import by_window, plan_tracking
+from medical_sam2.tracking.view_tracker import Setting
+from medical_sam2.tracking.volume_tracker import FrameDone, OrientationTracker, Progress, ResultOptions, VolumeTracker
 from medical_sam2.views import View
 from medical_sam2.volume import Segmentation, Volume
 
@@ -151,21 +143,21 @@ class Segmenter:
         """
         if earlier is not None and (probability or uncertainty):
             raise ConfigError("a correction keeps no probabilities", "leave `probability` and `uncertainty` out, or `earlier`")
-        policy: Callable[[], Policy] = find(POLICIES, bank, what="bank")
+        policy, summed = find(POLICIES, bank, what="bank"), find(FUSIONS, fusion, what="fusion")
         shown, mended = (crop := Crop.to_content(volume, prompts)).volume, crop.labels(earlier)
-        groups = grouped(shown, [crop.prompt(prompt) for prompt in prompts], views_allowed(views), labels_in(earlier))
-        kept = Kept(find(FUSIONS, fusion, what="fusion"), probability, uncertainty, islands, self.gate if consensus else None)
-        work = Outcome(shown, groups, kept, Progress(crop.teller(on_frame)))
+        plan = plan_tracking(shown, [crop.prompt(prompt) for prompt in prompts], views, earlier)
+        options = ResultOptions(summed, probability, uncertainty, islands, self.gate if consensus else None)
+        work = VolumeTracker(shown, plan, options, Progress(crop.teller(on_frame)))
 
         def tracker(seen: Window) -> OrientationTracker:
             setting = Setting(self.network, self._encoder(features), shown, seen, policy, joint, zoom)
             return OrientationTracker(setting, work.progress, work.rows)
 
         with self.computing():
-            for seen, own in by_window(shown, groups, window).items():
+            for seen, own in by_window(shown, plan.groups, window).items():
                 work.windows |= dict.fromkeys((label for group in own for label in group.prompts), seen)
                 if mended is None:
-                    work.track(tracker(seen), own, views)
+                    work.track(tracker(seen), own)
                 else:
                     mended = corrected(tracker(seen), own, mended)
         return crop.back(work.result(names or {}, mended), earlier)
@@ -282,7 +274,7 @@ def choose_encoder(engine: str, network: Sam2, precision: Literal["fp32", "bf16"
         return network.encode
     if engine != "openvino":
         raise ConfigError(f"unknown engine {engine!r}", "choose torch or openvino")
-    from medical_sam2.compiled import CompiledEncoder
+    from medical_sam2.tracking.openvino import CompiledEncoder
 
     return CompiledEncoder(network, precision)
 

@@ -5,7 +5,7 @@ import torch
 
 import speed_scene as scene
 from benchmarks.orientations import Beside, Result, Spent, by_view, cube, measured, outlines, page
-from medical_sam2.orientations import FrameDone
+from medical_sam2.tracking.volume_tracker import FrameDone
 
 
 def test_a_frame_with_one_of_two_objects_is_half_a_frame() -> None:

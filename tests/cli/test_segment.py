@@ -10,8 +10,8 @@ from pydicom import dcmread
 
 from medical_sam2.cli import _progress, main
 from medical_sam2.cli._progress import Progress
-from medical_sam2.orientations import FrameDone
 from medical_sam2.segmenter import Segmenter
+from medical_sam2.tracking.volume_tracker import FrameDone
 from medical_sam2.volume import Segmentation, SliceConfidence
 from tests.cli.conftest import AFFINE, CLICK, SHAPE, Desk
 from tests.io.making import CANARY, EXPORTER, Series

@@ -8,7 +8,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from medical_sam2.frames import FrameStack
 from medical_sam2.model import sam2
 from medical_sam2.model.backbone import Features, FramePrediction, Memory
 from medical_sam2.model.keys import from_official
@@ -19,6 +18,7 @@ from medical_sam2.model.tracker import track, upsampled
 from medical_sam2.model.weights import load_backbone
 from medical_sam2.prompts import Box, Fixed, FramePrompt
 from medical_sam2.segmenter import Segmenter
+from medical_sam2.tracking.frames import FrameStack
 from medical_sam2.volume import Volume
 from tests.golden import official
 

@@ -10,10 +10,10 @@ from PIL import Image
 from playwright.sync_api import Browser, expect
 
 from medical_sam2 import io
-from medical_sam2.planning import PLANES
 from medical_sam2.prompts import Point
 from medical_sam2.server.inference_queue import InferenceQueue
 from medical_sam2.server.security import ServerSettings
+from medical_sam2.tracking.plan import PLANES
 from medical_sam2.volume import Segmentation
 from tests.phantoms import Phantom, phantom, segmenter
 from tests.server.browsing import Person, chromium, running

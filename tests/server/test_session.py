@@ -7,7 +7,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from medical_sam2.errors import PromptError
-from medical_sam2.planning import PLANES
 from medical_sam2.prompts import Point
 from medical_sam2.server import session as session_module
 from medical_sam2.server.inference_queue import InferenceQueue
@@ -15,6 +14,7 @@ from medical_sam2.server.refusals import Conflict, InvalidRequest, NotFound, Ref
 from medical_sam2.server.segmentation import decode_runs, encode_runs
 from medical_sam2.server.session import Session
 from medical_sam2.server.state import Gesture
+from medical_sam2.tracking.plan import PLANES
 from tests.phantoms import Phantom, segmenter
 from tests.server.conftest import session
 

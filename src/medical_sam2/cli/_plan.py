@@ -7,29 +7,24 @@ from math import inf
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from medical_sam2.cli._options import How, Outputs
 from medical_sam2.errors import ConfigError, WeightsError
-from medical_sam2.fusion import FUSIONS
 from medical_sam2.intensity_window import Window, choose_window
 from medical_sam2.io.prompt_file import Named
 from medical_sam2.io.safe_open import require_memory
 from medical_sam2.model.catalogue import KNOWN, trained_size
 from medical_sam2.model.hub import is_hub_id
 from medical_sam2.model.memory import POLICIES
-from medical_sam2.outcome import HALF_FROM_VOXELS, TOGETHER_BYTES
-from medical_sam2.planning import PLANES, Group, grouped, views_allowed, views_named
 from medical_sam2.plugins import find, suggestion
 from medical_sam2.prompts import Mask
 from medical_sam2.segmenter import Segmenter
-from medical_sam2.views import View
+from medical_sam2.tracking.fusion import FUSIONS
+from medical_sam2.tracking.plan import PLANES, Group, bytes_needed, plan_tracking
 from medical_sam2.volume import Volume
 
 VIEWS = ("auto", "one", "three", "six", *PLANES)
-FEATURE_BYTES, WORK_BYTES = 16, 600  # per pixel of the network's input: features of a slice, what the network works on
-KEPT_BYTES = 384 << 20  # of features
 UNKNOWN_SIZE = 1024  # of weights that are not here yet: that of SAM 2
 
 
@@ -39,14 +34,12 @@ class Plan:
 
     Args:
         groups: objects that are tracked together.
-        views: of each group, the first one holding the prompts.
         warnings: what was noticed.
         bytes: memory that it will take beside the image.
         window: of intensities, to begin with: on a CT, prompts in lung or bone choose another one.
     """
 
     groups: tuple[Group, ...]
-    views: tuple[tuple[View, ...], ...]
     warnings: tuple[str, ...]
     bytes: int
     window: Window
@@ -124,25 +117,22 @@ def planned(
         ResourceError: too little memory.
     """
     window = choose_window(volume, how.window)
-    groups = tuple(grouped(volume, named.prompts, views_allowed(how.views), _labels(earlier)))
-    chosen = [views_named("one" if earlier else how.views, volume, group.view) for group in groups]
-    told = dict.fromkeys([*empty_slices(volume, groups), *(line for _, lines in chosen for line in lines)])
+    tracking = plan_tracking(volume, named.prompts, how.views, None if earlier is None else earlier.array)
+    told = dict.fromkeys([*empty_slices(volume, tracking.groups), *tracking.warnings])
     if how.adapt and not any(isinstance(prompt, Mask) for prompt in named.prompts):
         told["--adapt does nothing: it tunes to outlines, and none was given"] = None
-    if outputs.uncertainty is not None and all(len(views) == 1 for views, _ in chosen):
+    if outputs.uncertainty is not None and all(len(group.views) == 1 for group in tracking.groups):
         told["one view disagrees with nobody: the uncertainty will be 0 everywhere"] = None
-    size = bytes_needed(volume, len(named.labels), _image_size(how, segmenter), outputs)
+    probability, uncertainty = outputs.probability is not None, outputs.uncertainty is not None
+    objects, image_size = len(named.labels), _image_size(how, segmenter)
+    size = bytes_needed(volume, objects, image_size, probability=probability, uncertainty=uncertainty)
     require_memory(size, volume.source or "the volume")
-    return Plan(groups, tuple(views for views, _ in chosen), tuple(told), size, window)
+    return Plan(tracking.groups, tuple(told), size, window)
 
 
 def described(plan: Plan, how: How, segmenter: Segmenter | None) -> dict[str, Any]:
     """Machine, weights and views, for the report."""
-    views = {
-        label: [view.name for view in views]
-        for group, views in zip(plan.groups, plan.views, strict=True)
-        for label in group.prompts
-    }
+    views = {label: [view.name for view in group.views] for group in plan.groups for label in group.prompts}
     return {
         "device": None if segmenter is None else str(segmenter.device),
         "precision": None if segmenter is None else segmenter.precision,
@@ -158,24 +148,10 @@ def described(plan: Plan, how: How, segmenter: Segmenter | None) -> dict[str, An
     }
 
 
-def _labels(earlier: Volume | None) -> list[int]:
-    return [] if earlier is None else np.unique(earlier.array).tolist()
-
-
 def _image_size(how: How, segmenter: Segmenter | None) -> int:
     if segmenter is not None:
         return segmenter.network.image_size
     return how.image_size or trained_size(how.weights) or UNKNOWN_SIZE
-
-
-def bytes_needed(volume: Volume, objects: int, image_size: int, outputs: Outputs) -> int:
-    """Memory beside the image: sums of the objects that are tracked together, results, kept features, the network's work."""
-    probability, uncertainty = outputs.probability is not None, outputs.uncertainty is not None
-    each = (2 if volume.array.size >= HALF_FROM_VOXELS else 4) * (1 + uncertainty)
-    together = max(each * volume.array.size, min(TOGETHER_BYTES, objects * each * volume.array.size))
-    results = volume.array.size * (4 * objects * probability + 8 * uncertainty + 8)
-    features = min(KEPT_BYTES, sum(volume.shape) * FEATURE_BYTES * image_size**2)
-    return together + results + features + WORK_BYTES * image_size**2
 
 
 def empty_slices(volume: Volume, groups: Sequence[Group]) -> list[str]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from rich.progress import Progress as Bar
 
-    from medical_sam2.orientations import FrameDone
+    from medical_sam2.tracking.volume_tracker import FrameDone
 
 EVERY_S = 10.0
 

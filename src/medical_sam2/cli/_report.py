@@ -12,8 +12,8 @@ import numpy as np
 from medical_sam2.cli._options import How
 from medical_sam2.intensity_window import Window
 from medical_sam2.io.prompt_file import Named, as_objects
-from medical_sam2.islands import object_boxes
 from medical_sam2.prompts import Mask
+from medical_sam2.tracking.postprocess import object_boxes
 from medical_sam2.views import View
 from medical_sam2.volume import Segmentation, SliceConfidence, Volume
 
@@ -53,14 +53,13 @@ def foreseen(report: Mapping[str, Any], volume: Volume, plan: "Plan", outputs: M
     told = [
         f"image    {'×'.join(map(str, volume.shape))} voxels, {volume.orientation}, {volume.modality or 'unknown modality'}"
     ]
-    for group, views in zip(plan.groups, plan.views, strict=True):
+    for group in plan.groups:
         for label, frames in group.prompts.items():
             axis, last = group.view.order(volume.orientation)[0], volume.shape[group.view.order(volume.orientation)[0]] - 1
             flipped = group.view.flipped(volume.orientation)[0]
             slices = ", ".join(str(place) for place in sorted(last - t if flipped else t for t in frames))
-            told.append(
-                f"object   {label}, prompted on slice {slices} of axis {'ijk'[axis]}; views: {', '.join(v.name for v in views)}"
-            )
+            views = ", ".join(view.name for view in group.views)
+            told.append(f"object   {label}, prompted on slice {slices} of axis {'ijk'[axis]}; views: {views}")
     weights, size = report["weights"], plan.bytes / 2**20
     there = "loaded and checked" if weights["sha256"] else "not here: they would be fetched"
     told += [

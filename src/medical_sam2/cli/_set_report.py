@@ -14,11 +14,11 @@ from medical_sam2.cli._report import versions, window
 from medical_sam2.cli._set_options import Manner
 from medical_sam2.cli._set_prompts import SetPrompts
 from medical_sam2.errors import MedicalSam2Error
-from medical_sam2.imagesets import ImageMask
 from medical_sam2.io.image_folder import ImageFolder
 from medical_sam2.io.registry import Picture
-from medical_sam2.islands import object_boxes
 from medical_sam2.prompts import FramePrompt
+from medical_sam2.tracking.image_set import ImageMask
+from medical_sam2.tracking.postprocess import object_boxes
 
 KIND = "images"
 

@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from medical_sam2 import preview
-from medical_sam2.imagesets import ImageMask
 from medical_sam2.intensity_window import Window, percentile_window
 from medical_sam2.io import atomic
+from medical_sam2.tracking.image_set import ImageMask
 
 TILE_PX, COLUMNS, MOST = 190, 6, 120
 PROMPTED = -1.0  # templates come before all others

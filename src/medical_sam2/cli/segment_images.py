@@ -20,8 +20,8 @@ from medical_sam2.io.labels import save_label_map
 
 if TYPE_CHECKING:
     from medical_sam2.cli._sheet import Sheet
-    from medical_sam2.imagesets import ImageMask
     from medical_sam2.segmenter import Segmenter
+    from medical_sam2.tracking.image_set import ImageMask
 
 NOTHING_SAID, AS_USUAL = Said(), Manner()
 FILES = {"preview": (".png", ".jpg", ".jpeg"), "statistics": (".csv", ".json"), "report": (".json",)}
@@ -111,10 +111,10 @@ def _check_masks(prompts: SetPrompts, files: list[Path], outputs: Outputs) -> No
 
 def _network(manner: Manner) -> "Segmenter":
     from medical_sam2.cli._plan import network
-    from medical_sam2.imagesets import ORDERS
     from medical_sam2.intensity_window import named_window
     from medical_sam2.model.memory import POLICIES
     from medical_sam2.plugins import find
+    from medical_sam2.tracking.image_set import ORDERS
 
     find(POLICIES, manner.bank, what="bank")
     find(ORDERS, manner.order, what="order")
@@ -167,7 +167,7 @@ class _Run:
         """What the network says of each image."""
         from medical_sam2.cli._progress import Progress
         from medical_sam2.cli._sheet import Sheet
-        from medical_sam2.imagesets import Shuffled
+        from medical_sam2.tracking.image_set import Shuffled
 
         self.sheet = Sheet() if self.outputs.preview is not None else None
         order = Shuffled(manner.seed) if manner.order == "shuffled" else manner.order

@@ -17,7 +17,7 @@ from medical_sam2.errors import ConfigError, FormatError
 from medical_sam2.volume import Volume
 
 if TYPE_CHECKING:
-    from medical_sam2.imagesets import Need
+    from medical_sam2.tracking.confidence import Need
 
 NOTHING_SAID, AS_USUAL, AS_IT_IS = Pointed(), Tracking(), Reading()
 
@@ -62,7 +62,7 @@ def _refuse_settings(report: Path, *groups: Pointed | Tracking | Reading) -> Non
 
 
 def _of_a_set(file: Path, count: int) -> list[dict[str, Any]]:
-    from medical_sam2.imagesets import Need, neediest
+    from medical_sam2.tracking.confidence import Need, neediest
 
     report = io.load_json(file)
     images = report.get("images")
@@ -84,8 +84,9 @@ def _of_a_volume(image: Volume, said: Said, how: How, count: int) -> list[dict[s
     import torch
 
     from medical_sam2.cli import _plan
-    from medical_sam2.frames import FrameStack
-    from medical_sam2.imagesets import direction, neediest, slice_needs
+    from medical_sam2.tracking.confidence import neediest, slice_needs
+    from medical_sam2.tracking.frames import FrameStack
+    from medical_sam2.tracking.image_viewer import direction
     from medical_sam2.views import View
 
     named = gathered(said, image)

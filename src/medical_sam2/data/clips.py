@@ -16,7 +16,7 @@ from medical_sam2.data.augment import Augmentation, Odds
 from medical_sam2.data.balance import balance_of, data_sets_of
 from medical_sam2.data.cases import CaseReader, Task, TrainingCase
 from medical_sam2.errors import FormatError
-from medical_sam2.region import box_of, region_around
+from medical_sam2.tracking.region_of_interest import box_of, region_around
 
 TRIES = 32
 SMALLEST = 0.00153  # share of the frame under which an object is left out (100 px of 256²), METHOD §4

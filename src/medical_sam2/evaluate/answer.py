@@ -25,11 +25,11 @@ from medical_sam2.evaluate.reporting.sketch import draw
 from medical_sam2.evaluate.rows import Row
 from medical_sam2.evaluate.scene import Scene, scene
 from medical_sam2.evaluate.tasks import MaskArray
-from medical_sam2.frames import to_input
-from medical_sam2.imagesets import direction
 from medical_sam2.metrics import dice, iou, score
 from medical_sam2.model.weights import load_backbone
 from medical_sam2.segmenter import Segmenter
+from medical_sam2.tracking.frames import to_input
+from medical_sam2.tracking.image_viewer import direction
 
 KEEP_MB = 1500.0  # of what was encoded: structures, methods, seeds and conditions of a case share it
 STAGES = 10  # steps that the bank's mutual information is told at

@@ -6,7 +6,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from medical_sam2.imagesets import Need, neediest
+from medical_sam2.tracking.confidence import Need, neediest
 
 Ask: TypeAlias = Callable[[Sequence[int]], Mapping[int, float]]
 """Frames that are prompted → how sure the answer is of each other frame that it outlines something on, in [0, 1]."""

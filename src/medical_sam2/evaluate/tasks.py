@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 
 from medical_sam2.errors import PromptError
 from medical_sam2.metrics import dice
-from medical_sam2.planning import array_axis, primary_view
 from medical_sam2.prompts import Box, FramePrompt, Mask, Point, Prompt
-from medical_sam2.region import box_of
 from medical_sam2.simulate import NOISE_LEVELS, Noise, jitter_box, jitter_click, jitter_mask, next_click
+from medical_sam2.tracking.plan import array_axis, primary_view
+from medical_sam2.tracking.region_of_interest import box_of
 from medical_sam2.views import View
 from medical_sam2.volume import Volume
 

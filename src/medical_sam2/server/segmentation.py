@@ -19,17 +19,17 @@ from numpy.typing import NDArray
 
 from medical_sam2.intensity_window import Window, Windows, percentile_window
 from medical_sam2.io import Picture, atomic
-from medical_sam2.planning import PLANES, array_axis
 from medical_sam2.prompts import Box, FramePrompt, Mask, Point, Prompt, intensities
 from medical_sam2.server.refusals import InvalidRequest
 from medical_sam2.server.state import Gesture, State
+from medical_sam2.tracking.plan import PLANES, array_axis
 from medical_sam2.views import View
 from medical_sam2.volume import Segmentation, SliceConfidence, Volume
 
 if TYPE_CHECKING:  # torch is loaded while the page is already there
-    from medical_sam2.imagesets import ImageMask
-    from medical_sam2.orientations import FrameDone
     from medical_sam2.segmenter import Segmenter
+    from medical_sam2.tracking.image_set import ImageMask
+    from medical_sam2.tracking.volume_tracker import FrameDone
 
 LabelMaps: TypeAlias = tuple[NDArray[np.uint8], ...]
 Frame: TypeAlias = NDArray[np.uint8]

@@ -17,22 +17,20 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from medical_sam2.cropping import Crop
 from medical_sam2.data.augment import Augmentation, Odds
 from medical_sam2.data.clips import Clip
-from medical_sam2.frames import FrameStack, to_input, to_network
 from medical_sam2.model.memory import SelfSorting
 from medical_sam2.model.sam2 import Sam2
-from medical_sam2.outcome import by_window
-from medical_sam2.planning import grouped
 from medical_sam2.prompts import FramePrompt, Mask, Prompt
-from medical_sam2.region import around_all
+from medical_sam2.tracking.cropping import Crop
+from medical_sam2.tracking.frames import FrameStack, to_input, to_network
+from medical_sam2.tracking.plan import by_window, grouped
+from medical_sam2.tracking.region_of_interest import around_all, extent, together
 from medical_sam2.train.config import Phase, Recipe
 from medical_sam2.train.lesson import Batch, Teacher
 from medical_sam2.train.losses import Weights
 from medical_sam2.train.pupil import Plan
 from medical_sam2.volume import Volume
-from medical_sam2.zoom import extent, together
 
 TUNED = ("mend.", "sharpen.", "neighbour.", "regression.", "mask_decoder.", "carry.", "memory_attention.", "memory_encoder.")
 KEPT = ("mask_decoder.conv_s", "carry.first", "carry.second", "mask_decoder.pred_obj_score_head")

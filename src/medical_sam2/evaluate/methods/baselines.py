@@ -16,10 +16,9 @@ from medical_sam2.evaluate.methods.method import Asked, Found, Said, slices_of, 
 from medical_sam2.evaluate.methods.prototypes import Prototypes, matching_features
 from medical_sam2.evaluate.methods.without_memory import one_by_one
 from medical_sam2.evaluate.tasks import MaskArray, VolumeTask
-from medical_sam2.frames import to_input
 from medical_sam2.intensity_window import percentile_window
-from medical_sam2.region import Canvas, Region, around_all, box_of
-from medical_sam2.zoom import MARGIN
+from medical_sam2.tracking.frames import to_input
+from medical_sam2.tracking.region_of_interest import MARGIN, Canvas, Region, around_all, box_of
 
 Floats = NDArray[np.float32]
 

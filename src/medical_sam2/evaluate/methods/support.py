@@ -21,8 +21,8 @@ from torch.nn import functional as F  # noqa: N812
 from medical_sam2.evaluate.methods.baselines import outlines_of
 from medical_sam2.evaluate.methods.method import Asked, Found, Said, slices_of, window_of
 from medical_sam2.evaluate.tasks import MaskArray, VolumeTask
-from medical_sam2.frames import to_input
 from medical_sam2.intensity_window import percentile_window
+from medical_sam2.tracking.frames import to_input
 
 
 @dataclass(frozen=True)

@@ -21,10 +21,10 @@ from medical_sam2.data.nnunet import read_data_set
 from medical_sam2.errors import ConfigError, PromptError
 from medical_sam2.evaluate.methods.method import Asked, Found, Said, Training, slices_of
 from medical_sam2.evaluate.tasks import MaskArray, VolumeTask
-from medical_sam2.frames import to_input
 from medical_sam2.intensity_window import choose_window, percentile_window
-from medical_sam2.planning import primary_view
 from medical_sam2.prompts import Point
+from medical_sam2.tracking.frames import to_input
+from medical_sam2.tracking.plan import primary_view
 from medical_sam2.volume import Volume
 
 WITHOUT = 0.3  # of the pictures in a batch are drawn from all, the others from those that show the structure

@@ -13,7 +13,7 @@ from medical_sam2.evaluate.scene import Scene
 from medical_sam2.io.atomic import write_bytes
 from medical_sam2.preview.drawing import Crop, tile
 from medical_sam2.prompts import FramePrompt
-from medical_sam2.region import Canvas, box_of
+from medical_sam2.tracking.region_of_interest import Canvas, box_of
 
 SIDE = 220  # pixels of the picture
 ANSWER = 1

@@ -1,0 +1,170 @@
+"""Where to look again: slices where confidence collapses or an object leaks; where one more prompt would help most."""
+
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medical_sam2.errors import PromptError
+from medical_sam2.volume import SliceConfidence
+
+DROP = 0.6  # of the object's usual confidence
+JUMP = 2.0  # area on a slice over the largest one between it and the prompt
+SUDDEN = 0.5  # share of the object's largest area that the same slice adds at once: an object that begins small grows by less
+MOST = 0.5  # share of a slice
+DRAWN = 1.5  # area over that of an outline or a box, up to which a person has said that it is so large
+
+
+@dataclass(frozen=True)
+class Leak:
+    """Slices on which an object seems to have taken what is not its own.
+
+    Args:
+        object: label.
+        view: code of the view that was tracked.
+        slices: indices along the array axis of the file, from the first in the order of tracking.
+        before_px: largest area between the prompt and them, in voxels; None where the object just fills most of them.
+        after_px: largest area on them.
+    """
+
+    object: int
+    view: str
+    slices: tuple[int, ...]
+    before_px: int | None
+    after_px: int
+
+    def told(self, axis: str) -> str:
+        """One line for the user; `axis` is that of the file ("i", "j" or "k")."""
+        low, high = min(self.slices), max(self.slices)
+        where = f"slice {low}" if low == high else f"slices {low} to {high}"
+        remedy = "it may have leaked; draw a box around it on one of them, or click outside of it there (a negative click)"
+        if self.before_px is None:
+            return f"object {self.object} fills most of {where} of axis {axis}: {remedy}"
+        jump = f"from {self.before_px} to {self.after_px} voxels"
+        return f"object {self.object} jumps {jump} on {where} of axis {axis}, beginning at {self.slices[0]}: {remedy}"
+
+
+def collapses(rows: Sequence[SliceConfidence]) -> list[SliceConfidence]:
+    """The rows with `look_here` set where an object that has an outline is far less sure than usual.
+
+    Usual is the median over the slices of that object and view that have an outline. Beside each stretch of such slices
+    only its least sure one is marked, so the list stays short enough to be looked at.
+    """
+    marked = list(rows)
+    for key in dict.fromkeys((row.object, row.view) for row in rows):
+        places = [i for i, row in enumerate(rows) if (row.object, row.view) == key and row.area_px > 0 and not row.prompted]
+        if len(places) < 3:
+            continue
+        places.sort(key=lambda i: rows[i].slice)
+        sure = np.array([rows[i].confidence for i in places])
+        low = sure < DROP * np.median(sure)
+        for stretch in np.split(np.arange(len(places)), np.flatnonzero(np.diff(low.astype(int))) + 1):
+            if low[stretch[0]]:
+                worst = places[int(stretch[sure[stretch].argmin()])]
+                marked[worst] = replace(rows[worst], look_here=True)
+    return marked
+
+
+def leaks(rows: Sequence[SliceConfidence], frame_px: Mapping[str, int], drawn: Collection[int] = ()) -> list[Leak]:
+    """Where the tracked area jumps from slice to slice, going away from the prompts, or fills most of the slice.
+
+    Args:
+        rows: as they came; the first one of an object and view is where its tracking started, unless some are prompted.
+        frame_px: view → pixels of a slice.
+        drawn: objects that a person outlined or drew a box around: what is not much larger than that is no leak.
+    """
+    found: list[Leak] = []
+    for label, view in dict.fromkeys((row.object, row.view) for row in rows):
+        own = [row for row in rows if (row.object, row.view) == (label, view)]
+        areas = {row.slice: row.area_px for row in own}
+        prompted = [row.slice for row in own if row.prompted]
+        starts = prompted or [own[0].slice]
+        jumps = [*_jumps(areas, max(starts), 1), *_jumps(areas, min(starts), -1)]
+        said = {t for slices, _ in jumps for t in slices}
+        trusted = DRAWN * max((areas[t] for t in prompted), default=0) if label in drawn else 0
+        filled = [t for t in sorted(areas) if areas[t] > max(trusted, MOST * frame_px[view]) and t not in said]
+        stretches = [(slices, before) for slices, before in jumps] + [(slices, None) for slices in _in_a_row(filled)]
+        found += [Leak(label, view, slices, before, max(areas[t] for t in slices)) for slices, before in stretches]
+    return found
+
+
+def pointed_at(rows: Sequence[SliceConfidence], found: Sequence[Leak]) -> list[SliceConfidence]:
+    """The rows with `look_here` set where each leak begins."""
+    places = {(leak.object, leak.view, leak.slices[0]) for leak in found}
+    return [replace(row, look_here=row.look_here or (row.object, row.view, row.slice) in places) for row in rows]
+
+
+def _jumps(areas: Mapping[int, int], start: int, step: int) -> Iterator[tuple[tuple[int, ...], int]]:
+    """Stretches of slices, in the order of tracking, that are suddenly larger than all before; how large those were."""
+    before, sudden = areas[start], SUDDEN * max(areas.values())
+    stretch: list[int] = []
+    t = start + step
+    while t in areas:
+        begins = areas[t] - before >= sudden and before > 0
+        if areas[t] >= JUMP * before and (stretch or begins):
+            stretch.append(t)
+        else:
+            if stretch:
+                yield tuple(stretch), before
+            stretch, before = [], max(before, areas[t])
+        t += step
+    if stretch:
+        yield tuple(stretch), before
+
+
+def _in_a_row(slices: Sequence[int]) -> list[tuple[int, ...]]:
+    """Sorted slices, apart where one is left out."""
+    parts = np.split(np.array(slices, int), np.flatnonzero(np.diff(slices) > 1) + 1)
+    return [tuple(int(t) for t in part) for part in parts if len(part)]
+
+
+@dataclass(frozen=True)
+class Need:
+    """How much an image, or a slice, needs a prompt.
+
+    Args:
+        index: of the image or slice.
+        confidence: predicted IoU in [0, 1], 0 where the object is judged absent.
+        likeness: to what is remembered: cosine in [-1, 1].
+    """
+
+    index: int
+    confidence: float
+    likeness: float
+
+    @property
+    def size(self) -> float:
+        """(1 − confidence) · (1 − likeness): either factor alone asks for what is blurred, or for what is merely different."""
+        return (1 - self.confidence) * (1 - self.likeness)
+
+
+def neediest(needs: Iterable[Need], count: int = 1) -> list[Need]:
+    """Those that need a prompt most, the neediest first; of equals, the earlier one.
+
+    >>> [need.index for need in neediest([Need(0, 0.9, 0.9), Need(1, 0.5, 0.8), Need(2, 0.5, 0.9)], 2)]
+    [1, 2]
+    """
+    return sorted(needs, key=lambda need: (-need.size, need.index))[:count]
+
+
+def slice_needs(rows: Sequence[SliceConfidence], directions: Mapping[int, NDArray[np.float32]]) -> list[Need]:
+    """How much the slices of a volume need a prompt, those that got none and on which something was outlined.
+
+    Args:
+        rows: confidence of a segmentation; the view that was prompted counts.
+        directions: slice of that view → its embedding over the length of that.
+
+    Raises:
+        PromptError: no slice was prompted.
+    """
+    view = next((row.view for row in rows if row.prompted), None)
+    if view is None:
+        raise PromptError("no slice was prompted", "prompt one")
+    own = [row for row in rows if row.view == view]
+    told = np.stack([directions[t] for t in sorted({row.slice for row in own if row.prompted})])
+    sure: dict[int, float] = {}
+    for row in own:
+        if row.area_px and not row.prompted:
+            sure[row.slice] = min(row.confidence, sure.get(row.slice, 1.0))
+    return [Need(t, confidence, float((told @ directions[t]).max())) for t, confidence in sorted(sure.items())]

@@ -1,0 +1,437 @@
+"""A consensus in 3D once an object has been tracked: where its slices, its greys and its distances from the prompt disagree.
+
+Tracking goes on beyond the end of a structure and drifts into neighbours that look alike. A region around the object is looked
+at once more, as one small volume (`Grid`): how likely tracking found each voxel, how like the greys of the prompted slice it
+is, how far it lies from inside and from outside along paths that edges make long, and how steadily the slices on the way were
+tracked (`described`). A gate of a few hundred numbers, learnt beside the network's weights (`Gate`), says by how much the logit
+of each voxel changes. Slices that were prompted keep their answer, and nothing changes outside of the region.
+
+A geodesic distance is the length of the cheapest way. Raster scans find it fast and nearly (Criminisi et al., 2008).
+
+Shapes: I J K voxels of the file, n h w the working grid with the slices first, F features, M distance maps.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy import ndimage
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+
+from medical_sam2.errors import WeightsError
+from medical_sam2.model.tensors import read_tensors
+from medical_sam2.tracking.fusion import Fusion, Slabs
+from medical_sam2.tracking.region_of_interest import box_of, region_around
+
+SIDE, VOXELS = 64, 2_000_000  # pixels along a side of a slice, voxels in all, at most
+MARGIN = 1.75  # side of the region over the object's, in a slice
+REACH = 3.0  # and over the prompted outline's at most: what tracking found further away is left as it is
+BEYOND, LEAST_BEYOND = 1.0, 3  # slices before and after what was found: in radii, and at least
+
+Floats = NDArray[np.float32]
+MaskArray = NDArray[np.bool_]
+BINS, BINS_BLUR, RARE = 32, 1.5, 0.004  # of the histograms of grey: how many, how they are smoothed, the least share
+STEP = 0.02  # what a way of one radius costs where nothing is in the way
+UNREACHED = 1e3
+SURE = 6.0  # logits are cut there
+BAND = 0.25  # radii on either side of the prompted outline that are seeds of neither
+BLUR = 0.25  # radii by which features are smoothed
+FEATURES = (
+    *("tracked", "tracked around", "grey", "grey around", "grey of all found", "edge", "lightness"),
+    *("edges", "edges and greys", "all", "outline"),
+    *("confidence", "least confidence", "overlap", "least overlap", "grey of slice", "agreement", "grey tells", "border tells"),
+)
+GATE_FILE = "consensus.safetensors"
+MOST_CHANGE = 12.0  # that a logit changes by
+
+
+@dataclass(frozen=True, eq=False)
+class Tracked:
+    """What is known of an object once it has been tracked.
+
+    Args:
+        estimate: probability (I, J, K).
+        grey: index along I → intensities (J, K) in [0, 1].
+        axis: array axis of the slices that were prompted.
+        prompted: their indices.
+        confidence: of each slice along that axis, 0 where it was not tracked.
+        spacing_mm: between voxels.
+    """
+
+    estimate: Slabs
+    grey: Callable[[int], Floats]
+    axis: int
+    prompted: Sequence[int]
+    confidence: NDArray[np.floating]
+    spacing_mm: tuple[float, float, float]
+
+
+@dataclass(frozen=True, eq=False)
+class Grid:
+    """The working grid: boxes of voxels, no finer than the volume's own, each slice by itself.
+
+    Args:
+        low: first voxel of the region.
+        high: the one after its last.
+        shape: boxes along each array axis.
+    """
+
+    low: tuple[int, int, int]
+    high: tuple[int, int, int]
+    shape: tuple[int, int, int]
+
+    def means(self, slab: Callable[[int], Floats]) -> Floats:
+        """Means over the boxes, of shape `shape`, of a volume that is handed out slab by slab."""
+        first, second, third = (means_of(self.high[a] - self.low[a], self.shape[a]) for a in range(3))
+        found = np.zeros(self.shape, np.float32)
+        for i in range(self.low[0], self.high[0]):
+            part = second @ slab(i)[self.low[1] : self.high[1], self.low[2] : self.high[2]] @ third.T
+            for box in np.flatnonzero(first[:, i - self.low[0]]):
+                found[box] += first[box, i - self.low[0]] * part
+        return found
+
+
+def working_grid(what: Tracked) -> Grid | None:
+    """The region around an object; None where nothing was found on the prompted slices."""
+    shape, plane = what.estimate.shape, [a for a in range(3) if a != what.axis]
+    outline, found, slices = _shadows(what)
+    if not outline.any():
+        return None
+    mm = [what.spacing_mm[a] for a in plane]
+    radius = np.sqrt(outline.sum() * mm[0] * mm[1] / np.pi)
+    x, y, right, down = box_of(outline)
+    far = (REACH - 1) / 2 * max((right - x + 1) * mm[1], (down - y + 1) * mm[0])
+    left, top, far_right, bottom = box_of(found)
+    box = (
+        max(left, x - far / mm[1]),
+        max(top, y - far / mm[0]),
+        min(far_right, right + far / mm[1]),
+        min(bottom, down + far / mm[0]),
+    )
+    region = region_around(box, (shape[plane[0]], shape[plane[1]]), margin=MARGIN, pixel_hw=(mm[0], mm[1]))
+    beyond = max(LEAST_BEYOND, int(np.ceil(BEYOND * radius / what.spacing_mm[what.axis])))
+    there = np.flatnonzero(slices)
+    first, last = max(0, int(there[0]) - beyond), min(shape[what.axis], int(there[-1]) + beyond + 1)
+    side = min(SIDE, int(np.sqrt(VOXELS / (last - first))))
+    scale = min(1.0, side / max(region.shape_hw))
+    sides = {what.axis: (first, last, last - first)}
+    for axis, start, length in zip(plane, (region.top, region.left), region.shape_hw, strict=True):
+        sides[axis] = (start, start + length, max(2, round(length * scale)))
+    low, high, boxes = zip(*(sides[axis] for axis in range(3)), strict=True)
+    return Grid(cast("tuple[int, int, int]", low), cast("tuple[int, int, int]", high), cast("tuple[int, int, int]", boxes))
+
+
+def _shadows(what: Tracked) -> tuple[MaskArray, MaskArray, MaskArray]:
+    """What was found on the prompted slices, and on any slice, as seen along the slices' axis; and on which slices."""
+    shape, axis = what.estimate.shape, what.axis
+    plane = tuple(shape[a] for a in range(3) if a != axis)
+    outline, found, slices = np.zeros(plane, bool), np.zeros(plane, bool), np.zeros(shape[axis], bool)
+    for i in range(shape[0]):
+        there = np.asarray(what.estimate[i]) > 0.5
+        if not there.any():
+            continue
+        if axis == 0:
+            slices[i] = True
+            found |= there
+            if i in what.prompted:
+                outline |= there
+        else:
+            slices |= there.any(axis=2 - axis)
+            found[i] = there.any(axis=axis - 1)
+            outline[i] = there.take(list(what.prompted), axis - 1).any(axis=axis - 1)
+    return outline, found, slices
+
+
+def means_of(length: int, boxes: int) -> Floats:
+    """(boxes, length): what each box of equal size takes of each voxel."""
+    edges = np.linspace(0, length, boxes + 1)
+    shares = np.minimum(edges[1:, None], np.arange(1, length + 1)) - np.maximum(edges[:-1, None], np.arange(length))
+    return (np.clip(shares, 0, None) * boxes / length).astype(np.float32)
+
+
+def between(length: int, boxes: int) -> Floats:
+    """(length, boxes): linear interpolation from the middles of the boxes."""
+    place = np.clip((np.arange(length) + 0.5) * boxes / length - 0.5, 0, boxes - 1)
+    return np.clip(1 - np.abs(place[:, None] - np.arange(boxes)), 0, None).astype(np.float32)
+
+
+def geodesics(
+    tracked: Floats, likely: Floats, edge: Floats, seeds: tuple[MaskArray, MaskArray], steps: NDArray[np.float64]
+) -> list[Floats]:
+    """How much nearer inside (1) than outside (-1) each box is: along edges, edges and greys, tracking and greys.
+
+    Args:
+        tracked: (n, h, w) probability of the object in [0, 1].
+        likely: (n, h, w) the same by the grey alone.
+        edge: (n, h, w) strength, 0 where there is none.
+        seeds: (n, h, w) what is surely inside, and outside.
+        steps: sides of a box, in radii of the object.
+    """
+    mixed = (2 * tracked + likely) / 3
+    costs = [edge, edge, edge / 2 + np.square(1 - likely), edge / 2 + np.square(likely), np.square(1 - mixed), np.square(mixed)]
+    cost = torch.from_numpy(np.stack(costs, dtype=np.float32) + np.float32(STEP))
+    start = torch.where(torch.from_numpy(np.stack([*seeds] * 3)), 0.0, UNREACHED)
+    far = sweep(start, cost, steps.tolist()).numpy()
+    return [(far[k + 1] - far[k]) / (far[k + 1] + far[k] + np.float32(1e-3)) for k in (0, 2, 4)]
+
+
+def sweep(distance_Mnhw: Tensor, cost_Mnhw: Tensor, steps: Sequence[float], rounds: int = 1) -> Tensor:
+    """Geodesic distances by scans along each axis, there and back: from each layer to the nine nearest boxes of the next.
+
+    Args:
+        distance_Mnhw: 0 at the seeds, large elsewhere; changed in place.
+        cost_Mnhw: of a way of length 1, above 0.
+        steps: sides of a box.
+        rounds: of six scans each; more follow ways that turn back more often.
+    """
+    for axis in [0, 1, 2] * rounds:
+        distance, cost = distance_Mnhw.movedim(1 + axis, 0), cost_Mnhw.movedim(1 + axis, 0)
+        straight = steps[axis]
+        oblique = float(np.hypot(straight, min(step for a, step in enumerate(steps) if a != axis)))
+        for layers, back in ((range(1, len(distance)), -1), (range(len(distance) - 2, -1, -1), 1)):
+            for layer in layers:
+                before, price = distance[layer + back], (cost[layer] + cost[layer + back]) / 2
+                around = -F.max_pool2d(-before[:, None], 3, 1, 1)[:, 0]
+                torch.minimum(distance[layer], before + price * straight, out=distance[layer])
+                torch.minimum(distance[layer], around + price * oblique, out=distance[layer])
+    return distance_Mnhw
+
+
+def log_odds(grey: Floats, inside: MaskArray, slices: Sequence[int]) -> Floats:
+    """How much likelier each grey (n, h, w) in [0, 1] is inside than outside: a logarithm, by histograms of some slices."""
+    place, on = np.clip((grey * BINS).astype(int), 0, BINS - 1), list(slices)
+    shares = []
+    for where in (inside[on], ~inside[on]):
+        count = ndimage.gaussian_filter1d(
+            np.bincount(place[on][where], minlength=BINS).astype(float), BINS_BLUR, mode="nearest"
+        )
+        shares.append(count / max(count.sum(), 1e-6) + RARE)
+    return np.log(shares[0] / shares[1]).astype(np.float32)[place]
+
+
+def signed_distance(mask_hw: MaskArray, steps: NDArray[np.float64]) -> Floats:
+    """Distance from the border of a mask (h, w): negative inside."""
+    outside, inside = (np.asarray(ndimage.distance_transform_edt(each, sampling=steps)) for each in (~mask_hw, mask_hw))
+    return (outside - inside).astype(np.float32)
+
+
+@dataclass(frozen=True, eq=False)
+class Prompted:
+    """What is known from the prompted slices, on the working grid.
+
+    Args:
+        slices: those on which the object is.
+        outline: (n, h, w) the object there, nothing elsewhere.
+        steps: sides of a box of the grid, in radii of the object.
+        goes_on: whether the volume does, before the first slice and after the last.
+    """
+
+    slices: Sequence[int]
+    outline: MaskArray
+    steps: NDArray[np.float64]
+    goes_on: tuple[bool, bool]
+
+    @property
+    def nearest(self) -> NDArray[np.int64]:
+        """Of each slice the nearest prompted one."""
+        places = np.array(sorted(self.slices))
+        return places[np.abs(np.arange(len(self.outline))[:, None] - places).argmin(axis=1)]
+
+    @property
+    def signed(self) -> Floats:
+        """Distance (n, h, w) from the nearest prompted outline within the slice, in radii; negative inside."""
+        known = {t: signed_distance(self.outline[t], self.steps[1:]) for t in self.slices}
+        return np.stack([known[t] for t in self.nearest.tolist()])
+
+    def seeds(self, signed: Floats) -> tuple[MaskArray, MaskArray]:
+        """What is surely inside, and outside: well within and around the outlines, and at the sides and ends of the grid."""
+        inside = self.outline & (signed <= -np.minimum(BAND, -0.8 * signed.min(axis=(1, 2), keepdims=True)))
+        outside = np.zeros(inside.shape, bool)
+        outside[list(self.slices)] = signed[list(self.slices)] > BAND
+        outside[:, [0, -1]] = outside[:, :, [0, -1]] = True
+        for place, on in zip((0, -1), self.goes_on, strict=True):
+            outside[place] |= on and not self.outline[place].any()
+        return inside, outside & ~inside
+
+
+def described(what: Tracked, grid: Grid) -> Floats:
+    """Features (n, h, w, F) of the working grid, the prompted axis first."""
+    tracked = np.moveaxis(grid.means(lambda i: np.asarray(what.estimate[i], np.float32)), what.axis, 0)
+    grey = np.moveaxis(grid.means(what.grey), what.axis, 0)
+    confidence = what.confidence[grid.low[what.axis] : grid.high[what.axis]]
+    return _features(tracked, grey, confidence, _prompted(what, grid, tracked))
+
+
+def logit_of(probability: Floats) -> Floats:
+    """The logit of probabilities in [0, 1], finite."""
+    return np.clip(np.log((probability + 1e-3) / (1 - probability + 1e-3)), -SURE, SURE)
+
+
+def _prompted(what: Tracked, grid: Grid, tracked: Floats) -> Prompted:
+    low, high = grid.low[what.axis], grid.high[what.axis]
+    peaks = {t - low: tracked[t - low].max() for t in what.prompted if low <= t < high}
+    slices = [t for t, peak in peaks.items() if peak >= max(peaks.values()) / 2]  # on the others it was said not to be
+    outline = np.zeros(tracked.shape, bool)
+    outline[slices] = tracked[slices] >= np.minimum(0.5, tracked[slices].max(axis=(1, 2), keepdims=True))
+    order = (what.axis, *(a for a in range(3) if a != what.axis))
+    box_mm = np.array([what.spacing_mm[a] * (grid.high[a] - grid.low[a]) / grid.shape[a] for a in order])
+    goes_on = low > 0, high < what.estimate.shape[what.axis]
+    return Prompted(slices, outline, box_mm / _radius(outline[slices], box_mm[1:]), goes_on)
+
+
+def _radius(outlines: MaskArray, box_mm: NDArray[np.float64]) -> float:
+    """Three times the mean depth: the radius of a disc; about half the width of rings, of bands, of each of many parts."""
+    depth = [np.asarray(ndimage.distance_transform_edt(one, sampling=box_mm))[one] for one in outlines]
+    return 3 * max(float(np.concatenate(depth).mean()), float(box_mm.min()) / 3)
+
+
+def _features(tracked: Floats, grey: Floats, confidence: NDArray[np.floating], said: Prompted) -> Floats:
+    smooth, signed = np.asarray(ndimage.gaussian_filter(grey, (0, 1, 1)), np.float32), said.signed
+    slices, outlines = list(said.slices), said.outline[list(said.slices)]
+    mean, spread = float(grey[slices][outlines].mean()), max(float(grey[slices][outlines].std()), 0.03)
+    slopes = [np.square(np.gradient(smooth, axis=a)) for a in range(3) if smooth.shape[a] > 1]
+    edge = np.clip(np.sqrt(np.sum(slopes, axis=0)) / (2 * spread), 0, 3)
+    found = np.where(said.outline.any(axis=(1, 2), keepdims=True), said.outline, tracked > 0.5)
+    alike, alike_around = (log_odds(values, said.outline, slices) for values in (grey, smooth))
+    likely = np.asarray(1 / (1 + np.exp(-np.clip((alike + alike_around) / 2, -4, 4))), np.float32)
+    ways = geodesics(tracked, likely, edge, said.seeds(signed), said.steps)
+    tells = _dice(likely[slices] > 0.5, outlines), _contrast(edge[slices], np.abs(signed[slices]) < BAND)
+    along = [
+        *_of_slices(found, confidence, alike_around, ways[1] > 0, said.nearest),
+        *np.full((2, len(grey)), [[x] for x in tells]),
+    ]
+    blur = np.clip(BLUR / said.steps, 0.5, (1.0, 2.5, 2.5)).tolist()
+    logit = logit_of(tracked)
+    voxels = [
+        logit / 3,
+        ndimage.gaussian_filter(logit, blur) / 3,
+        alike / 2,
+        ndimage.gaussian_filter(alike_around, blur) / 2,
+        log_odds(smooth, found, range(len(found))) / 2,
+        edge / 2,
+        np.clip((grey - mean) / (2 * spread), -2, 2),
+        *ways,
+        np.clip(signed, -1, 2),
+    ]
+    planes = [np.broadcast_to(each[:, None, None], grey.shape) for each in along]
+    return np.stack([*voxels, *planes], axis=-1, dtype=np.float32)
+
+
+def _of_slices(
+    found: MaskArray, confidence: NDArray[np.floating], alike: Floats, reached: MaskArray, nearest: NDArray[np.int64]
+) -> list[NDArray[np.floating]]:
+    """How steadily the slices were tracked, each and at worst on the way from the prompt, and how like it they are."""
+    ways = list(enumerate(nearest.tolist()))
+    steady = np.array([1.0 if t == n else _dice(found[t], found[t + (1 if n > t else -1)]) for t, n in ways])
+    least = [np.array([each[min(t, n) : max(t, n) + 1].min() for t, n in ways]) for each in (confidence, steady)]
+    grey = np.array([alike[t][found[t]].mean() if found[t].any() else -3.0 for t, _ in ways])
+    return [confidence, least[0], steady, least[1], grey / 2, np.array([_dice(reached[t], found[t]) for t, _ in ways])]
+
+
+def _contrast(edge: Floats, on: MaskArray) -> float:
+    """How much stronger edges are on the outline than elsewhere, in [-1, 1]."""
+    return float(edge[on].mean() - edge[~on].mean()) / 3 if on.any() and not on.all() else 0.0
+
+
+def _dice(one: MaskArray, other: MaskArray) -> float:
+    total = int(one.sum()) + int(other.sum())
+    return 2 * int((one & other).sum()) / total if total else 0.0
+
+
+class Gate(nn.Sequential):
+    """Features (N, F) → what is added to the logit (N, 1).
+
+    Args:
+        hidden: units of each of the two hidden layers.
+    """
+
+    def __init__(self, hidden: int = 16) -> None:
+        layers = nn.Linear(len(FEATURES), hidden), nn.ReLU(), nn.Linear(hidden, hidden), nn.ReLU(), nn.Linear(hidden, 1)
+        super().__init__(*layers)
+
+    @classmethod
+    def beside(cls, weights: Path) -> "Gate | None":
+        """The gate that lies beside a file of weights; None where there is none.
+
+        Raises:
+            WeightsError: the file is broken, or of another version.
+        """
+        file = weights.with_name(GATE_FILE)
+        if not file.is_file():
+            return None
+        tensors = {name: tensor.float() for name, tensor in read_tensors(file).items()}
+        if any(not tensor.isfinite().all() for tensor in tensors.values()):
+            raise WeightsError("it holds NaN or infinite numbers", "fit the consensus again", subject=file)
+        try:
+            gate = cls(len(tensors["0.bias"]))
+            gate.load_state_dict(tensors)
+        except (KeyError, TypeError, RuntimeError):
+            raise WeightsError("it does not fit this version", "fit the consensus again", subject=file) from None
+        return gate.requires_grad_(False)
+
+
+@dataclass(frozen=True, eq=False)
+class Refined:
+    """Probabilities (I, J, K) by slabs, as a fusion hands them out: the tracked ones with their logits changed in the region.
+
+    Args:
+        estimate: that was tracked.
+        grid: of the change.
+        change: of the logits, of its shape.
+    """
+
+    estimate: Fusion
+    grid: Grid
+    change: Floats
+
+    def result(self) -> Floats:
+        """All slabs."""
+        return np.stack([self[index] for index in range(self.shape[0])])
+
+    def uncertainty(self) -> Floats:
+        """How much the views disagree; the consensus does not change it."""
+        return self.estimate.uncertainty()
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(I, J, K)."""
+        return self.estimate.shape
+
+    def __getitem__(self, index: int) -> Floats:
+        """The probability (J, K) of one slab."""
+        slab = np.asarray(self.estimate[index], np.float32)
+        low, high = self.grid.low, self.grid.high
+        if not low[0] <= index < high[0]:
+            return slab
+        first, second, third = (between(high[a] - low[a], self.grid.shape[a]) for a in range(3))
+        change = second @ np.tensordot(first[index - low[0]], self.change, 1) @ third.T
+        if not change.any():
+            return slab
+        slab, rows, columns = slab.copy(), slice(low[1], high[1]), slice(low[2], high[2])
+        part = slab[rows, columns]
+        changed = 1 / (1 + np.exp(-(logit_of(part) + change)))
+        slab[rows, columns] = np.where(change == 0, part, changed)
+        return slab
+
+
+def refined(gate: Gate, what: Tracked, fusion: Fusion) -> Fusion | Refined:
+    """The probabilities of an object after the consensus; as they were where nothing was found on the prompted slices."""
+    grid = working_grid(what)
+    if grid is None:
+        return fusion
+    seen = described(what, grid)
+    with torch.inference_mode(), torch.autocast("cpu", enabled=False):
+        change = (
+            gate(torch.from_numpy(seen.reshape(-1, len(FEATURES))))
+            .clamp(-MOST_CHANGE, MOST_CHANGE)
+            .numpy()
+            .reshape(seen.shape[:3])
+        )
+    low, high = grid.low[what.axis], grid.high[what.axis]
+    change[[t - low for t in what.prompted if low <= t < high]] = 0
+    return Refined(fusion, grid, np.ascontiguousarray(np.moveaxis(change, 0, what.axis)))

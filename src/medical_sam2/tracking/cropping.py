@@ -1,0 +1,197 @@
+"""Volumes and images without their padding (METHOD §4), so that it changes nothing of what is found; and the way back.
+
+Shapes: I J K voxels of a whole volume, H W pixels of a whole image.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from math import ceil, floor
+from typing import Any, overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medical_sam2.intensity_window import content_box
+from medical_sam2.prompts import Box, FramePrompt, Index, Mask, Point, Prompt
+from medical_sam2.tracking.region_of_interest import Region, around_all, cut_prompt, extent
+from medical_sam2.tracking.volume_tracker import FrameDone
+from medical_sam2.views import View
+from medical_sam2.volume import Segmentation, Volume
+
+
+@dataclass(frozen=True, eq=False)
+class Crop:
+    """The part of a volume that is looked at.
+
+    Args:
+        whole: the volume.
+        box: where the part lies in it.
+    """
+
+    whole: Volume
+    box: tuple[slice, slice, slice]
+
+    @classmethod
+    def to_content(cls, volume: Volume, prompts: Sequence[Prompt]) -> "Crop":
+        """Without planes of one value at the borders, as far as no prompt lies there; everything where a prompt is unknown."""
+        ends = np.array([(side.start, side.stop) for side in content_box(volume.array)])
+        for prompt in prompts:
+            low, high = _extent(prompt, volume.shape)
+            ends = np.stack([np.minimum(ends[:, 0], low), np.maximum(ends[:, 1], high + 1)], axis=1)
+        i, j, k = (slice(max(0, int(low)), min(size, int(high))) for (low, high), size in zip(ends, volume.shape, strict=True))
+        return cls(volume, (i, j, k))
+
+    @property
+    def start(self) -> tuple[int, int, int]:
+        """Its first voxel."""
+        i, j, k = (side.start for side in self.box)
+        return i, j, k
+
+    @property
+    def volume(self) -> Volume:
+        """The part, where it lies in the patient."""
+        affine = self.whole.affine.copy()
+        affine[:3, 3] += affine[:3, :3] @ self.start
+        return self.whole if self._everything else replace(self.whole, array=self.whole.array[self.box], affine=affine)
+
+    @property
+    def _everything(self) -> bool:
+        return all(side.stop - side.start == size for side, size in zip(self.box, self.whole.shape, strict=True))
+
+    def prompt(self, prompt: Prompt) -> Prompt:
+        """The same in voxels of the part."""
+        if self._everything:
+            return prompt
+        if isinstance(prompt, Point):
+            return replace(prompt, index_ijk=self._moved(prompt.index_ijk))
+        if isinstance(prompt, Box):
+            return replace(prompt, low_ijk=self._moved(prompt.low_ijk), high_ijk=self._moved(prompt.high_ijk))
+        if isinstance(prompt, Mask):
+            return replace(prompt, array_ijk=prompt.array_ijk[self.box])
+        return prompt
+
+    def _moved(self, index_ijk: Index) -> Index:
+        i, j, k = (place - start for place, start in zip(index_ijk, self.start, strict=True))
+        return i, j, k
+
+    def labels(self, earlier: NDArray[np.unsignedinteger] | None) -> NDArray[np.unsignedinteger] | None:
+        """An earlier result as far as it lies in the part; one of another grid as it is, so that it is refused."""
+        return earlier if earlier is None or earlier.shape != self.whole.shape else earlier[self.box]
+
+    def teller(self, on_frame: Callable[[FrameDone], None] | None) -> Callable[[FrameDone], None] | None:
+        """Tells of frames of the part as of frames of the whole."""
+        if on_frame is None or self._everything:
+            return on_frame
+        return lambda done: on_frame(self._frame(done))
+
+    def _frame(self, done: FrameDone) -> FrameDone:
+        view, axes = View(done.view), self.whole.orientation
+        axis, *plane = view.order(axes)
+        shape = (len(done.masks_bhw), *(self.whole.shape[place] for place in plane))
+        places: list[slice] = [slice(None)]
+        for place, flip in zip(plane, view.flipped(axes)[1:], strict=True):
+            side, size = self.box[place], self.whole.shape[place]
+            places.append(slice(size - side.stop, size - side.start) if flip else side)
+        masks = np.zeros(shape, bool)
+        masks[tuple(places)] = done.masks_bhw
+        return replace(done, slice=done.slice + self.start[axis], masks_bhw=masks)
+
+    def back(self, found: Segmentation, earlier: NDArray[np.unsignedinteger] | None) -> Segmentation:
+        """What was found in the part as what was found in the whole; an earlier result stays around it."""
+        if self._everything:
+            return found
+        axes = self.whole.orientation
+        rows = tuple(replace(row, slice=row.slice + self.start[View(row.view).order(axes)[0]]) for row in found.confidence)
+        return replace(
+            found,
+            labels=self._embedded(found.labels, earlier),
+            affine=self.whole.affine,
+            probability={label: self._embedded(each) for label, each in found.probability.items()},
+            uncertainty=None if found.uncertainty is None else self._embedded(found.uncertainty),
+            confidence=rows,
+        )
+
+    def _embedded(self, part: NDArray[Any], around: NDArray[Any] | None = None) -> NDArray[Any]:
+        kind = part.dtype if around is None else np.promote_types(part.dtype, np.min_scalar_type(int(around.max())))
+        whole = np.zeros(self.whole.shape, kind) if around is None else around.astype(kind)
+        whole[self.box] = part
+        return whole
+
+
+def _extent(prompt: Prompt, shape: Sequence[int]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """First and last voxel that a prompt speaks of; the whole volume's where that is not known."""
+    if isinstance(prompt, Mask) and prompt.array_ijk.shape == tuple(shape):
+        filled = [np.flatnonzero(prompt.array_ijk.any(axis=tuple({0, 1, 2} - {axis}))) for axis in range(3)]
+        return np.array([each[0] for each in filled]), np.array([each[-1] for each in filled])
+    if isinstance(prompt, Point | Box):
+        ends = (prompt.index_ijk, prompt.index_ijk) if isinstance(prompt, Point) else (prompt.low_ijk, prompt.high_ijk)
+        low, high = np.array(ends, float)
+        if np.isfinite(ends).all() and (low > -1).all() and (high < shape).all():  # one that lies outside is refused later
+            return np.floor(low).astype(np.int64), np.ceil(high).astype(np.int64)
+    return np.zeros(3, np.int64), np.array(shape, np.int64) - 1
+
+
+class CroppedImages(Sequence[NDArray[np.generic]]):
+    """The images of a set, each without its padding as far as no prompt lies on it; read when they are asked for.
+
+    Args:
+        images: (H, W) or (H, W, 3) each.
+        prompts: image → object → prompt, in pixels of the whole image.
+    """
+
+    def __init__(self, images: Sequence[NDArray[np.generic]], prompts: Mapping[int, Mapping[int, FramePrompt]]) -> None:
+        self._images, self._said = images, prompts
+        self._places: dict[int, tuple[tuple[int, int], Region]] = {}
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    @overload
+    def __getitem__(self, index: int) -> NDArray[np.generic]: ...
+    @overload
+    def __getitem__(self, index: slice) -> "CroppedImages": ...
+    def __getitem__(self, index: int | slice) -> "NDArray[np.generic] | CroppedImages":
+        """The content of an image."""
+        if isinstance(index, slice):
+            return CroppedImages(self._images[index], {})
+        image = self._images[index]
+        if image.ndim not in {2, 3} or 0 in image.shape:
+            return image  # no image: whoever looks at it says so
+        if index not in self._places:
+            self._places[index] = image.shape[:2], self._region(image, self._said.get(index, {}))
+        _, region = self._places[index]
+        return image[region.rows, region.columns]
+
+    def _region(self, image: NDArray[np.generic], said: Mapping[int, FramePrompt]) -> Region:
+        height, width = image.shape[:2]
+        rows, columns = content_box(image, 2)
+        boxes = [(columns.start, rows.start, columns.stop - 1, rows.stop - 1)]
+        for prompt in said.values():
+            fits = prompt.mask_hw is None or (prompt.mask_hw.shape == (height, width) and prompt.mask_hw.any())
+            boxes.append(extent(prompt) if fits else (0, 0, width - 1, height - 1))
+        x_low, y_low, x_high, y_high = around_all(boxes)
+        top, left = max(0, floor(y_low)), max(0, floor(x_low))
+        if x_low <= -1 or y_low <= -1 or x_high >= width or y_high >= height:  # it lies outside, which is refused later
+            return Region(0, 0, height, width)
+        return Region(top, left, ceil(y_high) + 1 - top, ceil(x_high) + 1 - left)
+
+    @property
+    def prompts(self) -> dict[int, dict[int, FramePrompt]]:
+        """What was said, in pixels of the content."""
+        return {i: {label: self._cut(i, prompt) for label, prompt in own.items()} for i, own in self._said.items()}
+
+    def _cut(self, i: int, prompt: FramePrompt) -> FramePrompt:
+        if not 0 <= i < len(self):
+            return prompt
+        _ = self[i]
+        place = self._places.get(i)
+        return prompt if place is None or place[0] == place[1].shape_hw else cut_prompt(prompt, place[1])
+
+    def back(self, i: int, labels_hw: NDArray[np.unsignedinteger]) -> NDArray[np.unsignedinteger]:
+        """Labels of the content as labels of the whole image."""
+        shape, region = self._places[i]
+        if shape == region.shape_hw:
+            return labels_hw
+        whole = np.zeros(shape, labels_hw.dtype)
+        whole[region.rows, region.columns] = labels_hw
+        return whole

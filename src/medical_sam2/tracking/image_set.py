@@ -1,0 +1,330 @@
+"""A set of unordered images as a film without time: some are prompted, the others follow, in the order that a policy chooses.
+
+Objects that are prompted on the same images in the same way go in lock step; those that are prompted on others go by
+themselves, so that no object is looked for before anybody said what it is (METHOD §3).
+
+Shapes: B objects, H W image, h w mask logits.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812
+
+from medical_sam2.errors import PromptError
+from medical_sam2.intensity_window import Window
+from medical_sam2.model.backbone import Backbone, FramePrediction
+from medical_sam2.model.memory import Policy, PolicyBank
+from medical_sam2.model.tracker import track
+from medical_sam2.plugins import find
+from medical_sam2.prompts import Fixed, FramePrompt, Prompter
+from medical_sam2.tracking.frames import to_network
+from medical_sam2.tracking.image_viewer import Viewer, closer, direction
+from medical_sam2.tracking.postprocess import redraw
+
+SetPrompts = Mapping[int, Mapping[int, FramePrompt]]
+"""Image → object → what was said there, in pixels of that image."""
+DRAWN, CLICKED, NEGATIVE = range(3)
+BLANK = "all its pixels have the same value: there is nothing to outline"
+Likeness: TypeAlias = Callable[[Sequence[int]], NDArray[np.float64]]
+"""How much images resemble what the bank holds at this moment: cosines in [-1, 1]."""
+Order: TypeAlias = Callable[[Sequence[int], Likeness], Iterator[int]]
+"""The images that wait, and their likeness to the bank → the images, each asked for when the one before has been tracked."""
+STRIP_PIXELS = 4_000_000  # of an image that are worked on at once
+
+
+@dataclass(frozen=True, eq=False)
+class ImageMask:
+    """Objects outlined on one image of a set.
+
+    Args:
+        index: of the image.
+        labels: (H, W) unsigned integers, 0 is background, at the image's own size.
+        confidence: object → predicted IoU in [0, 1], 0 where the object is judged absent.
+        likeness: of the image to what was remembered when it was visited: cosine in [-1, 1], 1 where it was prompted.
+        prompted: whether a person spoke on it.
+        warnings: what was noticed.
+        window: the intensities that the network saw as black and white.
+    """
+
+    index: int
+    labels: NDArray[np.unsignedinteger]
+    confidence: Mapping[int, float]
+    likeness: float = 1.0
+    prompted: bool = False
+    warnings: tuple[str, ...] = ()
+    window: Window | None = None
+
+    @property
+    def lowest(self) -> float:
+        """Confidence of the object that is least sure."""
+        return min(self.confidence.values())
+
+
+def given(waiting: Sequence[int], likeness: Likeness) -> Iterator[int]:
+    """As they come."""
+    yield from waiting
+
+
+@dataclass(frozen=True)
+class Shuffled:
+    """At random.
+
+    Args:
+        seed: the same one shuffles the same.
+    """
+
+    seed: int = 0
+
+    def __call__(self, waiting: Sequence[int], likeness: Likeness) -> Iterator[int]:
+        """In another order."""
+        yield from np.random.default_rng(self.seed).permutation(np.asarray(waiting, np.int64)).tolist()
+
+
+def similar(waiting: Sequence[int], likeness: Likeness) -> Iterator[int]:
+    """The one that resembles the bank most, then the one that resembles the bank most after that was tracked, and so on."""
+    left = list(waiting)
+    while left:
+        yield left.pop(int(np.argmax(likeness(left))))
+
+
+def chosen(order: str | Order | Iterable[int], images: int) -> tuple[Order, Sequence[int]]:
+    """A policy by name or as it is, for all of so many images; or the images as they are listed.
+
+    Raises:
+        ConfigError: no such policy.
+    """
+    if not isinstance(order, str) and not callable(order):
+        return given, [*order]
+    policy: Order = find(ORDERS, order, what="order")
+    return policy, range(images)
+
+
+ORDERS: Mapping[str, Order] = {"given": given, "shuffled": Shuffled(), "similar": similar}
+
+
+@dataclass(frozen=True, eq=False)
+class ImageSetting:
+    """What stays the same while a set is outlined.
+
+    Args:
+        backbone: the network.
+        viewer: of the images.
+        policy: makes the memory policy of each object.
+        order: in which images are visited that nobody prompted.
+    """
+
+    backbone: Backbone
+    viewer: Viewer
+    policy: Callable[[], Policy]
+    order: Order
+
+
+def outlined(setting: ImageSetting, prompts: SetPrompts, waiting: Sequence[int]) -> Iterator[ImageMask]:
+    """Every prompted image, then every one that waits, as soon as all its objects are outlined.
+
+    An image on which an object got nothing but clicks corrects what is remembered of that object, once another image told
+    what it is.
+
+    Raises:
+        PromptError: no prompt, or one that cannot work on its image.
+    """
+    labels = _labels(setting.viewer, prompts)
+    teams = [_Team(setting, own, waiting) for own in _teams(labels, prompts)]
+    partly: dict[int, list[_Step]] = {}
+    told = 0
+    for step in _in_turn([team.steps() for team in teams]):
+        steps = partly.setdefault(step.index, [])
+        steps.append(step)
+        if len(steps) == len(teams):
+            yield _joined(setting.viewer, partly.pop(step.index), prompts.get(step.index, {}))
+        for i in setting.viewer.blank[told:]:
+            told += 1
+            yield _blank(setting.viewer, i, labels)
+    for i in setting.viewer.blank[told:]:
+        yield _blank(setting.viewer, i, labels)
+
+
+@dataclass(frozen=True, eq=False)
+class _Step:
+    """Some objects on one image."""
+
+    index: int
+    labels: tuple[int, ...]
+    logits_Bhw: Tensor
+    confidence: tuple[float, ...]
+    likeness: float
+
+
+@dataclass(eq=False)
+class _Team:
+    """Objects that are prompted on the same images, with an outline or a box on the same of them.
+
+    Args:
+        setting: what stays the same.
+        prompts: object → image → what was said.
+        waiting: images to be outlined.
+    """
+
+    setting: ImageSetting
+    prompts: Mapping[int, Mapping[int, FramePrompt]]
+    waiting: Sequence[int]
+    _likeness: dict[int, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._bank = PolicyBank(self.setting.policy, frames=len(self.setting.viewer.images))
+
+    def steps(self) -> Iterator[_Step]:
+        """Each image that can be used, once."""
+        viewer = self.setting.viewer
+        order, prompters = self._visited(), [self._prompter(said) for said in self.prompts.values()]
+        for i, found in track(self.setting.backbone, viewer.features, order, prompters, self._bank):
+            yield _step(i, tuple(self.prompts), found, self._likeness.pop(i, 1.0))
+
+    def _visited(self) -> Iterator[int]:
+        templates, usable = self._templates(), self.setting.viewer.usable
+        yield from templates
+        for i in self.setting.order([i for i in self.waiting if i not in templates], self._resemblance):
+            if usable(i):
+                self._likeness[i] = float(self._resemblance([i])[0])
+                yield i
+
+    def _templates(self) -> list[int]:
+        """Outlines and boxes first, then clicks inside: clicks on later images correct what these have told."""
+        said = next(iter(self.prompts.values()))
+        return sorted(said, key=lambda i: (_strength(said[i]), i))
+
+    def _prompter(self, said: Mapping[int, FramePrompt]) -> Prompter:
+        viewer, (first, *later) = self.setting.viewer, self._templates()
+        if _strength(said[first]) == NEGATIVE:
+            raise PromptError("an object has nothing but negative clicks", "click inside of it too, or outline it")
+        corrected = [i for i in later if _strength(said[i]) != DRAWN]
+        plain = {i: said[i] if i in corrected else closer(self.setting.backbone, viewer, i, said[i]) for i in said}
+        fitted = {i: to_network(prompt, viewer.shapes[i], viewer.size) for i, prompt in plain.items()}
+        corrections = {i: fitted.pop(i) for i in corrected}
+        return Fixed(fitted, corrections)
+
+    def _resemblance(self, images: Sequence[int]) -> NDArray[np.float64]:
+        """Largest cosine to a memory, mean over the objects; far below any for an image that cannot be used."""
+        viewer = self.setting.viewer
+        worth = np.full(len(images), -2.0)
+        places = [place for place, i in enumerate(images) if viewer.usable(i)]
+        if places:
+            queries = np.stack([viewer.summary(images[place]) for place in places])
+            banks = [np.stack([direction(m.summary_C) for m in own]) for own in self._bank.memories if own]
+            worth[places] = np.mean([(queries @ bank.T).max(1) for bank in banks], axis=0)
+        return worth
+
+
+def _step(index: int, labels: tuple[int, ...], found: FramePrediction, likeness: float) -> _Step:
+    return _Step(index, labels, found.logits_Bhw, tuple(found.confidence_B.float().tolist()), likeness)
+
+
+def _strength(prompt: FramePrompt) -> int:
+    """How well a prompt says what its object is: the smaller, the better."""
+    if prompt.mask_hw is not None or prompt.box_xyxy is not None:
+        return DRAWN
+    return CLICKED if prompt.labels.any() else NEGATIVE
+
+
+def _in_turn(walks: Sequence[Iterator[_Step]]) -> Iterator[_Step]:
+    """A step of each, again and again, until all have ended."""
+    left = list(walks)
+    while left:
+        for walk in list(left):
+            step = next(walk, None)
+            if step is None:
+                left.remove(walk)
+            else:
+                yield step
+
+
+def _teams(labels: Sequence[int], prompts: SetPrompts) -> list[dict[int, dict[int, FramePrompt]]]:
+    """The objects by the images that they are prompted on, and how: each with what was said."""
+    groups: dict[frozenset[tuple[int, int]], dict[int, dict[int, FramePrompt]]] = {}
+    for label in labels:
+        said = {i: own[label] for i, own in prompts.items() if label in own}
+        groups.setdefault(frozenset((i, _strength(prompt)) for i, prompt in said.items()), {})[label] = said
+    return list(groups.values())
+
+
+def _joined(viewer: Viewer, steps: Sequence[_Step], said: Mapping[int, FramePrompt]) -> ImageMask:
+    """One label map of all objects, with what was outlined as it was drawn."""
+    index = steps[0].index
+    labels = [label for step in steps for label in step.labels]
+    logits = torch.cat([step.logits_Bhw for step in steps])
+    found = label_map(labels, logits, viewer.shapes[index])
+    for label, prompt in said.items():
+        redraw(found[None], label, {0: prompt})
+    confidence = dict(zip(labels, (sure for step in steps for sure in step.confidence), strict=True))
+    likeness = float(np.mean([step.likeness for step in steps]))
+    return ImageMask(index, found, dict(sorted(confidence.items())), likeness, prompted=bool(said))
+
+
+def _blank(viewer: Viewer, index: int, labels: Sequence[int]) -> ImageMask:
+    empty = np.zeros(viewer.shapes[index], np.min_scalar_type(max(labels)))
+    return ImageMask(index, empty, dict.fromkeys(labels, 0.0), likeness=0.0, warnings=(BLANK,))
+
+
+def _labels(viewer: Viewer, prompts: SetPrompts) -> list[int]:
+    """The objects, if their prompts can be used."""
+    labels = sorted({label for said in prompts.values() for label in said})
+    if not labels:
+        raise PromptError("no image is prompted", "outline the object on at least one image")
+    if labels[0] < 1:
+        raise PromptError(f"object {labels[0]} is no label", "number objects from 1; 0 is background")
+    absent = [i for i in prompts if not 0 <= i < len(viewer.images)]
+    if absent:
+        raise PromptError(f"there is no image {absent[0]} among {len(viewer.images)}", "number images from 0")
+    for i, said in prompts.items():
+        viewer.summary(i)
+        for prompt in said.values():
+            _check_inside(prompt, viewer.shapes[i])
+    return labels
+
+
+def _check_inside(prompt: FramePrompt, shape_hw: tuple[int, int]) -> None:
+    height, width = shape_hw
+    places = prompt.points_xy if prompt.box_xyxy is None else np.concatenate([prompt.points_xy, prompt.box_xyxy.reshape(2, 2)])
+    for x, y in places.tolist():
+        if not (-0.5 <= x < width - 0.5 and -0.5 <= y < height - 0.5):
+            raise PromptError(
+                f"({x:g}, {y:g}) lies outside the image of {width} × {height} pixels",
+                "give X to the right and Y downwards, from 0 to the size less one",
+            )
+    if prompt.box_xyxy is not None and (prompt.box_xyxy[:2] >= prompt.box_xyxy[2:]).any():
+        raise PromptError("a box is turned inside out, or has no area", "give the smaller corner first: X Y X2 Y2")
+    if prompt.mask_hw is not None and not prompt.mask_hw.any():
+        raise PromptError("an outline is empty", "outline at least one pixel")
+
+
+def label_map(labels: Sequence[int], logits_Bhw: Tensor, shape_hw: tuple[int, int]) -> NDArray[np.unsignedinteger]:
+    """Labels (H, W) in the smallest unsigned type: each pixel goes to the object of the largest logit over 0.
+
+    Logits are enlarged as in `frames.to_frame`, but in strips of rows: no float for each pixel of a huge image.
+    """
+    height, width = shape_hw
+    table = np.array([0, *labels], np.min_scalar_type(max(labels)))
+    found = np.empty(shape_hw, table.dtype)
+    rows = max(1, STRIP_PIXELS // (width * len(labels)))
+    logits = logits_Bhw.float()
+    for start in range(0, height, rows):
+        stop = min(start + rows, height)
+        top, places = _stretched(logits, start, stop, height, width).max(0)
+        found[start:stop] = table[torch.where(top > 0, places + 1, 0).cpu().numpy()]
+    return found
+
+
+def _stretched(logits_Bhw: Tensor, start: int, stop: int, height: int, width: int) -> Tensor:
+    """Rows `start` to `stop` of the logits at (height, width), bilinear between pixel centres."""
+    last = logits_Bhw.shape[1] - 1
+    y = ((torch.arange(start, stop, device=logits_Bhw.device) + 0.5) * ((last + 1) / height) - 0.5).clamp(0, last)
+    upper = y.floor().long()
+    share = (y - upper)[None, :, None]
+    between = logits_Bhw[:, upper] * (1 - share) + logits_Bhw[:, (upper + 1).clamp(max=last)] * share
+    return F.interpolate(between, size=width, mode="linear", align_corners=False)

@@ -1,0 +1,235 @@
+"""The images of a set as the network sees them: read when they are visited, encoded once, forgotten again.
+
+Shapes: H W image, S side of the network's square input.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from weakref import WeakValueDictionary
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from medical_sam2.errors import GeometryError, MedicalSam2Error
+from medical_sam2.intensity_window import Window, hounsfield_window, in_hounsfield, named_window, percentile_window
+from medical_sam2.model.backbone import Backbone, Features, Instruction
+from medical_sam2.prompts import FramePrompt, intensities
+from medical_sam2.tracking.frames import to_frame, to_input, to_network
+from medical_sam2.tracking.region_of_interest import Canvas, Region, object_box, shown
+
+OnError = Callable[[int, MedicalSam2Error], None]
+MANY = 8  # an image with so many times the network's pixels along an axis is averaged first
+ENOUGH = 4
+Modality = Callable[[int], str | None]
+
+
+def unknown(_: int) -> str | None:
+    """Of a picture nobody says what took it."""
+    return None
+
+
+@dataclass(frozen=True)
+class SetWindows:
+    """One window for all CT images in Hounsfield units, so that a tissue has one grey level; percentiles of each other image.
+
+    Args:
+        inside: intensities that are prompted on CT images.
+        told: the window of all grey images, if a user asked for one.
+        percentile: whether CT images are no exception.
+        modality: of an image, as a DICOM code, where known.
+    """
+
+    inside: NDArray[np.generic]
+    told: Window | None = None
+    percentile: bool = False
+    modality: Modality = unknown
+
+    def of(self, i: int, image: NDArray[np.generic]) -> Window:
+        """The window of image i, (H, W) or (H, W, 3)."""
+        if _grey(image):
+            if self.told is not None:
+                return self.told
+            modality = self.modality(i)
+            if not self.percentile and in_hounsfield(image, modality):
+                return hounsfield_window(self.inside, modality)
+        return percentile_window(image)
+
+
+AS_IT_IS = SetWindows(np.zeros(0), percentile=True)
+"""The percentiles of each image."""
+
+
+class Viewer:
+    """Looks at images, one after the other.
+
+    Args:
+        images: (H, W) or (H, W, 3) each; one that is read when it is asked for may raise what `errors` knows.
+        encode: one image (3, S, S) in [0, 1] → features, kept as far as there is room.
+        size: S.
+        on_error: told of an image that cannot be used, which is then left out; without it the error is raised.
+        windows: of CT images; unless given, the percentiles of each image.
+    """
+
+    def __init__(
+        self,
+        images: Sequence[NDArray[np.generic]],
+        encode: Callable[[Tensor], Features],
+        size: int,
+        *,
+        on_error: OnError | None = None,
+        windows: SetWindows = AS_IT_IS,
+    ) -> None:
+        self.images, self.size = images, size
+        self.shapes: dict[int, tuple[int, int]] = {}
+        self.blank: list[int] = []
+        self.windows: dict[int, Window] = {}
+        self._encode, self._on_error, self._windows = encode, on_error, windows
+        self._held = WeakValueDictionary[int, Features]()  # as long as the encoder keeps them, no image is read again
+        self._summaries, self._useless = dict[int, NDArray[np.float32]](), set[int]()
+
+    def features(self, i: int) -> Features:
+        """What the encoder sees on an image.
+
+        Raises:
+            GeometryError: it is no image, or holds one grey value only.
+        """
+        features = self._held.get(i)
+        if features is None:
+            features = self._held[i] = self._seen(i)
+        return features
+
+    def near(self, i: int, region: Region) -> Features:
+        """What the encoder sees in a region of an image that it has seen as a whole."""
+        image = self.images[i]
+        part = image[region.rows, region.columns]
+        return self._look(i, image, part)
+
+    def summary(self, i: int) -> NDArray[np.float32]:
+        """The direction of its embedding (C,), kept for all images."""
+        if i not in self._summaries:
+            self._summaries[i] = direction(self.features(i).summary_BC[0])
+        return self._summaries[i]
+
+    def usable(self, i: int) -> bool:
+        """Whether there is something to outline; else it is told, or noted as blank, once."""
+        if i in self._useless:
+            return False
+        try:
+            self.summary(i)
+        except _BlankError:
+            self.blank.append(i)
+        except MedicalSam2Error as error:
+            if self._on_error is None:
+                raise
+            self._on_error(i, error)
+        else:
+            return True
+        self._useless.add(i)
+        return False
+
+    def _seen(self, i: int) -> Features:
+        image = self.images[i]
+        if image.ndim not in {2, 3} or image.shape[2:] not in {(), (1,), (3,)} or 0 in image.shape:
+            raise GeometryError(f"image {i} has shape {image.shape}", "give arrays (H, W) or (H, W, 3)")
+        self.shapes[i] = image.shape[0], image.shape[1]
+        if image.min() == image.max():
+            raise _BlankError(f"image {i} holds one grey value only", "there is nothing to outline; prompt another one")
+        return self._look(i, image, image)
+
+    def _look(self, i: int, image: NDArray[np.generic], part: NDArray[np.generic]) -> Features:
+        if i not in self.windows:
+            self.windows[i] = self._windows.of(i, image)
+        return self._encode(to_input(self.windows[i].apply(_reduced(part, self.size)), self.size))
+
+
+def direction(vector_C: Tensor) -> NDArray[np.float32]:
+    """A vector over its length."""
+    numbers = vector_C.float().cpu().numpy()
+    return (numbers / max(float(np.linalg.norm(numbers)), 1e-12)).astype(np.float32)
+
+
+class _BlankError(GeometryError):
+    """All pixels are equal."""
+
+
+def _reduced(image: NDArray[np.generic], size: int) -> NDArray[np.generic]:
+    """A huge image as means over blocks, so that no float is made of each of its pixels; others as they are."""
+    for axis in (0, 1):
+        length = image.shape[axis]
+        if length > MANY * size:
+            image = _averaged(image, axis, ENOUGH * size)
+    return image
+
+
+def _averaged(image: NDArray[np.generic], axis: int, parts: int) -> NDArray[np.float64]:
+    edges = np.arange(parts + 1) * image.shape[axis] // parts
+    cut = (slice(None),) * axis
+    means = [image[(*cut, slice(low, high))].mean(axis, dtype=np.float64) for low, high in pairwise(edges)]
+    return np.stack(means, axis)
+
+
+def choose_set_windows(
+    images: Sequence[NDArray[np.generic]],
+    prompts: Mapping[int, Mapping[int, FramePrompt]],
+    name: str | Window = "auto",
+    modality: Modality = unknown,
+) -> SetWindows:
+    """The windows of a set: as the user says, or on CT images the one that shows what is prompted on them best.
+
+    Args:
+        images: (H, W) or (H, W, 3) each.
+        prompts: image → object → prompt.
+        name: see `intensity_window.choose_window`.
+        modality: of an image, as a DICOM code, where known.
+
+    Raises:
+        ConfigError: no such window.
+    """
+    told = named_window(name)
+    if told is not None or name != "auto":
+        return SetWindows(np.zeros(0), told, percentile=True)
+    inside = [values for i in prompts if 0 <= i < len(images) for values in _pointed_at(images[i], prompts[i], modality(i))]
+    return SetWindows(np.concatenate(inside) if inside else np.zeros(0), modality=modality)
+
+
+def _pointed_at(
+    image: NDArray[np.generic], said: Mapping[int, FramePrompt], modality: str | None
+) -> Iterator[NDArray[np.float32]]:
+    """Hounsfield units at the prompts of an image, as far as they fit it."""
+    if _grey(image) and in_hounsfield(image, modality):
+        flat = image.reshape(image.shape[:2])
+        fit = (prompt for prompt in said.values() if prompt.mask_hw is None or prompt.mask_hw.shape == flat.shape)
+        yield from (intensities(flat, prompt).astype(np.float32) for prompt in fit)
+
+
+def _grey(image: NDArray[np.generic]) -> bool:
+    return image.ndim in {2, 3} and image.shape[2:] in {(), (1,)} and image.size > 0
+
+
+def closer(backbone: Backbone, viewer: Viewer, index: int, prompt: FramePrompt) -> FramePrompt:
+    """An outline in place of clicks or a box, where the object is small enough to be looked at closely.
+
+    Args:
+        backbone: the network.
+        viewer: of the images.
+        index: of the image.
+        prompt: in pixels of the image.
+    """
+    if prompt.mask_hw is not None:
+        return prompt
+    shape_hw = viewer.shapes[index]
+
+    def look(region: Region | None, t: int, said: FramePrompt) -> tuple[NDArray[np.bool_], float]:
+        frame = viewer.features(t) if region is None else viewer.near(t, region)
+        told = Instruction(to_network(said, shape_hw, viewer.size, region))
+        answer = backbone.decode(frame, backbone.fuse(frame, [[]]), [told])
+        return to_frame(answer.logits_Bhw, shape_hw, region)[0] > 0.5, float(answer.confidence_B[0])
+
+    canvas = Canvas(shape_hw)
+    region = shown(canvas, object_box(canvas, {index: prompt}, look))
+    if region is None:
+        return prompt
+    mask, _ = look(region, index, prompt)
+    return FramePrompt.mask(mask) if mask.any() else prompt

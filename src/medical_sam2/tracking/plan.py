@@ -1,0 +1,282 @@
+"""What is tracked where, in which order, with how much memory: decided before the network is asked anything.
+
+Shapes: I J K voxels in the order of the file, T frames of a view, H W a frame.
+"""
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medical_sam2.errors import ConfigError, PromptError
+from medical_sam2.intensity_window import Window, Windows
+from medical_sam2.prompts import FramePrompt, Mask, Point, Prompt, intensities
+from medical_sam2.views import AXIAL, CORONAL, SAGITTAL, THREE_VIEWS, View
+from medical_sam2.volume import Volume
+
+PLANES = {"axial": AXIAL, "coronal": CORONAL, "sagittal": SAGITTAL}
+TOO_THICK = 3.0  # slices of an axis whose pixels are this many times longer than wide are left out by "auto"
+TOO_FEW = 24  # and so are slices with a side of fewer pixels
+SAME_THICKNESS = 0.8  # slices at least this share as thick as the thickest may be the ones that were prompted
+TOGETHER_BYTES = 1_500_000_000  # probabilities held at once: further objects wait until these are decided
+HALF_FROM_VOXELS = 200_000_000  # volumes from this size on are summed in float16
+FEATURE_BYTES, WORK_BYTES = 16, 600  # per pixel of the network's input: features of a slice, what the network works on
+KEPT_BYTES = 384 << 20  # of features
+
+
+@dataclass(frozen=True, eq=False)
+class Group:
+    """Objects that are tracked in lock step: prompted on the same frames of the same view.
+
+    Args:
+        views: along which they are tracked; their prompts lie in the first.
+        prompts: object → frame → what was said there.
+        said: object → its prompts as they were given.
+    """
+
+    views: tuple[View, ...]
+    prompts: Mapping[int, Mapping[int, FramePrompt]]
+    said: Mapping[int, tuple[Prompt, ...]]
+
+    @property
+    def view(self) -> View:
+        """In which their prompts lie."""
+        return self.views[0]
+
+    def part(self, labels: Iterable[int]) -> "Group":
+        """The same for some of the objects."""
+        chosen = tuple(labels)
+        return Group(self.views, {x: self.prompts[x] for x in chosen}, {x: self.said[x] for x in chosen})
+
+
+@dataclass(frozen=True, eq=False)
+class TrackingPlan:
+    """Who is tracked along which views.
+
+    Args:
+        groups: all objects.
+        warnings: views that are left out.
+    """
+
+    groups: tuple[Group, ...]
+    warnings: tuple[str, ...] = ()
+
+
+def plan_tracking(
+    volume: Volume, prompts: Sequence[Prompt], views: str | Sequence[View], earlier: NDArray[np.integer] | None = None
+) -> TrackingPlan:
+    """Group the objects and choose the views of each group; a correction is tracked in the view of its prompts alone.
+
+    Args:
+        volume: the image.
+        prompts: of any objects, in any order.
+        views: see `views_named`.
+        earlier: (I, J, K) labels that are corrected.
+
+    Raises:
+        PromptError: see `grouped`.
+        ConfigError: unknown views.
+    """
+    groups, warnings = list[Group](), dict[str, None]()
+    for group in grouped(volume, prompts, views_allowed(views), labels_in(earlier)):
+        chosen, left_out = views_named(views if earlier is None else "one", volume, group.view)
+        groups.append(replace(group, views=chosen))
+        warnings |= dict.fromkeys(left_out)
+    return TrackingPlan(tuple(groups), tuple(warnings))
+
+
+def grouped(volume: Volume, prompts: Sequence[Prompt], only: Sequence[View] = (), known: Collection[int] = ()) -> list[Group]:
+    """The objects of all prompts, in groups, each with the view that holds its prompts.
+
+    Args:
+        volume: the image.
+        prompts: of any objects, in any order.
+        only: the views to choose from, where the user named them.
+        known: objects of an earlier result, which may be corrected by negative clicks alone.
+
+    Raises:
+        PromptError: there is no prompt, none is positive for some object, or one lies outside of the image.
+    """
+    if not prompts:
+        raise PromptError("there is no prompt", "give a point, a box or a mask")
+    groups: dict[tuple[object, ...], list[tuple[int, tuple[Prompt, ...], dict[int, FramePrompt]]]] = {}
+    for label in sorted({prompt.object for prompt in prompts}):
+        own = tuple(prompt for prompt in prompts if prompt.object == label)
+        if label not in known:
+            _check(label, own)
+        view = primary_view(volume, own, only)
+        frames = frame_prompts(volume, own, view)
+        groups.setdefault((view.code, *sorted(frames)), []).append((label, own, frames))
+    return [
+        Group((View(str(key[0])),), {label: frames for label, _, frames in rows}, {label: own for label, own, _ in rows})
+        for key, rows in groups.items()
+    ]
+
+
+def _check(label: int, own: Sequence[Prompt]) -> None:
+    if label < 1:
+        raise PromptError(f"object {label} is no label", "number objects from 1; 0 is background")
+    if all(isinstance(prompt, Point) and not prompt.positive for prompt in own):
+        raise PromptError(f"object {label} has negative clicks only", "add a click inside the object, a box or a mask")
+
+
+def frame_prompts(volume: Volume, own: Sequence[Prompt], view: View) -> dict[int, FramePrompt]:
+    """What the prompts of one object say on each frame of a view; those drawn in other planes say nothing there.
+
+    Raises:
+        PromptError: none of them lies in this view's plane, or one lies outside of the image.
+    """
+    merged: dict[int, FramePrompt] = {}
+    for prompt in own:
+        for t, said in prompt.project(view, volume.shape, volume.orientation).items():
+            merged[t] = merged[t] | said if t in merged else said
+    if not merged:
+        problem = f"no prompt of object {own[0].object} lies in the {view.name} plane"
+        raise PromptError(problem, "choose the plane that it was drawn in, or leave the choice of views out")
+    return merged
+
+
+def drawn_prompts(volume: Volume, own: Sequence[Prompt], view: View) -> dict[int, FramePrompt]:
+    """The boxes and outlines among prompts that were drawn in the plane of this view and no other."""
+    drawn = [p for p in own if not isinstance(p, Point) and p.planes() == frozenset({array_axis(volume, view)})]
+    return frame_prompts(volume, drawn, view) if drawn else {}
+
+
+def primary_view(volume: Volume, own: Sequence[Prompt], only: Sequence[View] = ()) -> View:
+    """The view that the prompts of an object were given in: their plane, or for clicks the one of the finest pixels.
+
+    Args:
+        volume: the image.
+        own: prompts of one object.
+        only: the views to choose from; the three planes unless given.
+    """
+    views = tuple(only) or THREE_VIEWS
+    choices = [view for view in views if array_axis(volume, view) in _common_planes(own)]
+    choices = [view for view in choices if usable(volume, view)] or choices or list(views)
+    thickness = [volume.spacing_mm[array_axis(volume, view)] for view in choices]
+    return next(view for view, mm in zip(choices, thickness, strict=True) if mm >= SAME_THICKNESS * max(thickness))
+
+
+def _common_planes(own: Sequence[Prompt]) -> frozenset[int]:
+    """Planes that all boxes and outlines lie in; those of the first of them where they share none."""
+    drawn = [prompt.planes() for prompt in own if not isinstance(prompt, Point)]
+    if not drawn:
+        return frozenset({0, 1, 2})
+    return frozenset.intersection(*drawn) or drawn[0]
+
+
+def array_axis(volume: Volume, view: View) -> int:
+    """The array axis that the frames of a view run along."""
+    return view.order(volume.orientation)[0]
+
+
+def views_allowed(views: str | Sequence[View]) -> tuple[View, ...]:
+    """The views that prompts may be taken from: a plane or views that the user named; empty where any will do.
+
+    Raises:
+        ConfigError: an empty list.
+    """
+    if isinstance(views, str):
+        return (PLANES[views],) if views in PLANES else ()
+    if not views:
+        raise ConfigError("the list of views is empty", "give at least one view, or a name such as 'auto'")
+    return tuple(views)
+
+
+def views_named(name: str | Sequence[View], volume: Volume, primary: View) -> tuple[tuple[View, ...], tuple[str, ...]]:
+    """The views to track, the primary one first, and what to tell the user about them.
+
+    Args:
+        name: "one", "three", "six", "auto", a plane ("axial" …), or views.
+        volume: the image.
+        primary: the view that holds the prompts.
+
+    Raises:
+        ConfigError: an unknown name.
+    """
+    if not isinstance(name, str):
+        return (primary, *(view for view in dict.fromkeys(name) if view != primary)), ()
+    further = tuple(view for view in THREE_VIEWS if view.axis != primary.axis)
+    if name == "one" or name in PLANES:
+        return (primary,), ()
+    if name == "three":
+        return (primary, *further), ()
+    if name == "six":
+        return tuple(each for view in (primary, *further) for each in (view, view.reversed)), ()
+    if name != "auto":
+        raise ConfigError(f"unknown views {name!r}", f"choose one of one, three, six, auto, {', '.join(PLANES)}")
+    kept = tuple(view for view in further if usable(volume, view))
+    return (primary, *kept), _told(volume, [view.name for view in further if view not in kept])
+
+
+def _told(volume: Volume, left_out: Sequence[str]) -> tuple[str, ...]:
+    if not left_out:
+        return ()
+    voxels = "×".join(str(n) for n in volume.shape)
+    size = f"{voxels} voxels of {'×'.join(f'{mm:.3g}' for mm in volume.spacing_mm)} mm"
+    return (f"{' and '.join(left_out)} slices are left out: too coarse ({size}); --views three uses them all the same",)
+
+
+def unheard(volume: Volume, group: Group) -> list[str]:
+    """What to tell the user about boxes and outlines in planes that are not tracked."""
+    axes = {array_axis(volume, view) for view in group.views}
+    return [
+        f"a {type(prompt).__name__.lower()} of object {label} lies in a plane that is not tracked"
+        + (": it counts on its own slice only" if isinstance(prompt, Mask) else " and was not used")
+        for label, own in group.said.items()
+        for prompt in own
+        if not axes & prompt.planes()
+    ]
+
+
+def usable(volume: Volume, view: View) -> bool:
+    """Whether the slices of a view are fine enough to be looked at."""
+    _, high, wide = view.spacing(volume.spacing_mm, volume.orientation)
+    _, rows, columns = (volume.shape[axis] for axis in view.order(volume.orientation))
+    return max(high, wide) <= TOO_THICK * min(high, wide) and min(rows, columns) >= TOO_FEW
+
+
+def outward(prompted: Iterable[int], frames: Iterable[int]) -> list[int]:
+    """Prompted frames, the first of them last; from there to the end; then from there back to the beginning."""
+    first = sorted(prompted, reverse=True)
+    rest = sorted(set(frames) - set(first))
+    return [*first, *(t for t in rest if t > first[-1]), *(t for t in reversed(rest) if t < first[-1])]
+
+
+def labels_in(array: NDArray[np.integer] | None) -> set[int]:
+    """The labels that occur, slab by slab, background left out; none where there is no array."""
+    return set[int]() if array is None else {int(label) for slab in array for label in np.unique(slab)} - {0}
+
+
+def by_window(volume: Volume, groups: Sequence[Group], name: str | Window) -> dict[Window, list[Group]]:
+    """The groups, apart where their objects are seen through different windows."""
+    seen_through, windows = Windows(volume, name), dict[int, Window]()
+    for group in groups:
+        stack = group.view.apply(volume.array, volume.orientation)
+        for label, said in group.prompts.items():
+            windows[label] = seen_through.of(np.concatenate([intensities(stack[t], prompt) for t, prompt in said.items()]))
+    parts: dict[Window, list[Group]] = {}
+    for group in groups:
+        for seen in dict.fromkeys(windows[label] for label in group.prompts):
+            parts.setdefault(seen, []).append(group.part(label for label in group.prompts if windows[label] == seen))
+    return parts
+
+
+def bytes_of_object(volume: Volume, *, uncertainty: bool) -> int:
+    """Memory that the sums of one object take; large volumes are summed in float16."""
+    return volume.array.size * (2 if volume.array.size >= HALF_FROM_VOXELS else 4) * (1 + uncertainty)
+
+
+def objects_at_once(volume: Volume, *, uncertainty: bool) -> int:
+    """How many objects may wait at once to be decided."""
+    return max(1, TOGETHER_BYTES // bytes_of_object(volume, uncertainty=uncertainty))
+
+
+def bytes_needed(volume: Volume, objects: int, image_size: int, *, probability: bool, uncertainty: bool) -> int:
+    """Memory beside the image: sums of the objects that are tracked together, results, kept features, the network's work."""
+    each = bytes_of_object(volume, uncertainty=uncertainty)
+    sums = max(each, min(TOGETHER_BYTES, objects * each))
+    results = volume.array.size * (4 * objects * probability + 8 * uncertainty + 8)
+    features = min(KEPT_BYTES, sum(volume.shape) * FEATURE_BYTES * image_size**2)
+    return sums + results + features + WORK_BYTES * image_size**2

@@ -1,0 +1,98 @@
+"""Islands: parts of an object that hang together with nothing that was prompted.
+
+Tracking leaves crumbs far from the object, most of all beyond its ends. What a person pointed at is one thing, so parts
+that are connected with no prompt are dropped. Parts count as connected across gaps of up to `BRIDGE` voxels: a slice that
+tracking missed does not cut the object in two.
+
+Shapes: I J K voxels.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import cast
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from medical_sam2.prompts import FramePrompt, Mask, Point, Prompt
+
+BRIDGE = 2
+MANY_LABELS = 65_535
+EVERYWHERE = ndimage.generate_binary_structure(3, 3)
+
+
+def without_islands(labels: NDArray[np.unsignedinteger], prompts: Sequence[Prompt]) -> None:
+    """Drop, in place, the parts of each prompted object that no prompt of it touches; all stay where no part is touched.
+
+    Args:
+        labels: (I, J, K), in the order of the file.
+        prompts: of any objects; clicks and outlines touch the parts they lie in, a box those inside of it.
+    """
+    boxes = object_boxes(labels)
+    for label in sorted({prompt.object for prompt in prompts}):
+        box = boxes.get(label)
+        if box is not None:
+            own = [prompt for prompt in prompts if prompt.object == label]
+            _keep_touched(labels[box], label, _touched(own, labels.shape, box))
+
+
+def object_boxes(labels: NDArray[np.integer]) -> dict[int, tuple[slice, ...]]:
+    """Label → the smallest box around its voxels, found in one pass; 0 is left out."""
+    if labels.size and labels.max() <= MANY_LABELS:
+        return {label: box for label, box in enumerate(ndimage.find_objects(labels), start=1) if box is not None}
+    values, places = np.unique(labels, return_inverse=True)  # find_objects makes a list as long as the largest label
+    boxes = ndimage.find_objects(places.reshape(labels.shape) + 1)
+    return {int(value): box for value, box in zip(values, boxes, strict=True) if value != 0}
+
+
+def _keep_touched(part: NDArray[np.unsignedinteger], label: int, touched: NDArray[np.bool_]) -> None:
+    mask = part == label
+    bridged = ndimage.binary_dilation(mask, EVERYWHERE, iterations=BRIDGE // 2) if BRIDGE > 1 else mask
+    pieces, count = cast("tuple[NDArray[np.int32], int]", ndimage.label(bridged, EVERYWHERE))
+    keep = np.unique(pieces[touched & mask])
+    keep = keep[keep > 0]
+    if count > 1 and len(keep):
+        kept = np.zeros(count + 1, bool)
+        kept[keep] = True
+        for slab, inside, piece in zip(part, mask, pieces, strict=True):  # no further array of the volume's size
+            slab[inside & ~kept[piece]] = 0
+
+
+def _touched(prompts: Sequence[Prompt], shape: tuple[int, ...], box: tuple[slice, ...]) -> NDArray[np.bool_]:
+    """Voxels of a box that the prompts of one object speak of."""
+    touched = np.zeros([side.stop - side.start for side in box], bool)
+    for prompt in prompts:
+        if isinstance(prompt, Mask):
+            touched |= prompt.array_ijk[box]
+        elif isinstance(prompt, Point):
+            if prompt.positive:
+                _touch(touched, box, [slice(i, i + 1) for i in map(_within, prompt.index_ijk, shape)])
+        else:
+            corners = zip(getattr(prompt, "low_ijk", ()), getattr(prompt, "high_ijk", ()), strict=True)
+            _touch(touched, box, [slice(max(0, round(low)), round(high) + 1) for low, high in corners])
+    return touched
+
+
+def _within(index: float, size: int) -> int:
+    """The voxel of an index, the last one where it rounds beyond."""
+    return min(max(0, round(index)), size - 1)
+
+
+def _touch(touched: NDArray[np.bool_], box: Sequence[slice], said: Sequence[slice]) -> None:
+    """Mark what lies in the box."""
+    inside = (slice(max(0, own.start - side.start), max(0, own.stop - side.start)) for own, side in zip(said, box, strict=True))
+    touched[tuple(inside)] = True
+
+
+def redraw(stack_thw: NDArray[np.unsignedinteger], label: int, said: Mapping[int, FramePrompt]) -> None:
+    """Put outlines back as they were drawn, in place, unless a click or a box corrects them.
+
+    Args:
+        stack_thw: labels along a view.
+        label: the object.
+        said: frame → what was said of the object there.
+    """
+    for t, prompt in said.items():
+        if prompt.mask_hw is not None and not len(prompt.points_xy) and prompt.box_xyxy is None:
+            stack_thw[t][(stack_thw[t] == label) & ~prompt.mask_hw] = 0
+            stack_thw[t][prompt.mask_hw] = label

@@ -1,0 +1,106 @@
+"""Where to look again: one slice for each stretch on which the confidence collapses."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from medical_sam2.tracking.confidence import DROP, Leak, collapses, leaks, pointed_at
+from medical_sam2.volume import SliceConfidence
+from tests.strategies import seeds
+
+
+def rows(confidence: list[float], *, object: int = 1, view: str = "SPL", area: int = 9) -> list[SliceConfidence]:
+    return [SliceConfidence(object, view, t, sure, area) for t, sure in enumerate(confidence)]
+
+
+def marked(found: list[SliceConfidence]) -> list[int]:
+    return [row.slice for row in found if row.look_here]
+
+
+def test_the_least_sure_slice_of_each_stretch_is_marked() -> None:
+    assert marked(collapses(rows([0.9, 0.9, 0.3, 0.1, 0.2, 0.9, 0.8, 0.9, 0.5, 0.9]))) == [3, 8]
+
+
+def test_a_steady_object_is_left_alone_however_unsure() -> None:
+    assert not marked(collapses(rows([0.2, 0.22, 0.19, 0.2])))
+
+
+def test_slices_without_an_outline_and_prompted_ones_are_left_alone() -> None:
+    plain = rows([0.9, 0.9, 0.1, 0.9])
+    for change in ({"area_px": 0}, {"prompted": True}):
+        assert not marked(collapses([replace(row, **change) if row.slice == 2 else row for row in plain]))
+
+
+def test_objects_and_views_have_their_own_usual() -> None:
+    sure, unsure, coronal = rows([0.9] * 4), rows([0.3] * 4, object=2), rows([0.3] * 4, view="PIL")
+    assert not marked(collapses([*sure, *unsure, *coronal]))
+
+
+def test_too_few_slices_say_nothing() -> None:
+    assert not marked(collapses(rows([0.9, 0.1])))
+    assert collapses([]) == []
+
+
+@given(st.lists(st.floats(0, 1), max_size=30), seeds)
+def test_marks_only_and_whatever_the_order(confidence: list[float], seed: int) -> None:
+    given_rows = rows(confidence)
+    found = collapses(given_rows)
+    assert [replace(row, look_here=False) for row in found] == given_rows
+    assert all(row.confidence < DROP * np.median(confidence) for row in found if row.look_here)
+    order = np.random.default_rng(seed).permutation(len(confidence))
+    shuffled = collapses([given_rows[i] for i in order])
+    assert {row.slice for row in shuffled if row.look_here} == {row.slice for row in found if row.look_here}
+
+
+def tracked(areas: list[int], start: int, *, prompted: bool = True) -> list[SliceConfidence]:
+    """Rows in the order of tracking: from the start ahead, then back."""
+    order = [start, *range(start + 1, len(areas)), *range(start - 1, -1, -1)]
+    return [SliceConfidence(1, "SPL", t, 0.9, areas[t], prompted and t == start) for t in order]
+
+
+def leaked(areas: list[int], start: int, **told: bool) -> list[tuple[int, ...]]:
+    return [leak.slices for leak in leaks(tracked(areas, start, **told), {"SPL": 100_000})]
+
+
+@pytest.mark.parametrize("prompted", [True, False])
+def test_a_leak_begins_where_the_area_jumps_going_away_from_the_prompt(prompted: bool) -> None:
+    areas = [0, 300, 400, 410, 5200, 5100, 4000, 500, 0]
+    assert leaked(areas, 2, prompted=prompted) == [(4, 5, 6)]
+    assert leaked(areas[::-1], 6, prompted=prompted) == [(4, 3, 2)]
+    (leak,) = leaks(tracked(areas, 2, prompted=prompted), {"SPL": 100_000})
+    assert leak == Leak(1, "SPL", (4, 5, 6), 410, 5200)
+    assert leak.told("k").startswith("object 1 jumps from 410 to 5200 voxels on slices 4 to 6 of axis k, beginning at 4: ")
+    assert [row.slice for row in pointed_at(tracked(areas, 2), [leak]) if row.look_here] == [4]
+
+
+@pytest.mark.parametrize("start", range(15))
+def test_a_ball_is_no_leak_wherever_it_is_clicked(start: int) -> None:
+    heights = np.linspace(-0.98, 0.98, 15)
+    ball = [round(1000 * (1 - z**2)) for z in heights]
+    assert not leaked([0, 0, *ball, 0], start + 2)
+
+
+@given(st.integers(1, 10_000), st.integers(1, 20), st.integers(0, 19))
+def test_a_pillar_is_no_leak_and_one_that_widens_is(area: int, count: int, start: int) -> None:
+    start = min(start, count - 1)
+    assert not leaked([0, *[area] * count, 0], start + 1)
+    assert leaked([0, *[area] * count, 3 * area], start + 1) == [(count + 1,)]
+
+
+def test_what_grows_after_it_was_lost_for_a_slice_is_no_leak() -> None:
+    assert not leaked([500, 480, 90, 0, 470, 510], 0)
+
+
+def test_what_fills_most_of_a_slice_is_told_unless_it_was_drawn_so() -> None:
+    rows = tracked([10, 60, 62, 61, 20, 70], 2)
+    assert [leak.slices for leak in leaks(rows, {"SPL": 100})] == [(1, 2, 3), (5,)]
+    assert not leaks(rows, {"SPL": 100}, drawn={1})
+    assert (
+        leaks(rows, {"SPL": 100})[1]
+        .told("i")
+        .startswith("object 1 fills most of slice 5 of axis i: it may have leaked; draw a box")
+    )
+    assert not leaks(rows, {"SPL": 1000})

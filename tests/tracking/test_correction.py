@@ -1,0 +1,115 @@
+"""Corrections mend what they touch and nothing else."""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from medical_sam2.errors import GeometryError, PromptError
+from medical_sam2.prompts import Mask, Point
+from medical_sam2.tracking.correction import IN_A_ROW
+from medical_sam2.tracking.volume_tracker import FrameDone
+from medical_sam2.volume import Segmentation, Volume
+from tests.phantoms import segmenter
+
+LONG = 40
+
+
+def column() -> tuple[Volume, NDArray[np.uint8]]:
+    """Two columns beside each other through 40 slices."""
+    truth = np.zeros((14, 12, LONG), np.uint8)
+    truth[2:6, 3:9] = 1
+    truth[8:12, 3:9] = 2
+    noise = np.random.default_rng(0).uniform(-0.01, 0.01, truth.shape)
+    return Volume(np.choose(truth, [0.2, 0.8, 0.5]) + noise, np.eye(4)), truth
+
+
+def correct(volume: Volume, prompts: list[Any], earlier: NDArray[Any], **options: Any) -> Segmentation:
+    return segmenter().segment_volume(volume, prompts, earlier=earlier, window="0,1", views="axial", **options)
+
+
+def test_a_leak_is_mended_and_far_slices_are_left_alone() -> None:
+    volume, truth = column()
+    earlier = truth.copy()
+    earlier[0:2, 3:9, 10:16] = 1  # a leak
+    earlier[13, 11, 35] = 1  # another one, far from the click
+    before = earlier.copy()
+    found = correct(volume, [Point((1, 5, 12), positive=False)], earlier)
+    assert (earlier == before).all()
+    assert (found.labels[:, :, :30] == truth[:, :, :30]).all()
+    assert (found.labels[:, :, 30:] == earlier[:, :, 30:]).all()
+    touched = {row.slice for row in found.confidence}
+    assert set(range(10, 16)) <= touched <= set(range(10 - IN_A_ROW, 16 + IN_A_ROW))
+    assert [row.slice for row in found.confidence if row.prompted] == [12]
+
+
+def test_slices_between_two_clicks_are_mended() -> None:
+    volume, truth = column()
+    earlier = truth.copy()
+    earlier[0:2, 3:9, [8, 15, 22]] = 1
+    found = correct(volume, [Point((1, 5, z), positive=False) for z in (8, 22)], earlier)
+    assert (found.labels == truth).all()
+
+
+def test_a_missing_end_is_found() -> None:
+    volume, truth = column()
+    earlier = np.where(np.arange(LONG) < 20, truth, 0).astype(np.uint8)
+    found = correct(volume, [Point((4, 5, 30))], earlier)
+    assert ((found.labels == 1) == (truth == 1)).all()
+    assert ((found.labels == 2) == (earlier == 2)).all()
+
+
+def test_a_new_object_joins_the_earlier_ones_whatever_its_label() -> None:
+    volume, truth = column()
+    earlier = (truth == 1).astype(np.uint8)
+    found = correct(volume, [Point((9, 5, 20), 300)], earlier)
+    assert ((found.labels == 300) == (truth == 2)).all()
+    assert ((found.labels == 1) == (truth == 1)).all()
+
+
+def test_an_object_that_is_clicked_on_for_another_gives_way() -> None:
+    volume, truth = column()
+    earlier = np.where(truth == 1, 2, truth).astype(np.uint8)  # all is taken for object 2
+    found = correct(volume, [Point((4, 5, 20), 1)], earlier)
+    assert (found.labels == truth).all()
+    kept = correct(volume, [Point((9, 5, 20), 2)], np.where(truth == 1, 1, truth))
+    assert (kept.labels == truth).all()
+
+
+def test_a_drawn_slice_stays_as_drawn() -> None:
+    volume, truth = column()
+    drawn = np.zeros(truth.shape, bool)
+    drawn[1:6, 3:8, 20] = True
+    found = correct(volume, [Mask(drawn, 1, 2)], truth)
+    assert ((found.labels == 1)[:, :, 20] == drawn[:, :, 20]).all()
+    rest = [z for z in range(LONG) if z != 20]
+    assert (found.labels[:, :, rest] == truth[:, :, rest]).all()
+
+
+def test_clicks_on_the_first_and_the_last_slice() -> None:
+    volume, truth = column()
+    earlier = truth.copy()
+    earlier[0:2, 3:9, [0, LONG - 1]] = 1
+    found = correct(volume, [Point((1, 5, z), positive=False) for z in (0, LONG - 1)], earlier)
+    assert (found.labels == truth).all()
+
+
+def test_progress_ends_at_its_total() -> None:
+    volume, truth = column()
+    told: list[FrameDone] = []
+    correct(volume, [Point((4, 5, 20), 1), Point((9, 5, 10), 2)], truth, on_frame=told.append)
+    assert told[-1].done == told[-1].total == len(told) < LONG
+    assert all(each.done <= each.total for each in told)
+
+
+def test_what_cannot_be_corrected_is_refused() -> None:
+    volume, truth = column()
+    no = Point((4, 5, 20), positive=False)
+    with pytest.raises(PromptError, match="object 7 has negative clicks only"):
+        correct(volume, [replace(no, object=7)], truth)
+    with pytest.raises(PromptError, match="on a slice where it is not"):
+        correct(volume, [no], np.where(np.arange(LONG) < 20, truth, 0))
+    with pytest.raises(GeometryError, match="the earlier result has shape"):
+        correct(volume, [no], truth[1:])

@@ -1,0 +1,162 @@
+"""What is tracked where: order of frames, planes of prompts, groups, the choice of views."""
+
+from dataclasses import replace
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from medical_sam2.errors import ConfigError, PromptError
+from medical_sam2.prompts import Box, FramePrompt, Mask, Point
+from medical_sam2.tracking.plan import (
+    PLANES,
+    drawn_prompts,
+    frame_prompts,
+    grouped,
+    outward,
+    primary_view,
+    unheard,
+    views_named,
+)
+from medical_sam2.tracking.postprocess import redraw
+from medical_sam2.views import AXIAL, CORONAL, SAGITTAL, THREE_VIEWS, View
+from medical_sam2.volume import Volume
+from tests.strategies import codes, masks, seeds
+
+
+def volume(shape: tuple[int, int, int] = (40, 50, 60), spacing: tuple[float, float, float] = (1, 1, 1)) -> Volume:
+    return Volume(np.zeros(shape, np.uint8), np.diag([*spacing, 1.0]))
+
+
+@given(st.sets(st.integers(0, 30), min_size=1), st.integers(0, 30), st.integers(1, 30))
+def test_outward_visits_every_frame_once_and_steps_to_neighbours(prompted: set[int], start: int, count: int) -> None:
+    frames = range(start, start + count)
+    order = outward(prompted, frames)
+    assert sorted(order) == sorted(prompted | set(frames))
+    assert set(order[: len(prompted)]) == prompted
+    assert order[len(prompted) - 1] == min(prompted)
+    rest = order[len(prompted) :]
+    turns = [later < earlier for earlier, later in pairwise(rest)]
+    assert turns == sorted(turns)  # first ahead, then behind, never to and fro
+
+
+def test_clicks_lie_in_the_plane_of_the_finest_pixels() -> None:
+    click = [Point((1, 1, 1))]
+    assert primary_view(volume(spacing=(1, 1, 5)), click) == AXIAL
+    assert primary_view(volume(spacing=(1, 5, 1)), click) == CORONAL
+    assert primary_view(volume(spacing=(5, 1, 1)), click) == SAGITTAL
+    assert primary_view(volume(spacing=(1, 1, 0.9)), click) == AXIAL
+    assert primary_view(volume((40, 50, 1), (1, 1, 0.1)), click) == AXIAL
+    assert primary_view(volume((1, 50, 60), (0.1, 1, 1)), click) == SAGITTAL
+
+
+@given(codes, st.integers(0, 2), st.floats(0.2, 8))
+def test_drawn_prompts_lie_in_the_plane_that_they_were_drawn_in(code: str, axis: int, thickness: float) -> None:
+    order = View(code).order()
+    affine = np.eye(4)
+    affine[:3, :3] = 0
+    for place, letter in enumerate(code):
+        affine["RLAPSI".index(letter) // 2, place] = (1 if letter in "RAS" else -1) * (thickness if place == 0 else 1)
+    image = Volume(np.zeros((7, 8, 9)), affine)
+    low, high = [1, 2, 3], [4, 5, 6]
+    low[axis] = high[axis] = 2
+    box = Box((low[0], low[1], low[2]), (high[0], high[1], high[2]))
+    view = primary_view(image, [box, Point((1, 1, 1))])
+    assert view.axis == order[axis]
+    assert list(drawn_prompts(image, [box, Point((1, 1, 1))], view)) == list(frame_prompts(image, [box], view))
+    others = [other for other in THREE_VIEWS if other.axis != view.axis]
+    assert not any(drawn_prompts(image, [box], other) for other in others)
+
+
+def test_an_outline_that_lies_in_two_planes_takes_that_of_the_box_beside_it() -> None:
+    line = np.zeros((7, 8, 9), bool)
+    line[3, 2:5, 4] = True
+    image = volume((7, 8, 9))
+    box = Box((3, 1, 1), (3, 5, 5))
+    for own in ([Mask(line), box], [box, Mask(line)]):
+        assert primary_view(image, own) == SAGITTAL
+
+
+def test_objects_prompted_on_the_same_slices_go_together() -> None:
+    prompts = [Point((1, 1, z), label) for label, z in ((4, 8), (2, 3), (9, 8), (2, 7))]
+    groups = grouped(volume(), prompts)
+    assert [list(group.prompts) for group in groups] == [[2], [4, 9]]
+    assert [sorted(said) for group in groups for said in group.prompts.values()] == [[3, 7], [8], [8]]
+    part = groups[1].part([9])
+    assert list(part.prompts) == list(part.said) == [9]
+
+
+def test_clicks_on_one_slice_are_one_prompt() -> None:
+    prompts = [Point((1, 2, 3)), Point((5, 6, 3), positive=False), Box((0, 0, 3), (9, 9, 3))]
+    (group,) = grouped(volume(), prompts)
+    said = group.prompts[1][3]
+    assert said.labels.tolist() == [1, 0]
+    assert said.box_xyxy is not None
+
+
+def test_what_cannot_be_tracked_is_refused() -> None:
+    negative = Point((1, 1, 1), 5, positive=False)
+    for prompts in ([], [negative], [Point((1, 1, 1), 0)], [Point((1, 1, 60))]):
+        with pytest.raises(PromptError):
+            grouped(volume(), prompts)
+    assert list(grouped(volume(), [negative], known={5})[0].prompts) == [5]
+    with pytest.raises(PromptError):
+        grouped(volume(), [negative], known={4})
+
+
+def test_views_by_name() -> None:
+    image = volume()
+    assert views_named("one", image, CORONAL) == ((CORONAL,), ())
+    assert views_named("three", image, CORONAL)[0] == (CORONAL, AXIAL, SAGITTAL)
+    six, _ = views_named("six", image, SAGITTAL)
+    assert six[:2] == (SAGITTAL, SAGITTAL.reversed)
+    assert len(set(six)) == 6
+    assert {view.axis for view in six} == {0, 1, 2}
+    for name, view in PLANES.items():
+        assert views_named(name, image, view)[0] == (view,)
+    assert views_named([AXIAL, CORONAL, AXIAL], image, CORONAL)[0] == (CORONAL, AXIAL)
+    with pytest.raises(ConfigError, match="choose one of one, three"):
+        views_named("all", image, AXIAL)
+
+
+def test_auto_leaves_out_what_is_too_coarse_and_says_so() -> None:
+    assert views_named("auto", volume(), AXIAL) == ((AXIAL, CORONAL, SAGITTAL), ())
+    thick, (told,) = views_named("auto", volume(spacing=(1, 1, 4)), AXIAL)
+    assert thick == (AXIAL,)
+    assert told.startswith("coronal and sagittal slices are left out")
+    narrow, (told,) = views_named("auto", volume((20, 50, 60)), AXIAL)
+    assert narrow == (AXIAL, SAGITTAL)
+    assert told.startswith("coronal slices are left out: too coarse (20×50×60 voxels of 1×1×1 mm)")
+
+
+def test_prompts_in_planes_that_are_not_tracked_are_told() -> None:
+    mask = np.zeros((40, 50, 60), bool)
+    mask[5, 1:9, 1:9] = True
+    prompts = [Box((1, 1, 3), (9, 9, 3)), Box((1, 4, 1), (9, 4, 9)), Mask(mask), Point((1, 1, 1))]
+    (group,) = grouped(volume(), prompts)
+    box, outline = unheard(volume(), replace(group, views=(AXIAL,)))
+    assert "box of object 1" in box
+    assert "counts on its own slice only" in outline
+    assert not unheard(volume(), replace(group, views=THREE_VIEWS))
+
+
+@given(seeds, st.data())
+def test_redrawing_touches_one_object_and_what_it_covers(seed: int, data: st.DataObject) -> None:
+    labels = np.random.default_rng(seed).integers(0, 4, (3, 5, 6), dtype=np.uint8)
+    mask = data.draw(masks((5, 6)))
+    before = labels.copy()
+    redraw(labels, 2, {1: FramePrompt.mask(mask)})
+    assert ((labels[1] == 2) == mask).all()
+    assert (labels[[0, 2]] == before[[0, 2]]).all()
+    untouched = ~mask & (before[1] != 2)
+    assert (labels[1][untouched] == before[1][untouched]).all()
+
+
+def test_a_corrected_outline_is_not_redrawn() -> None:
+    labels = np.zeros((1, 4, 4), np.uint8)
+    mask = FramePrompt.mask(np.ones((4, 4), bool))
+    for prompt in (mask | FramePrompt.click(1, 1), mask | FramePrompt.box(0, 0, 1, 1), FramePrompt.click(1, 1)):
+        redraw(labels, 1, {0: prompt})
+        assert not labels.any()

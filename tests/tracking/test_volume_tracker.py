@@ -1,0 +1,171 @@
+"""One view after the other: what each starts from, how far it looks, what it remembers."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from medical_sam2.intensity_window import Window
+from medical_sam2.model.backbone import Memory
+from medical_sam2.model.memory import PolicyBank, SelfSorting
+from medical_sam2.prompts import Mask, Prompt
+from medical_sam2.tracking.fusion import Mean
+from medical_sam2.tracking.plan import grouped
+from medical_sam2.tracking.view_tracker import Setting, Together
+from medical_sam2.tracking.volume_tracker import OrientationTracker
+from medical_sam2.views import AXIAL, CORONAL, SAGITTAL, SIX_VIEWS, THREE_VIEWS, View
+from medical_sam2.volume import Volume
+from tests.backbones import Brightness
+from tests.phantoms import Phantom, phantom
+
+
+def tracked(
+    volume: Volume, prompts: Sequence[Prompt], views: Sequence[View] = THREE_VIEWS, **options: Any
+) -> tuple[OrientationTracker, dict[int, Mean], Brightness]:
+    backbone = Brightness()
+    setting = Setting(backbone, lambda x: backbone.encode(x[None]), volume, Window(0, 1), SelfSorting, **options)
+    tracker, fusions = OrientationTracker(setting), {}
+    for group in grouped(volume, prompts):
+        fusions |= (own := {label: Mean(volume.shape, volume.orientation) for label in group.prompts})
+        tracker.run(group, (group.view, *(view for view in views if view != group.view)), own)
+    return tracker, fusions, backbone
+
+
+def played(tracker: OrientationTracker, view: View) -> list[int]:
+    return [row.slice for row in tracker.rows if row.view == view.code]
+
+
+@pytest.fixture
+def case() -> Phantom:
+    return phantom()
+
+
+def test_the_first_view_is_played_whole_and_further_ones_about_the_object(case: Phantom) -> None:
+    long = Volume(np.pad(case.volume.array, ((0, 0), (0, 40), (0, 0)), constant_values=0.2), np.eye(4))
+    tracker, fusions, _ = tracked(long, [case.prompt("click", 1, 2)])
+    assert sorted(played(tracker, AXIAL)) == list(range(16))
+    assert sorted(played(tracker, CORONAL)) == list(range(16))  # rows 4 to 9, six more on each side
+    assert sorted(played(tracker, SAGITTAL)) == list(range(11))
+    assert ((fusions[1].result() > 0.5)[:, :13] == (case.truth == 1)).all()
+
+
+def test_a_further_view_starts_where_the_object_is_largest(case: Phantom) -> None:
+    tracker, _, _ = tracked(case.volume, [case.prompt("click", 1, 2)])
+    for view in (CORONAL, SAGITTAL):
+        first = next(row for row in tracker.rows if row.view == view.code)
+        areas = (view.apply(case.truth) == 1).sum(axis=(1, 2))
+        assert first.prompted
+        assert areas[view.apply(np.indices(case.truth.shape)[view.order()[0]])[:, 0, 0] == first.slice] == areas.max()
+
+
+def test_an_object_that_was_not_found_stays_out_of_further_views(case: Phantom) -> None:
+    lost = replace(case.volume, array=np.full(case.truth.shape, 0.2, np.float32))
+    nothing = np.zeros(case.truth.shape, np.float32)
+    tracker, fusions, backbone = tracked(lost, [case.prompt("click", 2, 2)], (AXIAL,))
+    assert (fusions[2].result() > 0.5).all()  # all is as bright as what was clicked on
+    backbone.counts.decoded.clear()
+    fusions[2] = Mean(nothing.shape)
+    tracker._further(CORONAL, grouped(lost, [case.prompt("click", 2, 2)])[0], {2: PolicyBank(SelfSorting)}, fusions, 0)
+    assert not backbone.counts.decoded
+
+
+def test_an_outline_in_another_plane_is_used_there(case: Phantom) -> None:
+    drawn = np.zeros(case.truth.shape, bool)
+    drawn[3:5, 7, 5:7] = True
+    tracker, fusions, _ = tracked(case.volume, [case.prompt("box", 1, 2), Mask(drawn, 1, 1)], (AXIAL, CORONAL))
+    told = [row.slice for row in tracker.rows if row.prompted and row.view == CORONAL.code]
+    assert 7 in told
+    assert fusions[1].result()[7, 7, 8] == pytest.approx(0.5, abs=0.01)  # one view against the other
+    assert fusions[1].result()[4, 7, 6] == pytest.approx(1, abs=0.01)
+
+
+@pytest.mark.parametrize(("joint", "most"), [(True, 7), (False, 7)])
+def test_a_joint_bank_carries_memories_from_view_to_view(case: Phantom, joint: bool, most: int) -> None:
+    banks: list[SelfSorting] = []
+    seen: list[set[int]] = []
+
+    class Watched(SelfSorting):
+        def __post_init__(self) -> None:
+            super().__post_init__()
+            banks.append(self)
+
+        def keep(self, bank: list[Memory], new: Memory) -> list[Memory]:
+            kept = super().keep(bank, new)
+            seen.append({m.t // 1_000_000 for m in kept})
+            assert len(kept) <= most
+            return kept
+
+    backbone = Brightness()
+    setting = Setting(backbone, lambda x: backbone.encode(x[None]), case.volume, Window(0, 1), Watched, joint)
+    tracker = OrientationTracker(setting)
+    (group,) = grouped(case.volume, [case.prompt("mask", 1, 2)])
+    tracker.run(group, (AXIAL, CORONAL, SAGITTAL), {1: Mean(case.volume.shape)})
+    assert len(banks) == (1 if joint else 3)
+    assert max(len(places) for places in seen) == (3 if joint else 1)
+
+
+def test_what_a_further_view_starts_from_is_remembered_as_an_answer(case: Phantom) -> None:
+    stored: list[Memory] = []
+
+    class Watched(SelfSorting):
+        def keep(self, bank: list[Memory], new: Memory) -> list[Memory]:
+            stored.append(new)
+            return super().keep(bank, new)
+
+    backbone = Brightness()
+    tracker = OrientationTracker(Setting(backbone, lambda x: backbone.encode(x[None]), case.volume, Window(0, 1), Watched))
+    (group,) = grouped(case.volume, [case.prompt("mask", 1, 2)])
+    fusion = Mean(case.volume.shape)
+    tracker.run(group, THREE_VIEWS, {1: fusion})
+    assert sum(m.prompted for m in stored) == 1
+    starts = [next(m for m in stored if m.t // 1_000_000 == place) for place in (1, 2)]
+    for start in starts:
+        assert start.confidence == pytest.approx(1, abs=0.01)  # the mean probability inside, no longer the decoder's .9
+        assert start.confidence != pytest.approx(0.9, abs=0.01)
+
+
+def test_six_views_play_each_plane_both_ways(case: Phantom) -> None:
+    tracker, fusions, _ = tracked(case.volume, [case.prompt("mask", 1, 2)], SIX_VIEWS)
+    for view in THREE_VIEWS:
+        assert sorted(played(tracker, view)) == sorted(played(tracker, view.reversed))
+    order = list(dict.fromkeys(row.view for row in tracker.rows))
+    assert order[:2] == [AXIAL.code, AXIAL.reversed.code]
+    assert [View(code).axis for code in order[2::2]] == [View(code).axis for code in order[3::2]]
+    assert ((fusions[1].result() > 0.5) == (case.truth == 1)).all()
+
+
+def test_further_views_come_by_likeness_to_the_first() -> None:
+    """The summary of the backbone is the mean brightness: the plane whose middle slices are as bright comes first."""
+    array = np.random.default_rng(0).uniform(0.4, 0.41, (24, 24, 24)).astype(np.float32)
+    array[10:14] = 0.9  # bright to the sagittal view's middle sample alone
+
+    class Signed(Brightness):
+        def encode(self, frames_N3SS: torch.Tensor) -> Any:
+            found = super().encode(frames_N3SS)
+            mean = found.summary_BC
+            return replace(found, summary_BC=torch.cat([mean - 0.48, 0.1 + 0 * mean], 1))
+
+    backbone = Signed()
+    for bright, expected in ((array, [CORONAL, SAGITTAL]), (array.transpose(1, 0, 2), [SAGITTAL, CORONAL])):
+        volume = Volume(bright, np.eye(4))
+        setting = Setting(backbone, lambda x: backbone.encode(x[None]), volume, Window(0, 1), SelfSorting)
+        assert OrientationTracker(setting)._ordered(AXIAL, [CORONAL, SAGITTAL]) == expected
+
+
+def test_banks_of_single_objects_as_one() -> None:
+    def memory(value: float) -> Memory:
+        part = torch.full((2,), value)
+        return Memory(0, True, part[:, None, None], part, part, 1.0)
+
+    single = [PolicyBank(SelfSorting) for _ in range(2)]
+    together = Together(single)
+    assert together.recall(0, torch.ones(1, 2)) == [[], []]
+    together.store([memory(1), memory(2)])
+    assert [[m.pointer_C[0].item() for m in bank.memories[0]] for bank in single] == [[1], [2]]
+    assert [[r.memory.pointer_C[0].item() for r in own] for own in together.recall(1, torch.ones(1, 2))] == [[1], [2]]
+    alone = Together(single[1:])
+    alone.store([memory(3)])
+    assert [len(bank.memories[0]) for bank in single] == [1, 2]
