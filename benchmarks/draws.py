@@ -15,11 +15,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from medical_sam2.data.augment import Augmentation, Odds
+from medical_sam2.data.augmentation import Augmentation, AugmentationOdds
 from medical_sam2.data.balance import Balance
-from medical_sam2.data.cases import Entry
+from medical_sam2.data.cases import CaseEntry
 from medical_sam2.train.config import Phase, Recipe
-from medical_sam2.train.pupil import KINDS, Plan, Pupil
+from medical_sam2.train.simulated_user import KINDS, SimulatedUser, StepPlan
 
 FRAMES, CLICKS, LIMIT = 8, 7, 4.5
 
@@ -59,7 +59,7 @@ def span(name: str, low: float, high: float, values: Sequence[float]) -> list[Ro
 def prompts(draws: int, seed: int) -> list[Row]:
     """METHOD §6: mask 50 %, click 25 %, box 25 %; corrective clicks on up to two frames, the first among them."""
     recipe = Recipe(phases=(Phase(1, FRAMES, 1),), seed=seed, corrections=1.0, clicks=CLICKS)
-    plans = [Plan.draw(recipe, step, FRAMES) for step in range(draws)]
+    plans = [StepPlan.draw(recipe, step, FRAMES) for step in range(draws)]
     rows = [
         share(f"first prompt: {kind}", odds, [p.kind == kind for p in plans])
         for kind, odds in zip(KINDS, (0.5, 0.25, 0.25), strict=True)
@@ -84,10 +84,10 @@ def clicks(draws: int, seed: int) -> list[Row]:
     wrong[8:16, 8:16] = True
     inside, counts = [], []
     for number in range(draws // CLICKS):
-        pupil = Pupil(truth, "box", frozenset({0}), CLICKS, 0.1, np.random.default_rng([seed, number]))
-        pupil(0, None)
+        user = SimulatedUser(truth, "box", frozenset({0}), CLICKS, 0.1, np.random.default_rng([seed, number]))
+        user(0, None)
         said = []
-        while (one := pupil(0, wrong)) is not None:
+        while (one := user(0, wrong)) is not None:
             said.append(bool(one.labels[0] == 1))
         inside += said
         counts.append(len(said))
@@ -100,7 +100,7 @@ def clicks(draws: int, seed: int) -> list[Row]:
 def tasks(draws: int, seed: int) -> list[Row]:
     """METHOD §6: a task uniformly, then a modality of it, then a case of that modality; made-up sets of very unequal size."""
     made = [("a", "CT", 90), ("a", "MR", 10), ("b", "MR", 500), ("c", "CT", 1), ("c", "MR", 3), ("c", "US", 60)]
-    entries = [Entry(0, "volume", ((1,),), name, (name,), modality) for name, modality, n in made for _ in range(n)]
+    entries = [CaseEntry(0, "volume", ((1,),), name, (name,), modality) for name, modality, n in made for _ in range(n)]
     balance, rng = Balance(entries), np.random.default_rng(seed)
     drawn = [balance.draw(rng) for _ in range(draws)]
     names = Counter(name for name, _, _ in made)
@@ -120,7 +120,7 @@ def tasks(draws: int, seed: int) -> list[Row]:
 
 def augmentations(draws: int, seed: int) -> list[Row]:
     """METHOD §5, the table of the paper's appendix C.2."""
-    rng, odds = np.random.default_rng(seed), Odds()
+    rng, odds = np.random.default_rng(seed), AugmentationOdds()
     drawn = [Augmentation.draw(rng, odds) for _ in range(draws)]
 
     def row(name: str, probability: float, value: Callable[[Augmentation], float], neutral: float, *limits: float) -> list[Row]:

@@ -15,8 +15,8 @@ import torch
 import medical_sam2
 from medical_sam2 import io
 from medical_sam2.data.cases import PoolReader, TrainingCase
-from medical_sam2.data.prepare import Settings, prepare
-from medical_sam2.data.prepare.source import Source
+from medical_sam2.data.prepare import PrepareSettings, prepare
+from medical_sam2.data.prepare.units import DataSource
 from medical_sam2.errors import WeightsError
 from medical_sam2.io.labels import read_label_map, save_label_map
 from medical_sam2.io.prompt_file import load_prompts, save_prompts
@@ -27,8 +27,7 @@ from medical_sam2.prompts import Mask
 from medical_sam2.server.segmentation import SessionResult, load_result, save_result
 from medical_sam2.tracking.feature_cache import FeatureStore, content
 from medical_sam2.train.checkpoint import load_checkpoint, save_checkpoint
-from medical_sam2.train.loop import Progress
-from medical_sam2.train.records import METRICS, Records
+from medical_sam2.train.records import METRICS, RunRecords, StepReport
 from medical_sam2.volume import Segmentation, Volume
 from tests.data.nnunet import volume_set
 from tests.killing import each_death
@@ -141,8 +140,8 @@ def test_a_killed_writer_leaves_the_old_or_the_new(name: str, tmp_path: Path) ->
     assert all(one in (old, new) for one in found)
 
 
-def row(step: int) -> Progress:
-    return Progress(step, 1.0, 0.5, 0.5, 0.1, 1e-3, 2.0)
+def row(step: int) -> StepReport:
+    return StepReport(step, 1.0, 0.5, 0.5, 0.1, 1e-3, 2.0)
 
 
 def test_curves_survive_a_resume_that_is_killed_anywhere(tmp_path: Path) -> None:
@@ -154,7 +153,7 @@ def test_curves_survive_a_resume_that_is_killed_anywhere(tmp_path: Path) -> None
         path.write_text("\n".join(lines) + '\n{"step": 25, "lo')
 
     def resume() -> None:
-        with Records(tmp_path, 20) as records:
+        with RunRecords(tmp_path, 20) as records:
             records.add(row(21))
             records.add(row(22))
 
@@ -203,24 +202,24 @@ def test_weights_never_lie_beside_settings_of_another_network(tmp_path: Path) ->
 def test_a_preparation_with_other_settings_that_is_killed_leaves_nothing_that_an_earlier_report_vouches_for(
     tmp_path: Path,
 ) -> None:
-    source = Source(volume_set(tmp_path / "in", cases=1))
+    source = DataSource(volume_set(tmp_path / "in", cases=1))
     output, before = tmp_path / "out", tmp_path / "before"
 
     def contents() -> dict[str, bytes]:
         files = [path for path in output.rglob("*") if path.is_file() and ".prepare" not in path.parts]
         return {str(path.relative_to(output)): path.read_bytes() for path in files}
 
-    prepare(source, output, Settings(window_hu=(-100, 100)))
+    prepare(source, output, PrepareSettings(window_hu=(-100, 100)))
     whole = contents()
     shutil.copytree(output, before)
 
     def judge() -> None:
-        prepare(source, output, Settings(window_hu=(-100, 100)))
+        prepare(source, output, PrepareSettings(window_hu=(-100, 100)))
         assert contents() == whole
 
     died = each_death(
         lambda: (shutil.rmtree(output), shutil.copytree(before, output)),
-        lambda: prepare(source, output, Settings(window_hu=(-150, 150))),
+        lambda: prepare(source, output, PrepareSettings(window_hu=(-150, 150))),
         judge,
     )
     assert died >= 10
