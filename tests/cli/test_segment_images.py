@@ -16,7 +16,7 @@ from PIL import Image
 from medical_sam2.cli import main
 from medical_sam2.segmenter import Segmenter
 from tests.cli.conftest import read_once
-from tests.imagesets.test_outline import pictures
+from tests.tracking.test_image_set import pictures
 
 A_MASK = ("--template", "a.png", "--mask", "a_mask.png")
 
