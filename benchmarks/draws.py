@@ -19,7 +19,7 @@ from medical_sam2.data.augment import Augmentation, Odds
 from medical_sam2.data.balance import Balance
 from medical_sam2.data.cases import Entry
 from medical_sam2.train.config import Phase, Recipe
-from medical_sam2.train.pupil import KINDS, Plan, Pupil
+from medical_sam2.train.simulated_user import KINDS, SimulatedUser, StepPlan
 
 FRAMES, CLICKS, LIMIT = 8, 7, 4.5
 
@@ -59,7 +59,7 @@ def span(name: str, low: float, high: float, values: Sequence[float]) -> list[Ro
 def prompts(draws: int, seed: int) -> list[Row]:
     """METHOD §6: mask 50 %, click 25 %, box 25 %; corrective clicks on up to two frames, the first among them."""
     recipe = Recipe(phases=(Phase(1, FRAMES, 1),), seed=seed, corrections=1.0, clicks=CLICKS)
-    plans = [Plan.draw(recipe, step, FRAMES) for step in range(draws)]
+    plans = [StepPlan.draw(recipe, step, FRAMES) for step in range(draws)]
     rows = [
         share(f"first prompt: {kind}", odds, [p.kind == kind for p in plans])
         for kind, odds in zip(KINDS, (0.5, 0.25, 0.25), strict=True)
@@ -84,10 +84,10 @@ def clicks(draws: int, seed: int) -> list[Row]:
     wrong[8:16, 8:16] = True
     inside, counts = [], []
     for number in range(draws // CLICKS):
-        pupil = Pupil(truth, "box", frozenset({0}), CLICKS, 0.1, np.random.default_rng([seed, number]))
-        pupil(0, None)
+        user = SimulatedUser(truth, "box", frozenset({0}), CLICKS, 0.1, np.random.default_rng([seed, number]))
+        user(0, None)
         said = []
-        while (one := pupil(0, wrong)) is not None:
+        while (one := user(0, wrong)) is not None:
             said.append(bool(one.labels[0] == 1))
         inside += said
         counts.append(len(said))

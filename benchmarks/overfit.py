@@ -22,10 +22,10 @@ from medical_sam2.data.clips import ClipSampler
 from medical_sam2.model.nano import nano
 from medical_sam2.model.weights import load_backbone
 from medical_sam2.train.config import Phase, Recipe
-from medical_sam2.train.lesson import Batch, Lesson
 from medical_sam2.train.loop import Training
-from medical_sam2.train.losses import Weights
-from medical_sam2.train.pupil import Plan
+from medical_sam2.train.losses import LossWeights
+from medical_sam2.train.simulated_user import StepPlan
+from medical_sam2.train.train_step import Batch, StepResult
 from nano_recipe import write_pool
 
 GOAL, CLIPS, EVERY, SEED = 0.95, 4, 20, 9_001
@@ -40,11 +40,11 @@ def batch(folder: Path, size: int, frames: int) -> Batch:
     return Batch(0, tuple(range(CLIPS)), clips)
 
 
-def tracked(training: Training, clips: Batch, plan: Plan) -> float:
+def tracked(training: Training, clips: Batch, plan: StepPlan) -> float:
     training.network.eval()
     with torch.no_grad():
-        lesson: Lesson = training.teacher(clips, 1.0, 1.0, plan=plan)
-    return lesson.dice[2] / lesson.dice[3]
+        result: StepResult = training.train_step(clips, 1.0, 1.0, plan=plan)
+    return result.dice[2] / result.dice[3]
 
 
 def main() -> int:
@@ -61,7 +61,7 @@ def main() -> int:
     torch.manual_seed(0)
     network = nano(told.size) if told.scratch else load_backbone(told.weights, image_size=told.size)
     phase = Phase(steps=told.steps, frames=told.frames, clips=CLIPS, objects=1, size=told.size)
-    losses = Weights(consistency=0.0)
+    losses = LossWeights(consistency=0.0)
     with tempfile.TemporaryDirectory() as folder:
         clips = batch(Path(folder) / "pool", told.size, told.frames)
         recipe = Recipe(
@@ -69,7 +69,7 @@ def main() -> int:
         )
         recipe = replace(recipe, prompt=(1.0, 0.0, 0.0), corrections=0.0)
         training = Training(network, recipe, Path(folder) / "run")
-        plan, began = Plan.draw(recipe, 0, told.frames), time.monotonic()
+        plan, began = StepPlan.draw(recipe, 0, told.frames), time.monotonic()
         for step in range(told.steps + 1):
             if step % EVERY == 0:
                 score, minutes = tracked(training, clips, plan), (time.monotonic() - began) / 60

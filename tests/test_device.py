@@ -13,7 +13,7 @@ from medical_sam2.model.sam2 import Sam2
 from medical_sam2.prompts import Box, FramePrompt, Mask, Point
 from medical_sam2.segmenter import Segmenter
 from medical_sam2.train.config import Phase, Recipe
-from medical_sam2.train.lesson import Batch, Teacher
+from medical_sam2.train.train_step import Batch, TrainStep
 from medical_sam2.views import AXIAL, SAGITTAL
 from medical_sam2.volume import Volume
 from tests.elsewhere import DEVICE, NAME, Away, elsewhere, sent
@@ -79,10 +79,10 @@ def test_training() -> None:
         learner = network("nano")
         if there:
             sent(learner)
-        lesson = Teacher(learner, recipe)(Batch(step, (0,), [clip]), 1.0, 1.0)
-        lesson.loss.backward()
+        result = TrainStep(learner, recipe)(Batch(step, (0,), [clip]), 1.0, 1.0)
+        result.loss.backward()
         assert any(p.grad is not None and p.device.type == (NAME if there else "cpu") for p in learner.parameters())
-        return float(lesson.loss.detach())
+        return float(result.loss.detach())
 
     for step in range(3):
         with elsewhere():

@@ -27,8 +27,7 @@ from medical_sam2.preview import save as save_preview
 from medical_sam2.prompts import Mask
 from medical_sam2.server.segmentation import SessionResult, load_result, save_result
 from medical_sam2.train.checkpoint import load_checkpoint, save_checkpoint
-from medical_sam2.train.loop import Progress
-from medical_sam2.train.records import METRICS, Records
+from medical_sam2.train.records import METRICS, RunRecords, StepReport
 from medical_sam2.volume import Segmentation, Volume
 from tests.data.nnunet import volume_set
 from tests.killing import each_death
@@ -141,8 +140,8 @@ def test_a_killed_writer_leaves_the_old_or_the_new(name: str, tmp_path: Path) ->
     assert all(one in (old, new) for one in found)
 
 
-def row(step: int) -> Progress:
-    return Progress(step, 1.0, 0.5, 0.5, 0.1, 1e-3, 2.0)
+def row(step: int) -> StepReport:
+    return StepReport(step, 1.0, 0.5, 0.5, 0.1, 1e-3, 2.0)
 
 
 def test_curves_survive_a_resume_that_is_killed_anywhere(tmp_path: Path) -> None:
@@ -154,7 +153,7 @@ def test_curves_survive_a_resume_that_is_killed_anywhere(tmp_path: Path) -> None
         path.write_text("\n".join(lines) + '\n{"step": 25, "lo')
 
     def resume() -> None:
-        with Records(tmp_path, 20) as records:
+        with RunRecords(tmp_path, 20) as records:
             records.add(row(21))
             records.add(row(22))
 

@@ -15,8 +15,8 @@ from medical_sam2.errors import MedicalSam2Error
 from medical_sam2.model.nano import Nano, configuration
 from medical_sam2.model.pyramid import ConvPyramid, reset
 from medical_sam2.train.config import Phase, Recipe
+from medical_sam2.train.distributed import ProcessGroup
 from medical_sam2.train.loop import Training
-from medical_sam2.train.processes import Processes
 from synthetic import write_pool
 
 CONTEXT = get_context("forkserver")
@@ -68,7 +68,7 @@ def _play(recipe: Recipe, folder: Path, place: tuple[int, int, int], stalled_s: 
         names = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
         os.environ |= dict(zip(names, map(str, (rank, rank, count, count, "localhost", port)), strict=True))
     try:
-        with Processes("cpu", stalled_s=stalled_s) as processes:
+        with ProcessGroup("cpu", stalled_s=stalled_s) as processes:
             training = Training(tiny_network(), recipe, folder, processes)
             if resume:
                 training.resume()

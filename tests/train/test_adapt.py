@@ -7,7 +7,7 @@ import torch
 from medical_sam2.intensity_window import percentile_window
 from medical_sam2.model.nano import Nano, nano
 from medical_sam2.prompts import FramePrompt, Mask, Point
-from medical_sam2.train.adapt import KEPT, adapted, image_example, volume_examples
+from medical_sam2.train.adapt import KEPT, adapt_network, example_of_image, examples_of_volume
 from medical_sam2.volume import Volume
 
 
@@ -29,10 +29,10 @@ def state(network: Nano) -> dict[str, torch.Tensor]:
 
 def test_weights_change_inside_and_are_back_outside(network: Nano) -> None:
     picture, mask = scene()
-    example = image_example(network, percentile_window(picture).apply(picture), [FramePrompt.mask(mask)])
+    example = example_of_image(network, percentile_window(picture).apply(picture), [FramePrompt.mask(mask)])
     assert example is not None
     before = state(network)
-    with adapted(network, [example], steps=2, seconds=100) as taken:
+    with adapt_network(network, [example], steps=2, seconds=100) as taken:
         assert taken == 2
         assert not network.training
         changed = {name for name, value in network.state_dict().items() if not torch.equal(value, before[name])}
@@ -44,11 +44,11 @@ def test_weights_change_inside_and_are_back_outside(network: Nano) -> None:
 
 def test_it_learns_and_the_seed_decides(network: Nano) -> None:
     picture, mask = scene()
-    example = image_example(network, percentile_window(picture).apply(picture), [FramePrompt.mask(mask)])
+    example = example_of_image(network, percentile_window(picture).apply(picture), [FramePrompt.mask(mask)])
     assert example is not None
 
     def after(steps: int, seed: int) -> dict[str, torch.Tensor]:
-        with adapted(network, [example], steps=steps, seconds=100, seed=seed):
+        with adapt_network(network, [example], steps=steps, seconds=100, seed=seed):
             return state(network)
 
     one, same, other = after(1, 0), after(1, 0), after(1, 1)
@@ -58,9 +58,9 @@ def test_it_learns_and_the_seed_decides(network: Nano) -> None:
 
 def test_an_error_inside_leaves_no_trace_either(network: Nano) -> None:
     picture, mask = scene()
-    example = image_example(network, percentile_window(picture).apply(picture), [FramePrompt.mask(mask)])
+    example = example_of_image(network, percentile_window(picture).apply(picture), [FramePrompt.mask(mask)])
     before = state(network)
-    with pytest.raises(KeyError), adapted(network, [example] if example else [], steps=1, seconds=100):
+    with pytest.raises(KeyError), adapt_network(network, [example] if example else [], steps=1, seconds=100):
         raise KeyError
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
 
@@ -71,14 +71,14 @@ def test_slices_that_were_outlined_are_examples_in_their_regions(network: Nano) 
     drawn = np.zeros(stack.shape, bool)
     drawn[:, :, 2] = mask
     volume = Volume(stack.astype(np.float32), np.diag([1.0, 1.0, 4.0, 1.0]))
-    examples = volume_examples(network, volume, [Mask(drawn, object=3, axis=2), Point((60, 60, 1), object=4)])
+    examples = examples_of_volume(network, volume, [Mask(drawn, object=3, axis=2), Point((60, 60, 1), object=4)])
     assert [example.masks_OSS.shape for example in examples] == [(1, 64, 64)]
     assert 0.15 < examples[0].masks_OSS.mean() < 0.35  # a square of half the side of its region
-    assert volume_examples(network, volume, [Point((30, 30, 1))]) == []
+    assert examples_of_volume(network, volume, [Point((30, 30, 1))]) == []
 
 
 def test_without_an_outline_nothing_is_tuned(network: Nano) -> None:
     before = state(network)
-    with adapted(network, []) as taken:
+    with adapt_network(network, []) as taken:
         assert taken == 0
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())

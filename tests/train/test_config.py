@@ -2,12 +2,13 @@
 
 import json
 import re
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
 from medical_sam2.errors import ConfigError
-from medical_sam2.train.config import Recipe, as_told, build, read_recipe
+from medical_sam2.train.config import Recipe, build_config, read_recipe
 
 TOML = """
 rate = 1e-3
@@ -58,7 +59,7 @@ def test_a_value_of_another_kind_is_refused(tmp_path: Path, setting: str, told: 
 def test_a_setting_reaches_into_a_phase_and_a_recipe_survives_being_told(tmp_path: Path) -> None:
     recipe = read_recipe(recipe_file(tmp_path), ["phases.1.steps=7"])
     assert recipe.steps == 17
-    assert build(Recipe, json.loads(json.dumps(as_told(recipe)))) == recipe
+    assert build_config(Recipe, json.loads(json.dumps(asdict(recipe)))) == recipe
 
 
 @pytest.mark.parametrize("path", sorted((Path(__file__).parents[2] / "recipes").rglob("*.toml")), ids=lambda path: path.stem)

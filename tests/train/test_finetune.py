@@ -12,7 +12,7 @@ from medical_sam2.data.nnunet import read_data_set
 from medical_sam2.errors import ConfigError
 from medical_sam2.model.sam2 import Sam2
 from medical_sam2.model.weights import load_backbone, save_backbone
-from medical_sam2.train.finetune import recipe_for, split_cases
+from medical_sam2.train.finetune import choose_recipe, split_cases
 from tests.data.nnunet import picture_set, volume_set
 from tests.train.jobs import tiny_network
 
@@ -33,8 +33,8 @@ def test_the_same_cases_are_held_out_each_time_and_never_learnt_from(tmp_path: P
 def test_nano_learns_faster_than_sam_2() -> None:
     with torch.device("meta"):
         large = Sam2(Sam2VideoConfig())
-    small = recipe_for(tiny_network(), "nano", Path("pool"), seed=0, steps=10)
-    official = recipe_for(large, "sam2.1-tiny", Path("pool"), seed=0, steps=10)
+    small = choose_recipe(tiny_network(), "nano", Path("pool"), seed=0, steps=10)
+    official = choose_recipe(large, "sam2.1-tiny", Path("pool"), seed=0, steps=10)
     assert small.rate > 10 * official.rate
     assert (official.rate, official.layer_decay, official.weight_decay, official.clip) == (5e-6, 0.9, 0.1, 0.1)
     assert official.rate * official.encoder_rate == pytest.approx(3e-6)

@@ -9,7 +9,7 @@ import torch
 from medical_sam2.model.nano import nano
 from medical_sam2.train.config import Phase, Recipe
 from medical_sam2.train.loop import Training
-from medical_sam2.train.pupil import Pupil
+from medical_sam2.train.simulated_user import SimulatedUser
 from tests.pools import write_pool
 
 
@@ -55,15 +55,15 @@ def test_a_folder_without_checkpoint_starts_from_the_beginning(recipe: Recipe, t
     assert not Training(network(), recipe, tmp_path).resume()
 
 
-def test_a_pupil_prompts_the_first_frame_and_corrects_where_it_was_told_to() -> None:
+def test_a_simulated_user_prompts_the_first_frame_and_corrects_where_it_was_asked_to() -> None:
     truth = np.zeros((3, 16, 16), bool)
     truth[:, 4:12, 4:12] = True
-    pupil = Pupil(truth, "click", frozenset({1}), clicks=1, from_truth=0.0, rng=np.random.default_rng(0))
-    first = pupil(0, None)
+    user = SimulatedUser(truth, "click", frozenset({1}), clicks=1, from_truth=0.0, rng=np.random.default_rng(0))
+    first = user(0, None)
     assert first is not None
     assert first.labels.tolist() == [1]
-    assert pupil(0, np.zeros((16, 16), bool)) is None
-    assert pupil(1, None) is None
-    correction = pupil(1, np.zeros((16, 16), bool))
+    assert user(0, np.zeros((16, 16), bool)) is None
+    assert user(1, None) is None
+    correction = user(1, np.zeros((16, 16), bool))
     assert correction is not None
-    assert pupil(1, np.zeros((16, 16), bool)) is None
+    assert user(1, np.zeros((16, 16), bool)) is None

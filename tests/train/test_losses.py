@@ -3,7 +3,7 @@
 import torch
 
 from medical_sam2.model.backbone import FramePrediction
-from medical_sam2.train.losses import Consistency, Weights, frame_loss
+from medical_sam2.train.losses import ConsistencyLoss, LossWeights, compute_frame_loss
 
 
 def prediction(logits: torch.Tensor, iou: float = 1.0, presence: float = 20.0) -> FramePrediction:
@@ -24,7 +24,7 @@ def sure_of(truth: torch.Tensor) -> torch.Tensor:
 
 
 def test_the_right_answer_costs_nothing() -> None:
-    loss = frame_loss(prediction(sure_of(square())), square(), Weights(), given_B=torch.tensor([False]))
+    loss = compute_frame_loss(prediction(sure_of(square())), square(), LossWeights(), given_B=torch.tensor([False]))
     assert float(loss) < 1e-3
 
 
@@ -32,28 +32,28 @@ def test_of_several_masks_only_the_best_one_pays() -> None:
     right = sure_of(square())
     both = torch.cat([right, -right], 1)
     answer = prediction(both)
-    iou_only = Weights(focal=1, dice=1, iou=0, presence=0)
-    assert float(frame_loss(answer, square(), iou_only, given_B=torch.tensor([False]))) < 1e-3
+    iou_only = LossWeights(focal=1, dice=1, iou=0, presence=0)
+    assert float(compute_frame_loss(answer, square(), iou_only, given_B=torch.tensor([False]))) < 1e-3
 
 
 def test_a_wrong_confidence_costs() -> None:
     right = sure_of(square())
-    humble = frame_loss(prediction(right, iou=0.2), square(), Weights(), given_B=torch.tensor([False]))
-    assert abs(float(humble) - 0.8 * Weights().iou) < 1e-3
+    humble = compute_frame_loss(prediction(right, iou=0.2), square(), LossWeights(), given_B=torch.tensor([False]))
+    assert abs(float(humble) - 0.8 * LossWeights().iou) < 1e-3
 
 
 def test_an_absent_object_costs_only_where_it_is_claimed() -> None:
     nothing = torch.zeros(1, 32, 32)
     wrong_mask = sure_of(square())
-    denied = frame_loss(prediction(wrong_mask, presence=-20.0), nothing, Weights(), given_B=torch.tensor([False]))
-    claimed = frame_loss(prediction(wrong_mask), nothing, Weights(), given_B=torch.tensor([False]))
+    denied = compute_frame_loss(prediction(wrong_mask, presence=-20.0), nothing, LossWeights(), given_B=torch.tensor([False]))
+    claimed = compute_frame_loss(prediction(wrong_mask), nothing, LossWeights(), given_B=torch.tensor([False]))
     assert float(denied) < 1e-3
     assert float(claimed) > 1
 
 
 def test_a_given_mask_teaches_nothing() -> None:
     wrong = -sure_of(square())
-    assert float(frame_loss(prediction(wrong), square(), Weights(), given_B=torch.tensor([True]))) == 0
+    assert float(compute_frame_loss(prediction(wrong), square(), LossWeights(), given_B=torch.tensor([True]))) == 0
 
 
 def test_features_that_tell_structures_apart_cost_less() -> None:
@@ -61,7 +61,7 @@ def test_features_that_tell_structures_apart_cost_less() -> None:
     labels[:, :, 16:] = 1
     labels[:, :16] += 2
     apart = torch.nn.functional.one_hot(labels.long(), 4).permute(0, 3, 1, 2).float()
-    consistency = Consistency(samples=32)
+    consistency = ConsistencyLoss(samples=32)
     generator = torch.Generator().manual_seed(0)
     good = consistency(apart, labels, generator)
     bad = consistency(torch.ones_like(apart), labels, torch.Generator().manual_seed(0))

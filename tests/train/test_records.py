@@ -8,24 +8,22 @@ import torch
 from PIL import Image
 
 from medical_sam2.data.cases import PoolReader
-from medical_sam2.train.lesson import Teacher
-from medical_sam2.train.loop import Progress
-from medical_sam2.train.records import CURVES, METRICS, Records
-from medical_sam2.train.validation import Validation
+from medical_sam2.train.records import CURVES, METRICS, RunRecords, StepReport, Validation
+from medical_sam2.train.train_step import TrainStep
 from tests.train.jobs import tiny_network, tiny_recipe
 
 
-def row(step: int) -> Progress:
-    return Progress(step, 1.0, float("nan"), 0.5, 0.1, 1e-3, 2.0)
+def row(step: int) -> StepReport:
+    return StepReport(step, 1.0, float("nan"), 0.5, 0.1, 1e-3, 2.0)
 
 
 def test_steps_that_are_played_again_have_one_row(tmp_path: Path) -> None:
-    with Records(tmp_path, 0) as records:
+    with RunRecords(tmp_path, 0) as records:
         for step in (1, 2, 3):
             records.add(row(step))
     with (tmp_path / METRICS).open("a") as file:
         file.write('{"step": 4, "lo')  # killed while writing
-    with Records(tmp_path, 2) as records:
+    with RunRecords(tmp_path, 2) as records:
         records.add(row(3))
     rows = [json.loads(line) for line in (tmp_path / METRICS).read_text().splitlines()]
     assert [one["step"] for one in rows] == [1, 2, 3]
@@ -33,14 +31,14 @@ def test_steps_that_are_played_again_have_one_row(tmp_path: Path) -> None:
     assert list((tmp_path / CURVES).iterdir())
 
 
-def test_a_look_judges_the_average_and_leaves_the_weights_alone(tmp_path: Path) -> None:
+def test_validation_judges_the_average_and_leaves_the_weights_alone(tmp_path: Path) -> None:
     recipe = replace(tiny_recipe(tmp_path / "pool"), picture_every=1)
     network = tiny_network()
     before = {name: value.clone() for name, value in network.state_dict().items()}
     average = {name: torch.zeros_like(value) if value.is_floating_point() else value for name, value in before.items()}
     validation = Validation(recipe, tmp_path, PoolReader(Path(recipe.pool)))
-    with_zeros = validation.look(Teacher(network, recipe), network, average, 1)
-    with_weights = validation.look(Teacher(network, recipe), network, before, 2)
+    with_zeros = validation.run(TrainStep(network, recipe), network, average, 1)
+    with_weights = validation.run(TrainStep(network, recipe), network, before, 2)
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
     assert 0 <= with_weights.dice <= 1
     assert with_zeros.picture is not None

@@ -29,8 +29,8 @@ def test_killed_at_random_moments_it_ends_bit_for_bit_as_if_not(tmp_path: Path) 
     (last,) = start(recipe, parts, resume=True)
     last.join(PATIENCE_S)
     assert last.exitcode == 0
-    (ours, told), (theirs, as_told) = (load_checkpoint(folder / "last.safetensors") for folder in (parts, tmp_path / "whole"))
-    assert told == as_told
+    (ours, facts), (theirs, expected) = (load_checkpoint(folder / "last.safetensors") for folder in (parts, tmp_path / "whole"))
+    assert facts == expected
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
     steps = [row.split(",")[0] for row in (parts / "metrics.jsonl").read_text().splitlines()]

@@ -6,12 +6,13 @@ import time
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from medical_sam2.train.loop import Progress, Training
+    from medical_sam2.train.loop import Training
+    from medical_sam2.train.records import StepReport
 
 EVERY_S = 10.0
 
 
-def follow(training: "Training", max_minutes: float | None = None, *, quiet: bool = False) -> "Progress | None":
+def follow(training: "Training", max_minutes: float | None = None, *, quiet: bool = False) -> "StepReport | None":
     """Run to the end, or for some minutes; returns the last step.
 
     Args:
@@ -33,12 +34,12 @@ def follow(training: "Training", max_minutes: float | None = None, *, quiet: boo
     return last
 
 
-def line(progress: "Progress", steps: int) -> str:
+def line(report: "StepReport", steps: int) -> str:
     """One step in words."""
-    scores = [("prompted", progress.dice_first), ("tracked", progress.dice_tracked)]
-    told = [f"{value:.3f} {name}" for name, value in scores if not math.isnan(value)]
-    dice = f", Dice {', '.join(told)}" if told else ""
-    return f"step {progress.step} of {steps}: loss {progress.loss:.3f}{dice}"
+    scores = [("prompted", report.dice_first), ("tracked", report.dice_tracked)]
+    words = [f"{value:.3f} {name}" for name, value in scores if not math.isnan(value)]
+    dice = f", Dice {', '.join(words)}" if words else ""
+    return f"step {report.step} of {steps}: loss {report.loss:.3f}{dice}"
 
 
 def clock(seconds: float) -> str:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from medical_sam2.evaluate.held_out import Score
     from medical_sam2.model.sam2 import Sam2
     from medical_sam2.train.config import Recipe
-    from medical_sam2.train.finetune import Split
+    from medical_sam2.train.finetune import CaseSplit
 
 REPORT, SPLIT, EVERY_S = "report.json", "split.json", 10.0
 Prompted = Literal["mask", "box", "click"]
@@ -74,7 +74,7 @@ def finetune(folder: Path, /, *, output: Annotated[Path, Parameter(alias="-o")],
 
     from medical_sam2.data.nnunet import read_data_set
     from medical_sam2.model.weights import load_backbone, save_backbone
-    from medical_sam2.train.finetune import prepared
+    from medical_sam2.train.finetune import prepare_cases
 
     _check(output, how)
     if how.threads:
@@ -82,7 +82,7 @@ def finetune(folder: Path, /, *, output: Annotated[Path, Parameter(alias="-o")],
     dataset = read_data_set(folder)
     split, network = _split(dataset, output, how), load_backbone(how.weights)
     _say(f"{len(split.train)} cases to learn from, {len(split.held_out)} held out")
-    pool = prepared(dataset, split.train, output / "cases")
+    pool = prepare_cases(dataset, split.train, output / "cases")
     recipe = _changed(_recipe(network, pool, output / "run", how), how.settings)
     before = _judged("before", network, dataset, split, how)
     began = time.monotonic()
@@ -106,10 +106,10 @@ def _check(output: Path, how: How) -> None:
         raise ConfigError("several processes fine-tune by a recipe", "use medsam2 prepare, then torchrun with medsam2 train")
 
 
-def _split(dataset: "DataSet", output: Path, how: How) -> "Split":
+def _split(dataset: "DataSet", output: Path, how: How) -> "CaseSplit":
     """The cases that are learnt from and those that judge; a run that goes on keeps its own."""
     from medical_sam2.io import load_json
-    from medical_sam2.train.finetune import Split, split_cases
+    from medical_sam2.train.finetune import CaseSplit, split_cases
 
     if not (output / SPLIT).is_file():
         split = split_cases(dataset, how.held_out, how.seed, how.most)
@@ -118,14 +118,14 @@ def _split(dataset: "DataSet", output: Path, how: How) -> "Split":
         return split
     told, known = load_json(output / SPLIT, newest=None), {case.identifier: case for case in dataset.cases}
     train, held_out = (tuple(known[name] for name in told[part] if name in known) for part in ("train", "held_out"))
-    return Split(train, held_out)
+    return CaseSplit(train, held_out)
 
 
-def _names(split: "Split") -> dict[str, Any]:
+def _names(split: "CaseSplit") -> dict[str, Any]:
     return {part: [case.identifier for case in cases] for part, cases in vars(split).items()}
 
 
-def _judged(what: str, network: "Sam2", dataset: "DataSet", split: "Split", how: How) -> "list[Score]":
+def _judged(what: str, network: "Sam2", dataset: "DataSet", split: "CaseSplit", how: How) -> "list[Score]":
     from medical_sam2.evaluate.held_out import scores
     from medical_sam2.segmenter import Segmenter
 
@@ -139,38 +139,40 @@ def _recipe(network: "Sam2", pool: Path, run: Path, how: How) -> "Recipe":
     from dataclasses import replace
 
     from medical_sam2.io import load_json
-    from medical_sam2.train.config import Recipe, build
-    from medical_sam2.train.finetune import recipe_for, steps_within
+    from medical_sam2.train.config import Recipe, build_config
+    from medical_sam2.train.finetune import choose_recipe, measure_steps
     from medical_sam2.train.loop import RECIPE
 
     if (run / RECIPE).is_file():
-        return build(Recipe, load_json(run / RECIPE, newest=None))
-    recipe = recipe_for(network, how.weights, pool, seed=how.seed, steps=how.steps)
+        return build_config(Recipe, load_json(run / RECIPE, newest=None))
+    recipe = choose_recipe(network, how.weights, pool, seed=how.seed, steps=how.steps)
     if how.max_minutes is None:
         return recipe
-    fit = steps_within(network, recipe, run, how.max_minutes, how.device)
+    fit = measure_steps(network, recipe, run, how.max_minutes, how.device)
     phases = tuple(replace(phase, steps=fit) for phase in recipe.phases)
     return replace(recipe, phases=phases, warm_up=min(20, max(1, fit // 10)))
 
 
 def _changed(recipe: "Recipe", settings: "Sequence[str]") -> "Recipe":
-    from medical_sam2.train.config import Recipe, as_told, build, with_settings
+    from dataclasses import asdict
 
-    return build(Recipe, with_settings(as_told(recipe), settings)) if settings else recipe
+    from medical_sam2.train.config import Recipe, build_config, override_settings
+
+    return build_config(Recipe, override_settings(asdict(recipe), settings)) if settings else recipe
 
 
 def _trained(network: "Sam2", recipe: "Recipe", run: Path, how: How) -> int:
     """Train in place; the averaged weights stay in the network. Returns the steps that were done."""
     from medical_sam2.cli._training import follow
-    from medical_sam2.train.loop import Training, averaged
-    from medical_sam2.train.processes import Processes
+    from medical_sam2.train.distributed import ProcessGroup
+    from medical_sam2.train.loop import Training, load_average
 
-    with Processes(how.device) as processes:
+    with ProcessGroup(how.device) as processes:
         training = Training(network, recipe, run, processes)
         if how.resume:
             training.resume()
         follow(training, how.max_minutes)
-        averaged(training)
+        load_average(training)
         return training.step
 
 

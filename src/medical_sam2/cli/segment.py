@@ -134,10 +134,10 @@ def _adapted(segmenter: "Segmenter", image: Volume, named: Named, how: How) -> I
     if how.adapt <= 0:
         yield
         return
-    from medical_sam2.train.adapt import adapted, volume_examples
+    from medical_sam2.train.adapt import adapt_network, examples_of_volume
 
-    examples = volume_examples(segmenter.network, image, named.prompts, window=how.window)
-    with adapted(segmenter.network, examples, seconds=how.adapt):
+    examples = examples_of_volume(segmenter.network, image, named.prompts, window=how.window)
+    with adapt_network(segmenter.network, examples, seconds=how.adapt):
         yield
 
 

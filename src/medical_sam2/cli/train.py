@@ -40,21 +40,21 @@ def train(
     from medical_sam2.model.weights import load_backbone, save_backbone
     from medical_sam2.train.checkpoint import NAME
     from medical_sam2.train.config import read_recipe
-    from medical_sam2.train.loop import Training, averaged
-    from medical_sam2.train.processes import Processes
+    from medical_sam2.train.distributed import ProcessGroup
+    from medical_sam2.train.loop import Training, load_average
 
     if threads:
         torch.set_num_threads(threads)
     told = read_recipe(recipe, settings)
     if not resume and (output / NAME).exists():
         raise ConfigError("a run is in this folder already", "add --resume to go on, or choose another one", subject=output)
-    with Processes(device) as processes:
+    with ProcessGroup(device) as processes:
         torch.manual_seed(told.seed)
         training = Training(load_backbone(told.start) if told.start else nano(), told, output, processes)
         if resume:
             training.resume()
         follow(training, max_minutes)
-        network = averaged(training)
+        network = load_average(training)
         if processes.first:
             save_backbone(network, output / "weights", dtype=torch.float16)
         del training, network

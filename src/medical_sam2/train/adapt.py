@@ -28,9 +28,9 @@ from medical_sam2.planning import grouped
 from medical_sam2.prompts import FramePrompt, Mask, Prompt
 from medical_sam2.region import around_all
 from medical_sam2.train.config import Phase, Recipe
-from medical_sam2.train.lesson import Batch, Teacher
-from medical_sam2.train.losses import Weights
-from medical_sam2.train.pupil import Plan
+from medical_sam2.train.losses import LossWeights
+from medical_sam2.train.simulated_user import StepPlan
+from medical_sam2.train.train_step import Batch, TrainStep
 from medical_sam2.volume import Volume
 from medical_sam2.zoom import extent, together
 
@@ -43,7 +43,7 @@ FRAMES, CLIPS = 3, 2
 
 
 @dataclass(frozen=True, eq=False)
-class Example:
+class OutlinedFrame:
     """A frame as the network sees it, with what the user outlined.
 
     Args:
@@ -68,7 +68,9 @@ class Example:
         return Clip(torch.cat(frames), truth_OTSS.any(0).to(torch.uint8), truth_OTSS)
 
 
-def volume_examples(network: Sam2, volume: Volume, prompts: Sequence[Prompt], *, window: str = "auto") -> list[Example]:
+def examples_of_volume(
+    network: Sam2, volume: Volume, prompts: Sequence[Prompt], *, window: str = "auto"
+) -> list[OutlinedFrame]:
     """The outlined slices of a volume, in the regions that tracking shows; clicks and boxes are left out.
 
     Args:
@@ -77,22 +79,24 @@ def volume_examples(network: Sam2, volume: Volume, prompts: Sequence[Prompt], *,
         prompts: of any objects.
         window: see `intensity_window.choose_window`.
     """
-    found: list[Example] = []
+    examples: list[OutlinedFrame] = []
     masks = [prompt for prompt in prompts if isinstance(prompt, Mask)]
     crop = Crop.to_content(volume, prompts)
     shown, masks = crop.volume, [crop.prompt(mask) for mask in masks]
-    for seen, groups in by_window(shown, grouped(shown, masks), window).items() if masks else ():
+    for shown_window, groups in by_window(shown, grouped(shown, masks), window).items() if masks else ():
         for group in groups:
-            whole = FrameStack(shown, group.view, seen, network.image_size)
-            boxes = {label: around_all(extent(one) for one in said.values()) for label, said in group.prompts.items()}
+            whole = FrameStack(shown, group.view, shown_window, network.image_size)
+            boxes = {label: around_all(extent(one) for one in by_frame.values()) for label, by_frame in group.prompts.items()}
             for region, labels in together(whole.canvas, boxes):
-                stack, told = replace(whole, region=region), [group.prompts[label] for label in labels]
-                for t in sorted({t for said in told for t in said}):
-                    found.append(_example(stack.input(t), [stack.to_network(said[t]) for said in told if t in said]))
-    return found
+                stack, given = replace(whole, region=region), [group.prompts[label] for label in labels]
+                for t in sorted({t for by_frame in given for t in by_frame}):
+                    examples.append(
+                        _make_example(stack.input(t), [stack.to_network(by_frame[t]) for by_frame in given if t in by_frame])
+                    )
+    return examples
 
 
-def image_example(network: Sam2, picture: NDArray[np.float32], prompts: Iterable[FramePrompt]) -> Example | None:
+def example_of_image(network: Sam2, picture: NDArray[np.float32], prompts: Iterable[FramePrompt]) -> OutlinedFrame | None:
     """An outlined image of a set; None where nothing on it is outlined.
 
     Args:
@@ -102,13 +106,19 @@ def image_example(network: Sam2, picture: NDArray[np.float32], prompts: Iterable
     """
     size = network.image_size
     shape_hw = picture.shape[0], picture.shape[1]
-    told = [to_network(one, shape_hw, size) for one in prompts if one.mask_hw is not None and one.mask_hw.any()]
-    return _example(to_input(picture, size), told) if told else None
+    outlined = [to_network(one, shape_hw, size) for one in prompts if one.mask_hw is not None and one.mask_hw.any()]
+    return _make_example(to_input(picture, size), outlined) if outlined else None
 
 
 @contextmanager
-def adapted(
-    network: Sam2, examples: Sequence[Example], *, seconds: float = 10.0, steps: int = 200, rate: float = 5e-4, seed: int = 0
+def adapt_network(
+    network: Sam2,
+    examples: Sequence[OutlinedFrame],
+    *,
+    seconds: float = 10.0,
+    steps: int = 200,
+    rate: float = 5e-4,
+    seed: int = 0,
 ) -> Iterator[int]:
     """Tune a network to what was outlined, and put its weights back at the end.
 
@@ -128,7 +138,7 @@ def adapted(
     training = network.training
     try:
         with torch.inference_mode(False), torch.enable_grad():
-            taken = _tuned(network, examples, seconds, steps, rate, seed) if examples else 0
+            taken = _tune(network, examples, seconds, steps, rate, seed) if examples else 0
         network.train(training)
         yield taken
     finally:
@@ -139,21 +149,21 @@ def adapted(
                 value.requires_grad_(wanted[name])
 
 
-def _tuned(network: Sam2, examples: Sequence[Example], seconds: float, steps: int, rate: float, seed: int) -> int:
+def _tune(network: Sam2, examples: Sequence[OutlinedFrame], seconds: float, steps: int, rate: float, seed: int) -> int:
     """Train; returns the number of steps."""
     chosen = []
     for name, value in network.named_parameters():
         value.requires_grad_(name.startswith(TUNED) and not name.startswith(KEPT))
         chosen += [value] if value.requires_grad else []
     optimizer = torch.optim.AdamW(chosen, lr=rate, weight_decay=0.0)
-    recipe = Recipe(seed=seed, phases=(Phase(steps, FRAMES, CLIPS),), losses=Weights(consistency=0.0))
-    teacher, rng = Teacher(network, recipe), np.random.default_rng(seed)
+    recipe = Recipe(seed=seed, phases=(Phase(steps, FRAMES, CLIPS),), losses=LossWeights(consistency=0.0))
+    train_step, rng = TrainStep(network, recipe), np.random.default_rng(seed)
     network.train()
     end = time.monotonic() + seconds
     for step in range(steps):
         clips = [examples[int(rng.integers(len(examples)))].clip(rng) for _ in range(CLIPS)]
         batch = Batch(step, tuple(range(CLIPS)), clips)
-        loss = teacher(batch, batch.objects, CLIPS, plan=Plan("mask", frozenset(), SelfSorting)).loss
+        loss = train_step(batch, batch.objects, CLIPS, plan=StepPlan("mask", frozenset(), SelfSorting)).loss
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
@@ -162,5 +172,5 @@ def _tuned(network: Sam2, examples: Sequence[Example], seconds: float, steps: in
     return steps
 
 
-def _example(picture_3SS: Tensor, told: Iterable[FramePrompt]) -> Example:
-    return Example(picture_3SS, np.stack([one.mask_hw for one in told if one.mask_hw is not None]))
+def _make_example(picture_3SS: Tensor, prompts: Iterable[FramePrompt]) -> OutlinedFrame:
+    return OutlinedFrame(picture_3SS, np.stack([one.mask_hw for one in prompts if one.mask_hw is not None]))

@@ -16,8 +16,7 @@ from torch import Tensor
 from medical_sam2.errors import FormatError
 from medical_sam2.io.atomic import write_bytes
 from medical_sam2.model.sam2 import Sam2
-from medical_sam2.train.processes import local, put, whole
-from medical_sam2.train.rates import names_of
+from medical_sam2.train.distributed import assign, gather, local_part
 
 NAME, FORMAT = "last.safetensors", "2"
 Parts = tuple[Sam2, dict[str, Tensor], torch.optim.Optimizer]
@@ -48,14 +47,14 @@ def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise FormatError("no complete checkpoint", "start from an earlier one", subject=path) from error
 
 
-def gathered(network: Sam2, average: Mapping[str, Tensor], optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+def gather_tensors(network: Sam2, average: Mapping[str, Tensor], optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     """Weights, their average and the optimiser's state, whole, one name each; every process asks at once."""
-    tensors = {f"network.{name}": whole(value) for name, value in network.state_dict().items()}
-    tensors |= {f"average.{name}": whole(value) for name, value in average.items()}
-    return tensors | {f"optimizer.{name}": whole(value) for name, value in _moments(optimizer)}
+    tensors = {f"network.{name}": gather(value) for name, value in network.state_dict().items()}
+    tensors |= {f"average.{name}": gather(value) for name, value in average.items()}
+    return tensors | {f"optimizer.{name}": gather(value) for name, value in _optimizer_state(optimizer)}
 
 
-def restore(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, str], parts: Parts) -> None:
+def restore_run(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, str], parts: Parts) -> None:
     """Undo `gathered`.
 
     Args:
@@ -75,24 +74,32 @@ def restore(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, str],
     if any(name not in tensors or tensors[name].shape != value.shape for name, value in wanted.items()):
         raise FormatError("it is the checkpoint of another network", "choose another folder", subject=path)
     for name, value in wanted.items():
-        put(value, tensors[name])
-    for name, parameter in names_of(optimizer.param_groups):
+        assign(value, tensors[name])
+    for name, parameter in _named_parameters(optimizer):
         state = {key: tensors.get(f"optimizer.{name}.{key}") for key in ("step", "exp_avg", "exp_avg_sq")}
         if state["step"] is None:
             continue  # it has had no gradient yet
-        optimizer.state[parameter] = {key: _like(parameter, key, value) for key, value in state.items() if value is not None}
+        optimizer.state[parameter] = {
+            key: _copy_to_layout(parameter, key, value) for key, value in state.items() if value is not None
+        }
 
 
-def _moments(optimizer: torch.optim.Optimizer) -> Iterator[tuple[str, Tensor]]:
-    for name, parameter in names_of(optimizer.param_groups):
+def _optimizer_state(optimizer: torch.optim.Optimizer) -> Iterator[tuple[str, Tensor]]:
+    for name, parameter in _named_parameters(optimizer):
         state: Mapping[str, Any] = optimizer.state.get(parameter, {})
         for key, value in state.items():
             yield f"{name}.{key}", value
 
 
-def _like(parameter: Tensor, key: str, value: Tensor) -> Tensor:
+def _named_parameters(optimizer: torch.optim.Optimizer) -> Iterator[tuple[str, Tensor]]:
+    """Every parameter with its name, as `schedule.group_parameters` grouped them."""
+    for group in optimizer.param_groups:
+        yield from zip(group["names"], group["params"], strict=True)
+
+
+def _copy_to_layout(parameter: Tensor, key: str, value: Tensor) -> Tensor:
     if key == "step":
-        return value.to(local(parameter).device)
+        return value.to(local_part(parameter).device)
     empty = torch.empty_like(parameter, memory_format=torch.preserve_format)
-    put(empty.detach(), value)
+    assign(empty.detach(), value)
     return empty.detach()

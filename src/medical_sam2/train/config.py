@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeVar, cast, get_args, get_origin, get_type_h
 
 from medical_sam2.data.clips import Sampling
 from medical_sam2.errors import ConfigError
-from medical_sam2.train.losses import Weights
+from medical_sam2.train.losses import LossWeights
 
 T = TypeVar("T")
 
@@ -103,7 +103,7 @@ class Recipe:
     workers: int = 1
     save_every: int = 100
     picture_every: int = 0
-    losses: Weights = field(default_factory=Weights)
+    losses: LossWeights = field(default_factory=LossWeights)
 
     def __post_init__(self) -> None:
         if not self.phases:
@@ -132,77 +132,72 @@ def read_recipe(path: Path, settings: Sequence[str] = ()) -> Recipe:
         ConfigError: a key that does not exist (the nearest one is named), or a value of the wrong type.
     """
     try:
-        told = tomllib.loads(path.read_text())
+        values = tomllib.loads(path.read_text())
     except (OSError, tomllib.TOMLDecodeError) as error:
         raise ConfigError(f"the recipe cannot be read ({error})", "give a TOML file", subject=path) from error
-    return build(Recipe, with_settings(told, settings))
+    return build_config(Recipe, override_settings(values, settings))
 
 
-def with_settings(told: dict[str, Any], settings: Sequence[str]) -> dict[str, Any]:
+def override_settings(values: dict[str, Any], settings: Sequence[str]) -> dict[str, Any]:
     """The content of a recipe with `key=value` settings over it; `phases.0.steps=10` reaches into the first phase."""
     for setting in settings:
         key, equals, value = setting.partition("=")
         if not equals:
             raise ConfigError(f"{setting!r} sets nothing", "write key=value", subject="--set")
-        inner: Any = told
+        inner: Any = values
         *parents, last = key.split(".")
         try:
             for parent in parents:
                 inner = inner[int(parent)] if isinstance(inner, list) else inner.setdefault(parent, {})
-            inner[last] = _value(value)
+            inner[last] = _parse_value(value)
         except (TypeError, ValueError, IndexError, AttributeError):
             raise ConfigError(f"there is no setting {key!r}", "look into the recipe", subject="--set") from None
-    return told
+    return values
 
 
-def build(kind: type[T], told: Mapping[str, Any]) -> T:
+def build_config(kind: type[T], given: Mapping[str, Any]) -> T:
     """A frozen dataclass from a mapping; unknown keys and values of another type are refused."""
     hints = get_type_hints(kind)
     values: dict[str, Any] = {}
-    for key, value in told.items():
+    for key, value in given.items():
         if key not in hints:
             near = difflib.get_close_matches(key, hints, n=1)
             raise ConfigError(
                 f"unknown setting {key!r}", f"did you mean {near[0]!r}?" if near else f"choose among {sorted(hints)}"
             )
-        values[key] = _fitting(key, value, hints[key])
+        values[key] = _check_value(key, value, hints[key])
     try:
         return kind(**values)
     except TypeError as error:
         raise ConfigError(str(error).partition("() ")[2], "add it", subject=kind.__name__.lower()) from None
 
 
-def as_told(recipe: Recipe) -> dict[str, Any]:
-    """The recipe as plain values, which `build` takes back."""
-    return dataclasses.asdict(recipe)
-
-
-def _fitting(key: str, value: Any, hint: Any) -> Any:
+def _check_value(key: str, value: Any, hint: Any) -> Any:
     """The value as the type that the setting has."""
     if dataclasses.is_dataclass(hint) and isinstance(value, Mapping):
-        return build(cast(type[Any], hint), cast(Mapping[str, Any], value))
+        return build_config(cast(type[Any], hint), cast(Mapping[str, Any], value))
     if get_origin(hint) is tuple and isinstance(value, list | tuple):
         items, kinds = cast(Sequence[Any], value), get_args(hint)
         kinds = (kinds[0],) * len(items) if kinds[-1] is Ellipsis else kinds
         if len(items) == len(kinds):
-            return tuple(_fitting(key, item, kind) for item, kind in zip(items, kinds, strict=True))
+            return tuple(_check_value(key, item, kind) for item, kind in zip(items, kinds, strict=True))
     if get_origin(hint) is Literal and value in get_args(hint):
         return value
     if hint is float and isinstance(value, int | float) and not isinstance(value, bool):
         return float(value)
     if isinstance(hint, type) and not isinstance(hint, types.GenericAlias) and type(value) is hint:
         return value
-    raise ConfigError(f"{value!r} does not fit", f"give {_named(hint)}", subject=key)
+    raise ConfigError(f"{value!r} does not fit", f"give {_describe_type(hint)}", subject=key)
 
 
-def _named(hint: Any) -> str:
+def _describe_type(hint: Any) -> str:
     if get_origin(hint) is Literal:
         return " or ".join(map(repr, get_args(hint)))
     names = {float: "a number", int: "a whole number", bool: "true or false", str: "a text"}
     return names.get(hint, f"{len(get_args(hint))} numbers" if get_origin(hint) is tuple else "a table")
 
 
-def _value(text: str) -> Any:
+def _parse_value(text: str) -> Any:
     try:
         return tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:

@@ -6,7 +6,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -21,9 +20,9 @@ from medical_sam2.io.atomic import write_bytes
 from medical_sam2.model.nano import Nano
 from medical_sam2.model.sam2 import Sam2
 from medical_sam2.train.config import Phase, Recipe
+from medical_sam2.train.distributed import ProcessGroup
 from medical_sam2.train.loop import Training
-from medical_sam2.train.losses import Weights
-from medical_sam2.train.processes import Processes
+from medical_sam2.train.losses import LossWeights
 
 NANO_RATE = 1e-4  # a seventh of the rate from scratch; no measurement chose it yet
 WARM_UP_STEPS, TIMED_STEPS = 1, 3
@@ -31,14 +30,14 @@ SHARE_OF_TIME = 0.9  # of the minutes that are planned with; clips are slower to
 
 
 @dataclass(frozen=True)
-class Split:
+class CaseSplit:
     """Cases to learn from, and cases that only judge the result."""
 
     train: tuple[Case, ...]
     held_out: tuple[Case, ...]
 
 
-def split_cases(dataset: DataSet, held_out: float, seed: int, most: int | None = None) -> Split:
+def split_cases(dataset: DataSet, held_out: float, seed: int, most: int | None = None) -> CaseSplit:
     """Set cases apart, at random but always the same ones for a seed.
 
     Args:
@@ -59,17 +58,17 @@ def split_cases(dataset: DataSet, held_out: float, seed: int, most: int | None =
             f"{count} of {len(cases)} cases would be held out", "leave at least one to learn from", subject="--held-out"
         )
     order = [cases[int(n)] for n in np.random.default_rng(seed).permutation(len(cases))]
-    return Split(tuple(order[count : None if most is None else count + most]), tuple(order[:count]))
+    return CaseSplit(tuple(order[count : None if most is None else count + most]), tuple(order[:count]))
 
 
-def prepared(dataset: DataSet, cases: Sequence[Case], output: Path, *, workers: int = 1) -> Path:
+def prepare_cases(dataset: DataSet, cases: Sequence[Case], output: Path, *, workers: int = 1) -> Path:
     """The training arrays of some cases of an nnU-Net raw data set; the folder that a recipe calls its pool.
 
     Raises:
         FormatError: a case cannot be read, or none shows anything large enough to learn from.
     """
     output.mkdir(parents=True, exist_ok=True)
-    told: dict[str, Any] = dict(load_json(dataset.folder / nnunet.DESCRIPTION, newest=None))
+    description = dict(load_json(dataset.folder / nnunet.DESCRIPTION, newest=None))
     listed = {
         case.identifier: {
             "images": [str(path.resolve()) for path in case.images],
@@ -79,7 +78,7 @@ def prepared(dataset: DataSet, cases: Sequence[Case], output: Path, *, workers: 
     }
     listing = output / "listing"
     listing.mkdir(exist_ok=True)
-    write_bytes(listing / nnunet.DESCRIPTION, json.dumps({**told, "name": dataset.name, "dataset": listed}).encode())
+    write_bytes(listing / nnunet.DESCRIPTION, json.dumps({**description, "name": dataset.name, "dataset": listed}).encode())
     Source.forget()
     outcome = prepare(Source(listing), output / "prepared", Settings(images=False), workers=workers)
     if outcome.problems:
@@ -90,7 +89,7 @@ def prepared(dataset: DataSet, cases: Sequence[Case], output: Path, *, workers: 
     return output / "prepared" / ARRAYS
 
 
-def recipe_for(network: Sam2, start: str, pool: Path, *, seed: int, steps: int) -> Recipe:
+def choose_recipe(network: Sam2, start: str, pool: Path, *, seed: int, steps: int) -> Recipe:
     """How a network is fine-tuned: SAM 2's own settings, but for `nano`, which is small and learns faster.
 
     Args:
@@ -107,16 +106,16 @@ def recipe_for(network: Sam2, start: str, pool: Path, *, seed: int, steps: int) 
         pool=str(pool), phases=(phase,), seed=seed, start=start, sampling="tasks", average=0.99, warm_up=min(20, steps // 10)
     )
     if small:
-        losses = Weights(consistency=0.1)
+        losses = LossWeights(consistency=0.1)
         return replace(common, rate=NANO_RATE, weight_decay=0.05, cool_down=0.5, clip=1.0, corrections=0.3, losses=losses)
-    losses = Weights(focal=20, dice=1, iou=1, presence=1, gamma=2, alpha=0.25, consistency=0)
+    losses = LossWeights(focal=20, dice=1, iou=1, presence=1, gamma=2, alpha=0.25, consistency=0)
     rates = {"rate": 5e-6, "encoder_rate": 0.6, "layer_decay": 0.9, "weight_decay": 0.1, "clip": 0.1, "cool_down": 1.0}
     return replace(common, **rates, corrections=1.0, clicks=7, from_truth=0.1, checkpointing=True, losses=losses)
 
 
-def steps_within(network: Sam2, recipe: Recipe, folder: Path, minutes: float, device: str) -> int:
+def measure_steps(network: Sam2, recipe: Recipe, folder: Path, minutes: float, device: str) -> int:
     """How many steps fit into some minutes, measured on a copy of the network, so that the rate can fall to nothing in time."""
-    trial = Training(copy.deepcopy(network), replace(recipe, workers=0, picture_every=0), folder, Processes(device))
+    trial = Training(copy.deepcopy(network), replace(recipe, workers=0, picture_every=0), folder, ProcessGroup(device))
     batches = iter(trial.batches())
     for _ in range(WARM_UP_STEPS):
         trial.learn(next(batches))

@@ -5,7 +5,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -17,37 +17,14 @@ from medical_sam2.data.clips import ClipSampler
 from medical_sam2.errors import ConfigError
 from medical_sam2.io.atomic import write_bytes
 from medical_sam2.model.sam2 import Sam2
-from medical_sam2.train import checkpoint, rates
-from medical_sam2.train.config import Recipe, as_told
-from medical_sam2.train.lesson import Batch, Steps, Teacher
-from medical_sam2.train.processes import Processes, local, told
-from medical_sam2.train.records import Records
-from medical_sam2.train.validation import Validation
+from medical_sam2.train.checkpoint import FORMAT, NAME, gather_tensors, load_checkpoint, restore_run, save_checkpoint
+from medical_sam2.train.config import Recipe
+from medical_sam2.train.distributed import ProcessGroup, explain_lost_process, local_part
+from medical_sam2.train.records import RunRecords, StepReport, Validation
+from medical_sam2.train.schedule import compute_rate, group_parameters
+from medical_sam2.train.train_step import Batch, StepBatches, TrainStep
 
 RECIPE = "recipe.json"
-
-
-@dataclass(frozen=True)
-class Progress:
-    """One step as it is reported.
-
-    Args:
-        step: how many are done.
-        loss: of the whole step.
-        dice_first: mean Dice on prompted frames; nan where all were outlined.
-        dice_tracked: mean Dice on tracked frames; nan where there were none.
-        seconds: that the step took, waiting for clips included.
-        rate: the learning rate.
-        norm: of the gradient before it was limited.
-    """
-
-    step: int
-    loss: float
-    dice_first: float
-    dice_tracked: float
-    seconds: float
-    rate: float
-    norm: float
 
 
 class Training:
@@ -66,10 +43,10 @@ class Training:
         network: Sam2,
         recipe: Recipe,
         folder: Path,
-        processes: Processes | None = None,
+        processes: ProcessGroup | None = None,
         reader: CaseReader | None = None,
     ) -> None:
-        self.processes = processes or Processes("cpu")
+        self.processes = processes or ProcessGroup("cpu")
         self.recipe, self.folder = recipe, folder
         fewest = min(phase.clips for phase in recipe.phases)
         if fewest < self.processes.count:
@@ -80,60 +57,61 @@ class Training:
         torch.manual_seed(recipe.seed)
         self.network = network.to(self.processes.device)
         self.reader = reader or read_pool(Path(recipe.pool))
-        module = Teacher(self.network, recipe)
-        self.teacher = self.processes.share(module, _large_parts(self.network), spread=recipe.shard)
+        self.train_step = self.processes.wrap(TrainStep(self.network, recipe), _list_blocks(self.network), spread=recipe.shard)
         self.average = {name: value.detach().clone() for name, value in self.network.state_dict().items()}
-        self.optimizer = torch.optim.AdamW(rates.groups(self.network, recipe), lr=recipe.rate, betas=(0.9, 0.999), fused=True)
+        self.optimizer = torch.optim.AdamW(
+            group_parameters(self.network, recipe), lr=recipe.rate, betas=(0.9, 0.999), fused=True
+        )
         self.step = 0
 
-    def run(self, *, max_minutes: float | None = None) -> Iterator[Progress]:
+    def run(self, *, max_minutes: float | None = None) -> Iterator[StepReport]:
         """Train to the end of the recipe, or of the minutes, or until SIGTERM; a checkpoint is written in each case."""
         end = time.monotonic() + 60 * max_minutes if max_minutes else float("inf")
         first, every = self.processes.first, self.recipe.picture_every
         validation = Validation(self.recipe, self.folder, self.reader, write=first) if every else None
         if first:
-            write_bytes(self.folder / RECIPE, json.dumps(as_told(self.recipe), indent=2).encode())
-        with _asked_to_stop() as asked, Records(self.folder, self.step, write=first) as records:
+            write_bytes(self.folder / RECIPE, json.dumps(asdict(self.recipe), indent=2).encode())
+        with _catch_sigterm() as asked, RunRecords(self.folder, self.step, write=first) as records:
             began = time.monotonic()
             for batch in self.batches():
-                with told():
-                    progress = self.learn(batch, began=began)
-                records.add(progress)
+                with explain_lost_process():
+                    report = self.learn(batch, began=began)
+                records.add(report)
                 if validation is not None and self.step % every == 0:
-                    records.look(self.step, validation.look(self.teacher, self.network, self.average, self.step))
+                    records.add_validation(self.step, validation.run(self.train_step, self.network, self.average, self.step))
                 if self.step % self.recipe.save_every == 0:
                     self.save()
-                yield progress
+                yield report
                 began = time.monotonic()
-                if self.processes.total([asked() or began > end])[0]:
+                if self.processes.add_up([asked() or began > end])[0]:
                     break
             self.save()
 
-    def learn(self, batch: Batch, *, began: float | None = None) -> Progress:
+    def learn(self, batch: Batch, *, began: float | None = None) -> StepReport:
         """One step."""
         began = time.monotonic() if began is None else began
         self.network.train()
         rate = self._set_rate()
-        objects, clips = self.processes.total([batch.objects, len(batch.clips)])
-        lesson = self.teacher(batch, objects / self.processes.count, clips / self.processes.count)
+        objects, clips = self.processes.add_up([batch.objects, len(batch.clips)])
+        result = self.train_step(batch, objects / self.processes.count, clips / self.processes.count)
         self.optimizer.zero_grad(set_to_none=True)
-        lesson.loss.backward()
+        result.loss.backward()
         parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
-        self.processes.settle(parameters)
-        norm = self.processes.limit(parameters, self.recipe.clip)
+        self.processes.average_gradients(parameters)
+        norm = self.processes.clip_gradients(parameters, self.recipe.clip)
         self.optimizer.step()
-        self._follow()
+        self._update_average()
         self.step += 1
-        loss, *scores = self.processes.total([float(lesson.loss.detach()) / self.processes.count, *lesson.dice])
+        loss, *scores = self.processes.add_up([float(result.loss.detach()) / self.processes.count, *result.dice])
         first, tracked = (score / count if count else float("nan") for score, count in (scores[:2], scores[2:]))
-        return Progress(self.step, loss, first, tracked, time.monotonic() - began, rate, norm)
+        return StepReport(self.step, loss, first, tracked, time.monotonic() - began, rate, norm)
 
     def save(self) -> None:
         """Write the checkpoint; all processes at once."""
-        tensors = checkpoint.gathered(self.network, self.average, self.optimizer)
-        facts = {"step": str(self.step), "format": checkpoint.FORMAT}
+        tensors = gather_tensors(self.network, self.average, self.optimizer)
+        facts = {"step": str(self.step), "format": FORMAT}
         if self.processes.first:
-            checkpoint.save_checkpoint(self.folder / checkpoint.NAME, tensors, facts)
+            save_checkpoint(self.folder / NAME, tensors, facts)
 
     def resume(self) -> bool:
         """Go on from the checkpoint in the folder; False where there is none.
@@ -141,11 +119,11 @@ class Training:
         Raises:
             FormatError: it is broken, of an earlier version, or of another network.
         """
-        path = self.folder / checkpoint.NAME
+        path = self.folder / NAME
         if not path.exists():
             return False
-        tensors, facts = checkpoint.load_checkpoint(path)
-        checkpoint.restore(path, tensors, facts, (self.network, self.average, self.optimizer))
+        tensors, facts = load_checkpoint(path)
+        restore_run(path, tensors, facts, (self.network, self.average, self.optimizer))
         self.step = int(facts["step"])
         return True
 
@@ -154,50 +132,50 @@ class Training:
         recipe = self.recipe
         sampler = ClipSampler(self.reader, recipe.seed, recipe.sets, regions=recipe.regions, sampling=recipe.sampling)
         return DataLoader(
-            Steps(sampler, recipe, self.processes.rank, self.processes.count),
+            StepBatches(sampler, recipe, self.processes.rank, self.processes.count),
             batch_size=None,
             sampler=range(self.step, recipe.steps),
             num_workers=recipe.workers,
             prefetch_factor=3 if recipe.workers else None,
-            worker_init_fn=_single_thread if recipe.workers else None,
+            worker_init_fn=_prepare_worker if recipe.workers else None,
         )
 
     def _set_rate(self) -> float:
-        rate = rates.rate_at(self.recipe, self.step)
+        rate = compute_rate(self.recipe, self.step)
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group["share"]
         return rate
 
     @torch.no_grad()
-    def _follow(self) -> None:
+    def _update_average(self) -> None:
         """The average moves towards the weights."""
         decay = min(self.recipe.average, (self.step + 1) / (self.step + 10))
         state = self.network.state_dict()
-        ours, theirs = ([local(tensors[name]) for name in self.average] for tensors in (self.average, state))
+        ours, theirs = ([local_part(tensors[name]) for name in self.average] for tensors in (self.average, state))
         torch._foreach_lerp_(ours, theirs, 1 - decay)  # pyright: ignore
 
 
-def averaged(training: Training) -> Sam2:
+def load_average(training: Training) -> Sam2:
     """The network with its averaged weights, in place."""
     training.network.load_state_dict(training.average)
     return training.network
 
 
-def _large_parts(network: Sam2) -> list[nn.Module]:
+def _list_blocks(network: Sam2) -> list[nn.Module]:
     """What is spread one by one over processes: the blocks of the image encoder."""
     encoder = network.vision_encoder
     blocks = getattr(getattr(encoder, "backbone", None), "blocks", None) or getattr(encoder, "stages", [])
     return list(blocks)
 
 
-def _single_thread(_: int) -> None:
+def _prepare_worker(_: int) -> None:
     torch.set_num_threads(1)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 @contextmanager
-def _asked_to_stop() -> Iterator[Callable[[], bool]]:
+def _catch_sigterm() -> Iterator[Callable[[], bool]]:
     """Whether SIGTERM came; the step in hand is finished first."""
     stop: list[int] = []
     before = signal.signal(signal.SIGTERM, lambda number, _: stop.append(number))

@@ -13,7 +13,7 @@ from medical_sam2.model.backbone import FramePrediction
 
 
 @dataclass(frozen=True)
-class Weights:
+class LossWeights:
     """How much each loss counts.
 
     `focal` 20, `dice` 1, `iou` 1, `presence` 1, `gamma` 2, `alpha` 0.25 is SAM 2's own recipe, for fine-tuning.
@@ -40,7 +40,7 @@ class Weights:
     consistency: float = 0.2
 
 
-def frame_loss(prediction: FramePrediction, truth_BSS: Tensor, weights: Weights, *, given_B: Tensor) -> Tensor:
+def compute_frame_loss(prediction: FramePrediction, truth_BSS: Tensor, weights: LossWeights, *, given_B: Tensor) -> Tensor:
     """Loss of one frame, summed over objects.
 
     Of several proposed masks only the one of lowest loss is supervised, but every predicted IoU is. Where the object is
@@ -55,10 +55,10 @@ def frame_loss(prediction: FramePrediction, truth_BSS: Tensor, weights: Weights,
     target = F.interpolate(truth_BSS[:, None], size=logits.shape[-2:], mode="area").expand_as(logits)
     there = truth_BSS.flatten(1).any(1).float()
     learns = there * (~given_B).float()
-    mask_loss = weights.focal * _focal(logits, target, weights) + weights.dice * _dice(logits, target)
+    mask_loss = weights.focal * _focal_loss(logits, target, weights) + weights.dice * _dice_loss(logits, target)
     best = mask_loss.argmin(1, keepdim=True)
     with torch.no_grad():
-        true_iou = _iou(logits > 0, target > 0.5)
+        true_iou = _measure_iou(logits > 0, target > 0.5)
     iou_loss = (prediction.candidate_iou_BK.float() - true_iou).abs().mean(1)
     presence = F.binary_cross_entropy_with_logits(prediction.presence_B.float().clamp(-20, 20), there, reduction="none")
     total = learns * (mask_loss.gather(1, best)[:, 0] + weights.iou * iou_loss)
@@ -66,7 +66,7 @@ def frame_loss(prediction: FramePrediction, truth_BSS: Tensor, weights: Weights,
     return (total + weights.presence * presence * (~given_B)).sum()
 
 
-def _focal(logits: Tensor, target: Tensor, weights: Weights) -> Tensor:
+def _focal_loss(logits: Tensor, target: Tensor, weights: LossWeights) -> Tensor:
     entropy = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
     if weights.gamma > 0:
         probability = logits.sigmoid()
@@ -77,18 +77,18 @@ def _focal(logits: Tensor, target: Tensor, weights: Weights) -> Tensor:
     return entropy.mean((2, 3))
 
 
-def _dice(logits: Tensor, target: Tensor) -> Tensor:
+def _dice_loss(logits: Tensor, target: Tensor) -> Tensor:
     probability = logits.sigmoid()
     both = (probability * target).sum((2, 3))
     return 1 - (2 * both + 1) / (probability.sum((2, 3)) + target.sum((2, 3)) + 1)
 
 
-def _iou(mask: Tensor, truth: Tensor) -> Tensor:
+def _measure_iou(mask: Tensor, truth: Tensor) -> Tensor:
     both = (mask & truth).sum((2, 3)).float()
     return both / (mask | truth).sum((2, 3)).clamp(min=1)
 
 
-class Consistency(nn.Module):
+class ConsistencyLoss(nn.Module):
     """Supervised contrast of feature-map pixels: alike where the structure is the same, on any frame of the clip.
 
     Every labelled structure teaches, not only the objects that were prompted, so features become distinctive long before

@@ -7,15 +7,15 @@ from transformers import Sam2VideoConfig
 from medical_sam2.model.nano import nano
 from medical_sam2.model.sam2 import Sam2
 from medical_sam2.train.config import Phase, Recipe
-from medical_sam2.train.rates import groups, rate_at
+from medical_sam2.train.schedule import compute_rate, group_parameters
 
 
 def recipe(steps: int = 100, **settings: float) -> Recipe:
     return Recipe(phases=(Phase(steps=steps, frames=1, clips=1),), **settings)  # type: ignore[arg-type]
 
 
-def shares(network: Sam2, told: Recipe) -> dict[str, float]:
-    return {name: group["share"] for group in groups(network, told) for name in group["names"]}
+def shares(network: Sam2, run: Recipe) -> dict[str, float]:
+    return {name: group["share"] for group in group_parameters(network, run) for name in group["names"]}
 
 
 def hiera() -> Sam2:
@@ -44,17 +44,17 @@ def test_layers_of_hiera_decay_as_in_sam_2() -> None:
 
 def test_every_parameter_learns_once_and_only_matrices_decay() -> None:
     network = nano(64)
-    found = groups(network, recipe(weight_decay=0.1))
+    found = group_parameters(network, recipe(weight_decay=0.1))
     parameters = [p for group in found for p in group["params"]]
     assert len(parameters) == len({id(p) for p in parameters}) == len(list(network.parameters()))
     assert all((group["weight_decay"] == 0.1) == (p.ndim > 1) for group in found for p in group["params"])
 
 
 def test_a_rate_warms_up_stays_and_falls_by_a_cosine() -> None:
-    told = recipe(rate=1.0, warm_up=10, cool_down=0.5)
-    assert rate_at(told, 0) == pytest.approx(0.1)
-    assert rate_at(told, 30) == 1.0
-    assert rate_at(told, 75) == pytest.approx(0.5)
-    assert rate_at(told, 100) == pytest.approx(0.01)
+    run = recipe(rate=1.0, warm_up=10, cool_down=0.5)
+    assert compute_rate(run, 0) == pytest.approx(0.1)
+    assert compute_rate(run, 30) == 1.0
+    assert compute_rate(run, 75) == pytest.approx(0.5)
+    assert compute_rate(run, 100) == pytest.approx(0.01)
     whole = recipe(rate=1.0, warm_up=1, cool_down=1.0)
-    assert rate_at(whole, 50) == pytest.approx(0.5)
+    assert compute_rate(whole, 50) == pytest.approx(0.5)

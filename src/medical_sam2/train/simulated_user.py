@@ -1,9 +1,9 @@
-"""The simulated person of training: what is said about each object of a step, and which memory the network plays with.
+"""The simulated user of training: how each object of a step is prompted, and which memory bank the network tracks with.
 
-All of it is a function of (seed, step, place of the clip, object), so that it does not matter which process plays which clip.
+All of it is a function of (seed, step, place of the clip, object): it does not matter which process trains on which clip.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
@@ -16,12 +16,12 @@ from medical_sam2.simulate import NOISE_LEVELS, jitter_box, jitter_mask, next_cl
 from medical_sam2.train.config import Recipe
 
 KINDS = ("mask", "click", "box")
-FIFO = 0.2  # share of steps
+FIFO = 0.2  # share of steps with SAM 2's own bank
 PROMPTS = 1 << 20  # apart from the numbers that draw clips
 
 
 @dataclass(frozen=True)
-class Plan:
+class StepPlan:
     """What all objects of a step share, so that they are decoded together.
 
     Args:
@@ -35,24 +35,30 @@ class Plan:
     policy: Callable[[], Fifo | SelfSorting]
 
     @classmethod
-    def draw(cls, recipe: Recipe, step: int, frames: int) -> "Plan":
+    def draw(cls, recipe: Recipe, step: int, frames: int) -> "StepPlan":
         """The plan of a step. A mask on a single frame would teach nothing, so there it is never given."""
         rng = np.random.default_rng([recipe.seed, step, PROMPTS])
         odds = np.array(recipe.prompt) * ([0, 1, 1] if frames == 1 else [1, 1, 1])
         kind = str(rng.choice(KINDS, p=odds / odds.sum()))
-        return cls(kind, _corrected(recipe, rng, kind, frames), _policy(rng))
+        return cls(kind, _draw_corrected(recipe, rng, kind, frames), _draw_policy(rng))
 
-    def pupils(self, recipe: Recipe, step: int, place: int, truth_OTSS: NDArray[np.bool_]) -> list["Pupil"]:
-        """A person for each object of the clip at a place of the step."""
-        rngs = [np.random.default_rng([recipe.seed, step, PROMPTS, place, number]) for number in range(len(truth_OTSS))]
+    def make_users(self, recipe: Recipe, step: int, place: int, truth_OTSS: NDArray[np.bool_]) -> list["SimulatedUser"]:
+        """A user for each object of the clip at a place of the step."""
         return [
-            Pupil(truth, self.kind, self.corrected, recipe.clicks, recipe.from_truth, rng)
-            for truth, rng in zip(truth_OTSS, rngs, strict=True)
+            SimulatedUser(
+                truth,
+                self.kind,
+                self.corrected,
+                recipe.clicks,
+                recipe.from_truth,
+                np.random.default_rng([recipe.seed, step, PROMPTS, place, number]),
+            )
+            for number, truth in enumerate(truth_OTSS)
         ]
 
 
 @dataclass
-class Pupil:
+class SimulatedUser:
     """Prompts the first frame, corrects some of the others.
 
     Args:
@@ -70,25 +76,25 @@ class Pupil:
     clicks: int
     from_truth: float
     rng: np.random.Generator
-    _left: int = 0
+    _clicks_left: int = 0
 
     def __call__(self, t: int, predicted: NDArray[np.bool_] | None) -> FramePrompt | None:
         """The first prompt on frame 0, then corrections."""
         if predicted is None:
-            self._left = self.clicks if t in self.corrected else 0
-            return self._first(self.truth_thw[0]) if t == 0 else None
-        if self._left == 0:
+            self._clicks_left = self.clicks if t in self.corrected else 0
+            return self._prompt_first(self.truth_thw[0]) if t == 0 else None
+        if self._clicks_left == 0:
             return None
-        self._left -= 1
+        self._clicks_left -= 1
         shown = np.zeros_like(predicted) if self.rng.random() < self.from_truth else predicted
         click = next_click(self.truth_thw[t], shown, self.rng)
         return None if click is None else click.on_frame()
 
     def corrects(self, t: int) -> bool:
         """Whether any click is left for frame t."""
-        return self._left > 0
+        return self._clicks_left > 0
 
-    def _first(self, truth: NDArray[np.bool_]) -> FramePrompt | None:
+    def _prompt_first(self, truth: NDArray[np.bool_]) -> FramePrompt | None:
         noise = NOISE_LEVELS["expert"] if self.rng.random() < 0.5 else NOISE_LEVELS["none"]
         if self.kind == "mask":
             return FramePrompt.mask(jitter_mask(truth, noise, self.rng))
@@ -98,12 +104,7 @@ class Pupil:
         return None if click is None else click.on_frame()
 
 
-def given(pupils: Sequence[Pupil]) -> list[bool]:
-    """Which objects are outlined on the first frame."""
-    return [pupil.kind == "mask" for pupil in pupils]
-
-
-def _corrected(recipe: Recipe, rng: np.random.Generator, kind: str, frames: int) -> frozenset[int]:
+def _draw_corrected(recipe: Recipe, rng: np.random.Generator, kind: str, frames: int) -> frozenset[int]:
     """Up to two frames: the first, unless it is outlined already, and half of the times a later one."""
     if rng.random() >= recipe.corrections:
         return frozenset()
@@ -112,7 +113,7 @@ def _corrected(recipe: Recipe, rng: np.random.Generator, kind: str, frames: int)
     return frozenset(first | later)
 
 
-def _policy(rng: np.random.Generator) -> Callable[[], Fifo | SelfSorting]:
+def _draw_policy(rng: np.random.Generator) -> Callable[[], Fifo | SelfSorting]:
     """Some steps remember as SAM 2, the others sort themselves: with the settings that ship, and with others around them."""
     if rng.random() < FIFO:
         return partial(Fifo, frames=None)

@@ -1,27 +1,31 @@
-"""One step's loss: clips are seen, prompted and tracked, and every answer is compared with the truth.
+"""One step's loss: clips are encoded, prompted and tracked, and every prediction is compared with the truth.
 
-Where prompters correct a frame, each answer on it adds its loss, as in SAM 2's training.
+Where a simulated user corrects a frame, each prediction on it adds its loss, as in SAM 2's training. With activation
+checkpointing the network keeps less for the backward pass, and computes it again when gradients pass.
 
 Shapes: B objects of all clips, T frames, O objects of a clip, S network size.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from torch.utils.data import Dataset
 
 from medical_sam2.data.clips import Clip, ClipSampler
-from medical_sam2.model.backbone import Features, FramePrediction
+from medical_sam2.model.backbone import Features, FramePrediction, Instruction, Memory, Recall
 from medical_sam2.model.memory import PolicyBank
 from medical_sam2.model.sam2 import Sam2
 from medical_sam2.model.tracker import track
 from medical_sam2.train.config import Recipe
-from medical_sam2.train.frugal import Frugal
-from medical_sam2.train.losses import Consistency, frame_loss
-from medical_sam2.train.pupil import Plan, given
+from medical_sam2.train.losses import ConsistencyLoss, compute_frame_loss
+from medical_sam2.train.simulated_user import StepPlan
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,7 +48,7 @@ class Batch:
         return sum(len(clip.truth_OTSS) for clip in self.clips)
 
 
-class Steps(Dataset[Batch]):
+class StepBatches(Dataset[Batch]):
     """Batches by step, so that a run that goes on at step n sees what it would have seen.
 
     Args:
@@ -72,8 +76,8 @@ class Steps(Dataset[Batch]):
 
 
 @dataclass(frozen=True, eq=False)
-class Lesson:
-    """What came out of a batch.
+class StepResult:
+    """Loss and scores of a batch.
 
     Args:
         loss: to be minimised.
@@ -86,8 +90,56 @@ class Lesson:
     masks_TBhw: Tensor | None = None
 
 
-class Teacher(nn.Module):
-    """The network with its losses, as one module: one forward pass is one lesson.
+class ActivationCheckpointing:
+    """The four verbs of a network under activation checkpointing; frames are seen one by one. A `Backbone`.
+
+    Args:
+        network: whose weights learn.
+    """
+
+    def __init__(self, network: Sam2) -> None:
+        self.network = network
+
+    @property
+    def image_size(self) -> int:
+        """Side S of the square input in pixels."""
+        return self.network.image_size
+
+    def encode(self, frames_N3SS: Tensor) -> Features:
+        """See N frames, one after the other."""
+        return _join_features([_recompute(self.network.encode, frame) for frame in frames_N3SS.split(1)])
+
+    def fuse(self, frame: Features, recall: Recall) -> Tensor:
+        """As the network."""
+        return _recompute(self.network.fuse, frame, recall)
+
+    def decode(self, frame: Features, fused_BChw: Tensor, instructions: Sequence[Instruction | None]) -> FramePrediction:
+        """As the network."""
+        return _recompute(self.network.decode, frame, fused_BChw, instructions)
+
+    def memorise(self, frame: Features, prediction: FramePrediction, t: int, prompted: Sequence[bool]) -> list[Memory]:
+        """As the network."""
+        return _recompute(self.network.memorise, frame, prediction, t, prompted)
+
+
+def _recompute(verb: Callable[..., T], *arguments: Any) -> T:
+    return cast(T, checkpoint(verb, *arguments, use_reentrant=False, determinism_check="none"))
+
+
+def _join_features(frames: Sequence[Features]) -> Features:
+    first, second = (torch.cat([frame.fine_BChw[level] for frame in frames]) for level in (0, 1))
+    top, summary = torch.cat([frame.top_BChw for frame in frames]), torch.cat([frame.summary_BC for frame in frames])
+    further = (_concatenate([getattr(frame, name) for frame in frames]) for name in ("key_BDhw", "look_BDhw", "finest_BChw"))
+    return Features(top, (first, second), summary, *further)
+
+
+def _concatenate(parts: Sequence[Tensor | None]) -> Tensor | None:
+    there = [part for part in parts if part is not None]
+    return torch.cat(there) if there else None
+
+
+class TrainStep(nn.Module):
+    """The network with its losses, as one module: one forward pass is one step.
 
     Args:
         network: learns.
@@ -97,88 +149,88 @@ class Teacher(nn.Module):
     def __init__(self, network: Sam2, recipe: Recipe) -> None:
         super().__init__()
         self.network, self.recipe = network, recipe
-        self.consistency = Consistency()
+        self.consistency = ConsistencyLoss()
 
     def forward(
-        self, batch: Batch, objects: float, clips: float, *, plan: Plan | None = None, looked_at: bool = False
-    ) -> Lesson:
+        self, batch: Batch, objects: float, clips: float, *, plan: StepPlan | None = None, keep_masks: bool = False
+    ) -> StepResult:
         """The loss of a batch.
 
         Args:
             batch: clips of one length and size.
             objects: by which the losses of all objects are divided: those of the whole step, over the number of processes.
             clips: likewise for the losses of clips.
-            plan: what the objects are told; that of the step unless given.
-            looked_at: whether masks are returned.
+            plan: how the objects are prompted; that of the step unless given.
+            keep_masks: whether masks are returned.
         """
         with torch.autocast(self.network.device.type, dtype=torch.bfloat16, enabled=self.recipe.precision == "bf16"):
-            return self._taught(batch, objects, clips, plan, looked_at)
+            return self._compute(batch, objects, clips, plan, keep_masks)
 
-    def _taught(self, batch: Batch, objects: float, clips: float, plan: Plan | None, looked_at: bool) -> Lesson:
+    def _compute(self, batch: Batch, objects: float, clips: float, plan: StepPlan | None, keep_masks: bool) -> StepResult:
         network, recipe, frames = self.network, self.recipe, len(batch.clips[0].frames_T3SS)
         network.resize(batch.clips[0].frames_T3SS.shape[-1])
-        plan = plan or Plan.draw(recipe, batch.step, frames)
-        player = Frugal(network) if recipe.checkpointing and torch.is_grad_enabled() else network
+        plan = plan or StepPlan.draw(recipe, batch.step, frames)
+        backbone = ActivationCheckpointing(network) if recipe.checkpointing and torch.is_grad_enabled() else network
         pixels = torch.cat([clip.frames_T3SS for clip in batch.clips]).to(network.device)
         context = recipe.phase(batch.step).context if torch.is_grad_enabled() else 0
         learned = [0, *range(context + 1, frames)]
         owner = [c for c, clip in enumerate(batch.clips) for _ in clip.truth_OTSS]
-        seen, features = self._seen(player, network.normalised(pixels), (owner, frames, learned))
-        pupils = [
-            pupil
+        features_at, features = self._encode(backbone, network.normalised(pixels), (owner, frames, learned))
+        users = [
+            user
             for place, clip in zip(batch.places, batch.clips, strict=True)
-            for pupil in plan.pupils(recipe, batch.step, place, clip.truth_OTSS.numpy())
+            for user in plan.make_users(recipe, batch.step, place, clip.truth_OTSS.numpy())
         ]
         truth_BTSS = torch.cat([clip.truth_OTSS for clip in batch.clips]).to(network.device)
-        outlined = torch.tensor(given(pupils), device=network.device)
+        outlined = torch.full((len(users),), plan.kind == "mask", device=network.device)
         total, scores, masks = torch.zeros((), device=network.device), np.zeros(4), []
         bank = PolicyBank(plan.policy, ordered=[clip.ordered for clip in batch.clips for _ in clip.truth_OTSS])
         corrected: list[Tensor] = []
 
         def superseded(t: int, places: Sequence[int], answer: FramePrediction) -> None:
             free = torch.zeros_like(outlined[places])
-            corrected.append(frame_loss(answer, truth_BTSS[places, t].float(), recipe.losses, given_B=free))
+            corrected.append(compute_frame_loss(answer, truth_BTSS[places, t].float(), recipe.losses, given_B=free))
 
-        tracked = track(player, seen, range(frames), pupils, bank, superseded=superseded)
+        tracked = track(backbone, features_at, range(frames), users, bank, superseded=superseded)
         for t in range(frames):
             with torch.set_grad_enabled(torch.is_grad_enabled() and t in learned):
                 _, prediction = next(tracked)
             if t not in learned:
                 continue
-            known = outlined if t == 0 else torch.zeros_like(outlined)
-            total = total + frame_loss(prediction, truth_BTSS[:, t].float(), recipe.losses, given_B=known)
-            scores[[0, 1] if t == 0 else [2, 3]] += _dice(prediction, truth_BTSS[:, t], known)
-            if looked_at:
+            given = outlined if t == 0 else torch.zeros_like(outlined)
+            total = total + compute_frame_loss(prediction, truth_BTSS[:, t].float(), recipe.losses, given_B=given)
+            scores[[0, 1] if t == 0 else [2, 3]] += _sum_dice(prediction, truth_BTSS[:, t], given)
+            if keep_masks:
                 masks.append(prediction.logits_Bhw.detach().float())
-        contrast = recipe.losses.consistency * self._contrast(features, batch, learned)
+        contrast = recipe.losses.consistency * self._contrast_features(features, batch, learned)
         loss = (total + sum(corrected)) / (objects * len(learned)) + contrast / clips
         first, first_count, tracked, tracked_count = scores.tolist()
-        return Lesson(loss, (first, first_count, tracked, tracked_count), torch.stack(masks) if looked_at else None)
+        return StepResult(loss, (first, first_count, tracked, tracked_count), torch.stack(masks) if keep_masks else None)
 
-    def _seen(
-        self, player: Sam2 | Frugal, pixels_N3SS: Tensor, place: tuple[list[int], int, list[int]]
+    def _encode(
+        self, backbone: Sam2 | ActivationCheckpointing, pixels_N3SS: Tensor, place: tuple[list[int], int, list[int]]
     ) -> tuple[Callable[[int], Features], Features]:
         """What the encoder saw, by frame; and of the frames that are learned from, clip by clip.
 
         Args:
-            player: the network.
+            backbone: the network.
             pixels_N3SS: the frames of all clips.
             place: the clip of each object, frames of a clip, and which of these are learned from.
         """
         owner, frames, learned = place
         rest = [t for t in range(frames) if t not in learned]
         clips = range(len(pixels_N3SS) // frames)
-        features = player.encode(pixels_N3SS[[c * frames + t for c in clips for t in learned]])
+        features = backbone.encode(pixels_N3SS[[c * frames + t for c in clips for t in learned]])
         with torch.no_grad():
-            passed = player.encode(pixels_N3SS[[c * frames + t for c in clips for t in rest]]) if rest else features
+            passed = backbone.encode(pixels_N3SS[[c * frames + t for c in clips for t in rest]]) if rest else features
 
-        def seen(t: int) -> Features:
+        def features_at(t: int) -> Features:
             part, times = (features, learned) if t in learned else (passed, rest)
             return part.pick([c * len(times) + times.index(t) for c in owner])
 
-        return seen, features
+        return features_at, features
 
-    def _contrast(self, features: Features, batch: Batch, learned: list[int]) -> Tensor:
+    def _contrast_features(self, features: Features, batch: Batch, learned: list[int]) -> Tensor:
         """Sum over clips."""
         maps = features.top_BChw if features.key_BDhw is None else features.key_BDhw
         total = maps.new_zeros(())
@@ -190,7 +242,7 @@ class Teacher(nn.Module):
         return total
 
 
-def _dice(prediction: FramePrediction, truth_BSS: Tensor, skip_B: Tensor) -> Sequence[float]:
+def _sum_dice(prediction: FramePrediction, truth_BSS: Tensor, skip_B: Tensor) -> Sequence[float]:
     """Sum of Dice over objects that are there, at the size of the logits; and how many there are."""
     logits = prediction.logits_Bhw.detach().float()
     target = nn.functional.interpolate(truth_BSS[:, None].float(), size=logits.shape[-2:], mode="area")[:, 0] > 0.5

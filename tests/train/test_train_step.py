@@ -1,4 +1,4 @@
-"""One lesson: activation checkpointing changes nothing, and a share of the clips gives its share of the gradient."""
+"""One step of training: activation checkpointing changes nothing, and a share of the clips gives its share of the gradient."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -13,8 +13,8 @@ from medical_sam2.data.clips import ClipSampler
 from medical_sam2.model.backbone import Memory
 from medical_sam2.model.memory import PolicyBank, SelfSorting
 from medical_sam2.train.config import Recipe
-from medical_sam2.train.lesson import Batch, Steps, Teacher
-from medical_sam2.train.pupil import Plan
+from medical_sam2.train.simulated_user import StepPlan
+from medical_sam2.train.train_step import Batch, StepBatches, TrainStep
 from tests.train.jobs import tiny_network, tiny_recipe
 
 
@@ -24,14 +24,14 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
 
 
 def dealt(recipe: Recipe, rank: int, processes: int) -> Batch:
-    return Steps(ClipSampler(PoolReader(Path(recipe.pool)), recipe.seed), recipe, rank, processes)[1]
+    return StepBatches(ClipSampler(PoolReader(Path(recipe.pool)), recipe.seed), recipe, rank, processes)[1]
 
 
 def gradients(recipe: Recipe, batches: list[Batch]) -> dict[str, torch.Tensor]:
     network = tiny_network()
-    teacher, objects = Teacher(network, recipe).train(), sum(batch.objects for batch in batches)
+    step, objects = TrainStep(network, recipe).train(), sum(batch.objects for batch in batches)
     for batch in batches:
-        teacher(batch, objects, sum(len(batch.clips) for batch in batches)).loss.backward()
+        step(batch, objects, sum(len(batch.clips) for batch in batches)).loss.backward()
     return {name: p.grad for name, p in network.named_parameters() if p.grad is not None}
 
 
@@ -42,7 +42,7 @@ def test_shares_of_a_step_add_up_to_the_step(recipe: Recipe) -> None:
 
 
 def test_computing_again_gives_the_same_gradients(recipe: Recipe) -> None:
-    kept, again = (gradients(replace(recipe, checkpointing=frugal), [dealt(recipe, 0, 1)]) for frugal in (False, True))
+    kept, again = (gradients(replace(recipe, checkpointing=again), [dealt(recipe, 0, 1)]) for again in (False, True))
     assert kept.keys() == again.keys()
     assert all(torch.allclose(kept[name], again[name], atol=1e-5) for name in kept)
 
@@ -53,26 +53,26 @@ def test_frames_of_the_context_fill_the_bank_and_teach_nothing(recipe: Recipe) -
     longer = replace(recipe, phases=(phase,), losses=replace(recipe.losses, consistency=0.0))
     batch = dealt(longer, 0, 1)
     assert batch.clips[0].frames_T3SS.shape[0] == 5
-    plan, passed = Plan("mask", frozenset(), SelfSorting), list[bool]()
+    plan, passed = StepPlan("mask", frozenset(), SelfSorting), list[bool]()
 
     class Counted(PolicyBank):
         def store(self, memories: Sequence[Memory]) -> None:
             super().store(memories)
             passed.append(memories[0].map_Chw.requires_grad)
 
-    with patch("medical_sam2.train.lesson.PolicyBank", Counted):
-        lesson = Teacher(tiny_network(), longer)(batch, batch.objects, len(batch.clips), plan=plan)
+    with patch("medical_sam2.train.train_step.PolicyBank", Counted):
+        result = TrainStep(tiny_network(), longer)(batch, batch.objects, len(batch.clips), plan=plan)
     assert passed == [True, False, False, False, True]
-    assert lesson.dice[3] <= batch.objects  # of one tracked frame each
-    lesson.loss.backward()
+    assert result.dice[3] <= batch.objects  # of one tracked frame each
+    result.loss.backward()
 
 
-def test_answers_are_taught_that_were_corrected_afterwards(recipe: Recipe) -> None:
-    batch, teacher = dealt(recipe, 0, 1), Teacher(tiny_network(), recipe)
-    plan = Plan("click", frozenset(), SelfSorting)
+def test_answers_are_learned_that_were_corrected_afterwards(recipe: Recipe) -> None:
+    batch, step = dealt(recipe, 0, 1), TrainStep(tiny_network(), recipe)
+    plan = StepPlan("click", frozenset(), SelfSorting)
     with torch.no_grad():
         never, once, twice = (
-            teacher(batch, batch.objects, len(batch.clips), plan=replace(plan, corrected=corrected)).loss
+            step(batch, batch.objects, len(batch.clips), plan=replace(plan, corrected=corrected)).loss
             for corrected in (frozenset[int](), frozenset({1}), frozenset({0, 1}))
         )
     assert never < once < twice
