@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from classics import loaded
-from medical_sam2.data.nnunet import read_data_set
+from medical_sam2.data.data_sets import read_data_set
 from medical_sam2.errors import PromptError
 from medical_sam2.evaluate.significance import compared
 from medical_sam2.evaluate.tasks import SetTask, VolumeTask

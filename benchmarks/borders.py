@@ -21,7 +21,7 @@ from scipy import ndimage
 from skimage.filters import gaussian, sobel
 from skimage.segmentation import inverse_gaussian_gradient, morphological_geodesic_active_contour, random_walker, watershed
 
-from medical_sam2.data.nnunet import read_data_set
+from medical_sam2.data.data_sets import read_data_set
 from medical_sam2.errors import PromptError
 from medical_sam2.metrics import dice
 from medical_sam2.prompts import FramePrompt, Mask

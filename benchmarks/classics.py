@@ -29,8 +29,7 @@ from numpy.typing import NDArray
 
 from classical import IMAGE_METHODS, VOLUME_METHODS, outlined
 from classics_report import Row, picture, report
-from medical_sam2.data.dataset import DataSet
-from medical_sam2.data.nnunet import read_data_set
+from medical_sam2.data.data_sets import DataSet, read_data_set
 from medical_sam2.errors import MedicalSam2Error, PromptError
 from medical_sam2.evaluate.tasks import KINDS, Kind, SetTask, VolumeTask
 from medical_sam2.intensity_window import choose_window, percentile_window

@@ -27,7 +27,7 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
 from medical_sam2.consensus import FEATURES, Gate, Tracked, described, working_grid
-from medical_sam2.data.nnunet import read_data_set
+from medical_sam2.data.data_sets import read_data_set
 from medical_sam2.errors import MedicalSam2Error, PromptError
 from medical_sam2.evaluate.tasks import KINDS, VolumeTask, check_box
 from medical_sam2.features import fingerprint

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from medical_sam2.data.augment import Augmentation, Odds
+from medical_sam2.data.augmentation import Augmentation, AugmentationOdds
 from medical_sam2.data.balance import Balance
-from medical_sam2.data.cases import Entry
+from medical_sam2.data.cases import CaseEntry
 from medical_sam2.train.config import Phase, Recipe
 from medical_sam2.train.simulated_user import KINDS, SimulatedUser, StepPlan
 
@@ -100,7 +100,7 @@ def clicks(draws: int, seed: int) -> list[Row]:
 def tasks(draws: int, seed: int) -> list[Row]:
     """METHOD §6: a task uniformly, then a modality of it, then a case of that modality; made-up sets of very unequal size."""
     made = [("a", "CT", 90), ("a", "MR", 10), ("b", "MR", 500), ("c", "CT", 1), ("c", "MR", 3), ("c", "US", 60)]
-    entries = [Entry(0, "volume", ((1,),), name, (name,), modality) for name, modality, n in made for _ in range(n)]
+    entries = [CaseEntry(0, "volume", ((1,),), name, (name,), modality) for name, modality, n in made for _ in range(n)]
     balance, rng = Balance(entries), np.random.default_rng(seed)
     drawn = [balance.draw(rng) for _ in range(draws)]
     names = Counter(name for name, _, _ in made)
@@ -120,7 +120,7 @@ def tasks(draws: int, seed: int) -> list[Row]:
 
 def augmentations(draws: int, seed: int) -> list[Row]:
     """METHOD §5, the table of the paper's appendix C.2."""
-    rng, odds = np.random.default_rng(seed), Odds()
+    rng, odds = np.random.default_rng(seed), AugmentationOdds()
     drawn = [Augmentation.draw(rng, odds) for _ in range(draws)]
 
     def row(name: str, probability: float, value: Callable[[Augmentation], float], neutral: float, *limits: float) -> list[Row]:

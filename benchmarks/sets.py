@@ -23,8 +23,7 @@ import torch
 from numpy.typing import NDArray
 
 from medical_sam2 import preview
-from medical_sam2.data.dataset import DataSet
-from medical_sam2.data.nnunet import is_data_set, read_data_set
+from medical_sam2.data.data_sets import DataSet, is_data_set, read_data_set
 from medical_sam2.errors import PromptError
 from medical_sam2.evaluate.tasks import SetTask, check_box
 from medical_sam2.features import fingerprint

@@ -16,7 +16,7 @@ import medical_sam2
 from medical_sam2 import io
 from medical_sam2.data.cases import PoolReader, TrainingCase
 from medical_sam2.data.prepare import Settings, prepare
-from medical_sam2.data.prepare.source import Source
+from medical_sam2.data.prepare.units import DataSource
 from medical_sam2.errors import WeightsError
 from medical_sam2.features import FeatureStore, content
 from medical_sam2.io.labels import read_label_map, save_label_map
@@ -202,7 +202,7 @@ def test_weights_never_lie_beside_settings_of_another_network(tmp_path: Path) ->
 def test_a_preparation_with_other_settings_that_is_killed_leaves_nothing_that_an_earlier_report_vouches_for(
     tmp_path: Path,
 ) -> None:
-    source = Source(volume_set(tmp_path / "in", cases=1))
+    source = DataSource(volume_set(tmp_path / "in", cases=1))
     output, before = tmp_path / "out", tmp_path / "before"
 
     def contents() -> dict[str, bytes]:

@@ -3,11 +3,11 @@
 import numpy as np
 
 from medical_sam2.data.balance import Balance
-from medical_sam2.data.cases import Entry
+from medical_sam2.data.cases import CaseEntry
 
 
-def entry(index: int, names: tuple[str, ...], modality: str) -> Entry:
-    return Entry(index, "volume", tuple((n + 1,) for n in range(len(names))), "set", names, modality)
+def entry(index: int, names: tuple[str, ...], modality: str) -> CaseEntry:
+    return CaseEntry(index, "volume", tuple((n + 1,) for n in range(len(names))), "set", names, modality)
 
 
 def test_a_rare_task_comes_as_often_as_a_frequent_one() -> None:

@@ -11,7 +11,7 @@ from PIL import Image
 
 from medical_sam2.data.catalog import ENTRIES, Entry, Layout, find_entry
 from medical_sam2.data.prepare import Settings, prepare
-from medical_sam2.data.prepare.source import Source
+from medical_sam2.data.prepare.units import DataSource
 from medical_sam2.errors import ConfigError, FormatError, InputError
 from tests.data.nnunet import put
 
@@ -134,7 +134,7 @@ def test_a_published_folder_is_read(tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize("name", ["wbc", "star", "pendal", "toothfairy", "segrap"])
 def test_a_published_folder_is_prepared(tmp_path: Path, name: str) -> None:
     entry = publish(tmp_path / "in", name)
-    outcome = prepare(Source(tmp_path / "in", name), tmp_path / "out", Settings(size=32))
+    outcome = prepare(DataSource(tmp_path / "in", name), tmp_path / "out", Settings(size=32))
     assert (outcome.problems, outcome.cases) == ({}, len(PUBLISHED[name]))
     assert outcome.arrays == (len(entry.channels) if entry.kind == "volume" else 1)
 
@@ -188,7 +188,7 @@ def test_an_entry_of_ones_own_is_one_file(tmp_path: Path) -> None:
     )
     for name in ("a", "a_seg"):
         put(tmp_path / "in" / f"{name}.nrrd", np.repeat(np.arange(4, dtype=np.uint8)[:, None, None], 40, 1).repeat(40, 2))
-    outcome = prepare(Source(tmp_path / "in", f"{tmp_path}/mine.py:ENTRY"), tmp_path / "out")
+    outcome = prepare(DataSource(tmp_path / "in", f"{tmp_path}/mine.py:ENTRY"), tmp_path / "out")
     assert outcome.cases == 1
     with pytest.raises(ConfigError, match="did you mean 'kits23'"):
         find_entry("kits")

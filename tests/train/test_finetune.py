@@ -8,7 +8,7 @@ import torch
 from transformers import Sam2VideoConfig
 
 from medical_sam2.cli import main
-from medical_sam2.data.nnunet import read_data_set
+from medical_sam2.data.data_sets import read_data_set
 from medical_sam2.errors import ConfigError
 from medical_sam2.model.sam2 import Sam2
 from medical_sam2.model.weights import load_backbone, save_backbone

@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medical_sam2.data.cases import Task
-from medical_sam2.data.dataset import Case, DataSet
+from medical_sam2.data.data_sets import Case, DataSet
 from medical_sam2.data.prepare.intensity import HOUNSFIELD
-from medical_sam2.data.prepare.slices import view_of
-from medical_sam2.data.prepare.source import Source
+from medical_sam2.data.prepare.objects import choose_view
+from medical_sam2.data.prepare.units import DataSource
 from medical_sam2.errors import FormatError
 from medical_sam2.intensity_window import in_hounsfield, percentile_window
 from medical_sam2.volume import Volume
@@ -92,7 +92,7 @@ def read_material(picked: Picked) -> Material:
     stacks: list[Stack] = []
     shots: list[Shot] = []
     for folder in picked.folders:
-        dataset = Source(folder).open()
+        dataset = DataSource(folder).open()
         cases = chosen(dataset, half=picked.half)
         if not cases:
             raise FormatError("it has no second case, so none is left to use", "name its image itself", subject=folder)
@@ -114,7 +114,7 @@ def chosen(dataset: DataSet, *, half: bool) -> tuple[Case, ...]:
 
 
 def _stack(dataset: DataSet, volume: Volume) -> Stack:
-    view, axes = view_of(volume), volume.orientation
+    view, axes = choose_view(volume), volume.orientation
     array = np.ascontiguousarray(view.apply(volume.array, axes), np.float32)
     slices, rows, columns = (volume.spacing_mm[axis] for axis in view.order(axes))
     return Stack(dataset.name, array, (slices, rows, columns), in_hounsfield(volume.array, volume.modality or _known(dataset)))

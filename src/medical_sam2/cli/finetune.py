@@ -15,7 +15,7 @@ from medical_sam2.cli._options import FLAG
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from medical_sam2.data.dataset import DataSet
+    from medical_sam2.data.data_sets import DataSet
     from medical_sam2.evaluate.held_out import Score
     from medical_sam2.model.sam2 import Sam2
     from medical_sam2.train.config import Recipe
@@ -72,7 +72,7 @@ def finetune(folder: Path, /, *, output: Annotated[Path, Parameter(alias="-o")],
     """
     import torch
 
-    from medical_sam2.data.nnunet import read_data_set
+    from medical_sam2.data.data_sets import read_data_set
     from medical_sam2.model.weights import load_backbone, save_backbone
     from medical_sam2.train.finetune import prepare_cases
 

@@ -50,7 +50,7 @@ def prepare(
     """
     from medical_sam2.data.prepare import Done, Settings
     from medical_sam2.data.prepare import prepare as run
-    from medical_sam2.data.prepare.source import Source
+    from medical_sam2.data.prepare.units import DataSource
 
     def say(done: Done) -> None:
         first, *others = done.cases
@@ -58,7 +58,7 @@ def prepare(
         sys.stderr.write(plain(f"{done.done} of {done.total}: {first}{more}") + "\n")
 
     settings = Settings(size=size, smallest=smallest, window_hu=_window(window), split=not whole, images=not arrays_only)
-    told = Source(source, layout, tuple(_label(text) for text in label), modality)
+    told = DataSource(source, layout, tuple(_label(text) for text in label), modality)
     outcome = run(told, output, settings, workers=workers, on_done=say)
     for case, problem in outcome.problems.items():
         sys.stderr.write(plain(f"{case}: {problem}") + "\n")

@@ -8,7 +8,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from medical_sam2.data.cases import Entry, Kind
+from medical_sam2.data.cases import CaseEntry, Kind
 
 Place = tuple[int, tuple[int, ...]]
 """Position of a case, and which of its objects are examples of the task."""
@@ -21,7 +21,7 @@ class Balance:
         entries: what there is.
     """
 
-    def __init__(self, entries: Sequence[Entry]) -> None:
+    def __init__(self, entries: Sequence[CaseEntry]) -> None:
         tasks: dict[str, dict[str, list[Place]]] = {}
         for position, entry in enumerate(entries):
             for name in dict.fromkeys(entry.task_names):
@@ -44,7 +44,7 @@ class Balance:
 
 
 @lru_cache(maxsize=8)
-def data_sets_of(entries: tuple[Entry, ...], kind: Kind) -> tuple[list[int], ...]:
+def data_sets_of(entries: tuple[CaseEntry, ...], kind: Kind) -> tuple[list[int], ...]:
     """Positions of the cases of a kind, apart for each data set (or generator) that they come from."""
     groups: dict[str, list[int]] = {}
     for position, entry in enumerate(entries):
@@ -54,6 +54,6 @@ def data_sets_of(entries: tuple[Entry, ...], kind: Kind) -> tuple[list[int], ...
 
 
 @lru_cache(maxsize=4)
-def balance_of(entries: tuple[Entry, ...]) -> Balance:
+def balance_of(entries: tuple[CaseEntry, ...]) -> Balance:
     """The balance of these entries, made once."""
     return Balance(entries)

@@ -9,6 +9,7 @@ cases can come from elsewhere too.
 """
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,10 +28,19 @@ Task = tuple[int, ...]
 """An object: the union of some values of a label map."""
 PARTS = ("images", "labels")
 SYNTHETIC = "synthetic"
+MODALITIES = {
+    "CT": ("ct",),
+    "MR": ("mr", "mri", "t1", "t1w", "t1c", "t1ce", "t1gd", "t2", "t2w", "flair", "adc", "dwi", "cine", "lge", "bssfp"),
+    "US": ("us", "ultrasound", "echo"),
+    "DX": ("xray", "x-ray", "x_ray", "dx", "cr", "radiograph"),
+    "MG": ("mg", "mammography", "mammogram"),
+    "OCT": ("oct",),
+    "PT": ("pet", "pt"),
+}
 
 
 @dataclass(frozen=True)
-class Entry:
+class CaseEntry:
     """What is known of a case before it is loaded, so that sampling knows tasks and modalities.
 
     Args:
@@ -73,7 +83,7 @@ class CaseReader(Protocol):
     """Something that training cases are read from."""
 
     @property
-    def entries(self) -> Sequence[Entry]:
+    def entries(self) -> Sequence[CaseEntry]:
         """What there is."""
         ...
 
@@ -82,7 +92,7 @@ class CaseReader(Protocol):
         ...
 
 
-class Joined:
+class JoinedReader:
     """Several readers as one: each task of each data set is found among its entries.
 
     Args:
@@ -93,7 +103,7 @@ class Joined:
         self.readers = readers
 
     @property
-    def entries(self) -> tuple[Entry, ...]:
+    def entries(self) -> tuple[CaseEntry, ...]:
         """What there is in all of them."""
         return tuple(entry for reader in self.readers for entry in reader.entries)
 
@@ -120,14 +130,14 @@ class PoolReader:
     def __init__(self, folder: Path) -> None:
         arrays = Path(folder) / ARRAYS
         self.folder = arrays if arrays.is_dir() else Path(folder)
-        self.entries: tuple[Entry, ...] = ()
+        self.entries: tuple[CaseEntry, ...] = ()
         self.refresh()
 
     def refresh(self) -> int:
         """Look again what is there; returns how many cases."""
         known = {entry.index: entry for entry in self.entries}
         found = sorted(self.folder.glob("[0-9]*.json"))
-        self.entries = tuple(known.get(int(path.stem)) or _entry(path) for path in found)
+        self.entries = tuple(known.get(int(path.stem)) or _read_entry(path) for path in found)
         return len(self.entries)
 
     def __len__(self) -> int:
@@ -157,7 +167,7 @@ def read_pool(folder: Path) -> CaseReader:
     """
     readers = [PoolReader(path) for path in sorted(folder.glob("*/")) if path.name != ARRAYS]
     found = [reader for reader in readers if reader.entries]
-    return Joined(*found) if found else PoolReader(folder)
+    return JoinedReader(*found) if found else PoolReader(folder)
 
 
 def write_arrays(folder: Path, index: int, case: TrainingCase) -> list[str]:
@@ -169,13 +179,26 @@ def write_arrays(folder: Path, index: int, case: TrainingCase) -> list[str]:
     return names
 
 
-def _entry(path: Path) -> Entry:
+def _read_entry(path: Path) -> CaseEntry:
     try:
         told = json.loads(path.read_text())
         tasks = tuple(tuple(task) for task in told["tasks"])
         names = tuple(told.get("task_names", (told["name"],) * len(tasks)))
-        return Entry(int(path.stem), told["kind"], tasks, told["name"], names, told.get("modality", SYNTHETIC))
+        return CaseEntry(int(path.stem), told["kind"], tasks, told["name"], names, told.get("modality", SYNTHETIC))
     except (ValueError, KeyError, TypeError) as error:
         raise FormatError(
             "no description of a synthetic case", "delete the case and write the pool again", subject=path
         ) from error
+
+
+def modality_of(channels: tuple[str, ...]) -> str:
+    """The DICOM code of what took the images, as far as the names of the channels tell; else those names.
+
+    >>> modality_of(("T1", "FLAIR")), modality_of(("R", "G", "B")), modality_of(("CT_windowed",)), modality_of(("grey",))
+    ('MR', 'RGB', 'CT', 'grey')
+    """
+    names = [name.lower() for name in channels]
+    if names in (["r", "g", "b"], ["red", "green", "blue"]):
+        return "RGB"
+    found = {code for name in names for code, words in MODALITIES.items() if {name, re.split(r"[ _]", name)[0]} & set(words)}
+    return found.pop() if len(found) == 1 else "+".join(channels)

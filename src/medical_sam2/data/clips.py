@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from medical_sam2.data.augment import Augmentation, Odds
+from medical_sam2.data.augmentation import Augmentation, AugmentationOdds
 from medical_sam2.data.balance import balance_of, data_sets_of
 from medical_sam2.data.cases import CaseReader, Task, TrainingCase
 from medical_sam2.errors import FormatError
@@ -24,7 +24,7 @@ ENDS = 0.35  # share of clips of volumes that go on beyond the end of their obje
 INWARDS = 0.3  # share that begins at an end of it and goes through it: it grows from slice to slice
 LEAST_PIXELS = 16  # of an object that is looked at through a region of interest
 Sampling = Literal["cases", "data-sets", "tasks"]
-EAGER = Odds(rotation=0.5, scaling=0.6, noise=0.3, blur=0.3, intensity=0.3, low_resolution=0.4, gamma=0.5)
+EAGER = AugmentationOdds(rotation=0.5, scaling=0.6, noise=0.3, blur=0.3, intensity=0.3, low_resolution=0.4, gamma=0.5)
 
 
 @dataclass(frozen=True, eq=False)

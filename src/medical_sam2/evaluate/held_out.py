@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from medical_sam2.data.dataset import Case, DataSet
+from medical_sam2.data.data_sets import Case, DataSet
 from medical_sam2.errors import PromptError
 from medical_sam2.evaluate.tasks import Kind, SetTask, VolumeTask
 from medical_sam2.io import Picture

@@ -5,8 +5,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
-from medical_sam2.data.dataset import DataSet
-from medical_sam2.data.nnunet import read_data_set
+from medical_sam2.data.data_sets import DataSet, read_data_set
 from medical_sam2.evaluate.methods.named import label, method_named, settings
 from medical_sam2.evaluate.protocols import Condition, Protocol
 from medical_sam2.evaluate.rows import Row, Task

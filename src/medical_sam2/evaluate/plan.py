@@ -8,7 +8,7 @@ from pathlib import Path
 
 import nibabel as nib
 
-from medical_sam2.data.dataset import Case, DataSet
+from medical_sam2.data.data_sets import Case, DataSet
 from medical_sam2.errors import ConfigError
 from medical_sam2.evaluate.job import Job, data_set
 from medical_sam2.evaluate.presets import spread

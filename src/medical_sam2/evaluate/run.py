@@ -8,7 +8,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from medical_sam2 import io
-from medical_sam2.data.prepare.processes import each
+from medical_sam2.data.parallel import run_jobs
 from medical_sam2.errors import ConfigError
 from medical_sam2.evaluate.answer import answer
 from medical_sam2.evaluate.job import Job, data_set
@@ -102,7 +102,7 @@ def _work(
     done, spent = 0, 0.0
     if on_done is not None and lots:
         on_done(Done(0, total, "nothing yet", 0.0))
-    for told in each(answers, lots, workers):
+    for told in run_jobs(answers, lots, workers):
         died = told.error if isinstance(told.error, str) else type(told.error).__name__
         results: list[list[Row] | str] = told.result or [died] * len(told.job.jobs)
         for job, found in zip(told.job.jobs, results, strict=True):

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medical_sam2.data.dataset import Case, LoadedCase
+from medical_sam2.data.data_sets import Case, LoadedCase
 from medical_sam2.errors import PromptError
 from medical_sam2.evaluate.job import Job, data_set
 from medical_sam2.evaluate.methods.method import Asked, Found, Method, Said, slices_of, window_of

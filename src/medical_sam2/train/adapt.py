@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from medical_sam2.cropping import Crop
-from medical_sam2.data.augment import Augmentation, Odds
+from medical_sam2.data.augmentation import Augmentation, AugmentationOdds
 from medical_sam2.data.clips import Clip
 from medical_sam2.frames import FrameStack, to_input, to_network
 from medical_sam2.model.memory import SelfSorting
@@ -37,7 +37,9 @@ from medical_sam2.zoom import extent, together
 TUNED = ("mend.", "sharpen.", "neighbour.", "regression.", "mask_decoder.", "carry.", "memory_attention.", "memory_encoder.")
 KEPT = ("mask_decoder.conv_s", "carry.first", "carry.second", "mask_decoder.pred_obj_score_head")
 """What makes features, so that kept ones stay valid; and the head that judges presence, of which one frame says nothing."""
-COPIES = Odds(rotation=0.7, scaling=0.7, noise=0.3, blur=0.2, intensity=0.3, low_resolution=0.1, gamma=0.5, flip=0.0)
+COPIES = AugmentationOdds(
+    rotation=0.7, scaling=0.7, noise=0.3, blur=0.2, intensity=0.3, low_resolution=0.1, gamma=0.5, flip=0.0
+)
 SHIFT = 0.15  # of a copy, in halves of the frame
 FRAMES, CLIPS = 3, 2
 

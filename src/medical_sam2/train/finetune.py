@@ -9,11 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
-from medical_sam2.data import nnunet
 from medical_sam2.data.cases import ARRAYS
-from medical_sam2.data.dataset import Case, DataSet
+from medical_sam2.data.data_sets import DESCRIPTION, Case, DataSet
 from medical_sam2.data.prepare import Settings, prepare
-from medical_sam2.data.prepare.source import Source
+from medical_sam2.data.prepare.units import DataSource
 from medical_sam2.errors import ConfigError, FormatError
 from medical_sam2.io import load_json
 from medical_sam2.io.atomic import write_bytes
@@ -68,7 +67,7 @@ def prepare_cases(dataset: DataSet, cases: Sequence[Case], output: Path, *, work
         FormatError: a case cannot be read, or none shows anything large enough to learn from.
     """
     output.mkdir(parents=True, exist_ok=True)
-    description = dict(load_json(dataset.folder / nnunet.DESCRIPTION, newest=None))
+    description = dict(load_json(dataset.folder / DESCRIPTION, newest=None))
     listed = {
         case.identifier: {
             "images": [str(path.resolve()) for path in case.images],
@@ -78,9 +77,9 @@ def prepare_cases(dataset: DataSet, cases: Sequence[Case], output: Path, *, work
     }
     listing = output / "listing"
     listing.mkdir(exist_ok=True)
-    write_bytes(listing / nnunet.DESCRIPTION, json.dumps({**description, "name": dataset.name, "dataset": listed}).encode())
-    Source.forget()
-    outcome = prepare(Source(listing), output / "prepared", Settings(images=False), workers=workers)
+    write_bytes(listing / DESCRIPTION, json.dumps({**description, "name": dataset.name, "dataset": listed}).encode())
+    DataSource.forget()
+    outcome = prepare(DataSource(listing), output / "prepared", Settings(images=False), workers=workers)
     if outcome.problems:
         case, problem = next(iter(outcome.problems.items()))
         raise FormatError(problem, "mend it, or take the case out of the data set", subject=case)

@@ -10,17 +10,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from medical_sam2.data.cases import Joined, PoolReader
+from medical_sam2.data.cases import JoinedReader, PoolReader
 from medical_sam2.data.clips import ClipSampler
-from medical_sam2.data.nnunet import read_data_set
+from medical_sam2.data.data_sets import read_data_set
 from medical_sam2.data.prepare import Outcome, Settings, prepare
-from medical_sam2.data.prepare.source import Source
+from medical_sam2.data.prepare.units import DataSource
 from medical_sam2.errors import InputError
 from tests.data.nnunet import AFFINE, blob, describe, picture_set, put, volume_set
 
 
 def run(source: Path, output: Path, *, workers: int = 1, modality: str | None = None, **settings: Any) -> Outcome:
-    return prepare(Source(source, modality=modality), output, Settings(**settings), workers=workers)
+    return prepare(DataSource(source, modality=modality), output, Settings(**settings), workers=workers)
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -206,7 +206,7 @@ def test_folders_that_are_not_written_to(tmp_path: Path) -> None:
 def test_prepared_data_and_others_are_sampled_together(tmp_path: Path) -> None:
     run(volume_set(tmp_path / "livers"), tmp_path / "a")
     run(picture_set(tmp_path / "eyes"), tmp_path / "b")
-    joined = Joined(PoolReader(tmp_path / "a"), PoolReader(tmp_path / "b"))
+    joined = JoinedReader(PoolReader(tmp_path / "a"), PoolReader(tmp_path / "b"))
     assert [entry.name for entry in joined.entries] == ["livers", "livers", "eyes"]
     for position, entry in enumerate(joined.entries):
         case = joined.load(position)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from medical_sam2.data.cases import Kind
-from medical_sam2.data.dataset import Case, DataSet, Split
+from medical_sam2.data.data_sets import Case, DataSet, Split
 from medical_sam2.errors import FormatError, InputError
 from medical_sam2.io import Picture
 from medical_sam2.volume import Volume

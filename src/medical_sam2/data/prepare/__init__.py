@@ -1,6 +1,6 @@
 """Preprocessing (METHOD §4): any data set in; normalised images, label maps, training arrays and a manifest out."""
 
-from medical_sam2.data.prepare.run import Done, Outcome, prepare
-from medical_sam2.data.prepare.settings import Settings
+from medical_sam2.data.prepare.run import PrepareProgress, PrepareResult, prepare
+from medical_sam2.data.prepare.units import PrepareSettings
 
-__all__ = ["Done", "Outcome", "Settings", "prepare"]
+__all__ = ["PrepareProgress", "PrepareResult", "PrepareSettings", "prepare"]

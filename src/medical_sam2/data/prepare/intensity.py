@@ -4,7 +4,7 @@ The order of METHOD §4: crop to non-zero, clip, normalise; inside the mask of n
 or more.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -77,7 +77,7 @@ def levels_of(array: NDArray[Any], inside: NDArray[np.bool_] | None, rule: Rule)
 
 
 @dataclass(frozen=True)
-class Cut:
+class ContentBox:
     """The box around what is not zero.
 
     Args:
@@ -89,7 +89,7 @@ class Cut:
     inside: NDArray[np.bool_] | None
 
 
-def cut_to_content(images: Sequence[NDArray[Any]], labels: NDArray[Any] | None) -> Cut:
+def cut_to_content(images: Sequence[NDArray[Any]], labels: NDArray[Any] | None) -> ContentBox:
     """Where any channel is not zero; labels are never cut off.
 
     Raises:
@@ -99,12 +99,54 @@ def cut_to_content(images: Sequence[NDArray[Any]], labels: NDArray[Any] | None) 
     kept = content if labels is None else content | (labels > 0)
     if not content.any():
         raise FormatError("all its intensities are zero: there is nothing to see", "remove or replace the image")
-    box = tuple(_extent(kept, axis) for axis in range(kept.ndim))
+    box = tuple(_nonzero_extent(kept, axis) for axis in range(kept.ndim))
     inner = kept[box]
     filled = None if inner.size > MUCH * kept.size else np.asarray(ndimage.binary_fill_holes(inner), bool)
-    return Cut(box, filled)
+    return ContentBox(box, filled)
 
 
-def _extent(mask: NDArray[np.bool_], axis: int) -> slice:
+def _nonzero_extent(mask: NDArray[np.bool_], axis: int) -> slice:
     found = np.flatnonzero(mask.any(axis=tuple(other for other in range(mask.ndim) if other != axis)))
     return slice(int(found[0]), int(found[-1]) + 1)
+
+
+BINS = 4096
+
+
+@dataclass(frozen=True, eq=False)
+class ForegroundHistogram:
+    """Counts of foreground voxels within a window; histograms add up, in any order, to the same sum.
+
+    Args:
+        counts: (BINS,) voxels of each bin, from the low to the high end of the window.
+    """
+
+    counts: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, values: NDArray[Any], window_hu: tuple[float, float]) -> "ForegroundHistogram":
+        """The histogram of these values, clipped to the window."""
+        clipped = np.clip(values.astype(np.float32), *window_hu)
+        return cls(np.histogram(clipped, BINS, range=window_hu)[0].astype(np.int64))
+
+
+def levels_of_all(histograms: Iterable[ForegroundHistogram], window_hu: tuple[float, float]) -> Levels:
+    """Percentiles of the foreground of all cases, and its mean and standard deviation between them.
+
+    Raises:
+        FormatError: no case has a foreground, or all of it has one intensity.
+    """
+    counts = sum((histogram.counts for histogram in histograms), np.zeros(BINS, np.int64))
+    total = int(counts.sum())
+    if total == 0:
+        raise FormatError("no case has a voxel to take the scale of the CT from", "check the images and labels")
+    low_hu, high_hu = window_hu
+    centres = low_hu + (np.arange(BINS) + 0.5) * (high_hu - low_hu) / BINS
+    places = np.searchsorted(np.cumsum(counts), [total * share / 100 for share in PERCENTILES])
+    low, high = (float(x) for x in centres[np.minimum(places, BINS - 1)])
+    clipped = np.clip(centres, low, high)
+    mean = float((counts * clipped).sum() / total)
+    std = float(np.sqrt((counts * (clipped - mean) ** 2).sum() / total))
+    if std == 0:
+        raise FormatError(f"the foreground has one intensity within {low_hu:g} to {high_hu:g} HU", "choose another window")
+    return Levels(low, high, mean, std)

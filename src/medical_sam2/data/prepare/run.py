@@ -1,31 +1,52 @@
-"""A whole data set: its units spread over processes, done ones skipped, failed ones named; the manifest at the end."""
+"""A whole data set: its units spread over processes, done ones skipped, failed ones named; the manifest at the end.
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+The manifest says where the data came from, what was done, what there is to train on, what was left out and why. Beside it lies
+`dataset.json`, so that the folder is an nnU-Net raw data set itself.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from medical_sam2.data.cases import ARRAYS
-from medical_sam2.data.dataset import DataSet, Split
-from medical_sam2.data.prepare import manifest, scale, unit
-from medical_sam2.data.prepare.foreground import levels_of_all
-from medical_sam2.data.prepare.intensity import Levels
-from medical_sam2.data.prepare.processes import each
-from medical_sam2.data.prepare.report import UnitReport, write_json
-from medical_sam2.data.prepare.settings import Settings
-from medical_sam2.data.prepare.source import Source
-from medical_sam2.data.prepare.unit import STATE, Job, Unit
+from medical_sam2.data.data_sets import DESCRIPTION, IGNORE, DataSet, Split
+from medical_sam2.data.parallel import run_jobs
+from medical_sam2.data.prepare.convert import (
+    cases_for_scale,
+    channel_rule,
+    measure_foreground,
+    needs_scale,
+    prepare_unit,
+    read_histogram,
+)
+from medical_sam2.data.prepare.intensity import HOUNSFIELD, MUCH, PERCENTILES, Levels, levels_of_all
+from medical_sam2.data.prepare.units import (
+    STATE,
+    VERSION,
+    CaseReport,
+    DataSource,
+    PrepareJob,
+    PrepareSettings,
+    Unit,
+    UnitReport,
+    digest_json,
+    report_failure,
+    write_json,
+)
 from medical_sam2.errors import InputError
 from medical_sam2.io import load_json
 from medical_sam2.io.safe_open import explain
 
-FOLDERS = ("imagesTr", "labelsTr", "imagesTs", "labelsTs", ARRAYS)
+OUTPUT_FOLDERS = ("imagesTr", "labelsTr", "imagesTs", "labelsTs", ARRAYS)
 ABOUT = f"{STATE}/about.json"
 
 
 @dataclass(frozen=True)
-class Done:
+class PrepareProgress:
     """A piece of work was finished.
 
     Args:
@@ -40,7 +61,7 @@ class Done:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class PrepareResult:
     """What `prepare` left.
 
     Args:
@@ -59,13 +80,13 @@ class Outcome:
 
 
 def prepare(
-    source: Source,
+    source: DataSource,
     output: Path,
-    settings: Settings | None = None,
+    settings: PrepareSettings | None = None,
     *,
     workers: int = 1,
-    on_done: Callable[[Done], None] | None = None,
-) -> Outcome:
+    on_done: Callable[[PrepareProgress], None] | None = None,
+) -> PrepareResult:
     """Prepare a data set; what was done before stays, so a run that was cut off goes on and a second one does nothing.
 
     Args:
@@ -79,26 +100,26 @@ def prepare(
         InputError: the source is no data set, or the output folder holds something else.
         ResourceError: the disk is full.
     """
-    settings = settings or Settings()
+    settings = settings or PrepareSettings()
     source.forget()
     dataset = source.open()
     _open_folder(output, source, dataset)
-    units = plan(dataset, settings)
-    levels = _scale(Job(source, settings, None, output, units[0]), units, dataset, workers)
-    jobs = [Job(source, settings, levels, output, one) for one in units]
+    units = plan_units(dataset, settings)
+    levels = _measure_scale(PrepareJob(source, settings, None, output, units[0]), units, dataset, workers)
+    jobs = [PrepareJob(source, settings, levels, output, one) for one in units]
     reports = {job.unit.number: found for job in jobs if (found := job.finished(dataset))}
     todo = [job for job in jobs if job.unit.number not in reports]
-    for done, answer in enumerate(each(unit.work, todo, workers), start=1):
-        reports[answer.job.unit.number] = answer.result or _lost(answer.job, dataset, answer.error or "")
+    for done, answer in enumerate(run_jobs(prepare_unit, todo, workers), start=1):
+        reports[answer.job.unit.number] = answer.result or _report_lost(answer.job, dataset, answer.error or "")
         if on_done is not None:
-            on_done(Done(done, len(todo), answer.job.unit.cases))
+            on_done(PrepareProgress(done, len(todo), answer.job.unit.cases))
     ordered = [reports[number] for number in sorted(reports)]
     _remove_stale(output, ordered, units)
-    manifest.write(output, source, dataset, settings, levels, ordered)
-    return _outcome(output, ordered, frozenset(job.unit.number for job in todo), units)
+    write_manifest(output, source, dataset, settings, levels, ordered)
+    return _sum_up(output, ordered, frozenset(job.unit.number for job in todo), units)
 
 
-def plan(dataset: DataSet, settings: Settings) -> tuple[Unit, ...]:
+def plan_units(dataset: DataSet, settings: PrepareSettings) -> tuple[Unit, ...]:
     """The pieces of work: each volume, or groups of pictures, those to train on in a seeded order."""
     if dataset.kind == "volume":
         return tuple(Unit(n * len(dataset.channels), case.split, (case.identifier,)) for n, case in enumerate(dataset.cases))
@@ -113,34 +134,34 @@ def plan(dataset: DataSet, settings: Settings) -> tuple[Unit, ...]:
     return tuple(Unit(number, split, group) for number, (split, group) in enumerate(groups))
 
 
-def _scale(like: Job, units: tuple[Unit, ...], dataset: DataSet, workers: int) -> Levels | None:
+def _measure_scale(like: PrepareJob, units: tuple[Unit, ...], dataset: DataSet, workers: int) -> Levels | None:
     """One scale for all CTs; a case that cannot be read is named later, when it is prepared."""
-    if not scale.needs_scale(dataset):
+    if not needs_scale(dataset):
         return None
-    wanted = {(case.split, case.identifier) for case in scale.measured(dataset)}
+    wanted = {(case.split, case.identifier) for case in cases_for_scale(dataset)}
     jobs = [replace(like, unit=one) for one in units if (one.split, one.cases[0]) in wanted]
-    files = [answer.result for answer in each(scale.measure, jobs, workers) if answer.result is not None]
-    return levels_of_all(map(scale.read, sorted(files)), like.settings.window_hu) if files else None
+    files = [answer.result for answer in run_jobs(measure_foreground, jobs, workers) if answer.result is not None]
+    return levels_of_all(map(read_histogram, sorted(files)), like.settings.window_hu) if files else None
 
 
-def _lost(job: Job, dataset: DataSet, error: BaseException | str) -> UnitReport:
+def _report_lost(job: PrepareJob, dataset: DataSet, error: BaseException | str) -> UnitReport:
     """The report of a unit that failed as a whole: nothing of it is kept."""
-    return UnitReport("", (), tuple(unit.failed(case, error) for case in job.cases(dataset)))
+    return UnitReport("", (), tuple(report_failure(case, error) for case in job.cases(dataset)))
 
 
-def _open_folder(output: Path, source: Source, dataset: DataSet) -> None:
+def _open_folder(output: Path, source: DataSource, dataset: DataSet) -> None:
     """Make the folders, if the output is new or was made from the same data set."""
     if output.resolve() == source.folder.resolve():
         raise InputError("is the source itself", "choose another folder", subject=output)
-    told = {"data_set": dataset.name, "layout": source.layout, "version": unit.VERSION}
+    told = {"data_set": dataset.name, "layout": source.layout, "version": VERSION}
     try:
         if (output / ABOUT).is_file():
-            before = load_json(output / ABOUT, newest=unit.VERSION)
+            before = load_json(output / ABOUT, newest=VERSION)
             if before != told:
                 raise InputError(f"holds {before.get('data_set')}, prepared before", "choose another folder", subject=output)
         elif output.exists() and any(output.iterdir()):
             raise InputError("holds other files", "choose an empty folder", subject=output)
-        for folder in (*FOLDERS, f"{STATE}/units", f"{STATE}/foreground"):
+        for folder in (*OUTPUT_FOLDERS, f"{STATE}/units", f"{STATE}/foreground"):
             (output / folder).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise explain(error, output) from None
@@ -150,7 +171,7 @@ def _open_folder(output: Path, source: Source, dataset: DataSet) -> None:
 def _remove_stale(output: Path, reports: list[UnitReport], units: tuple[Unit, ...]) -> None:
     """What an earlier run wrote and this one does not stand for, drafts of a run that was killed among them."""
     named = {file for report in reports for file in report.files}
-    for folder in FOLDERS:
+    for folder in OUTPUT_FOLDERS:
         for path in (output / folder).iterdir():
             if f"{folder}/{path.name}" not in named:
                 path.unlink()
@@ -162,9 +183,109 @@ def _remove_stale(output: Path, reports: list[UnitReport], units: tuple[Unit, ..
             path.unlink()
 
 
-def _outcome(output: Path, reports: list[UnitReport], fresh: frozenset[int], units: tuple[Unit, ...]) -> Outcome:
+def _sum_up(output: Path, reports: list[UnitReport], fresh: frozenset[int], units: tuple[Unit, ...]) -> PrepareResult:
     cases = [case for report in reports for case in report.cases]
     problems = {case.case: case.problem for case in cases if case.problem}
     arrays = {number for case in cases for number in case.arrays}
     made = sum(len(one.cases) for one in units if one.number in fresh)
-    return Outcome(output, len(cases) - len(problems), len(arrays), made, problems)
+    return PrepareResult(output, len(cases) - len(problems), len(arrays), made, problems)
+
+
+MANIFEST = "manifest.json"
+
+
+def write_manifest(
+    output: Path,
+    source: DataSource,
+    dataset: DataSet,
+    settings: PrepareSettings,
+    scale: Levels | None,
+    reports: Sequence[UnitReport],
+) -> None:
+    """Write the manifest and, where images are kept and something is outlined in them, `dataset.json`."""
+    cases = sorted((case for report in reports for case in report.cases), key=lambda case: (case.split != "train", case.case))
+    if settings.images and dataset.structures:
+        write_json(output / DESCRIPTION, _build_description(dataset, cases))
+    write_json(output / MANIFEST, _build_manifest(source, dataset, settings, scale, cases))
+
+
+def _build_manifest(
+    source: DataSource, dataset: DataSet, settings: PrepareSettings, scale: Levels | None, cases: Sequence[CaseReport]
+) -> dict[str, Any]:
+    good = [case for case in cases if not case.problem]
+    sums = [[case.case, case.split, dict(case.sha256)] for case in good]
+    return {
+        "version": VERSION,
+        "source": {
+            "name": dataset.name,
+            "layout": source.layout or ("images and labels" if source.labels else "nnU-Net"),
+            "sha256": digest_json(sums),
+            "licence": dataset.licence,
+            "prompt": dataset.prompt,
+        },
+        "settings": asdict(settings),
+        "steps": _describe_steps(dataset, settings),
+        "scale": scale and asdict(scale),
+        "tasks": _describe_tasks(dataset, good),
+        "cases": [{key: value for key, value in asdict(case).items() if key != "problem"} for case in good],
+        "failed": [{"case": case.case, "problem": case.problem} for case in cases if case.problem],
+    }
+
+
+def _describe_tasks(dataset: DataSet, cases: Sequence[CaseReport]) -> list[dict[str, Any]]:
+    """Structure by structure: in how many cases, and how many objects, components among them."""
+    objects: Counter[str] = Counter()
+    seen: Counter[str] = Counter()
+    for case in cases:
+        objects.update(dict(case.objects or {}))
+        seen.update((case.objects or {}).keys())
+    return [
+        {"task": f"{dataset.name}/{name}", "values": list(values), "cases": seen[name], "objects": objects[name]}
+        for name, values in dataset.structures.items()
+    ]
+
+
+def _describe_steps(dataset: DataSet, settings: PrepareSettings) -> list[str]:
+    """What was done to every image, in words."""
+    low, high = PERCENTILES
+    window = f"{settings.window_hu[0]:g} to {settings.window_hu[1]:g} HU"
+    foreground = f"the {low}th and {high}th percentiles of the foreground of all cases"
+    rules = {
+        "window": f"clipped to {window} and to {foreground}, minus its mean over its standard deviation",
+        "percentiles": f"clipped to its {low}th and {high}th percentiles, minus mean over standard deviation",
+        "whole": "minus mean over standard deviation",
+    }
+    cut = f"cropped to non-zero; normalised inside the mask of non-zero where that leaves {MUCH:.0%} or less"
+    small = f"an object that covers less than {settings.smallest:.3%} of every slice is dropped"
+    if dataset.colour:
+        how = ["cropped to non-zero", "kept as bytes (PNG): the network's own mean and standard deviation normalise them"]
+    else:
+        how = [cut, *(f"{channel}: {rules[channel_rule(channel, dataset.modality)]}" for channel in dataset.channels)]
+    if dataset.kind == "set":
+        side = f"stretched to a square of at most {settings.size} pixels (bicubic, labels nearest)"
+        return [*how, f"training arrays: {side}, in groups of up to {settings.group} images", small]
+    side = f"slices over the two axes of highest resolution, shrunk to at most {settings.size} pixels (bicubic, labels nearest)"
+    parts = ["connected components of a structure are objects too, where it has several"] if settings.split else []
+    return [*how, f"training arrays: {side}; nothing is resampled from slice to slice", *parts, small]
+
+
+def _build_description(dataset: DataSet, cases: Sequence[CaseReport]) -> dict[str, Any]:
+    labels: dict[str, Any] = {
+        name: values[0] if len(values) == 1 else list(values) for name, values in dataset.structures.items()
+    }
+    good = Counter(case.split for case in cases if not case.problem)
+    told: dict[str, Any] = {
+        "name": dataset.name,
+        "channel_names": {str(n): _name_channel(channel) for n, channel in enumerate(dataset.channels)},
+        "labels": {"background": 0, **labels, **({} if dataset.ignore is None else {IGNORE: dataset.ignore})},
+        "numTraining": good["train"],
+        "numTest": good["test"],
+        "file_ending": ".png" if dataset.colour else ".nii.gz",
+        "kind": dataset.kind,
+    }
+    return told | {key: value for key, value in (("prompt", dataset.prompt), ("licence", dataset.licence)) if value}
+
+
+def _name_channel(channel: str) -> str:
+    """A CT that was normalised is none in Hounsfield units any more, and must not be taken for one."""
+    return "CT_normalised" if channel.upper() == HOUNSFIELD else channel

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from medical_sam2.data.nnunet import read_data_set
+from medical_sam2.data.data_sets import read_data_set
 from medical_sam2.errors import ConfigError, PromptError
 from medical_sam2.evaluate.methods.method import Asked, Found, Said, Training, slices_of
 from medical_sam2.evaluate.tasks import MaskArray, VolumeTask

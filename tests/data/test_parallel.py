@@ -2,7 +2,7 @@
 
 import os
 
-from medical_sam2.data.prepare.processes import DIED, each
+from medical_sam2.data.parallel import DIED, run_jobs
 
 
 def answer(number: int) -> int:
@@ -15,13 +15,13 @@ def answer(number: int) -> int:
 
 
 def test_errors_and_deaths_are_answers() -> None:
-    told = {one.job: one for one in each(answer, [2, 3, 5], 2)}
+    told = {one.job: one for one in run_jobs(answer, [2, 3, 5], 2)}
     assert (told[2].result, told[2].error) == (1, None)
     assert (told[3].result, type(told[3].error)) == (None, ValueError)
     assert (told[5].result, told[5].error) == (None, DIED)
 
 
 def test_in_this_process() -> None:
-    told = {one.job: one for one in each(answer, [2, 3], 1)}
+    told = {one.job: one for one in run_jobs(answer, [2, 3], 1)}
     assert (told[2].result, type(told[3].error)) == (1, ValueError)
-    assert list(each(answer, [], 4)) == []
+    assert list(run_jobs(answer, [], 4)) == []

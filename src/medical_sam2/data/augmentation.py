@@ -14,7 +14,7 @@ from torch.nn import functional as F  # noqa: N812
 
 
 @dataclass(frozen=True)
-class Odds:
+class AugmentationOdds:
     """Probabilities and ranges; the defaults are the paper's table."""
 
     rotation: float = 0.15
@@ -71,9 +71,9 @@ class Augmentation:
     seed: int = 0
 
     @classmethod
-    def draw(cls, rng: np.random.Generator, odds: Odds | None = None) -> "Augmentation":
+    def draw(cls, rng: np.random.Generator, odds: AugmentationOdds | None = None) -> "Augmentation":
         """Draw every row of the table on its own."""
-        odds = odds or Odds()
+        odds = odds or AugmentationOdds()
 
         def maybe(probability: float, low: float, high: float, otherwise: float) -> float:
             value = float(rng.uniform(low, high))

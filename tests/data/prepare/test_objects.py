@@ -5,8 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medical_sam2.data.prepare import slices
-from medical_sam2.data.prepare.parts import Object, Parts, split, worth
+from medical_sam2.data.prepare.objects import LabelParts, TrainingObject, count_pixels, select_objects, split_labels
 from medical_sam2.errors import FormatError
 from tests.data.nnunet import blob
 from tests.strategies import seeds
@@ -14,7 +13,7 @@ from tests.strategies import seeds
 REGIONS = {"whole": (1, 2, 3), "core": (2, 3), "left": (1,)}
 
 
-def area(parts: Parts, one: Object) -> np.ndarray:
+def area(parts: LabelParts, one: TrainingObject) -> np.ndarray:
     return np.isin(parts.map, one.values)
 
 
@@ -22,7 +21,7 @@ def area(parts: Parts, one: Object) -> np.ndarray:
 def test_objects_are_exactly_the_structures_and_their_components(seed: int, components: bool) -> None:
     rng = np.random.default_rng(seed)
     labels = rng.integers(0, 4, (3, 8, 8)) * (rng.random((3, 8, 8)) < 0.4)
-    found = split(labels, REGIONS, components=components, least=1)
+    found = split_labels(labels, REGIONS, components=components, least=1)
     for name, values in REGIONS.items():
         whole = [one for one in found.objects if one.structure == name and one.component == 0]
         pieces = [area(found, one) for one in found.objects if one.structure == name and one.component > 0]
@@ -35,30 +34,30 @@ def test_objects_are_exactly_the_structures_and_their_components(seed: int, comp
 
 def test_one_component_stays_whole_and_two_are_told_apart() -> None:
     labels = blob((4, 20, 20), {1: (slice(None), slice(2, 8), slice(2, 8)), 2: (slice(None), slice(2, 8), slice(12, 18))})
-    both = split(labels, {"kidney": (1, 2), "left": (1,)}, components=True, least=1)
+    both = split_labels(labels, {"kidney": (1, 2), "left": (1,)}, components=True, least=1)
     assert [(one.structure, one.component) for one in both.objects] == [
         ("kidney", 0),
         ("kidney", 1),
         ("kidney", 2),
         ("left", 0),
     ]
-    alone = split(labels, {"kidney": (1, 2)}, components=False, least=1)
+    alone = split_labels(labels, {"kidney": (1, 2)}, components=False, least=1)
     assert [(one.structure, one.component) for one in alone.objects] == [("kidney", 0)]
 
 
 def test_small_masks_are_dropped_and_said_so() -> None:
     labels = blob((2, 100, 100), {1: (slice(0, 1), slice(0, 30), slice(0, 30)), 2: (slice(1, 2), slice(50, 53), slice(50, 55))})
-    found = split(labels, {"organ": (1, 2), "lesion": (2,)}, components=True, least=0)
-    kept, dropped = worth(found, slices.areas(found.map), 0.00153)
+    found = split_labels(labels, {"organ": (1, 2), "lesion": (2,)}, components=True, least=0)
+    kept, dropped = select_objects(found, count_pixels(found.map), 0.00153)
     assert [(one.structure, one.component) for one in kept] == [("organ", 0)]  # its one large component is no second task
     assert [(one.structure, one.component, one.share) for one in dropped] == [("organ", 2, 0.0015), ("lesion", 0, 0.0015)]
-    kept, _ = worth(found, slices.areas(found.map), 0.0015)
+    kept, _ = select_objects(found, count_pixels(found.map), 0.0015)
     assert len(kept) == 4
 
 
 def test_what_was_not_outlined_belongs_to_no_task() -> None:
     labels = blob((1, 8, 8), {1: (slice(0, 1), slice(0, 4), slice(0, 4)), 9: (slice(0, 1), slice(5, 8), slice(5, 8))})
-    found = split(labels, {"organ": (1,)}, components=True, least=1)
+    found = split_labels(labels, {"organ": (1,)}, components=True, least=1)
     assert found.map.max() == 2
     assert [area(found, one).sum() for one in found.objects] == [16]
 
@@ -66,7 +65,7 @@ def test_what_was_not_outlined_belongs_to_no_task() -> None:
 def test_dust_is_not_told_apart() -> None:
     labels = np.zeros((1, 64, 64), np.uint8)
     labels[0, ::2, ::2] = 1
-    found = split(labels, {"dust": (1,)}, components=True, least=1)
+    found = split_labels(labels, {"dust": (1,)}, components=True, least=1)
     assert len(found.objects) == 1 + 64
     assert dict(found.crumbs) == {"dust": 32 * 32 - 64}
 
@@ -74,4 +73,4 @@ def test_dust_is_not_told_apart() -> None:
 def test_more_structures_than_a_byte_tells_apart() -> None:
     labels = np.arange(300).reshape(1, 15, 20)
     with pytest.raises(FormatError, match="255"):
-        split(labels, {str(n): (n,) for n in range(1, 300)}, components=True, least=1)
+        split_labels(labels, {str(n): (n,) for n in range(1, 300)}, components=True, least=1)

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from multiprocessing import get_context
 from typing import Generic, TypeVar
 
-Job = TypeVar("Job")
-Result = TypeVar("Result")
+Task = TypeVar("Task")
+Output = TypeVar("Output")
 DIED = "its process died, most likely for want of memory; prepare with fewer workers"
 
 
 @dataclass(frozen=True)
-class Answer(Generic[Job, Result]):
+class JobResult(Generic[Task, Output]):
     """What came of a job.
 
     Args:
@@ -22,12 +22,12 @@ class Answer(Generic[Job, Result]):
         error: why it failed, an exception or words.
     """
 
-    job: Job
-    result: Result | None
+    job: Task
+    result: Output | None
     error: BaseException | str | None = None
 
 
-def each(function: Callable[[Job], Result], jobs: Sequence[Job], workers: int) -> Iterator[Answer[Job, Result]]:
+def run_jobs(function: Callable[[Task], Output], jobs: Sequence[Task], workers: int) -> Iterator[JobResult[Task, Output]]:
     """The answers to all jobs, in the order in which they are done.
 
     Args:
@@ -37,35 +37,35 @@ def each(function: Callable[[Job], Result], jobs: Sequence[Job], workers: int) -
     """
     if workers <= 1:
         for job in jobs:
-            yield _tried(function, job)
+            yield _try_job(function, job)
         return
     if not jobs:
         return
     left = list(jobs)
-    for answer in _together(function, jobs, workers):
+    for answer in _run_in_pool(function, jobs, workers):
         left.remove(answer.job)
         yield answer
     for job in left:  # a process died: whose fault it was shows when each job has a process of its own
-        yield from list(_together(function, [job], 1)) or [Answer(job, None, DIED)]
+        yield from list(_run_in_pool(function, [job], 1)) or [JobResult(job, None, DIED)]
 
 
-def _tried(function: Callable[[Job], Result], job: Job) -> Answer[Job, Result]:
+def _try_job(function: Callable[[Task], Output], job: Task) -> JobResult[Task, Output]:
     try:
-        return Answer(job, function(job))
+        return JobResult(job, function(job))
     except Exception as error:  # told to whoever asked, who goes on with the others
-        return Answer(job, None, error)
+        return JobResult(job, None, error)
 
 
-def _together(function: Callable[[Job], Result], jobs: Sequence[Job], workers: int) -> Iterator[Answer[Job, Result]]:
+def _run_in_pool(function: Callable[[Task], Output], jobs: Sequence[Task], workers: int) -> Iterator[JobResult[Task, Output]]:
     """Answers until all are there or a process dies."""
     with ProcessPoolExecutor(min(workers, len(jobs)), mp_context=get_context("spawn")) as executor:
-        futures: dict[Future[Result], Job] = {executor.submit(function, job): job for job in jobs}
+        futures: dict[Future[Output], Task] = {executor.submit(function, job): job for job in jobs}
         try:
             for future in as_completed(futures):
                 error = future.exception()
                 if isinstance(error, BrokenProcessPool):
                     return
-                yield Answer(futures[future], None if error else future.result(), error)
+                yield JobResult(futures[future], None if error else future.result(), error)
         except BaseException:
             executor.shutdown(wait=False, cancel_futures=True)
             raise

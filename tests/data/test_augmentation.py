@@ -7,13 +7,13 @@ import pytest
 import torch
 
 from benchmarks import augmentation
-from medical_sam2.data.augment import Augmentation, Odds
+from medical_sam2.data.augmentation import Augmentation, AugmentationOdds
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "augmentation.npz"  # made by benchmarks/augmentation.py
 
 
 def test_draws_match_the_table() -> None:
-    rng, odds = np.random.default_rng(0), Odds()
+    rng, odds = np.random.default_rng(0), AugmentationOdds()
     draws = [Augmentation.draw(rng, odds) for _ in range(10_000)]
 
     def share(changed: list[bool]) -> float:

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from medical_sam2.data.nnunet import read_data_set
+from medical_sam2.data.data_sets import read_data_set
 from medical_sam2.errors import ConfigError, FormatError, GeometryError, InputError
 from tests.data.nnunet import AFFINE, describe, picture_set, put, volume_set
 

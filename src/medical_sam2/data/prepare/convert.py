@@ -1,0 +1,375 @@
+"""A unit is converted: cropped, normalised, stored on its own grid, and its slices written as training cases.
+
+Volumes: a training case for each channel. Pictures: a group is one training case, a set of images in no order; colour as PNG,
+grey as NIfTI. CTs of a data set share one scale, which a first pass over the foreground of all of them gives.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from medical_sam2 import io
+from medical_sam2.data.cases import MODALITIES, TrainingCase, modality_of
+from medical_sam2.data.data_sets import Case, DataSet
+from medical_sam2.data.prepare.intensity import (
+    BINS,
+    CLIPPED,
+    HOUNSFIELD,
+    ContentBox,
+    ForegroundHistogram,
+    Levels,
+    Rule,
+    cut_to_content,
+    levels_of,
+    rule_for,
+)
+from medical_sam2.data.prepare.objects import (
+    as_slice,
+    choose_view,
+    count_objects,
+    count_pixels,
+    resize_slices,
+    select_objects,
+    shrink_shape,
+    split_labels,
+)
+from medical_sam2.data.prepare.units import (
+    STATE,
+    CaseReport,
+    DroppedObject,
+    PrepareJob,
+    UnitOutput,
+    UnitReport,
+    checksums,
+    digest_json,
+    name_files,
+    name_tasks,
+    report_failure,
+    save_report,
+    stamp,
+    write_training_case,
+)
+from medical_sam2.io.atomic import write_bytes, writing
+from medical_sam2.io.registry import Picture
+from medical_sam2.volume import Volume
+
+VOLUME_ENDING = ".nii.gz"
+CODES = {HOUNSFIELD, *CLIPPED, *MODALITIES}
+
+
+def prepare_unit(job: PrepareJob) -> UnitReport:
+    """Do a unit; a case that fails is in its report."""
+    dataset = job.source.open()
+    cases = job.cases(dataset)
+    job.report_file.unlink(missing_ok=True)  # an earlier one would speak of files that are being replaced
+    output = (prepare_volume if dataset.kind == "volume" else prepare_pictures)(job, dataset, cases)
+    report = UnitReport(job.fingerprint(dataset), output.files, output.cases)
+    save_report(job.report_file, report)
+    return report
+
+
+def prepare_volume(job: PrepareJob, dataset: DataSet, cases: Sequence[Case]) -> UnitOutput:
+    """Prepare a volume; see `prepare_unit`."""
+    (case,) = cases
+    try:
+        return _prepare_volume(job, dataset, case)
+    except Exception as error:  # one bad case never stops the others: it is named in the manifest
+        return UnitOutput((), (report_failure(case, error),))
+
+
+def channel_rule(channel: str, modality: str) -> Rule:
+    """The rule of one channel, by its own name or, where that tells nothing, by the modality of the data set.
+
+    A CT counts as Hounsfield units only where the channel is called just that.
+    """
+    found = modality_of((channel,))
+    code = found if found in CODES else modality
+    return "whole" if code == HOUNSFIELD and channel.upper() != HOUNSFIELD else rule_for(code)
+
+
+def _prepare_volume(job: PrepareJob, dataset: DataSet, case: Case) -> UnitOutput:
+    loaded = dataset.load(case)
+    volumes = [volume for volume in loaded.images if isinstance(volume, Volume)]
+    cut = cut_to_content([volume.array for volume in volumes], loaded.labels)
+    labels = None if loaded.labels is None else loaded.labels[cut.box]
+    levels = tuple(
+        _choose_levels(volume.array[cut.box], cut.inside, channel_rule(channel, dataset.modality), job.scale)
+        for volume, channel in zip(volumes, dataset.channels, strict=True)
+    )
+    cropped = [_crop_volume(volume, cut) for volume in volumes]
+    written = _store_volumes(job, case, cropped, levels, cut, labels) if job.settings.images else []
+    report = CaseReport(
+        case.identifier,
+        case.split,
+        checksums(case),
+        shape=volumes[0].shape,
+        crop=tuple((side.start, side.stop - 1) for side in cut.box),
+        inside_mask=cut.inside is not None,
+        levels=levels,
+        notes=_note_oddities(dataset, volumes),
+    )
+    if labels is None or case.split == "test":
+        return UnitOutput(tuple(written), (report,))
+    trained, report = _write_volume_case(job, dataset, cropped, levels, labels, report)
+    return UnitOutput((*written, *trained), (report,))
+
+
+def _choose_levels(array: NDArray[Any], inside: NDArray[np.bool_] | None, rule: Rule, scale: Levels | None) -> Levels:
+    return scale if rule == "window" and scale is not None else levels_of(array, inside, rule)
+
+
+def _crop_volume(volume: Volume, cut: ContentBox) -> Volume:
+    affine = volume.affine.copy()
+    affine[:3, 3] += affine[:3, :3] @ [side.start for side in cut.box]
+    return replace(volume, array=volume.array[cut.box], affine=affine)
+
+
+def _note_oddities(dataset: DataSet, volumes: Sequence[Volume]) -> tuple[str, ...]:
+    notes = dict.fromkeys(note for volume in volumes for note in volume.warnings)
+    for volume, channel in zip(volumes, dataset.channels, strict=True):
+        if channel_rule(channel, dataset.modality) == "window" and volume.array.min() >= 0:
+            notes["no value is under 0: these may not be Hounsfield units"] = None
+    return tuple(notes)
+
+
+def _store_volumes(
+    job: PrepareJob,
+    case: Case,
+    volumes: Sequence[Volume],
+    levels: Sequence[Levels],
+    cut: ContentBox,
+    labels: NDArray[Any] | None,
+) -> list[str]:
+    files, label_file = name_files(case, len(volumes), VOLUME_ENDING)
+    for file, volume, level in zip(files, volumes, levels, strict=True):
+        io.save(level.normalise(volume.array, cut.inside), job.output / file, like=volume)
+    if labels is not None:
+        io.save(labels, job.output / label_file, like=volumes[0])
+        files.append(label_file)
+    return files
+
+
+def _write_volume_case(
+    job: PrepareJob,
+    dataset: DataSet,
+    volumes: Sequence[Volume],
+    levels: Sequence[Levels],
+    labels: NDArray[Any],
+    report: CaseReport,
+) -> tuple[list[str], CaseReport]:
+    """Write a training case for each channel, if anything in it is large enough."""
+    view = choose_view(volumes[0])
+    axes, settings = volumes[0].orientation, job.settings
+    stack = view.apply(labels, axes)
+    found = split_labels(stack, dataset.structures, components=settings.split, least=settings.smallest * stack[0].size)
+    shape = shrink_shape((stack.shape[1], stack.shape[2]), settings.size)
+    small = resize_slices(found.map, shape, nearest=True)
+    kept, dropped = select_objects(found, count_pixels(small), settings.smallest)
+    report = replace(report, dropped=dropped, objects=count_objects(kept))
+    if not kept:
+        nothing = DroppedObject("", 0, 0.0, "no structure is large enough to train on")
+        return [], replace(report, dropped=(*dropped, nothing))
+    tasks, task = tuple(one.values for one in kept), name_tasks(dataset, [one.structure for one in kept])
+    numbers = tuple(job.unit.number + channel for channel in range(len(volumes)))
+    written: list[str] = []
+    for number, volume, level, channel in zip(numbers, volumes, levels, dataset.channels, strict=True):
+        images = resize_slices(view.apply(level.grey(volume.array), axes), shape)
+        case = TrainingCase(images, small, tasks, "volume", dataset.name)
+        written += write_training_case(job.output, number, case, task_names=task, modality=channel)
+    return written, replace(report, arrays=numbers)
+
+
+LEAST_IMAGES = 2  # images without which there is no set
+
+
+@dataclass(frozen=True, eq=False)
+class PreparedImage:
+    """An image of a set, as it is trained on.
+
+    Args:
+        image: (H, W) or (H, W, 3) bytes.
+        labels: (H, W), None where there are none.
+        report: of its case.
+    """
+
+    image: NDArray[np.uint8]
+    labels: NDArray[Any] | None
+    report: CaseReport
+
+
+def prepare_pictures(job: PrepareJob, dataset: DataSet, cases: Sequence[Case]) -> UnitOutput:
+    """Prepare a group of pictures; see `prepare_unit`."""
+    files: list[str] = []
+    reports: dict[str, CaseReport] = {}
+    ready: list[PreparedImage] = []
+    for case in cases:
+        try:
+            one, written = _prepare_picture(job, dataset, case)
+        except Exception as error:  # one bad case never stops the others: it is named in the manifest
+            reports[case.identifier] = report_failure(case, error)
+            continue
+        files += written
+        reports[case.identifier] = one.report
+        if one.labels is not None and case.split == "train":
+            ready.append(one)
+    if ready:
+        trained, told = _write_set_case(job, dataset, ready)
+        files += trained
+        reports |= {report.case: report for report in told}
+    return UnitOutput(tuple(files), tuple(reports.values()))
+
+
+def _prepare_picture(job: PrepareJob, dataset: DataSet, case: Case) -> tuple[PreparedImage, list[str]]:
+    loaded = dataset.load(case)
+    (picture,) = (found for found in loaded.images if isinstance(found, Picture))
+    array = picture.array
+    if dataset.colour and not picture.colour:
+        array = np.repeat(array[..., None], 3, axis=2)
+    planes = [array[..., channel] for channel in range(3)] if dataset.colour else [array]
+    cut = cut_to_content(planes, loaded.labels)
+    array, labels = array[cut.box], None if loaded.labels is None else loaded.labels[cut.box]
+    levels = levels_of(array, cut.inside, "whole" if dataset.colour else channel_rule(dataset.channels[0], dataset.modality))
+    report = CaseReport(
+        case.identifier,
+        case.split,
+        checksums(case),
+        shape=picture.shape,
+        crop=tuple((side.start, side.stop - 1) for side in cut.box),
+        inside_mask=cut.inside is not None,
+        levels=(levels,),
+        notes=picture.warnings,
+    )
+    if dataset.colour:
+        written = _store_colour(case, job, array, labels) if job.settings.images else []
+        return PreparedImage(array.astype(np.uint8), labels, report), written
+    normal = levels.normalise(array, cut.inside)
+    corner = (cut.box[0].start, cut.box[1].start)
+    written = _store_grey(case, job, normal, labels, picture, corner) if job.settings.images else []
+    return PreparedImage(levels.grey(array), labels, report), written
+
+
+def _store_colour(case: Case, job: PrepareJob, array: NDArray[Any], labels: NDArray[Any] | None) -> list[str]:
+    files, label_file = name_files(case, 1, ".png")
+    _write_png(job, files[0], array.astype(np.uint8))
+    if labels is not None:
+        _write_png(job, label_file, labels)
+        files.append(label_file)
+    return files
+
+
+def _write_png(job: PrepareJob, file: str, array: NDArray[Any]) -> None:
+    stream = BytesIO()
+    Image.fromarray(np.ascontiguousarray(array)).save(stream, format="PNG")
+    write_bytes(job.output / file, stream.getvalue())
+
+
+def _store_grey(
+    case: Case,
+    job: PrepareJob,
+    normal: NDArray[np.float32],
+    labels: NDArray[Any] | None,
+    picture: Picture,
+    corner: tuple[int, int],
+) -> list[str]:
+    """As a volume of one slice; x runs with the columns, y with the rows: pixels know no patient."""
+    files, label_file = name_files(case, 1, ".nii.gz")
+    rows_mm, columns_mm = picture.spacing_mm or (1.0, 1.0)
+    affine = np.diag([-columns_mm, -rows_mm, 1.0, 1.0])
+    affine[:2, 3] = -columns_mm * corner[1], -rows_mm * corner[0]
+    image = as_slice(normal)
+    like = Volume(image, affine)
+    io.save(image, job.output / files[0], like=like)
+    if labels is not None:
+        io.save(as_slice(labels), job.output / label_file, like=like)
+        files.append(label_file)
+    return files
+
+
+def _write_set_case(job: PrepareJob, dataset: DataSet, ready: Sequence[PreparedImage]) -> tuple[list[str], list[CaseReport]]:
+    """Write the group as one training case; images on which nothing is large enough are left out.
+
+    Components are not told apart: those of one image have no counterpart on another.
+    """
+    side = min(job.settings.size, max(max(one.image.shape[:2]) for one in ready))
+    labels = np.stack([resize_slices(_labels_as_bytes(one.labels)[None], (side, side), nearest=True)[0] for one in ready])
+    found = split_labels(labels, dataset.structures, components=False, least=0)
+    counts = count_pixels(found.map)
+    kept, dropped = select_objects(found, counts, job.settings.smallest)
+    share = np.stack([counts[:, list(one.values)].sum(axis=1) / (side * side) for one in kept] or [np.zeros(len(ready))])
+    good = np.flatnonzero((share >= max(job.settings.smallest, 1e-12)).any(axis=0))
+    small = DroppedObject("", 0, 0.0, f"nothing covers {job.settings.smallest:.3%} of it")
+    few = DroppedObject("", 0, 0.0, "its group has no second image to train on")
+    lost = {n: (small,) for n in range(len(ready)) if n not in good} | (
+        {int(n): (few,) for n in good} if len(good) < LEAST_IMAGES else {}
+    )
+    reports = [
+        replace(
+            one.report,
+            dropped=lost.get(n, dropped),
+            arrays=() if n in lost else (job.unit.number,),
+            objects={} if n in lost else {o.structure: 1 for o in kept if counts[n, list(o.values)].sum()},
+        )
+        for n, one in enumerate(ready)
+    ]
+    if len(good) < LEAST_IMAGES:
+        return [], reports
+    images = np.stack([resize_slices(_as_colour(ready[int(n)].image)[None], (side, side))[0] for n in good])
+    case = TrainingCase(images, found.map[good], tuple(one.values for one in kept), "set", dataset.name)
+    modality = dataset.modality if dataset.colour else dataset.channels[0]
+    task = name_tasks(dataset, [one.structure for one in kept])
+    return write_training_case(job.output, job.unit.number, case, task_names=task, modality=modality), reports
+
+
+def _labels_as_bytes(labels: NDArray[Any] | None) -> NDArray[np.uint8]:
+    if labels is None or labels.max(initial=0) > 255:
+        raise ValueError("labels of pictures are bytes")
+    return labels.astype(np.uint8)
+
+
+def _as_colour(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    return image if image.ndim == 3 else np.repeat(image[..., None], 3, axis=2)
+
+
+def needs_scale(dataset: DataSet) -> bool:
+    """Whether a channel is a CT in Hounsfield units."""
+    return dataset.kind == "volume" and any(channel_rule(channel, dataset.modality) == "window" for channel in dataset.channels)
+
+
+def cases_for_scale(dataset: DataSet) -> tuple[Case, ...]:
+    """Cases that the scale is taken from: those with labels to train on, or all where there is none."""
+    return tuple(case for case in dataset.split("train") if case.label is not None) or dataset.cases
+
+
+def measure_foreground(job: PrepareJob) -> Path:
+    """Count the foreground of one case, unless it was done before; returns the file with the counts."""
+    dataset = job.source.open()
+    (case,) = job.cases(dataset)
+    key = [stamp(case), job.settings.window_hu, sorted(dataset.structures.items()), dataset.ignore, dataset.channels]
+    path = job.output / STATE / "foreground" / f"{job.unit.number:06d}-{digest_json(key)[:16]}.npy"
+    if not path.is_file():
+        counts = _count_foreground(dataset, case, job.settings.window_hu)
+        with writing(path) as stream:
+            np.save(stream, counts.counts, allow_pickle=False)
+    return path
+
+
+def read_histogram(path: Path) -> ForegroundHistogram:
+    """The counts of a file that `measure` wrote."""
+    return ForegroundHistogram(np.load(path, allow_pickle=False))
+
+
+def _count_foreground(dataset: DataSet, case: Case, window_hu: tuple[float, float]) -> ForegroundHistogram:
+    loaded = dataset.load(case)
+    total = np.zeros(BINS, np.int64)
+    values = [value for values in dataset.structures.values() for value in values]
+    for volume, channel in zip(loaded.images, dataset.channels, strict=True):
+        if isinstance(volume, Volume) and channel_rule(channel, dataset.modality) == "window":
+            seen = volume.array if loaded.labels is None else volume.array[np.isin(loaded.labels, values)]
+            total += ForegroundHistogram.of(seen, window_hu).counts
+    return ForegroundHistogram(total)
