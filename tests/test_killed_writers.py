@@ -15,7 +15,7 @@ import torch
 import medical_sam2
 from medical_sam2 import io
 from medical_sam2.data.cases import PoolReader, TrainingCase
-from medical_sam2.data.prepare import Settings, prepare
+from medical_sam2.data.prepare import PrepareSettings, prepare
 from medical_sam2.data.prepare.units import DataSource
 from medical_sam2.errors import WeightsError
 from medical_sam2.features import FeatureStore, content
@@ -209,17 +209,17 @@ def test_a_preparation_with_other_settings_that_is_killed_leaves_nothing_that_an
         files = [path for path in output.rglob("*") if path.is_file() and ".prepare" not in path.parts]
         return {str(path.relative_to(output)): path.read_bytes() for path in files}
 
-    prepare(source, output, Settings(window_hu=(-100, 100)))
+    prepare(source, output, PrepareSettings(window_hu=(-100, 100)))
     whole = contents()
     shutil.copytree(output, before)
 
     def judge() -> None:
-        prepare(source, output, Settings(window_hu=(-100, 100)))
+        prepare(source, output, PrepareSettings(window_hu=(-100, 100)))
         assert contents() == whole
 
     died = each_death(
         lambda: (shutil.rmtree(output), shutil.copytree(before, output)),
-        lambda: prepare(source, output, Settings(window_hu=(-150, 150))),
+        lambda: prepare(source, output, PrepareSettings(window_hu=(-150, 150))),
         judge,
     )
     assert died >= 10

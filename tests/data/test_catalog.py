@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from medical_sam2.data.catalog import ENTRIES, Entry, Layout, find_entry
-from medical_sam2.data.prepare import Settings, prepare
+from medical_sam2.data.prepare import PrepareSettings, prepare
 from medical_sam2.data.prepare.units import DataSource
 from medical_sam2.errors import ConfigError, FormatError, InputError
 from tests.data.nnunet import put
@@ -134,7 +134,7 @@ def test_a_published_folder_is_read(tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize("name", ["wbc", "star", "pendal", "toothfairy", "segrap"])
 def test_a_published_folder_is_prepared(tmp_path: Path, name: str) -> None:
     entry = publish(tmp_path / "in", name)
-    outcome = prepare(DataSource(tmp_path / "in", name), tmp_path / "out", Settings(size=32))
+    outcome = prepare(DataSource(tmp_path / "in", name), tmp_path / "out", PrepareSettings(size=32))
     assert (outcome.problems, outcome.cases) == ({}, len(PUBLISHED[name]))
     assert outcome.arrays == (len(entry.channels) if entry.kind == "volume" else 1)
 

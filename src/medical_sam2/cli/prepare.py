@@ -48,16 +48,16 @@ def prepare(
         workers: processes.
         json: print one JSON object.
     """
-    from medical_sam2.data.prepare import Done, Settings
+    from medical_sam2.data.prepare import PrepareProgress, PrepareSettings
     from medical_sam2.data.prepare import prepare as run
     from medical_sam2.data.prepare.units import DataSource
 
-    def say(done: Done) -> None:
+    def say(done: PrepareProgress) -> None:
         first, *others = done.cases
         more = f" and {len(others)} more" if others else ""
         sys.stderr.write(plain(f"{done.done} of {done.total}: {first}{more}") + "\n")
 
-    settings = Settings(size=size, smallest=smallest, window_hu=_window(window), split=not whole, images=not arrays_only)
+    settings = PrepareSettings(size=size, smallest=smallest, window_hu=_window(window), split=not whole, images=not arrays_only)
     told = DataSource(source, layout, tuple(_label(text) for text in label), modality)
     outcome = run(told, output, settings, workers=workers, on_done=say)
     for case, problem in outcome.problems.items():

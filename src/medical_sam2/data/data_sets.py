@@ -1,8 +1,8 @@
 """Data sets of images with labels, as they lie on disk: what belongs together, and nothing loaded until it is asked for.
 
-`read_data_set`: nnU-Net raw data sets, after dataset_format.md of https://github.com/MIC-DKFZ/nnUNet: several channels (a colour
-picture holds its three in one file), labels, regions (a list of values), an `ignore` label, cases listed under the key `dataset`;
-version 1's `labels` (value → name) and `modality` are understood.
+`read_data_set`: nnU-Net raw data sets, after dataset_format.md of https://github.com/MIC-DKFZ/nnUNet: several channels (a
+colour picture holds its three in one file), labels, regions (a list of values), an `ignore` label, cases listed under the key
+`dataset`; version 1's `labels` (value → name) and `modality` are understood.
 `read_folder`: a folder `images` with, if there are any, `labels` of the same names; or images without labels, to be converted.
 """
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from medical_sam2.data.cases import ARRAYS
 from medical_sam2.data.data_sets import DESCRIPTION, Case, DataSet
-from medical_sam2.data.prepare import Settings, prepare
+from medical_sam2.data.prepare import PrepareSettings, prepare
 from medical_sam2.data.prepare.units import DataSource
 from medical_sam2.errors import ConfigError, FormatError
 from medical_sam2.io import load_json
@@ -79,7 +79,7 @@ def prepare_cases(dataset: DataSet, cases: Sequence[Case], output: Path, *, work
     listing.mkdir(exist_ok=True)
     write_bytes(listing / DESCRIPTION, json.dumps({**description, "name": dataset.name, "dataset": listed}).encode())
     DataSource.forget()
-    outcome = prepare(DataSource(listing), output / "prepared", Settings(images=False), workers=workers)
+    outcome = prepare(DataSource(listing), output / "prepared", PrepareSettings(images=False), workers=workers)
     if outcome.problems:
         case, problem = next(iter(outcome.problems.items()))
         raise FormatError(problem, "mend it, or take the case out of the data set", subject=case)

@@ -13,14 +13,14 @@ from PIL import Image
 from medical_sam2.data.cases import JoinedReader, PoolReader
 from medical_sam2.data.clips import ClipSampler
 from medical_sam2.data.data_sets import read_data_set
-from medical_sam2.data.prepare import Outcome, Settings, prepare
+from medical_sam2.data.prepare import PrepareResult, PrepareSettings, prepare
 from medical_sam2.data.prepare.units import DataSource
 from medical_sam2.errors import InputError
 from tests.data.nnunet import AFFINE, blob, describe, picture_set, put, volume_set
 
 
-def run(source: Path, output: Path, *, workers: int = 1, modality: str | None = None, **settings: Any) -> Outcome:
-    return prepare(DataSource(source, modality=modality), output, Settings(**settings), workers=workers)
+def run(source: Path, output: Path, *, workers: int = 1, modality: str | None = None, **settings: Any) -> PrepareResult:
+    return prepare(DataSource(source, modality=modality), output, PrepareSettings(**settings), workers=workers)
 
 
 def contents(folder: Path) -> dict[str, bytes]:
