@@ -64,7 +64,7 @@ class TrackingPlan:
 
 
 def plan_tracking(
-    volume: Volume, prompts: Sequence[Prompt], views: str | Sequence[View], earlier: NDArray[np.integer] | None = None
+    volume: Volume, prompts: Sequence[Prompt], views: str | Sequence[View], earlier: NDArray[np.generic] | None = None
 ) -> TrackingPlan:
     """Group the objects and choose the views of each group; a correction is tracked in the view of its prompts alone.
 
@@ -244,7 +244,7 @@ def outward(prompted: Iterable[int], frames: Iterable[int]) -> list[int]:
     return [*first, *(t for t in rest if t > first[-1]), *(t for t in reversed(rest) if t < first[-1])]
 
 
-def labels_in(array: NDArray[np.integer] | None) -> set[int]:
+def labels_in(array: NDArray[np.generic] | None) -> set[int]:
     """The labels that occur, slab by slab, background left out; none where there is no array."""
     return set[int]() if array is None else {int(label) for slab in array for label in np.unique(slab)} - {0}
 
