@@ -143,7 +143,7 @@ def _told(folder: Path, i: int, said: Said) -> dict[str, Any]:
 def _read(path: Path, shape_hw: tuple[int, ...]) -> MaskArray:
     if not path.is_file():
         raise FormatError(f"the command wrote no {path.name}", "let it write one picture for each image")
-    found = read_label_map(path) > 0
+    found = np.not_equal(read_label_map(path), 0)
     if found.shape != shape_hw:
         raise FormatError(f"the answer {path.name} has {found.shape} pixels, the image {shape_hw}", "write its size")
     return found
