@@ -64,9 +64,9 @@ def test_click_see_scroll_correct_undo_track_and_download(person: Person, tmp_pa
     _sees(person, "axial", tmp_path, np.zeros_like(there), spacing)
     person.view("axial").press("PageDown")
     person.click("axial", (y, x - 1), shape, spacing)
-    expect(page.locator(".go")).to_contain_text("2 gestures")
+    expect(page.locator(".go")).to_contain_text("2 changes")
     page.keyboard.press("z")
-    expect(page.locator(".go")).to_contain_text("1 gesture not")
+    expect(page.locator(".go")).to_contain_text("1 change not")
     page.keyboard.press("t")
     expect(page.locator(".structures .ml")).to_contain_text("mL")
     for plane in ("axial", "coronal", "sagittal"):
@@ -103,11 +103,11 @@ def test_without_a_mouse(person: Person, tmp_path: Path) -> None:
     view = person.view("axial")
     expect(view).to_be_focused()
     page.keyboard.press("Enter")  # the middle of the volume lies in the first object
-    expect(page.locator(".go")).to_contain_text("1 gesture")
+    expect(page.locator(".go")).to_contain_text("1 change")
     page.keyboard.press("b")
     for key in ("ArrowDown", "ArrowDown", "ArrowRight", "ArrowRight", "Enter"):
         page.keyboard.press(key)
-    expect(page.locator(".go")).to_contain_text("2 gestures")
+    expect(page.locator(".go")).to_contain_text("2 changes")
     page.keyboard.press("n")
     expect(page.locator(".structures .name")).to_have_count(2)
     page.keyboard.press("z")
@@ -129,22 +129,22 @@ def test_a_brush_paints_and_wipes_with_the_mouse_and_without(person: Person, tmp
     expect(page.get_by_label("Brush size")).to_have_attribute("aria-valuetext", "radius of 0.5 pixels")
     painted = np.zeros(shape, bool)
     person.drag("axial", ((3, 2), (3, 7), (5, 7)), shape, spacing)
-    expect(page.locator(".go")).to_contain_text("1 gesture not")
+    expect(page.locator(".go")).to_contain_text("1 change not")
     painted[3, 2:8] = painted[3:6, 7] = True
     _sees(person, "axial", tmp_path, painted, spacing)
     page.keyboard.down("Shift")
     person.drag("axial", ((3, 2), (3, 4)), shape, spacing)
     page.keyboard.up("Shift")
-    expect(page.locator(".go")).to_contain_text("2 gestures")
+    expect(page.locator(".go")).to_contain_text("2 changes")
     painted[3, 2:5] = False
     _sees(person, "axial", tmp_path, painted, spacing)
     for key in ("Enter", "ArrowDown", "ArrowDown", "Enter", "ArrowDown", "ArrowLeft"):
         page.keyboard.press(key)  # from the middle, which is where the cross hair is
-    expect(page.locator(".go")).to_contain_text("3 gestures")
+    expect(page.locator(".go")).to_contain_text("3 changes")
     painted[6:9, 5] = True
     _sees(person, "axial", tmp_path, painted, spacing)
     page.keyboard.press("z")
-    expect(page.locator(".go")).to_contain_text("2 gestures")
+    expect(page.locator(".go")).to_contain_text("2 changes")
 
 
 def test_a_second_tab_cannot_overwrite_the_first(person: Person, browser: Browser, tmp_path: Path) -> None:
@@ -176,7 +176,7 @@ def test_a_set_of_images(person: Person, tmp_path: Path) -> None:
     expect(page.locator(".view.image .counter")).to_contain_text("1 / 4 · person 0.png")
     person.wait("image")
     person.click("image", (16, 12), (40, 60), (1, 1))
-    expect(page.locator(".go")).to_contain_text("1 gesture")
+    expect(page.locator(".go")).to_contain_text("1 change")
     page.get_by_role("button", name="Apply to all images").click()
     expect(page.get_by_role("link", name="Label images")).to_be_visible()
     page.get_by_role("button", name="Image 3", exact=True).click()

@@ -26,7 +26,7 @@ def test_the_solid_view_shows_the_volume_and_the_outline(tmp_path: Path) -> None
         person.page.locator("#files").set_input_files(saved(case, tmp_path / "image.nii.gz"))
         person.page.locator(".solid[data-ready]").wait_for()
         person.page.keyboard.press("Enter")
-        expect(person.page.locator(".go")).to_contain_text("1 gesture")
+        expect(person.page.locator(".go")).to_contain_text("1 change")
         person.page.keyboard.press("t")
         expect(person.page.locator(".structures .ml")).to_contain_text("mL")
         for _ in range(100):

@@ -23,7 +23,7 @@ def test_a_page_that_needs_nothing_else(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(answer, "_network", lambda _: known)
     data = (volume_set(tmp_path / "Dataset001_Liver", cases=3), picture_set(tmp_path / "Dataset002_Eyes"))
     put(data[0] / "labelsTr" / "case2.nii.gz", blob((24, 20, 8), {}))
-    small = Protocol("universal", "Small.", (Condition("mask"),), ("self-sorting", "copy"))
+    small = Protocol("universal", "Small.", (Condition("mask"),), ("self-sorting", "fifo"))
     one = Protocol("memory", "Small.", PROTOCOLS["memory"].conditions, ("self-sorting",), watch=True)
     studies = [Study(each, data, Network(), "0" * 64, cases=2, draws=each is small) for each in (small, one)]
     folders = [tmp_path / "out" / each.protocol.name for each in studies]
