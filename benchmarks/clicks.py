@@ -35,7 +35,7 @@ from medical_sam2.tracking.region_of_interest import (
     grown,
     shown,
 )
-from medical_sam2.tracking.view_tracker import Follower, Setting
+from medical_sam2.tracking.view_tracker import Follower, TrackingConfig
 from medical_sam2.views import View
 from medical_sam2.volume import Volume
 from nano_recipe import make_volume
@@ -111,7 +111,11 @@ def clicks(segmenter: Segmenter, folder: Path | None, small: bool) -> Iterator[C
         frame = view.apply(volume.array, volume.orientation)[t]
         window = choose_window(volume, inside=intensities(frame, prompt))
         yield Click(
-            Follower(Setting(segmenter.network, segmenter.encode, volume, window, SelfSorting)), view, t, prompt, truth[t]
+            Follower(TrackingConfig(segmenter.network, segmenter.encode, volume, window, SelfSorting)),
+            view,
+            t,
+            prompt,
+            truth[t],
         )
 
 

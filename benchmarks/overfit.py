@@ -22,7 +22,7 @@ from medical_sam2.data.clips import ClipSampler
 from medical_sam2.model.nano import nano
 from medical_sam2.model.weights import load_backbone
 from medical_sam2.train.config import Phase, Recipe
-from medical_sam2.train.loop import Training
+from medical_sam2.train.loop import TrainingRun
 from medical_sam2.train.losses import LossWeights
 from medical_sam2.train.simulated_user import StepPlan
 from medical_sam2.train.train_step import Batch, StepResult
@@ -40,7 +40,7 @@ def batch(folder: Path, size: int, frames: int) -> Batch:
     return Batch(0, tuple(range(CLIPS)), clips)
 
 
-def tracked(training: Training, clips: Batch, plan: StepPlan) -> float:
+def tracked(training: TrainingRun, clips: Batch, plan: StepPlan) -> float:
     training.network.eval()
     with torch.no_grad():
         result: StepResult = training.train_step(clips, 1.0, 1.0, plan=plan)
@@ -68,7 +68,7 @@ def main() -> int:
             str(Path(folder) / "pool"), phases=(phase,), rate=told.rate, warm_up=10, weight_decay=0.0, losses=losses
         )
         recipe = replace(recipe, prompt=(1.0, 0.0, 0.0), corrections=0.0)
-        training = Training(network, recipe, Path(folder) / "run")
+        training = TrainingRun(network, recipe, Path(folder) / "run")
         plan, began = StepPlan.draw(recipe, 0, told.frames), time.monotonic()
         for step in range(told.steps + 1):
             if step % EVERY == 0:

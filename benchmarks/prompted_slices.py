@@ -23,13 +23,13 @@ from numpy.typing import NDArray
 
 from medical_sam2.data.data_sets import read_data_set
 from medical_sam2.errors import MedicalSam2Error, PromptError
+from medical_sam2.evaluate.significance import mean_interval
 from medical_sam2.evaluate.tasks import KINDS, VolumeTask, check_box, drawn
 from medical_sam2.io.atomic import write_bytes
 from medical_sam2.metrics import dice
 from medical_sam2.segmenter import Segmenter
 
 PROMPTED = ("first", "last", "middle", "largest", "first and last", "first, middle and last")
-RESAMPLES = 2000
 
 
 def slices_of(truth_thw: NDArray[np.bool_]) -> Mapping[str, Sequence[int]]:
@@ -86,13 +86,6 @@ def answered(network: Segmenter, task: VolumeTask, kind: str, views: str) -> Ite
             yield name, 0.0
 
 
-def interval(differences: NDArray[np.float64]) -> tuple[float, float]:
-    """95 % bootstrap interval of a mean over structures."""
-    drawn_again = np.random.default_rng(0).choice(differences, (RESAMPLES, len(differences)))
-    low, high = np.quantile(drawn_again.mean(axis=1), (0.025, 0.975))
-    return float(low), float(high)
-
-
 def page(rows: Sequence[Mapping], args: argparse.Namespace) -> str:
     """Means over structures, of the means over cases; differences to the largest slice with intervals."""
     lines = [
@@ -115,11 +108,8 @@ def page(rows: Sequence[Mapping], args: argparse.Namespace) -> str:
         table = np.array([[np.mean(own[name]) for name in PROMPTED] for own in of.values()])
         cells = []
         for name, column in zip(PROMPTED, table.T, strict=True):
-            difference = column - table[:, PROMPTED.index("largest")]
-            low, high = interval(difference)
-            cells.append(
-                f"{column.mean():.3f}" + ("" if name == "largest" else f" ({difference.mean():+.3f} [{low:.3f}, {high:.3f}])")
-            )
+            gain, low, high = mean_interval(column - table[:, PROMPTED.index("largest")], np.random.default_rng(0))
+            cells.append(f"{column.mean():.3f}" + ("" if name == "largest" else f" ({gain:+.3f} [{low:.3f}, {high:.3f}])"))
         lines.append(f"| {kind} | {len(table)} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from medical_sam2.cli.doctor import capabilities
-from medical_sam2.io.image_folder import Entry, ImageFolder, open_folder
+from medical_sam2.io.image_folder import FolderEntry, ImageFolder, open_folder
 from medical_sam2.io.labels import save_label_map
 from medical_sam2.prompts import FramePrompt
 from medical_sam2.segmenter import Segmenter
@@ -138,7 +138,7 @@ def main() -> None:
         folder.mkdir()
         out.mkdir()
         outline = make(folder, told.images)
-        entries: tuple[Entry, ...] = open_folder(folder).entries
+        entries: tuple[FolderEntry, ...] = open_folder(folder).entries
         images = Timed(folder, entries)
         images.clock = Clock()
         clock, peaks = measured(segmenter, images, outline, out)

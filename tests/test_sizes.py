@@ -1,6 +1,7 @@
 """A file fits on a few screens, a function on one."""
 
 import ast
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -59,3 +60,12 @@ def code_lines(function: Function) -> int:
     documented = ast.get_docstring(function, clean=False) is not None
     docstring = (first.end_lineno or 0) - first.lineno + 1 if documented else 0
     return (function.end_lineno or 0) - function.lineno + 1 - docstring
+
+
+def test_no_public_class_has_the_name_of_another() -> None:
+    trees = {path: ast.parse(path.read_text(encoding="utf-8")) for path in FILES if path.is_relative_to(ROOT / "src")}
+    classes = [
+        (node.name, path.name) for path, tree in trees.items() for node in ast.walk(tree) if isinstance(node, ast.ClassDef)
+    ]
+    names = Counter(name for name, _ in classes if not name.startswith("_"))
+    assert [(name, file) for name, file in classes if names[name] > 1] == []

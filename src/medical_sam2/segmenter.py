@@ -27,8 +27,8 @@ from medical_sam2.tracking.fusion import FUSIONS, FusionFactory
 from medical_sam2.tracking.image_set import ImageMask, ImageSetting, Order, chosen, outlined
 from medical_sam2.tracking.image_viewer import Viewer, choose_set_windows
 from medical_sam2.tracking.plan import by_window, plan_tracking
-from medical_sam2.tracking.view_tracker import Setting
-from medical_sam2.tracking.volume_tracker import FrameDone, OrientationTracker, Progress, ResultOptions, VolumeTracker
+from medical_sam2.tracking.view_tracker import TrackingConfig
+from medical_sam2.tracking.volume_tracker import FrameDone, OrientationTracker, ResultOptions, TrackingProgress, VolumeTracker
 from medical_sam2.views import View
 from medical_sam2.volume import Segmentation, Volume
 
@@ -147,10 +147,10 @@ class Segmenter:
         shown, mended = (crop := Crop.to_content(volume, prompts)).volume, crop.labels(earlier)
         plan = plan_tracking(shown, [crop.prompt(prompt) for prompt in prompts], views, earlier)
         options = ResultOptions(summed, probability, uncertainty, islands, self.gate if consensus else None)
-        work = VolumeTracker(shown, plan, options, Progress(crop.teller(on_frame)))
+        work = VolumeTracker(shown, plan, options, TrackingProgress(crop.teller(on_frame)))
 
         def tracker(seen: Window) -> OrientationTracker:
-            setting = Setting(self.network, self._encoder(features), shown, seen, policy, joint, zoom)
+            setting = TrackingConfig(self.network, self._encoder(features), shown, seen, policy, joint, zoom)
             return OrientationTracker(setting, work.progress, work.rows)
 
         with self.computing():

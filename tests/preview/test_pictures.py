@@ -9,8 +9,8 @@ from PIL import Image
 
 from medical_sam2 import preview
 from medical_sam2.errors import ConfigError
-from medical_sam2.preview.drawing import INSIDE, PALETTE, Crop, tile
-from medical_sam2.preview.pictures import Scene, draw_slice, whole_slice
+from medical_sam2.preview.drawing import INSIDE, PALETTE, PreviewCrop, tile
+from medical_sam2.preview.pictures import PreviewScene, draw_slice, whole_slice
 from medical_sam2.prompts import Box, Mask, Point, Prompt
 from medical_sam2.views import AXIAL, CORONAL, SAGITTAL, THREE_VIEWS, View
 from medical_sam2.volume import Segmentation, Volume
@@ -37,7 +37,7 @@ def phantom(code: str = "RAS") -> tuple[Volume, Segmentation]:
 
 def picture(code: str, view: View) -> NDArray[np.uint8]:
     """A plane of the phantom."""
-    scene = Scene(*phantom(code))
+    scene = PreviewScene(*phantom(code))
     return np.asarray(draw_slice(scene, view, scene.frame(view), whole_slice(scene, view, 2.0)))
 
 
@@ -72,7 +72,7 @@ def test_lengths_are_true(view: View) -> None:
 
 def test_a_click_is_marked_where_it_was_made() -> None:
     volume, segmentation = phantom()
-    scene = Scene(volume, segmentation, [Point((10, 20, 5))])
+    scene = PreviewScene(volume, segmentation, [Point((10, 20, 5))])
     pixels = np.asarray(draw_slice(scene, AXIAL, 5, whole_slice(scene, AXIAL, 4.0)))
     down, across = coloured(pixels, INSIDE) * pixels.shape[:2]
     assert across == pytest.approx((40 - 1 - 10 + 0.5) * 4, abs=1.5)
@@ -85,7 +85,7 @@ def test_a_click_is_marked_where_it_was_made() -> None:
 def test_one_pixel_is_never_lost(scale: float) -> None:
     labels = np.zeros((50, 60), np.uint8)
     labels[20, 30] = 4
-    crop = Crop((0, 0), (50, 60), (scale, scale))
+    crop = PreviewCrop((0, 0), (50, 60), (scale, scale))
     plain = np.asarray(tile(labels * 0, None, crop, {}))
     marked = np.asarray(tile(labels * 0, labels, crop, {4: PALETTE[1]}))
     places = np.argwhere((marked != plain).any(axis=2)).mean(axis=0)
@@ -95,10 +95,10 @@ def test_one_pixel_is_never_lost(scale: float) -> None:
 def test_a_crop_shows_its_part_alone() -> None:
     labels = np.zeros((50, 60), np.uint8)
     labels[20:30, 30:40] = 1
-    away = tile(labels, labels, Crop((0, 0), (20, 30), (2, 3)), {1: PALETTE[0]})
+    away = tile(labels, labels, PreviewCrop((0, 0), (20, 30), (2, 3)), {1: PALETTE[0]})
     assert away.size == (90, 40)
     assert not np.asarray(away).any()
-    assert np.asarray(tile(labels, labels, Crop((15, 25), (20, 30), (2, 3)), {1: PALETTE[0]})).any()
+    assert np.asarray(tile(labels, labels, PreviewCrop((15, 25), (20, 30), (2, 3)), {1: PALETTE[0]})).any()
 
 
 OUTLINE = np.zeros((40, 30, 20), bool)

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from medical_sam2.errors import GeometryError
 from medical_sam2.intensity_window import Window, percentile_window
-from medical_sam2.preview.pictures import Scene
+from medical_sam2.preview.pictures import PreviewScene
 from medical_sam2.prompts import Box, Mask, Point
 from medical_sam2.views import AXIAL, CORONAL, SAGITTAL, THREE_VIEWS, View
 from medical_sam2.volume import Segmentation, Volume
@@ -16,10 +16,10 @@ from tests.strategies import masks, shapes
 Shape = tuple[int, int, int]
 
 
-def scene_of(labels: np.ndarray, affine: np.ndarray | None = None, **options: object) -> Scene:
+def scene_of(labels: np.ndarray, affine: np.ndarray | None = None, **options: object) -> PreviewScene:
     affine = np.eye(4) if affine is None else affine
     names = options.pop("names", {})
-    return Scene(Volume(np.zeros(labels.shape), affine), Segmentation(labels, affine, names=names), **options)
+    return PreviewScene(Volume(np.zeros(labels.shape), affine), Segmentation(labels, affine, names=names), **options)
 
 
 @given(st.data(), shapes)
@@ -77,7 +77,7 @@ def test_the_plane_to_leaf_through_is_that_of_the_prompt() -> None:
 def test_another_grid_is_refused() -> None:
     volume = Volume(np.zeros((2, 3, 4)), np.eye(4))
     with pytest.raises(GeometryError, match="shape"):
-        Scene(volume, Segmentation(np.zeros((2, 3, 5), np.uint8), np.eye(4)))
+        PreviewScene(volume, Segmentation(np.zeros((2, 3, 5), np.uint8), np.eye(4)))
 
 
 def test_what_is_shown_is_what_the_network_saw() -> None:
@@ -85,13 +85,13 @@ def test_what_is_shown_is_what_the_network_saw() -> None:
     labels = np.zeros((2, 2, 2), np.uint8)
     volume = Volume(np.arange(8.0).reshape(2, 2, 2), np.eye(4))
     seen = Segmentation(labels, np.eye(4), windows={2: Window(0, 1), 1: lung})
-    assert Scene(volume, seen).grey == lung
-    assert Scene(volume, seen, window=told).grey == told
-    assert Scene(volume, Segmentation(labels, np.eye(4))).grey == percentile_window(volume.array)
+    assert PreviewScene(volume, seen).grey == lung
+    assert PreviewScene(volume, seen, window=told).grey == told
+    assert PreviewScene(volume, Segmentation(labels, np.eye(4))).grey == percentile_window(volume.array)
 
 
 def test_a_ct_that_nobody_was_asked_about_is_shown_as_its_objects_need_it() -> None:
     array = np.random.default_rng(0).choice([-1000, -700, 40, 700], (20, 20, 20), p=[0.3, 0.1, 0.55, 0.05])
     volume = Volume(array, np.eye(4), "CT")
     for value, window in ((-700, Window(-1250, 250)), (40, Window(-160, 240)), (700, Window(-500, 1300))):
-        assert Scene(volume, Segmentation((array == value).astype(np.uint8), np.eye(4))).grey == window
+        assert PreviewScene(volume, Segmentation((array == value).astype(np.uint8), np.eye(4))).grey == window

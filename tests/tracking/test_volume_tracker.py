@@ -14,7 +14,7 @@ from medical_sam2.model.memory import PolicyBank, SelfSorting
 from medical_sam2.prompts import Mask, Prompt
 from medical_sam2.tracking.fusion import Mean
 from medical_sam2.tracking.plan import grouped
-from medical_sam2.tracking.view_tracker import Setting, Together
+from medical_sam2.tracking.view_tracker import Together, TrackingConfig
 from medical_sam2.tracking.volume_tracker import OrientationTracker
 from medical_sam2.views import AXIAL, CORONAL, SAGITTAL, SIX_VIEWS, THREE_VIEWS, View
 from medical_sam2.volume import Volume
@@ -26,7 +26,7 @@ def tracked(
     volume: Volume, prompts: Sequence[Prompt], views: Sequence[View] = THREE_VIEWS, **options: Any
 ) -> tuple[OrientationTracker, dict[int, Mean], Brightness]:
     backbone = Brightness()
-    setting = Setting(backbone, lambda x: backbone.encode(x[None]), volume, Window(0, 1), SelfSorting, **options)
+    setting = TrackingConfig(backbone, lambda x: backbone.encode(x[None]), volume, Window(0, 1), SelfSorting, **options)
     tracker, fusions = OrientationTracker(setting), {}
     for group in grouped(volume, prompts):
         fusions |= (own := {label: Mean(volume.shape, volume.orientation) for label in group.prompts})
@@ -99,7 +99,7 @@ def test_a_joint_bank_carries_memories_from_view_to_view(case: Phantom, joint: b
             return kept
 
     backbone = Brightness()
-    setting = Setting(backbone, lambda x: backbone.encode(x[None]), case.volume, Window(0, 1), Watched, joint)
+    setting = TrackingConfig(backbone, lambda x: backbone.encode(x[None]), case.volume, Window(0, 1), Watched, joint)
     tracker = OrientationTracker(setting)
     (group,) = grouped(case.volume, [case.prompt("mask", 1, 2)])
     tracker.run(group, (AXIAL, CORONAL, SAGITTAL), {1: Mean(case.volume.shape)})
@@ -116,7 +116,9 @@ def test_what_a_further_view_starts_from_is_remembered_as_an_answer(case: Phanto
             return super().keep(bank, new)
 
     backbone = Brightness()
-    tracker = OrientationTracker(Setting(backbone, lambda x: backbone.encode(x[None]), case.volume, Window(0, 1), Watched))
+    tracker = OrientationTracker(
+        TrackingConfig(backbone, lambda x: backbone.encode(x[None]), case.volume, Window(0, 1), Watched)
+    )
     (group,) = grouped(case.volume, [case.prompt("mask", 1, 2)])
     fusion = Mean(case.volume.shape)
     tracker.run(group, THREE_VIEWS, {1: fusion})
@@ -151,7 +153,7 @@ def test_further_views_come_by_likeness_to_the_first() -> None:
     backbone = Signed()
     for bright, expected in ((array, [CORONAL, SAGITTAL]), (array.transpose(1, 0, 2), [SAGITTAL, CORONAL])):
         volume = Volume(bright, np.eye(4))
-        setting = Setting(backbone, lambda x: backbone.encode(x[None]), volume, Window(0, 1), SelfSorting)
+        setting = TrackingConfig(backbone, lambda x: backbone.encode(x[None]), volume, Window(0, 1), SelfSorting)
         assert OrientationTracker(setting)._ordered(AXIAL, [CORONAL, SAGITTAL]) == expected
 
 

@@ -18,7 +18,7 @@ from medical_sam2.tracking.frames import FrameStack
 from medical_sam2.tracking.fusion import Mean
 from medical_sam2.tracking.plan import grouped
 from medical_sam2.tracking.region_of_interest import Canvas, Region, box_of, grown, object_box, shown, together
-from medical_sam2.tracking.view_tracker import ENDED, Setting
+from medical_sam2.tracking.view_tracker import ENDED, TrackingConfig
 from medical_sam2.tracking.volume_tracker import OrientationTracker
 from medical_sam2.views import AXIAL, THREE_VIEWS
 from medical_sam2.volume import Volume
@@ -38,7 +38,7 @@ def cone() -> tuple[Volume, NDArray[np.bool_]]:
 
 def tracked(volume: Volume, prompts: Sequence[Prompt], *, zoom: bool = True) -> tuple[OrientationTracker, Any, Brightness]:
     backbone = Brightness()
-    setting = Setting(backbone, lambda x: backbone.encode(x[None]), volume, Window(0, 1), SelfSorting, zoom=zoom)
+    setting = TrackingConfig(backbone, lambda x: backbone.encode(x[None]), volume, Window(0, 1), SelfSorting, zoom=zoom)
     tracker, fusions = OrientationTracker(setting), {}
     for group in grouped(volume, prompts):
         fusions |= (own := {label: Mean(volume.shape, volume.orientation) for label in group.prompts})
@@ -85,7 +85,9 @@ def test_what_was_remembered_is_shown_anew_in_a_larger_region() -> None:
     mask = np.zeros(SHAPE, bool)
     mask[:, :, 1] = truth[:, :, 1]
     backbone = Brightness()
-    setting = Setting(backbone, lambda x: backbone.encode(x[None]), volume, Window(0, 1), partial(Watched, size=4), zoom=True)
+    setting = TrackingConfig(
+        backbone, lambda x: backbone.encode(x[None]), volume, Window(0, 1), partial(Watched, size=4), zoom=True
+    )
     tracker = OrientationTracker(setting)
     (group,) = grouped(volume, [Mask(mask, axis=2)])
     tracker.run(group, (AXIAL,), {1: Mean(SHAPE)})

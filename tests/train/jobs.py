@@ -16,7 +16,7 @@ from medical_sam2.model.nano import Nano, configuration
 from medical_sam2.model.pyramid import ConvPyramid, reset
 from medical_sam2.train.config import Phase, Recipe
 from medical_sam2.train.distributed import ProcessGroup
-from medical_sam2.train.loop import Training
+from medical_sam2.train.loop import TrainingRun
 from synthetic import write_pool
 
 CONTEXT = get_context("forkserver")
@@ -69,7 +69,7 @@ def _play(recipe: Recipe, folder: Path, place: tuple[int, int, int], stalled_s: 
         os.environ |= dict(zip(names, map(str, (rank, rank, count, count, "localhost", port)), strict=True))
     try:
         with ProcessGroup("cpu", stalled_s=stalled_s) as processes:
-            training = Training(tiny_network(), recipe, folder, processes)
+            training = TrainingRun(tiny_network(), recipe, folder, processes)
             if resume:
                 training.resume()
             for _ in training.run():

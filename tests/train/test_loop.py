@@ -8,7 +8,7 @@ import torch
 
 from medical_sam2.model.nano import nano
 from medical_sam2.train.config import Phase, Recipe
-from medical_sam2.train.loop import Training
+from medical_sam2.train.loop import TrainingRun
 from medical_sam2.train.simulated_user import SimulatedUser
 from tests.pools import write_pool
 
@@ -27,14 +27,14 @@ def network() -> torch.nn.Module:
 
 
 def test_a_run_that_was_stopped_goes_on_bit_for_bit(recipe: Recipe, tmp_path: Path) -> None:
-    whole = Training(network(), recipe, tmp_path / "whole")
+    whole = TrainingRun(network(), recipe, tmp_path / "whole")
     steps = list(whole.run())
     assert [done.step for done in steps] == [1, 2, 3, 4]
-    stopped = Training(network(), recipe, tmp_path / "parts")
+    stopped = TrainingRun(network(), recipe, tmp_path / "parts")
     for done in stopped.run():
         if done.step == 2:
             break  # as if killed: what is on disk is the checkpoint of this step
-    going_on = Training(network(), recipe, tmp_path / "parts")
+    going_on = TrainingRun(network(), recipe, tmp_path / "parts")
     assert going_on.resume()
     assert going_on.step == 2
     assert [done.loss for done in going_on.run()] == [done.loss for done in steps[2:]]
@@ -44,7 +44,7 @@ def test_a_run_that_was_stopped_goes_on_bit_for_bit(recipe: Recipe, tmp_path: Pa
 
 
 def test_steps_change_the_weights_of_every_part(recipe: Recipe, tmp_path: Path) -> None:
-    training = Training(network(), recipe, tmp_path)
+    training = TrainingRun(network(), recipe, tmp_path)
     before = {name: value.clone() for name, value in training.network.named_parameters()}
     list(training.run())
     still = {name.split(".")[0] for name, value in training.network.named_parameters() if not torch.equal(value, before[name])}
@@ -52,7 +52,7 @@ def test_steps_change_the_weights_of_every_part(recipe: Recipe, tmp_path: Path) 
 
 
 def test_a_folder_without_checkpoint_starts_from_the_beginning(recipe: Recipe, tmp_path: Path) -> None:
-    assert not Training(network(), recipe, tmp_path).resume()
+    assert not TrainingRun(network(), recipe, tmp_path).resume()
 
 
 def test_a_simulated_user_prompts_the_first_frame_and_corrects_where_it_was_asked_to() -> None:

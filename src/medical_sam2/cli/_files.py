@@ -11,7 +11,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from medical_sam2 import io, preview, statistics
-from medical_sam2.cli._options import Outputs, Reading
+from medical_sam2.cli._options import OutputOptions, Reading
 from medical_sam2.errors import InputError, MedicalSam2Error
 from medical_sam2.io import atomic, registry
 from medical_sam2.io.safe_open import as_stored
@@ -28,7 +28,7 @@ SUFFIXES: Mapping[str, Sequence[str]] = {
 }
 
 
-def asked(outputs: Outputs) -> dict[str, Path]:
+def asked(outputs: OutputOptions) -> dict[str, Path]:
     """Option → file, of those that were asked for."""
     return {option: path for option in ("output", *MAPS, *SUFFIXES) if (path := getattr(outputs, option)) is not None}
 
@@ -65,7 +65,7 @@ def blaming(file: Path) -> Iterator[None]:
         raise error.about(file) from None
 
 
-def check(outputs: Outputs, inputs: Sequence[Path]) -> None:
+def check(outputs: OutputOptions, inputs: Sequence[Path]) -> None:
     """Refuse whatever could not be written, or would destroy an input.
 
     Args:
@@ -87,14 +87,14 @@ def check(outputs: Outputs, inputs: Sequence[Path]) -> None:
         check_place(path, outputs.overwrite)
 
 
-def check_each(outputs: Outputs, labels: Sequence[int]) -> None:
+def check_each(outputs: OutputOptions, labels: Sequence[int]) -> None:
     """The same for files whose names depend on the objects."""
     if outputs.probability is not None:
         for path in of_each(outputs.probability, labels, outputs.format).values():
             check_place(path, outputs.overwrite)
 
 
-def check_format(outputs: Outputs, volume: Volume) -> None:
+def check_format(outputs: OutputOptions, volume: Volume) -> None:
     """Refuse a format that cannot be written beside these images, such as a DICOM-SEG of images that it cannot refer to."""
     registry.writer_of(outputs.output, outputs.format).check_source(volume, outputs.output)
 
@@ -139,7 +139,7 @@ def check_place(path: Path, overwrite: bool) -> None:
 
 
 def write(
-    outputs: Outputs,
+    outputs: OutputOptions,
     volume: Volume,
     found: Segmentation,
     prompts: Sequence[Prompt],

@@ -45,7 +45,7 @@ class Pointed:
 
 @Parameter(name="*", group=Group("Prompts", sort_key=1))
 @dataclass(frozen=True)
-class Said(Pointed):
+class PromptOptions(Pointed):
     """What the user points at, and what that is called.
 
     Args:
@@ -77,7 +77,7 @@ class Reading:
 
 @Parameter(name="*", group=Group("Method", sort_key=3))
 @dataclass(frozen=True)
-class Tracking:
+class TrackingOptions:
     """Settings of tracking and of the machine.
 
     Args:
@@ -107,7 +107,7 @@ class Tracking:
 
 @Parameter(name="*", group=Group("Method", sort_key=3))
 @dataclass(frozen=True)
-class How(Tracking):
+class InferenceOptions(TrackingOptions):
     """The same, and what is made of several views.
 
     Args:
@@ -127,7 +127,7 @@ class How(Tracking):
 
 @Parameter(name="*", group=Group("Output", sort_key=2))
 @dataclass(frozen=True)
-class Outputs:
+class OutputOptions:
     """What is written.
 
     Args:

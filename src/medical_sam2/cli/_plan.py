@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from medical_sam2.cli._options import How, Outputs
+from medical_sam2.cli._options import InferenceOptions, OutputOptions
 from medical_sam2.errors import ConfigError, WeightsError
 from medical_sam2.intensity_window import Window, choose_window
 from medical_sam2.io.prompt_file import Named
@@ -29,7 +29,7 @@ UNKNOWN_SIZE = 1024  # of weights that are not here yet: that of SAM 2
 
 
 @dataclass(frozen=True, eq=False)
-class Plan:
+class SegmentationPlan:
     """A segmentation that can start.
 
     Args:
@@ -45,7 +45,7 @@ class Plan:
     window: Window
 
 
-def check_settings(how: How) -> None:
+def check_settings(how: InferenceOptions) -> None:
     """Refuse names that do not exist, before a large image is read.
 
     Raises:
@@ -61,7 +61,7 @@ def check_settings(how: How) -> None:
         raise ConfigError(f"nobody can tune for {how.adapt:g} seconds", "give --adapt 0 or more")
 
 
-def network(how: How) -> Segmenter:
+def network(how: InferenceOptions) -> Segmenter:
     """The segmenter with its weights, on its device.
 
     Raises:
@@ -78,7 +78,7 @@ def network(how: How) -> Segmenter:
     )
 
 
-def away(how: How) -> bool:
+def away(how: InferenceOptions) -> bool:
     """Whether the weights would have to be fetched."""
     known = KNOWN.get(how.weights)
     if known is not None:
@@ -86,7 +86,7 @@ def away(how: How) -> bool:
     return not Path(how.weights).exists() and is_hub_id(how.weights)
 
 
-def digest(how: How) -> str:
+def digest(how: InferenceOptions) -> str:
     """SHA-256 of the file of weights."""
     from medical_sam2.model.weights import read_weights
 
@@ -99,8 +99,13 @@ def digest(how: How) -> str:
 
 
 def planned(
-    volume: Volume, named: Named, how: How, segmenter: Segmenter | None, outputs: Outputs, earlier: Volume | None
-) -> Plan:
+    volume: Volume,
+    named: Named,
+    how: InferenceOptions,
+    segmenter: Segmenter | None,
+    outputs: OutputOptions,
+    earlier: Volume | None,
+) -> SegmentationPlan:
     """Group the objects, choose views, look at the prompted slices, count bytes.
 
     Args:
@@ -127,10 +132,10 @@ def planned(
     objects, image_size = len(named.labels), _image_size(how, segmenter)
     size = bytes_needed(volume, objects, image_size, probability=probability, uncertainty=uncertainty)
     require_memory(size, volume.source or "the volume")
-    return Plan(tracking.groups, tuple(told), size, window)
+    return SegmentationPlan(tracking.groups, tuple(told), size, window)
 
 
-def described(plan: Plan, how: How, segmenter: Segmenter | None) -> dict[str, Any]:
+def described(plan: SegmentationPlan, how: InferenceOptions, segmenter: Segmenter | None) -> dict[str, Any]:
     """Machine, weights and views, for the report."""
     views = {label: [view.name for view in group.views] for group in plan.groups for label in group.prompts}
     return {
@@ -148,7 +153,7 @@ def described(plan: Plan, how: How, segmenter: Segmenter | None) -> dict[str, An
     }
 
 
-def _image_size(how: How, segmenter: Segmenter | None) -> int:
+def _image_size(how: InferenceOptions, segmenter: Segmenter | None) -> int:
     if segmenter is not None:
         return segmenter.network.image_size
     return how.image_size or trained_size(how.weights) or UNKNOWN_SIZE

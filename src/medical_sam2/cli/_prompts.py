@@ -11,7 +11,7 @@ import numpy as np
 
 from medical_sam2 import io
 from medical_sam2.cli._numbers import VOXELS, parsed
-from medical_sam2.cli._options import Said
+from medical_sam2.cli._options import PromptOptions
 from medical_sam2.errors import AmbiguousError, ConfigError, InputError, MedicalSam2Error, PromptError
 from medical_sam2.io.labels import MOST_OBJECTS, MaskRule, Outline
 from medical_sam2.io.prompt_file import Named, Places, load_prompts, masks_from
@@ -19,7 +19,7 @@ from medical_sam2.prompts import Prompt
 from medical_sam2.volume import Volume
 
 
-def gathered(said: Said, volume: Volume, earlier: Volume | None = None) -> Named:
+def gathered(said: PromptOptions, volume: Volume, earlier: Volume | None = None) -> Named:
     """All prompts: of the file, then of the command line.
 
     Raises:
@@ -41,7 +41,7 @@ def gathered(said: Said, volume: Volume, earlier: Volume | None = None) -> Named
 
 @dataclass
 class _Speaker:
-    said: Said
+    said: PromptOptions
     places: Places
     earlier: Volume | None
 

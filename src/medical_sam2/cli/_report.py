@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from medical_sam2.cli._options import How
+from medical_sam2.cli._options import InferenceOptions
 from medical_sam2.intensity_window import Window
 from medical_sam2.io.prompt_file import Named, as_objects
 from medical_sam2.prompts import Mask
@@ -18,12 +18,12 @@ from medical_sam2.views import View
 from medical_sam2.volume import Segmentation, SliceConfidence, Volume
 
 if TYPE_CHECKING:
-    from medical_sam2.cli._plan import Plan
+    from medical_sam2.cli._plan import SegmentationPlan
 
 PACKAGES = ("medical-sam2", "torch", "transformers", "numpy")
 
 
-def described(file: Path, volume: Volume, named: Named, how: How) -> dict[str, Any]:
+def described(file: Path, volume: Volume, named: Named, how: InferenceOptions) -> dict[str, Any]:
     """Image, prompts and settings."""
     return {
         "version": 1,
@@ -48,7 +48,7 @@ def versions() -> dict[str, Any]:
     }
 
 
-def foreseen(report: Mapping[str, Any], volume: Volume, plan: "Plan", outputs: Mapping[str, Path]) -> str:
+def foreseen(report: Mapping[str, Any], volume: Volume, plan: "SegmentationPlan", outputs: Mapping[str, Path]) -> str:
     """What would be done, for people."""
     told = [
         f"image    {'×'.join(map(str, volume.shape))} voxels, {volume.orientation}, {volume.modality or 'unknown modality'}"

@@ -7,14 +7,14 @@ from typing import Annotated
 from cyclopts import Group, Parameter
 
 from medical_sam2.cli._numbers import PIXELS
-from medical_sam2.cli._options import FLAG, OWN_WORDS, How
+from medical_sam2.cli._options import FLAG, OWN_WORDS, InferenceOptions
 
 AGAIN = Parameter(negative="", show_default=False)
 
 
 @Parameter(name="*", group=Group("Prompts", sort_key=1))
 @dataclass(frozen=True)
-class Said:
+class SetPromptOptions:
     """What the user points at, and on which images.
 
     Args:
@@ -44,7 +44,7 @@ class Said:
 
 @Parameter(name="*", group=Group("Output", sort_key=2))
 @dataclass(frozen=True)
-class Outputs:
+class SetOutputOptions:
     """What is written.
 
     Args:
@@ -66,7 +66,7 @@ class Outputs:
 
 @Parameter(name="*", group=Group("Method", sort_key=3))
 @dataclass(frozen=True)
-class Manner:
+class SetInferenceOptions:
     """Settings of the method and of the machine.
 
     Args:
@@ -97,9 +97,9 @@ class Manner:
     threads: int | None = None
 
     @property
-    def how(self) -> How:
+    def how(self) -> InferenceOptions:
         """The part that volumes have too."""
-        return How(
+        return InferenceOptions(
             bank=self.bank,
             weights=self.weights,
             image_size=self.image_size,

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from medical_sam2.cli._numbers import PIXELS, parsed
 from medical_sam2.cli._prompts import check_label, mask_rule, naming_pages, paged
-from medical_sam2.cli._set_options import Said
+from medical_sam2.cli._set_options import SetPromptOptions
 from medical_sam2.errors import AmbiguousError, InputError, PromptError
 from medical_sam2.io.image_folder import ImageFolder
 from medical_sam2.io.labels import MaskRule, Outline, is_lossy, outlines, read_label_map
@@ -28,7 +28,7 @@ class SetPrompts:
     files: tuple[Path, ...]
 
 
-def gathered(said: Said, images: ImageFolder) -> SetPrompts:
+def gathered(said: SetPromptOptions, images: ImageFolder) -> SetPrompts:
     """All prompts of the command line.
 
     Raises:
@@ -57,7 +57,7 @@ def gathered(said: Said, images: ImageFolder) -> SetPrompts:
 
 @dataclass
 class _Speaker:
-    said: Said
+    said: SetPromptOptions
     images: ImageFolder
     templates: list[int]
     found: dict[int, dict[int, FramePrompt]] = field(default_factory=dict)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from medical_sam2.cli._report import versions, window
-from medical_sam2.cli._set_options import Manner
+from medical_sam2.cli._set_options import SetInferenceOptions
 from medical_sam2.cli._set_prompts import SetPrompts
 from medical_sam2.errors import MedicalSam2Error
 from medical_sam2.io.image_folder import ImageFolder
@@ -23,7 +23,7 @@ from medical_sam2.tracking.postprocess import object_boxes
 KIND = "images"
 
 
-def described(images: ImageFolder, prompts: SetPrompts, manner: Manner) -> dict[str, Any]:
+def described(images: ImageFolder, prompts: SetPrompts, manner: SetInferenceOptions) -> dict[str, Any]:
     """Folder, prompts and settings."""
     return {
         "version": 1,

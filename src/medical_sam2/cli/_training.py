@@ -6,13 +6,13 @@ import time
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from medical_sam2.train.loop import Training
+    from medical_sam2.train.loop import TrainingRun
     from medical_sam2.train.records import StepReport
 
 EVERY_S = 10.0
 
 
-def follow(training: "Training", max_minutes: float | None = None, *, quiet: bool = False) -> "StepReport | None":
+def follow(training: "TrainingRun", max_minutes: float | None = None, *, quiet: bool = False) -> "StepReport | None":
     """Run to the end, or for some minutes; returns the last step.
 
     Args:

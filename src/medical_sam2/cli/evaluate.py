@@ -22,7 +22,7 @@ DATASET = "dataset.json"
 
 @Parameter(name="*")
 @dataclass(frozen=True)
-class How:
+class EvaluationOptions:
     """What answers, how much is measured, and on what machine.
 
     Args:
@@ -71,7 +71,7 @@ class How:
         return self.workers or (1 if self.chosen == "full" else os.cpu_count() or 1)
 
 
-AS_USUAL = How()
+AS_USUAL = EvaluationOptions()
 
 
 def evaluate(
@@ -79,7 +79,7 @@ def evaluate(
     data: Annotated[tuple[Path, ...], Parameter(consume_multiple=True, negative="")],
     output: Annotated[Path, Parameter(alias="-o")],
     protocol: Annotated[tuple[str, ...], Parameter(consume_multiple=True, negative="")] = ("all",),
-    how: How = AS_USUAL,
+    how: EvaluationOptions = AS_USUAL,
     json: Annotated[bool, FLAG] = False,
     quiet: Annotated[bool, FLAG] = False,
 ) -> int:
@@ -118,7 +118,7 @@ def _data_sets(folders: tuple[Path, ...]) -> tuple[Path, ...]:
     return tuple(found)
 
 
-def _studies(data: tuple[Path, ...], names: tuple[str, ...], how: How) -> "list[Study]":
+def _studies(data: tuple[Path, ...], names: tuple[str, ...], how: EvaluationOptions) -> "list[Study]":
     """All that can be refused is refused before the first is run."""
     from medical_sam2.cli import _options, _plan
     from medical_sam2.evaluate.job import Network, data_set
@@ -137,7 +137,7 @@ def _studies(data: tuple[Path, ...], names: tuple[str, ...], how: How) -> "list[
     chosen = [replace(trimmed(each, preset), limit_s=how.limit) for each in chosen]
     for name in dict.fromkeys(method for each in chosen for method in each.methods):
         method_named(name)
-    told = _options.How(weights=how.weights, views=how.views or "one", threads=threads)
+    told = _options.InferenceOptions(weights=how.weights, views=how.views or "one", threads=threads)
     _plan.check_settings(told)
     for folder in data:
         data_set(folder)
@@ -149,7 +149,7 @@ def _studies(data: tuple[Path, ...], names: tuple[str, ...], how: How) -> "list[
     ]
 
 
-def _check_numbers(how: How, names: tuple[str, ...]) -> None:
+def _check_numbers(how: EvaluationOptions, names: tuple[str, ...]) -> None:
     for name in names:
         value = getattr(how, name)
         if value is not None and value <= 0:
@@ -171,7 +171,7 @@ def _run(start: "Any", quiet: bool) -> "list[Outcome]":
         return start(tell)
 
 
-def _report(studies: "list[Study]", outcomes: "list[Outcome]", output: Path, how: How) -> None:
+def _report(studies: "list[Study]", outcomes: "list[Outcome]", output: Path, how: EvaluationOptions) -> None:
     """Tables, figures where matplotlib is installed, and the page."""
     from medical_sam2.evaluate.reporting.report import write_report
 

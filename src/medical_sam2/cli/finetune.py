@@ -27,7 +27,7 @@ Prompted = Literal["mask", "box", "click"]
 
 @Parameter(name="*")
 @dataclass(frozen=True)
-class How:
+class FinetuneOptions:
     """What is learnt from, what judges, and for how long.
 
     Args:
@@ -57,10 +57,10 @@ class How:
     threads: int | None = None
 
 
-AS_USUAL = How()
+AS_USUAL = FinetuneOptions()
 
 
-def finetune(folder: Path, /, *, output: Annotated[Path, Parameter(alias="-o")], how: How = AS_USUAL) -> int:
+def finetune(folder: Path, /, *, output: Annotated[Path, Parameter(alias="-o")], how: FinetuneOptions = AS_USUAL) -> int:
     """Fine-tune a network on an nnU-Net raw data set.
 
     Some cases are held out: one prompt on each of them shows the Dice before and after. OUTPUT is then a folder of weights
@@ -97,7 +97,7 @@ def finetune(folder: Path, /, *, output: Annotated[Path, Parameter(alias="-o")],
     return 0
 
 
-def _check(output: Path, how: How) -> None:
+def _check(output: Path, how: FinetuneOptions) -> None:
     from medical_sam2.errors import ConfigError
 
     if output.exists() and any(output.iterdir()) and not how.resume:
@@ -106,7 +106,7 @@ def _check(output: Path, how: How) -> None:
         raise ConfigError("several processes fine-tune by a recipe", "use medsam2 prepare, then torchrun with medsam2 train")
 
 
-def _split(dataset: "DataSet", output: Path, how: How) -> "CaseSplit":
+def _split(dataset: "DataSet", output: Path, how: FinetuneOptions) -> "CaseSplit":
     """The cases that are learnt from and those that judge; a run that goes on keeps its own."""
     from medical_sam2.io import load_json
     from medical_sam2.train.finetune import CaseSplit, split_cases
@@ -125,7 +125,7 @@ def _names(split: "CaseSplit") -> dict[str, Any]:
     return {part: [case.identifier for case in cases] for part, cases in vars(split).items()}
 
 
-def _judged(what: str, network: "Sam2", dataset: "DataSet", split: "CaseSplit", how: How) -> "list[Score]":
+def _judged(what: str, network: "Sam2", dataset: "DataSet", split: "CaseSplit", how: FinetuneOptions) -> "list[Score]":
     from medical_sam2.evaluate.held_out import scores
     from medical_sam2.segmenter import Segmenter
 
@@ -134,7 +134,7 @@ def _judged(what: str, network: "Sam2", dataset: "DataSet", split: "CaseSplit", 
     return scores(segmenter, dataset, split.held_out, how.prompts, seed=how.seed, on_case=_Counted())
 
 
-def _recipe(network: "Sam2", pool: Path, run: Path, how: How) -> "Recipe":
+def _recipe(network: "Sam2", pool: Path, run: Path, how: FinetuneOptions) -> "Recipe":
     """The recipe of the run in the folder if there is one, else the one that suits the network and the time."""
     from dataclasses import replace
 
@@ -161,14 +161,14 @@ def _changed(recipe: "Recipe", settings: "Sequence[str]") -> "Recipe":
     return build_config(Recipe, override_settings(asdict(recipe), settings)) if settings else recipe
 
 
-def _trained(network: "Sam2", recipe: "Recipe", run: Path, how: How) -> int:
+def _trained(network: "Sam2", recipe: "Recipe", run: Path, how: FinetuneOptions) -> int:
     """Train in place; the averaged weights stay in the network. Returns the steps that were done."""
     from medical_sam2.cli._training import follow
     from medical_sam2.train.distributed import ProcessGroup
-    from medical_sam2.train.loop import Training, load_average
+    from medical_sam2.train.loop import TrainingRun, load_average
 
     with ProcessGroup(how.device) as processes:
-        training = Training(network, recipe, run, processes)
+        training = TrainingRun(network, recipe, run, processes)
         if how.resume:
             training.resume()
         follow(training, how.max_minutes)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from medical_sam2 import io
 from medical_sam2.cli import _files, plain
-from medical_sam2.cli._options import FLAG, How, Outputs, Reading, Said
+from medical_sam2.cli._options import FLAG, InferenceOptions, OutputOptions, PromptOptions, Reading
 from medical_sam2.cli._prompts import gathered, paged
 from medical_sam2.errors import ConfigError
 from medical_sam2.io import labels
@@ -20,7 +20,7 @@ from medical_sam2.volume import Segmentation, Volume
 if TYPE_CHECKING:
     from medical_sam2.segmenter import Segmenter
 
-NOTHING_SAID, AS_USUAL, AS_IT_IS = Said(), How(), Reading()
+NOTHING_SAID, AS_USUAL, AS_IT_IS = PromptOptions(), InferenceOptions(), Reading()
 OF_SEVERAL = {"three", "six", "auto"}
 
 
@@ -28,9 +28,9 @@ def segment(
     volume: Path,
     /,
     *,
-    outputs: Outputs,
-    said: Said = NOTHING_SAID,
-    how: How = AS_USUAL,
+    outputs: OutputOptions,
+    said: PromptOptions = NOTHING_SAID,
+    how: InferenceOptions = AS_USUAL,
     reading: Reading = AS_IT_IS,
     json: Annotated[bool, FLAG] = False,
     quiet: Annotated[bool, FLAG] = False,
@@ -72,7 +72,7 @@ def segment(
     _print({**report, "seconds": clock.laps}, _report.lines(report, _files.asked(outputs).values()), json)
 
 
-def _check(file: Path, outputs: Outputs, said: Said, how: How) -> None:
+def _check(file: Path, outputs: OutputOptions, said: PromptOptions, how: InferenceOptions) -> None:
     """All about the files that can be known before the image is read: first what is read, then what is written."""
     masks = (paged(str(word))[0] for word in said.mask)
     inputs = [file, *masks, *(path for path in (said.prompts, said.correct) if path is not None)]
@@ -88,7 +88,7 @@ def _check(file: Path, outputs: Outputs, said: Said, how: How) -> None:
             raise ConfigError(f"{option} changes nothing: a correction is tracked in the plane of its prompts", "leave it out")
 
 
-def _read(file: Path, reading: Reading, said: Said, outputs: Outputs) -> tuple[Volume, Volume | None]:
+def _read(file: Path, reading: Reading, said: PromptOptions, outputs: OutputOptions) -> tuple[Volume, Volume | None]:
     image = _files.read(file, reading)
     _files.check_format(outputs, image)
     if said.correct is None:
@@ -101,9 +101,9 @@ def _found(
     segmenter: "Segmenter",
     image: Volume,
     named: Named,
-    how: How,
+    how: InferenceOptions,
     *,
-    outputs: Outputs,
+    outputs: OutputOptions,
     earlier: Volume | None,
     quiet: bool,
 ) -> Segmentation:
@@ -130,7 +130,7 @@ def _found(
 
 
 @contextmanager
-def _adapted(segmenter: "Segmenter", image: Volume, named: Named, how: How) -> Iterator[None]:
+def _adapted(segmenter: "Segmenter", image: Volume, named: Named, how: InferenceOptions) -> Iterator[None]:
     if how.adapt <= 0:
         yield
         return

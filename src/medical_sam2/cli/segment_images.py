@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from medical_sam2.cli import _set_report, plain
 from medical_sam2.cli._files import check_place, check_suffix, same
 from medical_sam2.cli._options import FLAG
-from medical_sam2.cli._set_options import Manner, Outputs, Said
+from medical_sam2.cli._set_options import SetInferenceOptions, SetOutputOptions, SetPromptOptions
 from medical_sam2.cli._set_prompts import SetPrompts, gathered
 from medical_sam2.errors import ConfigError, InputError, MedicalSam2Error
 from medical_sam2.io import atomic
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from medical_sam2.segmenter import Segmenter
     from medical_sam2.tracking.image_set import ImageMask
 
-NOTHING_SAID, AS_USUAL = Said(), Manner()
+NOTHING_SAID, AS_USUAL = SetPromptOptions(), SetInferenceOptions()
 FILES = {"preview": (".png", ".jpg", ".jpeg"), "statistics": (".csv", ".json"), "report": (".json",)}
 
 
@@ -31,9 +31,9 @@ def segment_images(
     folder: Path,
     /,
     *,
-    outputs: Outputs,
-    said: Said = NOTHING_SAID,
-    manner: Manner = AS_USUAL,
+    outputs: SetOutputOptions,
+    said: SetPromptOptions = NOTHING_SAID,
+    manner: SetInferenceOptions = AS_USUAL,
     json: Annotated[bool, FLAG] = False,
     quiet: Annotated[bool, FLAG] = False,
     dry_run: Annotated[bool, FLAG] = False,
@@ -73,7 +73,7 @@ def segment_images(
     return run.code
 
 
-def _check(images: ImageFolder, files: list[Path], outputs: Outputs) -> list[int]:
+def _check(images: ImageFolder, files: list[Path], outputs: SetOutputOptions) -> list[int]:
     """Refuse what could not be written or would destroy something; the images whose label maps are there already."""
     folder = outputs.output
     if folder.exists() and not folder.is_dir():
@@ -99,7 +99,7 @@ def _check(images: ImageFolder, files: list[Path], outputs: Outputs) -> list[int
     return there if outputs.skip_existing else []
 
 
-def _check_masks(prompts: SetPrompts, files: list[Path], outputs: Outputs) -> None:
+def _check_masks(prompts: SetPrompts, files: list[Path], outputs: SetOutputOptions) -> None:
     tables = [path for option in FILES if (path := getattr(outputs, option)) is not None]
     for written in [*files, *tables]:
         if any(same(written, mask) for mask in prompts.files):
@@ -109,7 +109,7 @@ def _check_masks(prompts: SetPrompts, files: list[Path], outputs: Outputs) -> No
             raise InputError("two results would be the same file", "choose another name", subject=path)
 
 
-def _network(manner: Manner) -> "Segmenter":
+def _network(manner: SetInferenceOptions) -> "Segmenter":
     from medical_sam2.cli._plan import network
     from medical_sam2.intensity_window import named_window
     from medical_sam2.model.memory import POLICIES
@@ -126,14 +126,16 @@ def _network(manner: Manner) -> "Segmenter":
     return network(manner.how)
 
 
-def _machine(segmenter: "Segmenter", manner: Manner) -> dict[str, Any]:
+def _machine(segmenter: "Segmenter", manner: SetInferenceOptions) -> dict[str, Any]:
     from medical_sam2.cli._plan import digest
 
     weights = {"name": manner.weights, "image_size": segmenter.network.image_size, "sha256": digest(manner.how)}
     return {"device": str(segmenter.device), "precision": segmenter.precision, "engine": segmenter.engine, "weights": weights}
 
 
-def _foreseen(report: dict[str, Any], images: ImageFolder, prompts: SetPrompts, outputs: Outputs, skipped: list[int]) -> str:
+def _foreseen(
+    report: dict[str, Any], images: ImageFolder, prompts: SetPrompts, outputs: SetOutputOptions, skipped: list[int]
+) -> str:
     """What would be done, for people."""
     told = [f"images   {len(images)} in {images.folder}"]
     if images.others:
@@ -154,7 +156,7 @@ class _Run:
     images: ImageFolder
     files: list[Path]
     prompts: SetPrompts
-    outputs: Outputs
+    outputs: SetOutputOptions
     skipped: set[int]
     rows: list[dict[str, Any]] = field(default_factory=list)
     measured: list[dict[str, Any]] = field(default_factory=list)
@@ -163,7 +165,7 @@ class _Run:
     bar: Any = None
     sheet: "Sheet | None" = None
 
-    def results(self, segmenter: "Segmenter", manner: Manner, *, quiet: bool) -> Iterator["ImageMask"]:
+    def results(self, segmenter: "Segmenter", manner: SetInferenceOptions, *, quiet: bool) -> Iterator["ImageMask"]:
         """What the network says of each image."""
         from medical_sam2.cli._progress import Progress
         from medical_sam2.cli._sheet import Sheet

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from medical_sam2 import io
 from medical_sam2.cli import plain
 from medical_sam2.cli._files import read
-from medical_sam2.cli._options import FLAG, How, Pointed, Reading, Said, Tracking
+from medical_sam2.cli._options import FLAG, InferenceOptions, Pointed, PromptOptions, Reading, TrackingOptions
 from medical_sam2.cli._prompts import gathered
 from medical_sam2.cli._set_report import KIND
 from medical_sam2.errors import ConfigError, FormatError
@@ -19,7 +19,7 @@ from medical_sam2.volume import Volume
 if TYPE_CHECKING:
     from medical_sam2.tracking.confidence import Need
 
-NOTHING_SAID, AS_USUAL, AS_IT_IS = Pointed(), Tracking(), Reading()
+NOTHING_SAID, AS_USUAL, AS_IT_IS = Pointed(), TrackingOptions(), Reading()
 
 
 def suggest(
@@ -28,7 +28,7 @@ def suggest(
     *,
     count: int = 1,
     said: Pointed = NOTHING_SAID,
-    how: Tracking = AS_USUAL,
+    how: TrackingOptions = AS_USUAL,
     reading: Reading = AS_IT_IS,
     json: Annotated[bool, FLAG] = False,
 ) -> None:
@@ -45,14 +45,14 @@ def suggest(
         _refuse_settings(what, said, how, reading)
         rows = _of_a_set(what, count)
     else:
-        rows = _of_a_volume(read(what, reading), Said(**vars(said)), How(**vars(how)), count)
+        rows = _of_a_volume(read(what, reading), PromptOptions(**vars(said)), InferenceOptions(**vars(how)), count)
     if json:
         sys.stdout.write(json_format.dumps({"suggestions": rows}, ensure_ascii=False) + "\n")
     else:
         sys.stdout.write("".join(f"{plain(line)}\n" for line in _lines(rows)))
 
 
-def _refuse_settings(report: Path, *groups: Pointed | Tracking | Reading) -> None:
+def _refuse_settings(report: Path, *groups: Pointed | TrackingOptions | Reading) -> None:
     """A report tells what was done: nothing else is heard."""
     for group in groups:
         for each in fields(group):
@@ -80,7 +80,7 @@ def _of_a_set(file: Path, count: int) -> list[dict[str, Any]]:
     return found
 
 
-def _of_a_volume(image: Volume, said: Said, how: How, count: int) -> list[dict[str, Any]]:
+def _of_a_volume(image: Volume, said: PromptOptions, how: InferenceOptions, count: int) -> list[dict[str, Any]]:
     import torch
 
     from medical_sam2.cli import _plan

@@ -41,7 +41,7 @@ def train(
     from medical_sam2.train.checkpoint import NAME
     from medical_sam2.train.config import read_recipe
     from medical_sam2.train.distributed import ProcessGroup
-    from medical_sam2.train.loop import Training, load_average
+    from medical_sam2.train.loop import TrainingRun, load_average
 
     if threads:
         torch.set_num_threads(threads)
@@ -50,7 +50,7 @@ def train(
         raise ConfigError("a run is in this folder already", "add --resume to go on, or choose another one", subject=output)
     with ProcessGroup(device) as processes:
         torch.manual_seed(told.seed)
-        training = Training(load_backbone(told.start) if told.start else nano(), told, output, processes)
+        training = TrainingRun(load_backbone(told.start) if told.start else nano(), told, output, processes)
         if resume:
             training.resume()
         follow(training, max_minutes)

@@ -18,7 +18,7 @@ from medical_sam2.plugins import suggestion
 
 
 @dataclass(frozen=True)
-class Entry:
+class FolderEntry:
     """A file, or a page of one.
 
     Args:
@@ -50,7 +50,7 @@ class ImageFolder(Sequence[NDArray[np.generic]]):
         others: names of files that are none.
     """
 
-    def __init__(self, folder: Path, entries: Sequence[Entry], others: Sequence[str] = ()) -> None:
+    def __init__(self, folder: Path, entries: Sequence[FolderEntry], others: Sequence[str] = ()) -> None:
         self.folder, self.entries, self.others = folder, tuple(entries), tuple(others)
         self._last: tuple[int, Picture] | None = None
 
@@ -122,7 +122,7 @@ def open_folder(folder: Path) -> ImageFolder:
         if folder.exists():
             problem, remedy = "is a file", f"{remedy}; a volume is outlined with `medsam2 segment`"
         raise InputError(problem, remedy, subject=folder)
-    entries: list[Entry] = []
+    entries: list[FolderEntry] = []
     others: list[str] = []
     for file in sorted(path for path in folder.iterdir() if not path.name.startswith(".") and not path.is_dir()):
         if _is_image(file):
@@ -149,7 +149,7 @@ def instead(folder: Path) -> str:
     return f"outline pictures with `medsam2 segment-images {folder}`" if pictures else ""
 
 
-def _picture(entry: Entry) -> Picture:
+def _picture(entry: FolderEntry) -> Picture:
     from medical_sam2 import io
 
     try:
@@ -161,13 +161,13 @@ def _picture(entry: Entry) -> Picture:
         raise ResourceError("the memory does not hold it", "crop it", subject=entry.file) from None
 
 
-def _pages(file: Path) -> Iterator[Entry]:
+def _pages(file: Path) -> Iterator[FolderEntry]:
     """A file that cannot be counted is one image: it says what is wrong with it when it is read."""
     try:
         count = _frames(file) if recognise(file) is DICOM else page_count(file)
     except MedicalSam2Error:
         count = 1
-    yield from (Entry(file, page) for page in range(count)) if count > 1 else (Entry(file),)
+    yield from (FolderEntry(file, page) for page in range(count)) if count > 1 else (FolderEntry(file),)
 
 
 def _frames(file: Path) -> int:

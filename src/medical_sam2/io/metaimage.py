@@ -92,7 +92,7 @@ def _truth(fields: dict[str, str], name: str, path: Path) -> bool:
     return TRUTH[text]
 
 
-def _layout(fields: dict[str, str], path: Path) -> voxels.Layout:
+def _layout(fields: dict[str, str], path: Path) -> voxels.VoxelLayout:
     sizes = voxels.parse_sizes(_required(fields, "DimSize", path), path, "DimSize")
     if [float(len(sizes))] != voxels.parse_numbers(_required(fields, "NDims", path), path, "NDims") or not 2 <= len(sizes) <= 4:
         raise FormatError(f"it has {len(sizes)} dimensions", "give a volume of three dimensions", subject=path)
@@ -110,7 +110,7 @@ def _layout(fields: dict[str, str], path: Path) -> voxels.Layout:
     i, j, k, frames = (*sizes, *[1] * (4 - len(sizes)))
     dtype = np.dtype(TYPES[kind]).newbyteorder(">" if big else "<")
     packing: voxels.Packing = "zlib" if packed else "raw"
-    return voxels.Layout(dtype, (i, j, k), channels, frames, packing, int(skip), _data_file(fields, path))
+    return voxels.VoxelLayout(dtype, (i, j, k), channels, frames, packing, int(skip), _data_file(fields, path))
 
 
 def _data_file(fields: dict[str, str], path: Path) -> str | None:

@@ -91,7 +91,7 @@ def _required(fields: dict[str, str], name: str, path: Path) -> str:
     return fields[name]
 
 
-def _layout(fields: dict[str, str], path: Path, options: Options) -> tuple[voxels.Layout, list[int]]:
+def _layout(fields: dict[str, str], path: Path, options: Options) -> tuple[voxels.VoxelLayout, list[int]]:
     """The storage, and which axes of the file are spatial."""
     sizes = voxels.parse_sizes(_required(fields, "sizes", path), path, "sizes")
     if [float(len(sizes))] != voxels.parse_numbers(_required(fields, "dimension", path), path, "dimension"):
@@ -108,7 +108,7 @@ def _layout(fields: dict[str, str], path: Path, options: Options) -> tuple[voxel
             f"each voxel holds {inner} values (4 dimensions)", "extract one as a 3-dimensional image", subject=path
         )
     i, j, k = (*(sizes[axis] for axis in spatial), *[1] * (3 - len(spatial)))
-    layout = voxels.Layout(_dtype(fields, path), (i, j, k), channels, frames, *_storage(fields, path))
+    layout = voxels.VoxelLayout(_dtype(fields, path), (i, j, k), channels, frames, *_storage(fields, path))
     return layout, spatial
 
 

@@ -23,7 +23,7 @@ Packing = Literal["raw", "gzip", "zlib"]
 
 
 @dataclass(frozen=True)
-class Layout:
+class VoxelLayout:
     """How the voxels of a text-headed image are stored.
 
     Args:
@@ -83,7 +83,9 @@ def parse_sizes(text: str, path: Path, name: str) -> list[int]:
     return [int(size) for size in found]
 
 
-def load_voxels(content: Content, layout: Layout, affine: NDArray[np.float64], options: Options, notes: list[str]) -> Loaded:
+def load_voxels(
+    content: Content, layout: VoxelLayout, affine: NDArray[np.float64], options: Options, notes: list[str]
+) -> Loaded:
     """Read the voxels that a header describes and make them a volume."""
     path = content.path
     affine = _checked(affine, path)
@@ -131,7 +133,7 @@ def pick_frame(frames: int, frame: int | None, path: Path) -> int:
     return frame or 0
 
 
-def _shaped(flat: NDArray[Any], layout: Layout, options: Options, notes: list[str]) -> NDArray[Any]:
+def _shaped(flat: NDArray[Any], layout: VoxelLayout, options: Options, notes: list[str]) -> NDArray[Any]:
     if options.layer is not None and options.layer >= layout.channels:
         raise FormatError(f"it has no layer {options.layer}, of which its header speaks", "save it again")
     if layout.channels == 1:
@@ -148,7 +150,7 @@ def _shaped(flat: NDArray[Any], layout: Layout, options: Options, notes: list[st
 
 
 @contextmanager
-def _voxels(header: Content, layout: Layout) -> Iterator[Content]:
+def _voxels(header: Content, layout: VoxelLayout) -> Iterator[Content]:
     """Where the voxels start: after the header or in the detached file, unpacked."""
     with ExitStack() as stack:
         content = header
@@ -162,7 +164,7 @@ def _voxels(header: Content, layout: Layout) -> Iterator[Content]:
         yield stack.enter_context(inflated(content, left, raw_zlib=layout.packing == "zlib"))
 
 
-def _skip(content: Content, layout: Layout) -> None:
+def _skip(content: Content, layout: VoxelLayout) -> None:
     if layout.skip >= 0:
         content.skip(layout.skip)
         return

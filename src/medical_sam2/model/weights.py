@@ -27,13 +27,13 @@ from medical_sam2.model.settings import SMALLEST, Settings, check_image_size, pa
 from medical_sam2.model.sizes import Hiera, configuration, pyramid
 from medical_sam2.model.tensors import listed, read_config, read_tensors
 
-__all__ = ["Found", "Known", "available", "load_backbone", "read_weights", "save_backbone", "weights_file"]
+__all__ = ["Known", "LoadedWeights", "available", "load_backbone", "read_weights", "save_backbone", "weights_file"]
 
 SIZES = (512, "as MedSAM2's weights"), (1024, "as SAM 2's and those of Medical SAM 2")
 
 
 @dataclass(frozen=True, eq=False)
-class Found:
+class LoadedWeights:
     """Weights that were read.
 
     Args:
@@ -92,7 +92,7 @@ def load_backbone(
         raise error.about(found.file) from error
 
 
-def read_weights(name_or_path: str | Path) -> Found:
+def read_weights(name_or_path: str | Path) -> LoadedWeights:
     """The weights, no network made of them yet.
 
     Raises:
@@ -102,12 +102,12 @@ def read_weights(name_or_path: str | Path) -> Found:
     weights = read_tensors(file)
     config, size = file.with_name(CONFIG_FILE), trained_size(str(name_or_path)) or trained_size(file.name)
     if is_official(weights):
-        return Found(from_official(weights), Settings(image_size=size), file)
+        return LoadedWeights(from_official(weights), Settings(image_size=size), file)
     try:
         settings = parse(read_config(config)) if config.is_file() and file.name == MODEL_FILE else Settings(image_size=size)
     except WeightsError as error:
         raise error.about(config) from error
-    return Found(from_transformers(weights), settings, file)
+    return LoadedWeights(from_transformers(weights), settings, file)
 
 
 def weights_file(name_or_path: str | Path) -> Path:
@@ -140,7 +140,7 @@ def save_backbone(network: Sam2, folder: Path, *, dtype: torch.dtype = torch.flo
     _write(folder / MODEL_FILE, save(weights, {"format": "pt"}))
 
 
-def _network(found: Found, config: Sam2VideoConfig, memory_dtype: torch.dtype | None) -> Sam2:
+def _network(found: LoadedWeights, config: Sam2VideoConfig, memory_dtype: torch.dtype | None) -> Sam2:
     """Shapes are compared on a network that takes no memory; only then are the numbers copied."""
     weights = found.weights
     with torch.device("meta"):

@@ -30,7 +30,7 @@ _LINE, _FILL = 3, 0.16  # width in fine pixels, opacity
 
 
 @dataclass(frozen=True)
-class Crop:
+class PreviewCrop:
     """The part of a slice that a picture shows.
 
     Args:
@@ -74,12 +74,12 @@ def colours_of(labels: Iterable[int]) -> dict[int, Colour]:
 def tile(
     image: NDArray[np.generic],
     labels_hw: NDArray[np.generic] | None,
-    crop: Crop,
+    crop: PreviewCrop,
     colours: Mapping[int, Colour],
     prompts: Sequence[FramePrompt] = (),
 ) -> Image.Image:
     """A slice (H, W), or an image (H, W, 3), of uint8, with its objects outlined and its prompts marked."""
-    large = Crop(crop.low_yx, crop.size_yx, (crop.scale_yx[0] * _FINE, crop.scale_yx[1] * _FINE))
+    large = PreviewCrop(crop.low_yx, crop.size_yx, (crop.scale_yx[0] * _FINE, crop.scale_yx[1] * _FINE))
     picture = Image.fromarray(crop.cut(image)).convert("RGB").resize(large.size_px, Image.Resampling.BICUBIC)
     if labels_hw is not None:
         part = crop.cut(labels_hw)
@@ -124,7 +124,7 @@ def _stretched(mask_hw: NDArray[np.bool_], size_px: tuple[int, int]) -> NDArray[
     return sharp
 
 
-def mark(picture: Image.Image, prompt: FramePrompt, crop: Crop) -> None:
+def mark(picture: Image.Image, prompt: FramePrompt, crop: PreviewCrop) -> None:
     """The box in white, clicks as green discs with a plus or red ones with a minus."""
     draw = ImageDraw.Draw(picture)
     if prompt.box_xyxy is not None:

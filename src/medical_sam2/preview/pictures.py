@@ -15,7 +15,7 @@ from medical_sam2.errors import ConfigError, GeometryError
 from medical_sam2.intensity_window import Window, choose_window, percentile_window
 from medical_sam2.io.atomic import writing
 from medical_sam2.preview import drawing
-from medical_sam2.preview.drawing import BACKGROUND, MUTED, Colour, Crop
+from medical_sam2.preview.drawing import BACKGROUND, MUTED, Colour, PreviewCrop
 from medical_sam2.prompts import FramePrompt, Prompt
 from medical_sam2.views import AXIAL, OPPOSITE, THREE_VIEWS, View
 from medical_sam2.volume import Segmentation, Volume
@@ -27,7 +27,7 @@ _SAMPLES = 200_000
 
 
 @dataclass(frozen=True, eq=False)
-class Scene:
+class PreviewScene:
     """A volume, what was outlined in it, and what was asked.
 
     Args:
@@ -175,7 +175,7 @@ def montage(
     Raises:
         GeometryError: the segmentation is not in the grid of the volume.
     """
-    scene = Scene(volume, segmentation, prompts, window)
+    scene = PreviewScene(volume, segmentation, prompts, window)
     rows = [_planes(scene, width_px), _strip(scene, width_px, slices), _legend(scene, width_px)]
     return _stacked(rows, width_px)
 
@@ -190,7 +190,7 @@ def animation(
     window: Window | None = None,
 ) -> list[Image.Image]:
     """A film through the slices with the objects, and a little beyond, in up to `frames` pictures; otherwise as `montage`."""
-    scene = Scene(volume, segmentation, prompts, window)
+    scene = PreviewScene(volume, segmentation, prompts, window)
     view = scene.main_view
     axis = view.order(scene.axes)[0]
     first, last = scene.extent(axis)
@@ -238,11 +238,11 @@ def _cell(
     pixels = image if image.dtype == np.uint8 else percentile_window(image).as_bytes(image)
     height, width = image.shape[:2]
     scale = tile_px / max(height, width)
-    picture = drawing.tile(pixels, mask, Crop((0, 0), (height, width), (scale, scale)), colours)
+    picture = drawing.tile(pixels, mask, PreviewCrop((0, 0), (height, width), (scale, scale)), colours)
     return _captioned(_centred(picture, tile_px, tile_px), caption)
 
 
-def _planes(scene: Scene, width_px: int) -> Image.Image:
+def _planes(scene: PreviewScene, width_px: int) -> Image.Image:
     sizes = [_size_mm(scene, view) for view in THREE_VIEWS]
     px_per_mm = _fitting(sizes, width_px - 4 * _GAP)
     pictures = [_plane(scene, view, scene.frame(view), whole_slice(scene, view, px_per_mm)) for view in THREE_VIEWS]
@@ -250,13 +250,13 @@ def _planes(scene: Scene, width_px: int) -> Image.Image:
     return _row(pictures, width_px)
 
 
-def _plane(scene: Scene, view: View, t: int, crop: Crop) -> Image.Image:
+def _plane(scene: PreviewScene, view: View, t: int, crop: PreviewCrop) -> Image.Image:
     picture = draw_slice(scene, view, t, crop)
     drawing.letters(picture, view.code, OPPOSITE)
     return _captioned(picture, f"{view.name}   {_index(scene, view, t)}")
 
 
-def _strip(scene: Scene, width_px: int, slices: int) -> Image.Image:
+def _strip(scene: PreviewScene, width_px: int, slices: int) -> Image.Image:
     view = scene.main_view
     first, last = scene.extent(view.order(scene.axes)[0])
     frames = sorted(_frame(scene, view, index) for index in _spread(range(first, last + 1), slices))
@@ -267,19 +267,19 @@ def _strip(scene: Scene, width_px: int, slices: int) -> Image.Image:
     return _row(pictures, width_px)
 
 
-def draw_slice(scene: Scene, view: View, t: int, crop: Crop) -> Image.Image:
+def draw_slice(scene: PreviewScene, view: View, t: int, crop: PreviewCrop) -> Image.Image:
     """Frame t of a view with its objects and prompts, cut and stretched as told."""
     grey = scene.grey.as_bytes(view.apply(scene.volume.array, scene.axes)[t])
     labels = view.apply(scene.segmentation.labels, scene.axes)[t]
     return drawing.tile(grey, labels, crop, drawing.colours_of(scene.voxels), scene.said(view, t))
 
 
-def _frame(scene: Scene, view: View, index: int) -> int:
+def _frame(scene: PreviewScene, view: View, index: int) -> int:
     axis = view.order(scene.axes)[0]
     return scene.volume.shape[axis] - 1 - index if view.flipped(scene.axes)[0] else index
 
 
-def _index(scene: Scene, view: View, t: int) -> str:
+def _index(scene: PreviewScene, view: View, t: int) -> str:
     """The slice as a user names it: its index along the array axis of the file."""
     return f"{'ijk'[view.order(scene.axes)[0]]} = {_frame(scene, view, t)}"
 
@@ -289,7 +289,7 @@ def _spread(indices: range, count: int) -> list[int]:
     return np.rint(places).astype(int).tolist()
 
 
-def _size_mm(scene: Scene, view: View) -> tuple[float, float]:
+def _size_mm(scene: PreviewScene, view: View) -> tuple[float, float]:
     """Width and height of a slice."""
     _, rows, columns = view.order(scene.axes)
     shape, spacing = scene.volume.shape, scene.volume.spacing_mm
@@ -301,14 +301,14 @@ def _fitting(sizes_mm: Sequence[tuple[float, float]], width_px: int) -> float:
     return min(width_px / sum(width for width, _ in sizes_mm), _TALLEST / max(height for _, height in sizes_mm))
 
 
-def whole_slice(scene: Scene, view: View, px_per_mm: float) -> Crop:
+def whole_slice(scene: PreviewScene, view: View, px_per_mm: float) -> PreviewCrop:
     """All of a slice, in true proportions."""
     _, rows, columns = view.order(scene.axes)
     shape, (_, down, right) = scene.volume.shape, view.spacing(scene.volume.spacing_mm, scene.axes)
-    return Crop((0, 0), (shape[rows], shape[columns]), (down * px_per_mm, right * px_per_mm))
+    return PreviewCrop((0, 0), (shape[rows], shape[columns]), (down * px_per_mm, right * px_per_mm))
 
 
-def _around(scene: Scene, view: View, side_px: int) -> Crop:
+def _around(scene: PreviewScene, view: View, side_px: int) -> PreviewCrop:
     """A square in mm around all objects, as far as the image reaches."""
     _, *places = view.order(scene.axes)
     _, *flips = view.flipped(scene.axes)
@@ -323,10 +323,10 @@ def _around(scene: Scene, view: View, side_px: int) -> Crop:
         start = min(max(0, round((first + last + 1 - size[-1]) / 2)), whole - size[-1])
         low.append(whole - size[-1] - start if flip else start)
     px_per_mm = side_px / max(n * mm for n, mm in zip(size, spacing, strict=True))
-    return Crop((low[0], low[1]), (size[0], size[1]), (spacing[0] * px_per_mm, spacing[1] * px_per_mm))
+    return PreviewCrop((low[0], low[1]), (size[0], size[1]), (spacing[0] * px_per_mm, spacing[1] * px_per_mm))
 
 
-def _legend(scene: Scene, width_px: int) -> Image.Image:
+def _legend(scene: PreviewScene, width_px: int) -> Image.Image:
     """A coloured square, the name and the volume of each object, in as many lines as they need."""
     colours: dict[int, Colour] = drawing.colours_of(scene.voxels)
     entries = [
@@ -349,7 +349,7 @@ def _legend(scene: Scene, width_px: int) -> Image.Image:
     return picture
 
 
-def _millilitres(scene: Scene, voxels: int) -> str:
+def _millilitres(scene: PreviewScene, voxels: int) -> str:
     ml = voxels * scene.volume.voxel_mm3 / 1000
     return "not found" if voxels == 0 else f"{ml:.0f} mL" if ml >= 100 else f"{ml:.3g} mL"
 

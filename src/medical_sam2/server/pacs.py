@@ -142,7 +142,7 @@ def _session(most_bytes: int) -> "requests.Session":
     """Asks the PACS itself, through no proxy of the environment, and nobody else that it may name."""
     import requests  # slow to load
 
-    class Session(requests.Session):
+    class PacsSession(requests.Session):
         def __init__(self) -> None:
             super().__init__()
             self.trust_env, self._answers = False, ExitStack()
@@ -166,7 +166,7 @@ def _session(most_bytes: int) -> "requests.Session":
                 _ = answer.content
             return answer
 
-    return Session()
+    return PacsSession()
 
 
 def _limited_body(answer: "requests.Response", most_bytes: int) -> Callable[..., Iterator[bytes]]:

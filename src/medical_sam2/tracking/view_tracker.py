@@ -26,7 +26,7 @@ ENDED = 8  # frames in a row without any of the objects, after which tracking en
 
 
 @dataclass(frozen=True, eq=False)
-class Setting:
+class TrackingConfig:
     """What stays the same while a volume is tracked.
 
     Args:
@@ -147,7 +147,7 @@ class Follower:
         setting: what stays the same.
     """
 
-    setting: Setting
+    setting: TrackingConfig
 
     def follow(
         self,

@@ -38,7 +38,7 @@ from medical_sam2.tracking.plan import (
 )
 from medical_sam2.tracking.postprocess import redraw, without_islands
 from medical_sam2.tracking.region_of_interest import BoxXyxy, Region, object_box, shown, together
-from medical_sam2.tracking.view_tracker import FAR, Ends, Followed, Follower, Setting
+from medical_sam2.tracking.view_tracker import FAR, Ends, Followed, Follower, TrackingConfig
 from medical_sam2.views import THREE_VIEWS, View
 from medical_sam2.volume import Segmentation, SliceConfidence, Volume
 
@@ -70,7 +70,7 @@ class FrameDone:
 
 
 @dataclass(eq=False)
-class Progress:
+class TrackingProgress:
     """How far the work is, over all objects.
 
     Args:
@@ -107,8 +107,8 @@ class OrientationTracker:
         rows: how sure the network was of each object on each slice, filled as it goes.
     """
 
-    setting: Setting
-    progress: Progress = field(default_factory=Progress)
+    setting: TrackingConfig
+    progress: TrackingProgress = field(default_factory=TrackingProgress)
     rows: list[SliceConfidence] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -324,7 +324,7 @@ class VolumeTracker:
     volume: Volume
     plan: TrackingPlan
     options: ResultOptions
-    progress: Progress
+    progress: TrackingProgress
     rows: list[SliceConfidence] = field(default_factory=list)
     windows: dict[int, Window] = field(default_factory=dict)
 

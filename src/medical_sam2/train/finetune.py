@@ -20,7 +20,7 @@ from medical_sam2.model.nano import Nano
 from medical_sam2.model.sam2 import Sam2
 from medical_sam2.train.config import Phase, Recipe
 from medical_sam2.train.distributed import ProcessGroup
-from medical_sam2.train.loop import Training
+from medical_sam2.train.loop import TrainingRun
 from medical_sam2.train.losses import LossWeights
 
 NANO_RATE = 1e-4  # a seventh of the rate from scratch; no measurement chose it yet
@@ -114,7 +114,7 @@ def choose_recipe(network: Sam2, start: str, pool: Path, *, seed: int, steps: in
 
 def measure_steps(network: Sam2, recipe: Recipe, folder: Path, minutes: float, device: str) -> int:
     """How many steps fit into some minutes, measured on a copy of the network, so that the rate can fall to nothing in time."""
-    trial = Training(copy.deepcopy(network), replace(recipe, workers=0, picture_every=0), folder, ProcessGroup(device))
+    trial = TrainingRun(copy.deepcopy(network), replace(recipe, workers=0, picture_every=0), folder, ProcessGroup(device))
     batches = iter(trial.batches())
     for _ in range(WARM_UP_STEPS):
         trial.learn(next(batches))

@@ -27,7 +27,7 @@ from medical_sam2.train.train_step import Batch, StepBatches, TrainStep
 RECIPE = "recipe.json"
 
 
-class Training:
+class TrainingRun:
     """A run.
 
     Args:
@@ -155,7 +155,7 @@ class Training:
         torch._foreach_lerp_(ours, theirs, 1 - decay)  # pyright: ignore
 
 
-def load_average(training: Training) -> Sam2:
+def load_average(training: TrainingRun) -> Sam2:
     """The network with its averaged weights, in place."""
     training.network.load_state_dict(training.average)
     return training.network

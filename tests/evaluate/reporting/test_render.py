@@ -3,14 +3,14 @@
 import re
 from html import unescape
 
-from medical_sam2.evaluate.reporting.render import Picture, Section, Table, html, latex, markdown
+from medical_sam2.evaluate.reporting.render import RenderedPicture, Section, Table, html, latex, markdown
 
 WILD = "a|b & 5 % of <x_1>"
 SECTION = Section("Title", ("Words.",), (Table(WILD, ("method", "Dice"), ((WILD, "0.5 → 1"),), "note"),), (), ("one", "two"))
 
 
 def test_markdown() -> None:
-    text = markdown([SECTION, Section("Next", pictures=(Picture("curve", "curve.png"),))])
+    text = markdown([SECTION, Section("Next", pictures=(RenderedPicture("curve", "curve.png"),))])
     assert text.startswith("# Title\n\nWords.\n\n")
     assert "| a\\|b & 5 % of <x_1> | 0.5 → 1 |\n" in text
     assert "## Next\n\n![curve](curve.png)" in text
@@ -25,7 +25,7 @@ def test_latex() -> None:
 
 
 def test_html() -> None:
-    picture = Picture("a curve", "curve.png")
+    picture = RenderedPicture("a curve", "curve.png")
     page = html(Section("T", tables=SECTION.tables, pictures=(picture,), items=("<b>",)), ["data:image/png;base64,AA"])
     texts = [unescape(text) for text in re.split(r"<[^>]*>", page) if text.strip()]
     assert texts == ["T", WILD, "method", "Dice", WILD, "0.5 → 1", "note", "a curve", "<b>"]

@@ -49,7 +49,7 @@ class Table:
 
 
 @dataclass(frozen=True)
-class Picture:
+class RenderedPicture:
     """A figure.
 
     Args:
@@ -78,7 +78,7 @@ class Section:
     title: str
     text: tuple[str, ...] = ()
     tables: tuple[Table, ...] = ()
-    pictures: tuple[Picture, ...] = ()
+    pictures: tuple[RenderedPicture, ...] = ()
     items: tuple[str, ...] = ()
 
 

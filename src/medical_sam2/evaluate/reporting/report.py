@@ -11,7 +11,7 @@ from medical_sam2.evaluate.presets import PRESETS
 from medical_sam2.evaluate.reporting import paper, tables
 from medical_sam2.evaluate.reporting.figures import write_figures
 from medical_sam2.evaluate.reporting.gallery import write_gallery
-from medical_sam2.evaluate.reporting.render import Picture, Section, html, latex, markdown
+from medical_sam2.evaluate.reporting.render import RenderedPicture, Section, html, latex, markdown
 from medical_sam2.evaluate.rows import answered
 from medical_sam2.evaluate.study import Outcome, Study
 from medical_sam2.io.atomic import write_bytes
@@ -67,12 +67,16 @@ def write_report(studies: Sequence[Study], outcomes: Sequence[Outcome], output: 
     return output / PAGE
 
 
-def _pictures(study: Study, outcome: Outcome, folder: Path) -> list[Picture]:
+def _pictures(study: Study, outcome: Outcome, folder: Path) -> list[RenderedPicture]:
     if find_spec("matplotlib") is None:
         return []
-    drawn = [Picture(path.stem.replace("-", ", "), path.name) for path in write_figures(study.protocol, outcome.rows, folder)]
+    drawn = [
+        RenderedPicture(path.stem.replace("-", ", "), path.name) for path in write_figures(study.protocol, outcome.rows, folder)
+    ]
     if study.draws:
-        drawn += [Picture(title, path.name, broad=True) for title, path in write_gallery(study.protocol, outcome.rows, folder)]
+        drawn += [
+            RenderedPicture(title, path.name, broad=True) for title, path in write_gallery(study.protocol, outcome.rows, folder)
+        ]
     return drawn
 
 

@@ -11,7 +11,7 @@ from medical_sam2.evaluate.job import Job
 from medical_sam2.evaluate.methods.method import Found, Said
 from medical_sam2.evaluate.scene import Scene
 from medical_sam2.io.atomic import write_bytes
-from medical_sam2.preview.drawing import Crop, tile
+from medical_sam2.preview.drawing import PreviewCrop, tile
 from medical_sam2.prompts import FramePrompt
 from medical_sam2.tracking.region_of_interest import Canvas, box_of
 
@@ -36,7 +36,7 @@ def draw(job: Job, shown: Scene, said: Said, found: Found) -> None:
     region = Canvas((truth.shape[0], truth.shape[1]), (high, wide)).around(box_of(truth), MARGIN)
     corner, size = ((0, 0), truth.shape) if region is None else ((region.top, region.left), region.shape_hw)
     scale = SIDE / max(size[0] * high, size[1] * wide)
-    crop = Crop(corner, (size[0], size[1]), (scale * high, scale * wide))
+    crop = PreviewCrop(corner, (size[0], size[1]), (scale * high, scale * wide))
     drawn = tile(picture, np.where(mask, ANSWER, 0), crop, COLOURS, [FramePrompt.mask(truth)])
     canvas = Image.new("RGB", (SIDE, SIDE))
     canvas.paste(drawn, ((SIDE - drawn.width) // 2, (SIDE - drawn.height) // 2))

@@ -20,7 +20,7 @@ from medical_sam2.io import voxels
 from medical_sam2.io.dicom import grid as grids
 from medical_sam2.io.dicom.grid import is_reconstruction
 from medical_sam2.io.dicom.headers import Plane, planes, read_dataset, text, walk, whole
-from medical_sam2.io.dicom.pixels import Pixels, decode
+from medical_sam2.io.dicom.pixels import DicomPixels, decode
 from medical_sam2.io.registry import Loaded, Options, Picture
 from medical_sam2.io.safe_open import require_memory
 from medical_sam2.io.voxels import size_warning
@@ -312,7 +312,7 @@ def stack_slices(slices: tuple[Plane | None, ...], options: Options) -> tuple[ND
     return made.array, made.notes
 
 
-def _frames(known: list[Plane], options: Options) -> Iterator[tuple[Plane, NDArray[Any], Pixels]]:
+def _frames(known: list[Plane], options: Options) -> Iterator[tuple[Plane, NDArray[Any], DicomPixels]]:
     """Each plane with its pixels; every file is opened once."""
     by_file = sorted(known, key=lambda plane: (str(plane.path), plane.frame))
     for path, group in groupby(by_file, key=lambda plane: plane.path):
@@ -339,7 +339,7 @@ def _rescaled(frame: NDArray[Any], plane: Plane, whole: bool) -> NDArray[Any]:
     return frame.astype(np.int64) * int(slope) + int(intercept)
 
 
-def _real(frame: NDArray[Any], pixels: Pixels) -> NDArray[Any] | None:
+def _real(frame: NDArray[Any], pixels: DicomPixels) -> NDArray[Any] | None:
     if pixels.padding is None or frame.ndim != 2:
         return None
     low, high = pixels.padding

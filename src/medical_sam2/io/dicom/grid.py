@@ -28,7 +28,7 @@ SAME_PLACE = 0.01
 
 
 @dataclass(frozen=True, eq=False)
-class Grid:
+class SliceGrid:
     """A regular stack.
 
     Args:
@@ -42,7 +42,7 @@ class Grid:
     warnings: list[str] = field(default_factory=list)
 
 
-def build(planes: Sequence[Plane], subject: Path, *, frame: int | None = None, allow_gap: bool = False) -> Grid:
+def build(planes: Sequence[Plane], subject: Path, *, frame: int | None = None, allow_gap: bool = False) -> SliceGrid:
     """The grid of one series.
 
     Raises:
@@ -59,7 +59,7 @@ def build(planes: Sequence[Plane], subject: Path, *, frame: int | None = None, a
     affine = np.eye(4)
     affine[:3, 0], affine[:3, 1] = directions[:3] * spacing[1], directions[3:] * spacing[0]
     affine[:3, 2], affine[:3, 3] = steps, start
-    return Grid(tuple(slices), from_lps(affine), notes)
+    return SliceGrid(tuple(slices), from_lps(affine), notes)
 
 
 def _directions(planes: Sequence[Plane], subject: Path, notes: list[str]) -> NDArray[np.float64]:

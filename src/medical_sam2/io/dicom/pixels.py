@@ -47,7 +47,7 @@ FLOAT_TAGS = ("FloatPixelData", "DoubleFloatPixelData")
 
 
 @dataclass(frozen=True, eq=False)
-class Pixels:
+class DicomPixels:
     """The decoded frames of one file.
 
     Args:
@@ -95,7 +95,7 @@ def _varied(values: NDArray[Any]) -> bool:
     return len(counts) >= FEW_VALUES and 2 * counts.max() < len(values)
 
 
-def decode(path: Path, wanted: Sequence[int], max_bytes: int | None = None) -> Pixels:
+def decode(path: Path, wanted: Sequence[int], max_bytes: int | None = None) -> DicomPixels:
     """Decode some frames of a file, stored values, unscaled.
 
     Raises:
@@ -112,7 +112,7 @@ def decode(path: Path, wanted: Sequence[int], max_bytes: int | None = None) -> P
     else:
         frames = _integers(dataset, shape, wanted, path, notes)
     inverted = text(dataset, "PhotometricInterpretation") == "MONOCHROME1"
-    return Pixels(frames, _padding(dataset, stored_bits, path, notes), inverted, stored_bits, tuple(notes))
+    return DicomPixels(frames, _padding(dataset, stored_bits, path, notes), inverted, stored_bits, tuple(notes))
 
 
 def segmentation_frames(dataset: Dataset, path: Path) -> Iterator[NDArray[Any]]:
