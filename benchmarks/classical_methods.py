@@ -14,8 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medical_sam2.errors import PromptError
-from medical_sam2.evaluate.methods.method import Asked, Found, Said, slices_of, window_of
-from medical_sam2.evaluate.tasks import MaskArray, VolumeTask
+from medical_sam2.evaluate.cases import VolumeTask
+from medical_sam2.evaluate.methods.interface import MethodAnswer, MethodInputs
+from medical_sam2.evaluate.prompting import FramePrompts, MaskArray
 from medical_sam2.intensity_window import percentile_window
 from medical_sam2.tracking.frames import to_input
 
@@ -39,23 +40,23 @@ class Classical:
 
     name: str
 
-    def on_volume(self, asked: Asked, task: VolumeTask, said: Said) -> Found:
+    def on_volume(self, inputs: MethodInputs, task: VolumeTask, prompts: FramePrompts) -> MethodAnswer:
         """Each prompted slice answers for the slices around it."""
-        stack, told = window_of(task, said).apply(slices_of(task)), sorted(said)
-        owner = np.abs(np.arange(len(stack))[:, None] - np.array(told)).argmin(axis=1)
+        stack, prompted = task.window(prompts).apply(task.slices_thw), sorted(prompts)
+        owner = np.abs(np.arange(len(stack))[:, None] - np.array(prompted)).argmin(axis=1)
         masks: list[MaskArray] = []
-        for place, t in enumerate(told):
+        for place, t in enumerate(prompted):
             own = np.flatnonzero(owner == place)
-            answer = VOLUME_METHODS[self.name](stack[own], t - int(own[0]), outlined(stack[t], said[t]))
+            answer = VOLUME_METHODS[self.name](stack[own], t - int(own[0]), outlined(stack[t], prompts[t]))
             masks += list(answer)
-        return Found(masks)
+        return MethodAnswer(masks)
 
-    def on_images(self, asked: Asked, images: Sequence[NDArray[np.generic]], said: Said) -> Found:
+    def on_images(self, inputs: MethodInputs, images: Sequence[NDArray[np.generic]], prompts: FramePrompts) -> MethodAnswer:
         """Each template answers for the images that look like it."""
         if self.name not in IMAGE_METHODS:
             raise PromptError(f"{self.name} outlines volumes alone", "take another method for images")
         pictures: list[Floats] = [percentile_window(image).apply(image) for image in images]
-        outlines = {t: outlined(pictures[t], prompt) for t, prompt in said.items()}
+        outlines = {t: outlined(pictures[t], prompt) for t, prompt in prompts.items()}
         learnt: dict[int, OnImage] = {}
         alike = _alike(pictures)
         masks: list[MaskArray] = []
@@ -66,7 +67,7 @@ class Classical:
                 masks.append(on(picture))
             else:
                 masks.append(outlines[i])
-        return Found(masks)
+        return MethodAnswer(masks)
 
 
 def _alike(pictures: Sequence[Floats]) -> Callable[[int, int], float]:

@@ -28,7 +28,8 @@ from torch.nn import functional as F  # noqa: N812
 
 from medical_sam2.data.data_sets import read_data_set
 from medical_sam2.errors import MedicalSam2Error, PromptError
-from medical_sam2.evaluate.tasks import KINDS, VolumeTask, check_box
+from medical_sam2.evaluate.cases import VolumeTask
+from medical_sam2.evaluate.prompting import KINDS, check_boxable
 from medical_sam2.intensity_window import choose_window
 from medical_sam2.io.atomic import write_bytes
 from medical_sam2.prompts import intensities
@@ -145,7 +146,7 @@ def _slice(truth: NDArray[np.bool_], volume: Volume, chance: np.random.Generator
     areas = task.truth_thw.sum(axis=(1, 2))
     t = int(chance.choice(np.flatnonzero(areas >= 0.4 * areas.max())))
     try:
-        check_box(task.truth_thw[t])
+        check_boxable(task.truth_thw[t])
     except PromptError:
         return None
     return t if chance.uniform() < 0.5 else None

@@ -23,8 +23,9 @@ from numpy.typing import NDArray
 
 from medical_sam2.data.data_sets import read_data_set
 from medical_sam2.errors import MedicalSam2Error, PromptError
+from medical_sam2.evaluate.cases import VolumeTask
+from medical_sam2.evaluate.prompting import KINDS, check_boxable, draw_prompt
 from medical_sam2.evaluate.significance import mean_interval
-from medical_sam2.evaluate.tasks import KINDS, VolumeTask, check_box, drawn
 from medical_sam2.io.atomic import write_bytes
 from medical_sam2.metrics import dice
 from medical_sam2.segmenter import Segmenter
@@ -46,7 +47,7 @@ def slices_of(truth_thw: NDArray[np.bool_]) -> Mapping[str, Sequence[int]]:
 def has_box(truth_hw: NDArray[np.bool_]) -> bool:
     """Whether a box can be drawn around a structure on a slice."""
     try:
-        check_box(truth_hw)
+        check_boxable(truth_hw)
     except PromptError:
         return False
     return True
@@ -77,7 +78,7 @@ def answered(network: Segmenter, task: VolumeTask, kind: str, views: str) -> Ite
     chosen, axes = slices_of(task.truth_thw), task.volume.orientation
     others = np.setdiff1d(np.arange(len(task.truth_thw)), np.concatenate(list(chosen.values())))
     for name, times in chosen.items():
-        prompts = [task.in_volume(t, drawn(task.truth_thw[t], kind, np.random.default_rng(0))) for t in times]
+        prompts = [task.in_volume(t, draw_prompt(task.truth_thw[t], kind, np.random.default_rng(0))) for t in times]
         try:
             found = task.view.apply(network.segment_volume(task.volume, prompts, views=views).labels > 0, axes)
             yield name, dice(task.truth_thw[others], found[others])

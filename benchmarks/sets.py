@@ -25,7 +25,8 @@ from numpy.typing import NDArray
 from medical_sam2 import preview
 from medical_sam2.data.data_sets import DataSet, is_data_set, read_data_set
 from medical_sam2.errors import PromptError
-from medical_sam2.evaluate.tasks import SetTask, check_box
+from medical_sam2.evaluate.cases import SetTask
+from medical_sam2.evaluate.prompting import check_boxable
 from medical_sam2.io.atomic import write_bytes
 from medical_sam2.model.memory import POLICIES
 from medical_sam2.segmenter import Segmenter
@@ -95,7 +96,7 @@ def templates(truths: Sequence[NDArray[np.bool_]], count: int) -> list[int]:
     able: list[int] = []
     for i, truth in enumerate(truths):
         try:
-            check_box(truth)
+            check_boxable(truth)
         except PromptError:
             continue
         able.append(i)

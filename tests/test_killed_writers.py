@@ -229,7 +229,7 @@ ASIDE = {  # writers of their own: what they write is new, in a folder that is t
     "io/atomic.py",
     "io/safe_open.py",
     "model/weights.py",
-    "evaluate/methods/command.py",
+    "evaluate/methods/external_program.py",
     "evaluate/run.py",
     "train/records.py",
     "server/api.py",

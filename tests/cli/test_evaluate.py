@@ -8,17 +8,16 @@ import pytest
 import torch
 
 from medical_sam2.cli import main
-from medical_sam2.evaluate import answer, job, scene
 from medical_sam2.model.weights import save_backbone
 from tests.data.nnunet import blob, picture_set, put, volume_set
+from tests.evaluate.studies import forget_cases
 from tests.model.conftest import tiny
 
 
 @pytest.fixture
 def weights(tmp_path: Path) -> Path:
     """Tiny random ones."""
-    for cache in (job.data_set, scene._scene, scene._loaded, answer._answered, answer._direction, answer._network):
-        cache.cache_clear()
+    forget_cases()
     torch.manual_seed(0)
     save_backbone(tiny(), tmp_path / "tiny")
     return tmp_path / "tiny"

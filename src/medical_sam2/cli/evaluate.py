@@ -15,7 +15,7 @@ from medical_sam2.cli._options import FLAG
 from medical_sam2.errors import ConfigError, InputError
 
 if TYPE_CHECKING:
-    from medical_sam2.evaluate.study import Done, Outcome, Study
+    from medical_sam2.evaluate.study import EvaluationProgress, Study, StudyResult
 
 DATASET = "dataset.json"
 
@@ -95,11 +95,11 @@ def evaluate(
         json: print one JSON object.
         quiet: show no progress.
     """
-    from medical_sam2.evaluate.run import run_all
+    from medical_sam2.evaluate.run import run_studies
 
     studies = _studies(_data_sets(data), protocol, how)
     folders = [output / study.protocol.name for study in studies]
-    outcomes = _run(lambda told: run_all(studies, folders, workers=how.processes, on_done=told), quiet)
+    outcomes = _run(lambda told: run_studies(studies, folders, workers=how.processes, on_done=told), quiet)
     _report(studies, outcomes, output, how)
     facts = [_told(*each) for each in zip(studies, outcomes, folders, strict=True)]
     if json:
@@ -121,11 +121,9 @@ def _data_sets(folders: tuple[Path, ...]) -> tuple[Path, ...]:
 def _studies(data: tuple[Path, ...], names: tuple[str, ...], how: EvaluationOptions) -> "list[Study]":
     """All that can be refused is refused before the first is run."""
     from medical_sam2.cli import _options, _plan
-    from medical_sam2.evaluate.job import Network, data_set
-    from medical_sam2.evaluate.methods.named import method_named
-    from medical_sam2.evaluate.presets import PRESETS, trimmed
-    from medical_sam2.evaluate.protocols import PROTOCOLS, protocol
-    from medical_sam2.evaluate.study import Study
+    from medical_sam2.evaluate.methods.named import find_method
+    from medical_sam2.evaluate.protocols import PRESETS, PROTOCOLS, find_protocol, trim_protocol
+    from medical_sam2.evaluate.study import NetworkSettings, Study, open_data_set
 
     limits = ("cases", "images", "structures", "seeds")
     _check_numbers(how, (*limits, "workers", "threads", "limit"))
@@ -133,15 +131,15 @@ def _studies(data: tuple[Path, ...], names: tuple[str, ...], how: EvaluationOpti
     given = {name: value for name in (*limits, "image_size") if (value := getattr(how, name)) is not None}
     preset = replace(PRESETS[how.chosen], **given)
     asked = tuple(PROTOCOLS) if names == ("all",) else names
-    chosen = [protocol(name, views=how.views, methods=how.methods) for name in asked]
-    chosen = [replace(trimmed(each, preset), limit_s=how.limit) for each in chosen]
+    chosen = [find_protocol(name, views=how.views, methods=how.methods) for name in asked]
+    chosen = [replace(trim_protocol(each, preset), limit_s=how.limit) for each in chosen]
     for name in dict.fromkeys(method for each in chosen for method in each.methods):
-        method_named(name)
+        find_method(name)
     told = _options.InferenceOptions(weights=how.weights, views=how.views or "one", threads=threads)
     _plan.check_settings(told)
     for folder in data:
-        data_set(folder)
-    network = Network(how.weights, how.device, how.precision, preset.image_size, threads)
+        open_data_set(folder)
+    network = NetworkSettings(how.weights, how.device, how.precision, preset.image_size, threads)
     digest = _plan.digest(told)
     return [
         Study(each, data, network, digest, preset.cases, preset.slices, preset.images, preset.structures, draws=place == 0)
@@ -156,12 +154,12 @@ def _check_numbers(how: EvaluationOptions, names: tuple[str, ...]) -> None:
             raise ConfigError(f"--{name} {value} leaves nothing", "give 1 or more")
 
 
-def _run(start: "Any", quiet: bool) -> "list[Outcome]":
+def _run(start: "Any", quiet: bool) -> "list[StudyResult]":
     from medical_sam2.cli._progress import Progress
 
     with Progress(quiet=quiet) as progress:
 
-        def tell(done: "Done") -> None:
+        def tell(done: "EvaluationProgress") -> None:
             if not done.done:
                 if not quiet:
                     sys.stderr.write(f"{done.total} answers to make\n")
@@ -171,16 +169,16 @@ def _run(start: "Any", quiet: bool) -> "list[Outcome]":
         return start(tell)
 
 
-def _report(studies: "list[Study]", outcomes: "list[Outcome]", output: Path, how: EvaluationOptions) -> None:
+def _report(studies: "list[Study]", outcomes: "list[StudyResult]", output: Path, how: EvaluationOptions) -> None:
     """Tables, figures where matplotlib is installed, and the page."""
-    from medical_sam2.evaluate.reporting.report import write_report
+    from medical_sam2.evaluate.report import write_report
 
     if find_spec("matplotlib") is None:
         sys.stderr.write("no figures: matplotlib is missing; pip install 'medical-sam2[evaluate]'\n")
     write_report(studies, outcomes, output, how.chosen)
 
 
-def _told(study: "Study", outcome: "Outcome", folder: Path) -> dict[str, Any]:
+def _told(study: "Study", outcome: "StudyResult", folder: Path) -> dict[str, Any]:
     """What a person reads at the end, on standard error; and the same for a program."""
     for case, reason in outcome.skipped.items():
         sys.stderr.write(plain(f"left out: {case}: {reason}") + "\n")

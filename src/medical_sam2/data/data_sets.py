@@ -143,7 +143,7 @@ class DataSet:
         found = io.load(path, max_bytes=max_bytes) if self.opener is None else self.opener(path)
         if not isinstance(found, Volume):
             raise FormatError("this is a picture, not a volume", "give volumes", subject=path)
-        return found
+        return replace(found, modality="CT") if found.modality is None and self.modality == "CT" else found
 
     def _picture(self, case: Case, max_bytes: int | None) -> Picture:
         """The picture of a case; three files of grey values become one of three colours."""

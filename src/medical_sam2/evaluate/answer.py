@@ -1,6 +1,6 @@
-"""One answer of one method to the prompts of one structure, and its scores.
+"""One answer: the simulated reader prompts a case, a method outlines it, and the masks are measured.
 
-Whatever is loaded is kept for the next answer of the same process: the network with what it has encoded, the latest case.
+Shapes: T slices of the prompted view, or images of a set; H W pixels.
 """
 
 import time
@@ -15,16 +15,13 @@ import torch
 from numpy.typing import NDArray
 
 from medical_sam2.errors import MedicalSam2Error
-from medical_sam2.evaluate.choosing import suggested
-from medical_sam2.evaluate.job import Job, Network
-from medical_sam2.evaluate.methods.method import Asked, Found, Said, Training
-from medical_sam2.evaluate.methods.named import method_named
-from medical_sam2.evaluate.prompting import Person
+from medical_sam2.evaluate.cases import EvaluationCase
+from medical_sam2.evaluate.figures import write_sketch
+from medical_sam2.evaluate.methods.interface import MethodAnswer, MethodInputs, TrainingCases
+from medical_sam2.evaluate.methods.named import find_method
+from medical_sam2.evaluate.prompting import FramePrompts, MaskArray, SimulatedReader, follow_suggestions
 from medical_sam2.evaluate.protocols import Condition
-from medical_sam2.evaluate.reporting.sketch import draw
-from medical_sam2.evaluate.rows import Row
-from medical_sam2.evaluate.scene import Scene, scene
-from medical_sam2.evaluate.tasks import MaskArray
+from medical_sam2.evaluate.study import EvaluationJob, NetworkSettings, Row
 from medical_sam2.metrics import dice, iou, score
 from medical_sam2.model.weights import load_backbone
 from medical_sam2.segmenter import Segmenter
@@ -32,47 +29,46 @@ from medical_sam2.tracking.frames import to_input
 from medical_sam2.tracking.image_viewer import direction
 
 KEEP_MB = 1500.0  # of what was encoded: structures, methods, seeds and conditions of a case share it
-STAGES = 10  # steps that the bank's mutual information is told at
+STAGES = 10  # steps that the bank's mutual information is averaged over
 
 
 @dataclass(frozen=True)
-class Spoken:
-    """Prompts that are told apart by what they say.
+class HashedPrompts:
+    """Prompts that are equal where all of their frames, points, boxes and outlines are.
 
     Args:
         digest: of all of it.
-        said: frame → prompt.
+        prompts: frame → prompt.
     """
 
     digest: bytes
-    said: Said = field(compare=False)
+    prompts: FramePrompts = field(compare=False)
 
     @classmethod
-    def of(cls, said: Said) -> "Spoken":
+    def of(cls, prompts: FramePrompts) -> "HashedPrompts":
         """With its digest."""
         digest = blake2b(digest_size=16)
-        for t, prompt in sorted(said.items()):
+        for t, prompt in sorted(prompts.items()):
             box, mask = prompt.box_xyxy, prompt.mask_hw
-            parts = (prompt.points_xy, prompt.labels, *(part for part in (box, mask) if part is not None))
             digest.update(repr((t, box is None, mask is None, len(prompt.labels))).encode())
-            for part in parts:
-                digest.update(np.ascontiguousarray(part).tobytes())
-        return cls(digest.digest(), said)
+            for part in (prompt.points_xy, prompt.labels, box, mask):
+                digest.update(b"" if part is None else np.ascontiguousarray(part).tobytes())
+        return cls(digest.digest(), prompts)
 
 
-def answer(job: Job) -> list[Row]:
+def answer_job(job: EvaluationJob) -> list[Row]:
     """The row of a structure of a volume, or one for each image of a set; what cannot be measured says why."""
+    blank = job.blank
     try:
-        person = _person(job, scene(job))
-        rows = _answered(_bare(job), Spoken.of(person.say(_frames(job, person)))).rows
+        reader = _simulate_reader(job, job.load())
+        rows = answer_once(_strip_job(job), HashedPrompts.of(reader.prompt_frames(_choose_frames(job, reader)))).rows
     except MedicalSam2Error as error:
-        return [replace(job.blank, skipped=error.problem)]
-    named = job.blank
-    own = {name: getattr(named, name) for name in ("prompt", "care", "share", "choice", "seed")}
+        return [replace(blank, skipped=error.problem)]
+    own = {name: getattr(blank, name) for name in ("prompt", "care", "share", "choice", "seed")}
     return [replace(row, **own) for row in rows]
 
 
-def _bare(job: Job) -> Job:
+def _strip_job(job: EvaluationJob) -> EvaluationJob:
     """The same without what decides about prompts and names: answers of equal ones to equal prompts are equal."""
     protocol = replace(job.protocol, name="", about="", conditions=(), methods=(), seeds=())
     seed = 0 if job.case else job.seed  # it shuffles the images of a set
@@ -80,7 +76,7 @@ def _bare(job: Job) -> Job:
 
 
 @dataclass(frozen=True)
-class Scored:
+class ScoredAnswer:
     """An answer, measured.
 
     Args:
@@ -93,94 +89,105 @@ class Scored:
 
 
 @lru_cache(maxsize=256)
-def _answered(job: Job, spoken: Spoken) -> Scored:
-    """An answer; conditions, seeds and rounds of suggestions that happen to say the same share it."""
-    began = time.monotonic()
-    shown = scene(job)
-    found = _found(job, shown, spoken.said)
+def answer_once(job: EvaluationJob, hashed: HashedPrompts) -> ScoredAnswer:
+    """An answer; conditions, seeds and rounds of suggestions that happen to prompt alike share it."""
+    began, prompts = time.monotonic(), hashed.prompts
+    shown = job.load()
+    found = _ask_method(job, shown, prompts)
     took = time.monotonic() - began
     if job.sketch is not None:
-        draw(job, shown, spoken.said, found)
-    rows = (_volume_rows if job.case else _set_rows)(job, shown, spoken.said, found)
+        write_sketch(job, shown, prompts, found.masks)
+    rows = (_volume_rows if job.case else _set_rows)(job, shown, prompts, found)
     sure = tuple((t, p) for t, p in sorted(found.sure.items()) if found.masks[t].any())
-    return Scored(tuple(replace(row, seconds=took / len(rows)) for row in rows), sure)
+    return ScoredAnswer(tuple(replace(row, seconds=took / len(rows)) for row in rows), sure)
 
 
 @lru_cache(maxsize=1)
-def _network(network: Network) -> Segmenter:
+def load_network(network: NetworkSettings) -> Segmenter:
+    """The network, loaded once by a process."""
     if network.threads is not None:
         torch.set_num_threads(network.threads)
     backbone = load_backbone(network.weights, image_size=network.image_size)
     return Segmenter(backbone, device=network.device, precision=network.precision, keep_mb=KEEP_MB)
 
 
-def _person(job: Job, shown: Scene) -> Person:
-    return Person(shown.truths, job.condition, job.kind, of_volume=bool(job.case), seed=job.seed, case=shown.name)
+def _simulate_reader(job: EvaluationJob, shown: EvaluationCase) -> SimulatedReader:
+    return SimulatedReader(shown.truths, job.condition, job.kind, of_volume=bool(job.case), seed=job.seed, case=shown.name)
 
 
-def _found(job: Job, shown: Scene, said: Said) -> Found:
-    protocol = job.protocol
+def _ask_method(job: EvaluationJob, shown: EvaluationCase, prompts: FramePrompts) -> MethodAnswer:
+    """The answer of a method, without what nobody outlined."""
+    protocol, method = job.protocol, find_method(job.method)
     order = np.random.default_rng([job.seed, 2]).permutation(len(shown.truths)).tolist()
-    training = Training(job.folder, job.structure, job.others)
-    asked = Asked(_network(job.network), protocol.views, protocol.fusion, order, protocol.watch, protocol.limit_s, training)
-    return shown.ask(method_named(job.method), asked, said)
+    training = TrainingCases(job.folder, job.structure, job.others)
+    inputs = MethodInputs(
+        load_network(job.network), protocol.views, protocol.fusion, order, protocol.watch, protocol.limit_s, training
+    )
+    if shown.task is not None:
+        found = method.on_volume(inputs, shown.task, prompts)
+    else:
+        found = method.on_images(inputs, shown.images, prompts)
+    return replace(found, masks=[mask & ~ignored for mask, ignored in zip(found.masks, shown.ignored, strict=True)])
 
 
-def _frames(job: Job, person: Person) -> list[int]:
+def _choose_frames(job: EvaluationJob, reader: SimulatedReader) -> list[int]:
     """Which are prompted."""
     if job.condition.choice == "random":
-        return person.frames
+        return reader.frames
     plain = replace(job, condition=replace(job.condition, volume=None, images=None))  # rounds do not depend on the share
-    return suggested(
-        person.start,
-        person.usable,
-        len(person.frames),
-        lambda frames: dict(_answered(_bare(job), Spoken.of(person.say(frames))).sure),
-        partial(_direction, replace(plain, method="")),  # whoever answers
-        person.frames,
+    return follow_suggestions(
+        reader.start,
+        reader.usable,
+        len(reader.frames),
+        lambda frames: dict(answer_once(_strip_job(job), HashedPrompts.of(reader.prompt_frames(frames))).sure),
+        partial(embed_frame, replace(plain, method="")),  # whoever answers
+        reader.frames,
     )
 
 
 @lru_cache(maxsize=512)
-def _direction(job: Job, t: int) -> NDArray[np.float32]:
-    segmenter = _network(job.network)
+def embed_frame(job: EvaluationJob, t: int) -> NDArray[np.float32]:
+    """A frame's embedding over the length of that."""
+    segmenter = load_network(job.network)
     with torch.inference_mode(), segmenter.computing():
-        return direction(segmenter.encode(to_input(_seen(job)(t), segmenter.network.image_size)).summary_BC[0])
+        return direction(segmenter.encode(to_input(_view_frames(job)(t), segmenter.network.image_size)).summary_BC[0])
 
 
 @lru_cache(maxsize=2)
-def _seen(job: Job) -> Callable[[int], NDArray[np.float32]]:
-    shown = scene(job)
-    person = _person(job, shown)
-    return shown.seen(person.say([person.start]))
+def _view_frames(job: EvaluationJob) -> Callable[[int], NDArray[np.float32]]:
+    shown = job.load()
+    reader = _simulate_reader(job, shown)
+    return shown.viewer(reader.prompt_frames([reader.start]))
 
 
-def _volume_rows(job: Job, shown: Scene, said: Said, found: Found) -> list[Row]:
+def _volume_rows(job: EvaluationJob, shown: EvaluationCase, prompts: FramePrompts, found: MethodAnswer) -> list[Row]:
     truth, outlined = np.stack(shown.truths), np.stack(found.masks)
-    told = np.isin(np.arange(len(outlined)), list(said))
+    prompted = np.isin(np.arange(len(outlined)), list(prompts))
     spacing = shown.spacings[0] or (1.0, 1.0, 1.0)
-    measures = measured(truth, outlined, spacing, job.protocol.tolerance_mm, {"prompted": told, "propagated": ~told})
-    sure = tuple((float(p), iou(truth[t], outlined[t])) for t, p in sorted(found.sure.items()))
-    row = replace(job.blank, frames=len(told), prompted=len(said), sure=_finite(sure), information=stages(found.information))
-    return [replace(row, **measures)]
+    parts = {"prompted": prompted, "propagated": ~prompted}
+    measures = compute_measures(truth, outlined, spacing, job.protocol.tolerance_mm, parts)
+    sure = _keep_finite(tuple((float(p), iou(truth[t], outlined[t])) for t, p in sorted(found.sure.items())))
+    row = replace(job.blank, frames=len(prompted), prompted=len(prompts), sure=sure)
+    return [replace(row, information=mean_by_stage(found.information), **measures)]
 
 
-def _set_rows(job: Job, shown: Scene, said: Said, found: Found) -> list[Row]:
+def _set_rows(job: EvaluationJob, shown: EvaluationCase, prompts: FramePrompts, found: MethodAnswer) -> list[Row]:
     rows: list[Row] = []
     for i, (identifier, truth, outlined) in enumerate(zip(job.cases, shown.truths, found.masks, strict=True)):
         spacing = shown.spacings[i]
-        part = "prompted" if i in said else "propagated"
-        measures = measured(truth, outlined, spacing or (1.0, 1.0), job.protocol.tolerance_mm, {part: ...})
-        sure = _finite(((float(found.sure[i]), measures["iou"]),)) if i in found.sure else ()
-        row = replace(job.blank, case=identifier, frames=1, prompted=int(i in said), unit="mm" if spacing else "px", sure=sure)
-        rows.append(replace(row, information=stages(found.information) if i == 0 else (), **measures))
+        part = "prompted" if i in prompts else "propagated"
+        measures = compute_measures(truth, outlined, spacing or (1.0, 1.0), job.protocol.tolerance_mm, {part: ...})
+        sure = _keep_finite(((float(found.sure[i]), measures["iou"]),)) if i in found.sure else ()
+        row = replace(job.blank, case=identifier, frames=1, prompted=int(i in prompts), unit="mm" if spacing else "px")
+        information = mean_by_stage(found.information) if i == 0 else ()
+        rows.append(replace(row, sure=sure, information=information, **measures))
     return rows
 
 
-def measured(
+def compute_measures(
     truth: MaskArray, found: MaskArray, spacing: Sequence[float], tolerance: float, parts: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """All measures of `rows.MEASURES`.
+    """All measures of `study.MEASURES`.
 
     Args:
         truth: (T, H, W) of a volume, or (H, W) of an image.
@@ -196,7 +203,7 @@ def measured(
     return whole
 
 
-def stages(information: Sequence[float]) -> tuple[float, ...]:
+def mean_by_stage(information: Sequence[float]) -> tuple[float, ...]:
     """Means over `STAGES` equal parts of the time; fewer of fewer frames; what is not finite is left out."""
     finite = np.array([value for value in information if np.isfinite(value)])
     if not finite.size:
@@ -204,5 +211,5 @@ def stages(information: Sequence[float]) -> tuple[float, ...]:
     return tuple(round(float(part.mean()), 4) for part in np.array_split(finite, min(STAGES, finite.size)))
 
 
-def _finite(sure: Sequence[tuple[float, float]]) -> tuple[tuple[float, float], ...]:
+def _keep_finite(sure: Sequence[tuple[float, float]]) -> tuple[tuple[float, float], ...]:
     return tuple((round(one, 3), round(other, 3)) for one, other in sure if np.isfinite(other))

@@ -8,7 +8,8 @@ import numpy as np
 
 from medical_sam2.data.data_sets import Case, DataSet
 from medical_sam2.errors import PromptError
-from medical_sam2.evaluate.tasks import Kind, SetTask, VolumeTask
+from medical_sam2.evaluate.cases import SetTask, VolumeTask
+from medical_sam2.evaluate.prompting import Kind, is_boxable
 from medical_sam2.io import Picture
 from medical_sam2.prompts import Prompt
 from medical_sam2.segmenter import Segmenter
@@ -53,7 +54,7 @@ def scores(
         kinds: of prompts.
         seed: decides between equally good places for a click.
         views: of volumes.
-        on_case: told how many are done, of how many.
+        on_case: called with how many are done, and of how many.
     """
     found: list[Score] = []
     if dataset.kind == "set":
@@ -79,8 +80,6 @@ def _volume(
     volume, labels = loaded.images[0], loaded.labels
     if labels is None or not isinstance(volume, Volume):
         return
-    if volume.modality is None and dataset.modality == "CT":
-        volume = replace(volume, modality="CT")
     tasks: dict[str, VolumeTask] = {}
     for name in dataset.structures:
         try:
@@ -105,12 +104,12 @@ def _set(segmenter: Segmenter, dataset: DataSet, cases: Sequence[Case], kinds: S
     images = [one.images[0].array for _, one in loaded if isinstance(one.images[0], Picture)]
     for name in dataset.structures:
         truths = [dataset.mask(one.labels, name) for _, one in loaded if one.labels is not None]
-        template = next((i for i, truth in enumerate(truths) if truth.any(0).sum() > 1 and truth.any(1).sum() > 1), None)
+        template = next((i for i, truth in enumerate(truths) if is_boxable(truth)), None)
         if template is None:
             continue
         task = SetTask(images, truths, template)
         for kind in kinds:
-            said = task.prompt(kind, np.random.default_rng(seed))
-            masks = {one.index: one.labels == 1 for one in segmenter.segment_images(images, {template: {1: said}})}
+            prompt = task.prompt(kind, np.random.default_rng(seed))
+            masks = {one.index: one.labels == 1 for one in segmenter.segment_images(images, {template: {1: prompt}})}
             values = [value for value in task.scores(masks).values() if np.isfinite(value)]
             yield Score(loaded[template][0].identifier, name, kind, float(np.mean(values)) if values else float("nan"))

@@ -5,22 +5,22 @@ prompts, but for frames that are prompted because a method's own answer suggeste
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, TypeVar
 
 from medical_sam2.errors import ConfigError
 from medical_sam2.plugins import find
 
-Told: TypeAlias = Literal["mask", "box", "click", "own"]
-Share: TypeAlias = float | None
+PromptSource: TypeAlias = Literal["mask", "box", "click", "own"]
+PromptShare: TypeAlias = float | None
 """Probability that a frame is prompted; None for exactly one frame."""
 
 Choice: TypeAlias = Literal["random", "suggest"]
 
 VERSION = 2  # of the descriptions and of the rows; a change of either makes results that cannot be mixed
-ONE_FRAME: Share = None
+ONE_FRAME: PromptShare = None
 
 
 @dataclass(frozen=True)
@@ -36,13 +36,13 @@ class Condition:
             would have taken, those that the method's own answer needs most (`choosing.py`).
     """
 
-    prompt: Told = "own"
-    volume: Share = 0.25
-    images: Share = 0.3
+    prompt: PromptSource = "own"
+    volume: PromptShare = 0.25
+    images: PromptShare = 0.3
     care: str = "none"
     choice: Choice = "random"
 
-    def share(self, kind: str) -> Share:
+    def share(self, kind: str) -> PromptShare:
         """Of the slices of a volume, or of the images of a set."""
         return self.volume if kind == "volume" else self.images
 
@@ -140,7 +140,7 @@ PROTOCOLS: Mapping[str, Protocol] = {
 }
 
 
-def protocol(name: str, *, views: str | None = None, methods: tuple[str, ...] = ()) -> Protocol:
+def find_protocol(name: str, *, views: str | None = None, methods: tuple[str, ...] = ()) -> Protocol:
     """A protocol by its name.
 
     Args:
@@ -155,3 +155,73 @@ def protocol(name: str, *, views: str | None = None, methods: tuple[str, ...] = 
     if not isinstance(found, Protocol):
         raise ConfigError(f"{name} is no protocol", "give medical_sam2.evaluate.protocols.Protocol", subject="--protocol")
     return replace(found, views=views or found.views, methods=methods or found.methods)
+
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Preset:
+    """Limits; None is no limit.
+
+    Args:
+        about: what it is for, one sentence.
+        cases: volumes of each data set.
+        slices: of a volume; those with more are passed over.
+        images: of each set of images.
+        structures: of each data set.
+        seeds: of each protocol.
+        conditions: of each protocol, of each kind of prompt and each way to choose frames; at equal steps.
+        image_size: side of the network's input in pixels; None for that of the weights.
+    """
+
+    about: str
+    cases: int | None = None
+    slices: int | None = None
+    images: int | None = None
+    structures: int | None = None
+    seeds: int | None = None
+    conditions: int | None = None
+    image_size: int | None = None
+
+
+PRESETS: Mapping[str, Preset] = {
+    "full": Preset("Everything."),
+    "study": Preset(
+        "The whole study on some twenty data sets within an hour of two cores.",
+        cases=3,
+        images=12,
+        structures=2,
+        image_size=192,
+    ),
+    "quick": Preset(
+        "A look at every protocol within minutes; too few cases to conclude anything from.",
+        cases=1,
+        slices=100,
+        images=4,
+        structures=1,
+        seeds=2,
+        conditions=2,
+        image_size=128,
+    ),
+}
+
+
+def trim_protocol(protocol: Protocol, preset: Preset) -> Protocol:
+    """What a preset leaves of a protocol."""
+    alike: dict[tuple[str, str], list[Condition]] = {}
+    for condition in protocol.conditions:
+        alike.setdefault((condition.prompt, condition.choice), []).append(condition)
+    most = preset.conditions
+    half = None if most is None else max(1, most // 2)  # what is suggested takes several answers each
+    conditions = tuple(
+        each for (_, choice), own in alike.items() for each in spread_evenly(own, most if choice == "random" else half)
+    )
+    return replace(protocol, conditions=conditions, seeds=protocol.seeds[: preset.seeds])
+
+
+def spread_evenly(many: Sequence[T], most: int | None) -> list[T]:
+    """At most so many, at equal steps, the first and the last among them; of one, the first."""
+    if most is None or most >= len(many):
+        return list(many)
+    return [many[round(place * (len(many) - 1) / max(1, most - 1))] for place in range(most)]

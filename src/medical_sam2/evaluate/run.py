@@ -1,38 +1,199 @@
-"""Runs studies: every structure of every case, by every method, under every condition; stopped and gone on with at any time."""
+"""Studies are planned and run: answers that several protocols share are made once, and those of a case come together.
+
+A run that was stopped goes on: each row is a whole line of `rows.jsonl`, and what is there is not asked again.
+"""
 
 import json
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from hashlib import sha256
 from pathlib import Path
 
+import nibabel as nib
+
 from medical_sam2 import io
+from medical_sam2.data.data_sets import Case, DataSet
 from medical_sam2.data.parallel import run_jobs
 from medical_sam2.errors import ConfigError
-from medical_sam2.evaluate.answer import answer
-from medical_sam2.evaluate.job import Job, data_set
-from medical_sam2.evaluate.methods.named import label
-from medical_sam2.evaluate.plan import Chunk, chunks, once, planned
-from medical_sam2.evaluate.rows import Row, Task, packed, unpacked, write_rows
-from medical_sam2.evaluate.study import Done, Outcome, Study
+from medical_sam2.evaluate.answer import answer_job
+from medical_sam2.evaluate.cases import open_data_set
+from medical_sam2.evaluate.figures import SKETCHES
+from medical_sam2.evaluate.methods.named import method_label
+from medical_sam2.evaluate.protocols import spread_evenly
+from medical_sam2.evaluate.study import (
+    AnswerKey,
+    EvaluationJob,
+    EvaluationProgress,
+    Row,
+    Study,
+    StudyResult,
+    pack_rows,
+    unpack_rows,
+    write_rows,
+)
 from medical_sam2.io.atomic import write_bytes
 
+UNKNOWN = 64.0  # slices of a volume whose header is neither NIfTI's nor one of these, such as a DICOM series
+SIZES = re.compile(rb"^(?:sizes:|DimSize *=)((?: *[0-9]+)+)\s*$", re.MULTILINE)  # of NRRD and of MetaImage
+TOGETHER = 12  # answers that one process makes before it reports: they share what was encoded
 DESCRIPTION, LINES = "protocol.json", "rows.jsonl"
 
 
-def run(study: Study, output: Path, *, workers: int = 1, on_done: Callable[[Done], None] | None = None) -> Outcome:
-    """A single study, see `run_all`."""
-    return run_all([study], [output], workers=workers, on_done=on_done)[0]
+@dataclass(frozen=True)
+class Chunk:
+    """Answers that one process makes, one after the other.
+
+    Args:
+        jobs: of one structure of one case, or of a set.
+        cost: slices or images to be tracked, as far as it is known.
+    """
+
+    jobs: tuple[EvaluationJob, ...]
+    cost: float
 
 
-def run_all(
+@dataclass(frozen=True, eq=False)
+class StudyPlan:
+    """All that is to be done.
+
+    Args:
+        jobs: of each study, in order.
+        skipped: of each study: what cannot be measured → why.
+        left_out: data set → what of it is not measured, because less was asked for.
+    """
+
+    jobs: tuple[tuple[EvaluationJob, ...], ...]
+    skipped: tuple[dict[str, str], ...]
+    left_out: dict[str, str]
+
+
+def plan_studies(studies: Sequence[Study], folders: Sequence[Path]) -> StudyPlan:
+    """The jobs of each study.
+
+    Raises:
+        ConfigError: two data sets share a name.
+    """
+    both = [_list_jobs(study, folder) for study, folder in zip(studies, folders, strict=True)]
+    left_out = {
+        open_data_set(folder).name: left
+        for study in studies[:1]
+        for folder in study.data
+        if (left := _describe_left_out(study, folder))
+    }
+    return StudyPlan(tuple(tuple(jobs) for jobs, _ in both), tuple(skipped for _, skipped in both), left_out)
+
+
+def make_chunks(jobs: Sequence[EvaluationJob]) -> list[Chunk]:
+    """The same jobs in chunks, those of the largest cases first, so that the processes end at about the same time."""
+    structures: dict[tuple[Path, str, str], list[EvaluationJob]] = {}
+    for job in jobs:
+        structures.setdefault((job.folder, job.case, job.structure), []).append(job)
+    chunks: list[Chunk] = []
+    for own in structures.values():
+        own.sort(key=lambda job: (job.condition.choice, job.seed, job.blank.share, job.blank.care, job.kind))
+        size = _count_frames(own[0])
+        chunks += [Chunk(tuple(own[i : i + TOGETHER]), size * len(own[i : i + TOGETHER])) for i in range(0, len(own), TOGETHER)]
+    weight: dict[tuple[Path, str], float] = {}
+    for chunk in chunks:
+        place = chunk.jobs[0].folder, chunk.jobs[0].case
+        weight[place] = weight.get(place, 0) + chunk.cost
+    return sorted(chunks, key=lambda chunk: -weight[chunk.jobs[0].folder, chunk.jobs[0].case])
+
+
+def group_by_answer(jobs: Sequence[EvaluationJob]) -> dict[Hashable, list[EvaluationJob]]:
+    """What decides about an answer → the jobs that it answers; one that watches the bank, or is drawn, comes first."""
+    found: dict[Hashable, list[EvaluationJob]] = {}
+    for job in jobs:
+        found.setdefault(job.answer_key, []).append(job)
+    for own in found.values():
+        sketch = next((job.sketch for job in own if job.sketch is not None), None)
+        first = next((job for job in own if job.protocol.watch), own[0])
+        own.insert(0, replace(first, sketch=sketch))
+    return found
+
+
+def _list_jobs(study: Study, output: Path) -> tuple[list[EvaluationJob], dict[str, str]]:
+    """Case by case; and the cases that have no truth."""
+    names: dict[str, Path] = {}
+    jobs: list[EvaluationJob] = []
+    skipped: dict[str, str] = {}
+    for folder in study.data:
+        data = open_data_set(folder)
+        if names.setdefault(data.name, folder) != folder:
+            raise ConfigError(
+                f"two data sets are called {data.name}", "change the name of one in its dataset.json", subject=folder
+            )
+        skipped |= {f"{data.name} {case.identifier}": "it has no label map" for case in data.cases if case.label is None}
+        jobs += _jobs_of_data_set(study, folder, data, output / SKETCHES)
+    return jobs, skipped
+
+
+def _jobs_of_data_set(study: Study, folder: Path, data: DataSet, sketches: Path) -> Iterator[EvaluationJob]:
+    protocol, of_set = study.protocol, data.kind == "set"
+    labelled, usable = _usable_cases(data, study)
+    cases = tuple(spread_evenly(usable, study.images if of_set else study.cases))
+    others = tuple(case for case in labelled if case not in cases)
+    structures = spread_evenly(list(data.structures), study.structures)
+    for case in ("",) if of_set and cases else () if of_set else cases:
+        for structure in structures:
+            for condition in protocol.conditions:
+                for seed in protocol.seeds:
+                    first = case in ("", cases[0]) and condition == protocol.conditions[0] and seed == protocol.seeds[0]
+                    for method in protocol.methods:
+                        job = EvaluationJob(folder, case, structure, method, condition, seed, protocol, study.network)
+                        images = cases if of_set else ()
+                        yield replace(job, cases=images, others=others, sketch=sketches if first and study.draws else None)
+
+
+def _usable_cases(data: DataSet, study: Study) -> tuple[list[str], list[str]]:
+    """Cases that have a truth, and those of them that are not too large."""
+    labelled = [case for case in data.cases if case.label is not None]
+    fits = [case for case in labelled if study.slices is None or data.kind == "set" or _count_slices(case) <= study.slices]
+    return [case.identifier for case in labelled], [case.identifier for case in fits]
+
+
+def _describe_left_out(study: Study, folder: Path) -> str:
+    """What is not measured of a data set."""
+    data = open_data_set(folder)
+    labelled, usable = _usable_cases(data, study)
+    most = study.images if data.kind == "set" else study.cases
+    what = "images" if data.kind == "set" else "volumes"
+    less = len(labelled) - len(spread_evenly(usable, most))
+    large = f" ({len(labelled) - len(usable)} of more than {study.slices} slices)" if len(usable) < len(labelled) else ""
+    kept = spread_evenly(list(data.structures), study.structures)
+    absent = [name for name in data.structures if name not in kept]
+    cases = f"{less} of {len(labelled)} {what}{large}" if less else ""
+    return "; ".join(each for each in (cases, f"structures {', '.join(absent)}" if absent else "") if each)
+
+
+def _count_frames(job: EvaluationJob) -> float:
+    """Slices of a volume as its header tells, or images."""
+    if not job.case:
+        return float(len(job.cases))
+    return _count_slices(next(case for case in open_data_set(job.folder).cases if case.identifier == job.case))
+
+
+@lru_cache(maxsize=4096)
+def _count_slices(case: Case) -> float:
+    """What the header of a volume says, which is read alone: no volume is loaded to plan."""
+    try:
+        with case.images[0].open("rb") as file:
+            sizes = SIZES.search(file.read(8192))
+        return float(sizes[1].split()[-1]) if sizes else float(nib.load(case.images[0]).shape[-1])  # type: ignore[attr-defined]
+    except Exception:  # it is read when its turn comes, by those who can tell what is wrong
+        return UNKNOWN
+
+
+def run_studies(
     studies: Sequence[Study],
     outputs: Sequence[Path],
     *,
     workers: int = 1,
-    on_done: Callable[[Done], None] | None = None,
-) -> list[Outcome]:
+    on_done: Callable[[EvaluationProgress], None] | None = None,
+) -> list[StudyResult]:
     """Measure what is not measured yet, and write rows as they come; `rows.csv` and `rows.json` at the end.
 
     What several studies ask alike (the same method, prompts and case) is answered once.
@@ -41,48 +202,48 @@ def run_all(
         studies: what.
         outputs: a folder for each, made if need be; that of an earlier run of the same study is gone on with.
         workers: processes.
-        on_done: told as answers come.
+        on_done: called as answers come.
 
     Raises:
         ConfigError: a folder holds another study; two data sets share a name.
     """
-    plan = planned(studies, outputs)
-    known = [_opened(study, output) for study, output in zip(studies, outputs, strict=True)]
+    plan = plan_studies(studies, outputs)
+    answered = [_open_folder(study, output) for study, output in zip(studies, outputs, strict=True)]
     place = {job: i for i, jobs in enumerate(plan.jobs) for job in jobs}
-    left = once([job for job, i in place.items() if job.task not in known[i]])
+    left = group_by_answer([job for job, i in place.items() if job.task not in answered[i]])
     failed: list[dict[str, str]] = [{} for _ in studies]
     fresh = [0] * len(studies)
     with ExitStack() as stack:
         streams = [stack.enter_context((output / LINES).open("a", encoding="utf-8")) for output in outputs]
 
-        def keep(first: Job, found: list[Row] | str) -> None:
+        def keep(first: EvaluationJob, found: list[Row] | str) -> None:
             for job in left[first.answer_key][1:]:
                 i = place[job]
                 if isinstance(found, str):
                     failed[i][name_of(job.blank)] = found
                     continue
-                known[i][job.task] = rows = [_as(job, row) for row in found]
-                streams[i].write(packed(job.task, rows))
+                answered[i][job.task] = rows = [_rename_row(job, row) for row in found]
+                streams[i].write(pack_rows(job.task, rows))
                 streams[i].flush()
                 fresh[i] += 1
 
-        _work(chunks([own[0] for own in left.values()]), workers, keep, on_done)
-    outcomes: list[Outcome] = []
+        _run_chunks(make_chunks([own[0] for own in left.values()]), workers, keep, on_done)
+    outcomes: list[StudyResult] = []
     for i, (jobs, output) in enumerate(zip(plan.jobs, outputs, strict=True)):
-        rows = [row for job in jobs for row in known[i].get(job.task, ())]
+        rows = [row for job in jobs for row in answered[i].get(job.task, ())]
         skipped = plan.skipped[i] | {name_of(row): row.skipped for row in rows if row.skipped}
         write_rows(output, rows)
-        outcomes.append(Outcome(tuple(rows), skipped, failed[i], fresh[i], plan.left_out))
+        outcomes.append(StudyResult(tuple(rows), skipped, failed[i], fresh[i], plan.left_out))
     return outcomes
 
 
-def answers(chunk: Chunk) -> list[list[Row] | str]:
+def answer_chunk(chunk: Chunk) -> list[list[Row] | str]:
     """Of each job its rows, or the defect that it met."""
     found: list[list[Row] | str] = []
     for job in chunk.jobs:
         try:
-            found.append(answer(job))
-        except Exception as error:  # a defect of one answer must not take the others along; it is told
+            found.append(answer_job(job))
+        except Exception as error:  # a defect of one answer must not take the others along; it is named
             found.append(f"{type(error).__name__}: {error}" if str(error) else type(error).__name__)
     return found
 
@@ -92,40 +253,40 @@ def name_of(row: Row) -> str:
     return " ".join(word for word in (row.dataset, row.case, row.structure) if word)
 
 
-def _work(
-    lots: Sequence[Chunk],
+def _run_chunks(
+    chunks: Sequence[Chunk],
     workers: int,
-    keep: Callable[[Job, list[Row] | str], None],
-    on_done: Callable[[Done], None] | None,
+    keep: Callable[[EvaluationJob, list[Row] | str], None],
+    on_done: Callable[[EvaluationProgress], None] | None,
 ) -> None:
-    total, cost = sum(len(lot.jobs) for lot in lots), sum(lot.cost for lot in lots)
+    total, cost = sum(len(chunk.jobs) for chunk in chunks), sum(chunk.cost for chunk in chunks)
     done, spent = 0, 0.0
-    if on_done is not None and lots:
-        on_done(Done(0, total, "nothing yet", 0.0))
-    for told in run_jobs(answers, lots, workers):
-        died = told.error if isinstance(told.error, str) else type(told.error).__name__
-        results: list[list[Row] | str] = told.result or [died] * len(told.job.jobs)
-        for job, found in zip(told.job.jobs, results, strict=True):
+    if on_done is not None and chunks:
+        on_done(EvaluationProgress(0, total, "nothing yet", 0.0))
+    for ended in run_jobs(answer_chunk, chunks, workers):
+        died = ended.error if isinstance(ended.error, str) else type(ended.error).__name__
+        results: list[list[Row] | str] = ended.result or [died] * len(ended.job.jobs)
+        for job, found in zip(ended.job.jobs, results, strict=True):
             keep(job, found)
-        done, spent = done + len(told.job.jobs), spent + told.job.cost
+        done, spent = done + len(ended.job.jobs), spent + ended.job.cost
         if on_done is not None:
-            on_done(Done(done, total, name_of(told.job.jobs[0].blank), spent / cost))
+            on_done(EvaluationProgress(done, total, name_of(ended.job.jobs[0].blank), spent / cost))
 
 
-def _as(job: Job, row: Row) -> Row:
+def _rename_row(job: EvaluationJob, row: Row) -> Row:
     """The row of an answer, as a job of another protocol names it."""
-    return replace(row, method=label(job.method), information=row.information if job.protocol.watch else ())
+    return replace(row, method=method_label(job.method), information=row.information if job.protocol.watch else ())
 
 
-def _opened(study: Study, output: Path) -> dict[Task, list[Row]]:
+def _open_folder(study: Study, output: Path) -> dict[AnswerKey, list[Row]]:
     """What an earlier run of the same study found."""
     output.mkdir(parents=True, exist_ok=True)
-    _check(study, output / DESCRIPTION)
+    _check_description(study, output / DESCRIPTION)
     lines = output / LINES
-    return unpacked(_mended(lines)) if lines.exists() else {}
+    return unpack_rows(_drop_cut_line(lines)) if lines.exists() else {}
 
 
-def _check(study: Study, path: Path) -> None:
+def _check_description(study: Study, path: Path) -> None:
     """The description in the folder must be that of this study; a new folder gets it."""
     described = study.described()
     digest = sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
@@ -134,11 +295,11 @@ def _check(study: Study, path: Path) -> None:
             problem = "this folder holds results of another protocol, network or method"
             raise ConfigError(problem, "choose another folder, or remove it", subject=path.parent)
         return
-    told = {"sha256": digest, "data": [data_set(folder).name for folder in study.data], **described}
-    write_bytes(path, json.dumps(told, indent=1).encode())
+    content = {"sha256": digest, "data": [open_data_set(folder).name for folder in study.data], **described}
+    write_bytes(path, json.dumps(content, indent=1).encode())
 
 
-def _mended(lines: Path) -> Path:
+def _drop_cut_line(lines: Path) -> Path:
     """The file without a last line that was cut off: what follows would be glued to it."""
     text = lines.read_bytes()
     if text and not text.endswith(b"\n"):

@@ -1,14 +1,263 @@
-"""A study: what is measured, on what, with what; and what came of it."""
+"""A study: what is measured on what, the answers it asks for, and its rows: one for each case, structure and seed.
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+Rows are JSON lines while it runs, CSV and JSON when it is done.
+"""
+
+import csv
+import io as streams
+import json
+import math
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
-from medical_sam2.evaluate.job import Network
-from medical_sam2.evaluate.methods.named import method_named, settings
-from medical_sam2.evaluate.protocols import Protocol
-from medical_sam2.evaluate.rows import Row
+from medical_sam2.errors import FormatError
+from medical_sam2.evaluate.cases import EvaluationCase, load_case, open_data_set
+from medical_sam2.evaluate.methods.named import describe_method, find_method, method_label
+from medical_sam2.evaluate.prompting import KINDS, Kind
+from medical_sam2.evaluate.protocols import Condition, Protocol
+from medical_sam2.io.atomic import write_bytes
+from medical_sam2.segmenter import Precision
+
+MEASURES = {
+    "dice": "Dice coefficient 2|A∩B|/(|A|+|B|), in [0, 1]",
+    "iou": "intersection over union |A∩B|/|A∪B|, in [0, 1]",
+    "hausdorff95": "the larger of the two directed 95th percentiles of the surface distances (MONAI's definition), in `unit`",
+    "surface_dice": "share of both surfaces within the tolerance of the other, in [0, 1]; the tolerance counts in `unit`",
+    "volume_error": "relative and signed, (|B|−|A|)/|A|: 0 is perfect, −1 nothing found",
+    "dice_prompted": "Dice on the frames that were prompted",
+    "dice_propagated": "Dice on the frames that were not",
+    "iou_prompted": "IoU on the frames that were prompted",
+    "iou_propagated": "IoU on the frames that were not",
+}
+EMPTY = "null: truth and prediction are both empty, which is counted and never scored; inf: one of the two is empty"
+ATTACHED = ("sure", "information")  # lists, which a table cannot hold
+AnswerKey: TypeAlias = tuple[str, str, str, str, str, str, str, str, int]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One structure of one case, answered once; or why it was not.
+
+    Args:
+        dataset: name of the data set.
+        kind: "volume" or "set".
+        case: its identifier.
+        structure: its name.
+        method: who answered.
+        prompt: "mask", "box" or "click".
+        care: of the hand.
+        share: probability that a frame was prompted; "one" for exactly one frame.
+        seed: of all draws.
+        skipped: why there is no answer; empty where there is one.
+        choice: "random" where chance took the prompted frames, "suggest" where the answer so far did.
+        frames: slices of the volume; 1 for an image.
+        prompted: how many of them were prompted.
+        unit: of the surface distance: "mm", or "px" where the file does not tell its spacing.
+        sure: (predicted IoU, IoU) of frames that nobody prompted.
+        information: mutual information of the bank in nats, at equal steps from the first to the last frame.
+        seconds: that the answer took (of a set: its share).
+
+    The other fields are named in `MEASURES`; nan: truth and prediction are both empty.
+    """
+
+    dataset: str
+    kind: str
+    case: str
+    structure: str
+    method: str
+    prompt: str
+    care: str
+    share: str
+    seed: int
+    skipped: str = ""
+    choice: str = "random"
+    frames: int = 0
+    prompted: int = 0
+    unit: str = "mm"
+    dice: float = math.nan
+    iou: float = math.nan
+    hausdorff95: float = math.nan
+    surface_dice: float = math.nan
+    volume_error: float = math.nan
+    dice_prompted: float = math.nan
+    dice_propagated: float = math.nan
+    iou_prompted: float = math.nan
+    iou_propagated: float = math.nan
+    sure: tuple[tuple[float, float], ...] = ()
+    information: tuple[float, ...] = ()
+    seconds: float = 0.0
+
+    @property
+    def task(self) -> AnswerKey:
+        """What tells it from the other answers of a study."""
+        where = (self.dataset, self.case, self.structure, self.method)
+        return (*where, self.prompt, self.care, self.share, self.choice, self.seed)
+
+    @property
+    def empty(self) -> bool:
+        """Whether neither truth nor prediction holds anything: counted, and left out of every mean."""
+        return not self.skipped and math.isnan(self.dice)
+
+
+def pack_rows(task: AnswerKey, rows: Sequence[Row]) -> str:
+    """The line that stands for a finished task: whole, or not there."""
+    return json.dumps({"task": task, "rows": [_encode_row(row) for row in rows]}, allow_nan=False, ensure_ascii=False) + "\n"
+
+
+def unpack_rows(path: Path) -> dict[AnswerKey, list[Row]]:
+    """The finished tasks of an earlier run; a last line that was cut off is left out.
+
+    Raises:
+        FormatError: a line that is none of ours.
+    """
+    done: dict[AnswerKey, list[Row]] = {}
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(keepends=True), start=1):
+        if not line.endswith("\n"):
+            break
+        try:
+            packed = json.loads(line)
+            task: Any = tuple(packed["task"])
+            done[task] = [_decode_row(row) for row in packed["rows"]]
+        except (ValueError, KeyError, TypeError):
+            raise FormatError(
+                f"line {number} is damaged", "remove that line: its case is measured again", subject=path
+            ) from None
+    return done
+
+
+def write_rows(folder: Path, rows: Sequence[Row]) -> None:
+    """`rows.csv` and `rows.json`, whole or not at all."""
+    names = [each.name for each in fields(Row) if each.name not in ATTACHED]
+    text = streams.StringIO()
+    table = csv.DictWriter(text, names, extrasaction="ignore", lineterminator="\n")
+    table.writeheader()
+    for row in rows:
+        encoded = _encode_row(row)
+        table.writerow({name: "" if encoded[name] is None else encoded[name] for name in names})
+    write_bytes(folder / "rows.csv", text.getvalue().encode())
+    content = {"measures": MEASURES, "empty": EMPTY, "rows": [_encode_row(row) for row in rows]}
+    write_bytes(folder / "rows.json", json.dumps(content, allow_nan=False, ensure_ascii=False, indent=1).encode())
+
+
+def select_answered(rows: Iterable[Row]) -> Iterator[Row]:
+    """Those that count in a mean."""
+    return (row for row in rows if not row.skipped and not row.empty)
+
+
+def _encode_row(row: Row) -> dict[str, Any]:
+    return {name: _encode_number(value) if isinstance(value, float) else value for name, value in asdict(row).items()}
+
+
+def _encode_number(value: float) -> float | str | None:
+    if math.isnan(value):
+        return None
+    return round(value, 5) if math.isfinite(value) else "inf"
+
+
+def _decode_row(encoded: dict[str, Any]) -> Row:
+    back: dict[str, Any] = {
+        name: math.nan if value is None else math.inf if value == "inf" else value for name, value in encoded.items()
+    }
+    back["sure"] = tuple((float(one), float(other)) for one, other in encoded["sure"])
+    back["information"] = tuple(encoded["information"])
+    return Row(**back)
+
+
+@dataclass(frozen=True)
+class NetworkSettings:
+    """What answers, and on what.
+
+    Args:
+        weights: name, file, folder or hub id.
+        device: as of `Segmenter`.
+        precision: as of `Segmenter`.
+        image_size: side of the input in pixels; that of the weights unless given.
+        threads: of the processor; as torch chooses unless given.
+    """
+
+    weights: str = "nano"
+    device: str = "auto"
+    precision: Precision = "auto"
+    image_size: int | None = None
+    threads: int | None = None
+
+
+@dataclass(frozen=True)
+class EvaluationJob:
+    """One answer.
+
+    Args:
+        folder: of the data set.
+        case: identifier; empty for a set.
+        structure: name.
+        method: name.
+        condition: of prompting.
+        seed: of all draws.
+        protocol: that it belongs to.
+        network: that answers.
+        cases: identifiers of the images of a set.
+        others: identifiers of labelled cases that are not measured, to train on.
+        sketch: folder where a picture of the answer is left; none unless given.
+    """
+
+    folder: Path
+    case: str
+    structure: str
+    method: str
+    condition: Condition
+    seed: int
+    protocol: Protocol
+    network: NetworkSettings
+    cases: tuple[str, ...] = ()
+    others: tuple[str, ...] = ()
+    sketch: Path | None = None
+
+    @property
+    def blank(self) -> Row:
+        """Its row, without an answer."""
+        data, condition = open_data_set(self.folder), self.condition
+        share = condition.share(data.kind)
+        return Row(
+            data.name,
+            data.kind,
+            self.case,
+            self.structure,
+            method_label(self.method),
+            prompt=self.kind,
+            care=condition.care,
+            share="one" if share is None else f"{share:g}",
+            seed=self.seed,
+            choice=condition.choice,
+        )
+
+    @property
+    def kind(self) -> Kind:
+        """Of its prompts."""
+        wanted = open_data_set(self.folder).prompt if self.condition.prompt == "own" else self.condition.prompt
+        kinds: dict[str, Kind] = {kind: kind for kind in KINDS}
+        return kinds.get(wanted or "", "box")
+
+    @property
+    def task(self) -> AnswerKey:
+        """What tells it from the other jobs of a study."""
+        return self.blank.task
+
+    def load(self) -> EvaluationCase:
+        """What is to be outlined.
+
+        Raises:
+            PromptError: there is nothing to measure.
+        """
+        return load_case(self.folder, self.case, self.cases, self.structure)
+
+    @property
+    def answer_key(self) -> Hashable:
+        """What decides about its answer: jobs of several protocols that agree in it are answered once."""
+        protocol, (name, case, structure, _, *prompting) = self.protocol, self.task
+        settings = protocol.views, protocol.fusion, protocol.tolerance_mm, protocol.limit_s
+        return (name, case, structure, *prompting, describe_method(find_method(self.method)), *settings)
 
 
 @dataclass(frozen=True)
@@ -29,7 +278,7 @@ class Study:
 
     protocol: Protocol
     data: tuple[Path, ...]
-    network: Network
+    network: NetworkSettings
     weights_sha256: str
     cases: int | None = None
     slices: int | None = None
@@ -42,15 +291,15 @@ class Study:
         network = {name: value for name, value in asdict(self.network).items() if name not in ("weights", "threads")}
         return {
             "protocol": self.protocol.described(),
-            "methods": {name: settings(method_named(name)) for name in self.protocol.methods},
+            "methods": {name: describe_method(find_method(name)) for name in self.protocol.methods},
             "network": {**network, "sha256": self.weights_sha256},
             "images": self.images,
         }
 
 
 @dataclass(frozen=True)
-class Done:
-    """Some more answers; the first one told is none, of so many.
+class EvaluationProgress:
+    """Some more answers; the first report is of none, of so many.
 
     Args:
         done: answers so far.
@@ -66,7 +315,7 @@ class Done:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class StudyResult:
     """What a study found.
 
     Args:

@@ -6,10 +6,10 @@ import torch
 
 from classical_methods import GEODESIC, Classical
 from medical_sam2.errors import PromptError
-from medical_sam2.evaluate.methods.baselines import Prototypical
-from medical_sam2.evaluate.methods.method import Asked
-from medical_sam2.evaluate.methods.support import SupportSet
-from medical_sam2.evaluate.tasks import VolumeTask
+from medical_sam2.evaluate.cases import VolumeTask
+from medical_sam2.evaluate.methods.interface import MethodInputs
+from medical_sam2.evaluate.methods.prototypes import Prototypical
+from medical_sam2.evaluate.methods.trained_networks import SupportSet
 from medical_sam2.metrics import dice
 from medical_sam2.model.nano import nano
 from medical_sam2.prompts import FramePrompt
@@ -18,9 +18,9 @@ from medical_sam2.volume import Volume
 
 
 @pytest.fixture(scope="module")
-def asked() -> Asked:
+def asked() -> MethodInputs:
     torch.manual_seed(0)
-    return Asked(Segmenter(nano(64), device="cpu", precision="fp32"))
+    return MethodInputs(Segmenter(nano(64), device="cpu", precision="fp32"))
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +48,9 @@ def outlines(task: VolumeTask) -> dict[int, FramePrompt]:
         (Classical("random walker"), 0.7),
     ],
 )
-def test_a_volume(method: Prototypical | Classical, least: float, asked: Asked, task: VolumeTask, outlines: dict) -> None:
+def test_a_volume(
+    method: Prototypical | Classical, least: float, asked: MethodInputs, task: VolumeTask, outlines: dict
+) -> None:
     found = method.on_volume(asked, task, outlines)
     assert len(found.masks) == len(task.truth_thw)
     for t, prompt in outlines.items():
@@ -58,7 +60,7 @@ def test_a_volume(method: Prototypical | Classical, least: float, asked: Asked, 
 
 
 @pytest.mark.parametrize("method", [Prototypical(), Prototypical(window=4), Classical("copy"), Classical("classifier")])
-def test_a_set(method: Prototypical | Classical, asked: Asked, task: VolumeTask) -> None:
+def test_a_set(method: Prototypical | Classical, asked: MethodInputs, task: VolumeTask) -> None:
     images = [np.ascontiguousarray(task.volume.array[..., k]) for k in (2, 3, 4)]
     truths = [task.truth_ijk[..., k] for k in (2, 3, 4)]
     found = method.on_images(asked, images, {0: FramePrompt.mask(truths[0])})
@@ -66,13 +68,13 @@ def test_a_set(method: Prototypical | Classical, asked: Asked, task: VolumeTask)
     assert dice(truths[1], found.masks[1]) > 0.5
 
 
-def test_each_slice_is_copied_from_the_nearest(asked: Asked, task: VolumeTask, outlines: dict) -> None:
+def test_each_slice_is_copied_from_the_nearest(asked: MethodInputs, task: VolumeTask, outlines: dict) -> None:
     found = Classical("copy").on_volume(asked, task, outlines)
     for t, source in ((0, 2), (3, 2), (4, 5), (6, 5)):
         np.testing.assert_array_equal(found.masks[t], outlines[source].mask_hw)
 
 
-def test_an_image_is_answered_by_the_template_that_looks_like_it(asked: Asked) -> None:
+def test_an_image_is_answered_by_the_template_that_looks_like_it(asked: MethodInputs) -> None:
     rng = np.random.default_rng(0)
     dark, light = np.tile(np.arange(40.0), (40, 1)), np.tile(np.arange(40.0)[::-1], (40, 1))
     masks = [np.pad(np.ones((10, 10), bool), ((5, 25), (5 + 15 * i, 25 - 15 * i))) for i in range(2)]
@@ -81,18 +83,18 @@ def test_an_image_is_answered_by_the_template_that_looks_like_it(asked: Asked) -
     np.testing.assert_array_equal(found.masks[2], masks[1])
 
 
-def test_what_outlines_volumes_alone_says_so(asked: Asked) -> None:
+def test_what_outlines_volumes_alone_says_so(asked: MethodInputs) -> None:
     with pytest.raises(PromptError, match="volumes alone"):
         GEODESIC.on_images(asked, [np.zeros((9, 9))] * 2, {0: FramePrompt.mask(np.ones((9, 9), bool))})
 
 
-def test_nothing_to_learn_from_is_told(asked: Asked) -> None:
+def test_nothing_to_learn_from_is_told(asked: MethodInputs) -> None:
     everything = FramePrompt.mask(np.ones((20, 20), bool))
     with pytest.raises(PromptError, match="prompt with an outline"):
         Prototypical().on_images(asked, [np.random.default_rng(0).random((20, 20))] * 2, {0: everything})
 
 
-def test_a_support_set_gets_what_was_outlined(asked: Asked, task: VolumeTask, outlines: dict) -> None:
+def test_a_support_set_gets_what_was_outlined(asked: MethodInputs, task: VolumeTask, outlines: dict) -> None:
     shapes: list[tuple[tuple[int, ...], ...]] = []
 
     def network(target: torch.Tensor, pictures: torch.Tensor, drawn: torch.Tensor) -> torch.Tensor:

@@ -6,28 +6,27 @@ from pathlib import Path
 import pytest
 
 from medical_sam2.errors import ConfigError
-from medical_sam2.evaluate.methods.named import CLASSICAL, METHODS, method_named, settings
-from medical_sam2.evaluate.methods.support import SupportSet
-from medical_sam2.evaluate.methods.tailored import Tailored
+from medical_sam2.evaluate.methods.named import CLASSICAL, METHODS, describe_method, find_method
+from medical_sam2.evaluate.methods.trained_networks import SupportSet, Tailored
 
 
 def test_settings_tell_methods_apart() -> None:
-    told = {name: settings(method) for name, method in METHODS.items()}
+    told = {name: describe_method(method) for name, method in METHODS.items()}
     assert told["+ resampling"] == told["self-sorting"], "the last step is the whole bank"
     assert len(set(told.values())) == len(told) - 1
 
 
 def test_settings_hold_no_address() -> None:
     """An address differs from run to run, and a run could not be gone on with."""
-    assert settings(Tailored(lambda size: None)).count("0x") == 0  # type: ignore[arg-type, return-value]
-    assert "lambda" in settings(SupportSet(lambda *told: told[0]))
-    assert settings(Tailored("UNETR", steps=5)) != settings(Tailored("UNETR"))
+    assert describe_method(Tailored(lambda size: None)).count("0x") == 0  # type: ignore[arg-type, return-value]
+    assert "lambda" in describe_method(SupportSet(lambda *told: told[0]))
+    assert describe_method(Tailored("UNETR", steps=5)) != describe_method(Tailored("UNETR"))
 
 
 @pytest.mark.parametrize("name", CLASSICAL)
 def test_a_method_that_left_the_package_says_where_it_is(name: str) -> None:
     """And there it is found."""
     with pytest.raises(ConfigError) as refused:
-        method_named(name)
+        find_method(name)
     (place,) = re.findall(r"benchmarks/\S+:[A-Z_]+", str(refused.value))
-    assert name in settings(method_named(str(Path(__file__).parents[3] / place)))
+    assert name in describe_method(find_method(str(Path(__file__).parents[3] / place)))

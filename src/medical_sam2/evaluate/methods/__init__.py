@@ -1,1 +1,1 @@
-"""Who answers: `named` finds a method, `method` is their interface; each other file is one, or one family."""
+"""Who answers: `named` finds a method, `interface` is what each of them offers; each other file is one, or one family."""

@@ -6,25 +6,25 @@ from dataclasses import is_dataclass
 from functools import partial
 
 from medical_sam2.errors import ConfigError
-from medical_sam2.evaluate.methods.baselines import Prototypical
-from medical_sam2.evaluate.methods.command import IMAGE, Command
-from medical_sam2.evaluate.methods.method import Method
-from medical_sam2.evaluate.methods.tailored import Tailored
-from medical_sam2.evaluate.methods.tracking import Tracking, WithoutMemory
+from medical_sam2.evaluate.methods.external_program import IMAGE, Command
+from medical_sam2.evaluate.methods.interface import Method
+from medical_sam2.evaluate.methods.prototypes import Prototypical
+from medical_sam2.evaluate.methods.tracking import TrackingMethod, WithoutMemory
+from medical_sam2.evaluate.methods.trained_networks import Tailored
 from medical_sam2.model.memory import Fifo, Greedy, SelfSorting
 from medical_sam2.plugins import find
 
 ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 METHODS: Mapping[str, Method] = {
-    "self-sorting": Tracking(SelfSorting),
-    "fifo": Tracking(Fifo),
-    "greedy": Tracking(Greedy),
-    "prompt alone": Tracking(partial(SelfSorting, threshold=2.0)),
+    "self-sorting": TrackingMethod(SelfSorting),
+    "fifo": TrackingMethod(Fifo),
+    "greedy": TrackingMethod(Greedy),
+    "prompt alone": TrackingMethod(partial(SelfSorting, threshold=2.0)),
     "without memory": WithoutMemory(),
-    "no sorting": Tracking(partial(SelfSorting, threshold=0.0, sort=False, resample="none")),
-    "+ threshold": Tracking(partial(SelfSorting, sort=False, resample="none")),
-    "+ dissimilarity": Tracking(partial(SelfSorting, resample="none")),
-    "+ resampling": Tracking(SelfSorting),
+    "no sorting": TrackingMethod(partial(SelfSorting, threshold=0.0, sort=False, resample="none")),
+    "+ threshold": TrackingMethod(partial(SelfSorting, sort=False, resample="none")),
+    "+ dissimilarity": TrackingMethod(partial(SelfSorting, resample="none")),
+    "+ resampling": TrackingMethod(SelfSorting),
     "prototypes": Prototypical(),
     "local prototypes": Prototypical(window=4),
     "dynunet": Tailored("DynUNet"),
@@ -36,7 +36,7 @@ CLASSICAL = ("copy", "registration", "random walker", "classifier", "grow cut", 
 """Methods of `benchmarks/classical_methods.py`, which is no part of the package."""
 
 
-def method_named(name: str) -> Method:
+def find_method(name: str) -> Method:
     """The method called so.
 
     Args:
@@ -53,19 +53,22 @@ def method_named(name: str) -> Method:
     return find(METHODS, name, what="method")
 
 
-def label(name: str) -> str:
+def method_label(name: str) -> str:
     """What a method is called in tables.
 
-    >>> label("other=python other.py {image} {prompts} {output}")
+    >>> method_label("other=python other.py {image} {prompts} {output}")
     'other'
     """
     before = name.partition(IMAGE)[0]
     return before.partition("=")[0] if before != name and "=" in before else name
 
 
-def settings(method: Method) -> str:
-    """What decides about the answers of a method, in words that change when it does."""
-    if isinstance(method, Tracking):
+def describe_method(method: Method) -> str:
+    """What decides about the answers of a method, in words that change when it does.
+
+    They are part of a study's digest: where a class of a method or a bank gets another name, no earlier run goes on.
+    """
+    if isinstance(method, TrackingMethod):
         return repr(method.bank())
-    told = repr(method) if is_dataclass(method) else type(method).__qualname__
-    return ADDRESS.sub("", told)  # it differs from run to run
+    description = repr(method) if is_dataclass(method) else type(method).__qualname__
+    return ADDRESS.sub("", description)  # it differs from run to run

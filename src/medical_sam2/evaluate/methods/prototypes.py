@@ -10,12 +10,21 @@ Shapes: C channels, h w feature map, H W picture, K prototypes.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
 from medical_sam2.errors import GeometryError, PromptError
+from medical_sam2.evaluate.cases import VolumeTask
+from medical_sam2.evaluate.methods.interface import MethodAnswer, MethodInputs
+from medical_sam2.evaluate.methods.tracking import segment_one_by_one
+from medical_sam2.evaluate.prompting import FramePrompts, MaskArray
+from medical_sam2.intensity_window import percentile_window
 from medical_sam2.model.backbone import Features
+from medical_sam2.tracking.frames import to_input
+from medical_sam2.tracking.region_of_interest import MARGIN, Canvas, Region, around_all, box_of
 
 SHARPNESS = 20.0
 FULL = 0.95  # share of a window that must be of one class to make a local prototype, as in ALPNet
@@ -49,7 +58,7 @@ class Prototypes:
             raise PromptError("the outline leaves nothing to compare with", "outline a part of the picture")
         _, height, width = features_Chw.shape
         share_hw = F.adaptive_avg_pool2d(mask_HW[None, None].to(features_Chw), (height, width))[0, 0]
-        return cls(_of_class(features_Chw, share_hw, window), _of_class(features_Chw, 1 - share_hw, window))
+        return cls(_class_prototypes(features_Chw, share_hw, window), _class_prototypes(features_Chw, 1 - share_hw, window))
 
     @classmethod
     def together(cls, taught: "Sequence[Prototypes]", *, mean: bool) -> "Prototypes":
@@ -71,7 +80,7 @@ class Prototypes:
             channels = f"{features_Chw.shape[0]} channels, the template {self.inside_KC.shape[1]}"
             raise GeometryError(f"the features have {channels}", "encode both alike")
         unit_Chw = F.normalize(features_Chw, dim=0)
-        scores = torch.stack([_answer(unit_Chw, each) for each in (self.outside_KC, self.inside_KC)])
+        scores = torch.stack([_class_score(unit_Chw, each) for each in (self.outside_KC, self.inside_KC)])
         whole = F.interpolate(scores[None], size=shape_hw, mode="bilinear", align_corners=False)[0]
         return whole.softmax(dim=0)[1]
 
@@ -83,7 +92,7 @@ def matching_features(features: Features) -> Tensor:
     return torch.cat([each / each.norm(dim=0).mean().clamp(min=1e-6) for each in (raised_Chw, fine_Chw)])
 
 
-def _of_class(features_Chw: Tensor, share_hw: Tensor, window: int | None) -> Tensor:
+def _class_prototypes(features_Chw: Tensor, share_hw: Tensor, window: int | None) -> Tensor:
     """The mean feature of a class, weighed by its share of each cell, and those of windows full of it: (K, C) of length 1."""
     whole_C = (features_Chw * share_hw).sum(dim=(1, 2)) / share_hw.sum()
     found_KC = whole_C[None]
@@ -94,7 +103,75 @@ def _of_class(features_Chw: Tensor, share_hw: Tensor, window: int | None) -> Ten
     return F.normalize(found_KC, dim=1)
 
 
-def _answer(unit_Chw: Tensor, prototypes_KC: Tensor) -> Tensor:
+def _class_score(unit_Chw: Tensor, prototypes_KC: Tensor) -> Tensor:
     """How well a class fits each cell (h, w)."""
     similar_Khw = SHARPNESS * torch.einsum("chw,kc->khw", unit_Chw, prototypes_KC)
     return (similar_Khw.softmax(dim=0) * similar_Khw).sum(dim=0)
+
+
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Prototypical:
+    """Mean features of the prompted frames against those of every other frame, as PANet; of windows too, as ALPNet.
+
+    What a box or a click means on its own frame is what the network, asked there, answers. The slices of a volume are seen
+    in the region that tracking would begin with.
+
+    Args:
+        window: side of the windows of local prototypes, in cells of the feature map; None for global ones alone.
+    """
+
+    window: int | None = None
+
+    def on_volume(self, inputs: MethodInputs, task: VolumeTask, prompts: FramePrompts) -> MethodAnswer:
+        """Slice by slice."""
+        slices = task.window(prompts).apply(task.slices_thw)
+        outlines = outline_prompted(inputs, list(slices), prompts)
+        _, high, wide = task.view.spacing(task.volume.spacing_mm, task.volume.orientation)
+        canvas = Canvas((slices.shape[1], slices.shape[2]), (high, wide))
+        region = canvas.around(around_all(box_of(mask) for mask in outlines.values()), MARGIN)
+        return self._matched(inputs, list(slices), outlines, region)
+
+    def on_images(self, inputs: MethodInputs, images: Sequence[NDArray[np.generic]], prompts: FramePrompts) -> MethodAnswer:
+        """Image by image."""
+        pictures = [percentile_window(image).apply(image) for image in images]
+        return self._matched(inputs, pictures, outline_prompted(inputs, images, prompts), None)
+
+    @torch.inference_mode()
+    def _matched(
+        self, inputs: MethodInputs, pictures: Sequence[Floats], outlines: dict[int, MaskArray], region: Region | None
+    ) -> MethodAnswer:
+        def seen(t: int) -> Tensor:
+            shown = pictures[t] if region is None else pictures[t][region.rows, region.columns]
+            with segmenter.computing():
+                return matching_features(segmenter.encode(to_input(shown, segmenter.network.image_size)))
+
+        segmenter = inputs.segmenter
+        cut = {t: mask if region is None else mask[region.rows, region.columns] for t, mask in outlines.items()}
+        taught = [
+            Prototypes.learnt(seen(t), torch.from_numpy(np.ascontiguousarray(mask)), window=self.window)
+            for t, mask in cut.items()
+        ]
+        prototypes = Prototypes.together(taught, mean=self.window is None)
+        masks: list[MaskArray] = []
+        for t, picture in enumerate(pictures):
+            whole: MaskArray = np.zeros((picture.shape[0], picture.shape[1]), bool)
+            place = Region(0, 0, picture.shape[0], picture.shape[1]) if region is None else region
+            whole[place.rows, place.columns] = (prototypes.likeness(seen(t), place.shape_hw) > 0.5).cpu().numpy()
+            masks.append(outlines.get(t, whole))
+        return MethodAnswer(masks)
+
+
+def outline_prompted(
+    inputs: MethodInputs, frames: Sequence[NDArray[np.generic]], prompts: FramePrompts
+) -> dict[int, MaskArray]:
+    """What the prompts mean on their own frames; frames on which that is nothing, or everything, teach nothing."""
+    drawn = {t: prompt.mask_hw for t, prompt in prompts.items() if prompt.mask_hw is not None}
+    rest = {t: prompt for t, prompt in prompts.items() if t not in drawn}
+    found = drawn | segment_one_by_one(inputs.segmenter, frames, rest)
+    useful = {t: mask for t, mask in sorted(found.items()) if mask.any() and not mask.all()}
+    if not useful:
+        raise PromptError("the network outlines nothing, or everything, at the prompts", "prompt with an outline")
+    return useful

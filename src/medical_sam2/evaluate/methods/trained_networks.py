@@ -1,13 +1,18 @@
-"""Networks trained for one task: what the network that needs no training for a task is to be measured against.
+"""Networks that learn the task: from other cases of the data set (nnU-Net's and others), or from a support set (UniverSeg).
 
-They learn from the cases of the data set that are not measured, slice by slice in two dimensions, and never see a prompt. Where
-a person outlined a frame, that outline is kept. The architectures are MONAI's (the extra `monai`).
+A support set is for those who have the code and the weights of such a network:
 
-Shapes: N pictures, S side of the input.
+    # mine.py; then: medsam2 evaluate --method mine.py:method …
+    from universeg import universeg
+    from medical_sam2.evaluate.methods.trained_networks import SupportSet
+
+    method = SupportSet(universeg(pretrained=True))
+
+Shapes: B tasks (1), K pictures of the support set, S side of the input.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import cast
 
@@ -19,13 +24,59 @@ from torch.nn import functional as F  # noqa: N812
 
 from medical_sam2.data.data_sets import read_data_set
 from medical_sam2.errors import ConfigError, PromptError
-from medical_sam2.evaluate.methods.method import Asked, Found, Said, Training, slices_of
-from medical_sam2.evaluate.tasks import MaskArray, VolumeTask
+from medical_sam2.evaluate.cases import VolumeTask
+from medical_sam2.evaluate.methods.interface import MethodAnswer, MethodInputs, TrainingCases
+from medical_sam2.evaluate.methods.prototypes import outline_prompted
+from medical_sam2.evaluate.prompting import FramePrompts, MaskArray
 from medical_sam2.intensity_window import choose_window, percentile_window
 from medical_sam2.prompts import Point
 from medical_sam2.tracking.frames import to_input
 from medical_sam2.tracking.plan import primary_view
 from medical_sam2.volume import Volume
+
+
+@dataclass(frozen=True)
+class SupportSet:
+    """The prompted frames are the support set; every other frame is a target.
+
+    Args:
+        network: (target (1, 1, S, S) in [0, 1], pictures (1, K, 1, S, S), outlines (1, K, 1, S, S)) → logits (1, 1, S, S).
+        size: S.
+        most: K, at most; of more prompted frames, those at equal steps.
+    """
+
+    network: Callable[[Tensor, Tensor, Tensor], Tensor]
+    size: int = 128
+    most: int = 16
+
+    def on_volume(self, inputs: MethodInputs, task: VolumeTask, prompts: FramePrompts) -> MethodAnswer:
+        """Slice by slice."""
+        slices = list(task.window(prompts).apply(task.slices_thw))
+        return self._found(slices, outline_prompted(inputs, slices, prompts))
+
+    def on_images(self, inputs: MethodInputs, images: Sequence[NDArray[np.generic]], prompts: FramePrompts) -> MethodAnswer:
+        """Image by image."""
+        pictures = [percentile_window(image).apply(image) for image in images]
+        return self._found(pictures, outline_prompted(inputs, images, prompts))
+
+    @torch.inference_mode()
+    def _found(self, pictures: Sequence[NDArray[np.float32]], outlines: dict[int, MaskArray]) -> MethodAnswer:
+        support = [list(outlines)[i] for i in np.unique(np.linspace(0, len(outlines) - 1, self.most).round().astype(int))]
+        seen_1K1SS = torch.stack([self._plane(pictures[t]) for t in support])[None]
+        drawn_1K1SS = torch.stack([self._plane(outlines[t].astype(np.float32)) for t in support])[None].round()
+        masks: list[MaskArray] = []
+        for t, picture in enumerate(pictures):
+            if t in outlines:
+                masks.append(outlines[t])
+                continue
+            logits = self.network(self._plane(picture)[None], seen_1K1SS, drawn_1K1SS)
+            whole = F.interpolate(logits.float(), size=picture.shape[:2], mode="bilinear", align_corners=False)
+            masks.append((whole[0, 0] > 0).cpu().numpy())
+        return MethodAnswer(masks)
+
+    def _plane(self, picture: NDArray[np.float32]) -> Tensor:
+        return to_input(picture, self.size).mean(dim=0, keepdim=True)
+
 
 WITHOUT = 0.3  # of the pictures in a batch are drawn from all, the others from those that show the structure
 TURN, SCALE = 0.26, 0.2  # radians; share of the size: augmentation, uniform up to so much either way
@@ -52,48 +103,48 @@ class Tailored:
     rate: float = 1e-3
     seed: int = 0
 
-    def on_volume(self, asked: Asked, task: VolumeTask, said: Said) -> Found:
+    def on_volume(self, inputs: MethodInputs, task: VolumeTask, prompts: FramePrompts) -> MethodAnswer:
         """Slice by slice."""
-        slices = choose_window(task.volume).apply(slices_of(task))
-        return Found(self._answers(asked, list(slices), said))
+        slices = choose_window(task.volume).apply(task.slices_thw)
+        return MethodAnswer(self._answers(inputs, list(slices), prompts))
 
-    def on_images(self, asked: Asked, images: Sequence[NDArray[np.generic]], said: Said) -> Found:
+    def on_images(self, inputs: MethodInputs, images: Sequence[NDArray[np.generic]], prompts: FramePrompts) -> MethodAnswer:
         """Image by image."""
-        return Found(self._answers(asked, [percentile_window(image).apply(image) for image in images], said))
+        return MethodAnswer(self._answers(inputs, [percentile_window(image).apply(image) for image in images], prompts))
 
     @torch.inference_mode()
-    def _answers(self, asked: Asked, pictures: Sequence[NDArray[np.float32]], said: Said) -> list[MaskArray]:
-        network, masks = self._network(asked), list[MaskArray]()
+    def _answers(self, inputs: MethodInputs, pictures: Sequence[NDArray[np.float32]], prompts: FramePrompts) -> list[MaskArray]:
+        network, masks = self._network(inputs), list[MaskArray]()
         for t, picture in enumerate(pictures):
-            drawn = said[t].mask_hw if t in said else None
+            drawn = prompts[t].mask_hw if t in prompts else None
             if drawn is None:
-                logits = network(to_input(picture, self.size)[None].to(asked.segmenter.device))
+                logits = network(to_input(picture, self.size)[None].to(inputs.segmenter.device))
                 whole = F.interpolate(logits.float(), size=picture.shape[:2], mode="bilinear", align_corners=False)
                 drawn = (whole[0, 0] > 0).cpu().numpy()
             masks.append(drawn)
         return masks
 
-    def _network(self, asked: Asked) -> nn.Module:
-        if asked.training is None or not asked.training.cases:
+    def _network(self, inputs: MethodInputs) -> nn.Module:
+        if inputs.training is None or not inputs.training.cases:
             raise PromptError("no other case is there to train on", "measure fewer cases of the data set")
         with torch.inference_mode(mode=False):
-            return _trained(self, asked.training, asked.segmenter.device)
+            return _train_network(self, inputs.training, inputs.segmenter.device)
 
 
 @lru_cache(maxsize=4)
-def _trained(how: Tailored, training: Training, device: torch.device) -> nn.Module:
-    pictures_N3SS, masks_N1SS = _examples(training, how.size)
+def _train_network(how: Tailored, training: TrainingCases, device: torch.device) -> nn.Module:
+    pictures_N3SS, masks_N1SS = _load_examples(training, how.size)
     shows = masks_N1SS.any(dim=(1, 2, 3)).nonzero()[:, 0]
     if not len(shows):
         raise PromptError("no case to train on shows the structure", "leave it out")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(how.seed)
-        build = how.architecture if callable(how.architecture) else _architecture(how.architecture)
+        build = how.architecture if callable(how.architecture) else _find_architecture(how.architecture)
         network = build(how.size).to(device).train()
         optimiser = torch.optim.AdamW(network.parameters(), lr=how.rate)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, how.steps)
-        for chosen_N in _batches(len(masks_N1SS), shows, how):
-            seen_N3SS, truth_N1SS = _turned(pictures_N3SS[chosen_N], masks_N1SS[chosen_N])
+        for chosen_N in _draw_batches(len(masks_N1SS), shows, how):
+            seen_N3SS, truth_N1SS = _augment(pictures_N3SS[chosen_N], masks_N1SS[chosen_N])
             loss = dice_and_entropy(network(seen_N3SS.to(device)), truth_N1SS.to(device))
             optimiser.zero_grad()
             loss.backward()
@@ -109,13 +160,13 @@ def dice_and_entropy(logits_N1SS: Tensor, truth_N1SS: Tensor) -> Tensor:
     return 1 - overlap + F.binary_cross_entropy_with_logits(logits_N1SS.float(), truth)
 
 
-def _batches(count: int, shows: Tensor, how: Tailored) -> Iterator[Tensor]:
+def _draw_batches(count: int, shows: Tensor, how: Tailored) -> Iterator[Tensor]:
     for _ in range(how.steps):
         with_it = shows[torch.randint(len(shows), (how.batch,))]
         yield torch.where(torch.rand(how.batch) < WITHOUT, torch.randint(count, (how.batch,)), with_it)
 
 
-def _turned(pictures_N3SS: Tensor, masks_N1SS: Tensor) -> tuple[Tensor, Tensor]:
+def _augment(pictures_N3SS: Tensor, masks_N1SS: Tensor) -> tuple[Tensor, Tensor]:
     """Rotated, scaled and brightened at random, picture and mask alike."""
     count = len(pictures_N3SS)
     angle, scale = TURN * (2 * torch.rand(count) - 1), 1 + SCALE * (2 * torch.rand(count) - 1)
@@ -128,7 +179,7 @@ def _turned(pictures_N3SS: Tensor, masks_N1SS: Tensor) -> tuple[Tensor, Tensor]:
     return (seen * gain + lift).clamp(0, 1), truth
 
 
-def _examples(training: Training, size: int) -> tuple[Tensor, Tensor]:
+def _load_examples(training: TrainingCases, size: int) -> tuple[Tensor, Tensor]:
     """All slices or images of the cases to train on, and the structure on them."""
     data = read_data_set(training.folder)
     pictures: list[Tensor] = []
@@ -139,7 +190,6 @@ def _examples(training: Training, size: int) -> tuple[Tensor, Tensor]:
             continue
         image, truth = loaded.images[0], data.mask(loaded.labels, training.structure)
         if isinstance(image, Volume):
-            image = replace(image, modality="CT") if image.modality is None and data.modality == "CT" else image
             view = primary_view(image, [Point((0, 0, 0))])
             shown = list(choose_window(image).apply(view.apply(image.array, image.orientation)))
             truths = list(view.apply(truth, image.orientation))
@@ -150,7 +200,7 @@ def _examples(training: Training, size: int) -> tuple[Tensor, Tensor]:
     return torch.stack(pictures), torch.stack(masks)
 
 
-def _architecture(name: str) -> Callable[[int], nn.Module]:
+def _find_architecture(name: str) -> Callable[[int], nn.Module]:
     """A builder by the name of MONAI's class.
 
     Raises:

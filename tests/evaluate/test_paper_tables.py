@@ -2,22 +2,19 @@
 
 from pathlib import Path
 
-from medical_sam2.evaluate.job import Network
 from medical_sam2.evaluate.protocols import PROTOCOLS
-from medical_sam2.evaluate.reporting import paper
-from medical_sam2.evaluate.reporting.render import Table
-from medical_sam2.evaluate.rows import Row
-from medical_sam2.evaluate.study import Outcome, Study
+from medical_sam2.evaluate.study import NetworkSettings, Row, Study, StudyResult
+from medical_sam2.evaluate.tables import ReportTable, paper_sections
 
 
 def row(case: str, method: str, dice: float, *, kind: str = "volume", share: str = "0.25", **more: object) -> Row:
     return Row("CT", kind, case, "liver", method, "box", "none", share, 0, dice=dice, **more)  # type: ignore[arg-type]
 
 
-def tables(**rows: list[Row]) -> dict[str, Table]:
-    studies = [Study(PROTOCOLS[name.replace("_", "-")], (Path("x"),), Network(), "0" * 64) for name in rows]
-    outcomes = [Outcome(tuple(own), {}, {}, 0) for own in rows.values()]
-    return {table.title.split(":")[0]: table for each in paper.sections(studies, outcomes) for table in each.tables}
+def tables(**rows: list[Row]) -> dict[str, ReportTable]:
+    studies = [Study(PROTOCOLS[name.replace("_", "-")], (Path("x"),), NetworkSettings(), "0" * 64) for name in rows]
+    outcomes = [StudyResult(tuple(own), {}, {}, 0) for own in rows.values()]
+    return {table.title.split(":")[0]: table for each in paper_sections(studies, outcomes) for table in each.tables}
 
 
 def test_tables_1_and_2() -> None:
@@ -60,4 +57,4 @@ def test_information_and_calibration() -> None:
     assert found["as Fig. 6"].rows == (("self-sorting", "1", "2.000 [–, –]", "1.000 [–, –]", "2.54 → 1.43"),)
     (line,) = found["is the predicted IoU, which sorts the bank, to be trusted?"].rows
     assert line == ("self-sorting", "4", "0.550", "0.650", "0.100", "1.000")
-    assert paper.sections([], []) == []
+    assert paper_sections([], []) == []

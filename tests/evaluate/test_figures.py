@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
+from medical_sam2.evaluate.figures import write_figures
 from medical_sam2.evaluate.protocols import Condition, Protocol
-from medical_sam2.evaluate.reporting.figures import write_figures
-from medical_sam2.evaluate.rows import Row
+from medical_sam2.evaluate.study import Row
 
 
 def test_figures_of_what_there_is(tmp_path: Path) -> None:

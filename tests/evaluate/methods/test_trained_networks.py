@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from medical_sam2.errors import ConfigError, PromptError
-from medical_sam2.evaluate.methods.method import Asked, Training
-from medical_sam2.evaluate.methods.tailored import Tailored, _architecture, _examples, dice_and_entropy
+from medical_sam2.evaluate.methods.interface import MethodInputs, TrainingCases
+from medical_sam2.evaluate.methods.trained_networks import Tailored, _find_architecture, _load_examples, dice_and_entropy
 from medical_sam2.metrics import dice
 from medical_sam2.prompts import FramePrompt
 from medical_sam2.segmenter import Segmenter
@@ -23,12 +23,12 @@ def small(size: int) -> nn.Module:
 
 
 @pytest.fixture
-def asked(tmp_path: Path) -> Asked:
-    training = Training(picture_set(tmp_path / "Dataset002_Eyes", cases=4), "disc", ("eye0", "eye1"))
-    return Asked(Segmenter(Brightness(32), device="cpu", precision="fp32"), training=training)  # type: ignore[arg-type]
+def asked(tmp_path: Path) -> MethodInputs:
+    training = TrainingCases(picture_set(tmp_path / "Dataset002_Eyes", cases=4), "disc", ("eye0", "eye1"))
+    return MethodInputs(Segmenter(Brightness(32), device="cpu", precision="fp32"), training=training)  # type: ignore[arg-type]
 
 
-def test_it_learns_its_task(asked: Asked) -> None:
+def test_it_learns_its_task(asked: MethodInputs) -> None:
     truth = np.zeros((40, 50), bool)
     truth[10:30, 10:34] = True
     image = np.where(truth, 120, 30)[..., None].repeat(3, axis=2).astype(np.uint8)
@@ -41,19 +41,19 @@ def test_it_learns_its_task(asked: Asked) -> None:
     np.testing.assert_array_equal(again.masks[0], found.masks[0])
 
 
-def test_it_sees_only_what_it_may(asked: Asked, tmp_path: Path) -> None:
+def test_it_sees_only_what_it_may(asked: MethodInputs, tmp_path: Path) -> None:
     assert asked.training is not None
-    pictures, masks = _examples(asked.training, 32)
+    pictures, masks = _load_examples(asked.training, 32)
     assert (pictures.shape, masks.shape, masks.dtype) == ((2, 3, 32, 32), (2, 1, 32, 32), torch.bool)
-    slices, _ = _examples(Training(volume_set(tmp_path / "Dataset001_Liver"), "liver", ("case1",)), 32)
+    slices, _ = _load_examples(TrainingCases(volume_set(tmp_path / "Dataset001_Liver"), "liver", ("case1",)), 32)
     assert slices.shape == (8, 3, 32, 32)
     with pytest.raises(PromptError, match="no other case"):
-        Tailored(small).on_images(Asked(asked.segmenter), [np.zeros((8, 8), np.uint8)], {})
+        Tailored(small).on_images(MethodInputs(asked.segmenter), [np.zeros((8, 8), np.uint8)], {})
 
 
 @pytest.mark.parametrize("name", ["DynUNet", "UNETR", "SwinUNETR"])
 def test_architectures(name: str) -> None:
-    network = _architecture(name)(64)
+    network = _find_architecture(name)(64)
     pictures = torch.rand(2, 3, 64, 64)
     logits = network(pictures)
     assert logits.shape == (2, 1, 64, 64)
@@ -64,4 +64,4 @@ def test_architectures(name: str) -> None:
 
 def test_an_unknown_architecture() -> None:
     with pytest.raises(ConfigError, match="DynUNet, UNETR, SwinUNETR"):
-        _architecture("Net")
+        _find_architecture("Net")

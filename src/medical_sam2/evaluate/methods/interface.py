@@ -11,17 +11,13 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from medical_sam2.evaluate.tasks import MaskArray, VolumeTask
-from medical_sam2.intensity_window import Window, choose_window
-from medical_sam2.prompts import FramePrompt, intensities
+from medical_sam2.evaluate.cases import VolumeTask
+from medical_sam2.evaluate.prompting import FramePrompts, MaskArray
 from medical_sam2.segmenter import Segmenter
-
-Said = Mapping[int, FramePrompt]
-"""Frame → what was said there, in its pixels."""
 
 
 @dataclass(frozen=True, eq=False)
-class Found:
+class MethodAnswer:
     """An answer.
 
     Args:
@@ -36,7 +32,7 @@ class Found:
 
 
 @dataclass(frozen=True)
-class Training:
+class TrainingCases:
     """What a method may learn from that is trained for the task: labelled cases that are not measured.
 
     Args:
@@ -51,7 +47,7 @@ class Training:
 
 
 @dataclass(frozen=True)
-class Asked:
+class MethodInputs:
     """What a method may look at beside the case and the prompts.
 
     Args:
@@ -70,28 +66,16 @@ class Asked:
     order: Sequence[int] = ()
     watch: bool = False
     limit_s: float = 600.0
-    training: Training | None = None
+    training: TrainingCases | None = None
 
 
 class Method(Protocol):
     """Answers prompts. The truth within a task is not for it to look at: only `volume` and `view`."""
 
-    def on_volume(self, asked: Asked, task: VolumeTask, said: Said) -> Found:
+    def on_volume(self, inputs: MethodInputs, task: VolumeTask, prompts: FramePrompts) -> MethodAnswer:
         """Outline a structure on all slices of the view (T, H, W)."""
         ...
 
-    def on_images(self, asked: Asked, images: Sequence[NDArray[np.generic]], said: Said) -> Found:
+    def on_images(self, inputs: MethodInputs, images: Sequence[NDArray[np.generic]], prompts: FramePrompts) -> MethodAnswer:
         """Outline a structure on all images of a set."""
         ...
-
-
-def slices_of(task: VolumeTask) -> NDArray[np.generic]:
-    """The slices (T, H, W) of the prompted view, as stored, not a copy."""
-    return task.view.apply(task.volume.array, task.volume.orientation)
-
-
-def window_of(task: VolumeTask, said: Said) -> Window:
-    """The window that the network would see the prompted structure through."""
-    slices = slices_of(task)
-    inside = [intensities(slices[t], prompt) for t, prompt in sorted(said.items())]
-    return choose_window(task.volume, inside=np.concatenate(inside) if inside else None)

@@ -5,7 +5,8 @@ import pytest
 from numpy.typing import NDArray
 
 from medical_sam2.errors import PromptError
-from medical_sam2.evaluate.tasks import KINDS, SetTask, VolumeTask, drawn
+from medical_sam2.evaluate.cases import SetTask, VolumeTask
+from medical_sam2.evaluate.prompting import KINDS, draw_prompt
 from medical_sam2.prompts import Box, Mask, Point
 from medical_sam2.volume import Volume
 
@@ -42,7 +43,7 @@ def test_prompts_of_a_volume(affine: NDArray[np.float64]) -> None:
     on_frame = task.frame_prompt(mask).mask_hw
     np.testing.assert_array_equal(on_frame, task.truth_thw[task.start])
     corners = task.frame_prompt(box).box_xyxy
-    np.testing.assert_array_equal(corners, drawn(task.truth_thw[task.start], "box", RNG).box_xyxy)
+    np.testing.assert_array_equal(corners, draw_prompt(task.truth_thw[task.start], "box", RNG).box_xyxy)
 
 
 def test_the_prompted_slice_is_not_scored() -> None:
@@ -75,4 +76,4 @@ def test_what_cannot_be_prompted_is_refused() -> None:
     with pytest.raises(PromptError, match="not on the prompted"):
         SetTask([np.zeros((4, 4))], [np.zeros((4, 4), bool)], 0)
     with pytest.raises(PromptError, match="nothing to click"):
-        drawn(np.zeros((4, 4), bool), "click", RNG)
+        draw_prompt(np.zeros((4, 4), bool), "click", RNG)

@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 
 from medical_sam2.errors import ConfigError, FormatError, PromptError
-from medical_sam2.evaluate.methods.command import Command
-from medical_sam2.evaluate.methods.method import Asked
-from medical_sam2.evaluate.methods.named import label, method_named
-from medical_sam2.evaluate.tasks import VolumeTask
+from medical_sam2.evaluate.cases import VolumeTask
+from medical_sam2.evaluate.methods.external_program import Command
+from medical_sam2.evaluate.methods.interface import MethodInputs
+from medical_sam2.evaluate.methods.named import find_method, method_label
 from medical_sam2.prompts import FramePrompt
 from medical_sam2.volume import Volume
 
-ASKED = Asked(None, limit_s=60.0)  # type: ignore[arg-type]
+ASKED = MethodInputs(None, limit_s=60.0)  # type: ignore[arg-type]
 PROGRAM = """
 import json, sys
 from pathlib import Path
@@ -91,7 +91,7 @@ def test_what_goes_wrong_is_told(task: VolumeTask) -> None:
         ("import time; time.sleep(60)", "took more than"),
     ):
         command = Command.parsed(f'{sys.executable} -c "{code}" {places}')
-        asked = Asked(None, limit_s=0.5 if "sleep" in code else 60)  # type: ignore[arg-type]
+        asked = MethodInputs(None, limit_s=0.5 if "sleep" in code else 60)  # type: ignore[arg-type]
         with pytest.raises(PromptError, match=words):
             command.on_volume(asked, task, said)
     with pytest.raises(ConfigError, match="cannot be started"):
@@ -104,8 +104,8 @@ def test_what_goes_wrong_is_told(task: VolumeTask) -> None:
 
 def test_a_command_is_a_method_by_name() -> None:
     name = "other=python other.py {image} {prompts} {output}"
-    assert method_named(name) == Command(("python", "other.py", "{image}", "{prompts}", "{output}"))
-    assert (label(name), label("fifo"), label("x {image}")) == ("other", "fifo", "x {image}")
+    assert find_method(name) == Command(("python", "other.py", "{image}", "{prompts}", "{output}"))
+    assert (method_label(name), method_label("fifo"), method_label("x {image}")) == ("other", "fifo", "x {image}")
 
 
 def _box(mask: np.ndarray) -> tuple[int, int, int, int]:

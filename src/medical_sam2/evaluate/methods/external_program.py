@@ -24,8 +24,9 @@ from PIL import Image
 
 from medical_sam2 import io
 from medical_sam2.errors import ConfigError, FormatError, PromptError
-from medical_sam2.evaluate.methods.method import Asked, Found, Said
-from medical_sam2.evaluate.tasks import MaskArray, VolumeTask
+from medical_sam2.evaluate.cases import VolumeTask
+from medical_sam2.evaluate.methods.interface import MethodAnswer, MethodInputs
+from medical_sam2.evaluate.prompting import FramePrompts, MaskArray
 from medical_sam2.intensity_window import percentile_window
 from medical_sam2.io.labels import read_label_map, save_label_map
 from medical_sam2.io.prompt_file import save_prompts
@@ -59,33 +60,33 @@ class Command:
             raise ConfigError(f"the command {line!r} has no {', '.join(missing)}", "say where these paths go")
         return cls(words)
 
-    def on_volume(self, asked: Asked, task: VolumeTask, said: Said) -> Found:
+    def on_volume(self, inputs: MethodInputs, task: VolumeTask, prompts: FramePrompts) -> MethodAnswer:
         """One call."""
         with TemporaryDirectory(prefix="medsam2-") as name:
-            image, prompts, output = Path(name) / "image.nii.gz", Path(name) / "prompts.json", Path(name) / "output.nii.gz"
+            image, listing, output = Path(name) / "image.nii.gz", Path(name) / "prompts.json", Path(name) / "output.nii.gz"
             io.save(task.volume.array, image, task.volume)
-            save_prompts(prompts, [task.in_volume(t, prompt) for t, prompt in sorted(said.items())], {}, task.volume)
-            self._called(asked, image, prompts, output)
+            save_prompts(listing, [task.in_volume(t, prompt) for t, prompt in sorted(prompts.items())], {}, task.volume)
+            self._run_program(inputs, image, listing, output)
             bare = replace(task.volume, source=image)
             labels: NDArray[Any] = io.load_labels(output, bare).array
-            return Found(list(task.view.apply(labels > 0, task.volume.orientation)))
+            return MethodAnswer(list(task.view.apply(labels > 0, task.volume.orientation)))
 
-    def on_images(self, asked: Asked, images: Sequence[NDArray[np.generic]], said: Said) -> Found:
+    def on_images(self, inputs: MethodInputs, images: Sequence[NDArray[np.generic]], prompts: FramePrompts) -> MethodAnswer:
         """One call for the whole set."""
         with TemporaryDirectory(prefix="medsam2-") as name:
-            image, prompts, output = Path(name) / "image", Path(name) / "prompts.json", Path(name) / "output"
+            image, listing, output = Path(name) / "image", Path(name) / "prompts.json", Path(name) / "output"
             image.mkdir()
             for i, array in enumerate(images):
-                Image.fromarray(_bytes(array)).save(image / _name(i))
-            told = {_name(i): _told(Path(name), i, said) for i in sorted(said)}
-            prompts.write_text(json.dumps({"version": 1, "images": told}))
-            self._called(asked, image, prompts, output)
-            return Found([_read(output / _name(i), array.shape[:2]) for i, array in enumerate(images)])
+                Image.fromarray(_as_bytes(array)).save(image / _picture_name(i))
+            described = {_picture_name(i): _describe_prompt(Path(name), i, prompts) for i in sorted(prompts)}
+            listing.write_text(json.dumps({"version": 1, "images": described}))
+            self._run_program(inputs, image, listing, output)
+            return MethodAnswer([_read_mask(output / _picture_name(i), array.shape[:2]) for i, array in enumerate(images)])
 
-    def _called(self, asked: Asked, image: Path, prompts: Path, output: Path) -> None:
+    def _run_program(self, inputs: MethodInputs, image: Path, listing: Path, output: Path) -> None:
         """Run it, and end it with all that it started when its time is over."""
-        paths = {IMAGE: str(image), PROMPTS: str(prompts), OUTPUT: str(output)}
-        words = [_filled(word, paths) for word in self.words]
+        paths = {IMAGE: str(image), PROMPTS: str(listing), OUTPUT: str(output)}
+        words = [_fill_word(word, paths) for word in self.words]
         try:
             process = subprocess.Popen(
                 words,
@@ -99,40 +100,40 @@ class Command:
         except OSError as error:
             raise ConfigError(f"{words[0]} cannot be started: {error.strerror}", "check the command") from None
         try:
-            _, told = process.communicate(timeout=asked.limit_s)
+            _, errors = process.communicate(timeout=inputs.limit_s)
         except subprocess.TimeoutExpired:
-            raise PromptError(f"the command took more than {asked.limit_s:g} s", "give it more: --limit") from None
+            raise PromptError(f"the command took more than {inputs.limit_s:g} s", "give it more: --limit") from None
         finally:
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
                 process.communicate()
         if process.returncode:
-            last = (told.strip().splitlines() or ["it said nothing"])[-1][:200]
+            last = (errors.strip().splitlines() or ["it said nothing"])[-1][:200]
             raise PromptError(f"the command ended with code {process.returncode}: {last}", "try it by hand")
         if not output.exists():
             raise FormatError("the command wrote no answer", "let it write to {output}")
 
 
-def _filled(word: str, paths: dict[str, str]) -> str:
+def _fill_word(word: str, paths: dict[str, str]) -> str:
     for place, path in paths.items():
         word = word.replace(place, path)
     return word
 
 
-def _name(i: int) -> str:
+def _picture_name(i: int) -> str:
     return f"{i:04d}.png"
 
 
-def _bytes(array: NDArray[np.generic]) -> NDArray[np.uint8]:
+def _as_bytes(array: NDArray[np.generic]) -> NDArray[np.uint8]:
     if array.dtype == np.uint8:
         return np.ascontiguousarray(array, np.uint8)
     return np.round(255 * percentile_window(array).apply(array)).astype(np.uint8)
 
 
-def _told(folder: Path, i: int, said: Said) -> dict[str, Any]:
-    prompt = said[i]
+def _describe_prompt(folder: Path, i: int, prompts: FramePrompts) -> dict[str, Any]:
+    prompt = prompts[i]
     if prompt.mask_hw is not None:
-        file = f"prompt-{_name(i)}"
+        file = f"prompt-{_picture_name(i)}"
         save_label_map(prompt.mask_hw.astype(np.uint8), folder / file)
         return {"mask": file}
     if prompt.box_xyxy is not None:
@@ -140,7 +141,7 @@ def _told(folder: Path, i: int, said: Said) -> dict[str, Any]:
     return {"points": prompt.points_xy.tolist()}
 
 
-def _read(path: Path, shape_hw: tuple[int, ...]) -> MaskArray:
+def _read_mask(path: Path, shape_hw: tuple[int, ...]) -> MaskArray:
     if not path.is_file():
         raise FormatError(f"the command wrote no {path.name}", "let it write one picture for each image")
     found = np.not_equal(read_label_map(path), 0)

@@ -3,9 +3,9 @@
 import math
 
 from medical_sam2.evaluate.protocols import Condition, Protocol
-from medical_sam2.evaluate.reporting.render import markdown
-from medical_sam2.evaluate.reporting.tables import by_case, grouped, sections
-from medical_sam2.evaluate.rows import Row
+from medical_sam2.evaluate.report import as_markdown
+from medical_sam2.evaluate.study import Row
+from medical_sam2.evaluate.tables import group_rows, mean_by_case, protocol_sections
 
 PROTOCOL = Protocol("small", "For a test.", conditions=(Condition("box"),), methods=("self-sorting", "fifo"), seeds=(0, 1))
 
@@ -23,17 +23,17 @@ def test_a_case_counts_once() -> None:
         row("a", "fifo", 0.9, structure="cyst"),
         row("b", "fifo", 0.0),
     ]
-    assert by_case(rows) == {("CT", "a"): 0.5, ("CT", "b"): 0.0}
-    assert by_case(rows, "hausdorff95") == {("CT", "a"): 2.0}
-    assert by_case([row("c", "fifo", math.nan)]) == {}
+    assert mean_by_case(rows) == {("CT", "a"): 0.5, ("CT", "b"): 0.0}
+    assert mean_by_case(rows, "hausdorff95") == {("CT", "a"): 2.0}
+    assert mean_by_case([row("c", "fifo", math.nan)]) == {}
 
 
 def test_the_page_of_a_protocol() -> None:
     rows = [row(case, method, dice) for case, dice in (("a", 0.5), ("b", 0.0)) for method in PROTOCOL.methods]
     rows += [row("c", "fifo", math.nan), row("d", "fifo", math.nan, skipped="it has no label map")]
-    (setting,) = grouped(rows, PROTOCOL)
+    (setting,) = group_rows(rows, PROTOCOL)
     assert str(setting) == "volumes, 25% of the frames prompted, box"
-    text = markdown(sections(PROTOCOL, rows, {"CT d liver": "it has no label map"}))
+    text = as_markdown(protocol_sections(PROTOCOL, rows, {"CT d liver": "it has no label map"}))
     assert PROTOCOL.digest in text
     assert "| fifo | 2 | 0.250 [0.000, 0.500] | – | – | – | 2.000 mm (1) |" in text
     assert "| fifo | +0.000 [0.000, 0.000] | 1.000 | 2 |" in text

@@ -1,12 +1,16 @@
-"""Mutual information: equal to what is known of Gaussians."""
+"""The network as a method: mutual information equal to what is known of Gaussians; without memory no frame tells of another."""
 
 import math
 
 import numpy as np
 import pytest
+import torch
 
 from medical_sam2.errors import GeometryError
-from medical_sam2.evaluate.information import mutual_information, of_bank
+from medical_sam2.evaluate.methods.tracking import mean_bank_information, mutual_information, segment_one_by_one
+from medical_sam2.model.nano import nano
+from medical_sam2.prompts import FramePrompt
+from medical_sam2.segmenter import Segmenter
 
 
 def gaussians(covariance: list[list[float]], count: int = 20_000) -> np.ndarray:
@@ -45,9 +49,9 @@ def test_a_bank() -> None:
     base = rng.normal(size=(8, 16, 16))
     alike = [0.8**0.5 * base + 0.2**0.5 * rng.normal(size=base.shape) for _ in range(3)]  # correlated by 0.8
     apart = [rng.normal(size=base.shape) for _ in range(3)]
-    assert of_bank(alike) == pytest.approx(-0.5 * math.log(1 - 0.64), abs=0.04)
-    assert of_bank(apart) < 0.01
-    assert math.isnan(of_bank(alike[:1]))
+    assert mean_bank_information(alike) == pytest.approx(-0.5 * math.log(1 - 0.64), abs=0.04)
+    assert mean_bank_information(apart) < 0.01
+    assert math.isnan(mean_bank_information(alike[:1]))
 
 
 def test_samples_that_do_not_pair_are_refused() -> None:
@@ -55,3 +59,18 @@ def test_samples_that_do_not_pair_are_refused() -> None:
         mutual_information(np.zeros(5), np.zeros(6))
     with pytest.raises(GeometryError, match="too few"):
         mutual_information(np.zeros((5, 2)), np.zeros((5, 2)))
+
+
+def test_frames_do_not_tell_of_each_other() -> None:
+    torch.manual_seed(0)
+    segmenter = Segmenter(nano(64), device="cpu", precision="fp32")
+    frames = list(np.random.default_rng(0).random((3, 40, 48)))
+    prompts = {2: FramePrompt.box(5, 5, 30, 30), 0: FramePrompt.click(20, 20)}
+    together = segment_one_by_one(segmenter, frames, prompts)
+    assert together.keys() == {0, 2}
+    for t, prompt in prompts.items():
+        alone = segment_one_by_one(segmenter, [frames[t]], {0: prompt})[0]
+        assert alone.shape == (40, 48)
+        np.testing.assert_array_equal(together[t], alone)
+    drawn = np.pad(np.ones((10, 12), bool), ((5, 25), (6, 30)))
+    np.testing.assert_array_equal(segment_one_by_one(segmenter, frames, {1: FramePrompt.mask(drawn)})[1], drawn)

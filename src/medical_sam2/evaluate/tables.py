@@ -1,0 +1,383 @@
+"""Tables of a study: means with intervals, methods against each other, and the paper's own tables beside ours.
+
+A case counts once: its structures and seeds are averaged first. Intervals are percentile bootstraps over cases.
+"""
+
+import json
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import stats
+
+from medical_sam2.evaluate.methods.named import method_label
+from medical_sam2.evaluate.protocols import LADDER, Protocol
+from medical_sam2.evaluate.significance import compared, difference, mean_interval
+from medical_sam2.evaluate.study import EMPTY, MEASURES, Row, Study, StudyResult, select_answered
+
+Case = tuple[str, str]
+SHOWN = ("dice", "dice_prompted", "dice_propagated", "iou", "hausdorff95", "surface_dice", "volume_error")
+HEAD = ("Dice [95 % interval]", "prompted", "propagated", "IoU", "HD95 (missed)", "surface Dice", "volume error")
+
+
+@dataclass(frozen=True)
+class ReportTable:
+    """Words in rows.
+
+    Args:
+        title: what it shows.
+        head: names of the columns.
+        rows: as many words each.
+        note: below it.
+        folded: whether a page shows its title alone until it is opened.
+    """
+
+    title: str
+    head: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    note: str = ""
+    folded: bool = False
+
+
+@dataclass(frozen=True)
+class ReportPicture:
+    """A figure.
+
+    Args:
+        title: what it shows.
+        file: its name, of a PNG in the folder of the section.
+        broad: whether a page shows it at its full size.
+    """
+
+    title: str
+    file: str
+    broad: bool = False
+
+
+@dataclass(frozen=True)
+class ReportSection:
+    """A part of a report.
+
+    Args:
+        title: of it.
+        text: paragraphs.
+        tables: in order.
+        pictures: after the tables.
+        items: a list at the end.
+    """
+
+    title: str
+    text: tuple[str, ...] = ()
+    tables: tuple[ReportTable, ...] = ()
+    pictures: tuple[ReportPicture, ...] = ()
+    items: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class RowGroup:
+    """Rows that belong into one mean.
+
+    Args:
+        kind: "volume" or "set".
+        share: of frames that were prompted.
+        prompt: kind of prompts; "as given" where data sets differ in theirs.
+        care: of the hand.
+        choice: of the frames that were prompted.
+    """
+
+    kind: str
+    share: str
+    prompt: str
+    care: str
+    choice: str = "random"
+
+    def __str__(self) -> str:
+        share = "one frame prompted" if self.share == "one" else f"{float(self.share):.0%} of the frames prompted"
+        hand = "" if self.care == "none" else f", {self.care} hand"
+        chosen = "" if self.choice == "random" else ", suggested"
+        return f"{self.kind}s, {share}{chosen}, {self.prompt}{hand}"
+
+
+def group_rows(rows: Iterable[Row], protocol: Protocol) -> dict[RowGroup, dict[str, list[Row]]]:
+    """Setting → method → rows that are neither skipped nor empty, in the order of the protocol."""
+    own = {condition.care: condition.prompt == "own" for condition in protocol.conditions}
+    found: dict[RowGroup, dict[str, list[Row]]] = {}
+    for row in select_answered(rows):
+        setting = RowGroup(row.kind, row.share, "as given" if own.get(row.care) else row.prompt, row.care, row.choice)
+        found.setdefault(setting, {method_label(method): [] for method in protocol.methods})[row.method].append(row)
+    return found
+
+
+def mean_by_case(rows: Iterable[Row], measure: str = "dice") -> dict[Case, float]:
+    """Mean over structures and seeds; what is not finite is left out, and so is a case without any other."""
+    values: dict[Case, list[float]] = {}
+    for row in rows:
+        value = float(getattr(row, measure))
+        if math.isfinite(value):
+            values.setdefault((row.dataset, row.case), []).append(value)
+    return {case: float(np.mean(own)) for case, own in values.items()}
+
+
+def protocol_sections(protocol: Protocol, rows: Sequence[Row], skipped: Mapping[str, str]) -> list[ReportSection]:
+    """The parts of a protocol's page: what was done, each setting, each structure, what was left out, what is measured."""
+    found = [ReportSection(protocol.name, (protocol.about, _describe_protocol(protocol)))]
+    for setting, methods in group_rows(rows, protocol).items():
+        found.append(ReportSection(str(setting), tables=(_table_of_means(methods), *_table_of_differences(methods))))
+    found.append(ReportSection("By structure", tables=(_table_of_structures(rows, protocol),)))
+    measures = (*(f"{name}: {meaning}" for name, meaning in MEASURES.items()), EMPTY)
+    return [
+        *found,
+        ReportSection("Left out of the means", items=_list_left_out(rows, skipped)),
+        ReportSection("Measures", items=measures),
+    ]
+
+
+def format_number(value: float, digits: int = 3) -> str:
+    """With so many digits; a dash for what is not known."""
+    return "–" if math.isnan(value) else f"{value:.{digits}f}"
+
+
+def _describe_protocol(protocol: Protocol) -> str:
+    seeds = ", ".join(map(str, protocol.seeds))
+    how = f"Views {protocol.views}, fusion {protocol.fusion}, seeds {seeds}, surface Dice at {protocol.tolerance_mm:g}"
+    return f"{how}. SHA-256 of the protocol: {protocol.digest}. Its whole description: {json.dumps(protocol.described())}"
+
+
+def format_interval(values: Sequence[float]) -> str:
+    """Mean and its 95 % bootstrap interval, in words."""
+    mean, low, high = mean_interval(values, np.random.default_rng(0))
+    return f"{format_number(mean)} [{format_number(low)}, {format_number(high)}]"
+
+
+def _table_of_means(methods: Mapping[str, Sequence[Row]]) -> ReportTable:
+    lines: list[tuple[str, ...]] = []
+    for method, rows in methods.items():
+        values = {measure: list(mean_by_case(rows, measure).values()) for measure in SHOWN}
+        missed = sum(math.isinf(row.hausdorff95) for row in rows)
+        means = {measure: format_number(float(np.mean(own)) if own else math.nan) for measure, own in values.items()}
+        units = sorted({row.unit for row in rows})
+        means["hausdorff95"] = f"{means['hausdorff95']} {'/'.join(units)} ({missed})"
+        lines.append((method, str(len(values["dice"])), format_interval(values["dice"]), *(means[name] for name in SHOWN[1:])))
+    return ReportTable("Means over cases", ("method", "cases", *HEAD), tuple(lines))
+
+
+def _table_of_differences(methods: Mapping[str, Sequence[Row]]) -> list[ReportTable]:
+    """The first method against each other one, case by case."""
+    first, *others = methods
+    ours = mean_by_case(methods[first])
+    if not others or not ours:
+        return []
+    paired = {other: mean_by_case(methods[other]) for other in others}
+    scores = {other: [own.get(case, math.nan) for case in ours] for other, own in paired.items()}
+    found = compared(list(ours.values()), scores, np.random.default_rng(0))
+    lines = tuple(
+        (
+            other,
+            f"{each.mean:+.3f} [{format_number(each.low)}, {format_number(each.high)}]",
+            format_number(each.p),
+            str(each.pairs),
+        )
+        for other, each in found.items()
+    )
+    return [
+        ReportTable(f"{first} against each", (f"{first} less", "Dice [95 % interval]", "p (Wilcoxon, Holm)", "cases"), lines)
+    ]
+
+
+def _table_of_structures(rows: Sequence[Row], protocol: Protocol) -> ReportTable:
+    groups: dict[tuple[str, ...], dict[str, list[float]]] = {}
+    for row in select_answered(rows):
+        share = row.share if row.choice == "random" else f"{row.share}, suggested"
+        key = (row.dataset, row.structure, row.prompt, row.care, share)
+        groups.setdefault(key, {}).setdefault(row.method, []).append(row.dice)
+    methods = [method_label(method) for method in protocol.methods]
+    lines = tuple(
+        (*key, *(format_number(float(np.mean(found[method]))) if method in found else "–" for method in methods))
+        for key, found in groups.items()
+    )
+    return ReportTable("Dice", ("data set", "structure", "prompt", "hand", "share", *methods), lines, folded=True)
+
+
+def _list_left_out(rows: Sequence[Row], skipped: Mapping[str, str]) -> tuple[str, ...]:
+    empty = Counter((row.dataset, row.structure) for row in rows if row.empty)
+    return (
+        *(f"{case}: {reason}" for case, reason in skipped.items()),
+        *(f"{name} {structure}: {count} answers, truth and prediction empty" for (name, structure), count in empty.items()),
+    ) or ("nothing",)
+
+
+NAMES = {"self-sorting": "MedSAM-2", "fifo": "SAM 2", "dynunet": "nnU-Net", "swin-unetr": "Swin-UNetr"}
+"""Ours → what the paper calls a method of that kind; the weights are ours in every row of ours."""
+TABLE_1 = {
+    "MedSAM-2": 0.890,
+    "MedSegDiff": 0.879,
+    "One-Prompt": 0.869,
+    "Swin-UNetr": 0.869,
+    "SAM 2": 0.860,
+    "FCFI": 0.858,
+    "nnU-Net": 0.802,
+}
+TABLE_2 = {
+    "MedSAM-2": (0.768, 0.805),
+    "One-Prompt": (0.731, 0.775),
+    "UniverSeg": (0.652, 0.740),
+    "SAM 2": (0.576, 0.691),
+}
+TABLE_3 = ((0.539, 0.835), (0.578, 0.862), (0.645, 0.884), (0.729, 0.896))
+GAPS = {"self-sorting": ("0.020", "0.035"), "fifo": ("0.075", "0.331")}
+INFORMATION = "2.54 → 1.43"
+THEIRS = (
+    "Columns marked “paper” are the paper's own numbers, on its data with its weights; rows that hold only such a number were "
+    "not run here. “(as …)” names what the paper calls a method of that kind: all weights here are ours."
+)
+BINS = 10
+
+
+def paper_sections(studies: Sequence[Study], outcomes: Sequence[StudyResult]) -> list[ReportSection]:
+    """What the protocols that were run say about the paper's Tables 1 to 3, Figs. 6 and 7, and the predicted IoU."""
+    rows = {study.protocol.name: list(select_answered(each.rows)) for study, each in zip(studies, outcomes, strict=True)}
+    tables = [
+        *_tables_1_and_2(rows.get("universal", [])),
+        *_table_3(rows.get("ablation", [])),
+        *_table_of_gaps(rows.get("frequency", [])),
+        *_table_of_information(rows.get("memory", [])),
+        *_table_of_calibration(rows.get("one-prompt", []) or rows.get("universal", [])),
+    ]
+    return [ReportSection("Beside the paper", (THEIRS,), tuple(tables))] if tables else []
+
+
+def _tables_1_and_2(rows: Sequence[Row]) -> list[ReportTable]:
+    found: list[ReportTable] = []
+    volumes, images = ([row for row in rows if row.kind == kind] for kind in ("volume", "set"))
+    if volumes:
+        columns = _group_by(volumes, lambda row: f"{row.dataset} {row.structure}")
+        theirs = {name: (format_number(value),) for name, value in TABLE_1.items()}
+        title = "as Table 1: volumes, each slice prompted with probability 0.25, Dice"
+        found.append(_method_table(title, columns, theirs, ("paper: BTCV, 12 organs",)))
+    if images:
+        columns = _group_by(images, lambda row: row.dataset)
+        theirs = {name: (format_number(unseen), format_number(wbc)) for name, (unseen, wbc) in TABLE_2.items()}
+        title = "as Table 2: images, each prompted with probability 0.3, Dice"
+        found.append(_method_table(title, columns, theirs, ("paper: 11 unseen tasks", "paper: WBC")))
+    return found
+
+
+def _method_table(
+    title: str, columns: Mapping[str, list[Row]], theirs: Mapping[str, tuple[str, ...]], heads: tuple[str, ...]
+) -> ReportTable:
+    methods = list(dict.fromkeys(row.method for own in columns.values() for row in own))
+    lines: list[tuple[str, ...]] = []
+    for method in methods:
+        cells = [_mean_over_cases(row for row in own if row.method == method) for own in columns.values()]
+        finite = [cell for cell in cells if math.isfinite(cell)]
+        name = NAMES.get(method, "")
+        paper = theirs.get(name, ("–",) * len(heads))
+        whole = format_number(float(np.mean(finite))) if finite else "–"
+        lines.append((f"{method} (as {name})" if name else method, *map(format_number, cells), whole, *paper))
+    shown = {NAMES.get(method) for method in methods}
+    blank = ("–",) * (len(columns) + 1)
+    lines += [(f"{name} (the paper's)", *blank, *paper) for name, paper in theirs.items() if name not in shown]
+    return ReportTable(title, ("method", *columns, "mean", *heads), tuple(lines), "“mean” is the mean of the columns.")
+
+
+def _table_3(rows: Sequence[Row]) -> list[ReportTable]:
+    if not rows:
+        return []
+    lines: list[tuple[str, ...]] = []
+    for step, (method, theirs) in enumerate(zip(LADDER, TABLE_3, strict=True)):
+        ours = [
+            format_interval(list(mean_by_case(row for row in rows if row.method == method and row.kind == kind).values()))
+            for kind in ("set", "volume")
+        ]
+        marks = tuple("✓" if step > place else "" for place in range(3))
+        lines.append((method, *marks, *ours, *map(format_number, theirs)))
+    heads = ("step", "IoU threshold", "dissimilarity", "resampling", "sets", "volumes", "paper: CadVidSet", "paper: BTCV aorta")
+    return [ReportTable("as Table 3: the steps of the bank, Dice [95 % interval]", heads, tuple(lines))]
+
+
+def _table_of_gaps(rows: Sequence[Row]) -> list[ReportTable]:
+    """Dice with all frames prompted less Dice with the fewest, case by case."""
+    own = [row for row in rows if row.choice == "random"]
+    shares = sorted({row.share for row in own}, key=float)
+    methods = list(dict.fromkeys(row.method for row in own))
+    if len(shares) < 2:
+        return []
+    lines: list[tuple[str, ...]] = []
+    for kind in dict.fromkeys(row.kind for row in own):
+        gaps = {
+            method: _gap_by_case([row for row in own if row.method == method and row.kind == kind], shares)
+            for method in methods
+        }
+        for method, gap in gaps.items():
+            first = gaps[methods[0]]
+            less = "–"
+            if method != methods[0]:
+                both = [case for case in first if case in gap]
+                each = difference([gap[c] for c in both], [first[c] for c in both], np.random.default_rng(0))
+                less = f"{each.mean:+.3f} [{format_number(each.low)}, {format_number(each.high)}], p {format_number(each.p)}"
+            lines.append((f"{kind}s, {method}", format_interval(list(gap.values())), less, *GAPS.get(method, ("–", "–"))))
+    heads = ("method", "gap [95 % interval]", f"larger than {methods[0]}'s by", "paper: BTCV", "paper: REFUGE")
+    title = f"as Fig. 7: how much Dice is lost from {float(shares[-1]):.0%} to {float(shares[0]):.0%} of the frames prompted"
+    return [
+        ReportTable(title, heads, tuple(lines), "The p of the difference is of Wilcoxon's signed-rank test, for one comparison.")
+    ]
+
+
+def _gap_by_case(rows: Sequence[Row], shares: Sequence[str]) -> dict[tuple[str, str], float]:
+    low, high = (mean_by_case(row for row in rows if row.share == share) for share in (shares[0], shares[-1]))
+    return {case: high[case] - low[case] for case in high if case in low}
+
+
+def _table_of_information(rows: Sequence[Row]) -> list[ReportTable]:
+    lines: list[tuple[str, ...]] = []
+    for method in dict.fromkeys(row.method for row in rows):
+        courses = [row.information for row in rows if row.method == method and len(row.information) > 1]
+        if courses:
+            ends = [format_interval([each[place] for each in courses]) for place in (0, -1)]
+            lines.append((method, str(len(courses)), *ends, INFORMATION if method == "self-sorting" else "–"))
+    heads = ("method", "answers", "first stage [95 % interval]", "last stage [95 % interval]", "paper")
+    note = "In nats, by a Gaussian copula; the paper does not say how it estimates, so its numbers are on another scale."
+    return [ReportTable("as Fig. 6: pairwise mutual information of the bank", heads, tuple(lines), note)] if lines else []
+
+
+def _table_of_calibration(rows: Sequence[Row]) -> list[ReportTable]:
+    """How far the predicted IoU is from the IoU, on frames that nobody prompted."""
+    lines: list[tuple[str, ...]] = []
+    for method in dict.fromkeys(row.method for row in rows):
+        pairs = np.array([pair for row in rows if row.method == method for pair in row.sure]).reshape(-1, 2)
+        if len(pairs) < 3:
+            continue
+        predicted, real = pairs.T
+        bins = np.clip((predicted * BINS).astype(int), 0, BINS - 1)
+        error = sum(abs(float((predicted - real)[bins == b].sum())) for b in range(BINS)) / len(pairs)
+        alike = (
+            format_number(float(np.asarray(stats.spearmanr(predicted, real))[0])) if np.ptp(predicted) and np.ptp(real) else "–"
+        )
+        lines.append(
+            (
+                method,
+                str(len(pairs)),
+                format_number(float(predicted.mean())),
+                format_number(float(real.mean())),
+                format_number(error),
+                alike,
+            )
+        )
+    heads = ("method", "frames", "predicted IoU", "IoU", "calibration error", "rank correlation")
+    note = "Calibration error: mean over ten bins of predicted IoU, by frames, of how far its mean lies from the mean IoU."
+    title = "is the predicted IoU, which sorts the bank, to be trusted?"
+    return [ReportTable(title, heads, tuple(lines), note)] if lines else []
+
+
+def _group_by(rows: Sequence[Row], key: Callable[[Row], str]) -> dict[str, list[Row]]:
+    found: dict[str, list[Row]] = {}
+    for row in rows:
+        found.setdefault(key(row), []).append(row)
+    return found
+
+
+def _mean_over_cases(rows: Iterable[Row]) -> float:
+    values = list(mean_by_case(rows).values())
+    return float(np.mean(values)) if values else math.nan
