@@ -16,10 +16,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from medical_sam2.data.augmentation import Augmentation, AugmentationOdds
-from medical_sam2.data.balance import Balance
 from medical_sam2.data.cases import CaseEntry
+from medical_sam2.data.clips import Balance
 from medical_sam2.train.config import Phase, Recipe
-from medical_sam2.train.simulated_user import KINDS, SimulatedUser, StepPlan
+from medical_sam2.train.train_step import KINDS, SimulatedUser, StepPlan
 
 FRAMES, CLICKS, LIMIT = 8, 7, 4.5
 

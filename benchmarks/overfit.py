@@ -24,8 +24,7 @@ from medical_sam2.model.weights import load_backbone
 from medical_sam2.train.config import Phase, Recipe
 from medical_sam2.train.loop import TrainingRun
 from medical_sam2.train.losses import LossWeights
-from medical_sam2.train.simulated_user import StepPlan
-from medical_sam2.train.train_step import Batch, StepResult
+from medical_sam2.train.train_step import Batch, StepPlan, StepResult
 from nano_recipe import write_pool
 
 GOAL, CLIPS, EVERY, SEED = 0.95, 4, 20, 9_001

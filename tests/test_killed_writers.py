@@ -26,7 +26,7 @@ from medical_sam2.preview import save as save_preview
 from medical_sam2.prompts import Mask
 from medical_sam2.server.segmentation import SessionResult, load_result, save_result
 from medical_sam2.tracking.feature_cache import FeatureStore, content
-from medical_sam2.train.checkpoint import load_checkpoint, save_checkpoint
+from medical_sam2.train.loop import load_checkpoint, save_checkpoint
 from medical_sam2.train.records import METRICS, RunRecords, StepReport
 from medical_sam2.volume import Segmentation, Volume
 from tests.data.nnunet import volume_set

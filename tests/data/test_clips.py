@@ -1,4 +1,4 @@
-"""Clips: from seed and step alone, with an object on their first frame."""
+"""Clips: from seed and step alone, with an object on their first frame; tasks and modalities balanced whatever their numbers."""
 
 import json
 from collections import Counter
@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from medical_sam2.data.cases import PoolReader, read_pool
-from medical_sam2.data.clips import ClipSampler
+from medical_sam2.data.cases import CaseEntry, PoolReader, read_pool
+from medical_sam2.data.clips import Balance, ClipSampler
 from tests.pools import write_pool
 
 
@@ -59,3 +59,22 @@ def test_both_kinds_are_drawn_in_their_share(sampler: ClipSampler) -> None:
     volumes = ClipSampler(sampler.reader, seed=1, sets=0.0)
     clip = volumes.clip(np.random.default_rng(0), frames=2, objects=1, size=64)
     assert torch.equal(clip.frames_T3SS[:, 0], clip.frames_T3SS[:, 1])  # a volume is grey
+
+
+def entry(index: int, names: tuple[str, ...], modality: str) -> CaseEntry:
+    return CaseEntry(index, "volume", tuple((n + 1,) for n in range(len(names))), "set", names, modality)
+
+
+def test_a_rare_task_comes_as_often_as_a_frequent_one() -> None:
+    balance = Balance([*(entry(n, ("liver",), "CT") for n in range(99)), entry(99, ("lesion",), "CT")])
+    rng = np.random.default_rng(0)
+    rare = np.mean([balance.draw(rng)[0] == "lesion" for _ in range(2000)])
+    assert abs(rare - 0.5) < 0.05
+
+
+def test_a_case_shows_the_object_that_was_drawn() -> None:
+    balance = Balance([entry(0, ("liver", "lesion", "lesion"), "CT"), entry(1, ("lesion",), "MR")])
+    rng = np.random.default_rng(0)
+    drawn = {balance.case(rng, "lesion", "CT") for _ in range(50)}
+    assert drawn == {(0, 1), (0, 2)}
+    assert balance.case(rng, "lesion", "MR") == (1, 0)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from medical_sam2.errors import FormatError
-from medical_sam2.train.checkpoint import load_checkpoint, save_checkpoint
+from medical_sam2.train.loop import load_checkpoint, save_checkpoint
 
 
 def test_what_is_saved_is_loaded(tmp_path: Path) -> None:

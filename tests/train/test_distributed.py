@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from medical_sam2.train.checkpoint import load_checkpoint
 from medical_sam2.train.config import Recipe
+from medical_sam2.train.loop import load_checkpoint
 from tests.train.jobs import longer, start, tiny_recipe
 
 PATIENCE_S = 240

@@ -9,7 +9,7 @@ import torch
 from medical_sam2.model.nano import nano
 from medical_sam2.train.config import Phase, Recipe
 from medical_sam2.train.loop import TrainingRun
-from medical_sam2.train.simulated_user import SimulatedUser
+from medical_sam2.train.train_step import SimulatedUser
 from tests.pools import write_pool
 
 

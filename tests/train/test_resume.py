@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from medical_sam2.train.checkpoint import load_checkpoint
+from medical_sam2.train.loop import load_checkpoint
 from tests.train.jobs import longer, start, tiny_recipe
 
 PATIENCE_S = 240

@@ -7,7 +7,7 @@ from transformers import Sam2VideoConfig
 from medical_sam2.model.nano import nano
 from medical_sam2.model.sam2 import Sam2
 from medical_sam2.train.config import Phase, Recipe
-from medical_sam2.train.schedule import compute_rate, group_parameters
+from medical_sam2.train.loop import compute_rate, group_parameters
 
 
 def recipe(steps: int = 100, **settings: float) -> Recipe:

@@ -10,8 +10,7 @@ from numpy.typing import NDArray
 
 from medical_sam2.data.cases import Task
 from medical_sam2.data.data_sets import Case, DataSet
-from medical_sam2.data.prepare.intensity import HOUNSFIELD
-from medical_sam2.data.prepare.objects import choose_view
+from medical_sam2.data.prepare.images import HOUNSFIELD, choose_view
 from medical_sam2.data.prepare.units import DataSource
 from medical_sam2.errors import FormatError
 from medical_sam2.intensity_window import in_hounsfield, percentile_window

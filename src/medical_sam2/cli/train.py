@@ -38,10 +38,9 @@ def train(
     from medical_sam2.errors import ConfigError
     from medical_sam2.model.nano import nano
     from medical_sam2.model.weights import load_backbone, save_backbone
-    from medical_sam2.train.checkpoint import NAME
     from medical_sam2.train.config import read_recipe
     from medical_sam2.train.distributed import ProcessGroup
-    from medical_sam2.train.loop import TrainingRun, load_average
+    from medical_sam2.train.loop import NAME, TrainingRun, load_average
 
     if threads:
         torch.set_num_threads(threads)

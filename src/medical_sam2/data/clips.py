@@ -3,8 +3,9 @@
 Shapes: T frames, O objects, S network size.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Literal
 
 import numpy as np
@@ -13,8 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from medical_sam2.data.augmentation import Augmentation, AugmentationOdds
-from medical_sam2.data.balance import balance_of, data_sets_of
-from medical_sam2.data.cases import CaseReader, Task, TrainingCase
+from medical_sam2.data.cases import CaseEntry, CaseReader, Kind, Task, TrainingCase
 from medical_sam2.errors import FormatError
 from medical_sam2.tracking.region_of_interest import box_of, region_around
 
@@ -25,6 +25,8 @@ INWARDS = 0.3  # share that begins at an end of it and goes through it: it grows
 LEAST_PIXELS = 16  # of an object that is looked at through a region of interest
 Sampling = Literal["cases", "data-sets", "tasks"]
 EAGER = AugmentationOdds(rotation=0.5, scaling=0.6, noise=0.3, blur=0.3, intensity=0.3, low_resolution=0.4, gamma=0.5)
+Place = tuple[int, tuple[int, ...]]
+"""Position of a case, and which of its objects are examples of the task."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,6 +44,53 @@ class Clip:
     labels_TSS: Tensor
     truth_OTSS: Tensor
     ordered: bool = False
+
+
+class Balance:
+    """Balanced sampling (METHOD §6): a task uniformly, then a modality of that task, then a case of that modality.
+
+    Large data sets would else drown small ones, and frequent structures rare ones.
+
+    Args:
+        entries: what there is.
+    """
+
+    def __init__(self, entries: Sequence[CaseEntry]) -> None:
+        tasks: dict[str, dict[str, list[Place]]] = {}
+        for position, entry in enumerate(entries):
+            for name in dict.fromkeys(entry.task_names):
+                objects = tuple(number for number, other in enumerate(entry.task_names) if other == name)
+                tasks.setdefault(name, {}).setdefault(entry.modality, []).append((position, objects))
+        self.tasks = {name: {modality: tasks[name][modality] for modality in sorted(tasks[name])} for name in sorted(tasks)}
+        self._names = tuple(self.tasks)
+
+    def draw(self, rng: np.random.Generator) -> tuple[str, str]:
+        """A task, and a modality that it was seen in."""
+        task = self._names[int(rng.integers(len(self._names)))]
+        modalities = tuple(self.tasks[task])
+        return task, modalities[int(rng.integers(len(modalities)))]
+
+    def case(self, rng: np.random.Generator, task: str, modality: str) -> tuple[int, int]:
+        """Position of a case of that task and modality, and which of its objects is meant."""
+        cases = self.tasks[task][modality]
+        position, objects = cases[int(rng.integers(len(cases)))]
+        return position, objects[int(rng.integers(len(objects)))]
+
+
+@lru_cache(maxsize=8)
+def data_sets_of(entries: tuple[CaseEntry, ...], kind: Kind) -> tuple[list[int], ...]:
+    """Positions of the cases of a kind, apart for each data set (or generator) that they come from."""
+    groups: dict[str, list[int]] = {}
+    for position, entry in enumerate(entries):
+        if entry.kind == kind:
+            groups.setdefault(entry.name, []).append(position)
+    return tuple(groups[name] for name in sorted(groups))
+
+
+@lru_cache(maxsize=4)
+def balance_of(entries: tuple[CaseEntry, ...]) -> Balance:
+    """The balance of these entries, made once."""
+    return Balance(entries)
 
 
 @dataclass(frozen=True)

@@ -320,9 +320,7 @@ def _table_of_gaps(rows: Sequence[Row]) -> list[ReportTable]:
             lines.append((f"{kind}s, {method}", format_interval(list(gap.values())), less, *GAPS.get(method, ("–", "–"))))
     heads = ("method", "gap [95 % interval]", f"larger than {methods[0]}'s by", "paper: BTCV", "paper: REFUGE")
     title = f"as Fig. 7: how much Dice is lost from {float(shares[-1]):.0%} to {float(shares[0]):.0%} of the frames prompted"
-    return [
-        ReportTable(title, heads, tuple(lines), "The p of the difference is of Wilcoxon's signed-rank test, for one comparison.")
-    ]
+    return [ReportTable(title, heads, tuple(lines), "p of the difference: of Wilcoxon's signed-rank test, for one comparison.")]
 
 
 def _gap_by_case(rows: Sequence[Row], shares: Sequence[str]) -> dict[tuple[str, str], float]:

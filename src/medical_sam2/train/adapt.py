@@ -28,8 +28,7 @@ from medical_sam2.tracking.plan import by_window, grouped
 from medical_sam2.tracking.region_of_interest import around_all, extent, together
 from medical_sam2.train.config import Phase, Recipe
 from medical_sam2.train.losses import LossWeights
-from medical_sam2.train.simulated_user import StepPlan
-from medical_sam2.train.train_step import Batch, TrainStep
+from medical_sam2.train.train_step import Batch, StepPlan, TrainStep
 from medical_sam2.volume import Volume
 
 TUNED = ("mend.", "sharpen.", "neighbour.", "regression.", "mask_decoder.", "carry.", "memory_attention.", "memory_encoder.")

@@ -1,30 +1,43 @@
-"""The training loop: a run that can stop at any step, on one process or many, and go on as if it had not."""
+"""The training loop: a run that can stop at any step, on one process or many, and go on as if it had not.
+
+A checkpoint holds everything that a run needs to go on bit for bit, in one safetensors file, written whole or not at all. There
+are no generators to save: whatever is random in a step is drawn from (seed, step, place).
+"""
 
 import json
+import math
+import re
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import nn
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from medical_sam2.data.cases import CaseReader, read_pool
 from medical_sam2.data.clips import ClipSampler
-from medical_sam2.errors import ConfigError
+from medical_sam2.errors import ConfigError, FormatError
 from medical_sam2.io.atomic import write_bytes
 from medical_sam2.model.sam2 import Sam2
-from medical_sam2.train.checkpoint import FORMAT, NAME, gather_tensors, load_checkpoint, restore_run, save_checkpoint
 from medical_sam2.train.config import Recipe
-from medical_sam2.train.distributed import ProcessGroup, explain_lost_process, local_part
+from medical_sam2.train.distributed import ProcessGroup, assign, explain_lost_process, gather, local_part
 from medical_sam2.train.records import RunRecords, StepReport, Validation
-from medical_sam2.train.schedule import compute_rate, group_parameters
 from medical_sam2.train.train_step import Batch, StepBatches, TrainStep
 
 RECIPE = "recipe.json"
+ENCODER = "vision_encoder."
+HIERA = re.compile(r"vision_encoder\.backbone\.blocks\.(\d+)\.")
+PYRAMID = re.compile(r"vision_encoder\.stages\.(\d+)\.(\d+)\.")
+FIRST = ("vision_encoder.backbone.", "vision_encoder.stem.")  # what comes before the first block
+NAME, FORMAT = "last.safetensors", "2"
+Parts = tuple[Sam2, dict[str, Tensor], torch.optim.Optimizer]
 
 
 class TrainingRun:
@@ -183,3 +196,129 @@ def _catch_sigterm() -> Iterator[Callable[[], bool]]:
         yield lambda: bool(stop)
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def group_parameters(network: Sam2, recipe: Recipe) -> list[dict[str, Any]]:
+    """Parameter groups for AdamW: `params`, their `names`, `share` of the recipe's rate, and `weight_decay`.
+
+    The share of an encoder's layer i of L is encoder_rate · layer_decay^(L − i), where i = 0 is what embeds patches and
+    position and the neck counts as L; all else has 1.
+    """
+    groups: dict[tuple[float, float, bool], dict[str, Any]] = {}
+    layers = _count_layers(network)
+    for name, parameter in network.named_parameters():
+        share = recipe.encoder_rate * recipe.layer_decay ** layers[name] if name in layers else 1.0
+        decay = recipe.weight_decay if parameter.ndim > 1 else 0.0
+        key = (share, decay, parameter.ndim == 0)
+        group = groups.setdefault(key, {"params": [], "names": [], "share": share, "weight_decay": decay})
+        group["params"].append(parameter)
+        group["names"].append(name)
+    return list(groups.values())
+
+
+def compute_rate(recipe: Recipe, step: int) -> float:
+    """Linear warm-up, a plateau, and a cosine over the last `cool_down` of the run (all of it where that is 1)."""
+    last = max(1, round(recipe.steps * recipe.cool_down))
+    fall = 0.5 - 0.5 * math.cos(math.pi * min(1.0, (recipe.steps - step) / last))
+    return recipe.rate * min(1.0, (step + 1) / max(1, recipe.warm_up)) * max(fall, 0.01)
+
+
+def _count_layers(network: nn.Module) -> dict[str, int]:
+    """For each parameter of the image encoder, how many layers lie between it and the neck, which has 0."""
+    names = [name for name, _ in network.named_parameters() if name.startswith(ENCODER)]
+    places = {name: place for name in names if (place := _find_layer(name)) is not None}
+    order = {place: number for number, place in enumerate(sorted(set(places.values())))}
+    depth = max(order.values(), default=0) + 1
+    return {name: depth - order[places[name]] if name in places else 0 for name in names}
+
+
+def _find_layer(name: str) -> tuple[int, int] | None:
+    """Where a parameter comes in the order of the encoder; None for its neck."""
+    for pattern in (HIERA, PYRAMID):
+        if found := pattern.match(name):
+            numbers = [int(number) for number in found.groups()]
+            return numbers[0], numbers[1] if len(numbers) > 1 else 0
+    return (-1, 0) if name.startswith(FIRST) else None
+
+
+def save_checkpoint(path: Path, tensors: Mapping[str, Tensor], facts: dict[str, str]) -> None:
+    """Write tensors and facts beside the target, flush, and move them there.
+
+    Args:
+        path: target; its folder exists.
+        tensors: name → tensor.
+        facts: name → text.
+    """
+    write_bytes(path, save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, facts))
+
+
+def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and facts of a checkpoint.
+
+    Raises:
+        FormatError: the file is no checkpoint, or incomplete.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            facts = dict(file.metadata() or {})
+            return {name: file.get_tensor(name) for name in file.keys()}, facts  # noqa: SIM118
+    except (OSError, SafetensorError, json.JSONDecodeError) as error:
+        raise FormatError("no complete checkpoint", "start from an earlier one", subject=path) from error
+
+
+def gather_tensors(network: Sam2, average: Mapping[str, Tensor], optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """Weights, their average and the optimiser's state, whole, one name each; every process asks at once."""
+    tensors = {f"network.{name}": gather(value) for name, value in network.state_dict().items()}
+    tensors |= {f"average.{name}": gather(value) for name, value in average.items()}
+    return tensors | {f"optimizer.{name}": gather(value) for name, value in _optimizer_state(optimizer)}
+
+
+def restore_run(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, str], parts: Parts) -> None:
+    """Undo `gather_tensors`.
+
+    Args:
+        path: to be named in errors.
+        tensors: of the checkpoint.
+        facts: of the checkpoint.
+        parts: network, average and optimiser of a run that has not begun.
+
+    Raises:
+        FormatError: the checkpoint is of an earlier version, or of another network.
+    """
+    network, average, optimizer = parts
+    if facts.get("format") != FORMAT:
+        raise FormatError("another version wrote this checkpoint", "begin a run that starts from its weights", subject=path)
+    wanted = {f"network.{name}": value for name, value in network.state_dict().items()}
+    wanted |= {f"average.{name}": value for name, value in average.items()}
+    if any(name not in tensors or tensors[name].shape != value.shape for name, value in wanted.items()):
+        raise FormatError("it is the checkpoint of another network", "choose another folder", subject=path)
+    for name, value in wanted.items():
+        assign(value, tensors[name])
+    for name, parameter in _named_parameters(optimizer):
+        state = {key: tensors.get(f"optimizer.{name}.{key}") for key in ("step", "exp_avg", "exp_avg_sq")}
+        if state["step"] is None:
+            continue  # it has had no gradient yet
+        optimizer.state[parameter] = {
+            key: _copy_to_layout(parameter, key, value) for key, value in state.items() if value is not None
+        }
+
+
+def _optimizer_state(optimizer: torch.optim.Optimizer) -> Iterator[tuple[str, Tensor]]:
+    for name, parameter in _named_parameters(optimizer):
+        state: Mapping[str, Any] = optimizer.state.get(parameter, {})
+        for key, value in state.items():
+            yield f"{name}.{key}", value
+
+
+def _named_parameters(optimizer: torch.optim.Optimizer) -> Iterator[tuple[str, Tensor]]:
+    """Every parameter with its name, as `group_parameters` grouped them."""
+    for group in optimizer.param_groups:
+        yield from zip(group["names"], group["params"], strict=True)
+
+
+def _copy_to_layout(parameter: Tensor, key: str, value: Tensor) -> Tensor:
+    if key == "step":
+        return value.to(local_part(parameter).device)
+    empty = torch.empty_like(parameter, memory_format=torch.preserve_format)
+    assign(empty.detach(), value)
+    return empty.detach()

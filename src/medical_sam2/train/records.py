@@ -25,8 +25,7 @@ from medical_sam2.model.tracker import upsampled
 from medical_sam2.preview.drawing import paint
 from medical_sam2.train.config import Recipe
 from medical_sam2.train.distributed import local_part
-from medical_sam2.train.simulated_user import StepPlan
-from medical_sam2.train.train_step import Batch, StepResult
+from medical_sam2.train.train_step import Batch, StepPlan, StepResult
 
 METRICS, CURVES = "metrics.jsonl", "tensorboard"
 CLIPS, HELD_OUT = 4, 1 << 24

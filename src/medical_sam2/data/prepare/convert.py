@@ -17,7 +17,7 @@ from PIL import Image
 from medical_sam2 import io
 from medical_sam2.data.cases import MODALITIES, TrainingCase, modality_of
 from medical_sam2.data.data_sets import Case, DataSet
-from medical_sam2.data.prepare.intensity import (
+from medical_sam2.data.prepare.images import (
     BINS,
     CLIPPED,
     HOUNSFIELD,
@@ -25,16 +25,14 @@ from medical_sam2.data.prepare.intensity import (
     ForegroundHistogram,
     Levels,
     Rule,
-    cut_to_content,
-    levels_of,
-    rule_for,
-)
-from medical_sam2.data.prepare.objects import (
     as_slice,
     choose_view,
     count_objects,
     count_pixels,
+    cut_to_content,
+    levels_of,
     resize_slices,
+    rule_for,
     select_objects,
     shrink_shape,
     split_labels,

@@ -23,7 +23,7 @@ from medical_sam2.data.prepare.convert import (
     prepare_unit,
     read_histogram,
 )
-from medical_sam2.data.prepare.intensity import HOUNSFIELD, MUCH, PERCENTILES, Levels, levels_of_all
+from medical_sam2.data.prepare.images import HOUNSFIELD, MUCH, PERCENTILES, Levels, levels_of_all
 from medical_sam2.data.prepare.units import (
     STATE,
     VERSION,

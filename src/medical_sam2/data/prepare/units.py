@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from medical_sam2.data.cases import ARRAYS, TrainingCase, write_arrays
+from medical_sam2.data.catalog import find_entry
 from medical_sam2.data.data_sets import Case, DataSet, Split, is_data_set, read_data_set, read_folder
-from medical_sam2.data.prepare.intensity import Levels
+from medical_sam2.data.prepare.images import DroppedObject, Levels
 from medical_sam2.errors import ConfigError, MedicalSam2Error
 from medical_sam2.io.atomic import write_bytes
 
@@ -92,8 +93,6 @@ class DataSource:
 @lru_cache(maxsize=4)
 def _open_source(source: DataSource) -> DataSet:
     if source.layout:
-        from medical_sam2.data.catalog import find_entry
-
         found = find_entry(source.layout).read(source.folder)
     elif source.folder.is_dir() and is_data_set(source.folder):
         found = read_data_set(source.folder)
@@ -139,23 +138,6 @@ def _sum_files(path: Path) -> str:
             while piece := stream.read(PIECE):
                 total.update(piece)
     return total.hexdigest()
-
-
-@dataclass(frozen=True)
-class DroppedObject:
-    """A mask, or an image, that is nothing to train on.
-
-    Args:
-        structure: its name; "" where all of the image is meant.
-        component: 0 for the whole structure.
-        share: of the slice, where it covers most.
-        why: in words.
-    """
-
-    structure: str
-    component: int
-    share: float
-    why: str
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medical_sam2.data.prepare.objects import LabelParts, TrainingObject, count_pixels, select_objects, split_labels
+from medical_sam2.data.prepare.images import LabelParts, TrainingObject, count_pixels, select_objects, split_labels
 from medical_sam2.errors import FormatError
 from tests.data.nnunet import blob
 from tests.strategies import seeds
