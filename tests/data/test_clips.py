@@ -1,4 +1,4 @@
-"""Clips: from seed and step alone, with an object on their first frame; tasks and modalities balanced whatever their numbers."""
+"""Clips: from seed and step alone, with an object on their first frame; tasks are balanced whatever their numbers."""
 
 import json
 from collections import Counter

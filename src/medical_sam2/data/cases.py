@@ -135,9 +135,9 @@ class PoolReader:
 
     def refresh(self) -> int:
         """Look again what is there; returns how many cases."""
-        known = {entry.index: entry for entry in self.entries}
+        earlier = {entry.index: entry for entry in self.entries}
         found = sorted(self.folder.glob("[0-9]*.json"))
-        self.entries = tuple(known.get(int(path.stem)) or _read_entry(path) for path in found)
+        self.entries = tuple(earlier.get(int(path.stem)) or _read_entry(path) for path in found)
         return len(self.entries)
 
     def __len__(self) -> int:
@@ -181,10 +181,12 @@ def write_arrays(folder: Path, index: int, case: TrainingCase) -> list[str]:
 
 def _read_entry(path: Path) -> CaseEntry:
     try:
-        told = json.loads(path.read_text())
-        tasks = tuple(tuple(task) for task in told["tasks"])
-        names = tuple(told.get("task_names", (told["name"],) * len(tasks)))
-        return CaseEntry(int(path.stem), told["kind"], tasks, told["name"], names, told.get("modality", SYNTHETIC))
+        description = json.loads(path.read_text())
+        tasks = tuple(tuple(task) for task in description["tasks"])
+        names = tuple(description.get("task_names", (description["name"],) * len(tasks)))
+        return CaseEntry(
+            int(path.stem), description["kind"], tasks, description["name"], names, description.get("modality", SYNTHETIC)
+        )
     except (ValueError, KeyError, TypeError) as error:
         raise FormatError(
             "no description of a synthetic case", "delete the case and write the pool again", subject=path

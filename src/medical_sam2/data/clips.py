@@ -146,6 +146,7 @@ class ClipSampler:
 
     def _candidates(self, rng: np.random.Generator) -> Iterator[tuple[int, int | None]]:
         """Cases that may give the clip, with the number of the object where that was drawn."""
+        # Positions without end would hide a pool without objects: after some tries the caller says so.
         entries = self.reader.entries
         if self.sampling == "tasks":
             balance = balance_of(tuple(entries))
@@ -174,6 +175,7 @@ def _from_volume(
     smallest: float,
     near: bool,
 ) -> Clip | None:
+    # Thin axes are not cut across; the start is drawn by the root of the area, so that small sections come too.
     axis = int(rng.integers(3))
     if case.images.shape[axis] < 4 or min(n for i, n in enumerate(case.images.shape) if i != axis) < 24:
         axis = int(np.argmin(case.images.shape))
@@ -260,6 +262,7 @@ def _from_set(
     smallest: float,
     near: bool,
 ) -> Clip | None:
+    # Two augmentations: one shared by all images, as from one device, and one of each image by itself.
     labels = np.asarray(case.labels)
     inside = _member(labels, task)
     fit = np.flatnonzero(inside.mean(axis=(1, 2)) >= (LEAST_PIXELS / inside[0].size if near else smallest))

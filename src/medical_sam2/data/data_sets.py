@@ -171,9 +171,9 @@ class DataSet:
     def _checked(self, labels: NDArray[Any], path: Path) -> NDArray[Any]:
         if self.remap is not None:
             labels = _remap(labels, self.remap, path)
-        known = {0, *(value for values in self.structures.values() for value in values)}
-        known |= set() if self.ignore is None else {self.ignore}
-        strange = sorted(set(np.unique(labels).tolist()) - known)
+        declared = {0, *(value for values in self.structures.values() for value in values)}
+        declared |= set() if self.ignore is None else {self.ignore}
+        strange = sorted(set(np.unique(labels).tolist()) - declared)
         if strange and not self.strict:
             return np.where(np.isin(labels, strange), labels.dtype.type(0), labels)
         if strange:
@@ -255,18 +255,20 @@ def read_data_set(folder: Path | str) -> DataSet:
     if not is_data_set(folder):
         raise FormatError("it holds no dataset.json", "give an nnU-Net raw data set (Dataset001_Name)", subject=folder)
     path = folder / DESCRIPTION
-    told = io.load_json(path, newest=None)
-    channels = _read_channels(told, path)
-    ending = _read_ending(told, path)
-    structures, ignore = _read_labels(told, path)
-    kind = _read_kind(told, ending, path)
+    description = io.load_json(path, newest=None)
+    channels = _read_channels(description, path)
+    ending = _read_ending(description, path)
+    structures, ignore = _read_labels(description, path)
+    kind = _read_kind(description, ending, path)
     cases = tuple(
-        _list_cases(told, folder, len(channels), kind) if "dataset" in told else _find_cases(folder, ending, channels, kind)
+        _list_cases(description, folder, len(channels), kind)
+        if "dataset" in description
+        else _find_cases(folder, ending, channels, kind)
     )
     if not cases:
         raise FormatError(f"imagesTr holds no CASE_0000{ending}", "put the images there", subject=folder)
     return DataSet(
-        name=str(told.get("name") or re.sub(r"^Dataset\d+_", "", folder.resolve().name)),
+        name=str(description.get("name") or re.sub(r"^Dataset\d+_", "", folder.resolve().name)),
         folder=folder,
         kind=kind,
         channels=channels,
@@ -274,13 +276,13 @@ def read_data_set(folder: Path | str) -> DataSet:
         cases=cases,
         modality=modality_of(channels),
         ignore=ignore,
-        prompt=_read_text(told, "prompt"),
-        licence=_read_text(told, "licence") or _read_text(told, "license"),
+        prompt=_read_text(description, "prompt"),
+        licence=_read_text(description, "licence") or _read_text(description, "license"),
     )
 
 
-def _read_channels(told: Mapping[str, Any], path: Path) -> tuple[str, ...]:
-    named = told.get("channel_names", told.get("modality"))
+def _read_channels(description: Mapping[str, Any], path: Path) -> tuple[str, ...]:
+    named = description.get("channel_names", description.get("modality"))
     if not isinstance(named, dict) or not named or not all(key.isdigit() for key in named):
         raise FormatError('it tells no "channel_names"', 'write them as {"0": "CT"}', subject=path)
     if sorted(map(int, named)) != list(range(len(named))):
@@ -288,25 +290,26 @@ def _read_channels(told: Mapping[str, Any], path: Path) -> tuple[str, ...]:
     return tuple(str(named[key]) for key in sorted(named, key=int))
 
 
-def _read_ending(told: Mapping[str, Any], path: Path) -> str:
-    ending = told.get("file_ending", ".nii.gz")
+def _read_ending(description: Mapping[str, Any], path: Path) -> str:
+    ending = description.get("file_ending", ".nii.gz")
     if not isinstance(ending, str) or not ending.startswith("."):
         raise FormatError('its "file_ending" is no ending', 'write it as ".nii.gz"', subject=path)
     return ending
 
 
-def _read_kind(told: Mapping[str, Any], ending: str, path: Path) -> Kind:
-    if "Tiff3D" in str(told.get("overwrite_image_reader_writer", "")):
+def _read_kind(description: Mapping[str, Any], ending: str, path: Path) -> Kind:
+    if "Tiff3D" in str(description.get("overwrite_image_reader_writer", "")):
         raise FormatError("its volumes are TIFF files, which do not tell their geometry", "convert them to NIfTI", subject=path)
-    kind = told.get("kind", "set" if ending.lower() in suffixes("picture") else "volume")
+    kind = description.get("kind", "set" if ending.lower() in suffixes("picture") else "volume")
     if kind not in ("volume", "set"):
         raise FormatError(f"its kind {kind!r} is unknown", 'write "volume" or "set", or leave it out', subject=path)
     return kind
 
 
-def _read_labels(told: Mapping[str, Any], path: Path) -> tuple[dict[str, tuple[int, ...]], int | None]:
+def _read_labels(description: Mapping[str, Any], path: Path) -> tuple[dict[str, tuple[int, ...]], int | None]:
     """Structures by name, and the value that marks what nobody outlined."""
-    named = told.get("labels")
+    # nnU-Net's first version wrote value → name, the second name → value; the keys tell which.
+    named = description.get("labels")
     if not isinstance(named, dict) or not named:
         raise FormatError('it tells no "labels"', 'write them as {"background": 0, "liver": 1}', subject=path)
     if all(key.isdigit() and isinstance(name, str) for key, name in named.items()):
@@ -319,9 +322,9 @@ def _read_labels(told: Mapping[str, Any], path: Path) -> tuple[dict[str, tuple[i
     return structures, None if ignore is None else ignore[0]
 
 
-def _read_values(name: str, told: Any, path: Path) -> tuple[int, ...]:
-    values = told if isinstance(told, list) else [told]
-    if not values or not all(isinstance(value, int) and not isinstance(value, bool) and value >= 0 for value in values):
+def _read_values(name: str, value: Any, path: Path) -> tuple[int, ...]:
+    values = value if isinstance(value, list) else [value]
+    if not values or not all(isinstance(one, int) and not isinstance(one, bool) and one >= 0 for one in values):
         raise FormatError(f"the label {name!r} has no whole number", "give a number, or a list for a region", subject=path)
     return tuple(sorted(set(values)))
 
@@ -341,11 +344,8 @@ def _find_cases(folder: Path, ending: str, channels: tuple[str, ...], kind: Kind
         for identifier, files in sorted(by_case.items()):
             label = folder / labels / f"{identifier}{ending}"
             present = label if label.is_file() else None
-            cases.append(
-                _check_case(
-                    Case(identifier, _order_channels(files, folder / images), present, split), len(channels), kind, label
-                )
-            )
+            case = Case(identifier, _order_channels(files, folder / images), present, split)
+            cases.append(_check_case(case, len(channels), kind, label))
     return cases
 
 
@@ -360,19 +360,16 @@ def _order_channels(files: Mapping[int, Path], folder: Path) -> tuple[Path, ...]
 def _check_case(case: Case, channels: int, kind: Kind, label: Path) -> Case:
     whole = kind == "set" and channels == COLOURS and len(case.images) == 1
     if len(case.images) != channels and not whole:
-        raise FormatError(
-            f"the case has {len(case.images)} files, and {channels} channels are declared",
-            "add the others",
-            subject=case.images[0],
-        )
+        problem = f"the case has {len(case.images)} files, and {channels} channels are declared"
+        raise FormatError(problem, "add the others", subject=case.images[0])
     if case.split == "train" and case.label is None:
         raise FormatError("this label map is missing", "add it, or move its image to imagesTs", subject=label)
     return case
 
 
-def _list_cases(told: Mapping[str, Any], folder: Path, channels: int, kind: Kind) -> list[Case]:
+def _list_cases(description: Mapping[str, Any], folder: Path, channels: int, kind: Kind) -> list[Case]:
     """The cases that the description lists itself, with paths relative to its folder."""
-    listed = told["dataset"]
+    listed = description["dataset"]
     path = folder / DESCRIPTION
     if not isinstance(listed, dict):
         raise FormatError('its "dataset" is no table of cases', "give images and label of each", subject=path)
@@ -389,8 +386,8 @@ def _list_cases(told: Mapping[str, Any], folder: Path, channels: int, kind: Kind
     return cases
 
 
-def _read_text(told: Mapping[str, Any], key: str) -> str | None:
-    value = told.get(key)
+def _read_text(description: Mapping[str, Any], key: str) -> str | None:
+    value = description.get(key)
     return value if isinstance(value, str) and value else None
 
 
@@ -412,6 +409,7 @@ def read_folder(folder: Path, structures: Mapping[str, tuple[int, ...]], modalit
         InputError: nothing there.
         FormatError: no image, labels without names, a name twice.
     """
+    # Everything that could pair an image with the wrong labels is refused, for no later step can notice it.
     if not folder.exists():
         raise InputError("there is no such file or folder", "check the path", subject=folder)
     images = _find_images(folder / IMAGES if (folder / IMAGES).is_dir() else folder)
@@ -456,6 +454,7 @@ def stem(path: Path) -> str:
 
 def _find_images(folder: Path) -> list[Path]:
     """Files that are images, and folders of DICOM files; one DICOM series is one image."""
+    # A folder of DICOM files is one image: of a folder that holds series, each is one; else the folder itself is.
     if not folder.is_dir():
         return [folder] if recognise(folder) else []
     files = [path for path in sorted(folder.iterdir()) if not path.name.startswith(".")]

@@ -1,4 +1,4 @@
-"""Many jobs in several processes: one that fails, or takes its process down with it, is told and the others go on."""
+"""Many jobs in several processes: one that fails, or takes its process down with it, is reported and the others go on."""
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
@@ -52,7 +52,7 @@ def run_jobs(function: Callable[[Task], Output], jobs: Sequence[Task], workers: 
 def _try_job(function: Callable[[Task], Output], job: Task) -> JobResult[Task, Output]:
     try:
         return JobResult(job, function(job))
-    except Exception as error:  # told to whoever asked, who goes on with the others
+    except Exception as error:  # reported to whoever asked, who goes on with the others
         return JobResult(job, None, error)
 
 

@@ -82,6 +82,7 @@ def _choose_figures(protocol: Protocol, rows: Sequence[Row]) -> dict[str, Draw]:
 
 def _draw_frequency(axes: Any, methods: Mapping[str, list[Row]]) -> None:
     """Dice over the share of prompted frames, with its interval over cases (Fig. 7)."""
+    # Suggested frames are a curve of their own, dashed, at the shares where both were measured.
     curves = {
         f"{method}{ending}": [row for row in rows if row.choice == choice]
         for method, rows in methods.items()
@@ -101,6 +102,7 @@ def _draw_frequency(axes: Any, methods: Mapping[str, list[Row]]) -> None:
 
 def _draw_hands(axes: Any, methods: Mapping[str, list[Row]]) -> None:
     """Dice by how careful the hand is, of each kind of prompt, with its interval over cases."""
+    # A line for each method and kind of prompt, over the levels that the rows hold, in their order.
     for method, rows in methods.items():
         for prompt in dict.fromkeys(row.prompt for row in rows):
             own = [row for row in rows if row.prompt == prompt]

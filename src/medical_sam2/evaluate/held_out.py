@@ -100,6 +100,7 @@ def _numbered(prompt: Any, number: int) -> Prompt:
 
 
 def _set(segmenter: Segmenter, dataset: DataSet, cases: Sequence[Case], kinds: Sequence[Kind], seed: int) -> Iterator[Score]:
+    # All images are loaded first: which of them can be the template depends on the structure.
     loaded = [(case, dataset.load(case)) for case in cases if case.label is not None]
     images = [one.images[0].array for _, one in loaded if isinstance(one.images[0], Picture)]
     for name in dataset.structures:

@@ -103,6 +103,7 @@ def _draw_figures(study: Study, outcome: StudyResult, folder: Path) -> list[Repo
 
 def _summarise(studies: Sequence[Study], outcomes: Sequence[StudyResult], preset: str) -> ReportSection:
     """What was measured, and what was not."""
+    # What is missing is listed beside what was measured: a mean says nothing without the cases that it leaves out.
     first, rows = studies[0], [row for outcome in outcomes for row in outcome.rows]
     good = list(select_answered(rows))
     cases = len({(row.dataset, row.case) for row in good})
@@ -129,6 +130,7 @@ def _summarise(studies: Sequence[Study], outcomes: Sequence[StudyResult], preset
 
 
 def _build_page(parts: Sequence[_Part]) -> str:
+    # Measures are the same for all protocols: each has the section in its own tables, and the page has it once.
     body = [f"<nav>{''.join(f'<a href=#{escape(part.name)}>{escape(part.name)}</a>' for part in parts)}</nav>"]
     for part in parts:
         body.append(f'<section class="protocol" id="{escape(part.name)}">')

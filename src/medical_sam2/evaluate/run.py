@@ -132,6 +132,7 @@ def _list_jobs(study: Study, output: Path) -> tuple[list[EvaluationJob], dict[st
 
 
 def _jobs_of_data_set(study: Study, folder: Path, data: DataSet, sketches: Path) -> Iterator[EvaluationJob]:
+    # A set is one case of many images; a volume is a case by itself. What is not measured is there to train on.
     protocol, of_set = study.protocol, data.kind == "set"
     labelled, usable = _usable_cases(data, study)
     cases = tuple(spread_evenly(usable, study.images if of_set else study.cases))
@@ -207,6 +208,7 @@ def run_studies(
     Raises:
         ConfigError: a folder holds another study; two data sets share a name.
     """
+    # Rows are flushed one by one, so that a run that is killed loses one answer at most.
     plan = plan_studies(studies, outputs)
     answered = [_open_folder(study, output) for study, output in zip(studies, outputs, strict=True)]
     place = {job: i for i, jobs in enumerate(plan.jobs) for job in jobs}

@@ -267,6 +267,7 @@ def _tables_1_and_2(rows: Sequence[Row]) -> list[ReportTable]:
 def _method_table(
     title: str, columns: Mapping[str, list[Row]], theirs: Mapping[str, tuple[str, ...]], heads: tuple[str, ...]
 ) -> ReportTable:
+    # Rows that only the paper has stay, so that nobody takes the methods that ran for all of the paper's.
     methods = list(dict.fromkeys(row.method for own in columns.values() for row in own))
     lines: list[tuple[str, ...]] = []
     for method in methods:
@@ -299,6 +300,7 @@ def _table_3(rows: Sequence[Row]) -> list[ReportTable]:
 
 def _table_of_gaps(rows: Sequence[Row]) -> list[ReportTable]:
     """Dice with all frames prompted less Dice with the fewest, case by case."""
+    # Gaps are paired by case: cases that lack one of the two shares, or the first method, would compare other cases.
     own = [row for row in rows if row.choice == "random"]
     shares = sorted({row.share for row in own}, key=float)
     methods = list(dict.fromkeys(row.method for row in own))
@@ -329,6 +331,7 @@ def _gap_by_case(rows: Sequence[Row], shares: Sequence[str]) -> dict[tuple[str, 
 
 
 def _table_of_information(rows: Sequence[Row]) -> list[ReportTable]:
+    # Only courses of two stages or more have a first and a last.
     lines: list[tuple[str, ...]] = []
     for method in dict.fromkeys(row.method for row in rows):
         courses = [row.information for row in rows if row.method == method and len(row.information) > 1]
@@ -342,6 +345,7 @@ def _table_of_information(rows: Sequence[Row]) -> list[ReportTable]:
 
 def _table_of_calibration(rows: Sequence[Row]) -> list[ReportTable]:
     """How far the predicted IoU is from the IoU, on frames that nobody prompted."""
+    # Bins are weighed by their frames: most frames lie in the highest bins, and an even mean would hide them.
     lines: list[tuple[str, ...]] = []
     for method in dict.fromkeys(row.method for row in rows):
         pairs = np.array([pair for row in rows if row.method == method for pair in row.sure]).reshape(-1, 2)

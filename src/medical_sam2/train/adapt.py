@@ -78,6 +78,7 @@ def examples_of_volume(
         prompts: of any objects.
         window: see `intensity_window.choose_window`.
     """
+    # Grouped as tracking groups them (windows, views, regions), so that the network learns from what it will see.
     examples: list[OutlinedFrame] = []
     masks = [prompt for prompt in prompts if isinstance(prompt, Mask)]
     crop = Crop.to_content(volume, prompts)

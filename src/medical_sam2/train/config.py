@@ -174,6 +174,7 @@ def build_config(kind: type[T], given: Mapping[str, Any]) -> T:
 
 def _check_value(key: str, value: Any, hint: Any) -> Any:
     """The value as the type that the setting has."""
+    # TOML has its own types: whole numbers stand for fractions, lists for tuples, tables for dataclasses; a bool is no number.
     if dataclasses.is_dataclass(hint) and isinstance(value, Mapping):
         return build_config(cast(type[Any], hint), cast(Mapping[str, Any], value))
     if get_origin(hint) is tuple and isinstance(value, list | tuple):

@@ -204,7 +204,7 @@ class Heartbeat:
         self._thread.start()
 
     def stop(self) -> None:
-        """No more beats; the others are told that this is no death."""
+        """No more beats; the others learn that this is no death."""
         self._done.set()
         self._thread.join()
         try:
@@ -219,6 +219,7 @@ class Heartbeat:
         return all(self._store.check([f"end{rank}"]) for rank in range(self.count))
 
     def _run(self) -> None:
+        # A process that ended in order counts as alive; a store that is gone means that process 0 is.
         others = [rank for rank in range(self.count) if rank != self.rank]
         last: dict[int, tuple[int, float]] = {rank: (0, time.monotonic()) for rank in others}
         while not self._done.wait(self.beat_s):

@@ -84,7 +84,7 @@ class TrainingRun:
         validation = Validation(self.recipe, self.folder, self.reader, write=first) if every else None
         if first:
             write_bytes(self.folder / RECIPE, json.dumps(asdict(self.recipe), indent=2).encode())
-        with _catch_sigterm() as asked, RunRecords(self.folder, self.step, write=first) as records:
+        with _catch_sigterm() as stopped, RunRecords(self.folder, self.step, write=first) as records:
             began = time.monotonic()
             for batch in self.batches():
                 with explain_lost_process():
@@ -96,7 +96,7 @@ class TrainingRun:
                     self.save()
                 yield report
                 began = time.monotonic()
-                if self.processes.add_up([asked() or began > end])[0]:
+                if self.processes.add_up([stopped() or began > end])[0]:
                     break
             self.save()
 
@@ -285,6 +285,7 @@ def restore_run(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, s
     Raises:
         FormatError: the checkpoint is of an earlier version, or of another network.
     """
+    # All is compared before anything is copied: a run must not go on with half of another network.
     network, average, optimizer = parts
     if facts.get("format") != FORMAT:
         raise FormatError("another version wrote this checkpoint", "begin a run that starts from its weights", subject=path)

@@ -283,6 +283,7 @@ class TrainStep(nn.Module):
             return self._compute(batch, objects, clips, plan, keep_masks)
 
     def _compute(self, batch: Batch, objects: float, clips: float, plan: StepPlan | None, keep_masks: bool) -> StepResult:
+        """One pass for all clips: objects are tracked in lock step, and frames of context are passed without gradients."""
         network, recipe, frames = self.network, self.recipe, len(batch.clips[0].frames_T3SS)
         network.resize(batch.clips[0].frames_T3SS.shape[-1])
         plan = plan or StepPlan.draw(recipe, batch.step, frames)

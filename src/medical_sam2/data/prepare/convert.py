@@ -92,6 +92,7 @@ def channel_rule(channel: str, modality: str) -> Rule:
 
 
 def _prepare_volume(job: PrepareJob, dataset: DataSet, case: Case) -> UnitOutput:
+    # Cropping and levels are those of the whole case; a test case is stored and never trained on.
     loaded = dataset.load(case)
     volumes = [volume for volume in loaded.images if isinstance(volume, Volume)]
     cut = cut_to_content([volume.array for volume in volumes], loaded.labels)
@@ -217,13 +218,14 @@ def prepare_pictures(job: PrepareJob, dataset: DataSet, cases: Sequence[Case]) -
         if one.labels is not None and case.split == "train":
             ready.append(one)
     if ready:
-        trained, told = _write_set_case(job, dataset, ready)
+        trained, of_images = _write_set_case(job, dataset, ready)
         files += trained
-        reports |= {report.case: report for report in told}
+        reports |= {report.case: report for report in of_images}
     return UnitOutput(tuple(files), tuple(reports.values()))
 
 
 def _prepare_picture(job: PrepareJob, dataset: DataSet, case: Case) -> tuple[PreparedImage, list[str]]:
+    # Colours stay bytes, for the network normalises them; grey images become z-scores, as slices of volumes do.
     loaded = dataset.load(case)
     (picture,) = (found for found in loaded.images if isinstance(found, Picture))
     array = picture.array
@@ -294,6 +296,7 @@ def _write_set_case(job: PrepareJob, dataset: DataSet, ready: Sequence[PreparedI
 
     Components are not told apart: those of one image have no counterpart on another.
     """
+    # What an image lacks is decided after scaling, where small structures may have gone, and a set of one image is none.
     side = min(job.settings.size, max(max(one.image.shape[:2]) for one in ready))
     labels = np.stack([resize_slices(_labels_as_bytes(one.labels)[None], (side, side), nearest=True)[0] for one in ready])
     found = split_labels(labels, dataset.structures, components=False, least=0)

@@ -292,6 +292,7 @@ def select_objects(
         counts: (T, 256) pixels of each value on each slice.
         smallest: share of a slice that an object must cover on one of them.
     """
+    # A structure with a single component that is large enough would be the same object twice.
     kept: list[TrainingObject] = []
     dropped = [
         DroppedObject(name, -1, 0.0, f"{n} components, too small or too many to count each") for name, n in found.crumbs.items()

@@ -94,12 +94,13 @@ def prepare(
         output: folder; made where it is missing.
         settings: the usual ones unless given.
         workers: processes.
-        on_done: told of each piece of work that is finished.
+        on_done: called with each piece of work that is finished.
 
     Raises:
         InputError: the source is no data set, or the output folder holds something else.
         ResourceError: the disk is full.
     """
+    # Reports of earlier runs are read before anything is done: what they stand for is not done again.
     settings = settings or PrepareSettings()
     source.forget()
     dataset = source.open()
@@ -153,11 +154,11 @@ def _open_folder(output: Path, source: DataSource, dataset: DataSet) -> None:
     """Make the folders, if the output is new or was made from the same data set."""
     if output.resolve() == source.folder.resolve():
         raise InputError("is the source itself", "choose another folder", subject=output)
-    told = {"data_set": dataset.name, "layout": source.layout, "version": VERSION}
+    about = {"data_set": dataset.name, "layout": source.layout, "version": VERSION}
     try:
         if (output / ABOUT).is_file():
             before = load_json(output / ABOUT, newest=VERSION)
-            if before != told:
+            if before != about:
                 raise InputError(f"holds {before.get('data_set')}, prepared before", "choose another folder", subject=output)
         elif output.exists() and any(output.iterdir()):
             raise InputError("holds other files", "choose an empty folder", subject=output)
@@ -165,7 +166,7 @@ def _open_folder(output: Path, source: DataSource, dataset: DataSet) -> None:
             (output / folder).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise explain(error, output) from None
-    write_json(output / ABOUT, told)
+    write_json(output / ABOUT, about)
 
 
 def _remove_stale(output: Path, reports: list[UnitReport], units: tuple[Unit, ...]) -> None:
@@ -212,6 +213,7 @@ def write_manifest(
 def _build_manifest(
     source: DataSource, dataset: DataSet, settings: PrepareSettings, scale: Levels | None, cases: Sequence[CaseReport]
 ) -> dict[str, Any]:
+    # Failed cases stand apart, so that whoever reads `cases` trains on what there is.
     good = [case for case in cases if not case.problem]
     sums = [[case.case, case.split, dict(case.sha256)] for case in good]
     return {
@@ -274,7 +276,7 @@ def _build_description(dataset: DataSet, cases: Sequence[CaseReport]) -> dict[st
         name: values[0] if len(values) == 1 else list(values) for name, values in dataset.structures.items()
     }
     good = Counter(case.split for case in cases if not case.problem)
-    told: dict[str, Any] = {
+    description: dict[str, Any] = {
         "name": dataset.name,
         "channel_names": {str(n): _name_channel(channel) for n, channel in enumerate(dataset.channels)},
         "labels": {"background": 0, **labels, **({} if dataset.ignore is None else {IGNORE: dataset.ignore})},
@@ -283,7 +285,7 @@ def _build_description(dataset: DataSet, cases: Sequence[CaseReport]) -> dict[st
         "file_ending": ".png" if dataset.colour else ".nii.gz",
         "kind": dataset.kind,
     }
-    return told | {key: value for key, value in (("prompt", dataset.prompt), ("licence", dataset.licence)) if value}
+    return description | {key: value for key, value in (("prompt", dataset.prompt), ("licence", dataset.licence)) if value}
 
 
 def _name_channel(channel: str) -> str:

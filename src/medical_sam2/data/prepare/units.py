@@ -201,19 +201,19 @@ def save_report(path: Path, report: UnitReport) -> None:
 def load_report(path: Path) -> UnitReport | None:
     """A report that was saved; None where there is none that can be read."""
     try:
-        told = json.loads(path.read_text(encoding="utf-8"))
-        cases = tuple(_read_case(case) for case in told["cases"])
-        return UnitReport(told["fingerprint"], tuple(told["files"]), cases)
+        saved = json.loads(path.read_text(encoding="utf-8"))
+        cases = tuple(_read_case(case) for case in saved["cases"])
+        return UnitReport(saved["fingerprint"], tuple(saved["files"]), cases)
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
-def _read_case(told: dict[str, Any]) -> CaseReport:
-    typed: dict[str, Any] = {key: tuple(told[key]) for key in ("shape", "arrays", "notes")}
-    typed["crop"] = tuple((low, high) for low, high in told["crop"])
-    typed["levels"] = tuple(Levels(**levels) for levels in told["levels"])
-    typed["dropped"] = tuple(DroppedObject(**dropped) for dropped in told["dropped"])
-    return CaseReport(**(told | typed))
+def _read_case(saved: dict[str, Any]) -> CaseReport:
+    typed: dict[str, Any] = {key: tuple(saved[key]) for key in ("shape", "arrays", "notes")}
+    typed["crop"] = tuple((low, high) for low, high in saved["crop"])
+    typed["levels"] = tuple(Levels(**levels) for levels in saved["levels"])
+    typed["dropped"] = tuple(DroppedObject(**dropped) for dropped in saved["dropped"])
+    return CaseReport(**(saved | typed))
 
 
 VERSION = 1
@@ -335,6 +335,12 @@ def write_training_case(
         The files, relative to the output folder.
     """
     names = [*write_arrays(output / ARRAYS, number, case), f"{number:06d}.json"]
-    told = {"kind": case.kind, "name": case.name, "tasks": case.tasks, "task_names": list(task_names), "modality": modality}
-    write_json(output / ARRAYS / names[-1], {**told, "version": VERSION})
+    description = {
+        "kind": case.kind,
+        "name": case.name,
+        "tasks": case.tasks,
+        "task_names": list(task_names),
+        "modality": modality,
+    }
+    write_json(output / ARRAYS / names[-1], {**description, "version": VERSION})
     return [f"{ARRAYS}/{name}" for name in names]
