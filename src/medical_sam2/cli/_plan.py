@@ -17,6 +17,7 @@ from medical_sam2.io.safe_open import require_memory
 from medical_sam2.model.catalogue import KNOWN, trained_size
 from medical_sam2.model.hub import is_hub_id
 from medical_sam2.model.memory import POLICIES
+from medical_sam2.model.weights import weights_file
 from medical_sam2.plugins import find, suggestion
 from medical_sam2.prompts import Mask
 from medical_sam2.segmenter import Segmenter
@@ -88,9 +89,7 @@ def away(how: InferenceOptions) -> bool:
 
 def digest(how: InferenceOptions) -> str:
     """SHA-256 of the file of weights."""
-    from medical_sam2.model.weights import read_weights
-
-    path = read_weights(how.weights).file
+    path = weights_file(how.weights)
     try:
         with path.open("rb") as stream:
             return file_digest(stream, "sha256").hexdigest()

@@ -6,7 +6,7 @@ Official checkpoints (SAM 2.0, SAM 2.1), their fine-tunes (MedSAM2, Medical SAM 
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,9 +26,11 @@ from medical_sam2.model.sam2 import Sam2
 from medical_sam2.model.settings import SMALLEST, Settings, check_image_size, parse
 from medical_sam2.model.sizes import Hiera, configuration, pyramid
 from medical_sam2.model.tensors import listed, read_config, read_tensors
+from medical_sam2.plugins import find
 
 __all__ = ["Known", "LoadedWeights", "available", "load_backbone", "read_weights", "save_backbone", "weights_file"]
 
+PLUGIN = ".py:"
 SIZES = (512, "as MedSAM2's weights"), (1024, "as SAM 2's and those of Medical SAM 2")
 
 
@@ -74,7 +76,8 @@ def load_backbone(
 
     Args:
         name_or_path: a name that `available` lists, a file (.safetensors, .pt), a folder with model.safetensors, or an id on
-            the Hugging Face hub ("facebook/sam2.1-hiera-tiny"), with a file of that repository where it holds several.
+            the Hugging Face hub ("facebook/sam2.1-hiera-tiny"), with a file of that repository where it holds several; or
+            `file.py:attribute`: what makes a network of your own (see `Backbone`), called with `image_size` or None.
         image_size: side of the network's square input in pixels, a multiple of 32; that of its training unless given.
         memory_dtype: type that memories are rounded to; the official predictor uses bfloat16.
 
@@ -85,6 +88,9 @@ def load_backbone(
             what the weights were trained for: the official layout keeps none, and only published files are known by name.
     """
     size = check_image_size(image_size) if image_size is not None else None
+    if PLUGIN in str(name_or_path):
+        make: Callable[[int | None], Sam2] = find({}, str(name_or_path), what="backbone")
+        return make(size)
     found = read_weights(name_or_path)
     try:
         return _network(found, found.configuration(size), memory_dtype)
@@ -111,11 +117,13 @@ def read_weights(name_or_path: str | Path) -> LoadedWeights:
 
 
 def weights_file(name_or_path: str | Path) -> Path:
-    """The file of weights, fetched from the hub if it must be.
+    """The file of weights, fetched from the hub if it must be; of a network of the user's, its Python file.
 
     Raises:
         WeightsError, AmbiguousError: as for `load_backbone`.
     """
+    if PLUGIN in str(name_or_path):
+        return Path(str(name_or_path).rpartition(":")[0])
     known = KNOWN.get(str(name_or_path))
     path = _located(str(name_or_path) if known is None else known.source, known)
     return path / MODEL_FILE if path.is_dir() else path
