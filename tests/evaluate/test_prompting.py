@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from medical_sam2.errors import PromptError
-from medical_sam2.evaluate.prompting import SimulatedReader, follow_suggestions
+from medical_sam2.evaluate.prompting import KINDS, SimulatedReader, draw_prompt, follow_suggestions, is_boxable
 from medical_sam2.evaluate.protocols import Condition
+from medical_sam2.simulate import NOISE_LEVELS
 
 EVEN = {t: np.array([np.cos(t / 3), np.sin(t / 3)], np.float32) for t in range(12)}
 
@@ -58,3 +59,74 @@ def test_what_is_said_on_a_frame_does_not_depend_on_the_others() -> None:
     both, one = person.prompt_frames([1, 3]), person.prompt_frames([3])
     np.testing.assert_array_equal(both[3].box_xyxy, one[3].box_xyxy)
     assert not np.array_equal(both[1].box_xyxy, both[3].box_xyxy)
+
+
+def ring(radius: int = 6) -> np.ndarray:
+    rows, columns = np.mgrid[:30, :40]
+    return np.hypot(rows - 14, columns - 22) <= radius
+
+
+def test_a_perfect_hand_draws_exactly() -> None:
+    truth, rng = ring(), np.random.default_rng(0)
+    outline, box, click = (draw_prompt(truth, kind, rng) for kind in KINDS)
+    np.testing.assert_array_equal(outline.mask_hw, truth)
+    assert box.box_xyxy is not None
+    assert box.box_xyxy.tolist() == [16, 8, 28, 20]
+    ((x, y),) = click.points_xy.tolist()
+    assert abs(x - 22) + abs(y - 14) <= 1
+
+
+def test_a_careless_hand_is_off_by_more_and_reproducibly() -> None:
+    truth = ring()
+
+    def off(care: str) -> float:
+        hand = NOISE_LEVELS[care]
+        boxes = [draw_prompt(truth, "box", np.random.default_rng(n), hand).box_xyxy for n in range(60)]
+        return float(np.std(boxes, axis=0).mean())
+
+    assert off("none") == 0.0 < off("expert") < off("trained") < off("lay")
+    one, again = (draw_prompt(truth, "mask", np.random.default_rng(3), NOISE_LEVELS["lay"]).mask_hw for _ in range(2))
+    np.testing.assert_array_equal(one, again)
+    assert not np.array_equal(one, truth)
+
+
+@pytest.mark.parametrize(
+    ("mask", "boxable"),
+    [
+        (np.eye(3, dtype=bool), True),
+        (np.ones((1, 5), bool), False),
+        (np.ones((5, 1), bool), False),
+        (np.zeros((5, 5), bool), False),
+    ],
+)
+def test_a_box_needs_two_rows_and_two_columns(mask: np.ndarray, boxable: bool) -> None:
+    assert is_boxable(mask) == boxable
+
+
+def reader(share: float | None, *, seed: int = 0, case: str = "a", of_volume: bool = True) -> SimulatedReader:
+    """Before slices that grow to the middle and shrink again; the first five and every ninth show nothing."""
+    truths = [ring(max(2, 12 - abs(t - 20) // 2)) if t > 4 and t % 9 else np.zeros((30, 40), bool) for t in range(40)]
+    return SimulatedReader(truths, Condition("click", share, share), "click", of_volume=of_volume, seed=seed, case=case)
+
+
+def test_as_many_frames_are_prompted_as_their_share_says() -> None:
+    usable = len(reader(0.3).usable)
+    counts = [len(reader(0.3, seed=seed).frames) for seed in range(60)]
+    assert float(np.mean(counts)) / usable == pytest.approx(0.3, abs=0.04)
+    assert all(reader(1.0).truths[t].any() for t in reader(1.0).frames)
+
+
+def test_the_one_slice_of_a_volume_is_large_and_that_of_a_set_is_any() -> None:
+    areas = [int(truth.sum()) for truth in reader(None).truths]
+    starts = {seed: reader(None, seed=seed).start for seed in range(40)}
+    assert min(areas[t] for t in starts.values()) >= 0.5 * max(areas)
+    of_set = [areas[reader(None, seed=seed, of_volume=False).start] for seed in range(40)]
+    assert min(of_set) < 0.5 * max(areas)
+    assert reader(None, seed=3).frames == [starts[3]]
+
+
+def test_each_case_and_each_seed_draws_its_own() -> None:
+    frames = reader(0.3).frames
+    assert frames == reader(0.3).frames
+    assert frames != reader(0.3, case="b").frames
+    assert frames != reader(0.3, seed=1).frames

@@ -3,12 +3,13 @@
 import json
 from dataclasses import replace
 from hashlib import sha256
+from pathlib import Path
 
 import pytest
 
 from medical_sam2.errors import ConfigError
 from medical_sam2.evaluate.methods.named import METHODS
-from medical_sam2.evaluate.protocols import PRESETS, PROTOCOLS, find_protocol, spread_evenly, trim_protocol
+from medical_sam2.evaluate.protocols import PRESETS, PROTOCOLS, Condition, Preset, find_protocol, spread_evenly, trim_protocol
 from medical_sam2.evaluate.study import NetworkSettings, Study
 
 
@@ -45,3 +46,43 @@ def test_what_an_earlier_run_left_is_gone_on_with() -> None:
     description = json.dumps(study.described(), sort_keys=True)
     assert PROTOCOLS["universal"].digest.startswith("b11636a620807d70")
     assert sha256(description.encode()).hexdigest().startswith("ce45539ba6d6b713"), description
+
+
+CHANGES: list[dict[str, object]] = [
+    {"name": "other"},
+    {"conditions": (Condition("mask"),)},
+    {"methods": ("fifo",)},
+    {"seeds": (1,)},
+    {"views": "six"},
+    {"fusion": "vote"},
+    {"tolerance_mm": 2.0},
+    {"watch": True},
+    {"limit_s": 60.0},
+]
+
+
+@pytest.mark.parametrize("change", CHANGES, ids=lambda change: next(iter(change)))
+def test_each_part_of_a_protocol_counts_in_its_digest(change: dict[str, object]) -> None:
+    protocol = PROTOCOLS["universal"]
+    assert replace(protocol, **change).digest != protocol.digest  # type: ignore[arg-type]
+    assert replace(protocol).digest == protocol.digest
+
+
+def test_a_protocol_of_ones_own_is_one_file(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(
+        "from medical_sam2.evaluate.protocols import Condition, Protocol\n"
+        'MINE = Protocol("mine", "Ours.", conditions=(Condition("click", 0.5, 0.5, care="lay"),))\nOTHER = 3\n'
+    )
+    found = find_protocol(f"{tmp_path}/mine.py:MINE", views="three", methods=("fifo",))
+    assert (found.name, found.views, found.methods, found.conditions[0].care) == ("mine", "three", ("fifo",), "lay")
+    with pytest.raises(ConfigError, match="is no protocol"):
+        find_protocol(f"{tmp_path}/mine.py:OTHER")
+
+
+def test_a_preset_keeps_both_ends_and_leaves_seeds_out() -> None:
+    protocol = replace(PROTOCOLS["one-prompt"], conditions=PROTOCOLS["frequency"].conditions)
+    trimmed = trim_protocol(protocol, Preset("", seeds=2, conditions=4))
+    assert trimmed.seeds == (0, 1)
+    assert [each.volume for each in trimmed.conditions if each.choice == "random"][::3] == [0.05, 1.0]
+    assert sum(each.choice == "suggest" for each in trimmed.conditions) == 2
+    assert spread_evenly(range(10), 4) == [0, 3, 6, 9]

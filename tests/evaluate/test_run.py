@@ -12,7 +12,7 @@ from medical_sam2.errors import ConfigError
 from medical_sam2.evaluate import answer
 from medical_sam2.evaluate.protocols import Condition
 from medical_sam2.evaluate.run import DESCRIPTION, LINES, run_studies
-from medical_sam2.evaluate.study import NetworkSettings, StudyResult
+from medical_sam2.evaluate.study import EvaluationJob, NetworkSettings, Row, StudyResult
 from tests.data.nnunet import blob, picture_set, put, volume_set
 from tests.evaluate.studies import run_study, small_study, use_brightness
 
@@ -116,3 +116,53 @@ def test_suggested_frames_are_as_many_as_chance_takes(data: tuple[Path, ...], tm
     assert counts[0] == counts[1]
     sums = [sum(row.prompted for row in each.rows if row.structure == "disc") for each in (chance, suggested)]
     assert sums[0] == sums[1]
+
+
+def test_a_run_that_was_killed_asks_only_what_is_left(
+    data: tuple[Path, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = run_study(small_study(data), tmp_path / "whole")
+    asked: list[str] = []
+
+    def dies_at(limit: int) -> None:
+        def answered(job: EvaluationJob) -> list[Row]:
+            if len(asked) == limit:
+                raise KeyboardInterrupt
+            asked.append(f"{job.case} {job.structure}")
+            return answer.answer_job(job)
+
+        monkeypatch.setattr("medical_sam2.evaluate.run.answer_job", answered)
+
+    dies_at(2)
+    monkeypatch.setattr("medical_sam2.evaluate.run.TOGETHER", 1)
+    with pytest.raises(KeyboardInterrupt):
+        run_study(small_study(data), tmp_path / "out")
+    assert len((tmp_path / "out" / LINES).read_text().splitlines()) == 2
+    assert not (tmp_path / "out" / "rows.csv").exists(), "tables are of whole studies"
+    dies_at(-1)
+    again = run_study(small_study(data), tmp_path / "out")
+    assert (again.fresh, len(asked), len(set(asked))) == (2, 4, 4)
+    assert _timeless(again) == _timeless(whole)
+
+
+def test_a_defect_of_one_answer_is_named_and_tried_again(
+    data: tuple[Path, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(job: EvaluationJob) -> list[Row]:
+        if job.case == "case1":
+            raise ZeroDivisionError("division by zero")
+        return answer.answer_job(job)
+
+    monkeypatch.setattr("medical_sam2.evaluate.run.answer_job", fails)
+    found = run_study(small_study(data[:1]), tmp_path / "out")
+    assert found.failed == {"Liver case1 liver": "ZeroDivisionError: division by zero"}
+    assert [row.case for row in found.rows] == ["case0"]
+    monkeypatch.setattr("medical_sam2.evaluate.run.answer_job", answer.answer_job)
+    mended = run_study(small_study(data[:1]), tmp_path / "out")
+    assert (mended.fresh, mended.failed, [row.case for row in mended.rows]) == (1, {}, ["case0", "case1"])
+
+
+def test_two_data_sets_of_one_name_are_refused(data: tuple[Path, ...], tmp_path: Path) -> None:
+    other = volume_set(tmp_path / "again" / "Dataset007_Liver")
+    with pytest.raises(ConfigError, match="two data sets are called Liver"):
+        run_study(small_study((data[0], other)), tmp_path / "out")

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import stats
 
 from medical_sam2.errors import ConfigError
-from medical_sam2.evaluate.significance import compared, difference, holm
+from medical_sam2.evaluate.significance import compared, difference, holm, mean_interval
 
 probabilities = st.lists(st.floats(0, 1), min_size=1, max_size=8)
 
@@ -76,3 +77,41 @@ def test_many_comparisons_are_corrected() -> None:
     found = compared(cases, others, rng())
     assert found["worse"].p == pytest.approx(2 * 2 / 2**12)
     assert found["same"].p == 1.0
+
+
+def test_the_interval_is_that_of_a_bootstrap_by_hand() -> None:
+    """Against resamples of our own: percentiles of means over cases drawn with replacement."""
+    values = rng().gamma(2.0, 0.1, 25)
+    mean, low, high = mean_interval(values, rng())
+    draws = np.random.default_rng(9).integers(0, 25, (20_000, 25))
+    expected = np.percentile(values[draws].mean(axis=1), (2.5, 97.5))
+    assert mean == pytest.approx(values.mean())
+    assert (low, high) == pytest.approx(expected, abs=0.003)
+
+
+def test_p_is_that_of_scipy_on_the_pairs() -> None:
+    one, other = rng().random(15), rng().random(15) + np.linspace(-0.2, 0.3, 15)
+    found = difference(one, other, rng())
+    assert found.p == pytest.approx(float(stats.wilcoxon(one, other).pvalue))
+    assert found.mean == pytest.approx(float((one - other).mean()))
+
+
+def test_the_other_way_round_is_the_opposite() -> None:
+    one, other = rng().random(12), np.random.default_rng(3).random(12)
+    there, back = difference(one, other, rng()), difference(other, one, rng())
+    assert (there.mean, there.p, there.pairs) == pytest.approx((-back.mean, back.p, back.pairs))
+    assert (there.low, there.high) == pytest.approx((-back.high, -back.low), abs=0.01)
+
+
+def test_the_order_of_cases_decides_nothing() -> None:
+    one, other, order = rng().random(12), np.random.default_rng(3).random(12), rng().permutation(12)
+    found, shuffled = difference(one, other, rng()), difference(one[order], other[order], rng())
+    assert (found.mean, found.p) == pytest.approx((shuffled.mean, shuffled.p))
+    assert (found.low, found.high) == pytest.approx((shuffled.low, shuffled.high), abs=0.02)
+
+
+def test_too_few_values_have_no_interval() -> None:
+    assert math.isnan(mean_interval([], rng())[0])
+    mean, low, high = mean_interval([0.4, math.nan], rng())
+    assert (mean, math.isnan(low), math.isnan(high)) == (0.4, True, True)
+    assert mean_interval([0.4, 0.4, 0.4], rng()) == pytest.approx((0.4, 0.4, 0.4))

@@ -113,9 +113,8 @@ def unpack_rows(path: Path) -> dict[AnswerKey, list[Row]]:
         FormatError: a line that is none of ours.
     """
     done: dict[AnswerKey, list[Row]] = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(keepends=True), start=1):
-        if not line.endswith("\n"):
-            break
+    whole = path.read_text(encoding="utf-8").split("\n")[:-1]  # not splitlines: names may hold other ends of lines
+    for number, line in enumerate(whole, start=1):
         try:
             packed = json.loads(line)
             task: Any = tuple(packed["task"])

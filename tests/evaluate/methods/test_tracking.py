@@ -1,16 +1,28 @@
 """The network as a method: mutual information equal to what is known of Gaussians; without memory no frame tells of another."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
 from medical_sam2.errors import GeometryError
-from medical_sam2.evaluate.methods.tracking import mean_bank_information, mutual_information, segment_one_by_one
+from medical_sam2.evaluate.cases import VolumeTask
+from medical_sam2.evaluate.methods.interface import MethodInputs
+from medical_sam2.evaluate.methods.tracking import (
+    TrackingMethod,
+    WithoutMemory,
+    mean_bank_information,
+    mutual_information,
+    segment_one_by_one,
+)
+from medical_sam2.model.memory import Fifo
 from medical_sam2.model.nano import nano
 from medical_sam2.prompts import FramePrompt
 from medical_sam2.segmenter import Segmenter
+from medical_sam2.volume import Volume
+from tests.backbones import Brightness
 
 
 def gaussians(covariance: list[list[float]], count: int = 20_000) -> np.ndarray:
@@ -74,3 +86,46 @@ def test_frames_do_not_tell_of_each_other() -> None:
         np.testing.assert_array_equal(together[t], alone)
     drawn = np.pad(np.ones((10, 12), bool), ((5, 25), (6, 30)))
     np.testing.assert_array_equal(segment_one_by_one(segmenter, frames, {1: FramePrompt.mask(drawn)})[1], drawn)
+
+
+@pytest.fixture
+def inputs() -> MethodInputs:
+    return MethodInputs(Segmenter(Brightness(32), device="cpu", precision="fp32"), order=(2, 1, 0, 3))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("directions", [(1, 1, 1), (-1, -1, -1)], ids=["RAS", "LPI"])
+def test_answers_lie_on_the_slices_of_the_view(inputs: MethodInputs, directions: tuple[int, int, int]) -> None:
+    """Whatever way the file runs: masks and confidences are numbered as the slices that were prompted."""
+    truth = np.zeros((20, 24, 9), bool)
+    truth[5:15, 6:18, 1:6] = True
+    image = np.where(truth, 200, 20).astype(np.float32)
+    task = VolumeTask(Volume(image, np.diag([*(d * s for d, s in zip(directions, (1, 1, 3), strict=True)), 1.0])), truth)
+    t = task.start
+    found = TrackingMethod(Fifo).on_volume(inputs, task, {t: FramePrompt.mask(task.truth_thw[t])})
+    shown = [bool(mask.any()) for mask in found.masks]
+    assert shown == task.truth_thw.any((1, 2)).tolist()
+    assert t not in found.sure
+    neighbours = {s for s in found.sure if found.masks[s].any()}
+    assert neighbours == set(np.flatnonzero(task.truth_thw.any((1, 2))).tolist()) - {t}
+    assert min(found.sure[s] for s in neighbours) == pytest.approx(0.9, abs=0.01)
+
+
+def test_without_memory_only_prompted_frames_are_answered(inputs: MethodInputs) -> None:
+    images = [np.where(np.indices((20, 24))[1] < 9 + n, 200, 20).astype(np.uint8) for n in range(4)]
+    prompts = {1: FramePrompt.mask(images[1] > 100)}
+    alone = WithoutMemory().on_images(inputs, images, prompts)
+    assert [bool(mask.any()) for mask in alone.masks] == [False, True, False, False]
+    tracked = TrackingMethod(Fifo).on_images(inputs, images, prompts)
+    assert all(mask.any() for mask in tracked.masks)
+    assert sorted(tracked.sure) == [0, 2, 3]
+
+
+def test_the_bank_is_watched_without_changing_an_answer(inputs: MethodInputs) -> None:
+    images = [np.random.default_rng(n).integers(0, 255, (20, 24)).astype(np.uint8) for n in range(4)]
+    prompts = {0: FramePrompt.mask(np.pad(np.ones((8, 8), bool), ((4, 8), (4, 12))))}
+    plain = TrackingMethod(Fifo).on_images(inputs, images, prompts)
+    watched = TrackingMethod(Fifo).on_images(replace(inputs, watch=True), images, prompts)
+    assert not plain.information
+    assert len(watched.information) == 2, "frames that see two memories or more"
+    for one, other in zip(plain.masks, watched.masks, strict=True):
+        np.testing.assert_array_equal(one, other)

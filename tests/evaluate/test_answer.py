@@ -1,0 +1,113 @@
+"""One answer, measured: by hand, without what nobody outlined, and told from another by all of its prompts."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from medical_sam2.evaluate import answer
+from medical_sam2.evaluate.answer import HashedPrompts, answer_job, compute_measures, mean_by_stage
+from medical_sam2.evaluate.cases import VolumeTask, load_case
+from medical_sam2.evaluate.methods.interface import MethodAnswer, MethodInputs
+from medical_sam2.evaluate.prompting import FramePrompts
+from medical_sam2.evaluate.protocols import Condition
+from medical_sam2.evaluate.study import EvaluationJob, NetworkSettings
+from medical_sam2.prompts import FramePrompt
+from tests.data.nnunet import blob, describe, put, volume_set
+from tests.evaluate.studies import forget_cases, small_study, use_brightness
+
+
+def bar(length: int, start: int = 0) -> np.ndarray:
+    """A line of voxels on two slices."""
+    return blob((2, 3, 20), {1: (slice(None), slice(1, 2), slice(start, start + length))}).astype(bool)
+
+
+def test_measures_by_hand() -> None:
+    truth, found = bar(8), bar(6, start=2)
+    first = np.array([True, False])
+    whole = compute_measures(truth, found, (3.0, 1.0, 1.0), 1.0, {"prompted": first, "propagated": ~first})
+    assert (whole["dice"], whole["iou"]) == pytest.approx((2 * 6 / 14, 6 / 8))
+    assert (whole["dice_prompted"], whole["iou_propagated"]) == pytest.approx((12 / 14, 0.75))
+    assert whole["volume_error"] == pytest.approx(-0.25)
+    assert whole["hausdorff95"] > 0
+    far = compute_measures(truth, found, (3.0, 1.0, 10.0), 1.0, {})
+    assert far["hausdorff95"] == pytest.approx(10 * whole["hausdorff95"], rel=0.3), "in the unit of the spacing"
+    assert compute_measures(truth, found, (3.0, 1.0, 1.0), 5.0, {})["surface_dice"] == 1.0
+
+
+def test_one_of_both_empty_is_a_miss_and_both_are_not_scored() -> None:
+    nothing = bar(0)
+    missed, both = (compute_measures(one, nothing, (1.0, 1.0, 1.0), 1.0, {}) for one in (bar(5), nothing))
+    assert (missed["dice"], missed["hausdorff95"], missed["volume_error"]) == (0.0, math.inf, -1.0)
+    assert math.isnan(both["dice"])
+
+
+def test_information_in_ten_stages() -> None:
+    assert mean_by_stage([]) == mean_by_stage([math.nan, math.inf]) == ()
+    assert mean_by_stage([1.0, 2.0, math.nan]) == (1.0, 2.0)
+    assert mean_by_stage(list(np.arange(40.0))) == tuple(4 * n + 1.5 for n in range(10))
+
+
+def test_prompts_are_equal_where_all_of_them_is() -> None:
+    mask = np.pad(np.ones((3, 3), bool), 2)
+    each = [
+        {0: FramePrompt.click(1, 2)},
+        {1: FramePrompt.click(1, 2)},
+        {0: FramePrompt.click(2, 1)},
+        {0: FramePrompt.click(1, 2, positive=False)},
+        {0: FramePrompt.box(1, 2, 5, 6)},
+        {0: FramePrompt.mask(mask)},
+        {0: FramePrompt.mask(~mask)},
+        {0: FramePrompt.click(1, 2), 1: FramePrompt.click(1, 2)},
+        {},
+    ]
+    assert len({HashedPrompts.of(prompts) for prompts in each}) == len(each)
+    assert HashedPrompts.of({0: FramePrompt.mask(mask)}) == HashedPrompts.of({0: FramePrompt.mask(mask.copy())})
+    assert HashedPrompts.of({1: each[0][0], 0: each[4][0]}) == HashedPrompts.of({0: each[4][0], 1: each[0][0]})
+
+
+@pytest.fixture
+def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> EvaluationJob:
+    use_brightness(monkeypatch)
+    folder = volume_set(tmp_path / "Dataset001_Liver", cases=1)
+    protocol = small_study((folder,)).protocol
+    return EvaluationJob(folder, "case0", "liver", "self-sorting", Condition("mask", None), 0, protocol, NetworkSettings())
+
+
+class Everything:
+    """A method that outlines all there is."""
+
+    def on_volume(self, inputs: MethodInputs, task: VolumeTask, prompts: FramePrompts) -> MethodAnswer:
+        return MethodAnswer(list(np.ones_like(task.truth_thw)))
+
+
+def test_what_nobody_outlined_is_neither_hit_nor_miss(job: EvaluationJob, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(answer, "find_method", lambda _: Everything())
+    label = blob((24, 20, 8), {1: (slice(6, 16), slice(5, 14), slice(2, 6)), 2: (slice(18, 22), slice(5, 14), slice(2, 6))})
+    put(job.folder / "labelsTr" / "case0.nii.gz", label)
+    inside, ignored = int((label == 1).sum()), int((label == 2).sum())
+    for name, expected in (("spleen", label.size), ("ignore", label.size - ignored)):
+        describe(job.folder, labels={"background": 0, "liver": 1, name: 2})
+        forget_cases()
+        (row,) = answer_job(job)
+        assert row.dice == pytest.approx(2 * inside / (inside + expected))
+
+
+def test_an_answer_that_cannot_be_made_says_why(job: EvaluationJob) -> None:
+    put(job.folder / "labelsTr" / "case0.nii.gz", blob((24, 20, 8), {1: (slice(6, 7), slice(5, 14), slice(2, 6))}))
+    forget_cases()
+    (row,) = answer_job(job)
+    assert "single row" in row.skipped
+    assert (row.method, row.case, row.seed, math.isnan(row.dice)) == ("self-sorting", "case0", 0, True)
+
+
+def test_a_case_is_loaded_once_and_seen_through_its_window(job: EvaluationJob) -> None:
+    shown = job.load()
+    assert load_case(job.folder, "case0", (), "liver") is shown
+    assert shown.task is not None
+    assert len(shown.truths) == 8
+    assert shown.spacings[0] == pytest.approx((3.0, 0.9, 0.8))
+    seen = shown.viewer({3: FramePrompt.mask(shown.truths[3])})(3)
+    assert (float(seen.min()), float(seen.max()) <= 1.0) == (0.0, True)
+    assert seen[shown.truths[3]].mean() > seen[~shown.truths[3]].mean()
