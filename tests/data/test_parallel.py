@@ -1,4 +1,4 @@
-"""Jobs in several processes: whoever dies is told, and takes nobody along."""
+"""Jobs in several processes: answers are those of one process; whoever dies is named, and takes nobody along."""
 
 import os
 
@@ -15,10 +15,13 @@ def answer(number: int) -> int:
 
 
 def test_errors_and_deaths_are_answers() -> None:
-    told = {one.job: one for one in run_jobs(answer, [2, 3, 5], 2)}
-    assert (told[2].result, told[2].error) == (1, None)
-    assert (told[3].result, type(told[3].error)) == (None, ValueError)
-    assert (told[5].result, told[5].error) == (None, DIED)
+    found = {one.job: one for one in run_jobs(answer, [2, 3, 5, 8, 6, 7, 4], 2)}
+    alone = {one.job: one for one in run_jobs(answer, [2, 3, 8, 6, 7, 4], 1)}
+    assert (found[5].result, found[5].error) == (None, DIED)
+    assert found.keys() == alone.keys() | {5}, "each job has one answer, whoever died beside it"
+    for job, one in alone.items():
+        assert (found[job].result, repr(found[job].error)) == (one.result, repr(one.error))
+    assert (alone[2].result, alone[3].result, type(alone[3].error)) == (1, None, ValueError)
 
 
 def test_in_this_process() -> None:
