@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 import real_volumes
 from medical_sam2.intensity_window import choose_window
 from medical_sam2.metrics import dice
-from medical_sam2.model.memory import SelfSorting
+from medical_sam2.model.memory_bank import SelfSorting
 from medical_sam2.prompts import FramePrompt, Point, intensities
 from medical_sam2.segmenter import Segmenter
 from medical_sam2.tracking.plan import primary_view

@@ -27,7 +27,7 @@ from medical_sam2.data.data_sets import DataSet, is_data_set, read_data_set
 from medical_sam2.errors import PromptError
 from medical_sam2.evaluate.tasks import SetTask, check_box
 from medical_sam2.io.atomic import write_bytes
-from medical_sam2.model.memory import POLICIES
+from medical_sam2.model.memory_bank import POLICIES
 from medical_sam2.segmenter import Segmenter
 from medical_sam2.tracking.feature_cache import fingerprint
 from medical_sam2.tracking.image_set import ORDERS, ImageMask, ImageSetting, Order, Shuffled, outlined

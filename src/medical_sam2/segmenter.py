@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from medical_sam2.errors import ConfigError, MedicalSam2Error
 from medical_sam2.intensity_window import Window
 from medical_sam2.model.backbone import Features
-from medical_sam2.model.memory import POLICIES, Policy
+from medical_sam2.model.memory_bank import POLICIES, Policy
 from medical_sam2.model.sam2 import Sam2
 from medical_sam2.model.weights import load_backbone, weights_file
 from medical_sam2.plugins import find

@@ -14,11 +14,10 @@ from transformers import Sam2VideoModel
 
 from medical_sam2.errors import AmbiguousError, WeightsError
 from medical_sam2.model.catalogue import trained_size
-from medical_sam2.model.keys import from_official
-from medical_sam2.model.memory import Fifo, PolicyBank
+from medical_sam2.model.checkpoint_format import Hiera, from_official, network_configuration
+from medical_sam2.model.memory_bank import Fifo, PolicyBank
 from medical_sam2.model.nano import nano
 from medical_sam2.model.sam2 import Pixels, Sam2
-from medical_sam2.model.sizes import Hiera, configuration
 from medical_sam2.model.tracker import track
 from medical_sam2.model.weights import load_backbone, read_weights, save_backbone
 from medical_sam2.prompts import Fixed, FramePrompt
@@ -171,9 +170,9 @@ def test_the_size_is_asked_for_where_nothing_tells_it(name: str, tmp_path: Path)
     torch.save({"image_encoder.w": torch.ones(1)}, tmp_path / name)
     found = replace(read_weights(tmp_path / name), weights=from_official(official.shapes_only("sam2.1_tiny")))
     with pytest.raises(AmbiguousError, match="does not tell what size of input") as caught:
-        found.configuration()
+        found.network_configuration()
     assert str(caught.value).startswith(str(tmp_path / name))
-    assert found.configuration(512).image_size == 512
+    assert found.network_configuration(512).image_size == 512
 
 
 def test_it_is_asked_for_where_a_configuration_is_missing(copy: Path) -> None:
@@ -234,8 +233,8 @@ def test_an_unknown_encoder_is_described() -> None:
     weights = from_official(official.shapes_only("sam2.1_tiny"))
     weights["vision_encoder.backbone.blocks.12.layer_norm2.weight"] = torch.empty(768, device="meta")
     with pytest.raises(WeightsError, match="1-2-7-3 blocks, which is none of the official ones"):
-        configuration(weights, 1024)
-    assert configuration(weights, 1024, encoder=HIERA).vision_config.backbone_config.blocks_per_stage == [1, 2, 7, 3]
+        network_configuration(weights, 1024)
+    assert network_configuration(weights, 1024, encoder=HIERA).vision_config.backbone_config.blocks_per_stage == [1, 2, 7, 3]
 
 
 def test_whole_numbers_are_no_weights(copy: Path) -> None:
@@ -275,7 +274,7 @@ WRONG: dict[str, dict[str, object]] = {
 @pytest.mark.parametrize("content", [*CONFIGS.values()], ids=[*CONFIGS])
 def test_a_broken_configuration(copy: Path, content: bytes) -> None:
     (copy / "config.json").write_bytes(content)
-    with pytest.raises(WeightsError, match=r"config\.json: .*configuration"):
+    with pytest.raises(WeightsError, match=r"config\.json: .*network_configuration"):
         load_backbone(copy)
 
 

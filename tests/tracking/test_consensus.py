@@ -12,7 +12,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import dijkstra
 
 from medical_sam2.errors import WeightsError
-from medical_sam2.model.catalogue import KNOWN, MODEL_FILE
+from medical_sam2.model.catalogue import MODEL_FILE, NAMED_WEIGHTS
 from medical_sam2.prompts import Point
 from medical_sam2.segmenter import Segmenter
 from medical_sam2.tracking.consensus import FEATURES, GATE_FILE, SIDE, VOXELS, Gate, Grid, Tracked, refined, sweep, working_grid
@@ -27,7 +27,7 @@ Mask = NDArray[np.bool_]
 
 
 def shipped() -> Gate:
-    gate = Gate.beside(KNOWN["nano"].folder / MODEL_FILE)
+    gate = Gate.beside(NAMED_WEIGHTS["nano"].folder / MODEL_FILE)
     assert gate is not None
     return gate
 

@@ -10,7 +10,7 @@ import torch
 
 from medical_sam2.intensity_window import Window
 from medical_sam2.model.backbone import Memory
-from medical_sam2.model.memory import PolicyBank, SelfSorting
+from medical_sam2.model.memory_bank import PolicyBank, SelfSorting
 from medical_sam2.prompts import Mask, Prompt
 from medical_sam2.tracking.fusion import Mean
 from medical_sam2.tracking.plan import grouped

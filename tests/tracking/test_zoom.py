@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from medical_sam2.intensity_window import Window
 from medical_sam2.model.backbone import Memory
-from medical_sam2.model.memory import SelfSorting
+from medical_sam2.model.memory_bank import SelfSorting
 from medical_sam2.prompts import Box, FramePrompt, Mask, Point, Prompt
 from medical_sam2.tracking.correction import corrected
 from medical_sam2.tracking.frames import FrameStack

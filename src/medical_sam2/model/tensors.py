@@ -12,8 +12,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from medical_sam2.errors import WeightsError
+from medical_sam2.model.catalogue import PICKLED
 
-PICKLED = (".pt", ".pth", ".bin", ".ckpt")
 WRAPPERS = ("model", "state_dict", "model_state_dict")  # under which training code keeps the weights
 CONFIG_BYTES = 1 << 20
 NAMES_SHOWN, NAME_LENGTH = 1000, 100

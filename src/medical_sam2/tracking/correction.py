@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medical_sam2.errors import GeometryError, PromptError
-from medical_sam2.model.memory import PolicyBank
+from medical_sam2.model.memory_bank import PolicyBank
 from medical_sam2.prompts import FramePrompt
 from medical_sam2.tracking.plan import Group
 from medical_sam2.tracking.region_of_interest import Region, around_all, box_of, extent, shown

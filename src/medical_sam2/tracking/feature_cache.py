@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from medical_sam2.errors import InputError
 from medical_sam2.io import atomic
-from medical_sam2.model.attention import versions
 from medical_sam2.model.backbone import Features
+from medical_sam2.model.memory_attention import versions
 
 FORM = "2"
 """Of what is written to disk; another one finds nothing of this one's."""
@@ -129,22 +129,20 @@ class FeatureStore:
 
 
 def _bytes(features: Features) -> int:
-    parts = (part for value in vars(features).values() for part in (value if isinstance(value, tuple) else (value,)))
-    return sum(part.nbytes for part in parts if isinstance(part, Tensor))
+    return sum(part.nbytes for part in _parts(features).values())
+
+
+def _parts(features: Features) -> dict[str, Tensor]:
+    top, (first, second), summary = features.top_BChw, features.fine_BChw, features.summary_BC
+    return {"top": top, "first": first, "second": second, "summary": summary, **features.own}
 
 
 def packed(features: Features) -> dict[str, Tensor]:
     """The parts by name, on the processor, each with memory of its own."""
-    first, second = features.fine_BChw
-    tensors = {"top": features.top_BChw, "first": first, "second": second, "summary": features.summary_BC}
-    further = {"key": features.key_BDhw, "look": features.look_BDhw, "finest": features.finest_BChw}
-    tensors |= {name: tensor for name, tensor in further.items() if tensor is not None}
-    return {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    return {name: tensor.detach().cpu().contiguous().clone() for name, tensor in _parts(features).items()}
 
 
 def unpacked(tensors: dict[str, Tensor], device: torch.device) -> Features:
     """Features of `packed` parts, on a device."""
-    there = {name: tensor.to(device) for name, tensor in tensors.items()}
-    return Features(
-        there["top"], (there["first"], there["second"]), there["summary"], *map(there.get, ("key", "look", "finest"))
-    )
+    own = {name: tensor.to(device) for name, tensor in tensors.items()}
+    return Features(own.pop("top"), (own.pop("first"), own.pop("second")), own.pop("summary"), own)

@@ -19,7 +19,7 @@ from torch.nn import functional as F  # noqa: N812
 from medical_sam2.errors import PromptError
 from medical_sam2.intensity_window import Window
 from medical_sam2.model.backbone import Backbone, FramePrediction
-from medical_sam2.model.memory import Policy, PolicyBank
+from medical_sam2.model.memory_bank import Policy, PolicyBank
 from medical_sam2.model.tracker import track
 from medical_sam2.plugins import find
 from medical_sam2.prompts import Fixed, FramePrompt, Prompter

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from medical_sam2.errors import ConfigError
-from medical_sam2.model.attention import versions
 from medical_sam2.model.backbone import Features
+from medical_sam2.model.memory_attention import versions
 from medical_sam2.model.sam2 import Sam2
 from medical_sam2.tracking.feature_cache import fingerprint, packed, unpacked
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from medical_sam2.intensity_window import Window
-from medical_sam2.model.memory import PolicyBank, cosine
+from medical_sam2.model.memory_bank import PolicyBank, cosine
 from medical_sam2.prompts import FramePrompt, Point
 from medical_sam2.tracking.confidence import Leak, collapses, leaks, pointed_at
 from medical_sam2.tracking.consensus import Gate, Refined, Tracked, refined

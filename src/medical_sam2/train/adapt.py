@@ -19,7 +19,7 @@ from torch import Tensor
 
 from medical_sam2.data.augmentation import Augmentation, AugmentationOdds
 from medical_sam2.data.clips import Clip
-from medical_sam2.model.memory import SelfSorting
+from medical_sam2.model.memory_bank import SelfSorting
 from medical_sam2.model.sam2 import Sam2
 from medical_sam2.prompts import FramePrompt, Mask, Prompt
 from medical_sam2.tracking.cropping import Crop

@@ -10,7 +10,7 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from medical_sam2.model.memory import Fifo, SelfSorting
+from medical_sam2.model.memory_bank import Fifo, SelfSorting
 from medical_sam2.prompts import FramePrompt
 from medical_sam2.simulate import NOISE_LEVELS, jitter_box, jitter_mask, next_click
 from medical_sam2.train.config import Recipe

@@ -16,7 +16,7 @@ from medical_sam2.evaluate.methods.method import Asked, Found, Said, slices_of, 
 from medical_sam2.evaluate.methods.without_memory import one_by_one
 from medical_sam2.evaluate.tasks import VolumeTask
 from medical_sam2.model.backbone import Memory, Recalled
-from medical_sam2.model.memory import Policy
+from medical_sam2.model.memory_bank import Policy
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""`nano`: the small network that ships with the package."""
+"""`nano` itself: SAM 2's parts with its own encoder, its own ways into memory and its own way to a finer mask."""
 
 import math
 from collections.abc import Sequence
@@ -12,27 +12,39 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 from transformers import Sam2VideoConfig
 
-from medical_sam2.model.backbone import Features, FramePrediction, Instruction, Memory, Recall, apart, gather
-from medical_sam2.model.carry import SUBPIXELS, Carry
-from medical_sam2.model.filling import FILLED, best_filling, filling
-from medical_sam2.model.mend import WIDTHS, Mend, draw
-from medical_sam2.model.neighbour import PICTURES, Neighbour
-from medical_sam2.model.pyramid import ConvPyramid, reset
-from medical_sam2.model.regression import Regression
+from medical_sam2.model.backbone import Features, FramePrediction, Fused, Instruction, Memory, Recall, clone_rows, gather
+from medical_sam2.model.nano.encoder import ConvPyramid, initialise_weights
+from medical_sam2.model.nano.mask_refinement import (
+    FILLED,
+    WIDTHS,
+    MaskRefiner,
+    MaskUpsampler,
+    best_filling,
+    box_filling,
+    draw_hints,
+)
+from medical_sam2.model.nano.memory_matching import (
+    LocalMatching,
+    MaskPropagation,
+    PixelClassifier,
+    fold_mask,
+    inside_probability,
+)
 from medical_sam2.model.sam2 import Pixels, Sam2
-from medical_sam2.model.sharpen import Sharpen
-from medical_sam2.model.tracker import select
 
 WIDTH = 128
 FINEST = 16  # channels at stride 2, and of each half of the keys of stride 4
-FOLDED = (SUBPIXELS, PICTURES * SUBPIXELS, 4 * SUBPIXELS)
-"""Channels behind the deepest map's, at stride 16: carried mask and pictures of the neighbour (stride 4), score (stride 2)."""
 PIXELS = Pixels(mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
 
 
 class Nano(Sam2):
-    """SAM 2 with a convolutional encoder, with masks carried over from memory by likeness, moved from the slice before, told
-    by a classifier of pixels, mended pixel by pixel, and sharpened at stride 2.
+    """SAM 2 with a convolutional encoder, with masks propagated from memory by likeness, moved from the slice before, told by a
+    classifier of pixels, mended pixel by pixel, and enlarged to stride 2.
+
+    What it keeps of its own, by name. In features: "key" and "look" (unit keys of stride 8 and 4), "finest" (the map of
+    stride 2). In memories: the same "key" and "look", "mask" (folded under the key) and "sums" (of the classifier). In a fused
+    frame: "propagated" mask logits, folded at stride 16; "neighbour", the pictures of `LocalMatching` at stride 4; "score" of
+    the classifier at stride 2.
 
     Arguments as of `Sam2`; the encoder gives its maps as a tuple.
     """
@@ -49,11 +61,12 @@ class Nano(Sam2):
         memory_dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__(config, vision_encoder, pixels=pixels, memory_dtype=memory_dtype)
-        self.carry = Carry(self.width)
-        self.mend = Mend((self.width // 8, self.width // 4), self.width)
+        # the names of the parts are those of the weights in every file that there is
+        self.carry = MaskPropagation(self.width)
+        self.mend = MaskRefiner((self.width // 8, self.width // 4), self.width)
         self.finest = nn.Conv2d(self.vision_encoder.stem[0].out_channels, FINEST, 1)
         self.look = nn.Conv2d(self.width, FINEST, 1, bias=False)
-        self.neighbour, self.regression, self.sharpen = Neighbour(), Regression(), Sharpen(FINEST, WIDTHS[0])
+        self.neighbour, self.regression, self.sharpen = LocalMatching(), PixelClassifier(), MaskUpsampler(FINEST, WIDTHS[0])
 
     @property
     def width(self) -> int:
@@ -62,117 +75,111 @@ class Nano(Sam2):
 
     def encode(self, frames_N3SS: Tensor) -> Features:
         """See N frames: features with B = N, keys among them."""
-        stem, first, second, top = self.vision_encoder.see(frames_N3SS)
+        stem, first, second, top = self.vision_encoder.all_maps(frames_N3SS)
         fine = (self.mask_decoder.conv_s0(first), self.mask_decoder.conv_s1(second))
         finest = self.finest(stem)
         halves = (F.normalize(part.float(), dim=1) for part in (self.look(first), F.avg_pool2d(finest, 2)))
         look = (torch.cat([*halves], 1) / math.sqrt(2)).to(finest.dtype)
-        keys = (part.contiguous() for part in (self.carry.keys(first, second), look))  # which no convolution sees
-        return Features(top, fine, top.mean((2, 3)), *keys, finest)
+        key, look = (part.contiguous() for part in (self.carry.keys(first, second), look))  # which no convolution sees
+        return Features(top, fine, top.mean((2, 3)), {"key": key, "look": look, "finest": finest})
 
-    def fuse(self, frame: Features, recall: Recall) -> Tensor:
-        """The deepest map in the light of memory; behind its channels, folded, what else memory tells: see `FOLDED`."""
+    def fuse(self, frame: Features, recall: Recall) -> Fused:
+        """The deepest map in the light of memory, and what else memory tells."""
         fused = super().fuse(frame, recall)
-        pictures = F.pixel_unshuffle(self.neighbour(known(frame.look_BDhw), recall), 4)
-        score = F.pixel_unshuffle(self.regression(_pixels(frame), recall)[:, None], 8)
-        told = (self.carry(known(frame.key_BDhw), recall), pictures, score)
-        return torch.cat([fused, *(part.to(fused.dtype) for part in told)], 1)
+        own = {
+            "propagated": self.carry(frame.own["key"], recall),
+            "neighbour": self.neighbour(frame.own["look"], recall),
+            "score": self.regression(_pixel_features(frame), recall)[:, None],
+        }
+        return replace(fused, own={name: part.to(fused.map_BChw.dtype) for name, part in own.items()})
 
     def memorise(self, frame: Features, prediction: FramePrediction, t: int, prompted: Sequence[bool]) -> list[Memory]:
         """What to remember of the frame, with its keys and masks."""
         memories = super().memorise(frame, prediction, t, prompted)
-        inside = self.carry.inside(prediction, torch.tensor(prompted, device=self.device))
-        sums = self.regression.sums(_pixels(frame), inside)
-        keys, looks = (known(part).expand(len(memories), -1, -1, -1) for part in (frame.key_BDhw, frame.look_BDhw))
-        rows = zip(memories, keys, apart(self.carry.cover(inside)), looks, apart(sums), strict=True)
-        return [
-            replace(memory, key_Dhw=key, cover_4hw=cover, look_Dhw=look, sums_EE=own) for memory, key, cover, look, own in rows
-        ]
+        inside = inside_probability(prediction, torch.tensor(prompted, device=self.device))
+        shared = {name: frame.own[name].expand(len(memories), -1, -1, -1) for name in ("key", "look")}
+        each = {"mask": fold_mask(inside), "sums": self.regression.sums(_pixel_features(frame), inside)}
+        parts = {**shared, **{name: clone_rows(part) for name, part in each.items()}}
+        return [replace(memory, own={name: part[b] for name, part in parts.items()}) for b, memory in enumerate(memories)]
 
     def _answer(
-        self, frame: Features, fused_BChw: Tensor, told: Sequence[Instruction | None], *, several: bool = False
+        self, frame: Features, fused: Fused, instructions: Sequence[Instruction | None], *, several: bool = False
     ) -> FramePrediction:
         """As SAM 2; where the answer does not fill the box that was drawn, that one of several proposals that fills it best."""
-        answer = super()._answer(frame, fused_BChw, told, several=several)
-        boxes = bare_boxes(told)
+        answer = super()._answer(frame, fused, instructions, several=several)
+        boxes = bare_boxes(instructions)
         if boxes is None or several or self.training:
             return answer
-        fill_B = filling(answer.logits_Bhw[:, None], boxes, self.logit_stride)[:, 0]
+        fill_B = box_filling(answer.logits_Bhw[:, None], boxes, self.logit_stride)[:, 0]
         lacking = [b for b, fill in enumerate(fill_B.tolist()) if fill < FILLED]
         if not lacking:
             return answer
-        other = self._answer(frame.pick(lacking), fused_BChw[lacking], [told[b] for b in lacking], several=True)
-        better = filling(other.logits_Bhw[:, None], [boxes[b] for b in lacking], self.logit_stride)[:, 0] > fill_B[lacking]
+        other = self._answer(frame.select(lacking), fused.select(lacking), [instructions[b] for b in lacking], several=True)
+        other_fill = box_filling(other.logits_Bhw[:, None], [boxes[b] for b in lacking], self.logit_stride)[:, 0]
+        better = other_fill > fill_B[lacking]
         other = replace(other, iou_B=torch.maximum(other.iou_B, answer.iou_B[lacking]))
         places = [b for b, taken in zip(lacking, better.tolist(), strict=True) if taken]
-        rest = [b for b in range(len(told)) if b not in places]
-        parts = [(select(answer, rest), rest), (select(other, better.nonzero()[:, 0].tolist()), places)]
+        rest = [b for b in range(len(instructions)) if b not in places]
+        parts = [(answer.select(rest), rest), (other.select(better.nonzero()[:, 0].tolist()), places)]
         return gather(*zip(*[(part, own) for part, own in parts if own], strict=True))
 
-    def chosen(self, masks_BKhw: Tensor, iou_BK: Tensor, told: Sequence[Instruction | None]) -> Tensor:
+    def choose(self, masks_BKhw: Tensor, iou_BK: Tensor, instructions: Sequence[Instruction | None]) -> Tensor:
         """The surest of the proposed masks; where boxes were drawn, of those that fill theirs."""
-        boxes = bare_boxes(told)
+        boxes = bare_boxes(instructions)
         if boxes is None or iou_BK.shape[1] == 1:
-            return super().chosen(masks_BKhw, iou_BK, told)
-        return best_filling(filling(masks_BKhw, boxes, self.logit_stride), iou_BK)
+            return super().choose(masks_BKhw, iou_BK, instructions)
+        return best_filling(box_filling(masks_BKhw, boxes, self.logit_stride), iou_BK)
 
-    def _decoder(
-        self, frame: Features, fused_BChw: Tensor, sparse: Tensor, dense_BChw: Tensor, *, several: bool
+    def _run_decoder(
+        self, frame: Features, fused: Fused, sparse: Tensor, dense_BChw: Tensor, *, several: bool
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         with torch.autocast(self.device.type, enabled=False):  # few operations, from which all decisions come
-            frame, fused_BChw = replace(frame, fine_BChw=_exact(frame.fine_BChw)), fused_BChw.float()
-            if fused_BChw.shape[1] == self.width:
-                return super()._decoder(frame, fused_BChw, sparse, dense_BChw, several=several)
-            top, carried, *_ = fused_BChw.split([self.width, *FOLDED], 1)
-            past = (carried != 0).flatten(1).any(1)[:, None, None, None]
-            shown = top + self.carry.embed(carried) * past
-            masks, iou, tokens, presence = super()._decoder(frame, shown, sparse, dense_BChw, several=several)
-            return masks + self.carry.trust * F.pixel_shuffle(carried, 4), iou, tokens, presence
+            frame, top = replace(frame, fine_BChw=_in_float32(frame.fine_BChw)), fused.map_BChw.float()
+            if not fused.own:  # a mask that was given: memory has no say
+                return super()._run_decoder(frame, Fused(top), sparse, dense_BChw, several=several)
+            propagated = fused.own["propagated"].float()
+            past = (propagated != 0).flatten(1).any(1)[:, None, None, None]
+            shown = Fused(top + self.carry.embed(propagated) * past)
+            masks, iou, tokens, presence = super()._run_decoder(frame, shown, sparse, dense_BChw, several=several)
+            return masks + self.carry.trust * F.pixel_shuffle(propagated, 4), iou, tokens, presence
 
-    def mended(
+    def refine(
         self,
         frame: Features,
-        fused_BChw: Tensor,
+        fused: Fused,
         proposed: tuple[Tensor, Tensor, Tensor],
-        told: Sequence[Instruction | None],
+        instructions: Sequence[Instruction | None],
     ) -> tuple[Tensor, Tensor, Tensor]:
         """The proposed masks in the light of fine features, of the prompts drawn as pictures, and of memory; at stride 2."""
         masks_BKhw, iou_BK, presence_B1 = proposed
-        top, carried, pictures, score = fused_BChw.split([self.width, *FOLDED], 1)
-        score_B1HW = F.pixel_shuffle(score, 8)
-        hints = draw(told, masks_BKhw.shape[-1], known(frame.key_BDhw), F.pixel_shuffle(carried, 4))
-        hints = torch.cat([hints, F.pixel_shuffle(pictures, 4), F.avg_pool2d(score_B1HW, 2)], 1)
+        propagated_B1hw, score_B1HW = F.pixel_shuffle(fused.own["propagated"], 4), fused.own["score"]
+        drawn = draw_hints(instructions, masks_BKhw.shape[-1], frame.own["key"], propagated_B1hw)
+        hints = torch.cat([drawn, fused.own["neighbour"], F.avg_pool2d(score_B1HW, 2)], 1)
         with torch.autocast(self.device.type, enabled=False):  # this too decides which mask is taken
-            masks, hidden, judged_BK2 = self.mend(_exact(frame.fine_BChw), top.float(), masks_BKhw, hints.float())
+            top = fused.map_BChw.float()
+            masks, hidden, judged_BK2 = self.mend(_in_float32(frame.fine_BChw), top, masks_BKhw, hints.float())
         iou_BK = (iou_BK + judged_BK2[..., 0]).clamp(0, 1)
-        best = None if self.training or bare_boxes(told) else self.chosen(masks, iou_BK, told)
-        masks = self.sharpen(masks, hidden, known(frame.finest_BChw), score_B1HW[:, 0], best)
+        best = None if self.training or bare_boxes(instructions) else self.choose(masks, iou_BK, instructions)
+        masks = self.sharpen(masks, hidden, frame.own["finest"], score_B1HW[:, 0], best)
         return masks, iou_BK, presence_B1 + judged_BK2[..., 1].mean(1, keepdim=True)
 
 
-def bare_boxes(told: Sequence[Instruction | None]) -> list[NDArray[np.float32]] | None:
+def bare_boxes(instructions: Sequence[Instruction | None]) -> list[NDArray[np.float32]] | None:
     """The boxes that were drawn, where each object got one and nothing else."""
-    bare = [one.prompt for one in told if one is not None and one.earlier_hw is None and not len(one.prompt.points_xy)]
+    bare = [one.prompt for one in instructions if one is not None and one.earlier_hw is None and not len(one.prompt.points_xy)]
     boxes = [prompt.box_xyxy for prompt in bare if prompt.box_xyxy is not None and prompt.mask_hw is None]
-    return boxes if len(boxes) == len(told) else None
+    return boxes if len(boxes) == len(instructions) else None
 
 
-def known(part: Tensor | None) -> Tensor:
-    """What every frame seen by `Nano` has."""
-    if part is None:
-        raise TypeError("these features were not made by this network")
-    return part
-
-
-def _exact(maps: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+def _in_float32(maps: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
     """The decoder's fine maps in float32."""
     first, second = maps
     return first.float(), second.float()
 
 
-def _pixels(frame: Features) -> Tensor:
+def _pixel_features(frame: Features) -> Tensor:
     """Features of each pixel at stride 2 for its classifier: the finest map, the keys of stride 4 below, and a constant."""
-    finest, look = known(frame.finest_BChw), known(frame.look_BDhw)[:, :FINEST]
+    finest, look = frame.own["finest"], frame.own["look"][:, :FINEST]
     below = F.interpolate(look, scale_factor=2, mode="nearest") * math.sqrt(FINEST)
     return torch.cat([finest, below, torch.ones_like(finest[:, :1])], 1)
 
@@ -183,11 +190,10 @@ def nano(image_size: int = 256) -> Nano:
     Args:
         image_size: side of its square input in pixels, a multiple of 32.
     """
-    network = Nano(configuration(image_size), ConvPyramid(neck=WIDTH), pixels=PIXELS)
-    reset(network)
-    network.carry.reset()
-    network.mend.reset()
-    network.sharpen.reset()
+    network = Nano(nano_configuration(image_size), ConvPyramid(neck=WIDTH), pixels=PIXELS)
+    initialise_weights(network)
+    for part in (network.carry, network.mend, network.sharpen):
+        part.initialise()
     with torch.no_grad():
         for layer in (network.finest, network.look):
             nn.init.orthogonal_(layer.weight.view(layer.weight.shape[:2]))
@@ -223,7 +229,7 @@ def match_by_content(network: Sam2) -> None:
         layer.cross_attn_image.k_proj.bias.zero_()
 
 
-def configuration(image_size: int = 256) -> Sam2VideoConfig:
+def nano_configuration(image_size: int = 256) -> Sam2VideoConfig:
     """Sizes of all parts but the image encoder's."""
     return Sam2VideoConfig(
         vision_config=None,
