@@ -270,6 +270,8 @@ class NetworkSettings:
         pixels: normalisation that the weights expect.
         mask_heads: attention heads of the mask decoder.
         hiera: heads, windows and global blocks of a Hiera; looked up among the official ones where None.
+        coarse_classifier: whether a `nano` classifies pixels at stride 4, too; the weights tell it themselves where it was not
+            written down.
     """
 
     encoder: Literal["hiera", "pyramid"] = "hiera"
@@ -277,6 +279,7 @@ class NetworkSettings:
     pixels: Pixels = field(default_factory=Pixels)
     mask_heads: int = HEADS
     hiera: Hiera | None = None
+    coarse_classifier: bool = False
 
     def __post_init__(self) -> None:
         if self.image_size is not None:
@@ -284,7 +287,10 @@ class NetworkSettings:
 
     def as_json(self) -> dict[str, Any]:
         """The content of our `config.json`."""
-        return {"format": FORMAT, "version": VERSION, **asdict(self)}
+        content = {"format": FORMAT, "version": VERSION, **asdict(self)}
+        if not self.coarse_classifier:  # so that earlier versions read what they can
+            del content["coarse_classifier"]
+        return content
 
 
 def check_image_size(size: Any) -> int:
@@ -323,6 +329,8 @@ def _parse_ours(content: Mapping[str, Any]) -> NetworkSettings:
     pixels = Pixels(_three_floats(values["pixels"]["mean"]), _three_floats(values["pixels"]["std"]))
     if min(pixels.std) <= 0:
         raise ValueError(pixels)
+    if not isinstance(values.get("coarse_classifier", False), bool):
+        raise TypeError(values["coarse_classifier"])
     values["hiera"] = _parse_hiera(**values["hiera"]) if values["hiera"] is not None else None
     values |= {"pixels": pixels, "mask_heads": int(values["mask_heads"])}
     return NetworkSettings(**values)

@@ -168,7 +168,8 @@ def _network(found: LoadedWeights, config: Sam2VideoConfig, memory_dtype: torch.
         pixels = found.settings.pixels
         encoder = make_pyramid(weights) if found.settings.encoder == "pyramid" else None
         if encoder is not None and any(name.startswith("carry.") for name in weights):
-            network: Sam2 = Nano(config, encoder, pixels=pixels, memory_dtype=memory_dtype)
+            coarse = found.settings.coarse_classifier or "coarse_regression.ridge" in weights
+            network: Sam2 = Nano(config, encoder, pixels=pixels, memory_dtype=memory_dtype, coarse_classifier=coarse)
         else:
             network = Sam2(config, encoder, pixels=pixels, memory_dtype=memory_dtype)
     _check_fit(network.state_dict(), weights)
@@ -201,7 +202,8 @@ def _settings(network: Sam2) -> NetworkSettings:
     config: Any = network.config
     heads = config.mask_decoder_config.num_attention_heads
     if isinstance(encoder, ConvPyramid):
-        return NetworkSettings("pyramid", network.image_size, network.pixels, heads)
+        coarse = isinstance(network, Nano) and network.coarse_regression is not None
+        return NetworkSettings("pyramid", network.image_size, network.pixels, heads, coarse_classifier=coarse)
     trunk = config.vision_config.backbone_config
     windows, everywhere = tuple(trunk.window_size_per_stage), tuple(trunk.global_attention_blocks)
     return NetworkSettings(

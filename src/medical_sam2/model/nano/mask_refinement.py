@@ -22,7 +22,7 @@ from medical_sam2.prompts import FramePrompt
 WIDTHS = (24, 32, 48, 64)  # channels at stride 4, 8, 16, 32
 HINTS = 10
 """Pictures: clicks inside, outside, box, likeness to the clicks, earlier answer, propagated mask; those of `LocalMatching`; the
-score of `PixelClassifier`."""
+score of `PixelClassifier`. One of stride 4 adds its score."""
 CLICK = 1.5  # standard deviation of a click in pixels of the logits
 STRIDE = 4
 LOGIT_SCALE = 10.0  # logits are shown in tens
@@ -41,11 +41,12 @@ class MaskRefiner(nn.Module):
     Args:
         fine: channels of the decoder's maps of stride 4 and 8.
         width: channels of the deepest map.
+        hints: pictures that it is shown.
     """
 
-    def __init__(self, fine: tuple[int, int], width: int) -> None:
+    def __init__(self, fine: tuple[int, int], width: int, hints: int = HINTS) -> None:
         super().__init__()
-        inputs = (fine[0] + 2 + HINTS, fine[1], width, 0)
+        inputs = (fine[0] + 2 + hints, fine[1], width, 0)
         self.enter = nn.ModuleList(nn.Conv2d(wide, own, 1) for wide, own in zip(inputs[1:3], WIDTHS[1:3], strict=True))
         self.first = nn.Conv2d(inputs[0], WIDTHS[0], 3, padding=1)
         self.down = nn.ModuleList(nn.Conv2d(above, own, 3, stride=2, padding=1) for above, own in pairwise(WIDTHS))
