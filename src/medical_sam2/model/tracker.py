@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
@@ -11,19 +11,21 @@ from medical_sam2.model.backbone import Backbone, Features, FramePrediction, Fus
 from medical_sam2.model.memory_bank import MemoryBank
 from medical_sam2.prompts import FramePrompt, Prompter
 
+Time = TypeVar("Time", bound=int)
+"""A whole number that says when a frame is seen; one of a kind of its own is handed back as it is."""
 Superseded: TypeAlias = Callable[[int, Sequence[int], FramePrediction], None]
 """Called with the answers on a frame that prompters corrected afterwards: frame, which objects, what was answered."""
 
 
 def track(
     backbone: Backbone,
-    features: Callable[[int], Features],
-    order: Iterable[int],
+    features: Callable[[Time], Features],
+    order: Iterable[Time],
     prompters: Sequence[Prompter],
     bank: MemoryBank,
     *,
     superseded: Superseded | None = None,
-) -> Iterator[tuple[int, FramePrediction]]:
+) -> Iterator[tuple[Time, FramePrediction]]:
     """Follow B objects through frames, visited in any order; differentiable.
 
     A frame prompted before it is tracked sees no memory; a correction of a tracked frame does, and gets its earlier logits.

@@ -18,7 +18,7 @@ from medical_sam2.model.memory_bank import PolicyBank
 from medical_sam2.prompts import FramePrompt
 from medical_sam2.tracking.plan import Group
 from medical_sam2.tracking.region_of_interest import Region, around_all, box_of, extent, shown
-from medical_sam2.tracking.view_tracker import FAR, Followed
+from medical_sam2.tracking.view_tracker import Followed, FrameTime
 from medical_sam2.tracking.volume_tracker import AROUND, OrientationTracker
 from medical_sam2.views import View
 from medical_sam2.volume import SliceConfidence
@@ -71,18 +71,18 @@ class _Object:
     said: Mapping[int, FramePrompt]
 
     @cached_property
-    def prompts(self) -> dict[int, FramePrompt]:
-        """What is said on the corrected frames, old and new together, and on the reference, which is `FAR` away in time.
+    def prompts(self) -> dict[FrameTime, FramePrompt]:
+        """What is said on the corrected frames, old and new together, and on the reference, which is seen in a pass of its own.
 
         The reference is the slice of median area: the largest one may be a leak. It is only remembered, and visited again.
         """
-        joined = {t: self._joined(t, prompt) for t, prompt in self.said.items()}
+        joined = {FrameTime(0, t): self._joined(t, prompt) for t, prompt in self.said.items()}
         areas = self.old_thw.sum(axis=(1, 2))
-        known = sorted((int(area), t) for t, area in enumerate(areas) if area and t not in joined)
+        known = sorted((int(area), t) for t, area in enumerate(areas) if area and t not in self.said)
         if not known:
             return joined
         _, typical = known[len(known) // 2]
-        return joined | {FAR + typical: FramePrompt.mask(self.old_thw[typical])}
+        return joined | {FrameTime(1, typical): FramePrompt.mask(self.old_thw[typical])}
 
     def _joined(self, t: int, prompt: FramePrompt) -> FramePrompt:
         """New clicks correct the earlier outline; a new box or outline replaces it."""
@@ -118,8 +118,8 @@ def _mend(tracker: OrientationTracker, what: _Object) -> None:
     clicked, frames = sorted(what.said), len(what.old_thw)
     first, last = clicked[0], clicked[-1]
     start = sorted(what.prompts, reverse=True)
-    ahead = [t for t in range(first, frames) if t not in what.said]
-    behind = list(range(first - 1, -1, -1))
+    ahead = [FrameTime(0, t) for t in range(first, frames) if t not in what.said]
+    behind = [FrameTime(0, t) for t in range(first - 1, -1, -1)]
     tracker.progress.planned += len(start) + len(ahead) + len(behind)
     banks, region = tracker.follower.banks([what.label], what.view), _region(tracker, what)
     region = _walk(tracker, what, banks, region, [*start, *ahead], range(last, frames))
@@ -139,19 +139,19 @@ def _walk(
     what: _Object,
     banks: dict[int, PolicyBank],
     region: Region | None,
-    order: Sequence[int],
+    order: Sequence[FrameTime],
     ends: range,
 ) -> Region | None:
     """One way; it may end on the frames of `ends`. Returns the region that was shown last."""
     free, agreed = what.yielding, 0
     followed = tracker.follower.follow(what.view, {what.label: what.prompts}, order, banks, region)
     for place, found in enumerate(followed, 1):
-        t, region, mask = found.time, found.stack.region, found.probability_BHW[0] > 0.5
-        agreed = agreed + 1 if t not in what.prompts and _dice(mask, what.old_thw[t]) >= AGREE else 0
+        t, region, mask = found.frame, found.stack.region, found.probability_BHW[0] > 0.5
+        agreed = agreed + 1 if found.time not in what.prompts and _dice(mask, what.old_thw[t]) >= AGREE else 0
         ended = agreed >= IN_A_ROW and t in ends
         if ended:
             tracker.progress.planned -= len(order) - place
-        elif t < FAR:
+        elif found.time.pass_number == 0:
             what.put(t, mask, free)
             tracker.rows.append(_row(what, found, int(mask.sum())))
         tracker.tell(found.stack, found.frame, (what.label,), mask[None])
@@ -161,7 +161,7 @@ def _walk(
 
 
 def _row(what: _Object, found: Followed, area_px: int) -> SliceConfidence:
-    index, told = found.stack.slice_index(found.frame), found.time in what.said
+    index, told = found.stack.slice_index(found.frame), found.frame in what.said
     return SliceConfidence(what.label, what.view.code, index, found.confidence_B[0], area_px, told)
 
 

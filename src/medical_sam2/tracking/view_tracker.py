@@ -16,13 +16,32 @@ from medical_sam2.model.memory_bank import MemoryBank, Policy, PolicyBank
 from medical_sam2.model.tracker import track
 from medical_sam2.prompts import Fixed, FramePrompt
 from medical_sam2.tracking.frames import FrameStack
-from medical_sam2.tracking.plan import outward
 from medical_sam2.tracking.region_of_interest import Region, grown
 from medical_sam2.views import View
 from medical_sam2.volume import Volume
 
-FAR = 1_000_000  # frames of different orientations are never neighbours in time
+FRAMES_OF_A_PASS = 1_000_000  # more than any view has: frames of different passes are never neighbours in time
 ENDED = 8  # frames in a row without any of the objects, after which tracking ends in that direction
+
+
+class FrameTime(int):
+    """When a frame is seen: a number that orders frames by the pass that they are seen in, then along the view.
+
+    The difference of two is how far they are from each other, as memory banks count it.
+
+    Args:
+        pass_number: from 0.
+        frame: index along the view.
+    """
+
+    pass_number: int
+    frame: int
+
+    def __new__(cls, pass_number: int, frame: int) -> "FrameTime":
+        """The whole number, which keeps what it was made of."""
+        time = super().__new__(cls, pass_number * FRAMES_OF_A_PASS + frame)
+        time.pass_number, time.frame = pass_number, frame
+        return time
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,32 +116,32 @@ class Followed:
 
     Args:
         stack: the frames, as they were shown.
-        time: the frame and a multiple of `FAR`.
+        time: when.
         confidence_B: predicted IoU of each object, 0 where it is judged absent.
         probability_BHW: of each object, in pixels of the view.
     """
 
     stack: FrameStack
-    time: int
+    time: FrameTime
     confidence_B: list[float]
     probability_BHW: NDArray[np.float32]
 
     @property
     def frame(self) -> int:
         """Index along the view."""
-        return self.time % FAR
+        return self.time.frame
 
 
 @dataclass(eq=False)
 class _Answers:
     """What was found on the frames of a pass that are remembered, and on the latest one."""
 
-    masks_BHW: dict[int, NDArray[np.bool_]] = field(default_factory=dict)
+    masks_BHW: dict[FrameTime, NDArray[np.bool_]] = field(default_factory=dict)
     confidence_B: list[float] = field(default_factory=list)
-    latest: int | None = None
+    latest: FrameTime | None = None
 
     def note(
-        self, t: int, prediction: FramePrediction, probability_BHW: NDArray[np.float32], banks: Iterable[PolicyBank]
+        self, t: FrameTime, prediction: FramePrediction, probability_BHW: NDArray[np.float32], banks: Iterable[PolicyBank]
     ) -> None:
         """A frame was answered; what no bank remembers is forgotten here too."""
         self.masks_BHW[t], self.latest = probability_BHW > 0.5, t
@@ -130,12 +149,12 @@ class _Answers:
         kept = {memory.t for bank in banks for own in bank.memories for memory in own} | {t}
         self.masks_BHW = {time: mask for time, mask in self.masks_BHW.items() if time in kept}
 
-    def shown_anew(self, label: int, b: int, banks: Mapping[int, PolicyBank], t: int) -> dict[int, FramePrompt]:
+    def shown_anew(self, label: int, b: int, banks: Mapping[int, PolicyBank], t: FrameTime) -> dict[FrameTime, FramePrompt]:
         """What an object remembers of this pass, to be told again in a larger region; but frame t, which outgrew it."""
         known = banks[label].forget(0, {*self.masks_BHW, t})
         if self.latest is not None:
             known.setdefault(self.latest, self.confidence_B[b])
-        masks = {time: self.masks_BHW[time][b] for time in known if time in self.masks_BHW}
+        masks = {time: mask[b] for time, mask in self.masks_BHW.items() if time in known}
         return {time: FramePrompt.mask(mask, estimate=known[time]) for time, mask in masks.items() if mask.any()}
 
 
@@ -152,18 +171,18 @@ class Follower:
     def follow(
         self,
         view: View,
-        prompts: Mapping[int, Mapping[int, FramePrompt]],
-        order: Sequence[int],
+        prompts: Mapping[int, Mapping[FrameTime, FramePrompt]],
+        order: Sequence[FrameTime],
         banks: Mapping[int, PolicyBank],
         region: Region | None,
-        over: Callable[[int], bool] = lambda _: False,
+        over: Callable[[FrameTime], bool] = lambda _: False,
     ) -> Iterator[Followed]:
         """Track objects through frames, in a larger region from where one of them outgrows the one that is shown.
 
         Args:
             view: of the frames.
             prompts: object → time → what was said there, in pixels of the view.
-            order: times, each the frame and any multiple of `FAR`.
+            order: when which frame is visited.
             banks: what each object remembers. When the region grows, the frames that it remembers of this pass are shown anew.
             region: to begin with; None for whole frames.
             over: asked before each time whether it is left out.
@@ -171,21 +190,21 @@ class Follower:
         Yields:
             What was found at each time of `order`, once.
         """
-        todo, given, answers = list(order), set[int](), _Answers()
-        told: Mapping[int, Mapping[int, FramePrompt]] = prompts
+        todo, given, answers = list(order), set[FrameTime](), _Answers()
+        told: Mapping[int, Mapping[FrameTime, FramePrompt]] = prompts
         while todo:
             stack, features = self.frames(view, region), self.features(view, region)
             prompters = [Fixed({t: stack.to_network(prompt) for t, prompt in said.items()}) for said in told.values()]
             bank = Together(banks[label] for label in prompts)
             due = (t for t in todo if not over(t))
-            for t, prediction in track(self.setting.backbone, lambda t, see=features: see(t % FAR), due, prompters, bank):
+            for t, prediction in track(self.setting.backbone, lambda t, see=features: see(t.frame), due, prompters, bank):
                 probability_BHW = stack.to_frame(prediction.logits_Bhw)
                 if region is not None and any(region.touched(one > 0.5) for one in probability_BHW):
                     region = grown(stack.canvas, region)
                     told = {
                         label: answers.shown_anew(label, b, banks, t) | {**prompts[label]} for b, label in enumerate(prompts)
                     }
-                    prompted = outward({t for said in prompts.values() for t in said}, ())
+                    prompted = sorted({t for said in prompts.values() for t in said}, reverse=True)
                     known = {t for said in told.values() for t in said} - {*prompted}
                     first = [*prompted, *sorted(known, key=lambda t: (t == answers.latest, t))]
                     todo = [*first, *(t for t in todo if t not in given and t not in first)]

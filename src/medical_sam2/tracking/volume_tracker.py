@@ -38,7 +38,7 @@ from medical_sam2.tracking.plan import (
 )
 from medical_sam2.tracking.postprocess import redraw, without_islands
 from medical_sam2.tracking.region_of_interest import BoxXyxy, Region, object_box, shown, together
-from medical_sam2.tracking.view_tracker import FAR, Ends, Followed, Follower, TrackingConfig
+from medical_sam2.tracking.view_tracker import Ends, Followed, Follower, FrameTime, TrackingConfig
 from medical_sam2.views import THREE_VIEWS, View
 from medical_sam2.volume import Segmentation, SliceConfidence, Volume
 
@@ -93,7 +93,7 @@ class _Pass:
     frames: range
     banks: dict[int, PolicyBank]
     fusions: Mapping[int, Fusion]
-    offset: int
+    number: int
     region: Region | None = None
 
 
@@ -145,12 +145,12 @@ class OrientationTracker:
             if view.axis == first.axis:
                 prompts = {label: frame_prompts(self.setting.volume, own, view) for label, own in group.said.items()}
                 frames = range(self.follower.frames(view).shape_thw[0])
-                self._walk(_Pass(view, prompts, frames, banks, fusions, FAR * place, region))
+                self._walk(_Pass(view, prompts, frames, banks, fusions, place, region))
             else:
-                self._further(view, group, banks, fusions, FAR * place)
+                self._further(view, group, banks, fusions, place)
 
     def _further(
-        self, view: View, group: Group, banks: dict[int, PolicyBank], fusions: Mapping[int, Fusion], offset: int
+        self, view: View, group: Group, banks: dict[int, PolicyBank], fusions: Mapping[int, Fusion], number: int
     ) -> None:
         """An orientation that starts from what is known so far; objects that were not found stay out."""
         passes: dict[tuple[range, Region | None, tuple[int, ...]], dict[int, Mapping[int, FramePrompt]]] = {}
@@ -169,15 +169,15 @@ class OrientationTracker:
                 passes.setdefault((span, region, tuple(sorted(said))), {})[label] = said
         self.progress.planned += sum(len(key[0]) for key in passes) - len(whole)
         for (span, region, _), prompts in passes.items():
-            self._walk(_Pass(view, prompts, span, banks, fusions, offset, region))
+            self._walk(_Pass(view, prompts, span, banks, fusions, number, region))
 
     def _walk(self, way: _Pass) -> None:
         """Outward from the prompted frames, each way until all objects have ended."""
         prompted = {t for own in way.prompts.values() for t in own}
-        said = {label: {way.offset + t: prompt for t, prompt in own.items()} for label, own in way.prompts.items()}
+        said = {label: {FrameTime(way.number, t): prompt for t, prompt in own.items()} for label, own in way.prompts.items()}
         ends = Ends(min(prompted), max(prompted))
-        order = [way.offset + t for t in outward(prompted, way.frames)]
-        for found in self.follower.follow(way.view, said, order, way.banks, way.region, lambda t: ends.over(t % FAR)):
+        order = [FrameTime(way.number, t) for t in outward(prompted, way.frames)]
+        for found in self.follower.follow(way.view, said, order, way.banks, way.region, lambda t: ends.over(t.frame)):
             ends.note(found.frame, any(found.confidence_B))
             self._take(way, found)
         self._pass_over(way, set(way.frames) - ends.seen)
