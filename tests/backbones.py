@@ -31,9 +31,6 @@ class Brightness(nn.Module):
         self.image_size = image_size
         self.counts = Counts()
 
-    def normalised(self, frames_N3SS: Tensor) -> Tensor:
-        return frames_N3SS
-
     def encode(self, frames_N3SS: Tensor) -> Features:
         self.counts.encoded.append(frames_N3SS.numpy().tobytes())
         frame = frames_N3SS[:, :1]

@@ -10,10 +10,11 @@ from typing import Literal, TypeVar
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from medical_sam2.errors import ConfigError, MedicalSam2Error
 from medical_sam2.intensity_window import Window
-from medical_sam2.model.backbone import Features
+from medical_sam2.model.backbone import Backbone, Features
 from medical_sam2.model.memory_bank import POLICIES, Policy
 from medical_sam2.model.sam2 import Sam2
 from medical_sam2.model.weights import load_backbone, weights_file
@@ -26,6 +27,7 @@ from medical_sam2.tracking.feature_cache import FeatureCache, FeatureStore, cont
 from medical_sam2.tracking.fusion import FUSIONS, FusionFactory
 from medical_sam2.tracking.image_set import ImageMask, ImageSetting, Order, chosen, outlined
 from medical_sam2.tracking.image_viewer import Viewer, choose_set_windows
+from medical_sam2.tracking.openvino import CompiledEncoder
 from medical_sam2.tracking.plan import by_window, plan_tracking
 from medical_sam2.tracking.view_tracker import TrackingConfig
 from medical_sam2.tracking.volume_tracker import FrameDone, OrientationTracker, ResultOptions, TrackingProgress, VolumeTracker
@@ -43,7 +45,7 @@ class Segmenter:
     not encode a slice again, as long as the pixels and the weights stay the same.
 
     Args:
-        network: the backbone; moved to the device and put in evaluation mode.
+        network: any backbone; one that is a torch module is moved to the device and put in evaluation mode.
         device: "auto", "cpu", "cuda", "cuda:1", "mps".
         precision: "fp32", "bf16", or "auto": bf16 where the device computes it fast.
         keep_mb: memory for what the encoder saw.
@@ -59,7 +61,7 @@ class Segmenter:
 
     def __init__(
         self,
-        network: Sam2,
+        network: Backbone,
         *,
         device: str = "auto",
         precision: Precision = "auto",
@@ -68,7 +70,9 @@ class Segmenter:
         gate: Gate | None = None,
     ) -> None:
         self.device, self.gate = choose_device(device), gate
-        self.network = network.eval().to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # faster
+        self.network = network
+        if isinstance(network, nn.Module):
+            network.eval().to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # faster
         self.precision: Literal["fp32", "bf16"] = choose_precision(precision, self.device)
         self.engine, self._see = engine, choose_encoder(engine, self.network, self.precision)
         self._kept = FeatureCache(keep_mb)
@@ -221,21 +225,27 @@ class Segmenter:
         key = content(frame_3SS)
 
         def see() -> Features:
-            known = store and store.load(key, self.device)
-            return known or self._see(self.network.normalised(frame_3SS[None].to(self.device)))
+            stored = store and store.load(key, self.device)
+            return stored or self._see(frame_3SS[None].to(self.device))
 
-        features = self._kept.of([*self.network.parameters(), *self.network.buffers()], self.precision).get(key, see)
+        features = self._kept.of(self._weights(), self.precision).get(key, see)
         if store is not None:
             store.keep(key, features)
         return features
+
+    def _weights(self) -> Sequence[torch.Tensor]:
+        """All numbers that what the encoder sees may depend on."""
+        network = self.network
+        return [*network.parameters(), *network.buffers()] if isinstance(network, nn.Module) else []
 
     def _encoder(self, folder: Path | None) -> Callable[[torch.Tensor], Features]:
         """`encode`, with a folder that keeps what was seen."""
         if folder is None:
             return self.encode
-        return partial(
-            self.encode, store=FeatureStore(folder, fingerprint(self.network, self.device, self.precision, self.engine))
-        )
+        if not isinstance(self.network, nn.Module):
+            raise ConfigError("features are kept for networks of torch alone", "leave the folder for features out")
+        made_by = fingerprint(self.network, self.device, self.precision, self.engine)
+        return partial(self.encode, store=FeatureStore(folder, made_by))
 
     def computing(self) -> AbstractContextManager[object]:
         """In this precision while the context lasts."""
@@ -264,19 +274,20 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
-def choose_encoder(engine: str, network: Sam2, precision: Literal["fp32", "bf16"]) -> Callable[[torch.Tensor], Features]:
-    """Frames (N, 3, S, S), normalised → what the network sees, by torch or by OpenVINO.
+def choose_encoder(engine: str, network: Backbone, precision: Literal["fp32", "bf16"]) -> Callable[[torch.Tensor], Features]:
+    """Frames (N, 3, S, S) in [0, 1] → what the network sees, by torch or by OpenVINO.
 
     Raises:
         ConfigError: there is no such engine here.
     """
-    if engine == "torch":
-        return network.encode
-    if engine != "openvino":
+    if engine not in {"torch", "openvino"}:
         raise ConfigError(f"unknown engine {engine!r}", "choose torch or openvino")
-    from medical_sam2.tracking.openvino import CompiledEncoder
-
-    return CompiledEncoder(network, precision)
+    if not isinstance(network, Sam2):
+        if engine == "openvino":
+            raise ConfigError("OpenVINO compiles the encoder of a SAM 2 alone", "choose the engine torch")
+        return network.encode
+    encode = network.encode if engine == "torch" else CompiledEncoder(network, precision)
+    return lambda frames_N3SS: encode(network.normalised(frames_N3SS))
 
 
 def choose_precision(name: str, device: torch.device) -> Literal["fp32", "bf16"]:

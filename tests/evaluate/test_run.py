@@ -34,7 +34,7 @@ def forget() -> None:
 def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, ...]:
     """A set of volumes, and one of pictures of which the last shows nothing; answered by a known network."""
     forget()
-    known = Segmenter(Brightness(32), device="cpu", precision="fp32")  # type: ignore[arg-type]
+    known = Segmenter(Brightness(32), device="cpu", precision="fp32")
     monkeypatch.setattr(answer, "_network", lambda _: known)
     pictures = picture_set(tmp_path / "Dataset002_Eyes")
     put(pictures / "labelsTr" / "eye2.png", blob((40, 50), {}))

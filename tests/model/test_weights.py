@@ -170,9 +170,9 @@ def test_the_size_is_asked_for_where_nothing_tells_it(name: str, tmp_path: Path)
     torch.save({"image_encoder.w": torch.ones(1)}, tmp_path / name)
     found = replace(read_weights(tmp_path / name), weights=from_official(official.shapes_only("sam2.1_tiny")))
     with pytest.raises(AmbiguousError, match="does not tell what size of input") as caught:
-        found.network_configuration()
+        found.configuration()
     assert str(caught.value).startswith(str(tmp_path / name))
-    assert found.network_configuration(512).image_size == 512
+    assert found.configuration(512).image_size == 512
 
 
 def test_it_is_asked_for_where_a_configuration_is_missing(copy: Path) -> None:

@@ -201,7 +201,7 @@ def test_a_broken_gate_is_refused_by_name(tmp_path: Path) -> None:
 
 def segment(change: float, prompts: list[Any], **options: Any) -> Any:
     case = phantom("LPS")
-    segmenter = Segmenter(Brightness(), device="cpu", precision="fp32", gate=adds(change))  # type: ignore[arg-type]
+    segmenter = Segmenter(Brightness(), device="cpu", precision="fp32", gate=adds(change))
     return segmenter.segment_volume(case.volume, prompts, window="0,1", **options)
 
 

@@ -159,7 +159,10 @@ class Instruction:
 
 
 class Backbone(Protocol):
-    """A network that outlines objects frame by frame."""
+    """A network that outlines objects frame by frame.
+
+    Frames reach it with intensities in [0, 1]; those of a `Sam2` are normalised by whoever calls `encode`.
+    """
 
     @property
     def image_size(self) -> int:

@@ -19,7 +19,7 @@ from tests.data.nnunet import blob, picture_set, put, volume_set
 def test_a_page_that_needs_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for cache in (job.data_set, scene._scene, scene._loaded, answer._answered, answer._direction, answer._network):
         cache.cache_clear()
-    known = Segmenter(Brightness(32), device="cpu", precision="fp32")  # type: ignore[arg-type]
+    known = Segmenter(Brightness(32), device="cpu", precision="fp32")
     monkeypatch.setattr(answer, "_network", lambda _: known)
     data = (volume_set(tmp_path / "Dataset001_Liver", cases=3), picture_set(tmp_path / "Dataset002_Eyes"))
     put(data[0] / "labelsTr" / "case2.nii.gz", blob((24, 20, 8), {}))
