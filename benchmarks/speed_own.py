@@ -19,7 +19,7 @@ from medical_sam2.model.sam2 import Sam2
 from medical_sam2.model.tracker import track
 from medical_sam2.prompts import Fixed, FramePrompt
 from medical_sam2.segmenter import Precision, Segmenter
-from medical_sam2.tracking.feature_cache import FeatureCache
+from medical_sam2.tracking.encoding import FeatureCache
 from speed_scene import Scene, Steps
 
 VERBS = ("encode", "fuse", "decode", "memorise")

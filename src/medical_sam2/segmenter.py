@@ -21,16 +21,15 @@ from medical_sam2.model.weights import load_backbone, weights_file
 from medical_sam2.plugins import find
 from medical_sam2.prompts import FramePrompt, Prompt
 from medical_sam2.tracking.consensus import Gate
-from medical_sam2.tracking.correction import corrected
+from medical_sam2.tracking.correction import correct_labels
 from medical_sam2.tracking.cropping import Crop, CroppedImages
-from medical_sam2.tracking.feature_cache import FeatureCache, FeatureStore, content, fingerprint
+from medical_sam2.tracking.encoding import CompiledEncoder, FeatureCache, FeatureStore, content_key, fingerprint
 from medical_sam2.tracking.fusion import FUSIONS, FusionFactory
-from medical_sam2.tracking.image_set import ImageMask, ImageSetting, Order, chosen, outlined
-from medical_sam2.tracking.image_viewer import Viewer, choose_set_windows
-from medical_sam2.tracking.openvino import CompiledEncoder
+from medical_sam2.tracking.image_set import ImageMask, ImageSetConfig, Order, choose_order, segment_set
+from medical_sam2.tracking.image_viewer import ImageViewer, choose_set_windows
 from medical_sam2.tracking.plan import by_window, plan_tracking
 from medical_sam2.tracking.view_tracker import TrackingConfig
-from medical_sam2.tracking.volume_tracker import FrameDone, OrientationTracker, ResultOptions, TrackingProgress, VolumeTracker
+from medical_sam2.tracking.volume_tracker import FrameDone, GroupTracker, ResultOptions, TrackingProgress, VolumeTracker
 from medical_sam2.views import View
 from medical_sam2.volume import Segmentation, Volume
 
@@ -136,7 +135,7 @@ class Segmenter:
             zoom: whether the network is shown a region around the object that grows with it, or always whole slices.
             features: folder in which what the encoder saw is kept from run to run, by content and weights.
             names: label → name of the structure.
-            on_frame: told of each tracked frame.
+            on_frame: called with each tracked frame.
 
         Returns:
             A segmentation in the volume's own grid; a slice outlined by the user stays as it was drawn.
@@ -151,11 +150,11 @@ class Segmenter:
         shown, mended = (crop := Crop.to_content(volume, prompts)).volume, crop.labels(earlier)
         plan = plan_tracking(shown, [crop.prompt(prompt) for prompt in prompts], views, earlier)
         options = ResultOptions(summed, probability, uncertainty, islands, self.gate if consensus else None)
-        work = VolumeTracker(shown, plan, options, TrackingProgress(crop.teller(on_frame)))
+        work = VolumeTracker(shown, plan, options, TrackingProgress(crop.wrap_progress(on_frame)))
 
-        def tracker(seen: Window) -> OrientationTracker:
-            setting = TrackingConfig(self.network, self._encoder(features), shown, seen, policy, joint, zoom)
-            return OrientationTracker(setting, work.progress, work.rows)
+        def tracker(seen: Window) -> GroupTracker:
+            config = TrackingConfig(self.network, self._encoder(features), shown, seen, policy, joint, zoom)
+            return GroupTracker(config, work.progress, work.rows)
 
         with self.computing():
             for seen, own in by_window(shown, plan.groups, window).items():
@@ -163,8 +162,8 @@ class Segmenter:
                 if mended is None:
                     work.track(tracker(seen), own)
                 else:
-                    mended = corrected(tracker(seen), own, mended)
-        return crop.back(work.result(names or {}, mended), earlier)
+                    mended = correct_labels(tracker(seen), own, mended)
+        return crop.to_whole(work.result(names or {}, mended), earlier)
 
     @torch.no_grad()
     def segment_images(
@@ -189,11 +188,11 @@ class Segmenter:
             bank: memory policy.
             order: in which the other images are visited: "given", "shuffled", "similar" (most like the bank first), or a
                 policy of your own; or the images themselves, one after the other.
-            only: the images to be outlined beside the prompted ones; all unless told.
+            only: the images to be outlined beside the prompted ones; all unless given.
             features: folder in which what the encoder saw is kept, by content and weights.
             window: see `intensity_window.choose_window`; "auto" takes one for all CT images in Hounsfield units.
             modality: what took an image, as a DICOM code, where known; else air and bone tell a CT.
-            on_error: told of images that cannot be used, which are left out; without it their error is raised.
+            on_error: called with images that cannot be used, which are left out; without it their error is raised.
 
         Yields:
             One result for each image as it is made, the prompted ones first.
@@ -202,14 +201,14 @@ class Segmenter:
             PromptError: no image is prompted, or a prompt cannot work.
         """
         policy: Callable[[], Policy] = find(POLICIES, bank, what="bank")
-        asked, rest = chosen(order, len(images))
+        asked, rest = choose_order(order, len(images))
         size, seen = self.network.image_size, choose_set_windows(images, prompts, window, modality)
-        content = CroppedImages(images, prompts)
-        viewer = Viewer(content, self._encoder(features), size, on_error=on_error, windows=seen)
+        cropped = CroppedImages(images, prompts)
+        viewer = ImageViewer(cropped, self._encoder(features), size, on_error=on_error, windows=seen)
         visited = [*dict.fromkeys([*prompts, *(i for i in rest if only is None or i in only)])]
-        setting = ImageSetting(self.network, viewer, policy, asked)
-        for found in self._stepwise(outlined(setting, content.prompts, visited)):
-            yield replace(found, labels=content.back(found.index, found.labels), window=viewer.windows.get(found.index))
+        config = ImageSetConfig(self.network, viewer, policy, asked)
+        for found in self._stepwise(segment_set(config, cropped.prompts, visited)):
+            yield replace(found, labels=cropped.to_whole(found.index, found.labels), window=viewer.windows.get(found.index))
 
     def _stepwise(self, steps: Iterator[T]) -> Iterator[T]:
         """The same, in this precision, which does not leak to whoever takes the results."""
@@ -222,7 +221,7 @@ class Segmenter:
 
     def encode(self, frame_3SS: torch.Tensor, store: FeatureStore | None = None) -> Features:
         """What the network sees on one frame (3, S, S) in [0, 1]; at once where it was seen before."""
-        key = content(frame_3SS)
+        key = content_key(frame_3SS)
 
         def see() -> Features:
             stored = store and store.load(key, self.device)

@@ -29,7 +29,7 @@ from medical_sam2.metrics import dice, iou, score
 from medical_sam2.model.weights import load_backbone
 from medical_sam2.segmenter import Segmenter
 from medical_sam2.tracking.frames import to_input
-from medical_sam2.tracking.image_viewer import direction
+from medical_sam2.tracking.image_viewer import unit_vector
 
 KEEP_MB = 1500.0  # of what was encoded: structures, methods, seeds and conditions of a case share it
 STAGES = 10  # steps that the bank's mutual information is told at
@@ -145,7 +145,7 @@ def _frames(job: Job, person: Person) -> list[int]:
 def _direction(job: Job, t: int) -> NDArray[np.float32]:
     segmenter = _network(job.network)
     with torch.inference_mode(), segmenter.computing():
-        return direction(segmenter.encode(to_input(_seen(job)(t), segmenter.network.image_size)).summary_BC[0])
+        return unit_vector(segmenter.encode(to_input(_seen(job)(t), segmenter.network.image_size)).summary_BC[0])
 
 
 @lru_cache(maxsize=2)
