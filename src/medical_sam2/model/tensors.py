@@ -98,6 +98,7 @@ def _check_archive(path: Path) -> None:
 
 def _unwrapped(content: Any, path: Path) -> dict[str, Tensor]:
     """The mapping of names to tensors, which training code keeps beside the state of its optimiser."""
+    # each check refuses one thing that a file may hold, with a message of its own
     for wrapper in WRAPPERS:
         if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
             content = content[wrapper]

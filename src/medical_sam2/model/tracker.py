@@ -78,6 +78,7 @@ def _correct(
     superseded: Superseded | None,
 ) -> tuple[list[FramePrompt | None], FramePrediction]:
     """Let the prompters see the prediction and prompt again, until all are content."""
+    # prompters are content at different times: those that still correct are decoded by themselves, and put back in place
     t, prompters, prompts = scene
     opened = [prompt is not None for prompt in prompts]
     waiting = [b for b, prompter in enumerate(prompters) if prompter.corrects(t)]

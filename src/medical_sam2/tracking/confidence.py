@@ -51,6 +51,7 @@ def mark_collapses(rows: Sequence[SliceConfidence]) -> list[SliceConfidence]:
     Usual is the median over the slices of that object and view that have an outline. Beside each stretch of such slices
     only its least sure one is marked, so the list stays short enough to be looked at.
     """
+    # per object and view: stretches of low confidence in the order of slices, and the worst place of each
     marked = list(rows)
     for key in dict.fromkeys((row.object, row.view) for row in rows):
         places = [i for i, row in enumerate(rows) if (row.object, row.view) == key and row.area_px > 0 and not row.prompted]
@@ -74,6 +75,7 @@ def find_leaks(rows: Sequence[SliceConfidence], frame_px: Mapping[str, int], dra
         frame_px: view → pixels of a slice.
         drawn: objects that a person outlined or drew a box around: what is not much larger than that is no leak.
     """
+    # a jump is judged away from the prompts, a filled slice by itself; what is part of a jump is not reported twice
     found: list[Leak] = []
     for label, view in dict.fromkeys((row.object, row.view) for row in rows):
         own = [row for row in rows if (row.object, row.view) == (label, view)]
@@ -161,6 +163,7 @@ def slice_needs(rows: Sequence[SliceConfidence], directions: Mapping[int, NDArra
     view = next((row.view for row in rows if row.prompted), None)
     if view is None:
         raise PromptError("no slice was prompted", "prompt one")
+    # of several objects the least sure one counts, and of several prompted slices the one that is most alike
     own = [row for row in rows if row.view == view]
     prompted = np.stack([directions[t] for t in sorted({row.slice for row in own if row.prompted})])
     sure: dict[int, float] = {}

@@ -120,6 +120,7 @@ class Crop:
 
 def _extent(prompt: Prompt, shape: Sequence[int]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """First and last voxel of a prompt; the whole volume's where that cannot be said."""
+    # prompts that will be refused later, or are of an unknown kind, keep the whole volume, so that the message fits it
     if isinstance(prompt, Mask) and prompt.array_ijk.shape == tuple(shape):
         filled = [np.flatnonzero(prompt.array_ijk.any(axis=tuple({0, 1, 2} - {axis}))) for axis in range(3)]
         return np.array([each[0] for each in filled]), np.array([each[-1] for each in filled])

@@ -153,6 +153,7 @@ def primary_view(volume: Volume, own: Sequence[Prompt], only: Sequence[View] = (
         own: prompts of one object.
         only: the views to choose from; the three planes unless given.
     """
+    # from the strictest choice to the laxest: in the prompts' plane, fine enough to look at, nearly as thick as the thickest
     views = tuple(only) or THREE_VIEWS
     choices = [view for view in views if array_axis(volume, view) in _common_planes(own)]
     choices = [view for view in choices if usable(volume, view)] or choices or list(views)
@@ -197,6 +198,7 @@ def views_named(name: str | Sequence[View], volume: Volume, primary: View) -> tu
     Raises:
         ConfigError: an unknown name.
     """
+    # names are few and each has its own rule, so that a table would hold functions of one line
     if not isinstance(name, str):
         return (primary, *(view for view in dict.fromkeys(name) if view != primary)), ()
     further = tuple(view for view in THREE_VIEWS if view.axis != primary.axis)

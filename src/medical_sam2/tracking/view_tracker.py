@@ -192,6 +192,8 @@ class ViewTracker:
         Yields:
             What was found at each time of `order`, once.
         """
+        # a region cannot grow while it is tracked in: tracking breaks off and begins again in a larger one, remembered frames
+        # first; what was yielded before is not yielded again
         waiting, yielded, answers = list(order), set[FrameTime](), _PassResults()
         shown: Mapping[int, Mapping[FrameTime, FramePrompt]] = prompts
         while waiting:

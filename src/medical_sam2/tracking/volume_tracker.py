@@ -388,6 +388,7 @@ class VolumeTracker:
 
     def result(self, names: Mapping[int, str], mended: NDArray[np.unsignedinteger] | None) -> Segmentation:
         """Labels with the slices that the user outlined as they were drawn, and all that was noted on the way."""
+        # outlines are put back last, so that neither islands nor other objects take anything of them
         if mended is None:
             self._enter_labels(last=True)
             if not self.options.islands:

@@ -135,6 +135,7 @@ class Nano(Sam2):
         boxes = bare_boxes(instructions)
         if boxes is None or several or self.training:
             return answer
+        # the single mask is the better one where it fills the box, so that several are asked for only where it does not
         fill_B = box_filling(answer.logits_Bhw[:, None], boxes, self.logit_stride)[:, 0]
         lacking = [b for b, fill in enumerate(fill_B.tolist()) if fill < FILLED]
         if not lacking:
