@@ -72,7 +72,7 @@ def test_a_leak_begins_where_the_area_jumps_going_away_from_the_prompt(prompted:
     assert leaked(areas[::-1], 6, prompted=prompted) == [(4, 3, 2)]
     (leak,) = find_leaks(tracked(areas, 2, prompted=prompted), {"SPL": 100_000})
     assert leak == Leak(1, "SPL", (4, 5, 6), 410, 5200)
-    assert leak.told("k").startswith("object 1 jumps from 410 to 5200 voxels on slices 4 to 6 of axis k, beginning at 4: ")
+    assert leak.describe("k").startswith("object 1 jumps from 410 to 5200 voxels on slices 4 to 6 of axis k, beginning at 4: ")
     assert [row.slice for row in mark_leaks(tracked(areas, 2), [leak]) if row.look_here] == [4]
 
 
@@ -100,7 +100,7 @@ def test_what_fills_most_of_a_slice_is_told_unless_it_was_drawn_so() -> None:
     assert not find_leaks(rows, {"SPL": 100}, drawn={1})
     assert (
         find_leaks(rows, {"SPL": 100})[1]
-        .told("i")
+        .describe("i")
         .startswith("object 1 fills most of slice 5 of axis i: it may have leaked; draw a box")
     )
     assert not find_leaks(rows, {"SPL": 1000})

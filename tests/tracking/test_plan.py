@@ -101,9 +101,9 @@ def test_what_cannot_be_tracked_is_refused() -> None:
     for prompts in ([], [negative], [Point((1, 1, 1), 0)], [Point((1, 1, 60))]):
         with pytest.raises(PromptError):
             grouped(volume(), prompts)
-    assert list(grouped(volume(), [negative], known={5})[0].prompts) == [5]
+    assert list(grouped(volume(), [negative], correctable={5})[0].prompts) == [5]
     with pytest.raises(PromptError):
-        grouped(volume(), [negative], known={4})
+        grouped(volume(), [negative], correctable={4})
 
 
 def test_views_by_name() -> None:

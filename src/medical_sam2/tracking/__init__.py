@@ -1,5 +1,4 @@
 """Tracking: from prompts to labels, in a volume (`volume_tracker`) and in a set of images (`image_set`).
 
-`plan`, `fusion`, `postprocess` and `confidence` know numpy and no torch; the rest may import `model` and, for files, `io`. Import
-from the modules: nothing is imported here.
+`plan`, `fusion`, `postprocess` and `confidence` know numpy and no torch; the rest may import `model`. Nothing is imported here.
 """
