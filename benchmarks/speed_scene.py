@@ -61,14 +61,14 @@ def scene(size: int, objects: int, frames: int) -> Scene:
 def network(encoder: str, size: int) -> Sam2:
     """SAM 2.1 with random weights; memories are rounded to bfloat16, as the official code and transformers round them."""
     torch.manual_seed(0)
-    made = Sam2(network_configuration(encoder, size), memory_dtype=torch.bfloat16)
+    made = Sam2(configuration(encoder, size), memory_dtype=torch.bfloat16)
     initialise_weights(made)
     head: Any = made.mask_decoder.pred_obj_score_head
     torch.nn.init.constant_(head.proj_out.bias, PRESENT)
     return made.eval()
 
 
-def network_configuration(encoder: str, size: int) -> Sam2VideoConfig:
+def configuration(encoder: str, size: int) -> Sam2VideoConfig:
     """That of SAM 2.1 with one of the official encoders."""
     width, blocks = SIZES[encoder]
     facts, widths = ENCODERS[blocks], [width << stage for stage in range(len(blocks))]

@@ -101,7 +101,7 @@ def without_upsampling(
     if not all(prompted):
         return REMEMBER(self, frame, prediction, t, prompted)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sam2, "upsampled", lambda *_: torch.from_numpy(np.stack(rectangles())).float() * 20 - 10)
+        patch.setattr(sam2, "upsample", lambda *_: torch.from_numpy(np.stack(rectangles())).float() * 20 - 10)
         return REMEMBER(self, frame, prediction, t, prompted)
 
 

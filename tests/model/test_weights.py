@@ -274,7 +274,7 @@ WRONG: dict[str, dict[str, object]] = {
 @pytest.mark.parametrize("content", [*CONFIGS.values()], ids=[*CONFIGS])
 def test_a_broken_configuration(copy: Path, content: bytes) -> None:
     (copy / "config.json").write_bytes(content)
-    with pytest.raises(WeightsError, match=r"config\.json: .*network_configuration"):
+    with pytest.raises(WeightsError, match=r"config\.json: .*configuration"):
         load_backbone(copy)
 
 

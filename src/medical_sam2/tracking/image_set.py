@@ -18,7 +18,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from medical_sam2.errors import PromptError
 from medical_sam2.intensity_window import Window
-from medical_sam2.model.backbone import Backbone, FramePrediction
+from medical_sam2.model.backbone import Backbone
 from medical_sam2.model.memory_bank import Policy, PolicyBank
 from medical_sam2.model.tracker import track
 from medical_sam2.plugins import find
@@ -184,7 +184,8 @@ class _ObjectGroup:
         viewer = self.config.viewer
         order, prompters = self._visited(), [self._prompter(own) for own in self.prompts.values()]
         for i, found in track(self.config.backbone, viewer.features, order, prompters, self._bank):
-            yield _make_step(i, tuple(self.prompts), found, self._likeness.pop(i, 1.0))
+            sure = tuple(found.confidence_B.float().tolist())
+            yield _ImageStep(i, tuple(self.prompts), found.logits_Bhw, sure, self._likeness.pop(i, 1.0))
 
     def _visited(self) -> Iterator[int]:
         templates, usable = self._templates(), self.config.viewer.usable
@@ -222,10 +223,6 @@ class _ObjectGroup:
             banks = [np.stack([unit_vector(m.summary_C) for m in own]) for own in self._bank.memories if own]
             worth[places] = np.mean([(queries @ bank.T).max(1) for bank in banks], axis=0)
         return worth
-
-
-def _make_step(index: int, labels: tuple[int, ...], found: FramePrediction, likeness: float) -> _ImageStep:
-    return _ImageStep(index, labels, found.logits_Bhw, tuple(found.confidence_B.float().tolist()), likeness)
 
 
 def _prompt_rank(prompt: FramePrompt) -> int:
