@@ -83,14 +83,14 @@ def test_clicks(network: Sam2, features: Sequence[Features]) -> None:
 def test_a_mask_speaks_through_the_single_mask_token(
     network: Sam2, features: Sequence[Features], direction: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    decoder = Sam2._decoder
+    decoder = Sam2._run_decoder
 
     def several(*args: object, **told: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         return decoder(*args, **told | {"several": True})
 
     golden = GOLDEN[f"mask_{direction}_pointer"]
     assert largest(follow(network, features, "mask", direction, visits=1)[0].pointer_BC[:, None], golden) < POINTERS
-    monkeypatch.setattr(Sam2, "_decoder", several)
+    monkeypatch.setattr(Sam2, "_run_decoder", several)
     assert largest(follow(network, features, "mask", direction, visits=1)[0].pointer_BC[:, None], golden) > 100 * POINTERS
 
 
