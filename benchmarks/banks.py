@@ -28,7 +28,7 @@ from medical_sam2.evaluate.cases import SetTask, VolumeTask
 from medical_sam2.evaluate.significance import compared
 from medical_sam2.io.atomic import write_bytes
 from medical_sam2.metrics import dice
-from medical_sam2.model.memory import Fifo, Greedy, Policy, SelfSorting
+from medical_sam2.model.memory_bank import Fifo, Greedy, Policy, SelfSorting
 from medical_sam2.prompts import FramePrompt, Mask
 from medical_sam2.segmenter import Segmenter
 from medical_sam2.volume import Volume

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 import real_volumes
 from medical_sam2.intensity_window import choose_window
 from medical_sam2.metrics import dice
-from medical_sam2.model.memory import SelfSorting
+from medical_sam2.model.memory_bank import SelfSorting
 from medical_sam2.prompts import FramePrompt, Point, intensities
 from medical_sam2.segmenter import Segmenter
 from medical_sam2.tracking.plan import primary_view
@@ -29,13 +29,13 @@ from medical_sam2.tracking.region_of_interest import (
     SMALL,
     Canvas,
     Region,
-    _best,
+    _most_agreed,
     _part_under,
     box_of,
-    grown,
-    shown,
+    grow_region,
+    region_for,
 )
-from medical_sam2.tracking.view_tracker import Follower, TrackingConfig
+from medical_sam2.tracking.view_tracker import TrackingConfig, ViewTracker
 from medical_sam2.views import View
 from medical_sam2.volume import Volume
 from nano_recipe import make_volume
@@ -55,7 +55,7 @@ SEED, PADDING = 990_000, 96
 class Click:
     """On one slice of one object."""
 
-    follower: Follower
+    tracker: ViewTracker
     view: View
     t: int
     prompt: FramePrompt
@@ -63,10 +63,10 @@ class Click:
 
     @property
     def canvas(self) -> Canvas:
-        return self.follower.frames(self.view).canvas
+        return self.tracker.frames(self.view).canvas
 
     def look(self, region: Region | None) -> tuple[NDArray[np.bool_], float]:
-        mask, sure = self.follower.look(self.view, region, self.t, self.prompt)
+        mask, sure = self.tracker.ask(self.view, region, self.t, self.prompt)
         return _part_under(self.prompt, mask), sure
 
     def around(self, scale: float) -> Region | None:
@@ -75,12 +75,12 @@ class Click:
 
     def outlined(self, mask: NDArray[np.bool_]) -> float:
         """Dice of what the network finds where a first answer says that the object is."""
-        region = shown(self.canvas, box_of(mask)) if mask.any() else None
+        region = region_for(self.canvas, box_of(mask)) if mask.any() else None
         while True:
-            found, _ = self.follower.look(self.view, region, self.t, self.prompt)
+            found, _ = self.tracker.ask(self.view, region, self.t, self.prompt)
             if region is None or not region.touched(found):
                 return dice(self.truth, found)
-            region = grown(self.canvas, region)
+            region = grow_region(self.canvas, region)
 
 
 def objects(folder: Path | None, small: bool) -> Iterator[tuple[Volume, NDArray[np.bool_]]]:
@@ -111,7 +111,7 @@ def clicks(segmenter: Segmenter, folder: Path | None, small: bool) -> Iterator[C
         frame = view.apply(volume.array, volume.orientation)[t]
         window = choose_window(volume, inside=intensities(frame, prompt))
         yield Click(
-            Follower(TrackingConfig(segmenter.network, segmenter.encode, volume, window, SelfSorting)),
+            ViewTracker(TrackingConfig(segmenter.network, segmenter.encode, volume, window, SelfSorting)),
             view,
             t,
             prompt,
@@ -127,10 +127,10 @@ def tried(click: Click) -> list[tuple[float, int]]:
     rows = []
     for first, near in WAYS.values():
         regions = dict.fromkeys(click.around(scale) if scale < 1 else None for scale in first)
-        best = _best([answers[region] for region in regions])
+        best = _most_agreed([answers[region] for region in regions])
         if near and (not best.any() or max(best.any(0).sum(), best.any(1).sum()) < limit):
             regions |= dict.fromkeys(map(click.around, near))
-            best = _best([answers[region] for region in regions])
+            best = _most_agreed([answers[region] for region in regions])
         if best.tobytes() not in known:
             known[best.tobytes()] = click.outlined(best)
         rows.append((known[best.tobytes()], len(regions)))

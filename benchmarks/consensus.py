@@ -34,8 +34,8 @@ from medical_sam2.intensity_window import choose_window
 from medical_sam2.io.atomic import write_bytes
 from medical_sam2.prompts import intensities
 from medical_sam2.segmenter import Segmenter
-from medical_sam2.tracking.consensus import FEATURES, Gate, Tracked, described, working_grid
-from medical_sam2.tracking.feature_cache import fingerprint
+from medical_sam2.tracking.consensus import FEATURES, Gate, TrackedObject, compute_features, working_grid
+from medical_sam2.tracking.encoding import fingerprint
 from medical_sam2.tracking.region_of_interest import box_of
 from medical_sam2.volume import Volume
 from nano_recipe import make_case
@@ -180,7 +180,7 @@ def example(file: Path) -> Example | None:
     kept = np.load(file)
     found, truth, start = kept["prob"].astype(np.float32) / 255, kept["truth"], int(kept["start"])
     grey, mm = kept["grey"].astype(np.float32) / 255, tuple(float(x) for x in kept["mm"])
-    what = Tracked(found, lambda i: grey[i], 0, [start], kept["conf"], mm)
+    what = TrackedObject(found, lambda i: grey[i], 0, [start], kept["conf"], mm)
     grid = working_grid(what)
     if grid is None:
         return None
@@ -195,7 +195,7 @@ def example(file: Path) -> Example | None:
     inside = np.zeros(truth.shape, bool)
     inside[tuple(slice(*ends) for ends in zip(grid.low, grid.high, strict=True))] = True
     size, places = float(truth[off].sum()), np.concatenate(chosen)
-    features = torch.from_numpy(described(what, grid).reshape(-1, len(FEATURES))[places])
+    features = torch.from_numpy(compute_features(what, grid).reshape(-1, len(FEATURES))[places])
     weight, share = torch.from_numpy(weight / size).float(), torch.from_numpy(share.ravel()[places])
     return Example(str(kept["dataset"]), features, share, weight, float(((found > 0.5) & ~inside)[off].sum()) / size)
 

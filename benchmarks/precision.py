@@ -24,7 +24,7 @@ from medical_sam2.io.atomic import write_bytes
 from medical_sam2.metrics import dice
 from medical_sam2.prompts import Point
 from medical_sam2.segmenter import Segmenter
-from medical_sam2.tracking.feature_cache import fingerprint
+from medical_sam2.tracking.encoding import fingerprint
 from medical_sam2.tracking.plan import primary_view
 from medical_sam2.volume import Segmentation
 from precision_report import GOAL, Row, Way, added, known, line, measured, overall, page

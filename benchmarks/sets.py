@@ -28,11 +28,11 @@ from medical_sam2.errors import PromptError
 from medical_sam2.evaluate.cases import SetTask
 from medical_sam2.evaluate.prompting import check_boxable
 from medical_sam2.io.atomic import write_bytes
-from medical_sam2.model.memory import POLICIES
+from medical_sam2.model.memory_bank import POLICIES
 from medical_sam2.segmenter import Segmenter
-from medical_sam2.tracking.feature_cache import fingerprint
-from medical_sam2.tracking.image_set import ORDERS, ImageMask, ImageSetting, Order, Shuffled, outlined
-from medical_sam2.tracking.image_viewer import Viewer
+from medical_sam2.tracking.encoding import fingerprint
+from medical_sam2.tracking.image_set import ORDERS, ImageMask, ImageSetConfig, Order, Shuffled, segment_set
+from medical_sam2.tracking.image_viewer import ImageViewer
 
 SETS = ("WBC", "OpticDiscCup", "RetinalVessels", "Nuclei", "BreastUltrasound", "PolypCVC", "KidneyCT2D")
 WAYS = (("prompted", "given"), ("fifo", "shuffled"), ("self-sorting", "shuffled"), ("self-sorting", "similar"))
@@ -74,7 +74,7 @@ class Loaded:
     data: DataSet
     images: list[NDArray[np.generic]]
     labels: list[NDArray[np.unsignedinteger]]
-    viewer: Viewer
+    viewer: ImageViewer
 
     def truths(self, structure: str) -> list[NDArray[np.bool_]]:
         return [self.data.mask(labels, structure) for labels in self.labels]
@@ -87,7 +87,7 @@ def loaded(data: DataSet, segmenter: Segmenter, most: int | None) -> Loaded:
         cases = [cases[i] for i in sorted(np.random.default_rng(SEED).choice(len(cases), most, replace=False))]
     found = [data.load(case) for case in cases]
     images = [np.asarray(each.images[0].array) for each in found]
-    viewer = Viewer(images, segmenter.encode, segmenter.network.image_size)
+    viewer = ImageViewer(images, segmenter.encode, segmenter.network.image_size)
     return Loaded(data, images, [each.labels for each in found if each.labels is not None], viewer)
 
 
@@ -120,11 +120,11 @@ def run(what: Loaded, row: Row, segmenter: Segmenter) -> tuple[Row, dict[int, Im
     task = SetTask(what.images, what.truths(row.structure), row.template)
     said = task.prompt(row.prompt, np.random.default_rng(SEED))  # type: ignore[arg-type]
     order: Order = Shuffled(row.seed) if row.order == "shuffled" else ORDERS[row.order]
-    setting = ImageSetting(segmenter.network, what.viewer, POLICIES[row.bank], order)
+    setting = ImageSetConfig(segmenter.network, what.viewer, POLICIES[row.bank], order)
     start = time.perf_counter()
     with segmenter.computing():
         visited = [row.template, *(i for i in range(len(what.images)) if i != row.template)]
-        found = {one.index: one for one in outlined(setting, {row.template: {1: said}}, visited)}
+        found = {one.index: one for one in segment_set(setting, {row.template: {1: said}}, visited)}
     scores = task.scores({i: one.labels == 1 for i, one in found.items()})
     seconds = time.perf_counter() - start
     return replace(row, dice=round(float(np.nanmean([*scores.values()])), 5), seconds=round(seconds, 3)), found

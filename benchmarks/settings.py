@@ -20,11 +20,11 @@ from unittest import mock
 import numpy as np
 
 from medical_sam2.evaluate.significance import compared
-from medical_sam2.model.memory import Fifo, Greedy, SelfSorting
+from medical_sam2.model.memory_bank import Fifo, Greedy, SelfSorting
 from medical_sam2.model.weights import read_weights
 from medical_sam2.prompts import FramePrompt, Mask
 from medical_sam2.segmenter import Segmenter
-from medical_sam2.tracking.volume_tracker import OrientationTracker
+from medical_sam2.tracking.volume_tracker import GroupTracker
 from medical_sam2.views import View
 from medical_sam2.volume import Volume
 from nano_recipe import make_case
@@ -97,12 +97,12 @@ def sets(count: int) -> list[tuple[list[np.ndarray], list[np.ndarray]]]:
 
 def on_volumes(segmenter: Segmenter, cases: list, order: str = "likeness", **settings: object) -> list[float]:
     scores = []
-    likely = OrientationTracker._ordered
+    likely = GroupTracker._ordered
 
-    def turned(tracker: OrientationTracker, first: View, further: Sequence[View]) -> list[View]:
+    def turned(tracker: GroupTracker, first: View, further: Sequence[View]) -> list[View]:
         return likely(tracker, first, further)[::-1]
 
-    with mock.patch.object(OrientationTracker, "_ordered", likely if order == "likeness" else turned):
+    with mock.patch.object(GroupTracker, "_ordered", likely if order == "likeness" else turned):
         for volume, prompt, truth, start in cases:
             result = segmenter.segment_volume(volume, [prompt], **settings).labels > 0
             others = np.arange(len(truth)) != start

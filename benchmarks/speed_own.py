@@ -13,13 +13,13 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from medical_sam2.model.backbone import Features, FramePrediction, Instruction, Memory, Recall
-from medical_sam2.model.memory import Fifo, PolicyBank
+from medical_sam2.model.backbone import Features, FramePrediction, Fused, Instruction, Memory, Recall
+from medical_sam2.model.memory_bank import Fifo, PolicyBank
 from medical_sam2.model.sam2 import Sam2
 from medical_sam2.model.tracker import track
 from medical_sam2.prompts import Fixed, FramePrompt
 from medical_sam2.segmenter import Precision, Segmenter
-from medical_sam2.tracking.feature_cache import FeatureCache
+from medical_sam2.tracking.encoding import FeatureCache
 from speed_scene import Scene, Steps
 
 VERBS = ("encode", "fuse", "decode", "memorise")
@@ -71,13 +71,13 @@ class Watched:
             return self._timed("encode", lambda: self.network.encode(self.network.normalised(frames_N3SS)))
         return self._timed("encode", lambda: self.segmenter.encode(frames_N3SS[0]))
 
-    def fuse(self, frame: Features, recall: Recall) -> Tensor:
+    def fuse(self, frame: Features, recall: Recall) -> Fused:
         """Memory attention."""
         return self._timed("fuse", lambda: self.network.fuse(frame, recall))
 
-    def decode(self, frame: Features, fused_BChw: Tensor, instructions: Sequence[Instruction | None]) -> FramePrediction:
+    def decode(self, frame: Features, fused: Fused, instructions: Sequence[Instruction | None]) -> FramePrediction:
         """Prompt encoder and mask decoder."""
-        return self._timed("decode", lambda: self.network.decode(frame, fused_BChw, instructions))
+        return self._timed("decode", lambda: self.network.decode(frame, fused, instructions))
 
     def memorise(self, frame: Features, prediction: FramePrediction, t: int, prompted: Sequence[bool]) -> list[Memory]:
         """Memory encoder."""

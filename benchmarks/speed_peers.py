@@ -15,7 +15,7 @@ from transformers import Sam2VideoModel
 from transformers.models.sam2_video.modeling_sam2_video import Sam2VideoInferenceSession
 
 from medical_sam2.errors import ConfigError
-from medical_sam2.model.keys import from_official
+from medical_sam2.model.checkpoint_format import from_official
 from medical_sam2.model.sam2 import Sam2
 from speed_scene import Scene, Steps
 

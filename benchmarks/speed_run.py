@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from medical_sam2.segmenter import Precision
-from medical_sam2.tracking.feature_cache import FeatureCache
+from medical_sam2.tracking.encoding import FeatureCache
 from speed_own import HERE, VERBS, WAYS, Watched, tracked
 from speed_peers import official, session
 from speed_scene import Scene, Steps, network, scene

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 from transformers import Sam2VideoConfig
 
-from medical_sam2.model.pyramid import reset
+from medical_sam2.model.checkpoint_format import ENCODERS
+from medical_sam2.model.nano.encoder import initialise_weights
 from medical_sam2.model.sam2 import Sam2
-from medical_sam2.model.sizes import ENCODERS
 
 PRESENT = 5.0  # bias of the object score: with it no object is judged absent, and logits can be compared
 SIDE = 0.3  # of a box, of the frame
@@ -62,7 +62,7 @@ def network(encoder: str, size: int) -> Sam2:
     """SAM 2.1 with random weights; memories are rounded to bfloat16, as the official code and transformers round them."""
     torch.manual_seed(0)
     made = Sam2(configuration(encoder, size), memory_dtype=torch.bfloat16)
-    reset(made)
+    initialise_weights(made)
     head: Any = made.mask_decoder.pred_obj_score_head
     torch.nn.init.constant_(head.proj_out.bias, PRESENT)
     return made.eval()

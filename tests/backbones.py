@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from medical_sam2.model.backbone import Features, FramePrediction, Instruction, Memory, Recall
+from medical_sam2.model.backbone import Features, FramePrediction, Fused, Instruction, Memory, Recall
 
 TOLERANCE = 0.1  # of the intensity, in [0, 1]
 
@@ -31,24 +31,21 @@ class Brightness(nn.Module):
         self.image_size = image_size
         self.counts = Counts()
 
-    def normalised(self, frames_N3SS: Tensor) -> Tensor:
-        return frames_N3SS
-
     def encode(self, frames_N3SS: Tensor) -> Features:
         self.counts.encoded.append(frames_N3SS.numpy().tobytes())
         frame = frames_N3SS[:, :1]
         return Features(frame, (frame, frame), frame.mean((2, 3)))
 
-    def fuse(self, frame: Features, recall: Recall) -> Tensor:
+    def fuse(self, frame: Features, recall: Recall) -> Fused:
         """Remembered intensity, -1 where there is none, as a map of one pixel."""
         self.counts.most_memories = max(self.counts.most_memories, *(sum(r.map for r in own) for own in recall))
         known = [torch.stack([r.memory.pointer_C[0] for r in own]).median() if own else torch.tensor(-1.0) for own in recall]
-        return torch.stack(known)[:, None, None, None]
+        return Fused(torch.stack(known)[:, None, None, None])
 
-    def decode(self, frame: Features, fused_BChw: Tensor, instructions: Sequence[Instruction | None]) -> FramePrediction:
+    def decode(self, frame: Features, fused: Fused, instructions: Sequence[Instruction | None]) -> FramePrediction:
         self.counts.decoded.append(len(instructions))
         picture = frame.top_BChw[0, 0]
-        known = [self._pointed(picture, told, fused_BChw[b, 0, 0, 0]) for b, told in enumerate(instructions)]
+        known = [self._pointed(picture, told, fused.map_BChw[b, 0, 0, 0]) for b, told in enumerate(instructions)]
         masks = [self._mask(picture, told, value) for told, value in zip(instructions, known, strict=True)]
         there = torch.stack([mask.any() for mask in masks]).float()
         logits = torch.stack(masks).float() * 20 - 10

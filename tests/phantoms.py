@@ -82,4 +82,4 @@ def rotation(angle: float) -> NDArray[np.float64]:
 
 def segmenter() -> Segmenter:
     """A segmenter whose answer is known."""
-    return Segmenter(Brightness(), device="cpu", precision="fp32")  # type: ignore[arg-type]
+    return Segmenter(Brightness(), device="cpu", precision="fp32")

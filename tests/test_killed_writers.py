@@ -25,7 +25,7 @@ from medical_sam2.model.weights import load_backbone, save_backbone
 from medical_sam2.preview import save as save_preview
 from medical_sam2.prompts import Mask
 from medical_sam2.server.segmentation import SessionResult, load_result, save_result
-from medical_sam2.tracking.feature_cache import FeatureStore, content
+from medical_sam2.tracking.encoding import FeatureStore, content_key
 from medical_sam2.train.loop import load_checkpoint, save_checkpoint
 from medical_sam2.train.records import METRICS, RunRecords, StepReport
 from medical_sam2.volume import Segmentation, Volume
@@ -72,7 +72,7 @@ def features(version: int) -> Features:
 
 def stored(folder: Path) -> list[float]:
     """Versions whose features are found."""
-    found = [kept_features(folder).load(content(torch.full((3, 2, 2), float(v))), torch.device("cpu")) for v in (1, 2)]
+    found = [kept_features(folder).load(content_key(torch.full((3, 2, 2), float(v))), torch.device("cpu")) for v in (1, 2)]
     return [float(one.top_BChw.mean()) for one in found if one is not None]
 
 
@@ -112,7 +112,9 @@ WRITERS = {
         lambda f: [(one.labels[0].tobytes(), one.warnings) for one in [load_result(f / "1.npz")]],
     ),
     "features": Writer(
-        lambda f, v: [kept_features(f).keep(content(torch.full((3, 2, 2), float(n))), features(n)) for n in range(1, v + 1)],
+        lambda f, v: [
+            kept_features(f).keep(content_key(torch.full((3, 2, 2), float(n))), features(n)) for n in range(1, v + 1)
+        ],
         stored,
     ),
     "pool": Writer(pool, cases),

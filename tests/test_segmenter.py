@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from medical_sam2.errors import ConfigError, GeometryError, PromptError
-from medical_sam2.model.memory import Fifo
+from medical_sam2.model.memory_bank import Fifo
 from medical_sam2.model.nano import nano
 from medical_sam2.prompts import Mask, Point
 from medical_sam2.segmenter import Segmenter, choose_device, choose_precision

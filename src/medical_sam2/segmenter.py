@@ -10,25 +10,26 @@ from typing import Literal, TypeVar
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from medical_sam2.errors import ConfigError, MedicalSam2Error
 from medical_sam2.intensity_window import Window
-from medical_sam2.model.backbone import Features
-from medical_sam2.model.memory import POLICIES, Policy
+from medical_sam2.model.backbone import Backbone, Features
+from medical_sam2.model.memory_bank import POLICIES, Policy
 from medical_sam2.model.sam2 import Sam2
 from medical_sam2.model.weights import load_backbone, weights_file
 from medical_sam2.plugins import find
 from medical_sam2.prompts import FramePrompt, Prompt
 from medical_sam2.tracking.consensus import Gate
-from medical_sam2.tracking.correction import corrected
+from medical_sam2.tracking.correction import correct_labels
 from medical_sam2.tracking.cropping import Crop, CroppedImages
-from medical_sam2.tracking.feature_cache import FeatureCache, FeatureStore, content, fingerprint
+from medical_sam2.tracking.encoding import CompiledEncoder, FeatureCache, FeatureStore, content_key, fingerprint
 from medical_sam2.tracking.fusion import FUSIONS, FusionFactory
-from medical_sam2.tracking.image_set import ImageMask, ImageSetting, Order, chosen, outlined
-from medical_sam2.tracking.image_viewer import Viewer, choose_set_windows
+from medical_sam2.tracking.image_set import ImageMask, ImageSetConfig, Order, choose_order, segment_set
+from medical_sam2.tracking.image_viewer import ImageViewer, choose_set_windows
 from medical_sam2.tracking.plan import by_window, plan_tracking
 from medical_sam2.tracking.view_tracker import TrackingConfig
-from medical_sam2.tracking.volume_tracker import FrameDone, OrientationTracker, ResultOptions, TrackingProgress, VolumeTracker
+from medical_sam2.tracking.volume_tracker import FrameDone, GroupTracker, ResultOptions, TrackingProgress, VolumeTracker
 from medical_sam2.views import View
 from medical_sam2.volume import Segmentation, Volume
 
@@ -43,7 +44,7 @@ class Segmenter:
     not encode a slice again, as long as the pixels and the weights stay the same.
 
     Args:
-        network: the backbone; moved to the device and put in evaluation mode.
+        network: any backbone; one that is a torch module is moved to the device and put in evaluation mode.
         device: "auto", "cpu", "cuda", "cuda:1", "mps".
         precision: "fp32", "bf16", or "auto": bf16 where the device computes it fast.
         keep_mb: memory for what the encoder saw.
@@ -59,7 +60,7 @@ class Segmenter:
 
     def __init__(
         self,
-        network: Sam2,
+        network: Backbone,
         *,
         device: str = "auto",
         precision: Precision = "auto",
@@ -68,7 +69,9 @@ class Segmenter:
         gate: Gate | None = None,
     ) -> None:
         self.device, self.gate = choose_device(device), gate
-        self.network = network.eval().to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # faster
+        self.network = network
+        if isinstance(network, nn.Module):
+            network.eval().to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # faster
         self.precision: Literal["fp32", "bf16"] = choose_precision(precision, self.device)
         self.engine, self._see = engine, choose_encoder(engine, self.network, self.precision)
         self._kept = FeatureCache(keep_mb)
@@ -132,7 +135,7 @@ class Segmenter:
             zoom: whether the network is shown a region around the object that grows with it, or always whole slices.
             features: folder in which what the encoder saw is kept from run to run, by content and weights.
             names: label → name of the structure.
-            on_frame: told of each tracked frame.
+            on_frame: called with each tracked frame.
 
         Returns:
             A segmentation in the volume's own grid; a slice outlined by the user stays as it was drawn.
@@ -143,15 +146,16 @@ class Segmenter:
         """
         if earlier is not None and (probability or uncertainty):
             raise ConfigError("a correction keeps no probabilities", "leave `probability` and `uncertainty` out, or `earlier`")
+        # padding is cut off before anything else and put back after everything else; groups of one window share a tracker
         policy, summed = find(POLICIES, bank, what="bank"), find(FUSIONS, fusion, what="fusion")
         shown, mended = (crop := Crop.to_content(volume, prompts)).volume, crop.labels(earlier)
         plan = plan_tracking(shown, [crop.prompt(prompt) for prompt in prompts], views, earlier)
         options = ResultOptions(summed, probability, uncertainty, islands, self.gate if consensus else None)
-        work = VolumeTracker(shown, plan, options, TrackingProgress(crop.teller(on_frame)))
+        work = VolumeTracker(shown, plan, options, TrackingProgress(crop.wrap_progress(on_frame)))
 
-        def tracker(seen: Window) -> OrientationTracker:
-            setting = TrackingConfig(self.network, self._encoder(features), shown, seen, policy, joint, zoom)
-            return OrientationTracker(setting, work.progress, work.rows)
+        def tracker(seen: Window) -> GroupTracker:
+            config = TrackingConfig(self.network, self._encoder(features), shown, seen, policy, joint, zoom)
+            return GroupTracker(config, work.progress, work.rows)
 
         with self.computing():
             for seen, own in by_window(shown, plan.groups, window).items():
@@ -159,8 +163,8 @@ class Segmenter:
                 if mended is None:
                     work.track(tracker(seen), own)
                 else:
-                    mended = corrected(tracker(seen), own, mended)
-        return crop.back(work.result(names or {}, mended), earlier)
+                    mended = correct_labels(tracker(seen), own, mended)
+        return crop.to_whole(work.result(names or {}, mended), earlier)
 
     @torch.no_grad()
     def segment_images(
@@ -185,11 +189,11 @@ class Segmenter:
             bank: memory policy.
             order: in which the other images are visited: "given", "shuffled", "similar" (most like the bank first), or a
                 policy of your own; or the images themselves, one after the other.
-            only: the images to be outlined beside the prompted ones; all unless told.
+            only: the images to be outlined beside the prompted ones; all unless given.
             features: folder in which what the encoder saw is kept, by content and weights.
             window: see `intensity_window.choose_window`; "auto" takes one for all CT images in Hounsfield units.
             modality: what took an image, as a DICOM code, where known; else air and bone tell a CT.
-            on_error: told of images that cannot be used, which are left out; without it their error is raised.
+            on_error: called with images that cannot be used, which are left out; without it their error is raised.
 
         Yields:
             One result for each image as it is made, the prompted ones first.
@@ -198,14 +202,14 @@ class Segmenter:
             PromptError: no image is prompted, or a prompt cannot work.
         """
         policy: Callable[[], Policy] = find(POLICIES, bank, what="bank")
-        asked, rest = chosen(order, len(images))
+        asked, rest = choose_order(order, len(images))
         size, seen = self.network.image_size, choose_set_windows(images, prompts, window, modality)
-        content = CroppedImages(images, prompts)
-        viewer = Viewer(content, self._encoder(features), size, on_error=on_error, windows=seen)
+        cropped = CroppedImages(images, prompts)
+        viewer = ImageViewer(cropped, self._encoder(features), size, on_error=on_error, windows=seen)
         visited = [*dict.fromkeys([*prompts, *(i for i in rest if only is None or i in only)])]
-        setting = ImageSetting(self.network, viewer, policy, asked)
-        for found in self._stepwise(outlined(setting, content.prompts, visited)):
-            yield replace(found, labels=content.back(found.index, found.labels), window=viewer.windows.get(found.index))
+        config = ImageSetConfig(self.network, viewer, policy, asked)
+        for found in self._stepwise(segment_set(config, cropped.prompts, visited)):
+            yield replace(found, labels=cropped.to_whole(found.index, found.labels), window=viewer.windows.get(found.index))
 
     def _stepwise(self, steps: Iterator[T]) -> Iterator[T]:
         """The same, in this precision, which does not leak to whoever takes the results."""
@@ -218,24 +222,30 @@ class Segmenter:
 
     def encode(self, frame_3SS: torch.Tensor, store: FeatureStore | None = None) -> Features:
         """What the network sees on one frame (3, S, S) in [0, 1]; at once where it was seen before."""
-        key = content(frame_3SS)
+        key = content_key(frame_3SS)
 
         def see() -> Features:
-            known = store and store.load(key, self.device)
-            return known or self._see(self.network.normalised(frame_3SS[None].to(self.device)))
+            stored = store and store.load(key, self.device)
+            return stored or self._see(frame_3SS[None].to(self.device))
 
-        features = self._kept.of([*self.network.parameters(), *self.network.buffers()], self.precision).get(key, see)
+        features = self._kept.of(self._weights(), self.precision).get(key, see)
         if store is not None:
             store.keep(key, features)
         return features
+
+    def _weights(self) -> Sequence[torch.Tensor]:
+        """All numbers that what the encoder sees may depend on."""
+        network = self.network
+        return [*network.parameters(), *network.buffers()] if isinstance(network, nn.Module) else []
 
     def _encoder(self, folder: Path | None) -> Callable[[torch.Tensor], Features]:
         """`encode`, with a folder that keeps what was seen."""
         if folder is None:
             return self.encode
-        return partial(
-            self.encode, store=FeatureStore(folder, fingerprint(self.network, self.device, self.precision, self.engine))
-        )
+        if not isinstance(self.network, nn.Module):
+            raise ConfigError("features are kept for networks of torch alone", "leave the folder for features out")
+        made_by = fingerprint(self.network, self.device, self.precision, self.engine)
+        return partial(self.encode, store=FeatureStore(folder, made_by))
 
     def computing(self) -> AbstractContextManager[object]:
         """In this precision while the context lasts."""
@@ -250,6 +260,7 @@ def choose_device(name: str) -> torch.device:
     Raises:
         ConfigError: no such device here.
     """
+    # torch names devices that are not there, and refuses others only when they are used: both are told here
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
@@ -264,19 +275,20 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
-def choose_encoder(engine: str, network: Sam2, precision: Literal["fp32", "bf16"]) -> Callable[[torch.Tensor], Features]:
-    """Frames (N, 3, S, S), normalised → what the network sees, by torch or by OpenVINO.
+def choose_encoder(engine: str, network: Backbone, precision: Literal["fp32", "bf16"]) -> Callable[[torch.Tensor], Features]:
+    """Frames (N, 3, S, S) in [0, 1] → what the network sees, by torch or by OpenVINO.
 
     Raises:
         ConfigError: there is no such engine here.
     """
-    if engine == "torch":
-        return network.encode
-    if engine != "openvino":
+    if engine not in {"torch", "openvino"}:
         raise ConfigError(f"unknown engine {engine!r}", "choose torch or openvino")
-    from medical_sam2.tracking.openvino import CompiledEncoder
-
-    return CompiledEncoder(network, precision)
+    if not isinstance(network, Sam2):
+        if engine == "openvino":
+            raise ConfigError("OpenVINO compiles the encoder of a SAM 2 alone", "choose the engine torch")
+        return network.encode
+    encode = network.encode if engine == "torch" else CompiledEncoder(network, precision)
+    return lambda frames_N3SS: encode(network.normalised(frames_N3SS))
 
 
 def choose_precision(name: str, device: torch.device) -> Literal["fp32", "bf16"]:

@@ -163,7 +163,7 @@ def test_a_second_run_finds_what_the_first_one_saw(desk: Desk) -> None:
 
 
 def test_bank_of_ones_own(desk: Desk) -> None:
-    (desk.folder / "mine.py").write_text("from medical_sam2.model.memory import Fifo as Mine\n")
+    (desk.folder / "mine.py").write_text("from medical_sam2.model.memory_bank import Fifo as Mine\n")
     assert desk.done(*CLICK, "--bank", "mine.py:Mine")["settings"]["bank"] == "mine.py:Mine"
 
 
@@ -199,7 +199,7 @@ def test_adapting_to_a_click_is_said_to_do_nothing(desk: Desk, dry: bool) -> Non
 
 
 def test_dry_run_fetches_nothing(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("medical_sam2.model.weights.fetched", None)
+    monkeypatch.setattr("medical_sam2.model.weights.fetch", None)
     monkeypatch.setenv("HF_HUB_CACHE", str(desk.folder / "cache"))
     code, out, err = desk.run(*CLICK, "--weights", "somebody/something-not-here", "--dry-run")
     assert code == 0, err

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from medical_sam2.model.nano import configuration
-from medical_sam2.model.pyramid import ConvPyramid, reset
+from medical_sam2.model.nano import nano_configuration
+from medical_sam2.model.nano.encoder import ConvPyramid, initialise_weights
 from medical_sam2.model.sam2 import Sam2
 
 SIZE = 64
@@ -15,8 +15,8 @@ def tiny(seed: int = 0, *, image_size: int = SIZE) -> Sam2:
     """A network of 64 pixels whose weights are all random, so that none of its parts is silent."""
     generator = torch.random.get_rng_state()
     torch.manual_seed(seed)
-    network = Sam2(configuration(image_size), ConvPyramid(widths=(8, 16, 16, 16, 16), depths=(1, 1, 1, 1)))
-    reset(network)
+    network = Sam2(nano_configuration(image_size), ConvPyramid(widths=(8, 16, 16, 16, 16), depths=(1, 1, 1, 1)))
+    initialise_weights(network)
     for name, parameter in network.named_parameters():
         if name.endswith("scale") or "memory_" in name or "no_" in name or "occlusion" in name:
             nn.init.normal_(parameter, std=0.3 if parameter.ndim != 2 else parameter.shape[1] ** -0.5)

@@ -10,11 +10,10 @@ from torch import Tensor
 
 from medical_sam2.model import sam2
 from medical_sam2.model.backbone import Features, FramePrediction, Memory
-from medical_sam2.model.keys import from_official
-from medical_sam2.model.memory import Fifo, PolicyBank
+from medical_sam2.model.checkpoint_format import from_official, network_configuration
+from medical_sam2.model.memory_bank import Fifo, PolicyBank
 from medical_sam2.model.sam2 import Sam2
-from medical_sam2.model.sizes import configuration
-from medical_sam2.model.tracker import track, upsampled
+from medical_sam2.model.tracker import track, upsample
 from medical_sam2.model.weights import load_backbone
 from medical_sam2.prompts import Box, Fixed, FramePrompt
 from medical_sam2.segmenter import Segmenter
@@ -44,13 +43,13 @@ def features(network: Sam2) -> Sequence[Features]:
 def test_each_official_checkpoint_fits_strictly(variant: str) -> None:
     weights = from_official(official.shapes_only(variant))
     with torch.device("meta"):
-        network = Sam2(configuration(weights, 1024))
+        network = Sam2(network_configuration(weights, 1024))
     assert {n: w.shape for n, w in network.state_dict().items()} == {n: w.shape for n, w in weights.items()}
 
 
 def test_each_official_encoder_takes_its_own_place() -> None:
     depths = [from_official(official.shapes_only(variant)) for variant in official.VARIANTS]
-    trunks = [configuration(weights, 1024).vision_config.backbone_config for weights in depths]
+    trunks = [network_configuration(weights, 1024).vision_config.backbone_config for weights in depths]
     assert [trunk.blocks_per_stage for trunk in trunks] == [
         [1, 2, 7, 2],
         [1, 2, 11, 2],
@@ -84,14 +83,14 @@ def test_clicks(network: Sam2, features: Sequence[Features]) -> None:
 def test_a_mask_speaks_through_the_single_mask_token(
     network: Sam2, features: Sequence[Features], direction: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    decoder = Sam2._decoder
+    decoder = Sam2._run_decoder
 
     def several(*args: object, **told: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         return decoder(*args, **told | {"several": True})
 
     golden = GOLDEN[f"mask_{direction}_pointer"]
     assert largest(follow(network, features, "mask", direction, visits=1)[0].pointer_BC[:, None], golden) < POINTERS
-    monkeypatch.setattr(Sam2, "_decoder", several)
+    monkeypatch.setattr(Sam2, "_run_decoder", several)
     assert largest(follow(network, features, "mask", direction, visits=1)[0].pointer_BC[:, None], golden) > 100 * POINTERS
 
 
@@ -102,7 +101,7 @@ def without_upsampling(
     if not all(prompted):
         return REMEMBER(self, frame, prediction, t, prompted)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sam2, "upsampled", lambda *_: torch.from_numpy(np.stack(rectangles())).float() * 20 - 10)
+        patch.setattr(sam2, "upsample", lambda *_: torch.from_numpy(np.stack(rectangles())).float() * 20 - 10)
         return REMEMBER(self, frame, prediction, t, prompted)
 
 
@@ -162,7 +161,7 @@ def test_a_short_stack_of_slices_is_tracked_as_a_film_of_that_length(
     golden = torch.from_numpy(GOLDEN[f"box_{told}_logits"][:, :, 0])
     golden = golden if forward else golden.flip(0)
     for label in (1, 2):
-        expected = upsampled(golden[:, label - 1], 256).sigmoid().numpy()
+        expected = upsample(golden[:, label - 1], 256).sigmoid().numpy()
         assert np.abs(found.probability[label].transpose(2, 1, 0) - expected).max() < LOGITS / 4
 
 

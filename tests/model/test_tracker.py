@@ -9,10 +9,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from medical_sam2.model.backbone import FramePrediction
-from medical_sam2.model.memory import POLICIES, PolicyBank, SelfSorting
+from medical_sam2.model.memory_bank import POLICIES, PolicyBank, SelfSorting
 from medical_sam2.model.nano import nano
 from medical_sam2.model.sam2 import Sam2
-from medical_sam2.model.tracker import track, upsampled
+from medical_sam2.model.tracker import track, upsample
 from medical_sam2.prompts import Fixed, FramePrompt, Prompter
 from tests.model.conftest import SIZE, tiny
 
@@ -174,9 +174,9 @@ def test_a_memory_holds_its_own_numbers_only(frames: Tensor) -> None:
     kept = [m for memories in bank.memories for m in memories]
     assert len(kept) == 6
     for m in kept:
-        for part in (m.map_Chw, m.pointer_C, m.summary_C, m.key_Dhw, m.cover_4hw):
+        for part in (m.map_Chw, m.pointer_C, m.summary_C, *m.own.values()):
             assert part.untyped_storage().nbytes() == part.numel() * part.element_size()
 
 
 def test_upsampling_is_bilinear() -> None:
-    assert upsampled(torch.tensor([[[0.0, 1.0]]]), (1, 4)).tolist() == [[[0.0, 0.25, 0.75, 1.0]]]
+    assert upsample(torch.tensor([[[0.0, 1.0]]]), (1, 4)).tolist() == [[[0.0, 0.25, 0.75, 1.0]]]

@@ -14,11 +14,10 @@ from transformers import Sam2VideoModel
 
 from medical_sam2.errors import AmbiguousError, WeightsError
 from medical_sam2.model.catalogue import trained_size
-from medical_sam2.model.keys import from_official
-from medical_sam2.model.memory import Fifo, PolicyBank
+from medical_sam2.model.checkpoint_format import Hiera, from_official, network_configuration
+from medical_sam2.model.memory_bank import Fifo, PolicyBank
 from medical_sam2.model.nano import nano
 from medical_sam2.model.sam2 import Pixels, Sam2
-from medical_sam2.model.sizes import Hiera, configuration
 from medical_sam2.model.tracker import track
 from medical_sam2.model.weights import load_backbone, read_weights, save_backbone
 from medical_sam2.prompts import Fixed, FramePrompt
@@ -234,8 +233,8 @@ def test_an_unknown_encoder_is_described() -> None:
     weights = from_official(official.shapes_only("sam2.1_tiny"))
     weights["vision_encoder.backbone.blocks.12.layer_norm2.weight"] = torch.empty(768, device="meta")
     with pytest.raises(WeightsError, match="1-2-7-3 blocks, which is none of the official ones"):
-        configuration(weights, 1024)
-    assert configuration(weights, 1024, encoder=HIERA).vision_config.backbone_config.blocks_per_stage == [1, 2, 7, 3]
+        network_configuration(weights, 1024)
+    assert network_configuration(weights, 1024, encoder=HIERA).vision_config.backbone_config.blocks_per_stage == [1, 2, 7, 3]
 
 
 def test_whole_numbers_are_no_weights(copy: Path) -> None:

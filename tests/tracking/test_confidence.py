@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medical_sam2.tracking.confidence import DROP, Leak, collapses, leaks, pointed_at
+from medical_sam2.tracking.confidence import DROP, Leak, find_leaks, mark_collapses, mark_leaks
 from medical_sam2.volume import SliceConfidence
 from tests.strategies import seeds
 
@@ -21,37 +21,37 @@ def marked(found: list[SliceConfidence]) -> list[int]:
 
 
 def test_the_least_sure_slice_of_each_stretch_is_marked() -> None:
-    assert marked(collapses(rows([0.9, 0.9, 0.3, 0.1, 0.2, 0.9, 0.8, 0.9, 0.5, 0.9]))) == [3, 8]
+    assert marked(mark_collapses(rows([0.9, 0.9, 0.3, 0.1, 0.2, 0.9, 0.8, 0.9, 0.5, 0.9]))) == [3, 8]
 
 
 def test_a_steady_object_is_left_alone_however_unsure() -> None:
-    assert not marked(collapses(rows([0.2, 0.22, 0.19, 0.2])))
+    assert not marked(mark_collapses(rows([0.2, 0.22, 0.19, 0.2])))
 
 
 def test_slices_without_an_outline_and_prompted_ones_are_left_alone() -> None:
     plain = rows([0.9, 0.9, 0.1, 0.9])
     for change in ({"area_px": 0}, {"prompted": True}):
-        assert not marked(collapses([replace(row, **change) if row.slice == 2 else row for row in plain]))
+        assert not marked(mark_collapses([replace(row, **change) if row.slice == 2 else row for row in plain]))
 
 
 def test_objects_and_views_have_their_own_usual() -> None:
     sure, unsure, coronal = rows([0.9] * 4), rows([0.3] * 4, object=2), rows([0.3] * 4, view="PIL")
-    assert not marked(collapses([*sure, *unsure, *coronal]))
+    assert not marked(mark_collapses([*sure, *unsure, *coronal]))
 
 
 def test_too_few_slices_say_nothing() -> None:
-    assert not marked(collapses(rows([0.9, 0.1])))
-    assert collapses([]) == []
+    assert not marked(mark_collapses(rows([0.9, 0.1])))
+    assert mark_collapses([]) == []
 
 
 @given(st.lists(st.floats(0, 1), max_size=30), seeds)
 def test_marks_only_and_whatever_the_order(confidence: list[float], seed: int) -> None:
     given_rows = rows(confidence)
-    found = collapses(given_rows)
+    found = mark_collapses(given_rows)
     assert [replace(row, look_here=False) for row in found] == given_rows
     assert all(row.confidence < DROP * np.median(confidence) for row in found if row.look_here)
     order = np.random.default_rng(seed).permutation(len(confidence))
-    shuffled = collapses([given_rows[i] for i in order])
+    shuffled = mark_collapses([given_rows[i] for i in order])
     assert {row.slice for row in shuffled if row.look_here} == {row.slice for row in found if row.look_here}
 
 
@@ -62,7 +62,7 @@ def tracked(areas: list[int], start: int, *, prompted: bool = True) -> list[Slic
 
 
 def leaked(areas: list[int], start: int, **told: bool) -> list[tuple[int, ...]]:
-    return [leak.slices for leak in leaks(tracked(areas, start, **told), {"SPL": 100_000})]
+    return [leak.slices for leak in find_leaks(tracked(areas, start, **told), {"SPL": 100_000})]
 
 
 @pytest.mark.parametrize("prompted", [True, False])
@@ -70,10 +70,10 @@ def test_a_leak_begins_where_the_area_jumps_going_away_from_the_prompt(prompted:
     areas = [0, 300, 400, 410, 5200, 5100, 4000, 500, 0]
     assert leaked(areas, 2, prompted=prompted) == [(4, 5, 6)]
     assert leaked(areas[::-1], 6, prompted=prompted) == [(4, 3, 2)]
-    (leak,) = leaks(tracked(areas, 2, prompted=prompted), {"SPL": 100_000})
+    (leak,) = find_leaks(tracked(areas, 2, prompted=prompted), {"SPL": 100_000})
     assert leak == Leak(1, "SPL", (4, 5, 6), 410, 5200)
-    assert leak.told("k").startswith("object 1 jumps from 410 to 5200 voxels on slices 4 to 6 of axis k, beginning at 4: ")
-    assert [row.slice for row in pointed_at(tracked(areas, 2), [leak]) if row.look_here] == [4]
+    assert leak.describe("k").startswith("object 1 jumps from 410 to 5200 voxels on slices 4 to 6 of axis k, beginning at 4: ")
+    assert [row.slice for row in mark_leaks(tracked(areas, 2), [leak]) if row.look_here] == [4]
 
 
 @pytest.mark.parametrize("start", range(15))
@@ -96,11 +96,11 @@ def test_what_grows_after_it_was_lost_for_a_slice_is_no_leak() -> None:
 
 def test_what_fills_most_of_a_slice_is_told_unless_it_was_drawn_so() -> None:
     rows = tracked([10, 60, 62, 61, 20, 70], 2)
-    assert [leak.slices for leak in leaks(rows, {"SPL": 100})] == [(1, 2, 3), (5,)]
-    assert not leaks(rows, {"SPL": 100}, drawn={1})
+    assert [leak.slices for leak in find_leaks(rows, {"SPL": 100})] == [(1, 2, 3), (5,)]
+    assert not find_leaks(rows, {"SPL": 100}, drawn={1})
     assert (
-        leaks(rows, {"SPL": 100})[1]
-        .told("i")
+        find_leaks(rows, {"SPL": 100})[1]
+        .describe("i")
         .startswith("object 1 fills most of slice 5 of axis i: it may have leaked; draw a box")
     )
-    assert not leaks(rows, {"SPL": 1000})
+    assert not find_leaks(rows, {"SPL": 1000})

@@ -12,10 +12,21 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import dijkstra
 
 from medical_sam2.errors import WeightsError
-from medical_sam2.model.catalogue import KNOWN, MODEL_FILE
+from medical_sam2.model.catalogue import MODEL_FILE, NAMED_WEIGHTS
 from medical_sam2.prompts import Point
 from medical_sam2.segmenter import Segmenter
-from medical_sam2.tracking.consensus import FEATURES, GATE_FILE, SIDE, VOXELS, Gate, Grid, Tracked, refined, sweep, working_grid
+from medical_sam2.tracking.consensus import (
+    FEATURES,
+    GATE_FILE,
+    SIDE,
+    VOXELS,
+    Gate,
+    Grid,
+    TrackedObject,
+    apply_consensus,
+    sweep,
+    working_grid,
+)
 from medical_sam2.tracking.fusion import Weighted
 from medical_sam2.views import AXIAL
 from tests.backbones import Brightness
@@ -27,7 +38,7 @@ Mask = NDArray[np.bool_]
 
 
 def shipped() -> Gate:
-    gate = Gate.beside(KNOWN["nano"].folder / MODEL_FILE)
+    gate = Gate.beside(NAMED_WEIGHTS["nano"].folder / MODEL_FILE)
     assert gate is not None
     return gate
 
@@ -52,18 +63,18 @@ def tube() -> Mask:
     return mask
 
 
-def tracked(truth: Mask, found: Mask, prompted: tuple[int, ...] = (MIDDLE,), axis: int = 2) -> tuple[Tracked, Weighted]:
+def tracked(truth: Mask, found: Mask, prompted: tuple[int, ...] = (MIDDLE,), axis: int = 2) -> tuple[TrackedObject, Weighted]:
     """A bright object in noise, and what tracking made of it; the slices, last in these arrays, along an axis."""
     grey = np.clip(np.where(truth, 0.7, 0.35) + np.random.default_rng(0).normal(0, 0.05, truth.shape), 0, 1).astype(np.float32)
     sure = np.where(found.any(axis=(0, 1)), 0.85, 0.0)
     grey, likely = (np.moveaxis(each, 2, axis) for each in (grey, np.where(found, 0.95, 0.03)))
     fusion = Weighted(likely.shape)
     fusion.add(AXIAL, slice(None), AXIAL.apply(likely))
-    return Tracked(fusion, lambda i: grey[i], axis, prompted, sure, (1.0, 1.0, 1.0)), fusion
+    return TrackedObject(fusion, lambda i: grey[i], axis, prompted, sure, (1.0, 1.0, 1.0)), fusion
 
 
-def labels(gate: Gate, what: tuple[Tracked, Weighted]) -> Mask:
-    return refined(gate, *what).result() > 0.5
+def labels(gate: Gate, what: tuple[TrackedObject, Weighted]) -> Mask:
+    return apply_consensus(gate, *what).result() > 0.5
 
 
 def dice(one: Mask, other: Mask) -> float:
@@ -89,7 +100,7 @@ def test_prompted_slices_and_what_lies_far_away_stay_as_they_were() -> None:
     far = truth.copy()
     far[0:3, 0:3, 0:2] = True  # tracking found something in a corner
     what = tracked(truth, far, prompted=(MIDDLE, MIDDLE + 3))
-    before, after = what[1].result(), refined(adds(-9.0), *what).result()
+    before, after = what[1].result(), apply_consensus(adds(-9.0), *what).result()
     told = np.isin(np.arange(SHAPE[2]), (MIDDLE, MIDDLE + 3))
     assert (after[:, :, told] == before[:, :, told]).all()
     assert (after[0:3, 0:3] == before[0:3, 0:3]).all()
@@ -98,12 +109,12 @@ def test_prompted_slices_and_what_lies_far_away_stay_as_they_were() -> None:
 
 def test_a_gate_that_says_nothing_changes_nothing() -> None:
     what = tracked(ball(), ball())
-    assert (refined(adds(0.0), *what).result() == what[1].result()).all()
+    assert (apply_consensus(adds(0.0), *what).result() == what[1].result()).all()
 
 
 def test_an_object_that_was_found_nowhere_stays_so() -> None:
     what = tracked(ball(), np.zeros(SHAPE, bool))
-    assert refined(shipped(), *what) is what[1]
+    assert apply_consensus(shipped(), *what) is what[1]
 
 
 def test_a_slice_on_which_the_object_was_said_not_to_be() -> None:
@@ -118,7 +129,7 @@ def test_a_slice_on_which_the_object_was_said_not_to_be() -> None:
 @pytest.mark.parametrize("axis", [0, 1])
 def test_the_axis_of_the_slices_does_not_matter(axis: int) -> None:
     found = ball() | (ball()[:, :, MIDDLE][..., None] & (np.arange(SHAPE[2]) > MIDDLE))
-    usual, turned = (refined(shipped(), *tracked(ball(), found, axis=a)).result() for a in (2, axis))
+    usual, turned = (apply_consensus(shipped(), *tracked(ball(), found, axis=a)).result() for a in (2, axis))
     np.testing.assert_allclose(np.moveaxis(turned, axis, 2), usual, atol=1e-3)
 
 
@@ -127,7 +138,7 @@ def test_the_grid_is_bounded() -> None:
     found = np.zeros((300, 260, 1), bool)
     found[20:280, 20:240] = True
     estimate = np.broadcast_to(found, (300, 260, 2000)).astype(np.float32)
-    grid = working_grid(Tracked(estimate, lambda i: estimate[i], 2, (5,), np.ones(2000), (1.0, 1.0, 1.0)))
+    grid = working_grid(TrackedObject(estimate, lambda i: estimate[i], 2, (5,), np.ones(2000), (1.0, 1.0, 1.0)))
     assert grid is not None
     assert max(grid.shape[:2]) <= SIDE
     assert np.prod(grid.shape) <= VOXELS
@@ -201,7 +212,7 @@ def test_a_broken_gate_is_refused_by_name(tmp_path: Path) -> None:
 
 def segment(change: float, prompts: list[Any], **options: Any) -> Any:
     case = phantom("LPS")
-    segmenter = Segmenter(Brightness(), device="cpu", precision="fp32", gate=adds(change))  # type: ignore[arg-type]
+    segmenter = Segmenter(Brightness(), device="cpu", precision="fp32", gate=adds(change))
     return segmenter.segment_volume(case.volume, prompts, window="0,1", **options)
 
 

@@ -123,6 +123,6 @@ def test_images_are_read_when_they_are_asked_for_and_put_back() -> None:
     assert content.prompts[1][1].points_xy.tolist() == [[0, 0]]
     assert content.prompts[1][2].box_xyxy is not None
     assert content.prompts[1][2].box_xyxy.tolist() == [1, 0, 6, 4]
-    np.testing.assert_array_equal(content.back(0, np.ones((6, 8), np.uint8)), np.pad(np.ones((6, 8)), width))
+    np.testing.assert_array_equal(content.to_whole(0, np.ones((6, 8), np.uint8)), np.pad(np.ones((6, 8)), width))
     for wrong in (FramePrompt.mask(np.ones((3, 3), bool)), FramePrompt.click(40, 2), FramePrompt.box(-5, 0, 3, 3)):
         assert CroppedImages(images, {0: {1: wrong}})[0].shape == images[0].shape, "refused as it was given"

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from medical_sam2.tracking.fusion import Mean
-from medical_sam2.tracking.volume_tracker import LEAST_START_MARGIN, start_of
+from medical_sam2.tracking.volume_tracker import LEAST_START_MARGIN, find_start
 from medical_sam2.views import AXIAL, View
 from tests.strategies import codes, indices, seeds, shapes, views
 
@@ -16,7 +16,7 @@ def test_slab_by_slab_as_on_the_whole(
 ) -> None:
     volume = np.random.default_rng(seed).random(shape).astype(np.float32) ** 3
     volume[data.draw(indices(shape))] = 0.9
-    start = start_of(volume, view, axes)
+    start = find_start(volume, view, axes)
     stack = view.apply(volume, axes)
     surplus = np.clip(stack.astype(np.float64) - 0.5, 0, None).sum(axis=(1, 2))
     assert start is not None
@@ -30,7 +30,7 @@ def test_it_looks_a_margin_further() -> None:
     volume[:, :, 40:60] = 0.9
     volume[:, :, 50] = 1
     for view, frames in ((AXIAL, range(34, 66)), (AXIAL.reversed, range(34, 66))):
-        start = start_of(volume, view, "RAS")
+        start = find_start(volume, view, "RAS")
         assert start is not None
         assert start.frames == frames
         assert view.apply(volume)[start.frame].min() == 1
@@ -38,5 +38,5 @@ def test_it_looks_a_margin_further() -> None:
 
 
 def test_nothing_is_found_in_nothing() -> None:
-    assert start_of(np.full((2, 3, 4), 0.5, np.float32), AXIAL, "RAS") is None
-    assert start_of(Mean((2, 3, 4)), AXIAL, "RAS") is None
+    assert find_start(np.full((2, 3, 4), 0.5, np.float32), AXIAL, "RAS") is None
+    assert find_start(Mean((2, 3, 4)), AXIAL, "RAS") is None

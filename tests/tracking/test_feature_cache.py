@@ -7,7 +7,7 @@ import torch
 
 from medical_sam2.errors import InputError
 from medical_sam2.model.backbone import Features
-from medical_sam2.tracking.feature_cache import LATEST, FeatureCache, FeatureStore, content
+from medical_sam2.tracking.encoding import LATEST, FeatureCache, FeatureStore, content_key
 
 EACH_MB = (3 * 1024 + 4) / 2**20  # of one of the features below
 CPU = torch.device("cpu")
@@ -81,8 +81,8 @@ def test_other_weights_or_settings_find_nothing() -> None:
 def test_grey_is_told_from_colour() -> None:
     plane = torch.rand(1, 8, 8)
     colour = torch.cat([plane, torch.zeros(2, 8, 8)])
-    assert content(plane.expand(3, -1, -1)) != content(colour)
-    assert content(colour) == content(colour.clone())
+    assert content_key(plane.expand(3, -1, -1)) != content_key(colour)
+    assert content_key(colour) == content_key(colour.clone())
 
 
 def test_a_folder_gives_back_what_was_kept_and_no_other(tmp_path: Path) -> None:

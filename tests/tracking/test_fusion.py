@@ -1,6 +1,7 @@
 """Fusion: what slices added one by one give is what whole volumes would, in every orientation."""
 
-from collections.abc import Callable
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,13 +10,20 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from medical_sam2.errors import ConfigError, GeometryError
-from medical_sam2.tracking.fusion import FUSIONS, Fusion, FusionFactory, Mean, Vote, Weighted, argmax_labels
+from medical_sam2.tracking.fusion import FUSIONS, Fusion, FusionFactory, LabelMap, Mean, Vote, Weighted
 from medical_sam2.views import AXIAL, CORONAL, SIX_VIEWS, View
 from tests.strategies import codes, seeds, shapes, views
 
 Shape = tuple[int, int, int]
 Volumes = NDArray[np.float32]
 factories = st.sampled_from(sorted(FUSIONS)).map(FUSIONS.__getitem__)
+
+
+def labels_of(probabilities: Mapping[int, Any]) -> NDArray[np.unsignedinteger]:
+    """All objects entered at once."""
+    found = LabelMap(next(iter(probabilities.values())).shape, max(probabilities))
+    found.add(probabilities, last=True)
+    return found.labels
 
 
 def drawn(seed: int, shape: Shape) -> tuple[Volumes, list[NDArray[np.float64]]]:
@@ -67,7 +75,7 @@ def test_vote_counts_views(axes: str, shape: Shape, seed: int) -> None:
     share = (volumes > 0.5).mean(axis=0)
     np.testing.assert_allclose(fusion.result(), share, atol=1e-6)
     np.testing.assert_allclose(fusion.uncertainty(), 4 * share * (1 - share), atol=1e-6)
-    np.testing.assert_array_equal(argmax_labels({1: fusion}), (volumes > 0.5).sum(axis=0) > 3)
+    np.testing.assert_array_equal(labels_of({1: fusion}), (volumes > 0.5).sum(axis=0) > 3)
 
 
 @given(factories, codes, shapes, seeds)
@@ -155,7 +163,7 @@ def test_uncertainty_must_be_asked_for_beforehand() -> None:
 def test_labels_go_to_the_largest_probability(shape: Shape, seed: int, names: list[int]) -> None:
     rng = np.random.default_rng(seed)
     volumes = rng.choice([0.0, 0.3, 0.5, 0.6, 0.9], (len(names), *shape))
-    labels = argmax_labels(dict(zip(names, volumes, strict=True)))
+    labels = labels_of(dict(zip(names, volumes, strict=True)))
     assert labels.dtype == np.min_scalar_type(max(names))
     for index in np.ndindex(shape):
         best = max(((volume[index], -name) for name, volume in zip(names, volumes, strict=True)))
@@ -164,29 +172,4 @@ def test_labels_go_to_the_largest_probability(shape: Shape, seed: int, names: li
 
 @pytest.mark.parametrize(("label", "dtype"), [(1, np.uint8), (255, np.uint8), (256, np.uint16), (65_536, np.uint32)])
 def test_labels_take_the_smallest_type(label: int, dtype: type) -> None:
-    assert argmax_labels({label: np.ones((1, 1, 1))}).dtype == dtype
-
-
-@pytest.mark.parametrize("volumes", [{}, {1: np.zeros((1, 1, 1)), 2: np.zeros((1, 1, 2))}])
-def test_labels_need_one_shape(volumes: dict[int, NDArray[np.float64]]) -> None:
-    with pytest.raises(GeometryError, match="shape"):
-        argmax_labels(volumes)
-
-
-def test_the_threshold_may_be_moved() -> None:
-    volume = np.array([[[0.2, 0.4, 0.6]]])
-    counts: Callable[[float], int] = lambda threshold: int((argmax_labels({1: volume}, threshold) == 1).sum())  # noqa: E731
-    assert [counts(threshold) for threshold in (0.1, 0.3, 0.5, 0.7)] == [3, 2, 1, 0]
-
-
-@pytest.mark.parametrize("dtype", [np.float32, np.float16])
-def test_zeros_around_an_object_change_nothing_but_the_weights(dtype: type[np.floating]) -> None:
-    frame = np.zeros((6, 7), np.float32)
-    frame[2:4, 1:5] = 0.75
-    fusion = Weighted((5, 6, 7), "LPS", dtype=dtype, uncertainty=True)
-    view = View("LPS")
-    fusion.add(view, 1, frame, 2.0)
-    fusion.add(view, 1, np.zeros_like(frame), 1.0)
-    assert np.array_equal(fusion[1], frame * np.float32(2 / 3))
-    assert not fusion[0].any()
-    assert fusion.uncertainty()[1][2, 1] == pytest.approx(4 * 0.75**2 * (2 / 3 - 4 / 9), rel=1e-3)
+    assert labels_of({label: np.ones((1, 1, 1))}).dtype == dtype

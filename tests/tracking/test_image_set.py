@@ -11,8 +11,8 @@ from medical_sam2.errors import FormatError, MedicalSam2Error, PromptError
 from medical_sam2.prompts import FramePrompt
 from medical_sam2.segmenter import Segmenter
 from medical_sam2.tracking.frames import to_frame
-from medical_sam2.tracking.image_set import STRIP_PIXELS, ImageMask, Shuffled, chosen, label_map
-from medical_sam2.tracking.image_viewer import _reduced  # pyright: ignore[reportPrivateUsage]
+from medical_sam2.tracking.image_set import STRIP_PIXELS, ImageMask, Shuffled, choose_order, label_map
+from medical_sam2.tracking.image_viewer import _reduce_huge  # pyright: ignore[reportPrivateUsage]
 from tests.model.conftest import tiny
 from tests.phantoms import segmenter
 
@@ -75,14 +75,14 @@ def test_two_runs_are_equal_bit_for_bit(network: Segmenter, bank: str) -> None:
 
 def test_orders() -> None:
     worth = {0: 0.1, 1: 0.9, 2: 0.5}
-    policy, images = chosen("similar", 3)
+    policy, images = choose_order("similar", 3)
     assert list(policy(images, lambda left: np.array([worth[i] for i in left]))) == [1, 2, 0]
-    assert list(chosen("given", 3)[0]([2, 0], lambda left: np.zeros(len(left)))) == [2, 0]
+    assert list(choose_order("given", 3)[0]([2, 0], lambda left: np.zeros(len(left)))) == [2, 0]
     shuffles = {tuple(Shuffled(seed)(range(6), lambda left: np.zeros(len(left)))) for seed in (0, 0, 1, 2)}
     assert len(shuffles) == 3
     assert all(sorted(shuffle) == list(range(6)) for shuffle in shuffles)
     with pytest.raises(MedicalSam2Error, match="did you mean 'similar'"):
-        chosen("simlar", 3)
+        choose_order("simlar", 3)
 
 
 def test_most_similar_is_visited_first() -> None:
@@ -264,8 +264,8 @@ def test_labels_are_made_in_strips_as_frames_are() -> None:
 def test_a_huge_image_is_averaged_first() -> None:
     image = np.zeros((40, 3000, 3), np.uint8)
     image[:, 1500:] = 100
-    small = _reduced(image, 64)
+    small = _reduce_huge(image, 64)
     assert small.shape == (40, 256, 3)
     assert (small[:, :128] == 0).all()
     assert (small[:, 128:] == 100).all()
-    assert _reduced(image[:, :512], 64).base is image
+    assert _reduce_huge(image[:, :512], 64).base is image

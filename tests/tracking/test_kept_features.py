@@ -16,7 +16,7 @@ WHOLE: dict[str, Any] = {"window": "0,1", "zoom": False}
 def watched() -> tuple[Segmenter, list[bytes]]:
     network = Brightness()
     network.weight = torch.nn.Parameter(torch.zeros(1))
-    return Segmenter(network, device="cpu", precision="fp32"), network.counts.encoded  # type: ignore[arg-type]
+    return Segmenter(network, device="cpu", precision="fp32"), network.counts.encoded
 
 
 def click(case: Phantom, label: int) -> list[Point]:

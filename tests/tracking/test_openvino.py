@@ -12,9 +12,8 @@ from medical_sam2.errors import ConfigError
 from medical_sam2.model.nano import Nano, nano
 from medical_sam2.prompts import Point
 from medical_sam2.segmenter import Segmenter
-from medical_sam2.tracking import openvino
-from medical_sam2.tracking.feature_cache import packed
-from medical_sam2.tracking.openvino import CompiledEncoder
+from medical_sam2.tracking import encoding
+from medical_sam2.tracking.encoding import CompiledEncoder, pack_features
 from medical_sam2.volume import Volume
 
 SIZE = 64
@@ -38,7 +37,10 @@ def frames() -> torch.Tensor:
 @pytest.mark.parametrize(("precision", "apart"), [("fp32", 1e-5), ("bf16", 0.05)])
 @torch.no_grad()
 def test_sees_what_the_network_sees(network: Nano, folder: Path, precision: str, apart: float) -> None:
-    wanted, found = packed(network.encode(frames())), packed(CompiledEncoder(network, precision, folder)(frames()))
+    wanted, found = (
+        pack_features(network.encode(frames())),
+        pack_features(CompiledEncoder(network, precision, folder)(frames())),
+    )
     assert wanted.keys() == found.keys()
     for name, part in wanted.items():
         assert (part - found[name]).abs().max() <= apart * part.abs().max()
@@ -53,15 +55,15 @@ def test_sees_what_hiera_sees_from_its_first_frame_on(tmp_path: Path, monkeypatc
     monkeypatch.setitem(scene.SIZES, "few", (96, (1, 2, 3, 2)))
     monkeypatch.setitem(scene.ENCODERS, (1, 2, 3, 2), replace(scene.ENCODERS[1, 2, 7, 2], everywhere=(5,)))
     own, frame = scene.network("few", 256), torch.rand(1, 3, 256, 256, generator=torch.Generator().manual_seed(0))
-    found, wanted = packed(CompiledEncoder(own, "bf16", tmp_path)(frame)), packed(own.encode(frame))
+    found, wanted = pack_features(CompiledEncoder(own, "bf16", tmp_path)(frame)), pack_features(own.encode(frame))
     for name, part in wanted.items():
         assert (part - found[name]).abs().max() <= 0.05 * part.abs().max()
 
 
 @torch.no_grad()
 def test_converts_once_for_each_content_of_the_weights(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    made, convert = list[int](), openvino.converted
-    monkeypatch.setattr(openvino, "converted", lambda *told: made.append(1) or convert(*told))
+    made, convert = list[int](), encoding.convert_encoder
+    monkeypatch.setattr(encoding, "convert_encoder", lambda *told: made.append(1) or convert(*told))
     torch.manual_seed(1)
     own = nano(SIZE).eval()
     encoder = CompiledEncoder(own, "fp32", folder)
@@ -78,19 +80,19 @@ def test_converts_once_for_each_content_of_the_weights(folder: Path, monkeypatch
 
 @torch.no_grad()
 def test_refuses_what_was_compiled_wrong(network: Nano, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(openvino, "APART", {"fp32": 0.0})
+    monkeypatch.setattr(encoding, "TOLERANCE", {"fp32": 0.0})
     with pytest.raises(ConfigError, match="does not compute what this network computes; choose the engine torch"):
         CompiledEncoder(network, "fp32", folder)(frames())
 
 
 def test_says_what_is_missing(network: Nano, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(openvino, "find_spec", lambda _: None)
+    monkeypatch.setattr(encoding, "find_spec", lambda _: None)
     with pytest.raises(ConfigError, match=r"OpenVINO is not installed; pip install 'medical-sam2\[openvino\]'"):
         Segmenter(network, engine="openvino")
 
 
 def test_segments_with_either_engine(network: Nano, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(openvino, "default_folder", lambda: folder)
+    monkeypatch.setattr(encoding, "default_folder", lambda: folder)
     volume = Volume(np.random.default_rng(0).normal(size=(20, 24, 6)), np.diag([1.0, 1.0, 4.0, 1.0]))
     results = [
         Segmenter(network, precision="fp32", engine=engine).segment_volume(volume, [Point((10, 12, 3))], probability=True)

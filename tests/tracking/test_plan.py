@@ -15,9 +15,9 @@ from medical_sam2.tracking.plan import (
     drawn_prompts,
     frame_prompts,
     grouped,
-    outward,
+    order_outward,
     primary_view,
-    unheard,
+    unused_prompts,
     views_named,
 )
 from medical_sam2.tracking.postprocess import redraw
@@ -33,7 +33,7 @@ def volume(shape: tuple[int, int, int] = (40, 50, 60), spacing: tuple[float, flo
 @given(st.sets(st.integers(0, 30), min_size=1), st.integers(0, 30), st.integers(1, 30))
 def test_outward_visits_every_frame_once_and_steps_to_neighbours(prompted: set[int], start: int, count: int) -> None:
     frames = range(start, start + count)
-    order = outward(prompted, frames)
+    order = order_outward(prompted, frames)
     assert sorted(order) == sorted(prompted | set(frames))
     assert set(order[: len(prompted)]) == prompted
     assert order[len(prompted) - 1] == min(prompted)
@@ -85,7 +85,7 @@ def test_objects_prompted_on_the_same_slices_go_together() -> None:
     assert [list(group.prompts) for group in groups] == [[2], [4, 9]]
     assert [sorted(said) for group in groups for said in group.prompts.values()] == [[3, 7], [8], [8]]
     part = groups[1].part([9])
-    assert list(part.prompts) == list(part.said) == [9]
+    assert list(part.prompts) == list(part.given) == [9]
 
 
 def test_clicks_on_one_slice_are_one_prompt() -> None:
@@ -101,9 +101,9 @@ def test_what_cannot_be_tracked_is_refused() -> None:
     for prompts in ([], [negative], [Point((1, 1, 1), 0)], [Point((1, 1, 60))]):
         with pytest.raises(PromptError):
             grouped(volume(), prompts)
-    assert list(grouped(volume(), [negative], known={5})[0].prompts) == [5]
+    assert list(grouped(volume(), [negative], correctable={5})[0].prompts) == [5]
     with pytest.raises(PromptError):
-        grouped(volume(), [negative], known={4})
+        grouped(volume(), [negative], correctable={4})
 
 
 def test_views_by_name() -> None:
@@ -136,10 +136,10 @@ def test_prompts_in_planes_that_are_not_tracked_are_told() -> None:
     mask[5, 1:9, 1:9] = True
     prompts = [Box((1, 1, 3), (9, 9, 3)), Box((1, 4, 1), (9, 4, 9)), Mask(mask), Point((1, 1, 1))]
     (group,) = grouped(volume(), prompts)
-    box, outline = unheard(volume(), replace(group, views=(AXIAL,)))
+    box, outline = unused_prompts(volume(), replace(group, views=(AXIAL,)))
     assert "box of object 1" in box
     assert "counts on its own slice only" in outline
-    assert not unheard(volume(), replace(group, views=THREE_VIEWS))
+    assert not unused_prompts(volume(), replace(group, views=THREE_VIEWS))
 
 
 @given(seeds, st.data())

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from medical_sam2.prompts import Box, Mask, Point
-from medical_sam2.tracking.postprocess import without_islands
+from medical_sam2.tracking.postprocess import remove_islands
 
 
 def two_parts() -> np.ndarray:
@@ -21,7 +21,7 @@ def two_parts() -> np.ndarray:
 )
 def test_the_part_that_was_prompted_stays(prompt: Point | Box | Mask) -> None:
     labels = two_parts()
-    without_islands(labels, [prompt])
+    remove_islands(labels, [prompt])
     assert labels[3, 3, 3] == 1
     assert not labels[12:16, 12:16, 12:16].any()
     assert (labels == 2).sum() == 64  # another object is left alone
@@ -29,7 +29,7 @@ def test_the_part_that_was_prompted_stays(prompt: Point | Box | Mask) -> None:
 
 def test_both_parts_stay_where_both_are_prompted() -> None:
     labels = two_parts()
-    without_islands(labels, [Point((3, 3, 3)), Point((13, 13, 13))])
+    remove_islands(labels, [Point((3, 3, 3)), Point((13, 13, 13))])
     assert (labels == two_parts()).all()
 
 
@@ -38,26 +38,26 @@ def test_a_missed_slice_does_not_cut_the_object() -> None:
     labels[3:6, 3:6, 2:18] = 1
     labels[:, :, 9:11] = 0
     before = labels.copy()
-    without_islands(labels, [Point((4, 4, 4))])
+    remove_islands(labels, [Point((4, 4, 4))])
     assert (labels == before).all()
 
 
 def test_nothing_goes_where_no_prompt_touches_the_object() -> None:
     labels = two_parts()
-    without_islands(labels, [Point((0, 19, 0)), Point((3, 3, 3), positive=False)])
+    remove_islands(labels, [Point((0, 19, 0)), Point((3, 3, 3), positive=False)])
     assert (labels == two_parts()).all()
 
 
 def test_an_object_that_was_not_found_is_no_error() -> None:
     labels = two_parts()
-    without_islands(labels, [Point((3, 3, 3), object=9)])
+    remove_islands(labels, [Point((3, 3, 3), object=9)])
     assert (labels == two_parts()).all()
 
 
 def test_prompts_beside_the_object_touch_nothing_of_it() -> None:
     labels = two_parts()
     labels[:2] = 0
-    without_islands(labels, [Point((0, 0, 0)), Box((0, 0, 3), (1, 1, 3)), Box((3, 3, 3), (19, 4, 3))])
+    remove_islands(labels, [Point((0, 0, 0)), Box((0, 0, 3), (1, 1, 3)), Box((3, 3, 3), (19, 4, 3))])
     assert labels[3, 3, 3] == 1
     assert not labels[12:16, 12:16, 12:16].any()
 
@@ -65,5 +65,5 @@ def test_prompts_beside_the_object_touch_nothing_of_it() -> None:
 def test_memory_does_not_grow_with_the_number_of_an_object() -> None:
     labels = np.zeros((9, 9, 9), np.uint32)
     labels[1:3, 1:3, 1:3], labels[8, 8, 8] = 4_000_000_000, 4_000_000_000
-    without_islands(labels, [Point((1, 1, 1), 4_000_000_000)])
+    remove_islands(labels, [Point((1, 1, 1), 4_000_000_000)])
     assert (labels > 0).sum() == 8

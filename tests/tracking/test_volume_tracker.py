@@ -10,12 +10,12 @@ import torch
 
 from medical_sam2.intensity_window import Window
 from medical_sam2.model.backbone import Memory
-from medical_sam2.model.memory import PolicyBank, SelfSorting
+from medical_sam2.model.memory_bank import PolicyBank, SelfSorting
 from medical_sam2.prompts import Mask, Prompt
 from medical_sam2.tracking.fusion import Mean
 from medical_sam2.tracking.plan import grouped
-from medical_sam2.tracking.view_tracker import Together, TrackingConfig
-from medical_sam2.tracking.volume_tracker import OrientationTracker
+from medical_sam2.tracking.view_tracker import ObjectBanks, TrackingConfig
+from medical_sam2.tracking.volume_tracker import GroupTracker
 from medical_sam2.views import AXIAL, CORONAL, SAGITTAL, SIX_VIEWS, THREE_VIEWS, View
 from medical_sam2.volume import Volume
 from tests.backbones import Brightness
@@ -24,17 +24,17 @@ from tests.phantoms import Phantom, phantom
 
 def tracked(
     volume: Volume, prompts: Sequence[Prompt], views: Sequence[View] = THREE_VIEWS, **options: Any
-) -> tuple[OrientationTracker, dict[int, Mean], Brightness]:
+) -> tuple[GroupTracker, dict[int, Mean], Brightness]:
     backbone = Brightness()
-    setting = TrackingConfig(backbone, lambda x: backbone.encode(x[None]), volume, Window(0, 1), SelfSorting, **options)
-    tracker, fusions = OrientationTracker(setting), {}
+    config = TrackingConfig(backbone, lambda x: backbone.encode(x[None]), volume, Window(0, 1), SelfSorting, **options)
+    tracker, fusions = GroupTracker(config), {}
     for group in grouped(volume, prompts):
         fusions |= (own := {label: Mean(volume.shape, volume.orientation) for label in group.prompts})
         tracker.run(group, (group.view, *(view for view in views if view != group.view)), own)
     return tracker, fusions, backbone
 
 
-def played(tracker: OrientationTracker, view: View) -> list[int]:
+def played(tracker: GroupTracker, view: View) -> list[int]:
     return [row.slice for row in tracker.rows if row.view == view.code]
 
 
@@ -68,7 +68,9 @@ def test_an_object_that_was_not_found_stays_out_of_further_views(case: Phantom) 
     assert (fusions[2].result() > 0.5).all()  # all is as bright as what was clicked on
     backbone.counts.decoded.clear()
     fusions[2] = Mean(nothing.shape)
-    tracker._further(CORONAL, grouped(lost, [case.prompt("click", 2, 2)])[0], {2: PolicyBank(SelfSorting)}, fusions, 0)
+    tracker._track_further_view(
+        CORONAL, grouped(lost, [case.prompt("click", 2, 2)])[0], {2: PolicyBank(SelfSorting)}, fusions, 0
+    )
     assert not backbone.counts.decoded
 
 
@@ -99,8 +101,8 @@ def test_a_joint_bank_carries_memories_from_view_to_view(case: Phantom, joint: b
             return kept
 
     backbone = Brightness()
-    setting = TrackingConfig(backbone, lambda x: backbone.encode(x[None]), case.volume, Window(0, 1), Watched, joint)
-    tracker = OrientationTracker(setting)
+    config = TrackingConfig(backbone, lambda x: backbone.encode(x[None]), case.volume, Window(0, 1), Watched, joint)
+    tracker = GroupTracker(config)
     (group,) = grouped(case.volume, [case.prompt("mask", 1, 2)])
     tracker.run(group, (AXIAL, CORONAL, SAGITTAL), {1: Mean(case.volume.shape)})
     assert len(banks) == (1 if joint else 3)
@@ -116,9 +118,7 @@ def test_what_a_further_view_starts_from_is_remembered_as_an_answer(case: Phanto
             return super().keep(bank, new)
 
     backbone = Brightness()
-    tracker = OrientationTracker(
-        TrackingConfig(backbone, lambda x: backbone.encode(x[None]), case.volume, Window(0, 1), Watched)
-    )
+    tracker = GroupTracker(TrackingConfig(backbone, lambda x: backbone.encode(x[None]), case.volume, Window(0, 1), Watched))
     (group,) = grouped(case.volume, [case.prompt("mask", 1, 2)])
     fusion = Mean(case.volume.shape)
     tracker.run(group, THREE_VIEWS, {1: fusion})
@@ -153,8 +153,8 @@ def test_further_views_come_by_likeness_to_the_first() -> None:
     backbone = Signed()
     for bright, expected in ((array, [CORONAL, SAGITTAL]), (array.transpose(1, 0, 2), [SAGITTAL, CORONAL])):
         volume = Volume(bright, np.eye(4))
-        setting = TrackingConfig(backbone, lambda x: backbone.encode(x[None]), volume, Window(0, 1), SelfSorting)
-        assert OrientationTracker(setting)._ordered(AXIAL, [CORONAL, SAGITTAL]) == expected
+        config = TrackingConfig(backbone, lambda x: backbone.encode(x[None]), volume, Window(0, 1), SelfSorting)
+        assert GroupTracker(config)._order_by_likeness(AXIAL, [CORONAL, SAGITTAL]) == expected
 
 
 def test_banks_of_single_objects_as_one() -> None:
@@ -163,11 +163,11 @@ def test_banks_of_single_objects_as_one() -> None:
         return Memory(0, True, part[:, None, None], part, part, 1.0)
 
     single = [PolicyBank(SelfSorting) for _ in range(2)]
-    together = Together(single)
+    together = ObjectBanks(single)
     assert together.recall(0, torch.ones(1, 2)) == [[], []]
     together.store([memory(1), memory(2)])
     assert [[m.pointer_C[0].item() for m in bank.memories[0]] for bank in single] == [[1], [2]]
     assert [[r.memory.pointer_C[0].item() for r in own] for own in together.recall(1, torch.ones(1, 2))] == [[1], [2]]
-    alone = Together(single[1:])
+    alone = ObjectBanks(single[1:])
     alone.store([memory(3)])
     assert [len(bank.memories[0]) for bank in single] == [1, 2]

@@ -11,15 +11,15 @@ from numpy.typing import NDArray
 
 from medical_sam2.intensity_window import Window
 from medical_sam2.model.backbone import Memory
-from medical_sam2.model.memory import SelfSorting
+from medical_sam2.model.memory_bank import SelfSorting
 from medical_sam2.prompts import Box, FramePrompt, Mask, Point, Prompt
-from medical_sam2.tracking.correction import corrected
+from medical_sam2.tracking.correction import correct_labels
 from medical_sam2.tracking.frames import FrameStack
 from medical_sam2.tracking.fusion import Mean
 from medical_sam2.tracking.plan import grouped
-from medical_sam2.tracking.region_of_interest import Canvas, Region, box_of, grown, object_box, shown, together
+from medical_sam2.tracking.region_of_interest import Canvas, Region, box_of, group_regions, grow_region, object_box, region_for
 from medical_sam2.tracking.view_tracker import ENDED, TrackingConfig
-from medical_sam2.tracking.volume_tracker import OrientationTracker
+from medical_sam2.tracking.volume_tracker import GroupTracker
 from medical_sam2.views import AXIAL, THREE_VIEWS
 from medical_sam2.volume import Volume
 from tests.backbones import Brightness
@@ -36,10 +36,10 @@ def cone() -> tuple[Volume, NDArray[np.bool_]]:
     return Volume((np.where(truth, 0.8, 0.2) + noise).astype(np.float32), np.eye(4)), truth
 
 
-def tracked(volume: Volume, prompts: Sequence[Prompt], *, zoom: bool = True) -> tuple[OrientationTracker, Any, Brightness]:
+def tracked(volume: Volume, prompts: Sequence[Prompt], *, zoom: bool = True) -> tuple[GroupTracker, Any, Brightness]:
     backbone = Brightness()
-    setting = TrackingConfig(backbone, lambda x: backbone.encode(x[None]), volume, Window(0, 1), SelfSorting, zoom=zoom)
-    tracker, fusions = OrientationTracker(setting), {}
+    config = TrackingConfig(backbone, lambda x: backbone.encode(x[None]), volume, Window(0, 1), SelfSorting, zoom=zoom)
+    tracker, fusions = GroupTracker(config), {}
     for group in grouped(volume, prompts):
         fusions |= (own := {label: Mean(volume.shape, volume.orientation) for label in group.prompts})
         tracker.run(group, (group.view, *(view for view in THREE_VIEWS if view != group.view)), own)
@@ -85,10 +85,10 @@ def test_what_was_remembered_is_shown_anew_in_a_larger_region() -> None:
     mask = np.zeros(SHAPE, bool)
     mask[:, :, 1] = truth[:, :, 1]
     backbone = Brightness()
-    setting = TrackingConfig(
+    config = TrackingConfig(
         backbone, lambda x: backbone.encode(x[None]), volume, Window(0, 1), partial(Watched, size=4), zoom=True
     )
-    tracker = OrientationTracker(setting)
+    tracker = GroupTracker(config)
     (group,) = grouped(volume, [Mask(mask, axis=2)])
     tracker.run(group, (AXIAL,), {1: Mean(SHAPE)})
     again = {t for t, seen in maps.items() if len(seen) > 1}  # encoded in several regions
@@ -167,13 +167,13 @@ def test_where_a_click_hits_nothing_the_whole_frame_is_shown() -> None:
     stack = FrameStack(volume, AXIAL, Window(0, 1), 64)
     nothing = np.zeros(stack.shape_thw[1:], bool)
     box = object_box(stack.canvas, {4: FramePrompt.click(5, 5)}, lambda region, t, said: (nothing, 0.9))
-    assert shown(stack.canvas, box) is None
+    assert region_for(stack.canvas, box) is None
 
 
 def test_objects_alike_share_a_region_and_others_do_not() -> None:
     volume, _ = cone()
     stack = FrameStack(volume, AXIAL, Window(0, 1), 64)
-    lots = together(stack.canvas, {1: (10, 10, 29, 29), 2: (14, 12, 33, 31), 3: (80, 70, 89, 79), 4: (5, 5, 115, 100)})
+    lots = group_regions(stack.canvas, {1: (10, 10, 29, 29), 2: (14, 12, 33, 31), 3: (80, 70, 89, 79), 4: (5, 5, 115, 100)})
     assert [labels for _, labels in lots] == [(1, 2), (3,), (4,)]
     assert lots[2][0] is None
 
@@ -184,7 +184,7 @@ def test_a_region_grows_up_to_the_whole_frame() -> None:
     sides = []
     while region:
         sides.append(region.height)
-        region = grown(stack.canvas, region)  # type: ignore[assignment]
+        region = grow_region(stack.canvas, region)  # type: ignore[assignment]
     assert sides == [30, 48, 77]
 
 
@@ -205,7 +205,7 @@ def test_a_correction_follows_an_object_out_of_its_region() -> None:
     earlier = truth.astype(np.uint8)
     earlier[:, :, 5:] = 0
     tracker, _, _ = tracked(volume, [Point((60, 50, 0))])
-    mended = corrected(tracker, grouped(volume, [Point((60, 50, 8))]), earlier)
+    mended = correct_labels(tracker, grouped(volume, [Point((60, 50, 8))]), earlier)
     assert dice(mended == 1, truth) > 0.97
 
 

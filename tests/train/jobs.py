@@ -12,8 +12,8 @@ import torch
 from torch.distributed import fsdp, tensor  # noqa: F401  (loaded once, for all jobs)
 
 from medical_sam2.errors import MedicalSam2Error
-from medical_sam2.model.nano import Nano, configuration
-from medical_sam2.model.pyramid import ConvPyramid, reset
+from medical_sam2.model.nano import Nano, nano_configuration
+from medical_sam2.model.nano.encoder import ConvPyramid, initialise_weights
 from medical_sam2.train.config import Phase, Recipe
 from medical_sam2.train.distributed import ProcessGroup
 from medical_sam2.train.loop import TrainingRun
@@ -38,9 +38,9 @@ def tiny_recipe(pool: Path) -> Recipe:
 def tiny_network() -> Nano:
     """All parts of `nano`, its encoder far smaller."""
     torch.manual_seed(0)
-    network = Nano(configuration(64), ConvPyramid(widths=(8, 16, 16, 16, 16), depths=(1, 1, 1, 1)))
-    reset(network)
-    network.carry.reset()
+    network = Nano(nano_configuration(64), ConvPyramid(widths=(8, 16, 16, 16, 16), depths=(1, 1, 1, 1)))
+    initialise_weights(network)
+    network.carry.initialise()
     return network
 
 

@@ -11,7 +11,7 @@ import torch
 from medical_sam2.data.cases import PoolReader
 from medical_sam2.data.clips import ClipSampler
 from medical_sam2.model.backbone import Memory
-from medical_sam2.model.memory import PolicyBank, SelfSorting
+from medical_sam2.model.memory_bank import PolicyBank, SelfSorting
 from medical_sam2.train.config import Recipe
 from medical_sam2.train.train_step import Batch, StepBatches, StepPlan, TrainStep
 from tests.train.jobs import tiny_network, tiny_recipe

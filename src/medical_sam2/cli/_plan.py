@@ -14,10 +14,8 @@ from medical_sam2.errors import ConfigError, WeightsError
 from medical_sam2.intensity_window import Window, choose_window
 from medical_sam2.io.prompt_file import Named
 from medical_sam2.io.safe_open import require_memory
-from medical_sam2.model.catalogue import KNOWN, trained_size
-from medical_sam2.model.hub import is_hub_id
-from medical_sam2.model.memory import POLICIES
-from medical_sam2.model.weights import weights_file
+from medical_sam2.model.catalogue import NAMED_WEIGHTS, is_hub_id, trained_size
+from medical_sam2.model.memory_bank import POLICIES
 from medical_sam2.plugins import find, suggestion
 from medical_sam2.prompts import Mask
 from medical_sam2.segmenter import Segmenter
@@ -81,7 +79,7 @@ def network(how: InferenceOptions) -> Segmenter:
 
 def away(how: InferenceOptions) -> bool:
     """Whether the weights would have to be fetched."""
-    known = KNOWN.get(how.weights)
+    known = NAMED_WEIGHTS.get(how.weights)
     if known is not None:
         return known.source != "embedded" and not known.here
     return not Path(how.weights).exists() and is_hub_id(how.weights)

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 from medical_sam2 import io
 from medical_sam2.cli import _files, plain
@@ -18,6 +18,7 @@ from medical_sam2.io.prompt_file import Named
 from medical_sam2.volume import Segmentation, Volume
 
 if TYPE_CHECKING:
+    from medical_sam2.model.sam2 import Sam2
     from medical_sam2.segmenter import Segmenter
 
 NOTHING_SAID, AS_USUAL, AS_IT_IS = PromptOptions(), InferenceOptions(), Reading()
@@ -136,8 +137,9 @@ def _adapted(segmenter: "Segmenter", image: Volume, named: Named, how: Inference
         return
     from medical_sam2.train.adapt import adapt_network, examples_of_volume
 
-    examples = examples_of_volume(segmenter.network, image, named.prompts, window=how.window)
-    with adapt_network(segmenter.network, examples, seconds=how.adapt):
+    network = cast("Sam2", segmenter.network)  # weights that were loaded are nothing else
+    examples = examples_of_volume(network, image, named.prompts, window=how.window)
+    with adapt_network(network, examples, seconds=how.adapt):
         yield
 
 

@@ -112,7 +112,7 @@ def _check_masks(prompts: SetPrompts, files: list[Path], outputs: SetOutputOptio
 def _network(manner: SetInferenceOptions) -> "Segmenter":
     from medical_sam2.cli._plan import network
     from medical_sam2.intensity_window import named_window
-    from medical_sam2.model.memory import POLICIES
+    from medical_sam2.model.memory_bank import POLICIES
     from medical_sam2.plugins import find
     from medical_sam2.tracking.image_set import ORDERS
 

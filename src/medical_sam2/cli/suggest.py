@@ -86,7 +86,7 @@ def _of_a_volume(image: Volume, said: PromptOptions, how: InferenceOptions, coun
     from medical_sam2.cli import _plan
     from medical_sam2.tracking.confidence import neediest, slice_needs
     from medical_sam2.tracking.frames import FrameStack
-    from medical_sam2.tracking.image_viewer import direction
+    from medical_sam2.tracking.image_viewer import unit_vector
     from medical_sam2.views import View
 
     named = gathered(said, image)
@@ -100,7 +100,7 @@ def _of_a_volume(image: Volume, said: PromptOptions, how: InferenceOptions, coun
     asked = {row.slice for row in found.confidence if row.view == view.code and (row.prompted or row.area_px)}
     with torch.inference_mode(), segmenter.computing():
         directions = {
-            stack.slice_index(t): direction(segmenter.encode(stack.input(t)).summary_BC[0])
+            stack.slice_index(t): unit_vector(segmenter.encode(stack.input(t)).summary_BC[0])
             for t in range(stack.shape_thw[0])
             if stack.slice_index(t) in asked
         }

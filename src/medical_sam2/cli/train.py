@@ -36,7 +36,7 @@ def train(
 
     from medical_sam2.cli._training import follow
     from medical_sam2.errors import ConfigError
-    from medical_sam2.model.nano import nano
+    from medical_sam2.model.nano import Nano, nano, with_coarse_classifier
     from medical_sam2.model.weights import load_backbone, save_backbone
     from medical_sam2.train.config import read_recipe
     from medical_sam2.train.distributed import ProcessGroup
@@ -49,7 +49,12 @@ def train(
         raise ConfigError("a run is in this folder already", "add --resume to go on, or choose another one", subject=output)
     with ProcessGroup(device) as processes:
         torch.manual_seed(told.seed)
-        training = TrainingRun(load_backbone(told.start) if told.start else nano(), told, output, processes)
+        network = load_backbone(told.start) if told.start else nano()
+        if told.coarse_classifier:
+            if not isinstance(network, Nano):
+                raise ConfigError("only nano has a coarse classifier", "leave it out", subject="coarse_classifier")
+            network = with_coarse_classifier(network)
+        training = TrainingRun(network, told, output, processes)
         if resume:
             training.resume()
         follow(training, max_minutes)

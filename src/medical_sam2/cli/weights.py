@@ -102,7 +102,7 @@ def convert(
 def _describe(name: str) -> Description:
     import hashlib
 
-    from medical_sam2.model.settings import SMALLEST
+    from medical_sam2.model.checkpoint_format import SMALLEST
     from medical_sam2.model.weights import read_weights
 
     found = read_weights(name)

@@ -26,7 +26,7 @@ from medical_sam2.metrics import dice, iou, score
 from medical_sam2.model.weights import load_backbone
 from medical_sam2.segmenter import Segmenter
 from medical_sam2.tracking.frames import to_input
-from medical_sam2.tracking.image_viewer import direction
+from medical_sam2.tracking.image_viewer import unit_vector
 
 KEEP_MB = 1500.0  # of what was encoded: structures, methods, seeds and conditions of a case share it
 STAGES = 10  # steps that the bank's mutual information is averaged over
@@ -150,7 +150,7 @@ def embed_frame(job: EvaluationJob, t: int) -> NDArray[np.float32]:
     """A frame's embedding over the length of that."""
     segmenter = load_network(job.network)
     with torch.inference_mode(), segmenter.computing():
-        return direction(segmenter.encode(to_input(_view_frames(job)(t), segmenter.network.image_size)).summary_BC[0])
+        return unit_vector(segmenter.encode(to_input(_view_frames(job)(t), segmenter.network.image_size)).summary_BC[0])
 
 
 @lru_cache(maxsize=2)

@@ -3,14 +3,17 @@
 Shapes: B objects (or clips) in lock step, N frames, C channels, h w feature map, S network input size, P clicks.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Protocol, TypeAlias
 
 import torch
 from torch import Tensor
 
 from medical_sam2.prompts import FramePrompt
+
+Own: TypeAlias = Mapping[str, Tensor]
+"""What a network keeps beside what every network has, by name; a part has a row for each frame or object, as the others do."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,25 +24,42 @@ class Features:
         top_BChw: deepest map (stride 16) that memory attention works on; B is 1 where objects share the frame.
         fine_BChw: maps of stride 4 and 8 that the decoder takes its borders from.
         summary_BC: mean of the deepest map, the "image embedding" that likeness (equation 4) is measured on.
-        key_BDhw: keys of stride 8 by which masks are carried over, where the network does that.
-        look_BDhw: keys of stride 4 by which neighbouring frames are compared, where the network does that.
-        finest_BChw: map of stride 2, where the network uses one.
+        own: further maps of the network.
     """
 
     top_BChw: Tensor
     fine_BChw: tuple[Tensor, Tensor]
     summary_BC: Tensor
-    key_BDhw: Tensor | None = None
-    look_BDhw: Tensor | None = None
-    finest_BChw: Tensor | None = None
+    own: Own = field(default_factory=dict)
 
-    def pick(self, places_B: Tensor | list[int]) -> "Features":
+    def select(self, places_B: Tensor | list[int]) -> "Features":
         """Features of some of the frames or clips; shared features stay shared."""
         if self.top_BChw.shape[0] == 1:
             return self
         first, second = self.fine_BChw
-        further = (None if part is None else part[places_B] for part in (self.key_BDhw, self.look_BDhw, self.finest_BChw))
-        return Features(self.top_BChw[places_B], (first[places_B], second[places_B]), self.summary_BC[places_B], *further)
+        own = _select_rows(self.own, places_B)
+        return Features(self.top_BChw[places_B], (first[places_B], second[places_B]), self.summary_BC[places_B], own)
+
+
+@dataclass(frozen=True, eq=False)
+class Fused:
+    """One frame in the light of what each of B objects remembers.
+
+    Args:
+        map_BChw: deepest map, which the decoder works on.
+        own: what else the network found in memory.
+    """
+
+    map_BChw: Tensor
+    own: Own = field(default_factory=dict)
+
+    def select(self, places_B: list[int]) -> "Fused":
+        """The same for some of the objects."""
+        return Fused(self.map_BChw[places_B], _select_rows(self.own, places_B))
+
+
+def _select_rows(own: Own, places_B: Tensor | list[int]) -> Own:
+    return {name: part[places_B] for name, part in own.items()}
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,6 +87,11 @@ class FramePrediction:
         """Predicted IoU, 0 where the object is judged absent."""
         return self.iou_B * (self.presence_B > 0)
 
+    def select(self, places: Sequence[int]) -> "FramePrediction":
+        """The prediction of some of the objects."""
+        index = torch.as_tensor(places, dtype=torch.long)
+        return FramePrediction(**{each.name: getattr(self, each.name)[index] for each in fields(self)})
+
 
 @dataclass(frozen=True, eq=False)
 class Memory:
@@ -74,15 +99,12 @@ class Memory:
 
     Args:
         t: index of the frame.
-        prompted: whether a person spoke on it.
+        prompted: whether a person prompted it.
         map_Chw: output of the memory encoder.
         pointer_C: object pointer.
         summary_C: image embedding of the frame.
         confidence: predicted IoU in [0, 1], 0 where the object is judged absent.
-        key_Dhw: keys of the frame, where the network carries masks over.
-        cover_4hw: the mask under each key, four pixels each.
-        look_Dhw: keys of stride 4, where the network compares neighbouring frames.
-        sums_EE: what its pixels add to the classifier that is solved from memory, where the network has one.
+        own: what the network remembers beside, without a row per object.
     """
 
     t: int
@@ -91,10 +113,7 @@ class Memory:
     pointer_C: Tensor
     summary_C: Tensor
     confidence: float
-    key_Dhw: Tensor | None = None
-    cover_4hw: Tensor | None = None
-    look_Dhw: Tensor | None = None
-    sums_EE: Tensor | None = None
+    own: Own = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,7 +159,10 @@ class Instruction:
 
 
 class Backbone(Protocol):
-    """A network that outlines objects frame by frame."""
+    """A network that outlines objects frame by frame.
+
+    Frames reach it with intensities in [0, 1]; those of a `Sam2` are normalised by whoever calls `encode`.
+    """
 
     @property
     def image_size(self) -> int:
@@ -151,12 +173,12 @@ class Backbone(Protocol):
         """See N frames: features with B = N."""
         ...
 
-    def fuse(self, frame: Features, recall: Recall) -> Tensor:
-        """The frame's deepest map (B, C, h, w) in the light of what each of B objects remembers."""
+    def fuse(self, frame: Features, recall: Recall) -> Fused:
+        """The frame in the light of what each of B objects remembers."""
         ...
 
-    def decode(self, frame: Features, fused_BChw: Tensor, instructions: Sequence[Instruction | None]) -> FramePrediction:
-        """The mask of each object, told by a prompt or not."""
+    def decode(self, frame: Features, fused: Fused, instructions: Sequence[Instruction | None]) -> FramePrediction:
+        """The mask of each object, prompted or not."""
         ...
 
     def memorise(self, frame: Features, prediction: FramePrediction, t: int, prompted: Sequence[bool]) -> list[Memory]:
@@ -186,6 +208,6 @@ def gather(predictions: Sequence[FramePrediction], places: Sequence[Sequence[int
     )
 
 
-def apart(batch: Tensor) -> Sequence[Tensor]:
-    """The parts of a batch, each with numbers of its own: one that is kept must not keep the others in memory."""
+def clone_rows(batch: Tensor) -> Sequence[Tensor]:
+    """The rows of a batch, each with numbers of its own: one that is kept must not keep the others in memory."""
     return [part.clone() for part in batch] if len(batch) > 1 else list(batch)

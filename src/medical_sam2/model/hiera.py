@@ -18,13 +18,13 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 from transformers.models.sam2 import modeling_sam2 as modules
 
-from medical_sam2.model.attention import read, versions
+from medical_sam2.model.memory_attention import attend_heads, versions
 
 KEPT: WeakKeyDictionary[modules.Sam2HieraDetModel, tuple[object, list[Tensor], Tensor]] = WeakKeyDictionary()
 """What is added for places, by encoder, with what it follows from."""
 
 
-def see(encoder: modules.Sam2VisionModel, frames_N3HW: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def encode_hiera(encoder: modules.Sam2VisionModel, frames_N3HW: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Maps (N, C, h, w) of stride 4, 8 and 16 of a `Sam2VisionModel`."""
     trunk: Any = encoder.backbone
     x_NhwC = trunk.patch_embed(frames_N3HW)
@@ -43,12 +43,12 @@ def _kept_places(trunk: modules.Sam2HieraDetModel, height: int, width: int) -> T
     if torch.is_grad_enabled():
         return _places(trunk, height, width)
     weights = [trunk.pos_embed, trunk.pos_embed_window]
-    stamp, known = (height, width, versions(weights)), KEPT.get(trunk)
-    if known is None or known[0] != stamp:
+    stamp, kept = (height, width, versions(weights)), KEPT.get(trunk)
+    if kept is None or kept[0] != stamp:
         held = [weight.detach() for weight in weights]  # so that no other weight gets their address
         with torch.autocast(trunk.pos_embed.device.type, enabled=False):
-            known = KEPT[trunk] = stamp, held, _places(trunk, height, width)
-    return known[2]
+            kept = KEPT[trunk] = stamp, held, _places(trunk, height, width)
+    return kept[2]
 
 
 def _places(trunk: modules.Sam2HieraDetModel, height: int, width: int) -> Tensor:
@@ -74,7 +74,7 @@ def _block(block: modules.Sam2MultiScaleBlock, x_NhwC: Tensor) -> Tensor:
 
 
 def _attention(weights: modules.Sam2MultiScaleAttention, x_NhwC: Tensor, side: int) -> Tensor:
-    """Attention within windows of `side` pixels, within the whole image where it is 0; queries are pooled where told."""
+    """Attention within windows of `side` pixels, within the whole image where it is 0; queries may be pooled."""
     high, wide = (side, side) if side else x_NhwC.shape[1:3]
     bands = [
         _joined([_windowed(weights, part, high, wide) for part in _cut(band, 2, wide)], 2) for band in _cut(x_NhwC, 1, high)
@@ -103,8 +103,8 @@ def _windowed(weights: modules.Sam2MultiScaleAttention, x_NhwC: Tensor, side_h: 
     query, key, value = weights.qkv(x_VKC).chunk(3, dim=-1)
     query = _pooled(query[:, : high * wide].unflatten(1, (high, wide)), stride).flatten(1, 2)
     query, key, value = (_heads(part, weights.num_attention_heads) for part in (query, key, value))
-    read_VLC = read(query, key, value, weights.scale, _counted(key, beyond)).transpose(1, 2).flatten(2)
-    image = read_VLC.unflatten(1, (high // stride, wide // stride)).unflatten(0, (count, height // high, width // wide))
+    attended_VLC = attend_heads(query, key, value, weights.scale, _counted(key, beyond)).transpose(1, 2).flatten(2)
+    image = attended_VLC.unflatten(1, (high // stride, wide // stride)).unflatten(0, (count, height // high, width // wide))
     return image.transpose(2, 3).flatten(3, 4).flatten(1, 2)
 
 
@@ -127,9 +127,9 @@ def _heads(x_VKC: Tensor, heads: int) -> Tensor:
     return x_VKC.unflatten(-1, (heads, -1)).transpose(1, 2)
 
 
-def _stride(told: Any) -> int:
+def _stride(query_stride: Any) -> int:
     """Pixels of a side that become one."""
-    return int(told[0]) if told else 1
+    return int(query_stride[0]) if query_stride else 1
 
 
 def _pooled(x_NhwC: Tensor, stride: int) -> Tensor:

@@ -8,7 +8,7 @@ the memory of a frame is encoded from the low-resolution mask, upsampled.
 Shapes: B objects, N frames, C channels, h w feature map, S network input size, P points, K proposed masks, M memories.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -17,15 +17,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import AutoModel, Sam2VideoConfig, Sam2VisionModel
+from transformers.activations import GELUActivation
 from transformers.models.sam2_video import modeling_sam2_video as modules
 
-from medical_sam2.model import recollection
-from medical_sam2.model.activation import overwrite
-from medical_sam2.model.attention import KeptKeys, attend
-from medical_sam2.model.backbone import Features, FramePrediction, Instruction, Memory, Recall, apart, gather
-from medical_sam2.model.hiera import see
-from medical_sam2.model.told import kind, points
-from medical_sam2.model.tracker import fitted, upsampled
+from medical_sam2.model import memory_attention as attention
+from medical_sam2.model.backbone import Features, FramePrediction, Fused, Instruction, Memory, Recall, clone_rows, gather
+from medical_sam2.model.hiera import encode_hiera
+from medical_sam2.model.memory_attention import KeptKeys, attend
+from medical_sam2.model.tracker import fit_square, upsample
+from medical_sam2.prompts import FramePrompt
 
 ABSENT = -1024.0  # logit of a mask whose object is judged absent
 MASK_SCALE, MASK_BIAS = 20.0, -10.0  # a mask given as prompt becomes logits of +10 and −10
@@ -80,7 +80,7 @@ class Sam2(nn.Module):
             self.temporal_positional_encoding_projection_layer = nn.Linear(width, depth)
         if config.enable_occlusion_spatial_embedding:
             self.occlusion_spatial_embedding_parameter = nn.Parameter(torch.zeros(1, depth))
-        overwrite(self)
+        use_in_place_activations(self)
         self._keys = KeptKeys()
 
     @property
@@ -115,40 +115,40 @@ class Sam2(nn.Module):
     def encode(self, frames_N3SS: Tensor) -> Features:
         """See N frames: features with B = N."""
         encoder = self.vision_encoder
-        maps = see(encoder, frames_N3SS) if isinstance(encoder, Sam2VisionModel) else encoder(frames_N3SS)
+        maps = encode_hiera(encoder, frames_N3SS) if isinstance(encoder, Sam2VisionModel) else encoder(frames_N3SS)
         first, second, top = maps
         fine = (self.mask_decoder.conv_s0(first), self.mask_decoder.conv_s1(second))
         return Features(top, fine, top.mean((2, 3)))
 
-    def fuse(self, frame: Features, recall: Recall) -> Tensor:
+    def fuse(self, frame: Features, recall: Recall) -> Fused:
         """The frame's deepest map in the light of what each of B objects remembers, or marked as having no past."""
         top_BChw = frame.top_BChw
         past = [b for b, memories in enumerate(recall) if memories]
         alone = top_BChw + self.no_memory_embedding.view(1, -1, 1, 1)
         alone = alone.expand(len(recall), -1, -1, -1)
         if not past:
-            return alone
-        fused = self._attend(frame.pick(past).top_BChw, [recall[b] for b in past])
+            return Fused(alone)
+        fused = self._attend(frame.select(past).top_BChw, [recall[b] for b in past])
         if len(past) == len(recall):
-            return fused
+            return Fused(fused)
         order = torch.tensor([*past, *(b for b in range(len(recall)) if b not in past)], device=fused.device).argsort()
-        return torch.cat([fused, alone[[b for b in range(len(recall)) if b not in past]]])[order]
+        return Fused(torch.cat([fused, alone[[b for b in range(len(recall)) if b not in past]]])[order])
 
-    def decode(self, frame: Features, fused_BChw: Tensor, instructions: Sequence[Instruction | None]) -> FramePrediction:
-        """The mask of each object; objects told the same kind of thing are decoded together."""
+    def decode(self, frame: Features, fused: Fused, instructions: Sequence[Instruction | None]) -> FramePrediction:
+        """The mask of each object; objects with prompts of the same kind are decoded together."""
         groups: dict[tuple[object, ...], list[int]] = {}
         for b, instruction in enumerate(instructions):
-            groups.setdefault(kind(instruction), []).append(b)
+            groups.setdefault(_kind_of(instruction), []).append(b)
         answers = []
         for sort, places in groups.items():
-            told = [instructions[b] for b in places]
-            part, seen = fused_BChw[places], frame.pick(places)
-            answers.append(self._take_mask(seen, told) if sort[0] == "mask" else self._answer(seen, part, told))
+            given, seen = [instructions[b] for b in places], frame.select(places)
+            by_mask = sort[0] == "mask"
+            answers.append(self._take_mask(seen, given) if by_mask else self._answer(seen, fused.select(places), given))
         return answers[0] if len(answers) == 1 else gather(answers, list(groups.values()))
 
     def memorise(self, frame: Features, prediction: FramePrediction, t: int, prompted: Sequence[bool]) -> list[Memory]:
         """What to remember of the frame, for each object; a prompted frame's mask is remembered as a hard one."""
-        mask_B1SS = upsampled(prediction.logits_Bhw, self.image_size)[:, None]
+        mask_B1SS = upsample(prediction.logits_Bhw, self.image_size)[:, None]
         hard = torch.tensor(prompted, device=mask_B1SS.device)[:, None, None, None]
         soft = torch.where(hard, (mask_B1SS > 0).float(), mask_B1SS.sigmoid())
         soft = soft * self.config.sigmoid_scale_for_mem_enc + self.config.sigmoid_bias_for_mem_enc
@@ -161,61 +161,61 @@ class Sam2(nn.Module):
             maps_BMhw = maps_BMhw.to(self.memory_dtype)
         confidence = prediction.confidence_B.detach().tolist()
         summary_BC = frame.summary_BC.expand(len(prompted), -1)
-        rows = zip(prompted, apart(maps_BMhw), apart(prediction.pointer_BC), summary_BC, confidence, strict=True)
+        rows = zip(prompted, clone_rows(maps_BMhw), clone_rows(prediction.pointer_BC), summary_BC, confidence, strict=True)
         return [Memory(t, *row) for row in rows]
 
     def _attend(self, top_BChw: Tensor, recall: Recall) -> Tensor:
         """Memory attention over ragged memories: maps first, then object pointers, each padded."""
         _, channels, height, width = top_BChw.shape
         mapped = [[r for r in memories if r.map] for memories in recall]
-        maps, maps_bias = recollection.maps(self, mapped, height * width)
-        pointers, place, pointers_bias = recollection.pointers(
+        maps, maps_bias = attention.map_tokens(self, mapped, height * width)
+        pointers, place, pointers_bias = attention.pointer_tokens(
             self, [[r for r in memories if r.pointer] for memories in recall]
         )
-        position = recollection.position(self, height, width)
-        keys = self._keys.of(self.memory_attention, mapped, position, partial(recollection.time, self), pointers.shape[1])
+        position = attention.position_encoding(self, height, width)
+        keys = self._keys.of(self.memory_attention, mapped, position, partial(attention.time_encoding, self), pointers.shape[1])
         if keys is None:
-            place = torch.cat([recollection.places(self, mapped, position), place], 1)
+            place = torch.cat([attention.map_positions(self, mapped, position), place], 1)
         memory, bias = torch.cat([maps, pointers], 1), torch.cat([maps_bias, pointers_bias], 1)
-        sine_Chw = recollection.sine(channels, height, width, top_BChw.device, top_BChw.dtype)
+        sine_Chw = attention.sine_encoding(channels, height, width, top_BChw.device, top_BChw.dtype)
         tokens = (top_BChw + 0.1 * sine_Chw).flatten(2).transpose(1, 2)
         fused = attend(self.memory_attention, tokens, memory, place, bias, pointers.shape[1], keys=keys)
         return fused.transpose(1, 2).reshape(-1, channels, height, width)
 
     def _answer(
-        self, frame: Features, fused_BChw: Tensor, told: Sequence[Instruction | None], *, several: bool = False
+        self, frame: Features, fused: Fused, instructions: Sequence[Instruction | None], *, several: bool = False
     ) -> FramePrediction:
         """Prompt encoder and mask decoder; several masks are proposed where the prompt leaves room, or where asked for."""
-        points_BP2, labels_BP, dense = self._sparse(told)
+        points_BP2, labels_BP, dense = self._sparse(instructions)
         several = several or int((labels_BP[0] >= 0).sum()) <= self.config.multimask_max_pt_num
         sparse, dense_BChw = self._encoded(points_BP2, labels_BP, dense)
-        masks, iou, tokens, presence = self._decoder(frame, fused_BChw, sparse, dense_BChw, several=several)
-        masks, iou, presence = self.mended(frame, fused_BChw, (masks, iou, presence), told)
-        best = self.chosen(masks, iou, told)
-        token = tokens[torch.arange(len(told), device=best.device), best]
+        masks, iou, tokens, presence = self._run_decoder(frame, fused, sparse, dense_BChw, several=several)
+        masks, iou, presence = self.refine(frame, fused, (masks, iou, presence), instructions)
+        best = self.choose(masks, iou, instructions)
+        token = tokens[torch.arange(len(instructions), device=best.device), best]
         return self._prediction(masks, iou, token, presence[:, 0], best)
 
-    def chosen(self, masks_BKhw: Tensor, iou_BK: Tensor, told: Sequence[Instruction | None]) -> Tensor:
+    def choose(self, masks_BKhw: Tensor, iou_BK: Tensor, instructions: Sequence[Instruction | None]) -> Tensor:
         """Which of the proposed masks is the answer (B,): the surest."""
         return iou_BK.argmax(-1)
 
-    def mended(
+    def refine(
         self,
         frame: Features,
-        fused_BChw: Tensor,
+        fused: Fused,
         proposed: tuple[Tensor, Tensor, Tensor],
-        told: Sequence[Instruction | None],
+        instructions: Sequence[Instruction | None],
     ) -> tuple[Tensor, Tensor, Tensor]:
         """The proposed masks (B, K, h, w), their IoUs (B, K) and the presence (B, 1) as they are; a network may mend them."""
         return proposed
 
-    def _decoder(
-        self, frame: Features, fused_BChw: Tensor, sparse: Tensor, dense_BChw: Tensor, *, several: bool
+    def _run_decoder(
+        self, frame: Features, fused: Fused, sparse: Tensor, dense_BChw: Tensor, *, several: bool
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        grid = self._grid().expand(fused_BChw.shape[0], -1, -1, -1)
-        fine = [part.expand(fused_BChw.shape[0], -1, -1, -1) for part in frame.fine_BChw]
-        dense_BChw = dense_BChw.expand(fused_BChw.shape[0], -1, -1, -1)
-        answer = self.mask_decoder(fused_BChw, grid, sparse, dense_BChw, several, fine)
+        grid, dense, *fine = (
+            part.expand(len(fused.map_BChw), -1, -1, -1) for part in (self._grid(), dense_BChw, *frame.fine_BChw)
+        )
+        answer = self.mask_decoder(fused.map_BChw, grid, sparse, dense, several, fine)
         masks, iou, tokens, presence = (part[:, 0] for part in answer)
         return masks, iou, tokens, presence
 
@@ -226,37 +226,36 @@ class Sam2(nn.Module):
         logits = torch.where(seen[..., None], masks[rows, best], masks.new_tensor(ABSENT))
         return FramePrediction(logits, iou[rows, best], presence_B, pointer, masks, iou)
 
-    def _take_mask(self, frame: Features, told: Sequence[Instruction | None]) -> FramePrediction:
+    def _take_mask(self, frame: Features, instructions: Sequence[Instruction | None]) -> FramePrediction:
         """A mask given as prompt is the answer; the decoder only makes its object pointer, from the single-mask token."""
-        given = [instruction.prompt.mask_hw for instruction in told if instruction is not None]
+        given = [instruction.prompt.mask_hw for instruction in instructions if instruction is not None]
         mask_B1SS = torch.as_tensor(np.stack([m for m in given if m is not None]), device=self.device)[:, None].float()
         hinted = self._fit(self.mask_downsample(mask_B1SS))
-        blank = [None] * len(told)
-        points_BP2, labels_BP, _ = self._sparse(blank)
+        points_BP2, labels_BP, _ = self._sparse([None] * len(instructions))
         sparse, dense = self._encoded(points_BP2, labels_BP, hinted)
-        top_BChw = frame.top_BChw.expand(len(told), -1, -1, -1)
-        _, _, tokens, presence = self._decoder(frame, top_BChw, sparse, dense, several=False)
+        top = Fused(frame.top_BChw.expand(len(instructions), -1, -1, -1))
+        _, _, tokens, presence = self._run_decoder(frame, top, sparse, dense, several=False)
         shown = mask_B1SS.flatten(1).any(1)
         seen = ((presence[:, 0] > 0) & shown)[:, None]
         pointer = torch.where(seen, self.object_pointer_proj(tokens[:, 0]), self.no_object_pointer)
-        logits = fitted(mask_B1SS * MASK_SCALE + MASK_BIAS, self.image_size // self.logit_stride)
+        logits = fit_square(mask_B1SS * MASK_SCALE + MASK_BIAS, self.image_size // self.logit_stride)
         sure, there = torch.ones_like(presence[:, 0]), shown * MASK_SCALE + MASK_BIAS
         return FramePrediction(logits[:, 0], sure, there, pointer, logits, sure[:, None])
 
     def _fit(self, mask: Tensor) -> Tensor:
         """A mask at the size that the prompt encoder takes (stride 4)."""
-        return fitted(mask, self.prompt_encoder.mask_input_size[0])
+        return fit_square(mask, self.prompt_encoder.mask_input_size[0])
 
-    def _sparse(self, told: Sequence[Instruction | None]) -> tuple[Tensor, Tensor, Tensor | None]:
+    def _sparse(self, instructions: Sequence[Instruction | None]) -> tuple[Tensor, Tensor, Tensor | None]:
         """Points (B, P, 2) with their labels: corners of a box first (labels 2 and 3), then clicks; earlier logits."""
-        pairs = [points(None if one is None else one.prompt) for one in told]
+        pairs = [_points_of(None if one is None else one.prompt) for one in instructions]
         points_BP2 = torch.as_tensor(np.stack([xy for xy, _ in pairs]), dtype=torch.float32, device=self.device)
         labels_BP = torch.as_tensor(np.stack([sort for _, sort in pairs]), dtype=torch.long, device=self.device)
-        earlier = [logits for one in told if one is not None and (logits := self._earlier(one)) is not None]
+        earlier = [logits for one in instructions if one is not None and (logits := self._earlier(one)) is not None]
         return points_BP2, labels_BP, torch.stack(earlier)[:, None].to(points_BP2.dtype) if earlier else None
 
     def _encoded(self, points_BP2: Tensor, labels_BP: Tensor, mask_B1hw: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Prompts as tokens and as a map; in float32, since places are told by their last digits."""
+        """Prompts as tokens and as a map; in float32, since places are instructions by their last digits."""
         with torch.autocast(self.device.type, enabled=False):
             mask = None if mask_B1hw is None else mask_B1hw.float()
             sparse, dense = self.prompt_encoder(points_BP2[:, None], labels_BP[:, None], None, mask)
@@ -278,3 +277,55 @@ class Sam2(nn.Module):
         xy = torch.stack(torch.meshgrid(columns, rows, indexing="xy"), -1)
         with torch.autocast(self.device.type, enabled=False):
             return self.prompt_encoder.shared_embedding(xy[None])[0].permute(2, 0, 1)[None]
+
+
+IN_PLACE: Mapping[type[nn.Module], Callable[[Tensor], Tensor]] = {
+    nn.ReLU: torch.relu_,
+    GELUActivation: torch.ops.aten.gelu_.default,
+}
+
+
+class InPlaceActivation(nn.Module):
+    """An activation whose input nobody else needs; a new tensor where gradients are wanted, which may need it.
+
+    Args:
+        activation: one of `IN_PLACE`.
+    """
+
+    def __init__(self, activation: nn.Module) -> None:
+        super().__init__()
+        self.exact, self.in_place = activation, IN_PLACE[type(activation)]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The same numbers."""
+        return self.exact(x) if torch.is_grad_enabled() else self.in_place(x)
+
+
+def use_in_place_activations(network: nn.Module) -> None:
+    """Let the feed-forward parts of transformers' modules, each of which calls its `activation` on what it has just made,
+    overwrite it."""
+    for module in [*network.modules()]:
+        activation = getattr(module, "activation", None)
+        if isinstance(activation, tuple(IN_PLACE)):
+            module.activation = InPlaceActivation(activation)
+
+
+def _points_of(prompt: FramePrompt | None) -> tuple[np.ndarray, np.ndarray]:
+    """Points (P, 2) and labels (P,): corners of a box first (2 and 3), then clicks (1 inside, 0 outside); −1 is no point."""
+    if prompt is None or (prompt.box_xyxy is None and not len(prompt.points_xy)):
+        return np.zeros((1, 2), np.float32), np.full(1, -1, np.int64)  # "not a point", as SAM 2 says nothing
+    if prompt.box_xyxy is None:
+        return prompt.points_xy, prompt.labels
+    corners = prompt.box_xyxy.reshape(2, 2)
+    return np.concatenate([corners, prompt.points_xy]), np.concatenate([[2, 3], prompt.labels])
+
+
+def _kind_of(instruction: Instruction | None) -> tuple[object, ...]:
+    """What objects must agree in to be decoded together."""
+    if instruction is None:
+        return ("nothing",)
+    prompt = instruction.prompt
+    if prompt.mask_hw is not None and not len(prompt.points_xy):
+        return ("mask",)
+    bare = instruction.earlier_hw is None and prompt.mask_hw is None
+    return ("points", len(prompt.points_xy), prompt.box_xyxy is not None, bare)

@@ -12,8 +12,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from medical_sam2.errors import WeightsError
+from medical_sam2.model.catalogue import PICKLED
 
-PICKLED = (".pt", ".pth", ".bin", ".ckpt")
 WRAPPERS = ("model", "state_dict", "model_state_dict")  # under which training code keeps the weights
 CONFIG_BYTES = 1 << 20
 NAMES_SHOWN, NAME_LENGTH = 1000, 100
@@ -98,6 +98,7 @@ def _check_archive(path: Path) -> None:
 
 def _unwrapped(content: Any, path: Path) -> dict[str, Tensor]:
     """The mapping of names to tensors, which training code keeps beside the state of its optimiser."""
+    # each check refuses one thing that a file may hold, with a message of its own
     for wrapper in WRAPPERS:
         if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
             content = content[wrapper]

@@ -17,18 +17,35 @@ from torch import Tensor
 from transformers import Sam2VideoConfig
 
 from medical_sam2.errors import AmbiguousError, WeightsError
-from medical_sam2.model.catalogue import CONFIG_FILE, KNOWN, MODEL_FILE, Known, available, trained_size
-from medical_sam2.model.hub import fetched, is_hub_id
-from medical_sam2.model.keys import from_official, from_transformers, is_official
+from medical_sam2.model.catalogue import (
+    CONFIG_FILE,
+    MODEL_FILE,
+    NAMED_WEIGHTS,
+    NamedWeights,
+    available,
+    fetch,
+    is_hub_id,
+    trained_size,
+)
+from medical_sam2.model.checkpoint_format import (
+    SMALLEST,
+    Hiera,
+    NetworkSettings,
+    check_image_size,
+    from_official,
+    from_transformers,
+    is_official,
+    make_pyramid,
+    network_configuration,
+    parse_config,
+)
 from medical_sam2.model.nano import Nano
-from medical_sam2.model.pyramid import ConvPyramid
+from medical_sam2.model.nano.encoder import ConvPyramid
 from medical_sam2.model.sam2 import Sam2
-from medical_sam2.model.settings import SMALLEST, Settings, check_image_size, parse
-from medical_sam2.model.sizes import Hiera, configuration, pyramid
 from medical_sam2.model.tensors import listed, read_config, read_tensors
 from medical_sam2.plugins import find
 
-__all__ = ["Known", "LoadedWeights", "available", "load_backbone", "read_weights", "save_backbone", "weights_file"]
+__all__ = ["LoadedWeights", "NamedWeights", "available", "load_backbone", "read_weights", "save_backbone", "weights_file"]
 
 PLUGIN = ".py:"
 SIZES = (512, "as MedSAM2's weights"), (1024, "as SAM 2's and those of Medical SAM 2")
@@ -45,20 +62,20 @@ class LoadedWeights:
     """
 
     weights: Mapping[str, Tensor]
-    settings: Settings
+    settings: NetworkSettings
     file: Path
 
     def configuration(self, image_size: int | None = None) -> Sam2VideoConfig:
         """The configuration of the network that they fit, for another input size where one is given.
 
         Raises:
-            WeightsError: a weight that every SAM 2 has is missing, or the image encoder is none that is known.
+            WeightsError: a weight that every SAM 2 has is missing, or the image encoder is none of the official ones.
             AmbiguousError: nothing tells the input size.
         """
-        told = self.settings
-        size = image_size or told.image_size
+        size = image_size or self.settings.image_size
         try:
-            found = configuration(self.weights, size or SMALLEST, encoder=told.hiera, heads=told.mask_heads)
+            settings = self.settings
+            found = network_configuration(self.weights, size or SMALLEST, encoder=settings.hiera, heads=settings.mask_heads)
         except WeightsError as error:
             raise error.about(self.file) from error
         if size is None:
@@ -85,7 +102,7 @@ def load_backbone(
         WeightsError: there are no such weights, they cannot be reached, are broken, hold anything but finite numbers, or do
             not fit: every weight that is missing or too many is named.
         AmbiguousError: a repository on the hub holds several files of weights, or no `image_size` is given and nothing tells
-            what the weights were trained for: the official layout keeps none, and only published files are known by name.
+            what the weights were trained for: the official layout keeps none, and only published files tell it by their name.
     """
     size = check_image_size(image_size) if image_size is not None else None
     if PLUGIN in str(name_or_path):
@@ -108,9 +125,13 @@ def read_weights(name_or_path: str | Path) -> LoadedWeights:
     weights = read_tensors(file)
     config, size = file.with_name(CONFIG_FILE), trained_size(str(name_or_path)) or trained_size(file.name)
     if is_official(weights):
-        return LoadedWeights(from_official(weights), Settings(image_size=size), file)
+        return LoadedWeights(from_official(weights), NetworkSettings(image_size=size), file)
     try:
-        settings = parse(read_config(config)) if config.is_file() and file.name == MODEL_FILE else Settings(image_size=size)
+        settings = (
+            parse_config(read_config(config))
+            if config.is_file() and file.name == MODEL_FILE
+            else NetworkSettings(image_size=size)
+        )
     except WeightsError as error:
         raise error.about(config) from error
     return LoadedWeights(from_transformers(weights), settings, file)
@@ -124,8 +145,8 @@ def weights_file(name_or_path: str | Path) -> Path:
     """
     if PLUGIN in str(name_or_path):
         return Path(str(name_or_path).rpartition(":")[0])
-    known = KNOWN.get(str(name_or_path))
-    path = _located(str(name_or_path) if known is None else known.source, known)
+    named = NAMED_WEIGHTS.get(str(name_or_path))
+    path = _locate(str(name_or_path) if named is None else named.source, named)
     return path / MODEL_FILE if path.is_dir() else path
 
 
@@ -153,9 +174,10 @@ def _network(found: LoadedWeights, config: Sam2VideoConfig, memory_dtype: torch.
     weights = found.weights
     with torch.device("meta"):
         pixels = found.settings.pixels
-        encoder = pyramid(weights) if found.settings.encoder == "pyramid" else None
+        encoder = make_pyramid(weights) if found.settings.encoder == "pyramid" else None
         if encoder is not None and any(name.startswith("carry.") for name in weights):
-            network: Sam2 = Nano(config, encoder, pixels=pixels, memory_dtype=memory_dtype)
+            coarse = found.settings.coarse_classifier or "coarse_regression.ridge" in weights
+            network: Sam2 = Nano(config, encoder, pixels=pixels, memory_dtype=memory_dtype, coarse_classifier=coarse)
         else:
             network = Sam2(config, encoder, pixels=pixels, memory_dtype=memory_dtype)
     _check_fit(network.state_dict(), weights)
@@ -183,30 +205,35 @@ def _check_fit(wanted: Mapping[str, Tensor], got: Mapping[str, Tensor]) -> None:
         raise WeightsError("; ".join(faults), "give weights of a SAM 2 or SAM 2.1 network")
 
 
-def _settings(network: Sam2) -> Settings:
+def _settings(network: Sam2) -> NetworkSettings:
     encoder = network.vision_encoder
     config: Any = network.config
     heads = config.mask_decoder_config.num_attention_heads
     if isinstance(encoder, ConvPyramid):
-        return Settings("pyramid", network.image_size, network.pixels, heads)
+        coarse = isinstance(network, Nano) and network.coarse_regression is not None
+        return NetworkSettings("pyramid", network.image_size, network.pixels, heads, coarse_classifier=coarse)
     trunk = config.vision_config.backbone_config
     windows, everywhere = tuple(trunk.window_size_per_stage), tuple(trunk.global_attention_blocks)
-    return Settings("hiera", network.image_size, network.pixels, heads, Hiera(trunk.num_attention_heads, windows, everywhere))
+    return NetworkSettings(
+        "hiera", network.image_size, network.pixels, heads, Hiera(trunk.num_attention_heads, windows, everywhere)
+    )
 
 
-def _located(name: str, known: Known | None) -> Path:
+def _locate(name: str, named: NamedWeights | None) -> Path:
     """The file or folder, fetched from the hub if it must be."""
-    if known is not None and known.source == "embedded":
-        if not known.here:
-            raise WeightsError("these weights are not in this installation", "reinstall the package", subject=known.name)
-        return known.folder
+    if named is not None and named.source == "embedded":
+        if not named.here:
+            raise WeightsError("these weights are not in this installation", "reinstall the package", subject=named.name)
+        return named.folder
     path = Path(name)
-    if known is None and (path.exists() or not is_hub_id(name)):
+    if named is None and (path.exists() or not is_hub_id(name)):
         if path.suffix or path.exists():
             return path
         problem = "there are no weights of this name, and no such file or folder"
-        raise WeightsError(problem, f"give a path, an id on the Hugging Face hub, or one of {', '.join(KNOWN)}", subject=name)
-    return fetched(name)
+        raise WeightsError(
+            problem, f"give a path, an id on the Hugging Face hub, or one of {', '.join(NAMED_WEIGHTS)}", subject=name
+        )
+    return fetch(name)
 
 
 def _write(path: Path, content: bytes) -> None:

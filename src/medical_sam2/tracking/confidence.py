@@ -13,7 +13,7 @@ DROP = 0.6  # of the object's usual confidence
 JUMP = 2.0  # area on a slice over the largest one between it and the prompt
 SUDDEN = 0.5  # share of the object's largest area that the same slice adds at once: an object that begins small grows by less
 MOST = 0.5  # share of a slice
-DRAWN = 1.5  # area over that of an outline or a box, up to which a person has said that it is so large
+DRAWN = 1.5  # area over that of an outline or a box, up to which a person has drawn it so large
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Leak:
     before_px: int | None
     after_px: int
 
-    def told(self, axis: str) -> str:
+    def describe(self, axis: str) -> str:
         """One line for the user; `axis` is that of the file ("i", "j" or "k")."""
         low, high = min(self.slices), max(self.slices)
         where = f"slice {low}" if low == high else f"slices {low} to {high}"
@@ -45,12 +45,13 @@ class Leak:
         return f"object {self.object} jumps {jump} on {where} of axis {axis}, beginning at {self.slices[0]}: {remedy}"
 
 
-def collapses(rows: Sequence[SliceConfidence]) -> list[SliceConfidence]:
+def mark_collapses(rows: Sequence[SliceConfidence]) -> list[SliceConfidence]:
     """The rows with `look_here` set where an object that has an outline is far less sure than usual.
 
     Usual is the median over the slices of that object and view that have an outline. Beside each stretch of such slices
     only its least sure one is marked, so the list stays short enough to be looked at.
     """
+    # per object and view: stretches of low confidence in the order of slices, and the worst place of each
     marked = list(rows)
     for key in dict.fromkeys((row.object, row.view) for row in rows):
         places = [i for i, row in enumerate(rows) if (row.object, row.view) == key and row.area_px > 0 and not row.prompted]
@@ -66,7 +67,7 @@ def collapses(rows: Sequence[SliceConfidence]) -> list[SliceConfidence]:
     return marked
 
 
-def leaks(rows: Sequence[SliceConfidence], frame_px: Mapping[str, int], drawn: Collection[int] = ()) -> list[Leak]:
+def find_leaks(rows: Sequence[SliceConfidence], frame_px: Mapping[str, int], drawn: Collection[int] = ()) -> list[Leak]:
     """Where the tracked area jumps from slice to slice, going away from the prompts, or fills most of the slice.
 
     Args:
@@ -74,28 +75,29 @@ def leaks(rows: Sequence[SliceConfidence], frame_px: Mapping[str, int], drawn: C
         frame_px: view → pixels of a slice.
         drawn: objects that a person outlined or drew a box around: what is not much larger than that is no leak.
     """
+    # a jump is judged away from the prompts, a filled slice by itself; what is part of a jump is not reported twice
     found: list[Leak] = []
     for label, view in dict.fromkeys((row.object, row.view) for row in rows):
         own = [row for row in rows if (row.object, row.view) == (label, view)]
         areas = {row.slice: row.area_px for row in own}
         prompted = [row.slice for row in own if row.prompted]
         starts = prompted or [own[0].slice]
-        jumps = [*_jumps(areas, max(starts), 1), *_jumps(areas, min(starts), -1)]
-        said = {t for slices, _ in jumps for t in slices}
+        jumps = [*_find_jumps(areas, max(starts), 1), *_find_jumps(areas, min(starts), -1)]
+        jumped = {t for slices, _ in jumps for t in slices}
         trusted = DRAWN * max((areas[t] for t in prompted), default=0) if label in drawn else 0
-        filled = [t for t in sorted(areas) if areas[t] > max(trusted, MOST * frame_px[view]) and t not in said]
-        stretches = [(slices, before) for slices, before in jumps] + [(slices, None) for slices in _in_a_row(filled)]
+        filled = [t for t in sorted(areas) if areas[t] > max(trusted, MOST * frame_px[view]) and t not in jumped]
+        stretches = [(slices, before) for slices, before in jumps] + [(slices, None) for slices in _consecutive_runs(filled)]
         found += [Leak(label, view, slices, before, max(areas[t] for t in slices)) for slices, before in stretches]
     return found
 
 
-def pointed_at(rows: Sequence[SliceConfidence], found: Sequence[Leak]) -> list[SliceConfidence]:
+def mark_leaks(rows: Sequence[SliceConfidence], found: Sequence[Leak]) -> list[SliceConfidence]:
     """The rows with `look_here` set where each leak begins."""
     places = {(leak.object, leak.view, leak.slices[0]) for leak in found}
     return [replace(row, look_here=row.look_here or (row.object, row.view, row.slice) in places) for row in rows]
 
 
-def _jumps(areas: Mapping[int, int], start: int, step: int) -> Iterator[tuple[tuple[int, ...], int]]:
+def _find_jumps(areas: Mapping[int, int], start: int, step: int) -> Iterator[tuple[tuple[int, ...], int]]:
     """Stretches of slices, in the order of tracking, that are suddenly larger than all before; how large those were."""
     before, sudden = areas[start], SUDDEN * max(areas.values())
     stretch: list[int] = []
@@ -113,8 +115,8 @@ def _jumps(areas: Mapping[int, int], start: int, step: int) -> Iterator[tuple[tu
         yield tuple(stretch), before
 
 
-def _in_a_row(slices: Sequence[int]) -> list[tuple[int, ...]]:
-    """Sorted slices, apart where one is left out."""
+def _consecutive_runs(slices: Sequence[int]) -> list[tuple[int, ...]]:
+    """Sorted slices, split where one is left out."""
     parts = np.split(np.array(slices, int), np.flatnonzero(np.diff(slices) > 1) + 1)
     return [tuple(int(t) for t in part) for part in parts if len(part)]
 
@@ -161,10 +163,11 @@ def slice_needs(rows: Sequence[SliceConfidence], directions: Mapping[int, NDArra
     view = next((row.view for row in rows if row.prompted), None)
     if view is None:
         raise PromptError("no slice was prompted", "prompt one")
+    # of several objects the least sure one counts, and of several prompted slices the one that is most alike
     own = [row for row in rows if row.view == view]
-    told = np.stack([directions[t] for t in sorted({row.slice for row in own if row.prompted})])
+    prompted = np.stack([directions[t] for t in sorted({row.slice for row in own if row.prompted})])
     sure: dict[int, float] = {}
     for row in own:
         if row.area_px and not row.prompted:
             sure[row.slice] = min(row.confidence, sure.get(row.slice, 1.0))
-    return [Need(t, confidence, float((told @ directions[t]).max())) for t, confidence in sorted(sure.items())]
+    return [Need(t, confidence, float((prompted @ directions[t]).max())) for t, confidence in sorted(sure.items())]

@@ -3,8 +3,8 @@
 Tracking goes on beyond the end of a structure and drifts into neighbours that look alike. A region around the object is looked
 at once more, as one small volume (`Grid`): how likely tracking found each voxel, how like the greys of the prompted slice it
 is, how far it lies from inside and from outside along paths that edges make long, and how steadily the slices on the way were
-tracked (`described`). A gate of a few hundred numbers, learnt beside the network's weights (`Gate`), says by how much the logit
-of each voxel changes. Slices that were prompted keep their answer, and nothing changes outside of the region.
+tracked (`compute_features`). A gate of a few hundred numbers, learnt beside the network's weights (`Gate`), says by how much
+the logit of each voxel changes. Slices that were prompted keep their answer, and nothing changes outside of the region.
 
 A geodesic distance is the length of the cheapest way. Raster scans find it fast and nearly (Criminisi et al., 2008).
 
@@ -51,8 +51,8 @@ MOST_CHANGE = 12.0  # that a logit changes by
 
 
 @dataclass(frozen=True, eq=False)
-class Tracked:
-    """What is known of an object once it has been tracked.
+class TrackedObject:
+    """An object once it has been tracked.
 
     Args:
         estimate: probability (I, J, K).
@@ -96,10 +96,10 @@ class Grid:
         return found
 
 
-def working_grid(what: Tracked) -> Grid | None:
+def working_grid(what: TrackedObject) -> Grid | None:
     """The region around an object; None where nothing was found on the prompted slices."""
     shape, plane = what.estimate.shape, [a for a in range(3) if a != what.axis]
-    outline, found, slices = _shadows(what)
+    outline, found, slices = _projections(what)
     if not outline.any():
         return None
     mm = [what.spacing_mm[a] for a in plane]
@@ -126,7 +126,7 @@ def working_grid(what: Tracked) -> Grid | None:
     return Grid(cast("tuple[int, int, int]", low), cast("tuple[int, int, int]", high), cast("tuple[int, int, int]", boxes))
 
 
-def _shadows(what: Tracked) -> tuple[MaskArray, MaskArray, MaskArray]:
+def _projections(what: TrackedObject) -> tuple[MaskArray, MaskArray, MaskArray]:
     """What was found on the prompted slices, and on any slice, as seen along the slices' axis; and on which slices."""
     shape, axis = what.estimate.shape, what.axis
     plane = tuple(shape[a] for a in range(3) if a != axis)
@@ -221,8 +221,8 @@ def signed_distance(mask_hw: MaskArray, steps: NDArray[np.float64]) -> Floats:
 
 
 @dataclass(frozen=True, eq=False)
-class Prompted:
-    """What is known from the prompted slices, on the working grid.
+class PromptedSlices:
+    """The prompted slices, on the working grid.
 
     Args:
         slices: those on which the object is.
@@ -245,8 +245,8 @@ class Prompted:
     @property
     def signed(self) -> Floats:
         """Distance (n, h, w) from the nearest prompted outline within the slice, in radii; negative inside."""
-        known = {t: signed_distance(self.outline[t], self.steps[1:]) for t in self.slices}
-        return np.stack([known[t] for t in self.nearest.tolist()])
+        distances = {t: signed_distance(self.outline[t], self.steps[1:]) for t in self.slices}
+        return np.stack([distances[t] for t in self.nearest.tolist()])
 
     def seeds(self, signed: Floats) -> tuple[MaskArray, MaskArray]:
         """What is surely inside, and outside: well within and around the outlines, and at the sides and ends of the grid."""
@@ -259,12 +259,12 @@ class Prompted:
         return inside, outside & ~inside
 
 
-def described(what: Tracked, grid: Grid) -> Floats:
+def compute_features(what: TrackedObject, grid: Grid) -> Floats:
     """Features (n, h, w, F) of the working grid, the prompted axis first."""
     tracked = np.moveaxis(grid.means(lambda i: np.asarray(what.estimate[i], np.float32)), what.axis, 0)
     grey = np.moveaxis(grid.means(what.grey), what.axis, 0)
     confidence = what.confidence[grid.low[what.axis] : grid.high[what.axis]]
-    return _features(tracked, grey, confidence, _prompted(what, grid, tracked))
+    return _features(tracked, grey, confidence, _prompted_slices(what, grid, tracked))
 
 
 def logit_of(probability: Floats) -> Floats:
@@ -272,16 +272,16 @@ def logit_of(probability: Floats) -> Floats:
     return np.clip(np.log((probability + 1e-3) / (1 - probability + 1e-3)), -SURE, SURE)
 
 
-def _prompted(what: Tracked, grid: Grid, tracked: Floats) -> Prompted:
+def _prompted_slices(what: TrackedObject, grid: Grid, tracked: Floats) -> PromptedSlices:
     low, high = grid.low[what.axis], grid.high[what.axis]
     peaks = {t - low: tracked[t - low].max() for t in what.prompted if low <= t < high}
-    slices = [t for t, peak in peaks.items() if peak >= max(peaks.values()) / 2]  # on the others it was said not to be
+    slices = [t for t, peak in peaks.items() if peak >= max(peaks.values()) / 2]  # on the others it is said to be absent
     outline = np.zeros(tracked.shape, bool)
     outline[slices] = tracked[slices] >= np.minimum(0.5, tracked[slices].max(axis=(1, 2), keepdims=True))
     order = (what.axis, *(a for a in range(3) if a != what.axis))
     box_mm = np.array([what.spacing_mm[a] * (grid.high[a] - grid.low[a]) / grid.shape[a] for a in order])
     goes_on = low > 0, high < what.estimate.shape[what.axis]
-    return Prompted(slices, outline, box_mm / _radius(outline[slices], box_mm[1:]), goes_on)
+    return PromptedSlices(slices, outline, box_mm / _radius(outline[slices], box_mm[1:]), goes_on)
 
 
 def _radius(outlines: MaskArray, box_mm: NDArray[np.float64]) -> float:
@@ -290,22 +290,22 @@ def _radius(outlines: MaskArray, box_mm: NDArray[np.float64]) -> float:
     return 3 * max(float(np.concatenate(depth).mean()), float(box_mm.min()) / 3)
 
 
-def _features(tracked: Floats, grey: Floats, confidence: NDArray[np.floating], said: Prompted) -> Floats:
-    smooth, signed = np.asarray(ndimage.gaussian_filter(grey, (0, 1, 1)), np.float32), said.signed
-    slices, outlines = list(said.slices), said.outline[list(said.slices)]
+def _features(tracked: Floats, grey: Floats, confidence: NDArray[np.floating], prompted: PromptedSlices) -> Floats:
+    smooth, signed = np.asarray(ndimage.gaussian_filter(grey, (0, 1, 1)), np.float32), prompted.signed
+    slices, outlines = list(prompted.slices), prompted.outline[list(prompted.slices)]
     mean, spread = float(grey[slices][outlines].mean()), max(float(grey[slices][outlines].std()), 0.03)
     slopes = [np.square(np.gradient(smooth, axis=a)) for a in range(3) if smooth.shape[a] > 1]
     edge = np.clip(np.sqrt(np.sum(slopes, axis=0)) / (2 * spread), 0, 3)
-    found = np.where(said.outline.any(axis=(1, 2), keepdims=True), said.outline, tracked > 0.5)
-    alike, alike_around = (log_odds(values, said.outline, slices) for values in (grey, smooth))
+    found = np.where(prompted.outline.any(axis=(1, 2), keepdims=True), prompted.outline, tracked > 0.5)
+    alike, alike_around = (log_odds(values, prompted.outline, slices) for values in (grey, smooth))
     likely = np.asarray(1 / (1 + np.exp(-np.clip((alike + alike_around) / 2, -4, 4))), np.float32)
-    ways = geodesics(tracked, likely, edge, said.seeds(signed), said.steps)
-    tells = _dice(likely[slices] > 0.5, outlines), _contrast(edge[slices], np.abs(signed[slices]) < BAND)
+    ways = geodesics(tracked, likely, edge, prompted.seeds(signed), prompted.steps)
+    reliability = _dice(likely[slices] > 0.5, outlines), _contrast(edge[slices], np.abs(signed[slices]) < BAND)
     along = [
-        *_of_slices(found, confidence, alike_around, ways[1] > 0, said.nearest),
-        *np.full((2, len(grey)), [[x] for x in tells]),
+        *_slice_features(found, confidence, alike_around, ways[1] > 0, prompted.nearest),
+        *np.full((2, len(grey)), [[x] for x in reliability]),
     ]
-    blur = np.clip(BLUR / said.steps, 0.5, (1.0, 2.5, 2.5)).tolist()
+    blur = np.clip(BLUR / prompted.steps, 0.5, (1.0, 2.5, 2.5)).tolist()
     logit = logit_of(tracked)
     voxels = [
         logit / 3,
@@ -322,7 +322,7 @@ def _features(tracked: Floats, grey: Floats, confidence: NDArray[np.floating], s
     return np.stack([*voxels, *planes], axis=-1, dtype=np.float32)
 
 
-def _of_slices(
+def _slice_features(
     found: MaskArray, confidence: NDArray[np.floating], alike: Floats, reached: MaskArray, nearest: NDArray[np.int64]
 ) -> list[NDArray[np.floating]]:
     """How steadily the slices were tracked, each and at worst on the way from the prompt, and how like it they are."""
@@ -376,7 +376,7 @@ class Gate(nn.Sequential):
 
 
 @dataclass(frozen=True, eq=False)
-class Refined:
+class RefinedProbability:
     """Probabilities (I, J, K) by slabs, as a fusion hands them out: the tracked ones with their logits changed in the region.
 
     Args:
@@ -419,12 +419,12 @@ class Refined:
         return slab
 
 
-def refined(gate: Gate, what: Tracked, fusion: Fusion) -> Fusion | Refined:
+def apply_consensus(gate: Gate, what: TrackedObject, fusion: Fusion) -> Fusion | RefinedProbability:
     """The probabilities of an object after the consensus; as they were where nothing was found on the prompted slices."""
     grid = working_grid(what)
     if grid is None:
         return fusion
-    seen = described(what, grid)
+    seen = compute_features(what, grid)
     with torch.inference_mode(), torch.autocast("cpu", enabled=False):
         change = (
             gate(torch.from_numpy(seen.reshape(-1, len(FEATURES))))
@@ -434,4 +434,4 @@ def refined(gate: Gate, what: Tracked, fusion: Fusion) -> Fusion | Refined:
         )
     low, high = grid.low[what.axis], grid.high[what.axis]
     change[[t - low for t in what.prompted if low <= t < high]] = 0
-    return Refined(fusion, grid, np.ascontiguousarray(np.moveaxis(change, 0, what.axis)))
+    return RefinedProbability(fusion, grid, np.ascontiguousarray(np.moveaxis(change, 0, what.axis)))

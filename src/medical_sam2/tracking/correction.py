@@ -14,21 +14,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medical_sam2.errors import GeometryError, PromptError
-from medical_sam2.model.memory import PolicyBank
+from medical_sam2.model.memory_bank import PolicyBank
 from medical_sam2.prompts import FramePrompt
 from medical_sam2.tracking.plan import Group
-from medical_sam2.tracking.region_of_interest import Region, around_all, box_of, extent, shown
-from medical_sam2.tracking.view_tracker import FAR, Followed
-from medical_sam2.tracking.volume_tracker import AROUND, OrientationTracker
+from medical_sam2.tracking.region_of_interest import Region, around_all, box_of, prompt_extent, region_for
+from medical_sam2.tracking.view_tracker import FrameTime, TrackingResult
+from medical_sam2.tracking.volume_tracker import AROUND, GroupTracker
 from medical_sam2.views import View
 from medical_sam2.volume import SliceConfidence
 
 AGREE, IN_A_ROW = 0.9, 3  # Dice of new and old, slices
 
 
-def corrected(
-    tracker: OrientationTracker, groups: Sequence[Group], earlier: NDArray[np.integer]
-) -> NDArray[np.unsignedinteger]:
+def correct_labels(tracker: GroupTracker, groups: Sequence[Group], earlier: NDArray[np.integer]) -> NDArray[np.unsignedinteger]:
     """The earlier labels, mended where prompts were given.
 
     Args:
@@ -40,20 +38,20 @@ def corrected(
         GeometryError: the earlier result lies in another grid.
         PromptError: an object has negative clicks only on a slice where it is not.
     """
-    shape = tracker.setting.volume.shape
+    shape = tracker.config.volume.shape
     if earlier.shape != shape:
         raise GeometryError(f"the earlier result has shape {earlier.shape}, the image {shape}", "use the image's grid")
     highest = max(int(earlier.max()), *(label for group in groups for label in group.prompts))
     labels = earlier.astype(np.min_scalar_type(highest))
     for group in groups:
-        stack = group.view.apply(labels, tracker.setting.volume.orientation)
-        for label, said in group.prompts.items():
-            _mend(tracker, _Object(label, group.view, stack, (stack == label).copy(), said))
+        stack = group.view.apply(labels, tracker.config.volume.orientation)
+        for label, new in group.prompts.items():
+            _correct_object(tracker, _CorrectedObject(label, group.view, stack, (stack == label).copy(), new))
     return labels
 
 
 @dataclass(frozen=True, eq=False)
-class _Object:
+class _CorrectedObject:
     """What is corrected.
 
     Args:
@@ -61,30 +59,30 @@ class _Object:
         view: in which the new prompts lie.
         stack_thw: all labels along it, mended in place.
         old_thw: the object as it was.
-        said: frame → new prompt.
+        new: frame → new prompt.
     """
 
     label: int
     view: View
     stack_thw: NDArray[np.unsignedinteger]
     old_thw: NDArray[np.bool_]
-    said: Mapping[int, FramePrompt]
+    new: Mapping[int, FramePrompt]
 
     @cached_property
-    def prompts(self) -> dict[int, FramePrompt]:
-        """What is said on the corrected frames, old and new together, and on the reference, which is `FAR` away in time.
+    def prompts(self) -> dict[FrameTime, FramePrompt]:
+        """The prompts of the corrected frames, old and new together, and of the reference, which is seen in a pass of its own.
 
         The reference is the slice of median area: the largest one may be a leak. It is only remembered, and visited again.
         """
-        joined = {t: self._joined(t, prompt) for t, prompt in self.said.items()}
+        joined = {FrameTime(0, t): self._join_prompts(t, prompt) for t, prompt in self.new.items()}
         areas = self.old_thw.sum(axis=(1, 2))
-        known = sorted((int(area), t) for t, area in enumerate(areas) if area and t not in joined)
-        if not known:
+        by_area = sorted((int(area), t) for t, area in enumerate(areas) if area and t not in self.new)
+        if not by_area:
             return joined
-        _, typical = known[len(known) // 2]
-        return joined | {FAR + typical: FramePrompt.mask(self.old_thw[typical])}
+        _, typical = by_area[len(by_area) // 2]
+        return joined | {FrameTime(1, typical): FramePrompt.mask(self.old_thw[typical])}
 
-    def _joined(self, t: int, prompt: FramePrompt) -> FramePrompt:
+    def _join_prompts(self, t: int, prompt: FramePrompt) -> FramePrompt:
         """New clicks correct the earlier outline; a new box or outline replaces it."""
         drawn = prompt.mask_hw is not None or prompt.box_xyxy is not None
         if drawn or not self.old_thw[t].any():
@@ -95,17 +93,17 @@ class _Object:
         return FramePrompt.mask(self.old_thw[t]) | prompt
 
     @cached_property
-    def yielding(self) -> set[int]:
+    def labels_giving_way(self) -> set[int]:
         """Labels that give way: background, and objects clicked on for this one, read off before anything is drawn."""
         corner = np.array(self.stack_thw.shape[:0:-1]) - 1
         clicked = {
             int(self.stack_thw[t, y, x])
-            for t, prompt in self.said.items()
+            for t, prompt in self.new.items()
             for x, y in np.clip(np.rint(prompt.points_xy[prompt.labels == 1]), 0, corner).astype(int)
         }
         return clicked | {0, self.label}
 
-    def put(self, t: int, mask_hw: NDArray[np.bool_], free: set[int]) -> None:
+    def draw(self, t: int, mask_hw: NDArray[np.bool_], free: set[int]) -> None:
         """Draw the object anew on a frame."""
         frame = self.stack_thw[t]
         taken = mask_hw & np.isin(frame, list(free))
@@ -113,56 +111,56 @@ class _Object:
         frame[taken] = self.label
 
 
-def _mend(tracker: OrientationTracker, what: _Object) -> None:
+def _correct_object(tracker: GroupTracker, what: _CorrectedObject) -> None:
     """Ahead from the first corrected slice, then back from it, each until old and new agree."""
-    clicked, frames = sorted(what.said), len(what.old_thw)
+    clicked, frames = sorted(what.new), len(what.old_thw)
     first, last = clicked[0], clicked[-1]
     start = sorted(what.prompts, reverse=True)
-    ahead = [t for t in range(first, frames) if t not in what.said]
-    behind = list(range(first - 1, -1, -1))
+    ahead = [FrameTime(0, t) for t in range(first, frames) if t not in what.new]
+    behind = [FrameTime(0, t) for t in range(first - 1, -1, -1)]
     tracker.progress.planned += len(start) + len(ahead) + len(behind)
-    banks, region = tracker.follower.banks([what.label], what.view), _region(tracker, what)
-    region = _walk(tracker, what, banks, region, [*start, *ahead], range(last, frames))
-    _walk(tracker, what, banks, region, behind, range(first))
+    banks, region = tracker.view_tracker.banks([what.label], what.view), _region_of(tracker, what)
+    region = _track_one_way(tracker, what, banks, region, [*start, *ahead], range(last, frames))
+    _track_one_way(tracker, what, banks, region, behind, range(first))
 
 
-def _region(tracker: OrientationTracker, what: _Object) -> Region | None:
-    """What is shown: around all that the object was, and all that is said of it now."""
-    boxes = [extent(prompt) for prompt in what.prompts.values()]
+def _region_of(tracker: GroupTracker, what: _CorrectedObject) -> Region | None:
+    """What is shown: around all that the object was, and all its prompts."""
+    boxes = [prompt_extent(prompt) for prompt in what.prompts.values()]
     if what.old_thw.any():
         boxes.append(box_of(np.any(what.old_thw, axis=0)))
-    return shown(tracker.follower.frames(what.view).canvas, around_all(boxes), AROUND) if tracker.setting.zoom else None
+    return region_for(tracker.view_tracker.frames(what.view).canvas, around_all(boxes), AROUND) if tracker.config.zoom else None
 
 
-def _walk(
-    tracker: OrientationTracker,
-    what: _Object,
+def _track_one_way(
+    tracker: GroupTracker,
+    what: _CorrectedObject,
     banks: dict[int, PolicyBank],
     region: Region | None,
-    order: Sequence[int],
+    order: Sequence[FrameTime],
     ends: range,
 ) -> Region | None:
     """One way; it may end on the frames of `ends`. Returns the region that was shown last."""
-    free, agreed = what.yielding, 0
-    followed = tracker.follower.follow(what.view, {what.label: what.prompts}, order, banks, region)
+    free, agreed = what.labels_giving_way, 0
+    followed = tracker.view_tracker.track_frames(what.view, {what.label: what.prompts}, order, banks, region)
     for place, found in enumerate(followed, 1):
-        t, region, mask = found.time, found.stack.region, found.probability_BHW[0] > 0.5
-        agreed = agreed + 1 if t not in what.prompts and _dice(mask, what.old_thw[t]) >= AGREE else 0
+        t, region, mask = found.frame, found.stack.region, found.probability_BHW[0] > 0.5
+        agreed = agreed + 1 if found.time not in what.prompts and _dice(mask, what.old_thw[t]) >= AGREE else 0
         ended = agreed >= IN_A_ROW and t in ends
         if ended:
             tracker.progress.planned -= len(order) - place
-        elif t < FAR:
-            what.put(t, mask, free)
-            tracker.rows.append(_row(what, found, int(mask.sum())))
-        tracker.tell(found.stack, found.frame, (what.label,), mask[None])
+        elif found.time.pass_number == 0:
+            what.draw(t, mask, free)
+            tracker.rows.append(_confidence_row(what, found, int(mask.sum())))
+        tracker.report_frame(found.stack, found.frame, (what.label,), mask[None])
         if ended:
             break
     return region
 
 
-def _row(what: _Object, found: Followed, area_px: int) -> SliceConfidence:
-    index, told = found.stack.slice_index(found.frame), found.time in what.said
-    return SliceConfidence(what.label, what.view.code, index, found.confidence_B[0], area_px, told)
+def _confidence_row(what: _CorrectedObject, found: TrackingResult, area_px: int) -> SliceConfidence:
+    index, prompted = found.stack.slice_index(found.frame), found.frame in what.new
+    return SliceConfidence(what.label, what.view.code, index, found.confidence_B[0], area_px, prompted)
 
 
 def _dice(one: NDArray[np.bool_], other: NDArray[np.bool_]) -> float:

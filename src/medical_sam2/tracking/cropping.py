@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from medical_sam2.intensity_window import content_box
 from medical_sam2.prompts import Box, FramePrompt, Index, Mask, Point, Prompt
-from medical_sam2.tracking.region_of_interest import Region, around_all, cut_prompt, extent
+from medical_sam2.tracking.region_of_interest import Region, around_all, cut_prompt, prompt_extent
 from medical_sam2.tracking.volume_tracker import FrameDone
 from medical_sam2.views import View
 from medical_sam2.volume import Segmentation, Volume
@@ -63,14 +63,14 @@ class Crop:
         if self._everything:
             return prompt
         if isinstance(prompt, Point):
-            return replace(prompt, index_ijk=self._moved(prompt.index_ijk))
+            return replace(prompt, index_ijk=self._shifted(prompt.index_ijk))
         if isinstance(prompt, Box):
-            return replace(prompt, low_ijk=self._moved(prompt.low_ijk), high_ijk=self._moved(prompt.high_ijk))
+            return replace(prompt, low_ijk=self._shifted(prompt.low_ijk), high_ijk=self._shifted(prompt.high_ijk))
         if isinstance(prompt, Mask):
             return replace(prompt, array_ijk=prompt.array_ijk[self.box])
         return prompt
 
-    def _moved(self, index_ijk: Index) -> Index:
+    def _shifted(self, index_ijk: Index) -> Index:
         i, j, k = (place - start for place, start in zip(index_ijk, self.start, strict=True))
         return i, j, k
 
@@ -78,8 +78,8 @@ class Crop:
         """An earlier result as far as it lies in the part; one of another grid as it is, so that it is refused."""
         return earlier if earlier is None or earlier.shape != self.whole.shape else earlier[self.box]
 
-    def teller(self, on_frame: Callable[[FrameDone], None] | None) -> Callable[[FrameDone], None] | None:
-        """Tells of frames of the part as of frames of the whole."""
+    def wrap_progress(self, on_frame: Callable[[FrameDone], None] | None) -> Callable[[FrameDone], None] | None:
+        """Reports frames of the part as of frames of the whole."""
         if on_frame is None or self._everything:
             return on_frame
         return lambda done: on_frame(self._frame(done))
@@ -96,7 +96,7 @@ class Crop:
         masks[tuple(places)] = done.masks_bhw
         return replace(done, slice=done.slice + self.start[axis], masks_bhw=masks)
 
-    def back(self, found: Segmentation, earlier: NDArray[np.unsignedinteger] | None) -> Segmentation:
+    def to_whole(self, found: Segmentation, earlier: NDArray[np.unsignedinteger] | None) -> Segmentation:
         """What was found in the part as what was found in the whole; an earlier result stays around it."""
         if self._everything:
             return found
@@ -119,7 +119,8 @@ class Crop:
 
 
 def _extent(prompt: Prompt, shape: Sequence[int]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """First and last voxel that a prompt speaks of; the whole volume's where that is not known."""
+    """First and last voxel of a prompt; the whole volume's where that cannot be said."""
+    # prompts that will be refused later, or are of an unknown kind, keep the whole volume, so that the message fits it
     if isinstance(prompt, Mask) and prompt.array_ijk.shape == tuple(shape):
         filled = [np.flatnonzero(prompt.array_ijk.any(axis=tuple({0, 1, 2} - {axis}))) for axis in range(3)]
         return np.array([each[0] for each in filled]), np.array([each[-1] for each in filled])
@@ -140,7 +141,7 @@ class CroppedImages(Sequence[NDArray[np.generic]]):
     """
 
     def __init__(self, images: Sequence[NDArray[np.generic]], prompts: Mapping[int, Mapping[int, FramePrompt]]) -> None:
-        self._images, self._said = images, prompts
+        self._images, self._prompts = images, prompts
         self._places: dict[int, tuple[tuple[int, int], Region]] = {}
 
     def __len__(self) -> int:
@@ -156,19 +157,19 @@ class CroppedImages(Sequence[NDArray[np.generic]]):
             return CroppedImages(self._images[index], {})
         image = self._images[index]
         if image.ndim not in {2, 3} or 0 in image.shape:
-            return image  # no image: whoever looks at it says so
+            return image  # no image: whoever uses it says so
         if index not in self._places:
-            self._places[index] = image.shape[:2], self._region(image, self._said.get(index, {}))
+            self._places[index] = image.shape[:2], self._region(image, self._prompts.get(index, {}))
         _, region = self._places[index]
         return image[region.rows, region.columns]
 
-    def _region(self, image: NDArray[np.generic], said: Mapping[int, FramePrompt]) -> Region:
+    def _region(self, image: NDArray[np.generic], prompts: Mapping[int, FramePrompt]) -> Region:
         height, width = image.shape[:2]
         rows, columns = content_box(image, 2)
         boxes = [(columns.start, rows.start, columns.stop - 1, rows.stop - 1)]
-        for prompt in said.values():
+        for prompt in prompts.values():
             fits = prompt.mask_hw is None or (prompt.mask_hw.shape == (height, width) and prompt.mask_hw.any())
-            boxes.append(extent(prompt) if fits else (0, 0, width - 1, height - 1))
+            boxes.append(prompt_extent(prompt) if fits else (0, 0, width - 1, height - 1))
         x_low, y_low, x_high, y_high = around_all(boxes)
         top, left = max(0, floor(y_low)), max(0, floor(x_low))
         if x_low <= -1 or y_low <= -1 or x_high >= width or y_high >= height:  # it lies outside, which is refused later
@@ -177,8 +178,8 @@ class CroppedImages(Sequence[NDArray[np.generic]]):
 
     @property
     def prompts(self) -> dict[int, dict[int, FramePrompt]]:
-        """What was said, in pixels of the content."""
-        return {i: {label: self._cut(i, prompt) for label, prompt in own.items()} for i, own in self._said.items()}
+        """The prompts in pixels of the content."""
+        return {i: {label: self._cut(i, prompt) for label, prompt in own.items()} for i, own in self._prompts.items()}
 
     def _cut(self, i: int, prompt: FramePrompt) -> FramePrompt:
         if not 0 <= i < len(self):
@@ -187,7 +188,7 @@ class CroppedImages(Sequence[NDArray[np.generic]]):
         place = self._places.get(i)
         return prompt if place is None or place[0] == place[1].shape_hw else cut_prompt(prompt, place[1])
 
-    def back(self, i: int, labels_hw: NDArray[np.unsignedinteger]) -> NDArray[np.unsignedinteger]:
+    def to_whole(self, i: int, labels_hw: NDArray[np.unsignedinteger]) -> NDArray[np.unsignedinteger]:
         """Labels of the content as labels of the whole image."""
         shape, region = self._places[i]
         if shape == region.shape_hw:

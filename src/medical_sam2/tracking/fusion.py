@@ -22,6 +22,7 @@ from medical_sam2.errors import ConfigError, GeometryError
 from medical_sam2.views import View
 
 Probability: TypeAlias = NDArray[np.floating]
+THRESHOLD = 0.5  # just that is background
 
 
 class Slabs(Protocol):
@@ -149,7 +150,7 @@ class Mean(Weighted):
 class Vote(Mean):
     """Majority vote: the share of views whose probability exceeds 0.5.
 
-    An even split gives 0.5, which `argmax_labels` counts as background. Votes are counted in uint8, up to 255 views,
+    An even split gives 0.5, which `LabelMap` counts as background. Votes are counted in uint8, up to 255 views,
     and give their own uncertainty: f votes for and 1−f against have the variance f·(1−f).
     """
 
@@ -178,17 +179,15 @@ FUSIONS: Mapping[str, FusionFactory] = {"mean": Mean, "vote": Vote, "weighted": 
 class LabelMap:
     """A label volume that objects are entered in, a few at a time, so that not all their probabilities are held at once.
 
-    A voxel goes to the object of the largest probability, if that exceeds the threshold; of equals, to the smaller label.
+    A voxel goes to the object of the largest probability, if that exceeds 0.5; of equals, to the smaller label.
 
     Args:
         shape_ijk: shape of the volume.
         highest: the largest label that will come; the smallest unsigned dtype that holds it is taken.
-        threshold: in [0, 1]; a probability of just the threshold is background.
     """
 
-    def __init__(self, shape_ijk: Sequence[int], highest: int, threshold: float = 0.5) -> None:
+    def __init__(self, shape_ijk: Sequence[int], highest: int) -> None:
         self.labels: NDArray[np.unsignedinteger] = np.zeros(tuple(shape_ijk), np.min_scalar_type(highest))
-        self._threshold = threshold
         self._best: NDArray[np.float32] | None = None
 
     def add(self, probabilities: Mapping[int, Slabs], *, last: bool = False) -> None:
@@ -199,37 +198,13 @@ class LabelMap:
             last: that no more will come; then what decides between objects is not kept.
         """
         if self._best is None and not last:
-            self._best = np.full(self.labels.shape, self._threshold, np.float32)
+            self._best = np.full(self.labels.shape, THRESHOLD, np.float32)
         for index, slab in enumerate(self.labels):
-            best = np.full(slab.shape, self._threshold, np.float32) if self._best is None else self._best[index]
+            best = np.full(slab.shape, THRESHOLD, np.float32) if self._best is None else self._best[index]
             for label in sorted(probabilities):
                 candidate = np.asarray(probabilities[label][index], np.float32)
                 better = (candidate > best) | ((candidate == best) & (label < slab))
                 best[better], slab[better] = candidate[better], label
-
-
-def argmax_labels(probabilities: Mapping[int, Slabs], threshold: float = 0.5) -> NDArray[np.unsignedinteger]:
-    """The label volume (I, J, K) of several objects, in the smallest unsigned dtype that holds their labels.
-
-    A voxel goes to the object of the largest probability, if that exceeds the threshold; of equals, to the smaller label.
-    It works slab by slab, so fusions may be given as they are and no probability volume is made.
-
-    Args:
-        probabilities: label, from 1 → probabilities (I, J, K), an array or a fusion.
-        threshold: in [0, 1]; a probability of just the threshold is background.
-
-    Raises:
-        GeometryError: the volumes differ in shape, or there is none.
-
-    >>> argmax_labels({1: np.array([[[0.6, 0.2]]]), 2: np.array([[[0.7, 0.4]]])})
-    array([[[2, 0]]], dtype=uint8)
-    """
-    shapes = {tuple(volume.shape) for volume in probabilities.values()}
-    if len(shapes) != 1:
-        raise GeometryError(f"probabilities have the shapes {sorted(shapes)}", "give one or more volumes of one shape")
-    found = LabelMap(shapes.pop(), max(probabilities), threshold)
-    found.add(probabilities, last=True)
-    return found.labels
 
 
 def _accumulate(frames: NDArray[Any], probability: Probability) -> None:

@@ -1,7 +1,7 @@
 """A set of unordered images as a film without time: some are prompted, the others follow, in the order that a policy chooses.
 
 Objects that are prompted on the same images in the same way go in lock step; those that are prompted on others go by
-themselves, so that no object is looked for before anybody said what it is (METHOD §3).
+themselves, so that no object is looked for before it was prompted (METHOD §3).
 
 Shapes: B objects, H W image, h w mask logits.
 """
@@ -18,17 +18,17 @@ from torch.nn import functional as F  # noqa: N812
 
 from medical_sam2.errors import PromptError
 from medical_sam2.intensity_window import Window
-from medical_sam2.model.backbone import Backbone, FramePrediction
-from medical_sam2.model.memory import Policy, PolicyBank
+from medical_sam2.model.backbone import Backbone
+from medical_sam2.model.memory_bank import Policy, PolicyBank
 from medical_sam2.model.tracker import track
 from medical_sam2.plugins import find
 from medical_sam2.prompts import Fixed, FramePrompt, Prompter
 from medical_sam2.tracking.frames import to_network
-from medical_sam2.tracking.image_viewer import Viewer, closer, direction
+from medical_sam2.tracking.image_viewer import ImageViewer, outline_closely, unit_vector
 from medical_sam2.tracking.postprocess import redraw
 
 SetPrompts = Mapping[int, Mapping[int, FramePrompt]]
-"""Image → object → what was said there, in pixels of that image."""
+"""Image → object → prompt, in pixels of that image."""
 DRAWN, CLICKED, NEGATIVE = range(3)
 BLANK = "all its pixels have the same value: there is nothing to outline"
 Likeness: TypeAlias = Callable[[Sequence[int]], NDArray[np.float64]]
@@ -47,7 +47,7 @@ class ImageMask:
         labels: (H, W) unsigned integers, 0 is background, at the image's own size.
         confidence: object → predicted IoU in [0, 1], 0 where the object is judged absent.
         likeness: of the image to what was remembered when it was visited: cosine in [-1, 1], 1 where it was prompted.
-        prompted: whether a person spoke on it.
+        prompted: whether a person prompted it.
         warnings: what was noticed.
         window: the intensities that the network saw as black and white.
     """
@@ -93,7 +93,7 @@ def similar(waiting: Sequence[int], likeness: Likeness) -> Iterator[int]:
         yield left.pop(int(np.argmax(likeness(left))))
 
 
-def chosen(order: str | Order | Iterable[int], images: int) -> tuple[Order, Sequence[int]]:
+def choose_order(order: str | Order | Iterable[int], images: int) -> tuple[Order, Sequence[int]]:
     """A policy by name or as it is, for all of so many images; or the images as they are listed.
 
     Raises:
@@ -109,7 +109,7 @@ ORDERS: Mapping[str, Order] = {"given": given, "shuffled": Shuffled(), "similar"
 
 
 @dataclass(frozen=True, eq=False)
-class ImageSetting:
+class ImageSetConfig:
     """What stays the same while a set is outlined.
 
     Args:
@@ -120,38 +120,38 @@ class ImageSetting:
     """
 
     backbone: Backbone
-    viewer: Viewer
+    viewer: ImageViewer
     policy: Callable[[], Policy]
     order: Order
 
 
-def outlined(setting: ImageSetting, prompts: SetPrompts, waiting: Sequence[int]) -> Iterator[ImageMask]:
+def segment_set(config: ImageSetConfig, prompts: SetPrompts, waiting: Sequence[int]) -> Iterator[ImageMask]:
     """Every prompted image, then every one that waits, as soon as all its objects are outlined.
 
-    An image on which an object got nothing but clicks corrects what is remembered of that object, once another image told
+    An image on which an object got nothing but clicks corrects what is remembered of that object, once another image showed
     what it is.
 
     Raises:
         PromptError: no prompt, or one that cannot work on its image.
     """
-    labels = _labels(setting.viewer, prompts)
-    teams = [_Team(setting, own, waiting) for own in _teams(labels, prompts)]
-    partly: dict[int, list[_Step]] = {}
-    told = 0
-    for step in _in_turn([team.steps() for team in teams]):
+    labels = _checked_labels(config.viewer, prompts)
+    teams = [_ObjectGroup(config, own, waiting) for own in _group_objects(labels, prompts)]
+    partly: dict[int, list[_ImageStep]] = {}
+    reported = 0
+    for step in _round_robin([team.steps() for team in teams]):
         steps = partly.setdefault(step.index, [])
         steps.append(step)
         if len(steps) == len(teams):
-            yield _joined(setting.viewer, partly.pop(step.index), prompts.get(step.index, {}))
-        for i in setting.viewer.blank[told:]:
-            told += 1
-            yield _blank(setting.viewer, i, labels)
-    for i in setting.viewer.blank[told:]:
-        yield _blank(setting.viewer, i, labels)
+            yield _merge_steps(config.viewer, partly.pop(step.index), prompts.get(step.index, {}))
+        for i in config.viewer.blank[reported:]:
+            reported += 1
+            yield _blank_result(config.viewer, i, labels)
+    for i in config.viewer.blank[reported:]:
+        yield _blank_result(config.viewer, i, labels)
 
 
 @dataclass(frozen=True, eq=False)
-class _Step:
+class _ImageStep:
     """Some objects on one image."""
 
     index: int
@@ -162,77 +162,77 @@ class _Step:
 
 
 @dataclass(eq=False)
-class _Team:
+class _ObjectGroup:
     """Objects that are prompted on the same images, with an outline or a box on the same of them.
 
     Args:
-        setting: what stays the same.
-        prompts: object → image → what was said.
+        config: what stays the same.
+        prompts: object → image → prompt.
         waiting: images to be outlined.
     """
 
-    setting: ImageSetting
+    config: ImageSetConfig
     prompts: Mapping[int, Mapping[int, FramePrompt]]
     waiting: Sequence[int]
     _likeness: dict[int, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self._bank = PolicyBank(self.setting.policy, frames=len(self.setting.viewer.images))
+        self._bank = PolicyBank(self.config.policy, frames=len(self.config.viewer.images))
 
-    def steps(self) -> Iterator[_Step]:
+    def steps(self) -> Iterator[_ImageStep]:
         """Each image that can be used, once."""
-        viewer = self.setting.viewer
-        order, prompters = self._visited(), [self._prompter(said) for said in self.prompts.values()]
-        for i, found in track(self.setting.backbone, viewer.features, order, prompters, self._bank):
-            yield _step(i, tuple(self.prompts), found, self._likeness.pop(i, 1.0))
+        viewer = self.config.viewer
+        order, prompters = self._visited(), [self._prompter(own) for own in self.prompts.values()]
+        for i, found in track(self.config.backbone, viewer.features, order, prompters, self._bank):
+            sure = tuple(found.confidence_B.float().tolist())
+            yield _ImageStep(i, tuple(self.prompts), found.logits_Bhw, sure, self._likeness.pop(i, 1.0))
 
     def _visited(self) -> Iterator[int]:
-        templates, usable = self._templates(), self.setting.viewer.usable
+        templates, usable = self._templates(), self.config.viewer.usable
         yield from templates
-        for i in self.setting.order([i for i in self.waiting if i not in templates], self._resemblance):
+        for i in self.config.order([i for i in self.waiting if i not in templates], self._resemblance):
             if usable(i):
                 self._likeness[i] = float(self._resemblance([i])[0])
                 yield i
 
     def _templates(self) -> list[int]:
-        """Outlines and boxes first, then clicks inside: clicks on later images correct what these have told."""
-        said = next(iter(self.prompts.values()))
-        return sorted(said, key=lambda i: (_strength(said[i]), i))
+        """Outlines and boxes first, then clicks inside: clicks on later images correct what these have shown."""
+        own = next(iter(self.prompts.values()))
+        return sorted(own, key=lambda i: (_prompt_rank(own[i]), i))
 
-    def _prompter(self, said: Mapping[int, FramePrompt]) -> Prompter:
-        viewer, (first, *later) = self.setting.viewer, self._templates()
-        if _strength(said[first]) == NEGATIVE:
+    def _prompter(self, prompts_here: Mapping[int, FramePrompt]) -> Prompter:
+        viewer, (first, *later) = self.config.viewer, self._templates()
+        if _prompt_rank(prompts_here[first]) == NEGATIVE:
             raise PromptError("an object has nothing but negative clicks", "click inside of it too, or outline it")
-        corrected = [i for i in later if _strength(said[i]) != DRAWN]
-        plain = {i: said[i] if i in corrected else closer(self.setting.backbone, viewer, i, said[i]) for i in said}
+        corrected = [i for i in later if _prompt_rank(prompts_here[i]) != DRAWN]
+        plain = {
+            i: prompts_here[i] if i in corrected else outline_closely(self.config.backbone, viewer, i, prompts_here[i])
+            for i in prompts_here
+        }
         fitted = {i: to_network(prompt, viewer.shapes[i], viewer.size) for i, prompt in plain.items()}
         corrections = {i: fitted.pop(i) for i in corrected}
         return Fixed(fitted, corrections)
 
     def _resemblance(self, images: Sequence[int]) -> NDArray[np.float64]:
         """Largest cosine to a memory, mean over the objects; far below any for an image that cannot be used."""
-        viewer = self.setting.viewer
+        viewer = self.config.viewer
         worth = np.full(len(images), -2.0)
         places = [place for place, i in enumerate(images) if viewer.usable(i)]
         if places:
             queries = np.stack([viewer.summary(images[place]) for place in places])
-            banks = [np.stack([direction(m.summary_C) for m in own]) for own in self._bank.memories if own]
+            banks = [np.stack([unit_vector(m.summary_C) for m in own]) for own in self._bank.memories if own]
             worth[places] = np.mean([(queries @ bank.T).max(1) for bank in banks], axis=0)
         return worth
 
 
-def _step(index: int, labels: tuple[int, ...], found: FramePrediction, likeness: float) -> _Step:
-    return _Step(index, labels, found.logits_Bhw, tuple(found.confidence_B.float().tolist()), likeness)
-
-
-def _strength(prompt: FramePrompt) -> int:
-    """How well a prompt says what its object is: the smaller, the better."""
+def _prompt_rank(prompt: FramePrompt) -> int:
+    """How well a prompt shows what its object is: the smaller, the better."""
     if prompt.mask_hw is not None or prompt.box_xyxy is not None:
         return DRAWN
     return CLICKED if prompt.labels.any() else NEGATIVE
 
 
-def _in_turn(walks: Sequence[Iterator[_Step]]) -> Iterator[_Step]:
+def _round_robin(walks: Sequence[Iterator[_ImageStep]]) -> Iterator[_ImageStep]:
     """A step of each, again and again, until all have ended."""
     left = list(walks)
     while left:
@@ -244,36 +244,36 @@ def _in_turn(walks: Sequence[Iterator[_Step]]) -> Iterator[_Step]:
                 yield step
 
 
-def _teams(labels: Sequence[int], prompts: SetPrompts) -> list[dict[int, dict[int, FramePrompt]]]:
-    """The objects by the images that they are prompted on, and how: each with what was said."""
+def _group_objects(labels: Sequence[int], prompts: SetPrompts) -> list[dict[int, dict[int, FramePrompt]]]:
+    """The objects by the images that they are prompted on, and how: each with its prompts."""
     groups: dict[frozenset[tuple[int, int]], dict[int, dict[int, FramePrompt]]] = {}
     for label in labels:
-        said = {i: own[label] for i, own in prompts.items() if label in own}
-        groups.setdefault(frozenset((i, _strength(prompt)) for i, prompt in said.items()), {})[label] = said
+        prompts_here = {i: own[label] for i, own in prompts.items() if label in own}
+        groups.setdefault(frozenset((i, _prompt_rank(prompt)) for i, prompt in prompts_here.items()), {})[label] = prompts_here
     return list(groups.values())
 
 
-def _joined(viewer: Viewer, steps: Sequence[_Step], said: Mapping[int, FramePrompt]) -> ImageMask:
+def _merge_steps(viewer: ImageViewer, steps: Sequence[_ImageStep], prompts_here: Mapping[int, FramePrompt]) -> ImageMask:
     """One label map of all objects, with what was outlined as it was drawn."""
     index = steps[0].index
     labels = [label for step in steps for label in step.labels]
     logits = torch.cat([step.logits_Bhw for step in steps])
     found = label_map(labels, logits, viewer.shapes[index])
-    for label, prompt in said.items():
+    for label, prompt in prompts_here.items():
         redraw(found[None], label, {0: prompt})
     confidence = dict(zip(labels, (sure for step in steps for sure in step.confidence), strict=True))
     likeness = float(np.mean([step.likeness for step in steps]))
-    return ImageMask(index, found, dict(sorted(confidence.items())), likeness, prompted=bool(said))
+    return ImageMask(index, found, dict(sorted(confidence.items())), likeness, prompted=bool(prompts_here))
 
 
-def _blank(viewer: Viewer, index: int, labels: Sequence[int]) -> ImageMask:
+def _blank_result(viewer: ImageViewer, index: int, labels: Sequence[int]) -> ImageMask:
     empty = np.zeros(viewer.shapes[index], np.min_scalar_type(max(labels)))
     return ImageMask(index, empty, dict.fromkeys(labels, 0.0), likeness=0.0, warnings=(BLANK,))
 
 
-def _labels(viewer: Viewer, prompts: SetPrompts) -> list[int]:
+def _checked_labels(viewer: ImageViewer, prompts: SetPrompts) -> list[int]:
     """The objects, if their prompts can be used."""
-    labels = sorted({label for said in prompts.values() for label in said})
+    labels = sorted({label for prompts_here in prompts.values() for label in prompts_here})
     if not labels:
         raise PromptError("no image is prompted", "outline the object on at least one image")
     if labels[0] < 1:
@@ -281,9 +281,9 @@ def _labels(viewer: Viewer, prompts: SetPrompts) -> list[int]:
     absent = [i for i in prompts if not 0 <= i < len(viewer.images)]
     if absent:
         raise PromptError(f"there is no image {absent[0]} among {len(viewer.images)}", "number images from 0")
-    for i, said in prompts.items():
+    for i, prompts_here in prompts.items():
         viewer.summary(i)
-        for prompt in said.values():
+        for prompt in prompts_here.values():
             _check_inside(prompt, viewer.shapes[i])
     return labels
 
@@ -315,12 +315,12 @@ def label_map(labels: Sequence[int], logits_Bhw: Tensor, shape_hw: tuple[int, in
     logits = logits_Bhw.float()
     for start in range(0, height, rows):
         stop = min(start + rows, height)
-        top, places = _stretched(logits, start, stop, height, width).max(0)
+        top, places = _interpolate_rows(logits, start, stop, height, width).max(0)
         found[start:stop] = table[torch.where(top > 0, places + 1, 0).cpu().numpy()]
     return found
 
 
-def _stretched(logits_Bhw: Tensor, start: int, stop: int, height: int, width: int) -> Tensor:
+def _interpolate_rows(logits_Bhw: Tensor, start: int, stop: int, height: int, width: int) -> Tensor:
     """Rows `start` to `stop` of the logits at (height, width), bilinear between pixel centres."""
     last = logits_Bhw.shape[1] - 1
     y = ((torch.arange(start, stop, device=logits_Bhw.device) + 0.5) * ((last + 1) / height) - 0.5).clamp(0, last)

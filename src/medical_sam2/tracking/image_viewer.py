@@ -17,7 +17,7 @@ from medical_sam2.intensity_window import Window, hounsfield_window, in_hounsfie
 from medical_sam2.model.backbone import Backbone, Features, Instruction
 from medical_sam2.prompts import FramePrompt, intensities
 from medical_sam2.tracking.frames import to_frame, to_input, to_network
-from medical_sam2.tracking.region_of_interest import Canvas, Region, object_box, shown
+from medical_sam2.tracking.region_of_interest import Canvas, Region, object_box, region_for
 
 OnError = Callable[[int, MedicalSam2Error], None]
 MANY = 8  # an image with so many times the network's pixels along an axis is averaged first
@@ -25,8 +25,8 @@ ENOUGH = 4
 Modality = Callable[[int], str | None]
 
 
-def unknown(_: int) -> str | None:
-    """Of a picture nobody says what took it."""
+def unknown_modality(_: int) -> str | None:
+    """Of a picture it is not known what took it."""
     return None
 
 
@@ -36,39 +36,39 @@ class SetWindows:
 
     Args:
         inside: intensities that are prompted on CT images.
-        told: the window of all grey images, if a user asked for one.
+        fixed: the window of all grey images, if a user asked for one.
         percentile: whether CT images are no exception.
         modality: of an image, as a DICOM code, where known.
     """
 
     inside: NDArray[np.generic]
-    told: Window | None = None
+    fixed: Window | None = None
     percentile: bool = False
-    modality: Modality = unknown
+    modality: Modality = unknown_modality
 
     def of(self, i: int, image: NDArray[np.generic]) -> Window:
         """The window of image i, (H, W) or (H, W, 3)."""
         if _grey(image):
-            if self.told is not None:
-                return self.told
+            if self.fixed is not None:
+                return self.fixed
             modality = self.modality(i)
             if not self.percentile and in_hounsfield(image, modality):
                 return hounsfield_window(self.inside, modality)
         return percentile_window(image)
 
 
-AS_IT_IS = SetWindows(np.zeros(0), percentile=True)
+PERCENTILES = SetWindows(np.zeros(0), percentile=True)
 """The percentiles of each image."""
 
 
-class Viewer:
+class ImageViewer:
     """Looks at images, one after the other.
 
     Args:
         images: (H, W) or (H, W, 3) each; one that is read when it is asked for may raise what `errors` knows.
         encode: one image (3, S, S) in [0, 1] → features, kept as far as there is room.
         size: S.
-        on_error: told of an image that cannot be used, which is then left out; without it the error is raised.
+        on_error: called with an image that cannot be used, which is then left out; without it the error is raised.
         windows: of CT images; unless given, the percentiles of each image.
     """
 
@@ -79,7 +79,7 @@ class Viewer:
         size: int,
         *,
         on_error: OnError | None = None,
-        windows: SetWindows = AS_IT_IS,
+        windows: SetWindows = PERCENTILES,
     ) -> None:
         self.images, self.size = images, size
         self.shapes: dict[int, tuple[int, int]] = {}
@@ -97,23 +97,23 @@ class Viewer:
         """
         features = self._held.get(i)
         if features is None:
-            features = self._held[i] = self._seen(i)
+            features = self._held[i] = self._encode_whole(i)
         return features
 
-    def near(self, i: int, region: Region) -> Features:
+    def region_features(self, i: int, region: Region) -> Features:
         """What the encoder sees in a region of an image that it has seen as a whole."""
         image = self.images[i]
         part = image[region.rows, region.columns]
-        return self._look(i, image, part)
+        return self._encode_part(i, image, part)
 
     def summary(self, i: int) -> NDArray[np.float32]:
         """The direction of its embedding (C,), kept for all images."""
         if i not in self._summaries:
-            self._summaries[i] = direction(self.features(i).summary_BC[0])
+            self._summaries[i] = unit_vector(self.features(i).summary_BC[0])
         return self._summaries[i]
 
     def usable(self, i: int) -> bool:
-        """Whether there is something to outline; else it is told, or noted as blank, once."""
+        """Whether there is something to outline; else it is reported, or noted as blank, once."""
         if i in self._useless:
             return False
         try:
@@ -129,22 +129,22 @@ class Viewer:
         self._useless.add(i)
         return False
 
-    def _seen(self, i: int) -> Features:
+    def _encode_whole(self, i: int) -> Features:
         image = self.images[i]
         if image.ndim not in {2, 3} or image.shape[2:] not in {(), (1,), (3,)} or 0 in image.shape:
             raise GeometryError(f"image {i} has shape {image.shape}", "give arrays (H, W) or (H, W, 3)")
         self.shapes[i] = image.shape[0], image.shape[1]
         if image.min() == image.max():
             raise _BlankError(f"image {i} holds one grey value only", "there is nothing to outline; prompt another one")
-        return self._look(i, image, image)
+        return self._encode_part(i, image, image)
 
-    def _look(self, i: int, image: NDArray[np.generic], part: NDArray[np.generic]) -> Features:
+    def _encode_part(self, i: int, image: NDArray[np.generic], part: NDArray[np.generic]) -> Features:
         if i not in self.windows:
             self.windows[i] = self._windows.of(i, image)
-        return self._encode(to_input(self.windows[i].apply(_reduced(part, self.size)), self.size))
+        return self._encode(to_input(self.windows[i].apply(_reduce_huge(part, self.size)), self.size))
 
 
-def direction(vector_C: Tensor) -> NDArray[np.float32]:
+def unit_vector(vector_C: Tensor) -> NDArray[np.float32]:
     """A vector over its length."""
     numbers = vector_C.float().cpu().numpy()
     return (numbers / max(float(np.linalg.norm(numbers)), 1e-12)).astype(np.float32)
@@ -154,16 +154,16 @@ class _BlankError(GeometryError):
     """All pixels are equal."""
 
 
-def _reduced(image: NDArray[np.generic], size: int) -> NDArray[np.generic]:
+def _reduce_huge(image: NDArray[np.generic], size: int) -> NDArray[np.generic]:
     """A huge image as means over blocks, so that no float is made of each of its pixels; others as they are."""
     for axis in (0, 1):
         length = image.shape[axis]
         if length > MANY * size:
-            image = _averaged(image, axis, ENOUGH * size)
+            image = _average_blocks(image, axis, ENOUGH * size)
     return image
 
 
-def _averaged(image: NDArray[np.generic], axis: int, parts: int) -> NDArray[np.float64]:
+def _average_blocks(image: NDArray[np.generic], axis: int, parts: int) -> NDArray[np.float64]:
     edges = np.arange(parts + 1) * image.shape[axis] // parts
     cut = (slice(None),) * axis
     means = [image[(*cut, slice(low, high))].mean(axis, dtype=np.float64) for low, high in pairwise(edges)]
@@ -174,7 +174,7 @@ def choose_set_windows(
     images: Sequence[NDArray[np.generic]],
     prompts: Mapping[int, Mapping[int, FramePrompt]],
     name: str | Window = "auto",
-    modality: Modality = unknown,
+    modality: Modality = unknown_modality,
 ) -> SetWindows:
     """The windows of a set: as the user says, or on CT images the one that shows what is prompted on them best.
 
@@ -187,20 +187,22 @@ def choose_set_windows(
     Raises:
         ConfigError: no such window.
     """
-    told = named_window(name)
-    if told is not None or name != "auto":
-        return SetWindows(np.zeros(0), told, percentile=True)
-    inside = [values for i in prompts if 0 <= i < len(images) for values in _pointed_at(images[i], prompts[i], modality(i))]
+    fixed = named_window(name)
+    if fixed is not None or name != "auto":
+        return SetWindows(np.zeros(0), fixed, percentile=True)
+    inside = [
+        values for i in prompts if 0 <= i < len(images) for values in _prompted_intensities(images[i], prompts[i], modality(i))
+    ]
     return SetWindows(np.concatenate(inside) if inside else np.zeros(0), modality=modality)
 
 
-def _pointed_at(
-    image: NDArray[np.generic], said: Mapping[int, FramePrompt], modality: str | None
+def _prompted_intensities(
+    image: NDArray[np.generic], prompts: Mapping[int, FramePrompt], modality: str | None
 ) -> Iterator[NDArray[np.float32]]:
     """Hounsfield units at the prompts of an image, as far as they fit it."""
     if _grey(image) and in_hounsfield(image, modality):
         flat = image.reshape(image.shape[:2])
-        fit = (prompt for prompt in said.values() if prompt.mask_hw is None or prompt.mask_hw.shape == flat.shape)
+        fit = (prompt for prompt in prompts.values() if prompt.mask_hw is None or prompt.mask_hw.shape == flat.shape)
         yield from (intensities(flat, prompt).astype(np.float32) for prompt in fit)
 
 
@@ -208,7 +210,7 @@ def _grey(image: NDArray[np.generic]) -> bool:
     return image.ndim in {2, 3} and image.shape[2:] in {(), (1,)} and image.size > 0
 
 
-def closer(backbone: Backbone, viewer: Viewer, index: int, prompt: FramePrompt) -> FramePrompt:
+def outline_closely(backbone: Backbone, viewer: ImageViewer, index: int, prompt: FramePrompt) -> FramePrompt:
     """An outline in place of clicks or a box, where the object is small enough to be looked at closely.
 
     Args:
@@ -221,15 +223,15 @@ def closer(backbone: Backbone, viewer: Viewer, index: int, prompt: FramePrompt) 
         return prompt
     shape_hw = viewer.shapes[index]
 
-    def look(region: Region | None, t: int, said: FramePrompt) -> tuple[NDArray[np.bool_], float]:
-        frame = viewer.features(t) if region is None else viewer.near(t, region)
-        told = Instruction(to_network(said, shape_hw, viewer.size, region))
-        answer = backbone.decode(frame, backbone.fuse(frame, [[]]), [told])
+    def ask(region: Region | None, t: int, prompt: FramePrompt) -> tuple[NDArray[np.bool_], float]:
+        frame = viewer.features(t) if region is None else viewer.region_features(t, region)
+        instruction = Instruction(to_network(prompt, shape_hw, viewer.size, region))
+        answer = backbone.decode(frame, backbone.fuse(frame, [[]]), [instruction])
         return to_frame(answer.logits_Bhw, shape_hw, region)[0] > 0.5, float(answer.confidence_B[0])
 
     canvas = Canvas(shape_hw)
-    region = shown(canvas, object_box(canvas, {index: prompt}, look))
+    region = region_for(canvas, object_box(canvas, {index: prompt}, ask))
     if region is None:
         return prompt
-    mask, _ = look(region, index, prompt)
+    mask, _ = ask(region, index, prompt)
     return FramePrompt.mask(mask) if mask.any() else prompt

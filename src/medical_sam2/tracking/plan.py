@@ -31,13 +31,13 @@ class Group:
 
     Args:
         views: along which they are tracked; their prompts lie in the first.
-        prompts: object → frame → what was said there.
-        said: object → its prompts as they were given.
+        prompts: object → frame → prompt.
+        given: object → its prompts as they were given.
     """
 
     views: tuple[View, ...]
     prompts: Mapping[int, Mapping[int, FramePrompt]]
-    said: Mapping[int, tuple[Prompt, ...]]
+    given: Mapping[int, tuple[Prompt, ...]]
 
     @property
     def view(self) -> View:
@@ -47,7 +47,7 @@ class Group:
     def part(self, labels: Iterable[int]) -> "Group":
         """The same for some of the objects."""
         chosen = tuple(labels)
-        return Group(self.views, {x: self.prompts[x] for x in chosen}, {x: self.said[x] for x in chosen})
+        return Group(self.views, {x: self.prompts[x] for x in chosen}, {x: self.given[x] for x in chosen})
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,14 +86,16 @@ def plan_tracking(
     return TrackingPlan(tuple(groups), tuple(warnings))
 
 
-def grouped(volume: Volume, prompts: Sequence[Prompt], only: Sequence[View] = (), known: Collection[int] = ()) -> list[Group]:
+def grouped(
+    volume: Volume, prompts: Sequence[Prompt], only: Sequence[View] = (), correctable: Collection[int] = ()
+) -> list[Group]:
     """The objects of all prompts, in groups, each with the view that holds its prompts.
 
     Args:
         volume: the image.
         prompts: of any objects, in any order.
         only: the views to choose from, where the user named them.
-        known: objects of an earlier result, which may be corrected by negative clicks alone.
+        correctable: objects of an earlier result, which may be corrected by negative clicks alone.
 
     Raises:
         PromptError: there is no prompt, none is positive for some object, or one lies outside of the image.
@@ -103,8 +105,8 @@ def grouped(volume: Volume, prompts: Sequence[Prompt], only: Sequence[View] = ()
     groups: dict[tuple[object, ...], list[tuple[int, tuple[Prompt, ...], dict[int, FramePrompt]]]] = {}
     for label in sorted({prompt.object for prompt in prompts}):
         own = tuple(prompt for prompt in prompts if prompt.object == label)
-        if label not in known:
-            _check(label, own)
+        if label not in correctable:
+            _check_prompts(label, own)
         view = primary_view(volume, own, only)
         frames = frame_prompts(volume, own, view)
         groups.setdefault((view.code, *sorted(frames)), []).append((label, own, frames))
@@ -114,7 +116,7 @@ def grouped(volume: Volume, prompts: Sequence[Prompt], only: Sequence[View] = ()
     ]
 
 
-def _check(label: int, own: Sequence[Prompt]) -> None:
+def _check_prompts(label: int, own: Sequence[Prompt]) -> None:
     if label < 1:
         raise PromptError(f"object {label} is no label", "number objects from 1; 0 is background")
     if all(isinstance(prompt, Point) and not prompt.positive for prompt in own):
@@ -122,15 +124,15 @@ def _check(label: int, own: Sequence[Prompt]) -> None:
 
 
 def frame_prompts(volume: Volume, own: Sequence[Prompt], view: View) -> dict[int, FramePrompt]:
-    """What the prompts of one object say on each frame of a view; those drawn in other planes say nothing there.
+    """The prompts of one object on each frame of a view; those drawn in other planes are left out.
 
     Raises:
         PromptError: none of them lies in this view's plane, or one lies outside of the image.
     """
     merged: dict[int, FramePrompt] = {}
     for prompt in own:
-        for t, said in prompt.project(view, volume.shape, volume.orientation).items():
-            merged[t] = merged[t] | said if t in merged else said
+        for t, there in prompt.project(view, volume.shape, volume.orientation).items():
+            merged[t] = merged[t] | there if t in merged else there
     if not merged:
         problem = f"no prompt of object {own[0].object} lies in the {view.name} plane"
         raise PromptError(problem, "choose the plane that it was drawn in, or leave the choice of views out")
@@ -151,6 +153,7 @@ def primary_view(volume: Volume, own: Sequence[Prompt], only: Sequence[View] = (
         own: prompts of one object.
         only: the views to choose from; the three planes unless given.
     """
+    # from the strictest choice to the laxest: in the prompts' plane, fine enough to look at, nearly as thick as the thickest
     views = tuple(only) or THREE_VIEWS
     choices = [view for view in views if array_axis(volume, view) in _common_planes(own)]
     choices = [view for view in choices if usable(volume, view)] or choices or list(views)
@@ -185,7 +188,7 @@ def views_allowed(views: str | Sequence[View]) -> tuple[View, ...]:
 
 
 def views_named(name: str | Sequence[View], volume: Volume, primary: View) -> tuple[tuple[View, ...], tuple[str, ...]]:
-    """The views to track, the primary one first, and what to tell the user about them.
+    """The views to track, the primary one first, and warnings about those left out.
 
     Args:
         name: "one", "three", "six", "auto", a plane ("axial" …), or views.
@@ -195,6 +198,7 @@ def views_named(name: str | Sequence[View], volume: Volume, primary: View) -> tu
     Raises:
         ConfigError: an unknown name.
     """
+    # names are few and each has its own rule, so that a table would hold functions of one line
     if not isinstance(name, str):
         return (primary, *(view for view in dict.fromkeys(name) if view != primary)), ()
     further = tuple(view for view in THREE_VIEWS if view.axis != primary.axis)
@@ -207,10 +211,10 @@ def views_named(name: str | Sequence[View], volume: Volume, primary: View) -> tu
     if name != "auto":
         raise ConfigError(f"unknown views {name!r}", f"choose one of one, three, six, auto, {', '.join(PLANES)}")
     kept = tuple(view for view in further if usable(volume, view))
-    return (primary, *kept), _told(volume, [view.name for view in further if view not in kept])
+    return (primary, *kept), _left_out_warning(volume, [view.name for view in further if view not in kept])
 
 
-def _told(volume: Volume, left_out: Sequence[str]) -> tuple[str, ...]:
+def _left_out_warning(volume: Volume, left_out: Sequence[str]) -> tuple[str, ...]:
     if not left_out:
         return ()
     voxels = "×".join(str(n) for n in volume.shape)
@@ -218,13 +222,13 @@ def _told(volume: Volume, left_out: Sequence[str]) -> tuple[str, ...]:
     return (f"{' and '.join(left_out)} slices are left out: too coarse ({size}); --views three uses them all the same",)
 
 
-def unheard(volume: Volume, group: Group) -> list[str]:
-    """What to tell the user about boxes and outlines in planes that are not tracked."""
+def unused_prompts(volume: Volume, group: Group) -> list[str]:
+    """Warnings about boxes and outlines in planes that are not tracked."""
     axes = {array_axis(volume, view) for view in group.views}
     return [
         f"a {type(prompt).__name__.lower()} of object {label} lies in a plane that is not tracked"
         + (": it counts on its own slice only" if isinstance(prompt, Mask) else " and was not used")
-        for label, own in group.said.items()
+        for label, own in group.given.items()
         for prompt in own
         if not axes & prompt.planes()
     ]
@@ -237,7 +241,7 @@ def usable(volume: Volume, view: View) -> bool:
     return max(high, wide) <= TOO_THICK * min(high, wide) and min(rows, columns) >= TOO_FEW
 
 
-def outward(prompted: Iterable[int], frames: Iterable[int]) -> list[int]:
+def order_outward(prompted: Iterable[int], frames: Iterable[int]) -> list[int]:
     """Prompted frames, the first of them last; from there to the end; then from there back to the beginning."""
     first = sorted(prompted, reverse=True)
     rest = sorted(set(frames) - set(first))
@@ -250,12 +254,12 @@ def labels_in(array: NDArray[np.generic] | None) -> set[int]:
 
 
 def by_window(volume: Volume, groups: Sequence[Group], name: str | Window) -> dict[Window, list[Group]]:
-    """The groups, apart where their objects are seen through different windows."""
+    """The groups, split where their objects are seen through different windows."""
     seen_through, windows = Windows(volume, name), dict[int, Window]()
     for group in groups:
         stack = group.view.apply(volume.array, volume.orientation)
-        for label, said in group.prompts.items():
-            windows[label] = seen_through.of(np.concatenate([intensities(stack[t], prompt) for t, prompt in said.items()]))
+        for label, frames in group.prompts.items():
+            windows[label] = seen_through.of(np.concatenate([intensities(stack[t], prompt) for t, prompt in frames.items()]))
     parts: dict[Window, list[Group]] = {}
     for group in groups:
         for seen in dict.fromkeys(windows[label] for label in group.prompts):

@@ -21,7 +21,7 @@ MANY_LABELS = 65_535
 EVERYWHERE = ndimage.generate_binary_structure(3, 3)
 
 
-def without_islands(labels: NDArray[np.unsignedinteger], prompts: Sequence[Prompt]) -> None:
+def remove_islands(labels: NDArray[np.unsignedinteger], prompts: Sequence[Prompt]) -> None:
     """Drop, in place, the parts of each prompted object that no prompt of it touches; all stay where no part is touched.
 
     Args:
@@ -33,7 +33,7 @@ def without_islands(labels: NDArray[np.unsignedinteger], prompts: Sequence[Promp
         box = boxes.get(label)
         if box is not None:
             own = [prompt for prompt in prompts if prompt.object == label]
-            _keep_touched(labels[box], label, _touched(own, labels.shape, box))
+            _keep_touched(labels[box], label, _touched_voxels(own, labels.shape, box))
 
 
 def object_boxes(labels: NDArray[np.integer]) -> dict[int, tuple[slice, ...]]:
@@ -58,18 +58,18 @@ def _keep_touched(part: NDArray[np.unsignedinteger], label: int, touched: NDArra
             slab[inside & ~kept[piece]] = 0
 
 
-def _touched(prompts: Sequence[Prompt], shape: tuple[int, ...], box: tuple[slice, ...]) -> NDArray[np.bool_]:
-    """Voxels of a box that the prompts of one object speak of."""
+def _touched_voxels(prompts: Sequence[Prompt], shape: tuple[int, ...], box: tuple[slice, ...]) -> NDArray[np.bool_]:
+    """Voxels of a box that the prompts of one object touch."""
     touched = np.zeros([side.stop - side.start for side in box], bool)
     for prompt in prompts:
         if isinstance(prompt, Mask):
             touched |= prompt.array_ijk[box]
         elif isinstance(prompt, Point):
             if prompt.positive:
-                _touch(touched, box, [slice(i, i + 1) for i in map(_within, prompt.index_ijk, shape)])
+                _mark_touched(touched, box, [slice(i, i + 1) for i in map(_within, prompt.index_ijk, shape)])
         else:
             corners = zip(getattr(prompt, "low_ijk", ()), getattr(prompt, "high_ijk", ()), strict=True)
-            _touch(touched, box, [slice(max(0, round(low)), round(high) + 1) for low, high in corners])
+            _mark_touched(touched, box, [slice(max(0, round(low)), round(high) + 1) for low, high in corners])
     return touched
 
 
@@ -78,21 +78,23 @@ def _within(index: float, size: int) -> int:
     return min(max(0, round(index)), size - 1)
 
 
-def _touch(touched: NDArray[np.bool_], box: Sequence[slice], said: Sequence[slice]) -> None:
+def _mark_touched(touched: NDArray[np.bool_], box: Sequence[slice], marked: Sequence[slice]) -> None:
     """Mark what lies in the box."""
-    inside = (slice(max(0, own.start - side.start), max(0, own.stop - side.start)) for own, side in zip(said, box, strict=True))
+    inside = (
+        slice(max(0, own.start - side.start), max(0, own.stop - side.start)) for own, side in zip(marked, box, strict=True)
+    )
     touched[tuple(inside)] = True
 
 
-def redraw(stack_thw: NDArray[np.unsignedinteger], label: int, said: Mapping[int, FramePrompt]) -> None:
+def redraw(stack_thw: NDArray[np.unsignedinteger], label: int, prompts: Mapping[int, FramePrompt]) -> None:
     """Put outlines back as they were drawn, in place, unless a click or a box corrects them.
 
     Args:
         stack_thw: labels along a view.
         label: the object.
-        said: frame → what was said of the object there.
+        prompts: frame → prompt of the object.
     """
-    for t, prompt in said.items():
+    for t, prompt in prompts.items():
         if prompt.mask_hw is not None and not len(prompt.points_xy) and prompt.box_xyxy is None:
             stack_thw[t][(stack_thw[t] == label) & ~prompt.mask_hw] = 0
             stack_thw[t][prompt.mask_hw] = label

@@ -66,12 +66,12 @@ class Region:
     def touched(self, mask_hw: NDArray[np.bool_]) -> bool:
         """Whether an object in a frame (H, W) reaches a border of the region behind which the frame goes on."""
         height, width = mask_hw.shape
-        shown, (down, right) = mask_hw[self.rows, self.columns], (self.top + self.height, self.left + self.width)
+        visible, (down, right) = mask_hw[self.rows, self.columns], (self.top + self.height, self.left + self.width)
         edges = (
-            (self.top > 0, shown[0]),
-            (down < height, shown[-1]),
-            (self.left > 0, shown[:, 0]),
-            (right < width, shown[:, -1]),
+            (self.top > 0, visible[0]),
+            (down < height, visible[-1]),
+            (self.left > 0, visible[:, 0]),
+            (right < width, visible[:, -1]),
         )
         return any(inner and edge.mean() > TOUCHED for inner, edge in edges)
 
@@ -95,7 +95,7 @@ class Canvas:
         return None if height >= WHOLE * high and width >= WHOLE * wide else region
 
 
-Look = Callable[[Region | None, int, FramePrompt], tuple[NDArray[np.bool_], float]]
+AskNetwork = Callable[[Region | None, int, FramePrompt], tuple[NDArray[np.bool_], float]]
 """(region, t, prompt of frame t) → what the network, shown the region, takes the prompt for: a mask (H, W) of the whole frame,
 and how sure it is of it, in [0, 1]."""
 
@@ -121,7 +121,7 @@ def region_around(
     side_mm = margin * max((y_high - y_low + 1) * pixel_hw[0], (x_high - x_low + 1) * pixel_hw[1])
     middles = ((y_low + y_high + 1) / 2, (x_low + x_high + 1) / 2)
     spans = [
-        _span(middle, side_mm / mm, offset, length)
+        _place_span(middle, side_mm / mm, offset, length)
         for middle, mm, offset, length in zip(middles, pixel_hw, reversed(offset_xy), shape_hw, strict=True)
     ]
     (top, height), (left, width) = spans
@@ -153,84 +153,84 @@ def around_all(boxes: Iterable[BoxXyxy]) -> BoxXyxy:
     return min(lows_x), min(lows_y), max(highs_x), max(highs_y)
 
 
-def _span(middle: float, side: float, offset: float, length: int) -> tuple[int, int]:
+def _place_span(middle: float, side: float, offset: float, length: int) -> tuple[int, int]:
     size = min(length, max(LEAST, round(side)))
     return round(min(max(middle + offset * size - size / 2, 0), length - size)), size
 
 
-def object_box(canvas: Canvas, said: Mapping[int, FramePrompt], look: Look) -> BoxXyxy:
-    """The box of an object as its prompts tell, or as the network takes its clicks.
+def object_box(canvas: Canvas, prompts: Mapping[int, FramePrompt], ask: AskNetwork) -> BoxXyxy:
+    """The box of an object by its prompts, or as the network takes its clicks.
 
     Args:
         canvas: the frames.
-        said: frame → prompt of the object.
-        look: asks the network.
+        prompts: frame → prompt of the object.
+        ask: asks the network.
     """
-    boxes = [extent(prompt) for prompt in said.values()]
-    if all(_drawn(prompt) is None for prompt in said.values()):
-        t = next((t for t, prompt in said.items() if prompt.labels.any()), next(iter(said)))
-        boxes.append(_hit(canvas, t, said[t], look))
+    boxes = [prompt_extent(prompt) for prompt in prompts.values()]
+    if all(_drawn_box(prompt) is None for prompt in prompts.values()):
+        t = next((t for t, prompt in prompts.items() if prompt.labels.any()), next(iter(prompts)))
+        boxes.append(_clicked_box(canvas, t, prompts[t], ask))
     return around_all(boxes)
 
 
-def extent(prompt: FramePrompt) -> BoxXyxy:
-    """The box that holds all that a prompt speaks of."""
-    drawn = _drawn(prompt)
-    return around_all([*([] if drawn is None else [drawn]), *_places(prompt)])
+def prompt_extent(prompt: FramePrompt) -> BoxXyxy:
+    """The box that holds all that a prompt is about."""
+    drawn = _drawn_box(prompt)
+    return around_all([*([] if drawn is None else [drawn]), *_click_boxes(prompt)])
 
 
-def shown(canvas: Canvas, box: BoxXyxy, margin: float = MARGIN) -> Region | None:
+def region_for(canvas: Canvas, box: BoxXyxy, margin: float = MARGIN) -> Region | None:
     """The region with an object's box in its middle; None where it is nearly the whole frame."""
     return canvas.around(box, margin)
 
 
-def grown(canvas: Canvas, region: Region) -> Region | None:
+def grow_region(canvas: Canvas, region: Region) -> Region | None:
     """A larger region around one that its object has outgrown; None where that is nearly the whole frame."""
     return canvas.around((region.left, region.top, region.left + region.width - 1, region.top + region.height - 1), GROWTH)
 
 
-def together(canvas: Canvas, boxes: Mapping[int, BoxXyxy]) -> list[tuple[Region | None, tuple[int, ...]]]:
+def group_regions(canvas: Canvas, boxes: Mapping[int, BoxXyxy]) -> list[tuple[Region | None, tuple[int, ...]]]:
     """Regions for some objects, one for those that are alike in size and place, with the objects in each."""
     lots: list[tuple[BoxXyxy, list[int]]] = []
     for name, box in boxes.items():
         for place, (common, labels) in enumerate(lots):
             joined = around_all([common, box])
-            if _side(joined) <= ALIKE * min(_side(boxes[x]) for x in [*labels, name]):
+            if _longer_side(joined) <= ALIKE * min(_longer_side(boxes[x]) for x in [*labels, name]):
                 lots[place] = (joined, [*labels, name])
                 break
         else:
             lots.append((box, [name]))
     regions: dict[Region | None, tuple[int, ...]] = {}
     for box, labels in lots:
-        region = shown(canvas, box)
+        region = region_for(canvas, box)
         regions[region] = (*regions.get(region, ()), *labels)
     return list(regions.items())
 
 
-def _hit(canvas: Canvas, t: int, prompt: FramePrompt, look: Look) -> BoxXyxy:
+def _clicked_box(canvas: Canvas, t: int, prompt: FramePrompt, ask: AskNetwork) -> BoxXyxy:
     """The box of what a click hit: of several answers the one that is sure, and that the others agree with."""
     height, width = canvas.shape_hw
-    clicked = around_all(_places(prompt))
+    clicked = around_all(_click_boxes(prompt))
     mm = min(height * canvas.pixel_hw[0], width * canvas.pixel_hw[1])
     answers: dict[Region | None, tuple[NDArray[np.bool_], float]] = {}
 
     def asked(regions: Iterable[Region | None]) -> NDArray[np.bool_]:
         for region in regions:
             if region not in answers:
-                mask, sure = look(region, t, prompt)
+                mask, sure = ask(region, t, prompt)
                 answers[region] = _part_under(prompt, mask), sure
-        return _best([*answers.values()])
+        return _most_agreed([*answers.values()])
 
     def around(share: float) -> Region | None:
-        return canvas.around(clicked, max(share * mm / (_side(clicked) * max(canvas.pixel_hw)), MARGIN))
+        return canvas.around(clicked, max(share * mm / (_longer_side(clicked) * max(canvas.pixel_hw)), MARGIN))
 
     best = asked([None, around(SCALE)])
-    if not best.any() or _side(box_of(best)) * max(canvas.pixel_hw) < SMALL * mm:
+    if not best.any() or _longer_side(box_of(best)) * max(canvas.pixel_hw) < SMALL * mm:
         best = asked([around(NEAR)])
     return box_of(best) if best.any() else (0.0, 0.0, width - 1.0, height - 1.0)
 
 
-def _best(answers: Sequence[tuple[NDArray[np.bool_], float]]) -> NDArray[np.bool_]:
+def _most_agreed(answers: Sequence[tuple[NDArray[np.bool_], float]]) -> NDArray[np.bool_]:
     """The mask that is sure, and that the others agree with."""
     masks = [mask for mask, _ in answers]
     worth = [sure + AGREEMENT * _agreement(mask, masks) if mask.any() else -1 for mask, sure in answers]
@@ -253,7 +253,7 @@ def _part_under(prompt: FramePrompt, mask_hw: NDArray[np.bool_]) -> NDArray[np.b
     return np.isin(parts, list(hit)) if hit else mask_hw
 
 
-def _drawn(prompt: FramePrompt) -> BoxXyxy | None:
+def _drawn_box(prompt: FramePrompt) -> BoxXyxy | None:
     if prompt.mask_hw is not None and prompt.mask_hw.any():
         return box_of(prompt.mask_hw)
     if prompt.box_xyxy is None:
@@ -262,10 +262,10 @@ def _drawn(prompt: FramePrompt) -> BoxXyxy | None:
     return x_low, y_low, x_high, y_high
 
 
-def _places(prompt: FramePrompt) -> Sequence[BoxXyxy]:
+def _click_boxes(prompt: FramePrompt) -> Sequence[BoxXyxy]:
     return [(float(x), float(y), float(x), float(y)) for x, y in prompt.points_xy]
 
 
-def _side(box: BoxXyxy) -> float:
+def _longer_side(box: BoxXyxy) -> float:
     x_low, y_low, x_high, y_high = box
     return max(x_high - x_low, y_high - y_low) + 1

@@ -12,17 +12,36 @@ from torch import Tensor
 
 from medical_sam2.intensity_window import Window
 from medical_sam2.model.backbone import Backbone, Features, FramePrediction, Instruction, Memory, Recall
-from medical_sam2.model.memory import MemoryBank, Policy, PolicyBank
+from medical_sam2.model.memory_bank import MemoryBank, Policy, PolicyBank
 from medical_sam2.model.tracker import track
 from medical_sam2.prompts import Fixed, FramePrompt
 from medical_sam2.tracking.frames import FrameStack
-from medical_sam2.tracking.plan import outward
-from medical_sam2.tracking.region_of_interest import Region, grown
+from medical_sam2.tracking.region_of_interest import Region, grow_region
 from medical_sam2.views import View
 from medical_sam2.volume import Volume
 
-FAR = 1_000_000  # frames of different orientations are never neighbours in time
+FRAMES_OF_A_PASS = 1_000_000  # more than any view has: frames of different passes are never neighbours in time
 ENDED = 8  # frames in a row without any of the objects, after which tracking ends in that direction
+
+
+class FrameTime(int):
+    """When a frame is seen: a number that orders frames by the pass that they are seen in, then along the view.
+
+    The difference of two is how far they are from each other, as memory banks count it.
+
+    Args:
+        pass_number: from 0.
+        frame: index along the view.
+    """
+
+    pass_number: int
+    frame: int
+
+    def __new__(cls, pass_number: int, frame: int) -> "FrameTime":
+        """The whole number, which keeps what it was made of."""
+        time = super().__new__(cls, pass_number * FRAMES_OF_A_PASS + frame)
+        time.pass_number, time.frame = pass_number, frame
+        return time
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,7 +67,7 @@ class TrackingConfig:
     zoom: bool = False
 
 
-class Together:
+class ObjectBanks:
     """Banks of single objects as one bank, so that an object keeps its own from pass to pass, whoever comes along."""
 
     def __init__(self, banks: Iterable[MemoryBank]) -> None:
@@ -67,7 +86,7 @@ class Together:
 
 
 @dataclass(eq=False)
-class Ends:
+class PassEnds:
     """Where the objects of a pass end, one way and the other.
 
     Args:
@@ -86,43 +105,43 @@ class Ends:
         if not self.first <= t <= self.last:
             self._absent[t > self.last] = 0 if there else self._absent[t > self.last] + 1
 
-    def over(self, t: int) -> bool:
+    def passed(self, t: int) -> bool:
         """Whether a frame lies beyond so many without any object that none is expected."""
         return not self.first <= t <= self.last and self._absent[t > self.last] >= ENDED
 
 
 @dataclass(frozen=True, eq=False)
-class Followed:
+class TrackingResult:
     """What was found at one time.
 
     Args:
         stack: the frames, as they were shown.
-        time: the frame and a multiple of `FAR`.
+        time: when.
         confidence_B: predicted IoU of each object, 0 where it is judged absent.
         probability_BHW: of each object, in pixels of the view.
     """
 
     stack: FrameStack
-    time: int
+    time: FrameTime
     confidence_B: list[float]
     probability_BHW: NDArray[np.float32]
 
     @property
     def frame(self) -> int:
         """Index along the view."""
-        return self.time % FAR
+        return self.time.frame
 
 
 @dataclass(eq=False)
-class _Answers:
+class _PassResults:
     """What was found on the frames of a pass that are remembered, and on the latest one."""
 
-    masks_BHW: dict[int, NDArray[np.bool_]] = field(default_factory=dict)
+    masks_BHW: dict[FrameTime, NDArray[np.bool_]] = field(default_factory=dict)
     confidence_B: list[float] = field(default_factory=list)
-    latest: int | None = None
+    latest: FrameTime | None = None
 
     def note(
-        self, t: int, prediction: FramePrediction, probability_BHW: NDArray[np.float32], banks: Iterable[PolicyBank]
+        self, t: FrameTime, prediction: FramePrediction, probability_BHW: NDArray[np.float32], banks: Iterable[PolicyBank]
     ) -> None:
         """A frame was answered; what no bank remembers is forgotten here too."""
         self.masks_BHW[t], self.latest = probability_BHW > 0.5, t
@@ -130,89 +149,94 @@ class _Answers:
         kept = {memory.t for bank in banks for own in bank.memories for memory in own} | {t}
         self.masks_BHW = {time: mask for time, mask in self.masks_BHW.items() if time in kept}
 
-    def shown_anew(self, label: int, b: int, banks: Mapping[int, PolicyBank], t: int) -> dict[int, FramePrompt]:
-        """What an object remembers of this pass, to be told again in a larger region; but frame t, which outgrew it."""
-        known = banks[label].forget(0, {*self.masks_BHW, t})
+    def prompts_to_repeat(
+        self, label: int, b: int, banks: Mapping[int, PolicyBank], t: FrameTime
+    ) -> dict[FrameTime, FramePrompt]:
+        """What an object remembers of this pass, to be shown again in a larger region; but frame t, which outgrew it."""
+        remembered = banks[label].forget(0, {*self.masks_BHW, t})
         if self.latest is not None:
-            known.setdefault(self.latest, self.confidence_B[b])
-        masks = {time: self.masks_BHW[time][b] for time in known if time in self.masks_BHW}
-        return {time: FramePrompt.mask(mask, estimate=known[time]) for time, mask in masks.items() if mask.any()}
+            remembered.setdefault(self.latest, self.confidence_B[b])
+        masks = {time: mask[b] for time, mask in self.masks_BHW.items() if time in remembered}
+        return {time: FramePrompt.mask(mask, estimate=remembered[time]) for time, mask in masks.items() if mask.any()}
 
 
 @dataclass(frozen=True, eq=False)
-class Follower:
+class ViewTracker:
     """The network, an image, and what was seen of it so far.
 
     Args:
-        setting: what stays the same.
+        config: what stays the same.
     """
 
-    setting: TrackingConfig
+    config: TrackingConfig
 
-    def follow(
+    def track_frames(
         self,
         view: View,
-        prompts: Mapping[int, Mapping[int, FramePrompt]],
-        order: Sequence[int],
+        prompts: Mapping[int, Mapping[FrameTime, FramePrompt]],
+        order: Sequence[FrameTime],
         banks: Mapping[int, PolicyBank],
         region: Region | None,
-        over: Callable[[int], bool] = lambda _: False,
-    ) -> Iterator[Followed]:
+        skip: Callable[[FrameTime], bool] = lambda _: False,
+    ) -> Iterator[TrackingResult]:
         """Track objects through frames, in a larger region from where one of them outgrows the one that is shown.
 
         Args:
             view: of the frames.
-            prompts: object → time → what was said there, in pixels of the view.
-            order: times, each the frame and any multiple of `FAR`.
+            prompts: object → time → prompt, in pixels of the view.
+            order: when which frame is visited.
             banks: what each object remembers. When the region grows, the frames that it remembers of this pass are shown anew.
             region: to begin with; None for whole frames.
-            over: asked before each time whether it is left out.
+            skip: asked before each time whether it is left out.
 
         Yields:
             What was found at each time of `order`, once.
         """
-        todo, given, answers = list(order), set[int](), _Answers()
-        told: Mapping[int, Mapping[int, FramePrompt]] = prompts
-        while todo:
+        # a region cannot grow while it is tracked in: tracking breaks off and begins again in a larger one, remembered frames
+        # first; what was yielded before is not yielded again
+        waiting, yielded, answers = list(order), set[FrameTime](), _PassResults()
+        shown: Mapping[int, Mapping[FrameTime, FramePrompt]] = prompts
+        while waiting:
             stack, features = self.frames(view, region), self.features(view, region)
-            prompters = [Fixed({t: stack.to_network(prompt) for t, prompt in said.items()}) for said in told.values()]
-            bank = Together(banks[label] for label in prompts)
-            due = (t for t in todo if not over(t))
-            for t, prediction in track(self.setting.backbone, lambda t, see=features: see(t % FAR), due, prompters, bank):
+            prompters = [Fixed({t: stack.to_network(prompt) for t, prompt in own.items()}) for own in shown.values()]
+            bank = ObjectBanks(banks[label] for label in prompts)
+            due = (t for t in waiting if not skip(t))
+            for t, prediction in track(self.config.backbone, lambda t, see=features: see(t.frame), due, prompters, bank):
                 probability_BHW = stack.to_frame(prediction.logits_Bhw)
                 if region is not None and any(region.touched(one > 0.5) for one in probability_BHW):
-                    region = grown(stack.canvas, region)
-                    told = {
-                        label: answers.shown_anew(label, b, banks, t) | {**prompts[label]} for b, label in enumerate(prompts)
+                    region = grow_region(stack.canvas, region)
+                    shown = {
+                        label: answers.prompts_to_repeat(label, b, banks, t) | {**prompts[label]}
+                        for b, label in enumerate(prompts)
                     }
-                    prompted = outward({t for said in prompts.values() for t in said}, ())
-                    known = {t for said in told.values() for t in said} - {*prompted}
-                    first = [*prompted, *sorted(known, key=lambda t: (t == answers.latest, t))]
-                    todo = [*first, *(t for t in todo if t not in given and t not in first)]
+                    prompted = sorted({t for own in prompts.values() for t in own}, reverse=True)
+                    remembered = {t for own in shown.values() for t in own} - {*prompted}
+                    first = [*prompted, *sorted(remembered, key=lambda t: (t == answers.latest, t))]
+                    waiting = [*first, *(t for t in waiting if t not in yielded and t not in first)]
                     break
                 answers.note(t, prediction, probability_BHW, banks.values())
-                if t not in given:
-                    given.add(t)
-                    yield Followed(stack, t, prediction.confidence_B.float().cpu().tolist(), probability_BHW)
+                if t not in yielded:
+                    yielded.add(t)
+                    yield TrackingResult(stack, t, prediction.confidence_B.float().cpu().tolist(), probability_BHW)
             else:
                 return
 
-    def look(self, view: View, region: Region | None, t: int, prompt: FramePrompt) -> tuple[NDArray[np.bool_], float]:
+    def ask(self, view: View, region: Region | None, t: int, prompt: FramePrompt) -> tuple[NDArray[np.bool_], float]:
         """What the network, shown a region, takes a prompt for: a mask (H, W) of the whole frame, and how sure it is."""
-        stack, frame, backbone = self.frames(view, region), self.features(view, region)(t), self.setting.backbone
+        stack, frame, backbone = self.frames(view, region), self.features(view, region)(t), self.config.backbone
         prediction = backbone.decode(frame, backbone.fuse(frame, [[]]), [Instruction(stack.to_network(prompt))])
         return stack.to_frame(prediction.logits_Bhw)[0] > 0.5, float(prediction.confidence_B[0])
 
     def banks(self, labels: Iterable[int], view: View) -> dict[int, PolicyBank]:
         """Empty ones, one for each object, of which a view is the first that they see."""
         frames = self.frames(view).shape_thw[0]
-        return {label: PolicyBank(self.setting.policy, ordered=True, frames=frames) for label in labels}
+        return {label: PolicyBank(self.config.policy, ordered=True, frames=frames) for label in labels}
 
     def frames(self, view: View, region: Region | None = None) -> FrameStack:
         """The volume as frames along a view, or a region of them."""
-        return FrameStack(self.setting.volume, view, self.setting.window, self.setting.backbone.image_size, region)
+        return FrameStack(self.config.volume, view, self.config.window, self.config.backbone.image_size, region)
 
     def features(self, view: View, region: Region | None = None) -> Callable[[int], Features]:
         """What the encoder sees on each frame of a view, or in a region of it."""
         stack = self.frames(view, region)
-        return lambda t: self.setting.encode(stack.input(t))
+        return lambda t: self.config.encode(stack.input(t))

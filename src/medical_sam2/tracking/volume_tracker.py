@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from medical_sam2.intensity_window import Window
-from medical_sam2.model.memory import PolicyBank, cosine
+from medical_sam2.model.memory_bank import PolicyBank, cosine
 from medical_sam2.prompts import FramePrompt, Point
-from medical_sam2.tracking.confidence import Leak, collapses, leaks, pointed_at
-from medical_sam2.tracking.consensus import Gate, Refined, Tracked, refined
+from medical_sam2.tracking.confidence import Leak, find_leaks, mark_collapses, mark_leaks
+from medical_sam2.tracking.consensus import Gate, RefinedProbability, TrackedObject, apply_consensus
 from medical_sam2.tracking.frames import FrameStack
 from medical_sam2.tracking.fusion import Fusion, FusionFactory, LabelMap, Slabs
 from medical_sam2.tracking.plan import (
@@ -33,12 +33,12 @@ from medical_sam2.tracking.plan import (
     frame_prompts,
     labels_in,
     objects_at_once,
-    outward,
-    unheard,
+    order_outward,
+    unused_prompts,
 )
-from medical_sam2.tracking.postprocess import redraw, without_islands
-from medical_sam2.tracking.region_of_interest import BoxXyxy, Region, object_box, shown, together
-from medical_sam2.tracking.view_tracker import FAR, Ends, Followed, Follower, TrackingConfig
+from medical_sam2.tracking.postprocess import redraw, remove_islands
+from medical_sam2.tracking.region_of_interest import BoxXyxy, Region, group_regions, object_box, region_for
+from medical_sam2.tracking.view_tracker import FrameTime, PassEnds, TrackingConfig, TrackingResult, ViewTracker
 from medical_sam2.views import THREE_VIEWS, View
 from medical_sam2.volume import Segmentation, SliceConfidence, Volume
 
@@ -54,7 +54,7 @@ class FrameDone:
 
     Args:
         done: frames so far.
-        total: frames that are planned, as far as it is known.
+        total: frames that are planned, as far as it is planned.
         view: code of the view.
         slice: index along the array axis of the file.
         objects: labels tracked.
@@ -74,8 +74,8 @@ class TrackingProgress:
     """How far the work is, over all objects.
 
     Args:
-        on_frame: told of each frame.
-        planned: frames, as far as it is known.
+        on_frame: called with each frame.
+        planned: frames, as far as it is planned.
         done: frames.
     """
 
@@ -93,26 +93,26 @@ class _Pass:
     frames: range
     banks: dict[int, PolicyBank]
     fusions: Mapping[int, Fusion]
-    offset: int
+    number: int
     region: Region | None = None
 
 
 @dataclass(eq=False)
-class OrientationTracker:
+class GroupTracker:
     """Takes groups of objects through a volume, one after the other; slices that were seen once are not encoded again.
 
     Args:
-        setting: what stays the same for all groups.
-        progress: told of each frame; `run` expects that its frames are planned already.
+        config: what stays the same for all groups.
+        progress: counts frames; `run` expects that its frames are planned already.
         rows: how sure the network was of each object on each slice, filled as it goes.
     """
 
-    setting: TrackingConfig
+    config: TrackingConfig
     progress: TrackingProgress = field(default_factory=TrackingProgress)
     rows: list[SliceConfidence] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.follower = Follower(self.setting)
+        self.view_tracker = ViewTracker(self.config)
 
     def run(self, group: Group, views: Sequence[View], fusions: Mapping[int, Fusion]) -> None:
         """Track a group along every view.
@@ -122,92 +122,98 @@ class OrientationTracker:
             views: its own view comes first.
             fusions: object → where its probabilities are added.
         """
-        regions = self._regions(views[0], group)
-        self.progress.planned += (len(regions) - 1) * sum(self.follower.frames(view).shape_thw[0] for view in views)
+        regions = self._choose_regions(views[0], group)
+        self.progress.planned += (len(regions) - 1) * sum(self.view_tracker.frames(view).shape_thw[0] for view in views)
         for region, labels in regions:
-            self._run(group.part(labels), views, fusions, region)
+            self._track_region(group.part(labels), views, fusions, region)
 
-    def _regions(self, view: View, group: Group) -> list[tuple[Region | None, tuple[int, ...]]]:
+    def _choose_regions(self, view: View, group: Group) -> list[tuple[Region | None, tuple[int, ...]]]:
         """What the network is shown of the frames that hold the prompts, and for which objects."""
-        if not self.setting.zoom:
+        if not self.config.zoom:
             return [(None, tuple(group.prompts))]
-        canvas, look = self.follower.frames(view).canvas, partial(self.follower.look, view)
-        return together(canvas, {label: object_box(canvas, said, look) for label, said in group.prompts.items()})
+        canvas, ask = self.view_tracker.frames(view).canvas, partial(self.view_tracker.ask, view)
+        return group_regions(canvas, {label: object_box(canvas, own, ask) for label, own in group.prompts.items()})
 
-    def _run(self, group: Group, views: Sequence[View], fusions: Mapping[int, Fusion], region: Region | None) -> None:
+    def _track_region(self, group: Group, views: Sequence[View], fusions: Mapping[int, Fusion], region: Region | None) -> None:
         first, further = views[0], views[1:]
-        banks = self.follower.banks(group.prompts, first)
+        banks = self.view_tracker.banks(group.prompts, first)
         same = [view for view in further if view.axis == first.axis]
         others = [view for view in further if view.axis != first.axis]
-        for place, view in enumerate([first, *same, *self._ordered(first, others)]):
-            if place and not self.setting.joint:
-                banks = self.follower.banks(group.prompts, view)
+        for place, view in enumerate([first, *same, *self._order_by_likeness(first, others)]):
+            if place and not self.config.joint:
+                banks = self.view_tracker.banks(group.prompts, view)
             if view.axis == first.axis:
-                prompts = {label: frame_prompts(self.setting.volume, own, view) for label, own in group.said.items()}
-                frames = range(self.follower.frames(view).shape_thw[0])
-                self._walk(_Pass(view, prompts, frames, banks, fusions, FAR * place, region))
+                prompts = {label: frame_prompts(self.config.volume, own, view) for label, own in group.given.items()}
+                frames = range(self.view_tracker.frames(view).shape_thw[0])
+                self._track_pass(_Pass(view, prompts, frames, banks, fusions, place, region))
             else:
-                self._further(view, group, banks, fusions, FAR * place)
+                self._track_further_view(view, group, banks, fusions, place)
 
-    def _further(
-        self, view: View, group: Group, banks: dict[int, PolicyBank], fusions: Mapping[int, Fusion], offset: int
+    def _track_further_view(
+        self, view: View, group: Group, banks: dict[int, PolicyBank], fusions: Mapping[int, Fusion], number: int
     ) -> None:
-        """An orientation that starts from what is known so far; objects that were not found stay out."""
+        """An orientation that starts from what was found so far; objects that were not found stay out."""
         passes: dict[tuple[range, Region | None, tuple[int, ...]], dict[int, Mapping[int, FramePrompt]]] = {}
-        stack = self.follower.frames(view)
+        stack = self.view_tracker.frames(view)
         whole = range(stack.shape_thw[0])
-        for label, own in group.said.items():
-            drawn = drawn_prompts(self.setting.volume, own, view)
-            start = start_of(fusions[label], view, self.setting.volume.orientation)
+        for label, own in group.given.items():
+            drawn = drawn_prompts(self.config.volume, own, view)
+            start = find_start(fusions[label], view, self.config.volume.orientation)
             frames = whole if start is None else start.frames
-            said = drawn if start is None else {start.frame: FramePrompt.mask(start.mask_hw, estimate=start.confidence)} | drawn
-            region = (
-                shown(stack.canvas, start.box_xyxy, AROUND) if start is not None and self.setting.zoom and not drawn else None
+            own_prompts = (
+                drawn if start is None else {start.frame: FramePrompt.mask(start.mask_hw, estimate=start.confidence)} | drawn
             )
-            if said:
-                span = range(min([*frames, *said]), max([*frames, *said]) + 1)
-                passes.setdefault((span, region, tuple(sorted(said))), {})[label] = said
+            region = (
+                region_for(stack.canvas, start.box_xyxy, AROUND)
+                if start is not None and self.config.zoom and not drawn
+                else None
+            )
+            if own_prompts:
+                span = range(min([*frames, *own_prompts]), max([*frames, *own_prompts]) + 1)
+                passes.setdefault((span, region, tuple(sorted(own_prompts))), {})[label] = own_prompts
         self.progress.planned += sum(len(key[0]) for key in passes) - len(whole)
         for (span, region, _), prompts in passes.items():
-            self._walk(_Pass(view, prompts, span, banks, fusions, offset, region))
+            self._track_pass(_Pass(view, prompts, span, banks, fusions, number, region))
 
-    def _walk(self, way: _Pass) -> None:
+    def _track_pass(self, way: _Pass) -> None:
         """Outward from the prompted frames, each way until all objects have ended."""
         prompted = {t for own in way.prompts.values() for t in own}
-        said = {label: {way.offset + t: prompt for t, prompt in own.items()} for label, own in way.prompts.items()}
-        ends = Ends(min(prompted), max(prompted))
-        order = [way.offset + t for t in outward(prompted, way.frames)]
-        for found in self.follower.follow(way.view, said, order, way.banks, way.region, lambda t: ends.over(t % FAR)):
+        timed = {label: {FrameTime(way.number, t): prompt for t, prompt in own.items()} for label, own in way.prompts.items()}
+        ends = PassEnds(min(prompted), max(prompted))
+        order = [FrameTime(way.number, t) for t in order_outward(prompted, way.frames)]
+        for found in self.view_tracker.track_frames(
+            way.view, timed, order, way.banks, way.region, lambda t: ends.passed(t.frame)
+        ):
             ends.note(found.frame, any(found.confidence_B))
-            self._take(way, found)
-        self._pass_over(way, set(way.frames) - ends.seen)
+            self._add_result(way, found)
+        self._skip_frames(way, set(way.frames) - ends.seen)
 
-    def _pass_over(self, way: _Pass, frames: Collection[int]) -> None:
+    def _skip_frames(self, way: _Pass, frames: Collection[int]) -> None:
         """Frames beyond the end of all objects hold none of them."""
-        nothing = np.zeros(self.follower.frames(way.view).shape_thw[1:], np.float32)
+        empty = np.zeros(self.view_tracker.frames(way.view).shape_thw[1:], np.float32)
         for t in frames:
             for label in way.prompts:
-                way.fusions[label].add(way.view, t, nothing, LEAST_WEIGHT)
+                way.fusions[label].add(way.view, t, empty, LEAST_WEIGHT)
         self.progress.planned -= len(frames)
 
-    def _take(self, way: _Pass, found: Followed) -> None:
+    def _add_result(self, way: _Pass, found: TrackingResult) -> None:
         """Add one frame's probabilities where they belong, and note how sure they are."""
         t, labels = found.frame, tuple(way.prompts)
         for label, probability, confidence in zip(labels, found.probability_BHW, found.confidence_B, strict=True):
             way.fusions[label].add(way.view, t, probability, max(confidence, LEAST_WEIGHT))
-            area, told = int((probability > 0.5).sum()), t in way.prompts[label]
-            self.rows.append(SliceConfidence(label, way.view.code, found.stack.slice_index(t), confidence, area, told))
-        self.tell(found.stack, t, labels, found.probability_BHW > 0.5)
+            area, prompted = int((probability > 0.5).sum()), t in way.prompts[label]
+            self.rows.append(SliceConfidence(label, way.view.code, found.stack.slice_index(t), confidence, area, prompted))
+        self.report_frame(found.stack, t, labels, found.probability_BHW > 0.5)
 
-    def tell(self, stack: FrameStack, t: int, labels: tuple[int, ...], masks_bhw: NDArray[np.bool_]) -> None:
-        """Say that one more frame is done."""
+    def report_frame(self, stack: FrameStack, t: int, labels: tuple[int, ...], masks_bhw: NDArray[np.bool_]) -> None:
+        """Report that one more frame is done."""
         progress = self.progress
         progress.done += 1
         if progress.on_frame:
             total, index = max(progress.done, progress.planned), stack.slice_index(t)
             progress.on_frame(FrameDone(progress.done, total, stack.view.code, index, labels, masks_bhw))
 
-    def _ordered(self, first: View, further: Sequence[View]) -> list[View]:
+    def _order_by_likeness(self, first: View, further: Sequence[View]) -> list[View]:
         """Further orientations by likeness of their mean feature to the first one's; a reverse follows its direction."""
         axes = list(dict.fromkeys(view.axis for view in further))
         if len(axes) < 2:
@@ -217,14 +223,14 @@ class OrientationTracker:
         return sorted(further, key=lambda view: (-likeness[view.axis], axes.index(view.axis)))
 
     def _mean_feature(self, view: View) -> Tensor:
-        frames, features = self.follower.frames(view).shape_thw[0], self.follower.features(view)
+        frames, features = self.view_tracker.frames(view).shape_thw[0], self.view_tracker.features(view)
         places = np.linspace(0, frames - 1, SAMPLES + 2)[1:-1].round().astype(int)
         return torch.stack([features(int(t)).summary_BC[0] for t in places]).mean(0)
 
 
 @dataclass(frozen=True, eq=False)
-class Start:
-    """What is known of an object as an orientation begins.
+class StartingPoint:
+    """Where an object is tracked from along a further orientation.
 
     Args:
         frame: on which the estimate is largest and surest.
@@ -241,7 +247,7 @@ class Start:
     confidence: float
 
 
-def start_of(estimate: Slabs, view: View, axes: str) -> Start | None:
+def find_start(estimate: Slabs, view: View, axes: str) -> StartingPoint | None:
     """Where an object is tracked from along a view; None where the estimate is empty.
 
     Args:
@@ -250,27 +256,27 @@ def start_of(estimate: Slabs, view: View, axes: str) -> Start | None:
         axes: directions of the array axes.
     """
     axis, *plane = view.order(axes)
-    surplus = _surplus(estimate)
+    surplus = _excess_by_slice(estimate)
     if not surplus[axis].any():
         return None
     index, count = int(surplus[axis].argmax()), estimate.shape[axis]
-    probability = view.apply(_cut(estimate, axis, index), axes)[0]
+    probability = view.apply(_slice_of(estimate, axis, index), axes)[0]
     mask = probability > 0.5
-    low, high = _ends(surplus[axis])
+    low, high = _first_and_last(surplus[axis])
     margin = max(LEAST_START_MARGIN, round(START_MARGIN * (high - low + 1)))
     low, high = max(0, low - margin), min(count, high + margin + 1)
     backwards, *mirrored = view.flipped(axes)
     frame, frames = (count - 1 - index, range(count - high, count - low)) if backwards else (index, range(low, high))
-    rows, columns = (_ends(surplus[a][::-1] if flip else surplus[a]) for a, flip in zip(plane, mirrored, strict=True))
-    return Start(frame, mask, frames, (columns[0], rows[0], columns[1], rows[1]), float(probability[mask].mean()))
+    rows, columns = (_first_and_last(surplus[a][::-1] if flip else surplus[a]) for a, flip in zip(plane, mirrored, strict=True))
+    return StartingPoint(frame, mask, frames, (columns[0], rows[0], columns[1], rows[1]), float(probability[mask].mean()))
 
 
-def _ends(surplus: NDArray[np.float64]) -> tuple[int, int]:
+def _first_and_last(surplus: NDArray[np.float64]) -> tuple[int, int]:
     there = np.flatnonzero(surplus)
     return int(there[0]), int(there[-1])
 
 
-def _surplus(estimate: Slabs) -> tuple[NDArray[np.float64], ...]:
+def _excess_by_slice(estimate: Slabs) -> tuple[NDArray[np.float64], ...]:
     """Sum of what exceeds the threshold on each slice of each array axis."""
     sums = tuple(np.zeros(length) for length in estimate.shape)
     for i in range(estimate.shape[0]):
@@ -281,7 +287,7 @@ def _surplus(estimate: Slabs) -> tuple[NDArray[np.float64], ...]:
     return sums
 
 
-def _cut(estimate: Slabs, axis: int, index: int) -> NDArray[np.float32]:
+def _slice_of(estimate: Slabs, axis: int, index: int) -> NDArray[np.float32]:
     """One slice, as a volume that is one voxel thick along the axis."""
     if axis == 0:
         return np.asarray(estimate[index], np.float32)[None]
@@ -330,26 +336,26 @@ class VolumeTracker:
 
     def __post_init__(self) -> None:
         self._warnings = dict.fromkeys(self.plan.warnings)
-        self._waiting: dict[int, Fusion | Refined] = {}
+        self._waiting: dict[int, Fusion | RefinedProbability] = {}
         self._maps: dict[int, NDArray[np.float32]] = {}
         self._spread: NDArray[np.float32] | None = None
         self._found = LabelMap(self.volume.shape, max(label for group in self.plan.groups for label in group.prompts))
 
-    def track(self, tracker: OrientationTracker, groups: Sequence[Group]) -> None:
+    def track(self, tracker: GroupTracker, groups: Sequence[Group]) -> None:
         """Track groups of the plan, or parts of them, that are seen through the same window."""
         most = objects_at_once(self.volume, uncertainty=self.options.uncertainty)
         lots: list[Group] = []
         for group in groups:
-            self._warnings |= dict.fromkeys(unheard(self.volume, group))
+            self._warnings |= dict.fromkeys(unused_prompts(self.volume, group))
             labels = tuple(group.prompts)
             lots += [group.part(labels[i : i + most]) for i in range(0, len(labels), most)]
-        self.progress.planned += sum(tracker.follower.frames(view).shape_thw[0] for group in lots for view in group.views)
+        self.progress.planned += sum(tracker.view_tracker.frames(view).shape_thw[0] for group in lots for view in group.views)
         for group in lots:
             if len(self._waiting) + len(group.prompts) > most:
-                self._decide()
+                self._enter_labels()
             own = {label: self._fusion() for label in group.prompts}
             tracker.run(group, group.views, own)
-            self._waiting |= {label: self._agreed(tracker, group, label, fusion) for label, fusion in own.items()}
+            self._waiting |= {label: self._apply_consensus(tracker, group, label, fusion) for label, fusion in own.items()}
 
     def _fusion(self) -> Fusion:
         """Room for the probabilities of one object."""
@@ -357,19 +363,19 @@ class VolumeTracker:
         shape, axes = self.volume.shape, self.volume.orientation
         return self.options.fusion(shape, axes, uncertainty=self.options.uncertainty, dtype=dtype)
 
-    def _agreed(self, tracker: OrientationTracker, group: Group, label: int, fusion: Fusion) -> Fusion | Refined:
+    def _apply_consensus(self, tracker: GroupTracker, group: Group, label: int, fusion: Fusion) -> Fusion | RefinedProbability:
         """What was found of an object, after the consensus."""
         if self.options.gate is None:
             return fusion
-        volume, axis, window = self.volume, array_axis(self.volume, group.view), tracker.setting.window
+        volume, axis, window = self.volume, array_axis(self.volume, group.view), tracker.config.window
         confidence = np.zeros(volume.shape[axis])
         rows = [row for row in tracker.rows if (row.object, row.view) == (label, group.view.code)]
         confidence[[row.slice for row in rows]] = [row.confidence for row in rows]
         prompted = [row.slice for row in rows if row.prompted]
-        seen = Tracked(fusion, lambda i: window.apply(volume.array[i]), axis, prompted, confidence, volume.spacing_mm)
-        return refined(self.options.gate, seen, fusion)
+        seen = TrackedObject(fusion, lambda i: window.apply(volume.array[i]), axis, prompted, confidence, volume.spacing_mm)
+        return apply_consensus(self.options.gate, seen, fusion)
 
-    def _decide(self, *, last: bool = False) -> None:
+    def _enter_labels(self, *, last: bool = False) -> None:
         """Enter the waiting objects in the labels, and keep what was asked for."""
         self._found.add(self._waiting, last=last)
         for label, fusion in self._waiting.items():
@@ -382,11 +388,12 @@ class VolumeTracker:
 
     def result(self, names: Mapping[int, str], mended: NDArray[np.unsignedinteger] | None) -> Segmentation:
         """Labels with the slices that the user outlined as they were drawn, and all that was noted on the way."""
+        # outlines are put back last, so that neither islands nor other objects take anything of them
         if mended is None:
-            self._decide(last=True)
+            self._enter_labels(last=True)
             if not self.options.islands:
-                without_islands(
-                    self._found.labels, [prompt for g in self.plan.groups for own in g.said.values() for prompt in own]
+                remove_islands(
+                    self._found.labels, [prompt for g in self.plan.groups for own in g.given.values() for prompt in own]
                 )
         labels = self._found.labels if mended is None else mended
         self._redraw(labels)
@@ -394,24 +401,24 @@ class VolumeTracker:
         missing = [
             f"object {label} was not found on any slice" for g in self.plan.groups for label in g.prompts if label not in there
         ]
-        found, axes = self._leaks(), self.volume.orientation
-        told = dict.fromkeys(leak.told("ijk"[View(leak.view).order(axes)[0]]) for leak in found)
-        rows, warnings = tuple(pointed_at(collapses(self.rows), found)), (*self._warnings, *missing, *told)
+        found, axes = self._find_leaks(), self.volume.orientation
+        described = dict.fromkeys(leak.describe("ijk"[View(leak.view).order(axes)[0]]) for leak in found)
+        rows, warnings = tuple(mark_leaks(mark_collapses(self.rows), found)), (*self._warnings, *missing, *described)
         return Segmentation(labels, self.volume.affine, names, self._maps, self._spread, rows, warnings, self.windows)
 
-    def _leaks(self) -> list[Leak]:
+    def _find_leaks(self) -> list[Leak]:
         """Where an object seems to have taken what is not its own."""
         shape, axes = self.volume.shape, self.volume.orientation
         sides = {code: View(code).order(axes)[1:] for code in {row.view for row in self.rows}}
-        said = [prompt for group in self.plan.groups for own in group.said.values() for prompt in own]
-        drawn = {prompt.object for prompt in said if not isinstance(prompt, Point)}
-        return leaks(self.rows, {code: shape[down] * shape[across] for code, (down, across) in sides.items()}, drawn)
+        given = [prompt for group in self.plan.groups for own in group.given.values() for prompt in own]
+        drawn = {prompt.object for prompt in given if not isinstance(prompt, Point)}
+        return find_leaks(self.rows, {code: shape[down] * shape[across] for code, (down, across) in sides.items()}, drawn)
 
     def _redraw(self, labels: NDArray[np.unsignedinteger]) -> None:
         axes = self.volume.orientation
         for group in self.plan.groups:
             others = [view for view in THREE_VIEWS if view.axis != group.view.axis]
-            for label, own in group.said.items():
+            for label, own in group.given.items():
                 redraw(group.view.apply(labels, axes), label, group.prompts[label])
                 for view in others:
                     redraw(view.apply(labels, axes), label, drawn_prompts(self.volume, own, view))

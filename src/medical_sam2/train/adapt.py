@@ -19,13 +19,13 @@ from torch import Tensor
 
 from medical_sam2.data.augmentation import Augmentation, AugmentationOdds
 from medical_sam2.data.clips import Clip
-from medical_sam2.model.memory import SelfSorting
+from medical_sam2.model.memory_bank import SelfSorting
 from medical_sam2.model.sam2 import Sam2
 from medical_sam2.prompts import FramePrompt, Mask, Prompt
 from medical_sam2.tracking.cropping import Crop
 from medical_sam2.tracking.frames import FrameStack, to_input, to_network
 from medical_sam2.tracking.plan import by_window, grouped
-from medical_sam2.tracking.region_of_interest import around_all, extent, together
+from medical_sam2.tracking.region_of_interest import around_all, group_regions, prompt_extent
 from medical_sam2.train.config import Phase, Recipe
 from medical_sam2.train.losses import LossWeights
 from medical_sam2.train.train_step import Batch, StepPlan, TrainStep
@@ -86,8 +86,10 @@ def examples_of_volume(
     for shown_window, groups in by_window(shown, grouped(shown, masks), window).items() if masks else ():
         for group in groups:
             whole = FrameStack(shown, group.view, shown_window, network.image_size)
-            boxes = {label: around_all(extent(one) for one in by_frame.values()) for label, by_frame in group.prompts.items()}
-            for region, labels in together(whole.canvas, boxes):
+            boxes = {
+                label: around_all(prompt_extent(one) for one in by_frame.values()) for label, by_frame in group.prompts.items()
+            }
+            for region, labels in group_regions(whole.canvas, boxes):
                 stack, given = replace(whole, region=region), [group.prompts[label] for label in labels]
                 for t in sorted({t for by_frame in given for t in by_frame}):
                     examples.append(

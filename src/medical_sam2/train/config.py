@@ -53,6 +53,7 @@ class Recipe:
         phases: the curriculum.
         seed: of everything.
         start: weights to start from, a folder or a name; from scratch where empty.
+        coarse_classifier: whether `nano` gets a second classifier of pixels, at stride 4, which starts without a say.
         rate: highest learning rate.
         encoder_rate: the image encoder's, as a share of `rate`.
         layer_decay: each layer of the image encoder learns by this factor slower than the next deeper one.
@@ -82,6 +83,7 @@ class Recipe:
     phases: tuple[Phase, ...] = ()
     seed: int = 0
     start: str = ""
+    coarse_classifier: bool = False
     rate: float = 6e-4
     encoder_rate: float = 1.0
     layer_decay: float = 1.0

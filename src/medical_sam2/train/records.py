@@ -21,7 +21,7 @@ from medical_sam2.data.cases import CaseReader, read_pool
 from medical_sam2.data.clips import Clip, ClipSampler
 from medical_sam2.io.atomic import write_bytes, writing
 from medical_sam2.model.sam2 import Sam2
-from medical_sam2.model.tracker import upsampled
+from medical_sam2.model.tracker import upsample
 from medical_sam2.preview.drawing import paint
 from medical_sam2.train.config import Recipe
 from medical_sam2.train.distributed import local_part
@@ -196,7 +196,7 @@ def _draw_clips(clips: list[Clip], masks_TBhw: Tensor) -> Image.Image:
     frames = len(masks_TBhw)
     sheet = Image.new("RGB", (frames * (SIDE_PX + 2), len(clips) * (SIDE_PX + 2)))
     for t in range(frames):
-        found = upsampled(masks_TBhw[t], size).cpu().numpy() > 0
+        found = upsample(masks_TBhw[t], size).cpu().numpy() > 0
         for row, clip in enumerate(clips):
             cell = _draw_cell(clip.frames_T3SS[t].numpy(), clip.truth_OTSS[0, t].numpy(), found[row])
             sheet.paste(cell, (t * (SIDE_PX + 2), row * (SIDE_PX + 2)))

@@ -22,8 +22,8 @@ from torch.utils.checkpoint import checkpoint
 from torch.utils.data import Dataset
 
 from medical_sam2.data.clips import Clip, ClipSampler
-from medical_sam2.model.backbone import Features, FramePrediction, Instruction, Memory, Recall
-from medical_sam2.model.memory import Fifo, PolicyBank, SelfSorting
+from medical_sam2.model.backbone import Features, FramePrediction, Fused, Instruction, Memory, Recall
+from medical_sam2.model.memory_bank import Fifo, PolicyBank, SelfSorting
 from medical_sam2.model.sam2 import Sam2
 from medical_sam2.model.tracker import track
 from medical_sam2.prompts import FramePrompt
@@ -225,13 +225,13 @@ class ActivationCheckpointing:
         """See N frames, one after the other."""
         return _join_features([_recompute(self.network.encode, frame) for frame in frames_N3SS.split(1)])
 
-    def fuse(self, frame: Features, recall: Recall) -> Tensor:
+    def fuse(self, frame: Features, recall: Recall) -> Fused:
         """As the network."""
         return _recompute(self.network.fuse, frame, recall)
 
-    def decode(self, frame: Features, fused_BChw: Tensor, instructions: Sequence[Instruction | None]) -> FramePrediction:
+    def decode(self, frame: Features, fused: Fused, instructions: Sequence[Instruction | None]) -> FramePrediction:
         """As the network."""
-        return _recompute(self.network.decode, frame, fused_BChw, instructions)
+        return _recompute(self.network.decode, frame, fused, instructions)
 
     def memorise(self, frame: Features, prediction: FramePrediction, t: int, prompted: Sequence[bool]) -> list[Memory]:
         """As the network."""
@@ -245,13 +245,8 @@ def _recompute(verb: Callable[..., T], *arguments: Any) -> T:
 def _join_features(frames: Sequence[Features]) -> Features:
     first, second = (torch.cat([frame.fine_BChw[level] for frame in frames]) for level in (0, 1))
     top, summary = torch.cat([frame.top_BChw for frame in frames]), torch.cat([frame.summary_BC for frame in frames])
-    further = (_concatenate([getattr(frame, name) for frame in frames]) for name in ("key_BDhw", "look_BDhw", "finest_BChw"))
-    return Features(top, (first, second), summary, *further)
-
-
-def _concatenate(parts: Sequence[Tensor | None]) -> Tensor | None:
-    there = [part for part in parts if part is not None]
-    return torch.cat(there) if there else None
+    own = {name: torch.cat([frame.own[name] for frame in frames]) for name in frames[0].own}
+    return Features(top, (first, second), summary, own)
 
 
 class TrainStep(nn.Module):
@@ -343,13 +338,13 @@ class TrainStep(nn.Module):
 
         def features_at(t: int) -> Features:
             part, times = (features, learned) if t in learned else (passed, rest)
-            return part.pick([c * len(times) + times.index(t) for c in owner])
+            return part.select([c * len(times) + times.index(t) for c in owner])
 
         return features_at, features
 
     def _contrast_features(self, features: Features, batch: Batch, learned: list[int]) -> Tensor:
         """Sum over clips."""
-        maps = features.top_BChw if features.key_BDhw is None else features.key_BDhw
+        maps = features.own.get("key", features.top_BChw)
         total = maps.new_zeros(())
         if self.recipe.losses.consistency <= 0:
             return total

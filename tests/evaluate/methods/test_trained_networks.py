@@ -25,7 +25,7 @@ def small(size: int) -> nn.Module:
 @pytest.fixture
 def asked(tmp_path: Path) -> MethodInputs:
     training = TrainingCases(picture_set(tmp_path / "Dataset002_Eyes", cases=4), "disc", ("eye0", "eye1"))
-    return MethodInputs(Segmenter(Brightness(32), device="cpu", precision="fp32"), training=training)  # type: ignore[arg-type]
+    return MethodInputs(Segmenter(Brightness(32), device="cpu", precision="fp32"), training=training)
 
 
 def test_it_learns_its_task(asked: MethodInputs) -> None:

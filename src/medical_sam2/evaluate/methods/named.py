@@ -11,7 +11,7 @@ from medical_sam2.evaluate.methods.interface import Method
 from medical_sam2.evaluate.methods.prototypes import Prototypical
 from medical_sam2.evaluate.methods.tracking import TrackingMethod, WithoutMemory
 from medical_sam2.evaluate.methods.trained_networks import Tailored
-from medical_sam2.model.memory import Fifo, Greedy, SelfSorting
+from medical_sam2.model.memory_bank import Fifo, Greedy, SelfSorting
 from medical_sam2.plugins import find
 
 ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")

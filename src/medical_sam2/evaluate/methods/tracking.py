@@ -19,7 +19,7 @@ from medical_sam2.evaluate.cases import VolumeTask
 from medical_sam2.evaluate.methods.interface import MethodAnswer, MethodInputs
 from medical_sam2.evaluate.prompting import FramePrompts
 from medical_sam2.model.backbone import Memory, Recalled
-from medical_sam2.model.memory import Policy
+from medical_sam2.model.memory_bank import Policy
 from medical_sam2.prompts import FramePrompt
 from medical_sam2.segmenter import Segmenter
 

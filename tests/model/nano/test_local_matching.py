@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional as F  # noqa: N812
 
 from medical_sam2.model.backbone import Memory, Recalled
-from medical_sam2.model.neighbour import REACH, Neighbour
+from medical_sam2.model.nano.memory_matching import REACH, LocalMatching
 
 SIDE, DEPTH = 16, 12
 WAS, MOVED, ALIKE = range(3)
@@ -17,8 +17,8 @@ def look(seed: int = 0) -> torch.Tensor:
 
 def remembered(mask_hw: torch.Tensor, look_Dhw: torch.Tensor, *, near: bool = True) -> list[Recalled]:
     blank = torch.zeros(1)
-    cover = F.pixel_unshuffle(mask_hw[None, None], 2)[0]
-    memory = Memory(0, True, blank, blank, blank, 1.0, cover_4hw=cover, look_Dhw=look_Dhw)
+    folded = F.pixel_unshuffle(mask_hw[None, None], 2)[0]
+    memory = Memory(0, True, blank, blank, blank, 1.0, {"mask": folded, "look": look_Dhw})
     return [Recalled(memory, map=False, pointer=False, near=near)]
 
 
@@ -33,7 +33,7 @@ def test_the_mask_moves_with_the_picture(down: int, right: int) -> None:
     before = look()
     now = torch.roll(before, (down, right), (1, 2))
     with torch.no_grad():
-        parts = Neighbour()
+        parts = LocalMatching()
         parts.sharpness.fill_(5.0)
         parts.nearness.fill_(-9.0)
         pictures = parts(now[None], [remembered(square(), before)])[0]
@@ -44,13 +44,13 @@ def test_the_mask_moves_with_the_picture(down: int, right: int) -> None:
     assert (pictures[ALIKE][inner] - 1).abs().max() < 1e-5
 
 
-def test_without_a_neighbour_nothing_is_told() -> None:
-    parts = Neighbour()
+def test_without_a_neighbour_nothing_is_found() -> None:
+    parts = LocalMatching()
     assert not parts(look()[None], [remembered(square(), look(), near=False), []]).any()
 
 
 def test_objects_do_not_see_each_other() -> None:
-    parts, other = Neighbour(), 1 - square()
+    parts, other = LocalMatching(), 1 - square()
     recall = [remembered(square(), look(1)), remembered(other, look(2))]
     together = parts(look()[None], recall)
     for b, own in enumerate(recall):

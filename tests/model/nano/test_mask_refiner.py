@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from medical_sam2.model.backbone import Instruction
-from medical_sam2.model.mend import HINTS, Mend, draw
 from medical_sam2.model.nano import nano
+from medical_sam2.model.nano.mask_refinement import HINTS, MaskRefiner, draw_hints
 from medical_sam2.prompts import FramePrompt
 
 SIDE = 16  # of the logits; the input is 64 pixels wide
@@ -17,7 +17,7 @@ def drawn(prompt: FramePrompt | None, earlier: torch.Tensor | None = None) -> to
     keys = torch.nn.functional.normalize(
         torch.randn(1, 8, SIDE // 2, SIDE // 2, generator=torch.Generator().manual_seed(0)), dim=1
     )
-    return draw([None if prompt is None else Instruction(prompt, earlier)], SIDE, keys, None)[0]
+    return draw_hints([None if prompt is None else Instruction(prompt, earlier)], SIDE, keys, None)[0]
 
 
 def test_nothing_said_draws_nothing() -> None:
@@ -64,7 +64,7 @@ def test_untrained_it_changes_nothing() -> None:
 
 def test_objects_together_are_mended_as_alone() -> None:
     torch.manual_seed(0)
-    mend = Mend((4, 6), 8)
+    mend = MaskRefiner((4, 6), 8)
     fine = torch.randn(1, 4, SIDE, SIDE), torch.randn(1, 6, SIDE // 2, SIDE // 2)
     top, hints, masks = (
         torch.randn(2, 8, SIDE // 4, SIDE // 4),

@@ -1,4 +1,4 @@
-"""Carried masks equal the formula, written out pixel by pixel."""
+"""Propagated masks equal the formula, written out pixel by pixel."""
 
 import math
 
@@ -7,17 +7,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
-from medical_sam2.model import carry
 from medical_sam2.model.backbone import Memory, Recalled
-from medical_sam2.model.carry import SURE, Carry
+from medical_sam2.model.nano import memory_matching
+from medical_sam2.model.nano.memory_matching import LEAST_PROBABILITY, MaskPropagation
 
 SIDE, DEPTH = 6, 8
 
 
 @pytest.fixture(scope="module")
-def parts() -> Carry:
+def parts() -> MaskPropagation:
     torch.manual_seed(0)
-    return Carry(width=16, depth=DEPTH).requires_grad_(False)
+    return MaskPropagation(width=16, depth=DEPTH).requires_grad_(False)
 
 
 def key(seed: int) -> Tensor:
@@ -27,12 +27,12 @@ def key(seed: int) -> Tensor:
 
 def memories(count: int) -> list[Recalled]:
     blank = torch.zeros(1)
-    covers = torch.rand(count, 4, SIDE, SIDE, generator=torch.Generator().manual_seed(9))
-    kept = [Memory(t, False, blank, blank, blank, 0.9, key(t + 1), covers[t]) for t in range(count)]
+    masks = torch.rand(count, 4, SIDE, SIDE, generator=torch.Generator().manual_seed(9))
+    kept = [Memory(t, False, blank, blank, blank, 0.9, {"key": key(t + 1), "mask": masks[t]}) for t in range(count)]
     return [Recalled(memory, log_weight=math.log(1 + memory.t)) for memory in kept]
 
 
-def naive(parts: Carry, query_Dhw: Tensor, recalled: list[Recalled]) -> Tensor:
+def naive(parts: MaskPropagation, query_Dhw: Tensor, recalled: list[Recalled]) -> Tensor:
     """p_i = Σ a_ij y_j of the module's docstring, in loops."""
     places = [(row / SIDE, column / SIDE) for row in range(SIDE) for column in range(SIDE)]
     query_nD = query_Dhw.flatten(1).T
@@ -41,34 +41,34 @@ def naive(parts: Carry, query_Dhw: Tensor, recalled: list[Recalled]) -> Tensor:
     for i, (row, column) in enumerate(places):
         scores, values = [], []
         for r in recalled:
-            key_nD = r.memory.key_Dhw.flatten(1).T
+            key_nD = r.memory.own["key"].flatten(1).T
             gate = torch.sigmoid(slope * ((query_nD * key_nD).sum(1).mean() - middle))
             for j, (other_row, other_column) in enumerate(places):
                 away = (row - other_row) ** 2 + (column - other_column) ** 2
                 likeness = query_nD[i] @ key_nD[j] * parts.sharpness.exp()
                 scores.append(likeness - gate * away * parts.nearness.exp() + r.log_weight)
-                values.append(r.memory.cover_4hw.flatten(1)[:, j])
+                values.append(r.memory.own["mask"].flatten(1)[:, j])
         inside[:, i] = torch.stack(scores).softmax(0) @ torch.stack(values)
     fine = F.pixel_shuffle(inside.view(1, 4, SIDE, SIDE), 2)
-    return F.pixel_unshuffle(fine.clamp(SURE, 1 - SURE).logit(), 4)
+    return F.pixel_unshuffle(fine.clamp(LEAST_PROBABILITY, 1 - LEAST_PROBABILITY).logit(), 4)
 
 
 @pytest.mark.parametrize("chunk", [1, 64])
-def test_the_formula(parts: Carry, chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(carry, "CHUNK", chunk)
+def test_the_formula(parts: MaskPropagation, chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory_matching, "QUERIES_AT_ONCE", chunk)
     recalled = memories(3)
     ours = parts(key(50)[None], [recalled])
     assert (ours - naive(parts, key(50), recalled)).abs().max() < 1e-4
 
 
-def test_objects_do_not_see_each_other(parts: Carry) -> None:
+def test_objects_do_not_see_each_other(parts: MaskPropagation) -> None:
     together = parts(key(50)[None], [memories(3), memories(1), []])
     for b, recalled in enumerate((memories(3), memories(1))):
         assert torch.equal(together[b], parts(key(50)[None], [recalled])[0])
     assert not together[2].any()
 
 
-def test_half_precision_around_it_does_not_blur_places(parts: Carry) -> None:
+def test_half_precision_around_it_does_not_blur_places(parts: MaskPropagation) -> None:
     plain = parts(key(50)[None], [memories(3)])
     with torch.autocast("cpu", torch.bfloat16):
         half = parts(key(50)[None], [memories(3)])

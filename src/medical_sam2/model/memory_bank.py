@@ -183,6 +183,7 @@ class SelfSorting:
         """The K most dissimilar of the bank and a confident newcomer; an unsure one leaves the bank as it is."""
         if not new.prompted and new.confidence < self.threshold:
             return bank
+        # in the order of the equations: who may enter, who is pinned, who is most unlike the others; the bank's order stays
         candidates = [*(m for m in bank if m.t != new.t or m.prompted), new]
         if len(candidates) <= self.size:
             return candidates
@@ -260,6 +261,7 @@ class Greedy:
             return [*bank, new]
         if len(free) < 2:
             return bank
+        # a and b as in the docstring; the argmin is the released code's, whatever it was meant to be
         maps = F.normalize(torch.stack([bank[i].map_Chw.detach().flatten() for i in free]).float(), dim=1)
         to_new = maps @ F.normalize(new.map_Chw.detach().flatten().float(), dim=0)
         a = int(to_new.argmin())

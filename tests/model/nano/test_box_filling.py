@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from medical_sam2.model import nano as module
 from medical_sam2.model.backbone import Instruction
-from medical_sam2.model.filling import best_filling, filling
 from medical_sam2.model.nano import nano
+from medical_sam2.model.nano import network as module
+from medical_sam2.model.nano.mask_refinement import best_filling, box_filling
 from medical_sam2.prompts import FramePrompt
 
 BOX = np.array([8, 4, 23, 19], np.float32)  # in pixels of stride 2: columns 4 to 11, rows 2 to 9
@@ -32,13 +32,13 @@ def logits(*, rows: slice, columns: slice) -> torch.Tensor:
     ],
 )
 def test_share_of_rows_of_columns_and_within(rows: slice, columns: slice, expected: float) -> None:
-    assert float(filling(logits(rows=rows, columns=columns), [BOX], 2)) == pytest.approx(expected)
+    assert float(box_filling(logits(rows=rows, columns=columns), [BOX], 2)) == pytest.approx(expected)
 
 
 def test_holes_do_not_count() -> None:
     ring = logits(rows=slice(2, 10), columns=slice(4, 12))
     ring[..., 4:8, 6:10] = -1
-    assert float(filling(ring, [BOX], 2)) == 1
+    assert float(box_filling(ring, [BOX], 2)) == 1
 
 
 def test_of_those_that_fill_alike_the_surest_is_taken() -> None:
@@ -48,20 +48,20 @@ def test_of_those_that_fill_alike_the_surest_is_taken() -> None:
 @torch.no_grad()
 def test_each_object_keeps_what_fills_its_box(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
-    network = nano(64).eval()
-    frame = network.encode(torch.rand(1, 3, 64, 64))
-    fused = network.fuse(frame, [[], [], []])
+    net = nano(64).eval()
+    frame = net.encode(torch.rand(1, 3, 64, 64))
+    fused = net.fuse(frame, [[], [], []])
     told = [Instruction(FramePrompt.box(*box)) for box in ((4, 4, 40, 50), (10, 8, 30, 20), (0, 0, 63, 63))]
     monkeypatch.setattr(module, "FILLED", 0.0)
-    plain = network.decode(frame, fused, told)
+    plain = net.decode(frame, fused, told)
     monkeypatch.setattr(module, "FILLED", 2.0)
-    filled = network.decode(frame, fused, told)
+    filled = net.decode(frame, fused, told)
     boxes = module.bare_boxes(told)
     assert boxes is not None
-    before, after = (filling(each.logits_Bhw[:, None], boxes, 2)[:, 0] for each in (plain, filled))
+    before, after = (box_filling(each.logits_Bhw[:, None], boxes, 2)[:, 0] for each in (plain, filled))
     assert (after >= before).all()
     for b, one in enumerate(told):
-        alone = network.decode(frame, fused[b : b + 1], [one])
+        alone = net.decode(frame, fused.select([b]), [one])
         assert torch.allclose(alone.logits_Bhw[0], filled.logits_Bhw[b], atol=1e-4)
     clicked = [replace(told[0], prompt=told[0].prompt | FramePrompt.click(20, 20))]
     assert module.bare_boxes(clicked) is None

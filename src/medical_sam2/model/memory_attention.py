@@ -1,5 +1,7 @@
 """Memory attention as one function over the weights of a `Sam2VideoMemoryAttention` module.
 
+First the attention, then what it is given: memories as tokens, padded to the same number for each object.
+
 Beside the module's own forward it takes a log-weight per key: a memory that counts c times is attended to once with
 log c added to its score, which is exact; padding of ragged memories is a log-weight of −inf. Values have the rank of the
 memory (64), so the softmax is applied to the memory itself and projected afterwards: softmax(QKᵀ)V = (softmax(QKᵀ)m)Wᵀ + b.
@@ -7,17 +9,19 @@ memory (64), so the softmax is applied to the memory itself and projected afterw
 Projection and rotation are linear, so that the key of a memory at a time is the key of the memory plus that of the time: the
 former is computed once and lives as long as the memory, the latter is the same for all objects.
 
-Shapes: B objects, L tokens of a frame, K tokens of memory, C channels, M channels of memory, D channels of a
-head; V batches of G heads.
+Shapes: B objects, L tokens of a frame, K tokens of memory, C channels, M channels of memory (memories, in tokens of maps),
+D channels of a head; V batches of G heads; h w feature map.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from functools import lru_cache
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
+from transformers.models.sam2_video import modeling_sam2_video as modules
 
 from medical_sam2.model.backbone import Memory, Recalled
 
@@ -77,19 +81,19 @@ class KeptKeys:
         """The keys of those memories that have none yet."""
         missing = [memory for memory in memories if self._kept.get(memory, (None,))[0] != stamp]
         if missing:
-            told = torch.stack([memory.map_Chw.flatten(1).T for memory in missing]).to(position_KM.dtype) + position_KM
-            made = [_map_keys(layer.cross_attn_image, told, rotation) for layer in module.layers]
+            placed = torch.stack([memory.map_Chw.flatten(1).T for memory in missing]).to(position_KM.dtype) + position_KM
+            made = [_map_keys(layer.cross_attn_image, placed, rotation) for layer in module.layers]
             for i, memory in enumerate(missing):
                 self._kept[memory] = stamp, [keys[i].clone() for keys in made]
 
     def _shift(self, module: Any, place: int, time_1M: Tensor, rotation: Tensor) -> list[Tensor]:
         """What a time adds to the keys (L, D) of a memory, for each layer."""
-        known = self._times.get(place)
-        if known is None or not torch.equal(known[0], time_1M):
+        kept = self._times.get(place)
+        if kept is None or not torch.equal(kept[0], time_1M):
             weights = [layer.cross_attn_image.k_proj.weight for layer in module.layers]
             made = [_rotate(F.linear(time_1M, weight).expand(len(rotation), -1), rotation) for weight in weights]
-            known = self._times[place] = time_1M.clone(), made
-        return known[1]
+            kept = self._times[place] = time_1M.clone(), made
+        return kept[1]
 
     def _layers(
         self, recall: Sequence[Sequence[Recalled]], shifts: Mapping[int | None, Sequence[Tensor]], room: int
@@ -141,18 +145,18 @@ def attend(
         place_BKM: positional and temporal encoding of the memories' tokens; of the pointers' alone where keys are given.
         bias_BK: log-weight of each memory token, −inf where there is none.
         pointers: how many of the last tokens are object pointers, which have no place in the image.
-        keys: of all other tokens, for each layer, where they are known already; with room for the pointers', which is filled.
+        keys: of all other tokens, for each layer, where they are kept already; with room for the pointers', which is filled.
     """
     rotation = _rotation(module, frame_BLC)
-    told_BKM = memory_BKM[:, memory_BKM.shape[1] - place_BKM.shape[1] :] + place_BKM
-    maps = told_BKM.shape[1] - pointers
+    placed_BKM = memory_BKM[:, memory_BKM.shape[1] - place_BKM.shape[1] :] + place_BKM
+    maps = placed_BKM.shape[1] - pointers
     for layer in module.layers:
         frame_BLC = frame_BLC + _self_attention(layer.self_attn, layer.layer_norm1(frame_BLC), rotation)
         query_BLC = layer.layer_norm2(frame_BLC)
         weights = layer.cross_attn_image
-        pointed = weights.k_proj(told_BKM[:, maps:])
+        pointed = weights.k_proj(placed_BKM[:, maps:])
         if keys is None:
-            key_BKD = torch.cat([_map_keys(weights, told_BKM[:, :maps], rotation), pointed], 1)
+            key_BKD = torch.cat([_map_keys(weights, placed_BKM[:, :maps], rotation), pointed], 1)
         else:
             key_BKD = next(keys)
             key_BKD[:, key_BKD.shape[1] - pointers :] = pointed
@@ -178,7 +182,7 @@ def _rotate(x_BLD: Tensor, rotation: Tensor) -> Tensor:
 def _self_attention(weights: Any, x_BLC: Tensor, rotation: Tensor) -> Tensor:
     query, key, value = weights.q_proj(x_BLC), weights.k_proj(x_BLC), weights.v_proj(x_BLC)
     query, key, value = (part[:, None] for part in (_rotate(query, rotation), _rotate(key, rotation), value))  # one head
-    return weights.o_proj(read(query, key, value, weights.scaling)[:, 0])
+    return weights.o_proj(attend_heads(query, key, value, weights.scaling)[:, 0])
 
 
 def _fed_forward(layer: Any, x_BLC: Tensor) -> Tensor:
@@ -189,9 +193,9 @@ def _fed_forward(layer: Any, x_BLC: Tensor) -> Tensor:
     return fed[0] if whole else torch.cat(fed).view_as(x_BLC)
 
 
-def _map_keys(weights: Any, told_BKM: Tensor, rotation: Tensor) -> Tensor:
+def _map_keys(weights: Any, placed_BKM: Tensor, rotation: Tensor) -> Tensor:
     """Keys (B, K, D) of whole maps, each token turned by its place in the frame."""
-    key_BKD = weights.k_proj(told_BKM)
+    key_BKD = weights.k_proj(placed_BKM)
     return _rotate(key_BKD.unflatten(1, (-1, len(rotation))), rotation).flatten(1, 2)
 
 
@@ -217,7 +221,9 @@ def _recalled_by_one(query_LD: Tensor, key_DK: Tensor, memory_KM: Tensor, bias_1
     return torch.cat(read)
 
 
-def read(query_VGLD: Tensor, key_VGKD: Tensor, value_VGKD: Tensor, scale: float, bias_K: Tensor | None = None) -> Tensor:
+def attend_heads(
+    query_VGLD: Tensor, key_VGKD: Tensor, value_VGKD: Tensor, scale: float, bias_K: Tensor | None = None
+) -> Tensor:
     """Attention (V, G, L, D) of G heads, by what is fastest: bfloat16 gains nothing from torch's fused one on a processor.
 
     With a bias it is written as plain products there, since OpenVINO computes its own fused one wrong for a few pixels.
@@ -236,3 +242,77 @@ def read(query_VGLD: Tensor, key_VGKD: Tensor, value_VGKD: Tensor, scale: float,
             return (score.softmax(-1) @ value).unflatten(0, query_VGLD.shape[:2])
     mask = None if bias_K is None else bias_K.expand(query_VGLD.shape[2], -1)
     return F.scaled_dot_product_attention(query_VGLD, key_VGKD, value_VGKD, attn_mask=mask, scale=scale)
+
+
+def map_tokens(network: Any, recall: Sequence[Sequence[Recalled]], tokens: int) -> tuple[Tensor, Tensor]:
+    """Memory maps as tokens (B, M·hw, 64), and their log-weights."""
+    some = next(r.memory.map_Chw for memories in recall for r in memories)
+    most, like = max(len(memories) for memories in recall), network.no_memory_embedding
+    features = like.new_zeros(len(recall), most, tokens, len(some))
+    bias = like.new_full((len(recall), most), -torch.inf)
+    for b, memories in enumerate(recall):
+        if memories:
+            rows = torch.stack([r.memory.map_Chw for r in memories])
+            features[b, : len(memories)] = rows.to(like.dtype).flatten(2).transpose(1, 2)
+            bias[b, : len(memories)] = torch.tensor([r.log_weight for r in memories])
+    return features.flatten(1, 2), bias.repeat_interleave(tokens, 1)
+
+
+def map_positions(network: Any, recall: Sequence[Sequence[Recalled]], position_KM: Tensor) -> Tensor:
+    """Encoding of where and when the tokens of the maps lie (B, M·hw, 64)."""
+    most, blank, found = max(len(memories) for memories in recall), torch.zeros_like(position_KM), list[Tensor]()
+    for memories in recall:
+        encodings = [position_KM if r.place is None else position_KM + time_encoding(network, r.place) for r in memories]
+        found.append(torch.cat([*encodings, *[blank] * (most - len(encodings))]))
+    return torch.stack(found)
+
+
+def pointer_tokens(network: Any, recall: Sequence[Sequence[Recalled]]) -> tuple[Tensor, Tensor, Tensor]:
+    """Object pointers as tokens of the memory's width, each pointer cut in pieces."""
+    depth, width = network.config.memory_encoder_output_channels, network.no_memory_embedding.shape[-1]
+    pieces, most = width // depth, max(len(memories) for memories in recall)
+    like = network.no_memory_embedding
+    features, places, bias = [], [], like.new_full((len(recall), most), -torch.inf)
+    blank = like.new_zeros(1, depth)
+    elapsed = _elapsed_encodings(network, {r.elapsed for memories in recall for r in memories})
+    for b, memories in enumerate(recall):
+        rows = [r.memory.pointer_C.to(like.dtype).view(pieces, depth) for r in memories]
+        features.append(torch.cat([*rows, *[blank] * (pieces * (most - len(rows)))]) if most else like.new_zeros(0, depth))
+        times = [elapsed[r.elapsed] for r in memories] + [blank] * (most - len(rows))
+        places.append(torch.cat(times) if most else like.new_zeros(0, depth))
+        bias[b, : len(memories)] = torch.tensor([r.log_weight for r in memories])
+    encoding = torch.stack(places).repeat_interleave(pieces, 1)
+    return torch.stack(features), encoding, bias.repeat_interleave(pieces, 1)
+
+
+def time_encoding(network: Any, place: int) -> Tensor:
+    """Encoding (1, 64) of how long ago a memory is."""
+    return network.memory_temporal_positional_encoding[place - 1].view(1, -1)
+
+
+def position_encoding(network: Any, height: int, width: int) -> Tensor:
+    """Encoding (hw, 64) of where the tokens of any map lie."""
+    like = network.no_memory_embedding
+    return sine_encoding(network.config.memory_encoder_output_channels, height, width, like.device, like.dtype).flatten(1).T
+
+
+@lru_cache(maxsize=16)
+@torch.inference_mode(False)  # else who asks under it first makes a tensor that no gradient may pass
+def sine_encoding(channels: int, height: int, width: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """SAM 2's encoding (C, h, w) of places, one tensor for all who ask."""
+    encoding = modules.Sam2VideoPositionEmbeddingSine(num_position_features=channels // 2, normalize=True)
+    return encoding(torch.Size((1, channels, height, width)), device, dtype)[0]
+
+
+def _elapsed_encodings(network: Any, shares: Set[float | None]) -> dict[float | None, Tensor]:
+    """The encoding (1, C) of each share of the longest time; all objects' in one product."""
+    width, depth = network.no_memory_embedding.shape[-1], network.config.memory_encoder_output_channels
+    blank: Tensor = network.no_memory_embedding.new_zeros(1, depth)
+    given = [share for share in shares if share is not None]
+    if not given or not network.config.enable_temporal_pos_encoding_for_object_pointers:
+        return dict.fromkeys(shares, blank)
+    sines = modules.get_1d_sine_pe(torch.tensor(given, device=network.device), width)
+    encoded: Tensor = network.temporal_positional_encoding_projection_layer(sines)
+    found: dict[float | None, Tensor] = {None: blank}
+    found.update(zip(given, encoded.split(1), strict=True))
+    return found

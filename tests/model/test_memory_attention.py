@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 from transformers.models.sam2_video.modeling_sam2_video import Sam2VideoMemoryAttention
 
-from medical_sam2.model import attention, recollection
-from medical_sam2.model.attention import KeptKeys, attend
+from medical_sam2.model import memory_attention
 from medical_sam2.model.backbone import Memory, Recalled
-from medical_sam2.model.nano import configuration
+from medical_sam2.model.memory_attention import KeptKeys, attend
+from medical_sam2.model.nano import nano_configuration
 
 SIDE, WIDTH, DEPTH = 4, 128, 64
 TOKENS = SIDE * SIDE
@@ -24,7 +24,7 @@ TOKENS = SIDE * SIDE
 @pytest.fixture(scope="module")
 def module() -> Sam2VideoMemoryAttention:
     torch.manual_seed(0)
-    config = configuration(16 * SIDE)
+    config = nano_configuration(16 * SIDE)
     config._attn_implementation = "sdpa"
     return Sam2VideoMemoryAttention(config).double().eval().requires_grad_(False)
 
@@ -54,7 +54,7 @@ def test_equals_transformers_in_any_pieces(module: Sam2VideoMemoryAttention, mon
     frame, memory, place = draw(1, 2, 4)
     bias = torch.zeros(1, memory.shape[1]).double()
     whole = attend(module, frame, memory, place, bias, 4)
-    monkeypatch.setattr(attention, "CHUNK", 5)
+    monkeypatch.setattr(memory_attention, "CHUNK", 5)
     assert torch.allclose(attend(module, frame, memory, place, bias, 4), whole, atol=1e-12)
 
 
@@ -189,6 +189,6 @@ def test_nothing_is_kept_where_gradients_flow(module: Sam2VideoMemoryAttention) 
 
 
 def test_encodings_of_places_take_gradients_whoever_asks_first() -> None:
-    recollection.sine.cache_clear()
+    memory_attention.sine_encoding.cache_clear()
     with torch.inference_mode():
-        assert not recollection.sine(8, 4, 4, torch.device("cpu"), torch.float32).is_inference()
+        assert not memory_attention.sine_encoding(8, 4, 4, torch.device("cpu"), torch.float32).is_inference()

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from medical_sam2.model.backbone import Memory
-from medical_sam2.model.memory import FLOOR, POLICIES, Fifo, Greedy, PolicyBank, SelfSorting, cosine, prompted_only
+from medical_sam2.model.memory_bank import FLOOR, POLICIES, Fifo, Greedy, PolicyBank, SelfSorting, cosine, prompted_only
 from tests.strategies import seeds
 
 CHANNELS = 6

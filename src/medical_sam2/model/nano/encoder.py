@@ -61,10 +61,10 @@ class ConvPyramid(nn.Module):
 
     def forward(self, frames_N3HW: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Maps (N, C, h, w) of stride 4, 8 and 16."""
-        _, first, second, top = self.see(frames_N3HW)
+        _, first, second, top = self.all_maps(frames_N3HW)
         return first, second, top
 
-    def see(self, frames_N3HW: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def all_maps(self, frames_N3HW: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Maps (N, C, h, w) of stride 2, 4, 8 and 16; the first is the stem's."""
         stem, maps = self.stem(frames_N3HW), []
         x = stem
@@ -80,7 +80,7 @@ class ConvPyramid(nn.Module):
         return stem, first, second, top
 
 
-def reset(module: nn.Module) -> None:
+def initialise_weights(module: nn.Module) -> None:
     """Draw weights as torch does: the standard deviation of 0.02 of transformers leaves mask logits near zero."""
     for part in module.modules():
         if isinstance(part, nn.Linear | nn.Conv2d | nn.ConvTranspose2d | nn.LayerNorm | nn.GroupNorm):

@@ -9,7 +9,7 @@ from sklearn.linear_model import Ridge
 from torch import Tensor
 
 from medical_sam2.model.backbone import Memory, Recalled
-from medical_sam2.model.regression import LEAST, Regression
+from medical_sam2.model.nano.memory_matching import LEAST_SHARE, PixelClassifier
 
 SIDE, DEPTH = 12, 5
 
@@ -23,22 +23,22 @@ def inside(seed: int) -> Tensor:
     return torch.rand(1, SIDE, SIDE, generator=torch.Generator().manual_seed(seed)).round()
 
 
-def remembered(parts: Regression, seeds: list[int], weights: list[float] | None = None) -> list[Recalled]:
+def remembered(parts: PixelClassifier, seeds: list[int], weights: list[float] | None = None) -> list[Recalled]:
     blank = torch.zeros(1)
     weights = weights or [0.0] * len(seeds)
     sums = [parts.sums(pixels(seed), inside(seed))[0] for seed in seeds]
-    memories = [Memory(t, True, blank, blank, blank, 1.0, sums_EE=own) for t, own in enumerate(sums)]
+    memories = [Memory(t, True, blank, blank, blank, 1.0, own={"sums": own}) for t, own in enumerate(sums)]
     return [Recalled(memory, log_weight=weight) for memory, weight in zip(memories, weights, strict=True)]
 
 
 @torch.no_grad()
 def test_it_is_weighted_ridge_regression() -> None:
-    parts = Regression()
+    parts = PixelClassifier()
     score = parts(pixels(7), [remembered(parts, [1, 2], [0.0, math.log(3)])])[0]
     rows, targets, shares = [], [], []
     for seed, share in ((1, 0.25), (2, 0.75)):
         x, y = pixels(seed)[0].flatten(1).T.numpy(), inside(seed).flatten().numpy()
-        least = LEAST * y.size
+        least = LEAST_SHARE * y.size
         rows.append(x)
         targets.append(2 * y - 1)
         shares.append(share * np.where(y > 0, 1 / (y.sum() + least), 1 / ((1 - y).sum() + least)))
@@ -51,35 +51,35 @@ def test_it_is_weighted_ridge_regression() -> None:
 
 @torch.no_grad()
 def test_both_sides_count_alike_however_small_one_is() -> None:
-    parts, mask = Regression(), torch.zeros(1, SIDE, SIDE)
+    parts, mask = PixelClassifier(), torch.zeros(1, SIDE, SIDE)
     mask[0, 3, 4:6] = 1
     picture = torch.cat([mask[:, None], torch.ones(1, 1, SIDE, SIDE)], 1)
     blank = torch.zeros(1)
-    memory = Memory(0, True, blank, blank, blank, 1.0, sums_EE=parts.sums(picture, mask)[0])
+    memory = Memory(0, True, blank, blank, blank, 1.0, own={"sums": parts.sums(picture, mask)[0]})
     score = parts(picture, [[Recalled(memory)]])[0]
     assert (score[mask[0] > 0] > 0.8).all()
     assert (score[mask[0] == 0] < -0.8).all()
 
 
 @torch.no_grad()
-def test_without_a_past_nothing_is_told() -> None:
-    parts = Regression()
+def test_without_a_past_nothing_is_found() -> None:
+    parts = PixelClassifier()
     assert not parts(pixels(7), [[], remembered(parts, [1])])[0].any()
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("empty", [0.0, 1.0])
 def test_a_frame_without_one_of_the_sides_gives_finite_scores(empty: float) -> None:
-    parts, blank = Regression(), torch.zeros(1)
+    parts, blank = PixelClassifier(), torch.zeros(1)
     sums = parts.sums(pixels(1), torch.full((1, SIDE, SIDE), empty))[0]
-    score = parts(pixels(2), [[Recalled(Memory(0, True, blank, blank, blank, 1.0, sums_EE=sums))]])
+    score = parts(pixels(2), [[Recalled(Memory(0, True, blank, blank, blank, 1.0, own={"sums": sums}))]])
     assert score.isfinite().all()
 
 
 def test_gradients_reach_what_was_remembered() -> None:
-    parts, seen = Regression(), pixels(1).requires_grad_()
+    parts, seen = PixelClassifier(), pixels(1).requires_grad_()
     blank = torch.zeros(1)
-    memory = Memory(0, False, blank, blank, blank, 1.0, sums_EE=parts.sums(seen, inside(1))[0])
+    memory = Memory(0, False, blank, blank, blank, 1.0, own={"sums": parts.sums(seen, inside(1))[0]})
     parts(pixels(2), [[Recalled(memory)]]).square().sum().backward()
     assert seen.grad is not None
     assert seen.grad.abs().sum() > 0

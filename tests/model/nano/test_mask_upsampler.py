@@ -3,14 +3,14 @@
 import torch
 from torch.nn import functional as F  # noqa: N812
 
-from medical_sam2.model.sharpen import Sharpen
+from medical_sam2.model.nano.mask_refinement import MaskUpsampler
 
 SIDE = 8
 
 
 def test_untrained_it_enlarges() -> None:
-    parts, masks = Sharpen(4, 6), torch.randn(2, 3, SIDE, SIDE)
-    parts.reset()
+    parts, masks = MaskUpsampler(4, 6), torch.randn(2, 3, SIDE, SIDE)
+    parts.initialise()
     found = parts(
         masks, torch.randn(6, 6, SIDE, SIDE), torch.randn(1, 4, 2 * SIDE, 2 * SIDE), torch.randn(2, 2 * SIDE, 2 * SIDE)
     )
@@ -19,7 +19,7 @@ def test_untrained_it_enlarges() -> None:
 
 def test_proposals_together_are_as_alone() -> None:
     torch.manual_seed(0)
-    parts, masks, hidden = Sharpen(4, 6), torch.randn(2, 3, SIDE, SIDE), torch.randn(6, 6, SIDE, SIDE)
+    parts, masks, hidden = MaskUpsampler(4, 6), torch.randn(2, 3, SIDE, SIDE), torch.randn(6, 6, SIDE, SIDE)
     finest, score = torch.randn(1, 4, 2 * SIDE, 2 * SIDE), torch.randn(2, 2 * SIDE, 2 * SIDE)
     together = parts(masks, hidden, finest, score)
     for b in range(2):
@@ -30,7 +30,7 @@ def test_proposals_together_are_as_alone() -> None:
 
 def test_the_wanted_one_is_sharpened_and_the_others_enlarged() -> None:
     torch.manual_seed(0)
-    parts, masks, hidden = Sharpen(4, 6), torch.randn(2, 3, SIDE, SIDE), torch.randn(6, 6, SIDE, SIDE)
+    parts, masks, hidden = MaskUpsampler(4, 6), torch.randn(2, 3, SIDE, SIDE), torch.randn(6, 6, SIDE, SIDE)
     told = (masks, hidden, torch.randn(1, 4, 2 * SIDE, 2 * SIDE), torch.randn(2, 2 * SIDE, 2 * SIDE))
     every, some = parts(*told), parts(*told, torch.tensor([2, 0]))
     large = F.interpolate(masks, scale_factor=2, mode="bilinear", align_corners=False)

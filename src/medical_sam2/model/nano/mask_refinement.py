@@ -1,0 +1,240 @@
+"""What `nano` adds behind SAM 2's mask decoder: masks mended at stride 4 (`MaskRefiner`) and enlarged to stride 2
+(`MaskUpsampler`); and how well a mask fills the box that was drawn around its object (`box_filling`), which a tight box is
+touched by on all four sides. Both networks begin as ones that change nothing.
+
+Shapes: B objects, K proposed masks, D channels of a key, h w map or mask logits at stride 4, H W map of stride 2.
+"""
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+
+from medical_sam2.model.backbone import Instruction
+from medical_sam2.model.nano.encoder import Residual
+from medical_sam2.model.tracker import upsample
+from medical_sam2.prompts import FramePrompt
+
+WIDTHS = (24, 32, 48, 64)  # channels at stride 4, 8, 16, 32
+HINTS = 10
+"""Pictures: clicks inside, outside, box, likeness to the clicks, earlier answer, propagated mask; those of `LocalMatching`; the
+score of `PixelClassifier`. One of stride 4 adds its score."""
+CLICK = 1.5  # standard deviation of a click in pixels of the logits
+STRIDE = 4
+LOGIT_SCALE = 10.0  # logits are shown in tens
+UPSAMPLER_WIDTH = 16
+FILLED = 0.75  # share of a box from which on a mask is taken to be what it was drawn around
+AS_GOOD = 0.9  # share of the best filling from which on the predicted IoU decides
+
+
+class MaskRefiner(nn.Module):
+    """Adds to mask logits what the fine features and the pictures of the prompts tell.
+
+    SAM 2's decoder hears clicks and boxes as a few tokens and thinks at stride 16. Here the prompts are drawn as pictures, as
+    interactive networks of this field take them (RITM, Sofiiuk et al., 2022; nnInteractive, Isensee et al., 2025), and a small
+    U-shaped network sees them beside the proposed mask, the propagated mask and the fine features.
+
+    Args:
+        fine: channels of the decoder's maps of stride 4 and 8.
+        width: channels of the deepest map.
+        hints: pictures that it is shown.
+    """
+
+    def __init__(self, fine: tuple[int, int], width: int, hints: int = HINTS) -> None:
+        super().__init__()
+        inputs = (fine[0] + 2 + hints, fine[1], width, 0)
+        self.enter = nn.ModuleList(nn.Conv2d(wide, own, 1) for wide, own in zip(inputs[1:3], WIDTHS[1:3], strict=True))
+        self.first = nn.Conv2d(inputs[0], WIDTHS[0], 3, padding=1)
+        self.down = nn.ModuleList(nn.Conv2d(above, own, 3, stride=2, padding=1) for above, own in pairwise(WIDTHS))
+        self.blocks = nn.ModuleList(Residual(own) for own in WIDTHS)
+        self.up = nn.ModuleList(nn.Conv2d(own, above, 1) for above, own in pairwise(WIDTHS))
+        self.ascend = nn.ModuleList(Residual(own) for own in WIDTHS[:-1])
+        self.last = nn.Conv2d(WIDTHS[0], 1, 3, padding=1)
+        self.judge = nn.Linear(2 * WIDTHS[-1], 2)
+
+    def initialise(self) -> None:
+        """Change nothing at first."""
+        for part in (self.last, self.judge):
+            zero_initialise(part)
+
+    def forward(
+        self, fine: tuple[Tensor, Tensor], top_BChw: Tensor, masks_BKhw: Tensor, hints_BHhw: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Logits (B, K, h, w) of the same masks; the finest map that made them (B·K, c, h, w); (B, K, 2) what it adds to the
+        predicted IoU and to the logit of presence."""
+        count, several = masks_BKhw.shape[:2]
+        flat = masks_BKhw.flatten(0, 1)[:, None].detach()
+        entries = [_repeat_for_masks(part, count, several) for part in (fine[0], hints_BHhw, fine[1], top_BChw)]
+        x = self.first(torch.cat([entries[0], _scaled(flat), flat.sigmoid(), entries[1]], 1))
+        x = self.blocks[0](F.relu(x, inplace=True))
+        levels = [x]
+        for depth, down in enumerate(self.down, 1):
+            x = down(x)
+            if depth < len(self.down):
+                x = x + self.enter[depth - 1](entries[depth + 1])
+            x = self.blocks[depth](F.relu(x, inplace=True))
+            levels.append(x)
+        judged = self.judge(torch.cat([x.mean((2, 3)), x.amax((2, 3))], 1)).unflatten(0, (count, several))
+        for depth in reversed(range(len(self.up))):
+            above = F.interpolate(self.up[depth](x), size=levels[depth].shape[-2:], mode="nearest")
+            x = self.ascend[depth](levels[depth] + above)
+        return masks_BKhw + self.last(x)[:, 0].unflatten(0, (count, several)), x, judged
+
+
+class MaskUpsampler(nn.Module):
+    """Enlarges mask logits to stride 2, for thin and small structures.
+
+    A few convolutions see the mended mask, what mended it, the encoder's finest map, and the score of the solved classifier,
+    and add to the logits, enlarged.
+
+    Args:
+        finest: channels of the encoder's map of stride 2.
+        hidden: channels of what mended the mask.
+    """
+
+    def __init__(self, finest: int, hidden: int) -> None:
+        super().__init__()
+        self.shrink = nn.Conv2d(hidden, UPSAMPLER_WIDTH, 1)
+        self.first = nn.Conv2d(finest + UPSAMPLER_WIDTH + 2, UPSAMPLER_WIDTH, 3, padding=1)
+        self.second = nn.Conv2d(UPSAMPLER_WIDTH, UPSAMPLER_WIDTH, 3, padding=1)
+        self.last = nn.Conv2d(UPSAMPLER_WIDTH, 1, 1)
+
+    def initialise(self) -> None:
+        """Change nothing at first."""
+        zero_initialise(self.last)
+
+    def forward(
+        self, masks_BKhw: Tensor, hidden_Xchw: Tensor, finest_BCHW: Tensor, score_BHW: Tensor, best_B: Tensor | None = None
+    ) -> Tensor:
+        """Logits (B, K, H, W) of the same masks.
+
+        Args:
+            masks_BKhw: mended.
+            hidden_Xchw: what mended them, X = B·K.
+            finest_BCHW: of the encoder; B may be 1.
+            score_BHW: of the solved classifier.
+            best_B: which of the masks is wanted: the others are only enlarged; all are wanted unless given.
+        """
+        large = upsample(masks_BKhw.flatten(0, 1), (finest_BCHW.shape[-2], finest_BCHW.shape[-1]))
+        large_BKHW = large.unflatten(0, masks_BKhw.shape[:2])
+        if best_B is None:
+            return self._sharpen(large_BKHW, hidden_Xchw, finest_BCHW, score_BHW)
+        rows, hidden_BKchw = torch.arange(len(best_B), device=best_B.device), hidden_Xchw.unflatten(0, masks_BKhw.shape[:2])
+        sharp = self._sharpen(large_BKHW[rows, best_B][:, None], hidden_BKchw[rows, best_B], finest_BCHW, score_BHW)
+        return large_BKHW.index_put((rows, best_B), sharp[:, 0])
+
+    def _sharpen(self, large_BKHW: Tensor, hidden_Xchw: Tensor, finest_BCHW: Tensor, score_BHW: Tensor) -> Tensor:
+        (count, several), side = large_BKHW.shape[:2], large_BKHW.shape[-2:]
+        large = large_BKHW.flatten(0, 1)[:, None]
+        above = F.interpolate(self.shrink(hidden_Xchw), size=side, mode="nearest")
+        seen = _repeat_for_masks(finest_BCHW, count, several)
+        score = score_BHW[:, None].repeat_interleave(several, 0)
+        shown = _scaled(large.detach())
+        x = F.relu(self.first(torch.cat([above, seen, shown.to(above.dtype), score.to(above.dtype)], 1)), inplace=True)
+        x = F.relu(x + self.second(x), inplace=True)
+        return (large + self.last(x))[:, 0].unflatten(0, (count, several))
+
+
+@torch.no_grad()
+def zero_initialise(part: nn.Conv2d | nn.Linear) -> None:
+    """Let a layer answer 0 until it learns."""
+    part.weight.zero_()
+    if part.bias is not None:
+        part.bias.zero_()
+
+
+def draw_hints(
+    instructions: Sequence[Instruction | None], side: int, keys_BDhw: Tensor, propagated_B1hw: Tensor | None
+) -> Tensor:
+    """The pictures (B, 6, h, w) of what each object was prompted with on a frame, and of the propagated mask.
+
+    Args:
+        instructions: for each object.
+        side: h and w, of the mask logits.
+        keys_BDhw: unit keys of stride 8, one for all objects or one each.
+        propagated_B1hw: mask logits at stride 4, 0 for what has no past.
+    """
+    device = keys_BDhw.device
+    prompts = [None if one is None else one.prompt for one in instructions]
+    keys = keys_BDhw.expand(len(instructions), -1, -1, -1)
+    rows = torch.arange(side, device=device, dtype=torch.float32)
+    pictures = torch.stack([_draw_prompt(prompt, rows) for prompt in prompts])
+    alike = torch.stack([_likeness_to_clicks(prompt, key) for prompt, key in zip(prompts, keys, strict=True)])
+    alike = F.interpolate(alike[:, None], size=(side, side), mode="bilinear", align_corners=False)
+    earlier = torch.stack([_draw_earlier(one, rows) for one in instructions])[:, None]
+    propagated = torch.zeros_like(earlier) if propagated_B1hw is None else propagated_B1hw / LOGIT_SCALE
+    return torch.cat([pictures, alike, earlier, propagated], 1)
+
+
+def _draw_prompt(prompt: FramePrompt | None, rows: Tensor) -> Tensor:
+    """Clicks inside and outside, and the box: (3, h, w); +1 in a box and −1 around it, 0 where there is none."""
+    picture = rows.new_zeros(3, len(rows), len(rows))
+    if prompt is None:
+        return picture
+    places = (torch.from_numpy(prompt.points_xy).to(rows) + 0.5) / STRIDE - 0.5
+    for (x, y), inside in zip(places, prompt.labels, strict=True):
+        spot = torch.exp(-((rows[:, None] - y) ** 2 + (rows - x) ** 2) / (2 * CLICK**2))
+        picture[0 if inside else 1] = torch.maximum(picture[0 if inside else 1], spot)
+    if prompt.box_xyxy is not None:
+        edges = torch.from_numpy(prompt.box_xyxy).to(rows) + torch.tensor([-0.5, -0.5, 0.5, 0.5], device=rows.device)
+        x_low, y_low, x_high, y_high = ((edges + 0.5) / STRIDE - 0.5).tolist()
+        across = (rows - x_low + 0.5).clamp(0, 1) * (x_high - rows + 0.5).clamp(0, 1)
+        along = (rows - y_low + 0.5).clamp(0, 1) * (y_high - rows + 0.5).clamp(0, 1)
+        picture[2] = 2 * along[:, None] * across - 1
+    return picture
+
+
+def _likeness_to_clicks(prompt: FramePrompt | None, key_Dhw: Tensor) -> Tensor:
+    """Cosine (h/2, w/2) with the keys under the clicks inside, the largest; 0 without such clicks."""
+    inside = None if prompt is None else prompt.points_xy[prompt.labels == 1]
+    if inside is None or not len(inside):
+        return key_Dhw.new_zeros(key_Dhw.shape[1:]).float()
+    side = key_Dhw.shape[-1]
+    columns, rows = ((torch.from_numpy(inside) + 0.5) / (2 * STRIDE)).long().clamp(0, side - 1).unbind(1)
+    return torch.einsum("dhw,dn->nhw", key_Dhw.float(), key_Dhw[:, rows, columns].float()).amax(0)
+
+
+def _draw_earlier(one: Instruction | None, rows: Tensor) -> Tensor:
+    """The earlier answer on the same frame, in tens."""
+    if one is None or one.earlier_hw is None:
+        return rows.new_zeros(len(rows), len(rows))
+    logits = one.earlier_hw.detach().float()[None, None]
+    return _scaled(F.interpolate(logits, size=(len(rows), len(rows)), mode="bilinear", align_corners=False)[0, 0])
+
+
+def _scaled(logits: Tensor) -> Tensor:
+    return logits.clamp(-LOGIT_SCALE, LOGIT_SCALE) / LOGIT_SCALE
+
+
+def _repeat_for_masks(part: Tensor, count: int, several: int) -> Tensor:
+    """One for each proposed mask of each object."""
+    return part.expand(count, -1, -1, -1).repeat_interleave(several, 0)
+
+
+def box_filling(logits_BKhw: Tensor, boxes_xyxy: Sequence[NDArray[np.float32]], stride: int) -> Tensor:
+    """Share of the box's rows, times that of its columns, that a mask reaches, times its share inside of the box: (B, K).
+
+    Args:
+        logits_BKhw: inside where above 0.
+        boxes_xyxy: corners in pixels of the network's input, inclusive.
+        stride: of the logits in such pixels.
+    """
+    return torch.stack([_filling_of_one(own > 0, box, stride) for own, box in zip(logits_BKhw, boxes_xyxy, strict=True)])
+
+
+def best_filling(filling_BK: Tensor, iou_BK: Tensor) -> Tensor:
+    """The surest of the masks that fill the box about as well as the best does: (B,)."""
+    as_good = filling_BK >= AS_GOOD * filling_BK.amax(1, keepdim=True)
+    return iou_BK.masked_fill(~as_good, -1.0).argmax(1)
+
+
+def _filling_of_one(mask_Khw: Tensor, box_xyxy: NDArray[np.float32], stride: int) -> Tensor:
+    side = mask_Khw.shape[-1]
+    left, top, right, bottom = (min(max(int(along // stride), 0), side - 1) for along in box_xyxy.tolist())
+    inside = mask_Khw[:, top : bottom + 1, left : right + 1]
+    rows, columns = (inside.any(axis).float().mean(-1) for axis in (2, 1))
+    return rows * columns * inside.sum((1, 2)) / mask_Khw.sum((1, 2)).clamp(min=1)
