@@ -17,7 +17,7 @@ from medical_sam2.evaluate.methods.tracking import (
     mutual_information,
     segment_one_by_one,
 )
-from medical_sam2.model.memory import Fifo
+from medical_sam2.model.memory_bank import Fifo
 from medical_sam2.model.nano import nano
 from medical_sam2.prompts import FramePrompt
 from medical_sam2.segmenter import Segmenter
