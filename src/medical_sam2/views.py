@@ -68,6 +68,10 @@ class View:
         first, second, third = (axes[place] != letter for place, letter in zip(self.order(axes), self.code, strict=True))
         return first, second, third
 
+    def slice_index(self, t: int, frames: int, axes: str = "RAS") -> int:
+        """Index of frame t of so many along its array axis; its own inverse."""
+        return frames - 1 - t if self.flipped(axes)[0] else t
+
     def apply(self, array_ijk: NDArray[T], axes: str = "RAS") -> NDArray[T]:
         """The slice stack (T, H, W) of a volume (I, J, K): a strided view of it, not a copy."""
         return array_ijk.transpose(self.order(axes))[self._steps(axes)]

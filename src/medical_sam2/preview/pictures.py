@@ -275,8 +275,7 @@ def draw_slice(scene: PreviewScene, view: View, t: int, crop: PreviewCrop) -> Im
 
 
 def _frame(scene: PreviewScene, view: View, index: int) -> int:
-    axis = view.order(scene.axes)[0]
-    return scene.volume.shape[axis] - 1 - index if view.flipped(scene.axes)[0] else index
+    return view.slice_index(index, scene.volume.shape[view.order(scene.axes)[0]], scene.axes)
 
 
 def _index(scene: PreviewScene, view: View, t: int) -> str:
