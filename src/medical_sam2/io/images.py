@@ -24,12 +24,10 @@ from typing import BinaryIO
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from medical_sam2.errors import AmbiguousError, FormatError, GeometryError, InputError, ResourceError
+from medical_sam2.errors import AmbiguousError, FormatError, InputError, ResourceError
 from medical_sam2.intensity_window import percentile_window
 from medical_sam2.io.registry import TIFF, Options, Picture
 from medical_sam2.io.safe_open import check_expansion, guarded, open_regular, require_memory
-from medical_sam2.io.voxels import ONE_SLICE
-from medical_sam2.volume import Volume
 
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP")
 GREY_MODES = {"1", "L", "I", "F", "I;16", "I;16B", "I;16L", "I;16N"}
@@ -456,22 +454,3 @@ def _raw(image: Image.Image, order: str) -> NDArray[Any]:
     """The pixels, with their bytes taken in another order."""
     image.tile = [tile._replace(args=order) for tile in image.tile]  # type: ignore[attr-defined]
     return np.array(image)
-
-
-def as_picture(found: Volume | tuple[Picture, ...], file: Path) -> Picture:
-    """A single 2D image, whichever way its file stores it; a volume of one slice is seen along its third axis.
-
-    Raises:
-        GeometryError: it is a volume.
-    """
-    if not isinstance(found, Volume):
-        return found[0]
-    thin = [axis for axis in (2, 1, 0) if found.shape[axis] == 1]
-    if not thin:
-        slices = "×".join(map(str, found.shape))
-        raise GeometryError(f"this is a volume of {slices} voxels", "outline it with `medsam2 segment`", subject=file)
-    across, down = (axis for axis in range(3) if axis != thin[0])
-    spacing = found.spacing_mm[down], found.spacing_mm[across]
-    array = np.ascontiguousarray(found.array.take(0, thin[0]).T)
-    notes = tuple(note for note in found.warnings if note != ONE_SLICE)
-    return Picture(array, spacing, found.modality, file, warnings=notes)

@@ -82,7 +82,7 @@ def encode_download(store: SessionStore, session: Session, form: str) -> Encoded
             raise InvalidRequest("sets of images are downloaded as a zip of label images")
         return _attachment(_zip(result.labels), "application/zip", "labels.zip")
     if form == "csv":
-        from medical_sam2.statistics import measure, to_csv  # loads SciPy
+        from medical_sam2.statistics import measure, to_csv  # SciPy takes a while to load: not before the page opens
 
         table = to_csv(measure(image.volume, Segmentation(result.labels[0], image.volume.affine, names)))
         return _attachment(table.encode(), "text/csv; charset=utf-8", "volumes.csv")

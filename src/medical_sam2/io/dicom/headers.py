@@ -71,6 +71,10 @@ TAGS = [
 ]
 
 
+TOMOGRAPHIC = {"CT", "MR", "PT", "NM"}
+"""Modalities whose images mean nothing without their place in the patient."""
+
+
 def read_dataset(path: Path, *, pixels: bool) -> Dataset:
     """Parse a file: the tags of `TAGS` alone, or everything where the pixels are wanted.
 
@@ -282,6 +286,12 @@ def frame_count(dataset: Dataset, path: Path) -> int:
             subject=path,
         )
     return frames
+
+
+def picture_count(path: Path) -> int:
+    """How many pictures a file holds: its frames, or one where they make a volume."""
+    header = read_dataset(path, pixels=False)
+    return 1 if text(header, "Modality") in TOMOGRAPHIC else frame_count(header, path)
 
 
 def _least_bytes(dataset: Dataset, frames: int, path: Path) -> int:
