@@ -167,6 +167,12 @@ def test_links_lead_somewhere(page: Path) -> None:
     assert [target for target in LINK.findall(prose) if not (page.parent / target).exists()] == []
 
 
+def test_the_glossary_names_files_that_are_there() -> None:
+    named = re.findall(r"`([a-z_/]+\.py)` \|$", (ROOT / "docs" / "glossary.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert len(named) > 40
+    assert [file for file in named if not (ROOT / "src" / "medical_sam2" / file).is_file()] == []
+
+
 @pytest.mark.parametrize("page", sorted((ROOT / "docs").rglob("*.md")), ids=name)
 def test_links_of_the_documentation_stay_in_it(page: Path) -> None:
     """Else it cannot be built: what lies outside of docs/ is no page."""

@@ -27,7 +27,7 @@ class View:
     """Where frames, rows and columns of a slice sequence run to.
 
     `View("SPL")` plays frames towards Superior, rows towards Posterior, columns towards Left. Every method takes `axes`,
-    the directions in which the array's own axes run ("RAS" unless told), so that no reoriented copy is ever needed.
+    the directions in which the array's own axes run ("RAS" unless given), so that no reoriented copy is ever needed.
 
     Args:
         code: three letters, one of each pair R/L, A/P, S/I.

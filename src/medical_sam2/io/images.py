@@ -116,8 +116,8 @@ def _plane(
     found = _from_array(read_plane(file, plane), page, path, options)
     if not options.clean:
         return replace(found, alpha=read_alpha(file, plane))
-    told = f"a pixel holds {plane.channels} numbers that are no colours: each of them counts as a page"
-    return found if plane.channel is None else replace(found, warnings=(*found.warnings, told))
+    note = f"a pixel holds {plane.channels} numbers that are no colours: each of them counts as a page"
+    return found if plane.channel is None else replace(found, warnings=(*found.warnings, note))
 
 
 def _with_pillow(path: Path, options: Options) -> tuple[Picture, ...]:
@@ -139,8 +139,8 @@ def _from_array(array: NDArray[Any], page: int, path: Path, options: Options) ->
         array = np.moveaxis(array, 0, 2)
     if array.ndim == 3 and array.shape[2] in (3, 4) and array.dtype.name in {"uint8", "uint16"}:
         if array.dtype == np.uint16 and options.clean:
-            array, told = to_bytes(array[..., :3])
-            notes.append(told)
+            array, note = to_bytes(array[..., :3])
+            notes.append(note)
         return Picture(np.ascontiguousarray(array[..., :3]), source=path, frame=page, warnings=tuple(notes))
     if array.ndim == 3 and array.shape[2] == 2:
         array = array[..., 0]  # the other one is how opaque it is
@@ -209,8 +209,8 @@ def _deep(path: Path, notes: list[str], options: Options) -> NDArray[Any]:
     array = read_deep_png(path)
     if array.ndim == 2 or not options.clean:
         return array
-    colours, told = to_bytes(array)
-    notes.append(told)
+    colours, note = to_bytes(array)
+    notes.append(note)
     return colours
 
 
@@ -374,8 +374,8 @@ def _promised(file: "TiffFile") -> int:
         return int((file.stk_metadata or {}).get("NumberPlanes", 1))
     if file.is_imagej:
         return int((file.imagej_metadata or {}).get("images", 1))
-    told = (file.shaped_metadata or ({},))[0] if file.is_shaped else {}
-    count = prod(told.get("shape", page.shape))
+    shaped = (file.shaped_metadata or ({},))[0] if file.is_shaped else {}
+    count = prod(shaped.get("shape", page.shape))
     return count // page.size if page.size and count % page.size == 0 else 1
 
 
@@ -427,8 +427,8 @@ HIGH_OF_GREY = "LA;16B"
 def to_bytes(colours: NDArray[np.uint16]) -> tuple[NDArray[np.uint8], str]:
     """Colours (H, W, 3) as bytes, the same for all channels so that they stay what they are; and what was done."""
     window = percentile_window(colours)
-    told = f"its colours are 16 bits deep; {window.low:g} to {window.high:g} of them, by percentiles, became 8 bits"
-    return window.as_bytes(colours), told
+    note = f"its colours are 16 bits deep; {window.low:g} to {window.high:g} of them, by percentiles, became 8 bits"
+    return window.as_bytes(colours), note
 
 
 def read_deep_png(path: Path) -> NDArray[np.uint16]:

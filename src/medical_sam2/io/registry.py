@@ -330,8 +330,10 @@ def readable() -> str:
 
 def writable() -> str:
     """What is written, in words."""
-    told = [f"{s} for a {format.name}" if format.check else s for format in formats() if format.writer for s in format.written]
-    return f"{', '.join(told[:-1])} or {told[-1]}"
+    listed = [
+        f"{s} for a {format.name}" if format.check else s for format in formats() if format.writer for s in format.written
+    ]
+    return f"{', '.join(listed[:-1])} or {listed[-1]}"
 
 
 def suffixes(kind: Kind | None = None, *, headers: bool = False) -> tuple[str, ...]:

@@ -172,11 +172,11 @@ class Plane:
         path: the file.
         frame: which frame of it, from 0.
         size: columns and rows.
-        position: LPS mm of the centre of the first pixel, None if not told.
-        orientation: direction of rows, then of columns, None if not told.
-        spacing: mm between rows, then between columns, None if not told.
+        position: LPS mm of the centre of the first pixel, None where the header does not say.
+        orientation: direction of rows, then of columns, None where the header does not say.
+        spacing: mm between rows, then between columns, None where the header does not say.
         step: what the header says of the distance between slices in mm, None if nothing.
-        thickness: of the slice in mm, None if not told.
+        thickness: of the slice in mm, None where the header does not say.
         scaling: slope and intercept.
         times: what could tell time points apart, by tag.
         uid: SOPInstanceUID.
