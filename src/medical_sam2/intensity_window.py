@@ -150,6 +150,7 @@ def named_window(name: str | Window) -> Window | None:
     return Window(low, high)
 
 
+# A large background would take both percentiles: they are of what lies on it, and degenerate images still need a range.
 def percentile_window(array: NDArray[np.generic]) -> Window:
     """From the 0.5th to the 99.5th percentile of the finite values of the content, without its background.
 
@@ -175,6 +176,7 @@ def percentile_window(array: NDArray[np.generic]) -> Window:
     return Window(base + low, base + high, source)
 
 
+# Wrong either way is bad: an MR through a window of a CT is black, a CT through percentiles loses its soft tissue.
 def in_hounsfield(array: NDArray[np.generic], modality: str | None) -> bool:
     """Whether it is a CT in Hounsfield units: as the file says, if its values can be; else by air, water and what lies between.
 
@@ -272,6 +274,7 @@ def _levelled(name: str, source: str) -> Window:
     return Window(level - width / 2, level + width / 2, source)
 
 
+# Borders go round by round, since the planes of one side are flat only when those of another have gone.
 def content_box(array: NDArray[np.generic], axes: int | None = None) -> tuple[slice, ...]:
     """An image without the planes at its borders that hold a single value each: padding, whatever the value.
 

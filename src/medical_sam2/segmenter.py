@@ -93,6 +93,7 @@ class Segmenter:
         gate = Gate.beside(weights_file(name))
         return cls(network, device=device, precision=precision, keep_mb=keep_mb, engine=engine, gate=gate)
 
+    # Objects that are seen through different windows are tracked apart; crop and window are undone at the end.
     @torch.no_grad()
     def segment_volume(
         self,
@@ -244,6 +245,7 @@ class Segmenter:
         return torch.autocast(self.device.type, dtype=torch.bfloat16)
 
 
+# torch makes a device of any index without looking whether it is there, and fails at the first tensor.
 def choose_device(name: str) -> torch.device:
     """The device called so; "auto" takes CUDA, then MPS, then the processor.
 

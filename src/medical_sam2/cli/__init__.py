@@ -79,6 +79,7 @@ def _version() -> str:
         return "unknown"
 
 
+# Nothing but cyclopts is loaded before a command is known; no exit of the program leaves a traceback.
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command line.
 
@@ -112,6 +113,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return code
 
 
+# The order counts: our own errors carry their exit codes, and some foreign ones are OSErrors as well.
 def explain(error: BaseException) -> tuple[str, int]:
     """One line and an exit code for what stopped a command; foreign errors are not quoted: they may name a person."""
     if isinstance(error, KeyboardInterrupt):

@@ -174,6 +174,7 @@ def as_text(health: Health) -> str:
     return "\n".join(f"{topic:<11} {text}" for topic, text in rows(health))
 
 
+# One line for each fact, whatever is absent: people paste this into reports of faults.
 def rows(health: Health) -> Iterator[tuple[str, str]]:
     """Topic and text of each line."""
     yield "system", f"Python {health.python}, {health.system}"

@@ -130,6 +130,7 @@ def _data_sets(folders: tuple[Path, ...]) -> tuple[Path, ...]:
     return tuple(found)
 
 
+# Hours lie behind this: names, numbers and data sets are refused before the first answer is made.
 def _plan_studies(data: tuple[Path, ...], names: tuple[str, ...], options: EvaluationOptions) -> list[Study]:
     """All that can be refused is refused before the first is run."""
     limits = ("cases", "images", "structures", "seeds")

@@ -118,6 +118,7 @@ def naming(file: Path) -> Iterator[None]:
         raise error.about(file) from None
 
 
+# All at once and before anything is read: an hour of tracking must not end with a file that cannot be written.
 def check_files(inputs: Sequence[Path], corrected: Path | None, outputs: OutputOptions) -> None:
     """Refuse files that are not there, and whatever could not be written or would destroy an input.
 

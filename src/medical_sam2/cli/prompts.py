@@ -127,6 +127,7 @@ def volume_prompts(options: PromptOptions, volume: Volume, earlier: Volume | Non
     return Named(prompts, names)
 
 
+# All prompts of a template count together: only after masks, clicks and boxes is it known which template has none.
 def set_prompts(options: SetPromptOptions, images: ImageFolder) -> SetPrompts:
     """All prompts on images of a folder.
 
@@ -260,6 +261,7 @@ def split_page(word: str) -> tuple[Path, int | None]:
     return Path(word), None
 
 
+# Options that would be ignored are refused: whoever typed them believes that they did something.
 def _mask_rule(options: PromptOptions | SetPromptOptions) -> MaskRule:
     """How the masks of a command line are meant.
 

@@ -299,6 +299,7 @@ def set_statistics(rows: Sequence[Mapping[str, Any]], path: Path) -> bytes:
     return text.getvalue().encode()
 
 
+# Images that failed or were there already have no rows: the counts say so, and medians are of the rest.
 def set_result_text(report: Mapping[str, Any], written: Iterable[Path]) -> str:
     """What came out of a set of images, for people."""
     windows = {each["window"]["source"].partition(", background")[0] for each in report["images"] if each["window"]}

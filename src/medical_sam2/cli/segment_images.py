@@ -66,6 +66,7 @@ def segment_images(
     return run.code
 
 
+# Label maps among the images would be images of the next run; what is there is replaced only if somebody says so.
 def _check(images: ImageFolder, files: list[Path], outputs: SetOutputOptions) -> list[int]:
     """Refuse what could not be written or would destroy something; the images whose label maps are there already."""
     folder = outputs.output

@@ -79,6 +79,7 @@ class ImageFolder(Sequence[NDArray[np.generic]]):
             self._last = index, _picture(self.entries[index])
         return self._last[1]
 
+    # People name images as they see them: by name, by path, in another spelling of an accent, with or without a page.
     def index(self, value: Any, start: int = 0, stop: int | None = None) -> int:
         """The place of an image that is called so, or of the file with that path.
 

@@ -133,6 +133,7 @@ def _check_size(image: Image.Image, path: Path, options: Options) -> None:
         raise FormatError(f"it has {image.width} × {image.height} pixels", "crop it", subject=path)
 
 
+# Writers disagree on where channels lie and what a second one means; three or four are colours, two grey and alpha.
 def _from_array(array: NDArray[Any], page: int, path: Path, options: Options) -> Picture:
     notes: list[str] = []
     if array.ndim == 3 and array.shape[0] in (3, 4) and array.shape[2] not in (3, 4):
@@ -327,6 +328,7 @@ def cut_by_pillow(image: Image.Image) -> bool:
     )
 
 
+# tifffile asks for memory by what a directory claims, and fills what is missing with zeros: both before it could be noticed.
 def check_pages(file: "TiffFile", size: int, path: Path) -> None:
     """Hold what each directory claims against the file, before anything of that size is asked for or filled with zeros.
 

@@ -169,6 +169,7 @@ class MaskRule:
 AS_DRAWN = MaskRule()
 
 
+# The order counts: a threshold or a chosen number answers what would be asked about otherwise.
 def outlines(array: NDArray[Any], rule: MaskRule = AS_DRAWN, *, lossy: bool = False) -> list[Outline]:
     """The objects that the numbers of a mask tell of, ascending.
 
@@ -243,6 +244,7 @@ def _numbers(array: NDArray[Any]) -> list[float]:
     return sorted(float(number) for number in found if number)
 
 
+# A mask with soft edges read as labels would give hundreds of objects; what is doubtful is asked, with the options that answer.
 def _ask_if_soft(array: NDArray[Any], numbers: list[float], rule: MaskRule, lossy: bool) -> None:
     fractions = any(number != int(number) for number in numbers)
     if rule.each_label and not fractions:

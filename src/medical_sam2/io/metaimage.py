@@ -92,6 +92,7 @@ def _truth(fields: dict[str, str], name: str, path: Path) -> bool:
     return TRUTH[text]
 
 
+# Every field that changes which bytes are voxels is checked; MetaIO has two spellings of the byte order.
 def _layout(fields: dict[str, str], path: Path) -> voxels.VoxelLayout:
     sizes = voxels.parse_sizes(_required(fields, "DimSize", path), path, "DimSize")
     if [float(len(sizes))] != voxels.parse_numbers(_required(fields, "NDims", path), path, "NDims") or not 2 <= len(sizes) <= 4:

@@ -183,6 +183,7 @@ def _dtype(header: Header, path: Path) -> tuple[np.dtype, int]:
     return np.dtype(cast(Any, data_type_codes.dtype[code])).newbyteorder(header.endianness), 1
 
 
+# nibabel believes vox_offset and the sizes of extensions; a wrong one would shift every voxel in silence.
 def _seek(header: Header, image: Content, notes: list[str]) -> None:
     """Go to the first voxel, through the extensions, whose declared sizes are checked."""
     offset = float(header["vox_offset"])

@@ -91,6 +91,7 @@ def _required(fields: dict[str, str], name: str, path: Path) -> str:
     return fields[name]
 
 
+# Axes before the spatial ones are numbers of a voxel, axes after them are time points: kinds alone do not say so.
 def _layout(fields: dict[str, str], path: Path, options: Options) -> tuple[voxels.VoxelLayout, list[int]]:
     """The storage, and which axes of the file are spatial."""
     sizes = voxels.parse_sizes(_required(fields, "sizes", path), path, "sizes")
@@ -135,6 +136,7 @@ def _dtype(fields: dict[str, str], path: Path) -> np.dtype:
     return np.dtype(DTYPES[kind]).newbyteorder("<" if order == "little" else ">")
 
 
+# Whatever would make another reader take other bytes (line skip, lists, skips of packed data) is refused.
 def _storage(fields: dict[str, str], path: Path) -> tuple[voxels.Packing, int, str | None]:
     encoding = _required(fields, "encoding", path).lower()
     if encoding not in {"raw", "gzip", "gz"}:
@@ -150,6 +152,7 @@ def _storage(fields: dict[str, str], path: Path) -> tuple[voxels.Packing, int, s
     return ("raw" if encoding == "raw" else "gzip"), int(skip), name
 
 
+# What a header leaves out is assumed as ITK does, and said; two directions are completed by their normal.
 def _affine(fields: dict[str, str], spatial: list[int], path: Path, notes: list[str]) -> NDArray[np.float64]:
     affine = np.eye(4)
     if "space directions" not in fields:
@@ -265,6 +268,7 @@ def segments(path: Path) -> list[Segment]:
     ]
 
 
+# Layers may reuse a number: then segments are numbered anew, else the numbers that 3D Slicer shows stay.
 def load_segments(path: Path, like: Volume) -> list[Outline]:
     """What was drawn of each segment, in the grid of `like`; numbers that layers share are given anew, in their order.
 

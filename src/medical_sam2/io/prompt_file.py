@@ -199,6 +199,7 @@ class _Reader:
     places: Places
     folder: Path
 
+    # The file comes from anywhere: JSON takes true for a number, and names go into files and onto terminals.
     def entry(self, entry: object) -> tuple[int, str, list[Prompt]]:
         """Label, name and prompts of one entry."""
         content = _check_keys(entry, OBJECT_KEYS, "an object")
@@ -219,6 +220,7 @@ class _Reader:
             raise PromptError(f"object {label} has no prompt", f"give it one of {', '.join(OBJECT_KEYS[2:])}")
         return label, name, [*clicks, *boxes, *masks]
 
+    # The file comes from anywhere: each key is checked, and a soft mask is asked about in its words, not in options.
     def _mask(self, entry: object, label: int) -> Mask:
         content = _check_keys(entry, MASK_KEYS, "a mask")
         file, value, axis = content.get("file"), content.get("label"), content.get("axis")

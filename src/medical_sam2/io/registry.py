@@ -175,6 +175,7 @@ def _function(named: str | Callable[..., Any] | None) -> Callable[..., Any]:
     return find({}, named, what="format")  # type: ignore[return-value]
 
 
+# By content first: names lie. DICOM before all others, since its preamble may be the beginning of another format.
 def recognise(path: Path) -> Format | None:
     """The format of a file by its content; by its name only where the content cannot tell. None if nobody reads it.
 

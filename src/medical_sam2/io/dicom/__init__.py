@@ -111,6 +111,7 @@ def _scan(folder: Path, notes: list[str]) -> list[_Image]:
     return images
 
 
+# The folder may be meant for another command, or one of its files: the refusal says which.
 def _advice(folder: Path) -> str:
     """What to do with a folder that is no DICOM series: one of its files may be meant, or another command."""
     found: list[tuple[Format, Path]] = []
@@ -224,6 +225,7 @@ def _number_note(images: Sequence[_Image]) -> list[str]:
     return ["InstanceNumber is no number; slices are put in order by their positions alone"]
 
 
+# Files that can be read but mean less than they seem to: whoever measures intensities must know.
 def _header_notes(images: Sequence[_Image]) -> list[str]:
     notes: list[str] = []
     if any("ModalityLUTSequence" in image.header for image in images):
@@ -302,6 +304,7 @@ def _narrow(frame: NDArray[Any]) -> np.dtype:
     )
 
 
+# In one pass, file by file, since a series may not fit into memory twice: the type widens, and padding goes, as slices come.
 def stack_slices(slices: tuple[Plane | None, ...], options: Options) -> tuple[NDArray[Any], list[str]]:
     """The array (slice, row, column) of planes in order, and what was odd about them.
 

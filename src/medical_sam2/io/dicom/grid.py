@@ -62,6 +62,7 @@ def build(planes: Sequence[Plane], subject: Path, *, frame: int | None = None, a
     return SliceGrid(tuple(slices), from_lps(affine), notes)
 
 
+# Slices that are turned against each other would be put into one grid, and measured wrongly, by most readers.
 def _directions(planes: Sequence[Plane], subject: Path, notes: list[str]) -> NDArray[np.float64]:
     """Unit directions of rows and columns that all planes share."""
     if any(plane.orientation is None for plane in planes):
@@ -119,6 +120,7 @@ def _sorted(planes: Sequence[Plane], normal: NDArray[np.float64]) -> list[list[P
     return stacks
 
 
+# Several slices at one place are time points only if a tag tells them apart at every place; else they are copies or leftovers.
 def _one_time(stacks: list[list[Plane]], normal: NDArray[np.float64], frame: int | None, subject: Path) -> list[Plane]:
     """One plane for each place: the only one, or that of the wanted time point."""
     counts = {len(stack) for stack in stacks}
@@ -161,6 +163,7 @@ def _value(plane: Plane, column: int) -> float:
     return -np.inf if value is None else value
 
 
+# Positions decide, not SpacingBetweenSlices: it is often wrong. Small deviations are said, large ones refused.
 def _step(
     stack: list[Plane],
     positions: NDArray[np.float64],

@@ -120,6 +120,7 @@ def _deflated(stream: BinaryIO) -> bool:
     return found
 
 
+# A link that leads nowhere is a slice that is missing without anybody noticing; a link to a folder may lead in circles.
 def walk(folder: Path, notes: list[str], most: int = 50_000) -> list[Path]:
     """The regular files below a folder, in a stable order; links to folders are not followed, and named in the notes.
 
@@ -203,6 +204,7 @@ def text(dataset: Dataset, name: str) -> str:
         return ""
 
 
+# The parser gives numbers, lists, strings or exceptions of any kind for the same tag.
 def floats(dataset: Dataset, name: str, count: int | None = None, *, path: Path) -> Numbers | None:
     """The finite numbers of a tag, None if missing or empty.
 

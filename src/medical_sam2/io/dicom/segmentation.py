@@ -237,6 +237,7 @@ def _put(target: NDArray[Any], frame: NDArray[Any], number: int, numbers: dict[i
         target[frame == value] = label
 
 
+# A frame is written into the image's own slice, turned and mirrored as it lies, or refused: nothing is resampled in silence.
 def _slice_of(labels: NDArray[Any], plane: Plane, like: Volume, path: Path) -> NDArray[Any]:
     """The part of the volume that a frame covers, as a view (column, row)."""
     if plane.position is None or plane.orientation is None or plane.spacing is None:
