@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Annotated, Any
 
 from cyclopts import Group, Parameter
@@ -236,7 +235,7 @@ def _savers(
     if outputs.confidence is not None:
         yield outputs.confidence, text(lambda _: statistics.slices_to_csv(found, volume.orientation))
     if outputs.preview is not None:
-        yield outputs.preview, lambda file: write_picture(file, lambda draft: preview.save(draft, volume, found, prompts))
+        yield outputs.preview, lambda file: preview.save(file, volume, found, prompts)
     if outputs.statistics is not None:
         yield outputs.statistics, text(table)
     if outputs.report is not None:
@@ -246,11 +245,3 @@ def _savers(
 def as_json(content: object) -> str:
     """JSON for a file."""
     return json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-
-
-def write_picture(path: Path, save: Callable[[Path], object]) -> None:
-    """Whole or not at all: `save` writes a draft elsewhere, with the same suffix."""
-    with TemporaryDirectory() as folder:
-        draft = Path(folder) / f"picture{path.suffix}"
-        save(draft)
-        atomic.write_bytes(path, draft.read_bytes())

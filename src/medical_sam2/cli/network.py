@@ -17,7 +17,7 @@ from medical_sam2.cli.files import OutputOptions
 from medical_sam2.cli.options import InferenceOptions, NetworkOptions, SetInferenceOptions, TrackingOptions
 from medical_sam2.errors import ConfigError, WeightsError
 from medical_sam2.intensity_window import Window, choose_window, named_window
-from medical_sam2.io.prompt_file import Named
+from medical_sam2.io.prompt_file import NamedPrompts
 from medical_sam2.io.safe_open import require_memory
 from medical_sam2.model.catalogue import KNOWN, trained_size
 from medical_sam2.model.hub import is_hub_id
@@ -116,7 +116,7 @@ def weights_digest(weights: str) -> str:
 
 def plan(
     volume: Volume,
-    named: Named,
+    named: NamedPrompts,
     options: InferenceOptions,
     segmenter: Segmenter | None,
     outputs: OutputOptions,
@@ -195,7 +195,7 @@ def _empty_slices(volume: Volume, groups: Iterable[Group]) -> Iterator[str]:
 
 
 @contextmanager
-def adapted(segmenter: Segmenter, image: Volume, named: Named, options: InferenceOptions) -> Iterator[None]:
+def adapted(segmenter: Segmenter, image: Volume, named: NamedPrompts, options: InferenceOptions) -> Iterator[None]:
     """With a network that is tuned to the outlines for some seconds, if that is requested; undone afterwards."""
     if options.adapt <= 0:
         yield
@@ -205,7 +205,7 @@ def adapted(segmenter: Segmenter, image: Volume, named: Named, options: Inferenc
         yield
 
 
-def neediest_slices(image: Volume, named: Named, options: TrackingOptions, count: int) -> tuple[str, list[Need]]:
+def neediest_slices(image: Volume, named: NamedPrompts, options: TrackingOptions, count: int) -> tuple[str, list[Need]]:
     """The axis, and slices of it, where a prompt would help most: unsure, and unlike those that are prompted."""
     check_settings(InferenceOptions(**vars(options)))
     segmenter = load_segmenter(options)

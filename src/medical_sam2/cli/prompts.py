@@ -16,14 +16,14 @@ from medical_sam2.cli.options import FLAG, PIXELS, REPEATED, VOXELS, WITH_HYPHEN
 from medical_sam2.errors import AmbiguousError, ConfigError, InputError, MedicalSam2Error, PromptError
 from medical_sam2.io.image_folder import ImageFolder
 from medical_sam2.io.labels import MOST_OBJECTS, MaskRule, Outline, is_lossy, outlines, read_label_map
-from medical_sam2.io.prompt_file import Named, Places, load_prompts, masks_from
+from medical_sam2.io.prompt_file import NamedPrompts, Places, load_prompts, masks_from
 from medical_sam2.prompts import FramePrompt, Prompt
 from medical_sam2.volume import Volume
 
 
 @Parameter(name="*", group=Group("Prompts", sort_key=1))
 @dataclass(frozen=True)
-class Pointed:
+class PointingOptions:
     """What the user points at.
 
     Args:
@@ -52,7 +52,7 @@ class Pointed:
 
 @Parameter(name="*", group=Group("Prompts", sort_key=1))
 @dataclass(frozen=True)
-class PromptOptions(Pointed):
+class PromptOptions(PointingOptions):
     """What the user points at, and what that is called.
 
     Args:
@@ -109,14 +109,14 @@ class SetPrompts:
     files: tuple[Path, ...]
 
 
-def volume_prompts(options: PromptOptions, volume: Volume, earlier: Volume | None = None) -> Named:
+def volume_prompts(options: PromptOptions, volume: Volume, earlier: Volume | None = None) -> NamedPrompts:
     """All prompts in a volume: of the file, then of the command line.
 
     Raises:
         PromptError: no prompt, or one that does not work.
         AmbiguousError: it is not clear which object of the earlier result is meant.
     """
-    from_file = Named(()) if options.prompts is None else load_prompts(options.prompts, volume)
+    from_file = NamedPrompts(()) if options.prompts is None else load_prompts(options.prompts, volume)
     reader = _VolumeReader(options, Places(volume, "mm" if options.mm else "voxel"), earlier)
     prompts = (*from_file.prompts, *reader.prompts())
     if not prompts:
@@ -124,7 +124,7 @@ def volume_prompts(options: PromptOptions, volume: Volume, earlier: Volume | Non
     drawn = {outline.label: outline.name for outline in reader.outlines if outline.name}
     names = {**drawn, **from_file.names, **_names(options.name, reader.label)}
     _check_names(names, {prompt.object for prompt in prompts} | set(_labels(earlier)))
-    return Named(prompts, names)
+    return NamedPrompts(prompts, names)
 
 
 # All prompts of a template count together: only after masks, clicks and boxes is it known which template has none.

@@ -20,12 +20,13 @@ from PIL import Image
 from medical_sam2 import preview
 from medical_sam2.cli import plain
 from medical_sam2.cli.doctor import installed_version
-from medical_sam2.cli.files import as_json, write_picture
+from medical_sam2.cli.files import as_json
 from medical_sam2.cli.prompts import SetPrompts
 from medical_sam2.errors import MedicalSam2Error
 from medical_sam2.intensity_window import Window, percentile_window
+from medical_sam2.io import atomic
 from medical_sam2.io.image_folder import ImageFolder
-from medical_sam2.io.prompt_file import Named, as_objects
+from medical_sam2.io.prompt_file import NamedPrompts, as_objects
 from medical_sam2.io.registry import Picture
 from medical_sam2.prompts import FramePrompt, Mask
 from medical_sam2.tracking.plan import Group
@@ -113,7 +114,7 @@ def print_report(report: Mapping[str, Any], text: str, *, json: bool) -> None:
     sys.stdout.write(json_format.dumps(report, ensure_ascii=False, allow_nan=False) + "\n" if json else text)
 
 
-def describe_run(file: Path, volume: Volume, named: Named, settings: object) -> dict[str, Any]:
+def describe_run(file: Path, volume: Volume, named: NamedPrompts, settings: object) -> dict[str, Any]:
     """Image, prompts and settings (a dataclass of options)."""
     return {
         "version": 1,
@@ -336,7 +337,8 @@ class Sheet:
         tiles = sorted(self._tiles, reverse=True)
         images, masks, captions = ([tile[place] for tile in tiles] for place in (2, 3, 4))
         sheet = preview.contact_sheet(images, masks, captions, columns=COLUMNS, tile_px=TILE_PX)  # type: ignore[arg-type]
-        write_picture(path, sheet.save)
+        with atomic.writing(path) as stream:
+            sheet.save(stream, "PNG" if path.suffix.lower() == ".png" else "JPEG")
 
 
 def _small(

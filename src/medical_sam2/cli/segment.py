@@ -10,10 +10,10 @@ from medical_sam2 import io
 from medical_sam2.cli import files, plain, report
 from medical_sam2.cli.files import OutputOptions, Reading
 from medical_sam2.cli.options import FLAG, InferenceOptions, TrackingOptions
-from medical_sam2.cli.prompts import Pointed, PromptOptions, split_page, volume_prompts
+from medical_sam2.cli.prompts import PointingOptions, PromptOptions, split_page, volume_prompts
 from medical_sam2.errors import ConfigError, FormatError
 from medical_sam2.io import labels, registry
-from medical_sam2.io.prompt_file import Named
+from medical_sam2.io.prompt_file import NamedPrompts
 from medical_sam2.tracking.confidence import Need, neediest
 from medical_sam2.volume import Segmentation, Volume
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from medical_sam2.segmenter import Segmenter
 
 NO_PROMPTS, AS_USUAL, AS_IT_IS = PromptOptions(), InferenceOptions(), Reading()
-NOT_POINTED, AS_TRACKED = Pointed(), TrackingOptions()
+NO_POINTING, AS_TRACKED = PointingOptions(), TrackingOptions()
 OF_SEVERAL = {"three", "six", "auto"}
 
 
@@ -107,7 +107,7 @@ def _read(file: Path, reading: Reading, prompts: PromptOptions, outputs: OutputO
 def _track(
     segmenter: "Segmenter",
     image: Volume,
-    named: Named,
+    named: NamedPrompts,
     options: InferenceOptions,
     *,
     outputs: OutputOptions,
@@ -151,7 +151,7 @@ def suggest(
     /,
     *,
     count: int = 1,
-    prompts: Pointed = NOT_POINTED,
+    prompts: PointingOptions = NO_POINTING,
     options: TrackingOptions = AS_TRACKED,
     reading: Reading = AS_IT_IS,
     json: Annotated[bool, FLAG] = False,
@@ -179,7 +179,7 @@ def suggest(
     report.print_report({"suggestions": rows}, text, json=json)
 
 
-def _refuse_settings(file: Path, *groups: Pointed | TrackingOptions | Reading) -> None:
+def _refuse_settings(file: Path, *groups: PointingOptions | TrackingOptions | Reading) -> None:
     """A report holds what was done: no other option has an effect."""
     for group in groups:
         for each in fields(group):

@@ -1,5 +1,8 @@
 """Reading and writing of images: by what a file holds, with its geometry checked, and never half a file.
 
+One file for each format, `registry` with the table of them, and what they share: `safe_open`, `atomic`, `voxels`, `labels`.
+Import what is named here, and these modules, `registry`, `image_folder`, `prompt_file`; readers are found by content.
+
 ```python
 volume = load("brain.nii.gz")                         # Volume: array in the file's order, affine index → RAS mm
 save(labels, "brain_seg.nii.gz", like=volume)         # the same grid, bit for bit
@@ -18,7 +21,7 @@ from numpy.typing import NDArray
 
 from medical_sam2.errors import FormatError, GeometryError, InputError, MedicalSam2Error
 from medical_sam2.io import labels, nrrd, registry, voxels
-from medical_sam2.io.labels import AS_DRAWN, MaskRule, Outline, chosen, outlines
+from medical_sam2.io.labels import AS_DRAWN, MaskRule, Outline, outlines, select_outlines
 from medical_sam2.io.registry import DICOM, NRRD, Form, Options, Picture, read_file, recognise
 from medical_sam2.io.safe_open import as_stored, guarded, load_json, parse_json
 from medical_sam2.volume import Segmentation, Volume
@@ -152,10 +155,10 @@ def load_outlines(
             if own is not None and (rule.threshold is not None or frame is not None):
                 raise InputError("its segments need neither a threshold nor a page", "leave them out")
             if own is nrrd:
-                return chosen(nrrd.load_segments(path, like), rule)
+                return select_outlines(nrrd.load_segments(path, like), rule)
             if own is not None:
                 return outlines(own.load(path, like).array, replace(rule, each_label=True))
-            return outlines(labels.turned(_label_volume(path, frame), like).array, rule)
+            return outlines(labels.reorient(_label_volume(path, frame), like).array, rule)
     except MedicalSam2Error as error:
         raise error.about(path) from None
 
@@ -163,7 +166,7 @@ def load_outlines(
 def _segmentation(path: Path) -> ModuleType | None:
     """The reader of files that say themselves that they hold segments."""
     kind = None if path.is_dir() else recognise(path)
-    if kind is NRRD and nrrd.segments(path):
+    if kind is NRRD and nrrd.read_segments(path):
         return nrrd
     if kind is DICOM:
         from medical_sam2.io.dicom import segmentation  # pydicom takes a while to load: not for other formats

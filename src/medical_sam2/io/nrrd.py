@@ -209,13 +209,13 @@ def save(array: NDArray[Any], path: Path, like: Volume) -> None:
     if path.suffix.lower() == ".nhdr":
         raise FormatError("a detached header would be two files", "save to .nrrd", subject=path)
     affine = from_lps(like.affine)
-    directions = " ".join(_text(affine[:3, column]) for column in range(3))
+    directions = " ".join(_format_vector(affine[:3, column]) for column in range(3))
     kind = "float" if array.dtype == np.float32 else "double" if array.dtype == np.float64 else array.dtype.name
     order = "big" if sys.byteorder == "big" else "little"
     header = (
         f"NRRD0004\ntype: {kind}\ndimension: 3\nspace: left-posterior-superior\n"
         f"sizes: {' '.join(map(str, array.shape))}\nspace directions: {directions}\nkinds: domain domain domain\n"
-        f"endian: {order}\nencoding: gzip\nspace origin: {_text(affine[:3, 3])}\n\n"
+        f"endian: {order}\nencoding: gzip\nspace origin: {_format_vector(affine[:3, 3])}\n\n"
     )
     with atomic.writing(path) as stream:
         stream.write(header.encode())
@@ -224,7 +224,7 @@ def save(array: NDArray[Any], path: Path, like: Volume) -> None:
                 packed.write(array[:, :, k].tobytes(order="F"))
 
 
-def _text(vector: NDArray[np.float64]) -> str:
+def _format_vector(vector: NDArray[np.float64]) -> str:
     return f"({','.join(repr(float(value)) for value in vector)})"
 
 
@@ -247,7 +247,7 @@ class Segment:
     name: str
 
 
-def segments(path: Path) -> list[Segment]:
+def read_segments(path: Path) -> list[Segment]:
     """The segments of an NRRD file in their order; none where 3D Slicer did not write it as a segmentation.
 
     Raises:
@@ -277,12 +277,12 @@ def load_segments(path: Path, like: Volume) -> list[Outline]:
         GeometryError: another grid, or something is drawn outside of the image.
         PromptError: nothing is drawn.
     """
-    all_segments = segments(path)
+    all_segments = read_segments(path)
     shared = max(Counter(segment.value for segment in all_segments).values()) > 1
     found: dict[int, Outline] = {}
     for layer in sorted({segment.layer for segment in all_segments}):
         own = {segment.value: number for number, segment in enumerate(all_segments, 1) if segment.layer == layer}
-        array = labels.placed(_layer(path, layer), like).array
+        array = labels.place_part(_layer(path, layer), like).array
         drawn = {int(value) for value in np.unique(array)} - {0}
         if strange := sorted(drawn - own.keys()):
             raise FormatError(f"it holds the number {strange[0]}, which is none of its segments", "save it again", subject=path)

@@ -42,7 +42,7 @@ Unit = Literal["voxel", "mm"]
 
 
 @dataclass(frozen=True)
-class Named:
+class NamedPrompts:
     """Prompts, and what their objects are called.
 
     Args:
@@ -113,7 +113,7 @@ class Places:
         return problem, "give voxel indices from 0 to the size less one"
 
 
-def load_prompts(path: Path | str, volume: Volume) -> Named:
+def load_prompts(path: Path | str, volume: Volume) -> NamedPrompts:
     """Read a file of prompts for an image.
 
     Raises:
@@ -136,7 +136,7 @@ def load_prompts(path: Path | str, volume: Volume) -> Named:
     if len(set(labels)) < len(labels):
         raise FormatError("two objects have the same label", "give each object one entry", subject=path)
     prompts = tuple(prompt for _, _, own in objects for prompt in own)
-    return Named(prompts, {label: name for label, name, _ in objects if name})
+    return NamedPrompts(prompts, {label: name for label, name, _ in objects if name})
 
 
 def save_prompts(path: Path | str, prompts: Sequence[Prompt], names: Mapping[int, str], like: Volume) -> None:

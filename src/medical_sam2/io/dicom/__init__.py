@@ -20,7 +20,7 @@ from medical_sam2.errors import AmbiguousError, FormatError, InputError, Medical
 from medical_sam2.io import voxels
 from medical_sam2.io.dicom import grid as grids
 from medical_sam2.io.dicom.grid import is_reconstruction
-from medical_sam2.io.dicom.headers import TOMOGRAPHIC, Plane, planes, read_dataset, text, walk, whole
+from medical_sam2.io.dicom.headers import TOMOGRAPHIC, Plane, list_files, planes, read_dataset, text, whole_number
 from medical_sam2.io.dicom.pixels import DicomPixels, decode
 from medical_sam2.io.registry import DICOM, Format, Loaded, Options, Picture, recognise
 from medical_sam2.io.safe_open import require_memory
@@ -81,13 +81,13 @@ def _open(path: Path) -> _Image:
 
 def _image(path: Path, header: Dataset) -> _Image:
     found = planes(header, path)
-    return _Image(path, header, grids.placed(found, header, path) if is_reconstruction(header) else found)
+    return _Image(path, header, grids.place_frames(found, header, path) if is_reconstruction(header) else found)
 
 
 def _scan(folder: Path, notes: list[str]) -> list[_Image]:
     """Every image object below a folder; whatever else lies there is counted and named."""
     images, junk, others = [], [], 0
-    for path in walk(folder, notes):
+    for path in list_files(folder, notes):
         if path.name in FILES_BESIDE:
             continue
         header = _header(path)
@@ -195,7 +195,7 @@ def _without_localizers(images: list[_Image], notes: list[str]) -> list[_Image]:
 
 def _is_volume(images: Sequence[_Image]) -> bool:
     header = images[0].header
-    samples = whole(header, "SamplesPerPixel", 1, path=images[0].path)
+    samples = whole_number(header, "SamplesPerPixel", 1, path=images[0].path)
     if samples > 1 and len(images) == 1 and len(images[0].planes) == 1:
         return False
     placed = any(plane.orientation and plane.position for image in images for plane in image.planes)

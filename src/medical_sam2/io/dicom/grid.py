@@ -244,7 +244,7 @@ def is_reconstruction(dataset: Dataset) -> bool:
     return text(dataset, "Modality") == "NM" and "RECON" in text(dataset, "ImageType").upper()
 
 
-def placed(planes: Sequence[Plane], dataset: Dataset, path: Path) -> list[Plane]:
+def place_frames(planes: Sequence[Plane], dataset: Dataset, path: Path) -> list[Plane]:
     """The frames of a reconstruction, each at its own place.
 
     Raises:
