@@ -103,9 +103,9 @@ class Windows:
 
     @cached_property
     def _same(self) -> Window:
-        told = named_window(self.name)
-        if told is not None:
-            return told
+        named = named_window(self.name)
+        if named is not None:
+            return named
         found = percentile_window(self.image.array)
         return replace(found, negative=self.negative and _bright(found, self.image.array))
 
@@ -150,6 +150,7 @@ def named_window(name: str | Window) -> Window | None:
     return Window(low, high)
 
 
+# A large background would take both percentiles: they are of what lies on it, and degenerate images still need a range.
 def percentile_window(array: NDArray[np.generic]) -> Window:
     """From the 0.5th to the 99.5th percentile of the finite values of the content, without its background.
 
@@ -171,10 +172,11 @@ def percentile_window(array: NDArray[np.generic]) -> Window:
         high = low + max(1.0, abs(low + base) / 1000)
     if base:  # integers so large that a float would not hold them
         low, high = floor(low), ceil(high)
-    told = "percentiles 0.5 to 99.5" + (f", background {base + background:g} left out" if background is not None else "")
-    return Window(base + low, base + high, told)
+    source = "percentiles 0.5 to 99.5" + (f", background {base + background:g} left out" if background is not None else "")
+    return Window(base + low, base + high, source)
 
 
+# Wrong either way is bad: an MR through a window of a CT is black, a CT through percentiles loses its soft tissue.
 def in_hounsfield(array: NDArray[np.generic], modality: str | None) -> bool:
     """Whether it is a CT in Hounsfield units: as the file says, if its values can be; else by air, water and what lies between.
 
@@ -272,12 +274,13 @@ def _levelled(name: str, source: str) -> Window:
     return Window(level - width / 2, level + width / 2, source)
 
 
+# Borders go round by round, since the planes of one side are flat only when those of another have gone.
 def content_box(array: NDArray[np.generic], axes: int | None = None) -> tuple[slice, ...]:
     """An image without the planes at its borders that hold a single value each: padding, whatever the value.
 
     Args:
         array: of any dimension.
-        axes: how many of them are looked at, from the first; all unless told.
+        axes: how many of them are looked at, from the first; all unless given.
 
     Returns:
         Where it lies, for each of these axes. Everything where all is one value, or where the content is nothing but noise:

@@ -96,6 +96,7 @@ class Segmenter:
         gate = Gate.beside(weights_file(name))
         return cls(network, device=device, precision=precision, keep_mb=keep_mb, engine=engine, gate=gate)
 
+    # Objects that are seen through different windows are tracked apart; crop and window are undone at the end.
     @torch.no_grad()
     def segment_volume(
         self,
@@ -185,7 +186,7 @@ class Segmenter:
         Args:
             images: (H, W) or (H, W, 3) each, of any size; each is asked for when it is visited.
             prompts: image → object → prompt, in pixels of that image. An image on which an object gets nothing but clicks
-                corrects what is remembered of it, once another image has told what it is.
+                corrects what is remembered of it, once another image has shown what it is.
             bank: memory policy.
             order: in which the other images are visited: "given", "shuffled", "similar" (most like the bank first), or a
                 policy of your own; or the images themselves, one after the other.
@@ -254,6 +255,7 @@ class Segmenter:
         return torch.autocast(self.device.type, dtype=torch.bfloat16)
 
 
+# torch makes a device of any index without looking whether it is there, and fails at the first tensor.
 def choose_device(name: str) -> torch.device:
     """The device called so; "auto" takes CUDA, then MPS, then the processor.
 

@@ -1,4 +1,4 @@
-"""A desk for `medsam2 segment`: a small CT, tiny random weights, and a way to run the command."""
+"""A workspace for `medsam2 segment`: a small CT, tiny random weights, and a way to run the command."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -22,7 +22,7 @@ CLICK = ("--point", "14", "12", "3")
 
 
 @dataclass(frozen=True)
-class Desk:
+class Workspace:
     """Where a test works.
 
     Args:
@@ -53,7 +53,7 @@ class Desk:
         before = self.files()
         got, out, err = self.run(*words, image=image, output=output)
         assert (got, out, self.files()) == (code, "", before), err
-        (line,) = [line for line in err.splitlines() if not line.startswith(("warning: ", "look here: "))]
+        (line,) = [line for line in err.splitlines() if not line.startswith(("warning: ", "review next: "))]
         return line
 
     def files(self) -> dict[str, bytes]:
@@ -86,12 +86,12 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def desk(tmp_path: Path, weights: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Desk:
-    """The desk, with an image on it."""
+def workspace(tmp_path: Path, weights: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Workspace:
+    """The workspace, with an image on it."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("medical_sam2.segmenter.load_backbone", read_once)
     array = np.random.default_rng(0).integers(-1000, 1000, SHAPE).astype(np.int16)
     array[8:18, 6:16, 1:5] += 400
-    desk = Desk(tmp_path, weights, lambda: tuple(capsys.readouterr()))  # type: ignore[arg-type, return-value]
-    desk.put("ct.nii.gz", array)
-    return desk
+    workspace = Workspace(tmp_path, weights, lambda: tuple(capsys.readouterr()))  # type: ignore[arg-type, return-value]
+    workspace.put("ct.nii.gz", array)
+    return workspace

@@ -11,50 +11,52 @@ from medical_sam2 import preview
 from medical_sam2.cli import main
 from medical_sam2.intensity_window import Window
 from medical_sam2.volume import Segmentation
-from tests.cli.conftest import CLICK, SHAPE, Desk
-from tests.cli.test_segment_images import A_MASK, Room, room
+from tests.cli.conftest import CLICK, SHAPE, Workspace
+from tests.cli.test_segment_images import A_MASK, SetWorkspace, set_workspace
 from tests.test_intensity_window import ct, tissue
 
-assert room  # a fixture
+assert set_workspace  # a fixture
 GUESSED = "a CT, guessed from its values"
 
 
-def test_a_guess_is_told_by_info(desk: Desk) -> None:
-    desk.put("guess.nii.gz", ct())
-    desk.put("mr.nii.gz", (tissue(0) * 1000).astype(np.float32))
+def test_a_guess_is_told_by_info(workspace: Workspace) -> None:
+    workspace.put("guess.nii.gz", ct())
+    workspace.put("mr.nii.gz", (tissue(0) * 1000).astype(np.float32))
     for name, told in (("guess", f"-160 to 240 (soft: {GUESSED})"), ("mr", "percentiles 0.5 to 99.5")):
-        desk.shown()
+        workspace.shown()
         assert main(["info", f"{name}.nii.gz", "--json"]) == 0
-        assert told in json.loads(desk.shown()[0])["seen_as"]
+        assert told in json.loads(workspace.shown()[0])["seen_as"]
     assert main(["info", "guess.nii.gz"]) == 0
-    assert GUESSED in desk.shown()[0]
+    assert GUESSED in workspace.shown()[0]
 
 
-def test_the_report_tells_what_the_network_saw_of_each_object(desk: Desk) -> None:
-    desk.put("guess.nii.gz", ct())
+def test_the_report_tells_what_the_network_saw_of_each_object(workspace: Workspace) -> None:
+    workspace.put("guess.nii.gz", ct())
     Path("said.json").write_text(
         json.dumps({"version": 1, "objects": [{"label": 1, "points": [[8, 7, 5]]}, {"label": 2, "points": [[16, 12, 5]]}]})
     )
-    report = desk.done("--prompts", "said.json", "--report", "r.json", image="guess.nii.gz")
+    report = workspace.done("--prompts", "said.json", "--report", "r.json", image="guess.nii.gz")
     assert report["windows"] == json.loads(Path("r.json").read_text())["windows"]
     assert report["windows"]["1"] == {"low": -1250, "high": 250, "source": f"lung: {GUESSED}", "negative": False}
     assert (report["windows"]["2"]["low"], report["windows"]["2"]["high"]) == (-160, 240)
-    told = desk.done(*CLICK[:1], "8", "7", "5", "--window", "-5,77", "--overwrite", image="guess.nii.gz")["windows"]["1"]
+    told = workspace.done(*CLICK[:1], "8", "7", "5", "--window", "-5,77", "--overwrite", image="guess.nii.gz")["windows"]["1"]
     assert (told["low"], told["high"], told["source"]) == (-5, 77, "as told")
-    _, out, _ = desk.run("--prompts", "said.json", "--overwrite", image="guess.nii.gz")
+    _, out, _ = workspace.run("--prompts", "said.json", "--overwrite", image="guess.nii.gz")
     assert f"intensities from -1250 to 250 (lung: {GUESSED})" in out
-    _, out, _ = desk.run("--prompts", "said.json", "--dry-run", image="guess.nii.gz", output="other.nii.gz")
+    _, out, _ = workspace.run("--prompts", "said.json", "--dry-run", image="guess.nii.gz", output="other.nii.gz")
     assert f"window   -160 to 240 (soft: {GUESSED})" in out
 
 
 @pytest.mark.parametrize("words", [(), ("--window", "percentile"), ("--window", "lung")])
-def test_the_preview_shows_what_the_network_saw(desk: Desk, words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_preview_shows_what_the_network_saw(
+    workspace: Workspace, words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
     seen: list[Segmentation] = []
     saved = preview.save
     monkeypatch.setattr(
         preview, "save", lambda path, volume, found, prompts: (seen.append(found), saved(path, volume, found))[1]
     )
-    report = desk.done(*CLICK, *words, "--preview", "v.png")
+    report = workspace.done(*CLICK, *words, "--preview", "v.png")
     assert Path("v.png").is_file()
     (found,) = seen
     assert {str(label): (window.low, window.high) for label, window in found.windows.items()} == {
@@ -63,7 +65,9 @@ def test_the_preview_shows_what_the_network_saw(desk: Desk, words: tuple[str, ..
     assert found.labels.shape == SHAPE
 
 
-def test_images_of_a_set_tell_it_too_and_the_sheet_shows_it(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_images_of_a_set_tell_it_too_and_the_sheet_shows_it(
+    set_workspace: SetWorkspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
     dark = np.zeros((60, 50), np.uint16)
     dark[20:40, 20:40] = np.random.default_rng(0).integers(40_000, 41_000, (20, 20))
     Image.fromarray(dark).save("set/d.png")
@@ -72,7 +76,7 @@ def test_images_of_a_set_tell_it_too_and_the_sheet_shows_it(room: Room, monkeypa
     monkeypatch.setattr(
         preview, "contact_sheet", lambda images, *rest, **how: (shown.extend(images), sheet(images, *rest, **how))[1]
     )
-    report = room.done(*A_MASK, "--window", "39000,41500", "--preview", "sheet.png")
+    report = set_workspace.done(*A_MASK, "--window", "39000,41500", "--preview", "sheet.png")
     (row,) = [row for row in report["images"] if row["image"] == "d.png"]
     assert (row["window"]["low"], row["window"]["high"]) == (39_000, 41_500)
     (tile,) = [image for image in shown if image.shape == dark.shape]

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from pydicom import dcmread
 
-from medical_sam2.cli import _progress, main
-from medical_sam2.cli._progress import Progress
+from medical_sam2.cli import main
+from medical_sam2.cli.report import Progress
 from medical_sam2.segmenter import Segmenter
 from medical_sam2.tracking.volume_tracker import FrameDone
 from medical_sam2.volume import Segmentation, SliceConfidence
-from tests.cli.conftest import AFFINE, CLICK, SHAPE, Desk
-from tests.io.making import CANARY, Series
+from tests.cli.conftest import AFFINE, CLICK, SHAPE, Workspace
+from tests.io.making import CANARY, EXPORTER, Series
 
 EVERYTHING = [
     *("--probability", "p.nii.gz", "--uncertainty", "u.nrrd", "--confidence", "c.csv", "--preview", "v.png"),
@@ -22,71 +22,71 @@ EVERYTHING = [
 ]
 
 
-def test_labels_lie_in_the_grid_of_the_image(desk: Desk) -> None:
-    code, out, err = desk.run(*CLICK, "--views", "one")
+def test_labels_lie_in_the_grid_of_the_image(workspace: Workspace) -> None:
+    code, out, err = workspace.run(*CLICK, "--views", "one")
     assert code == 0, err
     image, labels = nib.load("ct.nii.gz"), nib.load("out.nii.gz")
     assert (labels.affine == image.affine).all()
     assert labels.shape == image.shape
     assert labels.get_data_dtype() == np.uint8
-    assert set(np.unique(desk.labels())) <= {0, 1}
-    assert out.startswith(f"object 1: {np.count_nonzero(desk.labels())} voxels, ")
+    assert set(np.unique(workspace.labels())) <= {0, 1}
+    assert out.startswith(f"object 1: {np.count_nonzero(workspace.labels())} voxels, ")
     assert out.endswith("wrote out.nii.gz\n")
 
 
-def test_everything_on_request(desk: Desk) -> None:
-    report = desk.done(*CLICK, "--views", "three", "--name", "liver", *EVERYTHING)
-    assert sorted(desk.files()) == sorted(
+def test_everything_on_request(workspace: Workspace) -> None:
+    report = workspace.done(*CLICK, "--views", "three", "--name", "liver", *EVERYTHING)
+    assert sorted(workspace.files()) == sorted(
         ["c.csv", "ct.nii.gz", "out.nii.gz", "p.nii.gz", "r.json", "s.json", "u.nrrd", "v.png"]
     )
-    probability = desk.labels("p.nii.gz")
+    probability = workspace.labels("p.nii.gz")
     assert probability.dtype == np.float32
-    assert ((probability > 0.5) == (desk.labels() == 1)).all()
-    (row,) = json.loads((desk.folder / "s.json").read_text())
-    assert (row["name"], row["voxels"]) == ("liver", np.count_nonzero(desk.labels()))
+    assert ((probability > 0.5) == (workspace.labels() == 1)).all()
+    (row,) = json.loads((workspace.folder / "s.json").read_text())
+    assert (row["name"], row["voxels"]) == ("liver", np.count_nonzero(workspace.labels()))
     assert row["volume_mm3"] == pytest.approx(16 * row["voxels"])
-    slices = list(csv.DictReader((desk.folder / "c.csv").read_text().splitlines()))
+    slices = list(csv.DictReader((workspace.folder / "c.csv").read_text().splitlines()))
     assert {row["axis"] for row in slices} == {"i", "j", "k"}
     assert [row["slice"] for row in slices if row["prompted"] == "1" and row["plane"] == "axial"] == ["3"]
-    written = json.loads((desk.folder / "r.json").read_text())
+    written = json.loads((workspace.folder / "r.json").read_text())
     assert {**report, "seconds": None} == {**written, "seconds": None}
     assert written["prompts"] == [{"label": 1, "name": "liver", "points": [[14, 12, 3]]}]
     assert len(written["weights"]["sha256"]) == 64
     assert written["settings"]["views"] == "three"
 
 
-def test_the_same_again_is_the_same_bit_for_bit(desk: Desk) -> None:
-    desk.done(*CLICK, "--probability", "p.nii.gz")
-    desk.done(*CLICK, "--probability", "q.nii.gz", output="again.nii.gz")
-    assert (desk.labels("p.nii.gz") == desk.labels("q.nii.gz")).all()
+def test_the_same_again_is_the_same_bit_for_bit(workspace: Workspace) -> None:
+    workspace.done(*CLICK, "--probability", "p.nii.gz")
+    workspace.done(*CLICK, "--probability", "q.nii.gz", output="again.nii.gz")
+    assert (workspace.labels("p.nii.gz") == workspace.labels("q.nii.gz")).all()
 
 
-def test_millimetres(desk: Desk) -> None:
+def test_millimetres(workspace: Workspace) -> None:
     x, y, z = (AFFINE @ [14, 12, 3, 1])[:3]
-    desk.done(*CLICK)
-    report = desk.done("--mm", "--point", str(x), str(y), str(z), output="mm.nii.gz")
+    workspace.done(*CLICK)
+    report = workspace.done("--mm", "--point", str(x), str(y), str(z), output="mm.nii.gz")
     assert z < 0  # a negative number is no option
     assert report["prompts"][0]["points"] == [[14, 12, 3]]
-    assert (desk.labels() == desk.labels("mm.nii.gz")).all()
+    assert (workspace.labels() == workspace.labels("mm.nii.gz")).all()
 
 
 @pytest.mark.parametrize(
     "words",
     ["--point 14,12,3", "--point 14, 12, 3", "--point 14,12 3", "--point=14,12,3", "--point 1:14,12,3", "--point=1:14 12 3"],
 )
-def test_commas_between_numbers(desk: Desk, words: str) -> None:
-    (prompt,) = desk.done(*words.split(), "--dry-run")["prompts"]
+def test_commas_between_numbers(workspace: Workspace, words: str) -> None:
+    (prompt,) = workspace.done(*words.split(), "--dry-run")["prompts"]
     assert prompt == {"label": 1, "points": [[14, 12, 3]]}
 
 
-def test_the_image_may_follow_the_numbers(desk: Desk, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_image_may_follow_the_numbers(workspace: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
     words = [
         "segment",
         "--point",
         "14,12,3",
         "ct.nii.gz",
         "--weights",
-        str(desk.weights),
+        str(workspace.weights),
         "-o",
         "out.nii.gz",
         "--dry-run",
@@ -96,49 +96,49 @@ def test_the_image_may_follow_the_numbers(desk: Desk, capsys: pytest.CaptureFixt
     assert json.loads(capsys.readouterr().out)["prompts"] == [{"label": 1, "points": [[14, 12, 3]]}]
 
 
-def test_several_objects(desk: Desk) -> None:
+def test_several_objects(workspace: Workspace) -> None:
     words = ["--point", "2:14", "12", "3", "--negative", "2:1", "1", "3", "--box", "5:12", "6", "2", "4", "16", "2"]
-    report = desk.done(
+    report = workspace.done(
         *words, "--point", "4", "4", "3", "--object", "7", "--name", "2:left", "--name", "right", "--probability", "p.nii.gz"
     )
     assert [entry["label"] for entry in report["objects"]] == [2, 5, 7]
     assert [entry["name"] for entry in report["objects"]] == ["left", "", "right"]
     assert {entry["label"]: entry.get("boxes") for entry in report["prompts"]}[5] == [[4, 6, 2, 12, 16, 2]]
-    assert {"p-2.nii.gz", "p-5.nii.gz", "p-7.nii.gz"} <= desk.files().keys()
+    assert {"p-2.nii.gz", "p-5.nii.gz", "p-7.nii.gz"} <= workspace.files().keys()
 
 
-def test_masks(desk: Desk) -> None:
-    drawn = desk.mask("m.nii.gz", [(slice(8, 18), slice(6, 16), slice(3, 4)), (slice(2, 8), slice(2, 8), slice(2, 3))])
-    assert [entry["label"] for entry in desk.done("--mask", "m.nii.gz")["objects"]] == [1, 2]
-    assert (desk.labels()[:, :, 3][drawn[:, :, 3] == 1] == 1).all()
-    (prompt,) = desk.done("--mask", "m.nii.gz", "--object", "4", output="4.nii.gz")["prompts"]
+def test_masks(workspace: Workspace) -> None:
+    drawn = workspace.mask("m.nii.gz", [(slice(8, 18), slice(6, 16), slice(3, 4)), (slice(2, 8), slice(2, 8), slice(2, 3))])
+    assert [entry["label"] for entry in workspace.done("--mask", "m.nii.gz")["objects"]] == [1, 2]
+    assert (workspace.labels()[:, :, 3][drawn[:, :, 3] == 1] == 1).all()
+    (prompt,) = workspace.done("--mask", "m.nii.gz", "--object", "4", output="4.nii.gz")["prompts"]
     assert prompt == {"label": 4, "masks": [{"voxels": 10 * 10 + 36, "axis": "k"}]}
 
 
-def test_file_of_prompts_and_command_line_together(desk: Desk) -> None:
+def test_file_of_prompts_and_command_line_together(workspace: Workspace) -> None:
     content = {"version": 1, "objects": [{"label": 3, "name": "spleen", "points": [[14, 12, 3]]}]}
-    (desk.folder / "said.json").write_text(json.dumps(content))
-    report = desk.done("--prompts", "said.json", *CLICK)
+    (workspace.folder / "said.json").write_text(json.dumps(content))
+    report = workspace.done("--prompts", "said.json", *CLICK)
     assert [(entry["label"], entry["name"]) for entry in report["objects"]] == [(1, ""), (3, "spleen")]
 
 
-def test_correction_changes_only_its_object(desk: Desk) -> None:
-    earlier = desk.mask("old.nii.gz", [(slice(8, 18), slice(6, 16), slice(1, 5)), (slice(2, 6), slice(2, 6), slice(0, 6))])
-    desk.done("--correct", "old.nii.gz", "--negative", "9", "7", "3", "--object", "1")
-    assert (desk.labels()[earlier == 2] == 2).all()
-    assert (desk.labels() != earlier).any()
+def test_correction_changes_only_its_object(workspace: Workspace) -> None:
+    earlier = workspace.mask("old.nii.gz", [(slice(8, 18), slice(6, 16), slice(1, 5)), (slice(2, 6), slice(2, 6), slice(0, 6))])
+    workspace.done("--correct", "old.nii.gz", "--negative", "9", "7", "3", "--object", "1")
+    assert (workspace.labels()[earlier == 2] == 2).all()
+    assert (workspace.labels() != earlier).any()
 
 
-def test_correction_of_the_only_object_needs_no_label(desk: Desk) -> None:
-    earlier = 4 * desk.mask("old.nii.gz", [(slice(8, 18), slice(6, 16), slice(1, 5))])
-    desk.put("old.nii.gz", earlier)
-    report = desk.done("--correct", "old.nii.gz", "--negative", "9", "7", "3", "--overwrite", output="old.nii.gz")
+def test_correction_of_the_only_object_needs_no_label(workspace: Workspace) -> None:
+    earlier = 4 * workspace.mask("old.nii.gz", [(slice(8, 18), slice(6, 16), slice(1, 5))])
+    workspace.put("old.nii.gz", earlier)
+    report = workspace.done("--correct", "old.nii.gz", "--negative", "9", "7", "3", "--overwrite", output="old.nii.gz")
     assert report["prompts"] == [{"label": 4, "negative": [[9, 7, 3]]}]
 
 
 @pytest.mark.parametrize("views", ["one", "six", "auto", "sagittal"])
-def test_views(desk: Desk, views: str) -> None:
-    report = desk.done(*CLICK, "--views", views)
+def test_views(workspace: Workspace, views: str) -> None:
+    report = workspace.done(*CLICK, "--views", views)
     assert len(report["views"]["1"]) == (6 if views == "six" else 1)
     assert views != "sagittal" or report["views"]["1"] == [views]
 
@@ -146,110 +146,110 @@ def test_views(desk: Desk, views: str) -> None:
 @pytest.mark.parametrize(
     "words", [("--bank", "fifo"), ("--bank", "greedy"), ("--fusion", "vote"), ("--window", "-100,300"), ("--image-size", "96")]
 )
-def test_settings(desk: Desk, words: tuple[str, str]) -> None:
+def test_settings(workspace: Workspace, words: tuple[str, str]) -> None:
     name, value = words
-    settings = desk.done(*CLICK, name, value)["settings"]
+    settings = workspace.done(*CLICK, name, value)["settings"]
     assert str(settings[name[2:].replace("-", "_")]) == value
 
 
-def test_a_second_run_finds_what_the_first_one_saw(desk: Desk) -> None:
-    first = desk.done(*CLICK, "--features", "kept", "--report", "run.json")
-    labels, files = desk.labels(), {file.name: file.stat().st_mtime_ns for file in (desk.folder / "kept").iterdir()}
+def test_a_second_run_finds_what_the_first_one_saw(workspace: Workspace) -> None:
+    first = workspace.done(*CLICK, "--features", "kept", "--report", "run.json")
+    labels, files = workspace.labels(), {file.name: file.stat().st_mtime_ns for file in (workspace.folder / "kept").iterdir()}
     assert first["settings"]["features"] == "kept"
     assert files
-    desk.done(*CLICK, "--features", "kept", "--overwrite")
-    assert (desk.labels() == labels).all()
-    assert {file.name: file.stat().st_mtime_ns for file in (desk.folder / "kept").iterdir()} == files
+    workspace.done(*CLICK, "--features", "kept", "--overwrite")
+    assert (workspace.labels() == labels).all()
+    assert {file.name: file.stat().st_mtime_ns for file in (workspace.folder / "kept").iterdir()} == files
 
 
-def test_bank_of_ones_own(desk: Desk) -> None:
-    (desk.folder / "mine.py").write_text("from medical_sam2.model.memory_bank import Fifo as Mine\n")
-    assert desk.done(*CLICK, "--bank", "mine.py:Mine")["settings"]["bank"] == "mine.py:Mine"
+def test_bank_of_ones_own(workspace: Workspace) -> None:
+    (workspace.folder / "mine.py").write_text("from medical_sam2.model.memory_bank import Fifo as Mine\n")
+    assert workspace.done(*CLICK, "--bank", "mine.py:Mine")["settings"]["bank"] == "mine.py:Mine"
 
 
-def test_one_slice_is_a_volume_too(desk: Desk) -> None:
-    desk.put("flat.nii.gz", np.random.default_rng(1).normal(size=(40, 30, 1)).astype(np.float32))
-    assert desk.done("--point", "20", "15", "0", "--views", "one", image="flat.nii.gz")["image"]["shape"] == [40, 30, 1]
-    assert desk.labels().shape == (40, 30, 1)
+def test_one_slice_is_a_volume_too(workspace: Workspace) -> None:
+    workspace.put("flat.nii.gz", np.random.default_rng(1).normal(size=(40, 30, 1)).astype(np.float32))
+    assert workspace.done("--point", "20", "15", "0", "--views", "one", image="flat.nii.gz")["image"]["shape"] == [40, 30, 1]
+    assert workspace.labels().shape == (40, 30, 1)
 
 
-def test_colour_becomes_grey_with_a_warning(desk: Desk) -> None:
+def test_colour_becomes_grey_with_a_warning(workspace: Workspace) -> None:
     kind = np.dtype([("R", "u1"), ("G", "u1"), ("B", "u1")])
     voxels = np.random.default_rng(0).integers(0, 255, (*SHAPE, 3), np.uint8)
-    desk.put("rgb.nii.gz", voxels.view(kind)[..., 0])
-    assert "a colour image; it was turned to grey" in desk.done(*CLICK, image="rgb.nii.gz")["warnings"]
+    workspace.put("rgb.nii.gz", voxels.view(kind)[..., 0])
+    assert "a colour image; it was turned to grey" in workspace.done(*CLICK, image="rgb.nii.gz")["warnings"]
 
 
-def test_dry_run_computes_nothing(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_dry_run_computes_nothing(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(Segmenter, "segment_volume")
-    before = desk.files()
-    code, out, _ = desk.run(*CLICK, *EVERYTHING, "--dry-run")
-    assert (code, desk.files()) == (0, before)
+    before = workspace.files()
+    code, out, _ = workspace.run(*CLICK, *EVERYTHING, "--dry-run")
+    assert (code, workspace.files()) == (0, before)
     assert "object   1, prompted on slice 3 of axis k; views: axial" in out
     assert "would write p.nii.gz" in out
-    assert desk.done(*CLICK, "--dry-run")["dry_run"] is True
+    assert workspace.done(*CLICK, "--dry-run")["dry_run"] is True
 
 
 @pytest.mark.parametrize("dry", [True, False])
-def test_adapting_to_a_click_is_said_to_do_nothing(desk: Desk, dry: bool) -> None:
+def test_adapting_to_a_click_is_said_to_do_nothing(workspace: Workspace, dry: bool) -> None:
     line = "--adapt does nothing: it tunes to outlines, and none was given"
-    assert line in desk.done(*CLICK, "--adapt", "1", *["--dry-run"] * dry)["warnings"]
-    desk.mask("m.nii.gz", [(slice(8, 18), slice(6, 16), slice(3, 4))])
-    assert line not in desk.done("--mask", "m.nii.gz", "--adapt", "1", "--dry-run", output="b.nii.gz")["warnings"]
+    assert line in workspace.done(*CLICK, "--adapt", "1", *["--dry-run"] * dry)["warnings"]
+    workspace.mask("m.nii.gz", [(slice(8, 18), slice(6, 16), slice(3, 4))])
+    assert line not in workspace.done("--mask", "m.nii.gz", "--adapt", "1", "--dry-run", output="b.nii.gz")["warnings"]
 
 
-def test_dry_run_fetches_nothing(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_dry_run_fetches_nothing(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("medical_sam2.model.weights.fetch", None)
-    monkeypatch.setenv("HF_HUB_CACHE", str(desk.folder / "cache"))
-    code, out, err = desk.run(*CLICK, "--weights", "somebody/something-not-here", "--dry-run")
+    monkeypatch.setenv("HF_HUB_CACHE", str(workspace.folder / "cache"))
+    code, out, err = workspace.run(*CLICK, "--weights", "somebody/something-not-here", "--dry-run")
     assert code == 0, err
     assert "not here: they would be fetched" in out
 
 
-def test_dicom_segmentation_with_names_and_no_patient(desk: Desk) -> None:
+def test_dicom_segmentation_with_names_and_no_patient(workspace: Workspace) -> None:
     array = np.random.default_rng(0).integers(-1000, 1000, SHAPE).astype(np.int16)
-    Series(AFFINE, array).write(desk.folder / "series", SeriesDescription=CANARY)
-    desk.mask("m.nii.gz", [(slice(8, 18), slice(6, 16), slice(3, 4))])
-    report = desk.done("--mask", "m.nii.gz", "--name", "liver", "--report", "r.json", image="series", output="out.dcm")
+    Series(AFFINE, array).write(workspace.folder / "series", SeriesDescription=CANARY)
+    workspace.mask("m.nii.gz", [(slice(8, 18), slice(6, 16), slice(3, 4))])
+    report = workspace.done("--mask", "m.nii.gz", "--name", "liver", "--report", "r.json", image="series", output="out.dcm")
     segmentation = dcmread("out.dcm")
     assert [item.SegmentLabel for item in segmentation.SegmentSequence] == ["liver"]
     assert segmentation.PatientName == CANARY
     assert report["image"]["modality"] == "CT"
-    assert "CANARY" not in (desk.folder / "r.json").read_text()
+    assert "CANARY" not in (workspace.folder / "r.json").read_text()
 
 
-def test_look_here(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_to_review_next(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     row = SliceConfidence(1, "SPL", 37, 0.311, 50, look_here=True)
     found = Segmentation(
         np.zeros(SHAPE, np.uint8), AFFINE, confidence=(row,), warnings=("object 1 was not found on any slice",)
     )
     monkeypatch.setattr(Segmenter, "segment_volume", lambda *_, **__: found)
-    _, _, err = desk.run(*CLICK, "--views", "one")
+    _, _, err = workspace.run(*CLICK, "--views", "one")
     assert err.splitlines() == [
         "warning: object 1 was not found on any slice",
-        "look here: object 1, slice 37 of axis k (confidence .31)",
+        "review next: object 1, slice 37 of axis k (confidence .31)",
     ]
 
 
-def test_empty_slice_is_a_warning(desk: Desk) -> None:
+def test_empty_slice_is_a_warning(workspace: Workspace) -> None:
     array = np.random.default_rng(0).normal(size=SHAPE).astype(np.float32)
     array[:, :, 3] = 0
-    desk.put("ct.nii.gz", array)
-    assert any("slice 3 of axis k holds one grey value only" in line for line in desk.done(*CLICK)["warnings"])
+    workspace.put("ct.nii.gz", array)
+    assert any("slice 3 of axis k holds one grey value only" in line for line in workspace.done(*CLICK)["warnings"])
 
 
 FRAME = FrameDone(3, 12, "SPL", 7, (1, 2), np.zeros((2, 4, 4), bool))
 
 
 def test_progress_on_a_pipe(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(_progress, "EVERY_S", 0.0)
+    monkeypatch.setattr("medical_sam2.cli.report.EVERY_S", 0.0)
     with Progress() as progress:
         progress(FRAME)
     assert capsys.readouterr().err.startswith("3 of 12 slices, axial slice 7, object 1, 2, about ")
 
 
 def test_progress_can_be_quiet(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(_progress, "EVERY_S", 0.0)
+    monkeypatch.setattr("medical_sam2.cli.report.EVERY_S", 0.0)
     with Progress(quiet=True) as progress:
         progress(FRAME)
     assert capsys.readouterr().err == ""
@@ -264,7 +264,7 @@ def test_progress_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
         assert (task.completed, task.total, task.description) == (3, 12, "axial slice 7, object 1, 2")
 
 
-def test_the_consensus_can_be_left_out(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_consensus_can_be_left_out(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     """The option reaches the segmenter, which follows it."""
     told: list[object] = []
     track = Segmenter.segment_volume
@@ -274,6 +274,16 @@ def test_the_consensus_can_be_left_out(desk: Desk, monkeypatch: pytest.MonkeyPat
         return track(self, *arguments, **options)  # type: ignore[arg-type]
 
     monkeypatch.setattr(Segmenter, "segment_volume", listened)
-    desk.done(*CLICK)
-    desk.done(*CLICK, "--no-consensus", output="without.nii.gz")
+    workspace.done(*CLICK)
+    workspace.done(*CLICK, "--no-consensus", output="without.nii.gz")
     assert told == [True, False]
+
+
+def test_a_format_of_ones_own_is_one_file(workspace: Workspace) -> None:
+    (workspace.folder / "exporter.py").write_text(EXPORTER)
+    assert "nothing is written as .counts" in workspace.refused(*CLICK, output="out.counts")
+    report = workspace.done(*CLICK, "--name", "liver", "--format", "exporter.py:COUNTS", output="out.counts")
+    written = json.loads((workspace.folder / "out.counts").read_text())
+    assert written["shape"] == list(SHAPE)
+    assert written["counts"] == {"liver": written["voxels"]}
+    assert written["voxels"] == report["objects"][0]["voxels"]

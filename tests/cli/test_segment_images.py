@@ -22,7 +22,7 @@ A_MASK = ("--template", "a.png", "--mask", "a_mask.png")
 
 
 @dataclass(frozen=True)
-class Room:
+class SetWorkspace:
     """A folder `set` of images, a.png among them with its outline in a_mask.png beside the folder."""
 
     weights: Path
@@ -49,7 +49,9 @@ class Room:
 
 
 @pytest.fixture
-def room(tmp_path: Path, weights: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Room:
+def set_workspace(
+    tmp_path: Path, weights: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> SetWorkspace:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("medical_sam2.segmenter.load_backbone", read_once)
     images, truths = pictures(3)
@@ -57,7 +59,7 @@ def room(tmp_path: Path, weights: Path, monkeypatch: pytest.MonkeyPatch, capsys:
     for name, image in zip(("a.png", "b.png", "c.jpg"), images, strict=True):
         Image.fromarray(image).save(Path("set") / name)
     Image.fromarray(truths[0].astype(np.uint8) * 255).save("a_mask.png")
-    return Room(weights, lambda: tuple(capsys.readouterr()), truths[0])  # type: ignore[arg-type, return-value]
+    return SetWorkspace(weights, lambda: tuple(capsys.readouterr()), truths[0])  # type: ignore[arg-type, return-value]
 
 
 def opened(path: Path | str) -> NDArray[Any]:
@@ -69,7 +71,7 @@ def mask(name: str) -> NDArray[Any]:
     return opened(Path("out") / name)
 
 
-def test_a_mixture_of_formats(room: Room) -> None:
+def test_a_mixture_of_formats(set_workspace: SetWorkspace) -> None:
     """Each gets a label map of its own size; a broken one is named at the end, a blank one is empty."""
     rng = np.random.default_rng(0)
     grey = rng.integers(0, 60_000, (30, 44)).astype(np.uint16)
@@ -80,7 +82,9 @@ def test_a_mixture_of_formats(room: Room) -> None:
     Image.fromarray(np.zeros((12, 14), np.uint8)).save("set/black.png")
     Path("set/broken.png").write_bytes(Path("set/b.png").read_bytes()[:200])
     Path("set/notes.txt").write_text("no image")
-    code, out, err = room.run(*A_MASK, "--statistics", "s.csv", "--report", "run.json", "--preview", "sheet.png", "--json")
+    code, out, err = set_workspace.run(
+        *A_MASK, "--statistics", "s.csv", "--report", "run.json", "--preview", "sheet.png", "--json"
+    )
     report = json.loads(out)
     assert code == 2, err
     assert err.splitlines()[-2].startswith("failed: broken.png: the image is truncated")
@@ -89,16 +93,16 @@ def test_a_mixture_of_formats(room: Room) -> None:
     sizes = {path.name: opened(path).shape[::-1] for path in Path("out").iterdir()}
     expected = {"a.png": (50, 40), "b.png": (64, 64), "c.png": (90, 33), "d.png": (44, 30), "e.png": (25, 18)}
     assert sizes == expected | {"black.png": (14, 12), "pages_0000.png": (26, 20), "pages_0001.png": (26, 20)}
-    assert (mask("a.png") == room.truth).all()
+    assert (mask("a.png") == set_workspace.truth).all()
     assert report["failed"][0]["image"] == "broken.png"
     assert json.loads(Path("run.json").read_text()) == report
     rows = {row["image"]: row for row in csv.DictReader(Path("s.csv").read_text().splitlines())}
-    assert int(rows["a.png"]["area_px"]) == room.truth.sum()
+    assert int(rows["a.png"]["area_px"]) == set_workspace.truth.sum()
     assert rows["e.nii.gz"]["area_mm2"] == f"{float(rows['e.nii.gz']['area_px']):.1f}"
     assert opened("sheet.png").shape[1] > 1000
 
 
-def test_slices_of_a_ct_are_seen_as_those_of_a_volume(room: Room) -> None:
+def test_slices_of_a_ct_are_seen_as_those_of_a_volume(set_workspace: SetWorkspace) -> None:
     """Each by itself: through the window of what is prompted, not through its own percentiles."""
     for path in Path("set").iterdir():
         path.unlink()
@@ -108,92 +112,120 @@ def test_slices_of_a_ct_are_seen_as_those_of_a_volume(room: Room) -> None:
         array[10:16, 8:12] = 1500
         nib.save(nib.Nifti1Image(array, np.eye(4)), f"set/{number}.nii.gz")  # type: ignore[attr-defined]
     box = ("--template", "0.nii.gz", "--box", "20", "10", "32", "24", "--overwrite")
-    sure = {how: room.done(*box, f"--window={how}")["images"][1]["confidence"] for how in ("auto", "soft", "percentile")}
+    sure = {
+        how: set_workspace.done(*box, f"--window={how}")["images"][1]["confidence"] for how in ("auto", "soft", "percentile")
+    }
     assert sure["auto"] == sure["soft"] != sure["percentile"]
 
 
-def test_several_templates_objects_and_labels_beyond_a_byte(room: Room) -> None:
-    Image.fromarray(np.where(room.truth, 700, 0).astype(np.uint16)).save("wide.png")
-    report = room.done(
+def test_several_templates_objects_and_labels_beyond_a_byte(set_workspace: SetWorkspace) -> None:
+    Image.fromarray(np.where(set_workspace.truth, 700, 0).astype(np.uint16)).save("wide.png")
+    report = set_workspace.done(
         "--template", "a.png", "--template", "b.png", "--mask", "a.png:wide.png", "--point", "b.png:9:30", "30",
         "--negative", "b.png:9:2", "2", "--name", "700:cell", "--name", "9:dot",
     )  # fmt: skip
     assert {name for row in report["images"] for name in row["confidence"]} == {"9", "700"}
     assert sorted(said["name"] for said in report["prompts"]) == ["cell", "dot"]
     assert mask("a.png").dtype.itemsize > 1
-    assert (mask("a.png") == 700).sum() == room.truth.sum()
+    assert (mask("a.png") == 700).sum() == set_workspace.truth.sum()
 
 
-def test_corrections_skipping_and_replacing(room: Room) -> None:
-    first = room.done(*A_MASK, "--features", "kept")
+def test_corrections_skipping_and_replacing(set_workspace: SetWorkspace) -> None:
+    first = set_workspace.done(*A_MASK, "--features", "kept")
     assert len(list(Path("kept").iterdir())) == 3
-    assert "3 of 3 label maps exist already, a.png among them" in room.refused(*A_MASK)
+    assert "3 of 3 label maps exist already, a.png among them" in set_workspace.refused(*A_MASK)
     Path("out/b.png").unlink()
-    again = room.done(*A_MASK, "--skip-existing")
+    again = set_workspace.done(*A_MASK, "--skip-existing")
     assert [row["image"] for row in again["images"]] == ["b.png"]
     assert again["skipped"] == 2
     words = ("--template", "a.png", "--mask", "a.png:a_mask.png", "--point", "b.png:20", "20", "--features", "kept")
-    mended = room.done(*words, "--overwrite")
+    mended = set_workspace.done(*words, "--overwrite")
     assert [row["image"] for row in first["images"] if row["prompted"]] == ["a.png"]
     assert [row["image"] for row in mended["images"] if row["prompted"]] == ["a.png", "b.png"]
     assert len(list(Path("kept").iterdir())) == 3
 
 
-def test_dry_run_writes_nothing(room: Room) -> None:
-    code, out, err = room.run(*A_MASK, "--dry-run", "--report", "run.json")
+def test_dry_run_writes_nothing(set_workspace: SetWorkspace) -> None:
+    code, out, err = set_workspace.run(*A_MASK, "--dry-run", "--report", "run.json")
     assert (code, err) == (0, "")
     assert "would write 3 label maps to out" in out
     assert not Path("out").exists()
 
 
-def test_suggestions(room: Room) -> None:
-    report = room.done(*A_MASK, "--report", "run.json")
+def test_suggestions(set_workspace: SetWorkspace) -> None:
+    report = set_workspace.done(*A_MASK, "--report", "run.json")
     rows = [row for row in report["images"] if not row["prompted"]]
     worst = max(rows, key=lambda row: (1 - row["confidence"]["1"]) * (1 - row["likeness"]))
     assert main(["suggest", "run.json", "--json"]) == 0
-    assert json.loads(room.shown()[0])["suggestions"][0]["image"] == worst["image"]
+    assert json.loads(set_workspace.shown()[0])["suggestions"][0]["image"] == worst["image"]
     Path("other.json").write_text("{}")
     assert main(["suggest", "other.json"]) == 2
-    assert "no report of a set" in room.shown()[1]
+    assert "no report of a set" in set_workspace.shown()[1]
 
 
 @pytest.mark.parametrize(
     "option",
     ["--views three", "--fusion vote", "--islands", "--adapt 5", "--correct v.nii.gz", "--name liver"],
 )
-def test_suggestions_take_no_option_that_changes_nothing(room: Room, option: str) -> None:
+def test_suggestions_take_no_option_that_changes_nothing(set_workspace: SetWorkspace, option: str) -> None:
     assert main(["suggest", "v.nii.gz", *option.split()]) == 2
-    assert f"Unknown option: {option.split(maxsplit=1)[0]}" in room.shown()[1]
+    assert f"Unknown option: {option.split(maxsplit=1)[0]}" in set_workspace.shown()[1]
 
 
 @pytest.mark.parametrize("option", ["--point 1 2 3", "--bank fifo", "--whole-slices", "--frame 1"])
-def test_a_report_is_asked_without_settings(room: Room, option: str) -> None:
+def test_a_report_is_asked_without_settings(set_workspace: SetWorkspace, option: str) -> None:
     Path("run.json").write_text("{}")
     assert main(["suggest", "run.json", *option.split()]) == 2
-    assert room.shown()[1] == f"run.json: {option.split(maxsplit=1)[0]} changes nothing of a report; leave it out\n"
+    assert set_workspace.shown()[1] == f"run.json: {option.split(maxsplit=1)[0]} changes nothing of a report; leave it out\n"
 
 
-def test_suggestions_hear_the_settings_of_tracking(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_suggestions_hear_the_settings_of_tracking(set_workspace: SetWorkspace, monkeypatch: pytest.MonkeyPatch) -> None:
     nib.save(nib.Nifti1Image(np.random.default_rng(0).normal(size=(20, 18, 5)), np.eye(4)), "v.nii.gz")  # type: ignore[attr-defined]
     heard: dict[str, Any] = {}
     asked = Segmenter.segment_volume
     monkeypatch.setattr(Segmenter, "segment_volume", lambda *a, **k: heard.update(k) or asked(*a, **k))
-    words = ("--point", "9,9,2", "--weights", str(room.weights), "--bank", "fifo", "--whole-slices", "--window", "-2,2")
+    words = (
+        "--point",
+        "9,9,2",
+        "--weights",
+        str(set_workspace.weights),
+        "--bank",
+        "fifo",
+        "--whole-slices",
+        "--window",
+        "-2,2",
+    )
     assert main(["suggest", "v.nii.gz", *words, "--features", "kept"]) == 0
     assert heard == {"bank": "fifo", "zoom": False, "window": "-2,2", "features": Path("kept")}
 
 
-def test_coordinates_with_commas(room: Room) -> None:
-    report = room.done("--template", "a.png", "--point", "2:20,30", "--box", "3:5,6,", "30", "20", "--dry-run")
-    assert report == room.done("--template", "a.png", "--point", "2:20", "30", "--box", "3:5", "6", "30", "20", "--dry-run")
+def test_coordinates_with_commas(set_workspace: SetWorkspace) -> None:
+    report = set_workspace.done("--template", "a.png", "--point", "2:20,30", "--box", "3:5,6,", "30", "20", "--dry-run")
+    assert report == set_workspace.done(
+        "--template", "a.png", "--point", "2:20", "30", "--box", "3:5", "6", "30", "20", "--dry-run"
+    )
 
 
-def test_suggestion_of_a_slice(room: Room) -> None:
+def test_suggestion_of_a_slice(set_workspace: SetWorkspace) -> None:
     array = np.random.default_rng(0).normal(size=(20, 18, 5))
     nib.save(nib.Nifti1Image(array, np.diag([1.0, 1, 3, 1])), "v.nii.gz")  # type: ignore[attr-defined]
-    words = ("--box", "4", "4", "2", "14", "12", "2", "--weights", str(room.weights), "--device", "cpu", "--precision", "fp32")
+    words = (
+        "--box",
+        "4",
+        "4",
+        "2",
+        "14",
+        "12",
+        "2",
+        "--weights",
+        str(set_workspace.weights),
+        "--device",
+        "cpu",
+        "--precision",
+        "fp32",
+    )
     assert main(["suggest", "v.nii.gz", *words, "--json", "--count", "9"]) == 0
-    found = json.loads(room.shown()[0])["suggestions"]
+    found = json.loads(set_workspace.shown()[0])["suggestions"]
     assert all(row["axis"] == "k" and row["slice"] in {0, 1, 3, 4} for row in found)
 
 
@@ -220,25 +252,25 @@ def test_suggestion_of_a_slice(room: Room) -> None:
         ((*A_MASK, "--name", "4:x"), "object 4, which has no prompt"),
     ],
 )
-def test_wrong_uses(room: Room, words: tuple[str, ...], said: str) -> None:
-    assert said in room.refused(*words)
+def test_wrong_uses(set_workspace: SetWorkspace, words: tuple[str, ...], said: str) -> None:
+    assert said in set_workspace.refused(*words)
 
 
-def test_wrong_places(room: Room) -> None:
-    assert "would lie among the images" in room.refused(*A_MASK, output="set")
-    assert "--preview would lie among the images" in room.refused(*A_MASK, "--preview", "set/a.png", "--overwrite")
-    assert "two results would be the same file" in room.refused(*A_MASK, "--preview", "out/b.png")
-    assert "its folder does not exist" in room.refused(*A_MASK, output="no/where")
-    choices = room.refused("--template", "a.png", "--template", "b.png", "--point", "3", "3", code=4)
+def test_wrong_places(set_workspace: SetWorkspace) -> None:
+    assert "would lie among the images" in set_workspace.refused(*A_MASK, output="set")
+    assert "--preview would lie among the images" in set_workspace.refused(*A_MASK, "--preview", "set/a.png", "--overwrite")
+    assert "two results would be the same file" in set_workspace.refused(*A_MASK, "--preview", "out/b.png")
+    assert "its folder does not exist" in set_workspace.refused(*A_MASK, output="no/where")
+    choices = set_workspace.refused("--template", "a.png", "--template", "b.png", "--point", "3", "3", code=4)
     assert "--point a.png:X Y, --point b.png:X Y" in choices
     Image.fromarray(np.zeros((9, 9), np.uint8)).save("set/black.png")
-    assert "black.png: image" in room.refused("--template", "black.png", "--point", "3", "3")
+    assert "black.png: image" in set_workspace.refused("--template", "black.png", "--point", "3", "3")
     assert not Path("out").exists()
     for name, words in (("empty", ()), ("a_mask.png", ()), ("none", ())):
         if name == "empty":
             Path(name).mkdir()
         assert main(["segment-images", name, "-o", "out", *words]) == 2
-    err = room.shown()[1].splitlines()
+    err = set_workspace.shown()[1].splitlines()
     assert [line.split(";")[0] for line in err] == [
         "empty: it holds no image (0 other files)",
         "a_mask.png: is a file",
@@ -246,9 +278,9 @@ def test_wrong_places(room: Room) -> None:
     ]
 
 
-def test_an_image_of_30000_columns(room: Room) -> None:
+def test_an_image_of_30000_columns(set_workspace: SetWorkspace) -> None:
     wide = np.random.default_rng(0).integers(0, 255, (20, 30_000)).astype(np.uint8)
     Image.fromarray(wide).save("set/wide.png")
-    report = room.done(*A_MASK)
+    report = set_workspace.done(*A_MASK)
     assert not report["failed"]
     assert mask("wide.png").shape == (20, 30_000)

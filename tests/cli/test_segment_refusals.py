@@ -13,7 +13,7 @@ from PIL import Image
 from medical_sam2 import io
 from medical_sam2.io import safe_open
 from medical_sam2.segmenter import Segmenter
-from tests.cli.conftest import AFFINE, CLICK, SHAPE, Desk
+from tests.cli.conftest import AFFINE, CLICK, SHAPE, Workspace
 from tests.io.making import Series
 
 NOISE = np.random.default_rng(0)
@@ -73,8 +73,8 @@ ONE_SLICE = (slice(8, 18), slice(6, 16), slice(3, 4))
         ("--point 14 12 3 --viws one", "Unknown option: --viws. Did you mean --views?; see medsam2 segment --help"),
     ],
 )
-def test_prompts_and_settings(desk: Desk, words: str, line: str) -> None:
-    assert line in desk.refused(*words.split())
+def test_prompts_and_settings(workspace: Workspace, words: str, line: str) -> None:
+    assert line in workspace.refused(*words.split())
 
 
 @pytest.mark.parametrize(
@@ -97,12 +97,12 @@ def test_prompts_and_settings(desk: Desk, words: str, line: str) -> None:
         ("", "out.dcm", "out.dcm: a DICOM-SEG refers to DICOM images, and this volume was not read from DICOM files"),
     ],
 )
-def test_outputs(desk: Desk, words: str, output: str, line: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_outputs(workspace: Workspace, words: str, output: str, line: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(Segmenter, "segment_volume")
-    desk.put("old.nii.gz", np.zeros(SHAPE, np.uint8))
-    (desk.folder / "old.json").write_text("{}")
-    (desk.folder / "dir.nii").mkdir()
-    assert line in desk.refused(*CLICK, *words.split(), output=output.format(here=desk.folder.name))
+    workspace.put("old.nii.gz", np.zeros(SHAPE, np.uint8))
+    (workspace.folder / "old.json").write_text("{}")
+    (workspace.folder / "dir.nii").mkdir()
+    assert line in workspace.refused(*CLICK, *words.split(), output=output.format(here=workspace.folder.name))
 
 
 @pytest.mark.parametrize(
@@ -114,62 +114,62 @@ def test_outputs(desk: Desk, words: str, output: str, line: str, monkeypatch: py
         ("--point 14 12 3 --correct absent.nii.gz", "ct.nii.gz", "absent.nii.gz"),
     ],
 )
-def test_what_is_read_is_looked_at_before_what_is_written(desk: Desk, words: str, image: str, missing: str) -> None:
-    desk.put("old.nii.gz", np.zeros(SHAPE, np.uint8))
-    assert desk.refused(*words.split(), image=image, output="old.nii.gz") == f"{missing}: does not exist; check the path"
+def test_what_is_read_is_looked_at_before_what_is_written(workspace: Workspace, words: str, image: str, missing: str) -> None:
+    workspace.put("old.nii.gz", np.zeros(SHAPE, np.uint8))
+    assert workspace.refused(*words.split(), image=image, output="old.nii.gz") == f"{missing}: does not exist; check the path"
 
 
-def test_folders_of_other_images(desk: Desk) -> None:
+def test_folders_of_other_images(workspace: Workspace) -> None:
     for folder, make, name in (("many", film, "b.nii.gz"), ("many", picture, "a.png"), ("cells", picture, "a.png")):
-        (desk.folder / folder).mkdir(exist_ok=True)
-        make(desk.folder / folder / name)
-    assert desk.refused(*CLICK, image="many").endswith("; outline one volume at a time, such as many/b.nii.gz")
-    assert desk.refused(*CLICK, image="cells").endswith("; outline pictures with `medsam2 segment-images cells`")
-    picture(desk.folder / "x.png")
-    assert desk.refused(*CLICK, image="x.png").endswith("; outline it with `medsam2 segment-images`")
+        (workspace.folder / folder).mkdir(exist_ok=True)
+        make(workspace.folder / folder / name)
+    assert workspace.refused(*CLICK, image="many").endswith("; outline one volume at a time, such as many/b.nii.gz")
+    assert workspace.refused(*CLICK, image="cells").endswith("; outline pictures with `medsam2 segment-images cells`")
+    picture(workspace.folder / "x.png")
+    assert workspace.refused(*CLICK, image="x.png").endswith("; outline it with `medsam2 segment-images`")
 
 
-def test_dicom_segmentation_of_a_series_without_its_study(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_dicom_segmentation_of_a_series_without_its_study(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(Segmenter, "segment_volume")
-    Series(AFFINE, np.zeros(SHAPE, np.int16)).write(desk.folder / "series", StudyInstanceUID=None)
-    line = desk.refused(*CLICK, image="series", output="out.dcm")
+    Series(AFFINE, np.zeros(SHAPE, np.int16)).write(workspace.folder / "series", StudyInstanceUID=None)
+    line = workspace.refused(*CLICK, image="series", output="out.dcm")
     assert "it lacks StudyInstanceUID, to which a DICOM-SEG refers; save to .nii.gz" in line
 
 
-def test_probability_of_several_objects_replaces_nothing(desk: Desk) -> None:
-    desk.put("p-2.nii.gz", np.zeros(SHAPE, np.uint8))
-    assert desk.refused(*CLICK, "--point", "2:5", "5", "3", "--probability", "p.nii.gz").startswith("p-2.nii.gz: exists")
+def test_probability_of_several_objects_replaces_nothing(workspace: Workspace) -> None:
+    workspace.put("p-2.nii.gz", np.zeros(SHAPE, np.uint8))
+    assert workspace.refused(*CLICK, "--point", "2:5", "5", "3", "--probability", "p.nii.gz").startswith("p-2.nii.gz: exists")
 
 
-def test_folder_that_cannot_be_written(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_folder_that_cannot_be_written(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.access", lambda *_: False)
-    assert desk.refused(*CLICK) == "out.nii.gz: its folder is not writable; choose another folder"
+    assert workspace.refused(*CLICK) == "out.nii.gz: its folder is not writable; choose another folder"
 
 
-def test_mask_in_another_grid(desk: Desk) -> None:
+def test_mask_in_another_grid(workspace: Workspace) -> None:
     moved = AFFINE.copy()
     moved[0, 3] += 2
-    desk.put("m.nii.gz", np.ones(SHAPE, np.uint8), moved)
-    assert "m.nii.gz: the labels lie up to 2 mm away" in desk.refused("--mask", "m.nii.gz")
-    desk.put("m.nii.gz", np.ones((20, 18, 5), np.uint8))
-    assert "m.nii.gz: the labels have shape (20, 18, 5)" in desk.refused("--mask", "m.nii.gz")
-    assert "m.nii.gz: the labels have shape (20, 18, 5)" in desk.refused("--correct", "m.nii.gz", *CLICK)
+    workspace.put("m.nii.gz", np.ones(SHAPE, np.uint8), moved)
+    assert "m.nii.gz: the labels lie up to 2 mm away" in workspace.refused("--mask", "m.nii.gz")
+    workspace.put("m.nii.gz", np.ones((20, 18, 5), np.uint8))
+    assert "m.nii.gz: the labels have shape (20, 18, 5)" in workspace.refused("--mask", "m.nii.gz")
+    assert "m.nii.gz: the labels have shape (20, 18, 5)" in workspace.refused("--correct", "m.nii.gz", *CLICK)
 
 
-def test_mask_without_a_voxel(desk: Desk) -> None:
-    desk.mask("m.nii.gz", [])
-    assert desk.refused("--mask", "m.nii.gz") == "m.nii.gz: the mask is empty; outline something in it"
+def test_mask_without_a_voxel(workspace: Workspace) -> None:
+    workspace.mask("m.nii.gz", [])
+    assert workspace.refused("--mask", "m.nii.gz") == "m.nii.gz: the mask is empty; outline something in it"
 
 
-def test_correction_that_is_ambiguous(desk: Desk) -> None:
-    desk.mask("old.nii.gz", [ONE_SLICE, (slice(2, 6), slice(2, 6), slice(0, 6))])
-    line = desk.refused("--correct", "old.nii.gz", *CLICK, code=4)
+def test_correction_that_is_ambiguous(workspace: Workspace) -> None:
+    workspace.mask("old.nii.gz", [ONE_SLICE, (slice(2, 6), slice(2, 6), slice(0, 6))])
+    line = workspace.refused("--correct", "old.nii.gz", *CLICK, code=4)
     assert line == "old.nii.gz: holds 2 objects; say which is meant: --object 1, --object 2"
 
 
-def test_correction_that_touches_nothing(desk: Desk) -> None:
-    desk.mask("old.nii.gz", [ONE_SLICE])
-    line = desk.refused("--correct", "old.nii.gz", "--negative", "5", "5", "0")
+def test_correction_that_touches_nothing(workspace: Workspace) -> None:
+    workspace.mask("old.nii.gz", [ONE_SLICE])
+    line = workspace.refused("--correct", "old.nii.gz", "--negative", "5", "5", "0")
     assert line.startswith("object 1 has negative clicks only on a slice where it is not")
 
 
@@ -192,9 +192,9 @@ def film(path: Path) -> None:
     ("make", "name", "code"),
     [(vectors, "x.nrrd", 2), (vectors, "x.mha", 2), (picture, "x.png", 2), (film, "x.nii.gz", 4)],
 )
-def test_images_that_are_no_volume(desk: Desk, make: Callable[[Path], None], name: str, code: int) -> None:
-    make(desk.folder / name)
-    assert desk.refused(*CLICK, image=name, code=code).startswith(f"{name}: ")
+def test_images_that_are_no_volume(workspace: Workspace, make: Callable[[Path], None], name: str, code: int) -> None:
+    make(workspace.folder / name)
+    assert workspace.refused(*CLICK, image=name, code=code).startswith(f"{name}: ")
 
 
 @pytest.mark.parametrize(
@@ -205,28 +205,28 @@ def test_images_that_are_no_volume(desk: Desk, make: Callable[[Path], None], nam
         ({"objects": [{"label": 1, "points": [[14, 12, 30]]}]}, "said.json: point at voxel (14, 12, 30) lies outside"),
     ],
 )
-def test_files_of_prompts(desk: Desk, content: dict[str, object], line: str) -> None:
-    (desk.folder / "said.json").write_text(json.dumps(content))
-    assert desk.refused("--prompts", "said.json").startswith(line)
+def test_files_of_prompts(workspace: Workspace, content: dict[str, object], line: str) -> None:
+    (workspace.folder / "said.json").write_text(json.dumps(content))
+    assert workspace.refused("--prompts", "said.json").startswith(line)
 
 
-def test_too_little_memory(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_little_memory(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(safe_open, "free_memory", lambda: 2_000_000)
     monkeypatch.delattr(Segmenter, "segment_volume")
-    assert "MB are free; free memory or crop the image" in desk.refused(*CLICK, code=3)
+    assert "MB are free; free memory or crop the image" in workspace.refused(*CLICK, code=3)
 
 
 @pytest.mark.parametrize("place", ["encode", "save"])
-def test_interrupt_leaves_nothing(desk: Desk, place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interrupt_leaves_nothing(workspace: Workspace, place: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(Segmenter if place == "encode" else io, place, interrupt)
     words = [*CLICK, "--preview", "v.png", "--report", "r.json", "--statistics", "s.csv"]
-    assert desk.refused(*words, "--views", "one", code=130) == "interrupted"
+    assert workspace.refused(*words, "--views", "one", code=130) == "interrupted"
 
 
-def test_interrupt_keeps_what_was_there(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    desk.put("out.nii.gz", np.ones(SHAPE, np.uint8))
+def test_interrupt_keeps_what_was_there(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    workspace.put("out.nii.gz", np.ones(SHAPE, np.uint8))
     monkeypatch.setattr(Segmenter, "segment_volume", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
-    assert desk.refused(*CLICK, "--overwrite", code=130) == "interrupted"
+    assert workspace.refused(*CLICK, "--overwrite", code=130) == "interrupted"

@@ -78,10 +78,10 @@ def test_fewer_than_eight_bits_as_lossless_jpeg_are_refused(tmp_path: Path) -> N
 
 
 def test_what_others_say_meanwhile_is_passed_on(capfd: pytest.CaptureFixture[str]) -> None:
-    heard: list[str] = []
-    with pixels._listening(heard):
+    complaints: list[str] = []
+    with pixels._collecting_complaints(complaints):
         os.write(2, b"Corrupt JPEG data: bad Huffman code\nhello\n")
-    assert (heard, capfd.readouterr().err) == (["Corrupt JPEG data: bad Huffman code\n"], "hello\n")
+    assert (complaints, capfd.readouterr().err) == (["Corrupt JPEG data: bad Huffman code\n"], "hello\n")
 
 
 def lossless(frame: NDArray[np.uint8]) -> bytes:

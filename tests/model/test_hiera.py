@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import Sam2VisionConfig, Sam2VisionModel
 
-from medical_sam2.model.hiera import see
+from medical_sam2.model.hiera import encode_hiera
 
 
 def encoder(windows: list[int]) -> Sam2VisionModel:
@@ -34,7 +34,7 @@ def test_equals_transformers(windows: list[int], size: int) -> None:
     """Windows that fit, that reach over the border, and that are larger than the map."""
     model, frames = encoder(windows), torch.randn(2, 3, size, size)
     with torch.no_grad():
-        ours, theirs = see(model, frames), model(frames).fpn_hidden_states
+        ours, theirs = encode_hiera(model, frames), model(frames).fpn_hidden_states
     assert len(theirs) == 3
     for mine, other in zip(ours, theirs, strict=True):
         assert torch.allclose(mine, other, rtol=1e-4, atol=1e-4 * float(other.std()))
@@ -44,20 +44,20 @@ def test_equals_transformers(windows: list[int], size: int) -> None:
 def test_places_are_made_anew_for_other_weights_and_sizes_and_never_rounded() -> None:
     model, frames = encoder([8, 4, 14, 7]), torch.randn(1, 3, 64, 64)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        see(model, frames)
+        encode_hiera(model, frames)
     for change in (0.0, 1.0):
         model.backbone.pos_embed.add_(change)
         for size in (64, 96):
             frames = torch.randn(1, 3, size, size)
             theirs = model(frames).fpn_hidden_states
-            for mine, other in zip(see(model, frames), theirs, strict=True):
+            for mine, other in zip(encode_hiera(model, frames), theirs, strict=True):
                 assert torch.allclose(mine, other, rtol=1e-4, atol=1e-4 * float(other.std()))
 
 
 def test_gradients_equal_those_of_transformers() -> None:
     model, frames = encoder([8, 4, 14, 7]), torch.randn(1, 3, 64, 64)
     gradients = []
-    for maps in (see(model, frames), model(frames).fpn_hidden_states):
+    for maps in (encode_hiera(model, frames), model(frames).fpn_hidden_states):
         model.zero_grad()
         sum(part.square().mean() for part in maps).backward()
         gradients.append({name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None})

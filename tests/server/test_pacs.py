@@ -73,8 +73,7 @@ def test_series_in_segmentation_out(serve: Callable[..., Served], orthanc: str, 
     assert (found["modality"], found["description"], found["images"]) == ("CT", "thorax", 16)
     id = served.post("pacs/open", number=found["number"])["id"]
     info = served.post(f"sessions/{id}/open")
-    assert info["dicom"]
-    assert info["pacs"]
+    assert (info["dicom"], info["pacs"], info["downloads"]["dcm"]) == (True, True, "DICOM-SEG")
     volume = served.store.get(id).image.volume  # type: ignore[union-attr]
     assert sorted(volume.shape) == sorted(case.volume.shape)
     clicked_mm = tuple(float(x) for x in (ras.volume.affine @ [*ras.voxel(1), 1])[:3])

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from medical_sam2.errors import AmbiguousError, FormatError, GeometryError, MedicalSam2Error, PromptError
 from medical_sam2.io import atomic, voxels
-from medical_sam2.io.registry import JPEG
+from medical_sam2.io.registry import JPEG, Options, read_file
 from medical_sam2.io.safe_open import open_regular
-from medical_sam2.io.voxels import distance
+from medical_sam2.io.voxels import grid_distance
 from medical_sam2.plugins import suggestion
 from medical_sam2.volume import Volume
 
@@ -28,10 +28,10 @@ def fit(labels: Volume, like: Volume) -> Volume:
         FormatError: values that are no labels.
         GeometryError: another grid.
     """
-    return turned(replace(labels, array=integers(labels.array, labels.source)), like)
+    return reorient(replace(labels, array=integers(labels.array, labels.source)), like)
 
 
-def turned(labels: Volume, like: Volume) -> Volume:
+def reorient(labels: Volume, like: Volume) -> Volume:
     """The same numbers in the voxel order of `like`.
 
     Raises:
@@ -43,7 +43,7 @@ def turned(labels: Volume, like: Volume) -> Volume:
     return replace(found, affine=like.affine)
 
 
-def placed(labels: Volume, like: Volume) -> Volume:
+def place_part(labels: Volume, like: Volume) -> Volume:
     """The same numbers in the grid of `like`, of which they cover a part, or which they exceed where nothing is drawn.
 
     Raises:
@@ -54,7 +54,7 @@ def placed(labels: Volume, like: Volume) -> Volume:
     start = np.rint(first[:3, 3]).astype(int)
     beginning = like.affine.copy()
     beginning[:3, 3] += like.affine[:3, :3] @ start
-    if distance(found.affine, beginning, found.shape) > SAME_MM:
+    if grid_distance(found.affine, beginning, found.shape) > SAME_MM:
         _refuse(labels, like)
     low = np.clip(start, 0, like.shape)
     high = np.clip(start + found.shape, low, like.shape)
@@ -102,7 +102,7 @@ def _refuse(labels: Volume, like: Volume) -> NoReturn:
     if sorted(labels.shape) != sorted(like.shape):
         problem = f"the labels have shape {labels.shape}, the image {like.shape}"
     elif labels.shape == like.shape:
-        apart = distance(labels.affine, like.affine, like.shape)
+        apart = grid_distance(labels.affine, like.affine, like.shape)
         problem = f"the labels lie up to {apart:.3g} mm away from the image's voxels (affine and orientation differ)"
     else:
         problem = f"the labels {labels.shape} and the image {like.shape} do not share a grid"
@@ -169,6 +169,7 @@ class MaskRule:
 AS_DRAWN = MaskRule()
 
 
+# The order counts: a threshold or a chosen number answers what would be asked about otherwise.
 def outlines(array: NDArray[Any], rule: MaskRule = AS_DRAWN, *, lossy: bool = False) -> list[Outline]:
     """The objects that the numbers of a mask tell of, ascending.
 
@@ -203,7 +204,7 @@ def outlines(array: NDArray[Any], rule: MaskRule = AS_DRAWN, *, lossy: bool = Fa
     return [Outline(int(number), array == number) for number in numbers]
 
 
-def chosen(found: Sequence[Outline], rule: MaskRule) -> list[Outline]:
+def select_outlines(found: Sequence[Outline], rule: MaskRule) -> list[Outline]:
     """The same for objects that a file tells apart by itself.
 
     Raises:
@@ -243,6 +244,7 @@ def _numbers(array: NDArray[Any]) -> list[float]:
     return sorted(float(number) for number in found if number)
 
 
+# A mask with soft edges read as labels would give hundreds of objects; what is doubtful is asked, with the options that answer.
 def _ask_if_soft(array: NDArray[Any], numbers: list[float], rule: MaskRule, lossy: bool) -> None:
     fractions = any(number != int(number) for number in numbers)
     if rule.each_label and not fractions:
@@ -252,7 +254,7 @@ def _ask_if_soft(array: NDArray[Any], numbers: list[float], rule: MaskRule, loss
         problem = "its numbers are no integers: soft edges or probabilities"
     elif lossy and not only_white:
         problem = f"JPEG blurred its numbers ({len(numbers)} are left)"
-    elif shaded(array, numbers):
+    elif are_shades(array, numbers):
         problem = f"{len(numbers)} numbers lie in thin lines inside each other: soft edges, not labels"
     else:
         return
@@ -263,7 +265,7 @@ def _ask_if_soft(array: NDArray[Any], numbers: list[float], rule: MaskRule, loss
     raise AmbiguousError(problem, "say what is meant", choices=choices)
 
 
-def shaded(array: NDArray[Any], numbers: list[float]) -> bool:
+def are_shades(array: NDArray[Any], numbers: list[float]) -> bool:
     """Whether numbers pass into each other as grey values do at soft edges.
 
     Three signs, each of which is enough. Beside white there is almost white. Or most numbers are mostly met in lines and
@@ -349,11 +351,8 @@ def read_label_map(path: Path, page: int | None = None) -> NDArray[np.generic]:
         GeometryError: a volume.
         AmbiguousError: several pages, and none was named.
     """
-    from medical_sam2 import io  # which imports this
-    from medical_sam2.io.images import as_picture  # and Pillow, which takes a while to load
-
     try:
-        picture = as_picture(io.read_numbers(path, page), path)
+        picture = voxels.as_picture(read_file(path, Options(frame=page, clean=False)), path)
         numbers = voxels.one_channel(picture.array) if picture.colour else picture.array
         return numbers if picture.alpha is None else _visible(numbers, picture.alpha)
     except MedicalSam2Error as error:

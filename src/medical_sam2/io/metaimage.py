@@ -92,6 +92,7 @@ def _truth(fields: dict[str, str], name: str, path: Path) -> bool:
     return TRUTH[text]
 
 
+# Every field that changes which bytes are voxels is checked; MetaIO has two spellings of the byte order.
 def _layout(fields: dict[str, str], path: Path) -> voxels.VoxelLayout:
     sizes = voxels.parse_sizes(_required(fields, "DimSize", path), path, "DimSize")
     if [float(len(sizes))] != voxels.parse_numbers(_required(fields, "NDims", path), path, "NDims") or not 2 <= len(sizes) <= 4:
@@ -166,8 +167,8 @@ def save(array: NDArray[Any], path: Path, like: Volume) -> None:
     header = (
         "ObjectType = Image\nNDims = 3\nBinaryData = True\n"
         f"BinaryDataByteOrderMSB = {sys.byteorder == 'big'}\nCompressedData = True\nCompressedDataSize = {size}\n"
-        f"TransformMatrix = {_text(axes.T.ravel())}\nOffset = {_text(from_lps(like.affine)[:3, 3])}\n"
-        f"CenterOfRotation = 0 0 0\nElementSpacing = {_text(spacing)}\nDimSize = {' '.join(map(str, array.shape))}\n"
+        f"TransformMatrix = {_format_numbers(axes.T.ravel())}\nOffset = {_format_numbers(from_lps(like.affine)[:3, 3])}\n"
+        f"CenterOfRotation = 0 0 0\nElementSpacing = {_format_numbers(spacing)}\nDimSize = {' '.join(map(str, array.shape))}\n"
         f"ElementType = {NAMES[array.dtype.name]}\nElementDataFile = LOCAL\n"
     )
     with atomic.writing(path) as stream:
@@ -192,5 +193,5 @@ def _pack(array: NDArray[Any]) -> tuple[list[bytes], int]:
     return pieces, sum(map(len, pieces))
 
 
-def _text(vector: NDArray[np.float64]) -> str:
+def _format_numbers(vector: NDArray[np.float64]) -> str:
     return " ".join(repr(float(value)) for value in vector)

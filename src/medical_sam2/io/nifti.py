@@ -1,11 +1,11 @@
 """NIfTI-1 and NIfTI-2, single files and pairs: the header is read with nibabel, every claim that it makes is checked here.
 
-Where an image lies is told by two forms (sform, qform), which may contradict each other, and are written back bit for bit.
+Two forms say where an image lies (sform, qform), which may contradict each other, and are written back bit for bit.
 """
 
 import gzip
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -21,7 +21,7 @@ from medical_sam2.io import atomic, voxels
 from medical_sam2.io.atomic import EFFORT
 from medical_sam2.io.registry import Form, Loaded, Options
 from medical_sam2.io.safe_open import Content, open_content
-from medical_sam2.io.voxels import distance, shear_warning, sheared, size_warning
+from medical_sam2.io.voxels import grid_distance, is_sheared, shear_warning, size_warning
 from medical_sam2.volume import Volume, axis_codes, check_affine
 
 Header = Nifti1Header | Nifti2Header
@@ -90,20 +90,13 @@ def _counterpart(path: Path) -> Path:
 
 @contextmanager
 def _open_partner(partner: Path, path: Path) -> Iterator[Content]:
-    try:
-        opened = open_content(partner)
-        content = opened.__enter__()
-    except InputError as error:
-        raise FormatError(
-            f"its other half {partner.name} cannot be read ({error.problem})", f"put {partner.name} beside it", subject=path
-        ) from None
-    try:
+    with ExitStack() as stack:
+        try:
+            content = stack.enter_context(open_content(partner))
+        except InputError as error:
+            problem = f"its other half {partner.name} cannot be read ({error.problem})"
+            raise FormatError(problem, f"put {partner.name} beside it", subject=path) from None
         yield content
-    except BaseException as error:
-        if not opened.__exit__(type(error), error, error.__traceback__):
-            raise
-    else:
-        opened.__exit__(None, None, None)
 
 
 def _header(content: Content) -> Header:
@@ -152,22 +145,10 @@ def _voxels(
         notes.append(f"bitpix says {claimed} bits, the datatype {8 * dtype.itemsize * channels}; the datatype counts")
     count = int(np.prod([int(size) for size in (*shape, channels)], dtype=object))
     _seek(header, image, notes)
-    frame, frames = which
-    left = image.capacity - image.position
-    if left < count * dtype.itemsize * frames:
-        raise image.truncated(image.position + count * dtype.itemsize * frames)
-    image.skip(frame * count * dtype.itemsize)
-    flat = image.array(dtype, count, max_bytes=options.max_bytes)
-    image.skip((frames - 1 - frame) * count * dtype.itemsize)
-    image.finish()
+    flat = voxels.read_frame(image, dtype, count, which, options)
     if channels > 1:
-        colours = flat.reshape((*shape[::-1], channels)).transpose(2, 1, 0, 3)
-        if not options.clean:
-            return voxels.one_channel(colours), notes + image.warnings
-        notes.append("a colour image; it was turned to grey")
-        return voxels.grey(colours), notes + image.warnings
-    array = flat.reshape(shape, order="F")
-    return _scaled(header, array, image.path, notes), notes + image.warnings
+        return voxels.without_colour(flat, shape, channels, options, notes), notes + image.warnings
+    return _scaled(header, flat.reshape(shape, order="F"), image.path, notes), notes + image.warnings
 
 
 def _dtype(header: Header, path: Path) -> tuple[np.dtype, int]:
@@ -183,6 +164,7 @@ def _dtype(header: Header, path: Path) -> tuple[np.dtype, int]:
     return np.dtype(cast(Any, data_type_codes.dtype[code])).newbyteorder(header.endianness), 1
 
 
+# nibabel believes vox_offset and the sizes of extensions; a wrong one would shift every voxel in silence.
 def _seek(header: Header, image: Content, notes: list[str]) -> None:
     """Go to the first voxel, through the extensions, whose declared sizes are checked."""
     offset = float(header["vox_offset"])
@@ -369,7 +351,7 @@ def _default_note() -> list[str]:
 
 def _compare(sform: Affine, qform: Affine, shape: tuple[int, int, int], path: Path) -> list[str]:
     """Nothing if both forms agree, a warning if they lie apart, AmbiguousError if they turn an axis elsewhere."""
-    apart = distance(sform, qform, shape)
+    apart = grid_distance(sform, qform, shape)
     if apart <= 0.02 * float(np.linalg.norm(sform[:3, :3], axis=0).min()):
         return []
     unit_s, unit_q = (form[:3, :3] / np.linalg.norm(form[:3, :3], axis=0) for form in (sform, qform))
@@ -437,7 +419,7 @@ def _other_qform(header: Header, source: Header, stored: Affine) -> None:
         qform = _qform(source)
     except (GeometryError, HeaderDataError, ValueError):
         qform = None
-    if qform is not None and distance(stored, qform, (2, 2, 2)) < 1e-6:
+    if qform is not None and grid_distance(stored, qform, (2, 2, 2)) < 1e-6:
         _repeat(header, source, QFORM_FIELDS)
     else:
         _set_qform(header, stored, _known(source["sform_code"]))
@@ -454,4 +436,4 @@ def _repeat(header: Header, source: Header, names: tuple[str, ...]) -> None:
 
 def _set_qform(header: Header, affine: Affine, code: int) -> None:
     """The qform cannot shear: it is left unset then, so that nobody reads a wrong grid."""
-    header.set_qform(affine, code=0 if sheared(affine) else code)
+    header.set_qform(affine, code=0 if is_sheared(affine) else code)

@@ -91,6 +91,7 @@ def _required(fields: dict[str, str], name: str, path: Path) -> str:
     return fields[name]
 
 
+# Axes before the spatial ones are numbers of a voxel, axes after them are time points: kinds alone do not say so.
 def _layout(fields: dict[str, str], path: Path, options: Options) -> tuple[voxels.VoxelLayout, list[int]]:
     """The storage, and which axes of the file are spatial."""
     sizes = voxels.parse_sizes(_required(fields, "sizes", path), path, "sizes")
@@ -135,6 +136,7 @@ def _dtype(fields: dict[str, str], path: Path) -> np.dtype:
     return np.dtype(DTYPES[kind]).newbyteorder("<" if order == "little" else ">")
 
 
+# Whatever would make another reader take other bytes (line skip, lists, skips of packed data) is refused.
 def _storage(fields: dict[str, str], path: Path) -> tuple[voxels.Packing, int, str | None]:
     encoding = _required(fields, "encoding", path).lower()
     if encoding not in {"raw", "gzip", "gz"}:
@@ -150,6 +152,7 @@ def _storage(fields: dict[str, str], path: Path) -> tuple[voxels.Packing, int, s
     return ("raw" if encoding == "raw" else "gzip"), int(skip), name
 
 
+# What a header leaves out is assumed as ITK does, and said; two directions are completed by their normal.
 def _affine(fields: dict[str, str], spatial: list[int], path: Path, notes: list[str]) -> NDArray[np.float64]:
     affine = np.eye(4)
     if "space directions" not in fields:
@@ -206,13 +209,13 @@ def save(array: NDArray[Any], path: Path, like: Volume) -> None:
     if path.suffix.lower() == ".nhdr":
         raise FormatError("a detached header would be two files", "save to .nrrd", subject=path)
     affine = from_lps(like.affine)
-    directions = " ".join(_text(affine[:3, column]) for column in range(3))
+    directions = " ".join(_format_vector(affine[:3, column]) for column in range(3))
     kind = "float" if array.dtype == np.float32 else "double" if array.dtype == np.float64 else array.dtype.name
     order = "big" if sys.byteorder == "big" else "little"
     header = (
         f"NRRD0004\ntype: {kind}\ndimension: 3\nspace: left-posterior-superior\n"
         f"sizes: {' '.join(map(str, array.shape))}\nspace directions: {directions}\nkinds: domain domain domain\n"
-        f"endian: {order}\nencoding: gzip\nspace origin: {_text(affine[:3, 3])}\n\n"
+        f"endian: {order}\nencoding: gzip\nspace origin: {_format_vector(affine[:3, 3])}\n\n"
     )
     with atomic.writing(path) as stream:
         stream.write(header.encode())
@@ -221,7 +224,7 @@ def save(array: NDArray[Any], path: Path, like: Volume) -> None:
                 packed.write(array[:, :, k].tobytes(order="F"))
 
 
-def _text(vector: NDArray[np.float64]) -> str:
+def _format_vector(vector: NDArray[np.float64]) -> str:
     return f"({','.join(repr(float(value)) for value in vector)})"
 
 
@@ -244,27 +247,28 @@ class Segment:
     name: str
 
 
-def segments(path: Path) -> list[Segment]:
+def read_segments(path: Path) -> list[Segment]:
     """The segments of an NRRD file in their order; none where 3D Slicer did not write it as a segmentation.
 
     Raises:
         FormatError: a layer or a value that is no number.
     """
-    told: dict[int, dict[str, str]] = {}
+    keys: dict[int, dict[str, str]] = {}
     for key, value in key_values(path).items():
         if match := KEY.fullmatch(key):
-            told.setdefault(int(match[1]), {})[match[2]] = value.strip()
-    layered = any("Layer" in own for own in told.values())  # versions before 4.11 gave each segment a layer of its own
+            keys.setdefault(int(match[1]), {})[match[2]] = value.strip()
+    layered = any("Layer" in own for own in keys.values())  # versions before 4.11 gave each segment a layer of its own
     return [
         Segment(
             _whole(own.get("Layer", "0" if layered else str(place)), path),
             _whole(own.get("LabelValue", "1"), path),
             _name(own.get("Name", "")),
         )
-        for place, (_, own) in enumerate(sorted(told.items()))
+        for place, (_, own) in enumerate(sorted(keys.items()))
     ]
 
 
+# Layers may reuse a number: then segments are numbered anew, else the numbers that 3D Slicer shows stay.
 def load_segments(path: Path, like: Volume) -> list[Outline]:
     """What was drawn of each segment, in the grid of `like`; numbers that layers share are given anew, in their order.
 
@@ -273,12 +277,12 @@ def load_segments(path: Path, like: Volume) -> list[Outline]:
         GeometryError: another grid, or something is drawn outside of the image.
         PromptError: nothing is drawn.
     """
-    all_segments = segments(path)
+    all_segments = read_segments(path)
     shared = max(Counter(segment.value for segment in all_segments).values()) > 1
     found: dict[int, Outline] = {}
     for layer in sorted({segment.layer for segment in all_segments}):
         own = {segment.value: number for number, segment in enumerate(all_segments, 1) if segment.layer == layer}
-        array = labels.placed(_layer(path, layer), like).array
+        array = labels.place_part(_layer(path, layer), like).array
         drawn = {int(value) for value in np.unique(array)} - {0}
         if strange := sorted(drawn - own.keys()):
             raise FormatError(f"it holds the number {strange[0]}, which is none of its segments", "save it again", subject=path)

@@ -11,9 +11,9 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from medical_sam2.errors import AmbiguousError, FormatError, InputError
+from medical_sam2.errors import AmbiguousError, FormatError, GeometryError, InputError
 from medical_sam2.intensity_window import in_hounsfield, percentile_window
-from medical_sam2.io.registry import Loaded, Options
+from medical_sam2.io.registry import Loaded, Options, Picture
 from medical_sam2.io.safe_open import Content, as_stored, inflated, open_content
 from medical_sam2.volume import Volume, check_affine
 
@@ -92,13 +92,7 @@ def load_voxels(
     frame = pick_frame(layout.frames, options.frame, path)
     with _voxels(content, layout) as voxels:
         count = layout.channels * layout.shape[0] * layout.shape[1] * layout.shape[2]
-        size = count * layout.dtype.itemsize
-        if voxels.capacity - voxels.position < size * layout.frames:
-            raise voxels.truncated(voxels.position + size * layout.frames)
-        voxels.skip(frame * size)
-        flat = voxels.array(layout.dtype, count, max_bytes=options.max_bytes)
-        voxels.skip((layout.frames - 1 - frame) * size)
-        voxels.finish()
+        flat = read_frame(voxels, layout.dtype, count, (frame, layout.frames), options)
         notes += [note for note in voxels.warnings if note not in notes]
     array = _shaped(flat, layout, options, notes)
     if options.clean:
@@ -142,7 +136,35 @@ def _shaped(flat: NDArray[Any], layout: VoxelLayout, options: Options, notes: li
         return np.ascontiguousarray(flat[options.layer :: layout.channels]).reshape(layout.shape, order="F")
     if layout.channels not in (3, 4) or layout.dtype.itemsize != 1:
         raise FormatError(f"each voxel holds {layout.channels} numbers", "extract one component as an image")
-    colours = flat.reshape((*layout.shape[::-1], layout.channels)).transpose(2, 1, 0, 3)
+    return without_colour(flat, layout.shape, layout.channels, options, notes)
+
+
+def read_frame(content: Content, dtype: np.dtype, count: int, which: tuple[int, int], options: Options) -> NDArray[Any]:
+    """The numbers of one time point, of so many that follow each other; the others are passed over, and must be there.
+
+    Args:
+        content: at the first voxel.
+        dtype: of a number.
+        count: numbers of one time point.
+        which: it, from 0, and how many there are.
+        options: how to read.
+    """
+    frame, frames = which
+    size = count * dtype.itemsize
+    if content.capacity - content.position < size * frames:
+        raise content.truncated(content.position + size * frames)
+    content.skip(frame * size)
+    flat = content.array(dtype, count, max_bytes=options.max_bytes)
+    content.skip((frames - 1 - frame) * size)
+    content.finish()
+    return flat
+
+
+def without_colour(
+    flat: NDArray[Any], shape: tuple[int, int, int], channels: int, options: Options, notes: list[str]
+) -> NDArray[Any]:
+    """A colour volume as grey, or as the numbers of a mask, which its colours repeat."""
+    colours = flat.reshape((*shape[::-1], channels)).transpose(2, 1, 0, 3)
     if not options.clean:
         return one_channel(colours)
     notes.append("a colour image; it was turned to grey")
@@ -155,7 +177,7 @@ def _voxels(header: Content, layout: VoxelLayout) -> Iterator[Content]:
     with ExitStack() as stack:
         content = header
         if layout.detached is not None:
-            content = stack.enter_context(open_content(beside(header.path, layout.detached)))
+            content = stack.enter_context(open_content(data_file(header.path, layout.detached)))
         if layout.packing == "raw":
             _skip(content, layout)
             yield content
@@ -172,7 +194,7 @@ def _skip(content: Content, layout: VoxelLayout) -> None:
     content.skip(max(content.capacity - content.position - size, 0))
 
 
-def beside(path: Path, name: str) -> Path:
+def data_file(path: Path, name: str) -> Path:
     """The data file that a header names, if it lies in the header's own folder.
 
     Raises:
@@ -276,7 +298,7 @@ RIGHT_ANGLE = 1e-3
 """Cosine up to which axes count as perpendicular: scanners and float32 headers round."""
 
 
-def sheared(affine: NDArray[np.float64]) -> bool:
+def is_sheared(affine: NDArray[np.float64]) -> bool:
     """Whether voxel axes are not at right angles."""
     axes = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
     return bool(np.abs(axes.T @ axes - np.eye(3)).max() > RIGHT_ANGLE)
@@ -284,14 +306,14 @@ def sheared(affine: NDArray[np.float64]) -> bool:
 
 def shear_warning(affine: NDArray[np.float64]) -> list[str]:
     """One line if voxel axes are not at right angles."""
-    if not sheared(affine):
+    if not is_sheared(affine):
         return []
     return [
         "the voxel axes are not at right angles (sheared); the grid is kept as it is, lengths across slices are approximate"
     ]
 
 
-def distance(one: NDArray[np.float64], other: NDArray[np.float64], shape: tuple[int, ...]) -> float:
+def grid_distance(one: NDArray[np.float64], other: NDArray[np.float64], shape: tuple[int, ...]) -> float:
     """Largest distance in mm between the corners of two grids of this shape."""
     corners = np.array([[*corner, 1.0] for corner in product(*((0.0, size - 1.0) for size in shape))])
     return float(np.linalg.norm((corners @ (one - other).T)[:, :3], axis=1).max())
@@ -342,3 +364,22 @@ def _size(volume: Volume) -> str:
         return ""
     voxel = " × ".join(f"{mm:g}" for mm in spacing)
     return f"its voxels are {voxel} mm, which no CT of a patient has: check the units, since volumes in mL follow from them"
+
+
+def as_picture(found: Volume | tuple[Picture, ...], file: Path) -> Picture:
+    """A single 2D image, whichever way its file stores it; a volume of one slice is seen along its third axis.
+
+    Raises:
+        GeometryError: it is a volume.
+    """
+    if not isinstance(found, Volume):
+        return found[0]
+    thin = [axis for axis in (2, 1, 0) if found.shape[axis] == 1]
+    if not thin:
+        slices = "×".join(map(str, found.shape))
+        raise GeometryError(f"this is a volume of {slices} voxels", "outline it with `medsam2 segment`", subject=file)
+    across, down = (axis for axis in range(3) if axis != thin[0])
+    spacing = found.spacing_mm[down], found.spacing_mm[across]
+    array = np.ascontiguousarray(found.array.take(0, thin[0]).T)
+    notes = tuple(note for note in found.warnings if note != ONE_SLICE)
+    return Picture(array, spacing, found.modality, file, warnings=notes)

@@ -5,6 +5,7 @@ Beside it: `headers` (files and tags), `grid` (where slices lie), `pixels` (deco
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
@@ -15,18 +16,16 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
-from medical_sam2.errors import AmbiguousError, FormatError, InputError
+from medical_sam2.errors import AmbiguousError, FormatError, InputError, MedicalSam2Error
 from medical_sam2.io import voxels
 from medical_sam2.io.dicom import grid as grids
 from medical_sam2.io.dicom.grid import is_reconstruction
-from medical_sam2.io.dicom.headers import Plane, planes, read_dataset, text, walk, whole
+from medical_sam2.io.dicom.headers import TOMOGRAPHIC, Plane, list_files, planes, read_dataset, text, whole_number
 from medical_sam2.io.dicom.pixels import DicomPixels, decode
-from medical_sam2.io.registry import Loaded, Options, Picture
+from medical_sam2.io.registry import DICOM, Format, Loaded, Options, Picture, recognise
 from medical_sam2.io.safe_open import require_memory
 from medical_sam2.io.voxels import size_warning
 
-TOMOGRAPHIC = {"CT", "MR", "PT", "NM"}
-"""Modalities whose images mean nothing without their place in the patient."""
 FILES_BESIDE = {"DICOMDIR"}
 NOT_IMAGES = {"SEG", "RTDOSE", "RTSTRUCT", "RTPLAN", "SR", "PR", "KO", "REG", "RWV", "DOC"}
 
@@ -82,13 +81,13 @@ def _open(path: Path) -> _Image:
 
 def _image(path: Path, header: Dataset) -> _Image:
     found = planes(header, path)
-    return _Image(path, header, grids.placed(found, header, path) if is_reconstruction(header) else found)
+    return _Image(path, header, grids.place_frames(found, header, path) if is_reconstruction(header) else found)
 
 
 def _scan(folder: Path, notes: list[str]) -> list[_Image]:
     """Every image object below a folder; whatever else lies there is counted and named."""
     images, junk, others = [], [], 0
-    for path in walk(folder, notes):
+    for path in list_files(folder, notes):
         if path.name in FILES_BESIDE:
             continue
         header = _header(path)
@@ -99,11 +98,9 @@ def _scan(folder: Path, notes: list[str]) -> list[_Image]:
         else:
             images.append(_image(path, header))
     if not images:
-        from medical_sam2.io.image_folder import instead
-
         raise FormatError(
             f"the folder holds no DICOM images ({len(junk) + others} other files)",
-            instead(folder) or "give a file or a folder of DICOM files",
+            _advice(folder) or "give a file or a folder of DICOM files",
             subject=folder,
         )
     if junk:
@@ -112,6 +109,20 @@ def _scan(folder: Path, notes: list[str]) -> list[_Image]:
     if others:
         notes.append(f"{others} DICOM object(s) that hold no image were skipped")
     return images
+
+
+# The folder may be meant for another command, or one of its files: the refusal says which.
+def _advice(folder: Path) -> str:
+    """What to do with a folder that is no DICOM series: one of its files may be meant, or another command."""
+    found: list[tuple[Format, Path]] = []
+    for file in sorted(path for path in folder.iterdir() if path.is_file()):
+        with suppress(MedicalSam2Error):
+            found += [(format, file)] if (format := recognise(file)) else []
+    volumes = [file for format, file in found if format.kind == "volume" and format is not DICOM]
+    if volumes:
+        return f"outline one volume at a time, such as {volumes[0]}"
+    pictures = any(format.kind == "picture" for format, _ in found)
+    return f"outline pictures with `medsam2 segment-images {folder}`" if pictures else ""
 
 
 def _header(path: Path) -> Dataset | None:
@@ -184,7 +195,7 @@ def _without_localizers(images: list[_Image], notes: list[str]) -> list[_Image]:
 
 def _is_volume(images: Sequence[_Image]) -> bool:
     header = images[0].header
-    samples = whole(header, "SamplesPerPixel", 1, path=images[0].path)
+    samples = whole_number(header, "SamplesPerPixel", 1, path=images[0].path)
     if samples > 1 and len(images) == 1 and len(images[0].planes) == 1:
         return False
     placed = any(plane.orientation and plane.position for image in images for plane in image.planes)
@@ -214,6 +225,7 @@ def _number_note(images: Sequence[_Image]) -> list[str]:
     return ["InstanceNumber is no number; slices are put in order by their positions alone"]
 
 
+# Files that can be read but mean less than they seem to: whoever measures intensities must know.
 def _header_notes(images: Sequence[_Image]) -> list[str]:
     notes: list[str] = []
     if any("ModalityLUTSequence" in image.header for image in images):
@@ -292,6 +304,7 @@ def _narrow(frame: NDArray[Any]) -> np.dtype:
     )
 
 
+# In one pass, file by file, since a series may not fit into memory twice: the type widens, and padding goes, as slices come.
 def stack_slices(slices: tuple[Plane | None, ...], options: Options) -> tuple[NDArray[Any], list[str]]:
     """The array (slice, row, column) of planes in order, and what was odd about them.
 

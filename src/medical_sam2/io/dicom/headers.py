@@ -21,54 +21,43 @@ from medical_sam2.errors import FormatError, GeometryError, InputError, Resource
 from medical_sam2.io.registry import HEAD, is_dicom
 from medical_sam2.io.safe_open import DEFLATE_RATIO, explain, free_memory, guarded, open_regular
 
-TAGS = [
-    "SOPClassUID",
-    "SOPInstanceUID",
-    "StudyInstanceUID",
-    "SeriesInstanceUID",
-    "FrameOfReferenceUID",
-    "PatientID",
-    "Modality",
-    "SeriesNumber",
-    "ImageType",
-    "Rows",
-    "Columns",
-    "NumberOfFrames",
-    "SamplesPerPixel",
-    "PhotometricInterpretation",
-    "BitsAllocated",
-    "BitsStored",
-    "HighBit",
-    "PixelRepresentation",
-    "PixelSpacing",
-    "ImagerPixelSpacing",
-    "NominalScannedPixelSpacing",
-    "ImagePositionPatient",
-    "ImageOrientationPatient",
-    "SliceThickness",
-    "SpacingBetweenSlices",
-    "RescaleSlope",
-    "RescaleIntercept",
-    "PixelPaddingValue",
-    "PixelPaddingRangeLimit",
-    "ModalityLUTSequence",
-    "BurnedInAnnotation",
+UID_TAGS = ("SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID")
+TIME_TAGS = (
+    "TimeSlotVector",
+    "RRIntervalVector",
+    "EnergyWindowVector",
     "TemporalPositionIdentifier",
-    "AcquisitionNumber",
     "TriggerTime",
     "EchoTime",
     "DiffusionBValue",
+    "AcquisitionNumber",
     "AcquisitionTime",
     "InstanceNumber",
-    "DetectorInformationSequence",
-    "NumberOfSlices",
-    "SliceVector",
-    "RRIntervalVector",
-    "TimeSlotVector",
-    "EnergyWindowVector",
-    "SharedFunctionalGroupsSequence",
-    "PerFrameFunctionalGroupsSequence",
+)
+TAGS = [
+    *UID_TAGS,
+    *TIME_TAGS,
+    *("SOPClassUID", "PatientID", "Modality", "SeriesNumber", "ImageType", "BurnedInAnnotation"),
+    *(
+        "Rows",
+        "Columns",
+        "NumberOfFrames",
+        "SamplesPerPixel",
+        "PhotometricInterpretation",
+        "BitsAllocated",
+        "BitsStored",
+        "HighBit",
+        "PixelRepresentation",
+    ),
+    *("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing", "ImagePositionPatient", "ImageOrientationPatient"),
+    *("SliceThickness", "SpacingBetweenSlices", "NumberOfSlices", "SliceVector", "DetectorInformationSequence"),
+    *("RescaleSlope", "RescaleIntercept", "PixelPaddingValue", "PixelPaddingRangeLimit", "ModalityLUTSequence"),
+    *("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"),
 ]
+
+
+TOMOGRAPHIC = {"CT", "MR", "PT", "NM"}
+"""Modalities whose images mean nothing without their place in the patient."""
 
 
 def read_dataset(path: Path, *, pixels: bool) -> Dataset:
@@ -116,7 +105,8 @@ def _deflated(stream: BinaryIO) -> bool:
     return found
 
 
-def walk(folder: Path, notes: list[str], most: int = 50_000) -> list[Path]:
+# A link that leads nowhere is a slice that is missing without anybody noticing; a link to a folder may lead in circles.
+def list_files(folder: Path, notes: list[str], most: int = 50_000) -> list[Path]:
     """The regular files below a folder, in a stable order; links to folders are not followed, and named in the notes.
 
     Raises:
@@ -145,20 +135,6 @@ def _refuse(folder: Path, error: OSError) -> None:
 
 Numbers: TypeAlias = tuple[float, ...]
 
-UID_TAGS = ("SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID")
-TIME_TAGS = (
-    "TimeSlotVector",
-    "RRIntervalVector",
-    "EnergyWindowVector",
-    "TemporalPositionIdentifier",
-    "TriggerTime",
-    "EchoTime",
-    "DiffusionBValue",
-    "AcquisitionNumber",
-    "AcquisitionTime",
-    "InstanceNumber",
-)
-
 
 @dataclass(frozen=True, eq=False)
 class Plane:
@@ -168,11 +144,11 @@ class Plane:
         path: the file.
         frame: which frame of it, from 0.
         size: columns and rows.
-        position: LPS mm of the centre of the first pixel, None if not told.
-        orientation: direction of rows, then of columns, None if not told.
-        spacing: mm between rows, then between columns, None if not told.
+        position: LPS mm of the centre of the first pixel, None where the header does not say.
+        orientation: direction of rows, then of columns, None where the header does not say.
+        spacing: mm between rows, then between columns, None where the header does not say.
         step: what the header says of the distance between slices in mm, None if nothing.
-        thickness: of the slice in mm, None if not told.
+        thickness: of the slice in mm, None where the header does not say.
         scaling: slope and intercept.
         times: what could tell time points apart, by tag.
         uid: SOPInstanceUID.
@@ -199,6 +175,7 @@ def text(dataset: Dataset, name: str) -> str:
         return ""
 
 
+# The parser gives numbers, lists, strings or exceptions of any kind for the same tag.
 def floats(dataset: Dataset, name: str, count: int | None = None, *, path: Path) -> Numbers | None:
     """The finite numbers of a tag, None if missing or empty.
 
@@ -228,7 +205,7 @@ def number(dataset: Dataset, name: str, default: float | None, *, path: Path) ->
     return default if found is None else found[0]
 
 
-def whole(dataset: Dataset, name: str, default: int | None, *, path: Path) -> int:
+def whole_number(dataset: Dataset, name: str, default: int | None, *, path: Path) -> int:
     """The whole number of a tag, at least 0; FormatError if it is missing and there is no default."""
     found = number(dataset, name, default, path=path)
     if found is None:
@@ -252,7 +229,7 @@ def planes(dataset: Dataset, path: Path) -> list[Plane]:
         FormatError: sizes or geometry that cannot be read.
     """
     check_uids(dataset, path)
-    rows, columns = (whole(dataset, name, None, path=path) for name in ("Rows", "Columns"))
+    rows, columns = (whole_number(dataset, name, None, path=path) for name in ("Rows", "Columns"))
     if not rows or not columns:
         raise FormatError(f"it declares {rows} Rows and {columns} Columns", "repair the header", subject=path)
     frames = frame_count(dataset, path)
@@ -271,7 +248,7 @@ def frame_count(dataset: Dataset, path: Path) -> int:
     Raises:
         FormatError: none, or more.
     """
-    frames = whole(dataset, "NumberOfFrames", 1, path=path)
+    frames = whole_number(dataset, "NumberOfFrames", 1, path=path)
     if not frames:
         raise FormatError("its NumberOfFrames is 0", "repair the header", subject=path)
     if frames > 1 and (least := _least_bytes(dataset, frames, path)) > (held := path.stat().st_size):
@@ -284,12 +261,18 @@ def frame_count(dataset: Dataset, path: Path) -> int:
     return frames
 
 
+def picture_count(path: Path) -> int:
+    """How many pictures a file holds: its frames, or one where they make a volume."""
+    header = read_dataset(path, pixels=False)
+    return 1 if text(header, "Modality") in TOMOGRAPHIC else frame_count(header, path)
+
+
 def _least_bytes(dataset: Dataset, frames: int, path: Path) -> int:
     """The least that so many frames take in a file: eight bytes each where they are compressed (the head of an item)."""
     syntax = UID(text(getattr(dataset, "file_meta", Dataset()), "TransferSyntaxUID"))
     if syntax.is_transfer_syntax and syntax.is_encapsulated:
         return 8 * frames
-    rows, columns, bits = (whole(dataset, name, 1, path=path) for name in ("Rows", "Columns", "BitsAllocated"))
+    rows, columns, bits = (whole_number(dataset, name, 1, path=path) for name in ("Rows", "Columns", "BitsAllocated"))
     least = rows * columns * bits * frames // 8
     return least // DEFLATE_RATIO if syntax == DeflatedExplicitVRLittleEndian else least
 

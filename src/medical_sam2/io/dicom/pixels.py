@@ -38,7 +38,7 @@ from pydicom.uid import (
 )
 
 from medical_sam2.errors import FormatError
-from medical_sam2.io.dicom.headers import floats, frame_count, read_dataset, text, whole
+from medical_sam2.io.dicom.headers import floats, frame_count, read_dataset, text, whole_number
 from medical_sam2.io.safe_open import check_expansion, guarded, require_memory
 
 FEW_VALUES = 8
@@ -80,8 +80,8 @@ class DicomPixels:
         other = np.where(far, rows + (2 * half if frame.dtype.kind == "i" else -2 * half), rows)
         if 2 * np.abs(np.diff(other)).sum() >= np.abs(np.diff(rows)).sum():
             return []
-        told, seem = ("unsigned", "signed") if frame.dtype.kind == "u" else ("signed", "unsigned")
-        return [f"PixelRepresentation says that its pixels are {told}; they look {seem}; they were read as it says"]
+        claimed, seem = ("unsigned", "signed") if frame.dtype.kind == "u" else ("signed", "unsigned")
+        return [f"PixelRepresentation says that its pixels are {claimed}; they look {seem}; they were read as it says"]
 
     def upright(self, frame: NDArray[Any]) -> NDArray[Any]:
         """Stored values with bright things large: the complement within the stored bits for MONOCHROME1."""
@@ -105,7 +105,7 @@ def decode(path: Path, wanted: Sequence[int], max_bytes: int | None = None) -> D
     notes: list[str] = []
     shape = _shape(dataset, path)
     require_memory(4 * int(np.prod(shape, dtype=object)) * len(wanted), path, max_bytes)
-    stored_bits = whole(dataset, "BitsStored", 16, path=path)
+    stored_bits = whole_number(dataset, "BitsStored", 16, path=path)
     if any(name in dataset for name in FLOAT_TAGS):
         frames: Iterable[NDArray[Any]] = _floats(dataset, shape, wanted, path)
         notes.append("its pixels are floating-point numbers; they are used as they are")
@@ -118,7 +118,7 @@ def decode(path: Path, wanted: Sequence[int], max_bytes: int | None = None) -> D
 def segmentation_frames(dataset: Dataset, path: Path) -> Iterator[NDArray[Any]]:
     """The frames (H, W) of a segmentation object: bits, or numbers of segments."""
     rows, columns, _ = _shape(dataset, path)
-    count, bits = frame_count(dataset, path), whole(dataset, "BitsAllocated", None, path=path)
+    count, bits = frame_count(dataset, path), whole_number(dataset, "BitsAllocated", None, path=path)
     if bits > 1:
         yield from _integers(dataset, (rows, columns, 1), range(count), path, [])
         return
@@ -143,8 +143,8 @@ def _bits(data: bytes, start: int, count: int) -> NDArray[np.uint8]:
 
 
 def _shape(dataset: Dataset, path: Path) -> tuple[int, int, int]:
-    rows, columns = (whole(dataset, name, None, path=path) for name in ("Rows", "Columns"))
-    samples = whole(dataset, "SamplesPerPixel", 1, path=path)
+    rows, columns = (whole_number(dataset, name, None, path=path) for name in ("Rows", "Columns"))
+    samples = whole_number(dataset, "SamplesPerPixel", 1, path=path)
     if not rows or not columns or samples not in (1, 3):
         raise FormatError(f"it declares {rows} Rows, {columns} Columns, {samples} samples", "repair the header", subject=path)
     return rows, columns, samples
@@ -164,11 +164,11 @@ def _floats(dataset: Dataset, shape: tuple[int, int, int], wanted: Sequence[int]
 def _integers(
     dataset: Dataset, shape: tuple[int, int, int], wanted: Sequence[int], path: Path, notes: list[str]
 ) -> Iterator[NDArray[Any]]:
-    bits = whole(dataset, "BitsAllocated", None, path=path)
-    stored = whole(dataset, "BitsStored", bits, path=path)
+    bits = whole_number(dataset, "BitsAllocated", None, path=path)
+    stored = whole_number(dataset, "BitsStored", bits, path=path)
     if bits not in (8, 16, 32) or not 1 <= stored <= bits:
         raise FormatError(f"BitsAllocated {bits} with BitsStored {stored} cannot be read", "convert the image", subject=path)
-    if whole(dataset, "HighBit", stored - 1, path=path) != stored - 1:
+    if whole_number(dataset, "HighBit", stored - 1, path=path) != stored - 1:
         raise FormatError("its HighBit does not fit BitsStored", "convert the image", subject=path)
     if "PixelData" not in dataset:
         raise FormatError("its pixel data are missing: the file is truncated or incomplete", "copy it again", subject=path)
@@ -179,7 +179,7 @@ def _integers(
         check_streams(dataset, data, shape, syntax, path)
     else:
         _check_length(dataset, len(data), shape, bits, path, notes)
-    return decoded(dataset, shape, syntax, wanted, path)
+    return decode_frames(dataset, shape, syntax, wanted, path)
 
 
 def _check_length(dataset: Dataset, held: int, shape: tuple[int, int, int], bits: int, path: Path, notes: list[str]) -> None:
@@ -200,11 +200,11 @@ def _padding(dataset: Dataset, stored_bits: int, path: Path, notes: list[str]) -
     limit = floats(dataset, "PixelPaddingRangeLimit", 1, path=path) or value
     found = value[0], limit[0]
     if not any(name in dataset for name in FLOAT_TAGS):
-        lowest = -(1 << (stored_bits - 1)) if whole(dataset, "PixelRepresentation", 0, path=path) else 0
+        lowest = -(1 << (stored_bits - 1)) if whole_number(dataset, "PixelRepresentation", 0, path=path) else 0
         found = tuple((number - lowest) % (1 << stored_bits) + lowest for number in found)
         if found != (value[0], limit[0]):
-            told = f"PixelPaddingValue {value[0]:g} does not fit PixelRepresentation and BitsStored"
-            notes.append(f"{told}; it was read with the sign and the bits of the pixels, as {found[0]:g}")
+            problem = f"PixelPaddingValue {value[0]:g} does not fit PixelRepresentation and BitsStored"
+            notes.append(f"{problem}; it was read with the sign and the bits of the pixels, as {found[0]:g}")
     return min(found), max(found)
 
 
@@ -219,7 +219,7 @@ DECODERS = {
     JPEG2000: ("pylibjpeg", "pillow"),
 }
 """Which libraries may decode what, for some would take anything: the first that is there."""
-LISTENER = threading.Lock()
+STANDARD_ERROR = threading.Lock()
 COMPLAINT = re.compile(rb"Corrupt JPEG|Premature end|Invalid |Bogus |Unsupported |Unexpected |Inconsistent |.*[Gg]dcm")
 TWELVE_BITS = "its pixels are JPEG of more than 8 bits (JPEG Extended), for which there is no decoder"
 CONVERT = "convert it to explicit little-endian (gdcmconv --raw, dcmdjpeg)"
@@ -255,7 +255,7 @@ def _library(syntax: UID) -> str:
     return next((name for name in DECODERS.get(syntax, ()) if name in there), "")
 
 
-def decoded(
+def decode_frames(
     dataset: Dataset, shape: tuple[int, int, int], syntax: UID, wanted: Sequence[int], path: Path
 ) -> Iterator[NDArray[Any]]:
     """The wanted frames, one at a time.
@@ -266,11 +266,11 @@ def decoded(
     decoder, library = get_decoder(syntax), _library(syntax)
     palette = text(dataset, "PhotometricInterpretation") == "PALETTE COLOR"
     for t in wanted:
-        heard: list[str] = []
-        with guarded(path), _listening(heard) if library == "gdcm" else nullcontext():
+        complaints: list[str] = []
+        with guarded(path), _collecting_complaints(complaints) if library == "gdcm" else nullcontext():
             array = decoder.as_array(dataset, index=t, decoding_plugin=library)[0]
             array = _to_bytes(apply_color_lut(array, dataset)) if palette else array
-        if heard:
+        if complaints:
             raise FormatError("a compressed frame is damaged", "copy it again", subject=path)
         if array.shape[:2] != shape[:2]:
             raise FormatError("its pixel data have another size than its header says", "convert the image", subject=path)
@@ -278,18 +278,18 @@ def decoded(
 
 
 @contextmanager
-def _listening(heard: list[str]) -> Iterator[None]:
+def _collecting_complaints(complaints: list[str]) -> Iterator[None]:
     """Collect what GDCM's JPEG library says on standard error: of damage that it fills with wrong values it tells nobody else.
 
     Lines of others are passed on. One at a time, since there is one standard error.
     """
-    with LISTENER, tempfile.TemporaryFile() as ear:
+    with STANDARD_ERROR, tempfile.TemporaryFile() as file:
         sys.stderr.flush()
         try:
             kept = os.dup(2)
         except OSError:  # closed: there is nothing to hear either
             kept = None
-        os.dup2(ear.fileno(), 2)
+        os.dup2(file.fileno(), 2)
         try:
             yield
         finally:
@@ -298,10 +298,10 @@ def _listening(heard: list[str]) -> Iterator[None]:
             else:
                 os.dup2(kept, 2)
                 os.close(kept)
-            ear.seek(0)
-            for line in ear:
+            file.seek(0)
+            for line in file:
                 if COMPLAINT.match(line):
-                    heard.append(line.decode("utf-8", "replace"))
+                    complaints.append(line.decode("utf-8", "replace"))
                 elif kept is not None:
                     os.write(2, line)
 
@@ -328,8 +328,8 @@ def check_streams(dataset: Dataset, data: bytes, shape: tuple[int, int, int], sy
         ResourceError: a frame of a few bytes that would unpack to gigabytes.
     """
     count, found = frame_count(dataset, path), 0
-    bits = whole(dataset, "BitsAllocated", None, path=path)
-    if _library(syntax) == "gdcm" and bits == 8 and whole(dataset, "BitsStored", bits, path=path) != bits:
+    bits = whole_number(dataset, "BitsAllocated", None, path=path)
+    if _library(syntax) == "gdcm" and bits == 8 and whole_number(dataset, "BitsStored", bits, path=path) != bits:
         raise FormatError("fewer than 8 bits as lossless JPEG cannot be decoded", CONVERT, subject=path)  # GDCM would abort
     with guarded(path):
         for stream in generate_frames(data, number_of_frames=count):
@@ -352,8 +352,8 @@ def _check_head(head: _Head | None, shape: tuple[int, int, int], bits: int, synt
         raise FormatError(TWELVE_BITS, CONVERT, subject=path)
     bytes_differ = _library(syntax) == "gdcm" and (head.bits > 8) != (bits > 8)  # it would write as many as the stream says
     if head.samples != shape[2] or head.bits > bits or bytes_differ:
-        said = f"{head.samples} × {head.bits} bits a pixel, the header {shape[2]} × {bits}"
-        raise FormatError(f"a compressed frame says {said}", "copy it again, or convert it", subject=path)
+        claims = f"{head.samples} × {head.bits} bits a pixel, the header {shape[2]} × {bits}"
+        raise FormatError(f"a compressed frame says {claims}", "copy it again, or convert it", subject=path)
 
 
 def _check_rle(stream: bytes, expected: int, path: Path) -> None:

@@ -21,7 +21,7 @@ from pydicom.valuerep import DSfloat
 from medical_sam2.errors import ConfigError, FormatError, GeometryError
 from medical_sam2.io import atomic, voxels
 from medical_sam2.io.dicom import DicomOrigin, headers
-from medical_sam2.io.dicom.headers import Plane, read_dataset, text, whole
+from medical_sam2.io.dicom.headers import Plane, read_dataset, text, whole_number
 from medical_sam2.io.dicom.pixels import segmentation_frames
 from medical_sam2.io.labels import SAME_MM, integers
 from medical_sam2.io.registry import Loaded
@@ -211,7 +211,7 @@ def _label_numbers(dataset: Dataset, path: Path) -> dict[int, int]:
         raise FormatError("its segments are fractional: it is no label map", "threshold it first", subject=path)
     with guarded(path):
         items = list(dataset.get("SegmentSequence") or [])
-    own = {whole(item, "SegmentNumber", None, path=path): OURS.fullmatch(text(item, "TrackingID")) for item in items}
+    own = {whole_number(item, "SegmentNumber", None, path=path): OURS.fullmatch(text(item, "TrackingID")) for item in items}
     if all(own.values()):
         return {number: int(found[1]) for number, found in own.items() if found}
     return {number: number for number in own}
@@ -237,6 +237,7 @@ def _put(target: NDArray[Any], frame: NDArray[Any], number: int, numbers: dict[i
         target[frame == value] = label
 
 
+# A frame is written into the image's own slice, turned and mirrored as it lies, or refused: nothing is resampled in silence.
 def _slice_of(labels: NDArray[Any], plane: Plane, like: Volume, path: Path) -> NDArray[Any]:
     """The part of the volume that a frame covers, as a view (column, row)."""
     if plane.position is None or plane.orientation is None or plane.spacing is None:
