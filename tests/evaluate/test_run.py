@@ -126,6 +126,8 @@ def test_a_run_that_was_killed_asks_only_what_is_left(
 
     def dies_at(limit: int) -> None:
         def answered(job: EvaluationJob) -> list[Row]:
+            lines = tmp_path / "out" / LINES
+            assert lines.read_text().count("\n") == len(asked), "each row is on the disk before the next answer is asked"
             if len(asked) == limit:
                 raise KeyboardInterrupt
             asked.append(f"{job.case} {job.structure}")
