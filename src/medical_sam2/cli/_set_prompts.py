@@ -64,7 +64,8 @@ class _Speaker:
 
     def add(self, place: int, label: int, prompt: FramePrompt) -> None:
         own = self.found.setdefault(place, {})
-        own[label] = own[label] | prompt if label in own else prompt
+        name = self.images.entries[place].name
+        own[label] = own[label].joined(prompt, label, name) if label in own else prompt
 
     def parsed(self, option: str, text: str) -> tuple[int, int, list[float]]:
         """Image, object and numbers of "IMAGE:LABEL:X Y"."""
