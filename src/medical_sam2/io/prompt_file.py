@@ -240,6 +240,8 @@ class _Reader:
     def _beside(self, file: str) -> Path:
         """A file in the folder of the prompts or below: a file from elsewhere must not make us open any other."""
         path = self.folder / file
+        if "\0" in file:
+            raise FormatError(f"mask {file[:40]!r} is no path", "give a path without a zero byte")
         if not path.resolve().is_relative_to(self.folder.resolve()):
             raise FormatError(f"mask {file!r} lies outside the folder of the prompts", "put it beside the file of prompts")
         return path

@@ -99,6 +99,10 @@ def load_voxels(
         flat = voxels.array(layout.dtype, count, max_bytes=options.max_bytes)
         voxels.skip((layout.frames - 1 - frame) * size)
         voxels.finish()
+        left = voxels.capacity - voxels.position
+        if layout.detached is not None and layout.packing == "raw" and left:  # before the voxels or after them: nobody can tell
+            problem = f"its data file holds {left} bytes more than the header declares"
+            raise FormatError(problem, "say in the header how many to skip, or export the image again", subject=path)
         notes += [note for note in voxels.warnings if note not in notes]
     array = _shaped(flat, layout, options, notes)
     if options.clean:
