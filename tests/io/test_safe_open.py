@@ -114,10 +114,10 @@ def test_no_foreign_exception_leaves_a_reader(
 
 def test_bytes_that_follow_the_image_are_named(tmp_path: Path) -> None:
     image = Volume(np.arange(8, dtype=np.uint8).reshape(2, 2, 2), np.eye(4))
-    for name in ("a.nii", "a.nrrd"):
+    for name in ("a.nii", "a.nii.gz", "a.mha", "a.nrrd"):
         io.save(image.array, tmp_path / name, image)
         with open(tmp_path / name, "ab") as stream:
-            stream.write(bytes(5))
+            stream.write(b"extra")
         assert any(
             "bytes follow the image" in note or "other data follow" in note for note in io.load(tmp_path / name).warnings
         ), name
