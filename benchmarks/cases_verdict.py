@@ -31,7 +31,7 @@ class Case:
 
 def judged(case: Case, run: Run) -> tuple[str, bool]:
     """What happened; a signal, a defect, much memory or a second line of error are wrong whatever was expected."""
-    errors = [line for line in run.err.splitlines() if not line.startswith(("warning: ", "look here: ", "failed"))]
+    errors = [line for line in run.err.splitlines() if not line.startswith(("warning: ", "review next: ", "failed"))]
     if run.code < 0 or run.code not in {0, 2, 3, 4} or run.rss_mb > MOST_MB or (run.code and len(errors) != 1):
         return f"exit {run.code}, {run.rss_mb:.0f} MB, {len(errors)} lines", False
     happened, right = case.check(run)

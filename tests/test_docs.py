@@ -18,7 +18,7 @@ from PIL import Image
 
 import medical_sam2
 from medical_sam2.cli import build, main
-from medical_sam2.cli._numbers import joined
+from medical_sam2.cli.options import join_numbers
 from medical_sam2.io import load, save
 from medical_sam2.io.prompt_file import load_prompts
 from medical_sam2.model.weights import load_backbone
@@ -148,7 +148,7 @@ def is_that(block: Block, page: str, excuse: str, start: str) -> bool:
 def test_what_is_not_run_is_spelled_right(block: Block) -> None:
     for program, *words in block.commands:
         if program == "medsam2":
-            build().parse_args(joined(words), exit_on_error=False, print_error=False)
+            build().parse_args(join_numbers(words), exit_on_error=False, print_error=False)
         elif program != "pip":
             assert (ROOT / (words[0] if program == "python" else program)).is_file(), program
 
@@ -165,6 +165,12 @@ def test_file_of_prompts_is_read(case: Path) -> None:
 def test_links_lead_somewhere(page: Path) -> None:
     prose = FENCE.sub("", page.read_text(encoding="utf-8"))
     assert [target for target in LINK.findall(prose) if not (page.parent / target).exists()] == []
+
+
+def test_the_glossary_names_files_that_are_there() -> None:
+    named = re.findall(r"`([a-z_/]+\.py)` \|$", (ROOT / "docs" / "glossary.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert len(named) > 40
+    assert [file for file in named if not (ROOT / "src" / "medical_sam2" / file).is_file()] == []
 
 
 @pytest.mark.parametrize("page", sorted((ROOT / "docs").rglob("*.md")), ids=name)

@@ -103,9 +103,9 @@ class Windows:
 
     @cached_property
     def _same(self) -> Window:
-        told = named_window(self.name)
-        if told is not None:
-            return told
+        named = named_window(self.name)
+        if named is not None:
+            return named
         found = percentile_window(self.image.array)
         return replace(found, negative=self.negative and _bright(found, self.image.array))
 
@@ -171,8 +171,8 @@ def percentile_window(array: NDArray[np.generic]) -> Window:
         high = low + max(1.0, abs(low + base) / 1000)
     if base:  # integers so large that a float would not hold them
         low, high = floor(low), ceil(high)
-    told = "percentiles 0.5 to 99.5" + (f", background {base + background:g} left out" if background is not None else "")
-    return Window(base + low, base + high, told)
+    source = "percentiles 0.5 to 99.5" + (f", background {base + background:g} left out" if background is not None else "")
+    return Window(base + low, base + high, source)
 
 
 def in_hounsfield(array: NDArray[np.generic], modality: str | None) -> bool:
@@ -277,7 +277,7 @@ def content_box(array: NDArray[np.generic], axes: int | None = None) -> tuple[sl
 
     Args:
         array: of any dimension.
-        axes: how many of them are looked at, from the first; all unless told.
+        axes: how many of them are looked at, from the first; all unless given.
 
     Returns:
         Where it lies, for each of these axes. Everything where all is one value, or where the content is nothing but noise:

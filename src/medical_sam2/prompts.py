@@ -24,7 +24,7 @@ class FramePrompt:
         box_xyxy: (4,) corners, first the smaller ones, both inside the box.
         mask_hw: (H, W) bool outline. It stands alone: a mask says all, so clicks on the same frame correct it.
         estimate: in [0, 1], how sure an outline is that nobody drew: it is remembered as an answer of that confidence, not as a
-            prompt. None for what a person said.
+            prompt. None for a prompt of a person.
     """
 
     points_xy: NDArray[np.float32]
@@ -233,8 +233,8 @@ class Fixed:
     """A prompter that knows all its prompts beforehand: the fixed clicks of a person.
 
     Args:
-        prompts: frame → what is said as it opens, before anything is looked for on it.
-        corrections: frame → what is said once it is seen what was found there.
+        prompts: frame → prompt as it opens, before anything is looked for on it.
+        corrections: frame → prompt once it is seen what was found there.
     """
 
     def __init__(self, prompts: Mapping[int, FramePrompt], corrections: Mapping[int, FramePrompt] | None = None) -> None:
@@ -245,7 +245,7 @@ class Fixed:
         return t in self.corrections
 
     def __call__(self, t: int, predicted: NDArray[np.bool_] | None) -> FramePrompt | None:
-        """What was said on frame t as it opens; what was said about the answer, once."""
+        """The prompt of frame t as it opens; its correction of the answer, once."""
         return self.prompts.get(t) if predicted is None else self.corrections.pop(t, None)
 
 

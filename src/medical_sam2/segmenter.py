@@ -132,7 +132,7 @@ class Segmenter:
             zoom: whether the network is shown a region around the object that grows with it, or always whole slices.
             features: folder in which what the encoder saw is kept from run to run, by content and weights.
             names: label → name of the structure.
-            on_frame: told of each tracked frame.
+            on_frame: called with each tracked frame.
 
         Returns:
             A segmentation in the volume's own grid; a slice outlined by the user stays as it was drawn.
@@ -181,15 +181,15 @@ class Segmenter:
         Args:
             images: (H, W) or (H, W, 3) each, of any size; each is asked for when it is visited.
             prompts: image → object → prompt, in pixels of that image. An image on which an object gets nothing but clicks
-                corrects what is remembered of it, once another image has told what it is.
+                corrects what is remembered of it, once another image has shown what it is.
             bank: memory policy.
             order: in which the other images are visited: "given", "shuffled", "similar" (most like the bank first), or a
                 policy of your own; or the images themselves, one after the other.
-            only: the images to be outlined beside the prompted ones; all unless told.
+            only: the images to be outlined beside the prompted ones; all unless given.
             features: folder in which what the encoder saw is kept, by content and weights.
             window: see `intensity_window.choose_window`; "auto" takes one for all CT images in Hounsfield units.
             modality: what took an image, as a DICOM code, where known; else air and bone tell a CT.
-            on_error: told of images that cannot be used, which are left out; without it their error is raised.
+            on_error: called with images that cannot be used, which are left out; without it their error is raised.
 
         Yields:
             One result for each image as it is made, the prompted ones first.

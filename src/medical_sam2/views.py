@@ -27,7 +27,7 @@ class View:
     """Where frames, rows and columns of a slice sequence run to.
 
     `View("SPL")` plays frames towards Superior, rows towards Posterior, columns towards Left. Every method takes `axes`,
-    the directions in which the array's own axes run ("RAS" unless told), so that no reoriented copy is ever needed.
+    the directions in which the array's own axes run ("RAS" unless given), so that no reoriented copy is ever needed.
 
     Args:
         code: three letters, one of each pair R/L, A/P, S/I.
@@ -67,6 +67,10 @@ class View:
         """Whether frames, rows and columns run against their array axis."""
         first, second, third = (axes[place] != letter for place, letter in zip(self.order(axes), self.code, strict=True))
         return first, second, third
+
+    def slice_index(self, t: int, frames: int, axes: str = "RAS") -> int:
+        """Index of frame t of so many along its array axis; its own inverse."""
+        return frames - 1 - t if self.flipped(axes)[0] else t
 
     def apply(self, array_ijk: NDArray[T], axes: str = "RAS") -> NDArray[T]:
         """The slice stack (T, H, W) of a volume (I, J, K): a strided view of it, not a copy."""

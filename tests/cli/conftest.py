@@ -53,7 +53,7 @@ class Desk:
         before = self.files()
         got, out, err = self.run(*words, image=image, output=output)
         assert (got, out, self.files()) == (code, "", before), err
-        (line,) = [line for line in err.splitlines() if not line.startswith(("warning: ", "look here: "))]
+        (line,) = [line for line in err.splitlines() if not line.startswith(("warning: ", "review next: "))]
         return line
 
     def files(self) -> dict[str, bytes]:

@@ -11,7 +11,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from medical_sam2.cli import doctor
-from medical_sam2.cli.doctor import Device, Health, as_json, as_text, embedded, examine, installed, missing
+from medical_sam2.cli.doctor import Device, Health, as_json, as_text, embedded, examine, installed_version, missing
 
 
 @pytest.fixture
@@ -58,7 +58,7 @@ def test_no_weights_are_a_problem(healthy: Health, tmp_path: Path) -> None:
 
 
 def test_an_absent_package_is_a_problem(healthy: Health) -> None:
-    assert installed("a-package-that-does-not-exist") is None
+    assert installed_version("a-package-that-does-not-exist") is None
     (problem,) = replace(healthy, versions={"torch": None}).problems
     assert problem == "torch is not installed; run: pip install torch"
 

@@ -8,8 +8,7 @@ import tifffile
 from PIL import Image, ImageFilter
 
 from medical_sam2 import io
-from medical_sam2.cli import _prompts, _set_options, _set_prompts
-from medical_sam2.cli._options import PromptOptions
+from medical_sam2.cli.prompts import PromptOptions, SetPromptOptions, set_prompts, volume_prompts
 from medical_sam2.errors import AmbiguousError, ConfigError, PromptError
 from medical_sam2.io.image_folder import ImageFolder, open_folder
 from medical_sam2.volume import Volume
@@ -32,8 +31,8 @@ def images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ImageFolder:
 
 
 def drawn(images: ImageFolder, *masks: str, **said: object) -> dict[int, int]:
-    told = _set_options.SetPromptOptions(template=("a.png",), mask=masks, **said)  # type: ignore[arg-type]
-    found = _set_prompts.gathered(told, images).said[0]
+    options = SetPromptOptions(template=("a.png",), mask=masks, **said)  # type: ignore[arg-type]
+    found = set_prompts(options, images).prompts[0]
     return {label: int(prompt.mask_hw.sum()) for label, prompt in found.items() if prompt.mask_hw is not None}
 
 
@@ -67,16 +66,16 @@ def test_soft_edges_are_answered_by_what_the_message_names(images: ImageFolder) 
 def test_what_has_no_effect_is_refused(images: ImageFolder, said: dict[str, object]) -> None:
     click = {"point": ("1 1",)} if "mask" not in said else {}
     with pytest.raises(ConfigError, match=r"--threshold|--each-label"):
-        _set_prompts.gathered(_set_options.SetPromptOptions(template=("a.png",), **click, **said), images)  # type: ignore[arg-type]
+        set_prompts(SetPromptOptions(template=("a.png",), **click, **said), images)  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match=r"--threshold|--each-label"):
-        _prompts.gathered(PromptOptions(**{"point": ("1 1 1",), **said}), IMAGE)  # type: ignore[arg-type]
+        volume_prompts(PromptOptions(**{"point": ("1 1 1",), **said}), IMAGE)  # type: ignore[arg-type]
 
 
 def test_segments_bring_their_names(tmp_path: Path) -> None:
     path = write(tmp_path / "a.seg.nrrd", [LIVER, LESION], BOTH)
-    named = _prompts.gathered(PromptOptions(mask=(path,)), IMAGE)
+    named = volume_prompts(PromptOptions(mask=(path,)), IMAGE)
     assert (named.labels, named.names) == ((1, 2), {1: "liver", 2: "lesion"})
-    assert _prompts.gathered(PromptOptions(mask=(path,), name=("2:spot",)), IMAGE).names == {1: "liver", 2: "spot"}
+    assert volume_prompts(PromptOptions(mask=(path,), name=("2:spot",)), IMAGE).names == {1: "liver", 2: "spot"}
 
 
 def test_a_time_point_of_a_mask(tmp_path: Path) -> None:
@@ -84,22 +83,22 @@ def test_a_time_point_of_a_mask(tmp_path: Path) -> None:
 
     pair = np.stack([LIVER, LESION], axis=3).astype(np.uint8)
     nib.save(nib.Nifti1Image(pair, IMAGE.affine), tmp_path / "m.nii.gz")
-    (prompt,) = _prompts.gathered(PromptOptions(mask=(tmp_path / "m.nii.gz#1",)), IMAGE).prompts
+    (prompt,) = volume_prompts(PromptOptions(mask=(tmp_path / "m.nii.gz#1",)), IMAGE).prompts
     assert prompt.array_ijk.sum() == LESION.sum()  # type: ignore[attr-defined]
     with pytest.raises(AmbiguousError, match=r"--mask .*m\.nii\.gz#0"):
-        _prompts.gathered(PromptOptions(mask=(tmp_path / "m.nii.gz",)), IMAGE)
+        volume_prompts(PromptOptions(mask=(tmp_path / "m.nii.gz",)), IMAGE)
 
 
 def test_probabilities_and_large_labels_of_volumes(tmp_path: Path) -> None:
     soft = np.where(LIVER, 0.8, 0.1).astype(np.float32)
     io.save(soft, tmp_path / "p.nii.gz", IMAGE)
     with pytest.raises(AmbiguousError, match=r"p\.nii\.gz: .*--threshold 0\.4"):
-        _prompts.gathered(PromptOptions(mask=(tmp_path / "p.nii.gz",)), IMAGE)
-    (prompt,) = _prompts.gathered(PromptOptions(mask=(tmp_path / "p.nii.gz",), threshold=0.4), IMAGE).prompts
+        volume_prompts(PromptOptions(mask=(tmp_path / "p.nii.gz",)), IMAGE)
+    (prompt,) = volume_prompts(PromptOptions(mask=(tmp_path / "p.nii.gz",), threshold=0.4), IMAGE).prompts
     assert prompt.array_ijk.sum() == LIVER.sum()  # type: ignore[attr-defined]
     io.save(LIVER * np.uint32(614_454_277), tmp_path / "m.nii.gz", IMAGE)
     with pytest.raises(PromptError, match="614454277 is too large"):
-        _prompts.gathered(PromptOptions(mask=(tmp_path / "m.nii.gz",)), IMAGE)
+        volume_prompts(PromptOptions(mask=(tmp_path / "m.nii.gz",)), IMAGE)
 
 
 @pytest.mark.parametrize(("entry", "size"), [({}, 0), ({"threshold": 128}, LIVER.sum()), ({"label": 255}, LIVER.sum())])
@@ -114,7 +113,7 @@ def test_a_file_of_prompts_answers_too(tmp_path: Path, entry: dict[str, int], si
     said = PromptOptions(prompts=tmp_path / "p.json")
     if not entry:
         with pytest.raises(AmbiguousError, match='"threshold": NUMBER'):
-            _prompts.gathered(said, IMAGE)
+            volume_prompts(said, IMAGE)
         return
-    (prompt,) = _prompts.gathered(said, IMAGE).prompts
+    (prompt,) = volume_prompts(said, IMAGE).prompts
     assert (prompt.object, prompt.array_ijk.sum()) == (4, size)  # type: ignore[attr-defined]

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from pydicom import dcmread
 
-from medical_sam2.cli import _progress, main
-from medical_sam2.cli._progress import Progress
+from medical_sam2.cli import main
+from medical_sam2.cli.report import Progress
 from medical_sam2.segmenter import Segmenter
 from medical_sam2.tracking.volume_tracker import FrameDone
 from medical_sam2.volume import Segmentation, SliceConfidence
@@ -218,7 +218,7 @@ def test_dicom_segmentation_with_names_and_no_patient(desk: Desk) -> None:
     assert "CANARY" not in (desk.folder / "r.json").read_text()
 
 
-def test_look_here(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_to_review_next(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     row = SliceConfidence(1, "SPL", 37, 0.311, 50, look_here=True)
     found = Segmentation(
         np.zeros(SHAPE, np.uint8), AFFINE, confidence=(row,), warnings=("object 1 was not found on any slice",)
@@ -227,7 +227,7 @@ def test_look_here(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     _, _, err = desk.run(*CLICK, "--views", "one")
     assert err.splitlines() == [
         "warning: object 1 was not found on any slice",
-        "look here: object 1, slice 37 of axis k (confidence .31)",
+        "review next: object 1, slice 37 of axis k (confidence .31)",
     ]
 
 
@@ -242,14 +242,14 @@ FRAME = FrameDone(3, 12, "SPL", 7, (1, 2), np.zeros((2, 4, 4), bool))
 
 
 def test_progress_on_a_pipe(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(_progress, "EVERY_S", 0.0)
+    monkeypatch.setattr("medical_sam2.cli.report.EVERY_S", 0.0)
     with Progress() as progress:
         progress(FRAME)
     assert capsys.readouterr().err.startswith("3 of 12 slices, axial slice 7, object 1, 2, about ")
 
 
 def test_progress_can_be_quiet(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(_progress, "EVERY_S", 0.0)
+    monkeypatch.setattr("medical_sam2.cli.report.EVERY_S", 0.0)
     with Progress(quiet=True) as progress:
         progress(FRAME)
     assert capsys.readouterr().err == ""

@@ -49,7 +49,7 @@ def test_the_prompted_slice_is_shown() -> None:
     point, box = Point((1, 6, 9)), Box((1, 1, 7), (4, 4, 7))
     scene = scene_of(labels, prompts=[point])
     assert [scene.frame(view) for view in (AXIAL, CORONAL, SAGITTAL)] == [9, 10 - 1 - 6, 9 - 1 - 1]
-    assert [len(scene.said(AXIAL, t)) for t in (8, 9)] == [0, 1]
+    assert [len(scene.prompts_on(AXIAL, t)) for t in (8, 9)] == [0, 1]
     assert scene_of(labels, prompts=[box, point]).frame(AXIAL) == 7
     assert scene_of(labels, prompts=[box]).frame(CORONAL) != 1
 

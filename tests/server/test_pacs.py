@@ -74,6 +74,7 @@ def test_series_in_segmentation_out(serve: Callable[..., Served], orthanc: str, 
     id = served.post("pacs/open", number=found["number"])["id"]
     info = served.post(f"sessions/{id}/open")
     assert info["dicom"]
+    assert info["downloads"]["dcm"] == "DICOM-SEG"
     assert info["pacs"]
     volume = served.store.get(id).image.volume  # type: ignore[union-attr]
     assert sorted(volume.shape) == sorted(case.volume.shape)

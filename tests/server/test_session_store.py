@@ -26,6 +26,8 @@ def test_results_in_a_format_of_ones_own(serve: Callable[..., Served], tmp_path:
     (tmp_path / "exporter.py").write_text(EXPORTER)
     served = serve(formats=(f"{tmp_path / 'exporter.py'}:COUNTS",))
     id = served.upload(ct)
+    menu = served.http.get(f"/api/sessions/{id}").json()["downloads"]
+    assert menu == {"nii.gz": "NIfTI", "nrrd": "NRRD", "mha": "MetaImage", "counts": "counts", "csv": "Volumes (CSV)"}
     served.post(f"sessions/{id}/structures", version=0)
     gesture = {"plane": "axial", "t": 8, "kind": "points", "points": [[6, 5]], "positive": [True]}
     served.post(f"sessions/{id}/say", version=1, label=1, **gesture)

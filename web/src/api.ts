@@ -9,7 +9,7 @@ export interface State {
 export interface PlaneInfo { name: Plane; frames: number; size: [number, number]; spacing: [number, number] }
 export interface Info {
   id: string; kind: 'volume' | 'set'; planes: PlaneInfo[]; modality: string | null; window: [number, number] | null; seen_as: string
-  extent: [number, number] | null; dicom: boolean; pacs: boolean; warnings: string[]; state: State
+  extent: [number, number] | null; dicom: boolean; downloads: Record<string, string>; pacs: boolean; warnings: string[]; state: State
 }
 export interface Summary { id: string; kind: 'volume' | 'set' | 'damaged'; planes: Record<string, number>; structures: string[]; problem?: string }
 export interface About {

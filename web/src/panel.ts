@@ -152,10 +152,9 @@ export class Panel {
 
   private downloading(): void {
     const { work } = this
-    const forms = work.info.kind === 'set' ? [['zip', 'Label images']] : [['nii.gz', 'NIfTI'], ['nrrd', 'NRRD'], ...(work.info.dicom ? [['dcm', 'DICOM-SEG']] : []), ['csv', 'Volumes (CSV)']]
     if (!work.state.tracked) return fill(this.downloads, h('p', { class: 'fine' }, work.info.kind === 'set' ? 'Apply to all images first.' : 'Apply to the volume first.'))
-    const link = ([form, name]: string[]): HTMLElement => h('a', { class: 'button', href: `api/sessions/${work.info.id}/download/${form}`, download: '' }, icon('down'), name)
-    fill(this.downloads, ...forms.map(link),
+    const link = ([form, name]: [string, string]): HTMLElement => h('a', { class: 'button', href: `api/sessions/${work.info.id}/download/${form}`, download: '' }, icon('down'), name)
+    fill(this.downloads, ...Object.entries(work.info.downloads).map(link),
       work.info.pacs ? h('button', { onclick: () => this.attempt(work.push()) }, 'Send to the PACS') : null,
       work.state.fresh ? h('p', { class: 'fine warn' }, 'Changes that are not yet applied are not in it.') : null)
   }

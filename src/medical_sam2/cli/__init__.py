@@ -1,11 +1,9 @@
-"""The command `medsam2`. Each command is one file of this package; none is imported before it is called.
+"""The command line `medsam2`: `main`, and the table of its commands, each loaded when it is called.
 
-A command is added by adding a file: `cli/some_thing.py` with a function (or a cyclopts App, for a group of commands) called
-`some_thing` becomes `medsam2 some-thing`; the first line of its docstring, "`medsam2 some-thing`: what it does.", is its help.
-Files that start with an underscore are no commands.
+What is imported here is what `medsam2 --help` waits for: neither numpy nor torch. A command's file imports what it needs; where
+a mistyped path shall not wait for the network's packages, the command imports `network`, which needs them, after its checks.
 """
 
-import ast
 import errno
 import logging
 import os
@@ -16,9 +14,40 @@ from pathlib import Path
 
 from cyclopts import App, CycloptsError
 
-from medical_sam2.cli._numbers import joined
+from medical_sam2.cli.options import join_numbers
 from medical_sam2.errors import InputError, MedicalSam2Error, ResourceError
 
+COMMANDS = {  # name → (file and function, help)
+    "data": ("data:data", "The published data sets that are known, and what is known of them."),
+    "doctor": ("doctor:doctor", "What this machine has, and what that means for speed and for what can be done."),
+    "evaluate": ("evaluate:evaluate", "Measure a network on data sets of yours, as the paper measures."),
+    "finetune": (
+        "train:finetune",
+        "Teach a network a data set of yours, and see on cases that it never saw whether that helped.",
+    ),
+    "info": ("data:info", "Show what an image is, where it lies, and what is odd about it."),
+    "prepare": ("data:prepare", "Bring a data set into the form that is trained on."),
+    "segment": ("segment:segment", "Outline what was pointed at in the whole of a volume."),
+    "segment-images": ("segment_images:segment_images", "Outline what was pointed at on one image in all images of a folder."),
+    "serve": ("serve:serve", "A page on this machine to click, see the outline, correct it and download it."),
+    "suggest": ("segment:suggest", "Name the image of a set, or the slice of a volume, where one more prompt would help most."),
+    "train": ("train:train", "Run a recipe, stop at any time, go on where it stopped."),
+    "weights": (
+        "weights:weights",
+        "Which networks there are, what a file of weights holds, and how to bring one into this package's form.",
+    ),
+}
+EXTRAS = {  # extra → (modules that it brings, what it gives)
+    "dicom": (("highdicom", "gdcm", "jpeg_ls", "openjpeg", "pylibjpeg"), "DICOM segmentations (SEG), compressed DICOM images"),
+    "serve": (("fastapi", "uvicorn", "dicomweb_client"), "the page in the browser, DICOMweb, the protocols of other viewers"),
+    "train": (
+        ("accelerate", "tensorboard", "SimpleITK"),
+        "training on several GPUs, curves in TensorBoard, tasks from real images",
+    ),
+    "evaluate": (("matplotlib", "cv2", "skimage", "sklearn", "SimpleITK"), "classical methods to compare with, figures"),
+    "monai": (("monai", "einops"), "networks trained for one task, to compare with"),
+    "openvino": (("openvino",), "a faster image encoder on Intel processors"),
+}
 INTERRUPTED = 130
 DEFECT = 70
 """Exit code for an error of this program (EX_SOFTWARE of sysexits.h)."""
@@ -34,19 +63,11 @@ def build() -> App:
         name="medsam2",
         help="Outline a structure in a medical volume or a set of images from one prompt.",
         version=_version,
-        suppress_keyboard_interrupt=False,  # `main` says so, and tells the exit code
+        suppress_keyboard_interrupt=False,  # `main` does, with its exit code
     )
-    for file in sorted(Path(__file__).parent.glob("[!_]*.py")):
-        target, name = f"{__name__}.{file.stem}:{file.stem}", file.stem.replace("_", "-")
-        app.command(target, name=name, help=_summary(file))
+    for name, (target, summary) in COMMANDS.items():
+        app.command(f"{__name__}.{target}", name=name, help=summary)
     return app
-
-
-def _summary(file: Path) -> str:
-    """What a command does, from its docstring, without running its file."""
-    text = ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or ""
-    said = text.split("\n\n", 1)[0].rpartition("`: ")[2].strip()
-    return said[:1].upper() + said[1:]
 
 
 def _version() -> str:
@@ -72,7 +93,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.getLogger().addHandler(logging.NullHandler())  # else decoders print what they think of broken files
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # torch, when it is imported, asks for memory in large pages
     try:
-        words = joined(sys.argv[1:] if arguments is None else arguments)
+        words = join_numbers(sys.argv[1:] if arguments is None else arguments)
         if words and words[0] in MOVED:
             raise InputError(f"medsam2 {words[0]} left the package", f"run {MOVED[words[0]]} in a copy of the repository")
         app = build()
@@ -87,7 +108,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if os.environ.get(TRACEBACK):
             raise
         message, code = explain(error)
-        _say(message)
+        _print_error(message)
         return code
 
 
@@ -115,8 +136,6 @@ def explain(error: BaseException) -> tuple[str, int]:
 
 def _extra_of(module: str) -> str:
     """The extra that brings a module, "" if none does."""
-    from medical_sam2.cli.doctor import EXTRAS
-
     return next((extra for extra, (modules, _) in EXTRAS.items() if module.partition(".")[0] in modules), "")
 
 
@@ -134,7 +153,7 @@ def plain(text: str) -> str:
     return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in line)
 
 
-def _say(message: str) -> None:
+def _print_error(message: str) -> None:
     with suppress(OSError, ValueError):
         sys.stderr.write(f"{plain(message)}\n")
 

@@ -15,20 +15,11 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from medical_sam2.cli import EXTRAS
+
 PACKAGES = ("medical-sam2", "torch", "transformers", "numpy", "scipy", "nibabel", "pydicom", "safetensors")
 FEATURES = ("avx2", "avx512_bf16", "amx_bf16", "neon", "bf16")
 FAST_BF16 = frozenset({"avx512_bf16", "amx_bf16"})
-EXTRAS = {  # extra → (modules that it brings, what it gives)
-    "dicom": (("highdicom", "gdcm", "jpeg_ls", "openjpeg", "pylibjpeg"), "DICOM segmentations (SEG), compressed DICOM images"),
-    "serve": (("fastapi", "uvicorn", "dicomweb_client"), "the page in the browser, DICOMweb, the protocols of other viewers"),
-    "train": (
-        ("accelerate", "tensorboard", "SimpleITK"),
-        "training on several GPUs, curves in TensorBoard, tasks from real images",
-    ),
-    "evaluate": (("matplotlib", "cv2", "skimage", "sklearn", "SimpleITK"), "classical methods to compare with, figures"),
-    "monai": (("monai", "einops"), "networks trained for one task, to compare with"),
-    "openvino": (("openvino",), "a faster image encoder on Intel processors"),
-}
 GIB = 2**30
 
 
@@ -99,7 +90,7 @@ def examine() -> Health:
     return Health(
         python=platform.python_version(),
         system=f"{platform.system()} {platform.release()} {platform.machine()}",
-        versions={name: installed(name) for name in PACKAGES},
+        versions={name: installed_version(name) for name in PACKAGES},
         processor=str(found.get("cpu_name") or platform.processor() or platform.machine()),
         cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
         features=tuple(name for name in FEATURES if found.get(name)),
@@ -111,7 +102,7 @@ def examine() -> Health:
     )
 
 
-def installed(package: str) -> str | None:
+def installed_version(package: str) -> str | None:
     """Its version, None where it is absent."""
     try:
         return version(package)

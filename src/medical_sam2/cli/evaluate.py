@@ -2,20 +2,24 @@
 
 import json as json_format
 import os
-import sys
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from medical_sam2.cli import DEFECT, plain
-from medical_sam2.cli._options import FLAG
+from medical_sam2.cli import DEFECT, network, plain
+from medical_sam2.cli.options import FLAG, InferenceOptions
+from medical_sam2.cli.report import Progress, print_note
 from medical_sam2.errors import ConfigError, InputError
-
-if TYPE_CHECKING:
-    from medical_sam2.evaluate.study import Done, Outcome, Study
+from medical_sam2.evaluate.job import Network, data_set
+from medical_sam2.evaluate.methods.named import method_named
+from medical_sam2.evaluate.presets import PRESETS, trimmed
+from medical_sam2.evaluate.protocols import PROTOCOLS, protocol
+from medical_sam2.evaluate.reporting.report import write_report
+from medical_sam2.evaluate.run import run_all
+from medical_sam2.evaluate.study import Done, Outcome, Study
 
 DATASET = "dataset.json"
 
@@ -78,8 +82,8 @@ def evaluate(
     *,
     data: Annotated[tuple[Path, ...], Parameter(consume_multiple=True, negative="")],
     output: Annotated[Path, Parameter(alias="-o")],
-    protocol: Annotated[tuple[str, ...], Parameter(consume_multiple=True, negative="")] = ("all",),
-    how: EvaluationOptions = AS_USUAL,
+    protocols: Annotated[tuple[str, ...], Parameter(name="--protocol", consume_multiple=True, negative="")] = ("all",),
+    options: EvaluationOptions = AS_USUAL,
     json: Annotated[bool, FLAG] = False,
     quiet: Annotated[bool, FLAG] = False,
 ) -> int:
@@ -91,17 +95,25 @@ def evaluate(
     Args:
         data: folders of nnU-Net raw data sets, or folders that hold some.
         output: folder to write.
-        protocol: universal, one-prompt, frequency, ablation, memory, noise, or a plug-in; several, or all.
+        protocols: universal, one-prompt, frequency, ablation, memory, noise, or a plug-in; several, or all.
         json: print one JSON object.
         quiet: show no progress.
     """
-    from medical_sam2.evaluate.run import run_all
-
-    studies = _studies(_data_sets(data), protocol, how)
+    studies = _plan_studies(_data_sets(data), protocols, options)
     folders = [output / study.protocol.name for study in studies]
-    outcomes = _run(lambda told: run_all(studies, folders, workers=how.processes, on_done=told), quiet)
-    _report(studies, outcomes, output, how)
-    facts = [_told(*each) for each in zip(studies, outcomes, folders, strict=True)]
+    with Progress(quiet=quiet) as progress:
+
+        def report(done: Done) -> None:
+            if done.done:
+                progress.update(plain(done.what), done.done, done.total, "answers", done.share)
+            elif not quiet:
+                print_note(f"{done.total} answers to make")
+
+        outcomes = run_all(studies, folders, workers=options.processes, on_done=report)
+    if find_spec("matplotlib") is None:
+        print_note("no figures: matplotlib is missing; pip install 'medical-sam2[evaluate]'")
+    write_report(studies, outcomes, output, options.chosen)
+    facts = [_describe(*each) for each in zip(studies, outcomes, folders, strict=True)]
     if json:
         print(json_format.dumps({"studies": facts}, ensure_ascii=False))
     if any(each["failed"] for each in facts):
@@ -118,76 +130,40 @@ def _data_sets(folders: tuple[Path, ...]) -> tuple[Path, ...]:
     return tuple(found)
 
 
-def _studies(data: tuple[Path, ...], names: tuple[str, ...], how: EvaluationOptions) -> "list[Study]":
+def _plan_studies(data: tuple[Path, ...], names: tuple[str, ...], options: EvaluationOptions) -> list[Study]:
     """All that can be refused is refused before the first is run."""
-    from medical_sam2.cli import _options, _plan
-    from medical_sam2.evaluate.job import Network, data_set
-    from medical_sam2.evaluate.methods.named import method_named
-    from medical_sam2.evaluate.presets import PRESETS, trimmed
-    from medical_sam2.evaluate.protocols import PROTOCOLS, protocol
-    from medical_sam2.evaluate.study import Study
-
     limits = ("cases", "images", "structures", "seeds")
-    _check_numbers(how, (*limits, "workers", "threads", "limit"))
-    threads = how.threads or max(1, (os.cpu_count() or 1) // how.processes)
-    given = {name: value for name in (*limits, "image_size") if (value := getattr(how, name)) is not None}
-    preset = replace(PRESETS[how.chosen], **given)
+    for name in (*limits, "workers", "threads", "limit"):
+        value = getattr(options, name)
+        if value is not None and value <= 0:
+            raise ConfigError(f"--{name} {value} leaves nothing", "give 1 or more")
+    threads = options.threads or max(1, (os.cpu_count() or 1) // options.processes)
+    given = {name: value for name in (*limits, "image_size") if (value := getattr(options, name)) is not None}
+    preset = replace(PRESETS[options.chosen], **given)
     asked = tuple(PROTOCOLS) if names == ("all",) else names
-    chosen = [protocol(name, views=how.views, methods=how.methods) for name in asked]
-    chosen = [replace(trimmed(each, preset), limit_s=how.limit) for each in chosen]
+    chosen = [protocol(name, views=options.views, methods=options.methods) for name in asked]
+    chosen = [replace(trimmed(each, preset), limit_s=options.limit) for each in chosen]
     for name in dict.fromkeys(method for each in chosen for method in each.methods):
         method_named(name)
-    told = _options.InferenceOptions(weights=how.weights, views=how.views or "one", threads=threads)
-    _plan.check_settings(told)
+    network.check_settings(InferenceOptions(views=options.views or "one", threads=threads))
     for folder in data:
         data_set(folder)
-    network = Network(how.weights, how.device, how.precision, preset.image_size, threads)
-    digest = _plan.digest(told)
+    settings = Network(options.weights, options.device, options.precision, preset.image_size, threads)
+    digest = network.weights_digest(options.weights)
     return [
-        Study(each, data, network, digest, preset.cases, preset.slices, preset.images, preset.structures, draws=place == 0)
+        Study(each, data, settings, digest, preset.cases, preset.slices, preset.images, preset.structures, draws=place == 0)
         for place, each in enumerate(chosen)
     ]
 
 
-def _check_numbers(how: EvaluationOptions, names: tuple[str, ...]) -> None:
-    for name in names:
-        value = getattr(how, name)
-        if value is not None and value <= 0:
-            raise ConfigError(f"--{name} {value} leaves nothing", "give 1 or more")
-
-
-def _run(start: "Any", quiet: bool) -> "list[Outcome]":
-    from medical_sam2.cli._progress import Progress
-
-    with Progress(quiet=quiet) as progress:
-
-        def tell(done: "Done") -> None:
-            if not done.done:
-                if not quiet:
-                    sys.stderr.write(f"{done.total} answers to make\n")
-                return
-            progress.tell(plain(done.what), done.done, done.total, "answers", done.share)
-
-        return start(tell)
-
-
-def _report(studies: "list[Study]", outcomes: "list[Outcome]", output: Path, how: EvaluationOptions) -> None:
-    """Tables, figures where matplotlib is installed, and the page."""
-    from medical_sam2.evaluate.reporting.report import write_report
-
-    if find_spec("matplotlib") is None:
-        sys.stderr.write("no figures: matplotlib is missing; pip install 'medical-sam2[evaluate]'\n")
-    write_report(studies, outcomes, output, how.chosen)
-
-
-def _told(study: "Study", outcome: "Outcome", folder: Path) -> dict[str, Any]:
+def _describe(study: Study, outcome: Outcome, folder: Path) -> dict[str, Any]:
     """What a person reads at the end, on standard error; and the same for a program."""
     for case, reason in outcome.skipped.items():
-        sys.stderr.write(plain(f"left out: {case}: {reason}") + "\n")
+        print_note(plain(f"left out: {case}: {reason}"))
     for case, error in outcome.failed.items():
-        sys.stderr.write(plain(f"failed: {case}: {error}; run it again, and report it if it stays") + "\n")
+        print_note(plain(f"failed: {case}: {error}; run it again, and report it if it stays"))
     answers = sum(not row.skipped for row in outcome.rows)
-    sys.stderr.write(plain(f"{folder}: {answers} rows, {outcome.fresh} answers of them new; see tables.md") + "\n")
+    print_note(plain(f"{folder}: {answers} rows, {outcome.fresh} answers of them new; see tables.md"))
     return {
         "protocol": study.protocol.described(),
         "sha256": study.protocol.digest,

@@ -1,26 +1,27 @@
-"""`medsam2 segment`: outline what was pointed at in the whole of a volume."""
+"""`medsam2 segment` and `medsam2 suggest`: outline what was pointed at in a volume; where one more prompt would help most."""
 
-import json as json_format
-import sys
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from medical_sam2 import io
-from medical_sam2.cli import _files, plain
-from medical_sam2.cli._options import FLAG, InferenceOptions, OutputOptions, PromptOptions, Reading
-from medical_sam2.cli._prompts import gathered, paged
-from medical_sam2.errors import ConfigError
-from medical_sam2.io import labels
+from medical_sam2.cli import files, plain, report
+from medical_sam2.cli.files import OutputOptions, Reading
+from medical_sam2.cli.options import FLAG, InferenceOptions, TrackingOptions
+from medical_sam2.cli.prompts import Pointed, PromptOptions, split_page, volume_prompts
+from medical_sam2.errors import ConfigError, FormatError
+from medical_sam2.io import labels, registry
 from medical_sam2.io.prompt_file import Named
+from medical_sam2.tracking.confidence import Need, neediest
 from medical_sam2.volume import Segmentation, Volume
 
 if TYPE_CHECKING:
     from medical_sam2.segmenter import Segmenter
 
-NOTHING_SAID, AS_USUAL, AS_IT_IS = PromptOptions(), InferenceOptions(), Reading()
+NO_PROMPTS, AS_USUAL, AS_IT_IS = PromptOptions(), InferenceOptions(), Reading()
+NOT_POINTED, AS_TRACKED = Pointed(), TrackingOptions()
 OF_SEVERAL = {"three", "six", "auto"}
 
 
@@ -29,8 +30,8 @@ def segment(
     /,
     *,
     outputs: OutputOptions,
-    said: PromptOptions = NOTHING_SAID,
-    how: InferenceOptions = AS_USUAL,
+    prompts: PromptOptions = NO_PROMPTS,
+    options: InferenceOptions = AS_USUAL,
     reading: Reading = AS_IT_IS,
     json: Annotated[bool, FLAG] = False,
     quiet: Annotated[bool, FLAG] = False,
@@ -45,115 +46,92 @@ def segment(
         dry_run: check files, prompts, weights and memory, say what would be done, and compute nothing.
     """
     clock = _Clock()
-    _check(volume, outputs, said, how)
-    from medical_sam2.cli import _plan, _report  # the network's packages take a second: not for a mistyped path
+    _check(volume, outputs, prompts, options)
+    from medical_sam2.cli import network  # torch takes seconds to load: not for a mistyped path
 
-    _plan.check_settings(how)
-    image, earlier = _read(volume, reading, said, outputs)
-    named = gathered(said, image, earlier)
-    _files.check_each(outputs, named.labels)
-    report = _report.described(volume, image, named, how)
+    network.check_settings(options)
+    image, earlier = _read(volume, reading, prompts, outputs)
+    named = volume_prompts(prompts, image, earlier)
+    files.check_probability_files(outputs, named.labels)
+    facts = report.describe_run(volume, image, named, options)
     clock.lap("read")
-    segmenter = None if dry_run and _plan.away(how) else _plan.network(how)
-    plan = _plan.planned(image, named, how, segmenter, outputs, earlier)
-    report |= _plan.described(plan, how, segmenter)
+    segmenter = None if dry_run and network.must_fetch(options.weights) else network.load_segmenter(options)
+    plan, window, size = network.plan(image, named, options, segmenter, outputs, earlier)
+    facts |= network.describe_plan(plan, options, segmenter)
     clock.lap("weights")
-    _warn([*image.warnings, *plan.warnings])
+    report.print_warnings([*image.warnings, *plan.warnings])
+    written = files.requested(outputs).values()
     if segmenter is None or dry_run:
-        _print({**report, "dry_run": True}, _report.foreseen(report, image, plan, _files.asked(outputs)), json)
-        return
-    found = _found(segmenter, image, named, how, outputs=outputs, earlier=earlier, quiet=quiet)
+        text = report.dry_run_text(facts, image, plan.groups, window, size, written)
+        return report.print_report({**facts, "dry_run": True}, text, json=json)
+    with network.adapted(segmenter, image, named, options):
+        found = _track(segmenter, image, named, options, outputs=outputs, earlier=earlier, quiet=quiet)
     clock.lap("track")
-    _warn(line for line in found.warnings if line not in plan.warnings)
-    report |= _report.result(image, found, plan.warnings)
-    _tell(report["look_here"])
-    _files.write(outputs, image, found, named.prompts, lambda: {**report, "seconds": clock.laps})
+    report.print_warnings(line for line in found.warnings if line not in plan.warnings)
+    facts |= {**report.describe_result(image, found, plan.warnings), "seconds": clock.laps}
+    report.print_review(facts["look_here"])
+    files.write(outputs, image, found, named.prompts, facts)
     clock.lap("write")
-    _print({**report, "seconds": clock.laps}, _report.lines(report, _files.asked(outputs).values()), json)
+    return report.print_report(facts, report.result_text(facts, written), json=json)
 
 
-def _check(file: Path, outputs: OutputOptions, said: PromptOptions, how: InferenceOptions) -> None:
+def _check(file: Path, outputs: OutputOptions, prompts: PromptOptions, options: InferenceOptions) -> None:
     """All about the files that can be known before the image is read: first what is read, then what is written."""
-    masks = (paged(str(word))[0] for word in said.mask)
-    inputs = [file, *masks, *(path for path in (said.prompts, said.correct) if path is not None)]
-    _files.check_inputs(inputs)
-    _files.check(outputs, [path for path in inputs if path != said.correct])
-    if said.correct is None:
+    masks = (split_page(str(word))[0] for word in prompts.mask)
+    inputs = [file, *masks, *(path for path in (prompts.prompts, prompts.correct) if path is not None)]
+    files.check_files(inputs, prompts.correct, outputs)
+    if prompts.correct is None:
         return
     if outputs.probability or outputs.uncertainty:
         raise ConfigError("a correction makes no probability and no uncertainty", "leave these outputs out")
-    of_several = {"--views": how.views in OF_SEVERAL, "--fusion": how.fusion != AS_USUAL.fusion, "--islands": how.islands}
+    of_several = {
+        "--views": options.views in OF_SEVERAL,
+        "--fusion": options.fusion != AS_USUAL.fusion,
+        "--islands": options.islands,
+    }
     for option, given in of_several.items():
         if given:
             raise ConfigError(f"{option} changes nothing: a correction is tracked in the plane of its prompts", "leave it out")
 
 
-def _read(file: Path, reading: Reading, said: PromptOptions, outputs: OutputOptions) -> tuple[Volume, Volume | None]:
-    image = _files.read(file, reading)
-    _files.check_format(outputs, image)
-    if said.correct is None:
+def _read(file: Path, reading: Reading, prompts: PromptOptions, outputs: OutputOptions) -> tuple[Volume, Volume | None]:
+    image = files.read(file, reading)
+    # some formats cannot be written beside some images, such as a DICOM-SEG of images that it cannot refer to
+    registry.writer_of(outputs.output, outputs.format).check_source(image, outputs.output)
+    if prompts.correct is None:
         return image, None
-    with _files.blaming(said.correct):
-        return image, io.load_labels(said.correct, image)
+    with files.naming(prompts.correct):
+        return image, io.load_labels(prompts.correct, image)
 
 
-def _found(
+def _track(
     segmenter: "Segmenter",
     image: Volume,
     named: Named,
-    how: InferenceOptions,
+    options: InferenceOptions,
     *,
     outputs: OutputOptions,
     earlier: Volume | None,
     quiet: bool,
 ) -> Segmentation:
-    from medical_sam2.cli._progress import Progress
-
-    with _adapted(segmenter, image, named, how), Progress(quiet=quiet) as progress:
+    with report.Progress(quiet=quiet) as progress:
         return segmenter.segment_volume(
             image,
             named.prompts,
-            views=how.views,
-            bank=how.bank,
-            fusion=how.fusion,
-            window=how.window,
+            views=options.views,
+            bank=options.bank,
+            fusion=options.fusion,
+            window=options.window,
             earlier=None if earlier is None else labels.integers(earlier.array, None),
             probability=outputs.probability is not None,
             uncertainty=outputs.uncertainty is not None,
-            islands=how.islands,
-            consensus=how.consensus,
-            zoom=not how.whole_slices,
-            features=how.features,
+            islands=options.islands,
+            consensus=options.consensus,
+            zoom=not options.whole_slices,
+            features=options.features,
             names=named.names,
             on_frame=progress,
         )
-
-
-@contextmanager
-def _adapted(segmenter: "Segmenter", image: Volume, named: Named, how: InferenceOptions) -> Iterator[None]:
-    if how.adapt <= 0:
-        yield
-        return
-    from medical_sam2.train.adapt import adapt_network, examples_of_volume
-
-    examples = examples_of_volume(segmenter.network, image, named.prompts, window=how.window)
-    with adapt_network(segmenter.network, examples, seconds=how.adapt):
-        yield
-
-
-def _warn(warnings: Iterable[str]) -> None:
-    for warning in dict.fromkeys(warnings):
-        sys.stderr.write(f"warning: {plain(warning)}\n")
-
-
-def _tell(rows: Iterable[dict[str, Any]]) -> None:
-    for row in rows:
-        sure = f"{row['confidence']:.2f}".removeprefix("0")
-        sys.stderr.write(f"look here: object {row['object']}, slice {row['slice']} of axis {row['axis']} (confidence {sure})\n")
-
-
-def _print(report: dict[str, Any], text: str, json: bool) -> None:
-    sys.stdout.write(json_format.dumps(report, ensure_ascii=False, allow_nan=False) + "\n" if json else text)
 
 
 class _Clock:
@@ -166,3 +144,75 @@ class _Clock:
     def lap(self, name: str) -> None:
         now = time.perf_counter()
         self.laps[name], self._last = round(now - self._last, 3), now
+
+
+def suggest(
+    what: Path,
+    /,
+    *,
+    count: int = 1,
+    prompts: Pointed = NOT_POINTED,
+    options: TrackingOptions = AS_TRACKED,
+    reading: Reading = AS_IT_IS,
+    json: Annotated[bool, FLAG] = False,
+) -> None:
+    """Name where one more prompt would help most: where the network is unsure, and nothing that was prompted is alike.
+
+    Args:
+        what: the report of `medsam2 segment-images` (run.json), or a volume with the prompts that it has so far.
+        count: how many to name, the neediest first.
+        json: print one JSON object.
+    """
+    if count < 1:
+        raise ConfigError(f"{count} suggestions are none", "give --count 1 or more")
+    if what.suffix.lower() == ".json":
+        _refuse_settings(what, prompts, options, reading)
+        rows = _suggest_images(what, count)
+    else:
+        image = files.read(what, reading)
+        named = volume_prompts(PromptOptions(**vars(prompts)), image)
+        from medical_sam2.cli import network  # torch takes seconds to load: not for a report, nor for a mistyped path
+
+        axis, needs = network.neediest_slices(image, named, options, count)
+        rows = [{"slice": need.index, "axis": axis, **_facts(need)} for need in needs]
+    text = "".join(f"{plain(line)}\n" for line in _lines(rows))
+    report.print_report({"suggestions": rows}, text, json=json)
+
+
+def _refuse_settings(file: Path, *groups: Pointed | TrackingOptions | Reading) -> None:
+    """A report holds what was done: no other option has an effect."""
+    for group in groups:
+        for each in fields(group):
+            if getattr(group, each.name) != each.default:
+                option = f"--{each.name.replace('_', '-')}"
+                raise ConfigError(f"{option} changes nothing of a report", "leave it out", subject=file)
+
+
+def _suggest_images(file: Path, count: int) -> list[dict[str, Any]]:
+    facts = io.load_json(file)
+    images = facts.get("images")
+    if facts.get("kind") != report.SET or not isinstance(images, list):
+        raise FormatError("this is no report of a set of images", "make one: segment-images --report run.json", subject=file)
+    try:
+        needs = [
+            Need(i, min(map(float, each["confidence"].values())), float(each["likeness"]))
+            for i, each in enumerate(images)
+            if not each["prompted"] and not each["warnings"]
+        ]
+        return [{"image": str(images[need.index]["image"]), **_facts(need)} for need in neediest(needs, count)]
+    except (KeyError, TypeError, ValueError, AttributeError):
+        raise FormatError("this report is damaged", "make it again", subject=file) from None
+
+
+def _facts(need: Need) -> dict[str, float]:
+    return {"confidence": round(need.confidence, 4), "likeness": round(need.likeness, 6)}
+
+
+def _lines(rows: Sequence[dict[str, Any]]) -> list[str]:
+    if not rows:
+        return ["nothing: everything that was outlined was prompted"]
+    places = [row["image"] if "image" in row else f"slice {row['slice']} of axis {row['axis']}" for row in rows]
+    return [
+        f"{place}   confidence {row['confidence']:.2f}, likeness to what is prompted {row['likeness']:.3f}"
+        for place, row in zip(places, rows, strict=True)
+    ]

@@ -1,29 +1,24 @@
 """`medsam2 segment-images`: outline what was pointed at on one image in all images of a folder."""
 
-import json as json_format
-import sys
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from medical_sam2.cli import _set_report, plain
-from medical_sam2.cli._files import check_place, check_suffix, same
-from medical_sam2.cli._options import FLAG
-from medical_sam2.cli._set_options import SetInferenceOptions, SetOutputOptions, SetPromptOptions
-from medical_sam2.cli._set_prompts import SetPrompts, gathered
+from medical_sam2.cli import plain, report
+from medical_sam2.cli.files import SetOutputOptions, as_json, check_place, check_suffix, same
+from medical_sam2.cli.options import FLAG, SetInferenceOptions
+from medical_sam2.cli.prompts import SetPromptOptions, SetPrompts, set_prompts
 from medical_sam2.errors import ConfigError, InputError, MedicalSam2Error
 from medical_sam2.io import atomic
 from medical_sam2.io.image_folder import ImageFolder, open_folder
 from medical_sam2.io.labels import save_label_map
 
 if TYPE_CHECKING:
-    from medical_sam2.cli._sheet import Sheet
     from medical_sam2.segmenter import Segmenter
-    from medical_sam2.tracking.image_set import ImageMask
+    from medical_sam2.tracking.image_set import ImageMask, Order
 
-NOTHING_SAID, AS_USUAL = SetPromptOptions(), SetInferenceOptions()
+NO_PROMPTS, AS_USUAL = SetPromptOptions(), SetInferenceOptions()
 FILES = {"preview": (".png", ".jpg", ".jpeg"), "statistics": (".csv", ".json"), "report": (".json",)}
 
 
@@ -32,8 +27,8 @@ def segment_images(
     /,
     *,
     outputs: SetOutputOptions,
-    said: SetPromptOptions = NOTHING_SAID,
-    manner: SetInferenceOptions = AS_USUAL,
+    prompts: SetPromptOptions = NO_PROMPTS,
+    options: SetInferenceOptions = AS_USUAL,
     json: Annotated[bool, FLAG] = False,
     quiet: Annotated[bool, FLAG] = False,
     dry_run: Annotated[bool, FLAG] = False,
@@ -51,25 +46,23 @@ def segment_images(
     """
     start = time.perf_counter()
     images = open_folder(folder)
-    files = images.outputs(outputs.output)
-    skipped = _check(images, files, outputs)
-    prompts = gathered(said, images)
-    _check_masks(prompts, files, outputs)
-    report = _set_report.described(images, prompts, manner)
-    segmenter = _network(manner)
-    report |= _machine(segmenter, manner)
+    run = _SetRun(images, images.outputs(outputs.output), outputs, report.Sheet() if outputs.preview is not None else None)
+    run.skipped = set(_check(images, run.files, outputs))
+    run.prompts = set_prompts(prompts, images)
+    _check_masks(run)
+    from medical_sam2.cli import network  # torch takes seconds to load: not for a mistyped path
+
+    network.check_set_settings(options)
+    segmenter = network.load_segmenter(options)
+    facts = report.describe_set_run(images, run.prompts, options) | network.describe_network(options, segmenter)
     if dry_run:
-        _print({**report, "dry_run": True}, _foreseen(report, images, prompts, outputs, skipped), json)
+        report.print_report({**facts, "dry_run": True}, _dry_run_text(facts, run), json=json)
         return 0
-    run = _Run(images, files, prompts, outputs, set(skipped))
-    for done, found in enumerate(run.results(segmenter, manner, quiet=quiet), start=1):
-        run.keep(found)
-        if run.bar is not None:
-            run.bar.tell(images.entries[found.index].name, done, len(images) - len(skipped), "images")
-    report |= {"images": run.rows, "failed": run.failed, "skipped": len(skipped)}
-    report["seconds"] = round(time.perf_counter() - start, 3)
-    written = run.finish(report)
-    _print(report, _set_report.lines(report, written), json)
+    run.outline(segmenter, options, network.visiting_order(options), quiet=quiet)
+    facts |= {"images": run.rows, "failed": run.failed, "skipped": len(run.skipped)}
+    facts["seconds"] = round(time.perf_counter() - start, 3)
+    written = run.finish(facts)
+    report.print_report(facts, report.set_result_text(facts, written), json=json)
     return run.code
 
 
@@ -99,98 +92,72 @@ def _check(images: ImageFolder, files: list[Path], outputs: SetOutputOptions) ->
     return there if outputs.skip_existing else []
 
 
-def _check_masks(prompts: SetPrompts, files: list[Path], outputs: SetOutputOptions) -> None:
-    tables = [path for option in FILES if (path := getattr(outputs, option)) is not None]
-    for written in [*files, *tables]:
-        if any(same(written, mask) for mask in prompts.files):
+def _check_masks(run: "_SetRun") -> None:
+    """Refuse results that would replace a mask, or one another."""
+    tables = list(run.tables().values())
+    for written in [*run.files, *tables]:
+        if any(same(written, mask) for mask in run.prompts.files):
             raise InputError("would replace a mask that is read", "choose another folder for the results", subject=written)
     for place, path in enumerate(tables):
-        if any(same(path, other) for other in [*files, *tables[:place]]):
+        if any(same(path, other) for other in [*run.files, *tables[:place]]):
             raise InputError("two results would be the same file", "choose another name", subject=path)
 
 
-def _network(manner: SetInferenceOptions) -> "Segmenter":
-    from medical_sam2.cli._plan import network
-    from medical_sam2.intensity_window import named_window
-    from medical_sam2.model.memory import POLICIES
-    from medical_sam2.plugins import find
-    from medical_sam2.tracking.image_set import ORDERS
-
-    find(POLICIES, manner.bank, what="bank")
-    find(ORDERS, manner.order, what="order")
-    named_window(manner.window)
-    if manner.seed != AS_USUAL.seed and manner.order != "shuffled":
-        raise ConfigError("--seed changes nothing: it belongs to --order shuffled", "leave it out")
-    if manner.threads is not None and manner.threads < 1:
-        raise ConfigError(f"{manner.threads} threads cannot work", "give --threads 1 or more")
-    return network(manner.how)
-
-
-def _machine(segmenter: "Segmenter", manner: SetInferenceOptions) -> dict[str, Any]:
-    from medical_sam2.cli._plan import digest
-
-    weights = {"name": manner.weights, "image_size": segmenter.network.image_size, "sha256": digest(manner.how)}
-    return {"device": str(segmenter.device), "precision": segmenter.precision, "engine": segmenter.engine, "weights": weights}
-
-
-def _foreseen(
-    report: dict[str, Any], images: ImageFolder, prompts: SetPrompts, outputs: SetOutputOptions, skipped: list[int]
-) -> str:
+def _dry_run_text(facts: dict[str, Any], run: "_SetRun") -> str:
     """What would be done, for people."""
-    told = [f"images   {len(images)} in {images.folder}"]
-    if images.others:
-        told.append(f"         {len(images.others)} other files are left alone")
-    for i, said in sorted(prompts.said.items()):
-        told.append(f"template {images.entries[i].name}: object {', '.join(map(str, sorted(said)))}")
-    weights = report["weights"]
-    told += [f"weights  {weights['name']} at {weights['image_size']} px", f"device   {report['device']}"]
-    told.append(f"would write {len(images) - len(skipped)} label maps to {outputs.output}")
-    told += [f"would write {path}" for option in FILES if (path := getattr(outputs, option)) is not None]
-    return "\n".join([*told, "nothing was computed"]) + "\n"
+    lines = [f"images   {len(run.images)} in {run.images.folder}"]
+    if run.images.others:
+        lines.append(f"         {len(run.images.others)} other files are left alone")
+    for i, own in sorted(run.prompts.prompts.items()):
+        lines.append(f"template {run.images.entries[i].name}: object {', '.join(map(str, sorted(own)))}")
+    weights = facts["weights"]
+    lines += [f"weights  {weights['name']} at {weights['image_size']} px", f"device   {facts['device']}"]
+    lines.append(f"would write {len(run.images) - len(run.skipped)} label maps to {run.outputs.output}")
+    lines += [f"would write {path}" for path in run.tables().values()]
+    return "\n".join([*lines, "nothing was computed"]) + "\n"
 
 
 @dataclass
-class _Run:
+class _SetRun:
     """A set that is being outlined: each label map is written as soon as it is there."""
 
     images: ImageFolder
     files: list[Path]
-    prompts: SetPrompts
     outputs: SetOutputOptions
-    skipped: set[int]
-    rows: list[dict[str, Any]] = field(default_factory=list)
-    measured: list[dict[str, Any]] = field(default_factory=list)
-    failed: list[dict[str, Any]] = field(default_factory=list)
+    sheet: report.Sheet | None
+    prompts: SetPrompts = field(default_factory=lambda: SetPrompts({}, {}, ()))
+    skipped: set[int] = field(default_factory=set[int])
+    rows: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
+    measured: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
+    failed: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
     code: int = 0
-    bar: Any = None
-    sheet: "Sheet | None" = None
 
-    def results(self, segmenter: "Segmenter", manner: SetInferenceOptions, *, quiet: bool) -> Iterator["ImageMask"]:
-        """What the network says of each image."""
-        from medical_sam2.cli._progress import Progress
-        from medical_sam2.cli._sheet import Sheet
-        from medical_sam2.tracking.image_set import Shuffled
+    def tables(self) -> dict[str, Path]:
+        """Option → file, of those that speak of all images."""
+        return {option: path for option in FILES if (path := getattr(self.outputs, option)) is not None}
 
-        self.sheet = Sheet() if self.outputs.preview is not None else None
-        order = Shuffled(manner.seed) if manner.order == "shuffled" else manner.order
+    def outline(self, segmenter: "Segmenter", options: SetInferenceOptions, order: "str | Order", *, quiet: bool) -> None:
+        """All images, each written as it is made; errors that stop everything name the templates."""
         todo = set(range(len(self.images))) - self.skipped
-        with Progress(quiet=quiet) as self.bar:
-            found = segmenter.segment_images(
-                self.images,
-                self.prompts.said,
-                bank=manner.bank,
-                order=order,
-                only=todo,
-                features=manner.features,
-                window=manner.window,
-                modality=lambda i: self.images.picture(i).modality,
-                on_error=self.fail,
-            )
-            try:
-                yield from found
-            except MedicalSam2Error as error:
-                templates = ", ".join(self.images.entries[i].name for i in sorted(self.prompts.said))
-                raise error.about(templates) from None
+        found = segmenter.segment_images(
+            self.images,
+            self.prompts.prompts,
+            bank=options.bank,
+            order=order,
+            only=todo,
+            features=options.features,
+            window=options.window,
+            modality=lambda i: self.images.picture(i).modality,
+            on_error=self.note_failure,
+        )
+        try:
+            with report.Progress(quiet=quiet) as progress:
+                for done, each in enumerate(found, start=1):
+                    self.keep(each)
+                    progress.update(self.images.entries[each.index].name, done, len(todo), "images")
+        except MedicalSam2Error as error:
+            templates = ", ".join(self.images.entries[i].name for i in sorted(self.prompts.prompts))
+            raise error.about(templates) from None
 
     def keep(self, found: "ImageMask") -> None:
         """Write and note one result; a template whose label map is there stays as it is."""
@@ -199,43 +166,28 @@ class _Run:
             return
         self.outputs.output.mkdir(exist_ok=True)
         save_label_map(found.labels, self.files[i])
-        self.rows.append(_set_report.row(name, found, self.files[i]))
-        for line in (*self.images.picture(i).warnings, *found.warnings):
-            sys.stderr.write(f"warning: {plain(f'{name}: {line}')}\n")
+        self.rows.append(report.image_row(name, found, self.files[i]))
+        report.print_warnings((*self.images.picture(i).warnings, *found.warnings), f"{name}: ")
         if self.outputs.statistics is not None:
-            self.measured += _set_report.measured(name, self.images.picture(i), found, self.prompts.names)
+            self.measured += report.measure_image(name, self.images.picture(i), found, self.prompts.names)
         if self.sheet is not None:
             self.sheet.add(self.images[i], found, name)
 
-    def fail(self, i: int, error: MedicalSam2Error) -> None:
+    def note_failure(self, i: int, error: MedicalSam2Error) -> None:
         """Note an image that cannot be used."""
-        self.failed.append(_set_report.failure(self.images.entries[i].name, error))
+        self.failed.append(report.failure_row(self.images.entries[i].name, error))
         self.code = max(self.code, error.exit_code)
 
-    def finish(self, report: dict[str, Any]) -> list[Path]:
+    def finish(self, facts: dict[str, Any]) -> list[Path]:
         """Write what speaks of all images, and name those that failed."""
-        outputs, written = self.outputs, [self.outputs.output]
-        if self.sheet is not None and outputs.preview is not None:
-            self.sheet.save(outputs.preview)
-            written.append(outputs.preview)
-        tables = {
-            outputs.statistics: lambda path: _set_report.table(self.measured, path),
-            outputs.report: lambda _: _json(report),
-        }
-        for path, make in tables.items():
-            if path is not None:
-                atomic.write_bytes(path, make(path))
-                written.append(path)
+        if self.sheet is not None and self.outputs.preview is not None:
+            self.sheet.save(self.outputs.preview)
+        if self.outputs.statistics is not None:
+            atomic.write_bytes(self.outputs.statistics, report.set_statistics(self.measured, self.outputs.statistics))
+        if self.outputs.report is not None:
+            atomic.write_bytes(self.outputs.report, as_json(facts).encode())
         for each in self.failed:
-            sys.stderr.write(plain(f"failed: {each['image']}: {each['problem']}; {each['remedy']}") + "\n")
+            report.print_note(plain(f"failed: {each['image']}: {each['problem']}; {each['remedy']}"))
         if self.failed:
-            sys.stderr.write(f"{len(self.failed)} of {len(self.images)} images could not be used; the others are done\n")
-        return written
-
-
-def _json(report: dict[str, Any]) -> bytes:
-    return (json_format.dumps(report, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
-
-
-def _print(report: dict[str, Any], text: str, json: bool) -> None:
-    sys.stdout.write(json_format.dumps(report, ensure_ascii=False, allow_nan=False) + "\n" if json else text)
+            report.print_note(f"{len(self.failed)} of {len(self.images)} images could not be used; the others are done")
+        return [self.outputs.output, *self.tables().values()]

@@ -11,14 +11,15 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Group, Parameter
 
-from medical_sam2.cli._options import FLAG
+from medical_sam2.cli.options import FLAG
 from medical_sam2.errors import ConfigError, InputError
 from medical_sam2.intensity_window import named_window
 from medical_sam2.io import registry
+from medical_sam2.server.inference_queue import InferenceQueue
+from medical_sam2.server.security import LOOPBACK, ServerSettings
 
 if TYPE_CHECKING:
     from medical_sam2.segmenter import Segmenter
-    from medical_sam2.server.security import ServerSettings
 
 PASSWORD = "MEDSAM2_PASSWORD"  # noqa: S105 - the name of a variable
 PORT, TRIES = 8421, 20
@@ -34,7 +35,7 @@ class Reach:
         port: of the page; the next free one from 8421 unless given.
         name: further host name under which the page is asked for; again for more.
         allow_origin: address of a viewer's page elsewhere that may use the protocols (such as OHIF); again for more.
-        password_file: file with the password; the environment variable MEDSAM2_PASSWORD is heard too.
+        password_file: file with the password; the environment variable MEDSAM2_PASSWORD works too.
         certificate: file of a TLS certificate.
         key: file of its key.
     """
@@ -114,31 +115,28 @@ def serve(
     """
     if not (find_spec("fastapi") and find_spec("uvicorn")):
         raise ConfigError("the page needs FastAPI and uvicorn", "install medical-sam2[serve]")
-    from medical_sam2.server.app import serve as run
-    from medical_sam2.server.inference_queue import InferenceQueue
+    from medical_sam2.server import app  # needs the extra "serve"
 
     if what is not None and not what.exists():
         raise InputError("there is no such file or folder", "check the path", subject=what)
     named_window(window)
     registry.written(plugins=format)  # before anything is opened: a plug-in that cannot be loaded is refused
     settings = replace(_settings(what, reach, keeping), window=window, formats=format, pacs=pacs)
-    queue = InferenceQueue(lambda: _segmenter(machine))
+    queue = InferenceQueue(lambda: _load_segmenter(machine))
     files = {name: str(path) if path else None for name, path in (("certificate", reach.certificate), ("key", reach.key))}
-    run(settings, queue, **files, browser=not no_browser and sys.stderr.isatty())
+    app.serve(settings, queue, **files, browser=not no_browser and sys.stderr.isatty())
 
 
-def _settings(what: Path | None, reach: Reach, keeping: Keeping) -> "ServerSettings":
-    from medical_sam2.server.security import LOOPBACK, ServerSettings
-
-    secret = _password(reach.password_file)
+def _settings(what: Path | None, reach: Reach, keeping: Keeping) -> ServerSettings:
+    secret = _read_password(reach.password_file)
     if reach.host not in LOOPBACK and not secret:
         problem = f"--host {reach.host} can be reached from other machines, and there is no password"
         raise ConfigError(problem, f"give --password-file or {PASSWORD}")
     return ServerSettings(
-        state=keeping.state or _home(),
+        state=keeping.state or _state_folder(),
         library=what,
         host=reach.host,
-        port=reach.port if reach.port is not None else _free(reach.host),
+        port=reach.port if reach.port is not None else _free_port(reach.host),
         names=reach.name,
         origins=reach.allow_origin,
         token=secrets.token_urlsafe(32),
@@ -149,11 +147,11 @@ def _settings(what: Path | None, reach: Reach, keeping: Keeping) -> "ServerSetti
     )
 
 
-def _segmenter(machine: Machine) -> "Segmenter":
+def _load_segmenter(machine: Machine) -> "Segmenter":
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: threads that wait leave the cores to others
     import torch
 
-    from medical_sam2.segmenter import Segmenter
+    from medical_sam2.segmenter import Segmenter  # takes seconds to load: the page opens before
 
     if machine.threads:
         torch.set_num_threads(machine.threads)
@@ -166,7 +164,7 @@ def _segmenter(machine: Machine) -> "Segmenter":
     )
 
 
-def _password(file: Path | None) -> str:
+def _read_password(file: Path | None) -> str:
     if file is None:
         return os.environ.get(PASSWORD, "")
     try:
@@ -178,12 +176,12 @@ def _password(file: Path | None) -> str:
     return text
 
 
-def _home() -> Path:
+def _state_folder() -> Path:
     base = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
     return Path(base) / "medsam2" / "serve"
 
 
-def _free(host: str) -> int:
+def _free_port(host: str) -> int:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     for port in range(PORT, PORT + TRIES):
         with socket.socket(family) as probe:

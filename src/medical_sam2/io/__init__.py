@@ -7,8 +7,7 @@ save(labels, "brain_seg.nii.gz", like=volume)         # the same grid, bit for b
 """
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType, ModuleType
@@ -17,11 +16,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medical_sam2.errors import AmbiguousError, FormatError, GeometryError, InputError, MedicalSam2Error
+from medical_sam2.errors import FormatError, GeometryError, InputError, MedicalSam2Error
 from medical_sam2.io import labels, nrrd, registry, voxels
 from medical_sam2.io.labels import AS_DRAWN, MaskRule, Outline, chosen, outlines
-from medical_sam2.io.registry import DICOM, NIFTI, NRRD, ZIP, Form, Loaded, Options, Picture, recognise
-from medical_sam2.io.safe_open import as_stored, guarded, load_json, parse_json, unpack_and
+from medical_sam2.io.registry import DICOM, NRRD, Form, Options, Picture, read_file, recognise
+from medical_sam2.io.safe_open import as_stored, guarded, load_json, parse_json
 from medical_sam2.volume import Segmentation, Volume
 
 __all__ = [
@@ -95,7 +94,7 @@ def read(
     """
     if geometry_from not in (None, "sform", "qform"):
         raise InputError(f"geometry_from {geometry_from!r} is unknown", "use sform or qform")
-    found = _read(Path(path), Options(geometry_from, frame, series, allow_gap, max_bytes, all_frames))
+    found = read_file(Path(path), Options(geometry_from, frame, series, allow_gap, max_bytes, all_frames))
     return replace(found, warnings=(*found.warnings, *voxels.oddities(found))) if isinstance(found, Volume) else found
 
 
@@ -109,7 +108,7 @@ def load_pictures(path: str | os.PathLike[str], *, max_bytes: int | None = None)
     endings = registry.suffixes("picture")
     if path.is_dir() and (files := sorted(file for file in path.iterdir() if file.suffix.lower() in endings)):
         return tuple(picture for file in files for picture in load_pictures(file, max_bytes=max_bytes))
-    found = _read(path, Options(max_bytes=max_bytes, all_frames=True))
+    found = read_file(path, Options(max_bytes=max_bytes, all_frames=True))
     if isinstance(found, Volume):
         raise FormatError("this is a volume, not a picture", "give PNG, JPEG or TIFF images", subject=path)
     return found
@@ -161,18 +160,13 @@ def load_outlines(
         raise error.about(path) from None
 
 
-def read_numbers(path: Path, frame: int | None = None) -> Volume | tuple[Picture, ...]:
-    """Read the stored numbers of a mask: as `read`, but nothing is cleaned, and a palette counts by its numbers."""
-    return _read(path, Options(frame=frame, clean=False))
-
-
 def _segmentation(path: Path) -> ModuleType | None:
     """The reader of files that say themselves that they hold segments."""
     kind = None if path.is_dir() else recognise(path)
     if kind is NRRD and nrrd.segments(path):
         return nrrd
     if kind is DICOM:
-        from medical_sam2.io.dicom import segmentation  # pydicom takes a while to load
+        from medical_sam2.io.dicom import segmentation  # pydicom takes a while to load: not for other formats
 
         return segmentation if segmentation.is_segmentation(path) else None
     return None
@@ -181,7 +175,7 @@ def _segmentation(path: Path) -> ModuleType | None:
 def _label_volume(path: Path, frame: int | None) -> Volume:
     if _is_picture(path):
         raise FormatError("this is a picture, not a label map of a volume", "give a volume", subject=path)
-    found = read_numbers(path, frame)
+    found = read_file(path, Options(frame=frame, clean=False))
     if not isinstance(found, Volume):
         raise FormatError("this is a picture, not a label map of a volume", "give a volume", subject=path)
     return found
@@ -212,59 +206,6 @@ def save(what: Segmentation | NDArray[Any], path: str | os.PathLike[str], like: 
 def _is_picture(path: Path) -> bool:
     format = None if path.is_dir() else recognise(path)
     return format is not None and format.kind == "picture"
-
-
-def _read(path: Path, options: Options) -> Volume | tuple[Picture, ...]:
-    with guarded(path):
-        path = as_stored(path)
-        format = DICOM if os.path.isdir(path) else recognise(path)
-        if format is ZIP:
-            return unpack_and(path, options.max_bytes, lambda folder: _read_only_image(folder, path, options))
-        if format is None:
-            raise FormatError("its format is unknown", f"give {registry.readable()}", subject=path)
-        return format.read(path, options)
-
-
-def _read_only_image(folder: Path, path: Path, options: Options) -> Volume | tuple[Picture, ...]:
-    """What an unpacked zip file holds, with the zip file as its source, and without the slices' files, which are gone."""
-    with _blaming(path, folder):
-        found = _read(_only_image(folder, path), options)
-    if isinstance(found, tuple):
-        return tuple(replace(picture, source=path) for picture in found)
-    gone = isinstance(found, Loaded) and hasattr(found.origin, "slices")
-    return replace(found, source=path, **({"origin": None} if gone else {}))
-
-
-@contextmanager
-def _blaming(path: Path, folder: Path) -> Iterator[None]:
-    """Name the zip file and its entry in errors, not the temporary place that the entry was unpacked to."""
-    try:
-        yield
-    except MedicalSam2Error as error:
-        if isinstance(error.subject, Path) and error.subject.is_relative_to(folder):
-            error.subject = f"{path} ({error.subject.relative_to(folder)})"
-        raise error.with_traceback(None) from None
-
-
-def _only_image(folder: Path, path: Path) -> Path:
-    """The single image of an unpacked zip file; the folder itself if it holds DICOM files."""
-    files = [Path(place, name) for place, _, names in os.walk(folder) for name in sorted(names)]
-    formats = {file: format for file in files if (format := recognise(file)) and not _is_second_half(file, files)}
-    found = sorted(formats)
-    if not found:
-        raise FormatError("the zip file holds no image", "pack one volume", subject=path)
-    if set(formats.values()) == {DICOM}:
-        return folder
-    if len(found) > 1:
-        listed = tuple(str(file.relative_to(folder)) for file in found[:8])
-        raise AmbiguousError(f"the zip file holds {len(found)} images", "unpack it and give one", subject=path, choices=listed)
-    return found[0]
-
-
-def _is_second_half(file: Path, files: Sequence[Path]) -> bool:
-    """Whether it is the .img of a .hdr."""
-    halves = file.suffix.lower() in NIFTI.data
-    return halves and any(other.suffix.lower() in NIFTI.headers and other.stem == file.stem for other in files)
 
 
 def _stacked(pictures: tuple[Picture, ...], path: Path) -> Volume:

@@ -1,7 +1,6 @@
 """A folder of 2D images of any kind, read one by one as they are asked for."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, overload
@@ -11,9 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medical_sam2.errors import FormatError, InputError, MedicalSam2Error, PromptError, ResourceError
-from medical_sam2.io.images import as_picture, page_count
-from medical_sam2.io.registry import DICOM, PNG, Format, Picture, recognise, suffixes
+from medical_sam2.io import read
+from medical_sam2.io.images import page_count
+from medical_sam2.io.registry import DICOM, PNG, Picture, recognise, suffixes
 from medical_sam2.io.safe_open import as_stored
+from medical_sam2.io.voxels import as_picture
 from medical_sam2.plugins import suggestion
 
 
@@ -136,24 +137,9 @@ def open_folder(folder: Path) -> ImageFolder:
     return ImageFolder(folder, entries, others)
 
 
-def instead(folder: Path) -> str:
-    """What to do with a folder that is no DICOM series: one of its files may be meant, or another command."""
-    found: list[tuple[Format, Path]] = []
-    for file in sorted(path for path in folder.iterdir() if path.is_file()):
-        with suppress(MedicalSam2Error):
-            found += [(format, file)] if (format := recognise(file)) else []
-    volumes = [file for format, file in found if format.kind == "volume" and format is not DICOM]
-    if volumes:
-        return f"outline one volume at a time, such as {volumes[0]}"
-    pictures = any(format.kind == "picture" for format, _ in found)
-    return f"outline pictures with `medsam2 segment-images {folder}`" if pictures else ""
-
-
 def _picture(entry: FolderEntry) -> Picture:
-    from medical_sam2 import io
-
     try:
-        found = io.read(entry.file) if entry.page is None else io.read(entry.file, frame=entry.page)
+        found = read(entry.file, frame=entry.page)
         return replace(as_picture(found, entry.file), frame=entry.page or 0)
     except MedicalSam2Error as error:
         raise error.about(entry.file) from None
@@ -164,18 +150,15 @@ def _picture(entry: FolderEntry) -> Picture:
 def _pages(file: Path) -> Iterator[FolderEntry]:
     """A file that cannot be counted is one image: it says what is wrong with it when it is read."""
     try:
-        count = _frames(file) if recognise(file) is DICOM else page_count(file)
+        if recognise(file) is DICOM:
+            from medical_sam2.io.dicom.headers import picture_count  # pydicom takes a while to load: not for other formats
+
+            count = picture_count(file)
+        else:
+            count = page_count(file)
     except MedicalSam2Error:
         count = 1
     yield from (FolderEntry(file, page) for page in range(count)) if count > 1 else (FolderEntry(file),)
-
-
-def _frames(file: Path) -> int:
-    from medical_sam2.io.dicom import TOMOGRAPHIC
-    from medical_sam2.io.dicom.headers import frame_count, read_dataset, text
-
-    header = read_dataset(file, pixels=False)
-    return 1 if text(header, "Modality") in TOMOGRAPHIC else frame_count(header, file)
 
 
 def _is_image(file: Path) -> bool:

@@ -24,12 +24,10 @@ from typing import BinaryIO
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from medical_sam2.errors import AmbiguousError, FormatError, GeometryError, InputError, ResourceError
+from medical_sam2.errors import AmbiguousError, FormatError, InputError, ResourceError
 from medical_sam2.intensity_window import percentile_window
 from medical_sam2.io.registry import TIFF, Options, Picture
 from medical_sam2.io.safe_open import check_expansion, guarded, open_regular, require_memory
-from medical_sam2.io.voxels import ONE_SLICE
-from medical_sam2.volume import Volume
 
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP")
 GREY_MODES = {"1", "L", "I", "F", "I;16", "I;16B", "I;16L", "I;16N"}
@@ -118,8 +116,8 @@ def _plane(
     found = _from_array(read_plane(file, plane), page, path, options)
     if not options.clean:
         return replace(found, alpha=read_alpha(file, plane))
-    told = f"a pixel holds {plane.channels} numbers that are no colours: each of them counts as a page"
-    return found if plane.channel is None else replace(found, warnings=(*found.warnings, told))
+    note = f"a pixel holds {plane.channels} numbers that are no colours: each of them counts as a page"
+    return found if plane.channel is None else replace(found, warnings=(*found.warnings, note))
 
 
 def _with_pillow(path: Path, options: Options) -> tuple[Picture, ...]:
@@ -141,8 +139,8 @@ def _from_array(array: NDArray[Any], page: int, path: Path, options: Options) ->
         array = np.moveaxis(array, 0, 2)
     if array.ndim == 3 and array.shape[2] in (3, 4) and array.dtype.name in {"uint8", "uint16"}:
         if array.dtype == np.uint16 and options.clean:
-            array, told = to_bytes(array[..., :3])
-            notes.append(told)
+            array, note = to_bytes(array[..., :3])
+            notes.append(note)
         return Picture(np.ascontiguousarray(array[..., :3]), source=path, frame=page, warnings=tuple(notes))
     if array.ndim == 3 and array.shape[2] == 2:
         array = array[..., 0]  # the other one is how opaque it is
@@ -211,8 +209,8 @@ def _deep(path: Path, notes: list[str], options: Options) -> NDArray[Any]:
     array = read_deep_png(path)
     if array.ndim == 2 or not options.clean:
         return array
-    colours, told = to_bytes(array)
-    notes.append(told)
+    colours, note = to_bytes(array)
+    notes.append(note)
     return colours
 
 
@@ -376,8 +374,8 @@ def _promised(file: "TiffFile") -> int:
         return int((file.stk_metadata or {}).get("NumberPlanes", 1))
     if file.is_imagej:
         return int((file.imagej_metadata or {}).get("images", 1))
-    told = (file.shaped_metadata or ({},))[0] if file.is_shaped else {}
-    count = prod(told.get("shape", page.shape))
+    shaped = (file.shaped_metadata or ({},))[0] if file.is_shaped else {}
+    count = prod(shaped.get("shape", page.shape))
     return count // page.size if page.size and count % page.size == 0 else 1
 
 
@@ -429,8 +427,8 @@ HIGH_OF_GREY = "LA;16B"
 def to_bytes(colours: NDArray[np.uint16]) -> tuple[NDArray[np.uint8], str]:
     """Colours (H, W, 3) as bytes, the same for all channels so that they stay what they are; and what was done."""
     window = percentile_window(colours)
-    told = f"its colours are 16 bits deep; {window.low:g} to {window.high:g} of them, by percentiles, became 8 bits"
-    return window.as_bytes(colours), told
+    note = f"its colours are 16 bits deep; {window.low:g} to {window.high:g} of them, by percentiles, became 8 bits"
+    return window.as_bytes(colours), note
 
 
 def read_deep_png(path: Path) -> NDArray[np.uint16]:
@@ -456,22 +454,3 @@ def _raw(image: Image.Image, order: str) -> NDArray[Any]:
     """The pixels, with their bytes taken in another order."""
     image.tile = [tile._replace(args=order) for tile in image.tile]  # type: ignore[attr-defined]
     return np.array(image)
-
-
-def as_picture(found: Volume | tuple[Picture, ...], file: Path) -> Picture:
-    """A single 2D image, whichever way its file stores it; a volume of one slice is seen along its third axis.
-
-    Raises:
-        GeometryError: it is a volume.
-    """
-    if not isinstance(found, Volume):
-        return found[0]
-    thin = [axis for axis in (2, 1, 0) if found.shape[axis] == 1]
-    if not thin:
-        slices = "×".join(map(str, found.shape))
-        raise GeometryError(f"this is a volume of {slices} voxels", "outline it with `medsam2 segment`", subject=file)
-    across, down = (axis for axis in range(3) if axis != thin[0])
-    spacing = found.spacing_mm[down], found.spacing_mm[across]
-    array = np.ascontiguousarray(found.array.take(0, thin[0]).T)
-    notes = tuple(note for note in found.warnings if note != ONE_SLICE)
-    return Picture(array, spacing, found.modality, file, warnings=notes)

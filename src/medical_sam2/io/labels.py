@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from medical_sam2.errors import AmbiguousError, FormatError, GeometryError, MedicalSam2Error, PromptError
 from medical_sam2.io import atomic, voxels
-from medical_sam2.io.registry import JPEG
+from medical_sam2.io.registry import JPEG, Options, read_file
 from medical_sam2.io.safe_open import open_regular
 from medical_sam2.io.voxels import distance
 from medical_sam2.plugins import suggestion
@@ -349,11 +349,8 @@ def read_label_map(path: Path, page: int | None = None) -> NDArray[np.generic]:
         GeometryError: a volume.
         AmbiguousError: several pages, and none was named.
     """
-    from medical_sam2 import io  # which imports this
-    from medical_sam2.io.images import as_picture  # and Pillow, which takes a while to load
-
     try:
-        picture = as_picture(io.read_numbers(path, page), path)
+        picture = voxels.as_picture(read_file(path, Options(frame=page, clean=False)), path)
         numbers = voxels.one_channel(picture.array) if picture.colour else picture.array
         return numbers if picture.alpha is None else _visible(numbers, picture.alpha)
     except MedicalSam2Error as error:

@@ -1,6 +1,6 @@
 """NIfTI-1 and NIfTI-2, single files and pairs: the header is read with nibabel, every claim that it makes is checked here.
 
-Where an image lies is told by two forms (sform, qform), which may contradict each other, and are written back bit for bit.
+Two forms say where an image lies (sform, qform), which may contradict each other, and are written back bit for bit.
 """
 
 import gzip

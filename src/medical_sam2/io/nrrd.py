@@ -250,18 +250,18 @@ def segments(path: Path) -> list[Segment]:
     Raises:
         FormatError: a layer or a value that is no number.
     """
-    told: dict[int, dict[str, str]] = {}
+    keys: dict[int, dict[str, str]] = {}
     for key, value in key_values(path).items():
         if match := KEY.fullmatch(key):
-            told.setdefault(int(match[1]), {})[match[2]] = value.strip()
-    layered = any("Layer" in own for own in told.values())  # versions before 4.11 gave each segment a layer of its own
+            keys.setdefault(int(match[1]), {})[match[2]] = value.strip()
+    layered = any("Layer" in own for own in keys.values())  # versions before 4.11 gave each segment a layer of its own
     return [
         Segment(
             _whole(own.get("Layer", "0" if layered else str(place)), path),
             _whole(own.get("LabelValue", "1"), path),
             _name(own.get("Name", "")),
         )
-        for place, (_, own) in enumerate(sorted(told.items()))
+        for place, (_, own) in enumerate(sorted(keys.items()))
     ]
 
 

@@ -13,7 +13,7 @@ the file of prompts, and do not leave its folder.
 """
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from math import isfinite
@@ -75,7 +75,7 @@ class Places:
         """A click.
 
         Raises:
-            PromptError: it lies outside of the image; where it would lie in the other unit is said.
+            PromptError: it lies outside of the image; the message says where it would lie in the other unit.
         """
         return Point(self._index("point", numbers), object, positive)
 
@@ -158,13 +158,15 @@ def save_prompts(path: Path | str, prompts: Sequence[Prompt], names: Mapping[int
     atomic.write_bytes(path, (json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode())
 
 
-def as_objects(prompts: Iterable[Prompt], names: Mapping[int, str], told: Any) -> list[dict[str, Any]]:
+def as_objects(
+    prompts: Iterable[Prompt], names: Mapping[int, str], describe: Callable[[Mask], dict[str, Any]]
+) -> list[dict[str, Any]]:
     """Prompts as the `objects` of a file, in voxel coordinates.
 
     Args:
         prompts: of any objects.
         names: label → name.
-        told: what to write of a mask.
+        describe: what to write of a mask.
     """
     entries: dict[int, dict[str, Any]] = {}
     for prompt in prompts:
@@ -176,7 +178,7 @@ def as_objects(prompts: Iterable[Prompt], names: Mapping[int, str], told: Any) -
             entry.setdefault("boxes", []).append([*_numbers(prompt.low_ijk), *_numbers(prompt.high_ijk)])
         elif isinstance(prompt, Mask):
             axis = {} if prompt.axis is None else {"axis": LETTERS[prompt.axis]}
-            entry.setdefault("masks", []).append({**told(prompt), **axis})
+            entry.setdefault("masks", []).append({**describe(prompt), **axis})
     return list(entries.values())
 
 
@@ -212,13 +214,13 @@ class _Reader:
             for row in _list(content.get(key, []), key)
         ]
         boxes = [self.places.box(_row(row, 6, "boxes"), label) for row in _list(content.get("boxes", []), "boxes")]
-        masks = [self._mask(told, label) for told in _list(content.get("masks", []), "masks")]
+        masks = [self._mask(entry, label) for entry in _list(content.get("masks", []), "masks")]
         if not [*clicks, *boxes, *masks]:
             raise PromptError(f"object {label} has no prompt", f"give it one of {', '.join(OBJECT_KEYS[2:])}")
         return label, name, [*clicks, *boxes, *masks]
 
-    def _mask(self, told: object, label: int) -> Mask:
-        content = _check_keys(told, MASK_KEYS, "a mask")
+    def _mask(self, entry: object, label: int) -> Mask:
+        content = _check_keys(entry, MASK_KEYS, "a mask")
         file, value, axis = content.get("file"), content.get("label"), content.get("axis")
         if not isinstance(file, str) or not file:
             raise FormatError("a mask has no file", "write the path of a label file")

@@ -11,9 +11,11 @@ MINE = Format("NumPy", (".npy",), written=(".npy",), writer=save, carries=frozen
 ```
 """
 
+import os
 import struct
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -22,8 +24,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from medical_sam2.errors import ConfigError, FormatError, InputError
-from medical_sam2.io.safe_open import GZIP_MAGIC, open_content, open_regular
+from medical_sam2.errors import AmbiguousError, ConfigError, FormatError, InputError, MedicalSam2Error
+from medical_sam2.io.safe_open import GZIP_MAGIC, as_stored, guarded, open_content, open_regular, unpack_and
 from medical_sam2.plugins import find
 from medical_sam2.volume import Volume
 
@@ -328,8 +330,10 @@ def readable() -> str:
 
 def writable() -> str:
     """What is written, in words."""
-    told = [f"{s} for a {format.name}" if format.check else s for format in formats() if format.writer for s in format.written]
-    return f"{', '.join(told[:-1])} or {told[-1]}"
+    listed = [
+        f"{s} for a {format.name}" if format.check else s for format in formats() if format.writer for s in format.written
+    ]
+    return f"{', '.join(listed[:-1])} or {listed[-1]}"
 
 
 def suffixes(kind: Kind | None = None, *, headers: bool = False) -> tuple[str, ...]:
@@ -367,3 +371,61 @@ def writer_of(path: Path, plugins: Sequence[str] = ()) -> Format:
         kind = repr(path.suffix or "files without suffix")
         raise InputError(f"images are not written as {kind}", f"use {', '.join(written(plugins=plugins))}", subject=path)
     return found
+
+
+def read_file(path: Path, options: Options) -> Volume | tuple[Picture, ...]:
+    """What a file, a folder with a DICOM series or a zip with one of them holds, by its content.
+
+    Raises:
+        FormatError: nobody reads it; and what the reader raises.
+    """
+    with guarded(path):
+        path = as_stored(path)
+        format = DICOM if os.path.isdir(path) else recognise(path)
+        if format is ZIP:
+            return unpack_and(path, options.max_bytes, lambda folder: _read_only_image(folder, path, options))
+        if format is None:
+            raise FormatError("its format is unknown", f"give {readable()}", subject=path)
+        return format.read(path, options)
+
+
+def _read_only_image(folder: Path, path: Path, options: Options) -> Volume | tuple[Picture, ...]:
+    """What an unpacked zip file holds, with the zip file as its source, and without the slices' files, which are gone."""
+    with _naming_entry(path, folder):
+        found = read_file(_only_image(folder, path), options)
+    if isinstance(found, tuple):
+        return tuple(replace(picture, source=path) for picture in found)
+    gone = isinstance(found, Loaded) and hasattr(found.origin, "slices")
+    return replace(found, source=path, **({"origin": None} if gone else {}))
+
+
+@contextmanager
+def _naming_entry(path: Path, folder: Path) -> Iterator[None]:
+    """Name the zip file and its entry in errors, not the temporary place that the entry was unpacked to."""
+    try:
+        yield
+    except MedicalSam2Error as error:
+        if isinstance(error.subject, Path) and error.subject.is_relative_to(folder):
+            error.subject = f"{path} ({error.subject.relative_to(folder)})"
+        raise error.with_traceback(None) from None
+
+
+def _only_image(folder: Path, path: Path) -> Path:
+    """The single image of an unpacked zip file; the folder itself if it holds DICOM files."""
+    files = [Path(place, name) for place, _, names in os.walk(folder) for name in sorted(names)]
+    formats = {file: format for file in files if (format := recognise(file)) and not _is_second_half(file, files)}
+    found = sorted(formats)
+    if not found:
+        raise FormatError("the zip file holds no image", "pack one volume", subject=path)
+    if set(formats.values()) == {DICOM}:
+        return folder
+    if len(found) > 1:
+        listed = tuple(str(file.relative_to(folder)) for file in found[:8])
+        raise AmbiguousError(f"the zip file holds {len(found)} images", "unpack it and give one", subject=path, choices=listed)
+    return found[0]
+
+
+def _is_second_half(file: Path, files: Sequence[Path]) -> bool:
+    """Whether it is the .img of a .hdr."""
+    halves = file.suffix.lower() in NIFTI.data
+    return halves and any(other.suffix.lower() in NIFTI.headers and other.stem == file.stem for other in files)

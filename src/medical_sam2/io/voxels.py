@@ -11,9 +11,9 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from medical_sam2.errors import AmbiguousError, FormatError, InputError
+from medical_sam2.errors import AmbiguousError, FormatError, GeometryError, InputError
 from medical_sam2.intensity_window import in_hounsfield, percentile_window
-from medical_sam2.io.registry import Loaded, Options
+from medical_sam2.io.registry import Loaded, Options, Picture
 from medical_sam2.io.safe_open import Content, as_stored, inflated, open_content
 from medical_sam2.volume import Volume, check_affine
 
@@ -346,3 +346,22 @@ def _size(volume: Volume) -> str:
         return ""
     voxel = " × ".join(f"{mm:g}" for mm in spacing)
     return f"its voxels are {voxel} mm, which no CT of a patient has: check the units, since volumes in mL follow from them"
+
+
+def as_picture(found: Volume | tuple[Picture, ...], file: Path) -> Picture:
+    """A single 2D image, whichever way its file stores it; a volume of one slice is seen along its third axis.
+
+    Raises:
+        GeometryError: it is a volume.
+    """
+    if not isinstance(found, Volume):
+        return found[0]
+    thin = [axis for axis in (2, 1, 0) if found.shape[axis] == 1]
+    if not thin:
+        slices = "×".join(map(str, found.shape))
+        raise GeometryError(f"this is a volume of {slices} voxels", "outline it with `medsam2 segment`", subject=file)
+    across, down = (axis for axis in range(3) if axis != thin[0])
+    spacing = found.spacing_mm[down], found.spacing_mm[across]
+    array = np.ascontiguousarray(found.array.take(0, thin[0]).T)
+    notes = tuple(note for note in found.warnings if note != ONE_SLICE)
+    return Picture(array, spacing, found.modality, file, warnings=notes)

@@ -106,7 +106,7 @@ class PreviewScene:
         axis = drawn[0] if drawn else spacing.index(thickest)
         return next(view for view in THREE_VIEWS if view.order(self.axes)[0] == axis)
 
-    def said(self, view: View, t: int) -> list[FramePrompt]:
+    def prompts_on(self, view: View, t: int) -> list[FramePrompt]:
         """The prompts on a frame."""
         return [frames[t] for frames in self._projected[view] if t in frames]
 
@@ -268,15 +268,14 @@ def _strip(scene: PreviewScene, width_px: int, slices: int) -> Image.Image:
 
 
 def draw_slice(scene: PreviewScene, view: View, t: int, crop: PreviewCrop) -> Image.Image:
-    """Frame t of a view with its objects and prompts, cut and stretched as told."""
+    """Frame t of a view with its objects and prompts, cut and stretched by `crop`."""
     grey = scene.grey.as_bytes(view.apply(scene.volume.array, scene.axes)[t])
     labels = view.apply(scene.segmentation.labels, scene.axes)[t]
-    return drawing.tile(grey, labels, crop, drawing.colours_of(scene.voxels), scene.said(view, t))
+    return drawing.tile(grey, labels, crop, drawing.colours_of(scene.voxels), scene.prompts_on(view, t))
 
 
 def _frame(scene: PreviewScene, view: View, index: int) -> int:
-    axis = view.order(scene.axes)[0]
-    return scene.volume.shape[axis] - 1 - index if view.flipped(scene.axes)[0] else index
+    return view.slice_index(index, scene.volume.shape[view.order(scene.axes)[0]], scene.axes)
 
 
 def _index(scene: PreviewScene, view: View, t: int) -> str:

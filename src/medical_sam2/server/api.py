@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from medical_sam2.intensity_window import CT_WINDOWS
 from medical_sam2.server.pacs import SeriesRecord
 from medical_sam2.server.refusals import InvalidRequest, NotFound, Refusal
-from medical_sam2.server.rendering import Encoded, encode_download, encode_frame, encode_volume, subsample
+from medical_sam2.server.rendering import Encoded, download_forms, encode_download, encode_frame, encode_volume, subsample
 from medical_sam2.server.segmentation import SessionVolume
 from medical_sam2.server.session import Session
 from medical_sam2.server.session_store import SessionStore
@@ -355,7 +355,8 @@ def _described(store: SessionStore, session: Session) -> dict[str, Any]:
         "window": (solid.window.low, solid.window.high) if solid else None,
         "seen_as": str(image.network_window(session.history.state.gestures)),
         "extent": (solid.extent.low, solid.extent.high) if solid else None,
-        "dicom": store.is_dicom(session.id),
+        "dicom": (dicom := store.is_dicom(session.id)),
+        "downloads": download_forms(image, store.settings.formats, dicom=dicom),
         "pacs": bool(store.settings.pacs and store.source(session.id).study),
         "warnings": store.warnings(session.id),
         "state": _state(session),

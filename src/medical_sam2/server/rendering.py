@@ -3,6 +3,7 @@
 import gzip
 import io
 import zipfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
@@ -14,7 +15,7 @@ from PIL import Image
 from medical_sam2.intensity_window import Window
 from medical_sam2.io import registry
 from medical_sam2.server.refusals import InvalidRequest, Refusal
-from medical_sam2.server.segmentation import LabelMaps, SessionVolume
+from medical_sam2.server.segmentation import LabelMaps, SessionImage, SessionVolume
 from medical_sam2.server.session import Session
 from medical_sam2.server.session_store import SessionStore
 from medical_sam2.volume import Segmentation
@@ -65,6 +66,20 @@ def encode_volume(image: SessionVolume, labels: LabelMaps | None) -> bytes:
     return gzip.compress(nib.Nifti1Image(small, affine).to_bytes(), 1, mtime=0)  # type: ignore[no-untyped-call]
 
 
+def download_forms(image: SessionImage, plugins: Sequence[str], *, dicom: bool) -> dict[str, str]:
+    """Form → name of what `encode_download` makes, for the page's menu: the usual suffix of every format that can be written.
+
+    Args:
+        image: a volume or a set.
+        plugins: exporters that the server was started with.
+        dicom: whether the source is DICOM, to which alone a DICOM-SEG can refer.
+    """
+    if not isinstance(image, SessionVolume):
+        return {"zip": "Label images"}
+    formats = [each for each in registry.formats(plugins) if each.writer and (dicom or each is not registry.DICOM_SEG)]
+    return {**{each.written[0].removeprefix("."): each.name for each in formats}, "csv": "Volumes (CSV)"}
+
+
 def encode_download(store: SessionStore, session: Session, form: str) -> Encoded:
     """The result that stands, as a file whose name has nothing of the source's.
 
@@ -82,7 +97,7 @@ def encode_download(store: SessionStore, session: Session, form: str) -> Encoded
             raise InvalidRequest("sets of images are downloaded as a zip of label images")
         return _attachment(_zip(result.labels), "application/zip", "labels.zip")
     if form == "csv":
-        from medical_sam2.statistics import measure, to_csv  # loads SciPy
+        from medical_sam2.statistics import measure, to_csv  # SciPy takes a while to load: not before the page opens
 
         table = to_csv(measure(image.volume, Segmentation(result.labels[0], image.volume.affine, names)))
         return _attachment(table.encode(), "text/csv; charset=utf-8", "volumes.csv")

@@ -207,8 +207,7 @@ class SessionVolume:
 
     def frame_index(self, plane: str, index: int) -> int:
         """The frame that shows a slice of the file; its own inverse, as `slice_index`."""
-        view = PLANES[plane]
-        return self.planes[plane] - 1 - index if view.flipped(self.volume.orientation)[0] else index
+        return PLANES[plane].slice_index(index, self.planes[plane], self.volume.orientation)
 
     slice_index = frame_index
 

@@ -5,6 +5,7 @@ Beside it: `headers` (files and tags), `grid` (where slices lie), `pixels` (deco
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
@@ -15,18 +16,16 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
-from medical_sam2.errors import AmbiguousError, FormatError, InputError
+from medical_sam2.errors import AmbiguousError, FormatError, InputError, MedicalSam2Error
 from medical_sam2.io import voxels
 from medical_sam2.io.dicom import grid as grids
 from medical_sam2.io.dicom.grid import is_reconstruction
-from medical_sam2.io.dicom.headers import Plane, planes, read_dataset, text, walk, whole
+from medical_sam2.io.dicom.headers import TOMOGRAPHIC, Plane, planes, read_dataset, text, walk, whole
 from medical_sam2.io.dicom.pixels import DicomPixels, decode
-from medical_sam2.io.registry import Loaded, Options, Picture
+from medical_sam2.io.registry import DICOM, Format, Loaded, Options, Picture, recognise
 from medical_sam2.io.safe_open import require_memory
 from medical_sam2.io.voxels import size_warning
 
-TOMOGRAPHIC = {"CT", "MR", "PT", "NM"}
-"""Modalities whose images mean nothing without their place in the patient."""
 FILES_BESIDE = {"DICOMDIR"}
 NOT_IMAGES = {"SEG", "RTDOSE", "RTSTRUCT", "RTPLAN", "SR", "PR", "KO", "REG", "RWV", "DOC"}
 
@@ -99,11 +98,9 @@ def _scan(folder: Path, notes: list[str]) -> list[_Image]:
         else:
             images.append(_image(path, header))
     if not images:
-        from medical_sam2.io.image_folder import instead
-
         raise FormatError(
             f"the folder holds no DICOM images ({len(junk) + others} other files)",
-            instead(folder) or "give a file or a folder of DICOM files",
+            _advice(folder) or "give a file or a folder of DICOM files",
             subject=folder,
         )
     if junk:
@@ -112,6 +109,19 @@ def _scan(folder: Path, notes: list[str]) -> list[_Image]:
     if others:
         notes.append(f"{others} DICOM object(s) that hold no image were skipped")
     return images
+
+
+def _advice(folder: Path) -> str:
+    """What to do with a folder that is no DICOM series: one of its files may be meant, or another command."""
+    found: list[tuple[Format, Path]] = []
+    for file in sorted(path for path in folder.iterdir() if path.is_file()):
+        with suppress(MedicalSam2Error):
+            found += [(format, file)] if (format := recognise(file)) else []
+    volumes = [file for format, file in found if format.kind == "volume" and format is not DICOM]
+    if volumes:
+        return f"outline one volume at a time, such as {volumes[0]}"
+    pictures = any(format.kind == "picture" for format, _ in found)
+    return f"outline pictures with `medsam2 segment-images {folder}`" if pictures else ""
 
 
 def _header(path: Path) -> Dataset | None:

@@ -134,7 +134,7 @@ def _one_time(stacks: list[list[Plane]], normal: NDArray[np.float64], frame: int
         raise InputError(f"there is no time point {frame} among {times}", f"use 0 to {times - 1}", subject=subject)
     if times == 1:
         return [stack[0] for stack in stacks]
-    column, name = _telling(stacks)
+    column, name = _distinguishing_tag(stacks)
     if len(stacks) == 1 and column > TIME_TAGS.index("InstanceNumber"):
         raise GeometryError(f"all {times} slices lie at one position", "export the series again", subject=subject)
     if frame is None:
@@ -147,7 +147,7 @@ def _one_time(stacks: list[list[Plane]], normal: NDArray[np.float64], frame: int
     return [sorted(stack, key=lambda plane: (_value(plane, column), plane.path, plane.frame))[frame] for stack in stacks]
 
 
-def _telling(stacks: list[list[Plane]]) -> tuple[int, str]:
+def _distinguishing_tag(stacks: list[list[Plane]]) -> tuple[int, str]:
     """Which tag tells the planes at one place apart, everywhere."""
     names = ("TemporalPositionIndex", *TIME_TAGS)
     for column, name in enumerate(names):
@@ -191,8 +191,8 @@ def _step(
     if tilt > TURN:
         notes.append(f"the gantry was tilted by {np.degrees(tilt):.1f}°: the grid is sheared; its true positions are kept")
     length = float(np.linalg.norm(step))
-    if told := next((plane.step for plane in stack if plane.step and abs(plane.step / length - 1) > 0.05), None):
-        notes.append(f"SpacingBetweenSlices says {told:.4g} mm, positions say {length:.4g} mm; positions count")
+    if claimed := next((plane.step for plane in stack if plane.step and abs(plane.step / length - 1) > 0.05), None):
+        notes.append(f"SpacingBetweenSlices says {claimed:.4g} mm, positions say {length:.4g} mm; positions count")
     by_place = dict(zip(places, stack, strict=True))
     return step, positions[0], [by_place.get(place) for place in range(places[-1] + 1)]
 
@@ -267,15 +267,15 @@ def placed(planes: Sequence[Plane], dataset: Dataset, path: Path) -> list[Plane]
 
 def _same(name: str, count: int, detector: Dataset, beside: Numbers | None, path: Path) -> Numbers:
     """What the detector tells, or the image itself, where only one does; both must agree."""
-    told = floats(detector, name, count, path=path)
-    found = told or beside
+    of_detector = floats(detector, name, count, path=path)
+    found = of_detector or beside
     if found is None:
         raise GeometryError(
             f"{name} is missing, here and in DetectorInformationSequence, so nothing says where its voxels lie",
             "export the image again with its geometry",
             subject=path,
         )
-    if told and beside and np.abs(np.subtract(told, beside)).max() > FAR:
+    if of_detector and beside and np.abs(np.subtract(of_detector, beside)).max() > FAR:
         raise GeometryError(f"it holds two different {name}", "export the image again", subject=path)
     return found
 

@@ -71,6 +71,10 @@ TAGS = [
 ]
 
 
+TOMOGRAPHIC = {"CT", "MR", "PT", "NM"}
+"""Modalities whose images mean nothing without their place in the patient."""
+
+
 def read_dataset(path: Path, *, pixels: bool) -> Dataset:
     """Parse a file: the tags of `TAGS` alone, or everything where the pixels are wanted.
 
@@ -168,11 +172,11 @@ class Plane:
         path: the file.
         frame: which frame of it, from 0.
         size: columns and rows.
-        position: LPS mm of the centre of the first pixel, None if not told.
-        orientation: direction of rows, then of columns, None if not told.
-        spacing: mm between rows, then between columns, None if not told.
+        position: LPS mm of the centre of the first pixel, None where the header does not say.
+        orientation: direction of rows, then of columns, None where the header does not say.
+        spacing: mm between rows, then between columns, None where the header does not say.
         step: what the header says of the distance between slices in mm, None if nothing.
-        thickness: of the slice in mm, None if not told.
+        thickness: of the slice in mm, None where the header does not say.
         scaling: slope and intercept.
         times: what could tell time points apart, by tag.
         uid: SOPInstanceUID.
@@ -282,6 +286,12 @@ def frame_count(dataset: Dataset, path: Path) -> int:
             subject=path,
         )
     return frames
+
+
+def picture_count(path: Path) -> int:
+    """How many pictures a file holds: its frames, or one where they make a volume."""
+    header = read_dataset(path, pixels=False)
+    return 1 if text(header, "Modality") in TOMOGRAPHIC else frame_count(header, path)
 
 
 def _least_bytes(dataset: Dataset, frames: int, path: Path) -> int:

@@ -80,8 +80,8 @@ class DicomPixels:
         other = np.where(far, rows + (2 * half if frame.dtype.kind == "i" else -2 * half), rows)
         if 2 * np.abs(np.diff(other)).sum() >= np.abs(np.diff(rows)).sum():
             return []
-        told, seem = ("unsigned", "signed") if frame.dtype.kind == "u" else ("signed", "unsigned")
-        return [f"PixelRepresentation says that its pixels are {told}; they look {seem}; they were read as it says"]
+        claimed, seem = ("unsigned", "signed") if frame.dtype.kind == "u" else ("signed", "unsigned")
+        return [f"PixelRepresentation says that its pixels are {claimed}; they look {seem}; they were read as it says"]
 
     def upright(self, frame: NDArray[Any]) -> NDArray[Any]:
         """Stored values with bright things large: the complement within the stored bits for MONOCHROME1."""
@@ -203,8 +203,8 @@ def _padding(dataset: Dataset, stored_bits: int, path: Path, notes: list[str]) -
         lowest = -(1 << (stored_bits - 1)) if whole(dataset, "PixelRepresentation", 0, path=path) else 0
         found = tuple((number - lowest) % (1 << stored_bits) + lowest for number in found)
         if found != (value[0], limit[0]):
-            told = f"PixelPaddingValue {value[0]:g} does not fit PixelRepresentation and BitsStored"
-            notes.append(f"{told}; it was read with the sign and the bits of the pixels, as {found[0]:g}")
+            problem = f"PixelPaddingValue {value[0]:g} does not fit PixelRepresentation and BitsStored"
+            notes.append(f"{problem}; it was read with the sign and the bits of the pixels, as {found[0]:g}")
     return min(found), max(found)
 
 
@@ -219,7 +219,7 @@ DECODERS = {
     JPEG2000: ("pylibjpeg", "pillow"),
 }
 """Which libraries may decode what, for some would take anything: the first that is there."""
-LISTENER = threading.Lock()
+STANDARD_ERROR = threading.Lock()
 COMPLAINT = re.compile(rb"Corrupt JPEG|Premature end|Invalid |Bogus |Unsupported |Unexpected |Inconsistent |.*[Gg]dcm")
 TWELVE_BITS = "its pixels are JPEG of more than 8 bits (JPEG Extended), for which there is no decoder"
 CONVERT = "convert it to explicit little-endian (gdcmconv --raw, dcmdjpeg)"
@@ -266,11 +266,11 @@ def decoded(
     decoder, library = get_decoder(syntax), _library(syntax)
     palette = text(dataset, "PhotometricInterpretation") == "PALETTE COLOR"
     for t in wanted:
-        heard: list[str] = []
-        with guarded(path), _listening(heard) if library == "gdcm" else nullcontext():
+        complaints: list[str] = []
+        with guarded(path), _collecting_complaints(complaints) if library == "gdcm" else nullcontext():
             array = decoder.as_array(dataset, index=t, decoding_plugin=library)[0]
             array = _to_bytes(apply_color_lut(array, dataset)) if palette else array
-        if heard:
+        if complaints:
             raise FormatError("a compressed frame is damaged", "copy it again", subject=path)
         if array.shape[:2] != shape[:2]:
             raise FormatError("its pixel data have another size than its header says", "convert the image", subject=path)
@@ -278,18 +278,18 @@ def decoded(
 
 
 @contextmanager
-def _listening(heard: list[str]) -> Iterator[None]:
+def _collecting_complaints(complaints: list[str]) -> Iterator[None]:
     """Collect what GDCM's JPEG library says on standard error: of damage that it fills with wrong values it tells nobody else.
 
     Lines of others are passed on. One at a time, since there is one standard error.
     """
-    with LISTENER, tempfile.TemporaryFile() as ear:
+    with STANDARD_ERROR, tempfile.TemporaryFile() as file:
         sys.stderr.flush()
         try:
             kept = os.dup(2)
         except OSError:  # closed: there is nothing to hear either
             kept = None
-        os.dup2(ear.fileno(), 2)
+        os.dup2(file.fileno(), 2)
         try:
             yield
         finally:
@@ -298,10 +298,10 @@ def _listening(heard: list[str]) -> Iterator[None]:
             else:
                 os.dup2(kept, 2)
                 os.close(kept)
-            ear.seek(0)
-            for line in ear:
+            file.seek(0)
+            for line in file:
                 if COMPLAINT.match(line):
-                    heard.append(line.decode("utf-8", "replace"))
+                    complaints.append(line.decode("utf-8", "replace"))
                 elif kept is not None:
                     os.write(2, line)
 
@@ -352,8 +352,8 @@ def _check_head(head: _Head | None, shape: tuple[int, int, int], bits: int, synt
         raise FormatError(TWELVE_BITS, CONVERT, subject=path)
     bytes_differ = _library(syntax) == "gdcm" and (head.bits > 8) != (bits > 8)  # it would write as many as the stream says
     if head.samples != shape[2] or head.bits > bits or bytes_differ:
-        said = f"{head.samples} × {head.bits} bits a pixel, the header {shape[2]} × {bits}"
-        raise FormatError(f"a compressed frame says {said}", "copy it again, or convert it", subject=path)
+        claims = f"{head.samples} × {head.bits} bits a pixel, the header {shape[2]} × {bits}"
+        raise FormatError(f"a compressed frame says {claims}", "copy it again, or convert it", subject=path)
 
 
 def _check_rle(stream: bytes, expected: int, path: Path) -> None:

@@ -1,0 +1,255 @@
+"""The files of the command line: options for them, checks before anything is computed, writing whole or not at all."""
+
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Annotated, Any
+
+from cyclopts import Group, Parameter
+from numpy.typing import NDArray
+
+from medical_sam2 import io, preview, statistics
+from medical_sam2.cli.options import FLAG, REPEATED
+from medical_sam2.errors import InputError, MedicalSam2Error
+from medical_sam2.io import Form, atomic, registry
+from medical_sam2.io.safe_open import as_stored
+from medical_sam2.plugins import suggestion
+from medical_sam2.prompts import Prompt
+from medical_sam2.volume import Segmentation, Volume
+
+MAPS = ("probability", "uncertainty")
+SUFFIXES: Mapping[str, Sequence[str]] = {
+    "confidence": (".csv",),
+    "preview": (".png", ".jpg", ".jpeg", ".gif"),
+    "statistics": (".csv", ".json"),
+    "report": (".json",),
+}
+
+
+@Parameter(name="*", group=Group("Reading", sort_key=4))
+@dataclass(frozen=True)
+class Reading:
+    """How the image is read where that is not clear.
+
+    Args:
+        geometry_from: which form of a NIfTI file counts where the two contradict each other.
+        frame: time point or page, from 0.
+        series: DICOM series of a folder, from 1, or its SeriesInstanceUID.
+        allow_gap: interpolate missing DICOM slices.
+    """
+
+    geometry_from: Form | None = None
+    frame: int | None = None
+    series: str | None = None
+    allow_gap: Annotated[bool, FLAG] = False
+
+
+@Parameter(name="*", group=Group("Output", sort_key=2))
+@dataclass(frozen=True)
+class OutputOptions:
+    """What is written.
+
+    Args:
+        output: labels, in the format that its suffix names.
+        format: further format for that, a plug-in (module:attribute, file.py:attribute); again for more.
+        probability: probability of the object; with several objects one file each (NAME-1 …).
+        uncertainty: how much the views disagree.
+        confidence: how sure the network was, slice by slice (.csv).
+        preview: montage (.png, .jpg) or film (.gif).
+        statistics: volume, place and intensity of each object (.csv, .json).
+        report: what was done, with what and how (.json); nothing of the patient.
+        overwrite: replace files that exist.
+    """
+
+    output: Annotated[Path, Parameter(alias="-o", help=f"labels: {registry.writable()}.")]
+    format: Annotated[tuple[str, ...], REPEATED] = ()
+    probability: Path | None = None
+    uncertainty: Path | None = None
+    confidence: Path | None = None
+    preview: Path | None = None
+    statistics: Path | None = None
+    report: Path | None = None
+    overwrite: Annotated[bool, FLAG] = False
+
+
+@Parameter(name="*", group=Group("Output", sort_key=2))
+@dataclass(frozen=True)
+class SetOutputOptions:
+    """What is written.
+
+    Args:
+        output: folder for the label maps (PNG, each of its image's size); made where it is missing.
+        preview: all images with their outlines, the least sure first (.png, .jpg).
+        statistics: area, place and intensity of each object on each image (.csv, .json).
+        report: what was done, with what and how (.json); `medsam2 suggest` reads it.
+        skip_existing: leave images out whose label map is there.
+        overwrite: replace files that exist.
+    """
+
+    output: Annotated[Path, Parameter(alias="-o")]
+    preview: Path | None = None
+    statistics: Path | None = None
+    report: Path | None = None
+    skip_existing: Annotated[bool, FLAG] = False
+    overwrite: Annotated[bool, FLAG] = False
+
+
+def requested(outputs: OutputOptions) -> dict[str, Path]:
+    """Option → file, of those that were requested."""
+    return {option: path for option in ("output", *MAPS, *SUFFIXES) if (path := getattr(outputs, option)) is not None}
+
+
+def read(file: Path, reading: Reading) -> Volume:
+    """The image, as it is to be read; errors name it."""
+    with naming(file):
+        return io.load(file, **vars(reading))
+
+
+@contextmanager
+def naming(file: Path) -> Iterator[None]:
+    """Name the file in errors that do not."""
+    try:
+        yield
+    except MedicalSam2Error as error:
+        raise error.about(file) from None
+
+
+def check_files(inputs: Sequence[Path], corrected: Path | None, outputs: OutputOptions) -> None:
+    """Refuse files that are not there, and whatever could not be written or would destroy an input.
+
+    Args:
+        inputs: files that are read.
+        corrected: the one of them that may be replaced.
+        outputs: what is to be written.
+
+    Raises:
+        InputError: an unknown suffix, a folder that is missing or not writable, a file that exists, or one file for two things.
+    """
+    for path in inputs:
+        if not as_stored(path).exists():
+            raise InputError("does not exist", "check the path", subject=path)
+    taken: dict[Path, str] = {}
+    for option, path in requested(outputs).items():
+        check_suffix(path, SUFFIXES.get(option) or registry.written("probability" if option in MAPS else None, outputs.format))
+        if any(same(path, other) for other in inputs if other != corrected):
+            raise InputError(f"--{option} would replace an input", "choose another file", subject=path)
+        twin = next((other for file, other in taken.items() if same(file, path)), None)
+        if twin is not None:
+            raise InputError(f"--{option} and --{twin} are the same file", "choose another one", subject=path)
+        taken[path] = option
+        check_place(path, outputs.overwrite)
+
+
+def check_probability_files(outputs: OutputOptions, labels: Sequence[int]) -> None:
+    """The same for files whose names depend on the objects."""
+    if outputs.probability is not None:
+        for path in file_of_each(outputs.probability, labels, outputs.format).values():
+            check_place(path, outputs.overwrite)
+
+
+def same(one: Path, other: Path) -> bool:
+    """Whether two paths lead to the same file, there or not."""
+    if one.exists() and other.exists():
+        return one.samefile(other)
+    return one.resolve() == other.resolve()
+
+
+def file_of_each(path: Path, labels: Sequence[int], formats: Sequence[str] = ()) -> dict[int, Path]:
+    """Label → file: the one that was named, or NAME-LABEL where there are several objects."""
+    if len(labels) == 1:
+        return {labels[0]: path}
+    suffix = _suffix(path, registry.written("probability", formats))
+    return {label: path.with_name(f"{path.name[: -len(suffix)]}-{label}{path.name[-len(suffix) :]}") for label in labels}
+
+
+def check_suffix(path: Path, allowed: Sequence[str]) -> None:
+    """Refuse a name with another ending."""
+    if not _suffix(path, allowed):
+        remedy = suggestion(path.suffix, allowed) if path.suffix else f"end its name in one of {', '.join(allowed)}"
+        raise InputError(f"nothing is written as {path.suffix or 'a file without a suffix'}", remedy, subject=path)
+
+
+def _suffix(path: Path, allowed: Sequence[str]) -> str:
+    return next((suffix for suffix in allowed if path.name.lower().endswith(suffix) and path.name.lower() != suffix), "")
+
+
+def check_place(path: Path, overwrite: bool) -> None:
+    """Refuse a file that cannot be written, or that exists and may not be replaced."""
+    folder = path.parent
+    if not folder.is_dir():
+        raise InputError("its folder does not exist", "create it first", subject=path)
+    if path.is_dir():
+        raise InputError("is a folder", "give a file name", subject=path)
+    if path.exists() and not overwrite:
+        raise InputError("exists already", "choose another name, or replace it with --overwrite", subject=path)
+    if not os.access(folder, os.W_OK):
+        raise InputError("its folder is not writable", "choose another folder", subject=path)
+
+
+Saver = Callable[[Path], object]
+
+
+def write(
+    outputs: OutputOptions, volume: Volume, found: Segmentation, prompts: Sequence[Prompt], report: Mapping[str, Any]
+) -> None:
+    """All files that were requested; the labels last, so that they are there only if all else is.
+
+    Whatever stops it, an interrupt too: files that were not there before are gone again.
+    """
+    pieces = list(_savers(outputs, volume, found, prompts, report))
+    fresh = [file for file, _ in pieces if not file.exists()]
+    try:
+        for file, save in reversed(pieces):
+            save(file)
+    except BaseException:
+        for file in fresh:
+            file.unlink(missing_ok=True)
+        raise
+
+
+def _savers(
+    outputs: OutputOptions, volume: Volume, found: Segmentation, prompts: Sequence[Prompt], report: Mapping[str, Any]
+) -> Iterator[tuple[Path, Saver]]:
+    """Each file with what writes it."""
+
+    def image(what: Segmentation | NDArray[Any]) -> Saver:
+        return lambda file: io.save(what, file, volume, formats=outputs.format)
+
+    def text(make: Callable[[Path], str]) -> Saver:
+        return lambda file: atomic.write_bytes(file, make(file).encode())
+
+    def table(file: Path) -> str:
+        rows = statistics.measure(volume, found)
+        return statistics.to_json(rows) + "\n" if file.suffix.lower() == ".json" else statistics.to_csv(rows)
+
+    yield outputs.output, image(found)
+    if outputs.probability is not None:
+        for label, file in file_of_each(outputs.probability, sorted(found.probability), outputs.format).items():
+            yield file, image(found.probability[label])
+    if outputs.uncertainty is not None and found.uncertainty is not None:
+        yield outputs.uncertainty, image(found.uncertainty)
+    if outputs.confidence is not None:
+        yield outputs.confidence, text(lambda _: statistics.slices_to_csv(found, volume.orientation))
+    if outputs.preview is not None:
+        yield outputs.preview, lambda file: write_picture(file, lambda draft: preview.save(draft, volume, found, prompts))
+    if outputs.statistics is not None:
+        yield outputs.statistics, text(table)
+    if outputs.report is not None:
+        yield outputs.report, text(lambda _: as_json(report))
+
+
+def as_json(content: object) -> str:
+    """JSON for a file."""
+    return json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def write_picture(path: Path, save: Callable[[Path], object]) -> None:
+    """Whole or not at all: `save` writes a draft elsewhere, with the same suffix."""
+    with TemporaryDirectory() as folder:
+        draft = Path(folder) / f"picture{path.suffix}"
+        save(draft)
+        atomic.write_bytes(path, draft.read_bytes())

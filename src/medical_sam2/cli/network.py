@@ -1,0 +1,225 @@
+"""What commands need of the network: names checked, weights loaded, a plan and its memory before anything is computed.
+
+Imports torch and transformers, which takes seconds: commands import this after they have checked their files.
+"""
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from hashlib import file_digest
+from math import inf
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from medical_sam2.cli.files import OutputOptions
+from medical_sam2.cli.options import InferenceOptions, NetworkOptions, SetInferenceOptions, TrackingOptions
+from medical_sam2.errors import ConfigError, WeightsError
+from medical_sam2.intensity_window import Window, choose_window, named_window
+from medical_sam2.io.prompt_file import Named
+from medical_sam2.io.safe_open import require_memory
+from medical_sam2.model.catalogue import KNOWN, trained_size
+from medical_sam2.model.hub import is_hub_id
+from medical_sam2.model.memory import POLICIES
+from medical_sam2.model.weights import read_weights
+from medical_sam2.plugins import find, suggestion
+from medical_sam2.prompts import Mask
+from medical_sam2.segmenter import Segmenter
+from medical_sam2.tracking.confidence import Need, neediest, slice_needs
+from medical_sam2.tracking.frames import FrameStack
+from medical_sam2.tracking.fusion import FUSIONS
+from medical_sam2.tracking.image_set import ORDERS, Shuffled
+from medical_sam2.tracking.image_viewer import direction
+from medical_sam2.tracking.plan import PLANES, Group, TrackingPlan, bytes_needed, plan_tracking
+from medical_sam2.train.adapt import adapt_network, examples_of_volume
+from medical_sam2.views import View
+from medical_sam2.volume import Volume
+
+VIEWS = ("auto", "one", "three", "six", *PLANES)
+UNKNOWN_SIZE = 1024  # of weights that are not here yet: that of SAM 2
+
+
+def check_settings(options: InferenceOptions) -> None:
+    """Refuse names that do not exist, before a large image is read.
+
+    Raises:
+        ConfigError: unknown views, bank or fusion, with the nearest valid name; an impossible number of threads or seconds.
+    """
+    if options.views not in VIEWS:
+        raise ConfigError(f"unknown views {options.views!r}", suggestion(options.views, VIEWS))
+    find(POLICIES, options.bank, what="bank")
+    find(FUSIONS, options.fusion, what="fusion")
+    _check_threads(options)
+    if not options.adapt >= 0 or options.adapt == inf:
+        raise ConfigError(f"nobody can tune for {options.adapt:g} seconds", "give --adapt 0 or more")
+
+
+def check_set_settings(options: SetInferenceOptions) -> None:
+    """The same for a set of images.
+
+    Raises:
+        ConfigError: unknown bank, order or window; a seed that changes nothing.
+    """
+    find(POLICIES, options.bank, what="bank")
+    find(ORDERS, options.order, what="order")
+    named_window(options.window)
+    if options.seed != SetInferenceOptions.seed and options.order != "shuffled":
+        raise ConfigError("--seed changes nothing: it belongs to --order shuffled", "leave it out")
+    _check_threads(options)
+
+
+def _check_threads(options: NetworkOptions) -> None:
+    if options.threads is not None and options.threads < 1:
+        raise ConfigError(f"{options.threads} threads cannot work", "give --threads 1 or more")
+
+
+def visiting_order(options: SetInferenceOptions) -> str | Shuffled:
+    """The order of a set of images, with its seed."""
+    return Shuffled(options.seed) if options.order == "shuffled" else options.order
+
+
+def load_segmenter(options: NetworkOptions) -> Segmenter:
+    """The segmenter with its weights, on its device.
+
+    Raises:
+        WeightsError, ConfigError: they do not exist or do not fit.
+    """
+    if options.threads is not None:
+        torch.set_num_threads(options.threads)
+    return Segmenter.from_pretrained(
+        options.weights,
+        device=options.device,
+        precision=options.precision,  # type: ignore[arg-type]
+        image_size=options.image_size,
+        engine=options.engine,
+    )
+
+
+def must_fetch(weights: str) -> bool:
+    """Whether the weights are not on this machine."""
+    entry = KNOWN.get(weights)
+    if entry is not None:
+        return entry.source != "embedded" and not entry.here
+    return not Path(weights).exists() and is_hub_id(weights)
+
+
+def weights_digest(weights: str) -> str:
+    """SHA-256 of the file of weights."""
+    path = read_weights(weights).file
+    try:
+        with path.open("rb") as stream:
+            return file_digest(stream, "sha256").hexdigest()
+    except OSError as error:
+        raise WeightsError("cannot be read again", "check the file", subject=path) from error
+
+
+def plan(
+    volume: Volume,
+    named: Named,
+    options: InferenceOptions,
+    segmenter: Segmenter | None,
+    outputs: OutputOptions,
+    earlier: Volume | None,
+) -> tuple[TrackingPlan, Window, int]:
+    """What tracking will do, with warnings about settings that have no effect; its first window; bytes beside the image.
+
+    Args:
+        volume: the image.
+        named: prompts.
+        options: settings.
+        segmenter: None where the weights are not here.
+        outputs: what is requested.
+        earlier: result that is corrected.
+
+    Raises:
+        PromptError: prompts that contradict each other.
+        ConfigError: an unknown window.
+        ResourceError: too little memory.
+    """
+    window = choose_window(volume, options.window)
+    tracking = plan_tracking(volume, named.prompts, options.views, None if earlier is None else earlier.array)
+    warnings = [*_empty_slices(volume, tracking.groups), *tracking.warnings]
+    if options.adapt and not any(isinstance(prompt, Mask) for prompt in named.prompts):
+        warnings.append("--adapt does nothing: it tunes to outlines, and none was given")
+    if outputs.uncertainty is not None and all(len(group.views) == 1 for group in tracking.groups):
+        warnings.append("one view disagrees with nobody: the uncertainty will be 0 everywhere")
+    maps = {"probability": outputs.probability is not None, "uncertainty": outputs.uncertainty is not None}
+    size = bytes_needed(volume, len(named.labels), _image_size(options, segmenter), **maps)
+    require_memory(size, volume.source or "the volume")
+    return replace(tracking, warnings=tuple(dict.fromkeys(warnings))), window, size
+
+
+def describe_plan(plan: TrackingPlan, options: InferenceOptions, segmenter: Segmenter | None) -> dict[str, Any]:
+    """Machine, weights and views, for the report."""
+    views = {label: [view.name for view in group.views] for group in plan.groups for label in group.prompts}
+    return {
+        **describe_network(options, segmenter),
+        "engine": options.engine,
+        "threads": torch.get_num_threads(),
+        "views": views,
+        "warnings": list(plan.warnings),
+    }
+
+
+def describe_network(options: NetworkOptions, segmenter: Segmenter | None) -> dict[str, Any]:
+    """Machine and weights, for the report."""
+    return {
+        "device": None if segmenter is None else str(segmenter.device),
+        "precision": None if segmenter is None else segmenter.precision,
+        "engine": None if segmenter is None else segmenter.engine,
+        "weights": {
+            "name": options.weights,
+            "image_size": _image_size(options, segmenter),
+            "sha256": None if segmenter is None else weights_digest(options.weights),
+        },
+    }
+
+
+def _image_size(options: NetworkOptions, segmenter: Segmenter | None) -> int:
+    if segmenter is not None:
+        return segmenter.network.image_size
+    return options.image_size or trained_size(options.weights) or UNKNOWN_SIZE
+
+
+def _empty_slices(volume: Volume, groups: Iterable[Group]) -> Iterator[str]:
+    """One line for each prompted slice on which all intensities are equal: nothing can be found there."""
+    for group in groups:
+        view, axes = group.view, volume.orientation
+        stack_thw, axis = view.apply(volume.array, axes), "ijk"[view.order(axes)[0]]
+        for t in sorted({t for frames in group.prompts.values() for t in frames}):
+            if stack_thw[t].min() == stack_thw[t].max():
+                place = view.slice_index(t, len(stack_thw), axes)
+                objects = ", ".join(str(label) for label, frames in group.prompts.items() if t in frames)
+                yield f"slice {place} of axis {axis} holds one grey value only, and object {objects} is prompted there"
+
+
+@contextmanager
+def adapted(segmenter: Segmenter, image: Volume, named: Named, options: InferenceOptions) -> Iterator[None]:
+    """With a network that is tuned to the outlines for some seconds, if that is requested; undone afterwards."""
+    if options.adapt <= 0:
+        yield
+        return
+    examples = examples_of_volume(segmenter.network, image, named.prompts, window=options.window)
+    with adapt_network(segmenter.network, examples, seconds=options.adapt):
+        yield
+
+
+def neediest_slices(image: Volume, named: Named, options: TrackingOptions, count: int) -> tuple[str, list[Need]]:
+    """The axis, and slices of it, where a prompt would help most: unsure, and unlike those that are prompted."""
+    check_settings(InferenceOptions(**vars(options)))
+    segmenter = load_segmenter(options)
+    found = segmenter.segment_volume(
+        image, named.prompts, bank=options.bank, window=options.window, zoom=not options.whole_slices, features=options.features
+    )
+    view = View(next(row.view for row in found.confidence if row.prompted))
+    stack = FrameStack(image, view, next(iter(found.windows.values())), segmenter.network.image_size)
+    outlined = {row.slice for row in found.confidence if row.view == view.code and (row.prompted or row.area_px)}
+    with torch.inference_mode(), segmenter.computing():
+        directions = {
+            stack.slice_index(t): direction(segmenter.encode(stack.input(t)).summary_BC[0])
+            for t in range(stack.shape_thw[0])
+            if stack.slice_index(t) in outlined
+        }
+    axis = "ijk"[view.order(image.orientation)[0]]
+    return axis, neediest(slice_needs(found.confidence, directions), count)

@@ -1,0 +1,169 @@
+"""What commands share of their options: kinds of parameters, the settings of the method, and numbers written as several words.
+
+"--point 32 30 4", "--point 32,30,4" and "--point 2:32 30 4" become one word each, and are checked.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import isfinite
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Group, Parameter
+
+from medical_sam2.errors import PromptError
+
+FLAG = Parameter(negative="", show_default=False)
+REPEATED = Parameter(negative="", show_default=False)
+WITH_HYPHENS = Parameter(negative="", allow_leading_hyphen=True)
+VOXELS = {"--point": "I J K", "--negative": "I J K", "--box": "I J K I2 J2 K2"}
+PIXELS = {"--point": "X Y", "--negative": "X Y", "--box": "X Y X2 Y2"}
+NUMBERS_OF = {"segment": VOXELS, "suggest": VOXELS, "segment-images": PIXELS}
+COUNTED = {2: "two", 3: "three", 4: "four", 6: "six"}
+SEPARATORS = re.compile(r"[\s,]+")
+
+
+@Parameter(name="*", group=Group("Method", sort_key=3))
+@dataclass(frozen=True)
+class NetworkOptions:
+    """Settings of the method and of the machine, for volumes and for images.
+
+    Args:
+        bank: memory: self-sorting, fifo, greedy, or a plug-in (module:attribute, file.py:attribute).
+        window: of intensities: auto, percentile, soft, lung, bone, brain, or LOW,HIGH.
+        weights: a name (`medsam2 weights list`), a file, a folder, or an id on the Hugging Face hub.
+        image_size: side of the network's input in pixels; that of the weights unless given.
+        device: auto, cpu, cuda, cuda:N or mps.
+        precision: auto, fp32 or bf16.
+        engine: what runs the image encoder: torch, or openvino (an extra), which takes less time on a processor.
+        threads: of the processor.
+        features: folder that keeps what the encoder saw for the next run, by content and weights.
+    """
+
+    bank: str = "self-sorting"
+    window: Annotated[str, Parameter(allow_leading_hyphen=True)] = "auto"
+    weights: str = "nano"
+    image_size: int | None = None
+    device: str = "auto"
+    precision: str = "auto"
+    engine: str = "torch"
+    threads: int | None = None
+    features: Path | None = None
+
+
+@Parameter(name="*", group=Group("Method", sort_key=3))
+@dataclass(frozen=True)
+class TrackingOptions(NetworkOptions):
+    """The same, and what the network is shown of a volume.
+
+    Args:
+        whole_slices: show the network whole slices, not a region around the object that grows with it.
+    """
+
+    whole_slices: Annotated[bool, FLAG] = False
+
+
+@Parameter(name="*", group=Group("Method", sort_key=3))
+@dataclass(frozen=True)
+class InferenceOptions(TrackingOptions):
+    """The same, and what is made of several views.
+
+    Args:
+        views: one, three, six, auto, axial, coronal or sagittal.
+        fusion: of the views: weighted by how sure the network was, mean, vote, or a plug-in.
+        islands: keep parts of an object that hang together with no prompt of it.
+        consensus: look at each object once more in 3D after tracking, if the weights can (those that ship do).
+        adapt: seconds of tuning to what was outlined, before it is tracked; outlines only, undone afterwards.
+    """
+
+    views: str = "one"
+    fusion: str = "weighted"
+    islands: Annotated[bool, FLAG] = False
+    consensus: bool = True
+    adapt: float = 0.0
+
+
+@Parameter(name="*", group=Group("Method", sort_key=3))
+@dataclass(frozen=True)
+class SetInferenceOptions(NetworkOptions):
+    """Settings for a set of images.
+
+    Args:
+        bank: memory: self-sorting, fifo, greedy, prompted (nothing but the templates), or a plug-in (module:attribute).
+        order: in which images are visited: given (by name), shuffled, similar (most like the bank first), or a plug-in.
+        seed: of the shuffling.
+        window: of intensities: auto (CT images through the window that suits what is prompted), percentile, soft, lung, bone,
+            brain, or LOW,HIGH.
+        features: folder that keeps what the encoder saw, by content and weights: corrections are quick.
+    """
+
+    order: str = "given"
+    seed: int = 0
+
+
+def join_numbers(words: Sequence[str]) -> list[str]:
+    """The command line with the numbers of each option as one word, "--point=32 30 4".
+
+    Raises:
+        PromptError: an option has too few or too many numbers, or something that is none.
+    """
+    wanted = NUMBERS_OF.get(words[0], {}) if words else {}
+    found: list[str] = []
+    place = 0
+    while place < len(words) and words[place] != "--":
+        option, equals, value = words[place].partition("=")
+        place += 1
+        if option not in wanted:
+            found.append(words[place - 1])
+            continue
+        taken = [value] if equals else []
+        while place < len(words) and _belongs(words[place], " ".join(taken), wanted[option]):
+            taken.append(words[place])
+            place += 1
+        text = " ".join(taken)
+        parse_numbers(option, text, wanted[option])
+        found.append(f"{option}={text}")
+    return [*found, *words[place:]]
+
+
+def parse_numbers(option: str, text: str, wanted: str) -> tuple[str, list[float]]:
+    """What stands before the last colon, and the numbers after it.
+
+    Args:
+        option: that they were given with.
+        text: such as "2:32 30 4".
+        wanted: names of the numbers, such as "I J K".
+
+    Raises:
+        PromptError: they are too few, too many, no numbers or not finite.
+    """
+    head, parts = _split(text)
+    many = len(wanted.split())
+    numbers = [number for part in parts if (number := _number(part)) is not None]
+    if len(numbers) != many or len(parts) != many:
+        got = f", not {text!r}" if text else ""
+        raise PromptError(f"{option} needs {COUNTED[many]} numbers{got}", f"give {option} {wanted}")
+    if not all(map(isfinite, numbers)):
+        raise PromptError(f"{text} is not finite", "give finite numbers", subject=option)
+    return head, numbers
+
+
+def _belongs(word: str, taken: str, wanted: str) -> bool:
+    """Whether a word goes on with the numbers: all until there are enough, then only what can be nothing but a number."""
+    number = _number(_split(word)[1][0]) is not None if _split(word)[1] else False
+    if len(_split(taken)[1]) < len(wanted.split()):
+        return number or not word.startswith("-")
+    return number and ":" not in word and not Path(word).exists()
+
+
+def _split(text: str) -> tuple[str, list[str]]:
+    head, _, numbers = text.rpartition(":")
+    return head, [part for part in SEPARATORS.split(numbers) if part]
+
+
+def _number(part: str) -> float | None:
+    try:
+        return float(part)
+    except ValueError:
+        return None

@@ -1,0 +1,328 @@
+"""The prompts of a command line: options and numbers become points, boxes and outlines, in a volume or on images."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from math import isfinite
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+from cyclopts import Group, Parameter
+
+from medical_sam2 import io
+from medical_sam2.cli.options import FLAG, PIXELS, REPEATED, VOXELS, WITH_HYPHENS, parse_numbers
+from medical_sam2.errors import AmbiguousError, ConfigError, InputError, MedicalSam2Error, PromptError
+from medical_sam2.io.image_folder import ImageFolder
+from medical_sam2.io.labels import MOST_OBJECTS, MaskRule, Outline, is_lossy, outlines, read_label_map
+from medical_sam2.io.prompt_file import Named, Places, load_prompts, masks_from
+from medical_sam2.prompts import FramePrompt, Prompt
+from medical_sam2.volume import Volume
+
+
+@Parameter(name="*", group=Group("Prompts", sort_key=1))
+@dataclass(frozen=True)
+class Pointed:
+    """What the user points at.
+
+    Args:
+        point: a voxel inside the object, counted from 0 in the order of the file; again for more; "2:I J K" is object 2.
+        negative: a voxel outside of it.
+        box: two opposite corners of a rectangle around it on one slice.
+        mask: label file with outlines, in the image's grid (FILE#2: time point 2 of it); each label is an object, unless
+            --object; black and white are one object; segments of 3D Slicer keep their names.
+        threshold: what is at least this number in a mask is drawn, as one object (masks with soft edges).
+        each_label: each number of a mask is an object, even where they look like soft edges.
+        prompts: file of prompts (JSON), with several objects and their names.
+        object: label of what the prompts of the command line mean.
+        mm: coordinates of the command line are millimetres in RAS+.
+    """
+
+    point: Annotated[tuple[str, ...], WITH_HYPHENS, Parameter(metavar=VOXELS["--point"], show_default=False)] = ()
+    negative: Annotated[tuple[str, ...], WITH_HYPHENS, Parameter(metavar=VOXELS["--negative"], show_default=False)] = ()
+    box: Annotated[tuple[str, ...], WITH_HYPHENS, Parameter(metavar=VOXELS["--box"], show_default=False)] = ()
+    mask: Annotated[tuple[Path, ...], REPEATED] = ()
+    threshold: float | None = None
+    each_label: Annotated[bool, FLAG] = False
+    prompts: Path | None = None
+    object: int | None = None
+    mm: Annotated[bool, FLAG] = False
+
+
+@Parameter(name="*", group=Group("Prompts", sort_key=1))
+@dataclass(frozen=True)
+class PromptOptions(Pointed):
+    """What the user points at, and what that is called.
+
+    Args:
+        name: of the object of the command line's prompts; "2:NAME" names object 2.
+        correct: earlier result that the prompts mend; what they do not touch stays.
+    """
+
+    name: Annotated[tuple[str, ...], REPEATED] = ()
+    correct: Path | None = None
+
+
+@Parameter(name="*", group=Group("Prompts", sort_key=1))
+@dataclass(frozen=True)
+class SetPromptOptions:
+    """What the user points at, and on which images.
+
+    Args:
+        template: an image of the folder that is prompted (stack.tif#3: a page); again for more.
+        mask: label map of the template (PNG, TIFF, NIfTI; masks.tif#2: a page); each label is an object, unless --object; black
+            and white, and what is opaque, are one object; one for each --template, in their order, or IMAGE:FILE.
+        threshold: what is at least this number in a mask is drawn, as one object (masks with soft edges).
+        each_label: each number of a mask is an object, even where they look like soft edges.
+        box: two opposite corners of a rectangle around the object; with several templates "IMAGE:X Y X2 Y2".
+        point: a pixel inside of it, X to the right, Y down, from 0; again for more; "2:X Y" is object 2, "IMAGE:2:X Y" is on
+            that image.
+        negative: a pixel outside of it.
+        object: label of what the prompts of the command line mean.
+        name: of that object; "2:NAME" names object 2.
+    """
+
+    template: Annotated[tuple[str, ...], REPEATED] = ()
+    mask: Annotated[tuple[str, ...], REPEATED] = ()
+    threshold: float | None = None
+    each_label: Annotated[bool, FLAG] = False
+    box: Annotated[tuple[str, ...], WITH_HYPHENS, Parameter(metavar=PIXELS["--box"], show_default=False)] = ()
+    point: Annotated[tuple[str, ...], WITH_HYPHENS, Parameter(metavar=PIXELS["--point"], show_default=False)] = ()
+    negative: Annotated[tuple[str, ...], WITH_HYPHENS, Parameter(metavar=PIXELS["--negative"], show_default=False)] = ()
+    object: int | None = None
+    name: Annotated[tuple[str, ...], REPEATED] = ()
+
+
+@dataclass(frozen=True)
+class SetPrompts:
+    """The prompts of a set of images.
+
+    Args:
+        prompts: image → object → prompt.
+        names: object → name.
+        files: masks that were read.
+    """
+
+    prompts: Mapping[int, Mapping[int, FramePrompt]]
+    names: Mapping[int, str]
+    files: tuple[Path, ...]
+
+
+def volume_prompts(options: PromptOptions, volume: Volume, earlier: Volume | None = None) -> Named:
+    """All prompts in a volume: of the file, then of the command line.
+
+    Raises:
+        PromptError: no prompt, or one that does not work.
+        AmbiguousError: it is not clear which object of the earlier result is meant.
+    """
+    from_file = Named(()) if options.prompts is None else load_prompts(options.prompts, volume)
+    reader = _VolumeReader(options, Places(volume, "mm" if options.mm else "voxel"), earlier)
+    prompts = (*from_file.prompts, *reader.prompts())
+    if not prompts:
+        raise PromptError("there is no prompt", "give --point I J K, --box, --mask or --prompts")
+    drawn = {outline.label: outline.name for outline in reader.outlines if outline.name}
+    names = {**drawn, **from_file.names, **_names(options.name, reader.label)}
+    _check_names(names, {prompt.object for prompt in prompts} | set(_labels(earlier)))
+    return Named(prompts, names)
+
+
+def set_prompts(options: SetPromptOptions, images: ImageFolder) -> SetPrompts:
+    """All prompts on images of a folder.
+
+    Raises:
+        PromptError: none, one that does not fit its image, or a template that is not in the folder or without a prompt.
+        AmbiguousError: it is not clear which template is meant.
+    """
+    reader = _SetReader(options, images, [images.index(name) for name in options.template])
+    for positive, option in ((True, "point"), (False, "negative")):
+        for text in getattr(options, option):
+            place, label, (x, y) = reader.parse(option, text)
+            reader.add(place, label, FramePrompt.click(x, y, positive=positive))
+    for text in options.box:
+        place, label, (x, y, x2, y2) = reader.parse("box", text)
+        reader.add(place, label, FramePrompt.box(min(x, x2), min(y, y2), max(x, x2), max(y, y2)))
+    files = reader.add_masks()
+    unprompted = [i for i in reader.templates if i not in reader.found]
+    if not reader.found or unprompted:
+        name = images.entries[unprompted[0]].name if unprompted else None
+        raise PromptError("there is no prompt", "give --template IMAGE with --mask, --box or --point", subject=name)
+    names = _names(options.name, reader.label)
+    _check_names(names, {label for own in reader.found.values() for label in own})
+    return SetPrompts(reader.found, names, files)
+
+
+@dataclass
+class _VolumeReader:
+    options: PromptOptions
+    places: Places
+    earlier: Volume | None
+
+    def prompts(self) -> list[Prompt]:
+        if self.options.object is not None:
+            _check_label(self.options.object)
+        found: list[Prompt] = []
+        for positive, option in ((True, "point"), (False, "negative")):
+            for text in getattr(self.options, option):
+                label, numbers = _object_and_numbers(option, text)
+                found.append(self.places.point(numbers, label or self.label(), positive=positive))
+        for text in self.options.box:
+            label, numbers = _object_and_numbers("box", text)
+            found.append(self.places.box(numbers, label or self.label()))
+        return [*found, *masks_from(self.outlines)]
+
+    @cached_property
+    def outlines(self) -> list[Outline]:
+        """What was drawn in the masks."""
+        rule, found = _mask_rule(self.options), list[Outline]()
+        for word in self.options.mask:
+            file, frame = split_page(str(word))
+            with _naming_pages(file):
+                found += io.load_outlines(file, self.places.volume, rule, frame=frame)
+        return found
+
+    def label(self) -> int:
+        """The object of prompts that name none: that of --object, the one that is corrected, or 1."""
+        labels = _labels(self.earlier)
+        if self.options.object is not None or not labels:
+            return self.options.object or 1
+        if len(labels) > 1:
+            problem, choices = f"holds {len(labels)} objects", [f"--object {label}" for label in labels]
+            raise AmbiguousError(problem, "say which is meant", subject=self.options.correct, choices=choices)
+        return labels[0]
+
+
+@dataclass
+class _SetReader:
+    options: SetPromptOptions
+    images: ImageFolder
+    templates: list[int]
+    found: dict[int, dict[int, FramePrompt]] = field(default_factory=dict)
+
+    def add(self, place: int, label: int, prompt: FramePrompt) -> None:
+        own = self.found.setdefault(place, {})
+        name = self.images.entries[place].name
+        own[label] = own[label].joined(prompt, label, name) if label in own else prompt
+
+    def parse(self, option: str, text: str) -> tuple[int, int, list[float]]:
+        """Image, object and numbers of "IMAGE:LABEL:X Y"."""
+        head, numbers = parse_numbers(f"--{option}", text, PIXELS[f"--{option}"])
+        image, _, label = head.rpartition(":")
+        if head and not label.isdecimal():
+            image, label = head, ""
+        place = self.images.index(image) if image else self._only_template(option)
+        return place, _check_label(int(label)) if label else self.label(), numbers
+
+    def add_masks(self) -> tuple[Path, ...]:
+        """Add the outlines of all masks; their files."""
+        rule = _mask_rule(self.options)
+        files: list[Path] = []
+        for order, word in enumerate(self.options.mask):
+            place, (file, page) = self._locate_mask(order, word)
+            for outline in self._outlines(file, page, place, rule):
+                self.add(place, outline.label, FramePrompt.mask(outline.inside))
+            files.append(file)
+        return tuple(files)
+
+    def label(self) -> int:
+        return 1 if self.options.object is None else _check_label(self.options.object)
+
+    def _only_template(self, option: str) -> int:
+        if len(self.templates) == 1:
+            return self.templates[0]
+        if not self.templates:
+            raise PromptError(f"--{option} needs an image", f"add --template IMAGE, one of {self.images.folder}")
+        choices = [f"--{option} {self.images.entries[i].name}:{PIXELS.get(f'--{option}', 'FILE')}" for i in self.templates]
+        raise AmbiguousError(f"there are several templates, and --{option} names none", "say which", choices=choices)
+
+    def _locate_mask(self, order: int, word: str) -> tuple[int, tuple[Path, int | None]]:
+        image, colon, rest = word.partition(":")
+        if colon and not split_page(word)[0].exists():
+            return self.images.index(image), split_page(rest)
+        if len(self.options.mask) == len(self.templates):
+            return self.templates[order], split_page(word)
+        return self._only_template("mask"), split_page(word)
+
+    def _outlines(self, file: Path, page: int | None, place: int, rule: MaskRule) -> list[Outline]:
+        with _naming_pages(file):
+            numbers, shape = read_label_map(file, page), self.images[place].shape[:2]
+            if numbers.shape != shape:
+                sizes = [f"{width} × {height} pixels" for height, width in (numbers.shape, shape)]
+                name = self.images.entries[place].name
+                raise PromptError(f"it has {sizes[0]}, the image {name} {sizes[1]}", "give a mask of that size", subject=file)
+            return outlines(numbers, rule, lossy=is_lossy(file))
+
+
+def split_page(word: str) -> tuple[Path, int | None]:
+    """A file and its page or time point: "masks.tif#2"."""
+    name, mark, page = word.rpartition("#")
+    if mark and page.isdecimal() and not Path(word).exists():
+        return Path(name), int(page)
+    return Path(word), None
+
+
+def _mask_rule(options: PromptOptions | SetPromptOptions) -> MaskRule:
+    """How the masks of a command line are meant.
+
+    Raises:
+        ConfigError: an option for masks without a mask, or options that exclude each other.
+    """
+    label, threshold, each_label = options.object, options.threshold, options.each_label
+    option = "--threshold" if threshold is not None else "--each-label" if each_label else None
+    if option and not options.mask:
+        raise ConfigError(f"{option} speaks of masks, and none was given", "give --mask, or leave it out")
+    if each_label and (threshold is not None or label is not None):
+        other = "--threshold" if threshold is not None else "--object"
+        raise ConfigError(f"--each-label and {other} contradict each other", "give one of them")
+    if threshold is not None and not isfinite(threshold):
+        raise ConfigError(f"--threshold {threshold} is not finite", "give the smallest number that is inside")
+    return MaskRule(label, threshold, each_label)
+
+
+@contextmanager
+def _naming_pages(file: Path) -> Iterator[None]:
+    """Where a mask has several pages, name them as the options of masks do; name the file in errors that do not."""
+    try:
+        yield
+    except AmbiguousError as error:
+        pages = any("--frame" in choice for choice in error.choices)
+        choices = (f"--mask {file}#0", f"--mask {file}#1 …") if pages else error.choices
+        raise AmbiguousError(error.problem, error.remedy, subject=file, choices=choices) from None
+    except MedicalSam2Error as error:
+        raise error.about(file) from None
+
+
+def _names(words: Sequence[str], default: Callable[[], int]) -> dict[int, str]:
+    """Object → name, from "2:NAME" or "NAME"."""
+    names: dict[int, str] = {}
+    for word in words:
+        head, colon, rest = word.partition(":")
+        label, name = (_check_label(int(head)), rest) if colon and head.isdecimal() else (None, word)
+        if not name.strip() or not name.isprintable():
+            raise InputError(f"{word!r} is no name", "write a line of text", subject="--name")
+        names[label or default()] = name.strip()
+    return names
+
+
+def _check_names(names: Mapping[int, str], objects: set[int]) -> None:
+    if unknown := sorted(names.keys() - objects):
+        raise PromptError(f"a name is given to object {unknown[0]}, which has no prompt", "prompt it, or leave its name out")
+
+
+def _labels(earlier: Volume | None) -> list[int]:
+    return [] if earlier is None else [int(label) for label in np.unique(earlier.array) if label]
+
+
+def _object_and_numbers(option: str, text: str) -> tuple[int | None, list[float]]:
+    """The object, where it is named before a colon, and the numbers."""
+    label, numbers = parse_numbers(f"--{option}", text, VOXELS[f"--{option}"])
+    if label and not label.isdecimal():
+        raise PromptError(f"{label!r} is no label of an object", "write 2:I J K for object 2", subject=f"--{option}")
+    return _check_label(int(label)) if label else None, numbers
+
+
+def _check_label(label: int) -> int:
+    """The label, if an object can have it."""
+    if not 1 <= label <= MOST_OBJECTS:
+        raise PromptError(f"object {label} is no label", f"number objects from 1 to {MOST_OBJECTS}; 0 is background")
+    return label

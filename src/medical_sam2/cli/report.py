@@ -1,0 +1,350 @@
+"""What a run tells: its progress, what was done and what came out, for people and as JSON; nothing of who the patient is."""
+
+import csv
+import io
+import json as json_format
+import sys
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from heapq import heappush, heappushpop
+from pathlib import Path
+from platform import platform, python_version
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from medical_sam2 import preview
+from medical_sam2.cli import plain
+from medical_sam2.cli.doctor import installed_version
+from medical_sam2.cli.files import as_json, write_picture
+from medical_sam2.cli.prompts import SetPrompts
+from medical_sam2.errors import MedicalSam2Error
+from medical_sam2.intensity_window import Window, percentile_window
+from medical_sam2.io.image_folder import ImageFolder
+from medical_sam2.io.prompt_file import Named, as_objects
+from medical_sam2.io.registry import Picture
+from medical_sam2.prompts import FramePrompt, Mask
+from medical_sam2.tracking.plan import Group
+from medical_sam2.tracking.postprocess import object_boxes
+from medical_sam2.views import View
+from medical_sam2.volume import Segmentation, Volume
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as Bar
+
+    from medical_sam2.tracking.image_set import ImageMask
+    from medical_sam2.tracking.volume_tracker import FrameDone
+
+PACKAGES = ("medical-sam2", "torch", "transformers", "numpy")
+SET = "images"  # kind of a report that `medsam2 suggest` reads
+EVERY_S = 10.0
+TILE_PX, COLUMNS, MOST_TILES = 190, 6, 120
+PROMPTED = -1.0  # templates come before all others
+
+
+class Progress(AbstractContextManager["Progress"]):
+    """How far a run is: a bar on a terminal, a line now and then elsewhere; on standard error."""
+
+    def __init__(self, *, quiet: bool = False) -> None:
+        self.bar: Bar | None = _bar() if sys.stderr.isatty() and not quiet else None
+        self._quiet, self._start, self._last = quiet, time.monotonic(), time.monotonic()
+        self._task = None if self.bar is None else self.bar.add_task("tracking", total=None)
+
+    def __enter__(self) -> "Progress":
+        if self.bar is not None:
+            self.bar.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /) -> None:
+        if self.bar is not None:
+            self.bar.stop()
+
+    def __call__(self, frame: "FrameDone") -> None:
+        """One more frame."""
+        shown, most = ", ".join(map(str, frame.objects[:5])), len(frame.objects)
+        where = f"{View(frame.view).name} slice {frame.slice}, object {shown}" + " …" * (most > 5)
+        self.update(where, frame.done, frame.total, "slices")
+
+    def update(self, where: str, done: int, total: int, what: str, share: float | None = None) -> None:
+        """So many of all are done; `share` of the work, where some are more work than others."""
+        if self.bar is not None and self._task is not None:
+            self.bar.update(self._task, description=where, completed=done, total=total)
+        elif not self._quiet and time.monotonic() - self._last >= EVERY_S:
+            self._last = time.monotonic()
+            part = share or done / total
+            left = (self._last - self._start) * (1 - part) / part
+            minutes = f"{left:.0f} s" if left < 120 else f"{left / 60:.0f} min"
+            print_note(f"{done} of {total} {what}, {where}, about {minutes} left")
+
+
+def _bar() -> "Bar":
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    return Progress(*columns, console=Console(stderr=True), transient=True)
+
+
+def print_note(text: str) -> None:
+    """A line for people, at once."""
+    sys.stderr.write(f"{text}\n")
+    sys.stderr.flush()
+
+
+def print_warnings(warnings: Iterable[str], about: str = "") -> None:
+    """Each warning once, on standard error."""
+    for warning in dict.fromkeys(warnings):
+        sys.stderr.write(f"warning: {plain(about + warning)}\n")
+
+
+def print_review(rows: Iterable[Mapping[str, Any]]) -> None:
+    """The slices to review next, on standard error."""
+    for row in rows:
+        sure = f"{row['confidence']:.2f}".removeprefix("0")
+        print_note(f"review next: object {row['object']}, slice {row['slice']} of axis {row['axis']} (confidence {sure})")
+
+
+def print_report(report: Mapping[str, Any], text: str, *, json: bool) -> None:
+    """What was done, for a program or for people."""
+    sys.stdout.write(json_format.dumps(report, ensure_ascii=False, allow_nan=False) + "\n" if json else text)
+
+
+def describe_run(file: Path, volume: Volume, named: Named, settings: object) -> dict[str, Any]:
+    """Image, prompts and settings (a dataclass of options)."""
+    return {
+        "version": 1,
+        **_versions(),
+        "image": {
+            "file": str(file),
+            "shape": list(volume.shape),
+            "spacing_mm": list(volume.spacing_mm),
+            "orientation": volume.orientation,
+            "modality": volume.modality,
+        },
+        "prompts": as_objects(named.prompts, named.names, _count_voxels),
+        "settings": _settings(settings),
+    }
+
+
+def _versions() -> dict[str, Any]:
+    """Of this package, of those that it computes with, and of the system."""
+    versions = {"python": python_version(), **{name: installed_version(name) for name in PACKAGES}}
+    return {"versions": versions, "platform": platform()}
+
+
+def _settings(options: object) -> dict[str, Any]:
+    return {name: str(value) if isinstance(value, Path) else value for name, value in vars(options).items()}
+
+
+def dry_run_text(
+    report: Mapping[str, Any], volume: Volume, groups: Iterable[Group], window: Window, size: int, outputs: Iterable[Path]
+) -> str:
+    """What would be done, for people."""
+    lines = [
+        f"image    {'×'.join(map(str, volume.shape))} voxels, {volume.orientation}, {volume.modality or 'unknown modality'}"
+    ]
+    for group in groups:
+        axis = group.view.order(volume.orientation)[0]
+        views = ", ".join(view.name for view in group.views)
+        for label, frames in group.prompts.items():
+            places = sorted(group.view.slice_index(t, volume.shape[axis], volume.orientation) for t in frames)
+            slices = ", ".join(map(str, places))
+            lines.append(f"object   {label}, prompted on slice {slices} of axis {'ijk'[axis]}; views: {views}")
+    weights = report["weights"]
+    there = "loaded and checked" if weights["sha256"] else "not here: they would be fetched"
+    lines += [
+        f"weights  {weights['name']} at {weights['image_size']} px, {there}",
+        f"device   {report['device'] or 'not asked'}",
+        f"window   {window}",
+        f"memory   about {size / 2**20:,.0f} MB",
+    ]
+    return "\n".join([*lines, *(f"would write {path}" for path in outputs), "nothing was computed"]) + "\n"
+
+
+def describe_result(volume: Volume, found: Segmentation, warnings: Sequence[str]) -> dict[str, Any]:
+    """What came out, for the report: objects (also those that were not found), windows, slices to review first."""
+    return {
+        "objects": _objects(volume, found),
+        "windows": {str(label): _window(each) for label, each in found.windows.items()},
+        "look_here": [
+            {
+                "object": row.object,
+                "axis": "ijk"[View(row.view).order(volume.orientation)[0]],
+                "slice": row.slice,
+                "confidence": round(row.confidence, 4),
+            }
+            for row in found.confidence
+            if row.look_here
+        ],
+        "warnings": list(dict.fromkeys([*volume.warnings, *warnings, *found.warnings])),
+    }
+
+
+def _window(seen: Window) -> dict[str, Any]:
+    """Intensities that the network saw as black and white, and who chose them."""
+    return {"low": seen.low, "high": seen.high, "source": seen.source, "negative": seen.negative}
+
+
+def _objects(volume: Volume, found: Segmentation) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = []
+    boxes = object_boxes(found.labels)
+    for label in sorted({*boxes, *found.names, *(row.object for row in found.confidence)}):
+        voxels = int(np.count_nonzero(found.labels[boxes[label]] == label)) if label in boxes else 0
+        ml = voxels * volume.voxel_mm3 / 1000
+        rows.append({"label": label, "name": found.names.get(label, ""), "voxels": voxels, "volume_ml": round(ml, 6)})
+    return rows
+
+
+def result_text(report: Mapping[str, Any], outputs: Iterable[Path]) -> str:
+    """What came out, for people."""
+    lines: list[str] = []
+    for row in report["objects"]:
+        name = f" ({row['name']})" if row["name"] else ""
+        lines.append(f"object {row['label']}{name}: {row['voxels']} voxels, {row['volume_ml']:.4g} mL")
+    windows = dict.fromkeys(str(Window(**each)) for each in report["windows"].values())
+    lines += [f"intensities from {each}" for each in windows]
+    return "\n".join([*lines, *(f"wrote {path}" for path in outputs)]) + "\n"
+
+
+def _count_voxels(mask: Mask) -> dict[str, Any]:
+    return {"voxels": int(np.count_nonzero(mask.array_ijk))}
+
+
+def describe_set_run(images: ImageFolder, prompts: SetPrompts, settings: object) -> dict[str, Any]:
+    """Folder, prompts and settings (a dataclass of options)."""
+    return {
+        "version": 1,
+        "kind": SET,
+        **_versions(),
+        "folder": str(images.folder),
+        "count": len(images),
+        "prompts": [
+            {"image": images.entries[i].name, "object": label, "name": prompts.names.get(label, ""), **_frame_prompt(prompt)}
+            for i, own in sorted(prompts.prompts.items())
+            for label, prompt in sorted(own.items())
+        ],
+        "settings": _settings(settings),
+    }
+
+
+def _frame_prompt(prompt: FramePrompt) -> dict[str, Any]:
+    facts: dict[str, Any] = {}
+    if len(prompt.points_xy):
+        pairs = zip(prompt.points_xy.tolist(), prompt.labels.tolist(), strict=True)
+        facts["points"] = [{"xy": place, "positive": bool(label)} for place, label in pairs]
+    if prompt.box_xyxy is not None:
+        facts["box"] = prompt.box_xyxy.tolist()
+    if prompt.mask_hw is not None:
+        facts["mask"] = {"pixels": int(prompt.mask_hw.sum())}
+    return facts
+
+
+def image_row(name: str, found: "ImageMask", file: Path) -> dict[str, Any]:
+    """One image of the report."""
+    counts = np.bincount(found.labels.ravel()) if found.labels.size else np.zeros(1, int)
+    return {
+        "image": name,
+        "mask": str(file),
+        "prompted": found.prompted,
+        "confidence": {str(label): round(sure, 4) for label, sure in found.confidence.items()},
+        "likeness": round(found.likeness, 6),
+        "window": None if found.window is None else _window(found.window),
+        "area_px": {str(label): int(counts[label]) if label < len(counts) else 0 for label in found.confidence},
+        "warnings": list(found.warnings),
+    }
+
+
+def failure_row(name: str, error: MedicalSam2Error) -> dict[str, Any]:
+    """One image that could not be used."""
+    return {"image": name, "problem": error.problem, "remedy": error.remedy}
+
+
+def measure_image(name: str, picture: Picture, found: "ImageMask", names: Mapping[int, str]) -> list[dict[str, Any]]:
+    """One row of the statistics for each object of an image."""
+    boxes, rows = object_boxes(found.labels), list[dict[str, Any]]()
+    pixel_mm2 = None if picture.spacing_mm is None else picture.spacing_mm[0] * picture.spacing_mm[1]
+    for label, sure in found.confidence.items():
+        place: dict[str, Any] = dict.fromkeys(("x_low", "y_low", "x_high", "y_high", "centroid_x", "centroid_y", "mean", "sd"))
+        area = 0
+        if label in boxes:
+            down, across = boxes[label]
+            inside = found.labels[down, across] == label
+            area = int(inside.sum())
+            y, x = (float(along.mean()) for along in np.nonzero(inside))
+            values = picture.array[down, across][inside].astype(np.float64)
+            corners = (across.start, down.start, across.stop - 1, down.stop - 1)
+            numbers = (*corners, *(round(n, 4) for n in (x + across.start, y + down.start, values.mean(), values.std())))
+            place = dict(zip(place, numbers, strict=True))
+        size = {"area_px": area, "area_mm2": None if pixel_mm2 is None else round(area * pixel_mm2, 4)}
+        share = round(area / found.labels.size, 6)
+        rows.append(
+            {"image": name, "object": label, "name": names.get(label, "")}
+            | {"confidence": round(sure, 4), **size, "share": share, **place}
+        )
+    return rows
+
+
+def set_statistics(rows: Sequence[Mapping[str, Any]], path: Path) -> bytes:
+    """The statistics as the ending of their file says."""
+    if path.suffix.lower() == ".json":
+        return as_json(rows).encode()
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]) if rows else ["image"], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue().encode()
+
+
+def set_result_text(report: Mapping[str, Any], written: Iterable[Path]) -> str:
+    """What came out of a set of images, for people."""
+    windows = {each["window"]["source"].partition(", background")[0] for each in report["images"] if each["window"]}
+    sure = sorted((min(each["confidence"].values()), each["image"]) for each in report["images"] if not each["prompted"])
+    lines = [f"{len(report['images'])} of {report['count']} images outlined"]
+    lines += [f"intensities: {', '.join(sorted(windows))}"] if windows else []
+    if report["skipped"]:
+        lines[0] += f", {report['skipped']} were there already"
+    if sure:
+        lines.append(f"confidence {np.median([each for each, _ in sure]):.2f} (median); least sure:")
+        lines += [f"  {each:.2f}  {name}" for each, name in sure[:3]]
+    return "\n".join([*lines, *(f"wrote {path}" for path in written)]) + "\n"
+
+
+class Sheet:
+    """A picture of all images with their outlines, the least sure first; in memory that does not grow with the set."""
+
+    def __init__(self) -> None:
+        self._tiles: list[tuple[float, int, NDArray[np.generic], NDArray[np.generic], str]] = []
+
+    def add(self, image: NDArray[np.generic], found: "ImageMask", name: str) -> None:
+        """An image and what was found on it."""
+        sure = PROMPTED if found.prompted else found.lowest
+        short = name if len(name) <= 20 else f"…{name[-19:]}"
+        caption = f"{short}  {'template' if found.prompted else f'{sure:.2f}'}"
+        tile = (-sure, -found.index, *_small(image, found.labels, found.window), caption)
+        if len(self._tiles) < MOST_TILES:
+            heappush(self._tiles, tile)
+        else:
+            heappushpop(self._tiles, tile)
+
+    def save(self, path: Path) -> None:
+        """Write the sheet, whole or not at all."""
+        tiles = sorted(self._tiles, reverse=True)
+        images, masks, captions = ([tile[place] for tile in tiles] for place in (2, 3, 4))
+        sheet = preview.contact_sheet(images, masks, captions, columns=COLUMNS, tile_px=TILE_PX)  # type: ignore[arg-type]
+        write_picture(path, sheet.save)
+
+
+def _small(
+    image: NDArray[np.generic], labels: NDArray[np.generic], window: Window | None
+) -> tuple[NDArray[np.generic], NDArray[np.generic]]:
+    """Image, as the network saw it, and labels with no more pixels than a sharp tile needs."""
+    step = max(1, max(labels.shape) // (2 * TILE_PX))
+    part = np.ascontiguousarray(image[::step, ::step])
+    part = (window or percentile_window(image)).as_bytes(part)
+    height, width = part.shape[:2]
+    small_labels = Image.fromarray(labels.astype(np.int32)).resize((width, height), Image.Resampling.NEAREST)
+    return part[..., 0] if part.shape[2:] == (1,) else part, np.asarray(small_labels)
