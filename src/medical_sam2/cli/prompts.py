@@ -117,6 +117,11 @@ def volume_prompts(options: PromptOptions, volume: Volume, earlier: Volume | Non
         AmbiguousError: it is not clear which object of the earlier result is meant.
     """
     from_file = Named(()) if options.prompts is None else load_prompts(options.prompts, volume)
+    pointed = bool(options.point or options.negative or options.box)
+    if options.mm and not pointed:
+        raise ConfigError("--mm changes nothing: no coordinates are given on the command line", "leave it out")
+    if options.object is not None and not (pointed or options.mask or options.name):
+        raise ConfigError("--object changes nothing: a file of prompts names its own objects", "leave it out")
     reader = _VolumeReader(options, Places(volume, "mm" if options.mm else "voxel"), earlier)
     prompts = (*from_file.prompts, *reader.prompts())
     if not prompts:
@@ -124,7 +129,7 @@ def volume_prompts(options: PromptOptions, volume: Volume, earlier: Volume | Non
     drawn = {outline.label: outline.name for outline in reader.outlines if outline.name}
     names = {**drawn, **from_file.names, **_names(options.name, reader.label)}
     _check_names(names, {prompt.object for prompt in prompts} | set(_labels(earlier)))
-    return Named(prompts, names)
+    return Named(prompts, names, from_file.files)
 
 
 def set_prompts(options: SetPromptOptions, images: ImageFolder) -> SetPrompts:
@@ -300,7 +305,10 @@ def _names(words: Sequence[str], default: Callable[[], int]) -> dict[int, str]:
         label, name = (_check_label(int(head)), rest) if colon and head.isdecimal() else (None, word)
         if not name.strip() or not name.isprintable():
             raise InputError(f"{word!r} is no name", "write a line of text", subject="--name")
-        names[label or default()] = name.strip()
+        label = label or default()
+        if label in names:
+            raise InputError(f"object {label} has two names", "give one", subject="--name")
+        names[label] = name.strip()
     return names
 
 

@@ -7,7 +7,7 @@ tracking missed does not cut the object in two.
 Shapes: I J K voxels.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import cast
 
 import numpy as np
@@ -82,6 +82,23 @@ def _touch(touched: NDArray[np.bool_], box: Sequence[slice], said: Sequence[slic
     """Mark what lies in the box."""
     inside = (slice(max(0, own.start - side.start), max(0, own.stop - side.start)) for own, side in zip(said, box, strict=True))
     touched[tuple(inside)] = True
+
+
+def describe_missed_clicks(labels: NDArray[np.integer], clicks: Iterable[tuple[Sequence[float], int, bool]]) -> list[str]:
+    """Warnings for clicks that the result does not follow.
+
+    Args:
+        labels: of a volume or an image.
+        clicks: index in it, object, and whether the place belongs to the object.
+    """
+    found: list[str] = []
+    for index, label, positive in clicks:
+        place = tuple(map(_within, index, labels.shape))
+        if (labels[place] == label) != positive:
+            where = "outside of" if positive else "inside"
+            kind = "positive" if positive else "negative"
+            found.append(f"the {kind} click on object {label} at {' '.join(map(str, place))} lies {where} what was found")
+    return found
 
 
 def redraw(stack_thw: NDArray[np.unsignedinteger], label: int, said: Mapping[int, FramePrompt]) -> None:
