@@ -59,6 +59,28 @@ class FramePrompt:
             estimate=None if self.estimate is None or other.estimate is None else min(self.estimate, other.estimate),
         )
 
+    def joined(self, other: "FramePrompt", label: int, where: str) -> "FramePrompt":
+        """Both together, as one person gives them for one object on one frame.
+
+        Args:
+            other: what was given besides.
+            label: the object.
+            where: the frame, in a message.
+
+        Raises:
+            PromptError: both cannot be followed: two boxes, an outline and a box, one place clicked on as in and out.
+        """
+        both = self | other
+        if self.box_xyxy is not None and other.box_xyxy is not None and not np.array_equal(self.box_xyxy, other.box_xyxy):
+            problem, action = "two boxes", "give one box around all of it, or each box an object of its own"
+        elif both.box_xyxy is not None and both.mask_hw is not None:
+            problem, action = "an outline and a box", "give one of them"
+        elif set(map(tuple, both.points_xy[both.labels == 1])) & set(map(tuple, both.points_xy[both.labels == 0])):
+            problem, action = "a positive and a negative click on one place", "leave one of them out"
+        else:
+            return both
+        raise PromptError(f"object {label} has {problem} on {where}", action)
+
 
 _NO_POINTS, _NO_LABELS = np.zeros((0, 2), np.float32), np.zeros(0, np.int64)
 

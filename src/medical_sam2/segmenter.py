@@ -19,7 +19,7 @@ from medical_sam2.model.memory_bank import POLICIES, Policy
 from medical_sam2.model.sam2 import Sam2
 from medical_sam2.model.weights import load_backbone, weights_file
 from medical_sam2.plugins import find
-from medical_sam2.prompts import FramePrompt, Prompt
+from medical_sam2.prompts import FramePrompt, Point, Prompt
 from medical_sam2.tracking.consensus import Gate
 from medical_sam2.tracking.correction import correct_labels
 from medical_sam2.tracking.cropping import Crop, CroppedImages
@@ -28,6 +28,7 @@ from medical_sam2.tracking.fusion import FUSIONS, FusionFactory
 from medical_sam2.tracking.image_set import ImageMask, ImageSetConfig, Order, choose_order, segment_set
 from medical_sam2.tracking.image_viewer import ImageViewer, choose_set_windows
 from medical_sam2.tracking.plan import by_window, plan_tracking
+from medical_sam2.tracking.postprocess import describe_missed_clicks
 from medical_sam2.tracking.view_tracker import TrackingConfig
 from medical_sam2.tracking.volume_tracker import FrameDone, GroupTracker, ResultOptions, TrackingProgress, VolumeTracker
 from medical_sam2.views import View
@@ -165,7 +166,9 @@ class Segmenter:
                     work.track(tracker(seen), own)
                 else:
                     mended = correct_labels(tracker(seen), own, mended)
-        return crop.to_whole(work.result(names or {}, mended), earlier)
+        result = crop.to_whole(work.result(names or {}, mended), earlier)
+        clicks = ((prompt.index_ijk, prompt.object, prompt.positive) for prompt in prompts if isinstance(prompt, Point))
+        return replace(result, warnings=(*result.warnings, *describe_missed_clicks(result.labels, clicks)))
 
     @torch.no_grad()
     def segment_images(
@@ -210,7 +213,14 @@ class Segmenter:
         visited = [*dict.fromkeys([*prompts, *(i for i in rest if only is None or i in only)])]
         config = ImageSetConfig(self.network, viewer, policy, asked)
         for found in self._stepwise(segment_set(config, cropped.prompts, visited)):
-            yield replace(found, labels=cropped.to_whole(found.index, found.labels), window=viewer.windows.get(found.index))
+            labels = cropped.to_whole(found.index, found.labels)
+            clicks = (
+                ((y, x), label, bool(inside))
+                for label, prompt in prompts.get(found.index, {}).items()
+                for (x, y), inside in zip(prompt.points_xy.tolist(), prompt.labels, strict=True)
+            )
+            warnings = (*found.warnings, *describe_missed_clicks(labels, clicks))
+            yield replace(found, labels=labels, window=viewer.windows.get(found.index), warnings=warnings)
 
     def _stepwise(self, steps: Iterator[T]) -> Iterator[T]:
         """The same, in this precision, which does not leak to whoever takes the results."""

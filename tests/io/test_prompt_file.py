@@ -105,6 +105,7 @@ def test_corners_of_a_box_come_in_any_order() -> None:
         (one(masks=[{"file": "m.nii", "label": 0}]), FormatError, "the label of a mask is no label"),
         (one(masks=[{"file": "../m.nii"}]), FormatError, "outside the folder"),
         (one(masks=[{"file": "/etc/m.nii"}]), FormatError, "outside the folder"),
+        (one(masks=[{"file": "m.nii.gz\0"}]), FormatError, "is no path"),
         (one(points=[[1, 1]]), FormatError, "an entry of points is not 3 numbers"),
         (one(points=3), FormatError, "points is no list"),
         (one(boxes=[[1, 1, 1]]), FormatError, "an entry of boxes is not 6 numbers; write i, j, k of two corners"),

@@ -112,6 +112,37 @@ def test_no_foreign_exception_leaves_a_reader(
     assert "CANARY" not in str(caught.value)
 
 
+def test_bytes_that_follow_the_image_are_named(tmp_path: Path) -> None:
+    image = Volume(np.arange(8, dtype=np.uint8).reshape(2, 2, 2), np.eye(4))
+    for name in ("a.nii", "a.nii.gz", "a.mha", "a.nrrd"):
+        io.save(image.array, tmp_path / name, image)
+        with open(tmp_path / name, "ab") as stream:
+            stream.write(b"extra")
+        assert any(
+            "bytes follow the image" in note or "other data follow" in note for note in io.load(tmp_path / name).warnings
+        ), name
+
+
+@pytest.mark.parametrize(
+    ("name", "header"),
+    [
+        (
+            "a.mhd",
+            "NDims = 3\nDimSize = 2 2 2\nElementType = MET_UCHAR\nElementDataFile = a.raw\n",
+        ),
+        ("a.nhdr", "NRRD0004\ntype: uint8\ndimension: 3\nsizes: 2 2 2\nspacings: 1 1 1\nencoding: raw\ndata file: a.raw\n\n"),
+    ],
+)
+def test_a_data_file_that_is_longer_than_its_header_says(tmp_path: Path, name: str, header: str) -> None:
+    """Whether what is too much lies before the voxels or after them, nobody can tell."""
+    (tmp_path / name).write_text(header)
+    (tmp_path / "a.raw").write_bytes(bytes(range(8)))
+    assert io.load(tmp_path / name).array.sum() == 28
+    (tmp_path / "a.raw").write_bytes(bytes(348) + bytes(range(8)))
+    with pytest.raises(FormatError, match="348 bytes more than the header declares"):
+        io.load(tmp_path / name)
+
+
 @pytest.mark.parametrize("form", ["NFC", "NFD"])
 def test_names_may_be_composed_in_another_way(tmp_path: Path, form: Literal["NFC", "NFD"]) -> None:
     other = "NFD" if form == "NFC" else "NFC"

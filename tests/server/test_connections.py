@@ -119,6 +119,9 @@ def test_terminated(tmp_path: Path, hangs: bool) -> None:
                     waiting = client
                 server.send_signal(signal.SIGTERM)
                 assert server.wait(30) == 0
+                if hangs:
+                    assert answered(client) == b"HTTP/1.1 503 Service Unavailable"
+                assert b"Traceback" not in server.stderr.read()
                 waiting.settimeout(5)
                 while waiting.recv(65_536):  # until whoever asked for the server has ended, too
                     pass

@@ -26,6 +26,13 @@ def test_links_that_lead_out_of_the_library(tmp_path: Path) -> None:
     assert library_entries(home) == []
 
 
+def test_links_that_lead_in_a_circle_are_left_out(tmp_path: Path) -> None:
+    (tmp_path / "one").symlink_to(tmp_path / "other")
+    (tmp_path / "other").symlink_to(tmp_path / "one")
+    saved(phantom(), tmp_path / "ct.nii.gz")
+    assert [entry.name for entry in library_entries(tmp_path)] == ["ct.nii.gz"]
+
+
 def linked(home: Path, secret: Path) -> dict[str, Path]:
     """Folders of a library, in each of which one file lies elsewhere."""
     for folder in ("series", "pair", "deep/er", "around"):

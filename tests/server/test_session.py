@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medical_sam2.errors import PromptError
+from medical_sam2.errors import FormatError, PromptError
 from medical_sam2.prompts import Point
 from medical_sam2.server import session as session_module
 from medical_sam2.server.inference_queue import InferenceQueue
@@ -123,6 +123,19 @@ def test_what_was_acknowledged_is_there_after_a_restart(tmp_path: Path, queue: I
     again.undo(again.history.version)
     third, _ = session(tmp_path, queue)
     assert third.history == again.history
+
+
+def test_a_journal_that_lost_the_steps_of_results_is_refused(tmp_path: Path, queue: InferenceQueue) -> None:
+    place, case = session(tmp_path, queue)
+    clicked(place, case, 1)
+    before = (tmp_path / "journal.jsonl").read_bytes()
+    tracked(place)
+    (tmp_path / "journal.jsonl").write_bytes(before)  # a kill between the result and its step
+    again, _ = session(tmp_path, queue)
+    assert again.history.state.tracked is None
+    (tmp_path / "journal.jsonl").write_bytes(b"")
+    with pytest.raises(FormatError, match="lacks the steps of results"):
+        session(tmp_path, queue)
 
 
 def test_two_tabs_cannot_overwrite_each_other(tmp_path: Path, queue: InferenceQueue) -> None:

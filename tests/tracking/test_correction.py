@@ -8,7 +8,9 @@ import pytest
 from numpy.typing import NDArray
 
 from medical_sam2.errors import GeometryError, PromptError
-from medical_sam2.prompts import Mask, Point
+from medical_sam2.metrics import dice
+from medical_sam2.prompts import Box, Mask, Point
+from medical_sam2.segmenter import Segmenter
 from medical_sam2.tracking.correction import IN_A_ROW
 from medical_sam2.tracking.volume_tracker import FrameDone
 from medical_sam2.volume import Segmentation, Volume
@@ -94,6 +96,53 @@ def test_clicks_on_the_first_and_the_last_slice() -> None:
     earlier[0:2, 3:9, [0, LONG - 1]] = 1
     found = correct(volume, [Point((1, 5, z), positive=False) for z in (0, LONG - 1)], earlier)
     assert (found.labels == truth).all()
+
+
+@pytest.fixture(scope="module")
+def nano() -> Segmenter:
+    return Segmenter.from_pretrained(device="cpu", precision="fp32", image_size=128)
+
+
+def two_balls() -> tuple[Volume, NDArray[np.bool_], NDArray[np.bool_]]:
+    """A volume of seven slices, and its two balls of one intensity."""
+    i, j, k = np.indices((64, 60, 7))
+    flat = ((j - 30) / 8) ** 2 + ((k - 3) / 3.2) ** 2
+    one, other = ((i - 18) / 8) ** 2 + flat < 1, ((i - 45) / 8) ** 2 + flat < 1
+    noise = np.random.default_rng(1).normal(0, 10, one.shape)
+    return Volume(np.where(one | other, 400, 150) + noise, np.diag([1.5, 1.5, 5, 1])), one, other
+
+
+@pytest.mark.parametrize("prompt", [Point((45, 30, 3)), Box((37, 22, 3), (53, 38, 3))])
+def test_a_part_that_is_added_takes_nothing_away(nano: Segmenter, prompt: Point | Box) -> None:
+    volume, one, other = two_balls()
+    found = nano.segment_volume(volume, [prompt], earlier=one.astype(np.uint8), views="axial").labels > 0
+    assert (found[:32] == one[:32]).all()
+    assert dice(found[32:], other[32:]) > 0.9
+
+
+def test_a_part_that_is_removed_leaves_the_other_alone(nano: Segmenter) -> None:
+    volume, one, other = two_balls()
+    no = Point((45, 30, 3), positive=False)
+    found = nano.segment_volume(volume, [no], earlier=(one | other).astype(np.uint8), views="axial").labels > 0
+    assert (found[:32] == one[:32]).all()
+    assert not (found & ~(one | other)).any()
+    assert not found[45, 30, 3]
+    assert dice(found[32:], other[32:]) < 0.6
+
+
+def test_a_click_beside_an_outline_keeps_it(nano: Segmenter) -> None:
+    volume, one, other = two_balls()
+    drawn = one & (np.arange(7) == 3)
+    found = nano.segment_volume(volume, [Mask(drawn), Point((45, 30, 3))], views="axial").labels > 0
+    assert found[drawn].all()
+    assert dice(found, one | other) > 0.9
+
+
+def test_a_negative_click_on_the_background_changes_nothing() -> None:
+    volume, truth = column()
+    earlier = truth.copy()
+    earlier[2:4, 3:5, 18:23] = 0  # what a second look would add
+    assert (correct(volume, [Point((13, 11, 20), positive=False)], earlier).labels == earlier).all()
 
 
 def test_progress_ends_at_its_total() -> None:

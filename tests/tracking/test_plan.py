@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from medical_sam2.errors import ConfigError, PromptError
-from medical_sam2.prompts import Box, FramePrompt, Mask, Point
+from medical_sam2.prompts import Box, FramePrompt, Mask, Point, Prompt
 from medical_sam2.tracking.plan import (
     PLANES,
     drawn_prompts,
@@ -104,6 +104,23 @@ def test_what_cannot_be_tracked_is_refused() -> None:
     assert list(grouped(volume(), [negative], correctable={5})[0].prompts) == [5]
     with pytest.raises(PromptError):
         grouped(volume(), [negative], correctable={4})
+
+
+LINE = np.indices((40, 50, 60))[2] == 4
+
+
+@pytest.mark.parametrize(
+    ("both", "message"),
+    [
+        ([Box((1, 1, 4), (3, 3, 4)), Box((4, 4, 4), (6, 6, 4))], "object 1 has two boxes on axial slice 4"),
+        ([Mask(LINE, 1, 2), Box((4, 4, 4), (6, 6, 4))], "object 1 has an outline and a box on axial slice 4"),
+        ([Point((1, 1, 4)), Point((1, 1, 4), positive=False)], "a positive and a negative click on one place on axial slice 4"),
+    ],
+)
+@pytest.mark.parametrize("turn", [1.0, -1.0])
+def test_prompts_that_cannot_both_be_followed_are_refused(both: list[Prompt], message: str, turn: float) -> None:
+    with pytest.raises(PromptError, match=message):
+        grouped(volume(spacing=(1, 1, turn)), both)
 
 
 def test_views_by_name() -> None:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from medical_sam2.prompts import Box, Mask, Point
-from medical_sam2.tracking.postprocess import remove_islands
+from medical_sam2.tracking.postprocess import describe_missed_clicks, remove_islands
 
 
 def two_parts() -> np.ndarray:
@@ -67,3 +67,13 @@ def test_memory_does_not_grow_with_the_number_of_an_object() -> None:
     labels[1:3, 1:3, 1:3], labels[8, 8, 8] = 4_000_000_000, 4_000_000_000
     remove_islands(labels, [Point((1, 1, 1), 4_000_000_000)])
     assert (labels > 0).sum() == 8
+
+
+def test_clicks_that_are_not_followed_are_named() -> None:
+    labels = np.zeros((4, 4, 4), np.uint8)
+    labels[1, 1, 1] = 2
+    followed: list[tuple[tuple[float, ...], int, bool]] = [((1, 1, 1), 2, True), ((0, 1, 1), 2, False), ((1, 1, 1), 1, False)]
+    assert describe_missed_clicks(labels, followed) == []
+    (one, two) = describe_missed_clicks(labels, [((0, 0.2, 3), 2, True), ((1, 1, 1), 2, False)])
+    assert one == "the positive click on object 2 at 0 0 3 lies outside of what was found"
+    assert two == "the negative click on object 2 at 1 1 1 lies inside what was found"

@@ -7,14 +7,15 @@ a mistyped path shall not wait for the network's packages, the command imports `
 import errno
 import logging
 import os
+import re
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from cyclopts import App, CycloptsError
+from cyclopts import App, CycloptsError, Parameter
 
-from medical_sam2.cli.options import join_numbers
+from medical_sam2.cli.options import convert_strictly, join_numbers
 from medical_sam2.errors import InputError, MedicalSam2Error, ResourceError
 
 COMMANDS = {  # name → (file and function, help)
@@ -54,6 +55,8 @@ DEFECT = 70
 TRACEBACK = "MEDSAM2_TRACEBACK"
 MOVED = {"benchmark": "python benchmarks/speed.py", "synthesize": "python recipes/nano/synthesize.py"}
 """Commands of earlier versions, and the scripts of the repository that do the same."""
+NO_MEMORY = re.compile("allocate memory|failed to map segment", re.IGNORECASE)
+"""In the error of a library that cannot be loaded for want of memory."""
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.ENOMEM, errno.EMFILE}
 
 
@@ -64,6 +67,7 @@ def build() -> App:
         help="Outline a structure in a medical volume or a set of images from one prompt.",
         version=_version,
         suppress_keyboard_interrupt=False,  # `main` does, with its exit code
+        default_parameter=Parameter(converter=convert_strictly),
     )
     for name, (target, summary) in COMMANDS.items():
         app.command(f"{__name__}.{target}", name=name, help=summary)
@@ -88,6 +92,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         70 an error of this program. Each failure is one line on standard error; the environment variable MEDSAM2_TRACEBACK=1
         shows the traceback instead.
     """
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # it was closed by whoever called
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
         with suppress(AttributeError, ValueError):
             stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
@@ -122,8 +129,9 @@ def explain(error: BaseException) -> tuple[str, int]:
         return str(error), error.exit_code
     if isinstance(error, CycloptsError):
         command = " ".join(["medsam2", *(error.command_chain or ())])
-        return f"{str(error).rstrip('.')}; see {command} --help", InputError.exit_code
-    if isinstance(error, MemoryError):
+        text = str(error).replace(", ...", " and others").rstrip(".")
+        return f"{text}; see {command} --help", InputError.exit_code
+    if isinstance(error, MemoryError) or (isinstance(error, ImportError) and NO_MEMORY.search(str(error))):
         return "the memory is exhausted; close other programs or use a smaller image", ResourceError.exit_code
     if isinstance(error, OSError) and error.errno:
         code = ResourceError.exit_code if error.errno in FULL else InputError.exit_code

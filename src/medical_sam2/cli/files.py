@@ -135,13 +135,20 @@ def check_files(inputs: Sequence[Path], corrected: Path | None, outputs: OutputO
     taken: dict[Path, str] = {}
     for option, path in requested(outputs).items():
         check_suffix(path, SUFFIXES.get(option) or registry.written("probability" if option in MAPS else None, outputs.format))
-        if any(same(path, other) for other in inputs if other != corrected):
-            raise InputError(f"--{option} would replace an input", "choose another file", subject=path)
+        check_inputs_kept(path, option, [other for other in inputs if other != corrected])
         twin = next((other for file, other in taken.items() if same(file, path)), None)
         if twin is not None:
             raise InputError(f"--{option} and --{twin} are the same file", "choose another one", subject=path)
         taken[path] = option
         check_place(path, outputs.overwrite)
+
+
+def check_inputs_kept(path: Path, option: str, inputs: Sequence[Path]) -> None:
+    """Refuse a file that would replace an input, or lie in a folder of slices."""
+    if any(same(path, other) for other in inputs):
+        raise InputError(f"--{option} would replace an input", "choose another file", subject=path)
+    if any(other.is_dir() and same(path.parent, other) for other in inputs):
+        raise InputError(f"--{option} would lie among the slices", "choose another folder", subject=path)
 
 
 def check_probability_files(outputs: OutputOptions, labels: Sequence[int]) -> None:
@@ -155,7 +162,7 @@ def same(one: Path, other: Path) -> bool:
     """Whether two paths lead to the same file, there or not."""
     if one.exists() and other.exists():
         return one.samefile(other)
-    return one.resolve() == other.resolve()
+    return os.path.realpath(one) == os.path.realpath(other)  # a link that leads in a circle is no error here
 
 
 def file_of_each(path: Path, labels: Sequence[int], formats: Sequence[str] = ()) -> dict[int, Path]:
@@ -184,6 +191,8 @@ def check_place(path: Path, overwrite: bool) -> None:
         raise InputError("its folder does not exist", "create it first", subject=path)
     if path.is_dir():
         raise InputError("is a folder", "give a file name", subject=path)
+    if path.is_symlink() and not path.exists():
+        raise InputError("is a link that leads nowhere", "remove it, or choose another name", subject=path)
     if path.exists() and not overwrite:
         raise InputError("exists already", "choose another name, or replace it with --overwrite", subject=path)
     if not os.access(folder, os.W_OK):

@@ -3,6 +3,7 @@
 Imports torch and transformers, which takes seconds: commands import this after they have checked their files.
 """
 
+import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -37,6 +38,7 @@ from medical_sam2.views import View
 from medical_sam2.volume import Volume
 
 VIEWS = ("auto", "one", "three", "six", *PLANES)
+MOST_THREADS = max(64, 4 * (os.cpu_count() or 1))  # beyond, OpenMP ends the process where it gets no memory for them
 UNKNOWN_SIZE = 1024  # of weights that are not here yet: that of SAM 2
 
 
@@ -64,14 +66,16 @@ def check_set_settings(options: SetInferenceOptions) -> None:
     find(POLICIES, options.bank, what="bank")
     find(ORDERS, options.order, what="order")
     named_window(options.window)
+    if options.seed < 0:
+        raise ConfigError(f"--seed {options.seed} is negative", "give 0 or more")
     if options.seed != SetInferenceOptions.seed and options.order != "shuffled":
         raise ConfigError("--seed changes nothing: it belongs to --order shuffled", "leave it out")
     _check_threads(options)
 
 
 def _check_threads(options: NetworkOptions) -> None:
-    if options.threads is not None and options.threads < 1:
-        raise ConfigError(f"{options.threads} threads cannot work", "give --threads 1 or more")
+    if options.threads is not None and not 1 <= options.threads <= MOST_THREADS:
+        raise ConfigError(f"{options.threads} threads cannot work", f"give --threads 1 to {MOST_THREADS}")
 
 
 def visiting_order(options: SetInferenceOptions) -> str | Shuffled:

@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
-from cyclopts import Group, Parameter
+from cyclopts import Group, Parameter, Token, convert
 
-from medical_sam2.errors import PromptError
+from medical_sam2.errors import InputError, PromptError
 
 FLAG = Parameter(negative="", show_default=False)
 REPEATED = Parameter(negative="", show_default=False)
@@ -100,6 +100,19 @@ class SetInferenceOptions(NetworkOptions):
 
     order: str = "given"
     seed: int = 0
+
+
+def convert_strictly(kind: Any, tokens: Sequence[Token]) -> Any:
+    """What an option means: cyclopts would round 1.5 where a whole number is wanted.
+
+    Raises:
+        InputError: a whole number is wanted and something else was given.
+    """
+    if kind in (int, int | None):
+        for token in tokens:
+            if not re.fullmatch(r"[+-]?\d{1,18}", token.value):
+                raise InputError(f"{token.value!r} is no whole number", "give one", subject=token.keyword)
+    return convert(kind, tokens)
 
 
 def join_numbers(words: Sequence[str]) -> list[str]:

@@ -117,6 +117,11 @@ def volume_prompts(options: PromptOptions, volume: Volume, earlier: Volume | Non
         AmbiguousError: it is not clear which object of the earlier result is meant.
     """
     from_file = NamedPrompts(()) if options.prompts is None else load_prompts(options.prompts, volume)
+    pointed = bool(options.point or options.negative or options.box)
+    if options.mm and not pointed:
+        raise ConfigError("--mm changes nothing: no coordinates are given on the command line", "leave it out")
+    if options.object is not None and not (pointed or options.mask or options.name):
+        raise ConfigError("--object changes nothing: a file of prompts names its own objects", "leave it out")
     reader = _VolumeReader(options, Places(volume, "mm" if options.mm else "voxel"), earlier)
     prompts = (*from_file.prompts, *reader.prompts())
     if not prompts:
@@ -124,7 +129,7 @@ def volume_prompts(options: PromptOptions, volume: Volume, earlier: Volume | Non
     drawn = {outline.label: outline.name for outline in reader.outlines if outline.name}
     names = {**drawn, **from_file.names, **_names(options.name, reader.label)}
     _check_names(names, {prompt.object for prompt in prompts} | set(_labels(earlier)))
-    return NamedPrompts(prompts, names)
+    return NamedPrompts(prompts, names, from_file.files)
 
 
 # All prompts of a template count together: only after masks, clicks and boxes is it known which template has none.
@@ -202,7 +207,8 @@ class _SetReader:
 
     def add(self, place: int, label: int, prompt: FramePrompt) -> None:
         own = self.found.setdefault(place, {})
-        own[label] = own[label] | prompt if label in own else prompt
+        name = self.images.entries[place].name
+        own[label] = own[label].joined(prompt, label, name) if label in own else prompt
 
     def parse(self, option: str, text: str) -> tuple[int, int, list[float]]:
         """Image, object and numbers of "IMAGE:LABEL:X Y"."""
@@ -301,7 +307,10 @@ def _names(words: Sequence[str], default: Callable[[], int]) -> dict[int, str]:
         label, name = (_check_label(int(head)), rest) if colon and head.isdecimal() else (None, word)
         if not name.strip() or not name.isprintable():
             raise InputError(f"{word!r} is no name", "write a line of text", subject="--name")
-        names[label or default()] = name.strip()
+        label = label or default()
+        if label in names:
+            raise InputError(f"object {label} has two names", "give one", subject="--name")
+        names[label] = name.strip()
     return names
 
 

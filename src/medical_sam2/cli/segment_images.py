@@ -99,6 +99,9 @@ def _check_masks(run: "_SetRun") -> None:
     for written in [*run.files, *tables]:
         if any(same(written, mask) for mask in run.prompts.files):
             raise InputError("would replace a mask that is read", "choose another folder for the results", subject=written)
+    among = [mask for mask in run.prompts.files if any(same(mask, entry.file) for entry in run.images.entries)]
+    if among:
+        raise InputError("this mask lies among the images and would be taken for one", "move it elsewhere", subject=among[0])
     for place, path in enumerate(tables):
         if any(same(path, other) for other in [*run.files, *tables[:place]]):
             raise InputError("two results would be the same file", "choose another name", subject=path)
@@ -108,7 +111,7 @@ def _dry_run_text(facts: dict[str, Any], run: "_SetRun") -> str:
     """What would be done, for people."""
     lines = [f"images   {len(run.images)} in {run.images.folder}"]
     if run.images.others:
-        lines.append(f"         {len(run.images.others)} other files are left alone")
+        lines.append(f"         {len(run.images.others)} other files and folders are left alone")
     for i, own in sorted(run.prompts.prompts.items()):
         lines.append(f"template {run.images.entries[i].name}: object {', '.join(map(str, sorted(own)))}")
     weights = facts["weights"]
@@ -187,6 +190,9 @@ class _SetRun:
             atomic.write_bytes(self.outputs.statistics, report.set_statistics(self.measured, self.outputs.statistics))
         if self.outputs.report is not None:
             atomic.write_bytes(self.outputs.report, as_json(facts).encode())
+        if self.images.others:
+            named = ", ".join([*map(plain, self.images.others[:5]), *(["…"] if len(self.images.others) > 5 else [])])
+            report.print_note(f"no images, left alone: {named}")
         for each in self.failed:
             report.print_note(plain(f"failed: {each['image']}: {each['problem']}; {each['remedy']}"))
         if self.failed:

@@ -48,7 +48,7 @@ class ImageFolder(Sequence[NDArray[np.generic]]):
     Args:
         folder: where they are.
         entries: each an image.
-        others: names of files that are none.
+        others: names of files that are none, and of folders (with a slash).
     """
 
     def __init__(self, folder: Path, entries: Sequence[FolderEntry], others: Sequence[str] = ()) -> None:
@@ -126,14 +126,16 @@ def open_folder(folder: Path) -> ImageFolder:
         raise InputError(problem, remedy, subject=folder)
     entries: list[FolderEntry] = []
     others: list[str] = []
-    for file in sorted(path for path in folder.iterdir() if not path.name.startswith(".") and not path.is_dir()):
-        if _is_image(file):
+    for file in sorted(path for path in folder.iterdir() if not path.name.startswith(".")):
+        if file.is_dir():
+            others.append(f"{file.name}/")
+        elif _is_image(file):
             entries += _pages(file)
         else:
             others.append(file.name)
     if not entries:
         raise FormatError(
-            f"it holds no image ({len(others)} other files)", f"put {', '.join(_endings())} there", subject=folder
+            f"it holds no image ({len(others)} other files and folders)", f"put {', '.join(_endings())} there", subject=folder
         )
     return ImageFolder(folder, entries, others)
 

@@ -13,6 +13,7 @@ the file of prompts, and do not leave its folder.
 """
 
 import json
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -48,10 +49,12 @@ class NamedPrompts:
     Args:
         prompts: of any objects.
         names: label → name of the structure, where it has one.
+        files: masks that a file of prompts names.
     """
 
     prompts: tuple[Prompt, ...]
     names: Mapping[int, str] = field(default_factory=dict[int, str])
+    files: tuple[Path, ...] = ()
 
     @property
     def labels(self) -> tuple[int, ...]:
@@ -136,7 +139,7 @@ def load_prompts(path: Path | str, volume: Volume) -> NamedPrompts:
     if len(set(labels)) < len(labels):
         raise FormatError("two objects have the same label", "give each object one entry", subject=path)
     prompts = tuple(prompt for _, _, own in objects for prompt in own)
-    return NamedPrompts(prompts, {label: name for label, name, _ in objects if name})
+    return NamedPrompts(prompts, {label: name for label, name, _ in objects if name}, tuple(reader.files))
 
 
 def save_prompts(path: Path | str, prompts: Sequence[Prompt], names: Mapping[int, str], like: Volume) -> None:
@@ -198,6 +201,7 @@ def _outline(inside: NDArray[np.bool_], object: int) -> Mask:
 class _Reader:
     places: Places
     folder: Path
+    files: list[Path] = field(default_factory=list[Path])
 
     # The file comes from anywhere: JSON takes true for a number, and names go into files and onto terminals.
     def entry(self, entry: object) -> tuple[int, str, list[Prompt]]:
@@ -234,6 +238,7 @@ class _Reader:
         if threshold is not None and type(threshold) not in (int, float):
             raise FormatError("the threshold of a mask is no number", "write the smallest number that is inside")
         path = self._beside(file)
+        self.files.append(path)
         try:
             (mask,) = masks_from(io.load_outlines(path, self.places.volume, MaskRule(label, threshold, value=value)))
         except AmbiguousError as error:
@@ -244,7 +249,9 @@ class _Reader:
     def _beside(self, file: str) -> Path:
         """A file in the folder of the prompts or below: a file from elsewhere must not make us open any other."""
         path = self.folder / file
-        if not path.resolve().is_relative_to(self.folder.resolve()):
+        if "\0" in file:
+            raise FormatError(f"mask {file[:40]!r} is no path", "give a path without a zero byte")
+        if not os.path.realpath(path).startswith(f"{os.path.realpath(self.folder)}{os.sep}"):
             raise FormatError(f"mask {file!r} lies outside the folder of the prompts", "put it beside the file of prompts")
         return path
 

@@ -387,7 +387,16 @@ def read_file(path: Path, options: Options) -> Volume | tuple[Picture, ...]:
             return unpack_and(path, options.max_bytes, lambda folder: _read_only_image(folder, path, options))
         if format is None:
             raise FormatError("its format is unknown", f"give {readable()}", subject=path)
+        _check_options(format, options)
         return format.read(path, options)
+
+
+def _check_options(format: Format, options: Options) -> None:
+    """Refuse an option that has no effect on a format."""
+    for name, needed in (("series", DICOM), ("allow_gap", DICOM), ("geometry_from", NIFTI)):
+        if getattr(options, name) not in (None, False) and format is not needed:
+            option = f"--{name.replace('_', '-')}"
+            raise ConfigError(f"{option} changes nothing: this is {format.name}, not {needed.name}", "leave it out")
 
 
 def _read_only_image(folder: Path, path: Path, options: Options) -> Volume | tuple[Picture, ...]:

@@ -60,8 +60,8 @@ def guarded(path: Path) -> Iterator[None]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
-    except MedicalSam2Error:
-        raise
+    except MedicalSam2Error as error:
+        raise error.about(path) from None
     except MemoryError:
         raise ResourceError("reading it needs more memory than there is", "close other programs", subject=path) from None
     except RecursionError:
@@ -167,6 +167,8 @@ class Content:
     def finish(self) -> None:
         """Read to the end, which checks gzip's checksum; note what follows the image."""
         if not isinstance(self.stream, _Unpacked):
+            if self.capacity > self.position:
+                self.warnings.append(f"{self.capacity - self.position} bytes follow the image; they were not used")
             return
         extra, allowed = 0, max(self.position, 64 * CHUNK)
         while data := self.stream.read(CHUNK):

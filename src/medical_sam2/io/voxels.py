@@ -93,6 +93,10 @@ def load_voxels(
     with _voxels(content, layout) as voxels:
         count = layout.channels * layout.shape[0] * layout.shape[1] * layout.shape[2]
         flat = read_frame(voxels, layout.dtype, count, (frame, layout.frames), options)
+        left = voxels.capacity - voxels.position
+        if layout.detached is not None and layout.packing == "raw" and left:  # before the voxels or after them: nobody can tell
+            problem = f"its data file holds {left} bytes more than the header declares"
+            raise FormatError(problem, "say in the header how many to skip, or export the image again", subject=path)
         notes += [note for note in voxels.warnings if note not in notes]
     array = _shaped(flat, layout, options, notes)
     if options.clean:

@@ -9,7 +9,7 @@ Shapes: B objects, N frames, C channels, h w feature map, S network input size, 
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -37,6 +37,22 @@ class Pixels:
 
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+
+
+def keep_drawn(prediction: FramePrediction, instructions: Sequence[Instruction | None]) -> FramePrediction:
+    """Clicks on an outline that was drawn: positive ones take nothing of it away, negative ones add nothing to it."""
+    rows = [_kept(row_hw, one) for row_hw, one in zip(prediction.logits_Bhw, instructions, strict=True)]
+    return replace(prediction, logits_Bhw=torch.stack(rows))
+
+
+def _kept(logits_hw: Tensor, one: Instruction | None) -> Tensor:
+    if one is None or one.earlier_hw is not None or one.prompt.mask_hw is None:
+        return logits_hw
+    inside = torch.as_tensor(one.prompt.mask_hw, dtype=torch.float32, device=logits_hw.device)
+    drawn_hw = fitted(inside[None, None] * MASK_SCALE + MASK_BIAS, logits_hw.shape[-1])[0, 0].to(logits_hw.dtype)
+    if one.prompt.labels.all():
+        return torch.maximum(logits_hw, drawn_hw)
+    return logits_hw if one.prompt.labels.any() else torch.minimum(logits_hw, drawn_hw)
 
 
 class Sam2(nn.Module):
@@ -143,7 +159,8 @@ class Sam2(nn.Module):
         for sort, places in groups.items():
             given, seen = [instructions[b] for b in places], frame.select(places)
             by_mask = sort[0] == "mask"
-            answers.append(self._take_mask(seen, given) if by_mask else self._answer(seen, fused.select(places), given))
+            answer = self._take_mask(seen, given) if by_mask else self._answer(seen, fused.select(places), given)
+            answers.append(answer if by_mask else keep_drawn(answer, given))
         return answers[0] if len(answers) == 1 else gather(answers, list(groups.values()))
 
     def memorise(self, frame: Features, prediction: FramePrediction, t: int, prompted: Sequence[bool]) -> list[Memory]:

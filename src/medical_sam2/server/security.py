@@ -109,6 +109,8 @@ class Guard:
             await answer.refuse(refusal)
         except _AlreadyRefused as overruled:
             await answer.refuse(overruled.refusal)
+        except asyncio.CancelledError:  # the server ends and waits no longer
+            await answer.refuse(Refusal(HTTPStatus.SERVICE_UNAVAILABLE, "the server is being ended"))
         except Exception as error:
             log.error("a defect: %s", _where(error))
             await answer.refuse(DEFECT)

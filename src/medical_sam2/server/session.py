@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from medical_sam2.errors import FormatError
 from medical_sam2.server.inference_queue import InferenceQueue, JobEvent, TrackingJob, trim_memory
 from medical_sam2.server.refusals import Conflict, InvalidRequest, NotFound
 from medical_sam2.server.segmentation import (
@@ -22,7 +23,18 @@ from medical_sam2.server.segmentation import (
     load_result,
     save_result,
 )
-from medical_sam2.server.state import COLOURS, MOST_NAME, Gesture, History, Journal, ResultRecord, State, Step, Structure
+from medical_sam2.server.state import (
+    COLOURS,
+    MOST_NAME,
+    REMEDY,
+    Gesture,
+    History,
+    Journal,
+    ResultRecord,
+    State,
+    Step,
+    Structure,
+)
 
 MOST_LABEL = 255
 
@@ -42,6 +54,7 @@ class Session:
         self._results = folder / "results"
         self._results.mkdir(exist_ok=True)
         self._journal = Journal(folder / "journal.jsonl")
+        self._check_results()
         self._lock = threading.RLock()
         self._cached: tuple[int, frozenset[int], SessionResult] | None = None
         self._drawn: LabelMaps | None = None
@@ -160,6 +173,20 @@ class Session:
                     path.unlink()
             present = frozenset(each.label for each in self.history.state.structures)
             self._cached = (number, present, result) if tracked.labels <= present else None
+
+    # A kill between a result and the step that names it leaves one; more of them, or one of a session without any step, tell
+    # that steps were lost.
+    def _check_results(self) -> None:
+        """Refuse a journal that lacks steps.
+
+        Raises:
+            FormatError: there are results that it does not name.
+        """
+        named = max((each.tracked.number for each in self.history.states if each.tracked), default=0)
+        later = [path for path in self._results.glob("[0-9]*.npz") if int(path.stem) > named]
+        if len(later) > 1 or (later and not self.history.version):
+            self._journal.close()
+            raise FormatError("its journal lacks the steps of results that are there", REMEDY)
 
     def _result_path(self, number: int) -> Path:
         return self._results / f"{number}.npz"

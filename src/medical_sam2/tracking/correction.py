@@ -1,7 +1,8 @@
 """Corrections: an earlier result is mended around new prompts, and stays as it is elsewhere.
 
 The corrected slice starts from the earlier outline and the new clicks. Tracking goes outward from it, with a typical slice
-of the earlier outline remembered beside it, until new and old agree again on several slices in a row.
+of the earlier outline remembered beside it, until new and old agree again on several slices in a row. Clicks that are all
+positive only add, clicks that are all negative only remove, and parts of the object apart from what was clicked stay.
 
 Shapes: I J K voxels, T frames, H W frame.
 """
@@ -9,9 +10,11 @@ Shapes: I J K voxels, T frames, H W frame.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from medical_sam2.errors import GeometryError, PromptError
 from medical_sam2.model.memory_bank import PolicyBank
@@ -103,6 +106,35 @@ class _CorrectedObject:
         }
         return clicked | {0, self.label}
 
+    @cached_property
+    def untouched_thw(self) -> NDArray[np.bool_]:
+        """Parts of the earlier object that hang together with nothing that was clicked, boxed or outlined: they stay."""
+        parts, _ = cast("tuple[NDArray[np.int32], int]", ndimage.label(self.old_thw))
+        corner = np.array(self.stack_thw.shape[:0:-1]) - 1
+        touched = {0}
+        for t, prompt in self.new.items():
+            clicks = np.clip(np.rint(prompt.points_xy), 0, corner).astype(int)
+            touched |= {int(parts[t, y, x]) for x, y in clicks}
+            if prompt.box_xyxy is not None:
+                x_low, y_low, x_high, y_high = np.clip(np.rint(prompt.box_xyxy), 0, [*corner, *corner]).astype(int)
+                touched |= {*np.unique(parts[t, y_low : y_high + 1, x_low : x_high + 1]).tolist()}
+            if prompt.mask_hw is not None:
+                touched |= {*np.unique(parts[t, prompt.mask_hw]).tolist()}
+        return ~np.isin(parts, list(touched))
+
+    def restrict(self, t: int, mask_hw: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """What was found on a frame, less what the prompts do not ask for; a drawn outline stays as it is."""
+        prompt, old_hw = self.new.get(t), self.old_thw[t]
+        if prompt is not None and prompt.mask_hw is not None:
+            return mask_hw
+        drawn = any(each.mask_hw is not None or each.box_xyxy is not None for each in self.new.values())
+        clicks = np.concatenate([each.labels for each in self.new.values()])
+        if not drawn and clicks.all():
+            return mask_hw | old_hw
+        if not drawn and not clicks.any():
+            mask_hw = mask_hw & old_hw
+        return mask_hw | self.untouched_thw[t]
+
     def draw(self, t: int, mask_hw: NDArray[np.bool_], free: set[int]) -> None:
         """Draw the object anew on a frame."""
         frame = self.stack_thw[t]
@@ -144,7 +176,8 @@ def _track_one_way(
     free, agreed = what.labels_giving_way, 0
     followed = tracker.view_tracker.track_frames(what.view, {what.label: what.prompts}, order, banks, region)
     for place, found in enumerate(followed, 1):
-        t, region, mask = found.frame, found.stack.region, found.probability_BHW[0] > 0.5
+        t, region = found.frame, found.stack.region
+        mask = what.restrict(t, found.probability_BHW[0] > 0.5)
         agreed = agreed + 1 if found.time not in what.prompts and _dice(mask, what.old_thw[t]) >= AGREE else 0
         ended = agreed >= IN_A_ROW and t in ends
         if ended:

@@ -132,11 +132,17 @@ def frame_prompts(volume: Volume, own: Sequence[Prompt], view: View) -> dict[int
     merged: dict[int, FramePrompt] = {}
     for prompt in own:
         for t, there in prompt.project(view, volume.shape, volume.orientation).items():
-            merged[t] = merged[t] | there if t in merged else there
+            merged[t] = merged[t].joined(there, prompt.object, _slice_name(volume, view, t)) if t in merged else there
     if not merged:
         problem = f"no prompt of object {own[0].object} lies in the {view.name} plane"
         raise PromptError(problem, "choose the plane that it was drawn in, or leave the choice of views out")
     return merged
+
+
+def _slice_name(volume: Volume, view: View, t: int) -> str:
+    """A frame as the command line counts it: along the axis of the file."""
+    flipped = view.flipped(volume.orientation)[0]
+    return f"{view.name} slice {volume.shape[array_axis(volume, view)] - 1 - t if flipped else t}"
 
 
 def drawn_prompts(volume: Volume, own: Sequence[Prompt], view: View) -> dict[int, FramePrompt]:

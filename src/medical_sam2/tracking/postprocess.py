@@ -7,7 +7,7 @@ tracking missed does not cut the object in two.
 Shapes: I J K voxels.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import cast
 
 import numpy as np
@@ -84,6 +84,23 @@ def _mark_touched(touched: NDArray[np.bool_], box: Sequence[slice], marked: Sequ
         slice(max(0, own.start - side.start), max(0, own.stop - side.start)) for own, side in zip(marked, box, strict=True)
     )
     touched[tuple(inside)] = True
+
+
+def describe_missed_clicks(labels: NDArray[np.integer], clicks: Iterable[tuple[Sequence[float], int, bool]]) -> list[str]:
+    """Warnings for clicks that the result does not follow.
+
+    Args:
+        labels: of a volume or an image.
+        clicks: index in it, object, and whether the place belongs to the object.
+    """
+    found: list[str] = []
+    for index, label, positive in clicks:
+        place = tuple(map(_within, index, labels.shape))
+        if (labels[place] == label) != positive:
+            where = "outside of" if positive else "inside"
+            kind = "positive" if positive else "negative"
+            found.append(f"the {kind} click on object {label} at {' '.join(map(str, place))} lies {where} what was found")
+    return found
 
 
 def redraw(stack_thw: NDArray[np.unsignedinteger], label: int, prompts: Mapping[int, FramePrompt]) -> None:
