@@ -49,7 +49,7 @@ def _kept(logits_hw: Tensor, one: Instruction | None) -> Tensor:
     if one is None or one.earlier_hw is not None or one.prompt.mask_hw is None:
         return logits_hw
     inside = torch.as_tensor(one.prompt.mask_hw, dtype=torch.float32, device=logits_hw.device)
-    drawn_hw = fitted(inside[None, None] * MASK_SCALE + MASK_BIAS, logits_hw.shape[-1])[0, 0].to(logits_hw.dtype)
+    drawn_hw = fit_square(inside[None, None] * MASK_SCALE + MASK_BIAS, logits_hw.shape[-1])[0, 0].to(logits_hw.dtype)
     if one.prompt.labels.all():
         return torch.maximum(logits_hw, drawn_hw)
     return logits_hw if one.prompt.labels.any() else torch.minimum(logits_hw, drawn_hw)
