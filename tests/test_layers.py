@@ -45,10 +45,8 @@ DEFERRED = {  # module → how many of our own modules it imports inside of func
     "cli.segment_images": 1,  # likewise
     "cli.serve": 2,  # FastAPI is an extra; the page opens before torch is there
     "cli.weights": 2,  # `weights list` answers without torch
-    "data.prepare.units": 1,  # most data sets are no published ones
     "io": 1,  # pydicom, for DICOM files alone
     "io.image_folder": 1,  # likewise
-    "segmenter": 1,  # OpenVINO is an extra
     "server.rendering": 1,  # SciPy, for a table alone: the page opens before
 }
 MOST_DEFERRED = 15

@@ -19,7 +19,7 @@ from medical_sam2.model.memory_bank import POLICIES, Policy
 from medical_sam2.model.sam2 import Sam2
 from medical_sam2.model.weights import load_backbone, weights_file
 from medical_sam2.plugins import find
-from medical_sam2.prompts import FramePrompt, Point, Prompt
+from medical_sam2.prompts import FramePrompt, Prompt
 from medical_sam2.tracking.consensus import Gate
 from medical_sam2.tracking.correction import correct_labels
 from medical_sam2.tracking.cropping import Crop, CroppedImages
@@ -28,7 +28,7 @@ from medical_sam2.tracking.fusion import FUSIONS, FusionFactory
 from medical_sam2.tracking.image_set import ImageMask, ImageSetConfig, Order, choose_order, segment_set
 from medical_sam2.tracking.image_viewer import ImageViewer, choose_set_windows
 from medical_sam2.tracking.plan import by_window, plan_tracking
-from medical_sam2.tracking.postprocess import describe_missed_clicks
+from medical_sam2.tracking.postprocess import describe_missed_clicks, describe_missed_points
 from medical_sam2.tracking.view_tracker import TrackingConfig
 from medical_sam2.tracking.volume_tracker import FrameDone, GroupTracker, ResultOptions, TrackingProgress, VolumeTracker
 from medical_sam2.views import View
@@ -155,20 +155,17 @@ class Segmenter:
         options = ResultOptions(summed, probability, uncertainty, islands, self.gate if consensus else None)
         work = VolumeTracker(shown, plan, options, TrackingProgress(crop.wrap_progress(on_frame)))
 
-        def tracker(seen: Window) -> GroupTracker:
-            config = TrackingConfig(self.network, self._encoder(features), shown, seen, policy, joint, zoom)
-            return GroupTracker(config, work.progress, work.rows)
-
         with self.computing():
             for seen, own in by_window(shown, plan.groups, window).items():
+                config = TrackingConfig(self.network, self._encoder(features), shown, seen, policy, joint, zoom)
+                tracker = GroupTracker(config, work.progress, work.rows)
                 work.windows |= dict.fromkeys((label for group in own for label in group.prompts), seen)
                 if mended is None:
-                    work.track(tracker(seen), own)
+                    work.track(tracker, own)
                 else:
-                    mended = correct_labels(tracker(seen), own, mended)
+                    mended = correct_labels(tracker, own, mended)
         result = crop.to_whole(work.result(names or {}, mended), earlier)
-        clicks = ((prompt.index_ijk, prompt.object, prompt.positive) for prompt in prompts if isinstance(prompt, Point))
-        return replace(result, warnings=(*result.warnings, *describe_missed_clicks(result.labels, clicks)))
+        return replace(result, warnings=(*result.warnings, *describe_missed_points(result.labels, prompts)))
 
     @torch.no_grad()
     def segment_images(
@@ -214,12 +211,7 @@ class Segmenter:
         config = ImageSetConfig(self.network, viewer, policy, asked)
         for found in self._stepwise(segment_set(config, cropped.prompts, visited)):
             labels = cropped.to_whole(found.index, found.labels)
-            clicks = (
-                ((y, x), label, bool(inside))
-                for label, prompt in prompts.get(found.index, {}).items()
-                for (x, y), inside in zip(prompt.points_xy.tolist(), prompt.labels, strict=True)
-            )
-            warnings = (*found.warnings, *describe_missed_clicks(labels, clicks))
+            warnings = (*found.warnings, *describe_missed_clicks(labels, prompts.get(found.index, {})))
             yield replace(found, labels=labels, window=viewer.windows.get(found.index), warnings=warnings)
 
     def _stepwise(self, steps: Iterator[T]) -> Iterator[T]:

@@ -57,8 +57,9 @@ class Workspace:
         return line
 
     def files(self) -> dict[str, bytes]:
-        """Everything in the folder."""
-        return {str(path.relative_to(self.folder)): path.read_bytes() for path in self.folder.rglob("*") if path.is_file()}
+        """Everything in the folder, but what Python keeps of a plug-in."""
+        files = (path for path in self.folder.rglob("*") if path.is_file() and path.parent.name != "__pycache__")
+        return {str(path.relative_to(self.folder)): path.read_bytes() for path in files}
 
     def labels(self, name: str = "out.nii.gz") -> NDArray[Any]:
         """What was written."""

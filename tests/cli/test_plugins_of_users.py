@@ -8,7 +8,7 @@ import numpy as np
 
 from medical_sam2.cli import main
 from medical_sam2.data.cases import PoolReader
-from tests.cli.conftest import CLICK, SHAPE, Desk
+from tests.cli.conftest import CLICK, SHAPE, Workspace
 from tests.data.nnunet import blob, put
 from tests.io.making import EXPORTER
 
@@ -89,34 +89,34 @@ ENTRY = replace(find_entry("atlas23"), title="Mine", layouts=(Layout(("{case}_im
 """
 
 
-def test_a_memory(desk: Desk) -> None:
-    (desk.folder / "latest.py").write_text(BANK)
-    desk.done(*CLICK, "--views", "one", "--bank", "latest.py:Latest", "--islands")
-    lines = (desk.folder / "recalled.txt").read_text().splitlines()
+def test_a_memory(workspace: Workspace) -> None:
+    (workspace.folder / "latest.py").write_text(BANK)
+    workspace.done(*CLICK, "--views", "one", "--bank", "latest.py:Latest", "--islands")
+    lines = (workspace.folder / "recalled.txt").read_text().splitlines()
     assert lines
     assert all(len(line.split("[")[1].split(",")) == 1 for line in lines), "one memory at a time"
 
 
-def test_a_fusion(desk: Desk) -> None:
-    (desk.folder / "largest.py").write_text(FUSION)
+def test_a_fusion(workspace: Workspace) -> None:
+    (workspace.folder / "largest.py").write_text(FUSION)
     words = (*CLICK, "--views", "three", "--islands", "--no-consensus", "--probability")
-    desk.done(*words, "p.nii.gz", "--fusion", "mean")
-    mean = desk.labels("p.nii.gz")
-    desk.done(*words, "largest.nii.gz", "--fusion", "largest.py:Largest", output="again.nii.gz")
-    largest = desk.labels("largest.nii.gz")
+    workspace.done(*words, "p.nii.gz", "--fusion", "mean")
+    mean = workspace.labels("p.nii.gz")
+    workspace.done(*words, "largest.nii.gz", "--fusion", "largest.py:Largest", output="again.nii.gz")
+    largest = workspace.labels("largest.nii.gz")
     assert (largest >= mean - 1e-6).all()
     assert (largest > mean + 0.01).any()
 
 
-def test_a_backbone(desk: Desk) -> None:
-    (desk.folder / "bright.py").write_text(BACKBONE)
+def test_a_backbone(workspace: Workspace) -> None:
+    (workspace.folder / "bright.py").write_text(BACKBONE)
     image = np.full(SHAPE, 40, np.int16)
     image[8:16, 6:14, 1:5] = 200
     nib.save(nib.Nifti1Image(image, np.eye(4)), "bright.nii.gz")  # type: ignore[attr-defined]
     words = ("--point", "12", "10", "3", "--weights", "bright.py:Bright", "--window", "0,250", "--whole-slices")
-    report = desk.done(*words, "--image-size", "96", "--report", "report.json", image="bright.nii.gz")
-    np.testing.assert_array_equal(desk.labels() > 0, image > 100)
-    weights = json.loads((desk.folder / "report.json").read_text())["weights"]
+    report = workspace.done(*words, "--image-size", "96", "--report", "report.json", image="bright.nii.gz")
+    np.testing.assert_array_equal(workspace.labels() > 0, image > 100)
+    weights = json.loads((workspace.folder / "report.json").read_text())["weights"]
     assert (weights["name"], weights["image_size"]) == ("bright.py:Bright", 96)
     assert len(weights["sha256"]) == 64
     assert report["objects"][0]["voxels"] == 8 * 8 * 4
@@ -133,18 +133,18 @@ def test_a_data_set(tmp_path: Path) -> None:
     assert set(entry.task_names) == {"Mine/liver", "Mine/tumour"}
 
 
-def test_a_format(desk: Desk) -> None:
-    (desk.folder / "exporter.py").write_text(EXPORTER)
-    assert "nothing is written as .counts" in desk.refused(*CLICK, output="out.counts")
-    report = desk.done(*CLICK, "--name", "liver", "--format", "exporter.py:COUNTS", output="out.counts")
-    written = json.loads((desk.folder / "out.counts").read_text())
+def test_a_format(workspace: Workspace) -> None:
+    (workspace.folder / "exporter.py").write_text(EXPORTER)
+    assert "nothing is written as .counts" in workspace.refused(*CLICK, output="out.counts")
+    report = workspace.done(*CLICK, "--name", "liver", "--format", "exporter.py:COUNTS", output="out.counts")
+    written = json.loads((workspace.folder / "out.counts").read_text())
     assert written["shape"] == list(SHAPE)
     assert written["counts"] == {"liver": written["voxels"]}
     assert written["voxels"] == report["objects"][0]["voxels"]
 
 
-def test_what_is_not_there_is_named(desk: Desk) -> None:
-    (desk.folder / "bright.py").write_text(BACKBONE)
+def test_what_is_not_there_is_named(workspace: Workspace) -> None:
+    (workspace.folder / "bright.py").write_text(BACKBONE)
     for option in ("--bank", "--fusion", "--weights"):
-        assert "'Bright'" in desk.refused(*CLICK, option, "bright.py:Brigt")
-        assert "there is no file nowhere.py" in desk.refused(*CLICK, option, "nowhere.py:Bright")
+        assert "'Bright'" in workspace.refused(*CLICK, option, "bright.py:Brigt")
+        assert "there is no file nowhere.py" in workspace.refused(*CLICK, option, "nowhere.py:Bright")

@@ -14,7 +14,7 @@ from medical_sam2.segmenter import Segmenter
 from medical_sam2.tracking.volume_tracker import FrameDone
 from medical_sam2.volume import Segmentation, SliceConfidence
 from tests.cli.conftest import AFFINE, CLICK, SHAPE, Workspace
-from tests.io.making import CANARY, EXPORTER, Series
+from tests.io.making import CANARY, Series
 
 EVERYTHING = [
     *("--probability", "p.nii.gz", "--uncertainty", "u.nrrd", "--confidence", "c.csv", "--preview", "v.png"),
@@ -277,13 +277,3 @@ def test_the_consensus_can_be_left_out(workspace: Workspace, monkeypatch: pytest
     workspace.done(*CLICK)
     workspace.done(*CLICK, "--no-consensus", output="without.nii.gz")
     assert told == [True, False]
-
-
-def test_a_format_of_ones_own_is_one_file(workspace: Workspace) -> None:
-    (workspace.folder / "exporter.py").write_text(EXPORTER)
-    assert "nothing is written as .counts" in workspace.refused(*CLICK, output="out.counts")
-    report = workspace.done(*CLICK, "--name", "liver", "--format", "exporter.py:COUNTS", output="out.counts")
-    written = json.loads((workspace.folder / "out.counts").read_text())
-    assert written["shape"] == list(SHAPE)
-    assert written["counts"] == {"liver": written["voxels"]}
-    assert written["voxels"] == report["objects"][0]["voxels"]

@@ -272,7 +272,7 @@ def test_wrong_places(set_workspace: SetWorkspace) -> None:
         assert main(["segment-images", name, "-o", "out", *words]) == 2
     err = set_workspace.shown()[1].splitlines()
     assert [line.split(";")[0] for line in err] == [
-        "empty: it holds no image (0 other files)",
+        "empty: it holds no image (0 other files and folders)",
         "a_mask.png: is a file",
         "none: there is no such folder",
     ]

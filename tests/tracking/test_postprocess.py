@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from medical_sam2.prompts import Box, Mask, Point
-from medical_sam2.tracking.postprocess import describe_missed_clicks, remove_islands
+from medical_sam2.prompts import Box, FramePrompt, Mask, Point
+from medical_sam2.tracking.postprocess import describe_missed_clicks, describe_missed_points, remove_islands
 
 
 def two_parts() -> np.ndarray:
@@ -72,8 +72,14 @@ def test_memory_does_not_grow_with_the_number_of_an_object() -> None:
 def test_clicks_that_are_not_followed_are_named() -> None:
     labels = np.zeros((4, 4, 4), np.uint8)
     labels[1, 1, 1] = 2
-    followed: list[tuple[tuple[float, ...], int, bool]] = [((1, 1, 1), 2, True), ((0, 1, 1), 2, False), ((1, 1, 1), 1, False)]
-    assert describe_missed_clicks(labels, followed) == []
-    (one, two) = describe_missed_clicks(labels, [((0, 0.2, 3), 2, True), ((1, 1, 1), 2, False)])
+    followed = [Point((1, 1, 1), 2), Point((0, 1, 1), 2, positive=False), Point((1, 1, 1), 1, positive=False)]
+    assert describe_missed_points(labels, followed) == []
+    assert describe_missed_points(labels, [Point((0, 0, 0), 7)]) == []  # it is named as not found at all
+    (one, two) = describe_missed_points(labels, [Point((0, 0.2, 3), 2), Point((1, 1, 1), 2, positive=False)])
     assert one == "the positive click on object 2 at 0 0 3 lies outside of what was found"
     assert two == "the negative click on object 2 at 1 1 1 lies inside what was found"
+    image = np.array([[0, 3], [0, 0]], np.uint8)
+    assert describe_missed_clicks(image, {3: FramePrompt.click(1, 0)}) == []
+    assert describe_missed_clicks(image, {3: FramePrompt.click(0, 1)}) == [
+        "the positive click on object 3 at 1 0 lies outside of what was found"
+    ]

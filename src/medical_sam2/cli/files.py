@@ -15,6 +15,7 @@ from medical_sam2 import io, preview, statistics
 from medical_sam2.cli.options import FLAG, REPEATED
 from medical_sam2.errors import InputError, MedicalSam2Error
 from medical_sam2.io import Form, atomic, registry
+from medical_sam2.io.prompt_file import NamedPrompts
 from medical_sam2.io.safe_open import as_stored
 from medical_sam2.plugins import suggestion
 from medical_sam2.prompts import Prompt
@@ -151,10 +152,13 @@ def check_inputs_kept(path: Path, option: str, inputs: Sequence[Path]) -> None:
         raise InputError(f"--{option} would lie among the slices", "choose another folder", subject=path)
 
 
-def check_probability_files(outputs: OutputOptions, labels: Sequence[int]) -> None:
-    """The same for files whose names depend on the objects."""
+def check_further_files(outputs: OutputOptions, named: NamedPrompts) -> None:
+    """The same for files whose names depend on the objects, and for masks that a file of prompts names."""
+    for option, path in requested(outputs).items():
+        check_inputs_kept(path, option, named.files)
     if outputs.probability is not None:
-        for path in file_of_each(outputs.probability, labels, outputs.format).values():
+        for path in file_of_each(outputs.probability, named.labels, outputs.format).values():
+            check_inputs_kept(path, "probability", named.files)
             check_place(path, outputs.overwrite)
 
 

@@ -52,9 +52,7 @@ def segment(
     network.check_settings(options)
     image, earlier = _read(volume, reading, prompts, outputs)
     named = volume_prompts(prompts, image, earlier)
-    files.check_probability_files(outputs, named.labels)
-    for option, path in files.requested(outputs).items():
-        files.check_inputs_kept(path, option, named.files)
+    files.check_further_files(outputs, named)
     facts = report.describe_run(volume, image, named, options)
     clock.lap("read")
     segmenter = None if dry_run and network.must_fetch(options.weights) else network.load_segmenter(options)

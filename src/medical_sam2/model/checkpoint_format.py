@@ -261,7 +261,7 @@ SMALLEST, LARGEST, STEP = 64, 4096, 32
 
 
 @dataclass(frozen=True)
-class NetworkSettings:
+class WeightsSettings:
     """All about a network that the shapes of its weights do not tell.
 
     Args:
@@ -306,7 +306,7 @@ def check_image_size(size: Any) -> int:
     return size
 
 
-def parse_config(content: Mapping[str, Any]) -> NetworkSettings:
+def parse_config(content: Mapping[str, Any]) -> WeightsSettings:
     """The settings in a `config.json` of ours or of transformers' `Sam2VideoModel`.
 
     Raises:
@@ -322,7 +322,7 @@ def parse_config(content: Mapping[str, Any]) -> NetworkSettings:
     raise WeightsError("unknown configuration: neither of this package nor of a SAM 2 video model", "give weights of SAM 2")
 
 
-def _parse_ours(content: Mapping[str, Any]) -> NetworkSettings:
+def _parse_ours(content: Mapping[str, Any]) -> WeightsSettings:
     values: dict[str, Any] = {name: value for name, value in content.items() if name not in {"format", "version"}}
     if content.get("version") != VERSION or values["encoder"] not in {"hiera", "pyramid"}:
         raise WeightsError("the configuration is of a later version", "update this package")
@@ -333,7 +333,7 @@ def _parse_ours(content: Mapping[str, Any]) -> NetworkSettings:
         raise TypeError(values["coarse_classifier"])
     values["hiera"] = _parse_hiera(**values["hiera"]) if values["hiera"] is not None else None
     values |= {"pixels": pixels, "mask_heads": int(values["mask_heads"])}
-    return NetworkSettings(**values)
+    return WeightsSettings(**values)
 
 
 def _three_floats(numbers: Sequence[float]) -> tuple[float, float, float]:
@@ -341,7 +341,7 @@ def _three_floats(numbers: Sequence[float]) -> tuple[float, float, float]:
     return red, green, blue
 
 
-def _parse_transformers(content: Mapping[str, Any]) -> NetworkSettings:
+def _parse_transformers(content: Mapping[str, Any]) -> WeightsSettings:
     """Only what cannot be read off the weights; what is left out has transformers' default, that of SAM 2.1 tiny."""
     backbone = content.get("vision_config", {}).get("backbone_config", {})
     names = {
@@ -351,7 +351,7 @@ def _parse_transformers(content: Mapping[str, Any]) -> NetworkSettings:
     }
     given = {ours: backbone[theirs] for ours, theirs in names.items() if backbone.get(theirs) is not None}
     size = content.get("image_size", 1024)
-    return NetworkSettings(
+    return WeightsSettings(
         image_size=size if isinstance(size, int) else max(size), hiera=_parse_hiera(**given) if len(given) == 3 else None
     )
 

@@ -30,7 +30,7 @@ from medical_sam2.model.catalogue import (
 from medical_sam2.model.checkpoint_format import (
     SMALLEST,
     Hiera,
-    NetworkSettings,
+    WeightsSettings,
     check_image_size,
     from_official,
     from_transformers,
@@ -62,7 +62,7 @@ class LoadedWeights:
     """
 
     weights: Mapping[str, Tensor]
-    settings: NetworkSettings
+    settings: WeightsSettings
     file: Path
 
     def configuration(self, image_size: int | None = None) -> Sam2VideoConfig:
@@ -125,12 +125,12 @@ def read_weights(name_or_path: str | Path) -> LoadedWeights:
     weights = read_tensors(file)
     config, size = file.with_name(CONFIG_FILE), trained_size(str(name_or_path)) or trained_size(file.name)
     if is_official(weights):
-        return LoadedWeights(from_official(weights), NetworkSettings(image_size=size), file)
+        return LoadedWeights(from_official(weights), WeightsSettings(image_size=size), file)
     try:
         settings = (
             parse_config(read_config(config))
             if config.is_file() and file.name == MODEL_FILE
-            else NetworkSettings(image_size=size)
+            else WeightsSettings(image_size=size)
         )
     except WeightsError as error:
         raise error.about(config) from error
@@ -205,16 +205,16 @@ def _check_fit(wanted: Mapping[str, Tensor], got: Mapping[str, Tensor]) -> None:
         raise WeightsError("; ".join(faults), "give weights of a SAM 2 or SAM 2.1 network")
 
 
-def _settings(network: Sam2) -> NetworkSettings:
+def _settings(network: Sam2) -> WeightsSettings:
     encoder = network.vision_encoder
     config: Any = network.config
     heads = config.mask_decoder_config.num_attention_heads
     if isinstance(encoder, ConvPyramid):
         coarse = isinstance(network, Nano) and network.coarse_regression is not None
-        return NetworkSettings("pyramid", network.image_size, network.pixels, heads, coarse_classifier=coarse)
+        return WeightsSettings("pyramid", network.image_size, network.pixels, heads, coarse_classifier=coarse)
     trunk = config.vision_config.backbone_config
     windows, everywhere = tuple(trunk.window_size_per_stage), tuple(trunk.global_attention_blocks)
-    return NetworkSettings(
+    return WeightsSettings(
         "hiera", network.image_size, network.pixels, heads, Hiera(trunk.num_attention_heads, windows, everywhere)
     )
 

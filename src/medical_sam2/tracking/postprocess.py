@@ -86,17 +86,29 @@ def _mark_touched(touched: NDArray[np.bool_], box: Sequence[slice], marked: Sequ
     touched[tuple(inside)] = True
 
 
-def describe_missed_clicks(labels: NDArray[np.integer], clicks: Iterable[tuple[Sequence[float], int, bool]]) -> list[str]:
-    """Warnings for clicks that the result does not follow.
+def describe_missed_points(labels: NDArray[np.integer], prompts: Iterable[Prompt]) -> list[str]:
+    """Warnings for clicks in a volume that its labels (I, J, K) do not follow."""
+    return _describe_missed(labels, ((p.index_ijk, p.object, p.positive) for p in prompts if isinstance(p, Point)))
 
-    Args:
-        labels: of a volume or an image.
-        clicks: index in it, object, and whether the place belongs to the object.
-    """
+
+def describe_missed_clicks(labels: NDArray[np.integer], prompts: Mapping[int, FramePrompt]) -> list[str]:
+    """Warnings for clicks on an image that its labels (H, W) do not follow; object → its prompt."""
+    return _describe_missed(
+        labels,
+        (
+            ((y, x), label, bool(inside))
+            for label, prompt in prompts.items()
+            for (x, y), inside in zip(prompt.points_xy.tolist(), prompt.labels, strict=True)
+        ),
+    )
+
+
+def _describe_missed(labels: NDArray[np.integer], clicks: Iterable[tuple[Sequence[float], int, bool]]) -> list[str]:
     found: list[str] = []
     for index, label, positive in clicks:
         place = tuple(map(_within, index, labels.shape))
-        if (labels[place] == label) != positive:
+        missed = (labels[place] == label) != positive
+        if missed and not (positive and not (labels == label).any()):  # an object that was not found is named as such
             where = "outside of" if positive else "inside"
             kind = "positive" if positive else "negative"
             found.append(f"the {kind} click on object {label} at {' '.join(map(str, place))} lies {where} what was found")
