@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from importlinter.cli import EXIT_STATUS_SUCCESS
 
-from medical_sam2.cli.doctor import EXTRAS
+from medical_sam2.cli import COMMANDS, EXTRAS
 
 ROOT = Path(__file__).parents[1]
 WITHOUT_TORCH = (
@@ -31,7 +31,7 @@ IMPORT = "import medical_sam2.{module}"
 HELP = """
 import sys
 from medical_sam2.cli import main
-sys.argv = ["medsam2", "--help"]
+sys.argv = {words}
 try:
     main()
 except SystemExit:
@@ -43,7 +43,9 @@ DEFERRED = {  # module → how many of our own modules it imports inside of func
     "cli.data": 1,  # `info` and `data list` answer without SciPy
     "cli.segment": 2,  # a mistyped path, or the report of a set, is answered without torch
     "cli.segment_images": 1,  # likewise
+    "cli.evaluate": 1,  # --help answers without torch
     "cli.serve": 2,  # FastAPI is an extra; the page opens before torch is there
+    "cli.train": 2,  # --help answers without torch, and so does a folder that is not empty
     "cli.weights": 2,  # `weights list` answers without torch
     "io": 1,  # pydicom, for DICOM files alone
     "io.image_folder": 1,  # likewise
@@ -65,8 +67,9 @@ def test_numpy_code_does_not_load_torch(module: str) -> None:
     assert last_line(IMPORT.format(module=module) + REPORT) == "[]"
 
 
-def test_help_does_not_load_torch() -> None:
-    assert last_line(HELP + REPORT) == "[]"
+@pytest.mark.parametrize("command", ["", *COMMANDS])
+def test_help_does_not_load_torch(command: str) -> None:
+    assert last_line(HELP.format(words=["medsam2", *command.split(), "--help"]) + REPORT) == "[]"
 
 
 def test_the_server_answers_before_anything_slow_is_loaded() -> None:

@@ -2,22 +2,15 @@
 
 import json as json_format
 import os
-from dataclasses import dataclass, replace
-from importlib.util import find_spec
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from medical_sam2.cli import DEFECT, network, plain
-from medical_sam2.cli.options import FLAG, InferenceOptions
-from medical_sam2.cli.report import Progress, print_note
-from medical_sam2.errors import ConfigError, InputError
-from medical_sam2.evaluate.methods.named import find_method
-from medical_sam2.evaluate.protocols import PRESETS, PROTOCOLS, find_protocol, trim_protocol
-from medical_sam2.evaluate.report import write_report
-from medical_sam2.evaluate.run import run_studies
-from medical_sam2.evaluate.study import EvaluationProgress, NetworkSettings, Study, StudyResult, open_data_set
+from medical_sam2.cli import DEFECT
+from medical_sam2.cli.options import FLAG
+from medical_sam2.errors import InputError
 
 DATASET = "dataset.json"
 
@@ -97,21 +90,9 @@ def evaluate(
         json: print one JSON object.
         quiet: show no progress.
     """
-    studies = _plan_studies(_data_sets(data), protocols, options)
-    folders = [output / study.protocol.name for study in studies]
-    with Progress(quiet=quiet) as progress:
+    from medical_sam2.cli import studies  # torch takes seconds to load: not for --help
 
-        def report(done: EvaluationProgress) -> None:
-            if done.done:
-                progress.update(plain(done.what), done.done, done.total, "answers", done.share)
-            elif not quiet:
-                print_note(f"{done.total} answers to make")
-
-        outcomes = run_studies(studies, folders, workers=options.processes, on_done=report)
-    if find_spec("matplotlib") is None:
-        print_note("no figures: matplotlib is missing; pip install 'medical-sam2[evaluate]'")
-    write_report(studies, outcomes, output, options.chosen)
-    facts = [_describe(*each) for each in zip(studies, outcomes, folders, strict=True)]
+    facts = studies.measure(_data_sets(data), output, protocols, options, quiet=quiet)
     if json:
         print(json_format.dumps({"studies": facts}, ensure_ascii=False))
     if any(each["failed"] for each in facts):
@@ -126,49 +107,3 @@ def _data_sets(folders: tuple[Path, ...]) -> tuple[Path, ...]:
         inside = [] if (folder / DATASET).exists() else sorted(path.parent for path in folder.glob(f"*/{DATASET}"))
         found |= dict.fromkeys(inside or [folder])
     return tuple(found)
-
-
-# Hours lie behind this: names, numbers and data sets are refused before the first answer is made.
-def _plan_studies(data: tuple[Path, ...], names: tuple[str, ...], options: EvaluationOptions) -> list[Study]:
-    """All that can be refused is refused before the first is run."""
-    limits = ("cases", "images", "structures", "seeds")
-    for name in (*limits, "workers", "threads", "limit"):
-        value = getattr(options, name)
-        if value is not None and value <= 0:
-            raise ConfigError(f"--{name} {value} leaves nothing", "give 1 or more")
-    threads = options.threads or max(1, (os.cpu_count() or 1) // options.processes)
-    given = {name: value for name in (*limits, "image_size") if (value := getattr(options, name)) is not None}
-    preset = replace(PRESETS[options.chosen], **given)
-    asked = tuple(PROTOCOLS) if names == ("all",) else names
-    chosen = [find_protocol(name, views=options.views, methods=options.methods) for name in asked]
-    chosen = [replace(trim_protocol(each, preset), limit_s=options.limit) for each in chosen]
-    for name in dict.fromkeys(method for each in chosen for method in each.methods):
-        find_method(name)
-    network.check_settings(InferenceOptions(views=options.views or "one", threads=threads))
-    for folder in data:
-        open_data_set(folder)
-    settings = NetworkSettings(options.weights, options.device, options.precision, preset.image_size, threads)
-    digest = network.weights_digest(options.weights)
-    return [
-        Study(each, data, settings, digest, preset.cases, preset.slices, preset.images, preset.structures, draws=place == 0)
-        for place, each in enumerate(chosen)
-    ]
-
-
-def _describe(study: Study, outcome: StudyResult, folder: Path) -> dict[str, Any]:
-    """What a person reads at the end, on standard error; and the same for a program."""
-    for case, reason in outcome.skipped.items():
-        print_note(plain(f"left out: {case}: {reason}"))
-    for case, error in outcome.failed.items():
-        print_note(plain(f"failed: {case}: {error}; run it again, and report it if it stays"))
-    answers = sum(not row.skipped for row in outcome.rows)
-    print_note(plain(f"{folder}: {answers} rows, {outcome.fresh} answers of them new; see tables.md"))
-    return {
-        "protocol": study.protocol.described(),
-        "sha256": study.protocol.digest,
-        "output": str(folder),
-        "answers": answers,
-        "fresh": outcome.fresh,
-        "skipped": dict(outcome.skipped),
-        "failed": dict(outcome.failed),
-    }
