@@ -41,11 +41,14 @@ class Pixels:
 
 def keep_drawn(prediction: FramePrediction, instructions: Sequence[Instruction | None]) -> FramePrediction:
     """Clicks on an outline that was drawn: positive ones take nothing of it away, negative ones add nothing to it."""
+    if not any(one and one.prompt.mask_hw is not None and one.earlier_hw is None for one in instructions):
+        return prediction
     rows = [_kept(row_hw, one) for row_hw, one in zip(prediction.logits_Bhw, instructions, strict=True)]
     return replace(prediction, logits_Bhw=torch.stack(rows))
 
 
 def _kept(logits_hw: Tensor, one: Instruction | None) -> Tensor:
+    """The logits of one object; where an earlier answer is corrected, or nothing was drawn, as they are."""
     if one is None or one.earlier_hw is not None or one.prompt.mask_hw is None:
         return logits_hw
     inside = torch.as_tensor(one.prompt.mask_hw, dtype=torch.float32, device=logits_hw.device)

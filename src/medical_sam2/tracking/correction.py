@@ -98,11 +98,10 @@ class _CorrectedObject:
     @cached_property
     def labels_giving_way(self) -> set[int]:
         """Labels that give way: background, and objects clicked on for this one, read off before anything is drawn."""
-        corner = np.array(self.stack_thw.shape[:0:-1]) - 1
         clicked = {
             int(self.stack_thw[t, y, x])
             for t, prompt in self.new.items()
-            for x, y in np.clip(np.rint(prompt.points_xy[prompt.labels == 1]), 0, corner).astype(int)
+            for x, y in self._pixels(prompt.points_xy[prompt.labels == 1])
         }
         return clicked | {0, self.label}
 
@@ -110,29 +109,35 @@ class _CorrectedObject:
     def untouched_thw(self) -> NDArray[np.bool_]:
         """Parts of the earlier object that hang together with nothing that was clicked, boxed or outlined: they stay."""
         parts, _ = cast("tuple[NDArray[np.int32], int]", ndimage.label(self.old_thw))
-        corner = np.array(self.stack_thw.shape[:0:-1]) - 1
         touched = {0}
         for t, prompt in self.new.items():
-            clicks = np.clip(np.rint(prompt.points_xy), 0, corner).astype(int)
-            touched |= {int(parts[t, y, x]) for x, y in clicks}
+            touched |= {int(parts[t, y, x]) for x, y in self._pixels(prompt.points_xy)}
             if prompt.box_xyxy is not None:
-                x_low, y_low, x_high, y_high = np.clip(np.rint(prompt.box_xyxy), 0, [*corner, *corner]).astype(int)
+                (x_low, y_low), (x_high, y_high) = self._pixels(prompt.box_xyxy.reshape(2, 2))
                 touched |= {*np.unique(parts[t, y_low : y_high + 1, x_low : x_high + 1]).tolist()}
             if prompt.mask_hw is not None:
                 touched |= {*np.unique(parts[t, prompt.mask_hw]).tolist()}
         return ~np.isin(parts, list(touched))
 
+    def _pixels(self, places_xy: NDArray[np.floating]) -> NDArray[np.int_]:
+        """The pixels (N, 2) that places (N, 2) of a frame lie in."""
+        return np.clip(np.rint(places_xy), 0, np.array(self.stack_thw.shape[:0:-1]) - 1).astype(int)
+
+    @cached_property
+    def clicks_alone(self) -> NDArray[np.int64] | None:
+        """All clicks, 1 for "inside", 0 for "outside", unless a box or an outline was given too."""
+        if any(prompt.mask_hw is not None or prompt.box_xyxy is not None for prompt in self.new.values()):
+            return None
+        return np.concatenate([prompt.labels for prompt in self.new.values()])
+
     def restrict(self, t: int, mask_hw: NDArray[np.bool_]) -> NDArray[np.bool_]:
         """What was found on a frame, less what the prompts do not ask for; a drawn outline stays as it is."""
-        prompt, old_hw = self.new.get(t), self.old_thw[t]
-        if prompt is not None and prompt.mask_hw is not None:
+        if t in self.new and self.new[t].mask_hw is not None:
             return mask_hw
-        drawn = any(each.mask_hw is not None or each.box_xyxy is not None for each in self.new.values())
-        clicks = np.concatenate([each.labels for each in self.new.values()])
-        if not drawn and clicks.all():
-            return mask_hw | old_hw
-        if not drawn and not clicks.any():
-            mask_hw = mask_hw & old_hw
+        if self.clicks_alone is not None and self.clicks_alone.all():
+            return mask_hw | self.old_thw[t]
+        if self.clicks_alone is not None and not self.clicks_alone.any():
+            mask_hw = mask_hw & self.old_thw[t]
         return mask_hw | self.untouched_thw[t]
 
     def draw(self, t: int, mask_hw: NDArray[np.bool_], free: set[int]) -> None:

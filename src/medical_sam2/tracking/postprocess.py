@@ -107,11 +107,13 @@ def _describe_missed(labels: NDArray[np.integer], clicks: Iterable[tuple[Sequenc
     found: list[str] = []
     for index, label, positive in clicks:
         place = tuple(map(_within, index, labels.shape))
-        missed = (labels[place] == label) != positive
-        if missed and not (positive and not (labels == label).any()):  # an object that was not found is named as such
-            where = "outside of" if positive else "inside"
-            kind = "positive" if positive else "negative"
-            found.append(f"the {kind} click on object {label} at {' '.join(map(str, place))} lies {where} what was found")
+        if (labels[place] == label) == positive:
+            continue
+        click = f"click on object {label} at {' '.join(map(str, place))}"
+        if not positive:
+            found.append(f"the negative {click} lies inside what was found")
+        elif (labels == label).any():  # an object that was not found at all is named as such
+            found.append(f"the positive {click} lies outside of what was found")
     return found
 
 
