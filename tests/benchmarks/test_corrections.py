@@ -2,7 +2,7 @@
 
 import argparse
 
-from corrections import page, scores
+from benchmarks.corrections import page, scores
 from medical_sam2.evaluate.cases import VolumeTask
 from tests.phantoms import phantom, segmenter
 
