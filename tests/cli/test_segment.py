@@ -218,6 +218,13 @@ def test_dicom_segmentation_with_names_and_no_patient(workspace: Workspace) -> N
     assert "CANARY" not in (workspace.folder / "r.json").read_text()
 
 
+def test_a_name_that_dicom_has_no_room_for_is_told(workspace: Workspace) -> None:
+    Series(AFFINE, np.random.default_rng(0).integers(0, 9, SHAPE).astype(np.int16)).write(workspace.folder / "series")
+    told = f'DICOM-SEG calls object 1 "{"x" * 64}", since its name does not fit; the whole name is in its description'
+    assert told in workspace.done(*CLICK, "--name", "x" * 70, "--dry-run", image="series", output="out.dcm")["warnings"]
+    assert workspace.done(*CLICK, "--name", "x" * 64, "--dry-run", image="series", output="out.dcm")["warnings"] == []
+
+
 def test_what_to_review_next(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     row = SliceConfidence(1, "SPL", 37, 0.311, 50, look_here=True)
     found = Segmentation(

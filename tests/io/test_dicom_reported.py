@@ -14,9 +14,10 @@ from pydicom.uid import JPEG2000Lossless, NuclearMedicineImageStorage, RLELossle
 
 from medical_sam2 import io
 from medical_sam2.errors import AmbiguousError, FormatError, GeometryError, InputError
+from medical_sam2.io.dicom import segmentation
 from medical_sam2.io.dicom.segmentation import NEEDED
 from medical_sam2.io.image_folder import open_folder
-from tests.io.making import AXIAL, Series, base, made, phantom, same, save, short
+from tests.io.making import AXIAL, Series, base, enhanced, made, phantom, same, save, short
 
 
 @pytest.mark.parametrize("gone", [(0,), (5,), (0, 5), (2,)])
@@ -272,3 +273,64 @@ def test_values_of_another_tag_are_refused(tmp_path: Path, name: str) -> None:
         return
     with pytest.raises(FormatError, match=name):
         io.load(tmp_path)
+
+
+def again(folder: Path, name: str, **tags: object) -> None:
+    """A second file with the identifier of the third slice, changed."""
+    dataset = dcmread(folder / "IM0002.dcm")
+    for tag, value in tags.items():
+        setattr(dataset, tag, value)
+    save(dataset, folder / name)
+
+
+def test_copies_are_named_and_left_out(tmp_path: Path) -> None:
+    made(tmp_path)
+    again(tmp_path, "copy.dcm")
+    again(tmp_path, "other bytes.dcm", SeriesDescription="sent again")
+    volume = io.load(tmp_path)
+    same(volume)
+    assert volume.warnings == ("2 slices are there twice (copy.dcm, other bytes.dcm); copies were left out",)
+
+
+@pytest.mark.parametrize("tags", [{"PixelData": bytes(40)}, {"RescaleSlope": 2}])
+def test_one_identifier_for_two_contents_is_refused(tmp_path: Path, tags: dict[str, object]) -> None:
+    made(tmp_path)
+    again(tmp_path, "edited.dcm", **tags)
+    with pytest.raises(FormatError, match=r"IM0002\.dcm and edited\.dcm have the same SOPInstanceUID and .* differ; remove"):
+        io.load(tmp_path)
+
+
+def test_copies_of_many_frames_are_compared(tmp_path: Path) -> None:
+    dataset = enhanced(Series(AXIAL, phantom()), [3, 1, 5, 0, 2, 4])
+    save(dataset, tmp_path / "a.dcm")
+    dataset.SeriesDescription = "sent again"
+    save(dataset, tmp_path / "b.dcm")
+    volume = io.load(tmp_path)
+    same(volume)
+    assert volume.warnings == ("6 slices are there twice (b.dcm); copies were left out",)
+    dataset.PixelData = dataset.PixelData[:-1] + b"\x01"
+    save(dataset, tmp_path / "b.dcm")
+    with pytest.raises(FormatError, match="have the same SOPInstanceUID"):
+        io.load(tmp_path)
+
+
+def test_slices_that_share_an_identifier_are_told_and_have_no_dicom_seg(tmp_path: Path) -> None:
+    made(tmp_path / "series", SOPInstanceUID="1.2.3")
+    volume = io.load(tmp_path / "series")
+    same(volume)
+    told = "5 slices have the SOPInstanceUID of another one; their places and times tell them apart"
+    assert volume.warnings == (told,)
+    with pytest.raises(FormatError, match="series: some of its slices have the same SOPInstanceUID, so a DICOM-SEG"):
+        segmentation.check(volume, tmp_path / "seg.dcm")
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [("Units", ("BQML", "CNTS")), ("Units", ("BQML", "")), ("DecayCorrection", ("START", "ADMIN")), ("SUVType", ("BW", "LBM"))],
+)
+def test_slices_whose_numbers_mean_different_things_are_refused(tmp_path: Path, name: str, values: tuple[str, str]) -> None:
+    made(tmp_path, Modality="PT", **{name: lambda k: values[k == 4]})
+    with pytest.raises(FormatError, match=f"its slices differ in {name}, so their values cannot be compared; separate them"):
+        io.load(tmp_path)
+    made(tmp_path, Modality="PT", **{name: lambda _: values[0]})
+    same(io.load(tmp_path))

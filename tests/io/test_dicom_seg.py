@@ -13,6 +13,7 @@ from pydicom.uid import SegmentationStorage
 
 from medical_sam2 import io
 from medical_sam2.errors import FormatError, GeometryError
+from medical_sam2.io.registry import DICOM_SEG
 from medical_sam2.volume import Segmentation, Volume
 from tests.io.making import Series, affines, enhanced, oriented, phantom, save
 from tests.io.test_dicom import AXIAL
@@ -159,3 +160,19 @@ def test_it_fits_the_same_image_in_another_order(tmp_path: Path) -> None:
     assert turned.shape == (4, 4)
     other = Volume(volume.array.transpose(2, 0, 1)[::-1], affine)
     np.testing.assert_array_equal(io.load_labels(path, other).array, LABELS.transpose(2, 0, 1)[::-1])
+
+
+def test_names_that_do_not_fit_stay_apart_and_whole_in_the_description(tmp_path: Path) -> None:
+    Series(AXIAL, phantom()).write(tmp_path / "series")
+    volume = io.load(tmp_path / "series")
+    names = {7: "x" * 70 + " left", 300: "x" * 70 + " right"}
+    io.save(Segmentation(LABELS.astype(np.uint16), volume.affine, names=names), tmp_path / "seg.dcm", volume)
+    segments = header(tmp_path / "seg.dcm").SegmentSequence
+    assert [segment.SegmentLabel for segment in segments] == ["x" * 60 + " (7)", "x" * 58 + " (300)"]
+    assert [segment.SegmentDescription for segment in segments] == list(names.values())
+
+
+def test_names_that_fit_are_written_as_they_are(tmp_path: Path) -> None:
+    names = {1: "y" * 64, 2: "y" * 65, 3: "lobe\\upper", 4: "lobe"}
+    changed = DICOM_SEG.changed_names(names)
+    assert changed == {2: "y" * 60 + " (2)", 3: "lobe upper"}

@@ -162,6 +162,15 @@ def check_further_files(outputs: OutputOptions, named: NamedPrompts) -> None:
             check_place(path, outputs.overwrite)
 
 
+def name_notes(outputs: OutputOptions, names: Mapping[int, str]) -> list[str]:
+    """A line for each name that the format of the labels cannot hold as it is."""
+    format = registry.writer_of(outputs.output, outputs.format)
+    return [
+        f'{format.name} calls object {label} "{written}", since its name does not fit; the whole name is in its description'
+        for label, written in format.changed_names(names).items()
+    ]
+
+
 def same(one: Path, other: Path) -> bool:
     """Whether two paths lead to the same file, there or not."""
     if one.exists() and other.exists():

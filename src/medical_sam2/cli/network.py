@@ -14,7 +14,7 @@ from typing import Any, cast
 
 import torch
 
-from medical_sam2.cli.files import OutputOptions
+from medical_sam2.cli.files import OutputOptions, name_notes
 from medical_sam2.cli.options import InferenceOptions, NetworkOptions, SetInferenceOptions, TrackingOptions
 from medical_sam2.errors import ConfigError, WeightsError
 from medical_sam2.intensity_window import Window, choose_window, named_window
@@ -143,7 +143,7 @@ def plan(
     """
     window = choose_window(volume, options.window)
     tracking = plan_tracking(volume, named.prompts, options.views, None if earlier is None else earlier.array)
-    warnings = [*_empty_slices(volume, tracking.groups), *tracking.warnings]
+    warnings = [*_empty_slices(volume, tracking.groups), *tracking.warnings, *name_notes(outputs, named.names)]
     if options.adapt and not any(isinstance(prompt, Mask) for prompt in named.prompts):
         warnings.append("--adapt does nothing: it tunes to outlines, and none was given")
     if outputs.uncertainty is not None and all(len(group.views) == 1 for group in tracking.groups):

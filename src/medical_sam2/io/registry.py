@@ -130,6 +130,7 @@ class Format:
             the format carries them.
         check: (volume, path) refuses a volume beside which this format cannot be written, before anything is computed.
         carries: what of a segmentation is kept; label numbers always are.
+        renames: (label → name) → the names as they are written, where the format has no room for any name.
         dimensions: of the images in it.
         media_type: for the web.
         listed: in messages, where not by its name.
@@ -147,6 +148,7 @@ class Format:
     writer: str | Callable[..., None] | None = None
     check: str | Callable[[Volume, Path], None] | None = None
     carries: frozenset[Carried] = frozenset()
+    renames: str | Callable[[Mapping[int, str]], Mapping[int, str]] | None = None
     dimensions: tuple[int, ...] = (3,)
     media_type: str = "application/octet-stream"
     listed: str = ""
@@ -164,6 +166,11 @@ class Format:
         """Refuse a volume beside which this format cannot be written; raises what the format's own `check` does."""
         if self.check:
             _function(self.check)(like, path)
+
+    def changed_names(self, names: Mapping[int, str]) -> dict[int, str]:
+        """Label → name as it is written, of those that do not fit as they are."""
+        written = _function(self.renames)(names) if self.renames else names
+        return {label: written[label] for label, name in names.items() if written[label] != name}
 
     def write(self, array: NDArray[np.generic], path: Path, like: Volume, names: Mapping[int, str]) -> None:
         """Write labels, or a map of numbers, in the grid of `like`."""
@@ -280,6 +287,7 @@ DICOM_SEG = Format(
     writer="medical_sam2.io.dicom.segmentation:save",
     check="medical_sam2.io.dicom.segmentation:check",
     carries=frozenset({"names", "several objects"}),
+    renames="medical_sam2.io.dicom.segmentation:segment_labels",
     media_type="application/dicom",
 )
 SLICER = Format("3D Slicer", (".seg.nrrd",), carries=frozenset({"names", "overlaps", "several objects"}))

@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from filecmp import cmp
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -184,6 +185,18 @@ def _check_one_patient(images: Iterable[_Image], folder: Path) -> None:
             )
 
 
+MEANINGS = ("Modality", "Units", "DecayCorrection", "SUVType")
+"""What tells what a voxel's number means: units, and when a tracer's decay is corrected to."""
+
+
+def _check_one_meaning(images: Iterable[_Image], used: set[Path], folder: Path) -> None:
+    """Refuse slices whose numbers do not mean the same: counts beside becquerels a millilitre, for one."""
+    for name in MEANINGS:
+        if len({text(image.header, name) for image in images if image.path in used}) > 1:
+            problem = f"its slices differ in {name}, so their values cannot be compared"
+            raise FormatError(problem, "separate them, or export the series again", subject=folder)
+
+
 def _without_localizers(images: list[_Image], notes: list[str]) -> list[_Image]:
     """Overview images may share the identifier of the series, and lie across it."""
     kept = [image for image in images if "LOCALIZER" not in text(image.header, "ImageType").upper()]
@@ -203,8 +216,9 @@ def _is_volume(images: Sequence[_Image]) -> bool:
 
 
 def _volume(images: Sequence[_Image], source: Path, options: Options, notes: list[str]) -> Loaded:
-    found = grids.drop_copies([plane for image in images for plane in image.planes], notes)
+    found = _without_copies([plane for image in images for plane in image.planes], source, options, notes)
     grid = grids.build(found, source, frame=options.frame, allow_gap=options.allow_gap)
+    _check_one_meaning(images, {plane.path for plane in grid.slices if plane is not None}, source)
     columns, rows = found[0].size
     notes += grid.warnings
     require_memory(4 * columns * rows * len(grid.slices), source, options.max_bytes)
@@ -216,6 +230,51 @@ def _volume(images: Sequence[_Image], source: Path, options: Options, notes: lis
     modality = text(images[0].header, "Modality") or None
     volume = array.transpose(2, 1, 0)
     return Loaded(volume, grid.affine, modality=modality, source=source, warnings=tuple(dict.fromkeys(notes)), origin=origin)
+
+
+# An identifier alone is no proof: some tools give all slices the same one, and others keep it for slices that were edited.
+def _without_copies(planes: Sequence[Plane], source: Path, options: Options, notes: list[str]) -> list[Plane]:
+    """Leave out slices that are there a second time, pixel for pixel, and name them.
+
+    Raises:
+        FormatError: two that claim to be the same slice and differ.
+    """
+    kept: dict[tuple[object, ...], Plane] = {}
+    copies: list[Plane] = []
+    compared: dict[tuple[Path, Path], bool] = {}
+    for plane in planes:
+        first = kept.setdefault((plane.uid or plane.path, plane.frame, plane.position, plane.times), plane)
+        if first is plane:
+            continue
+        pair = first.path, plane.path
+        if pair not in compared:
+            compared[pair] = cmp(*pair, shallow=False) or _same_pixels(planes, *pair, options)
+        if not compared[pair] or _written(first) != _written(plane):
+            names = " and ".join(path.name for path in pair)
+            problem = f"{names} have the same SOPInstanceUID and the same place, and differ"
+            raise FormatError(problem, "remove the one that does not belong to it", subject=source)
+        copies.append(plane)
+    if copies:
+        names = list(dict.fromkeys(plane.path.name for plane in copies))
+        shown = ", ".join(names[:5]) + (" …" if len(names) > 5 else "")
+        notes.append(f"{len(copies)} slices are there twice ({shown}); copies were left out")
+    if shared := len(kept) - len({(plane.uid or plane.path, plane.frame) for plane in kept.values()}):
+        notes.append(f"{shared} slices have the SOPInstanceUID of another one; their places and times tell them apart")
+    return list(kept.values())
+
+
+def _same_pixels(planes: Sequence[Plane], one: Path, other: Path, options: Options) -> bool:
+    """Whether two files hold the same frames, however they are stored."""
+    first, second = ([plane.frame for plane in planes if plane.path == path] for path in (one, other))
+    if first != second:
+        return False
+    pairs = zip(*(decode(path, first, options.max_bytes).frames for path in (one, other)), strict=True)
+    return all(np.array_equal(*pair) for pair in pairs)
+
+
+def _written(plane: Plane) -> tuple[object, ...]:
+    """What decides how a slice's pixels are read."""
+    return plane.size, plane.orientation, plane.spacing, plane.scaling
 
 
 def _number_note(images: Sequence[_Image]) -> list[str]:

@@ -224,16 +224,6 @@ def _report_gap(
     notes.append(f"{text}; they were interpolated")
 
 
-def drop_copies(planes: list[Plane], notes: list[str]) -> list[Plane]:
-    """Leave out files that hold an object a second time."""
-    kept: dict[tuple[str, int, object], Plane] = {}
-    for plane in planes:
-        kept.setdefault((plane.uid or str(plane.path), plane.frame, plane.position), plane)
-    if len(kept) < len(planes):
-        notes.append(f"{len(planes) - len(kept)} slices are there twice; copies were left out")
-    return list(kept.values())
-
-
 VECTORS = ("TimeSlotVector", "RRIntervalVector", "EnergyWindowVector")
 FAR = 0.01
 """Numbers of two spellings of a place (mm, or parts of a direction) that differ by less are the same."""

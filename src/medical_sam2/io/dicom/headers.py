@@ -52,6 +52,7 @@ TAGS = [
     *("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing", "ImagePositionPatient", "ImageOrientationPatient"),
     *("SliceThickness", "SpacingBetweenSlices", "NumberOfSlices", "SliceVector", "DetectorInformationSequence"),
     *("RescaleSlope", "RescaleIntercept", "PixelPaddingValue", "PixelPaddingRangeLimit", "ModalityLUTSequence"),
+    *("Units", "DecayCorrection", "SUVType"),
     *("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"),
 ]
 

@@ -3,6 +3,7 @@ image, every frame where its own position says.
 """
 
 import re
+from collections import Counter
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from io import BytesIO
@@ -30,6 +31,8 @@ from medical_sam2.io.voxels import from_lps
 from medical_sam2.volume import Volume
 
 MAKER = "medical-sam2"
+LONGEST_LABEL, LONGEST_DESCRIPTION = 64, 1024
+"""Characters of a SegmentLabel (LO) and of a SegmentDescription (ST)."""
 NEEDED = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID")
 EMPTIED = ("PatientName", "PatientID", "PatientBirthDate", "PatientSex", "AccessionNumber", "StudyDate", "StudyTime", "StudyID")
 
@@ -87,6 +90,9 @@ def _in_source_order(origin: DicomOrigin, array: NDArray[np.uint16]) -> tuple[li
     files = list(dict.fromkeys(place[0] for _, place in known))
     spacing_mm = float(np.linalg.norm(origin.affine[:3, 2]))
     sources = [_without_pixels(file, spacing_mm) for file in files]
+    if len({source.SOPInstanceUID for source in sources}) < len(sources):
+        problem = "some of its slices have the same SOPInstanceUID, so a DICOM-SEG cannot say which of them it means"
+        raise FormatError(problem, "save to .nii.gz, .nrrd or .mha", subject=files[0].parent)
     if len(files) == len(known):
         return sources, np.ascontiguousarray(stack[[k for k, _ in known]])
     if len(files) > 1:
@@ -122,10 +128,11 @@ def _without_pixels(path: Path, spacing_mm: float) -> Dataset:
 def _encode(sources: list[Dataset], frames: NDArray[np.uint16], descriptions: list[tuple[int, str]], path: Path) -> bytes:
     hd, codes = _highdicom(path)
     algorithm = hd.AlgorithmIdentificationSequence(name=MAKER, version=_version(), family=codes.cid7162.ArtificialIntelligence)
+    texts = segment_labels(dict(descriptions))
     segments = [
         hd.seg.SegmentDescription(
             segment_number=number,
-            segment_label=name[:64],
+            segment_label=texts[label],
             segmented_property_category=codes.SCT.Tissue,
             segmented_property_type=codes.SCT.Tissue,
             algorithm_type=hd.seg.SegmentAlgorithmTypeValues.SEMIAUTOMATIC,
@@ -133,8 +140,11 @@ def _encode(sources: list[Dataset], frames: NDArray[np.uint16], descriptions: li
             tracking_id=f"{MAKER} label {label}",  # read back by dicom_seg_read
             tracking_uid=hd.UID(),
         )
-        for number, (label, name) in enumerate(descriptions, 1)
+        for number, (label, _) in enumerate(descriptions, 1)
     ]
+    for segment, (label, name) in zip(segments, descriptions, strict=True):
+        if texts[label] != name:
+            segment.SegmentDescription = name[:LONGEST_DESCRIPTION]
     with guarded(path):
         segmentation = hd.seg.Segmentation(
             source_images=sources,
@@ -156,6 +166,15 @@ def _encode(sources: list[Dataset], frames: NDArray[np.uint16], descriptions: li
         buffer = BytesIO()
         segmentation.save_as(buffer, enforce_file_format=True)
     return buffer.getvalue()
+
+
+def segment_labels(names: Mapping[int, str]) -> dict[int, str]:
+    """Label → text of at most 64 characters that tells it from all others, without what the standard keeps for itself."""
+    plain = {label: re.sub(r"[\\\x00-\x1f\x7f]", " ", name).strip() or f"object {label}" for label, name in names.items()}
+    cut = {label: name[:LONGEST_LABEL] for label, name in plain.items()}
+    often = Counter(cut.values())
+    endings = {label: f" ({label})" if name != plain[label] and often[name] > 1 else "" for label, name in cut.items()}
+    return {label: name[: LONGEST_LABEL - len(endings[label])] + endings[label] for label, name in cut.items()}
 
 
 def _highdicom(path: Path) -> tuple[ModuleType, ModuleType]:
