@@ -138,7 +138,7 @@ def load_outlines(
     """Read what was drawn in a mask that belongs to an image: its objects, by number, in that image's voxel order.
 
     Args:
-        path: a volume, a DICOM-SEG, or a segmentation of 3D Slicer, whose segments may overlap and have names.
+        path: a volume, a DICOM-SEG, or a segmentation of 3D Slicer or an RTSTRUCT, whose segments may overlap and have names.
         like: the image.
         rule: how the numbers of a volume are meant.
         frame: time point of a 4D mask, from 0.
@@ -154,8 +154,8 @@ def load_outlines(
             own = _segmentation(path)
             if own is not None and (rule.threshold is not None or frame is not None):
                 raise InputError("its segments need neither a threshold nor a page", "leave them out")
-            if own is nrrd:
-                return select_outlines(nrrd.load_segments(path, like), rule)
+            if own is not None and hasattr(own, "load_segments"):
+                return select_outlines(own.load_segments(path, like), rule)
             if own is not None:
                 return outlines(own.load(path, like).array, replace(rule, each_label=True))
             return outlines(labels.reorient(_label_volume(path, frame), like).array, rule)
@@ -169,9 +169,10 @@ def _segmentation(path: Path) -> ModuleType | None:
     if kind is NRRD and nrrd.read_segments(path):
         return nrrd
     if kind is DICOM:
-        from medical_sam2.io.dicom import segmentation  # pydicom takes a while to load: not for other formats
+        from medical_sam2.io.dicom import headers, segmentation, structures  # pydicom takes a while to load
 
-        return segmentation if segmentation.is_segmentation(path) else None
+        modality = headers.text(headers.read_dataset(path, pixels=False), "Modality")
+        return {"SEG": segmentation, "RTSTRUCT": structures}.get(modality)
     return None
 
 
@@ -184,14 +185,19 @@ def _label_volume(path: Path, frame: int | None) -> Volume:
     return found
 
 
-def save(what: Segmentation | NDArray[Any], path: str | os.PathLike[str], like: Volume, *, formats: Sequence[str] = ()) -> None:
+def save(
+    what: Segmentation | NDArray[Any], path: str | os.PathLike[str], like: Volume, *, formats: Sequence[str] = ()
+) -> list[str]:
     """Write labels, or a map of numbers, in the grid of the volume that they belong to; whole or not at all.
 
     Args:
         what: a segmentation (its labels are written, in the smallest unsigned type) or an array of the volume's shape.
-        path: .nii, .nii.gz, .nrrd, .mha, or .dcm for a DICOM-SEG.
+        path: .nii, .nii.gz, .nrrd, .mha, .dcm for a DICOM-SEG, or .rtstruct.dcm.
         like: the volume, as it was loaded: its affine is written bit for bit.
         formats: plug-ins that know further suffixes; see `medical_sam2.io.registry`.
+
+    Returns:
+        What the file does not hold, one line each.
 
     Raises:
         InputError: unknown suffix or unwritable folder.
@@ -203,7 +209,7 @@ def save(what: Segmentation | NDArray[Any], path: str | os.PathLike[str], like: 
     array = voxels.compact(what.labels if isinstance(what, Segmentation) else np.asarray(what))
     if array.shape != like.shape:
         raise GeometryError(f"the result has shape {array.shape}, the volume {like.shape}", "save it beside its own volume")
-    format.write(array, path, like, what.names if isinstance(what, Segmentation) else NO_NAMES)
+    return format.write(array, path, like, what.names if isinstance(what, Segmentation) else NO_NAMES)
 
 
 def _is_picture(path: Path) -> bool:

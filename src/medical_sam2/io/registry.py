@@ -127,7 +127,7 @@ class Format:
         reader: (path, options) → a volume or pictures.
         written: suffixes of files that are written, the usual one first.
         writer: (array, path, volume) writes labels or numbers in the grid of a volume; names (label → name) come fourth where
-            the format carries them.
+            the format carries them. It may return lines that say what the file does not hold.
         check: (volume, path) refuses a volume beside which this format cannot be written, before anything is computed.
         carries: what of a segmentation is kept; label numbers always are.
         renames: (label → name) → the names as they are written, where the format has no room for any name.
@@ -172,10 +172,10 @@ class Format:
         written = _function(self.renames)(names) if self.renames else names
         return {label: written[label] for label, name in names.items() if written[label] != name}
 
-    def write(self, array: NDArray[np.generic], path: Path, like: Volume, names: Mapping[int, str]) -> None:
-        """Write labels, or a map of numbers, in the grid of `like`."""
+    def write(self, array: NDArray[np.generic], path: Path, like: Volume, names: Mapping[int, str]) -> list[str]:
+        """Write labels, or a map of numbers, in the grid of `like`; returns what the file does not hold, one line each."""
         named = (names,) if "names" in self.carries else ()
-        _function(self.writer)(array, path, like, *named)
+        return list(_function(self.writer)(array, path, like, *named) or ())
 
 
 def _function(named: str | Callable[..., Any] | None) -> Callable[..., Any]:
@@ -290,6 +290,18 @@ DICOM_SEG = Format(
     renames="medical_sam2.io.dicom.segmentation:segment_labels",
     media_type="application/dicom",
 )
+RTSTRUCT = Format(
+    "RTSTRUCT",
+    (".dcm",),
+    written=(".rtstruct.dcm",),
+    writer="medical_sam2.io.dicom.structures:save",
+    check="medical_sam2.io.dicom.structures:check",
+    carries=frozenset({"names", "colours", "several objects"}),
+    renames="medical_sam2.io.dicom.segmentation:segment_labels",
+    media_type="application/dicom",
+)
+OF_A_SERIES = (DICOM_SEG, RTSTRUCT)
+"""Those that refer to the images of a DICOM series, and so are written for a volume that was read from one."""
 SLICER = Format("3D Slicer", (".seg.nrrd",), carries=frozenset({"names", "overlaps", "several objects"}))
 SEVERAL: frozenset[Carried] = frozenset({"colours", "several objects"})
 _picture = partial(Format, kind="picture", reader="medical_sam2.io.images:read", carries=SEVERAL, dimensions=(2,))
@@ -298,7 +310,7 @@ JPEG = _picture("JPEG", (".jpg", ".jpeg"), matches=_begins(b"\xff\xd8\xff"))
 TIFF = _picture("TIFF", (".tif", ".tiff"), matches=_begins(b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"))
 BMP = _picture("BMP", (".bmp",), matches=lambda head: head.startswith(b"BM") and head[6:10] == bytes(4))
 ZIP = Format("zip", (".zip",), kind="archive", matches=_begins(b"PK\x03\x04"), listed="a zip with one of them")
-BUILT_IN = (NIFTI, NRRD, METAIMAGE, DICOM, PNG, JPEG, TIFF, BMP, ZIP, DICOM_SEG, SLICER)
+BUILT_IN = (NIFTI, NRRD, METAIMAGE, DICOM, PNG, JPEG, TIFF, BMP, ZIP, DICOM_SEG, RTSTRUCT, SLICER)
 
 
 def formats(plugins: Sequence[str] = ()) -> Iterator[Format]:
@@ -375,7 +387,8 @@ def writer_of(path: Path, plugins: Sequence[str] = ()) -> Format:
         ConfigError: a plug-in that cannot be loaded.
     """
     name = path.name.lower()
-    found = next((format for format in formats(plugins) if format.writer and name.endswith(format.written)), None)
+    endings = {suffix: format for format in formats(plugins) if format.writer for suffix in format.written}
+    found = endings.get(max(filter(name.endswith, endings), key=len, default=""))  # .rtstruct.dcm is no .dcm
     if found is None:
         kind = repr(path.suffix or "files without suffix")
         raise InputError(f"images are not written as {kind}", f"use {', '.join(written(plugins=plugins))}", subject=path)

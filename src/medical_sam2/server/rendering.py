@@ -72,11 +72,11 @@ def download_forms(image: SessionImage, plugins: Sequence[str], *, dicom: bool) 
     Args:
         image: a volume or a set.
         plugins: exporters that the server was started with.
-        dicom: whether the source is DICOM, to which alone a DICOM-SEG can refer.
+        dicom: whether the source is DICOM, to which alone a DICOM-SEG or an RTSTRUCT can refer.
     """
     if not isinstance(image, SessionVolume):
         return {"zip": "Label images"}
-    formats = [each for each in registry.formats(plugins) if each.writer and (dicom or each is not registry.DICOM_SEG)]
+    formats = [each for each in registry.formats(plugins) if each.writer and (dicom or each not in registry.OF_A_SERIES)]
     return {**{each.written[0].removeprefix("."): each.name for each in formats}, "csv": "Volumes (CSV)"}
 
 
@@ -86,7 +86,7 @@ def encode_download(store: SessionStore, session: Session, form: str) -> Encoded
     Args:
         store: knows the source.
         session: that was tracked.
-        form: "nii.gz", "nii", "nrrd", "mha", "dcm", "csv"; for a set "zip".
+        form: "nii.gz", "nii", "nrrd", "mha", "dcm", "rtstruct.dcm", "csv"; for a set "zip".
 
     Raises:
         Refusal: nothing was tracked, or no such form of it.

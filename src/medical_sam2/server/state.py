@@ -17,7 +17,6 @@ from medical_sam2.server.refusals import InvalidRequest
 
 Kind = Literal["points", "box", "mask"]
 MOST_STRUCTURES, MOST_GESTURES, MOST_NAME = 64, 2_000, 80
-COLOURS = ("#4cc9f0", "#f9844a", "#90be6d", "#f9c74f", "#c77dff", "#f94144", "#43aa8b", "#ff8fab")
 
 
 @dataclass(frozen=True)

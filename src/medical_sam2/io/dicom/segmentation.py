@@ -4,7 +4,7 @@ image, every frame where its own position says.
 
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from io import BytesIO
 from pathlib import Path
@@ -30,6 +30,7 @@ from medical_sam2.io.safe_open import guarded, open_regular
 from medical_sam2.io.voxels import from_lps
 from medical_sam2.volume import Volume
 
+KIND = "a DICOM-SEG"
 MAKER = "medical-sam2"
 LONGEST_LABEL, LONGEST_DESCRIPTION = 64, 1024
 """Characters of a SegmentLabel (LO) and of a SegmentDescription (ST)."""
@@ -47,7 +48,7 @@ def save(array: NDArray[Any], path: Path, like: Volume, names: Mapping[int, str]
         GeometryError: `like` was not read from DICOM files that are still there.
         FormatError: nothing is segmented.
     """
-    origin = _origin(like, path)
+    origin = source_origin(like, path, KIND)
     array = integers(array, path)
     found = [int(label) for label in np.unique(array) if label]
     if not found:
@@ -69,14 +70,19 @@ def check(like: Volume, path: Path) -> None:
         ConfigError: highdicom is missing.
     """
     _highdicom(path)
-    _in_source_order(_origin(like, path), np.zeros(like.shape, np.uint16))
+    _in_source_order(source_origin(like, path, KIND), np.zeros(like.shape, np.uint16))
 
 
-def _origin(like: Volume, path: Path) -> DicomOrigin:
+def source_origin(like: Volume, path: Path, kind: str) -> DicomOrigin:
+    """Where the slices of a volume lie in its files, to which an object of this kind refers.
+
+    Raises:
+        GeometryError: it was not read from DICOM files.
+    """
     origin = like.origin if isinstance(like, Loaded) else None
     if not isinstance(origin, DicomOrigin):
         raise GeometryError(
-            "a DICOM-SEG refers to DICOM images, and this volume was not read from DICOM files (or from a zip of them)",
+            f"{kind} refers to DICOM images, and this volume was not read from DICOM files (or from a zip of them)",
             "save to .nii.gz, .nrrd or .mha",
             subject=path,
         )
@@ -89,10 +95,10 @@ def _in_source_order(origin: DicomOrigin, array: NDArray[np.uint16]) -> tuple[li
     known = [(k, place) for k, place in enumerate(origin.slices) if place is not None]
     files = list(dict.fromkeys(place[0] for _, place in known))
     spacing_mm = float(np.linalg.norm(origin.affine[:3, 2]))
-    sources = [_without_pixels(file, spacing_mm) for file in files]
-    if len({source.SOPInstanceUID for source in sources}) < len(sources):
-        problem = "some of its slices have the same SOPInstanceUID, so a DICOM-SEG cannot say which of them it means"
-        raise FormatError(problem, "save to .nii.gz, .nrrd or .mha", subject=files[0].parent)
+    sources = source_headers(files, KIND)
+    for header in sources:
+        if not header.get("SliceThickness"):  # highdicom asks for it, and some scanners leave it out
+            header.SliceThickness = DSfloat(spacing_mm, auto_format=True)
     if len(files) == len(known):
         return sources, np.ascontiguousarray(stack[[k for k, _ in known]])
     if len(files) > 1:
@@ -106,7 +112,20 @@ def _in_source_order(origin: DicomOrigin, array: NDArray[np.uint16]) -> tuple[li
     return sources, frames
 
 
-def _without_pixels(path: Path, spacing_mm: float) -> Dataset:
+def source_headers(files: Sequence[Path], kind: str) -> list[Dataset]:
+    """The source images without their pixels, in UTF-8, to which an object of this kind refers.
+
+    Raises:
+        FormatError: they lack identifiers, or share one.
+    """
+    sources = [_without_pixels(file, kind) for file in files]
+    if len({source.SOPInstanceUID for source in sources}) < len(sources):
+        problem = f"some of its slices have the same SOPInstanceUID, so {kind} cannot say which of them it means"
+        raise FormatError(problem, "save to .nii.gz, .nrrd or .mha", subject=files[0].parent)
+    return sources
+
+
+def _without_pixels(path: Path, kind: str) -> Dataset:
     """A source image, with what de-identification emptied taken from the file's own preface, and its texts in UTF-8."""
     with open_regular(path) as stream, guarded(path):
         header = dcmread(stream, stop_before_pixels=True, force=True)  # read before: it may lack its preamble
@@ -119,15 +138,13 @@ def _without_pixels(path: Path, spacing_mm: float) -> Dataset:
         header.SpecificCharacterSet = "ISO_IR 192"
     missing = [name for name in NEEDED if not header.get(name)]
     if missing:
-        raise FormatError(f"it lacks {', '.join(missing)}, to which a DICOM-SEG refers", "save to .nii.gz", subject=path)
-    if not header.get("SliceThickness"):  # highdicom asks for it, and some scanners leave it out
-        header.SliceThickness = DSfloat(spacing_mm, auto_format=True)
+        raise FormatError(f"it lacks {', '.join(missing)}, to which {kind} refers", "save to .nii.gz", subject=path)
     return header
 
 
 def _encode(sources: list[Dataset], frames: NDArray[np.uint16], descriptions: list[tuple[int, str]], path: Path) -> bytes:
     hd, codes = _highdicom(path)
-    algorithm = hd.AlgorithmIdentificationSequence(name=MAKER, version=_version(), family=codes.cid7162.ArtificialIntelligence)
+    algorithm = hd.AlgorithmIdentificationSequence(MAKER, version=maker_version(), family=codes.cid7162.ArtificialIntelligence)
     texts = segment_labels(dict(descriptions))
     segments = [
         hd.seg.SegmentDescription(
@@ -157,7 +174,7 @@ def _encode(sources: list[Dataset], frames: NDArray[np.uint16], descriptions: li
             instance_number=1,
             manufacturer=MAKER,
             manufacturer_model_name=MAKER,
-            software_versions=_version(),
+            software_versions=maker_version(),
             device_serial_number="1",
             series_description="Segmentation",
             content_label="SEGMENTATION",
@@ -186,7 +203,8 @@ def _highdicom(path: Path) -> tuple[ModuleType, ModuleType]:
     return highdicom, codes  # type: ignore[return-value]
 
 
-def _version() -> str:
+def maker_version() -> str:
+    """Version of this package."""
     try:
         return version(MAKER)
     except PackageNotFoundError:
@@ -194,11 +212,6 @@ def _version() -> str:
 
 
 OURS = re.compile(r"medical-sam2 label ([1-9][0-9]{0,9})")
-
-
-def is_segmentation(path: Path) -> bool:
-    """Whether a DICOM file holds a segmentation."""
-    return text(read_dataset(path, pixels=False), "Modality") == "SEG"
 
 
 def load(path: Path, like: Volume) -> Volume:
