@@ -7,22 +7,23 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import Phase, given, settings
 from numpy.typing import NDArray
 from pydicom import Dataset, dcmread
 from pydicom.uid import RTStructureSetStorage
 from rt_utils import RTStructBuilder
+from scipy.spatial.transform import Rotation
 
 from medical_sam2 import io
 from medical_sam2.errors import FormatError, GeometryError, InputError, PromptError
 from medical_sam2.io import MaskRule
 from medical_sam2.metrics import dice
 from medical_sam2.volume import Segmentation, Volume
-from tests.io.making import CANARY, Series, affines, enhanced, phantom, save
+from tests.io.making import CANARY, Series, affines, enhanced, oriented, phantom, save
 from tests.io.test_dicom import AXIAL
 
-SHAPE = (24, 20, 6)
-PARTS = {4: "one voxel", 5: "one slice", 7: "shell", 300: "two parts"}
+SHAPE = (24, 24, 6)  # square: rt-utils takes columns for rows where it makes room
+PARTS = {2: "one voxel", 5: "one slice", 7: "shell", 300: "two parts"}
 
 
 def objects() -> NDArray[np.uint16]:
@@ -32,7 +33,7 @@ def objects() -> NDArray[np.uint16]:
     far = np.hypot(np.hypot(i - 9, j - 9), k - 2)
     labels[(far < 7) & (far > 3) & (k > 0)] = 7
     labels[9, 9, 2] = 7
-    labels[20, 3, 5] = 4
+    labels[20, 3, 5] = 2
     labels[19:22, 12:15, 4] = 5
     labels[0:2, 0:2, 0] = labels[2:4, 2:5, 0] = labels[22:, 18:, 1:3] = 300
     return labels
@@ -41,6 +42,14 @@ def objects() -> NDArray[np.uint16]:
 def series(folder: Path, affine: NDArray[np.float64] = AXIAL) -> Volume:
     Series(affine, phantom(SHAPE)).write(folder)
     return io.load(folder)
+
+
+def square_pixels(code: str, turned: float) -> NDArray[np.float64]:
+    """A grid for rt-utils, which takes distances of rows for those of columns."""
+    affine = oriented(code) @ np.diag([0.8, 0.8, 3.0, 1.0])
+    affine[:3, :3] = Rotation.from_rotvec([turned, -turned, turned / 2]).as_matrix() @ affine[:3, :3]
+    affine[:3, 3] = 31.7, -120.4, 855.1
+    return affine
 
 
 def written(volume: Volume, folder: Path, labels: NDArray[np.integer] | None = None) -> Path:
@@ -63,7 +72,7 @@ def contours(dataset: Dataset, label: int = 7) -> list[Dataset]:
 
 
 @given(affine=affines())
-@settings(max_examples=6)
+@settings(max_examples=4, phases=(Phase.generate,))
 def test_labels_come_back_for_any_orientation(affine: NDArray[np.float64]) -> None:
     with TemporaryDirectory() as name:
         volume = series(Path(name, "series"), affine)
@@ -74,27 +83,21 @@ def test_labels_come_back_for_any_orientation(affine: NDArray[np.float64]) -> No
     assert all((outline.inside == (objects() == label)).all() for label, outline in drawn.items())
 
 
-@given(affine=affines())
-@settings(max_examples=4)
-def test_another_program_finds_the_same_voxels(affine: NDArray[np.float64]) -> None:
+@pytest.mark.parametrize(("code", "turned"), [("LPS", 0.0), ("RIP", 0.0), ("LPS", 0.3), ("ASR", 0.2)])
+def test_another_program_finds_the_same_voxels(tmp_path: Path, code: str, turned: float) -> None:
     """rt-utils rounds corners to pixels and fills from pixel to pixel; its arrays are (row, column, slice)."""
-    with TemporaryDirectory() as name:
-        volume = series(Path(name, "series"), affine)
-        other = RTStructBuilder.create_from(str(Path(name, "series")), str(written(volume, Path(name))))
-        assert sorted(other.get_roi_names()) == sorted(PARTS.values())
-        for label, called in PARTS.items():
-            found = _of_rt_utils(other, called)
-            assert dice(found, objects() == label) >= 0.99, called
+    volume = series(tmp_path / "series", square_pixels(code, turned))
+    path = written(volume, tmp_path)
+    other = RTStructBuilder.create_from(str(tmp_path / "series"), str(path))
+    assert sorted(other.get_roi_names()) == sorted(PARTS.values())
+    for label, called in PARTS.items():
+        assert dice(other.get_roi_mask_by_name(called).transpose(1, 0, 2), objects() == label) >= 0.99, called
 
 
-def _of_rt_utils(other: object, name: str) -> NDArray[np.bool_]:
-    """It takes columns for rows where it makes room, so only square images are safe; ours are padded by the caller."""
-    return other.get_roi_mask_by_name(name).transpose(1, 0, 2)  # type: ignore[attr-defined]
-
-
+@pytest.mark.filterwarnings("ignore:.*is_little_endian:DeprecationWarning", "ignore:.*is_implicit_VR:DeprecationWarning")
 def test_what_another_program_draws(tmp_path: Path) -> None:
     """rt-utils draws along the centres of pixels, holes as contours of their own."""
-    volume = series(tmp_path / "series")
+    volume = series(tmp_path / "series", square_pixels("LPS", 0.3))
     made = RTStructBuilder.create_new(str(tmp_path / "series"))
     for label, name in PARTS.items():
         made.add_roi((objects() == label).transpose(1, 0, 2), name=name)
@@ -137,7 +140,7 @@ def test_a_tilted_gantry_and_a_multi_frame_object(tmp_path: Path) -> None:
     volume = io.load(tmp_path / "one.dcm")
     path = written(volume, tmp_path)
     np.testing.assert_array_equal(io.load_labels(path, volume).array, objects())
-    frames = [item.ContourImageSequence[0].ReferencedFrameNumber for item in contours(dcmread(path), 4)]
+    frames = [item.ContourImageSequence[0].ReferencedFrameNumber for item in contours(dcmread(path), 2)]
     assert frames == [3], "slice 5 is the third frame"
 
 
@@ -168,27 +171,13 @@ def test_regions_may_overlap_as_outlines(tmp_path: Path) -> None:
 
 
 def test_a_hole_as_a_contour_of_its_own(tmp_path: Path) -> None:
-    """XOR: the channel is cut, as it would have been drawn by other programs."""
+    """XOR, as other programs draw it."""
     volume = series(tmp_path / "series")
-    ring = objects() == 7
-    full = np.zeros_like(ring)
-    full[:, :, 2] = ring[:, :, 2]
-    hole = np.zeros_like(ring)
-    hole[7:12, 7:12, 2] = True
-    outer = written(volume, tmp_path, (full | hole) * 7)
-    inner = written(volume, tmp_path / "series" / "..", hole * 7)
-
-    def merge(dataset: Dataset) -> None:
-        dataset.ROIContourSequence[0].ContourSequence.extend(contours(dcmread(inner)))
-
-    written(volume, tmp_path, (full | hole) * 7)
-    other = tmp_path / "inner.dcm"
-    other.write_bytes(b"")
-    assert outer == inner
-    written(volume, tmp_path, hole * 7).rename(other)
-    inner = other
-    path = changed(written(volume, tmp_path, (full | hole) * 7), merge)
-    np.testing.assert_array_equal(io.load_labels(path, volume).array == 7, (full | hole) & ~hole)
+    full, hole = np.zeros(SHAPE, bool), np.zeros(SHAPE, bool)
+    full[2:16, 3:15, 2], hole[7:12, 7:12, 2] = True, True
+    inner = contours(dcmread(written(volume, tmp_path, hole * 7)))
+    path = changed(written(volume, tmp_path, full * 7), lambda d: d.ROIContourSequence[0].ContourSequence.extend(inner))
+    np.testing.assert_array_equal(io.load_labels(path, volume).array == 7, full & ~hole)
 
 
 REFUSED: dict[str, tuple[Callable[[Dataset], object], type[InputError], str]] = {
@@ -226,7 +215,7 @@ def _tilt(contour: Dataset) -> None:
 
 def _cross(dataset: Dataset) -> None:
     copy = Dataset.from_json(contours(dataset)[0].to_json())
-    _move(copy, (1, 1, 0))
+    _move(copy, (3, 3, 0))
     (region,) = (item for item in dataset.ROIContourSequence if item.ReferencedROINumber == 7)
     region.ContourSequence.append(copy)
 
