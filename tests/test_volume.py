@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from medical_sam2.errors import GeometryError
-from medical_sam2.volume import Volume, axis_codes, check_affine
+from medical_sam2.volume import COLOURS, Segmentation, Volume, add_to_layers, axis_codes, check_affine
 from tests.strategies import codes, seeds, shapes
 
 DIRECTION = {"R": (1, 0, 0), "L": (-1, 0, 0), "A": (0, 1, 0), "P": (0, -1, 0), "S": (0, 0, 1), "I": (0, 0, -1)}
@@ -115,3 +115,22 @@ def test_voxels_of_no_image_are_refused(spacing: tuple[float, float, float]) -> 
 @pytest.mark.parametrize("spacing", [(4e-6, 4e-6, 3e-5), (0.2, 0.2, 0.2), (1e-3, 1e-3, 1), (25, 25, 40_000)])
 def test_voxels_of_microscopes_and_maps_are_taken(spacing: tuple[float, float, float]) -> None:
     check_affine(np.diag([*spacing, 1.0]))
+
+
+@given(st.lists(st.tuples(st.integers(1, 400), st.integers(0, 2**12 - 1)), max_size=6, unique_by=lambda each: each[0]))
+def test_layers_hold_every_object_whole(drawn: list[tuple[int, int]]) -> None:
+    masks = {label: np.array([bits >> n & 1 for n in range(12)], bool).reshape(2, 3, 2) for label, bits in drawn}
+    layers: list[NDArray[np.unsignedinteger]] = []
+    for label, mask in masks.items():
+        add_to_layers(layers, label, mask)
+    empty = Segmentation(np.zeros((2, 3, 2), np.uint8), np.eye(4), layers=tuple(layers))
+    assert empty.objects() == tuple(sorted(label for label, mask in masks.items() if mask.any()))
+    for label, mask in masks.items():
+        assert np.array_equal(empty.mask(label), mask)
+    apart = np.sum([*masks.values(), np.zeros((2, 3, 2))], axis=0).max() <= 1
+    assert empty.overlaps == (not apart)
+
+
+def test_an_object_without_a_colour_gets_one() -> None:
+    found = Segmentation(np.zeros((1, 1, 1), np.uint8), np.eye(4), colours={2: (1, 2, 3)})
+    assert [found.colour(label) for label in (1, 2, 9)] == [COLOURS[0], (1, 2, 3), COLOURS[0]]

@@ -14,6 +14,19 @@ from medical_sam2.intensity_window import Window
 LETTERS = np.array([["L", "R"], ["P", "A"], ["I", "S"]])
 SMALLEST_MM, LARGEST_MM, MOST_ANISOTROPY = 1e-7, 1e5, 1e6
 """Limits of a voxel's sides: no atom is smaller, no patient larger."""
+Colour = tuple[int, int, int]
+"""Red, green, blue, each from 0 to 255."""
+COLOURS: tuple[Colour, ...] = (
+    (76, 201, 240),
+    (249, 132, 74),
+    (144, 190, 109),
+    (249, 199, 79),
+    (199, 125, 255),
+    (249, 65, 68),
+    (67, 170, 139),
+    (255, 143, 171),
+)
+"""Of objects that were given none, by label; the ninth begins anew."""
 
 
 def axis_codes(affine: NDArray[np.float64]) -> str:
@@ -88,8 +101,10 @@ class Volume:
 class Segmentation:
     """Objects outlined in a volume, in that volume's own grid.
 
+    Where objects were kept apart, `layers` hold each of them whole, and `labels` is what one label map can tell of them.
+
     Args:
-        labels: (I, J, K) unsigned integers, 0 is background.
+        labels: (I, J, K) unsigned integers, 0 is background; each voxel belongs to one object.
         affine: bit-equal to the image's.
         names: label → name of the structure.
         probability: label → (I, J, K) float in [0, 1], where it was asked for.
@@ -97,6 +112,9 @@ class Segmentation:
         confidence: one row per (object, view, slice), where tracking made it.
         warnings: what the user should look at, one line each.
         windows: label → the intensities that the network saw as black and white.
+        layers: label maps (I, J, K) in which objects may overlap: each object lies, whole, in one of them; none where `labels`
+            tell all.
+        colours: label → colour, where one was chosen.
     """
 
     labels: NDArray[np.unsignedinteger]
@@ -107,6 +125,48 @@ class Segmentation:
     confidence: tuple["SliceConfidence", ...] = ()
     warnings: tuple[str, ...] = ()
     windows: Mapping[int, Window] = field(default_factory=dict)
+    layers: tuple[NDArray[np.unsignedinteger], ...] = ()
+    colours: Mapping[int, Colour] = field(default_factory=dict)
+
+    @property
+    def maps(self) -> tuple[NDArray[np.unsignedinteger], ...]:
+        """Label maps that together hold every object whole: the layers, or the labels where there are none."""
+        return self.layers or (self.labels,)
+
+    @property
+    def overlaps(self) -> bool:
+        """Whether a single label map cannot hold all objects."""
+        return len(self.layers) > 1
+
+    def mask(self, label: int) -> NDArray[np.bool_]:
+        """All voxels (I, J, K) of an object, those too that it shares with others."""
+        return np.logical_or.reduce([each == label for each in self.maps])
+
+    def objects(self) -> tuple[int, ...]:
+        """Labels of the objects that have voxels, ascending."""
+        return tuple(sorted({int(label) for each in self.maps for label in np.unique(each)} - {0}))
+
+    def colour(self, label: int) -> Colour:
+        """The colour of an object: the chosen one, or one of `COLOURS`."""
+        return self.colours.get(label, COLOURS[(label - 1) % len(COLOURS)])
+
+
+def add_to_layers(layers: list[NDArray[np.unsignedinteger]], label: int, mask: NDArray[np.bool_]) -> None:
+    """Draw an object (I, J, K) into the first layer where it meets no other, or into a further one; nothing if it is empty.
+
+    >>> layers = []
+    >>> for label, row in enumerate([(1, 1, 0), (0, 1, 1), (0, 0, 1)], 1):
+    ...     add_to_layers(layers, label, np.array(row, bool).reshape(3, 1, 1))
+    >>> [layer.ravel().tolist() for layer in layers]
+    [[1, 1, 3], [0, 2, 2]]
+    """
+    if not mask.any():
+        return
+    place = next((n for n, layer in enumerate(layers) if not layer[mask].any()), len(layers))
+    if place == len(layers):
+        layers.append(np.zeros(mask.shape, np.uint8))
+    layers[place] = layers[place].astype(np.promote_types(layers[place].dtype, np.min_scalar_type(label)), copy=False)
+    layers[place][mask] = label
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,9 @@ from tests.strategies import seeds
 def masks(draw: st.DrawFn) -> NDArray[np.bool_]:
     """Parts, holes, parts in holes, parts that touch at corners, at the border or not; empty or full at times."""
     rng = np.random.default_rng(draw(seeds))
-    return rng.random(draw(st.tuples(st.integers(1, 12), st.integers(1, 12)))) < draw(st.sampled_from([0.0, 0.3, 0.6, 0.9, 1.1]))
+    return rng.random(draw(st.tuples(st.integers(1, 12), st.integers(1, 12)))) < draw(
+        st.sampled_from([0.0, 0.3, 0.6, 0.9, 1.1])
+    )
 
 
 @given(mask=masks())

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from medical_sam2 import io
-from medical_sam2.errors import ConfigError, InputError
+from medical_sam2.errors import ConfigError, FormatError, InputError
 from medical_sam2.io import registry
 from medical_sam2.io.registry import BUILT_IN, Format
 from medical_sam2.volume import Segmentation, Volume
@@ -37,6 +37,31 @@ def test_an_exporter_is_one_file(tmp_path: Path, exporter: str) -> None:
     assert json.loads((tmp_path / "out.counts").read_text()) == {"shape": [4, 5, 6], "voxels": 2, "counts": {"liver": 2}}
     assert ".counts" in registry.written(plugins=(exporter,))
     assert ".counts" not in registry.written("probability", (exporter,))
+
+
+def test_an_exporter_is_given_all_that_was_outlined(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[Segmentation] = []
+
+    def export(found: Segmentation, path: Path, like: Volume) -> list[str]:
+        given.append(found)
+        return ["a slice is left out"]
+
+    whole = Format("Whole", (".a.b",), written=(".a.b",), exporter=export, carries=frozenset({"colours", "overlaps"}))
+    flat = Format("Flat", (".b",), written=(".b",), writer=lambda array, path, like: None)
+    monkeypatch.setattr(registry, "installed", lambda: (flat, whole))
+    inner, outer = np.zeros(LIKE.shape, np.int64), np.ones(LIKE.shape, np.int64)
+    inner[1:3, 2, 2] = 2
+    found = Segmentation(
+        np.where(inner, inner, outer), LIKE.affine, {1: "kidney"}, layers=(outer, inner), colours={2: (9, 8, 7)}
+    )
+    assert io.save(found, tmp_path / "x.a.b", LIKE) == ["x.a.b does not hold names", "a slice is left out"]
+    assert [layer.dtype for layer in given[0].layers] == [np.uint8, np.uint8]
+    assert np.array_equal(given[0].mask(1), outer > 0)
+    assert np.array_equal(given[0].mask(2), inner > 0)
+    with pytest.raises(FormatError, match=r"Flat holds one object at each voxel.*save to .*\.a\.b"):
+        io.save(found, tmp_path / "x.b", LIKE)
+    with pytest.raises(FormatError, match="objects, not a map of numbers"):
+        io.save(np.zeros(LIKE.shape), tmp_path / "x.a.b", LIKE)
 
 
 def test_without_it_nobody_knows_the_suffix(tmp_path: Path) -> None:
@@ -78,7 +103,7 @@ def test_what_is_no_format(name: str) -> None:
 
 
 def test_suffixes_are_of_one_writer() -> None:
-    every = [suffix for format in BUILT_IN if format.writer for suffix in format.written]
+    every = [suffix for format in BUILT_IN if format.written_here for suffix in format.written]
     assert len(set(every)) == len(every)
     for suffix in every:
         assert suffix in registry.writer_of(Path(f"a{suffix.upper()}")).written

@@ -120,7 +120,9 @@ def test_it_belongs_to_the_patient_and_refers_to_each_slice(tmp_path: Path) -> N
     for name in ("PatientName", "PatientID", "StudyInstanceUID", "FrameOfReferenceUID"):
         assert found[name].value == sources[0][name].value
     assert found.SOPClassUID == RTStructureSetStorage
-    assert {str(item.ReferencedFrameOfReferenceUID) for item in found.StructureSetROISequence} == {sources[0].FrameOfReferenceUID}
+    assert {str(item.ReferencedFrameOfReferenceUID) for item in found.StructureSetROISequence} == {
+        sources[0].FrameOfReferenceUID
+    }
     for contour in contours(found):
         (image,) = contour.ContourImageSequence
         (source,) = (each for each in sources if each.SOPInstanceUID == image.ReferencedSOPInstanceUID)
@@ -155,19 +157,19 @@ def test_interpolated_slices_are_left_out_and_named(tmp_path: Path) -> None:
     assert "ROI 300 has no contour on 1 slice(s) between its first and its last one" in found.warnings
 
 
-def test_regions_may_overlap_as_outlines(tmp_path: Path) -> None:
-    volume = series(tmp_path / "series")
-
-    def overlap(dataset: Dataset) -> None:
-        dataset.ROIContourSequence[1].ContourSequence = contours(dataset, 7)
-
-    path = changed(written(volume, tmp_path), overlap)
-    found = {outline.label: outline.inside for outline in io.load_outlines(path, volume)}
-    np.testing.assert_array_equal(found[5], found[7])
+def test_objects_that_overlap_come_back_whole(tmp_path: Path) -> None:
+    volume, path = series(tmp_path / "series"), tmp_path / "o.rtstruct.dcm"
+    layers = (objects(), np.where(objects() > 7, 0, 9).astype(np.uint16))
+    found = Segmentation(objects(), volume.affine, layers=layers, colours={9: (1, 2, 3)})
+    assert io.save(found, path, volume) == []
+    read = {outline.label: outline.inside for outline in io.load_outlines(path, volume)}
+    for label in (*PARTS, 9):
+        np.testing.assert_array_equal(read[label], found.mask(label))
+    assert list(dcmread(path).ROIContourSequence[-2].ROIDisplayColor) == [1, 2, 3]
     with pytest.raises(FormatError, match="overlap"):
         io.load_labels(path, volume)
     (one,) = io.load_outlines(path, volume, MaskRule(value=300))
-    assert one.name == "two parts"
+    assert one.name == "object 300"
 
 
 def test_a_hole_as_a_contour_of_its_own(tmp_path: Path) -> None:
@@ -178,28 +180,6 @@ def test_a_hole_as_a_contour_of_its_own(tmp_path: Path) -> None:
     inner = contours(dcmread(written(volume, tmp_path, hole * 7)))
     path = changed(written(volume, tmp_path, full * 7), lambda d: d.ROIContourSequence[0].ContourSequence.extend(inner))
     np.testing.assert_array_equal(io.load_labels(path, volume).array == 7, full & ~hole)
-
-
-REFUSED: dict[str, tuple[Callable[[Dataset], object], type[InputError], str]] = {
-    "another frame of reference": (
-        lambda d: setattr(d.StructureSetROISequence[0], "ReferencedFrameOfReferenceUID", "1.2.3"),
-        GeometryError,
-        "another frame of reference",
-    ),
-    "another image": (
-        lambda d: setattr(contours(d)[0].ContourImageSequence[0], "ReferencedSOPInstanceUID", "1.2.3"),
-        GeometryError,
-        "refers to an image that is not in this series",
-    ),
-    "between two slices": (lambda d: _move(contours(d)[0], (0, 0, 1.5)), GeometryError, "1.5 mm off the slices"),
-    "across the slices": (lambda d: _tilt(contours(d)[0]), GeometryError, "off the slices"),
-    "beside the image": (lambda d: _move(contours(d)[0], (300, 0, 0)), GeometryError, "outside of the image"),
-    "no points": (lambda d: setattr(contours(d)[0], "ContourData", ["1", "2"]), FormatError, "no points"),
-    "other points than said": (lambda d: setattr(contours(d)[0], "NumberOfContourPoints", 3), FormatError, "no points"),
-    "crossing contours": (lambda d: _cross(d), FormatError, "two contours of ROI 7 cross each other on slice"),
-    "a number twice": (lambda d: setattr(d.StructureSetROISequence[0], "ROINumber", 7), FormatError, "each once"),
-    "points alone": (lambda d: _points(d), PromptError, "no closed contour"),
-}
 
 
 def _move(contour: Dataset, by: tuple[float, float, float]) -> None:
@@ -224,6 +204,28 @@ def _points(dataset: Dataset) -> None:
     for region in dataset.ROIContourSequence:
         for contour in region.ContourSequence:
             contour.ContourGeometricType = "POINT"
+
+
+REFUSED: dict[str, tuple[Callable[[Dataset], object], type[InputError], str]] = {
+    "another frame of reference": (
+        lambda d: setattr(d.StructureSetROISequence[0], "ReferencedFrameOfReferenceUID", "1.2.3"),
+        GeometryError,
+        "another frame of reference",
+    ),
+    "another image": (
+        lambda d: setattr(contours(d)[0].ContourImageSequence[0], "ReferencedSOPInstanceUID", "1.2.3"),
+        GeometryError,
+        "refers to an image that is not in this series",
+    ),
+    "between two slices": (lambda d: _move(contours(d)[0], (0, 0, 1.5)), GeometryError, "1.5 mm off the slices"),
+    "across the slices": (lambda d: _tilt(contours(d)[0]), GeometryError, "off the slices"),
+    "beside the image": (lambda d: _move(contours(d)[0], (300, 0, 0)), GeometryError, "outside of the image"),
+    "no points": (lambda d: setattr(contours(d)[0], "ContourData", ["1", "2"]), FormatError, "no points"),
+    "other points than said": (lambda d: setattr(contours(d)[0], "NumberOfContourPoints", 3), FormatError, "no points"),
+    "crossing contours": (_cross, FormatError, "two contours of ROI 7 cross each other on slice"),
+    "a number twice": (lambda d: setattr(d.StructureSetROISequence[0], "ROINumber", 7), FormatError, "each once"),
+    "points alone": (_points, PromptError, "no closed contour"),
+}
 
 
 @pytest.mark.parametrize("what", REFUSED)

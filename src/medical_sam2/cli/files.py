@@ -4,7 +4,7 @@ import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -212,21 +212,21 @@ def check_place(path: Path, overwrite: bool) -> None:
         raise InputError("its folder is not writable", "choose another folder", subject=path)
 
 
-Saver = Callable[[Path], object]
+Saver = Callable[[Path], Sequence[str] | None]
+"""Writes a file; may return lines that say what it does not hold."""
 
 
 def write(
     outputs: OutputOptions, volume: Volume, found: Segmentation, prompts: Sequence[Prompt], report: Mapping[str, Any]
-) -> None:
+) -> list[str]:
     """All files that were requested; the labels last, so that they are there only if all else is.
 
-    Whatever stops it, an interrupt too: files that were not there before are gone again.
+    Whatever stops it, an interrupt too: files that were not there before are gone again. Returns what they do not hold.
     """
     pieces = list(_savers(outputs, volume, found, prompts, report))
     fresh = [file for file, _ in pieces if not file.exists()]
     try:
-        for file, save in reversed(pieces):
-            save(file)
+        return [line for file, save in reversed(pieces) for line in save(file) or ()]
     except BaseException:
         for file in fresh:
             file.unlink(missing_ok=True)
@@ -248,7 +248,7 @@ def _savers(
         rows = statistics.measure(volume, found)
         return statistics.to_json(rows) + "\n" if file.suffix.lower() == ".json" else statistics.to_csv(rows)
 
-    yield outputs.output, image(found)
+    yield outputs.output, image(replace(found, probability={}))  # which has files of its own
     if outputs.probability is not None:
         for label, file in file_of_each(outputs.probability, sorted(found.probability), outputs.format).items():
             yield file, image(found.probability[label])

@@ -70,7 +70,7 @@ def segment(
     report.print_warnings(line for line in found.warnings if line not in plan.warnings)
     facts |= {**report.describe_result(image, found, plan.warnings), "seconds": clock.laps}
     report.print_review(facts["look_here"])
-    files.write(outputs, image, found, named.prompts, facts)
+    report.print_warnings(files.write(outputs, image, found, named.prompts, facts))
     clock.lap("write")
     return report.print_report(facts, report.result_text(facts, written), json=json)
 

@@ -191,25 +191,29 @@ def save(
     """Write labels, or a map of numbers, in the grid of the volume that they belong to; whole or not at all.
 
     Args:
-        what: a segmentation (its labels are written, in the smallest unsigned type) or an array of the volume's shape.
+        what: a segmentation (its numbers are written in the smallest unsigned type) or an array of the volume's shape.
         path: .nii, .nii.gz, .nrrd, .mha, .dcm for a DICOM-SEG, or .rtstruct.dcm.
         like: the volume, as it was loaded: its affine is written bit for bit.
         formats: plug-ins that know further suffixes; see `medical_sam2.io.registry`.
 
     Returns:
-        What the file does not hold, one line each.
+        What the file does not hold of it, one line each.
 
     Raises:
         InputError: unknown suffix or unwritable folder.
         GeometryError: another shape than the volume's.
+        FormatError: objects overlap, and the format cannot hold that.
         ResourceError: the disk is full.
     """
     path = Path(path)
     format = registry.writer_of(path, formats)
-    array = voxels.compact(what.labels if isinstance(what, Segmentation) else np.asarray(what))
-    if array.shape != like.shape:
-        raise GeometryError(f"the result has shape {array.shape}, the volume {like.shape}", "save it beside its own volume")
-    return format.write(array, path, like, what.names if isinstance(what, Segmentation) else NO_NAMES)
+    shape = what.labels.shape if isinstance(what, Segmentation) else np.shape(what)
+    if shape != like.shape:
+        raise GeometryError(f"the result has shape {shape}, the volume {like.shape}", "save it beside its own volume")
+    if not isinstance(what, Segmentation):
+        return format.write(voxels.compact(np.asarray(what)), path, like, NO_NAMES)
+    layers = tuple(voxels.compact(layer) for layer in what.layers)
+    return format.export(replace(what, labels=voxels.compact(what.labels), layers=layers), path, like)
 
 
 def _is_picture(path: Path) -> bool:

@@ -11,8 +11,6 @@ import numpy as np
 from contourpy import contour_generator
 from numpy.typing import NDArray
 
-COLOURS = ("#4cc9f0", "#f9844a", "#90be6d", "#f9c74f", "#c77dff", "#f94144", "#43aa8b", "#ff8fab")
-"""Of objects, in turn, wherever they have none of their own: those of the page."""
 ON_LINE_PX = 0.01
 """A centre that is not farther from a line lies on it: files round what they store."""
 LEVEL = 0.6
@@ -30,12 +28,6 @@ class Polygon:
 
     outer: NDArray[np.float64]
     holes: tuple[NDArray[np.float64], ...] = ()
-
-
-def label_colour(label: int) -> tuple[int, int, int]:
-    """Red, green and blue of an object that has no colour of its own."""
-    text = COLOURS[(label - 1) % len(COLOURS)]
-    return int(text[1:3], 16), int(text[3:5], 16), int(text[5:7], 16)
 
 
 def trace_polygons(mask_hw: NDArray[np.bool_]) -> list[Polygon]:

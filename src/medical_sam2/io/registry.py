@@ -9,6 +9,8 @@ def save(array, path, like):                                 # (I, J, K) labels 
 
 MINE = Format("NumPy", (".npy",), written=(".npy",), writer=save, carries=frozenset({"several objects"}))
 ```
+
+A format that carries colours or overlaps has an `exporter` instead of a `writer`: it is given the whole `Segmentation`.
 """
 
 import os
@@ -27,7 +29,7 @@ from numpy.typing import NDArray
 from medical_sam2.errors import AmbiguousError, ConfigError, FormatError, InputError, MedicalSam2Error
 from medical_sam2.io.safe_open import GZIP_MAGIC, as_stored, guarded, open_content, open_regular, unpack_and
 from medical_sam2.plugins import find
-from medical_sam2.volume import Volume
+from medical_sam2.volume import Segmentation, Volume
 
 Carried = Literal["names", "colours", "probability", "overlaps", "several objects"]
 Form = Literal["sform", "qform"]
@@ -128,6 +130,8 @@ class Format:
         written: suffixes of files that are written, the usual one first.
         writer: (array, path, volume) writes labels or numbers in the grid of a volume; names (label → name) come fourth where
             the format carries them. It may return lines that say what the file does not hold.
+        exporter: (segmentation, path, volume) writes a segmentation with all that the format carries, instead of a writer; its
+            `maps` hold each object whole, where its `layers` overlap too. It may return such lines as well.
         check: (volume, path) refuses a volume beside which this format cannot be written, before anything is computed.
         carries: what of a segmentation is kept; label numbers always are.
         renames: (label → name) → the names as they are written, where the format has no room for any name.
@@ -145,7 +149,8 @@ class Format:
     by_name: tuple[str, ...] = ()
     reader: str | Callable[..., Any] | None = None
     written: tuple[str, ...] = ()
-    writer: str | Callable[..., None] | None = None
+    writer: str | Callable[..., Any] | None = None
+    exporter: str | Callable[[Segmentation, Path, Volume], Any] | None = None
     check: str | Callable[[Volume, Path], None] | None = None
     carries: frozenset[Carried] = frozenset()
     renames: str | Callable[[Mapping[int, str]], Mapping[int, str]] | None = None
@@ -172,10 +177,35 @@ class Format:
         written = _function(self.renames)(names) if self.renames else names
         return {label: written[label] for label, name in names.items() if written[label] != name}
 
+    @property
+    def written_here(self) -> bool:
+        """Whether segmentations are written in this format."""
+        return bool(self.writer or self.exporter)
+
     def write(self, array: NDArray[np.generic], path: Path, like: Volume, names: Mapping[int, str]) -> list[str]:
-        """Write labels, or a map of numbers, in the grid of `like`; returns what the file does not hold, one line each."""
+        """Write labels, or a map of numbers, in the grid of `like`; what the file does not hold is said, one line each."""
+        if not self.writer and array.dtype.kind not in "biu":
+            raise FormatError(f"{self.name} holds objects, not a map of numbers", "save it to .nii.gz", subject=path)
+        if not self.writer:
+            return self.export(Segmentation(array, like.affine, names), path, like)  # type: ignore[arg-type]  # integers
         named = (names,) if "names" in self.carries else ()
         return list(_function(self.writer)(array, path, like, *named) or ())
+
+    def export(self, found: Segmentation, path: Path, like: Volume) -> list[str]:
+        """Write a segmentation in the grid of `like`; what the file does not hold of it is said, one line each.
+
+        Raises:
+            FormatError: its objects overlap, and the format holds one object at a voxel.
+        """
+        if found.overlaps and "overlaps" not in self.carries:
+            problem = f"objects overlap, and {self.name} holds one object at each voxel"
+            raise FormatError(problem, f"save to {', '.join(written('overlaps'))}", subject=path)
+        said = {"names": found.names, "colours": found.colours, "probability": found.probability}
+        lost = [what for what, given in said.items() if given and (what not in self.carries or what == "probability")]
+        notes = [f"{path.name} does not hold {' and '.join(lost)}"] if lost else []
+        if self.exporter:
+            return [*notes, *(_function(self.exporter)(found, path, like) or ())]
+        return [*notes, *self.write(found.labels, path, like, found.names)]
 
 
 def _function(named: str | Callable[..., Any] | None) -> Callable[..., Any]:
@@ -294,9 +324,9 @@ RTSTRUCT = Format(
     "RTSTRUCT",
     (".dcm",),
     written=(".rtstruct.dcm",),
-    writer="medical_sam2.io.dicom.structures:save",
+    exporter="medical_sam2.io.dicom.structures:save",
     check="medical_sam2.io.dicom.structures:check",
-    carries=frozenset({"names", "colours", "several objects"}),
+    carries=frozenset({"names", "colours", "overlaps", "several objects"}),
     renames="medical_sam2.io.dicom.segmentation:segment_labels",
     media_type="application/dicom",
 )
@@ -352,7 +382,7 @@ def readable() -> str:
 def writable() -> str:
     """What is written, in words."""
     listed = [
-        f"{s} for a {format.name}" if format.check else s for format in formats() if format.writer for s in format.written
+        f"{s} for a {format.name}" if format.check else s for format in formats() if format.written_here for s in format.written
     ]
     return f"{', '.join(listed[:-1])} or {listed[-1]}"
 
@@ -375,7 +405,7 @@ def header_suffixes() -> frozenset[str]:
 
 def written(carries: Carried | None = None, plugins: Sequence[str] = ()) -> tuple[str, ...]:
     """Suffixes of files that labels of a volume can be written to: of all formats, or of those that carry something."""
-    chosen = [format for format in formats(plugins) if format.writer and carries in (None, *format.carries)]
+    chosen = [format for format in formats(plugins) if format.written_here and carries in (None, *format.carries)]
     return tuple(suffix for format in chosen for suffix in format.written)
 
 
@@ -387,8 +417,8 @@ def writer_of(path: Path, plugins: Sequence[str] = ()) -> Format:
         ConfigError: a plug-in that cannot be loaded.
     """
     name = path.name.lower()
-    endings = {suffix: format for format in formats(plugins) if format.writer for suffix in format.written}
-    found = endings.get(max(filter(name.endswith, endings), key=len, default=""))  # .rtstruct.dcm is no .dcm
+    endings = {suffix: format for format in formats(plugins) if format.written_here for suffix in format.written}
+    found = endings.get(max(filter(name.endswith, endings), key=len, default=""))  # the longest: .seg.nrrd is no .nrrd
     if found is None:
         kind = repr(path.suffix or "files without suffix")
         raise InputError(f"images are not written as {kind}", f"use {', '.join(written(plugins=plugins))}", subject=path)

@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medical_sam2.errors import FormatError
-from medical_sam2.io.contours import COLOURS
 from medical_sam2.server.inference_queue import InferenceQueue, JobEvent, TrackingJob, trim_memory
 from medical_sam2.server.refusals import Conflict, InvalidRequest, NotFound
 from medical_sam2.server.segmentation import (
@@ -25,6 +24,7 @@ from medical_sam2.server.segmentation import (
     save_result,
 )
 from medical_sam2.server.state import (
+    COLOURS,
     MOST_NAME,
     REMEDY,
     Gesture,

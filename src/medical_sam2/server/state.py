@@ -12,11 +12,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from medical_sam2 import volume
 from medical_sam2.errors import FormatError
 from medical_sam2.server.refusals import InvalidRequest
 
 Kind = Literal["points", "box", "mask"]
 MOST_STRUCTURES, MOST_GESTURES, MOST_NAME = 64, 2_000, 80
+COLOURS = tuple("#{:02x}{:02x}{:02x}".format(*colour) for colour in volume.COLOURS)
 
 
 @dataclass(frozen=True)

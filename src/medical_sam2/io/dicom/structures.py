@@ -5,13 +5,12 @@ round corners to pixels find the same ones. A hole is joined with the outline ar
 program fills alike. What is read is the pixels that an odd number of a slice's contours surrounds (keyholes, and XOR).
 """
 
-from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from io import BytesIO
 from pathlib import Path
-from typing import Any
 from warnings import catch_warnings, simplefilter
 
 import numpy as np
@@ -21,7 +20,7 @@ from pydicom.uid import ExplicitVRLittleEndian, RTStructureSetStorage, generate_
 
 from medical_sam2.errors import FormatError, GeometryError, PromptError
 from medical_sam2.io import atomic, labels
-from medical_sam2.io.contours import fill_apart, fill_polygons, label_colour, trace_rings
+from medical_sam2.io.contours import fill_apart, fill_polygons, trace_rings
 from medical_sam2.io.dicom import DicomOrigin, headers
 from medical_sam2.io.dicom.grid import is_reconstruction, place_frames
 from medical_sam2.io.dicom.headers import Plane, floats, read_dataset, text, whole_number
@@ -35,8 +34,8 @@ from medical_sam2.io.dicom.segmentation import (
     source_origin,
 )
 from medical_sam2.io.labels import MOST_OBJECTS, Outline
-from medical_sam2.io.safe_open import guarded
-from medical_sam2.volume import Volume
+from medical_sam2.io.safe_open import guarded, require_memory
+from medical_sam2.volume import Colour, Segmentation, Volume
 
 KIND = "an RTSTRUCT"
 INSET_PX = 0.01
@@ -48,8 +47,8 @@ STUDY_CLASS = "1.2.840.10008.3.1.2.3.1"
 CLOSED, EXCLUSIVE = "CLOSED_PLANAR", "CLOSEDPLANAR_XOR"
 
 
-def save(array: NDArray[Any], path: Path, like: Volume, names: Mapping[int, str]) -> list[str]:
-    """Write labels as an RTSTRUCT: one ROI for each, of the same number, its contours on the slices of the source series.
+def save(found: Segmentation, path: Path, like: Volume) -> list[str]:
+    """Write an RTSTRUCT: one ROI for each object, of the same number, its contours on the slices of the source series.
 
     Patient, study and frame of reference come from the source series; each contour lies where its own slice's header says.
 
@@ -60,30 +59,39 @@ def save(array: NDArray[Any], path: Path, like: Volume, names: Mapping[int, str]
         GeometryError: `like` was not read from DICOM files that are still there.
         FormatError: nothing is segmented.
     """
-    array = labels.integers(array, path)
-    found = [int(label) for label in np.unique(array) if label]
-    if not found:
+    maps = [labels.integers(each, path) for each in found.maps]
+    names = {label: found.names.get(label) or f"object {label}" for label in found.objects()}
+    if not names:
         raise FormatError("nothing is segmented, and an RTSTRUCT cannot be empty", "save to another format", subject=path)
+    written = segment_labels(names)
     with catch_warnings():
         simplefilter("ignore")
         images = _images(source_origin(like, path, KIND))
         dataset = _structure_set([image.header for image in images.values()])
-        contours: dict[int, list[Dataset]] = {label: [] for label in found}
-        for k, image in images.items():
-            for label in np.unique(array[:, :, k]):
-                if label:
-                    contours[int(label)] += image.contours(label == array[:, :, k].T)
-        called = {label: names.get(label) or f"object {label}" for label in found}
-        written = segment_labels(called)
-        for label, name in called.items():
-            region = _add_region(dataset, label, written[label], contours[label])
+        contours = _contours(maps, images)
+        for label, name in names.items():
+            region = _add_region(dataset, label, written[label], found.colour(label))
             if written[label] != name:
                 region.ROIDescription = name[:LONGEST_DESCRIPTION]
+            dataset.ROIContourSequence[-1].ContourSequence = contours[label]
         buffer = BytesIO()
         dataset.save_as(buffer, enforce_file_format=True)
     atomic.write_bytes(path, buffer.getvalue())
-    left_out = sum(bool(array[:, :, k].any()) for k in range(array.shape[2]) if k not in images)
+    left_out = sum(any(each[:, :, k].any() for each in maps) for k in range(like.shape[2]) if k not in images)
     return [f"{left_out} slice(s) were interpolated and have no image: an RTSTRUCT holds no contours there"] if left_out else []
+
+
+def _contours(maps: Sequence[NDArray[np.unsignedinteger]], images: Mapping[int, "_SourceImage"]) -> dict[int, list[Dataset]]:
+    """Label → items of its ContourSequence, slice by slice."""
+    made: dict[int, list[Dataset]] = defaultdict(list)
+    for k, image in images.items():
+        for labels_hw in (each[:, :, k].T for each in maps):
+            for label in np.unique(labels_hw[labels_hw > 0]).tolist():
+                made[label] += image.contours(labels_hw == label)
+    for items in made.values():
+        for number, item in enumerate(items, 1):
+            item.ContourNumber = number
+    return made
 
 
 def check(like: Volume, path: Path) -> None:
@@ -174,15 +182,12 @@ def _structure_set(sources: list[Dataset]) -> Dataset:
     return made
 
 
-def _add_region(dataset: Dataset, label: int, name: str, contours: list[Dataset]) -> Dataset:
+def _add_region(dataset: Dataset, label: int, name: str, colour: Colour) -> Dataset:
     """One region of interest, in the three sequences that tell of it."""
     region, outline, observation = Dataset(), Dataset(), Dataset()
     region.ROINumber, region.ReferencedFrameOfReferenceUID = label, dataset.FrameOfReferenceUID
     region.ROIName, region.ROIGenerationAlgorithm = name, "SEMIAUTOMATIC"
-    for number, item in enumerate(contours, 1):
-        item.ContourNumber = number
-    outline.ROIDisplayColor, outline.ReferencedROINumber = list(label_colour(label)), label
-    outline.ContourSequence = contours
+    outline.ROIDisplayColor, outline.ReferencedROINumber = list(colour), label
     observation.ObservationNumber = len(dataset.RTROIObservationsSequence) + 1
     observation.ReferencedROINumber, observation.RTROIInterpretedType, observation.ROIInterpreter = label, "", ""
     dataset.StructureSetROISequence.append(region)
@@ -242,6 +247,7 @@ def load_segments(path: Path, like: Volume) -> list[Outline]:
     with catch_warnings():
         simplefilter("ignore")
         regions, _ = _regions(path, like)
+    require_memory(len(regions) * like.array.size, path)
     return [Outline(region.label, _filled(region, like.shape, path), region.name) for region in regions]
 
 
