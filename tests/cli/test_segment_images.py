@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from medical_sam2.cli import main
+from medical_sam2.cli.segment_images import _SetRun  # pyright: ignore[reportPrivateUsage]
 from medical_sam2.segmenter import Segmenter
 from tests.cli.conftest import read_once
 from tests.tracking.test_image_set import pictures
@@ -284,3 +285,64 @@ def test_an_image_of_30000_columns(set_workspace: SetWorkspace) -> None:
     report = set_workspace.done(*A_MASK)
     assert not report["failed"]
     assert mask("wide.png").shape == (20, 30_000)
+
+
+ALL_ANNOTATIONS = ("--annotations", "coco", "--annotations", "geojson", "--annotations", "label-studio")
+
+
+def category_pixels(name: str, category: int) -> int:
+    """Pixels of a category on an image, as the COCO file tells."""
+    found = json.loads(Path("out/annotations.coco.json").read_text())
+    (image,) = (each["id"] for each in found["images"] if each["file_name"] == name)
+    return sum(each["area"] for each in found["annotations"] if (each["image_id"], each["category_id"]) == (image, category))
+
+
+def test_annotations_for_other_programs(set_workspace: SetWorkspace) -> None:
+    code, out, err = set_workspace.run(*A_MASK, "--name", "1:cell", *ALL_ANNOTATIONS)
+    assert code == 0, err
+    assert "do not hold names" not in err
+    written = {path.name for path in Path("out").iterdir()}
+    assert written == {
+        "a.png",
+        "b.png",
+        "c.png",
+        "a.geojson",
+        "b.geojson",
+        "c.geojson",
+        "annotations.coco.json",
+        "annotations.labelstudio.json",
+    }
+    assert category_pixels("a.png", 1) == set_workspace.truth.sum()
+    assert json.loads(Path("out/annotations.coco.json").read_text())["categories"][0]["name"] == "cell"
+    assert "wrote out/*.geojson" in out
+    refusal = set_workspace.refused(*A_MASK, "--annotations", "coco", "--skip-existing", "--annotations", "cocoo")
+    assert "unknown format of annotations 'cocoo'; did you mean 'coco'" in refusal
+
+
+def test_names_that_nothing_holds_are_told(set_workspace: SetWorkspace) -> None:
+    _, _, err = set_workspace.run(*A_MASK, "--name", "1:cell")
+    assert "label maps do not hold names; --annotations coco does" in err
+
+
+def test_annotations_of_what_is_finished_survive_an_interruption(
+    set_workspace: SetWorkspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next run does the rest, and its files tell of all images."""
+    keep = _SetRun.keep
+
+    def interrupted(run: _SetRun, found: Any) -> None:
+        keep(run, found)
+        if len(run.done) == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(_SetRun, "keep", interrupted)
+    assert set_workspace.run(*A_MASK, *ALL_ANNOTATIONS)[0] == 130
+    assert len(json.loads(Path("out/annotations.coco.json").read_text())["images"]) == 2
+    assert len(list(Path("out").glob("*.geojson"))) == 2
+    monkeypatch.setattr(_SetRun, "keep", keep)
+    set_workspace.done(*A_MASK, *ALL_ANNOTATIONS, "--skip-existing")
+    found = json.loads(Path("out/annotations.coco.json").read_text())
+    assert [each["file_name"] for each in found["images"]] == ["a.png", "b.png", "c.jpg"]
+    assert [each["id"] for each in found["images"]] == [1, 2, 3]
+    assert category_pixels("a.png", 1) == set_workspace.truth.sum(), "of the first run"
+    assert len(json.loads(Path("out/annotations.labelstudio.json").read_text())) == 3

@@ -86,6 +86,8 @@ class SetOutputOptions:
         preview: all images with their outlines, the least sure first (.png, .jpg).
         statistics: area, place and intensity of each object on each image (.csv, .json).
         report: what was done, with what and how (.json); `medsam2 suggest` reads it.
+        annotations: the same for other programs, in the folder of the label maps: coco, geojson (QuPath; one file for each
+            image), label-studio, or a plug-in; again for more.
         skip_existing: leave images out whose label map is there.
         overwrite: replace files that exist.
     """
@@ -94,6 +96,7 @@ class SetOutputOptions:
     preview: Path | None = None
     statistics: Path | None = None
     report: Path | None = None
+    annotations: Annotated[tuple[str, ...], REPEATED] = ()
     skip_existing: Annotated[bool, FLAG] = False
     overwrite: Annotated[bool, FLAG] = False
 

@@ -1,6 +1,7 @@
 """`medsam2 segment-images`: outline what was pointed at on one image in all images of a folder."""
 
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,9 +11,11 @@ from medical_sam2.cli.files import SetOutputOptions, as_json, check_place, check
 from medical_sam2.cli.options import FLAG, SetInferenceOptions
 from medical_sam2.cli.prompts import SetPromptOptions, SetPrompts, set_prompts
 from medical_sam2.errors import ConfigError, InputError, MedicalSam2Error
-from medical_sam2.io import atomic
+from medical_sam2.io import atomic, registry, voxels
+from medical_sam2.io.annotations import AnnotatedImage
 from medical_sam2.io.image_folder import ImageFolder, open_folder
-from medical_sam2.io.labels import save_label_map
+from medical_sam2.io.labels import read_label_map, save_label_map
+from medical_sam2.io.registry import Format
 
 if TYPE_CHECKING:
     from medical_sam2.segmenter import Segmenter
@@ -48,6 +51,7 @@ def segment_images(
     images = open_folder(folder)
     run = _SetRun(images, images.outputs(outputs.output), outputs, report.Sheet() if outputs.preview is not None else None)
     run.skipped = set(_check(images, run.files, outputs))
+    _check_annotations(run)
     run.prompts = set_prompts(prompts, images)
     _check_masks(run)
     from medical_sam2.cli import network  # torch takes seconds to load: not for a mistyped path
@@ -58,7 +62,10 @@ def segment_images(
     if dry_run:
         report.print_report({**facts, "dry_run": True}, _dry_run_text(facts, run), json=json)
         return 0
-    run.outline(segmenter, options, network.visiting_order(options), quiet=quiet)
+    try:
+        run.outline(segmenter, options, network.visiting_order(options), quiet=quiet)
+    finally:  # an interrupt leaves what is finished
+        run.write_annotations()
     facts |= {"images": run.rows, "failed": run.failed, "skipped": len(run.skipped)}
     facts["seconds"] = round(time.perf_counter() - start, 3)
     written = run.finish(facts)
@@ -93,6 +100,15 @@ def _check(images: ImageFolder, files: list[Path], outputs: SetOutputOptions) ->
     return there if outputs.skip_existing else []
 
 
+def _check_annotations(run: "_SetRun") -> None:
+    """Refuse formats that do not exist, and files of annotations that do, unless they may be replaced."""
+    run.annotations = registry.annotation_formats(run.outputs.annotations)
+    if run.outputs.overwrite or run.outputs.skip_existing:
+        return
+    if there := [path for path in run.annotation_files() if path.exists()]:
+        raise InputError("exists already", "choose another folder, or replace it with --overwrite", subject=there[0])
+
+
 def _check_masks(run: "_SetRun") -> None:
     """Refuse results that would replace a mask, or one another."""
     tables = list(run.tables().values())
@@ -117,7 +133,7 @@ def _dry_run_text(facts: dict[str, Any], run: "_SetRun") -> str:
     weights = facts["weights"]
     lines += [f"weights  {weights['name']} at {weights['image_size']} px", f"device   {facts['device']}"]
     lines.append(f"would write {len(run.images) - len(run.skipped)} label maps to {run.outputs.output}")
-    lines += [f"would write {path}" for path in run.tables().values()]
+    lines += [f"would write {path}" for path in [*run.tables().values(), *run.shown_annotations()]]
     return "\n".join([*lines, "nothing was computed"]) + "\n"
 
 
@@ -131,6 +147,8 @@ class _SetRun:
     sheet: report.Sheet | None
     prompts: SetPrompts = field(default_factory=lambda: SetPrompts({}, {}, ()))
     skipped: set[int] = field(default_factory=set[int])
+    annotations: list[Format] = field(default_factory=list[Format])
+    done: dict[int, Mapping[int, float]] = field(default_factory=dict[int, Mapping[int, float]])
     rows: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
     measured: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
     failed: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
@@ -139,6 +157,34 @@ class _SetRun:
     def tables(self) -> dict[str, Path]:
         """Option → file, of those that speak of all images."""
         return {option: path for option in FILES if (path := getattr(self.outputs, option)) is not None}
+
+    def annotation_files(self) -> dict[Path, tuple[Format, Sequence[int]]]:
+        """File of annotations → its format, and the images in it."""
+        found: dict[Path, tuple[Format, Sequence[int]]] = {}
+        for format in self.annotations:
+            if format.of_each_image:
+                found |= {file.with_suffix(format.annotated): (format, (i,)) for i, file in enumerate(self.files)}
+            else:
+                found[self.outputs.output / f"annotations{format.annotated}"] = format, range(len(self.files))
+        return found
+
+    def shown_annotations(self) -> list[Path]:
+        """The same in few words."""
+        return [
+            self.outputs.output / f"{'*' if each.of_each_image else 'annotations'}{each.annotated}" for each in self.annotations
+        ]
+
+    # Made of the label maps on the disk, one after the other: those of an earlier run count too, and none is kept in memory.
+    def write_annotations(self) -> None:
+        """All files of annotations, of the images whose label maps this run or an earlier one has made."""
+        there = {*self.done, *self.skipped}
+        for path, (format, images) in self.annotation_files().items():
+            if wanted := [i for i in images if i in there]:
+                atomic.write_bytes(path, format.annotate(map(self._annotated, wanted), self.prompts.names))
+
+    def _annotated(self, i: int) -> AnnotatedImage:
+        labels, source = read_label_map(self.files[i]), f"{self.images.folder.resolve().name}/{self.images.entries[i].name}"
+        return AnnotatedImage(i + 1, source, voxels.compact(labels), self.done.get(i, {}))  # type: ignore[arg-type]  # of a PNG
 
     def outline(self, segmenter: "Segmenter", options: SetInferenceOptions, order: "str | Order", *, quiet: bool) -> None:
         """All images, each written as it is made; errors that stop everything name the templates."""
@@ -170,6 +216,7 @@ class _SetRun:
             return
         self.outputs.output.mkdir(exist_ok=True)
         save_label_map(found.labels, self.files[i])
+        self.done[i] = found.confidence
         self.rows.append(report.image_row(name, found, self.files[i]))
         report.print_warnings((*self.images.picture(i).warnings, *found.warnings), f"{name}: ")
         if self.outputs.statistics is not None:
@@ -197,4 +244,6 @@ class _SetRun:
             report.print_note(plain(f"failed: {each['image']}: {each['problem']}; {each['remedy']}"))
         if self.failed:
             report.print_note(f"{len(self.failed)} of {len(self.images)} images could not be used; the others are done")
-        return [self.outputs.output, *self.tables().values()]
+        if self.prompts.names and not self.annotations:
+            report.print_note("label maps do not hold names; --annotations coco does")
+        return [self.outputs.output, *self.tables().values(), *self.shown_annotations()]

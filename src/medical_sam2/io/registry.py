@@ -15,9 +15,8 @@ A format that carries colours or overlaps has an `exporter` instead of a `writer
 
 import os
 import struct
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache, partial
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -26,8 +25,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from medical_sam2.errors import AmbiguousError, ConfigError, FormatError, InputError, MedicalSam2Error
-from medical_sam2.io.safe_open import GZIP_MAGIC, as_stored, guarded, open_content, open_regular, unpack_and
+from medical_sam2.errors import ConfigError, FormatError, InputError
+from medical_sam2.io.safe_open import GZIP_MAGIC, as_stored, guarded, open_content, open_regular
 from medical_sam2.plugins import find
 from medical_sam2.volume import Segmentation, Volume
 
@@ -135,6 +134,9 @@ class Format:
         check: (volume, path) refuses a volume beside which this format cannot be written, before anything is computed.
         carries: what of a segmentation is kept; label numbers always are.
         renames: (label → name) → the names as they are written, where the format has no room for any name.
+        annotator: (annotated images, label → name) → bytes, for sets of images; see `medical_sam2.io.annotations`.
+        annotated: how names of files end that it makes.
+        of_each_image: it makes a file for each image, not one for the set.
         dimensions: of the images in it.
         media_type: for the web.
         listed: in messages, where not by its name.
@@ -154,6 +156,9 @@ class Format:
     check: str | Callable[[Volume, Path], None] | None = None
     carries: frozenset[Carried] = frozenset()
     renames: str | Callable[[Mapping[int, str]], Mapping[int, str]] | None = None
+    annotator: str | Callable[..., bytes] | None = None
+    annotated: str = ""
+    of_each_image: bool = False
     dimensions: tuple[int, ...] = (3,)
     media_type: str = "application/octet-stream"
     listed: str = ""
@@ -161,7 +166,7 @@ class Format:
     @property
     def read_here(self) -> bool:
         """Whether files of this format are images that somebody reads."""
-        return bool(self.reader) or self.kind == "archive"
+        return bool(self.reader)
 
     def read(self, path: Path, options: Options) -> Any:
         """What a file holds: a volume, or pictures."""
@@ -176,6 +181,10 @@ class Format:
         """Label → name as it is written, of those that do not fit as they are."""
         written = _function(self.renames)(names) if self.renames else names
         return {label: written[label] for label, name in names.items() if written[label] != name}
+
+    def annotate(self, images: Iterable[Any], names: Mapping[int, str]) -> bytes:
+        """The content of a file with these annotated images, or with this one."""
+        return _function(self.annotator)(images, names)
 
     @property
     def written_here(self) -> bool:
@@ -339,8 +348,29 @@ PNG = _picture("PNG", (".png",), matches=_begins(b"\x89PNG\r\n\x1a\n"), written=
 JPEG = _picture("JPEG", (".jpg", ".jpeg"), matches=_begins(b"\xff\xd8\xff"))
 TIFF = _picture("TIFF", (".tif", ".tiff"), matches=_begins(b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"))
 BMP = _picture("BMP", (".bmp",), matches=lambda head: head.startswith(b"BM") and head[6:10] == bytes(4))
-ZIP = Format("zip", (".zip",), kind="archive", matches=_begins(b"PK\x03\x04"), listed="a zip with one of them")
-BUILT_IN = (NIFTI, NRRD, METAIMAGE, DICOM, PNG, JPEG, TIFF, BMP, ZIP, DICOM_SEG, RTSTRUCT, SLICER)
+ZIP = Format(
+    "zip",
+    (".zip",),
+    kind="archive",
+    matches=_begins(b"PK\x03\x04"),
+    reader="medical_sam2.io.archive:read",
+    listed="a zip with one of them",
+)
+_annotations = partial(Format, suffixes=(), kind="picture", dimensions=(2,), media_type="application/json")
+OF_A_SET: frozenset[Carried] = frozenset({"names", "several objects"})
+COCO = _annotations("COCO", annotator="medical_sam2.io.annotations:coco", annotated=".coco.json", carries=OF_A_SET)
+GEOJSON = _annotations(
+    "GeoJSON",
+    annotator="medical_sam2.io.annotations:geojson",
+    annotated=".geojson",
+    of_each_image=True,
+    carries=OF_A_SET | {"colours"},
+    media_type="application/geo+json",
+)
+LABEL_STUDIO = _annotations(
+    "Label Studio", annotator="medical_sam2.io.annotations:label_studio", annotated=".labelstudio.json", carries=OF_A_SET
+)
+BUILT_IN = (NIFTI, NRRD, METAIMAGE, DICOM, PNG, JPEG, TIFF, BMP, ZIP, DICOM_SEG, RTSTRUCT, SLICER, COCO, GEOJSON, LABEL_STUDIO)
 
 
 def formats(plugins: Sequence[str] = ()) -> Iterator[Format]:
@@ -409,6 +439,19 @@ def written(carries: Carried | None = None, plugins: Sequence[str] = ()) -> tupl
     return tuple(suffix for format in chosen for suffix in format.written)
 
 
+def annotation_formats(names: Sequence[str]) -> list[Format]:
+    """The formats of annotations that are called so ("coco", "label-studio"), or plug-ins; each once.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    known = {format.name.lower().replace(" ", "-"): format for format in formats() if format.annotator}
+    found = [find(known, name, what="format of annotations") for name in dict.fromkeys(names)]
+    if strange := [name for name, format in zip(names, found, strict=False) if not getattr(format, "annotator", None)]:
+        raise ConfigError(f"{strange[0]} is no format of annotations", f"use {', '.join(known)}")
+    return found  # type: ignore[return-value]
+
+
 def writer_of(path: Path, plugins: Sequence[str] = ()) -> Format:
     """The format in which a file of this name is written.
 
@@ -434,11 +477,10 @@ def read_file(path: Path, options: Options) -> Volume | tuple[Picture, ...]:
     with guarded(path):
         path = as_stored(path)
         format = DICOM if os.path.isdir(path) else recognise(path)
-        if format is ZIP:
-            return unpack_and(path, options.max_bytes, lambda folder: _read_only_image(folder, path, options))
         if format is None:
             raise FormatError("its format is unknown", f"give {readable()}", subject=path)
-        _check_options(format, options)
+        if format is not ZIP:  # the options are of what it holds
+            _check_options(format, options)
         return format.read(path, options)
 
 
@@ -448,45 +490,3 @@ def _check_options(format: Format, options: Options) -> None:
         if getattr(options, name) not in (None, False) and format is not needed:
             option = f"--{name.replace('_', '-')}"
             raise ConfigError(f"{option} changes nothing: this is {format.name}, not {needed.name}", "leave it out")
-
-
-def _read_only_image(folder: Path, path: Path, options: Options) -> Volume | tuple[Picture, ...]:
-    """What an unpacked zip file holds, with the zip file as its source, and without the slices' files, which are gone."""
-    with _naming_entry(path, folder):
-        found = read_file(_only_image(folder, path), options)
-    if isinstance(found, tuple):
-        return tuple(replace(picture, source=path) for picture in found)
-    gone = isinstance(found, Loaded) and hasattr(found.origin, "slices")
-    return replace(found, source=path, **({"origin": None} if gone else {}))
-
-
-@contextmanager
-def _naming_entry(path: Path, folder: Path) -> Iterator[None]:
-    """Name the zip file and its entry in errors, not the temporary place that the entry was unpacked to."""
-    try:
-        yield
-    except MedicalSam2Error as error:
-        if isinstance(error.subject, Path) and error.subject.is_relative_to(folder):
-            error.subject = f"{path} ({error.subject.relative_to(folder)})"
-        raise error.with_traceback(None) from None
-
-
-def _only_image(folder: Path, path: Path) -> Path:
-    """The single image of an unpacked zip file; the folder itself if it holds DICOM files."""
-    files = [Path(place, name) for place, _, names in os.walk(folder) for name in sorted(names)]
-    formats = {file: format for file in files if (format := recognise(file)) and not _is_second_half(file, files)}
-    found = sorted(formats)
-    if not found:
-        raise FormatError("the zip file holds no image", "pack one volume", subject=path)
-    if set(formats.values()) == {DICOM}:
-        return folder
-    if len(found) > 1:
-        listed = tuple(str(file.relative_to(folder)) for file in found[:8])
-        raise AmbiguousError(f"the zip file holds {len(found)} images", "unpack it and give one", subject=path, choices=listed)
-    return found[0]
-
-
-def _is_second_half(file: Path, files: Sequence[Path]) -> bool:
-    """Whether it is the .img of a .hdr."""
-    halves = file.suffix.lower() in NIFTI.data
-    return halves and any(other.suffix.lower() in NIFTI.headers and other.stem == file.stem for other in files)

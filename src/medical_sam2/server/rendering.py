@@ -3,7 +3,7 @@
 import gzip
 import io
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
@@ -14,6 +14,7 @@ from PIL import Image
 
 from medical_sam2.intensity_window import Window
 from medical_sam2.io import registry
+from medical_sam2.io.annotations import AnnotatedImage
 from medical_sam2.server.refusals import InvalidRequest, Refusal
 from medical_sam2.server.segmentation import LabelMaps, SessionImage, SessionVolume
 from medical_sam2.server.session import Session
@@ -75,7 +76,7 @@ def download_forms(image: SessionImage, plugins: Sequence[str], *, dicom: bool) 
         dicom: whether the source is DICOM, to which alone a DICOM-SEG or an RTSTRUCT can refer.
     """
     if not isinstance(image, SessionVolume):
-        return {"zip": "Label images"}
+        return {"zip": "Label images", **{form: format.name for form, format in _annotation_forms(plugins).items()}}
     formats = [each for each in registry.formats(plugins) if each.written_here and (dicom or each not in registry.OF_A_SERIES)]
     return {**{each.written[0].removeprefix("."): each.name for each in formats}, "csv": "Volumes (CSV)"}
 
@@ -86,16 +87,15 @@ def encode_download(store: SessionStore, session: Session, form: str) -> Encoded
     Args:
         store: knows the source.
         session: that was tracked.
-        form: "nii.gz", "nii", "nrrd", "mha", "dcm", "rtstruct.dcm", "csv"; for a set "zip".
+        form: "nii.gz", "nii", "nrrd", "mha", "dcm", "rtstruct.dcm", "csv"; for a set "zip", "coco.json",
+            "geojson.zip", "labelstudio.json".
 
     Raises:
         Refusal: nothing was tracked, or no such form of it.
     """
     result, image, names = session.result(), session.image, session.history.state.names
     if not isinstance(image, SessionVolume):
-        if form != "zip":
-            raise InvalidRequest("sets of images are downloaded as a zip of label images")
-        return _attachment(_zip(result.labels), "application/zip", "labels.zip")
+        return _encode_set(result.labels, form, names, store.settings.formats)
     if form == "csv":
         from medical_sam2.statistics import measure, to_csv  # SciPy takes a while to load: not before the page opens
 
@@ -112,6 +112,30 @@ def encode_download(store: SessionStore, session: Session, form: str) -> Encoded
 
 def _attachment(data: bytes, kind: str, name: str) -> Encoded:
     return Encoded(data, kind, {"content-disposition": f'attachment; filename="{name}"'})
+
+
+def _annotation_forms(plugins: Sequence[str]) -> dict[str, registry.Format]:
+    """Form → format, of annotations of a set; a zip where each image has a file."""
+    found = [format for format in registry.formats(plugins) if format.annotator]
+    return {format.annotated.removeprefix(".") + ".zip" * format.of_each_image: format for format in found}
+
+
+# Images are called by their numbers, as in the zip of label images: no name of a file leaves the session.
+def _encode_set(labels: LabelMaps, form: str, names: Mapping[int, str], plugins: Sequence[str]) -> Encoded:
+    if form == "zip":
+        return _attachment(_zip(labels), "application/zip", "labels.zip")
+    format = _annotation_forms(plugins).get(form)
+    if format is None:
+        choices = ", ".join(["zip", *_annotation_forms(plugins)])
+        raise InvalidRequest(f"sets of images are downloaded as {choices}")
+    images = (AnnotatedImage(number, f"{number:05d}.png", array) for number, array in enumerate(labels, 1))
+    if not format.of_each_image:
+        return _attachment(format.annotate(images, names), format.media_type, f"annotations.{form}")
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        for image in images:
+            archive.writestr(zipfile.ZipInfo(f"{image.number:05d}{format.annotated}"), format.annotate([image], names))
+    return _attachment(file.getvalue(), "application/zip", f"annotations.{form}")
 
 
 def _zip(labels: LabelMaps) -> bytes:
