@@ -212,6 +212,39 @@ def test_an_object_that_is_not_there_is_told() -> None:
     assert set(np.unique(found.labels)) == {0, 1}
 
 
+def test_objects_that_claim_the_same_voxels_are_kept_apart_where_wanted() -> None:
+    case = phantom()
+    padded = Volume(np.pad(case.volume.array, 3), case.volume.affine)
+    inner = np.zeros(padded.shape, bool)
+    inner[8:10, 9:11, 11] = True
+    voxel = tuple(x + 3 for x in case.voxel(1))
+    prompts, names = [Point(voxel, 1), Point(voxel, 7), Mask(inner, 3, 2)], {7: "tumour"}  # type: ignore[arg-type]
+    whole = np.pad(case.truth == 1, 3)
+
+    def found(**options: Any) -> Segmentation:
+        return segmenter().segment_volume(padded, prompts, window="0,1", names=names, **options)
+
+    apart = found(overlap=True)
+    assert not any("lies outside" in line or "not found" in line for line in apart.warnings)
+    assert len(apart.layers) == 3
+    for label in (1, 3, 7):
+        assert (apart.mask(label) == whole).all() if label != 3 else (apart.mask(3)[:, :, 11] == inner[:, :, 11]).all()
+    assert apart.objects() == (1, 3, 7)
+    flat = found(overlap=False, priority=["tumour", 1])
+    assert flat.layers == ()
+    assert set(np.unique(flat.labels)) == {0, 7}
+    assert set(np.unique(found(priority=[3, 1]).labels)) == {0, 1, 3}
+
+
+@pytest.mark.parametrize(("priority", "says"), [(["liver"], "no objects are called liver"), ([1, "1"], "named twice")])
+def test_a_priority_names_each_object_once(priority: list[Any], says: str) -> None:
+    case = phantom()
+    with pytest.raises(ConfigError, match=says):
+        segment(case, [case.prompt("click", 1, 2)], priority=priority)
+    with pytest.raises(ConfigError, match="one label map"):
+        segment(case, [case.prompt("click", 1, 2)], overlap=True, earlier=case.truth)
+
+
 def test_progress_ends_at_its_total() -> None:
     case = phantom()
     for views in ("one", "three", "six"):

@@ -36,6 +36,17 @@ def test_an_object_by_hand() -> None:
     assert (spleen.label, spleen.voxels, spleen.volume_mm3, spleen.centroid_mm, spleen.mean) == (9, 0, 0, None, None)
 
 
+def test_objects_that_overlap_are_counted_whole() -> None:
+    volume, segmentation = example()
+    kidney, tumour = np.zeros((5, 6, 7), np.uint8), np.zeros((5, 6, 7), np.uint8)
+    kidney[:, 2, 3], tumour[2:4, 2, 3:5] = 1, 2
+    labels = np.where(tumour, tumour, kidney)
+    rows = measure(volume, Segmentation(labels, AFFINE, layers=(kidney, tumour)))
+    assert [(row.label, row.voxels, row.shared_voxels) for row in rows] == [(1, 5, 2), (2, 4, 2)]
+    assert [row.maximum for row in rows] == [30, 30]
+    assert [row.shared_voxels for row in measure(volume, segmentation)] == [0, 0]
+
+
 @given(shapes, seeds, st.sampled_from([np.uint8, np.uint16, np.uint32]))
 def test_every_voxel_is_counted_once(shape: tuple[int, int, int], seed: int, dtype: type) -> None:
     rng = np.random.default_rng(seed)

@@ -27,7 +27,7 @@ from medical_sam2.tracking.encoding import CompiledEncoder, FeatureCache, Featur
 from medical_sam2.tracking.fusion import FUSIONS, FusionFactory
 from medical_sam2.tracking.image_set import ImageMask, ImageSetConfig, Order, choose_order, segment_set
 from medical_sam2.tracking.image_viewer import ImageViewer, choose_set_windows
-from medical_sam2.tracking.plan import by_window, plan_tracking
+from medical_sam2.tracking.plan import by_window, order_objects, plan_tracking
 from medical_sam2.tracking.postprocess import describe_missed_clicks, describe_missed_points
 from medical_sam2.tracking.view_tracker import TrackingConfig
 from medical_sam2.tracking.volume_tracker import FrameDone, GroupTracker, ResultOptions, TrackingProgress, VolumeTracker
@@ -117,6 +117,8 @@ class Segmenter:
         zoom: bool = True,
         features: Path | None = None,
         names: Mapping[int, str] | None = None,
+        overlap: bool = False,
+        priority: Sequence[int | str] = (),
         on_frame: Callable[[FrameDone], None] | None = None,
     ) -> Segmentation:
         """Outline every prompted object in the whole volume.
@@ -137,6 +139,10 @@ class Segmenter:
             zoom: whether the network is shown a region around the object that grows with it, or always whole slices.
             features: folder in which what the encoder saw is kept from run to run, by content and weights.
             names: label → name of the structure.
+            overlap: whether each object is kept whole, in the result's layers, where several claim a voxel, such as a tumour
+                in a kidney; its labels give that voxel to one of them all the same.
+            priority: objects, by label or name, that such a voxel is given to before others, the first before the second;
+                unless given, and among the others, it goes to the most probable.
             on_frame: called with each tracked frame.
 
         Returns:
@@ -148,11 +154,15 @@ class Segmenter:
         """
         if earlier is not None and (probability or uncertainty):
             raise ConfigError("a correction keeps no probabilities", "leave `probability` and `uncertainty` out, or `earlier`")
+        if earlier is not None and (overlap or priority):
+            raise ConfigError("a correction mends one label map", "leave `overlap` and `priority` out, or `earlier`")
         # padding is cut off before anything else and put back after everything else; groups of one window share a tracker
         policy, summed = find(POLICIES, bank, what="bank"), find(FUSIONS, fusion, what="fusion")
         shown, mended = (crop := Crop.to_content(volume, prompts)).volume, crop.labels(earlier)
         plan = plan_tracking(shown, [crop.prompt(prompt) for prompt in prompts], views, earlier)
-        options = ResultOptions(summed, probability, uncertainty, islands, self.gate if consensus else None)
+        first = order_objects(priority, plan.labels, names or {})
+        gate = self.gate if consensus else None
+        options = ResultOptions(summed, probability, uncertainty, islands, gate, overlap=overlap, priority=first)
         work = VolumeTracker(shown, plan, options, TrackingProgress(crop.wrap_progress(on_frame)))
 
         with self.computing():
@@ -165,7 +175,8 @@ class Segmenter:
                 else:
                     mended = correct_labels(tracker, own, mended)
         result = crop.to_whole(work.result(names or {}, mended), earlier)
-        return replace(result, warnings=(*result.warnings, *describe_missed_points(result.labels, prompts)))
+        missed = [line for labels in result.maps for line in describe_missed_points(labels, prompts)]
+        return replace(result, warnings=(*result.warnings, *missed))
 
     @torch.no_grad()
     def segment_images(

@@ -38,6 +38,7 @@ class ObjectStatistics:
         sd: standard deviation of the intensity, over all voxels of the object (divided by their number).
         minimum: smallest intensity.
         maximum: largest intensity.
+        shared_voxels: how many of the voxels belong to another object, too, where objects were kept apart.
     """
 
     label: int
@@ -52,6 +53,7 @@ class ObjectStatistics:
     sd: float | None = None
     minimum: float | None = None
     maximum: float | None = None
+    shared_voxels: int = 0
 
 
 def measure(volume: Volume, segmentation: Segmentation) -> tuple[ObjectStatistics, ...]:
@@ -66,11 +68,19 @@ def measure(volume: Volume, segmentation: Segmentation) -> tuple[ObjectStatistic
         raise GeometryError(
             f"the labels have shape {segmentation.labels.shape}, the image {volume.shape}", "give a segmentation of this image"
         )
-    boxes = object_boxes(segmentation.labels)
-    return tuple(
-        _row(volume, segmentation.labels, label, segmentation.names.get(label, ""), boxes.get(label))
-        for label in sorted({*boxes, *segmentation.names} - {0})
-    )
+    found = {label: (n, box) for n, each in enumerate(segmentation.maps) for label, box in object_boxes(each).items()}
+    rows: list[ObjectStatistics] = []
+    for label in sorted({*found, *segmentation.names} - {0}):
+        name = segmentation.names.get(label, "")
+        if label not in found:
+            rows.append(ObjectStatistics(label, name, voxels=0, volume_mm3=0.0, volume_ml=0.0))
+            continue
+        n, box = found[label]
+        mask = segmentation.maps[n][box] == label
+        others = [other[box][mask] != 0 for m, other in enumerate(segmentation.layers) if m != n]
+        shared = int(np.count_nonzero(np.logical_or.reduce(others))) if others else 0
+        rows.append(_row(volume, mask, label, name, box, shared))
+    return tuple(rows)
 
 
 def to_json(rows: Iterable[ObjectStatistics]) -> str:
@@ -107,10 +117,10 @@ def slices_to_csv(segmentation: Segmentation, axes: str) -> str:
     return text.getvalue()
 
 
-def _row(volume: Volume, labels: NDArray[np.integer], label: int, name: str, box: tuple[slice, ...] | None) -> ObjectStatistics:
-    if box is None:
-        return ObjectStatistics(label, name, voxels=0, volume_mm3=0.0, volume_ml=0.0)
-    mask = labels[box] == label
+def _row(
+    volume: Volume, mask: NDArray[np.bool_], label: int, name: str, box: tuple[slice, ...], shared: int
+) -> ObjectStatistics:
+    """An object whose voxels are `mask` of the part `box` of the volume."""
     voxels = int(np.count_nonzero(mask))
     low = np.array([side.start for side in box])
     centre = volume.affine @ [*(low + _centre(mask)), 1.0]
@@ -128,6 +138,7 @@ def _row(volume: Volume, labels: NDArray[np.integer], label: int, name: str, box
         sd=sd,
         minimum=minimum,
         maximum=maximum,
+        shared_voxels=shared,
     )
 
 

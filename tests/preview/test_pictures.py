@@ -86,19 +86,28 @@ def test_one_pixel_is_never_lost(scale: float) -> None:
     labels = np.zeros((50, 60), np.uint8)
     labels[20, 30] = 4
     crop = PreviewCrop((0, 0), (50, 60), (scale, scale))
-    plain = np.asarray(tile(labels * 0, None, crop, {}))
-    marked = np.asarray(tile(labels * 0, labels, crop, {4: PALETTE[1]}))
+    plain = np.asarray(tile(labels * 0, [], crop, {}))
+    marked = np.asarray(tile(labels * 0, [labels], crop, {4: PALETTE[1]}))
     places = np.argwhere((marked != plain).any(axis=2)).mean(axis=0)
     np.testing.assert_allclose((places + 0.5) / scale, (20.5, 30.5), atol=0.6 / scale)
+
+
+def test_objects_that_overlap_are_both_outlined() -> None:
+    outer, inner = np.zeros((50, 60), np.uint8), np.zeros((50, 60), np.uint8)
+    outer[10:40, 10:50], inner[20:30, 20:40] = 1, 2
+    crop, colours = PreviewCrop((0, 0), (50, 60), (3, 3)), {1: PALETTE[0], 2: (1, 2, 250)}
+    both = np.asarray(tile(outer * 0, [outer, inner], crop, colours)).astype(int)
+    assert (both[:, :, 0] > 200).any()
+    assert (both[:, :, 2] > 200).any()
 
 
 def test_a_crop_shows_its_part_alone() -> None:
     labels = np.zeros((50, 60), np.uint8)
     labels[20:30, 30:40] = 1
-    away = tile(labels, labels, PreviewCrop((0, 0), (20, 30), (2, 3)), {1: PALETTE[0]})
+    away = tile(labels, [labels], PreviewCrop((0, 0), (20, 30), (2, 3)), {1: PALETTE[0]})
     assert away.size == (90, 40)
     assert not np.asarray(away).any()
-    assert np.asarray(tile(labels, labels, PreviewCrop((15, 25), (20, 30), (2, 3)), {1: PALETTE[0]})).any()
+    assert np.asarray(tile(labels, [labels], PreviewCrop((15, 25), (20, 30), (2, 3)), {1: PALETTE[0]})).any()
 
 
 OUTLINE = np.zeros((40, 30, 20), bool)

@@ -170,6 +170,23 @@ def test_labels_go_to_the_largest_probability(shape: Shape, seed: int, names: li
         assert labels[index] == (-best[1] if best[0] > 0.5 else 0)
 
 
+@given(shapes, seeds, st.permutations([1, 2, 3, 4]), st.integers(0, 4), st.booleans())
+def test_objects_of_priority_take_their_voxels_first(
+    shape: Shape, seed: int, order: list[int], count: int, at_once: bool
+) -> None:
+    volumes = np.random.default_rng(seed).choice([0.0, 0.3, 0.5, 0.6, 0.9], (4, *shape))
+    first = order[:count]
+    found = LabelMap(shape, 4, first)
+    each = {label: volumes[label - 1] for label in order}
+    for lot in [each] if at_once else [{label: one} for label, one in each.items()]:
+        found.add(lot, last=at_once)
+    for index in np.ndindex(shape):
+        claims = {label: volumes[label - 1][index] for label in order if volumes[label - 1][index] > 0.5}
+        listed = [label for label in first if label in claims]
+        best = min(claims, key=lambda label: (-claims[label], label), default=0)
+        assert found.labels[index] == (listed[0] if listed else best)
+
+
 @pytest.mark.parametrize(("label", "dtype"), [(1, np.uint8), (255, np.uint8), (256, np.uint16), (65_536, np.uint32)])
 def test_labels_take_the_smallest_type(label: int, dtype: type) -> None:
     assert labels_of({label: np.ones((1, 1, 1))}).dtype == dtype

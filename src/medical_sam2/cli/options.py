@@ -75,6 +75,8 @@ class InferenceOptions(TrackingOptions):
         islands: keep parts of an object that hang together with no prompt of it.
         consensus: look at each object once more in 3D after tracking, if the weights can (those that ship do).
         adapt: seconds of tuning to what was outlined, before it is tracked; outlines only, undone afterwards.
+        overlap: keep each object whole where several claim a voxel (a tumour in a kidney), in a format that holds this.
+        priority: object, by name or number, that such a voxel is given to instead of the most probable one; again for the next.
     """
 
     views: str = "one"
@@ -82,6 +84,8 @@ class InferenceOptions(TrackingOptions):
     islands: Annotated[bool, FLAG] = False
     consensus: bool = True
     adapt: float = 0.0
+    overlap: Annotated[bool, FLAG] = False
+    priority: Annotated[tuple[str, ...], REPEATED] = ()
 
 
 @Parameter(name="*", group=Group("Method", sort_key=3))

@@ -192,9 +192,13 @@ def _window(seen: Window) -> dict[str, Any]:
 
 def _objects(volume: Volume, found: Segmentation) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
-    boxes = object_boxes(found.labels)
-    for label in sorted({*boxes, *found.names, *(row.object for row in found.confidence)}):
-        voxels = int(np.count_nonzero(found.labels[boxes[label]] == label)) if label in boxes else 0
+    counts = {
+        label: int(np.count_nonzero(labels[box] == label))
+        for labels in found.maps
+        for label, box in object_boxes(labels).items()
+    }
+    for label in sorted({*counts, *found.names, *(row.object for row in found.confidence)}):
+        voxels = counts.get(label, 0)
         ml = voxels * volume.voxel_mm3 / 1000
         rows.append({"label": label, "name": found.names.get(label, ""), "voxels": voxels, "volume_ml": round(ml, 6)})
     return rows

@@ -88,6 +88,8 @@ def _check(file: Path, outputs: OutputOptions, prompts: PromptOptions, options: 
         "--views": options.views in OF_SEVERAL,
         "--fusion": options.fusion != AS_USUAL.fusion,
         "--islands": options.islands,
+        "--overlap": options.overlap,
+        "--priority": options.priority,
     }
     for option, given in of_several.items():
         if given:
@@ -128,6 +130,8 @@ def _track(
             islands=options.islands,
             consensus=options.consensus,
             zoom=not options.whole_slices,
+            overlap=options.overlap,
+            priority=options.priority,
             features=options.features,
             names=named.names,
             on_frame=progress,

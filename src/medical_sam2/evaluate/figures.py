@@ -169,7 +169,7 @@ def write_sketch(job: EvaluationJob, shown: EvaluationCase, prompts: FramePrompt
     corner, size = ((0, 0), truth.shape) if region is None else ((region.top, region.left), region.shape_hw)
     scale = SIDE / max(size[0] * high, size[1] * wide)
     crop = PreviewCrop(corner, (size[0], size[1]), (scale * high, scale * wide))
-    drawn = tile(picture, np.where(mask, ANSWER, 0), crop, COLOURS, [FramePrompt.mask(truth)])
+    drawn = tile(picture, [np.where(mask, ANSWER, 0)], crop, COLOURS, [FramePrompt.mask(truth)])
     canvas = Image.new("RGB", (SIDE, SIDE))
     canvas.paste(drawn, ((SIDE - drawn.width) // 2, (SIDE - drawn.height) // 2))
     stream = BytesIO()

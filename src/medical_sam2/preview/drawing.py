@@ -9,8 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from medical_sam2.prompts import FramePrompt
-
-Colour = tuple[int, int, int]
+from medical_sam2.volume import Colour
 
 BACKGROUND, TEXT, MUTED, INSIDE, OUTSIDE = (18, 18, 20), (235, 235, 235), (160, 160, 165), (40, 210, 90), (240, 60, 60)
 PALETTE: tuple[Colour, ...] = (
@@ -73,15 +72,15 @@ def colours_of(labels: Iterable[int]) -> dict[int, Colour]:
 
 def tile(
     image: NDArray[np.generic],
-    labels_hw: NDArray[np.generic] | None,
+    maps_hw: Sequence[NDArray[np.generic]],
     crop: PreviewCrop,
     colours: Mapping[int, Colour],
     prompts: Sequence[FramePrompt] = (),
 ) -> Image.Image:
-    """A slice (H, W), or an image (H, W, 3), of uint8, with its objects outlined and its prompts marked."""
+    """A slice (H, W), or an image (H, W, 3), of uint8, with the objects of its label maps outlined and its prompts marked."""
     large = PreviewCrop(crop.low_yx, crop.size_yx, (crop.scale_yx[0] * _FINE, crop.scale_yx[1] * _FINE))
     picture = Image.fromarray(crop.cut(image)).convert("RGB").resize(large.size_px, Image.Resampling.BICUBIC)
-    if labels_hw is not None:
+    for labels_hw in maps_hw:
         part = crop.cut(labels_hw)
         for label in np.unique(part[part != 0]).tolist():
             paint(picture, part == label, colours[label])

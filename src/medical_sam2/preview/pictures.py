@@ -64,8 +64,8 @@ class PreviewScene:
     def areas(self) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
         """Voxels of any object on each slice of each array axis; one pass, slab by slab."""
         areas = tuple(np.zeros(size, np.int64) for size in self.volume.shape)
-        for index, slab in enumerate(self.segmentation.labels):
-            inside = slab != 0
+        for index, slabs in enumerate(zip(*self.segmentation.maps, strict=True)):
+            inside = np.logical_or.reduce([slab != 0 for slab in slabs])
             areas[0][index] = np.count_nonzero(inside)
             areas[1][:] += inside.sum(axis=1)
             areas[2][:] += inside.sum(axis=0)
@@ -76,10 +76,15 @@ class PreviewScene:
     def voxels(self) -> Mapping[int, int]:
         """Label → number of its voxels, 0 for a named object that was not found."""
         counts: Counter[int] = Counter(dict.fromkeys(self.segmentation.names, 0))
-        for slab in self.segmentation.labels:
+        for slab in (slab for labels in self.segmentation.maps for slab in labels):
             labels, voxels = np.unique(slab[slab != 0], return_counts=True)
             counts.update(dict(zip(labels.tolist(), voxels.tolist(), strict=True)))
         return dict(sorted(counts.items()))
+
+    @cached_property
+    def colours(self) -> Mapping[int, Colour]:
+        """Label → its colour in pictures: the chosen one, where there is one."""
+        return drawing.colours_of(self.voxels) | self.segmentation.colours
 
     def extent(self, axis: int) -> tuple[int, int]:
         """First and last slice of an array axis on which any object lies; the whole axis where there is none."""
@@ -120,7 +125,8 @@ class PreviewScene:
         """Intensities of the objects, of one that is large every n-th."""
         step = max(1, round((self.volume.array.size / _SAMPLES) ** (1 / 3)))
         cut = (slice(None, None, step),) * 3
-        return self.volume.array[cut][self.segmentation.labels[cut] != 0]
+        inside = np.logical_or.reduce([labels[cut] != 0 for labels in self.segmentation.maps])
+        return self.volume.array[cut][inside]
 
 
 def save(
@@ -238,7 +244,9 @@ def _cell(
     pixels = image if image.dtype == np.uint8 else percentile_window(image).as_bytes(image)
     height, width = image.shape[:2]
     scale = tile_px / max(height, width)
-    picture = drawing.tile(pixels, mask, PreviewCrop((0, 0), (height, width), (scale, scale)), colours)
+    picture = drawing.tile(
+        pixels, [] if mask is None else [mask], PreviewCrop((0, 0), (height, width), (scale, scale)), colours
+    )
     return _captioned(_centred(picture, tile_px, tile_px), caption)
 
 
@@ -270,8 +278,8 @@ def _strip(scene: PreviewScene, width_px: int, slices: int) -> Image.Image:
 def draw_slice(scene: PreviewScene, view: View, t: int, crop: PreviewCrop) -> Image.Image:
     """Frame t of a view with its objects and prompts, cut and stretched by `crop`."""
     grey = scene.grey.as_bytes(view.apply(scene.volume.array, scene.axes)[t])
-    labels = view.apply(scene.segmentation.labels, scene.axes)[t]
-    return drawing.tile(grey, labels, crop, drawing.colours_of(scene.voxels), scene.prompts_on(view, t))
+    labels = [view.apply(each, scene.axes)[t] for each in scene.segmentation.maps]
+    return drawing.tile(grey, labels, crop, scene.colours, scene.prompts_on(view, t))
 
 
 def _frame(scene: PreviewScene, view: View, index: int) -> int:
@@ -327,7 +335,7 @@ def _around(scene: PreviewScene, view: View, side_px: int) -> PreviewCrop:
 
 def _legend(scene: PreviewScene, width_px: int) -> Image.Image:
     """A coloured square, the name and the volume of each object, in as many lines as they need."""
-    colours: dict[int, Colour] = drawing.colours_of(scene.voxels)
+    colours = scene.colours
     entries = [
         (colours[label], f"{scene.segmentation.names.get(label) or f'object {label}'}   {_millilitres(scene, voxels)}")
         for label, voxels in scene.voxels.items()

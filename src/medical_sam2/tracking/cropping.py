@@ -109,6 +109,7 @@ class Crop:
             probability={label: self._embedded(each) for label, each in found.probability.items()},
             uncertainty=None if found.uncertainty is None else self._embedded(found.uncertainty),
             confidence=rows,
+            layers=tuple(self._embedded(layer) for layer in found.layers),
         )
 
     def _embedded(self, part: NDArray[Any], around: NDArray[Any] | None = None) -> NDArray[Any]:

@@ -184,11 +184,15 @@ class LabelMap:
     Args:
         shape_ijk: shape of the volume.
         highest: the largest label that will come; the smallest unsigned dtype that holds it is taken.
+        priority: labels that take what exceeds 0.5 before others do, whatever is more probable; the first before the second.
     """
 
-    def __init__(self, shape_ijk: Sequence[int], highest: int) -> None:
+    def __init__(self, shape_ijk: Sequence[int], highest: int, priority: Sequence[int] = ()) -> None:
         self.labels: NDArray[np.unsignedinteger] = np.zeros(tuple(shape_ijk), np.min_scalar_type(highest))
         self._best: NDArray[np.float32] | None = None
+        self._ranks = np.full(highest + 1, len(priority)) if priority else None
+        if self._ranks is not None:
+            self._ranks[0], self._ranks[list(priority)] = len(priority) + 1, range(len(priority))
 
     def add(self, probabilities: Mapping[int, Slabs], *, last: bool = False) -> None:
         """Enter some objects, slab by slab.
@@ -204,6 +208,9 @@ class LabelMap:
             for label in sorted(probabilities):
                 candidate = np.asarray(probabilities[label][index], np.float32)
                 better = (candidate > best) | ((candidate == best) & (label < slab))
+                if self._ranks is not None:
+                    own, others = self._ranks[label], self._ranks[slab]
+                    better = (candidate > THRESHOLD) & ((own < others) | ((own == others) & better))
                 best[better], slab[better] = candidate[better], label
 
 

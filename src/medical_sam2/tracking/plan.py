@@ -62,6 +62,11 @@ class TrackingPlan:
     groups: tuple[Group, ...]
     warnings: tuple[str, ...] = ()
 
+    @property
+    def labels(self) -> tuple[int, ...]:
+        """All objects that are prompted, ascending."""
+        return tuple(sorted({label for group in self.groups for label in group.prompts}))
+
 
 def plan_tracking(
     volume: Volume, prompts: Sequence[Prompt], views: str | Sequence[View], earlier: NDArray[np.generic] | None = None
@@ -281,6 +286,24 @@ def bytes_of_object(volume: Volume, *, uncertainty: bool) -> int:
 def objects_at_once(volume: Volume, *, uncertainty: bool) -> int:
     """How many objects may wait at once to be decided."""
     return max(1, TOGETHER_BYTES // bytes_of_object(volume, uncertainty=uncertainty))
+
+
+def order_objects(priority: Sequence[int | str], labels: Collection[int], names: Mapping[int, str]) -> tuple[int, ...]:
+    """The labels of objects that are named by their names or numbers, in that order.
+
+    Raises:
+        ConfigError: no object is called so, several are, or one is named twice.
+    """
+    order: list[int] = []
+    for word in priority:
+        called = [label for label in labels if str(word) in (names.get(label), str(label))]
+        if len(called) != 1:
+            known = ", ".join(names.get(label) or str(label) for label in sorted(labels))
+            raise ConfigError(f"priority: {len(called) or 'no'} objects are called {word}", f"name one of {known}")
+        order += called
+    if len(set(order)) < len(order):
+        raise ConfigError("priority: an object is named twice", "name each once")
+    return tuple(order)
 
 
 def bytes_needed(volume: Volume, objects: int, image_size: int, *, probability: bool, uncertainty: bool) -> int:

@@ -40,7 +40,7 @@ from medical_sam2.tracking.postprocess import redraw, remove_islands
 from medical_sam2.tracking.region_of_interest import BoxXyxy, Region, group_regions, object_box, region_for
 from medical_sam2.tracking.view_tracker import FrameTime, PassEnds, TrackingConfig, TrackingResult, ViewTracker
 from medical_sam2.views import THREE_VIEWS, View
-from medical_sam2.volume import Segmentation, SliceConfidence, Volume
+from medical_sam2.volume import Segmentation, SliceConfidence, Volume, add_to_layers
 
 SAMPLES = 5  # frames that the mean feature of a direction is taken from
 LEAST_WEIGHT = 0.05  # of an unsure frame
@@ -305,6 +305,8 @@ class ResultOptions:
         uncertainty: whether the views' disagreement is.
         islands: whether parts stay that hang together with no prompt.
         gate: of the consensus that follows tracking; none where there is none.
+        overlap: whether each object is kept whole, too, in layers.
+        priority: labels that come before others where objects meet.
     """
 
     fusion: FusionFactory
@@ -312,6 +314,8 @@ class ResultOptions:
     uncertainty: bool = False
     islands: bool = False
     gate: Gate | None = None
+    overlap: bool = False
+    priority: tuple[int, ...] = ()
 
 
 @dataclass(eq=False)
@@ -339,7 +343,8 @@ class VolumeTracker:
         self._waiting: dict[int, Fusion | RefinedProbability] = {}
         self._maps: dict[int, NDArray[np.float32]] = {}
         self._spread: NDArray[np.float32] | None = None
-        self._found = LabelMap(self.volume.shape, max(label for group in self.plan.groups for label in group.prompts))
+        self._layers: list[NDArray[np.unsignedinteger]] = []
+        self._found = LabelMap(self.volume.shape, max(self.plan.labels), self.options.priority)
 
     def track(self, tracker: GroupTracker, groups: Sequence[Group]) -> None:
         """Track groups of the plan, or parts of them, that are seen through the same window."""
@@ -379,6 +384,12 @@ class VolumeTracker:
         """Enter the waiting objects in the labels, and keep what was asked for."""
         self._found.add(self._waiting, last=last)
         for label, fusion in self._waiting.items():
+            if self.options.overlap:
+                alone = LabelMap(self.volume.shape, label)
+                alone.add({label: fusion}, last=True)
+                self._remove_islands(alone.labels)
+                self._redraw(alone.labels, (label,))
+                add_to_layers(self._layers, label, alone.labels != 0)
             if self.options.probability:
                 self._maps[label] = fusion.result()
             if self.options.uncertainty:
@@ -391,20 +402,23 @@ class VolumeTracker:
         # outlines are put back last, so that neither islands nor other objects take anything of them
         if mended is None:
             self._enter_labels(last=True)
-            if not self.options.islands:
-                remove_islands(
-                    self._found.labels, [prompt for g in self.plan.groups for own in g.given.values() for prompt in own]
-                )
+            self._remove_islands(self._found.labels)
         labels = self._found.labels if mended is None else mended
-        self._redraw(labels)
-        there = labels_in(labels)
+        self._redraw(labels, self.plan.labels)
+        layers = tuple(self._layers)
+        there = {label for each in (labels, *layers) for label in labels_in(each)}
         missing = [
             f"object {label} was not found on any slice" for g in self.plan.groups for label in g.prompts if label not in there
         ]
         found, axes = self._find_leaks(), self.volume.orientation
         described = dict.fromkeys(leak.describe("ijk"[View(leak.view).order(axes)[0]]) for leak in found)
         rows, warnings = tuple(mark_leaks(mark_collapses(self.rows), found)), (*self._warnings, *missing, *described)
-        return Segmentation(labels, self.volume.affine, names, self._maps, self._spread, rows, warnings, self.windows)
+        maps, spread, windows = self._maps, self._spread, self.windows
+        return Segmentation(labels, self.volume.affine, names, maps, spread, rows, warnings, windows, layers)
+
+    def _remove_islands(self, labels: NDArray[np.unsignedinteger]) -> None:
+        if not self.options.islands:
+            remove_islands(labels, [prompt for group in self.plan.groups for own in group.given.values() for prompt in own])
 
     def _find_leaks(self) -> list[Leak]:
         """Where an object seems to have taken what is not its own."""
@@ -414,11 +428,11 @@ class VolumeTracker:
         drawn = {prompt.object for prompt in given if not isinstance(prompt, Point)}
         return find_leaks(self.rows, {code: shape[down] * shape[across] for code, (down, across) in sides.items()}, drawn)
 
-    def _redraw(self, labels: NDArray[np.unsignedinteger]) -> None:
-        axes = self.volume.orientation
-        for group in self.plan.groups:
-            others = [view for view in THREE_VIEWS if view.axis != group.view.axis]
-            for label, own in group.given.items():
-                redraw(group.view.apply(labels, axes), label, group.prompts[label])
-                for view in others:
-                    redraw(view.apply(labels, axes), label, drawn_prompts(self.volume, own, view))
+    def _redraw(self, labels: NDArray[np.unsignedinteger], objects: Collection[int]) -> None:
+        """Outlines of these objects as they were drawn; of those that meet, what has priority is drawn last."""
+        axes, priority = self.volume.orientation, self.options.priority
+        drawn = [(group, label) for group in self.plan.groups for label in group.given if label in objects]
+        for group, label in sorted(drawn, key=lambda one: -priority.index(one[1]) if one[1] in priority else -len(priority)):
+            redraw(group.view.apply(labels, axes), label, group.prompts[label])
+            for view in (view for view in THREE_VIEWS if view.axis != group.view.axis):
+                redraw(view.apply(labels, axes), label, drawn_prompts(self.volume, group.given[label], view))
