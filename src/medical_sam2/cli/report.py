@@ -3,6 +3,7 @@
 import csv
 import io
 import json as json_format
+import re
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -303,7 +304,7 @@ def set_statistics(rows: Sequence[Mapping[str, Any]], path: Path) -> bytes:
 # Images that failed or were there already have no rows: the counts say so, and medians are of the rest.
 def set_result_text(report: Mapping[str, Any], written: Iterable[Path]) -> str:
     """What came out of a set of images, for people."""
-    windows = {each["window"]["source"].partition(", background")[0] for each in report["images"] if each["window"]}
+    windows = {re.split(", background|, of which", each["window"]["source"])[0] for each in report["images"] if each["window"]}
     sure = sorted((min(each["confidence"].values()), each["image"]) for each in report["images"] if not each["prompted"])
     lines = [f"{len(report['images'])} of {report['count']} images outlined"]
     lines += [f"intensities: {', '.join(sorted(windows))}"] if windows else []
