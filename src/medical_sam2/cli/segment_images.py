@@ -169,7 +169,7 @@ class _SetRun:
         if i in self.skipped:
             return
         self.outputs.output.mkdir(exist_ok=True)
-        save_label_map(found.labels, self.files[i])
+        save_label_map(found.labels, self.files[i], self.images.picture(i).turned)
         self.rows.append(report.image_row(name, found, self.files[i]))
         report.print_warnings((*self.images.picture(i).warnings, *found.warnings), f"{name}: ")
         if self.outputs.statistics is not None:
