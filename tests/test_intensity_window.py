@@ -104,6 +104,20 @@ def test_the_content_of_one_value_is_everything() -> None:
         assert window.low < window.high
 
 
+def with_few(array: NDArray[np.generic], value: float, share: float = 0.013) -> NDArray[np.float64]:
+    """The same with a few voxels of another value in its midst."""
+    changed = array.astype(np.float64)
+    changed[np.random.default_rng(1).random(array.shape) < share] = value
+    return changed
+
+
+@pytest.mark.parametrize("value", [30_000.0, -30_000.0])
+def test_a_value_far_from_all_else_is_told(value: float) -> None:
+    assert f"of which {value:g} is far from all else" in percentile_window(with_few(tissue(0), value)).source
+    assert "far" not in percentile_window(tissue(0)).source
+    assert "far" not in percentile_window((tissue(0) > 0.3).astype(np.uint8)).source
+
+
 @given(seeds, st.sampled_from([-32768.0, -3000.0, 5.0]))
 def test_a_background_leaves_contrast_to_what_is_on_it(seed: int, background: float) -> None:
     """Values inside span .04 to .95: they keep two thirds of the range of grey, wherever the background lies."""
@@ -246,6 +260,15 @@ def test_padding_makes_no_ct_and_takes_none_away(seed: int, width: tuple[tuple[i
     assert not in_hounsfield(np.pad(1000 * tissue(seed).round(3), width, constant_values=value), None)
 
 
+@given(seeds, st.sampled_from([30_000.0, 32_767.0, 4000.0, -32_768.0, -9999.0]), st.sampled_from([None, "CT"]))
+def test_metal_and_odd_padding_in_the_midst_change_no_window(seed: int, value: float, modality: str | None) -> None:
+    metal = as_volume(with_few(ct(seed), value), modality)
+    for inside in (None, np.array([-700]), np.array([700])):
+        assert choose_window(metal, inside=inside) == choose_window(as_volume(ct(seed), modality), inside=inside)
+    if modality is None:
+        assert "guessed" in choose_window(metal).source
+
+
 def not_in_hounsfield() -> dict[str, NDArray[np.generic]]:
     rng, mr = np.random.default_rng(0), tissue(0)
     score = (mr - mr.mean()) / mr.std()
@@ -259,6 +282,7 @@ def not_in_hounsfield() -> dict[str, NDArray[np.generic]]:
         "phase, masked": np.where(mr > 0.2, rng.integers(-4096, 4095, SHAPE), -4096),
         "velocity in mm/s": np.where(mr > 0.2, rng.normal(0, 40, SHAPE).round(), rng.integers(-1000, 1001, SHAPE)),
         "noise": rng.normal(0, 300, SHAPE).round(),
+        "a CT and a fifth of something else": with_few(ct(), 4000.0, 0.2),
         "bytes": (ct().clip(-160, 240) / 2 + 100).astype(np.uint8),
         "stored, without the intercept": (ct() + 1024).astype(np.uint16),
         "MR less 1000": (mr * 1000 - 1000).round(),

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from medical_sam2.errors import GeometryError
-from medical_sam2.statistics import measure, to_csv, to_json
+from medical_sam2.statistics import measure, rows_to_csv, to_csv, to_json
 from medical_sam2.tracking.postprocess import object_boxes
 from medical_sam2.volume import Segmentation, Volume
 from tests.strategies import seeds, shapes
@@ -93,8 +93,30 @@ def test_csv_has_a_column_for_every_number() -> None:
     assert (liver["name"], liver["voxels"], liver["high_i"], liver["mean"]) == ("liver", "2", "2", "20.0")
     assert float(liver["centroid_z_mm"]) == pytest.approx(39)
     assert (spleen["voxels"], spleen["low_k"], spleen["centroid_x_mm"], spleen["maximum"]) == ("0", "", "", "")
+    assert list(liver)[:5] == ["object", "name", "voxels", "volume_mm3", "volume_ml"]
     assert None not in liver
     assert None not in spleen
+
+
+def test_units_are_in_the_names_of_columns() -> None:
+    """Hounsfield units where it is a CT, and only there."""
+    volume, segmentation = example()
+    air_to_bone = np.linspace(-1000, 900, volume.array.size).astype(np.int16).reshape(volume.shape)
+    ct = Volume(air_to_bone, AFFINE, modality="CT")
+    liver, _ = csv.DictReader(io.StringIO(to_csv(measure(ct, segmentation))))
+    assert {"mean_hu", "sd_hu", "minimum_hu", "maximum_hu"} < set(liver)
+    assert float(liver["minimum_hu"]) >= -1000
+    assert "mean" not in liver
+    (other, _) = csv.DictReader(io.StringIO(to_csv(measure(Volume(ct.array, AFFINE, modality="MR"), segmentation))))
+    assert {"mean", "sd", "minimum", "maximum"} < set(other)
+    assert not any(column.endswith(("_hu", "_unit")) for column in other)
+
+
+def test_rows_of_several_units_say_theirs() -> None:
+    rows = [{"mean": 1.5, "intensity_unit": "HU"}, {"mean": 2.5, "intensity_unit": ""}]
+    assert rows_to_csv(rows, ["mean", "intensity_unit"]) == "mean,intensity_unit\n1.5,HU\n2.5,\n"
+    assert rows_to_csv(rows[:1], ["mean", "intensity_unit"]) == "mean_hu\n1.5\n"
+    assert rows_to_csv([], ["mean", "intensity_unit"]) == "mean\n"
 
 
 def test_boxes_of_nothing() -> None:

@@ -24,7 +24,8 @@ BESIDE = 0.5  # of the range of tissue, at most, is given to a background that l
 BRIGHT = 0.6  # mean of what is shown, from which on the network is shown the negative
 SAMPLE = 2_000_000  # voxels that decide
 PADDED_HU = -1100.0  # below air: what scanners and resampling put where nothing was measured
-HIGHEST_HU = 3100.0  # of 12 bits; metal is rarer than the 0.5 % that are left out
+HIGHEST_HU = 3100.0  # of 12 bits
+OUTLIERS = 0.05  # of a CT's voxels, at most, are metal or padding of an odd value in its midst
 NOISE = 0.7  # share of the variance that neighbours do not have in common, from which on there is nothing but noise
 SAMPLED_PLANES, PAIRS = 8, 64  # that are looked at, at most; that are needed, at least
 
@@ -173,6 +174,7 @@ def percentile_window(array: NDArray[np.generic]) -> Window:
     if base:  # integers so large that a float would not hold them
         low, high = floor(low), ceil(high)
     source = "percentiles 0.5 to 99.5" + (f", background {base + background:g} left out" if background is not None else "")
+    source += "".join(f", of which {base + end:g} is far from all else" for end in (low, high) if _lonely(tissue, end))
     return Window(base + low, base + high, source)
 
 
@@ -181,7 +183,8 @@ def in_hounsfield(array: NDArray[np.generic], modality: str | None) -> bool:
     """Whether it is a CT in Hounsfield units: as the file says, if its values can be; else by air, water and what lies between.
 
     Without a modality, values count as Hounsfield units where they are whole, begin with air near −1000, have tissue around 0,
-    little between the two, and nothing beyond 12 bits: no phases, velocities, or other modalities in large numbers.
+    little between the two, and next to nothing beyond 12 bits (metal, odd padding): no phases, velocities, or other modalities
+    in large numbers.
     """
     if modality not in {None, "CT"} or array.dtype.kind not in "if":  # unsigned numbers hold no air
         return False
@@ -192,6 +195,7 @@ def in_hounsfield(array: NDArray[np.generic], modality: str | None) -> bool:
         levels = levels[np.searchsorted(levels, levels[0], "right") :]
     if not len(levels) or base or modality == "CT":
         return modality == "CT" and _within_ct(levels)
+    levels = _without_outliers(levels, PADDED_HU, HIGHEST_HU)
     low, high = np.percentile(levels, PERCENTILES)
     return bool(PADDED_HU <= low <= -850 and high <= HIGHEST_HU) and _air_and_water(levels)
 
@@ -229,10 +233,23 @@ def _background(levels: NDArray[np.float64]) -> tuple[float | None, NDArray[np.f
     return None, levels
 
 
+# Metal and padding look like this, and so does a bright thing on black: not to be told apart here, but to be told.
+def _lonely(levels: NDArray[np.float64], end: float) -> bool:
+    """Whether an end of a window is one value, with more room to the next one than all others take."""
+    rest = levels[levels != end]
+    return 0 < len(rest) < len(levels) and float(np.abs(rest - end).min()) > float(np.ptp(rest)) > 0
+
+
 def _within_ct(levels: NDArray[np.float64]) -> bool:
     """Whether these can be Hounsfield units, some of fat or air among them."""
-    low, high = np.percentile(levels, PERCENTILES) if len(levels) else (0.0, 0.0)
+    low, high = np.percentile(_without_outliers(levels, -5000, 32_000), PERCENTILES) if len(levels) else (0.0, 0.0)
     return bool(-5000 < low <= -50 and high < 32_000 and high - low >= 100)
+
+
+def _without_outliers(levels: NDArray[np.float64], low: float, high: float) -> NDArray[np.float64]:
+    """What lies between, where hardly anything does not; else all."""
+    first, last = np.searchsorted(levels, low, "left"), np.searchsorted(levels, high, "right")
+    return levels[first:last] if last - first >= (1 - OUTLIERS) * len(levels) else levels
 
 
 def _bright(window: Window, array: NDArray[np.generic]) -> bool:

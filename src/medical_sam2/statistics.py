@@ -3,17 +3,20 @@
 import csv
 import io
 import json
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from medical_sam2.errors import GeometryError
+from medical_sam2.intensity_window import in_hounsfield
 from medical_sam2.tracking.postprocess import object_boxes
 from medical_sam2.views import View
 from medical_sam2.volume import Segmentation, Volume
 
+HU = "HU"
+_INTENSITIES = ("mean", "sd", "minimum", "maximum")
 _TRIPLES = {
     "low_ijk": ("low_i", "low_j", "low_k"),
     "high_ijk": ("high_i", "high_j", "high_k"),
@@ -39,6 +42,7 @@ class ObjectStatistics:
         minimum: smallest intensity.
         maximum: largest intensity.
         shared_voxels: how many of the voxels belong to another object, too, where objects were kept apart.
+        intensity_unit: "HU" of a CT in Hounsfield units, "" where numbers have no unit that is known.
     """
 
     label: int
@@ -54,6 +58,7 @@ class ObjectStatistics:
     minimum: float | None = None
     maximum: float | None = None
     shared_voxels: int = 0
+    intensity_unit: str = ""
 
 
 def measure(volume: Volume, segmentation: Segmentation) -> tuple[ObjectStatistics, ...]:
@@ -80,7 +85,13 @@ def measure(volume: Volume, segmentation: Segmentation) -> tuple[ObjectStatistic
         others = [other[box][mask] != 0 for m, other in enumerate(segmentation.layers) if m != n]
         shared = int(np.count_nonzero(np.logical_or.reduce(others))) if others else 0
         rows.append(_row(volume, mask, label, name, box, shared))
-    return tuple(rows)
+    unit = intensity_unit(volume.array, volume.modality)
+    return tuple(replace(row, intensity_unit=unit) for row in rows)
+
+
+def intensity_unit(array: NDArray[np.generic], modality: str | None) -> str:
+    """HU where an image is a CT in Hounsfield units, as its window is chosen; nothing where numbers have no known unit."""
+    return HU if in_hounsfield(array, modality) else ""
 
 
 def to_json(rows: Iterable[ObjectStatistics]) -> str:
@@ -88,14 +99,27 @@ def to_json(rows: Iterable[ObjectStatistics]) -> str:
     return json.dumps([asdict(row) for row in rows], indent=2, ensure_ascii=False, allow_nan=False)
 
 
-def to_csv(rows: Iterable[ObjectStatistics]) -> str:
-    """The rows as CSV with a header; triples become three columns, what is not known stays empty."""
-    names = [column for field in fields(ObjectStatistics) for column in _TRIPLES.get(field.name, (field.name,))]
+def to_csv(rows: Sequence[ObjectStatistics]) -> str:
+    """The rows as CSV, units in the names of the columns (mm, mm3, ml, hu); what is not known stays empty."""
+    names = [column for each in fields(ObjectStatistics) for column in _TRIPLES.get(each.name, (each.name,))]
+    table = [dict(zip(names, (cell for each in asdict(row).items() for cell in _cells(*each)), strict=True)) for row in rows]
+    return rows_to_csv([{"object": row.pop("label"), **row} for row in table], ["object", *names[1:]])
+
+
+def rows_to_csv(rows: Sequence[Mapping[str, object]], columns: Sequence[str]) -> str:
+    """Rows as CSV: intensities are called by their unit where all rows have the same (`mean_hu`); else a column tells it.
+
+    Args:
+        rows: by column, with an `intensity_unit` each.
+        columns: all of them, in their order.
+    """
+    units = {str(row["intensity_unit"]) for row in rows}
+    only = units.pop().lower() if len(units) == 1 else ""
+    kept = [column for column in columns if column != "intensity_unit" or units]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(names)
-    for row in rows:
-        writer.writerow([cell for name, value in asdict(row).items() for cell in _cells(name, value)])
+    writer.writerow([f"{column}_{only}" if only and column in _INTENSITIES else column for column in kept])
+    writer.writerows([row[column] for column in kept] for row in rows)
     return text.getvalue()
 
 

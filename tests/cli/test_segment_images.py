@@ -230,6 +230,20 @@ def test_suggestion_of_a_slice(set_workspace: SetWorkspace) -> None:
     assert all(row["axis"] == "k" and row["slice"] in {0, 1, 3, 4} for row in found)
 
 
+def test_images_that_viewers_turn(set_workspace: SetWorkspace) -> None:
+    """A mask that nobody turned is refused where it may lie the wrong way round; what is written can be used again."""
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    Image.open("set/a.png").save("set/a.png", exif=exif)
+    said = "a_mask.png: its EXIF orientation is 1 and that of the image is 3: one of the two was turned"
+    assert said in set_workspace.refused(*A_MASK)
+    Image.open("a_mask.png").save("a_mask.png", exif=exif)
+    code, _, err = set_workspace.run(*A_MASK)
+    assert code == 0, err
+    code, _, err = set_workspace.run("--template", "a.png", "--mask", "out/a.png", output="again")
+    assert code == 0, err
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

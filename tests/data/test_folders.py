@@ -153,6 +153,15 @@ def test_pictures_that_do_not_fit_are_refused(tmp_path: Path, image: np.ndarray,
         found.load(found.cases[0])
 
 
+def test_labels_that_are_turned_otherwise_than_their_image_are_refused(tmp_path: Path) -> None:
+    found = grey_set(tmp_path, np.arange(20, dtype=np.uint8).reshape(4, 5), np.zeros((4, 5), np.uint8))
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    Image.fromarray(np.arange(20, dtype=np.uint8).reshape(4, 5)).save(tmp_path / "imagesTr" / "a_0000.png", exif=exif)
+    with pytest.raises(GeometryError, match=r"a\.png: its EXIF orientation is 1 and that of the image is 3"):
+        found.load(found.cases[0])
+
+
 def test_a_file_of_several_pictures_is_no_image_of_a_set(tmp_path: Path) -> None:
     pages = [Image.fromarray(np.full((4, 5), n, np.uint8)) for n in range(3)]
     (tmp_path / "images").mkdir()

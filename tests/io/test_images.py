@@ -2,17 +2,20 @@
 
 import io as memory
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import tifffile
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 from PIL import Image
 
 from medical_sam2 import io
-from medical_sam2.errors import AmbiguousError, FormatError, InputError
+from medical_sam2.errors import AmbiguousError, FormatError, GeometryError, InputError
 from medical_sam2.intensity_window import percentile_window
+from medical_sam2.io.labels import read_label_map, save_label_map
 
 RNG = np.random.default_rng(0)
 GREY = RNG.integers(0, 256, (6, 9)).astype(np.uint8)
@@ -57,6 +60,65 @@ def test_turned_photographs_stay_as_stored_and_tell(tmp_path: Path) -> None:
     picture = store(Image.fromarray(GREY), tmp_path / "a.jpg", exif=exif)
     assert picture.shape == (6, 9)
     assert "EXIF orientation 6" in picture.warnings[0]
+
+
+def turned(array: NDArray[Any], path: Path, orientation: int) -> Path:
+    """A file that viewers turn."""
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    if path.suffix == ".tif":
+        tifffile.imwrite(
+            path, array, photometric="rgb" if array.ndim > 2 else "minisblack", extratags=[(0x0112, "H", 1, orientation, True)]
+        )
+    else:
+        Image.fromarray(array).save(path, exif=exif)
+    return path
+
+
+@pytest.mark.parametrize("mask", ["m.png", "m.tif", "m32.tif"])
+@pytest.mark.parametrize(
+    ("orientations", "shape", "taken"),
+    [
+        ((1, 1), (6, 9), True),
+        ((6, 6), (8, 8), True),
+        ((3, 1), (6, 9), False),
+        ((1, 3), (6, 9), False),
+        ((6, 8), (6, 9), False),
+        ((6, 1), (8, 8), False),
+        ((6, 1), (6, 9), True),  # had it been drawn on what a viewer shows, it would be 9 × 6
+    ],
+)
+def test_a_mask_that_is_turned_otherwise_than_its_image_is_refused(
+    tmp_path: Path, mask: str, orientations: tuple[int, int], shape: tuple[int, int], taken: bool
+) -> None:
+    drawn = np.zeros(shape, np.uint32 if "32" in mask else np.uint8)
+    drawn[1:3, 1:5] = 1
+    file = turned(drawn, tmp_path / mask, orientations[1])
+    (like,) = io.load_pictures(
+        turned(np.arange(drawn.size, dtype=np.uint8).reshape(shape), tmp_path / "i.jpg", orientations[0])
+    )
+    if taken:
+        np.testing.assert_array_equal(read_label_map(file, like=like), drawn)
+        return
+    said = f"EXIF orientation is {orientations[1]} and that of the image is {orientations[0]}"
+    with pytest.raises(GeometryError, match=f"{mask}: its {said}.*; save both"):
+        read_label_map(file, like=like)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_pixels_are_as_stored_however_viewers_turn_them(tmp_path: Path, orientation: int) -> None:
+    """Pillow turns TIFF files, and no others."""
+    stored = {"a.png": GREY, "c.png": COLOUR, "a.tif": GREY, "c.tif": COLOUR, "deep.tif": GREY.astype(np.uint32)}
+    for name, array in stored.items():
+        (found,) = io.load_pictures(turned(array, tmp_path / name, orientation))
+        np.testing.assert_array_equal(found.array, array)
+        assert found.turned == orientation
+
+
+def test_a_label_map_is_turned_as_its_image_is(tmp_path: Path) -> None:
+    save_label_map(np.arange(24, dtype=np.uint8).reshape(4, 6), tmp_path / "m.png", turned=3)
+    (like,) = io.load_pictures(turned(np.zeros((4, 6), np.uint8), tmp_path / "i.jpg", 3))
+    np.testing.assert_array_equal(read_label_map(tmp_path / "m.png", like=like), np.arange(24).reshape(4, 6))
 
 
 def test_pages_must_be_chosen(tmp_path: Path) -> None:

@@ -37,7 +37,7 @@ def test_results_in_a_format_of_ones_own(serve: Callable[..., Served], tmp_path:
     assert (answer.status_code, answer.headers["content-type"]) == (200, "text/x; charset=utf-8")
     assert answer.json()["voxels"] > 0
     refusal = served.http.get(f"/api/sessions/{id}/download/absent").json()["error"]
-    assert "choose nii.gz, nii, nrrd, mha, dcm, counts or csv" in refusal
+    assert "choose nii.gz, nii, nrrd, mha, dcm, rtstruct.dcm, counts or csv" in refusal
 
 
 def test_sessions_outlive_the_server_and_uploads_that_broke_off_do_not(tmp_path: Path, queue: InferenceQueue, ct: Path) -> None:
@@ -97,7 +97,7 @@ def test_the_page_says_how_sure_it_is_and_takes_what_it_is_given(serve: Callable
     rows = served.http.get(f"/api/sessions/{id}/rows").json()
     assert [row["t"] for row in rows if row["said"]] == [8]
     assert served.http.get(f"/api/sessions/{id}/solid/labels.nii.gz").content[:2] == b"\x1f\x8b"
-    for form, start in (("nii.gz", b"\x1f\x8b"), ("nrrd", b"NRRD"), ("csv", b"label,name")):
+    for form, start in (("nii.gz", b"\x1f\x8b"), ("nrrd", b"NRRD"), ("csv", b"object,name")):
         assert served.http.get(f"/api/sessions/{id}/download/{form}").content.startswith(start)
     assert served.http.get(f"/api/sessions/{id}/download/dcm").status_code == 422
     assert served.http.get(f"/api/sessions/{id}/download/zip").status_code == 404

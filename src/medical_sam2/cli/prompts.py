@@ -251,7 +251,8 @@ class _SetReader:
 
     def _outlines(self, file: Path, page: int | None, place: int, rule: MaskRule) -> list[Outline]:
         with _naming_pages(file):
-            numbers, shape = read_label_map(file, page), self.images[place].shape[:2]
+            image = self.images.picture(place)
+            numbers, shape = read_label_map(file, page, like=image), image.shape
             if numbers.shape != shape:
                 sizes = [f"{width} × {height} pixels" for height, width in (numbers.shape, shape)]
                 name = self.images.entries[place].name

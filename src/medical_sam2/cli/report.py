@@ -1,8 +1,7 @@
 """What a run tells: its progress, what was done and what came out, for people and as JSON; nothing of who the patient is."""
 
-import csv
-import io
 import json as json_format
+import re
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from medical_sam2 import preview
+from medical_sam2 import preview, statistics
 from medical_sam2.cli import plain
 from medical_sam2.cli.doctor import installed_version
 from medical_sam2.cli.files import as_json
@@ -43,6 +42,11 @@ if TYPE_CHECKING:
 PACKAGES = ("medical-sam2", "torch", "transformers", "numpy")
 SET = "images"  # kind of a report that `medsam2 suggest` reads
 EVERY_S = 10.0
+PLACE = (
+    *("x_low_px", "y_low_px", "x_high_px", "y_high_px", "centroid_x_px", "centroid_y_px"),
+    *("mean", "sd", "minimum", "maximum"),
+)
+COLUMNS_OF_SET = ("image", "object", "name", "confidence", "area_px", "area_mm2", "share", *PLACE, "intensity_unit")
 TILE_PX, COLUMNS, MOST_TILES = 190, 6, 120
 PROMPTED = -1.0  # templates come before all others
 
@@ -273,7 +277,7 @@ def measure_image(name: str, picture: Picture, found: "ImageMask", names: Mappin
     boxes, rows = object_boxes(found.labels), list[dict[str, Any]]()
     pixel_mm2 = None if picture.spacing_mm is None else picture.spacing_mm[0] * picture.spacing_mm[1]
     for label, sure in found.confidence.items():
-        place: dict[str, Any] = dict.fromkeys(("x_low", "y_low", "x_high", "y_high", "centroid_x", "centroid_y", "mean", "sd"))
+        place: dict[str, Any] = dict.fromkeys(PLACE)
         area = 0
         if label in boxes:
             down, across = boxes[label]
@@ -282,13 +286,16 @@ def measure_image(name: str, picture: Picture, found: "ImageMask", names: Mappin
             y, x = (float(along.mean()) for along in np.nonzero(inside))
             values = picture.array[down, across][inside].astype(np.float64)
             corners = (across.start, down.start, across.stop - 1, down.stop - 1)
-            numbers = (*corners, *(round(n, 4) for n in (x + across.start, y + down.start, values.mean(), values.std())))
+            centre = x + across.start, y + down.start
+            spread = values.mean(), values.std(), values.min(), values.max()
+            numbers = (*corners, *(round(float(number), 4) for number in (*centre, *spread)))
             place = dict(zip(place, numbers, strict=True))
         size = {"area_px": area, "area_mm2": None if pixel_mm2 is None else round(area * pixel_mm2, 4)}
         share = round(area / found.labels.size, 6)
         rows.append(
             {"image": name, "object": label, "name": names.get(label, "")}
             | {"confidence": round(sure, 4), **size, "share": share, **place}
+            | {"intensity_unit": statistics.intensity_unit(picture.array, picture.modality)}
         )
     return rows
 
@@ -297,17 +304,13 @@ def set_statistics(rows: Sequence[Mapping[str, Any]], path: Path) -> bytes:
     """The statistics as the ending of their file says."""
     if path.suffix.lower() == ".json":
         return as_json(rows).encode()
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]) if rows else ["image"], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue().encode()
+    return statistics.rows_to_csv(rows, COLUMNS_OF_SET).encode()
 
 
 # Images that failed or were there already have no rows: the counts say so, and medians are of the rest.
 def set_result_text(report: Mapping[str, Any], written: Iterable[Path]) -> str:
     """What came out of a set of images, for people."""
-    windows = {each["window"]["source"].partition(", background")[0] for each in report["images"] if each["window"]}
+    windows = {re.split(", background|, of which", each["window"]["source"])[0] for each in report["images"] if each["window"]}
     sure = sorted((min(each["confidence"].values()), each["image"]) for each in report["images"] if not each["prompted"])
     lines = [f"{len(report['images'])} of {report['count']} images outlined"]
     lines += [f"intensities: {', '.join(sorted(windows))}"] if windows else []

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from medical_sam2.tracking.image_set import ImageMask, Order
 
 NO_PROMPTS, AS_USUAL = SetPromptOptions(), SetInferenceOptions()
+TURNED = "viewers turn this image (EXIF orientation), and annotations are of its pixels as they are stored"
 FILES = {"preview": (".png", ".jpg", ".jpeg"), "statistics": (".csv", ".json"), "report": (".json",)}
 
 
@@ -215,10 +216,11 @@ class _SetRun:
         if i in self.skipped:
             return
         self.outputs.output.mkdir(exist_ok=True)
-        save_label_map(found.labels, self.files[i])
+        save_label_map(found.labels, self.files[i], self.images.picture(i).turned)
         self.done[i] = found.confidence
         self.rows.append(report.image_row(name, found, self.files[i]))
-        report.print_warnings((*self.images.picture(i).warnings, *found.warnings), f"{name}: ")
+        notes = (TURNED,) if self.annotations and self.images.picture(i).turned != 1 else ()
+        report.print_warnings((*self.images.picture(i).warnings, *found.warnings, *notes), f"{name}: ")
         if self.outputs.statistics is not None:
             self.measured += report.measure_image(name, self.images.picture(i), found, self.prompts.names)
         if self.sheet is not None:

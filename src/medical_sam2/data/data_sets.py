@@ -19,7 +19,7 @@ from medical_sam2 import io
 from medical_sam2.data.cases import Kind, modality_of
 from medical_sam2.errors import ConfigError, FormatError, GeometryError, InputError
 from medical_sam2.io import Picture, load_pictures
-from medical_sam2.io.labels import fit, integers
+from medical_sam2.io.labels import check_turned_alike, fit, integers
 from medical_sam2.io.registry import DICOM, Format, data_suffixes, recognise, suffixes
 from medical_sam2.plugins import suggestion
 from medical_sam2.volume import Volume
@@ -186,13 +186,15 @@ class DataSet:
 
 def _merge_channels(planes: Sequence[Picture], path: Path) -> Picture:
     """Three grey pictures as the colours of one."""
-    if len({plane.shape for plane in planes}) > 1 or any(plane.colour for plane in planes):
+    if len({(plane.shape, plane.turned) for plane in planes}) > 1 or any(plane.colour for plane in planes):
         raise GeometryError("its channels are not grey images of one size", "export them again", subject=path)
     kinds = sorted({plane.array.dtype.name for plane in planes})
     if len(planes) != COLOURS or kinds != ["uint8"]:
         problem = f"{len(planes)} channels of {', '.join(kinds)} make no colour image"
         raise FormatError(problem, "give one channel, or three of bytes", subject=path)
-    return Picture(np.stack([plane.array for plane in planes], axis=-1), planes[0].spacing_mm, source=planes[0].source)
+    return Picture(
+        np.stack([plane.array for plane in planes], axis=-1), planes[0].spacing_mm, source=path, turned=planes[0].turned
+    )
 
 
 def _as_grey(picture: Picture) -> Picture:
@@ -219,6 +221,7 @@ def _check_labels(found: Picture, like: Picture, path: Path) -> NDArray[Any]:
     if found.shape != like.shape:
         problem = f"the labels have {found.shape} pixels, the image {like.shape}"
         raise GeometryError(problem, "resample the labels", subject=path)
+    check_turned_alike(found, like)
     return integers(found.array, path)
 
 

@@ -114,6 +114,9 @@ def _plane(
                 return _page(image, page, path, options)
     require_memory(file.pages[plane.page].nbytes, path, options.max_bytes)
     found = _from_array(read_plane(file, plane), page, path, options)
+    notes = list(found.warnings)
+    tag = file.pages[plane.page].tags.get(ORIENTATION)
+    found = replace(found, turned=_orientation(getattr(tag, "value", 1), notes), warnings=tuple(notes))
     if not options.clean:
         return replace(found, alpha=read_alpha(file, plane))
     note = f"a pixel holds {plane.channels} numbers that are no colours: each of them counts as a page"
@@ -178,12 +181,8 @@ def _page_of(image: Image.Image, page: int, path: Path, options: Options) -> Pic
 
 
 def _page(image: Image.Image, page: int, path: Path, options: Options) -> Picture:
-    notes = []
-    turned = image.getexif().get(ORIENTATION, 1)
-    if turned not in (0, 1):
-        notes.append(
-            f"viewers turn it (EXIF orientation {turned}); the pixels are used as stored, rows and columns refer to those"
-        )
+    notes: list[str] = []
+    turned = _orientation(image.getexif().get(ORIENTATION), notes)
     if max(image.size) == 1:
         notes.append("the image is a single pixel")
     if image.mode == "CMYK":
@@ -195,7 +194,25 @@ def _page(image: Image.Image, page: int, path: Path, options: Options) -> Pictur
     else:
         pixels = _pixels(image, notes) if options.clean else _numbers(image, notes)
     alpha = None if options.clean else _alpha(image)
-    return Picture(pixels, source=path, frame=page, warnings=tuple(notes), alpha=alpha)
+    if image.format == "TIFF":  # Pillow has turned it, and tifffile would not
+        pixels, alpha = _as_stored(pixels, turned), None if alpha is None else _as_stored(alpha, turned)
+    return Picture(pixels, source=path, frame=page, warnings=tuple(notes), alpha=alpha, turned=turned)
+
+
+def _orientation(value: object, notes: list[str]) -> int:
+    """The EXIF orientation that a file gives, 1 where it gives none."""
+    if value not in range(2, 9):
+        return 1
+    notes.append(f"viewers turn it (EXIF orientation {value}); the pixels are used as stored, rows and columns refer to those")
+    return int(str(value))
+
+
+def _as_stored(array: NDArray[Any], turned: int) -> NDArray[Any]:
+    """What was turned by its EXIF orientation, as it was before."""
+    back = np.rot90(array, {3: 2, 4: 2, 6: 1, 7: 2, 8: -1}.get(turned, 0))
+    if turned in (2, 4):
+        back = back[:, ::-1]
+    return np.ascontiguousarray(back.swapaxes(0, 1) if turned in (5, 7) else back)
 
 
 def _sixteen_bit_png(image: Image.Image, path: Path) -> bool:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from medical_sam2.errors import AmbiguousError, FormatError, GeometryError, MedicalSam2Error, PromptError
 from medical_sam2.io import atomic, voxels
-from medical_sam2.io.registry import JPEG, Options, read_file
+from medical_sam2.io.registry import JPEG, Options, Picture, read_file
 from medical_sam2.io.safe_open import open_regular
 from medical_sam2.io.voxels import grid_distance
 from medical_sam2.plugins import suggestion
@@ -334,9 +334,11 @@ def _loose(ranks: NDArray[np.int32]) -> NDArray[np.bool_]:
 
 
 WIDE = 255
+ACROSS = range(5, 9)
+"""EXIF orientations with which rows are shown as columns."""
 
 
-def read_label_map(path: Path, page: int | None = None) -> NDArray[np.generic]:
+def read_label_map(path: Path, page: int | None = None, *, like: Picture | None = None) -> NDArray[np.generic]:
     """The number of each pixel (H, W) of one image: a picture, or a NIfTI, NRRD or DICOM file of one slice.
 
     A palette counts by its numbers, not its colours; what is transparent holds 0, and what is opaque and of one colour is
@@ -345,18 +347,34 @@ def read_label_map(path: Path, page: int | None = None) -> NDArray[np.generic]:
     Args:
         path: the file.
         page: page or time point of it, from 0.
+        like: the image that it belongs to.
 
     Raises:
         FormatError: colours, or transparency that says something else than the numbers do.
-        GeometryError: a volume.
+        GeometryError: a volume, or turned otherwise than the image.
         AmbiguousError: several pages, and none was named.
     """
     try:
         picture = voxels.as_picture(read_file(path, Options(frame=page, clean=False)), path)
+        if like is not None:
+            check_turned_alike(picture, like)
         numbers = voxels.one_channel(picture.array) if picture.colour else picture.array
         return numbers if picture.alpha is None else _visible(numbers, picture.alpha)
     except MedicalSam2Error as error:
         raise error.about(path) from None
+
+
+# Who drew on the image as viewers show it drew on other pixels than are stored; sizes tell so only where rows become columns.
+def check_turned_alike(mask: Picture, like: Picture) -> None:
+    """Refuse a mask whose EXIF orientation is not its image's, where its size does not tell that it was drawn as stored.
+
+    Raises:
+        GeometryError: it may lie the wrong way round.
+    """
+    sizes_tell = (mask.turned in ACROSS) != (like.turned in ACROSS) and like.shape[0] != like.shape[1]
+    if mask.turned != like.turned and not sizes_tell:
+        problem = f"its EXIF orientation is {mask.turned} and that of the image is {like.turned}: one of the two was turned"
+        raise GeometryError(problem, "save both as they are to be seen, without EXIF orientation", subject=mask.source)
 
 
 def is_lossy(path: Path) -> bool:
@@ -380,8 +398,13 @@ def _visible(numbers: NDArray[Any], alpha: NDArray[Any]) -> NDArray[Any]:
     raise FormatError(problem, "save it in grey, without transparency")
 
 
-def save_label_map(labels: NDArray[np.unsignedinteger], path: Path) -> None:
+def save_label_map(labels: NDArray[np.unsignedinteger], path: Path, turned: int = 1) -> None:
     """Write labels as a PNG, of 16 bits where a label is larger than 255; whole or not at all.
+
+    Args:
+        labels: (H, W), as the image is stored.
+        path: the file.
+        turned: EXIF orientation of the image, so that viewers turn both alike.
 
     Raises:
         FormatError: a label beyond 65535.
@@ -390,9 +413,12 @@ def save_label_map(labels: NDArray[np.unsignedinteger], path: Path) -> None:
     if labels.max(initial=0) > MOST_OBJECTS:
         remedy = f"number objects from 1 to {MOST_OBJECTS}"
         raise FormatError(f"label {labels.max()} does not fit into a PNG", remedy, subject=path)
-    from PIL import Image  # takes a while to load
+    from PIL import ExifTags, Image  # takes a while to load
 
     stream = BytesIO()
+    exif = Image.Exif()
+    if turned != 1:
+        exif[ExifTags.Base.Orientation] = turned
     deep = labels.dtype.itemsize > 1 and labels.max(initial=0) > WIDE
-    Image.fromarray(labels.astype(np.uint16 if deep else np.uint8)).save(stream, "PNG", compress_level=atomic.EFFORT)
+    Image.fromarray(labels.astype(np.uint16 if deep else np.uint8)).save(stream, "PNG", compress_level=atomic.EFFORT, exif=exif)
     atomic.write_bytes(path, stream.getvalue())

@@ -90,6 +90,7 @@ class Picture:
         frame: which page or frame of it, from 0.
         warnings: what the reader noticed, one line each.
         alpha: (H, W) how opaque each pixel is, where a mask was read and stores it.
+        turned: EXIF orientation, by which viewers turn or mirror what is stored; 1 where they do not.
     """
 
     array: NDArray[np.generic]
@@ -99,6 +100,7 @@ class Picture:
     frame: int = 0
     warnings: tuple[str, ...] = ()
     alpha: NDArray[np.generic] | None = None
+    turned: int = 1
 
     @property
     def shape(self) -> tuple[int, int]:
