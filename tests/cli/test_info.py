@@ -74,7 +74,32 @@ def test_choices_are_listed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
 
 
 def test_prompts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "a.json").write_text('{"version": 1, "points": []}')
-    assert json.loads(told(capsys, tmp_path / "a.json", "--json")[1])["keys"] == ["points", "version"]
-    (tmp_path / "a.json").write_text('{"version": 9999}')
-    assert told(capsys, tmp_path / "a.json")[0] == 2
+    objects = [{"label": 2, "name": "liver", "points": [[1, 2, 3]], "negative": [[0, 0, 0], [0, 0, 1]]}]
+    (tmp_path / "a.json").write_text(json.dumps({"version": 1, "objects": objects}))
+    said = json.loads(told(capsys, tmp_path / "a.json", "--json")[1])
+    assert (said["kind"], said["coordinates"]) == ("prompts", "voxel")
+    assert said["objects"] == ["2 liver: 1 points, 2 negative"]
+    (tmp_path / "report.json").write_text('{"version": 1, "kind": "image set"}')
+    assert json.loads(told(capsys, tmp_path / "report.json", "--json")[1])["keys"] == ["kind", "version"]
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ({"version": 9999}, "newer program"),
+        ({"objects": []}, "objects is no list"),
+        ({"object": [{"points": [[1, 2, 3]]}]}, "the unknown key 'object'; did you mean 'objects'"),
+        ({"objects": [{"points": [[1, 2]]}]}, "an entry of points is not 3 numbers"),
+        ({"objects": [{"label": 3}]}, "object 3 has no prompt"),
+        ({"objects": [{"masks": [{"file": "none.nii.gz"}]}]}, "its mask none.nii.gz is not there"),
+        ({"objects": [{"masks": [{"file": "../a.nii"}]}]}, "lies outside the folder of the prompts"),
+    ],
+)
+def test_broken_prompts_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], content: dict[str, object], said: str
+) -> None:
+    (tmp_path / "a.json").write_text(json.dumps(content))
+    code, out, err = told(capsys, tmp_path / "a.json")
+    assert (code, out, len(err.splitlines())) == (2, "", 1)
+    assert said in err
+    assert "a.json: " in err

@@ -131,6 +131,17 @@ def test_several_templates_objects_and_labels_beyond_a_byte(set_workspace: SetWo
     assert (mask("a.png") == 700).sum() == set_workspace.truth.sum()
 
 
+@pytest.mark.parametrize(("image", "file"), [("a:1.png", "m.png"), ("a.png", "m:1.png"), ("a:1.png", "m:2.png")])
+def test_names_with_colons(set_workspace: SetWorkspace, image: str, file: str) -> None:
+    Path("set/a.png").rename(Path("set") / image)
+    Path("a_mask.png").rename(file)
+    for words in (("--mask", f"{image}:{file}"), ("--template", image, "--mask", file)):
+        assert [said["image"] for said in set_workspace.done(*words, "--dry-run")["prompts"]] == [image]
+    said = set_workspace.refused("--mask", f"{image}:none.png")
+    assert "none.png: there is no such file" in said
+    assert "there is no such image" in set_workspace.refused("--mask", f"z.png:{file}")
+
+
 def test_corrections_skipping_and_replacing(set_workspace: SetWorkspace) -> None:
     first = set_workspace.done(*A_MASK, "--features", "kept")
     assert len(list(Path("kept").iterdir())) == 3

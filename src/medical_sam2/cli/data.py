@@ -16,6 +16,7 @@ from medical_sam2.data.catalog import ENTRIES, find_entry
 from medical_sam2.errors import ConfigError, InputError
 from medical_sam2.intensity_window import CT_WINDOWS, Windows, choose_window
 from medical_sam2.io import Form, Picture
+from medical_sam2.io.prompt_file import describe_prompts
 from medical_sam2.plugins import find
 from medical_sam2.volume import Volume
 
@@ -50,6 +51,8 @@ def info(
     if file.suffix.lower() == ".json":
         content = io.load_json(file)
         facts = {"kind": "json", "version": content.get("version", 1), "keys": sorted(content), "warnings": []}
+        if "kind" not in content:  # else it is a report
+            facts |= {"kind": "prompts", **describe_prompts(file)}
     elif labels_of is not None:
         image = io.load(labels_of, geometry_from=geometry_from, frame=frame, series=series, allow_gap=allow_gap)
         facts = _describe_volume(io.load_labels(file, image))

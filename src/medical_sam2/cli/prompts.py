@@ -1,7 +1,7 @@
 """The prompts of a command line: options and numbers become points, boxes and outlines, in a volume or on images."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from math import isfinite
@@ -242,12 +242,20 @@ class _SetReader:
         raise AmbiguousError(f"there are several templates, and --{option} names none", "say which", choices=choices)
 
     def _locate_mask(self, order: int, word: str) -> tuple[int, tuple[Path, int | None]]:
-        image, colon, rest = word.partition(":")
-        if colon and not split_page(word)[0].exists():
-            return self.images.index(image), split_page(rest)
+        colons = [place for place, letter in enumerate(word) if letter == ":"]
+        if colons and not split_page(word)[0].exists():
+            return self._named_before(word, colons)
         if len(self.options.mask) == len(self.templates):
             return self.templates[order], split_page(word)
         return self._only_template("mask"), split_page(word)
+
+    def _named_before(self, word: str, colons: list[int]) -> tuple[int, tuple[Path, int | None]]:
+        """The image and the file of "IMAGE:FILE", whose names may hold colons, too: where both are there, if anywhere."""
+        there = {at for at in colons if split_page(word[at + 1 :])[0].exists()}
+        for at in sorted(colons, key=lambda at: at not in there):
+            with suppress(PromptError):
+                return self.images.index(word[:at]), split_page(word[at + 1 :])
+        return self.images.index(word[: colons[0]]), split_page(word[colons[0] + 1 :])
 
     def _outlines(self, file: Path, page: int | None, place: int, rule: MaskRule) -> list[Outline]:
         with _naming_pages(file):

@@ -38,7 +38,7 @@ FAR = 1e9  # no coordinate of any image; larger integers do not even become floa
 LETTERS = "ijk"
 KEYS = ("version", "coordinates", "objects")
 OBJECT_KEYS = ("label", "name", "points", "negative", "boxes", "masks")
-MASK_KEYS = ("file", "label", "threshold", "axis")
+MASK_KEYS = ("file", "label", "axis", "threshold")
 Unit = Literal["voxel", "mm"]
 
 
@@ -125,21 +125,50 @@ def load_prompts(path: Path | str, volume: Volume) -> NamedPrompts:
         GeometryError: a mask on another grid.
     """
     path = Path(path)
+    unit, entries = _parse(path)
+    files: list[Path] = []
+    try:
+        reader = _Placer(Places(volume, unit), path.parent, files)
+        prompts = tuple(prompt for entry in entries for prompt in reader.place(entry))
+    except MedicalSam2Error as error:
+        raise error.about(path) from None
+    return NamedPrompts(prompts, {entry.label: entry.name for entry in entries if entry.name}, tuple(files))
+
+
+def describe_prompts(path: Path | str) -> dict[str, Any]:
+    """What a file of prompts says, as far as it can be told without its image: coordinates, and its objects with their counts.
+
+    Raises:
+        FormatError, PromptError: as `load_prompts`, but for what lies outside of the image or in its masks.
+    """
+    path = Path(path)
+    unit, entries = _parse(path)
+    for mask in (mask for entry in entries for mask in entry.masks):
+        if not (path.parent / mask.file).exists():
+            raise FormatError(f"its mask {mask.file} is not there", "put it beside the file of prompts", subject=path)
+    kinds = ("points", "negative", "boxes", "masks")
+    counted = [
+        f"{entry.label}{f' {entry.name}' * bool(entry.name)}: "
+        + ", ".join(f"{len(getattr(entry, kind))} {kind}" for kind in kinds if getattr(entry, kind))
+        for entry in entries
+    ]
+    return {"coordinates": unit, "objects": counted}
+
+
+def _parse(path: Path) -> tuple[Unit, "list[_Entry]"]:
+    """The unit and the objects of a file, each key checked; nothing is compared with an image yet."""
     content = load_json(path, newest=VERSION)
     try:
         _check_keys(content, KEYS, "the file")
         unit = content.get("coordinates", "voxel")
         if unit not in ("voxel", "mm"):
             raise FormatError(f"coordinates {unit!r} are unknown", 'write "voxel" or "mm"')
-        reader = _Reader(Places(volume, unit), path.parent)
-        objects = [reader.entry(entry) for entry in _list(content.get("objects"), "objects", empty=False)]
+        entries = [_parse_entry(entry, path.parent) for entry in _list(content.get("objects"), "objects", empty=False)]
+        if len({entry.label for entry in entries}) < len(entries):
+            raise FormatError("two objects have the same label", "give each object one entry")
     except MedicalSam2Error as error:
         raise error.about(path) from None
-    labels = [label for label, _, _ in objects]
-    if len(set(labels)) < len(labels):
-        raise FormatError("two objects have the same label", "give each object one entry", subject=path)
-    prompts = tuple(prompt for _, _, own in objects for prompt in own)
-    return NamedPrompts(prompts, {label: name for label, name, _ in objects if name}, tuple(reader.files))
+    return unit, entries
 
 
 def save_prompts(path: Path | str, prompts: Sequence[Prompt], names: Mapping[int, str], like: Volume) -> None:
@@ -198,62 +227,84 @@ def _outline(inside: NDArray[np.bool_], object: int) -> Mask:
 
 
 @dataclass(frozen=True)
-class _Reader:
+class _MaskEntry:
+    file: str
+    value: int | None
+    threshold: float | None
+    axis: str | None
+
+
+@dataclass(frozen=True)
+class _Entry:
+    label: int
+    name: str
+    points: list[list[float]]
+    negative: list[list[float]]
+    boxes: list[list[float]]
+    masks: list[_MaskEntry]
+
+
+# The file comes from anywhere: JSON takes true for a number, and names go into files and onto terminals.
+def _parse_entry(entry: object, folder: Path) -> _Entry:
+    """One object."""
+    content = _check_keys(entry, OBJECT_KEYS, "an object")
+    label = content.get("label", 1)
+    if isinstance(label, bool) or not isinstance(label, int) or not 1 <= label <= MOST_OBJECTS:
+        raise FormatError(f"label {str(label)[:20]!r} is no label", f"number objects from 1 to {MOST_OBJECTS}")
+    name = content.get("name", "")
+    if not isinstance(name, str) or not name.isprintable() or len(name) > 200:
+        raise FormatError(f"the name of object {label} is no line of text", "write a short name")
+    points, negative = ([_row(row, 3, key) for row in _list(content.get(key, []), key)] for key in ("points", "negative"))
+    boxes = [_row(row, 6, "boxes") for row in _list(content.get("boxes", []), "boxes")]
+    masks = [_parse_mask(mask, folder) for mask in _list(content.get("masks", []), "masks")]
+    if not [*points, *negative, *boxes, *masks]:
+        raise PromptError(f"object {label} has no prompt", f"give it one of {', '.join(OBJECT_KEYS[2:])}")
+    return _Entry(label, name, points, negative, boxes, masks)
+
+
+def _parse_mask(entry: object, folder: Path) -> _MaskEntry:
+    """One mask, in the folder of the prompts or below: a file from elsewhere must not make us open any other."""
+    content = _check_keys(entry, MASK_KEYS, "a mask")
+    file, value, axis, threshold = (content.get(key) for key in MASK_KEYS)
+    if not isinstance(file, str) or not file:
+        raise FormatError("a mask has no file", "write the path of a label file")
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+        raise FormatError("the label of a mask is no label", "number labels from 1")
+    if axis is not None and (not isinstance(axis, str) or axis not in set(LETTERS)):
+        raise FormatError("the axis of a mask is unknown", "write i, j or k")
+    if threshold is not None and type(threshold) not in (int, float):
+        raise FormatError("the threshold of a mask is no number", "write the smallest number that is inside")
+    if "\0" in file:
+        raise FormatError(f"mask {file[:40]!r} is no path", "give a path without a zero byte")
+    if not os.path.realpath(folder / file).startswith(f"{os.path.realpath(folder)}{os.sep}"):
+        raise FormatError(f"mask {file!r} lies outside the folder of the prompts", "put it beside the file of prompts")
+    return _MaskEntry(file, value, threshold, axis)
+
+
+@dataclass(frozen=True)
+class _Placer:
     places: Places
     folder: Path
-    files: list[Path] = field(default_factory=list[Path])
+    files: list[Path]
 
-    # The file comes from anywhere: JSON takes true for a number, and names go into files and onto terminals.
-    def entry(self, entry: object) -> tuple[int, str, list[Prompt]]:
-        """Label, name and prompts of one entry."""
-        content = _check_keys(entry, OBJECT_KEYS, "an object")
-        label = content.get("label", 1)
-        if isinstance(label, bool) or not isinstance(label, int) or not 1 <= label <= MOST_OBJECTS:
-            raise FormatError(f"label {str(label)[:20]!r} is no label", f"number objects from 1 to {MOST_OBJECTS}")
-        name = content.get("name", "")
-        if not isinstance(name, str) or not name.isprintable() or len(name) > 200:
-            raise FormatError(f"the name of object {label} is no line of text", "write a short name")
-        clicks = [
-            self.places.point(_row(row, 3, key), label, positive=key == "points")
-            for key in ("points", "negative")
-            for row in _list(content.get(key, []), key)
-        ]
-        boxes = [self.places.box(_row(row, 6, "boxes"), label) for row in _list(content.get("boxes", []), "boxes")]
-        masks = [self._mask(entry, label) for entry in _list(content.get("masks", []), "masks")]
-        if not [*clicks, *boxes, *masks]:
-            raise PromptError(f"object {label} has no prompt", f"give it one of {', '.join(OBJECT_KEYS[2:])}")
-        return label, name, [*clicks, *boxes, *masks]
+    def place(self, entry: _Entry) -> list[Prompt]:
+        """The prompts of an object, in the image."""
+        clicks = [self.places.point(row, entry.label) for row in entry.points]
+        clicks += [self.places.point(row, entry.label, positive=False) for row in entry.negative]
+        boxes = [self.places.box(row, entry.label) for row in entry.boxes]
+        return [*clicks, *boxes, *(self._mask(mask, entry.label) for mask in entry.masks)]
 
-    # The file comes from anywhere: each key is checked, and a soft mask is asked about in its words, not in options.
-    def _mask(self, entry: object, label: int) -> Mask:
-        content = _check_keys(entry, MASK_KEYS, "a mask")
-        file, value, axis = content.get("file"), content.get("label"), content.get("axis")
-        if not isinstance(file, str) or not file:
-            raise FormatError("a mask has no file", "write the path of a label file")
-        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-            raise FormatError("the label of a mask is no label", "number labels from 1")
-        if axis is not None and (not isinstance(axis, str) or axis not in set(LETTERS)):
-            raise FormatError("the axis of a mask is unknown", "write i, j or k")
-        threshold = content.get("threshold")
-        if threshold is not None and type(threshold) not in (int, float):
-            raise FormatError("the threshold of a mask is no number", "write the smallest number that is inside")
-        path = self._beside(file)
+    def _mask(self, entry: _MaskEntry, label: int) -> Mask:
+        """An outline; a soft mask is asked about in the words of the file, not in options."""
+        path = self.folder / entry.file
         self.files.append(path)
         try:
-            (mask,) = masks_from(io.load_outlines(path, self.places.volume, MaskRule(label, threshold, value=value)))
+            rule = MaskRule(label, entry.threshold, value=entry.value)
+            (mask,) = masks_from(io.load_outlines(path, self.places.volume, rule))
         except AmbiguousError as error:
             choices = ('"threshold": NUMBER (what is at least that)', '"label": NUMBER (what is exactly that)')
             raise AmbiguousError(error.problem, "write one beside its file", subject=path, choices=choices) from None
-        return mask if axis is None else Mask(mask.array_ijk, label, axis=LETTERS.index(axis))
-
-    def _beside(self, file: str) -> Path:
-        """A file in the folder of the prompts or below: a file from elsewhere must not make us open any other."""
-        path = self.folder / file
-        if "\0" in file:
-            raise FormatError(f"mask {file[:40]!r} is no path", "give a path without a zero byte")
-        if not os.path.realpath(path).startswith(f"{os.path.realpath(self.folder)}{os.sep}"):
-            raise FormatError(f"mask {file!r} lies outside the folder of the prompts", "put it beside the file of prompts")
-        return path
+        return mask if entry.axis is None else Mask(mask.array_ijk, label, axis=LETTERS.index(entry.axis))
 
 
 def _check_keys(content: object, known: Sequence[str], what: str) -> dict[str, Any]:
