@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medical_sam2.errors import GeometryError
-from medical_sam2.tracking.postprocess import object_boxes
+from medical_sam2.io.labels import object_boxes
 from medical_sam2.views import View
 from medical_sam2.volume import Segmentation, Volume
 

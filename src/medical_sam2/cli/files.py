@@ -4,17 +4,18 @@ import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 from cyclopts import Group, Parameter
 from numpy.typing import NDArray
 
 from medical_sam2 import io, preview, statistics
 from medical_sam2.cli.options import FLAG, REPEATED
-from medical_sam2.errors import InputError, MedicalSam2Error
-from medical_sam2.io import Form, atomic, registry
+from medical_sam2.errors import ConfigError, InputError, MedicalSam2Error
+from medical_sam2.io import Form, atomic, label_table, registry
 from medical_sam2.io.prompt_file import NamedPrompts
 from medical_sam2.io.safe_open import as_stored
 from medical_sam2.plugins import suggestion
@@ -23,6 +24,7 @@ from medical_sam2.volume import Segmentation, Volume
 
 MAPS = ("probability", "uncertainty")
 SUFFIXES: Mapping[str, Sequence[str]] = {
+    "label_table": label_table.SUFFIXES,
     "confidence": (".csv",),
     "preview": (".png", ".jpg", ".jpeg", ".gif"),
     "statistics": (".csv", ".json"),
@@ -55,6 +57,8 @@ class OutputOptions:
 
     Args:
         output: labels, in the format that its suffix names.
+        separate: each object in a file of its own, NAME-1 and so on; meshes of several objects (.stl, .ply) always are.
+        label_table: names and colours beside the labels: .label (ITK-SNAP), .ctbl (3D Slicer), .txt (FreeSurfer), .tsv (BIDS).
         format: further format for that, a plug-in (module:attribute, file.py:attribute); again for more.
         probability: probability of the object; with several objects one file each (NAME-1 …).
         uncertainty: how much the views disagree.
@@ -66,6 +70,8 @@ class OutputOptions:
     """
 
     output: Annotated[Path, Parameter(alias="-o", help=f"labels: {registry.writable()}.")]
+    separate: Annotated[bool, FLAG] = False
+    label_table: Path | None = None
     format: Annotated[tuple[str, ...], REPEATED] = ()
     probability: Path | None = None
     uncertainty: Path | None = None
@@ -101,6 +107,15 @@ class SetOutputOptions:
 def requested(outputs: OutputOptions) -> dict[str, Path]:
     """Option → file, of those that were requested."""
     return {option: path for option in ("output", *MAPS, *SUFFIXES) if (path := getattr(outputs, option)) is not None}
+
+
+def paths(outputs: OutputOptions, named: NamedPrompts) -> list[Path]:
+    """All files that will be written, those of single objects by their own names."""
+    each = {option: [path] for option, path in requested(outputs).items()}
+    for option in ("output", "probability"):
+        if option in each and (option == "probability" or separated(outputs)):
+            each[option] = list(file_of_each(each[option][0], named.labels, outputs.format).values())
+    return [path for own in each.values() for path in own]
 
 
 def read(file: Path, reading: Reading) -> Volume:
@@ -139,7 +154,8 @@ def check_files(inputs: Sequence[Path], corrected: Path | None, outputs: OutputO
         check_inputs_kept(path, option, [other for other in inputs if other != corrected])
         twin = next((other for file, other in taken.items() if same(file, path)), None)
         if twin is not None:
-            raise InputError(f"--{option} and --{twin} are the same file", "choose another one", subject=path)
+            same_file = f"--{option} and --{twin} are the same file".replace("_", "-")
+            raise InputError(same_file, "choose another one", subject=path)
         taken[path] = option
         check_place(path, outputs.overwrite)
 
@@ -156,10 +172,29 @@ def check_further_files(outputs: OutputOptions, named: NamedPrompts) -> None:
     """The same for files whose names depend on the objects, and for masks that a file of prompts names."""
     for option, path in requested(outputs).items():
         check_inputs_kept(path, option, named.files)
-    if outputs.probability is not None:
-        for path in file_of_each(outputs.probability, named.labels, outputs.format).values():
-            check_inputs_kept(path, "probability", named.files)
-            check_place(path, outputs.overwrite)
+    for option, path in (("output", outputs.output), ("probability", outputs.probability)):
+        if path is None or (option == "output" and not separated(outputs)):
+            continue
+        for file in file_of_each(path, named.labels, outputs.format).values():
+            check_inputs_kept(file, option, named.files)
+            check_place(file, outputs.overwrite)
+
+
+def separated(outputs: OutputOptions) -> bool:
+    """Whether each object is written to a file of its own."""
+    return outputs.separate or registry.writer_of(outputs.output, outputs.format).one_object
+
+
+def check_overlap(outputs: OutputOptions) -> None:
+    """Refuse an output that cannot hold objects which overlap.
+
+    Raises:
+        ConfigError: its format holds one object at each voxel.
+    """
+    format = registry.writer_of(outputs.output, outputs.format)
+    if "overlaps" not in format.carries and not separated(outputs):
+        remedy = f"save to {', '.join(registry.written('overlaps', outputs.format))}, or add --separate"
+        raise ConfigError(f"--overlap: {format.name} holds one object at each voxel", remedy, subject=outputs.output)
 
 
 def same(one: Path, other: Path) -> bool:
@@ -173,7 +208,7 @@ def file_of_each(path: Path, labels: Sequence[int], formats: Sequence[str] = ())
     """Label → file: the one that was named, or NAME-LABEL where there are several objects."""
     if len(labels) == 1:
         return {labels[0]: path}
-    suffix = _suffix(path, registry.written("probability", formats))
+    suffix = _suffix(path, registry.written(plugins=formats))
     return {label: path.with_name(f"{path.name[: -len(suffix)]}-{label}{path.name[-len(suffix) :]}") for label in labels}
 
 
@@ -185,7 +220,8 @@ def check_suffix(path: Path, allowed: Sequence[str]) -> None:
 
 
 def _suffix(path: Path, allowed: Sequence[str]) -> str:
-    return next((suffix for suffix in allowed if path.name.lower().endswith(suffix) and path.name.lower() != suffix), "")
+    name = path.name.lower()
+    return max((suffix for suffix in allowed if name.endswith(suffix) and name != suffix), key=len, default="")
 
 
 def check_place(path: Path, overwrite: bool) -> None:
@@ -208,20 +244,27 @@ Saver = Callable[[Path], object]
 
 def write(
     outputs: OutputOptions, volume: Volume, found: Segmentation, prompts: Sequence[Prompt], report: Mapping[str, Any]
-) -> None:
+) -> list[str]:
     """All files that were requested; the labels last, so that they are there only if all else is.
+
+    Returns:
+        What the files do not hold of what was outlined, one line each.
 
     Whatever stops it, an interrupt too: files that were not there before are gone again.
     """
     pieces = list(_savers(outputs, volume, found, prompts, report))
     fresh = [file for file, _ in pieces if not file.exists()]
+    notes: list[str] = []
     try:
         for file, save in reversed(pieces):
-            save(file)
+            lines = save(file)
+            notes += lines if isinstance(lines, list) else []
     except BaseException:
         for file in fresh:
             file.unlink(missing_ok=True)
         raise
+    told = f"{outputs.output.name} does not hold " if outputs.label_table else None
+    return [note for note in notes if not (told and note.startswith(told))]
 
 
 def _savers(
@@ -239,7 +282,14 @@ def _savers(
         rows = statistics.measure(volume, found)
         return statistics.to_json(rows) + "\n" if file.suffix.lower() == ".json" else statistics.to_csv(rows)
 
-    yield outputs.output, image(found)
+    whole = replace(found, probability={})  # which have files of their own
+    if separated(outputs):
+        files = file_of_each(outputs.output, sorted({*found.objects(), *found.windows}), outputs.format)
+        yield from ((file, image(_alone(whole, label))) for label, file in files.items() if label in found.objects())
+    else:
+        yield outputs.output, image(whole)
+    if outputs.label_table is not None:
+        yield outputs.label_table, lambda file: label_table.save(found, file)
     if outputs.probability is not None:
         for label, file in file_of_each(outputs.probability, sorted(found.probability), outputs.format).items():
             yield file, image(found.probability[label])
@@ -253,6 +303,13 @@ def _savers(
         yield outputs.statistics, text(table)
     if outputs.report is not None:
         yield outputs.report, text(lambda _: as_json(report))
+
+
+def _alone(found: Segmentation, label: int) -> Segmentation:
+    """One object of a segmentation, whole, with its label."""
+    labels = found.mask(label) * np.min_scalar_type(label).type(label)
+    names, colours = ({key: each for key, each in own.items() if key == label} for own in (found.names, found.colours))
+    return replace(found, labels=labels, layers=(), names=names, colours=colours)
 
 
 def as_json(content: object) -> str:

@@ -137,6 +137,7 @@ class Format:
         dimensions: of the images in it.
         media_type: for the web.
         listed: in messages, where not by its name.
+        one_object: whether a file holds one object only.
     """
 
     name: str
@@ -155,6 +156,7 @@ class Format:
     dimensions: tuple[int, ...] = (3,)
     media_type: str = "application/octet-stream"
     listed: str = ""
+    one_object: bool = False
 
     @property
     def read_here(self) -> bool:
@@ -307,12 +309,44 @@ DICOM_SEG = Format(
     "DICOM-SEG",
     (".dcm",),
     written=(".dcm",),
-    writer="medical_sam2.io.dicom.segmentation:save",
+    exporter="medical_sam2.io.dicom.segmentation:save",
     check="medical_sam2.io.dicom.segmentation:check",
-    carries=frozenset({"names", "several objects"}),
+    carries=frozenset({"names", "colours", "overlaps", "several objects"}),
     media_type="application/dicom",
 )
-SLICER = Format("3D Slicer", (".seg.nrrd",), carries=frozenset({"names", "overlaps", "several objects"}))
+SLICER = Format(
+    "3D Slicer",
+    (".seg.nrrd",),
+    written=(".seg.nrrd",),
+    exporter="medical_sam2.io.nrrd:save_segments",
+    carries=frozenset({"names", "colours", "overlaps", "several objects"}),
+)
+_mesh = partial(Format, check="medical_sam2.io.meshes:check", listed="mesh")
+STL = _mesh(
+    "STL",
+    (".stl",),
+    written=(".stl",),
+    exporter="medical_sam2.io.meshes:save_stl",
+    carries=frozenset({"overlaps"}),
+    media_type="model/stl",
+    one_object=True,
+)
+PLY = _mesh(
+    "PLY",
+    (".ply",),
+    written=(".ply",),
+    exporter="medical_sam2.io.meshes:save_ply",
+    carries=frozenset({"colours", "overlaps"}),
+    one_object=True,
+)
+OBJ = _mesh(
+    "OBJ",
+    (".obj",),
+    written=(".obj",),
+    exporter="medical_sam2.io.meshes:save_obj",
+    carries=frozenset({"names", "overlaps", "several objects"}),
+    media_type="model/obj",
+)
 SEVERAL: frozenset[Carried] = frozenset({"colours", "several objects"})
 _picture = partial(Format, kind="picture", reader="medical_sam2.io.images:read", carries=SEVERAL, dimensions=(2,))
 PNG = _picture("PNG", (".png",), matches=_begins(b"\x89PNG\r\n\x1a\n"), written=(".png",))
@@ -320,7 +354,7 @@ JPEG = _picture("JPEG", (".jpg", ".jpeg"), matches=_begins(b"\xff\xd8\xff"))
 TIFF = _picture("TIFF", (".tif", ".tiff"), matches=_begins(b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"))
 BMP = _picture("BMP", (".bmp",), matches=lambda head: head.startswith(b"BM") and head[6:10] == bytes(4))
 ZIP = Format("zip", (".zip",), kind="archive", matches=_begins(b"PK\x03\x04"), listed="a zip with one of them")
-BUILT_IN = (NIFTI, NRRD, METAIMAGE, DICOM, PNG, JPEG, TIFF, BMP, ZIP, DICOM_SEG, SLICER)
+BUILT_IN = (NIFTI, NRRD, METAIMAGE, DICOM, PNG, JPEG, TIFF, BMP, ZIP, DICOM_SEG, SLICER, STL, PLY, OBJ)
 
 
 def formats(plugins: Sequence[str] = ()) -> Iterator[Format]:
@@ -362,7 +396,10 @@ def readable() -> str:
 def writable() -> str:
     """What is written, in words."""
     listed = [
-        f"{s} for a {format.name}" if format.check else s for format in formats() if format.written_here for s in format.written
+        f"{s} for a {format.listed or format.name}" if format.check else s
+        for format in formats()
+        if format.written_here
+        for s in format.written
     ]
     return f"{', '.join(listed[:-1])} or {listed[-1]}"
 

@@ -77,6 +77,7 @@ def download_forms(image: SessionImage, plugins: Sequence[str], *, dicom: bool) 
     if not isinstance(image, SessionVolume):
         return {"zip": "Label images"}
     formats = [each for each in registry.formats(plugins) if each.written_here and (dicom or each is not registry.DICOM_SEG)]
+    formats = [each for each in formats if not each.one_object]
     return {**{each.written[0].removeprefix("."): each.name for each in formats}, "csv": "Volumes (CSV)"}
 
 
