@@ -73,7 +73,7 @@ def test_several_objects_that_overlap(tmp_path: Path) -> None:
         voxels_mm3 = np.count_nonzero(parts[each.metadata["name"]].labels) * like.voxel_mm3
         assert each.volume == pytest.approx(voxels_mm3, rel=0.04)
     for suffix in (".stl", ".ply"):
-        with pytest.raises(FormatError, match="2 objects are outlined.*--separate"):
+        with pytest.raises(FormatError, match=r"2 objects are outlined.*--separate"):
             io.save(both, tmp_path / f"a{suffix}", like)
         assert not (tmp_path / f"a{suffix}").exists()
 

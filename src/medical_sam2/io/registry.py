@@ -322,31 +322,12 @@ SLICER = Format(
     carries=frozenset({"names", "colours", "overlaps", "several objects"}),
 )
 _mesh = partial(Format, check="medical_sam2.io.meshes:check", listed="mesh")
-STL = _mesh(
-    "STL",
-    (".stl",),
-    written=(".stl",),
-    exporter="medical_sam2.io.meshes:save_stl",
-    carries=frozenset({"overlaps"}),
-    media_type="model/stl",
-    one_object=True,
-)
-PLY = _mesh(
-    "PLY",
-    (".ply",),
-    written=(".ply",),
-    exporter="medical_sam2.io.meshes:save_ply",
-    carries=frozenset({"colours", "overlaps"}),
-    one_object=True,
-)
-OBJ = _mesh(
-    "OBJ",
-    (".obj",),
-    written=(".obj",),
-    exporter="medical_sam2.io.meshes:save_obj",
-    carries=frozenset({"names", "overlaps", "several objects"}),
-    media_type="model/obj",
-)
+WHOLE: frozenset[Carried] = frozenset({"overlaps"})
+STL = _mesh("STL", (".stl",), written=(".stl",), exporter="medical_sam2.io.meshes:save_stl", carries=WHOLE, one_object=True)
+PLY = replace(STL, name="PLY", suffixes=(".ply",), written=(".ply",), exporter="medical_sam2.io.meshes:save_ply")
+PLY = replace(PLY, carries=WHOLE | {"colours"})
+OBJ = _mesh("OBJ", (".obj",), written=(".obj",), exporter="medical_sam2.io.meshes:save_obj")
+OBJ = replace(OBJ, carries=WHOLE | {"names", "several objects"})
 SEVERAL: frozenset[Carried] = frozenset({"colours", "several objects"})
 _picture = partial(Format, kind="picture", reader="medical_sam2.io.images:read", carries=SEVERAL, dimensions=(2,))
 PNG = _picture("PNG", (".png",), matches=_begins(b"\x89PNG\r\n\x1a\n"), written=(".png",))
