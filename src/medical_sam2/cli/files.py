@@ -109,13 +109,19 @@ def requested(outputs: OutputOptions) -> dict[str, Path]:
     return {option: path for option in ("output", *MAPS, *SUFFIXES) if (path := getattr(outputs, option)) is not None}
 
 
-def paths(outputs: OutputOptions, named: NamedPrompts) -> list[Path]:
-    """All files that will be written, those of single objects by their own names."""
-    each = {option: [path] for option, path in requested(outputs).items()}
-    for option in ("output", "probability"):
-        if option in each and (option == "probability" or separated(outputs)):
-            each[option] = list(file_of_each(each[option][0], named.labels, outputs.format).values())
-    return [path for own in each.values() for path in own]
+def paths(outputs: OutputOptions, objects: Sequence[int], found: Segmentation | None = None) -> list[Path]:
+    """All files that will be written, those of single objects by their own names; once they are found, of those that were."""
+    _, *others = requested(outputs).values()
+    there = objects if found is None else found.objects()
+    each = {label: file for label, file in _labels_files(outputs, objects).items() if label is None or label in there}
+    return [*each.values(), *others]
+
+
+def _labels_files(outputs: OutputOptions, objects: Sequence[int]) -> dict[int | None, Path]:
+    """Object → file of its labels; None → that of all of them, where they are not separated."""
+    if not separated(outputs):
+        return {None: outputs.output}
+    return {**file_of_each(outputs.output, objects, outputs.format)}
 
 
 def read(file: Path, reading: Reading) -> Volume:
@@ -168,16 +174,15 @@ def check_inputs_kept(path: Path, option: str, inputs: Sequence[Path]) -> None:
         raise InputError(f"--{option} would lie among the slices", "choose another folder", subject=path)
 
 
-def check_further_files(outputs: OutputOptions, named: NamedPrompts) -> None:
+def check_further_files(outputs: OutputOptions, named: NamedPrompts, objects: Sequence[int]) -> None:
     """The same for files whose names depend on the objects, and for masks that a file of prompts names."""
     for option, path in requested(outputs).items():
         check_inputs_kept(path, option, named.files)
-    for option, path in (("output", outputs.output), ("probability", outputs.probability)):
-        if path is None or (option == "output" and not separated(outputs)):
-            continue
-        for file in file_of_each(path, named.labels, outputs.format).values():
-            check_inputs_kept(file, option, named.files)
-            check_place(file, outputs.overwrite)
+    further = {} if outputs.probability is None else file_of_each(outputs.probability, named.labels, outputs.format)
+    alone = _labels_files(outputs, objects) if separated(outputs) else {}
+    for option, path in [("probability", path) for path in further.values()] + [("output", path) for path in alone.values()]:
+        check_inputs_kept(path, option, named.files)
+        check_place(path, outputs.overwrite)
 
 
 def separated(outputs: OutputOptions) -> bool:
@@ -243,18 +248,37 @@ Saver = Callable[[Path], object]
 
 
 def write(
-    outputs: OutputOptions, volume: Volume, found: Segmentation, prompts: Sequence[Prompt], report: Mapping[str, Any]
+    outputs: OutputOptions,
+    volume: Volume,
+    found: Segmentation,
+    prompts: Sequence[Prompt],
+    report: Mapping[str, Any],
+    *,
+    objects: Sequence[int],
 ) -> list[str]:
     """All files that were requested; the labels last, so that they are there only if all else is.
+
+    Args:
+        outputs: what is requested.
+        volume: the image.
+        found: what was outlined in it.
+        prompts: drawn in the preview.
+        report: what is told of the run.
+        objects: that were asked for, or were there before.
 
     Returns:
         What the files do not hold of what was outlined, one line each.
 
     Whatever stops it, an interrupt too: files that were not there before are gone again.
     """
-    pieces = list(_savers(outputs, volume, found, prompts, report))
+    labels = _labels_files(outputs, objects)
+    there = {None, *found.objects()}
+    pieces = [*_label_savers(outputs, volume, found, {label: file for label, file in labels.items() if label in there})]
+    pieces += _savers(outputs, volume, found, prompts, report)
     fresh = [file for file, _ in pieces if not file.exists()]
-    notes: list[str] = []
+    notes = [
+        f"{file.name} is not written: object {label} was not found" for label, file in labels.items() if label not in there
+    ]
     try:
         for file, save in reversed(pieces):
             lines = save(file)
@@ -265,6 +289,15 @@ def write(
         raise
     told = f"{outputs.output.name} does not hold " if outputs.label_table else None
     return [note for note in notes if not (told and note.startswith(told))]
+
+
+def _label_savers(
+    outputs: OutputOptions, volume: Volume, found: Segmentation, files: Mapping[int | None, Path]
+) -> Iterator[tuple[Path, Saver]]:
+    """The files of labels with what writes them; maps of probability have files of their own."""
+    whole = replace(found, probability={})
+    for label, path in files.items():
+        yield path, lambda file, label=label: io.save(_alone(whole, label), file, volume, formats=outputs.format)
 
 
 def _savers(
@@ -282,12 +315,6 @@ def _savers(
         rows = statistics.measure(volume, found)
         return statistics.to_json(rows) + "\n" if file.suffix.lower() == ".json" else statistics.to_csv(rows)
 
-    whole = replace(found, probability={})  # which have files of their own
-    if separated(outputs):
-        files = file_of_each(outputs.output, sorted({*found.objects(), *found.windows}), outputs.format)
-        yield from ((file, image(_alone(whole, label))) for label, file in files.items() if label in found.objects())
-    else:
-        yield outputs.output, image(whole)
     if outputs.label_table is not None:
         yield outputs.label_table, lambda file: label_table.save(found, file)
     if outputs.probability is not None:
@@ -305,8 +332,10 @@ def _savers(
         yield outputs.report, text(lambda _: as_json(report))
 
 
-def _alone(found: Segmentation, label: int) -> Segmentation:
-    """One object of a segmentation, whole, with its label."""
+def _alone(found: Segmentation, label: int | None) -> Segmentation:
+    """One object of a segmentation, whole, with its label; None: all of it."""
+    if label is None:
+        return found
     labels = found.mask(label) * np.min_scalar_type(label).type(label)
     names, colours = ({key: each for key, each in own.items() if key == label} for own in (found.names, found.colours))
     return replace(found, labels=labels, layers=(), names=names, colours=colours)

@@ -15,7 +15,7 @@ from medical_sam2.errors import ConfigError, FormatError
 from medical_sam2.io import labels, registry
 from medical_sam2.io.prompt_file import NamedPrompts
 from medical_sam2.tracking.confidence import Need, neediest
-from medical_sam2.tracking.plan import order_objects
+from medical_sam2.tracking.plan import labels_in, order_objects
 from medical_sam2.volume import Segmentation, Volume
 
 if TYPE_CHECKING:
@@ -53,7 +53,8 @@ def segment(
     network.check_settings(options)
     image, earlier = _read(volume, reading, prompts, outputs)
     named = volume_prompts(prompts, image, earlier)
-    files.check_further_files(outputs, named)
+    objects = sorted({*named.labels, *labels_in(None if earlier is None else earlier.array)})
+    files.check_further_files(outputs, named, objects)
     order_objects(options.priority, named.labels, named.names)
     facts = report.describe_run(volume, image, named, options)
     clock.lap("read")
@@ -62,9 +63,8 @@ def segment(
     facts |= network.describe_plan(plan, options, segmenter)
     clock.lap("weights")
     report.print_warnings([*image.warnings, *plan.warnings])
-    written = files.paths(outputs, named)
     if segmenter is None or dry_run:
-        text = report.dry_run_text(facts, image, plan.groups, window, size, written)
+        text = report.dry_run_text(facts, image, plan.groups, window, size, files.paths(outputs, objects))
         return report.print_report({**facts, "dry_run": True}, text, json=json)
     with network.adapted(segmenter, image, named, options):
         found = _track(segmenter, image, named, options, outputs=outputs, earlier=earlier, quiet=quiet)
@@ -72,10 +72,11 @@ def segment(
     report.print_warnings(line for line in found.warnings if line not in plan.warnings)
     facts |= {**report.describe_result(image, found, plan.warnings), "seconds": clock.laps}
     report.print_review(facts["look_here"])
-    for line in files.write(outputs, image, replace(found, colours=named.colours), named.prompts, facts):
+    coloured = replace(found, colours=named.colours)
+    for line in files.write(outputs, image, coloured, named.prompts, facts, objects=objects):
         report.print_note(line)
     clock.lap("write")
-    return report.print_report(facts, report.result_text(facts, written), json=json)
+    return report.print_report(facts, report.result_text(facts, files.paths(outputs, objects, found)), json=json)
 
 
 def _check(file: Path, outputs: OutputOptions, prompts: PromptOptions, options: InferenceOptions) -> None:

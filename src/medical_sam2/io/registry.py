@@ -324,10 +324,21 @@ SLICER = Format(
 _mesh = partial(Format, check="medical_sam2.io.meshes:check", listed="mesh")
 WHOLE: frozenset[Carried] = frozenset({"overlaps"})
 STL = _mesh("STL", (".stl",), written=(".stl",), exporter="medical_sam2.io.meshes:save_stl", carries=WHOLE, one_object=True)
-PLY = replace(STL, name="PLY", suffixes=(".ply",), written=(".ply",), exporter="medical_sam2.io.meshes:save_ply")
-PLY = replace(PLY, carries=WHOLE | {"colours"})
-OBJ = _mesh("OBJ", (".obj",), written=(".obj",), exporter="medical_sam2.io.meshes:save_obj")
-OBJ = replace(OBJ, carries=WHOLE | {"names", "several objects"})
+PLY = replace(
+    STL,
+    name="PLY",
+    suffixes=(".ply",),
+    written=(".ply",),
+    exporter="medical_sam2.io.meshes:save_ply",
+    carries=WHOLE | {"colours"},
+)
+OBJ = _mesh(
+    "OBJ",
+    (".obj",),
+    written=(".obj",),
+    exporter="medical_sam2.io.meshes:save_obj",
+    carries=WHOLE | {"names", "several objects"},
+)
 SEVERAL: frozenset[Carried] = frozenset({"colours", "several objects"})
 _picture = partial(Format, kind="picture", reader="medical_sam2.io.images:read", carries=SEVERAL, dimensions=(2,))
 PNG = _picture("PNG", (".png",), matches=_begins(b"\x89PNG\r\n\x1a\n"), written=(".png",))
