@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from medical_sam2.errors import GeometryError
+from medical_sam2.io.labels import object_boxes
 from medical_sam2.statistics import measure, rows_to_csv, to_csv, to_json
-from medical_sam2.tracking.postprocess import object_boxes
 from medical_sam2.volume import Segmentation, Volume
 from tests.strategies import seeds, shapes
 

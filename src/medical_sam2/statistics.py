@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from medical_sam2.errors import GeometryError
 from medical_sam2.intensity_window import in_hounsfield
-from medical_sam2.tracking.postprocess import object_boxes
+from medical_sam2.io.labels import object_boxes
 from medical_sam2.views import View
 from medical_sam2.volume import Segmentation, Volume
 

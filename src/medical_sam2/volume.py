@@ -144,7 +144,7 @@ class Segmentation:
 
     def objects(self) -> tuple[int, ...]:
         """Labels of the objects that have voxels, ascending."""
-        return tuple(sorted({int(label) for each in self.maps for label in np.unique(each)} - {0}))
+        return tuple(sorted({int(label) for each in self.maps for slab in each for label in np.unique(slab)} - {0}))
 
     def colour(self, label: int) -> Colour:
         """The colour of an object: the chosen one, or one of `COLOURS`."""

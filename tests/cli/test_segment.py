@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from pydicom import dcmread
 
+from medical_sam2 import io
 from medical_sam2.cli import main
 from medical_sam2.cli.report import Progress
 from medical_sam2.segmenter import Segmenter
@@ -105,6 +106,56 @@ def test_several_objects(workspace: Workspace) -> None:
     assert [entry["name"] for entry in report["objects"]] == ["left", "", "right"]
     assert {entry["label"]: entry.get("boxes") for entry in report["prompts"]}[5] == [[4, 6, 2, 12, 16, 2]]
     assert {"p-2.nii.gz", "p-5.nii.gz", "p-7.nii.gz"} <= workspace.files().keys()
+
+
+TWO = ("--point", "14", "12", "3", "--point", "2:14", "12", "3", "--name", "2:tumour")
+"""One click for two objects: they claim the same voxels."""
+
+
+def test_objects_that_overlap_are_written_whole(workspace: Workspace) -> None:
+    alone = workspace.done(*CLICK)["objects"][0]["voxels"]
+    report = workspace.done(*TWO, "--overlap", "--statistics", "s.json", "--preview", "v.png", output="a.seg.nrrd")
+    assert [(entry["name"], entry["voxels"]) for entry in report["objects"]] == [("", alone), ("tumour", alone)]
+    assert report["settings"]["overlap"]
+    assert [row["shared_voxels"] for row in json.loads((workspace.folder / "s.json").read_text())] == [alone, alone]
+    found = io.load_segmentation("a.seg.nrrd", io.load("ct.nii.gz"))
+    assert (found.mask(1) == found.mask(2)).all()
+    assert found.mask(1).sum() == alone
+    assert found.names == {2: "tumour"}
+    code, out, err = workspace.run(*TWO, "--overlap", "--separate", "--label-table", "t.tsv", output="b.nii.gz")
+    assert code == 0, err
+    assert "does not hold" not in err
+    assert out.endswith("wrote b-1.nii.gz\nwrote b-2.nii.gz\nwrote t.tsv\n")
+    assert [np.unique(workspace.labels(f"b-{label}.nii.gz")).tolist() for label in (1, 2)] == [[0, 1], [0, 2]]
+    assert (workspace.folder / "t.tsv").read_text() == "index\tname\tcolor\n1\tobject 1\t#4cc9f0\n2\ttumour\t#f9844a\n"
+
+
+def test_priority_decides_whose_a_voxel_is(workspace: Workspace) -> None:
+    alone = workspace.done(*CLICK)["objects"][0]["voxels"]
+    code, out, err = workspace.run(*TWO, "--priority", "tumour", output="p.nii.gz")
+    assert code == 0, err
+    assert f"object 1: 0 voxels, 0 mL\nobject 2 (tumour): {alone} voxels" in out
+    assert "p.nii.gz does not hold names\n" in err
+    assert workspace.done(*TWO, output="q.nii.gz")["objects"][0]["voxels"] == alone
+
+
+def test_meshes_of_several_objects_are_files_of_their_own(workspace: Workspace) -> None:
+    workspace.done(*TWO, "--overlap", output="m.stl")
+    assert {"m-1.stl", "m-2.stl"} <= workspace.files().keys()
+
+
+@pytest.mark.parametrize(
+    ("words", "output", "says"),
+    [
+        (["--overlap"], "x.nii.gz", "x.nii.gz: --overlap: NIfTI holds one object at each voxel; save to .dcm, .seg.nrrd"),
+        (["--overlap", "--priority", "2"], "x.seg.nrrd", "--priority changes nothing: --overlap gives"),
+        (["--priority", "tumor"], "x.nii.gz", "priority: no objects are called tumor; name one of 1, tumour"),
+        (["--label-table", "t.csv"], "x.nii.gz", "t.csv: nothing is written as .csv"),
+        (["--label-table", "x.txt"], "x.txt", "x.txt: nothing is written as .txt"),
+    ],
+)
+def test_what_has_no_meaning_for_overlaps_is_refused(workspace: Workspace, words: list[str], output: str, says: str) -> None:
+    assert workspace.refused(*TWO, *words, output=output).startswith(says)
 
 
 def test_masks(workspace: Workspace) -> None:

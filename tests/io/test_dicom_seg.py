@@ -4,6 +4,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from warnings import catch_warnings, simplefilter
 
+import highdicom
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -176,3 +177,24 @@ def test_names_that_fit_are_written_as_they_are(tmp_path: Path) -> None:
     names = {1: "y" * 64, 2: "y" * 65, 3: "lobe\\upper", 4: "lobe"}
     changed = DICOM_SEG.changed_names(names)
     assert changed == {2: "y" * 60 + " (2)", 3: "lobe upper"}
+
+
+@pytest.mark.parametrize("overlap", [True, False])
+def test_segments_that_overlap_come_back_with_names_and_colours(tmp_path: Path, overlap: bool) -> None:
+    Series(AXIAL, phantom()).write(tmp_path / "series")
+    volume = io.load(tmp_path / "series")
+    inner = np.zeros_like(LABELS)
+    inner[1:4, 1:3, 1:5] = 12
+    layers = (LABELS, inner) if overlap else ()
+    given = Segmentation(LABELS.astype(np.uint16), volume.affine, {7: "liver"}, layers=layers, colours={300: (255, 1, 128)})
+    assert io.save(given, tmp_path / "seg.dcm", volume) == []
+    stored = header(tmp_path / "seg.dcm")
+    assert stored.SegmentsOverlap == ("YES" if overlap else "NO")
+    found = {outline.label: outline for outline in io.load_outlines(tmp_path / "seg.dcm", volume)}
+    assert sorted(found) == ([7, 12, 300] if overlap else [7, 300])
+    for label, outline in found.items():
+        np.testing.assert_array_equal(outline.inside, given.mask(label))
+        np.testing.assert_allclose(outline.colour or (0, 0, 0), given.colour(label), atol=1)
+    assert {label: outline.name for label, outline in found.items() if outline.name} == {7: "liver"}
+    assert io.load_segmentation(tmp_path / "seg.dcm", volume).overlaps == overlap
+    assert len(highdicom.seg.segread(tmp_path / "seg.dcm").segment_numbers) == len(found)

@@ -47,6 +47,7 @@ EXTRAS = {  # extra → (modules that it brings, what it gives)
     ),
     "evaluate": (("matplotlib", "cv2", "skimage", "sklearn", "SimpleITK"), "classical methods to compare with, figures"),
     "monai": (("monai", "einops"), "networks trained for one task, to compare with"),
+    "meshes": (("skimage",), "surfaces of what was outlined (STL, PLY, OBJ)"),
     "openvino": (("openvino",), "a faster image encoder on Intel processors"),
 }
 INTERRUPTED = 130

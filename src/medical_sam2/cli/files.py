@@ -8,13 +8,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 from cyclopts import Group, Parameter
 from numpy.typing import NDArray
 
 from medical_sam2 import io, preview, statistics
 from medical_sam2.cli.options import FLAG, REPEATED
-from medical_sam2.errors import InputError, MedicalSam2Error
-from medical_sam2.io import Form, atomic, registry
+from medical_sam2.errors import ConfigError, InputError, MedicalSam2Error
+from medical_sam2.io import Form, atomic, label_table, registry
 from medical_sam2.io.prompt_file import NamedPrompts
 from medical_sam2.io.safe_open import as_stored
 from medical_sam2.plugins import suggestion
@@ -23,6 +24,7 @@ from medical_sam2.volume import Segmentation, Volume
 
 MAPS = ("probability", "uncertainty")
 SUFFIXES: Mapping[str, Sequence[str]] = {
+    "label_table": label_table.SUFFIXES,
     "confidence": (".csv",),
     "preview": (".png", ".jpg", ".jpeg", ".gif"),
     "statistics": (".csv", ".json"),
@@ -55,6 +57,8 @@ class OutputOptions:
 
     Args:
         output: labels, in the format that its suffix names.
+        separate: each object in a file of its own, NAME-1 and so on; meshes of several objects (.stl, .ply) always are.
+        label_table: names and colours beside the labels: .label (ITK-SNAP), .ctbl (3D Slicer), .txt (FreeSurfer), .tsv (BIDS).
         format: further format for that, a plug-in (module:attribute, file.py:attribute); again for more.
         probability: probability of the object; with several objects one file each (NAME-1 …).
         uncertainty: how much the views disagree.
@@ -66,6 +70,8 @@ class OutputOptions:
     """
 
     output: Annotated[Path, Parameter(alias="-o", help=f"labels: {registry.writable()}.")]
+    separate: Annotated[bool, FLAG] = False
+    label_table: Path | None = None
     format: Annotated[tuple[str, ...], REPEATED] = ()
     probability: Path | None = None
     uncertainty: Path | None = None
@@ -106,6 +112,21 @@ def requested(outputs: OutputOptions) -> dict[str, Path]:
     return {option: path for option in ("output", *MAPS, *SUFFIXES) if (path := getattr(outputs, option)) is not None}
 
 
+def paths(outputs: OutputOptions, objects: Sequence[int], found: Segmentation | None = None) -> list[Path]:
+    """All files that will be written, those of single objects by their own names; once they are found, of those that were."""
+    _, *others = requested(outputs).values()
+    there = objects if found is None else found.objects()
+    each = {label: file for label, file in _labels_files(outputs, objects).items() if label is None or label in there}
+    return [*each.values(), *others]
+
+
+def _labels_files(outputs: OutputOptions, objects: Sequence[int]) -> dict[int | None, Path]:
+    """Object → file of its labels; None → that of all of them, where they are not separated."""
+    if not separated(outputs):
+        return {None: outputs.output}
+    return {**file_of_each(outputs.output, objects, outputs.format)}
+
+
 def read(file: Path, reading: Reading) -> Volume:
     """The image, as it is to be read; errors name it."""
     with naming(file):
@@ -142,7 +163,8 @@ def check_files(inputs: Sequence[Path], corrected: Path | None, outputs: OutputO
         check_inputs_kept(path, option, [other for other in inputs if other != corrected])
         twin = next((other for file, other in taken.items() if same(file, path)), None)
         if twin is not None:
-            raise InputError(f"--{option} and --{twin} are the same file", "choose another one", subject=path)
+            same_file = f"--{option} and --{twin} are the same file".replace("_", "-")
+            raise InputError(same_file, "choose another one", subject=path)
         taken[path] = option
         check_place(path, outputs.overwrite)
 
@@ -155,14 +177,32 @@ def check_inputs_kept(path: Path, option: str, inputs: Sequence[Path]) -> None:
         raise InputError(f"--{option} would lie among the slices", "choose another folder", subject=path)
 
 
-def check_further_files(outputs: OutputOptions, named: NamedPrompts) -> None:
+def check_further_files(outputs: OutputOptions, named: NamedPrompts, objects: Sequence[int]) -> None:
     """The same for files whose names depend on the objects, and for masks that a file of prompts names."""
     for option, path in requested(outputs).items():
         check_inputs_kept(path, option, named.files)
-    if outputs.probability is not None:
-        for path in file_of_each(outputs.probability, named.labels, outputs.format).values():
-            check_inputs_kept(path, "probability", named.files)
-            check_place(path, outputs.overwrite)
+    further = {} if outputs.probability is None else file_of_each(outputs.probability, named.labels, outputs.format)
+    alone = _labels_files(outputs, objects) if separated(outputs) else {}
+    for option, path in [("probability", path) for path in further.values()] + [("output", path) for path in alone.values()]:
+        check_inputs_kept(path, option, named.files)
+        check_place(path, outputs.overwrite)
+
+
+def separated(outputs: OutputOptions) -> bool:
+    """Whether each object is written to a file of its own."""
+    return outputs.separate or registry.writer_of(outputs.output, outputs.format).one_object
+
+
+def check_overlap(outputs: OutputOptions) -> None:
+    """Refuse an output that cannot hold objects which overlap.
+
+    Raises:
+        ConfigError: its format holds one object at each voxel.
+    """
+    format = registry.writer_of(outputs.output, outputs.format)
+    if "overlaps" not in format.carries and not separated(outputs):
+        remedy = f"save to {', '.join(registry.written('overlaps', outputs.format))}, or add --separate"
+        raise ConfigError(f"--overlap: {format.name} holds one object at each voxel", remedy, subject=outputs.output)
 
 
 def name_notes(outputs: OutputOptions, names: Mapping[int, str]) -> list[str]:
@@ -185,7 +225,7 @@ def file_of_each(path: Path, labels: Sequence[int], formats: Sequence[str] = ())
     """Label → file: the one that was named, or NAME-LABEL where there are several objects."""
     if len(labels) == 1:
         return {labels[0]: path}
-    suffix = _suffix(path, registry.written("probability", formats))
+    suffix = _suffix(path, registry.written(plugins=formats))
     return {label: path.with_name(f"{path.name[: -len(suffix)]}-{label}{path.name[-len(suffix) :]}") for label in labels}
 
 
@@ -197,7 +237,8 @@ def check_suffix(path: Path, allowed: Sequence[str]) -> None:
 
 
 def _suffix(path: Path, allowed: Sequence[str]) -> str:
-    return next((suffix for suffix in allowed if path.name.lower().endswith(suffix) and path.name.lower() != suffix), "")
+    name = path.name.lower()
+    return max((suffix for suffix in allowed if name.endswith(suffix) and name != suffix), key=len, default="")
 
 
 def check_place(path: Path, overwrite: bool) -> None:
@@ -220,20 +261,56 @@ Saver = Callable[[Path], Sequence[str] | None]
 
 
 def write(
-    outputs: OutputOptions, volume: Volume, found: Segmentation, prompts: Sequence[Prompt], report: Mapping[str, Any]
+    outputs: OutputOptions,
+    volume: Volume,
+    found: Segmentation,
+    prompts: Sequence[Prompt],
+    report: Mapping[str, Any],
+    *,
+    objects: Sequence[int],
 ) -> list[str]:
     """All files that were requested; the labels last, so that they are there only if all else is.
 
-    Whatever stops it, an interrupt too: files that were not there before are gone again. Returns what they do not hold.
+    Args:
+        outputs: what is requested.
+        volume: the image.
+        found: what was outlined in it.
+        prompts: drawn in the preview.
+        report: what is told of the run.
+        objects: that were asked for, or were there before.
+
+    Returns:
+        What the files do not hold of what was outlined, one line each.
+
+    Whatever stops it, an interrupt too: files that were not there before are gone again.
     """
-    pieces = list(_savers(outputs, volume, found, prompts, report))
+    labels = _labels_files(outputs, objects)
+    there = {None, *found.objects()}
+    pieces = [*_label_savers(outputs, volume, found, {label: file for label, file in labels.items() if label in there})]
+    pieces += _savers(outputs, volume, found, prompts, report)
     fresh = [file for file, _ in pieces if not file.exists()]
+    notes = [
+        f"{file.name} is not written: object {label} was not found" for label, file in labels.items() if label not in there
+    ]
     try:
-        return [line for file, save in reversed(pieces) for line in save(file) or ()]
+        for file, save in reversed(pieces):
+            lines = save(file)
+            notes += lines if isinstance(lines, list) else []
     except BaseException:
         for file in fresh:
             file.unlink(missing_ok=True)
         raise
+    told = f"{outputs.output.name} does not hold " if outputs.label_table else None
+    return [note for note in notes if not (told and note.startswith(told))]
+
+
+def _label_savers(
+    outputs: OutputOptions, volume: Volume, found: Segmentation, files: Mapping[int | None, Path]
+) -> Iterator[tuple[Path, Saver]]:
+    """The files of labels with what writes them; maps of probability have files of their own."""
+    whole = replace(found, probability={})
+    for label, path in files.items():
+        yield path, lambda file, label=label: io.save(_alone(whole, label), file, volume, formats=outputs.format)
 
 
 def _savers(
@@ -251,7 +328,8 @@ def _savers(
         rows = statistics.measure(volume, found)
         return statistics.to_json(rows) + "\n" if file.suffix.lower() == ".json" else statistics.to_csv(rows)
 
-    yield outputs.output, image(replace(found, probability={}))  # which has files of its own
+    if outputs.label_table is not None:
+        yield outputs.label_table, lambda file: label_table.save(found, file)
     if outputs.probability is not None:
         for label, file in file_of_each(outputs.probability, sorted(found.probability), outputs.format).items():
             yield file, image(found.probability[label])
@@ -265,6 +343,15 @@ def _savers(
         yield outputs.statistics, text(table)
     if outputs.report is not None:
         yield outputs.report, text(lambda _: as_json(report))
+
+
+def _alone(found: Segmentation, label: int | None) -> Segmentation:
+    """One object of a segmentation, whole, with its label; None: all of it."""
+    if label is None:
+        return found
+    labels = found.mask(label) * np.min_scalar_type(label).type(label)
+    names, colours = ({key: each for key, each in own.items() if key == label} for own in (found.names, found.colours))
+    return replace(found, labels=labels, layers=(), names=names, colours=colours)
 
 
 def as_json(content: object) -> str:

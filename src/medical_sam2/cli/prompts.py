@@ -129,7 +129,8 @@ def volume_prompts(options: PromptOptions, volume: Volume, earlier: Volume | Non
     drawn = {outline.label: outline.name for outline in reader.outlines if outline.name}
     names = {**drawn, **from_file.names, **_names(options.name, reader.label)}
     _check_names(names, {prompt.object for prompt in prompts} | set(_labels(earlier)))
-    return NamedPrompts(prompts, names, from_file.files)
+    colours = {outline.label: outline.colour for outline in reader.outlines if outline.colour}
+    return NamedPrompts(prompts, names, from_file.files, colours)
 
 
 # All prompts of a template count together: only after masks, clicks and boxes is it known which template has none.

@@ -25,11 +25,11 @@ from medical_sam2.errors import MedicalSam2Error
 from medical_sam2.intensity_window import Window, percentile_window
 from medical_sam2.io import atomic
 from medical_sam2.io.image_folder import ImageFolder
+from medical_sam2.io.labels import object_boxes
 from medical_sam2.io.prompt_file import NamedPrompts, as_objects
 from medical_sam2.io.registry import Picture
 from medical_sam2.prompts import FramePrompt, Mask
 from medical_sam2.tracking.plan import Group
-from medical_sam2.tracking.postprocess import object_boxes
 from medical_sam2.views import View
 from medical_sam2.volume import Segmentation, Volume
 

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,6 +15,7 @@ from medical_sam2.errors import ConfigError, FormatError
 from medical_sam2.io import labels, registry
 from medical_sam2.io.prompt_file import NamedPrompts
 from medical_sam2.tracking.confidence import Need, neediest
+from medical_sam2.tracking.plan import labels_in, order_objects
 from medical_sam2.volume import Segmentation, Volume
 
 if TYPE_CHECKING:
@@ -52,7 +53,9 @@ def segment(
     network.check_settings(options)
     image, earlier = _read(volume, reading, prompts, outputs)
     named = volume_prompts(prompts, image, earlier)
-    files.check_further_files(outputs, named)
+    objects = sorted({*named.labels, *labels_in(None if earlier is None else earlier.array)})
+    files.check_further_files(outputs, named, objects)
+    order_objects(options.priority, named.labels, named.names)
     facts = report.describe_run(volume, image, named, options)
     clock.lap("read")
     segmenter = None if dry_run and network.must_fetch(options.weights) else network.load_segmenter(options)
@@ -60,9 +63,8 @@ def segment(
     facts |= network.describe_plan(plan, options, segmenter)
     clock.lap("weights")
     report.print_warnings([*image.warnings, *plan.warnings])
-    written = files.requested(outputs).values()
     if segmenter is None or dry_run:
-        text = report.dry_run_text(facts, image, plan.groups, window, size, written)
+        text = report.dry_run_text(facts, image, plan.groups, window, size, files.paths(outputs, objects))
         return report.print_report({**facts, "dry_run": True}, text, json=json)
     with network.adapted(segmenter, image, named, options):
         found = _track(segmenter, image, named, options, outputs=outputs, earlier=earlier, quiet=quiet)
@@ -70,9 +72,11 @@ def segment(
     report.print_warnings(line for line in found.warnings if line not in plan.warnings)
     facts |= {**report.describe_result(image, found, plan.warnings), "seconds": clock.laps}
     report.print_review(facts["look_here"])
-    report.print_warnings(files.write(outputs, image, found, named.prompts, facts))
+    coloured = replace(found, colours=named.colours)
+    for line in files.write(outputs, image, coloured, named.prompts, facts, objects=objects):
+        report.print_note(line)
     clock.lap("write")
-    return report.print_report(facts, report.result_text(facts, written), json=json)
+    return report.print_report(facts, report.result_text(facts, files.paths(outputs, objects, found)), json=json)
 
 
 def _check(file: Path, outputs: OutputOptions, prompts: PromptOptions, options: InferenceOptions) -> None:
@@ -80,6 +84,10 @@ def _check(file: Path, outputs: OutputOptions, prompts: PromptOptions, options: 
     masks = (split_page(str(word))[0] for word in prompts.mask)
     inputs = [file, *masks, *(path for path in (prompts.prompts, prompts.correct) if path is not None)]
     files.check_files(inputs, prompts.correct, outputs)
+    if options.overlap:
+        files.check_overlap(outputs)
+        if options.priority:
+            raise ConfigError("--priority changes nothing: --overlap gives a voxel to every object", "leave one of them out")
     if prompts.correct is None:
         return
     if outputs.probability or outputs.uncertainty:

@@ -20,11 +20,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medical_sam2.errors import FormatError, GeometryError, InputError, MedicalSam2Error
-from medical_sam2.io import labels, nrrd, registry, voxels
+from medical_sam2.io import label_table, labels, nrrd, registry, voxels
 from medical_sam2.io.labels import AS_DRAWN, MaskRule, Outline, outlines, select_outlines
 from medical_sam2.io.registry import DICOM, NRRD, Form, Options, Picture, read_file, recognise
 from medical_sam2.io.safe_open import as_stored, guarded, load_json, parse_json
-from medical_sam2.volume import Segmentation, Volume
+from medical_sam2.volume import Segmentation, Volume, add_to_layers
 
 __all__ = [
     "Form",
@@ -36,6 +36,7 @@ __all__ = [
     "load_labels",
     "load_outlines",
     "load_pictures",
+    "load_segmentation",
     "parse_json",
     "read",
     "save",
@@ -138,7 +139,8 @@ def load_outlines(
     """Read what was drawn in a mask that belongs to an image: its objects, by number, in that image's voxel order.
 
     Args:
-        path: a volume, a DICOM-SEG, or a segmentation of 3D Slicer or an RTSTRUCT, whose segments may overlap and have names.
+        path: a label map (names and colours of a table beside it count; see `label_table`), or a DICOM-SEG, an RTSTRUCT or a
+            segmentation of 3D Slicer, whose segments may overlap and have names and colours.
         like: the image.
         rule: how the numbers of a volume are meant.
         frame: time point of a 4D mask, from 0.
@@ -154,13 +156,32 @@ def load_outlines(
             own = _segmentation(path)
             if own is not None and (rule.threshold is not None or frame is not None):
                 raise InputError("its segments need neither a threshold nor a page", "leave them out")
-            if own is not None and hasattr(own, "load_segments"):
-                return select_outlines(own.load_segments(path, like), rule)
             if own is not None:
-                return outlines(own.load(path, like).array, replace(rule, each_label=True))
-            return outlines(labels.reorient(_label_volume(path, frame), like).array, rule)
+                return select_outlines(own.load_segments(path, like), rule)
+            found = outlines(labels.reorient(_label_volume(path, frame), like).array, rule)
+            return found if rule.object is not None else label_table.describe(found, path)
     except MedicalSam2Error as error:
         raise error.about(path) from None
+
+
+def load_segmentation(path: str | os.PathLike[str], like: Volume, rule: MaskRule = AS_DRAWN) -> Segmentation:
+    """Read a mask that belongs to an image with all that it tells of its objects: names, colours, overlaps.
+
+    Where objects overlap, `layers` hold each of them whole, and in `labels` the last one counts.
+
+    Raises:
+        FormatError, GeometryError, AmbiguousError, PromptError: as `load_outlines`.
+    """
+    found = load_outlines(path, like, rule)
+    flat = np.zeros(like.shape, np.min_scalar_type(max(outline.label for outline in found)))
+    layers: list[NDArray[np.unsignedinteger]] = []
+    for outline in found:
+        flat[outline.inside] = outline.label
+        add_to_layers(layers, outline.label, outline.inside)
+    names = {outline.label: outline.name for outline in found if outline.name}
+    colours = {outline.label: outline.colour for outline in found if outline.colour}
+    apart = tuple(layers) if len(layers) > 1 else ()
+    return Segmentation(flat, like.affine, names, layers=apart, colours=colours)
 
 
 def _segmentation(path: Path) -> ModuleType | None:

@@ -77,7 +77,7 @@ def _trace(mask_hw: NDArray[np.bool_]) -> Iterator[list[NDArray[np.float64]]]:
 
 def _edges(first: int, last: int) -> NDArray[np.float64]:
     """Both edges of each pixel of a row, and of one more on either side."""
-    return np.arange(first - 1, last + 2).repeat(2) + np.tile([-0.5, 0.5], last - first + 3)
+    return np.arange(first - 1.0, last + 2.0).repeat(2) + np.tile([-0.5, 0.5], last - first + 3)
 
 
 def _corners(ring: NDArray[np.float64]) -> NDArray[np.float64]:

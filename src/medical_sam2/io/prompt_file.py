@@ -31,7 +31,7 @@ from medical_sam2.io.labels import MOST_OBJECTS, MaskRule, Outline
 from medical_sam2.io.safe_open import load_json
 from medical_sam2.plugins import suggestion
 from medical_sam2.prompts import Box, Index, Mask, Point, Prompt
-from medical_sam2.volume import Volume
+from medical_sam2.volume import Colour, Volume
 
 VERSION = 1
 FAR = 1e9  # no coordinate of any image; larger integers do not even become floats
@@ -50,11 +50,13 @@ class NamedPrompts:
         prompts: of any objects.
         names: label → name of the structure, where it has one.
         files: masks that a file of prompts names.
+        colours: label → colour, where a mask shows one.
     """
 
     prompts: tuple[Prompt, ...]
     names: Mapping[int, str] = field(default_factory=dict[int, str])
     files: tuple[Path, ...] = ()
+    colours: Mapping[int, Colour] = field(default_factory=dict[int, Colour])
 
     @property
     def labels(self) -> tuple[int, ...]:

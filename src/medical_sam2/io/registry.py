@@ -14,9 +14,8 @@ A format that carries colours or overlaps has an `exporter` instead of a `writer
 """
 
 import os
-import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -27,6 +26,7 @@ from numpy.typing import NDArray
 
 from medical_sam2.errors import ConfigError, FormatError, InputError
 from medical_sam2.io.safe_open import GZIP_MAGIC, as_stored, guarded, open_content, open_regular
+from medical_sam2.io.signatures import HEAD, begins, is_dicom, is_nifti
 from medical_sam2.plugins import find
 from medical_sam2.volume import Segmentation, Volume
 
@@ -35,11 +35,6 @@ Form = Literal["sform", "qform"]
 Kind = Literal["volume", "picture", "archive"]
 
 GROUP = "medical_sam2.formats"
-HEAD = 600
-DICOM_GROUPS = (b"\x02\x00", b"\x08\x00")
-UNDEFINED = 0xFFFFFFFF
-"""The length of a sequence that ends with a mark."""
-NIFTI_SIZES = (348, 540)
 
 
 @dataclass(frozen=True)
@@ -142,6 +137,7 @@ class Format:
         dimensions: of the images in it.
         media_type: for the web.
         listed: in messages, where not by its name.
+        one_object: whether a file holds one object only.
     """
 
     name: str
@@ -164,6 +160,7 @@ class Format:
     dimensions: tuple[int, ...] = (3,)
     media_type: str = "application/octet-stream"
     listed: str = ""
+    one_object: bool = False
 
     @property
     def read_here(self) -> bool:
@@ -246,39 +243,6 @@ def recognise(path: Path) -> Format | None:
     return next((format for format in formats() if named in format.by_name or (format.reader and format.matches(head))), None)
 
 
-def is_dicom(head: bytes) -> bool:
-    """Whether these first bytes are a DICOM file's, with or without its preamble."""
-    if head[128:132] == b"DICM":
-        return True
-    if head[:2] in DICOM_GROUPS and head[3:4] == b"\0" and head[4:6].isalpha() and head[4:6].isupper():
-        return True
-    big = head[:2] == b"\0\x08" and head[4:6].isalpha() and head[4:6].isupper()
-    return big or _implicit(head)
-
-
-def _implicit(head: bytes) -> bool:
-    """Whether elements without a type follow each other: rising numbers, groups of even number, lengths that fit."""
-    places: list[tuple[int, int]] = []
-    start = 0
-    while start + 8 <= len(head):
-        group, element, length = struct.unpack("<HHI", head[start : start + 8])
-        if group % 2 or group < 8 or (places and (group, element) <= places[-1]) or (length % 2 and length != UNDEFINED):
-            return False
-        places.append((group, element))
-        start += 8 + length
-    return len(places) > 1 and places[0][0] == 8
-
-
-def is_nifti(head: bytes) -> bool:
-    """Whether these first (unpacked) bytes are a NIfTI or Analyze header, in either byte order."""
-    sizes = {int.from_bytes(head[:4], "little"), int.from_bytes(head[:4], "big")}
-    return len(head) >= 4 and bool(sizes & set(NIFTI_SIZES))
-
-
-def _begins(*magic: bytes) -> Callable[[bytes], bool]:
-    return lambda head: head.startswith(magic)
-
-
 LABELS_OR_NUMBERS: frozenset[Carried] = frozenset({"probability", "several objects"})
 NIFTI = Format(
     "NIfTI",
@@ -299,7 +263,7 @@ NRRD = Format(
     (".nrrd",),
     headers=(".nhdr",),
     data=(".raw",),
-    matches=_begins(b"NRRD"),
+    matches=begins(b"NRRD"),
     reader="medical_sam2.io.nrrd:read",
     written=(".nrrd",),
     writer="medical_sam2.io.nrrd:save",
@@ -325,9 +289,9 @@ DICOM_SEG = Format(
     "DICOM-SEG",
     (".dcm",),
     written=(".dcm",),
-    writer="medical_sam2.io.dicom.segmentation:save",
+    exporter="medical_sam2.io.dicom.segmentation:save",
     check="medical_sam2.io.dicom.segmentation:check",
-    carries=frozenset({"names", "several objects"}),
+    carries=frozenset({"names", "colours", "overlaps", "several objects"}),
     renames="medical_sam2.io.dicom.segmentation:segment_labels",
     media_type="application/dicom",
 )
@@ -343,18 +307,42 @@ RTSTRUCT = Format(
 )
 OF_A_SERIES = (DICOM_SEG, RTSTRUCT)
 """Those that refer to the images of a DICOM series, and so are written for a volume that was read from one."""
-SLICER = Format("3D Slicer", (".seg.nrrd",), carries=frozenset({"names", "overlaps", "several objects"}))
+SLICER = Format(
+    "3D Slicer",
+    (".seg.nrrd",),
+    written=(".seg.nrrd",),
+    exporter="medical_sam2.io.nrrd:save_segments",
+    carries=frozenset({"names", "colours", "overlaps", "several objects"}),
+)
+_mesh = partial(Format, check="medical_sam2.io.meshes:check", listed="mesh")
+WHOLE: frozenset[Carried] = frozenset({"overlaps"})
+STL = _mesh("STL", (".stl",), written=(".stl",), exporter="medical_sam2.io.meshes:save_stl", carries=WHOLE, one_object=True)
+PLY = replace(
+    STL,
+    name="PLY",
+    suffixes=(".ply",),
+    written=(".ply",),
+    exporter="medical_sam2.io.meshes:save_ply",
+    carries=WHOLE | {"colours"},
+)
+OBJ = _mesh(
+    "OBJ",
+    (".obj",),
+    written=(".obj",),
+    exporter="medical_sam2.io.meshes:save_obj",
+    carries=WHOLE | {"names", "several objects"},
+)
 SEVERAL: frozenset[Carried] = frozenset({"colours", "several objects"})
 _picture = partial(Format, kind="picture", reader="medical_sam2.io.images:read", carries=SEVERAL, dimensions=(2,))
-PNG = _picture("PNG", (".png",), matches=_begins(b"\x89PNG\r\n\x1a\n"), written=(".png",))
-JPEG = _picture("JPEG", (".jpg", ".jpeg"), matches=_begins(b"\xff\xd8\xff"))
-TIFF = _picture("TIFF", (".tif", ".tiff"), matches=_begins(b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"))
+PNG = _picture("PNG", (".png",), matches=begins(b"\x89PNG\r\n\x1a\n"), written=(".png",))
+JPEG = _picture("JPEG", (".jpg", ".jpeg"), matches=begins(b"\xff\xd8\xff"))
+TIFF = _picture("TIFF", (".tif", ".tiff"), matches=begins(b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"))
 BMP = _picture("BMP", (".bmp",), matches=lambda head: head.startswith(b"BM") and head[6:10] == bytes(4))
 ZIP = Format(
     "zip",
     (".zip",),
     kind="archive",
-    matches=_begins(b"PK\x03\x04"),
+    matches=begins(b"PK\x03\x04"),
     reader="medical_sam2.io.archive:read",
     listed="a zip with one of them",
 )
@@ -366,13 +354,15 @@ GEOJSON = _annotations(
     annotator="medical_sam2.io.annotations:geojson",
     annotated=".geojson",
     of_each_image=True,
-    carries=OF_A_SET | {"colours"},
+    carries=frozenset({"names", "colours", "several objects"}),
     media_type="application/geo+json",
 )
 LABEL_STUDIO = _annotations(
     "Label Studio", annotator="medical_sam2.io.annotations:label_studio", annotated=".labelstudio.json", carries=OF_A_SET
 )
-BUILT_IN = (NIFTI, NRRD, METAIMAGE, DICOM, PNG, JPEG, TIFF, BMP, ZIP, DICOM_SEG, RTSTRUCT, SLICER, COCO, GEOJSON, LABEL_STUDIO)
+ANNOTATIONS = (COCO, GEOJSON, LABEL_STUDIO)
+VOLUMES = (NIFTI, NRRD, METAIMAGE, DICOM, DICOM_SEG, RTSTRUCT, SLICER, STL, PLY, OBJ)
+BUILT_IN = (*VOLUMES, PNG, JPEG, TIFF, BMP, ZIP, *ANNOTATIONS)
 
 
 def formats(plugins: Sequence[str] = ()) -> Iterator[Format]:
@@ -414,7 +404,10 @@ def readable() -> str:
 def writable() -> str:
     """What is written, in words."""
     listed = [
-        f"{s} for a {format.name}" if format.check else s for format in formats() if format.written_here for s in format.written
+        f"{s} for a {format.listed or format.name}" if format.check else s
+        for format in formats()
+        if format.written_here
+        for s in format.written
     ]
     return f"{', '.join(listed[:-1])} or {listed[-1]}"
 

@@ -78,6 +78,7 @@ def download_forms(image: SessionImage, plugins: Sequence[str], *, dicom: bool) 
     if not isinstance(image, SessionVolume):
         return {"zip": "Label images", **{form: format.name for form, format in _annotation_forms(plugins).items()}}
     formats = [each for each in registry.formats(plugins) if each.written_here and (dicom or each not in registry.OF_A_SERIES)]
+    formats = [each for each in formats if not each.one_object]
     return {**{each.written[0].removeprefix("."): each.name for each in formats}, "csv": "Volumes (CSV)"}
 
 

@@ -163,7 +163,8 @@ class SessionStore:
         """Labels as a file of this form ("nii.gz", "dcm", ...), in the grid of the session's own source."""
         with TemporaryDirectory(dir=session.folder) as folder:
             target = Path(folder) / f"labels.{form}"
-            self.workers.export(self.source(session.id), labels, names, target, self.settings.formats)
+            chosen = {each.label: each.colour for each in session.history.state.structures}
+            self.workers.export(self.source(session.id), labels, (names, chosen), target, self.settings.formats)
             return target.read_bytes()
 
     def remove(self, id: str) -> None:

@@ -105,18 +105,21 @@ class WorkerProcesses:
         self,
         source: ImageSource,
         labels: NDArray[np.uint8],
-        names: Mapping[int, str],
+        called: tuple[Mapping[int, str], Mapping[int, str]],
         target: Path,
         formats: Sequence[str] = (),
     ) -> None:
         """Write labels in the grid of their source, as `io.save` does it; `labels` pass through a file next to `target`.
+
+        What is `called` is label → name, and label → colour ("#rrggbb").
 
         Raises:
             Refusal: as of `io.save`.
         """
         passed = target.with_suffix(".npy")
         np.save(passed, labels)
-        order = {"do": "export", "target": str(target), "labels": str(passed), "names": dict(names), "formats": formats}
+        order = {"do": "export", "target": str(target), "labels": str(passed), "formats": formats}
+        order |= {"names": dict(called[0]), "colours": dict(called[1])}
         try:
             self.run({**order, **source.order()})
         finally:
@@ -246,7 +249,9 @@ def _export(order: Mapping[str, Any]) -> None:
         raise FormatError("these are pictures, not a volume", "download them as a zip file")
     labels = np.load(order["labels"], allow_pickle=False)
     names = {int(label): name for label, name in order["names"].items()}
-    io.save(Segmentation(labels, like.affine, names), order["target"], like, formats=order["formats"])
+    parts = {int(label): bytes.fromhex(colour[1:]) for label, colour in order["colours"].items()}
+    colours = {label: (red, green, blue) for label, (red, green, blue) in parts.items()}
+    io.save(Segmentation(labels, like.affine, names, colours=colours), order["target"], like, formats=order["formats"])
 
 
 def _load(order: Mapping[str, Any]) -> Volume | tuple[io.Picture, ...]:

@@ -14,10 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from medical_sam2.io.labels import object_boxes
 from medical_sam2.prompts import FramePrompt, Mask, Point, Prompt
 
 BRIDGE = 2
-MANY_LABELS = 65_535
 EVERYWHERE = ndimage.generate_binary_structure(3, 3)
 
 
@@ -34,15 +34,6 @@ def remove_islands(labels: NDArray[np.unsignedinteger], prompts: Sequence[Prompt
         if box is not None:
             own = [prompt for prompt in prompts if prompt.object == label]
             _keep_touched(labels[box], label, _touched_voxels(own, labels.shape, box))
-
-
-def object_boxes(labels: NDArray[np.integer]) -> dict[int, tuple[slice, ...]]:
-    """Label → the smallest box around its voxels, found in one pass; 0 is left out."""
-    if labels.size and labels.max() <= MANY_LABELS:
-        return {label: box for label, box in enumerate(ndimage.find_objects(labels), start=1) if box is not None}
-    values, places = np.unique(labels, return_inverse=True)  # find_objects makes a list as long as the largest label
-    boxes = ndimage.find_objects(places.reshape(labels.shape) + 1)
-    return {int(value): box for value, box in zip(values, boxes, strict=True) if value != 0}
 
 
 def _keep_touched(part: NDArray[np.unsignedinteger], label: int, touched: NDArray[np.bool_]) -> None:

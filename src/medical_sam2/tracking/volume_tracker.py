@@ -429,10 +429,15 @@ class VolumeTracker:
         return find_leaks(self.rows, {code: shape[down] * shape[across] for code, (down, across) in sides.items()}, drawn)
 
     def _redraw(self, labels: NDArray[np.unsignedinteger], objects: Collection[int]) -> None:
-        """Outlines of these objects as they were drawn; of those that meet, what has priority is drawn last."""
-        axes, priority = self.volume.orientation, self.options.priority
+        """Outlines of these objects as they were drawn, except where an object lies that has priority."""
+        axes, ranks = self.volume.orientation, {label: rank for rank, label in enumerate(self.options.priority)}
         drawn = [(group, label) for group in self.plan.groups for label in group.given if label in objects]
-        for group, label in sorted(drawn, key=lambda one: -priority.index(one[1]) if one[1] in priority else -len(priority)):
+        for group, label in sorted(drawn, key=lambda one: ranks.get(one[1], len(ranks))):
+            before = [other for other, rank in ranks.items() if rank < ranks.get(label, len(ranks))]
+            held = np.isin(labels, before) if before else None
+            kept = labels[held] if held is not None else None
             redraw(group.view.apply(labels, axes), label, group.prompts[label])
             for view in (view for view in THREE_VIEWS if view.axis != group.view.axis):
                 redraw(view.apply(labels, axes), label, drawn_prompts(self.volume, group.given[label], view))
+            if held is not None and kept is not None:
+                labels[held] = kept

@@ -4,7 +4,7 @@ image, every frame where its own position says.
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from io import BytesIO
 from pathlib import Path
@@ -19,16 +19,16 @@ from pydicom.dataset import Dataset
 from pydicom.uid import ExplicitVRLittleEndian
 from pydicom.valuerep import DSfloat
 
-from medical_sam2.errors import ConfigError, FormatError, GeometryError
+from medical_sam2.errors import ConfigError, FormatError, GeometryError, PromptError
 from medical_sam2.io import atomic, voxels
 from medical_sam2.io.dicom import DicomOrigin, headers
 from medical_sam2.io.dicom.headers import Plane, read_dataset, text, whole_number
 from medical_sam2.io.dicom.pixels import segmentation_frames
-from medical_sam2.io.labels import SAME_MM, integers
+from medical_sam2.io.labels import SAME_MM, Outline
 from medical_sam2.io.registry import Loaded
 from medical_sam2.io.safe_open import guarded, open_regular
 from medical_sam2.io.voxels import from_lps
-from medical_sam2.volume import Volume
+from medical_sam2.volume import Colour, Segmentation, Volume
 
 KIND = "a DICOM-SEG"
 MAKER = "medical-sam2"
@@ -38,8 +38,8 @@ NEEDED = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUI
 EMPTIED = ("PatientName", "PatientID", "PatientBirthDate", "PatientSex", "AccessionNumber", "StudyDate", "StudyTime", "StudyID")
 
 
-def save(array: NDArray[Any], path: Path, like: Volume, names: Mapping[int, str]) -> None:
-    """Write labels as a binary DICOM-SEG: one segment for each label, one frame for each slice that it touches.
+def save(found: Segmentation, path: Path, like: Volume) -> None:
+    """Write objects as a binary DICOM-SEG: one segment for each, one frame for each slice that it touches; they may overlap.
 
     Patient, study and frame of reference come from the source series; every frame carries its own slice's position, so tilted
     gantries stay right. Slices that were interpolated have no source and are left out.
@@ -49,15 +49,18 @@ def save(array: NDArray[Any], path: Path, like: Volume, names: Mapping[int, str]
         FormatError: nothing is segmented.
     """
     origin = source_origin(like, path, KIND)
-    array = integers(array, path)
-    found = [int(label) for label in np.unique(array) if label]
-    if not found:
+    objects = found.objects()
+    if not objects:
         raise FormatError("nothing is segmented, and a DICOM-SEG cannot be empty", "save to another format", subject=path)
-    sources, frames = _in_source_order(origin, np.searchsorted([0, *found], array).astype(np.uint16))
-    descriptions = [(label, names.get(label, f"object {label}")) for label in found]
+    table = np.array([0, *objects])
+    layers = [_in_source_order(origin, np.searchsorted(table, layer).astype(np.uint16)) for layer in found.maps]
+    (sources, frames), several = layers[0], len(layers) > 1
+    if several:  # highdicom takes each segment by itself then, and says that segments overlap
+        numbers = range(1, len(table))
+        frames = np.stack([np.logical_or.reduce([each == number for _, each in layers]) for number in numbers], axis=-1)
     with catch_warnings():
         simplefilter("ignore")
-        data = _encode(sources, frames, descriptions, path)
+        data = _encode(sources, frames.astype(np.uint8) if several else frames, found, path)
     atomic.write_bytes(path, data)
 
 
@@ -142,26 +145,10 @@ def _without_pixels(path: Path, kind: str) -> Dataset:
     return header
 
 
-def _encode(sources: list[Dataset], frames: NDArray[np.uint16], descriptions: list[tuple[int, str]], path: Path) -> bytes:
+def _encode(sources: list[Dataset], frames: NDArray[np.unsignedinteger], found: Segmentation, path: Path) -> bytes:
+    """The file, of frames (frame, row, column) of segment numbers, or (frame, row, column, segment) of 0 and 1."""
     hd, codes = _highdicom(path)
-    algorithm = hd.AlgorithmIdentificationSequence(MAKER, version=maker_version(), family=codes.cid7162.ArtificialIntelligence)
-    texts = segment_labels(dict(descriptions))
-    segments = [
-        hd.seg.SegmentDescription(
-            segment_number=number,
-            segment_label=texts[label],
-            segmented_property_category=codes.SCT.Tissue,
-            segmented_property_type=codes.SCT.Tissue,
-            algorithm_type=hd.seg.SegmentAlgorithmTypeValues.SEMIAUTOMATIC,
-            algorithm_identification=algorithm,
-            tracking_id=f"{MAKER} label {label}",  # read back by dicom_seg_read
-            tracking_uid=hd.UID(),
-        )
-        for number, (label, _) in enumerate(descriptions, 1)
-    ]
-    for segment, (label, name) in zip(segments, descriptions, strict=True):
-        if texts[label] != name:
-            segment.SegmentDescription = name[:LONGEST_DESCRIPTION]
+    segments = _descriptions(hd, codes, found)
     with guarded(path):
         segmentation = hd.seg.Segmentation(
             source_images=sources,
@@ -183,6 +170,31 @@ def _encode(sources: list[Dataset], frames: NDArray[np.uint16], descriptions: li
         buffer = BytesIO()
         segmentation.save_as(buffer, enforce_file_format=True)
     return buffer.getvalue()
+
+
+def _descriptions(hd: ModuleType, codes: ModuleType, found: Segmentation) -> list[Dataset]:
+    """What is told of each segment; a name that does not fit is whole in its description."""
+    algorithm = hd.AlgorithmIdentificationSequence(MAKER, version=maker_version(), family=codes.cid7162.ArtificialIntelligence)
+    names = {label: found.names.get(label) or f"object {label}" for label in found.objects()}
+    texts = segment_labels(names)
+    segments: list[Dataset] = []
+    for number, (label, name) in enumerate(names.items(), 1):
+        segments.append(
+            hd.seg.SegmentDescription(
+                segment_number=number,
+                segment_label=texts[label],
+                segmented_property_category=codes.SCT.Tissue,
+                segmented_property_type=codes.SCT.Tissue,
+                algorithm_type=hd.seg.SegmentAlgorithmTypeValues.SEMIAUTOMATIC,
+                algorithm_identification=algorithm,
+                tracking_id=f"{MAKER} label {label}",  # read back by dicom_seg_read
+                tracking_uid=hd.UID(),
+                display_color=hd.color.CIELabColor.from_rgb(*found.colour(label)),
+            )
+        )
+        if texts[label] != name:
+            segments[-1].SegmentDescription = name[:LONGEST_DESCRIPTION]
+    return segments
 
 
 def segment_labels(names: Mapping[int, str]) -> dict[int, str]:
@@ -224,17 +236,68 @@ def load(path: Path, like: Volume) -> Volume:
     with catch_warnings():
         simplefilter("ignore")
         dataset = read_dataset(path, pixels=True)
-        numbers = _label_numbers(dataset, path)
-        planes = headers.planes(dataset, path)
-        segments = _segments(dataset, len(planes), path)
-        labels = np.zeros(like.shape, np.min_scalar_type(max(numbers.values(), default=0)))
+        highest = max(_label_numbers(dataset, path).values(), default=0)
+        labels = np.zeros(like.shape, np.min_scalar_type(highest))
         overlaps = 0
-        for plane, number, frame in zip(planes, segments, segmentation_frames(dataset, path), strict=True):
+        for label, plane, inside in _drawn_frames(dataset, path):
             target = _slice_of(labels, plane, like, path)
-            overlaps += int(np.count_nonzero(target[frame.T > 0]))
-            _put(target, frame.T, number, numbers)
+            overlaps += int(np.count_nonzero(target[inside]))
+            target[inside] = label
     notes = [f"segments overlap in {overlaps} voxels; the later one counts there"] if overlaps else []
     return Volume(voxels.compact(labels), like.affine, "SEG", path, tuple(notes))
+
+
+def load_segments(path: Path, like: Volume) -> list[Outline]:
+    """What was drawn of each segment, in the grid of `like`, with its name and its colour; segments may overlap.
+
+    Raises:
+        FormatError, GeometryError: as `load`.
+        PromptError: nothing is drawn.
+    """
+    masks: dict[int, NDArray[np.bool_]] = {}
+    with catch_warnings():
+        simplefilter("ignore")
+        dataset = read_dataset(path, pixels=True)
+        for label, plane, inside in _drawn_frames(dataset, path):
+            if inside.any():
+                mask = masks[label] if label in masks else masks.setdefault(label, np.zeros(like.shape, bool))
+                _slice_of(mask, plane, like, path)[inside] = True
+        numbers = _label_numbers(dataset, path)
+        told = {numbers[whole_number(item, "SegmentNumber", None, path=path)]: item for item in dataset.SegmentSequence}
+    if not masks:
+        raise PromptError("the segmentation is empty", "outline at least one voxel", subject=path)
+    items = {label: told.get(label, Dataset()) for label in masks}
+    return [Outline(label, masks[label], _name(items[label], label), _colour(items[label])) for label in sorted(masks)]
+
+
+def _drawn_frames(dataset: Dataset, path: Path) -> Iterator[tuple[int, Plane, NDArray[np.bool_]]]:
+    """Label, place and pixels (column, row) of what each frame holds."""
+    numbers, planes = _label_numbers(dataset, path), headers.planes(dataset, path)
+    segments = _segments(dataset, len(planes), path)
+    for plane, number, frame in zip(planes, segments, segmentation_frames(dataset, path), strict=True):
+        if number:
+            yield numbers.get(number, number), plane, frame.T > 0
+        else:
+            yield from ((label, plane, value == frame.T) for value, label in numbers.items())
+
+
+def _name(item: Dataset, label: int) -> str:
+    """What a segment is called; nothing where this package gave the name for want of one."""
+    name = text(item, "SegmentLabel")
+    return "" if name == f"object {label}" and OURS.fullmatch(text(item, "TrackingID")) else name
+
+
+def _colour(item: Dataset) -> Colour | None:
+    """The recommended colour of a segment, from CIELab to RGB."""
+    stored = item.get("RecommendedDisplayCIELabValue")
+    if stored is None or len(stored) != 3:
+        return None
+    try:
+        from highdicom.color import CIELabColor
+    except ImportError:
+        return None
+    red, green, blue = CIELabColor.from_dicom_value([int(each) for each in stored]).to_rgb()
+    return red, green, blue
 
 
 def _label_numbers(dataset: Dataset, path: Path) -> dict[int, int]:
@@ -259,14 +322,6 @@ def _segments(dataset: Dataset, count: int, path: Path) -> list[int]:
             group if "SegmentIdentificationSequence" in group else shared for group in dataset.PerFrameFunctionalGroupsSequence
         ]
         return [int(group.SegmentIdentificationSequence[0].ReferencedSegmentNumber) for group in groups]
-
-
-def _put(target: NDArray[Any], frame: NDArray[Any], number: int, numbers: dict[int, int]) -> None:
-    if number:
-        target[frame > 0] = numbers.get(number, number)
-        return
-    for value, label in numbers.items():
-        target[frame == value] = label
 
 
 # A frame is written into the image's own slice, turned and mirrored as it lies, or refused: nothing is resampled in silence.

@@ -115,7 +115,7 @@ class _SourceImage:
     def contours(self, mask_hw: NDArray[np.bool_]) -> Iterator[Dataset]:
         """The parts of a mask as items of a ContourSequence."""
         along = np.reshape(self.plane.orientation or (), (2, 3))
-        down, across = self.plane.spacing or ()
+        down, across = self.plane.spacing or (1.0, 1.0)  # a volume's slices all tell theirs
         steps = along / np.linalg.norm(along, axis=1, keepdims=True) * [[across], [down]]
         for ring in trace_rings(mask_hw, INSET_PX):
             item, image = Dataset(), _reference(self.header)
@@ -211,6 +211,7 @@ class _Region:
 
     label: int
     name: str
+    colour: Colour | None
     contours: list[_Contour] = field(default_factory=list[_Contour])
 
 
@@ -248,7 +249,7 @@ def load_segments(path: Path, like: Volume) -> list[Outline]:
         simplefilter("ignore")
         regions, _ = _regions(path, like)
     require_memory(len(regions) * like.array.size, path)
-    return [Outline(region.label, _filled(region, like.shape, path), region.name) for region in regions]
+    return [Outline(each.label, _filled(each, like.shape, path), each.name, each.colour) for each in regions]
 
 
 # Contours are millimetres and nothing else: on another series of the patient they would look right, and be wrong.
@@ -267,10 +268,10 @@ def _regions(path: Path, like: Volume) -> tuple[list[_Region], list[str]]:
     found: list[_Region] = []
     series.check(dataset, described, path)
     for number, item in zip(numbers, described, strict=True):
-        name = text(item, "ROIName")
-        region = _Region(number + first, name if name.isprintable() else "")
+        outline = outlines.get(number, Dataset())
+        region = _Region(number + first, _name(item, number, dataset), _colour(outline, path))
         with guarded(path):
-            contours = list(outlines.get(number, Dataset()).get("ContourSequence") or [])
+            contours = list(outline.get("ContourSequence") or [])
         region.contours.extend(contour for each in contours if (contour := _contour(each, number, series, like, path)))
         if region.contours:
             found.append(region)
@@ -283,6 +284,21 @@ def _regions(path: Path, like: Volume) -> tuple[list[_Region], list[str]]:
     if not found:
         raise PromptError("it holds no closed contour", "outline at least one pixel", subject=path)
     return sorted(found, key=lambda region: region.label), notes
+
+
+def _name(item: Dataset, number: int, dataset: Dataset) -> str:
+    """What a region is called; nothing where this package gave the name for want of one, or it cannot be shown."""
+    name = text(item, "ROIName")
+    given = name == f"object {number}" and text(dataset, "Manufacturer") == MAKER
+    return "" if given or not name.isprintable() else name
+
+
+def _colour(outline: Dataset, path: Path) -> Colour | None:
+    numbers = floats(outline, "ROIDisplayColor", path=path) or ()
+    if len(numbers) != 3 or min(numbers) < 0 or max(numbers) > 255:
+        return None
+    red, green, blue = map(int, numbers)
+    return red, green, blue
 
 
 class _Series:

@@ -1,0 +1,74 @@
+"""Names and colours beside a label map, as ITK-SNAP, 3D Slicer, FreeSurfer and BIDS have them."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from medical_sam2 import io
+from medical_sam2.errors import FormatError
+from medical_sam2.io import label_table
+from medical_sam2.io.label_table import LabelEntry
+from medical_sam2.volume import COLOURS, Segmentation, Volume
+
+LIKE = Volume(np.zeros((4, 5, 6), np.int16), np.eye(4))
+LABELS = np.zeros(LIKE.shape, np.uint8)
+LABELS[1, 2, 3], LABELS[2:, 0, 0], LABELS[0, 0, 0] = 1, 9, 4
+FOUND = Segmentation(LABELS, LIKE.affine, {1: "left kidney", 9: "cyst", 30: "not found"}, colours={9: (255, 1, 128)})
+
+
+@pytest.mark.parametrize("suffix", label_table.SUFFIXES)
+@pytest.mark.parametrize("mask", ["m.nii.gz", "m.nii", "m.nrrd", "m.mha"])
+def test_names_and_colours_come_back_beside_a_mask(tmp_path: Path, suffix: str, mask: str) -> None:
+    assert io.save(FOUND, tmp_path / mask, LIKE) == [f"{mask} does not hold names and colours"]
+    blank = suffix in (".ctbl", ".txt")
+    assert label_table.save(FOUND, tmp_path / f"m{suffix}") == ([f"m{suffix} holds names with _ for blanks"] if blank else [])
+    found = io.load_segmentation(tmp_path / mask, LIKE)
+    np.testing.assert_array_equal(found.labels, LABELS)
+    assert found.names == {1: "left_kidney" if blank else "left kidney", 9: "cyst"}
+    assert found.colours == {1: COLOURS[0], 4: COLOURS[3], 9: (255, 1, 128)}
+    assert io.load_segmentation(tmp_path / mask, LIKE, io.MaskRule(value=9)).names == {9: "cyst"}
+
+
+def test_lines_of_freesurfer_have_six_words(tmp_path: Path) -> None:
+    label_table.save(FOUND, tmp_path / "lut.txt")
+    lines = [line.split() for line in (tmp_path / "lut.txt").read_text().splitlines() if not line.startswith("#")]
+    assert [len(line) for line in lines] == [6] * 5
+    assert lines[0] == ["0", "Unknown", "0", "0", "0", "0"]
+
+
+FOREIGN = {
+    ".label": (
+        '# x\n    0     0    0    0        0  0  0    "Clear Label"\n  2  0 255 0 0.5 1 1 "Label ""A"""\n',
+        'Label ""A""',
+    ),
+    ".ctbl": ("# Color table file f.ctbl\n# 3 values\n0 Background 0 0 0 0\n2 liver_dome 0 255 0 255\n", "liver_dome"),
+    ".txt": ("#$Id$\n\n2   Left-Cerebral-White-Matter          0   255 0 0\n", "Left-Cerebral-White-Matter"),
+    ".tsv": ("index\tname\tabbreviation\tcolor\n2\tcaudal anterior\tCA\t#00FF00\n", "caudal anterior"),
+}
+
+
+@pytest.mark.parametrize("suffix", FOREIGN)
+def test_tables_of_other_programs(tmp_path: Path, suffix: str) -> None:
+    content, name = FOREIGN[suffix]
+    (tmp_path / f"m{suffix}").write_text(content)
+    table = label_table.load(tmp_path / f"m{suffix}")
+    assert table is not None
+    assert table[2] == LabelEntry(2, name, (0, 255, 0))
+
+
+@pytest.mark.parametrize(
+    "content", ["", "patient notes\n", "1 2 3\n", "index\tvolume\n1\t3\n", "1 liver 300 0 0 0\nx", "\x00\xff"]
+)
+@pytest.mark.parametrize("suffix", label_table.SUFFIXES)
+def test_what_is_no_table_says_nothing(tmp_path: Path, content: str, suffix: str) -> None:
+    (tmp_path / f"m{suffix}").write_bytes(content.encode("latin-1"))
+    io.save(FOUND, tmp_path / "m.nii.gz", LIKE)
+    assert io.load_segmentation(tmp_path / "m.nii.gz", LIKE).names == {}
+
+
+def test_a_label_with_two_names_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "m.txt").write_text("1 liver 0 0 0 0\n1 spleen 0 0 0 0\n")
+    io.save(FOUND, tmp_path / "m.nii.gz", LIKE)
+    with pytest.raises(FormatError, match=r"m\.txt: it names label 1 twice"):
+        io.load_segmentation(tmp_path / "m.nii.gz", LIKE)
