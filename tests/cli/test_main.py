@@ -1,5 +1,6 @@
 """The frame of the command line: exit codes, one line for each failure, nothing heavy before it is needed."""
 
+import errno
 import subprocess
 import sys
 from pathlib import Path
@@ -117,3 +118,65 @@ def test_a_reader_that_goes_away_is_no_error(tmp_path: Path) -> None:
     assert process.stderr.read() == b""
     process.stderr.close()
     assert process.wait() == 0
+
+
+LIMITED = """
+import resource, sys, numpy, nibabel
+from medical_sam2.cli import main
+size = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize() + (60 << 20)
+resource.setrlimit(resource.RLIMIT_AS, (size, size))
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.parametrize("words", ["info large.nii.gz", "segment small.nii.gz --point 1,1,1 -o out.nii.gz"])
+def test_a_limit_of_memory_is_told_in_one_line(tmp_path: Path, words: str) -> None:
+    """As under `ulimit -v`: 60 MB for an image of 64 that is copied, or for the network's packages."""
+    for name, shape in {"large": (512, 256, 256), "small": (4, 5, 6)}.items():
+        array = np.zeros(shape, np.int16)
+        array[0] = 1
+        nib.save(nib.Nifti1Image(array, np.eye(4)), tmp_path / f"{name}.nii.gz")  # type: ignore[attr-defined]
+    done = subprocess.run(
+        [sys.executable, "-c", LIMITED, *words.split()], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (3, "", 1), done.stderr
+    assert "memory" in done.stderr
+    assert {path.name for path in tmp_path.iterdir()} == {"large.nii.gz", "small.nii.gz"}
+
+
+def test_want_of_memory_is_found_behind_other_errors() -> None:
+    try:
+        try:
+            raise ImportError("libtorch.so: failed to map segment from shared object")
+        except ImportError as error:
+            raise ImportError("cannot import the command") from error
+    except ImportError as error:
+        assert cli.explain(error)[1] == 3
+    assert cli.explain(ImportError("cannot import the command"))[1] == 70
+    assert cli.explain(OSError(errno.EFBIG, "File too large", "o.bin"))[1] == 3
+
+
+ENDED = """
+import os, signal, sys, time
+from pathlib import Path
+from medical_sam2 import io
+from medical_sam2.cli import main
+from medical_sam2.io import atomic
+
+def read(*_, **__):
+    with atomic.writing(Path("half.bin")) as stream:
+        stream.write(b"half")
+        stream.flush()
+        os.kill(os.getpid(), getattr(signal, sys.argv[1]))
+        time.sleep(30)
+
+io.read = read
+sys.exit(main(["info", "v.nii.gz"]))
+"""
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
+def test_what_ends_a_command_leaves_nothing_half_written(tmp_path: Path, name: str) -> None:
+    done = subprocess.run([sys.executable, "-c", ENDED, name], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "interrupted\n")
+    assert not list(tmp_path.iterdir())

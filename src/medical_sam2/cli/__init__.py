@@ -8,9 +8,10 @@ import errno
 import logging
 import os
 import re
+import signal
 import sys
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from cyclopts import App, CycloptsError, Parameter
@@ -58,7 +59,7 @@ MOVED = {"benchmark": "python benchmarks/speed.py", "synthesize": "python recipe
 """Commands of earlier versions, and the scripts of the repository that do the same."""
 NO_MEMORY = re.compile("allocate memory|failed to map segment", re.IGNORECASE)
 """In the error of a library that cannot be loaded for want of memory."""
-FULL = {errno.ENOSPC, errno.EDQUOT, errno.ENOMEM, errno.EMFILE}
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.ENOMEM, errno.EMFILE}
 
 
 def build() -> App:
@@ -89,9 +90,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command line.
 
     Returns:
-        0 done, 2 bad input, 3 too little memory or disk, 4 ambiguous input (the choices are listed), 130 interrupted,
-        70 an error of this program. Each failure is one line on standard error; the environment variable MEDSAM2_TRACEBACK=1
-        shows the traceback instead.
+        0 done, 2 bad input, 3 too little memory or disk, 4 ambiguous input (the choices are listed), 130 interrupted (Ctrl-C,
+        SIGTERM), 70 an error of this program. Each failure is one line on standard error; the environment variable
+        MEDSAM2_TRACEBACK=1 shows the traceback instead.
     """
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # it was closed by whoever called
@@ -108,7 +109,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         app = build()
         if all(word.startswith("-") for word in words):
             app.help_format = "plaintext"  # the list of commands; Markdown takes rich longer to load than all the rest
-        result = app(words, exit_on_error=False, print_error=False, result_action="return_value")
+        with _sigterm_interrupts():
+            result = app(words, exit_on_error=False, print_error=False, result_action="return_value")
         sys.stdout.flush()
         return result if isinstance(result, int) else 0
     except BrokenPipeError:
@@ -119,6 +121,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
         message, code = explain(error)
         _print_error(message)
         return code
+
+
+# What ends a batch job or a container would otherwise leave half of a hidden file behind.
+@contextmanager
+def _sigterm_interrupts() -> Iterator[None]:
+    """SIGTERM ends a command as Ctrl-C does, unless the command has its own way; processes that it forked just end."""
+    own, before = os.getpid(), signal.getsignal(signal.SIGTERM)
+
+    def end(number: int, _: object) -> None:
+        if os.getpid() == own:
+            raise KeyboardInterrupt
+        os._exit(128 + number)
+
+    with suppress(ValueError):  # not in the main thread
+        signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        with suppress(ValueError):
+            signal.signal(signal.SIGTERM, before)
 
 
 # The order counts: our own errors carry their exit codes, and some foreign ones are OSErrors as well.
@@ -132,7 +154,7 @@ def explain(error: BaseException) -> tuple[str, int]:
         command = " ".join(["medsam2", *(error.command_chain or ())])
         text = str(error).replace(", ...", " and others").rstrip(".")
         return f"{text}; see {command} --help", InputError.exit_code
-    if isinstance(error, MemoryError) or (isinstance(error, ImportError) and NO_MEMORY.search(str(error))):
+    if any(map(_tells_of_memory, _causes(error))):
         return "the memory is exhausted; close other programs or use a smaller image", ResourceError.exit_code
     if isinstance(error, OSError) and error.errno:
         code = ResourceError.exit_code if error.errno in FULL else InputError.exit_code
@@ -143,6 +165,17 @@ def explain(error: BaseException) -> tuple[str, int]:
     if type(error).__name__ == "OutOfMemoryError":
         return "the memory of the GPU is exhausted; use --device cpu or a smaller image", ResourceError.exit_code
     return f"this is a defect of medsam2 ({_where(error)}); please report it ({TRACEBACK}=1 shows more)", DEFECT
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """An error, what it was made of, and so on: a command that cannot be loaded hides why."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _tells_of_memory(error: BaseException) -> bool:
+    return isinstance(error, MemoryError) or (isinstance(error, ImportError) and bool(NO_MEMORY.search(str(error))))
 
 
 def _extra_of(module: str) -> str:
