@@ -152,28 +152,20 @@ class Segmenter:
             PromptError: a prompt lies outside, on nothing, or contradicts itself.
             ConfigError: an unknown setting.
         """
-        if earlier is not None and (probability or uncertainty):
-            raise ConfigError("a correction keeps no probabilities", "leave `probability` and `uncertainty` out, or `earlier`")
-        if earlier is not None and (overlap or priority):
-            raise ConfigError("a correction mends one label map", "leave `overlap` and `priority` out, or `earlier`")
+        if earlier is not None:
+            _check_correction(maps=probability or uncertainty, several=overlap or bool(priority))
         # padding is cut off before anything else and put back after everything else; groups of one window share a tracker
         policy, summed = find(POLICIES, bank, what="bank"), find(FUSIONS, fusion, what="fusion")
         shown, mended = (crop := Crop.to_content(volume, prompts)).volume, crop.labels(earlier)
         plan = plan_tracking(shown, [crop.prompt(prompt) for prompt in prompts], views, earlier)
-        first = order_objects(priority, plan.labels, names or {})
-        gate = self.gate if consensus else None
+        gate, first = self.gate if consensus else None, order_objects(priority, plan.labels, names or {})
         options = ResultOptions(summed, probability, uncertainty, islands, gate, overlap=overlap, priority=first)
         work = VolumeTracker(shown, plan, options, TrackingProgress(crop.wrap_progress(on_frame)))
 
+        see = self._encoder(features)
         with self.computing():
-            for seen, own in by_window(shown, plan.groups, window).items():
-                config = TrackingConfig(self.network, self._encoder(features), shown, seen, policy, joint, zoom)
-                tracker = GroupTracker(config, work.progress, work.rows)
-                work.windows |= dict.fromkeys((label for group in own for label in group.prompts), seen)
-                if mended is None:
-                    work.track(tracker, own)
-                else:
-                    mended = correct_labels(tracker, own, mended)
+            new = partial(TrackingConfig, self.network, see, shown, policy=policy, joint=joint, zoom=zoom)
+            mended = _track_windows(work, new, window, mended)
         result = crop.to_whole(work.result(names or {}, mended), earlier)
         missed = [line for labels in result.maps for line in describe_missed_points(labels, prompts)]
         return replace(result, warnings=(*result.warnings, *missed))
@@ -266,6 +258,31 @@ class Segmenter:
         if self.precision == "fp32":
             return nullcontext()
         return torch.autocast(self.device.type, dtype=torch.bfloat16)
+
+
+def _check_correction(*, maps: bool, several: bool) -> None:
+    """Refuse what a correction cannot make."""
+    if maps:
+        raise ConfigError("a correction keeps no probabilities", "leave `probability` and `uncertainty` out, or `earlier`")
+    if several:
+        raise ConfigError("a correction mends one label map", "leave `overlap` and `priority` out, or `earlier`")
+
+
+def _track_windows(
+    work: VolumeTracker,
+    config: Callable[[Window], TrackingConfig],
+    window: str | Window,
+    mended: NDArray[np.unsignedinteger] | None,
+) -> NDArray[np.unsignedinteger] | None:
+    """Track all objects, those of one window together; labels that are corrected are answered as they are mended."""
+    for seen, own in by_window(work.volume, work.plan.groups, window).items():
+        tracker = GroupTracker(config(seen), work.progress, work.rows)
+        work.windows |= dict.fromkeys((label for group in own for label in group.prompts), seen)
+        if mended is None:
+            work.track(tracker, own)
+        else:
+            mended = correct_labels(tracker, own, mended)
+    return mended
 
 
 # torch makes a device of any index without looking whether it is there, and fails at the first tensor.

@@ -27,7 +27,8 @@ def test_results_in_a_format_of_ones_own(serve: Callable[..., Served], tmp_path:
     served = serve(formats=(f"{tmp_path / 'exporter.py'}:COUNTS",))
     id = served.upload(ct)
     menu = served.http.get(f"/api/sessions/{id}").json()["downloads"]
-    assert menu == {"nii.gz": "NIfTI", "nrrd": "NRRD", "mha": "MetaImage", "counts": "counts", "csv": "Volumes (CSV)"}
+    more = {"seg.nrrd": "3D Slicer", "obj": "OBJ"}
+    assert menu == {"nii.gz": "NIfTI", "nrrd": "NRRD", "mha": "MetaImage", **more, "counts": "counts", "csv": "Volumes (CSV)"}
     served.post(f"sessions/{id}/structures", version=0)
     gesture = {"plane": "axial", "t": 8, "kind": "points", "points": [[6, 5]], "positive": [True]}
     served.post(f"sessions/{id}/say", version=1, label=1, **gesture)
@@ -37,7 +38,7 @@ def test_results_in_a_format_of_ones_own(serve: Callable[..., Served], tmp_path:
     assert (answer.status_code, answer.headers["content-type"]) == (200, "text/x; charset=utf-8")
     assert answer.json()["voxels"] > 0
     refusal = served.http.get(f"/api/sessions/{id}/download/absent").json()["error"]
-    assert "choose nii.gz, nii, nrrd, mha, dcm, rtstruct.dcm, counts or csv" in refusal
+    assert "choose nii.gz, nii, nrrd, mha, dcm, seg.nrrd, stl, ply, obj, counts or csv" in refusal
 
 
 def test_sessions_outlive_the_server_and_uploads_that_broke_off_do_not(tmp_path: Path, queue: InferenceQueue, ct: Path) -> None:

@@ -53,9 +53,7 @@ def segment(
     network.check_settings(options)
     image, earlier = _read(volume, reading, prompts, outputs)
     named = volume_prompts(prompts, image, earlier)
-    objects = sorted({*named.labels, *labels_in(None if earlier is None else earlier.array)})
-    files.check_further_files(outputs, named, objects)
-    order_objects(options.priority, named.labels, named.names)
+    objects = _check_objects(named, earlier, outputs, options)
     facts = report.describe_run(volume, image, named, options)
     clock.lap("read")
     segmenter = None if dry_run and network.must_fetch(options.weights) else network.load_segmenter(options)
@@ -72,8 +70,7 @@ def segment(
     report.print_warnings(line for line in found.warnings if line not in plan.warnings)
     facts |= {**report.describe_result(image, found, plan.warnings), "seconds": clock.laps}
     report.print_review(facts["look_here"])
-    coloured = replace(found, colours=named.colours)
-    for line in files.write(outputs, image, coloured, named.prompts, facts, objects=objects):
+    for line in files.write(outputs, image, found, named.prompts, facts, objects=objects):
         report.print_note(line)
     clock.lap("write")
     return report.print_report(facts, report.result_text(facts, files.paths(outputs, objects, found)), json=json)
@@ -104,6 +101,14 @@ def _check(file: Path, outputs: OutputOptions, prompts: PromptOptions, options: 
             raise ConfigError(f"{option} changes nothing: a correction is tracked in the plane of its prompts", "leave it out")
 
 
+def _check_objects(named: NamedPrompts, earlier: Volume | None, outputs: OutputOptions, options: InferenceOptions) -> list[int]:
+    """All objects, prompted or there before, when what is said of them holds, and their files can be written."""
+    objects = sorted({*named.labels, *labels_in(None if earlier is None else earlier.array)})
+    files.check_further_files(outputs, named, objects)
+    order_objects(options.priority, named.labels, named.names)
+    return objects
+
+
 def _read(file: Path, reading: Reading, prompts: PromptOptions, outputs: OutputOptions) -> tuple[Volume, Volume | None]:
     image = files.read(file, reading)
     # some formats cannot be written beside some images, such as a DICOM-SEG of images that it cannot refer to
@@ -125,7 +130,7 @@ def _track(
     quiet: bool,
 ) -> Segmentation:
     with report.Progress(quiet=quiet) as progress:
-        return segmenter.segment_volume(
+        found = segmenter.segment_volume(
             image,
             named.prompts,
             views=options.views,
@@ -144,6 +149,7 @@ def _track(
             names=named.names,
             on_frame=progress,
         )
+    return replace(found, colours=named.colours)
 
 
 class _Clock:

@@ -87,6 +87,8 @@ def load(path: Path) -> dict[int, LabelEntry] | None:
     Raises:
         FormatError: it is one, and names a label twice.
     """
+    if not path.stat().st_size:
+        return None
     with open_regular(path) as stream:
         data = stream.read(MOST_BYTES + 1)
     try:

@@ -103,7 +103,7 @@ def save_stl(found: Segmentation, path: Path, like: Volume) -> None:
     triangles["normal"] = normals / np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), np.finfo(np.float64).tiny)
     triangles["corners"] = corners
     with atomic.writing(path) as stream:
-        stream.write(SPACE.encode().ljust(80) + np.uint32(len(triangles)).newbyteorder("<").tobytes() + triangles.tobytes())
+        stream.write(SPACE.encode().ljust(80) + len(triangles).to_bytes(4, "little") + triangles.tobytes())
 
 
 def save_ply(found: Segmentation, path: Path, like: Volume) -> None:

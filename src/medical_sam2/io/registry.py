@@ -403,12 +403,8 @@ def readable() -> str:
 
 def writable() -> str:
     """What is written, in words."""
-    listed = [
-        f"{s} for a {format.listed or format.name}" if format.check else s
-        for format in formats()
-        if format.written_here
-        for s in format.written
-    ]
+    chosen = [format for format in formats() if format.written_here]
+    listed = [f"{s} for a {each.listed or each.name}" if each.check else s for each in chosen for s in each.written]
     return f"{', '.join(listed[:-1])} or {listed[-1]}"
 
 

@@ -84,7 +84,7 @@ class PreviewScene:
     @cached_property
     def colours(self) -> Mapping[int, Colour]:
         """Label → its colour in pictures: the chosen one, where there is one."""
-        return drawing.colours_of(self.voxels) | self.segmentation.colours
+        return {**drawing.colours_of(self.voxels), **self.segmentation.colours}
 
     def extent(self, axis: int) -> tuple[int, int]:
         """First and last slice of an array axis on which any object lies; the whole axis where there is none."""

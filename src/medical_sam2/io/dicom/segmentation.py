@@ -278,7 +278,7 @@ def _drawn_frames(dataset: Dataset, path: Path) -> Iterator[tuple[int, Plane, ND
         if number:
             yield numbers.get(number, number), plane, frame.T > 0
         else:
-            yield from ((label, plane, value == frame.T) for value, label in numbers.items())
+            yield from ((label, plane, np.equal(frame.T, value)) for value, label in numbers.items())
 
 
 def _name(item: Dataset, label: int) -> str:
