@@ -344,11 +344,7 @@ def _three_floats(numbers: Sequence[float]) -> tuple[float, float, float]:
 def _parse_transformers(content: Mapping[str, Any]) -> WeightsSettings:
     """Only what cannot be read off the weights; what is left out has transformers' default, that of SAM 2.1 tiny."""
     backbone = content.get("vision_config", {}).get("backbone_config", {})
-    names = {
-        "heads": "num_attention_heads",
-        "windows": "window_size_per_stage",
-        "everywhere": "global_attention_blocks",
-    }
+    names = {"heads": "num_attention_heads", "windows": "window_size_per_stage", "everywhere": "global_attention_blocks"}
     given = {ours: backbone[theirs] for ours, theirs in names.items() if backbone.get(theirs) is not None}
     size = content.get("image_size", 1024)
     return WeightsSettings(

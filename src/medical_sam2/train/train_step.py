@@ -181,12 +181,7 @@ class StepBatches(Dataset[Batch]):
         phase = self.recipe.phase(step)
         places = tuple(range(self.rank, phase.clips, self.processes))
         clips = self.sampler.batch(
-            step,
-            places,
-            frames=phase.frames + phase.context,
-            objects=phase.objects,
-            size=phase.size,
-            smallest=phase.smallest,
+            step, places, frames=phase.frames + phase.context, objects=phase.objects, size=phase.size, smallest=phase.smallest
         )
         return Batch(step, places, clips)
 
