@@ -36,39 +36,23 @@ class AugmentationOdds:
 
 @dataclass(frozen=True)
 class Augmentation:
-    """What is done to a clip; neutral values leave it as it is.
+    """What is done to a clip; neutral values leave it as it is."""
 
-    Args:
-        degrees: rotation in the plane, counter-clockwise.
-        scale: enlargement of the content.
-        shift: of the content along x and y, in halves of the frame.
-        extent: share of the frame that is shown along x and y: a region of interest, its centre given by `shift`.
-        flip_x: mirror columns.
-        flip_y: mirror rows.
-        variance: of Gaussian noise on z-scored images.
-        sigma: of Gaussian blur in pixels, 0 for none.
-        multiply: factor on intensities.
-        invert: whether 1 − x takes the place of multiplication.
-        factor: of down- and upsampling.
-        gamma: exponent on [0, 1].
-        gamma_inverted: exponent on the inverted image.
-        seed: of the noise.
-    """
-
-    degrees: float = 0.0
-    scale: float = 1.0
-    shift: tuple[float, float] = (0.0, 0.0)
+    degrees: float = 0.0  # rotation in the plane, counter-clockwise
+    scale: float = 1.0  # enlargement of the content
+    shift: tuple[float, float] = (0.0, 0.0)  # of the content along x and y, in halves of the frame
+    # share of the frame that is shown along x and y: a region of interest, its centre given by `shift`
     extent: tuple[float, float] = (1.0, 1.0)
-    flip_x: bool = False
-    flip_y: bool = False
-    variance: float = 0.0
-    sigma: float = 0.0
-    multiply: float = 1.0
-    invert: bool = False
-    factor: float = 1.0
-    gamma: float = 1.0
-    gamma_inverted: float = 1.0
-    seed: int = 0
+    flip_x: bool = False  # mirror columns
+    flip_y: bool = False  # mirror rows
+    variance: float = 0.0  # of Gaussian noise on z-scored images
+    sigma: float = 0.0  # of Gaussian blur in pixels, 0 for none
+    multiply: float = 1.0  # factor on intensities
+    invert: bool = False  # whether 1 − x takes the place of multiplication
+    factor: float = 1.0  # of down- and upsampling
+    gamma: float = 1.0  # exponent on [0, 1]
+    gamma_inverted: float = 1.0  # exponent on the inverted image
+    seed: int = 0  # of the noise
 
     @classmethod
     def draw(cls, rng: np.random.Generator, odds: AugmentationOdds | None = None) -> "Augmentation":

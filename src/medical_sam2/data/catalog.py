@@ -35,61 +35,37 @@ WHITE: Mapping[int, int] = {value: int(value >= 128) for value in range(256)}
 
 @dataclass(frozen=True)
 class Layout:
-    """Where images and labels lie, relative to the folder of the data set.
+    """Where images and labels lie, relative to the folder of the data set."""
 
-    Args:
-        images: a path for each channel: `{case}` is the name of the case, the same wherever it stands; `*` any part of a name;
-            `**/` any folders or none, so that it does not matter which folder of the download is given.
-        label: likewise; "" where there are none.
-        split: what these cases are for.
-        prefix: of the cases' names, where two layouts would give the same ones.
-        some: whether cases without a label are no mistake, and left out.
-    """
-
+    # a path for each channel: `{case}` is the name of the case, the same wherever it stands; `*` any part of a name; `**/` any
+    # folders or none, so that it does not matter which folder of the download is given
     images: tuple[str, ...]
-    label: str = ""
-    split: Split = "train"
-    prefix: str = ""
-    some: bool = False
+    label: str = ""  # likewise; "" where there are none
+    split: Split = "train"  # what these cases are for
+    prefix: str = ""  # of the cases' names, where two layouts would give the same ones
+    some: bool = False  # whether cases without a label are no mistake, and left out
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A published data set.
+    """A published data set."""
 
-    Args:
-        title: its name.
-        about: one line about it.
-        url: page on which it is described and obtained.
-        access: what one has to do to obtain it.
-        licence: of the data; says so where nobody tells.
-        citation: the paper.
-        kind: "volume", or "set" for 2D images in no order.
-        modality: what took the images.
-        channels: what each channel shows.
-        structures: name → values of the label maps.
-        prompt: what the paper prompts it with (METHOD §7).
-        layouts: as published; all that fit are read.
-        unconfirmed: what is believed and was not seen in the data or its documentation; what a user must know. One line each.
-        remap: number in the files of labels → value that is meant, where they differ.
-        opener: reads a file of another format than `medical_sam2.io` knows.
-    """
-
-    title: str
-    about: str
-    url: str
-    access: str
-    licence: str
-    citation: str
-    kind: Kind
-    modality: str
-    channels: tuple[str, ...]
-    structures: Mapping[str, tuple[int, ...]]
-    prompt: Literal["click", "box", "mask"]
-    layouts: tuple[Layout, ...]
+    title: str  # its name
+    about: str  # one line about it
+    url: str  # page on which it is described and obtained
+    access: str  # what one has to do to obtain it
+    licence: str  # of the data; says so where nobody tells
+    citation: str  # the paper
+    kind: Kind  # "volume", or "set" for 2D images in no order
+    modality: str  # what took the images
+    channels: tuple[str, ...]  # what each channel shows
+    structures: Mapping[str, tuple[int, ...]]  # name → values of the label maps
+    prompt: Literal["click", "box", "mask"]  # what the paper prompts it with (METHOD §7)
+    layouts: tuple[Layout, ...]  # as published; all that fit are read
+    # what is believed and was not seen in the data or its documentation; what a user must know. One line each.
     unconfirmed: tuple[str, ...] = ()
-    remap: Mapping[int, int] | None = None
-    opener: Callable[[Path], Volume | Picture] | None = None
+    remap: Mapping[int, int] | None = None  # number in the files of labels → value that is meant, where they differ
+    opener: Callable[[Path], Volume | Picture] | None = None  # reads a file of another format than `medical_sam2.io` knows
 
     def read(self, folder: Path) -> DataSet:
         """The data set in a folder that was downloaded and unpacked; no image is opened.

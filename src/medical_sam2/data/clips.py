@@ -31,19 +31,12 @@ Place = tuple[int, tuple[int, ...]]
 
 @dataclass(frozen=True, eq=False)
 class Clip:
-    """Frames in the order in which they are tracked; the first one is prompted.
+    """Frames in the order in which they are tracked; the first one is prompted."""
 
-    Args:
-        frames_T3SS: float32 in [0, 1].
-        labels_TSS: uint8, everything that is outlined, for losses on the features.
-        truth_OTSS: bool, the objects to track.
-        ordered: whether the frames are slices that follow each other.
-    """
-
-    frames_T3SS: Tensor
-    labels_TSS: Tensor
-    truth_OTSS: Tensor
-    ordered: bool = False
+    frames_T3SS: Tensor  # float32 in [0, 1]
+    labels_TSS: Tensor  # uint8, everything that is outlined, for losses on the features
+    truth_OTSS: Tensor  # bool, the objects to track
+    ordered: bool = False  # whether the frames are slices that follow each other
 
 
 class Balance:
@@ -95,21 +88,15 @@ def balance_of(entries: tuple[CaseEntry, ...]) -> Balance:
 
 @dataclass(frozen=True)
 class ClipSampler:
-    """Draws clips from cases: any axis, direction and stride of a volume; images of a set in any order.
+    """Draws clips from cases: any axis, direction and stride of a volume; images of a set in any order."""
 
-    Args:
-        reader: the cases.
-        seed: with the step and the place in the batch it decides everything, so training resumes exactly.
-        sets: share of clips that come from sets, where the kind is drawn first.
-        regions: share of clips that show a region around the object (half of that for sets, where it can seldom be known).
-        sampling: "cases": a kind, then any case of it; "data-sets": a kind, a data set with cases of it, one of these, each
-            uniformly; "tasks": a task, a modality of it, a case, each uniformly.
-    """
-
-    reader: CaseReader
-    seed: int
-    sets: float = 0.4
+    reader: CaseReader  # the cases
+    seed: int  # with the step and the place in the batch it decides everything, so training resumes exactly
+    sets: float = 0.4  # share of clips that come from sets, where the kind is drawn first
+    # share of clips that show a region around the object (half of that for sets, where it can seldom be known)
     regions: float = 0.6
+    # "cases": a kind, then any case of it; "data-sets": a kind, a data set with cases of it, one of these, each uniformly;
+    # "tasks": a task, a modality of it, a case, each uniformly
     sampling: Sampling = "cases"
 
     def batch(

@@ -34,15 +34,10 @@ STAGES = 10  # steps that the bank's mutual information is averaged over
 
 @dataclass(frozen=True)
 class HashedPrompts:
-    """Prompts that are equal where all of their frames, points, boxes and outlines are.
+    """Prompts that are equal where all of their frames, points, boxes and outlines are."""
 
-    Args:
-        digest: of all of it.
-        prompts: frame → prompt.
-    """
-
-    digest: bytes
-    prompts: FramePrompts = field(compare=False)
+    digest: bytes  # of all of it
+    prompts: FramePrompts = field(compare=False)  # frame → prompt
 
     @classmethod
     def of(cls, prompts: FramePrompts) -> "HashedPrompts":
@@ -77,14 +72,10 @@ def _strip_job(job: EvaluationJob) -> EvaluationJob:
 
 @dataclass(frozen=True)
 class ScoredAnswer:
-    """An answer, measured.
+    """An answer, measured."""
 
-    Args:
-        rows: of it.
-        sure: frames that nobody prompted and on which something was outlined, and how sure the answer is of them.
-    """
-
-    rows: tuple[Row, ...]
+    rows: tuple[Row, ...]  # of it
+    # frames that nobody prompted and on which something was outlined, and how sure the answer is of them
     sure: tuple[tuple[int, float], ...]
 
 

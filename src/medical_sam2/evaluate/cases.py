@@ -27,16 +27,12 @@ from medical_sam2.volume import Volume
 class VolumeTask:
     """One structure of a volume, prompted on its largest slice in the plane of the finest pixels.
 
-    Args:
-        volume: the image.
-        truth_ijk: (I, J, K) bool, in its grid.
-
     Raises:
         PromptError: the structure lies on fewer than two slices, or is a single row of pixels on the largest.
     """
 
-    volume: Volume
-    truth_ijk: MaskArray
+    volume: Volume  # the image
+    truth_ijk: MaskArray  # (I, J, K) bool, in its grid
 
     def __post_init__(self) -> None:
         if (self.truth_thw.any(axis=(1, 2))).sum() < 2:
@@ -107,18 +103,13 @@ class VolumeTask:
 class SetTask:
     """One structure of a set of images, prompted on one of them.
 
-    Args:
-        images: (H, W) or (H, W, 3) each, of any size.
-        truths: (H, W) bool each.
-        template: the image that is prompted.
-
     Raises:
         PromptError: the template does not show the structure, or as a single row of pixels.
     """
 
-    images: Sequence[NDArray[np.generic]]
-    truths: Sequence[MaskArray]
-    template: int
+    images: Sequence[NDArray[np.generic]]  # (H, W) or (H, W, 3) each, of any size
+    truths: Sequence[MaskArray]  # (H, W) bool each
+    template: int  # the image that is prompted
 
     def __post_init__(self) -> None:
         check_boxable(self.truths[self.template])
@@ -134,23 +125,15 @@ class SetTask:
 
 @dataclass(frozen=True, eq=False)
 class EvaluationCase:
-    """Frames that show a structure.
+    """Frames that show a structure."""
 
-    Args:
-        name: data set, case and structure: what the draw of prompts depends on.
-        truths: (H, W) bool of each frame.
-        ignored: (H, W) bool of each frame, where nobody outlined anything.
-        spacings: of the pixels of each frame in mm, (T, H, W) of a volume; None where a picture does not tell.
-        task: the volume.
-        images: of the set.
-    """
-
-    name: str
-    truths: Sequence[MaskArray]
-    ignored: Sequence[MaskArray]
+    name: str  # data set, case and structure: what the draw of prompts depends on
+    truths: Sequence[MaskArray]  # (H, W) bool of each frame
+    ignored: Sequence[MaskArray]  # (H, W) bool of each frame, where nobody outlined anything
+    # of the pixels of each frame in mm, (T, H, W) of a volume; None where a picture does not tell
     spacings: Sequence[tuple[float, ...] | None]
-    task: VolumeTask | None = None
-    images: Sequence[NDArray[np.generic]] = ()
+    task: VolumeTask | None = None  # the volume
+    images: Sequence[NDArray[np.generic]] = ()  # of the set
 
     def viewer(self, prompts: FramePrompts) -> Callable[[int], NDArray[np.float32]]:
         """A frame → it (H, W) or (H, W, 3) in [0, 1], as the network would see it."""

@@ -20,19 +20,12 @@ MOST_IMAGES = 50
 
 @dataclass(frozen=True)
 class Score:
-    """One structure, prompted once.
+    """One structure, prompted once."""
 
-    Args:
-        case: identifier; the template's where a set was prompted.
-        structure: its name.
-        prompt: "mask", "box" or "click".
-        dice: over all slices but the prompted one, or mean over all images but the template.
-    """
-
-    case: str
-    structure: str
-    prompt: Kind
-    dice: float
+    case: str  # identifier; the template's where a set was prompted
+    structure: str  # its name
+    prompt: Kind  # "mask", "box" or "click"
+    dice: float  # over all slices but the prompted one, or mean over all images but the template
 
 
 def scores(

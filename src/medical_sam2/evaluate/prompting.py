@@ -58,22 +58,14 @@ class SimulatedReader:
 
     Frames that do not show the structure, or as a single row of pixels, are left alone. Of a smaller share the frames are among
     those of a larger one; where chance takes none, one is drawn. The prompt of a frame does not depend on the other frames.
-
-    Args:
-        truths: (H, W) bool each.
-        condition: of prompting.
-        kind: of the prompts.
-        of_volume: slices of a volume, or else images of a set.
-        seed: of the draw.
-        case: identifies what is prompted: each case draws its own.
     """
 
-    truths: Sequence[MaskArray]
-    condition: Condition
-    kind: Kind
-    of_volume: bool
-    seed: int
-    case: str
+    truths: Sequence[MaskArray]  # (H, W) bool each
+    condition: Condition  # of prompting
+    kind: Kind  # of the prompts
+    of_volume: bool  # slices of a volume, or else images of a set
+    seed: int  # of the draw
+    case: str  # identifies what is prompted: each case draws its own
 
     @property
     def usable(self) -> list[int]:

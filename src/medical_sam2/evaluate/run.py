@@ -44,30 +44,19 @@ DESCRIPTION, LINES = "protocol.json", "rows.jsonl"
 
 @dataclass(frozen=True)
 class Chunk:
-    """Answers that one process makes, one after the other.
+    """Answers that one process makes, one after the other."""
 
-    Args:
-        jobs: of one structure of one case, or of a set.
-        cost: slices or images to be tracked, as far as it is known.
-    """
-
-    jobs: tuple[EvaluationJob, ...]
-    cost: float
+    jobs: tuple[EvaluationJob, ...]  # of one structure of one case, or of a set
+    cost: float  # slices or images to be tracked, as far as it is known
 
 
 @dataclass(frozen=True, eq=False)
 class StudyPlan:
-    """All that is to be done.
+    """All that is to be done."""
 
-    Args:
-        jobs: of each study, in order.
-        skipped: of each study: what cannot be measured → why.
-        left_out: data set → what of it is not measured, because less was asked for.
-    """
-
-    jobs: tuple[tuple[EvaluationJob, ...], ...]
-    skipped: tuple[dict[str, str], ...]
-    left_out: dict[str, str]
+    jobs: tuple[tuple[EvaluationJob, ...], ...]  # of each study, in order
+    skipped: tuple[dict[str, str], ...]  # of each study: what cannot be measured → why
+    left_out: dict[str, str]  # data set → what of it is not measured, because less was asked for
 
 
 def plan_studies(studies: Sequence[Study], folders: Sequence[Path]) -> StudyPlan:

@@ -24,74 +24,44 @@ HEAD = ("Dice [95 % interval]", "prompted", "propagated", "IoU", "HD95 (missed)"
 
 @dataclass(frozen=True)
 class ReportTable:
-    """Words in rows.
+    """Words in rows."""
 
-    Args:
-        title: what it shows.
-        head: names of the columns.
-        rows: as many words each.
-        note: below it.
-        folded: whether a page shows its title alone until it is opened.
-    """
-
-    title: str
-    head: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-    note: str = ""
-    folded: bool = False
+    title: str  # what it shows
+    head: tuple[str, ...]  # names of the columns
+    rows: tuple[tuple[str, ...], ...]  # as many words each
+    note: str = ""  # below it
+    folded: bool = False  # whether a page shows its title alone until it is opened
 
 
 @dataclass(frozen=True)
 class ReportPicture:
-    """A figure.
+    """A figure."""
 
-    Args:
-        title: what it shows.
-        file: its name, of a PNG in the folder of the section.
-        broad: whether a page shows it at its full size.
-    """
-
-    title: str
-    file: str
-    broad: bool = False
+    title: str  # what it shows
+    file: str  # its name, of a PNG in the folder of the section
+    broad: bool = False  # whether a page shows it at its full size
 
 
 @dataclass(frozen=True)
 class ReportSection:
-    """A part of a report.
+    """A part of a report."""
 
-    Args:
-        title: of it.
-        text: paragraphs.
-        tables: in order.
-        pictures: after the tables.
-        items: a list at the end.
-    """
-
-    title: str
-    text: tuple[str, ...] = ()
-    tables: tuple[ReportTable, ...] = ()
-    pictures: tuple[ReportPicture, ...] = ()
-    items: tuple[str, ...] = ()
+    title: str  # of it
+    text: tuple[str, ...] = ()  # paragraphs
+    tables: tuple[ReportTable, ...] = ()  # in order
+    pictures: tuple[ReportPicture, ...] = ()  # after the tables
+    items: tuple[str, ...] = ()  # a list at the end
 
 
 @dataclass(frozen=True)
 class RowGroup:
-    """Rows that belong into one mean.
+    """Rows that belong into one mean."""
 
-    Args:
-        kind: "volume" or "set".
-        share: of frames that were prompted.
-        prompt: kind of prompts; "as given" where data sets differ in theirs.
-        care: of the hand.
-        choice: of the frames that were prompted.
-    """
-
-    kind: str
-    share: str
-    prompt: str
-    care: str
-    choice: str = "random"
+    kind: str  # "volume" or "set"
+    share: str  # of frames that were prompted
+    prompt: str  # kind of prompts; "as given" where data sets differ in theirs
+    care: str  # of the hand
+    choice: str = "random"  # of the frames that were prompted
 
     def __str__(self) -> str:
         share = "one frame prompted" if self.share == "one" else f"{float(self.share):.0%} of the frames prompted"

@@ -27,17 +27,11 @@ TRUNK = "vision_encoder.backbone"
 
 @dataclass(frozen=True)
 class Hiera:
-    """What the shapes of the weights of a Hiera image encoder do not tell.
+    """What the shapes of the weights of a Hiera image encoder do not tell."""
 
-    Args:
-        heads: attention heads of the first stage, doubled by each further one.
-        windows: side of the attention windows of each stage.
-        everywhere: blocks whose attention spans the whole image.
-    """
-
-    heads: int
-    windows: tuple[int, ...]
-    everywhere: tuple[int, ...]
+    heads: int  # attention heads of the first stage, doubled by each further one
+    windows: tuple[int, ...]  # side of the attention windows of each stage
+    everywhere: tuple[int, ...]  # blocks whose attention spans the whole image
 
     def __post_init__(self) -> None:
         if not 1 <= self.heads <= 64 or len(self.windows) != STAGES or not all(1 <= side <= 64 for side in self.windows):
@@ -262,23 +256,14 @@ SMALLEST, LARGEST, STEP = 64, 4096, 32
 
 @dataclass(frozen=True)
 class WeightsSettings:
-    """All about a network that the shapes of its weights do not tell.
+    """All about a network that the shapes of its weights do not tell."""
 
-    Args:
-        encoder: kind of the image encoder: Hiera, or the convolutional pyramid of `nano`.
-        image_size: side of its square input in pixels; None where nothing tells.
-        pixels: normalisation that the weights expect.
-        mask_heads: attention heads of the mask decoder.
-        hiera: heads, windows and global blocks of a Hiera; looked up among the official ones where None.
-        coarse_classifier: whether a `nano` classifies pixels at stride 4, too; the weights tell it themselves where it was not
-            written down.
-    """
-
-    encoder: Literal["hiera", "pyramid"] = "hiera"
-    image_size: int | None = None
-    pixels: Pixels = field(default_factory=Pixels)
-    mask_heads: int = HEADS
-    hiera: Hiera | None = None
+    encoder: Literal["hiera", "pyramid"] = "hiera"  # kind of the image encoder: Hiera, or the convolutional pyramid of `nano`
+    image_size: int | None = None  # side of its square input in pixels; None where nothing tells
+    pixels: Pixels = field(default_factory=Pixels)  # normalisation that the weights expect
+    mask_heads: int = HEADS  # attention heads of the mask decoder
+    hiera: Hiera | None = None  # heads, windows and global blocks of a Hiera; looked up among the official ones where None
+    # whether a `nano` classifies pixels at stride 4, too; the weights tell it themselves where it was not written down
     coarse_classifier: bool = False
 
     def __post_init__(self) -> None:

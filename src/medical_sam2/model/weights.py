@@ -53,17 +53,11 @@ SIZES = (512, "as MedSAM2's weights"), (1024, "as SAM 2's and those of Medical S
 
 @dataclass(frozen=True, eq=False)
 class LoadedWeights:
-    """Weights that were read.
+    """Weights that were read."""
 
-    Args:
-        weights: under the names of `Sam2`.
-        settings: what their shapes do not tell.
-        file: where they came from.
-    """
-
-    weights: Mapping[str, Tensor]
-    settings: WeightsSettings
-    file: Path
+    weights: Mapping[str, Tensor]  # under the names of `Sam2`
+    settings: WeightsSettings  # what their shapes do not tell
+    file: Path  # where they came from
 
     def configuration(self, image_size: int | None = None) -> Sam2VideoConfig:
         """The configuration of the network that they fit, for another input size where one is given.

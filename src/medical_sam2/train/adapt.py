@@ -43,15 +43,10 @@ FRAMES, CLIPS = 3, 2
 
 @dataclass(frozen=True, eq=False)
 class OutlinedFrame:
-    """A frame as the network sees it, with what the user outlined.
+    """A frame as the network sees it, with what the user outlined."""
 
-    Args:
-        picture_3SS: in [0, 1].
-        masks_OSS: bool.
-    """
-
-    picture_3SS: Tensor
-    masks_OSS: NDArray[np.bool_]
+    picture_3SS: Tensor  # in [0, 1]
+    masks_OSS: NDArray[np.bool_]  # bool
 
     def clip(self, rng: np.random.Generator) -> Clip:
         """The frame itself, then copies of it."""

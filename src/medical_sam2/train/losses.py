@@ -18,26 +18,16 @@ class LossWeights:
 
     `focal` 20, `dice` 1, `iou` 1, `presence` 1, `gamma` 2, `alpha` 0.25 is SAM 2's own recipe, for fine-tuning.
     From scratch the focal loss stays at the empty mask for long, so cross-entropy (`gamma` 0, `focal` 1) with dice moves first.
-
-    Args:
-        focal: pixel-wise cross-entropy, focused by `gamma`.
-        dice: one less the soft Dice.
-        iou: L1 between predicted and true IoU, of every proposed mask.
-        presence: cross-entropy of the object being on the frame.
-        absent: cross-entropy of all proposed masks with the empty one, where the object is not on the frame.
-        gamma: exponent of the focal loss.
-        alpha: share of the object's pixels in the focal loss, the others have the rest; below 0 both count alike.
-        consistency: contrast of the features of different structures, see `consistency`.
     """
 
-    focal: float = 1.0
-    dice: float = 1.0
-    iou: float = 0.5
-    presence: float = 0.25
-    absent: float = 0.0
-    gamma: float = 0.0
-    alpha: float = -1.0
-    consistency: float = 0.2
+    focal: float = 1.0  # pixel-wise cross-entropy, focused by `gamma`
+    dice: float = 1.0  # one less the soft Dice
+    iou: float = 0.5  # L1 between predicted and true IoU, of every proposed mask
+    presence: float = 0.25  # cross-entropy of the object being on the frame
+    absent: float = 0.0  # cross-entropy of all proposed masks with the empty one, where the object is not on the frame
+    gamma: float = 0.0  # exponent of the focal loss
+    alpha: float = -1.0  # share of the object's pixels in the focal loss, the others have the rest; below 0 both count alike
+    consistency: float = 0.2  # contrast of the features of different structures, see `consistency`
 
 
 def compute_frame_loss(prediction: FramePrediction, truth_BSS: Tensor, weights: LossWeights, *, given_B: Tensor) -> Tensor:

@@ -35,38 +35,23 @@ SIDE_PX = 128
 
 @dataclass(frozen=True)
 class StepReport:
-    """One step as it is reported.
+    """One step as it is reported."""
 
-    Args:
-        step: how many are done.
-        loss: of the whole step.
-        dice_first: mean Dice on prompted frames; nan where all were outlined.
-        dice_tracked: mean Dice on tracked frames; nan where there were none.
-        seconds: that the step took, waiting for clips included.
-        rate: the learning rate.
-        norm: of the gradient before it was limited.
-    """
-
-    step: int
-    loss: float
-    dice_first: float
-    dice_tracked: float
-    seconds: float
-    rate: float
-    norm: float
+    step: int  # how many are done
+    loss: float  # of the whole step
+    dice_first: float  # mean Dice on prompted frames; nan where all were outlined
+    dice_tracked: float  # mean Dice on tracked frames; nan where there were none
+    seconds: float  # that the step took, waiting for clips included
+    rate: float  # the learning rate
+    norm: float  # of the gradient before it was limited
 
 
 @dataclass(frozen=True)
 class ValidationResult:
-    """Scores and picture of the validation clips.
+    """Scores and picture of the validation clips."""
 
-    Args:
-        dice: mean on tracked frames (on prompted ones where clips have one frame).
-        picture: a row for each clip; the truth outlined in green, the prediction in orange.
-    """
-
-    dice: float
-    picture: Image.Image | None
+    dice: float  # mean on tracked frames (on prompted ones where clips have one frame)
+    picture: Image.Image | None  # a row for each clip; the truth outlined in green, the prediction in orange
 
 
 class RunRecords:

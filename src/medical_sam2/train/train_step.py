@@ -39,17 +39,11 @@ PROMPTS = 1 << 20  # apart from the numbers that draw clips
 
 @dataclass(frozen=True)
 class StepPlan:
-    """What all objects of a step share, so that they are decoded together.
+    """What all objects of a step share, so that they are decoded together."""
 
-    Args:
-        kind: of the first prompt: "mask", "click" or "box".
-        corrected: frames that get corrective clicks once they are tracked.
-        policy: makes the memory of one object.
-    """
-
-    kind: str
-    corrected: frozenset[int]
-    policy: Callable[[], Fifo | SelfSorting]
+    kind: str  # of the first prompt: "mask", "click" or "box"
+    corrected: frozenset[int]  # frames that get corrective clicks once they are tracked
+    policy: Callable[[], Fifo | SelfSorting]  # makes the memory of one object
 
     @classmethod
     def draw(cls, recipe: Recipe, step: int, frames: int) -> "StepPlan":
@@ -76,23 +70,14 @@ class StepPlan:
 
 @dataclass
 class SimulatedUser:
-    """Prompts the first frame, corrects some of the others.
+    """Prompts the first frame, corrects some of the others."""
 
-    Args:
-        truth_thw: (T, S, S) bool.
-        kind: first prompt: "mask", "click" or "box".
-        corrected: frames that get corrective clicks once they are tracked.
-        clicks: on each of them.
-        from_truth: probability of a click that does not look at the prediction.
-        rng: for all of it.
-    """
-
-    truth_thw: NDArray[np.bool_]
-    kind: str
-    corrected: frozenset[int]
-    clicks: int
-    from_truth: float
-    rng: np.random.Generator
+    truth_thw: NDArray[np.bool_]  # (T, S, S) bool
+    kind: str  # first prompt: "mask", "click" or "box"
+    corrected: frozenset[int]  # frames that get corrective clicks once they are tracked
+    clicks: int  # on each of them
+    from_truth: float  # probability of a click that does not look at the prediction
+    rng: np.random.Generator  # for all of it
     _clicks_left: int = 0
 
     def __call__(self, t: int, predicted: NDArray[np.bool_] | None) -> FramePrompt | None:
@@ -146,17 +131,11 @@ def _draw_policy(rng: np.random.Generator) -> Callable[[], Fifo | SelfSorting]:
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """The share of a step that one process plays.
+    """The share of a step that one process plays."""
 
-    Args:
-        step: number of the step.
-        places: of its clips in the whole batch of the step.
-        clips: at these places.
-    """
-
-    step: int
-    places: tuple[int, ...]
-    clips: list[Clip]
+    step: int  # number of the step
+    places: tuple[int, ...]  # of its clips in the whole batch of the step
+    clips: list[Clip]  # at these places
 
     @property
     def objects(self) -> int:
@@ -188,17 +167,11 @@ class StepBatches(Dataset[Batch]):
 
 @dataclass(frozen=True, eq=False)
 class StepResult:
-    """Loss and scores of a batch.
+    """Loss and scores of a batch."""
 
-    Args:
-        loss: to be minimised.
-        dice: sum over objects and how many, on first frames; the same on tracked ones.
-        masks_TBhw: the predicted masks, where they were asked for.
-    """
-
-    loss: Tensor
-    dice: tuple[float, float, float, float]
-    masks_TBhw: Tensor | None = None
+    loss: Tensor  # to be minimised
+    dice: tuple[float, float, float, float]  # sum over objects and how many, on first frames; the same on tracked ones
+    masks_TBhw: Tensor | None = None  # the predicted masks, where they were asked for
 
 
 class ActivationCheckpointing:

@@ -189,17 +189,11 @@ LEAST_IMAGES = 2  # images without which there is no set
 
 @dataclass(frozen=True, eq=False)
 class PreparedImage:
-    """An image of a set, as it is trained on.
+    """An image of a set, as it is trained on."""
 
-    Args:
-        image: (H, W) or (H, W, 3) bytes.
-        labels: (H, W), None where there are none.
-        report: of its case.
-    """
-
-    image: NDArray[np.uint8]
-    labels: NDArray[Any] | None
-    report: CaseReport
+    image: NDArray[np.uint8]  # (H, W) or (H, W, 3) bytes
+    labels: NDArray[Any] | None  # (H, W), None where there are none
+    report: CaseReport  # of its case
 
 
 def prepare_pictures(job: PrepareJob, dataset: DataSet, cases: Sequence[Case]) -> UnitOutput:

@@ -47,36 +47,22 @@ ABOUT = f"{STATE}/about.json"
 
 @dataclass(frozen=True)
 class PrepareProgress:
-    """A piece of work was finished.
+    """A piece of work was finished."""
 
-    Args:
-        done: how many now.
-        total: of how many.
-        cases: that it was about.
-    """
-
-    done: int
-    total: int
-    cases: tuple[str, ...]
+    done: int  # how many now
+    total: int  # of how many
+    cases: tuple[str, ...]  # that it was about
 
 
 @dataclass(frozen=True)
 class PrepareResult:
-    """What `prepare` left.
+    """What `prepare` left."""
 
-    Args:
-        folder: of the output.
-        cases: how many were prepared.
-        arrays: how many training cases there are.
-        fresh: how many of the cases were prepared in this run; 0 where nothing had changed.
-        problems: case → why it could not be prepared.
-    """
-
-    folder: Path
-    cases: int
-    arrays: int
-    fresh: int
-    problems: dict[str, str]
+    folder: Path  # of the output
+    cases: int  # how many were prepared
+    arrays: int  # how many training cases there are
+    fresh: int  # how many of the cases were prepared in this run; 0 where nothing had changed
+    problems: dict[str, str]  # case → why it could not be prepared
 
 
 def prepare(

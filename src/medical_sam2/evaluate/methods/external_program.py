@@ -36,13 +36,9 @@ IMAGE, PROMPTS, OUTPUT = "{image}", "{prompts}", "{output}"
 
 @dataclass(frozen=True)
 class Command:
-    """Another program.
+    """Another program."""
 
-    Args:
-        words: the command, with places for the three paths.
-    """
-
-    words: tuple[str, ...]
+    words: tuple[str, ...]  # the command, with places for the three paths
 
     @classmethod
     def parsed(cls, line: str) -> "Command":

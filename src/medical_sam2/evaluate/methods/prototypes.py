@@ -32,15 +32,10 @@ FULL = 0.95  # share of a window that must be of one class to make a local proto
 
 @dataclass(frozen=True, eq=False)
 class Prototypes:
-    """What a template taught.
+    """What a template taught."""
 
-    Args:
-        inside_KC: unit vectors of the object.
-        outside_KC: unit vectors of what is not.
-    """
-
-    inside_KC: Tensor
-    outside_KC: Tensor
+    inside_KC: Tensor  # unit vectors of the object
+    outside_KC: Tensor  # unit vectors of what is not
 
     @classmethod
     def learnt(cls, features_Chw: Tensor, mask_HW: Tensor, *, window: int | None = None) -> "Prototypes":
@@ -118,11 +113,9 @@ class Prototypical:
 
     What a box or a click means on its own frame is what the network, asked there, answers. The slices of a volume are seen
     in the region that tracking would begin with.
-
-    Args:
-        window: side of the windows of local prototypes, in cells of the feature map; None for global ones alone.
     """
 
+    # side of the windows of local prototypes, in cells of the feature map; None for global ones alone
     window: int | None = None
 
     def on_volume(self, inputs: MethodInputs, task: VolumeTask, prompts: FramePrompts) -> MethodAnswer:

@@ -91,13 +91,9 @@ def segment_one_by_one(
 
 @dataclass(frozen=True)
 class TrackingMethod:
-    """The network with a memory bank.
+    """The network with a memory bank."""
 
-    Args:
-        bank: makes its policy.
-    """
-
-    bank: Callable[[], Policy]
+    bank: Callable[[], Policy]  # makes its policy
 
     def on_volume(self, inputs: MethodInputs, task: VolumeTask, prompts: FramePrompts) -> MethodAnswer:
         """Through the slices, or all views."""
