@@ -68,9 +68,11 @@ class CaseReader(Protocol):
     @property
     def entries(self) -> Sequence[CaseEntry]:
         """What there is."""
+        ...
 
     def load(self, position: int) -> TrainingCase:
         """The case at a position of `entries`."""
+        ...
 
 
 class JoinedReader:

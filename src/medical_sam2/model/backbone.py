@@ -121,18 +121,23 @@ class Backbone(Protocol):
     @property
     def image_size(self) -> int:
         """Side S of the square input in pixels."""
+        ...
 
     def encode(self, frames_N3SS: Tensor) -> Features:
         """See N frames: features with B = N."""
+        ...
 
     def fuse(self, frame: Features, recall: Recall) -> Fused:
         """The frame in the light of what each of B objects remembers."""
+        ...
 
     def decode(self, frame: Features, fused: Fused, instructions: Sequence[Instruction | None]) -> FramePrediction:
         """The mask of each object, prompted or not."""
+        ...
 
     def memorise(self, frame: Features, prediction: FramePrediction, t: int, prompted: Sequence[bool]) -> list[Memory]:
         """What to remember of the frame, for each object."""
+        ...
 
 
 def gather(predictions: Sequence[FramePrediction], places: Sequence[Sequence[int]]) -> FramePrediction:

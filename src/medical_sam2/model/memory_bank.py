@@ -27,9 +27,11 @@ class MemoryBank(Protocol):
 
     def recall(self, t: int, query_BC: Tensor) -> Recall:
         """What each object attends to on frame t, whose image embedding is `query_BC` (B may be 1)."""
+        ...
 
     def store(self, memories: Sequence[Memory]) -> None:
         """Offer one memory for each object."""
+        ...
 
 
 class Policy(Protocol):
@@ -37,9 +39,11 @@ class Policy(Protocol):
 
     def keep(self, bank: list[Memory], new: Memory) -> list[Memory]:
         """The bank after `new` was offered."""
+        ...
 
     def weigh(self, bank: list[Memory], t: int, query_C: Tensor) -> list[Recalled]:
         """What is attended to on frame t."""
+        ...
 
 
 @runtime_checkable

@@ -54,6 +54,8 @@ class Method(Protocol):
 
     def on_volume(self, inputs: MethodInputs, task: VolumeTask, prompts: FramePrompts) -> MethodAnswer:
         """Outline a structure on all slices of the view (T, H, W)."""
+        ...
 
     def on_images(self, inputs: MethodInputs, images: Sequence[NDArray[np.generic]], prompts: FramePrompts) -> MethodAnswer:
         """Outline a structure on all images of a set."""
+        ...
