@@ -15,11 +15,10 @@ import torch
 from numpy.typing import NDArray
 
 from medical_sam2.errors import MedicalSam2Error
-from medical_sam2.evaluate.cases import EvaluationCase
+from medical_sam2.evaluate.cases import EvaluationCase, FramePrompts, MaskArray, SimulatedReader, follow_suggestions
 from medical_sam2.evaluate.figures import write_sketch
 from medical_sam2.evaluate.methods.interface import MethodAnswer, MethodInputs, TrainingCases
 from medical_sam2.evaluate.methods.named import find_method
-from medical_sam2.evaluate.prompting import FramePrompts, MaskArray, SimulatedReader, follow_suggestions
 from medical_sam2.evaluate.protocols import Condition
 from medical_sam2.evaluate.study import EvaluationJob, NetworkSettings, Row
 from medical_sam2.metrics import dice, iou, score

@@ -10,9 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from medical_sam2.evaluate.cases import EvaluationCase
+from medical_sam2.evaluate.cases import EvaluationCase, FramePrompts, MaskArray
 from medical_sam2.evaluate.methods.named import method_label
-from medical_sam2.evaluate.prompting import FramePrompts, MaskArray
 from medical_sam2.evaluate.protocols import Protocol
 from medical_sam2.evaluate.significance import mean_interval
 from medical_sam2.evaluate.study import EvaluationJob, Row, select_answered

@@ -13,9 +13,8 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from medical_sam2.errors import FormatError
-from medical_sam2.evaluate.cases import EvaluationCase, load_case, open_data_set
+from medical_sam2.evaluate.cases import KINDS, EvaluationCase, Kind, load_case, open_data_set
 from medical_sam2.evaluate.methods.named import describe_method, find_method, method_label
-from medical_sam2.evaluate.prompting import KINDS, Kind
 from medical_sam2.evaluate.protocols import Condition, Protocol
 from medical_sam2.io.atomic import write_bytes
 from medical_sam2.segmenter import Precision

@@ -17,12 +17,12 @@ from transformers import Sam2VideoConfig
 from medical_sam2.errors import WeightsError
 from medical_sam2.model.nano.encoder import ConvPyramid
 from medical_sam2.model.sam2 import Pixels
-from medical_sam2.model.tensors import listed
 
 STRIDE = 16  # of the deepest map that memory works on
 HEADS = 8  # of the mask decoder's attention
 STAGES = 4
 TRUNK = "vision_encoder.backbone"
+NAMES_SHOWN, NAME_LENGTH = 1000, 100
 
 
 @dataclass(frozen=True)
@@ -148,6 +148,13 @@ def _stages(shape: "_Shapes") -> tuple[tuple[int, ...], tuple[int, ...]]:
     every = [shape(f"{stem}.{i}.layer_norm2.weight")[0] for i in range(shape.count(stem))]
     widths = tuple(dict.fromkeys(every))
     return widths, tuple(every.count(width) for width in widths)
+
+
+def listed(names: Iterable[str], most: int = NAMES_SHOWN) -> str:
+    """Names for a message: sorted, shortened where a file makes them absurd, nothing that a terminal would obey."""
+    shown = sorted("".join(c for c in name[:NAME_LENGTH] if c.isprintable()) for name in names)
+    rest = f" and {len(shown) - most} more" if len(shown) > most else ""
+    return ", ".join(shown[:most]) + rest
 
 
 class _Shapes(dict[str, tuple[int, ...]]):

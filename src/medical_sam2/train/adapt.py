@@ -17,8 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from medical_sam2.data.augmentation import Augmentation, AugmentationOdds
-from medical_sam2.data.clips import Clip
+from medical_sam2.data.clips import Augmentation, AugmentationOdds, Clip
 from medical_sam2.model.memory_bank import SelfSorting
 from medical_sam2.model.sam2 import Sam2
 from medical_sam2.prompts import FramePrompt, Mask, Prompt
@@ -26,8 +25,7 @@ from medical_sam2.tracking.cropping import Crop
 from medical_sam2.tracking.frames import FrameStack, to_input, to_network
 from medical_sam2.tracking.plan import by_window, grouped
 from medical_sam2.tracking.region_of_interest import around_all, group_regions, prompt_extent
-from medical_sam2.train.config import Phase, Recipe
-from medical_sam2.train.losses import LossWeights
+from medical_sam2.train.config import LossWeights, Phase, Recipe
 from medical_sam2.train.train_step import Batch, StepPlan, TrainStep
 from medical_sam2.volume import Volume
 

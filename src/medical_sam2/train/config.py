@@ -11,7 +11,6 @@ from typing import Any, Literal, TypeVar, cast, get_args, get_origin, get_type_h
 
 from medical_sam2.data.clips import Sampling
 from medical_sam2.errors import ConfigError
-from medical_sam2.train.losses import LossWeights
 
 T = TypeVar("T")
 
@@ -31,6 +30,24 @@ class Phase:
     def __post_init__(self) -> None:
         if min(self.steps, self.frames, self.clips, self.objects) < 1 or self.context < 0:
             raise ConfigError("a phase has at least one step, frame, clip and object", "give numbers from 1", subject="phases")
+
+
+@dataclass(frozen=True)
+class LossWeights:
+    """How much each loss counts.
+
+    `focal` 20, `dice` 1, `iou` 1, `presence` 1, `gamma` 2, `alpha` 0.25 is SAM 2's own recipe, for fine-tuning.
+    From scratch the focal loss stays at the empty mask for long, so cross-entropy (`gamma` 0, `focal` 1) with dice moves first.
+    """
+
+    focal: float = 1.0  # pixel-wise cross-entropy, focused by `gamma`
+    dice: float = 1.0  # one less the soft Dice
+    iou: float = 0.5  # L1 between predicted and true IoU, of every proposed mask
+    presence: float = 0.25  # cross-entropy of the object being on the frame
+    absent: float = 0.0  # cross-entropy of all proposed masks with the empty one, where the object is not on the frame
+    gamma: float = 0.0  # exponent of the focal loss
+    alpha: float = -1.0  # share of the object's pixels in the focal loss, the others have the rest; below 0 both count alike
+    consistency: float = 0.2  # contrast of the features of different structures, see `consistency`
 
 
 @dataclass(frozen=True)

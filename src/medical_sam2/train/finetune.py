@@ -18,10 +18,9 @@ from medical_sam2.io import load_json
 from medical_sam2.io.atomic import write_bytes
 from medical_sam2.model.nano import Nano
 from medical_sam2.model.sam2 import Sam2
-from medical_sam2.train.config import Phase, Recipe
+from medical_sam2.train.config import LossWeights, Phase, Recipe
 from medical_sam2.train.distributed import ProcessGroup
 from medical_sam2.train.loop import TrainingRun
-from medical_sam2.train.losses import LossWeights
 
 NANO_RATE = 1e-4  # a seventh of the rate from scratch; no measurement chose it yet
 WARM_UP_STEPS, TIMED_STEPS = 1, 3

@@ -11,8 +11,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from medical_sam2.evaluate.cases import VolumeTask
-from medical_sam2.evaluate.prompting import FramePrompts, MaskArray
+from medical_sam2.evaluate.cases import FramePrompts, MaskArray, VolumeTask
 from medical_sam2.segmenter import Segmenter
 
 

@@ -24,10 +24,9 @@ from torch.nn import functional as F  # noqa: N812
 
 from medical_sam2.data.data_sets import read_data_set
 from medical_sam2.errors import ConfigError, PromptError
-from medical_sam2.evaluate.cases import VolumeTask
+from medical_sam2.evaluate.cases import FramePrompts, MaskArray, VolumeTask
 from medical_sam2.evaluate.methods.interface import MethodAnswer, MethodInputs, TrainingCases
-from medical_sam2.evaluate.methods.prototypes import outline_prompted
-from medical_sam2.evaluate.prompting import FramePrompts, MaskArray
+from medical_sam2.evaluate.methods.own_network import outline_prompted
 from medical_sam2.intensity_window import choose_window, percentile_window
 from medical_sam2.prompts import Point
 from medical_sam2.tracking.frames import to_input
