@@ -1,4 +1,4 @@
-"""What is to be outlined (a structure of a volume, or of a set of images, loaded once), and the simulated reader who prompts it:
+"""What is to be outlined: a structure of a volume, or of a set of images, loaded once; and the simulated reader who prompts it:
 on which frames, and with what on each; by chance, or where the answer so far needs it most.
 
 Shapes: I J K voxels in the order of the file, T frames: slices of the view that is prompted or images, H W pixels of a frame.

@@ -1,8 +1,8 @@
 """Weights: from a name, a file, a folder or the Hugging Face hub to a network, and back to a folder.
 
-Official checkpoints (SAM 2.0, SAM 2.1), their fine-tunes (MedSAM2, Medical SAM 2), folders of transformers' `Sam2VideoModel` and
-this package's own are read. Anyone may have made a file: only tensors are ever taken out of it, nothing in it is run, no more is
-held in memory than it holds, and every weight must fit.
+Official checkpoints (SAM 2.0, SAM 2.1), their fine-tunes (MedSAM2, Medical SAM 2), folders of transformers' `Sam2VideoModel`
+and this package's own are read. Anyone may have made a file: only tensors are ever taken out of it, nothing in it is run, no
+more is held in memory than it holds, and every weight must fit.
 """
 
 import json

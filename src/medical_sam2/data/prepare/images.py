@@ -106,26 +106,18 @@ def _nonzero_extent(mask: NDArray[np.bool_], axis: int) -> slice:
 BINS = 4096
 
 
-@dataclass(frozen=True, eq=False)
-class ForegroundHistogram:
-    """Counts of foreground voxels within a window; histograms add up, in any order, to the same sum."""
-
-    counts: NDArray[np.int64]  # (BINS,) voxels of each bin, from the low to the high end of the window
-
-    @classmethod
-    def of(cls, values: NDArray[Any], window_hu: tuple[float, float]) -> "ForegroundHistogram":
-        """The histogram of these values, clipped to the window."""
-        clipped = np.clip(values.astype(np.float32), *window_hu)
-        return cls(np.histogram(clipped, BINS, range=window_hu)[0].astype(np.int64))
+def count_foreground(values: NDArray[Any], window_hu: tuple[float, float]) -> NDArray[np.int64]:
+    """Voxels in each of BINS bins from the low to the high end of a window; counts add up, in any order, to the same sum."""
+    return np.histogram(np.clip(values.astype(np.float32), *window_hu), BINS, range=window_hu)[0].astype(np.int64)
 
 
-def levels_of_all(histograms: Iterable[ForegroundHistogram], window_hu: tuple[float, float]) -> Levels:
+def levels_of_all(histograms: Iterable[NDArray[np.int64]], window_hu: tuple[float, float]) -> Levels:
     """Percentiles of the foreground of all cases, and its mean and standard deviation between them.
 
     Raises:
         FormatError: no case has a foreground, or all of it has one intensity.
     """
-    counts = sum((histogram.counts for histogram in histograms), np.zeros(BINS, np.int64))
+    counts = sum(histograms, np.zeros(BINS, np.int64))
     total = int(counts.sum())
     if total == 0:
         raise FormatError("no case has a voxel to take the scale of the CT from", "check the images and labels")
@@ -275,12 +267,6 @@ def select_objects(
             )
     alone = {name for name in {one.structure for one in kept} if sum(one.structure == name for one in kept) == 2}
     return tuple(one for one in kept if one.structure not in alone or one.component == 0), tuple(dropped)
-
-
-def count_objects(objects: Sequence[TrainingObject]) -> dict[str, int]:
-    """Structure → how many objects of it."""
-    names = [one.structure for one in objects]
-    return {name: names.count(name) for name in dict.fromkeys(names)}
 
 
 SAME = 1.05  # spacings that differ by less are the same

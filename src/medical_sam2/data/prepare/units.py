@@ -8,7 +8,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
-from hashlib import sha256
+from hashlib import file_digest, sha256
 from pathlib import Path
 from typing import Any
 
@@ -49,9 +49,6 @@ class PrepareSettings:
             raise ConfigError(f"the window {self.window_hu} is empty", "give LOW,HIGH with LOW below HIGH", subject="window")
         if self.group < 2:
             raise ConfigError(f"{self.group} images make no set", "give 2 or more", subject="group")
-
-
-PIECE = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -120,8 +117,7 @@ def _sum_files(path: Path) -> str:
     total = sha256()
     for file in files_of(path):
         with file.open("rb") as stream:
-            while piece := stream.read(PIECE):
-                total.update(piece)
+            file_digest(stream, lambda: total)
     return total.hexdigest()
 
 
@@ -155,11 +151,6 @@ class UnitReport:
 def write_json(path: Path, what: Any) -> None:
     """A JSON file, whole or not at all."""
     write_bytes(path, (json.dumps(what, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode())
-
-
-def save_report(path: Path, report: UnitReport) -> None:
-    """Write the report of a unit: the last thing that is done for it."""
-    write_json(path, asdict(report))
 
 
 def load_report(path: Path) -> UnitReport | None:
@@ -215,14 +206,8 @@ class PrepareJob:
 
     def fingerprint(self, dataset: DataSet) -> str:
         """Changes when the files, the settings or what the data set says changes."""
-        facts = (
-            dataset.name,
-            dataset.kind,
-            dataset.channels,
-            dataset.modality,
-            sorted(dataset.structures.items()),
-            dataset.ignore,
-        )
+        structures = sorted(dataset.structures.items())
+        facts = (dataset.name, dataset.kind, dataset.channels, dataset.modality, structures, dataset.ignore)
         files = [(case.identifier, case.split, stamp(case)) for case in self.cases(dataset)]
         scale = self.scale and asdict(self.scale)
         return digest_json([VERSION, facts, asdict(self.settings), scale, self.unit.number, files])
@@ -238,14 +223,6 @@ class PrepareJob:
 def digest_json(what: Any) -> str:
     """A checksum of something that JSON can hold."""
     return sha256(json.dumps(what).encode()).hexdigest()
-
-
-@dataclass(frozen=True)
-class UnitOutput:
-    """What a unit wrote, relative to the output folder, and its cases' reports."""
-
-    files: tuple[str, ...]
-    cases: tuple[CaseReport, ...]
 
 
 def report_failure(case: Case, error: BaseException | str) -> CaseReport:
@@ -271,13 +248,8 @@ def name_files(case: Case, channels: int, ending: str) -> tuple[list[str], str]:
     return images, f"labels{split}/{case.identifier}{ending}"
 
 
-def name_tasks(dataset: DataSet, structures: Sequence[str]) -> list[str]:
-    """What these objects are examples of, across data sets."""
-    return [f"{dataset.name}/{structure}" for structure in structures]
-
-
 def write_training_case(
-    output: Path, number: int, case: TrainingCase, *, task_names: Sequence[str], modality: str
+    output: Path, number: int, case: TrainingCase, *, structures: Sequence[str], modality: str
 ) -> list[str]:
     """Write a training case; its description comes last, so a case that has one is whole.
 
@@ -285,12 +257,7 @@ def write_training_case(
         The files, relative to the output folder.
     """
     names = [*write_arrays(output / ARRAYS, number, case), f"{number:06d}.json"]
-    description = {
-        "kind": case.kind,
-        "name": case.name,
-        "tasks": case.tasks,
-        "task_names": list(task_names),
-        "modality": modality,
-    }
+    tasks = [f"{case.name}/{structure}" for structure in structures]  # what the objects are examples of, across data sets
+    description = {"kind": case.kind, "name": case.name, "tasks": case.tasks, "task_names": tasks, "modality": modality}
     write_json(output / ARRAYS / names[-1], {**description, "version": VERSION})
     return [f"{ARRAYS}/{name}" for name in names]
