@@ -6,10 +6,10 @@ query of an unordered set are drawn apart, one draw for each image. Images are i
 Shapes: T frames, O objects, C channels, H W frame, S network size.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -195,10 +195,21 @@ def data_sets_of(entries: tuple[CaseEntry, ...], kind: Kind) -> tuple[list[int],
     return tuple(groups[name] for name in sorted(groups))
 
 
-@lru_cache(maxsize=4)
-def balance_of(entries: tuple[CaseEntry, ...]) -> Balance:
-    """The balance of these entries, made once."""
-    return Balance(entries)
+_balance_of = lru_cache(maxsize=4)(Balance)
+
+
+class _Wanted(NamedTuple):
+    """What the arguments of `ClipSampler.clip` ask for, and whether a region around the object is shown."""
+
+    frames: int
+    objects: int
+    size: int
+    smallest: float
+    near: bool
+
+    def least(self, inside_hw: NDArray[np.bool_]) -> float:
+        """Share of a frame that the prompted object must cover."""
+        return LEAST_PIXELS / inside_hw.size if self.near else self.smallest
 
 
 @dataclass(frozen=True)
@@ -240,8 +251,8 @@ class ClipSampler:
                 task = case.tasks[int(rng.integers(len(case.tasks))) if number is None else number]
                 is_set = case.kind == "set"
                 near = bool(rng.random() < self.regions * (0.5 if is_set else 1.0))
-                draw: Callable[..., Clip | None] = _from_set if is_set else _from_volume
-                clip = draw(case, task, rng, frames, objects, size=size, smallest=smallest, near=near)
+                wanted = _Wanted(frames, objects, size, smallest, near)
+                clip = (_from_set if is_set else _from_volume)(case, task, rng, wanted)
                 if clip is not None:
                     return clip
         raise FormatError("its cases show no object that is large enough to learn from", "lower `smallest`", subject="pool")
@@ -251,7 +262,7 @@ class ClipSampler:
         # Positions without end would hide a pool without objects: after some tries the caller says so.
         entries = self.reader.entries
         if self.sampling == "tasks":
-            balance = balance_of(tuple(entries))
+            balance = _balance_of(tuple(entries))
             task, modality = balance.draw(rng)
             yield from (balance.case(rng, task, modality) for _ in range(TRIES))
             return
@@ -266,17 +277,7 @@ class ClipSampler:
             yield int(rng.choice(groups[int(rng.integers(len(groups)))])), None
 
 
-def _from_volume(
-    case: TrainingCase,
-    task: Task,
-    rng: np.random.Generator,
-    frames: int,
-    objects: int,
-    *,
-    size: int,
-    smallest: float,
-    near: bool,
-) -> Clip | None:
+def _from_volume(case: TrainingCase, task: Task, rng: np.random.Generator, wanted: _Wanted) -> Clip | None:
     # Thin axes are not cut across; the start is drawn by the root of the area, so that small sections come too.
     axis = int(rng.integers(3))
     if case.images.shape[axis] < 4 or min(n for i, n in enumerate(case.images.shape) if i != axis) < 24:
@@ -284,23 +285,22 @@ def _from_volume(
     images, labels = np.moveaxis(case.images, axis, 0), np.moveaxis(case.labels, axis, 0)
     inside = _member(np.ascontiguousarray(labels), task)
     areas = inside.mean(axis=(1, 2))
-    areas *= areas >= (LEAST_PIXELS / inside[0].size if near else smallest)
+    areas *= areas >= wanted.least(inside[0])
     if not areas.any():
         return None
     start = int(rng.choice(len(areas), p=np.sqrt(areas) / np.sqrt(areas).sum()))
-    chosen = _slices(rng, start, areas, np.asarray(inside.any((1, 2))), frames)
+    chosen = _slices(rng, start, areas, np.asarray(inside.any((1, 2))), wanted.frames)
     start = int(chosen[0])
     drawn = Augmentation.draw(rng, EAGER)
-    drawn = _near(drawn, inside[start], rng) if near else _zoomed(drawn, rng)
+    drawn = _near(drawn, inside[start], rng) if wanted.near else _zoomed(drawn, rng)
     turned = bool(rng.random() < 0.5)
     pictures = torch.from_numpy(np.stack([images[t] for t in chosen]).astype(np.float32) / 255)[:, None]
     maps = torch.from_numpy(np.stack([labels[t] for t in chosen]).astype(np.float32))[:, None]
     if turned:
         pictures, maps = pictures.transpose(2, 3), maps.transpose(2, 3)
         drawn = replace(drawn, shift=drawn.shift[::-1], extent=drawn.extent[::-1])
-    frames_TCSS = drawn.recolour(drawn.warp(pictures, size)).expand(-1, 3, -1, -1)
-    maps = drawn.warp(maps, size, nearest=True)
-    clip = _clip(frames_TCSS, maps, case.tasks, task, rng=rng, objects=objects, smallest=smallest)
+    frames_TCSS = drawn.recolour(drawn.warp(pictures, wanted.size)).expand(-1, 3, -1, -1)
+    clip = _clip(frames_TCSS, drawn.warp(maps, wanted.size, nearest=True), case.tasks, task, rng, wanted)
     return None if clip is None else replace(clip, ordered=True)
 
 
@@ -353,45 +353,34 @@ def _over_the_end(rng: np.random.Generator, start: int, there: NDArray[np.bool_]
     return np.clip(steps, 0, len(there) - 1)
 
 
-def _from_set(
-    case: TrainingCase,
-    task: Task,
-    rng: np.random.Generator,
-    frames: int,
-    objects: int,
-    *,
-    size: int,
-    smallest: float,
-    near: bool,
-) -> Clip | None:
+def _from_set(case: TrainingCase, task: Task, rng: np.random.Generator, wanted: _Wanted) -> Clip | None:
     # Two augmentations: one shared by all images, as from one device, and one of each image by itself.
     labels = np.asarray(case.labels)
     inside = _member(labels, task)
-    fit = np.flatnonzero(inside.mean(axis=(1, 2)) >= (LEAST_PIXELS / inside[0].size if near else smallest))
+    fit = np.flatnonzero(inside.mean(axis=(1, 2)) >= wanted.least(inside[0]))
     if not len(fit):
         return None
     first = int(rng.choice(fit))
     others = rng.permutation([n for n in range(len(labels)) if n != first])
-    chosen = [first, *np.resize(others, frames - 1)] if frames > 1 else [first]
+    chosen = [first, *np.resize(others, wanted.frames - 1)] if wanted.frames > 1 else [first]
     shared = Augmentation.draw(rng, EAGER)
     pictures, maps = [], []
     for n in chosen:
         own = Augmentation.draw(rng)
-        place = _near(own, inside[n], rng) if near and inside[n].any() else _zoomed(own, rng)
+        place = _near(own, inside[n], rng) if wanted.near and inside[n].any() else _zoomed(own, rng)
         picture = torch.from_numpy(np.ascontiguousarray(case.images[n].transpose(2, 0, 1), np.float32) / 255)[None]
-        pictures.append(own.recolour(shared.recolour(place.warp(picture, size))))
-        maps.append(place.warp(torch.from_numpy(labels[n].astype(np.float32))[None, None], size, nearest=True))
+        pictures.append(own.recolour(shared.recolour(place.warp(picture, wanted.size))))
+        maps.append(place.warp(torch.from_numpy(labels[n].astype(np.float32))[None, None], wanted.size, nearest=True))
     if rng.random() < 0.3:
         pictures = [picture.mean(1, keepdim=True).expand(-1, 3, -1, -1) for picture in pictures]
-    return _clip(torch.cat(pictures), torch.cat(maps), case.tasks, task, rng=rng, objects=objects, smallest=smallest)
+    return _clip(torch.cat(pictures), torch.cat(maps), case.tasks, task, rng, wanted)
 
 
 def _zoomed(drawn: Augmentation, rng: np.random.Generator) -> Augmentation:
     """With a region of interest: content enlarged and shifted, as when a user crops."""
     if rng.random() < 0.3:
-        return replace(
-            drawn, scale=float(rng.uniform(1.0, 2.0)), shift=(float(rng.uniform(-0.3, 0.3)), float(rng.uniform(-0.3, 0.3)))
-        )
+        scale, *shift = float(rng.uniform(1.0, 2.0)), float(rng.uniform(-0.3, 0.3)), float(rng.uniform(-0.3, 0.3))
+        return replace(drawn, scale=scale, shift=(shift[0], shift[1]))
     return drawn
 
 
@@ -406,19 +395,12 @@ def _near(drawn: Augmentation, inside_hw: NDArray[np.bool_], rng: np.random.Gene
 
 
 def _clip(
-    frames_T3SS: Tensor,
-    maps_T1SS: Tensor,
-    tasks: tuple[tuple[int, ...], ...],
-    task: tuple[int, ...],
-    *,
-    rng: np.random.Generator,
-    objects: int,
-    smallest: float,
+    frames_T3SS: Tensor, maps_T1SS: Tensor, tasks: Sequence[Task], task: Task, rng: np.random.Generator, wanted: _Wanted
 ) -> Clip | None:
     labels = maps_T1SS[:, 0].to(torch.uint8)
     array = labels.numpy()
     order = [task, *(tasks[i] for i in rng.permutation(len(tasks)) if tasks[i] != task)]
-    seen = [one for one in order if _member(array[0], one).mean() >= smallest][:objects]
+    seen = [one for one in order if _member(array[0], one).mean() >= wanted.smallest][: wanted.objects]
     if not seen:
         return None
     truth = np.stack([_member(array, one) for one in seen])

@@ -8,7 +8,7 @@ Shapes: O objects, T frames, S network size.
 """
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -20,9 +20,9 @@ from torch import Tensor
 from medical_sam2.data.clips import Augmentation, AugmentationOdds, Clip
 from medical_sam2.model.memory_bank import SelfSorting
 from medical_sam2.model.sam2 import Sam2
-from medical_sam2.prompts import FramePrompt, Mask, Prompt
+from medical_sam2.prompts import Mask, Prompt
 from medical_sam2.tracking.cropping import Crop
-from medical_sam2.tracking.frames import FrameStack, to_input, to_network
+from medical_sam2.tracking.frames import FrameStack
 from medical_sam2.tracking.plan import by_window, grouped
 from medical_sam2.tracking.region_of_interest import around_all, group_regions, prompt_extent
 from medical_sam2.train.config import LossWeights, Phase, Recipe
@@ -85,24 +85,10 @@ def examples_of_volume(
             for region, labels in group_regions(whole.canvas, boxes):
                 stack, given = replace(whole, region=region), [group.prompts[label] for label in labels]
                 for t in sorted({t for by_frame in given for t in by_frame}):
-                    examples.append(
-                        _make_example(stack.input(t), [stack.to_network(by_frame[t]) for by_frame in given if t in by_frame])
-                    )
+                    shown_here = (stack.to_network(by_frame[t]).mask_hw for by_frame in given if t in by_frame)
+                    drawn = np.stack([mask_hw for mask_hw in shown_here if mask_hw is not None])
+                    examples.append(OutlinedFrame(stack.input(t), drawn))
     return examples
-
-
-def example_of_image(network: Sam2, picture: NDArray[np.float32], prompts: Iterable[FramePrompt]) -> OutlinedFrame | None:
-    """An outlined image of a set; None where nothing on it is outlined.
-
-    Args:
-        network: whose input size counts.
-        picture: (H, W) or (H, W, 3) in [0, 1].
-        prompts: one for each object.
-    """
-    size = network.image_size
-    shape_hw = picture.shape[0], picture.shape[1]
-    outlined = [to_network(one, shape_hw, size) for one in prompts if one.mask_hw is not None and one.mask_hw.any()]
-    return _make_example(to_input(picture, size), outlined) if outlined else None
 
 
 @contextmanager
@@ -165,7 +151,3 @@ def _tune(network: Sam2, examples: Sequence[OutlinedFrame], seconds: float, step
         if time.monotonic() > end:
             return step + 1
     return steps
-
-
-def _make_example(picture_3SS: Tensor, prompts: Iterable[FramePrompt]) -> OutlinedFrame:
-    return OutlinedFrame(picture_3SS, np.stack([one.mask_hw for one in prompts if one.mask_hw is not None]))

@@ -91,7 +91,8 @@ class TrainingRun:
                     report = self.learn(batch, began=began)
                 records.add(report)
                 if validation is not None and self.step % every == 0:
-                    records.add_validation(self.step, validation.run(self.train_step, self.network, self.average, self.step))
+                    found = validation.run(self.train_step, self.network, self.average, self.step)
+                    records.add_validation(self.step, *found)
                 if self.step % self.recipe.save_every == 0:
                     self.save()
                 yield report

@@ -46,14 +46,6 @@ class StepReport:
     norm: float  # of the gradient before it was limited
 
 
-@dataclass(frozen=True)
-class ValidationResult:
-    """Scores and picture of the validation clips."""
-
-    dice: float  # mean on tracked frames (on prompted ones where clips have one frame)
-    picture: Image.Image | None  # a row for each clip; the truth outlined in green, the prediction in orange
-
-
 class RunRecords:
     """Curves of a run. Rows that a killed run wrote after its last checkpoint are dropped, so that each step has one; the
     others are on the disk at any time.
@@ -87,11 +79,11 @@ class RunRecords:
         """A step."""
         self._row(vars(report))
 
-    def add_validation(self, step: int, result: ValidationResult) -> None:
-        """Validation clips."""
-        self._row({"step": step, "validation_dice": result.dice})
-        if self._board is not None and result.picture is not None:
-            self._board.add_image("validation", np.asarray(result.picture), step, dataformats="HWC")
+    def add_validation(self, step: int, dice: float, picture: Image.Image | None) -> None:
+        """Scores and picture of the validation clips."""
+        self._row({"step": step, "validation_dice": dice})
+        if self._board is not None and picture is not None:
+            self._board.add_image("validation", np.asarray(picture), step, dataformats="HWC")
 
     def _row(self, values: dict[str, Any]) -> None:
         if self._file is None:
@@ -145,7 +137,9 @@ class Validation:
         self.plan = replace(self.plan, corrected=frozenset())
 
     @torch.no_grad()
-    def run(self, train_step: nn.Module, network: Sam2, average: dict[str, Tensor], step: int) -> ValidationResult:
+    def run(
+        self, train_step: nn.Module, network: Sam2, average: dict[str, Tensor], step: int
+    ) -> tuple[float, Image.Image | None]:
         """Track the clips with the averaged weights, and draw them.
 
         Args:
@@ -153,6 +147,10 @@ class Validation:
             network: inside of it.
             average: its averaged weights.
             step: in the name of the picture.
+
+        Returns:
+            Mean Dice on tracked frames (on prompted ones where clips have one frame); a picture, a row for each clip: the truth
+            outlined in green, the prediction in orange.
         """
         network.eval()
         weights = {name: local_part(value).clone() for name, value in network.state_dict().items()}
@@ -167,7 +165,7 @@ class Validation:
             self.folder.mkdir(exist_ok=True)
             with writing(self.folder / f"{step:07d}.png") as stream:
                 picture.save(stream, "PNG")
-        return ValidationResult(total / count if count else float("nan"), picture)
+        return total / count if count else float("nan"), picture
 
 
 def _load_weights(network: Sam2, weights: dict[str, Tensor]) -> None:
