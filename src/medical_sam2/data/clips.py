@@ -158,9 +158,6 @@ class Balance:
     """Balanced sampling (METHOD §6): a task uniformly, then a modality of that task, then a case of that modality.
 
     Large data sets would else drown small ones, and frequent structures rare ones.
-
-    Args:
-        entries: what there is.
     """
 
     def __init__(self, entries: Sequence[CaseEntry]) -> None:
@@ -236,8 +233,6 @@ class ClipSampler:
         """One clip with at least one object on its first frame.
 
         Args:
-            rng: decides everything.
-            frames: of the clip.
             objects: at most.
             size: side in pixels.
             smallest: share of the frame under which an object is left out.

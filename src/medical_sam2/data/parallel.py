@@ -26,7 +26,6 @@ def run_jobs(function: Callable[[Task], Output], jobs: Sequence[Task], workers: 
 
     Args:
         function: of a module, so that other processes find it.
-        jobs: what it is called with.
         workers: processes; with one, the work is done in this process.
     """
     if workers <= 1:

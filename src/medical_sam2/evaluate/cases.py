@@ -124,14 +124,6 @@ def follow_suggestions(
 
     A frame that cannot be prompted (the structure is not on it) is passed over, as chance passes it over too. Where the answer
     outlines too few others, what is left is filled up from `spare`.
-
-    Args:
-        start: the first one.
-        usable: frames that can be prompted.
-        count: how many are wanted.
-        ask: prompts frames.
-        embed: embeds a frame.
-        spare: frames to fill up with, in order.
     """
     frames = [start]
     while len(frames) < min(count, len(usable)):
@@ -285,10 +277,8 @@ def load_case(folder: Path, case: str, cases: tuple[str, ...], structure: str) -
     """A structure of a volume, or of the images of a set.
 
     Args:
-        folder: of the data set.
         case: identifier of the volume; empty for a set.
         cases: identifiers of the images of a set.
-        structure: name.
 
     Raises:
         PromptError: there is nothing to measure.

@@ -40,12 +40,8 @@ def scores(
     """Prompt every structure of every case; structures that lie on one slice only are left out.
 
     Args:
-        segmenter: what is judged.
-        dataset: of the cases.
         cases: with labels. Of a set of images they are one sequence, prompted on the first that shows the structure.
-        kinds: of prompts.
         seed: decides between equally good places for a click.
-        views: of volumes.
         on_case: called with how many are done, and of how many.
     """
     found: list[Score] = []

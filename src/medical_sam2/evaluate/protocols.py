@@ -122,12 +122,7 @@ PROTOCOLS: Mapping[str, Protocol] = {
 
 
 def find_protocol(name: str, *, views: str | None = None, methods: tuple[str, ...] = ()) -> Protocol:
-    """A protocol by its name.
-
-    Args:
-        name: one of `PROTOCOLS`, or a plug-in.
-        views: others than its own.
-        methods: others than its own.
+    """A protocol by its name, or a plug-in; with other views and methods than its own, where they are given.
 
     Raises:
         ConfigError: there is no such protocol.

@@ -189,10 +189,7 @@ def run_studies(
     What several studies ask alike (the same method, prompts and case) is answered once.
 
     Args:
-        studies: what.
         outputs: a folder for each, made if need be; that of an earlier run of the same study is gone on with.
-        workers: processes.
-        on_done: called as answers come.
 
     Raises:
         ConfigError: a folder holds another study; two data sets share a name.

@@ -30,11 +30,6 @@ def difference(one: ArrayLike, other: ArrayLike, rng: np.random.Generator) -> Di
     The interval is a percentile bootstrap of the mean over pairs; the test drops pairs without a difference, as Wilcoxon did.
     Pairs are taken as independent: give one value for each patient where several structures of a patient were scored.
 
-    Args:
-        one: scores.
-        other: scores of the same cases, in the same order.
-        rng: draws the resamples.
-
     Raises:
         ConfigError: the two are not as long as each other.
     """

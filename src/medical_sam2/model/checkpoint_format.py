@@ -56,7 +56,6 @@ def network_configuration(
         weights: under the names of `Sam2`.
         image_size: side of the network's square input in pixels.
         encoder: what the shapes of a Hiera encoder do not tell; looked up among the official ones unless given.
-        heads: attention heads of the mask decoder.
 
     Raises:
         WeightsError: a weight that every SAM 2 has is missing, or the encoder is none of the official ones.

@@ -54,7 +54,6 @@ class KeptKeys:
         A layer's keys take the place of those of the layer before.
 
         Args:
-            module: `Sam2VideoMemoryAttention`.
             recall: for each object the memories whose maps are attended to.
             position_KM: encoding of where the tokens of any map lie.
             time: place → encoding (1, M) of that time, added to every token.
@@ -227,13 +226,6 @@ def attend_heads(
     """Attention (V, G, L, D) of G heads, by what is fastest: bfloat16 gains nothing from torch's fused one on a processor.
 
     With a bias it is written as plain products there, since OpenVINO computes its own fused one wrong for a few pixels.
-
-    Args:
-        query_VGLD: queries.
-        key_VGKD: keys.
-        value_VGKD: values.
-        scale: of the scores.
-        bias_K: added to the scores of each key.
     """
     if query_VGLD.device.type == "cpu" and (query_VGLD.dtype == torch.bfloat16 or bias_K is not None):
         with torch.autocast("cpu", enabled=False):

@@ -302,11 +302,7 @@ IN_PLACE: Mapping[type[nn.Module], Callable[[Tensor], Tensor]] = {
 
 
 class InPlaceActivation(nn.Module):
-    """An activation whose input nobody else needs; a new tensor where gradients are wanted, which may need it.
-
-    Args:
-        activation: one of `IN_PLACE`.
-    """
+    """An activation whose input nobody else needs; a new tensor where gradients are wanted, which may need it."""
 
     def __init__(self, activation: nn.Module) -> None:
         super().__init__()

@@ -155,8 +155,6 @@ def save_backbone(network: Sam2, folder: Path, *, dtype: torch.dtype = torch.flo
     Weights are never left beside settings that are not theirs: those of an earlier network go first.
 
     Args:
-        network: weights and settings to write.
-        folder: made if it does not exist.
         dtype: float32, bfloat16 or float16.
     """
     folder.mkdir(parents=True, exist_ok=True)

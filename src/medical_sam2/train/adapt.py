@@ -66,9 +66,6 @@ def examples_of_volume(
     """The outlined slices of a volume, in the regions that tracking shows; clicks and boxes are left out.
 
     Args:
-        network: whose input size counts.
-        volume: the image.
-        prompts: of any objects.
         window: see `intensity_window.choose_window`.
     """
     # Grouped as tracking groups them (windows, views, regions), so that the network learns from what it will see.
@@ -108,8 +105,6 @@ def adapt_network(
         examples: nothing happens where there is none.
         seconds: after which tuning ends.
         steps: after which it ends as well; for results that do not depend on the machine let this come first.
-        rate: of learning.
-        seed: of the copies.
 
     Yields:
         Steps that were taken.

@@ -44,8 +44,6 @@ class TrainingRun:
     """A run.
 
     Args:
-        network: trained in place.
-        recipe: the run.
         folder: where checkpoints and metrics.jsonl go.
         processes: that train together; this one alone unless given.
         reader: of cases; those of the recipe's pool unless given.
@@ -243,13 +241,7 @@ def _find_layer(name: str) -> tuple[int, int] | None:
 
 
 def save_checkpoint(path: Path, tensors: Mapping[str, Tensor], facts: dict[str, str]) -> None:
-    """Write tensors and facts beside the target, flush, and move them there.
-
-    Args:
-        path: target; its folder exists.
-        tensors: name → tensor.
-        facts: name → text.
-    """
+    """Write tensors and facts (name → text) into one file, whole or not at all."""
     write_bytes(path, save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, facts))
 
 
@@ -278,9 +270,6 @@ def restore_run(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, s
     """Undo `gather_tensors`.
 
     Args:
-        path: to be named in errors.
-        tensors: of the checkpoint.
-        facts: of the checkpoint.
         parts: network, average and optimiser of a run that has not begun.
 
     Raises:

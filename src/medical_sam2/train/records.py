@@ -51,7 +51,6 @@ class RunRecords:
     others are on the disk at any time.
 
     Args:
-        folder: of the run.
         step: that the run goes on from.
         write: whether this process is the one that writes.
     """
@@ -118,7 +117,6 @@ class Validation:
     """Clips that stay the same through the run, prompted alike each time.
 
     Args:
-        recipe: the run.
         folder: of the run; pictures go to its `pictures`.
         reader: of the cases that are trained on, for other clips of them where the recipe names no validation cases.
         write: whether this process writes the pictures.

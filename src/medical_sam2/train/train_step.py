@@ -145,14 +145,7 @@ class Batch:
 
 
 class StepBatches(Dataset[Batch]):
-    """Batches by step, so that a run that goes on at step n sees what it would have seen.
-
-    Args:
-        sampler: of clips.
-        recipe: the run.
-        rank: of this process.
-        processes: among how many the clips of a step are dealt out.
-    """
+    """Batches by step, so that a run that goes on at step n sees what it would have seen."""
 
     def __init__(self, sampler: ClipSampler, recipe: Recipe, rank: int = 0, processes: int = 1) -> None:
         self.sampler, self.recipe, self.rank, self.processes = sampler, recipe, rank, processes
@@ -176,11 +169,7 @@ class StepResult:
 
 
 class ActivationCheckpointing:
-    """The four verbs of a network under activation checkpointing; frames are seen one by one. A `Backbone`.
-
-    Args:
-        network: whose weights learn.
-    """
+    """The four verbs of a network under activation checkpointing; frames are seen one by one. A `Backbone`."""
 
     def __init__(self, network: Sam2) -> None:
         self.network = network
@@ -219,12 +208,7 @@ def _join_features(frames: Sequence[Features]) -> Features:
 
 
 class TrainStep(nn.Module):
-    """The network with its losses, as one module: one forward pass is one step.
-
-    Args:
-        network: learns.
-        recipe: the run.
-    """
+    """The network with its losses, as one module: one forward pass is one step."""
 
     def __init__(self, network: Sam2, recipe: Recipe) -> None:
         super().__init__()
@@ -241,7 +225,6 @@ class TrainStep(nn.Module):
             objects: by which the losses of all objects are divided: those of the whole step, over the number of processes.
             clips: likewise for the losses of clips.
             plan: how the objects are prompted; that of the step unless given.
-            keep_masks: whether masks are returned.
         """
         with torch.autocast(self.network.device.type, dtype=torch.bfloat16, enabled=self.recipe.precision == "bf16"):
             return self._compute(batch, objects, clips, plan, keep_masks)
@@ -339,7 +322,6 @@ def compute_frame_loss(prediction: FramePrediction, truth_BSS: Tensor, weights: 
     absent its presence is, and with the weight `absent` every proposed mask, which should be empty.
 
     Args:
-        prediction: of the frame.
         truth_BSS: float in {0, 1}.
         given_B: bool, objects whose mask was given as prompt: there is nothing to learn from.
     """

@@ -246,7 +246,6 @@ def select_objects(
     """Objects that are large enough to train on, and those that are not.
 
     Args:
-        found: the parts.
         counts: (T, 256) pixels of each value on each slice.
         smallest: share of a slice that an object must cover on one of them.
     """

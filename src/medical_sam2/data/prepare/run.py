@@ -69,11 +69,7 @@ def prepare(
     """Prepare a data set; what was done before stays, so a run that was cut off goes on and a second one does nothing.
 
     Args:
-        source: the data.
         output: folder; made where it is missing.
-        settings: the usual ones unless given.
-        workers: processes.
-        on_done: called with each piece of work that is finished.
 
     Raises:
         InputError: the source is no data set, or the output folder holds something else.

@@ -87,7 +87,6 @@ def segment_one_by_one(
     """Outlines (H, W) of the prompted frames, each from its own prompt alone; what is not prompted gets no answer.
 
     Args:
-        segmenter: with any weights.
         frames: slices (H, W) or pictures (H, W, 3).
         prompts: frame → its prompt, in its pixels.
     """
@@ -193,7 +192,6 @@ class Prototypes:
         """From the features of a template and its outline.
 
         Args:
-            features_Chw: of the template.
             mask_HW: bool, of any size.
             window: side of the windows of local prototypes, in cells of the feature map; None for global ones alone.
 

@@ -50,10 +50,7 @@ class Nano(Sam2):
     the classifier at stride 2. With a coarse classifier also "coarse sums" and "coarse score".
 
     Args:
-        config: as of `Sam2`.
         vision_encoder: gives its maps as a tuple.
-        pixels: as of `Sam2`.
-        memory_dtype: as of `Sam2`.
         coarse_classifier: whether a second classifier scores pixels at stride 4, by more features than the first.
     """
 
