@@ -104,7 +104,7 @@ class JoinedReader:
 
 
 class PoolReader:
-    """Reads a folder of cases, which may still be growing: `refresh` finds what came since.
+    """Reads a folder of cases, those that are whole by now.
 
     Args:
         folder: of cases, or a data set that `medsam2 prepare` wrote.
@@ -113,18 +113,7 @@ class PoolReader:
     def __init__(self, folder: Path) -> None:
         arrays = Path(folder) / ARRAYS
         self.folder = arrays if arrays.is_dir() else Path(folder)
-        self.entries: tuple[CaseEntry, ...] = ()
-        self.refresh()
-
-    def refresh(self) -> int:
-        """Look again what is there; returns how many cases."""
-        earlier = {entry.index: entry for entry in self.entries}
-        found = sorted(self.folder.glob("[0-9]*.json"))
-        self.entries = tuple(earlier.get(int(path.stem)) or _read_entry(path) for path in found)
-        return len(self.entries)
-
-    def __len__(self) -> int:
-        return len(self.entries)
+        self.entries = tuple(_read_entry(path) for path in sorted(self.folder.glob("[0-9]*.json")))
 
     def load(self, position: int) -> TrainingCase:
         """The case at a position of `entries`, its arrays memory-mapped read-only."""

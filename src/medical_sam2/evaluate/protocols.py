@@ -8,34 +8,27 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
-from typing import Any, Literal, TypeAlias, TypeVar
+from typing import Any, Literal, TypeVar
 
 from medical_sam2.errors import ConfigError
 from medical_sam2.plugins import find
 
-PromptSource: TypeAlias = Literal["mask", "box", "click", "own"]
-PromptShare: TypeAlias = float | None
-"""Probability that a frame is prompted; None for exactly one frame."""
-
-Choice: TypeAlias = Literal["random", "suggest"]
-
 VERSION = 2  # of the descriptions and of the rows; a change of either makes results that cannot be mixed
-ONE_FRAME: PromptShare = None
 
 
 @dataclass(frozen=True)
 class Condition:
     """How the simulated person prompts."""
 
-    prompt: PromptSource = "own"  # "mask", "box" or "click"; "own" for what the data set names as its prompt (else a box)
-    volume: PromptShare = 0.25  # probability of each slice of a volume; None for exactly one slice
-    images: PromptShare = 0.3  # probability of each image of a set; None for exactly one template
+    prompt: Literal["mask", "box", "click", "own"] = "own"  # "own": what the data set names as its prompt (else a box)
+    volume: float | None = 0.25  # probability of each slice of a volume; None for exactly one slice
+    images: float | None = 0.3  # probability of each image of a set; None for exactly one template
     care: str = "none"  # name of a level of `simulate.NOISE_LEVELS`
     # which frames are prompted: those that chance takes; or one that chance takes and then, as many in all as chance would have
-    # taken, those that the method's own answer needs most (`choosing.py`)
-    choice: Choice = "random"
+    # taken, those that the method's own answer needs most
+    choice: Literal["random", "suggest"] = "random"
 
-    def share(self, kind: str) -> PromptShare:
+    def share(self, kind: str) -> float | None:
         """Of the slices of a volume, or of the images of a set."""
         return self.volume if kind == "volume" else self.images
 
@@ -73,7 +66,7 @@ class Protocol:
 SHARES = (0.05, 0.1, 0.25, 0.5, 0.75, 1.0)
 SUGGESTED = (0.05, 0.1, 0.25)
 LADDER = ("no sorting", "+ threshold", "+ dissimilarity", "+ resampling")
-ONE = (Condition(volume=ONE_FRAME, images=ONE_FRAME),)
+ONE = (Condition(volume=None, images=None),)
 
 PROTOCOLS: Mapping[str, Protocol] = {
     each.name: each

@@ -66,13 +66,12 @@ def plan_studies(studies: Sequence[Study], folders: Sequence[Path]) -> StudyPlan
         ConfigError: two data sets share a name.
     """
     both = [_list_jobs(study, folder) for study, folder in zip(studies, folders, strict=True)]
-    left_out = {
-        open_data_set(folder).name: left
-        for study in studies[:1]
-        for folder in study.data
-        if (left := _describe_left_out(study, folder))
-    }
-    return StudyPlan(tuple(tuple(jobs) for jobs, _ in both), tuple(skipped for _, skipped in both), left_out)
+    left = {open_data_set(folder).name: _describe_left_out(each, folder) for each in studies[:1] for folder in each.data}
+    return StudyPlan(
+        tuple(tuple(jobs) for jobs, _ in both),
+        tuple(skipped for _, skipped in both),
+        {name: what for name, what in left.items() if what},
+    )
 
 
 def make_chunks(jobs: Sequence[EvaluationJob]) -> list[Chunk]:

@@ -236,7 +236,8 @@ def _method_table(
     methods = list(dict.fromkeys(row.method for own in columns.values() for row in own))
     lines: list[tuple[str, ...]] = []
     for method in methods:
-        cells = [_mean_over_cases(row for row in own if row.method == method) for own in columns.values()]
+        scores = [mean_by_case(row for row in own if row.method == method).values() for own in columns.values()]
+        cells = [float(np.mean(list(own))) if own else math.nan for own in scores]
         finite = [cell for cell in cells if math.isfinite(cell)]
         name = NAMES.get(method, "")
         paper = theirs.get(name, ("–",) * len(heads))
@@ -343,8 +344,3 @@ def _group_by(rows: Sequence[Row], key: Callable[[Row], str]) -> dict[str, list[
     for row in rows:
         found.setdefault(key(row), []).append(row)
     return found
-
-
-def _mean_over_cases(rows: Iterable[Row]) -> float:
-    values = list(mean_by_case(rows).values())
-    return float(np.mean(values)) if values else math.nan

@@ -9,6 +9,7 @@ the sequence. Each object sorts its own memories, so objects in lock step do not
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
@@ -258,14 +259,9 @@ class Greedy:
         return self._weigher.weigh(bank, t, query_C)
 
 
-def prompted_only() -> SelfSorting:
-    """A bank that holds the prompted memories and nothing else: what is found does not depend on the order of frames."""
-    return SelfSorting(threshold=2.0)
-
-
 POLICIES: Mapping[str, Callable[..., Policy]] = {
     "self-sorting": SelfSorting,
     "fifo": Fifo,
     "greedy": Greedy,
-    "prompted": prompted_only,
+    "prompted": partial(SelfSorting, threshold=2.0),  # and nothing else: answers do not depend on the order of frames
 }
