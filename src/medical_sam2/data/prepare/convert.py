@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,9 +56,9 @@ from medical_sam2.volume import Volume
 
 VOLUME_ENDING = ".nii.gz"
 CODES = {HOUNSFIELD, *CLIPPED, *MODALITIES}
-Written = tuple[list[str], list[CaseReport]]
+Written: TypeAlias = tuple[list[str], list[CaseReport]]
 """Files, relative to the output folder, and what became of the cases."""
-Mask, Labels = NDArray[np.bool_] | None, NDArray[Any] | None
+Labels: TypeAlias = NDArray[Any] | None
 
 
 def prepare_unit(job: PrepareJob) -> UnitReport:
@@ -131,7 +131,12 @@ def _note_oddities(volumes: Sequence[Volume], rules: Sequence[Rule]) -> list[str
 
 
 def _store_volumes(
-    job: PrepareJob, case: Case, volumes: Sequence[Volume], levels: Sequence[Levels], inside: Mask, labels: Labels
+    job: PrepareJob,
+    case: Case,
+    volumes: Sequence[Volume],
+    levels: Sequence[Levels],
+    inside: NDArray[np.bool_] | None,
+    labels: Labels,
 ) -> list[str]:
     files, label_file = name_files(case, len(volumes), VOLUME_ENDING)
     for file, volume, level in zip(files, volumes, levels, strict=True):
