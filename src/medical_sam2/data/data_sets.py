@@ -160,7 +160,6 @@ class DataSet:
 
 
 def _merge_channels(planes: Sequence[Picture], path: Path) -> Picture:
-    """Three grey pictures as the colours of one."""
     if len({plane.shape for plane in planes}) > 1 or any(plane.colour for plane in planes):
         raise GeometryError("its channels are not grey images of one size", "export them again", subject=path)
     kinds = sorted({plane.array.dtype.name for plane in planes})
@@ -188,7 +187,6 @@ def _as_picture(volume: Volume, path: Path) -> Picture:
 
 
 def _check_labels(found: Picture, like: Picture, path: Path) -> NDArray[Any]:
-    """The numbers of a picture of labels that belongs to another one."""
     if found.colour:
         raise FormatError("it is in colour: no label map", "store the label of each pixel as one number", subject=path)
     if found.shape != like.shape:
@@ -442,7 +440,6 @@ def _find_images(folder: Path) -> list[Path]:
 
 
 def _read_modality(image: Path) -> str | None:
-    """What a DICOM file says of how it was taken."""
     file = next((path for path in _first_files(image) if _recognise_file(path) is DICOM), None) if image.is_dir() else image
     if file is None or _recognise_file(file) is not DICOM:
         return None

@@ -116,7 +116,6 @@ def _ask_method(job: EvaluationJob, shown: EvaluationCase, prompts: FramePrompts
 
 
 def _choose_frames(job: EvaluationJob, reader: SimulatedReader) -> list[int]:
-    """Which are prompted."""
     if job.condition.choice == "random":
         return reader.frames
     plain = replace(job, condition=replace(job.condition, volume=None, images=None))  # rounds do not depend on the share

@@ -56,7 +56,6 @@ def write_figures(protocol: Protocol, rows: Sequence[Row], folder: Path) -> list
 
 
 def _save_figure(figure: Any, path: Path) -> Path:
-    """As PNG, and as SVG beside it."""
     for target in (path.with_suffix(".svg"), path):
         stream = BytesIO()
         figure.savefig(stream, format=target.suffix[1:], dpi=160)

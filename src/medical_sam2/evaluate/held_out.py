@@ -83,7 +83,6 @@ def _volume(
 
 
 def _numbered(prompt: Any, number: int) -> Prompt:
-    """The same prompt for an object of that number."""
     return replace(prompt, object=number)
 
 

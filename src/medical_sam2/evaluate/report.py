@@ -84,7 +84,6 @@ def _draw_figures(study: Study, outcome: StudyResult, folder: Path) -> list[Repo
 
 
 def _summarise(studies: Sequence[Study], outcomes: Sequence[StudyResult], preset: str) -> ReportSection:
-    """What was measured, and what was not."""
     # What is missing is listed beside what was measured: a mean says nothing without the cases that it leaves out.
     first, rows = studies[0], [row for outcome in outcomes for row in outcome.rows]
     good = list(select_answered(rows))

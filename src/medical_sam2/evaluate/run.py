@@ -104,7 +104,6 @@ def group_by_answer(jobs: Sequence[EvaluationJob]) -> dict[Hashable, list[Evalua
 
 
 def _list_jobs(study: Study, output: Path) -> tuple[list[EvaluationJob], dict[str, str]]:
-    """Case by case; and the cases that have no truth."""
     names: dict[str, Path] = {}
     jobs: list[EvaluationJob] = []
     skipped: dict[str, str] = {}
@@ -138,14 +137,12 @@ def _jobs_of_data_set(study: Study, folder: Path, data: DataSet, sketches: Path)
 
 
 def _usable_cases(data: DataSet, study: Study) -> tuple[list[str], list[str]]:
-    """Cases that have a truth, and those of them that are not too large."""
     labelled = [case for case in data.cases if case.label is not None]
     fits = [case for case in labelled if study.slices is None or data.kind == "set" or _count_slices(case) <= study.slices]
     return [case.identifier for case in labelled], [case.identifier for case in fits]
 
 
 def _describe_left_out(study: Study, folder: Path) -> str:
-    """What is not measured of a data set."""
     data = open_data_set(folder)
     labelled, usable = _usable_cases(data, study)
     most = study.images if data.kind == "set" else study.cases
@@ -266,7 +263,6 @@ def _rename_row(job: EvaluationJob, row: Row) -> Row:
 
 
 def _open_folder(study: Study, output: Path) -> dict[AnswerKey, list[Row]]:
-    """What an earlier run of the same study found."""
     output.mkdir(parents=True, exist_ok=True)
     _check_description(study, output / DESCRIPTION)
     lines = output / LINES

@@ -77,7 +77,6 @@ class KeptKeys:
         return stamp
 
     def _make(self, module: Any, stamp: object, memories: Set[Memory], position_KM: Tensor, rotation: Tensor) -> None:
-        """The keys of those memories that have none yet."""
         missing = [memory for memory in memories if self._kept.get(memory, (None,))[0] != stamp]
         if missing:
             placed = torch.stack([memory.map_Chw.flatten(1).T for memory in missing]).to(position_KM.dtype) + position_KM
@@ -97,7 +96,6 @@ class KeptKeys:
     def _layers(
         self, recall: Sequence[Sequence[Recalled]], shifts: Mapping[int | None, Sequence[Tensor]], room: int
     ) -> Iterator[Tensor]:
-        """Keys of each layer, padded with zeros."""
         kept = [[self._kept[r.memory][1] for r in memories] for memories in recall]
         layers = next(own for rows in kept for own in rows)
         most, (tokens, depth) = max(len(memories) for memories in recall), layers[0].shape

@@ -190,7 +190,6 @@ def _network(found: LoadedWeights, config: Sam2VideoConfig, memory_dtype: torch.
 
 
 def _check_fit(wanted: Mapping[str, Tensor], got: Mapping[str, Tensor]) -> None:
-    """Every weight, by name and shape."""
     shapes = [
         f"{name} has shape {tuple(got[name].shape)} where the network has {tuple(wanted[name].shape)}"
         for name in sorted(wanted.keys() & got.keys())
@@ -217,7 +216,6 @@ def _settings(network: Sam2) -> WeightsSettings:
 
 
 def _locate(name: str, named: NamedWeights | None) -> Path:
-    """The file or folder, fetched from the hub if it must be."""
     if named is not None and named.source == "embedded":
         if not named.here:
             raise WeightsError("these weights are not in this installation", "reinstall the package", subject=named.name)

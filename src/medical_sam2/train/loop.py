@@ -160,7 +160,6 @@ class TrainingRun:
 
     @torch.no_grad()
     def _update_average(self) -> None:
-        """The average moves towards the weights."""
         decay = min(self.recipe.average, (self.step + 1) / (self.step + 10))
         state = self.network.state_dict()
         ours, theirs = ([local_part(tensors[name]) for name in self.average] for tensors in (self.average, state))

@@ -172,7 +172,6 @@ def _load_weights(network: Sam2, weights: dict[str, Tensor]) -> None:
 
 
 def _draw_clips(clips: list[Clip], masks_TBhw: Tensor) -> Image.Image:
-    """A row for each clip, a column for each frame."""
     size = clips[0].frames_T3SS.shape[-1]
     frames = len(masks_TBhw)
     sheet = Image.new("RGB", (frames * (SIDE_PX + 2), len(clips) * (SIDE_PX + 2)))

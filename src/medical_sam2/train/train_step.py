@@ -280,7 +280,6 @@ class TrainStep(nn.Module):
         return features_at, features
 
     def _contrast_features(self, features: Features, batch: Batch, learned: list[int]) -> Tensor:
-        """Sum over clips."""
         maps = features.own.get("key", features.top_BChw)
         total = maps.new_zeros(())
         if self.recipe.losses.consistency <= 0:

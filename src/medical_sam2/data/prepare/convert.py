@@ -155,7 +155,6 @@ def _write_volume_case(
     labels: NDArray[Any],
     report: CaseReport,
 ) -> tuple[list[str], CaseReport]:
-    """Write a training case for each channel, if anything in it is large enough."""
     view = choose_view(volumes[0])
     axes, settings = volumes[0].orientation, job.settings
     stack = view.apply(labels, axes)

@@ -200,7 +200,6 @@ def _describe_tasks(dataset: DataSet, cases: Sequence[CaseReport]) -> list[dict[
 
 
 def _describe_steps(dataset: DataSet, settings: PrepareSettings) -> list[str]:
-    """What was done to every image, in words."""
     low, high = PERCENTILES
     window = f"{settings.window_hu[0]:g} to {settings.window_hu[1]:g} HU"
     foreground = f"the {low}th and {high}th percentiles of the foreground of all cases"

@@ -248,7 +248,6 @@ def _class_prototypes(features_Chw: Tensor, share_hw: Tensor, window: int | None
 
 
 def _class_score(unit_Chw: Tensor, prototypes_KC: Tensor) -> Tensor:
-    """How well a class fits each cell (h, w)."""
     similar_Khw = SHARPNESS * torch.einsum("chw,kc->khw", unit_Chw, prototypes_KC)
     return (similar_Khw.softmax(dim=0) * similar_Khw).sum(dim=0)
 

@@ -166,7 +166,6 @@ def _augment(pictures_N3SS: Tensor, masks_N1SS: Tensor) -> tuple[Tensor, Tensor]
 
 
 def _load_examples(training: TrainingCases, size: int) -> tuple[Tensor, Tensor]:
-    """All slices or images of the cases to train on, and the structure on them."""
     data = read_data_set(training.folder)
     pictures: list[Tensor] = []
     masks: list[Tensor] = []

@@ -208,7 +208,6 @@ def _scaled(logits: Tensor) -> Tensor:
 
 
 def _repeat_for_masks(part: Tensor, count: int, several: int) -> Tensor:
-    """One for each proposed mask of each object."""
     return part.expand(count, -1, -1, -1).repeat_interleave(several, 0)
 
 

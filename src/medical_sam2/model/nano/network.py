@@ -192,7 +192,6 @@ def bare_boxes(instructions: Sequence[Instruction | None]) -> list[NDArray[np.fl
 
 
 def _in_float32(maps: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-    """The decoder's fine maps in float32."""
     first, second = maps
     return first.float(), second.float()
 
