@@ -24,7 +24,7 @@ from torch.utils.checkpoint import checkpoint
 from torch.utils.data import Dataset
 
 from medical_sam2.data.clips import Clip, ClipSampler
-from medical_sam2.model.backbone import Features, FramePrediction
+from medical_sam2.model.backbone import Features, FramePrediction, Fused, Instruction, Memory, Recall
 from medical_sam2.model.memory_bank import Fifo, PolicyBank, SelfSorting
 from medical_sam2.model.sam2 import Sam2
 from medical_sam2.model.tracker import track
@@ -173,12 +173,22 @@ class ActivationCheckpointing:
 
     def __init__(self, network: Sam2) -> None:
         self.network, self.image_size = network, network.image_size
-        self.fuse, self.decode = partial(_recompute, network.fuse), partial(_recompute, network.decode)
-        self.memorise = partial(_recompute, network.memorise)
 
     def encode(self, frames_N3SS: Tensor) -> Features:
         """See N frames, one after the other."""
         return _join_features([_recompute(self.network.encode, frame) for frame in frames_N3SS.split(1)])
+
+    def fuse(self, frame: Features, recall: Recall) -> Fused:
+        """As the network."""
+        return _recompute(self.network.fuse, frame, recall)
+
+    def decode(self, frame: Features, fused: Fused, instructions: Sequence[Instruction | None]) -> FramePrediction:
+        """As the network."""
+        return _recompute(self.network.decode, frame, fused, instructions)
+
+    def memorise(self, frame: Features, prediction: FramePrediction, t: int, prompted: Sequence[bool]) -> list[Memory]:
+        """As the network."""
+        return _recompute(self.network.memorise, frame, prediction, t, prompted)
 
 
 def _recompute(verb: Callable[..., T], *arguments: Any) -> T:

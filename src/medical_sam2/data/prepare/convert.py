@@ -96,7 +96,7 @@ def _convert_volume(job: PrepareJob, dataset: DataSet, case: Case) -> Written:
     cut = cut_to_content([volume.array for volume in volumes], loaded.labels)
     labels = None if loaded.labels is None else loaded.labels[cut.box]
     cropped = [_crop_volume(volume, cut) for volume in volumes]
-    rules = [channel_rule(channel, dataset.modality) for channel in dataset.channels]
+    rules: list[Rule] = [channel_rule(channel, dataset.modality) for channel in dataset.channels]
     levels = [
         job.scale if rule == "window" and job.scale is not None else levels_of(volume.array, cut.inside, rule)
         for volume, rule in zip(cropped, rules, strict=True)
