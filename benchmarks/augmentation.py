@@ -21,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from medical_sam2.data.augmentation import Augmentation
+from medical_sam2.data.clips import Augmentation
 
 SIDE, BORDER, SEED = 64, 8, 11
 ROWS: Mapping[str, tuple[Augmentation, float]] = {

@@ -14,9 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medical_sam2.errors import PromptError
-from medical_sam2.evaluate.cases import VolumeTask
+from medical_sam2.evaluate.cases import FramePrompts, MaskArray, VolumeTask
 from medical_sam2.evaluate.methods.interface import MethodAnswer, MethodInputs
-from medical_sam2.evaluate.prompting import FramePrompts, MaskArray
 from medical_sam2.intensity_window import percentile_window
 from medical_sam2.tracking.frames import to_input
 

@@ -31,8 +31,7 @@ from classical import IMAGE_METHODS, VOLUME_METHODS, outlined
 from classics_report import Row, picture, report
 from medical_sam2.data.data_sets import DataSet, read_data_set
 from medical_sam2.errors import MedicalSam2Error, PromptError
-from medical_sam2.evaluate.cases import SetTask, VolumeTask
-from medical_sam2.evaluate.prompting import KINDS, Kind
+from medical_sam2.evaluate.cases import KINDS, Kind, SetTask, VolumeTask
 from medical_sam2.intensity_window import choose_window, percentile_window
 from medical_sam2.io.atomic import write_bytes
 from medical_sam2.prompts import intensities

@@ -28,8 +28,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from medical_sam2.data.data_sets import read_data_set
 from medical_sam2.errors import MedicalSam2Error, PromptError
-from medical_sam2.evaluate.cases import VolumeTask
-from medical_sam2.evaluate.prompting import KINDS, check_boxable
+from medical_sam2.evaluate.cases import KINDS, VolumeTask, check_boxable
 from medical_sam2.intensity_window import choose_window
 from medical_sam2.io.atomic import write_bytes
 from medical_sam2.prompts import intensities

@@ -16,8 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from medical_sam2.errors import MedicalSam2Error
-from medical_sam2.evaluate.cases import VolumeTask
-from medical_sam2.evaluate.prompting import draw_prompt
+from medical_sam2.evaluate.cases import VolumeTask, draw_prompt
 from medical_sam2.evaluate.significance import mean_interval
 from medical_sam2.io.atomic import write_bytes
 from medical_sam2.metrics import dice

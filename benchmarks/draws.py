@@ -15,9 +15,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from medical_sam2.data.augmentation import Augmentation, AugmentationOdds
 from medical_sam2.data.cases import CaseEntry
-from medical_sam2.data.clips import Balance
+from medical_sam2.data.clips import Augmentation, AugmentationOdds, Balance
 from medical_sam2.train.config import Phase, Recipe
 from medical_sam2.train.train_step import KINDS, SimulatedUser, StepPlan
 

@@ -21,9 +21,8 @@ from medical_sam2.data.cases import PoolReader
 from medical_sam2.data.clips import ClipSampler
 from medical_sam2.model.nano import nano
 from medical_sam2.model.weights import load_backbone
-from medical_sam2.train.config import Phase, Recipe
+from medical_sam2.train.config import LossWeights, Phase, Recipe
 from medical_sam2.train.loop import TrainingRun
-from medical_sam2.train.losses import LossWeights
 from medical_sam2.train.train_step import Batch, StepPlan, StepResult
 from nano_recipe import write_pool
 

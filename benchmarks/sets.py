@@ -25,8 +25,7 @@ from numpy.typing import NDArray
 from medical_sam2 import preview
 from medical_sam2.data.data_sets import DataSet, is_data_set, read_data_set
 from medical_sam2.errors import PromptError
-from medical_sam2.evaluate.cases import SetTask
-from medical_sam2.evaluate.prompting import check_boxable
+from medical_sam2.evaluate.cases import SetTask, check_boxable
 from medical_sam2.io.atomic import write_bytes
 from medical_sam2.model.memory_bank import POLICIES
 from medical_sam2.segmenter import Segmenter

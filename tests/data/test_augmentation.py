@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from benchmarks import augmentation
-from medical_sam2.data.augmentation import Augmentation, AugmentationOdds
+from medical_sam2.data.clips import Augmentation, AugmentationOdds
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "augmentation.npz"  # made by benchmarks/augmentation.py
 

@@ -10,9 +10,8 @@ import pytest
 import torch
 
 from medical_sam2.data import clips
-from medical_sam2.data.augmentation import Augmentation
 from medical_sam2.data.cases import CaseEntry, PoolReader, TrainingCase, read_pool
-from medical_sam2.data.clips import Balance, ClipSampler
+from medical_sam2.data.clips import Augmentation, Balance, ClipSampler
 from medical_sam2.errors import FormatError
 from tests.pools import balls, write_case, write_pool
 

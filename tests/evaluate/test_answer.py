@@ -8,9 +8,8 @@ import pytest
 
 from medical_sam2.evaluate import answer
 from medical_sam2.evaluate.answer import HashedPrompts, answer_job, compute_measures, mean_by_stage
-from medical_sam2.evaluate.cases import VolumeTask, load_case
+from medical_sam2.evaluate.cases import FramePrompts, VolumeTask, load_case
 from medical_sam2.evaluate.methods.interface import MethodAnswer, MethodInputs
-from medical_sam2.evaluate.prompting import FramePrompts
 from medical_sam2.evaluate.protocols import Condition
 from medical_sam2.evaluate.study import EvaluationJob, NetworkSettings
 from medical_sam2.prompts import FramePrompt

@@ -5,8 +5,7 @@ import pytest
 from numpy.typing import NDArray
 
 from medical_sam2.errors import PromptError
-from medical_sam2.evaluate.cases import SetTask, VolumeTask
-from medical_sam2.evaluate.prompting import KINDS, draw_prompt
+from medical_sam2.evaluate.cases import KINDS, SetTask, VolumeTask, draw_prompt
 from medical_sam2.prompts import Box, Mask, Point
 from medical_sam2.volume import Volume
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from medical_sam2.errors import PromptError
-from medical_sam2.evaluate.prompting import KINDS, SimulatedReader, draw_prompt, follow_suggestions, is_boxable
+from medical_sam2.evaluate.cases import KINDS, SimulatedReader, draw_prompt, follow_suggestions, is_boxable
 from medical_sam2.evaluate.protocols import Condition
 from medical_sam2.simulate import NOISE_LEVELS
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from medical_sam2.model.backbone import Memory
-from medical_sam2.model.memory_bank import FLOOR, POLICIES, Fifo, Greedy, PolicyBank, SelfSorting, cosine, prompted_only
+from medical_sam2.model.memory_bank import FLOOR, POLICIES, Fifo, Greedy, PolicyBank, SelfSorting, cosine
 from tests.strategies import seeds
 
 CHANNELS = 6
@@ -280,7 +280,7 @@ class TestGreedy:
 
 
 def test_neighbours_in_time_are_recalled_whatever_the_policy_keeps() -> None:
-    bank = PolicyBank(prompted_only, ordered=[True, False])
+    bank = PolicyBank(POLICIES["prompted"], ordered=[True, False])
     for t in (3, 4, 5):
         bank.store([memory(t, seed, prompted=t == 3, confidence=0.2) for seed in (1, 2)])
     first, second = bank.recall(6, torch.ones(1, CHANNELS))

@@ -6,8 +6,9 @@ import torch
 
 from medical_sam2.intensity_window import percentile_window
 from medical_sam2.model.nano import Nano, nano
-from medical_sam2.prompts import FramePrompt, Mask, Point
-from medical_sam2.train.adapt import KEPT, adapt_network, example_of_image, examples_of_volume
+from medical_sam2.prompts import Mask, Point
+from medical_sam2.tracking.frames import to_input
+from medical_sam2.train.adapt import KEPT, OutlinedFrame, adapt_network, examples_of_volume
 from medical_sam2.volume import Volume
 
 
@@ -23,14 +24,18 @@ def scene() -> tuple[np.ndarray, np.ndarray]:
     return np.where(mask, 0.8, 0.3) + np.random.default_rng(0).normal(scale=0.02, size=mask.shape), mask
 
 
+def outlined(picture: np.ndarray, mask: np.ndarray) -> OutlinedFrame:
+    inside = to_input(mask.astype(np.float32), 64)[:1].numpy() > 0.5
+    return OutlinedFrame(to_input(percentile_window(picture).apply(picture), 64), inside)
+
+
 def state(network: Nano) -> dict[str, torch.Tensor]:
     return {name: value.detach().clone() for name, value in network.state_dict().items()}
 
 
 def test_weights_change_inside_and_are_back_outside(network: Nano) -> None:
     picture, mask = scene()
-    example = example_of_image(network, percentile_window(picture).apply(picture), [FramePrompt.mask(mask)])
-    assert example is not None
+    example = outlined(picture, mask)
     before = state(network)
     with adapt_network(network, [example], steps=2, seconds=100) as taken:
         assert taken == 2
@@ -44,8 +49,7 @@ def test_weights_change_inside_and_are_back_outside(network: Nano) -> None:
 
 def test_it_learns_and_the_seed_decides(network: Nano) -> None:
     picture, mask = scene()
-    example = example_of_image(network, percentile_window(picture).apply(picture), [FramePrompt.mask(mask)])
-    assert example is not None
+    example = outlined(picture, mask)
 
     def after(steps: int, seed: int) -> dict[str, torch.Tensor]:
         with adapt_network(network, [example], steps=steps, seconds=100, seed=seed):
@@ -58,9 +62,9 @@ def test_it_learns_and_the_seed_decides(network: Nano) -> None:
 
 def test_an_error_inside_leaves_no_trace_either(network: Nano) -> None:
     picture, mask = scene()
-    example = example_of_image(network, percentile_window(picture).apply(picture), [FramePrompt.mask(mask)])
+    example = outlined(picture, mask)
     before = state(network)
-    with pytest.raises(KeyError), adapt_network(network, [example] if example else [], steps=1, seconds=100):
+    with pytest.raises(KeyError), adapt_network(network, [example], steps=1, seconds=100):
         raise KeyError
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
 

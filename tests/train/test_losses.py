@@ -3,7 +3,8 @@
 import torch
 
 from medical_sam2.model.backbone import FramePrediction
-from medical_sam2.train.losses import ConsistencyLoss, LossWeights, compute_frame_loss
+from medical_sam2.train.config import LossWeights
+from medical_sam2.train.train_step import ConsistencyLoss, compute_frame_loss
 
 
 def prediction(logits: torch.Tensor, iou: float = 1.0, presence: float = 20.0) -> FramePrediction:

@@ -40,8 +40,8 @@ def test_validation_judges_the_average_and_leaves_the_weights_alone(tmp_path: Pa
     with_zeros = validation.run(TrainStep(network, recipe), network, average, 1)
     with_weights = validation.run(TrainStep(network, recipe), network, before, 2)
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
-    assert 0 <= with_weights.dice <= 1
-    assert with_zeros.picture is not None
+    assert 0 <= with_weights[0] <= 1
+    assert with_zeros[1] is not None
     pictures = sorted((tmp_path / "pictures").iterdir())
     assert [path.name for path in pictures] == ["0000001.png", "0000002.png"]
     with Image.open(pictures[0]) as picture:

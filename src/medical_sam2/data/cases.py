@@ -41,42 +41,25 @@ MODALITIES = {
 
 @dataclass(frozen=True)
 class CaseEntry:
-    """What is known of a case before it is loaded, so that sampling knows tasks and modalities.
+    """What is known of a case before it is loaded, so that sampling knows tasks and modalities."""
 
-    Args:
-        index: its number on disk.
-        kind: "volume", or "set" for images in no order.
-        tasks: the objects in it.
-        name: what made it, or the data set that it belongs to.
-        task_names: what each of `tasks` is an example of ("BTCV/spleen"); several objects may share a name.
-        modality: what took the images ("CT", "T1", "fundus", "synthetic").
-    """
-
-    index: int
-    kind: Kind
-    tasks: tuple[Task, ...]
-    name: str
-    task_names: tuple[str, ...]
-    modality: str = SYNTHETIC
+    index: int  # its number on disk
+    kind: Kind  # "volume", or "set" for images in no order
+    tasks: tuple[Task, ...]  # the objects in it
+    name: str  # what made it, or the data set that it belongs to
+    task_names: tuple[str, ...]  # what each of `tasks` is an example of ("BTCV/spleen"); several objects may share a name
+    modality: str = SYNTHETIC  # what took the images ("CT", "T1", "fundus", "synthetic")
 
 
 @dataclass(frozen=True, eq=False)
 class TrainingCase:
-    """Images with their objects outlined.
+    """Images with their objects outlined."""
 
-    Args:
-        images: (D, H, W) uint8 for a volume, (N, H, W, 3) uint8 for a set of images.
-        labels: (D, H, W) or (N, H, W) uint8.
-        tasks: the objects, each the union of some labels; they may be nested.
-        kind: "volume", or "set" for images in no order.
-        name: what made it, or the data set that it belongs to.
-    """
-
-    images: NDArray[np.uint8]
-    labels: NDArray[np.uint8]
-    tasks: tuple[Task, ...]
-    kind: Kind
-    name: str
+    images: NDArray[np.uint8]  # (D, H, W) uint8 for a volume, (N, H, W, 3) uint8 for a set of images
+    labels: NDArray[np.uint8]  # (D, H, W) or (N, H, W) uint8
+    tasks: tuple[Task, ...]  # the objects, each the union of some labels; they may be nested
+    kind: Kind  # "volume", or "set" for images in no order
+    name: str  # what made it, or the data set that it belongs to
 
 
 class CaseReader(Protocol):
@@ -121,7 +104,7 @@ class JoinedReader:
 
 
 class PoolReader:
-    """Reads a folder of cases, which may still be growing: `refresh` finds what came since.
+    """Reads a folder of cases, those that are whole by now.
 
     Args:
         folder: of cases, or a data set that `medsam2 prepare` wrote.
@@ -130,18 +113,7 @@ class PoolReader:
     def __init__(self, folder: Path) -> None:
         arrays = Path(folder) / ARRAYS
         self.folder = arrays if arrays.is_dir() else Path(folder)
-        self.entries: tuple[CaseEntry, ...] = ()
-        self.refresh()
-
-    def refresh(self) -> int:
-        """Look again what is there; returns how many cases."""
-        earlier = {entry.index: entry for entry in self.entries}
-        found = sorted(self.folder.glob("[0-9]*.json"))
-        self.entries = tuple(earlier.get(int(path.stem)) or _read_entry(path) for path in found)
-        return len(self.entries)
-
-    def __len__(self) -> int:
-        return len(self.entries)
+        self.entries = tuple(_read_entry(path) for path in sorted(self.folder.glob("[0-9]*.json")))
 
     def load(self, position: int) -> TrainingCase:
         """The case at a position of `entries`, its arrays memory-mapped read-only."""

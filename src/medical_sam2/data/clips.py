@@ -1,22 +1,137 @@
-"""Clips to train on: a few frames of one case, and some of the objects that are on the first of them.
+"""Clips to train on: a few frames of one case, and some of the objects that are on the first of them; and their augmentation.
 
-Shapes: T frames, O objects, S network size.
+Augmentation is that of the paper's appendix C.2: drawn first, applied afterwards, to all frames of a clip alike; template and
+query of an unordered set are drawn apart, one draw for each image. Images are in [0, 1].
+
+Shapes: T frames, O objects, C channels, H W frame, S network size.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional as F  # noqa: N812
 
-from medical_sam2.data.augmentation import Augmentation, AugmentationOdds
 from medical_sam2.data.cases import CaseEntry, CaseReader, Kind, Task, TrainingCase
 from medical_sam2.errors import FormatError
 from medical_sam2.tracking.region_of_interest import box_of, region_around
+
+
+@dataclass(frozen=True)
+class AugmentationOdds:
+    """Probabilities and ranges; the defaults are the paper's table."""
+
+    rotation: float = 0.15
+    degrees: float = 25.0
+    scaling: float = 0.15
+    scale: tuple[float, float] = (0.7, 1.4)
+    noise: float = 0.15
+    variance: tuple[float, float] = (0.0, 0.1)
+    blur: float = 0.15
+    sigma: tuple[float, float] = (0.5, 1.5)
+    intensity: float = 0.15
+    multiply: tuple[float, float] = (0.65, 1.2)
+    low_resolution: float = 0.25
+    factor: tuple[float, float] = (1.0, 2.0)
+    gamma: float = 0.15
+    exponent: tuple[float, float] = (0.7, 1.5)
+    flip: float = 0.5
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """What is done to a clip; neutral values leave it as it is."""
+
+    degrees: float = 0.0  # rotation in the plane, counter-clockwise
+    scale: float = 1.0  # enlargement of the content
+    shift: tuple[float, float] = (0.0, 0.0)  # of the content along x and y, in halves of the frame
+    # share of the frame that is shown along x and y: a region of interest, its centre given by `shift`
+    extent: tuple[float, float] = (1.0, 1.0)
+    flip_x: bool = False  # mirror columns
+    flip_y: bool = False  # mirror rows
+    variance: float = 0.0  # of Gaussian noise on z-scored images
+    sigma: float = 0.0  # of Gaussian blur in pixels, 0 for none
+    multiply: float = 1.0  # factor on intensities
+    invert: bool = False  # whether 1 − x takes the place of multiplication
+    factor: float = 1.0  # of down- and upsampling
+    gamma: float = 1.0  # exponent on [0, 1]
+    gamma_inverted: float = 1.0  # exponent on the inverted image
+    seed: int = 0  # of the noise
+
+    @classmethod
+    def draw(cls, rng: np.random.Generator, odds: AugmentationOdds | None = None) -> "Augmentation":
+        """Draw every row of the table on its own."""
+        odds = odds or AugmentationOdds()
+
+        def maybe(probability: float, low: float, high: float, otherwise: float) -> float:
+            value = float(rng.uniform(low, high))
+            return value if rng.random() < probability else otherwise
+
+        changes_intensity, inverts = rng.random() < odds.intensity, rng.random() < 0.5
+        return cls(
+            degrees=maybe(odds.rotation, -odds.degrees, odds.degrees, 0.0),
+            scale=maybe(odds.scaling, *odds.scale, 1.0),
+            flip_x=bool(rng.random() < odds.flip),
+            flip_y=bool(rng.random() < odds.flip),
+            variance=maybe(odds.noise, *odds.variance, 0.0),
+            sigma=maybe(odds.blur, *odds.sigma, 0.0) if rng.random() < 0.5 else 0.0,
+            multiply=float(rng.uniform(*odds.multiply)) if changes_intensity and not inverts else 1.0,
+            invert=bool(changes_intensity and inverts),
+            factor=maybe(odds.low_resolution, *odds.factor, 1.0) if rng.random() < 0.5 else 1.0,
+            gamma=maybe(odds.gamma, *odds.exponent, 1.0),
+            gamma_inverted=maybe(odds.gamma, *odds.exponent, 1.0),
+            seed=int(rng.integers(2**31)),
+        )
+
+    def warp(self, frames_TCHW: Tensor, size: int, *, nearest: bool = False) -> Tensor:
+        """Rotate, scale, shift, flip and resize to a square of `size` pixels, in one interpolation."""
+        radians = np.deg2rad(self.degrees)
+        cos, sin = np.cos(radians) / self.scale, np.sin(radians) / self.scale
+        x, y = (-1.0 if self.flip_x else 1.0), (-1.0 if self.flip_y else 1.0)
+        (wide, high), (right, down) = self.extent, self.shift
+        rows = [[wide * x * cos, -wide * y * sin, right], [high * x * sin, high * y * cos, down]]
+        matrix = torch.tensor(rows, dtype=torch.float32)
+        count, channels = frames_TCHW.shape[:2]
+        grid = F.affine_grid(matrix[None], [1, channels, size, size], align_corners=False).expand(count, -1, -1, -1)
+        mode = "nearest" if nearest else "bilinear"
+        return F.grid_sample(frames_TCHW, grid, mode=mode, padding_mode="zeros", align_corners=False)
+
+    def recolour(self, frames_TCHW: Tensor) -> Tensor:
+        """Every change of intensities, in the order of the table; the result is in [0, 1]."""
+        x = frames_TCHW
+        if self.variance > 0:
+            generator = torch.Generator().manual_seed(self.seed)
+            x = x + torch.randn(x.shape, generator=generator) * (self.variance**0.5 * x.std())
+        if self.sigma > 0:
+            x = _blur(x, self.sigma)
+        x = 1 - x if self.invert else x * self.multiply
+        if self.factor > 1.05:
+            sides = [max(1, round(side / self.factor)) for side in x.shape[-2:]]
+            small = F.interpolate(x, size=sides, mode="nearest-exact")
+            x = F.interpolate(small, size=x.shape[-2:], mode="bicubic", align_corners=False)
+        x = x.clamp(0, 1)
+        if self.gamma != 1:
+            x = x**self.gamma
+        if self.gamma_inverted != 1:
+            x = 1 - (1 - x) ** self.gamma_inverted
+        return x
+
+
+def _blur(frames_TCHW: Tensor, sigma: float) -> Tensor:
+    radius = max(1, round(3 * sigma))
+    offsets = torch.arange(-radius, radius + 1, dtype=torch.float32)
+    kernel = torch.exp(-(offsets**2) / (2 * sigma**2))
+    kernel = (kernel / kernel.sum()).view(1, 1, 1, -1)
+    flat = frames_TCHW.flatten(0, 1)[:, None]
+    flat = F.conv2d(F.pad(flat, (radius, radius, 0, 0), mode="replicate"), kernel)
+    flat = F.conv2d(F.pad(flat, (0, 0, radius, radius), mode="replicate"), kernel.transpose(2, 3))
+    return flat[:, 0].view(frames_TCHW.shape)
+
 
 TRIES = 32
 SMALLEST = 0.00153  # share of the frame under which an object is left out (100 px of 256²), METHOD §4
@@ -31,28 +146,18 @@ Place = tuple[int, tuple[int, ...]]
 
 @dataclass(frozen=True, eq=False)
 class Clip:
-    """Frames in the order in which they are tracked; the first one is prompted.
+    """Frames in the order in which they are tracked; the first one is prompted."""
 
-    Args:
-        frames_T3SS: float32 in [0, 1].
-        labels_TSS: uint8, everything that is outlined, for losses on the features.
-        truth_OTSS: bool, the objects to track.
-        ordered: whether the frames are slices that follow each other.
-    """
-
-    frames_T3SS: Tensor
-    labels_TSS: Tensor
-    truth_OTSS: Tensor
-    ordered: bool = False
+    frames_T3SS: Tensor  # float32 in [0, 1]
+    labels_TSS: Tensor  # uint8, everything that is outlined, for losses on the features
+    truth_OTSS: Tensor  # bool, the objects to track
+    ordered: bool = False  # whether the frames are slices that follow each other
 
 
 class Balance:
     """Balanced sampling (METHOD §6): a task uniformly, then a modality of that task, then a case of that modality.
 
     Large data sets would else drown small ones, and frequent structures rare ones.
-
-    Args:
-        entries: what there is.
     """
 
     def __init__(self, entries: Sequence[CaseEntry]) -> None:
@@ -87,29 +192,34 @@ def data_sets_of(entries: tuple[CaseEntry, ...], kind: Kind) -> tuple[list[int],
     return tuple(groups[name] for name in sorted(groups))
 
 
-@lru_cache(maxsize=4)
-def balance_of(entries: tuple[CaseEntry, ...]) -> Balance:
-    """The balance of these entries, made once."""
-    return Balance(entries)
+_balance_of = lru_cache(maxsize=4)(Balance)
+
+
+class _Wanted(NamedTuple):
+    """What the arguments of `ClipSampler.clip` ask for, and whether a region around the object is shown."""
+
+    frames: int
+    objects: int
+    size: int
+    smallest: float
+    near: bool
+
+    def least(self, inside_hw: NDArray[np.bool_]) -> float:
+        """Share of a frame that the prompted object must cover."""
+        return LEAST_PIXELS / inside_hw.size if self.near else self.smallest
 
 
 @dataclass(frozen=True)
 class ClipSampler:
-    """Draws clips from cases: any axis, direction and stride of a volume; images of a set in any order.
+    """Draws clips from cases: any axis, direction and stride of a volume; images of a set in any order."""
 
-    Args:
-        reader: the cases.
-        seed: with the step and the place in the batch it decides everything, so training resumes exactly.
-        sets: share of clips that come from sets, where the kind is drawn first.
-        regions: share of clips that show a region around the object (half of that for sets, where it can seldom be known).
-        sampling: "cases": a kind, then any case of it; "data-sets": a kind, a data set with cases of it, one of these, each
-            uniformly; "tasks": a task, a modality of it, a case, each uniformly.
-    """
-
-    reader: CaseReader
-    seed: int
-    sets: float = 0.4
+    reader: CaseReader  # the cases
+    seed: int  # with the step and the place in the batch it decides everything, so training resumes exactly
+    sets: float = 0.4  # share of clips that come from sets, where the kind is drawn first
+    # share of clips that show a region around the object (half of that for sets, where it can seldom be known)
     regions: float = 0.6
+    # "cases": a kind, then any case of it; "data-sets": a kind, a data set with cases of it, one of these, each uniformly;
+    # "tasks": a task, a modality of it, a case, each uniformly
     sampling: Sampling = "cases"
 
     def batch(
@@ -123,8 +233,6 @@ class ClipSampler:
         """One clip with at least one object on its first frame.
 
         Args:
-            rng: decides everything.
-            frames: of the clip.
             objects: at most.
             size: side in pixels.
             smallest: share of the frame under which an object is left out.
@@ -138,8 +246,8 @@ class ClipSampler:
                 task = case.tasks[int(rng.integers(len(case.tasks))) if number is None else number]
                 is_set = case.kind == "set"
                 near = bool(rng.random() < self.regions * (0.5 if is_set else 1.0))
-                draw: Callable[..., Clip | None] = _from_set if is_set else _from_volume
-                clip = draw(case, task, rng, frames, objects, size=size, smallest=smallest, near=near)
+                wanted = _Wanted(frames, objects, size, smallest, near)
+                clip = (_from_set if is_set else _from_volume)(case, task, rng, wanted)
                 if clip is not None:
                     return clip
         raise FormatError("its cases show no object that is large enough to learn from", "lower `smallest`", subject="pool")
@@ -149,7 +257,7 @@ class ClipSampler:
         # Positions without end would hide a pool without objects: after some tries the caller says so.
         entries = self.reader.entries
         if self.sampling == "tasks":
-            balance = balance_of(tuple(entries))
+            balance = _balance_of(tuple(entries))
             task, modality = balance.draw(rng)
             yield from (balance.case(rng, task, modality) for _ in range(TRIES))
             return
@@ -164,17 +272,7 @@ class ClipSampler:
             yield int(rng.choice(groups[int(rng.integers(len(groups)))])), None
 
 
-def _from_volume(
-    case: TrainingCase,
-    task: Task,
-    rng: np.random.Generator,
-    frames: int,
-    objects: int,
-    *,
-    size: int,
-    smallest: float,
-    near: bool,
-) -> Clip | None:
+def _from_volume(case: TrainingCase, task: Task, rng: np.random.Generator, wanted: _Wanted) -> Clip | None:
     # Thin axes are not cut across; the start is drawn by the root of the area, so that small sections come too.
     axis = int(rng.integers(3))
     if case.images.shape[axis] < 4 or min(n for i, n in enumerate(case.images.shape) if i != axis) < 24:
@@ -182,23 +280,22 @@ def _from_volume(
     images, labels = np.moveaxis(case.images, axis, 0), np.moveaxis(case.labels, axis, 0)
     inside = _member(np.ascontiguousarray(labels), task)
     areas = inside.mean(axis=(1, 2))
-    areas *= areas >= (LEAST_PIXELS / inside[0].size if near else smallest)
+    areas *= areas >= wanted.least(inside[0])
     if not areas.any():
         return None
     start = int(rng.choice(len(areas), p=np.sqrt(areas) / np.sqrt(areas).sum()))
-    chosen = _slices(rng, start, areas, np.asarray(inside.any((1, 2))), frames)
+    chosen = _slices(rng, start, areas, np.asarray(inside.any((1, 2))), wanted.frames)
     start = int(chosen[0])
     drawn = Augmentation.draw(rng, EAGER)
-    drawn = _near(drawn, inside[start], rng) if near else _zoomed(drawn, rng)
+    drawn = _near(drawn, inside[start], rng) if wanted.near else _zoomed(drawn, rng)
     turned = bool(rng.random() < 0.5)
     pictures = torch.from_numpy(np.stack([images[t] for t in chosen]).astype(np.float32) / 255)[:, None]
     maps = torch.from_numpy(np.stack([labels[t] for t in chosen]).astype(np.float32))[:, None]
     if turned:
         pictures, maps = pictures.transpose(2, 3), maps.transpose(2, 3)
         drawn = replace(drawn, shift=drawn.shift[::-1], extent=drawn.extent[::-1])
-    frames_TCSS = drawn.recolour(drawn.warp(pictures, size)).expand(-1, 3, -1, -1)
-    maps = drawn.warp(maps, size, nearest=True)
-    clip = _clip(frames_TCSS, maps, case.tasks, task, rng=rng, objects=objects, smallest=smallest)
+    frames_TCSS = drawn.recolour(drawn.warp(pictures, wanted.size)).expand(-1, 3, -1, -1)
+    clip = _clip(frames_TCSS, drawn.warp(maps, wanted.size, nearest=True), case.tasks, task, rng, wanted)
     return None if clip is None else replace(clip, ordered=True)
 
 
@@ -251,45 +348,34 @@ def _over_the_end(rng: np.random.Generator, start: int, there: NDArray[np.bool_]
     return np.clip(steps, 0, len(there) - 1)
 
 
-def _from_set(
-    case: TrainingCase,
-    task: Task,
-    rng: np.random.Generator,
-    frames: int,
-    objects: int,
-    *,
-    size: int,
-    smallest: float,
-    near: bool,
-) -> Clip | None:
+def _from_set(case: TrainingCase, task: Task, rng: np.random.Generator, wanted: _Wanted) -> Clip | None:
     # Two augmentations: one shared by all images, as from one device, and one of each image by itself.
     labels = np.asarray(case.labels)
     inside = _member(labels, task)
-    fit = np.flatnonzero(inside.mean(axis=(1, 2)) >= (LEAST_PIXELS / inside[0].size if near else smallest))
+    fit = np.flatnonzero(inside.mean(axis=(1, 2)) >= wanted.least(inside[0]))
     if not len(fit):
         return None
     first = int(rng.choice(fit))
     others = rng.permutation([n for n in range(len(labels)) if n != first])
-    chosen = [first, *np.resize(others, frames - 1)] if frames > 1 else [first]
+    chosen = [first, *np.resize(others, wanted.frames - 1)] if wanted.frames > 1 else [first]
     shared = Augmentation.draw(rng, EAGER)
     pictures, maps = [], []
     for n in chosen:
         own = Augmentation.draw(rng)
-        place = _near(own, inside[n], rng) if near and inside[n].any() else _zoomed(own, rng)
+        place = _near(own, inside[n], rng) if wanted.near and inside[n].any() else _zoomed(own, rng)
         picture = torch.from_numpy(np.ascontiguousarray(case.images[n].transpose(2, 0, 1), np.float32) / 255)[None]
-        pictures.append(own.recolour(shared.recolour(place.warp(picture, size))))
-        maps.append(place.warp(torch.from_numpy(labels[n].astype(np.float32))[None, None], size, nearest=True))
+        pictures.append(own.recolour(shared.recolour(place.warp(picture, wanted.size))))
+        maps.append(place.warp(torch.from_numpy(labels[n].astype(np.float32))[None, None], wanted.size, nearest=True))
     if rng.random() < 0.3:
         pictures = [picture.mean(1, keepdim=True).expand(-1, 3, -1, -1) for picture in pictures]
-    return _clip(torch.cat(pictures), torch.cat(maps), case.tasks, task, rng=rng, objects=objects, smallest=smallest)
+    return _clip(torch.cat(pictures), torch.cat(maps), case.tasks, task, rng, wanted)
 
 
 def _zoomed(drawn: Augmentation, rng: np.random.Generator) -> Augmentation:
     """With a region of interest: content enlarged and shifted, as when a user crops."""
     if rng.random() < 0.3:
-        return replace(
-            drawn, scale=float(rng.uniform(1.0, 2.0)), shift=(float(rng.uniform(-0.3, 0.3)), float(rng.uniform(-0.3, 0.3)))
-        )
+        scale, *shift = float(rng.uniform(1.0, 2.0)), float(rng.uniform(-0.3, 0.3)), float(rng.uniform(-0.3, 0.3))
+        return replace(drawn, scale=scale, shift=(shift[0], shift[1]))
     return drawn
 
 
@@ -304,19 +390,12 @@ def _near(drawn: Augmentation, inside_hw: NDArray[np.bool_], rng: np.random.Gene
 
 
 def _clip(
-    frames_T3SS: Tensor,
-    maps_T1SS: Tensor,
-    tasks: tuple[tuple[int, ...], ...],
-    task: tuple[int, ...],
-    *,
-    rng: np.random.Generator,
-    objects: int,
-    smallest: float,
+    frames_T3SS: Tensor, maps_T1SS: Tensor, tasks: Sequence[Task], task: Task, rng: np.random.Generator, wanted: _Wanted
 ) -> Clip | None:
     labels = maps_T1SS[:, 0].to(torch.uint8)
     array = labels.numpy()
     order = [task, *(tasks[i] for i in rng.permutation(len(tasks)) if tasks[i] != task)]
-    seen = [one for one in order if _member(array[0], one).mean() >= smallest][:objects]
+    seen = [one for one in order if _member(array[0], one).mean() >= wanted.smallest][: wanted.objects]
     if not seen:
         return None
     truth = np.stack([_member(array, one) for one in seen])

@@ -31,67 +31,42 @@ COLOURS = 3
 
 @dataclass(frozen=True)
 class Case:
-    """One subject, or one image of a set.
+    """One subject, or one image of a set."""
 
-    Args:
-        identifier: its name, unique in the data set.
-        images: a file (or folder with a DICOM series) for each channel, or one with all of them.
-        label: its label map; None where there is none (test cases).
-        split: "train" or "test".
-    """
-
-    identifier: str
-    images: tuple[Path, ...]
-    label: Path | None
-    split: Split = "train"
+    identifier: str  # its name, unique in the data set
+    images: tuple[Path, ...]  # a file (or folder with a DICOM series) for each channel, or one with all of them
+    label: Path | None  # its label map; None where there is none (test cases)
+    split: Split = "train"  # "train" or "test"
 
 
 @dataclass(frozen=True, eq=False)
 class LoadedCase:
-    """A case in memory.
+    """A case in memory."""
 
-    Args:
-        images: a volume for each channel, all on one grid; or one picture.
-        labels: (I, J, K) or (H, W) unsigned integers on the grid of the images, None where there are none.
-    """
-
-    images: tuple[Volume, ...] | tuple[Picture]
+    images: tuple[Volume, ...] | tuple[Picture]  # a volume for each channel, all on one grid; or one picture
+    # (I, J, K) or (H, W) unsigned integers on the grid of the images, None where there are none
     labels: NDArray[np.unsignedinteger] | None
 
 
 @dataclass(frozen=True)
 class DataSet:
-    """Images of one kind, with the same structures outlined in each.
+    """Images of one kind, with the same structures outlined in each."""
 
-    Args:
-        name: what it is called.
-        folder: where it lies.
-        kind: "volume", or "set" for 2D images in no order.
-        channels: what each channel shows ("CT"; "T1", "FLAIR"; "R", "G", "B").
-        structures: name → values of the label map whose union it is; nested regions overlap.
-        cases: training cases first, then test cases, each sorted by name.
-        modality: what took the images ("CT", "MR", "fundus" …).
-        ignore: value of the label map where nobody outlined anything, if there is one.
-        prompt: "click", "box" or "mask", where the paper (METHOD §7) or the data set says.
-        licence: of the data, where known.
-        remap: number in the files of labels → value that is meant, where they differ; numbers that are not named are refused.
-        opener: reads a file of images or labels of another format than `medical_sam2.io` knows.
-        strict: whether values that no structure has are refused; else they count as background.
-    """
-
-    name: str
-    folder: Path
-    kind: Kind
-    channels: tuple[str, ...]
-    structures: Mapping[str, tuple[int, ...]]
-    cases: tuple[Case, ...]
-    modality: str
-    ignore: int | None = None
-    prompt: str | None = None
-    licence: str | None = None
+    name: str  # what it is called
+    folder: Path  # where it lies
+    kind: Kind  # "volume", or "set" for 2D images in no order
+    channels: tuple[str, ...]  # what each channel shows ("CT"; "T1", "FLAIR"; "R", "G", "B")
+    structures: Mapping[str, tuple[int, ...]]  # name → values of the label map whose union it is; nested regions overlap
+    cases: tuple[Case, ...]  # training cases first, then test cases, each sorted by name
+    modality: str  # what took the images ("CT", "MR", "fundus" …)
+    ignore: int | None = None  # value of the label map where nobody outlined anything, if there is one
+    prompt: str | None = None  # "click", "box" or "mask", where the paper (METHOD §7) or the data set says
+    licence: str | None = None  # of the data, where known
+    # number in the files of labels → value that is meant, where they differ; numbers that are not named are refused
     remap: Mapping[int, int] | None = None
+    # reads a file of images or labels of another format than `medical_sam2.io` knows
     opener: Callable[[Path], Volume | Picture] | None = None
-    strict: bool = True
+    strict: bool = True  # whether values that no structure has are refused; else they count as background
 
     @property
     def colour(self) -> bool:
@@ -185,7 +160,6 @@ class DataSet:
 
 
 def _merge_channels(planes: Sequence[Picture], path: Path) -> Picture:
-    """Three grey pictures as the colours of one."""
     if len({(plane.shape, plane.turned) for plane in planes}) > 1 or any(plane.colour for plane in planes):
         raise GeometryError("its channels are not grey images of one size", "export them again", subject=path)
     kinds = sorted({plane.array.dtype.name for plane in planes})
@@ -215,7 +189,6 @@ def _as_picture(volume: Volume, path: Path) -> Picture:
 
 
 def _check_labels(found: Picture, like: Picture, path: Path) -> NDArray[Any]:
-    """The numbers of a picture of labels that belongs to another one."""
     if found.colour:
         raise FormatError("it is in colour: no label map", "store the label of each pixel as one number", subject=path)
     if found.shape != like.shape:
@@ -470,7 +443,6 @@ def _find_images(folder: Path) -> list[Path]:
 
 
 def _read_modality(image: Path) -> str | None:
-    """What a DICOM file says of how it was taken."""
     file = next((path for path in _first_files(image) if _recognise_file(path) is DICOM), None) if image.is_dir() else image
     if file is None or _recognise_file(file) is not DICOM:
         return None

@@ -14,17 +14,11 @@ DIED = "its process died, most likely for want of memory; prepare with fewer wor
 
 @dataclass(frozen=True)
 class JobResult(Generic[Task, Output]):
-    """What came of a job.
+    """What came of a job."""
 
-    Args:
-        job: it.
-        result: what it returned; None if it failed.
-        error: why it failed, an exception or words.
-    """
-
-    job: Task
-    result: Output | None
-    error: BaseException | str | None = None
+    job: Task  # it
+    result: Output | None  # what it returned; None if it failed
+    error: BaseException | str | None = None  # why it failed, an exception or words
 
 
 def run_jobs(function: Callable[[Task], Output], jobs: Sequence[Task], workers: int) -> Iterator[JobResult[Task, Output]]:
@@ -32,7 +26,6 @@ def run_jobs(function: Callable[[Task], Output], jobs: Sequence[Task], workers: 
 
     Args:
         function: of a module, so that other processes find it.
-        jobs: what it is called with.
         workers: processes; with one, the work is done in this process.
     """
     if workers <= 1:

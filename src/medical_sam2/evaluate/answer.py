@@ -15,11 +15,10 @@ import torch
 from numpy.typing import NDArray
 
 from medical_sam2.errors import MedicalSam2Error
-from medical_sam2.evaluate.cases import EvaluationCase
+from medical_sam2.evaluate.cases import EvaluationCase, FramePrompts, MaskArray, SimulatedReader, follow_suggestions
 from medical_sam2.evaluate.figures import write_sketch
 from medical_sam2.evaluate.methods.interface import MethodAnswer, MethodInputs, TrainingCases
 from medical_sam2.evaluate.methods.named import find_method
-from medical_sam2.evaluate.prompting import FramePrompts, MaskArray, SimulatedReader, follow_suggestions
 from medical_sam2.evaluate.protocols import Condition
 from medical_sam2.evaluate.study import EvaluationJob, NetworkSettings, Row
 from medical_sam2.metrics import dice, iou, score
@@ -34,15 +33,10 @@ STAGES = 10  # steps that the bank's mutual information is averaged over
 
 @dataclass(frozen=True)
 class HashedPrompts:
-    """Prompts that are equal where all of their frames, points, boxes and outlines are.
+    """Prompts that are equal where all of their frames, points, boxes and outlines are."""
 
-    Args:
-        digest: of all of it.
-        prompts: frame → prompt.
-    """
-
-    digest: bytes
-    prompts: FramePrompts = field(compare=False)
+    digest: bytes  # of all of it
+    prompts: FramePrompts = field(compare=False)  # frame → prompt
 
     @classmethod
     def of(cls, prompts: FramePrompts) -> "HashedPrompts":
@@ -61,7 +55,7 @@ def answer_job(job: EvaluationJob) -> list[Row]:
     blank = job.blank
     try:
         reader = _simulate_reader(job, job.load())
-        rows = answer_once(_strip_job(job), HashedPrompts.of(reader.prompt_frames(_choose_frames(job, reader)))).rows
+        rows, _ = answer_once(_strip_job(job), HashedPrompts.of(reader.prompt_frames(_choose_frames(job, reader))))
     except MedicalSam2Error as error:
         return [replace(blank, skipped=error.problem)]
     own = {name: getattr(blank, name) for name in ("prompt", "care", "share", "choice", "seed")}
@@ -75,22 +69,13 @@ def _strip_job(job: EvaluationJob) -> EvaluationJob:
     return replace(job, protocol=protocol, condition=Condition(), seed=seed)
 
 
-@dataclass(frozen=True)
-class ScoredAnswer:
-    """An answer, measured.
-
-    Args:
-        rows: of it.
-        sure: frames that nobody prompted and on which something was outlined, and how sure the answer is of them.
-    """
-
-    rows: tuple[Row, ...]
-    sure: tuple[tuple[int, float], ...]
-
-
 @lru_cache(maxsize=256)
-def answer_once(job: EvaluationJob, hashed: HashedPrompts) -> ScoredAnswer:
-    """An answer; conditions, seeds and rounds of suggestions that happen to prompt alike share it."""
+def answer_once(job: EvaluationJob, hashed: HashedPrompts) -> tuple[tuple[Row, ...], Mapping[int, float]]:
+    """An answer, measured; conditions, seeds and rounds of suggestions that happen to prompt alike share it.
+
+    Returns:
+        Its rows; frames that nobody prompted and on which something was outlined, with how sure the answer is of them.
+    """
     began, prompts = time.monotonic(), hashed.prompts
     shown = job.load()
     found = _ask_method(job, shown, prompts)
@@ -98,8 +83,8 @@ def answer_once(job: EvaluationJob, hashed: HashedPrompts) -> ScoredAnswer:
     if job.sketch is not None:
         write_sketch(job, shown, prompts, found.masks)
     rows = (_volume_rows if job.case else _set_rows)(job, shown, prompts, found)
-    sure = tuple((t, p) for t, p in sorted(found.sure.items()) if found.masks[t].any())
-    return ScoredAnswer(tuple(replace(row, seconds=took / len(rows)) for row in rows), sure)
+    sure = {t: p for t, p in sorted(found.sure.items()) if found.masks[t].any()}
+    return tuple(replace(row, seconds=took / len(rows)) for row in rows), sure
 
 
 @lru_cache(maxsize=1)
@@ -131,7 +116,6 @@ def _ask_method(job: EvaluationJob, shown: EvaluationCase, prompts: FramePrompts
 
 
 def _choose_frames(job: EvaluationJob, reader: SimulatedReader) -> list[int]:
-    """Which are prompted."""
     if job.condition.choice == "random":
         return reader.frames
     plain = replace(job, condition=replace(job.condition, volume=None, images=None))  # rounds do not depend on the share
@@ -139,7 +123,7 @@ def _choose_frames(job: EvaluationJob, reader: SimulatedReader) -> list[int]:
         reader.start,
         reader.usable,
         len(reader.frames),
-        lambda frames: dict(answer_once(_strip_job(job), HashedPrompts.of(reader.prompt_frames(frames))).sure),
+        lambda frames: answer_once(_strip_job(job), HashedPrompts.of(reader.prompt_frames(frames)))[1],
         partial(embed_frame, replace(plain, method="")),  # whoever answers
         reader.frames,
     )

@@ -10,9 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from medical_sam2.evaluate.cases import EvaluationCase
+from medical_sam2.evaluate.cases import EvaluationCase, FramePrompts, MaskArray
 from medical_sam2.evaluate.methods.named import method_label
-from medical_sam2.evaluate.prompting import FramePrompts, MaskArray
 from medical_sam2.evaluate.protocols import Protocol
 from medical_sam2.evaluate.significance import mean_interval
 from medical_sam2.evaluate.study import EvaluationJob, Row, select_answered
@@ -57,7 +56,6 @@ def write_figures(protocol: Protocol, rows: Sequence[Row], folder: Path) -> list
 
 
 def _save_figure(figure: Any, path: Path) -> Path:
-    """As PNG, and as SVG beside it."""
     for target in (path.with_suffix(".svg"), path):
         stream = BytesIO()
         figure.savefig(stream, format=target.suffix[1:], dpi=160)

@@ -8,8 +8,7 @@ import numpy as np
 
 from medical_sam2.data.data_sets import Case, DataSet
 from medical_sam2.errors import PromptError
-from medical_sam2.evaluate.cases import SetTask, VolumeTask
-from medical_sam2.evaluate.prompting import Kind, is_boxable
+from medical_sam2.evaluate.cases import Kind, SetTask, VolumeTask, is_boxable
 from medical_sam2.io import Picture
 from medical_sam2.prompts import Prompt
 from medical_sam2.segmenter import Segmenter
@@ -20,19 +19,12 @@ MOST_IMAGES = 50
 
 @dataclass(frozen=True)
 class Score:
-    """One structure, prompted once.
+    """One structure, prompted once."""
 
-    Args:
-        case: identifier; the template's where a set was prompted.
-        structure: its name.
-        prompt: "mask", "box" or "click".
-        dice: over all slices but the prompted one, or mean over all images but the template.
-    """
-
-    case: str
-    structure: str
-    prompt: Kind
-    dice: float
+    case: str  # identifier; the template's where a set was prompted
+    structure: str  # its name
+    prompt: Kind  # "mask", "box" or "click"
+    dice: float  # over all slices but the prompted one, or mean over all images but the template
 
 
 def scores(
@@ -48,12 +40,8 @@ def scores(
     """Prompt every structure of every case; structures that lie on one slice only are left out.
 
     Args:
-        segmenter: what is judged.
-        dataset: of the cases.
         cases: with labels. Of a set of images they are one sequence, prompted on the first that shows the structure.
-        kinds: of prompts.
         seed: decides between equally good places for a click.
-        views: of volumes.
         on_case: called with how many are done, and of how many.
     """
     found: list[Score] = []
@@ -95,7 +83,6 @@ def _volume(
 
 
 def _numbered(prompt: Any, number: int) -> Prompt:
-    """The same prompt for an object of that number."""
     return replace(prompt, object=number)
 
 

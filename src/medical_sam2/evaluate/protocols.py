@@ -8,41 +8,27 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
-from typing import Any, Literal, TypeAlias, TypeVar
+from typing import Any, Literal, TypeVar
 
 from medical_sam2.errors import ConfigError
 from medical_sam2.plugins import find
 
-PromptSource: TypeAlias = Literal["mask", "box", "click", "own"]
-PromptShare: TypeAlias = float | None
-"""Probability that a frame is prompted; None for exactly one frame."""
-
-Choice: TypeAlias = Literal["random", "suggest"]
-
 VERSION = 2  # of the descriptions and of the rows; a change of either makes results that cannot be mixed
-ONE_FRAME: PromptShare = None
 
 
 @dataclass(frozen=True)
 class Condition:
-    """How the simulated person prompts.
+    """How the simulated person prompts."""
 
-    Args:
-        prompt: "mask", "box" or "click"; "own" for what the data set names as its prompt (else a box).
-        volume: probability of each slice of a volume; None for exactly one slice.
-        images: probability of each image of a set; None for exactly one template.
-        care: name of a level of `simulate.NOISE_LEVELS`.
-        choice: which frames are prompted: those that chance takes; or one that chance takes and then, as many in all as chance
-            would have taken, those that the method's own answer needs most (`choosing.py`).
-    """
+    prompt: Literal["mask", "box", "click", "own"] = "own"  # "own": what the data set names as its prompt (else a box)
+    volume: float | None = 0.25  # probability of each slice of a volume; None for exactly one slice
+    images: float | None = 0.3  # probability of each image of a set; None for exactly one template
+    care: str = "none"  # name of a level of `simulate.NOISE_LEVELS`
+    # which frames are prompted: those that chance takes; or one that chance takes and then, as many in all as chance would have
+    # taken, those that the method's own answer needs most
+    choice: Literal["random", "suggest"] = "random"
 
-    prompt: PromptSource = "own"
-    volume: PromptShare = 0.25
-    images: PromptShare = 0.3
-    care: str = "none"
-    choice: Choice = "random"
-
-    def share(self, kind: str) -> PromptShare:
+    def share(self, kind: str) -> float | None:
         """Of the slices of a volume, or of the images of a set."""
         return self.volume if kind == "volume" else self.images
 
@@ -53,31 +39,19 @@ PROTOTYPES = ("prototypes", "local prototypes")
 
 @dataclass(frozen=True)
 class Protocol:
-    """A study.
+    """A study."""
 
-    Args:
-        name: of the protocol.
-        about: what it answers, one sentence.
-        conditions: of prompting.
-        methods: names in `methods.METHODS`, or plug-ins; the first is the one that the others are compared with.
-        seeds: each draws prompted frames, hands and the order of sets anew.
-        views: of volumes.
-        fusion: of views.
-        tolerance_mm: of the surface Dice.
-        watch: whether the bank's mutual information is recorded.
-        limit_s: that a command of another program may take for one answer.
-    """
-
-    name: str
-    about: str
-    conditions: tuple[Condition, ...] = (Condition(),)
+    name: str  # of the protocol
+    about: str  # what it answers, one sentence
+    conditions: tuple[Condition, ...] = (Condition(),)  # of prompting
+    # names in `methods.METHODS`, or plug-ins; the first is the one that the others are compared with
     methods: tuple[str, ...] = BANKS
-    seeds: tuple[int, ...] = (0,)
-    views: str = "one"
-    fusion: str = "mean"
-    tolerance_mm: float = 1.0
-    watch: bool = False
-    limit_s: float = 600.0
+    seeds: tuple[int, ...] = (0,)  # each draws prompted frames, hands and the order of sets anew
+    views: str = "one"  # of volumes
+    fusion: str = "mean"  # of views
+    tolerance_mm: float = 1.0  # of the surface Dice
+    watch: bool = False  # whether the bank's mutual information is recorded
+    limit_s: float = 600.0  # that a command of another program may take for one answer
 
     def described(self) -> dict[str, Any]:
         """All that decides about its results, as JSON stores it."""
@@ -92,7 +66,7 @@ class Protocol:
 SHARES = (0.05, 0.1, 0.25, 0.5, 0.75, 1.0)
 SUGGESTED = (0.05, 0.1, 0.25)
 LADDER = ("no sorting", "+ threshold", "+ dissimilarity", "+ resampling")
-ONE = (Condition(volume=ONE_FRAME, images=ONE_FRAME),)
+ONE = (Condition(volume=None, images=None),)
 
 PROTOCOLS: Mapping[str, Protocol] = {
     each.name: each
@@ -141,12 +115,7 @@ PROTOCOLS: Mapping[str, Protocol] = {
 
 
 def find_protocol(name: str, *, views: str | None = None, methods: tuple[str, ...] = ()) -> Protocol:
-    """A protocol by its name.
-
-    Args:
-        name: one of `PROTOCOLS`, or a plug-in.
-        views: others than its own.
-        methods: others than its own.
+    """A protocol by its name, or a plug-in; with other views and methods than its own, where they are given.
 
     Raises:
         ConfigError: there is no such protocol.
@@ -162,27 +131,16 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Preset:
-    """Limits; None is no limit.
+    """Limits; None is no limit."""
 
-    Args:
-        about: what it is for, one sentence.
-        cases: volumes of each data set.
-        slices: of a volume; those with more are passed over.
-        images: of each set of images.
-        structures: of each data set.
-        seeds: of each protocol.
-        conditions: of each protocol, of each kind of prompt and each way to choose frames; at equal steps.
-        image_size: side of the network's input in pixels; None for that of the weights.
-    """
-
-    about: str
-    cases: int | None = None
-    slices: int | None = None
-    images: int | None = None
-    structures: int | None = None
-    seeds: int | None = None
-    conditions: int | None = None
-    image_size: int | None = None
+    about: str  # what it is for, one sentence
+    cases: int | None = None  # volumes of each data set
+    slices: int | None = None  # of a volume; those with more are passed over
+    images: int | None = None  # of each set of images
+    structures: int | None = None  # of each data set
+    seeds: int | None = None  # of each protocol
+    conditions: int | None = None  # of each protocol, of each kind of prompt and each way to choose frames; at equal steps
+    image_size: int | None = None  # side of the network's input in pixels; None for that of the weights
 
 
 PRESETS: Mapping[str, Preset] = {

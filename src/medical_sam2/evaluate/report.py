@@ -31,27 +31,9 @@ nav a { margin-right: 1rem; } code { font-size: .85em; overflow-wrap: anywhere; 
 """
 
 TEX = str.maketrans(
-    {
-        "&": r"\&",
-        "%": r"\%",
-        "$": r"\$",
-        "#": r"\#",
-        "_": r"\_",
-        "{": r"\{",
-        "}": r"\}",
-        "~": r"\textasciitilde{}",
-        "^": r"\textasciicircum{}",
-        "\\": r"\textbackslash{}",
-        "–": "--",
-        "−": "$-$",
-        "→": r"$\to$",
-        "∞": r"$\infty$",
-        "✓": r"\checkmark{}",
-        "±": r"$\pm$",
-        "∩": r"$\cap$",
-        "∪": r"$\cup$",
-        "|": r"$|$",
-    }
+    {sign: f"\\{sign}" for sign in "&%$#_{}"}
+    | {"~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "\\": r"\textbackslash{}", "–": "--", "✓": r"\checkmark{}"}
+    | {"−": "$-$", "→": r"$\to$", "∞": r"$\infty$", "±": r"$\pm$", "∩": r"$\cap$", "∪": r"$\cup$", "|": "$|$"}
 )
 
 
@@ -102,7 +84,6 @@ def _draw_figures(study: Study, outcome: StudyResult, folder: Path) -> list[Repo
 
 
 def _summarise(studies: Sequence[Study], outcomes: Sequence[StudyResult], preset: str) -> ReportSection:
-    """What was measured, and what was not."""
     # What is missing is listed beside what was measured: a mean says nothing without the cases that it leaves out.
     first, rows = studies[0], [row for outcome in outcomes for row in outcome.rows]
     good = list(select_answered(rows))
@@ -138,9 +119,7 @@ def _build_page(parts: Sequence[_Part]) -> str:
             pictures = [_inline_picture(part.folder / picture.file) for picture in section.pictures]
             body.append(section_as_html(section, pictures, 3 if place and part.name != SUMMARY else 2))
         body.append("</section>")
-    body += [
-        section_as_html(section, []) for section in parts[-1].sections if section.title == MEASURED
-    ]  # alike for all: written once
+    body += [section_as_html(section, []) for section in parts[-1].sections if section.title == MEASURED]  # once for all
     title = "Evaluation of Medical SAM 2"
     return (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
@@ -150,8 +129,7 @@ def _build_page(parts: Sequence[_Part]) -> str:
 
 
 def _inline_picture(path: Path) -> str:
-    kind = "svg+xml" if path.suffix == ".svg" else path.suffix[1:]
-    return f"data:image/{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"
+    return f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}"
 
 
 def markdown_row(*cells: str) -> str:
@@ -177,13 +155,13 @@ def as_latex(sections: Sequence[ReportSection]) -> str:
     parts = ["% needs \\usepackage{booktabs,amssymb,graphicx}\n"]
     for section in sections:
         for table in section.tables:
-            rows = "".join(_row_as_latex(row) for row in table.rows)
+            rows = "".join(map(_row_as_latex, table.rows))
             parts.append(
-                f"\n\\begin{{table}}\n\\centering\n\\caption{{{_escape_latex(section.title)}: {_escape_latex(table.title)}}}\n"
+                f"\n\\begin{{table}}\n\\centering\n\\caption{{{section.title.translate(TEX)}: {table.title.translate(TEX)}}}\n"
                 "\\resizebox{\\ifdim\\width>\\linewidth\\linewidth\\else\\width\\fi}{!}{%\n"
                 f"\\begin{{tabular}}{{l{'c' * (len(table.head) - 1)}}}\n\\toprule\n{_row_as_latex(table.head)}\\midrule\n{rows}"
                 f"\\bottomrule\n\\end{{tabular}}}}\n"
-                + (f"\\par\\smallskip\\footnotesize {_escape_latex(table.note)}\n" if table.note else "")
+                + (f"\\par\\smallskip\\footnotesize {table.note.translate(TEX)}\n" if table.note else "")
                 + "\\end{table}\n"
             )
     return "".join(parts)
@@ -216,8 +194,4 @@ def _table_as_html(table: ReportTable, level: int) -> str:
 
 
 def _row_as_latex(cells: Sequence[str]) -> str:
-    return " & ".join(_escape_latex(cell) for cell in cells) + " \\\\\n"
-
-
-def _escape_latex(text: str) -> str:
-    return text.translate(TEX)
+    return " & ".join(cell.translate(TEX) for cell in cells) + " \\\\\n"

@@ -44,30 +44,19 @@ DESCRIPTION, LINES = "protocol.json", "rows.jsonl"
 
 @dataclass(frozen=True)
 class Chunk:
-    """Answers that one process makes, one after the other.
+    """Answers that one process makes, one after the other."""
 
-    Args:
-        jobs: of one structure of one case, or of a set.
-        cost: slices or images to be tracked, as far as it is known.
-    """
-
-    jobs: tuple[EvaluationJob, ...]
-    cost: float
+    jobs: tuple[EvaluationJob, ...]  # of one structure of one case, or of a set
+    cost: float  # slices or images to be tracked, as far as it is known
 
 
 @dataclass(frozen=True, eq=False)
 class StudyPlan:
-    """All that is to be done.
+    """All that is to be done."""
 
-    Args:
-        jobs: of each study, in order.
-        skipped: of each study: what cannot be measured → why.
-        left_out: data set → what of it is not measured, because less was asked for.
-    """
-
-    jobs: tuple[tuple[EvaluationJob, ...], ...]
-    skipped: tuple[dict[str, str], ...]
-    left_out: dict[str, str]
+    jobs: tuple[tuple[EvaluationJob, ...], ...]  # of each study, in order
+    skipped: tuple[dict[str, str], ...]  # of each study: what cannot be measured → why
+    left_out: dict[str, str]  # data set → what of it is not measured, because less was asked for
 
 
 def plan_studies(studies: Sequence[Study], folders: Sequence[Path]) -> StudyPlan:
@@ -77,13 +66,12 @@ def plan_studies(studies: Sequence[Study], folders: Sequence[Path]) -> StudyPlan
         ConfigError: two data sets share a name.
     """
     both = [_list_jobs(study, folder) for study, folder in zip(studies, folders, strict=True)]
-    left_out = {
-        open_data_set(folder).name: left
-        for study in studies[:1]
-        for folder in study.data
-        if (left := _describe_left_out(study, folder))
-    }
-    return StudyPlan(tuple(tuple(jobs) for jobs, _ in both), tuple(skipped for _, skipped in both), left_out)
+    left = {open_data_set(folder).name: _describe_left_out(each, folder) for each in studies[:1] for folder in each.data}
+    return StudyPlan(
+        tuple(tuple(jobs) for jobs, _ in both),
+        tuple(skipped for _, skipped in both),
+        {name: what for name, what in left.items() if what},
+    )
 
 
 def make_chunks(jobs: Sequence[EvaluationJob]) -> list[Chunk]:
@@ -116,7 +104,6 @@ def group_by_answer(jobs: Sequence[EvaluationJob]) -> dict[Hashable, list[Evalua
 
 
 def _list_jobs(study: Study, output: Path) -> tuple[list[EvaluationJob], dict[str, str]]:
-    """Case by case; and the cases that have no truth."""
     names: dict[str, Path] = {}
     jobs: list[EvaluationJob] = []
     skipped: dict[str, str] = {}
@@ -150,14 +137,12 @@ def _jobs_of_data_set(study: Study, folder: Path, data: DataSet, sketches: Path)
 
 
 def _usable_cases(data: DataSet, study: Study) -> tuple[list[str], list[str]]:
-    """Cases that have a truth, and those of them that are not too large."""
     labelled = [case for case in data.cases if case.label is not None]
     fits = [case for case in labelled if study.slices is None or data.kind == "set" or _count_slices(case) <= study.slices]
     return [case.identifier for case in labelled], [case.identifier for case in fits]
 
 
 def _describe_left_out(study: Study, folder: Path) -> str:
-    """What is not measured of a data set."""
     data = open_data_set(folder)
     labelled, usable = _usable_cases(data, study)
     most = study.images if data.kind == "set" else study.cases
@@ -200,10 +185,7 @@ def run_studies(
     What several studies ask alike (the same method, prompts and case) is answered once.
 
     Args:
-        studies: what.
         outputs: a folder for each, made if need be; that of an earlier run of the same study is gone on with.
-        workers: processes.
-        on_done: called as answers come.
 
     Raises:
         ConfigError: a folder holds another study; two data sets share a name.
@@ -281,7 +263,6 @@ def _rename_row(job: EvaluationJob, row: Row) -> Row:
 
 
 def _open_folder(study: Study, output: Path) -> dict[AnswerKey, list[Row]]:
-    """What an earlier run of the same study found."""
     output.mkdir(parents=True, exist_ok=True)
     _check_description(study, output / DESCRIPTION)
     lines = output / LINES

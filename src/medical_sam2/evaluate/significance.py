@@ -15,21 +15,13 @@ RESAMPLES = 10_000
 
 @dataclass(frozen=True)
 class Difference:
-    """How much better one method is, over pairs that both have answered.
+    """How much better one method is, over pairs that both have answered."""
 
-    Args:
-        mean: of the differences.
-        low: lower end of its 95 % bootstrap interval.
-        high: upper end.
-        p: of the two-sided Wilcoxon signed-rank test; after `compared`, corrected by Holm.
-        pairs: that were compared; those with a nan are left out.
-    """
-
-    mean: float
-    low: float
-    high: float
-    p: float
-    pairs: int
+    mean: float  # of the differences
+    low: float  # lower end of its 95 % bootstrap interval
+    high: float  # upper end
+    p: float  # of the two-sided Wilcoxon signed-rank test; after `compared`, corrected by Holm
+    pairs: int  # that were compared; those with a nan are left out
 
 
 def difference(one: ArrayLike, other: ArrayLike, rng: np.random.Generator) -> Difference:
@@ -37,11 +29,6 @@ def difference(one: ArrayLike, other: ArrayLike, rng: np.random.Generator) -> Di
 
     The interval is a percentile bootstrap of the mean over pairs; the test drops pairs without a difference, as Wilcoxon did.
     Pairs are taken as independent: give one value for each patient where several structures of a patient were scored.
-
-    Args:
-        one: scores.
-        other: scores of the same cases, in the same order.
-        rng: draws the resamples.
 
     Raises:
         ConfigError: the two are not as long as each other.

@@ -13,9 +13,8 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from medical_sam2.errors import FormatError
-from medical_sam2.evaluate.cases import EvaluationCase, load_case, open_data_set
+from medical_sam2.evaluate.cases import KINDS, EvaluationCase, Kind, load_case, open_data_set
 from medical_sam2.evaluate.methods.named import describe_method, find_method, method_label
-from medical_sam2.evaluate.prompting import KINDS, Kind
 from medical_sam2.evaluate.protocols import Condition, Protocol
 from medical_sam2.io.atomic import write_bytes
 from medical_sam2.segmenter import Precision
@@ -40,42 +39,23 @@ AnswerKey: TypeAlias = tuple[str, str, str, str, str, str, str, str, int]
 class Row:
     """One structure of one case, answered once; or why it was not.
 
-    Args:
-        dataset: name of the data set.
-        kind: "volume" or "set".
-        case: its identifier.
-        structure: its name.
-        method: who answered.
-        prompt: "mask", "box" or "click".
-        care: of the hand.
-        share: probability that a frame was prompted; "one" for exactly one frame.
-        seed: of all draws.
-        skipped: why there is no answer; empty where there is one.
-        choice: "random" where chance took the prompted frames, "suggest" where the answer so far did.
-        frames: slices of the volume; 1 for an image.
-        prompted: how many of them were prompted.
-        unit: of the surface distance: "mm", or "px" where the file does not tell its spacing.
-        sure: (predicted IoU, IoU) of frames that nobody prompted.
-        information: mutual information of the bank in nats, at equal steps from the first to the last frame.
-        seconds: that the answer took (of a set: its share).
-
     The other fields are named in `MEASURES`; nan: truth and prediction are both empty.
     """
 
-    dataset: str
-    kind: str
-    case: str
-    structure: str
-    method: str
-    prompt: str
-    care: str
-    share: str
-    seed: int
-    skipped: str = ""
-    choice: str = "random"
-    frames: int = 0
-    prompted: int = 0
-    unit: str = "mm"
+    dataset: str  # name of the data set
+    kind: str  # "volume" or "set"
+    case: str  # its identifier
+    structure: str  # its name
+    method: str  # who answered
+    prompt: str  # "mask", "box" or "click"
+    care: str  # of the hand
+    share: str  # probability that a frame was prompted; "one" for exactly one frame
+    seed: int  # of all draws
+    skipped: str = ""  # why there is no answer; empty where there is one
+    choice: str = "random"  # "random" where chance took the prompted frames, "suggest" where the answer so far did
+    frames: int = 0  # slices of the volume; 1 for an image
+    prompted: int = 0  # how many of them were prompted
+    unit: str = "mm"  # of the surface distance: "mm", or "px" where the file does not tell its spacing
     dice: float = math.nan
     iou: float = math.nan
     hausdorff95: float = math.nan
@@ -85,9 +65,10 @@ class Row:
     dice_propagated: float = math.nan
     iou_prompted: float = math.nan
     iou_propagated: float = math.nan
-    sure: tuple[tuple[float, float], ...] = ()
+    sure: tuple[tuple[float, float], ...] = ()  # (predicted IoU, IoU) of frames that nobody prompted
+    # mutual information of the bank in nats, at equal steps from the first to the last frame
     information: tuple[float, ...] = ()
-    seconds: float = 0.0
+    seconds: float = 0.0  # that the answer took (of a set: its share)
 
     @property
     def task(self) -> AnswerKey:
@@ -166,52 +147,30 @@ def _decode_row(encoded: dict[str, Any]) -> Row:
 
 @dataclass(frozen=True)
 class NetworkSettings:
-    """What answers, and on what.
+    """What answers, and on what."""
 
-    Args:
-        weights: name, file, folder or hub id.
-        device: as of `Segmenter`.
-        precision: as of `Segmenter`.
-        image_size: side of the input in pixels; that of the weights unless given.
-        threads: of the processor; as torch chooses unless given.
-    """
-
-    weights: str = "nano"
-    device: str = "auto"
-    precision: Precision = "auto"
-    image_size: int | None = None
-    threads: int | None = None
+    weights: str = "nano"  # name, file, folder or hub id
+    device: str = "auto"  # as of `Segmenter`
+    precision: Precision = "auto"  # as of `Segmenter`
+    image_size: int | None = None  # side of the input in pixels; that of the weights unless given
+    threads: int | None = None  # of the processor; as torch chooses unless given
 
 
 @dataclass(frozen=True)
 class EvaluationJob:
-    """One answer.
+    """One answer."""
 
-    Args:
-        folder: of the data set.
-        case: identifier; empty for a set.
-        structure: name.
-        method: name.
-        condition: of prompting.
-        seed: of all draws.
-        protocol: that it belongs to.
-        network: that answers.
-        cases: identifiers of the images of a set.
-        others: identifiers of labelled cases that are not measured, to train on.
-        sketch: folder where a picture of the answer is left; none unless given.
-    """
-
-    folder: Path
-    case: str
-    structure: str
-    method: str
-    condition: Condition
-    seed: int
-    protocol: Protocol
-    network: NetworkSettings
-    cases: tuple[str, ...] = ()
-    others: tuple[str, ...] = ()
-    sketch: Path | None = None
+    folder: Path  # of the data set
+    case: str  # identifier; empty for a set
+    structure: str  # name
+    method: str  # name
+    condition: Condition  # of prompting
+    seed: int  # of all draws
+    protocol: Protocol  # that it belongs to
+    network: NetworkSettings  # that answers
+    cases: tuple[str, ...] = ()  # identifiers of the images of a set
+    others: tuple[str, ...] = ()  # identifiers of labelled cases that are not measured, to train on
+    sketch: Path | None = None  # folder where a picture of the answer is left; none unless given
 
     @property
     def blank(self) -> Row:
@@ -261,29 +220,17 @@ class EvaluationJob:
 
 @dataclass(frozen=True)
 class Study:
-    """What is measured, on what, with what.
+    """What is measured, on what, with what."""
 
-    Args:
-        protocol: the description.
-        data: folders of nnU-Net raw data sets.
-        network: that answers.
-        weights_sha256: of its weights.
-        cases: volumes of each data set, spread over its list; all unless given.
-        slices: of a volume; those with more are passed over.
-        images: of each set, spread over its list; all unless given.
-        structures: of each data set, spread over its list; all unless given.
-        draws: whether a picture of the first case of each data set is kept, of each method.
-    """
-
-    protocol: Protocol
-    data: tuple[Path, ...]
-    network: NetworkSettings
-    weights_sha256: str
-    cases: int | None = None
-    slices: int | None = None
-    images: int | None = None
-    structures: int | None = None
-    draws: bool = False
+    protocol: Protocol  # the description
+    data: tuple[Path, ...]  # folders of nnU-Net raw data sets
+    network: NetworkSettings  # that answers
+    weights_sha256: str  # of its weights
+    cases: int | None = None  # volumes of each data set, spread over its list; all unless given
+    slices: int | None = None  # of a volume; those with more are passed over
+    images: int | None = None  # of each set, spread over its list; all unless given
+    structures: int | None = None  # of each data set, spread over its list; all unless given
+    draws: bool = False  # whether a picture of the first case of each data set is kept, of each method
 
     def described(self) -> dict[str, Any]:
         """What decides about an answer; answers of equal descriptions may be put together."""
@@ -298,35 +245,21 @@ class Study:
 
 @dataclass(frozen=True)
 class EvaluationProgress:
-    """Some more answers; the first report is of none, of so many.
+    """Some more answers; the first report is of none, of so many."""
 
-    Args:
-        done: answers so far.
-        total: of all that this run makes.
-        what: data set, case and structure.
-        share: of the work that is done, in [0, 1].
-    """
-
-    done: int
-    total: int
-    what: str
-    share: float
+    done: int  # answers so far
+    total: int  # of all that this run makes
+    what: str  # data set, case and structure
+    share: float  # of the work that is done, in [0, 1]
 
 
 @dataclass(frozen=True)
 class StudyResult:
-    """What a study found.
+    """What a study found."""
 
-    Args:
-        rows: of all answers.
-        skipped: case and structure → why it was not measured, once.
-        failed: the same for defects of this program, which a further run tries again.
-        fresh: answers that this run made.
-        left_out: data set → what of it was not measured, because less was asked for.
-    """
-
-    rows: tuple[Row, ...]
-    skipped: Mapping[str, str]
-    failed: Mapping[str, str]
-    fresh: int
+    rows: tuple[Row, ...]  # of all answers
+    skipped: Mapping[str, str]  # case and structure → why it was not measured, once
+    failed: Mapping[str, str]  # the same for defects of this program, which a further run tries again
+    fresh: int  # answers that this run made
+    # data set → what of it was not measured, because less was asked for
     left_out: Mapping[str, str] = field(default_factory=dict[str, str])

@@ -24,74 +24,44 @@ HEAD = ("Dice [95 % interval]", "prompted", "propagated", "IoU", "HD95 (missed)"
 
 @dataclass(frozen=True)
 class ReportTable:
-    """Words in rows.
+    """Words in rows."""
 
-    Args:
-        title: what it shows.
-        head: names of the columns.
-        rows: as many words each.
-        note: below it.
-        folded: whether a page shows its title alone until it is opened.
-    """
-
-    title: str
-    head: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-    note: str = ""
-    folded: bool = False
+    title: str  # what it shows
+    head: tuple[str, ...]  # names of the columns
+    rows: tuple[tuple[str, ...], ...]  # as many words each
+    note: str = ""  # below it
+    folded: bool = False  # whether a page shows its title alone until it is opened
 
 
 @dataclass(frozen=True)
 class ReportPicture:
-    """A figure.
+    """A figure."""
 
-    Args:
-        title: what it shows.
-        file: its name, of a PNG in the folder of the section.
-        broad: whether a page shows it at its full size.
-    """
-
-    title: str
-    file: str
-    broad: bool = False
+    title: str  # what it shows
+    file: str  # its name, of a PNG in the folder of the section
+    broad: bool = False  # whether a page shows it at its full size
 
 
 @dataclass(frozen=True)
 class ReportSection:
-    """A part of a report.
+    """A part of a report."""
 
-    Args:
-        title: of it.
-        text: paragraphs.
-        tables: in order.
-        pictures: after the tables.
-        items: a list at the end.
-    """
-
-    title: str
-    text: tuple[str, ...] = ()
-    tables: tuple[ReportTable, ...] = ()
-    pictures: tuple[ReportPicture, ...] = ()
-    items: tuple[str, ...] = ()
+    title: str  # of it
+    text: tuple[str, ...] = ()  # paragraphs
+    tables: tuple[ReportTable, ...] = ()  # in order
+    pictures: tuple[ReportPicture, ...] = ()  # after the tables
+    items: tuple[str, ...] = ()  # a list at the end
 
 
 @dataclass(frozen=True)
 class RowGroup:
-    """Rows that belong into one mean.
+    """Rows that belong into one mean."""
 
-    Args:
-        kind: "volume" or "set".
-        share: of frames that were prompted.
-        prompt: kind of prompts; "as given" where data sets differ in theirs.
-        care: of the hand.
-        choice: of the frames that were prompted.
-    """
-
-    kind: str
-    share: str
-    prompt: str
-    care: str
-    choice: str = "random"
+    kind: str  # "volume" or "set"
+    share: str  # of frames that were prompted
+    prompt: str  # kind of prompts; "as given" where data sets differ in theirs
+    care: str  # of the hand
+    choice: str = "random"  # of the frames that were prompted
 
     def __str__(self) -> str:
         share = "one frame prompted" if self.share == "one" else f"{float(self.share):.0%} of the frames prompted"
@@ -219,12 +189,7 @@ TABLE_1 = {
     "FCFI": 0.858,
     "nnU-Net": 0.802,
 }
-TABLE_2 = {
-    "MedSAM-2": (0.768, 0.805),
-    "One-Prompt": (0.731, 0.775),
-    "UniverSeg": (0.652, 0.740),
-    "SAM 2": (0.576, 0.691),
-}
+TABLE_2 = {"MedSAM-2": (0.768, 0.805), "One-Prompt": (0.731, 0.775), "UniverSeg": (0.652, 0.740), "SAM 2": (0.576, 0.691)}
 TABLE_3 = ((0.539, 0.835), (0.578, 0.862), (0.645, 0.884), (0.729, 0.896))
 GAPS = {"self-sorting": ("0.020", "0.035"), "fifo": ("0.075", "0.331")}
 INFORMATION = "2.54 → 1.43"
@@ -271,7 +236,8 @@ def _method_table(
     methods = list(dict.fromkeys(row.method for own in columns.values() for row in own))
     lines: list[tuple[str, ...]] = []
     for method in methods:
-        cells = [_mean_over_cases(row for row in own if row.method == method) for own in columns.values()]
+        scores = [mean_by_case(row for row in own if row.method == method).values() for own in columns.values()]
+        cells = [float(np.mean(list(own))) if own else math.nan for own in scores]
         finite = [cell for cell in cells if math.isfinite(cell)]
         name = NAMES.get(method, "")
         paper = theirs.get(name, ("–",) * len(heads))
@@ -378,8 +344,3 @@ def _group_by(rows: Sequence[Row], key: Callable[[Row], str]) -> dict[str, list[
     for row in rows:
         found.setdefault(key(row), []).append(row)
     return found
-
-
-def _mean_over_cases(rows: Iterable[Row]) -> float:
-    values = list(mean_by_case(rows).values())
-    return float(np.mean(values)) if values else math.nan

@@ -18,19 +18,12 @@ Own: TypeAlias = Mapping[str, Tensor]
 
 @dataclass(frozen=True, eq=False)
 class Features:
-    """One frame seen by the encoder, the same for all its objects.
+    """One frame seen by the encoder, the same for all its objects."""
 
-    Args:
-        top_BChw: deepest map (stride 16) that memory attention works on; B is 1 where objects share the frame.
-        fine_BChw: maps of stride 4 and 8 that the decoder takes its borders from.
-        summary_BC: mean of the deepest map, the "image embedding" that likeness (equation 4) is measured on.
-        own: further maps of the network.
-    """
-
-    top_BChw: Tensor
-    fine_BChw: tuple[Tensor, Tensor]
-    summary_BC: Tensor
-    own: Own = field(default_factory=dict)
+    top_BChw: Tensor  # deepest map (stride 16) that memory attention works on; B is 1 where objects share the frame
+    fine_BChw: tuple[Tensor, Tensor]  # maps of stride 4 and 8 that the decoder takes its borders from
+    summary_BC: Tensor  # mean of the deepest map, the "image embedding" that likeness (equation 4) is measured on
+    own: Own = field(default_factory=dict)  # further maps of the network
 
     def select(self, places_B: Tensor | list[int]) -> "Features":
         """Features of some of the frames or clips; shared features stay shared."""
@@ -43,15 +36,10 @@ class Features:
 
 @dataclass(frozen=True, eq=False)
 class Fused:
-    """One frame in the light of what each of B objects remembers.
+    """One frame in the light of what each of B objects remembers."""
 
-    Args:
-        map_BChw: deepest map, which the decoder works on.
-        own: what else the network found in memory.
-    """
-
-    map_BChw: Tensor
-    own: Own = field(default_factory=dict)
+    map_BChw: Tensor  # deepest map, which the decoder works on
+    own: Own = field(default_factory=dict)  # what else the network found in memory
 
     def select(self, places_B: list[int]) -> "Fused":
         """The same for some of the objects."""
@@ -64,23 +52,14 @@ def _select_rows(own: Own, places_B: Tensor | list[int]) -> Own:
 
 @dataclass(frozen=True, eq=False)
 class FramePrediction:
-    """What the decoder says of each object on one frame.
+    """What the decoder says of each object on one frame."""
 
-    Args:
-        logits_Bhw: mask logits at stride 4, or finer; an absent object's are all far below zero.
-        iou_B: predicted IoU of that mask in [0, 1]: the confidence that sorts the bank.
-        presence_B: logit that the object is on the frame.
-        pointer_BC: object pointer.
-        candidates_BKhw: every mask that the decoder proposed, ungated, for the losses of training.
-        candidate_iou_BK: their predicted IoUs.
-    """
-
-    logits_Bhw: Tensor
-    iou_B: Tensor
-    presence_B: Tensor
-    pointer_BC: Tensor
-    candidates_BKhw: Tensor
-    candidate_iou_BK: Tensor
+    logits_Bhw: Tensor  # mask logits at stride 4, or finer; an absent object's are all far below zero
+    iou_B: Tensor  # predicted IoU of that mask in [0, 1]: the confidence that sorts the bank
+    presence_B: Tensor  # logit that the object is on the frame
+    pointer_BC: Tensor  # object pointer
+    candidates_BKhw: Tensor  # every mask that the decoder proposed, ungated, for the losses of training
+    candidate_iou_BK: Tensor  # their predicted IoUs
 
     @property
     def confidence_B(self) -> Tensor:
@@ -95,48 +74,29 @@ class FramePrediction:
 
 @dataclass(frozen=True, eq=False)
 class Memory:
-    """One frame remembered for one object.
+    """One frame remembered for one object."""
 
-    Args:
-        t: index of the frame.
-        prompted: whether a person prompted it.
-        map_Chw: output of the memory encoder.
-        pointer_C: object pointer.
-        summary_C: image embedding of the frame.
-        confidence: predicted IoU in [0, 1], 0 where the object is judged absent.
-        own: what the network remembers beside, without a row per object.
-    """
-
-    t: int
-    prompted: bool
-    map_Chw: Tensor
-    pointer_C: Tensor
-    summary_C: Tensor
-    confidence: float
-    own: Own = field(default_factory=dict)
+    t: int  # index of the frame
+    prompted: bool  # whether a person prompted it
+    map_Chw: Tensor  # output of the memory encoder
+    pointer_C: Tensor  # object pointer
+    summary_C: Tensor  # image embedding of the frame
+    confidence: float  # predicted IoU in [0, 1], 0 where the object is judged absent
+    own: Own = field(default_factory=dict)  # what the network remembers beside, without a row per object
 
 
 @dataclass(frozen=True, eq=False)
 class Recalled:
-    """One memory as it is attended to.
+    """One memory as it is attended to."""
 
-    Args:
-        memory: what is remembered.
-        log_weight: added to every attention score of this memory: log of how many times it counts.
-        place: which temporal encoding it gets: 0 that of a prompted frame, d that of distance d, None no encoding.
-        elapsed: frames since, for the time of its pointer, as a share of the longest; None without time.
-        map: whether its map is attended to (SAM 2 keeps more pointers than maps).
-        pointer: whether its pointer is attended to.
-        near: whether it is the frame next to this one, as slices of a volume are.
-    """
-
-    memory: Memory
-    log_weight: float = 0.0
+    memory: Memory  # what is remembered
+    log_weight: float = 0.0  # added to every attention score of this memory: log of how many times it counts
+    # which temporal encoding it gets: 0 that of a prompted frame, d that of distance d, None no encoding
     place: int | None = None
-    elapsed: float | None = None
-    map: bool = True
-    pointer: bool = True
-    near: bool = False
+    elapsed: float | None = None  # frames since, for the time of its pointer, as a share of the longest; None without time
+    map: bool = True  # whether its map is attended to (SAM 2 keeps more pointers than maps)
+    pointer: bool = True  # whether its pointer is attended to
+    near: bool = False  # whether it is the frame next to this one, as slices of a volume are
 
 
 Recall = Sequence[Sequence[Recalled]]
@@ -145,17 +105,11 @@ Recall = Sequence[Sequence[Recalled]]
 
 @dataclass(frozen=True, eq=False)
 class Instruction:
-    """A prompt for one object as the decoder takes it.
+    """A prompt for one object as the decoder takes it."""
 
-    Args:
-        prompt: clicks, box or mask in pixels of the network's input.
-        earlier_hw: logits of an earlier answer on the same frame that the clicks correct.
-        first: whether the frame was prompted before it was tracked.
-    """
-
-    prompt: FramePrompt
-    earlier_hw: Tensor | None = None
-    first: bool = True
+    prompt: FramePrompt  # clicks, box or mask in pixels of the network's input
+    earlier_hw: Tensor | None = None  # logits of an earlier answer on the same frame that the clicks correct
+    first: bool = True  # whether the frame was prompted before it was tracked
 
 
 class Backbone(Protocol):

@@ -17,19 +17,12 @@ _HUB_ID = re.compile(r"(\w[\w.-]*/[\w.-]+)(?:/([\w.-]+(?:/[\w.-]+)*))?")
 
 @dataclass(frozen=True)
 class NamedWeights:
-    """Weights that have a short name.
+    """Weights that have a short name."""
 
-    Args:
-        name: what users call them.
-        source: "embedded", or what the Hugging Face hub calls them.
-        image_size: side of the input that they were trained for, in pixels.
-        note: one line about them.
-    """
-
-    name: str
-    source: str
-    image_size: int
-    note: str
+    name: str  # what users call them
+    source: str  # "embedded", or what the Hugging Face hub calls them
+    image_size: int  # side of the input that they were trained for, in pixels
+    note: str  # one line about them
 
     @property
     def folder(self) -> Path:

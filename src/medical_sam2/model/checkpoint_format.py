@@ -17,27 +17,21 @@ from transformers import Sam2VideoConfig
 from medical_sam2.errors import WeightsError
 from medical_sam2.model.nano.encoder import ConvPyramid
 from medical_sam2.model.sam2 import Pixels
-from medical_sam2.model.tensors import listed
 
 STRIDE = 16  # of the deepest map that memory works on
 HEADS = 8  # of the mask decoder's attention
 STAGES = 4
 TRUNK = "vision_encoder.backbone"
+NAMES_SHOWN, NAME_LENGTH = 1000, 100
 
 
 @dataclass(frozen=True)
 class Hiera:
-    """What the shapes of the weights of a Hiera image encoder do not tell.
+    """What the shapes of the weights of a Hiera image encoder do not tell."""
 
-    Args:
-        heads: attention heads of the first stage, doubled by each further one.
-        windows: side of the attention windows of each stage.
-        everywhere: blocks whose attention spans the whole image.
-    """
-
-    heads: int
-    windows: tuple[int, ...]
-    everywhere: tuple[int, ...]
+    heads: int  # attention heads of the first stage, doubled by each further one
+    windows: tuple[int, ...]  # side of the attention windows of each stage
+    everywhere: tuple[int, ...]  # blocks whose attention spans the whole image
 
     def __post_init__(self) -> None:
         if not 1 <= self.heads <= 64 or len(self.windows) != STAGES or not all(1 <= side <= 64 for side in self.windows):
@@ -62,7 +56,6 @@ def network_configuration(
         weights: under the names of `Sam2`.
         image_size: side of the network's square input in pixels.
         encoder: what the shapes of a Hiera encoder do not tell; looked up among the official ones unless given.
-        heads: attention heads of the mask decoder.
 
     Raises:
         WeightsError: a weight that every SAM 2 has is missing, or the encoder is none of the official ones.
@@ -154,6 +147,13 @@ def _stages(shape: "_Shapes") -> tuple[tuple[int, ...], tuple[int, ...]]:
     every = [shape(f"{stem}.{i}.layer_norm2.weight")[0] for i in range(shape.count(stem))]
     widths = tuple(dict.fromkeys(every))
     return widths, tuple(every.count(width) for width in widths)
+
+
+def listed(names: Iterable[str], most: int = NAMES_SHOWN) -> str:
+    """Names for a message: sorted, shortened where a file makes them absurd, nothing that a terminal would obey."""
+    shown = sorted("".join(c for c in name[:NAME_LENGTH] if c.isprintable()) for name in names)
+    rest = f" and {len(shown) - most} more" if len(shown) > most else ""
+    return ", ".join(shown[:most]) + rest
 
 
 class _Shapes(dict[str, tuple[int, ...]]):
@@ -262,23 +262,14 @@ SMALLEST, LARGEST, STEP = 64, 4096, 32
 
 @dataclass(frozen=True)
 class WeightsSettings:
-    """All about a network that the shapes of its weights do not tell.
+    """All about a network that the shapes of its weights do not tell."""
 
-    Args:
-        encoder: kind of the image encoder: Hiera, or the convolutional pyramid of `nano`.
-        image_size: side of its square input in pixels; None where nothing tells.
-        pixels: normalisation that the weights expect.
-        mask_heads: attention heads of the mask decoder.
-        hiera: heads, windows and global blocks of a Hiera; looked up among the official ones where None.
-        coarse_classifier: whether a `nano` classifies pixels at stride 4, too; the weights tell it themselves where it was not
-            written down.
-    """
-
-    encoder: Literal["hiera", "pyramid"] = "hiera"
-    image_size: int | None = None
-    pixels: Pixels = field(default_factory=Pixels)
-    mask_heads: int = HEADS
-    hiera: Hiera | None = None
+    encoder: Literal["hiera", "pyramid"] = "hiera"  # kind of the image encoder: Hiera, or the convolutional pyramid of `nano`
+    image_size: int | None = None  # side of its square input in pixels; None where nothing tells
+    pixels: Pixels = field(default_factory=Pixels)  # normalisation that the weights expect
+    mask_heads: int = HEADS  # attention heads of the mask decoder
+    hiera: Hiera | None = None  # heads, windows and global blocks of a Hiera; looked up among the official ones where None
+    # whether a `nano` classifies pixels at stride 4, too; the weights tell it themselves where it was not written down
     coarse_classifier: bool = False
 
     def __post_init__(self) -> None:
@@ -344,11 +335,7 @@ def _three_floats(numbers: Sequence[float]) -> tuple[float, float, float]:
 def _parse_transformers(content: Mapping[str, Any]) -> WeightsSettings:
     """Only what cannot be read off the weights; what is left out has transformers' default, that of SAM 2.1 tiny."""
     backbone = content.get("vision_config", {}).get("backbone_config", {})
-    names = {
-        "heads": "num_attention_heads",
-        "windows": "window_size_per_stage",
-        "everywhere": "global_attention_blocks",
-    }
+    names = {"heads": "num_attention_heads", "windows": "window_size_per_stage", "everywhere": "global_attention_blocks"}
     given = {ours: backbone[theirs] for ours, theirs in names.items() if backbone.get(theirs) is not None}
     size = content.get("image_size", 1024)
     return WeightsSettings(

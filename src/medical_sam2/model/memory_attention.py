@@ -54,7 +54,6 @@ class KeptKeys:
         A layer's keys take the place of those of the layer before.
 
         Args:
-            module: `Sam2VideoMemoryAttention`.
             recall: for each object the memories whose maps are attended to.
             position_KM: encoding of where the tokens of any map lie.
             time: place → encoding (1, M) of that time, added to every token.
@@ -78,7 +77,6 @@ class KeptKeys:
         return stamp
 
     def _make(self, module: Any, stamp: object, memories: Set[Memory], position_KM: Tensor, rotation: Tensor) -> None:
-        """The keys of those memories that have none yet."""
         missing = [memory for memory in memories if self._kept.get(memory, (None,))[0] != stamp]
         if missing:
             placed = torch.stack([memory.map_Chw.flatten(1).T for memory in missing]).to(position_KM.dtype) + position_KM
@@ -98,7 +96,6 @@ class KeptKeys:
     def _layers(
         self, recall: Sequence[Sequence[Recalled]], shifts: Mapping[int | None, Sequence[Tensor]], room: int
     ) -> Iterator[Tensor]:
-        """Keys of each layer, padded with zeros."""
         kept = [[self._kept[r.memory][1] for r in memories] for memories in recall]
         layers = next(own for rows in kept for own in rows)
         most, (tokens, depth) = max(len(memories) for memories in recall), layers[0].shape
@@ -227,13 +224,6 @@ def attend_heads(
     """Attention (V, G, L, D) of G heads, by what is fastest: bfloat16 gains nothing from torch's fused one on a processor.
 
     With a bias it is written as plain products there, since OpenVINO computes its own fused one wrong for a few pixels.
-
-    Args:
-        query_VGLD: queries.
-        key_VGKD: keys.
-        value_VGKD: values.
-        scale: of the scores.
-        bias_K: added to the scores of each key.
     """
     if query_VGLD.device.type == "cpu" and (query_VGLD.dtype == torch.bfloat16 or bias_K is not None):
         with torch.autocast("cpu", enabled=False):

@@ -9,6 +9,7 @@ the sequence. Each object sorts its own memories, so objects in lock step do not
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
@@ -113,17 +114,12 @@ def cosine(a: Tensor, b: Tensor) -> Tensor:
 
 @dataclass
 class Fifo:
-    """SAM 2's memory: prompted frames and the last `maps` − 1 tracked ones, in time (equation 1).
+    """SAM 2's memory: prompted frames and the last `maps` − 1 tracked ones, in time (equation 1)."""
 
-    Args:
-        maps: memories attended to beside further prompted ones, SAM 2's `num_maskmem`.
-        pointers: object pointers attended to, SAM 2's `max_object_pointers_in_encoder`.
-        frames: length of the sequence where it is known: from fewer than `pointers`, as many less one are attended to, and
-            the time of pointers is counted in shares of that.
-    """
-
-    maps: int = 7
-    pointers: int = 16
+    maps: int = 7  # memories attended to beside further prompted ones, SAM 2's `num_maskmem`
+    pointers: int = 16  # object pointers attended to, SAM 2's `max_object_pointers_in_encoder`
+    # length of the sequence where it is known: from fewer than `pointers`, as many less one are attended to, and the time of
+    # pointers is counted in shares of that
     frames: int | None = None
     _last: int | None = None
 
@@ -153,28 +149,19 @@ class Fifo:
 
 @dataclass
 class SelfSorting:
-    """The self-sorting memory bank of Medical SAM 2 (equations 2-5): confident and dissimilar memories, in no order.
+    """The self-sorting memory bank of Medical SAM 2 (equations 2-5): confident and dissimilar memories, in no order."""
 
-    Args:
-        size: K, memories kept, the prompted ones among them.
-        threshold: c_thresh, the confidence (predicted IoU) from which a memory may enter.
-        resample: "expected" weighs each memory by its expected number of draws, "sample" draws K times with
-            replacement, "none" lets each count once.
-        temperature: None for the paper's plain normalisation of cosines, else that of a softmax over them.
-        temporal: which temporal encoding a memory gets: none, that of a prompted frame, or by rank of likeness.
-        pin: whether prompted memories are kept and attended to whatever their likeness (equation 6).
-        sort: whether dissimilar memories are preferred (equations 2-3); otherwise the latest confident ones stay.
-        seed: of the draws, where there are any.
-    """
-
-    size: int = 7
-    threshold: float = 0.5
+    size: int = 7  # K, memories kept, the prompted ones among them
+    threshold: float = 0.5  # c_thresh, the confidence (predicted IoU) from which a memory may enter
+    # "expected" weighs each memory by its expected number of draws, "sample" draws K times with replacement, "none" lets each
+    # count once
     resample: Literal["expected", "sample", "none"] = "expected"
-    temperature: float | None = None
+    temperature: float | None = None  # None for the paper's plain normalisation of cosines, else that of a softmax over them
+    # which temporal encoding a memory gets: none, that of a prompted frame, or by rank of likeness
     temporal: Literal["none", "prompted", "rank"] = "prompted"
-    pin: bool = True
-    sort: bool = True
-    seed: int = 0
+    pin: bool = True  # whether prompted memories are kept and attended to whatever their likeness (equation 6)
+    sort: bool = True  # whether dissimilar memories are preferred (equations 2-3); otherwise the latest confident ones stay
+    seed: int = 0  # of the draws, where there are any
 
     def __post_init__(self) -> None:
         self._rng = np.random.default_rng(self.seed)
@@ -239,16 +226,11 @@ class Greedy:
 
     With a = argmax-similar memory to the newcomer turned round as released, a = argmin_i sim(new, i) and
     b = argmax_{j≠a} sim(a, j), the newcomer replaces b if sim(new, a) < sim(a, b) and its confidence exceeds b's less 0.1.
-
-    Args:
-        size: K, memories kept beside the prompted ones.
-        slack: how much less confident than b the newcomer may be.
-        resample: as in `SelfSorting`.
     """
 
-    size: int = 16
-    slack: float = 0.1
-    resample: Literal["expected", "sample", "none"] = "expected"
+    size: int = 16  # K, memories kept beside the prompted ones
+    slack: float = 0.1  # how much less confident than b the newcomer may be
+    resample: Literal["expected", "sample", "none"] = "expected"  # as in `SelfSorting`
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -277,14 +259,9 @@ class Greedy:
         return self._weigher.weigh(bank, t, query_C)
 
 
-def prompted_only() -> SelfSorting:
-    """A bank that holds the prompted memories and nothing else: what is found does not depend on the order of frames."""
-    return SelfSorting(threshold=2.0)
-
-
 POLICIES: Mapping[str, Callable[..., Policy]] = {
     "self-sorting": SelfSorting,
     "fifo": Fifo,
     "greedy": Greedy,
-    "prompted": prompted_only,
+    "prompted": partial(SelfSorting, threshold=2.0),  # and nothing else: answers do not depend on the order of frames
 }

@@ -220,11 +220,7 @@ class Sam2(nn.Module):
         return iou_BK.argmax(-1)
 
     def refine(
-        self,
-        frame: Features,
-        fused: Fused,
-        proposed: tuple[Tensor, Tensor, Tensor],
-        instructions: Sequence[Instruction | None],
+        self, frame: Features, fused: Fused, proposed: tuple[Tensor, Tensor, Tensor], instructions: Sequence[Instruction | None]
     ) -> tuple[Tensor, Tensor, Tensor]:
         """The proposed masks (B, K, h, w), their IoUs (B, K) and the presence (B, 1) as they are; a network may mend them."""
         return proposed
@@ -306,11 +302,7 @@ IN_PLACE: Mapping[type[nn.Module], Callable[[Tensor], Tensor]] = {
 
 
 class InPlaceActivation(nn.Module):
-    """An activation whose input nobody else needs; a new tensor where gradients are wanted, which may need it.
-
-    Args:
-        activation: one of `IN_PLACE`.
-    """
+    """An activation whose input nobody else needs; a new tensor where gradients are wanted, which may need it."""
 
     def __init__(self, activation: nn.Module) -> None:
         super().__init__()

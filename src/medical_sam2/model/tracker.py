@@ -31,7 +31,6 @@ def track(
     A frame prompted before it is tracked sees no memory; a correction of a tracked frame does, and gets its earlier logits.
 
     Args:
-        backbone: the network.
         features: frame index → what the encoder saw there (B = 1 where objects share frames, else B).
         order: frame indices in the order in which they are visited; a prompted frame comes first.
         prompters: who prompts each object, in pixels of the network's input.

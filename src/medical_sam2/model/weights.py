@@ -1,17 +1,21 @@
 """Weights: from a name, a file, a folder or the Hugging Face hub to a network, and back to a folder.
 
-Official checkpoints (SAM 2.0, SAM 2.1), their fine-tunes (MedSAM2, Medical SAM 2), folders of transformers'
-`Sam2VideoModel` and this package's own are read; only tensors are ever taken out of a file, and every one must fit.
+Official checkpoints (SAM 2.0, SAM 2.1), their fine-tunes (MedSAM2, Medical SAM 2), folders of transformers' `Sam2VideoModel`
+and this package's own are read. Anyone may have made a file: only tensors are ever taken out of it, nothing in it is run, no
+more is held in memory than it holds, and every weight must fit.
 """
 
 import json
 import os
+import pickle
+import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 from transformers import Sam2VideoConfig
@@ -21,6 +25,7 @@ from medical_sam2.model.catalogue import (
     CONFIG_FILE,
     MODEL_FILE,
     NAMED_WEIGHTS,
+    PICKLED,
     NamedWeights,
     available,
     fetch,
@@ -35,6 +40,7 @@ from medical_sam2.model.checkpoint_format import (
     from_official,
     from_transformers,
     is_official,
+    listed,
     make_pyramid,
     network_configuration,
     parse_config,
@@ -42,7 +48,6 @@ from medical_sam2.model.checkpoint_format import (
 from medical_sam2.model.nano import Nano
 from medical_sam2.model.nano.encoder import ConvPyramid
 from medical_sam2.model.sam2 import Sam2
-from medical_sam2.model.tensors import listed, read_config, read_tensors
 from medical_sam2.plugins import find
 
 __all__ = ["LoadedWeights", "NamedWeights", "available", "load_backbone", "read_weights", "save_backbone", "weights_file"]
@@ -53,17 +58,11 @@ SIZES = (512, "as MedSAM2's weights"), (1024, "as SAM 2's and those of Medical S
 
 @dataclass(frozen=True, eq=False)
 class LoadedWeights:
-    """Weights that were read.
+    """Weights that were read."""
 
-    Args:
-        weights: under the names of `Sam2`.
-        settings: what their shapes do not tell.
-        file: where they came from.
-    """
-
-    weights: Mapping[str, Tensor]
-    settings: WeightsSettings
-    file: Path
+    weights: Mapping[str, Tensor]  # under the names of `Sam2`
+    settings: WeightsSettings  # what their shapes do not tell
+    file: Path  # where they came from
 
     def configuration(self, image_size: int | None = None) -> Sam2VideoConfig:
         """The configuration of the network that they fit, for another input size where one is given.
@@ -156,8 +155,6 @@ def save_backbone(network: Sam2, folder: Path, *, dtype: torch.dtype = torch.flo
     Weights are never left beside settings that are not theirs: those of an earlier network go first.
 
     Args:
-        network: weights and settings to write.
-        folder: made if it does not exist.
         dtype: float32, bfloat16 or float16.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -193,7 +190,6 @@ def _network(found: LoadedWeights, config: Sam2VideoConfig, memory_dtype: torch.
 
 
 def _check_fit(wanted: Mapping[str, Tensor], got: Mapping[str, Tensor]) -> None:
-    """Every weight, by name and shape."""
     shapes = [
         f"{name} has shape {tuple(got[name].shape)} where the network has {tuple(wanted[name].shape)}"
         for name in sorted(wanted.keys() & got.keys())
@@ -220,7 +216,6 @@ def _settings(network: Sam2) -> WeightsSettings:
 
 
 def _locate(name: str, named: NamedWeights | None) -> Path:
-    """The file or folder, fetched from the hub if it must be."""
     if named is not None and named.source == "embedded":
         if not named.here:
             raise WeightsError("these weights are not in this installation", "reinstall the package", subject=named.name)
@@ -247,3 +242,106 @@ def _write(path: Path, content: bytes) -> None:
         draft.replace(path)
     finally:
         draft.unlink(missing_ok=True)
+
+
+WRAPPERS = ("model", "state_dict", "model_state_dict")  # under which training code keeps the weights
+CONFIG_BYTES = 1 << 20
+SAFER = "give a .safetensors file, or a .pt file that holds tensors only"
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The weights in a safetensors file or a PyTorch checkpoint, mapped into memory where that is possible.
+
+    Raises:
+        WeightsError: the file is missing, of another kind, incomplete, or holds anything but tensors.
+    """
+    if not path.is_file():
+        raise WeightsError("is no file" if path.exists() else "does not exist", "give the path of weights", subject=path)
+    if path.stat().st_size == 0:
+        raise WeightsError("the file is empty", "fetch it again", subject=path)
+    if path.suffix == ".safetensors":
+        weights = _safetensors(path)
+    elif path.suffix in PICKLED:
+        weights = _unwrapped(_unpickled(path), path)
+    else:
+        raise WeightsError(f"unknown format {path.suffix!r} of weights", SAFER, subject=path)
+    _check_storage(weights, path)
+    return weights
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """The object in a JSON file of at most one megabyte.
+
+    Raises:
+        WeightsError: the file is missing, too large or no JSON object.
+    """
+    try:
+        if path.stat().st_size > CONFIG_BYTES:
+            raise WeightsError("is too large for a configuration", "give the one that belongs to the weights", subject=path)
+        content = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise WeightsError("is no readable configuration", "give the one that belongs to the weights", subject=path) from error
+    if not isinstance(content, dict):
+        raise WeightsError("is no configuration: not a JSON object", "give the one that belongs to the weights", subject=path)
+    return content
+
+
+def _safetensors(path: Path) -> dict[str, Tensor]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError, ValueError, KeyError, RuntimeError) as error:
+        raise WeightsError(f"broken or incomplete ({_reason(error)})", "fetch it again", subject=path) from error
+
+
+def _unpickled(path: Path) -> Any:
+    """What torch reads without running code; a checkpoint of today's format is mapped, not copied."""
+    zipped = zipfile.is_zipfile(path)
+    if zipped:
+        _check_archive(path)
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
+    except pickle.UnpicklingError as error:
+        problem = "holds Python objects that are not weights, or is broken; none was run"
+        raise WeightsError(problem, SAFER, subject=path) from error
+    except Exception as error:  # a foreign file can make the reader fail in any way
+        raise WeightsError(f"broken or incomplete ({_reason(error)})", "fetch it again", subject=path) from error
+
+
+def _check_archive(path: Path) -> None:
+    """torch stores its tensors uncompressed: a compressed one can be a bomb."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
+                raise WeightsError("a compressed archive, which PyTorch does not write", SAFER, subject=path)
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
+        raise WeightsError(f"broken or incomplete ({_reason(error)})", "fetch it again", subject=path) from error
+
+
+def _unwrapped(content: Any, path: Path) -> dict[str, Tensor]:
+    """The mapping of names to tensors, which training code keeps beside the state of its optimiser."""
+    # each check refuses one thing that a file may hold, with a message of its own
+    for wrapper in WRAPPERS:
+        if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
+            content = content[wrapper]
+            break
+    if not isinstance(content, Mapping) or not all(isinstance(x, str) for x in content):
+        raise WeightsError("holds no named weights", SAFER, subject=path)
+    strange = [name for name, value in content.items() if not isinstance(value, Tensor)]
+    if strange:
+        raise WeightsError(f"holds more than weights: {listed(strange)}", SAFER, subject=path)
+    return {name.removeprefix("module."): tensor for name, tensor in content.items()}
+
+
+def _check_storage(weights: Mapping[str, Tensor], path: Path) -> None:
+    """A tensor may claim more elements than the file holds (a stride of 0), or a layout that is no array."""
+    for name, tensor in weights.items():
+        if tensor.layout != torch.strided or tensor.is_meta or not tensor.is_floating_point():
+            raise WeightsError(f"{listed([name])} is no array of floating point numbers", SAFER, subject=path)
+        if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+            raise WeightsError(f"{listed([name])} claims more numbers than the file holds", SAFER, subject=path)
+
+
+def _reason(error: Exception) -> str:
+    """The first line of a foreign message, kept short."""
+    return listed([(str(error).splitlines() or [type(error).__name__])[0].split(". This")[0]])

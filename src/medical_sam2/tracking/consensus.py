@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from medical_sam2.errors import WeightsError
-from medical_sam2.model.tensors import read_tensors
+from medical_sam2.model.weights import read_tensors
 from medical_sam2.tracking.fusion import Fusion, Slabs
 from medical_sam2.tracking.region_of_interest import box_of, region_around
 

@@ -8,7 +8,7 @@ Shapes: O objects, T frames, S network size.
 """
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -17,17 +17,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from medical_sam2.data.augmentation import Augmentation, AugmentationOdds
-from medical_sam2.data.clips import Clip
+from medical_sam2.data.clips import Augmentation, AugmentationOdds, Clip
 from medical_sam2.model.memory_bank import SelfSorting
 from medical_sam2.model.sam2 import Sam2
-from medical_sam2.prompts import FramePrompt, Mask, Prompt
+from medical_sam2.prompts import Mask, Prompt
 from medical_sam2.tracking.cropping import Crop
-from medical_sam2.tracking.frames import FrameStack, to_input, to_network
+from medical_sam2.tracking.frames import FrameStack
 from medical_sam2.tracking.plan import by_window, grouped
 from medical_sam2.tracking.region_of_interest import around_all, group_regions, prompt_extent
-from medical_sam2.train.config import Phase, Recipe
-from medical_sam2.train.losses import LossWeights
+from medical_sam2.train.config import LossWeights, Phase, Recipe
 from medical_sam2.train.train_step import Batch, StepPlan, TrainStep
 from medical_sam2.volume import Volume
 
@@ -43,15 +41,10 @@ FRAMES, CLIPS = 3, 2
 
 @dataclass(frozen=True, eq=False)
 class OutlinedFrame:
-    """A frame as the network sees it, with what the user outlined.
+    """A frame as the network sees it, with what the user outlined."""
 
-    Args:
-        picture_3SS: in [0, 1].
-        masks_OSS: bool.
-    """
-
-    picture_3SS: Tensor
-    masks_OSS: NDArray[np.bool_]
+    picture_3SS: Tensor  # in [0, 1]
+    masks_OSS: NDArray[np.bool_]  # bool
 
     def clip(self, rng: np.random.Generator) -> Clip:
         """The frame itself, then copies of it."""
@@ -73,9 +66,6 @@ def examples_of_volume(
     """The outlined slices of a volume, in the regions that tracking shows; clicks and boxes are left out.
 
     Args:
-        network: whose input size counts.
-        volume: the image.
-        prompts: of any objects.
         window: see `intensity_window.choose_window`.
     """
     # Grouped as tracking groups them (windows, views, regions), so that the network learns from what it will see.
@@ -92,24 +82,10 @@ def examples_of_volume(
             for region, labels in group_regions(whole.canvas, boxes):
                 stack, given = replace(whole, region=region), [group.prompts[label] for label in labels]
                 for t in sorted({t for by_frame in given for t in by_frame}):
-                    examples.append(
-                        _make_example(stack.input(t), [stack.to_network(by_frame[t]) for by_frame in given if t in by_frame])
-                    )
+                    shown_here = (stack.to_network(by_frame[t]).mask_hw for by_frame in given if t in by_frame)
+                    drawn = np.stack([mask_hw for mask_hw in shown_here if mask_hw is not None])
+                    examples.append(OutlinedFrame(stack.input(t), drawn))
     return examples
-
-
-def example_of_image(network: Sam2, picture: NDArray[np.float32], prompts: Iterable[FramePrompt]) -> OutlinedFrame | None:
-    """An outlined image of a set; None where nothing on it is outlined.
-
-    Args:
-        network: whose input size counts.
-        picture: (H, W) or (H, W, 3) in [0, 1].
-        prompts: one for each object.
-    """
-    size = network.image_size
-    shape_hw = picture.shape[0], picture.shape[1]
-    outlined = [to_network(one, shape_hw, size) for one in prompts if one.mask_hw is not None and one.mask_hw.any()]
-    return _make_example(to_input(picture, size), outlined) if outlined else None
 
 
 @contextmanager
@@ -129,8 +105,6 @@ def adapt_network(
         examples: nothing happens where there is none.
         seconds: after which tuning ends.
         steps: after which it ends as well; for results that do not depend on the machine let this come first.
-        rate: of learning.
-        seed: of the copies.
 
     Yields:
         Steps that were taken.
@@ -172,7 +146,3 @@ def _tune(network: Sam2, examples: Sequence[OutlinedFrame], seconds: float, step
         if time.monotonic() > end:
             return step + 1
     return steps
-
-
-def _make_example(picture_3SS: Tensor, prompts: Iterable[FramePrompt]) -> OutlinedFrame:
-    return OutlinedFrame(picture_3SS, np.stack([one.mask_hw for one in prompts if one.mask_hw is not None]))

@@ -11,32 +11,21 @@ from typing import Any, Literal, TypeVar, cast, get_args, get_origin, get_type_h
 
 from medical_sam2.data.clips import Sampling
 from medical_sam2.errors import ConfigError
-from medical_sam2.train.losses import LossWeights
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Phase:
-    """A stretch of the curriculum: single frames first, then pairs, then clips.
+    """A stretch of the curriculum: single frames first, then pairs, then clips."""
 
-    Args:
-        steps: how many.
-        frames: of each clip that are learned from.
-        context: frames tracked between the first and the others without learning from them, so that the bank must choose.
-        clips: of a batch, over all processes.
-        objects: at most, of each clip.
-        size: side of the input in pixels.
-        smallest: share of the frame under which an object is left out.
-    """
-
-    steps: int
-    frames: int
-    clips: int
-    objects: int = 3
-    size: int = 128
-    smallest: float = 0.00153
-    context: int = 0
+    steps: int  # how many
+    frames: int  # of each clip that are learned from
+    clips: int  # of a batch, over all processes
+    objects: int = 3  # at most, of each clip
+    size: int = 128  # side of the input in pixels
+    smallest: float = 0.00153  # share of the frame under which an object is left out
+    context: int = 0  # frames tracked between the first and the others without learning from them, so that the bank must choose
 
     def __post_init__(self) -> None:
         if min(self.steps, self.frames, self.clips, self.objects) < 1 or self.context < 0:
@@ -44,68 +33,57 @@ class Phase:
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """A training run.
+class LossWeights:
+    """How much each loss counts.
 
-    Args:
-        pool: folder of cases, of `medsam2 prepare` (its `arrays`) or `recipes/nano/synthesize.py`.
-        validation: folder of other cases, for the pictures; other clips of the same cases where empty.
-        phases: the curriculum.
-        seed: of everything.
-        start: weights to start from, a folder or a name; from scratch where empty.
-        coarse_classifier: whether `nano` gets a second classifier of pixels, at stride 4, which starts without a say.
-        rate: highest learning rate.
-        encoder_rate: the image encoder's, as a share of `rate`.
-        layer_decay: each layer of the image encoder learns by this factor slower than the next deeper one.
-        weight_decay: of AdamW; biases and scales have none.
-        warm_up: steps until the highest rate.
-        cool_down: share of the run's last steps over which the rate falls to nothing, by a cosine.
-        clip: largest norm of the gradient.
-        average: decay of the exponential moving average of the weights, which is what ships.
-        precision: "bf16" (mixed) or "fp32".
-        checkpointing: compute frames again in the backward pass instead of keeping all that is in between.
-        shard: spread weights and optimiser over the processes (FSDP2), for networks too large for one device.
-        sampling: "cases" draws any case; "data-sets" a data set, then a case; "tasks" a task, then a modality, then a case.
-        sets: share of clips that come from sets of images, where cases are drawn.
-        regions: share of clips that show a region around the object, as tracking does.
-        prompt: probabilities of a mask, a click, a box as the first prompt.
-        corrections: probability that a clip gets corrective clicks, on up to two frames, the first among them.
-        clicks: corrective clicks on such a frame.
-        from_truth: share of corrective clicks placed without looking at the prediction.
-        workers: processes that prepare clips.
-        save_every: steps between checkpoints.
-        picture_every: steps between pictures of validation clips; 0 for none.
-        losses: their weights.
+    `focal` 20, `dice` 1, `iou` 1, `presence` 1, `gamma` 2, `alpha` 0.25 is SAM 2's own recipe, for fine-tuning.
+    From scratch the focal loss stays at the empty mask for long, so cross-entropy (`gamma` 0, `focal` 1) with dice moves first.
     """
 
-    pool: str = "pool"
-    validation: str = ""
-    phases: tuple[Phase, ...] = ()
-    seed: int = 0
-    start: str = ""
+    focal: float = 1.0  # pixel-wise cross-entropy, focused by `gamma`
+    dice: float = 1.0  # one less the soft Dice
+    iou: float = 0.5  # L1 between predicted and true IoU, of every proposed mask
+    presence: float = 0.25  # cross-entropy of the object being on the frame
+    absent: float = 0.0  # cross-entropy of all proposed masks with the empty one, where the object is not on the frame
+    gamma: float = 0.0  # exponent of the focal loss
+    alpha: float = -1.0  # share of the object's pixels in the focal loss, the others have the rest; below 0 both count alike
+    consistency: float = 0.2  # contrast of the features of different structures, see `consistency`
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A training run."""
+
+    pool: str = "pool"  # folder of cases, of `medsam2 prepare` (its `arrays`) or `recipes/nano/synthesize.py`
+    validation: str = ""  # folder of other cases, for the pictures; other clips of the same cases where empty
+    phases: tuple[Phase, ...] = ()  # the curriculum
+    seed: int = 0  # of everything
+    start: str = ""  # weights to start from, a folder or a name; from scratch where empty
+    # whether `nano` gets a second classifier of pixels, at stride 4, which starts without a say
     coarse_classifier: bool = False
-    rate: float = 6e-4
-    encoder_rate: float = 1.0
-    layer_decay: float = 1.0
-    weight_decay: float = 0.05
-    warm_up: int = 200
-    cool_down: float = 0.2
-    clip: float = 1.0
-    average: float = 0.998
-    precision: Literal["bf16", "fp32"] = "bf16"
-    checkpointing: bool = False
-    shard: bool = False
+    rate: float = 6e-4  # highest learning rate
+    encoder_rate: float = 1.0  # the image encoder's, as a share of `rate`
+    layer_decay: float = 1.0  # each layer of the image encoder learns by this factor slower than the next deeper one
+    weight_decay: float = 0.05  # of AdamW; biases and scales have none
+    warm_up: int = 200  # steps until the highest rate
+    cool_down: float = 0.2  # share of the run's last steps over which the rate falls to nothing, by a cosine
+    clip: float = 1.0  # largest norm of the gradient
+    average: float = 0.998  # decay of the exponential moving average of the weights, which is what ships
+    precision: Literal["bf16", "fp32"] = "bf16"  # "bf16" (mixed) or "fp32"
+    checkpointing: bool = False  # compute frames again in the backward pass instead of keeping all that is in between
+    shard: bool = False  # spread weights and optimiser over the processes (FSDP2), for networks too large for one device
+    # "cases" draws any case; "data-sets" a data set, then a case; "tasks" a task, then a modality, then a case
     sampling: Sampling = "cases"
-    sets: float = 0.4
-    regions: float = 0.6
-    prompt: tuple[float, float, float] = (0.5, 0.25, 0.25)
-    corrections: float = 0.3
-    clicks: int = 2
-    from_truth: float = 0.1
-    workers: int = 1
-    save_every: int = 100
-    picture_every: int = 0
-    losses: LossWeights = field(default_factory=LossWeights)
+    sets: float = 0.4  # share of clips that come from sets of images, where cases are drawn
+    regions: float = 0.6  # share of clips that show a region around the object, as tracking does
+    prompt: tuple[float, float, float] = (0.5, 0.25, 0.25)  # probabilities of a mask, a click, a box as the first prompt
+    corrections: float = 0.3  # probability that a clip gets corrective clicks, on up to two frames, the first among them
+    clicks: int = 2  # corrective clicks on such a frame
+    from_truth: float = 0.1  # share of corrective clicks placed without looking at the prediction
+    workers: int = 1  # processes that prepare clips
+    save_every: int = 100  # steps between checkpoints
+    picture_every: int = 0  # steps between pictures of validation clips; 0 for none
+    losses: LossWeights = field(default_factory=LossWeights)  # their weights
 
     def __post_init__(self) -> None:
         if not self.phases:

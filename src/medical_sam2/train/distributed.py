@@ -190,10 +190,7 @@ class Heartbeat:
     """Beats for this process, and ends it with a line when another has been silent for too long.
 
     Args:
-        rank: of this process.
-        count: of processes.
         patience_s: silence after which a process counts as dead.
-        beat_s: between beats.
     """
 
     def __init__(self, rank: int, count: int, patience_s: float, beat_s: float = BEAT_S) -> None:

@@ -18,10 +18,9 @@ from medical_sam2.io import load_json
 from medical_sam2.io.atomic import write_bytes
 from medical_sam2.model.nano import Nano
 from medical_sam2.model.sam2 import Sam2
-from medical_sam2.train.config import Phase, Recipe
+from medical_sam2.train.config import LossWeights, Phase, Recipe
 from medical_sam2.train.distributed import ProcessGroup
 from medical_sam2.train.loop import TrainingRun
-from medical_sam2.train.losses import LossWeights
 
 NANO_RATE = 1e-4  # a seventh of the rate from scratch; no measurement chose it yet
 WARM_UP_STEPS, TIMED_STEPS = 1, 3
@@ -40,9 +39,7 @@ def split_cases(dataset: DataSet, held_out: float, seed: int, most: int | None =
     """Set cases apart, at random but always the same ones for a seed.
 
     Args:
-        dataset: whose training cases are split.
         held_out: share of them (under 1), or how many.
-        seed: of the choice.
         most: cases to learn from at most.
 
     Raises:
@@ -89,15 +86,7 @@ def prepare_cases(dataset: DataSet, cases: Sequence[Case], output: Path, *, work
 
 
 def choose_recipe(network: Sam2, start: str, pool: Path, *, seed: int, steps: int) -> Recipe:
-    """How a network is fine-tuned: SAM 2's own settings, but for `nano`, which is small and learns faster.
-
-    Args:
-        network: that will learn.
-        start: what its weights are called.
-        pool: training arrays.
-        seed: of everything.
-        steps: how long.
-    """
+    """How a network is fine-tuned: SAM 2's own settings, but for `nano`, which is small and learns faster."""
     small = isinstance(network, Nano)
     size = network.image_size
     phase = Phase(steps=steps, frames=4 if small else 8, clips=2, objects=2, size=size)

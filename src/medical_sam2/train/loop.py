@@ -44,8 +44,6 @@ class TrainingRun:
     """A run.
 
     Args:
-        network: trained in place.
-        recipe: the run.
         folder: where checkpoints and metrics.jsonl go.
         processes: that train together; this one alone unless given.
         reader: of cases; those of the recipe's pool unless given.
@@ -91,7 +89,8 @@ class TrainingRun:
                     report = self.learn(batch, began=began)
                 records.add(report)
                 if validation is not None and self.step % every == 0:
-                    records.add_validation(self.step, validation.run(self.train_step, self.network, self.average, self.step))
+                    found = validation.run(self.train_step, self.network, self.average, self.step)
+                    records.add_validation(self.step, *found)
                 if self.step % self.recipe.save_every == 0:
                     self.save()
                 yield report
@@ -161,7 +160,6 @@ class TrainingRun:
 
     @torch.no_grad()
     def _update_average(self) -> None:
-        """The average moves towards the weights."""
         decay = min(self.recipe.average, (self.step + 1) / (self.step + 10))
         state = self.network.state_dict()
         ours, theirs = ([local_part(tensors[name]) for name in self.average] for tensors in (self.average, state))
@@ -242,13 +240,7 @@ def _find_layer(name: str) -> tuple[int, int] | None:
 
 
 def save_checkpoint(path: Path, tensors: Mapping[str, Tensor], facts: dict[str, str]) -> None:
-    """Write tensors and facts beside the target, flush, and move them there.
-
-    Args:
-        path: target; its folder exists.
-        tensors: name → tensor.
-        facts: name → text.
-    """
+    """Write tensors and facts (name → text) into one file, whole or not at all."""
     write_bytes(path, save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, facts))
 
 
@@ -277,9 +269,6 @@ def restore_run(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, s
     """Undo `gather_tensors`.
 
     Args:
-        path: to be named in errors.
-        tensors: of the checkpoint.
-        facts: of the checkpoint.
         parts: network, average and optimiser of a run that has not begun.
 
     Raises:

@@ -35,38 +35,15 @@ SIDE_PX = 128
 
 @dataclass(frozen=True)
 class StepReport:
-    """One step as it is reported.
+    """One step as it is reported."""
 
-    Args:
-        step: how many are done.
-        loss: of the whole step.
-        dice_first: mean Dice on prompted frames; nan where all were outlined.
-        dice_tracked: mean Dice on tracked frames; nan where there were none.
-        seconds: that the step took, waiting for clips included.
-        rate: the learning rate.
-        norm: of the gradient before it was limited.
-    """
-
-    step: int
-    loss: float
-    dice_first: float
-    dice_tracked: float
-    seconds: float
-    rate: float
-    norm: float
-
-
-@dataclass(frozen=True)
-class ValidationResult:
-    """Scores and picture of the validation clips.
-
-    Args:
-        dice: mean on tracked frames (on prompted ones where clips have one frame).
-        picture: a row for each clip; the truth outlined in green, the prediction in orange.
-    """
-
-    dice: float
-    picture: Image.Image | None
+    step: int  # how many are done
+    loss: float  # of the whole step
+    dice_first: float  # mean Dice on prompted frames; nan where all were outlined
+    dice_tracked: float  # mean Dice on tracked frames; nan where there were none
+    seconds: float  # that the step took, waiting for clips included
+    rate: float  # the learning rate
+    norm: float  # of the gradient before it was limited
 
 
 class RunRecords:
@@ -74,7 +51,6 @@ class RunRecords:
     others are on the disk at any time.
 
     Args:
-        folder: of the run.
         step: that the run goes on from.
         write: whether this process is the one that writes.
     """
@@ -102,11 +78,11 @@ class RunRecords:
         """A step."""
         self._row(vars(report))
 
-    def add_validation(self, step: int, result: ValidationResult) -> None:
-        """Validation clips."""
-        self._row({"step": step, "validation_dice": result.dice})
-        if self._board is not None and result.picture is not None:
-            self._board.add_image("validation", np.asarray(result.picture), step, dataformats="HWC")
+    def add_validation(self, step: int, dice: float, picture: Image.Image | None) -> None:
+        """Scores and picture of the validation clips."""
+        self._row({"step": step, "validation_dice": dice})
+        if self._board is not None and picture is not None:
+            self._board.add_image("validation", np.asarray(picture), step, dataformats="HWC")
 
     def _row(self, values: dict[str, Any]) -> None:
         if self._file is None:
@@ -141,7 +117,6 @@ class Validation:
     """Clips that stay the same through the run, prompted alike each time.
 
     Args:
-        recipe: the run.
         folder: of the run; pictures go to its `pictures`.
         reader: of the cases that are trained on, for other clips of them where the recipe names no validation cases.
         write: whether this process writes the pictures.
@@ -160,7 +135,9 @@ class Validation:
         self.plan = replace(self.plan, corrected=frozenset())
 
     @torch.no_grad()
-    def run(self, train_step: nn.Module, network: Sam2, average: dict[str, Tensor], step: int) -> ValidationResult:
+    def run(
+        self, train_step: nn.Module, network: Sam2, average: dict[str, Tensor], step: int
+    ) -> tuple[float, Image.Image | None]:
         """Track the clips with the averaged weights, and draw them.
 
         Args:
@@ -168,6 +145,10 @@ class Validation:
             network: inside of it.
             average: its averaged weights.
             step: in the name of the picture.
+
+        Returns:
+            Mean Dice on tracked frames (on prompted ones where clips have one frame); a picture, a row for each clip: the truth
+            outlined in green, the prediction in orange.
         """
         network.eval()
         weights = {name: local_part(value).clone() for name, value in network.state_dict().items()}
@@ -182,7 +163,7 @@ class Validation:
             self.folder.mkdir(exist_ok=True)
             with writing(self.folder / f"{step:07d}.png") as stream:
                 picture.save(stream, "PNG")
-        return ValidationResult(total / count if count else float("nan"), picture)
+        return total / count if count else float("nan"), picture
 
 
 def _load_weights(network: Sam2, weights: dict[str, Tensor]) -> None:
@@ -191,7 +172,6 @@ def _load_weights(network: Sam2, weights: dict[str, Tensor]) -> None:
 
 
 def _draw_clips(clips: list[Clip], masks_TBhw: Tensor) -> Image.Image:
-    """A row for each clip, a column for each frame."""
     size = clips[0].frames_T3SS.shape[-1]
     frames = len(masks_TBhw)
     sheet = Image.new("RGB", (frames * (SIDE_PX + 2), len(clips) * (SIDE_PX + 2)))

@@ -1,4 +1,4 @@
-"""One step's loss: clips are encoded, prompted and tracked, and every prediction is compared with the truth.
+"""One step's loss: clips are encoded, prompted and tracked, and every prediction is compared with the truth, object by object.
 
 Where a simulated user corrects a frame, each prediction on it adds its loss, as in SAM 2's training. With activation
 checkpointing the network keeps less for the backward pass, and computes it again when gradients pass.
@@ -6,7 +6,8 @@ checkpointing the network keeps less for the backward pass, and computes it agai
 How each object of a step is prompted, and which memory bank the network tracks with, is a function of (seed, step, place of the
 clip, object): it does not matter which process trains on which clip.
 
-Shapes: B objects of all clips, T frames, O objects of a clip, S network size.
+Shapes: B objects of all clips, T frames, O objects of a clip, K proposed masks, h w logits at stride 4, C channels, S network
+size.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,6 +19,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
 from torch.utils.checkpoint import checkpoint
 from torch.utils.data import Dataset
 
@@ -28,8 +30,7 @@ from medical_sam2.model.sam2 import Sam2
 from medical_sam2.model.tracker import track
 from medical_sam2.prompts import FramePrompt
 from medical_sam2.simulate import NOISE_LEVELS, jitter_box, jitter_mask, next_click
-from medical_sam2.train.config import Recipe
-from medical_sam2.train.losses import ConsistencyLoss, compute_frame_loss
+from medical_sam2.train.config import LossWeights, Recipe
 
 T = TypeVar("T")
 KINDS = ("mask", "click", "box")
@@ -39,17 +40,11 @@ PROMPTS = 1 << 20  # apart from the numbers that draw clips
 
 @dataclass(frozen=True)
 class StepPlan:
-    """What all objects of a step share, so that they are decoded together.
+    """What all objects of a step share, so that they are decoded together."""
 
-    Args:
-        kind: of the first prompt: "mask", "click" or "box".
-        corrected: frames that get corrective clicks once they are tracked.
-        policy: makes the memory of one object.
-    """
-
-    kind: str
-    corrected: frozenset[int]
-    policy: Callable[[], Fifo | SelfSorting]
+    kind: str  # of the first prompt: "mask", "click" or "box"
+    corrected: frozenset[int]  # frames that get corrective clicks once they are tracked
+    policy: Callable[[], Fifo | SelfSorting]  # makes the memory of one object
 
     @classmethod
     def draw(cls, recipe: Recipe, step: int, frames: int) -> "StepPlan":
@@ -76,23 +71,14 @@ class StepPlan:
 
 @dataclass
 class SimulatedUser:
-    """Prompts the first frame, corrects some of the others.
+    """Prompts the first frame, corrects some of the others."""
 
-    Args:
-        truth_thw: (T, S, S) bool.
-        kind: first prompt: "mask", "click" or "box".
-        corrected: frames that get corrective clicks once they are tracked.
-        clicks: on each of them.
-        from_truth: probability of a click that does not look at the prediction.
-        rng: for all of it.
-    """
-
-    truth_thw: NDArray[np.bool_]
-    kind: str
-    corrected: frozenset[int]
-    clicks: int
-    from_truth: float
-    rng: np.random.Generator
+    truth_thw: NDArray[np.bool_]  # (T, S, S) bool
+    kind: str  # first prompt: "mask", "click" or "box"
+    corrected: frozenset[int]  # frames that get corrective clicks once they are tracked
+    clicks: int  # on each of them
+    from_truth: float  # probability of a click that does not look at the prediction
+    rng: np.random.Generator  # for all of it
     _clicks_left: int = 0
 
     def __call__(self, t: int, predicted: NDArray[np.bool_] | None) -> FramePrompt | None:
@@ -146,17 +132,11 @@ def _draw_policy(rng: np.random.Generator) -> Callable[[], Fifo | SelfSorting]:
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """The share of a step that one process plays.
+    """The share of a step that one process plays."""
 
-    Args:
-        step: number of the step.
-        places: of its clips in the whole batch of the step.
-        clips: at these places.
-    """
-
-    step: int
-    places: tuple[int, ...]
-    clips: list[Clip]
+    step: int  # number of the step
+    places: tuple[int, ...]  # of its clips in the whole batch of the step
+    clips: list[Clip]  # at these places
 
     @property
     def objects(self) -> int:
@@ -165,14 +145,7 @@ class Batch:
 
 
 class StepBatches(Dataset[Batch]):
-    """Batches by step, so that a run that goes on at step n sees what it would have seen.
-
-    Args:
-        sampler: of clips.
-        recipe: the run.
-        rank: of this process.
-        processes: among how many the clips of a step are dealt out.
-    """
+    """Batches by step, so that a run that goes on at step n sees what it would have seen."""
 
     def __init__(self, sampler: ClipSampler, recipe: Recipe, rank: int = 0, processes: int = 1) -> None:
         self.sampler, self.recipe, self.rank, self.processes = sampler, recipe, rank, processes
@@ -181,45 +154,25 @@ class StepBatches(Dataset[Batch]):
         phase = self.recipe.phase(step)
         places = tuple(range(self.rank, phase.clips, self.processes))
         clips = self.sampler.batch(
-            step,
-            places,
-            frames=phase.frames + phase.context,
-            objects=phase.objects,
-            size=phase.size,
-            smallest=phase.smallest,
+            step, places, frames=phase.frames + phase.context, objects=phase.objects, size=phase.size, smallest=phase.smallest
         )
         return Batch(step, places, clips)
 
 
 @dataclass(frozen=True, eq=False)
 class StepResult:
-    """Loss and scores of a batch.
+    """Loss and scores of a batch."""
 
-    Args:
-        loss: to be minimised.
-        dice: sum over objects and how many, on first frames; the same on tracked ones.
-        masks_TBhw: the predicted masks, where they were asked for.
-    """
-
-    loss: Tensor
-    dice: tuple[float, float, float, float]
-    masks_TBhw: Tensor | None = None
+    loss: Tensor  # to be minimised
+    dice: tuple[float, float, float, float]  # sum over objects and how many, on first frames; the same on tracked ones
+    masks_TBhw: Tensor | None = None  # the predicted masks, where they were asked for
 
 
 class ActivationCheckpointing:
-    """The four verbs of a network under activation checkpointing; frames are seen one by one. A `Backbone`.
-
-    Args:
-        network: whose weights learn.
-    """
+    """The four verbs of a network under activation checkpointing; frames are seen one by one. A `Backbone`."""
 
     def __init__(self, network: Sam2) -> None:
-        self.network = network
-
-    @property
-    def image_size(self) -> int:
-        """Side S of the square input in pixels."""
-        return self.network.image_size
+        self.network, self.image_size = network, network.image_size
 
     def encode(self, frames_N3SS: Tensor) -> Features:
         """See N frames, one after the other."""
@@ -250,12 +203,7 @@ def _join_features(frames: Sequence[Features]) -> Features:
 
 
 class TrainStep(nn.Module):
-    """The network with its losses, as one module: one forward pass is one step.
-
-    Args:
-        network: learns.
-        recipe: the run.
-    """
+    """The network with its losses, as one module: one forward pass is one step."""
 
     def __init__(self, network: Sam2, recipe: Recipe) -> None:
         super().__init__()
@@ -272,7 +220,6 @@ class TrainStep(nn.Module):
             objects: by which the losses of all objects are divided: those of the whole step, over the number of processes.
             clips: likewise for the losses of clips.
             plan: how the objects are prompted; that of the step unless given.
-            keep_masks: whether masks are returned.
         """
         with torch.autocast(self.network.device.type, dtype=torch.bfloat16, enabled=self.recipe.precision == "bf16"):
             return self._compute(batch, objects, clips, plan, keep_masks)
@@ -343,7 +290,6 @@ class TrainStep(nn.Module):
         return features_at, features
 
     def _contrast_features(self, features: Features, batch: Batch, learned: list[int]) -> Tensor:
-        """Sum over clips."""
         maps = features.own.get("key", features.top_BChw)
         total = maps.new_zeros(())
         if self.recipe.losses.consistency <= 0:
@@ -361,3 +307,82 @@ def _sum_dice(prediction: FramePrediction, truth_BSS: Tensor, skip_B: Tensor) ->
     mask, keep = logits > 0, target.flatten(1).any(1) & ~skip_B
     both, sizes = (mask & target).sum((1, 2)), mask.sum((1, 2)) + target.sum((1, 2))
     return [float((2 * both / sizes.clamp(min=1))[keep].sum()), float(keep.sum())]
+
+
+def compute_frame_loss(prediction: FramePrediction, truth_BSS: Tensor, weights: LossWeights, *, given_B: Tensor) -> Tensor:
+    """Loss of one frame, summed over objects.
+
+    Of several proposed masks only the one of lowest loss is supervised, but every predicted IoU is. Where the object is
+    absent its presence is, and with the weight `absent` every proposed mask, which should be empty.
+
+    Args:
+        truth_BSS: float in {0, 1}.
+        given_B: bool, objects whose mask was given as prompt: there is nothing to learn from.
+    """
+    logits = prediction.candidates_BKhw.float()
+    target = F.interpolate(truth_BSS[:, None], size=logits.shape[-2:], mode="area").expand_as(logits)
+    there = truth_BSS.flatten(1).any(1).float()
+    learns = there * (~given_B).float()
+    mask_loss = weights.focal * _focal_loss(logits, target, weights) + weights.dice * _dice_loss(logits, target)
+    best = mask_loss.argmin(1, keepdim=True)
+    with torch.no_grad():
+        true_iou = _measure_iou(logits > 0, target > 0.5)
+    iou_loss = (prediction.candidate_iou_BK.float() - true_iou).abs().mean(1)
+    presence = F.binary_cross_entropy_with_logits(prediction.presence_B.float().clamp(-20, 20), there, reduction="none")
+    total = learns * (mask_loss.gather(1, best)[:, 0] + weights.iou * iou_loss)
+    total = total + weights.absent * (1 - there) * F.softplus(logits).mean((1, 2, 3))
+    return (total + weights.presence * presence * (~given_B)).sum()
+
+
+def _focal_loss(logits: Tensor, target: Tensor, weights: LossWeights) -> Tensor:
+    entropy = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
+    if weights.gamma > 0:
+        probability = logits.sigmoid()
+        agreement = probability * target + (1 - probability) * (1 - target)
+        entropy = entropy * (1 - agreement) ** weights.gamma
+    if weights.alpha >= 0:
+        entropy = entropy * (weights.alpha * target + (1 - weights.alpha) * (1 - target))
+    return entropy.mean((2, 3))
+
+
+def _dice_loss(logits: Tensor, target: Tensor) -> Tensor:
+    probability = logits.sigmoid()
+    both = (probability * target).sum((2, 3))
+    return 1 - (2 * both + 1) / (probability.sum((2, 3)) + target.sum((2, 3)) + 1)
+
+
+def _measure_iou(mask: Tensor, truth: Tensor) -> Tensor:
+    both = (mask & truth).sum((2, 3)).float()
+    return both / (mask | truth).sum((2, 3)).clamp(min=1)
+
+
+class ConsistencyLoss(nn.Module):
+    """Supervised contrast of feature-map pixels: alike where the structure is the same, on any frame of the clip.
+
+    Every labelled structure teaches, not only the objects that were prompted, so features become distinctive long before
+    tracking works. After Khosla et al., Supervised Contrastive Learning (2020).
+
+    Args:
+        samples: pixels drawn per frame.
+        temperature: of the cosines.
+    """
+
+    def __init__(self, samples: int = 48, temperature: float = 0.1) -> None:
+        super().__init__()
+        self.samples, self.temperature = samples, temperature
+
+    def forward(self, map_TChw: Tensor, labels_TSS: Tensor, generator: torch.Generator) -> Tensor:
+        """Mean loss over the drawn pixels of one clip of T frames."""
+        count, _, height, width = map_TChw.shape
+        labels = F.interpolate(labels_TSS[:, None].float(), size=(height, width), mode="nearest")[:, 0].flatten(1)
+        places = torch.rand((count, height * width), generator=generator).argsort(1)[:, : self.samples].to(map_TChw.device)
+        tokens = map_TChw.flatten(2).transpose(1, 2).gather(1, places[..., None].expand(-1, -1, map_TChw.shape[1]))
+        tokens = F.normalize(tokens.float(), dim=-1).flatten(0, 1)
+        labels = labels.to(map_TChw.device).gather(1, places).flatten()
+        itself = torch.eye(len(labels), dtype=torch.bool, device=labels.device)
+        score = (tokens @ tokens.T / self.temperature).masked_fill(itself, -1e4)
+        same = (labels[:, None] == labels) & ~itself
+        anchor = same.any(-1) & (labels > 0)
+        log_share = score - score.logsumexp(-1, keepdim=True)
+        per_anchor = -(log_share * same).sum(-1) / same.sum(-1).clamp(min=1)
+        return (per_anchor * anchor).sum() / anchor.sum().clamp(min=1)

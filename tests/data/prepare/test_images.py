@@ -6,11 +6,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from medical_sam2.data.prepare.images import (
-    ForegroundHistogram,
     LabelParts,
     TrainingObject,
     as_slice,
     choose_view,
+    count_foreground,
     count_pixels,
     cut_to_content,
     levels_of,
@@ -146,8 +146,8 @@ def test_channels_are_cropped_together() -> None:
 def test_the_scale_of_many_cases_does_not_depend_on_how_they_are_dealt_out(seed: int) -> None:
     rng, window = np.random.default_rng(seed), (-160.0, 240.0)
     values = rng.normal(60, 60, 3000)
-    whole = levels_of_all([ForegroundHistogram.of(values, window)], window)
-    parts = levels_of_all([ForegroundHistogram.of(part, window) for part in np.array_split(rng.permutation(values), 5)], window)
+    whole = levels_of_all([count_foreground(values, window)], window)
+    parts = levels_of_all([count_foreground(part, window) for part in np.array_split(rng.permutation(values), 5)], window)
     assert whole == parts
     low, high = np.percentile(np.clip(values, *window), (0.5, 99.5))
     clipped = np.clip(values, low, high)
@@ -159,7 +159,7 @@ def test_a_scale_needs_a_foreground_of_several_intensities() -> None:
     with pytest.raises(FormatError, match="no case has a voxel"):
         levels_of_all([], (0.0, 100.0))
     with pytest.raises(FormatError, match="0 to 100 HU"):
-        levels_of_all([ForegroundHistogram.of(np.full(50, 70.0), (0.0, 100.0))], (0.0, 100.0))
+        levels_of_all([count_foreground(np.full(50, 70.0), (0.0, 100.0))], (0.0, 100.0))
 
 
 @pytest.mark.parametrize(

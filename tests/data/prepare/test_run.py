@@ -73,7 +73,7 @@ def test_a_bad_case_is_named_and_mended_later(tmp_path: Path) -> None:
     assert told(output)["failed"] == [{"case": "case1", "problem": first.problems["case1"]}]
     (source / "labelsTr" / "case1.nii.gz").write_bytes(good)
     assert run(source, output).problems == {}
-    assert len(PoolReader(output)) == 3
+    assert len(PoolReader(output).entries) == 3
 
 
 def test_ct_has_one_scale_and_keeps_its_place(tmp_path: Path) -> None:
@@ -171,7 +171,7 @@ def test_test_cases_are_stored_and_never_trained_on(tmp_path: Path) -> None:
         (source / f"{folder}Ts").mkdir(exist_ok=True)
         (source / f"{folder}Ts" / f"{name}.nii.gz").write_bytes(array)
     outcome = run(source, tmp_path / "out")
-    assert (outcome.cases, outcome.arrays, len(PoolReader(tmp_path / "out" / "arrays"))) == (4, 2, 2)
+    assert (outcome.cases, outcome.arrays, len(PoolReader(tmp_path / "out" / "arrays").entries)) == (4, 2, 2)
     assert [case.identifier for case in read_data_set(tmp_path / "out").split("test")] == ["case0", "lone"]
 
 

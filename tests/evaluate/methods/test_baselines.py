@@ -8,7 +8,7 @@ from classical_methods import GEODESIC, Classical
 from medical_sam2.errors import PromptError
 from medical_sam2.evaluate.cases import VolumeTask
 from medical_sam2.evaluate.methods.interface import MethodInputs
-from medical_sam2.evaluate.methods.prototypes import Prototypical
+from medical_sam2.evaluate.methods.own_network import Prototypical
 from medical_sam2.evaluate.methods.trained_networks import SupportSet
 from medical_sam2.metrics import dice
 from medical_sam2.model.nano import nano

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from medical_sam2.errors import GeometryError, PromptError
-from medical_sam2.evaluate.methods.prototypes import Prototypes, matching_features
+from medical_sam2.evaluate.methods.own_network import Prototypes, matching_features
 from medical_sam2.model.nano import nano
 
 

@@ -35,19 +35,12 @@ def rule_for(modality: str) -> Rule:
 
 @dataclass(frozen=True)
 class Levels:
-    """How the intensities of an image were changed.
+    """How the intensities of an image were changed."""
 
-    Args:
-        low: intensities under it were raised to it; it becomes black.
-        high: likewise, white.
-        mean: subtracted.
-        std: divided by.
-    """
-
-    low: float
-    high: float
-    mean: float
-    std: float
+    low: float  # intensities under it were raised to it; it becomes black
+    high: float  # likewise, white
+    mean: float  # subtracted
+    std: float  # divided by
 
     def normalise(self, array: NDArray[Any], inside: NDArray[np.bool_] | None) -> NDArray[np.float32]:
         """Clipped, minus mean, over standard deviation; 0 outside of the mask."""
@@ -82,14 +75,10 @@ def levels_of(array: NDArray[Any], inside: NDArray[np.bool_] | None, rule: Rule)
 
 @dataclass(frozen=True)
 class ContentBox:
-    """The box around what is not zero.
+    """The box around what is not zero."""
 
-    Args:
-        box: slices of each axis.
-        inside: within the box, what is not zero with its holes filled; None where cropping took away little.
-    """
-
-    box: tuple[slice, ...]
+    box: tuple[slice, ...]  # slices of each axis
+    # within the box, what is not zero with its holes filled; None where cropping took away little
     inside: NDArray[np.bool_] | None
 
 
@@ -117,30 +106,18 @@ def _nonzero_extent(mask: NDArray[np.bool_], axis: int) -> slice:
 BINS = 4096
 
 
-@dataclass(frozen=True, eq=False)
-class ForegroundHistogram:
-    """Counts of foreground voxels within a window; histograms add up, in any order, to the same sum.
-
-    Args:
-        counts: (BINS,) voxels of each bin, from the low to the high end of the window.
-    """
-
-    counts: NDArray[np.int64]
-
-    @classmethod
-    def of(cls, values: NDArray[Any], window_hu: tuple[float, float]) -> "ForegroundHistogram":
-        """The histogram of these values, clipped to the window."""
-        clipped = np.clip(values.astype(np.float32), *window_hu)
-        return cls(np.histogram(clipped, BINS, range=window_hu)[0].astype(np.int64))
+def count_foreground(values: NDArray[Any], window_hu: tuple[float, float]) -> NDArray[np.int64]:
+    """Voxels in each of BINS bins from the low to the high end of a window; counts add up, in any order, to the same sum."""
+    return np.histogram(np.clip(values.astype(np.float32), *window_hu), BINS, range=window_hu)[0].astype(np.int64)
 
 
-def levels_of_all(histograms: Iterable[ForegroundHistogram], window_hu: tuple[float, float]) -> Levels:
+def levels_of_all(histograms: Iterable[NDArray[np.int64]], window_hu: tuple[float, float]) -> Levels:
     """Percentiles of the foreground of all cases, and its mean and standard deviation between them.
 
     Raises:
         FormatError: no case has a foreground, or all of it has one intensity.
     """
-    counts = sum((histogram.counts for histogram in histograms), np.zeros(BINS, np.int64))
+    counts = sum(histograms, np.zeros(BINS, np.int64))
     total = int(counts.sum())
     if total == 0:
         raise FormatError("no case has a voxel to take the scale of the CT from", "check the images and labels")
@@ -163,49 +140,30 @@ BUDGETS = (64, 16, 4, 0)
 
 @dataclass(frozen=True)
 class DroppedObject:
-    """A mask, or an image, that is nothing to train on.
+    """A mask, or an image, that is nothing to train on."""
 
-    Args:
-        structure: its name; "" where all of the image is meant.
-        component: 0 for the whole structure.
-        share: of the slice, where it covers most.
-        why: in words.
-    """
-
-    structure: str
-    component: int
-    share: float
-    why: str
+    structure: str  # its name; "" where all of the image is meant
+    component: int  # 0 for the whole structure
+    share: float  # of the slice, where it covers most
+    why: str  # in words
 
 
 @dataclass(frozen=True)
 class TrainingObject:
-    """Something to outline.
+    """Something to outline."""
 
-    Args:
-        structure: its name in the data set.
-        component: 0 for all of the structure, else which connected component, the largest first.
-        values: of the map of parts whose union it is.
-    """
-
-    structure: str
-    component: int
-    values: tuple[int, ...]
+    structure: str  # its name in the data set
+    component: int  # 0 for all of the structure, else which connected component, the largest first
+    values: tuple[int, ...]  # of the map of parts whose union it is
 
 
 @dataclass(frozen=True, eq=False)
 class LabelParts:
-    """A label map cut into parts, so that every object is a union of some.
+    """A label map cut into parts, so that every object is a union of some."""
 
-    Args:
-        map: uint8, 0 is background, of the labels' shape.
-        objects: whole structures that are there, each before its components.
-        crumbs: components of each structure that are too small or too many to be told apart.
-    """
-
-    map: NDArray[np.uint8]
-    objects: tuple[TrainingObject, ...]
-    crumbs: Mapping[str, int]
+    map: NDArray[np.uint8]  # uint8, 0 is background, of the labels' shape
+    objects: tuple[TrainingObject, ...]  # whole structures that are there, each before its components
+    crumbs: Mapping[str, int]  # components of each structure that are too small or too many to be told apart
 
 
 def split_labels(
@@ -288,7 +246,6 @@ def select_objects(
     """Objects that are large enough to train on, and those that are not.
 
     Args:
-        found: the parts.
         counts: (T, 256) pixels of each value on each slice.
         smallest: share of a slice that an object must cover on one of them.
     """
@@ -309,12 +266,6 @@ def select_objects(
             )
     alone = {name for name in {one.structure for one in kept} if sum(one.structure == name for one in kept) == 2}
     return tuple(one for one in kept if one.structure not in alone or one.component == 0), tuple(dropped)
-
-
-def count_objects(objects: Sequence[TrainingObject]) -> dict[str, int]:
-    """Structure → how many objects of it."""
-    names = [one.structure for one in objects]
-    return {name: names.count(name) for name in dict.fromkeys(names)}
 
 
 SAME = 1.05  # spacings that differ by less are the same

@@ -15,14 +15,7 @@ import numpy as np
 from medical_sam2.data.cases import ARRAYS
 from medical_sam2.data.data_sets import DESCRIPTION, IGNORE, DataSet, Split
 from medical_sam2.data.parallel import run_jobs
-from medical_sam2.data.prepare.convert import (
-    cases_for_scale,
-    channel_rule,
-    measure_foreground,
-    needs_scale,
-    prepare_unit,
-    read_histogram,
-)
+from medical_sam2.data.prepare.convert import channel_rule, measure_foreground, prepare_unit
 from medical_sam2.data.prepare.images import HOUNSFIELD, MUCH, PERCENTILES, Levels, levels_of_all
 from medical_sam2.data.prepare.units import (
     STATE,
@@ -42,41 +35,27 @@ from medical_sam2.io import load_json
 from medical_sam2.io.safe_open import explain
 
 OUTPUT_FOLDERS = ("imagesTr", "labelsTr", "imagesTs", "labelsTs", ARRAYS)
-ABOUT = f"{STATE}/about.json"
+ABOUT, MANIFEST = f"{STATE}/about.json", "manifest.json"
 
 
 @dataclass(frozen=True)
 class PrepareProgress:
-    """A piece of work was finished.
+    """A piece of work was finished."""
 
-    Args:
-        done: how many now.
-        total: of how many.
-        cases: that it was about.
-    """
-
-    done: int
-    total: int
-    cases: tuple[str, ...]
+    done: int  # how many now
+    total: int  # of how many
+    cases: tuple[str, ...]  # that it was about
 
 
 @dataclass(frozen=True)
 class PrepareResult:
-    """What `prepare` left.
+    """What `prepare` left."""
 
-    Args:
-        folder: of the output.
-        cases: how many were prepared.
-        arrays: how many training cases there are.
-        fresh: how many of the cases were prepared in this run; 0 where nothing had changed.
-        problems: case → why it could not be prepared.
-    """
-
-    folder: Path
-    cases: int
-    arrays: int
-    fresh: int
-    problems: dict[str, str]
+    folder: Path  # of the output
+    cases: int  # how many were prepared
+    arrays: int  # how many training cases there are
+    fresh: int  # how many of the cases were prepared in this run; 0 where nothing had changed
+    problems: dict[str, str]  # case → why it could not be prepared
 
 
 def prepare(
@@ -90,11 +69,7 @@ def prepare(
     """Prepare a data set; what was done before stays, so a run that was cut off goes on and a second one does nothing.
 
     Args:
-        source: the data.
         output: folder; made where it is missing.
-        settings: the usual ones unless given.
-        workers: processes.
-        on_done: called with each piece of work that is finished.
 
     Raises:
         InputError: the source is no data set, or the output folder holds something else.
@@ -111,13 +86,19 @@ def prepare(
     reports = {job.unit.number: found for job in jobs if (found := job.finished(dataset))}
     todo = [job for job in jobs if job.unit.number not in reports]
     for done, answer in enumerate(run_jobs(prepare_unit, todo, workers), start=1):
-        reports[answer.job.unit.number] = answer.result or _report_lost(answer.job, dataset, answer.error or "")
+        lost = (report_failure(case, answer.error or "") for case in answer.job.cases(dataset))  # nothing is kept of it then
+        reports[answer.job.unit.number] = answer.result or UnitReport("", (), tuple(lost))
         if on_done is not None:
             on_done(PrepareProgress(done, len(todo), answer.job.unit.cases))
     ordered = [reports[number] for number in sorted(reports)]
     _remove_stale(output, ordered, units)
-    write_manifest(output, source, dataset, settings, levels, ordered)
-    return _sum_up(output, ordered, frozenset(job.unit.number for job in todo), units)
+    cases = sorted((case for one in ordered for case in one.cases), key=lambda case: (case.split != "train", case.case))
+    if settings.images and dataset.structures:
+        write_json(output / DESCRIPTION, _build_description(dataset, cases))
+    write_json(output / MANIFEST, _build_manifest(source, dataset, settings, levels, cases))
+    problems = {case.case: case.problem for case in cases if case.problem}
+    arrays = {number for case in cases for number in case.arrays}
+    return PrepareResult(output, len(cases) - len(problems), len(arrays), sum(len(job.unit.cases) for job in todo), problems)
 
 
 def plan_units(dataset: DataSet, settings: PrepareSettings) -> tuple[Unit, ...]:
@@ -137,17 +118,14 @@ def plan_units(dataset: DataSet, settings: PrepareSettings) -> tuple[Unit, ...]:
 
 def _measure_scale(like: PrepareJob, units: tuple[Unit, ...], dataset: DataSet, workers: int) -> Levels | None:
     """One scale for all CTs; a case that cannot be read is named later, when it is prepared."""
-    if not needs_scale(dataset):
+    if dataset.kind != "volume" or all(channel_rule(channel, dataset.modality) != "window" for channel in dataset.channels):
         return None
-    wanted = {(case.split, case.identifier) for case in cases_for_scale(dataset)}
+    outlined = [case for case in dataset.split("train") if case.label is not None]
+    wanted = {(case.split, case.identifier) for case in outlined or dataset.cases}
     jobs = [replace(like, unit=one) for one in units if (one.split, one.cases[0]) in wanted]
     files = [answer.result for answer in run_jobs(measure_foreground, jobs, workers) if answer.result is not None]
-    return levels_of_all(map(read_histogram, sorted(files)), like.settings.window_hu) if files else None
-
-
-def _report_lost(job: PrepareJob, dataset: DataSet, error: BaseException | str) -> UnitReport:
-    """The report of a unit that failed as a whole: nothing of it is kept."""
-    return UnitReport("", (), tuple(report_failure(case, error) for case in job.cases(dataset)))
+    counts = (np.load(file, allow_pickle=False) for file in sorted(files))
+    return levels_of_all(counts, like.settings.window_hu) if files else None
 
 
 def _open_folder(output: Path, source: DataSource, dataset: DataSet) -> None:
@@ -182,32 +160,6 @@ def _remove_stale(output: Path, reports: list[UnitReport], units: tuple[Unit, ..
     for path in (output / STATE / "units").iterdir():
         if path.name not in numbers:
             path.unlink()
-
-
-def _sum_up(output: Path, reports: list[UnitReport], fresh: frozenset[int], units: tuple[Unit, ...]) -> PrepareResult:
-    cases = [case for report in reports for case in report.cases]
-    problems = {case.case: case.problem for case in cases if case.problem}
-    arrays = {number for case in cases for number in case.arrays}
-    made = sum(len(one.cases) for one in units if one.number in fresh)
-    return PrepareResult(output, len(cases) - len(problems), len(arrays), made, problems)
-
-
-MANIFEST = "manifest.json"
-
-
-def write_manifest(
-    output: Path,
-    source: DataSource,
-    dataset: DataSet,
-    settings: PrepareSettings,
-    scale: Levels | None,
-    reports: Sequence[UnitReport],
-) -> None:
-    """Write the manifest and, where images are kept and something is outlined in them, `dataset.json`."""
-    cases = sorted((case for report in reports for case in report.cases), key=lambda case: (case.split != "train", case.case))
-    if settings.images and dataset.structures:
-        write_json(output / DESCRIPTION, _build_description(dataset, cases))
-    write_json(output / MANIFEST, _build_manifest(source, dataset, settings, scale, cases))
 
 
 def _build_manifest(
@@ -248,7 +200,6 @@ def _describe_tasks(dataset: DataSet, cases: Sequence[CaseReport]) -> list[dict[
 
 
 def _describe_steps(dataset: DataSet, settings: PrepareSettings) -> list[str]:
-    """What was done to every image, in words."""
     low, high = PERCENTILES
     window = f"{settings.window_hu[0]:g} to {settings.window_hu[1]:g} HU"
     foreground = f"the {low}th and {high}th percentiles of the foreground of all cases"

@@ -8,7 +8,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
-from hashlib import sha256
+from hashlib import file_digest, sha256
 from pathlib import Path
 from typing import Any
 
@@ -28,26 +28,17 @@ LEAST_SIDE = 32
 class PrepareSettings:
     """How a data set is prepared.
 
-    Args:
-        size: longest side of a slice in the training arrays, in pixels; smaller slices keep their size.
-        smallest: share of a slice that an object must reach on one of them to become a task.
-        window_hu: Hounsfield units that a CT is clipped to first.
-        split: whether the connected components of a structure become tasks of their own.
-        images: whether images and label maps are written, beside the training arrays.
-        group: images of a set in one training case.
-        seed: of the order in which images are put into groups.
-
     Raises:
         ConfigError: a value that makes no sense.
     """
 
-    size: int = 256
-    smallest: float = SMALLEST
-    window_hu: tuple[float, float] = (-160.0, 240.0)
-    split: bool = True
-    images: bool = True
-    group: int = 24
-    seed: int = 0
+    size: int = 256  # longest side of a slice in the training arrays, in pixels; smaller slices keep their size
+    smallest: float = SMALLEST  # share of a slice that an object must reach on one of them to become a task
+    window_hu: tuple[float, float] = (-160.0, 240.0)  # Hounsfield units that a CT is clipped to first
+    split: bool = True  # whether the connected components of a structure become tasks of their own
+    images: bool = True  # whether images and label maps are written, beside the training arrays
+    group: int = 24  # images of a set in one training case
+    seed: int = 0  # of the order in which images are put into groups
 
     def __post_init__(self) -> None:
         if self.size < LEAST_SIDE:
@@ -60,25 +51,16 @@ class PrepareSettings:
             raise ConfigError(f"{self.group} images make no set", "give 2 or more", subject="group")
 
 
-PIECE = 1 << 20
-
-
 @dataclass(frozen=True)
 class DataSource:
-    """Where the data is and how it is to be understood.
+    """Where the data is and how it is to be understood."""
 
-    Args:
-        folder: the data set.
-        layout: name in the catalogue, `module:attribute` or `file.py:attribute`; where empty, an nnU-Net raw data set or a
-            folder with images and labels.
-        labels: name and values of each structure, for a folder that tells none.
-        modality: DICOM code of the modality, where the data does not tell or tells wrongly.
-    """
-
-    folder: Path
+    folder: Path  # the data set
+    # name in the catalogue, `module:attribute` or `file.py:attribute`; where empty, an nnU-Net raw data set or a folder with
+    # images and labels
     layout: str = ""
-    labels: tuple[tuple[str, tuple[int, ...]], ...] = ()
-    modality: str | None = None
+    labels: tuple[tuple[str, tuple[int, ...]], ...] = ()  # name and values of each structure, for a folder that tells none
+    modality: str | None = None  # DICOM code of the modality, where the data does not tell or tells wrongly
 
     def open(self) -> DataSet:
         """List the data set; once in each process, until `forget` is called."""
@@ -135,67 +117,40 @@ def _sum_files(path: Path) -> str:
     total = sha256()
     for file in files_of(path):
         with file.open("rb") as stream:
-            while piece := stream.read(PIECE):
-                total.update(piece)
+            file_digest(stream, lambda: total)
     return total.hexdigest()
 
 
 @dataclass(frozen=True)
 class CaseReport:
-    """What became of a case.
+    """What became of a case."""
 
-    Args:
-        case: its identifier.
-        split: "train" or "test".
-        sha256: of its files.
-        shape: of the image as it was.
-        crop: first and last voxel (or row and column) of each axis that were kept.
-        inside_mask: whether intensities were normalised inside the non-zero mask alone.
-        levels: of each channel.
-        arrays: numbers of the training cases that it is in.
-        objects: structure → how many objects to train on: itself and its components.
-        dropped: what was left out.
-        notes: what readers and checks found odd.
-        problem: why it could not be prepared; empty where it could.
-    """
-
-    case: str
-    split: str
-    sha256: Mapping[str, str]
-    shape: tuple[int, ...] = ()
-    crop: tuple[tuple[int, int], ...] = ()
-    inside_mask: bool = False
-    levels: tuple[Levels, ...] = ()
-    arrays: tuple[int, ...] = ()
-    objects: Mapping[str, int] | None = None
-    dropped: tuple[DroppedObject, ...] = ()
-    notes: tuple[str, ...] = ()
-    problem: str = ""
+    case: str  # its identifier
+    split: str  # "train" or "test"
+    sha256: Mapping[str, str]  # of its files
+    shape: tuple[int, ...] = ()  # of the image as it was
+    crop: tuple[tuple[int, int], ...] = ()  # first and last voxel (or row and column) of each axis that were kept
+    inside_mask: bool = False  # whether intensities were normalised inside the non-zero mask alone
+    levels: tuple[Levels, ...] = ()  # of each channel
+    arrays: tuple[int, ...] = ()  # numbers of the training cases that it is in
+    objects: Mapping[str, int] | None = None  # structure → how many objects to train on: itself and its components
+    dropped: tuple[DroppedObject, ...] = ()  # what was left out
+    notes: tuple[str, ...] = ()  # what readers and checks found odd
+    problem: str = ""  # why it could not be prepared; empty where it could
 
 
 @dataclass(frozen=True)
 class UnitReport:
-    """A piece of work that was finished, with everything that it wrote.
+    """A piece of work that was finished, with everything that it wrote."""
 
-    Args:
-        fingerprint: of the source and settings that it was made from.
-        files: relative to the output folder.
-        cases: their reports.
-    """
-
-    fingerprint: str
-    files: tuple[str, ...]
-    cases: tuple[CaseReport, ...]
+    fingerprint: str  # of the source and settings that it was made from
+    files: tuple[str, ...]  # relative to the output folder
+    cases: tuple[CaseReport, ...]  # their reports
 
 
 def write_json(path: Path, what: Any) -> None:
     """A JSON file, whole or not at all."""
     write_bytes(path, (json.dumps(what, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode())
-
-
-def save_report(path: Path, report: UnitReport) -> None:
-    """Write the report of a unit: the last thing that is done for it."""
-    write_json(path, asdict(report))
 
 
 def load_report(path: Path) -> UnitReport | None:
@@ -222,36 +177,22 @@ STATE = ".prepare"
 
 @dataclass(frozen=True)
 class Unit:
-    """Cases that are prepared together.
+    """Cases that are prepared together."""
 
-    Args:
-        number: of the first training case that it may write.
-        split: "train" or "test".
-        cases: identifiers.
-    """
-
-    number: int
-    split: Split
-    cases: tuple[str, ...]
+    number: int  # of the first training case that it may write
+    split: Split  # "train" or "test"
+    cases: tuple[str, ...]  # identifiers
 
 
 @dataclass(frozen=True)
 class PrepareJob:
-    """A unit with all that its work depends on.
+    """A unit with all that its work depends on."""
 
-    Args:
-        source: of the data.
-        settings: of the user.
-        scale: levels of all CTs; None where each image has its own.
-        output: folder that is written to.
-        unit: what to do.
-    """
-
-    source: DataSource
-    settings: PrepareSettings
-    scale: Levels | None
-    output: Path
-    unit: Unit
+    source: DataSource  # of the data
+    settings: PrepareSettings  # of the user
+    scale: Levels | None  # levels of all CTs; None where each image has its own
+    output: Path  # folder that is written to
+    unit: Unit  # what to do
 
     @property
     def report_file(self) -> Path:
@@ -265,14 +206,8 @@ class PrepareJob:
 
     def fingerprint(self, dataset: DataSet) -> str:
         """Changes when the files, the settings or what the data set says changes."""
-        facts = (
-            dataset.name,
-            dataset.kind,
-            dataset.channels,
-            dataset.modality,
-            sorted(dataset.structures.items()),
-            dataset.ignore,
-        )
+        structures = sorted(dataset.structures.items())
+        facts = (dataset.name, dataset.kind, dataset.channels, dataset.modality, structures, dataset.ignore)
         files = [(case.identifier, case.split, stamp(case)) for case in self.cases(dataset)]
         scale = self.scale and asdict(self.scale)
         return digest_json([VERSION, facts, asdict(self.settings), scale, self.unit.number, files])
@@ -288,14 +223,6 @@ class PrepareJob:
 def digest_json(what: Any) -> str:
     """A checksum of something that JSON can hold."""
     return sha256(json.dumps(what).encode()).hexdigest()
-
-
-@dataclass(frozen=True)
-class UnitOutput:
-    """What a unit wrote, relative to the output folder, and its cases' reports."""
-
-    files: tuple[str, ...]
-    cases: tuple[CaseReport, ...]
 
 
 def report_failure(case: Case, error: BaseException | str) -> CaseReport:
@@ -321,13 +248,8 @@ def name_files(case: Case, channels: int, ending: str) -> tuple[list[str], str]:
     return images, f"labels{split}/{case.identifier}{ending}"
 
 
-def name_tasks(dataset: DataSet, structures: Sequence[str]) -> list[str]:
-    """What these objects are examples of, across data sets."""
-    return [f"{dataset.name}/{structure}" for structure in structures]
-
-
 def write_training_case(
-    output: Path, number: int, case: TrainingCase, *, task_names: Sequence[str], modality: str
+    output: Path, number: int, case: TrainingCase, *, structures: Sequence[str], modality: str
 ) -> list[str]:
     """Write a training case; its description comes last, so a case that has one is whole.
 
@@ -335,12 +257,7 @@ def write_training_case(
         The files, relative to the output folder.
     """
     names = [*write_arrays(output / ARRAYS, number, case), f"{number:06d}.json"]
-    description = {
-        "kind": case.kind,
-        "name": case.name,
-        "tasks": case.tasks,
-        "task_names": list(task_names),
-        "modality": modality,
-    }
+    tasks = [f"{case.name}/{structure}" for structure in structures]  # what the objects are examples of, across data sets
+    description = {"kind": case.kind, "name": case.name, "tasks": case.tasks, "task_names": tasks, "modality": modality}
     write_json(output / ARRAYS / names[-1], {**description, "version": VERSION})
     return [f"{ARRAYS}/{name}" for name in names]

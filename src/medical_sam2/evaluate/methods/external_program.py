@@ -24,9 +24,8 @@ from PIL import Image
 
 from medical_sam2 import io
 from medical_sam2.errors import ConfigError, FormatError, PromptError
-from medical_sam2.evaluate.cases import VolumeTask
+from medical_sam2.evaluate.cases import FramePrompts, MaskArray, VolumeTask
 from medical_sam2.evaluate.methods.interface import MethodAnswer, MethodInputs
-from medical_sam2.evaluate.prompting import FramePrompts, MaskArray
 from medical_sam2.intensity_window import percentile_window
 from medical_sam2.io.labels import read_label_map, save_label_map
 from medical_sam2.io.prompt_file import save_prompts
@@ -36,13 +35,9 @@ IMAGE, PROMPTS, OUTPUT = "{image}", "{prompts}", "{output}"
 
 @dataclass(frozen=True)
 class Command:
-    """Another program.
+    """Another program."""
 
-    Args:
-        words: the command, with places for the three paths.
-    """
-
-    words: tuple[str, ...]
+    words: tuple[str, ...]  # the command, with places for the three paths
 
     @classmethod
     def parsed(cls, line: str) -> "Command":

@@ -11,62 +11,41 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from medical_sam2.evaluate.cases import VolumeTask
-from medical_sam2.evaluate.prompting import FramePrompts, MaskArray
+from medical_sam2.evaluate.cases import FramePrompts, MaskArray, VolumeTask
 from medical_sam2.segmenter import Segmenter
 
 
 @dataclass(frozen=True, eq=False)
 class MethodAnswer:
-    """An answer.
+    """An answer."""
 
-    Args:
-        masks: (H, W) bool of every frame.
-        sure: frame → predicted IoU in [0, 1], of frames that nobody prompted; empty where there is none.
-        information: mutual information in nats of what was attended to, frame after frame, where it was watched.
-    """
-
-    masks: Sequence[MaskArray]
+    masks: Sequence[MaskArray]  # (H, W) bool of every frame
+    # frame → predicted IoU in [0, 1], of frames that nobody prompted; empty where there is none
     sure: Mapping[int, float] = field(default_factory=dict)
+    # mutual information in nats of what was attended to, frame after frame, where it was watched
     information: Sequence[float] = ()
 
 
 @dataclass(frozen=True)
 class TrainingCases:
-    """What a method may learn from that is trained for the task: labelled cases that are not measured.
+    """What a method may learn from that is trained for the task: labelled cases that are not measured."""
 
-    Args:
-        folder: of the data set.
-        structure: that is asked for.
-        cases: identifiers.
-    """
-
-    folder: Path
-    structure: str
-    cases: tuple[str, ...]
+    folder: Path  # of the data set
+    structure: str  # that is asked for
+    cases: tuple[str, ...]  # identifiers
 
 
 @dataclass(frozen=True)
 class MethodInputs:
-    """What a method may look at beside the case and the prompts.
+    """What a method may look at beside the case and the prompts."""
 
-    Args:
-        segmenter: the network.
-        views: of volumes.
-        fusion: of views.
-        order: in which the images of a set are visited.
-        watch: whether the bank's mutual information is recorded.
-        limit_s: that a command of another program may take.
-        training: cases to learn the task from.
-    """
-
-    segmenter: Segmenter
-    views: str = "one"
-    fusion: str = "mean"
-    order: Sequence[int] = ()
-    watch: bool = False
-    limit_s: float = 600.0
-    training: TrainingCases | None = None
+    segmenter: Segmenter  # the network
+    views: str = "one"  # of volumes
+    fusion: str = "mean"  # of views
+    order: Sequence[int] = ()  # in which the images of a set are visited
+    watch: bool = False  # whether the bank's mutual information is recorded
+    limit_s: float = 600.0  # that a command of another program may take
+    training: TrainingCases | None = None  # cases to learn the task from
 
 
 class Method(Protocol):

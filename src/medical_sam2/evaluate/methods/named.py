@@ -8,8 +8,7 @@ from functools import partial
 from medical_sam2.errors import ConfigError
 from medical_sam2.evaluate.methods.external_program import IMAGE, Command
 from medical_sam2.evaluate.methods.interface import Method
-from medical_sam2.evaluate.methods.prototypes import Prototypical
-from medical_sam2.evaluate.methods.tracking import TrackingMethod, WithoutMemory
+from medical_sam2.evaluate.methods.own_network import Prototypical, TrackingMethod, WithoutMemory
 from medical_sam2.evaluate.methods.trained_networks import Tailored
 from medical_sam2.model.memory_bank import Fifo, Greedy, SelfSorting
 from medical_sam2.plugins import find

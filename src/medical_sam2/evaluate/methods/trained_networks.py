@@ -24,10 +24,9 @@ from torch.nn import functional as F  # noqa: N812
 
 from medical_sam2.data.data_sets import read_data_set
 from medical_sam2.errors import ConfigError, PromptError
-from medical_sam2.evaluate.cases import VolumeTask
+from medical_sam2.evaluate.cases import FramePrompts, MaskArray, VolumeTask
 from medical_sam2.evaluate.methods.interface import MethodAnswer, MethodInputs, TrainingCases
-from medical_sam2.evaluate.methods.prototypes import outline_prompted
-from medical_sam2.evaluate.prompting import FramePrompts, MaskArray
+from medical_sam2.evaluate.methods.own_network import outline_prompted
 from medical_sam2.intensity_window import choose_window, percentile_window
 from medical_sam2.prompts import Point
 from medical_sam2.tracking.frames import to_input
@@ -37,17 +36,12 @@ from medical_sam2.volume import Volume
 
 @dataclass(frozen=True)
 class SupportSet:
-    """The prompted frames are the support set; every other frame is a target.
+    """The prompted frames are the support set; every other frame is a target."""
 
-    Args:
-        network: (target (1, 1, S, S) in [0, 1], pictures (1, K, 1, S, S), outlines (1, K, 1, S, S)) → logits (1, 1, S, S).
-        size: S.
-        most: K, at most; of more prompted frames, those at equal steps.
-    """
-
+    # (target (1, 1, S, S) in [0, 1], pictures (1, K, 1, S, S), outlines (1, K, 1, S, S)) → logits (1, 1, S, S)
     network: Callable[[Tensor, Tensor, Tensor], Tensor]
-    size: int = 128
-    most: int = 16
+    size: int = 128  # S
+    most: int = 16  # K, at most; of more prompted frames, those at equal steps
 
     def on_volume(self, inputs: MethodInputs, task: VolumeTask, prompts: FramePrompts) -> MethodAnswer:
         """Slice by slice."""
@@ -84,24 +78,16 @@ TURN, SCALE = 0.26, 0.2  # radians; share of the size: augmentation, uniform up 
 
 @dataclass(frozen=True)
 class Tailored:
-    """One architecture, trained when it is first asked about a structure.
+    """One architecture, trained when it is first asked about a structure."""
 
-    Args:
-        architecture: "DynUNet" (nnU-Net's network), "UNETR", "SwinUNETR", or a builder of a network that takes (N, 3, S, S)
-            and gives logits (N, 1, S, S).
-        steps: of training.
-        batch: pictures in a step.
-        size: S; a multiple of 32.
-        rate: of AdamW, falling to 0 as a cosine.
-        seed: of weights, batches and augmentation.
-    """
-
+    # "DynUNet" (nnU-Net's network), "UNETR", "SwinUNETR", or a builder of a network that takes (N, 3, S, S) and gives logits
+    # (N, 1, S, S)
     architecture: str | Callable[[int], nn.Module]
-    steps: int = 400
-    batch: int = 8
-    size: int = 128
-    rate: float = 1e-3
-    seed: int = 0
+    steps: int = 400  # of training
+    batch: int = 8  # pictures in a step
+    size: int = 128  # S; a multiple of 32
+    rate: float = 1e-3  # of AdamW, falling to 0 as a cosine
+    seed: int = 0  # of weights, batches and augmentation
 
     def on_volume(self, inputs: MethodInputs, task: VolumeTask, prompts: FramePrompts) -> MethodAnswer:
         """Slice by slice."""
@@ -180,7 +166,6 @@ def _augment(pictures_N3SS: Tensor, masks_N1SS: Tensor) -> tuple[Tensor, Tensor]
 
 
 def _load_examples(training: TrainingCases, size: int) -> tuple[Tensor, Tensor]:
-    """All slices or images of the cases to train on, and the structure on them."""
     data = read_data_set(training.folder)
     pictures: list[Tensor] = []
     masks: list[Tensor] = []

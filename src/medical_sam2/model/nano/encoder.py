@@ -46,10 +46,7 @@ class ConvPyramid(nn.Module):
     """
 
     def __init__(
-        self,
-        widths: Sequence[int] = (24, 32, 64, 160, 256),
-        depths: Sequence[int] = (1, 2, 4, 1),
-        neck: int = 128,
+        self, widths: Sequence[int] = (24, 32, 64, 160, 256), depths: Sequence[int] = (1, 2, 4, 1), neck: int = 128
     ) -> None:
         super().__init__()
         self.stem = _down(3, widths[0])

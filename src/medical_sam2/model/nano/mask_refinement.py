@@ -113,10 +113,8 @@ class MaskUpsampler(nn.Module):
         """Logits (B, K, H, W) of the same masks.
 
         Args:
-            masks_BKhw: mended.
             hidden_Xchw: what mended them, X = B·K.
             finest_BCHW: of the encoder; B may be 1.
-            score_BHW: of the solved classifier.
             best_B: which of the masks is wanted: the others are only enlarged; all are wanted unless given.
         """
         large = upsample(masks_BKhw.flatten(0, 1), (finest_BCHW.shape[-2], finest_BCHW.shape[-1]))
@@ -153,7 +151,6 @@ def draw_hints(
     """The pictures (B, 6, h, w) of what each object was prompted with on a frame, and of the propagated mask.
 
     Args:
-        instructions: for each object.
         side: h and w, of the mask logits.
         keys_BDhw: unit keys of stride 8, one for all objects or one each.
         propagated_B1hw: mask logits at stride 4, 0 for what has no past.
@@ -211,7 +208,6 @@ def _scaled(logits: Tensor) -> Tensor:
 
 
 def _repeat_for_masks(part: Tensor, count: int, several: int) -> Tensor:
-    """One for each proposed mask of each object."""
     return part.expand(count, -1, -1, -1).repeat_interleave(several, 0)
 
 

@@ -50,10 +50,7 @@ class Nano(Sam2):
     the classifier at stride 2. With a coarse classifier also "coarse sums" and "coarse score".
 
     Args:
-        config: as of `Sam2`.
         vision_encoder: gives its maps as a tuple.
-        pixels: as of `Sam2`.
-        memory_dtype: as of `Sam2`.
         coarse_classifier: whether a second classifier scores pixels at stride 4, by more features than the first.
     """
 
@@ -170,11 +167,7 @@ class Nano(Sam2):
             return masks + self.carry.trust * F.pixel_shuffle(propagated, 4), iou, tokens, presence
 
     def refine(
-        self,
-        frame: Features,
-        fused: Fused,
-        proposed: tuple[Tensor, Tensor, Tensor],
-        instructions: Sequence[Instruction | None],
+        self, frame: Features, fused: Fused, proposed: tuple[Tensor, Tensor, Tensor], instructions: Sequence[Instruction | None]
     ) -> tuple[Tensor, Tensor, Tensor]:
         """The proposed masks in the light of fine features, of the prompts drawn as pictures, and of memory; at stride 2."""
         masks_BKhw, iou_BK, presence_B1 = proposed
@@ -199,7 +192,6 @@ def bare_boxes(instructions: Sequence[Instruction | None]) -> list[NDArray[np.fl
 
 
 def _in_float32(maps: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-    """The decoder's fine maps in float32."""
     first, second = maps
     return first.float(), second.float()
 
@@ -238,11 +230,7 @@ def with_coarse_classifier(network: Nano) -> Nano:
     if network.coarse_regression is not None:
         return network
     wider = Nano(
-        network.config,
-        network.vision_encoder,
-        pixels=network.pixels,
-        memory_dtype=network.memory_dtype,
-        coarse_classifier=True,
+        network.config, network.vision_encoder, pixels=network.pixels, memory_dtype=network.memory_dtype, coarse_classifier=True
     )
     weights = network.state_dict()
     unheard = torch.zeros_like(weights["mend.first.weight"][:, :1])
@@ -280,12 +268,7 @@ def nano_configuration(image_size: int = 256) -> Sam2VideoConfig:
     return Sam2VideoConfig(
         vision_config=None,
         prompt_encoder_config={"hidden_size": WIDTH, "image_size": image_size},
-        mask_decoder_config={
-            "hidden_size": WIDTH,
-            "mlp_dim": 512,
-            "num_attention_heads": 4,
-            "iou_head_hidden_dim": WIDTH,
-        },
+        mask_decoder_config={"hidden_size": WIDTH, "mlp_dim": 512, "num_attention_heads": 4, "iou_head_hidden_dim": WIDTH},
         image_size=image_size,
         memory_attention_hidden_size=WIDTH,
         memory_attention_num_layers=2,

@@ -10,7 +10,7 @@ import torch
 from medical_sam2.errors import GeometryError
 from medical_sam2.evaluate.cases import VolumeTask
 from medical_sam2.evaluate.methods.interface import MethodInputs
-from medical_sam2.evaluate.methods.tracking import (
+from medical_sam2.evaluate.methods.own_network import (
     TrackingMethod,
     WithoutMemory,
     mean_bank_information,
