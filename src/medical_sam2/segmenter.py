@@ -20,6 +20,7 @@ from medical_sam2.model.sam2 import Sam2
 from medical_sam2.model.weights import load_backbone, weights_file
 from medical_sam2.plugins import find
 from medical_sam2.prompts import FramePrompt, Prompt
+from medical_sam2.tracking.click_outline import OutlineJudge
 from medical_sam2.tracking.consensus import Gate
 from medical_sam2.tracking.correction import correct_labels
 from medical_sam2.tracking.cropping import Crop, CroppedImages
@@ -51,6 +52,7 @@ class Segmenter:
         keep_mb: memory for what the encoder saw.
         engine: what runs the encoder: "torch", or "openvino" (an extra), which takes less time on a processor.
         gate: of the consensus that follows tracking in a volume, learnt for these weights.
+        judge: of what a click means, learnt for these weights.
 
     >>> from medical_sam2.model.nano import nano
     >>> volume = Volume(np.random.default_rng(0).normal(size=(20, 24, 6)), np.diag([1.0, 1.0, 4.0, 1.0]))
@@ -68,8 +70,9 @@ class Segmenter:
         keep_mb: float = 384.0,
         engine: str = "torch",
         gate: Gate | None = None,
+        judge: OutlineJudge | None = None,
     ) -> None:
-        self.device, self.gate = choose_device(device), gate
+        self.device, self.gate, self.judge = choose_device(device), gate, judge
         self.network = network
         if isinstance(network, nn.Module):
             network.eval().to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # faster
@@ -88,14 +91,15 @@ class Segmenter:
         keep_mb: float = 384.0,
         engine: str = "torch",
     ) -> "Segmenter":
-        """Load weights by name, path or hub id, and the gate that lies beside them, if any; `nano` is embedded in the package.
+        """Load weights by name, path or hub id, and gate and judge beside them, if any; `nano` is embedded in the package.
 
         Raises:
             WeightsError: the weights do not exist, are broken or do not fit.
         """
         network = load_backbone(name, image_size=image_size)
-        gate = Gate.beside(weights_file(name))
-        return cls(network, device=device, precision=precision, keep_mb=keep_mb, engine=engine, gate=gate)
+        file = weights_file(name)
+        gate, judge = Gate.beside(file), OutlineJudge.beside(file)
+        return cls(network, device=device, precision=precision, keep_mb=keep_mb, engine=engine, gate=gate, judge=judge)
 
     # Objects that are seen through different windows are tracked apart; crop and window are undone at the end.
     @torch.no_grad()
@@ -157,7 +161,7 @@ class Segmenter:
 
         with self.computing():
             for seen, own in by_window(shown, plan.groups, window).items():
-                config = TrackingConfig(self.network, self._encoder(features), shown, seen, policy, joint, zoom)
+                config = TrackingConfig(self.network, self._encoder(features), shown, seen, policy, joint, zoom, self.judge)
                 tracker = GroupTracker(config, work.progress, work.rows)
                 work.windows |= dict.fromkeys((label for group in own for label in group.prompts), seen)
                 if mended is None:
@@ -208,7 +212,7 @@ class Segmenter:
         cropped = CroppedImages(images, prompts)
         viewer = ImageViewer(cropped, self._encoder(features), size, on_error=on_error, windows=seen)
         visited = [*dict.fromkeys([*prompts, *(i for i in rest if only is None or i in only)])]
-        config = ImageSetConfig(self.network, viewer, policy, asked)
+        config = ImageSetConfig(self.network, viewer, policy, asked, self.judge)
         for found in self._stepwise(segment_set(config, cropped.prompts, visited)):
             labels = cropped.to_whole(found.index, found.labels)
             warnings = (*found.warnings, *describe_missed_clicks(labels, prompts.get(found.index, {})))
