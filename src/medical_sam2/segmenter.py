@@ -20,6 +20,7 @@ from medical_sam2.model.sam2 import Sam2
 from medical_sam2.model.weights import load_backbone, weights_file
 from medical_sam2.plugins import find
 from medical_sam2.prompts import FramePrompt, Prompt
+from medical_sam2.tracking.click_outline import OutlineJudge
 from medical_sam2.tracking.consensus import Gate
 from medical_sam2.tracking.correction import correct_labels
 from medical_sam2.tracking.cropping import Crop, CroppedImages
@@ -51,6 +52,7 @@ class Segmenter:
         keep_mb: memory for what the encoder saw.
         engine: what runs the encoder: "torch", or "openvino" (an extra), which takes less time on a processor.
         gate: of the consensus that follows tracking in a volume, learnt for these weights.
+        judge: of what a click means, learnt for these weights.
 
     >>> from medical_sam2.model.nano import nano
     >>> volume = Volume(np.random.default_rng(0).normal(size=(20, 24, 6)), np.diag([1.0, 1.0, 4.0, 1.0]))
@@ -68,8 +70,9 @@ class Segmenter:
         keep_mb: float = 384.0,
         engine: str = "torch",
         gate: Gate | None = None,
+        judge: OutlineJudge | None = None,
     ) -> None:
-        self.device, self.gate = choose_device(device), gate
+        self.device, self.gate, self.judge = choose_device(device), gate, judge
         self.network = network
         if isinstance(network, nn.Module):
             network.eval().to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # faster
@@ -88,14 +91,15 @@ class Segmenter:
         keep_mb: float = 384.0,
         engine: str = "torch",
     ) -> "Segmenter":
-        """Load weights by name, path or hub id, and the gate that lies beside them, if any; `nano` is embedded in the package.
+        """Load weights by name, path or hub id, and gate and judge beside them, if any; `nano` is embedded in the package.
 
         Raises:
             WeightsError: the weights do not exist, are broken or do not fit.
         """
         network = load_backbone(name, image_size=image_size)
-        gate = Gate.beside(weights_file(name))
-        return cls(network, device=device, precision=precision, keep_mb=keep_mb, engine=engine, gate=gate)
+        file = weights_file(name)
+        gate, judge = Gate.beside(file), OutlineJudge.beside(file)
+        return cls(network, device=device, precision=precision, keep_mb=keep_mb, engine=engine, gate=gate, judge=judge)
 
     # Objects that are seen through different windows are tracked apart; crop and window are undone at the end.
     @torch.no_grad()
@@ -164,7 +168,7 @@ class Segmenter:
 
         see = self._encoder(features)
         with self.computing():
-            new = partial(TrackingConfig, self.network, see, shown, policy=policy, joint=joint, zoom=zoom)
+            new = partial(TrackingConfig, self.network, see, shown, policy=policy, joint=joint, zoom=zoom, judge=self.judge)
             mended = _track_windows(work, new, window, mended)
         result = crop.to_whole(work.result(names or {}, mended), earlier)
         missed = [line for labels in result.maps for line in describe_missed_points(labels, prompts)]
@@ -211,7 +215,7 @@ class Segmenter:
         cropped = CroppedImages(images, prompts)
         viewer = ImageViewer(cropped, self._encoder(features), size, on_error=on_error, windows=seen)
         visited = [*dict.fromkeys([*prompts, *(i for i in rest if only is None or i in only)])]
-        config = ImageSetConfig(self.network, viewer, policy, asked)
+        config = ImageSetConfig(self.network, viewer, policy, asked, self.judge)
         for found in self._stepwise(segment_set(config, cropped.prompts, visited)):
             labels = cropped.to_whole(found.index, found.labels)
             warnings = (*found.warnings, *describe_missed_clicks(labels, prompts.get(found.index, {})))

@@ -11,7 +11,6 @@ from medical_sam2.errors import GeometryError, PromptError
 from medical_sam2.metrics import dice
 from medical_sam2.prompts import Box, Mask, Point
 from medical_sam2.segmenter import Segmenter
-from medical_sam2.tracking.correction import IN_A_ROW
 from medical_sam2.tracking.volume_tracker import FrameDone
 from medical_sam2.volume import Segmentation, Volume
 from tests.phantoms import segmenter
@@ -43,7 +42,7 @@ def test_a_leak_is_mended_and_far_slices_are_left_alone() -> None:
     assert (found.labels[:, :, :30] == truth[:, :, :30]).all()
     assert (found.labels[:, :, 30:] == earlier[:, :, 30:]).all()
     touched = {row.slice for row in found.confidence}
-    assert set(range(10, 16)) <= touched <= set(range(10 - IN_A_ROW, 16 + IN_A_ROW))
+    assert set(range(10, 16)) <= touched <= set(range(9, 17))
     assert [row.slice for row in found.confidence if row.prompted] == [12]
 
 

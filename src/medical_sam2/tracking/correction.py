@@ -1,14 +1,15 @@
 """Corrections: an earlier result is mended around new prompts, and stays as it is elsewhere.
 
 The corrected slice starts from the earlier outline and the new clicks. Tracking goes outward from it, with a typical slice
-of the earlier outline remembered beside it, until new and old agree again on several slices in a row. Clicks that are all
-positive only add, clicks that are all negative only remove, and parts of the object apart from what was clicked stay.
+of the earlier outline remembered beside it. A pixel changes where it changed on the slice before, too, or where a part comes
+to light that touches nothing of the earlier outline; beyond the slice on which nothing changes tracking ends. Clicks that
+are all positive only add, clicks that are all negative only remove, and parts apart from what was clicked stay.
 
 Shapes: I J K voxels, T frames, H W frame.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import cast
 
@@ -25,8 +26,6 @@ from medical_sam2.tracking.view_tracker import FrameTime, TrackingResult
 from medical_sam2.tracking.volume_tracker import AROUND, GroupTracker
 from medical_sam2.views import View
 from medical_sam2.volume import SliceConfidence
-
-AGREE, IN_A_ROW = 0.9, 3  # Dice of new and old, slices
 
 
 def correct_labels(tracker: GroupTracker, groups: Sequence[Group], earlier: NDArray[np.integer]) -> NDArray[np.unsignedinteger]:
@@ -63,6 +62,7 @@ class _CorrectedObject:
         stack_thw: all labels along it, mended in place.
         old_thw: the object as it was.
         new: frame → new prompt.
+        changes: frame → what was added there, and what was taken away; filled as it is tracked.
     """
 
     label: int
@@ -70,6 +70,7 @@ class _CorrectedObject:
     stack_thw: NDArray[np.unsignedinteger]
     old_thw: NDArray[np.bool_]
     new: Mapping[int, FramePrompt]
+    changes: dict[int, tuple[NDArray[np.bool_], NDArray[np.bool_]]] = field(default_factory=dict)
 
     @cached_property
     def prompts(self) -> dict[FrameTime, FramePrompt]:
@@ -140,6 +141,25 @@ class _CorrectedObject:
             mask_hw = mask_hw & self.old_thw[t]
         return mask_hw | self.untouched_thw[t]
 
+    def spread(self, t: int, mask_hw: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """What becomes of the object on a frame beyond the corrected ones: the change of the frame before it goes on.
+
+        What tracking finds further away from a click differs from the earlier outline for many reasons; a change that
+        has no like on the frame nearer to the click is none of those that were asked for.
+        """
+        added, removed = mask_hw & ~self.old_thw[t], self.old_thw[t] & ~mask_hw
+        if not min(self.new) <= t <= max(self.new):
+            nearer_added, nearer_removed = self.changes[t - 1 if t > max(self.new) else t + 1]
+            added, removed = self._continued(t, added, nearer_added), removed & nearer_removed
+        self.changes[t] = added, removed
+        return (self.old_thw[t] | added) & ~removed
+
+    def _continued(self, t: int, added: NDArray[np.bool_], nearer: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """What is added again, and whole parts that touch nothing of the earlier outline: an end, a second part."""
+        parts, _ = cast("tuple[NDArray[np.int32], int]", ndimage.label(added))
+        beside = np.unique(parts[ndimage.binary_dilation(self.old_thw[t])])
+        return (added & nearer) | np.isin(parts, np.setdiff1d(parts[nearer], [0, *beside]))
+
     def draw(self, t: int, mask_hw: NDArray[np.bool_], free: set[int]) -> None:
         """Draw the object anew on a frame."""
         frame = self.stack_thw[t]
@@ -149,7 +169,7 @@ class _CorrectedObject:
 
 
 def _correct_object(tracker: GroupTracker, what: _CorrectedObject) -> None:
-    """Ahead from the first corrected slice, then back from it, each until old and new agree."""
+    """Ahead from the first corrected slice, then back from it, each until nothing changes."""
     clicked, frames = sorted(what.new), len(what.old_thw)
     first, last = clicked[0], clicked[-1]
     start = sorted(what.prompts, reverse=True)
@@ -157,7 +177,7 @@ def _correct_object(tracker: GroupTracker, what: _CorrectedObject) -> None:
     behind = [FrameTime(0, t) for t in range(first - 1, -1, -1)]
     tracker.progress.planned += len(start) + len(ahead) + len(behind)
     banks, region = tracker.view_tracker.banks([what.label], what.view), _region_of(tracker, what)
-    region = _track_one_way(tracker, what, banks, region, [*start, *ahead], range(last, frames))
+    region = _track_one_way(tracker, what, banks, region, [*start, *ahead], range(last + 1, frames))
     _track_one_way(tracker, what, banks, region, behind, range(first))
 
 
@@ -178,29 +198,23 @@ def _track_one_way(
     ends: range,
 ) -> Region | None:
     """One way; it may end on the frames of `ends`. Returns the region that was shown last."""
-    free, agreed = what.labels_giving_way, 0
+    free = what.labels_giving_way
     followed = tracker.view_tracker.track_frames(what.view, {what.label: what.prompts}, order, banks, region)
     for place, found in enumerate(followed, 1):
         t, region = found.frame, found.stack.region
-        mask = what.restrict(t, found.probability_BHW[0] > 0.5)
-        agreed = agreed + 1 if found.time not in what.prompts and _dice(mask, what.old_thw[t]) >= AGREE else 0
-        ended = agreed >= IN_A_ROW and t in ends
-        if ended:
-            tracker.progress.planned -= len(order) - place
-        elif found.time.pass_number == 0:
+        mask = found.probability_BHW[0] > 0.5
+        if found.time.pass_number == 0:
+            mask = what.spread(t, what.restrict(t, mask))
+            if t in ends and not np.any(what.changes[t]):
+                tracker.progress.planned -= len(order) - place
+                tracker.report_frame(found.stack, t, (what.label,), mask[None])
+                break
             what.draw(t, mask, free)
             tracker.rows.append(_confidence_row(what, found, int(mask.sum())))
-        tracker.report_frame(found.stack, found.frame, (what.label,), mask[None])
-        if ended:
-            break
+        tracker.report_frame(found.stack, t, (what.label,), mask[None])
     return region
 
 
 def _confidence_row(what: _CorrectedObject, found: TrackingResult, area_px: int) -> SliceConfidence:
     index, prompted = found.stack.slice_index(found.frame), found.frame in what.new
     return SliceConfidence(what.label, what.view.code, index, found.confidence_B[0], area_px, prompted)
-
-
-def _dice(one: NDArray[np.bool_], other: NDArray[np.bool_]) -> float:
-    total = int(one.sum() + other.sum())
-    return 2 * int((one & other).sum()) / total if total else 1.0

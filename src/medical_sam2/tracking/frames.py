@@ -114,10 +114,11 @@ class FrameStack:
         _, high, wide = self.view.spacing(self.volume.spacing_mm, self.axes)
         return Canvas(self.shape_thw[1:], (high, wide))
 
-    def picture(self, t: int) -> NDArray[np.float32]:
-        """Frame t (H, W), or its region, in [0, 1], as the network sees it."""
+    def picture(self, t: int, step: int = 1) -> NDArray[np.float32]:
+        """Frame t (H, W), or its region, in [0, 1], as the network sees it; of every so many rows and columns one."""
         frame = self.view.apply(self.volume.array, self.axes)[t]
-        return self.window.for_network(frame if self.region is None else frame[self.region.rows, self.region.columns])
+        shown = frame if self.region is None else frame[self.region.rows, self.region.columns]
+        return self.window.for_network(shown[::step, ::step])
 
     def input(self, t: int) -> Tensor:
         """Frame t, or its region, as network input (3, S, S) in [0, 1]."""

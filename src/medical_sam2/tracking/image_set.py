@@ -23,6 +23,7 @@ from medical_sam2.model.memory_bank import Policy, PolicyBank
 from medical_sam2.model.tracker import track
 from medical_sam2.plugins import find
 from medical_sam2.prompts import Fixed, FramePrompt, Prompter
+from medical_sam2.tracking.click_outline import OutlineJudge
 from medical_sam2.tracking.frames import to_network
 from medical_sam2.tracking.image_viewer import ImageViewer, outline_closely, unit_vector
 from medical_sam2.tracking.postprocess import redraw
@@ -117,12 +118,14 @@ class ImageSetConfig:
         viewer: of the images.
         policy: makes the memory policy of each object.
         order: in which images are visited that nobody prompted.
+        judge: of what clicks mean, learnt for these weights.
     """
 
     backbone: Backbone
     viewer: ImageViewer
     policy: Callable[[], Policy]
     order: Order
+    judge: OutlineJudge | None = None
 
 
 def segment_set(config: ImageSetConfig, prompts: SetPrompts, waiting: Sequence[int]) -> Iterator[ImageMask]:
@@ -206,7 +209,9 @@ class _ObjectGroup:
             raise PromptError("an object has nothing but negative clicks", "click inside of it too, or outline it")
         corrected = [i for i in later if _prompt_rank(prompts_here[i]) != DRAWN]
         plain = {
-            i: prompts_here[i] if i in corrected else outline_closely(self.config.backbone, viewer, i, prompts_here[i])
+            i: prompts_here[i]
+            if i in corrected
+            else outline_closely(self.config.backbone, viewer, i, prompts_here[i], self.config.judge)
             for i in prompts_here
         }
         fitted = {i: to_network(prompt, viewer.shapes[i], viewer.size) for i, prompt in plain.items()}

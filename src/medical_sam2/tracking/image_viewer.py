@@ -14,8 +14,9 @@ from torch import Tensor
 
 from medical_sam2.errors import GeometryError, MedicalSam2Error
 from medical_sam2.intensity_window import Window, hounsfield_window, in_hounsfield, named_window, percentile_window
-from medical_sam2.model.backbone import Backbone, Features, Instruction
+from medical_sam2.model.backbone import Backbone, Features, FramePrediction, Instruction
 from medical_sam2.prompts import FramePrompt, intensities
+from medical_sam2.tracking.click_outline import OutlineJudge, reduction
 from medical_sam2.tracking.frames import to_frame, to_input, to_network
 from medical_sam2.tracking.region_of_interest import Canvas, Region, object_box, region_for
 
@@ -105,6 +106,11 @@ class ImageViewer:
         image = self.images[i]
         part = image[region.rows, region.columns]
         return self._encode_part(i, image, part)
+
+    def picture(self, i: int, step: int) -> NDArray[np.float32]:
+        """The greys (h, w) of an image that was seen, in [0, 1]: of every so many rows and columns one; means of colours."""
+        shown = self.windows[i].apply(np.asarray(self.images[i][::step, ::step]))
+        return np.ascontiguousarray(shown.mean(-1) if shown.ndim > 2 else shown, np.float32)
 
     def summary(self, i: int) -> NDArray[np.float32]:
         """The direction of its embedding (C,), kept for all images."""
@@ -210,26 +216,36 @@ def _grey(image: NDArray[np.generic]) -> bool:
     return image.ndim in {2, 3} and image.shape[2:] in {(), (1,)} and image.size > 0
 
 
-def outline_closely(backbone: Backbone, viewer: ImageViewer, index: int, prompt: FramePrompt) -> FramePrompt:
-    """An outline in place of clicks or a box, where the object is small enough to be looked at closely.
+def outline_closely(
+    backbone: Backbone, viewer: ImageViewer, index: int, prompt: FramePrompt, judge: OutlineJudge | None = None
+) -> FramePrompt:
+    """An outline in place of clicks or a box, where the object is small enough to be looked at closely, or a judge says which.
 
     Args:
         backbone: the network.
         viewer: of the images.
         index: of the image.
         prompt: in pixels of the image.
+        judge: of what clicks mean.
     """
     if prompt.mask_hw is not None:
         return prompt
     shape_hw = viewer.shapes[index]
 
-    def ask(region: Region | None, t: int, prompt: FramePrompt) -> tuple[NDArray[np.bool_], float]:
-        frame = viewer.features(t) if region is None else viewer.region_features(t, region)
-        instruction = Instruction(to_network(prompt, shape_hw, viewer.size, region))
-        answer = backbone.decode(frame, backbone.fuse(frame, [[]]), [instruction])
-        return to_frame(answer.logits_Bhw, shape_hw, region)[0] > 0.5, float(answer.confidence_B[0])
+    def answer(region: Region | None, prompt: FramePrompt) -> FramePrediction:
+        frame = viewer.features(index) if region is None else viewer.region_features(index, region)
+        return backbone.decode(
+            frame, backbone.fuse(frame, [[]]), [Instruction(to_network(prompt, shape_hw, viewer.size, region))]
+        )
+
+    def ask(region: Region | None, _: int, prompt: FramePrompt) -> tuple[NDArray[np.bool_], float]:
+        said = answer(region, prompt)
+        return to_frame(said.logits_Bhw, shape_hw, region)[0] > 0.5, float(said.confidence_B[0])
 
     canvas = Canvas(shape_hw)
+    if judge is not None and prompt.box_xyxy is None and prompt.labels.any():
+        found = judge.outline_click(canvas, viewer.picture(index, reduction(shape_hw)), prompt, answer, in_set=True)
+        return prompt if found is None else FramePrompt.mask(found[0])
     region = region_for(canvas, object_box(canvas, {index: prompt}, ask))
     if region is None:
         return prompt

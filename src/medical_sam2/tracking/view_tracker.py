@@ -15,6 +15,7 @@ from medical_sam2.model.backbone import Backbone, Features, FramePrediction, Ins
 from medical_sam2.model.memory_bank import MemoryBank, Policy, PolicyBank
 from medical_sam2.model.tracker import track
 from medical_sam2.prompts import Fixed, FramePrompt
+from medical_sam2.tracking.click_outline import OutlineJudge
 from medical_sam2.tracking.frames import FrameStack
 from medical_sam2.tracking.region_of_interest import Region, grow_region
 from medical_sam2.views import View
@@ -56,6 +57,7 @@ class TrackingConfig:
         policy: makes the memory policy of each object.
         joint: whether all orientations share one bank, or each has its own.
         zoom: whether the network is shown a region around the object instead of the whole frame.
+        judge: of what clicks mean, learnt for these weights.
     """
 
     backbone: Backbone
@@ -65,6 +67,7 @@ class TrackingConfig:
     policy: Callable[[], Policy]
     joint: bool = True
     zoom: bool = False
+    judge: OutlineJudge | None = None
 
 
 class ObjectBanks:
@@ -223,9 +226,13 @@ class ViewTracker:
 
     def ask(self, view: View, region: Region | None, t: int, prompt: FramePrompt) -> tuple[NDArray[np.bool_], float]:
         """What the network, shown a region, takes a prompt for: a mask (H, W) of the whole frame, and how sure it is."""
+        prediction = self.answer(view, region, t, prompt)
+        return self.frames(view, region).to_frame(prediction.logits_Bhw)[0] > 0.5, float(prediction.confidence_B[0])
+
+    def answer(self, view: View, region: Region | None, t: int, prompt: FramePrompt) -> FramePrediction:
+        """What the network, shown a region and nothing of what it remembers, says to a prompt."""
         stack, frame, backbone = self.frames(view, region), self.features(view, region)(t), self.config.backbone
-        prediction = backbone.decode(frame, backbone.fuse(frame, [[]]), [Instruction(stack.to_network(prompt))])
-        return stack.to_frame(prediction.logits_Bhw)[0] > 0.5, float(prediction.confidence_B[0])
+        return backbone.decode(frame, backbone.fuse(frame, [[]]), [Instruction(stack.to_network(prompt))])
 
     def banks(self, labels: Iterable[int], view: View) -> dict[int, PolicyBank]:
         """Empty ones, one for each object, of which a view is the first that they see."""

@@ -9,7 +9,7 @@ Shapes: I J K voxels, B objects, T frames, H W frame.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import numpy as np
@@ -20,6 +20,7 @@ from torch import Tensor
 from medical_sam2.intensity_window import Window
 from medical_sam2.model.memory_bank import PolicyBank, cosine
 from medical_sam2.prompts import FramePrompt, Point
+from medical_sam2.tracking.click_outline import reduction
 from medical_sam2.tracking.confidence import Leak, find_leaks, mark_collapses, mark_leaks
 from medical_sam2.tracking.consensus import Gate, RefinedProbability, TrackedObject, apply_consensus
 from medical_sam2.tracking.frames import FrameStack
@@ -110,6 +111,7 @@ class GroupTracker:
     config: TrackingConfig
     progress: TrackingProgress = field(default_factory=TrackingProgress)
     rows: list[SliceConfidence] = field(default_factory=list)
+    _judged: dict[tuple[int, int], float] = field(default_factory=dict)  # object, slice → predicted Dice of what a click means
 
     def __post_init__(self) -> None:
         self.view_tracker = ViewTracker(self.config)
@@ -122,10 +124,29 @@ class GroupTracker:
             views: its own view comes first.
             fusions: object → where its probabilities are added.
         """
+        group = replace(
+            group, prompts={label: self._outline_clicks(views[0], label, own) for label, own in group.prompts.items()}
+        )
         regions = self._choose_regions(views[0], group)
         self.progress.planned += (len(regions) - 1) * sum(self.view_tracker.frames(view).shape_thw[0] for view in views)
         for region, labels in regions:
             self._track_region(group.part(labels), views, fusions, region)
+
+    def _outline_clicks(self, view: View, label: int, own: Mapping[int, FramePrompt]) -> Mapping[int, FramePrompt]:
+        """The prompts of an object; where nothing was drawn, an outline in place of the first frame with a click inside."""
+        judge, t = self.config.judge, next((t for t, prompt in own.items() if prompt.labels.any()), None)
+        drawn = any(prompt.mask_hw is not None or prompt.box_xyxy is not None for prompt in own.values())
+        if judge is None or t is None or drawn or not self.config.zoom:
+            return own
+        stack = self.view_tracker.frames(view)
+        picture = stack.picture(t, reduction(stack.canvas.shape_hw))
+        found = judge.outline_click(
+            stack.canvas, picture, own[t], lambda region, p: self.view_tracker.answer(view, region, t, p)
+        )
+        if found is None:
+            return own
+        mask, self._judged[label, stack.slice_index(t)] = found
+        return {**own, t: FramePrompt.mask(mask)}
 
     def _choose_regions(self, view: View, group: Group) -> list[tuple[Region | None, tuple[int, ...]]]:
         """What the network is shown of the frames that hold the prompts, and for which objects."""
@@ -143,11 +164,20 @@ class GroupTracker:
             if place and not self.config.joint:
                 banks = self.view_tracker.banks(group.prompts, view)
             if view.axis == first.axis:
-                prompts = {label: frame_prompts(self.config.volume, own, view) for label, own in group.given.items()}
                 frames = range(self.view_tracker.frames(view).shape_thw[0])
+                prompts = {label: self._prompts_along(group, label, view) for label in group.given}
                 self._track_pass(_Pass(view, prompts, frames, banks, fusions, place, region))
             else:
                 self._track_further_view(view, group, banks, fusions, place)
+
+    def _prompts_along(self, group: Group, label: int, view: View) -> Mapping[int, FramePrompt]:
+        """An object's prompts in a view of the plane that they lie in."""
+        if view == group.view:
+            return group.prompts[label]
+        if view == group.view.reversed:
+            frames = self.view_tracker.frames(view).shape_thw[0]
+            return {frames - 1 - t: prompt for t, prompt in group.prompts[label].items()}
+        return frame_prompts(self.config.volume, group.given[label], view)
 
     def _track_further_view(
         self, view: View, group: Group, banks: dict[int, PolicyBank], fusions: Mapping[int, Fusion], number: int
@@ -201,8 +231,9 @@ class GroupTracker:
         t, labels = found.frame, tuple(way.prompts)
         for label, probability, confidence in zip(labels, found.probability_BHW, found.confidence_B, strict=True):
             way.fusions[label].add(way.view, t, probability, max(confidence, LEAST_WEIGHT))
-            area, prompted = int((probability > 0.5).sum()), t in way.prompts[label]
-            self.rows.append(SliceConfidence(label, way.view.code, found.stack.slice_index(t), confidence, area, prompted))
+            area, prompted, index = int((probability > 0.5).sum()), t in way.prompts[label], found.stack.slice_index(t)
+            sure = self._judged.get((label, index), confidence) if prompted else confidence
+            self.rows.append(SliceConfidence(label, way.view.code, index, sure, area, prompted))
         self.report_frame(found.stack, t, labels, found.probability_BHW > 0.5)
 
     def report_frame(self, stack: FrameStack, t: int, labels: tuple[int, ...], masks_bhw: NDArray[np.bool_]) -> None:

@@ -1,0 +1,173 @@
+"""What a click means: the regions that are asked on, the candidates, their features, and the judge."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from medical_sam2.errors import WeightsError
+from medical_sam2.metrics import dice
+from medical_sam2.model.backbone import FramePrediction
+from medical_sam2.prompts import FramePrompt, Point
+from medical_sam2.segmenter import Segmenter
+from medical_sam2.tracking.click_outline import (
+    FEATURES,
+    JUDGE_FILE,
+    OutlineJudge,
+    click_regions,
+    compute_features,
+    list_candidates,
+    part_under,
+    reduction,
+)
+from medical_sam2.tracking.region_of_interest import Canvas, Region
+from medical_sam2.volume import Volume
+
+SHAPE = (60, 80)
+
+
+def click(*places: tuple[float, float], inside: bool = True) -> FramePrompt:
+    return FramePrompt(np.array(places, np.float32), np.full(len(places), int(inside)))
+
+
+def said(*masks: np.ndarray, ious: tuple[float, ...] = (0.9, 0.5, 0.1)) -> FramePrediction:
+    """An answer that proposes masks of the part that was shown."""
+    logits = torch.from_numpy(np.stack([np.where(mask, 8.0, -8.0) for mask in masks]).astype(np.float32))[None]
+    iou, one = torch.tensor([ious[: len(masks)]]), torch.ones(1)
+    return FramePrediction(logits[:, 0], iou[:, 0], 5 * one, one[:, None], logits, iou)
+
+
+def discs(*middles: tuple[int, int], radius: int = 6, shape: tuple[int, int] = SHAPE) -> np.ndarray:
+    rows, columns = np.indices(shape)
+    return np.any([np.hypot(rows - y, columns - x) <= radius for x, y in middles], axis=0)
+
+
+def judge_by(name: str, sign: float = 1.0) -> OutlineJudge:
+    """It believes what has much (or little) of one feature."""
+    weight = np.zeros((1, len(FEATURES)), np.float32)
+    weight[0, FEATURES.index(name)] = sign
+    return OutlineJudge([(weight, np.zeros(1, np.float32))])
+
+
+def answering(*answers: FramePrediction) -> Callable[[Region | None, FramePrompt], FramePrediction]:
+    """One answer after the other; the last one for all that is asked after it."""
+    waiting = list(answers)
+    return lambda region, prompt: waiting.pop(0) if len(waiting) > 1 else waiting[0]
+
+
+def test_regions_get_smaller_around_the_click_and_stay_in_the_frame() -> None:
+    regions = click_regions(Canvas((200, 300)), (290.0, 10.0))
+    assert list(regions.values()) == [1.0, 0.5, 0.31, 0.1]
+    sides = [region.height for region in regions if region is not None]
+    assert sides == sorted(sides, reverse=True)
+    assert all(region.top >= 0 and region.left + region.width <= 300 for region in regions if region is not None)
+
+
+def test_a_candidate_is_what_hangs_together_with_the_click_and_in_a_set_all_of_it_too() -> None:
+    both = discs((20, 30), (60, 30))
+    candidates = list_candidates(SHAPE, click((20, 30)), [(None, 1.0, said(both))])
+    assert [each.all_parts for each in candidates] == [False]
+    assert (candidates[0].mask_hw == discs((20, 30))).mean() > 0.99
+    of_set = list_candidates(SHAPE, click((20, 30)), [(None, 1.0, said(both))], all_parts=True)
+    assert [each.all_parts for each in of_set] == [False, True]
+    assert (of_set[1].mask_hw == both).mean() > 0.99
+
+
+def test_masks_that_hold_a_click_outside_are_no_candidates() -> None:
+    prompt = click((20, 30)) | click((20, 40), inside=False)
+    answers = [(None, 1.0, said(discs((20, 30), radius=14), discs((20, 30), radius=6)))]
+    assert [each.place for each in list_candidates(SHAPE, prompt, answers)] == [1]
+
+
+def test_part_under_a_click() -> None:
+    both = discs((20, 30), (60, 30))
+    assert (part_under(np.array([[60.0, 30.0]]), both) == discs((60, 30))).all()
+    assert (part_under(np.array([[40.0, 30.0]]), both) == both).all()
+
+
+def test_features_are_finite_and_by_name() -> None:
+    flat = np.zeros(SHAPE, np.float32)
+    picture = np.where(discs((20, 30)), 1.0, flat).astype(np.float32)
+    answers = [(None, 1.0, said(discs((20, 30)), discs((20, 30), radius=12), np.ones(SHAPE, bool)))]
+    candidates = list_candidates(SHAPE, click((20, 30)), answers)
+    for greys in (picture, flat):
+        assert np.isfinite(compute_features(greys, (20.0, 30.0), candidates)).all()
+    rows = compute_features(picture, (20.0, 30.0), candidates)
+    assert rows.shape == (3, len(FEATURES))
+    by_name = dict(zip(FEATURES, rows.T, strict=True))
+    assert by_name["contrast"][0] > by_name["contrast"][1]
+    assert by_name["edge"][0] > by_name["edge"][1]
+    assert by_name["frame's border"].tolist() == [0, 0, 1]
+    assert by_name["predicted IoU"] == pytest.approx([0.9, 0.5, 0.1])
+    assert by_name["in a set"].tolist() == [0, 0, 0]
+    assert abs(by_name["distance from middle"][0]) < 0.1
+
+
+def test_the_judge_chooses_among_regions_and_gives_the_mask_at_full_size() -> None:
+    shape = (1100, 900)
+    canvas, place = Canvas(shape), (400.0, 500.0)
+    step = reduction(shape)
+    assert step > 1
+    picture = np.zeros(tuple(-(-side // step) for side in shape), np.float32)
+    large, small = said(discs((40, 50), radius=30, shape=(110, 90))), said(discs((45, 45), radius=10, shape=(90, 90)))
+    for sign, least, most in ((1.0, 250_000, 320_000), (-1.0, 300, 60_000)):
+        found = judge_by("area", sign).outline_click(canvas, picture, click(place), answering(large, small))
+        assert found is not None
+        mask, worth = found
+        assert mask.shape == shape
+        assert least < mask.sum() < most
+        assert 0 < worth < 1
+
+
+def test_nothing_that_fits_the_clicks_is_no_outline() -> None:
+    nothing = said(np.zeros(SHAPE, bool))
+    assert (
+        judge_by("area").outline_click(Canvas(SHAPE), np.zeros(SHAPE, np.float32), click((20, 30)), answering(nothing)) is None
+    )
+
+
+def test_a_file_of_another_version_is_refused(tmp_path: Path) -> None:
+    assert OutlineJudge.beside(tmp_path / "model.safetensors") is None
+    for tensors in (
+        {"0.weight": torch.zeros(1, 3), "0.bias": torch.zeros(1)},
+        {"0.weight": torch.full((1, len(FEATURES)), torch.nan), "0.bias": torch.zeros(1)},
+        {"1.weight": torch.zeros(1, len(FEATURES)), "0.bias": torch.zeros(1)},
+    ):
+        save_file(tensors, tmp_path / JUDGE_FILE)
+        with pytest.raises(WeightsError, match="judge of clicks"):
+            OutlineJudge.beside(tmp_path / "model.safetensors")
+
+
+@pytest.fixture(scope="module")
+def nano() -> Segmenter:
+    return Segmenter.from_pretrained(device="cpu", precision="fp32", image_size=128)
+
+
+def test_the_prompted_slice_of_a_volume_is_what_the_judge_believes_in(nano: Segmenter, monkeypatch: pytest.MonkeyPatch) -> None:
+    i, j, k = np.indices((64, 60, 7))
+    ball = ((i - 30) / 8) ** 2 + ((j - 30) / 8) ** 2 + ((k - 3) / 3.2) ** 2 < 1
+    volume = Volume(np.where(ball, 400, 150) + np.random.default_rng(1).normal(0, 10, ball.shape), np.diag([1.5, 1.5, 5, 1]))
+    found = nano.segment_volume(volume, [Point((30, 30, 3))], views="axial")
+    assert dice(found.labels > 0, ball) > 0.9
+    (sure,) = (row.confidence for row in found.confidence if row.prompted)
+    assert sure < 1
+    monkeypatch.setattr(nano, "judge", judge_by("area"))
+    large = nano.segment_volume(volume, [Point((30, 30, 3))], views="axial", islands=True).labels[:, :, 3] > 0
+    monkeypatch.setattr(nano, "judge", judge_by("area", -1.0))
+    small = nano.segment_volume(volume, [Point((30, 30, 3))], views="axial", islands=True).labels[:, :, 3] > 0
+    assert small.sum() < large.sum()
+
+
+def test_a_click_on_one_of_many_in_a_set_may_mean_all_of_them(nano: Segmenter, monkeypatch: pytest.MonkeyPatch) -> None:
+    many = discs((20, 20), (60, 20), (20, 50), (60, 50), radius=7, shape=(72, 80))
+    rng = np.random.default_rng(0)
+    images = [np.where(many, 200, 60).astype(np.uint8) + rng.integers(0, 9, many.shape, np.uint8) for _ in range(2)]
+    shares = {}
+    for sign in (1.0, -1.0):
+        monkeypatch.setattr(nano, "judge", judge_by("all parts", 10 * sign))
+        first = next(iter(nano.segment_images(images, {0: {1: click((20, 20))}})))
+        shares[sign] = (first.labels[many] > 0).mean()
+    assert shares[1.0] > 1.5 * shares[-1.0]
