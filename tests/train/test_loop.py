@@ -18,7 +18,7 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
     pool = tmp_path_factory.mktemp("pool")
     write_pool(pool, seed=3)
     phases = (Phase(steps=4, frames=2, clips=2, objects=1, size=64),)
-    return Recipe(pool=str(pool), phases=phases, warm_up=1, workers=0, save_every=1, corrections=0.5)
+    return Recipe(pool=str(pool), phases=phases, warm_up=1, workers=0, save_every=2, corrections=0.5)
 
 
 def test_a_run_that_was_stopped_goes_on_bit_for_bit(recipe: Recipe, tmp_path: Path) -> None:
