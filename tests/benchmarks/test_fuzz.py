@@ -37,7 +37,7 @@ def work(number: int) -> Outcome:
     if number == 4:
         os.write(2, b"Warning")
     if number == 5:
-        np.ones(200 << 17)
+        np.ones(500 << 17)
     if number == 6:
         os.write(2, b"ZIPDecode: incorrect data check.\n")
     return Outcome("read")
@@ -46,7 +46,7 @@ def work(number: int) -> Outcome:
 @pytest.mark.parametrize("processes", [1, 3])
 def test_what_kills_a_process_is_told_and_the_others_go_on(processes: int) -> None:
     own_mb = int(re.findall(r"RssAnon:\s*(\d+)", Path("/proc/self/status").read_text())[0]) / 1024  # which children share
-    found = dict(run(work, range(9), processes=processes, limits=Limits(1.0, own_mb + 120)))
+    found = dict(run(work, range(9), processes=processes, limits=Limits(2.0, own_mb + 300)))
     words = ["read", "signal", "exit", "hang", "printed", "memory", "read", "read", "read"]
     assert [found[number].word for number in range(9)] == words
     assert found[1].said == "SIGKILL"
