@@ -11,6 +11,10 @@ from hypothesis import settings
 
 Report = TypeVar("Report", pytest.TestReport, pytest.CollectReport)
 NEEDS_A_GPU = "needs a GPU"
+LONG = (
+    "tests/train/",
+    "tests/test_docs.py",
+)  # first, and together: nobody waits for them in the end, and they load things once
 
 settings.register_profile("repeatable", deadline=None, derandomize=True)  # the same examples every time
 settings.register_profile("long", deadline=None, max_examples=10_000, print_blob=True)  # by hand: --hypothesis-profile=long
@@ -18,7 +22,8 @@ settings.load_profile("repeatable")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip what is marked `gpu` where no GPU is."""
+    """What takes long comes first; what is marked `gpu` is skipped where no GPU is."""
+    items.sort(key=lambda item: not item.nodeid.startswith(LONG))
     marked = [item for item in items if item.get_closest_marker("gpu")]
     if marked and not has_gpu():
         for item in marked:

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.backend_registration import _setup_privateuseone_for_python_backend  # pyright: ignore[reportPrivateUsage]
 
 NAME = "elsewhere"
@@ -86,36 +85,51 @@ def elsewhere() -> Iterator[None]:
 
 
 def _performed(func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
-    given = [each for each in tree_leaves((args, kwargs)) if isinstance(each, Tensor)]
+    given: list[Tensor] = []
+
+    def here(each: Tensor) -> Tensor:
+        given.append(each)
+        return each.here if isinstance(each, Away) else each
+
+    places = [_replaced(value, here) for value in args]
+    told = {key: _replaced(value, here) for key, value in kwargs.items()}
     away = {id(each.here): each for each in given if isinstance(each, Away)}
     if away:
         _refused(func, args, given)
     asked = kwargs.get("device")
-    told = {key: _here(value) for key, value in kwargs.items()}
     if asked is not None:
         told["device"] = torch.device("cpu")
     there = bool(away) if asked is None else torch.device(asked).type == NAME
 
-    def placed(result: Any) -> Any:
-        if not isinstance(result, Tensor):
-            return result
+    def placed(result: Tensor) -> Tensor:
         if id(result) in away:
             return away[id(result)]  # what was written to stays what it was
         return Away(result) if there else result
 
-    return tree_map(placed, func(*(_here(each) for each in args), **told))
+    return _replaced(func(*places, **told), placed)
 
 
 def _refused(func: Any, args: Sequence[Any], given: Sequence[Tensor]) -> None:
     """Tensors of both places; copies go between them, and indices may be anywhere."""
+    if not any(_is_near(each) for each in given):
+        return
     name = str(func)
     if "_to_copy" in name or "copy_" in name:
         return
     asked = [each for each in args if isinstance(each, Tensor)] if ".index" in name else given
     for each in asked:
-        if each.dim() and not isinstance(each, Away):
+        if _is_near(each):
             raise RuntimeError(f"{name}: tensors {tuple(each.shape)} of the processor among those of {DEVICE}")
 
 
-def _here(value: Any) -> Any:
-    return tree_map(lambda each: each.here if isinstance(each, Away) else each, value)
+def _is_near(each: Tensor) -> bool:
+    return bool(each.dim()) and not isinstance(each, Away)
+
+
+def _replaced(value: Any, act: Callable[[Tensor], Tensor]) -> Any:
+    """A value with what `act` makes of its tensors; torch's own way through any value takes longer than the operations."""
+    if isinstance(value, Tensor):
+        return act(value)
+    if isinstance(value, list | tuple):
+        return type(value)([_replaced(each, act) for each in value])  # type: ignore[call-arg]
+    return value

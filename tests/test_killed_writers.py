@@ -5,6 +5,7 @@ import json
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -147,6 +148,7 @@ def row(step: int) -> StepReport:
 
 
 def test_curves_survive_a_resume_that_is_killed_anywhere(tmp_path: Path) -> None:
+    import_module("torch.utils.tensorboard")  # once, and not after each of the deaths
     path = tmp_path / METRICS
 
     def begin() -> None:

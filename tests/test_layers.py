@@ -1,8 +1,10 @@
 """Imports point down only, and numpy code does not load torch."""
 
 import ast
+import json
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import nibabel as nib
@@ -27,15 +29,24 @@ WITHOUT_TORCH = (
     "preview",
     "statistics",
 )
-IMPORT = "import medical_sam2.{module}"
-HELP = """
-import sys
-from medical_sam2.cli import main
-sys.argv = {words}
-try:
-    main()
-except SystemExit:
-    pass
+ONE_AFTER_THE_OTHER = """
+import importlib, json, sys
+from contextlib import redirect_stdout
+from io import StringIO
+def helped(words):
+    from medical_sam2.cli import main
+    sys.argv = ["medsam2", *words, "--help"]
+    with redirect_stdout(StringIO()) as said:
+        try:
+            code = main()
+        except SystemExit as end:
+            code = end.code
+    assert not code and "Usage" in said.getvalue(), words
+found = {{}}
+for one in {each}:
+    {act}
+    found[one] = [name for name in ("torch", "transformers") if name in sys.modules]
+print(json.dumps(found))
 """
 REPORT = "\nimport sys; print([name for name in ('torch', 'transformers') if name in sys.modules])"
 SERVE = "import sys, medical_sam2.cli.serve, medical_sam2.server.app"
@@ -62,14 +73,31 @@ def test_imports_only_point_down() -> None:
     assert done.returncode == EXIT_STATUS_SUCCESS, done.stdout + done.stderr
 
 
+@pytest.fixture(scope="module")
+def after_import() -> dict[str, list[str]]:
+    """What is loaded after each module, and those before it in the table, was imported in one fresh interpreter."""
+    return loaded_after(WITHOUT_TORCH, 'importlib.import_module(f"medical_sam2.{one}")')
+
+
+@pytest.fixture(scope="module")
+def after_help() -> dict[str, list[str]]:
+    """The same of `--help`: what one command does not load, all of them together do not."""
+    return loaded_after(["", *COMMANDS], "helped(one.split())")
+
+
+def loaded_after(each: Sequence[str], act: str) -> dict[str, list[str]]:
+    """What of torch and transformers is loaded after each act, one after the other."""
+    return json.loads(last_line(ONE_AFTER_THE_OTHER.format(each=list(each), act=act)))
+
+
 @pytest.mark.parametrize("module", WITHOUT_TORCH)
-def test_numpy_code_does_not_load_torch(module: str) -> None:
-    assert last_line(IMPORT.format(module=module) + REPORT) == "[]"
+def test_numpy_code_does_not_load_torch(module: str, after_import: dict[str, list[str]]) -> None:
+    assert after_import[module] == []
 
 
 @pytest.mark.parametrize("command", ["", *COMMANDS])
-def test_help_does_not_load_torch(command: str) -> None:
-    assert last_line(HELP.format(words=["medsam2", *command.split(), "--help"]) + REPORT) == "[]"
+def test_help_does_not_load_torch(command: str, after_help: dict[str, list[str]]) -> None:
+    assert after_help[command] == []
 
 
 def test_the_server_answers_before_anything_slow_is_loaded() -> None:
@@ -129,8 +157,14 @@ def test_a_deferred_import_is_counted_once() -> None:
     assert deferred("class A:\n    async def f(self):\n        import medical_sam2.io, medical_sam2.views") == 2
 
 
-def test_the_rule_can_fail() -> None:
-    assert last_line("import torch" + REPORT) == "['torch']"
+def test_the_rule_can_fail(tmp_path: Path) -> None:
+    """With a module of that name which loads in no time."""
+    (tmp_path / "torch.py").touch()
+    assert last_line(f"import sys; sys.path.insert(0, {str(tmp_path)!r}); import torch" + REPORT) == "['torch']"
+    assert loaded_after(("json", "torch"), f"sys.path.insert(0, {str(tmp_path)!r}); importlib.import_module(one)") == {
+        "json": [],
+        "torch": ["torch"],
+    }
 
 
 def last_line(code: str) -> str:

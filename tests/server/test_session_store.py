@@ -65,6 +65,7 @@ def test_two_servers_never_share_a_folder(tmp_path: Path, queue: InferenceQueue)
     SessionStore(ServerSettings(tmp_path / "state"), queue).close()
 
 
+@pytest.mark.usefixtures("inline")
 def test_memory_of_sessions_is_bounded(tmp_path: Path, queue: InferenceQueue, ct: Path) -> None:
     store = SessionStore(ServerSettings(tmp_path / "state", held_mb=0.001), queue)
     first, second = filled(store, ct), filled(store, ct)

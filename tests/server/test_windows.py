@@ -71,6 +71,7 @@ def test_an_image_is_told_as_the_network_sees_it() -> None:
     assert SessionImageSet([Picture(grey)], "10,20").display_window(0, []) == Window(10, 20)
 
 
+@pytest.mark.usefixtures("inline")
 def test_the_page_is_told_a_guess_and_the_window_can_be_set_for_all(serve: Callable[..., Served], tmp_path: Path) -> None:
     path = tmp_path / "a.nii.gz"
     io.save(ct(), path, Volume(ct(), np.diag([-1.0, -1.0, 1.0, 1.0])))

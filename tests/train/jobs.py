@@ -9,7 +9,6 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import torch
-from torch.distributed import fsdp, tensor  # noqa: F401  (loaded once, for all jobs)
 
 from medical_sam2.errors import MedicalSam2Error
 from medical_sam2.model.nano import Nano, nano_configuration
@@ -19,8 +18,17 @@ from medical_sam2.train.distributed import ProcessGroup
 from medical_sam2.train.loop import TrainingRun
 from synthetic import write_pool
 
+LOADED_ONCE = (  # by names that are found without the paths of the tests, which Python 3.11 does not hand on
+    "medical_sam2.train.loop",
+    "medical_sam2.model.nano",
+    "accelerate",
+    "torch.distributed.fsdp",
+    "torch.utils.tensorboard",
+    "scipy.ndimage",
+    "scipy.spatial.transform",
+)
 CONTEXT = get_context("forkserver")
-CONTEXT.set_forkserver_preload(["tests.train.jobs"])
+CONTEXT.set_forkserver_preload(list(LOADED_ONCE))
 
 
 def tiny_recipe(pool: Path) -> Recipe:

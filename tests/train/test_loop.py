@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from medical_sam2.model.nano import nano
 from medical_sam2.train.config import Phase, Recipe
 from medical_sam2.train.loop import TrainingRun
 from medical_sam2.train.train_step import SimulatedUser
 from tests.pools import write_pool
+from tests.train.jobs import tiny_network
 
 
 @pytest.fixture(scope="module")
@@ -18,23 +18,18 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
     pool = tmp_path_factory.mktemp("pool")
     write_pool(pool, seed=3)
     phases = (Phase(steps=4, frames=2, clips=2, objects=1, size=64),)
-    return Recipe(pool=str(pool), phases=phases, warm_up=1, workers=0, save_every=1, corrections=0.5)
-
-
-def network() -> torch.nn.Module:
-    torch.manual_seed(0)
-    return nano(64)
+    return Recipe(pool=str(pool), phases=phases, warm_up=1, workers=0, save_every=2, corrections=0.5)
 
 
 def test_a_run_that_was_stopped_goes_on_bit_for_bit(recipe: Recipe, tmp_path: Path) -> None:
-    whole = TrainingRun(network(), recipe, tmp_path / "whole")
+    whole = TrainingRun(tiny_network(), recipe, tmp_path / "whole")
     steps = list(whole.run())
     assert [done.step for done in steps] == [1, 2, 3, 4]
-    stopped = TrainingRun(network(), recipe, tmp_path / "parts")
+    stopped = TrainingRun(tiny_network(), recipe, tmp_path / "parts")
     for done in stopped.run():
         if done.step == 2:
             break  # as if killed: what is on disk is the checkpoint of this step
-    going_on = TrainingRun(network(), recipe, tmp_path / "parts")
+    going_on = TrainingRun(tiny_network(), recipe, tmp_path / "parts")
     assert going_on.resume()
     assert going_on.step == 2
     assert [done.loss for done in going_on.run()] == [done.loss for done in steps[2:]]
@@ -44,7 +39,7 @@ def test_a_run_that_was_stopped_goes_on_bit_for_bit(recipe: Recipe, tmp_path: Pa
 
 
 def test_steps_change_the_weights_of_every_part(recipe: Recipe, tmp_path: Path) -> None:
-    training = TrainingRun(network(), recipe, tmp_path)
+    training = TrainingRun(tiny_network(), recipe, tmp_path)
     before = {name: value.clone() for name, value in training.network.named_parameters()}
     list(training.run())
     still = {name.split(".")[0] for name, value in training.network.named_parameters() if not torch.equal(value, before[name])}
@@ -52,7 +47,7 @@ def test_steps_change_the_weights_of_every_part(recipe: Recipe, tmp_path: Path) 
 
 
 def test_a_folder_without_checkpoint_starts_from_the_beginning(recipe: Recipe, tmp_path: Path) -> None:
-    assert not TrainingRun(network(), recipe, tmp_path).resume()
+    assert not TrainingRun(tiny_network(), recipe, tmp_path).resume()
 
 
 def test_a_simulated_user_prompts_the_first_frame_and_corrects_where_it_was_asked_to() -> None:

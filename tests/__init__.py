@@ -1,0 +1,1 @@
+"""Ours, whatever packages call their own tests."""
