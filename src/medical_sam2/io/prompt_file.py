@@ -125,19 +125,32 @@ def load_prompts(path: Path | str, volume: Volume) -> NamedPrompts:
         GeometryError: a mask on another grid.
     """
     path = Path(path)
-    content = load_json(path, newest=VERSION)
     try:
-        _check_keys(content, KEYS, "the file")
-        unit = content.get("coordinates", "voxel")
-        if unit not in ("voxel", "mm"):
-            raise FormatError(f"coordinates {unit!r} are unknown", 'write "voxel" or "mm"')
-        reader = _Reader(Places(volume, unit), path.parent)
-        objects = [reader.entry(entry) for entry in _list(content.get("objects"), "objects", empty=False)]
+        return parse_prompts(load_json(path, newest=VERSION), volume, path.parent)
     except MedicalSam2Error as error:
         raise error.about(path) from None
+
+
+def parse_prompts(content: dict[str, Any], volume: Volume, folder: Path | None) -> NamedPrompts:
+    """The prompts that the content of such a file means in an image.
+
+    Args:
+        content: as JSON gives it.
+        volume: the image.
+        folder: that its masks lie in, or below; None where a person names each of them, wherever they lie.
+
+    Raises:
+        FormatError, PromptError, GeometryError: as `load_prompts`.
+    """
+    _check_keys(content, KEYS, "the file")
+    unit = content.get("coordinates", "voxel")
+    if unit not in ("voxel", "mm"):
+        raise FormatError(f"coordinates {unit!r} are unknown", 'write "voxel" or "mm"')
+    reader = _Reader(Places(volume, unit), folder)
+    objects = [reader.entry(entry) for entry in _list(content.get("objects"), "objects", empty=False)]
     labels = [label for label, _, _ in objects]
     if len(set(labels)) < len(labels):
-        raise FormatError("two objects have the same label", "give each object one entry", subject=path)
+        raise FormatError("two objects have the same label", "give each object one entry")
     prompts = tuple(prompt for _, _, own in objects for prompt in own)
     return NamedPrompts(prompts, {label: name for label, name, _ in objects if name}, tuple(reader.files))
 
@@ -200,7 +213,7 @@ def _outline(inside: NDArray[np.bool_], object: int) -> Mask:
 @dataclass(frozen=True)
 class _Reader:
     places: Places
-    folder: Path
+    folder: Path | None
     files: list[Path] = field(default_factory=list[Path])
 
     # The file comes from anywhere: JSON takes true for a number, and names go into files and onto terminals.
@@ -248,9 +261,11 @@ class _Reader:
 
     def _beside(self, file: str) -> Path:
         """A file in the folder of the prompts or below: a file from elsewhere must not make us open any other."""
-        path = self.folder / file
         if "\0" in file:
             raise FormatError(f"mask {file[:40]!r} is no path", "give a path without a zero byte")
+        if self.folder is None:
+            return Path(file)
+        path = self.folder / file
         if not os.path.realpath(path).startswith(f"{os.path.realpath(self.folder)}{os.sep}"):
             raise FormatError(f"mask {file!r} lies outside the folder of the prompts", "put it beside the file of prompts")
         return path
