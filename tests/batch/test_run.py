@@ -1,4 +1,4 @@
-"""Runs over many cases: killed anywhere they leave nothing half, and go on to the same bytes; layouts; what is not taken as done."""
+"""Runs over many cases: killed anywhere they leave nothing half and go on to the same bytes; layouts; what counts as done."""
 
 import csv
 import json

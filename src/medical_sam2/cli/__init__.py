@@ -52,6 +52,7 @@ EXTRAS = {  # extra → (modules that it brings, what it gives)
     "evaluate": (("matplotlib", "cv2", "skimage", "sklearn", "SimpleITK"), "classical methods to compare with, figures"),
     "monai": (("monai", "einops"), "networks trained for one task, to compare with"),
     "openvino": (("openvino",), "a faster image encoder on Intel processors"),
+    "ray": (("ray",), "many volumes on a cluster (segment-volumes --cluster)"),
 }
 INTERRUPTED = 130
 DEFECT = 70

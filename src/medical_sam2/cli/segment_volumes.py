@@ -1,7 +1,7 @@
 """`medsam2 segment-volumes`: outline many volumes, each from its own prompts."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -94,9 +94,24 @@ class SharingOptions:
 
     Args:
         part: which of how many equal parts of the cases, such as 3/20 (for array jobs); each into the same folder.
+        cluster: Ray's, an extra: local (processes of this machine), auto, or HOST:PORT; all machines see the same paths.
+        workers: of that cluster; as many as fit unless given.
     """
 
     part: str | None = None
+    cluster: str | None = None
+    workers: int | None = None
+
+    def check(self) -> None:
+        """Refuse workers without a cluster, or none.
+
+        Raises:
+            ConfigError: they are.
+        """
+        if self.workers is not None and self.cluster is None:
+            raise ConfigError("--workers changes nothing: it belongs to --cluster", "leave it out")
+        if self.workers is not None and self.workers < 1:
+            raise ConfigError(f"{self.workers} workers do nothing", "give --workers 1 or more")
 
     def share(self) -> tuple[int, int]:
         """Number and count of parts.
@@ -138,24 +153,31 @@ def segment_volumes(
         dry_run: check all prompts and the weights, say how much time and memory it would take, and outline nothing.
     """
     existing, share = outputs.existing(), sharing.share()
+    sharing.check()
     _check_words(what, prompts, outputs)
     found = _find(what, prompts, outputs)
     grids = _check(found, reading, options, what if prompts.prompts is None else prompts.prompts)
-    from medical_sam2.batch import run as batch  # torch takes seconds to load: not for a mistyped path or a wrong row
+    from medical_sam2.batch import cluster, run  # torch takes seconds to load: not for a wrong row of a table
     from medical_sam2.cli import network
 
     network.check_settings(options)
     outs = {name: getattr(outputs, name) for name in ("layout", "suffix", "format")}
-    settings = batch.BatchSettings(**vars(options), **vars(reading), **outs)
-    run = batch.BatchRun(found.cases, outputs.output, settings, existing=existing, part=share)
-    _tell_found(found, run)
-    segmenter = settings.load_segmenter() if run.todo else None
+    settings = run.BatchSettings(**vars(options), **vars(reading), **outs)
+    batch = run.BatchRun(found.cases, outputs.output, settings, existing=existing, part=share)
+    _tell_found(found, batch)
+    segmenter = settings.load_segmenter() if batch.todo and (dry_run or sharing.cluster is None) else None
     if dry_run:
-        cost = None if segmenter is None else batch.estimate(run, grids, segmenter)
-        report.print_report(_facts(run, cost), _dry_run_text(run, cost), json=json)
+        cost = None if segmenter is None else run.estimate(batch, grids, segmenter)
+        report.print_report(_facts(batch, cost), _dry_run_text(batch, cost), json=json)
         return 0
-    code = _outline(run, run.outline(lambda jobs: batch.run_here(jobs, segmenter)), quiet=quiet)
-    report.print_report(_facts(run, None), _result_text(run), json=json)
+
+    def work(jobs: "Sequence[BatchJob]") -> "Iterator[CaseOutcome]":
+        if sharing.cluster is None:
+            return run.run_here(jobs, segmenter)
+        return cluster.run_on_cluster(jobs, sharing.cluster, sharing.workers)
+
+    code = _outline(batch, batch.outline(work), quiet=quiet)
+    report.print_report(_facts(batch, None), _result_text(batch), json=json)
     return code
 
 
