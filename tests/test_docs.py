@@ -116,10 +116,12 @@ def case(files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.mark.parametrize("page", [page for page in PAGES if any(not b.excuse for b in blocks(page, "sh", "python"))], ids=name)
 def test_what_the_pages_tell_to_type_runs(page: Path, case: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Shell and Python, in the order of the page; its file of prompts and its plug-ins lie beside it."""
+    """Shell and Python, in the order of the page; its prompts and its plug-ins lie beside it."""
     monkeypatch.setattr("medical_sam2.segmenter.load_backbone", cache(load_backbone))
     for block in blocks(page, "json"):
         (case / "prompts.json").write_text(block.code)
+    for block in blocks(page, "csv"):
+        (case / "prompts.csv").write_text(block.code)
     for block in blocks(page, "py"):
         if plugin := re.match(r"# (\w+\.py)\n", block.code):
             (case / plugin[1]).write_text(block.code)

@@ -18,7 +18,7 @@ from medical_sam2.io.registry import Options
 
 if TYPE_CHECKING:
     from medical_sam2.batch.outputs import CaseOutcome
-    from medical_sam2.batch.run import BatchEstimate, BatchRun, Existing
+    from medical_sam2.batch.run import BatchEstimate, BatchJob, BatchRun, Existing
 
 AS_USUAL, AS_IT_IS = InferenceOptions(), Reading()
 MOST_TOLD = 5
