@@ -1,9 +1,9 @@
-"""Many volumes in one command: killed at random moments, how its memory grows, and how fast it is beside a loop of single commands.
+"""Many volumes in one command: killed at random moments, how its memory grows, how fast it is beside a loop.
 
 `python benchmarks/batch.py FOLDER -o OUT --volumes 200 --kills 30`: FOLDER is an nnU-Net raw data set of volumes. Copies of its
 training images, moved, turned and recoloured, are outlined from a box on the slice where a structure is largest.
 
-1. One run that nobody stops. Its resident memory is read while it works: the slope over the cases that are done, per 50 of them.
+1. One run that nobody stops. Its resident memory is read while it works: the slope over cases that are done, per 50 of them.
 2. The same into another folder, killed (SIGKILL) after random times and begun anew with --skip-existing, until it was killed
    as often as wanted; then let finish. After each kill every label file must be readable; at the end all bytes are compared.
 3. `medsam2 segment` in a loop over the first `--loop` volumes, against the same volumes in one command.
@@ -117,6 +117,21 @@ def kill_often(table: Path, output: Path, kills: int, usual_s: float) -> dict[st
     return {"kills": kills, "half_written": broken, "done_at_last_kill": counts[-1] if counts else 0, "exit_code": code}
 
 
+def compare_with_a_loop(rows: list[list[str]], table: Path, folder: Path, volumes: int) -> dict[str, float]:
+    """Seconds of single commands and of one command for the same volumes."""
+    few = folder / "few.csv"
+    few.write_text("".join(table.read_text().splitlines(keepends=True)[: volumes + 1]))
+    start = time.perf_counter()
+    for name, image, _, _, *box in rows[:volumes]:
+        call = [*COMMAND, "segment", str(folder / image), "--box", *box, "-o", str(folder / f"{name}.nii.gz")]
+        subprocess.run([*call, "--threads", "1", "--quiet"], check=True, capture_output=True)
+    middle = time.perf_counter()
+    begin(few, folder / "few").wait()
+    end = time.perf_counter()
+    times = {"volumes": volumes, "loop_s": round(middle - start, 1), "one_command_s": round(end - middle, 1)}
+    return {**times, "times_as_fast": round((middle - start) / (end - middle), 2)}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
@@ -126,36 +141,27 @@ def main() -> None:
     parser.add_argument("--loop", type=int, default=20, help="volumes of the loop")
     parser.add_argument("--largest", type=int, default=128, help="longest side of a slice in pixels")
     words = parser.parse_args()
-    words.output.mkdir()
-    rows = make_volumes(words.data, words.output / "volumes", words.volumes, words.largest)
-    table = words.output / "prompts.csv"
+    folder: Path = words.output
+    folder.mkdir()
+    rows = make_volumes(words.data, folder / "volumes", words.volumes, words.largest)
+    table = folder / "prompts.csv"
     with table.open("w", newline="") as stream:
         csv.writer(stream).writerows([["case", "image", "object", "kind", "i", "j", "k", "i2", "j2", "k2"], *rows])
-    facts: dict[str, object] = {"volumes": len(rows)}
 
     start = time.perf_counter()
-    memory = watch(begin(table, words.output / "whole"), words.output / "whole")
-    facts["seconds"] = round(time.perf_counter() - start, 1)
+    memory = watch(begin(table, folder / "whole"), folder / "whole")
+    seconds = time.perf_counter() - start
     cases, sizes = (np.array(column) for column in zip(*memory[len(memory) // 4 :], strict=True))
-    facts["mb_per_50_volumes"] = round(float(np.polyfit(cases, sizes, 1)[0]) * 50, 2)
-    facts["mb_at_most"] = round(float(sizes.max()))
-
-    usual_s = float(facts["seconds"]) / len(rows)  # type: ignore[arg-type]
-    facts["killed"] = kill_often(table, words.output / "killed", words.kills, usual_s)
-    facts["bytes_equal"] = left(words.output / "whole") == left(words.output / "killed")
-
-    few = words.output / "few.csv"
-    few.write_text("".join(table.read_text().splitlines(keepends=True)[: words.loop + 1]))
-    start = time.perf_counter()
-    for name, image, _, _, *box in rows[: words.loop]:
-        call = [*COMMAND, "segment", str(words.output / image), "--box", *box, "-o", str(words.output / f"{name}.nii.gz")]
-        subprocess.run([*call, "--threads", "1", "--quiet"], check=True, capture_output=True)
-    loop_s = time.perf_counter() - start
-    start = time.perf_counter()
-    begin(few, words.output / "few").wait()
-    facts["loop"] = {"volumes": words.loop, "loop_s": round(loop_s, 1), "one_command_s": round(time.perf_counter() - start, 1)}
-    facts["times_as_fast"] = round(loop_s / (time.perf_counter() - start), 2)
-    (words.output / "batch.json").write_text(json.dumps(facts, indent=1) + "\n")
+    facts = {
+        "volumes": len(rows),
+        "seconds": round(seconds, 1),
+        "mb_per_50_volumes": round(float(np.polyfit(cases, sizes, 1)[0]) * 50, 2),
+        "mb_at_most": round(float(sizes.max())),
+        "killed": kill_often(table, folder / "killed", words.kills, seconds / len(rows)),
+        "bytes_equal": left(folder / "whole") == left(folder / "killed"),
+        "loop": compare_with_a_loop(rows, table, folder, words.loop),
+    }
+    (folder / "batch.json").write_text(json.dumps(facts, indent=1) + "\n")
     print(json.dumps(facts, indent=1))
 
 

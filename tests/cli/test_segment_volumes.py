@@ -14,7 +14,8 @@ import pytest
 
 from medical_sam2.batch import cluster
 from medical_sam2.batch.cases import find_cases
-from medical_sam2.batch.run import BatchRun, BatchSettings, run_here
+from medical_sam2.batch.outputs import CaseOutcome
+from medical_sam2.batch.run import BatchJob, BatchRun, BatchSettings, run_here
 from medical_sam2.cli import main
 from tests.batch.test_run import left
 from tests.cli.conftest import SHAPE, Workspace
@@ -133,7 +134,7 @@ def test_a_cluster_whose_worker_dies(workspace: Workspace, words: list[str], mon
 class DyingWorker(cluster.CaseWorker):
     """Is killed at its first case, once."""
 
-    def outline(self, job):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
+    def outline(self, job: BatchJob) -> CaseOutcome:
         if not Path("died").exists():
             Path("died").touch()
             os.kill(os.getpid(), signal.SIGKILL)
