@@ -23,7 +23,7 @@ from medical_sam2.batch.table import (
     read_table,
 )
 from medical_sam2.data.data_sets import CHANNEL, FOLDERS, stem
-from medical_sam2.errors import InputError, MedicalSam2Error, PromptError
+from medical_sam2.errors import ConfigError, InputError, MedicalSam2Error, PromptError
 from medical_sam2.io.labels import AS_DRAWN, MaskRule, reorient
 from medical_sam2.io.registry import DICOM, SLICER, Options, data_suffixes, read_grid, recognise, suffixes
 from medical_sam2.prompts import Prompt
@@ -259,6 +259,8 @@ def _check_case(case: BatchCase, grid: Volume, views: str) -> list[MedicalSam2Er
         prompts = [prompt for source in case.prompts for prompt in _without_masks(source, grid)]
         if prompts:
             plan_tracking(grid, prompts, views)
+    except ConfigError:  # of the views: no prompt is to blame
+        raise
     except MedicalSam2Error as error:
         rows = [row.where for row, _ in told]
         return [error.about(rows[0] + f" and the other rows of {case.name}" * (len(rows) > 1) if rows else case.name)]

@@ -9,6 +9,7 @@ for outcome in segment_cases(cases, Path("results"), BatchSettings(views="three"
 
 import json
 import os
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
@@ -62,6 +63,8 @@ TRACKING = ("views", "bank", "fusion", "window", "islands", "consensus", "featur
 WITHOUT_EFFECT = ("threads", "device", "features")
 """Settings that results do not depend on, so that a run goes on elsewhere."""
 DEFECT = 70
+DRAFT = re.compile(r"\.[0-9a-f]{16}\.tmp")
+"""What `io.atomic` calls a file that is not whole yet."""
 
 
 @dataclass(frozen=True)
@@ -296,7 +299,8 @@ def occupied(folder: Path) -> Iterator[None]:
             if fcntl is not None:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 for draft in folder.rglob(".*.tmp"):
-                    draft.unlink(missing_ok=True)
+                    if DRAFT.fullmatch(draft.name):
+                        draft.unlink(missing_ok=True)
         with suppress(OSError):
             if fcntl is not None:
                 fcntl.flock(lock, fcntl.LOCK_SH)
@@ -394,16 +398,18 @@ def _is_current(job: BatchJob, found: CaseOutcome) -> bool:
 
 
 def _contents(case: BatchCase) -> list[Path]:
-    """The files of an image; halves of images and further channels too."""
+    """The files of an image, further channels among them."""
     if case.image.is_dir():
         return sorted(path for path in case.image.iterdir() if path.is_file())
     return list(case.channels or (case.image,))
 
 
-def hash_files(files: Sequence[Path]) -> str:
-    """SHA-256 of the contents of files, in their order."""
+def hash_files(paths: Sequence[Path]) -> str:
+    """SHA-256 of the contents of files, in their order, and of those in folders; what is neither is passed over."""
     whole = sha256()
-    for file in files:
+    for file in (each for path in paths for each in (sorted(path.iterdir()) if path.is_dir() else [path])):
+        if not file.is_file():  # a device never ends
+            continue
         with file.open("rb") as stream:
             one = sha256()
             while block := stream.read(1 << 20):
