@@ -398,10 +398,12 @@ def _is_current(job: BatchJob, found: CaseOutcome) -> bool:
 
 
 def _contents(case: BatchCase) -> list[Path]:
-    """The files of an image, further channels among them."""
+    """The files of an image, further channels and the voxels beside a header among them."""
     if case.image.is_dir():
         return sorted(path for path in case.image.iterdir() if path.is_file())
-    return list(case.channels or (case.image,))
+    halves = [case.image.with_suffix(suffix) for suffix in sorted(registry.data_suffixes())]
+    apart = [half for half in halves if case.image.suffix.lower() in registry.header_suffixes() and half.is_file()]
+    return [*(case.channels or (case.image,)), *apart]
 
 
 def hash_files(paths: Sequence[Path]) -> str:
