@@ -219,7 +219,7 @@ def test_bids_says_what_labels_mean(folder: Path) -> None:
 def test_one_list_of_names_has_one_meaning(folder: Path) -> None:
     text = (folder / "t.csv").read_text().splitlines()
     (folder / "t.csv").write_text("\n".join([*text[:-1], text[-1].replace("liver", "spleen")]) + "\n")
-    with pytest.raises(InputError, match="object 1 is called liver in sub-1_T1w and spleen in sub-2_T1w"):
+    with pytest.raises(InputError, match="object 1 is called liver in sub-0_T1w and spleen in sub-2_T1w"):
         outline(folder, layout="nnunet")
     with pytest.raises(ConfigError, match=r"the layout bids has \.nii\.gz files alone"):
         outline(folder, "bids", layout="bids", suffix=".nrrd")
