@@ -12,24 +12,28 @@ CHANGING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
 KILLED = 9
 
 
-def each_death(begin: Callable[[], object], act: Callable[[], object], judge: Callable[[], object]) -> int:
+def each_death(
+    begin: Callable[[], object], act: Callable[[], object], judge: Callable[[], object], *, first: int = 1, step: int = 1
+) -> int:
     """Let `act` die in a process of its own before its first change on the disk, then before its second, and so on.
 
     Args:
         begin: puts the disk into the state that `act` finds, before each attempt.
         act: the writer.
         judge: looks at what is left after each death, and after the attempt that nobody killed.
+        first: change before which it dies first.
+        step: from one death to the next, where each would take too long.
 
     Returns:
         How many times it died.
     """
-    for number in count(1):
+    for deaths, number in enumerate(count(first, step)):
         begin()
         status = _in_a_child(act, number)
         assert status in (0, KILLED), f"the writer failed by itself at point {number}: {status}"
         judge()
         if status == 0:
-            return number - 1
+            return deaths
     raise AssertionError
 
 

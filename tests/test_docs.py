@@ -123,6 +123,8 @@ def test_what_the_pages_tell_to_type_runs(page: Path, case: Path, monkeypatch: p
     monkeypatch.setattr("medical_sam2.segmenter.FeatureCache", see_once)
     for block in blocks(page, "json"):
         (case / "prompts.json").write_text(block.code)
+    for block in blocks(page, "csv"):
+        (case / "prompts.csv").write_text(block.code)
     for block in blocks(page, "py"):
         if plugin := re.match(r"# (\w+\.py)\n", block.code):
             (case / plugin[1]).write_text(block.code)

@@ -123,7 +123,9 @@ def test_folders_of_other_images(workspace: Workspace) -> None:
     for folder, make, name in (("many", film, "b.nii.gz"), ("many", picture, "a.png"), ("cells", picture, "a.png")):
         (workspace.folder / folder).mkdir(exist_ok=True)
         make(workspace.folder / folder / name)
-    assert workspace.refused(*CLICK, image="many").endswith("; outline one volume at a time, such as many/b.nii.gz")
+    assert workspace.refused(*CLICK, image="many").endswith(
+        "; outline all with `medsam2 segment-volumes many`, or one, such as many/b.nii.gz"
+    )
     assert workspace.refused(*CLICK, image="cells").endswith("; outline pictures with `medsam2 segment-images cells`")
     picture(workspace.folder / "x.png")
     assert workspace.refused(*CLICK, image="x.png").endswith("; outline it with `medsam2 segment-images`")

@@ -31,6 +31,10 @@ COMMANDS = {  # name → (file and function, help)
     "prepare": ("data:prepare", "Bring a data set into the form that is trained on."),
     "segment": ("segment:segment", "Outline what was pointed at in the whole of a volume."),
     "segment-images": ("segment_images:segment_images", "Outline what was pointed at on one image in all images of a folder."),
+    "segment-volumes": (
+        "segment_volumes:segment_volumes",
+        "Outline many volumes, each from its own prompts, with one network.",
+    ),
     "serve": ("serve:serve", "A page on this machine to click, see the outline, correct it and download it."),
     "suggest": ("segment:suggest", "Name the image of a set, or the slice of a volume, where one more prompt would help most."),
     "train": ("train:train", "Run a recipe, stop at any time, go on where it stopped."),
@@ -50,6 +54,7 @@ EXTRAS = {  # extra → (modules that it brings, what it gives)
     "monai": (("monai", "einops"), "networks trained for one task, to compare with"),
     "meshes": (("skimage",), "surfaces of what was outlined (STL, PLY, OBJ)"),
     "openvino": (("openvino",), "a faster image encoder on Intel processors"),
+    "ray": (("ray",), "many volumes on a cluster (segment-volumes --cluster)"),
 }
 INTERRUPTED = 130
 DEFECT = 70

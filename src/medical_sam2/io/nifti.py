@@ -62,6 +62,21 @@ def read(path: Path, options: Options) -> Loaded:
     return Loaded(array, form.affine, source=path, warnings=(*notes, *shear_warning(form.affine)), origin=origin)
 
 
+def read_grid(path: Path, options: Options) -> Volume:
+    """The grid of a file, in which every voxel is 0: nothing but its header is read.
+
+    Raises:
+        FormatError, GeometryError, AmbiguousError: as `read`, as far as the header tells.
+    """
+    with _image_files(path) as (head, _):
+        header = _header(head)
+        shape, frames = _shape(header, path)
+        form = choose_form(header, shape, options.geometry_from, path)
+        voxels.pick_frame(frames, options.frame, path)
+        dtype, _ = _dtype(header, path)
+    return Volume(np.broadcast_to(np.zeros((), dtype), shape), form.affine, source=path)
+
+
 @contextmanager
 def _image_files(path: Path) -> Iterator[tuple[Content, Content]]:
     """The content that holds the header and the one that holds the voxels: the same, or those of a pair."""

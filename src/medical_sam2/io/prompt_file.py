@@ -127,13 +127,26 @@ def load_prompts(path: Path | str, volume: Volume) -> NamedPrompts:
         GeometryError: a mask on another grid.
     """
     path = Path(path)
-    unit, entries = _parse(path)
-    files: list[Path] = []
     try:
-        reader = _Placer(Places(volume, unit), path.parent, files)
-        prompts = tuple(prompt for entry in entries for prompt in reader.place(entry))
+        return parse_prompts(load_json(path, newest=VERSION), volume, path.parent)
     except MedicalSam2Error as error:
         raise error.about(path) from None
+
+
+def parse_prompts(content: dict[str, Any], volume: Volume, folder: Path | None) -> NamedPrompts:
+    """The prompts that the content of such a file means in an image.
+
+    Args:
+        content: as JSON gives it.
+        volume: the image.
+        folder: that its masks lie in, or below; None where a person names each of them, wherever they lie.
+
+    Raises:
+        FormatError, PromptError, GeometryError: as `load_prompts`.
+    """
+    unit, entries = _parse(content, folder)
+    reader = _Placer(Places(volume, unit), folder or Path(), files := list[Path]())
+    prompts = tuple(prompt for entry in entries for prompt in reader.place(entry))
     return NamedPrompts(prompts, {entry.label: entry.name for entry in entries if entry.name}, tuple(files))
 
 
@@ -144,7 +157,10 @@ def describe_prompts(path: Path | str) -> dict[str, Any]:
         FormatError, PromptError: as `load_prompts`, but for what lies outside of the image or in its masks.
     """
     path = Path(path)
-    unit, entries = _parse(path)
+    try:
+        unit, entries = _parse(load_json(path, newest=VERSION), path.parent)
+    except MedicalSam2Error as error:
+        raise error.about(path) from None
     for mask in (mask for entry in entries for mask in entry.masks):
         if not (path.parent / mask.file).exists():
             raise FormatError(f"its mask {mask.file} is not there", "put it beside the file of prompts", subject=path)
@@ -157,19 +173,15 @@ def describe_prompts(path: Path | str) -> dict[str, Any]:
     return {"coordinates": unit, "objects": counted}
 
 
-def _parse(path: Path) -> tuple[Unit, "list[_Entry]"]:
+def _parse(content: dict[str, Any], folder: Path | None) -> tuple[Unit, "list[_Entry]"]:
     """The unit and the objects of a file, each key checked; nothing is compared with an image yet."""
-    content = load_json(path, newest=VERSION)
-    try:
-        _check_keys(content, KEYS, "the file")
-        unit = content.get("coordinates", "voxel")
-        if unit not in ("voxel", "mm"):
-            raise FormatError(f"coordinates {unit!r} are unknown", 'write "voxel" or "mm"')
-        entries = [_parse_entry(entry, path.parent) for entry in _list(content.get("objects"), "objects", empty=False)]
-        if len({entry.label for entry in entries}) < len(entries):
-            raise FormatError("two objects have the same label", "give each object one entry")
-    except MedicalSam2Error as error:
-        raise error.about(path) from None
+    _check_keys(content, KEYS, "the file")
+    unit = content.get("coordinates", "voxel")
+    if unit not in ("voxel", "mm"):
+        raise FormatError(f"coordinates {unit!r} are unknown", 'write "voxel" or "mm"')
+    entries = [_parse_entry(entry, folder) for entry in _list(content.get("objects"), "objects", empty=False)]
+    if len({entry.label for entry in entries}) < len(entries):
+        raise FormatError("two objects have the same label", "give each object one entry")
     return unit, entries
 
 
@@ -247,7 +259,7 @@ class _Entry:
 
 
 # The file comes from anywhere: JSON takes true for a number, and names go into files and onto terminals.
-def _parse_entry(entry: object, folder: Path) -> _Entry:
+def _parse_entry(entry: object, folder: Path | None) -> _Entry:
     """One object."""
     content = _check_keys(entry, OBJECT_KEYS, "an object")
     label = content.get("label", 1)
@@ -264,7 +276,7 @@ def _parse_entry(entry: object, folder: Path) -> _Entry:
     return _Entry(label, name, points, negative, boxes, masks)
 
 
-def _parse_mask(entry: object, folder: Path) -> _MaskEntry:
+def _parse_mask(entry: object, folder: Path | None) -> _MaskEntry:
     """One mask, in the folder of the prompts or below: a file from elsewhere must not make us open any other."""
     content = _check_keys(entry, MASK_KEYS, "a mask")
     file, value, axis, threshold = (content.get(key) for key in MASK_KEYS)
@@ -278,7 +290,7 @@ def _parse_mask(entry: object, folder: Path) -> _MaskEntry:
         raise FormatError("the threshold of a mask is no number", "write the smallest number that is inside")
     if "\0" in file:
         raise FormatError(f"mask {file[:40]!r} is no path", "give a path without a zero byte")
-    if not os.path.realpath(folder / file).startswith(f"{os.path.realpath(folder)}{os.sep}"):
+    if folder is not None and not os.path.realpath(folder / file).startswith(f"{os.path.realpath(folder)}{os.sep}"):
         raise FormatError(f"mask {file!r} lies outside the folder of the prompts", "put it beside the file of prompts")
     return _MaskEntry(file, value, threshold, axis)
 

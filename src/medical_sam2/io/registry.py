@@ -123,6 +123,7 @@ class Format:
         matches: whether a file is one of these, by its first bytes.
         by_name: suffixes that decide where the first bytes do not.
         reader: (path, options) → a volume or pictures.
+        grid: (path, options) → a volume of zeros in the grid of the file, from its header alone, where that is possible.
         written: suffixes of files that are written, the usual one first.
         writer: (array, path, volume) writes labels or numbers in the grid of a volume; names (label → name) come fourth where
             the format carries them. It may return lines that say what the file does not hold.
@@ -148,6 +149,7 @@ class Format:
     matches: Callable[[bytes], bool] = lambda head: False
     by_name: tuple[str, ...] = ()
     reader: str | Callable[..., Any] | None = None
+    grid: str | Callable[..., Any] | None = None
     written: tuple[str, ...] = ()
     writer: str | Callable[..., Any] | None = None
     exporter: str | Callable[[Segmentation, Path, Volume], Any] | None = None
@@ -252,6 +254,7 @@ NIFTI = Format(
     matches=is_nifti,
     by_name=(".img", ".hdr"),
     reader="medical_sam2.io.nifti:read",
+    grid="medical_sam2.io.nifti:read_grid",
     written=(".nii.gz", ".nii"),
     writer="medical_sam2.io.nifti:save",
     carries=LABELS_OR_NUMBERS,
@@ -473,6 +476,21 @@ def read_file(path: Path, options: Options) -> Volume | tuple[Picture, ...]:
         if format is not ZIP:  # the options are of what it holds
             _check_options(format, options)
         return format.read(path, options)
+
+
+def read_grid(path: Path, options: Options) -> Volume | None:
+    """A volume of zeros in the grid of a file, from its header alone; None where its format does not tell it so soon.
+
+    Raises:
+        InputError: it is not there; and what the reader raises.
+    """
+    with guarded(path):
+        path = as_stored(path)
+        format = None if os.path.isdir(path) else recognise(path)
+        if format is None or not format.grid:
+            return None
+        _check_options(format, options)
+        return _function(format.grid)(path, options)
 
 
 def _check_options(format: Format, options: Options) -> None:

@@ -121,7 +121,7 @@ def _advice(folder: Path) -> str:
             found += [(format, file)] if (format := recognise(file)) else []
     volumes = [file for format, file in found if format.kind == "volume" and format is not DICOM]
     if volumes:
-        return f"outline one volume at a time, such as {volumes[0]}"
+        return f"outline all with `medsam2 segment-volumes {folder}`, or one, such as {volumes[0]}"
     pictures = any(format.kind == "picture" for format, _ in found)
     return f"outline pictures with `medsam2 segment-images {folder}`" if pictures else ""
 

@@ -1,0 +1,469 @@
+"""Outline many cases: one network for all, one failure for one case, and a second run does what the first did not.
+
+```python
+cases = find_cases(Path("scans"), Path("prompts.csv")).cases
+for outcome in segment_cases(cases, Path("results"), BatchSettings(views="three"), existing="skip"):
+    print(outcome.case, outcome.problem or outcome.objects)
+```
+"""
+
+import json
+import os
+import re
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from dataclasses import asdict, dataclass
+from hashlib import sha256
+from itertools import pairwise
+from pathlib import Path
+from statistics import median
+from typing import Any, Literal, cast
+
+import numpy as np
+import torch
+
+from medical_sam2 import io
+from medical_sam2.batch.outputs import (
+    LAYOUTS,
+    REPORTS,
+    CaseOutcome,
+    ResultLayout,
+    describe_objects,
+    load_outcome,
+    report_of,
+    save_outcome,
+    save_sheet,
+    write_shared,
+    write_tables,
+)
+from medical_sam2.batch.table import BatchCase
+from medical_sam2.errors import InputError, MedicalSam2Error, ResourceError
+from medical_sam2.io import Form, registry
+from medical_sam2.io.prompt_file import NamedPrompts
+from medical_sam2.io.safe_open import require_memory
+from medical_sam2.model.sam2 import Sam2
+from medical_sam2.model.weights import weights_file
+from medical_sam2.plugins import find
+from medical_sam2.prompts import Box
+from medical_sam2.segmenter import Precision, Segmenter
+from medical_sam2.tracking.consensus import GATE_FILE
+from medical_sam2.tracking.plan import bytes_needed
+from medical_sam2.train.adapt import adapt_network, examples_of_volume
+from medical_sam2.volume import Volume
+
+try:
+    import fcntl
+except ImportError:  # Windows: drafts of a killed run stay, hidden
+    fcntl = None
+
+Existing = Literal["refuse", "skip", "redo changed", "overwrite"]
+READING = ("geometry_from", "frame", "series", "allow_gap")
+TRACKING = ("views", "bank", "fusion", "window", "islands", "consensus", "features")
+WITHOUT_EFFECT = ("threads", "device", "features")
+"""Settings that results do not depend on, so that a run goes on elsewhere."""
+DEFECT = 70
+DRAFT = re.compile(r"\.[0-9a-f]{16}\.tmp")
+"""What `io.atomic` calls a file that is not whole yet."""
+
+
+@dataclass(frozen=True)
+class BatchSettings:
+    """How all cases are outlined.
+
+    Args:
+        weights, image_size, device, precision, engine, threads: of the network, see `Segmenter.from_pretrained`.
+        views, bank, fusion, window, islands, consensus, features: see `Segmenter.segment_volume`.
+        whole_slices: show the network whole slices.
+        adapt: seconds of tuning to the outlines of each case.
+        geometry_from, frame, series, allow_gap: how images are read, see `medical_sam2.io.load`.
+        layout: "plain", "bids", "nnunet", or a plug-in.
+        suffix: of the files of labels.
+        format: plug-ins that know further suffixes.
+    """
+
+    weights: str = "nano"
+    image_size: int | None = None
+    device: str = "auto"
+    precision: str = "auto"
+    engine: str = "torch"
+    threads: int | None = None
+    features: Path | None = None
+    views: str = "one"
+    bank: str = "self-sorting"
+    fusion: str = "weighted"
+    window: str = "auto"
+    islands: bool = False
+    consensus: bool = True
+    whole_slices: bool = False
+    adapt: float = 0.0
+    geometry_from: Form | None = None
+    frame: int | None = None
+    series: str | None = None
+    allow_gap: bool = False
+    layout: str = "plain"
+    suffix: str = ".nii.gz"
+    format: tuple[str, ...] = ()
+
+    @property
+    def reading(self) -> dict[str, Any]:
+        """Arguments of `io.load`."""
+        return {name: getattr(self, name) for name in READING}
+
+    @property
+    def tracking(self) -> dict[str, Any]:
+        """Arguments of `Segmenter.segment_volume`."""
+        return {**{name: getattr(self, name) for name in TRACKING}, "zoom": not self.whole_slices}
+
+    def make_layout(self) -> ResultLayout:
+        """How results lie; raises ConfigError if nobody knows the name."""
+        return find(LAYOUTS, self.layout, what="layout")()
+
+    def load_segmenter(self) -> Segmenter:
+        """The network, on its device; raises what `Segmenter.from_pretrained` does."""
+        if self.threads is not None:
+            torch.set_num_threads(self.threads)
+        return Segmenter.from_pretrained(
+            self.weights,
+            device=self.device,
+            precision=cast(Precision, self.precision),
+            image_size=self.image_size,
+            engine=self.engine,
+        )
+
+    def digest(self) -> str:
+        """Hash of all that results depend on beside image and prompts: settings, weights and their gate.
+
+        Raises:
+            WeightsError: there are no such weights.
+        """
+        file = weights_file(self.weights)
+        said = {name: str(value) for name, value in asdict(self).items() if name not in (*WITHOUT_EFFECT, "weights")}
+        parts = [hash_files([path]) for path in (file, file.with_name(GATE_FILE)) if path.is_file()]
+        return _hash([said, parts])
+
+
+@dataclass(frozen=True)
+class BatchJob:
+    """A case that is to be outlined, wherever that is done.
+
+    Args:
+        case: it.
+        folder: of the results.
+        settings: how.
+        key: hash of all that its result depends on beside its image.
+    """
+
+    case: BatchCase
+    folder: Path
+    settings: BatchSettings
+    key: str
+
+
+def segment_cases(
+    cases: Sequence[BatchCase],
+    folder: Path,
+    settings: BatchSettings | None = None,
+    *,
+    existing: Existing = "refuse",
+    part: tuple[int, int] = (1, 1),
+    segmenter: Segmenter | None = None,
+) -> Iterator[CaseOutcome]:
+    """Outline many cases, each written as it is done; an error costs its own case.
+
+    Args:
+        cases: images with their prompts, see `medical_sam2.batch.cases.find_cases`.
+        folder: of the results; made where it is missing.
+        settings: the usual ones unless given.
+        existing: what is done with cases that are done: "refuse" all; "skip" them, but refuse those that were made with other
+            settings, weights or prompts; "redo changed" of them; "overwrite" all.
+        part: which of how many equal parts of the cases, from 1: each part by another process, in the same folder.
+        segmenter: with the weights of the settings, where one is loaded already.
+
+    Yields:
+        What came of each case of this part, in order, those that were done already left out.
+
+    Raises:
+        InputError: before anything is tracked: results that are there, or a layout that the cases do not fit into.
+    """
+    run = BatchRun(cases, folder, settings or BatchSettings(), existing=existing, part=part)
+    yield from run.outline(lambda jobs: run_here(jobs, segmenter))
+
+
+def run_here(jobs: Sequence[BatchJob], segmenter: Segmenter | None = None) -> Iterator[CaseOutcome]:
+    """The jobs one after the other, by one network."""
+    if jobs:
+        network = segmenter or jobs[0].settings.load_segmenter()
+        yield from (run_job(job, network) for job in jobs)
+
+
+class BatchRun:
+    """A run over many cases, and what is known of each.
+
+    Args:
+        cases, folder, settings, existing, part: see `segment_cases`.
+    """
+
+    def __init__(
+        self,
+        cases: Sequence[BatchCase],
+        folder: Path,
+        settings: BatchSettings,
+        *,
+        existing: Existing = "refuse",
+        part: tuple[int, int] = (1, 1),
+    ) -> None:
+        self.cases, self.folder, self.settings = tuple(cases[part[0] - 1 :: part[1]]), folder, settings
+        self.part = "" if part == (1, 1) else f"-{part[0]}-of-{part[1]}"
+        self.layout = settings.make_layout()
+        registry.writer_of(Path(f"case{settings.suffix}"), settings.format)
+        self.layout.check(cases, settings.suffix)
+        done = {case.name: found for case in self.cases if (found := load_outcome(case.name, folder)) is not None}
+        self._check_place(existing, done)
+        own = settings.digest()
+        self.jobs = [BatchJob(case, folder, settings, _key_of(case, own)) for case in self.cases]
+        kept = {} if existing == "overwrite" else done
+        others = [job for job in self.jobs if job.case.name in kept and not _is_current(job, kept[job.case.name])]
+        self.changed = tuple(job.case.name for job in others)
+        if self.changed and existing != "redo changed":
+            problem = f"{len(self.changed)} of {len(kept)} cases were made with other settings, weights, prompts or images: "
+            remedy = "say --redo-changed, or choose another folder"
+            raise InputError(problem + ", ".join(self.changed[:3]) + " …" * (len(self.changed) > 3), remedy, subject=folder)
+        self.outcomes = {name: found for name, found in kept.items() if name not in self.changed}
+        self.todo = [job for job in self.jobs if job.case.name not in self.outcomes]
+
+    def _check_place(self, existing: Existing, done: Mapping[str, CaseOutcome]) -> None:
+        """Refuse a folder that cannot be written, results that nobody said what to do with, and files of others."""
+        if self.folder.exists() and not self.folder.is_dir():
+            raise InputError("is a file", "give a folder for the results", subject=self.folder)
+        if not self.folder.exists() and not self.folder.parent.is_dir():
+            raise InputError("its folder does not exist", "create it first", subject=self.folder)
+        if done and existing == "refuse":
+            problem = f"{len(done)} of {len(self.cases)} cases are done already, {next(iter(done))} among them"
+            raise InputError(problem, "say --skip-existing or --overwrite", subject=self.folder)
+        if existing == "overwrite":
+            return
+        for case in self.cases:
+            labels = self.folder / self.layout.labels(case, self.settings.suffix)
+            if (
+                case.name not in done
+                and not report_of(case.name, self.folder).exists()
+                and labels.exists()
+                and not self._begun()
+            ):
+                raise InputError("exists already, and no run of this command made it", "choose another folder", subject=labels)
+
+    def _begun(self) -> bool:
+        """Whether a run of this command began here: labels without a report are of the case at which it was killed."""
+        return (self.folder / REPORTS).is_dir()
+
+    def outline(self, work: Callable[[Sequence[BatchJob]], Iterator[CaseOutcome]]) -> Iterator[CaseOutcome]:
+        """Do what is to be done; tables are whole after each case, whatever stops the run.
+
+        Args:
+            work: outlines jobs and gives their outcomes as they are made, in any order.
+        """
+        with occupied(self.folder):
+            write_tables(self.done(), self.folder, self.part)
+            try:
+                for outcome in work(self.todo):
+                    self.outcomes[outcome.case] = outcome
+                    write_tables(self.done(), self.folder, self.part)
+                    yield outcome
+            except BaseException:
+                with suppress(MedicalSam2Error):  # what stopped the run is to be told, not this
+                    self._write_shared()
+                raise
+            self._write_shared()
+            if not self.part:
+                save_sheet(self.done(), {case.name: case for case in self.cases}, self.folder, self.settings.reading)
+
+    def _write_shared(self) -> None:
+        """What speaks of all cases is written by whoever does all of them."""
+        if not self.part:
+            write_shared(self.layout, self.done(), self.cases, self.folder)
+
+    def done(self) -> list[CaseOutcome]:
+        """What is known of the cases, in their order."""
+        return [self.outcomes[case.name] for case in self.cases if case.name in self.outcomes]
+
+
+@contextmanager
+def occupied(folder: Path) -> Iterator[None]:
+    """Make the folder, and say that somebody writes in it; who comes alone removes drafts of a run that was killed."""
+    folder.mkdir(exist_ok=True)
+    (folder / REPORTS).mkdir(exist_ok=True)
+    lock = os.open(folder / REPORTS / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        with suppress(OSError):  # somebody else is at work, or the disk has no locks: then drafts stay
+            if fcntl is not None:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                for draft in folder.rglob(".*.tmp"):
+                    if DRAFT.fullmatch(draft.name):
+                        draft.unlink(missing_ok=True)
+        with suppress(OSError):
+            if fcntl is not None:
+                fcntl.flock(lock, fcntl.LOCK_SH)
+        yield
+    finally:
+        os.close(lock)
+
+
+# Whatever goes wrong with a case is told in its row: the cases of a night must not depend on one of them.
+def run_job(job: BatchJob, segmenter: Segmenter) -> CaseOutcome:
+    """Outline a case and write its results; what it failed from is in the outcome."""
+    try:
+        outcome = _outline(job, segmenter)
+        save_outcome(outcome, job.folder)
+        return outcome
+    except MedicalSam2Error as error:
+        told = error.about(job.case.image)
+        return CaseOutcome(job.case.name, problem=str(told), exit_code=told.exit_code)
+    except Exception as error:
+        problem, code = _explain(error)
+        return CaseOutcome(job.case.name, problem=f"{job.case.image}: {problem}", exit_code=code)
+
+
+def _explain(error: Exception) -> tuple[str, int]:
+    """What went wrong and an exit code; foreign errors are not quoted: they may name a person."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return "the memory is exhausted", ResourceError.exit_code
+    if isinstance(error, OSError) and error.errno:
+        return f"a file cannot be read or written ({os.strerror(error.errno).lower()})", InputError.exit_code
+    return f"this is a defect of medsam2 ({type(error).__name__}); please report it", DEFECT
+
+
+def _outline(job: BatchJob, segmenter: Segmenter) -> CaseOutcome:
+    settings, layout, case = job.settings, job.settings.make_layout(), job.case
+    clock = [time.perf_counter()]
+    image = io.load(case.image, **settings.reading)
+    labels = layout.labels(case, settings.suffix)
+    registry.writer_of(Path(labels), settings.format).check_source(image, job.folder / labels)
+    named = case.read_prompts(image)
+    image_sha256 = hash_files(_contents(case))
+    size = segmenter.network.image_size
+    require_memory(bytes_needed(image, len(named.labels), size, probability=False, uncertainty=False), case.image)
+    clock.append(time.perf_counter())
+    with _adapted(segmenter, image, named, settings):
+        found = segmenter.segment_volume(image, named.prompts, names=named.names, **settings.tracking)
+    clock.append(time.perf_counter())
+    report_of(case.name, job.folder).unlink(
+        missing_ok=True
+    )  # else an earlier report would stand for labels that it did not see
+    (job.folder / labels).parent.mkdir(parents=True, exist_ok=True)
+    beside = layout.add_image(case, image, job.folder, settings.reading)
+    io.save(found, job.folder / labels, image, formats=settings.format)
+    clock.append(time.perf_counter())
+    read, track, write = (round(after - before, 3) for before, after in pairwise(clock))
+    return CaseOutcome(
+        case.name,
+        describe_objects(image, found),
+        (*beside, labels),
+        tuple(dict.fromkeys((*image.warnings, *found.warnings))),
+        seconds={"read": read, "track": track, "write": write},
+        key=job.key,
+        image_sha256=image_sha256,
+        modality=image.modality,
+    )
+
+
+def _adapted(
+    segmenter: Segmenter, image: Volume, named: NamedPrompts, settings: BatchSettings
+) -> AbstractContextManager[object]:
+    """With a network that is tuned to the outlines, if that is requested; undone afterwards."""
+    if settings.adapt <= 0:
+        return nullcontext()
+    network = cast(Sam2, segmenter.network)  # weights that were loaded are nothing else
+    examples = examples_of_volume(network, image, named.prompts, window=settings.window)
+    return adapt_network(network, examples, seconds=settings.adapt)
+
+
+def _key_of(case: BatchCase, settings: str) -> str:
+    """Hash of what a result depends on, beside its image; files that cannot be read fail in their turn."""
+    facts = [source.facts() for source in case.prompts]
+    with suppress(MedicalSam2Error, OSError):
+        return _hash([settings, facts, hash_files([file for source in case.prompts for file in source.files])])
+    return ""
+
+
+def _is_current(job: BatchJob, found: CaseOutcome) -> bool:
+    """Whether a result is that of this job: made likewise, of an image that is older or of the same content."""
+    if found.key != job.key:
+        return False
+    with suppress(OSError):
+        files = _contents(job.case)
+        made = report_of(job.case.name, job.folder).stat().st_mtime
+        return max(file.stat().st_mtime for file in files) <= made or hash_files(files) == found.image_sha256
+    return True  # the image is gone, and its result is there
+
+
+def _contents(case: BatchCase) -> list[Path]:
+    """The files of an image, further channels and the voxels beside a header among them."""
+    if case.image.is_dir():
+        return sorted(path for path in case.image.iterdir() if path.is_file())
+    halves = [case.image.with_suffix(suffix) for suffix in sorted(registry.data_suffixes())]
+    apart = [half for half in halves if case.image.suffix.lower() in registry.header_suffixes() and half.is_file()]
+    return [*(case.channels or (case.image,)), *apart]
+
+
+def hash_files(paths: Sequence[Path]) -> str:
+    """SHA-256 of the contents of files, in their order, and of those in folders; what is neither is passed over."""
+    whole = sha256()
+    for file in (each for path in paths for each in (sorted(path.iterdir()) if path.is_dir() else [path])):
+        if not file.is_file():  # a device never ends
+            continue
+        with file.open("rb") as stream:
+            one = sha256()
+            while block := stream.read(1 << 20):
+                one.update(block)
+            whole.update(one.digest())
+    return whole.hexdigest()
+
+
+def _hash(content: object) -> str:
+    return sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class BatchEstimate:
+    """What a run would take.
+
+    Args:
+        seconds: about so long; at most, where nothing was done yet that could be measured.
+        bytes: memory of the largest case; 0 where no header told a size.
+        measured: whether earlier cases of this folder tell the time.
+    """
+
+    seconds: float
+    bytes: int
+    measured: bool
+
+
+def estimate(run: BatchRun, grids: Mapping[str, Volume], segmenter: Segmenter) -> BatchEstimate:
+    """Time and memory of what is to be done: from the cases that are done, or from eight slices that are made up.
+
+    Args:
+        run: with its jobs.
+        grids: case → grid, as far as known; other cases count as the usual one.
+        segmenter: the network.
+    """
+    size = segmenter.network.image_size
+    todo = [grids[job.case.name] for job in run.todo if job.case.name in grids]
+    memory = max(
+        (bytes_needed(each, 1, size, probability=False, uncertainty=False) + each.array.nbytes for each in todo), default=0
+    )
+    if times := [sum(each.seconds.values()) for each in run.done() if each.seconds]:
+        return BatchEstimate(median(times) * len(run.todo), memory, measured=True)
+    views = {"three": 3, "auto": 3, "six": 6}.get(run.settings.views, 1)
+    slices = [min(each.shape) if views == 1 else sum(each.shape) * views / 3 for each in todo]
+    usual = median(slices) if slices else 100
+    return BatchEstimate(_seconds_per_slice(segmenter) * usual * len(run.todo), memory, measured=False)
+
+
+def _seconds_per_slice(segmenter: Segmenter) -> float:
+    """Of a bright block in eight slices."""
+    array = np.random.default_rng(0).normal(0, 20, (64, 64, 8)).astype(np.float32)
+    array[20:44, 20:44] += 200
+    start = time.perf_counter()
+    segmenter.segment_volume(Volume(array, np.diag([1.0, 1.0, 3.0, 1.0])), [Box((18, 18, 4), (46, 46, 4))], views="one")
+    return (time.perf_counter() - start) / array.shape[2]

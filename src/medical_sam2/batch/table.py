@@ -1,0 +1,442 @@
+"""A table of prompts: CSV, TSV or JSON lines, one prompt a row, for many images; and what a case is.
+
+```csv
+case,image,object,name,kind,i,j,k,i2,j2,k2
+anna,scans/a.nii.gz,1,liver,box,20,31,4,44,60,4
+anna,scans/a.nii.gz,1,liver,negative,25,58,4
+```
+
+Rows become entries of a file of prompts and are read as such, so whatever can be written there has a row here: its kinds are
+the keys of an object. Paths are relative to the table.
+"""
+
+import csv
+import io as text_io
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from medical_sam2 import io
+from medical_sam2.data.data_sets import CHANNEL, stem
+from medical_sam2.errors import FormatError, InputError, MedicalSam2Error, PromptError
+from medical_sam2.io.labels import AS_DRAWN, MaskRule
+from medical_sam2.io.prompt_file import LETTERS, OBJECT_KEYS, NamedPrompts, Unit, load_prompts, masks_from, parse_prompts
+from medical_sam2.io.safe_open import as_stored, open_regular
+from medical_sam2.plugins import suggestion
+from medical_sam2.volume import Volume
+
+KINDS = {word: key for key in OBJECT_KEYS[2:] for word in (key.removesuffix("es" if key.endswith("xes") else "s"), key)}
+"""What a row may say of its kind → key of an object in a file of prompts."""
+PLACES: Mapping[tuple[str, ...], Unit] = {
+    ("i", "j", "k", "i2", "j2", "k2"): "voxel",
+    ("x", "y", "z", "x2", "y2", "z2"): "voxel",
+    ("x_mm", "y_mm", "z_mm", "x2_mm", "y2_mm", "z2_mm"): "mm",
+    ("coordinates",): "voxel",
+    ("coordinates_mm",): "mm",
+}
+"""Columns of coordinates, of which a row fills one group; `coordinates` holds any number of them, with spaces between."""
+MASK_COLUMNS = ("file", "value", "threshold", "axis")
+COLUMNS = ("case", "image", "object", "name", "kind", *(name for group in PLACES for name in group), *MASK_COLUMNS)
+SEPARATORS = {".csv": ",", ".tsv": "\t"}
+LINES = (".jsonl", ".ndjson")
+TABLES = (*SEPARATORS, *LINES)
+EMPTY = ("", "n/a")
+MOST_BYTES, MOST_TOLD = 1 << 28, 20
+
+
+class PromptSource(Protocol):
+    """Where prompts of an image come from."""
+
+    def read(self, volume: Volume) -> NamedPrompts:
+        """The prompts in an image; raises what `load_prompts` does."""
+        ...
+
+    def facts(self) -> Mapping[str, Any]:
+        """What they depend on, beside the content of `files`."""
+        ...
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Files that are read."""
+        ...
+
+
+@dataclass(frozen=True)
+class BatchCase:
+    """An image with its prompts.
+
+    Args:
+        name: of the case: its results are called so.
+        image: file, or folder with a DICOM series, that is outlined.
+        prompts: what was pointed at in it.
+        channels: all files of the image, where it has several.
+    """
+
+    name: str
+    image: Path
+    prompts: tuple[PromptSource, ...] = ()
+    channels: tuple[Path, ...] = ()
+
+    def read_prompts(self, volume: Volume) -> NamedPrompts:
+        """All prompts in the image.
+
+        Raises:
+            PromptError: none, or two names for an object; and what the sources raise.
+        """
+        found = [source.read(volume) for source in self.prompts]
+        names: dict[int, str] = {}
+        for label, name in (pair for each in found for pair in each.names.items()):
+            if names.setdefault(label, name) != name:
+                raise PromptError(f"object {label} is called {names[label]!r} and {name!r}", "give it one name")
+        return NamedPrompts(
+            tuple(prompt for each in found for prompt in each.prompts),
+            names,
+            tuple(file for each in self.prompts for file in each.files),
+        )
+
+
+@dataclass(frozen=True)
+class PromptFile:
+    """A file of prompts (JSON)."""
+
+    path: Path
+
+    def read(self, volume: Volume) -> NamedPrompts:
+        """Its prompts."""
+        return load_prompts(self.path, volume)
+
+    def facts(self) -> Mapping[str, Any]:
+        """Nothing but its content."""
+        return {}
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """It, and the masks that it names."""
+        named = _files_named(io.load_json(self.path))
+        return (self.path, *(self.path.parent / file for file in named))
+
+
+def _files_named(content: object) -> Iterator[str]:
+    """Whatever stands under the key `file`, at any depth."""
+    for value in content.values() if isinstance(content, dict) else content if isinstance(content, list) else ():
+        yield from _files_named(value)
+    if isinstance(content, dict) and isinstance(content.get("file"), str):
+        yield content["file"]
+
+
+@dataclass(frozen=True)
+class MaskFile:
+    """A mask in the grid of the image: each label is an object, as `segment --mask` takes it."""
+
+    path: Path
+    rule: MaskRule = AS_DRAWN
+
+    def read(self, volume: Volume) -> NamedPrompts:
+        """What is drawn in it."""
+        found = io.load_outlines(self.path, volume, self.rule)
+        return NamedPrompts(tuple(masks_from(found)), {each.label: each.name for each in found if each.name}, (self.path,))
+
+    def facts(self) -> Mapping[str, Any]:
+        """How its numbers are meant."""
+        return {"rule": vars(self.rule)}
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """It."""
+        return (self.path,)
+
+
+@dataclass(frozen=True)
+class TableRow:
+    """A row of a table.
+
+    Args:
+        where: the row, as messages name it.
+        object: label; None where each label of a mask is an object.
+        name: of the object, "" where it has none.
+        key: of an object in a file of prompts.
+        content: its entry there.
+        unit: of coordinates.
+        rule: how the numbers of a mask are meant that no value is chosen from.
+    """
+
+    where: str
+    object: int | None
+    name: str
+    key: str
+    content: Any
+    unit: Unit = "voxel"
+    rule: MaskRule = AS_DRAWN
+
+    def read(self, volume: Volume) -> NamedPrompts:
+        """What it points at; errors name the row."""
+        try:
+            if self.object is None and self.key == "masks":
+                return MaskFile(Path(self.content["file"]), self.rule).read(volume)
+            name = {"name": self.name} if self.name else {}
+            entry = {"label": 1 if self.object is None else self.object, **name, self.key: [self.content]}
+            return parse_prompts({"coordinates": self.unit, "objects": [entry]}, volume, None)
+        except MedicalSam2Error as error:
+            raise at_row(error, self.where) from None
+
+    def facts(self) -> Mapping[str, Any]:
+        """All that it says, but where it stands and where its mask lies."""
+        content = {**self.content, "file": ""} if isinstance(self.content, dict) else self.content
+        rule = {"rule": vars(self.rule)} if self.key == "masks" else {}
+        return {"object": self.object, "name": self.name, self.key: content, "unit": self.unit, **rule}
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The mask."""
+        return (Path(self.content["file"]),) if isinstance(self.content, dict) and "file" in self.content else ()
+
+
+def at_row(error: MedicalSam2Error, where: str) -> MedicalSam2Error:
+    """The same error with the row at its beginning, and then the file or prompt that it speaks of."""
+    if str(error.subject).startswith(where):
+        return error
+    error.subject = where if error.subject is None else f"{where}: {error.subject}"
+    return error
+
+
+def read_table(path: Path, images: Mapping[str, BatchCase] | None = None, rule: MaskRule = AS_DRAWN) -> list[BatchCase]:
+    """The cases of a table, in the order in which they are first named.
+
+    Args:
+        path: .csv, .tsv, .jsonl or .ndjson.
+        images: cases of a folder, by name, of which the table holds the prompts; else the table names images itself.
+        rule: how the numbers of masks are meant that no row says anything of.
+
+    Raises:
+        FormatError: no table, or unknown columns.
+        InputError: rows that cannot be used: one is named; several are notes of the error, one line each.
+    """
+    return _TableReader(path, images, rule).cases()
+
+
+def raise_together(problems: Sequence[MedicalSam2Error], subject: Path) -> None:
+    """Raise what was found: one by itself, several as notes of one error."""
+    if len(problems) == 1:
+        raise problems[0]
+    if problems:
+        error = InputError(f"{len(problems)} rows or images cannot be used", "mend what is named above", subject=subject)
+        for each in problems[:MOST_TOLD]:
+            error.add_note(str(each))
+        if len(problems) > MOST_TOLD:
+            error.add_note(f"… and {len(problems) - MOST_TOLD} more")
+        raise error
+
+
+class _TableReader:
+    """Reads a table; what is wrong is collected, so that all of it is told at once."""
+
+    def __init__(self, path: Path, images: Mapping[str, BatchCase] | None, rule: MaskRule) -> None:
+        self._path, self._images, self._rule = path, images, rule
+        self._rows: dict[str, dict[str, TableRow]] = {}  # case → what is said → the row that said it
+        self._files: dict[str, Path] = {}
+
+    def cases(self) -> list[BatchCase]:
+        """The cases, if every row can be used."""
+        problems: list[MedicalSam2Error] = []
+        for number, cells in _read_rows(self._path):
+            where = f"{self._path}, row {number}"
+            try:
+                self._add(where, {name: value for name, value in cells.items() if not _is_empty(value)})
+            except MedicalSam2Error as error:
+                problems.append(at_row(error, where))
+        raise_together(problems, self._path)
+        if not self._rows:
+            raise FormatError("it has no rows", "write one prompt a row", subject=self._path)
+        known = self._images or {name: BatchCase(name, file) for name, file in self._files.items()}
+        return [
+            BatchCase(name, known[name].image, tuple(rows.values()), known[name].channels) for name, rows in self._rows.items()
+        ]
+
+    def _add(self, where: str, cells: Mapping[str, Any]) -> None:
+        case = self._case(cells)
+        row = self._row(where, cells)
+        own = self._rows.setdefault(case, {})
+        for other in own.values():
+            if other.name and row.name and other.object == row.object and other.name != row.name:
+                raise InputError(
+                    f"object {row.object} is called {row.name!r} here and {other.name!r} in {_row(other)}", "choose"
+                )
+        said = json.dumps([row.object, row.content, row.unit], sort_keys=True)
+        if (twin := own.get(said)) is not None:
+            how = "says the same as" if twin.key == row.key else f"says {row.key} of what is {twin.key} in"
+            raise InputError(f"it {how} {_row(twin)}", "leave one of them out")
+        own[said] = row
+
+    def _case(self, cells: Mapping[str, Any]) -> str:
+        """The case of a row; where there is no folder of images, its image is noted."""
+        image, name = cells.get("image"), cells.get("case")
+        if self._images is not None:
+            return self._known_case(image, name)
+        if image is None and name is not None and str(name) in self._files:
+            return str(name)
+        if image is None:
+            raise InputError("it names no image", "fill the column image")
+        path = as_stored(self._path.parent / str(image))
+        if not path.exists():
+            raise InputError(f"the image {image} does not exist", "correct its path")
+        name = case_of(path) if name is None else check_name(str(name))
+        if self._files.setdefault(name, path) != path:
+            raise InputError(f"case {name} has another image above", "name them apart in the column case")
+        if twin := next((other for other in self._files if other != name and other.lower() == name.lower()), None):
+            raise InputError(f"cases {twin} and {name} differ in nothing but capitals", "rename one")
+        return name
+
+    def _known_case(self, image: Any, name: Any) -> str:
+        images = self._images or {}
+        wanted = str(name) if name is not None else "" if image is None else case_of(Path(str(image)))
+        if not wanted:
+            raise InputError("it names no case", "fill the column case")
+        if wanted not in images:
+            raise InputError(f"there is no image of the case {wanted}", suggestion(wanted, images))
+        return wanted
+
+    def _row(self, where: str, cells: Mapping[str, Any]) -> TableRow:
+        kind = str(cells.get("kind", ""))
+        if kind not in KINDS:
+            remedy = suggestion(kind, KINDS) if kind else f"write one of {', '.join(dict.fromkeys(KINDS))}"
+            raise InputError(f"the kind {kind!r} is unknown" if kind else "it has no kind", remedy)
+        key, label = KINDS[kind], _whole(cells.get("object"), "object")
+        mask = {name: cells[name] for name in MASK_COLUMNS if name in cells}
+        placed = [(group, unit) for group, unit in PLACES.items() if any(name in cells for name in group)]
+        name = str(cells.get("name", ""))
+        if key == "masks":
+            if placed:
+                raise InputError("a mask has no coordinates", "leave them out")
+            return self._mask(where, label, name, mask)
+        if mask:
+            raise InputError(f"{next(iter(mask))} belongs to masks, and this is a {kind}", "leave it out")
+        if len(placed) != 1:
+            problem = "its coordinates are given twice" if placed else "it has no coordinates"
+            raise InputError(problem, "fill i, j, k, or x_mm, y_mm, z_mm, once")
+        group, unit = placed[0]
+        return TableRow(where, label, name, key, _coordinates(group, cells), unit)
+
+    def _mask(self, where: str, label: int | None, name: str, mask: Mapping[str, Any]) -> TableRow:
+        if "file" not in mask:
+            raise InputError("a mask has no file", "fill the column file")
+        path = as_stored(self._path.parent / str(mask["file"]))
+        if not path.exists():
+            raise InputError(f"the mask {mask['file']} does not exist", "correct its path")
+        value, axis = _whole(mask.get("value"), "value"), mask.get("axis")
+        threshold = _number(mask["threshold"], "threshold") if "threshold" in mask else self._rule.threshold
+        if label is None and (value is not None or axis is not None or name):
+            raise InputError("each label of the mask is an object, for none is named", "fill the column object")
+        if axis is not None and axis not in set(LETTERS):
+            raise InputError(f"the axis {axis!r} is unknown", "write i, j or k")
+        content = {"file": str(path)} | {
+            key: given for key, given in (("label", value), ("threshold", threshold), ("axis", axis)) if given is not None
+        }
+        return TableRow(where, label, name, "masks", content, rule=MaskRule(None, threshold, self._rule.each_label))
+
+
+def _row(row: TableRow) -> str:
+    return row.where.rpartition(", ")[2]
+
+
+def case_of(image: Path) -> str:
+    """What a case is called by its image: the file's name without its suffix, and without nnU-Net's number of a channel."""
+    name = stem(image)
+    found = CHANNEL.fullmatch(name)
+    return check_name(found["case"] if found else name)
+
+
+def check_name(name: str) -> str:
+    """The name of a case, if files can be called so.
+
+    Raises:
+        InputError: they cannot.
+    """
+    if not name.isprintable() or name.startswith((".", "-", " ")) or set(name) & set('/\\:*?"<>|') or not 0 < len(name) <= 150:
+        raise InputError(f"no file can be called {name[:40]!r}", "name the case with letters, digits, - and _")
+    return name
+
+
+def _read_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Number and cells of each row; the first line is row 1, as in a spreadsheet."""
+    with open_regular(path) as stream:
+        data = stream.read(MOST_BYTES + 1)
+    if len(data) > MOST_BYTES:
+        raise FormatError(f"it is larger than {MOST_BYTES >> 20} MB", "split it", subject=path)
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise FormatError("it is not written in UTF-8", "save it as UTF-8", subject=path) from None
+    suffix = path.suffix.lower()
+    if suffix not in TABLES:
+        raise FormatError("this is no table of prompts", f"end its name in one of {', '.join(TABLES)}", subject=path)
+    yield from _json_rows(text, path) if suffix in LINES else _cell_rows(text, SEPARATORS[suffix], path)
+
+
+def _json_rows(text: str, path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    for number, line in enumerate(text.splitlines(), start=1):
+        if line.strip():
+            content = io.parse_json(line, f"{path}, row {number}", newest=None)
+            _check_columns(content, f"{path}, row {number}")
+            yield number, content
+
+
+def _cell_rows(text: str, separator: str, path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The rows of CSV; semicolons separate where the first line has nothing else."""
+    first = text.partition("\n")[0]
+    if separator == "," and ";" in first and "," not in first:
+        separator = ";"
+    lines = csv.reader(text_io.StringIO(text, newline=""), delimiter=separator, strict=True)
+    try:
+        names = [name.strip() for name in next(lines, [])]
+        _check_columns(names, path)
+        for row in lines:
+            if any(cell.strip() for cell in row[len(names) :]):
+                problem = f"it has {len(row)} cells, the first row {len(names)}"
+                raise FormatError(problem, "put text with separators in quotes", subject=f"{path}, row {lines.line_num}")
+            if any(cell.strip() for cell in row):
+                yield lines.line_num, dict(zip(names, map(str.strip, row), strict=False))
+    except csv.Error as error:
+        raise FormatError(f"row {lines.line_num} is broken ({error})", "repair it", subject=path) from None
+
+
+def _check_columns(names: Sequence[str] | Mapping[str, Any], subject: Path | str) -> None:
+    for place, name in enumerate(names):
+        if name not in COLUMNS:
+            raise FormatError(f"it has the unknown column {name[:40]!r}", suggestion(name, COLUMNS), subject=subject)
+        if name in list(names)[:place]:
+            raise FormatError(f"it has the column {name!r} twice", "leave one out", subject=subject)
+
+
+def _is_empty(value: Any) -> bool:
+    return value is None or (isinstance(value, str) and value.strip() in EMPTY)
+
+
+def _coordinates(group: tuple[str, ...], cells: Mapping[str, Any]) -> list[Any]:
+    """The numbers of a row; the first ones of its group without a gap."""
+    if len(group) == 1:
+        given = cells[group[0]]
+        return given if isinstance(given, list) else [_number(part, group[0]) for part in str(given).replace(",", " ").split()]
+    filled = [name for name in group if name in cells]
+    if filled not in (list(group[:3]), list(group)):
+        missing = next(name for name in group if name not in cells)
+        raise InputError(f"{missing} is missing", "give three numbers, or six for two corners")
+    return [_number(cells[name], name) for name in filled]
+
+
+def _number(value: Any, what: str) -> float:
+    try:
+        number = float("" if isinstance(value, bool) else value)
+    except (TypeError, ValueError):
+        raise InputError(f"{what} {str(value)[:20]!r} is no number", "write one, with a point before decimals") from None
+    return int(number) if number.is_integer() else number
+
+
+def _whole(value: Any, what: str) -> int | None:
+    if value is None:
+        return None
+    number = _number(value, what)
+    if not isinstance(number, int):
+        raise InputError(f"{what} {value} is no whole number", "number from 1")
+    return number

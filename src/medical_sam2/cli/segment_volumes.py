@@ -1,0 +1,289 @@
+"""`medsam2 segment-volumes`: outline many volumes, each from its own prompts."""
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Group, Parameter
+
+from medical_sam2.batch.cases import FoundCases, check_cases, find_cases
+from medical_sam2.cli import plain, report
+from medical_sam2.cli.files import Reading
+from medical_sam2.cli.options import FLAG, REPEATED, InferenceOptions
+from medical_sam2.errors import ConfigError, InputError
+from medical_sam2.io.labels import MaskRule
+from medical_sam2.io.registry import Options
+
+if TYPE_CHECKING:
+    from medical_sam2.batch.outputs import CaseOutcome
+    from medical_sam2.batch.run import BatchEstimate, BatchJob, BatchRun, Existing
+
+AS_USUAL, AS_IT_IS = InferenceOptions(), Reading()
+MOST_TOLD = 5
+
+
+@Parameter(name="*", group=Group("Prompts", sort_key=1))
+@dataclass(frozen=True)
+class BatchPromptOptions:
+    """Where the prompts are.
+
+    Args:
+        prompts: of a folder: a table (.csv, .tsv, .jsonl), or a folder of prompt files or masks that are called as the images;
+            unless given, NAME.prompts.json beside each image.
+        channel: that is outlined, of images with several files (nnU-Net).
+        threshold: what is at least this number in a mask is drawn, as one object (masks with soft edges).
+        each_label: each number of a mask is an object, even where they look like soft edges.
+    """
+
+    prompts: Path | None = None
+    channel: int = 0
+    threshold: float | None = None
+    each_label: Annotated[bool, FLAG] = False
+
+
+@Parameter(name="*", group=Group("Output", sort_key=2))
+@dataclass(frozen=True)
+class BatchOutputOptions:
+    """What is written, and what is done with results that are there.
+
+    Args:
+        output: folder for the results; made where it is missing.
+        layout: plain (NAME.nii.gz), bids (derivatives), nnunet (a data set to train on), or a plug-in.
+        suffix: of the label files of the layout plain, which names their format.
+        format: further format for that, a plug-in (module:attribute, file.py:attribute); again for more.
+        skip_existing: go on: cases that are done stay, unless they were made with other settings or prompts, which is refused.
+        redo_changed: go on, and do those again.
+        overwrite: do all again.
+    """
+
+    output: Annotated[Path, Parameter(alias="-o")]
+    layout: str = "plain"
+    suffix: str = ".nii.gz"
+    format: Annotated[tuple[str, ...], REPEATED] = ()
+    skip_existing: Annotated[bool, FLAG] = False
+    redo_changed: Annotated[bool, FLAG] = False
+    overwrite: Annotated[bool, FLAG] = False
+
+    def existing(self) -> "Existing":
+        """What is done with cases that are done.
+
+        Raises:
+            ConfigError: two of these options.
+        """
+        given = [option for option in ("skip_existing", "redo_changed", "overwrite") if getattr(self, option)]
+        if len(given) > 1:
+            first, second = (f"--{option.replace('_', '-')}" for option in given[:2])
+            raise ConfigError(f"{first} and {second} contradict each other", "give one of them")
+        return (
+            "skip"
+            if self.skip_existing
+            else "redo changed"
+            if self.redo_changed
+            else "overwrite"
+            if self.overwrite
+            else "refuse"
+        )
+
+
+@Parameter(name="*", group=Group("Sharing the work", sort_key=5))
+@dataclass(frozen=True)
+class SharingOptions:
+    """Who does the work.
+
+    Args:
+        part: which of how many equal parts of the cases, such as 3/20 (for array jobs); each into the same folder.
+        cluster: Ray's, an extra: local (processes of this machine), auto, or HOST:PORT; all machines see the same paths.
+        workers: of that cluster; as many as fit unless given.
+    """
+
+    part: str | None = None
+    cluster: str | None = None
+    workers: int | None = None
+
+    def check(self) -> None:
+        """Refuse workers without a cluster, or none.
+
+        Raises:
+            ConfigError: they are.
+        """
+        if self.workers is not None and self.cluster is None:
+            raise ConfigError("--workers changes nothing: it belongs to --cluster", "leave it out")
+        if self.workers is not None and self.workers < 1:
+            raise ConfigError(f"{self.workers} workers do nothing", "give --workers 1 or more")
+
+    def share(self) -> tuple[int, int]:
+        """Number and count of parts.
+
+        Raises:
+            ConfigError: no such part.
+        """
+        if self.part is None:
+            return 1, 1
+        found = re.fullmatch(r"(\d{1,6})/(\d{1,6})", self.part)
+        number, count = (int(found[1]), int(found[2])) if found else (0, 0)
+        if not 1 <= number <= count:
+            raise ConfigError(f"--part {self.part} is no part", "give NUMBER/COUNT, from 1/20 to 20/20")
+        return number, count
+
+
+def segment_volumes(
+    what: Path,
+    /,
+    *,
+    outputs: BatchOutputOptions,
+    prompts: BatchPromptOptions = BatchPromptOptions(),
+    options: InferenceOptions = AS_USUAL,
+    reading: Reading = AS_IT_IS,
+    sharing: SharingOptions = SharingOptions(),
+    json: Annotated[bool, FLAG] = False,
+    quiet: Annotated[bool, FLAG] = False,
+    dry_run: Annotated[bool, FLAG] = False,
+) -> int:
+    """Outline objects in many volumes, each from its own prompts, with one network; a failure costs its own case.
+
+    A volume that cannot be outlined stops nothing: it has a row in results.csv, is named at the end, and the exit code is then
+    2 (3 where memory was short, 4 where several readings are possible). Killed at any moment, it goes on with --skip-existing.
+
+    Args:
+        what: a table of prompts that names the images, or a folder of them: nnU-Net, BIDS, or any tree of volumes.
+        json: print what was done as one JSON object.
+        quiet: show no progress.
+        dry_run: check all prompts and the weights, say how much time and memory it would take, and outline nothing.
+    """
+    existing, share = outputs.existing(), sharing.share()
+    sharing.check()
+    _check_words(what, prompts, outputs)
+    found = _find(what, prompts, outputs)
+    grids = _check(found, reading, options, what if prompts.prompts is None else prompts.prompts)
+    from medical_sam2.batch import cluster, run  # torch takes seconds to load: not for a wrong row of a table
+    from medical_sam2.cli import network
+
+    network.check_settings(options)
+    outs = {name: getattr(outputs, name) for name in ("layout", "suffix", "format")}
+    settings = run.BatchSettings(**vars(options), **vars(reading), **outs)
+    batch = run.BatchRun(found.cases, outputs.output, settings, existing=existing, part=share)
+    _tell_found(found, batch)
+    segmenter = settings.load_segmenter() if batch.todo and (dry_run or sharing.cluster is None) else None
+    if dry_run:
+        cost = None if segmenter is None else run.estimate(batch, grids, segmenter)
+        report.print_report(_facts(batch, cost), _dry_run_text(batch, cost), json=json)
+        return 0
+
+    def work(jobs: "Sequence[BatchJob]") -> "Iterator[CaseOutcome]":
+        if sharing.cluster is None:
+            return run.run_here(jobs, segmenter)
+        return cluster.run_on_cluster(jobs, sharing.cluster, sharing.workers)
+
+    code = _outline(batch, batch.outline(work), quiet=quiet)
+    report.print_report(_facts(batch, None), _result_text(batch), json=json)
+    return code
+
+
+def _check_words(what: Path, prompts: BatchPromptOptions, outputs: BatchOutputOptions) -> None:
+    """Refuse options that would have no effect, or destroy something."""
+    if prompts.each_label and prompts.threshold is not None:
+        raise ConfigError("--each-label and --threshold contradict each other", "give one of them")
+    if prompts.channel < 0:
+        raise ConfigError(f"--channel {prompts.channel} is negative", "give 0 or more")
+    if what.is_file() and prompts.channel:
+        raise ConfigError("--channel changes nothing: the table names the images", "leave it out")
+    if what.is_dir() and outputs.output.exists() and outputs.output.samefile(what):
+        raise InputError("the results would lie among the images", "choose another folder", subject=outputs.output)
+
+
+def _find(what: Path, prompts: BatchPromptOptions, outputs: BatchOutputOptions) -> FoundCases:
+    rule = MaskRule(None, prompts.threshold, prompts.each_label)
+    with _telling_notes():
+        found = find_cases(what, prompts.prompts, channel=prompts.channel, rule=rule, leave_out=[outputs.output])
+    masks = any("rule" in source.facts() for case in found.cases for source in case.prompts)
+    if not masks and (prompts.each_label or prompts.threshold is not None):
+        option = "--each-label" if prompts.each_label else "--threshold"
+        raise ConfigError(f"{option} speaks of masks, and none was given", "leave it out")
+    if prompts.channel and not any(case.channels for case in found.cases):
+        raise ConfigError("--channel changes nothing: no image has several", "leave it out")
+    return found
+
+
+def _check(found: FoundCases, reading: Reading, options: InferenceOptions, subject: Path) -> dict[str, Any]:
+    with _telling_notes():
+        return check_cases(
+            found.cases, Options(geometry_from=reading.geometry_from, frame=reading.frame), options.views, subject
+        )
+
+
+class _telling_notes:  # noqa: N801  a context manager
+    """Print the lines of an error that stands for several."""
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        for line in getattr(error, "__notes__", ()):
+            report.print_note(plain(line))
+
+
+def _tell_found(found: FoundCases, run: "BatchRun") -> None:
+    """What was guessed or left out, before hours are spent."""
+    for note in found.notes:
+        report.print_note(note)
+    for what, names in (
+        ("images without prompts are left alone", found.unprompted),
+        ("files of prompts belong to no image", tuple(str(path) for path in found.unused)),
+        ("cases were made with other settings, weights, prompts or images and are done again", run.changed),
+    ):
+        if names:
+            report.print_note(plain(f"{len(names)} {what}: {', '.join(names[:MOST_TOLD])}{' …' * (len(names) > MOST_TOLD)}"))
+
+
+def _outline(run: "BatchRun", outcomes: "Iterator[CaseOutcome]", *, quiet: bool) -> int:
+    """The exit code; failures are told as they happen, and counted at the end."""
+    failed: list[CaseOutcome] = []
+    with report.Progress(quiet=quiet) as progress:
+        for done, outcome in enumerate(outcomes, start=1):
+            progress.update(plain(outcome.case), done, len(run.todo), "cases")
+            report.print_warnings(outcome.warnings, f"{outcome.case}: ")
+            if outcome.problem:
+                failed.append(outcome)
+                report.print_note(plain(f"failed: {outcome.case}: {outcome.problem}"))
+    if failed:
+        report.print_note(f"{len(failed)} of {len(run.cases)} cases could not be outlined; the others are done")
+    return max((each.exit_code for each in failed), default=0)
+
+
+def _facts(run: "BatchRun", cost: "BatchEstimate | None") -> dict[str, Any]:
+    """What was done, or would be, for a program."""
+    done = run.done()
+    return {
+        "version": 1,
+        "kind": "volumes",
+        "folder": str(run.folder),
+        "cases": len(run.cases),
+        "done": sum(not each.problem for each in done),
+        "skipped": sum(each.skipped for each in done),
+        "failed": [{"case": each.case, "problem": each.problem} for each in done if each.problem],
+        **({} if cost is None else {"dry_run": True, "seconds": round(cost.seconds, 1), "bytes": cost.bytes}),
+    }
+
+
+def _result_text(run: "BatchRun") -> str:
+    done = run.done()
+    lines = [f"{sum(not each.problem for each in done)} of {len(run.cases)} cases outlined"]
+    if skipped := sum(each.skipped for each in done):
+        lines[0] += f", {skipped} were there already"
+    sure = sorted((each.surest, each.case) for each in done if each.objects)
+    lines += ["least sure:" * bool(sure), *(f"  {share:.2f}  {case}" for share, case in sure[:3])]
+    return "\n".join([line for line in (*lines, f"wrote {run.folder}") if line]) + "\n"
+
+
+def _dry_run_text(run: "BatchRun", cost: "BatchEstimate | None") -> str:
+    lines = [f"cases    {len(run.cases)}, of which {len(run.cases) - len(run.todo)} are done"]
+    lines += [f"would outline {job.case.name}" for job in run.todo[:MOST_TOLD]] + ["…"] * (len(run.todo) > MOST_TOLD)
+    if cost is not None:
+        minutes = f"{cost.seconds:.0f} s" if cost.seconds < 120 else f"{cost.seconds / 60:.0f} min"
+        how = "as the cases that are done" if cost.measured else "at most, by eight slices that were made up"
+        lines.append(f"time     about {minutes} ({how})")
+        lines.append(
+            f"memory   about {cost.bytes / 2**20:,.0f} MB" if cost.bytes else "memory   unknown: no header tells a size"
+        )
+    return "\n".join([*lines, "nothing was written"]) + "\n"

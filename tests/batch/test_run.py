@@ -1,0 +1,232 @@
+"""Runs over many cases: killed anywhere they leave nothing half and go on to the same bytes; layouts; what counts as done."""
+
+import csv
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from medical_sam2 import io
+from medical_sam2.batch.cases import find_cases
+from medical_sam2.batch.outputs import load_outcome
+from medical_sam2.batch.run import BatchSettings, segment_cases
+from medical_sam2.batch.table import read_table
+from medical_sam2.data.data_sets import read_data_set
+from medical_sam2.errors import ConfigError, InputError, PromptError
+from medical_sam2.intensity_window import Window
+from medical_sam2.prompts import Box, Prompt
+from medical_sam2.volume import Segmentation, SliceConfidence, Volume
+from tests.killing import each_death
+
+SHAPE, AFFINE = (12, 10, 5), np.array([[-2.0, 0, 0, 40], [0, -2.0, 0, 30], [0, 0, 4.0, -50], [0, 0, 0, 1]])
+
+
+class Painter:
+    """A segmenter that fills boxes: what is tried here is not the network."""
+
+    network = SimpleNamespace(image_size=32)
+
+    def segment_volume(self, image: Volume, prompts: Sequence[Prompt], *, names: dict[int, str], **_: Any) -> Segmentation:
+        labels, rows = np.zeros(image.shape, np.uint8), []
+        if image.array.max() > 900:
+            raise PromptError("it is too bright", "dim it")
+        if image.array.max() > 800:
+            raise TypeError("Ms Smith, born 1950")
+        for box in prompts:
+            assert isinstance(box, Box)
+            low, high = (np.array(corner, int) for corner in (box.low_ijk, box.high_ijk))
+            labels[low[0] : high[0] + 1, low[1] : high[1] + 1, :] = box.object
+            rows += [
+                SliceConfidence(box.object, "IPR", k, 0.9 - 0.1 * k, 9, prompted=k == 0, look_here=k == 3)
+                for k in range(image.shape[2])
+            ]
+        return Segmentation(
+            labels, image.affine, names, confidence=tuple(rows), windows={p.object: Window(0, 9) for p in prompts}
+        )
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Three images and a table of boxes."""
+    rows = ["case,image,object,name,kind,i,j,k,i2,j2,k2"]
+    for n in range(3):
+        array = np.random.default_rng(n).integers(0, 9, SHAPE).astype(np.int16)
+        nib.save(nib.Nifti1Image(array, AFFINE), tmp_path / f"c{n}.nii.gz")  # type: ignore[attr-defined]
+        rows.append(f"sub-{n}_T1w,c{n}.nii.gz,1,liver,box,2,2,0,{5 + n},6,0")
+    (tmp_path / "t.csv").write_text("\n".join(rows) + "\n")
+    return tmp_path
+
+
+def outline(folder: Path, output: str = "out", **options: Any) -> list[str]:
+    """The names of the cases that were outlined, failures with a mark."""
+    settings = BatchSettings(**{name: options.pop(name) for name in ("layout", "views", "suffix") if name in options})
+    found = segment_cases(
+        read_table(folder / "t.csv"),
+        folder / output,
+        settings,
+        segmenter=Painter(),  # type: ignore[arg-type]
+        **options,
+    )
+    return [("! " if each.problem else "") + each.case for each in found]
+
+
+def left(folder: Path) -> dict[str, bytes]:
+    """What a run left, but for how long it took."""
+    files = {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+    files.pop("seconds.csv", None)
+    reports = {name: data for name, data in files.items() if name.endswith(".json") and name.startswith("cases/")}
+    for name, data in reports.items():
+        files[name] = json.dumps({key: value for key, value in json.loads(data).items() if key != "seconds"}).encode()
+    return files
+
+
+def test_results(folder: Path) -> None:
+    assert outline(folder) == ["sub-0_T1w", "sub-1_T1w", "sub-2_T1w"]
+    with (folder / "out" / "results.csv").open() as stream:
+        row = next(csv.DictReader(stream))
+    assert row == {
+        "case": "sub-0_T1w",
+        "object": "1",
+        "name": "liver",
+        "voxels": "100",
+        "volume_ml": "1.6",
+        "confidence": "0.65",
+        "slices_to_look_at": "k3",
+        "warnings": "",
+        "error": "",
+    }
+    image = io.load(folder / "c0.nii.gz")
+    assert (io.load(folder / "out" / "sub-0_T1w.nii.gz").affine == image.affine).all()
+    assert (folder / "out" / "least_sure.png").exists()
+    assert (folder / "out" / "seconds.csv").read_text().startswith("case,read_s,track_s,write_s\nsub-0_T1w,")
+
+
+@pytest.mark.parametrize(("layout", "first"), [("plain", 1), ("nnunet", 5)])
+def test_killed_anywhere_nothing_is_half_and_the_rest_is_done(folder: Path, layout: str, first: int) -> None:
+    """Between changes of the disk: what is there is whole, and the second run comes to the bytes of one that nobody killed."""
+    rows = (folder / "t.csv").read_text().splitlines(keepends=True)
+    (folder / "t.csv").write_text("".join(rows[:3]))
+    outline(folder, "whole", layout=layout)
+    expected, cases = left(folder / "whole"), read_table(folder / "t.csv")
+
+    def judge() -> None:
+        there = left(folder / "out") if (folder / "out").exists() else {}
+        done = {case.name for case in cases if load_outcome(case.name, folder / "out")}
+        for name in there:
+            if name in expected and name.startswith(("cases/", "sub-", "labelsTr", "imagesTr")) and not name.endswith(".lock"):
+                assert there[name] == expected[name]
+        again = outline(folder, layout=layout, existing="skip")
+        assert again == [case.name for case in cases if case.name not in done]
+        assert left(folder / "out") == expected
+
+    def begin() -> None:
+        shutil.rmtree(folder / "out", ignore_errors=True)
+
+    assert each_death(begin, lambda: outline(folder, layout=layout), judge, first=first, step=8) > 4
+
+
+def test_a_failure_costs_its_own_case(folder: Path) -> None:
+    """It has a row, and is tried again by the next run; what a library says of it is kept to itself."""
+    for n, most in ((0, 999), (1, 850)):
+        array = np.full(SHAPE, most, np.int16)
+        nib.save(nib.Nifti1Image(array, AFFINE), folder / f"c{n}.nii.gz")  # type: ignore[attr-defined]
+    assert outline(folder) == ["! sub-0_T1w", "! sub-1_T1w", "sub-2_T1w"]
+    table = (folder / "out" / "results.csv").read_text()
+    assert f"sub-0_T1w,,,,,,,,{folder / 'c0.nii.gz'}: it is too bright; dim it\n" in table
+    assert "a defect of medsam2 (TypeError)" in table
+    assert "Smith" not in table
+    assert outline(folder, existing="skip") == ["! sub-0_T1w", "! sub-1_T1w"]
+
+
+def test_what_was_made_otherwise_is_not_taken_as_done(folder: Path) -> None:
+    """Settings, prompts or an image that changed; a copy of the same image is no change."""
+    outline(folder)
+    with pytest.raises(InputError, match="3 of 3 cases are done already"):
+        outline(folder)
+    with pytest.raises(InputError, match="3 of 3 cases were made with other settings, weights, prompts or images"):
+        outline(folder, existing="skip", views="three")
+    shutil.copy(folder / "c0.nii.gz", folder / "c0.new")
+    (folder / "c0.new").replace(folder / "c0.nii.gz")
+    assert outline(folder, existing="skip") == []
+    nib.save(nib.Nifti1Image(np.zeros(SHAPE, np.int16), AFFINE), folder / "c0.nii.gz")  # type: ignore[attr-defined]
+    (folder / "t.csv").write_text((folder / "t.csv").read_text().replace("7,6,0", "8,6,0"))
+    with pytest.raises(InputError, match=r"2 of 3 cases .*: sub-0_T1w, sub-2_T1w"):
+        outline(folder, existing="skip")
+    assert outline(folder, existing="redo changed") == ["sub-0_T1w", "sub-2_T1w"]
+    assert outline(folder, existing="overwrite") == ["sub-0_T1w", "sub-1_T1w", "sub-2_T1w"]
+
+
+def test_a_result_that_is_gone_is_made_again(folder: Path) -> None:
+    outline(folder)
+    (folder / "out" / "sub-1_T1w.nii.gz").unlink()
+    assert outline(folder, existing="skip") == ["sub-1_T1w"]
+
+
+def test_files_of_others_stay(folder: Path) -> None:
+    (folder / "out").mkdir()
+    (folder / "out" / "sub-1_T1w.nii.gz").write_bytes(b"a day's work")
+    with pytest.raises(InputError, match="no run of this command made it"):
+        outline(folder, existing="skip")
+
+
+def test_parts_make_the_whole(folder: Path) -> None:
+    """Two parts in one folder; who comes afterwards puts their tables together."""
+    outline(folder, "whole")
+    assert outline(folder, part=(1, 2)) == ["sub-0_T1w", "sub-2_T1w"]
+    assert outline(folder, part=(2, 2)) == ["sub-1_T1w"]
+    assert not (folder / "out" / "results.csv").exists()
+    assert outline(folder, existing="skip") == []
+    parts = {name for name in left(folder / "out") if "-of-2" in name}
+    assert {name: data for name, data in left(folder / "out").items() if name not in parts} == left(folder / "whole")
+
+
+def test_a_stopped_run_leaves_its_tables(folder: Path) -> None:
+    running = segment_cases(read_table(folder / "t.csv"), folder / "out", segmenter=Painter())  # type: ignore[arg-type]
+    next(running)
+    running.close()
+    assert (folder / "out" / "results.csv").read_text().count("\n") == 2
+
+
+def test_nnunet_can_train_on_it(folder: Path) -> None:
+    """Images are links to the originals, labels have names; other formats are written as NIfTI in the same grid."""
+    io.save(io.load(folder / "c1.nii.gz").array, folder / "c1.nrrd", io.load(folder / "c1.nii.gz"))
+    (folder / "t.csv").write_text((folder / "t.csv").read_text().replace("c1.nii.gz", "c1.nrrd"))
+    outline(folder, layout="nnunet")
+    found = read_data_set(folder / "out")
+    assert dict(found.structures) == {"liver": (1,)}
+    assert [case.identifier for case in found.cases] == ["sub-0_T1w", "sub-1_T1w", "sub-2_T1w"]
+    assert (folder / "out" / "imagesTr" / "sub-0_T1w_0000.nii.gz").resolve() == (folder / "c0.nii.gz").resolve()
+    for case in found.cases:
+        loaded = found.load(case)
+        assert loaded.labels is not None
+        assert loaded.labels.any()
+
+
+def test_bids_says_what_labels_mean(folder: Path) -> None:
+    outline(folder, layout="bids")
+    out = folder / "out"
+    assert (out / "sub-1" / "anat" / "sub-1_desc-T1w_dseg.nii.gz").exists()
+    assert (out / "dseg.tsv").read_text() == "index\tname\n0\tbackground\n1\tliver\n"
+    assert json.loads((out / "dataset_description.json").read_text())["DatasetType"] == "derivative"
+
+
+def test_one_list_of_names_has_one_meaning(folder: Path) -> None:
+    text = (folder / "t.csv").read_text().splitlines()
+    (folder / "t.csv").write_text("\n".join([*text[:-1], text[-1].replace("liver", "spleen")]) + "\n")
+    with pytest.raises(InputError, match="object 1 is called liver in sub-0_T1w and spleen in sub-2_T1w"):
+        outline(folder, layout="nnunet")
+    with pytest.raises(ConfigError, match=r"the layout bids has \.nii\.gz files alone"):
+        outline(folder, "bids", layout="bids", suffix=".nrrd")
+
+
+def test_results_in_the_folder_of_images_are_no_images(folder: Path) -> None:
+    (folder / "c0.prompts.json").write_text('{"objects": [{"boxes": [[2, 2, 0, 5, 6, 0]]}]}')
+    outline(folder)
+    found = find_cases(folder, leave_out=[folder / "out"])
+    assert ([case.name for case in found.cases], found.unprompted) == (["c0"], ("c1", "c2"))

@@ -1,0 +1,210 @@
+"""Tables of prompts: what a row means, and what is refused with its number."""
+
+import json
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from medical_sam2.batch.cases import check_cases, find_cases
+from medical_sam2.batch.table import read_table
+from medical_sam2.errors import FormatError, InputError, MedicalSam2Error
+from medical_sam2.io import load
+from medical_sam2.io.registry import Options
+from medical_sam2.prompts import Box, Mask, Point
+
+SHAPE, AFFINE = (20, 18, 6), np.array([[-2.0, 0, 0, 40], [0, -2.0, 0, 30], [0, 0, 4.0, -50], [0, 0, 0, 1]])
+HEAD = "case,image,object,name,kind,i,j,k,i2,j2,k2"
+
+
+def save(path: Path, array: np.ndarray, affine: np.ndarray = AFFINE) -> None:
+    path.parent.mkdir(exist_ok=True)
+    nib.save(nib.Nifti1Image(array, affine), path)  # type: ignore[attr-defined]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Two images, and a mask in their grid."""
+    for name in ("a", "b"):
+        save(tmp_path / "scans" / f"{name}.nii.gz", np.ones(SHAPE, np.int16))
+    mask = np.zeros(SHAPE, np.uint8)
+    mask[4:8, 4:8, 2], mask[10:14, 4:8, 2] = 1, 2
+    save(tmp_path / "mask.nii.gz", mask)
+    return tmp_path
+
+
+def table(folder: Path, *rows: str, name: str = "t.csv", head: str = HEAD) -> Path:
+    (folder / name).write_text("\n".join([head, *rows]) + "\n", encoding="utf-8")
+    return folder / name
+
+
+def refused(path: Path) -> list[str]:
+    """The lines of a table that must be refused, checked as the command does."""
+    with pytest.raises(InputError) as caught:
+        check_cases(read_table(path), Options(), "one", path)
+    return getattr(caught.value, "__notes__", [str(caught.value)])
+
+
+def test_a_row_is_a_prompt(folder: Path) -> None:
+    path = table(
+        folder,
+        "x,scans/a.nii.gz,1,liver,point,14,12,3,,,",
+        "x,scans/a.nii.gz,1,,negative,2,2,3,,,",
+        "x,,2,tumour,box,9,9,2,3,4,2",
+        "",
+        "y,scans/b.nii.gz,,,point,1,1.5,1,,,",
+    )
+    x, y = read_table(path)
+    volume = load(x.image)
+    assert x.read_prompts(volume).prompts == (Point((14, 12, 3)), Point((2, 2, 3), 1, False), Box((3, 4, 2), (9, 9, 2), 2))
+    assert x.read_prompts(volume).names == {1: "liver", 2: "tumour"}
+    assert (y.name, y.image) == ("y", folder / "scans" / "b.nii.gz")
+    assert y.read_prompts(volume).prompts == (Point((1, 1.5, 1)),)
+
+
+def test_the_same_in_other_forms(folder: Path) -> None:
+    """Millimetres, tabs, semicolons, JSON lines and free coordinates mean the same click."""
+    at = AFFINE @ (14, 12, 3, 1)
+    forms = [
+        table(folder, f"scans/a.nii.gz;point;{at[0]};{at[1]};{at[2]}", head="image;kind;x_mm;y_mm;z_mm"),
+        table(folder, "scans/a.nii.gz\tpoint\tn/a\t14 12 3", head="image\tkind\tobject\tcoordinates", name="t.tsv"),
+        table(folder, head=json.dumps({"image": "scans/a.nii.gz", "kind": "points", "x": 14, "y": 12, "z": 3}), name="t.jsonl"),
+        table(
+            folder, head=json.dumps({"image": "scans/a.nii.gz", "kind": "point", "coordinates": [14, 12, 3]}), name="u.jsonl"
+        ),
+    ]
+    for path in forms:
+        (case,) = read_table(path)
+        (point,) = case.read_prompts(load(case.image)).prompts
+        assert isinstance(point, Point)
+        assert (case.name, np.round(point.index_ijk, 9).tolist()) == ("a", [14, 12, 3]), path
+
+
+def test_masks(folder: Path) -> None:
+    """Each label is an object unless one is named; a value chooses one of them."""
+    head = "case,image,kind,object,file,value,threshold,axis"
+    path = table(
+        folder,
+        "all,scans/a.nii.gz,mask,,mask.nii.gz,,,",
+        "one,scans/a.nii.gz,mask,5,mask.nii.gz,2,,k",
+        "both,scans/a.nii.gz,mask,3,mask.nii.gz,,1,",
+        head=head,
+    )
+    drawn = {
+        case.name: {
+            p.object: int(p.array_ijk.sum()) for p in case.read_prompts(load(case.image)).prompts if isinstance(p, Mask)
+        }
+        for case in read_table(path)
+    }
+    assert drawn == {"all": {1: 16, 2: 16}, "one": {5: 16}, "both": {3: 32}}
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ("x,scans/none.nii.gz,1,,point,1,1,1,,,", "row 3: the image scans/none.nii.gz does not exist"),
+        ("x,scans/b.nii.gz,1,,point,1,1,1,,,", "row 3: case x has another image above"),
+        ("X,scans/a.nii.gz,1,,point,1,1,1,,,", "row 3: cases x and X differ in nothing but capitals"),
+        ("x,,1,spleen,point,1,1,1,,,", "row 3: object 1 is called 'spleen' here and 'liver' in row 2"),
+        ("x,,1,,negative,14,12,3,,,", "row 3: it says negative of what is points in row 2"),
+        ("x,,1,,point,14,12,3,,,", "row 3: it says the same as row 2"),
+        ("x,,1,,negative,14.0,12,3,,,", "row 3: it says negative of what is points in row 2"),
+        ("x,,1,,pont,1,1,1,,,", "row 3: the kind 'pont' is unknown; did you mean 'point'"),
+        ("x,,1,,,1,1,1,,,", "row 3: it has no kind"),
+        ("x,,1,,point,1,1,,,,", "row 3: k is missing"),
+        ("x,,1,,point,1,one,1,,,", "row 3: j 'one' is no number"),
+        ("x,,1.5,,point,1,1,1,,,", "row 3: object 1.5 is no whole number"),
+        ("x,,0,,point,1,1,1,,,", "row 3: label '0' is no label"),
+        ("x,,1,,point,1,1,60,,,", "row 3: point at voxel (1, 1, 60) lies outside the image of 20×18×6 voxels"),
+        ("x,,1,,box,1,1,1,4,4,2", "row 3: box (1.0, 1.0, 1.0) – (4.0, 4.0, 2.0) is no rectangle on one slice"),
+        ("x,,2,,negative,1,1,1,,,", "row 2 and the other rows of x: object 2 has negative clicks only"),
+        ("../x,scans/a.nii.gz,1,,point,1,1,1,,,", "row 3: no file can be called '../x'"),
+        ("x,,1,,point,1,1,1,,,,7", "row 3: it has 12 cells, the first row 11"),
+    ],
+)
+def test_a_row_that_cannot_be_used_is_named(folder: Path, row: str, said: str) -> None:
+    path = table(folder, "x,scans/a.nii.gz,1,liver,point,14,12,3,,,", row)
+    (line,) = refused(path)
+    assert line.startswith(f"{path}, {said}")
+
+
+def test_rows_that_contradict_each_other(folder: Path) -> None:
+    path = table(folder, "x,scans/a.nii.gz,1,,box,2,2,3,9,9,3", "x,,2,,box,2,2,3,8,8,3", "x,,1,,box,2,2,3,8,8,3")
+    assert refused(path) == [
+        f"{path}, row 4 and row 2: object 1 has two boxes on one axial slice; "
+        "give one box around all of it, or each box an object of its own"
+    ]
+
+
+def test_a_mask_of_another_grid_is_found_by_its_header(folder: Path) -> None:
+    save(folder / "other.nii.gz", np.ones((20, 18, 5), np.uint8))
+    path = table(folder, "x,scans/a.nii.gz,mask,1,other.nii.gz", head="case,image,kind,object,file")
+    (line,) = refused(path)
+    assert line.startswith(f"{path}, row 2: {folder / 'other.nii.gz'}: ")
+
+
+def test_all_that_is_wrong_is_told_at_once(folder: Path) -> None:
+    path = table(folder, "x,scans/a.nii.gz,1,,point,99,1,1,,,", "y,scans/b.nii.gz,1,,point,1,1,1,,,", "y,,1,,point,1,1,77,,,")
+    assert [line.partition(":")[0].rpartition(" ")[2] for line in refused(path)] == ["2", "4"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("t.csv", "image,knd\n", "unknown column 'knd'"),
+        ("t.csv", "image,kind,kind\n", "the column 'kind' twice"),
+        ("t.csv", "image,kind\n", "it has no rows"),
+        ("t.csv", 'image,kind\n"a,b\n', "row 2 is broken"),
+        ("t.csv", b"image,kind\n\xff\n", "not written in UTF-8"),
+        ("t.jsonl", '{"image": "a", "knd": 1}\n', "row 1: it has the unknown column 'knd'"),
+        ("t.jsonl", '{"image": NaN}\n', "row 1"),
+        ("t.xlsx", "image,kind\n", "no table of prompts"),
+    ],
+)
+def test_what_is_no_table(folder: Path, name: str, content: str | bytes, said: str) -> None:
+    (folder / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(FormatError, match=said):
+        read_table(folder / name)
+
+
+def raw(folder: Path) -> Path:
+    """Two cases of two channels, as nnU-Net has them."""
+    (folder / "raw").mkdir()
+    for name in ("p1_0000", "p1_0001", "p2_0000", "p2_0001"):
+        save(folder / "raw" / "imagesTr" / f"{name}.nii.gz", np.ones(SHAPE, np.int16))
+    return folder / "raw"
+
+
+def test_folders_of_nnunet(folder: Path) -> None:
+    (folder / "masks").mkdir()
+    for name in ("p1.nii.gz", "stray.nii.gz"):
+        (folder / "masks" / name).write_bytes((folder / "mask.nii.gz").read_bytes())
+    found = find_cases(raw(folder), folder / "masks", channel=1)
+    assert [(case.name, case.image.name, len(case.channels)) for case in found.cases] == [("p1", "p1_0001.nii.gz", 2)]
+    assert (found.unprompted, [path.name for path in found.unused]) == (("p2",), ["stray.nii.gz"])
+    assert "channel 0001 is outlined" in found.notes[0]
+    with pytest.raises(InputError, match="no channel 0002"):
+        find_cases(folder / "raw", folder / "masks", channel=2)
+
+
+def test_folders_of_bids_and_trees(folder: Path) -> None:
+    """Files of prompts beside the images; derivatives are no images of BIDS; names of a tree tell the place."""
+    said = json.dumps({"objects": [{"points": [[1, 1, 1]]}]})
+    for place, name in (("bids/sub-1/ses-2/anat", "sub-1_ses-2_T1w"), ("bids/derivatives/x", "y"), ("tree/one", "ct")):
+        (folder / place).mkdir(parents=True)
+        save(folder / place / f"{name}.nii.gz", np.ones(SHAPE, np.int16))
+        (folder / place / f"{name}.prompts.json").write_text(said)
+    assert [case.name for case in find_cases(folder / "bids").cases] == ["sub-1_ses-2_T1w"]
+    (case,) = find_cases(folder / "tree").cases
+    assert (case.name, case.read_prompts(load(case.image)).prompts) == ("one_ct", (Point((1, 1, 1)),))
+    with pytest.raises(InputError, match="none of its 2 images has prompts"):
+        find_cases(folder / "scans")
+
+
+def test_a_table_of_the_prompts_of_a_folder(folder: Path) -> None:
+    path = table(folder, "b,1,point,1,1,1", head="case,object,kind,i,j,k")
+    found = find_cases(folder / "scans", path)
+    assert ([case.name for case in found.cases], found.unprompted) == (["b"], ("a",))
+    with pytest.raises(MedicalSam2Error, match="row 2: there is no image of the case c"):
+        find_cases(folder / "scans", table(folder, "c,1,point,1,1,1", head="case,object,kind,i,j,k"))

@@ -1,0 +1,151 @@
+"""`medsam2 segment-volumes`: the network behind it, what it tells, and real processes that are killed."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from medical_sam2.batch import cluster
+from medical_sam2.batch.cases import find_cases
+from medical_sam2.batch.outputs import CaseOutcome
+from medical_sam2.batch.run import BatchJob, BatchRun, BatchSettings, run_here
+from medical_sam2.cli import main
+from tests.batch.test_run import left
+from tests.cli.conftest import SHAPE, Workspace
+
+COMMAND = "import sys; from medical_sam2.cli import main; raise SystemExit(main(sys.argv[1:]))"
+
+
+@pytest.fixture
+def words(workspace: Workspace) -> list[str]:
+    """A command over three images, one of them broken at its end; the table says it of all."""
+    rows = ["case,image,object,name,kind,i,j,k"]
+    for n in range(3):
+        workspace.put(f"c{n}.nii.gz", np.random.default_rng(n).integers(-1000, 1000, SHAPE).astype(np.int16))
+        rows.append(f"p{n},c{n}.nii.gz,1,liver,point,14,12,3")
+    Path("t.csv").write_text("\n".join(rows) + "\n")
+    usual = ["--weights", str(workspace.weights), "--device", "cpu", "--precision", "fp32", "--threads", "1"]
+    return ["segment-volumes", "t.csv", "-o", "out", *usual]
+
+
+def test_as_segment_does_one_by_one(workspace: Workspace, words: list[str]) -> None:
+    """The same labels; a broken image has a row, and the exit code tells; a second run does it alone."""
+    whole = Path("c1.nii.gz").read_bytes()
+    Path("c1.nii.gz").write_bytes(whole[: len(whole) // 2])
+    assert main([*words, "--json"]) == 2
+    out, err = workspace.shown()
+    assert json.loads(out)["done"] == 2
+    assert "failed: p1: c1.nii.gz: " in err
+    assert err.splitlines()[-1] == "1 of 3 cases could not be outlined; the others are done"
+    workspace.done("--point", "14", "12", "3", "--name", "liver", image="c2.nii.gz", output="one.nii.gz")
+    assert Path("one.nii.gz").read_bytes() == Path("out/p2.nii.gz").read_bytes()
+    with Path("out/results.csv").open() as stream:
+        rows = list(csv.DictReader(stream))
+    assert [(row["case"], bool(row["error"])) for row in rows] == [("p0", False), ("p1", True), ("p2", False)]
+    Path("c1.nii.gz").write_bytes(whole)
+    assert main([*words, "--skip-existing"]) == 0
+    assert "3 of 3 cases outlined, 2 were there already" in workspace.shown()[0]
+
+
+def test_dry_run_checks_and_writes_nothing(workspace: Workspace, words: list[str]) -> None:
+    before = workspace.files()
+    assert main([*words, "--dry-run"]) == 0
+    said = workspace.shown()[0]
+    assert "would outline p0" in said
+    assert "at most, by eight slices that were made up" in said
+    assert "memory   about " in said
+    assert workspace.files() == before
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (["--skip-existing", "--overwrite"], "--skip-existing and --overwrite contradict each other"),
+        (["--part", "4/3"], "--part 4/3 is no part"),
+        (["--workers", "2"], "--workers changes nothing"),
+        (["--threshold", "0.5"], "--threshold speaks of masks"),
+        (["--channel", "1"], "--channel changes nothing"),
+        (["--prompts", "t.csv"], "the table holds the prompts already"),
+        (["--layout", "bidz"], "'bidz'"),
+        (["--layout", "nnunet", "--suffix", ".nrrd"], "the layout nnunet has .nii.gz files alone"),
+        (["--suffix", ".xyz"], "images are not written as '.xyz'"),
+        (["--views", "five"], "unknown views 'five'"),
+    ],
+)
+def test_refusals(workspace: Workspace, words: list[str], more: list[str], said: str) -> None:
+    before = workspace.files()
+    assert main([*words, *more]) == 2
+    (line,) = workspace.shown()[1].splitlines()
+    assert said in line
+    assert workspace.files() == before
+
+
+def test_wrong_rows_are_listed(workspace: Workspace, words: list[str]) -> None:
+    Path("t.csv").write_text(Path("t.csv").read_text().replace("14,12,3", "14,12,33"))
+    assert main(words) == 2
+    *lines, last = workspace.shown()[1].splitlines()
+    assert [line.split(":")[0] for line in lines] == [f"t.csv, row {n}" for n in (2, 3, 4)]
+    assert last == "t.csv: 3 rows or images cannot be used; mend what is named above"
+    assert not Path("out").exists()
+
+
+def test_a_killed_process_goes_on(workspace: Workspace, words: list[str]) -> None:
+    """A real one, by a signal that it cannot catch, while it works on its second case."""
+    assert main(words) == 0
+    Path("out").rename("whole")
+    child = subprocess.Popen([sys.executable, "-c", COMMAND, *words], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    for _ in range(3000):
+        if Path("out/cases/p0.json").exists():
+            break
+        time.sleep(0.05)
+    child.send_signal(signal.SIGKILL)
+    child.wait()
+    done = {path.stem for path in Path("out/cases").glob("*.json")}
+    assert done
+    workspace.shown()
+    assert main([*words, "--skip-existing", "--json"]) == 0
+    assert json.loads(workspace.shown()[0])["skipped"] == len(done)
+    assert left(Path("out")) == left(Path("whole"))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_cluster_whose_worker_dies(workspace: Workspace, words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two workers, one of which is killed while it works: the bytes of a run in one process, and a bad image costs its row."""
+    Path("c1.nii.gz").write_bytes(b"no image")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
+    assert main(words) == 2
+    Path("out").rename("whole")
+    settings = BatchSettings(weights=str(workspace.weights), device="cpu", precision="fp32", threads=1)
+    run = BatchRun(find_cases(Path("t.csv")).cases, Path("out"), settings)
+    monkeypatch.setattr(cluster, "CaseWorker", DyingWorker)
+    outcomes = list(run.outline(lambda jobs: cluster.run_on_cluster(jobs, "local", 2)))
+    assert Path("died").exists()
+    assert sorted(each.case for each in outcomes if not each.problem) == ["p0", "p2"]
+    assert left(Path("out")) == left(Path("whole"))
+
+
+class DyingWorker(cluster.CaseWorker):
+    """Is killed at its first case, once."""
+
+    def outline(self, job: BatchJob) -> CaseOutcome:
+        if not Path("died").exists():
+            Path("died").touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().outline(job)
+
+
+def test_the_same_in_this_process(workspace: Workspace, words: list[str]) -> None:
+    """The generator of the package is what the command uses."""
+    assert main(words) == 0
+    Path("out").rename("whole")
+    settings = BatchSettings(weights=str(workspace.weights), device="cpu", precision="fp32", threads=1)
+    run = BatchRun(find_cases(Path("t.csv")).cases, Path("out"), settings)
+    assert [each.case for each in run.outline(run_here)] == ["p0", "p1", "p2"]
+    assert left(Path("out")) == left(Path("whole"))
