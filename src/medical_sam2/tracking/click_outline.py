@@ -20,7 +20,7 @@ from scipy import ndimage
 
 from medical_sam2.errors import WeightsError
 from medical_sam2.model.backbone import FramePrediction
-from medical_sam2.model.tensors import read_tensors
+from medical_sam2.model.weights import read_tensors
 from medical_sam2.prompts import FramePrompt
 from medical_sam2.tracking.frames import to_frame
 from medical_sam2.tracking.region_of_interest import Canvas, Region, box_of
