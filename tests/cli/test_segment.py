@@ -131,7 +131,7 @@ def test_objects_that_overlap_are_written_whole(workspace: Workspace) -> None:
 
 
 def test_priority_decides_whose_a_voxel_is(workspace: Workspace) -> None:
-    alone = workspace.done(*TWO, output="q.nii.gz")["objects"][0]["voxels"]
+    alone = workspace.done(*TWO, "--overlap", output="q.seg.nrrd")["objects"][1]["voxels"]
     code, out, err = workspace.run(*TWO, "--priority", "tumour", output="p.nii.gz")
     assert code == 0, err
     assert f"object 1: 0 voxels, 0 mL\nobject 2 (tumour): {alone} voxels" in out
