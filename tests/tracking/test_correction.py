@@ -46,6 +46,16 @@ def test_a_leak_is_mended_and_far_slices_are_left_alone() -> None:
     assert [row.slice for row in found.confidence if row.prompted] == [12]
 
 
+def test_what_has_no_like_on_the_slice_nearer_to_the_click_stays() -> None:
+    volume, truth = column()
+    earlier = truth.copy()
+    earlier[0:2, 3:9, 10:17] = 1  # a leak
+    earlier[2, 3:9, 17:] = 0  # taken away by hand, where the leak ends
+    found = correct(volume, [Point((1, 5, 12), positive=False), Point((4, 5, 12))], earlier)
+    assert (found.labels[:, :, :17] == truth[:, :, :17]).all()
+    assert (found.labels[:, :, 17:] == earlier[:, :, 17:]).all()
+
+
 def test_slices_between_two_clicks_are_mended() -> None:
     volume, truth = column()
     earlier = truth.copy()

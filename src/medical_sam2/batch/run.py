@@ -47,6 +47,7 @@ from medical_sam2.model.weights import weights_file
 from medical_sam2.plugins import find
 from medical_sam2.prompts import Box
 from medical_sam2.segmenter import Precision, Segmenter
+from medical_sam2.tracking.click_outline import JUDGE_FILE
 from medical_sam2.tracking.consensus import GATE_FILE
 from medical_sam2.tracking.plan import bytes_needed
 from medical_sam2.train.adapt import adapt_network, examples_of_volume
@@ -59,7 +60,7 @@ except ImportError:  # Windows: drafts of a killed run stay, hidden
 
 Existing = Literal["refuse", "skip", "redo changed", "overwrite"]
 READING = ("geometry_from", "frame", "series", "allow_gap")
-TRACKING = ("views", "bank", "fusion", "window", "islands", "consensus", "features")
+TRACKING = ("views", "bank", "fusion", "window", "islands", "consensus", "features", "priority")
 WITHOUT_EFFECT = ("threads", "device", "features")
 """Settings that results do not depend on, so that a run goes on elsewhere."""
 DEFECT = 70
@@ -73,7 +74,7 @@ class BatchSettings:
 
     Args:
         weights, image_size, device, precision, engine, threads: of the network, see `Segmenter.from_pretrained`.
-        views, bank, fusion, window, islands, consensus, features: see `Segmenter.segment_volume`.
+        views, bank, fusion, window, islands, consensus, features, priority: see `Segmenter.segment_volume`.
         whole_slices: show the network whole slices.
         adapt: seconds of tuning to the outlines of each case.
         geometry_from, frame, series, allow_gap: how images are read, see `medical_sam2.io.load`.
@@ -95,6 +96,7 @@ class BatchSettings:
     window: str = "auto"
     islands: bool = False
     consensus: bool = True
+    priority: tuple[str, ...] = ()
     whole_slices: bool = False
     adapt: float = 0.0
     geometry_from: Form | None = None
@@ -132,14 +134,14 @@ class BatchSettings:
         )
 
     def digest(self) -> str:
-        """Hash of all that results depend on beside image and prompts: settings, weights and their gate.
+        """Hash of all that results depend on beside image and prompts: settings, weights, their gate and their judge.
 
         Raises:
             WeightsError: there are no such weights.
         """
         file = weights_file(self.weights)
         said = {name: str(value) for name, value in asdict(self).items() if name not in (*WITHOUT_EFFECT, "weights")}
-        parts = [hash_files([path]) for path in (file, file.with_name(GATE_FILE)) if path.is_file()]
+        parts = [hash_files([path]) for path in (file, file.with_name(GATE_FILE), file.with_name(JUDGE_FILE)) if path.is_file()]
         return _hash([said, parts])
 
 

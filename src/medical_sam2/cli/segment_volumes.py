@@ -152,6 +152,8 @@ def segment_volumes(
         quiet: show no progress.
         dry_run: check all prompts and the weights, say how much time and memory it would take, and outline nothing.
     """
+    if options.overlap:
+        raise ConfigError("--overlap: each case has one label map here", "outline it by `medsam2 segment --overlap`")
     existing, share = outputs.existing(), sharing.share()
     sharing.check()
     _check_words(what, prompts, outputs)
@@ -162,7 +164,7 @@ def segment_volumes(
 
     network.check_settings(options)
     outs = {name: getattr(outputs, name) for name in ("layout", "suffix", "format")}
-    settings = run.BatchSettings(**vars(options), **vars(reading), **outs)
+    settings = run.BatchSettings(**{k: v for k, v in vars(options).items() if k != "overlap"}, **vars(reading), **outs)
     batch = run.BatchRun(found.cases, outputs.output, settings, existing=existing, part=share)
     _tell_found(found, batch)
     segmenter = settings.load_segmenter() if batch.todo and (dry_run or sharing.cluster is None) else None
