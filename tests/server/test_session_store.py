@@ -38,7 +38,7 @@ def test_results_in_a_format_of_ones_own(serve: Callable[..., Served], tmp_path:
     assert (answer.status_code, answer.headers["content-type"]) == (200, "text/x; charset=utf-8")
     assert answer.json()["voxels"] > 0
     refusal = served.http.get(f"/api/sessions/{id}/download/absent").json()["error"]
-    assert "choose nii.gz, nii, nrrd, mha, dcm, seg.nrrd, stl, ply, obj, counts or csv" in refusal
+    assert "choose nii.gz, nii, nrrd, mha, dcm, rtstruct.dcm, seg.nrrd, stl, ply, obj, counts or csv" in refusal
 
 
 def test_sessions_outlive_the_server_and_uploads_that_broke_off_do_not(tmp_path: Path, queue: InferenceQueue, ct: Path) -> None:

@@ -33,7 +33,6 @@ from medical_sam2.volume import Segmentation, Volume
 Carried = Literal["names", "colours", "probability", "overlaps", "several objects"]
 Form = Literal["sform", "qform"]
 Kind = Literal["volume", "picture", "archive"]
-
 GROUP = "medical_sam2.formats"
 
 
