@@ -110,7 +110,7 @@ def test_nothing_is_loaded_that_is_not_used(tmp_path: Path, words: str, needless
 def test_a_reader_that_goes_away_is_no_error(tmp_path: Path) -> None:
     code = "import sys; from medical_sam2.cli import main; sys.exit(main(sys.argv[1:]))"
     path = tmp_path / "a.json"
-    path.write_text('{"version": 1}')
+    path.write_text('{"version": 1, "objects": [{"points": [[1, 1, 1]]}]}')
     process = subprocess.Popen([sys.executable, "-c", code, "info", str(path)], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert process.stdout is not None
     assert process.stderr is not None
@@ -162,6 +162,8 @@ from pathlib import Path
 from medical_sam2 import io
 from medical_sam2.cli import main
 from medical_sam2.io import atomic
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # what is started in the background ignores it
 
 def read(*_, **__):
     with atomic.writing(Path("half.bin")) as stream:
