@@ -88,7 +88,7 @@ def pool(folder: Path, version: int) -> None:
 
 def cases(folder: Path) -> list[int]:
     reader = PoolReader(folder / "pool")
-    return [int(reader.load(i).images.max()) for i in range(len(reader))]
+    return [int(reader.load(i).images.max()) for i in range(len(reader.entries))]
 
 
 WRITERS = {
@@ -242,6 +242,7 @@ ASIDE = {  # writers of their own: what they write is new, in a folder that is t
     "server/state.py",
     "server/monai_label.py",
     "cli/__init__.py",
+    "batch/run.py",  # the lock of a run
 }
 
 

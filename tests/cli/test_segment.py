@@ -146,7 +146,11 @@ def test_meshes_of_several_objects_are_files_of_their_own(workspace: Workspace) 
 @pytest.mark.parametrize(
     ("words", "output", "says"),
     [
-        (["--overlap"], "x.nii.gz", "x.nii.gz: --overlap: NIfTI holds one object at each voxel; save to .dcm, .rtstruct.dcm, .seg.nrrd"),
+        (
+            ["--overlap"],
+            "x.nii.gz",
+            "x.nii.gz: --overlap: NIfTI holds one object at each voxel; save to .dcm, .rtstruct.dcm, .seg.nrrd",
+        ),
         (["--overlap", "--priority", "2"], "x.seg.nrrd", "--priority changes nothing: --overlap gives"),
         (["--priority", "tumor"], "x.nii.gz", "priority: no objects are called tumor; name one of 1, tumour"),
         (["--label-table", "t.csv"], "x.nii.gz", "t.csv: nothing is written as .csv"),

@@ -152,11 +152,9 @@ def segment_volumes(
         quiet: show no progress.
         dry_run: check all prompts and the weights, say how much time and memory it would take, and outline nothing.
     """
-    if options.overlap:
-        raise ConfigError("--overlap: each case has one label map here", "outline it by `medsam2 segment --overlap`")
     existing, share = outputs.existing(), sharing.share()
     sharing.check()
-    _check_words(what, prompts, outputs)
+    _check_words(what, prompts, outputs, options)
     found = _find(what, prompts, outputs)
     grids = _check(found, reading, options, what if prompts.prompts is None else prompts.prompts)
     from medical_sam2.batch import cluster, run  # torch takes seconds to load: not for a wrong row of a table
@@ -183,8 +181,10 @@ def segment_volumes(
     return code
 
 
-def _check_words(what: Path, prompts: BatchPromptOptions, outputs: BatchOutputOptions) -> None:
+def _check_words(what: Path, prompts: BatchPromptOptions, outputs: BatchOutputOptions, options: InferenceOptions) -> None:
     """Refuse options that would have no effect, or destroy something."""
+    if options.overlap:
+        raise ConfigError("--overlap: each case has one label map here", "outline it by `medsam2 segment --overlap`")
     if prompts.each_label and prompts.threshold is not None:
         raise ConfigError("--each-label and --threshold contradict each other", "give one of them")
     if prompts.channel < 0:

@@ -151,7 +151,8 @@ def compute_features(
         candidates: of it.
         in_set: whether the frame is an image of a set, where the click stands for all that is alike.
     """
-    edge = np.hypot(*np.gradient(ndimage.gaussian_filter(picture_hw, 1.0)))
+    down, across = np.gradient(np.asarray(ndimage.gaussian_filter(picture_hw, 1.0)))
+    edge = np.asarray(np.hypot(down, across), np.float32)
     ((x, y),) = _pixels(np.array([xy]), picture_hw.shape)
     agreement = _agreement(candidates)
     looks = [_describe_mask(each, picture_hw, edge, (x, y)) for each in candidates]
@@ -205,8 +206,8 @@ def _describe_mask(each: Candidate, picture: Floats, edge: Floats, xy: tuple[int
     rows, columns = np.nonzero(own)
     middle = rows.mean() + cut[0].start, columns.mean() + cut[1].start
     spread, said = picture.std() + 1e-3, each.probability_hw
-    filled = int(ndimage.binary_fill_holes(own).sum())
-    perimeter, (_, parts) = int(border.sum()), ndimage.label(said > 0.5)
+    filled, perimeter = int(np.count_nonzero(ndimage.binary_fill_holes(own))), int(border.sum())
+    _, parts = cast("tuple[NDArray[np.int32], int]", ndimage.label(said > 0.5))
     return [
         np.log(area / max(1, (each.box[2] - each.box[0]) * (each.box[3] - each.box[1]))),
         np.log(area / mask.size),

@@ -157,7 +157,7 @@ class _CorrectedObject:
     def _continued(self, t: int, added: NDArray[np.bool_], nearer: NDArray[np.bool_]) -> NDArray[np.bool_]:
         """What is added again, and whole parts that touch nothing of the earlier outline: an end, a second part."""
         parts, _ = cast("tuple[NDArray[np.int32], int]", ndimage.label(added))
-        beside = np.unique(parts[ndimage.binary_dilation(self.old_thw[t])])
+        beside = np.unique(parts[np.asarray(ndimage.binary_dilation(self.old_thw[t]), bool)])
         return (added & nearer) | np.isin(parts, np.setdiff1d(parts[nearer], [0, *beside]))
 
     def draw(self, t: int, mask_hw: NDArray[np.bool_], free: set[int]) -> None:
