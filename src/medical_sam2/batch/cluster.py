@@ -4,6 +4,7 @@ All machines see the same paths: images, prompts and the folder of the results l
 whose machine does, is started anew and its case is outlined again; a case that fails costs its own row, as in one process.
 """
 
+import logging
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -56,7 +57,7 @@ def run_on_cluster(jobs: Sequence[BatchJob], address: str, workers: int | None =
         cpus = int(ray.cluster_resources().get("CPU", 1))
         threads = settings.threads or 1
         count = min(len(jobs), workers or gpus or max(1, cpus // threads))
-        needs = {"num_cpus": 1 if gpus else threads, "num_gpus": min(1.0, gpus / count) if gpus else 0}
+        needs: dict[str, Any] = {"num_cpus": 1 if gpus else threads, "num_gpus": min(1.0, gpus / count) if gpus else 0}
         # a dead worker is started again by Ray, and its case with it, without a word from us
         hired: Any = ray.remote(**needs, max_restarts=-1, max_task_retries=ATTEMPTS - 1)(CaseWorker)
         idle, waiting, busy = (
@@ -75,7 +76,7 @@ def run_on_cluster(jobs: Sequence[BatchJob], address: str, workers: int | None =
 
 
 def _outcome_of(answer: Any, job: BatchJob) -> CaseOutcome:
-    import ray
+    import ray.exceptions
 
     try:
         return ray.get(answer)
@@ -90,7 +91,7 @@ def _connected(address: str) -> Iterator[None]:
 
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # else Ray reports to its makers
     try:
-        ray.init(address=address, log_to_driver=False, logging_level="ERROR")
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     except Exception as error:  # Ray raises whatever it likes, a bare Exception among it
         problem = f"no cluster answers at {address} ({type(error).__name__})"
         raise ConfigError(problem, "give local, auto, or HOST:PORT of its head", subject="--cluster") from None

@@ -145,7 +145,7 @@ def load_outcome(case: str, folder: Path) -> CaseOutcome | None:
         content = io.load_json(path, newest=VERSION)
         del content["version"]
         objects = [_object(each) for each in content.pop("objects")]
-        lists = {name: tuple(content.pop(name)) for name in ("files", "warnings")}
+        lists: dict[str, Any] = {name: tuple(content.pop(name)) for name in ("files", "warnings")}
         found = CaseOutcome(**content, **lists, objects=tuple(objects), skipped=True)
     except (InputError, KeyError, TypeError):
         return None
@@ -153,7 +153,9 @@ def load_outcome(case: str, folder: Path) -> CaseOutcome | None:
 
 
 def _object(content: Mapping[str, Any]) -> FoundObject:
-    lists = {name: None if content[name] is None else tuple(content[name]) for name in ("look_at", "least_sure", "window")}
+    lists: dict[str, Any] = {
+        name: None if content[name] is None else tuple(content[name]) for name in ("look_at", "least_sure", "window")
+    }
     return FoundObject(**{**content, **lists})
 
 

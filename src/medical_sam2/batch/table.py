@@ -16,7 +16,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from medical_sam2 import io
 from medical_sam2.data.data_sets import CHANNEL, stem
@@ -316,7 +316,7 @@ class _TableReader:
             problem = "its coordinates are given twice" if placed else "it has no coordinates"
             raise InputError(problem, "fill i, j, k, or x_mm, y_mm, z_mm, once")
         group, unit = placed[0]
-        return TableRow(where, label, name, key, _coordinates(group, cells), unit)
+        return TableRow(where, label, name, key, _coordinates(group, cells), cast("Unit", unit))
 
     def _mask(self, where: str, label: int | None, name: str, mask: Mapping[str, Any]) -> TableRow:
         if "file" not in mask:

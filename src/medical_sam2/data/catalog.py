@@ -180,13 +180,18 @@ def read_ppm(path: Path) -> Picture:
             raise FormatError("this is no whole PPM image", "download it again", subject=path) from None
 
 
+def _read_layout(values: dict[str, Any]) -> Layout:
+    images: Any = tuple(values["images"])
+    return Layout(**{**values, "images": images})
+
+
 def _read_entry(values: dict[str, Any]) -> Entry:
     """An entry of the table, where readers and the remapping of black and white masks have names."""
     remap, opener = values.get("remap"), values.get("opener")
     tables: dict[str, Any] = {
         "channels": tuple(values["channels"]),
         "structures": {name: tuple(own) for name, own in values["structures"].items()},
-        "layouts": tuple(Layout(**{**layout, "images": tuple(layout["images"])}) for layout in values["layouts"]),
+        "layouts": tuple(_read_layout(layout) for layout in values["layouts"]),
         "unconfirmed": tuple(values.get("unconfirmed", ())),
         "remap": WHITE if remap == "white" else remap and {int(number): value for number, value in remap.items()},
         "opener": opener and {"read_array": read_array, "read_ppm": read_ppm}[opener],

@@ -115,7 +115,8 @@ def _plane(
     require_memory(file.pages[plane.page].nbytes, path, options.max_bytes)
     found = _from_array(read_plane(file, plane), page, path, options)
     notes = list(found.warnings)
-    tag = file.pages[plane.page].tags.get(ORIENTATION)
+    page_here: Any = file.pages[plane.page]
+    tag = page_here.tags.get(ORIENTATION)
     found = replace(found, turned=_orientation(getattr(tag, "value", 1), notes), warnings=tuple(notes))
     if not options.clean:
         return replace(found, alpha=read_alpha(file, plane))

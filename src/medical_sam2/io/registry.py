@@ -332,7 +332,7 @@ OBJ = _mesh(
     (".obj",),
     written=(".obj",),
     exporter="medical_sam2.io.meshes:save_obj",
-    carries=WHOLE | {"names", "several objects"},
+    carries=frozenset({"overlaps", "names", "several objects"}),
 )
 SEVERAL: frozenset[Carried] = frozenset({"colours", "several objects"})
 _picture = partial(Format, kind="picture", reader="medical_sam2.io.images:read", carries=SEVERAL, dimensions=(2,))

@@ -206,7 +206,7 @@ def _describe_mask(each: Candidate, picture: Floats, edge: Floats, xy: tuple[int
     rows, columns = np.nonzero(own)
     middle = rows.mean() + cut[0].start, columns.mean() + cut[1].start
     spread, said = picture.std() + 1e-3, each.probability_hw
-    filled, perimeter = int(np.count_nonzero(ndimage.binary_fill_holes(own))), int(border.sum())
+    filled, perimeter = int(np.asarray(ndimage.binary_fill_holes(own), bool).sum()), int(border.sum())
     _, parts = cast("tuple[NDArray[np.int32], int]", ndimage.label(said > 0.5))
     return [
         np.log(area / max(1, (each.box[2] - each.box[0]) * (each.box[3] - each.box[1]))),
