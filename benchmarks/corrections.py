@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from medical_sam2.errors import MedicalSam2Error
 from medical_sam2.evaluate.cases import VolumeTask, draw_prompt
@@ -42,6 +43,12 @@ def scores(network: Segmenter, task: VolumeTask, clicks: int) -> list[float]:
             print(error, file=sys.stderr)
         found.append(dice(truth, labels > 0))
     return found
+
+
+def unrestricted(what: correction._CorrectedObject, t: int, mask_hw: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """All that tracking found on a frame."""
+    what.changes[t] = mask_hw & ~what.old_thw[t], what.old_thw[t] & ~mask_hw
+    return mask_hw
 
 
 def page(rows: Sequence[Sequence[float]], args: argparse.Namespace) -> str:
@@ -78,6 +85,7 @@ def main() -> int:
     args = parser.parse_args()
     if args.unrestricted:
         correction._CorrectedObject.restrict = lambda self, t, mask_hw: mask_hw  # type: ignore[method-assign]
+        correction._CorrectedObject.spread = unrestricted  # type: ignore[method-assign]
     network, rows = Segmenter.from_pretrained(args.weights, image_size=args.image_size), list[list[float]]()
     for dataset, case, structure, task in structures(args.folder, args):
         rows.append(scores(network, task, args.clicks))

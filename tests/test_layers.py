@@ -55,7 +55,7 @@ DEFERRED = {  # module → how many of our own modules it imports inside of func
     "cli.data": 1,  # `info` and `data list` answer without SciPy
     "cli.segment": 2,  # a mistyped path, or the report of a set, is answered without torch
     "cli.segment_images": 1,  # likewise
-    "cli.segment_volumes": 2,  # likewise, and a wrong row of a table
+    "cli.segment_volumes": 1,  # likewise, and a wrong row of a table
     "cli.evaluate": 1,  # --help answers without torch
     "cli.serve": 2,  # FastAPI is an extra; the page opens before torch is there
     "cli.train": 2,  # --help answers without torch, and so does a folder that is not empty
@@ -64,7 +64,7 @@ DEFERRED = {  # module → how many of our own modules it imports inside of func
     "io.image_folder": 1,  # likewise
     "server.rendering": 1,  # SciPy, for a table alone: the page opens before
 }
-MOST_DEFERRED = 16
+MOST_DEFERRED = 15
 SLOW = "\nprint([name for name in ('torch', 'scipy', 'nibabel', 'pydicom', 'SimpleITK') if name in sys.modules])"
 
 

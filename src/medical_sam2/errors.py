@@ -13,8 +13,14 @@ MedicalSam2Error
 A message is one line: `SUBJECT: what is wrong; what to do`.
 """
 
+import errno
+import os
 from collections.abc import Sequence
 from pathlib import Path
+
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.ENOMEM, errno.EMFILE}
+DEFECT = 70
+"""Exit code of an error of this program."""
 
 
 class MedicalSam2Error(Exception):
@@ -96,3 +102,19 @@ class AmbiguousError(MedicalSam2Error):
         if self.subject is not None:
             return self
         return AmbiguousError(self.problem, self.remedy, subject=subject, choices=self.choices)
+
+
+def explain_refusal(error: BaseException) -> tuple[str, int] | None:
+    """What the machine refused, in one line, and the exit code: memory, disk, a file; None for any other foreign error.
+
+    Foreign errors are not quoted: they may name a person.
+    """
+    if isinstance(error, MemoryError):
+        return "the memory is exhausted; close other programs or use a smaller image", ResourceError.exit_code
+    if isinstance(error, OSError) and error.errno:
+        code = ResourceError.exit_code if error.errno in FULL else InputError.exit_code
+        name = f"{error.filename}: " if error.filename else ""
+        return f"{name}{os.strerror(error.errno).lower()}; check the path, its permissions and the disk", code
+    if type(error).__name__ == "OutOfMemoryError":
+        return "the memory of the GPU is exhausted; use --device cpu or a smaller image", ResourceError.exit_code
+    return None

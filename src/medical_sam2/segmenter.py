@@ -1,9 +1,11 @@
 """The public face: one prompt in, a whole volume or a whole set outlined."""
 
+import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import partial
+from math import inf
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -18,7 +20,7 @@ from medical_sam2.model.backbone import Backbone, Features
 from medical_sam2.model.memory_bank import POLICIES, Policy
 from medical_sam2.model.sam2 import Sam2
 from medical_sam2.model.weights import load_backbone, weights_file
-from medical_sam2.plugins import find
+from medical_sam2.plugins import find, suggestion
 from medical_sam2.prompts import FramePrompt, Prompt
 from medical_sam2.tracking.click_outline import OutlineJudge
 from medical_sam2.tracking.consensus import Gate
@@ -28,7 +30,7 @@ from medical_sam2.tracking.encoding import CompiledEncoder, FeatureCache, Featur
 from medical_sam2.tracking.fusion import FUSIONS, FusionFactory
 from medical_sam2.tracking.image_set import ImageMask, ImageSetConfig, Order, choose_order, segment_set
 from medical_sam2.tracking.image_viewer import ImageViewer, choose_set_windows
-from medical_sam2.tracking.plan import by_window, order_objects, plan_tracking
+from medical_sam2.tracking.plan import PLANES, by_window, order_objects, plan_tracking
 from medical_sam2.tracking.postprocess import describe_missed_clicks, describe_missed_points
 from medical_sam2.tracking.view_tracker import TrackingConfig
 from medical_sam2.tracking.volume_tracker import FrameDone, GroupTracker, ResultOptions, TrackingProgress, VolumeTracker
@@ -37,6 +39,8 @@ from medical_sam2.volume import Segmentation, Volume
 
 T = TypeVar("T")
 Precision = Literal["auto", "fp32", "bf16"]
+VIEWS = ("auto", "one", "three", "six", *PLANES)
+MOST_THREADS = max(64, 4 * (os.cpu_count() or 1))  # beyond, OpenMP ends the process where it gets no memory for them
 
 
 class Segmenter:
@@ -103,7 +107,7 @@ class Segmenter:
 
     # Objects that are seen through different windows are tracked apart; crop and window are undone at the end.
     @torch.no_grad()
-    def segment_volume(
+    def segment_volume(  # noqa: PLR0913  each is one choice of a user, by name
         self,
         volume: Volume,
         prompts: Sequence[Prompt],
@@ -287,6 +291,27 @@ def _track_windows(
         else:
             mended = correct_labels(tracker, own, mended)
     return mended
+
+
+def check_choices(*, views: str, bank: str, fusion: str, threads: int | None, adapt: float) -> None:
+    """Refuse names that do not exist, before a large image is read.
+
+    Raises:
+        ConfigError: unknown views, bank or fusion, with the nearest valid name; an impossible number of threads or seconds.
+    """
+    if views not in VIEWS:
+        raise ConfigError(f"unknown views {views!r}", suggestion(views, VIEWS))
+    find(POLICIES, bank, what="bank")
+    find(FUSIONS, fusion, what="fusion")
+    check_threads(threads)
+    if not adapt >= 0 or adapt == inf:
+        raise ConfigError(f"nobody can tune for {adapt:g} seconds", "give --adapt 0 or more")
+
+
+def check_threads(threads: int | None) -> None:
+    """Refuse a number of threads that cannot work; raises ConfigError."""
+    if threads is not None and not 1 <= threads <= MOST_THREADS:
+        raise ConfigError(f"{threads} threads cannot work", f"give --threads 1 to {MOST_THREADS}")
 
 
 # torch makes a device of any index without looking whether it is there, and fails at the first tensor.

@@ -1,6 +1,7 @@
 """Runs over many cases: killed anywhere they leave nothing half and go on to the same bytes; layouts; what counts as done."""
 
 import csv
+import errno
 import json
 import shutil
 from collections.abc import Sequence
@@ -15,7 +16,7 @@ import pytest
 from medical_sam2 import io
 from medical_sam2.batch.cases import find_cases
 from medical_sam2.batch.outputs import load_outcome
-from medical_sam2.batch.run import BatchSettings, segment_cases
+from medical_sam2.batch.run import BatchRun, BatchSettings, segment_cases
 from medical_sam2.batch.table import read_table
 from medical_sam2.data.data_sets import read_data_set
 from medical_sam2.errors import ConfigError, InputError, PromptError
@@ -34,6 +35,8 @@ class Painter:
 
     def segment_volume(self, image: Volume, prompts: Sequence[Prompt], *, names: dict[int, str], **_: Any) -> Segmentation:
         labels, rows = np.zeros(image.shape, np.uint8), []
+        if image.array.max() == 990:
+            raise OSError(errno.ENOSPC, "No space left on device")
         if image.array.max() > 900:
             raise PromptError("it is too bright", "dim it")
         if image.array.max() > 800:
@@ -142,6 +145,21 @@ def test_a_failure_costs_its_own_case(folder: Path) -> None:
     assert "a defect of medsam2 (TypeError)" in table
     assert "Smith" not in table
     assert outline(folder, existing="skip") == ["! sub-0_T1w", "! sub-1_T1w"]
+
+
+def test_a_full_disk_has_the_exit_code_of_a_full_disk(folder: Path) -> None:
+    nib.save(nib.Nifti1Image(np.full(SHAPE, 990, np.int16), AFFINE), folder / "c1.nii.gz")  # type: ignore[attr-defined]
+    painter: Any = Painter()
+    first, full, last = segment_cases(read_table(folder / "t.csv"), folder / "out", segmenter=painter)
+    assert (first.exit_code, full.exit_code, last.exit_code) == (0, 3, 0)
+    assert "no space left on device" in full.problem
+
+
+@pytest.mark.parametrize("wrong", [{"bank": "fifth"}, {"views": "four"}, {"window": "glass"}, {"threads": 0}, {"adapt": -1.0}])
+def test_settings_that_do_not_exist_cost_no_case(folder: Path, wrong: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError):
+        BatchRun(read_table(folder / "t.csv"), folder / "out", BatchSettings(**wrong))
+    assert not (folder / "out").exists()
 
 
 def test_what_was_made_otherwise_is_not_taken_as_done(folder: Path) -> None:

@@ -20,10 +20,9 @@ from medical_sam2.tracking.click_outline import (
     click_regions,
     compute_features,
     list_candidates,
-    part_under,
     reduction,
 )
-from medical_sam2.tracking.region_of_interest import Canvas, Region
+from medical_sam2.tracking.region_of_interest import Canvas, Region, part_under
 from medical_sam2.volume import Volume
 
 SHAPE = (60, 80)

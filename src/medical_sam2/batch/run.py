@@ -12,9 +12,9 @@ import os
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
-from hashlib import sha256
+from hashlib import file_digest, sha256
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
@@ -38,19 +38,18 @@ from medical_sam2.batch.outputs import (
     write_tables,
 )
 from medical_sam2.batch.table import BatchCase
-from medical_sam2.errors import InputError, MedicalSam2Error, ResourceError
+from medical_sam2.errors import DEFECT, InputError, MedicalSam2Error, explain_refusal
+from medical_sam2.intensity_window import named_window
 from medical_sam2.io import Form, registry
-from medical_sam2.io.prompt_file import NamedPrompts
 from medical_sam2.io.safe_open import require_memory
-from medical_sam2.model.sam2 import Sam2
 from medical_sam2.model.weights import weights_file
 from medical_sam2.plugins import find
 from medical_sam2.prompts import Box
-from medical_sam2.segmenter import Precision, Segmenter
+from medical_sam2.segmenter import Precision, Segmenter, check_choices
 from medical_sam2.tracking.click_outline import JUDGE_FILE
 from medical_sam2.tracking.consensus import GATE_FILE
 from medical_sam2.tracking.plan import bytes_needed
-from medical_sam2.train.adapt import adapt_network, examples_of_volume
+from medical_sam2.train.adapt import adapt_to_outlines
 from medical_sam2.volume import Volume
 
 try:
@@ -63,7 +62,6 @@ READING = ("geometry_from", "frame", "series", "allow_gap")
 TRACKING = ("views", "bank", "fusion", "window", "islands", "consensus", "features", "priority")
 WITHOUT_EFFECT = ("threads", "device", "features")
 """Settings that results do not depend on, so that a run goes on elsewhere."""
-DEFECT = 70
 DRAFT = re.compile(r"\.[0-9a-f]{16}\.tmp")
 """What `io.atomic` calls a file that is not whole yet."""
 
@@ -133,6 +131,12 @@ class BatchSettings:
             engine=self.engine,
         )
 
+    def check(self) -> None:
+        """Refuse what does not exist; raises ConfigError."""
+        names = ("views", "bank", "fusion", "threads", "adapt")
+        check_choices(**{name: getattr(self, name) for name in names})
+        named_window(self.window)
+
     def digest(self) -> str:
         """Hash of all that results depend on beside image and prompts: settings, weights, their gate and their judge.
 
@@ -186,7 +190,8 @@ def segment_cases(
         What came of each case of this part, in order, those that were done already left out.
 
     Raises:
-        InputError: before anything is tracked: results that are there, or a layout that the cases do not fit into.
+        InputError: before anything is tracked: results that are there, a layout that the cases do not fit into, or settings
+            that do not exist.
     """
     run = BatchRun(cases, folder, settings or BatchSettings(), existing=existing, part=part)
     yield from run.outline(lambda jobs: run_here(jobs, segmenter))
@@ -216,6 +221,7 @@ class BatchRun:
         part: tuple[int, int] = (1, 1),
     ) -> None:
         self.cases, self.folder, self.settings = tuple(cases[part[0] - 1 :: part[1]]), folder, settings
+        settings.check()
         self.part = "" if part == (1, 1) else f"-{part[0]}-of-{part[1]}"
         self.layout = settings.make_layout()
         registry.writer_of(Path(f"case{settings.suffix}"), settings.format)
@@ -322,17 +328,9 @@ def run_job(job: BatchJob, segmenter: Segmenter) -> CaseOutcome:
         told = error.about(job.case.image)
         return CaseOutcome(job.case.name, problem=str(told), exit_code=told.exit_code)
     except Exception as error:
-        problem, code = _explain(error)
+        defect = f"this is a defect of medsam2 ({type(error).__name__}); please report it", DEFECT
+        problem, code = explain_refusal(error) or defect
         return CaseOutcome(job.case.name, problem=f"{job.case.image}: {problem}", exit_code=code)
-
-
-def _explain(error: Exception) -> tuple[str, int]:
-    """What went wrong and an exit code; foreign errors are not quoted: they may name a person."""
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-        return "the memory is exhausted", ResourceError.exit_code
-    if isinstance(error, OSError) and error.errno:
-        return f"a file cannot be read or written ({os.strerror(error.errno).lower()})", InputError.exit_code
-    return f"this is a defect of medsam2 ({type(error).__name__}); please report it", DEFECT
 
 
 def _outline(job: BatchJob, segmenter: Segmenter) -> CaseOutcome:
@@ -346,12 +344,11 @@ def _outline(job: BatchJob, segmenter: Segmenter) -> CaseOutcome:
     size = segmenter.network.image_size
     require_memory(bytes_needed(image, len(named.labels), size, probability=False, uncertainty=False), case.image)
     clock.append(time.perf_counter())
-    with _adapted(segmenter, image, named, settings):
+    with adapt_to_outlines(segmenter.network, image, named.prompts, window=settings.window, seconds=settings.adapt):
         found = segmenter.segment_volume(image, named.prompts, names=named.names, **settings.tracking)
     clock.append(time.perf_counter())
-    report_of(case.name, job.folder).unlink(
-        missing_ok=True
-    )  # else an earlier report would stand for labels that it did not see
+    # else an earlier report would stand for labels that it did not see
+    report_of(case.name, job.folder).unlink(missing_ok=True)
     (job.folder / labels).parent.mkdir(parents=True, exist_ok=True)
     beside = layout.add_image(case, image, job.folder, settings.reading)
     io.save(found, job.folder / labels, image, formats=settings.format)
@@ -367,17 +364,6 @@ def _outline(job: BatchJob, segmenter: Segmenter) -> CaseOutcome:
         image_sha256=image_sha256,
         modality=image.modality,
     )
-
-
-def _adapted(
-    segmenter: Segmenter, image: Volume, named: NamedPrompts, settings: BatchSettings
-) -> AbstractContextManager[object]:
-    """With a network that is tuned to the outlines, if that is requested; undone afterwards."""
-    if settings.adapt <= 0:
-        return nullcontext()
-    network = cast(Sam2, segmenter.network)  # weights that were loaded are nothing else
-    examples = examples_of_volume(network, image, named.prompts, window=settings.window)
-    return adapt_network(network, examples, seconds=settings.adapt)
 
 
 def _key_of(case: BatchCase, settings: str) -> str:
@@ -415,10 +401,7 @@ def hash_files(paths: Sequence[Path]) -> str:
         if not file.is_file():  # a device never ends
             continue
         with file.open("rb") as stream:
-            one = sha256()
-            while block := stream.read(1 << 20):
-                one.update(block)
-            whole.update(one.digest())
+            whole.update(file_digest(stream, "sha256").digest())
     return whole.hexdigest()
 
 

@@ -4,7 +4,6 @@ What is imported here is what `medsam2 --help` waits for: neither numpy nor torc
 a mistyped path shall not wait for the network's packages, the command imports `network`, which needs them, after its checks.
 """
 
-import errno
 import logging
 import os
 import re
@@ -17,7 +16,7 @@ from pathlib import Path
 from cyclopts import App, CycloptsError, Parameter
 
 from medical_sam2.cli.options import convert_strictly, join_numbers
-from medical_sam2.errors import InputError, MedicalSam2Error, ResourceError
+from medical_sam2.errors import DEFECT, InputError, MedicalSam2Error, explain_refusal
 
 COMMANDS = {  # name → (file and function, help)
     "data": ("data:data", "The published data sets that are known, and what is known of them."),
@@ -57,14 +56,12 @@ EXTRAS = {  # extra → (modules that it brings, what it gives)
     "ray": (("ray",), "many volumes on a cluster (segment-volumes --cluster)"),
 }
 INTERRUPTED = 130
-DEFECT = 70
 """Exit code for an error of this program (EX_SOFTWARE of sysexits.h)."""
 TRACEBACK = "MEDSAM2_TRACEBACK"
 MOVED = {"benchmark": "python benchmarks/speed.py", "synthesize": "python recipes/nano/synthesize.py"}
 """Commands of earlier versions, and the scripts of the repository that do the same."""
 NO_MEMORY = re.compile("allocate memory|failed to map segment", re.IGNORECASE)
 """In the error of a library that cannot be loaded for want of memory."""
-FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.ENOMEM, errno.EMFILE}
 
 
 def build() -> App:
@@ -159,16 +156,11 @@ def explain(error: BaseException) -> tuple[str, int]:
         command = " ".join(["medsam2", *(error.command_chain or ())])
         text = str(error).replace(", ...", " and others").rstrip(".")
         return f"{text}; see {command} --help", InputError.exit_code
-    if any(map(_tells_of_memory, _causes(error))):
-        return "the memory is exhausted; close other programs or use a smaller image", ResourceError.exit_code
-    if isinstance(error, OSError) and error.errno:
-        code = ResourceError.exit_code if error.errno in FULL else InputError.exit_code
-        name = f"{error.filename}: " if error.filename else ""
-        return f"{name}{os.strerror(error.errno).lower()}; check the path, its permissions and the disk", code
+    refused = explain_refusal(MemoryError() if any(map(_tells_of_memory, _causes(error))) else error)
+    if refused is not None:
+        return refused
     if isinstance(error, ModuleNotFoundError) and (extra := _extra_of(error.name or "")):
         return f"this needs {error.name}, which is not installed; install medical-sam2[{extra}]", InputError.exit_code
-    if type(error).__name__ == "OutOfMemoryError":
-        return "the memory of the GPU is exhausted; use --device cpu or a smaller image", ResourceError.exit_code
     return f"this is a defect of medsam2 ({_where(error)}); please report it ({TRACEBACK}=1 shows more)", DEFECT
 
 

@@ -3,14 +3,12 @@
 Imports torch and transformers, which takes seconds: commands import this after they have checked their files.
 """
 
-import os
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from hashlib import file_digest
-from math import inf
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 
@@ -22,39 +20,26 @@ from medical_sam2.io.prompt_file import NamedPrompts
 from medical_sam2.io.safe_open import require_memory
 from medical_sam2.model.catalogue import NAMED_WEIGHTS, is_hub_id, trained_size
 from medical_sam2.model.memory_bank import POLICIES
-from medical_sam2.model.sam2 import Sam2
 from medical_sam2.model.weights import weights_file
-from medical_sam2.plugins import find, suggestion
+from medical_sam2.plugins import find
 from medical_sam2.prompts import Mask
-from medical_sam2.segmenter import Segmenter
+from medical_sam2.segmenter import Segmenter, check_choices, check_threads
 from medical_sam2.tracking.confidence import Need, neediest, slice_needs
 from medical_sam2.tracking.frames import FrameStack
-from medical_sam2.tracking.fusion import FUSIONS
 from medical_sam2.tracking.image_set import ORDERS, Shuffled
 from medical_sam2.tracking.image_viewer import unit_vector
-from medical_sam2.tracking.plan import PLANES, Group, TrackingPlan, bytes_needed, plan_tracking
-from medical_sam2.train.adapt import adapt_network, examples_of_volume
+from medical_sam2.tracking.plan import Group, TrackingPlan, bytes_needed, plan_tracking
+from medical_sam2.train.adapt import adapt_to_outlines
 from medical_sam2.views import View
 from medical_sam2.volume import Volume
 
-VIEWS = ("auto", "one", "three", "six", *PLANES)
-MOST_THREADS = max(64, 4 * (os.cpu_count() or 1))  # beyond, OpenMP ends the process where it gets no memory for them
 UNKNOWN_SIZE = 1024  # of weights that are not here yet: that of SAM 2
 
 
 def check_settings(options: InferenceOptions) -> None:
-    """Refuse names that do not exist, before a large image is read.
-
-    Raises:
-        ConfigError: unknown views, bank or fusion, with the nearest valid name; an impossible number of threads or seconds.
-    """
-    if options.views not in VIEWS:
-        raise ConfigError(f"unknown views {options.views!r}", suggestion(options.views, VIEWS))
-    find(POLICIES, options.bank, what="bank")
-    find(FUSIONS, options.fusion, what="fusion")
-    _check_threads(options)
-    if not options.adapt >= 0 or options.adapt == inf:
-        raise ConfigError(f"nobody can tune for {options.adapt:g} seconds", "give --adapt 0 or more")
+    """Refuse names that do not exist, see `segmenter.check_choices`."""
+    names = ("views", "bank", "fusion", "threads", "adapt")
+    check_choices(**{name: getattr(options, name) for name in names})
 
 
 def check_set_settings(options: SetInferenceOptions) -> None:
@@ -70,12 +55,7 @@ def check_set_settings(options: SetInferenceOptions) -> None:
         raise ConfigError(f"--seed {options.seed} is negative", "give 0 or more")
     if options.seed != SetInferenceOptions.seed and options.order != "shuffled":
         raise ConfigError("--seed changes nothing: it belongs to --order shuffled", "leave it out")
-    _check_threads(options)
-
-
-def _check_threads(options: NetworkOptions) -> None:
-    if options.threads is not None and not 1 <= options.threads <= MOST_THREADS:
-        raise ConfigError(f"{options.threads} threads cannot work", f"give --threads 1 to {MOST_THREADS}")
+    check_threads(options.threads)
 
 
 def visiting_order(options: SetInferenceOptions) -> str | Shuffled:
@@ -198,16 +178,11 @@ def _empty_slices(volume: Volume, groups: Iterable[Group]) -> Iterator[str]:
                 yield f"slice {place} of axis {axis} holds one grey value only, and object {objects} is prompted there"
 
 
-@contextmanager
-def adapted(segmenter: Segmenter, image: Volume, named: NamedPrompts, options: InferenceOptions) -> Iterator[None]:
+def adapted(
+    segmenter: Segmenter, image: Volume, named: NamedPrompts, options: InferenceOptions
+) -> AbstractContextManager[None]:
     """With a network that is tuned to the outlines for some seconds, if that is requested; undone afterwards."""
-    if options.adapt <= 0:
-        yield
-        return
-    network = cast("Sam2", segmenter.network)  # weights that were loaded are nothing else
-    examples = examples_of_volume(network, image, named.prompts, window=options.window)
-    with adapt_network(network, examples, seconds=options.adapt):
-        yield
+    return adapt_to_outlines(segmenter.network, image, named.prompts, window=options.window, seconds=options.adapt)
 
 
 def neediest_slices(image: Volume, named: NamedPrompts, options: TrackingOptions, count: int) -> tuple[str, list[Need]]:

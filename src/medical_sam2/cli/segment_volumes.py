@@ -1,7 +1,8 @@
 """`medsam2 segment-volumes`: outline many volumes, each from its own prompts."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,7 +13,7 @@ from medical_sam2.batch.cases import FoundCases, check_cases, find_cases
 from medical_sam2.cli import plain, report
 from medical_sam2.cli.files import Reading
 from medical_sam2.cli.options import FLAG, REPEATED, InferenceOptions
-from medical_sam2.errors import ConfigError, InputError
+from medical_sam2.errors import ConfigError, InputError, MedicalSam2Error
 from medical_sam2.io.labels import MaskRule
 from medical_sam2.io.registry import Options
 
@@ -72,19 +73,12 @@ class BatchOutputOptions:
         Raises:
             ConfigError: two of these options.
         """
-        given = [option for option in ("skip_existing", "redo_changed", "overwrite") if getattr(self, option)]
+        known: Mapping[str, Existing] = {"skip_existing": "skip", "redo_changed": "redo changed", "overwrite": "overwrite"}
+        given = [option for option in known if getattr(self, option)]
         if len(given) > 1:
             first, second = (f"--{option.replace('_', '-')}" for option in given[:2])
             raise ConfigError(f"{first} and {second} contradict each other", "give one of them")
-        return (
-            "skip"
-            if self.skip_existing
-            else "redo changed"
-            if self.redo_changed
-            else "overwrite"
-            if self.overwrite
-            else "refuse"
-        )
+        return known[given[0]] if given else "refuse"
 
 
 @Parameter(name="*", group=Group("Sharing the work", sort_key=5))
@@ -158,9 +152,7 @@ def segment_volumes(
     found = _find(what, prompts, outputs)
     grids = _check(found, reading, options, what if prompts.prompts is None else prompts.prompts)
     from medical_sam2.batch import cluster, run  # torch takes seconds to load: not for a wrong row of a table
-    from medical_sam2.cli import network
 
-    network.check_settings(options)
     outs = {name: getattr(outputs, name) for name in ("layout", "suffix", "format")}
     settings = run.BatchSettings(**{k: v for k, v in vars(options).items() if k != "overlap"}, **vars(reading), **outs)
     batch = run.BatchRun(found.cases, outputs.output, settings, existing=existing, part=share)
@@ -215,14 +207,15 @@ def _check(found: FoundCases, reading: Reading, options: InferenceOptions, subje
         )
 
 
-class _telling_notes:  # noqa: N801  a context manager
+@contextmanager
+def _telling_notes() -> Iterator[None]:
     """Print the lines of an error that stands for several."""
-
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+    try:
+        yield
+    except MedicalSam2Error as error:
         for line in getattr(error, "__notes__", ()):
             report.print_note(plain(line))
+        raise
 
 
 def _tell_found(found: FoundCases, run: "BatchRun") -> None:

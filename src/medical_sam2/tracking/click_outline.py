@@ -23,7 +23,7 @@ from medical_sam2.model.backbone import FramePrediction
 from medical_sam2.model.weights import read_tensors
 from medical_sam2.prompts import FramePrompt
 from medical_sam2.tracking.frames import to_frame
-from medical_sam2.tracking.region_of_interest import Canvas, Region, box_of
+from medical_sam2.tracking.region_of_interest import Canvas, Region, box_of, part_under, pixels_of
 
 JUDGE_FILE = "click_outline.safetensors"
 SHARES = (1.0, 0.5, 0.31, 0.1)  # sides of the regions that are asked on, of the frame's shorter side
@@ -116,7 +116,7 @@ def list_candidates(
             whole = probability > 0.5
             part = part_under(inside, whole)
             for mask in (part, whole) if all_parts and (part != whole).any() else (part,):
-                if mask.any() and not any(mask[y, x] for x, y in _pixels(outside, small_hw)):
+                if mask.any() and not any(mask[y, x] for x, y in pixels_of(outside, small_hw)):
                     found.append(Candidate(mask, probability, number, share, corners, place, ious, presence, mask is not part))
     return found
 
@@ -126,18 +126,6 @@ def _reduced(region: Region, step: int) -> Region:
     return Region(
         top, left, max(1, (region.top + region.height) // step - top), max(1, (region.left + region.width) // step - left)
     )
-
-
-def part_under(inside_xy: NDArray[np.floating], mask_hw: MaskArray) -> MaskArray:
-    """What hangs together with a click inside; the whole mask where no click lies in it."""
-    parts, _ = cast("tuple[NDArray[np.int32], int]", ndimage.label(mask_hw))
-    hit = {int(parts[y, x]) for x, y in _pixels(inside_xy, mask_hw.shape)} - {0}
-    return np.isin(parts, list(hit)) if hit else mask_hw
-
-
-def _pixels(places_xy: NDArray[np.floating], shape_hw: tuple[int, ...]) -> list[tuple[int, int]]:
-    height, width = shape_hw
-    return [(min(max(round(x), 0), width - 1), min(max(round(y), 0), height - 1)) for x, y in places_xy.tolist()]
 
 
 def compute_features(
@@ -153,7 +141,7 @@ def compute_features(
     """
     down, across = np.gradient(np.asarray(ndimage.gaussian_filter(picture_hw, 1.0)))
     edge = np.asarray(np.hypot(down, across), np.float32)
-    ((x, y),) = _pixels(np.array([xy]), picture_hw.shape)
+    ((x, y),) = pixels_of(np.array([xy]), picture_hw.shape).tolist()
     agreement = _agreement(candidates)
     looks = [_describe_mask(each, picture_hw, edge, (x, y)) for each in candidates]
     said = [

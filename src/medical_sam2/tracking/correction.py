@@ -21,7 +21,7 @@ from medical_sam2.errors import GeometryError, PromptError
 from medical_sam2.model.memory_bank import PolicyBank
 from medical_sam2.prompts import FramePrompt
 from medical_sam2.tracking.plan import Group
-from medical_sam2.tracking.region_of_interest import Region, around_all, box_of, prompt_extent, region_for
+from medical_sam2.tracking.region_of_interest import Region, around_all, box_of, pixels_of, prompt_extent, region_for
 from medical_sam2.tracking.view_tracker import FrameTime, TrackingResult
 from medical_sam2.tracking.volume_tracker import AROUND, GroupTracker
 from medical_sam2.views import View
@@ -102,7 +102,7 @@ class _CorrectedObject:
         clicked = {
             int(self.stack_thw[t, y, x])
             for t, prompt in self.new.items()
-            for x, y in self._pixels(prompt.points_xy[prompt.labels == 1])
+            for x, y in pixels_of(prompt.points_xy[prompt.labels == 1], self.stack_thw.shape[1:])
         }
         return clicked | {0, self.label}
 
@@ -112,17 +112,13 @@ class _CorrectedObject:
         parts, _ = cast("tuple[NDArray[np.int32], int]", ndimage.label(self.old_thw))
         touched = {0}
         for t, prompt in self.new.items():
-            touched |= {int(parts[t, y, x]) for x, y in self._pixels(prompt.points_xy)}
+            touched |= {int(parts[t, y, x]) for x, y in pixels_of(prompt.points_xy, self.stack_thw.shape[1:])}
             if prompt.box_xyxy is not None:
-                (x_low, y_low), (x_high, y_high) = self._pixels(prompt.box_xyxy.reshape(2, 2))
+                (x_low, y_low), (x_high, y_high) = pixels_of(prompt.box_xyxy.reshape(2, 2), self.stack_thw.shape[1:])
                 touched |= {*np.unique(parts[t, y_low : y_high + 1, x_low : x_high + 1]).tolist()}
             if prompt.mask_hw is not None:
                 touched |= {*np.unique(parts[t, prompt.mask_hw]).tolist()}
         return ~np.isin(parts, list(touched))
-
-    def _pixels(self, places_xy: NDArray[np.floating]) -> NDArray[np.int_]:
-        """The pixels (N, 2) that places (N, 2) of a frame lie in."""
-        return np.clip(np.rint(places_xy), 0, np.array(self.stack_thw.shape[:0:-1]) - 1).astype(int)
 
     @cached_property
     def clicks_alone(self) -> NDArray[np.int64] | None:

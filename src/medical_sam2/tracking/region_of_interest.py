@@ -218,7 +218,7 @@ def _clicked_box(canvas: Canvas, t: int, prompt: FramePrompt, ask: AskNetwork) -
         for region in regions:
             if region not in answers:
                 mask, sure = ask(region, t, prompt)
-                answers[region] = _part_under(prompt, mask), sure
+                answers[region] = part_under(prompt.points_xy[prompt.labels == 1], mask), sure
         return _most_agreed([*answers.values()])
 
     def around(share: float) -> Region | None:
@@ -245,11 +245,15 @@ def _agreement(mask: NDArray[np.bool_], masks: Sequence[NDArray[np.bool_]]) -> f
     )
 
 
-def _part_under(prompt: FramePrompt, mask_hw: NDArray[np.bool_]) -> NDArray[np.bool_]:
+def pixels_of(places_xy: NDArray[np.floating], shape_hw: tuple[int, ...]) -> NDArray[np.int_]:
+    """The pixels (N, 2) of a frame that places (N, 2), x before y, lie in; the nearest ones of places outside."""
+    return np.clip(np.rint(places_xy), 0, np.array(shape_hw[::-1]) - 1).astype(int)
+
+
+def part_under(inside_xy: NDArray[np.floating], mask_hw: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """What hangs together with a click inside; the whole mask where no click lies in it."""
     parts, _ = cast("tuple[NDArray[np.int32], int]", ndimage.label(mask_hw))
-    inside = np.rint(prompt.points_xy[prompt.labels == 1]).astype(int)
-    hit = {int(parts[y, x]) for x, y in inside if 0 <= y < parts.shape[0] and 0 <= x < parts.shape[1]} - {0}
+    hit = {int(parts[y, x]) for x, y in pixels_of(inside_xy, mask_hw.shape)} - {0}
     return np.isin(parts, list(hit)) if hit else mask_hw
 
 

@@ -133,7 +133,7 @@ class GroupTracker:
             self._track_region(group.part(labels), views, fusions, region)
 
     def _outline_clicks(self, view: View, label: int, own: Mapping[int, FramePrompt]) -> Mapping[int, FramePrompt]:
-        """The prompts of an object; where nothing was drawn, an outline in place of the first frame with a click inside."""
+        """The prompts of an object; where nothing was drawn, an outline joins the clicks of the first frame with one inside."""
         judge, t = self.config.judge, next((t for t, prompt in own.items() if prompt.labels.any()), None)
         drawn = any(prompt.mask_hw is not None or prompt.box_xyxy is not None for prompt in own.values())
         if judge is None or t is None or drawn or not self.config.zoom:
@@ -146,7 +146,7 @@ class GroupTracker:
         if found is None:
             return own
         mask, self._judged[label, stack.slice_index(t)] = found
-        return {**own, t: FramePrompt.mask(mask)}
+        return {**own, t: FramePrompt.mask(mask) | own[t]}
 
     def _choose_regions(self, view: View, group: Group) -> list[tuple[Region | None, tuple[int, ...]]]:
         """What the network is shown of the frames that hold the prompts, and for which objects."""

@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import cast
 
 import numpy as np
 import torch
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from medical_sam2.data.clips import Augmentation, AugmentationOdds, Clip
+from medical_sam2.model.backbone import Backbone
 from medical_sam2.model.memory_bank import SelfSorting
 from medical_sam2.model.sam2 import Sam2
 from medical_sam2.prompts import Mask, Prompt
@@ -86,6 +88,19 @@ def examples_of_volume(
                     drawn = np.stack([mask_hw for mask_hw in shown_here if mask_hw is not None])
                     examples.append(OutlinedFrame(stack.input(t), drawn))
     return examples
+
+
+@contextmanager
+def adapt_to_outlines(
+    network: Backbone, volume: Volume, prompts: Sequence[Prompt], *, window: str, seconds: float
+) -> Iterator[None]:
+    """With a network that is tuned to what is outlined in a volume for some seconds, if there are any; undone afterwards."""
+    if seconds <= 0:
+        yield
+        return
+    loaded = cast("Sam2", network)  # weights that were loaded are nothing else
+    with adapt_network(loaded, examples_of_volume(loaded, volume, prompts, window=window), seconds=seconds):
+        yield
 
 
 @contextmanager
