@@ -200,13 +200,11 @@ class Mask:
         array_ijk: (I, J, K) bool in the grid of the image.
         object: label, from 1.
         axis: array axis of the slices that it was drawn on; None where it lies on one slice of exactly one axis.
-        estimate: in [0, 1], how sure an outline is that nobody drew; None for one of a person.
     """
 
     array_ijk: NDArray[np.bool_]
     object: int = 1
     axis: int | None = None
-    estimate: float | None = None
 
     def __post_init__(self) -> None:
         if not self.array_ijk.any():
@@ -221,9 +219,7 @@ class Mask:
         if view.order(axes)[0] not in self.planes():
             return {}
         stack = view.apply(self.array_ijk, axes)
-        return {
-            int(t): FramePrompt.mask(stack[t].copy(), estimate=self.estimate) for t in np.flatnonzero(stack.any(axis=(1, 2)))
-        }
+        return {int(t): FramePrompt.mask(stack[t].copy()) for t in np.flatnonzero(stack.any(axis=(1, 2)))}
 
     def planes(self) -> frozenset[int]:
         """The axis that it was drawn along; every axis along which it is one slice thick where none was named."""

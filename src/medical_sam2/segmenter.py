@@ -16,7 +16,7 @@ from torch import nn
 
 from medical_sam2.errors import ConfigError, MedicalSam2Error
 from medical_sam2.intensity_window import Window
-from medical_sam2.model.backbone import Backbone, Features, Memory
+from medical_sam2.model.backbone import Backbone, Features
 from medical_sam2.model.memory_bank import POLICIES, Policy, SelfSorting
 from medical_sam2.model.sam2 import Sam2
 from medical_sam2.model.weights import load_backbone, weights_file
@@ -128,7 +128,6 @@ class Segmenter:
         names: Mapping[int, str] | None = None,
         overlap: bool = False,
         priority: Sequence[int | str] = (),
-        known: Mapping[int, Sequence[Memory]] | None = None,
         on_frame: Callable[[FrameDone], None] | None = None,
     ) -> Segmentation:
         """Outline every prompted object in the whole volume.
@@ -153,7 +152,6 @@ class Segmenter:
                 in a kidney; its labels give that voxel to one of them all the same.
             priority: objects, by label or name, that such a voxel is given to before others, the first before the second;
                 unless given, and among the others, it goes to the most probable.
-            known: object → what is remembered of it from elsewhere, see `segment_by_template`.
             on_frame: called with each tracked frame.
 
         Returns:
@@ -176,7 +174,6 @@ class Segmenter:
         see = self._encoder(features)
         with self.computing():
             new = partial(TrackingConfig, self.network, see, shown, policy=policy, joint=joint, zoom=zoom, judge=self.judge)
-            new = partial(new, known=known or {})
             mended = _track_windows(work, new, window, mended)
         result = crop.to_whole(work.result(names or {}, mended), earlier)
         missed = [line for labels in result.maps for line in describe_missed_points(labels, prompts)]
@@ -232,7 +229,6 @@ class Segmenter:
                 features=features,
                 names=called,
                 priority=[label for label in wanted if label in {each.object for each in outlines}],
-                known={match.object: match.memories for match in found},
                 **options,
             )
         return describe_matches(replace(result, colours=template.annotation.colours), matches)

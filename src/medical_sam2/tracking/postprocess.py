@@ -109,7 +109,7 @@ def _describe_missed(labels: NDArray[np.integer], clicks: Iterable[tuple[Sequenc
 
 
 def redraw(stack_thw: NDArray[np.unsignedinteger], label: int, prompts: Mapping[int, FramePrompt]) -> None:
-    """Put outlines back as they were drawn, in place, unless a click or a box corrects them, or nobody drew them.
+    """Put outlines back as they were drawn, in place, unless a click or a box corrects them.
 
     Args:
         stack_thw: labels along a view.
@@ -117,7 +117,6 @@ def redraw(stack_thw: NDArray[np.unsignedinteger], label: int, prompts: Mapping[
         prompts: frame → prompt of the object.
     """
     for t, prompt in prompts.items():
-        alone = prompt.estimate is None and not len(prompt.points_xy) and prompt.box_xyxy is None
-        if prompt.mask_hw is not None and alone:
+        if prompt.mask_hw is not None and not len(prompt.points_xy) and prompt.box_xyxy is None:
             stack_thw[t][(stack_thw[t] == label) & ~prompt.mask_hw] = 0
             stack_thw[t][prompt.mask_hw] = label

@@ -23,7 +23,7 @@ from torch.nn import functional as F  # noqa: N812
 from medical_sam2.errors import GeometryError
 from medical_sam2.intensity_window import Window, Windows
 from medical_sam2.metrics import dice
-from medical_sam2.model.backbone import FramePrediction, Instruction, Memory
+from medical_sam2.model.backbone import FramePrediction, Instruction
 from medical_sam2.model.memory_bank import PolicyBank, SelfSorting, cosine
 from medical_sam2.model.tracker import track
 from medical_sam2.prompts import Fixed, FramePrompt, Mask
@@ -38,7 +38,8 @@ OFFERED, SLIVER = 10, 0.1  # slices among which they are chosen, at most; the le
 SEARCHED = 24  # frames that are looked at first, at most
 CANDIDATES, AROUND = 4, 2  # of them that are led back; frames on either side of the best that are looked at closely
 TILES, OVERLAP = 3, 0.25  # parts of a frame along each axis, at most; what they have in common
-FOUND = 0.45  # confidence from which on an object counts as found
+LIKE_AREA = 4.0  # an outline that is so many times larger or smaller than the template's largest one is another thing
+FOUND = 0.6  # confidence from which on an object counts as found
 SIMILAR_MM, NEAR_BY, LEAST_PRIOR = 1.25, 0.2, 0.5  # of extents; shares of them; what the weight never falls below
 NEIGHBOURS = np.array([0.25, 0.5, 0.25])  # shares of the frame before, the frame itself, the frame after
 TEMPLATE_PASS = -1  # far from all that is tracked
@@ -87,7 +88,6 @@ class TemplateMatch:
         slice: index of that slice along the array axis of the file.
         confidence: in [0, 1].
         window: of the intensities of the other volume.
-        memories: of the template, to be remembered while the object is tracked.
     """
 
     object: int
@@ -97,7 +97,6 @@ class TemplateMatch:
     slice: int
     confidence: float
     window: Window
-    memories: tuple[Memory, ...] = ()
 
     @property
     def found(self) -> bool:
@@ -106,8 +105,8 @@ class TemplateMatch:
 
     @property
     def mask(self) -> Mask:
-        """Its outline, as an estimate."""
-        return Mask(self.inside_ijk, self.object, self.axis, self.confidence)
+        """Its outline, to be tracked from."""
+        return Mask(self.inside_ijk, self.object, self.axis)
 
     def describe(self, names: Mapping[int, str]) -> str:
         """One line for the user about an object that is left out."""
@@ -200,7 +199,7 @@ class TemplateSearch:
         field_hw = self._common_field(box)
         known = _KnownObject(self, inside_thw, _part(self._canvas(self.template), field_hw, _middle(box)))
         step = ceil(stack.shape_thw[0] / SEARCHED)
-        tiles = _tiles(stack.canvas, field_hw)
+        tiles = cover_frame(stack.canvas, field_hw)
         looked_at = range(step // 2, stack.shape_thw[0], step)
         best = known.best([each for tile in tiles for each in known.answers(looked_at, tile)])
         close_hw = self._close_field(box)
@@ -210,16 +209,16 @@ class TemplateSearch:
             frames = (best.frame + n * ceil(step / 2) for n in range(-AROUND, AROUND + 1))
             reach = [t for t in frames if 0 <= t < stack.shape_thw[0]]
             best = known.best(known.answers(reach, region)) or best
-        return self._match(mask.object, best, tuple(known.bank.memories[0]))
+        return self._match(mask.object, best)
 
-    def _match(self, label: int, best: "_Answer | None", memories: tuple[Memory, ...]) -> TemplateMatch:
+    def _match(self, label: int, best: "_Answer | None") -> TemplateMatch:
         target, frame = self.target.config, 0 if best is None else best.frame
         inside, axis, sure = np.zeros(target.volume.shape, bool), array_axis(target.volume, self.view), 0.0
         if best is not None:
             self.view.apply(inside, target.volume.orientation)[frame] = best.mask_hw
             sure = best.confidence
         index = self.target.frames(self.view).slice_index(frame)
-        return TemplateMatch(label, axis, inside, self.view, index, sure, target.window, memories)
+        return TemplateMatch(label, axis, inside, self.view, index, sure, target.window)
 
     def _canvas(self, tracker: ViewTracker) -> Canvas:
         return tracker.frames(self.view).canvas
@@ -297,6 +296,12 @@ class _KnownObject:
         chosen = there[np.unique(np.linspace(0, len(there) - 1, min(OFFERED, len(there))).round().astype(int))]
         yield from sorted(chosen.tolist(), key=lambda t: -areas[t])
 
+    @cached_property
+    def _area_ratio(self) -> float:
+        """What a pixel of the target is of the largest outline of the template, in mm²."""
+        ours, theirs = (each.frames(self.search.view).canvas.pixel_hw for each in (self.search.template, self.search.target))
+        return theirs[0] * theirs[1] / (ours[0] * ours[1] * int(self.inside_thw.sum(axis=(1, 2)).max()))
+
     def answers(self, frames: Sequence[int], region: Region) -> list[_Answer]:
         """What is found on frames of the target, in their order, by memory alone; a neighbour has a say in how sure it is."""
         alone = [self._answer(t, region) for t in frames]
@@ -307,12 +312,10 @@ class _KnownObject:
         tracker, view = self.search.target, self.search.view
         said, tells = self._recall(tracker, region, t, self.bank)
         mask = tracker.frames(view, region).to_frame(said.logits_Bhw)[0] > 0.5
-        if not mask.any():
+        if not mask.any() or not 1 / LIKE_AREA < mask.sum() * self._area_ratio < LIKE_AREA:
             return _Answer(t, region, mask, 0.0)
-        sure = float(said.confidence_B[0]) ** 0.5 * tells
-        return _Answer(
-            t, region, mask, sure * self.search.prior(self.inside_thw, t, mask), (float(said.confidence_B[0]), tells)
-        )
+        expected, likely = float(said.confidence_B[0]), self.search.prior(self.inside_thw, t, mask)
+        return _Answer(t, region, mask, expected**0.5 * tells * likely, (expected, tells))
 
     def best(self, answers: Sequence[_Answer]) -> _Answer | None:
         """Of the surest answers the one that leads back best; None where there is none."""
@@ -369,7 +372,7 @@ def _part(canvas: Canvas, field_hw: tuple[float, float], middle_yx: tuple[float,
     return Region(starts[0], starts[1], sides[0], sides[1])
 
 
-def _tiles(canvas: Canvas, field_hw: tuple[float, float]) -> list[Region]:
+def cover_frame(canvas: Canvas, field_hw: tuple[float, float]) -> list[Region]:
     """Parts of that size that cover a frame; larger ones where it would take too many."""
     middles = list[NDArray[np.float64]]()
     shown = list[float]()

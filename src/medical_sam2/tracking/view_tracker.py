@@ -58,7 +58,6 @@ class TrackingConfig:
         joint: whether all orientations share one bank, or each has its own.
         zoom: whether the network is shown a region around the object instead of the whole frame.
         judge: of what clicks mean, learnt for these weights.
-        known: object → what is remembered of it from elsewhere, before anything is tracked.
     """
 
     backbone: Backbone
@@ -69,7 +68,6 @@ class TrackingConfig:
     joint: bool = True
     zoom: bool = False
     judge: OutlineJudge | None = None
-    known: Mapping[int, Sequence[Memory]] = field(default_factory=dict[int, Sequence[Memory]])
 
 
 class ObjectBanks:
@@ -237,13 +235,9 @@ class ViewTracker:
         return backbone.decode(frame, backbone.fuse(frame, [[]]), [Instruction(stack.to_network(prompt))])
 
     def banks(self, labels: Iterable[int], view: View) -> dict[int, PolicyBank]:
-        """One for each object, of which a view is the first that they see, empty but for what is known from elsewhere."""
+        """Empty ones, one for each object, of which a view is the first that they see."""
         frames = self.frames(view).shape_thw[0]
-        banks = {label: PolicyBank(self.config.policy, ordered=True, frames=frames) for label in labels}
-        for label, bank in banks.items():
-            for memory in self.config.known.get(label, ()):
-                bank.store([memory])
-        return banks
+        return {label: PolicyBank(self.config.policy, ordered=True, frames=frames) for label in labels}
 
     def frames(self, view: View, region: Region | None = None) -> FrameStack:
         """The volume as frames along a view, or a region of them."""
