@@ -266,7 +266,7 @@ def report(rows: list[Row], told: argparse.Namespace) -> str:
     lines = [
         "# One annotated volume for others",
         "",
-        f"`python benchmarks/templates.py FOLDER`: seed {told.seed}, {told.templates} templates with {told.targets} targets",
+        f"`python benchmarks/templates.py FOLDER`: seed {told.seed}, {told.templates} templates, {told.targets} targets",
         f"each, where a set has as many; weights `{told.weights}`. Dice of all voxels; what the template did not find counts as 0.",
         "",
         "| set | pairs × structures | template | found | Dice of those found | registration | outline in each |",

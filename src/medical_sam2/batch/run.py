@@ -229,7 +229,7 @@ class BatchRun:
             if settings.adapt:
                 problem = "--adapt tunes to an outline of each case, and a template's cases have none"
                 raise ConfigError(problem, "leave it out")
-            read_template(cast(TemplateFiles, files), tuple(settings.reading.items()))
+            read_template(cast(TemplateFiles, files), settings.reading)
         self.part = "" if part == (1, 1) else f"-{part[0]}-of-{part[1]}"
         self.layout = settings.make_layout()
         registry.writer_of(Path(f"case{settings.suffix}"), settings.format)
@@ -325,13 +325,17 @@ def occupied(folder: Path) -> Iterator[None]:
         os.close(lock)
 
 
-@lru_cache(maxsize=1)
-def read_template(files: TemplateFiles, reading: tuple[tuple[str, Any], ...] = ()) -> Template:
-    """An annotated volume; one that was read last is not read again.
+def read_template(files: TemplateFiles, reading: Mapping[str, Any]) -> Template:
+    """An annotated volume; one that was read last is not read again, unless its files have changed.
 
     Raises:
         MedicalSam2Error: what reading image and labels does.
     """
+    return _read_template(files, tuple(reading.items()), hash_files([files.image, files.mask]))
+
+
+@lru_cache(maxsize=1)
+def _read_template(files: TemplateFiles, reading: tuple[tuple[str, Any], ...], content: str) -> Template:
     image = io.load(files.image, **dict(reading))
     return Template(image, io.load_segmentation(files.mask, image, files.rule))
 
@@ -359,7 +363,7 @@ def _outline(job: BatchJob, segmenter: Segmenter) -> CaseOutcome:
     labels = layout.labels(case, settings.suffix)
     registry.writer_of(Path(labels), settings.format).check_source(image, job.folder / labels)
     named = case.read_prompts(image) if case.prompts or case.template is None else NamedPrompts(())
-    template = None if case.template is None else read_template(case.template, tuple(settings.reading.items()))
+    template = None if case.template is None else read_template(case.template, settings.reading)
     objects = {*named.labels, *(template.annotation.objects() if template else ())}
     image_sha256 = hash_files(_contents(case))
     size = segmenter.network.image_size

@@ -101,7 +101,7 @@ class TemplateMatch:
     @property
     def found(self) -> bool:
         """Whether it is sure enough to be tracked."""
-        return self.confidence >= FOUND
+        return self.confidence >= FOUND and bool(self.inside_ijk.any())
 
     @property
     def mask(self) -> Mask:
