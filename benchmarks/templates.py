@@ -267,7 +267,7 @@ def report(rows: list[Row], told: argparse.Namespace) -> str:
         "# One annotated volume for others",
         "",
         f"`python benchmarks/templates.py FOLDER`: seed {told.seed}, {told.templates} templates, {told.targets} targets",
-        f"each, where a set has as many; weights `{told.weights}`. Dice of all voxels; what the template did not find counts as 0.",
+        f"each, where a set has as many; weights `{told.weights}`. Dice of all voxels; what is left out counts as 0.",
         "",
         "| set | pairs × structures | template | found | Dice of those found | registration | outline in each |",
         "|---|---|---|---|---|---|---|",
