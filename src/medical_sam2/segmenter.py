@@ -7,7 +7,7 @@ from dataclasses import replace
 from functools import partial
 from math import inf
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from torch import nn
 from medical_sam2.errors import ConfigError, MedicalSam2Error
 from medical_sam2.intensity_window import Window
 from medical_sam2.model.backbone import Backbone, Features
-from medical_sam2.model.memory_bank import POLICIES, Policy
+from medical_sam2.model.memory_bank import POLICIES, Policy, SelfSorting
 from medical_sam2.model.sam2 import Sam2
 from medical_sam2.model.weights import load_backbone, weights_file
 from medical_sam2.plugins import find, suggestion
@@ -30,8 +30,9 @@ from medical_sam2.tracking.encoding import CompiledEncoder, FeatureCache, Featur
 from medical_sam2.tracking.fusion import FUSIONS, FusionFactory
 from medical_sam2.tracking.image_set import ImageMask, ImageSetConfig, Order, choose_order, segment_set
 from medical_sam2.tracking.image_viewer import ImageViewer, choose_set_windows
-from medical_sam2.tracking.plan import PLANES, by_window, order_objects, plan_tracking
+from medical_sam2.tracking.plan import PLANES, by_window, order_objects, plan_tracking, views_allowed
 from medical_sam2.tracking.postprocess import describe_missed_clicks, describe_missed_points
+from medical_sam2.tracking.template import Template, TemplateMatch, describe_matches, search_objects
 from medical_sam2.tracking.view_tracker import TrackingConfig
 from medical_sam2.tracking.volume_tracker import FrameDone, GroupTracker, ResultOptions, TrackingProgress, VolumeTracker
 from medical_sam2.views import View
@@ -177,6 +178,82 @@ class Segmenter:
         result = crop.to_whole(work.result(names or {}, mended), earlier)
         missed = [line for labels in result.maps for line in describe_missed_points(labels, prompts)]
         return replace(result, warnings=(*result.warnings, *missed))
+
+    @torch.no_grad()
+    def segment_by_template(
+        self,
+        volume: Volume,
+        template: Template,
+        prompts: Sequence[Prompt] = (),
+        *,
+        views: str | Sequence[View] = "one",
+        window: str | Window = "auto",
+        zoom: bool = True,
+        features: Path | None = None,
+        priority: Sequence[int | str] = (),
+        names: Mapping[int, str] | None = None,
+        **options: Any,
+    ) -> Segmentation:
+        """Outline the objects of a template in another volume: found without a prompt, then tracked as from an outline.
+
+        Args:
+            volume: the image.
+            template: another volume with its outlines.
+            prompts: in `volume`; their objects are not looked for.
+            views, window, zoom, features, priority: see `segment_volume`.
+            names: label → name, of prompted objects, or in place of the template's.
+            options: further ones of `segment_volume`, but `earlier`.
+
+        Returns:
+            A segmentation in the volume's own grid, with the template's names and colours. What was not found with confidence
+            is left out, with a warning; `look_here` marks the slices on which objects were found, or were missed.
+
+        Raises:
+            PromptError, ConfigError: as `segment_volume`.
+        """
+        called = {**template.annotation.names, **(names or {})}
+        wanted = order_objects(priority, {each.object for each in (*template.masks, *prompts)}, called)
+        with self.computing():
+            matches = self._find_objects(volume, template, prompts, views, window, zoom=zoom, features=features)
+        found = [match for match in matches if match.found]
+        outlines = [*prompts, *(match.mask for match in found)]
+        seen = {match.window for match in found}
+        result = Segmentation(np.zeros(volume.shape, np.uint8), volume.affine, called)
+        if outlines:
+            result = self.segment_volume(
+                volume,
+                outlines,
+                views=views,
+                window=seen.pop() if len(seen) == 1 and not prompts else window,
+                zoom=zoom,
+                features=features,
+                names=called,
+                priority=[label for label in wanted if label in {each.object for each in outlines}],
+                **options,
+            )
+        return describe_matches(replace(result, colours=template.annotation.colours), matches)
+
+    def _find_objects(
+        self,
+        volume: Volume,
+        template: Template,
+        prompts: Sequence[Prompt],
+        views: str | Sequence[View],
+        window: str | Window,
+        *,
+        zoom: bool,
+        features: Path | None,
+    ) -> list[TemplateMatch]:
+        """Where the objects of a template that nobody prompted lie."""
+        whole, ours = Crop.to_content(volume, ()), Crop.to_content(template.volume, template.masks)
+        given, see = {prompt.object for prompt in prompts}, self._encoder(features)
+        masks = [ours.cut(mask) for mask in template.masks if mask.object not in given]
+        new = partial(TrackingConfig, self.network, see, policy=SelfSorting)
+        matches = search_objects(new, ours.volume, masks, whole.volume, views_allowed(views), window, zoom=zoom)
+        return [
+            replace(match, inside_ijk=whole.embed(match.inside_ijk), slice=match.slice + whole.start[match.axis])
+            for match in matches
+        ]
 
     @torch.no_grad()
     def segment_images(

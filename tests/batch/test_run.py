@@ -100,6 +100,7 @@ def test_results(folder: Path) -> None:
         "voxels": "100",
         "volume_ml": "1.6",
         "confidence": "0.65",
+        "template": "",
         "slices_to_look_at": "k3",
         "warnings": "",
         "error": "",
@@ -141,7 +142,7 @@ def test_a_failure_costs_its_own_case(folder: Path) -> None:
         nib.save(nib.Nifti1Image(array, AFFINE), folder / f"c{n}.nii.gz")  # type: ignore[attr-defined]
     assert outline(folder) == ["! sub-0_T1w", "! sub-1_T1w", "sub-2_T1w"]
     table = (folder / "out" / "results.csv").read_text()
-    assert f"sub-0_T1w,,,,,,,,{folder / 'c0.nii.gz'}: it is too bright; dim it\n" in table
+    assert f"sub-0_T1w,,,,,,,,,{folder / 'c0.nii.gz'}: it is too bright; dim it\n" in table
     assert "a defect of medsam2 (TypeError)" in table
     assert "Smith" not in table
     assert outline(folder, existing="skip") == ["! sub-0_T1w", "! sub-1_T1w"]

@@ -72,6 +72,11 @@ def test_dry_run_checks_and_writes_nothing(workspace: Workspace, words: list[str
         (["--workers", "2"], "--workers changes nothing"),
         (["--threshold", "0.5"], "--threshold speaks of masks"),
         (["--channel", "1"], "--channel changes nothing"),
+        (["--mask", "ct.nii.gz"], "--mask alone changes nothing"),
+        (["--template", "ct.nii.gz"], "--template alone changes nothing"),
+        (["--template", "ct.nii.gz", "--mask", "none.nii.gz"], "none.nii.gz: does not exist"),
+        (["--template", "ct.nii.gz", "--mask", "ct.nii.gz"], "ct.nii.gz"),
+        (["--template", "ct.nii.gz", "--mask", "ct.nii.gz", "--adapt", "3"], "--adapt tunes to an outline"),
         (["--prompts", "t.csv"], "the table holds the prompts already"),
         (["--layout", "bidz"], "'bidz'"),
         (["--layout", "nnunet", "--suffix", ".nrrd"], "the layout nnunet has .nii.gz files alone"),
@@ -85,6 +90,51 @@ def test_refusals(workspace: Workspace, words: list[str], more: list[str], said:
     (line,) = workspace.shown()[1].splitlines()
     assert said in line
     assert workspace.files() == before
+
+
+def test_one_annotated_volume_for_all(workspace: Workspace, words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Found by it: marked, and to be looked at; not found: left out and said. Prompts go before. A second run does nothing."""
+    Path("scans").mkdir()
+    for n in range(2):
+        Path(f"c{n}.nii.gz").rename(f"scans/c{n}.nii.gz")
+    Path("ct.nii.gz").rename("scans/ct.nii.gz")
+    workspace.mask("atlas.nii.gz", [(slice(8, 14), slice(6, 12), slice(2, 5)), (slice(2, 5), slice(2, 5), slice(1, 4))])
+    Path("scans/c1.prompts.json").write_text('{"objects": [{"label": 1, "name": "liver", "points": [[14, 12, 3]]}]}')
+    usual = ["segment-volumes", "scans", "--template", "ct.nii.gz", "--mask", "atlas.nii.gz", *words[2:]]
+    before = workspace.files()
+    assert main([*usual, "--dry-run"]) == 0
+    out, err = workspace.shown()
+    assert "template ct.nii.gz, labels atlas.nii.gz\nwould outline c0\nwould outline c1\n" in out
+    assert "of the template, and not outlined: ct" in err
+    assert workspace.files() == before
+    monkeypatch.setattr("medical_sam2.tracking.template.FOUND", 2.0)
+    assert main(usual) == 0
+    out, err = workspace.shown()
+    assert "0 of 3 objects found by the template" in out
+    assert err.count("of the template was not found and is left out") == 3
+    with Path("out/results.csv").open() as stream:
+        rows = list(csv.DictReader(stream))
+    by = [(row["case"], row["object"], row["template"]) for row in rows]
+    assert by == [("c0", "1", "ct"), ("c0", "2", "ct"), ("c1", "1", ""), ("c1", "2", "ct")]
+    assert all(row["slices_to_look_at"] and row["voxels"] == "0" for row in rows if row["template"])
+    assert main([*usual, "--skip-existing"]) == 0
+    assert "2 of 2 cases outlined, 2 were there already" in workspace.shown()[0]
+    workspace.mask("atlas.nii.gz", [(slice(8, 14), slice(6, 12), slice(1, 5))])
+    assert main([*usual, "--skip-existing"]) == 2
+    assert "2 of 2 cases were made with other settings" in workspace.shown()[1]
+    assert main([*usual, "--redo-changed"]) == 0
+    with Path("out/results.csv").open() as stream:
+        assert [(row["case"], row["template"]) for row in csv.DictReader(stream)] == [("c0", "ct"), ("c1", "")]
+
+
+def test_a_table_of_images_for_a_template(workspace: Workspace, words: list[str]) -> None:
+    """A row without a prompt names an image; without a template it is refused as before."""
+    workspace.mask("atlas.nii.gz", [(slice(8, 14), slice(6, 12), slice(2, 5))])
+    Path("t.csv").write_text("image\nc0.nii.gz\nc1.nii.gz\n")
+    assert main([*words, "--template", "ct.nii.gz", "--mask", "atlas.nii.gz", "--dry-run"]) == 0
+    assert "cases    2," in workspace.shown()[0]
+    assert main(words) == 2
+    assert "it has no kind" in workspace.shown()[1]
 
 
 def test_wrong_rows_are_listed(workspace: Workspace, words: list[str]) -> None:

@@ -18,6 +18,7 @@ from medical_sam2.batch.table import (
     PromptFile,
     PromptSource,
     TableRow,
+    TemplateFiles,
     check_name,
     raise_together,
     read_table,
@@ -61,6 +62,7 @@ def find_cases(
     channel: int = 0,
     rule: MaskRule = AS_DRAWN,
     leave_out: Collection[Path] = (),
+    template: TemplateFiles | None = None,
 ) -> FoundCases:
     """The cases of a table, or of a folder with images.
 
@@ -71,6 +73,7 @@ def find_cases(
         channel: that is outlined, of images with several.
         rule: how the numbers of masks are meant.
         leave_out: folders within it that hold no images of this work, such as that of the results.
+        template: an annotated volume, whose objects are looked for in all images but itself, prompted or not.
 
     Raises:
         InputError: nothing there, nothing that is prompted, or prompts of no image.
@@ -81,7 +84,7 @@ def find_cases(
     if not what.is_dir():
         if prompts is not None:
             raise InputError("the table holds the prompts already", "give a folder of images with --prompts", subject=what)
-        return FoundCases(tuple(read_table(what, rule=rule)))
+        return _by_template(FoundCases(tuple(read_table(what, rule=rule, bare=template is not None))), {}, template, what)
     if prompts is not None and not prompts.exists():
         raise InputError("does not exist", "check the path", subject=prompts)
     inner = [*leave_out, *([prompts] if prompts is not None and prompts.is_dir() else [])]
@@ -89,14 +92,33 @@ def find_cases(
     if not images:
         raise InputError("there is no volume in it", "give a folder with volumes or DICOM series, or a table", subject=what)
     if prompts is not None and prompts.suffix.lower() in TABLES and not prompts.is_dir():
-        prompted, unused = {case.name: case for case in read_table(prompts, images, rule)}, list[Path]()
+        rows = read_table(prompts, images, rule, bare=template is not None)
+        prompted, unused = {case.name: case for case in rows}, list[Path]()
     else:
         prompted, unused = _pair(images, _sources_beside(images) if prompts is None else _sources_in(prompts, rule))
-    if not prompted:
+    if not prompted and template is None:
         told = f"write {BESIDE.join(('NAME', ''))} beside them, or say --prompts with a table or a folder"
         raise InputError(f"none of its {len(images)} images has prompts", told, subject=what)
     unprompted = tuple(name for name in images if name not in prompted)
-    return FoundCases(tuple(prompted.values()), unprompted, tuple(unused), tuple(notes))
+    found = FoundCases(tuple(prompted.values()), unprompted, tuple(unused), tuple(notes))
+    return _by_template(found, images, template, what)
+
+
+def _by_template(found: FoundCases, images: Mapping[str, BatchCase], template: TemplateFiles | None, what: Path) -> FoundCases:
+    """The same with a template for all images, also those that nobody prompted, but the template's own files."""
+    if template is None:
+        return found
+    named = {**images, **{case.name: case for case in found.cases}}
+    own = [name for name, case in named.items() if any(_same(case.image, file) for file in (template.image, template.mask))]
+    cases = tuple(replace(case, template=template) for name, case in named.items() if name not in own)
+    if not cases:
+        raise InputError("there is no volume in it beside the template", "add those to be outlined", subject=what)
+    notes = (f"of the template, and not outlined: {', '.join(own)}",) if own else ()
+    return FoundCases(cases, (), found.unused, (*found.notes, *notes))
+
+
+def _same(one: Path, other: Path) -> bool:
+    return one.exists() and other.exists() and one.samefile(other)
 
 
 def find_images(folder: Path, *, channel: int = 0, leave_out: Collection[Path] = ()) -> tuple[dict[str, BatchCase], list[str]]:

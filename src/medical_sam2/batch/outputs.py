@@ -33,7 +33,7 @@ VERSION = 1
 REPORTS, RESULTS, SECONDS, SHEET = "cases", "results", "seconds", "least_sure.png"
 NIFTI = ".nii.gz"
 MOST_TILES, TILE_PX, TILE_COLUMNS = 24, 260, 6
-COLUMNS = ("case", "object", "name", "voxels", "volume_ml", "confidence", "slices_to_look_at", "warnings", "error")
+COLUMNS = ("case", "object", "name", "voxels", "volume_ml", "confidence", "template", "slices_to_look_at", "warnings", "error")
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,7 @@ class FoundObject:
         look_at: slices to look at first, such as "k37": axis of the file and index.
         least_sure: view and slice of its least sure outline.
         window: intensities that became black and white.
+        template: by which it was looked for, "" where it was prompted.
     """
 
     label: int
@@ -60,6 +61,7 @@ class FoundObject:
     look_at: tuple[str, ...] = ()
     least_sure: tuple[str, int] | None = None
     window: tuple[float, float] | None = None
+    template: str = ""
 
 
 @dataclass(frozen=True)
@@ -186,6 +188,7 @@ def _rows(outcome: CaseOutcome) -> list[dict[str, Any]]:
             "voxels": each.voxels,
             "volume_ml": each.volume_ml,
             "confidence": each.confidence,
+            "template": each.template,
             "slices_to_look_at": " ".join(each.look_at),
         }
         for each in outcome.objects

@@ -13,7 +13,8 @@ import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
 from hashlib import file_digest, sha256
 from itertools import pairwise
 from pathlib import Path
@@ -37,10 +38,11 @@ from medical_sam2.batch.outputs import (
     write_shared,
     write_tables,
 )
-from medical_sam2.batch.table import BatchCase
-from medical_sam2.errors import DEFECT, InputError, MedicalSam2Error, explain_refusal
+from medical_sam2.batch.table import BatchCase, TemplateFiles
+from medical_sam2.errors import DEFECT, ConfigError, InputError, MedicalSam2Error, explain_refusal
 from medical_sam2.intensity_window import named_window
 from medical_sam2.io import Form, registry
+from medical_sam2.io.prompt_file import NamedPrompts
 from medical_sam2.io.safe_open import require_memory
 from medical_sam2.model.weights import weights_file
 from medical_sam2.plugins import find
@@ -49,6 +51,7 @@ from medical_sam2.segmenter import Precision, Segmenter, check_choices
 from medical_sam2.tracking.click_outline import JUDGE_FILE
 from medical_sam2.tracking.consensus import GATE_FILE
 from medical_sam2.tracking.plan import bytes_needed
+from medical_sam2.tracking.template import SEARCHED, Template
 from medical_sam2.train.adapt import adapt_to_outlines
 from medical_sam2.volume import Volume
 
@@ -222,6 +225,11 @@ class BatchRun:
     ) -> None:
         self.cases, self.folder, self.settings = tuple(cases[part[0] - 1 :: part[1]]), folder, settings
         settings.check()
+        for files in {case.template for case in self.cases} - {None}:
+            if settings.adapt:
+                problem = "--adapt tunes to an outline of each case, and a template's cases have none"
+                raise ConfigError(problem, "leave it out")
+            read_template(cast(TemplateFiles, files), settings.reading)
         self.part = "" if part == (1, 1) else f"-{part[0]}-of-{part[1]}"
         self.layout = settings.make_layout()
         registry.writer_of(Path(f"case{settings.suffix}"), settings.format)
@@ -317,6 +325,21 @@ def occupied(folder: Path) -> Iterator[None]:
         os.close(lock)
 
 
+def read_template(files: TemplateFiles, reading: Mapping[str, Any]) -> Template:
+    """An annotated volume; one that was read last is not read again, unless its files have changed.
+
+    Raises:
+        MedicalSam2Error: what reading image and labels does.
+    """
+    return _read_template(files, tuple(reading.items()), hash_files([files.image, files.mask]))
+
+
+@lru_cache(maxsize=1)
+def _read_template(files: TemplateFiles, reading: tuple[tuple[str, Any], ...], content: str) -> Template:
+    image = io.load(files.image, **dict(reading))
+    return Template(image, io.load_segmentation(files.mask, image, files.rule))
+
+
 # Whatever goes wrong with a case is told in its row: the cases of a night must not depend on one of them.
 def run_job(job: BatchJob, segmenter: Segmenter) -> CaseOutcome:
     """Outline a case and write its results; what it failed from is in the outcome."""
@@ -339,13 +362,18 @@ def _outline(job: BatchJob, segmenter: Segmenter) -> CaseOutcome:
     image = io.load(case.image, **settings.reading)
     labels = layout.labels(case, settings.suffix)
     registry.writer_of(Path(labels), settings.format).check_source(image, job.folder / labels)
-    named = case.read_prompts(image)
+    named = case.read_prompts(image) if case.prompts or case.template is None else NamedPrompts(())
+    template = None if case.template is None else read_template(case.template, settings.reading)
+    objects = {*named.labels, *(template.annotation.objects() if template else ())}
     image_sha256 = hash_files(_contents(case))
     size = segmenter.network.image_size
-    require_memory(bytes_needed(image, len(named.labels), size, probability=False, uncertainty=False), case.image)
+    require_memory(bytes_needed(image, len(objects), size, probability=False, uncertainty=False), case.image)
     clock.append(time.perf_counter())
     with adapt_to_outlines(segmenter.network, image, named.prompts, window=settings.window, seconds=settings.adapt):
-        found = segmenter.segment_volume(image, named.prompts, names=named.names, **settings.tracking)
+        if template is None:
+            found = segmenter.segment_volume(image, named.prompts, names=named.names, **settings.tracking)
+        else:
+            found = segmenter.segment_by_template(image, template, named.prompts, names=named.names, **settings.tracking)
     clock.append(time.perf_counter())
     # else an earlier report would stand for labels that it did not see
     report_of(case.name, job.folder).unlink(missing_ok=True)
@@ -354,9 +382,10 @@ def _outline(job: BatchJob, segmenter: Segmenter) -> CaseOutcome:
     io.save(found, job.folder / labels, image, formats=settings.format)
     clock.append(time.perf_counter())
     read, track, write = (round(after - before, 3) for before, after in pairwise(clock))
+    by = "" if case.template is None else case.template.name
     return CaseOutcome(
         case.name,
-        describe_objects(image, found),
+        tuple(replace(each, template="" if each.label in named.labels else by) for each in describe_objects(image, found)),
         (*beside, labels),
         tuple(dict.fromkeys((*image.warnings, *found.warnings))),
         seconds={"read": read, "track": track, "write": write},
@@ -370,7 +399,8 @@ def _key_of(case: BatchCase, settings: str) -> str:
     """Hash of what a result depends on, beside its image; files that cannot be read fail in their turn."""
     facts = [source.facts() for source in case.prompts]
     with suppress(MedicalSam2Error, OSError):
-        return _hash([settings, facts, hash_files([file for source in case.prompts for file in source.files])])
+        by = () if case.template is None else (vars(case.template.rule), hash_files([case.template.image, case.template.mask]))
+        return _hash([settings, facts, hash_files([file for source in case.prompts for file in source.files]), *by])
     return ""
 
 
@@ -441,6 +471,8 @@ def estimate(run: BatchRun, grids: Mapping[str, Volume], segmenter: Segmenter) -
         return BatchEstimate(median(times) * len(run.todo), memory, measured=True)
     views = {"three": 3, "auto": 3, "six": 6}.get(run.settings.views, 1)
     slices = [min(each.shape) if views == 1 else sum(each.shape) * views / 3 for each in todo]
+    if any(job.case.template for job in run.todo):
+        slices = [count + 2 * SEARCHED for count in slices]
     usual = median(slices) if slices else 100
     return BatchEstimate(_seconds_per_slice(segmenter) * usual * len(run.todo), memory, measured=False)
 

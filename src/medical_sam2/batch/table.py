@@ -64,6 +64,26 @@ class PromptSource(Protocol):
 
 
 @dataclass(frozen=True)
+class TemplateFiles:
+    """An annotated volume, whose objects are looked for in others.
+
+    Args:
+        image: file, or folder with a DICOM series.
+        mask: its labels.
+        rule: how their numbers are meant.
+    """
+
+    image: Path
+    mask: Path
+    rule: MaskRule = AS_DRAWN
+
+    @property
+    def name(self) -> str:
+        """What tables call it."""
+        return stem(self.image)
+
+
+@dataclass(frozen=True)
 class BatchCase:
     """An image with its prompts.
 
@@ -72,12 +92,14 @@ class BatchCase:
         image: file, or folder with a DICOM series, that is outlined.
         prompts: what was pointed at in it.
         channels: all files of the image, where it has several.
+        template: whose objects are looked for, but those that are prompted.
     """
 
     name: str
     image: Path
     prompts: tuple[PromptSource, ...] = ()
     channels: tuple[Path, ...] = ()
+    template: TemplateFiles | None = None
 
     def read_prompts(self, volume: Volume) -> NamedPrompts:
         """All prompts in the image.
@@ -201,19 +223,22 @@ def at_row(error: MedicalSam2Error, where: str) -> MedicalSam2Error:
     return error
 
 
-def read_table(path: Path, images: Mapping[str, BatchCase] | None = None, rule: MaskRule = AS_DRAWN) -> list[BatchCase]:
+def read_table(
+    path: Path, images: Mapping[str, BatchCase] | None = None, rule: MaskRule = AS_DRAWN, *, bare: bool = False
+) -> list[BatchCase]:
     """The cases of a table, in the order in which they are first named.
 
     Args:
         path: .csv, .tsv, .jsonl or .ndjson.
         images: cases of a folder, by name, of which the table holds the prompts; else the table names images itself.
         rule: how the numbers of masks are meant that no row says anything of.
+        bare: whether a row may name an image and no prompt.
 
     Raises:
         FormatError: no table, or unknown columns.
         InputError: rows that cannot be used: one is named; several are notes of the error, one line each.
     """
-    return _TableReader(path, images, rule).cases()
+    return _TableReader(path, images, rule, bare=bare).cases()
 
 
 def raise_together(problems: Sequence[MedicalSam2Error], subject: Path) -> None:
@@ -232,8 +257,8 @@ def raise_together(problems: Sequence[MedicalSam2Error], subject: Path) -> None:
 class _TableReader:
     """Reads a table; what is wrong is collected, so that all of it is told at once."""
 
-    def __init__(self, path: Path, images: Mapping[str, BatchCase] | None, rule: MaskRule) -> None:
-        self._path, self._images, self._rule = path, images, rule
+    def __init__(self, path: Path, images: Mapping[str, BatchCase] | None, rule: MaskRule, *, bare: bool) -> None:
+        self._path, self._images, self._rule, self._bare = path, images, rule, bare
         self._rows: dict[str, dict[str, TableRow]] = {}  # case → what is said → the row that said it
         self._files: dict[str, Path] = {}
 
@@ -256,6 +281,9 @@ class _TableReader:
 
     def _add(self, where: str, cells: Mapping[str, Any]) -> None:
         case = self._case(cells)
+        if self._bare and not cells.keys() - {"case", "image"}:
+            self._rows.setdefault(case, {})
+            return
         row = self._row(where, cells)
         own = self._rows.setdefault(case, {})
         for other in own.values():

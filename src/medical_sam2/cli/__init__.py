@@ -32,7 +32,7 @@ COMMANDS = {  # name → (file and function, help)
     "segment-images": ("segment_images:segment_images", "Outline what was pointed at on one image in all images of a folder."),
     "segment-volumes": (
         "segment_volumes:segment_volumes",
-        "Outline many volumes, each from its own prompts, with one network.",
+        "Outline many volumes, each from its own prompts or by one annotated volume.",
     ),
     "serve": ("serve:serve", "A page on this machine to click, see the outline, correct it and download it."),
     "suggest": ("segment:suggest", "Name the image of a set, or the slice of a volume, where one more prompt would help most."),

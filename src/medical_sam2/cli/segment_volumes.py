@@ -5,11 +5,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 from cyclopts import Group, Parameter
 
 from medical_sam2.batch.cases import FoundCases, check_cases, find_cases
+from medical_sam2.batch.table import TemplateFiles
 from medical_sam2.cli import plain, report
 from medical_sam2.cli.files import Reading
 from medical_sam2.cli.options import FLAG, REPEATED, InferenceOptions
@@ -33,12 +34,17 @@ class BatchPromptOptions:
     Args:
         prompts: of a folder: a table (.csv, .tsv, .jsonl), or a folder of prompt files or masks that are called as the images;
             unless given, NAME.prompts.json beside each image.
+        template: an annotated volume (a path, or a file of the folder), whose objects are looked for in all others; those that
+            are prompted in a case are not looked for there.
+        mask: its label file; each label is an object; names and colours of segments and label tables are kept.
         channel: that is outlined, of images with several files (nnU-Net).
         threshold: what is at least this number in a mask is drawn, as one object (masks with soft edges).
         each_label: each number of a mask is an object, even where they look like soft edges.
     """
 
     prompts: Path | None = None
+    template: Path | None = None
+    mask: Path | None = None
     channel: int = 0
     threshold: float | None = None
     each_label: Annotated[bool, FLAG] = False
@@ -135,7 +141,7 @@ def segment_volumes(
     quiet: Annotated[bool, FLAG] = False,
     dry_run: Annotated[bool, FLAG] = False,
 ) -> int:
-    """Outline objects in many volumes, each from its own prompts, with one network; a failure costs its own case.
+    """Outline objects in many volumes, each from its own prompts or all by one annotated volume; a failure costs its own case.
 
     A volume that cannot be outlined stops nothing: it has a row in results.csv, is named at the end, and the exit code is then
     2 (3 where memory was short, 4 where several readings are possible). Killed at any moment, it goes on with --skip-existing.
@@ -179,6 +185,11 @@ def _check_words(what: Path, prompts: BatchPromptOptions, outputs: BatchOutputOp
         raise ConfigError("--overlap: each case has one label map here", "outline it by `medsam2 segment --overlap`")
     if prompts.each_label and prompts.threshold is not None:
         raise ConfigError("--each-label and --threshold contradict each other", "give one of them")
+    if (prompts.template is None) != (prompts.mask is None):
+        given, lacking = ("--template", "--mask LABELS") if prompts.mask is None else ("--mask", "--template IMAGE")
+        raise ConfigError(f"{given} alone changes nothing: a template is an image and its labels", f"give {lacking}, too")
+    if prompts.template is not None and options.adapt:
+        raise ConfigError("--adapt tunes to an outline of each case, and a template's cases have none", "leave it out")
     if prompts.channel < 0:
         raise ConfigError(f"--channel {prompts.channel} is negative", "give 0 or more")
     if what.is_file() and prompts.channel:
@@ -190,14 +201,26 @@ def _check_words(what: Path, prompts: BatchPromptOptions, outputs: BatchOutputOp
 def _find(what: Path, prompts: BatchPromptOptions, outputs: BatchOutputOptions) -> FoundCases:
     rule = MaskRule(None, prompts.threshold, prompts.each_label)
     with _telling_notes():
-        found = find_cases(what, prompts.prompts, channel=prompts.channel, rule=rule, leave_out=[outputs.output])
-    masks = any("rule" in source.facts() for case in found.cases for source in case.prompts)
+        by = _template(what, prompts, rule)
+        found = find_cases(what, prompts.prompts, channel=prompts.channel, rule=rule, leave_out=[outputs.output], template=by)
+    masks = by is not None or any("rule" in source.facts() for case in found.cases for source in case.prompts)
     if not masks and (prompts.each_label or prompts.threshold is not None):
         option = "--each-label" if prompts.each_label else "--threshold"
         raise ConfigError(f"{option} speaks of masks, and none was given", "leave it out")
     if prompts.channel and not any(case.channels for case in found.cases):
         raise ConfigError("--channel changes nothing: no image has several", "leave it out")
     return found
+
+
+def _template(what: Path, prompts: BatchPromptOptions, rule: MaskRule) -> TemplateFiles | None:
+    """The annotated volume: where the path says, or in the folder."""
+    if prompts.template is None or prompts.mask is None:
+        return None
+    image = next((path for path in (prompts.template, what / prompts.template) if path.exists()), None)
+    for option, path, there in (("template", prompts.template, image), ("mask", prompts.mask, prompts.mask)):
+        if there is None or not there.exists():
+            raise InputError("does not exist", f"check the path of --{option}", subject=path)
+    return TemplateFiles(cast(Path, image), prompts.mask, rule)
 
 
 def _check(found: FoundCases, reading: Reading, options: InferenceOptions, subject: Path) -> dict[str, Any]:
@@ -221,7 +244,7 @@ def _telling_notes() -> Iterator[None]:
 def _tell_found(found: FoundCases, run: "BatchRun") -> None:
     """What was guessed or left out, before hours are spent."""
     for note in found.notes:
-        report.print_note(note)
+        report.print_note(plain(note))
     for what, names in (
         ("images without prompts are left alone", found.unprompted),
         ("files of prompts belong to no image", tuple(str(path) for path in found.unused)),
@@ -266,6 +289,9 @@ def _result_text(run: "BatchRun") -> str:
     lines = [f"{sum(not each.problem for each in done)} of {len(run.cases)} cases outlined"]
     if skipped := sum(each.skipped for each in done):
         lines[0] += f", {skipped} were there already"
+    if sought := [each for outcome in done for each in outcome.objects if each.template]:
+        there = sum(each.voxels > 0 for each in sought)
+        lines.append(f"{there} of {len(sought)} objects found by the template: look at the slices named in results.csv")
     sure = sorted((each.surest, each.case) for each in done if each.objects)
     lines += ["least sure:" * bool(sure), *(f"  {share:.2f}  {case}" for share, case in sure[:3])]
     return "\n".join([line for line in (*lines, f"wrote {run.folder}") if line]) + "\n"
@@ -273,6 +299,8 @@ def _result_text(run: "BatchRun") -> str:
 
 def _dry_run_text(run: "BatchRun", cost: "BatchEstimate | None") -> str:
     lines = [f"cases    {len(run.cases)}, of which {len(run.cases) - len(run.todo)} are done"]
+    for files in {job.case.template for job in run.todo} - {None}:
+        lines.append(f"template {files.image.name}, labels {files.mask.name}")
     lines += [f"would outline {job.case.name}" for job in run.todo[:MOST_TOLD]] + ["…"] * (len(run.todo) > MOST_TOLD)
     if cost is not None:
         minutes = f"{cost.seconds:.0f} s" if cost.seconds < 120 else f"{cost.seconds / 60:.0f} min"

@@ -66,9 +66,15 @@ class Crop:
             return replace(prompt, index_ijk=self._shifted(prompt.index_ijk))
         if isinstance(prompt, Box):
             return replace(prompt, low_ijk=self._shifted(prompt.low_ijk), high_ijk=self._shifted(prompt.high_ijk))
-        if isinstance(prompt, Mask):
-            return replace(prompt, array_ijk=prompt.array_ijk[self.box])
-        return prompt
+        return self.cut(prompt) if isinstance(prompt, Mask) else prompt
+
+    def cut(self, mask: Mask) -> Mask:
+        """An outline as far as it lies in the part."""
+        return mask if self._everything else replace(mask, array_ijk=mask.array_ijk[self.box])
+
+    def embed(self, inside_ijk: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """Voxels of the part as voxels of the whole."""
+        return inside_ijk if self._everything else self._embedded(inside_ijk)
 
     def _shifted(self, index_ijk: Index) -> Index:
         i, j, k = (place - start for place, start in zip(index_ijk, self.start, strict=True))
