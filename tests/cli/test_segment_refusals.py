@@ -215,7 +215,7 @@ def test_files_of_prompts(workspace: Workspace, content: dict[str, object], line
 def test_too_little_memory(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(safe_open, "free_memory", lambda: 2_000_000)
     monkeypatch.delattr(Segmenter, "segment_volume")
-    assert "MB are free; free memory or crop the image" in workspace.refused(*CLICK, code=3)
+    assert "MB are free; free memory, lift the limit (ulimit -v) or crop the image" in workspace.refused(*CLICK, code=3)
 
 
 @pytest.mark.parametrize("place", ["encode", "save"])

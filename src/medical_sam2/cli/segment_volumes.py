@@ -11,7 +11,7 @@ from cyclopts import Group, Parameter
 
 from medical_sam2.batch.cases import FoundCases, check_cases, find_cases
 from medical_sam2.cli import plain, report
-from medical_sam2.cli.files import Reading
+from medical_sam2.cli.files import Reading, check_room_for_libraries
 from medical_sam2.cli.options import FLAG, REPEATED, InferenceOptions
 from medical_sam2.errors import ConfigError, InputError, MedicalSam2Error
 from medical_sam2.io.labels import MaskRule
@@ -151,6 +151,7 @@ def segment_volumes(
     _check_words(what, prompts, outputs, options)
     found = _find(what, prompts, outputs)
     grids = _check(found, reading, options, what if prompts.prompts is None else prompts.prompts)
+    check_room_for_libraries()
     from medical_sam2.batch import cluster, run  # torch takes seconds to load: not for a wrong row of a table
 
     outs = {name: getattr(outputs, name) for name in ("layout", "suffix", "format")}

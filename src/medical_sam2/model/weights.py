@@ -20,7 +20,7 @@ from safetensors.torch import save
 from torch import Tensor
 from transformers import Sam2VideoConfig
 
-from medical_sam2.errors import AmbiguousError, WeightsError
+from medical_sam2.errors import AmbiguousError, ResourceError, WeightsError, tells_of_memory
 from medical_sam2.model.catalogue import (
     CONFIG_FILE,
     MODEL_FILE,
@@ -291,6 +291,7 @@ def _safetensors(path: Path) -> dict[str, Tensor]:
         with safe_open(path, framework="pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError, ValueError, KeyError, RuntimeError) as error:
+        _refuse_without_memory(error, path)
         raise WeightsError(f"broken or incomplete ({_reason(error)})", "fetch it again", subject=path) from error
 
 
@@ -305,7 +306,15 @@ def _unpickled(path: Path) -> Any:
         problem = "holds Python objects that are not weights, or is broken; none was run"
         raise WeightsError(problem, SAFER, subject=path) from error
     except Exception as error:  # a foreign file can make the reader fail in any way
+        _refuse_without_memory(error, path)
         raise WeightsError(f"broken or incomplete ({_reason(error)})", "fetch it again", subject=path) from error
+
+
+def _refuse_without_memory(error: Exception, path: Path) -> None:
+    """Sound weights that find no room are not broken."""
+    if tells_of_memory(error):
+        problem = f"the memory is exhausted: the weights take {path.stat().st_size / 1e6:.0f} MB"
+        raise ResourceError(problem, "close other programs or lift the limit (ulimit -v)", subject=path) from error
 
 
 def _check_archive(path: Path) -> None:

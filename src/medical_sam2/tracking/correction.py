@@ -128,7 +128,7 @@ class _CorrectedObject:
         return np.concatenate([prompt.labels for prompt in self.new.values()])
 
     def restrict(self, t: int, mask_hw: NDArray[np.bool_]) -> NDArray[np.bool_]:
-        """What was found on a frame, less what the prompts do not ask for; a drawn outline stays, less negative clicks in it."""
+        """What was found on a frame, less what the prompts do not ask for; a drawn outline stays but for negative clicks."""
         if t in self.new:
             prompt = self.prompts[FrameTime(0, t)]
             mask_hw = mask_hw & ~prompt.cleared_hw() if prompt.mask_hw is not None else mask_hw
