@@ -11,10 +11,12 @@ import SimpleITK
 from PIL import Image
 
 from medical_sam2 import io
+from medical_sam2.cli import main
 from medical_sam2.io import safe_open
 from medical_sam2.segmenter import Segmenter
 from tests.cli.conftest import AFFINE, CLICK, SHAPE, Workspace
-from tests.io.making import Series
+from tests.io.making import Series, phantom
+from tests.io.test_dicom import AXIAL
 
 NOISE = np.random.default_rng(0)
 ONE_SLICE = (slice(8, 18), slice(6, 16), slice(3, 4))
@@ -210,6 +212,17 @@ def test_images_that_are_no_volume(workspace: Workspace, make: Callable[[Path], 
 def test_files_of_prompts(workspace: Workspace, content: dict[str, object], line: str) -> None:
     (workspace.folder / "said.json").write_text(json.dumps(content))
     assert workspace.refused("--prompts", "said.json").startswith(line)
+
+
+@pytest.mark.parametrize("more", [[], ["--dry-run"]])
+def test_a_series_that_an_rtstruct_cannot_refer_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], more: list[str]
+) -> None:
+    monkeypatch.delattr(Segmenter, "segment_volume")
+    Series(AXIAL, phantom()).write(tmp_path / "series", StudyInstanceUID="")
+    words = ["segment", str(tmp_path / "series"), "--point", "1", "1", "1", "-o", str(tmp_path / "o.rtstruct.dcm"), *more]
+    assert main(words) == 2
+    assert "IM0000.dcm: it lacks StudyInstanceUID, to which an RTSTRUCT refers" in capsys.readouterr().err
 
 
 def test_too_little_memory(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Group, Parameter
 
-from medical_sam2.batch.cases import FoundCases, check_cases, find_cases
+from medical_sam2.batch.cases import FoundCases, check_cases, find_cases, find_faulty_rows
+from medical_sam2.batch.table import Check
 from medical_sam2.cli import plain, report
 from medical_sam2.cli.files import Reading, check_room_for_libraries
 from medical_sam2.cli.options import FLAG, REPEATED, InferenceOptions
@@ -149,8 +150,10 @@ def segment_volumes(
     existing, share = outputs.existing(), sharing.share()
     sharing.check()
     _check_words(what, prompts, outputs, options)
-    found = _find(what, prompts, outputs)
-    grids = _check(found, reading, options, what if prompts.prompts is None else prompts.prompts)
+    how = Options(geometry_from=reading.geometry_from, frame=reading.frame)
+    with _telling_notes():
+        found = _find(what, prompts, outputs, lambda cases: find_faulty_rows(cases, how))
+        grids = check_cases(found.cases, how, options.views, what if prompts.prompts is None else prompts.prompts)
     check_room_for_libraries()
     from medical_sam2.batch import cluster, run  # torch takes seconds to load: not for a wrong row of a table
 
@@ -188,10 +191,9 @@ def _check_words(what: Path, prompts: BatchPromptOptions, outputs: BatchOutputOp
         raise InputError("the results would lie among the images", "choose another folder", subject=outputs.output)
 
 
-def _find(what: Path, prompts: BatchPromptOptions, outputs: BatchOutputOptions) -> FoundCases:
-    rule = MaskRule(None, prompts.threshold, prompts.each_label)
-    with _telling_notes():
-        found = find_cases(what, prompts.prompts, channel=prompts.channel, rule=rule, leave_out=[outputs.output])
+def _find(what: Path, prompts: BatchPromptOptions, outputs: BatchOutputOptions, check: Check) -> FoundCases:
+    rule, own = MaskRule(None, prompts.threshold, prompts.each_label), [outputs.output]
+    found = find_cases(what, prompts.prompts, channel=prompts.channel, rule=rule, leave_out=own, check=check)
     masks = any("rule" in source.facts() for case in found.cases for source in case.prompts)
     if not masks and (prompts.each_label or prompts.threshold is not None):
         option = "--each-label" if prompts.each_label else "--threshold"
@@ -199,13 +201,6 @@ def _find(what: Path, prompts: BatchPromptOptions, outputs: BatchOutputOptions) 
     if prompts.channel and not any(case.channels for case in found.cases):
         raise ConfigError("--channel changes nothing: no image has several", "leave it out")
     return found
-
-
-def _check(found: FoundCases, reading: Reading, options: InferenceOptions, subject: Path) -> dict[str, Any]:
-    with _telling_notes():
-        return check_cases(
-            found.cases, Options(geometry_from=reading.geometry_from, frame=reading.frame), options.views, subject
-        )
 
 
 @contextmanager
