@@ -225,6 +225,19 @@ def test_a_series_that_an_rtstruct_cannot_refer_to(
     assert "IM0000.dcm: it lacks StudyInstanceUID, to which an RTSTRUCT refers" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("left", [0, 700])
+def test_an_image_that_changes_after_it_was_looked_at(workspace: Workspace, left: int) -> None:
+    """Nothing is kept from the dry run that a file which is gone, or cut, would be taken for."""
+    whole = workspace.folder / "ct.nii.gz"
+    assert workspace.run(*CLICK, "--dry-run")[0] == 0
+    content = whole.read_bytes()
+    whole.unlink()
+    if left:
+        whole.write_bytes(content[: len(content) - left])
+    said = "ct.nii.gz: the compressed data are truncated" if left else "ct.nii.gz: does not exist; "
+    assert workspace.refused(*CLICK).startswith(said)
+
+
 def test_too_little_memory(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(safe_open, "free_memory", lambda: 2_000_000)
     monkeypatch.delattr(Segmenter, "segment_volume")
