@@ -16,7 +16,7 @@ LONG = (
     "tests/test_docs.py",
 )  # first, and together: nobody waits for them in the end, and they load things once
 
-settings.register_profile("repeatable", deadline=None, derandomize=True)  # the same examples every time
+settings.register_profile("repeatable", deadline=None, derandomize=True, max_examples=40)  # the same examples every time
 settings.register_profile("long", deadline=None, max_examples=10_000, print_blob=True)  # by hand: --hypothesis-profile=long
 settings.load_profile("repeatable")
 

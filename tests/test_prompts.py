@@ -167,3 +167,20 @@ def test_fixed_speaks_once_as_a_frame_opens() -> None:
     assert prompter(3, None) is click
     assert prompter(3, np.zeros((4, 4), bool)) is None
     assert prompter(2, None) is None
+
+
+def test_a_negative_click_in_an_outline_takes_a_disc_out_of_it() -> None:
+    rows, columns = np.indices((60, 80))
+    disc = np.hypot(columns - 40, rows - 30) < 20
+    outline, out = FramePrompt.mask(disc), FramePrompt.click(40, 30, positive=False)
+    around = np.hypot(columns - 40, rows - 30)
+    assert ((outline | out).cleared_hw() == (around < 20 / 4)).all()  # a quarter of the outline's radius
+    assert ((outline | out | FramePrompt.click(44, 30)).cleared_hw() == (around < 2)).all()  # half-way to a positive click
+    rim = (outline | FramePrompt.click(57, 30, positive=False)).cleared_hw()
+    assert (rim == (np.hypot(columns - 57, rows - 30) < 3)).all()  # the border
+    assert np.argwhere((outline | FramePrompt.click(59, 30, positive=False)).cleared_hw()).tolist() == [[30, 59]]
+    corner = FramePrompt.mask(np.ones((9, 9), bool)) | FramePrompt.click(-0.5, 8.4, positive=False)
+    assert corner.cleared_hw()[8, 0]
+    assert corner.cleared_hw().sum() < 4
+    for nothing in (outline, outline | FramePrompt.click(40, 30), outline | FramePrompt.click(2, 2, positive=False), out):
+        assert not nothing.cleared_hw().any()

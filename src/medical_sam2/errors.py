@@ -15,10 +15,13 @@ A message is one line: `SUBJECT: what is wrong; what to do`.
 
 import errno
 import os
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.ENOMEM, errno.EMFILE}
+NO_MEMORY = re.compile("allocate memory|not enough memory|unable to mmap|failed to map segment|start new thread", re.IGNORECASE)
+"""What libraries say for want of memory in errors that have no type of their own: torch, safetensors, the dynamic linker."""
 DEFECT = 70
 """Exit code of an error of this program."""
 
@@ -109,8 +112,12 @@ def explain_refusal(error: BaseException) -> tuple[str, int] | None:
 
     Foreign errors are not quoted: they may name a person.
     """
-    if isinstance(error, MemoryError):
-        return "the memory is exhausted; close other programs or use a smaller image", ResourceError.exit_code
+    short = next((each for each in _causes(error) if tells_of_memory(each)), None)
+    if short is not None:
+        asked = re.search(r"allocate ([\d.]+) (bytes|[KMGT]iB)", str(short))
+        more = f": {asked[1]} {asked[2]} more were asked for" if asked else ""
+        remedy = "close other programs or lift the limit (ulimit -v), crop the image or make it coarser, give fewer threads"
+        return f"the memory is exhausted{more}; {remedy}", ResourceError.exit_code
     if isinstance(error, OSError) and error.errno:
         code = ResourceError.exit_code if error.errno in FULL else InputError.exit_code
         name = f"{error.filename}: " if error.filename else ""
@@ -118,3 +125,17 @@ def explain_refusal(error: BaseException) -> tuple[str, int] | None:
     if type(error).__name__ == "OutOfMemoryError":
         return "the memory of the GPU is exhausted; use --device cpu or a smaller image", ResourceError.exit_code
     return None
+
+
+def tells_of_memory(error: BaseException) -> bool:
+    """Whether a foreign error says that there is too little memory, of whatever type it is."""
+    return isinstance(error, MemoryError) or (
+        isinstance(error, ImportError | RuntimeError | OSError) and bool(NO_MEMORY.search(str(error)))
+    )
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """An error, what it was made of, and so on: a command that cannot be loaded hides why."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import floor, isfinite
+from math import ceil, floor, inf, isfinite, pi, sqrt
 from typing import Protocol, TypeAlias
 
 import numpy as np
@@ -12,6 +12,7 @@ from medical_sam2.errors import PromptError
 from medical_sam2.views import View
 
 Index: TypeAlias = tuple[float, float, float]
+CLEARED = 0.25  # reach of a negative click inside an outline, of the radius of a disc as large as the outline
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,6 +81,27 @@ class FramePrompt:
         else:
             return both
         raise PromptError(f"object {label} has {problem} on {where}", action)
+
+    def cleared_hw(self) -> NDArray[np.bool_]:
+        """What negative clicks take out of an outline whatever is found: a disc (H, W) around each.
+
+        It reaches to the outline's border, half-way to a positive click, or `CLEARED`, whichever is nearest, and holds the
+        clicked pixel.
+        """
+        cleared = np.zeros((0, 0) if self.mask_hw is None else self.mask_hw.shape, bool)
+        if self.mask_hw is None or self.labels.all():
+            return cleared
+        inside, furthest = self.points_xy[self.labels == 1], CLEARED * sqrt(np.count_nonzero(self.mask_hw) / pi)
+        for x, y in self.points_xy[self.labels == 0].tolist():
+            row, column = (min(max(round(at), 0), side - 1) for at, side in zip((y, x), cleared.shape, strict=True))
+            reach = ceil(furthest)
+            near = slice(max(0, row - reach), row + reach + 1), slice(max(0, column - reach), column + reach + 1)
+            rows, columns = (np.arange(cut.start, min(cut.stop, side)) for cut, side in zip(near, cleared.shape, strict=True))
+            away = np.hypot(columns - x, rows[:, None] - y)
+            half = np.hypot(*(inside - (x, y)).T).min(initial=inf) / 2
+            cleared[near] |= away < min(furthest, half, away[~self.mask_hw[near]].min(initial=inf))
+            cleared[row, column] = True
+        return cleared & self.mask_hw
 
 
 _NO_POINTS, _NO_LABELS = np.zeros((0, 2), np.float32), np.zeros(0, np.int64)

@@ -7,7 +7,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from medical_sam2.batch.cases import check_cases, find_cases
+from medical_sam2.batch.cases import check_cases, find_cases, find_faulty_rows
 from medical_sam2.batch.table import read_table
 from medical_sam2.errors import FormatError, InputError, MedicalSam2Error
 from medical_sam2.io import load
@@ -42,7 +42,7 @@ def table(folder: Path, *rows: str, name: str = "t.csv", head: str = HEAD) -> Pa
 def refused(path: Path) -> list[str]:
     """The lines of a table that must be refused, checked as the command does."""
     with pytest.raises(InputError) as caught:
-        check_cases(read_table(path), Options(), "one", path)
+        check_cases(read_table(path, check=lambda cases: find_faulty_rows(cases, Options())), Options(), "one", path)
     return getattr(caught.value, "__notes__", [str(caught.value)])
 
 
@@ -147,6 +147,22 @@ def test_a_mask_of_another_grid_is_found_by_its_header(folder: Path) -> None:
 def test_all_that_is_wrong_is_told_at_once(folder: Path) -> None:
     path = table(folder, "x,scans/a.nii.gz,1,,point,99,1,1,,,", "y,scans/b.nii.gz,1,,point,1,1,1,,,", "y,,1,,point,1,1,77,,,")
     assert [line.partition(":")[0].rpartition(" ")[2] for line in refused(path)] == ["2", "4"]
+
+
+def test_rows_of_every_kind_of_fault_are_told_at_once(folder: Path) -> None:
+    path = table(
+        folder,
+        "x,scans/a.nii.gz,1,,point,99,1,1,,,",
+        "y,scans/none.nii.gz,1,,point,1,1,1,,,",
+        "z,scans/b.nii.gz,1,,negative,1,1,1,,,",  # alone only since the next one is wrong
+        "z,,1,,pont,1,1,2,,,",
+        "z,,2,,box,1,1,1,4,4,77",
+    )
+    lines = refused(path)
+    assert [line.partition(":")[0].rpartition(" ")[2] for line in lines] == ["2", "3", "5", "6"]
+    many = table(folder, "x,scans/a.nii.gz,1,,point,1,1,1,,,", *["x,,1,,point,99,1,1,,,"] * 24, "x,no.nii.gz,1,,point,1,1,1,,,")
+    assert len(refused(many)) == 21
+    assert refused(many)[-1] == "… and 5 more"
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,16 @@ def failing(error: BaseException) -> App:
         (FormatError("is broken", "mend it", subject="a.nii"), 2, "a.nii: is broken; mend it"),
         (ResourceError("too large", "crop it"), 3, "too large; crop it"),
         (AmbiguousError("two readings", "choose one", choices=("--a", "--b")), 4, "two readings; choose one: --a, --b"),
-        (MemoryError(), 3, "memory is exhausted"),
+        (MemoryError(), 3, "memory is exhausted; close other programs or lift the limit (ulimit -v), crop"),
+        (
+            RuntimeError(
+                "[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 2560000 bytes. Error"
+            ),
+            3,
+            "the memory is exhausted: 2560000 bytes more were asked for; ",
+        ),
+        (MemoryError("Unable to allocate 1.50 GiB for an array"), 3, "exhausted: 1.50 GiB more were asked for; "),
+        (RuntimeError("can't start new thread"), 3, "fewer threads"),
         (KeyboardInterrupt(), 130, "interrupted"),
         (OSError(28, "No space left on device", "x.nii"), 3, "x.nii: no space left"),
         (PermissionError(13, "Permission denied", "x.nii"), 2, "x.nii: permission denied"),
@@ -129,17 +138,23 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
-@pytest.mark.parametrize("words", ["info large.nii.gz"])
-def test_a_limit_of_memory_is_told_in_one_line(tmp_path: Path, words: str) -> None:
-    """As under `ulimit -v`: 60 MB for an image of 64 that is copied on the way."""
-    for name, shape in {"large": (512, 256, 256)}.items():
-        array = np.zeros(shape, np.int16)
-        array[0] = 1
-        nib.save(nib.Nifti1Image(array, np.eye(4)), tmp_path / f"{name}.nii.gz")  # type: ignore[attr-defined]
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("info large.nii.gz", "large.nii.gz: "),
+        ("segment large.nii.gz --point 1 1 1 -o o.nii.gz", "torch: loading it needs 750 MB, "),
+    ],
+)
+def test_a_limit_of_memory_is_told_in_one_line(tmp_path: Path, words: str, said: str) -> None:
+    """As under `ulimit -v`: 60 MB for an image of 64 that is copied on the way, and for torch, which ends without a word."""
+    array = np.zeros((512, 256, 256), np.int16)
+    array[0] = 1
+    nib.save(nib.Nifti1Image(array, np.eye(4)), tmp_path / "large.nii.gz")  # type: ignore[attr-defined]
     done = subprocess.run(
         [sys.executable, "-c", LIMITED, *words.split()], cwd=tmp_path, capture_output=True, text=True, check=False
     )
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (3, "", 1), done.stderr
+    assert done.stderr.startswith(said)
     assert "memory" in done.stderr
     assert {path.name for path in tmp_path.iterdir()} == {"large.nii.gz"}
 

@@ -11,10 +11,12 @@ import SimpleITK
 from PIL import Image
 
 from medical_sam2 import io
+from medical_sam2.cli import main
 from medical_sam2.io import safe_open
 from medical_sam2.segmenter import Segmenter
 from tests.cli.conftest import AFFINE, CLICK, SHAPE, Workspace
-from tests.io.making import Series
+from tests.io.making import Series, phantom
+from tests.io.test_dicom import AXIAL
 
 NOISE = np.random.default_rng(0)
 ONE_SLICE = (slice(8, 18), slice(6, 16), slice(3, 4))
@@ -212,10 +214,34 @@ def test_files_of_prompts(workspace: Workspace, content: dict[str, object], line
     assert workspace.refused("--prompts", "said.json").startswith(line)
 
 
+@pytest.mark.parametrize("more", [[], ["--dry-run"]])
+def test_a_series_that_an_rtstruct_cannot_refer_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], more: list[str]
+) -> None:
+    monkeypatch.delattr(Segmenter, "segment_volume")
+    Series(AXIAL, phantom()).write(tmp_path / "series", StudyInstanceUID="")
+    words = ["segment", str(tmp_path / "series"), "--point", "1", "1", "1", "-o", str(tmp_path / "o.rtstruct.dcm"), *more]
+    assert main(words) == 2
+    assert "IM0000.dcm: it lacks StudyInstanceUID, to which an RTSTRUCT refers" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("left", [0, 700])
+def test_an_image_that_changes_after_it_was_looked_at(workspace: Workspace, left: int) -> None:
+    """Nothing is kept from the dry run that a file which is gone, or cut, would be taken for."""
+    whole = workspace.folder / "ct.nii.gz"
+    assert workspace.run(*CLICK, "--dry-run")[0] == 0
+    content = whole.read_bytes()
+    whole.unlink()
+    if left:
+        whole.write_bytes(content[: len(content) - left])
+    said = "ct.nii.gz: the compressed data are truncated" if left else "ct.nii.gz: does not exist; "
+    assert workspace.refused(*CLICK).startswith(said)
+
+
 def test_too_little_memory(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(safe_open, "free_memory", lambda: 2_000_000)
     monkeypatch.delattr(Segmenter, "segment_volume")
-    assert "MB are free; free memory or crop the image" in workspace.refused(*CLICK, code=3)
+    assert "MB are free; free memory, lift the limit (ulimit -v) or crop the image" in workspace.refused(*CLICK, code=3)
 
 
 @pytest.mark.parametrize("place", ["encode", "save"])

@@ -1,5 +1,6 @@
 """Weights in and out: names, files, folders, the hub; every weight must fit, and nothing in a file is run."""
 
+import errno
 import json
 import os
 from collections.abc import Callable
@@ -118,15 +119,26 @@ def test_saving_again_replaces(copy: Path) -> None:
     assert same(load_backbone(copy), other)
 
 
-def test_a_failed_save_leaves_the_old_weights(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(_: int) -> None:
-        raise OSError("no space left")
+@pytest.mark.parametrize("room", [0, 1])
+def test_a_full_disk_leaves_the_old_weights_or_nothing(copy: Path, monkeypatch: pytest.MonkeyPatch, room: int) -> None:
+    """Room for the settings, but not for the weights."""
+    written: list[int] = []
+
+    def full(descriptor: int) -> None:
+        if len(written) == room:
+            raise OSError(errno.ENOSPC, "no space left")
+        written.append(descriptor)
 
     before = {file.name: file.read_bytes() for file in copy.iterdir()}
+    network = tiny(seed=5)
+    network.resize(96)
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match="no space"):
-        save_backbone(tiny(seed=5), copy)
+    for folder in (copy, copy.parent / "new"):
+        written.clear()
+        with pytest.raises(OSError, match="no space"):
+            save_backbone(network, folder)
     assert {file.name: file.read_bytes() for file in copy.iterdir()} == before
+    assert not (copy.parent / "new").exists()
 
 
 def test_transformers_folder(tmp_path: Path) -> None:

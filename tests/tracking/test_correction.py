@@ -147,6 +147,21 @@ def test_a_click_beside_an_outline_keeps_it(nano: Segmenter) -> None:
     assert dice(found, one | other) > 0.9
 
 
+@pytest.mark.parametrize("views", ["axial", "three"])
+def test_a_negative_click_inside_of_a_drawn_outline_holds(views: str) -> None:
+    """Whatever the network says: this one takes what is bright."""
+    volume, truth = column()
+    drawn = (truth == 1) & (np.arange(LONG) == 20)
+    no = Point((3, 5, 20), positive=False)
+    found = segmenter().segment_volume(volume, [Mask(drawn, 1, 2), no], window="0,1", views=views)
+    assert found.labels[3, 5, 20] == 0
+    assert not found.warnings
+    assert (found.labels[:, :, 20] == 1).sum() >= (truth[:, :, 20] == 1).sum() - 5
+    mended = correct(volume, [no], truth).labels
+    assert mended[3, 5, 20] == 0
+    assert (mended[:, :, :20] == truth[:, :, :20]).all()
+
+
 def test_a_negative_click_on_the_background_changes_nothing() -> None:
     volume, truth = column()
     earlier = truth.copy()

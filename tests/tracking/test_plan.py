@@ -177,3 +177,12 @@ def test_a_corrected_outline_is_not_redrawn() -> None:
     for prompt in (mask | FramePrompt.click(1, 1), mask | FramePrompt.box(0, 0, 1, 1), FramePrompt.click(1, 1)):
         redraw(labels, 1, {0: prompt})
         assert not labels.any()
+
+
+def test_a_negative_click_in_an_outline_is_taken_out_of_what_was_found() -> None:
+    labels = np.full((1, 5, 5), 3, np.uint8)
+    labels[:, :, :3] = 1
+    redraw(labels, 1, {0: FramePrompt.mask(np.ones((5, 5), bool)) | FramePrompt.click(1, 2, positive=False)})
+    assert labels[0, 2, 1] == 0
+    assert (labels[0, :, 3:] == 3).all()
+    assert (labels[0, [0, 4], :3] == 1).all()

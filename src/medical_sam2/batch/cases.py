@@ -14,6 +14,7 @@ from pathlib import Path
 from medical_sam2.batch.table import (
     TABLES,
     BatchCase,
+    Check,
     MaskFile,
     PromptFile,
     PromptSource,
@@ -63,6 +64,7 @@ def find_cases(
     rule: MaskRule = AS_DRAWN,
     leave_out: Collection[Path] = (),
     template: TemplateFiles | None = None,
+    check: Check = lambda _: [],
 ) -> FoundCases:
     """The cases of a table, or of a folder with images.
 
@@ -74,6 +76,7 @@ def find_cases(
         rule: how the numbers of masks are meant.
         leave_out: folders within it that hold no images of this work, such as that of the results.
         template: an annotated volume, whose objects are looked for in all images but itself, prompted or not.
+        check: tells what else is wrong with the other rows of a table where some cannot be used.
 
     Raises:
         InputError: nothing there, nothing that is prompted, or prompts of no image.
@@ -84,7 +87,8 @@ def find_cases(
     if not what.is_dir():
         if prompts is not None:
             raise InputError("the table holds the prompts already", "give a folder of images with --prompts", subject=what)
-        return _by_template(FoundCases(tuple(read_table(what, rule=rule, bare=template is not None))), {}, template, what)
+        rows = tuple(read_table(what, rule=rule, bare=template is not None, check=check))
+        return _by_template(FoundCases(rows), {}, template, what)
     if prompts is not None and not prompts.exists():
         raise InputError("does not exist", "check the path", subject=prompts)
     inner = [*leave_out, *([prompts] if prompts is not None and prompts.is_dir() else [])]
@@ -92,7 +96,7 @@ def find_cases(
     if not images:
         raise InputError("there is no volume in it", "give a folder with volumes or DICOM series, or a table", subject=what)
     if prompts is not None and prompts.suffix.lower() in TABLES and not prompts.is_dir():
-        rows = read_table(prompts, images, rule, bare=template is not None)
+        rows = read_table(prompts, images, rule, check, bare=template is not None)
         prompted, unused = {case.name: case for case in rows}, list[Path]()
     else:
         prompted, unused = _pair(images, _sources_beside(images) if prompts is None else _sources_in(prompts, rule))
@@ -250,6 +254,20 @@ def check_cases(cases: Sequence[BatchCase], options: Options, views: str, subjec
     Raises:
         InputError: prompts that cannot work; several are notes of the error, one line each.
     """
+    grids, problems = _find_faults(cases, options, views)
+    raise_together(problems, subject)
+    return grids
+
+
+def find_faulty_rows(cases: Sequence[BatchCase], options: Options) -> list[MedicalSam2Error]:
+    """What is wrong with single rows of a table, some of whose other rows cannot be used."""
+    return _find_faults(cases, options, None)[1]
+
+
+def _find_faults(
+    cases: Sequence[BatchCase], options: Options, views: str | None
+) -> tuple[dict[str, Volume], list[MedicalSam2Error]]:
+    """Grids, and what is wrong with the prompts in them; without views, with each by itself."""
     grids: dict[str, Volume] = {}
     problems: list[MedicalSam2Error] = []
     for case in cases:
@@ -258,11 +276,10 @@ def check_cases(cases: Sequence[BatchCase], options: Options, views: str, subjec
                 grids[case.name] = grid
         if case.name in grids:
             problems += _check_case(case, grids[case.name], views)
-    raise_together(problems, subject)
-    return grids
+    return grids, problems
 
 
-def _check_case(case: BatchCase, grid: Volume, views: str) -> list[MedicalSam2Error]:
+def _check_case(case: BatchCase, grid: Volume, views: str | None) -> list[MedicalSam2Error]:
     """What is wrong with the prompts of an image; masks are compared by their grids alone."""
     problems: list[MedicalSam2Error] = []
     told: list[tuple[TableRow, tuple[Prompt, ...]]] = []
@@ -275,7 +292,11 @@ def _check_case(case: BatchCase, grid: Volume, views: str) -> list[MedicalSam2Er
         except MedicalSam2Error as error:
             problems.append(error)
     problems += _contradictions(told, grid)
-    if problems or any(file for source in case.prompts if isinstance(source, MaskFile | TableRow) for file in source.files):
+    if (
+        problems
+        or views is None
+        or any(file for source in case.prompts if isinstance(source, MaskFile | TableRow) for file in source.files)
+    ):
         return problems
     try:
         prompts = [prompt for source in case.prompts for prompt in _without_masks(source, grid)]

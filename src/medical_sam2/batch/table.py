@@ -13,10 +13,11 @@ the keys of an object. Paths are relative to the table.
 import csv
 import io as text_io
 import json
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, Protocol, TypeAlias, cast
 
 from medical_sam2 import io
 from medical_sam2.data.data_sets import CHANNEL, stem
@@ -215,6 +216,10 @@ class TableRow:
         return (Path(self.content["file"]),) if isinstance(self.content, dict) and "file" in self.content else ()
 
 
+Check: TypeAlias = Callable[[Sequence[BatchCase]], Sequence[MedicalSam2Error]]
+"""What is wrong with the prompts of some cases, beyond what their rows tell by themselves."""
+
+
 def at_row(error: MedicalSam2Error, where: str) -> MedicalSam2Error:
     """The same error with the row at its beginning, and then the file or prompt that it speaks of."""
     if str(error.subject).startswith(where):
@@ -224,7 +229,12 @@ def at_row(error: MedicalSam2Error, where: str) -> MedicalSam2Error:
 
 
 def read_table(
-    path: Path, images: Mapping[str, BatchCase] | None = None, rule: MaskRule = AS_DRAWN, *, bare: bool = False
+    path: Path,
+    images: Mapping[str, BatchCase] | None = None,
+    rule: MaskRule = AS_DRAWN,
+    check: Check = lambda _: [],
+    *,
+    bare: bool = False,
 ) -> list[BatchCase]:
     """The cases of a table, in the order in which they are first named.
 
@@ -233,12 +243,13 @@ def read_table(
         images: cases of a folder, by name, of which the table holds the prompts; else the table names images itself.
         rule: how the numbers of masks are meant that no row says anything of.
         bare: whether a row may name an image and no prompt.
+        check: tells what else is wrong with the other rows where some cannot be used.
 
     Raises:
         FormatError: no table, or unknown columns.
         InputError: rows that cannot be used: one is named; several are notes of the error, one line each.
     """
-    return _TableReader(path, images, rule, bare=bare).cases()
+    return _TableReader(path, images, rule, bare=bare).cases(check)
 
 
 def raise_together(problems: Sequence[MedicalSam2Error], subject: Path) -> None:
@@ -246,12 +257,19 @@ def raise_together(problems: Sequence[MedicalSam2Error], subject: Path) -> None:
     if len(problems) == 1:
         raise problems[0]
     if problems:
+        problems = sorted(problems, key=_row_number)
         error = InputError(f"{len(problems)} rows or images cannot be used", "mend what is named above", subject=subject)
         for each in problems[:MOST_TOLD]:
             error.add_note(str(each))
         if len(problems) > MOST_TOLD:
             error.add_note(f"… and {len(problems) - MOST_TOLD} more")
         raise error
+
+
+def _row_number(problem: MedicalSam2Error) -> int:
+    """The row that a problem begins with; 0 where it begins with none."""
+    found = re.search(r", row (\d+)", str(problem.subject))
+    return int(found[1]) if found else 0
 
 
 class _TableReader:
@@ -262,7 +280,7 @@ class _TableReader:
         self._rows: dict[str, dict[str, TableRow]] = {}  # case → what is said → the row that said it
         self._files: dict[str, Path] = {}
 
-    def cases(self) -> list[BatchCase]:
+    def cases(self, check: Check) -> list[BatchCase]:
         """The cases, if every row can be used."""
         problems: list[MedicalSam2Error] = []
         for number, cells in _read_rows(self._path):
@@ -271,13 +289,14 @@ class _TableReader:
                 self._add(where, {name: value for name, value in cells.items() if not _is_empty(value)})
             except MedicalSam2Error as error:
                 problems.append(at_row(error, where))
-        raise_together(problems, self._path)
-        if not self._rows:
+        if not self._rows and not problems:
             raise FormatError("it has no rows", "write one prompt a row", subject=self._path)
         known = self._images or {name: BatchCase(name, file) for name, file in self._files.items()}
-        return [
+        cases = [
             BatchCase(name, known[name].image, tuple(rows.values()), known[name].channels) for name, rows in self._rows.items()
         ]
+        raise_together([*problems, *check(cases)] if problems else [], self._path)
+        return cases
 
     def _add(self, where: str, cells: Mapping[str, Any]) -> None:
         case = self._case(cells)

@@ -6,7 +6,6 @@ a mistyped path shall not wait for the network's packages, the command imports `
 
 import logging
 import os
-import re
 import signal
 import sys
 from collections.abc import Iterator, Sequence
@@ -60,8 +59,6 @@ INTERRUPTED = 130
 TRACEBACK = "MEDSAM2_TRACEBACK"
 MOVED = {"benchmark": "python benchmarks/speed.py", "synthesize": "python recipes/nano/synthesize.py"}
 """Commands of earlier versions, and the scripts of the repository that do the same."""
-NO_MEMORY = re.compile("allocate memory|failed to map segment", re.IGNORECASE)
-"""In the error of a library that cannot be loaded for want of memory."""
 
 
 def build() -> App:
@@ -156,23 +153,12 @@ def explain(error: BaseException) -> tuple[str, int]:
         command = " ".join(["medsam2", *(error.command_chain or ())])
         text = str(error).replace(", ...", " and others").rstrip(".")
         return f"{text}; see {command} --help", InputError.exit_code
-    refused = explain_refusal(MemoryError() if any(map(_tells_of_memory, _causes(error))) else error)
+    refused = explain_refusal(error)
     if refused is not None:
         return refused
     if isinstance(error, ModuleNotFoundError) and (extra := _extra_of(error.name or "")):
         return f"this needs {error.name}, which is not installed; install medical-sam2[{extra}]", InputError.exit_code
     return f"this is a defect of medsam2 ({_where(error)}); please report it ({TRACEBACK}=1 shows more)", DEFECT
-
-
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    """An error, what it was made of, and so on: a command that cannot be loaded hides why."""
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__
-
-
-def _tells_of_memory(error: BaseException) -> bool:
-    return isinstance(error, MemoryError) or (isinstance(error, ImportError) and bool(NO_MEMORY.search(str(error))))
 
 
 def _extra_of(module: str) -> str:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -17,12 +18,13 @@ from medical_sam2.cli.options import FLAG, REPEATED
 from medical_sam2.errors import ConfigError, InputError, MedicalSam2Error
 from medical_sam2.io import Form, atomic, label_table, registry
 from medical_sam2.io.prompt_file import NamedPrompts
-from medical_sam2.io.safe_open import as_stored
+from medical_sam2.io.safe_open import as_stored, require_memory
 from medical_sam2.plugins import suggestion
 from medical_sam2.prompts import Prompt
 from medical_sam2.volume import Segmentation, Volume
 
 MAPS = ("probability", "uncertainty")
+LIBRARY_BYTES = 750 << 20  # of addresses, as `ulimit -v` counts: torch and transformers before they compute anything
 SUFFIXES: Mapping[str, Sequence[str]] = {
     "label_table": label_table.SUFFIXES,
     "confidence": (".csv",),
@@ -30,6 +32,16 @@ SUFFIXES: Mapping[str, Sequence[str]] = {
     "statistics": (".csv", ".json"),
     "report": (".json",),
 }
+
+
+def check_room_for_libraries() -> None:
+    """Refuse to load torch where there is too little memory: a library that finds none may end the process without a word.
+
+    Raises:
+        ResourceError: there is.
+    """
+    if "torch" not in sys.modules:
+        require_memory(LIBRARY_BYTES, "torch", what="loading it")
 
 
 @Parameter(name="*", group=Group("Reading", sort_key=4))

@@ -34,6 +34,7 @@ from medical_sam2.views import View
 from medical_sam2.volume import Volume
 
 UNKNOWN_SIZE = 1024  # of weights that are not here yet: that of SAM 2
+LEAST_BYTES = 100 << 20  # beside the libraries: with less, one of them may end the process without a word of ours
 
 
 def check_settings(options: InferenceOptions) -> None:
@@ -68,7 +69,9 @@ def load_segmenter(options: NetworkOptions) -> Segmenter:
 
     Raises:
         WeightsError, ConfigError: they do not exist or do not fit.
+        ResourceError: too little memory to begin with.
     """
+    require_memory(LEAST_BYTES, options.weights, what="the network")
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     return Segmenter.from_pretrained(

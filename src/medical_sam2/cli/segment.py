@@ -48,6 +48,7 @@ def segment(
     """
     clock = _Clock()
     _check(volume, outputs, prompts, options)
+    files.check_room_for_libraries()
     from medical_sam2.cli import network  # torch takes seconds to load: not for a mistyped path
 
     network.check_settings(options)
@@ -189,6 +190,7 @@ def suggest(
     else:
         image = files.read(what, reading)
         named = volume_prompts(PromptOptions(**vars(prompts)), image)
+        files.check_room_for_libraries()
         from medical_sam2.cli import network  # torch takes seconds to load: not for a report, nor for a mistyped path
 
         axis, needs = network.neediest_slices(image, named, options, count)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from medical_sam2.cli import plain, report
-from medical_sam2.cli.files import SetOutputOptions, as_json, check_place, check_suffix, same
+from medical_sam2.cli.files import SetOutputOptions, as_json, check_place, check_room_for_libraries, check_suffix, same
 from medical_sam2.cli.options import FLAG, SetInferenceOptions
 from medical_sam2.cli.prompts import SetPromptOptions, SetPrompts, set_prompts
 from medical_sam2.errors import ConfigError, InputError, MedicalSam2Error
@@ -55,6 +55,7 @@ def segment_images(
     _check_annotations(run)
     run.prompts = set_prompts(prompts, images)
     _check_masks(run)
+    check_room_for_libraries()
     from medical_sam2.cli import network  # torch takes seconds to load: not for a mistyped path
 
     network.check_set_settings(options)

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 from cyclopts import Group, Parameter
 
-from medical_sam2.batch.cases import FoundCases, check_cases, find_cases
-from medical_sam2.batch.table import TemplateFiles
+from medical_sam2.batch.cases import FoundCases, check_cases, find_cases, find_faulty_rows
+from medical_sam2.batch.table import Check, TemplateFiles
 from medical_sam2.cli import plain, report
-from medical_sam2.cli.files import Reading
+from medical_sam2.cli.files import Reading, check_room_for_libraries
 from medical_sam2.cli.options import FLAG, REPEATED, InferenceOptions
 from medical_sam2.errors import ConfigError, InputError, MedicalSam2Error
 from medical_sam2.io.labels import MaskRule
@@ -155,8 +155,11 @@ def segment_volumes(
     existing, share = outputs.existing(), sharing.share()
     sharing.check()
     _check_words(what, prompts, outputs, options)
-    found = _find(what, prompts, outputs)
-    grids = _check(found, reading, options, what if prompts.prompts is None else prompts.prompts)
+    how = Options(geometry_from=reading.geometry_from, frame=reading.frame)
+    with _telling_notes():
+        found = _find(what, prompts, outputs, lambda cases: find_faulty_rows(cases, how))
+        grids = check_cases(found.cases, how, options.views, what if prompts.prompts is None else prompts.prompts)
+    check_room_for_libraries()
     from medical_sam2.batch import cluster, run  # torch takes seconds to load: not for a wrong row of a table
 
     outs = {name: getattr(outputs, name) for name in ("layout", "suffix", "format")}
@@ -198,11 +201,10 @@ def _check_words(what: Path, prompts: BatchPromptOptions, outputs: BatchOutputOp
         raise InputError("the results would lie among the images", "choose another folder", subject=outputs.output)
 
 
-def _find(what: Path, prompts: BatchPromptOptions, outputs: BatchOutputOptions) -> FoundCases:
-    rule = MaskRule(None, prompts.threshold, prompts.each_label)
-    with _telling_notes():
-        by = _template(what, prompts, rule)
-        found = find_cases(what, prompts.prompts, channel=prompts.channel, rule=rule, leave_out=[outputs.output], template=by)
+def _find(what: Path, prompts: BatchPromptOptions, outputs: BatchOutputOptions, check: Check) -> FoundCases:
+    rule, own = MaskRule(None, prompts.threshold, prompts.each_label), [outputs.output]
+    by = _template(what, prompts, rule)
+    found = find_cases(what, prompts.prompts, channel=prompts.channel, rule=rule, leave_out=own, check=check, template=by)
     masks = by is not None or any("rule" in source.facts() for case in found.cases for source in case.prompts)
     if not masks and (prompts.each_label or prompts.threshold is not None):
         option = "--each-label" if prompts.each_label else "--threshold"
@@ -221,13 +223,6 @@ def _template(what: Path, prompts: BatchPromptOptions, rule: MaskRule) -> Templa
         if there is None or not there.exists():
             raise InputError("does not exist", f"check the path of --{option}", subject=path)
     return TemplateFiles(cast(Path, image), prompts.mask, rule)
-
-
-def _check(found: FoundCases, reading: Reading, options: InferenceOptions, subject: Path) -> dict[str, Any]:
-    with _telling_notes():
-        return check_cases(
-            found.cases, Options(geometry_from=reading.geometry_from, frame=reading.frame), options.views, subject
-        )
 
 
 @contextmanager

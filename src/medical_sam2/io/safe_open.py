@@ -265,15 +265,14 @@ class _Unpacked(io.RawIOBase):
             self.ended, self.garbage = True, bool(rest)
 
 
-def require_memory(size: int, path: Path | str, max_bytes: int | None = None) -> None:
+def require_memory(size: int, path: Path | str, max_bytes: int | None = None, *, what: str = "the image") -> None:
     """Raise ResourceError if `size` bytes exceed the caller's limit or what the machine has free."""
     if max_bytes is not None and size > max_bytes:
         raise ResourceError(f"the image needs {megabytes(size)}, the limit is {megabytes(max_bytes)}", "crop it", subject=path)
     free = free_memory()
     if free is not None and size > free:
-        raise ResourceError(
-            f"the image needs {megabytes(size)}, {megabytes(free)} are free", "free memory or crop the image", subject=path
-        )
+        problem = f"{what} needs {megabytes(size)}, {megabytes(free)} are free"
+        raise ResourceError(problem, "free memory, lift the limit (ulimit -v) or crop the image", subject=path)
 
 
 def check_expansion(size: int, packed: int, path: Path) -> None:
@@ -284,8 +283,8 @@ def check_expansion(size: int, packed: int, path: Path) -> None:
 
 
 def free_memory() -> int | None:
-    """Bytes that can be allocated without swapping, under the container's limit too; None where nobody says."""
-    found = [free for free in (_system_free(), _container_free()) if free is not None]
+    """Bytes that can be allocated without swapping, under the limits of container and process; None where nobody says."""
+    found = [free for free in (_system_free(), _container_free(), _process_free()) if free is not None]
     return min(found, default=None)
 
 
@@ -302,6 +301,18 @@ def _container_free() -> int | None:
         group = Path("/sys/fs/cgroup")
         return int((group / "memory.max").read_text()) - int((group / "memory.current").read_text())
     except (OSError, ValueError):
+        return None
+
+
+def _process_free() -> int | None:
+    """What `ulimit -v` leaves of addresses."""
+    try:
+        import resource  # not on every system
+
+        limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+        pages = int(Path("/proc/self/statm").read_text().split()[0])
+        return None if limit == resource.RLIM_INFINITY else max(0, limit - pages * resource.getpagesize())
+    except (ImportError, OSError, ValueError):
         return None
 
 

@@ -20,7 +20,7 @@ from safetensors.torch import save
 from torch import Tensor
 from transformers import Sam2VideoConfig
 
-from medical_sam2.errors import AmbiguousError, WeightsError
+from medical_sam2.errors import AmbiguousError, ResourceError, WeightsError, tells_of_memory
 from medical_sam2.model.catalogue import (
     CONFIG_FILE,
     MODEL_FILE,
@@ -152,18 +152,30 @@ def weights_file(name_or_path: str | Path) -> Path:
 def save_backbone(network: Sam2, folder: Path, *, dtype: torch.dtype = torch.float32) -> None:
     """Write a folder that `load_backbone` reads: model.safetensors and config.json, each whole or not at all.
 
-    Weights are never left beside settings that are not theirs: those of an earlier network go first.
+    Both are on the disk before either takes its place, so that a full disk leaves what was there. Weights are never left
+    beside settings that are not theirs: those of an earlier network go first.
 
     Args:
         dtype: float32, bfloat16 or float16.
     """
+    made = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     weights = {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in network.state_dict().items()}
     settings = json.dumps(_settings(network).as_json(), indent=2) + "\n"
-    if not (folder / CONFIG_FILE).is_file() or (folder / CONFIG_FILE).read_bytes() != settings.encode():
-        (folder / MODEL_FILE).unlink(missing_ok=True)
-    _write(folder / CONFIG_FILE, settings.encode())
-    _write(folder / MODEL_FILE, save(weights, {"format": "pt"}))
+    contents = {CONFIG_FILE: settings.encode(), MODEL_FILE: save(weights, {"format": "pt"})}
+    drafts = {name: folder / f".{name}.{os.getpid()}" for name in contents}
+    try:
+        for name, draft in drafts.items():
+            _write(draft, contents[name])
+        if not (folder / CONFIG_FILE).is_file() or (folder / CONFIG_FILE).read_bytes() != contents[CONFIG_FILE]:
+            (folder / MODEL_FILE).unlink(missing_ok=True)
+        for name, draft in drafts.items():
+            draft.replace(folder / name)
+    finally:
+        for draft in drafts.values():
+            draft.unlink(missing_ok=True)
+        if made and not any(folder.iterdir()):
+            folder.rmdir()
 
 
 def _network(found: LoadedWeights, config: Sam2VideoConfig, memory_dtype: torch.dtype | None) -> Sam2:
@@ -232,16 +244,10 @@ def _locate(name: str, named: NamedWeights | None) -> Path:
 
 
 def _write(path: Path, content: bytes) -> None:
-    """Beside the target first, then moved there at once."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with draft.open("wb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
+    with path.open("wb") as stream:
+        stream.write(content)
+        stream.flush()
+        os.fsync(stream.fileno())
 
 
 WRAPPERS = ("model", "state_dict", "model_state_dict")  # under which training code keeps the weights
@@ -291,6 +297,7 @@ def _safetensors(path: Path) -> dict[str, Tensor]:
         with safe_open(path, framework="pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError, ValueError, KeyError, RuntimeError) as error:
+        _refuse_without_memory(error, path)
         raise WeightsError(f"broken or incomplete ({_reason(error)})", "fetch it again", subject=path) from error
 
 
@@ -305,7 +312,15 @@ def _unpickled(path: Path) -> Any:
         problem = "holds Python objects that are not weights, or is broken; none was run"
         raise WeightsError(problem, SAFER, subject=path) from error
     except Exception as error:  # a foreign file can make the reader fail in any way
+        _refuse_without_memory(error, path)
         raise WeightsError(f"broken or incomplete ({_reason(error)})", "fetch it again", subject=path) from error
+
+
+def _refuse_without_memory(error: Exception, path: Path) -> None:
+    """Sound weights that find no room are not broken."""
+    if tells_of_memory(error):
+        problem = f"the memory is exhausted: the weights take {path.stat().st_size / 1e6:.0f} MB"
+        raise ResourceError(problem, "close other programs or lift the limit (ulimit -v)", subject=path) from error
 
 
 def _check_archive(path: Path) -> None:

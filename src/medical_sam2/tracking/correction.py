@@ -128,9 +128,12 @@ class _CorrectedObject:
         return np.concatenate([prompt.labels for prompt in self.new.values()])
 
     def restrict(self, t: int, mask_hw: NDArray[np.bool_]) -> NDArray[np.bool_]:
-        """What was found on a frame, less what the prompts do not ask for; a drawn outline stays as it is."""
-        if t in self.new and self.new[t].mask_hw is not None:
-            return mask_hw
+        """What was found on a frame, less what the prompts do not ask for; a drawn outline stays but for negative clicks."""
+        if t in self.new:
+            prompt = self.prompts[FrameTime(0, t)]
+            mask_hw = mask_hw & ~prompt.cleared_hw() if prompt.mask_hw is not None else mask_hw
+            if self.new[t].mask_hw is not None:
+                return mask_hw
         if self.clicks_alone is not None and self.clicks_alone.all():
             return mask_hw | self.old_thw[t]
         if self.clicks_alone is not None and not self.clicks_alone.any():

@@ -109,7 +109,7 @@ def _describe_missed(labels: NDArray[np.integer], clicks: Iterable[tuple[Sequenc
 
 
 def redraw(stack_thw: NDArray[np.unsignedinteger], label: int, prompts: Mapping[int, FramePrompt]) -> None:
-    """Put outlines back as they were drawn, in place, unless a click or a box corrects them.
+    """Put outlines back as they were drawn, in place, unless a click or a box corrects them; take out negative clicks in them.
 
     Args:
         stack_thw: labels along a view.
@@ -120,3 +120,5 @@ def redraw(stack_thw: NDArray[np.unsignedinteger], label: int, prompts: Mapping[
         if prompt.mask_hw is not None and not len(prompt.points_xy) and prompt.box_xyxy is None:
             stack_thw[t][(stack_thw[t] == label) & ~prompt.mask_hw] = 0
             stack_thw[t][prompt.mask_hw] = label
+        elif prompt.mask_hw is not None and not prompt.labels.all():
+            stack_thw[t][(stack_thw[t] == label) & prompt.cleared_hw()] = 0
