@@ -117,7 +117,7 @@ def test_corners_of_a_box_come_in_any_order() -> None:
         (one(), PromptError, "object 1 has no prompt"),
         (one(points=[[1, 1, 9]]), PromptError, "lies outside the image of 9×8×7 voxels"),
         (one(points=[[36, 26, -38]]), PromptError, "look like millimetres"),
-        (one(boxes=[[1, 1, 1, 1, 4, 1]]), PromptError, "no rectangle on one slice"),
+        (one(boxes=[[1, 1, 1, 1, 4, 1]]), PromptError, "neither a rectangle on one slice nor a box in 3D"),
     ],
 )
 def test_refused(content: object, kind: type[MedicalSam2Error], told: str, tmp_path: Path) -> None:

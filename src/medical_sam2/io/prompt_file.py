@@ -14,7 +14,7 @@ the file of prompts, and do not leave its folder.
 
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from math import isfinite
@@ -31,13 +31,16 @@ from medical_sam2.io.labels import MOST_OBJECTS, MaskRule, Outline
 from medical_sam2.io.safe_open import load_json
 from medical_sam2.plugins import suggestion
 from medical_sam2.prompts import Box, Index, Mask, Point, Prompt
+from medical_sam2.strokes import Diameter, Lasso, Scribble, SliceRange, Stroke
 from medical_sam2.volume import Volume
 
 VERSION = 1
 FAR = 1e9  # no coordinate of any image; larger integers do not even become floats
 LETTERS = "ijk"
 KEYS = ("version", "coordinates", "objects")
-OBJECT_KEYS = ("label", "name", "points", "negative", "boxes", "masks")
+PROMPT_KEYS = ("points", "negative", "boxes", "negative_boxes", "scribbles", "lassos", "diameters", "slices", "masks")
+OBJECT_KEYS = ("label", "name", *PROMPT_KEYS)
+STROKE_KEYS = ("places", "positive", "width")
 MASK_KEYS = ("file", "label", "threshold", "axis")
 Unit = Literal["voxel", "mm"]
 
@@ -82,16 +85,24 @@ class Places:
         """
         return Point(self._index("point", numbers), object, positive)
 
-    def box(self, numbers: Sequence[float], object: int) -> Box:
-        """A box on one slice, from any two opposite corners: six numbers.
+    def box(self, numbers: Sequence[float], object: int, *, positive: bool = True) -> Box:
+        """A box on one slice or in 3D, from any two opposite corners: six numbers.
 
         Raises:
-            PromptError: it lies outside of the image, on no single slice, or has no area.
+            PromptError: it lies outside of the image, or has no area.
         """
         corners = self._index("box", numbers[:3]), self._index("box", numbers[3:])
         i, j, k = (min(pair) for pair in zip(*corners, strict=True))
         i2, j2, k2 = (max(pair) for pair in zip(*corners, strict=True))
-        return Box((i, j, k), (i2, j2, k2), object)
+        return Box((i, j, k), (i2, j2, k2), object, positive)
+
+    def along(self, what: str, numbers: Sequence[float]) -> tuple[Index, ...]:
+        """Place after place of something drawn: three numbers each.
+
+        Raises:
+            PromptError: one lies outside of the image.
+        """
+        return tuple(self._index(what, numbers[n : n + 3]) for n in range(0, len(numbers), 3))
 
     def _index(self, what: str, numbers: Sequence[float]) -> Index:
         i, j, k = (float(number) for number in numbers)
@@ -178,7 +189,16 @@ def as_objects(
         if isinstance(prompt, Point):
             entry.setdefault("points" if prompt.positive else "negative", []).append(_numbers(prompt.index_ijk))
         elif isinstance(prompt, Box):
-            entry.setdefault("boxes", []).append([*_numbers(prompt.low_ijk), *_numbers(prompt.high_ijk)])
+            key = "boxes" if prompt.positive else "negative_boxes"
+            entry.setdefault(key, []).append([*_numbers(prompt.low_ijk), *_numbers(prompt.high_ijk)])
+        elif isinstance(prompt, Diameter):
+            entry.setdefault("diameters", []).append([number for place in prompt.places_ijk for number in _numbers(place)])
+        elif isinstance(prompt, Stroke):
+            width = {"width": prompt.width} if isinstance(prompt, Scribble) else {}
+            drawn = {"places": [_numbers(place) for place in prompt.places_ijk], "positive": prompt.positive, **width}
+            entry.setdefault(f"{prompt.kind}s", []).append(drawn)
+        elif isinstance(prompt, SliceRange):
+            entry["slices"] = [prompt.first, prompt.last]
         elif isinstance(prompt, Mask):
             axis = {} if prompt.axis is None else {"axis": LETTERS[prompt.axis]}
             entry.setdefault("masks", []).append({**describe(prompt), **axis})
@@ -218,11 +238,36 @@ class _Reader:
             for key in ("points", "negative")
             for row in _list(content.get(key, []), key)
         ]
-        boxes = [self.places.box(_row(row, 6, "boxes"), label) for row in _list(content.get("boxes", []), "boxes")]
+        boxes = [
+            self.places.box(_row(row, 6, key), label, positive=key == "boxes")
+            for key in ("boxes", "negative_boxes")
+            for row in _list(content.get(key, []), key)
+        ]
+        strokes = [*self._strokes(content, label)]
         masks = [self._mask(entry, label) for entry in _list(content.get("masks", []), "masks")]
-        if not [*clicks, *boxes, *masks]:
-            raise PromptError(f"object {label} has no prompt", f"give it one of {', '.join(OBJECT_KEYS[2:])}")
-        return label, name, [*clicks, *boxes, *masks]
+        if not [*clicks, *boxes, *strokes, *masks]:
+            raise PromptError(f"object {label} has no prompt", f"give it one of {', '.join(PROMPT_KEYS)}")
+        return label, name, [*clicks, *boxes, *strokes, *masks]
+
+    def _strokes(self, content: Mapping[str, Any], label: int) -> Iterator[Prompt]:
+        """What is drawn by hand, and the slices that are looked at."""
+        for key, kind in (("scribbles", Scribble), ("lassos", Lasso)):
+            for each in _list(content.get(key, []), key):
+                drawn = _check_keys(each, STROKE_KEYS if kind is Scribble else STROKE_KEYS[:2], f"an entry of {key}")
+                positive, width = drawn.get("positive", True), drawn.get("width", Scribble.width)
+                if not isinstance(positive, bool) or type(width) not in (int, float):
+                    raise FormatError(f"an entry of {key} is not clear", 'write "positive": true or false, "width": NUMBER')
+                numbers = [n for row in _list(drawn.get("places"), "places", empty=False) for n in _row(row, 3, "places")]
+                places = self.places.along(kind.kind, numbers)
+                yield Scribble(places, label, positive, width) if kind is Scribble else Lasso(places, label, positive)
+        for row in _list(content.get("diameters", []), "diameters"):
+            numbers = _row(row, 12 if isinstance(row, list) and len(row) == 12 else 6, "diameters")
+            yield Diameter(self.places.along("diameter", numbers), label)
+        if "slices" in content:
+            first, last = _row(content["slices"], 2, "slices")
+            if type(first) is not int or type(last) is not int:
+                raise FormatError(f"the slices of object {label} are no whole numbers", "write [first, last]")
+            yield SliceRange(first, last, label)
 
     # The file comes from anywhere: each key is checked, and a soft mask is asked about in its words, not in options.
     def _mask(self, entry: object, label: int) -> Mask:
@@ -274,7 +319,8 @@ def _list(content: object, key: str, *, empty: bool = True) -> list[Any]:
 def _row(content: object, count: int, key: str) -> list[float]:
     numbers = content if isinstance(content, list) and len(content) == count else []
     if not numbers or not all(type(number) in (int, float) and abs(number) < FAR for number in numbers):
-        raise FormatError(f"an entry of {key} is not {count} numbers", "write i, j, k" + " of two corners" * (count == 6))
+        remedy = "write the first and the last" if count == 2 else "write i, j, k" + " of two corners" * (count == 6)
+        raise FormatError(f"an entry of {key} is not {count} numbers", remedy)
     return numbers
 
 

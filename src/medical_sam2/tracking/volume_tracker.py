@@ -19,11 +19,12 @@ from torch import Tensor
 
 from medical_sam2.intensity_window import Window
 from medical_sam2.model.memory_bank import PolicyBank, cosine
-from medical_sam2.prompts import FramePrompt, Point
+from medical_sam2.prompts import Box, FramePrompt, Mask
+from medical_sam2.strokes import Diameter, Lasso, Limits
 from medical_sam2.tracking.confidence import Leak, find_leaks, mark_collapses, mark_leaks
-from medical_sam2.tracking.consensus import Gate, RefinedProbability, TrackedObject, apply_consensus
+from medical_sam2.tracking.consensus import Gate, TrackedObject, apply_consensus
 from medical_sam2.tracking.frames import FrameStack
-from medical_sam2.tracking.fusion import Fusion, FusionFactory, LabelMap, Slabs
+from medical_sam2.tracking.fusion import Fusion, FusionFactory, LabelMap, LimitedProbability, ObjectProbability, Slabs
 from medical_sam2.tracking.plan import (
     HALF_FROM_VOXELS,
     Group,
@@ -95,6 +96,7 @@ class _Pass:
     fusions: Mapping[int, Fusion]
     number: int
     region: Region | None = None
+    limits: Mapping[int, Limits] = field(default_factory=dict[int, Limits])
 
 
 @dataclass(eq=False)
@@ -144,8 +146,9 @@ class GroupTracker:
                 banks = self.view_tracker.banks(group.prompts, view)
             if view.axis == first.axis:
                 prompts = {label: frame_prompts(self.config.volume, own, view) for label, own in group.given.items()}
-                frames = range(self.view_tracker.frames(view).shape_thw[0])
-                self._track_pass(_Pass(view, prompts, frames, banks, fusions, place, region))
+                frames = group.frames(self.config.volume, view)
+                self.progress.planned -= self.view_tracker.frames(view).shape_thw[0] - len(frames)
+                self._track_pass(_Pass(view, prompts, frames, banks, fusions, place, region, group.limits))
             else:
                 self._track_further_view(view, group, banks, fusions, place)
 
@@ -158,8 +161,9 @@ class GroupTracker:
         whole = range(stack.shape_thw[0])
         for label, own in group.given.items():
             drawn = drawn_prompts(self.config.volume, own, view)
-            start = find_start(fusions[label], view, self.config.volume.orientation)
-            frames = whole if start is None else start.frames
+            start = find_start(limited(fusions[label], group, label), view, self.config.volume.orientation)
+            allowed = group.part([label]).frames(self.config.volume, view)
+            frames = allowed if start is None else _overlap(start.frames, allowed)
             own_prompts = (
                 drawn if start is None else {start.frame: FramePrompt.mask(start.mask_hw, estimate=start.confidence)} | drawn
             )
@@ -173,7 +177,7 @@ class GroupTracker:
                 passes.setdefault((span, region, tuple(sorted(own_prompts))), {})[label] = own_prompts
         self.progress.planned += sum(len(key[0]) for key in passes) - len(whole)
         for (span, region, _), prompts in passes.items():
-            self._track_pass(_Pass(view, prompts, span, banks, fusions, number, region))
+            self._track_pass(_Pass(view, prompts, span, banks, fusions, number, region, group.limits))
 
     def _track_pass(self, way: _Pass) -> None:
         """Outward from the prompted frames, each way until all objects have ended."""
@@ -200,10 +204,19 @@ class GroupTracker:
         """Add one frame's probabilities where they belong, and note how sure they are."""
         t, labels = found.frame, tuple(way.prompts)
         for label, probability, confidence in zip(labels, found.probability_BHW, found.confidence_B, strict=True):
+            if label in way.limits:
+                self._apply_limits(way, label, t, probability)
             way.fusions[label].add(way.view, t, probability, max(confidence, LEAST_WEIGHT))
             area, prompted = int((probability > 0.5).sum()), t in way.prompts[label]
             self.rows.append(SliceConfidence(label, way.view.code, found.stack.slice_index(t), confidence, area, prompted))
         self.report_frame(found.stack, t, labels, found.probability_BHW > 0.5)
+
+    def _apply_limits(self, way: _Pass, label: int, t: int, probability_HW: NDArray[np.float32]) -> None:
+        """Make a frame follow what the prompts settle, in place."""
+        stack = self.view_tracker.frames(way.view)
+        start = [0, 0, 0]
+        start[array_axis(self.config.volume, way.view)] = stack.slice_index(t)
+        way.limits[label].apply(way.view.invert(probability_HW[None], stack.axes), start)
 
     def report_frame(self, stack: FrameStack, t: int, labels: tuple[int, ...], masks_bhw: NDArray[np.bool_]) -> None:
         """Report that one more frame is done."""
@@ -226,6 +239,16 @@ class GroupTracker:
         frames, features = self.view_tracker.frames(view).shape_thw[0], self.view_tracker.features(view)
         places = np.linspace(0, frames - 1, SAMPLES + 2)[1:-1].round().astype(int)
         return torch.stack([features(int(t)).summary_BC[0] for t in places]).mean(0)
+
+
+def limited(found: ObjectProbability, group: Group, label: int) -> ObjectProbability:
+    """The probabilities of an object as its prompts allow."""
+    return LimitedProbability(found, group.limits[label]) if label in group.limits else found
+
+
+def _overlap(one: range, other: range) -> range:
+    """Frames that are in both."""
+    return range(max(one.start, other.start), min(one.stop, other.stop))
 
 
 @dataclass(frozen=True, eq=False)
@@ -336,7 +359,7 @@ class VolumeTracker:
 
     def __post_init__(self) -> None:
         self._warnings = dict.fromkeys(self.plan.warnings)
-        self._waiting: dict[int, Fusion | RefinedProbability] = {}
+        self._waiting: dict[int, ObjectProbability] = {}
         self._maps: dict[int, NDArray[np.float32]] = {}
         self._spread: NDArray[np.float32] | None = None
         self._found = LabelMap(self.volume.shape, max(label for group in self.plan.groups for label in group.prompts))
@@ -355,7 +378,8 @@ class VolumeTracker:
                 self._enter_labels()
             own = {label: self._fusion() for label in group.prompts}
             tracker.run(group, group.views, own)
-            self._waiting |= {label: self._apply_consensus(tracker, group, label, fusion) for label, fusion in own.items()}
+            for label, fusion in own.items():
+                self._waiting[label] = limited(self._apply_consensus(tracker, group, label, fusion), group, label)
 
     def _fusion(self) -> Fusion:
         """Room for the probabilities of one object."""
@@ -363,7 +387,7 @@ class VolumeTracker:
         shape, axes = self.volume.shape, self.volume.orientation
         return self.options.fusion(shape, axes, uncertainty=self.options.uncertainty, dtype=dtype)
 
-    def _apply_consensus(self, tracker: GroupTracker, group: Group, label: int, fusion: Fusion) -> Fusion | RefinedProbability:
+    def _apply_consensus(self, tracker: GroupTracker, group: Group, label: int, fusion: Fusion) -> ObjectProbability:
         """What was found of an object, after the consensus."""
         if self.options.gate is None:
             return fusion
@@ -411,7 +435,7 @@ class VolumeTracker:
         shape, axes = self.volume.shape, self.volume.orientation
         sides = {code: View(code).order(axes)[1:] for code in {row.view for row in self.rows}}
         given = [prompt for group in self.plan.groups for own in group.given.values() for prompt in own]
-        drawn = {prompt.object for prompt in given if not isinstance(prompt, Point)}
+        drawn = {prompt.object for prompt in given if isinstance(prompt, Box | Mask | Lasso | Diameter)}
         return find_leaks(self.rows, {code: shape[down] * shape[across] for code, (down, across) in sides.items()}, drawn)
 
     def _redraw(self, labels: NDArray[np.unsignedinteger]) -> None:
