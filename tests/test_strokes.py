@@ -1,6 +1,7 @@
 """What is drawn by hand: on its voxels, shown to the network, and followed by the answer in every orientation."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,18 @@ from numpy.typing import NDArray
 from medical_sam2 import strokes
 from medical_sam2.errors import PromptError
 from medical_sam2.prompts import Box, FramePrompt, Mask, Point, Prompt
-from medical_sam2.strokes import Diameter, Lasso, Scribble, SliceRange, farthest_points, fill, lasso_prompt, stroke
+from medical_sam2.strokes import (
+    Diameter,
+    Lasso,
+    Scribble,
+    ShapeInterpolation,
+    SliceRange,
+    farthest_points,
+    fill,
+    lasso_prompt,
+    stroke,
+)
+from medical_sam2.tracking import volume_tracker
 from medical_sam2.views import AXIAL, CORONAL
 from medical_sam2.volume import Segmentation
 from tests.phantoms import SHAPE, Phantom, phantom, segmenter
@@ -206,7 +218,8 @@ REFUSED: list[tuple[list[Prompt], str]] = [
     ([Point((5, 6, K)), Box((4, 4, 6), (6, 8, 9), positive=False)], "a positive and a negative click on one place"),
     ([Point((4, 6, K)), Box((4, 4, 6), (6, 8, 9), positive=False)], "inside and outside at voxel 4 6 8"),
     ([Point((5, 6, K)), SliceRange(9, 12)], "inside and outside at voxel 5 6 8"),
-    ([Box((3, 4, K), (7, 9, K)), SliceRange(9, 12)], "which its slices or its box leave out"),
+    ([Box((3, 4, K), (7, 9, K)), SliceRange(9, 12)], "lies where other prompts say that it is not"),
+    ([Diameter(places([(3, 5), (7, 5)], K)), SliceRange(9, 12)], "which its slices or its box leave out"),
     ([Point((5, 6, K)), SliceRange(20, 22)], "there are no slices 20 to 22"),
     ([Point((5, 6, K)), Box((0, 0, 0), (4, 4, 12))], "inside and outside"),
     ([SliceRange(3, 9)], "that say where it is not only"),
@@ -225,6 +238,40 @@ REFUSED: list[tuple[list[Prompt], str]] = [
 def test_contradictions_are_refused(prompts: list[Prompt], said: str) -> None:
     with pytest.raises(PromptError, match=said):
         segment(phantom(), prompts)
+
+
+def bars(*outlined: int) -> tuple[Phantom, NDArray[np.bool_], list[Prompt]]:
+    """A bar that grows from slice to slice in an image that shows nothing, and its outlines on some slices."""
+    case = phantom()
+    truth = np.zeros(SHAPE, bool)
+    for k in range(4, 11):
+        truth[2:9, 6 - (k - 4) // 2 : 8 + (k - 4) // 2, k] = True
+    flat = replace(case, volume=replace(case.volume, array=np.random.default_rng(0).uniform(0, 1, SHAPE)))
+    masks: list[Prompt] = []
+    for k in outlined:
+        mask = np.zeros(SHAPE, bool)
+        mask[..., k] = truth[..., k]
+        masks.append(Mask(mask, axis=2))
+    return flat, truth, masks
+
+
+def test_shapes_between_outlines_are_expected(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(volume_tracker, "BETWEEN", 1.0)
+    case, truth, masks = bars(4, 10)
+    found = segment(case, [*masks, ShapeInterpolation()], islands=True)
+    between = slice(4, 11)
+    assert (found.labels[..., between] > 0).sum() == pytest.approx(truth[..., between].sum(), rel=0.1)
+    assert ((found.labels[..., between] > 0) & truth[..., between]).sum() > 0.9 * truth.sum()
+    assert {row.slice for row in found.confidence if row.prompted} == {4, 10}, "what is expected is no prompt"
+    without = segment(case, masks, islands=True)
+    assert ((without.labels[..., between] > 0) & truth[..., between]).sum() < 0.9 * truth.sum()
+
+
+def test_interpolation_without_a_gap_is_refused() -> None:
+    for outlined in ((4,), (4, 5)):
+        case, _, masks = bars(*outlined)
+        with pytest.raises(PromptError, match="no slices between outlines"):
+            segment(case, [*masks, ShapeInterpolation()])
 
 
 def test_what_no_slice_holds_is_refused() -> None:

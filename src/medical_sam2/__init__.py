@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from medical_sam2.errors import AmbiguousError, InputError, MedicalSam2Error, ResourceError
     from medical_sam2.prompts import Box, FramePrompt, Mask, Point
     from medical_sam2.segmenter import Segmenter
-    from medical_sam2.strokes import Diameter, Lasso, Scribble, SliceRange
+    from medical_sam2.strokes import Diameter, Lasso, Scribble, ShapeInterpolation, SliceRange
     from medical_sam2.tracking.image_set import ImageMask
     from medical_sam2.views import AXIAL, CORONAL, SAGITTAL, SIX_VIEWS, THREE_VIEWS, View
     from medical_sam2.volume import Segmentation, SliceConfidence, Volume
@@ -35,6 +35,7 @@ __all__ = [
     "Scribble",
     "Segmentation",
     "Segmenter",
+    "ShapeInterpolation",
     "SliceConfidence",
     "SliceRange",
     "View",
@@ -45,7 +46,7 @@ _FROM = {
     "errors": ("AmbiguousError", "InputError", "MedicalSam2Error", "ResourceError"),
     "prompts": ("Box", "FramePrompt", "Mask", "Point"),
     "segmenter": ("Segmenter",),
-    "strokes": ("Diameter", "Lasso", "Scribble", "SliceRange"),
+    "strokes": ("Diameter", "Lasso", "Scribble", "ShapeInterpolation", "SliceRange"),
     "tracking.image_set": ("ImageMask",),
     "views": ("AXIAL", "CORONAL", "SAGITTAL", "SIX_VIEWS", "THREE_VIEWS", "View"),
     "volume": ("Segmentation", "SliceConfidence", "Volume"),

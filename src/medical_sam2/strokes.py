@@ -8,6 +8,7 @@
 | `Box` in 3D | its rectangle on the middle slice | all beyond it is outside |
 | negative `Box` or `Lasso` | a click in its middle, where the slice is prompted besides | its voxels are outside |
 | `SliceRange` | | slices before and after are not tracked |
+| `ShapeInterpolation` | (the slices between outlines are estimated beside tracking) | |
 
 Clicks of a scribble are chosen by farthest-point sampling (Gonzalez, 1985), a diameter is RECIST's (Eisenhauer et al., 2009).
 Coordinates are voxel indices in the order of the file; on an image x to the right, y down, pixel centres at integers.
@@ -304,6 +305,30 @@ class SliceRange:
         return slice(self.first - self.start_ijk[axis], self.last + 1 - self.start_ijk[axis])
 
 
+@dataclass(frozen=True)
+class ShapeInterpolation:
+    """On slices between outlines of an object, their shapes are expected, interpolated; what is tracked counts beside.
+
+    Args:
+        object: label, from 1.
+    """
+
+    object: int = 1
+
+    def project(self, view: View, shape_ijk: Sequence[int], axes: str = "RAS") -> Mapping[int, FramePrompt]:
+        """Nothing: what is expected is no prompt."""
+        return {}
+
+    def planes(self) -> frozenset[int]:
+        """Every axis: that of the outlines is meant."""
+        return frozenset({0, 1, 2})
+
+
+def joins_outlines(own: Iterable[Prompt]) -> bool:
+    """Whether the prompts of an object want its outlines joined by their shapes."""
+    return any(isinstance(prompt, ShapeInterpolation) for prompt in own)
+
+
 Array = TypeVar("Array", NDArray[np.float32], NDArray[np.bool_])
 
 
@@ -341,7 +366,7 @@ class Limits:
 
 def says_where(prompt: Prompt) -> bool:
     """Whether a prompt says where the object is, not only where it is not."""
-    return not isinstance(prompt, SliceRange) and bool(getattr(prompt, "positive", True))
+    return not isinstance(prompt, SliceRange | ShapeInterpolation) and bool(getattr(prompt, "positive", True))
 
 
 def only_takes_away(prompt: Prompt) -> bool:

@@ -17,11 +17,12 @@ from medical_sam2.errors import AmbiguousError, ConfigError, InputError, Medical
 from medical_sam2.io.image_folder import ImageFolder
 from medical_sam2.io.labels import MOST_OBJECTS, MaskRule, Outline, is_lossy, outlines, read_label_map
 from medical_sam2.io.prompt_file import NamedPrompts, Places, load_prompts, masks_from
-from medical_sam2.prompts import FramePrompt, Prompt
+from medical_sam2.prompts import FramePrompt, Mask, Prompt
 from medical_sam2.strokes import (
     Diameter,
     Lasso,
     Scribble,
+    ShapeInterpolation,
     SliceRange,
     Stroke,
     diameter_prompt,
@@ -58,6 +59,7 @@ class PointingOptions:
         negative_lasso: corners of an outline around what is not the object.
         diameter: both ends of its longest diameter on a slice, and of the short one across where it was measured.
         slices: first and last slice, of the axis that it is prompted on, between which it is looked for ("2:K K2": object 2).
+        interpolate: on slices between outlines (of masks, lassos), expect their interpolated shapes beside what is tracked.
         mask: label file with outlines, in the image's grid (FILE#2: time point 2 of it); each label is an object, unless
             --object; black and white are one object; segments of 3D Slicer keep their names.
         threshold: what is at least this number in a mask is drawn, as one object (masks with soft edges).
@@ -80,6 +82,7 @@ class PointingOptions:
     negative_lasso: Annotated[tuple[str, ...], WITH_HYPHENS, Parameter(metavar=VOXELS["--lasso"], show_default=False)] = ()
     diameter: Annotated[tuple[str, ...], WITH_HYPHENS, Parameter(metavar=VOXELS["--diameter"], show_default=False)] = ()
     slices: Annotated[tuple[str, ...], WITH_HYPHENS, Parameter(metavar=VOXELS["--slices"], show_default=False)] = ()
+    interpolate: Annotated[bool, FLAG] = False
     mask: Annotated[tuple[Path, ...], REPEATED] = ()
     threshold: float | None = None
     each_label: Annotated[bool, FLAG] = False
@@ -178,6 +181,11 @@ def volume_prompts(options: PromptOptions, volume: Volume, earlier: Volume | Non
         raise ConfigError("--object changes nothing: a file of prompts names its own objects", "leave it out")
     reader = _VolumeReader(options, Places(volume, "mm" if options.mm else "voxel"), earlier)
     prompts = (*from_file.prompts, *reader.prompts())
+    if options.interpolate:
+        prompts += (
+            tuple(map(ShapeInterpolation, sorted({p.object for p in prompts if isinstance(p, Mask | Lasso)})))
+            or _nothing_to_join()
+        )
     if not prompts:
         raise PromptError("there is no prompt", "give --point I J K, --box, --mask or --prompts")
     drawn = {outline.label: outline.name for outline in reader.outlines if outline.name}
@@ -356,6 +364,10 @@ def split_page(word: str) -> tuple[Path, int | None]:
     if mark and page.isdecimal() and not Path(word).exists():
         return Path(name), int(page)
     return Path(word), None
+
+
+def _nothing_to_join() -> tuple[Prompt, ...]:
+    raise ConfigError("--interpolate changes nothing: nothing is outlined", "give --mask or --lasso, or leave it out")
 
 
 def _scribble_width(options: PointingOptions | SetPromptOptions) -> float:

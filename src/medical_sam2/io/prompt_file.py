@@ -31,7 +31,7 @@ from medical_sam2.io.labels import MOST_OBJECTS, MaskRule, Outline
 from medical_sam2.io.safe_open import load_json
 from medical_sam2.plugins import suggestion
 from medical_sam2.prompts import Box, Index, Mask, Point, Prompt
-from medical_sam2.strokes import Diameter, Lasso, Scribble, SliceRange, Stroke
+from medical_sam2.strokes import Diameter, Lasso, Scribble, ShapeInterpolation, SliceRange, Stroke
 from medical_sam2.volume import Volume
 
 VERSION = 1
@@ -39,7 +39,7 @@ FAR = 1e9  # no coordinate of any image; larger integers do not even become floa
 LETTERS = "ijk"
 KEYS = ("version", "coordinates", "objects")
 PROMPT_KEYS = ("points", "negative", "boxes", "negative_boxes", "scribbles", "lassos", "diameters", "slices", "masks")
-OBJECT_KEYS = ("label", "name", *PROMPT_KEYS)
+OBJECT_KEYS = ("label", "name", "interpolate", *PROMPT_KEYS)
 STROKE_KEYS = ("places", "positive", "width")
 MASK_KEYS = ("file", "label", "threshold", "axis")
 Unit = Literal["voxel", "mm"]
@@ -199,6 +199,8 @@ def as_objects(
             entry.setdefault(f"{prompt.kind}s", []).append(drawn)
         elif isinstance(prompt, SliceRange):
             entry["slices"] = [prompt.first, prompt.last]
+        elif isinstance(prompt, ShapeInterpolation):
+            entry["interpolate"] = True
         elif isinstance(prompt, Mask):
             axis = {} if prompt.axis is None else {"axis": LETTERS[prompt.axis]}
             entry.setdefault("masks", []).append({**describe(prompt), **axis})
@@ -268,6 +270,10 @@ class _Reader:
             if type(first) is not int or type(last) is not int:
                 raise FormatError(f"the slices of object {label} are no whole numbers", "write [first, last]")
             yield SliceRange(first, last, label)
+        if not isinstance(content.get("interpolate", False), bool):
+            raise FormatError(f"interpolate of object {label} is neither true nor false", "write one of them")
+        if content.get("interpolate"):
+            yield ShapeInterpolation(label)
 
     # The file comes from anywhere: each key is checked, and a soft mask is asked about in its words, not in options.
     def _mask(self, entry: object, label: int) -> Mask:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from medical_sam2.intensity_window import content_box
 from medical_sam2.prompts import Box, FramePrompt, Index, Mask, Point, Prompt
-from medical_sam2.strokes import SliceRange, Stroke
+from medical_sam2.strokes import ShapeInterpolation, SliceRange, Stroke
 from medical_sam2.tracking.region_of_interest import Region, around_all, cut_prompt, prompt_extent
 from medical_sam2.tracking.volume_tracker import FrameDone
 from medical_sam2.views import View
@@ -127,7 +127,7 @@ def _extent(prompt: Prompt, shape: Sequence[int]) -> tuple[NDArray[np.int64], ND
     if isinstance(prompt, Mask) and prompt.array_ijk.shape == tuple(shape):
         filled = [np.flatnonzero(prompt.array_ijk.any(axis=tuple({0, 1, 2} - {axis}))) for axis in range(3)]
         return np.array([each[0] for each in filled]), np.array([each[-1] for each in filled])
-    if isinstance(prompt, SliceRange):
+    if isinstance(prompt, SliceRange | ShapeInterpolation):
         return np.array(shape, np.int64), np.full(3, -1)  # nothing of its own
     if isinstance(prompt, Point | Box | Stroke):
         places = (

@@ -20,7 +20,7 @@ from torch import Tensor
 from medical_sam2.intensity_window import Window
 from medical_sam2.model.memory_bank import PolicyBank, cosine
 from medical_sam2.prompts import Box, FramePrompt, Mask
-from medical_sam2.strokes import Diameter, Lasso, Limits
+from medical_sam2.strokes import Diameter, Lasso, Limits, joins_outlines
 from medical_sam2.tracking.confidence import Leak, find_leaks, mark_collapses, mark_leaks
 from medical_sam2.tracking.consensus import Gate, TrackedObject, apply_consensus
 from medical_sam2.tracking.frames import FrameStack
@@ -31,6 +31,7 @@ from medical_sam2.tracking.plan import (
     TrackingPlan,
     array_axis,
     drawn_prompts,
+    estimates_between,
     frame_prompts,
     labels_in,
     objects_at_once,
@@ -44,6 +45,7 @@ from medical_sam2.views import THREE_VIEWS, View
 from medical_sam2.volume import Segmentation, SliceConfidence, Volume
 
 SAMPLES = 5  # frames that the mean feature of a direction is taken from
+BETWEEN = 0.5  # weight of an estimate by the shapes of outlines, beside what was found between them
 LEAST_WEIGHT = 0.05  # of an unsure frame
 AROUND = 1.5  # side of a region over the extent of the estimate that it is taken from
 START_MARGIN, LEAST_START_MARGIN = 0.2, 6  # beyond the estimate: a share of its extent, frames
@@ -97,6 +99,9 @@ class _Pass:
     number: int
     region: Region | None = None
     limits: Mapping[int, Limits] = field(default_factory=dict[int, Limits])
+    expected: Mapping[int, Mapping[int, NDArray[np.float32]]] = field(
+        default_factory=dict[int, Mapping[int, NDArray[np.float32]]]
+    )
 
 
 @dataclass(eq=False)
@@ -148,9 +153,18 @@ class GroupTracker:
                 prompts = {label: frame_prompts(self.config.volume, own, view) for label, own in group.given.items()}
                 frames = group.frames(self.config.volume, view)
                 self.progress.planned -= self.view_tracker.frames(view).shape_thw[0] - len(frames)
-                self._track_pass(_Pass(view, prompts, frames, banks, fusions, place, region, group.limits))
+                expected = self._expect_between(view, group, prompts)
+                self._track_pass(_Pass(view, prompts, frames, banks, fusions, place, region, group.limits, expected))
             else:
                 self._track_further_view(view, group, banks, fusions, place)
+
+    def _expect_between(
+        self, view: View, group: Group, prompts: Mapping[int, Mapping[int, FramePrompt]]
+    ) -> dict[int, Mapping[int, NDArray[np.float32]]]:
+        """Object → frame → what its outlines on other frames let expect there, where they are to be joined."""
+        pixel_hw = self.view_tracker.frames(view).canvas.pixel_hw
+        wanted = [label for label in prompts if joins_outlines(group.given[label])]
+        return {label: estimates_between(prompts[label], pixel_hw) for label in wanted}
 
     def _track_further_view(
         self, view: View, group: Group, banks: dict[int, PolicyBank], fusions: Mapping[int, Fusion], number: int
@@ -204,15 +218,19 @@ class GroupTracker:
         """Add one frame's probabilities where they belong, and note how sure they are."""
         t, labels = found.frame, tuple(way.prompts)
         for label, probability, confidence in zip(labels, found.probability_BHW, found.confidence_B, strict=True):
-            if label in way.limits:
-                self._apply_limits(way, label, t, probability)
+            self._apply_expected(way, label, t, probability)
             way.fusions[label].add(way.view, t, probability, max(confidence, LEAST_WEIGHT))
             area, prompted = int((probability > 0.5).sum()), t in way.prompts[label]
             self.rows.append(SliceConfidence(label, way.view.code, found.stack.slice_index(t), confidence, area, prompted))
         self.report_frame(found.stack, t, labels, found.probability_BHW > 0.5)
 
-    def _apply_limits(self, way: _Pass, label: int, t: int, probability_HW: NDArray[np.float32]) -> None:
-        """Make a frame follow what the prompts settle, in place."""
+    def _apply_expected(self, way: _Pass, label: int, t: int, probability_HW: NDArray[np.float32]) -> None:
+        """Make a frame follow what the prompts let expect and what they settle, in place."""
+        expected_HW = way.expected.get(label, {}).get(t)
+        if expected_HW is not None:
+            probability_HW += BETWEEN * (expected_HW - probability_HW)
+        if label not in way.limits:
+            return
         stack = self.view_tracker.frames(way.view)
         start = [0, 0, 0]
         start[array_axis(self.config.volume, way.view)] = stack.slice_index(t)
