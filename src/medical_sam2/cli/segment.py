@@ -1,26 +1,96 @@
 """`medsam2 segment` and `medsam2 suggest`: outline what was pointed at in a volume; where one more prompt would help most."""
 
+import math
 import time
-from collections.abc import Sequence
-from dataclasses import fields
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Group, Parameter
 
 from medical_sam2 import io
 from medical_sam2.cli import files, plain, report
 from medical_sam2.cli.files import OutputOptions, Reading
-from medical_sam2.cli.options import FLAG, InferenceOptions, TrackingOptions
+from medical_sam2.cli.options import FLAG, REPEATED, InferenceOptions, TrackingOptions
 from medical_sam2.cli.prompts import PointingOptions, PromptOptions, split_page, volume_prompts
 from medical_sam2.errors import ConfigError, FormatError
 from medical_sam2.io import labels, registry
 from medical_sam2.io.prompt_file import NamedPrompts
 from medical_sam2.tracking.confidence import Need, neediest
+from medical_sam2.tracking.finishing import FinishingSteps, finish
 from medical_sam2.volume import Segmentation, Volume
 
 if TYPE_CHECKING:
     from medical_sam2.segmenter import Segmenter
 
+
+@Parameter(name="*", group=Group("Finishing", sort_key=3))
+@dataclass(frozen=True)
+class FinishingOptions:
+    """What is done to the prompted objects once they are outlined, in this order.
+
+    Args:
+        fill_holes: fill cavities that an object encloses.
+        largest: keep the largest part of each object.
+        smooth: smooth surfaces by so many millimetres; volumes stay; "liver=2" or "1=2" for one object.
+        grow: let objects grow by so many millimetres, but not into each other; as for --smooth.
+        shrink: let them shrink.
+        min_volume: drop parts of an object below so many millilitres; as for --smooth.
+    """
+
+    fill_holes: Annotated[bool, FLAG] = False
+    largest: Annotated[bool, FLAG] = False
+    smooth: Annotated[tuple[str, ...], REPEATED] = ()
+    grow: Annotated[tuple[str, ...], REPEATED] = ()
+    shrink: Annotated[tuple[str, ...], REPEATED] = ()
+    min_volume: Annotated[tuple[str, ...], REPEATED] = ()
+
+    def steps(self, labels: Sequence[int], names: Mapping[int, str]) -> dict[int, FinishingSteps]:
+        """Label → what is done to it; nothing where no option is given.
+
+        Raises:
+            ConfigError: a number that is none, an object that there is not, one that is to grow and to shrink.
+        """
+        smooth, grow, shrink, least = (
+            _by_object(f"--{option.replace('_', '-')}", getattr(self, option), labels, names)
+            for option in ("smooth", "grow", "shrink", "min_volume")
+        )
+        if both := sorted(grow.keys() & shrink.keys()):
+            raise ConfigError(f"object {both[0]} is to grow and to shrink", "give --grow or --shrink")
+        sizes = grow | {label: -by for label, by in shrink.items()}
+        steps = {
+            label: FinishingSteps(
+                self.fill_holes, self.largest, smooth.get(label, 0.0), sizes.get(label, 0.0), least.get(label, 0.0)
+            )
+            for label in labels
+        }
+        return {label: own for label, own in steps.items() if own != FinishingSteps()}
+
+
+def _by_object(option: str, words: Sequence[str], labels: Sequence[int], names: Mapping[int, str]) -> dict[int, float]:
+    """Label → number, from "2" for all objects, "1=2" or "liver=2"."""
+    found: dict[int, float] = {}
+    for word in words:
+        who, equals, text = word.rpartition("=")
+        try:
+            number = float(text)
+        except ValueError:
+            number = 0.0
+        if not 0 < number < math.inf:
+            raise ConfigError(
+                f"{option} {word}: {text!r} is no positive number", f"give {option} NUMBER or {option} NAME=NUMBER"
+            )
+        meant = [label for label in labels if not equals or who == str(label) or who == names.get(label)]
+        if not meant:
+            known = ", ".join(names.get(label, str(label)) for label in labels)
+            raise ConfigError(f"{option} {word}: there is no object {who!r}", f"the objects are {known}")
+        found |= dict.fromkeys(meant, number)
+    return found
+
+
 NO_PROMPTS, AS_USUAL, AS_IT_IS = PromptOptions(), InferenceOptions(), Reading()
+AS_FOUND = FinishingOptions()
 NO_POINTING, AS_TRACKED = PointingOptions(), TrackingOptions()
 OF_SEVERAL = {"three", "six", "auto"}
 
@@ -33,6 +103,7 @@ def segment(
     prompts: PromptOptions = NO_PROMPTS,
     options: InferenceOptions = AS_USUAL,
     reading: Reading = AS_IT_IS,
+    finishing: FinishingOptions = AS_FOUND,
     json: Annotated[bool, FLAG] = False,
     quiet: Annotated[bool, FLAG] = False,
     dry_run: Annotated[bool, FLAG] = False,
@@ -53,6 +124,9 @@ def segment(
     image, earlier = _read(volume, reading, prompts, outputs)
     named = volume_prompts(prompts, image, earlier)
     files.check_further_files(outputs, named)
+    steps = finishing.steps(named.labels, named.names)
+    for own in steps.values():
+        own.check(image.spacing_mm)
     facts = report.describe_run(volume, image, named, options)
     clock.lap("read")
     segmenter = None if dry_run and network.must_fetch(options.weights) else network.load_segmenter(options)
@@ -66,9 +140,10 @@ def segment(
         return report.print_report({**facts, "dry_run": True}, text, json=json)
     with network.adapted(segmenter, image, named, options):
         found = _track(segmenter, image, named, options, outputs=outputs, earlier=earlier, quiet=quiet)
+    found, changes = finish(found, steps, named.prompts)
     clock.lap("track")
     report.print_warnings(line for line in found.warnings if line not in plan.warnings)
-    facts |= {**report.describe_result(image, found, plan.warnings), "seconds": clock.laps}
+    facts |= {**report.describe_result(image, found, plan.warnings), "finishing": [*map(vars, changes)], "seconds": clock.laps}
     report.print_review(facts["look_here"])
     files.write(outputs, image, found, named.prompts, facts)
     clock.lap("write")
