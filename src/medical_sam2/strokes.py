@@ -2,7 +2,7 @@
 
 | drawn | shown to the network, on its slice | settled, whatever is found |
 |---|---|---|
-| `Scribble` | a few clicks, far from each other along the line | its voxels are inside, or outside |
+| `Scribble`, `Brush` | a few clicks, far from each other along the line | its voxels are inside, or outside |
 | `Lasso` | the filled outline, as a mask | a negative one: its voxels are outside |
 | `Diameter` | the box of an ellipse, and a click in its middle | |
 | `Box` in 3D | its rectangle on the middle slice | all beyond it is outside |
@@ -18,13 +18,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from math import ceil, isfinite
-from typing import ClassVar, TypeVar
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from medical_sam2.errors import PromptError
-from medical_sam2.prompts import Box, FramePrompt, Index, Mask, Point, Prompt, check_inside, frame_of, voxel_of
+from medical_sam2.prompts import Box, FramePrompt, Index, Prompt, check_inside, frame_of, voxel_of
 from medical_sam2.views import View
 
 CLICKS = 3  # of a scribble that the network is shown
@@ -90,11 +90,10 @@ def scribble_prompt(
     """
     places = _places(places_xy, shape_hw, "scribble")
     _check_width(width)
-    line = _line_pixels(places)
-    clicks = line[farthest_points(line, CLICKS)][:, ::-1]
-    settled = np.where(stroke(places, width, shape_hw), 1 if positive else -1, 0).astype(np.int8)
+    line, settled = _line_pixels(places), stroke(places, width, shape_hw)
+    clicks = line[farthest_points(line, CLICKS)][:, ::-1].astype(np.float32)
     labels = np.full(len(clicks), int(positive), np.int64)
-    return FramePrompt(clicks.astype(np.float32), labels, settled_hw=settled)
+    return FramePrompt(clicks, labels, settled_hw=np.where(settled, 1 if positive else -1, 0).astype(np.int8))
 
 
 def lasso_prompt(corners_xy: Sequence[Sequence[float]], shape_hw: tuple[int, int], *, positive: bool = True) -> FramePrompt:
@@ -272,6 +271,48 @@ class Diameter(Stroke):
         return diameter_prompt(places_xy, shape_hw)
 
 
+@dataclass(frozen=True, eq=False)
+class Brush:
+    """Voxels painted inside of the object, or outside of it, by a brush: a scribble whose line is not known.
+
+    Args:
+        voxels: (N, 3) indices, in the order of the file.
+        object: label, from 1.
+        positive: whether they belong to the object.
+    """
+
+    voxels: Voxels
+    object: int = 1
+    positive: bool = True
+
+    def __post_init__(self) -> None:
+        if not len(self.voxels):
+            raise PromptError(f"nothing is painted of object {self.object}", "paint at least one voxel")
+
+    def planes(self) -> frozenset[int]:
+        """The axis along which it lies on the fewest slices."""
+        counts = [len(np.unique(self.voxels[:, axis])) for axis in range(3)]
+        return frozenset(axis for axis in range(3) if counts[axis] == min(counts))
+
+    def project(self, view: View, shape_ijk: Sequence[int], axes: str = "RAS") -> Mapping[int, FramePrompt]:
+        """Clicks on each painted frame of its plane, which is settled; nothing in other views."""
+        for corner in (self.voxels.min(axis=0), self.voxels.max(axis=0)):
+            check_inside("something painted", (corner[0], corner[1], corner[2]), shape_ijk)
+        if view.order(axes)[0] not in self.planes():
+            return {}
+        painted = np.zeros(tuple(shape_ijk), bool)
+        painted[tuple(self.voxels.T)] = True
+        stack = view.apply(painted, axes)
+        return {int(t): _painted_prompt(stack[t], self.positive) for t in np.flatnonzero(stack.any(axis=(1, 2)))}
+
+
+def _painted_prompt(painted_hw: NDArray[np.bool_], positive: bool) -> FramePrompt:
+    pixels = np.argwhere(painted_hw)
+    clicks = pixels[farthest_points(pixels, CLICKS)][:, ::-1]
+    settled = np.where(painted_hw, 1 if positive else -1, 0).astype(np.int8)
+    return FramePrompt(clicks.astype(np.float32), np.full(len(clicks), int(positive), np.int64), settled_hw=settled)
+
+
 @dataclass(frozen=True)
 class SliceRange:
     """Slices of the axis that an object is prompted along: it is looked for on these alone.
@@ -329,41 +370,6 @@ def joins_outlines(own: Iterable[Prompt]) -> bool:
     return any(isinstance(prompt, ShapeInterpolation) for prompt in own)
 
 
-Array = TypeVar("Array", NDArray[np.float32], NDArray[np.bool_])
-
-
-@dataclass(frozen=True, eq=False)
-class Limits:
-    """What the prompts of one object settle of single voxels, whatever the network finds.
-
-    Args:
-        within: voxels (three slices) beyond which the object is not.
-        excluded: boxes (three slices each) in which it is not.
-        inside: (N, 3) voxels that are the object.
-        outside: (N, 3) voxels that are not.
-    """
-
-    within: tuple[slice, slice, slice]
-    excluded: tuple[tuple[slice, slice, slice], ...]
-    inside: Voxels
-    outside: Voxels
-
-    def apply(self, part_ijk: Array, start_ijk: Sequence[int], *, cut: bool = True) -> Array:
-        """Make a part of a volume that begins at a voxel follow, in place: 1 inside, 0 outside; `cut`: also beyond `within`."""
-        start = np.array(start_ijk)
-        for axis, side in enumerate(self.within if cut else ()):
-            along = np.moveaxis(part_ijk, axis, 0)
-            along[: max(0, side.start - start[axis])] = 0
-            along[max(0, side.stop - start[axis]) :] = 0
-        for box in self.excluded:
-            part_ijk[tuple(slice(max(0, s.start - b), max(0, s.stop - b)) for s, b in zip(box, start_ijk, strict=True))] = 0
-        for voxels, value in ((self.outside, 0), (self.inside, 1)):
-            here = voxels - start
-            here = here[((here >= 0) & (here < part_ijk.shape)).all(axis=1)]
-            part_ijk[tuple(here.T)] = value
-        return part_ijk
-
-
 def says_where(prompt: Prompt) -> bool:
     """Whether a prompt says where the object is, not only where it is not."""
     return not isinstance(prompt, SliceRange | ShapeInterpolation) and bool(getattr(prompt, "positive", True))
@@ -371,93 +377,11 @@ def says_where(prompt: Prompt) -> bool:
 
 def only_takes_away(prompt: Prompt) -> bool:
     """Whether a prompt is a region or a line that is not the object: shown where it is prompted besides, or corrected."""
-    return isinstance(prompt, Box | Stroke) and not prompt.positive
+    return isinstance(prompt, Box | Stroke | Brush) and not prompt.positive
 
 
-def limits_of(own: Iterable[Prompt], shape_ijk: Sequence[int], axis: int) -> Limits | None:
-    """What the prompts of one object settle; None where that is nothing.
-
-    Args:
-        own: its prompts.
-        shape_ijk: of the volume.
-        axis: array axis that the object is prompted along.
-
-    Raises:
-        PromptError: what they say contradicts itself.
-    """
-    own = list(own)
-    solid = [p.slices for p in own if isinstance(p, Box) and p.solid and p.positive]
-    ranges = [_along_axis(p, shape_ijk, axis) for p in own if isinstance(p, SliceRange)]
-    excluded = tuple(p.slices for p in own if isinstance(p, Box) and not p.positive)
-    inside, outside = ([p.region(shape_ijk, axis) for p in own if _settles(p, positive)] for positive in (True, False))
-    if not (solid or ranges or excluded or inside or outside):
-        return None
-    within = _intersection([*solid, *ranges], shape_ijk)
-    limits = Limits(within, excluded, _joined(inside), _joined(outside))
-    _check_agreement(own, limits, shape_ijk, axis)
-    return limits
-
-
-def _settles(prompt: Prompt, positive: bool) -> bool:
-    if isinstance(prompt, Scribble):
-        return prompt.positive == positive
-    return isinstance(prompt, Lasso) and not prompt.positive and not positive
-
-
-def _joined(parts: Sequence[Voxels]) -> Voxels:
-    return np.unique(np.concatenate(parts), axis=0) if parts else np.zeros((0, 3), np.intp)
-
-
-def _along_axis(prompt: SliceRange, shape_ijk: Sequence[int], axis: int) -> tuple[slice, slice, slice]:
-    side = prompt.along(axis)
-    if side.start >= shape_ijk[axis]:
-        count = shape_ijk[axis] + prompt.start_ijk[axis]
-        raise PromptError(
-            f"there are no slices {prompt.first} to {prompt.last} of axis {'ijk'[axis]}", f"they end at {count - 1}"
-        )
-    i, j, k = (side if place == axis else slice(0, size) for place, size in enumerate(shape_ijk))
-    return i, j, k
-
-
-def _intersection(boxes: Sequence[tuple[slice, slice, slice]], shape_ijk: Sequence[int]) -> tuple[slice, slice, slice]:
-    i, j, k = (
-        slice(max([0, *(box[axis].start for box in boxes)]), min([size, *(box[axis].stop for box in boxes)]))
-        for axis, size in enumerate(shape_ijk)
-    )
-    return i, j, k
-
-
-# Each kind of prompt speaks of other voxels: those of each are looked up in what is settled.
-def _check_agreement(own: Sequence[Prompt], limits: Limits, shape_ijk: Sequence[int], axis: int) -> None:
-    """Refuse what no answer could follow.
-
-    Raises:
-        PromptError: a place is said to be inside and outside.
-    """
-    possible = np.zeros(tuple(shape_ijk), bool)
-    possible[limits.within] = True
-    for box in limits.excluded:
-        possible[box] = False
-    possible[tuple(limits.outside.T)] = False
-    for prompt in own:
-        if not says_where(prompt):
-            continue
-        if isinstance(prompt, Point):
-            i, j, k = map(voxel_of, prompt.index_ijk)
-            voxels = np.array([[i, j, k]])
-        elif isinstance(prompt, Mask):
-            voxels = np.argwhere(prompt.array_ijk)
-        elif isinstance(prompt, Scribble | Lasso):
-            voxels = prompt.region(shape_ijk, axis)
-        else:
-            box = prompt.slices if isinstance(prompt, Box) else ()
-            if box and not possible[box].any():
-                raise PromptError(
-                    f"a box of object {prompt.object} lies where other prompts say that it is not", "leave one out"
-                )
-            continue
-        wrong = voxels[~possible[tuple(voxels.T)]]
-        if len(wrong):
-            place = " ".join(map(str, wrong[0]))
-            problem = f"object {prompt.object} is said to be inside and outside at voxel {place}"
-            raise PromptError(problem, "a box in 3D, slices, or something drawn as outside leaves it out: change one of them")
+def region_of(prompt: Prompt, shape_ijk: Sequence[int], axis: int) -> Voxels:
+    """The voxels that something drawn or painted covers."""
+    if isinstance(prompt, Brush):
+        return prompt.voxels
+    return prompt.region(shape_ijk, axis) if isinstance(prompt, Stroke) else np.zeros((0, 3), np.intp)

@@ -19,7 +19,7 @@ from scipy import ndimage
 from medical_sam2.errors import GeometryError, PromptError
 from medical_sam2.model.memory_bank import PolicyBank
 from medical_sam2.prompts import Box, FramePrompt
-from medical_sam2.strokes import Limits
+from medical_sam2.tracking.limits import Limits
 from medical_sam2.tracking.plan import Group
 from medical_sam2.tracking.region_of_interest import Region, around_all, box_of, prompt_extent, region_for
 from medical_sam2.tracking.view_tracker import FrameTime, TrackingResult

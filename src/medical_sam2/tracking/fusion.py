@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from medical_sam2.errors import ConfigError, GeometryError
-from medical_sam2.strokes import Limits
+from medical_sam2.tracking.limits import Limits
 from medical_sam2.views import View
 
 Probability: TypeAlias = NDArray[np.floating]

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from medical_sam2.prompts import Box, FramePrompt, Mask, Point, Prompt
-from medical_sam2.strokes import Diameter, Stroke, says_where
+from medical_sam2.strokes import Brush, Diameter, Stroke, says_where
 
 BRIDGE = 2
 MANY_LABELS = 65_535
@@ -72,8 +72,9 @@ def _touched_voxels(prompts: Sequence[Prompt], shape: tuple[int, ...], box: tupl
         elif isinstance(prompt, Diameter):
             for place in prompt.places_ijk:
                 _mark_touched(touched, box, [slice(i, i + 1) for i in map(_within, place, shape)])
-        elif isinstance(prompt, Stroke):
-            for voxel in prompt.region(shape, min(prompt.planes())).tolist():
+        elif isinstance(prompt, Stroke | Brush):
+            drawn = prompt.voxels if isinstance(prompt, Brush) else prompt.region(shape, min(prompt.planes()))
+            for voxel in drawn.tolist():
                 _mark_touched(touched, box, [slice(i, i + 1) for i in voxel])
         elif isinstance(prompt, Box):
             _mark_touched(touched, box, prompt.slices)

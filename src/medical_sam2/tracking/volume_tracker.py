@@ -20,11 +20,12 @@ from torch import Tensor
 from medical_sam2.intensity_window import Window
 from medical_sam2.model.memory_bank import PolicyBank, cosine
 from medical_sam2.prompts import Box, FramePrompt, Mask
-from medical_sam2.strokes import Diameter, Lasso, Limits, joins_outlines
+from medical_sam2.strokes import Diameter, Lasso, joins_outlines
 from medical_sam2.tracking.confidence import Leak, find_leaks, mark_collapses, mark_leaks
 from medical_sam2.tracking.consensus import Gate, TrackedObject, apply_consensus
 from medical_sam2.tracking.frames import FrameStack
 from medical_sam2.tracking.fusion import Fusion, FusionFactory, LabelMap, LimitedProbability, ObjectProbability, Slabs
+from medical_sam2.tracking.limits import Limits
 from medical_sam2.tracking.plan import (
     HALF_FROM_VOXELS,
     Group,
