@@ -96,13 +96,15 @@ def scribble_prompt(
     return FramePrompt(clicks, labels, settled_hw=np.where(settled, 1 if positive else -1, 0).astype(np.int8))
 
 
-def lasso_prompt(corners_xy: Sequence[Sequence[float]], shape_hw: tuple[int, int], *, positive: bool = True) -> FramePrompt:
+def lasso_prompt(
+    corners_xy: Sequence[Sequence[float]], shape_hw: tuple[int, int], *, positive: bool = True, what: str = "lasso"
+) -> FramePrompt:
     """A lasso on an image: an outline, or a region that is settled as outside with a click in its middle.
 
     Raises:
         PromptError: it lies outside of the image, or encloses nothing.
     """
-    inside = fill(_places(corners_xy, shape_hw, "lasso", fewest=3), shape_hw)
+    inside = fill(_places(corners_xy, shape_hw, what, fewest=3), shape_hw)
     return FramePrompt.mask(inside) if positive else excluding(inside)
 
 

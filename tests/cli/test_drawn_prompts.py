@@ -75,7 +75,7 @@ def test_all_kinds_are_as_in_python(workspace: Workspace) -> None:
         ("--point 14 12 3 --smooth liver=2", "--smooth liver=2: there is no object 'liver'; the objects are 1"),
         ("--point 14 12 3 --grow 3 --shrink 3", "object 1 is to grow and to shrink"),
         ("--point 14 12 3 --min-volume 0.001", "drops nothing: a voxel has 0.016 mL"),
-        ("--point 14 12 3 --correct old.nii.gz --box 4 4 1 9 9 3", "a correction of object 1 takes no box in 3D"),
+        ("--point 14 12 3 --correct old.nii.gz --box 4 4 1 16 16 4", "a correction of object 1 takes no box in 3D"),
     ],
 )
 def test_refused(workspace: Workspace, words: str, said: str) -> None:
@@ -106,13 +106,13 @@ def test_finishing_is_recorded(workspace: Workspace) -> None:
 
 
 def test_a_set_of_images(set_workspace: SetWorkspace) -> None:
-    box = ("--template", "a.png", "--box", "20", "20", "40", "40", "--negative-box", "20", "20", "24", "40")
+    box = ("--template", "a.png", "--box", "20", "20", "39", "39", "--negative-box", "20", "20", "24", "39")
     report = set_workspace.done(*box, "--scribble", "28 28 34 34", "--width", "1")
     (prompt,) = report["prompts"]
-    assert prompt["settled"] == {"inside": 7, "outside": 5 * 21}
+    assert prompt["settled"] == {"inside": 7, "outside": 5 * 20}
     from PIL import Image
 
     labels = np.asarray(Image.open("out/a.png"))
-    assert not labels[20:41, 20:25].any()
+    assert not labels[20:40, 20:25].any()
     assert all(labels[i, i] for i in range(28, 35))
     assert "lies outside the image" in set_workspace.refused("--template", "a.png", "--lasso", "1 1 900 1 3 3", output="b")

@@ -157,6 +157,22 @@ def test_nninteractive_by_its_own_client(tmp_path: Path, queue: InferenceQueue) 
             lasso[4:7, 5:9, 8] = 1
             client.add_lasso_interaction(lasso, include_interaction=True)
             assert (target[:, :, 8] == lasso[:, :, 8]).all()
+            drawn = np.zeros(case.volume.shape, np.uint8)
+            drawn[3:8, 2, 8] = 1
+            client.add_scribble_interaction(drawn, include_interaction=True)
+            assert target[3:8, 2, 8].all()
+            client.add_scribble_interaction(drawn, include_interaction=False)
+            assert not target[3:8, 2, 8].any()
+            client.add_lasso_interaction(lasso, include_interaction=False)
+            assert not target[4:7, 5:9, 8].any()
+            client.reset_interactions()
+            client.add_bbox_interaction([[4, 7], [5, 9], [6, 10]], include_interaction=True)
+            inside = np.zeros(case.volume.shape, bool)
+            inside[4:7, 5:9, 6:10] = True
+            assert ((target > 0) == inside).all()
+            client.add_bbox_interaction([[4, 7], [5, 9], [9, 10]], include_interaction=False)
+            inside[:, :, 9] = False
+            assert ((target > 0) == inside).all()
             client.add_initial_seg_interaction(before)
             client.add_point_interaction((5, 6, 8), include_interaction=True, run_prediction=False)
             client._predict()

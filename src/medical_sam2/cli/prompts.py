@@ -316,7 +316,7 @@ class _SetReader:
         for text in self.options.negative_box:
             place, label, (x, y, x2, y2) = self.parse("negative_box", text)
             corners = [(x, y), (x2, y), (x2, y2), (x, y2)]
-            self.add(place, label, lasso_prompt(corners, self.images[place].shape[:2], positive=False))
+            self.add(place, label, lasso_prompt(corners, self.images[place].shape[:2], positive=False, what="box"))
 
     def add_masks(self) -> tuple[Path, ...]:
         """Add the outlines of all masks; their files."""
