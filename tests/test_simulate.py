@@ -134,9 +134,10 @@ def test_only_the_frames_looked_at_that_show_the_object(name: str) -> None:
     assert prompter(2, np.zeros_like(DISC)) is None
 
 
-@pytest.mark.parametrize(
-    ("name", "prompts"), [("click", 3), ("box", 4), ("mask", 4), ("scribble", 4), ("lasso", 4), ("diameter", 4)]
-)
+PROMPTS_OF = {"click": 3, "box": 4, "mask": 4, "scribble": 4, "lasso": 4, "diameter": 4}
+
+
+@pytest.mark.parametrize(("name", "prompts"), PROMPTS_OF.items())
 def test_clicks_are_counted_frame_by_frame(name: str, prompts: int) -> None:
     empty = np.zeros_like(DISC)
     prompter = PROMPTERS[name](np.stack([DISC, DISC]), range(2), 3, rng_of())
