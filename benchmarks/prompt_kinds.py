@@ -108,7 +108,8 @@ def box_and_line(ends_xy: Sequence[Sequence[float]], shape_hw: tuple[int, int]) 
 Way = tuple[Callable[[VolumeTask], list[Prompt]], Mapping[str, Any]]
 KINDS: Mapping[str, Way] = {
     "click": (simple("click"), {}),
-    "scribble, 3 clicks": (scribble, {}),
+    "scribble, 1 click": (scribble, {"clicks": 1}),
+    "scribble, 3 clicks": (scribble, {"clicks": 3}),
     "scribble, 5 clicks": (scribble, {"clicks": 5}),
     "diameters: box and click": (diameters, {}),
     "diameters: box": (diameters, {"shown": box_alone}),

@@ -10,7 +10,9 @@ from numpy.typing import NDArray
 
 from medical_sam2 import strokes
 from medical_sam2.errors import PromptError
+from medical_sam2.metrics import dice
 from medical_sam2.prompts import Box, FramePrompt, Mask, Point, Prompt
+from medical_sam2.simulate import draw_diameters, draw_lasso, draw_scribble
 from medical_sam2.strokes import (
     Diameter,
     Lasso,
@@ -24,7 +26,7 @@ from medical_sam2.strokes import (
 )
 from medical_sam2.tracking import volume_tracker
 from medical_sam2.views import AXIAL, CORONAL
-from medical_sam2.volume import Segmentation
+from medical_sam2.volume import Segmentation, Volume
 from tests.phantoms import SHAPE, Phantom, phantom, segmenter
 
 SQUARE = ((2, 3), (6, 3), (6, 7), (2, 7))
@@ -238,6 +240,44 @@ REFUSED: list[tuple[list[Prompt], str]] = [
 def test_contradictions_are_refused(prompts: list[Prompt], said: str) -> None:
     with pytest.raises(PromptError, match=said):
         segment(phantom(), prompts)
+
+
+def solids() -> dict[str, NDArray[np.bool_]]:
+    """A ball, and a capsule along k, in a grid of 24 × 24 × 32."""
+    i, j, k = np.mgrid[:24, :24, :32]
+    return {
+        "ball": (i - 12) ** 2 + (j - 11) ** 2 + (k - 15) ** 2 <= 8.3**2,
+        "capsule": (i - 12) ** 2 + (j - 11) ** 2 + np.maximum(np.abs(k - 15) - 6, 0) ** 2 <= 6.3**2,
+    }
+
+
+@pytest.mark.parametrize("name", ["ball", "capsule"])
+def test_kinds_of_prompts_on_solids(name: str) -> None:
+    """Beyond its end each touches something as bright: a box in 3D cuts it off, and is never worse at the ends than one in 2D."""
+    truth = solids()[name]
+    there = np.flatnonzero(truth.any(axis=(0, 1)))
+    bright = truth.copy()
+    bright[9:15, 9:14, there[-1] + 1 : there[-1] + 5] = True
+    picture = np.where(bright, 0.8, 0.2) + np.random.default_rng(0).uniform(-0.01, 0.01, truth.shape)
+    case = Phantom("RAS", Volume(picture.astype(np.float32), np.eye(4)), truth.astype(np.uint8))
+    flat = np.argwhere(truth[..., 15])
+    (i, j), (i2, j2) = flat.min(0).tolist(), flat.max(0).tolist()
+    middle = truth[..., 15].T
+    kinds: dict[str, list[Prompt]] = {
+        "click": [Point((12, 11, 15))],
+        "scribble": [Scribble(tuple((x, y, 15.0) for x, y in draw_scribble(middle)), width=1)],
+        "lasso": [Lasso(tuple((x, y, 15.0) for x, y in draw_lasso(middle)))],
+        "diameter": [Diameter(tuple((x, y, 15.0) for x, y in draw_diameters(middle)))],
+        "box": [Box((i, j, 15), (i2, j2, 15))],
+        "box, slices": [Box((i, j, 15), (i2, j2, 15)), SliceRange(int(there[0]), int(there[-1]))],
+        "box in 3D": [Box((i, j, int(there[0])), (i2, j2, int(there[-1])))],
+    }
+    found = {kind: segment(case, prompts).labels > 0 for kind, prompts in kinds.items()}
+    scores = {kind: dice(truth, labels) for kind, labels in found.items()}
+    assert scores["box in 3D"] == scores["box, slices"] == 1.0, scores
+    assert all(0.9 < scores[kind] < 1 for kind in ("click", "scribble", "lasso", "diameter", "box")), scores
+    for end in (slice(0, there[0] + 3), slice(there[-1] - 2, None)):
+        assert dice(truth[..., end], found["box in 3D"][..., end]) >= dice(truth[..., end], found["box"][..., end])
 
 
 def bars(*outlined: int) -> tuple[Phantom, NDArray[np.bool_], list[Prompt]]:
