@@ -253,7 +253,7 @@ def solids() -> dict[str, NDArray[np.bool_]]:
 
 @pytest.mark.parametrize("name", ["ball", "capsule"])
 def test_kinds_of_prompts_on_solids(name: str) -> None:
-    """Beyond its end each touches something as bright: a box in 3D cuts it off, and is never worse at the ends than one in 2D."""
+    """Each touches something as bright: a box in 3D cuts it off, and is never worse at the ends than one on a slice."""
     truth = solids()[name]
     there = np.flatnonzero(truth.any(axis=(0, 1)))
     bright = truth.copy()
