@@ -274,8 +274,9 @@ def test_kinds_of_prompts_on_solids(name: str) -> None:
     }
     found = {kind: segment(case, prompts).labels > 0 for kind, prompts in kinds.items()}
     scores = {kind: dice(truth, labels) for kind, labels in found.items()}
-    assert scores["box in 3D"] == scores["box, slices"] == 1.0, scores
-    assert all(0.9 < scores[kind] < 1 for kind in ("click", "scribble", "lasso", "diameter", "box")), scores
+    others = [scores[kind] for kind in ("click", "scribble", "lasso", "diameter", "box")]
+    assert scores["box in 3D"] >= scores["box, slices"] > max(others), scores
+    assert min(others) > 0.8, scores
     for end in (slice(0, there[0] + 3), slice(there[-1] - 2, None)):
         assert dice(truth[..., end], found["box in 3D"][..., end]) >= dice(truth[..., end], found["box"][..., end])
 
