@@ -117,7 +117,10 @@ def test_masks(folder: Path) -> None:
         ("x,,1.5,,point,1,1,1,,,", "row 3: object 1.5 is no whole number"),
         ("x,,0,,point,1,1,1,,,", "row 3: label '0' is no label"),
         ("x,,1,,point,1,1,60,,,", "row 3: point at voxel (1, 1, 60) lies outside the image of 20×18×6 voxels"),
-        ("x,,1,,box,1,1,1,4,4,2", "row 3: box (1.0, 1.0, 1.0) – (4.0, 4.0, 2.0) is no rectangle on one slice"),
+        (
+            "x,,1,,box,1,1,1,1,4,1",
+            "row 3: box (1.0, 1.0, 1.0) – (1.0, 4.0, 1.0) is neither a rectangle on one slice nor a box in 3D",
+        ),
         ("x,,2,,negative,1,1,1,,,", "row 2 and the other rows of x: object 2 has negative clicks only"),
         ("../x,scans/a.nii.gz,1,,point,1,1,1,,,", "row 3: no file can be called '../x'"),
         ("x,,1,,point,1,1,1,,,,7", "row 3: it has 12 cells, the first row 11"),

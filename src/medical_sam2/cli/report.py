@@ -249,6 +249,8 @@ def _frame_prompt(prompt: FramePrompt) -> dict[str, Any]:
         facts["box"] = prompt.box_xyxy.tolist()
     if prompt.mask_hw is not None:
         facts["mask"] = {"pixels": int(prompt.mask_hw.sum())}
+    if prompt.settled_hw is not None:
+        facts["settled"] = {"inside": int((prompt.settled_hw > 0).sum()), "outside": int((prompt.settled_hw < 0).sum())}
     return facts
 
 

@@ -12,16 +12,17 @@ from cyclopts import Group, Parameter
 from medical_sam2.batch.cases import FoundCases, check_cases, find_cases
 from medical_sam2.cli import plain, report
 from medical_sam2.cli.files import Reading
-from medical_sam2.cli.options import FLAG, REPEATED, InferenceOptions
+from medical_sam2.cli.options import FLAG, REPEATED, FinishingOptions, InferenceOptions
 from medical_sam2.errors import ConfigError, InputError, MedicalSam2Error
 from medical_sam2.io.labels import MaskRule
 from medical_sam2.io.registry import Options
+from medical_sam2.tracking.finishing import FinishingSettings
 
 if TYPE_CHECKING:
     from medical_sam2.batch.outputs import CaseOutcome
     from medical_sam2.batch.run import BatchEstimate, BatchJob, BatchRun, Existing
 
-AS_USUAL, AS_IT_IS = InferenceOptions(), Reading()
+AS_USUAL, AS_IT_IS, AS_FOUND = InferenceOptions(), Reading(), FinishingOptions()
 MOST_TOLD = 5
 
 
@@ -130,6 +131,7 @@ def segment_volumes(
     prompts: BatchPromptOptions = BatchPromptOptions(),
     options: InferenceOptions = AS_USUAL,
     reading: Reading = AS_IT_IS,
+    finishing: FinishingOptions = AS_FOUND,
     sharing: SharingOptions = SharingOptions(),
     json: Annotated[bool, FLAG] = False,
     quiet: Annotated[bool, FLAG] = False,
@@ -149,12 +151,17 @@ def segment_volumes(
     existing, share = outputs.existing(), sharing.share()
     sharing.check()
     _check_words(what, prompts, outputs, options)
+    finish = FinishingSettings(**vars(finishing))
+    finish.check()
     found = _find(what, prompts, outputs)
     grids = _check(found, reading, options, what if prompts.prompts is None else prompts.prompts)
+    for grid in grids.values():
+        finish.check(grid.spacing_mm)
     from medical_sam2.batch import cluster, run  # torch takes seconds to load: not for a wrong row of a table
 
     outs = {name: getattr(outputs, name) for name in ("layout", "suffix", "format")}
-    settings = run.BatchSettings(**{k: v for k, v in vars(options).items() if k != "overlap"}, **vars(reading), **outs)
+    how = {k: v for k, v in vars(options).items() if k != "overlap"}
+    settings = run.BatchSettings(**how, **vars(reading), **outs, finishing=finish)
     batch = run.BatchRun(found.cases, outputs.output, settings, existing=existing, part=share)
     _tell_found(found, batch)
     segmenter = settings.load_segmenter() if batch.todo and (dry_run or sharing.cluster is None) else None

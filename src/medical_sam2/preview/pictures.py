@@ -95,7 +95,7 @@ class PreviewScene:
         """The frame of `view` to show: the first prompted one, else the one with most of the objects, else the middle."""
         axis = view.order(self.axes)[0]
         for prompt, frames in zip(self.prompts, self._projected[view], strict=True):
-            if axis in prompt.planes():
+            if frames and axis in prompt.planes():
                 return min(frames)
         area = self.areas[axis][:: -1 if view.flipped(self.axes)[0] else 1]
         return int(area.argmax()) if area.any() else len(area) // 2

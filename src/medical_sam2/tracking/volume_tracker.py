@@ -19,18 +19,21 @@ from torch import Tensor
 
 from medical_sam2.intensity_window import Window
 from medical_sam2.model.memory_bank import PolicyBank, cosine
-from medical_sam2.prompts import FramePrompt, Point
+from medical_sam2.prompts import Box, FramePrompt, Mask
+from medical_sam2.strokes import Diameter, Lasso, joins_outlines
 from medical_sam2.tracking.click_outline import reduction
 from medical_sam2.tracking.confidence import Leak, find_leaks, mark_collapses, mark_leaks
-from medical_sam2.tracking.consensus import Gate, RefinedProbability, TrackedObject, apply_consensus
+from medical_sam2.tracking.consensus import Gate, TrackedObject, apply_consensus
 from medical_sam2.tracking.frames import FrameStack
-from medical_sam2.tracking.fusion import Fusion, FusionFactory, LabelMap, Slabs
+from medical_sam2.tracking.fusion import Fusion, FusionFactory, LabelMap, LimitedProbability, ObjectProbability, Slabs
+from medical_sam2.tracking.limits import Limits
 from medical_sam2.tracking.plan import (
     HALF_FROM_VOXELS,
     Group,
     TrackingPlan,
     array_axis,
     drawn_prompts,
+    estimates_between,
     frame_prompts,
     labels_in,
     objects_at_once,
@@ -44,6 +47,7 @@ from medical_sam2.views import THREE_VIEWS, View
 from medical_sam2.volume import Segmentation, SliceConfidence, Volume, add_to_layers
 
 SAMPLES = 5  # frames that the mean feature of a direction is taken from
+BETWEEN = 0.5  # weight of an estimate by the shapes of outlines, beside what was found between them
 LEAST_WEIGHT = 0.05  # of an unsure frame
 AROUND = 1.5  # side of a region over the extent of the estimate that it is taken from
 START_MARGIN, LEAST_START_MARGIN = 0.2, 6  # beyond the estimate: a share of its extent, frames
@@ -96,6 +100,10 @@ class _Pass:
     fusions: Mapping[int, Fusion]
     number: int
     region: Region | None = None
+    limits: Mapping[int, Limits] = field(default_factory=dict[int, Limits])
+    expected: Mapping[int, Mapping[int, NDArray[np.float32]]] = field(
+        default_factory=dict[int, Mapping[int, NDArray[np.float32]]]
+    )
 
 
 @dataclass(eq=False)
@@ -164,11 +172,21 @@ class GroupTracker:
             if place and not self.config.joint:
                 banks = self.view_tracker.banks(group.prompts, view)
             if view.axis == first.axis:
-                frames = range(self.view_tracker.frames(view).shape_thw[0])
+                frames = group.frames(self.config.volume, view)
+                self.progress.planned -= self.view_tracker.frames(view).shape_thw[0] - len(frames)
                 prompts = {label: self._prompts_along(group, label, view) for label in group.given}
-                self._track_pass(_Pass(view, prompts, frames, banks, fusions, place, region))
+                expected = self._expect_between(view, group, prompts)
+                self._track_pass(_Pass(view, prompts, frames, banks, fusions, place, region, group.limits, expected))
             else:
                 self._track_further_view(view, group, banks, fusions, place)
+
+    def _expect_between(
+        self, view: View, group: Group, prompts: Mapping[int, Mapping[int, FramePrompt]]
+    ) -> dict[int, Mapping[int, NDArray[np.float32]]]:
+        """Object → frame → what its outlines on other frames let expect there, where they are to be joined."""
+        pixel_hw = self.view_tracker.frames(view).canvas.pixel_hw
+        wanted = [label for label in prompts if joins_outlines(group.given[label])]
+        return {label: estimates_between(prompts[label], pixel_hw) for label in wanted}
 
     def _prompts_along(self, group: Group, label: int, view: View) -> Mapping[int, FramePrompt]:
         """An object's prompts in a view of the plane that they lie in."""
@@ -188,8 +206,9 @@ class GroupTracker:
         whole = range(stack.shape_thw[0])
         for label, own in group.given.items():
             drawn = drawn_prompts(self.config.volume, own, view)
-            start = find_start(fusions[label], view, self.config.volume.orientation)
-            frames = whole if start is None else start.frames
+            start = find_start(limited(fusions[label], group, label), view, self.config.volume.orientation)
+            allowed = group.part([label]).frames(self.config.volume, view)
+            frames = allowed if start is None else _overlap(start.frames, allowed)
             own_prompts = (
                 drawn if start is None else {start.frame: FramePrompt.mask(start.mask_hw, estimate=start.confidence)} | drawn
             )
@@ -203,7 +222,7 @@ class GroupTracker:
                 passes.setdefault((span, region, tuple(sorted(own_prompts))), {})[label] = own_prompts
         self.progress.planned += sum(len(key[0]) for key in passes) - len(whole)
         for (span, region, _), prompts in passes.items():
-            self._track_pass(_Pass(view, prompts, span, banks, fusions, number, region))
+            self._track_pass(_Pass(view, prompts, span, banks, fusions, number, region, group.limits))
 
     def _track_pass(self, way: _Pass) -> None:
         """Outward from the prompted frames, each way until all objects have ended."""
@@ -230,11 +249,24 @@ class GroupTracker:
         """Add one frame's probabilities where they belong, and note how sure they are."""
         t, labels = found.frame, tuple(way.prompts)
         for label, probability, confidence in zip(labels, found.probability_BHW, found.confidence_B, strict=True):
+            self._apply_expected(way, label, t, probability)
             way.fusions[label].add(way.view, t, probability, max(confidence, LEAST_WEIGHT))
             area, prompted, index = int((probability > 0.5).sum()), t in way.prompts[label], found.stack.slice_index(t)
             sure = self._judged.get((label, index), confidence) if prompted else confidence
             self.rows.append(SliceConfidence(label, way.view.code, index, sure, area, prompted))
         self.report_frame(found.stack, t, labels, found.probability_BHW > 0.5)
+
+    def _apply_expected(self, way: _Pass, label: int, t: int, probability_HW: NDArray[np.float32]) -> None:
+        """Make a frame follow what the prompts let expect and what they settle, in place."""
+        expected_HW = way.expected.get(label, {}).get(t)
+        if expected_HW is not None:
+            probability_HW += BETWEEN * (expected_HW - probability_HW)
+        if label not in way.limits:
+            return
+        stack = self.view_tracker.frames(way.view)
+        start = [0, 0, 0]
+        start[array_axis(self.config.volume, way.view)] = stack.slice_index(t)
+        way.limits[label].apply(way.view.invert(probability_HW[None], stack.axes), start)
 
     def report_frame(self, stack: FrameStack, t: int, labels: tuple[int, ...], masks_bhw: NDArray[np.bool_]) -> None:
         """Report that one more frame is done."""
@@ -257,6 +289,16 @@ class GroupTracker:
         frames, features = self.view_tracker.frames(view).shape_thw[0], self.view_tracker.features(view)
         places = np.linspace(0, frames - 1, SAMPLES + 2)[1:-1].round().astype(int)
         return torch.stack([features(int(t)).summary_BC[0] for t in places]).mean(0)
+
+
+def limited(found: ObjectProbability, group: Group, label: int) -> ObjectProbability:
+    """The probabilities of an object as its prompts allow."""
+    return LimitedProbability(found, group.limits[label]) if label in group.limits else found
+
+
+def _overlap(one: range, other: range) -> range:
+    """Frames that are in both."""
+    return range(max(one.start, other.start), min(one.stop, other.stop))
 
 
 @dataclass(frozen=True, eq=False)
@@ -371,7 +413,7 @@ class VolumeTracker:
 
     def __post_init__(self) -> None:
         self._warnings = dict.fromkeys(self.plan.warnings)
-        self._waiting: dict[int, Fusion | RefinedProbability] = {}
+        self._waiting: dict[int, ObjectProbability] = {}
         self._maps: dict[int, NDArray[np.float32]] = {}
         self._spread: NDArray[np.float32] | None = None
         self._layers: list[NDArray[np.unsignedinteger]] = []
@@ -391,7 +433,8 @@ class VolumeTracker:
                 self._enter_labels()
             own = {label: self._fusion() for label in group.prompts}
             tracker.run(group, group.views, own)
-            self._waiting |= {label: self._apply_consensus(tracker, group, label, fusion) for label, fusion in own.items()}
+            for label, fusion in own.items():
+                self._waiting[label] = limited(self._apply_consensus(tracker, group, label, fusion), group, label)
 
     def _fusion(self) -> Fusion:
         """Room for the probabilities of one object."""
@@ -399,7 +442,7 @@ class VolumeTracker:
         shape, axes = self.volume.shape, self.volume.orientation
         return self.options.fusion(shape, axes, uncertainty=self.options.uncertainty, dtype=dtype)
 
-    def _apply_consensus(self, tracker: GroupTracker, group: Group, label: int, fusion: Fusion) -> Fusion | RefinedProbability:
+    def _apply_consensus(self, tracker: GroupTracker, group: Group, label: int, fusion: Fusion) -> ObjectProbability:
         """What was found of an object, after the consensus."""
         if self.options.gate is None:
             return fusion
@@ -456,7 +499,7 @@ class VolumeTracker:
         shape, axes = self.volume.shape, self.volume.orientation
         sides = {code: View(code).order(axes)[1:] for code in {row.view for row in self.rows}}
         given = [prompt for group in self.plan.groups for own in group.given.values() for prompt in own]
-        drawn = {prompt.object for prompt in given if not isinstance(prompt, Point)}
+        drawn = {prompt.object for prompt in given if isinstance(prompt, Box | Mask | Lasso | Diameter)}
         return find_leaks(self.rows, {code: shape[down] * shape[across] for code, (down, across) in sides.items()}, drawn)
 
     def _redraw(self, labels: NDArray[np.unsignedinteger], objects: Collection[int]) -> None:
