@@ -172,6 +172,29 @@ def test_scribbles_are_followed_whatever_is_found() -> None:
     assert (found == expected).all()
 
 
+def test_a_wide_scribble_is_whole_at_the_border_of_padding() -> None:
+    case = phantom()
+    padded = np.zeros((20, 20, 16), np.float32)
+    padded[5:16, 3:16] = case.volume.array
+    volume = Volume(padded, case.volume.affine)
+    wide = Scribble(((8, 3, 8), (12, 3, 8)), width=5)
+    found = segmenter().segment_volume(volume, [Point((10, 9, 8)), wide], window="0,1", islands=True).labels
+    assert found[8:13, 1:6, 8].all()
+
+
+def test_what_another_object_claims_stays_scribbled_on() -> None:
+    """However sure the network is of the other one; where it is outlined there, or comes first, that is told."""
+    case = phantom()
+    line = ((3, 9, 8), (7, 9, 8))
+    own: list[Prompt] = [Point((5, 6, 8), 1), Point(case.voxel(2), 2), Scribble(line, 2, width=1)]
+    found = segment(case, own, islands=True)
+    assert (found.labels[3:8, 9, 8] == 2).all()
+    assert not any("scribbled" in line for line in found.warnings)
+    found = segment(case, own, islands=True, priority=["1"])
+    assert (found.labels[3:8, 9, 8] == 1).all()
+    assert "object 2 lost 5 voxels that were scribbled on to others" in found.warnings
+
+
 def test_a_negative_region_in_every_orientation() -> None:
     case = phantom("PIR")
     box = np.argwhere(case.truth == 1)

@@ -20,7 +20,6 @@ from scipy import ndimage
 from medical_sam2.errors import GeometryError, PromptError
 from medical_sam2.model.memory_bank import PolicyBank
 from medical_sam2.prompts import Box, FramePrompt
-from medical_sam2.tracking.limits import Limits
 from medical_sam2.tracking.plan import Group
 from medical_sam2.tracking.region_of_interest import Region, around_all, box_of, pixels_of, prompt_extent, region_for
 from medical_sam2.tracking.view_tracker import FrameTime, TrackingResult
@@ -53,17 +52,7 @@ def correct_labels(tracker: GroupTracker, groups: Sequence[Group], earlier: NDAr
                 raise PromptError(f"a correction of object {label} takes no box in 3D", "draw it on one slice, or outline anew")
             frames = group.part([label]).frames(tracker.config.volume, group.view)
             _correct_object(tracker, _CorrectedObject(label, group.view, stack, (stack == label).copy(), new, frames))
-            if label in group.limits:
-                _settle(labels, label, group.limits[label])
     return labels
-
-
-def _settle(labels: NDArray[np.unsignedinteger], label: int, limits: Limits) -> None:
-    """Make the labels follow what prompts settle, slab by slab; slices that were not tracked stay."""
-    for i, slab in enumerate(labels):
-        there = limits.apply((slab == label)[None], (i, 0, 0), cut=False)[0]
-        slab[(slab == label) & ~there] = 0
-        slab[there] = label
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from medical_sam2.intensity_window import content_box
 from medical_sam2.prompts import Box, FramePrompt, Index, Mask, Point, Prompt
-from medical_sam2.strokes import Brush, ShapeInterpolation, SliceRange, Stroke
+from medical_sam2.strokes import Brush, Scribble, ShapeInterpolation, SliceRange, Stroke
 from medical_sam2.tracking.region_of_interest import Region, around_all, cut_prompt, prompt_extent
 from medical_sam2.tracking.volume_tracker import FrameDone
 from medical_sam2.views import View
@@ -137,7 +137,8 @@ def _extent(prompt: Prompt, shape: Sequence[int]) -> tuple[NDArray[np.int64], ND
         ends = np.asarray(places, float)
         low, high = ends.min(axis=0), ends.max(axis=0)
         if np.isfinite(ends).all() and (low > -1).all() and (high < shape).all():  # one that lies outside is refused later
-            return np.floor(low).astype(np.int64), np.ceil(high).astype(np.int64)
+            reach = ceil(prompt.width / 2) if isinstance(prompt, Scribble) else 0
+            return np.floor(low).astype(np.int64) - reach, np.ceil(high).astype(np.int64) + reach
     return np.zeros(3, np.int64), np.array(shape, np.int64) - 1
 
 

@@ -48,6 +48,18 @@ class Limits:
             part_ijk[tuple(here.T)] = value
         return part_ijk
 
+    def settle(self, labels_ijk: NDArray[np.unsignedinteger], label: int) -> None:
+        """Make labels of a volume follow, in place, whoever has what is drawn as inside; what lies beyond `within` stays."""
+        for part in (labels_ijk[box] for box in self.excluded):
+            part[part == label] = 0
+        outside = tuple(self.outside.T)
+        labels_ijk[outside] = np.where(labels_ijk[outside] == label, 0, labels_ijk[outside])
+        labels_ijk[tuple(self.inside.T)] = label
+
+    def count_missed(self, labels_ijk: NDArray[np.unsignedinteger], label: int) -> int:
+        """How many voxels that were drawn as inside labels give to others, or to nobody."""
+        return int((labels_ijk[tuple(self.inside.T)] != label).sum())
+
 
 def limits_of(own: Iterable[Prompt], shape_ijk: Sequence[int], axis: int) -> Limits | None:
     """What the prompts of one object settle; None where that is nothing.

@@ -484,6 +484,10 @@ class VolumeTracker:
         missing = [
             f"object {label} was not found on any slice" for g in self.plan.groups for label in g.prompts if label not in there
         ]
+        lost = {} if layers else {label: own.count_missed(labels, label) for label, own in self.plan.limits.items()}
+        missing += [
+            f"object {label} lost {count} voxels that were scribbled on to others" for label, count in lost.items() if count
+        ]
         found, axes = self._find_leaks(), self.volume.orientation
         described = dict.fromkeys(leak.describe("ijk"[View(leak.view).order(axes)[0]]) for leak in found)
         rows, warnings = tuple(mark_leaks(mark_collapses(self.rows), found)), (*self._warnings, *missing, *described)
@@ -503,7 +507,7 @@ class VolumeTracker:
         return find_leaks(self.rows, {code: shape[down] * shape[across] for code, (down, across) in sides.items()}, drawn)
 
     def _redraw(self, labels: NDArray[np.unsignedinteger], objects: Collection[int]) -> None:
-        """Outlines of these objects as they were drawn, except where an object lies that has priority."""
+        """Outlines and scribbles of these objects as they were drawn, except where an object lies that has priority."""
         axes, ranks = self.volume.orientation, {label: rank for rank, label in enumerate(self.options.priority)}
         drawn = [(group, label) for group in self.plan.groups for label in group.given if label in objects]
         for group, label in sorted(drawn, key=lambda one: ranks.get(one[1], len(ranks))):
@@ -513,5 +517,7 @@ class VolumeTracker:
             redraw(group.view.apply(labels, axes), label, group.prompts[label])
             for view in (view for view in THREE_VIEWS if view.axis != group.view.axis):
                 redraw(view.apply(labels, axes), label, drawn_prompts(self.volume, group.given[label], view))
+            if label in group.limits:
+                group.limits[label].settle(labels, label)
             if held is not None and kept is not None:
                 labels[held] = kept
