@@ -1,6 +1,6 @@
 """What each kind of prompt is worth: Dice of the whole volume, by a simulated user who points at the largest slice.
 
-    python benchmarks/prompt_kinds.py FOLDER -o benchmarks/results [--cases 1] [--only PART ...] [--kinds KIND ...] [--around 3]
+    python benchmarks/prompt_kinds.py FOLDER -o benchmarks/results [--cases 1] [--only PART ...] [--kinds KIND ...] [--slice]
 
 FOLDER holds nnU-Net raw data sets of volumes, or is a pool that recipes/nano/synthesize.py wrote (--structures 1: one of each
 case). Each structure is prompted once in each way, in one view; "outlines" are those of the first, the largest and the last
@@ -11,24 +11,28 @@ several ways, to compare. OUT gets `prompt_kinds.md`.
 import argparse
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from functools import reduce
+from operator import or_
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from medical_sam2 import strokes
 from medical_sam2.data.cases import read_pool
-from medical_sam2.errors import MedicalSam2Error
+from medical_sam2.errors import MedicalSam2Error, WeightsError
 from medical_sam2.evaluate.cases import VolumeTask, draw_prompt
 from medical_sam2.evaluate.significance import mean_interval
 from medical_sam2.io.atomic import write_bytes
 from medical_sam2.metrics import dice
+from medical_sam2.model.memory_bank import SelfSorting
 from medical_sam2.prompts import Box, FramePrompt, Prompt
 from medical_sam2.segmenter import Segmenter
 from medical_sam2.simulate import draw_diameters, draw_lasso, draw_scribble
 from medical_sam2.strokes import Diameter, Lasso, Scribble, ShapeInterpolation, SliceRange
 from medical_sam2.tracking import click_outline, volume_tracker
+from medical_sam2.tracking.view_tracker import TrackingConfig, ViewTracker
 from medical_sam2.volume import Volume
 from prompted_slices import slices_of, structures
 
@@ -133,7 +137,7 @@ KINDS: Mapping[str, Way] = {
 }
 
 
-def score(network: Segmenter, task: VolumeTask, way: Way) -> float:
+def score(network: Segmenter, task: VolumeTask, way: Way, *, only_slice: bool) -> float:
     """Dice of one way; a refusal finds nothing."""
     draw, how = way
     given = dict(how)
@@ -145,6 +149,8 @@ def score(network: Segmenter, task: VolumeTask, way: Way) -> float:
     if shown is not None:
         strokes.Diameter.on_image = lambda _, places, shape: shown(places, shape)  # type: ignore[method-assign]
     try:
+        if only_slice:
+            return score_slice(network, task, draw(task))
         found = network.segment_volume(task.volume, draw(task), views="one")
         return dice(task.truth_ijk, found.labels > 0)
     except MedicalSam2Error as error:
@@ -173,12 +179,21 @@ def synthetic(folder: Path, args: argparse.Namespace) -> Iterator[tuple[str, str
                 print(f"{entry.name} {entry.index} {number}: {error}", file=sys.stderr)
 
 
-def around_start(task: VolumeTask, slices: int) -> VolumeTask:
-    """The largest slice and so many on both sides of it, alone."""
-    axis = task.view.order(task.volume.orientation)[0]
-    index = int(task.truth_ijk.sum(axis=tuple({0, 1, 2} - {axis})).argmax())
-    part = tuple(slice(max(0, index - slices), index + slices + 1) if a == axis else slice(None) for a in range(3))
-    return VolumeTask(replace(task.volume, array=task.volume.array[part]), task.truth_ijk[part])
+def score_slice(network: Segmenter, task: VolumeTask, prompts: Sequence[Prompt]) -> float:
+    """Dice of what clicks and scribbles are taken for on the prompted slice, before anything is tracked."""
+    if network.judge is None:
+        raise WeightsError("these weights have no judge of clicks", "leave --slice out")
+    axes = task.volume.orientation
+    config = TrackingConfig(
+        network.network, network.encode, task.volume, task.window({}), SelfSorting, zoom=True, judge=network.judge
+    )
+    tracker, view = ViewTracker(config), task.view
+    stack = tracker.frames(view)
+    picture = stack.picture(task.start, click_outline.reduction(stack.canvas.shape_hw))
+    prompt = reduce(or_, (each.project(view, task.volume.shape, axes)[task.start] for each in prompts))
+    with torch.no_grad(), network.computing():
+        found = network.judge.outline_click(stack.canvas, picture, prompt, lambda r, p: tracker.answer(view, r, task.start, p))
+    return 0.0 if found is None else dice(task.truth_thw[task.start], found[0])
 
 
 def page(names: Sequence[str], rows: Sequence[Sequence[float]], args: argparse.Namespace) -> str:
@@ -187,8 +202,9 @@ def page(names: Sequence[str], rows: Sequence[Sequence[float]], args: argparse.N
     lines = [
         "# Kinds of prompts",
         "",
-        f"`python benchmarks/prompt_kinds.py FOLDER --cases {args.cases} --only {' '.join(args.only)}`: mean Dice of the whole",
-        f"volume over {len(table)} structures, one view, a perfect hand; with 95 % bootstrap intervals over structures.",
+        f"`python benchmarks/prompt_kinds.py FOLDER --seed {args.seed}{' --slice' * args.slice}`: mean Dice of",
+        f"{'the prompted slice' if args.slice else 'the whole volume'} over {len(table)} structures, one view, a perfect hand,",
+        "with 95 % bootstrap intervals over structures.",
         "",
         "| prompt | Dice |",
         "|---|---|",
@@ -207,14 +223,13 @@ def main() -> int:
     parser.add_argument("--only", nargs="*", default=[], help="parts of the names of sets")
     parser.add_argument("--kinds", nargs="*", default=list(KINDS), choices=list(KINDS))
     parser.add_argument("--structures", type=int, default=0, help="FOLDER is a pool: so many structures of each case")
-    parser.add_argument("--around", type=int, help="look at so many slices on both sides of the prompted one, alone")
+    parser.add_argument("--slice", action="store_true", help="what clicks and scribbles are taken for on their slice, alone")
     parser.add_argument("--seed", type=int, default=0, help="which cases")
     parser.add_argument("--weights", default="nano")
     args = parser.parse_args()
     network, rows = Segmenter.from_pretrained(args.weights), list[list[float]]()
-    for dataset, case, structure, whole in (synthetic if args.structures else structures)(args.folder, args):
-        task = whole if args.around is None else around_start(whole, args.around)
-        rows.append([score(network, task, KINDS[kind]) for kind in args.kinds])
+    for dataset, case, structure, task in (synthetic if args.structures else structures)(args.folder, args):
+        rows.append([score(network, task, KINDS[kind], only_slice=args.slice) for kind in args.kinds])
         shown = ", ".join(f"{kind} {value:.3f}" for kind, value in zip(args.kinds, rows[-1], strict=True))
         print(f"{dataset} {case} {structure}: {shown}", flush=True)
     args.output.mkdir(parents=True, exist_ok=True)

@@ -2,7 +2,7 @@
 
 | drawn | shown to the network, on its slice | settled, whatever is found |
 |---|---|---|
-| `Scribble`, `Brush` | a few clicks, far from each other along the line | its voxels are inside, or outside |
+| `Scribble`, `Brush` | a click in its middle; of the masks proposed those count that hold the line | its voxels are inside, or outside |
 | `Lasso` | the filled outline, as a mask | a negative one: its voxels are outside |
 | `Diameter` | the box of an ellipse, and a click in its middle | |
 | `Box` in 3D | its rectangle on the middle slice | all beyond it is outside |
@@ -10,7 +10,7 @@
 | `SliceRange` | | slices before and after are not tracked |
 | `ShapeInterpolation` | (the slices between outlines are estimated beside tracking) | |
 
-Clicks of a scribble are chosen by farthest-point sampling (Gonzalez, 1985), a diameter is RECIST's (Eisenhauer et al., 2009).
+Clicks of a scribble would be chosen by farthest-point sampling (Gonzalez, 1985), if they were several; a diameter is RECIST's (Eisenhauer et al., 2009).
 Coordinates are voxel indices in the order of the file; on an image x to the right, y down, pixel centres at integers.
 """
 
@@ -27,7 +27,7 @@ from medical_sam2.errors import PromptError
 from medical_sam2.prompts import Box, FramePrompt, Index, Prompt, check_inside, frame_of, voxel_of
 from medical_sam2.views import View
 
-CLICKS = 3  # of a scribble that the network is shown
+CLICKS = 1  # of a scribble that the network is shown: more did not do better (docs/log.md)
 WIDEST = 100.0  # of scribbles, in pixels
 SHORT_OVER_LONG = 0.7  # of the diameters of lesions, where the short one was not measured
 ON_THE_LINE = 1e-6  # pixels whose centre lies so near to an outline belong to it
@@ -83,7 +83,7 @@ def farthest_points(places: NDArray[np.generic], most: int) -> NDArray[np.intp]:
 def scribble_prompt(
     places_xy: Sequence[Sequence[float]], width: float, shape_hw: tuple[int, int], *, positive: bool = True
 ) -> FramePrompt:
-    """A scribble on an image: clicks along it, and its pixels settled.
+    """A scribble on an image: a click in its middle, and its pixels settled.
 
     Raises:
         PromptError: it lies outside of the image, or its width is none.
@@ -236,7 +236,7 @@ class Scribble(Stroke):
     kind: ClassVar[str] = "scribble"
 
     def on_image(self, places_xy: Sequence[Sequence[float]], shape_hw: tuple[int, int]) -> FramePrompt:
-        """Clicks along the line, which is settled."""
+        """A click in the middle of the line, which is settled."""
         return scribble_prompt(places_xy, self.width, shape_hw, positive=self.positive)
 
 

@@ -66,7 +66,7 @@ def test_all_kinds_are_as_in_python(workspace: Workspace) -> None:
         ("--diameter 4 4 3", "a diameter of object 1 has 1 ends"),
         ("--scribble 4 4 3 9 9 2", "a scribble of object 1 lies on no single slice"),
         ("--point 14 12 3 --width 2", "--width changes nothing: there is no scribble"),
-        ("--point 14 12 3 --slices 4 5", "object 1 is said to be inside and outside at voxel 14 12 3"),
+        ("--point 14 12 3 --slices 4 5", "object 1 is prompted on axial slice 3, which its slices or its box leave out"),
         ("--point 14 12 3 --slices 1.5 5", "--slices: 1.5 5 are no slices"),
         ("--slices 1 5", "object 1 has prompts that say where it is not only"),
         ("--point 14 12 3 --interpolate", "--interpolate changes nothing: nothing is outlined"),

@@ -182,7 +182,7 @@ def test_a_scribble_chooses_among_the_masks_and_is_followed() -> None:
     alone = judge.outline_click(Canvas(SHAPE), np.zeros(SHAPE, np.float32), click((40, 30)), ask)
     assert alone is not None
     assert dice(alone[0], small) > 0.9
-    drawn = scribble_prompt(line, 1, SHAPE) | lasso_prompt([(45, 12), (50, 12), (50, 20)], SHAPE, positive=False)
+    drawn = scribble_prompt(line, 1, SHAPE) | lasso_prompt([(52, 14), (66, 14), (66, 24)], SHAPE, positive=False)
     drawn = replace(drawn, points_xy=drawn.points_xy[:1], labels=drawn.labels[:1])
     found = judge.outline_click(Canvas(SHAPE), np.zeros(SHAPE, np.float32), drawn, ask)
     assert found is not None

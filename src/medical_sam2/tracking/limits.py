@@ -70,7 +70,7 @@ def limits_of(own: Iterable[Prompt], shape_ijk: Sequence[int], axis: int) -> Lim
         axis: array axis that the object is prompted along.
 
     Raises:
-        PromptError: what they say contradicts itself.
+        PromptError: slices that there are not.
     """
     own = list(own)
     solid = [p.slices for p in own if isinstance(p, Box) and p.solid and p.positive]
@@ -80,9 +80,7 @@ def limits_of(own: Iterable[Prompt], shape_ijk: Sequence[int], axis: int) -> Lim
     if not (solid or ranges or excluded or inside or outside):
         return None
     within = _intersection([*solid, *ranges], shape_ijk)
-    limits = Limits(within, excluded, _joined(inside), _joined(outside))
-    _check_agreement(own, limits, shape_ijk, axis)
-    return limits
+    return Limits(within, excluded, _joined(inside), _joined(outside))
 
 
 def _settles(prompt: Prompt, positive: bool) -> bool:
@@ -115,7 +113,7 @@ def _intersection(boxes: Sequence[tuple[slice, slice, slice]], shape_ijk: Sequen
 
 
 # Each kind of prompt speaks of other voxels: those of each are looked up in what is settled.
-def _check_agreement(own: Sequence[Prompt], limits: Limits, shape_ijk: Sequence[int], axis: int) -> None:
+def check_agreement(own: Sequence[Prompt], limits: Limits, shape_ijk: Sequence[int], axis: int) -> None:
     """Refuse what no answer could follow.
 
     Raises:

@@ -16,7 +16,7 @@ from medical_sam2.errors import ConfigError, PromptError
 from medical_sam2.intensity_window import Window, Windows
 from medical_sam2.prompts import FramePrompt, Mask, Point, Prompt, intensities
 from medical_sam2.strokes import Brush, Lasso, Scribble, joins_outlines, only_takes_away, says_where
-from medical_sam2.tracking.limits import Limits, limits_of
+from medical_sam2.tracking.limits import Limits, check_agreement, limits_of
 from medical_sam2.views import AXIAL, CORONAL, SAGITTAL, THREE_VIEWS, View
 from medical_sam2.volume import Volume
 
@@ -144,6 +144,7 @@ def grouped(
         if settled is not None:
             limits[label] = settled
             _check_slices(volume, view, label, settled, frames)
+            check_agreement(own, settled, volume.shape, array_axis(volume, view))
         groups.setdefault((view.code, *sorted(frames)), []).append((label, own, frames))
     _check_shared(limits)
     return [
