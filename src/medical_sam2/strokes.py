@@ -2,7 +2,7 @@
 
 | drawn | shown to the network, on its slice | settled, whatever is found |
 |---|---|---|
-| `Scribble`, `Brush` | a click in its middle; of the masks proposed those count that hold the line | its voxels are inside, or outside |
+| `Scribble`, `Brush` | a click in its middle, and a choice among masks (`share_followed`) | its voxels are inside, or outside |
 | `Lasso` | the filled outline, as a mask | a negative one: its voxels are outside |
 | `Diameter` | the box of an ellipse, and a click in its middle | |
 | `Box` in 3D | its rectangle on the middle slice | all beyond it is outside |
@@ -10,7 +10,8 @@
 | `SliceRange` | | slices before and after are not tracked |
 | `ShapeInterpolation` | (the slices between outlines are estimated beside tracking) | |
 
-Clicks of a scribble would be chosen by farthest-point sampling (Gonzalez, 1985), if they were several; a diameter is RECIST's (Eisenhauer et al., 2009).
+Several places of a line are chosen by farthest-point sampling (Gonzalez, 1985); a diameter is RECIST's (Eisenhauer et al.,
+2009).
 Coordinates are voxel indices in the order of the file; on an image x to the right, y down, pixel centres at integers.
 """
 

@@ -130,8 +130,12 @@ def test_monai_label_refuses(served: Served, ct: Path, query: str, params: objec
     assert served.http.post(f"{MONAI}/infer/{query.replace('SESSION', id)}", **form).status_code == status
 
 
-def _draw_by_hand(client: Any, case: Phantom, target: NDArray[np.uint8], lasso: NDArray[np.uint8]) -> None:
-    """Scribbles, a negative lasso, boxes in 3D: the answer follows what they settle."""
+def _draw_by_hand(client: Any, case: Phantom, target: NDArray[np.uint8]) -> None:
+    """Lassos, scribbles, boxes in 3D: the answer follows what they settle."""
+    lasso = np.zeros(case.volume.shape, np.uint8)
+    lasso[4:7, 5:9, 8] = 1
+    client.add_lasso_interaction(lasso, include_interaction=True)
+    assert (target[:, :, 8] == lasso[:, :, 8]).all()
     drawn = np.zeros(case.volume.shape, np.uint8)
     drawn[3:8, 2, 8] = 1
     client.add_scribble_interaction(drawn, include_interaction=True)
@@ -174,11 +178,7 @@ def test_nninteractive_by_its_own_client(tmp_path: Path, queue: InferenceQueue) 
             assert (target == before).all()
             client.reset_interactions()
             assert not target.any()
-            lasso = np.zeros(case.volume.shape, np.uint8)
-            lasso[4:7, 5:9, 8] = 1
-            client.add_lasso_interaction(lasso, include_interaction=True)
-            assert (target[:, :, 8] == lasso[:, :, 8]).all()
-            _draw_by_hand(client, case, target, lasso)
+            _draw_by_hand(client, case, target)
             client.add_initial_seg_interaction(before)
             client.add_point_interaction((5, 6, 8), include_interaction=True, run_prediction=False)
             client._predict()

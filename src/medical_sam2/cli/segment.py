@@ -15,7 +15,7 @@ from medical_sam2.errors import ConfigError, FormatError
 from medical_sam2.io import labels, registry
 from medical_sam2.io.prompt_file import NamedPrompts
 from medical_sam2.tracking.confidence import Need, neediest
-from medical_sam2.tracking.finishing import FinishingSettings, finish
+from medical_sam2.tracking.finishing import FinishingSettings, FinishingSteps, finish
 from medical_sam2.tracking.plan import labels_in, order_objects
 from medical_sam2.volume import Segmentation, Volume
 
@@ -55,12 +55,9 @@ def segment(
     from medical_sam2.cli import network  # torch takes seconds to load: not for a mistyped path
 
     network.check_settings(options)
-    image, earlier = _read(volume, reading, prompts, outputs)
-    named = volume_prompts(prompts, image, earlier)
+    image, earlier, named = _read(volume, reading, prompts, outputs)
     objects = _check_objects(named, earlier, outputs, options)
-    steps = FinishingSettings(**vars(finishing)).steps(named.labels, named.names)
-    for own in steps.values():
-        own.check(image.spacing_mm)
+    steps = _finishing_steps(finishing, image, named)
     facts = report.describe_run(volume, image, named, options)
     clock.lap("read")
     segmenter = None if dry_run and network.must_fetch(options.weights) else network.load_segmenter(options)
@@ -117,14 +114,26 @@ def _check_objects(named: NamedPrompts, earlier: Volume | None, outputs: OutputO
     return objects
 
 
-def _read(file: Path, reading: Reading, prompts: PromptOptions, outputs: OutputOptions) -> tuple[Volume, Volume | None]:
+def _finishing_steps(finishing: FinishingOptions, image: Volume, named: NamedPrompts) -> dict[int, FinishingSteps]:
+    """What is done to which object, if all of it can change something."""
+    steps = FinishingSettings(**vars(finishing)).steps(named.labels, named.names)
+    for own in steps.values():
+        own.check(image.spacing_mm)
+    return steps
+
+
+def _read(
+    file: Path, reading: Reading, prompts: PromptOptions, outputs: OutputOptions
+) -> tuple[Volume, Volume | None, NamedPrompts]:
+    """The image, an earlier result, and the prompts in them."""
     image = files.read(file, reading)
     # some formats cannot be written beside some images, such as a DICOM-SEG of images that it cannot refer to
     registry.writer_of(outputs.output, outputs.format).check_source(image, outputs.output)
-    if prompts.correct is None:
-        return image, None
-    with files.naming(prompts.correct):
-        return image, io.load_labels(prompts.correct, image)
+    earlier = None
+    if prompts.correct is not None:
+        with files.naming(prompts.correct):
+            earlier = io.load_labels(prompts.correct, image)
+    return image, earlier, volume_prompts(prompts, image, earlier)
 
 
 def _track(

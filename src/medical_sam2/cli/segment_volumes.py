@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -150,18 +150,14 @@ def segment_volumes(
     """
     existing, share = outputs.existing(), sharing.share()
     sharing.check()
-    _check_words(what, prompts, outputs, options)
     finish = FinishingSettings(**vars(finishing))
-    finish.check()
+    _check_words(what, prompts, outputs, options, finish)
     found = _find(what, prompts, outputs)
-    grids = _check(found, reading, options, what if prompts.prompts is None else prompts.prompts)
-    for grid in grids.values():
-        finish.check(grid.spacing_mm)
+    grids = _check(found, reading, options, finish, what if prompts.prompts is None else prompts.prompts)
     from medical_sam2.batch import cluster, run  # torch takes seconds to load: not for a wrong row of a table
 
-    outs = {name: getattr(outputs, name) for name in ("layout", "suffix", "format")}
-    how = {k: v for k, v in vars(options).items() if k != "overlap"}
-    settings = run.BatchSettings(**how, **vars(reading), **outs, finishing=finish)
+    said = {**vars(options), **vars(reading), **vars(outputs), "finishing": finish}
+    settings = run.BatchSettings(**{each.name: said[each.name] for each in fields(run.BatchSettings)})
     batch = run.BatchRun(found.cases, outputs.output, settings, existing=existing, part=share)
     _tell_found(found, batch)
     segmenter = settings.load_segmenter() if batch.todo and (dry_run or sharing.cluster is None) else None
@@ -180,8 +176,15 @@ def segment_volumes(
     return code
 
 
-def _check_words(what: Path, prompts: BatchPromptOptions, outputs: BatchOutputOptions, options: InferenceOptions) -> None:
+def _check_words(
+    what: Path,
+    prompts: BatchPromptOptions,
+    outputs: BatchOutputOptions,
+    options: InferenceOptions,
+    finish: FinishingSettings,
+) -> None:
     """Refuse options that would have no effect, or destroy something."""
+    finish.check()
     if options.overlap:
         raise ConfigError("--overlap: each case has one label map here", "outline it by `medsam2 segment --overlap`")
     if prompts.each_label and prompts.threshold is not None:
@@ -207,11 +210,20 @@ def _find(what: Path, prompts: BatchPromptOptions, outputs: BatchOutputOptions) 
     return found
 
 
-def _check(found: FoundCases, reading: Reading, options: InferenceOptions, subject: Path) -> dict[str, Any]:
+def _check(
+    found: FoundCases, reading: Reading, options: InferenceOptions, finish: FinishingSettings, subject: Path
+) -> dict[str, Any]:
     with _telling_notes():
-        return check_cases(
+        grids = check_cases(
             found.cases, Options(geometry_from=reading.geometry_from, frame=reading.frame), options.views, subject
         )
+    for case in found.cases:
+        if case.name in grids:
+            try:
+                finish.check(grids[case.name].spacing_mm)
+            except MedicalSam2Error as error:
+                raise error.about(case.image) from None
+    return grids
 
 
 @contextmanager

@@ -9,8 +9,6 @@ from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
-from scipy.special import expit
 
 from medical_sam2.errors import ConfigError, PromptError
 from medical_sam2.intensity_window import Window, Windows
@@ -137,7 +135,7 @@ def grouped(
             _check_prompts(label, own)
         view = primary_view(volume, own, only)
         frames = frame_prompts(volume, own, view, mending=label in correctable)
-        if joins_outlines(own) and (label in correctable or not _gaps(frames)):
+        if joins_outlines(own) and (label in correctable or not gaps_between(frames)):
             problem = f"object {label} has no slices between outlines that could be interpolated"
             raise PromptError(problem, "outline it on two slices that are apart, or leave the interpolation out")
         settled = limits_of(own, volume.shape, array_axis(volume, view))
@@ -212,38 +210,10 @@ def frame_prompts(volume: Volume, own: Sequence[Prompt], view: View, *, mending:
     return merged
 
 
-def _gaps(prompts: Mapping[int, FramePrompt]) -> list[tuple[int, int]]:
-    """Pairs of outlined frames that follow each other, with others between."""
+def gaps_between(prompts: Mapping[int, FramePrompt]) -> list[tuple[int, int]]:
+    """Pairs of outlined frames of an object that follow each other, with others between."""
     outlined = sorted(t for t, prompt in prompts.items() if prompt.mask_hw is not None)
     return [(one, other) for one, other in pairwise(outlined) if other - one > 1]
-
-
-def estimates_between(prompts: Mapping[int, FramePrompt], pixel_hw: Sequence[float]) -> dict[int, NDArray[np.float32]]:
-    """Frame → probability (H, W) by shape, between outlines: their signed distances in mm, interpolated linearly.
-
-    (Raya and Udupa, Shape-based interpolation of multidimensional objects, 1990.) Frames that are prompted are left out.
-
-    Args:
-        prompts: frame → prompt of one object.
-        pixel_hw: height and width of a pixel in mm.
-    """
-    found: dict[int, NDArray[np.float32]] = {}
-    for one, other in _gaps(prompts):
-        first, last = (_signed_distance(prompts[t].mask_hw, pixel_hw) for t in (one, other))
-        for t in range(one + 1, other):
-            share = (t - one) / (other - one)
-            if t not in prompts:
-                found[t] = expit(((1 - share) * first + share * last) / min(pixel_hw)).astype(np.float32)
-    return found
-
-
-def _signed_distance(mask_hw: NDArray[np.bool_] | None, pixel_hw: Sequence[float]) -> NDArray[np.float64]:
-    """Distance from the border in mm, positive inside."""
-    inside, outside = (
-        np.asarray(ndimage.distance_transform_edt(np.asarray(each), sampling=pixel_hw))
-        for each in (mask_hw, ~np.asarray(mask_hw))
-    )
-    return np.where(np.asarray(mask_hw), inside - min(pixel_hw) / 2, min(pixel_hw) / 2 - outside)
 
 
 def _slice_name(volume: Volume, view: View, t: int) -> str:

@@ -24,8 +24,9 @@ from medical_sam2.strokes import Diameter, Lasso, joins_outlines
 from medical_sam2.tracking.click_outline import reduction
 from medical_sam2.tracking.confidence import Leak, find_leaks, mark_collapses, mark_leaks
 from medical_sam2.tracking.consensus import Gate, TrackedObject, apply_consensus
+from medical_sam2.tracking.estimate import expect_between, find_start
 from medical_sam2.tracking.frames import FrameStack
-from medical_sam2.tracking.fusion import Fusion, FusionFactory, LabelMap, LimitedProbability, ObjectProbability, Slabs
+from medical_sam2.tracking.fusion import Fusion, FusionFactory, LabelMap, LimitedProbability, ObjectProbability
 from medical_sam2.tracking.limits import Limits
 from medical_sam2.tracking.plan import (
     HALF_FROM_VOXELS,
@@ -33,7 +34,6 @@ from medical_sam2.tracking.plan import (
     TrackingPlan,
     array_axis,
     drawn_prompts,
-    estimates_between,
     frame_prompts,
     labels_in,
     objects_at_once,
@@ -41,7 +41,7 @@ from medical_sam2.tracking.plan import (
     unused_prompts,
 )
 from medical_sam2.tracking.postprocess import redraw, remove_islands
-from medical_sam2.tracking.region_of_interest import BoxXyxy, Region, group_regions, object_box, region_for
+from medical_sam2.tracking.region_of_interest import Region, group_regions, object_box, region_for
 from medical_sam2.tracking.view_tracker import FrameTime, PassEnds, TrackingConfig, TrackingResult, ViewTracker
 from medical_sam2.views import THREE_VIEWS, View
 from medical_sam2.volume import Segmentation, SliceConfidence, Volume, add_to_layers
@@ -50,7 +50,6 @@ SAMPLES = 5  # frames that the mean feature of a direction is taken from
 BETWEEN = 0.5  # weight of an estimate by the shapes of outlines, beside what was found between them
 LEAST_WEIGHT = 0.05  # of an unsure frame
 AROUND = 1.5  # side of a region over the extent of the estimate that it is taken from
-START_MARGIN, LEAST_START_MARGIN = 0.2, 6  # beyond the estimate: a share of its extent, frames
 
 
 @dataclass(frozen=True)
@@ -175,18 +174,11 @@ class GroupTracker:
                 frames = group.frames(self.config.volume, view)
                 self.progress.planned -= self.view_tracker.frames(view).shape_thw[0] - len(frames)
                 prompts = {label: self._prompts_along(group, label, view) for label in group.given}
-                expected = self._expect_between(view, group, prompts)
+                joined = {label: own for label, own in prompts.items() if joins_outlines(group.given[label])}
+                expected = expect_between(joined, self.view_tracker.frames(view).canvas.pixel_hw)
                 self._track_pass(_Pass(view, prompts, frames, banks, fusions, place, region, group.limits, expected))
             else:
                 self._track_further_view(view, group, banks, fusions, place)
-
-    def _expect_between(
-        self, view: View, group: Group, prompts: Mapping[int, Mapping[int, FramePrompt]]
-    ) -> dict[int, Mapping[int, NDArray[np.float32]]]:
-        """Object → frame → what its outlines on other frames let expect there, where they are to be joined."""
-        pixel_hw = self.view_tracker.frames(view).canvas.pixel_hw
-        wanted = [label for label in prompts if joins_outlines(group.given[label])]
-        return {label: estimates_between(prompts[label], pixel_hw) for label in wanted}
 
     def _prompts_along(self, group: Group, label: int, view: View) -> Mapping[int, FramePrompt]:
         """An object's prompts in a view of the plane that they lie in."""
@@ -299,73 +291,6 @@ def limited(found: ObjectProbability, group: Group, label: int) -> ObjectProbabi
 def _overlap(one: range, other: range) -> range:
     """Frames that are in both."""
     return range(max(one.start, other.start), min(one.stop, other.stop))
-
-
-@dataclass(frozen=True, eq=False)
-class StartingPoint:
-    """Where an object is tracked from along a further orientation.
-
-    Args:
-        frame: on which the estimate is largest and surest.
-        mask_hw: (H, W) bool, the estimate there.
-        frames: on which the estimate lies, with a margin.
-        box_xyxy: that holds the estimate on all of them, in pixels.
-        confidence: mean probability of what is inside on that frame.
-    """
-
-    frame: int
-    mask_hw: NDArray[np.bool_]
-    frames: range
-    box_xyxy: BoxXyxy
-    confidence: float
-
-
-def find_start(estimate: Slabs, view: View, axes: str) -> StartingPoint | None:
-    """Where an object is tracked from along a view; None where the estimate is empty.
-
-    Args:
-        estimate: probability (I, J, K), handed out slab by slab.
-        view: the orientation.
-        axes: directions of the array axes.
-    """
-    axis, *plane = view.order(axes)
-    surplus = _excess_by_slice(estimate)
-    if not surplus[axis].any():
-        return None
-    index, count = int(surplus[axis].argmax()), estimate.shape[axis]
-    probability = view.apply(_slice_of(estimate, axis, index), axes)[0]
-    mask = probability > 0.5
-    low, high = _first_and_last(surplus[axis])
-    margin = max(LEAST_START_MARGIN, round(START_MARGIN * (high - low + 1)))
-    low, high = max(0, low - margin), min(count, high + margin + 1)
-    backwards, *mirrored = view.flipped(axes)
-    frame, frames = (count - 1 - index, range(count - high, count - low)) if backwards else (index, range(low, high))
-    rows, columns = (_first_and_last(surplus[a][::-1] if flip else surplus[a]) for a, flip in zip(plane, mirrored, strict=True))
-    return StartingPoint(frame, mask, frames, (columns[0], rows[0], columns[1], rows[1]), float(probability[mask].mean()))
-
-
-def _first_and_last(surplus: NDArray[np.float64]) -> tuple[int, int]:
-    there = np.flatnonzero(surplus)
-    return int(there[0]), int(there[-1])
-
-
-def _excess_by_slice(estimate: Slabs) -> tuple[NDArray[np.float64], ...]:
-    """Sum of what exceeds the threshold on each slice of each array axis."""
-    sums = tuple(np.zeros(length) for length in estimate.shape)
-    for i in range(estimate.shape[0]):
-        excess = np.clip(np.asarray(estimate[i], np.float32) - np.float32(0.5), 0, None)
-        sums[1][:] += excess.sum(1)
-        sums[2][:] += excess.sum(0)
-        sums[0][i] = excess.sum()
-    return sums
-
-
-def _slice_of(estimate: Slabs, axis: int, index: int) -> NDArray[np.float32]:
-    """One slice, as a volume that is one voxel thick along the axis."""
-    if axis == 0:
-        return np.asarray(estimate[index], np.float32)[None]
-    rows = [np.asarray(estimate[i], np.float32).take(index, axis - 1) for i in range(estimate.shape[0])]
-    return np.expand_dims(np.stack(rows), axis)
 
 
 @dataclass(frozen=True, eq=False)
