@@ -343,7 +343,7 @@ def draw_diameters(truth: MaskArray) -> list[tuple[float, float]]:
     As RECIST measures, between the centres of pixels; all four ends where the object has a width.
     """
     region = _largest(truth)
-    rim = np.argwhere(region.mask & ~np.asarray(ndimage.binary_erosion(region.mask)))[:, ::-1].astype(float)
+    rim = np.argwhere(region.mask & ~np.asarray(ndimage.binary_erosion(region.mask), bool))[:, ::-1].astype(float)
     squared = ((rim[:, None] - rim[None]) ** 2).sum(axis=2)
     one, other = np.unravel_index(int(squared.argmax()), squared.shape)
     direction = (rim[other] - rim[one]) / max(math.sqrt(squared[one, other]), 1e-9)

@@ -438,7 +438,7 @@ def _is_empty(value: Any) -> bool:
     return value is None or (isinstance(value, str) and value.strip() in EMPTY)
 
 
-def _content(kind: str, key: str, numbers: list[Any], cells: Mapping[str, Any], unit: Unit) -> Any:
+def _content(kind: str, key: str, numbers: list[Any], cells: Mapping[str, Any], unit: str) -> Any:
     """What a file of prompts says where a row says this of a kind."""
     flat = [number for each in numbers for number in (each if isinstance(each, list) else [each])]
     wanted = NUMBERS.get(key, range(3, len(flat) + 1, 3))

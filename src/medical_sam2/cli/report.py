@@ -100,6 +100,12 @@ def print_note(text: str) -> None:
     sys.stderr.flush()
 
 
+def print_notes(lines: Iterable[str]) -> None:
+    """One after the other."""
+    for line in lines:
+        print_note(line)
+
+
 def print_warnings(warnings: Iterable[str], about: str = "") -> None:
     """Each warning once, on standard error."""
     for warning in dict.fromkeys(warnings):

@@ -58,11 +58,10 @@ def segment(
     image, earlier, named = _read(volume, reading, prompts, outputs)
     objects = _check_objects(named, earlier, outputs, options)
     steps = _finishing_steps(finishing, image, named)
-    facts = report.describe_run(volume, image, named, options)
     clock.lap("read")
     segmenter = None if dry_run and network.must_fetch(options.weights) else network.load_segmenter(options)
     plan, window, size = network.plan(image, named, options, segmenter, outputs, earlier)
-    facts |= network.describe_plan(plan, options, segmenter)
+    facts = report.describe_run(volume, image, named, options) | network.describe_plan(plan, options, segmenter)
     clock.lap("weights")
     report.print_warnings([*image.warnings, *plan.warnings])
     if segmenter is None or dry_run:
@@ -70,13 +69,12 @@ def segment(
         return report.print_report({**facts, "dry_run": True}, text, json=json)
     with network.adapted(segmenter, image, named, options):
         found = _track(segmenter, image, named, options, outputs=outputs, earlier=earlier, quiet=quiet)
-    found, changes = finish(found, steps, named.prompts, plan.limits)
+        found, changes = finish(found, steps, named.prompts, plan.limits)
     clock.lap("track")
     report.print_warnings(line for line in found.warnings if line not in plan.warnings)
     facts |= {**report.describe_result(image, found, plan.warnings), "finishing": [*map(vars, changes)], "seconds": clock.laps}
     report.print_review(facts["look_here"])
-    for line in files.write(outputs, image, found, named.prompts, facts, objects=objects):
-        report.print_note(line)
+    report.print_notes(files.write(outputs, image, found, named.prompts, facts, objects=objects))
     clock.lap("write")
     return report.print_report(facts, report.result_text(facts, files.paths(outputs, objects, found)), json=json)
 

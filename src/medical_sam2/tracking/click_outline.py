@@ -302,7 +302,7 @@ def share_followed(prompt: FramePrompt, candidates: Sequence[Candidate], step: i
     """Share of what is settled on a frame that each candidate follows: of inside times of outside."""
     worth = np.ones(len(candidates), np.float32)
     for sign in (1, -1):
-        settled = [] if prompt.settled_hw is None else np.argwhere(prompt.settled_hw == sign)
+        settled = np.argwhere(prompt.settled_hw == sign) if prompt.settled_hw is not None else np.zeros((0, 2), int)
         if len(settled):
             rows, columns = settled.T // step
             worth *= [(each.mask_hw[rows, columns] == (sign > 0)).mean() for each in candidates]

@@ -126,9 +126,12 @@ class FinishingSettings:
         """
         for option, words in self._words.items():
             for number in (_who_and_number(option, word)[1] for word in words):
-                field = {"--smooth": "smooth_mm", "--min-volume": "min_volume_ml"}.get(option, "grow_mm")
+                alone = {
+                    "--smooth": FinishingSteps(smooth_mm=number),
+                    "--min-volume": FinishingSteps(min_volume_ml=number),
+                }
                 if spacing_mm is not None:
-                    FinishingSteps(**{field: number}).check(spacing_mm)
+                    alone.get(option, FinishingSteps(grow_mm=number)).check(spacing_mm)
 
     def unknown(self, labels: Sequence[int], names: Mapping[int, str]) -> list[str]:
         """Words that speak of none of the objects, as they were typed."""
