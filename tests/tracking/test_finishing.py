@@ -134,6 +134,13 @@ def test_nothing_grows_into_what_prompts_leave_out() -> None:
     assert (found.labels == free * allowed).all()
     told = finish(segmentation(labels), {1: FinishingSteps(grow_mm=-1)}, drawn, {1: limits})[0].warnings
     assert told == ("object 1 lost 10 voxels that were scribbled on",)
+    spur = Scribble(((9, 2, 9), (9, 8, 9)), width=1)
+    labels[9, 2:9, 9] = 1
+    limits = limits_of([spur], labels.shape, 2)
+    assert limits is not None
+    for own, stays in (({}, False), ({1: limits}, True)):
+        found, _ = finish(segmentation(labels), {1: FinishingSteps(smooth_mm=2)}, [spur], own)
+        assert found.labels[9, 2:9, 9].all() == stays, "smoothing takes no scribble"
 
 
 def test_objects_that_overlap_are_finished_whole() -> None:

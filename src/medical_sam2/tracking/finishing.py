@@ -265,12 +265,13 @@ def _finish_object(
     )
     part = labels[window]
     mask = part == label
-    allowed = np.ones(part.shape, bool)
+    allowed, drawn = np.ones(part.shape, bool), np.zeros(part.shape, bool)  # by prompts: possible, inside
     if limits is not None:  # what was found within a correction may lie beyond them, and stays
         allowed = limits.apply(allowed, [side.start for side in window]) | mask
+        drawn = limits.apply(drawn, [side.start for side in window], cut=False) & mask
     others = (part != 0) & ~mask
     for name, setting, step in _steps_of(steps, spacing):
-        wanted = step(mask) & allowed
+        wanted = (step(mask) & allowed) | (drawn & mask & (name == "smooth_mm"))
         after = wanted & ~others
         yield FinishingChange(label, name, setting, int(mask.sum()), int(after.sum()), int((wanted & others).sum()))
         mask = after
