@@ -156,7 +156,7 @@ def segment_volumes(
     grids = _check(found, reading, options, finish, what if prompts.prompts is None else prompts.prompts)
     from medical_sam2.batch import cluster, run  # torch takes seconds to load: not for a wrong row of a table
 
-    said = {**vars(options), **vars(reading), **vars(outputs), "finishing": finish}
+    said: dict[str, Any] = {**vars(options), **vars(reading), **vars(outputs), "finishing": finish}
     settings = run.BatchSettings(**{each.name: said[each.name] for each in fields(run.BatchSettings)})
     batch = run.BatchRun(found.cases, outputs.output, settings, existing=existing, part=share)
     _tell_found(found, batch)
