@@ -20,11 +20,15 @@ from medical_sam2.simulate import (
     Clicks,
     MaskPrompter,
     Noise,
+    draw_diameters,
+    draw_lasso,
+    draw_scribble,
     jitter_box,
     jitter_click,
     jitter_mask,
     next_click,
 )
+from medical_sam2.strokes import lasso_prompt
 from tests.strategies import masks, seeds
 
 Array = NDArray[np.bool_]
@@ -130,7 +134,10 @@ def test_only_the_frames_looked_at_that_show_the_object(name: str) -> None:
     assert prompter(2, np.zeros_like(DISC)) is None
 
 
-@pytest.mark.parametrize(("name", "prompts"), [("click", 3), ("box", 4), ("mask", 4)])
+PROMPTS_OF = {"click": 3, "box": 4, "mask": 4, "scribble": 4, "lasso": 4, "diameter": 4}
+
+
+@pytest.mark.parametrize(("name", "prompts"), PROMPTS_OF.items())
 def test_clicks_are_counted_frame_by_frame(name: str, prompts: int) -> None:
     empty = np.zeros_like(DISC)
     prompter = PROMPTERS[name](np.stack([DISC, DISC]), range(2), 3, rng_of())
@@ -216,3 +223,34 @@ def test_levels_grow() -> None:
     sizes = [vars(NOISE_LEVELS[level]).values() for level in ("none", "expert", "trained", "lay")]
     for smaller, larger in pairwise(sizes):
         assert all(a < b for a, b in zip(smaller, larger, strict=True))
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_what_is_drawn_fits_the_object(seed: int) -> None:
+    """On blobs of any shape: scribbles lie inside, a lasso encloses the same pixels, diameters end on the rim."""
+    noise = ndimage.gaussian_filter(np.random.default_rng(seed).normal(size=(48, 60)), 5)
+    truth = largest_part(noise > 0.02)
+    shape = truth.shape
+    line = np.array(draw_scribble(truth))
+    assert truth[tuple(np.round(line[:, ::-1]).astype(int).T)].all()
+    lasso = lasso_prompt(draw_lasso(truth), (shape[0], shape[1]))
+    assert (lasso.mask_hw == ndimage.binary_fill_holes(truth)).all()
+    ends = np.array(draw_diameters(truth))
+    assert truth[tuple(np.round(ends[:, ::-1]).astype(int).T)].all()
+    places = np.argwhere(truth)[:, ::-1]
+    farthest = max(np.hypot(*(places - place).T).max() for place in places)
+    assert np.hypot(*(ends[1] - ends[0])) == pytest.approx(farthest)
+    assert abs(np.dot(ends[1] - ends[0], ends[3] - ends[2])) < 1.5 * farthest  # across, to a pixel
+
+
+def largest_part(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    parts, _ = ndimage.label(mask)
+    return parts == np.bincount(parts.ravel())[1:].argmax() + 1
+
+
+def test_diameters_of_an_ellipse() -> None:
+    y, x = np.mgrid[:60, :80]
+    ellipse = ((x - 40) / 30) ** 2 + ((y - 28) / 15) ** 2 <= 1
+    one, other, low, high = np.array(draw_diameters(ellipse))
+    assert np.hypot(*(other - one)) == pytest.approx(60, abs=1)
+    assert np.hypot(*(high - low)) == pytest.approx(30, abs=1)

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from medical_sam2.errors import AmbiguousError, InputError, MedicalSam2Error, ResourceError
     from medical_sam2.prompts import Box, FramePrompt, Mask, Point
     from medical_sam2.segmenter import Segmenter
+    from medical_sam2.strokes import Diameter, Lasso, Scribble, ShapeInterpolation, SliceRange
     from medical_sam2.tracking.image_set import ImageMask
     from medical_sam2.views import AXIAL, CORONAL, SAGITTAL, SIX_VIEWS, THREE_VIEWS, View
     from medical_sam2.volume import Segmentation, SliceConfidence, Volume
@@ -22,16 +23,21 @@ __all__ = [
     "THREE_VIEWS",
     "AmbiguousError",
     "Box",
+    "Diameter",
     "FramePrompt",
     "ImageMask",
     "InputError",
+    "Lasso",
     "Mask",
     "MedicalSam2Error",
     "Point",
     "ResourceError",
+    "Scribble",
     "Segmentation",
     "Segmenter",
+    "ShapeInterpolation",
     "SliceConfidence",
+    "SliceRange",
     "View",
     "Volume",
 ]
@@ -40,6 +46,7 @@ _FROM = {
     "errors": ("AmbiguousError", "InputError", "MedicalSam2Error", "ResourceError"),
     "prompts": ("Box", "FramePrompt", "Mask", "Point"),
     "segmenter": ("Segmenter",),
+    "strokes": ("Diameter", "Lasso", "Scribble", "ShapeInterpolation", "SliceRange"),
     "tracking.image_set": ("ImageMask",),
     "views": ("AXIAL", "CORONAL", "SAGITTAL", "SIX_VIEWS", "THREE_VIEWS", "View"),
     "volume": ("Segmentation", "SliceConfidence", "Volume"),

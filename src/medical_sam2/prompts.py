@@ -1,4 +1,7 @@
-"""What a user points at: clicks, boxes and outlines in a volume, and what becomes of them on a slice."""
+"""What a user points at: clicks, boxes and outlines in a volume, and what becomes of them on a slice.
+
+What is drawn by hand (scribbles, lassos, diameters) and what prompts settle of single voxels is in `strokes.py`.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -26,6 +29,7 @@ class FramePrompt:
         mask_hw: (H, W) bool outline. It stands alone: a mask says all, so clicks on the same frame correct it.
         estimate: in [0, 1], how sure an outline is that nobody drew: it is remembered as an answer of that confidence, not as a
             prompt. None for a prompt of a person.
+        settled_hw: (H, W) int8 of what is certain whatever is found: 1 inside, -1 outside, 0 where nothing was said.
     """
 
     points_xy: NDArray[np.float32]
@@ -33,6 +37,7 @@ class FramePrompt:
     box_xyxy: NDArray[np.float32] | None = None
     mask_hw: NDArray[np.bool_] | None = None
     estimate: float | None = None
+    settled_hw: NDArray[np.int8] | None = None
 
     @classmethod
     def click(cls, x: float, y: float, *, positive: bool = True) -> "FramePrompt":
@@ -58,6 +63,7 @@ class FramePrompt:
             box_xyxy=self.box_xyxy if other.box_xyxy is None else other.box_xyxy,
             mask_hw=np.logical_or.reduce(masks) if masks else None,
             estimate=None if self.estimate is None or other.estimate is None else min(self.estimate, other.estimate),
+            settled_hw=_settled_together(self.settled_hw, other.settled_hw),
         )
 
     def joined(self, other: "FramePrompt", label: int, where: str) -> "FramePrompt":
@@ -69,13 +75,15 @@ class FramePrompt:
             where: the frame, in a message.
 
         Raises:
-            PromptError: both cannot be followed: two boxes, an outline and a box, one place clicked on as in and out.
+            PromptError: both cannot be followed: two boxes, an outline and a box, one place drawn or clicked on as in and out.
         """
         both = self | other
         if self.box_xyxy is not None and other.box_xyxy is not None and not np.array_equal(self.box_xyxy, other.box_xyxy):
             problem, action = "two boxes", "give one box around all of it, or each box an object of its own"
         elif both.box_xyxy is not None and both.mask_hw is not None:
             problem, action = "an outline and a box", "give one of them"
+        elif _contradict(self, other):
+            problem, action = "something drawn as inside and as outside on one pixel", "leave one of them out"
         elif set(map(tuple, both.points_xy[both.labels == 1])) & set(map(tuple, both.points_xy[both.labels == 0])):
             problem, action = "a positive and a negative click on one place", "leave one of them out"
         else:
@@ -102,6 +110,30 @@ class FramePrompt:
             cleared[near] |= away < min(furthest, half, away[~self.mask_hw[near]].min(initial=inf))
             cleared[row, column] = True
         return cleared & self.mask_hw
+
+
+def _contradict(one: FramePrompt, other: FramePrompt) -> bool:
+    """Whether what is certain by one is not so by the other; an outline may be corrected by clicks, but not by regions."""
+    for this, that in ((one, other), (other, one)):
+        if this.settled_hw is None:
+            continue
+        if that.settled_hw is not None and (this.settled_hw * that.settled_hw < 0).any():
+            return True
+        if that.mask_hw is not None and (this.settled_hw[that.mask_hw] < 0).any():
+            return True
+        height, width = this.settled_hw.shape
+        places = np.rint(that.points_xy).astype(int)
+        seen = [this.settled_hw[y, x] if 0 <= y < height and 0 <= x < width else 0 for x, y in places]
+        if any(known * (2 * int(label) - 1) < 0 for known, label in zip(seen, that.labels, strict=True)):
+            return True
+    return False
+
+
+def _settled_together(one: NDArray[np.int8] | None, other: NDArray[np.int8] | None) -> NDArray[np.int8] | None:
+    """What either says; of a contradiction the later word."""
+    if one is None or other is None:
+        return other if one is None else one
+    return np.where(other != 0, other, one)
 
 
 _NO_POINTS, _NO_LABELS = np.zeros((0, 2), np.float32), np.zeros(0, np.int64)
@@ -164,9 +196,9 @@ class Point:
 
     def project(self, view: View, shape_ijk: Sequence[int], axes: str = "RAS") -> Mapping[int, FramePrompt]:
         """One click on one frame."""
-        _inside("point", self.index_ijk, shape_ijk)
+        check_inside("point", self.index_ijk, shape_ijk)
         _, row, column = view.project(self.index_ijk, shape_ijk, axes)
-        return {_frame(self.index_ijk, view, shape_ijk, axes): FramePrompt.click(column, row, positive=self.positive)}
+        return {frame_of(self.index_ijk, view, shape_ijk, axes): FramePrompt.click(column, row, positive=self.positive)}
 
     def planes(self) -> frozenset[int]:
         """A point lies on one slice of every axis."""
@@ -175,43 +207,71 @@ class Point:
 
 @dataclass(frozen=True)
 class Box:
-    """A rectangle around the object on one slice: both corners included, equal along exactly the axis of the slice.
+    """A rectangle around the object on one slice, or a box around all of it: both corners included.
+
+    A rectangle has corners that are equal along exactly the axis of its slice. A box in 3D says where the object ends on every
+    side: the network is shown the rectangle on the middle slice, tracking does not go beyond the box, and what is found
+    outside of it is cut off.
 
     Args:
         low_ijk: corner with the smaller voxel indices.
         high_ijk: corner with the larger ones.
         object: label, from 1.
+        positive: whether the object lies in it; of a negative box no voxel belongs to the object.
     """
 
     low_ijk: Index
     high_ijk: Index
     object: int = 1
+    positive: bool = True
 
     def __post_init__(self) -> None:
         if not all(map(isfinite, (*self.low_ijk, *self.high_ijk))):
             raise PromptError(f"box {self.low_ijk} – {self.high_ijk} is not finite", "give voxel indices")
         if any(low > high for low, high in zip(self.low_ijk, self.high_ijk, strict=True)):
             raise PromptError(f"box {self.low_ijk} – {self.high_ijk} is turned inside out", "give the smaller corner first")
-        if len(self.planes()) != 1:
+        if len(self._flat) > 1:
             raise PromptError(
-                f"box {self.low_ijk} – {self.high_ijk} is no rectangle on one slice",
-                "give corners that agree in exactly one index, the slice, and differ in the two others",
+                f"box {self.low_ijk} – {self.high_ijk} is neither a rectangle on one slice nor a box in 3D",
+                "give corners that agree in exactly one index, the slice, and differ in the two others, or differ in all three",
             )
 
     def project(self, view: View, shape_ijk: Sequence[int], axes: str = "RAS") -> Mapping[int, FramePrompt]:
-        """One box on the frame of the plane that it was drawn in; nothing in other views."""
-        _inside("box", self.low_ijk, shape_ijk)
-        _inside("box", self.high_ijk, shape_ijk)
-        if view.order(axes)[0] not in self.planes():
+        """One box on its frame, of a box in 3D the middle one; where it is negative, a click outside."""
+        check_inside("box", self.low_ijk, shape_ijk)
+        check_inside("box", self.high_ijk, shape_ijk)
+        axis = view.order(axes)[0]
+        if axis not in self.planes():
             return {}
+        middle = list(self.low_ijk)
+        middle[axis] = (self.low_ijk[axis] + self.high_ijk[axis]) / 2
+        t = frame_of((middle[0], middle[1], middle[2]), view, shape_ijk, axes)
         corners = np.array([view.project(corner, shape_ijk, axes) for corner in (self.low_ijk, self.high_ijk)])
         (_, y_low, x_low), (_, y_high, x_high) = corners.min(axis=0), corners.max(axis=0)
-        return {_frame(self.low_ijk, view, shape_ijk, axes): FramePrompt.box(x_low, y_low, x_high, y_high)}
+        if self.positive:
+            return {t: FramePrompt.box(x_low, y_low, x_high, y_high)}
+        return {t: FramePrompt.click((x_low + x_high) / 2, (y_low + y_high) / 2, positive=False)}
 
     def planes(self) -> frozenset[int]:
-        """The axis of the slice that it was drawn on."""
+        """The axis of the slice that it was drawn on; every axis for a box in 3D."""
+        return self._flat or frozenset({0, 1, 2})
+
+    @property
+    def solid(self) -> bool:
+        """Whether it is a box in 3D."""
+        return not self._flat
+
+    @property
+    def slices(self) -> tuple[slice, slice, slice]:
+        """The voxels in it."""
         pairs = zip(self.low_ijk, self.high_ijk, strict=True)
-        return frozenset(axis for axis, (low, high) in enumerate(pairs) if _voxel(low) == _voxel(high))
+        i, j, k = (slice(voxel_of(low), voxel_of(high) + 1) for low, high in pairs)
+        return i, j, k
+
+    @property
+    def _flat(self) -> frozenset[int]:
+        pairs = zip(self.low_ijk, self.high_ijk, strict=True)
+        return frozenset(axis for axis, (low, high) in enumerate(pairs) if voxel_of(low) == voxel_of(high))
 
 
 @dataclass(frozen=True, eq=False)
@@ -271,18 +331,19 @@ class Fixed:
         return self.prompts.get(t) if predicted is None else self.corrections.pop(t, None)
 
 
-def _voxel(index: float) -> int:
+def voxel_of(index: float) -> int:
     """The voxel that an index lies in: half-way belongs to the next one, so -0.5 is in voxel 0."""
     return floor(index + 0.5)
 
 
-def _frame(index_ijk: Index, view: View, shape_ijk: Sequence[int], axes: str) -> int:
+def frame_of(index_ijk: Index, view: View, shape_ijk: Sequence[int], axes: str) -> int:
     """The frame of a voxel: rounded before it is projected, so that a view and its reverse agree on the slice."""
-    i, j, k = (_voxel(index) for index in index_ijk)
+    i, j, k = (voxel_of(index) for index in index_ijk)
     return int(view.project((i, j, k), shape_ijk, axes)[0])
 
 
-def _inside(what: str, index_ijk: Index, shape_ijk: Sequence[int]) -> None:
+def check_inside(what: str, index_ijk: Index, shape_ijk: Sequence[int]) -> None:
+    """Refuse an index that lies outside of the image."""
     if any(not -0.5 <= index < size - 0.5 for index, size in zip(index_ijk, shape_ijk, strict=True)):
         shown = tuple(float(f"{index:g}") for index in index_ijk)
         raise PromptError(

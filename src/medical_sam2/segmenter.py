@@ -22,6 +22,7 @@ from medical_sam2.model.sam2 import Sam2
 from medical_sam2.model.weights import load_backbone, weights_file
 from medical_sam2.plugins import find, suggestion
 from medical_sam2.prompts import FramePrompt, Prompt
+from medical_sam2.strokes import apply_settled
 from medical_sam2.tracking.click_outline import OutlineJudge
 from medical_sam2.tracking.consensus import Gate
 from medical_sam2.tracking.correction import correct_labels
@@ -299,6 +300,8 @@ class Segmenter:
         config = ImageSetConfig(self.network, viewer, policy, asked, self.judge)
         for found in self._stepwise(segment_set(config, cropped.prompts, visited)):
             labels = cropped.to_whole(found.index, found.labels)
+            for label, prompt in prompts.get(found.index, {}).items():
+                apply_settled(labels, label, prompt)
             warnings = (*found.warnings, *describe_missed_clicks(labels, prompts.get(found.index, {})))
             yield replace(found, labels=labels, window=viewer.windows.get(found.index), warnings=warnings)
 

@@ -15,6 +15,7 @@ from scipy import ndimage
 
 from medical_sam2.errors import GeometryError
 from medical_sam2.prompts import FramePrompt, Point
+from medical_sam2.strokes import diameter_prompt, lasso_prompt, scribble_prompt
 
 MaskArray = NDArray[np.bool_]
 
@@ -269,4 +270,104 @@ class MaskPrompter(Clicks):
         return FramePrompt.mask(jitter_mask(truth, self.noise, self.rng))
 
 
-PROMPTERS: Mapping[str, type[Clicks]] = {"click": Clicks, "box": BoxThenClicks, "mask": MaskPrompter}
+class ScribbleThenClicks(Clicks):
+    """A prompter that draws a line through the object as a frame opens, then corrects; arguments as of `Clicks`."""
+
+    def opening(self, truth: MaskArray) -> FramePrompt | None:
+        """The scribble on a frame (H, W)."""
+        return scribble_prompt(draw_scribble(truth), 1, (truth.shape[0], truth.shape[1]))
+
+
+class LassoThenClicks(Clicks):
+    """A prompter that draws a line around the object as a frame opens, then corrects; arguments as of `Clicks`."""
+
+    def opening(self, truth: MaskArray) -> FramePrompt | None:
+        """The lasso on a frame (H, W)."""
+        return lasso_prompt(draw_lasso(jitter_mask(truth, self.noise, self.rng)), (truth.shape[0], truth.shape[1]))
+
+
+class DiameterThenClicks(Clicks):
+    """A prompter that measures the object's diameters as a frame opens, then corrects; arguments as of `Clicks`."""
+
+    def opening(self, truth: MaskArray) -> FramePrompt | None:
+        """The diameters on a frame (H, W)."""
+        return diameter_prompt(draw_diameters(truth), (truth.shape[0], truth.shape[1]))
+
+
+def draw_scribble(truth: MaskArray, share: float = 0.8) -> list[tuple[float, float]]:
+    """Places (x, y) along the middle of the largest part of an object (H, W), not empty: `share` of its length."""
+    region = _largest(truth)
+    places, depth = np.argwhere(region.mask), _depth(np.pad(region.mask, 1), (1, 1))[1:-1, 1:-1][region.mask]
+    along = _principal_axis(places)
+    low, high = along.min() + (1 - share) / 2 * np.ptp(along), along.max() - (1 - share) / 2 * np.ptp(along)
+    bins = np.round(along).astype(int)
+    chosen: list[tuple[float, float]] = []
+    for step in range(math.floor(low), math.ceil(high) + 1):
+        here = np.flatnonzero((bins == step) & (along >= low) & (along <= high))
+        if len(here):
+            y, x = places[here[depth[here].argmax()]] + region.low
+            chosen.append((float(x), float(y)))
+    if not chosen:
+        y, x = places[depth.argmax()] + region.low
+        chosen = [(float(x), float(y))]
+    return chosen
+
+
+def draw_lasso(truth: MaskArray) -> list[tuple[float, float]]:
+    """Corners (x, y) of the outline of the largest part of an object (H, W), not empty, along the edges of its pixels."""
+    region = _largest(truth)
+    filled = np.pad(np.asarray(ndimage.binary_fill_holes(region.mask)), 1)
+    onwards: dict[tuple[int, int], list[tuple[int, int]]] = {}
+    for (dy, dx), begin, end in (
+        ((-1, 0), (0, 0), (0, 1)),
+        ((0, 1), (0, 1), (1, 1)),
+        ((1, 0), (1, 1), (1, 0)),
+        ((0, -1), (1, 0), (0, 0)),
+    ):
+        for y, x in np.argwhere(filled & ~np.roll(filled, (-dy, -dx), (0, 1))).tolist():
+            onwards.setdefault((y + begin[0], x + begin[1]), []).append((y + end[0], x + end[1]))
+    # one way along all edges (Hierholzer): where the outline touches itself, the even-odd rule does not mind the order
+    waiting, line = [next(iter(onwards))], list[tuple[int, int]]()
+    while waiting:
+        if onwards.get(waiting[-1]):
+            waiting.append(onwards[waiting[-1]].pop())
+        else:
+            line.append(waiting.pop())
+    (top, left), (height, width) = region.low, truth.shape
+    return [(min(x - 1.5 + left, width - 0.51), min(y - 1.5 + top, height - 0.51)) for y, x in line[:-1]]
+
+
+def draw_diameters(truth: MaskArray) -> list[tuple[float, float]]:
+    """Ends (x, y) of the longest diameter of the largest part of an object (H, W), not empty, and of the longest one across.
+
+    As RECIST measures, between the centres of pixels; all four ends where the object has a width.
+    """
+    region = _largest(truth)
+    rim = np.argwhere(region.mask & ~np.asarray(ndimage.binary_erosion(region.mask), bool))[:, ::-1].astype(float)
+    squared = ((rim[:, None] - rim[None]) ** 2).sum(axis=2)
+    one, other = np.unravel_index(int(squared.argmax()), squared.shape)
+    direction = (rim[other] - rim[one]) / max(math.sqrt(squared[one, other]), 1e-9)
+    along, across = np.round(rim @ direction).astype(int), rim @ np.array([-direction[1], direction[0]])
+    chords = [np.flatnonzero(along == step) for step in np.unique(along)]
+    widest = max(chords, key=lambda here: float(np.ptp(across[here])))
+    ends = [rim[one], rim[other], rim[widest[across[widest].argmin()]], rim[widest[across[widest].argmax()]]]
+    left_top = region.low[::-1]
+    places = [(float(x), float(y)) for x, y in np.array(ends) + left_top]
+    return places if np.ptp(across[widest]) > 0 else places[:2]
+
+
+def _principal_axis(places: NDArray[np.intp]) -> NDArray[np.float64]:
+    """How far each place (N, 2) lies along the longest direction of all."""
+    centred = places - places.mean(axis=0)
+    _, _, axes = np.linalg.svd(centred, full_matrices=False)
+    return np.asarray(centred @ axes[0])
+
+
+PROMPTERS: Mapping[str, type[Clicks]] = {
+    "click": Clicks,
+    "box": BoxThenClicks,
+    "mask": MaskPrompter,
+    "scribble": ScribbleThenClicks,
+    "lasso": LassoThenClicks,
+    "diameter": DiameterThenClicks,
+}

@@ -22,6 +22,7 @@ from medical_sam2.data.data_sets import read_data_set
 from medical_sam2.errors import ConfigError, InputError, PromptError
 from medical_sam2.intensity_window import Window
 from medical_sam2.prompts import Box, Prompt
+from medical_sam2.tracking.finishing import FinishingSettings
 from medical_sam2.volume import Segmentation, SliceConfidence, Volume
 from tests.killing import each_death
 
@@ -68,7 +69,9 @@ def folder(tmp_path: Path) -> Path:
 
 def outline(folder: Path, output: str = "out", **options: Any) -> list[str]:
     """The names of the cases that were outlined, failures with a mark."""
-    settings = BatchSettings(**{name: options.pop(name) for name in ("layout", "views", "suffix") if name in options})
+    settings = BatchSettings(
+        **{name: options.pop(name) for name in ("layout", "views", "suffix", "finishing") if name in options}
+    )
     found = segment_cases(
         read_table(folder / "t.csv"),
         folder / output,
@@ -249,3 +252,28 @@ def test_results_in_the_folder_of_images_are_no_images(folder: Path) -> None:
     outline(folder)
     found = find_cases(folder, leave_out=[folder / "out"])
     assert ([case.name for case in found.cases], found.unprompted) == (["c0"], ("c1", "c2"))
+
+
+def test_finishing_is_done_recorded_and_part_of_what_a_result_depends_on(folder: Path) -> None:
+    grown = FinishingSettings(grow=("liver=2",), smooth=("spleen=2",))
+    assert outline(folder, finishing=grown) == [f"sub-{n}_T1w" for n in range(3)]
+    image = io.load(folder / "c0.nii.gz")
+    labels = io.load_labels(folder / "out" / "sub-0_T1w.nii.gz", image)
+    assert np.array_equal(labels.affine, image.affine)
+    found = load_outcome("sub-0_T1w", folder / "out")
+    assert found is not None
+    (change,) = found.finishing
+    assert (change.step, change.setting, change.before) == ("grow_mm", 2.0, 4 * 5 * 5)
+    assert change.after == np.count_nonzero(labels.array) == 6 * 7 * 5 - 4 * 5
+    assert "--smooth spleen=2 does nothing: there is no such object" in found.warnings
+    with pytest.raises(InputError, match="were made with other settings"):
+        outline(folder, existing="skip")
+    with pytest.raises(ConfigError, match="'x' is no positive number"):
+        outline(folder, "other", finishing=FinishingSettings(smooth=("liver=x",)))
+    (first, *_) = segment_cases(
+        read_table(folder / "t.csv"),
+        folder / "fine",
+        BatchSettings(finishing=FinishingSettings(shrink=("0.5",))),
+        segmenter=Painter(),  # type: ignore[arg-type]
+    )
+    assert "changes nothing: voxels are 2 mm at least" in first.problem

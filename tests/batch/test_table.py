@@ -13,6 +13,7 @@ from medical_sam2.errors import FormatError, InputError, MedicalSam2Error
 from medical_sam2.io import load
 from medical_sam2.io.registry import Options
 from medical_sam2.prompts import Box, Mask, Point
+from medical_sam2.strokes import Diameter, Lasso, Scribble, ShapeInterpolation, SliceRange
 
 SHAPE, AFFINE = (20, 18, 6), np.array([[-2.0, 0, 0, 40], [0, -2.0, 0, 30], [0, 0, 4.0, -50], [0, 0, 0, 1]])
 HEAD = "case,image,object,name,kind,i,j,k,i2,j2,k2"
@@ -81,6 +82,59 @@ def test_the_same_in_other_forms(folder: Path) -> None:
         assert (case.name, np.round(point.index_ijk, 9).tolist()) == ("a", [14, 12, 3]), path
 
 
+def test_what_is_drawn_by_hand(folder: Path) -> None:
+    """In columns, and as lists in JSON lines."""
+    line = "4 4 2 9 4 2 9 8 2"
+    path = table(
+        folder,
+        f"scans/a.nii.gz,1,scribble,{line},2,,,,,,",
+        f"scans/a.nii.gz,1,negative_lasso,{'1 1 2 3 1 2 3 3 2'},,,,,,,",
+        "scans/a.nii.gz,1,slices,1 4,,,,,,,",
+        f"scans/a.nii.gz,2,lasso,{line.replace(' 2', ' 3')},,,,,,,",
+        f"scans/a.nii.gz,2,lassos,{line.replace(' 2', ' 5')},,,,,,,",
+        "scans/a.nii.gz,2,interpolate,,,,,,,,",
+        "scans/a.nii.gz,3,diameter,,,10,10,1,14,12,1",
+        "scans/a.nii.gz,3,negative_box,,,0,0,0,3,3,3",
+        head="image,object,kind,coordinates,width,i,j,k,i2,j2,k2",
+    )
+    (case,) = read_table(path)
+    volume = load(case.image)
+    places = ((4, 4, 2), (9, 4, 2), (9, 8, 2))
+    assert case.read_prompts(volume).prompts == (
+        Scribble(places, 1, True, 2),
+        Lasso(((1, 1, 2), (3, 1, 2), (3, 3, 2)), 1, False),
+        SliceRange(1, 4, 1),
+        Lasso(tuple((i, j, 3) for i, j, _ in places), 2),
+        Lasso(tuple((i, j, 5) for i, j, _ in places), 2),
+        ShapeInterpolation(2),
+        Diameter(((10, 10, 1), (14, 12, 1)), 3),
+        Box((0, 0, 0), (3, 3, 3), 3, False),
+    )
+    assert check_cases([case], Options(), "one", path)
+    drawn = {"image": "scans/a.nii.gz", "kind": "negative_scribble", "coordinates": [list(place) for place in places]}
+    (case,) = read_table(table(folder, head=json.dumps(drawn), name="t.jsonl"))
+    assert case.read_prompts(volume).prompts == (Scribble(places, 1, False),)
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ("slices,1 4 5,,", "a slices cannot have 3 numbers; write 2 into the column coordinates"),
+        ("scribble,1 4 5 6,,", "a scribble cannot have 4 numbers; write three for each place into the column coordinates"),
+        ("slices,1.5 4,,", "the slices of object 1 are no whole numbers"),
+        ("lasso,1 1 1 5 5 1 5 1 1,2,", "width belongs to scribbles, and this is a lasso"),
+        ("interpolate,1 1 1,,", "interpolate has no coordinates"),
+        ("slices,,,1 4", "slices are counted, not measured"),
+        ("diameter,1 1 1,,", "a diameter cannot have 3 numbers; give 6 or 12"),
+        ("slices,1 4,,", "object 1 has prompts that say where it is not only"),
+    ],
+)
+def test_what_is_drawn_wrongly_is_named(folder: Path, row: str, said: str) -> None:
+    path = table(folder, f"scans/a.nii.gz,{row}", head="image,kind,coordinates,width,coordinates_mm")
+    (line,) = refused(path)
+    assert said in line
+
+
 def test_masks(folder: Path) -> None:
     """Each label is an object unless one is named; a value chooses one of them."""
     head = "case,image,kind,object,file,value,threshold,axis"
@@ -117,7 +171,10 @@ def test_masks(folder: Path) -> None:
         ("x,,1.5,,point,1,1,1,,,", "row 3: object 1.5 is no whole number"),
         ("x,,0,,point,1,1,1,,,", "row 3: label '0' is no label"),
         ("x,,1,,point,1,1,60,,,", "row 3: point at voxel (1, 1, 60) lies outside the image of 20×18×6 voxels"),
-        ("x,,1,,box,1,1,1,4,4,2", "row 3: box (1.0, 1.0, 1.0) – (4.0, 4.0, 2.0) is no rectangle on one slice"),
+        (
+            "x,,1,,box,1,1,1,1,4,1",
+            "row 3: box (1.0, 1.0, 1.0) – (1.0, 4.0, 1.0) is neither a rectangle on one slice nor a box in 3D",
+        ),
         ("x,,2,,negative,1,1,1,,,", "row 2 and the other rows of x: object 2 has negative clicks only"),
         ("../x,scans/a.nii.gz,1,,point,1,1,1,,,", "row 3: no file can be called '../x'"),
         ("x,,1,,point,1,1,1,,,,7", "row 3: it has 12 cells, the first row 11"),

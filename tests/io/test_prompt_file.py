@@ -14,6 +14,7 @@ from medical_sam2.io import save
 from medical_sam2.io.labels import outlines
 from medical_sam2.io.prompt_file import Places, load_prompts, masks_from, save_prompts
 from medical_sam2.prompts import Box, Mask, Point, Prompt
+from medical_sam2.strokes import Diameter, Lasso, Scribble, ShapeInterpolation, SliceRange
 from medical_sam2.volume import Volume
 
 SHAPE = (9, 8, 7)
@@ -117,13 +118,38 @@ def test_corners_of_a_box_come_in_any_order() -> None:
         (one(), PromptError, "object 1 has no prompt"),
         (one(points=[[1, 1, 9]]), PromptError, "lies outside the image of 9×8×7 voxels"),
         (one(points=[[36, 26, -38]]), PromptError, "look like millimetres"),
-        (one(boxes=[[1, 1, 1, 1, 4, 1]]), PromptError, "no rectangle on one slice"),
+        (one(scribbles=[{"places": []}]), FormatError, "places is no list"),
+        (one(scribbles=[{"places": [[1, 1, 1]], "positive": 1}]), FormatError, "an entry of scribbles is not clear"),
+        (one(lassos=[{"places": [[1, 1, 1]], "width": 1}]), FormatError, "unknown key 'width'"),
+        (one(scribbles=[{"places": [[1, 1, 1], [1, 1, 90]]}]), PromptError, "scribble at voxel (1, 1, 90) lies outside"),
+        (one(diameters=[[1, 1, 1]]), FormatError, "an entry of diameters is not 6 numbers"),
+        (one(slices=[1.5, 3], points=[[1, 1, 1]]), FormatError, "are no whole numbers"),
+        (one(slices=[3], points=[[1, 1, 1]]), FormatError, "write the first and the last"),
+        (one(interpolate=1, points=[[1, 1, 1]]), FormatError, "neither true nor false"),
+        (one(boxes=[[1, 1, 1, 1, 4, 1]]), PromptError, "neither a rectangle on one slice nor a box in 3D"),
     ],
 )
 def test_refused(content: object, kind: type[MedicalSam2Error], told: str, tmp_path: Path) -> None:
     with pytest.raises(kind, match=r"said\.json: ") as error:
         load_prompts(written(tmp_path, content), VOLUME)
     assert told in str(error.value)
+
+
+def test_what_is_drawn_comes_back(tmp_path: Path) -> None:
+    line = ((1.5, 1.0, 3.0), (4.0, 5.0, 3.0), (2.0, 6.0, 3.0))
+    drawn: list[Any] = [
+        Box((1, 1, 1), (4, 5, 5)),
+        Box((1, 1, 1), (4, 5, 1), positive=False),
+        Scribble(line, 1, True, 1.5),
+        Scribble(line, 1, False),
+        Lasso(line, 2),
+        Lasso(line, 2, positive=False),
+        Diameter(line[:2], 2),
+        SliceRange(1, 5, 2),
+        ShapeInterpolation(2),
+    ]
+    save_prompts(tmp_path / "said.json", drawn, {1: "a"}, VOLUME)
+    assert set(load_prompts(tmp_path / "said.json", VOLUME).prompts) == set(drawn)
 
 
 def test_masks_that_do_not_fit(tmp_path: Path) -> None:

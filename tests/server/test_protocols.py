@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from nnInteractive.inference.remote import SessionExpiredError, nnInteractiveRemoteInferenceSession
 from nnInteractive.inference.remote.serialization import pack_array, unpack_array
+from numpy.typing import NDArray
 
 from medical_sam2.prompts import Box, Point
 from medical_sam2.server import nninteractive
@@ -21,7 +22,7 @@ from medical_sam2.server.inference_queue import InferenceQueue
 from medical_sam2.server.refusals import Refusal
 from medical_sam2.server.security import ServerSettings
 from medical_sam2.volume import Volume
-from tests.phantoms import phantom, segmenter
+from tests.phantoms import Phantom, phantom, segmenter
 from tests.server.browsing import running
 from tests.server.conftest import TOKEN, Served, saved
 
@@ -129,6 +130,30 @@ def test_monai_label_refuses(served: Served, ct: Path, query: str, params: objec
     assert served.http.post(f"{MONAI}/infer/{query.replace('SESSION', id)}", **form).status_code == status
 
 
+def _draw_by_hand(client: Any, case: Phantom, target: NDArray[np.uint8]) -> None:
+    """Lassos, scribbles, boxes in 3D: the answer follows what they settle."""
+    lasso = np.zeros(case.volume.shape, np.uint8)
+    lasso[4:7, 5:9, 8] = 1
+    client.add_lasso_interaction(lasso, include_interaction=True)
+    assert (target[:, :, 8] == lasso[:, :, 8]).all()
+    drawn = np.zeros(case.volume.shape, np.uint8)
+    drawn[3:8, 2, 8] = 1
+    client.add_scribble_interaction(drawn, include_interaction=True)
+    assert target[3:8, 2, 8].all()
+    client.add_scribble_interaction(drawn, include_interaction=False)
+    assert not target[3:8, 2, 8].any()
+    client.add_lasso_interaction(lasso, include_interaction=False)
+    assert not target[4:7, 5:9, 8].any()
+    client.reset_interactions()
+    client.add_bbox_interaction([[4, 7], [5, 9], [6, 10]], include_interaction=True)
+    inside = np.zeros(case.volume.shape, bool)
+    inside[4:7, 5:9, 6:10] = True
+    assert ((target > 0) == inside).all()
+    client.add_bbox_interaction([[4, 7], [5, 9], [9, 10]], include_interaction=False)
+    inside[:, :, 9] = False
+    assert ((target > 0) == inside).all()
+
+
 def test_nninteractive_by_its_own_client(tmp_path: Path, queue: InferenceQueue) -> None:
     case = phantom("RAS")
     with running(ServerSettings(tmp_path / "state", token=TOKEN), queue) as found:
@@ -153,10 +178,7 @@ def test_nninteractive_by_its_own_client(tmp_path: Path, queue: InferenceQueue) 
             assert (target == before).all()
             client.reset_interactions()
             assert not target.any()
-            lasso = np.zeros(case.volume.shape, np.uint8)
-            lasso[4:7, 5:9, 8] = 1
-            client.add_lasso_interaction(lasso, include_interaction=True)
-            assert (target[:, :, 8] == lasso[:, :, 8]).all()
+            _draw_by_hand(client, case, target)
             client.add_initial_seg_interaction(before)
             client.add_point_interaction((5, 6, 8), include_interaction=True, run_prediction=False)
             client._predict()

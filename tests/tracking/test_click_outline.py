@@ -1,6 +1,7 @@
 """What a click means: the regions that are asked on, the candidates, their features, and the judge."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from medical_sam2.metrics import dice
 from medical_sam2.model.backbone import FramePrediction
 from medical_sam2.prompts import FramePrompt, Point
 from medical_sam2.segmenter import Segmenter
+from medical_sam2.strokes import lasso_prompt, scribble_prompt
 from medical_sam2.tracking.click_outline import (
     FEATURES,
     JUDGE_FILE,
@@ -170,3 +172,21 @@ def test_a_click_on_one_of_many_in_a_set_may_mean_all_of_them(nano: Segmenter, m
         first = next(iter(nano.segment_images(images, {0: {1: click((20, 20))}})))
         shares[sign] = (first.labels[many] > 0).mean()
     assert shares[1.0] > 1.5 * shares[-1.0]
+
+
+def test_a_scribble_chooses_among_the_masks_and_is_followed() -> None:
+    """The judge believes the small disc; a line that reaches beyond it means the large one, less what is drawn as outside."""
+    small, large = discs((40, 30), radius=6), discs((40, 30), radius=20)
+    judge, ask = judge_by("predicted IoU", 9), answering(said(small, large))
+    line = [(30, 30), (57, 30)]
+    alone = judge.outline_click(Canvas(SHAPE), np.zeros(SHAPE, np.float32), click((40, 30)), ask)
+    assert alone is not None
+    assert dice(alone[0], small) > 0.9
+    drawn = scribble_prompt(line, 1, SHAPE) | lasso_prompt([(52, 14), (66, 14), (66, 24)], SHAPE, positive=False)
+    drawn = replace(drawn, points_xy=drawn.points_xy[:1], labels=drawn.labels[:1])
+    found = judge.outline_click(Canvas(SHAPE), np.zeros(SHAPE, np.float32), drawn, ask)
+    assert found is not None
+    assert drawn.settled_hw is not None
+    assert dice(found[0], large & (drawn.settled_hw >= 0)) > 0.95
+    assert found[0][drawn.settled_hw > 0].all()
+    assert not found[0][drawn.settled_hw < 0].any()

@@ -25,7 +25,8 @@ from medical_sam2.data.data_sets import DESCRIPTION, is_data_set
 from medical_sam2.errors import ConfigError, InputError, MedicalSam2Error
 from medical_sam2.intensity_window import Window
 from medical_sam2.io import atomic
-from medical_sam2.tracking.postprocess import object_boxes
+from medical_sam2.io.labels import object_boxes
+from medical_sam2.tracking.finishing import FinishingChange
 from medical_sam2.views import View
 from medical_sam2.volume import Segmentation, SliceConfidence, Volume
 
@@ -73,6 +74,7 @@ class CaseOutcome:
         objects: by label.
         files: that were written, relative to the folder of the results; the labels last.
         warnings: one line each.
+        finishing: what each step did to each object.
         problem: why it failed, "" if it did not.
         exit_code: of the command, for that: 0, 2, 3, 4 or 70.
         seconds: step → time that it took.
@@ -86,6 +88,7 @@ class CaseOutcome:
     objects: tuple[FoundObject, ...] = ()
     files: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+    finishing: tuple[FinishingChange, ...] = ()
     problem: str = ""
     exit_code: int = 0
     seconds: Mapping[str, float] = field(default_factory=dict[str, float])
@@ -148,7 +151,8 @@ def load_outcome(case: str, folder: Path) -> CaseOutcome | None:
         del content["version"]
         objects = [_object(each) for each in content.pop("objects")]
         lists: dict[str, Any] = {name: tuple(content.pop(name)) for name in ("files", "warnings")}
-        found = CaseOutcome(**content, **lists, objects=tuple(objects), skipped=True)
+        finishing = tuple(FinishingChange(**each) for each in content.pop("finishing"))
+        found = CaseOutcome(**content, **lists, objects=tuple(objects), finishing=finishing, skipped=True)
     except (InputError, KeyError, TypeError):
         return None
     return found if found.case == case and all((folder / file).exists() for file in found.files) else None

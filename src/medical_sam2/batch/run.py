@@ -13,7 +13,7 @@ import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
 from hashlib import file_digest, sha256
 from itertools import pairwise
@@ -50,7 +50,8 @@ from medical_sam2.prompts import Box
 from medical_sam2.segmenter import Precision, Segmenter, check_choices
 from medical_sam2.tracking.click_outline import JUDGE_FILE
 from medical_sam2.tracking.consensus import GATE_FILE
-from medical_sam2.tracking.plan import bytes_needed
+from medical_sam2.tracking.finishing import FinishingSettings, finish
+from medical_sam2.tracking.plan import bytes_needed, plan_tracking
 from medical_sam2.tracking.template import SEARCHED, Template
 from medical_sam2.train.adapt import adapt_to_outlines
 from medical_sam2.volume import Volume
@@ -82,6 +83,7 @@ class BatchSettings:
         layout: "plain", "bids", "nnunet", or a plug-in.
         suffix: of the files of labels.
         format: plug-ins that know further suffixes.
+        finishing: what is done to objects once they are outlined; who is named in it need not be in every case.
     """
 
     weights: str = "nano"
@@ -107,6 +109,7 @@ class BatchSettings:
     layout: str = "plain"
     suffix: str = ".nii.gz"
     format: tuple[str, ...] = ()
+    finishing: FinishingSettings = field(default_factory=FinishingSettings)
 
     @property
     def reading(self) -> dict[str, Any]:
@@ -139,6 +142,7 @@ class BatchSettings:
         names = ("views", "bank", "fusion", "threads", "adapt")
         check_choices(**{name: getattr(self, name) for name in names})
         named_window(self.window)
+        self.finishing.check()
 
     def digest(self) -> str:
         """Hash of all that results depend on beside image and prompts: settings, weights, their gate and their judge.
@@ -365,6 +369,10 @@ def _outline(job: BatchJob, segmenter: Segmenter) -> CaseOutcome:
     named = case.read_prompts(image) if case.prompts or case.template is None else NamedPrompts(())
     template = None if case.template is None else read_template(case.template, settings.reading)
     objects = {*named.labels, *(template.annotation.objects() if template else ())}
+    names = {**(template.annotation.names if template else {}), **named.names}
+    settings.finishing.check(image.spacing_mm)
+    steps = settings.finishing.steps(sorted(objects), names, known=False)
+    limits = plan_tracking(image, named.prompts, settings.views).limits if steps and named.prompts else {}
     image_sha256 = hash_files(_contents(case))
     size = segmenter.network.image_size
     require_memory(bytes_needed(image, len(objects), size, probability=False, uncertainty=False), case.image)
@@ -374,6 +382,8 @@ def _outline(job: BatchJob, segmenter: Segmenter) -> CaseOutcome:
             found = segmenter.segment_volume(image, named.prompts, names=named.names, **settings.tracking)
         else:
             found = segmenter.segment_by_template(image, template, named.prompts, names=named.names, **settings.tracking)
+    found, changes = finish(found, steps, named.prompts, limits)
+    unknown = [f"{word} does nothing: there is no such object" for word in settings.finishing.unknown(sorted(objects), names)]
     clock.append(time.perf_counter())
     # else an earlier report would stand for labels that it did not see
     report_of(case.name, job.folder).unlink(missing_ok=True)
@@ -387,7 +397,8 @@ def _outline(job: BatchJob, segmenter: Segmenter) -> CaseOutcome:
         case.name,
         tuple(replace(each, template="" if each.label in named.labels else by) for each in describe_objects(image, found)),
         (*beside, labels),
-        tuple(dict.fromkeys((*image.warnings, *found.warnings))),
+        tuple(dict.fromkeys((*image.warnings, *found.warnings, *unknown))),
+        finishing=changes,
         seconds={"read": read, "track": track, "write": write},
         key=job.key,
         image_sha256=image_sha256,

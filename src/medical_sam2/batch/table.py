@@ -23,13 +23,28 @@ from medical_sam2 import io
 from medical_sam2.data.data_sets import CHANNEL, stem
 from medical_sam2.errors import FormatError, InputError, MedicalSam2Error, PromptError
 from medical_sam2.io.labels import AS_DRAWN, MaskRule
-from medical_sam2.io.prompt_file import LETTERS, OBJECT_KEYS, NamedPrompts, Unit, load_prompts, masks_from, parse_prompts
+from medical_sam2.io.prompt_file import (
+    LETTERS,
+    OBJECT_KEYS,
+    STROKE_KEYS,
+    NamedPrompts,
+    Unit,
+    load_prompts,
+    masks_from,
+    parse_prompts,
+)
 from medical_sam2.io.safe_open import as_stored, open_regular
 from medical_sam2.plugins import suggestion
+from medical_sam2.strokes import ShapeInterpolation
 from medical_sam2.volume import Volume
 
-KINDS = {word: key for key in OBJECT_KEYS[2:] for word in (key.removesuffix("es" if key.endswith("xes") else "s"), key)}
+KINDS = {
+    **{word: key for key in OBJECT_KEYS[2:] for word in (key.removesuffix("es" if key.endswith("xes") else "s"), key)},
+    **{f"negative_{key.removesuffix('s')}": key for key in STROKE_KEYS},
+}
 """What a row may say of its kind → key of an object in a file of prompts."""
+NUMBERS = {"slices": (2,), "diameters": (6, 12), "boxes": (6,), "negative_boxes": (6,), "points": (3,), "negative": (3,)}
+"""Key → how many coordinates a row of it may have; what is drawn has any number of places of three."""
 PLACES: Mapping[tuple[str, ...], Unit] = {
     ("i", "j", "k", "i2", "j2", "k2"): "voxel",
     ("x", "y", "z", "x2", "y2", "z2"): "voxel",
@@ -39,7 +54,7 @@ PLACES: Mapping[tuple[str, ...], Unit] = {
 }
 """Columns of coordinates, of which a row fills one group; `coordinates` holds any number of them, with spaces between."""
 MASK_COLUMNS = ("file", "value", "threshold", "axis")
-COLUMNS = ("case", "image", "object", "name", "kind", *(name for group in PLACES for name in group), *MASK_COLUMNS)
+COLUMNS = ("case", "image", "object", "name", "kind", *(name for group in PLACES for name in group), "width", *MASK_COLUMNS)
 SEPARATORS = {".csv": ",", ".tsv": "\t"}
 LINES = (".jsonl", ".ndjson")
 TABLES = (*SEPARATORS, *LINES)
@@ -198,8 +213,10 @@ class TableRow:
         try:
             if self.object is None and self.key == "masks":
                 return MaskFile(Path(self.content["file"]), self.rule).read(volume)
-            name = {"name": self.name} if self.name else {}
-            entry = {"label": 1 if self.object is None else self.object, **name, self.key: [self.content]}
+            label, name = 1 if self.object is None else self.object, {"name": self.name} if self.name else {}
+            if self.key == "interpolate":
+                return NamedPrompts((ShapeInterpolation(label),), {label: self.name} if self.name else {})
+            entry = {"label": label, **name, self.key: self.content if self.key == "slices" else [self.content]}
             return parse_prompts({"coordinates": self.unit, "objects": [entry]}, volume, None)
         except MedicalSam2Error as error:
             raise at_row(error, self.where) from None
@@ -359,11 +376,19 @@ class _TableReader:
             return self._mask(where, label, name, mask)
         if mask:
             raise InputError(f"{next(iter(mask))} belongs to masks, and this is a {kind}", "leave it out")
+        if "width" in cells and key != "scribbles":
+            raise InputError(f"width belongs to scribbles, and this is a {kind}", "leave it out")
+        if key == "interpolate":
+            if placed:
+                raise InputError("interpolate has no coordinates: it joins the outlines of its object", "leave them out")
+            return TableRow(where, label, name, key, True)
         if len(placed) != 1:
             problem = "its coordinates are given twice" if placed else "it has no coordinates"
             raise InputError(problem, "fill i, j, k, or x_mm, y_mm, z_mm, once")
         group, unit = placed[0]
-        return TableRow(where, label, name, key, _coordinates(group, cells), cast("Unit", unit))
+        return TableRow(
+            where, label, name, key, _content(kind, key, _coordinates(group, cells), cells, unit), cast("Unit", unit)
+        )
 
     def _mask(self, where: str, label: int | None, name: str, mask: Mapping[str, Any]) -> TableRow:
         if "file" not in mask:
@@ -458,6 +483,23 @@ def _check_columns(names: Sequence[str] | Mapping[str, Any], subject: Path | str
 
 def _is_empty(value: Any) -> bool:
     return value is None or (isinstance(value, str) and value.strip() in EMPTY)
+
+
+def _content(kind: str, key: str, numbers: list[Any], cells: Mapping[str, Any], unit: str) -> Any:
+    """What a file of prompts says where a row says this of a kind."""
+    flat = [number for each in numbers for number in (each if isinstance(each, list) else [each])]
+    wanted = NUMBERS.get(key, range(3, len(flat) + 1, 3))
+    if len(flat) not in wanted:
+        counts = " or ".join(map(str, NUMBERS.get(key, ("three for each place",))))
+        hint = f"write {counts} into the column coordinates" if key in {"slices", *STROKE_KEYS} else f"give {counts}"
+        raise InputError(f"a {kind} cannot have {len(flat)} numbers", hint)
+    if key == "slices" and unit == "mm":
+        raise InputError("slices are counted, not measured", "write them into the column coordinates")
+    if key not in STROKE_KEYS:
+        return flat
+    width = {"width": _number(cells["width"], "width")} if "width" in cells else {}
+    places = [flat[n : n + 3] for n in range(0, len(flat), 3)]
+    return {"places": places, "positive": not kind.startswith("negative"), **width}
 
 
 def _coordinates(group: tuple[str, ...], cells: Mapping[str, Any]) -> list[Any]:

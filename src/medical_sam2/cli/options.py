@@ -17,8 +17,13 @@ from medical_sam2.errors import InputError, PromptError
 FLAG = Parameter(negative="", show_default=False)
 REPEATED = Parameter(negative="", show_default=False)
 WITH_HYPHENS = Parameter(negative="", allow_leading_hyphen=True)
-VOXELS = {"--point": "I J K", "--negative": "I J K", "--box": "I J K I2 J2 K2"}
-PIXELS = {"--point": "X Y", "--negative": "X Y", "--box": "X Y X2 Y2"}
+BOXES, LINES = ("--box", "--negative-box"), ("--scribble", "--negative-scribble", "--lasso", "--negative-lasso", "--diameter")
+VOXELS = (
+    {"--point": "I J K", "--negative": "I J K", "--slices": "K K2"}
+    | dict.fromkeys(BOXES, "I J K I2 J2 K2")
+    | dict.fromkeys(LINES, "I J K ...")
+)
+PIXELS = {"--point": "X Y", "--negative": "X Y"} | dict.fromkeys(BOXES, "X Y X2 Y2") | dict.fromkeys(LINES, "X Y ...")
 NUMBERS_OF = {"segment": VOXELS, "suggest": VOXELS, "segment-images": PIXELS}
 COUNTED = {2: "two", 3: "three", 4: "four", 6: "six"}
 SEPARATORS = re.compile(r"[\s,]+")
@@ -106,6 +111,28 @@ class SetInferenceOptions(NetworkOptions):
     seed: int = 0
 
 
+@Parameter(name="*", group=Group("Finishing", sort_key=3))
+@dataclass(frozen=True)
+class FinishingOptions:
+    """What is done to the prompted objects once they are outlined, in this order.
+
+    Args:
+        fill_holes: fill cavities that an object encloses.
+        largest: keep the largest part of each object.
+        smooth: smooth surfaces by so many millimetres; volumes stay; "liver=2" or "1=2" for one object.
+        grow: let objects grow by so many millimetres, but not into each other; as for --smooth.
+        shrink: let them shrink.
+        min_volume: drop parts of an object below so many millilitres; as for --smooth.
+    """
+
+    fill_holes: Annotated[bool, FLAG] = False
+    largest: Annotated[bool, FLAG] = False
+    smooth: Annotated[tuple[str, ...], REPEATED] = ()
+    grow: Annotated[tuple[str, ...], REPEATED] = ()
+    shrink: Annotated[tuple[str, ...], REPEATED] = ()
+    min_volume: Annotated[tuple[str, ...], REPEATED] = ()
+
+
 def convert_strictly(kind: Any, tokens: Sequence[Token]) -> Any:
     """What an option means: cyclopts would round 1.5 where a whole number is wanted.
 
@@ -150,17 +177,19 @@ def parse_numbers(option: str, text: str, wanted: str) -> tuple[str, list[float]
     Args:
         option: that they were given with.
         text: such as "2:32 30 4".
-        wanted: names of the numbers, such as "I J K".
+        wanted: names of the numbers, such as "I J K"; "I J K ..." for any number of places.
 
     Raises:
         PromptError: they are too few, too many, no numbers or not finite.
     """
     head, parts = _split(text)
-    many = len(wanted.split())
+    many, repeated = _count(wanted)
     numbers = [number for part in parts if (number := _number(part)) is not None]
-    if len(numbers) != many or len(parts) != many:
+    enough = len(numbers) == many or (repeated and numbers and len(numbers) % many == 0)
+    if not enough or len(parts) != len(numbers):
         got = f", not {text!r}" if text else ""
-        raise PromptError(f"{option} needs {COUNTED[many]} numbers{got}", f"give {option} {wanted}")
+        amount = "places of " * repeated + COUNTED[many]
+        raise PromptError(f"{option} needs {amount} numbers{got}", f"give {option} {wanted}")
     if not all(map(isfinite, numbers)):
         raise PromptError(f"{text} is not finite", "give finite numbers", subject=option)
     return head, numbers
@@ -169,9 +198,16 @@ def parse_numbers(option: str, text: str, wanted: str) -> tuple[str, list[float]
 def _belongs(word: str, taken: str, wanted: str) -> bool:
     """Whether a word goes on with the numbers: all until there are enough, then only what can be nothing but a number."""
     number = _number(_split(word)[1][0]) is not None if _split(word)[1] else False
-    if len(_split(taken)[1]) < len(wanted.split()):
+    many, _ = _count(wanted)
+    if len(_split(taken)[1]) < many:
         return number or not word.startswith("-")
     return number and ":" not in word and not Path(word).exists()
+
+
+def _count(wanted: str) -> tuple[int, bool]:
+    """How many numbers an option has, and whether they may be followed by as many again, and again."""
+    names = wanted.removesuffix(" ...").split()
+    return len(names), wanted.endswith(" ...")
 
 
 def _split(text: str) -> tuple[str, list[str]]:

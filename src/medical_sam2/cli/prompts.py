@@ -17,8 +17,28 @@ from medical_sam2.errors import AmbiguousError, ConfigError, InputError, Medical
 from medical_sam2.io.image_folder import ImageFolder
 from medical_sam2.io.labels import MOST_OBJECTS, MaskRule, Outline, is_lossy, outlines, read_label_map
 from medical_sam2.io.prompt_file import NamedPrompts, Places, load_prompts, masks_from
-from medical_sam2.prompts import FramePrompt, Prompt
+from medical_sam2.prompts import FramePrompt, Mask, Prompt
+from medical_sam2.strokes import (
+    Diameter,
+    Lasso,
+    Scribble,
+    ShapeInterpolation,
+    SliceRange,
+    Stroke,
+    diameter_prompt,
+    lasso_prompt,
+    scribble_prompt,
+)
 from medical_sam2.volume import Volume
+
+STROKES: tuple[tuple[str, type[Stroke], bool], ...] = (
+    ("scribble", Scribble, True),
+    ("negative_scribble", Scribble, False),
+    ("lasso", Lasso, True),
+    ("negative_lasso", Lasso, False),
+    ("diameter", Diameter, True),
+)
+POINTED = ("point", "negative", "box", "negative_box", "slices", *(option for option, _, _ in STROKES))
 
 
 @Parameter(name="*", group=Group("Prompts", sort_key=1))
@@ -29,7 +49,17 @@ class PointingOptions:
     Args:
         point: a voxel inside the object, counted from 0 in the order of the file; again for more; "2:I J K" is object 2.
         negative: a voxel outside of it.
-        box: two opposite corners of a rectangle around it on one slice.
+        box: two opposite corners of a rectangle around it on one slice; or of a box around all of it, which tracking does not
+            leave.
+        negative_box: two opposite corners of a region that is not the object, on one slice or in 3D.
+        scribble: a line drawn inside of it on one slice, place after place.
+        negative_scribble: a line drawn outside of it.
+        width: of scribbles, in voxels; 3 unless given.
+        lasso: corners of an outline drawn around it on one slice: what it encloses is the object there.
+        negative_lasso: corners of an outline around what is not the object.
+        diameter: both ends of its longest diameter on a slice, and of the short one across where it was measured.
+        slices: first and last slice, of the axis that it is prompted on, between which it is looked for ("2:K K2": object 2).
+        interpolate: on slices between outlines (of masks, lassos), expect their interpolated shapes beside what is tracked.
         mask: label file with outlines, in the image's grid (FILE#2: time point 2 of it); each label is an object, unless
             --object; black and white are one object; segments of 3D Slicer keep their names.
         threshold: what is at least this number in a mask is drawn, as one object (masks with soft edges).
@@ -42,6 +72,17 @@ class PointingOptions:
     point: Annotated[tuple[str, ...], WITH_HYPHENS, Parameter(metavar=VOXELS["--point"], show_default=False)] = ()
     negative: Annotated[tuple[str, ...], WITH_HYPHENS, Parameter(metavar=VOXELS["--negative"], show_default=False)] = ()
     box: Annotated[tuple[str, ...], WITH_HYPHENS, Parameter(metavar=VOXELS["--box"], show_default=False)] = ()
+    negative_box: Annotated[tuple[str, ...], WITH_HYPHENS, Parameter(metavar=VOXELS["--box"], show_default=False)] = ()
+    scribble: Annotated[tuple[str, ...], WITH_HYPHENS, Parameter(metavar=VOXELS["--scribble"], show_default=False)] = ()
+    negative_scribble: Annotated[
+        tuple[str, ...], WITH_HYPHENS, Parameter(metavar=VOXELS["--scribble"], show_default=False)
+    ] = ()
+    width: float | None = None
+    lasso: Annotated[tuple[str, ...], WITH_HYPHENS, Parameter(metavar=VOXELS["--lasso"], show_default=False)] = ()
+    negative_lasso: Annotated[tuple[str, ...], WITH_HYPHENS, Parameter(metavar=VOXELS["--lasso"], show_default=False)] = ()
+    diameter: Annotated[tuple[str, ...], WITH_HYPHENS, Parameter(metavar=VOXELS["--diameter"], show_default=False)] = ()
+    slices: Annotated[tuple[str, ...], WITH_HYPHENS, Parameter(metavar=VOXELS["--slices"], show_default=False)] = ()
+    interpolate: Annotated[bool, FLAG] = False
     mask: Annotated[tuple[Path, ...], REPEATED] = ()
     threshold: float | None = None
     each_label: Annotated[bool, FLAG] = False
@@ -79,6 +120,13 @@ class SetPromptOptions:
         point: a pixel inside of it, X to the right, Y down, from 0; again for more; "2:X Y" is object 2, "IMAGE:2:X Y" is on
             that image.
         negative: a pixel outside of it.
+        negative_box: two opposite corners of a region that is not the object.
+        scribble: a line drawn inside of it, place after place.
+        negative_scribble: a line drawn outside of it.
+        width: of scribbles, in pixels; 3 unless given.
+        lasso: corners of an outline drawn around it: what it encloses is the object.
+        negative_lasso: corners of an outline around what is not the object.
+        diameter: both ends of its longest diameter, and of the short one across where it was measured.
         object: label of what the prompts of the command line mean.
         name: of that object; "2:NAME" names object 2.
     """
@@ -90,6 +138,15 @@ class SetPromptOptions:
     box: Annotated[tuple[str, ...], WITH_HYPHENS, Parameter(metavar=PIXELS["--box"], show_default=False)] = ()
     point: Annotated[tuple[str, ...], WITH_HYPHENS, Parameter(metavar=PIXELS["--point"], show_default=False)] = ()
     negative: Annotated[tuple[str, ...], WITH_HYPHENS, Parameter(metavar=PIXELS["--negative"], show_default=False)] = ()
+    negative_box: Annotated[tuple[str, ...], WITH_HYPHENS, Parameter(metavar=PIXELS["--box"], show_default=False)] = ()
+    scribble: Annotated[tuple[str, ...], WITH_HYPHENS, Parameter(metavar=PIXELS["--scribble"], show_default=False)] = ()
+    negative_scribble: Annotated[
+        tuple[str, ...], WITH_HYPHENS, Parameter(metavar=PIXELS["--scribble"], show_default=False)
+    ] = ()
+    width: float | None = None
+    lasso: Annotated[tuple[str, ...], WITH_HYPHENS, Parameter(metavar=PIXELS["--lasso"], show_default=False)] = ()
+    negative_lasso: Annotated[tuple[str, ...], WITH_HYPHENS, Parameter(metavar=PIXELS["--lasso"], show_default=False)] = ()
+    diameter: Annotated[tuple[str, ...], WITH_HYPHENS, Parameter(metavar=PIXELS["--diameter"], show_default=False)] = ()
     object: int | None = None
     name: Annotated[tuple[str, ...], REPEATED] = ()
 
@@ -117,13 +174,18 @@ def volume_prompts(options: PromptOptions, volume: Volume, earlier: Volume | Non
         AmbiguousError: it is not clear which object of the earlier result is meant.
     """
     from_file = NamedPrompts(()) if options.prompts is None else load_prompts(options.prompts, volume)
-    pointed = bool(options.point or options.negative or options.box)
+    pointed = any(getattr(options, option) for option in POINTED)
     if options.mm and not pointed:
         raise ConfigError("--mm changes nothing: no coordinates are given on the command line", "leave it out")
     if options.object is not None and not (pointed or options.mask or options.name):
         raise ConfigError("--object changes nothing: a file of prompts names its own objects", "leave it out")
     reader = _VolumeReader(options, Places(volume, "mm" if options.mm else "voxel"), earlier)
     prompts = (*from_file.prompts, *reader.prompts())
+    if options.interpolate:
+        prompts += (
+            tuple(map(ShapeInterpolation, sorted({p.object for p in prompts if isinstance(p, Mask | Lasso)})))
+            or _nothing_to_join()
+        )
     if not prompts:
         raise PromptError("there is no prompt", "give --point I J K, --box, --mask or --prompts")
     drawn = {outline.label: outline.name for outline in reader.outlines if outline.name}
@@ -149,6 +211,7 @@ def set_prompts(options: SetPromptOptions, images: ImageFolder) -> SetPrompts:
     for text in options.box:
         place, label, (x, y, x2, y2) = reader.parse("box", text)
         reader.add(place, label, FramePrompt.box(min(x, x2), min(y, y2), max(x, x2), max(y, y2)))
+    reader.add_strokes()
     files = reader.add_masks()
     unprompted = [i for i in reader.templates if i not in reader.found]
     if not reader.found or unprompted:
@@ -173,10 +236,25 @@ class _VolumeReader:
             for text in getattr(self.options, option):
                 label, numbers = _object_and_numbers(option, text)
                 found.append(self.places.point(numbers, label or self.label(), positive=positive))
-        for text in self.options.box:
-            label, numbers = _object_and_numbers("box", text)
-            found.append(self.places.box(numbers, label or self.label()))
-        return [*found, *masks_from(self.outlines)]
+        for positive, option in ((True, "box"), (False, "negative_box")):
+            for text in getattr(self.options, option):
+                label, numbers = _object_and_numbers(option, text)
+                found.append(self.places.box(numbers, label or self.label(), positive=positive))
+        return [*found, *self._strokes(), *masks_from(self.outlines)]
+
+    def _strokes(self) -> Iterator[Prompt]:
+        """What is drawn by hand, and the slices that are looked at."""
+        width = _scribble_width(self.options)
+        for option, kind, positive in STROKES:
+            for text in getattr(self.options, option):
+                label, numbers = _object_and_numbers(option, text)
+                places, label = self.places.along(kind.kind, numbers), label or self.label()
+                yield kind(places, label, positive, width) if kind is Scribble else kind(places, label, positive)
+        for text in self.options.slices:
+            label, numbers = _object_and_numbers("slices", text)
+            if not all(number.is_integer() for number in numbers):
+                raise PromptError(f"{text} are no slices", "give whole numbers", subject="--slices")
+            yield SliceRange(int(numbers[0]), int(numbers[1]), label or self.label())
 
     @cached_property
     def outlines(self) -> list[Outline]:
@@ -213,12 +291,33 @@ class _SetReader:
 
     def parse(self, option: str, text: str) -> tuple[int, int, list[float]]:
         """Image, object and numbers of "IMAGE:LABEL:X Y"."""
+        option = option.replace("_", "-")
         head, numbers = parse_numbers(f"--{option}", text, PIXELS[f"--{option}"])
         image, _, label = head.rpartition(":")
         if head and not label.isdecimal():
             image, label = head, ""
         place = self.images.index(image) if image else self._only_template(option)
         return place, _check_label(int(label)) if label else self.label(), numbers
+
+    def add_strokes(self) -> None:
+        """Add what is drawn by hand."""
+        width = _scribble_width(self.options)
+        for option, kind, positive in STROKES:
+            for text in getattr(self.options, option):
+                place, label, numbers = self.parse(option, text)
+                height, across = self.images[place].shape[:2]
+                places = [numbers[n : n + 2] for n in range(0, len(numbers), 2)]
+                if kind is Scribble:
+                    prompt = scribble_prompt(places, width, (height, across), positive=positive)
+                elif kind is Lasso:
+                    prompt = lasso_prompt(places, (height, across), positive=positive)
+                else:
+                    prompt = diameter_prompt(places, (height, across))
+                self.add(place, label, prompt)
+        for text in self.options.negative_box:
+            place, label, (x, y, x2, y2) = self.parse("negative_box", text)
+            corners = [(x, y), (x2, y), (x2, y2), (x, y2)]
+            self.add(place, label, lasso_prompt(corners, self.images[place].shape[:2], positive=False, what="box"))
 
     def add_masks(self) -> tuple[Path, ...]:
         """Add the outlines of all masks; their files."""
@@ -275,6 +374,21 @@ def split_page(word: str) -> tuple[Path, int | None]:
     if mark and page.isdecimal() and not Path(word).exists():
         return Path(name), int(page)
     return Path(word), None
+
+
+def _nothing_to_join() -> tuple[Prompt, ...]:
+    raise ConfigError("--interpolate changes nothing: nothing is outlined", "give --mask or --lasso, or leave it out")
+
+
+def _scribble_width(options: PointingOptions | SetPromptOptions) -> float:
+    """Of the scribbles.
+
+    Raises:
+        ConfigError: a width without a scribble.
+    """
+    if options.width is not None and not (options.scribble or options.negative_scribble):
+        raise ConfigError("--width changes nothing: there is no scribble", "give --scribble, or leave it out")
+    return Scribble.width if options.width is None else options.width
 
 
 # Options that would be ignored are refused: whoever typed them believes that they did something.
@@ -335,6 +449,7 @@ def _labels(earlier: Volume | None) -> list[int]:
 
 def _object_and_numbers(option: str, text: str) -> tuple[int | None, list[float]]:
     """The object, where it is named before a colon, and the numbers."""
+    option = option.replace("_", "-")
     label, numbers = parse_numbers(f"--{option}", text, VOXELS[f"--{option}"])
     if label and not label.isdecimal():
         raise PromptError(f"{label!r} is no label of an object", "write 2:I J K for object 2", subject=f"--{option}")

@@ -100,6 +100,12 @@ def print_note(text: str) -> None:
     sys.stderr.flush()
 
 
+def print_notes(lines: Iterable[str]) -> None:
+    """One after the other."""
+    for line in lines:
+        print_note(line)
+
+
 def print_warnings(warnings: Iterable[str], about: str = "") -> None:
     """Each warning once, on standard error."""
     for warning in dict.fromkeys(warnings):
@@ -249,6 +255,8 @@ def _frame_prompt(prompt: FramePrompt) -> dict[str, Any]:
         facts["box"] = prompt.box_xyxy.tolist()
     if prompt.mask_hw is not None:
         facts["mask"] = {"pixels": int(prompt.mask_hw.sum())}
+    if prompt.settled_hw is not None:
+        facts["settled"] = {"inside": int((prompt.settled_hw > 0).sum()), "outside": int((prompt.settled_hw < 0).sum())}
     return facts
 
 

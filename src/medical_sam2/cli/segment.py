@@ -9,19 +9,22 @@ from typing import TYPE_CHECKING, Annotated, Any
 from medical_sam2 import io
 from medical_sam2.cli import files, plain, report
 from medical_sam2.cli.files import OutputOptions, Reading
-from medical_sam2.cli.options import FLAG, InferenceOptions, TrackingOptions
+from medical_sam2.cli.options import FLAG, FinishingOptions, InferenceOptions, TrackingOptions
 from medical_sam2.cli.prompts import PointingOptions, PromptOptions, split_page, volume_prompts
 from medical_sam2.errors import ConfigError, FormatError
 from medical_sam2.io import labels, registry
 from medical_sam2.io.prompt_file import NamedPrompts
 from medical_sam2.tracking.confidence import Need, neediest
+from medical_sam2.tracking.finishing import FinishingSettings, FinishingSteps, finish
 from medical_sam2.tracking.plan import labels_in, order_objects
 from medical_sam2.volume import Segmentation, Volume
 
 if TYPE_CHECKING:
     from medical_sam2.segmenter import Segmenter
 
+
 NO_PROMPTS, AS_USUAL, AS_IT_IS = PromptOptions(), InferenceOptions(), Reading()
+AS_FOUND = FinishingOptions()
 NO_POINTING, AS_TRACKED = PointingOptions(), TrackingOptions()
 OF_SEVERAL = {"three", "six", "auto"}
 
@@ -34,6 +37,7 @@ def segment(
     prompts: PromptOptions = NO_PROMPTS,
     options: InferenceOptions = AS_USUAL,
     reading: Reading = AS_IT_IS,
+    finishing: FinishingOptions = AS_FOUND,
     json: Annotated[bool, FLAG] = False,
     quiet: Annotated[bool, FLAG] = False,
     dry_run: Annotated[bool, FLAG] = False,
@@ -52,14 +56,13 @@ def segment(
     from medical_sam2.cli import network  # torch takes seconds to load: not for a mistyped path
 
     network.check_settings(options)
-    image, earlier = _read(volume, reading, prompts, outputs)
-    named = volume_prompts(prompts, image, earlier)
+    image, earlier, named = _read(volume, reading, prompts, outputs)
     objects = _check_objects(named, earlier, outputs, options)
-    facts = report.describe_run(volume, image, named, options)
+    steps = _finishing_steps(finishing, image, named)
     clock.lap("read")
     segmenter = None if dry_run and network.must_fetch(options.weights) else network.load_segmenter(options)
     plan, window, size = network.plan(image, named, options, segmenter, outputs, earlier)
-    facts |= network.describe_plan(plan, options, segmenter)
+    facts = report.describe_run(volume, image, named, options) | network.describe_plan(plan, options, segmenter)
     clock.lap("weights")
     report.print_warnings([*image.warnings, *plan.warnings])
     if segmenter is None or dry_run:
@@ -67,12 +70,12 @@ def segment(
         return report.print_report({**facts, "dry_run": True}, text, json=json)
     with network.adapted(segmenter, image, named, options):
         found = _track(segmenter, image, named, options, outputs=outputs, earlier=earlier, quiet=quiet)
+        found, changes = finish(found, steps, named.prompts, plan.limits)
     clock.lap("track")
     report.print_warnings(line for line in found.warnings if line not in plan.warnings)
-    facts |= {**report.describe_result(image, found, plan.warnings), "seconds": clock.laps}
+    facts |= {**report.describe_result(image, found, plan.warnings), "finishing": [*map(vars, changes)], "seconds": clock.laps}
     report.print_review(facts["look_here"])
-    for line in files.write(outputs, image, found, named.prompts, facts, objects=objects):
-        report.print_note(line)
+    report.print_notes(files.write(outputs, image, found, named.prompts, facts, objects=objects))
     clock.lap("write")
     return report.print_report(facts, report.result_text(facts, files.paths(outputs, objects, found)), json=json)
 
@@ -110,14 +113,26 @@ def _check_objects(named: NamedPrompts, earlier: Volume | None, outputs: OutputO
     return objects
 
 
-def _read(file: Path, reading: Reading, prompts: PromptOptions, outputs: OutputOptions) -> tuple[Volume, Volume | None]:
+def _finishing_steps(finishing: FinishingOptions, image: Volume, named: NamedPrompts) -> dict[int, FinishingSteps]:
+    """What is done to which object, if all of it can change something."""
+    steps = FinishingSettings(**vars(finishing)).steps(named.labels, named.names)
+    for own in steps.values():
+        own.check(image.spacing_mm)
+    return steps
+
+
+def _read(
+    file: Path, reading: Reading, prompts: PromptOptions, outputs: OutputOptions
+) -> tuple[Volume, Volume | None, NamedPrompts]:
+    """The image, an earlier result, and the prompts in them."""
     image = files.read(file, reading)
     # some formats cannot be written beside some images, such as a DICOM-SEG of images that it cannot refer to
     registry.writer_of(outputs.output, outputs.format).check_source(image, outputs.output)
-    if prompts.correct is None:
-        return image, None
-    with files.naming(prompts.correct):
-        return image, io.load_labels(prompts.correct, image)
+    earlier = None
+    if prompts.correct is not None:
+        with files.naming(prompts.correct):
+            earlier = io.load_labels(prompts.correct, image)
+    return image, earlier, volume_prompts(prompts, image, earlier)
 
 
 def _track(

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
@@ -13,16 +13,17 @@ from medical_sam2.batch.cases import FoundCases, check_cases, find_cases, find_f
 from medical_sam2.batch.table import Check, TemplateFiles
 from medical_sam2.cli import plain, report
 from medical_sam2.cli.files import Reading, check_room_for_libraries
-from medical_sam2.cli.options import FLAG, REPEATED, InferenceOptions
+from medical_sam2.cli.options import FLAG, REPEATED, FinishingOptions, InferenceOptions
 from medical_sam2.errors import ConfigError, InputError, MedicalSam2Error
 from medical_sam2.io.labels import MaskRule
 from medical_sam2.io.registry import Options
+from medical_sam2.tracking.finishing import FinishingSettings
 
 if TYPE_CHECKING:
     from medical_sam2.batch.outputs import CaseOutcome
     from medical_sam2.batch.run import BatchEstimate, BatchJob, BatchRun, Existing
 
-AS_USUAL, AS_IT_IS = InferenceOptions(), Reading()
+AS_USUAL, AS_IT_IS, AS_FOUND = InferenceOptions(), Reading(), FinishingOptions()
 MOST_TOLD = 5
 
 
@@ -136,6 +137,7 @@ def segment_volumes(
     prompts: BatchPromptOptions = BatchPromptOptions(),
     options: InferenceOptions = AS_USUAL,
     reading: Reading = AS_IT_IS,
+    finishing: FinishingOptions = AS_FOUND,
     sharing: SharingOptions = SharingOptions(),
     json: Annotated[bool, FLAG] = False,
     quiet: Annotated[bool, FLAG] = False,
@@ -154,16 +156,18 @@ def segment_volumes(
     """
     existing, share = outputs.existing(), sharing.share()
     sharing.check()
-    _check_words(what, prompts, outputs, options)
+    finish = FinishingSettings(**vars(finishing))
+    _check_words(what, prompts, outputs, options, finish)
     how = Options(geometry_from=reading.geometry_from, frame=reading.frame)
     with _telling_notes():
         found = _find(what, prompts, outputs, lambda cases: find_faulty_rows(cases, how))
         grids = check_cases(found.cases, how, options.views, what if prompts.prompts is None else prompts.prompts)
+    _check_finishing(found, grids, finish)
     check_room_for_libraries()
     from medical_sam2.batch import cluster, run  # torch takes seconds to load: not for a wrong row of a table
 
-    outs = {name: getattr(outputs, name) for name in ("layout", "suffix", "format")}
-    settings = run.BatchSettings(**{k: v for k, v in vars(options).items() if k != "overlap"}, **vars(reading), **outs)
+    said: dict[str, Any] = {**vars(options), **vars(reading), **vars(outputs), "finishing": finish}
+    settings = run.BatchSettings(**{each.name: said[each.name] for each in fields(run.BatchSettings)})
     batch = run.BatchRun(found.cases, outputs.output, settings, existing=existing, part=share)
     _tell_found(found, batch)
     segmenter = settings.load_segmenter() if batch.todo and (dry_run or sharing.cluster is None) else None
@@ -182,8 +186,15 @@ def segment_volumes(
     return code
 
 
-def _check_words(what: Path, prompts: BatchPromptOptions, outputs: BatchOutputOptions, options: InferenceOptions) -> None:
+def _check_words(
+    what: Path,
+    prompts: BatchPromptOptions,
+    outputs: BatchOutputOptions,
+    options: InferenceOptions,
+    finish: FinishingSettings,
+) -> None:
     """Refuse options that would have no effect, or destroy something."""
+    finish.check()
     if options.overlap:
         raise ConfigError("--overlap: each case has one label map here", "outline it by `medsam2 segment --overlap`")
     if prompts.each_label and prompts.threshold is not None:
@@ -223,6 +234,16 @@ def _template(what: Path, prompts: BatchPromptOptions, rule: MaskRule) -> Templa
         if there is None or not there.exists():
             raise InputError("does not exist", f"check the path of --{option}", subject=path)
     return TemplateFiles(cast(Path, image), prompts.mask, rule)
+
+
+def _check_finishing(found: FoundCases, grids: Mapping[str, Any], finish: FinishingSettings) -> None:
+    """Refuse millimetres that are less than the voxels of a case."""
+    for case in found.cases:
+        if case.name in grids:
+            try:
+                finish.check(grids[case.name].spacing_mm)
+            except MedicalSam2Error as error:
+                raise error.about(case.image) from None
 
 
 @contextmanager

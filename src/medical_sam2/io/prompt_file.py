@@ -14,7 +14,7 @@ the file of prompts, and do not leave its folder.
 
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from math import isfinite
@@ -31,13 +31,18 @@ from medical_sam2.io.labels import MOST_OBJECTS, MaskRule, Outline
 from medical_sam2.io.safe_open import load_json
 from medical_sam2.plugins import suggestion
 from medical_sam2.prompts import Box, Index, Mask, Point, Prompt
+from medical_sam2.strokes import Diameter, Lasso, Scribble, ShapeInterpolation, SliceRange, Stroke
 from medical_sam2.volume import Colour, Volume
 
 VERSION = 1
 FAR = 1e9  # no coordinate of any image; larger integers do not even become floats
 LETTERS = "ijk"
 KEYS = ("version", "coordinates", "objects")
-OBJECT_KEYS = ("label", "name", "points", "negative", "boxes", "masks")
+SHAPES = {"points": 3, "negative": 3, "boxes": 6, "negative_boxes": 6, "diameters": 6}
+"""Key of an object → how many numbers a row of it has; of diameters it may be twice as many."""
+STROKE_KEYS = {"scribbles": ("places", "positive", "width"), "lassos": ("places", "positive")}
+PROMPT_KEYS = (*SHAPES, *STROKE_KEYS, "slices", "masks")
+OBJECT_KEYS = ("label", "name", *PROMPT_KEYS, "interpolate")
 MASK_KEYS = ("file", "label", "axis", "threshold")
 Unit = Literal["voxel", "mm"]
 
@@ -84,16 +89,24 @@ class Places:
         """
         return Point(self._index("point", numbers), object, positive)
 
-    def box(self, numbers: Sequence[float], object: int) -> Box:
-        """A box on one slice, from any two opposite corners: six numbers.
+    def box(self, numbers: Sequence[float], object: int, *, positive: bool = True) -> Box:
+        """A box on one slice or in 3D, from any two opposite corners: six numbers.
 
         Raises:
-            PromptError: it lies outside of the image, on no single slice, or has no area.
+            PromptError: it lies outside of the image, or has no area.
         """
         corners = self._index("box", numbers[:3]), self._index("box", numbers[3:])
         i, j, k = (min(pair) for pair in zip(*corners, strict=True))
         i2, j2, k2 = (max(pair) for pair in zip(*corners, strict=True))
-        return Box((i, j, k), (i2, j2, k2), object)
+        return Box((i, j, k), (i2, j2, k2), object, positive)
+
+    def along(self, what: str, numbers: Sequence[float]) -> tuple[Index, ...]:
+        """Place after place of something drawn: three numbers each.
+
+        Raises:
+            PromptError: one lies outside of the image.
+        """
+        return tuple(self._index(what, numbers[n : n + 3]) for n in range(0, len(numbers), 3))
 
     def _index(self, what: str, numbers: Sequence[float]) -> Index:
         i, j, k = (float(number) for number in numbers)
@@ -164,12 +177,7 @@ def describe_prompts(path: Path | str) -> dict[str, Any]:
     for mask in (mask for entry in entries for mask in entry.masks):
         if not (path.parent / mask.file).exists():
             raise FormatError(f"its mask {mask.file} is not there", "put it beside the file of prompts", subject=path)
-    kinds = ("points", "negative", "boxes", "masks")
-    counted = [
-        f"{entry.label}{f' {entry.name}' * bool(entry.name)}: "
-        + ", ".join(f"{len(getattr(entry, kind))} {kind}" for kind in kinds if getattr(entry, kind))
-        for entry in entries
-    ]
+    counted = [f"{entry.label}{f' {entry.name}' * bool(entry.name)}: {', '.join(entry.counts())}" for entry in entries]
     return {"coordinates": unit, "objects": counted}
 
 
@@ -221,7 +229,18 @@ def as_objects(
         if isinstance(prompt, Point):
             entry.setdefault("points" if prompt.positive else "negative", []).append(_numbers(prompt.index_ijk))
         elif isinstance(prompt, Box):
-            entry.setdefault("boxes", []).append([*_numbers(prompt.low_ijk), *_numbers(prompt.high_ijk)])
+            key = "boxes" if prompt.positive else "negative_boxes"
+            entry.setdefault(key, []).append([*_numbers(prompt.low_ijk), *_numbers(prompt.high_ijk)])
+        elif isinstance(prompt, Diameter):
+            entry.setdefault("diameters", []).append([number for place in prompt.places_ijk for number in _numbers(place)])
+        elif isinstance(prompt, Stroke):
+            width = {"width": prompt.width} if isinstance(prompt, Scribble) else {}
+            drawn = {"places": [_numbers(place) for place in prompt.places_ijk], "positive": prompt.positive, **width}
+            entry.setdefault(f"{prompt.kind}s", []).append(drawn)
+        elif isinstance(prompt, SliceRange):
+            entry["slices"] = [prompt.first, prompt.last]
+        elif isinstance(prompt, ShapeInterpolation):
+            entry["interpolate"] = True
         elif isinstance(prompt, Mask):
             axis = {} if prompt.axis is None else {"axis": LETTERS[prompt.axis]}
             entry.setdefault("masks", []).append({**describe(prompt), **axis})
@@ -249,13 +268,30 @@ class _MaskEntry:
 
 
 @dataclass(frozen=True)
+class _StrokeEntry:
+    places: list[float]
+    positive: bool
+    width: float
+
+
+@dataclass(frozen=True)
 class _Entry:
     label: int
     name: str
-    points: list[list[float]]
-    negative: list[list[float]]
-    boxes: list[list[float]]
+    rows: dict[str, list[list[float]]]
+    strokes: dict[str, list[_StrokeEntry]]
+    slices: tuple[int, int] | None
     masks: list[_MaskEntry]
+    interpolate: bool
+
+    def counts(self) -> Iterator[str]:
+        """How many it has of each kind."""
+        several = {**self.rows, **self.strokes, "masks": self.masks}
+        yield from (f"{len(found)} {key.replace('_', ' ')}" for key, found in several.items() if found)
+        if self.slices is not None:
+            yield f"slices {self.slices[0]} to {self.slices[1]}"
+        if self.interpolate:
+            yield "interpolated"
 
 
 # The file comes from anywhere: JSON takes true for a number, and names go into files and onto terminals.
@@ -268,12 +304,39 @@ def _parse_entry(entry: object, folder: Path | None) -> _Entry:
     name = content.get("name", "")
     if not isinstance(name, str) or not name.isprintable() or len(name) > 200:
         raise FormatError(f"the name of object {label} is no line of text", "write a short name")
-    points, negative = ([_row(row, 3, key) for row in _list(content.get(key, []), key)] for key in ("points", "negative"))
-    boxes = [_row(row, 6, "boxes") for row in _list(content.get("boxes", []), "boxes")]
+    rows = {key: [_parse_row(row, key) for row in _list(content.get(key, []), key)] for key in SHAPES}
+    strokes = {key: [_parse_stroke(each, key) for each in _list(content.get(key, []), key)] for key in STROKE_KEYS}
+    slices = _parse_slices(content["slices"], label) if "slices" in content else None
     masks = [_parse_mask(mask, folder) for mask in _list(content.get("masks", []), "masks")]
-    if not [*points, *negative, *boxes, *masks]:
-        raise PromptError(f"object {label} has no prompt", f"give it one of {', '.join(OBJECT_KEYS[2:])}")
-    return _Entry(label, name, points, negative, boxes, masks)
+    interpolate = content.get("interpolate", False)
+    if not isinstance(interpolate, bool):
+        raise FormatError(f"interpolate of object {label} is neither true nor false", "write one of them")
+    if not (any(rows.values()) or any(strokes.values()) or masks or slices):
+        raise PromptError(f"object {label} has no prompt", f"give it one of {', '.join(PROMPT_KEYS)}")
+    return _Entry(label, name, rows, strokes, slices, masks, interpolate)
+
+
+def _parse_row(row: object, key: str) -> list[float]:
+    """Numbers of a prompt; a diameter may have four ends."""
+    both = key == "diameters" and isinstance(row, list) and len(row) == 2 * SHAPES[key]
+    return _row(row, SHAPES[key] * (1 + both), key)
+
+
+def _parse_stroke(entry: object, key: str) -> _StrokeEntry:
+    """Something drawn: its places, one after the other."""
+    drawn = _check_keys(entry, STROKE_KEYS[key], f"an entry of {key}")
+    positive, width = drawn.get("positive", True), drawn.get("width", Scribble.width)
+    if not isinstance(positive, bool) or type(width) not in (int, float):
+        raise FormatError(f"an entry of {key} is not clear", 'write "positive": true or false, "width": NUMBER')
+    places = [number for row in _list(drawn.get("places"), "places", empty=False) for number in _row(row, 3, "places")]
+    return _StrokeEntry(places, positive, width)
+
+
+def _parse_slices(content: object, label: int) -> tuple[int, int]:
+    first, last = _row(content, 2, "slices")
+    if type(first) is not int or type(last) is not int:
+        raise FormatError(f"the slices of object {label} are no whole numbers", "write [first, last]")
+    return first, last
 
 
 def _parse_mask(entry: object, folder: Path | None) -> _MaskEntry:
@@ -303,10 +366,21 @@ class _Placer:
 
     def place(self, entry: _Entry) -> list[Prompt]:
         """The prompts of an object, in the image."""
-        clicks = [self.places.point(row, entry.label) for row in entry.points]
-        clicks += [self.places.point(row, entry.label, positive=False) for row in entry.negative]
-        boxes = [self.places.box(row, entry.label) for row in entry.boxes]
-        return [*clicks, *boxes, *(self._mask(mask, entry.label) for mask in entry.masks)]
+        label, rows = entry.label, entry.rows
+        found: list[Prompt] = []
+        for key, positive in (("points", True), ("negative", False)):
+            found += (self.places.point(row, label, positive=positive) for row in rows[key])
+        for key, positive in (("boxes", True), ("negative_boxes", False)):
+            found += (self.places.box(row, label, positive=positive) for row in rows[key])
+        found += (Diameter(self.places.along("diameter", row), label) for row in rows["diameters"])
+        for each in entry.strokes["scribbles"]:
+            found.append(Scribble(self.places.along("scribble", each.places), label, each.positive, each.width))
+        for each in entry.strokes["lassos"]:
+            found.append(Lasso(self.places.along("lasso", each.places), label, each.positive))
+        if entry.slices is not None:
+            found.append(SliceRange(*entry.slices, label))
+        found += (self._mask(mask, label) for mask in entry.masks)
+        return found + [ShapeInterpolation(label)] * entry.interpolate
 
     def _mask(self, entry: _MaskEntry, label: int) -> Mask:
         """An outline; a soft mask is asked about in the words of the file, not in options."""
@@ -339,7 +413,8 @@ def _list(content: object, key: str, *, empty: bool = True) -> list[Any]:
 def _row(content: object, count: int, key: str) -> list[float]:
     numbers = content if isinstance(content, list) and len(content) == count else []
     if not numbers or not all(type(number) in (int, float) and abs(number) < FAR for number in numbers):
-        raise FormatError(f"an entry of {key} is not {count} numbers", "write i, j, k" + " of two corners" * (count == 6))
+        remedy = "write the first and the last" if count == 2 else "write i, j, k" + " of two corners" * (count == 6)
+        raise FormatError(f"an entry of {key} is not {count} numbers", remedy)
     return numbers
 
 

@@ -87,6 +87,10 @@ def tile(
     for prompt in prompts:
         if prompt.mask_hw is not None:
             paint(picture, crop.cut(prompt.mask_hw) != 0, TEXT, fill=0)
+        if prompt.settled_hw is not None:
+            drawn = np.asarray(crop.cut(prompt.settled_hw), np.int8)
+            paint(picture, drawn > 0, INSIDE)
+            paint(picture, drawn < 0, OUTSIDE)
     picture = picture.resize(crop.size_px, Image.Resampling.BOX)
     for prompt in prompts:
         mark(picture, prompt, crop)

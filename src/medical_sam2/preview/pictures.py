@@ -17,6 +17,7 @@ from medical_sam2.io.atomic import writing
 from medical_sam2.preview import drawing
 from medical_sam2.preview.drawing import BACKGROUND, MUTED, Colour, PreviewCrop
 from medical_sam2.prompts import FramePrompt, Prompt
+from medical_sam2.strokes import says_where
 from medical_sam2.views import AXIAL, OPPOSITE, THREE_VIEWS, View
 from medical_sam2.volume import Segmentation, Volume
 
@@ -95,7 +96,7 @@ class PreviewScene:
         """The frame of `view` to show: the first prompted one, else the one with most of the objects, else the middle."""
         axis = view.order(self.axes)[0]
         for prompt, frames in zip(self.prompts, self._projected[view], strict=True):
-            if axis in prompt.planes():
+            if frames and says_where(prompt) and axis in prompt.planes():
                 return min(frames)
         area = self.areas[axis][:: -1 if view.flipped(self.axes)[0] else 1]
         return int(area.argmax()) if area.any() else len(area) // 2
@@ -103,7 +104,8 @@ class PreviewScene:
     @cached_property
     def main_view(self) -> View:
         """The plane to leaf through: that of the prompts, else the one that the image was taken in, else axial."""
-        drawn = [axis for prompt in self.prompts if len(prompt.planes()) == 1 for axis in prompt.planes()]
+        shown = [prompt for prompt in self.prompts if says_where(prompt) and len(prompt.planes()) == 1]
+        drawn = [axis for prompt in shown for axis in prompt.planes()]
         spacing = self.volume.spacing_mm
         _, middle, thickest = sorted(spacing)
         if not drawn and thickest < 1.2 * middle:

@@ -2,7 +2,7 @@
 
 A client claims a session by a lease, sends an image (C, X, Y, Z) and gestures in voxels of it, and gets back what changed, as
 a box and its labels. The image lives in memory only, as long as the lease. What the protocol has and we have not is in
-`CAPABILITIES`: one structure at a time, no decay of interactions.
+`CAPABILITIES`: one structure at a time, no decay of interactions. Boxes may be boxes in 3D; what is drawn as outside stays out.
 
 Arrays travel as `NNIA` frames, every length checked before memory is asked for: `NNIA`, version, codec, number of axes, length
 of the type's name; the name; the shape as int64; the number of chunks; for each its length unpacked and packed (uint64) and its
@@ -18,7 +18,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import numpy as np
 from fastapi import APIRouter, Header, Request, Response
@@ -31,6 +31,7 @@ from medical_sam2.prompts import Box, Mask, Point, Prompt
 from medical_sam2.server.inference_queue import InferenceQueue
 from medical_sam2.server.refusals import InvalidRequest, LimitReached, Refusal, TooLarge
 from medical_sam2.server.security import ServerSettings
+from medical_sam2.strokes import Brush
 from medical_sam2.volume import Volume
 
 MAGIC, VERSION, ZSTD = b"NNIA", 1, 1
@@ -40,7 +41,7 @@ BROKEN = "the array is broken; send it again"
 IDLE_S, LIVENESS_S = 600.0, 60.0
 MOST_LEASES, MOST_UNDO = 8, 50
 CAPABILITIES: Mapping[str, Any] = {
-    "supported_interactions": {"points": True, "bbox": True, "scribble": False, "lasso": True},
+    "supported_interactions": {"points": True, "bbox": True, "scribble": True, "lasso": True},
     "channel_mapping": {"points": [0, 1], "bbox": [2, 3], "scribble": [4, 5], "lasso": [6, 7], "initial_seg": 8},
     "num_interaction_channels": 9,
     "supports_initial_label": True,
@@ -55,6 +56,7 @@ CAPABILITIES: Mapping[str, Any] = {
 Number = Annotated[float, Field(allow_inf_nan=False, ge=-1e6, le=1e6)]
 Millimetres = Annotated[float, Field(gt=0, lt=1e4)]
 Index = Annotated[int, Field(ge=0)]
+Kinds = Literal["lasso", "scribble", "initial"]
 Kind = TypeVar("Kind", bound=BaseModel)
 Token = Annotated[str, Header(alias="X-Lease-Token")]
 Meta = Annotated[str, Header(alias="X-Meta")]
@@ -340,10 +342,8 @@ def _clicks(router: APIRouter, leases: Leases, queue: InferenceQueue) -> None:
     def box(form: BoxRequest, token: Token = "") -> Response:
         lease = leases.get(token)
         with lease.lock:
-            if not form.include_interaction:
-                raise InvalidRequest("negative boxes are not known here; click outside of the structure instead")
             low, high = (tuple(side[end] - end for side in form.bbox_coords) for end in (0, 1))
-            lease.add(Box(low, high))  # type: ignore[arg-type]
+            lease.add(Box(low, high, positive=form.include_interaction))  # type: ignore[arg-type]
             return _predict(lease, queue, form)
 
     @router.post("/predict")
@@ -364,25 +364,25 @@ def _clicks(router: APIRouter, leases: Leases, queue: InferenceQueue) -> None:
 
 
 def _outlines(router: APIRouter, leases: Leases, queue: InferenceQueue, settings: ServerSettings) -> None:
-    async def outline(request: Request, token: str, meta: str, *, initial: bool) -> Response:
+    async def outline(request: Request, token: str, meta: str, kind: Kinds) -> Response:
         lease, form = leases.get(token), _read(MaskRequest, meta)
         array = await run_in_threadpool(unpack_array, await request.body(), settings.most_voxels)
-        return await run_in_threadpool(_outlined, lease, queue, form, array, initial)
+        return await run_in_threadpool(_outlined, lease, queue, form, array, kind)
 
     @router.post("/add_lasso_interaction")
     async def lasso(request: Request, token: Token = "", meta: Meta = "{}") -> Response:
-        return await outline(request, token, meta, initial=False)
+        return await outline(request, token, meta, "lasso")
 
     @router.post("/add_initial_seg_interaction")
     async def initial(request: Request, token: Token = "", meta: Meta = "{}") -> Response:
-        return await outline(request, token, meta, initial=True)
+        return await outline(request, token, meta, "initial")
 
     @router.post("/add_scribble_interaction")
-    def scribble() -> Response:
-        raise InvalidRequest("scribbles are not known here; use clicks, a box on one slice, or a lasso")
+    async def scribble(request: Request, token: Token = "", meta: Meta = "{}") -> Response:
+        return await outline(request, token, meta, "scribble")
 
 
-def _outlined(lease: Lease, queue: InferenceQueue, form: MaskRequest, array: NDArray[Any], initial: bool) -> Response:
+def _outlined(lease: Lease, queue: InferenceQueue, form: MaskRequest, array: NDArray[Any], kind: Kinds) -> Response:
     with lease.lock:
         volume, labels = lease.image()
         mask = np.zeros(volume.shape, bool)
@@ -390,10 +390,9 @@ def _outlined(lease: Lease, queue: InferenceQueue, form: MaskRequest, array: NDA
         if mask[window].shape != array.shape:
             raise InvalidRequest("the outline has another shape than the image, or than its box")
         mask[window] = array > 0
-        if not initial:
-            if not form.include_interaction:
-                raise InvalidRequest("negative lassos are not known here; click outside of the structure instead")
-            lease.add(Mask(mask))
+        if kind != "initial":
+            drawn = kind == "lasso" and form.include_interaction
+            lease.add(Mask(mask) if drawn else Brush(np.argwhere(mask), positive=form.include_interaction))
             return _predict(lease, queue, form)
         lease.add()
         lease.labels = mask.astype(np.uint8)

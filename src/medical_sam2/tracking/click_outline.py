@@ -272,7 +272,7 @@ class OutlineJudge:
         Args:
             canvas: the frame.
             picture_hw: its greys in [0, 1], of the reduced frame (every `reduction`-th row and column).
-            prompt: clicks, one of them inside.
+            prompt: clicks, one of them inside; what it settles counts for masks that follow it, and is followed.
             propose: asks the network.
             in_set: whether the frame is an image of a set, where a click may mean all that is alike.
 
@@ -287,7 +287,23 @@ class OutlineJudge:
             return None
         x, y = (inside[0] / reduction(canvas.shape_hw)).tolist()
         worth = self.predict_dice(compute_features(picture_hw, (x, y), candidates, in_set=in_set))
+        worth = worth * share_followed(prompt, candidates, reduction(canvas.shape_hw))
         best = candidates[int(worth.argmax())]
         region, _, answer = answers[best.region]
         mask = to_frame(answer.candidates_BKhw[0, best.place][None], canvas.shape_hw, region)[0] > 0.5
-        return (mask if best.all_parts else part_under(inside, mask), float(worth.max())) if mask.any() else None
+        if not best.all_parts:
+            mask = part_under(inside, mask)
+        if prompt.settled_hw is not None:
+            mask = (mask | (prompt.settled_hw > 0)) & (prompt.settled_hw >= 0)
+        return (mask, float(worth.max())) if mask.any() else None
+
+
+def share_followed(prompt: FramePrompt, candidates: Sequence[Candidate], step: int) -> Floats:
+    """Share of what is settled on a frame that each candidate follows: of inside times of outside."""
+    worth = np.ones(len(candidates), np.float32)
+    for sign in (1, -1):
+        settled = np.argwhere(prompt.settled_hw == sign) if prompt.settled_hw is not None else np.zeros((0, 2), int)
+        if len(settled):
+            rows, columns = settled.T // step
+            worth *= [(each.mask_hw[rows, columns] == (sign > 0)).mean() for each in candidates]
+    return worth

@@ -19,7 +19,7 @@ from scipy import ndimage
 
 from medical_sam2.errors import GeometryError, PromptError
 from medical_sam2.model.memory_bank import PolicyBank
-from medical_sam2.prompts import FramePrompt
+from medical_sam2.prompts import Box, FramePrompt
 from medical_sam2.tracking.plan import Group
 from medical_sam2.tracking.region_of_interest import Region, around_all, box_of, pixels_of, prompt_extent, region_for
 from medical_sam2.tracking.view_tracker import FrameTime, TrackingResult
@@ -48,7 +48,10 @@ def correct_labels(tracker: GroupTracker, groups: Sequence[Group], earlier: NDAr
     for group in groups:
         stack = group.view.apply(labels, tracker.config.volume.orientation)
         for label, new in group.prompts.items():
-            _correct_object(tracker, _CorrectedObject(label, group.view, stack, (stack == label).copy(), new))
+            if any(isinstance(prompt, Box) and prompt.solid and prompt.positive for prompt in group.given[label]):
+                raise PromptError(f"a correction of object {label} takes no box in 3D", "draw it on one slice, or outline anew")
+            frames = group.part([label]).frames(tracker.config.volume, group.view)
+            _correct_object(tracker, _CorrectedObject(label, group.view, stack, (stack == label).copy(), new, frames))
     return labels
 
 
@@ -62,6 +65,7 @@ class _CorrectedObject:
         stack_thw: all labels along it, mended in place.
         old_thw: the object as it was.
         new: frame → new prompt.
+        frames: on which it may change.
         changes: frame → what was added there, and what was taken away; filled as it is tracked.
     """
 
@@ -70,6 +74,7 @@ class _CorrectedObject:
     stack_thw: NDArray[np.unsignedinteger]
     old_thw: NDArray[np.bool_]
     new: Mapping[int, FramePrompt]
+    frames: range
     changes: dict[int, tuple[NDArray[np.bool_], NDArray[np.bool_]]] = field(default_factory=dict)
 
     @cached_property
@@ -169,14 +174,14 @@ class _CorrectedObject:
 
 def _correct_object(tracker: GroupTracker, what: _CorrectedObject) -> None:
     """Ahead from the first corrected slice, then back from it, each until nothing changes."""
-    clicked, frames = sorted(what.new), len(what.old_thw)
+    clicked, frames = sorted(what.new), what.frames
     first, last = clicked[0], clicked[-1]
     start = sorted(what.prompts, reverse=True)
-    ahead = [FrameTime(0, t) for t in range(first, frames) if t not in what.new]
-    behind = [FrameTime(0, t) for t in range(first - 1, -1, -1)]
+    ahead = [FrameTime(0, t) for t in range(first, frames.stop) if t not in what.new]
+    behind = [FrameTime(0, t) for t in range(first - 1, frames.start - 1, -1)]
     tracker.progress.planned += len(start) + len(ahead) + len(behind)
     banks, region = tracker.view_tracker.banks([what.label], what.view), _region_of(tracker, what)
-    region = _track_one_way(tracker, what, banks, region, [*start, *ahead], range(last + 1, frames))
+    region = _track_one_way(tracker, what, banks, region, [*start, *ahead], range(last + 1, frames.stop))
     _track_one_way(tracker, what, banks, region, behind, range(first))
 
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from medical_sam2.intensity_window import content_box
 from medical_sam2.prompts import Box, FramePrompt, Index, Mask, Point, Prompt
+from medical_sam2.strokes import Brush, Scribble, ShapeInterpolation, SliceRange, Stroke
 from medical_sam2.tracking.region_of_interest import Region, around_all, cut_prompt, prompt_extent
 from medical_sam2.tracking.volume_tracker import FrameDone
 from medical_sam2.views import View
@@ -66,7 +67,13 @@ class Crop:
             return replace(prompt, index_ijk=self._shifted(prompt.index_ijk))
         if isinstance(prompt, Box):
             return replace(prompt, low_ijk=self._shifted(prompt.low_ijk), high_ijk=self._shifted(prompt.high_ijk))
-        return self.cut(prompt) if isinstance(prompt, Mask) else prompt
+        if isinstance(prompt, Mask):
+            return self.cut(prompt)
+        if isinstance(prompt, Stroke):
+            return replace(prompt, places_ijk=tuple(map(self._shifted, prompt.places_ijk)))
+        if isinstance(prompt, Brush):
+            return replace(prompt, voxels=prompt.voxels - np.array(self.start))
+        return replace(prompt, start_ijk=self.start) if isinstance(prompt, SliceRange) else prompt
 
     def cut(self, mask: Mask) -> Mask:
         """An outline as far as it lies in the part."""
@@ -131,12 +138,27 @@ def _extent(prompt: Prompt, shape: Sequence[int]) -> tuple[NDArray[np.int64], ND
     if isinstance(prompt, Mask) and prompt.array_ijk.shape == tuple(shape):
         filled = [np.flatnonzero(prompt.array_ijk.any(axis=tuple({0, 1, 2} - {axis}))) for axis in range(3)]
         return np.array([each[0] for each in filled]), np.array([each[-1] for each in filled])
-    if isinstance(prompt, Point | Box):
-        ends = (prompt.index_ijk, prompt.index_ijk) if isinstance(prompt, Point) else (prompt.low_ijk, prompt.high_ijk)
-        low, high = np.array(ends, float)
+    if isinstance(prompt, SliceRange | ShapeInterpolation):
+        return np.array(shape, np.int64), np.full(3, -1)  # nothing of its own
+    places = _places(prompt)
+    if places is not None:
+        ends = np.asarray(places, float)
+        low, high = ends.min(axis=0), ends.max(axis=0)
         if np.isfinite(ends).all() and (low > -1).all() and (high < shape).all():  # one that lies outside is refused later
-            return np.floor(low).astype(np.int64), np.ceil(high).astype(np.int64)
+            reach = ceil(prompt.width / 2) if isinstance(prompt, Scribble) else 0
+            return np.floor(low).astype(np.int64) - reach, np.ceil(high).astype(np.int64) + reach
     return np.zeros(3, np.int64), np.array(shape, np.int64) - 1
+
+
+def _places(prompt: Prompt) -> Sequence[Index] | NDArray[np.intp] | None:
+    """Places that a prompt lies within; None where that is not known."""
+    if isinstance(prompt, Point):
+        return (prompt.index_ijk,)
+    if isinstance(prompt, Box):
+        return (prompt.low_ijk, prompt.high_ijk)
+    if isinstance(prompt, Stroke):
+        return prompt.places_ijk
+    return prompt.voxels if isinstance(prompt, Brush) else None
 
 
 class CroppedImages(Sequence[NDArray[np.generic]]):

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from medical_sam2.errors import ConfigError, GeometryError
+from medical_sam2.tracking.limits import Limits
 from medical_sam2.views import View
 
 Probability: TypeAlias = NDArray[np.floating]
@@ -38,12 +39,8 @@ class Slabs(Protocol):
         ...
 
 
-class Fusion(Slabs, Protocol):
-    """What the segmenter needs of a fusion."""
-
-    def add(self, view: View, t: int | slice, probability: Probability, weight: ArrayLike = 1.0) -> None:
-        """Add frame t (H, W), or frames t (T, H, W), of a view."""
-        ...
+class ObjectProbability(Slabs, Protocol):
+    """Probabilities of an object that has been tracked."""
 
     def result(self) -> NDArray[np.float32]:
         """Probability (I, J, K) in [0, 1] from all that was added so far; more may follow."""
@@ -51,6 +48,14 @@ class Fusion(Slabs, Protocol):
 
     def uncertainty(self) -> NDArray[np.float32]:
         """How much the views disagree (I, J, K), in [0, 1]."""
+        ...
+
+
+class Fusion(ObjectProbability, Protocol):
+    """What the segmenter needs of a fusion."""
+
+    def add(self, view: View, t: int | slice, probability: Probability, weight: ArrayLike = 1.0) -> None:
+        """Add frame t (H, W), or frames t (T, H, W), of a view."""
         ...
 
 
@@ -171,6 +176,36 @@ class Vote(Mean):
     def uncertainty(self) -> NDArray[np.float32]:
         """How much the views disagree (I, J, K), in [0, 1]: 0 where all vote alike, 1 where they are split evenly."""
         return _stacked(lambda index: 4 * self[index] * (1 - self[index]), self.shape)
+
+
+class LimitedProbability:
+    """Probabilities of an object as its prompts allow, slab by slab.
+
+    Args:
+        source: what was found.
+        limits: what the prompts settle.
+    """
+
+    def __init__(self, source: ObjectProbability, limits: Limits) -> None:
+        self.source, self.limits = source, limits
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(I, J, K)."""
+        return self.source.shape
+
+    def __getitem__(self, index: int) -> NDArray[np.float32]:
+        """The probability (J, K) of one slab."""
+        slab = np.array(self.source[index], np.float32)
+        return self.limits.apply(slab[None], (index, 0, 0))[0]
+
+    def result(self) -> NDArray[np.float32]:
+        """All slabs."""
+        return _stacked(self.__getitem__, self.shape)
+
+    def uncertainty(self) -> NDArray[np.float32]:
+        """How much the views disagree, whatever is settled."""
+        return self.source.uncertainty()
 
 
 FUSIONS: Mapping[str, FusionFactory] = {"mean": Mean, "vote": Vote, "weighted": Weighted}

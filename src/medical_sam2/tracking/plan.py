@@ -4,7 +4,8 @@ Shapes: I J K voxels in the order of the file, T frames of a view, H W a frame.
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +13,8 @@ from numpy.typing import NDArray
 from medical_sam2.errors import ConfigError, PromptError
 from medical_sam2.intensity_window import Window, Windows
 from medical_sam2.prompts import FramePrompt, Mask, Point, Prompt, intensities
+from medical_sam2.strokes import Brush, Lasso, Scribble, joins_outlines, only_takes_away, says_where
+from medical_sam2.tracking.limits import Limits, check_agreement, limits_of
 from medical_sam2.views import AXIAL, CORONAL, SAGITTAL, THREE_VIEWS, View
 from medical_sam2.volume import Volume
 
@@ -33,11 +36,13 @@ class Group:
         views: along which they are tracked; their prompts lie in the first.
         prompts: object → frame → prompt.
         given: object → its prompts as they were given.
+        limits: object → what they settle of single voxels, where they do.
     """
 
     views: tuple[View, ...]
     prompts: Mapping[int, Mapping[int, FramePrompt]]
     given: Mapping[int, tuple[Prompt, ...]]
+    limits: Mapping[int, Limits] = field(default_factory=dict[int, Limits])
 
     @property
     def view(self) -> View:
@@ -47,7 +52,17 @@ class Group:
     def part(self, labels: Iterable[int]) -> "Group":
         """The same for some of the objects."""
         chosen = tuple(labels)
-        return Group(self.views, {x: self.prompts[x] for x in chosen}, {x: self.given[x] for x in chosen})
+        limits = {x: self.limits[x] for x in chosen if x in self.limits}
+        return Group(self.views, {x: self.prompts[x] for x in chosen}, {x: self.given[x] for x in chosen}, limits)
+
+    def frames(self, volume: Volume, view: View) -> range:
+        """Those of a view on which any of the objects may be."""
+        axis, axes = array_axis(volume, view), volume.orientation
+        whole = slice(0, volume.shape[axis])
+        sides = [self.limits[x].within[axis] if x in self.limits else whole for x in self.prompts]
+        first, last = min(side.start for side in sides), max(side.stop for side in sides) - 1
+        low, high = sorted(view.slice_index(place, volume.shape[axis], axes) for place in (first, last))
+        return range(low, high + 1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,6 +81,11 @@ class TrackingPlan:
     def labels(self) -> tuple[int, ...]:
         """All objects that are prompted, ascending."""
         return tuple(sorted({label for group in self.groups for label in group.prompts}))
+
+    @property
+    def limits(self) -> dict[int, Limits]:
+        """Object → what its prompts settle of single voxels, where they do."""
+        return {label: own for group in self.groups for label, own in group.limits.items()}
 
 
 def plan_tracking(
@@ -108,15 +128,30 @@ def grouped(
     if not prompts:
         raise PromptError("there is no prompt", "give a point, a box or a mask")
     groups: dict[tuple[object, ...], list[tuple[int, tuple[Prompt, ...], dict[int, FramePrompt]]]] = {}
+    limits = dict[int, Limits]()
     for label in sorted({prompt.object for prompt in prompts}):
         own = tuple(prompt for prompt in prompts if prompt.object == label)
         if label not in correctable:
             _check_prompts(label, own)
         view = primary_view(volume, own, only)
-        frames = frame_prompts(volume, own, view)
+        frames = frame_prompts(volume, own, view, mending=label in correctable)
+        if joins_outlines(own) and (label in correctable or not gaps_between(frames)):
+            problem = f"object {label} has no slices between outlines that could be interpolated"
+            raise PromptError(problem, "outline it on two slices that are apart, or leave the interpolation out")
+        settled = limits_of(own, volume.shape, array_axis(volume, view))
+        if settled is not None:
+            limits[label] = settled
+            _check_slices(volume, view, label, settled, frames)
+            check_agreement(own, settled, volume.shape, array_axis(volume, view))
         groups.setdefault((view.code, *sorted(frames)), []).append((label, own, frames))
+    _check_shared(limits)
     return [
-        Group((View(str(key[0])),), {label: frames for label, _, frames in rows}, {label: own for label, own, _ in rows})
+        Group(
+            (View(str(key[0])),),
+            {label: frames for label, _, frames in rows},
+            {label: own for label, own, _ in rows},
+            {label: limits[label] for label, _, _ in rows if label in limits},
+        )
         for key, rows in groups.items()
     ]
 
@@ -124,24 +159,61 @@ def grouped(
 def _check_prompts(label: int, own: Sequence[Prompt]) -> None:
     if label < 1:
         raise PromptError(f"object {label} is no label", "number objects from 1; 0 is background")
-    if all(isinstance(prompt, Point) and not prompt.positive for prompt in own):
-        raise PromptError(f"object {label} has negative clicks only", "add a click inside the object, a box or a mask")
+    if not any(says_where(prompt) for prompt in own):
+        kinds = "negative clicks" if all(isinstance(prompt, Point) for prompt in own) else "prompts that say where it is not"
+        raise PromptError(f"object {label} has {kinds} only", "add a click inside the object, a box or a mask")
 
 
-def frame_prompts(volume: Volume, own: Sequence[Prompt], view: View) -> dict[int, FramePrompt]:
+def _check_slices(volume: Volume, view: View, label: int, limits: Limits, frames: Iterable[int]) -> None:
+    """Refuse slices that leave out one on which the object is prompted."""
+    axis = array_axis(volume, view)
+    side = limits.within[axis]
+    for t in frames:
+        if not side.start <= view.slice_index(t, volume.shape[axis], volume.orientation) < side.stop:
+            problem = f"object {label} is prompted on {_slice_name(volume, view, t)}, which its slices or its box leave out"
+            raise PromptError(problem, "prompt it on a slice that is looked at, or widen them")
+
+
+def _check_shared(limits: Mapping[int, Limits]) -> None:
+    """Refuse a voxel that is settled as inside of two objects."""
+    owners: dict[tuple[int, ...], int] = {}
+    for label, own in limits.items():
+        for i, j, k in own.inside.tolist():
+            if owners.setdefault((i, j, k), label) != label:
+                problem = f"objects {owners[i, j, k]} and {label} are both scribbled on at voxel {i} {j} {k}"
+                raise PromptError(problem, "leave one of them out")
+
+
+def frame_prompts(volume: Volume, own: Sequence[Prompt], view: View, *, mending: bool = False) -> dict[int, FramePrompt]:
     """The prompts of one object on each frame of a view; those drawn in other planes are left out.
+
+    Regions and lines that are not the object count on frames on which it is prompted besides: alone they do not show it.
+
+    Args:
+        volume: the image.
+        own: the prompts.
+        view: of the frames.
+        mending: whether an earlier result shows the object, so that all prompts count.
 
     Raises:
         PromptError: none of them lies in this view's plane, or one lies outside of the image.
     """
     merged: dict[int, FramePrompt] = {}
-    for prompt in own:
+    for prompt in sorted(own, key=only_takes_away):
         for t, there in prompt.project(view, volume.shape, volume.orientation).items():
+            if t not in merged and only_takes_away(prompt) and not mending:
+                continue
             merged[t] = merged[t].joined(there, prompt.object, _slice_name(volume, view, t)) if t in merged else there
     if not merged:
         problem = f"no prompt of object {own[0].object} lies in the {view.name} plane"
         raise PromptError(problem, "choose the plane that it was drawn in, or leave the choice of views out")
     return merged
+
+
+def gaps_between(prompts: Mapping[int, FramePrompt]) -> list[tuple[int, int]]:
+    """Pairs of outlined frames of an object that follow each other, with others between."""
+    outlined = sorted(t for t, prompt in prompts.items() if prompt.mask_hw is not None)
+    return [(one, other) for one, other in pairwise(outlined) if other - one > 1]
 
 
 def _slice_name(volume: Volume, view: View, t: int) -> str:
@@ -152,7 +224,8 @@ def _slice_name(volume: Volume, view: View, t: int) -> str:
 
 def drawn_prompts(volume: Volume, own: Sequence[Prompt], view: View) -> dict[int, FramePrompt]:
     """The boxes and outlines among prompts that were drawn in the plane of this view and no other."""
-    drawn = [p for p in own if not isinstance(p, Point) and p.planes() == frozenset({array_axis(volume, view)})]
+    axis = frozenset({array_axis(volume, view)})
+    drawn = [p for p in own if not isinstance(p, Point) and says_where(p) and p.planes() == axis]
     return frame_prompts(volume, drawn, view) if drawn else {}
 
 
@@ -174,7 +247,8 @@ def primary_view(volume: Volume, own: Sequence[Prompt], only: Sequence[View] = (
 
 def _common_planes(own: Sequence[Prompt]) -> frozenset[int]:
     """Planes that all boxes and outlines lie in; those of the first of them where they share none."""
-    drawn = [prompt.planes() for prompt in own if not isinstance(prompt, Point)]
+    shapes = [prompt for prompt in own if not isinstance(prompt, Point)]
+    drawn = [prompt.planes() for prompt in shapes if says_where(prompt)] or [prompt.planes() for prompt in shapes]
     if not drawn:
         return frozenset({0, 1, 2})
     return frozenset.intersection(*drawn) or drawn[0]
@@ -238,10 +312,10 @@ def unused_prompts(volume: Volume, group: Group) -> list[str]:
     axes = {array_axis(volume, view) for view in group.views}
     return [
         f"a {type(prompt).__name__.lower()} of object {label} lies in a plane that is not tracked"
-        + (": it counts on its own slice only" if isinstance(prompt, Mask) else " and was not used")
+        + (": it counts on its own slice only" if isinstance(prompt, Mask | Lasso | Scribble | Brush) else " and was not used")
         for label, own in group.given.items()
         for prompt in own
-        if not axes & prompt.planes()
+        if not axes & prompt.planes() and not only_takes_away(prompt)
     ]
 
 

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from medical_sam2.io.labels import object_boxes
-from medical_sam2.prompts import FramePrompt, Mask, Point, Prompt
+from medical_sam2.prompts import Box, FramePrompt, Mask, Point, Prompt
+from medical_sam2.strokes import Brush, Diameter, Stroke, says_where
 
 BRIDGE = 2
 EVERYWHERE = ndimage.generate_binary_structure(3, 3)
@@ -55,12 +56,19 @@ def _touched_voxels(prompts: Sequence[Prompt], shape: tuple[int, ...], box: tupl
     for prompt in prompts:
         if isinstance(prompt, Mask):
             touched |= prompt.array_ijk[box]
+        elif not says_where(prompt):
+            continue
         elif isinstance(prompt, Point):
-            if prompt.positive:
-                _mark_touched(touched, box, [slice(i, i + 1) for i in map(_within, prompt.index_ijk, shape)])
-        else:
-            corners = zip(getattr(prompt, "low_ijk", ()), getattr(prompt, "high_ijk", ()), strict=True)
-            _mark_touched(touched, box, [slice(max(0, round(low)), round(high) + 1) for low, high in corners])
+            _mark_touched(touched, box, [slice(i, i + 1) for i in map(_within, prompt.index_ijk, shape)])
+        elif isinstance(prompt, Diameter):
+            for place in prompt.places_ijk:
+                _mark_touched(touched, box, [slice(i, i + 1) for i in map(_within, place, shape)])
+        elif isinstance(prompt, Stroke | Brush):
+            drawn = prompt.voxels if isinstance(prompt, Brush) else prompt.region(shape, min(prompt.planes()))
+            for voxel in drawn.tolist():
+                _mark_touched(touched, box, [slice(i, i + 1) for i in voxel])
+        elif isinstance(prompt, Box):
+            _mark_touched(touched, box, prompt.slices)
     return touched
 
 
@@ -117,7 +125,8 @@ def redraw(stack_thw: NDArray[np.unsignedinteger], label: int, prompts: Mapping[
         prompts: frame → prompt of the object.
     """
     for t, prompt in prompts.items():
-        if prompt.mask_hw is not None and not len(prompt.points_xy) and prompt.box_xyxy is None:
+        drawn = prompt.mask_hw is not None and prompt.estimate is None
+        if prompt.mask_hw is not None and drawn and not len(prompt.points_xy) and prompt.box_xyxy is None:
             stack_thw[t][(stack_thw[t] == label) & ~prompt.mask_hw] = 0
             stack_thw[t][prompt.mask_hw] = label
         elif prompt.mask_hw is not None and not prompt.labels.all():

@@ -19,12 +19,15 @@ from torch import Tensor
 
 from medical_sam2.intensity_window import Window
 from medical_sam2.model.memory_bank import PolicyBank, cosine
-from medical_sam2.prompts import FramePrompt, Point
+from medical_sam2.prompts import Box, FramePrompt, Mask
+from medical_sam2.strokes import Diameter, Lasso, joins_outlines
 from medical_sam2.tracking.click_outline import reduction
 from medical_sam2.tracking.confidence import Leak, find_leaks, mark_collapses, mark_leaks
-from medical_sam2.tracking.consensus import Gate, RefinedProbability, TrackedObject, apply_consensus
+from medical_sam2.tracking.consensus import Gate, TrackedObject, apply_consensus
+from medical_sam2.tracking.estimate import expect_between, find_start
 from medical_sam2.tracking.frames import FrameStack
-from medical_sam2.tracking.fusion import Fusion, FusionFactory, LabelMap, Slabs
+from medical_sam2.tracking.fusion import Fusion, FusionFactory, LabelMap, LimitedProbability, ObjectProbability
+from medical_sam2.tracking.limits import Limits
 from medical_sam2.tracking.plan import (
     HALF_FROM_VOXELS,
     Group,
@@ -38,15 +41,15 @@ from medical_sam2.tracking.plan import (
     unused_prompts,
 )
 from medical_sam2.tracking.postprocess import redraw, remove_islands
-from medical_sam2.tracking.region_of_interest import BoxXyxy, Region, group_regions, object_box, region_for
+from medical_sam2.tracking.region_of_interest import Region, group_regions, object_box, region_for
 from medical_sam2.tracking.view_tracker import FrameTime, PassEnds, TrackingConfig, TrackingResult, ViewTracker
 from medical_sam2.views import THREE_VIEWS, View
 from medical_sam2.volume import Segmentation, SliceConfidence, Volume, add_to_layers
 
 SAMPLES = 5  # frames that the mean feature of a direction is taken from
+BETWEEN = 0.5  # weight of an estimate by the shapes of outlines, beside what was found between them
 LEAST_WEIGHT = 0.05  # of an unsure frame
 AROUND = 1.5  # side of a region over the extent of the estimate that it is taken from
-START_MARGIN, LEAST_START_MARGIN = 0.2, 6  # beyond the estimate: a share of its extent, frames
 
 
 @dataclass(frozen=True)
@@ -96,6 +99,10 @@ class _Pass:
     fusions: Mapping[int, Fusion]
     number: int
     region: Region | None = None
+    limits: Mapping[int, Limits] = field(default_factory=dict[int, Limits])
+    expected: Mapping[int, Mapping[int, NDArray[np.float32]]] = field(
+        default_factory=dict[int, Mapping[int, NDArray[np.float32]]]
+    )
 
 
 @dataclass(eq=False)
@@ -164,9 +171,12 @@ class GroupTracker:
             if place and not self.config.joint:
                 banks = self.view_tracker.banks(group.prompts, view)
             if view.axis == first.axis:
-                frames = range(self.view_tracker.frames(view).shape_thw[0])
+                frames = group.frames(self.config.volume, view)
+                self.progress.planned -= self.view_tracker.frames(view).shape_thw[0] - len(frames)
                 prompts = {label: self._prompts_along(group, label, view) for label in group.given}
-                self._track_pass(_Pass(view, prompts, frames, banks, fusions, place, region))
+                joined = {label: own for label, own in prompts.items() if joins_outlines(group.given[label])}
+                expected = expect_between(joined, self.view_tracker.frames(view).canvas.pixel_hw)
+                self._track_pass(_Pass(view, prompts, frames, banks, fusions, place, region, group.limits, expected))
             else:
                 self._track_further_view(view, group, banks, fusions, place)
 
@@ -188,8 +198,9 @@ class GroupTracker:
         whole = range(stack.shape_thw[0])
         for label, own in group.given.items():
             drawn = drawn_prompts(self.config.volume, own, view)
-            start = find_start(fusions[label], view, self.config.volume.orientation)
-            frames = whole if start is None else start.frames
+            start = find_start(limited(fusions[label], group, label), view, self.config.volume.orientation)
+            allowed = group.part([label]).frames(self.config.volume, view)
+            frames = allowed if start is None else _overlap(start.frames, allowed)
             own_prompts = (
                 drawn if start is None else {start.frame: FramePrompt.mask(start.mask_hw, estimate=start.confidence)} | drawn
             )
@@ -203,7 +214,7 @@ class GroupTracker:
                 passes.setdefault((span, region, tuple(sorted(own_prompts))), {})[label] = own_prompts
         self.progress.planned += sum(len(key[0]) for key in passes) - len(whole)
         for (span, region, _), prompts in passes.items():
-            self._track_pass(_Pass(view, prompts, span, banks, fusions, number, region))
+            self._track_pass(_Pass(view, prompts, span, banks, fusions, number, region, group.limits))
 
     def _track_pass(self, way: _Pass) -> None:
         """Outward from the prompted frames, each way until all objects have ended."""
@@ -230,11 +241,24 @@ class GroupTracker:
         """Add one frame's probabilities where they belong, and note how sure they are."""
         t, labels = found.frame, tuple(way.prompts)
         for label, probability, confidence in zip(labels, found.probability_BHW, found.confidence_B, strict=True):
+            self._apply_expected(way, label, t, probability)
             way.fusions[label].add(way.view, t, probability, max(confidence, LEAST_WEIGHT))
             area, prompted, index = int((probability > 0.5).sum()), t in way.prompts[label], found.stack.slice_index(t)
             sure = self._judged.get((label, index), confidence) if prompted else confidence
             self.rows.append(SliceConfidence(label, way.view.code, index, sure, area, prompted))
         self.report_frame(found.stack, t, labels, found.probability_BHW > 0.5)
+
+    def _apply_expected(self, way: _Pass, label: int, t: int, probability_HW: NDArray[np.float32]) -> None:
+        """Make a frame follow what the prompts let expect and what they settle, in place."""
+        expected_HW = way.expected.get(label, {}).get(t)
+        if expected_HW is not None:
+            probability_HW += BETWEEN * (expected_HW - probability_HW)
+        if label not in way.limits:
+            return
+        stack = self.view_tracker.frames(way.view)
+        start = [0, 0, 0]
+        start[array_axis(self.config.volume, way.view)] = stack.slice_index(t)
+        way.limits[label].apply(way.view.invert(probability_HW[None], stack.axes), start)
 
     def report_frame(self, stack: FrameStack, t: int, labels: tuple[int, ...], masks_bhw: NDArray[np.bool_]) -> None:
         """Report that one more frame is done."""
@@ -259,71 +283,14 @@ class GroupTracker:
         return torch.stack([features(int(t)).summary_BC[0] for t in places]).mean(0)
 
 
-@dataclass(frozen=True, eq=False)
-class StartingPoint:
-    """Where an object is tracked from along a further orientation.
-
-    Args:
-        frame: on which the estimate is largest and surest.
-        mask_hw: (H, W) bool, the estimate there.
-        frames: on which the estimate lies, with a margin.
-        box_xyxy: that holds the estimate on all of them, in pixels.
-        confidence: mean probability of what is inside on that frame.
-    """
-
-    frame: int
-    mask_hw: NDArray[np.bool_]
-    frames: range
-    box_xyxy: BoxXyxy
-    confidence: float
+def limited(found: ObjectProbability, group: Group, label: int) -> ObjectProbability:
+    """The probabilities of an object as its prompts allow."""
+    return LimitedProbability(found, group.limits[label]) if label in group.limits else found
 
 
-def find_start(estimate: Slabs, view: View, axes: str) -> StartingPoint | None:
-    """Where an object is tracked from along a view; None where the estimate is empty.
-
-    Args:
-        estimate: probability (I, J, K), handed out slab by slab.
-        view: the orientation.
-        axes: directions of the array axes.
-    """
-    axis, *plane = view.order(axes)
-    surplus = _excess_by_slice(estimate)
-    if not surplus[axis].any():
-        return None
-    index, count = int(surplus[axis].argmax()), estimate.shape[axis]
-    probability = view.apply(_slice_of(estimate, axis, index), axes)[0]
-    mask = probability > 0.5
-    low, high = _first_and_last(surplus[axis])
-    margin = max(LEAST_START_MARGIN, round(START_MARGIN * (high - low + 1)))
-    low, high = max(0, low - margin), min(count, high + margin + 1)
-    backwards, *mirrored = view.flipped(axes)
-    frame, frames = (count - 1 - index, range(count - high, count - low)) if backwards else (index, range(low, high))
-    rows, columns = (_first_and_last(surplus[a][::-1] if flip else surplus[a]) for a, flip in zip(plane, mirrored, strict=True))
-    return StartingPoint(frame, mask, frames, (columns[0], rows[0], columns[1], rows[1]), float(probability[mask].mean()))
-
-
-def _first_and_last(surplus: NDArray[np.float64]) -> tuple[int, int]:
-    there = np.flatnonzero(surplus)
-    return int(there[0]), int(there[-1])
-
-
-def _excess_by_slice(estimate: Slabs) -> tuple[NDArray[np.float64], ...]:
-    """Sum of what exceeds the threshold on each slice of each array axis."""
-    sums = tuple(np.zeros(length) for length in estimate.shape)
-    for i in range(estimate.shape[0]):
-        excess = np.clip(np.asarray(estimate[i], np.float32) - np.float32(0.5), 0, None)
-        sums[1][:] += excess.sum(1)
-        sums[2][:] += excess.sum(0)
-        sums[0][i] = excess.sum()
-    return sums
-
-
-def _slice_of(estimate: Slabs, axis: int, index: int) -> NDArray[np.float32]:
-    """One slice, as a volume that is one voxel thick along the axis."""
-    if axis == 0:
-        return np.asarray(estimate[index], np.float32)[None]
-    rows = [np.asarray(estimate[i], np.float32).take(index, axis - 1) for i in range(estimate.shape[0])]
-    return np.expand_dims(np.stack(rows), axis)
+def _overlap(one: range, other: range) -> range:
+    """Frames that are in both."""
+    return range(max(one.start, other.start), min(one.stop, other.stop))
 
 
 @dataclass(frozen=True, eq=False)
@@ -371,7 +338,7 @@ class VolumeTracker:
 
     def __post_init__(self) -> None:
         self._warnings = dict.fromkeys(self.plan.warnings)
-        self._waiting: dict[int, Fusion | RefinedProbability] = {}
+        self._waiting: dict[int, ObjectProbability] = {}
         self._maps: dict[int, NDArray[np.float32]] = {}
         self._spread: NDArray[np.float32] | None = None
         self._layers: list[NDArray[np.unsignedinteger]] = []
@@ -391,7 +358,8 @@ class VolumeTracker:
                 self._enter_labels()
             own = {label: self._fusion() for label in group.prompts}
             tracker.run(group, group.views, own)
-            self._waiting |= {label: self._apply_consensus(tracker, group, label, fusion) for label, fusion in own.items()}
+            for label, fusion in own.items():
+                self._waiting[label] = limited(self._apply_consensus(tracker, group, label, fusion), group, label)
 
     def _fusion(self) -> Fusion:
         """Room for the probabilities of one object."""
@@ -399,7 +367,7 @@ class VolumeTracker:
         shape, axes = self.volume.shape, self.volume.orientation
         return self.options.fusion(shape, axes, uncertainty=self.options.uncertainty, dtype=dtype)
 
-    def _apply_consensus(self, tracker: GroupTracker, group: Group, label: int, fusion: Fusion) -> Fusion | RefinedProbability:
+    def _apply_consensus(self, tracker: GroupTracker, group: Group, label: int, fusion: Fusion) -> ObjectProbability:
         """What was found of an object, after the consensus."""
         if self.options.gate is None:
             return fusion
@@ -441,6 +409,10 @@ class VolumeTracker:
         missing = [
             f"object {label} was not found on any slice" for g in self.plan.groups for label in g.prompts if label not in there
         ]
+        lost = {} if layers else {label: own.count_missed(labels, label) for label, own in self.plan.limits.items()}
+        missing += [
+            f"object {label} lost {count} voxels that were scribbled on to others" for label, count in lost.items() if count
+        ]
         found, axes = self._find_leaks(), self.volume.orientation
         described = dict.fromkeys(leak.describe("ijk"[View(leak.view).order(axes)[0]]) for leak in found)
         rows, warnings = tuple(mark_leaks(mark_collapses(self.rows), found)), (*self._warnings, *missing, *described)
@@ -456,11 +428,11 @@ class VolumeTracker:
         shape, axes = self.volume.shape, self.volume.orientation
         sides = {code: View(code).order(axes)[1:] for code in {row.view for row in self.rows}}
         given = [prompt for group in self.plan.groups for own in group.given.values() for prompt in own]
-        drawn = {prompt.object for prompt in given if not isinstance(prompt, Point)}
+        drawn = {prompt.object for prompt in given if isinstance(prompt, Box | Mask | Lasso | Diameter)}
         return find_leaks(self.rows, {code: shape[down] * shape[across] for code, (down, across) in sides.items()}, drawn)
 
     def _redraw(self, labels: NDArray[np.unsignedinteger], objects: Collection[int]) -> None:
-        """Outlines of these objects as they were drawn, except where an object lies that has priority."""
+        """Outlines and scribbles of these objects as they were drawn, except where an object lies that has priority."""
         axes, ranks = self.volume.orientation, {label: rank for rank, label in enumerate(self.options.priority)}
         drawn = [(group, label) for group in self.plan.groups for label in group.given if label in objects]
         for group, label in sorted(drawn, key=lambda one: ranks.get(one[1], len(ranks))):
@@ -470,5 +442,7 @@ class VolumeTracker:
             redraw(group.view.apply(labels, axes), label, group.prompts[label])
             for view in (view for view in THREE_VIEWS if view.axis != group.view.axis):
                 redraw(view.apply(labels, axes), label, drawn_prompts(self.volume, group.given[label], view))
+            if label in group.limits:
+                group.limits[label].settle(labels, label)
             if held is not None and kept is not None:
                 labels[held] = kept

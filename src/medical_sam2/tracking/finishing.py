@@ -1,0 +1,373 @@
+"""What is done to objects once they are outlined: holes, parts, smoothness, size; in millimetres, whatever the grid.
+
+The order is always the same, whatever the order of the options: holes are filled, the largest part is kept, the surface is
+smoothed, the object grows or shrinks, small parts are dropped. Objects are taken by their labels, the smallest first. None
+takes a voxel of another one: what one would take of another is left to it and told, so that a voxel of the background that
+two would take goes to the smaller label.
+
+Smoothing takes the signed distance to the surface through a Gaussian, and cuts it where the volume is as large as before.
+
+Shapes: I J K voxels.
+"""
+
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from math import ceil, inf, isfinite
+from typing import cast
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from medical_sam2.errors import ConfigError
+from medical_sam2.io.labels import object_boxes
+from medical_sam2.prompts import Mask, Prompt
+from medical_sam2.strokes import Lasso, says_where
+from medical_sam2.tracking.limits import Limits
+from medical_sam2.tracking.postprocess import EVERYWHERE
+from medical_sam2.volume import Segmentation, add_to_layers
+
+KEPT = 0.02  # share of its volume that smoothing may change without a word
+REACH = 4.0  # of a Gaussian, in standard deviations
+MaskArray = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class FinishingSteps:
+    """What is done to one object.
+
+    Args:
+        fill_holes: fill cavities that it encloses in 3D.
+        largest: keep its largest part alone; voxels that touch by a corner hang together.
+        smooth_mm: standard deviation of the Gaussian that its surface is smoothed by.
+        grow_mm: how far it grows on every side; negative: shrinks.
+        min_volume_ml: parts that are smaller are dropped.
+    """
+
+    fill_holes: bool = False
+    largest: bool = False
+    smooth_mm: float = 0.0
+    grow_mm: float = 0.0
+    min_volume_ml: float = 0.0
+
+    # Millimetres that no voxel is as small as do nothing: whoever wrote them may have meant another unit.
+    def check(self, spacing_mm: Sequence[float]) -> None:
+        """Refuse steps that cannot change anything.
+
+        Raises:
+            ConfigError: a length below the voxels, or a number that is none.
+        """
+        numbers = {"smoothing": self.smooth_mm, "growing or shrinking": self.grow_mm, "a least volume": self.min_volume_ml}
+        for what, number in numbers.items():
+            if not isfinite(number) or (number < 0 and what != "growing or shrinking"):
+                raise ConfigError(f"{what} by {number:g} makes no sense", "give a positive number")
+        finest = min(spacing_mm)
+        if 0 < abs(self.grow_mm) < finest:
+            problem = f"growing or shrinking by {abs(self.grow_mm):g} mm changes nothing: voxels are {finest:.3g} mm at least"
+            raise ConfigError(problem, "give more, or leave it out")
+        if 0 < self.smooth_mm < finest / 4:
+            problem = f"smoothing by {self.smooth_mm:g} mm changes nothing: voxels are {finest:.3g} mm at least"
+            raise ConfigError(problem, "give more, or leave it out")
+        if 0 < self.min_volume_ml * 1000 <= float(np.prod(spacing_mm)):
+            problem = (
+                f"a least volume of {self.min_volume_ml:g} mL drops nothing: a voxel has {np.prod(spacing_mm) / 1000:.3g} mL"
+            )
+            raise ConfigError(problem, "give more, or leave it out")
+
+
+@dataclass(frozen=True)
+class FinishingSettings:
+    """What is done to all objects of an image, or to some of them, as a person says it.
+
+    Args:
+        fill_holes, largest: see `FinishingSteps`; of all objects.
+        smooth: millimetres, "2" for all objects, "1=2" or "liver=2" for one; a later word counts.
+        grow: millimetres, the same.
+        shrink: millimetres, the same.
+        min_volume: millilitres, the same.
+    """
+
+    fill_holes: bool = False
+    largest: bool = False
+    smooth: tuple[str, ...] = ()
+    grow: tuple[str, ...] = ()
+    shrink: tuple[str, ...] = ()
+    min_volume: tuple[str, ...] = ()
+
+    def steps(self, labels: Sequence[int], names: Mapping[int, str], *, known: bool = True) -> dict[int, FinishingSteps]:
+        """Label → what is done to it; nothing where nothing is said.
+
+        Args:
+            labels: of the objects.
+            names: label → name.
+            known: whether who is named must be there.
+
+        Raises:
+            ConfigError: a number that is none, an object that there is not, one that is to grow and to shrink.
+        """
+        found = {option: _by_object(option, words, labels, names, known=known) for option, words in self._words.items()}
+        if both := sorted(found["--grow"].keys() & found["--shrink"].keys()):
+            raise ConfigError(f"object {both[0]} is to grow and to shrink", "give --grow or --shrink")
+        sizes = found["--grow"] | {label: -by for label, by in found["--shrink"].items()}
+        smooth, least = found["--smooth"], found["--min-volume"]
+        steps = {
+            label: FinishingSteps(
+                self.fill_holes, self.largest, smooth.get(label, 0.0), sizes.get(label, 0.0), least.get(label, 0.0)
+            )
+            for label in labels
+        }
+        return {label: own for label, own in steps.items() if own != FinishingSteps()}
+
+    def check(self, spacing_mm: Sequence[float] | None = None) -> None:
+        """Refuse what is wrong whoever is meant, and what would change nothing in a grid.
+
+        Raises:
+            ConfigError: see `steps` and `FinishingSteps.check`.
+        """
+        for option, words in self._words.items():
+            for number in (_who_and_number(option, word)[1] for word in words):
+                alone = {
+                    "--smooth": FinishingSteps(smooth_mm=number),
+                    "--min-volume": FinishingSteps(min_volume_ml=number),
+                }
+                if spacing_mm is not None:
+                    alone.get(option, FinishingSteps(grow_mm=number)).check(spacing_mm)
+
+    def unknown(self, labels: Sequence[int], names: Mapping[int, str]) -> list[str]:
+        """Words that speak of none of the objects, as they were typed."""
+        return [
+            f"{option} {word}"
+            for option, words in self._words.items()
+            for word in words
+            if (who := _who_and_number(option, word)[0]) is not None and not _meant(who, labels, names)
+        ]
+
+    @property
+    def _words(self) -> dict[str, tuple[str, ...]]:
+        return {f"--{name.replace('_', '-')}": getattr(self, name) for name in ("smooth", "grow", "shrink", "min_volume")}
+
+
+def _who_and_number(option: str, word: str) -> tuple[str | None, float]:
+    """The object that "liver=2" speaks of, None where all are meant, and the number."""
+    who, equals, text = word.rpartition("=")
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if not 0 < number < inf:
+        raise ConfigError(f"{option} {word}: {text!r} is no positive number", f"give {option} NUMBER or {option} NAME=NUMBER")
+    return who if equals else None, number
+
+
+def _meant(who: str | None, labels: Sequence[int], names: Mapping[int, str]) -> list[int]:
+    return [label for label in labels if who is None or who in (str(label), names.get(label))]
+
+
+def _by_object(
+    option: str, words: Sequence[str], labels: Sequence[int], names: Mapping[int, str], *, known: bool
+) -> dict[int, float]:
+    """Label → number; a word that names an object goes before those that mean all."""
+    found: dict[int, float] = {}
+    parsed = [(word, *_who_and_number(option, word)) for word in words]
+    for word, who, number in sorted(parsed, key=lambda each: each[1] is not None):
+        meant = _meant(who, labels, names)
+        if known and not meant:
+            there = ", ".join(names.get(label, str(label)) for label in labels)
+            raise ConfigError(f"{option} {word}: there is no object {who!r}", f"the objects are {there}")
+        found |= dict.fromkeys(meant, number)
+    return found
+
+
+@dataclass(frozen=True)
+class FinishingChange:
+    """What one step did to one object.
+
+    Args:
+        object: label.
+        step: its name.
+        setting: of it, true where it has none.
+        before: voxels.
+        after: voxels.
+        left_to_others: voxels that it would have taken, and that another object has.
+    """
+
+    object: int
+    step: str
+    setting: float | bool
+    before: int
+    after: int
+    left_to_others: int = 0
+
+
+def finish(
+    found: Segmentation,
+    steps: Mapping[int, FinishingSteps],
+    prompts: Sequence[Prompt] = (),
+    limits: Mapping[int, Limits] | None = None,
+) -> tuple[Segmentation, tuple[FinishingChange, ...]]:
+    """A segmentation whose objects are finished, and what each step did; probabilities stay as they are.
+
+    Args:
+        found: objects, in a grid whose spacing is that of its affine.
+        steps: label → what is done.
+        prompts: an outline or a scribble among them that is changed is told.
+        limits: label → what its prompts settle: nothing grows into what they leave out.
+
+    Returns:
+        The segmentation, with a warning for each outline that is changed, each object that has nothing left or could not take
+        what another one has, and each volume that smoothing changed; and one row for each step and object.
+
+    Raises:
+        ConfigError: see `FinishingSteps.check`.
+    """
+    spacing = np.linalg.norm(found.affine[:3, :3], axis=0)
+    for own in steps.values():
+        own.check(spacing)
+    changes, layers, bounds = list[FinishingChange](), list[NDArray[np.unsignedinteger]](), limits or {}
+    labels = found.labels.copy()
+    if found.layers:
+        for label in found.objects():
+            own = found.mask(label).astype(np.uint8)
+            if label in steps:
+                changes += (
+                    replace(each, object=label) for each in _finish_object(own, 1, steps[label], spacing, bounds.get(label))
+                )
+            add_to_layers(layers, label, own != 0)
+        _reassign(labels, layers)
+    else:
+        for label in sorted(steps.keys() & object_boxes(found.labels).keys()):
+            changes += _finish_object(labels, label, steps[label], spacing, bounds.get(label))
+    done = replace(found, labels=labels, layers=tuple(layers))
+    warnings = [*_describe_changes(changes), *_changed_drawings(found, done, steps.keys(), prompts, bounds)]
+    return replace(done, warnings=(*found.warnings, *warnings)), tuple(changes)
+
+
+def _reassign(labels: NDArray[np.unsignedinteger], layers: Sequence[NDArray[np.unsignedinteger]]) -> None:
+    """Make labels, in place, tell of layers what one map can: a voxel stays with its object, or goes to the smallest label."""
+    kept = np.logical_or.reduce([labels == layer for layer in layers]) if layers else np.zeros(labels.shape, bool)
+    labels[~kept] = 0
+    for label in sorted({int(label) for layer in layers for label in np.unique(layer)} - {0}):
+        labels[(labels == 0) & np.logical_or.reduce([layer == label for layer in layers])] = label
+
+
+def _finish_object(
+    labels: NDArray[np.unsignedinteger],
+    label: int,
+    steps: FinishingSteps,
+    spacing: NDArray[np.float64],
+    limits: Limits | None,
+) -> Iterator[FinishingChange]:
+    """All steps on one object that is there, in place."""
+    reach = (REACH * steps.smooth_mm + max(0.0, steps.grow_mm)) / spacing
+    window = tuple(
+        slice(max(0, side.start - ceil(far) - 1), side.stop + ceil(far) + 1)
+        for side, far in zip(object_boxes(labels)[label], reach, strict=True)
+    )
+    part = labels[window]
+    mask = part == label
+    allowed, drawn = np.ones(part.shape, bool), np.zeros(part.shape, bool)  # by prompts: possible, inside
+    if limits is not None:  # what was found within a correction may lie beyond them, and stays
+        allowed = limits.apply(allowed, [side.start for side in window]) | mask
+        drawn = limits.apply(drawn, [side.start for side in window], cut=False) & mask
+    others = (part != 0) & ~mask
+    for name, setting, step in _steps_of(steps, spacing):
+        wanted = (step(mask) & allowed) | (drawn & mask & (name == "smooth_mm"))
+        after = wanted & ~others
+        yield FinishingChange(label, name, setting, int(mask.sum()), int(after.sum()), int((wanted & others).sum()))
+        mask = after
+        if not mask.any():
+            break
+    part[part == label] = 0
+    part[mask] = label
+
+
+def _steps_of(
+    steps: FinishingSteps, spacing: NDArray[np.float64]
+) -> Iterator[tuple[str, float | bool, Callable[[MaskArray], MaskArray]]]:
+    """Name, setting and what does it, in the order in which they are done."""
+    if steps.fill_holes:
+        yield "fill_holes", True, lambda mask: np.asarray(ndimage.binary_fill_holes(mask))
+    if steps.largest:
+        yield "largest", True, lambda mask: _parts_from(mask, None)
+    if steps.smooth_mm:
+        yield "smooth_mm", steps.smooth_mm, lambda mask: smooth(mask, steps.smooth_mm, spacing)
+    if steps.grow_mm:
+        yield "grow_mm", steps.grow_mm, lambda mask: grow(mask, steps.grow_mm, spacing)
+    if steps.min_volume_ml:
+        least = steps.min_volume_ml * 1000 / float(np.prod(spacing))
+        yield "min_volume_ml", steps.min_volume_ml, lambda mask: _parts_from(mask, least)
+
+
+def smooth(mask: MaskArray, sigma_mm: float, spacing_mm: Sequence[float] | NDArray[np.float64]) -> MaskArray:
+    """A mask (I, J, K), not empty, with a smooth surface and as many voxels as before."""
+    inside, outside = (np.asarray(ndimage.distance_transform_edt(each, sampling=spacing_mm)) for each in (mask, ~mask))
+    if mask.all():
+        return mask
+    far = ndimage.gaussian_filter(inside - outside, sigma_mm / np.asarray(spacing_mm), mode="nearest", truncate=REACH)
+    count = int(mask.sum())
+    level = np.partition(far, far.size - count, axis=None)[far.size - count]
+    found = np.ravel(far > level)
+    alike = [np.flatnonzero((far == level) & own) for own in (mask, ~mask)]
+    found[np.concatenate(alike)[: count - int(found.sum())]] = True
+    return found.reshape(mask.shape)
+
+
+def grow(mask: MaskArray, by_mm: float, spacing_mm: Sequence[float] | NDArray[np.float64]) -> MaskArray:
+    """A mask (I, J, K) with all voxels within a distance of it, or without those within that distance of what is outside.
+
+    The distance is that of the voxels' centres; beyond the image there is nothing, so nothing shrinks away from its border.
+    """
+    if mask.all():
+        return mask
+    within = np.asarray(ndimage.distance_transform_edt(~mask if by_mm > 0 else mask, sampling=spacing_mm)) <= abs(by_mm) + 1e-9
+    return within if by_mm > 0 else mask & ~within
+
+
+def _parts_from(mask: MaskArray, least: float | None) -> MaskArray:
+    """The parts of at least so many voxels; the largest part where no number is given, the first of equals."""
+    parts, _ = cast("tuple[NDArray[np.int32], int]", ndimage.label(mask, EVERYWHERE))
+    sizes = np.bincount(parts.ravel())
+    sizes[0] = 0
+    kept = np.arange(len(sizes)) == sizes.argmax() if least is None else sizes >= least
+    kept[0] = False
+    return kept[parts]
+
+
+def _describe_changes(changes: Sequence[FinishingChange]) -> Iterator[str]:
+    for change in changes:
+        step = change.step.rpartition("_")[0] if change.step.endswith(("_mm", "_ml")) else change.step
+        if change.left_to_others:
+            yield f"object {change.object}: {change.left_to_others} voxels were left to other objects ({step})"
+        if not change.after:
+            yield f"object {change.object} has nothing left ({step} {change.setting})"
+        elif change.step == "smooth_mm" and abs(change.after - change.before) > KEPT * change.before:
+            yield f"object {change.object}: smoothing changed its volume by {100 * (change.after / change.before - 1):+.1f} %"
+
+
+def _changed_drawings(
+    before: Segmentation,
+    after: Segmentation,
+    labels: Container[int],
+    prompts: Sequence[Prompt],
+    limits: Mapping[int, Limits],
+) -> Iterator[str]:
+    """One line for each slice whose drawn outline is no longer as it was drawn, and each object that lost a scribble."""
+    for label in sorted({prompt.object for prompt in prompts if prompt.object in labels}):
+        was, now = before.mask(label), after.mask(label)
+        if label in limits and (lost := int((was & ~now)[tuple(limits[label].inside.T)].sum())):
+            yield f"object {label} lost {lost} voxels that were scribbled on"
+        drawn = [prompt for prompt in prompts if prompt.object == label and says_where(prompt)]
+        slices = {place for prompt in drawn if isinstance(prompt, Mask | Lasso) for place in _slices_of(prompt, was.shape)}
+        for axis, index in sorted(slices):
+            place = tuple(index if a == axis else slice(None) for a in range(3))
+            if changed := int((was[place] != now[place]).sum()):
+                place_name = f"slice {index} of axis {'ijk'[axis]}"
+                yield f"the outline of object {label} on {place_name} was changed by {changed} voxels"
+
+
+def _slices_of(prompt: Mask | Lasso, shape: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """Axis and index of each slice that something was outlined on."""
+    planes = prompt.planes()
+    axis = min(planes) if len(planes) == 1 or isinstance(prompt, Lasso) else 2
+    drawn = np.argwhere(prompt.array_ijk) if isinstance(prompt, Mask) else prompt.region(shape, axis)
+    yield from ((axis, index) for index in np.unique(drawn[:, axis]).tolist())
