@@ -335,7 +335,7 @@ class _KnownObject:
             t = memory.t - FrameTime(TEMPLATE_PASS, 0)
             found = stack.to_frame(self._recall(ours, self.region, t, bank)[0].logits_Bhw)[0] > 0.5
             scores.append(dice(self.inside_thw[t], found))
-        return replace(answer, confidence=float(np.prod([*answer.parts, np.mean(scores)]) ** (1 / 3)))
+        return replace(answer, confidence=float(np.prod([*answer.parts, float(np.mean(scores))]) ** (1 / 3)))
 
     def _recall(self, tracker: ViewTracker, region: Region, t: int, bank: PolicyBank) -> tuple[FramePrediction, float]:
         """What memory alone says to a frame, and how well it tells inside from outside, in [0, 1]."""
