@@ -14,7 +14,7 @@ from medical_sam2.metrics import dice
 from medical_sam2.model.backbone import FramePrediction
 from medical_sam2.prompts import FramePrompt, Point
 from medical_sam2.segmenter import Segmenter
-from medical_sam2.strokes import lasso_prompt, scribble_prompt
+from medical_sam2.strokes import Scribble, lasso_prompt, scribble_prompt
 from medical_sam2.tracking.click_outline import (
     FEATURES,
     JUDGE_FILE,
@@ -147,19 +147,19 @@ def nano() -> Segmenter:
     return Segmenter.from_pretrained(device="cpu", precision="fp32", image_size=128)
 
 
-def test_the_prompted_slice_of_a_volume_is_what_the_judge_believes_in(nano: Segmenter, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_in_a_volume_scribbles_ask_the_judge_and_clicks_do_not(nano: Segmenter, monkeypatch: pytest.MonkeyPatch) -> None:
     i, j, k = np.indices((64, 60, 7))
     ball = ((i - 30) / 8) ** 2 + ((j - 30) / 8) ** 2 + ((k - 3) / 3.2) ** 2 < 1
     volume = Volume(np.where(ball, 400, 150) + np.random.default_rng(1).normal(0, 10, ball.shape), np.diag([1.5, 1.5, 5, 1]))
-    found = nano.segment_volume(volume, [Point((30, 30, 3))], views="axial")
-    assert dice(found.labels > 0, ball) > 0.9
-    (sure,) = (row.confidence for row in found.confidence if row.prompted)
-    assert sure < 1
-    monkeypatch.setattr(nano, "judge", judge_by("area"))
-    large = nano.segment_volume(volume, [Point((30, 30, 3))], views="axial", islands=True).labels[:, :, 3] > 0
-    monkeypatch.setattr(nano, "judge", judge_by("area", -1.0))
-    small = nano.segment_volume(volume, [Point((30, 30, 3))], views="axial", islands=True).labels[:, :, 3] > 0
-    assert small.sum() < large.sum()
+    scribble, areas = Scribble(((28, 30, 3), (32, 30, 3)), width=1), dict[tuple[str, float], int]()
+    for sign in (1.0, -1.0):
+        monkeypatch.setattr(nano, "judge", judge_by("area", sign))
+        for name, prompt in (("click", Point((30, 30, 3))), ("scribble", scribble)):
+            found = nano.segment_volume(volume, [prompt], views="axial", islands=True)
+            areas[name, sign] = int((found.labels[:, :, 3] > 0).sum())
+            assert name == "scribble" or dice(found.labels > 0, ball) > 0.9
+    assert areas["scribble", -1.0] < areas["scribble", 1.0]
+    assert areas["click", -1.0] == areas["click", 1.0]
 
 
 def test_a_click_on_one_of_many_in_a_set_may_mean_all_of_them(nano: Segmenter, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -132,16 +132,19 @@ class GroupTracker:
             fusions: object → where its probabilities are added.
         """
         group = replace(
-            group, prompts={label: self._outline_clicks(views[0], label, own) for label, own in group.prompts.items()}
+            group, prompts={label: self._outline_scribbles(views[0], label, own) for label, own in group.prompts.items()}
         )
         regions = self._choose_regions(views[0], group)
         self.progress.planned += (len(regions) - 1) * sum(self.view_tracker.frames(view).shape_thw[0] for view in views)
         for region, labels in regions:
             self._track_region(group.part(labels), views, fusions, region)
 
-    def _outline_clicks(self, view: View, label: int, own: Mapping[int, FramePrompt]) -> Mapping[int, FramePrompt]:
-        """The prompts of an object; where nothing was drawn, an outline joins the clicks of the first frame with one inside."""
-        judge, t = self.config.judge, next((t for t, prompt in own.items() if prompt.labels.any()), None)
+    def _outline_scribbles(self, view: View, label: int, own: Mapping[int, FramePrompt]) -> Mapping[int, FramePrompt]:
+        """The prompts of an object; where no outline or box was drawn, an outline joins the first scribble inside.
+
+        Clicks alone ask no judge: on volumes it was no better than the network itself, and now and then lost the object.
+        """
+        judge, t = self.config.judge, next((t for t, prompt in own.items() if prompt.labels.any() and _scribbled(prompt)), None)
         drawn = any(prompt.mask_hw is not None or prompt.box_xyxy is not None for prompt in own.values())
         if judge is None or t is None or drawn or not self.config.zoom:
             return own
@@ -281,6 +284,11 @@ class GroupTracker:
         frames, features = self.view_tracker.frames(view).shape_thw[0], self.view_tracker.features(view)
         places = np.linspace(0, frames - 1, SAMPLES + 2)[1:-1].round().astype(int)
         return torch.stack([features(int(t)).summary_BC[0] for t in places]).mean(0)
+
+
+def _scribbled(prompt: FramePrompt) -> bool:
+    """Whether something was drawn inside by hand."""
+    return prompt.settled_hw is not None and bool((prompt.settled_hw > 0).any())
 
 
 def limited(found: ObjectProbability, group: Group, label: int) -> ObjectProbability:
