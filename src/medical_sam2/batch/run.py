@@ -50,11 +50,11 @@ from medical_sam2.prompts import Box
 from medical_sam2.segmenter import Precision, Segmenter, check_choices
 from medical_sam2.tracking.click_outline import JUDGE_FILE
 from medical_sam2.tracking.consensus import GATE_FILE
-from medical_sam2.tracking.finishing import FinishingSettings, finish
+from medical_sam2.tracking.finishing import FinishingChange, FinishingSettings, finish
 from medical_sam2.tracking.plan import bytes_needed, plan_tracking
 from medical_sam2.tracking.template import SEARCHED, Template
 from medical_sam2.train.adapt import adapt_to_outlines
-from medical_sam2.volume import Volume
+from medical_sam2.volume import Segmentation, Volume
 
 try:
     import fcntl
@@ -369,21 +369,11 @@ def _outline(job: BatchJob, segmenter: Segmenter) -> CaseOutcome:
     named = case.read_prompts(image) if case.prompts or case.template is None else NamedPrompts(())
     template = None if case.template is None else read_template(case.template, settings.reading)
     objects = {*named.labels, *(template.annotation.objects() if template else ())}
-    names = {**(template.annotation.names if template else {}), **named.names}
-    settings.finishing.check(image.spacing_mm)
-    steps = settings.finishing.steps(sorted(objects), names, known=False)
-    limits = plan_tracking(image, named.prompts, settings.views).limits if steps and named.prompts else {}
     image_sha256 = hash_files(_contents(case))
     size = segmenter.network.image_size
     require_memory(bytes_needed(image, len(objects), size, probability=False, uncertainty=False), case.image)
     clock.append(time.perf_counter())
-    with adapt_to_outlines(segmenter.network, image, named.prompts, window=settings.window, seconds=settings.adapt):
-        if template is None:
-            found = segmenter.segment_volume(image, named.prompts, names=named.names, **settings.tracking)
-        else:
-            found = segmenter.segment_by_template(image, template, named.prompts, names=named.names, **settings.tracking)
-    found, changes = finish(found, steps, named.prompts, limits)
-    unknown = [f"{word} does nothing: there is no such object" for word in settings.finishing.unknown(sorted(objects), names)]
+    found, changes, unknown = _track_and_finish(image, named, template, segmenter, settings)
     clock.append(time.perf_counter())
     # else an earlier report would stand for labels that it did not see
     report_of(case.name, job.folder).unlink(missing_ok=True)
@@ -404,6 +394,25 @@ def _outline(job: BatchJob, segmenter: Segmenter) -> CaseOutcome:
         image_sha256=image_sha256,
         modality=image.modality,
     )
+
+
+def _track_and_finish(
+    image: Volume, named: NamedPrompts, template: Template | None, segmenter: Segmenter, settings: BatchSettings
+) -> tuple[Segmentation, tuple[FinishingChange, ...], list[str]]:
+    """The result, what finishing changed, and a warning for each object that it names in vain."""
+    labels = sorted({*named.labels, *(template.annotation.objects() if template else ())})
+    names = {**(template.annotation.names if template else {}), **named.names}
+    settings.finishing.check(image.spacing_mm)
+    steps = settings.finishing.steps(labels, names, known=False)
+    limits = plan_tracking(image, named.prompts, settings.views).limits if steps and named.prompts else {}
+    with adapt_to_outlines(segmenter.network, image, named.prompts, window=settings.window, seconds=settings.adapt):
+        if template is None:
+            found = segmenter.segment_volume(image, named.prompts, names=named.names, **settings.tracking)
+        else:
+            found = segmenter.segment_by_template(image, template, named.prompts, names=named.names, **settings.tracking)
+    found, changes = finish(found, steps, named.prompts, limits)
+    unknown = settings.finishing.unknown(labels, names)
+    return found, changes, [f"{word} does nothing: there is no such object" for word in unknown]
 
 
 def _key_of(case: BatchCase, settings: str) -> str:

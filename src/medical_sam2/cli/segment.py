@@ -52,7 +52,6 @@ def segment(
     """
     clock = _Clock()
     _check(volume, outputs, prompts, options)
-    files.check_room_for_libraries()
     from medical_sam2.cli import network  # torch takes seconds to load: not for a mistyped path
 
     network.check_settings(options)
@@ -85,6 +84,7 @@ def _check(file: Path, outputs: OutputOptions, prompts: PromptOptions, options: 
     masks = (split_page(str(word))[0] for word in prompts.mask)
     inputs = [file, *masks, *(path for path in (prompts.prompts, prompts.correct) if path is not None)]
     files.check_files(inputs, prompts.correct, outputs)
+    files.check_room_for_libraries()
     if options.overlap:
         files.check_overlap(outputs)
         if options.priority:

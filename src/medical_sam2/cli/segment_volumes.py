@@ -163,7 +163,6 @@ def segment_volumes(
         found = _find(what, prompts, outputs, lambda cases: find_faulty_rows(cases, how))
         grids = check_cases(found.cases, how, options.views, what if prompts.prompts is None else prompts.prompts)
     _check_finishing(found, grids, finish)
-    check_room_for_libraries()
     from medical_sam2.batch import cluster, run  # torch takes seconds to load: not for a wrong row of a table
 
     said: dict[str, Any] = {**vars(options), **vars(reading), **vars(outputs), "finishing": finish}
@@ -222,6 +221,7 @@ def _find(what: Path, prompts: BatchPromptOptions, outputs: BatchOutputOptions, 
         raise ConfigError(f"{option} speaks of masks, and none was given", "leave it out")
     if prompts.channel and not any(case.channels for case in found.cases):
         raise ConfigError("--channel changes nothing: no image has several", "leave it out")
+    check_room_for_libraries()
     return found
 
 
