@@ -229,11 +229,11 @@ class BatchRun:
     ) -> None:
         self.cases, self.folder, self.settings = tuple(cases[part[0] - 1 :: part[1]]), folder, settings
         settings.check()
-        for files in {case.template for case in self.cases} - {None}:
+        for files in {case.template for case in self.cases if case.template is not None}:
             if settings.adapt:
                 problem = "--adapt tunes to an outline of each case, and a template's cases have none"
                 raise ConfigError(problem, "leave it out")
-            read_template(cast(TemplateFiles, files), settings.reading)
+            read_template(files, settings.reading)
         self.part = "" if part == (1, 1) else f"-{part[0]}-of-{part[1]}"
         self.layout = settings.make_layout()
         registry.writer_of(Path(f"case{settings.suffix}"), settings.format)

@@ -315,7 +315,7 @@ def _result_text(run: "BatchRun") -> str:
 
 def _dry_run_text(run: "BatchRun", cost: "BatchEstimate | None") -> str:
     lines = [f"cases    {len(run.cases)}, of which {len(run.cases) - len(run.todo)} are done"]
-    for files in {job.case.template for job in run.todo} - {None}:
+    for files in {job.case.template for job in run.todo if job.case.template is not None}:
         lines.append(f"template {files.image.name}, labels {files.mask.name}")
     lines += [f"would outline {job.case.name}" for job in run.todo[:MOST_TOLD]] + ["…"] * (len(run.todo) > MOST_TOLD)
     if cost is not None:

@@ -195,7 +195,7 @@ class TemplateSearch:
         """The most likely place of an object: first on whole frames, a few of them, then closely around the best answer."""
         stack = self.target.frames(self.view)
         inside_thw = self.view.apply(mask.array_ijk, self.template.config.volume.orientation)
-        box = box_of(inside_thw.any(axis=0))
+        box = box_of(np.asarray(inside_thw.any(axis=0)))
         field_hw = self._common_field(box)
         known = _KnownObject(self, inside_thw, _part(self._canvas(self.template), field_hw, _middle(box)))
         step = ceil(stack.shape_thw[0] / SEARCHED)
@@ -285,7 +285,7 @@ class _KnownObject:
         stack, features = tracker.frames(view, self.region), tracker.features(view, self.region)
         shown = {t: FramePrompt.mask(self.inside_thw[t]) for t in self._offered()}
         prompts = {FrameTime(TEMPLATE_PASS, t): stack.to_network(prompt) for t, prompt in shown.items()}
-        shown_by = [Fixed(prompts)]
+        shown_by = [Fixed({**prompts})]
         for t, said in track(tracker.config.backbone, lambda t: features(t.frame), list(prompts), shown_by, self.bank):
             self.looks.append(_contrast(features(t.frame).top_BChw, said.logits_Bhw > 0))
 
