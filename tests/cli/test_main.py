@@ -151,7 +151,7 @@ def test_a_limit_of_memory_is_told_in_one_line(tmp_path: Path, words: str, said:
     array[0] = 1
     nib.save(nib.Nifti1Image(array, np.eye(4)), tmp_path / "large.nii.gz")  # type: ignore[attr-defined]
     done = subprocess.run(
-        [sys.executable, "-c", LIMITED, *words.split()], cwd=tmp_path, capture_output=True, text=True, check=False
+        [sys.executable, "-c", LIMITED, *words.split()], cwd=tmp_path, capture_output=True, text=True, check=False, timeout=90
     )
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (3, "", 1), done.stderr
     assert done.stderr.startswith(said)

@@ -12,7 +12,6 @@ from itertools import combinations
 from pathlib import Path
 
 from medical_sam2.batch.table import (
-    TABLES,
     BatchCase,
     Check,
     MaskFile,
@@ -24,6 +23,7 @@ from medical_sam2.batch.table import (
     raise_together,
     read_table,
 )
+from medical_sam2.batch.table_cells import TABLES
 from medical_sam2.data.data_sets import CHANNEL, FOLDERS, stem
 from medical_sam2.errors import ConfigError, InputError, MedicalSam2Error, PromptError
 from medical_sam2.io.labels import AS_DRAWN, MaskRule, reorient

@@ -7,7 +7,6 @@ for outcome in segment_cases(cases, Path("results"), BatchSettings(views="three"
 ```
 """
 
-import json
 import os
 import re
 import time
@@ -15,7 +14,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
-from hashlib import file_digest, sha256
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
@@ -31,6 +29,8 @@ from medical_sam2.batch.outputs import (
     CaseOutcome,
     ResultLayout,
     describe_objects,
+    hash_content,
+    hash_files,
     load_outcome,
     report_of,
     save_outcome,
@@ -153,7 +153,7 @@ class BatchSettings:
         file = weights_file(self.weights)
         said = {name: str(value) for name, value in asdict(self).items() if name not in (*WITHOUT_EFFECT, "weights")}
         parts = [hash_files([path]) for path in (file, file.with_name(GATE_FILE), file.with_name(JUDGE_FILE)) if path.is_file()]
-        return _hash([said, parts])
+        return hash_content([said, parts])
 
 
 @dataclass(frozen=True)
@@ -420,7 +420,7 @@ def _key_of(case: BatchCase, settings: str) -> str:
     facts = [source.facts() for source in case.prompts]
     with suppress(MedicalSam2Error, OSError):
         by = () if case.template is None else (vars(case.template.rule), hash_files([case.template.image, case.template.mask]))
-        return _hash([settings, facts, hash_files([file for source in case.prompts for file in source.files]), *by])
+        return hash_content([settings, facts, hash_files([file for source in case.prompts for file in source.files]), *by])
     return ""
 
 
@@ -442,21 +442,6 @@ def _contents(case: BatchCase) -> list[Path]:
     halves = [case.image.with_suffix(suffix) for suffix in sorted(registry.data_suffixes())]
     apart = [half for half in halves if case.image.suffix.lower() in registry.header_suffixes() and half.is_file()]
     return [*(case.channels or (case.image,)), *apart]
-
-
-def hash_files(paths: Sequence[Path]) -> str:
-    """SHA-256 of the contents of files, in their order, and of those in folders; what is neither is passed over."""
-    whole = sha256()
-    for file in (each for path in paths for each in (sorted(path.iterdir()) if path.is_dir() else [path])):
-        if not file.is_file():  # a device never ends
-            continue
-        with file.open("rb") as stream:
-            whole.update(file_digest(stream, "sha256").digest())
-    return whole.hexdigest()
-
-
-def _hash(content: object) -> str:
-    return sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,6 @@ Rows become entries of a file of prompts and are read as such, so whatever can b
 the keys of an object. Paths are relative to the table.
 """
 
-import csv
-import io as text_io
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,46 +18,34 @@ from pathlib import Path
 from typing import Any, Protocol, TypeAlias, cast
 
 from medical_sam2 import io
+from medical_sam2.batch.table_cells import (
+    KINDS,
+    MASK_COLUMNS,
+    PLACES,
+    coordinates_of,
+    entry_content,
+    is_empty,
+    number_of,
+    read_rows,
+    whole_number,
+)
 from medical_sam2.data.data_sets import CHANNEL, stem
 from medical_sam2.errors import FormatError, InputError, MedicalSam2Error, PromptError
 from medical_sam2.io.labels import AS_DRAWN, MaskRule
 from medical_sam2.io.prompt_file import (
     LETTERS,
-    OBJECT_KEYS,
-    STROKE_KEYS,
     NamedPrompts,
     Unit,
     load_prompts,
     masks_from,
     parse_prompts,
 )
-from medical_sam2.io.safe_open import as_stored, open_regular
+from medical_sam2.io.safe_open import as_stored
 from medical_sam2.plugins import suggestion
 from medical_sam2.strokes import ShapeInterpolation
 from medical_sam2.volume import Volume
 
-KINDS = {
-    **{word: key for key in OBJECT_KEYS[2:] for word in (key.removesuffix("es" if key.endswith("xes") else "s"), key)},
-    **{f"negative_{key.removesuffix('s')}": key for key in STROKE_KEYS},
-}
-"""What a row may say of its kind → key of an object in a file of prompts."""
-NUMBERS = {"slices": (2,), "diameters": (6, 12), "boxes": (6,), "negative_boxes": (6,), "points": (3,), "negative": (3,)}
-"""Key → how many coordinates a row of it may have; what is drawn has any number of places of three."""
-PLACES: Mapping[tuple[str, ...], Unit] = {
-    ("i", "j", "k", "i2", "j2", "k2"): "voxel",
-    ("x", "y", "z", "x2", "y2", "z2"): "voxel",
-    ("x_mm", "y_mm", "z_mm", "x2_mm", "y2_mm", "z2_mm"): "mm",
-    ("coordinates",): "voxel",
-    ("coordinates_mm",): "mm",
-}
-"""Columns of coordinates, of which a row fills one group; `coordinates` holds any number of them, with spaces between."""
-MASK_COLUMNS = ("file", "value", "threshold", "axis")
-COLUMNS = ("case", "image", "object", "name", "kind", *(name for group in PLACES for name in group), "width", *MASK_COLUMNS)
-SEPARATORS = {".csv": ",", ".tsv": "\t"}
-LINES = (".jsonl", ".ndjson")
-TABLES = (*SEPARATORS, *LINES)
-EMPTY = ("", "n/a")
-MOST_BYTES, MOST_TOLD = 1 << 28, 20
+MOST_TOLD = 20
 
 
 class PromptSource(Protocol):
@@ -300,10 +286,10 @@ class _TableReader:
     def cases(self, check: Check) -> list[BatchCase]:
         """The cases, if every row can be used."""
         problems: list[MedicalSam2Error] = []
-        for number, cells in _read_rows(self._path):
+        for number, cells in read_rows(self._path):
             where = f"{self._path}, row {number}"
             try:
-                self._add(where, {name: value for name, value in cells.items() if not _is_empty(value)})
+                self._add(where, {name: value for name, value in cells.items() if not is_empty(value)})
             except MedicalSam2Error as error:
                 problems.append(at_row(error, where))
         if not self._rows and not problems:
@@ -366,7 +352,7 @@ class _TableReader:
         if kind not in KINDS:
             remedy = suggestion(kind, KINDS) if kind else f"write one of {', '.join(dict.fromkeys(KINDS))}"
             raise InputError(f"the kind {kind!r} is unknown" if kind else "it has no kind", remedy)
-        key, label = KINDS[kind], _whole(cells.get("object"), "object")
+        key, label = KINDS[kind], whole_number(cells.get("object"), "object")
         mask = {name: cells[name] for name in MASK_COLUMNS if name in cells}
         placed = [(group, unit) for group, unit in PLACES.items() if any(name in cells for name in group)]
         name = str(cells.get("name", ""))
@@ -387,7 +373,7 @@ class _TableReader:
             raise InputError(problem, "fill i, j, k, or x_mm, y_mm, z_mm, once")
         group, unit = placed[0]
         return TableRow(
-            where, label, name, key, _content(kind, key, _coordinates(group, cells), cells, unit), cast("Unit", unit)
+            where, label, name, key, entry_content(kind, key, coordinates_of(group, cells), cells, unit), cast("Unit", unit)
         )
 
     def _mask(self, where: str, label: int | None, name: str, mask: Mapping[str, Any]) -> TableRow:
@@ -396,8 +382,8 @@ class _TableReader:
         path = as_stored(self._path.parent / str(mask["file"]))
         if not path.exists():
             raise InputError(f"the mask {mask['file']} does not exist", "correct its path")
-        value, axis = _whole(mask.get("value"), "value"), mask.get("axis")
-        threshold = _number(mask["threshold"], "threshold") if "threshold" in mask else self._rule.threshold
+        value, axis = whole_number(mask.get("value"), "value"), mask.get("axis")
+        threshold = number_of(mask["threshold"], "threshold") if "threshold" in mask else self._rule.threshold
         if label is None and (value is not None or axis is not None or name):
             raise InputError("each label of the mask is an object, for none is named", "fill the column object")
         if axis is not None and axis not in set(LETTERS):
@@ -428,104 +414,3 @@ def check_name(name: str) -> str:
     if not name.isprintable() or name.startswith((".", "-", " ")) or set(name) & set('/\\:*?"<>|') or not 0 < len(name) <= 150:
         raise InputError(f"no file can be called {name[:40]!r}", "name the case with letters, digits, - and _")
     return name
-
-
-def _read_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Number and cells of each row; the first line is row 1, as in a spreadsheet."""
-    with open_regular(path) as stream:
-        data = stream.read(MOST_BYTES + 1)
-    if len(data) > MOST_BYTES:
-        raise FormatError(f"it is larger than {MOST_BYTES >> 20} MB", "split it", subject=path)
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        raise FormatError("it is not written in UTF-8", "save it as UTF-8", subject=path) from None
-    suffix = path.suffix.lower()
-    if suffix not in TABLES:
-        raise FormatError("this is no table of prompts", f"end its name in one of {', '.join(TABLES)}", subject=path)
-    yield from _json_rows(text, path) if suffix in LINES else _cell_rows(text, SEPARATORS[suffix], path)
-
-
-def _json_rows(text: str, path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    for number, line in enumerate(text.splitlines(), start=1):
-        if line.strip():
-            content = io.parse_json(line, f"{path}, row {number}", newest=None)
-            _check_columns(content, f"{path}, row {number}")
-            yield number, content
-
-
-def _cell_rows(text: str, separator: str, path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """The rows of CSV; semicolons separate where the first line has nothing else."""
-    first = text.partition("\n")[0]
-    if separator == "," and ";" in first and "," not in first:
-        separator = ";"
-    lines = csv.reader(text_io.StringIO(text, newline=""), delimiter=separator, strict=True)
-    try:
-        names = [name.strip() for name in next(lines, [])]
-        _check_columns(names, path)
-        for row in lines:
-            if any(cell.strip() for cell in row[len(names) :]):
-                problem = f"it has {len(row)} cells, the first row {len(names)}"
-                raise FormatError(problem, "put text with separators in quotes", subject=f"{path}, row {lines.line_num}")
-            if any(cell.strip() for cell in row):
-                yield lines.line_num, dict(zip(names, map(str.strip, row), strict=False))
-    except csv.Error as error:
-        raise FormatError(f"row {lines.line_num} is broken ({error})", "repair it", subject=path) from None
-
-
-def _check_columns(names: Sequence[str] | Mapping[str, Any], subject: Path | str) -> None:
-    for place, name in enumerate(names):
-        if name not in COLUMNS:
-            raise FormatError(f"it has the unknown column {name[:40]!r}", suggestion(name, COLUMNS), subject=subject)
-        if name in list(names)[:place]:
-            raise FormatError(f"it has the column {name!r} twice", "leave one out", subject=subject)
-
-
-def _is_empty(value: Any) -> bool:
-    return value is None or (isinstance(value, str) and value.strip() in EMPTY)
-
-
-def _content(kind: str, key: str, numbers: list[Any], cells: Mapping[str, Any], unit: str) -> Any:
-    """What a file of prompts says where a row says this of a kind."""
-    flat = [number for each in numbers for number in (each if isinstance(each, list) else [each])]
-    wanted = NUMBERS.get(key, range(3, len(flat) + 1, 3))
-    if len(flat) not in wanted:
-        counts = " or ".join(map(str, NUMBERS.get(key, ("three for each place",))))
-        hint = f"write {counts} into the column coordinates" if key in {"slices", *STROKE_KEYS} else f"give {counts}"
-        raise InputError(f"a {kind} cannot have {len(flat)} numbers", hint)
-    if key == "slices" and unit == "mm":
-        raise InputError("slices are counted, not measured", "write them into the column coordinates")
-    if key not in STROKE_KEYS:
-        return flat
-    width = {"width": _number(cells["width"], "width")} if "width" in cells else {}
-    places = [flat[n : n + 3] for n in range(0, len(flat), 3)]
-    return {"places": places, "positive": not kind.startswith("negative"), **width}
-
-
-def _coordinates(group: tuple[str, ...], cells: Mapping[str, Any]) -> list[Any]:
-    """The numbers of a row; the first ones of its group without a gap."""
-    if len(group) == 1:
-        given = cells[group[0]]
-        return given if isinstance(given, list) else [_number(part, group[0]) for part in str(given).replace(",", " ").split()]
-    filled = [name for name in group if name in cells]
-    if filled not in (list(group[:3]), list(group)):
-        missing = next(name for name in group if name not in cells)
-        raise InputError(f"{missing} is missing", "give three numbers, or six for two corners")
-    return [_number(cells[name], name) for name in filled]
-
-
-def _number(value: Any, what: str) -> float:
-    try:
-        number = float("" if isinstance(value, bool) else value)
-    except (TypeError, ValueError):
-        raise InputError(f"{what} {str(value)[:20]!r} is no number", "write one, with a point before decimals") from None
-    return int(number) if number.is_integer() else number
-
-
-def _whole(value: Any, what: str) -> int | None:
-    if value is None:
-        return None
-    number = _number(value, what)
-    if not isinstance(number, int):
-        raise InputError(f"{what} {value} is no whole number", "number from 1")
-    return number

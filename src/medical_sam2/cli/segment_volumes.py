@@ -158,11 +158,7 @@ def segment_volumes(
     sharing.check()
     finish = FinishingSettings(**vars(finishing))
     _check_words(what, prompts, outputs, options, finish)
-    how = Options(geometry_from=reading.geometry_from, frame=reading.frame)
-    with _telling_notes():
-        found = _find(what, prompts, outputs, lambda cases: find_faulty_rows(cases, how))
-        grids = check_cases(found.cases, how, options.views, what if prompts.prompts is None else prompts.prompts)
-    _check_finishing(found, grids, finish)
+    found, grids = _find_and_check(what, prompts, outputs, reading, options.views, finish)
     from medical_sam2.batch import cluster, run  # torch takes seconds to load: not for a wrong row of a table
 
     said: dict[str, Any] = {**vars(options), **vars(reading), **vars(outputs), "finishing": finish}
@@ -209,6 +205,23 @@ def _check_words(
         raise ConfigError("--channel changes nothing: the table names the images", "leave it out")
     if what.is_dir() and outputs.output.exists() and outputs.output.samefile(what):
         raise InputError("the results would lie among the images", "choose another folder", subject=outputs.output)
+
+
+def _find_and_check(
+    what: Path,
+    prompts: BatchPromptOptions,
+    outputs: BatchOutputOptions,
+    reading: Reading,
+    views: str,
+    finish: FinishingSettings,
+) -> tuple[FoundCases, dict[str, Any]]:
+    """The cases, and their grids as far as headers tell; whatever is wrong with any of them is told at once."""
+    how = Options(geometry_from=reading.geometry_from, frame=reading.frame)
+    with _telling_notes():
+        found = _find(what, prompts, outputs, lambda cases: find_faulty_rows(cases, how))
+        grids = check_cases(found.cases, how, views, what if prompts.prompts is None else prompts.prompts)
+    _check_finishing(found, grids, finish)
+    return found, grids
 
 
 def _find(what: Path, prompts: BatchPromptOptions, outputs: BatchOutputOptions, check: Check) -> FoundCases:

@@ -17,7 +17,6 @@ from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from medical_sam2.errors import ConfigError
 from medical_sam2.io.labels import object_boxes
@@ -286,7 +285,7 @@ def _steps_of(
 ) -> Iterator[tuple[str, float | bool, Callable[[MaskArray], MaskArray]]]:
     """Name, setting and what does it, in the order in which they are done."""
     if steps.fill_holes:
-        yield "fill_holes", True, lambda mask: np.asarray(ndimage.binary_fill_holes(mask))
+        yield "fill_holes", True, fill_holes
     if steps.largest:
         yield "largest", True, lambda mask: _parts_from(mask, None)
     if steps.smooth_mm:
@@ -298,8 +297,17 @@ def _steps_of(
         yield "min_volume_ml", steps.min_volume_ml, lambda mask: _parts_from(mask, least)
 
 
+def fill_holes(mask: MaskArray) -> MaskArray:
+    """A mask (I, J, K) with the cavities that it encloses."""
+    from scipy import ndimage  # its libraries wait for ever where memory is short: loaded after that was looked at
+
+    return np.asarray(ndimage.binary_fill_holes(mask))
+
+
 def smooth(mask: MaskArray, sigma_mm: float, spacing_mm: Sequence[float] | NDArray[np.float64]) -> MaskArray:
     """A mask (I, J, K), not empty, with a smooth surface and as many voxels as before."""
+    from scipy import ndimage  # its libraries wait for ever where memory is short: loaded after that was looked at
+
     inside, outside = (np.asarray(ndimage.distance_transform_edt(each, sampling=spacing_mm)) for each in (mask, ~mask))
     if mask.all():
         return mask
@@ -317,6 +325,8 @@ def grow(mask: MaskArray, by_mm: float, spacing_mm: Sequence[float] | NDArray[np
 
     The distance is that of the voxels' centres; beyond the image there is nothing, so nothing shrinks away from its border.
     """
+    from scipy import ndimage  # its libraries wait for ever where memory is short: loaded after that was looked at
+
     if mask.all():
         return mask
     within = np.asarray(ndimage.distance_transform_edt(~mask if by_mm > 0 else mask, sampling=spacing_mm)) <= abs(by_mm) + 1e-9
@@ -325,6 +335,8 @@ def grow(mask: MaskArray, by_mm: float, spacing_mm: Sequence[float] | NDArray[np
 
 def _parts_from(mask: MaskArray, least: float | None) -> MaskArray:
     """The parts of at least so many voxels; the largest part where no number is given, the first of equals."""
+    from scipy import ndimage  # its libraries wait for ever where memory is short: loaded after that was looked at
+
     parts, _ = cast("tuple[NDArray[np.int32], int]", ndimage.label(mask, EVERYWHERE))
     sizes = np.bincount(parts.ravel())
     sizes[0] = 0

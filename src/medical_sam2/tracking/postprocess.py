@@ -12,14 +12,13 @@ from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from medical_sam2.io.labels import object_boxes
 from medical_sam2.prompts import Box, FramePrompt, Mask, Point, Prompt
 from medical_sam2.strokes import Brush, Diameter, Stroke, says_where
 
 BRIDGE = 2
-EVERYWHERE = ndimage.generate_binary_structure(3, 3)
+EVERYWHERE = np.ones((3, 3, 3), bool)
 
 
 def remove_islands(labels: NDArray[np.unsignedinteger], prompts: Sequence[Prompt]) -> None:
@@ -38,6 +37,8 @@ def remove_islands(labels: NDArray[np.unsignedinteger], prompts: Sequence[Prompt
 
 
 def _keep_touched(part: NDArray[np.unsignedinteger], label: int, touched: NDArray[np.bool_]) -> None:
+    from scipy import ndimage  # its libraries wait for ever where memory is short: loaded after that was looked at
+
     mask = part == label
     bridged = ndimage.binary_dilation(mask, EVERYWHERE, iterations=BRIDGE // 2) if BRIDGE > 1 else mask
     pieces, count = cast("tuple[NDArray[np.int32], int]", ndimage.label(bridged, EVERYWHERE))
