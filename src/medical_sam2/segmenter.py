@@ -33,6 +33,7 @@ from medical_sam2.tracking.image_set import ImageMask, ImageSetConfig, Order, ch
 from medical_sam2.tracking.image_viewer import ImageViewer, choose_set_windows
 from medical_sam2.tracking.plan import PLANES, by_window, order_objects, plan_tracking, views_allowed
 from medical_sam2.tracking.postprocess import describe_missed_clicks, describe_missed_points
+from medical_sam2.tracking.set_consensus import SetConsensus
 from medical_sam2.tracking.template import Template, TemplateMatch, describe_matches, search_objects
 from medical_sam2.tracking.view_tracker import TrackingConfig
 from medical_sam2.tracking.volume_tracker import FrameDone, GroupTracker, ResultOptions, TrackingProgress, VolumeTracker
@@ -59,6 +60,7 @@ class Segmenter:
         engine: what runs the encoder: "torch", or "openvino" (an extra), which takes less time on a processor.
         gate: of the consensus that follows tracking in a volume, learnt for these weights.
         judge: of what a click means, learnt for these weights.
+        set_consensus: that follows tracking in a set of images, learnt for these weights.
 
     >>> from medical_sam2.model.nano import nano
     >>> volume = Volume(np.random.default_rng(0).normal(size=(20, 24, 6)), np.diag([1.0, 1.0, 4.0, 1.0]))
@@ -77,8 +79,9 @@ class Segmenter:
         engine: str = "torch",
         gate: Gate | None = None,
         judge: OutlineJudge | None = None,
+        set_consensus: SetConsensus | None = None,
     ) -> None:
-        self.device, self.gate, self.judge = choose_device(device), gate, judge
+        self.device, self.gate, self.judge, self.set_consensus = choose_device(device), gate, judge, set_consensus
         self.network = network
         if isinstance(network, nn.Module):
             network.eval().to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # faster
@@ -104,8 +107,9 @@ class Segmenter:
         """
         network = load_backbone(name, image_size=image_size)
         file = weights_file(name)
-        gate, judge = Gate.beside(file), OutlineJudge.beside(file)
-        return cls(network, device=device, precision=precision, keep_mb=keep_mb, engine=engine, gate=gate, judge=judge)
+        gate, judge, of_sets = Gate.beside(file), OutlineJudge.beside(file), SetConsensus.beside(file)
+        learnt = {"gate": gate, "judge": judge, "set_consensus": of_sets}
+        return cls(network, device=device, precision=precision, keep_mb=keep_mb, engine=engine, **learnt)
 
     # Objects that are seen through different windows are tracked apart; crop and window are undone at the end.
     @torch.no_grad()
@@ -265,6 +269,7 @@ class Segmenter:
         bank: str | Callable[[], Policy] = "self-sorting",
         order: str | Order | Iterable[int] = "given",
         only: Collection[int] | None = None,
+        consensus: bool = True,
         features: Path | None = None,
         window: str | Window = "auto",
         modality: Callable[[int], str | None] = lambda _: None,
@@ -280,6 +285,7 @@ class Segmenter:
             order: in which the other images are visited: "given", "shuffled", "similar" (most like the bank first), or a
                 policy of your own; or the images themselves, one after the other.
             only: the images to be outlined beside the prompted ones; all unless given.
+            consensus: whether each image is looked at once more after tracking, if the weights can; not prompted ones.
             features: folder in which what the encoder saw is kept, by content and weights.
             window: see `intensity_window.choose_window`; "auto" takes one for all CT images in Hounsfield units.
             modality: what took an image, as a DICOM code, where known; else air and bone tell a CT.
@@ -297,7 +303,8 @@ class Segmenter:
         cropped = CroppedImages(images, prompts)
         viewer = ImageViewer(cropped, self._encoder(features), size, on_error=on_error, windows=seen)
         visited = [*dict.fromkeys([*prompts, *(i for i in rest if only is None or i in only)])]
-        config = ImageSetConfig(self.network, viewer, policy, asked, self.judge)
+        agreed = self.set_consensus if consensus else None
+        config = ImageSetConfig(self.network, viewer, policy, asked, self.judge, agreed)
         for found in self._stepwise(segment_set(config, cropped.prompts, visited)):
             labels = cropped.to_whole(found.index, found.labels)
             for label, prompt in prompts.get(found.index, {}).items():

@@ -105,10 +105,12 @@ class SetInferenceOptions(NetworkOptions):
         window: of intensities: auto (CT images through the window that suits what is prompted), percentile, soft, lung, bone,
             brain, or LOW,HIGH.
         features: folder that keeps what the encoder saw, by content and weights: corrections are quick.
+        consensus: look at each image once more after tracking, if the weights can (those that ship do).
     """
 
     order: str = "given"
     seed: int = 0
+    consensus: bool = True
 
 
 @Parameter(name="*", group=Group("Finishing", sort_key=3))

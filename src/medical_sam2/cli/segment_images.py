@@ -197,6 +197,7 @@ class _SetRun:
             bank=options.bank,
             order=order,
             only=todo,
+            consensus=options.consensus,
             features=options.features,
             window=options.window,
             modality=lambda i: self.images.picture(i).modality,

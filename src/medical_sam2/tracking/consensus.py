@@ -348,27 +348,28 @@ class Gate(nn.Sequential):
 
     Args:
         hidden: units of each of the two hidden layers.
+        features: F.
     """
 
-    def __init__(self, hidden: int = 16) -> None:
-        layers = nn.Linear(len(FEATURES), hidden), nn.ReLU(), nn.Linear(hidden, hidden), nn.ReLU(), nn.Linear(hidden, 1)
+    def __init__(self, hidden: int = 16, features: int = len(FEATURES)) -> None:
+        layers = nn.Linear(features, hidden), nn.ReLU(), nn.Linear(hidden, hidden), nn.ReLU(), nn.Linear(hidden, 1)
         super().__init__(*layers)
 
     @classmethod
-    def beside(cls, weights: Path) -> "Gate | None":
-        """The gate that lies beside a file of weights; None where there is none.
+    def beside(cls, weights: Path, name: str = GATE_FILE, features: int = len(FEATURES)) -> "Gate | None":
+        """The gate that lies beside a file of weights under a name; None where there is none.
 
         Raises:
             WeightsError: the file is broken, or of another version.
         """
-        file = weights.with_name(GATE_FILE)
+        file = weights.with_name(name)
         if not file.is_file():
             return None
         tensors = {name: tensor.float() for name, tensor in read_tensors(file).items()}
         if any(not tensor.isfinite().all() for tensor in tensors.values()):
             raise WeightsError("it holds NaN or infinite numbers", "fit the consensus again", subject=file)
         try:
-            gate = cls(len(tensors["0.bias"]))
+            gate = cls(len(tensors["0.bias"]), features)
             gate.load_state_dict(tensors)
         except (KeyError, TypeError, RuntimeError):
             raise WeightsError("it does not fit this version", "fit the consensus again", subject=file) from None

@@ -27,6 +27,7 @@ from medical_sam2.tracking.click_outline import OutlineJudge
 from medical_sam2.tracking.frames import to_network
 from medical_sam2.tracking.image_viewer import ImageViewer, outline_closely, unit_vector
 from medical_sam2.tracking.postprocess import redraw
+from medical_sam2.tracking.set_consensus import SIDE, PromptedImage, SetConsensus, resized
 
 SetPrompts = Mapping[int, Mapping[int, FramePrompt]]
 """Image → object → prompt, in pixels of that image."""
@@ -119,6 +120,7 @@ class ImageSetConfig:
         policy: makes the memory policy of each object.
         order: in which images are visited that nobody prompted.
         judge: of what clicks mean, learnt for these weights.
+        consensus: that follows tracking on each image that nobody prompted, learnt for these weights.
     """
 
     backbone: Backbone
@@ -126,6 +128,7 @@ class ImageSetConfig:
     policy: Callable[[], Policy]
     order: Order
     judge: OutlineJudge | None = None
+    consensus: SetConsensus | None = None
 
 
 def segment_set(config: ImageSetConfig, prompts: SetPrompts, waiting: Sequence[int]) -> Iterator[ImageMask]:
@@ -178,6 +181,7 @@ class _ObjectGroup:
     prompts: Mapping[int, Mapping[int, FramePrompt]]
     waiting: Sequence[int]
     _likeness: dict[int, float] = field(default_factory=dict)
+    _shown: dict[int, list[PromptedImage]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._bank = PolicyBank(self.config.policy, frames=len(self.config.viewer.images))
@@ -188,7 +192,26 @@ class _ObjectGroup:
         order, prompters = self._visited(), [self._prompter(own) for own in self.prompts.values()]
         for i, found in track(self.config.backbone, viewer.features, order, prompters, self._bank):
             sure = tuple(found.confidence_B.float().tolist())
-            yield _ImageStep(i, tuple(self.prompts), found.logits_Bhw, sure, self._likeness.pop(i, 1.0))
+            likeness = self._likeness.pop(i, 1.0)
+            yield _ImageStep(i, tuple(self.prompts), self._agreed(i, found.logits_Bhw, sure, likeness), sure, likeness)
+
+    def _agreed(self, i: int, logits_Bhw: Tensor, confidence: Sequence[float], likeness: float) -> Tensor:
+        """The logits after the consensus; those of prompted images stay as they are, and are what it learns from."""
+        consensus = self.config.consensus
+        if consensus is None:
+            return logits_Bhw
+        picture = _square(self.config.viewer.shown(i))
+        if any(i in own for own in self.prompts.values()):
+            for label, logits in zip(self.prompts, logits_Bhw, strict=True):
+                inside = resized(logits, SIDE).cpu().numpy() > 0
+                if inside.any():
+                    self._shown.setdefault(label, []).append(PromptedImage(picture, inside))
+            return logits_Bhw
+        changed = [
+            consensus.refine(self._shown[label], picture, logits, sure, likeness) if label in self._shown else logits
+            for label, logits, sure in zip(self.prompts, logits_Bhw, confidence, strict=True)
+        ]
+        return torch.stack(changed)
 
     def _visited(self) -> Iterator[int]:
         templates, usable = self._templates(), self.config.viewer.usable
@@ -228,6 +251,11 @@ class _ObjectGroup:
             banks = [np.stack([unit_vector(m.summary_C) for m in own]) for own in self._bank.memories if own]
             worth[places] = np.mean([(queries @ bank.T).max(1) for bank in banks], axis=0)
         return worth
+
+
+def _square(picture_3SS: Tensor) -> NDArray[np.float32]:
+    """A picture as the consensus looks at it."""
+    return torch.stack([resized(plane, SIDE) for plane in picture_3SS]).cpu().numpy()
 
 
 def _prompt_rank(prompt: FramePrompt) -> int:

@@ -88,6 +88,7 @@ class ImageViewer:
         self.windows: dict[int, Window] = {}
         self._encode, self._on_error, self._windows = encode, on_error, windows
         self._held = WeakValueDictionary[int, Features]()  # as long as the encoder keeps them, no image is read again
+        self._shown: tuple[int, Tensor] | None = None
         self._summaries, self._useless = dict[int, NDArray[np.float32]](), set[int]()
 
     def features(self, i: int) -> Features:
@@ -103,14 +104,18 @@ class ImageViewer:
 
     def region_features(self, i: int, region: Region) -> Features:
         """What the encoder sees in a region of an image that it has seen as a whole."""
-        image = self.images[i]
-        part = image[region.rows, region.columns]
-        return self._encode_part(i, image, part)
+        return self._encode(self._input(i, self.images[i][region.rows, region.columns]))
 
     def picture(self, i: int, step: int) -> NDArray[np.float32]:
         """The greys (h, w) of an image that was seen, in [0, 1]: of every so many rows and columns one; means of colours."""
         shown = self.windows[i].apply(np.asarray(self.images[i][::step, ::step]))
         return np.ascontiguousarray(shown.mean(-1) if shown.ndim > 2 else shown, np.float32)
+
+    def shown(self, i: int) -> Tensor:
+        """An image as the network saw it: (3, S, S) in [0, 1]."""
+        if self._shown is None or self._shown[0] != i:
+            self._shown = i, self._input(i, self.images[i])
+        return self._shown[1]
 
     def summary(self, i: int) -> NDArray[np.float32]:
         """The direction of its embedding (C,), kept for all images."""
@@ -142,12 +147,13 @@ class ImageViewer:
         self.shapes[i] = image.shape[0], image.shape[1]
         if image.min() == image.max():
             raise _BlankError(f"image {i} holds one grey value only", "there is nothing to outline; prompt another one")
-        return self._encode_part(i, image, image)
-
-    def _encode_part(self, i: int, image: NDArray[np.generic], part: NDArray[np.generic]) -> Features:
         if i not in self.windows:
             self.windows[i] = self._windows.of(i, image)
-        return self._encode(to_input(self.windows[i].apply(_reduce_huge(part, self.size)), self.size))
+        self._shown = i, self._input(i, image)
+        return self._encode(self._shown[1])
+
+    def _input(self, i: int, part: NDArray[np.generic]) -> Tensor:
+        return to_input(self.windows[i].apply(_reduce_huge(part, self.size)), self.size)
 
 
 def unit_vector(vector_C: Tensor) -> NDArray[np.float32]:

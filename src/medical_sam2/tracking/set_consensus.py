@@ -1,0 +1,310 @@
+"""A consensus on an image of a set once an object has been tracked: its greys and colours, its place, and what fits together.
+
+The network tells an image's pixels by what it remembers. Beside it stand simpler witnesses: regression on the greys, colours,
+edges and lines of the image that was prompted (`PixelRegression`), and on those of the pixels that were found on the image
+itself; the outline at the same place; how far each pixel lies from what was surely found, along ways that edges make long. A
+gate of a few hundred numbers, learnt beside the network's weights, says by how much the logit of each pixel changes
+(`SetConsensus`). Images that were prompted keep their answer.
+
+Shapes: S side of the network's square input, P descriptors of a pixel, F features, h w the grid of the logits.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy import ndimage
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812
+
+from medical_sam2.tracking.consensus import MOST_CHANGE, Gate, sweep
+
+Floats = NDArray[np.float32]
+MaskArray = NDArray[np.bool_]
+
+GATE_FILE = "set_consensus.safetensors"
+SIDE = 256  # pixels along a side of the square that descriptors are made of
+SURE = 6.0  # logits are cut there
+PIXELS, RIDGE = 4000, 1e-3  # that a regression learns from; its penalty, as a share of the mean square
+GREY = 0.01  # channels that differ by less are no colour
+STEP, UNREACHED = 0.02, 1e3  # what a way over the whole image costs where nothing is in the way; of a pixel without a way
+FEATURES = (
+    *("tracked", "tracked around", "tracked far around", "regression", "regression around", "regression far around"),
+    *(
+        "own regression",
+        "own regression around",
+        "edge",
+        "edges",
+        "all",
+        "place",
+        "size of part",
+        "peak of part",
+        "share of part",
+    ),
+    *("confidence", "likeness", "same scene", "same place", "regression agrees", "own regression agrees", "area"),
+    *("regression fits", "area of template", "parts of template", "parts", "peak", "mean", "regression at place", "colour"),
+    "area of regression",
+)
+
+
+def describe_pixels(picture_3SS: Floats) -> Floats:
+    """Greys and colours of a picture in [0, 1] at four scales, texture, edges, lines: (P, S, S); fewer without colour."""
+    red, green, blue = picture_3SS
+    light = (red + green + blue) / 3
+    planes = [light, red - green, blue - (red + green) / 2] if in_colour(picture_3SS) else [light]
+    scales = [[plane, *(_blurred(plane, sigma) for sigma in (1.0, 2.5, 6.0))] for plane in planes]
+    lights = scales[0]
+    found = [each for own in scales for each in own]
+    found += [_blurred(np.abs(lights[n] - lights[n + 1]), 2.0) for n in (0, 1)]
+    found += [np.hypot(*np.gradient(lights[1])) * 4]
+    for plane, sigma in ((lights[1], 1.5), (lights[2], 3.0)):
+        found += [each * sigma**2 * 4 for each in _curvatures(plane)]
+    return np.stack([*found, _blurred(light, 16.0)], dtype=np.float32)
+
+
+def in_colour(picture_3SS: Floats) -> bool:
+    """Whether the channels of a picture differ."""
+    return bool((np.abs(picture_3SS - picture_3SS[:1]) > GREY).any())
+
+
+def _blurred(plane: Floats, sigma: float) -> Floats:
+    return np.asarray(ndimage.gaussian_filter(plane, sigma, mode="nearest"), np.float32)
+
+
+def _curvatures(plane: Floats) -> tuple[Floats, Floats]:
+    """The larger and the smaller second derivative, whatever its direction: dark and bright lines."""
+    down, across = np.gradient(plane)
+    (down_down, down_across), across_across = np.gradient(down), np.gradient(across)[1]
+    spread = np.hypot((down_down - across_across) / 2, down_across)
+    return (down_down + across_across) / 2 + spread, (down_down + across_across) / 2 - spread
+
+
+class PixelRegression:
+    """Which pixels are like those of an outline: ridge regression on their descriptors, their squares and products.
+
+    Args:
+        pixels: (P, S, S) descriptors.
+        inside_SS: the outline.
+        weight_SS: how much each pixel counts; all alike unless given. Inside and outside count alike in any case.
+    """
+
+    def __init__(self, pixels: Floats, inside_SS: MaskArray, weight_SS: Floats | None = None) -> None:
+        flat, inside = pixels.reshape(len(pixels), -1), inside_SS.ravel()
+        self._mean, self._spread = flat.mean(1)[:, None], flat.std(1)[:, None] + np.float32(1e-3)
+        rng = np.random.default_rng(0)
+        chosen, within = rng.permutation(flat.shape[1])[:PIXELS], np.flatnonzero(inside)
+        chosen = np.concatenate([chosen, rng.choice(within, min(len(within), PIXELS // 2), replace=False)])
+        y = inside[chosen]
+        least = 0.01 * len(y)
+        weight = np.where(y, 0.5 / (y.sum() + least), 0.5 / ((~y).sum() + least))
+        if weight_SS is not None:
+            weight = weight * weight_SS.ravel()[chosen]
+        x = self._scaled(flat[:, chosen])
+        first, second = np.triu_indices(len(x))
+        terms = np.concatenate([np.ones((1, x.shape[1]), np.float32), x, x[first] * x[second]]).T
+        weighted = terms * (weight / weight.sum()).astype(np.float32)[:, None]
+        sums, target = (weighted.T @ terms).astype(np.float64), weighted.T @ np.where(y, 1.0, -1.0)
+        sums[np.diag_indices(len(sums))] += RIDGE * np.trace(sums) / len(sums)
+        solved = np.linalg.solve(sums, target).astype(np.float32)
+        self._constant, self._linear = solved[0], solved[1 : len(x) + 1]
+        self._square = np.zeros((len(x), len(x)), np.float32)
+        self._square[first, second] = solved[len(x) + 1 :]
+
+    def __call__(self, pixels: Floats) -> Floats:
+        """The score of each pixel, about −1 outside and 1 inside: (S, S)."""
+        x = self._scaled(pixels.reshape(len(pixels), -1))
+        score = self._constant + self._linear @ x + ((self._square @ x) * x).sum(0)
+        return np.clip(score, -2, 2).reshape(pixels.shape[1:])
+
+    def _scaled(self, flat: Floats) -> Floats:
+        return np.clip((flat - self._mean) / self._spread, -3, 3)
+
+
+@dataclass(frozen=True, eq=False)
+class PromptedImage:
+    """An object on an image that was prompted, as the network saw it.
+
+    Args:
+        picture_3SS: in [0, 1].
+        inside_SS: its outline, not empty.
+    """
+
+    picture_3SS: Floats
+    inside_SS: MaskArray
+
+    @cached_property
+    def grey(self) -> "PromptedImage":
+        """The same without colour."""
+        return PromptedImage(np.repeat(self.picture_3SS.mean(0)[None], 3, 0), self.inside_SS)
+
+    @cached_property
+    def regression(self) -> tuple[PixelRegression, float]:
+        """What its pixels tell of others; and its Dice on the image itself."""
+        pixels = describe_pixels(self.picture_3SS)
+        learnt = PixelRegression(pixels, self.inside_SS)
+        return learnt, _dice(_blurred(learnt(pixels), 1.0) > 0, self.inside_SS)
+
+    @cached_property
+    def place(self) -> Floats:
+        """Signed distance from the outline in radii of the object, from −1 to 2; negative inside."""
+        outside, inside = (np.asarray(ndimage.distance_transform_edt(m)) for m in (~self.inside_SS, self.inside_SS))
+        return np.clip((outside - inside) / max(self.radius, 4), -1, 2).astype(np.float32)
+
+    @property
+    def radius(self) -> float:
+        """Of a disc as large as the object, in pixels."""
+        return float(np.sqrt(self.inside_SS.sum() / np.pi))
+
+    @cached_property
+    def parts(self) -> tuple[int, float]:
+        """How many parts it has, and the median of their sizes in pixels."""
+        sizes = np.bincount(ndimage.label(self.inside_SS)[0].ravel())[1:]
+        return len(sizes), float(np.median(sizes))
+
+    @cached_property
+    def thumbnail(self) -> Floats:
+        """Its greys in few pixels, of mean 0 and spread 1."""
+        return thumbnail(self.picture_3SS)
+
+
+def thumbnail(picture_3SS: Floats) -> Floats:
+    """The greys of a picture in few pixels, of mean 0 and spread 1."""
+    grey = _blurred(picture_3SS.mean(0), 4.0)[4::8, 4::8]
+    return (grey - grey.mean()) / (grey.std() + np.float32(1e-4))
+
+
+def compute_features(
+    prompted: PromptedImage, picture_3SS: Floats, logits_SS: Floats, confidence: float, likeness: float
+) -> Floats:
+    """Features (S / 2, S / 2, F) of an image that nobody prompted.
+
+    Args:
+        prompted: an image that was.
+        picture_3SS: the image in [0, 1], as the network saw it.
+        logits_SS: that tracking found.
+        confidence: predicted IoU.
+        likeness: of the image to what was remembered: cosine.
+    """
+    colour = in_colour(picture_3SS)
+    if colour != in_colour(prompted.picture_3SS):
+        colour, prompted, picture_3SS = False, prompted.grey, np.repeat(picture_3SS.mean(0)[None], 3, 0)
+    logits, pixels, found = np.clip(logits_SS, -SURE, SURE), describe_pixels(picture_3SS), logits_SS > 0
+    regression, fit = prompted.regression
+    score = regression(pixels)
+    around = _blurred(score, 1.5)
+    own = np.full_like(score, -1)
+    if found.any():
+        own = _blurred(PixelRegression(pixels, found, np.clip(np.abs(logits_SS) / 4, 0.05, 1))(pixels), 1.0)
+    edge = np.clip(np.hypot(*np.gradient(_blurred(picture_3SS.mean(0), 1.0))) * 12, 0, 3)
+    radius, area = prompted.radius, int(prompted.inside_SS.sum())
+    maps = [
+        logits / 3,
+        _blurred(logits, max(radius / 8, 1.0)) / 3,
+        _blurred(logits, max(radius / 3, 2.0)) / 3,
+        *(score, around, _blurred(score, 4.0), own, _blurred(own, 3.0), edge / 2),
+        *_geodesics(logits, own, edge, found),
+        prompted.place,
+        *_part_features(logits, found, prompted.parts[1]),
+    ]
+    count, parts = ndimage.label(found)[1], prompted.parts[0]
+    numbers = [
+        *(confidence, likeness, float((prompted.thumbnail * thumbnail(picture_3SS)).mean())),
+        *(_dice(each, found) for each in (prompted.inside_SS, around > 0, own > 0)),
+        _log_ratio(found.sum(), area),
+        *(fit, np.log(area / found.size) / 4, np.log(parts) / 3, np.log((count + 1) / (parts + 1)) / 3),
+        *(logits_SS.max() / 6, logits_SS[found].mean() / 6 if found.any() else 0.0),
+        *(_dice(_blurred(score, 1.0) > 0, prompted.inside_SS), float(colour), _log_ratio((around > 0).sum(), area)),
+    ]
+    half = [each if each.shape != found.shape else each[::2, ::2] for each in maps]
+    return np.stack([*half, *(np.full_like(half[0], number) for number in numbers)], axis=-1, dtype=np.float32)
+
+
+def _geodesics(logits: Floats, own: Floats, edge: Floats, found: MaskArray) -> list[Floats]:
+    """How much nearer inside (1) than outside (−1) each second pixel is, along edges, and along all that was found."""
+    found = found[::2, ::2]
+    depth = np.asarray(ndimage.distance_transform_edt(found)) * 2
+    distance = np.asarray(ndimage.distance_transform_edt(~found)) * 2
+    inside, outside = depth > min(4.0, depth.max() / 2), distance > 6
+    for side in (np.s_[[0, -1]], np.s_[:, [0, -1]]):
+        outside[side] |= ~found[side]
+    if not inside.any():
+        return [np.full(found.shape, -1, np.float32)] * 2
+    if not outside.any():
+        return [np.zeros(found.shape, np.float32)] * 2
+    mixed = ((2 * _sigmoid(logits) + _sigmoid(3 * own)) / 3)[::2, ::2]
+    costs = np.stack([edge[::2, ::2], edge[::2, ::2], np.square(1 - mixed), np.square(mixed)], dtype=np.float32)
+    start = torch.where(torch.from_numpy(np.stack([inside, outside] * 2)), 0.0, UNREACHED)
+    unit = 16 / found.shape[0] / 2
+    far = sweep(start[:, None], torch.from_numpy(costs)[:, None] + STEP, [1.0, unit, unit]).numpy()[:, 0]
+    return [(far[n + 1] - far[n]) / (far[n + 1] + far[n] + np.float32(1e-3)) for n in (0, 2)]
+
+
+def _part_features(logits: Floats, found: MaskArray, usual: float) -> list[Floats]:
+    """Of the part that a pixel belongs to: its size over what is usual, its highest logit, its size over the largest."""
+    parts, count = ndimage.label(found)
+    sizes, peaks = np.bincount(parts.ravel(), minlength=count + 1).astype(np.float32), np.zeros(count + 1, np.float32)
+    sizes[0] = 0
+    if count:
+        peaks[1:] = ndimage.maximum(logits, parts, np.arange(1, count + 1))
+    ratio = np.clip(np.log((sizes + 1) / usual), -3, 3) / 2 * (sizes > 0)
+    return [ratio[parts].astype(np.float32), peaks[parts] / 3, (sizes / max(sizes.max(), 1))[parts]]
+
+
+def _log_ratio(one: float, other: float) -> float:
+    return float(np.clip(np.log((one + 30) / (other + 30)), -3, 3)) / 2
+
+
+def _sigmoid(x: Floats) -> Floats:
+    return 1 / (1 + np.exp(-x))
+
+
+def _dice(one: MaskArray, other: MaskArray) -> float:
+    total = int(one.sum()) + int(other.sum())
+    return 2 * int((one & other).sum()) / total if total else 0.0
+
+
+@dataclass(frozen=True, eq=False)
+class SetConsensus:
+    """What is made of all witnesses.
+
+    Args:
+        gate: features → what is added to a logit.
+    """
+
+    gate: Gate
+
+    @classmethod
+    def beside(cls, weights: Path) -> "SetConsensus | None":
+        """The one whose gate lies beside a file of weights; None where there is none.
+
+        Raises:
+            WeightsError: the file is broken, or of another version.
+        """
+        gate = Gate.beside(weights, GATE_FILE, len(FEATURES))
+        return None if gate is None else cls(gate)
+
+    def refine(
+        self, prompted: Sequence[PromptedImage], picture_3SS: Floats, logits_hw: Tensor, confidence: float, likeness: float
+    ) -> Tensor:
+        """The logits (h, w) of an image that nobody prompted, changed; by the prompted image whose scene is most like it."""
+        if not (logits_hw > 0).any():
+            return logits_hw  # what is judged absent stays absent
+        seen = thumbnail(picture_3SS)
+        nearest = max(prompted, key=lambda each: float((each.thumbnail * seen).mean()))
+        logits = resized(logits_hw, SIDE).cpu().numpy()
+        features = compute_features(nearest, picture_3SS, logits, confidence, likeness)
+        with torch.inference_mode(), torch.autocast("cpu", enabled=False):
+            change = self.gate(torch.from_numpy(features.reshape(-1, len(FEATURES)))).clamp(-MOST_CHANGE, MOST_CHANGE)
+        shape = features.shape[0], features.shape[1]
+        return logits_hw.float() + resized(change.reshape(shape).to(logits_hw.device), logits_hw.shape[0])
+
+
+def resized(map_hw: Tensor, side: int) -> Tensor:
+    """A map at another size (side, side), bilinear."""
+    if tuple(map_hw.shape) == (side, side):
+        return map_hw.float()
+    return F.interpolate(map_hw[None, None].float(), size=(side, side), mode="bilinear", align_corners=False)[0, 0]

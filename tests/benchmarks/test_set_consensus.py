@@ -1,0 +1,33 @@
+"""The gate of the consensus in sets: gates side by side are one, and it learns what the looks tell better than tracking."""
+
+import numpy as np
+import torch
+
+from benchmarks.set_consensus import Examples, fitted, held_out, several
+from medical_sam2.tracking.set_consensus import FEATURES
+
+
+def made(name: str, seed: int) -> Examples:
+    """Tracking is wrong on every fourth pixel; the regression knows better."""
+    rng = np.random.default_rng(seed)
+    truth = np.zeros((6, 32, 32), np.float32)
+    truth[:, 8:20, 6:24] = 1
+    features = rng.normal(0, 0.3, (6, 32, 32, len(FEATURES)))
+    wrong = rng.uniform(size=truth.shape) < 0.25
+    features[..., 0] = np.where((truth > 0) != wrong, 1, -1) * 0.3
+    features[..., FEATURES.index("regression")] = 2 * truth - 1
+    return Examples(name, torch.from_numpy(features).half(), torch.from_numpy(truth))
+
+
+def test_gates_side_by_side_are_their_mean() -> None:
+    examples = [made("a", 0)]
+    x = examples[0].features[0, :4].float()
+    mean = torch.stack([fitted(examples, 2 * 3 + n)(x) for n in range(3)]).mean(0)
+    assert torch.allclose(several(examples, 2)(x), mean, atol=1e-4)
+
+
+def test_the_table_shows_what_is_gained_on_sets_that_no_gate_saw() -> None:
+    text = held_out([made(name, seed) for seed, name in enumerate("abcd")], 0)
+    rows = [line.strip("| ").split(" | ") for line in text.splitlines() if line[2:3] in "abcd" and line.startswith("|")]
+    assert [row[0] for row in rows] == list("abcd")
+    assert all(float(row[3]) > float(row[2]) + 0.1 for row in rows)

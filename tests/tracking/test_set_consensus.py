@@ -1,0 +1,118 @@
+"""The consensus in sets of images: what it is told, what it may change, and what stays as tracking found it."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from medical_sam2.errors import WeightsError
+from medical_sam2.metrics import dice
+from medical_sam2.prompts import FramePrompt
+from medical_sam2.segmenter import Segmenter
+from medical_sam2.tracking.consensus import Gate
+from medical_sam2.tracking.set_consensus import (
+    FEATURES,
+    GATE_FILE,
+    SIDE,
+    PixelRegression,
+    PromptedImage,
+    SetConsensus,
+    compute_features,
+    describe_pixels,
+    in_colour,
+)
+
+RED, GREEN = (0.7, 0.3, 0.3), (0.3, 0.6, 0.3)
+
+
+def disc(x: int, y: int, radius: int = 40) -> np.ndarray:
+    rows, columns = np.indices((SIDE, SIDE))
+    return (rows - y) ** 2 + (columns - x) ** 2 < radius**2
+
+
+def scene(mask: np.ndarray, seed: int, colour: tuple[float, float, float] = RED) -> np.ndarray:
+    picture = np.where(mask, np.array(colour)[:, None, None], 0.4)
+    noise = np.random.default_rng(seed).normal(0, 0.03, picture.shape)
+    return np.clip(picture + noise, 0, 1).astype(np.float32)
+
+
+def gate_of(change: float) -> Gate:
+    """Adds the same to every logit."""
+    gate = Gate(4, len(FEATURES)).requires_grad_(False)
+    for tensor in gate.state_dict().values():
+        tensor.zero_()
+    gate[-1].bias.fill_(change)
+    return gate
+
+
+@pytest.mark.parametrize("colour", [RED, (0.6, 0.6, 0.6)])
+def test_pixels_of_another_image_are_told_by_their_looks(colour: tuple[float, float, float]) -> None:
+    here, there = disc(80, 90), disc(170, 150, 25)
+    learnt = PixelRegression(describe_pixels(scene(here, 0, colour)), here)
+    assert dice(learnt(describe_pixels(scene(there, 1, colour))) > 0, there) > 0.9
+
+
+def test_colour_is_left_out_where_only_one_image_has_it() -> None:
+    here, grey = disc(80, 90), (0.6, 0.6, 0.6)
+    plain = np.repeat(scene(here, 1, grey).mean(0)[None], 3, 0)
+    assert in_colour(scene(here, 0))
+    assert not in_colour(plain)
+    logits = np.where(here, 3, -3).astype(np.float32)
+    for one, other in ((scene(here, 0), plain), (plain, scene(here, 0)), (scene(here, 0), scene(here, 2))):
+        found = compute_features(PromptedImage(one, here), other, logits, 0.9, 0.8)
+        assert found.shape == (SIDE // 2, SIDE // 2, len(FEATURES))
+        assert np.isfinite(found).all()
+        assert found[0, 0, FEATURES.index("colour")] == (in_colour(one) and in_colour(other))
+
+
+def test_features_say_where_tracking_and_looks_disagree() -> None:
+    here, there = disc(80, 90), disc(170, 150)
+    logits = np.where(there | here, 3, -3).astype(np.float32)  # tracking found the old place, too
+    found = compute_features(PromptedImage(scene(here, 0), here), scene(there, 1), logits, 0.9, 0.8)
+    named = dict(zip(FEATURES, np.moveaxis(found, -1, 0), strict=True))
+    right, wrong = np.s_[75, 85], np.s_[45, 40]
+    assert named["tracked"][right] == named["tracked"][wrong] > 0
+    assert named["regression"][right] > 0.5 > -0.5 > named["regression"][wrong]
+    assert named["place"][wrong] < 0 < named["place"][right]
+    assert named["parts"][0, 0] > 0
+
+
+def test_nothing_but_the_change_of_the_gate_is_added_and_what_is_absent_stays_absent() -> None:
+    here, logits = disc(80, 90), torch.where(torch.from_numpy(disc(80, 90)[::2, ::2]), 3.0, -3.0)
+    prompted, picture = [PromptedImage(scene(here, 0), here)], scene(here, 1)
+    for change in (0.0, 5.0, -5.0):
+        found = SetConsensus(gate_of(change)).refine(prompted, picture, logits, 0.9, 0.8)
+        assert torch.allclose(found, logits + change, atol=1e-5)
+    absent = torch.full((SIDE // 2, SIDE // 2), -1024.0)
+    assert torch.equal(SetConsensus(gate_of(5.0)).refine(prompted, picture, absent, 0.0, 0.8), absent)
+
+
+@pytest.fixture(scope="module")
+def nano() -> Segmenter:
+    return Segmenter.from_pretrained(device="cpu", precision="fp32")
+
+
+def test_images_that_nobody_prompted_change_and_prompted_ones_do_not(nano: Segmenter, monkeypatch: pytest.MonkeyPatch) -> None:
+    masks = [disc(80, 90), disc(170, 150), disc(120, 100)]
+    images = [(255 * scene(mask, seed).transpose(1, 2, 0)).astype(np.uint8) for seed, mask in enumerate(masks)]
+    prompts, found = {0: {1: FramePrompt.mask(masks[0])}, 2: {1: FramePrompt.mask(masks[2])}}, {}
+    for name, consensus in (("none", None), ("nothing", gate_of(0.0)), ("more", gate_of(12.0))):
+        monkeypatch.setattr(nano, "set_consensus", consensus and SetConsensus(consensus))
+        found[name] = {each.index: each.labels for each in nano.segment_images(images, prompts)}
+    found["off"] = {each.index: each.labels for each in nano.segment_images(images, prompts, consensus=False)}
+    for i, mask in enumerate(masks):
+        assert (found["none"][i] == found["nothing"][i]).all()
+        assert (found["none"][i] == found["off"][i]).all()
+        if i in prompts:
+            assert ((found["more"][i] > 0) == mask).all()
+    assert (found["more"][1] > 0).sum() > 1.2 * (found["none"][1] > 0).sum()
+
+
+def test_the_embedded_weights_bring_one_and_a_broken_one_is_refused(nano: Segmenter, tmp_path: Path) -> None:
+    assert nano.set_consensus is not None
+    assert SetConsensus.beside(tmp_path / "model.safetensors") is None
+    save_file({"0.bias": torch.zeros(3)}, tmp_path / GATE_FILE)
+    with pytest.raises(WeightsError, match="fit the consensus again"):
+        SetConsensus.beside(tmp_path / "model.safetensors")
