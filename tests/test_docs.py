@@ -45,6 +45,7 @@ NOT_RUN = {  # all else that the pages tell to type is run, as it stands; `py` a
     ("docs/training.md", "takes half an hour", "medsam2 finetune"),
     ("docs/training.md", "takes hours", "python recipes/nano/synthesize.py -o pool --volumes 1000"),
     ("docs/training.md", "needs data sets, and minutes", "python recipes/nano/synthesize.py -o pool --volumes 250"),
+    ("docs/volumes.md", "needs a folder of scans", "medsam2 segment-volumes scans/"),
     ("docs/viewer.md", "serves until it is stopped", "medsam2 serve"),
     ("docs/viewer.md", "serves until it is stopped, and needs a certificate", "medsam2 serve --host"),
     ("docs/viewer.md", "serves until it is stopped, and needs a PACS", "medsam2 serve --pacs"),
