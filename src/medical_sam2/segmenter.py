@@ -108,8 +108,16 @@ class Segmenter:
         network = load_backbone(name, image_size=image_size)
         file = weights_file(name)
         gate, judge, of_sets = Gate.beside(file), OutlineJudge.beside(file), SetConsensus.beside(file)
-        learnt = {"gate": gate, "judge": judge, "set_consensus": of_sets}
-        return cls(network, device=device, precision=precision, keep_mb=keep_mb, engine=engine, **learnt)
+        return cls(
+            network,
+            device=device,
+            precision=precision,
+            keep_mb=keep_mb,
+            engine=engine,
+            gate=gate,
+            judge=judge,
+            set_consensus=of_sets,
+        )
 
     # Objects that are seen through different windows are tracked apart; crop and window are undone at the end.
     @torch.no_grad()

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
@@ -60,7 +61,7 @@ def describe_pixels(picture_3SS: Floats) -> Floats:
     lights = scales[0]
     found = [each for own in scales for each in own]
     found += [_blurred(np.abs(lights[n] - lights[n + 1]), 2.0) for n in (0, 1)]
-    found += [np.hypot(*np.gradient(lights[1])) * 4]
+    found += [_steepness(lights[1]) * 4]
     for plane, sigma in ((lights[1], 1.5), (lights[2], 3.0)):
         found += [each * sigma**2 * 4 for each in _curvatures(plane)]
     return np.stack([*found, _blurred(light, 16.0)], dtype=np.float32)
@@ -73,6 +74,17 @@ def in_colour(picture_3SS: Floats) -> bool:
 
 def _blurred(plane: Floats, sigma: float) -> Floats:
     return np.asarray(ndimage.gaussian_filter(plane, sigma, mode="nearest"), np.float32)
+
+
+def _steepness(plane: Floats) -> Floats:
+    """The length of the slope at each pixel."""
+    down, across = np.gradient(plane)
+    return np.asarray(np.hypot(down, across), np.float32)
+
+
+def _parts_of(mask_SS: MaskArray) -> tuple[NDArray[np.int32], int]:
+    """The number of each pixel's part, from 1, and how many there are."""
+    return cast("tuple[NDArray[np.int32], int]", ndimage.label(mask_SS))
 
 
 def _curvatures(plane: Floats) -> tuple[Floats, Floats]:
@@ -162,7 +174,7 @@ class PromptedImage:
     @cached_property
     def parts(self) -> tuple[int, float]:
         """How many parts it has, and the median of their sizes in pixels."""
-        sizes = np.bincount(ndimage.label(self.inside_SS)[0].ravel())[1:]
+        sizes = np.bincount(_parts_of(self.inside_SS)[0].ravel())[1:]
         return len(sizes), float(np.median(sizes))
 
     @cached_property
@@ -198,8 +210,10 @@ def compute_features(
     around = _blurred(score, 1.5)
     own = np.full_like(score, -1)
     if found.any():
-        own = _blurred(PixelRegression(pixels, found, np.clip(np.abs(logits_SS) / 4, 0.05, 1))(pixels), 1.0)
-    edge = np.clip(np.hypot(*np.gradient(_blurred(picture_3SS.mean(0), 1.0))) * 12, 0, 3)
+        own = _blurred(
+            PixelRegression(pixels, found, np.asarray(np.clip(np.abs(logits_SS) / 4, 0.05, 1), np.float32))(pixels), 1.0
+        )
+    edge = np.clip(_steepness(_blurred(picture_3SS.mean(0), 1.0)) * 12, 0, 3)
     radius, area = prompted.radius, int(prompted.inside_SS.sum())
     maps = [
         logits / 3,
@@ -210,7 +224,7 @@ def compute_features(
         prompted.place,
         *_part_features(logits, found, prompted.parts[1]),
     ]
-    count, parts = ndimage.label(found)[1], prompted.parts[0]
+    count, parts = _parts_of(found)[1], prompted.parts[0]
     numbers = [
         *(confidence, likeness, float((prompted.thumbnail * thumbnail(picture_3SS)).mean())),
         *(_dice(each, found) for each in (prompted.inside_SS, around > 0, own > 0)),
@@ -245,13 +259,14 @@ def _geodesics(logits: Floats, own: Floats, edge: Floats, found: MaskArray) -> l
 
 def _part_features(logits: Floats, found: MaskArray, usual: float) -> list[Floats]:
     """Of the part that a pixel belongs to: its size over what is usual, its highest logit, its size over the largest."""
-    parts, count = ndimage.label(found)
+    parts, count = _parts_of(found)
     sizes, peaks = np.bincount(parts.ravel(), minlength=count + 1).astype(np.float32), np.zeros(count + 1, np.float32)
     sizes[0] = 0
     if count:
         peaks[1:] = ndimage.maximum(logits, parts, np.arange(1, count + 1))
     ratio = np.clip(np.log((sizes + 1) / usual), -3, 3) / 2 * (sizes > 0)
-    return [ratio[parts].astype(np.float32), peaks[parts] / 3, (sizes / max(sizes.max(), 1))[parts]]
+    shares = sizes / max(sizes.max(), 1)
+    return [np.asarray(each[parts], np.float32) for each in (ratio, peaks / 3, shares)]
 
 
 def _log_ratio(one: float, other: float) -> float:
@@ -259,7 +274,7 @@ def _log_ratio(one: float, other: float) -> float:
 
 
 def _sigmoid(x: Floats) -> Floats:
-    return 1 / (1 + np.exp(-x))
+    return np.asarray(1 / (1 + np.exp(-x)), np.float32)
 
 
 def _dice(one: MaskArray, other: MaskArray) -> float:
