@@ -24,7 +24,7 @@ from medical_sam2.tracking.set_consensus import (
     in_colour,
 )
 
-RED, GREEN = (0.7, 0.3, 0.3), (0.3, 0.6, 0.3)
+RED = (0.7, 0.3, 0.3)
 
 
 def disc(x: int, y: int, radius: int = 40) -> np.ndarray:
