@@ -29,12 +29,13 @@ from medical_sam2.evaluate.cases import VolumeTask, draw_prompt
 from medical_sam2.evaluate.significance import mean_interval
 from medical_sam2.intensity_window import choose_window
 from medical_sam2.io.atomic import write_bytes
+from medical_sam2.model.tracker import upsample
 from medical_sam2.prompts import FramePrompt
 from medical_sam2.segmenter import Segmenter
 from medical_sam2.tracking.consensus import MOST_CHANGE, Gate
 from medical_sam2.tracking.encoding import fingerprint
 from medical_sam2.tracking.frames import to_network
-from medical_sam2.tracking.set_consensus import FEATURES, SIDE, PromptedImage, SetConsensus, compute_features, resized
+from medical_sam2.tracking.set_consensus import FEATURES, SIDE, PromptedImage, SetConsensus, compute_features
 
 CASES, STRUCTURES, TEMPLATES, OTHERS = {"volume": 8}, 3, 3, 6
 MOST_CASES, FEWEST = 16, 4
@@ -72,7 +73,7 @@ class Recorder(SetConsensus):
         confidence: float,
         likeness: float,
     ) -> Tensor:
-        logits = resized(logits_hw, SIDE).numpy()
+        logits = upsample(logits_hw[None], SIDE)[0].numpy()
         found = compute_features(prompted[0], picture_3SS, logits, confidence, likeness)
         self.seen.append(found.astype(np.float16))
         return logits_hw

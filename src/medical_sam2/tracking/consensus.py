@@ -300,7 +300,7 @@ def _features(tracked: Floats, grey: Floats, confidence: NDArray[np.floating], p
     alike, alike_around = (log_odds(values, prompted.outline, slices) for values in (grey, smooth))
     likely = np.asarray(1 / (1 + np.exp(-np.clip((alike + alike_around) / 2, -4, 4))), np.float32)
     ways = geodesics(tracked, likely, edge, prompted.seeds(signed), prompted.steps)
-    reliability = _dice(likely[slices] > 0.5, outlines), _contrast(edge[slices], np.abs(signed[slices]) < BAND)
+    reliability = dice_of(likely[slices] > 0.5, outlines), _contrast(edge[slices], np.abs(signed[slices]) < BAND)
     along = [
         *_slice_features(found, confidence, alike_around, ways[1] > 0, prompted.nearest),
         *np.full((2, len(grey)), [[x] for x in reliability]),
@@ -327,10 +327,10 @@ def _slice_features(
 ) -> list[NDArray[np.floating]]:
     """How steadily the slices were tracked, each and at worst on the way from the prompt, and how like it they are."""
     ways = list(enumerate(nearest.tolist()))
-    steady = np.array([1.0 if t == n else _dice(found[t], found[t + (1 if n > t else -1)]) for t, n in ways])
+    steady = np.array([1.0 if t == n else dice_of(found[t], found[t + (1 if n > t else -1)]) for t, n in ways])
     least = [np.array([each[min(t, n) : max(t, n) + 1].min() for t, n in ways]) for each in (confidence, steady)]
     grey = np.array([alike[t][found[t]].mean() if found[t].any() else -3.0 for t, _ in ways])
-    return [confidence, least[0], steady, least[1], grey / 2, np.array([_dice(reached[t], found[t]) for t, _ in ways])]
+    return [confidence, least[0], steady, least[1], grey / 2, np.array([dice_of(reached[t], found[t]) for t, _ in ways])]
 
 
 def _contrast(edge: Floats, on: MaskArray) -> float:
@@ -338,7 +338,8 @@ def _contrast(edge: Floats, on: MaskArray) -> float:
     return float(edge[on].mean() - edge[~on].mean()) / 3 if on.any() and not on.all() else 0.0
 
 
-def _dice(one: MaskArray, other: MaskArray) -> float:
+def dice_of(one: MaskArray, other: MaskArray) -> float:
+    """Dice of two masks, 0 where both are empty."""
     total = int(one.sum()) + int(other.sum())
     return 2 * int((one & other).sum()) / total if total else 0.0
 

@@ -23,7 +23,7 @@ from medical_sam2.io.labels import object_boxes
 from medical_sam2.prompts import Mask, Prompt
 from medical_sam2.strokes import Lasso, says_where
 from medical_sam2.tracking.limits import Limits
-from medical_sam2.tracking.postprocess import EVERYWHERE
+from medical_sam2.tracking.postprocess import EVERYWHERE, load_ndimage
 from medical_sam2.volume import Segmentation, add_to_layers
 
 KEPT = 0.02  # share of its volume that smoothing may change without a word
@@ -299,19 +299,15 @@ def _steps_of(
 
 def fill_holes(mask: MaskArray) -> MaskArray:
     """A mask (I, J, K) with the cavities that it encloses."""
-    from scipy import ndimage  # its libraries wait for ever where memory is short: loaded after that was looked at
-
-    return np.asarray(ndimage.binary_fill_holes(mask))
+    return np.asarray(load_ndimage().binary_fill_holes(mask))
 
 
 def smooth(mask: MaskArray, sigma_mm: float, spacing_mm: Sequence[float] | NDArray[np.float64]) -> MaskArray:
     """A mask (I, J, K), not empty, with a smooth surface and as many voxels as before."""
-    from scipy import ndimage  # its libraries wait for ever where memory is short: loaded after that was looked at
-
-    inside, outside = (np.asarray(ndimage.distance_transform_edt(each, sampling=spacing_mm)) for each in (mask, ~mask))
+    inside, outside = (np.asarray(load_ndimage().distance_transform_edt(each, sampling=spacing_mm)) for each in (mask, ~mask))
     if mask.all():
         return mask
-    far = ndimage.gaussian_filter(inside - outside, sigma_mm / np.asarray(spacing_mm), mode="nearest", truncate=REACH)
+    far = load_ndimage().gaussian_filter(inside - outside, sigma_mm / np.asarray(spacing_mm), mode="nearest", truncate=REACH)
     count = int(mask.sum())
     level = np.partition(far, far.size - count, axis=None)[far.size - count]
     found = np.ravel(far > level)
@@ -325,19 +321,18 @@ def grow(mask: MaskArray, by_mm: float, spacing_mm: Sequence[float] | NDArray[np
 
     The distance is that of the voxels' centres; beyond the image there is nothing, so nothing shrinks away from its border.
     """
-    from scipy import ndimage  # its libraries wait for ever where memory is short: loaded after that was looked at
-
     if mask.all():
         return mask
-    within = np.asarray(ndimage.distance_transform_edt(~mask if by_mm > 0 else mask, sampling=spacing_mm)) <= abs(by_mm) + 1e-9
+    within = (
+        np.asarray(load_ndimage().distance_transform_edt(~mask if by_mm > 0 else mask, sampling=spacing_mm))
+        <= abs(by_mm) + 1e-9
+    )
     return within if by_mm > 0 else mask & ~within
 
 
 def _parts_from(mask: MaskArray, least: float | None) -> MaskArray:
     """The parts of at least so many voxels; the largest part where no number is given, the first of equals."""
-    from scipy import ndimage  # its libraries wait for ever where memory is short: loaded after that was looked at
-
-    parts, _ = cast("tuple[NDArray[np.int32], int]", ndimage.label(mask, EVERYWHERE))
+    parts, _ = cast("tuple[NDArray[np.int32], int]", load_ndimage().label(mask, EVERYWHERE))
     sizes = np.bincount(parts.ravel())
     sizes[0] = 0
     kept = np.arange(len(sizes)) == sizes.argmax() if least is None else sizes >= least

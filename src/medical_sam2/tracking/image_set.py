@@ -20,14 +20,14 @@ from medical_sam2.errors import PromptError
 from medical_sam2.intensity_window import Window
 from medical_sam2.model.backbone import Backbone
 from medical_sam2.model.memory_bank import Policy, PolicyBank
-from medical_sam2.model.tracker import track
+from medical_sam2.model.tracker import track, upsample
 from medical_sam2.plugins import find
 from medical_sam2.prompts import Fixed, FramePrompt, Prompter
 from medical_sam2.tracking.click_outline import OutlineJudge
 from medical_sam2.tracking.frames import to_network
 from medical_sam2.tracking.image_viewer import ImageViewer, outline_closely, unit_vector
 from medical_sam2.tracking.postprocess import redraw
-from medical_sam2.tracking.set_consensus import SIDE, PromptedImage, SetConsensus, resized
+from medical_sam2.tracking.set_consensus import SIDE, PromptedImage, SetConsensus
 
 SetPrompts = Mapping[int, Mapping[int, FramePrompt]]
 """Image → object → prompt, in pixels of that image."""
@@ -200,10 +200,10 @@ class _ObjectGroup:
         consensus = self.config.consensus
         if consensus is None:
             return logits_Bhw
-        picture = _square(self.config.viewer.shown(i))
+        picture = upsample(self.config.viewer.shown(i), SIDE).cpu().numpy()
         if any(i in own for own in self.prompts.values()):
             for label, logits in zip(self.prompts, logits_Bhw, strict=True):
-                inside = resized(logits, SIDE).cpu().numpy() > 0
+                inside = upsample(logits[None], SIDE)[0].cpu().numpy() > 0
                 if inside.any():
                     self._shown.setdefault(label, []).append(PromptedImage(picture, inside))
             return logits_Bhw
@@ -251,11 +251,6 @@ class _ObjectGroup:
             banks = [np.stack([unit_vector(m.summary_C) for m in own]) for own in self._bank.memories if own]
             worth[places] = np.mean([(queries @ bank.T).max(1) for bank in banks], axis=0)
         return worth
-
-
-def _square(picture_3SS: Tensor) -> NDArray[np.float32]:
-    """A picture as the consensus looks at it."""
-    return torch.stack([resized(plane, SIDE) for plane in picture_3SS]).cpu().numpy()
 
 
 def _prompt_rank(prompt: FramePrompt) -> int:

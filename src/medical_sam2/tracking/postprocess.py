@@ -8,6 +8,7 @@ Shapes: I J K voxels.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from types import ModuleType
 from typing import cast
 
 import numpy as np
@@ -19,6 +20,13 @@ from medical_sam2.strokes import Brush, Diameter, Stroke, says_where
 
 BRIDGE = 2
 EVERYWHERE = np.ones((3, 3, 3), bool)
+
+
+def load_ndimage() -> ModuleType:
+    """scipy.ndimage, loaded when it is used: its libraries wait for ever where memory is short, which is looked at before."""
+    from scipy import ndimage
+
+    return ndimage
 
 
 def remove_islands(labels: NDArray[np.unsignedinteger], prompts: Sequence[Prompt]) -> None:
@@ -37,11 +45,9 @@ def remove_islands(labels: NDArray[np.unsignedinteger], prompts: Sequence[Prompt
 
 
 def _keep_touched(part: NDArray[np.unsignedinteger], label: int, touched: NDArray[np.bool_]) -> None:
-    from scipy import ndimage  # its libraries wait for ever where memory is short: loaded after that was looked at
-
     mask = part == label
-    bridged = ndimage.binary_dilation(mask, EVERYWHERE, iterations=BRIDGE // 2) if BRIDGE > 1 else mask
-    pieces, count = cast("tuple[NDArray[np.int32], int]", ndimage.label(bridged, EVERYWHERE))
+    bridged = load_ndimage().binary_dilation(mask, EVERYWHERE, iterations=BRIDGE // 2) if BRIDGE > 1 else mask
+    pieces, count = cast("tuple[NDArray[np.int32], int]", load_ndimage().label(bridged, EVERYWHERE))
     keep = np.unique(pieces[touched & mask])
     keep = keep[keep > 0]
     if count > 1 and len(keep):

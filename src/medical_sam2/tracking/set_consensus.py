@@ -19,10 +19,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy import ndimage
+from scipy.special import expit
 from torch import Tensor
-from torch.nn import functional as F  # noqa: N812
 
-from medical_sam2.tracking.consensus import MOST_CHANGE, Gate, sweep
+from medical_sam2.model.tracker import upsample
+from medical_sam2.tracking.consensus import MOST_CHANGE, Gate, dice_of, sweep
 
 Floats = NDArray[np.float32]
 MaskArray = NDArray[np.bool_]
@@ -158,7 +159,7 @@ class PromptedImage:
         """What its pixels tell of others; and its Dice on the image itself."""
         pixels = describe_pixels(self.picture_3SS)
         learnt = PixelRegression(pixels, self.inside_SS)
-        return learnt, _dice(_blurred(learnt(pixels), 1.0) > 0, self.inside_SS)
+        return learnt, dice_of(_blurred(learnt(pixels), 1.0) > 0, self.inside_SS)
 
     @cached_property
     def place(self) -> Floats:
@@ -227,11 +228,11 @@ def compute_features(
     count, parts = _parts_of(found)[1], prompted.parts[0]
     numbers = [
         *(confidence, likeness, float((prompted.thumbnail * thumbnail(picture_3SS)).mean())),
-        *(_dice(each, found) for each in (prompted.inside_SS, around > 0, own > 0)),
+        *(dice_of(each, found) for each in (prompted.inside_SS, around > 0, own > 0)),
         _log_ratio(found.sum(), area),
         *(fit, np.log(area / found.size) / 4, np.log(parts) / 3, np.log((count + 1) / (parts + 1)) / 3),
         *(logits_SS.max() / 6, logits_SS[found].mean() / 6 if found.any() else 0.0),
-        *(_dice(_blurred(score, 1.0) > 0, prompted.inside_SS), float(colour), _log_ratio((around > 0).sum(), area)),
+        *(dice_of(_blurred(score, 1.0) > 0, prompted.inside_SS), float(colour), _log_ratio((around > 0).sum(), area)),
     ]
     half = [each if each.shape != found.shape else each[::2, ::2] for each in maps]
     return np.stack([*half, *(np.full_like(half[0], number) for number in numbers)], axis=-1, dtype=np.float32)
@@ -249,7 +250,7 @@ def _geodesics(logits: Floats, own: Floats, edge: Floats, found: MaskArray) -> l
         return [np.full(found.shape, -1, np.float32)] * 2
     if not outside.any():
         return [np.zeros(found.shape, np.float32)] * 2
-    mixed = ((2 * _sigmoid(logits) + _sigmoid(3 * own)) / 3)[::2, ::2]
+    mixed = ((2 * expit(logits) + expit(3 * own)) / 3)[::2, ::2]
     costs = np.stack([edge[::2, ::2], edge[::2, ::2], np.square(1 - mixed), np.square(mixed)], dtype=np.float32)
     start = torch.where(torch.from_numpy(np.stack([inside, outside] * 2)), 0.0, UNREACHED)
     unit = 16 / found.shape[0] / 2
@@ -271,15 +272,6 @@ def _part_features(logits: Floats, found: MaskArray, usual: float) -> list[Float
 
 def _log_ratio(one: float, other: float) -> float:
     return float(np.clip(np.log((one + 30) / (other + 30)), -3, 3)) / 2
-
-
-def _sigmoid(x: Floats) -> Floats:
-    return np.asarray(1 / (1 + np.exp(-x)), np.float32)
-
-
-def _dice(one: MaskArray, other: MaskArray) -> float:
-    total = int(one.sum()) + int(other.sum())
-    return 2 * int((one & other).sum()) / total if total else 0.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -310,16 +302,9 @@ class SetConsensus:
             return logits_hw  # what is judged absent stays absent
         seen = thumbnail(picture_3SS)
         nearest = max(prompted, key=lambda each: float((each.thumbnail * seen).mean()))
-        logits = resized(logits_hw, SIDE).cpu().numpy()
+        logits = upsample(logits_hw[None], SIDE)[0].cpu().numpy()
         features = compute_features(nearest, picture_3SS, logits, confidence, likeness)
         with torch.inference_mode(), torch.autocast("cpu", enabled=False):
             change = self.gate(torch.from_numpy(features.reshape(-1, len(FEATURES)))).clamp(-MOST_CHANGE, MOST_CHANGE)
-        shape = features.shape[0], features.shape[1]
-        return logits_hw.float() + resized(change.reshape(shape).to(logits_hw.device), logits_hw.shape[0])
-
-
-def resized(map_hw: Tensor, side: int) -> Tensor:
-    """A map at another size (side, side), bilinear."""
-    if tuple(map_hw.shape) == (side, side):
-        return map_hw.float()
-    return F.interpolate(map_hw[None, None].float(), size=(side, side), mode="bilinear", align_corners=False)[0, 0]
+        change_1hw = change.reshape(1, *features.shape[:2]).to(logits_hw.device)
+        return logits_hw.float() + upsample(change_1hw, logits_hw.shape[0])[0]
