@@ -11,7 +11,6 @@ may change what tracking finds, as if there were no rule of what clicks may add 
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +23,7 @@ from medical_sam2.metrics import dice
 from medical_sam2.segmenter import Segmenter
 from medical_sam2.simulate import next_click
 from medical_sam2.tracking import correction
-from prompted_slices import structures
+from prompted_slices import structures, volume_arguments
 
 
 def scores(network: Segmenter, task: VolumeTask, clicks: int) -> list[float]:
@@ -72,15 +71,9 @@ def page(rows: Sequence[Sequence[float]], args: argparse.Namespace) -> str:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("folder", type=Path, help="nnU-Net raw data sets")
-    parser.add_argument("-o", "--output", type=Path, required=True)
-    parser.add_argument("--cases", type=int, default=1, help="volumes of each set")
+    parser = volume_arguments(__doc__, cases=1)
     parser.add_argument("--clicks", type=int, default=3, help="corrections")
-    parser.add_argument("--only", nargs="*", default=[], help="parts of the names of sets")
-    parser.add_argument("--seed", type=int, default=0, help="which cases")
     parser.add_argument("--image-size", type=int, default=256)
-    parser.add_argument("--weights", default="nano", help="name or folder of the network's weights")
     parser.add_argument("--unrestricted", action="store_true", help="without the rule of what clicks may change")
     args = parser.parse_args()
     if args.unrestricted:

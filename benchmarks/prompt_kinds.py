@@ -34,7 +34,7 @@ from medical_sam2.strokes import Diameter, Lasso, Scribble, ShapeInterpolation, 
 from medical_sam2.tracking import click_outline, volume_tracker
 from medical_sam2.tracking.view_tracker import TrackingConfig, ViewTracker
 from medical_sam2.volume import Volume
-from prompted_slices import slices_of, structures
+from prompted_slices import slices_of, structures, volume_arguments
 
 
 def voxels(task: VolumeTask, t: int, places_xy: Sequence[Sequence[float]]) -> tuple[tuple[float, float, float], ...]:
@@ -216,16 +216,10 @@ def page(names: Sequence[str], rows: Sequence[Sequence[float]], args: argparse.N
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("folder", type=Path, help="nnU-Net raw data sets")
-    parser.add_argument("-o", "--output", type=Path, required=True)
-    parser.add_argument("--cases", type=int, default=1, help="volumes of each set")
-    parser.add_argument("--only", nargs="*", default=[], help="parts of the names of sets")
+    parser = volume_arguments(__doc__, cases=1)
     parser.add_argument("--kinds", nargs="*", default=list(KINDS), choices=list(KINDS))
     parser.add_argument("--structures", type=int, default=0, help="FOLDER is a pool: so many structures of each case")
     parser.add_argument("--slice", action="store_true", help="what clicks and scribbles are taken for on their slice, alone")
-    parser.add_argument("--seed", type=int, default=0, help="which cases")
-    parser.add_argument("--weights", default="nano")
     args = parser.parse_args()
     network, rows = Segmenter.from_pretrained(args.weights), list[list[float]]()
     for dataset, case, structure, task in (synthetic if args.structures else structures)(args.folder, args):

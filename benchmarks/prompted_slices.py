@@ -52,6 +52,18 @@ def has_box(truth_hw: NDArray[np.bool_]) -> bool:
     return True
 
 
+def volume_arguments(doc: str | None, cases: int) -> argparse.ArgumentParser:
+    """The arguments of a benchmark on volumes: what `structures` takes, where results go, and the weights."""
+    parser = argparse.ArgumentParser(description=(doc or "").partition("\n")[0])
+    parser.add_argument("folder", type=Path, help="nnU-Net raw data sets")
+    parser.add_argument("-o", "--output", type=Path, required=True)
+    parser.add_argument("--cases", type=int, default=cases, help="volumes of each set")
+    parser.add_argument("--seed", type=int, default=0, help="which cases")
+    parser.add_argument("--only", nargs="*", default=[], help="parts of the names of sets")
+    parser.add_argument("--weights", default="nano", help="name or folder of the network's weights")
+    return parser
+
+
 def structures(folder: Path, args: argparse.Namespace) -> Iterator[tuple[str, str, str, VolumeTask]]:
     """Data set, case, structure, and what is to be outlined."""
     for path in sorted(each.parent for each in folder.glob("*/dataset.json")):
@@ -115,15 +127,9 @@ def page(rows: Sequence[Mapping], args: argparse.Namespace) -> str:
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("folder", type=Path, help="nnU-Net raw data sets")
-    parser.add_argument("-o", "--output", type=Path, required=True)
-    parser.add_argument("--cases", type=int, default=2, help="volumes of each set")
+    parser = volume_arguments(__doc__, cases=2)
     parser.add_argument("--kinds", nargs="+", default=list(KINDS), choices=KINDS)
     parser.add_argument("--views", default="one")
-    parser.add_argument("--seed", type=int, default=0, help="which cases")
-    parser.add_argument("--only", nargs="*", default=[], help="parts of the names of sets")
-    parser.add_argument("--weights", default="nano", help="name or folder of the network's weights")
     return parser.parse_args()
 
 
