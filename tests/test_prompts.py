@@ -178,6 +178,8 @@ def test_a_negative_click_in_an_outline_takes_a_disc_out_of_it() -> None:
     rim = (outline | FramePrompt.click(57, 30, positive=False)).cleared_hw()
     assert (rim == (np.hypot(columns - 57, rows - 30) < 3)).all()  # the border
     assert np.argwhere((outline | FramePrompt.click(59, 30, positive=False)).cleared_hw()).tolist() == [[30, 59]]
+    small = FramePrompt.mask(np.pad(np.ones((3, 3), bool), 4)) | FramePrompt.click(5.4, 5.4, positive=False)
+    assert np.argwhere(small.cleared_hw()).tolist() == [[5, 5]]  # the clicked pixel, whose middle lies further than the disc
     corner = FramePrompt.mask(np.ones((9, 9), bool)) | FramePrompt.click(-0.5, 8.4, positive=False)
     assert corner.cleared_hw()[8, 0]
     assert corner.cleared_hw().sum() < 4

@@ -67,6 +67,23 @@ def test_what_is_not_there_is_left_out_and_said(template: Template) -> None:
     assert (row.look_here, row.area_px) == (True, 0)
 
 
+def test_what_does_not_lead_back_is_less_sure(template: Template) -> None:
+    """A rod of the same look is no ball: what is remembered of it finds the ball worse."""
+    volume, _ = solids({1: (26, 15, 15)})
+    rod = volume.array.copy()
+    rod[rod > 0.8] = 0.1
+    rod[8:34, 14:18, 14:17] = LOOKS[1]
+    rod[0] = volume.array[0]
+    only = Template(
+        template.volume, replace(template.annotation, labels=np.where(template.annotation.labels == 1, 1, 0).astype(np.uint8))
+    )
+    ball, other = (
+        max(row.confidence for row in segmenter().segment_by_template(each, only, window="0,1").confidence if row.look_here)
+        for each in (volume, replace(volume, array=rod))
+    )
+    assert other < ball < 1
+
+
 def test_nothing_found_is_an_empty_result(template: Template) -> None:
     volume, _ = solids({})
     found = segmenter().segment_by_template(volume, template, window="0,1", priority=("stone",))
