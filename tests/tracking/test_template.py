@@ -67,6 +67,17 @@ def test_what_is_not_there_is_left_out_and_said(template: Template) -> None:
     assert (row.look_here, row.area_px) == (True, 0)
 
 
+def test_what_is_not_sure_enough_is_left_out(template: Template, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An outline that is there, and right, but below the confidence that is needed."""
+    volume, _ = solids({1: (26, 15, 15), 2: (12, 30, 7)})
+    monkeypatch.setattr("medical_sam2.tracking.template.FOUND", 0.999)
+    found = segmenter().segment_by_template(volume, template)
+    assert not found.labels.any()
+    assert [0 < row.confidence < 0.999 for row in found.confidence] == [True, True]
+    assert all("0.999 is needed" in line for line in found.warnings)
+    assert len(found.warnings) == 2
+
+
 def test_what_does_not_lead_back_is_less_sure(template: Template) -> None:
     """A rod of the same look is no ball: what is remembered of it finds the ball worse."""
     volume, _ = solids({1: (26, 15, 15)})
