@@ -161,6 +161,18 @@ def test_padding_does_not_move_slices() -> None:
     assert np.flatnonzero(found.labels.any(axis=(0, 1))).tolist() == [12, 13, 14]
 
 
+def test_slices_are_counted_in_the_whole_volume() -> None:
+    """Slices of the padding are slices; what the file does not have is refused, and the message counts as the file does."""
+    case = phantom()
+    array = np.pad(case.volume.array, 5)
+    volume, box, last = type(case.volume)(array, case.volume.affine), Box((8, 9, 13), (13, 14, 13)), array.shape[2] - 1
+    found = segmenter().segment_volume(volume, [box, SliceRange(12, last)], window="0,1").labels
+    assert not found[:, :, :12].any()
+    assert found.any()
+    with pytest.raises(PromptError, match=f"no slices 12 to {last + 1} of axis k; they end at {last}"):
+        segmenter().segment_volume(volume, [box, SliceRange(12, last + 1)], window="0,1")
+
+
 def test_scribbles_are_followed_whatever_is_found() -> None:
     """Inside of what is dark, and outside of what is bright."""
     case = phantom()
@@ -247,6 +259,7 @@ REFUSED: list[tuple[list[Prompt], str]] = [
     ([Box((3, 4, K), (7, 9, K)), Box((2, 3, 6), (8, 10, 9), positive=False)], "lies where other prompts say that it is not"),
     ([Diameter(places([(3, 5), (7, 5)], K)), SliceRange(9, 12)], "which its slices or its box leave out"),
     ([Point((5, 6, K)), SliceRange(20, 22)], "there are no slices 20 to 22"),
+    ([Point((5, 6, K)), SliceRange(6, 900)], "there are no slices 6 to 900"),
     ([Point((5, 6, K)), Box((0, 0, 0), (4, 4, 12))], "inside and outside"),
     ([SliceRange(3, 9)], "that say where it is not only"),
     ([Scribble(places([(3, 5), (7, 5)], K), positive=False)], "that say where it is not only"),

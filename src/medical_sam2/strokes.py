@@ -324,13 +324,15 @@ class SliceRange:
         first: slice, in the order of the file.
         last: slice, included.
         object: label, from 1.
-        start_ijk: the voxel that they are counted from.
+        start_ijk: the voxel of a part of the volume that they are counted from.
+        whole_ijk: size of the volume that they are counted in, where only a part of it is looked at.
     """
 
     first: int
     last: int
     object: int = 1
     start_ijk: tuple[int, int, int] = (0, 0, 0)
+    whole_ijk: tuple[int, int, int] | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.first <= self.last:

@@ -73,7 +73,9 @@ class Crop:
             return replace(prompt, places_ijk=tuple(map(self._shifted, prompt.places_ijk)))
         if isinstance(prompt, Brush):
             return replace(prompt, voxels=prompt.voxels - np.array(self.start))
-        return replace(prompt, start_ijk=self.start) if isinstance(prompt, SliceRange) else prompt
+        if isinstance(prompt, SliceRange):
+            return replace(prompt, start_ijk=self.start, whole_ijk=self.whole.shape)
+        return prompt
 
     def cut(self, mask: Mask) -> Mask:
         """An outline as far as it lies in the part."""

@@ -94,9 +94,8 @@ def _joined(parts: Sequence[Voxels]) -> Voxels:
 
 
 def _along_axis(prompt: SliceRange, shape_ijk: Sequence[int], axis: int) -> tuple[slice, slice, slice]:
-    side = prompt.along(axis)
-    if side.start >= shape_ijk[axis]:
-        count = shape_ijk[axis] + prompt.start_ijk[axis]
+    side, count = prompt.along(axis), (prompt.whole_ijk or shape_ijk)[axis]
+    if prompt.last >= count:
         raise PromptError(
             f"there are no slices {prompt.first} to {prompt.last} of axis {'ijk'[axis]}", f"they end at {count - 1}"
         )
@@ -106,7 +105,7 @@ def _along_axis(prompt: SliceRange, shape_ijk: Sequence[int], axis: int) -> tupl
 
 def _intersection(boxes: Sequence[tuple[slice, slice, slice]], shape_ijk: Sequence[int]) -> tuple[slice, slice, slice]:
     i, j, k = (
-        slice(max([0, *(box[axis].start for box in boxes)]), min([size, *(box[axis].stop for box in boxes)]))
+        slice(max([0, *(box[axis].start for box in boxes)]), max(0, min([size, *(box[axis].stop for box in boxes)])))
         for axis, size in enumerate(shape_ijk)
     )
     return i, j, k
