@@ -7,7 +7,6 @@ takes the label of the seed that is nearest along a path whose length is the sum
 from math import prod
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.sparse import coo_array
@@ -74,9 +73,9 @@ def nearer(stack_thw: Floats, start: int, mask_hw: NDArray[np.bool_], *, goes_on
     outside[:, [0, -1]] = outside[:, :, [0, -1]] = True
     for end, on in zip((0, -1), goes_on, strict=True):
         outside[end] |= on
-    cost = torch.from_numpy(np.stack([edge + 1 - likely, edge + likely], dtype=np.float32) + np.float32(STEP))
-    seeds = torch.from_numpy(np.stack([inside, outside & ~inside]))
-    into, out_of = sweep(torch.where(seeds, 0.0, FAR), cost, [step] * 3, rounds=2).numpy()
+    cost = np.stack([edge + 1 - likely, edge + likely], dtype=np.float32) + np.float32(STEP)
+    seeds = np.where(np.stack([inside, outside & ~inside]), np.float32(0), np.float32(FAR))
+    into, out_of = sweep(seeds, cost, [step] * 3, rounds=2)
     return smoothed(into < out_of)
 
 

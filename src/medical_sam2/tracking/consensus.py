@@ -20,8 +20,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy import ndimage
-from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812
+from torch import nn
 
 from medical_sam2.errors import WeightsError
 from medical_sam2.model.weights import read_tensors
@@ -174,32 +173,44 @@ def geodesics(
     """
     mixed = (2 * tracked + likely) / 3
     costs = [edge, edge, edge / 2 + np.square(1 - likely), edge / 2 + np.square(likely), np.square(1 - mixed), np.square(mixed)]
-    cost = torch.from_numpy(np.stack(costs, dtype=np.float32) + np.float32(STEP))
-    start = torch.where(torch.from_numpy(np.stack([*seeds] * 3)), 0.0, UNREACHED)
-    far = sweep(start, cost, steps.tolist()).numpy()
+    cost = np.stack(costs, dtype=np.float32) + np.float32(STEP)
+    start = np.where(np.stack([*seeds] * 3), np.float32(0), np.float32(UNREACHED))
+    far = sweep(start, cost, steps.tolist())
     return [(far[k + 1] - far[k]) / (far[k + 1] + far[k] + np.float32(1e-3)) for k in (0, 2, 4)]
 
 
-def sweep(distance_Mnhw: Tensor, cost_Mnhw: Tensor, steps: Sequence[float], rounds: int = 1) -> Tensor:
+def sweep(distance_Mnhw: Floats, cost_Mnhw: Floats, steps: Sequence[float], rounds: int = 1) -> Floats:
     """Geodesic distances by scans along each axis, there and back: from each layer to the nine nearest boxes of the next.
 
     Args:
-        distance_Mnhw: 0 at the seeds, large elsewhere; changed in place.
+        distance_Mnhw: 0 at the seeds, large elsewhere.
         cost_Mnhw: of a way of length 1, above 0.
         steps: sides of a box.
         rounds: of six scans each; more follow ways that turn back more often.
     """
     for axis in [0, 1, 2] * rounds:
-        distance, cost = distance_Mnhw.movedim(1 + axis, 0), cost_Mnhw.movedim(1 + axis, 0)
+        distance, cost = (np.moveaxis(each, 1 + axis, 0).copy() for each in (distance_Mnhw, cost_Mnhw))
         straight = steps[axis]
         oblique = float(np.hypot(straight, min(step for a, step in enumerate(steps) if a != axis)))
+        price = (cost[1:] + cost[:-1]) / 2
+        along, across = price * straight, price * oblique
         for layers, back in ((range(1, len(distance)), -1), (range(len(distance) - 2, -1, -1), 1)):
             for layer in layers:
-                before, price = distance[layer + back], (cost[layer] + cost[layer + back]) / 2
-                around = -F.max_pool2d(-before[:, None], 3, 1, 1)[:, 0]
-                torch.minimum(distance[layer], before + price * straight, out=distance[layer])
-                torch.minimum(distance[layer], around + price * oblique, out=distance[layer])
+                here, before, between = distance[layer], distance[layer + back], min(layer, layer + back)
+                np.minimum(here, before + along[between], out=here)
+                np.minimum(here, _least_around(before) + across[between], out=here)
+        distance_Mnhw = np.moveaxis(distance, 0, 1 + axis)
     return distance_Mnhw
+
+
+def _least_around(layer_Mab: Floats) -> Floats:
+    """The least of each box and its eight neighbours."""
+    for axis in (1, 2):
+        least, line = layer_Mab.copy().swapaxes(axis, 2), layer_Mab.swapaxes(axis, 2)
+        np.minimum(least[..., 1:], line[..., :-1], out=least[..., 1:])
+        np.minimum(least[..., :-1], line[..., 1:], out=least[..., :-1])
+        layer_Mab = least.swapaxes(axis, 2)
+    return layer_Mab
 
 
 def log_odds(grey: Floats, inside: MaskArray, slices: Sequence[int]) -> Floats:

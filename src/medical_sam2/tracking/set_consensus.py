@@ -31,7 +31,7 @@ MaskArray = NDArray[np.bool_]
 GATE_FILE = "set_consensus.safetensors"
 SIDE = 256  # pixels along a side of the square that descriptors are made of
 SURE = 6.0  # logits are cut there
-PIXELS, RIDGE = 4000, 1e-3  # that a regression learns from; its penalty, as a share of the mean square
+PIXELS, RIDGE = 2400, 1e-3  # that a regression learns from; its penalty, as a share of the mean square
 GREY = 0.01  # channels that differ by less are no colour
 STEP, UNREACHED = 0.02, 1e3  # what a way over the whole image costs where nothing is in the way; of a pixel without a way
 FEATURES = (
@@ -74,7 +74,13 @@ def in_colour(picture_3SS: Floats) -> bool:
 
 
 def _blurred(plane: Floats, sigma: float) -> Floats:
-    return np.asarray(ndimage.gaussian_filter(plane, sigma, mode="nearest"), np.float32)
+    """By a Gaussian; a wide one on means of squares of pixels, linear between their middles, in a tenth of the time."""
+    side = next(each for each in (8, 4, 2, 1) if each == 1 or (sigma >= 1.25 * each and plane.shape[0] % each == 0))
+    if side == 1:
+        return np.asarray(ndimage.gaussian_filter(plane, sigma, mode="nearest", truncate=3), np.float32)
+    rest = np.sqrt(sigma**2 - (side**2 - 1) / 12) / side  # a mean over a square blurs by itself
+    means = plane.reshape(plane.shape[0] // side, side, -1, side).mean((1, 3))
+    return upsample(torch.from_numpy(_blurred(means, float(rest)))[None], plane.shape[0])[0].numpy()
 
 
 def _steepness(plane: Floats) -> Floats:
@@ -252,9 +258,9 @@ def _geodesics(logits: Floats, own: Floats, edge: Floats, found: MaskArray) -> l
         return [np.zeros(found.shape, np.float32)] * 2
     mixed = ((2 * expit(logits) + expit(3 * own)) / 3)[::2, ::2]
     costs = np.stack([edge[::2, ::2], edge[::2, ::2], np.square(1 - mixed), np.square(mixed)], dtype=np.float32)
-    start = torch.where(torch.from_numpy(np.stack([inside, outside] * 2)), 0.0, UNREACHED)
+    start = np.where(np.stack([inside, outside] * 2), np.float32(0), np.float32(UNREACHED))
     unit = 16 / found.shape[0] / 2
-    far = sweep(start[:, None], torch.from_numpy(costs)[:, None] + STEP, [1.0, unit, unit]).numpy()[:, 0]
+    far = sweep(start[:, None], costs[:, None] + np.float32(STEP), [1.0, unit, unit])[:, 0]
     return [(far[n + 1] - far[n]) / (far[n + 1] + far[n] + np.float32(1e-3)) for n in (0, 2)]
 
 
