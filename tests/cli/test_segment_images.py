@@ -1,6 +1,7 @@
 """`medsam2 segment-images` and `medsam2 suggest`: folders of all kinds of images, and what is refused."""
 
 import csv
+import itertools
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ from PIL import Image
 
 from medical_sam2.cli import main
 from medical_sam2.cli.segment_images import _SetRun  # pyright: ignore[reportPrivateUsage]
+from medical_sam2.errors import ResourceError
+from medical_sam2.io import atomic
 from medical_sam2.segmenter import Segmenter
 from tests.cli.conftest import read_once
 from tests.tracking.test_image_set import pictures
@@ -347,6 +350,25 @@ def test_annotations_for_other_programs(set_workspace: SetWorkspace) -> None:
 def test_names_that_nothing_holds_are_told(set_workspace: SetWorkspace) -> None:
     _, _, err = set_workspace.run(*A_MASK, "--name", "1:cell")
     assert "label maps do not hold names; --annotations coco does" in err
+
+
+def test_a_full_disk_is_named_where_it_was_met(set_workspace: SetWorkspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not by a file that could not be written afterwards; and how much is done, and how to go on, is told."""
+    write, count = atomic.write_bytes, itertools.count()
+
+    def fill(path: Path, data: bytes) -> None:
+        if next(count) >= 1:
+            raise ResourceError("the disk is full; nothing was written", "free some space", subject=path)
+        write(path, data)
+
+    monkeypatch.setattr(atomic, "write_bytes", fill)
+    code, _, err = set_workspace.run(*A_MASK, *ALL_ANNOTATIONS)
+    assert code == 3
+    assert "1 of 3 images are outlined; --skip-existing goes on with the others" in err
+    assert "b.png: the disk is full; nothing was written; free some space" in err.splitlines()[-1]
+    monkeypatch.setattr(atomic, "write_bytes", write)
+    set_workspace.done(*A_MASK, *ALL_ANNOTATIONS, "--skip-existing")
+    assert len(json.loads(Path("out/annotations.coco.json").read_text())["images"]) == 3
 
 
 def test_annotations_of_what_is_finished_survive_an_interruption(

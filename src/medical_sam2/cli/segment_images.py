@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -66,8 +67,10 @@ def segment_images(
         return 0
     try:
         run.outline(segmenter, options, network.visiting_order(options), quiet=quiet)
-    finally:  # an interrupt leaves what is finished
-        run.write_annotations()
+    except BaseException:
+        run.keep_finished()
+        raise
+    run.write_annotations()
     facts |= {"images": run.rows, "failed": run.failed, "skipped": len(run.skipped)}
     facts["seconds"] = round(time.perf_counter() - start, 3)
     written = run.finish(facts)
@@ -183,6 +186,14 @@ class _SetRun:
         for path, (format, images) in self.annotation_files().items():
             if wanted := [i for i in images if i in there]:
                 atomic.write_bytes(path, format.annotate(map(self._annotated, wanted), self.prompts.names))
+
+    def keep_finished(self) -> None:
+        """After an interrupt or an error: the annotations of what is finished, and how much that is."""
+        with suppress(MedicalSam2Error):  # what stopped the run is to be told, not this
+            self.write_annotations()
+        if self.done:
+            done = f"{len(self.done)} of {len(self.images)} images are outlined"
+            report.print_note(f"{done}; --skip-existing goes on with the others")
 
     def _annotated(self, i: int) -> AnnotatedImage:
         labels, source = read_label_map(self.files[i]), f"{self.images.folder.resolve().name}/{self.images.entries[i].name}"
