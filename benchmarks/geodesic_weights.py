@@ -69,13 +69,13 @@ def tasks(folder: Path, told: argparse.Namespace) -> Iterator[tuple[str, VolumeT
         if data.kind != "volume":
             continue
         rng = np.random.default_rng([told.seed, zlib.crc32(path.name.encode())])
-        labelled = [case for case in data.cases if case.label is not None]
+        names, labelled = list(data.structures), [case for case in data.cases if case.label is not None]
         for place in rng.permutation(len(labelled))[: told.cases]:
             what = data.load(labelled[place])
             volume = replace(
                 what.images[0], modality=what.images[0].modality or (data.modality if data.modality == "CT" else None)
             )
-            for structure in [data.structures[i] for i in rng.permutation(len(data.structures))[:STRUCTURES]]:
+            for structure in [names[i] for i in rng.permutation(len(names))[:STRUCTURES]]:
                 try:
                     yield path.name, VolumeTask(volume, data.mask(what.labels, structure))
                 except MedicalSam2Error as error:

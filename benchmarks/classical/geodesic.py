@@ -34,19 +34,19 @@ RING = 0.75  # radii around the outline: what the object has to be told from
 BLUR = 0.1  # radii by which the sum is smoothed
 SMALLEST = 32  # pixels along a side that optical flow sees, at least
 WEIGHTS: Mapping[str, float] = {
-    "grey": 2,
-    "grey around": 1,
-    "grey beside": 1.9,
-    "classifier": 1.6,
-    "edges and greys": 1.5,
-    "edges": 1.2,
-    "outline": -1.8,
-    "moved outline": -3.5,
-    "depth": -2,
-    "mismatch": -1.9,
-    "grey of slice": 0.7,
-    "least grey": 1,
-    "bias": -0.2,
+    "grey": 0.74,
+    "grey around": 0.52,
+    "grey beside": 0.21,
+    "classifier": 1.63,
+    "edges and greys": 1.78,
+    "edges": 1.76,
+    "outline": -1.30,
+    "moved outline": -2.49,
+    "depth": -2.21,
+    "mismatch": -1.55,
+    "grey of slice": 0.21,
+    "least grey": 0.54,
+    "bias": -0.18,
 }  # of the logarithm of odds
 Floats = NDArray[np.float32]
 MaskArray = NDArray[np.bool_]
