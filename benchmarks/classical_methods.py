@@ -42,11 +42,12 @@ class Classical:
     def on_volume(self, inputs: MethodInputs, task: VolumeTask, prompts: FramePrompts) -> MethodAnswer:
         """Each prompted slice answers for the slices around it."""
         stack, prompted = task.window(prompts).apply(task.slices_thw), sorted(prompts)
+        spacing = task.view.spacing(task.volume.spacing_mm, task.volume.orientation)
         owner = np.abs(np.arange(len(stack))[:, None] - np.array(prompted)).argmin(axis=1)
         masks: list[MaskArray] = []
         for place, t in enumerate(prompted):
             own = np.flatnonzero(owner == place)
-            answer = VOLUME_METHODS[self.name](stack[own], t - int(own[0]), outlined(stack[t], prompts[t]))
+            answer = VOLUME_METHODS[self.name](stack[own], t - int(own[0]), outlined(stack[t], prompts[t]), spacing)
             masks += list(answer)
         return MethodAnswer(masks)
 

@@ -134,7 +134,7 @@ def each_answered(todo: Sequence[Job], weights: str, workers: int) -> Iterator[l
 def on_volume(job: Job, task: VolumeTask, weights: str) -> Iterator[Row]:
     """Each prompt, each method."""
     axes = task.volume.orientation
-    slices = task.view.apply(task.volume.array, axes)
+    slices, spacing = task.view.apply(task.volume.array, axes), task.view.spacing(task.volume.spacing_mm, axes)
     for kind, method in job.todo:
         prompt = task.prompt(kind, np.random.default_rng(0))
         said = task.frame_prompt(prompt)
@@ -144,7 +144,7 @@ def on_volume(job: Job, task: VolumeTask, weights: str) -> Iterator[Row]:
             if method == NANO:
                 return task.score(task.view.apply(network(weights).segment_volume(task.volume, [prompt]).labels > 0, axes))
             stack = window.apply(slices)
-            return task.score(VOLUME_METHODS[method](stack, task.start, outlined(stack[task.start], said)))
+            return task.score(VOLUME_METHODS[method](stack, task.start, outlined(stack[task.start], said), spacing))
 
         yield timed(job.row(kind, method), answer)
 

@@ -10,6 +10,7 @@ NANO = "nano"
 KINDS = ("mask", "box", "click")
 SEEN = ("RadiomicsLesions", "SpinalCord", "Nuclei", "BreastUltrasound")  # by the embedded weights: see their card
 VOLUMES, PICTURES = "3D", "2D"
+DRAWS = 10_000  # of the bootstrap
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,8 @@ def report(rows: Sequence[Row], asked: int, how: str) -> str:
     text = [
         "# One prompt: the network beside classical methods\n\n",
         f"`python benchmarks/classics.py FOLDER`: {how}. Dice on all slices (3D) or pictures (2D) but the prompted one: the\n",
-        f"mean over structures and cases of each set, then over sets. {len(rows)} of {asked} answers.\n\n",
+        f"mean over structures and cases of each set, then over sets. {len(rows)} of {asked} answers. In brackets the 95 %\n",
+        "interval of the difference, by a paired bootstrap over sets.\n\n",
     ]
     text += six_rows(rows, methods)
     text.append(
@@ -96,11 +98,20 @@ def six_rows(rows: Sequence[Row], methods: Sequence[str]) -> list[str]:
 
 
 def line(rows: Sequence[Row], methods: Sequence[str], kind: str, prompt: str) -> str:
-    score = overall(means(rows, kind, prompt))
+    sets = means(rows, kind, prompt)
+    score = overall(sets)
     classic = max((m for m in score if m != NANO), key=lambda m: score[m], default=None)
-    ahead = f"{100 * (score[NANO] - score[classic]):+.1f} points" if NANO in score and classic else "–"
+    ahead = lead(sets[NANO], sets[classic]) if NANO in score and classic else "–"
     best = f"{classic} {score[classic]:.3f}" if classic else "–"
     return f"| {kind}, {prompt} | {' | '.join(shown(score, m) for m in methods)} | {best} | {ahead} |\n"
+
+
+def lead(ours: dict[str, float], theirs: dict[str, float]) -> str:
+    """Mean difference in points, with its 95 % interval: a paired bootstrap over data sets."""
+    gains = 100 * np.array([ours[name] - theirs[name] for name in sorted(ours.keys() & theirs.keys())])
+    draws = np.random.default_rng(0).choice(gains, (DRAWS, len(gains))).mean(axis=1)
+    low, high = np.percentile(draws, (2.5, 97.5))
+    return f"{gains.mean():+.1f} points [{low:+.1f}, {high:+.1f}]"
 
 
 def by_set(rows: Sequence[Row], methods: Sequence[str], kind: str, prompt: str) -> list[str]:

@@ -42,7 +42,15 @@ class Working:
         return whole
 
 
-def working(stack_thw: Floats, mask_hw: MaskArray, *, margin: float, side: int, most: int | None = None) -> Working:
+def working(
+    stack_thw: Floats,
+    mask_hw: MaskArray,
+    *,
+    margin: float,
+    side: int,
+    most: int | None = None,
+    pixel_hw: tuple[float, float] = (1.0, 1.0),
+) -> Working:
     """The region around a mask.
 
     Args:
@@ -51,8 +59,9 @@ def working(stack_thw: Floats, mask_hw: MaskArray, *, margin: float, side: int, 
         margin: side of the region over the longer side of the mask's box.
         side: most pixels along a side of the working grid.
         most: most voxels of the working grid.
+        pixel_hw: height and width of a pixel, in whose units the region is square.
     """
-    region = region_around(box_of(mask_hw), mask_hw.shape, margin=margin)
+    region = region_around(box_of(mask_hw), mask_hw.shape, margin=margin, pixel_hw=pixel_hw)
     shape = fitting(region.shape_hw, side if most is None else min(side, int(sqrt(most / len(stack_thw)))))
     seen = np.stack([resized(slice_hw[region.rows, region.columns], shape) for slice_hw in stack_thw])
     inside = resized(mask_hw[region.rows, region.columns], shape)

@@ -213,11 +213,14 @@ def _least_around(layer_Mab: Floats) -> Floats:
     return layer_Mab
 
 
-def log_odds(grey: Floats, inside: MaskArray, slices: Sequence[int]) -> Floats:
-    """How much likelier each grey (n, h, w) in [0, 1] is inside than outside: a logarithm, by histograms of some slices."""
+def log_odds(grey: Floats, inside: MaskArray, slices: Sequence[int], outside: MaskArray | None = None) -> Floats:
+    """How much likelier each grey (n, h, w) in [0, 1] is inside than outside: a logarithm, by histograms of some slices.
+
+    Outside is all that is not inside, or what is said to be.
+    """
     place, on = np.clip((grey * BINS).astype(int), 0, BINS - 1), list(slices)
     shares = []
-    for where in (inside[on], ~inside[on]):
+    for where in (inside[on], ~inside[on] if outside is None else outside[on]):
         count = ndimage.gaussian_filter1d(
             np.bincount(place[on][where], minlength=BINS).astype(float), BINS_BLUR, mode="nearest"
         )
