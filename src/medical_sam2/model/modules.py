@@ -299,9 +299,10 @@ class MaskDecoder(nn.Module):
         whole = (map_BChw + dense_BChw).contiguous(), grid_BChw.contiguous()
         seen, grid_BLC = (part.flatten(2).transpose(1, 2) for part in whole)
         tokens_BTC, map_BLC = self.transformer(prompts_BTC, seen, grid_BLC)
-        presence_BC, iou_BC, each_BKC = tokens_BTC[:, 0], tokens_BTC[:, 1], tokens_BTC[:, 2 : 2 + self.masks]
+        presence_B1C, iou_B1C, each_BKC = tokens_BTC[:, :1], tokens_BTC[:, 1:2], tokens_BTC[:, 2 : 2 + self.masks]
         masks_BKhw = self._draw(map_BLC.transpose(1, 2).unflatten(2, map_BChw.shape[2:]), each_BKC, fine_BChw)
-        iou_BK, presence_B1 = self.iou_prediction_head(iou_BC).sigmoid(), self.pred_obj_score_head(presence_BC)
+        iou_BK = self.iou_prediction_head(iou_B1C).sigmoid()[:, 0]
+        presence_B1 = self.pred_obj_score_head(presence_B1C)[:, 0]
         if several:
             return masks_BKhw[:, 1:], iou_BK[:, 1:], each_BKC[:, 1:], presence_B1
         if not self.training:
@@ -313,8 +314,10 @@ class MaskDecoder(nn.Module):
         finest, finer = fine_BChw
         large_BChw = gelu(self.upscale_layer_norm(self.upscale_conv1(map_BChw) + finer))
         large_BChw = gelu(self.upscale_conv2(large_BChw) + finest)
-        weights = [network(each_BKC[:, k]) for k, network in enumerate(self.output_hypernetworks_mlps)]
-        return (torch.stack(weights, 1) @ large_BChw.flatten(2)).unflatten(2, large_BChw.shape[2:])
+        tokens = zip(self.output_hypernetworks_mlps, each_BKC.split(1, 1), strict=True)
+        return (torch.cat([network(token_B1C) for network, token_B1C in tokens], 1) @ large_BChw.flatten(2)).unflatten(
+            2, large_BChw.shape[2:]
+        )
 
     def _choose_stable(self, masks_BKhw: Tensor, iou_BK: Tensor) -> tuple[Tensor, Tensor]:
         """The single mask where it is stable, else the surest of the others."""
