@@ -140,7 +140,7 @@ class FourierEmbedding(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.positional_embedding = nn.Buffer(torch.randn(2, width // 2))
+        self.positional_embedding = nn.Buffer(nn.init.normal_(torch.empty(2, width // 2)))
 
     def forward(self, places: Tensor) -> Tensor:
         """Places (…, 2) in [0, 1], x first, as features (…, C)."""

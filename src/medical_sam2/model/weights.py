@@ -18,6 +18,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from medical_sam2.errors import AmbiguousError, ResourceError, WeightsError, tells_of_memory
 from medical_sam2.model.catalogue import (
@@ -177,10 +178,19 @@ def save_backbone(network: Sam2, folder: Path, *, dtype: torch.dtype = torch.flo
             folder.rmdir()
 
 
+class _Undrawn(TorchFunctionMode):
+    """Within it no weight is drawn: on the device "meta" torch would load its compiler for that, which takes seconds."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if getattr(func, "__module__", None) == "torch.nn.init":
+            return (kwargs or {}).get("tensor", *args[:1])
+        return func(*args, **(kwargs or {}))
+
+
 def _network(found: LoadedWeights, config: Sam2Config, memory_dtype: torch.dtype | None) -> Sam2:
     """Shapes are compared on a network that takes no memory; only then are the numbers copied."""
     weights = found.weights
-    with torch.device("meta"):
+    with torch.device("meta"), _Undrawn():
         pixels = found.settings.pixels
         encoder = make_pyramid(weights) if found.settings.encoder == "pyramid" else None
         if encoder is not None and any(name.startswith("carry.") for name in weights):
