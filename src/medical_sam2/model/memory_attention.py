@@ -87,7 +87,7 @@ class KeptKeys:
         rotation, stamp = _rotation(module, len(position_KM), position_KM), self._stamped(module, len(position_KM))
         self._make(module, stamp, {r.memory for memories in recall for r in memories}, position_KM, rotation)
         places = {r.place for memories in recall for r in memories if r.place is not None}
-        shifts = {place: self._shift(module, place, time(place), rotation) for place in places}
+        shifts: dict[int | None, list[Tensor]] = {p: self._shift(module, p, time(p), rotation) for p in places}
         return self._layers(recall, shifts, room)
 
     def _stamped(self, module: Any, tokens: int) -> object:

@@ -70,7 +70,8 @@ class Nano(Sam2):
         # the names of the parts are those of the weights in every file that there is
         self.carry = MaskPropagation(self.width)
         self.mend = MaskRefiner((self.width // 8, self.width // 4), self.width, hints=HINTS + coarse_classifier)
-        self.finest = nn.Conv2d(self.vision_encoder.stem[0].out_channels, FINEST, 1)
+        stem: Any = self.vision_encoder.stem[0]
+        self.finest = nn.Conv2d(stem.out_channels, FINEST, 1)
         self.look = nn.Conv2d(self.width, FINEST, 1, bias=False)
         self.neighbour, self.regression, self.sharpen = LocalMatching(), PixelClassifier(), MaskUpsampler(FINEST, WIDTHS[0])
         self.coarse_regression: PixelClassifier | None = None
