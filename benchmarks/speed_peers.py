@@ -11,11 +11,12 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from transformers import Sam2VideoModel
+from transformers import Sam2VideoConfig, Sam2VideoModel
 from transformers.models.sam2_video.modeling_sam2_video import Sam2VideoInferenceSession
 
 from medical_sam2.errors import ConfigError
 from medical_sam2.model.checkpoint_format import from_official
+from medical_sam2.model.modules import STRIDE, HieraSizes, Sam2Config
 from medical_sam2.model.sam2 import Sam2
 from speed_scene import Scene, Steps
 
@@ -25,7 +26,7 @@ BUILDER = "build_sam2_video_predictor"
 
 def session(network: Sam2, scene: Scene) -> Steps:
     """transformers' session with the weights of a network."""
-    model: Any = Sam2VideoModel(network.config).eval()
+    model: Any = Sam2VideoModel(transformers_configuration(network.config)).eval()
     weights = network.state_dict()
     weights["shared_image_embedding.positional_embedding"] = weights["prompt_encoder.shared_embedding.positional_embedding"]
     model.load_state_dict(weights)
@@ -40,6 +41,60 @@ def session(network: Sam2, scene: Scene) -> Steps:
         with torch.inference_mode():
             masks = model(state, frame_idx=t).pred_masks
         yield masks.flatten(0, -3)
+
+
+def transformers_configuration(config: Sam2Config) -> Sam2VideoConfig:
+    """The same sizes as transformers says them; without a Hiera the image encoder is another than ours."""
+    size, width = config.image_size, config.width
+    return Sam2VideoConfig(
+        image_size=size,
+        vision_config=None if config.hiera is None else _vision_configuration(config.hiera, width, size),
+        prompt_encoder_config={"hidden_size": width, "image_size": size, "mask_input_channels": config.mask_channels},
+        mask_decoder_config={
+            "hidden_size": width,
+            "mlp_dim": config.decoder_hidden,
+            "num_hidden_layers": config.decoder_layers,
+            "num_attention_heads": config.decoder_heads,
+            "num_multimask_outputs": config.proposals,
+            "iou_head_depth": config.iou_layers,
+            "iou_head_hidden_dim": config.iou_hidden,
+        },
+        num_maskmem=config.memory_times,
+        enable_occlusion_spatial_embedding=config.marks_absence,
+        enable_temporal_pos_encoding_for_object_pointers=config.times_of_pointers,
+        memory_attention_hidden_size=width,
+        memory_attention_num_layers=config.attention_layers,
+        memory_attention_feed_forward_hidden_size=config.attention_hidden,
+        memory_attention_rope_feat_sizes=[size // STRIDE, size // STRIDE],
+        memory_encoder_hidden_size=width,
+        memory_encoder_output_channels=config.memory_width,
+        mask_downsampler_embed_dim=width,
+        memory_fuser_embed_dim=width,
+        memory_fuser_num_layers=config.fuser_layers,
+        memory_fuser_intermediate_dim=config.fuser_hidden,
+    )
+
+
+def _vision_configuration(sizes: HieraSizes, width: int, size: int) -> dict[str, Any]:
+    trunk = {
+        "model_type": "sam2_hiera_det_model",
+        "image_size": [size, size],
+        "hidden_size": sizes.widths[0],
+        "num_attention_heads": sizes.attention.heads,
+        "window_positional_embedding_background_size": list(sizes.places),
+        "blocks_per_stage": list(sizes.blocks),
+        "embed_dim_per_stage": list(sizes.widths),
+        "num_attention_heads_per_stage": [sizes.attention.heads << stage for stage in range(len(sizes.blocks))],
+        "window_size_per_stage": list(sizes.attention.windows),
+        "global_attention_blocks": list(sizes.attention.everywhere),
+    }
+    return {
+        "model_type": "sam2_vision_model",
+        "backbone_config": trunk,
+        "backbone_channel_list": list(reversed(sizes.widths)),
+        "backbone_feature_sizes": [[size // stride] * 2 for stride in (4, 8, STRIDE)],
+        "fpn_hidden_size": width,
+    }
 
 
 def official(folder: Path, encoder: str, network: Sam2, scene: Scene) -> Steps:

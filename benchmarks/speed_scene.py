@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import Sam2VideoConfig
 
 from medical_sam2.model.checkpoint_format import ENCODERS
+from medical_sam2.model.modules import HieraSizes, Sam2Config
 from medical_sam2.model.nano.encoder import initialise_weights
 from medical_sam2.model.sam2 import Sam2
 
@@ -59,7 +59,7 @@ def scene(size: int, objects: int, frames: int) -> Scene:
 
 
 def network(encoder: str, size: int) -> Sam2:
-    """SAM 2.1 with random weights; memories are rounded to bfloat16, as the official code and transformers round them."""
+    """SAM 2.1 with random weights; memories are rounded to bfloat16, as the official code and transformers do."""
     torch.manual_seed(0)
     made = Sam2(configuration(encoder, size), memory_dtype=torch.bfloat16)
     initialise_weights(made)
@@ -68,27 +68,8 @@ def network(encoder: str, size: int) -> Sam2:
     return made.eval()
 
 
-def configuration(encoder: str, size: int) -> Sam2VideoConfig:
+def configuration(encoder: str, size: int) -> Sam2Config:
     """That of SAM 2.1 with one of the official encoders."""
     width, blocks = SIZES[encoder]
-    facts, widths = ENCODERS[blocks], [width << stage for stage in range(len(blocks))]
-    return Sam2VideoConfig(
-        image_size=size,
-        prompt_encoder_config={"image_size": size},
-        vision_config={
-            "model_type": "sam2_vision_model",
-            "backbone_channel_list": widths[::-1],
-            "backbone_feature_sizes": [[size // stride] * 2 for stride in (4, 8, 16)],
-            "backbone_config": {
-                "model_type": "sam2_hiera_det_model",
-                "image_size": [size, size],
-                "hidden_size": width,
-                "blocks_per_stage": list(blocks),
-                "embed_dim_per_stage": widths,
-                "num_attention_heads_per_stage": [facts.heads << stage for stage in range(len(blocks))],
-                "window_size_per_stage": list(facts.windows),
-                "global_attention_blocks": list(facts.everywhere),
-            },
-        },
-        memory_attention_rope_feat_sizes=[size // 16, size // 16],
-    )
+    widths = tuple(width << stage for stage in range(len(blocks)))
+    return Sam2Config(size, HieraSizes(blocks, widths, ENCODERS[blocks]))

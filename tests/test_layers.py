@@ -65,6 +65,29 @@ DEFERRED = {  # module → how many of our own modules it imports inside of func
     "server.rendering": 1,  # SciPy, for a table alone: the page opens before
 }
 MOST_DEFERRED = 15
+NEEDLESS = (
+    *(
+        "transformers",
+        "torch.distributed.tensor",
+        "torch._dynamo",
+        "torch._inductor",
+        "torch.fx.experimental.symbolic_shapes",
+        "sympy",
+    ),
+    *(
+        "scipy.optimize",
+        "scipy.spatial",
+        "scipy.stats",
+        "matplotlib",
+        "skimage",
+        "accelerate",
+        "huggingface_hub",
+        "jinja2",
+        "psutil",
+    ),
+)
+UNUSED = f"\nimport sys; print([name for name in {NEEDLESS} if name in sys.modules])"
+"""What is slow to load, and needed neither to import the segmenter nor to segment."""
 SLOW = "\nprint([name for name in ('torch', 'scipy', 'nibabel', 'pydicom', 'SimpleITK') if name in sys.modules])"
 
 
@@ -109,10 +132,15 @@ def test_the_server_answers_before_anything_slow_is_loaded() -> None:
 def test_nothing_of_the_extras_is_needed_to_segment(tmp_path: Path) -> None:
     """All of an image's way from file to file, with every module hidden that only an extra brings."""
     nib.save(nib.Nifti1Image(np.zeros((16, 16, 4), np.int16), np.eye(4)), tmp_path / "v.nii")  # type: ignore[attr-defined]
-    hidden = sorted({module for modules, _ in EXTRAS.values() for module in modules})
+    hidden = sorted({"transformers", *(module for modules, _ in EXTRAS.values() for module in modules)})
     code = f"import sys; sys.modules.update(dict.fromkeys({hidden}))\nfrom medical_sam2.cli import main\n"
     words = ["segment", str(tmp_path / "v.nii"), "--point", "8", "8", "2", "-o", str(tmp_path / "o.nii")]
-    assert last_line(code + f"print(main({words}))") == "0"
+    loaded = f"[name for name in {NEEDLESS} if sys.modules.get(name)]"
+    assert last_line(code + f"print(main({words}), {loaded})") == "0 []"
+
+
+def test_the_segmenter_loads_nothing_that_it_does_not_use() -> None:
+    assert last_line("import medical_sam2.segmenter" + UNUSED) == "[]"
 
 
 def test_the_package_needs_no_classical_image_processing() -> None:

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.spatial import KDTree
 
 from medical_sam2.errors import GeometryError
 
@@ -128,6 +127,8 @@ def surface_distances(
 def _nearest(points_mm: NDArray[np.float64], others_mm: NDArray[np.float64]) -> NDArray[np.float64]:
     if len(points_mm) == 0 or len(others_mm) == 0:
         return np.full(len(points_mm), np.inf)
+    from scipy.spatial import KDTree  # a third of a second to load: tracking measures without distances
+
     return KDTree(others_mm, leafsize=32).query(points_mm)[0]
 
 

@@ -97,9 +97,12 @@ LISTS = "import sys; from medical_sam2.cli import main; main(sys.argv[1:]); prin
 @pytest.mark.parametrize(
     ("words", "needless"),
     [
-        ("--help", {"numpy", "rich.markdown", "pygments", "importlib.metadata", "medical_sam2.io"}),
+        ("--help", {"numpy", "scipy", "rich.markdown", "pygments", "importlib.metadata", "medical_sam2.io"}),
         ("--version", {"numpy", "rich.markdown", "medical_sam2.io"}),
-        ("info v.nii.gz", {"torch", "transformers", "scipy.ndimage", "SimpleITK", "highdicom", "rich.markdown"}),
+        (
+            "info v.nii.gz",
+            {"torch", "transformers", "scipy.ndimage", "scipy.optimize", "sympy", "SimpleITK", "highdicom", "rich.markdown"},
+        ),
         ("segment v.nii.gz --point 1,2 -o o.nii.gz", {"numpy", "torch", "nibabel"}),
         ("segment absent.nii.gz --point 1,2,3 -o o.nii.gz", {"torch", "transformers", "nibabel"}),
         ("weights list", {"numpy", "torch", "transformers"}),

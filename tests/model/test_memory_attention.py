@@ -14,19 +14,27 @@ from transformers.models.sam2_video.modeling_sam2_video import Sam2VideoMemoryAt
 
 from medical_sam2.model import memory_attention
 from medical_sam2.model.backbone import Memory, Recalled
-from medical_sam2.model.memory_attention import KeptKeys, attend
+from medical_sam2.model.memory_attention import KeptKeys, MemoryAttention, attend
 from medical_sam2.model.nano import nano_configuration
+from speed_peers import transformers_configuration
 
 SIDE, WIDTH, DEPTH = 4, 128, 64
 TOKENS = SIDE * SIDE
 
 
 @pytest.fixture(scope="module")
-def module() -> Sam2VideoMemoryAttention:
+def module() -> MemoryAttention:
     torch.manual_seed(0)
-    config = nano_configuration(16 * SIDE)
+    return MemoryAttention(nano_configuration(16 * SIDE)).double().eval().requires_grad_(False)
+
+
+def peer(module: MemoryAttention) -> Sam2VideoMemoryAttention:
+    """transformers' module with the same weights."""
+    config = transformers_configuration(nano_configuration(16 * SIDE))
     config._attn_implementation = "sdpa"
-    return Sam2VideoMemoryAttention(config).double().eval().requires_grad_(False)
+    other = Sam2VideoMemoryAttention(config).double().eval().requires_grad_(False)
+    other.load_state_dict(module.state_dict())
+    return other
 
 
 def draw(objects: int, maps: int, pointers: int, *, frames: int = 1) -> tuple[Tensor, Tensor, Tensor]:
@@ -38,10 +46,10 @@ def draw(objects: int, maps: int, pointers: int, *, frames: int = 1) -> tuple[Te
 
 
 @pytest.mark.parametrize(("maps", "pointers"), [(1, 0), (1, 2), (3, 6)])
-def test_equals_transformers(module: Sam2VideoMemoryAttention, maps: int, pointers: int) -> None:
+def test_equals_transformers(module: MemoryAttention, maps: int, pointers: int) -> None:
     frame, memory, place = draw(1, maps, pointers)
     ours = attend(module, frame, memory, place, torch.zeros(1, memory.shape[1]).double(), pointers)
-    theirs = module(
+    theirs = peer(module)(
         current_vision_features=frame.transpose(0, 1),
         memory=memory.transpose(0, 1),
         memory_posision_embeddings=place.transpose(0, 1),
@@ -50,7 +58,7 @@ def test_equals_transformers(module: Sam2VideoMemoryAttention, maps: int, pointe
     assert (ours[0] - theirs.reshape(TOKENS, WIDTH)).abs().max() < 1e-5
 
 
-def test_equals_transformers_in_any_pieces(module: Sam2VideoMemoryAttention, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_equals_transformers_in_any_pieces(module: MemoryAttention, monkeypatch: pytest.MonkeyPatch) -> None:
     frame, memory, place = draw(1, 2, 4)
     bias = torch.zeros(1, memory.shape[1]).double()
     whole = attend(module, frame, memory, place, bias, 4)
@@ -59,7 +67,7 @@ def test_equals_transformers_in_any_pieces(module: Sam2VideoMemoryAttention, mon
 
 
 @given(st.integers(1, 9))
-def test_repeated_is_counted(module: Sam2VideoMemoryAttention, count: int) -> None:
+def test_repeated_is_counted(module: MemoryAttention, count: int) -> None:
     frame, memory, place = draw(1, 2, 0)
     first, second = (slice(i * TOKENS, (i + 1) * TOKENS) for i in range(2))
     repeated = [torch.cat([part[:, first]] * count + [part[:, second]], 1) for part in (memory, place)]
@@ -69,7 +77,7 @@ def test_repeated_is_counted(module: Sam2VideoMemoryAttention, count: int) -> No
     assert (attend(module, frame, memory, place, bias, 0) - plain).abs().max() < 1e-6
 
 
-def test_a_repeated_pointer_is_counted(module: Sam2VideoMemoryAttention) -> None:
+def test_a_repeated_pointer_is_counted(module: MemoryAttention) -> None:
     frame, memory, place = draw(1, 1, 2)
     bias = torch.zeros(1, memory.shape[1]).double()
     bias[:, TOKENS:] = math.log(3)
@@ -78,7 +86,7 @@ def test_a_repeated_pointer_is_counted(module: Sam2VideoMemoryAttention) -> None
     assert (attend(module, frame, memory, place, bias, 2) - plain).abs().max() < 1e-6
 
 
-def test_what_is_not_there_is_not_seen(module: Sam2VideoMemoryAttention) -> None:
+def test_what_is_not_there_is_not_seen(module: MemoryAttention) -> None:
     frame, memory, place = draw(1, 2, 0)
     bias = torch.zeros(1, 2 * TOKENS).double()
     bias[:, TOKENS:] = -math.inf
@@ -87,7 +95,7 @@ def test_what_is_not_there_is_not_seen(module: Sam2VideoMemoryAttention) -> None
 
 
 @pytest.mark.parametrize("frames", [1, 3])
-def test_objects_do_not_see_each_other(module: Sam2VideoMemoryAttention, frames: int) -> None:
+def test_objects_do_not_see_each_other(module: MemoryAttention, frames: int) -> None:
     frame, memory, place = draw(3, 2, 4, frames=frames)
     bias = torch.zeros(3, memory.shape[1]).double()
     together = attend(module, frame, memory, place, bias, 4)
@@ -112,7 +120,7 @@ def zero(_: int) -> Tensor:
     return torch.zeros(1, DEPTH).double()
 
 
-def projections(module: Sam2VideoMemoryAttention, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+def projections(module: MemoryAttention, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many tokens were made keys of in the first layer, call by call."""
     layer, seen = module.layers[0].cross_attn_image.k_proj, list[int]()
     monkeypatch.setattr(
@@ -122,7 +130,7 @@ def projections(module: Sam2VideoMemoryAttention, monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.parametrize("when", [None, 3])
-def test_kept_keys_give_what_new_ones_give(module: Sam2VideoMemoryAttention, when: int | None) -> None:
+def test_kept_keys_give_what_new_ones_give(module: MemoryAttention, when: int | None) -> None:
     frame, memory, place = draw(2, 2, 4)
     place[:, : 2 * TOKENS] = place[:1, :TOKENS].repeat(1, 2, 1)
     time = torch.zeros(1, DEPTH).double() if when is None else torch.linspace(-1, 1, DEPTH).double()[None]
@@ -136,7 +144,7 @@ def test_kept_keys_give_what_new_ones_give(module: Sam2VideoMemoryAttention, whe
 
 
 @torch.no_grad()
-def test_keys_of_a_memory_are_made_once(module: Sam2VideoMemoryAttention, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_keys_of_a_memory_are_made_once(module: MemoryAttention, monkeypatch: pytest.MonkeyPatch) -> None:
     own, kept = copy.deepcopy(module), KeptKeys()
     seen = projections(own, monkeypatch)
     _, memory, place = draw(2, 2, 0)
@@ -155,7 +163,7 @@ def test_keys_of_a_memory_are_made_once(module: Sam2VideoMemoryAttention, monkey
 
 
 @torch.no_grad()
-def test_what_a_time_adds_follows_the_weights_and_the_time(module: Sam2VideoMemoryAttention) -> None:
+def test_what_a_time_adds_follows_the_weights_and_the_time(module: MemoryAttention) -> None:
     own, kept = copy.deepcopy(module), KeptKeys()
     _, memory, place = draw(2, 2, 0)
     recall = recalled(memory, place=3)
@@ -170,7 +178,7 @@ def test_what_a_time_adds_follows_the_weights_and_the_time(module: Sam2VideoMemo
 
 
 @torch.no_grad()
-def test_keys_go_with_their_memory(module: Sam2VideoMemoryAttention) -> None:
+def test_keys_go_with_their_memory(module: MemoryAttention) -> None:
     kept, (_, memory, place) = KeptKeys(), draw(2, 2, 0)
     recall = recalled(memory)
     kept.of(module, recall, place[0, :TOKENS], zero)
@@ -181,7 +189,7 @@ def test_keys_go_with_their_memory(module: Sam2VideoMemoryAttention) -> None:
     assert len(kept._kept) == 2
 
 
-def test_nothing_is_kept_where_gradients_flow(module: Sam2VideoMemoryAttention) -> None:
+def test_nothing_is_kept_where_gradients_flow(module: MemoryAttention) -> None:
     _, memory, place = draw(2, 2, 0)
     assert KeptKeys().of(module, recalled(memory), place[0, :TOKENS], zero) is None
     with torch.no_grad():

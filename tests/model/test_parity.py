@@ -49,16 +49,16 @@ def test_each_official_checkpoint_fits_strictly(variant: str) -> None:
 
 def test_each_official_encoder_takes_its_own_place() -> None:
     depths = [from_official(official.shapes_only(variant)) for variant in official.VARIANTS]
-    trunks = [network_configuration(weights, 1024).vision_config.backbone_config for weights in depths]
-    assert [trunk.blocks_per_stage for trunk in trunks] == [
-        [1, 2, 7, 2],
-        [1, 2, 11, 2],
-        [2, 3, 16, 3],
-        [2, 6, 36, 4],
-        [1, 2, 7, 2],
+    trunks = [network_configuration(weights, 1024).hiera for weights in depths]
+    assert [trunk.blocks for trunk in trunks if trunk] == [
+        (1, 2, 7, 2),
+        (1, 2, 11, 2),
+        (2, 3, 16, 3),
+        (2, 6, 36, 4),
+        (1, 2, 7, 2),
     ]
-    assert [trunk.num_attention_heads_per_stage[0] for trunk in trunks] == [1, 1, 2, 2, 1]
-    assert [trunk.window_size_per_stage[2] for trunk in trunks] == [14, 14, 14, 16, 14]
+    assert [trunk.attention.heads for trunk in trunks if trunk] == [1, 1, 2, 2, 1]
+    assert [trunk.attention.windows[2] for trunk in trunks if trunk] == [14, 14, 14, 16, 14]
 
 
 def test_encoder(features: Sequence[Features]) -> None:
@@ -142,7 +142,7 @@ def test_an_unstable_single_mask_gives_way_to_the_best_of_three(
 ) -> None:
     golden = GOLDEN["box_forward_logits"][0, :, 0]
     assert largest(follow(network, features, "box", "forward", visits=1)[0].logits_Bhw, golden) < LOGITS
-    monkeypatch.setattr(network.mask_decoder, "dynamic_multimask_via_stability", False)
+    monkeypatch.setattr(network.mask_decoder, "least_stability", 0.0)
     assert largest(follow(network, features, "box", "forward", visits=1)[0].logits_Bhw, golden) > 1
 
 

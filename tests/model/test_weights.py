@@ -15,13 +15,15 @@ from transformers import Sam2VideoModel
 
 from medical_sam2.errors import AmbiguousError, WeightsError
 from medical_sam2.model.catalogue import trained_size
-from medical_sam2.model.checkpoint_format import Hiera, from_official, network_configuration
+from medical_sam2.model.checkpoint_format import from_official, network_configuration
 from medical_sam2.model.memory_bank import Fifo, PolicyBank
+from medical_sam2.model.modules import Hiera, HieraSizes
 from medical_sam2.model.nano import nano
 from medical_sam2.model.sam2 import Pixels, Sam2
 from medical_sam2.model.tracker import track
 from medical_sam2.model.weights import load_backbone, read_weights, save_backbone
 from medical_sam2.prompts import Fixed, FramePrompt
+from speed_peers import transformers_configuration
 from tests.golden import official
 from tests.model.conftest import same, tiny
 
@@ -30,20 +32,7 @@ HIERA = Hiera(heads=1, windows=(8, 4, 2, 2), everywhere=(4,))
 
 def small_hiera(image_size: int = 64) -> Sam2:
     """A Hiera that no table knows."""
-    config = tiny().config
-    config.vision_config.backbone_config.update(
-        {
-            "hidden_size": 8,
-            "num_attention_heads": 1,
-            "blocks_per_stage": [1, 1, 3, 1],
-            "embed_dim_per_stage": [8, 16, 32, 64],
-            "num_attention_heads_per_stage": [1, 2, 4, 8],
-            "window_size_per_stage": list(HIERA.windows),
-            "global_attention_blocks": list(HIERA.everywhere),
-            "image_size": [image_size, image_size],
-        }
-    )
-    config.vision_config.update({"backbone_channel_list": [64, 32, 16, 8], "fpn_hidden_size": 128})
+    config = replace(tiny().config, image_size=image_size, hiera=HieraSizes((1, 1, 3, 1), (8, 16, 32, 64), HIERA))
     torch.manual_seed(0)
     return Sam2(config, pixels=Pixels()).eval()
 
@@ -143,13 +132,12 @@ def test_a_full_disk_leaves_the_old_weights_or_nothing(copy: Path, monkeypatch: 
 
 def test_transformers_folder(tmp_path: Path) -> None:
     """Its own network under its own names, with sizes that no table knows."""
-    config = small_hiera().config
-    theirs = Sam2VideoModel(config)
+    theirs = Sam2VideoModel(transformers_configuration(small_hiera().config))
     theirs.shared_image_embedding.positional_embedding.copy_(theirs.prompt_encoder.shared_embedding.positional_embedding)
     theirs.save_pretrained(tmp_path)
     ours = load_backbone(tmp_path)
     assert torch.equal(ours.vision_encoder.neck.convs[0].weight, theirs.vision_encoder.neck.convs[0].weight)
-    assert ours.vision_encoder.config.backbone_config.global_attention_blocks == [4]
+    assert ours.config.hiera == HieraSizes((1, 1, 3, 1), (8, 16, 32, 64), HIERA)
     assert ours.image_size == 64
 
 
@@ -246,7 +234,7 @@ def test_an_unknown_encoder_is_described() -> None:
     weights["vision_encoder.backbone.blocks.12.layer_norm2.weight"] = torch.empty(768, device="meta")
     with pytest.raises(WeightsError, match="1-2-7-3 blocks, which is none of the official ones"):
         network_configuration(weights, 1024)
-    assert network_configuration(weights, 1024, encoder=HIERA).vision_config.backbone_config.blocks_per_stage == [1, 2, 7, 3]
+    assert network_configuration(weights, 1024, encoder=HIERA).hiera == HieraSizes(blocks=(1, 2, 7, 3), attention=HIERA)
 
 
 def test_whole_numbers_are_no_weights(copy: Path) -> None:

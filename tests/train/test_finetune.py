@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import Sam2VideoConfig
 
 from medical_sam2.cli import main
 from medical_sam2.data.data_sets import read_data_set
 from medical_sam2.errors import ConfigError
+from medical_sam2.model.modules import Sam2Config
 from medical_sam2.model.sam2 import Sam2
 from medical_sam2.model.weights import load_backbone, save_backbone
 from medical_sam2.train.finetune import choose_recipe, split_cases
@@ -32,7 +32,7 @@ def test_the_same_cases_are_held_out_each_time_and_never_learnt_from(tmp_path: P
 
 def test_nano_learns_faster_than_sam_2() -> None:
     with torch.device("meta"):
-        large = Sam2(Sam2VideoConfig())
+        large = Sam2(Sam2Config())
     small = choose_recipe(tiny_network(), "nano", Path("pool"), seed=0, steps=10)
     official = choose_recipe(large, "sam2.1-tiny", Path("pool"), seed=0, steps=10)
     assert small.rate > 10 * official.rate

@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from transformers import Sam2VideoConfig
 
+from medical_sam2.model.modules import Sam2Config
 from medical_sam2.model.nano import nano
 from medical_sam2.model.sam2 import Sam2
 from medical_sam2.train.config import Phase, Recipe
@@ -20,7 +20,7 @@ def shares(network: Sam2, run: Recipe) -> dict[str, float]:
 
 def hiera() -> Sam2:
     with torch.device("meta"):
-        return Sam2(Sam2VideoConfig())
+        return Sam2(Sam2Config())
 
 
 def test_layers_of_the_pyramid_decay_towards_the_image() -> None:

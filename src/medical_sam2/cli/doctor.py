@@ -17,7 +17,7 @@ from cyclopts import Parameter
 
 from medical_sam2.cli import EXTRAS
 
-PACKAGES = ("medical-sam2", "torch", "transformers", "numpy", "scipy", "nibabel", "pydicom", "safetensors")
+PACKAGES = ("medical-sam2", "torch", "numpy", "scipy", "nibabel", "pydicom", "safetensors")
 FEATURES = ("avx2", "avx512_bf16", "amx_bf16", "neon", "bf16")
 FAST_BF16 = frozenset({"avx512_bf16", "amx_bf16"})
 GIB = 2**30

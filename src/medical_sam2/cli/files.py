@@ -24,7 +24,7 @@ from medical_sam2.prompts import Prompt
 from medical_sam2.volume import Segmentation, Volume
 
 MAPS = ("probability", "uncertainty")
-LIBRARY_BYTES = 750 << 20  # of addresses, as `ulimit -v` counts: torch and transformers before they compute anything
+LIBRARY_BYTES = 750 << 20  # of addresses, as `ulimit -v` counts: torch before it computes anything
 SUFFIXES: Mapping[str, Sequence[str]] = {
     "label_table": label_table.SUFFIXES,
     "confidence": (".csv",),

@@ -1,6 +1,6 @@
 """What commands need of the network: names checked, weights loaded, a plan and its memory before anything is computed.
 
-Imports torch and transformers, which takes seconds: commands import this after they have checked their files.
+Imports torch, which takes seconds: commands import this after they have checked their files.
 """
 
 from collections.abc import Iterable, Iterator

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from medical_sam2.tracking.image_set import ImageMask
     from medical_sam2.tracking.volume_tracker import FrameDone
 
-PACKAGES = ("medical-sam2", "torch", "transformers", "numpy")
+PACKAGES = ("medical-sam2", "torch", "numpy")
 SET = "images"  # kind of a report that `medsam2 suggest` reads
 EVERY_S = 10.0
 PLACE = (

@@ -81,8 +81,7 @@ def _describe(name: str) -> dict[str, Any]:
     config = found.configuration(found.settings.image_size or SMALLEST)  # the shapes do not depend on it
     with found.file.open("rb") as stream:
         checksum = hashlib.file_digest(stream, "sha256").hexdigest()
-    trunk = getattr(config.vision_config, "backbone_config", None)
-    blocks = f" {'-'.join(map(str, trunk.blocks_per_stage))}" if trunk and found.settings.encoder == "hiera" else ""
+    blocks = f" {'-'.join(map(str, config.hiera.blocks))}" if config.hiera and found.settings.encoder == "hiera" else ""
     return {
         "file": str(found.file),
         "size_mb": round(found.file.stat().st_size / 1e6, 1),

@@ -12,30 +12,15 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from transformers import Sam2VideoConfig
 
 from medical_sam2.errors import WeightsError
+from medical_sam2.model.modules import STAGES, Hiera, HieraSizes, Sam2Config
 from medical_sam2.model.nano.encoder import ConvPyramid
 from medical_sam2.model.sam2 import Pixels
 
-STRIDE = 16  # of the deepest map that memory works on
 HEADS = 8  # of the mask decoder's attention
-STAGES = 4
 TRUNK = "vision_encoder.backbone"
 NAMES_SHOWN, NAME_LENGTH = 1000, 100
-
-
-@dataclass(frozen=True)
-class Hiera:
-    """What the shapes of the weights of a Hiera image encoder do not tell."""
-
-    heads: int  # attention heads of the first stage, doubled by each further one
-    windows: tuple[int, ...]  # side of the attention windows of each stage
-    everywhere: tuple[int, ...]  # blocks whose attention spans the whole image
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.heads <= 64 or len(self.windows) != STAGES or not all(1 <= side <= 64 for side in self.windows):
-            raise WeightsError(f"no image encoder has {self}", "restore the original configuration")
 
 
 ENCODERS: Mapping[tuple[int, ...], Hiera] = {
@@ -49,7 +34,7 @@ ENCODERS: Mapping[tuple[int, ...], Hiera] = {
 
 def network_configuration(
     weights: Mapping[str, Tensor], image_size: int, *, encoder: Hiera | None = None, heads: int = HEADS
-) -> Sam2VideoConfig:
+) -> Sam2Config:
     """The configuration of the network that these weights fit.
 
     Args:
@@ -64,43 +49,29 @@ def network_configuration(
     width, depth = shape("no_memory_embedding")[-1], shape("memory_encoder.projection.weight")[0]
     if heads < 1 or width // 2 % heads:
         raise WeightsError(f"no mask decoder of width {width} has {heads} heads", "restore the original configuration")
-    return Sam2VideoConfig(
-        vision_config=_hiera_configuration(shape, image_size, encoder) if f"{TRUNK}.pos_embed" in weights else None,
-        prompt_encoder_config={
-            "hidden_size": width,
-            "image_size": image_size,
-            "mask_input_channels": shape("prompt_encoder.mask_embed.conv2.weight")[0],
-        },
-        mask_decoder_config={
-            "hidden_size": width,
-            "mlp_dim": shape("mask_decoder.transformer.layers.0.mlp.proj_in.weight")[0],
-            "num_hidden_layers": shape.count("mask_decoder.transformer.layers"),
-            "num_attention_heads": heads,
-            "num_multimask_outputs": shape("mask_decoder.mask_tokens.weight")[0] - 1,
-            "iou_head_hidden_dim": shape("mask_decoder.iou_prediction_head.proj_in.weight")[0],
-            "iou_head_depth": 2 + shape.count("mask_decoder.iou_prediction_head.layers"),
-        },
-        image_size=image_size,
-        num_maskmem=shape("memory_temporal_positional_encoding")[0],
-        enable_occlusion_spatial_embedding="occlusion_spatial_embedding_parameter" in weights,
-        enable_temporal_pos_encoding_for_object_pointers="temporal_positional_encoding_projection_layer.weight" in weights,
-        memory_attention_hidden_size=width,
-        memory_attention_num_layers=shape.count("memory_attention.layers"),
-        memory_attention_feed_forward_hidden_size=shape("memory_attention.layers.0.linear1.weight")[0],
-        memory_attention_dropout=0.0,
-        memory_attention_rope_dropout=0.0,
-        memory_attention_rope_feat_sizes=[image_size // STRIDE, image_size // STRIDE],
-        memory_encoder_hidden_size=width,
-        memory_encoder_output_channels=depth,
-        mask_downsampler_embed_dim=width,
-        memory_fuser_embed_dim=width,
-        memory_fuser_num_layers=shape.count("memory_encoder.memory_fuser.layers"),
-        memory_fuser_intermediate_dim=shape("memory_encoder.memory_fuser.layers.0.pointwise_conv1.weight")[0],
+    return Sam2Config(
+        image_size,
+        hiera=_hiera_sizes(shape, encoder) if f"{TRUNK}.pos_embed" in weights else None,
+        width=width,
+        memory_width=depth,
+        memory_times=shape("memory_temporal_positional_encoding")[0],
+        mask_channels=shape("prompt_encoder.mask_embed.conv2.weight")[0],
+        decoder_layers=shape.count("mask_decoder.transformer.layers"),
+        decoder_heads=heads,
+        decoder_hidden=shape("mask_decoder.transformer.layers.0.mlp.proj_in.weight")[0],
+        proposals=shape("mask_decoder.mask_tokens.weight")[0] - 1,
+        iou_layers=2 + shape.count("mask_decoder.iou_prediction_head.layers"),
+        iou_hidden=shape("mask_decoder.iou_prediction_head.proj_in.weight")[0],
+        attention_layers=shape.count("memory_attention.layers"),
+        attention_hidden=shape("memory_attention.layers.0.linear1.weight")[0],
+        fuser_layers=shape.count("memory_encoder.memory_fuser.layers"),
+        fuser_hidden=shape("memory_encoder.memory_fuser.layers.0.pointwise_conv1.weight")[0],
+        times_of_pointers="temporal_positional_encoding_projection_layer.weight" in weights,
+        marks_absence="occlusion_spatial_embedding_parameter" in weights,
     )
 
 
-def _hiera_configuration(shape: "_Shapes", image_size: int, encoder: Hiera | None) -> dict[str, object]:
-    """transformers' configuration of the Hiera image encoder and its neck."""
+def _hiera_sizes(shape: "_Shapes", encoder: Hiera | None) -> HieraSizes:
     widths, blocks = _stages(shape)
     encoder = encoder or ENCODERS.get(blocks)
     if encoder is None or len(blocks) != STAGES or widths[0] % encoder.heads:
@@ -109,24 +80,8 @@ def _hiera_configuration(shape: "_Shapes", image_size: int, encoder: Hiera | Non
             f"the image encoder has {'-'.join(map(str, blocks))} blocks, which is none of the official ones ({official})",
             "give weights of a SAM 2 or SAM 2.1 network",
         )
-    return {
-        "model_type": "sam2_vision_model",
-        "backbone_config": {
-            "model_type": "sam2_hiera_det_model",
-            "hidden_size": widths[0],
-            "num_attention_heads": encoder.heads,
-            "image_size": [image_size, image_size],
-            "window_positional_embedding_background_size": list(shape(f"{TRUNK}.pos_embed")[-2:]),
-            "blocks_per_stage": list(blocks),
-            "embed_dim_per_stage": list(widths),
-            "num_attention_heads_per_stage": [encoder.heads << stage for stage in range(len(blocks))],
-            "window_size_per_stage": list(encoder.windows),
-            "global_attention_blocks": list(encoder.everywhere),
-        },
-        "backbone_channel_list": list(reversed(widths)),
-        "backbone_feature_sizes": [[image_size // stride] * 2 for stride in (4, 8, STRIDE)],
-        "fpn_hidden_size": shape("no_memory_embedding")[-1],
-    }
+    height, side = shape(f"{TRUNK}.pos_embed")[-2:]
+    return HieraSizes(blocks, widths, encoder, (height, side))
 
 
 def make_pyramid(weights: Mapping[str, Tensor]) -> ConvPyramid:

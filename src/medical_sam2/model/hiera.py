@@ -1,44 +1,165 @@
-"""The forward pass of Hiera, SAM 2's image encoder, over the weights of transformers' module: the same numbers, less work.
+"""Hiera, SAM 2's image encoder, with its neck: the numbers of the official code with less work.
 
 What a window has beyond the border is zeros, which are all the same key and value: one of them is attended to, with the
 logarithm of their number added to its score, which is exact. Position encodings that nobody reads are not made, and those
 that are read are stretched rows first, then columns. What goes into a linear layer lies together in memory, as torch else
 repeats the weights.
 
+After Ryali et al., *Hiera* (arXiv 2306.00989), and Bolya et al., *Window attention is bugged* (arXiv 2311.05613).
+
 Shapes: N frames, C channels, H W frame, h w feature map, V windows of a × b pixels, G heads, D channels of a head, L queries,
 K keys.
 """
 
 import math
-from typing import Any
+from itertools import accumulate
 from weakref import WeakKeyDictionary
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
-from transformers.models.sam2 import modeling_sam2 as modules
 
 from medical_sam2.model.memory_attention import attend_heads, versions
+from medical_sam2.model.modules import FINE_NORM, FeedForward, HieraSizes, gelu
 
-KEPT: WeakKeyDictionary[modules.Sam2HieraDetModel, tuple[object, list[Tensor], Tensor]] = WeakKeyDictionary()
+SPREAD = 0.02  # of weights at first
+
+
+class HieraEncoder(nn.Module):
+    """The image encoder: a trunk of four stages, and a neck.
+
+    Args:
+        neck: channels of the maps that go out.
+    """
+
+    def __init__(self, sizes: HieraSizes, neck: int) -> None:
+        super().__init__()
+        self.backbone = HieraTrunk(sizes)
+        self.neck = HieraNeck(sizes, neck)
+
+    def forward(self, frames_N3HW: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Maps (N, C, h, w) of stride 4, 8 and 16."""
+        return self.neck(self.backbone(frames_N3HW))
+
+
+class HieraNeck(nn.Module):
+    """The stages as maps of equal width; the deepest one is handed down to that above it."""
+
+    def __init__(self, sizes: HieraSizes, width: int) -> None:
+        super().__init__()
+        self.convs = nn.ModuleList(nn.Conv2d(channels, width, 1) for channels in reversed(sizes.widths))
+        _draw_weights(self)
+
+    def forward(self, stages: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """The three finest maps, finest first."""
+        first, second, top, deepest = (conv(stage) for conv, stage in zip(reversed(self.convs), stages, strict=True))
+        handed = F.interpolate(deepest.float(), scale_factor=2.0, mode="nearest")
+        return first, second, top + handed.to(top.dtype)
+
+
+class HieraTrunk(nn.Module):
+    """Blocks of attention within windows, wider and coarser from stage to stage."""
+
+    def __init__(self, sizes: HieraSizes) -> None:
+        super().__init__()
+        first, window = sizes.widths[0], sizes.attention.windows[0]
+        self.pos_embed = nn.Parameter(torch.zeros(1, first, *sizes.places))
+        self.pos_embed_window = nn.Parameter(torch.zeros(1, first, window, window))
+        self.patch_embed = nn.ModuleDict({"projection": nn.Conv2d(3, first, 7, stride=4, padding=3)})
+        self.blocks, self.ends = nn.ModuleList(), [end - 1 for end in accumulate(sizes.blocks)]
+        before = [(first, window), *zip(sizes.widths, sizes.attention.windows, strict=True)]  # which a first block takes over
+        for stage, (width, side) in enumerate(before[1:]):
+            for number in range(sizes.blocks[stage]):
+                channels, own = (width, side) if number else before[stage]
+                own = 0 if len(self.blocks) in sizes.attention.everywhere else own
+                stride = 1 if number or not stage else 2
+                self.blocks.append(HieraBlock(channels, width, sizes.attention.heads << stage, own, stride))
+        _draw_weights(self)
+
+    def forward(self, frames_N3HW: Tensor) -> list[Tensor]:
+        """What each stage makes (N, C, h, w), finest first."""
+        x_NhwC = self.patch_embed["projection"](frames_N3HW).permute(0, 2, 3, 1)
+        x_NhwC = x_NhwC + _kept_places(self, x_NhwC.shape[1], x_NhwC.shape[2])
+        stages: list[Tensor] = []
+        for number, block in enumerate(self.blocks):
+            x_NhwC = block(x_NhwC)
+            if number in self.ends:
+                stages.append(x_NhwC.permute(0, 3, 1, 2))
+        return stages
+
+
+class HieraBlock(nn.Module):
+    """Attention and a feed-forward part; the first block of a stage makes the map wider and coarser.
+
+    Args:
+        before: channels of what comes in.
+        width: channels of what goes out.
+        side: of the windows in pixels; 0 for attention in the whole image.
+        stride: pixels of a side that become one.
+    """
+
+    def __init__(self, before: int, width: int, heads: int, side: int, stride: int) -> None:
+        super().__init__()
+        self.stride = stride
+        self.layer_norm1 = nn.LayerNorm(before, eps=FINE_NORM)
+        self.attn = WindowAttention(before, width, heads, side, stride)
+        self.layer_norm2 = nn.LayerNorm(width, eps=FINE_NORM)
+        self.mlp = FeedForward(width, 4 * width, width, 2, gelu)
+        self.proj = nn.Linear(before, width) if before != width else None
+
+    def forward(self, x_NhwC: Tensor) -> Tensor:
+        """The map, after the block."""
+        normed = self.layer_norm1(x_NhwC)
+        if self.proj is not None:
+            x_NhwC = _pooled(self.proj(normed), self.stride)
+        x_NhwC = x_NhwC + self.attn(normed)
+        return x_NhwC + self.mlp(self.layer_norm2(x_NhwC))
+
+
+class WindowAttention(nn.Module):
+    """Attention within windows; queries may be pooled. Arguments as of `HieraBlock`."""
+
+    def __init__(self, before: int, width: int, heads: int, side: int, stride: int) -> None:
+        super().__init__()
+        self.heads, self.side, self.stride, self.scale = heads, side, stride, (width // heads) ** -0.5
+        self.qkv, self.proj = nn.Linear(before, 3 * width), nn.Linear(width, width)
+
+    def forward(self, x_NhwC: Tensor) -> Tensor:
+        """What each pixel reads."""
+        high, wide = (self.side, self.side) if self.side else x_NhwC.shape[1:3]
+        bands = [
+            _joined([self._windowed(part, high, wide) for part in _cut(band, 2, wide)], 2) for band in _cut(x_NhwC, 1, high)
+        ]
+        return self.proj(_joined(bands, 1).contiguous())
+
+    def _windowed(self, x_NhwC: Tensor, side_h: int, side_w: int) -> Tensor:
+        """What the windows of a part read, each beginning in the part; all of them have as much of it as the first."""
+        count, height, width, _ = x_NhwC.shape
+        high, wide = min(side_h, height), min(side_w, width)
+        beyond = side_h * side_w - high * wide
+        x_VKC = _windows(x_NhwC, high, wide).flatten(1, 2)
+        x_VKC = F.pad(x_VKC, (0, 0, 0, 1)) if beyond else x_VKC.contiguous()
+        query, key, value = self.qkv(x_VKC).chunk(3, dim=-1)
+        query = _pooled(query[:, : high * wide].unflatten(1, (high, wide)), self.stride).flatten(1, 2)
+        query, key, value = (_heads(part, self.heads) for part in (query, key, value))
+        read_VLC = attend_heads(query, key, value, self.scale, _counted(key, beyond)).transpose(1, 2).flatten(2)
+        image = read_VLC.unflatten(1, (high // self.stride, wide // self.stride))
+        image = image.unflatten(0, (count, height // high, width // wide))
+        return image.transpose(2, 3).flatten(3, 4).flatten(1, 2)
+
+
+def _draw_weights(part: nn.Module) -> None:
+    for layer in part.modules():
+        if isinstance(layer, nn.Linear | nn.Conv2d) and layer.bias is not None:
+            nn.init.normal_(layer.weight, std=SPREAD)
+            nn.init.zeros_(layer.bias)
+
+
+KEPT: WeakKeyDictionary[HieraTrunk, tuple[object, list[Tensor], Tensor]] = WeakKeyDictionary()
 """What is added for places, by encoder, with what it follows from."""
 
 
-def encode_hiera(encoder: modules.Sam2VisionModel, frames_N3HW: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Maps (N, C, h, w) of stride 4, 8 and 16 of a `Sam2VisionModel`."""
-    trunk: Any = encoder.backbone
-    x_NhwC = trunk.patch_embed(frames_N3HW)
-    x_NhwC = x_NhwC + _kept_places(trunk, x_NhwC.shape[1], x_NhwC.shape[2])
-    stages: list[Tensor] = []
-    for number, block in enumerate(trunk.blocks):
-        x_NhwC = _block(block, x_NhwC)
-        if number in trunk.stage_ends:
-            stages.append(x_NhwC.permute(0, 3, 1, 2))
-    first, second, top, *_ = _pyramid(encoder.neck, stages)
-    return first, second, top
-
-
-def _kept_places(trunk: modules.Sam2HieraDetModel, height: int, width: int) -> Tensor:
+def _kept_places(trunk: HieraTrunk, height: int, width: int) -> Tensor:
     """`_places`, made once for weights and size where no gradients are needed."""
     if torch.is_grad_enabled():
         return _places(trunk, height, width)
@@ -51,7 +172,7 @@ def _kept_places(trunk: modules.Sam2HieraDetModel, height: int, width: int) -> T
     return kept[2]
 
 
-def _places(trunk: modules.Sam2HieraDetModel, height: int, width: int) -> Tensor:
+def _places(trunk: HieraTrunk, height: int, width: int) -> Tensor:
     """What is added for the place of a pixel: one part for its place in the image, one for that in its window."""
     window, coarse = trunk.pos_embed_window, trunk.pos_embed
     image = _stretched(coarse.shape[2], height, coarse) @ coarse @ _stretched(coarse.shape[3], width, coarse).T
@@ -65,23 +186,6 @@ def _stretched(few: int, many: int, like: Tensor) -> Tensor:
     return F.interpolate(unit[None, None], size=(many, few), mode="bicubic")[0, 0]
 
 
-def _block(block: modules.Sam2MultiScaleBlock, x_NhwC: Tensor) -> Tensor:
-    normed = block.layer_norm1(x_NhwC)
-    if block.dim != block.dim_out:
-        x_NhwC = _pooled(block.proj(normed), _stride(block.query_stride))
-    x_NhwC = x_NhwC + _attention(block.attn, normed, block.window_size)
-    return x_NhwC + block.mlp(block.layer_norm2(x_NhwC))
-
-
-def _attention(weights: modules.Sam2MultiScaleAttention, x_NhwC: Tensor, side: int) -> Tensor:
-    """Attention within windows of `side` pixels, within the whole image where it is 0; queries may be pooled."""
-    high, wide = (side, side) if side else x_NhwC.shape[1:3]
-    bands = [
-        _joined([_windowed(weights, part, high, wide) for part in _cut(band, 2, wide)], 2) for band in _cut(x_NhwC, 1, high)
-    ]
-    return weights.proj(_joined(bands, 1).contiguous())
-
-
 def _cut(x_NhwC: Tensor, direction: int, side: int) -> list[Tensor]:
     """What whole windows cover, and the rest, if there is any."""
     length = x_NhwC.shape[direction]
@@ -91,21 +195,6 @@ def _cut(x_NhwC: Tensor, direction: int, side: int) -> list[Tensor]:
 
 def _joined(parts: list[Tensor], direction: int) -> Tensor:
     return parts[0] if len(parts) == 1 else torch.cat(parts, direction)
-
-
-def _windowed(weights: modules.Sam2MultiScaleAttention, x_NhwC: Tensor, side_h: int, side_w: int) -> Tensor:
-    """What the windows of a part read, each beginning in the part; all of them have as much of it as the first."""
-    count, height, width, _ = x_NhwC.shape
-    high, wide, stride = min(side_h, height), min(side_w, width), _stride(weights.query_stride)
-    beyond = side_h * side_w - high * wide
-    x_VKC = _windows(x_NhwC, high, wide).flatten(1, 2)
-    x_VKC = F.pad(x_VKC, (0, 0, 0, 1)) if beyond else x_VKC.contiguous()
-    query, key, value = weights.qkv(x_VKC).chunk(3, dim=-1)
-    query = _pooled(query[:, : high * wide].unflatten(1, (high, wide)), stride).flatten(1, 2)
-    query, key, value = (_heads(part, weights.num_attention_heads) for part in (query, key, value))
-    attended_VLC = attend_heads(query, key, value, weights.scale, _counted(key, beyond)).transpose(1, 2).flatten(2)
-    image = attended_VLC.unflatten(1, (high // stride, wide // stride)).unflatten(0, (count, height // high, width // wide))
-    return image.transpose(2, 3).flatten(3, 4).flatten(1, 2)
 
 
 def _counted(key_VGKD: Tensor, beyond: int) -> Tensor | None:
@@ -127,25 +216,8 @@ def _heads(x_VKC: Tensor, heads: int) -> Tensor:
     return x_VKC.unflatten(-1, (heads, -1)).transpose(1, 2)
 
 
-def _stride(query_stride: Any) -> int:
-    """Pixels of a side that become one."""
-    return int(query_stride[0]) if query_stride else 1
-
-
 def _pooled(x_NhwC: Tensor, stride: int) -> Tensor:
     """The largest of each stride × stride pixels."""
     if stride == 1:
         return x_NhwC
     return F.max_pool2d(x_NhwC.permute(0, 3, 1, 2), stride, stride).permute(0, 2, 3, 1)
-
-
-def _pyramid(neck: modules.Sam2VisionNeck, stages: list[Tensor]) -> list[Tensor]:
-    """One map for each stage, finest first; the deepest ones are handed down."""
-    maps: list[Tensor] = []
-    last, handed = len(stages) - 1, set(neck.fpn_top_down_levels or ())
-    for level in range(last, -1, -1):
-        map_NChw = neck.convs[last - level](stages[level])
-        if level in handed and level != last:
-            map_NChw = map_NChw + F.interpolate(maps[0].float(), scale_factor=2.0, mode="nearest").to(map_NChw.dtype)
-        maps.insert(0, map_NChw)
-    return maps

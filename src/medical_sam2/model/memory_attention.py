@@ -1,9 +1,9 @@
-"""Memory attention as one function over the weights of a `Sam2VideoMemoryAttention` module.
+"""Memory attention: its weights, and one function over them.
 
 First the attention, then what it is given: memories as tokens, padded to the same number for each object.
 
-Beside the module's own forward it takes a log-weight per key: a memory that counts c times is attended to once with
-log c added to its score, which is exact; padding of ragged memories is a log-weight of −inf. Values have the rank of the
+It takes a log-weight per key: a memory that counts c times is attended to once with log c added to its score, which is
+exact; padding of ragged memories is a log-weight of −inf. Values have the rank of the
 memory (64), so the softmax is applied to the memory itself and projected afterwards: softmax(QKᵀ)V = (softmax(QKᵀ)m)Wᵀ + b.
 
 Projection and rotation are linear, so that the key of a memory at a time is the key of the memory plus that of the time: the
@@ -13,20 +13,43 @@ Shapes: B objects, L tokens of a frame, K tokens of memory, C channels, M channe
 D channels of a head; V batches of G heads; h w feature map.
 """
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from functools import lru_cache
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
-from transformers.models.sam2_video import modeling_sam2_video as modules
 
 from medical_sam2.model.backbone import Memory, Recalled
+from medical_sam2.model.modules import Attention, Sam2Config, relu
 
 CHUNK = 256  # queries at a time: their scores stay in cache
 MOST_TOKENS = 1024  # of a memory whose keys are kept: those of larger ones need much room, and little time beside their scores
+
+
+class MemoryAttention(nn.Module):
+    """The weights of memory attention; what is done with them is `attend`."""
+
+    def __init__(self, config: Sam2Config) -> None:
+        super().__init__()
+        self.width = config.width
+        self.layers = nn.ModuleList(MemoryLayer(config) for _ in range(config.attention_layers))
+        self.layer_norm = nn.LayerNorm(config.width)
+
+
+class MemoryLayer(nn.Module):
+    """One layer's: a frame attends to itself, then to memories, with one head, and is fed forward."""
+
+    def __init__(self, config: Sam2Config) -> None:
+        super().__init__()
+        width = config.width
+        self.self_attn = Attention(width, width)
+        self.cross_attn_image = Attention(width, width, read=config.memory_width)
+        self.linear1, self.linear2 = nn.Linear(width, config.attention_hidden), nn.Linear(config.attention_hidden, width)
+        self.layer_norm1, self.layer_norm2, self.layer_norm3 = (nn.LayerNorm(width) for _ in range(3))
 
 
 class KeptKeys:
@@ -61,10 +84,10 @@ class KeptKeys:
         """
         if torch.is_grad_enabled() or len(position_KM) > MOST_TOKENS:
             return None
-        rotation, stamp = _rotation(module, position_KM), self._stamped(module, len(position_KM))
+        rotation, stamp = _rotation(module, len(position_KM), position_KM), self._stamped(module, len(position_KM))
         self._make(module, stamp, {r.memory for memories in recall for r in memories}, position_KM, rotation)
         places = {r.place for memories in recall for r in memories if r.place is not None}
-        shifts = {place: self._shift(module, place, time(place), rotation) for place in places}
+        shifts: dict[int | None, list[Tensor]] = {p: self._shift(module, p, time(p), rotation) for p in places}
         return self._layers(recall, shifts, room)
 
     def _stamped(self, module: Any, tokens: int) -> object:
@@ -135,7 +158,7 @@ def attend(
     """A frame in the light of its memories.
 
     Args:
-        module: `Sam2VideoMemoryAttention` (its weights are used, its forward is not).
+        module: the weights, a `MemoryAttention`.
         frame_BLC: tokens of the frame with their position already added; B may be 1 where objects share the frame, and
             is shared then as far as it can be: through the first block's self-attention.
         memory_BKM: tokens of the memories, those of object pointers last.
@@ -144,7 +167,7 @@ def attend(
         pointers: how many of the last tokens are object pointers, which have no place in the image.
         keys: of all other tokens, for each layer, where they are kept already; with room for the pointers', which is filled.
     """
-    rotation = _rotation(module, frame_BLC)
+    rotation = _rotation(module, frame_BLC.shape[1], frame_BLC)
     placed_BKM = memory_BKM[:, memory_BKM.shape[1] - place_BKM.shape[1] :] + place_BKM
     maps = placed_BKM.shape[1] - pointers
     for layer in module.layers:
@@ -164,11 +187,22 @@ def attend(
     return module.layer_norm(frame_BLC)
 
 
-def _rotation(module: Any, like: Tensor) -> Tensor:
-    """Rotary position encoding of pairs of channels (RoPE, axial in two dimensions), as complex numbers (L, D / 2)."""
-    cos, sin = (part[0, :, ::2] for part in module.rotary_emb(like, module.position_ids))
+def _rotation(module: Any, tokens: int, like: Tensor) -> Tensor:
+    """Of so many tokens of a square map, as exact as what is turned (L, D / 2)."""
     exact = torch.promote_types(like.dtype, torch.float32)
-    return torch.complex(cos.to(exact), sin.to(exact))
+    return rotary_encoding(module.width, math.isqrt(tokens), like.device, exact)
+
+
+@lru_cache(maxsize=16)
+@torch.inference_mode(False)  # else who asks under it first makes a tensor that no gradient may pass
+def rotary_encoding(channels: int, side: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """Rotary position encoding of pairs of channels (RoPE, axial in two dimensions), as complex numbers (L, D / 2)."""
+    half = channels // 2
+    frequencies = 1 / 10000 ** (torch.arange(0, half, 2).float() / half)
+    rows, columns = torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij")
+    places_L2 = torch.stack([columns.flatten(), rows.flatten()], -1).to(device)
+    angles = (places_L2[..., None].float() * frequencies.to(device)).flatten(1)
+    return torch.complex(angles.cos().to(dtype), angles.sin().to(dtype))
 
 
 def _rotate(x_BLD: Tensor, rotation: Tensor) -> Tensor:
@@ -186,7 +220,7 @@ def _fed_forward(layer: Any, x_BLC: Tensor) -> Tensor:
     """The wide part of a layer, in pieces that stay in cache; in one where gradients are needed, or on an accelerator."""
     whole = torch.is_grad_enabled() or x_BLC.device.type != "cpu"
     pieces = (x_BLC,) if whole else x_BLC.flatten(0, 1).split(CHUNK)
-    fed = [layer.linear2(layer.activation(layer.linear1(piece))) for piece in pieces]
+    fed = [layer.linear2(relu(layer.linear1(piece))) for piece in pieces]
     return fed[0] if whole else torch.cat(fed).view_as(x_BLC)
 
 
@@ -259,7 +293,7 @@ def map_positions(network: Any, recall: Sequence[Sequence[Recalled]], position_K
 
 def pointer_tokens(network: Any, recall: Sequence[Sequence[Recalled]]) -> tuple[Tensor, Tensor, Tensor]:
     """Object pointers as tokens of the memory's width, each pointer cut in pieces."""
-    depth, width = network.config.memory_encoder_output_channels, network.no_memory_embedding.shape[-1]
+    depth, width = network.config.memory_width, network.no_memory_embedding.shape[-1]
     pieces, most = width // depth, max(len(memories) for memories in recall)
     like = network.no_memory_embedding
     features, places, bias = [], [], like.new_full((len(recall), most), -torch.inf)
@@ -283,26 +317,35 @@ def time_encoding(network: Any, place: int) -> Tensor:
 def position_encoding(network: Any, height: int, width: int) -> Tensor:
     """Encoding (hw, 64) of where the tokens of any map lie."""
     like = network.no_memory_embedding
-    return sine_encoding(network.config.memory_encoder_output_channels, height, width, like.device, like.dtype).flatten(1).T
+    return sine_encoding(network.config.memory_width, height, width, like.device, like.dtype).flatten(1).T
 
 
 @lru_cache(maxsize=16)
 @torch.inference_mode(False)  # else who asks under it first makes a tensor that no gradient may pass
 def sine_encoding(channels: int, height: int, width: int, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """SAM 2's encoding (C, h, w) of places, one tensor for all who ask."""
-    encoding = modules.Sam2VideoPositionEmbeddingSine(num_position_features=channels // 2, normalize=True)
-    return encoding(torch.Size((1, channels, height, width)), device, dtype)[0]
+    """SAM 2's encoding (C, h, w) of places, one tensor for all who ask: sines and cosines of row and column in turns."""
+    half = channels // 2
+    number = torch.arange(half, device=device).to(dtype)
+    wavelengths = 10000 ** (2 * torch.div(number, 2, rounding_mode="floor") / half)
+    halves = list[Tensor]()
+    for count, shape in ((height, (-1, 1, 1)), (width, (1, -1, 1))):
+        place = torch.arange(1, count + 1, dtype=dtype, device=device)
+        turns = (place / (place[-1:] + 1e-6) * 2 * math.pi).view(shape).expand(height, width, 1) / wavelengths
+        halves.append(torch.stack([turns[..., 0::2].sin(), turns[..., 1::2].cos()], -1).flatten(2))
+    return torch.cat(halves, -1).permute(2, 0, 1)
 
 
 def _elapsed_encodings(network: Any, shares: Set[float | None]) -> dict[float | None, Tensor]:
     """The encoding (1, C) of each share of the longest time; all objects' in one product."""
-    width, depth = network.no_memory_embedding.shape[-1], network.config.memory_encoder_output_channels
+    width, depth = network.no_memory_embedding.shape[-1], network.config.memory_width
     blank: Tensor = network.no_memory_embedding.new_zeros(1, depth)
     given = [share for share in shares if share is not None]
-    if not given or not network.config.enable_temporal_pos_encoding_for_object_pointers:
+    if not given or not network.config.times_of_pointers:
         return dict.fromkeys(shares, blank)
-    sines = modules.get_1d_sine_pe(torch.tensor(given, device=network.device), width)
-    encoded: Tensor = network.temporal_positional_encoding_projection_layer(sines)
+    half = width // 2
+    number = torch.arange(half, dtype=torch.float32, device=network.device)
+    turns = torch.tensor(given, device=network.device)[:, None] / 10000 ** (2 * (number // 2) / half)
+    encoded: Tensor = network.temporal_positional_encoding_projection_layer(torch.cat([turns.sin(), turns.cos()], -1))
     found: dict[float | None, Tensor] = {None: blank}
     found.update(zip(given, encoded.split(1), strict=True))
     return found

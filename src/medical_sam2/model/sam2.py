@@ -1,34 +1,30 @@
-"""SAM 2 behind the four verbs: the one file that knows the modules of `transformers`.
+"""SAM 2 behind the four verbs: its parts put together, batched over objects and differentiable.
 
-The leaf modules of `transformers.Sam2VideoModel` are used as they are; the heads, the prompt-as-mask path, the memory
-attention and the loop are ours, batched over objects and differentiable. Two corrections bring it to the official
-predictor's output where transformers deviates: the object pointer of a mask prompt comes from the single-mask token, and
-the memory of a frame is encoded from the low-resolution mask, upsampled.
+The numbers are those of the official predictor: the object pointer of a mask prompt comes from the single-mask token, and the
+memory of a frame is encoded from the low-resolution mask, upsampled.
 
 Shapes: B objects, N frames, C channels, h w feature map, S network input size, P points, K proposed masks, M memories.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers import AutoModel, Sam2VideoConfig, Sam2VisionModel
-from transformers.activations import GELUActivation
-from transformers.models.sam2_video import modeling_sam2_video as modules
 
 from medical_sam2.model import memory_attention as attention
 from medical_sam2.model.backbone import Features, FramePrediction, Fused, Instruction, Memory, Recall, clone_rows, gather
-from medical_sam2.model.hiera import encode_hiera
-from medical_sam2.model.memory_attention import KeptKeys, attend
+from medical_sam2.model.hiera import HieraEncoder
+from medical_sam2.model.memory_attention import KeptKeys, MemoryAttention, attend
+from medical_sam2.model.modules import FeedForward, HieraSizes, MaskDecoder, MemoryEncoder, PromptEncoder, Sam2Config
 from medical_sam2.model.tracker import fit_square, upsample
 from medical_sam2.prompts import FramePrompt
 
 ABSENT = -1024.0  # logit of a mask whose object is judged absent
-MASK_SCALE, MASK_BIAS = 20.0, -10.0  # a mask given as prompt becomes logits of +10 and −10
+MASK_SCALE, MASK_BIAS = 20.0, -10.0  # a mask given as prompt becomes logits of +10 and −10; so does one to be remembered
+AMBIGUOUS = 1  # points at most that leave room for several masks
 
 
 @dataclass(frozen=True)
@@ -62,8 +58,8 @@ class Sam2(nn.Module):
     """A SAM 2 network as a `Backbone`; `logit_stride` is the stride of its mask logits in pixels of the input.
 
     Args:
-        config: transformers' configuration of the whole network.
-        vision_encoder: frames (N, 3, S, S) → maps of stride 4, 8, 16; transformers' Hiera unless given.
+        config: sizes of the whole network.
+        vision_encoder: frames (N, 3, S, S) → maps of stride 4, 8, 16; a Hiera unless given.
         pixels: normalisation that the weights expect.
         memory_dtype: type that memories are rounded to; the official code rounds to bfloat16.
     """
@@ -72,41 +68,36 @@ class Sam2(nn.Module):
 
     def __init__(
         self,
-        config: Sam2VideoConfig,
+        config: Sam2Config,
         vision_encoder: nn.Module | None = None,
         *,
         pixels: Pixels | None = None,
         memory_dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        prompts: Any = config.prompt_encoder_config
-        masks: Any = config.mask_decoder_config
-        masks._attn_implementation = "sdpa"
         self.config, self.memory_dtype, self.pixels = config, memory_dtype, pixels or Pixels()
-        width, depth = int(masks.hidden_size), config.memory_encoder_output_channels
-        self.vision_encoder = vision_encoder or AutoModel.from_config(config.vision_config)
-        self.prompt_encoder = modules.Sam2VideoPromptEncoder(prompts)
-        self.mask_decoder = modules.Sam2VideoMaskDecoder(masks)
-        self.memory_attention = modules.Sam2VideoMemoryAttention(config)
-        self.memory_encoder = modules.Sam2VideoMemoryEncoder(config)
+        width, depth = config.width, config.memory_width
+        self.vision_encoder = vision_encoder or HieraEncoder(config.hiera or HieraSizes(), width)
+        self.prompt_encoder = PromptEncoder(width, config.mask_channels, config.image_size)
+        self.mask_decoder = MaskDecoder(config)
+        self.memory_attention = MemoryAttention(config)
+        self.memory_encoder = MemoryEncoder(config)
         self.mask_downsample = nn.Conv2d(1, 1, kernel_size=4, stride=4)
-        self.object_pointer_proj = modules.Sam2VideoFeedForward(width, width, width, 3)
+        self.object_pointer_proj = FeedForward(width, width, width, 3)
         self.no_memory_embedding = nn.Parameter(torch.zeros(1, 1, width))
         self.no_memory_positional_encoding = nn.Parameter(torch.zeros(1, 1, width))
-        self.memory_temporal_positional_encoding = nn.Parameter(torch.zeros(config.num_maskmem, 1, 1, depth))
+        self.memory_temporal_positional_encoding = nn.Parameter(torch.zeros(config.memory_times, 1, 1, depth))
         self.no_object_pointer = nn.Parameter(torch.zeros(1, width))
-        if config.enable_temporal_pos_encoding_for_object_pointers:
+        if config.times_of_pointers:
             self.temporal_positional_encoding_projection_layer = nn.Linear(width, depth)
-        if config.enable_occlusion_spatial_embedding:
+        if config.marks_absence:
             self.occlusion_spatial_embedding_parameter = nn.Parameter(torch.zeros(1, depth))
-        use_in_place_activations(self)
         self._keys = KeptKeys()
 
     @property
     def image_size(self) -> int:
         """Side S of the square input in pixels."""
-        size: Any = self.config.image_size
-        return int(size)
+        return self.config.image_size
 
     @property
     def device(self) -> torch.device:
@@ -115,16 +106,8 @@ class Sam2(nn.Module):
 
     def resize(self, image_size: int) -> None:
         """Take another input size from now on: no weight depends on it."""
-        if image_size == self.image_size:
-            return
-        side = image_size // 16
-        self.config.image_size = image_size
-        self.prompt_encoder.input_image_size = image_size
-        self.prompt_encoder.image_embedding_size = (side, side)
-        self.prompt_encoder.mask_input_size = (4 * side, 4 * side)
-        self.config.memory_attention_rope_feat_sizes = [side, side]
-        positions = self.memory_attention.precompute_positions(self.config)
-        self.memory_attention.register_buffer("position_ids", positions.to(self.device), persistent=False)
+        self.config = replace(self.config, image_size=image_size)
+        self.prompt_encoder.image_size = image_size
 
     def normalised(self, frames_N3SS: Tensor) -> Tensor:
         """Intensities in [0, 1] as the weights expect them."""
@@ -133,9 +116,7 @@ class Sam2(nn.Module):
 
     def encode(self, frames_N3SS: Tensor) -> Features:
         """See N frames: features with B = N."""
-        encoder = self.vision_encoder
-        maps = encode_hiera(encoder, frames_N3SS) if isinstance(encoder, Sam2VisionModel) else encoder(frames_N3SS)
-        first, second, top = maps
+        first, second, top = self.vision_encoder(frames_N3SS)
         fine = (self.mask_decoder.conv_s0(first), self.mask_decoder.conv_s1(second))
         return Features(top, fine, top.mean((2, 3)))
 
@@ -171,10 +152,10 @@ class Sam2(nn.Module):
         mask_B1SS = upsample(prediction.logits_Bhw, self.image_size)[:, None]
         hard = torch.tensor(prompted, device=mask_B1SS.device)[:, None, None, None]
         soft = torch.where(hard, (mask_B1SS > 0).float(), mask_B1SS.sigmoid())
-        soft = soft * self.config.sigmoid_scale_for_mem_enc + self.config.sigmoid_bias_for_mem_enc
+        soft = soft * MASK_SCALE + MASK_BIAS
         top_BChw = frame.top_BChw.expand(len(prompted), -1, -1, -1)
-        maps_BMhw, _ = self.memory_encoder(top_BChw, soft)
-        if self.config.enable_occlusion_spatial_embedding:
+        maps_BMhw = self.memory_encoder(top_BChw, soft)
+        if self.config.marks_absence:
             absent = (prediction.presence_B <= 0)[:, None, None, None]
             maps_BMhw = maps_BMhw + absent * self.occlusion_spatial_embedding_parameter[..., None, None]
         if self.memory_dtype is not None:
@@ -207,7 +188,7 @@ class Sam2(nn.Module):
     ) -> FramePrediction:
         """Prompt encoder and mask decoder; several masks are proposed where the prompt leaves room, or where asked for."""
         points_BP2, labels_BP, dense = self._sparse(instructions)
-        several = several or int((labels_BP[0] >= 0).sum()) <= self.config.multimask_max_pt_num
+        several = several or int((labels_BP[0] >= 0).sum()) <= AMBIGUOUS
         sparse, dense_BChw = self._encoded(points_BP2, labels_BP, dense)
         masks, iou, tokens, presence = self._run_decoder(frame, fused, sparse, dense_BChw, several=several)
         masks, iou, presence = self.refine(frame, fused, (masks, iou, presence), instructions)
@@ -228,12 +209,12 @@ class Sam2(nn.Module):
     def _run_decoder(
         self, frame: Features, fused: Fused, sparse: Tensor, dense_BChw: Tensor, *, several: bool
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        grid, dense, *fine = (
-            part.expand(len(fused.map_BChw), -1, -1, -1) for part in (self._grid(), dense_BChw, *frame.fine_BChw)
+        with torch.autocast(self.device.type, enabled=False):
+            grid = self.prompt_encoder.grid()
+        grid, dense, first, second = (
+            part.expand(len(fused.map_BChw), -1, -1, -1) for part in (grid, dense_BChw, *frame.fine_BChw)
         )
-        answer = self.mask_decoder(fused.map_BChw, grid, sparse, dense, several, fine)
-        masks, iou, tokens, presence = (part[:, 0] for part in answer)
-        return masks, iou, tokens, presence
+        return self.mask_decoder(fused.map_BChw, grid, sparse, dense, (first, second), several=several)
 
     def _prediction(self, masks: Tensor, iou: Tensor, token_BC: Tensor, presence_B: Tensor, best: Tensor) -> FramePrediction:
         rows = torch.arange(len(best), device=best.device)
@@ -260,7 +241,7 @@ class Sam2(nn.Module):
 
     def _fit(self, mask: Tensor) -> Tensor:
         """A mask at the size that the prompt encoder takes (stride 4)."""
-        return fit_square(mask, self.prompt_encoder.mask_input_size[0])
+        return fit_square(mask, 4 * self.prompt_encoder.side)
 
     def _sparse(self, instructions: Sequence[Instruction | None]) -> tuple[Tensor, Tensor, Tensor | None]:
         """Points (B, P, 2) with their labels: corners of a box first (labels 2 and 3), then clicks; earlier logits."""
@@ -274,8 +255,7 @@ class Sam2(nn.Module):
         """Prompts as tokens and as a map; in float32, since places are instructions by their last digits."""
         with torch.autocast(self.device.type, enabled=False):
             mask = None if mask_B1hw is None else mask_B1hw.float()
-            sparse, dense = self.prompt_encoder(points_BP2[:, None], labels_BP[:, None], None, mask)
-        return sparse, dense
+            return self.prompt_encoder(points_BP2, labels_BP, mask)
 
     def _earlier(self, one: Instruction) -> Tensor | None:
         """Logits that clicks correct: the earlier answer, or the mask that was given with them."""
@@ -284,42 +264,6 @@ class Sam2(nn.Module):
             mask = torch.as_tensor(one.prompt.mask_hw, dtype=torch.float32, device=self.device)
             logits = mask * MASK_SCALE + MASK_BIAS
         return None if logits is None else self._fit(logits[None, None])[0, 0]
-
-    def _grid(self) -> Tensor:
-        """Positional encoding of the feature map's pixels, in the same random Fourier features as the prompts."""
-        height, width = self.prompt_encoder.image_embedding_size
-        rows = (torch.arange(height, device=self.device) + 0.5) / height
-        columns = (torch.arange(width, device=self.device) + 0.5) / width
-        xy = torch.stack(torch.meshgrid(columns, rows, indexing="xy"), -1)
-        with torch.autocast(self.device.type, enabled=False):
-            return self.prompt_encoder.shared_embedding(xy[None])[0].permute(2, 0, 1)[None]
-
-
-IN_PLACE: Mapping[type[nn.Module], Callable[[Tensor], Tensor]] = {
-    nn.ReLU: torch.relu_,
-    GELUActivation: torch.ops.aten.gelu_.default,
-}
-
-
-class InPlaceActivation(nn.Module):
-    """An activation whose input nobody else needs; a new tensor where gradients are wanted, which may need it."""
-
-    def __init__(self, activation: nn.Module) -> None:
-        super().__init__()
-        self.exact, self.in_place = activation, IN_PLACE[type(activation)]
-
-    def forward(self, x: Tensor) -> Tensor:
-        """The same numbers."""
-        return self.exact(x) if torch.is_grad_enabled() else self.in_place(x)
-
-
-def use_in_place_activations(network: nn.Module) -> None:
-    """Let the feed-forward parts of transformers' modules, each of which calls its `activation` on what it has just made,
-    overwrite it."""
-    for module in [*network.modules()]:
-        activation = getattr(module, "activation", None)
-        if isinstance(activation, tuple(IN_PLACE)):
-            module.activation = InPlaceActivation(activation)
 
 
 def _points_of(prompt: FramePrompt | None) -> tuple[np.ndarray, np.ndarray]:

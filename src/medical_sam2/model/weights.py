@@ -18,7 +18,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
-from transformers import Sam2VideoConfig
+from torch.overrides import TorchFunctionMode
 
 from medical_sam2.errors import AmbiguousError, ResourceError, WeightsError, tells_of_memory
 from medical_sam2.model.catalogue import (
@@ -34,7 +34,6 @@ from medical_sam2.model.catalogue import (
 )
 from medical_sam2.model.checkpoint_format import (
     SMALLEST,
-    Hiera,
     WeightsSettings,
     check_image_size,
     from_official,
@@ -45,6 +44,7 @@ from medical_sam2.model.checkpoint_format import (
     network_configuration,
     parse_config,
 )
+from medical_sam2.model.modules import Sam2Config
 from medical_sam2.model.nano import Nano
 from medical_sam2.model.nano.encoder import ConvPyramid
 from medical_sam2.model.sam2 import Sam2
@@ -64,7 +64,7 @@ class LoadedWeights:
     settings: WeightsSettings  # what their shapes do not tell
     file: Path  # where they came from
 
-    def configuration(self, image_size: int | None = None) -> Sam2VideoConfig:
+    def configuration(self, image_size: int | None = None) -> Sam2Config:
         """The configuration of the network that they fit, for another input size where one is given.
 
         Raises:
@@ -178,10 +178,19 @@ def save_backbone(network: Sam2, folder: Path, *, dtype: torch.dtype = torch.flo
             folder.rmdir()
 
 
-def _network(found: LoadedWeights, config: Sam2VideoConfig, memory_dtype: torch.dtype | None) -> Sam2:
+class _Undrawn(TorchFunctionMode):
+    """Within it no weight is drawn: on the device "meta" torch would load its compiler for that, which takes seconds."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if getattr(func, "__module__", None) == "torch.nn.init":
+            return (kwargs or {}).get("tensor", *args[:1])
+        return func(*args, **(kwargs or {}))
+
+
+def _network(found: LoadedWeights, config: Sam2Config, memory_dtype: torch.dtype | None) -> Sam2:
     """Shapes are compared on a network that takes no memory; only then are the numbers copied."""
     weights = found.weights
-    with torch.device("meta"):
+    with torch.device("meta"), _Undrawn():
         pixels = found.settings.pixels
         encoder = make_pyramid(weights) if found.settings.encoder == "pyramid" else None
         if encoder is not None and any(name.startswith("carry.") for name in weights):
@@ -195,9 +204,6 @@ def _network(found: LoadedWeights, config: Sam2VideoConfig, memory_dtype: torch.
             raise WeightsError(f"{name} holds NaN or infinite numbers", "fetch or train the weights again")
     copies = {name: tensor.to(torch.float32, copy=True) for name, tensor in weights.items()}
     network.load_state_dict(copies, assign=True)
-    attention = network.memory_attention  # its tables are computed, no file holds them
-    attention.rotary_emb = type(attention.rotary_emb)(config)
-    attention.register_buffer("position_ids", attention.precompute_positions(config), persistent=False)
     return network.requires_grad_(True).eval()
 
 
@@ -214,17 +220,11 @@ def _check_fit(wanted: Mapping[str, Tensor], got: Mapping[str, Tensor]) -> None:
 
 
 def _settings(network: Sam2) -> WeightsSettings:
-    encoder = network.vision_encoder
-    config: Any = network.config
-    heads = config.mask_decoder_config.num_attention_heads
-    if isinstance(encoder, ConvPyramid):
+    config, heads = network.config, network.config.decoder_heads
+    if isinstance(network.vision_encoder, ConvPyramid):
         coarse = isinstance(network, Nano) and network.coarse_regression is not None
         return WeightsSettings("pyramid", network.image_size, network.pixels, heads, coarse_classifier=coarse)
-    trunk = config.vision_config.backbone_config
-    windows, everywhere = tuple(trunk.window_size_per_stage), tuple(trunk.global_attention_blocks)
-    return WeightsSettings(
-        "hiera", network.image_size, network.pixels, heads, Hiera(trunk.num_attention_heads, windows, everywhere)
-    )
+    return WeightsSettings("hiera", network.image_size, network.pixels, heads, config.hiera and config.hiera.attention)
 
 
 def _locate(name: str, named: NamedWeights | None) -> Path:

@@ -78,7 +78,7 @@ class ConvPyramid(nn.Module):
 
 
 def initialise_weights(module: nn.Module) -> None:
-    """Draw weights as torch does: the standard deviation of 0.02 of transformers leaves mask logits near zero."""
+    """Draw weights as torch does: a standard deviation of 0.02, as transformers have it, leaves mask logits near zero."""
     for part in module.modules():
         if isinstance(part, nn.Linear | nn.Conv2d | nn.ConvTranspose2d | nn.LayerNorm | nn.GroupNorm):
             part.reset_parameters()

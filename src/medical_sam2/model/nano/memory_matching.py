@@ -210,7 +210,7 @@ class PixelClassifier(nn.Module):
         super().__init__()
         self.remembered_as = remembered_as
         self.ridge = nn.Parameter(torch.tensor(ridge))
-        self.guess = nn.Parameter(torch.tensor(UNPROMPTED_WEIGHT).log())
+        self.guess = nn.Parameter(torch.tensor(math.log(UNPROMPTED_WEIGHT)))
 
     def sums(self, features_BEhw: Tensor, inside_Bhw: Tensor) -> Tensor:
         """A and b of one frame for each object, side by side: (B, E, E + 1).

@@ -10,9 +10,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
-from transformers import Sam2VideoConfig
 
 from medical_sam2.model.backbone import Features, FramePrediction, Fused, Instruction, Memory, Recall, clone_rows, gather
+from medical_sam2.model.modules import Sam2Config
 from medical_sam2.model.nano.encoder import ConvPyramid, initialise_weights
 from medical_sam2.model.nano.mask_refinement import (
     FILLED,
@@ -59,7 +59,7 @@ class Nano(Sam2):
 
     def __init__(
         self,
-        config: Sam2VideoConfig,
+        config: Sam2Config,
         vision_encoder: nn.Module,
         *,
         pixels: Pixels | None = None,
@@ -70,7 +70,8 @@ class Nano(Sam2):
         # the names of the parts are those of the weights in every file that there is
         self.carry = MaskPropagation(self.width)
         self.mend = MaskRefiner((self.width // 8, self.width // 4), self.width, hints=HINTS + coarse_classifier)
-        self.finest = nn.Conv2d(self.vision_encoder.stem[0].out_channels, FINEST, 1)
+        stem: Any = self.vision_encoder.stem[0]
+        self.finest = nn.Conv2d(stem.out_channels, FINEST, 1)
         self.look = nn.Conv2d(self.width, FINEST, 1, bias=False)
         self.neighbour, self.regression, self.sharpen = LocalMatching(), PixelClassifier(), MaskUpsampler(FINEST, WIDTHS[0])
         self.coarse_regression: PixelClassifier | None = None
@@ -263,21 +264,16 @@ def match_by_content(network: Sam2) -> None:
         layer.cross_attn_image.k_proj.bias.zero_()
 
 
-def nano_configuration(image_size: int = 256) -> Sam2VideoConfig:
+def nano_configuration(image_size: int = 256) -> Sam2Config:
     """Sizes of all parts but the image encoder's."""
-    return Sam2VideoConfig(
-        vision_config=None,
-        prompt_encoder_config={"hidden_size": WIDTH, "image_size": image_size},
-        mask_decoder_config={"hidden_size": WIDTH, "mlp_dim": 512, "num_attention_heads": 4, "iou_head_hidden_dim": WIDTH},
-        image_size=image_size,
-        memory_attention_hidden_size=WIDTH,
-        memory_attention_num_layers=2,
-        memory_attention_feed_forward_hidden_size=512,
-        memory_attention_rope_feat_sizes=[image_size // 16, image_size // 16],
-        memory_attention_dropout=0.0,
-        memory_attention_rope_dropout=0.0,
-        memory_encoder_hidden_size=WIDTH,
-        memory_fuser_embed_dim=WIDTH,
-        memory_fuser_intermediate_dim=512,
-        mask_downsampler_embed_dim=WIDTH,
+    return Sam2Config(
+        image_size,
+        hiera=None,
+        width=WIDTH,
+        decoder_heads=4,
+        decoder_hidden=512,
+        iou_hidden=WIDTH,
+        attention_layers=2,
+        attention_hidden=512,
+        fuser_hidden=512,
     )
