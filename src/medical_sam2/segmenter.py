@@ -190,7 +190,7 @@ class Segmenter:
             mended = _track_windows(work, new, window, mended)
         result = crop.to_whole(work.result(names or {}, mended), earlier)
         missed = [line for labels in result.maps for line in describe_missed_points(labels, prompts)]
-        return replace(result, warnings=(*result.warnings, *missed))
+        return replace(result, warnings=(*result.warnings, *missed), image=volume)
 
     @torch.no_grad()
     def segment_by_template(
@@ -231,7 +231,7 @@ class Segmenter:
         found = [match for match in matches if match.found]
         outlines = [*prompts, *(match.mask for match in found)]
         seen = {match.window for match in found}
-        result = Segmentation(np.zeros(volume.shape, np.uint8), volume.affine, called)
+        result = Segmentation(np.zeros(volume.shape, np.uint8), volume.affine, called, image=volume)
         if outlines:
             result = self.segment_volume(
                 volume,
