@@ -213,7 +213,11 @@ class Segmenter:
             volume: the image.
             template: another volume with its outlines.
             prompts: in `volume`; their objects are not looked for.
-            views, window, zoom, features, priority: see `segment_volume`.
+            views: see `segment_volume`.
+            window: see `segment_volume`.
+            zoom: see `segment_volume`.
+            features: see `segment_volume`.
+            priority: see `segment_volume`.
             names: label → name, of prompted objects, or in place of the template's.
             options: further ones of `segment_volume`, but `earlier`.
 
