@@ -7,6 +7,7 @@ import re
 import runpy
 import shlex
 import shutil
+import tomllib
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -14,11 +15,14 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
 
 import medical_sam2
+from medical_sam2 import errors, io, preview
 from medical_sam2.cli import build, main
 from medical_sam2.cli.options import join_numbers
+from medical_sam2.evaluate.methods import interface
 from medical_sam2.io import load, save
 from medical_sam2.io.prompt_file import load_prompts
 from medical_sam2.model.weights import load_backbone
@@ -187,6 +191,27 @@ def test_links_of_the_documentation_stay_in_it(page: Path) -> None:
     assert [
         target for target in LINK.findall(prose) if not (page.parent / target).resolve().is_relative_to(ROOT / "docs")
     ] == []
+
+
+def test_the_page_of_the_interface_has_every_public_name() -> None:
+    """Those of the package, and of the modules that the page is about; each has a docstring to be shown."""
+    paths = re.findall(r"^::: (\S+)$", (ROOT / "docs" / "api.md").read_text(encoding="utf-8"), re.MULTILINE)
+    shown = [pkgutil.resolve_name(":".join(path.rsplit(".", 1))) for path in paths]
+    assert [path for path, what in zip(paths, shown, strict=True) if not getattr(what, "__doc__", "")] == []
+    offered = {
+        f"{module.__name__}.{each}": getattr(module, each) for module in (medical_sam2, io, preview) for each in module.__all__
+    }
+    offered |= {name: what for name, what in vars(errors).items() if isinstance(what, type) and issubclass(what, Exception)}
+    offered |= {name: what for name, what in vars(interface).items() if getattr(what, "__module__", "") == interface.__name__}
+    assert [name for name, what in offered.items() if not any(what is each for each in shown)] == []
+
+
+def test_the_citation_names_this_version() -> None:
+    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert (cited["version"], cited["license"], cited["abstract"]) == tuple(
+        project[k] for k in ("version", "license", "description")
+    )
 
 
 @pytest.mark.parametrize("module", MODULES)

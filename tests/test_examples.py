@@ -1,19 +1,24 @@
 """The examples run, and leave what they promise."""
 
+import ast
 import runpy
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import jupytext
+import nbformat
 import nibabel as nib
 import numpy as np
 import pytest
+from nbformat import NotebookNode
 
 from medical_sam2.io import load
 from medical_sam2.model.nano import nano
 from medical_sam2.prompts import Point
 from medical_sam2.segmenter import Segmenter
-from medical_sam2.volume import Volume
+from medical_sam2.volume import Segmentation, Volume
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
@@ -59,6 +64,39 @@ def test_correct_images(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert "needs a prompt most" in capsys.readouterr().out
     assert len(list((tmp_path / "features").iterdir())) == 6
     assert (tmp_path / "sheet.png").stat().st_size > 0
+
+
+def cell_by_cell(notebook: NotebookNode) -> Iterator[object]:
+    """Run the cells of a notebook in order, and give what each shows: its last expression."""
+    names: dict[str, object] = {}
+    for number, cell in enumerate(cell for cell in notebook.cells if cell.cell_type == "code"):
+        tree, place = ast.parse(cell.source), f"cell {number}"
+        last = tree.body.pop() if isinstance(tree.body[-1], ast.Expr) else None
+        exec(compile(tree, place, "exec"), names)
+        if isinstance(last, ast.Expr):
+            yield eval(compile(ast.Expression(last.value), place, "eval"), names)
+
+
+def test_the_tutorial_is_a_notebook_that_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    notebook = jupytext.read(EXAMPLES / "tutorial.py")
+    nbformat.validate(nbformat.reads(jupytext.writes(notebook, fmt="ipynb"), as_version=4))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    shown = [what for what in cell_by_cell(notebook) if what is not None]
+    assert [type(what).__name__ for what in shown] == ["Segmentation", "Image", "Segmentation", "Segmentation", "Image"]
+    one_click, corrected, finished = (what for what in shown if isinstance(what, Segmentation))
+    for what in (one_click, corrected, finished):
+        assert "<img" in what._repr_html_()
+        assert "aorta" in what._repr_html_()
+    vertebra = np.s_[88:104, 104:116, 3]  # behind the aorta, as the text says
+    assert one_click.mask(1)[vertebra].mean() > 0.8
+    assert corrected.mask(1)[vertebra].mean() < 0.1
+    assert np.array_equal(corrected.mask(2), one_click.mask(2))
+    assert "labels.nii.gz does not hold names" in capsys.readouterr().out
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_own_bank() -> None:

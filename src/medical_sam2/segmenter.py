@@ -190,7 +190,7 @@ class Segmenter:
             mended = _track_windows(work, new, window, mended)
         result = crop.to_whole(work.result(names or {}, mended), earlier)
         missed = [line for labels in result.maps for line in describe_missed_points(labels, prompts)]
-        return replace(result, warnings=(*result.warnings, *missed))
+        return replace(result, warnings=(*result.warnings, *missed), image=volume)
 
     @torch.no_grad()
     def segment_by_template(
@@ -213,7 +213,11 @@ class Segmenter:
             volume: the image.
             template: another volume with its outlines.
             prompts: in `volume`; their objects are not looked for.
-            views, window, zoom, features, priority: see `segment_volume`.
+            views: see `segment_volume`.
+            window: see `segment_volume`.
+            zoom: see `segment_volume`.
+            features: see `segment_volume`.
+            priority: see `segment_volume`.
             names: label → name, of prompted objects, or in place of the template's.
             options: further ones of `segment_volume`, but `earlier`.
 
@@ -231,7 +235,7 @@ class Segmenter:
         found = [match for match in matches if match.found]
         outlines = [*prompts, *(match.mask for match in found)]
         seen = {match.window for match in found}
-        result = Segmentation(np.zeros(volume.shape, np.uint8), volume.affine, called)
+        result = Segmentation(np.zeros(volume.shape, np.uint8), volume.affine, called, image=volume)
         if outlines:
             result = self.segment_volume(
                 volume,

@@ -229,7 +229,9 @@ class Scribble(Stroke):
     """A line drawn inside of the object, or outside of it.
 
     Args:
-        places_ijk, object, positive: see `Stroke`.
+        places_ijk: see `Stroke`.
+        object: see `Stroke`.
+        positive: see `Stroke`.
         width: of the line in voxels; all of them are settled.
     """
 

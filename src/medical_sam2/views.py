@@ -98,6 +98,13 @@ class View:
         return first, second, third
 
 
-AXIAL, CORONAL, SAGITTAL = View("SPL"), View("PIL"), View("LIP")
+AXIAL = View("SPL")
+"""Frames run to Superior, rows to Posterior, columns to Left."""
+CORONAL = View("PIL")
+"""Frames run to Posterior, rows to Inferior, columns to Left."""
+SAGITTAL = View("LIP")
+"""Frames run to Left, rows to Inferior, columns to Posterior."""
 THREE_VIEWS = (AXIAL, CORONAL, SAGITTAL)
+"""One of each plane, forwards."""
 SIX_VIEWS = (AXIAL, CORONAL, SAGITTAL, AXIAL.reversed, CORONAL.reversed, SAGITTAL.reversed)
+"""Each plane forwards and backwards."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from importlib import import_module
 from itertools import permutations
 from pathlib import Path
 
@@ -115,6 +116,7 @@ class Segmentation:
         layers: label maps (I, J, K) in which objects may overlap: each object lies, whole, in one of them; none where `labels`
             tell all.
         colours: label → colour, where one was chosen.
+        image: what was outlined, for pictures of it; kept as long as the segmentation is. None where nobody told.
     """
 
     labels: NDArray[np.unsignedinteger]
@@ -127,6 +129,7 @@ class Segmentation:
     windows: Mapping[int, Window] = field(default_factory=dict)
     layers: tuple[NDArray[np.unsignedinteger], ...] = ()
     colours: Mapping[int, Colour] = field(default_factory=dict)
+    image: Volume | None = field(default=None, repr=False)
 
     @property
     def maps(self) -> tuple[NDArray[np.unsignedinteger], ...]:
@@ -149,6 +152,16 @@ class Segmentation:
     def colour(self, label: int) -> Colour:
         """The colour of an object: the chosen one, or one of `COLOURS`."""
         return self.colours.get(label, COLOURS[(label - 1) % len(COLOURS)])
+
+    def mean_confidence(self, label: int) -> float | None:
+        """Mean predicted IoU in [0, 1] of the slices with an outline of the object that nobody prompted; None without one."""
+        sure = [row.confidence for row in self.confidence if row.object == label and row.area_px and not row.prompted]
+        return float(np.mean(sure)) if sure else None
+
+    # Pictures lie in a layer above and need Pillow: they are asked for by name, when a notebook shows a result.
+    def _repr_html_(self) -> str:
+        """What a notebook shows: slices with the outlines, a table of volumes in mL and confidence; see `preview.as_html`."""
+        return import_module("medical_sam2.preview").as_html(self)
 
 
 def add_to_layers(layers: list[NDArray[np.unsignedinteger]], label: int, mask: NDArray[np.bool_]) -> None:

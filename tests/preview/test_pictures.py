@@ -1,5 +1,9 @@
 """Pictures: the patient's right on the left, true proportions, everything in its place and colour."""
 
+import io
+import re
+from base64 import b64decode
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +17,7 @@ from medical_sam2.preview.drawing import INSIDE, PALETTE, PreviewCrop, tile
 from medical_sam2.preview.pictures import PreviewScene, draw_slice, whole_slice
 from medical_sam2.prompts import Box, Mask, Point, Prompt
 from medical_sam2.views import AXIAL, CORONAL, SAGITTAL, THREE_VIEWS, View
-from medical_sam2.volume import Segmentation, Volume
+from medical_sam2.volume import Segmentation, SliceConfidence, Volume
 from tests.strategies import CODES
 
 SPACING = (1.0, 1.5, 3.0)
@@ -188,3 +192,56 @@ def test_a_sheet_gives_a_label_one_colour() -> None:
     one[5:20, 5:20], two[5:20, 5:20] = 1, 2
     sheet = np.asarray(preview.contact_sheet([image, image], [one, two], tile_px=60))
     assert coloured(sheet, PALETTE[0])[1] < 0.5 < coloured(sheet, PALETTE[1])[1]
+
+
+def shown(segmentation: Segmentation) -> str:
+    """As a notebook asks for it."""
+    return segmentation._repr_html_()
+
+
+def test_a_notebook_shows_the_slices_with_volumes_and_confidence() -> None:
+    volume, segmentation = phantom()
+    rows = [SliceConfidence(1, "SPL", k, sure, 100, prompted=k == 8) for k, sure in ((8, 0.1), (9, 0.7), (10, 0.9))]
+    text = shown(replace(segmentation, image=volume, confidence=tuple(rows)))
+    pixels = np.asarray(inline_picture(text).convert("RGB"))
+    assert not np.isnan(coloured(pixels, PALETTE[0])).any()
+    assert len(np.unique(pixels)) > 100  # the greys of the image
+    assert "<td>1</td><td>right</td><td>3.6 mL</td><td>0.80</td>" in text
+    assert "<td>2</td><td>left</td><td>1.1 mL</td><td></td>" in text
+
+
+def inline_picture(text: str) -> Image.Image:
+    (encoded,) = re.findall(r'src="data:image/png;base64,([^"]+)"', text)
+    return Image.open(io.BytesIO(b64decode(encoded)))
+
+
+def test_without_its_image_a_segmentation_is_shown_all_the_same() -> None:
+    assert not np.isnan(coloured(np.asarray(inline_picture(shown(phantom()[1])).convert("RGB")), PALETTE[0])).any()
+
+
+def test_names_cannot_bring_code_into_a_notebook() -> None:
+    _, segmentation = phantom()
+    text = shown(replace(segmentation, names={1: "<script>alert(1)</script>", 2: '" onload="x&'}))
+    assert "<script" not in text
+    assert '" onload' not in text
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in text
+
+
+def test_a_notebook_shows_nothing_of_the_patient() -> None:
+    volume, segmentation = phantom()
+    said = replace(volume, source=Path("/scans/Doe^Jane.nii"), warnings=("of Doe^Jane",))
+    result = replace(segmentation, image=said, warnings=("Doe^Jane.nii: look",))
+    text = shown(result)
+    assert "Doe" not in text
+    assert "1 warnings" in text
+    assert inline_picture(text).info.keys() <= {"transparency"}
+    assert "Doe" not in repr(result).replace("Doe^Jane.nii: look", "")
+
+
+@pytest.mark.parametrize("shape", [(160, 160, 160), (2, 3, 900), (900, 3, 2)])
+def test_what_a_notebook_shows_is_bounded(shape: tuple[int, int, int]) -> None:
+    """At most 1 MB, of noise that no compression helps, with many objects of long names."""
+    volume = Volume(np.random.default_rng(0).integers(0, 256, shape, np.uint8), np.eye(4))
+    labels = np.zeros(shape, np.uint16)
+    labels.ravel()[:100] = np.arange(100)
+    assert len(shown(Segmentation(labels, np.eye(4), dict.fromkeys(range(1, 100), "<" * 3000), image=volume))) < 1_000_000

@@ -115,7 +115,7 @@ def _describe_object(volume: Volume, found: Segmentation, label: int, there: boo
     voxels = int(np.count_nonzero(found.labels == label)) if there else 0
     rows = [row for row in found.confidence if row.object == label]
     tracked = [row for row in rows if row.area_px and not row.prompted]
-    sure = float(np.mean([row.confidence for row in tracked])) if tracked else None if there else 0.0
+    sure = found.mean_confidence(label) if tracked or there else 0.0
     least = min(tracked or [row for row in rows if row.area_px] or rows, key=lambda row: row.confidence, default=None)
     seen = found.windows.get(label)
     return FoundObject(

@@ -181,7 +181,7 @@ def load_segmentation(path: str | os.PathLike[str], like: Volume, rule: MaskRule
     names = {outline.label: outline.name for outline in found if outline.name}
     colours = {outline.label: outline.colour for outline in found if outline.colour}
     apart = tuple(layers) if len(layers) > 1 else ()
-    return Segmentation(flat, like.affine, names, layers=apart, colours=colours)
+    return Segmentation(flat, like.affine, names, layers=apart, colours=colours, image=like)
 
 
 def _segmentation(path: Path) -> ModuleType | None:

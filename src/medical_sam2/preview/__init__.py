@@ -3,6 +3,6 @@
 `pictures` makes them whole, `drawing` has tiles, colours and letters. Import what is named here.
 """
 
-from medical_sam2.preview.pictures import animation, contact_sheet, montage, save
+from medical_sam2.preview.pictures import animation, as_html, contact_sheet, montage, save
 
-__all__ = ["animation", "contact_sheet", "montage", "save"]
+__all__ = ["animation", "as_html", "contact_sheet", "montage", "save"]

@@ -1,9 +1,12 @@
 """Whole pictures: a montage of a volume, a film of it, a sheet of many images; and which slices and greys they show."""
 
+import io
+from base64 import b64encode
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from html import escape
 from itertools import zip_longest
 from pathlib import Path
 
@@ -25,6 +28,7 @@ _GAP, _CAPTION, _LINE = 10, 20, 22
 _TALLEST = 460
 _MARGIN = 0.25  # shown around the objects on the strip, as a share of their size
 _SAMPLES = 200_000
+_HTML_PX, _MOST_ROWS, _LONGEST_NAME = 900, 40, 80
 
 
 @dataclass(frozen=True, eq=False)
@@ -186,6 +190,42 @@ def montage(
     scene = PreviewScene(volume, segmentation, prompts, window)
     rows = [_planes(scene, width_px), _strip(scene, width_px, slices), _legend(scene, width_px)]
     return _stacked(rows, width_px)
+
+
+def as_html(segmentation: Segmentation) -> str:
+    """What a notebook shows of a segmentation, at most 1 MB: a montage as an inline PNG, and a table of the first 40 objects.
+
+    The table has names (escaped, cut after 80 characters), volumes in mL and the mean confidence of the slices that nobody
+    prompted, a predicted IoU in [0, 1]. Beside names and grey values nothing of the image is in it: no path, no header, no
+    warning's text. Without its image (`Segmentation.image`) a segmentation is drawn on plain grey.
+
+    Raises:
+        GeometryError: the image has another grid.
+    """
+    plain = np.broadcast_to(np.uint8(0), segmentation.labels.shape)
+    scene = PreviewScene(segmentation.image or Volume(plain, segmentation.affine), segmentation)
+    picture = _stacked([_planes(scene, _HTML_PX), _strip(scene, _HTML_PX, 8)], _HTML_PX)
+    png = io.BytesIO()
+    picture.quantize().save(png, "PNG")  # a byte a pixel
+    rows = [_html_row(scene, label, voxels) for label, voxels in list(scene.voxels.items())[:_MOST_ROWS]]
+    unsaid = [
+        (len(scene.voxels) - len(rows), "more objects"),
+        (len(segmentation.warnings), "warnings, in <code>warnings</code>"),
+    ]
+    return (
+        f'<img alt="slices with outlines" src="data:image/png;base64,{b64encode(png.getvalue()).decode()}">'
+        f"<table><tr><th></th><th>object</th><th>name</th><th>volume</th><th>confidence</th></tr>{''.join(rows)}</table>"
+        + "".join(f"<p>{count} {what}</p>" for count, what in unsaid if count)
+    )
+
+
+def _html_row(scene: PreviewScene, label: int, voxels: int) -> str:
+    sure, name = scene.segmentation.mean_confidence(label), scene.segmentation.names.get(label, "")
+    cut = name if len(name) <= _LONGEST_NAME else f"{name[:_LONGEST_NAME]}…"
+    red, green, blue = scene.colours[label]
+    square = f'<td style="background:rgb({int(red)},{int(green)},{int(blue)})">&emsp;</td>'
+    cells = (str(label), escape(cut), _millilitres(scene, voxels), "" if sure is None else f"{sure:.2f}")
+    return f"<tr>{square}{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"
 
 
 def animation(
