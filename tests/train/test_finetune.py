@@ -47,14 +47,14 @@ def test_nano_learns_faster_than_sam_2() -> None:
 
 @pytest.mark.parametrize("make", [volume_set, picture_set])
 def test_a_data_set_becomes_weights_and_a_report(make: object, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    folder = make(tmp_path / "data", cases=2)  # type: ignore[operator]
+    folder = make(tmp_path / "data", cases=3)  # type: ignore[operator]
     save_backbone(tiny_network(), tmp_path / "start")
     out = tmp_path / "out"
     command = ["finetune", str(folder), "-o", str(out), "--weights", str(tmp_path / "start"), "--steps", "2", "--held-out", "1"]
     command += WORDS
     assert main(command) == 0, capsys.readouterr().err
     told = json.loads((out / "report.json").read_text())
-    assert (len(told["held_out"]), len(told["train"]), told["steps"]) == (1, 1, 2)
+    assert (len(told["held_out"]), len(told["train"]), told["steps"]) == (1, 2, 2)
     assert {row["prompt"] for row in told["dice"]} == {"mask"}
     assert "before" in capsys.readouterr().err
     before, after = load_backbone(tmp_path / "start").state_dict(), load_backbone(out).state_dict()
