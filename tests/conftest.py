@@ -1,5 +1,6 @@
 """Rules for every test: one thread each, no clock, and no skip but for want of a GPU."""
 
+import gc
 import os
 from collections.abc import Generator
 from typing import TypeVar
@@ -19,6 +20,7 @@ LONG = (
 settings.register_profile("repeatable", deadline=None, derandomize=True, max_examples=40)  # the same examples every time
 settings.register_profile("long", deadline=None, max_examples=10_000, print_blob=True)  # by hand: --hypothesis-profile=long
 settings.load_profile("repeatable")
+gc.disable()  # while everything is imported
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -28,6 +30,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if marked and not has_gpu():
         for item in marked:
             item.add_marker(pytest.mark.skip(reason=NEEDS_A_GPU))
+
+
+def pytest_collection_finish() -> None:
+    """No collection of garbage looks through all that was imported, and processes that fork share its memory."""
+    gc.freeze()
+    gc.enable()
 
 
 def has_gpu() -> bool:

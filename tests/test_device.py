@@ -8,7 +8,6 @@ import torch
 from numpy.typing import NDArray
 
 from medical_sam2.data.clips import Clip
-from medical_sam2.model.nano import nano
 from medical_sam2.model.sam2 import Sam2
 from medical_sam2.prompts import Box, FramePrompt, Mask, Point
 from medical_sam2.segmenter import Segmenter
@@ -18,6 +17,7 @@ from medical_sam2.views import AXIAL, SAGITTAL
 from medical_sam2.volume import Volume
 from tests.elsewhere import DEVICE, NAME, Away, elsewhere, sent
 from tests.model.conftest import tiny
+from tests.train.jobs import tiny_network
 
 Labels = NDArray[np.generic]
 
@@ -52,8 +52,7 @@ WAYS: dict[str, Callable[[Segmenter], Labels]] = {
 
 
 def network(name: str) -> Sam2:
-    torch.manual_seed(0)
-    return nano(64) if name == "nano" else tiny()
+    return tiny_network() if name == "nano" else tiny()
 
 
 @pytest.mark.parametrize("name", ["nano", "sam2"])

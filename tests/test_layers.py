@@ -134,7 +134,7 @@ def test_nothing_of_the_extras_is_needed_to_segment(tmp_path: Path) -> None:
     nib.save(nib.Nifti1Image(np.zeros((16, 16, 4), np.int16), np.eye(4)), tmp_path / "v.nii")  # type: ignore[attr-defined]
     hidden = sorted({"transformers", *(module for modules, _ in EXTRAS.values() for module in modules)})
     code = f"import sys; sys.modules.update(dict.fromkeys({hidden}))\nfrom medical_sam2.cli import main\n"
-    words = ["segment", str(tmp_path / "v.nii"), "--point", "8", "8", "2", "-o", str(tmp_path / "o.nii")]
+    words = ["segment", str(tmp_path / "v.nii"), "--point", "8", "8", "2", "--image-size", "64", "-o", str(tmp_path / "o.nii")]
     loaded = f"[name for name in {NEEDLESS} if sys.modules.get(name)]"
     assert last_line(code + f"print(main({words}), {loaded})") == "0 []"
 

@@ -1,6 +1,7 @@
 """The gate of the consensus in sets: gates side by side are one, and it learns what the looks tell better than tracking."""
 
 import numpy as np
+import pytest
 import torch
 
 from benchmarks.set_consensus import Examples, fitted, held_out, several
@@ -19,14 +20,22 @@ def made(name: str, seed: int) -> Examples:
     return Examples(name, torch.from_numpy(features).half(), torch.from_numpy(truth))
 
 
-def test_gates_side_by_side_are_their_mean() -> None:
+def shorter(patch: pytest.MonkeyPatch, **settings: int) -> None:
+    """Fitting as the test needs it."""
+    for name, value in settings.items():
+        patch.setattr(f"benchmarks.set_consensus.{name}", value)
+
+
+def test_gates_side_by_side_are_their_mean(monkeypatch: pytest.MonkeyPatch) -> None:
+    shorter(monkeypatch, STEPS=10)
     examples = [made("a", 0)]
     x = examples[0].features[0, :4].float()
     mean = torch.stack([fitted(examples, 2 * 3 + n)(x) for n in range(3)]).mean(0)
     assert torch.allclose(several(examples, 2)(x), mean, atol=1e-4)
 
 
-def test_the_table_shows_what_is_gained_on_sets_that_no_gate_saw() -> None:
+def test_the_table_shows_what_is_gained_on_sets_that_no_gate_saw(monkeypatch: pytest.MonkeyPatch) -> None:
+    shorter(monkeypatch, STEPS=60, GATES=1)
     text = held_out([made(name, seed) for seed, name in enumerate("abcd")], 0)
     rows = [line.strip("| ").split(" | ") for line in text.splitlines() if line[2:3] in "abcd" and line.startswith("|")]
     assert [row[0] for row in rows] == list("abcd")

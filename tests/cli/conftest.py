@@ -1,4 +1,4 @@
-"""A workspace for `medsam2 segment`: a small CT, tiny random weights, and a way to run the command."""
+"""A workspace for `medsam2 segment`: a small CT, a network whose answer is known, and a way to run the command."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -13,11 +13,14 @@ import pytest
 from numpy.typing import NDArray
 
 from medical_sam2.cli import main
+from medical_sam2.model.backbone import Backbone
 from medical_sam2.model.weights import load_backbone, save_backbone
+from tests.backbones import Brightness
 from tests.model.conftest import tiny
 
 SHAPE, AFFINE = (20, 18, 6), np.array([[-2.0, 0, 0, 40], [0, -2.0, 0, 30], [0, 0, 4.0, -50], [0, 0, 0, 1]])
 read_once = cache(load_backbone)
+LOADED = "medical_sam2.segmenter.load_backbone"
 CLICK = ("--point", "14", "12", "3")
 
 
@@ -27,7 +30,7 @@ class Workspace:
 
     Args:
         folder: the current folder, with ct.nii.gz in it.
-        weights: tiny random ones.
+        weights: tiny random ones, in whose place a network stands that outlines what is as bright as what was prompted.
         shown: what was printed since the last question: (out, err).
     """
 
@@ -86,11 +89,17 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def known(name: str, *, image_size: int | None = None) -> Backbone:
+    """The known network for weights that can be read in the size that they have; else what is read."""
+    found = read_once(name, image_size=image_size)
+    return found if image_size else Brightness(found.image_size)
+
+
 @pytest.fixture
 def workspace(tmp_path: Path, weights: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Workspace:
     """The workspace, with an image on it."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("medical_sam2.segmenter.load_backbone", read_once)
+    monkeypatch.setattr(LOADED, known)
     array = np.random.default_rng(0).integers(-1000, 1000, SHAPE).astype(np.int16)
     array[8:18, 6:16, 1:5] += 400
     workspace = Workspace(tmp_path, weights, lambda: tuple(capsys.readouterr()))  # type: ignore[arg-type, return-value]

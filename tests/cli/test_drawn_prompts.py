@@ -10,7 +10,7 @@ from medical_sam2.prompts import Box
 from medical_sam2.segmenter import Segmenter
 from medical_sam2.strokes import Diameter, Lasso, Scribble, SliceRange
 from medical_sam2.tracking.finishing import FinishingSteps, finish
-from tests.cli.conftest import Workspace, read_once
+from tests.cli.conftest import Workspace, known
 from tests.cli.test_segment_images import SetWorkspace, set_workspace
 
 __all__ = ["set_workspace"]
@@ -48,7 +48,7 @@ def test_all_kinds_are_as_in_python(workspace: Workspace) -> None:
         Diameter(((8, 14, 2), (16, 14, 2)), 3),
         SliceRange(1, 3),
     ]
-    expected = Segmenter(read_once(str(workspace.weights)), device="cpu", precision="fp32").segment_volume(image, prompts)
+    expected = Segmenter(known(str(workspace.weights)), device="cpu", precision="fp32").segment_volume(image, prompts)
     assert (workspace.labels() == expected.labels).all()
     assert report["prompts"][0]["negative_boxes"] == [[8, 6, 1, 17, 7, 2]]
     assert report["prompts"][0]["slices"] == [1, 3]

@@ -19,7 +19,7 @@ from medical_sam2.cli.segment_images import _SetRun  # pyright: ignore[reportPri
 from medical_sam2.errors import ResourceError
 from medical_sam2.io import atomic
 from medical_sam2.segmenter import Segmenter
-from tests.cli.conftest import read_once
+from tests.cli.conftest import LOADED, known, read_once
 from tests.tracking.test_image_set import pictures
 
 A_MASK = ("--template", "a.png", "--mask", "a_mask.png")
@@ -57,7 +57,7 @@ def set_workspace(
     tmp_path: Path, weights: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> SetWorkspace:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("medical_sam2.segmenter.load_backbone", read_once)
+    monkeypatch.setattr(LOADED, known)
     images, truths = pictures(3)
     Path("set").mkdir()
     for name, image in zip(("a.png", "b.png", "c.jpg"), images, strict=True):
@@ -106,8 +106,9 @@ def test_a_mixture_of_formats(set_workspace: SetWorkspace) -> None:
     assert opened("sheet.png").shape[1] > 1000
 
 
-def test_slices_of_a_ct_are_seen_as_those_of_a_volume(set_workspace: SetWorkspace) -> None:
+def test_slices_of_a_ct_are_seen_as_those_of_a_volume(set_workspace: SetWorkspace, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each by itself: through the window of what is prompted, not through its own percentiles."""
+    monkeypatch.setattr(LOADED, read_once)
     for path in Path("set").iterdir():
         path.unlink()
     for number in range(2):

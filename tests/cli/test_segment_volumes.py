@@ -18,14 +18,15 @@ from medical_sam2.batch.outputs import CaseOutcome
 from medical_sam2.batch.run import BatchJob, BatchRun, BatchSettings, run_here
 from medical_sam2.cli import main
 from tests.batch.test_run import left
-from tests.cli.conftest import SHAPE, Workspace
+from tests.cli.conftest import LOADED, SHAPE, Workspace, read_once
 
 COMMAND = "import sys; from medical_sam2.cli import main; raise SystemExit(main(sys.argv[1:]))"
 
 
 @pytest.fixture
-def words(workspace: Workspace) -> list[str]:
-    """A command over three images, one of them broken at its end; the table says it of all."""
+def words(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """A command over three images, one of them broken at its end; the table says it of all. Other processes run it, too."""
+    monkeypatch.setattr(LOADED, read_once)
     rows = ["case,image,object,name,kind,i,j,k"]
     for n in range(3):
         workspace.put(f"c{n}.nii.gz", np.random.default_rng(n).integers(-1000, 1000, SHAPE).astype(np.int16))

@@ -2,7 +2,9 @@
 
 import json
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -75,23 +77,47 @@ def inline(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(WorkerProcesses, "run", done)
 
 
+@contextmanager
+def entered(settings: ServerSettings, queue: InferenceQueue) -> Iterator[Served]:
+    """A server, until the context ends."""
+    app, store = build(settings, queue)
+    with TestClient(app, base_url=f"http://127.0.0.1:{PORT}", raise_server_exceptions=False) as client:  # type: ignore[arg-type]
+        assert client.get(f"/?token={TOKEN}", follow_redirects=False).status_code == 303
+        yield Served(client, store, settings)
+
+
 @pytest.fixture
 def serve(tmp_path: Path, queue: InferenceQueue) -> Iterator[Callable[..., Served]]:
     """Starts servers."""
-    clients: list[TestClient] = []
+    with ExitStack() as stack:
 
-    def started(**options: Any) -> Served:
-        settings = ServerSettings(**({"state": tmp_path / f"state{len(clients)}", "token": TOKEN, "port": PORT} | options))
-        app, store = build(settings, queue)
-        client = TestClient(app, base_url=f"http://127.0.0.1:{PORT}", raise_server_exceptions=False)  # type: ignore[arg-type]
-        client.__enter__()
-        clients.append(client)
-        assert client.get(f"/?token={TOKEN}", follow_redirects=False).status_code == 303
-        return Served(client, store, settings)
+        def started(**options: Any) -> Served:
+            state = tmp_path / f"state{next(numbers)}"
+            settings = ServerSettings(**({"state": state, "token": TOKEN, "port": PORT} | options))
+            return stack.enter_context(entered(settings, queue))
 
-    yield started
-    for client in clients:
-        client.__exit__(None, None, None)
+        numbers = count()
+        yield started
+
+
+@pytest.fixture(scope="module")
+def standing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """One server for all tests of a file."""
+    settings = ServerSettings(tmp_path_factory.mktemp("standing") / "state", token=TOKEN, port=PORT)
+    with entered(settings, InferenceQueue(segmenter)) as served:
+        yield served
+
+
+@pytest.fixture
+def shared(standing: Served) -> Iterator[Served]:
+    """A server for tests that need nothing of their own; cookies and sessions are put back for the next one."""
+    cookies = list(standing.http.cookies.jar)
+    yield standing
+    standing.http.cookies.clear()
+    for cookie in cookies:
+        standing.http.cookies.jar.set_cookie(cookie)
+    for folder in filter(Path.is_dir, standing.settings.state.iterdir()):
+        standing.store.remove(folder.name)
 
 
 @pytest.fixture

@@ -40,10 +40,10 @@ def stranger(served: Served) -> dict[str, Any]:
         ({"sec-fetch-site": "same-site"}, 403),
     ],
 )
-def test_other_hosts_and_pages_from_elsewhere(served: Served, headers: dict[str, str], status: int) -> None:
+def test_other_hosts_and_pages_from_elsewhere(shared: Served, headers: dict[str, str], status: int) -> None:
     for method, path in (("GET", "/api/about"), ("POST", "/api/sessions")):
-        assert served.http.request(method, path, headers=headers, json={}).status_code == status
-    assert [path for path in served.settings.state.iterdir() if path.is_dir()] == []
+        assert shared.http.request(method, path, headers=headers, json={}).status_code == status
+    assert [path for path in shared.settings.state.iterdir() if path.is_dir()] == []
 
 
 @pytest.mark.parametrize(
@@ -58,16 +58,16 @@ def test_other_hosts_and_pages_from_elsewhere(served: Served, headers: dict[str,
         {"cookie": 'medsam2_8421="; =;;'},
     ],
 )
-def test_without_proof_of_being_let_in(served: Served, headers: dict[str, str]) -> None:
-    options = stranger(served)
+def test_without_proof_of_being_let_in(shared: Served, headers: dict[str, str]) -> None:
+    options = stranger(shared)
     for path in ("/", "/app.js", "/api/about", "/api/sessions", "/monai/info/", "/nninteractive/healthz", "/monai/guess/info/"):
-        assert served.http.get(path, headers=headers, **options).status_code == 401
+        assert shared.http.get(path, headers=headers, **options).status_code == 401
 
 
-def test_a_wrong_token_gives_no_cookie(served: Served) -> None:
-    options = stranger(served)
+def test_a_wrong_token_gives_no_cookie(shared: Served) -> None:
+    options = stranger(shared)
     for token in ("wrong", "", TOKEN[:-1], TOKEN + "x"):
-        answer = served.http.get(f"/?token={token}", **options)
+        answer = shared.http.get(f"/?token={token}", **options)
         assert answer.status_code == 401
         assert "set-cookie" not in answer.headers
 
@@ -81,9 +81,9 @@ def test_passwords_cannot_be_tried_out(serve: Callable[..., Served]) -> None:
     assert served.http.post("/login", data={"password": "correct horse"}).status_code == 429  # not even the right one, for now
 
 
-def test_no_password_is_no_way_in(served: Served) -> None:
-    stranger(served)
-    assert served.http.post("/login", data={"password": ""}).status_code == 401
+def test_no_password_is_no_way_in(shared: Served) -> None:
+    stranger(shared)
+    assert shared.http.post("/login", data={"password": ""}).status_code == 401
 
 
 @pytest.mark.parametrize(
@@ -101,19 +101,19 @@ def test_no_password_is_no_way_in(served: Served) -> None:
         "/source.sha256",
     ],
 )
-def test_paths_lead_nowhere(served: Served, path: str) -> None:
-    request = served.http.build_request("GET", f"{HOME}/x")
+def test_paths_lead_nowhere(shared: Served, path: str) -> None:
+    request = shared.http.build_request("GET", f"{HOME}/x")
     request.url = request.url.copy_with(raw_path=path.encode())
-    answer = served.http.send(request)
+    answer = shared.http.send(request)
     assert answer.status_code in {400, 404}
     assert "root:" not in answer.text
 
 
 @pytest.mark.parametrize("id", ["0" * 32, "..", "A" * 32, "0" * 31, "%2e%2e%2f"])
-def test_ids_that_were_never_given(served: Served, id: str) -> None:
-    assert served.http.get(f"/api/sessions/{id}").status_code in {400, 404}
-    assert served.http.delete(f"/api/sessions/{id}").status_code in {400, 404, 405}
-    assert served.settings.state.is_dir()
+def test_ids_that_were_never_given(shared: Served, id: str) -> None:
+    assert shared.http.get(f"/api/sessions/{id}").status_code in {400, 404}
+    assert shared.http.delete(f"/api/sessions/{id}").status_code in {400, 404, 405}
+    assert shared.settings.state.is_dir()
 
 
 def test_a_session_folder_that_is_a_link(served: Served, tmp_path: Path) -> None:
@@ -124,11 +124,11 @@ def test_a_session_folder_that_is_a_link(served: Served, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("suffix", [".exe", "/../../x", ".nii.gz/..", "\x00", ".py", ".svg", "..", ".html"])
-def test_suffixes_of_no_image(served: Served, suffix: str) -> None:
-    id = served.post("sessions")["id"]
-    answer = served.http.put(f"/api/sessions/{id}/files", params={"suffix": suffix}, content=b"x")
+def test_suffixes_of_no_image(shared: Served, suffix: str) -> None:
+    id = shared.post("sessions")["id"]
+    answer = shared.http.put(f"/api/sessions/{id}/files", params={"suffix": suffix}, content=b"x")
     assert answer.status_code in {400, 422}
-    assert list((served.settings.state / id / "source").iterdir()) == []
+    assert list((shared.settings.state / id / "source").iterdir()) == []
 
 
 @pytest.mark.parametrize(
@@ -153,37 +153,37 @@ def test_suffixes_of_no_image(served: Served, suffix: str) -> None:
         ("open", {"series": "1.2.3"}),
     ],
 )
-def test_malformed_forms(served: Served, ct: Path, path: str, form: dict[str, Any]) -> None:
-    id = served.upload(ct)
-    served.post(f"sessions/{id}/structures", version=0)
-    answer = served.http.post(
+def test_malformed_forms(shared: Served, ct: Path, path: str, form: dict[str, Any]) -> None:
+    id = shared.upload(ct)
+    shared.post(f"sessions/{id}/structures", version=0)
+    answer = shared.http.post(
         f"/api/sessions/{id}/{path}", content=json.dumps(form), headers={"content-type": "application/json"}
     )
     assert answer.status_code in {404, 422}
-    assert served.http.get(f"/api/sessions/{id}").json()["state"]["version"] == 1
+    assert shared.http.get(f"/api/sessions/{id}").json()["state"]["version"] == 1
 
 
-def test_deep_json(served: Served, ct: Path) -> None:
-    id = served.upload(ct)
+def test_deep_json(shared: Served, ct: Path) -> None:
+    id = shared.upload(ct)
     body = "[" * 100_000 + "]" * 100_000
-    answer = served.http.post(f"/api/sessions/{id}/undo", content=body, headers={"content-type": "application/json"})
+    answer = shared.http.post(f"/api/sessions/{id}/undo", content=body, headers={"content-type": "application/json"})
     assert answer.status_code in {400, 422}
 
 
-def test_a_name_that_is_a_script_stays_a_name(served: Served, ct: Path) -> None:
+def test_a_name_that_is_a_script_stays_a_name(shared: Served, ct: Path) -> None:
     """The answer says what it is, and that nobody may guess otherwise; the page puts names in as text."""
-    id = served.upload(ct)
+    id = shared.upload(ct)
     name = "<img src=x onerror=alert(1)>\n\x1b[31m"
-    state = served.post(f"sessions/{id}/structures", version=0, name=name)
+    state = shared.post(f"sessions/{id}/structures", version=0, name=name)
     assert state["structures"][0]["name"] == "<img src=x onerror=alert(1)> [31m"
-    answer = served.http.get(f"/api/sessions/{id}")
+    answer = shared.http.get(f"/api/sessions/{id}")
     assert answer.headers["content-type"] == "application/json"
     assert answer.headers["x-content-type-options"] == "nosniff"
 
 
-def test_every_answer_carries_its_headers(served: Served) -> None:
+def test_every_answer_carries_its_headers(shared: Served) -> None:
     for path in ("/", "/login", "/app.js", "/api/about", "/nothing", "/api/sessions/x"):
-        headers = served.http.get(path).headers
+        headers = shared.http.get(path).headers
         assert headers["content-security-policy"] == POLICY
         assert headers["x-frame-options"] == "DENY"
         assert headers["referrer-policy"] == "no-referrer"
@@ -191,16 +191,16 @@ def test_every_answer_carries_its_headers(served: Served) -> None:
     assert "unsafe" not in POLICY
 
 
-def test_the_cookie_is_kept_from_scripts_and_other_sites(served: Served) -> None:
-    answer = served.http.get(f"/?token={TOKEN}", follow_redirects=False)
+def test_the_cookie_is_kept_from_scripts_and_other_sites(shared: Served) -> None:
+    answer = shared.http.get(f"/?token={TOKEN}", follow_redirects=False)
     assert "HttpOnly" in answer.headers["set-cookie"]
     assert "SameSite=Strict" in answer.headers["set-cookie"]
     assert answer.headers["location"] == "/"
 
 
-def test_methods_that_nobody_offers(served: Served) -> None:
+def test_methods_that_nobody_offers(shared: Served) -> None:
     for method in ("TRACE", "CONNECT", "PATCH", "PROPFIND"):
-        assert served.http.request(method, "/api/about").status_code in {404, 405}
+        assert shared.http.request(method, "/api/about").status_code in {404, 405}
 
 
 def test_preflights_of_pages_from_elsewhere(serve: Callable[..., Served]) -> None:
@@ -213,21 +213,21 @@ def test_preflights_of_pages_from_elsewhere(serve: Callable[..., Served]) -> Non
     assert served.http.options(f"/monai/{TOKEN}/x", headers={**asked, "origin": "https://evil.example"}).status_code == 403
 
 
-def test_files_of_the_state_are_for_their_owner(served: Served, ct: Path) -> None:
-    id = served.upload(ct)
-    folder = served.settings.state / id
+def test_files_of_the_state_are_for_their_owner(shared: Served, ct: Path) -> None:
+    id = shared.upload(ct)
+    folder = shared.settings.state / id
     assert [oct(path.stat().st_mode & 0o077) for path in (folder, folder / "source", next((folder / "source").iterdir()))] == [
         "0o0"
     ] * 3
 
 
-def test_nothing_of_a_patient_in_logs_or_names(served: Served, ct: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_nothing_of_a_patient_in_logs_or_names(shared: Served, ct: Path, caplog: pytest.LogCaptureFixture) -> None:
     named = ct.rename(ct.with_name("Doe^Jane.nii.gz"))
     with caplog.at_level("DEBUG"):
-        id = served.upload(named)
-        served.post(f"sessions/{id}/structures", version=0, name="Jane's tumour")
+        id = shared.upload(named)
+        shared.post(f"sessions/{id}/structures", version=0, name="Jane's tumour")
     assert "Jane" not in caplog.text
-    assert not any("Jane" in str(path) for path in served.settings.state.rglob("*"))
+    assert not any("Jane" in str(path) for path in shared.settings.state.rglob("*"))
 
 
 def test_elsewhere_only_with_a_password(

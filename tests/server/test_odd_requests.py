@@ -1,7 +1,7 @@
 """Requests of a wrong shape, to every route: the answer is 4xx with one line, never a defect."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +30,13 @@ def refused(answer: Any, *, may_work: bool = False) -> None:
 
 
 @pytest.fixture
-def leased(served: Served) -> dict[str, str]:
+def leased(shared: Served) -> Iterator[dict[str, str]]:
     """Headers of a client of nnInteractive's with an image."""
-    token = {"X-Lease-Token": served.http.post(f"{REMOTE}/claim").json()["lease_token"]}
+    token = {"X-Lease-Token": shared.http.post(f"{REMOTE}/claim").json()["lease_token"]}
     image = pack_array(np.zeros((1, 4, 5, 6), np.float32))
-    assert served.http.post(f"{REMOTE}/set_image", content=image, headers=token).status_code == 200
-    return token
+    assert shared.http.post(f"{REMOTE}/set_image", content=image, headers=token).status_code == 200
+    yield token
+    assert shared.http.post(f"{REMOTE}/release", headers=token).status_code == 200
 
 
 ROUTES = (
@@ -58,24 +59,24 @@ ROUTES = (
 )
 
 
-def test_wrong_types_and_depths(served: Served, leased: dict[str, str], ct: Path) -> None:
-    id = served.upload(ct)
+def test_wrong_types_and_depths(shared: Served, leased: dict[str, str], ct: Path) -> None:
+    id = shared.upload(ct)
     kind = {"content-type": "application/json", **leased}
     for path, field in ROUTES:
         for value in ODD:
             whole = json.dumps(value)
             for body in (whole, json.dumps({"version": 0, field: value})):
-                refused(served.http.post(path.replace("ID", id), content=body, headers=kind), may_work=True)
+                refused(shared.http.post(path.replace("ID", id), content=body, headers=kind), may_work=True)
         for body in (DEEP, f'{{"{field}": {DEEP}}}', "{", "\xff", f'{{"version": NaN, "{field}": NaN}}', "9" * 5_000):
-            refused(served.http.post(path.replace("ID", id), content=body.encode("latin-1"), headers=kind), may_work=True)
+            refused(shared.http.post(path.replace("ID", id), content=body.encode("latin-1"), headers=kind), may_work=True)
 
 
 @pytest.mark.parametrize(
     "meta", ["", "[", "[]", "null", "1", DEEP[:15_000], '{"image_properties": []}', '{"image_properties": {"spacing": 1}}']
 )
-def test_odd_metadata(served: Served, leased: dict[str, str], meta: str) -> None:
+def test_odd_metadata(shared: Served, leased: dict[str, str], meta: str) -> None:
     image = pack_array(np.zeros((1, 4, 5, 6), np.float32))
-    answer = served.http.post(f"{REMOTE}/set_image", content=image, headers={**leased, "X-Meta": meta})
+    answer = shared.http.post(f"{REMOTE}/set_image", content=image, headers={**leased, "X-Meta": meta})
     refused(answer)
     outline = pack_array(np.ones((4, 5, 6), np.uint8))
     for sides in (
@@ -87,24 +88,24 @@ def test_odd_metadata(served: Served, leased: dict[str, str], meta: str) -> None
         "[[0, 1e400], [0], []]",
     ):
         headers = {**leased, "X-Meta": f'{{"interaction_bbox": {sides}}}'}
-        refused(served.http.post(f"{REMOTE}/add_lasso_interaction", content=outline, headers=headers))
+        refused(shared.http.post(f"{REMOTE}/add_lasso_interaction", content=outline, headers=headers))
 
 
 @pytest.mark.parametrize(
     "spacing", [[0, 1, 1], [-1, 1, 1], [1, 1], ["x", 1, 1], [1, 1, float("nan")], {"a": 1}, [[1], [1], [1]]]
 )
-def test_odd_spacings(served: Served, leased: dict[str, str], spacing: Any) -> None:
+def test_odd_spacings(shared: Served, leased: dict[str, str], spacing: Any) -> None:
     image, meta = pack_array(np.zeros((1, 4, 5, 6), np.float32)), json.dumps({"image_properties": {"spacing": spacing}})
-    refused(served.http.post(f"{REMOTE}/set_image", content=image, headers={**leased, "X-Meta": meta}))
+    refused(shared.http.post(f"{REMOTE}/set_image", content=image, headers={**leased, "X-Meta": meta}))
 
 
 @pytest.mark.parametrize(
     "points", [*ODD[1:], {"0": 1}, [[1, 2, float("nan")]], [[1, 2, 10**400]], [[1, 1, 1]] * 1_001, "abc", DEEP]
 )
-def test_odd_clicks_of_monai_label(served: Served, ct: Path, points: Any) -> None:
-    id = served.upload(ct)
+def test_odd_clicks_of_monai_label(shared: Served, ct: Path, points: Any) -> None:
+    id = shared.upload(ct)
     params = f'{{"foreground": {points}}}' if points is DEEP else json.dumps({"foreground": points})
-    refused(served.http.post(f"{MONAI}/infer/medical_sam2?session_id={id}", data={"params": params}))
+    refused(shared.http.post(f"{MONAI}/infer/medical_sam2?session_id={id}", data={"params": params}))
 
 
 def test_digits_that_are_no_numbers(serve: Callable[..., Served], tmp_path: Path) -> None:
@@ -122,7 +123,7 @@ def test_digits_that_are_no_numbers(serve: Callable[..., Served], tmp_path: Path
         refused(served.http.post("/api/sessions", content=b"{}", headers={b"content-length": length}))
 
 
-def test_unknown_sessions_everywhere(served: Served) -> None:
+def test_unknown_sessions_everywhere(shared: Served) -> None:
     """Whatever is asked of a session that is not there: 404, before anything is answered."""
     asked = [
         ("GET", ""), ("DELETE", ""), ("GET", "/rows"), ("GET", "/events"), ("GET", "/download/csv"), ("GET", "/frames/axial/0"),
@@ -134,8 +135,8 @@ def test_unknown_sessions_everywhere(served: Served) -> None:
     for method, rest in asked:
         form = {} if rest == "/open" else {"version": 0}
         options = {"json": form} if method == "POST" else {}
-        answer = served.http.request(method, f"/api/sessions/{UNKNOWN}{rest}", **options)
+        answer = shared.http.request(method, f"/api/sessions/{UNKNOWN}{rest}", **options)
         assert answer.status_code == 404, (method, rest, answer.text)
         refused(answer)
-    refused(served.http.get("/api/nothing/of/the/kind"))
-    refused(served.http.post("/api/about"))
+    refused(shared.http.get("/api/nothing/of/the/kind"))
+    refused(shared.http.post("/api/about"))

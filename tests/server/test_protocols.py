@@ -124,10 +124,10 @@ def test_monai_label_from_the_library(serve: Callable[..., Served], tmp_path: Pa
         ("medical_sam2?session_id=SESSION", [], 422),
     ],
 )
-def test_monai_label_refuses(served: Served, ct: Path, query: str, params: object, status: int) -> None:
-    id = served.upload(ct)
+def test_monai_label_refuses(shared: Served, ct: Path, query: str, params: object, status: int) -> None:
+    id = shared.upload(ct)
     form = multipart({"params": json.dumps(params)}, {})
-    assert served.http.post(f"{MONAI}/infer/{query.replace('SESSION', id)}", **form).status_code == status
+    assert shared.http.post(f"{MONAI}/infer/{query.replace('SESSION', id)}", **form).status_code == status
 
 
 def _draw_by_hand(client: Any, case: Phantom, target: NDArray[np.uint8]) -> None:

@@ -15,6 +15,7 @@ from medical_sam2.segmenter import Segmenter
 from medical_sam2.tracking import encoding
 from medical_sam2.tracking.encoding import CompiledEncoder, pack_features
 from medical_sam2.volume import Volume
+from tests.train.jobs import tiny_network
 
 SIZE = 64
 
@@ -64,8 +65,7 @@ def test_sees_what_hiera_sees_from_its_first_frame_on(tmp_path: Path, monkeypatc
 def test_converts_once_for_each_content_of_the_weights(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made, convert = list[int](), encoding.convert_encoder
     monkeypatch.setattr(encoding, "convert_encoder", lambda *told: made.append(1) or convert(*told))
-    torch.manual_seed(1)
-    own = nano(SIZE).eval()
+    own = tiny_network().eval()
     encoder = CompiledEncoder(own, "fp32", folder)
     before = encoder(frames()).top_BChw
     encoder(frames())

@@ -16,6 +16,9 @@ from medical_sam2.train.finetune import choose_recipe, split_cases
 from tests.data.nnunet import picture_set, volume_set
 from tests.train.jobs import tiny_network
 
+SHORT = ("workers=0", "phases.0.frames=2", "phases.0.clips=1")
+WORDS = [*(word for setting in SHORT for word in ("--set", setting)), "--prompt", "mask", "--device", "cpu"]
+
 
 def test_the_same_cases_are_held_out_each_time_and_never_learnt_from(tmp_path: Path) -> None:
     dataset = read_data_set(volume_set(tmp_path, cases=10))
@@ -44,14 +47,14 @@ def test_nano_learns_faster_than_sam_2() -> None:
 
 @pytest.mark.parametrize("make", [volume_set, picture_set])
 def test_a_data_set_becomes_weights_and_a_report(make: object, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    folder = make(tmp_path / "data", cases=4)  # type: ignore[operator]
+    folder = make(tmp_path / "data", cases=3)  # type: ignore[operator]
     save_backbone(tiny_network(), tmp_path / "start")
     out = tmp_path / "out"
-    command = ["finetune", str(folder), "-o", str(out), "--weights", str(tmp_path / "start"), "--steps", "2", "--held-out", "2"]
-    command += ["--set", "workers=0", "--prompt", "mask", "--device", "cpu"]
+    command = ["finetune", str(folder), "-o", str(out), "--weights", str(tmp_path / "start"), "--steps", "2", "--held-out", "1"]
+    command += WORDS
     assert main(command) == 0, capsys.readouterr().err
     told = json.loads((out / "report.json").read_text())
-    assert len(told["held_out"]) == len(told["train"]) == told["steps"] == 2
+    assert (len(told["held_out"]), len(told["train"]), told["steps"]) == (1, 2, 2)
     assert {row["prompt"] for row in told["dice"]} == {"mask"}
     assert "before" in capsys.readouterr().err
     before, after = load_backbone(tmp_path / "start").state_dict(), load_backbone(out).state_dict()
@@ -61,13 +64,13 @@ def test_a_data_set_becomes_weights_and_a_report(make: object, tmp_path: Path, c
 
 
 def test_a_run_that_goes_on_keeps_the_cases_apart(tmp_path: Path) -> None:
-    folder = volume_set(tmp_path / "data", cases=4)
+    folder = volume_set(tmp_path / "data", cases=3)
     save_backbone(tiny_network(), tmp_path / "start")
-    command = ["finetune", str(folder), "-o", str(tmp_path / "out"), "--weights", str(tmp_path / "start"), "--held-out", "2"]
-    command += ["--set", "workers=0", "--prompt", "mask", "--device", "cpu", "--steps", "1"]
+    command = ["finetune", str(folder), "-o", str(tmp_path / "out"), "--weights", str(tmp_path / "start"), "--held-out", "1"]
+    command += [*WORDS, "--steps", "1"]
     assert main(command) == 0
     first = json.loads((tmp_path / "out" / "split.json").read_text())
-    command[command.index("--held-out") + 1] = "1"
+    command[command.index("--held-out") + 1] = "2"
     assert main([*command, "--resume", "--seed", "5"]) == 0
     told = json.loads((tmp_path / "out" / "report.json").read_text())
     assert {"train": told["train"], "held_out": told["held_out"]} == first

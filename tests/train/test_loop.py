@@ -8,6 +8,7 @@ import torch
 
 from medical_sam2.train.config import Phase, Recipe
 from medical_sam2.train.loop import TrainingRun
+from medical_sam2.train.records import StepReport
 from medical_sam2.train.train_step import SimulatedUser
 from tests.pools import write_pool
 from tests.train.jobs import tiny_network
@@ -21,9 +22,17 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
     return Recipe(pool=str(pool), phases=phases, warm_up=1, workers=0, save_every=2, corrections=0.5)
 
 
-def test_a_run_that_was_stopped_goes_on_bit_for_bit(recipe: Recipe, tmp_path: Path) -> None:
-    whole = TrainingRun(tiny_network(), recipe, tmp_path / "whole")
-    steps = list(whole.run())
+@pytest.fixture(scope="module")
+def whole(recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> tuple[TrainingRun, list[StepReport]]:
+    """A run that nobody stopped, and its steps."""
+    training = TrainingRun(tiny_network(), recipe, tmp_path_factory.mktemp("whole"))
+    return training, list(training.run())
+
+
+def test_a_run_that_was_stopped_goes_on_bit_for_bit(
+    recipe: Recipe, whole: tuple[TrainingRun, list[StepReport]], tmp_path: Path
+) -> None:
+    unstopped, steps = whole
     assert [done.step for done in steps] == [1, 2, 3, 4]
     stopped = TrainingRun(tiny_network(), recipe, tmp_path / "parts")
     for done in stopped.run():
@@ -33,17 +42,17 @@ def test_a_run_that_was_stopped_goes_on_bit_for_bit(recipe: Recipe, tmp_path: Pa
     assert going_on.resume()
     assert going_on.step == 2
     assert [done.loss for done in going_on.run()] == [done.loss for done in steps[2:]]
-    for name, value in whole.network.state_dict().items():
+    for name, value in unstopped.network.state_dict().items():
         assert torch.equal(value, going_on.network.state_dict()[name]), name
-        assert torch.equal(whole.average[name], going_on.average[name]), name
+        assert torch.equal(unstopped.average[name], going_on.average[name]), name
 
 
-def test_steps_change_the_weights_of_every_part(recipe: Recipe, tmp_path: Path) -> None:
-    training = TrainingRun(tiny_network(), recipe, tmp_path)
-    before = {name: value.clone() for name, value in training.network.named_parameters()}
-    list(training.run())
-    still = {name.split(".")[0] for name, value in training.network.named_parameters() if not torch.equal(value, before[name])}
-    assert {"vision_encoder", "mask_decoder", "memory_attention", "memory_encoder", "carry", "object_pointer_proj"} <= still
+def test_steps_change_the_weights_of_every_part(whole: tuple[TrainingRun, list[StepReport]]) -> None:
+    before = dict(tiny_network().named_parameters())
+    changed = {
+        name.split(".")[0] for name, value in whole[0].network.named_parameters() if not torch.equal(value, before[name])
+    }
+    assert {"vision_encoder", "mask_decoder", "memory_attention", "memory_encoder", "carry", "object_pointer_proj"} <= changed
 
 
 def test_a_folder_without_checkpoint_starts_from_the_beginning(recipe: Recipe, tmp_path: Path) -> None:

@@ -34,16 +34,22 @@ def gradients(recipe: Recipe, batches: list[Batch]) -> dict[str, torch.Tensor]:
     return {name: p.grad for name, p in network.named_parameters() if p.grad is not None}
 
 
-def test_shares_of_a_step_add_up_to_the_step(recipe: Recipe) -> None:
-    whole, parts = gradients(recipe, [dealt(recipe, 0, 1)]), gradients(recipe, [dealt(recipe, rank, 2) for rank in range(2)])
+@pytest.fixture(scope="module")
+def whole(recipe: Recipe) -> dict[str, torch.Tensor]:
+    """Gradients of a step."""
+    return gradients(recipe, [dealt(recipe, 0, 1)])
+
+
+def test_shares_of_a_step_add_up_to_the_step(recipe: Recipe, whole: dict[str, torch.Tensor]) -> None:
+    parts = gradients(recipe, [dealt(recipe, rank, 2) for rank in range(2)])
     assert whole.keys() == parts.keys()
     assert all(torch.allclose(whole[name], parts[name], atol=1e-5) for name in whole)
 
 
-def test_computing_again_gives_the_same_gradients(recipe: Recipe) -> None:
-    kept, again = (gradients(replace(recipe, checkpointing=again), [dealt(recipe, 0, 1)]) for again in (False, True))
-    assert kept.keys() == again.keys()
-    assert all(torch.allclose(kept[name], again[name], atol=1e-5) for name in kept)
+def test_computing_again_gives_the_same_gradients(recipe: Recipe, whole: dict[str, torch.Tensor]) -> None:
+    again = gradients(replace(recipe, checkpointing=True), [dealt(recipe, 0, 1)])
+    assert whole.keys() == again.keys()
+    assert all(torch.allclose(whole[name], again[name], atol=1e-5) for name in whole)
 
 
 def test_frames_of_the_context_fill_the_bank_and_teach_nothing(recipe: Recipe) -> None:

@@ -128,7 +128,7 @@ def override_settings(values: dict[str, Any], settings: Sequence[str]) -> dict[s
         *parents, last = key.split(".")
         try:
             for parent in parents:
-                inner = inner[int(parent)] if isinstance(inner, list) else inner.setdefault(parent, {})
+                inner = inner[int(parent)] if isinstance(inner, list | tuple) else inner.setdefault(parent, {})
             inner[last] = _parse_value(value)
         except (TypeError, ValueError, IndexError, AttributeError):
             raise ConfigError(f"there is no setting {key!r}", "look into the recipe", subject="--set") from None
