@@ -96,6 +96,7 @@ def test_the_tutorial_is_a_notebook_that_runs(
     assert [type(what).__name__ for what in shown] == ["Segmentation", "Image", "Segmentation", "Segmentation", "Image"]
     one_click, corrected, finished = (what for what in shown if isinstance(what, Segmentation))
     for what in (one_click, corrected, finished):
+        assert what.image is one_click.image is not None
         assert "<img" in what._repr_html_()
         assert "aorta" in what._repr_html_()
     vertebra = np.s_[88:104, 104:116, 3]  # behind the aorta, as the text says
