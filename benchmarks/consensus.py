@@ -100,7 +100,7 @@ def _real(path: Path, told: argparse.Namespace) -> Iterator[tuple[str, str, Volu
     labelled = [case for case in data.cases if case.label is not None and data.kind == "volume"]
     for place in rng.permutation(len(labelled))[: told.cases]:
         what = data.load(labelled[place])
-        structures = [data.structures[i] for i in rng.permutation(len(data.structures))[:STRUCTURES]]
+        structures = [[*data.structures][i] for i in rng.permutation(len(data.structures))[:STRUCTURES]]
         volume = what.images[0]
         modality = volume.modality or (data.modality if data.modality == "CT" else None)
         for structure in structures:
