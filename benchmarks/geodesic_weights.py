@@ -27,7 +27,7 @@ from classical.volumes import near_outline
 from classical.working import resized
 from medical_sam2.data.data_sets import read_data_set
 from medical_sam2.errors import MedicalSam2Error
-from medical_sam2.evaluate.cases import Kind, VolumeTask
+from medical_sam2.evaluate.cases import KINDS, Kind, VolumeTask
 from medical_sam2.intensity_window import choose_window
 from medical_sam2.prompts import intensities
 
@@ -126,7 +126,7 @@ def fitted(examples: Sequence[Example]) -> Tensor:
 
 def held_out(examples: Sequence[Example]) -> str:
     """A table: each set by weights that were fitted without it."""
-    rows: list[tuple[str, NDArray[np.float64]]] = []
+    rows: list[tuple[str, NDArray[np.floating]]] = []
     for name in sorted({each.dataset for each in examples}):
         weights = fitted([each for each in examples if each.dataset != name])
         own = [each for each in examples if each.dataset == name]
@@ -150,7 +150,7 @@ def main() -> int:
     torch.set_num_threads(1)
     examples: list[Example] = []
     for number, (dataset, task) in enumerate(tasks(told.folder, told)):
-        examples += [example(dataset, task, kind) for kind in ("mask", ("box", "click")[number % 2])]
+        examples += [example(dataset, task, kind) for kind in (KINDS[0], KINDS[1 + number % 2])]
         print(f"{number + 1} {dataset}", file=sys.stderr, flush=True)
     print(held_out(examples))
     print(

@@ -129,7 +129,7 @@ def find_alike(seen: OutlinedStack) -> MaskArray:
     return np.isin(parts, np.unique(parts[seen.start][seen.mask_hw]))
 
 
-def compute_clues(seen: OutlinedStack) -> dict[str, Floats]:
+def compute_clues(seen: OutlinedStack) -> dict[str, NDArray[np.floating]]:
     """Clues by name, each (T, h, w), about within ±3."""
     shape, ring = seen.stack_thw.shape, seen.ring_hw
     grey, smooth = (seen.odds(values, ~seen.mask_hw) for values in (seen.stack_thw, seen.smooth_thw))
@@ -168,7 +168,8 @@ def nearness(seen: OutlinedStack, likely_thw: Floats) -> dict[str, Floats]:
 
 def classified(seen: OutlinedStack) -> Floats:
     """Ridge regression (scikit-learn) to ±1 on a quadratic of slopes and greys at three scales, learnt on the outline."""
-    slopes = np.hypot(*(np.gradient(seen.smooth_thw, axis=a) if seen.stack_thw.shape[a] > 1 else 0.0 for a in (1, 2)))
+    rows, columns = (np.gradient(seen.smooth_thw, axis=a) if seen.stack_thw.shape[a] > 1 else np.float32(0) for a in (1, 2))
+    slopes = np.hypot(rows, columns)
     planes = np.stack(
         [seen.stack_thw, seen.smooth_thw, seen.around_thw, np.broadcast_to(slopes, seen.stack_thw.shape)], axis=-1
     )
@@ -189,7 +190,7 @@ def follow_flow(stack_thw: Floats, start: int) -> Floats:
     sides = [(0, max(0, SMALLEST - side)) for side in (height, width)]
     smooth = ndimage.gaussian_filter(np.pad(stack_thw, [(0, 0), *sides], mode="edge"), (0, 1, 1))
     pictures = np.clip(255 * smooth, 0, 255).astype(np.uint8)
-    flow = cv2.DISOpticalFlow_create(cv2.DISOpticalFlow_PRESET_MEDIUM)
+    flow = cv2.DISOpticalFlow.create(cv2.DISOpticalFlow_PRESET_MEDIUM)
     flow.setFinestScale(0)
     flow.setPatchStride(4)
     place = np.stack(np.meshgrid(*(np.arange(side, dtype=np.float32) for side in pictures.shape[:0:-1])), axis=-1)
@@ -203,7 +204,7 @@ def follow_flow(stack_thw: Floats, start: int) -> Floats:
 
 def _taken(plane: Floats, way: Floats) -> Floats:
     """A plane (h, w) or (h, w, 2) at the places (h, w, 2) that a way names."""
-    return np.asarray(cv2.remap(plane, way, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE), np.float32)
+    return np.asarray(cv2.remap(plane, way[..., 0], way[..., 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE), np.float32)
 
 
 def grow_cut(
