@@ -32,7 +32,6 @@ from medical_sam2.volume import Segmentation, Volume
 
 Carried = Literal["names", "colours", "probability", "overlaps", "several objects"]
 Form = Literal["sform", "qform"]
-"""Which of two contradicting forms of a NIfTI header counts."""
 Kind = Literal["volume", "picture", "archive"]
 GROUP = "medical_sam2.formats"
 
