@@ -38,6 +38,23 @@ def test_a_click_on_a_voxel_finds_its_object_in_every_orientation(code: str) -> 
     assert (found.affine == case.volume.affine).all()
 
 
+@pytest.mark.parametrize("code", ["RAS", "PIR", "SLA"])
+def test_two_objects_that_claim_the_same_keep_what_was_clicked_on(code: str) -> None:
+    """On a slice that an object is prompted on, it comes before one that was only tracked there."""
+    case = phantom(code)
+    axis, (one, other) = View("SPL").order(code)[0], (list(case.voxel(1)), list(case.voxel(1)))
+    other[axis] += 1
+    for labels in ((1, 2), (2, 1)):
+        prompts = [Point(tuple(one), labels[0]), Point(tuple(other), labels[1])]
+        found = segment(case, prompts, views=[View("SPL")]).labels
+        for place, label in zip((one, other), labels, strict=True):
+            here = np.take(found, place[axis], axis)
+            assert (here[np.take(case.truth, place[axis], axis) == 1] == label).all()
+        assert set(np.unique(found[case.truth == 1])) == {1, 2}
+        first = segment(case, prompts, views=[View("SPL")], priority=[labels[0]]).labels
+        assert (first[case.truth == 1] == labels[0]).all(), "who was given priority has it there, too"
+
+
 @settings(max_examples=20)
 @given(data=st.data(), code=codes, tilt=st.floats(-20, 20), spacing=st.tuples(*[st.floats(0.4, 5)] * 3))
 def test_every_prompt_view_policy_and_fusion_in_oblique_grids(

@@ -90,6 +90,12 @@ class FramePrompt:
             return both
         raise PromptError(f"object {label} has {problem} on {where}", action)
 
+    @property
+    def shows(self) -> bool:
+        """Whether a person said where the object is, not only where it is not."""
+        drawn = self.box_xyxy is not None or self.mask_hw is not None
+        return self.estimate is None and (drawn or bool(self.labels.any()))
+
     def cleared_hw(self) -> NDArray[np.bool_]:
         """What negative clicks take out of an outline whatever is found: a disc (H, W) around each.
 

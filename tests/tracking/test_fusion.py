@@ -187,6 +187,26 @@ def test_objects_of_priority_take_their_voxels_first(
         assert found.labels[index] == (listed[0] if listed else best)
 
 
+@given(shapes, seeds, st.integers(0, 2), st.booleans(), st.booleans())
+def test_on_a_slice_that_it_is_prompted_on_an_object_comes_before_others(
+    shape: Shape, seed: int, axis: int, at_once: bool, listed: bool
+) -> None:
+    rng = np.random.default_rng(seed)
+    volumes = rng.choice([0.0, 0.3, 0.5, 0.6, 0.9], (3, *shape)).astype(np.float32)
+    slices = {label: np.flatnonzero(rng.integers(0, 2, shape[axis])).tolist() for label in (1, 2)}
+    found = LabelMap(shape, 3, [3] if listed else [], {label: (axis, own) for label, own in slices.items()})
+    each = {label: volumes[label - 1] for label in (1, 2, 3)}
+    for lot in [each] if at_once else [{label: one} for label, one in each.items()]:
+        found.add(lot, last=at_once)
+    for index in np.ndindex(shape):
+        claims = [label for label in each if each[label][index] > 0.5]
+        rank = {
+            label: (not (listed and label == 3), index[axis] not in slices.get(label, ()), -each[label][index])
+            for label in claims
+        }
+        assert found.labels[index] == min(claims, key=lambda label: (*rank[label], label), default=0)
+
+
 @pytest.mark.parametrize(("label", "dtype"), [(1, np.uint8), (255, np.uint8), (256, np.uint16), (65_536, np.uint32)])
 def test_labels_take_the_smallest_type(label: int, dtype: type) -> None:
     assert labels_of({label: np.ones((1, 1, 1))}).dtype == dtype

@@ -122,6 +122,33 @@ def test_objects_prompted_on_different_images() -> None:
         assert one.prompted == (i in said)
 
 
+@pytest.mark.parametrize("labels", [(1, 2), (2, 1)])
+def test_two_objects_that_claim_the_same_keep_what_was_clicked_on(labels: tuple[int, int]) -> None:
+    """On its own image each has it, whoever is surer."""
+    images, truths = pictures()
+    y, x = np.argwhere(truths[3])[truths[3].sum() // 2]
+    said = {0: {labels[0]: FramePrompt.mask(truths[0])}, 3: {labels[1]: FramePrompt.click(float(x), float(y))}}
+    found = {one.index: one.labels for one in segmenter().segment_images(images, said)}
+    assert ((found[0] == labels[0]) == truths[0]).all()
+    assert ((found[3] == labels[1]) == truths[3]).mean() > 0.97
+    assert found[3][y, x] == labels[1]
+
+
+def test_a_negative_click_that_the_network_does_not_follow_takes_out_a_disc() -> None:
+    """The network of these tests knows no negative clicks."""
+    images, truths = pictures()
+    y, x = np.argwhere(truths[3])[truths[3].sum() // 2]
+    outline, click = {0: {1: FramePrompt.mask(truths[0])}}, FramePrompt.click(float(x), float(y), positive=False)
+    before, after = (
+        {one.index: one for one in segmenter().segment_images(images, said)} for said in (outline, outline | {3: {1: click}})
+    )
+    assert before[3].labels[y, x] == 1
+    assert after[3].labels[y, x] == 0
+    assert not after[3].warnings
+    gone = (before[3].labels != after[3].labels).sum()
+    assert 1 <= gone < 0.25 * truths[3].sum()
+
+
 def pairs_of_discs(seed: int, small: int) -> tuple[list[NDArray[np.uint8]], list[tuple[int, int]], NDArray[np.bool_]]:
     """Four pictures of a large disc and a small one as bright as told; (x, y) of the small ones; the first large one."""
     rng, images, places, outlines = np.random.default_rng(seed), [], [], []

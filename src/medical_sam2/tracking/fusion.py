@@ -214,15 +214,24 @@ FUSIONS: Mapping[str, FusionFactory] = {"mean": Mean, "vote": Vote, "weighted": 
 class LabelMap:
     """A label volume that objects are entered in, a few at a time, so that not all their probabilities are held at once.
 
-    A voxel goes to the object of the largest probability, if that exceeds 0.5; of equals, to the smaller label.
+    A voxel goes to the object of the largest probability, if that exceeds 0.5; of equals, to the smaller label. On a slice that
+    some of them are prompted on, these come before the others: what was pointed at there is known better than what was tracked.
 
     Args:
         shape_ijk: shape of the volume.
         highest: the largest label that will come; the smallest unsigned dtype that holds it is taken.
         priority: labels that take what exceeds 0.5 before others do, whatever is more probable; the first before the second.
+        prompted: label → the array axis that it is prompted along, and the slices.
     """
 
-    def __init__(self, shape_ijk: Sequence[int], highest: int, priority: Sequence[int] = ()) -> None:
+    def __init__(
+        self,
+        shape_ijk: Sequence[int],
+        highest: int,
+        priority: Sequence[int] = (),
+        prompted: Mapping[int, tuple[int, Sequence[int]]] | None = None,
+    ) -> None:
+        self._prompted = prompted or {}
         self.labels: NDArray[np.unsignedinteger] = np.zeros(tuple(shape_ijk), np.min_scalar_type(highest))
         self._best: NDArray[np.float32] | None = None
         self._ranks = np.full(highest + 1, len(priority)) if priority else None
@@ -241,12 +250,22 @@ class LabelMap:
         for index, slab in enumerate(self.labels):
             best = np.full(slab.shape, THRESHOLD, np.float32) if self._best is None else self._best[index]
             for label in sorted(probabilities):
-                candidate = np.asarray(probabilities[label][index], np.float32)
+                candidate = self._before_others(label, index, np.asarray(probabilities[label][index], np.float32))
                 better = (candidate > best) | ((candidate == best) & (label < slab))
                 if self._ranks is not None:
                     own, others = self._ranks[label], self._ranks[slab]
                     better = (candidate > THRESHOLD) & ((own < others) | ((own == others) & better))
                 best[better], slab[better] = candidate[better], label
+
+    def _before_others(self, label: int, index: int, slab: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The probabilities of a slab, one more where the object is on a slice that it is prompted on."""
+        axis, slices = self._prompted.get(label, (0, ()))
+        if not slices or (axis == 0 and index not in slices):
+            return slab
+        raised = slab.copy()
+        part, there = (raised, slice(None)) if axis == 0 else (np.moveaxis(raised, axis - 1, 0), [*slices])
+        part[there] += part[there] > THRESHOLD
+        return raised
 
 
 def _accumulate(frames: NDArray[Any], probability: Probability) -> None:

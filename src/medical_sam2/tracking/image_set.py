@@ -6,8 +6,8 @@ themselves, so that no object is looked for before it was prompted (METHOD §3).
 Shapes: B objects, H W image, h w mask logits.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
 import numpy as np
@@ -37,6 +37,7 @@ Likeness: TypeAlias = Callable[[Sequence[int]], NDArray[np.float64]]
 """How much images resemble what the bank holds at this moment: cosines in [-1, 1]."""
 Order: TypeAlias = Callable[[Sequence[int], Likeness], Iterator[int]]
 """The images that wait, and their likeness to the bank → the images, each asked for when the one before has been tracked."""
+BEFORE_OTHERS = 1e4  # added to the logits of what was pointed at on an image
 STRIP_PIXELS = 4_000_000  # of an image that are worked on at once
 
 
@@ -286,9 +287,12 @@ def _merge_steps(viewer: ImageViewer, steps: Sequence[_ImageStep], prompts_here:
     index = steps[0].index
     labels = [label for step in steps for label in step.labels]
     logits = torch.cat([step.logits_Bhw for step in steps])
-    found = label_map(labels, logits, viewer.shapes[index])
+    shown = [label for label, prompt in prompts_here.items() if prompt.shows]
+    found = label_map(labels, logits, viewer.shapes[index], shown)
     for label, prompt in prompts_here.items():
         redraw(found[None], label, {0: prompt})
+        if prompt.mask_hw is None and not prompt.labels.all():
+            found[replace(prompt, mask_hw=found == label).cleared_hw()] = 0
     confidence = dict(zip(labels, (sure for step in steps for sure in step.confidence), strict=True))
     likeness = float(np.mean([step.likeness for step in steps]))
     return ImageMask(index, found, dict(sorted(confidence.items())), likeness, prompted=bool(prompts_here))
@@ -331,9 +335,12 @@ def _check_inside(prompt: FramePrompt, shape_hw: tuple[int, int]) -> None:
         raise PromptError("an outline is empty", "outline at least one pixel")
 
 
-def label_map(labels: Sequence[int], logits_Bhw: Tensor, shape_hw: tuple[int, int]) -> NDArray[np.unsignedinteger]:
+def label_map(
+    labels: Sequence[int], logits_Bhw: Tensor, shape_hw: tuple[int, int], shown: Collection[int] = ()
+) -> NDArray[np.unsignedinteger]:
     """Labels (H, W) in the smallest unsigned type: each pixel goes to the object of the largest logit over 0.
 
+    Objects that a person has `shown` on this image come before those that were only found on it.
     Logits are enlarged as in `frames.to_frame`, but in strips of rows: no float for each pixel of a huge image.
     """
     height, width = shape_hw
@@ -341,9 +348,11 @@ def label_map(labels: Sequence[int], logits_Bhw: Tensor, shape_hw: tuple[int, in
     found = np.empty(shape_hw, table.dtype)
     rows = max(1, STRIP_PIXELS // (width * len(labels)))
     logits = logits_Bhw.float()
+    first = torch.tensor([label in shown for label in labels], device=logits.device)[:, None, None] * BEFORE_OTHERS
     for start in range(0, height, rows):
         stop = min(start + rows, height)
-        top, places = _interpolate_rows(logits, start, stop, height, width).max(0)
+        enlarged = _interpolate_rows(logits, start, stop, height, width)
+        top, places = (enlarged + first * (enlarged > 0) if shown else enlarged).max(0)
         found[start:stop] = table[torch.where(top > 0, places + 1, 0).cpu().numpy()]
     return found
 

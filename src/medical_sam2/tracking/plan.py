@@ -254,6 +254,15 @@ def _common_planes(own: Sequence[Prompt]) -> frozenset[int]:
     return frozenset.intersection(*drawn) or drawn[0]
 
 
+def prompted_slices(volume: Volume, group: Group) -> dict[int, tuple[int, tuple[int, ...]]]:
+    """Object → the array axis that it is prompted along, and the slices on which a prompt says where it is."""
+    axis, axes = array_axis(volume, group.view), volume.orientation
+    return {
+        label: (axis, tuple(group.view.slice_index(t, volume.shape[axis], axes) for t, each in own.items() if each.shows))
+        for label, own in group.prompts.items()
+    }
+
+
 def array_axis(volume: Volume, view: View) -> int:
     """The array axis that the frames of a view run along."""
     return view.order(volume.orientation)[0]

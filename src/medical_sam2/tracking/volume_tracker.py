@@ -38,6 +38,7 @@ from medical_sam2.tracking.plan import (
     labels_in,
     objects_at_once,
     order_outward,
+    prompted_slices,
     unused_prompts,
 )
 from medical_sam2.tracking.postprocess import redraw, remove_islands
@@ -350,7 +351,8 @@ class VolumeTracker:
         self._maps: dict[int, NDArray[np.float32]] = {}
         self._spread: NDArray[np.float32] | None = None
         self._layers: list[NDArray[np.unsignedinteger]] = []
-        self._found = LabelMap(self.volume.shape, max(self.plan.labels), self.options.priority)
+        prompted = {label: found for group in self.plan.groups for label, found in prompted_slices(self.volume, group).items()}
+        self._found = LabelMap(self.volume.shape, max(self.plan.labels), self.options.priority, prompted)
 
     def track(self, tracker: GroupTracker, groups: Sequence[Group]) -> None:
         """Track groups of the plan, or parts of them, that are seen through the same window."""
