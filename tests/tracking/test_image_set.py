@@ -134,6 +134,17 @@ def test_two_objects_that_claim_the_same_keep_what_was_clicked_on(labels: tuple[
     assert found[3][y, x] == labels[1]
 
 
+def test_who_was_shown_on_an_image_comes_before_a_surer_one() -> None:
+    """Where it is at all; its border is not moved by that."""
+    sure, shown = torch.full((8, 8), 6.0), torch.full((8, 8), -2.0)
+    shown[2:6, 2:6] = 1.0
+    both = torch.stack([sure, shown])
+    assert (label_map([1, 2], both, (64, 64)) == 1).all()
+    alone = label_map([2], shown[None], (64, 64))
+    assert (label_map([1, 2], both, (64, 64), [2]) == np.where(alone == 2, 2, 1)).all()
+    assert (label_map([1, 2], both, (64, 64), [1, 2]) == 1).all()
+
+
 def test_a_negative_click_that_the_network_does_not_follow_takes_out_a_disc() -> None:
     """The network of these tests knows no negative clicks."""
     images, truths = pictures()
