@@ -146,6 +146,17 @@ def test_sparse_light_on_black_is_not_white_on_white() -> None:
     assert float(np.std(seen[lit])) > 0.2
 
 
+@pytest.mark.parametrize("scale", [1e290, 1e302, 1e305])
+@pytest.mark.filterwarnings("error")
+def test_values_whose_squares_are_no_numbers_give_the_window_of_smaller_ones(scale: float) -> None:
+    image = np.zeros(SHAPE)
+    image[6:18, 4:15, 2:10] = np.random.default_rng(0).normal(800, 20, (12, 11, 8))
+    assert content_box(image * scale) == content_box(image)
+    for values in (image, np.random.default_rng(1).normal(800, 20, SHAPE)):
+        seen, expected = (percentile_window(each).apply(each) for each in (values * scale, values))
+        np.testing.assert_allclose(seen, expected, atol=1e-3)
+
+
 @pytest.mark.parametrize("value", [0.0, 2500.0])
 @pytest.mark.parametrize("corners", [True, False])
 def test_a_thing_of_noise_alone_is_a_thing_on_a_background(value: float, corners: bool) -> None:

@@ -26,6 +26,7 @@ SAMPLE = 2_000_000  # voxels that decide
 PADDED_HU = -1100.0  # below air: what scanners and resampling put where nothing was measured
 HIGHEST_HU = 3100.0  # of 12 bits
 OUTLIERS = 0.05  # of a CT's voxels, at most, are metal or padding of an odd value in its midst
+HUGE = 1e100  # its square, and sums of such squares, are numbers still; what is larger is scaled before it is squared
 NOISE = 0.7  # share of the variance that neighbours do not have in common, from which on there is nothing but noise
 SAMPLED_PLANES, PAIRS = 8, 64  # that are looked at, at most; that are needed, at least
 
@@ -327,6 +328,8 @@ def only_noise(array: NDArray[np.generic], background: float | None = None) -> b
     step = max(1, array.shape[-1] // SAMPLED_PLANES)
     part = array[..., step // 2 :: step].astype(np.float64) if array.ndim > 2 else array.astype(np.float64)
     known = np.isfinite(part) if background is None else np.isfinite(part) & (part != background)
+    if known.any() and (largest := float(np.abs(part[known]).max())) > HUGE:
+        part = part / largest
     spread = float(part[known].var()) if known.any() else 0.0
     shares: list[float] = []
     for axis in range(min(2, part.ndim)):

@@ -126,7 +126,7 @@ def test_what_is_drawn_by_hand(folder: Path) -> None:
         ("interpolate,1 1 1,,", "interpolate has no coordinates"),
         ("slices,,,1 4", "slices are counted, not measured"),
         ("diameter,1 1 1,,", "a diameter cannot have 3 numbers; give 6 or 12"),
-        ("slices,1 4,,", "object 1 has prompts that say where it is not only"),
+        ("slices,1 4,,", "object 1 has no prompt that says where it is"),
     ],
 )
 def test_what_is_drawn_wrongly_is_named(folder: Path, row: str, said: str) -> None:

@@ -68,7 +68,7 @@ def test_all_kinds_are_as_in_python(workspace: Workspace) -> None:
         ("--point 14 12 3 --width 2", "--width changes nothing: there is no scribble"),
         ("--point 14 12 3 --slices 4 5", "object 1 is prompted on axial slice 3, which its slices or its box leave out"),
         ("--point 14 12 3 --slices 1.5 5", "--slices: 1.5 5 are no slices"),
-        ("--slices 1 5", "object 1 has prompts that say where it is not only"),
+        ("--slices 1 5", "object 1 has no prompt that says where it is"),
         ("--point 14 12 3 --interpolate", "--interpolate changes nothing: nothing is outlined"),
         ("--lasso 4 4 3 9 9 3 9 4 3 --interpolate", "object 1 has no slices between outlines"),
         ("--point 14 12 3 --grow 1", "growing or shrinking by 1 mm changes nothing: voxels are 2 mm at least"),

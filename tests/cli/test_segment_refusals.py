@@ -27,6 +27,7 @@ ONE_SLICE = (slice(8, 18), slice(6, 16), slice(3, 4))
     [
         ("", "there is no prompt; give --point I J K"),
         ("--point 14 12 9", "point at voxel (14, 12, 9) lies outside the image of 20×18×6 voxels; give voxel indices from 0"),
+        ("--point 14 12 6", "these look counted from 1, take 1 off each"),
         ("--point 20 15 -40", "these look like millimetres: say so (--mm"),
         ("--mm --point 14 12 3", "these look like voxel indices"),
         ("--mm --point 900 12 3", "give RAS+ millimetres"),

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from pydicom import dcmread
 
 from medical_sam2 import io
 from medical_sam2.errors import AmbiguousError, FormatError, ResourceError
@@ -59,8 +60,8 @@ def test_header_and_data_apart(tmp_path: Path) -> None:
 
 
 def test_several_volumes_must_be_unpacked(tmp_path: Path) -> None:
-    with pytest.raises(AmbiguousError, match=r"2 images.*a\.nii, b\.nii"):
-        io.load(pack(tmp_path / "a.zip", {"a.nii": raw(), "b.nii": raw()}))
+    with pytest.raises(AmbiguousError, match=r"2 images.*: entry 2 \(NIfTI\), entry 3 \(NIfTI\)$"):
+        io.load(pack(tmp_path / "a.zip", {"readme.txt": b"hello", "DOE.nii": raw(), "b.nii": raw()}))
 
 
 @pytest.mark.parametrize(
@@ -130,8 +131,27 @@ def test_a_flipped_bit_is_refused(tmp_path: Path) -> None:
 
 def test_errors_name_the_archive_and_the_entry(tmp_path: Path) -> None:
     with pytest.raises(FormatError) as caught:
-        io.load(pack(tmp_path / "a.zip", {"x/a.nii": raw()[:400]}))
-    assert str(caught.value).startswith(f"{tmp_path / 'a.zip'} (x/a.nii): the image is truncated")
+        io.load(pack(tmp_path / "a.zip", {"readme.txt": b"hello", "x/a.nii": raw()[:400]}))
+    assert str(caught.value).startswith(f"{tmp_path / 'a.zip'} (entry 2): the image is truncated")
+
+
+def test_entries_are_told_by_their_places_not_by_their_names(tmp_path: Path) -> None:
+    made(tmp_path / "series")
+    slices = sorted((tmp_path / "series").iterdir())
+    changed = dcmread(slices[0])
+    changed.RescaleSlope = 2
+    changed.save_as(tmp_path / "changed.dcm")
+    entries = {f"DOE/DOE_JOHN_{k}.dcm": path.read_bytes() for k, path in enumerate([*slices, tmp_path / "changed.dcm"])}
+    with pytest.raises(FormatError) as caught:
+        io.load(pack(tmp_path / "a.zip", entries))
+    assert f"{tmp_path / 'a.zip'}: entry 1 and entry {len(entries)} have the same SOPInstanceUID" in str(caught.value)
+    assert "DOE" not in str(caught.value)
+
+
+@pytest.mark.parametrize("entries", [{}, {"x/": b""}])
+def test_an_empty_zip_file_is_called_empty(tmp_path: Path, entries: dict[str, bytes]) -> None:
+    with pytest.raises(FormatError, match="the zip file is empty"):
+        io.load(pack(tmp_path / "a.zip", entries))
 
 
 def test_an_archive_without_an_image_is_refused(tmp_path: Path) -> None:

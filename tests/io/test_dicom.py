@@ -156,16 +156,19 @@ def test_oddities_are_told(tmp_path: Path, tags: dict[str, object], said: str | 
     assert [said in warning for warning in volume.warnings if said] == [True] * (said is not None)
 
 
-def test_junk_is_counted_and_named(tmp_path: Path) -> None:
+def test_junk_is_counted_by_kind_and_no_name_is_told(tmp_path: Path) -> None:
     made(tmp_path)
     (tmp_path / ".DS_Store").write_bytes(b"junk")
+    (tmp_path / "DOE_JOHN_19500101.pdf").write_bytes(b"letter")
+    (tmp_path / "DOE.JOHN").write_bytes(b"letter")
     (tmp_path / "empty.dcm").touch()
     (tmp_path / "half.dcm").write_bytes((tmp_path / "IM0000.dcm").read_bytes()[:180])
     (tmp_path / "DICOMDIR").write_bytes(b"index")
     volume = io.load(tmp_path)
     same(volume)
+    assert "DOE" not in " ".join(volume.warnings).upper()
     assert volume.warnings[0].startswith(
-        "3 files that are no readable DICOM images were skipped: .DS_Store, empty.dcm, half.dcm"
+        "5 files that are no readable DICOM images were skipped: 2 .dcm, 1 .pdf, 2 of another kind"
     )
 
 

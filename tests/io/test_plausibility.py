@@ -53,6 +53,17 @@ def test_bright_spots_are_none(tmp_path: Path) -> None:
 def test_voxels_of_no_patient_in_a_ct(tmp_path: Path, mm: float) -> None:
     assert f"{mm:g} × {mm:g} × {mm:g} mm" in warned(tmp_path, ct(), mm)
     assert not warned(tmp_path, ct(), 0.4)
+
+
+@pytest.mark.parametrize("mm", [1000.0, 301.0, 60.0])
+def test_voxels_of_no_body_are_asked_about_whatever_the_modality(tmp_path: Path, mm: float) -> None:
+    told = warned(tmp_path, mr(), mm)
+    assert f"its voxels are {mm:g} × {mm:g} × {mm:g} mm, and it spans {mm * 20 / 1000:.3g} m, which no body does" in told
+    assert "check the units" in told
+
+
+@pytest.mark.parametrize("mm", [0.01, 1.0, 49.0])
+def test_voxels_of_small_animals_and_slides_need_no_word(tmp_path: Path, mm: float) -> None:
     assert not warned(tmp_path, mr(), mm)
 
 

@@ -63,14 +63,30 @@ def test_a_data_set_becomes_weights_and_a_report(make: object, tmp_path: Path, c
     assert "--resume" in capsys.readouterr().err
 
 
-def test_a_run_that_goes_on_keeps_the_cases_apart(tmp_path: Path) -> None:
+def test_a_run_that_goes_on_keeps_its_cases_and_settings(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = volume_set(tmp_path / "data", cases=3)
     save_backbone(tiny_network(), tmp_path / "start")
     command = ["finetune", str(folder), "-o", str(tmp_path / "out"), "--weights", str(tmp_path / "start"), "--held-out", "1"]
     command += [*WORDS, "--steps", "1"]
     assert main(command) == 0
-    first = json.loads((tmp_path / "out" / "split.json").read_text())
-    command[command.index("--held-out") + 1] = "2"
-    assert main([*command, "--resume", "--seed", "5"]) == 0
-    told = json.loads((tmp_path / "out" / "report.json").read_text())
-    assert {"train": told["train"], "held_out": told["held_out"]} == first
+    first = (tmp_path / "out" / "split.json").read_text()
+    capsys.readouterr()
+    short, other = ["finetune", str(folder), "-o", str(tmp_path / "out")], [*command, "--resume"]
+    other[other.index("--held-out") + 1] = "2"
+    for words, told in (
+        (other, "--held-out and --most give other cases than this run was begun with"),
+        ([*command, "--resume", "--seed", "5"], "this run was begun with seed = 0, not 5"),
+        ([*short, "--resume", "--steps", "3"], "this run was begun with phases.0.steps = 1, not 3"),
+        ([*short, "--resume", "--weights", "sam2.1-tiny"], f"with start = {tmp_path / 'start'}, not sam2.1-tiny"),
+    ):
+        assert main(words) == 2
+        assert told in capsys.readouterr().err
+    report = (tmp_path / "out" / "report.json").read_bytes()
+    assert main([*short, "--resume"]) == 0
+    assert "this run is finished, all 1 steps of it" in capsys.readouterr().err
+    assert (tmp_path / "out" / "report.json").read_bytes() == report
+    (tmp_path / "out" / "report.json").unlink()  # as if it had been killed while judging
+    assert main([*short, "--resume", *WORDS]) == 0
+    found = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert {part: found[part] for part in ("train", "held_out")} == json.loads(first)
+    assert found["weights"] == str(tmp_path / "start")

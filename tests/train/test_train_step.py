@@ -23,7 +23,7 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
 
 
 def dealt(recipe: Recipe, rank: int, processes: int) -> Batch:
-    return StepBatches(ClipSampler(PoolReader(Path(recipe.pool)), recipe.seed), recipe, rank, processes)[1]
+    return StepBatches(ClipSampler(PoolReader(Path(recipe.pool)), recipe.seed), recipe, rank, processes).make(1)
 
 
 def gradients(recipe: Recipe, batches: list[Batch]) -> dict[str, torch.Tensor]:

@@ -24,7 +24,7 @@ from medical_sam2.segmenter import Segmenter
 from medical_sam2.train.config import Recipe, build_config, override_settings, read_recipe
 from medical_sam2.train.distributed import ProcessGroup
 from medical_sam2.train.finetune import CaseSplit, choose_recipe, measure_steps, prepare_cases, split_cases
-from medical_sam2.train.loop import NAME, RECIPE, TrainingRun, load_average
+from medical_sam2.train.loop import NAME, TrainingRun, check_resumed, load_average, read_begun
 
 REPORT, SPLIT, EVERY_S = "report.json", "split.json", 10.0
 
@@ -46,6 +46,8 @@ def run_recipe(
     if not resume and (output / NAME).exists():
         raise ConfigError("a run is in this folder already", "add --resume to go on, or choose another one", subject=output)
     with ProcessGroup(device) as processes:
+        if resume and _is_finished(parsed, output, output / "weights", say=processes.first):
+            return
         torch.manual_seed(parsed.seed)
         training = TrainingRun(_make_network(parsed), parsed, output, processes)
         if resume:
@@ -55,6 +57,22 @@ def run_recipe(
         if processes.first:
             save_backbone(network, output / "weights", dtype=torch.float16)
         del training, network
+
+
+def _is_finished(recipe: Recipe, run: Path, outcome: Path, *, say: bool = True) -> bool:
+    """Whether all steps of a run are done, and what comes of it was written after them; a line says so.
+
+    Args:
+        outcome: a file, or a folder of files.
+    """
+    if check_resumed(recipe, run) < recipe.steps:
+        return False
+    written = [path.stat().st_mtime_ns for path in (outcome, *outcome.glob("*")) if path.is_file()]
+    if not written or min(written) < (run / NAME).stat().st_mtime_ns:
+        return False
+    if say:
+        print_note(f"{run}: this run is finished, all {recipe.steps} steps of it; nothing was changed")
+    return True
 
 
 def _make_network(recipe: Recipe) -> Sam2:
@@ -72,20 +90,49 @@ def finetune_network(folder: Path, output: Path, options: FinetuneOptions) -> No
     if options.threads:
         torch.set_num_threads(options.threads)
     dataset = read_data_set(folder)
-    split, network = _split(dataset, output, options), load_backbone(options.weights)
+    begun = _go_on(output, dataset, options) if options.resume and (output / "run" / NAME).exists() else None
+    if begun is not None and _is_finished(begun, output / "run", output / REPORT):
+        return
+    split, network = _split(dataset, output, options), load_backbone(begun.start if begun else options.weights)
     print_note(f"{len(split.train)} cases to learn from, {len(split.held_out)} held out")
     pool = prepare_cases(dataset, split.train, output / "cases")
-    recipe = _override(_choose_recipe(network, pool, output / "run", options), options.settings)
+    recipe = begun or _override(_choose_recipe(network, pool, output / "run", options), options.settings)
     before = _evaluate("before", network, dataset, split, options)
     began = time.monotonic()
     steps = _train(network, recipe, output / "run", options)
     minutes = (time.monotonic() - began) / 60
     save_backbone(network, output)
     dice = _table(before, _evaluate("after", network, dataset, split, options))
-    facts = {"weights": options.weights, "data_set": dataset.name, "steps": steps, "minutes": round(minutes, 2), "dice": dice}
+    facts = {"weights": recipe.start, "data_set": dataset.name, "steps": steps, "minutes": round(minutes, 2), "dice": dice}
     _write(output / REPORT, {**facts, **_names(split)})
     for line in _lines(dice):
         print_note(line)
+
+
+# What is not said again stays as it was; what is said otherwise would have no effect, or not the one that was meant.
+def _go_on(output: Path, dataset: DataSet, options: FinetuneOptions) -> Recipe:
+    """The recipe of the run in the folder, with the settings that may change.
+
+    Raises:
+        ConfigError: the options say otherwise than the run was begun with.
+    """
+    begun, usual = read_begun(output / "run"), FinetuneOptions()
+    named = {"start": options.weights != usual.weights, "seed": options.seed != usual.seed}
+    told = {"start": options.weights, "seed": options.seed}
+    recipe = replace(begun, **{name: told[name] for name, given in named.items() if given})
+    if options.steps != usual.steps and options.max_minutes is None:
+        recipe = replace(recipe, phases=tuple(replace(phase, steps=options.steps) for phase in recipe.phases))
+    recipe = _override(recipe, options.settings)
+    check_resumed(recipe, output / "run")
+    if (options.held_out, options.most) != (usual.held_out, usual.most) and (output / SPLIT).is_file():
+        given, kept = (
+            _names(each)
+            for each in (split_cases(dataset, options.held_out, begun.seed, options.most), _split(dataset, output, options))
+        )
+        if given != kept:
+            problem = "--held-out and --most give other cases than this run was begun with"
+            raise ConfigError(problem, "leave them out, or begin another run in a new folder", subject=output)
+    return recipe
 
 
 def _split(dataset: DataSet, output: Path, options: FinetuneOptions) -> CaseSplit:
@@ -111,9 +158,7 @@ def _evaluate(what: str, network: Sam2, dataset: DataSet, split: CaseSplit, opti
 
 
 def _choose_recipe(network: Sam2, pool: Path, run: Path, options: FinetuneOptions) -> Recipe:
-    """The recipe of the run in the folder if there is one, else the one that suits the network and the time."""
-    if (run / RECIPE).is_file():
-        return build_config(Recipe, load_json(run / RECIPE, newest=None))
+    """The recipe that suits the network and the time."""
     recipe = choose_recipe(network, options.weights, pool, seed=options.seed, steps=options.steps)
     if options.max_minutes is None:
         return recipe

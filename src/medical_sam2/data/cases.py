@@ -27,6 +27,7 @@ ARRAYS = "arrays"
 Task = tuple[int, ...]
 """An object: the union of some values of a label map."""
 PARTS = ("images", "labels")
+MAKE_CASES = "give the folder that `medsam2 prepare` or recipes/nano/synthesize.py wrote as `pool` (or `validation`)"
 SYNTHETIC = "synthetic"
 MODALITIES = {
     "CT": ("ct",),
@@ -135,11 +136,16 @@ def read_pool(folder: Path) -> CaseReader:
     """The cases of a pool, or of all pools (synthetic and prepared ones alike) that lie in a folder, by their names.
 
     Raises:
-        FormatError: a case is broken.
+        FormatError: there is no such folder, it holds no case, or a case is broken.
     """
+    if not folder.is_dir():
+        raise FormatError("there is no such folder of cases", MAKE_CASES, subject=folder)
     readers = [PoolReader(path) for path in sorted(folder.glob("*/")) if path.name != ARRAYS]
     found = [reader for reader in readers if reader.entries]
-    return JoinedReader(*found) if found else PoolReader(folder)
+    pool = JoinedReader(*found) if found else PoolReader(folder)
+    if not pool.entries:
+        raise FormatError("this folder holds no cases to train on", MAKE_CASES, subject=folder)
+    return pool
 
 
 def write_arrays(folder: Path, index: int, case: TrainingCase) -> list[str]:

@@ -1,7 +1,8 @@
 """A zip file with one image in it: unpacked within limits, read, and named in errors."""
 
 import os
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +12,9 @@ from medical_sam2.io.registry import DICOM, NIFTI, Loaded, Options, Picture, rea
 from medical_sam2.io.safe_open import unpack_and
 from medical_sam2.volume import Volume
 
+Places = Mapping[Path, int]
+"""Each file of an unpacked zip file, and its place in the list of its entries, from 1."""
+
 
 def read(path: Path, options: Options) -> Volume | tuple[Picture, ...]:
     """What a zip file holds: a volume or pictures.
@@ -19,43 +23,55 @@ def read(path: Path, options: Options) -> Volume | tuple[Picture, ...]:
         FormatError: no image, or what its reader raises.
         AmbiguousError: several.
     """
-    return unpack_and(path, options.max_bytes, lambda folder: _read_only_image(folder, path, options))
+    return unpack_and(path, options.max_bytes, lambda places: _read_only_image(places, path, options))
 
 
-def _read_only_image(folder: Path, path: Path, options: Options) -> Volume | tuple[Picture, ...]:
+def _read_only_image(places: Places, path: Path, options: Options) -> Volume | tuple[Picture, ...]:
     """What an unpacked zip file holds, with the zip file as its source, and without the slices' files, which are gone."""
-    with _naming_entry(path, folder):
-        found = read_file(_only_image(folder, path), options)
+    if not places:
+        raise FormatError("the zip file is empty: it holds no files", "pack one volume", subject=path)
+    with _naming_entry(path, places):
+        found = read_file(_only_image(places, path), options)
     if isinstance(found, tuple):
         return tuple(replace(picture, source=path) for picture in found)
     gone = isinstance(found, Loaded) and hasattr(found.origin, "slices")
     return replace(found, source=path, **({"origin": None} if gone else {}))
 
 
+# Whoever packed a study may have called its files by the patient: they are told by their places in the zip file.
 @contextmanager
-def _naming_entry(path: Path, folder: Path) -> Iterator[None]:
-    """Name the zip file and its entry in errors, not the temporary place that the entry was unpacked to."""
+def _naming_entry(path: Path, places: Places) -> Iterator[None]:
+    """Tell the zip file and the number of an entry in errors, neither its name nor the temporary place it was unpacked to."""
     try:
         yield
     except MedicalSam2Error as error:
-        if isinstance(error.subject, Path) and error.subject.is_relative_to(folder):
-            error.subject = f"{path} ({error.subject.relative_to(folder)})"
+        if isinstance(error.subject, Path) and error.subject != path:
+            number = places.get(error.subject)
+            error.subject = path if number is None else f"{path} (entry {number})"
+        told = {name: f"entry {n}" for file, n in places.items() for name in (str(file), file.name)}
+        told |= {str(file.parent): "a folder" for file in places} | {str(_common_folder(places)): "the folder"}
+        known = re.compile("|".join(rf"(?<![\w.-]){re.escape(name)}(?![\w-])" for name in sorted(told, key=len, reverse=True)))
+        error.problem, error.remedy = (known.sub(lambda at: told[at[0]], text) for text in (error.problem, error.remedy))
         raise error.with_traceback(None) from None
 
 
-def _only_image(folder: Path, path: Path) -> Path:
+def _only_image(places: Places, path: Path) -> Path:
     """The single image of an unpacked zip file; the folder itself if it holds DICOM files."""
-    files = [Path(place, name) for place, _, names in os.walk(folder) for name in sorted(names)]
-    formats = {file: format for file in files if (format := recognise(file)) and not _is_second_half(file, files)}
-    found = sorted(formats)
-    if not found:
+    formats = {file: format for file in places if (format := recognise(file)) and not _is_second_half(file, [*places])}
+    if not formats:
         raise FormatError("the zip file holds no image", "pack one volume", subject=path)
     if set(formats.values()) == {DICOM}:
-        return folder
-    if len(found) > 1:
-        listed = tuple(str(file.relative_to(folder)) for file in found[:8])
-        raise AmbiguousError(f"the zip file holds {len(found)} images", "unpack it and give one", subject=path, choices=listed)
-    return found[0]
+        return _common_folder(places)
+    if len(formats) > 1:
+        listed = tuple(f"entry {places[file]} ({format.name})" for file, format in [*formats.items()][:8])
+        problem = f"the zip file holds {len(formats)} images"
+        raise AmbiguousError(problem, "unpack it and give one", subject=path, choices=listed)
+    return next(iter(formats))
+
+
+def _common_folder(places: Places) -> Path:
+    """The folder that all files lie in, or below."""
+    return Path(os.path.commonpath([file.parent for file in places]))
 
 
 def _is_second_half(file: Path, files: Sequence[Path]) -> bool:

@@ -126,6 +126,9 @@ class Places:
                 self.volume, given
             ) else "give RAS+ millimetres: x to Right, y Anterior, z Superior"
         problem = f"{what} at voxel {_shown(given)} lies outside the image of {size} voxels"
+        if _lies_in(self.volume, (given[0] - 1, given[1] - 1, given[2] - 1)):
+            last = "×".join(str(size - 1) for size in self.volume.shape)
+            return problem, f"indices go from 0 to {last}: these look counted from 1, take 1 off each"
         if _lies_in(self.volume, self.volume.to_voxel(given)):
             return problem, "these look like millimetres: say so (--mm, or coordinates: mm)"
         return problem, "give voxel indices from 0 to the size less one"
@@ -377,6 +380,9 @@ class _Placer:
             found.append(Scribble(self.places.along("scribble", each.places), label, each.positive, each.width))
         for each in entry.strokes["lassos"]:
             found.append(Lasso(self.places.along("lasso", each.places), label, each.positive))
+        for stroke in found:
+            if isinstance(stroke, Stroke):  # drawn once now, so that what cannot be drawn is told with the name of the file
+                stroke.region(self.places.volume.shape, min(stroke.planes()))
         if entry.slices is not None:
             found.append(SliceRange(*entry.slices, label))
         found += (self._mask(mask, label) for mask in entry.masks)

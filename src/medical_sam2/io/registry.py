@@ -344,7 +344,7 @@ ZIP = Format(
     "zip",
     (".zip",),
     kind="archive",
-    matches=begins(b"PK\x03\x04"),
+    matches=begins(b"PK\x03\x04", b"PK\x05\x06"),
     reader="medical_sam2.io.archive:read",
     listed="a zip with one of them",
 )

@@ -398,8 +398,8 @@ ARCHIVES = (".zip", ".tar", ".tgz", ".gz.gz", ".7z", ".rar", ".bz2", ".xz")
 IGNORED = ("__MACOSX/", ".DS_Store", "Thumbs.db")
 
 
-def unpack_and(path: Path, max_bytes: int | None, use: Callable[[Path], T]) -> T:
-    """Unpack a zip file to a private temporary folder, call `use` on it, remove it.
+def unpack_and(path: Path, max_bytes: int | None, use: Callable[[dict[Path, int]], T]) -> T:
+    """Unpack a zip file to a private temporary folder, call `use` on its files with their places in the zip file, remove it.
 
     Raises:
         FormatError: unsafe, forged, encrypted or nested entries.
@@ -409,9 +409,8 @@ def unpack_and(path: Path, max_bytes: int | None, use: Callable[[Path], T]) -> T
         with open_regular(path) as stream, zipfile.ZipFile(stream) as archive, TemporaryDirectory() as folder:
             entries = _checked_entries(archive, path)
             _check_size(entries, folder, path, max_bytes)
-            for entry in entries:
-                _extract(archive, entry, Path(folder))
-            return use(Path(folder))
+            numbers = {entry.filename: number for number, entry in enumerate(archive.infolist(), 1)}
+            return use({_extract(archive, entry, Path(folder)): numbers[entry.filename] for entry in entries})
     except (zipfile.BadZipFile, EOFError, zlib.error, NotImplementedError, RuntimeError):
         raise FormatError("the zip file is damaged or truncated", "pack it again", subject=path) from None
     except OSError as error:
@@ -473,9 +472,10 @@ def _check_size(entries: list[zipfile.ZipInfo], folder: str, path: Path, max_byt
         raise ResourceError(f"it unpacks to {megabytes(total)}, {megabytes(limit)} are allowed", "unpack it", subject=path)
 
 
-def _extract(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, folder: Path) -> None:
-    """Copy one entry, at most as many bytes as it declares (the checksum is checked at its end)."""
+def _extract(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, folder: Path) -> Path:
+    """Copy one entry to a file, at most as many bytes as it declares (the checksum is checked at its end)."""
     target = folder.joinpath(*_parts(entry))
     target.parent.mkdir(parents=True, exist_ok=True)
     with archive.open(entry) as source, open(target, "xb") as sink:
         shutil.copyfileobj(source, sink, CHUNK)
+    return target

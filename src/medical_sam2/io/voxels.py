@@ -335,11 +335,11 @@ def size_warning(shape: tuple[int, ...]) -> list[str]:
 
 ONE_SLICE = "it has one slice only: there is nothing to track through"
 EXTREME = 1000.0  # times the usual range, beyond which a value is no intensity
-SMALLEST_MM, LARGEST_MM = 0.05, 5000.0  # of a voxel and of the whole, where a patient lay in the scanner
+SMALLEST_MM, COARSEST_MM, LARGEST_MM = 0.05, 50.0, 3000.0  # of a CT's voxel; of any voxel within slices; of the whole
 
 
 def oddities(volume: Volume) -> tuple[str, ...]:
-    """One line each: a single slice, intensities far from all others, a CT with voxels or an extent of no patient."""
+    """One line each: a single slice, intensities far from all others, voxels or an extent of no body."""
     return tuple(line for line in (_one_slice(volume), _extreme(volume), _size(volume)) if line)
 
 
@@ -362,12 +362,15 @@ def _extreme(volume: Volume) -> str:
 
 
 def _size(volume: Volume) -> str:
-    smallest, spacing = min(volume.spacing_mm), volume.spacing_mm
+    spacing = volume.spacing_mm
     largest = max(size * mm for size, mm in zip(volume.shape, spacing, strict=True))
-    if (smallest >= SMALLEST_MM and largest <= LARGEST_MM) or not in_hounsfield(volume.array, volume.modality):
-        return ""
-    voxel = " × ".join(f"{mm:g}" for mm in spacing)
-    return f"its voxels are {voxel} mm, which no CT of a patient has: check the units, since volumes in mL follow from them"
+    voxel = f"its voxels are {' × '.join(f'{mm:g}' for mm in spacing)} mm"
+    advice = "check the units, since volumes in mL follow from them"
+    if largest > LARGEST_MM or sorted(spacing)[1] > COARSEST_MM:
+        return f"{voxel}, and it spans {largest / 1000:.3g} m, which no body does: {advice}"
+    if min(spacing) < SMALLEST_MM and in_hounsfield(volume.array, volume.modality):
+        return f"{voxel}, which no CT of a patient has: {advice}"
+    return ""
 
 
 def as_picture(found: Volume | tuple[Picture, ...], file: Path) -> Picture:

@@ -160,8 +160,9 @@ def _check_prompts(label: int, own: Sequence[Prompt]) -> None:
     if label < 1:
         raise PromptError(f"object {label} is no label", "number objects from 1; 0 is background")
     if not any(says_where(prompt) for prompt in own):
-        kinds = "negative clicks" if all(isinstance(prompt, Point) for prompt in own) else "prompts that say where it is not"
-        raise PromptError(f"object {label} has {kinds} only", "add a click inside the object, a box or a mask")
+        clicks = all(isinstance(prompt, Point) for prompt in own)
+        problem = f"object {label} has {'negative clicks only' if clicks else 'no prompt that says where it is'}"
+        raise PromptError(problem, "add a click inside the object, a box or a mask")
 
 
 def _check_slices(volume: Volume, view: View, label: int, limits: Limits, frames: Iterable[int]) -> None:

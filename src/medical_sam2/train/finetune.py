@@ -20,7 +20,7 @@ from medical_sam2.model.nano import Nano
 from medical_sam2.model.sam2 import Sam2
 from medical_sam2.train.config import LossWeights, Phase, Recipe
 from medical_sam2.train.distributed import ProcessGroup
-from medical_sam2.train.loop import TrainingRun
+from medical_sam2.train.loop import TrainingRun, take_batch
 
 NANO_RATE = 1e-4  # a seventh of the rate from scratch; no measurement chose it yet
 WARM_UP_STEPS, TIMED_STEPS = 1, 3
@@ -106,9 +106,9 @@ def measure_steps(network: Sam2, recipe: Recipe, folder: Path, minutes: float, d
     trial = TrainingRun(copy.deepcopy(network), replace(recipe, workers=0, picture_every=0), folder, ProcessGroup(device))
     batches = iter(trial.batches())
     for _ in range(WARM_UP_STEPS):
-        trial.learn(next(batches))
+        trial.learn(take_batch(next(batches)))
     began = time.monotonic()
     for _ in range(TIMED_STEPS):
-        trial.learn(next(batches))
+        trial.learn(take_batch(next(batches)))
     each = (time.monotonic() - began) / TIMED_STEPS
     return max(10, int(SHARE_OF_TIME * 60 * minutes / each))

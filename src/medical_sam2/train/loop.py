@@ -23,10 +23,11 @@ from torch.utils.data import DataLoader
 
 from medical_sam2.data.cases import CaseReader, read_pool
 from medical_sam2.data.clips import ClipSampler
-from medical_sam2.errors import ConfigError, FormatError
+from medical_sam2.errors import ConfigError, FormatError, MedicalSam2Error
+from medical_sam2.io import load_json
 from medical_sam2.io.atomic import write_bytes
 from medical_sam2.model.sam2 import Sam2
-from medical_sam2.train.config import Recipe
+from medical_sam2.train.config import Recipe, build_config
 from medical_sam2.train.distributed import ProcessGroup, assign, explain_lost_process, gather, local_part
 from medical_sam2.train.records import RunRecords, StepReport, Validation
 from medical_sam2.train.train_step import Batch, StepBatches, TrainStep
@@ -37,6 +38,8 @@ HIERA = re.compile(r"vision_encoder\.backbone\.blocks\.(\d+)\.")
 PYRAMID = re.compile(r"vision_encoder\.stages\.(\d+)\.(\d+)\.")
 FIRST = ("vision_encoder.backbone.", "vision_encoder.stem.")  # what comes before the first block
 NAME, FORMAT = "last.safetensors", "2"
+MAY_CHANGE = {"workers", "save_every", "picture_every", "checkpointing", "shard"}
+"""Settings that a run may go on with another value of: how it is computed and what is kept of it, not what is learnt."""
 Parts = tuple[Sam2, dict[str, Tensor], torch.optim.Optimizer]
 
 
@@ -64,10 +67,11 @@ class TrainingRun:
             raise ConfigError(
                 f"{self.processes.count} processes share {fewest} clips a step", "give each at least one", subject="phases"
             )
+        self.reader = reader or read_pool(Path(recipe.pool))
+        self.held_out = read_pool(Path(recipe.validation)) if recipe.validation and recipe.picture_every else self.reader
         folder.mkdir(parents=True, exist_ok=True)
         torch.manual_seed(recipe.seed)
         self.network = network.to(self.processes.device)
-        self.reader = reader or read_pool(Path(recipe.pool))
         self.train_step = self.processes.wrap(TrainStep(self.network, recipe), _list_blocks(self.network), spread=recipe.shard)
         self.average = {name: value.detach().clone() for name, value in self.network.state_dict().items()}
         self.optimizer = torch.optim.AdamW(
@@ -79,12 +83,12 @@ class TrainingRun:
         """Train to the end of the recipe, or of the minutes, or until SIGTERM; a checkpoint is written in each case."""
         end = time.monotonic() + 60 * max_minutes if max_minutes else float("inf")
         first, every = self.processes.first, self.recipe.picture_every
-        validation = Validation(self.recipe, self.folder, self.reader, write=first) if every else None
+        validation = Validation(self.recipe, self.folder, self.held_out, write=first) if every else None
         if first:
             write_bytes(self.folder / RECIPE, json.dumps(asdict(self.recipe), indent=2).encode())
         with _catch_sigterm() as stopped, RunRecords(self.folder, self.step, write=first) as records:
             began = time.monotonic()
-            for batch in self.batches():
+            for batch in map(take_batch, self.batches()):
                 with explain_lost_process():
                     report = self.learn(batch, began=began)
                 records.add(report)
@@ -139,8 +143,8 @@ class TrainingRun:
         self.step = int(facts["step"])
         return True
 
-    def batches(self) -> DataLoader[Batch]:
-        """The batches that are left, this process's share of each."""
+    def batches(self) -> DataLoader[Batch | MedicalSam2Error]:
+        """The batches that are left, this process's share of each; an error in place of one that cannot be made."""
         recipe = self.recipe
         sampler = ClipSampler(self.reader, recipe.seed, recipe.sets, regions=recipe.regions, sampling=recipe.sampling)
         return DataLoader(
@@ -170,6 +174,53 @@ def load_average(training: TrainingRun) -> Sam2:
     """The network with its averaged weights, in place."""
     training.network.load_state_dict(training.average)
     return training.network
+
+
+def check_resumed(recipe: Recipe, folder: Path) -> int:
+    """How many steps the run in a folder has done; 0 where it has no checkpoint.
+
+    Raises:
+        ConfigError: it was begun with other settings, and they are not among those that may change; they are named.
+        FormatError: its checkpoint is broken.
+    """
+    if not (folder / NAME).exists():
+        return 0
+    if (folder / RECIPE).is_file():
+        begun, now = (_list_settings(asdict(each)) for each in (read_begun(folder), recipe))
+        changed = [name for name in begun | now if name not in MAY_CHANGE and begun.get(name) != now.get(name)]
+        if changed:
+            told = ", ".join(f"{name} = {begun.get(name)}, not {now.get(name)}" for name in changed)
+            remedy = "leave it so, or begin another run in a new folder"
+            raise ConfigError(f"this run was begun with {told}", remedy, subject=folder)
+    with _open_checkpoint(folder / NAME) as file:
+        return int((file.metadata() or {})["step"])
+
+
+def read_begun(folder: Path) -> Recipe:
+    """The recipe that the run in a folder was begun with.
+
+    Raises:
+        ConfigError: an earlier version wrote it, with settings that are no more.
+    """
+    return build_config(Recipe, load_json(folder / RECIPE, newest=None))
+
+
+def _list_settings(value: Any, name: str = "") -> dict[str, Any]:
+    """Each setting by the name that --set knows it by; tables, and lists of tables, have several."""
+    dot = f"{name}." if name else ""
+    if isinstance(value, dict):
+        items: dict[str, Any] = value
+        return {key: found for own, inner in items.items() for key, found in _list_settings(inner, dot + own).items()}
+    if name == "phases":
+        return {key: found for n, one in enumerate(value) for key, found in _list_settings(one, f"{dot}{n}").items()}
+    return {name: value}
+
+
+def take_batch(found: Batch | MedicalSam2Error) -> Batch:
+    """A batch; or the error that was met where it was made, which may have been another process."""
+    if isinstance(found, MedicalSam2Error):
+        raise found
+    return found
 
 
 def _list_blocks(network: Sam2) -> list[nn.Module]:
@@ -250,11 +301,17 @@ def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     Raises:
         FormatError: the file is no checkpoint, or incomplete.
     """
+    with _open_checkpoint(path) as file:
+        facts = dict(file.metadata() or {})
+        return {name: file.get_tensor(name) for name in file.keys()}, facts  # noqa: SIM118
+
+
+@contextmanager
+def _open_checkpoint(path: Path) -> Iterator[Any]:
     try:
         with safe_open(path, framework="pt") as file:
-            facts = dict(file.metadata() or {})
-            return {name: file.get_tensor(name) for name in file.keys()}, facts  # noqa: SIM118
-    except (OSError, SafetensorError, json.JSONDecodeError) as error:
+            yield file
+    except (OSError, SafetensorError, json.JSONDecodeError, KeyError) as error:
         raise FormatError("no complete checkpoint", "start from an earlier one", subject=path) from error
 
 

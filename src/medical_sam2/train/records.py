@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
-from medical_sam2.data.cases import CaseReader, read_pool
+from medical_sam2.data.cases import CaseReader
 from medical_sam2.data.clips import Clip, ClipSampler
 from medical_sam2.io.atomic import write_bytes, writing
 from medical_sam2.model.sam2 import Sam2
@@ -118,13 +118,12 @@ class Validation:
 
     Args:
         folder: of the run; pictures go to its `pictures`.
-        reader: of the cases that are trained on, for other clips of them where the recipe names no validation cases.
+        reader: of the recipe's validation cases; or of those that are trained on, for other clips of them.
         write: whether this process writes the pictures.
     """
 
     def __init__(self, recipe: Recipe, folder: Path, reader: CaseReader, *, write: bool = True) -> None:
         self.recipe, self.folder, self.write = recipe, folder / "pictures", write
-        reader = read_pool(Path(recipe.validation)) if recipe.validation else reader
         phase = recipe.phases[-1]
         sampler = ClipSampler(reader, recipe.seed + HELD_OUT, recipe.sets, regions=recipe.regions)
         clips = sampler.batch(

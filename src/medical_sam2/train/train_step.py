@@ -24,6 +24,7 @@ from torch.utils.checkpoint import checkpoint
 from torch.utils.data import Dataset
 
 from medical_sam2.data.clips import Clip, ClipSampler
+from medical_sam2.errors import MedicalSam2Error
 from medical_sam2.model.backbone import Features, FramePrediction, Fused, Instruction, Memory, Recall
 from medical_sam2.model.memory_bank import Fifo, PolicyBank, SelfSorting
 from medical_sam2.model.sam2 import Sam2
@@ -144,13 +145,25 @@ class Batch:
         return sum(len(clip.truth_OTSS) for clip in self.clips)
 
 
-class StepBatches(Dataset[Batch]):
-    """Batches by step, so that a run that goes on at step n sees what it would have seen."""
+class StepBatches(Dataset[Batch | MedicalSam2Error]):
+    """Batches by step, so that a run that goes on at step n sees what it would have seen; an error is handed on as it is."""
 
     def __init__(self, sampler: ClipSampler, recipe: Recipe, rank: int = 0, processes: int = 1) -> None:
         self.sampler, self.recipe, self.rank, self.processes = sampler, recipe, rank, processes
 
-    def __getitem__(self, step: int) -> Batch:
+    # A loader of data raises the errors of its processes anew, with their traceback for a text: so they are handed on instead.
+    def __getitem__(self, step: int) -> Batch | MedicalSam2Error:
+        try:
+            return self.make(step)
+        except MedicalSam2Error as error:
+            return error
+
+    def make(self, step: int) -> Batch:
+        """The batch of a step.
+
+        Raises:
+            FormatError: a case is broken, or none shows an object.
+        """
         phase = self.recipe.phase(step)
         places = tuple(range(self.rank, phase.clips, self.processes))
         clips = self.sampler.batch(

@@ -21,7 +21,7 @@ from medical_sam2.errors import AmbiguousError, FormatError, InputError, Medical
 from medical_sam2.io import voxels
 from medical_sam2.io.dicom import grid as grids
 from medical_sam2.io.dicom.grid import is_reconstruction
-from medical_sam2.io.dicom.headers import TOMOGRAPHIC, Plane, list_files, planes, read_dataset, text, whole_number
+from medical_sam2.io.dicom.headers import TOMOGRAPHIC, Plane, count_kinds, list_files, planes, read_dataset, text, whole_number
 from medical_sam2.io.dicom.pixels import DicomPixels, decode
 from medical_sam2.io.registry import DICOM, Format, Loaded, Options, Picture, recognise
 from medical_sam2.io.safe_open import require_memory
@@ -86,14 +86,14 @@ def _image(path: Path, header: Dataset) -> _Image:
 
 
 def _scan(folder: Path, notes: list[str]) -> list[_Image]:
-    """Every image object below a folder; whatever else lies there is counted and named."""
+    """Every image object below a folder; whatever else lies there is counted, by kind."""
     images, junk, others = [], [], 0
     for path in list_files(folder, notes):
         if path.name in FILES_BESIDE:
             continue
         header = _header(path)
         if header is None:
-            junk.append(path.name)
+            junk.append(path)
         elif not _claims_image(header):
             others += 1
         else:
@@ -105,8 +105,7 @@ def _scan(folder: Path, notes: list[str]) -> list[_Image]:
             subject=folder,
         )
     if junk:
-        shown = ", ".join(junk[:5]) + (" …" if len(junk) > 5 else "")
-        notes.append(f"{len(junk)} files that are no readable DICOM images were skipped: {shown}")
+        notes.append(f"{len(junk)} files that are no readable DICOM images were skipped: {count_kinds(junk)}")
     if others:
         notes.append(f"{others} DICOM object(s) that hold no image were skipped")
     return images
@@ -234,7 +233,7 @@ def _volume(images: Sequence[_Image], source: Path, options: Options, notes: lis
 
 # An identifier alone is no proof: some tools give all slices the same one, and others keep it for slices that were edited.
 def _without_copies(planes: Sequence[Plane], source: Path, options: Options, notes: list[str]) -> list[Plane]:
-    """Leave out slices that are there a second time, pixel for pixel, and name them.
+    """Leave out slices that are there a second time, pixel for pixel, and count them.
 
     Raises:
         FormatError: two that claim to be the same slice and differ.
@@ -255,9 +254,8 @@ def _without_copies(planes: Sequence[Plane], source: Path, options: Options, not
             raise FormatError(problem, "remove the one that does not belong to it", subject=source)
         copies.append(plane)
     if copies:
-        names = list(dict.fromkeys(plane.path.name for plane in copies))
-        shown = ", ".join(names[:5]) + (" …" if len(names) > 5 else "")
-        notes.append(f"{len(copies)} slices are there twice ({shown}); copies were left out")
+        files = dict.fromkeys(plane.path for plane in copies)
+        notes.append(f"{len(copies)} slices are there twice, in {len(files)} further file(s); copies were left out")
     if shared := len(kept) - len({(plane.uid or plane.path, plane.frame) for plane in kept.values()}):
         notes.append(f"{shared} slices have the SOPInstanceUID of another one; their places and times tell them apart")
     return list(kept.values())

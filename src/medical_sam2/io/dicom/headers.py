@@ -6,9 +6,11 @@ Only the tags that reading needs are ever parsed, and no message repeats what th
 import os
 import re
 import zlib
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from mimetypes import MimeTypes
 from pathlib import Path
 from typing import Any, BinaryIO, TypeAlias
 
@@ -57,6 +59,8 @@ TAGS = [
 ]
 
 
+SUFFIXES = {*MimeTypes(filenames=()).types_map[True], ".dcm", ".ima", ".nii", ".gz", ".log", ".db", ".ini"}
+"""Of files that are met beside images."""
 TOMOGRAPHIC = {"CT", "MR", "PT", "NM"}
 """Modalities whose images mean nothing without their place in the patient."""
 
@@ -108,16 +112,17 @@ def _deflated(stream: BinaryIO) -> bool:
 
 # A link that leads nowhere is a slice that is missing without anybody noticing; a link to a folder may lead in circles.
 def list_files(folder: Path, notes: list[str], most: int = 50_000) -> list[Path]:
-    """The regular files below a folder, in a stable order; links to folders are not followed, and named in the notes.
+    """The regular files below a folder, in a stable order; links to folders are not followed, and counted in the notes.
 
     Raises:
         InputError: more files than any study has, a part that may not be read, or links to files that are not there.
     """
     found: list[Path] = []
     lost: list[str] = []
+    links = 0
     for place, folders, names in os.walk(folder, onerror=partial(_refuse, folder), followlinks=False):
         folders.sort()
-        notes += [f"{name} is a link to a folder; it was not followed" for name in folders if Path(place, name).is_symlink()]
+        links += sum(Path(place, name).is_symlink() for name in folders)
         paths = [Path(place, name) for name in sorted(names)]
         found += [path for path in paths if path.is_file()]
         lost += [path.name for path in paths if path.is_symlink() and not path.exists() and not path.name.startswith(".")]
@@ -127,7 +132,20 @@ def list_files(folder: Path, notes: list[str], most: int = 50_000) -> list[Path]
         shown = ", ".join(lost[:5]) + (" …" if len(lost) > 5 else "")
         problem = f"{len(lost)} of its files are links that lead nowhere ({shown}), so slices may be missing"
         raise InputError(problem, "fetch the files, or remove the links", subject=folder)
+    if links:
+        notes.append(f"{links} link(s) to folders were not followed")
     return found
+
+
+# Notes are stored in reports, and a name may be a patient's: so is what follows the last full stop of "DOE.JOHN".
+def count_kinds(paths: Iterable[Path]) -> str:
+    """How many files there are of each usual suffix, for notes, which tell no names.
+
+    >>> count_kinds([Path("DOE_JOHN.pdf"), Path("DOE.JOHN"), Path("a.pdf")])
+    '2 .pdf, 1 of another kind'
+    """
+    counted = Counter(suffix if (suffix := path.suffix.lower()) in SUFFIXES else "of another kind" for path in paths)
+    return ", ".join(f"{count} {kind}" for kind, count in sorted(counted.items()))
 
 
 def _refuse(folder: Path, error: OSError) -> None:
