@@ -286,6 +286,25 @@ def test_wrong_uses(set_workspace: SetWorkspace, words: tuple[str, ...], said: s
     assert said in set_workspace.refused(*words)
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("--point 50 31", "(50, 31) lies outside the image of 50 × 40 pixels"),
+        ("--point 20 30 --negative 9 -1", "(9, -1) lies outside"),
+        ("--box 3 3 51 9", "(51, 9) lies outside"),
+        ("--box 12 20 12 39", "the box 12 20 12 39 has no area; give two corners that differ in X and in Y"),
+        ("--box 20 9 12 9", "the box 12 9 20 9 has no area"),
+        ("--point 9 9 --point b.png:2:64 3", "b.png: (64, 3) lies outside the image of 64 × 64 pixels"),
+        ("--point 9 9 --negative 2:3 3", "object 2 has nothing but negative clicks"),
+    ],
+)
+def test_a_dry_run_refuses_the_prompts_that_a_run_refuses(set_workspace: SetWorkspace, words: str, said: str) -> None:
+    given = ("--template", "a.png", *words.split())
+    told = set_workspace.refused(*given, "--dry-run")
+    assert said in told
+    assert told == set_workspace.refused(*given)
+
+
 def test_wrong_places(set_workspace: SetWorkspace) -> None:
     assert "would lie among the images" in set_workspace.refused(*A_MASK, output="set")
     assert "--preview would lie among the images" in set_workspace.refused(*A_MASK, "--preview", "set/a.png", "--overwrite")
@@ -294,7 +313,9 @@ def test_wrong_places(set_workspace: SetWorkspace) -> None:
     choices = set_workspace.refused("--template", "a.png", "--template", "b.png", "--point", "3", "3", code=4)
     assert "--point a.png:X Y, --point b.png:X Y" in choices
     Image.fromarray(np.zeros((9, 9), np.uint8)).save("set/black.png")
-    assert "black.png: image" in set_workspace.refused("--template", "black.png", "--point", "3", "3")
+    black = ("--template", "black.png", "--point", "3", "3")
+    for words in (black, (*black, "--dry-run")):
+        assert "black.png: all its pixels have the same value" in set_workspace.refused(*words)
     assert not Path("out").exists()
     for name, words in (("empty", ()), ("a_mask.png", ()), ("none", ())):
         if name == "empty":

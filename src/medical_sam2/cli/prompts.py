@@ -17,7 +17,7 @@ from medical_sam2.errors import AmbiguousError, ConfigError, InputError, Medical
 from medical_sam2.io.image_folder import ImageFolder
 from medical_sam2.io.labels import MOST_OBJECTS, MaskRule, Outline, is_lossy, outlines, read_label_map
 from medical_sam2.io.prompt_file import NamedPrompts, Places, load_prompts, masks_from
-from medical_sam2.prompts import FramePrompt, Mask, Prompt
+from medical_sam2.prompts import FramePrompt, Mask, Prompt, check_frame_prompt
 from medical_sam2.strokes import (
     Diameter,
     Lasso,
@@ -217,6 +217,7 @@ def set_prompts(options: SetPromptOptions, images: ImageFolder) -> SetPrompts:
     if not reader.found or unprompted:
         name = images.entries[unprompted[0]].name if unprompted else None
         raise PromptError("there is no prompt", "give --template IMAGE with --mask, --box or --point", subject=name)
+    reader.check()
     names = _names(options.name, reader.label)
     _check_names(names, {label for own in reader.found.values() for label in own})
     return SetPrompts(reader.found, names, files)
@@ -329,6 +330,22 @@ class _SetReader:
                 self.add(place, outline.label, FramePrompt.mask(outline.inside))
             files.append(file)
         return tuple(files)
+
+    def check(self) -> None:
+        """Hold all prompts against their images: what could not be outlined is refused before anything is loaded."""
+        shown = {label for own in self.found.values() for label, prompt in own.items() if prompt.shows_object}
+        if vague := sorted({label for own in self.found.values() for label in own} - shown):
+            problem = f"object {vague[0]} has nothing but negative clicks"
+            raise PromptError(problem, "click inside of it too, or outline it")
+        for place, own in sorted(self.found.items()):
+            image = self.images[place]
+            try:
+                for prompt in own.values():
+                    check_frame_prompt(prompt, (image.shape[0], image.shape[1]))
+                if image.min() == image.max():
+                    raise PromptError("all its pixels have the same value", "there is nothing to outline; prompt another one")
+            except PromptError as error:
+                raise error.about(self.images.entries[place].name) from None
 
     def label(self) -> int:
         return 1 if self.options.object is None else _check_label(self.options.object)

@@ -22,7 +22,7 @@ from medical_sam2.model.backbone import Backbone
 from medical_sam2.model.memory_bank import Policy, PolicyBank
 from medical_sam2.model.tracker import track, upsample
 from medical_sam2.plugins import find
-from medical_sam2.prompts import Fixed, FramePrompt, Prompter
+from medical_sam2.prompts import Fixed, FramePrompt, Prompter, check_frame_prompt
 from medical_sam2.tracking.click_outline import OutlineJudge
 from medical_sam2.tracking.frames import to_network
 from medical_sam2.tracking.image_viewer import ImageViewer, outline_closely, unit_vector
@@ -257,7 +257,7 @@ def _prompt_rank(prompt: FramePrompt) -> int:
     """How well a prompt shows what its object is: the smaller, the better."""
     if prompt.mask_hw is not None or prompt.box_xyxy is not None:
         return DRAWN
-    return CLICKED if prompt.labels.any() else NEGATIVE
+    return CLICKED if prompt.shows_object else NEGATIVE
 
 
 def _round_robin(walks: Sequence[Iterator[_ImageStep]]) -> Iterator[_ImageStep]:
@@ -312,23 +312,8 @@ def _checked_labels(viewer: ImageViewer, prompts: SetPrompts) -> list[int]:
     for i, prompts_here in prompts.items():
         viewer.summary(i)
         for prompt in prompts_here.values():
-            _check_inside(prompt, viewer.shapes[i])
+            check_frame_prompt(prompt, viewer.shapes[i])
     return labels
-
-
-def _check_inside(prompt: FramePrompt, shape_hw: tuple[int, int]) -> None:
-    height, width = shape_hw
-    places = prompt.points_xy if prompt.box_xyxy is None else np.concatenate([prompt.points_xy, prompt.box_xyxy.reshape(2, 2)])
-    for x, y in places.tolist():
-        if not (-0.5 <= x < width - 0.5 and -0.5 <= y < height - 0.5):
-            raise PromptError(
-                f"({x:g}, {y:g}) lies outside the image of {width} × {height} pixels",
-                "give X to the right and Y downwards, from 0 to the size less one",
-            )
-    if prompt.box_xyxy is not None and (prompt.box_xyxy[:2] >= prompt.box_xyxy[2:]).any():
-        raise PromptError("a box is turned inside out, or has no area", "give the smaller corner first: X Y X2 Y2")
-    if prompt.mask_hw is not None and not prompt.mask_hw.any():
-        raise PromptError("an outline is empty", "outline at least one pixel")
 
 
 def label_map(labels: Sequence[int], logits_Bhw: Tensor, shape_hw: tuple[int, int]) -> NDArray[np.unsignedinteger]:
