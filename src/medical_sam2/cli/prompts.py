@@ -190,6 +190,7 @@ def volume_prompts(options: PromptOptions, volume: Volume, earlier: Volume | Non
         raise PromptError("there is no prompt", "give --point I J K, --box, --mask or --prompts")
     drawn = {outline.label: outline.name for outline in reader.outlines if outline.name}
     names = {**drawn, **from_file.names, **_names(options.name, reader.label)}
+    _check_object(options, asked=reader.asked)
     _check_names(names, {prompt.object for prompt in prompts} | set(_labels(earlier)))
     colours = {outline.label: outline.colour for outline in reader.outlines if outline.colour}
     return NamedPrompts(prompts, names, from_file.files, colours)
@@ -219,6 +220,7 @@ def set_prompts(options: SetPromptOptions, images: ImageFolder) -> SetPrompts:
         raise PromptError("there is no prompt", "give --template IMAGE with --mask, --box or --point", subject=name)
     reader.check()
     names = _names(options.name, reader.label)
+    _check_object(options, asked=reader.asked)
     _check_names(names, {label for own in reader.found.values() for label in own})
     return SetPrompts(reader.found, names, files)
 
@@ -228,6 +230,7 @@ class _VolumeReader:
     options: PromptOptions
     places: Places
     earlier: Volume | None
+    asked: bool = False  # whether something named no object
 
     def prompts(self) -> list[Prompt]:
         if self.options.object is not None:
@@ -269,7 +272,7 @@ class _VolumeReader:
 
     def label(self) -> int:
         """The object of prompts that name none: that of --object, the one that is corrected, or 1."""
-        labels = _labels(self.earlier)
+        labels, self.asked = _labels(self.earlier), True
         if self.options.object is not None or not labels:
             return self.options.object or 1
         if len(labels) > 1:
@@ -284,6 +287,7 @@ class _SetReader:
     images: ImageFolder
     templates: list[int]
     found: dict[int, dict[int, FramePrompt]] = field(default_factory=dict)
+    asked: bool = False  # whether something named no object
 
     def add(self, place: int, label: int, prompt: FramePrompt) -> None:
         own = self.found.setdefault(place, {})
@@ -348,6 +352,8 @@ class _SetReader:
                 raise error.about(self.images.entries[place].name) from None
 
     def label(self) -> int:
+        """The object of prompts that name none."""
+        self.asked = True
         return 1 if self.options.object is None else _check_label(self.options.object)
 
     def _only_template(self, option: str) -> int:
@@ -453,6 +459,13 @@ def _names(words: Sequence[str], default: Callable[[], int]) -> dict[int, str]:
             raise InputError(f"object {label} has two names", "give one", subject="--name")
         names[label] = name.strip()
     return names
+
+
+def _check_object(options: PromptOptions | SetPromptOptions, *, asked: bool) -> None:
+    """Refuse an object that is named for nothing: each click has its own before its colon, and there is no mask."""
+    if options.object is not None and not asked and not options.mask:
+        problem = f"--object {options.object} changes nothing: every prompt names its object itself, as 2:X Y does"
+        raise ConfigError(problem, "leave --object out, or the number before the colon")
 
 
 def _check_names(names: Mapping[int, str], objects: set[int]) -> None:
