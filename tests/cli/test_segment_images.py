@@ -123,6 +123,29 @@ def test_slices_of_a_ct_are_seen_as_those_of_a_volume(set_workspace: SetWorkspac
     assert sure["auto"] == sure["soft"] != sure["percentile"]
 
 
+@pytest.mark.parametrize("window", ["0,100", "soft"])
+def test_a_window_leaves_images_in_colour_alone(set_workspace: SetWorkspace, window: str) -> None:
+    """It is refused where all are in colour; where some are, they are counted once, and the report says how they were seen."""
+    for name in ("b.png", "c.jpg"):
+        Image.fromarray(np.random.default_rng(0).integers(0, 255, (30, 44, 3)).astype(np.uint8)).save(Path("set") / name)
+    grey = opened("set/a.png")
+    code, out, err = set_workspace.run(*A_MASK, "--window", window, "--json")
+    assert code == 0, err
+    told = f"--window {window} left 2 of 3 images as they are: they are in colour"
+    assert err.count("in colour") == err.count(f"warning: {told}\n") == 1
+    report = json.loads(out)
+    assert report["warnings"] == [told]
+    seen = {row["image"]: row["window"]["source"] for row in report["images"]}
+    assert ["percentiles" in seen[name] for name in ("a.png", "b.png", "c.jpg")] == [False, True, True]
+    assert not set_workspace.done(*A_MASK, "--overwrite")["warnings"]
+    Image.fromarray(np.stack([grey, grey[::-1], grey], axis=2)).save("set/a.png")
+    Path("set/d.png").write_bytes(b"broken")
+    for words in ((), ("--dry-run",)):
+        told = set_workspace.refused(*A_MASK, "--window", window, *words, output="more")
+        assert told.endswith("--window changes nothing: it is of grey values, and all images are in colour; leave it out")
+    assert set_workspace.done(*A_MASK, "--window", "percentile", "--dry-run", output="more")["count"] == 4
+
+
 def test_several_templates_objects_and_labels_beyond_a_byte(set_workspace: SetWorkspace) -> None:
     Image.fromarray(np.where(set_workspace.truth, 700, 0).astype(np.uint16)).save("wide.png")
     report = set_workspace.done(

@@ -114,7 +114,7 @@ class SetInferenceOptions(NetworkOptions):
         bank: memory: self-sorting, fifo, greedy, prompted (nothing but the templates), or a plug-in (module:attribute).
         order: in which images are visited: given (by name), shuffled, similar (most like the bank first), or a plug-in.
         seed: of the shuffling.
-        window: of intensities: auto (CT images through the window that suits what is prompted), percentile, soft, lung, bone,
+        window: of grey images: auto (CT images through the window that suits what is prompted), percentile, soft, lung, bone,
             brain, or LOW,HIGH.
         features: folder that keeps what the encoder saw, by content and weights: corrections are quick.
         consensus: look at each image once more after tracking, if the weights can (those that ship do).
