@@ -95,6 +95,9 @@ class FramePrompt:
         """Whether a person said where the object is, not only where it is not."""
         drawn = self.box_xyxy is not None or self.mask_hw is not None
         return self.estimate is None and (drawn or bool(self.labels.any()))
+    def shows_object(self) -> bool:
+        """Whether it says where the object is, not only where it is not."""
+        return self.mask_hw is not None or self.box_xyxy is not None or bool(self.labels.any())
 
     def cleared_hw(self) -> NDArray[np.bool_]:
         """What negative clicks take out of an outline whatever is found: a disc (H, W) around each.
@@ -356,3 +359,27 @@ def check_inside(what: str, index_ijk: Index, shape_ijk: Sequence[int]) -> None:
             f"{what} at voxel {shown} lies outside the image of {tuple(shape_ijk)} voxels",
             "give indices from 0 to the size less one, or use millimetres if these are millimetres",
         )
+
+
+def check_frame_prompt(prompt: FramePrompt, shape_hw: tuple[int, int]) -> None:
+    """Refuse what cannot work on an image of this size: a place outside, a box inside out or without area, an empty outline.
+
+    Raises:
+        PromptError: it is.
+    """
+    height, width = shape_hw
+    places = prompt.points_xy if prompt.box_xyxy is None else np.concatenate([prompt.points_xy, prompt.box_xyxy.reshape(2, 2)])
+    for x, y in places.tolist():
+        if not (-0.5 <= x < width - 0.5 and -0.5 <= y < height - 0.5):
+            raise PromptError(
+                f"({x:g}, {y:g}) lies outside the image of {width} × {height} pixels",
+                "give X to the right and Y downwards, from 0 to the size less one",
+            )
+    if prompt.box_xyxy is not None and (prompt.box_xyxy[:2] >= prompt.box_xyxy[2:]).any():
+        x_low, y_low, x_high, y_high = (f"{number:g}" for number in prompt.box_xyxy.tolist())
+        box = f"the box {x_low} {y_low} {x_high} {y_high}"
+        if (prompt.box_xyxy[:2] > prompt.box_xyxy[2:]).any():
+            raise PromptError(f"{box} is turned inside out", "give the smaller corner first: X Y X2 Y2")
+        raise PromptError(f"{box} has no area", "give two corners that differ in X and in Y: X Y X2 Y2")
+    if prompt.mask_hw is not None and not prompt.mask_hw.any():
+        raise PromptError("an outline is empty", "outline at least one pixel")

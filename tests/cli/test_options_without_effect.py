@@ -12,6 +12,7 @@ from PIL import Image
 
 from medical_sam2 import io
 from medical_sam2.cli import main
+from medical_sam2.cli.prompts import PromptOptions, volume_prompts
 from medical_sam2.volume import Volume
 from tests.io.making import Series
 
@@ -44,6 +45,9 @@ def failed(capsys: pytest.CaptureFixture[str]) -> Failed:
         (["--allow-gap"], "--allow-gap changes nothing"),
         (["--name", "1:a", "--name", "b"], "object 1 has two names"),
         (["--negative", "3", "3", "3"], "a positive and a negative click on one place"),
+        (["--priority", "1"], "--priority changes nothing: there is one object only"),
+        (["--fusion", "vote"], "--fusion changes nothing: one view is tracked"),
+        (["--fusion", "mean", "--views", "coronal"], "--fusion changes nothing: one view is tracked"),
         (["--box", "1", "1", "3", "4", "4", "3", "--box", "1", "1", "3", "5", "5", "3"], "two boxes on"),
     ],
 )
@@ -57,6 +61,29 @@ def test_coordinates_of_the_command_line_where_there_are_none(ct: Path, failed: 
     ct.with_name("p.json").write_text(json.dumps({"objects": [{"points": [[3, 3, 3]]}]}))
     told = failed("segment", ct, "--prompts", ct.with_name("p.json"), "-o", ct.with_name("o.nii.gz"), *words)
     assert f"{words[0]} changes nothing" in told
+
+
+@pytest.mark.parametrize("option", ["--point", "--negative", "--box", "--lasso", "--slices"])
+@pytest.mark.parametrize("number", [1, 3])
+def test_an_object_beside_prompts_that_name_theirs(ct: Path, pictures: Path, failed: Failed, option: str, number: int) -> None:
+    """Whether both are the same or not; in a volume and in a set."""
+    numbers = {"--box": "1 1 3 4 4 3", "--lasso": "1 1 3 4 1 3 4 4 3", "--slices": "1 4"}.get(option, "3 3 3").split()
+    words = ["--point", "1:3", 3, 3, option, f"1:{numbers[0]}", *numbers[1:], "--object", number]
+    told = f"--object {number} changes nothing: every prompt names its object itself"
+    assert told in failed("segment", ct, *words, "-o", ct.with_name("o.nii.gz"))
+    if option != "--slices":
+        flat = {"--box": "1 1 4 4", "--lasso": "1 1 4 1 4 4"}.get(option, "9 9").split()
+        words = ["--point", "a.png:1:20", 20, option, f"a.png:1:{flat[0]}", *flat[1:], "--object", number]
+        assert told in failed("segment-images", pictures, "--template", "a.png", *words, "-o", pictures.with_name("out"))
+
+
+def test_an_object_of_what_names_none(ct: Path) -> None:
+    """It has an effect beside prompts that name another, on a mask, and for a name."""
+    volume = io.load(ct)
+    io.save((np.indices((6, 6, 6))[2] == 3).astype(np.uint8), ct.with_name("m.nii.gz"), volume)
+    for said in ({"point": ("2:3 3 3", "1 1 1")}, {"point": ("2:3 3 3",), "mask": (ct.with_name("m.nii.gz"),)}):
+        assert volume_prompts(PromptOptions(**said, object=4), volume).labels == (2, 4)  # type: ignore[arg-type]
+    assert volume_prompts(PromptOptions(point=("4:3 3 3",), object=4, name=("liver",)), volume).names == {4: "liver"}
 
 
 def test_no_input_is_replaced(ct: Path, failed: Failed) -> None:

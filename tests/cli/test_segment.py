@@ -198,12 +198,25 @@ def test_views(workspace: Workspace, views: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "words", [("--bank", "fifo"), ("--bank", "greedy"), ("--fusion", "vote"), ("--window", "-100,300"), ("--image-size", "96")]
+    "words",
+    [
+        ("--bank", "fifo"),
+        ("--bank", "greedy"),
+        ("--fusion", "vote", "--views", "three"),
+        ("--window", "-100,300"),
+        ("--image-size", "96"),
+    ],
 )
-def test_settings(workspace: Workspace, words: tuple[str, str]) -> None:
-    name, value = words
-    settings = workspace.done(*CLICK, name, value)["settings"]
+def test_settings(workspace: Workspace, words: tuple[str, ...]) -> None:
+    name, value = words[:2]
+    settings = workspace.done(*CLICK, *words)["settings"]
     assert str(settings[name[2:].replace("-", "_")]) == value
+
+
+def test_a_vote_of_the_one_view_that_auto_leaves_is_told(workspace: Workspace) -> None:
+    code, _, err = workspace.run(*CLICK, "--views", "auto", "--fusion", "vote", "--dry-run")
+    assert code == 0
+    assert "warning: --fusion changes nothing: one view is tracked" in err
 
 
 def test_a_second_run_finds_what_the_first_one_saw(workspace: Workspace) -> None:

@@ -123,6 +123,29 @@ def test_slices_of_a_ct_are_seen_as_those_of_a_volume(set_workspace: SetWorkspac
     assert sure["auto"] == sure["soft"] != sure["percentile"]
 
 
+@pytest.mark.parametrize("window", ["0,100", "soft"])
+def test_a_window_leaves_images_in_colour_alone(set_workspace: SetWorkspace, window: str) -> None:
+    """It is refused where all are in colour; where some are, they are counted once, and the report says how they were seen."""
+    for name in ("b.png", "c.jpg"):
+        Image.fromarray(np.random.default_rng(0).integers(0, 255, (30, 44, 3)).astype(np.uint8)).save(Path("set") / name)
+    grey = opened("set/a.png")
+    code, out, err = set_workspace.run(*A_MASK, "--window", window, "--json")
+    assert code == 0, err
+    told = f"--window {window} left 2 of 3 images as they are: they are in colour"
+    assert err.count("in colour") == err.count(f"warning: {told}\n") == 1
+    report = json.loads(out)
+    assert report["warnings"] == [told]
+    seen = {row["image"]: row["window"]["source"] for row in report["images"]}
+    assert ["percentiles" in seen[name] for name in ("a.png", "b.png", "c.jpg")] == [False, True, True]
+    assert not set_workspace.done(*A_MASK, "--overwrite")["warnings"]
+    Image.fromarray(np.stack([grey, grey[::-1], grey], axis=2)).save("set/a.png")
+    Path("set/d.png").write_bytes(b"broken")
+    for words in ((), ("--dry-run",)):
+        told = set_workspace.refused(*A_MASK, "--window", window, *words, output="more")
+        assert told.endswith("--window changes nothing: it is of grey values, and all images are in colour; leave it out")
+    assert set_workspace.done(*A_MASK, "--window", "percentile", "--dry-run", output="more")["count"] == 4
+
+
 def test_several_templates_objects_and_labels_beyond_a_byte(set_workspace: SetWorkspace) -> None:
     Image.fromarray(np.where(set_workspace.truth, 700, 0).astype(np.uint16)).save("wide.png")
     report = set_workspace.done(
@@ -286,6 +309,25 @@ def test_wrong_uses(set_workspace: SetWorkspace, words: tuple[str, ...], said: s
     assert said in set_workspace.refused(*words)
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("--point 50 31", "(50, 31) lies outside the image of 50 × 40 pixels"),
+        ("--point 20 30 --negative 9 -1", "(9, -1) lies outside"),
+        ("--box 3 3 51 9", "(51, 9) lies outside"),
+        ("--box 12 20 12 39", "the box 12 20 12 39 has no area; give two corners that differ in X and in Y"),
+        ("--box 20 9 12 9", "the box 12 9 20 9 has no area"),
+        ("--point 9 9 --point b.png:2:64 3", "b.png: (64, 3) lies outside the image of 64 × 64 pixels"),
+        ("--point 9 9 --negative 2:3 3", "object 2 has nothing but negative clicks"),
+    ],
+)
+def test_a_dry_run_refuses_the_prompts_that_a_run_refuses(set_workspace: SetWorkspace, words: str, said: str) -> None:
+    given = ("--template", "a.png", *words.split())
+    told = set_workspace.refused(*given, "--dry-run")
+    assert said in told
+    assert told == set_workspace.refused(*given)
+
+
 def test_wrong_places(set_workspace: SetWorkspace) -> None:
     assert "would lie among the images" in set_workspace.refused(*A_MASK, output="set")
     assert "--preview would lie among the images" in set_workspace.refused(*A_MASK, "--preview", "set/a.png", "--overwrite")
@@ -294,7 +336,9 @@ def test_wrong_places(set_workspace: SetWorkspace) -> None:
     choices = set_workspace.refused("--template", "a.png", "--template", "b.png", "--point", "3", "3", code=4)
     assert "--point a.png:X Y, --point b.png:X Y" in choices
     Image.fromarray(np.zeros((9, 9), np.uint8)).save("set/black.png")
-    assert "black.png: image" in set_workspace.refused("--template", "black.png", "--point", "3", "3")
+    black = ("--template", "black.png", "--point", "3", "3")
+    for words in (black, (*black, "--dry-run")):
+        assert "black.png: all its pixels have the same value" in set_workspace.refused(*words)
     assert not Path("out").exists()
     for name, words in (("empty", ()), ("a_mask.png", ()), ("none", ())):
         if name == "empty":

@@ -73,6 +73,7 @@ def test_dry_run_checks_and_writes_nothing(workspace: Workspace, words: list[str
         (["--workers", "2"], "--workers changes nothing"),
         (["--threshold", "0.5"], "--threshold speaks of masks"),
         (["--channel", "1"], "--channel changes nothing"),
+        (["--fusion", "vote"], "--fusion changes nothing: one view is tracked"),
         (["--mask", "ct.nii.gz"], "--mask alone changes nothing"),
         (["--template", "ct.nii.gz"], "--template alone changes nothing"),
         (["--template", "ct.nii.gz", "--mask", "none.nii.gz"], "none.nii.gz: does not exist"),

@@ -254,3 +254,59 @@ def test_a_page_of_many(tmp_path: Path) -> None:
     assert [read(tmp_path / "m.tif", page) for page in (0, 1)] == [{1: INSIDE.sum()}, {1: OTHER.sum()}]
     with pytest.raises(AmbiguousError, match="2 pages"):
         read(tmp_path / "m.tif")
+
+
+SPOT = np.hypot(*(np.mgrid[:48, :64] - 24)) < 9
+
+
+@pytest.mark.parametrize("shown", ["minisblack", "miniswhite"])
+@pytest.mark.parametrize("number", [True, 1, 3, 255])
+def test_the_numbers_of_a_tiff_count_as_stored(tmp_path: Path, shown: str, number: int) -> None:
+    """What 0 looks like says nothing: tifffile itself calls the 0 of a boolean mask white."""
+    mask = SPOT if number is True else SPOT.astype(np.uint8) * np.uint8(number)
+    tifffile.imwrite(tmp_path / "m.tif", mask, photometric=shown)
+    assert read(tmp_path / "m.tif") == {1 if number in (1, 255) else number: SPOT.sum()}
+    tifffile.imwrite(tmp_path / "two.tif", np.stack([mask, mask * 0]), photometric=shown, metadata=None)
+    assert read(tmp_path / "two.tif", 0) == {1 if number in (1, 255) else number: SPOT.sum()}
+
+
+def test_a_boolean_mask_as_tifffile_writes_it(tmp_path: Path) -> None:
+    tifffile.imwrite(tmp_path / "m.tif", SPOT)
+    assert read(tmp_path / "m.tif") == {1: SPOT.sum()}
+    planes = np.stack([SPOT, SPOT, ~SPOT]).astype(np.uint8)
+    tifffile.imwrite(
+        tmp_path / "stack.tif", planes, photometric="miniswhite", imagej=False, metadata={"axes": "ZYX"}, truncate=True
+    )
+    assert read(tmp_path / "stack.tif", 1) == {1: SPOT.sum()}
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P"])
+def test_black_on_white_is_asked_about(tmp_path: Path, mode: str) -> None:
+    image = Image.fromarray((~SPOT).astype(np.uint8) * (1 if mode == "P" else 255))
+    if mode == "P":
+        image.putpalette([255, 255, 255, 0, 0, 0])
+    image.convert(mode).save(tmp_path / "m.png")
+    top = 1 if mode == "P" else 255
+    with pytest.raises(AmbiguousError, match=rf"looks inverted; .*--threshold {top} \(as it is\), the inverted file"):
+        read(tmp_path / "m.png")
+    assert read(tmp_path / "m.png", threshold=top) == {1: (~SPOT).sum()}
+
+
+def test_the_ground_among_labels_and_in_volumes() -> None:
+    tube = np.repeat(~SPOT[..., None], 5, axis=2)
+    for array in (tube, tube | (np.arange(5) == 4), tube & (np.arange(5) == 3)):
+        with pytest.raises(AmbiguousError, match="inverted"):
+            outlines(array.astype(np.uint8))
+    with pytest.raises(AmbiguousError, match=r"object 1 .* inverted.*--each-label"):
+        outlines(np.where(SPOT, 2, 1))
+    assert len(outlines(np.where(SPOT, 2, 1), MaskRule(each_label=True))) == 2
+    assert len(outlines(np.where(SPOT, 2, 1), MaskRule(value=2))) == 1
+
+
+def test_large_objects_are_never_asked_about() -> None:
+    abdomen = np.ones((40, 60), bool)
+    abdomen[:8, :12] = abdomen[:3, 50:] = abdomen[20:24, 30:40] = False
+    three_borders = np.pad(~SPOT, ((1, 0), (0, 0)))
+    frame = np.pad(np.zeros((30, 30), bool), 2, constant_values=True)
+    for mask in (abdomen, three_borders, frame, np.ones((9, 9), bool), np.ones((3, 9, 9), bool)):
+        assert len(outlines(mask.astype(np.uint8))) == 1

@@ -249,7 +249,8 @@ def test_a_bad_image_stops_nothing_and_a_blank_one_is_empty() -> None:
     ("prompt", "said"),
     [
         (FramePrompt.click(50, 3), "lies outside the image of 50 × 40 pixels"),
-        (FramePrompt.box(5, 5, 5, 9), "no area"),
+        (FramePrompt.box(5, 5, 5, 9), "the box 5 5 5 9 has no area"),
+        (FramePrompt.box(5, 5, 9, 4), "the box 5 5 9 4 is turned inside out"),
         (FramePrompt.mask(np.zeros((40, 50), bool)), "empty"),
         (FramePrompt.mask(np.ones((50, 40), bool)), "give a mask of the image's size"),
     ],

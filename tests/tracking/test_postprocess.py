@@ -81,5 +81,5 @@ def test_clicks_that_are_not_followed_are_named() -> None:
     image = np.array([[0, 3], [0, 0]], np.uint8)
     assert describe_missed_clicks(image, {3: FramePrompt.click(1, 0)}) == []
     assert describe_missed_clicks(image, {3: FramePrompt.click(0, 1)}) == [
-        "the positive click on object 3 at 1 0 lies outside of what was found"
+        "the positive click on object 3 at 0 1 lies outside of what was found"
     ]

@@ -129,7 +129,10 @@ def plan(
     warnings = [*_empty_slices(volume, tracking.groups), *tracking.warnings, *name_notes(outputs, named.names)]
     if options.adapt and not any(isinstance(prompt, Mask) for prompt in named.prompts):
         warnings.append("--adapt does nothing: it tunes to outlines, and none was given")
-    if outputs.uncertainty is not None and all(len(group.views) == 1 for group in tracking.groups):
+    one_view = all(len(group.views) == 1 for group in tracking.groups)
+    if options.fusion in {"mean", "vote"} and one_view:
+        warnings.append("--fusion changes nothing: one view is tracked")
+    if outputs.uncertainty is not None and one_view:
         warnings.append("one view disagrees with nobody: the uncertainty will be 0 everywhere")
     maps = {"probability": outputs.probability is not None, "uncertainty": outputs.uncertainty is not None}
     size = bytes_needed(volume, len(named.labels), _image_size(options, segmenter), **maps)

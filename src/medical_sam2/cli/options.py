@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 from cyclopts import Group, Parameter, Token, convert
 
-from medical_sam2.errors import InputError, PromptError
+from medical_sam2.errors import ConfigError, InputError, PromptError
 
 FLAG = Parameter(negative="", show_default=False)
 REPEATED = Parameter(negative="", show_default=False)
@@ -26,6 +26,7 @@ VOXELS = (
 PIXELS = {"--point": "X Y", "--negative": "X Y"} | dict.fromkeys(BOXES, "X Y X2 Y2") | dict.fromkeys(LINES, "X Y ...")
 NUMBERS_OF = {"segment": VOXELS, "suggest": VOXELS, "segment-images": PIXELS}
 COUNTED = {2: "two", 3: "three", 4: "four", 6: "six"}
+ONE_VIEW = {"one", "axial", "coronal", "sagittal"}
 SEPARATORS = re.compile(r"[\s,]+")
 
 
@@ -92,6 +93,17 @@ class InferenceOptions(TrackingOptions):
     overlap: Annotated[bool, FLAG] = False
     priority: Annotated[tuple[str, ...], REPEATED] = ()
 
+    def check_fusion(self) -> None:
+        """Refuse a mean or a vote of one view; a plug-in may do what it likes with it.
+
+        Raises:
+            ConfigError: it is.
+        """
+        if self.fusion in {"mean", "vote"} and self.views in ONE_VIEW:
+            raise ConfigError(
+                "--fusion changes nothing: one view is tracked", "leave it out, or give --views three, six or auto"
+            )
+
 
 @Parameter(name="*", group=Group("Method", sort_key=3))
 @dataclass(frozen=True)
@@ -102,7 +114,7 @@ class SetInferenceOptions(NetworkOptions):
         bank: memory: self-sorting, fifo, greedy, prompted (nothing but the templates), or a plug-in (module:attribute).
         order: in which images are visited: given (by name), shuffled, similar (most like the bank first), or a plug-in.
         seed: of the shuffling.
-        window: of intensities: auto (CT images through the window that suits what is prompted), percentile, soft, lung, bone,
+        window: of grey images: auto (CT images through the window that suits what is prompted), percentile, soft, lung, bone,
             brain, or LOW,HIGH.
         features: folder that keeps what the encoder saw, by content and weights: corrections are quick.
         consensus: look at each image once more after tracking, if the weights can (those that ship do).

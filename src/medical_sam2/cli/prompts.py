@@ -17,7 +17,7 @@ from medical_sam2.errors import AmbiguousError, ConfigError, InputError, Medical
 from medical_sam2.io.image_folder import ImageFolder
 from medical_sam2.io.labels import MOST_OBJECTS, MaskRule, Outline, is_lossy, outlines, read_label_map
 from medical_sam2.io.prompt_file import NamedPrompts, Places, load_prompts, masks_from
-from medical_sam2.prompts import FramePrompt, Mask, Prompt
+from medical_sam2.prompts import FramePrompt, Mask, Prompt, check_frame_prompt
 from medical_sam2.strokes import (
     Diameter,
     Lasso,
@@ -190,6 +190,7 @@ def volume_prompts(options: PromptOptions, volume: Volume, earlier: Volume | Non
         raise PromptError("there is no prompt", "give --point I J K, --box, --mask or --prompts")
     drawn = {outline.label: outline.name for outline in reader.outlines if outline.name}
     names = {**drawn, **from_file.names, **_names(options.name, reader.label)}
+    _check_object(options, asked=reader.asked)
     _check_names(names, {prompt.object for prompt in prompts} | set(_labels(earlier)))
     colours = {outline.label: outline.colour for outline in reader.outlines if outline.colour}
     return NamedPrompts(prompts, names, from_file.files, colours)
@@ -217,7 +218,9 @@ def set_prompts(options: SetPromptOptions, images: ImageFolder) -> SetPrompts:
     if not reader.found or unprompted:
         name = images.entries[unprompted[0]].name if unprompted else None
         raise PromptError("there is no prompt", "give --template IMAGE with --mask, --box or --point", subject=name)
+    reader.check()
     names = _names(options.name, reader.label)
+    _check_object(options, asked=reader.asked)
     _check_names(names, {label for own in reader.found.values() for label in own})
     return SetPrompts(reader.found, names, files)
 
@@ -227,6 +230,7 @@ class _VolumeReader:
     options: PromptOptions
     places: Places
     earlier: Volume | None
+    asked: bool = False  # whether something named no object
 
     def prompts(self) -> list[Prompt]:
         if self.options.object is not None:
@@ -268,7 +272,7 @@ class _VolumeReader:
 
     def label(self) -> int:
         """The object of prompts that name none: that of --object, the one that is corrected, or 1."""
-        labels = _labels(self.earlier)
+        labels, self.asked = _labels(self.earlier), True
         if self.options.object is not None or not labels:
             return self.options.object or 1
         if len(labels) > 1:
@@ -283,6 +287,7 @@ class _SetReader:
     images: ImageFolder
     templates: list[int]
     found: dict[int, dict[int, FramePrompt]] = field(default_factory=dict)
+    asked: bool = False  # whether something named no object
 
     def add(self, place: int, label: int, prompt: FramePrompt) -> None:
         own = self.found.setdefault(place, {})
@@ -330,7 +335,25 @@ class _SetReader:
             files.append(file)
         return tuple(files)
 
+    def check(self) -> None:
+        """Hold all prompts against their images: what could not be outlined is refused before anything is loaded."""
+        shown = {label for own in self.found.values() for label, prompt in own.items() if prompt.shows_object}
+        if vague := sorted({label for own in self.found.values() for label in own} - shown):
+            problem = f"object {vague[0]} has nothing but negative clicks"
+            raise PromptError(problem, "click inside of it too, or outline it")
+        for place, own in sorted(self.found.items()):
+            image = self.images[place]
+            try:
+                for prompt in own.values():
+                    check_frame_prompt(prompt, (image.shape[0], image.shape[1]))
+                if image.min() == image.max():
+                    raise PromptError("all its pixels have the same value", "there is nothing to outline; prompt another one")
+            except PromptError as error:
+                raise error.about(self.images.entries[place].name) from None
+
     def label(self) -> int:
+        """The object of prompts that name none."""
+        self.asked = True
         return 1 if self.options.object is None else _check_label(self.options.object)
 
     def _only_template(self, option: str) -> int:
@@ -436,6 +459,13 @@ def _names(words: Sequence[str], default: Callable[[], int]) -> dict[int, str]:
             raise InputError(f"object {label} has two names", "give one", subject="--name")
         names[label] = name.strip()
     return names
+
+
+def _check_object(options: PromptOptions | SetPromptOptions, *, asked: bool) -> None:
+    """Refuse an object that is named for nothing: each click has its own before its colon, and there is no mask."""
+    if options.object is not None and not asked and not options.mask:
+        problem = f"--object {options.object} changes nothing: every prompt names its object itself, as 2:X Y does"
+        raise ConfigError(problem, "leave --object out, or the number before the colon")
 
 
 def _check_names(names: Mapping[int, str], objects: set[int]) -> None:

@@ -90,7 +90,7 @@ def _check(file: Path, outputs: OutputOptions, prompts: PromptOptions, options: 
         if options.priority:
             raise ConfigError("--priority changes nothing: --overlap gives a voxel to every object", "leave one of them out")
     if prompts.correct is None:
-        return
+        return options.check_fusion()
     if outputs.probability or outputs.uncertainty:
         raise ConfigError("a correction makes no probability and no uncertainty", "leave these outputs out")
     of_several = {
@@ -103,13 +103,15 @@ def _check(file: Path, outputs: OutputOptions, prompts: PromptOptions, options: 
     for option, given in of_several.items():
         if given:
             raise ConfigError(f"{option} changes nothing: a correction is tracked in the plane of its prompts", "leave it out")
+    return None
 
 
 def _check_objects(named: NamedPrompts, earlier: Volume | None, outputs: OutputOptions, options: InferenceOptions) -> list[int]:
     """All objects, prompted or there before, when what is said of them holds, and their files can be written."""
     objects = sorted({*named.labels, *labels_in(None if earlier is None else earlier.array)})
     files.check_further_files(outputs, named, objects)
-    order_objects(options.priority, named.labels, named.names)
+    if order_objects(options.priority, named.labels, named.names) and len(named.labels) == 1:
+        raise ConfigError("--priority changes nothing: there is one object only", "leave it out")
     return objects
 
 

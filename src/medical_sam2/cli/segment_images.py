@@ -12,6 +12,7 @@ from medical_sam2.cli.files import SetOutputOptions, as_json, check_place, check
 from medical_sam2.cli.options import FLAG, SetInferenceOptions
 from medical_sam2.cli.prompts import SetPromptOptions, SetPrompts, set_prompts
 from medical_sam2.errors import ConfigError, InputError, MedicalSam2Error
+from medical_sam2.intensity_window import named_window
 from medical_sam2.io import atomic, registry, voxels
 from medical_sam2.io.annotations import AnnotatedImage
 from medical_sam2.io.image_folder import ImageFolder, open_folder
@@ -60,6 +61,7 @@ def segment_images(
     from medical_sam2.cli import network  # torch takes seconds to load: not for a mistyped path
 
     network.check_set_settings(options)
+    _check_window(run, options.window)
     segmenter = network.load_segmenter(options)
     facts = report.describe_set_run(images, run.prompts, options) | network.describe_network(options, segmenter)
     if dry_run:
@@ -72,6 +74,8 @@ def segment_images(
         raise
     run.write_annotations()
     facts |= {"images": run.rows, "failed": run.failed, "skipped": len(run.skipped)}
+    facts["warnings"] = run.window_warnings(options.window)
+    report.print_warnings(facts["warnings"])
     facts["seconds"] = round(time.perf_counter() - start, 3)
     written = run.finish(facts)
     report.print_report(facts, report.set_result_text(facts, written), json=json)
@@ -128,6 +132,18 @@ def _check_masks(run: "_SetRun") -> None:
             raise InputError("two results would be the same file", "choose another name", subject=path)
 
 
+# Images are asked for, the prompted ones first, until one is grey: mostly the first one is.
+def _check_window(run: "_SetRun", window: str) -> None:
+    """Refuse a window of grey values where all images that can be read are in colour."""
+    if named_window(window) is None:
+        return
+    for i in dict.fromkeys([*run.prompts.prompts, *range(len(run.images))]):
+        with suppress(MedicalSam2Error):  # it is named when its turn comes
+            if not run.images.picture(i).colour:
+                return
+    raise ConfigError("--window changes nothing: it is of grey values, and all images are in colour", "leave it out")
+
+
 def _dry_run_text(facts: dict[str, Any], run: "_SetRun") -> str:
     """What would be done, for people."""
     lines = [f"images   {len(run.images)} in {run.images.folder}"]
@@ -157,6 +173,7 @@ class _SetRun:
     rows: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
     measured: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
     failed: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
+    coloured: int = 0
     code: int = 0
 
     def tables(self) -> dict[str, Path]:
@@ -231,6 +248,7 @@ class _SetRun:
         self.outputs.output.mkdir(exist_ok=True)
         save_label_map(found.labels, self.files[i], self.images.picture(i).turned)
         self.done[i] = found.confidence
+        self.coloured += self.images.picture(i).colour
         self.rows.append(report.image_row(name, found, self.files[i]))
         notes = (TURNED,) if self.annotations and self.images.picture(i).turned != 1 else ()
         report.print_warnings((*self.images.picture(i).warnings, *found.warnings, *notes), f"{name}: ")
@@ -238,6 +256,12 @@ class _SetRun:
             self.measured += report.measure_image(name, self.images.picture(i), found, self.prompts.names)
         if self.sheet is not None:
             self.sheet.add(self.images[i], found, name)
+
+    def window_warnings(self, window: str) -> list[str]:
+        """That a window was asked for which images in colour were not seen through, if there are some."""
+        if not self.coloured or named_window(window) is None:
+            return []
+        return [f"--window {window} left {self.coloured} of {len(self.done)} images as they are: they are in colour"]
 
     def note_failure(self, i: int, error: MedicalSam2Error) -> None:
         """Note an image that cannot be used."""

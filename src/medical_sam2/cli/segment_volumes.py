@@ -190,6 +190,7 @@ def _check_words(
 ) -> None:
     """Refuse options that would have no effect, or destroy something."""
     finish.check()
+    options.check_fusion()
     if options.overlap:
         raise ConfigError("--overlap: each case has one label map here", "outline it by `medsam2 segment --overlap`")
     if prompts.each_label and prompts.threshold is not None:

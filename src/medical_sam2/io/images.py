@@ -33,7 +33,7 @@ FORMATS = ("PNG", "JPEG", "TIFF", "BMP")
 GREY_MODES = {"1", "L", "I", "F", "I;16", "I;16B", "I;16L", "I;16N"}
 ORIENTATION = 0x0112
 MOST_PIXELS = 1 << 30
-EXTRA_SAMPLES = 0x0152
+PHOTOMETRIC, EXTRA_SAMPLES = 0x0106, 0x0152
 ENDS = {b"\x89PNG": b"IEND\xaeB`\x82", b"\xff\xd8": b"\xff\xd9"}
 TAIL = 1 << 16
 """Where the end marker is looked for: some cameras and programs append notes of their own."""
@@ -113,7 +113,7 @@ def _plane(
                 _check_size(image, path, options)
                 return _page(image, page, path, options)
     require_memory(file.pages[plane.page].nbytes, path, options.max_bytes)
-    found = _from_array(read_plane(file, plane), page, path, options)
+    found = _from_array(read_plane(file, plane, as_shown=options.clean), page, path, options)
     notes = list(found.warnings)
     page_here: Any = file.pages[plane.page]
     tag = page_here.tags.get(ORIENTATION)
@@ -234,8 +234,11 @@ def _deep(path: Path, notes: list[str], options: Options) -> NDArray[Any]:
 
 
 def _numbers(image: Image.Image, notes: list[str]) -> NDArray[Any]:
-    """The numbers of a mask: those of a palette, not its colours."""
-    return np.array(image.getchannel("P")) if image.mode in {"P", "PA"} else _pixels(image, notes)
+    """The numbers of a mask as they are stored: those of a palette, not its colours; not inverted where 0 is shown as white."""
+    if image.mode in {"P", "PA"}:
+        return np.array(image.getchannel("P"))
+    inverted = image.mode in {"1", "L"} and getattr(image, "tag_v2", {}).get(PHOTOMETRIC) == INVERTED
+    return np.invert(_pixels(image, notes)) if inverted else _pixels(image, notes)
 
 
 def _alpha(image: Image.Image) -> NDArray[Any] | None:
@@ -417,8 +420,8 @@ def _channels(page: Any) -> list[TiffPlane]:
     return [TiffPlane(page.index, channel=channel, channels=samples) for channel in range(samples)]
 
 
-def read_plane(file: "TiffFile", plane: TiffPlane) -> NDArray[Any]:
-    """The pixels of an image: (H, W), (H, W, C) or (C, H, W)."""
+def read_plane(file: "TiffFile", plane: TiffPlane, *, as_shown: bool) -> NDArray[Any]:
+    """The pixels of an image: (H, W), (H, W, C) or (C, H, W); as shown, bytes of which 0 is white are inverted."""
     page: Any = file.pages[plane.page]
     if plane.offset is not None:
         file.filehandle.seek(plane.offset)
@@ -428,7 +431,7 @@ def read_plane(file: "TiffFile", plane: TiffPlane) -> NDArray[Any]:
         array = page.asarray()
     if plane.channel is not None:
         array = array.take(plane.channel, axis=page.axes.index("S"))
-    return np.invert(array) if page.photometric == INVERTED and array.dtype == np.uint8 else array
+    return np.invert(array) if as_shown and page.photometric == INVERTED and array.dtype == np.uint8 else array
 
 
 def read_alpha(file: "TiffFile", plane: TiffPlane) -> NDArray[Any] | None:

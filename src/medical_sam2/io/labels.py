@@ -181,7 +181,7 @@ def outlines(array: NDArray[Any], rule: MaskRule = AS_DRAWN, *, lossy: bool = Fa
         lossy: the file's compression blurred them.
 
     Raises:
-        AmbiguousError: they look like soft edges, shades or probabilities, not like labels.
+        AmbiguousError: they look like soft edges, shades or probabilities, not like labels; or like an inverted mask.
         FormatError: NaN, infinite or negative numbers.
         PromptError: nothing is drawn, or a number that no object can have.
     """
@@ -198,12 +198,14 @@ def outlines(array: NDArray[Any], rule: MaskRule = AS_DRAWN, *, lossy: bool = Fa
         _require(rule.value, [int(number) for number in numbers])
         return [_one(array == rule.value, rule.object or rule.value)]
     _ask_if_soft(array, numbers, rule, lossy)
-    if len(numbers) == 1 and numbers[0] in WHITE and not rule.each_label:
-        return [_one(array != 0, rule.object)]
-    if rule.object is not None:
-        return [_one(array != 0, rule.object)]
-    _check_label(numbers[-1])
-    return [Outline(int(number), array == number) for number in numbers]
+    if rule.object is not None or (len(numbers) == 1 and numbers[0] in WHITE and not rule.each_label):
+        found = [_one(array != 0, rule.object)]
+    else:
+        _check_label(numbers[-1])
+        found = [Outline(int(number), array == number) for number in numbers]
+    if not rule.each_label:
+        _ask_if_inverted(found, numbers)
+    return found
 
 
 def select_outlines(found: Sequence[Outline], rule: MaskRule) -> list[Outline]:
@@ -265,6 +267,29 @@ def _ask_if_soft(array: NDArray[Any], numbers: list[float], rule: MaskRule, loss
     if not fractions and numbers[-1] <= MOST_OBJECTS:
         choices.append(f"--each-label ({len(numbers)} objects, one for each number)")
     raise AmbiguousError(problem, "say what is meant", choices=choices)
+
+
+# Of black on white, or of a picture stored the other way round, the ground would be outlined, which looks plausible in a table.
+def _ask_if_inverted(found: Sequence[Outline], numbers: Sequence[float]) -> None:
+    for outline in found:
+        if is_ground(outline.inside):
+            as_drawn = f"--threshold {numbers[0]:g}" if len(found) == 1 else "--each-label"
+            choices = [f"{as_drawn} (as it is)", "the inverted file (the hole is the object)"]
+            problem = f"object {outline.label} covers all borders and most of the image, as the ground does: it looks inverted"
+            raise AmbiguousError(problem, "say what is meant", choices=choices)
+
+
+def is_ground(inside: NDArray[np.bool_]) -> bool:
+    """Whether what is drawn fills all four borders of slices, and more than half, around a hole.
+
+    Where it lies on one slice, that is looked at; through the others of a volume, the hole may pass along one axis.
+    """
+    for axis in reversed(range(inside.ndim)):
+        drawn = np.flatnonzero(inside.any(axis=tuple(other for other in range(inside.ndim) if other != axis)))
+        if len(drawn) == 1:
+            inside = inside.take(drawn[0], axis=axis)
+    filled = sum(bool(inside.take((0, -1), axis=axis).all()) for axis in range(inside.ndim))
+    return bool(filled > 1 and not inside.all() and 2 * np.count_nonzero(inside) > inside.size)
 
 
 def are_shades(array: NDArray[Any], numbers: list[float]) -> bool:
@@ -354,8 +379,8 @@ ACROSS = range(5, 9)
 def read_label_map(path: Path, page: int | None = None, *, like: Picture | None = None) -> NDArray[np.generic]:
     """The number of each pixel (H, W) of one image: a picture, or a NIfTI, NRRD or DICOM file of one slice.
 
-    A palette counts by its numbers, not its colours; what is transparent holds 0, and what is opaque and of one colour is
-    drawn, whatever that colour is.
+    A palette counts by its numbers, not its colours, and a TIFF by those that it stores, also where 0 is shown as white. What
+    is transparent holds 0, and what is opaque and of one colour is drawn, whatever that colour is.
 
     Args:
         path: the file.

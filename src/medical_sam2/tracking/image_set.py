@@ -22,7 +22,7 @@ from medical_sam2.model.backbone import Backbone
 from medical_sam2.model.memory_bank import Policy, PolicyBank
 from medical_sam2.model.tracker import track, upsample
 from medical_sam2.plugins import find
-from medical_sam2.prompts import Fixed, FramePrompt, Prompter
+from medical_sam2.prompts import Fixed, FramePrompt, Prompter, check_frame_prompt
 from medical_sam2.tracking.click_outline import OutlineJudge
 from medical_sam2.tracking.frames import to_network
 from medical_sam2.tracking.image_viewer import ImageViewer, outline_closely, unit_vector
@@ -258,7 +258,7 @@ def _prompt_rank(prompt: FramePrompt) -> int:
     """How well a prompt shows what its object is: the smaller, the better."""
     if prompt.mask_hw is not None or prompt.box_xyxy is not None:
         return DRAWN
-    return CLICKED if prompt.labels.any() else NEGATIVE
+    return CLICKED if prompt.shows_object else NEGATIVE
 
 
 def _round_robin(walks: Sequence[Iterator[_ImageStep]]) -> Iterator[_ImageStep]:
@@ -316,7 +316,7 @@ def _checked_labels(viewer: ImageViewer, prompts: SetPrompts) -> list[int]:
     for i, prompts_here in prompts.items():
         viewer.summary(i)
         for prompt in prompts_here.values():
-            _check_inside(prompt, viewer.shapes[i])
+            check_frame_prompt(prompt, viewer.shapes[i])
     return labels
 
 
@@ -338,6 +338,7 @@ def _check_inside(prompt: FramePrompt, shape_hw: tuple[int, int]) -> None:
 def label_map(
     labels: Sequence[int], logits_Bhw: Tensor, shape_hw: tuple[int, int], shown: Collection[int] = ()
 ) -> NDArray[np.unsignedinteger]:
+def label_map(labels: Sequence[int], logits_Bhw: Tensor, shape_hw: tuple[int, int]) -> NDArray[np.unsignedinteger]:
     """Labels (H, W) in the smallest unsigned type: each pixel goes to the object of the largest logit over 0.
 
     Objects that a person has `shown` on this image come before those that were only found on it.

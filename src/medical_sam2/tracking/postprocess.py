@@ -98,11 +98,11 @@ def describe_missed_points(labels: NDArray[np.integer], prompts: Iterable[Prompt
 
 
 def describe_missed_clicks(labels: NDArray[np.integer], prompts: Mapping[int, FramePrompt]) -> list[str]:
-    """Warnings for clicks on an image that its labels (H, W) do not follow; object → its prompt."""
+    """Warnings for clicks on an image that its labels (H, W) do not follow, at X Y as they were given; object → its prompt."""
     return _describe_missed(
-        labels,
+        labels.T,
         (
-            ((y, x), label, bool(inside))
+            ((x, y), label, bool(inside))
             for label, prompt in prompts.items()
             for (x, y), inside in zip(prompt.points_xy.tolist(), prompt.labels, strict=True)
         ),
