@@ -91,10 +91,6 @@ class FramePrompt:
         raise PromptError(f"object {label} has {problem} on {where}", action)
 
     @property
-    def shows(self) -> bool:
-        """Whether a person said where the object is, not only where it is not."""
-        drawn = self.box_xyxy is not None or self.mask_hw is not None
-        return self.estimate is None and (drawn or bool(self.labels.any()))
     def shows_object(self) -> bool:
         """Whether it says where the object is, not only where it is not."""
         return self.mask_hw is not None or self.box_xyxy is not None or bool(self.labels.any())

@@ -67,12 +67,7 @@ def segment_images(
     if dry_run:
         report.print_report({**facts, "dry_run": True}, _dry_run_text(facts, run), json=json)
         return 0
-    try:
-        run.outline(segmenter, options, network.visiting_order(options), quiet=quiet)
-    except BaseException:
-        run.keep_finished()
-        raise
-    run.write_annotations()
+    run.outline(segmenter, options, network.visiting_order(options), quiet=quiet)
     facts |= {"images": run.rows, "failed": run.failed, "skipped": len(run.skipped)}
     facts["warnings"] = run.window_warnings(options.window)
     report.print_warnings(facts["warnings"])
@@ -197,17 +192,17 @@ class _SetRun:
         ]
 
     # Made of the label maps on the disk, one after the other: those of an earlier run count too, and none is kept in memory.
-    def write_annotations(self) -> None:
+    def _write_annotations(self) -> None:
         """All files of annotations, of the images whose label maps this run or an earlier one has made."""
         there = {*self.done, *self.skipped}
         for path, (format, images) in self.annotation_files().items():
             if wanted := [i for i in images if i in there]:
                 atomic.write_bytes(path, format.annotate(map(self._annotated, wanted), self.prompts.names))
 
-    def keep_finished(self) -> None:
+    def _keep_finished(self) -> None:
         """After an interrupt or an error: the annotations of what is finished, and how much that is."""
         with suppress(MedicalSam2Error):  # what stopped the run is to be told, not this
-            self.write_annotations()
+            self._write_annotations()
         if self.done:
             done = f"{len(self.done)} of {len(self.images)} images are outlined"
             report.print_note(f"{done}; --skip-existing goes on with the others")
@@ -217,6 +212,15 @@ class _SetRun:
         return AnnotatedImage(i + 1, source, voxels.compact(labels), self.done.get(i, {}))  # type: ignore[arg-type]  # of a PNG
 
     def outline(self, segmenter: "Segmenter", options: SetInferenceOptions, order: "str | Order", *, quiet: bool) -> None:
+        """All images, then their annotations; what is finished is kept, whatever stops the run."""
+        try:
+            self._follow(segmenter, options, order, quiet=quiet)
+        except BaseException:
+            self._keep_finished()
+            raise
+        self._write_annotations()
+
+    def _follow(self, segmenter: "Segmenter", options: SetInferenceOptions, order: "str | Order", *, quiet: bool) -> None:
         """All images, each written as it is made; errors that stop everything name the templates."""
         todo = set(range(len(self.images))) - self.skipped
         found = segmenter.segment_images(

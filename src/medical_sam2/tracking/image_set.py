@@ -287,7 +287,7 @@ def _merge_steps(viewer: ImageViewer, steps: Sequence[_ImageStep], prompts_here:
     index = steps[0].index
     labels = [label for step in steps for label in step.labels]
     logits = torch.cat([step.logits_Bhw for step in steps])
-    shown = [label for label, prompt in prompts_here.items() if prompt.shows]
+    shown = [label for label, prompt in prompts_here.items() if prompt.shows_object]
     found = label_map(labels, logits, viewer.shapes[index], shown)
     for label, prompt in prompts_here.items():
         redraw(found[None], label, {0: prompt})
@@ -320,25 +320,9 @@ def _checked_labels(viewer: ImageViewer, prompts: SetPrompts) -> list[int]:
     return labels
 
 
-def _check_inside(prompt: FramePrompt, shape_hw: tuple[int, int]) -> None:
-    height, width = shape_hw
-    places = prompt.points_xy if prompt.box_xyxy is None else np.concatenate([prompt.points_xy, prompt.box_xyxy.reshape(2, 2)])
-    for x, y in places.tolist():
-        if not (-0.5 <= x < width - 0.5 and -0.5 <= y < height - 0.5):
-            raise PromptError(
-                f"({x:g}, {y:g}) lies outside the image of {width} × {height} pixels",
-                "give X to the right and Y downwards, from 0 to the size less one",
-            )
-    if prompt.box_xyxy is not None and (prompt.box_xyxy[:2] >= prompt.box_xyxy[2:]).any():
-        raise PromptError("a box is turned inside out, or has no area", "give the smaller corner first: X Y X2 Y2")
-    if prompt.mask_hw is not None and not prompt.mask_hw.any():
-        raise PromptError("an outline is empty", "outline at least one pixel")
-
-
 def label_map(
     labels: Sequence[int], logits_Bhw: Tensor, shape_hw: tuple[int, int], shown: Collection[int] = ()
 ) -> NDArray[np.unsignedinteger]:
-def label_map(labels: Sequence[int], logits_Bhw: Tensor, shape_hw: tuple[int, int]) -> NDArray[np.unsignedinteger]:
     """Labels (H, W) in the smallest unsigned type: each pixel goes to the object of the largest logit over 0.
 
     Objects that a person has `shown` on this image come before those that were only found on it.

@@ -259,9 +259,14 @@ def prompted_slices(volume: Volume, group: Group) -> dict[int, tuple[int, tuple[
     """Object → the array axis that it is prompted along, and the slices on which a prompt says where it is."""
     axis, axes = array_axis(volume, group.view), volume.orientation
     return {
-        label: (axis, tuple(group.view.slice_index(t, volume.shape[axis], axes) for t, each in own.items() if each.shows))
+        label: (axis, tuple(group.view.slice_index(t, volume.shape[axis], axes) for t, each in own.items() if _is_shown(each)))
         for label, own in group.prompts.items()
     }
+
+
+def _is_shown(prompt: FramePrompt) -> bool:
+    """Whether a person said where the object is."""
+    return prompt.shows_object and prompt.estimate is None
 
 
 def array_axis(volume: Volume, view: View) -> int:
