@@ -299,8 +299,8 @@ class Segmenter:
             only: the images to be outlined beside the prompted ones; all unless given.
             consensus: whether each image is looked at once more after tracking, if the weights can; not prompted ones.
             features: folder in which what the encoder saw is kept, by content and weights.
-            window: see `intensity_window.choose_window`; "auto" takes one for all CT images in Hounsfield units; images in colour
-                are seen by their percentiles, whatever is said.
+            window: see `intensity_window.choose_window`; "auto" takes one for all CT images in Hounsfield units; images in
+                colour are seen by their percentiles, whatever is said.
             modality: what took an image, as a DICOM code, where known; else air and bone tell a CT.
             on_error: called with images that cannot be used, which are left out; without it their error is raised.
 
