@@ -70,7 +70,6 @@ def segment_images(
     run.outline(segmenter, options, network.visiting_order(options), quiet=quiet)
     facts |= {"images": run.rows, "failed": run.failed, "skipped": len(run.skipped)}
     facts["warnings"] = run.window_warnings(options.window)
-    report.print_warnings(facts["warnings"])
     facts["seconds"] = round(time.perf_counter() - start, 3)
     written = run.finish(facts)
     report.print_report(facts, report.set_result_text(facts, written), json=json)
@@ -273,7 +272,8 @@ class _SetRun:
         self.code = max(self.code, error.exit_code)
 
     def finish(self, facts: dict[str, Any]) -> list[Path]:
-        """Write what speaks of all images, and name those that failed."""
+        """Write what speaks of all images, tell what was noticed of the set, and name those that failed."""
+        report.print_warnings(facts["warnings"])
         if self.sheet is not None and self.outputs.preview is not None:
             self.sheet.save(self.outputs.preview)
         if self.outputs.statistics is not None:
