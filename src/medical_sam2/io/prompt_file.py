@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from medical_sam2 import io
 from medical_sam2.errors import AmbiguousError, FormatError, MedicalSam2Error, PromptError
 from medical_sam2.io import atomic
-from medical_sam2.io.labels import MOST_OBJECTS, MaskRule, Outline
+from medical_sam2.io.labels import MOST_OBJECTS, MaskRule, Outline, is_ground
 from medical_sam2.io.safe_open import load_json
 from medical_sam2.plugins import suggestion
 from medical_sam2.prompts import Box, Index, Mask, Point, Prompt
@@ -205,12 +205,13 @@ def save_prompts(path: Path | str, prompts: Sequence[Prompt], names: Mapping[int
         InputError: the folder is missing or not writable.
     """
     path = Path(path)
-    files: dict[int, str] = {}
+    files: dict[int, dict[str, Any]] = {}
     for number, mask in enumerate((prompt for prompt in prompts if isinstance(prompt, Mask)), 1):
         digest = sha256(repr(mask.array_ijk.shape).encode() + np.packbits(mask.array_ijk).tobytes()).hexdigest()
-        files[id(mask)] = f"{path.stem}-{number}-{digest[:8]}.nii.gz"
-        io.save(mask.array_ijk.astype(np.uint8), path.with_name(files[id(mask)]), like)
-    entries = as_objects(prompts, names, lambda mask: {"file": files[id(mask)]})
+        file = f"{path.stem}-{number}-{digest[:8]}.nii.gz"
+        io.save(mask.array_ijk.astype(np.uint8), path.with_name(file), like)
+        files[id(mask)] = {"file": file, **({"label": 1} if is_ground(mask.array_ijk) else {})}  # else reading it would ask
+    entries = as_objects(prompts, names, lambda mask: files[id(mask)])
     content = {"version": VERSION, "coordinates": "voxel", "objects": entries}
     atomic.write_bytes(path, (json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode())
 

@@ -60,6 +60,7 @@ def build(settings: ServerSettings, queue: InferenceQueue) -> tuple[App, Session
         yield
         loading.cancel()
         store.close()
+        loading.join(END_WITHIN_S)  # Python aborts where it ends while a thread loads torch
 
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, lifespan=lifespan, redirect_slashes=False)
     _handle_errors(app)
@@ -213,7 +214,7 @@ def server(
         access_log=False,
         log_level="error",
         server_header=False,
-        limit_concurrency=MOST_CONNECTIONS + 1,
+        limit_concurrency=2 * MOST_CONNECTIONS,  # it counts requests, too, and those of dropped connections end a moment later
         h11_max_incomplete_event_size=32_768,
         timeout_keep_alive=15,
         timeout_graceful_shutdown=2,
