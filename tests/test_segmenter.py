@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 
 from medical_sam2.errors import ConfigError, GeometryError, PromptError
 from medical_sam2.model.memory_bank import Fifo
-from medical_sam2.model.nano import nano
 from medical_sam2.prompts import Mask, Point
 from medical_sam2.segmenter import Segmenter, choose_device, choose_precision
 from medical_sam2.tracking import plan
