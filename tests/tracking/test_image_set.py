@@ -1,5 +1,7 @@
 """One prompt for a set: the order matters only through the bank, corrections, bad images, huge images."""
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,11 +10,13 @@ import torch
 from numpy.typing import NDArray
 
 from medical_sam2.errors import FormatError, MedicalSam2Error, PromptError
+from medical_sam2.model.backbone import Features, FramePrediction, Fused, Instruction
 from medical_sam2.prompts import FramePrompt
 from medical_sam2.segmenter import Segmenter
 from medical_sam2.tracking.frames import to_frame
 from medical_sam2.tracking.image_set import STRIP_PIXELS, ImageMask, Shuffled, choose_order, label_map
 from medical_sam2.tracking.image_viewer import _reduce_huge  # pyright: ignore[reportPrivateUsage]
+from tests.backbones import Brightness
 from tests.model.conftest import tiny
 from tests.phantoms import segmenter
 
@@ -122,13 +126,23 @@ def test_objects_prompted_on_different_images() -> None:
         assert one.prompted == (i in said)
 
 
+class SurerOfMemories(Brightness):
+    """More certain of what it remembers than of what it is shown."""
+
+    def decode(self, frame: Features, fused: Fused, instructions: Sequence[Instruction | None]) -> FramePrediction:
+        found = super().decode(frame, fused, instructions)
+        sure = torch.tensor([2.0 if one is None else 1.0 for one in instructions])
+        return replace(found, logits_Bhw=found.logits_Bhw * sure[:, None, None])
+
+
 @pytest.mark.parametrize("labels", [(1, 2), (2, 1)])
 def test_two_objects_that_claim_the_same_keep_what_was_clicked_on(labels: tuple[int, int]) -> None:
     """On its own image each has it, whoever is surer."""
     images, truths = pictures()
     y, x = np.argwhere(truths[3])[truths[3].sum() // 2]
     said = {0: {labels[0]: FramePrompt.mask(truths[0])}, 3: {labels[1]: FramePrompt.click(float(x), float(y))}}
-    found = {one.index: one.labels for one in segmenter().segment_images(images, said)}
+    network = Segmenter(SurerOfMemories(), device="cpu", precision="fp32")
+    found = {one.index: one.labels for one in network.segment_images(images, said)}
     assert ((found[0] == labels[0]) == truths[0]).all()
     assert ((found[3] == labels[1]) == truths[3]).mean() > 0.97
     assert found[3][y, x] == labels[1]

@@ -90,7 +90,8 @@ def _check(file: Path, outputs: OutputOptions, prompts: PromptOptions, options: 
         if options.priority:
             raise ConfigError("--priority changes nothing: --overlap gives a voxel to every object", "leave one of them out")
     if prompts.correct is None:
-        return options.check_fusion()
+        options.check_fusion()
+        return
     if outputs.probability or outputs.uncertainty:
         raise ConfigError("a correction makes no probability and no uncertainty", "leave these outputs out")
     of_several = {
@@ -103,7 +104,6 @@ def _check(file: Path, outputs: OutputOptions, prompts: PromptOptions, options: 
     for option, given in of_several.items():
         if given:
             raise ConfigError(f"{option} changes nothing: a correction is tracked in the plane of its prompts", "leave it out")
-    return None
 
 
 def _check_objects(named: NamedPrompts, earlier: Volume | None, outputs: OutputOptions, options: InferenceOptions) -> list[int]:
