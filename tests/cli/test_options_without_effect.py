@@ -46,6 +46,7 @@ def failed(capsys: pytest.CaptureFixture[str]) -> Failed:
         (["--name", "1:a", "--name", "b"], "object 1 has two names"),
         (["--negative", "3", "3", "3"], "a positive and a negative click on one place"),
         (["--priority", "1"], "--priority changes nothing: there is one object only"),
+        (["--overlap", "--separate"], "--overlap changes nothing: there is one object only"),
         (["--fusion", "vote"], "--fusion changes nothing: one view is tracked"),
         (["--fusion", "mean", "--views", "coronal"], "--fusion changes nothing: one view is tracked"),
         (["--box", "1", "1", "3", "4", "4", "3", "--box", "1", "1", "3", "5", "5", "3"], "two boxes on"),

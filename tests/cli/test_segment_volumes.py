@@ -84,6 +84,8 @@ def test_dry_run_checks_and_writes_nothing(workspace: Workspace, words: list[str
         (["--layout", "nnunet", "--suffix", ".nrrd"], "the layout nnunet has .nii.gz files alone"),
         (["--suffix", ".xyz"], "images are not written as '.xyz'"),
         (["--views", "five"], "unknown views 'five'"),
+        (["--priority", "liver"], "--priority changes nothing: no case has several objects"),
+        (["--priority", "lever"], "priority: no case has an object called lever"),
     ],
 )
 def test_refusals(workspace: Workspace, words: list[str], more: list[str], said: str) -> None:
@@ -92,6 +94,18 @@ def test_refusals(workspace: Workspace, words: list[str], more: list[str], said:
     (line,) = workspace.shown()[1].splitlines()
     assert said in line
     assert workspace.files() == before
+
+
+def test_who_comes_first_need_not_be_in_every_case(workspace: Workspace, words: list[str]) -> None:
+    """Two objects at one place: the one that is named has it; where it is not, a warning, and the case is outlined."""
+    rows = Path("t.csv").read_text().splitlines()
+    Path("t.csv").write_text("\n".join([*rows, "p1,c1.nii.gz,2,tumour,point,14,12,3"]) + "\n")
+    assert main([*words, "--priority", "tumour"]) == 0
+    assert "p0: --priority tumour does nothing: there is no such object" in workspace.shown()[1]
+    with Path("out/results.csv").open() as stream:
+        found = {(row["case"], row["name"]): int(row["voxels"]) for row in csv.DictReader(stream)}
+    assert found["p1", "liver"] == 0 < found["p1", "tumour"]
+    assert found["p0", "liver"] > 0
 
 
 def test_one_annotated_volume_for_all(workspace: Workspace, words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:

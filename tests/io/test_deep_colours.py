@@ -2,6 +2,7 @@
 
 import struct
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,9 +19,13 @@ def save_png(path: Path, array: NDArray[np.uint16]) -> Path:
     height, width, channels = array.shape
     rows = np.ascontiguousarray(array.astype(">u2")).view(np.uint8).reshape(height, -1)
     rows = np.concatenate([rows[:1], rows[1:] - rows[:-1]])
-    packed = zlib.compress(b"".join(b"\2" + row.tobytes() for row in rows))
-    kind = {2: 4, 3: 2, 4: 6}[channels]
-    header = struct.pack(">IIBBBBB", width, height, 16, kind, 0, 0, 0)
+    return save_rows(path, [b"\2" + row.tobytes() for row in rows], (width, height, 16, {2: 4, 3: 2, 4: 6}[channels]))
+
+
+def save_rows(path: Path, rows: Sequence[bytes], head: tuple[int, int, int, int]) -> Path:
+    """A PNG of filtered rows; head: width, height, bits, kind of colour."""
+    packed = zlib.compress(b"".join(rows))
+    header = struct.pack(">IIBBBBB", *head, 0, 0, 0)
     parts = ((b"IHDR", header), (b"IDAT", packed), (b"IEND", b""))
     blocks = (struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data)) for name, data in parts)
     path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(blocks))

@@ -1,6 +1,7 @@
 """What is drawn in a mask: white is one object, numbers are objects, soft edges are asked about, nothing is guessed."""
 
 import io as memory
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from medical_sam2 import io
 from medical_sam2.errors import AmbiguousError, FormatError, PromptError
 from medical_sam2.io.labels import MaskRule, is_lossy, outlines, read_label_map
 from medical_sam2.volume import Volume
+from tests.io.test_deep_colours import save_rows
 
 Y, X = np.mgrid[:96, :112]
 INSIDE = (Y - 40) ** 2 + (X - 60) ** 2 < 20**2
@@ -278,6 +280,26 @@ def test_a_boolean_mask_as_tifffile_writes_it(tmp_path: Path) -> None:
         tmp_path / "stack.tif", planes, photometric="miniswhite", imagej=False, metadata={"axes": "ZYX"}, truncate=True
     )
     assert read(tmp_path / "stack.tif", 1) == {1: SPOT.sum()}
+
+
+@pytest.mark.parametrize("bits", [2, 4])
+@pytest.mark.parametrize("kind", ["png", "tif", "tif, 0 is white"])
+def test_few_bits_are_not_stretched(tmp_path: Path, bits: int, kind: str) -> None:
+    """Labels 1, 2 and 3 in 2 or 4 bits: readers of pictures make 85, 170 and 255 of them, or 17, 34 and 51."""
+    array = np.where(SPOT, 1, 0)
+    array[:2, :8], array[-2:, :8] = 2, 3
+    digits = (array[..., None] >> np.arange(bits - 1, -1, -1) & 1).reshape(len(array), -1)
+    rows, path = [row.tobytes() for row in np.packbits(digits, axis=1)], tmp_path / f"m.{kind[:3]}"
+    if kind == "png":
+        save_rows(path, [b"\0" + row for row in rows], (array.shape[1], array.shape[0], bits, 0))
+    else:
+        data = b"".join(rows)
+        tags = [(256, array.shape[1]), (257, array.shape[0]), (258, bits), (259, 1), (262, int(kind == "tif")), (273, 8)]
+        tags += [(277, 1), (278, array.shape[0]), (279, len(data))]
+        directory = b"".join(struct.pack("<HHIHxx", number, 3, 1, value) for number, value in tags)
+        start = struct.pack("<2sHI", b"II", 42, 8 + len(data))
+        path.write_bytes(start + data + struct.pack("<H", len(tags)) + directory + bytes(4))
+    assert read(path) == {1: SPOT.sum(), 2: 16, 3: 16}
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "P"])

@@ -405,13 +405,16 @@ def _track_and_finish(
     settings.finishing.check(image.spacing_mm)
     steps = settings.finishing.steps(labels, names, known=False)
     limits = plan_tracking(image, named.prompts, settings.views).limits if steps and named.prompts else {}
+    unknown = settings.finishing.unknown(labels, names)
+    first = tuple(word for word in settings.priority if word in map(str, labels) or word in names.values())
+    unknown += [f"--priority {word}" for word in settings.priority if word not in first]
+    tracking = {**settings.tracking, "priority": first}
     with adapt_to_outlines(segmenter.network, image, named.prompts, window=settings.window, seconds=settings.adapt):
         if template is None:
-            found = segmenter.segment_volume(image, named.prompts, names=named.names, **settings.tracking)
+            found = segmenter.segment_volume(image, named.prompts, names=named.names, **tracking)
         else:
-            found = segmenter.segment_by_template(image, template, named.prompts, names=named.names, **settings.tracking)
+            found = segmenter.segment_by_template(image, template, named.prompts, names=named.names, **tracking)
     found, changes = finish(found, steps, named.prompts, limits)
-    unknown = settings.finishing.unknown(labels, names)
     return found, changes, [f"{word} does nothing: there is no such object" for word in unknown]
 
 

@@ -103,6 +103,11 @@ class BatchCase:
     channels: tuple[Path, ...] = ()
     template: TemplateFiles | None = None
 
+    @property
+    def reads_masks(self) -> bool:
+        """Whether voxels must be read to know its objects."""
+        return self.template is not None or any(file.suffix.lower() != ".json" for each in self.prompts for file in each.files)
+
     def read_prompts(self, volume: Volume) -> NamedPrompts:
         """All prompts in the image.
 

@@ -110,8 +110,10 @@ def _check_objects(named: NamedPrompts, earlier: Volume | None, outputs: OutputO
     """All objects, prompted or there before, when what is said of them holds, and their files can be written."""
     objects = sorted({*named.labels, *labels_in(None if earlier is None else earlier.array)})
     files.check_further_files(outputs, named, objects)
-    if order_objects(options.priority, named.labels, named.names) and len(named.labels) == 1:
-        raise ConfigError("--priority changes nothing: there is one object only", "leave it out")
+    order_objects(options.priority, named.labels, named.names)
+    if len(named.labels) == 1 and (options.priority or options.overlap):
+        option = "--priority" if options.priority else "--overlap"
+        raise ConfigError(f"{option} changes nothing: there is one object only", "leave it out")
     return objects
 
 

@@ -158,7 +158,7 @@ def segment_volumes(
     sharing.check()
     finish = FinishingSettings(**vars(finishing))
     _check_words(what, prompts, outputs, options, finish)
-    found, grids = _find_and_check(what, prompts, outputs, reading, options.views, finish)
+    found, grids = _find_and_check(what, prompts, outputs, reading, options, finish)
     from medical_sam2.batch import cluster, run  # torch takes seconds to load: not for a wrong row of a table
 
     said: dict[str, Any] = {**vars(options), **vars(reading), **vars(outputs), "finishing": finish}
@@ -213,15 +213,16 @@ def _find_and_check(
     prompts: BatchPromptOptions,
     outputs: BatchOutputOptions,
     reading: Reading,
-    views: str,
+    options: InferenceOptions,
     finish: FinishingSettings,
 ) -> tuple[FoundCases, dict[str, Any]]:
     """The cases, and their grids as far as headers tell; whatever is wrong with any of them is told at once."""
     how = Options(geometry_from=reading.geometry_from, frame=reading.frame)
     with _telling_notes():
         found = _find(what, prompts, outputs, lambda cases: find_faulty_rows(cases, how))
-        grids = check_cases(found.cases, how, views, what if prompts.prompts is None else prompts.prompts)
+        grids = check_cases(found.cases, how, options.views, what if prompts.prompts is None else prompts.prompts)
     _check_finishing(found, grids, finish)
+    _check_priority(found, grids, options.priority)
     return found, grids
 
 
@@ -258,6 +259,21 @@ def _check_finishing(found: FoundCases, grids: Mapping[str, Any], finish: Finish
                 finish.check(grids[case.name].spacing_mm)
             except MedicalSam2Error as error:
                 raise error.about(case.image) from None
+
+
+def _check_priority(found: FoundCases, grids: Mapping[str, Any], priority: Sequence[str]) -> None:
+    """Refuse an order of objects that changes no case, as far as prompts tell their objects without a mask being read."""
+    if not priority:
+        return
+    known = [case.read_prompts(grids[case.name]) for case in found.cases if case.name in grids and not case.reads_masks]
+    if len(known) < len(found.cases):
+        return  # the others tell in their turn
+    several = [named for named in known if len(named.labels) > 1]
+    for word in priority:
+        if not any(word in (str(label), named.names.get(label)) for named in known for label in named.labels):
+            raise ConfigError(f"priority: no case has an object called {word}", "name an object as its prompts do")
+    if not several:
+        raise ConfigError("--priority changes nothing: no case has several objects", "leave it out")
 
 
 @contextmanager

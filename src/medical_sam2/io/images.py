@@ -190,10 +190,10 @@ def _page(image: Image.Image, page: int, path: Path, options: Options) -> Pictur
         notes.append("its colours are inks for printing (CMYK); they were turned to red, green and blue")
     if image.mode == "RGB" and (extra := len(getattr(image, "tag_v2", {}).get(EXTRA_SAMPLES, ()))):
         notes.append(f"a pixel holds {3 + extra} numbers; red, green and blue are used")
-    if image.mode in {"RGB", "RGBA"} and _sixteen_bit_png(image, path):
+    if image.mode in {"RGB", "RGBA"} and image.format == "PNG" and _stored_bits(image, path) == 16:
         pixels = _deep(path, notes, options)
     else:
-        pixels = _pixels(image, notes) if options.clean else _numbers(image, notes)
+        pixels = _pixels(image, notes) if options.clean else _numbers(image, _stored_bits(image, path), notes)
     alpha = None if options.clean else _alpha(image)
     if image.format == "TIFF":  # Pillow has turned it, and tifffile would not
         pixels, alpha = _as_stored(pixels, turned), None if alpha is None else _as_stored(alpha, turned)
@@ -216,12 +216,14 @@ def _as_stored(array: NDArray[Any], turned: int) -> NDArray[Any]:
     return np.ascontiguousarray(back.swapaxes(0, 1) if turned in (5, 7) else back)
 
 
-def _sixteen_bit_png(image: Image.Image, path: Path) -> bool:
-    """Byte 24 of a PNG is its bit depth; Pillow reduces colours to 8 bits without a word."""
+def _stored_bits(image: Image.Image, path: Path) -> int:
+    """Bits of each number in the file: Pillow makes 8 of the 16 of a colour in PNG, and of 2 or 4 of a grey, without a word."""
+    if image.format == "TIFF":
+        return int(max(np.atleast_1d(getattr(image, "tag_v2", {}).get(DEPTHS, 8))))
     if image.format != "PNG":
-        return False
+        return 8
     with open_regular(path) as stream:
-        return stream.read(25)[24:] == b"\x10"
+        return stream.read(25)[24]
 
 
 def _deep(path: Path, notes: list[str], options: Options) -> NDArray[Any]:
@@ -233,12 +235,13 @@ def _deep(path: Path, notes: list[str], options: Options) -> NDArray[Any]:
     return colours
 
 
-def _numbers(image: Image.Image, notes: list[str]) -> NDArray[Any]:
-    """The numbers of a mask as they are stored: those of a palette, not its colours; not inverted where 0 is shown as white."""
+def _numbers(image: Image.Image, bits: int, notes: list[str]) -> NDArray[Any]:
+    """The numbers of a mask as they are stored: those of a palette, not its colours; not inverted, nor stretched to 8 bits."""
     if image.mode in {"P", "PA"}:
         return np.array(image.getchannel("P"))
     inverted = image.mode in {"1", "L"} and getattr(image, "tag_v2", {}).get(PHOTOMETRIC) == INVERTED
-    return np.invert(_pixels(image, notes)) if inverted else _pixels(image, notes)
+    pixels = np.invert(_pixels(image, notes)) if inverted else _pixels(image, notes)
+    return pixels // np.uint8(255 // (2**bits - 1)) if image.mode == "L" and bits in {2, 4} else pixels
 
 
 def _alpha(image: Image.Image) -> NDArray[Any] | None:
