@@ -7,6 +7,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from medical_sam2 import io
 from medical_sam2.batch.cases import check_cases, find_cases, find_faulty_rows
 from medical_sam2.batch.table import read_table
 from medical_sam2.errors import FormatError, InputError, MedicalSam2Error
@@ -14,6 +15,7 @@ from medical_sam2.io import load
 from medical_sam2.io.registry import Options
 from medical_sam2.prompts import Box, Mask, Point
 from medical_sam2.strokes import Diameter, Lasso, Scribble, ShapeInterpolation, SliceRange
+from tests.io.making import Series
 
 SHAPE, AFFINE = (20, 18, 6), np.array([[-2.0, 0, 0, 40], [0, -2.0, 0, 30], [0, 0, 4.0, -50], [0, 0, 0, 1]])
 HEAD = "case,image,object,name,kind,i,j,k,i2,j2,k2"
@@ -281,3 +283,13 @@ def test_a_table_of_the_prompts_of_a_folder(folder: Path) -> None:
     assert ([case.name for case in found.cases], found.unprompted) == (["b"], ("a",))
     with pytest.raises(MedicalSam2Error, match="row 2: there is no image of the case c"):
         find_cases(folder / "scans", table(folder, "c,1,point,1,1,1", head="case,object,kind,i,j,k"))
+
+
+@pytest.mark.parametrize("name", ["d.nrrd", "d.mha", "series"])
+def test_a_click_outside_is_found_before_tracking_in_any_format(folder: Path, name: str) -> None:
+    Series(AFFINE, np.ones(SHAPE, np.int16)).write(folder / "series")
+    volume = load(folder / "series")
+    if name != "series":
+        io.save(volume.array, folder / name, volume)
+    (line,) = refused(table(folder, f"x,{name},1,,point,3,3,6,,,"))
+    assert "t.csv, row 2: point at voxel (3, 3, 6) lies outside the image" in line

@@ -19,6 +19,7 @@ from medical_sam2.batch.run import BatchJob, BatchRun, BatchSettings, run_here
 from medical_sam2.cli import main
 from tests.batch.test_run import left
 from tests.cli.conftest import LOADED, SHAPE, Workspace, read_once
+from tests.io.making import AXIAL, Series, phantom
 
 COMMAND = "import sys; from medical_sam2.cli import main; raise SystemExit(main(sys.argv[1:]))"
 
@@ -63,6 +64,13 @@ def test_dry_run_checks_and_writes_nothing(workspace: Workspace, words: list[str
     assert "at most, by eight slices that were made up" in said
     assert "memory   about " in said
     assert workspace.files() == before
+
+
+def test_dry_run_tells_beside_which_series_nothing_can_be_written(workspace: Workspace, words: list[str]) -> None:
+    Series(AXIAL, phantom()).write(workspace.folder / "series", StudyInstanceUID="")
+    Path("t.csv").write_text("image,kind,i,j,k\nseries,point,1,1,1\n")
+    assert main([*words, "--suffix", ".rtstruct.dcm", "--dry-run"]) == 0
+    assert "would fail: series/IM0000.dcm: it lacks StudyInstanceUID, to which an RTSTRUCT refers" in workspace.shown()[1]
 
 
 @pytest.mark.parametrize(

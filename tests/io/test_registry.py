@@ -10,9 +10,11 @@ import pytest
 from medical_sam2 import io
 from medical_sam2.errors import ConfigError, FormatError, InputError
 from medical_sam2.io import registry
-from medical_sam2.io.registry import BUILT_IN, Format
+from medical_sam2.io.registry import BUILT_IN, Format, Options
 from medical_sam2.volume import Segmentation, Volume
-from tests.io.making import EXPORTER
+from tests.io.making import EXPORTER, Series, oriented, phantom
+
+SAGITTAL = oriented("PIR") @ np.diag([1.5, 2.0, 3.25, 1.0])
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "formats.md"
 LIKE = Volume(np.zeros((4, 5, 6), np.int16), np.eye(4))
@@ -116,3 +118,20 @@ def test_the_documentation_says_what_each_carries() -> None:
         if format.carries:
             dimensions = " and ".join(f"{count}D" for count in format.dimensions)
             assert told[format.name] == [dimensions, ", ".join(sorted(format.carries))]
+
+
+@pytest.mark.parametrize("name", ["a.nii", "a.nii.gz", "a.nrrd", "a.mha", "series"])
+def test_a_header_tells_the_grid_that_reading_gives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """Shape and affine to the last bit, the slices of a series in its order; and no voxel is decoded for it."""
+    path = tmp_path / name
+    if name == "series":
+        Series(SAGITTAL, phantom()).write(path)
+    else:
+        io.save(phantom(), path, Volume(phantom(), SAGITTAL))
+    whole = io.load(path)
+    for reader in ("medical_sam2.io.dicom.decode", "medical_sam2.io.voxels.read_frame"):
+        monkeypatch.delattr(reader)
+    grid = registry.read_grid(path, Options())
+    assert grid is not None
+    assert (grid.shape, grid.affine.tobytes(), grid.array.any()) == (whole.shape, whole.affine.tobytes(), False)
+    assert getattr(grid, "origin", None) is None or grid.origin.slices == whole.origin.slices  # type: ignore[attr-defined]

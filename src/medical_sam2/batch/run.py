@@ -408,7 +408,7 @@ def _track_and_finish(
     unknown = settings.finishing.unknown(labels, names)
     first = tuple(word for word in settings.priority if word in map(str, labels) or word in names.values())
     unknown += [f"--priority {word}" for word in settings.priority if word not in first]
-    tracking = {**settings.tracking, "priority": first}
+    tracking: dict[str, Any] = {**settings.tracking, "priority": first}
     with adapt_to_outlines(segmenter.network, image, named.prompts, window=settings.window, seconds=settings.adapt):
         if template is None:
             found = segmenter.segment_volume(image, named.prompts, names=named.names, **tracking)

@@ -16,7 +16,7 @@ from medical_sam2.cli.files import Reading, check_room_for_libraries
 from medical_sam2.cli.options import FLAG, REPEATED, FinishingOptions, InferenceOptions
 from medical_sam2.errors import ConfigError, InputError, MedicalSam2Error
 from medical_sam2.io.labels import MaskRule
-from medical_sam2.io.registry import Options
+from medical_sam2.io.registry import Options, writer_of
 from medical_sam2.tracking.finishing import FinishingSettings
 
 if TYPE_CHECKING:
@@ -168,6 +168,7 @@ def segment_volumes(
     segmenter = settings.load_segmenter() if batch.todo and (dry_run or sharing.cluster is None) else None
     if dry_run:
         cost = None if segmenter is None else run.estimate(batch, grids, segmenter)
+        _tell_unwritable(batch, grids)
         report.print_report(_facts(batch, cost), _dry_run_text(batch, cost), json=json)
         return 0
 
@@ -298,6 +299,17 @@ def _tell_found(found: FoundCases, run: "BatchRun") -> None:
     ):
         if names:
             report.print_note(plain(f"{len(names)} {what}: {', '.join(names[:MOST_TOLD])}{' …' * (len(names) > MOST_TOLD)}"))
+
+
+def _tell_unwritable(run: "BatchRun", grids: Mapping[str, Any]) -> None:
+    """Beside which images results could not be written, as far as headers tell."""
+    for job in run.todo:
+        labels = run.folder / run.layout.labels(job.case, run.settings.suffix)
+        try:
+            if job.case.name in grids:
+                writer_of(labels, run.settings.format).check_source(grids[job.case.name], labels)
+        except MedicalSam2Error as error:
+            report.print_note(plain(f"would fail: {error.about(job.case.image)}"))
 
 
 def _outline(run: "BatchRun", outcomes: "Iterator[CaseOutcome]", *, quiet: bool) -> int:

@@ -64,6 +64,13 @@ def read(path: Path, options: Options) -> Loaded:
         return replace(loaded, origin=origin)
 
 
+def read_grid(path: Path, options: Options) -> Volume:
+    """A volume of zeros in the grid of a file; raises as `read` does, as far as the header tells."""
+    with open_content(path) as content:
+        fields = _fields(content)
+        return voxels.empty_volume(path, _layout(fields, path), _origin(fields, path, []).affine, options)
+
+
 def _fields(content: Content) -> dict[str, str]:
     """The header, whose last line is ElementDataFile."""
     fields: dict[str, str] = {}

@@ -60,6 +60,14 @@ def read(path: Path, options: Options) -> Loaded:
         return voxels.load_voxels(content, layout, affine, options, notes)
 
 
+def read_grid(path: Path, options: Options) -> Volume:
+    """A volume of zeros in the grid of a file; raises as `read` does, as far as the header tells."""
+    with open_content(path) as content:
+        fields, _ = _header(content)
+        layout, spatial = _layout(fields, path, options)
+        return voxels.empty_volume(path, layout, _affine(fields, spatial, path, []), options)
+
+
 def key_values(path: Path) -> dict[str, str]:
     """What programs wrote into the header for themselves (`key:=value`)."""
     with open_content(path) as content:

@@ -245,7 +245,9 @@ def recognise(path: Path) -> Format | None:
 
 
 LABELS_OR_NUMBERS: frozenset[Carried] = frozenset({"probability", "several objects"})
-NIFTI = Format(
+_slices_or_volumes = partial(Format, dimensions=(2, 3))
+_grids = partial(_slices_or_volumes, carries=LABELS_OR_NUMBERS)
+NIFTI = _grids(
     "NIfTI",
     (".nii.gz", ".nii"),
     headers=(".hdr",),
@@ -256,23 +258,20 @@ NIFTI = Format(
     grid="medical_sam2.io.nifti:read_grid",
     written=(".nii.gz", ".nii"),
     writer="medical_sam2.io.nifti:save",
-    carries=LABELS_OR_NUMBERS,
-    dimensions=(2, 3),
     listed="NIfTI (.nii, .nii.gz, .hdr/.img)",
 )
-NRRD = Format(
+NRRD = _grids(
     "NRRD",
     (".nrrd",),
     headers=(".nhdr",),
     data=(".raw",),
     matches=begins(b"NRRD"),
     reader="medical_sam2.io.nrrd:read",
+    grid="medical_sam2.io.nrrd:read_grid",
     written=(".nrrd",),
     writer="medical_sam2.io.nrrd:save",
-    carries=LABELS_OR_NUMBERS,
-    dimensions=(2, 3),
 )
-METAIMAGE = Format(
+METAIMAGE = _grids(
     "MetaImage",
     (".mha",),
     headers=(".mhd",),
@@ -280,13 +279,14 @@ METAIMAGE = Format(
     matches=lambda head: head.lstrip().startswith((b"ObjectType", b"NDims")),
     by_name=(".mha", ".mhd"),
     reader="medical_sam2.io.metaimage:read",
+    grid="medical_sam2.io.metaimage:read_grid",
     written=(".mha",),
     writer="medical_sam2.io.metaimage:save",
-    carries=LABELS_OR_NUMBERS,
-    dimensions=(2, 3),
     listed="MHA/MHD",
 )
-DICOM = Format("DICOM", (".dcm",), matches=is_dicom, reader="medical_sam2.io.dicom:read", dimensions=(2, 3))
+DICOM = _slices_or_volumes(
+    "DICOM", (".dcm",), matches=is_dicom, reader="medical_sam2.io.dicom:read", grid="medical_sam2.io.dicom:read_grid"
+)
 DICOM_SEG = Format(
     "DICOM-SEG",
     (".dcm",),
@@ -485,7 +485,7 @@ def read_grid(path: Path, options: Options) -> Volume | None:
     """
     with guarded(path):
         path = as_stored(path)
-        format = None if os.path.isdir(path) else recognise(path)
+        format = DICOM if os.path.isdir(path) else recognise(path)
         if format is None or not format.grid:
             return None
         _check_options(format, options)

@@ -105,6 +105,12 @@ def load_voxels(
     return Loaded(array, affine, source=path, warnings=(*notes, *shear_warning(affine)))
 
 
+def empty_volume(path: Path, layout: VoxelLayout, affine: NDArray[np.float64], options: Options) -> Volume:
+    """A volume of zeros in the grid that a header describes; raises what `load_voxels` does, as far as the header tells."""
+    pick_frame(layout.frames, options.frame, path)
+    return Volume(np.broadcast_to(np.zeros((), layout.dtype), layout.shape), _checked(affine, path), source=path)
+
+
 def _checked(affine: NDArray[np.float64], path: Path) -> NDArray[np.float64]:
     try:
         return check_affine(affine)

@@ -61,15 +61,31 @@ def read(path: Path, options: Options) -> Loaded | tuple[Picture, ...]:
         return _read(path, options)
 
 
+def read_grid(path: Path, options: Options) -> Loaded | None:
+    """A volume of zeros in the grid of a series, from its headers; None where these are pictures. Raises as `read` does."""
+    with catch_warnings():  # as above
+        simplefilter("ignore")
+        images = _images(path, options, [])
+        if not _is_volume(images):
+            return None
+        grid, columns, rows = _grid(images, path, options, [])
+    zeros = np.broadcast_to(np.zeros((), np.int16), (columns, rows, len(grid.slices)))
+    return Loaded(zeros, grid.affine, source=path, origin=_origin(grid))
+
+
 def _read(path: Path, options: Options) -> Loaded | tuple[Picture, ...]:
     notes: list[str] = []
-    images = _series(_scan(path, notes), path, options, notes) if path.is_dir() else [_open(path)]
+    images = _images(path, options, notes)
     notes += _number_note(images)
     if any("YES" in text(image.header, "BurnedInAnnotation").upper() for image in images):
         notes.append("BurnedInAnnotation is YES: a person's name may be written into the pixels")
     if _is_volume(images):
         return _volume(images, path, options, notes)
     return _pictures(images, path, options, notes)
+
+
+def _images(path: Path, options: Options, notes: list[str]) -> list[_Image]:
+    return _series(_scan(path, notes), path, options, notes) if path.is_dir() else [_open(path)]
 
 
 def _open(path: Path) -> _Image:
@@ -215,20 +231,30 @@ def _is_volume(images: Sequence[_Image]) -> bool:
 
 
 def _volume(images: Sequence[_Image], source: Path, options: Options, notes: list[str]) -> Loaded:
-    found = _without_copies([plane for image in images for plane in image.planes], source, options, notes)
-    grid = grids.build(found, source, frame=options.frame, allow_gap=options.allow_gap)
-    _check_one_meaning(images, {plane.path for plane in grid.slices if plane is not None}, source)
-    columns, rows = found[0].size
-    notes += grid.warnings
+    grid, columns, rows = _grid(images, source, options, notes)
     require_memory(4 * columns * rows * len(grid.slices), source, options.max_bytes)
     stack, odd = stack_slices(grid.slices, options)
     notes += [*odd, *_header_notes(images)]
     array, odd = voxels.clean(stack) if options.clean else (stack, [])
     notes += odd + size_warning((columns, rows, len(grid.slices)))
-    origin = DicomOrigin(tuple((p.path, p.frame) if p else None for p in grid.slices), grid.affine)
     modality = text(images[0].header, "Modality") or None
     volume = array.transpose(2, 1, 0)
-    return Loaded(volume, grid.affine, modality=modality, source=source, warnings=tuple(dict.fromkeys(notes)), origin=origin)
+    return Loaded(
+        volume, grid.affine, modality=modality, source=source, warnings=tuple(dict.fromkeys(notes)), origin=_origin(grid)
+    )
+
+
+def _grid(images: Sequence[_Image], source: Path, options: Options, notes: list[str]) -> tuple[grids.SliceGrid, int, int]:
+    """Where the slices lie, and their columns and rows."""
+    found = _without_copies([plane for image in images for plane in image.planes], source, options, notes)
+    grid = grids.build(found, source, frame=options.frame, allow_gap=options.allow_gap)
+    _check_one_meaning(images, {plane.path for plane in grid.slices if plane is not None}, source)
+    notes += grid.warnings
+    return grid, *found[0].size
+
+
+def _origin(grid: grids.SliceGrid) -> DicomOrigin:
+    return DicomOrigin(tuple((plane.path, plane.frame) if plane else None for plane in grid.slices), grid.affine)
 
 
 # An identifier alone is no proof: some tools give all slices the same one, and others keep it for slices that were edited.
