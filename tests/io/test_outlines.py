@@ -272,6 +272,16 @@ def test_the_numbers_of_a_tiff_count_as_stored(tmp_path: Path, shown: str, numbe
     assert read(tmp_path / "two.tif", 0) == {1 if number in (1, 255) else number: SPOT.sum()}
 
 
+@pytest.mark.parametrize("pages", [1, 2])
+def test_white_on_black_that_is_stored_the_other_way_round(tmp_path: Path, pages: int) -> None:
+    """Shown, the object is white, as in the files above; of the two readings, the one that does not draw the ground counts."""
+    planes = np.stack([np.where(SPOT, 0, 255).astype(np.uint8)] * pages)
+    tifffile.imwrite(tmp_path / "m.tif", planes, photometric="miniswhite", metadata=None)
+    assert read(tmp_path / "m.tif", 0) == {1: SPOT.sum()}
+    tifffile.imwrite(tmp_path / "both.tif", np.ones_like(planes), photometric="miniswhite", metadata=None)
+    assert read(tmp_path / "both.tif", 0) == {1: SPOT.size}
+
+
 def test_a_boolean_mask_as_tifffile_writes_it(tmp_path: Path) -> None:
     tifffile.imwrite(tmp_path / "m.tif", SPOT)
     assert read(tmp_path / "m.tif") == {1: SPOT.sum()}

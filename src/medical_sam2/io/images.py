@@ -26,6 +26,7 @@ from PIL import Image, UnidentifiedImageError
 
 from medical_sam2.errors import AmbiguousError, FormatError, InputError, ResourceError
 from medical_sam2.intensity_window import percentile_window
+from medical_sam2.io.labels import is_ground
 from medical_sam2.io.registry import TIFF, Options, Picture
 from medical_sam2.io.safe_open import check_expansion, guarded, open_regular, require_memory
 
@@ -240,8 +241,16 @@ def _numbers(image: Image.Image, bits: int, notes: list[str]) -> NDArray[Any]:
     if image.mode in {"P", "PA"}:
         return np.array(image.getchannel("P"))
     inverted = image.mode in {"1", "L"} and getattr(image, "tag_v2", {}).get(PHOTOMETRIC) == INVERTED
-    pixels = np.invert(_pixels(image, notes)) if inverted else _pixels(image, notes)
+    pixels = _drawn(np.invert(_pixels(image, notes))) if inverted else _pixels(image, notes)
     return pixels // np.uint8(255 // (2**bits - 1)) if image.mode == "L" and bits in {2, 4} else pixels
+
+
+# Some programs store 255 where an object is and call 0 white (ImageJ), others store what is shown the other way round.
+def _drawn(stored: NDArray[Any]) -> NDArray[Any]:
+    """A mask whose 0 is white: as stored, or where it is 0 and 255 and the ground would be drawn so, as shown."""
+    if stored.dtype != np.uint8 or not np.isin(stored, (0, 255)).all():
+        return stored
+    return np.invert(stored) if is_ground(stored > 0) and not is_ground(stored == 0) else stored
 
 
 def _alpha(image: Image.Image) -> NDArray[Any] | None:
@@ -434,7 +443,9 @@ def read_plane(file: "TiffFile", plane: TiffPlane, *, as_shown: bool) -> NDArray
         array = page.asarray()
     if plane.channel is not None:
         array = array.take(plane.channel, axis=page.axes.index("S"))
-    return np.invert(array) if as_shown and page.photometric == INVERTED and array.dtype == np.uint8 else array
+    if page.photometric != INVERTED:
+        return array
+    return _drawn(array) if not as_shown else np.invert(array) if array.dtype == np.uint8 else array
 
 
 def read_alpha(file: "TiffFile", plane: TiffPlane) -> NDArray[Any] | None:
