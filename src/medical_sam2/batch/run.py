@@ -151,9 +151,9 @@ class BatchSettings:
             WeightsError: there are no such weights.
         """
         file = weights_file(self.weights)
-        said = {name: str(value) for name, value in asdict(self).items() if name not in (*WITHOUT_EFFECT, "weights")}
+        given = {name: str(value) for name, value in asdict(self).items() if name not in (*WITHOUT_EFFECT, "weights")}
         parts = [hash_files([path]) for path in (file, file.with_name(GATE_FILE), file.with_name(JUDGE_FILE)) if path.is_file()]
-        return hash_content([said, parts])
+        return hash_content([given, parts])
 
 
 @dataclass(frozen=True)

@@ -318,11 +318,11 @@ class _TableReader:
                 raise InputError(
                     f"object {row.object} is called {row.name!r} here and {other.name!r} in {_row(other)}", "choose"
                 )
-        said = json.dumps([row.object, row.content, row.unit], sort_keys=True)
-        if (twin := own.get(said)) is not None:
+        meaning = json.dumps([row.object, row.content, row.unit], sort_keys=True)
+        if (twin := own.get(meaning)) is not None:
             how = "says the same as" if twin.key == row.key else f"says {row.key} of what is {twin.key} in"
             raise InputError(f"it {how} {_row(twin)}", "leave one of them out")
-        own[said] = row
+        own[meaning] = row
 
     def _case(self, cells: Mapping[str, Any]) -> str:
         """The case of a row; where there is no folder of images, its image is noted."""

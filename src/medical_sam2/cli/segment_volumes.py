@@ -161,8 +161,8 @@ def segment_volumes(
     found, grids = _find_and_check(what, prompts, outputs, reading, options, finish)
     from medical_sam2.batch import cluster, run  # torch takes seconds to load: not for a wrong row of a table
 
-    said: dict[str, Any] = {**vars(options), **vars(reading), **vars(outputs), "finishing": finish}
-    settings = run.BatchSettings(**{each.name: said[each.name] for each in fields(run.BatchSettings)})
+    given: dict[str, Any] = {**vars(options), **vars(reading), **vars(outputs), "finishing": finish}
+    settings = run.BatchSettings(**{each.name: given[each.name] for each in fields(run.BatchSettings)})
     batch = run.BatchRun(found.cases, outputs.output, settings, existing=existing, part=share)
     _tell_found(found, batch)
     segmenter = settings.load_segmenter() if batch.todo and (dry_run or sharing.cluster is None) else None

@@ -209,8 +209,8 @@ class Format:
         if found.overlaps and "overlaps" not in self.carries:
             problem = f"objects overlap, and {self.name} holds one object at each voxel"
             raise FormatError(problem, f"save to {', '.join(written('overlaps'))}", subject=path)
-        said = {"names": found.names, "colours": found.colours, "probability": found.probability}
-        lost = [what for what, given in said.items() if given and (what not in self.carries or what == "probability")]
+        held = {"names": found.names, "colours": found.colours, "probability": found.probability}
+        lost = [what for what, given in held.items() if given and (what not in self.carries or what == "probability")]
         notes = [f"{path.name} does not hold {' and '.join(lost)}"] if lost else []
         if self.exporter:
             return [*notes, *(_function(self.exporter)(found, path, like) or ())]

@@ -143,13 +143,13 @@ def compute_features(
     edge = np.asarray(np.hypot(down, across), np.float32)
     ((x, y),) = pixels_of(np.array([xy]), picture_hw.shape).tolist()
     agreement = _agreement(candidates)
-    looks = [_describe_mask(each, picture_hw, edge, (x, y)) for each in candidates]
-    said = [
+    shapes = [_describe_mask(each, picture_hw, edge, (x, y)) for each in candidates]
+    scores = [
         (each.ious[each.place], sum(iou > each.ious[each.place] for iou in each.ious), each.presence / 20, np.log(each.share))
         for each in candidates
     ]
     places = [[*(each.place == place for place in range(MOST)), each.all_parts, in_set] for each in candidates]
-    rows = [[*a, *b[:2], *c, *b[2:], *d] for a, b, c, d in zip(said, looks, agreement, places, strict=True)]
+    rows = [[*a, *b[:2], *c, *b[2:], *d] for a, b, c, d in zip(scores, shapes, agreement, places, strict=True)]
     return np.array(rows, np.float32).reshape(len(candidates), len(FEATURES))
 
 
@@ -193,14 +193,14 @@ def _describe_mask(each: Candidate, picture: Floats, edge: Floats, xy: tuple[int
     deep = float(depth[down, across]) if 0 <= down < own.shape[0] and 0 <= across < own.shape[1] else 0.0
     rows, columns = np.nonzero(own)
     middle = rows.mean() + cut[0].start, columns.mean() + cut[1].start
-    spread, said = picture.std() + 1e-3, each.probability_hw
+    spread, inside_hw = picture.std() + 1e-3, each.probability_hw
     filled, perimeter = int(np.asarray(ndimage.binary_fill_holes(own), bool).sum()), int(border.sum())
-    _, parts = cast("tuple[NDArray[np.int32], int]", ndimage.label(said > 0.5))
+    _, parts = cast("tuple[NDArray[np.int32], int]", ndimage.label(inside_hw > 0.5))
     return [
         np.log(area / max(1, (each.box[2] - each.box[0]) * (each.box[3] - each.box[1]))),
         np.log(area / mask.size),
-        float((said > 0.7).sum() / max(1, (said > 0.3).sum())),
-        float(said[mask].mean()),
+        float((inside_hw > 0.7).sum() / max(1, (inside_hw > 0.3).sum())),
+        float(inside_hw[mask].mean()),
         deep / radius,
         float(np.hypot(middle[0] - y, middle[1] - x)) / radius,
         _touched(mask, each.box),

@@ -245,8 +245,8 @@ def outline_closely(
         )
 
     def ask(region: Region | None, _: int, prompt: FramePrompt) -> tuple[NDArray[np.bool_], float]:
-        said = answer(region, prompt)
-        return to_frame(said.logits_Bhw, shape_hw, region)[0] > 0.5, float(said.confidence_B[0])
+        prediction = answer(region, prompt)
+        return to_frame(prediction.logits_Bhw, shape_hw, region)[0] > 0.5, float(prediction.confidence_B[0])
 
     canvas = Canvas(shape_hw)
     if judge is not None and prompt.box_xyxy is None and prompt.labels.any():

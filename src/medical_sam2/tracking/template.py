@@ -278,7 +278,7 @@ class _KnownObject:
     inside_thw: NDArray[np.bool_]
     region: Region
     bank: PolicyBank = field(default_factory=lambda: PolicyBank(REMEMBER))
-    looks: list[Tensor] = field(default_factory=list[Tensor])
+    contrasts: list[Tensor] = field(default_factory=list[Tensor])
 
     def __post_init__(self) -> None:
         tracker, view = self.search.template, self.search.view
@@ -286,8 +286,8 @@ class _KnownObject:
         shown = {t: FramePrompt.mask(self.inside_thw[t]) for t in self._offered()}
         prompts = {FrameTime(TEMPLATE_PASS, t): stack.to_network(prompt) for t, prompt in shown.items()}
         shown_by = [Fixed({**prompts})]
-        for t, said in track(tracker.config.backbone, lambda t: features(t.frame), list(prompts), shown_by, self.bank):
-            self.looks.append(_contrast(features(t.frame).top_BChw, said.logits_Bhw > 0))
+        for t, prediction in track(tracker.config.backbone, lambda t: features(t.frame), list(prompts), shown_by, self.bank):
+            self.contrasts.append(_contrast(features(t.frame).top_BChw, prediction.logits_Bhw > 0))
 
     def _offered(self) -> Iterator[int]:
         """Slices that show the object, the largest first; slivers are left out."""
@@ -310,11 +310,11 @@ class _KnownObject:
 
     def _answer(self, t: int, region: Region) -> _Answer:
         tracker, view = self.search.target, self.search.view
-        said, tells = self._recall(tracker, region, t, self.bank)
-        mask = tracker.frames(view, region).to_frame(said.logits_Bhw)[0] > 0.5
+        prediction, tells = self._recall(tracker, region, t, self.bank)
+        mask = tracker.frames(view, region).to_frame(prediction.logits_Bhw)[0] > 0.5
         if not mask.any() or not 1 / LIKE_AREA < mask.sum() * self._area_ratio < LIKE_AREA:
             return _Answer(t, region, mask, 0.0)
-        expected, likely = float(said.confidence_B[0]), self.search.prior(self.inside_thw, t, mask)
+        expected, likely = float(prediction.confidence_B[0]), self.search.prior(self.inside_thw, t, mask)
         return _Answer(t, region, mask, expected**0.5 * tells * likely, (expected, tells))
 
     def best(self, answers: Sequence[_Answer]) -> _Answer | None:
@@ -328,9 +328,9 @@ class _KnownObject:
         tracker, view, ours = self.search.target, self.search.view, self.search.template
         backbone, frame = tracker.config.backbone, tracker.features(view, answer.region)(answer.frame)
         prompt = tracker.frames(view, answer.region).to_network(FramePrompt.mask(answer.mask_hw))
-        said = backbone.decode(frame, backbone.fuse(frame, [[]]), [Instruction(prompt)])
+        prediction = backbone.decode(frame, backbone.fuse(frame, [[]]), [Instruction(prompt)])
         bank, scores, stack = PolicyBank(REMEMBER), list[float](), ours.frames(view, self.region)
-        bank.store(backbone.memorise(frame, said, FrameTime(0, answer.frame), [True]))
+        bank.store(backbone.memorise(frame, prediction, FrameTime(0, answer.frame), [True]))
         for memory in self.bank.memories[0]:
             t = memory.t - FrameTime(TEMPLATE_PASS, 0)
             found = stack.to_frame(self._recall(ours, self.region, t, bank)[0].logits_Bhw)[0] > 0.5
@@ -341,14 +341,14 @@ class _KnownObject:
         """What memory alone says to a frame, and how well it tells inside from outside, in [0, 1]."""
         backbone, frame = tracker.config.backbone, tracker.features(self.search.view, region)(t)
         fused = backbone.fuse(frame, bank.recall(FrameTime(0, t), frame.summary_BC))
-        said = backbone.decode(frame, fused, [None])
-        inside = said.logits_Bhw[:1] > 0
+        prediction = backbone.decode(frame, fused, [None])
+        inside = prediction.logits_Bhw[:1] > 0
         if not inside.any():
-            return said, 0.0
+            return prediction, 0.0
         if "score" in fused.own:
-            return said, (_contrast(fused.own["score"], inside) / 2).clamp(0, 1).item()
+            return prediction, (_contrast(fused.own["score"], inside) / 2).clamp(0, 1).item()
         ours = _contrast(frame.top_BChw, inside)
-        return said, max(0.0, *(cosine(ours[None], each[None]).item() for each in self.looks))
+        return prediction, max(0.0, *(cosine(ours[None], each[None]).item() for each in self.contrasts))
 
 
 def _contrast(map_1Chw: Tensor, inside_1hw: Tensor) -> Tensor:

@@ -328,8 +328,8 @@ class _Series:
                 for image in one.get("ContourImageSequence") or []
             } | {uid for item in dataset.get("ROIContourSequence") or [] for uid in _referred(item)}
         if not named & self.images:
-            said = "refers to other images than those of this series" if named else "does not say which images it belongs to"
-            raise GeometryError(f"it {said}", "give the series that it was drawn on", subject=path)
+            problem = "refers to other images than those of this series" if named else "does not say which images it belongs to"
+            raise GeometryError(f"it {problem}", "give the series that it was drawn on", subject=path)
 
 
 def _referred(region: Dataset) -> Iterator[str]:
