@@ -74,7 +74,7 @@ PROTOCOLS: Mapping[str, Protocol] = {
         Protocol(
             "universal",
             "Tables 1 and 2: each slice prompted with probability 0.25, each image with 0.3.",
-            methods=(*BANKS, "prompt alone", "without memory", *PROTOTYPES),
+            methods=(*BANKS, "all pinned", "prompt alone", "without memory", *PROTOTYPES),
         ),
         Protocol(
             "one-prompt",
