@@ -86,7 +86,7 @@ def evaluate(
     Args:
         data: folders of nnU-Net raw data sets, or folders that hold some.
         output: folder to write.
-        protocols: universal, one-prompt, frequency, ablation, memory, noise, or a plug-in; several, or all.
+        protocols: universal, one-prompt, frequency, ablation, memory, noise, challenge, clicks, or a plug-in; several, or all.
         json: print one JSON object.
         quiet: show no progress.
     """

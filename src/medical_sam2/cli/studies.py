@@ -56,8 +56,8 @@ def _plan_studies(data: tuple[Path, ...], names: tuple[str, ...], options: Evalu
     for name in dict.fromkeys(method for each in chosen for method in each.methods):
         find_method(name)
     network.check_settings(InferenceOptions(views=options.views or "one", threads=threads))
-    for folder in data:
-        open_data_set(folder)
+    if not any(open_data_set(folder).kind == "volume" for folder in data) and names == ("all",):
+        chosen = [each for each in chosen if not each.conditions[0].clicks]  # clicks go on in volumes alone
     settings = NetworkSettings(options.weights, options.device, options.precision, preset.image_size, threads)
     digest = network.weights_digest(options.weights)
     return [
