@@ -50,14 +50,15 @@ def _plan_studies(data: tuple[Path, ...], names: tuple[str, ...], options: Evalu
     threads = options.threads or max(1, (os.cpu_count() or 1) // options.processes)
     given = {name: value for name in (*limits, "image_size") if (value := getattr(options, name)) is not None}
     preset = replace(PRESETS[options.chosen], **given)
-    asked = tuple(PROTOCOLS) if names == ("all",) else names
+    paper = tuple(name for name, each in PROTOCOLS.items() if not each.conditions[0].clicks)
+    asked = paper if names == ("all",) else names
     chosen = [find_protocol(name, views=options.views, methods=options.methods) for name in asked]
     chosen = [replace(trim_protocol(each, preset), limit_s=options.limit) for each in chosen]
     for name in dict.fromkeys(method for each in chosen for method in each.methods):
         find_method(name)
     network.check_settings(InferenceOptions(views=options.views or "one", threads=threads))
-    if not any(open_data_set(folder).kind == "volume" for folder in data) and names == ("all",):
-        chosen = [each for each in chosen if not each.conditions[0].clicks]  # clicks go on in volumes alone
+    for folder in data:
+        open_data_set(folder)
     settings = NetworkSettings(options.weights, options.device, options.precision, preset.image_size, threads)
     digest = network.weights_digest(options.weights)
     return [
