@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy import stats
 
 from medical_sam2.data.data_sets import is_data_set, read_data_set
 from medical_sam2.evaluate.cases import SetTask
@@ -109,6 +110,7 @@ class Answer:
 
     key: Key  # data set, structure, seed, bank
     dice: tuple[float | None, ...]  # of each image; none also where the structure is neither there nor found
+    sure: tuple[float, ...] = ()  # predicted IoU of each image
 
 
 def ask(what: Loaded, structure: str, seed: int, bank: str, segmenter: Segmenter) -> Answer:
@@ -119,13 +121,14 @@ def ask(what: Loaded, structure: str, seed: int, bank: str, segmenter: Segmenter
     policy, seen = (BANKS | STEPS)[bank]
     network: Any = segmenter.network if seen is None else TruthfulNetwork(segmenter.network, truths, seen)
     prompt = task.prompt(what.data.prompt or "mask", np.random.default_rng(SEED))  # type: ignore[arg-type]
-    config = ImageSetConfig(network, what.viewer, policy, Shuffled(seed))
+    config = ImageSetConfig(network, what.viewer, policy, Shuffled(seed), segmenter.judge)
     with segmenter.computing():
-        found = {each.index: each.labels > 0 for each in segment_set(config, {task.template: {1: prompt}}, range(len(truths)))}
-    scores = task.scores(found)
+        found = {each.index: each for each in segment_set(config, {task.template: {1: prompt}}, range(len(truths)))}
+    scores = task.scores({i: each.labels > 0 for i, each in found.items()})
     dice = [scores.get(i, np.nan) for i in range(len(truths))]
     key = what.data.name, structure, seed, bank
-    return Answer(key, tuple(None if np.isnan(each) else round(each, 4) for each in dice))
+    sure = tuple(round(found[i].confidence[1], 3) for i in range(len(truths)))
+    return Answer(key, tuple(None if np.isnan(each) else round(each, 4) for each in dice), sure)
 
 
 def by_image(answers: Mapping[Key, Answer], case: tuple[str, str], bank: str) -> NDArray[np.float64]:
@@ -157,11 +160,27 @@ def table(answers: Mapping[Key, Answer], banks: Sequence[str]) -> str:
     return "".join(lines)
 
 
+def trust(answers: Mapping[Key, Answer]) -> str:
+    """How far the predicted IoU of the template alone tells who should enter: true and predicted IoU on either side of .5."""
+    head = ("set", "structure", "rank correlation", "right, sure", "right, unsure", "wrong, sure", "wrong, unsure")
+    lines = [f"| {' | '.join(head)} |\n", "|---" * len(head) + "|\n"]
+    for case in sorted({key[:2] for key in answers}):
+        own = [each for key, each in answers.items() if key[:2] == case and key[3] == ALONE]
+        pairs = [(d / (2 - d), s) for each in own for d, s in zip(each.dice, each.sure, strict=True) if d is not None]
+        true, sure = np.array(pairs).T
+        rank = float(np.asarray(stats.spearmanr(true, sure))[0])
+        good, enters = true >= 0.5, sure >= 0.5
+        shares = [float(np.mean(each)) for each in (good & enters, good & ~enters, ~good & enters, ~good & ~enters)]
+        lines.append(f"| {case[0]} | {case[1]} | {rank:.2f} | {' | '.join(f'{share:.0%}' for share in shares)} |\n")
+    return "".join(lines)
+
+
 def report(answers: Mapping[Key, Answer], head: str) -> str:
     """All tables, and the names of the cases that can tell banks apart."""
     cases = {case: headroom(answers, case) for case in sorted({key[:2] for key in answers})}
     named = [f"{' '.join(case)} ({room:+.3f})" for case, room in cases.items() if room >= HEADROOM] or ["none"]
     text = f"# Headroom of memories in sets of images\n\n{head}\n\n{table(answers, list(BANKS))}\n"
+    text += f"## Predicted IoU of the template alone\n\n{trust(answers)}\n"
     text += f"Cases with {HEADROOM:.2f} of headroom or more: {', '.join(named)}.\n\n## Ladder of Table 3, on these\n\n"
     return text + table({key: each for key, each in answers.items() if cases[key[0], key[1]] >= HEADROOM}, list(STEPS))
 
@@ -171,7 +190,7 @@ def kept(path: Path, weights: str) -> Iterator[tuple[dict[Key, Answer], Callable
     """The answers of these weights so far, and what keeps one more."""
     lines = [json.loads(line) for line in path.read_text().splitlines() if line.endswith("}")] if path.exists() else []
     own = [
-        Answer((d, s, int(n), b), tuple(each["dice"]))
+        Answer((d, s, int(n), b), tuple(each["dice"]), tuple(each["sure"]))
         for each in lines
         if each["weights"] == weights
         for d, s, n, b in [each["key"]]
@@ -181,7 +200,11 @@ def kept(path: Path, weights: str) -> Iterator[tuple[dict[Key, Answer], Callable
 
         def keep(answer: Answer) -> None:
             answers[answer.key] = answer
-            print(json.dumps({"weights": weights, "key": answer.key, "dice": answer.dice}), file=stream, flush=True)
+            print(
+                json.dumps({"weights": weights, "key": answer.key, "dice": answer.dice, "sure": answer.sure}),
+                file=stream,
+                flush=True,
+            )
             print(*answer.key, round(float(np.nanmean(np.array(answer.dice, np.float64))), 3), flush=True)
 
         yield answers, keep
@@ -192,6 +215,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("folder", type=Path)
     parser.add_argument("-o", "--output", type=Path, required=True)
     parser.add_argument("--only", nargs="*", help="names of sets")
+    parser.add_argument("--structure", nargs="*", help="names of structures")
     parser.add_argument("--images", type=int, default=60, help="at most, of a set, drawn by a fixed seed")
     parser.add_argument("--smallest", type=int, default=40, help="sets of fewer images are passed over")
     parser.add_argument("--seeds", type=int, default=5)
@@ -213,7 +237,7 @@ def main() -> int:
             if data.kind != "set" or labelled < told.smallest or (told.only and data.name not in told.only):
                 continue
             what = loaded(data, segmenter, told.images)
-            for structure in data.structures:
+            for structure in told.structure or data.structures:
                 for names in (BANKS, STEPS):
                     if names is STEPS and headroom(answers, (data.name, structure)) < HEADROOM:
                         continue

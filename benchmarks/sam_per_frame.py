@@ -60,7 +60,7 @@ class SamPerFrame:
         telling = [t for t, prompt in prompts.items() if prompt.shows_object]
         slices = task.window(prompts).apply(task.slices_thw)
         nearest = [min(telling, key=lambda p, t=t: (abs(p - t), p)) for t in range(len(slices))]
-        return self._answer(slices, prompts, nearest)
+        return self._answer(list(slices), prompts, nearest)
 
     def on_images(self, inputs: MethodInputs, images: Sequence[NDArray[np.generic]], prompts: FramePrompts) -> MethodAnswer:
         """Image by image; those without a prompt of their own with the first template's, at its place within the image."""
