@@ -40,8 +40,9 @@ class Classical:
     name: str
 
     def on_volume(self, inputs: MethodInputs, task: VolumeTask, prompts: FramePrompts) -> MethodAnswer:
-        """Each prompted slice answers for the slices around it."""
-        stack, prompted = task.window(prompts).apply(task.slices_thw), sorted(prompts)
+        """Each slice that shows the object answers for the slices around it; negative clicks say nothing to it."""
+        prompted = sorted(t for t, prompt in prompts.items() if prompt.shows_object)
+        stack = task.window(prompts).apply(task.slices_thw)
         spacing = task.view.spacing(task.volume.spacing_mm, task.volume.orientation)
         owner = np.abs(np.arange(len(stack))[:, None] - np.array(prompted)).argmin(axis=1)
         masks: list[MaskArray] = []

@@ -42,7 +42,7 @@ BANKS: dict[str, Callable] = {
     **{f"similarity: softmax {t}": partial(SelfSorting, temperature=t) for t in (0.02, 0.05, 0.2)},
     **{f"resampling: {how}": partial(SelfSorting, resample=how) for how in ("none", "sample")},
     **{f"time: {how}": partial(SelfSorting, temporal=how) for how in ("none", "rank")},
-    "prompt not pinned": partial(SelfSorting, pin=False),
+    "prompt not pinned": partial(SelfSorting, pin="none"),
 }
 WAYS: dict[str, dict[str, object]] = {
     "views: one, islands kept": {"views": "one", "islands": True},

@@ -149,7 +149,8 @@ class Segmenter:
             volume: the image.
             prompts: clicks, boxes and masks in voxel indices of the file; objects by label.
             views: "auto", "one", "three", "six", a plane, or views.
-            bank: memory policy: "self-sorting", "fifo", "greedy", or what makes one.
+            bank: memory policy: "self-sorting" keeps every prompt, "first-pinned" the first alone, as the paper does, and sorts
+                the others; "fifo", "greedy", "prompted", or what makes one.
             joint: one bank for all views, or one for each.
             fusion: "weighted" by how sure the network was of each slice, "mean", "vote", or what makes one.
             window: see `intensity_window.choose_window`.

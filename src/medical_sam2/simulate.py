@@ -78,6 +78,7 @@ def next_click(
     *,
     spread: float = 0.0,
     spacing: Sequence[float] | None = None,
+    joined: bool = False,
 ) -> Click | None:
     """The click that a person would give next, or None where nothing is wrong.
 
@@ -89,6 +90,8 @@ def next_click(
             density exp(−d²/2·spread²), d the distance from that point in pixels (in units of `spacing` where given);
             `math.inf` draws from the region uniformly.
         spacing: distance of pixels along each axis; None for 1.
+        joined: whether what is missed and what is too much are one region where they touch, also at an edge or a corner; else
+            the larger of the largest of both is clicked on.
 
     Raises:
         GeometryError: the shapes differ.
@@ -100,13 +103,15 @@ def next_click(
     """
     if truth.shape != predicted.shape:
         raise GeometryError(f"the truth has shape {truth.shape}, the prediction {predicted.shape}", "compare them in one grid")
-    missed, excess = _largest(truth & ~predicted), _largest(predicted & ~truth)
-    positive = missed.size >= excess.size
-    region = missed if positive else excess
+    if joined:
+        region = _largest(truth != predicted, corners=True)
+    else:
+        missed, excess = _largest(truth & ~predicted), _largest(predicted & ~truth)
+        region = missed if missed.size >= excess.size else excess
     if region.size == 0:
         return None
     index = _draw(region, rng, spread, np.ones(truth.ndim) if spacing is None else np.asarray(spacing, float))
-    return Click(index, positive)
+    return Click(index, bool(truth[index]))
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,13 +123,13 @@ class _Region:
     size: int
 
 
-def _largest(wrong: MaskArray) -> _Region:
-    """The largest component that hangs together by faces."""
+def _largest(wrong: MaskArray, *, corners: bool = False) -> _Region:
+    """The largest component that hangs together by faces, or by edges and corners too."""
     boxes = ndimage.find_objects(wrong.view(np.uint8) if wrong.flags.c_contiguous else wrong.astype(np.uint8))
     if not boxes:
         return _Region(np.zeros((0,) * wrong.ndim, bool), np.zeros(wrong.ndim, np.intp), 0)
     parts = np.empty(wrong[boxes[0]].shape, np.int32)
-    ndimage.label(wrong[boxes[0]], output=parts)
+    ndimage.label(wrong[boxes[0]], np.ones((3,) * wrong.ndim) if corners else None, output=parts)
     sizes = np.bincount(parts.ravel())[1:]
     label = int(sizes.argmax()) + 1
     window = ndimage.find_objects(parts)[label - 1]

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from medical_sam2.cli import main
+from medical_sam2.cli import main, studies
+from medical_sam2.cli.evaluate import EvaluationOptions
 from medical_sam2.model.weights import save_backbone
 from tests.data.nnunet import blob, picture_set, put, volume_set
 from tests.evaluate.studies import forget_cases
@@ -59,3 +60,22 @@ def test_what_is_refused(tmp_path: Path, weights: Path, capsys: pytest.CaptureFi
     put(folder / "labelsTr" / "case0.nii.gz", blob((24, 20, 8), {}))
     assert run(tmp_path / "out", weights, "--data", str(folder), "--protocol", "ablation") == 2
     assert "left out: Liver case0 liver: the structure is not in this case" in capsys.readouterr().err
+
+
+def test_a_volume_click_by_click(tmp_path: Path, weights: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = ["--data", str(volume_set(tmp_path / "Dataset001_Liver")), "--cases", "1", "--structures", "1"]
+    assert run(tmp_path / "out", weights, *data, "--protocol", "challenge", "clicks", "--quiet") == 0
+    capsys.readouterr()
+    for name, clicks in (("challenge", range(6)), ("clicks", range(1, 11))):
+        with (tmp_path / "out" / name / "rows.csv").open() as stream:
+            assert [int(each["clicks"]) for each in csv.DictReader(stream)] == list(clicks)
+        page = (tmp_path / "out" / name / "tables.md").read_text()
+        assert "NoC85 (never)" in page
+        assert f"| method | {' | '.join(map(str, clicks))} |" in page
+    assert "Dice after so many clicks" in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_all_are_the_paper_s(tmp_path: Path) -> None:
+    folder = volume_set(tmp_path / "Dataset001_Liver", cases=1)
+    planned = studies.choose_studies((folder,), ("all",), EvaluationOptions())
+    assert [each.protocol.name for each in planned] == ["universal", "one-prompt", "frequency", "ablation", "memory", "noise"]

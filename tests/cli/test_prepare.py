@@ -71,7 +71,7 @@ def test_a_dicom_series_becomes_nifti(tmp_path: Path, capsys: pytest.CaptureFixt
 
 def test_the_catalogue_answers(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = run(capsys, "data", "list")
-    assert (code, out.count("\n"), "kits23" in out) == (0, 15, True)
+    assert (code, out.count("\n"), "kits23" in out) == (0, 35, True)
     code, out, _ = run(capsys, "data", "show", "btcv")
     assert (code, "aorta" in out, "unconfirmed" in out) == (0, True, True)
     assert json.loads(run(capsys, "data", "show", "wbc", "--json")[1])["licence"] == "GPL-3.0"

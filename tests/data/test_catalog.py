@@ -64,6 +64,47 @@ PUBLISHED: dict[str, list[tuple[str, ...]]] = {  # images, then labels; a case w
         ("RawData/Testing/img/img0061.nii.gz", ""),
     ],
     "toothfairy": [("Dataset/P1/data.npy", "Dataset/P1/gt_alpha.npy")],
+    "amos_ct": [
+        ("amos22/imagesTr/amos_0001.nii.gz", "amos22/labelsTr/amos_0001.nii.gz"),
+        ("amos22/imagesTs/amos_0500.nii.gz", ""),
+    ],
+    "amos_mr": [("amos22/imagesTr/amos_0507.nii.gz", "amos22/labelsTr/amos_0507.nii.gz")],
+    "flare22": [("FLARE22Train/images/FLARE22_Tr_0001_0000.nii.gz", "FLARE22Train/labels/FLARE22_Tr_0001.nii.gz")],
+    "brats21": [tuple(f"BraTS2021_00000/BraTS2021_00000_{end}.nii.gz" for end in ("t1", "t1ce", "t2", "flair", "seg"))],
+    "brats23": [tuple(f"BraTS-GLI-00000-000/BraTS-GLI-00000-000-{end}.nii.gz" for end in ("t1n", "t1c", "t2w", "t2f", "seg"))],
+    "acdc": [
+        (f"database/{part}/patient001/patient001_frame{n}.nii.gz", f"database/{part}/patient001/patient001_frame{n}_gt.nii.gz")
+        for part, n in (("training", "01"), ("testing", "12"))
+    ],
+    "lits": [("media/volume-0.nii", "media/segmentation-0.nii")],
+    "isic18": [
+        (
+            "ISIC2018_Task1-2_Training_Input/ISIC_0000000.jpg",
+            "ISIC2018_Task1_Training_GroundTruth/ISIC_0000000_segmentation.png",
+        )
+    ],
+    "kvasir": [(f"Kvasir-SEG/images/{name}.jpg", f"Kvasir-SEG/masks/{name}.jpg") for name in ("cju0", "cju1")],
+    "totalsegmentator": [
+        ("Totalsegmentator_dataset_v201/s0000/ct.nii.gz", "Totalsegmentator_dataset_v201/s0000/segmentations")
+    ],
+    **{
+        f"msd_{name}": [
+            (f"{task}/imagesTr/{case}.nii.gz", f"{task}/labelsTr/{case}.nii.gz"),
+            (f"{task}/imagesTs/{case}99.nii.gz", ""),
+        ]
+        for name, task, case in (
+            ("brain", "Task01_BrainTumour", "BRATS_001"),
+            ("heart", "Task02_Heart", "la_003"),
+            ("liver", "Task03_Liver", "liver_0"),
+            ("hippocampus", "Task04_Hippocampus", "hippocampus_001"),
+            ("prostate", "Task05_Prostate", "prostate_00"),
+            ("lung", "Task06_Lung", "lung_001"),
+            ("pancreas", "Task07_Pancreas", "pancreas_001"),
+            ("vessels", "Task08_HepaticVessel", "hepaticvessel_001"),
+            ("spleen", "Task09_Spleen", "spleen_2"),
+            ("colon", "Task10_Colon", "colon_001"),
+        )
+    },
 }
 PAPER = {"click": {"kits23", "atlas23", "tdsc", "wbc"}, "mask": {"cadvidset", "star", "btcv", "toothfairy"}}
 
@@ -99,14 +140,18 @@ def publish(folder: Path, name: str) -> Entry:
     rng = np.random.default_rng(0)
     for *images, label in PUBLISHED[name]:
         for path in images:
-            shape = (*labels.shape, 3) if len(entry.channels) == 3 else labels.shape
+            shape = (*labels.shape, 3) if entry.kind == "set" and len(entry.channels) == 3 else labels.shape
+            shape = (*shape, 2) if name in {"msd_brain", "msd_prostate"} else shape
             write(folder / path, rng.integers(1, 255, shape).astype(np.uint8))
-        if label:
+        if label.endswith("/segmentations"):
+            for structure, values in entry.structures.items():
+                write(folder / label / f"{structure}.nii.gz", (labels == values[0]).astype(np.uint8))
+        elif label:
             write(folder / label, labels)
     return entry
 
 
-def test_every_test_set_of_the_paper_is_there_with_its_prompt() -> None:
+def test_every_entry_is_made_up_here_and_those_of_the_paper_have_its_prompt() -> None:
     assert set(ENTRIES) == set(PUBLISHED)
     for name, entry in ENTRIES.items():
         assert entry.prompt == next((prompt for prompt, names in PAPER.items() if name in names), "box")
@@ -131,12 +176,37 @@ def test_a_published_folder_is_read(tmp_path: Path, name: str) -> None:
             assert (loaded.labels == 0).any()
 
 
-@pytest.mark.parametrize("name", ["wbc", "star", "pendal", "toothfairy", "segrap"])
+@pytest.mark.parametrize("name", ["wbc", "star", "pendal", "toothfairy", "segrap", "kvasir", "acdc", "msd_prostate"])
 def test_a_published_folder_is_prepared(tmp_path: Path, name: str) -> None:
     entry = publish(tmp_path / "in", name)
     outcome = prepare(DataSource(tmp_path / "in", name), tmp_path / "out", PrepareSettings(size=32))
     assert (outcome.problems, outcome.cases) == ({}, len(PUBLISHED[name]))
     assert outcome.arrays == (len(entry.channels) if entry.kind == "volume" else 1)
+
+
+def test_what_lies_beside_is_left_alone(tmp_path: Path) -> None:
+    for name in ("amos_ct", "amos_mr", "msd_liver", "msd_spleen", "acdc"):
+        publish(tmp_path, name)
+    for name in ("patient001_4d", "._patient001_frame01", "._patient001_frame01_gt"):
+        put(tmp_path / f"database/training/patient001/{name}.nii.gz", np.zeros((4, 4, 4), np.uint8))
+    for name in ("amos_ct", "amos_mr", "msd_liver", "msd_spleen", "acdc"):
+        assert len(ENTRIES[name].read(tmp_path).cases) == len(PUBLISHED[name])
+
+
+def test_a_mask_for_each_structure_makes_one_label_map(tmp_path: Path) -> None:
+    entry, folder = publish(tmp_path, "totalsegmentator"), tmp_path / "Totalsegmentator_dataset_v201/s0000/segmentations"
+    found = entry.read(tmp_path)
+    whole = found.load(found.cases[0]).labels
+    np.testing.assert_array_equal(whole, labels_of(entry))
+    (folder / "liver.nii.gz").unlink()
+    less = found.load(found.cases[0]).labels
+    assert whole is not None
+    assert less is not None
+    np.testing.assert_array_equal(less, np.where(found.mask(whole, "liver"), 0, whole))
+    for file in folder.glob("*"):
+        file.unlink()
+    with pytest.raises(FormatError, match="no mask of a structure"):
+        found.load(found.cases[0])
 
 
 def test_the_folder_within_the_download_will_do(tmp_path: Path) -> None:

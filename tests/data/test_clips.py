@@ -191,3 +191,48 @@ def test_tasks_are_sampled_with_the_object_that_was_drawn(tmp_path: Path) -> Non
         assert place is not None
         names[sampler.reader.entries[position].task_names[place]] += 1
     assert 0.4 < names["core"] / 200 < 0.6, "as often as the two bodies together"
+
+
+CHANGES = (lambda a: a.degrees != 0, lambda a: a.scale != 1, lambda a: a.shift != (0.0, 0.0))
+
+
+@pytest.mark.parametrize("sets", [0.0, 1.0])
+def test_the_paper_s_table_is_drawn_as_it_is(plain: PoolReader, sets: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[Augmentation] = []
+    warp = Augmentation.warp
+
+    def noted(self: Augmentation, frames: torch.Tensor, size: int, *, nearest: bool = False) -> torch.Tensor:
+        done.append(self)
+        return warp(self, frames, size, nearest=nearest)
+
+    monkeypatch.setattr(Augmentation, "warp", noted)
+    shares: dict[str, list[float]] = {}
+    for name in ("paper", "strong"):
+        sampler = ClipSampler(plain, 1, sets=sets, regions=0.0, augmentation=name)  # type: ignore[arg-type]
+        done.clear()
+        for number in range(150):
+            sampler.clip(np.random.default_rng(number), frames=2, objects=1, size=16)
+        shares[name] = [float(np.mean([bool(value(each)) for each in done])) for value in CHANGES]
+    turned, scaled, moved = shares["paper"]
+    assert abs(turned - 0.15) < 0.06
+    assert abs(scaled - 0.15) < 0.06
+    assert moved == 0
+    assert shares["strong"][2] > 0.2
+    assert sets or shares["strong"][0] > 0.4
+
+
+def test_the_paper_s_images_of_a_set_are_changed_each_by_itself(plain: PoolReader, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[object] = []
+    draw = Augmentation.draw
+
+    def noted(rng: np.random.Generator, odds: object = None) -> Augmentation:
+        drawn.append(odds)
+        return draw(rng, odds)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Augmentation, "draw", noted)
+    for name, expected in (("paper", [None] * 3), ("strong", [clips.EAGER, None, None, None])):
+        drawn.clear()
+        ClipSampler(plain, 1, sets=1.0, regions=0.0, augmentation=name).clip(  # type: ignore[arg-type]
+            np.random.default_rng(3), frames=3, objects=1, size=16
+        )
+        assert drawn == expected

@@ -136,7 +136,32 @@ class TestSelfSorting:
             Memory(4 + i, False, torch.tensor([[[1.0, -1.0]]]) * sign, *torch.ones(2, 2), 0.9) for i, sign in enumerate((1, -1))
         ]
         assert 0 in frames(fill(SelfSorting(size=3), [*alike, *odd]))
-        assert 0 not in frames(fill(SelfSorting(size=2, pin=False), [*alike, *odd]))
+        assert 0 not in frames(fill(SelfSorting(size=2, pin="none"), [*alike, *odd]))
+
+    def test_ten_prompts_of_forty_frames_leave_room_where_the_first_alone_is_pinned(self) -> None:
+        offered = [memory(t, 4, prompted=t % 4 == 0) for t in range(40)]
+        everyone, first = fill(SelfSorting(), offered), fill(SelfSorting(pin="first"), offered)
+        assert frames(everyone) == list(range(0, 40, 4))
+        assert len(first) == 7
+        assert 0 in frames(first)
+        assert any(not m.prompted for m in first)
+
+    def test_the_first_prompt_stays_the_first_where_its_frame_is_shown_anew(self) -> None:
+        bank = PolicyBank(lambda: SelfSorting(size=2, pin="first"))
+        for t in (0, 1):
+            bank.store([memory(t, 5, prompted=True)])
+        bank.forget(0, [0])
+        for t in (0, *range(2, 12)):
+            bank.store([memory(t, 5, prompted=t == 0)])
+        assert 0 in frames(bank.memories[0])
+        assert 1 not in frames(bank.memories[0])
+
+    def test_of_two_prompts_the_first_alone_is_attended_to_however_unlike_it_is(self) -> None:
+        policy = SelfSorting(pin="first")
+        bank = fill(policy, [memory(t, 1, prompted=t < 2) for t in range(4)])
+        weights = [r.log_weight for t in (0, 1) for r in policy.weigh(bank, 9, -memory(t, 1).summary_C) if r.memory.t == t]
+        assert weights[0] == 0
+        assert weights[1] < -1
 
     def test_unsorted_the_latest_confident_stay(self) -> None:
         offered = memories(1, 10, [0.9] * 8 + [0.1])
@@ -149,7 +174,7 @@ class TestSelfSorting:
     def test_equation_4(self, seed: int, count: int) -> None:
         bank, query = memories(seed % 1000, count), memory(50, seed % 1000).summary_C
         likeness = [max(similarity(query, m.summary_C), FLOOR) for m in bank]
-        recalled = SelfSorting(size=7, pin=False).weigh(bank, 50, query)
+        recalled = SelfSorting(size=7, pin="none").weigh(bank, 50, query)
         expected = [count * each / sum(likeness) for each in likeness]
         assert np.allclose([math.exp(r.log_weight) for r in recalled], expected, rtol=1e-4)
 
@@ -158,19 +183,19 @@ class TestSelfSorting:
         bank, query = memories(seed % 1000, 5), memory(50, seed % 1000).summary_C
         likeness = np.array([similarity(query, m.summary_C) for m in bank]) / temperature
         share = np.exp(likeness - likeness.max())
-        recalled = SelfSorting(temperature=temperature, pin=False).weigh(bank, 50, query)
+        recalled = SelfSorting(temperature=temperature, pin="none").weigh(bank, 50, query)
         assert np.allclose([math.exp(r.log_weight) for r in recalled], 5 * share / share.sum(), rtol=1e-3)
 
     def test_equation_5_draws_as_often_as_there_are_memories(self) -> None:
-        bank, policy = memories(1, 6), SelfSorting(resample="sample", pin=False)
+        bank, policy = memories(1, 6), SelfSorting(resample="sample", pin="none")
         for t in range(50):
             recalled = policy.weigh(bank, t, memory(t, 2).summary_C)
             assert round(sum(math.exp(r.log_weight) for r in recalled)) == 6
 
     def test_expected_is_the_mean_of_sampled(self) -> None:
         bank, query = memories(1, 5), memory(9, 1).summary_C
-        expected = {r.memory.t: math.exp(r.log_weight) for r in SelfSorting(pin=False).weigh(bank, 9, query)}
-        policy, drawn = SelfSorting(resample="sample", pin=False), dict.fromkeys(range(5), 0.0)
+        expected = {r.memory.t: math.exp(r.log_weight) for r in SelfSorting(pin="none").weigh(bank, 9, query)}
+        policy, drawn = SelfSorting(resample="sample", pin="none"), dict.fromkeys(range(5), 0.0)
         for _ in range(4000):
             for r in policy.weigh(bank, 9, query):
                 drawn[r.memory.t] += math.exp(r.log_weight) / 4000
@@ -178,7 +203,7 @@ class TestSelfSorting:
 
     def test_the_prompt_counts_at_least_one_expected_draw_however_unlike_it_is(self) -> None:
         bank, query = memories(1, 6), -memory(0, 1).summary_C
-        pinned, free = (SelfSorting(pin=pin).weigh(bank, 9, query)[0].log_weight for pin in (True, False))
+        pinned, free = (SelfSorting(pin=pin).weigh(bank, 9, query)[0].log_weight for pin in ("all", "none"))
         assert free < -1
         assert pinned == 0
 

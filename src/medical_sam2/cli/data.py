@@ -4,7 +4,7 @@ import json as json_format
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from cyclopts import App, Parameter
@@ -164,6 +164,7 @@ def prepare(
     modality: str | None = None,
     window: Annotated[str, Parameter(allow_leading_hyphen=True)] = "soft",
     size: int = 256,
+    bits: Literal[8, 16] = 8,
     smallest: float = 0.00153,
     whole: Annotated[bool, FLAG] = False,
     arrays_only: Annotated[bool, FLAG] = False,
@@ -183,6 +184,7 @@ def prepare(
         modality: DICOM code of the modality (CT, MR, US, DX, MG, OCT …), where the data set does not tell.
         window: of a CT: soft, lung, bone, brain, or LOW,HIGH in Hounsfield units.
         size: longest side of a slice in the training arrays.
+        bits: of each intensity in the training arrays; colours have 8.
         smallest: share of a slice that an object must cover on one of them.
         whole: structures only, not their connected components.
         arrays_only: leave out the normalised images and label maps.
@@ -197,7 +199,7 @@ def prepare(
         sys.stderr.write(plain(f"{done.done} of {done.total}: {first}{more}") + "\n")
 
     settings = preparation.PrepareSettings(
-        size=size, smallest=smallest, window_hu=_window(window), split=not whole, images=not arrays_only
+        size=size, bits=bits, smallest=smallest, window_hu=_window(window), split=not whole, images=not arrays_only
     )
     data_source = preparation.DataSource(source, layout, tuple(_label(text) for text in label), modality)
     outcome = preparation.prepare(data_source, output, settings, workers=workers, on_done=report)

@@ -86,7 +86,8 @@ def evaluate(
     Args:
         data: folders of nnU-Net raw data sets, or folders that hold some.
         output: folder to write.
-        protocols: universal, one-prompt, frequency, ablation, memory, noise, or a plug-in; several, or all.
+        protocols: universal, one-prompt, frequency, ablation, memory, noise, or all of these (the paper's); challenge, clicks;
+            a plug-in; several.
         json: print one JSON object.
         quiet: show no progress.
     """

@@ -36,7 +36,8 @@ class NetworkOptions:
     """Settings of the method and of the machine, for volumes and for images.
 
     Args:
-        bank: memory: self-sorting, fifo, greedy, or a plug-in (module:attribute, file.py:attribute).
+        bank: memory: self-sorting, first-pinned (of the prompts the first alone stays whatever comes), fifo, greedy, or a
+            plug-in (module:attribute, file.py:attribute).
         window: of intensities: auto, percentile, soft, lung, bone, brain, or LOW,HIGH.
         weights: a name (`medsam2 weights list`), a file, a folder, or an id on the Hugging Face hub.
         image_size: side of the network's input in pixels; that of the weights unless given.
@@ -111,7 +112,8 @@ class SetInferenceOptions(NetworkOptions):
     """Settings for a set of images.
 
     Args:
-        bank: memory: self-sorting, fifo, greedy, prompted (nothing but the templates), or a plug-in (module:attribute).
+        bank: memory: self-sorting, first-pinned (of the templates the first alone stays whatever comes), fifo, greedy, prompted
+            (nothing but the templates), or a plug-in (module:attribute).
         order: in which images are visited: given (by name), shuffled, similar (most like the bank first), or a plug-in.
         seed: of the shuffling.
         window: of grey images: auto (CT images through the window that suits what is prompted), percentile, soft, lung, bone,

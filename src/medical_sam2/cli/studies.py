@@ -22,7 +22,7 @@ def measure(
     data: tuple[Path, ...], output: Path, protocols: tuple[str, ...], options: EvaluationOptions, *, quiet: bool
 ) -> list[dict[str, Any]]:
     """Run the studies of the protocols and write their reports; what there is to tell of each, see `_describe`."""
-    studies = _plan_studies(data, protocols, options)
+    studies = choose_studies(data, protocols, options)
     folders = [output / study.protocol.name for study in studies]
     with Progress(quiet=quiet) as progress:
 
@@ -40,7 +40,7 @@ def measure(
 
 
 # Hours lie behind this: names, numbers and data sets are refused before the first answer is made.
-def _plan_studies(data: tuple[Path, ...], names: tuple[str, ...], options: EvaluationOptions) -> list[Study]:
+def choose_studies(data: tuple[Path, ...], names: tuple[str, ...], options: EvaluationOptions) -> list[Study]:
     """All that can be refused is refused before the first is run."""
     limits = ("cases", "images", "structures", "seeds")
     for name in (*limits, "workers", "threads", "limit"):
@@ -50,7 +50,8 @@ def _plan_studies(data: tuple[Path, ...], names: tuple[str, ...], options: Evalu
     threads = options.threads or max(1, (os.cpu_count() or 1) // options.processes)
     given = {name: value for name in (*limits, "image_size") if (value := getattr(options, name)) is not None}
     preset = replace(PRESETS[options.chosen], **given)
-    asked = tuple(PROTOCOLS) if names == ("all",) else names
+    paper = tuple(name for name, each in PROTOCOLS.items() if not each.conditions[0].clicks)
+    asked = paper if names == ("all",) else names
     chosen = [find_protocol(name, views=options.views, methods=options.methods) for name in asked]
     chosen = [replace(trim_protocol(each, preset), limit_s=options.limit) for each in chosen]
     for name in dict.fromkeys(method for each in chosen for method in each.methods):

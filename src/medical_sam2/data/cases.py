@@ -1,6 +1,6 @@
 """Training cases: what is known of one before it is loaded, and how they lie on disk, as plain arrays that are memory-mapped.
 
-000123.images.npy   uint8 (D, H, W) or (N, H, W, 3)
+000123.images.npy   uint8 or uint16 (D, H, W) or (N, H, W, 3), the largest number is white
 000123.labels.npy   uint8 (D, H, W) or (N, H, W)
 000123.json         kind, name, tasks; written last, so a case with one is complete
 
@@ -13,7 +13,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +27,8 @@ ARRAYS = "arrays"
 Task = tuple[int, ...]
 """An object: the union of some values of a label map."""
 PARTS = ("images", "labels")
+Pixel: TypeAlias = np.uint8 | np.uint16
+"""Intensities of the arrays; the largest number is white."""
 MAKE_CASES = "give the folder that `medsam2 prepare` or recipes/nano/synthesize.py wrote as `pool` (or `validation`)"
 SYNTHETIC = "synthetic"
 MODALITIES = {
@@ -56,7 +58,7 @@ class CaseEntry:
 class TrainingCase:
     """Images with their objects outlined."""
 
-    images: NDArray[np.uint8]  # (D, H, W) uint8 for a volume, (N, H, W, 3) uint8 for a set of images
+    images: NDArray[Pixel]  # (D, H, W) for a volume, (N, H, W, 3) for a set of images; uint8 or uint16
     labels: NDArray[np.uint8]  # (D, H, W) or (N, H, W) uint8
     tasks: tuple[Task, ...]  # the objects, each the union of some labels; they may be nested
     kind: Kind  # "volume", or "set" for images in no order
@@ -122,7 +124,7 @@ class PoolReader:
         images, labels = (self._array(entry.index, part) for part in PARTS)
         return TrainingCase(images, labels, entry.tasks, entry.kind, entry.name)
 
-    def _array(self, index: int, part: str) -> NDArray[np.uint8]:
+    def _array(self, index: int, part: str) -> NDArray[Any]:
         path = self.folder / f"{index:06d}.{part}.npy"
         try:
             return np.load(path, mmap_mode="r", allow_pickle=False)

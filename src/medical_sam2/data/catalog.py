@@ -9,7 +9,8 @@ import re
 import tomllib
 import zlib
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
 from typing import IO, Any, Literal, cast
@@ -17,10 +18,12 @@ from typing import IO, Any, Literal, cast
 import numpy as np
 from PIL import Image
 
+from medical_sam2 import io
 from medical_sam2.data.cases import Kind
 from medical_sam2.data.data_sets import Case, DataSet, Split
 from medical_sam2.errors import FormatError, InputError
 from medical_sam2.io import Picture
+from medical_sam2.io.labels import fit
 from medical_sam2.io.safe_open import GZIP_MAGIC, open_regular, require_memory
 from medical_sam2.plugins import find
 from medical_sam2.volume import Volume
@@ -29,6 +32,7 @@ HOLE = "{case}"
 SAFE = re.compile(r"[^\w.-]+")
 SPACING_MM = 0.3
 MOST_PIXELS = 64 << 20
+GHOST = "._"  # of files that macOS leaves beside each file of an archive
 WHITE: Mapping[int, int] = {value: int(value >= 128) for value in range(256)}
 """Masks that are black and white, with or without greys along their borders."""
 
@@ -44,6 +48,7 @@ class Layout:
     split: Split = "train"  # what these cases are for
     prefix: str = ""  # of the cases' names, where two layouts would give the same ones
     some: bool = False  # whether cases without a label are no mistake, and left out
+    only: str = ""  # expression that the whole name of a case must match; all unless given
 
 
 @dataclass(frozen=True)
@@ -102,7 +107,8 @@ def _cases(folder: Path, layout: Layout) -> Iterator[Case]:
     labels = _by_case(folder, layout.label) if layout.label else {}
     taken = set(labels.values())
     for name, path in first.items():
-        if path in taken or (layout.some and name not in labels):
+        unwanted = layout.only and not re.fullmatch(layout.only, name)
+        if path in taken or unwanted or (layout.some and name not in labels):
             continue
         images = (
             path,
@@ -118,7 +124,7 @@ def _by_case(folder: Path, template: str) -> dict[str, Path]:
     found: dict[str, Path] = {}
     for path in sorted(folder.glob(template.replace(HOLE, "*"))):
         match = pattern.fullmatch(path.relative_to(folder).as_posix())
-        if match is not None:
+        if match is not None and not path.name.startswith(GHOST):
             found.setdefault(match["case"], path)
     return found
 
@@ -161,6 +167,34 @@ def read_array(path: Path) -> Volume:
     return Volume(array, np.diag([-SPACING_MM, -SPACING_MM, SPACING_MM, 1.0]), source=path)
 
 
+def read_first(path: Path) -> Volume:
+    """Read a volume of several sequences, stored like time points, as the first of them; labels as they are."""
+    return io.load(path, frame=0 if path.parent.name.startswith("images") else None)
+
+
+def read_masks(values: Mapping[str, int], path: Path) -> Volume:
+    """Read an image, or a folder with a mask for each structure, named after it, as one label map.
+
+    Args:
+        values: name of a structure → its value.
+        path: an image, or a folder.
+
+    Raises:
+        FormatError: the folder holds none of the masks.
+        GeometryError: two masks do not share a grid.
+    """
+    if not path.is_dir():
+        return io.load(path)
+    present = {file: value for name, value in values.items() if (file := path / f"{name}.nii.gz").is_file()}
+    if not present:
+        raise FormatError("it holds no mask of a structure", "download the case again", subject=path)
+    first = io.load(next(iter(present)))
+    labels = np.zeros(first.shape, np.min_scalar_type(max(values.values())))
+    for file, value in present.items():
+        labels[np.not_equal(fit(io.load(file), first).array, 0)] = value
+    return replace(first, array=labels, source=path)
+
+
 def read_ppm(path: Path) -> Picture:
     """Read a portable pixmap, gzipped or not.
 
@@ -180,6 +214,13 @@ def read_ppm(path: Path) -> Picture:
             raise FormatError("this is no whole PPM image", "download it again", subject=path) from None
 
 
+OPENERS: Mapping[str, Callable[[Path], Volume | Picture]] = {
+    "read_array": read_array,
+    "read_first": read_first,
+    "read_ppm": read_ppm,
+}
+
+
 def _read_layout(values: dict[str, Any]) -> Layout:
     images: Any = tuple(values["images"])
     return Layout(**{**values, "images": images})
@@ -188,13 +229,14 @@ def _read_layout(values: dict[str, Any]) -> Layout:
 def _read_entry(values: dict[str, Any]) -> Entry:
     """An entry of the table, where readers and the remapping of black and white masks have names."""
     remap, opener = values.get("remap"), values.get("opener")
+    by_name = partial(read_masks, {name: own[0] for name, own in values["structures"].items()})
     tables: dict[str, Any] = {
         "channels": tuple(values["channels"]),
         "structures": {name: tuple(own) for name, own in values["structures"].items()},
         "layouts": tuple(_read_layout(layout) for layout in values["layouts"]),
         "unconfirmed": tuple(values.get("unconfirmed", ())),
         "remap": WHITE if remap == "white" else remap and {int(number): value for number, value in remap.items()},
-        "opener": opener and {"read_array": read_array, "read_ppm": read_ppm}[opener],
+        "opener": opener and {**OPENERS, "read_masks": by_name}[opener],
     }
     return Entry(**(values | tables))
 

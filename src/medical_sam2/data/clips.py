@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
-from medical_sam2.data.cases import CaseEntry, CaseReader, Kind, Task, TrainingCase
+from medical_sam2.data.cases import CaseEntry, CaseReader, Kind, Pixel, Task, TrainingCase
 from medical_sam2.errors import FormatError
 from medical_sam2.tracking.region_of_interest import box_of, region_around
 
@@ -139,6 +139,7 @@ ENDS = 0.35  # share of clips of volumes that go on beyond the end of their obje
 INWARDS = 0.3  # share that begins at an end of it and goes through it: it grows from slice to slice
 LEAST_PIXELS = 16  # of an object that is looked at through a region of interest
 Sampling = Literal["cases", "data-sets", "tasks"]
+Strength = Literal["strong", "paper"]
 EAGER = AugmentationOdds(rotation=0.5, scaling=0.6, noise=0.3, blur=0.3, intensity=0.3, low_resolution=0.4, gamma=0.5)
 Place = tuple[int, tuple[int, ...]]
 """Position of a case, and which of its objects are examples of the task."""
@@ -196,13 +197,19 @@ _balance_of = lru_cache(maxsize=4)(Balance)
 
 
 class _Wanted(NamedTuple):
-    """What the arguments of `ClipSampler.clip` ask for, and whether a region around the object is shown."""
+    """What the arguments of `ClipSampler.clip` ask for, whether a region around the object is shown, and whose table counts."""
 
     frames: int
     objects: int
     size: int
     smallest: float
     near: bool
+    paper: bool = False
+
+    @property
+    def odds(self) -> AugmentationOdds:
+        """Of what happens to all frames alike."""
+        return AugmentationOdds() if self.paper else EAGER
 
     def least(self, inside_hw: NDArray[np.bool_]) -> float:
         """Share of a frame that the prompted object must cover."""
@@ -221,6 +228,8 @@ class ClipSampler:
     # "cases": a kind, then any case of it; "data-sets": a kind, a data set with cases of it, one of these, each uniformly;
     # "tasks": a task, a modality of it, a case, each uniformly
     sampling: Sampling = "cases"
+    # "strong": more often than in the paper, with zooms, and sets twice; "paper": its table as it is, and nothing beside it
+    augmentation: Strength = "strong"
 
     def batch(
         self, step: int, places: Iterable[int], *, frames: int, objects: int, size: int, smallest: float = SMALLEST
@@ -246,7 +255,7 @@ class ClipSampler:
                 task = case.tasks[int(rng.integers(len(case.tasks))) if number is None else number]
                 is_set = case.kind == "set"
                 near = bool(rng.random() < self.regions * (0.5 if is_set else 1.0))
-                wanted = _Wanted(frames, objects, size, smallest, near)
+                wanted = _Wanted(frames, objects, size, smallest, near, self.augmentation == "paper")
                 clip = (_from_set if is_set else _from_volume)(case, task, rng, wanted)
                 if clip is not None:
                     return clip
@@ -286,10 +295,10 @@ def _from_volume(case: TrainingCase, task: Task, rng: np.random.Generator, wante
     start = int(rng.choice(len(areas), p=np.sqrt(areas) / np.sqrt(areas).sum()))
     chosen = _slices(rng, start, areas, np.asarray(inside.any((1, 2))), wanted.frames)
     start = int(chosen[0])
-    drawn = Augmentation.draw(rng, EAGER)
-    drawn = _near(drawn, inside[start], rng) if wanted.near else _zoomed(drawn, rng)
-    turned = bool(rng.random() < 0.5)
-    pictures = torch.from_numpy(np.stack([images[t] for t in chosen]).astype(np.float32) / 255)[:, None]
+    drawn = Augmentation.draw(rng, wanted.odds)
+    drawn = _near(drawn, inside[start], rng) if wanted.near else drawn if wanted.paper else _zoomed(drawn, rng)
+    turned = bool(rng.random() < 0.5) and not wanted.paper
+    pictures = _in_unit(np.stack([images[t] for t in chosen]))[:, None]
     maps = torch.from_numpy(np.stack([labels[t] for t in chosen]).astype(np.float32))[:, None]
     if turned:
         pictures, maps = pictures.transpose(2, 3), maps.transpose(2, 3)
@@ -297,6 +306,11 @@ def _from_volume(case: TrainingCase, task: Task, rng: np.random.Generator, wante
     frames_TCSS = drawn.recolour(drawn.warp(pictures, wanted.size)).expand(-1, 3, -1, -1)
     clip = _clip(frames_TCSS, drawn.warp(maps, wanted.size, nearest=True), case.tasks, task, rng, wanted)
     return None if clip is None else replace(clip, ordered=True)
+
+
+def _in_unit(array: NDArray[Pixel]) -> Tensor:
+    """Intensities in [0, 1]."""
+    return torch.from_numpy(np.ascontiguousarray(array, np.float32) / np.iinfo(array.dtype).max)
 
 
 def _slices(
@@ -349,7 +363,8 @@ def _over_the_end(rng: np.random.Generator, start: int, there: NDArray[np.bool_]
 
 
 def _from_set(case: TrainingCase, task: Task, rng: np.random.Generator, wanted: _Wanted) -> Clip | None:
-    # Two augmentations: one shared by all images, as from one device, and one of each image by itself.
+    # Two augmentations: one shared by all images, as from one device, unless the paper's is asked for, and one of each image
+    # by itself.
     labels = np.asarray(case.labels)
     inside = _member(labels, task)
     fit = np.flatnonzero(inside.mean(axis=(1, 2)) >= wanted.least(inside[0]))
@@ -358,15 +373,16 @@ def _from_set(case: TrainingCase, task: Task, rng: np.random.Generator, wanted: 
     first = int(rng.choice(fit))
     others = rng.permutation([n for n in range(len(labels)) if n != first])
     chosen = [first, *np.resize(others, wanted.frames - 1)] if wanted.frames > 1 else [first]
-    shared = Augmentation.draw(rng, EAGER)
+    shared = Augmentation() if wanted.paper else Augmentation.draw(rng, EAGER)
     pictures, maps = [], []
     for n in chosen:
         own = Augmentation.draw(rng)
-        place = _near(own, inside[n], rng) if wanted.near and inside[n].any() else _zoomed(own, rng)
-        picture = torch.from_numpy(np.ascontiguousarray(case.images[n].transpose(2, 0, 1), np.float32) / 255)[None]
+        close = wanted.near and inside[n].any()
+        place = _near(own, inside[n], rng) if close else own if wanted.paper else _zoomed(own, rng)
+        picture = _in_unit(case.images[n].transpose(2, 0, 1))[None]
         pictures.append(own.recolour(shared.recolour(place.warp(picture, wanted.size))))
         maps.append(place.warp(torch.from_numpy(labels[n].astype(np.float32))[None, None], wanted.size, nearest=True))
-    if rng.random() < 0.3:
+    if not wanted.paper and rng.random() < 0.3:
         pictures = [picture.mean(1, keepdim=True).expand(-1, 3, -1, -1) for picture in pictures]
     return _clip(torch.cat(pictures), torch.cat(maps), case.tasks, task, rng, wanted)
 

@@ -14,12 +14,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from medical_sam2.errors import MedicalSam2Error
+from medical_sam2.errors import MedicalSam2Error, PromptError
 from medical_sam2.evaluate.cases import EvaluationCase, FramePrompts, MaskArray, SimulatedReader, follow_suggestions
 from medical_sam2.evaluate.figures import write_sketch
 from medical_sam2.evaluate.methods.interface import MethodAnswer, MethodInputs, TrainingCases
 from medical_sam2.evaluate.methods.named import find_method
 from medical_sam2.evaluate.protocols import Condition
+from medical_sam2.evaluate.rounds import answer_rounds
 from medical_sam2.evaluate.study import EvaluationJob, NetworkSettings, Row
 from medical_sam2.metrics import dice, iou, score
 from medical_sam2.model.weights import load_backbone
@@ -55,6 +56,8 @@ def answer_job(job: EvaluationJob) -> list[Row]:
     blank = job.blank
     try:
         reader = _simulate_reader(job, job.load())
+        if job.condition.clicks:
+            return _clicked_rows(job, job.load(), reader)
         rows, _ = answer_once(_strip_job(job), HashedPrompts.of(reader.prompt_frames(_choose_frames(job, reader))))
     except MedicalSam2Error as error:
         return [replace(blank, skipped=error.problem)]
@@ -100,19 +103,33 @@ def _simulate_reader(job: EvaluationJob, shown: EvaluationCase) -> SimulatedRead
     return SimulatedReader(shown.truths, job.condition, job.kind, of_volume=bool(job.case), seed=job.seed, case=shown.name)
 
 
+def _method_inputs(job: EvaluationJob, shown: EvaluationCase) -> MethodInputs:
+    protocol, training = job.protocol, TrainingCases(job.folder, job.structure, job.others)
+    order = np.random.default_rng([job.seed, 2]).permutation(len(shown.truths)).tolist()
+    how = protocol.views, protocol.fusion, order, protocol.watch, protocol.limit_s
+    return MethodInputs(load_network(job.network), *how, training)
+
+
 def _ask_method(job: EvaluationJob, shown: EvaluationCase, prompts: FramePrompts) -> MethodAnswer:
     """The answer of a method, without what nobody outlined."""
-    protocol, method = job.protocol, find_method(job.method)
-    order = np.random.default_rng([job.seed, 2]).permutation(len(shown.truths)).tolist()
-    training = TrainingCases(job.folder, job.structure, job.others)
-    inputs = MethodInputs(
-        load_network(job.network), protocol.views, protocol.fusion, order, protocol.watch, protocol.limit_s, training
-    )
+    method, inputs = find_method(job.method), _method_inputs(job, shown)
     if shown.task is not None:
         found = method.on_volume(inputs, shown.task, prompts)
     else:
         found = method.on_images(inputs, shown.images, prompts)
     return replace(found, masks=[mask & ~ignored for mask, ignored in zip(found.masks, shown.ignored, strict=True)])
+
+
+def _clicked_rows(job: EvaluationJob, shown: EvaluationCase, reader: SimulatedReader) -> list[Row]:
+    """One row for each round."""
+    if shown.task is None:
+        raise PromptError("further clicks are given in volumes alone", "take another protocol for images")
+    method, ignored = find_method(job.method), np.stack(shown.ignored)
+    return [
+        replace(row, clicks=each.clicks, seconds=each.seconds)
+        for each in answer_rounds(method, _method_inputs(job, shown), shown.task, reader, ignored)
+        for row in _volume_rows(job, shown, each.prompts, MethodAnswer(each.masks))
+    ]
 
 
 def _choose_frames(job: EvaluationJob, reader: SimulatedReader) -> list[int]:

@@ -20,7 +20,7 @@ from medical_sam2.evaluate.protocols import Condition
 from medical_sam2.intensity_window import Window, choose_window, percentile_window
 from medical_sam2.metrics import dice
 from medical_sam2.prompts import Box, FramePrompt, Mask, Point, Prompt, intensities
-from medical_sam2.simulate import NOISE_LEVELS, Noise, jitter_box, jitter_click, jitter_mask, next_click
+from medical_sam2.simulate import NOISE_LEVELS, Click, Noise, jitter_box, jitter_click, jitter_mask, next_click
 from medical_sam2.tracking.confidence import Need, neediest
 from medical_sam2.tracking.plan import array_axis, primary_view
 from medical_sam2.views import View
@@ -46,6 +46,12 @@ def draw_prompt(truth_hw: MaskArray, kind: Kind, rng: np.random.Generator, hand:
     if click is None:
         raise PromptError("there is nothing to click on", "prompt a slice that shows the structure")
     return jitter_click(click, truth_hw, hand, rng).on_frame()
+
+
+def on_slice(click: Click) -> dict[int, FramePrompt]:
+    """A click in a volume (T, H, W) as the prompt of its slice."""
+    t, row, column = click.index
+    return {t: FramePrompt.click(column, row, positive=click.positive)}
 
 
 def is_boxable(truth_hw: MaskArray) -> bool:
@@ -101,6 +107,20 @@ class SimulatedReader:
         share = self.condition.share("volume" if self.of_volume else "set")
         chance = self._rng(1).random(len(self.truths))
         return [self.start] if share is None else [t for t in self.usable if chance[t] < share] or [self.start]
+
+    def opening(self) -> dict[int, FramePrompt]:
+        """The first prompt of a volume that is then clicked on: a box on its middle slice, or a click in its middle."""
+        if self.kind == "click":
+            truth = np.stack(self.truths)
+            click = next_click(truth, np.zeros_like(truth), self._rng(3), joined=True)
+            return {} if click is None else on_slice(click)
+        middle = min(self.usable, key=lambda t: abs(2 * t - self.usable[0] - self.usable[-1]))
+        return self.prompt_frames([middle])
+
+    def further_click(self, found_thw: MaskArray, number: int) -> dict[int, FramePrompt]:
+        """A click in the middle of the largest error; nothing where there is none."""
+        click = next_click(np.stack(self.truths), found_thw, self._rng(3, number), joined=True)
+        return {} if click is None else on_slice(click)
 
     def prompt_frames(self, frames: Iterable[int]) -> dict[int, FramePrompt]:
         """Frame → its prompt."""
@@ -194,6 +214,16 @@ class VolumeTask:
             return Box((i, j, k), (l, m, n))
         x, y = (round(along) for along in prompt.points_xy[0].tolist())
         return Point(self._voxel(t, y, x))
+
+    def all_in_volume(self, prompts: FramePrompts) -> list[Prompt]:
+        """All outlines, boxes and clicks on slices of the view, in voxels."""
+        drawn: list[Prompt] = []
+        for t, prompt in sorted(prompts.items()):
+            if prompt.mask_hw is not None or prompt.box_xyxy is not None:
+                drawn.append(self.in_volume(t, prompt))
+            for (x, y), positive in zip(prompt.points_xy.round().astype(int).tolist(), prompt.labels.tolist(), strict=True):
+                drawn.append(Point(self._voxel(t, y, x), positive=bool(positive)))
+        return drawn
 
     def frame_prompt(self, prompt: Prompt) -> FramePrompt:
         """The same in pixels of the prompted slice."""

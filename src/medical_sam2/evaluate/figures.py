@@ -15,7 +15,7 @@ from medical_sam2.evaluate.methods.named import method_label
 from medical_sam2.evaluate.protocols import Protocol
 from medical_sam2.evaluate.significance import mean_interval
 from medical_sam2.evaluate.study import EvaluationJob, Row, select_answered
-from medical_sam2.evaluate.tables import mean_by_case
+from medical_sam2.evaluate.tables import last_rounds, mean_by_case
 from medical_sam2.io.atomic import write_bytes
 from medical_sam2.preview.drawing import PreviewCrop, tile
 from medical_sam2.prompts import FramePrompt
@@ -42,6 +42,7 @@ def write_figures(protocol: Protocol, rows: Sequence[Row], folder: Path) -> list
     from matplotlib.figure import Figure
 
     written: list[Path] = []
+    rows = last_rounds(rows)
     for kind in dict.fromkeys(row.kind for row in select_answered(rows)):
         own = [row for row in select_answered(rows) if row.kind == kind]
         names = [method_label(method) for method in protocol.methods]

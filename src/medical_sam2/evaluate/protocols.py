@@ -27,6 +27,9 @@ class Condition:
     # which frames are prompted: those that chance takes; or one that chance takes and then, as many in all as chance would have
     # taken, those that the method's own answer needs most
     choice: Literal["random", "suggest"] = "random"
+    # in a volume, further clicks after the first prompt, each in the middle of the largest error of the answer so far; then the
+    # first prompt is a box on the middle slice of the structure, or a click in the middle of all of it
+    clicks: int = 0
 
     def share(self, kind: str) -> float | None:
         """Of the slices of a volume, or of the images of a set."""
@@ -74,7 +77,7 @@ PROTOCOLS: Mapping[str, Protocol] = {
         Protocol(
             "universal",
             "Tables 1 and 2: each slice prompted with probability 0.25, each image with 0.3.",
-            methods=(*BANKS, "prompt alone", "without memory", *PROTOTYPES),
+            methods=(*BANKS, "all pinned", "prompt alone", "without memory", *PROTOTYPES),
         ),
         Protocol(
             "one-prompt",
@@ -108,6 +111,19 @@ PROTOCOLS: Mapping[str, Protocol] = {
                 for prompt in ("click", "box", "mask")
                 for care in ("none", "expert", "trained", "lay")
             ),
+            methods=("self-sorting",),
+        ),
+        Protocol(
+            "challenge",
+            "CVPR's challenge of interactive 3D segmentation: a box, then five clicks, each in the largest error.",
+            conditions=(Condition("box", volume=None, images=None, clicks=5),),
+            methods=("self-sorting",),
+            tolerance_mm=2.0,
+        ),
+        Protocol(
+            "clicks",
+            "Clicks alone, each in the largest error, until there are ten: Dice after each, and how many a good answer takes.",
+            conditions=(Condition("click", volume=None, images=None, clicks=9),),
             methods=("self-sorting",),
         ),
     )

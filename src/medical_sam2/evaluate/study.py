@@ -55,6 +55,7 @@ class Row:
     choice: str = "random"  # "random" where chance took the prompted frames, "suggest" where the answer so far did
     frames: int = 0  # slices of the volume; 1 for an image
     prompted: int = 0  # how many of them were prompted
+    clicks: int = 0  # after a first box, or in all where there was none; rows of a structure that was clicked on differ in it
     unit: str = "mm"  # of the surface distance: "mm", or "px" where the file does not tell its spacing
     dice: float = math.nan
     iou: float = math.nan
@@ -215,7 +216,7 @@ class EvaluationJob:
         """What decides about its answer: jobs of several protocols that agree in it are answered once."""
         protocol, (name, case, structure, _, *prompting) = self.protocol, self.task
         settings = protocol.views, protocol.fusion, protocol.tolerance_mm, protocol.limit_s
-        return (name, case, structure, *prompting, describe_method(find_method(self.method)), *settings)
+        return (name, case, structure, *prompting, self.condition.clicks, describe_method(find_method(self.method)), *settings)
 
 
 @dataclass(frozen=True)

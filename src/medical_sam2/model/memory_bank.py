@@ -1,14 +1,15 @@
 """Memory banks: which memories of an object are kept, and how much each counts on the next frame.
 
 Three policies, one small class each: `Fifo` (SAM 2; equation 1 of the paper), `SelfSorting` (equations 2-5) and `Greedy`
-(the rule of the authors' released code). Prompted memories are pinned: they carry the prompt (equation 6), are never
-evicted and always attended to. All state of tracking lives here. A bank holds a bounded number of memories, however long
-the sequence. Each object sorts its own memories, so objects in lock step do not influence each other.
+(the rule of the authors' released code). Prompted memories are pinned: they carry the prompt, are never evicted and always
+attended to; `SelfSorting(pin="first")` pins the first alone, as the paper does (equation 6), and sorts later ones. All state
+of tracking lives here. A bank holds a bounded number of memories, however long the sequence. Each object sorts its own
+memories, so objects in lock step do not influence each other.
 """
 
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Literal, Protocol, runtime_checkable
 
@@ -159,9 +160,11 @@ class SelfSorting:
     temperature: float | None = None  # None for the paper's plain normalisation of cosines, else that of a softmax over them
     # which temporal encoding a memory gets: none, that of a prompted frame, or by rank of likeness
     temporal: Literal["none", "prompted", "rank"] = "prompted"
-    pin: bool = True  # whether prompted memories are kept and attended to whatever their likeness (equation 6)
+    # which prompted memories are kept and attended to whatever their likeness: each, the first alone (equation 6), or none
+    pin: Literal["all", "first", "none"] = "all"
     sort: bool = True  # whether dissimilar memories are preferred (equations 2-3); otherwise the latest confident ones stay
     seed: int = 0  # of the draws, where there are any
+    _first: int | None = field(default=None, repr=False)  # when the first prompt was shown: a frame may be shown anew
 
     def __post_init__(self) -> None:
         self._rng = np.random.default_rng(self.seed)
@@ -170,11 +173,13 @@ class SelfSorting:
         """The K most dissimilar of the bank and a confident newcomer; an unsure one leaves the bank as it is."""
         if not new.prompted and new.confidence < self.threshold:
             return bank
+        if new.prompted and self._first is None:
+            self._first = new.t
         # in the order of the equations: who may enter, who is pinned, who is most unlike the others; the bank's order stays
         candidates = [*(m for m in bank if m.t != new.t or m.prompted), new]
         if len(candidates) <= self.size:
             return candidates
-        pinned = [m.prompted and self.pin for m in candidates]
+        pinned = self._pinned(candidates)
         worth = self._dissimilarity(candidates) if self.sort else [float(i) for i in range(len(candidates))]
         ranked = sorted(range(len(candidates)), key=lambda i: (not pinned[i], -worth[i]))
         kept = ranked[: max(self.size, sum(pinned))]
@@ -185,13 +190,16 @@ class SelfSorting:
         if not bank:
             return []
         likeness = cosine(query_C[None].expand(len(bank), -1), torch.stack([m.summary_C for m in bank])).detach()
-        counts = self._counts(likeness, [m.prompted and self.pin for m in bank])
+        counts = self._counts(likeness, self._pinned(bank))
         rank = likeness.argsort(descending=True).argsort().tolist()
         return [
             Recalled(memory, log_weight=math.log(count), place=self._place(memory, rank[i]))
             for i, (memory, count) in enumerate(zip(bank, counts, strict=True))
             if count > 0
         ]
+
+    def _pinned(self, memories: Sequence[Memory]) -> list[bool]:
+        return [m.prompted and (self.pin == "all" or (self.pin == "first" and m.t == self._first)) for m in memories]
 
     def _dissimilarity(self, memories: list[Memory]) -> list[float]:
         """D_i = Σ_{j≠i} (1 − sim(E_i, E_j)), equation 2."""
@@ -261,6 +269,7 @@ class Greedy:
 
 POLICIES: Mapping[str, Callable[..., Policy]] = {
     "self-sorting": SelfSorting,
+    "first-pinned": partial(SelfSorting, pin="first"),  # self-sorting with later prompts sorted too, as in the paper
     "fifo": Fifo,
     "greedy": Greedy,
     "prompted": partial(SelfSorting, threshold=2.0),  # and nothing else: answers do not depend on the order of frames

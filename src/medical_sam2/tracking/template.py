@@ -43,7 +43,7 @@ FOUND = 0.6  # confidence from which on an object counts as found
 SIMILAR_MM, NEAR_BY, LEAST_PRIOR = 1.25, 0.2, 0.5  # of extents; shares of them; what the weight never falls below
 NEIGHBOURS = np.array([0.25, 0.5, 0.25])  # shares of the frame before, the frame itself, the frame after
 TEMPLATE_PASS = -1  # far from all that is tracked
-REMEMBER = partial(SelfSorting, size=KEPT, threshold=2.0, pin=False)
+REMEMBER = partial(SelfSorting, size=KEPT, threshold=2.0, pin="none")
 """The bank of the template: what is prompted sorts itself, and no answer enters."""
 
 

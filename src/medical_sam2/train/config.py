@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar, cast, get_args, get_origin, get_type_hints
 
-from medical_sam2.data.clips import Sampling
+from medical_sam2.data.clips import Sampling, Strength
 from medical_sam2.errors import ConfigError
 
 T = TypeVar("T")
@@ -74,6 +74,8 @@ class Recipe:
     shard: bool = False  # spread weights and optimiser over the processes (FSDP2), for networks too large for one device
     # "cases" draws any case; "data-sets" a data set, then a case; "tasks" a task, then a modality, then a case
     sampling: Sampling = "cases"
+    # "strong": more often than in the paper, with zooms, and sets of images twice; "paper": its table (appendix C.2) as it is
+    augmentation: Strength = "strong"
     sets: float = 0.4  # share of clips that come from sets of images, where cases are drawn
     regions: float = 0.6  # share of clips that show a region around the object, as tracking does
     prompt: tuple[float, float, float] = (0.5, 0.25, 0.25)  # probabilities of a mask, a click, a box as the first prompt

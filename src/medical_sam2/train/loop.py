@@ -146,7 +146,14 @@ class TrainingRun:
     def batches(self) -> DataLoader[Batch | MedicalSam2Error]:
         """The batches that are left, this process's share of each; an error in place of one that cannot be made."""
         recipe = self.recipe
-        sampler = ClipSampler(self.reader, recipe.seed, recipe.sets, regions=recipe.regions, sampling=recipe.sampling)
+        sampler = ClipSampler(
+            self.reader,
+            recipe.seed,
+            recipe.sets,
+            regions=recipe.regions,
+            sampling=recipe.sampling,
+            augmentation=recipe.augmentation,
+        )
         return DataLoader(
             StepBatches(sampler, recipe, self.processes.rank, self.processes.count),
             batch_size=None,

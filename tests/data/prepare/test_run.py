@@ -135,6 +135,30 @@ def test_slices_lie_in_the_finest_plane_and_shrink_there_alone(tmp_path: Path) -
     assert (np.asarray(case.labels).any(axis=(1, 2))).tolist() == [2 <= 8 - n <= 6 for n in range(9)]
 
 
+def test_intensities_keep_more_than_a_byte_where_that_is_asked_for(tmp_path: Path) -> None:
+    source = describe(tmp_path / "in", channel_names={"0": "MR"})
+    ramp = np.linspace(1, 9, 40 * 48 * 8).reshape(40, 48, 8).astype(np.float32)
+    put(source / "imagesTr" / "a_0000.nii.gz", ramp)
+    put(source / "labelsTr" / "a.nii.gz", blob((40, 48, 8), {1: (slice(8, 30), slice(10, 40), slice(2, 7))}))
+    seen: dict[int, np.ndarray] = {}
+    for bits, size in ((8, 64), (16, 64), (16, 32), (8, 32)):
+        output = tmp_path / f"{bits}-{size}"
+        run(source, output, bits=bits, size=size)
+        case = PoolReader(output / "arrays").load(0)
+        assert case.images.dtype == np.dtype(f"uint{bits}")
+        seen[100 * bits + size] = np.asarray(case.images, np.float64) / (2**bits - 1)
+    assert len(np.unique(seen[864])) <= 256
+    assert len(np.unique(seen[1664])) > 10_000
+    for size in (32, 64):
+        assert np.abs(seen[1600 + size] - seen[800 + size]).max() < 1.5 / 255
+    clip = ClipSampler(PoolReader(tmp_path / "16-64" / "arrays"), 1, regions=0.0, augmentation="paper")
+    frames = [clip.clip(np.random.default_rng(n), frames=1, objects=1, size=64).frames_T3SS for n in range(4)]
+    assert all(frame.min() >= 0 and frame.max() <= 1 for frame in frames)
+    assert max(float(frame.max()) for frame in frames) > 0.9
+    with pytest.raises(InputError, match="12 bits are not written"):
+        PrepareSettings(bits=12)  # type: ignore[arg-type]
+
+
 def test_pictures_become_sets(tmp_path: Path) -> None:
     source = picture_set(tmp_path / "in", cases=5)
     put(source / "labelsTr" / "eye3.png", np.zeros((40, 50), np.uint8))
@@ -155,6 +179,8 @@ def test_grey_pictures_become_nifti_and_stay_a_set(tmp_path: Path) -> None:
         image[:, :5] = 0
         put(source / "imagesTr" / f"{number}_0000.png", image)
         put(source / "labelsTr" / f"{number}.png", blob((40, 60), {1: (slice(10, 20), slice(20, 45))}))
+    run(source, tmp_path / "deep", modality="US", bits=16)
+    assert PoolReader(tmp_path / "deep" / "arrays").load(0).images.dtype == np.uint16
     run(source, tmp_path / "out", modality="US")
     prepared = read_data_set(tmp_path / "out")
     loaded = prepared.load(prepared.cases[0])

@@ -67,6 +67,19 @@ def test_a_set(program: str) -> None:
         np.testing.assert_array_equal(mask, image > 128)
 
 
+def test_a_volume_s_clicks_reach_it_beside_its_box(tmp_path: Path, task: VolumeTask) -> None:
+    kept = tmp_path / "kept.json"
+    program = (
+        f'{sys.executable} -c "import shutil,sys; shutil.copy(sys.argv[2], {str(kept)!r})" {{image}} {{prompts}} {{output}}'
+    )
+    click = FramePrompt.click(6, 5, positive=False) | FramePrompt.click(5, 5)
+    with pytest.raises(FormatError, match="wrote no answer"):
+        Command.parsed(program).on_volume(ASKED, task, {2: FramePrompt.box(4, 3, 9, 8) | click, 6: FramePrompt.click(7, 4)})
+    (told,) = json.loads(kept.read_text())["objects"]
+    assert len(told["boxes"]) == 1
+    assert (len(told["points"]), len(told["negative"])) == (2, 1)
+
+
 def test_every_kind_of_prompt_reaches_it(tmp_path: Path) -> None:
     kept = tmp_path / "kept.json"
     program = f'{sys.executable} -c "import shutil,sys; shutil.copy(sys.argv[2], {str(kept)!r}); print({{0}})" x'

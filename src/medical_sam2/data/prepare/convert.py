@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from medical_sam2 import io
-from medical_sam2.data.cases import MODALITIES, TrainingCase, modality_of
+from medical_sam2.data.cases import MODALITIES, Pixel, TrainingCase, modality_of
 from medical_sam2.data.data_sets import Case, DataSet
 from medical_sam2.data.prepare.images import (
     BINS,
@@ -171,7 +171,7 @@ def _write_volume_case(
     numbers = tuple(job.unit.number + channel for channel in range(len(volumes)))
     written: list[str] = []
     for number, volume, level, channel in zip(numbers, volumes, levels, dataset.channels, strict=True):
-        images = resize_slices(view.apply(level.grey(volume.array), axes), shape)
+        images = resize_slices(view.apply(level.grey(volume.array, job.settings.bits), axes), shape)
         case = TrainingCase(images, small, tasks, "volume", dataset.name)
         written += write_training_case(job.output, number, case, structures=structures, modality=channel)
     return written, replace(report, arrays=numbers)
@@ -184,7 +184,7 @@ LEAST_IMAGES = 2  # images without which there is no set
 class PreparedImage:
     """An image of a set, as it is trained on."""
 
-    image: NDArray[np.uint8]  # (H, W) or (H, W, 3) bytes
+    image: NDArray[Pixel]  # (H, W), or (H, W, 3) bytes
     labels: NDArray[Any] | None  # (H, W), None where there are none
     report: CaseReport  # of its case
 
@@ -232,7 +232,7 @@ def _convert_picture(job: PrepareJob, dataset: DataSet, case: Case) -> tuple[Pre
         affine[:2, 3] = -columns_mm * cut.box[1].start, -rows_mm * cut.box[0].start
         inside, drawn = (None if part is None else as_slice(part) for part in (cut.inside, labels))
         written = _store_volumes(job, case, [Volume(as_slice(array), affine)], [levels], inside, drawn)
-    return PreparedImage(levels.grey(array), labels, report), written
+    return PreparedImage(levels.grey(array, job.settings.bits), labels, report), written
 
 
 def _store_colour(case: Case, job: PrepareJob, array: NDArray[Any], labels: Labels) -> list[str]:
@@ -279,7 +279,7 @@ def _write_set_case(job: PrepareJob, dataset: DataSet, ready: Sequence[PreparedI
     ]
     if len(good) < LEAST_IMAGES:
         return [], reports
-    images = np.stack([resize_slices(_as_colour(ready[int(n)].image)[None], (side, side))[0] for n in good])
+    images = np.stack([_as_colour(resize_slices(ready[int(n)].image[None], (side, side))[0]) for n in good])
     case = TrainingCase(images, found.map[good], tuple(one.values for one in kept), "set", dataset.name)
     modality = dataset.modality if dataset.colour else dataset.channels[0]
     structures = [one.structure for one in kept]
@@ -292,7 +292,7 @@ def _labels_as_bytes(labels: NDArray[Any] | None) -> NDArray[np.uint8]:
     return labels.astype(np.uint8)
 
 
-def _as_colour(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def _as_colour(image: NDArray[Pixel]) -> NDArray[Pixel]:
     return image if image.ndim == 3 else np.repeat(image[..., None], 3, axis=2)
 
 

@@ -7,13 +7,14 @@ of its connected components. Slices lie in the two axes of highest resolution; n
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage
 
+from medical_sam2.data.cases import Pixel
 from medical_sam2.errors import FormatError
 from medical_sam2.intensity_window import PERCENTILES, Window
 from medical_sam2.views import AXIAL, CORONAL, SAGITTAL, View
@@ -49,9 +50,10 @@ class Levels:
             z[~inside] = 0
         return z
 
-    def grey(self, array: NDArray[Any]) -> NDArray[np.uint8]:
-        """The same intensities from black to white."""
-        return Window(self.low, self.high).as_bytes(array)
+    def grey(self, array: NDArray[Any], bits: int = 8) -> NDArray[Pixel]:
+        """The same intensities from black, 0, to white, the largest number of so many bits."""
+        seen = Window(self.low, self.high)
+        return seen.as_bytes(array) if bits == 8 else np.rint(WHITE * seen.apply(array)).astype(np.uint16)
 
 
 def levels_of(array: NDArray[Any], inside: NDArray[np.bool_] | None, rule: Rule) -> Levels:
@@ -104,6 +106,8 @@ def _nonzero_extent(mask: NDArray[np.bool_], axis: int) -> slice:
 
 
 BINS = 4096
+WHITE = 65535  # of 16 bits
+Depth = TypeVar("Depth", np.uint8, np.uint16, Pixel)
 
 
 def count_foreground(values: NDArray[Any], window_hu: tuple[float, float]) -> NDArray[np.int64]:
@@ -287,12 +291,15 @@ def shrink_shape(shape_hw: tuple[int, int], size: int) -> tuple[int, int]:
     return height, width
 
 
-def resize_slices(pictures: NDArray[np.uint8], shape_hw: tuple[int, int], *, nearest: bool = False) -> NDArray[np.uint8]:
+def resize_slices(pictures: NDArray[Depth], shape_hw: tuple[int, int], *, nearest: bool = False) -> NDArray[Depth]:
     """Each picture of a stack (T, H, W) or (T, H, W, 3) at another size: bicubic for images, nearest for labels."""
     if pictures.shape[1:3] == shape_hw:
         return np.ascontiguousarray(pictures)
     method = Image.Resampling.NEAREST if nearest else Image.Resampling.BICUBIC
     size = (shape_hw[1], shape_hw[0])
+    if pictures.dtype == np.uint16:  # Pillow interpolates bytes and floats alone
+        deep = (Image.fromarray(np.ascontiguousarray(one, np.float32)).resize(size, method) for one in pictures)
+        return np.stack([np.rint(np.asarray(one).clip(0, WHITE)).astype(pictures.dtype) for one in deep])
     return np.stack([np.asarray(Image.fromarray(np.ascontiguousarray(one)).resize(size, method)) for one in pictures])
 
 

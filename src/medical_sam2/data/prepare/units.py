@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from hashlib import file_digest, sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from medical_sam2.data.cases import ARRAYS, TrainingCase, write_arrays
 from medical_sam2.data.catalog import find_entry
@@ -38,6 +38,7 @@ class PrepareSettings:
     split: bool = True  # whether the connected components of a structure become tasks of their own
     images: bool = True  # whether images and label maps are written, beside the training arrays
     group: int = 24  # images of a set in one training case
+    bits: Literal[8, 16] = 8  # of each intensity in the training arrays; colours keep their 8
     seed: int = 0  # of the order in which images are put into groups
 
     def __post_init__(self) -> None:
@@ -47,6 +48,8 @@ class PrepareSettings:
             raise ConfigError(f"{self.smallest} is no share of a slice", "give a number from 0 to 1", subject="smallest")
         if self.window_hu[0] >= self.window_hu[1]:
             raise ConfigError(f"the window {self.window_hu} is empty", "give LOW,HIGH with LOW below HIGH", subject="window")
+        if self.bits not in (8, 16):
+            raise ConfigError(f"intensities of {self.bits} bits are not written", "give 8 or 16", subject="bits")
         if self.group < 2:
             raise ConfigError(f"{self.group} images make no set", "give 2 or more", subject="group")
 

@@ -6,7 +6,7 @@ Shapes: T slices of the prompted view, or images of a set; H W pixels.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,4 +57,15 @@ class Method(Protocol):
 
     def on_images(self, inputs: MethodInputs, images: Sequence[NDArray[np.generic]], prompts: FramePrompts) -> MethodAnswer:
         """Outline a structure on all images of a set."""
+        ...
+
+
+@runtime_checkable
+class Correcting(Protocol):
+    """A method that mends its earlier answer where it is clicked on; others are asked anew, with all prompts so far."""
+
+    def correct_volume(
+        self, inputs: MethodInputs, task: VolumeTask, earlier_thw: MaskArray, prompts: FramePrompts
+    ) -> MethodAnswer:
+        """The earlier answer after one more click."""
         ...

@@ -14,23 +14,26 @@ from medical_sam2.model.memory_bank import Fifo, Greedy, SelfSorting
 from medical_sam2.plugins import find
 
 ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
+PAPER = partial(SelfSorting, pin="first")
 METHODS: Mapping[str, Method] = {
-    "self-sorting": TrackingMethod(SelfSorting),
+    "self-sorting": TrackingMethod(PAPER),
+    "all pinned": TrackingMethod(SelfSorting),
     "fifo": TrackingMethod(Fifo),
     "greedy": TrackingMethod(Greedy),
     "prompt alone": TrackingMethod(partial(SelfSorting, threshold=2.0)),
     "without memory": WithoutMemory(),
-    "no sorting": TrackingMethod(partial(SelfSorting, threshold=0.0, sort=False, resample="none")),
-    "+ threshold": TrackingMethod(partial(SelfSorting, sort=False, resample="none")),
-    "+ dissimilarity": TrackingMethod(partial(SelfSorting, resample="none")),
-    "+ resampling": TrackingMethod(SelfSorting),
+    "no sorting": TrackingMethod(partial(PAPER, threshold=0.0, sort=False, resample="none")),
+    "+ threshold": TrackingMethod(partial(PAPER, sort=False, resample="none")),
+    "+ dissimilarity": TrackingMethod(partial(PAPER, resample="none")),
+    "+ resampling": TrackingMethod(PAPER),
     "prototypes": Prototypical(),
     "local prototypes": Prototypical(window=4),
     "dynunet": Tailored("DynUNet"),
     "unetr": Tailored("UNETR"),
     "swin-unetr": Tailored("SwinUNETR"),
 }
-"""From "no sorting" to "+ resampling": the ladder of Table 3: the latest memories; only sure ones; dissimilar ones; weighed."""
+"""The first prompt alone is pinned, as in the paper; "all pinned" is the bank for people who prompt, which keeps every prompt.
+From "no sorting" to "+ resampling": the ladder of Table 3: the latest memories; only sure ones; dissimilar ones; weighed."""
 CLASSICAL = ("copy", "registration", "random walker", "classifier", "grow cut", "geodesic")
 """Methods of `benchmarks/classical_methods.py`, which is no part of the package."""
 

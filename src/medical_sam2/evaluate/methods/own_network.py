@@ -106,9 +106,8 @@ class TrackingMethod:
     def on_volume(self, inputs: MethodInputs, task: VolumeTask, prompts: FramePrompts) -> MethodAnswer:
         """Through the slices, or all views."""
         seen: list[float] = []
-        in_voxels = [task.in_volume(t, prompt) for t, prompt in sorted(prompts.items())]
         answer = inputs.segmenter.segment_volume(
-            task.volume, in_voxels, views=inputs.views, bank=self._bank(inputs, seen), fusion=inputs.fusion
+            task.volume, task.all_in_volume(prompts), views=inputs.views, bank=self._bank(inputs, seen), fusion=inputs.fusion
         )
         axes = task.volume.orientation
         thick = task.volume.shape[task.view.order(axes)[0]]
@@ -119,6 +118,18 @@ class TrackingMethod:
             if row.view == task.view.code
         }
         return MethodAnswer(list(task.view.apply(answer.labels > 0, axes)), _drop_prompted(sure, prompts), seen)
+
+    def correct_volume(
+        self, inputs: MethodInputs, task: VolumeTask, earlier_thw: MaskArray, prompts: FramePrompts
+    ) -> MethodAnswer:
+        """Around the clicked slice; the rest stays."""
+        axes = task.volume.orientation
+        earlier = np.zeros(task.volume.shape, np.uint8)
+        task.view.apply(earlier, axes)[earlier_thw] = 1
+        answer = inputs.segmenter.segment_volume(
+            task.volume, task.all_in_volume(prompts), views="one", bank=self.bank, earlier=earlier
+        )
+        return MethodAnswer(list(task.view.apply(answer.labels > 0, axes)))
 
     def on_images(self, inputs: MethodInputs, images: Sequence[NDArray[np.generic]], prompts: FramePrompts) -> MethodAnswer:
         """Through the images, in the order that is asked for."""
