@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from medical_sam2.prompts import Box, Mask, Point, Prompt, check_inside, voxel_of
 from medical_sam2.strokes import Brush, Stroke, Voxels, region_of, says_where
+from medical_sam2.tracking.limits import limits_of
 
 
 def drop_contradicted(earlier: Sequence[Prompt], later: Prompt, shape_ijk: Sequence[int]) -> tuple[Prompt, ...]:
@@ -50,6 +51,37 @@ def slices_touched(prompt: Prompt, shape_ijk: Sequence[int], axis: int) -> NDArr
     if isinstance(prompt, Box):
         return np.arange(shape_ijk[axis])[prompt.slices[axis]]
     return np.unique(voxels_of(prompt, shape_ijk)[:, axis])
+
+
+def hold_settled(
+    labels_ijk: NDArray[np.uint8], before_ijk: NDArray[np.uint8], said: Sequence[Prompt], fresh: Sequence[Prompt]
+) -> None:
+    """Make corrected labels follow what was said before, too, in place.
+
+    Slices that were outlined stay unless they were spoken of since; voxels are inside and outside as they were drawn.
+
+    Args:
+        labels_ijk: after the correction.
+        before_ijk: before it.
+        said: all prompts of an object, without contradictions.
+        fresh: those of them that the correction is made of.
+    """
+    (label,) = {prompt.object for prompt in said}
+    for mask in (each for each in said if isinstance(each, Mask)):
+        axis = min(mask.planes())
+        spoken_of = [slices_touched(prompt, labels_ijk.shape, axis) for prompt in fresh]
+        drawn = np.setdiff1d(slices_touched(mask, labels_ijk.shape, axis), np.concatenate(spoken_of))
+        there = np.moveaxis(labels_ijk, axis, 0)
+        there[drawn] = _as_before(there[drawn], np.moveaxis(before_ijk, axis, 0)[drawn], label)
+    if limits := limits_of(said, labels_ijk.shape, axis=0):
+        own = labels_ijk == label
+        held = limits.apply(own.copy(), (0, 0, 0))
+        labels_ijk[own & ~held] = 0
+        labels_ijk[held] = label
+
+
+def _as_before(now: NDArray[np.uint8], before: NDArray[np.uint8], label: int) -> NDArray[np.uint8]:
+    return np.where(before == label, before, np.where(now == label, np.uint8(0), now))
 
 
 def _corners(prompt: Prompt) -> list[tuple[float, float, float]]:

@@ -15,12 +15,11 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from medical_sam2.prompts import Box, Mask, Prompt
-from medical_sam2.server.contradictions import drop_contradicted, slices_touched, voxels_of
+from medical_sam2.prompts import Box, Prompt
+from medical_sam2.server.contradictions import drop_contradicted, hold_settled, voxels_of
 from medical_sam2.server.inference_queue import InferenceQueue
 from medical_sam2.server.refusals import InvalidRequest, LimitReached, Refusal
 from medical_sam2.strokes import says_where
-from medical_sam2.tracking.limits import limits_of
 from medical_sam2.volume import Volume
 
 IDLE_S, LIVENESS_S = 600.0, 60.0
@@ -138,7 +137,9 @@ def predict_labels(lease: Lease, queue: InferenceQueue) -> NDArray[np.uint8]:
         return (queue.segment_volume(volume, lease.prompts, **options).labels > 0).astype(np.uint8)
     asked = [prompt for prompt in lease.fresh if not _is_followed(prompt, before)]
     found = queue.segment_volume(volume, asked, earlier=before, **options).labels if asked else before
-    return _held(lease, (found > 0).astype(np.uint8), before)
+    labels = (found > 0).astype(np.uint8)
+    hold_settled(labels, before, lease.prompts, lease.fresh)
+    return labels
 
 
 def _is_followed(prompt: Prompt, labels: NDArray[np.uint8]) -> bool:
@@ -147,14 +148,3 @@ def _is_followed(prompt: Prompt, labels: NDArray[np.uint8]) -> bool:
         return False
     there = labels[prompt.slices] if isinstance(prompt, Box) else labels[tuple(voxels_of(prompt, labels.shape).T)]
     return not there.any()
-
-
-def _held(lease: Lease, labels: NDArray[np.uint8], before: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Labels with what earlier gestures settled: outlined slices unless spoken of since, voxels inside and out."""
-    for mask in (each for each in lease.prompts if isinstance(each, Mask) and each not in lease.fresh):
-        axis = min(mask.planes())
-        spoken_of = [slices_touched(prompt, labels.shape, axis) for prompt in lease.fresh]
-        drawn = np.setdiff1d(slices_touched(mask, labels.shape, axis), np.concatenate(spoken_of))
-        np.moveaxis(labels, axis, 0)[drawn] = np.moveaxis(before, axis, 0)[drawn]
-    limits = limits_of(lease.prompts, labels.shape, axis=0)
-    return labels if limits is None else (limits.apply(labels > 0, (0, 0, 0))).astype(np.uint8)
