@@ -214,7 +214,7 @@ export class SliceView {
   private paintSolid(brush: CanvasRenderingContext2D, at: At, box: NonNullable<Work['solid']>['span'], colour: string, inside: boolean): void {
     const { t, y, x } = this.work.cutOf(box, this.plane)
     const before = brush.globalAlpha
-    if (this.shownT < t[0] || this.shownT > t[1]) brush.globalAlpha = before * 0.25
+    if (this.shownT < t[0] || this.shownT > t[1]) brush.globalAlpha = before * 0.4
     shape(brush, at, 'box', [[y[0], x[0]], [y[1], x[1]]], colour, inside)
     brush.globalAlpha = before
   }
