@@ -8,11 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from medical_sam2.io import Picture
 from medical_sam2.prompts import Box, Mask, Point, Prompt
 from medical_sam2.server.contradictions import drop_contradicted, last_words
 from medical_sam2.server.gestures import volume_prompts
 from medical_sam2.server.inference_queue import InferenceQueue
 from medical_sam2.server.refusals import InvalidRequest
+from medical_sam2.server.segmentation import SessionImageSet
 from medical_sam2.server.session import Session
 from medical_sam2.server.state import Gesture, Kind, from_json
 from medical_sam2.strokes import Brush, Scribble
@@ -190,3 +192,21 @@ def test_last_words_are_those_that_the_network_can_follow() -> None:
     )
     assert [type(word) for word in words] == [Scribble, Box]
     assert segmenter().segment_volume(case.volume, words).labels[tuple(int(i) for i in voxel)]
+
+
+@pytest.mark.parametrize("kind", ["box", "scribble", "lasso"])
+def test_what_is_not_the_structure_is_drawn_on_images_too(tmp_path: Path, queue: InferenceQueue, kind: Kind) -> None:
+    picture = np.full((40, 60), 50, np.uint8)
+    picture[10:24, 5:20] = 200
+    (tmp_path / "s").mkdir()
+    place = Session("0" * 32, tmp_path / "s", SessionImageSet([Picture(picture), Picture(picture)]), queue)
+    place.add_structure(0)
+    places = ((12.0, 8.0), (16.0, 12.0), (16.0, 8.0))[: 2 if kind == "box" else 3]
+    for gesture in (drawn("points", (20.0, 16.0), t=0, positive=(True,)), drawn(kind, *places, t=0, positive=OUT)):
+        said(place, replace(gesture, plane="image"))
+    for labels in (place.frame_labels("image", 0), tracked(place)):
+        assert labels[20, 16] == 1
+        assert not labels[12, 8]
+    place.undo(place.history.version)
+    place.undo(place.history.version)
+    assert place.frame_labels("image", 0)[12, 8] == 1

@@ -1,12 +1,13 @@
 """What is drawn at the page, inside and outside, in a real browser; and gestures that come faster than the network answers."""
 
+import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, Route, expect
 
 from medical_sam2.prompts import Box, Point
 from medical_sam2.tracking.plan import PLANES
@@ -231,3 +232,26 @@ def test_the_last_word_counts_at_the_page(person: Person, tmp_path: Path) -> Non
     page.keyboard.press("t")
     expect(page.locator(".structures .ml")).to_contain_text("mL")
     assert not np.array(_labels(page))[0, 1:6].any()
+
+
+def test_a_click_that_meets_the_end_of_our_own_tracking_is_no_conflict(person: Person, tmp_path: Path) -> None:
+    """The result is one more version, which nobody else made."""
+    case, page = opened(person, tmp_path), person.page
+    clicked(person, case)
+
+    def late(route: Route) -> None:
+        time.sleep(1.5)  # tracking ends meanwhile
+        route.continue_()
+
+    page.route("**/say", late)
+    page.keyboard.press("t")
+    expect(page.locator(".go")).to_contain_text("All changes are applied")
+    page.evaluate("() => { window.EventSource = class extends EventTarget { close() {} } }")  # and the page hears nothing of it
+    page.evaluate(CLICKS, [person.place("axial", (6, 5), SHAPE, SPACING)])
+    changes(page, 1)
+    page.keyboard.press("t")
+    page.evaluate(CLICKS, [person.place("axial", (6, 4), SHAPE, SPACING)])
+    expect(page.locator(".view.axial")).to_have_attribute("data-pending", "0")
+    assert page.locator(".alert").count() == 0
+    assert len(state(page)["said"]) == 3
+    person.problems.clear()  # the browser tells of the request that was asked again
