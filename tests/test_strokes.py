@@ -375,3 +375,23 @@ def test_on_images() -> None:
     assert second.labels[10:14, 12:16].any()
     (first,) = segmenter().segment_images([picture], {0: {1: FramePrompt.box(12, 10, 29, 24) | into}}, window="0,1")
     assert first.labels[30, 35:41].all()
+
+
+def test_a_click_outside_on_another_slice_does_not_show_the_object() -> None:
+    """A network that began with it would take anything for the object."""
+    case, far = phantom("RAS"), Point((10, 0, 15), positive=False)
+    click = Point(case.voxel(1))
+    alone = segmenter().segment_volume(case.volume, [click])
+    assert (segmenter().segment_volume(case.volume, [click, far]).labels == alone.labels).all()
+    assert (segmenter().segment_volume(case.volume, [far, click]).labels == alone.labels).all()
+
+
+def test_a_correction_takes_a_region_outside_that_lies_beside_the_object_on_its_own_slice() -> None:
+    case = phantom("RAS")
+    earlier = (case.truth == 1).astype(np.uint8)
+    solid = Box((3, 4, 9), (8, 9, 15), positive=False)  # its middle slice is 12, where the object is not
+    found = segmenter().segment_volume(case.volume, [solid], earlier=earlier).labels
+    expected = earlier.copy()
+    expected[solid.slices] = 0
+    assert (found == expected).all()
+    assert expected.sum() < earlier.sum()

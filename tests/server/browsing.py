@@ -92,7 +92,7 @@ class Person:
 
     def click(self, plane: str, spot: tuple[float, float], shape: tuple[int, int], spacing: tuple[float, float]) -> None:
         """Click on a row and column of the slice."""
-        left, top = self._place(plane, spot, shape, spacing)
+        left, top = self.place(plane, spot, shape, spacing)
         self.page.mouse.click(left, top)
 
     def drag(
@@ -104,12 +104,12 @@ class Person:
     ) -> None:
         """Draw from one row and column to the next, with the left button held."""
         for number, spot in enumerate(spots):
-            self.page.mouse.move(*self._place(plane, spot, shape, spacing), steps=5 if number else 1)
+            self.page.mouse.move(*self.place(plane, spot, shape, spacing), steps=5 if number else 1)
             if not number:
                 self.page.mouse.down()
         self.page.mouse.up()
 
-    def _place(
+    def place(
         self, plane: str, spot: tuple[float, float], shape: tuple[int, int], spacing: tuple[float, float]
     ) -> tuple[float, float]:
         """Where a row and column of the slice are on the page."""
@@ -131,3 +131,16 @@ class Person:
         columns = (width - shape[1] * spacing[1] * fit) / 2 + (np.arange(shape[1]) + 0.25) * spacing[1] * fit
         picked = seen[np.ix_(rows.astype(int), columns.astype(int))]
         return picked[..., 2] - picked[..., 0] > 25  # the first colour is blue, the image is grey
+
+    def sees(self, plane: str, folder: Path, mask: NDArray[np.bool_], spacing: tuple[float, float]) -> None:
+        """The outline is on the screen where it should be, as soon as the page has drawn it."""
+        for _ in range(100):
+            seen = self.painted(plane, folder, mask.shape, spacing)  # type: ignore[arg-type]
+            cross = np.zeros_like(mask)
+            info = self.view(plane).get_attribute("aria-label") or ""
+            words = info.replace(",", "").replace(":", "").split()
+            cross[int(words[words.index("row") + 1])] = cross[:, int(words[words.index("column") + 1])] = True  # it is blue too
+            if (seen | cross == mask | cross).all():
+                return
+            self.page.wait_for_timeout(100)
+        raise AssertionError(f"the {plane} view shows {seen.astype(int)}, not {mask.astype(int)}")

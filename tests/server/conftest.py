@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from playwright.sync_api import Browser
 from starlette.testclient import TestClient
 
 from medical_sam2 import io
@@ -23,6 +24,7 @@ from medical_sam2.server.session import Session
 from medical_sam2.server.session_store import SessionStore
 from medical_sam2.server.worker_process import WorkerProcesses
 from tests.phantoms import Phantom, phantom, segmenter
+from tests.server.browsing import Person, chromium, running
 
 TOKEN, PORT = "token-of-the-tests", 8421
 
@@ -143,3 +145,21 @@ def session(folder: Path, queue: InferenceQueue, code: str = "LPS") -> tuple[Ses
     folder.mkdir(exist_ok=True)
     case = phantom(code)
     return Session("0" * 32, folder, SessionVolume(case.volume), queue), case
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """A browser for all tests of a file."""
+    with chromium(solid=False) as one:
+        yield one
+
+
+@pytest.fixture
+def person(tmp_path: Path, browser: Browser) -> Iterator[Person]:
+    """Somebody who was let in, and meets no error of the page; nothing is asked of another machine."""
+    with running(ServerSettings(tmp_path / "state", token="t" * 32), InferenceQueue(segmenter)) as settings:
+        one = Person.at(browser, settings)
+        yield one
+        one.page.context.close()
+    assert one.problems == []
+    assert [url for url in one.asked if not url.startswith((f"http://127.0.0.1:{settings.port}/", "data:", "blob:"))] == []

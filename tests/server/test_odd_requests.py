@@ -92,7 +92,7 @@ def test_odd_metadata(shared: Served, leased: dict[str, str], meta: str) -> None
 
 
 @pytest.mark.parametrize(
-    "spacing", [[0, 1, 1], [-1, 1, 1], [1, 1], ["x", 1, 1], [1, 1, float("nan")], {"a": 1}, [[1], [1], [1]]]
+    "spacing", [[0, 1, 1], [-1e5, 1, 1], [1, 1], ["x", 1, 1], [1, 1, float("nan")], {"a": 1}, [[1], [1], [1]]]
 )
 def test_odd_spacings(shared: Served, leased: dict[str, str], spacing: Any) -> None:
     image, meta = pack_array(np.zeros((1, 4, 5, 6), np.float32)), json.dumps({"image_properties": {"spacing": spacing}})
@@ -106,6 +106,24 @@ def test_odd_clicks_of_monai_label(shared: Served, ct: Path, points: Any) -> Non
     id = shared.upload(ct)
     params = f'{{"foreground": {points}}}' if points is DEEP else json.dumps({"foreground": points})
     refused(shared.http.post(f"{MONAI}/infer/medical_sam2?session_id={id}", data={"params": params}))
+
+
+@pytest.mark.parametrize(
+    "roi", [1, "abc", [1], [1] * 7, [1, 2, 3, 4, 5, float("nan")], {"0": 1}, [[1, 2]] * 3, [90, 99, 0, 5, 0, 5]]
+)
+def test_odd_regions_of_monai_label(shared: Served, ct: Path, roi: Any) -> None:
+    id, params = shared.upload(ct), json.dumps({"foreground": [[5, 6, 8]], "roi": roi})
+    refused(shared.http.post(f"{MONAI}/infer/medical_sam2?session_id={id}", data={"params": params}))
+
+
+@pytest.mark.parametrize(
+    "info", [1, "abc", [1], [{"name": "liver"}], [{"id": 1}], [{"name": 1, "id": 1}], [{"name": "liver", "id": -1}]]
+)
+def test_odd_segments_of_monai_label(shared: Served, ct: Path, info: Any) -> None:
+    id, params = shared.upload(ct), json.dumps({"foreground": [[5, 6, 8]], "label_info": info})
+    refused(
+        shared.http.post(f"{MONAI}/infer/medical_sam2?session_id={id}", data={"params": params}, files={"label": ct.read_bytes()})
+    )
 
 
 def test_digits_that_are_no_numbers(serve: Callable[..., Served], tmp_path: Path) -> None:

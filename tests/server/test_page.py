@@ -1,7 +1,6 @@
 """What a person does at the page, in a real browser, with a network whose answer is known."""
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -11,32 +10,13 @@ from playwright.sync_api import Browser, expect
 
 from medical_sam2 import io
 from medical_sam2.prompts import Point
-from medical_sam2.server.inference_queue import InferenceQueue
-from medical_sam2.server.security import ServerSettings
 from medical_sam2.tracking.plan import PLANES
 from medical_sam2.volume import Segmentation
 from tests.phantoms import Phantom, phantom, segmenter
-from tests.server.browsing import Person, chromium, running
+from tests.server.browsing import Person
 from tests.server.conftest import saved
 
 pytestmark = pytest.mark.usefixtures("inline")
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with chromium(solid=False) as one:
-        yield one
-
-
-@pytest.fixture
-def person(tmp_path: Path, browser: Browser) -> Iterator[Person]:
-    """Somebody who was let in, and meets no error of the page; nothing is asked of another machine."""
-    with running(ServerSettings(tmp_path / "state", token="t" * 32), InferenceQueue(segmenter)) as settings:
-        one = Person.at(browser, settings)
-        yield one
-        one.page.context.close()
-    assert one.problems == []
-    assert [url for url in one.asked if not url.startswith((f"http://127.0.0.1:{settings.port}/", "data:", "blob:"))] == []
 
 
 def spot(case: Phantom, plane: str) -> tuple[int, float, float]:
@@ -58,10 +38,10 @@ def test_click_see_scroll_correct_undo_track_and_download(person: Person, tmp_pa
     expect(page.locator(".go")).to_contain_text("1 change not yet applied")
     expected = segmenter().segment_volume(case.volume, [Point(case.voxel(1))])
     there = PLANES["axial"].apply(expected.labels, code)[t] > 0
-    _sees(person, "axial", tmp_path, there, spacing)
+    person.sees("axial", tmp_path, there, spacing)
     person.view("axial").press("PageUp")
     expect(page.locator(".view.axial .counter")).to_have_text(f"{t + 2} / 16")
-    _sees(person, "axial", tmp_path, np.zeros_like(there), spacing)
+    person.sees("axial", tmp_path, np.zeros_like(there), spacing)
     person.view("axial").press("PageDown")
     person.click("axial", (y, x - 1), shape, spacing)
     expect(page.locator(".go")).to_contain_text("2 changes")
@@ -73,7 +53,7 @@ def test_click_see_scroll_correct_undo_track_and_download(person: Person, tmp_pa
         where = int(page.locator(f".view.{plane} input[type=range]").input_value())
         mask = PLANES[plane].apply(expected.labels, code)[where] > 0
         rows, columns = PLANES[plane].spacing(case.volume.spacing_mm, code)[1:]
-        _sees(person, plane, tmp_path, mask, (rows, columns))
+        person.sees(plane, tmp_path, mask, (rows, columns))
     expect(page.locator("a[download]")).to_have_text(["NIfTI", "NRRD", "MetaImage", "3D Slicer", "OBJ", "Volumes (CSV)"])
     with page.expect_download() as download:
         page.get_by_role("link", name="NIfTI").click()
@@ -82,20 +62,6 @@ def test_click_see_scroll_correct_undo_track_and_download(person: Person, tmp_pa
     io.save(result, reference, io.load(tmp_path / "image.nii.gz"))
     assert Path(download.value.path()).read_bytes() == reference.read_bytes()
     assert download.value.suggested_filename == "labels.nii.gz"
-
-
-def _sees(person: Person, plane: str, folder: Path, mask: np.ndarray, spacing: tuple[float, float]) -> None:
-    """The outline is on the screen where it should be, as soon as the page has drawn it."""
-    for _ in range(100):
-        seen = person.painted(plane, folder, mask.shape, spacing)  # type: ignore[arg-type]
-        cross = np.zeros_like(mask)
-        info = person.view(plane).get_attribute("aria-label") or ""
-        words = info.replace(",", "").replace(":", "").split()
-        cross[int(words[words.index("row") + 1])] = cross[:, int(words[words.index("column") + 1])] = True  # it is blue too
-        if (seen | cross == mask | cross).all():
-            return
-        person.page.wait_for_timeout(100)
-    raise AssertionError(f"the {plane} view shows {seen.astype(int)}, not {mask.astype(int)}")
 
 
 def test_without_a_mouse(person: Person, tmp_path: Path) -> None:
@@ -132,18 +98,18 @@ def test_a_brush_paints_and_wipes_with_the_mouse_and_without(person: Person, tmp
     person.drag("axial", ((3, 2), (3, 7), (5, 7)), shape, spacing)
     expect(page.locator(".go")).to_contain_text("1 change not")
     painted[3, 2:8] = painted[3:6, 7] = True
-    _sees(person, "axial", tmp_path, painted, spacing)
+    person.sees("axial", tmp_path, painted, spacing)
     page.keyboard.down("Shift")
     person.drag("axial", ((3, 2), (3, 4)), shape, spacing)
     page.keyboard.up("Shift")
     expect(page.locator(".go")).to_contain_text("2 changes")
     painted[3, 2:5] = False
-    _sees(person, "axial", tmp_path, painted, spacing)
+    person.sees("axial", tmp_path, painted, spacing)
     for key in ("Enter", "ArrowDown", "ArrowDown", "Enter", "ArrowDown", "ArrowLeft"):
         page.keyboard.press(key)  # from the middle, which is where the cross hair is
     expect(page.locator(".go")).to_contain_text("3 changes")
     painted[6:9, 5] = True
-    _sees(person, "axial", tmp_path, painted, spacing)
+    person.sees("axial", tmp_path, painted, spacing)
     page.keyboard.press("z")
     expect(page.locator(".go")).to_contain_text("2 changes")
 

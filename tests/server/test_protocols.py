@@ -61,7 +61,7 @@ def test_monai_label_as_3d_slicer_asks(served: Served, ct: Path, tmp_path: Path)
     """info, a session with the image, clicks, the label map, and the session is closed."""
     case = phantom("LPS")
     info = served.http.get(f"{MONAI}/info/").json()
-    (model,) = info["models"]
+    model, _ = info["models"]
     assert info["models"][model]["type"] == "deepgrow"
     with ct.open("rb") as file:
         made = served.http.put(f"{MONAI}/session/", files=[("files", (ct.name, file))], data={"client_id": "user-xyz"})
@@ -122,12 +122,74 @@ def test_monai_label_from_the_library(serve: Callable[..., Served], tmp_path: Pa
         ("medical_sam2?session_id=SESSION", {"foreground": [[1, 1]]}, 422),
         ("medical_sam2?session_id=SESSION", {"foreground": [[1, 1, 999]]}, 422),
         ("medical_sam2?session_id=SESSION", [], 422),
+        ("medical_sam2?session_id=SESSION", {"roi": [1, 2, 3]}, 422),
+        ("medical_sam2?session_id=SESSION", {"roi": [50, 60, 0, 5, 0, 5]}, 422),
+        ("medical_sam2?session_id=SESSION", {"foreground": [[1, 1, 1]], "label_info": [{"name": "x"}]}, 422),
+        ("medical_sam2?session_id=SESSION", {"background": [[1, 1, 1]]}, 422),
     ],
 )
 def test_monai_label_refuses(shared: Served, ct: Path, query: str, params: object, status: int) -> None:
     id = shared.upload(ct)
     form = multipart({"params": json.dumps(params)}, {})
     assert shared.http.post(f"{MONAI}/infer/{query.replace('SESSION', id)}", **form).status_code == status
+
+
+def _inferred(served: Served, session: str, params: dict[str, Any], label: Path | None = None, model: str = "") -> Any:
+    """The labels that 3D Slicer gets: clicks, or scribbles in a label map with what its segments are called."""
+    url = f"{MONAI}/infer/{model or 'medical_sam2'}?image={session}&session_id={session}&output=image"
+    params = {**params, "result_extension": ".nii.gz", "result_dtype": "uint8", "client_id": "user-xyz"}
+    answer = served.http.post(url, **multipart({"params": json.dumps(params)}, {"label": label} if label else {}))
+    assert answer.status_code == 200, answer.text
+    return np.asarray(nib.Nifti1Image.from_bytes(gzip.decompress(answer.content)).dataobj)
+
+
+def test_monai_label_finds_within_a_region_of_interest(served: Served, ct: Path) -> None:
+    case, session = phantom("LPS"), served.upload(ct)
+    inside = np.zeros(case.volume.shape, bool)
+    inside[3:8, 3:9, 6:10] = True
+    click = {"foreground": [list(case.voxel(1))], "background": []}
+    alone = _inferred(served, session, click)
+    assert (_inferred(served, session, {**click, "roi": [7, 3, 8, 3, 6, 9]}) == alone * inside).all()
+    box = segmenter().segment_volume(case.volume, [Box((3, 3, 6), (7, 8, 9))]).labels
+    assert (_inferred(served, session, {"foreground": [], "roi": [7.2, 3, 8, 3, 6, 9]}) == box).all()
+    assert _inferred(served, session, {"roi": [-20, 40, -20, 40, -20, 40]}).any()
+    assert (_inferred(served, session, {**click, "roi": []}) == alone).all()
+
+
+def test_monai_label_corrects_the_label_that_comes_with_clicks(served: Served, ct: Path, tmp_path: Path) -> None:
+    case, session = phantom("LPS"), served.upload(ct)
+    given = np.where(case.truth == 1, 3, case.truth).astype(np.uint8)
+    from medical_sam2 import io
+
+    io.save(given, tmp_path / "label.nii.gz", case.volume)
+    params: dict[str, Any] = {"foreground": [], "background": [list(case.voxel(1))], "label": "liver"}
+    params["label_info"] = [{"name": "spleen", "id": 2}, {"name": "liver", "id": 3}]
+    found = _inferred(served, session, params, tmp_path / "label.nii.gz")
+    click = Point(case.voxel(1), positive=False)
+    earlier = (given == 3).astype(np.uint8)
+    assert (found == segmenter().segment_volume(case.volume, [click], earlier=earlier).labels).all()
+    assert 0 < found.sum() < earlier.sum()
+
+
+def test_monai_label_follows_scribbles_as_3d_slicer_sends_them(served: Served, ct: Path, tmp_path: Path) -> None:
+    """All segments in one label map, values from 1; `label_info` tells which of them are scribbles."""
+    case, session = phantom("LPS"), served.upload(ct)
+    info = served.http.get(f"{MONAI}/info/").json()["models"]
+    assert info["medical_sam2_scribbles"]["type"] == "scribbles"
+    drawn, voxel = np.zeros(case.volume.shape, np.uint8), tuple(int(i) for i in case.voxel(1))
+    drawn[voxel[0], voxel[1] - 1 : voxel[1] + 2, voxel[2]] = 3
+    drawn[0:2, 0:5, voxel[2]] = 2
+    drawn[voxel[0], voxel[1] + 2, voxel[2]] = 2  # inside of what is as bright
+    from medical_sam2 import io
+
+    io.save(drawn, tmp_path / "scribbles.nii.gz", case.volume)
+    names = ("structure", "background_scribbles", "foreground_scribbles")
+    params: dict[str, Any] = {"roi": [], "selected_label_name": "structure"}
+    params["label_info"] = [{"name": name, "id": number} for number, name in enumerate(names, 1)]
+    found = _inferred(served, session, params, tmp_path / "scribbles.nii.gz", "medical_sam2_scribbles")
+    assert found[drawn == 3].all()
+    assert not found[drawn == 2].any()
+    assert found.sum() > 100
 
 
 def _draw_by_hand(client: Any, case: Phantom, target: NDArray[np.uint8]) -> None:

@@ -2,7 +2,8 @@
 
 export type Plane = 'axial' | 'coronal' | 'sagittal' | 'image'
 export interface Structure { label: number; name: string; colour: string; ml: number | null; said: number; window: [number, number]; seen_as: string }
-export interface Said { label: number; plane: Plane; t: number; kind: string; points: [number, number][]; positive: boolean[]; fresh: boolean }
+export type Kind = 'points' | 'box' | 'mask' | 'scribble' | 'lasso' | 'diameter'
+export interface Said { label: number; plane: Plane; t: number; kind: Kind; points: [number, number][]; positive: boolean[]; frames: number[]; width: number; fresh: boolean }
 export interface State {
   version: number; structures: Structure[]; said: Said[]; can_undo: boolean; can_redo: boolean; fresh: number; tracked: number; busy: boolean
 }
@@ -19,7 +20,7 @@ export interface Row { label: number; plane: Plane; t: number; sure: number; are
 export interface Frame { rows: number; columns: number; channels: number; low: number; high: number; codes: Uint16Array | Uint8Array }
 export interface Told { kind: string; done: number; total: number; plane: Plane; t: number; message: string }
 export interface Gesture {
-  label: number; plane: Plane; t: number; kind: 'points' | 'box' | 'mask'; points?: [number, number][]; positive?: boolean[]; runs?: number[]
+  label: number; plane: Plane; t: number; kind: Kind; points?: [number, number][]; positive?: boolean[]; runs?: number[]; frames?: number[]; width?: number
 }
 export interface Series { number: number; modality: string; description: string; images: number; date: string }
 

@@ -56,25 +56,3 @@ export function glow(doubt: Uint8Array, rows: number, columns: number): ImageDat
   for (let i = 0; i < pixels.length; i++) if (doubt[i] > 8) pixels[i] = ((Math.min(220, doubt[i]) << 24) | (0x18 << 16) | (0x9a << 8) | 0xff) >>> 0
   return out
 }
-
-/** A closed line as runs: start and length, row by row, of the pixels whose centres lie inside (even-odd). */
-export function inside(line: [number, number][], rows: number, columns: number): number[] {
-  const runs: number[] = []
-  for (let y = 0; y < rows; y++) {
-    const cuts: number[] = []
-    line.forEach(([y0, x0], i) => {
-      const [y1, x1] = line[(i + 1) % line.length]
-      if (y0 <= y !== y1 <= y) cuts.push(x0 + ((y - y0) / (y1 - y0)) * (x1 - x0))
-    })
-    cuts.sort((a, b) => a - b)
-    for (let i = 0; i + 1 < cuts.length; i += 2) {
-      const from = Math.max(0, Math.ceil(cuts[i]))
-      const to = Math.min(columns - 1, Math.floor(cuts[i + 1]))
-      const start = y * columns + from
-      if (to < from) continue
-      if (runs.length && runs[runs.length - 2] + runs[runs.length - 1] === start) runs[runs.length - 1] += to - from + 1
-      else runs.push(start, to - from + 1)
-    }
-  }
-  return runs
-}

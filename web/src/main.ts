@@ -31,8 +31,8 @@ async function home(first = false): Promise<void> {
 }
 
 const KEYS: [string, string][] = [
-  ['Q A X S D V', 'tool: inside, outside, box, lasso, brush, look'], ['Arrows', 'move the cross hair (Shift: ten pixels)'], ['Page Up/Down, wheel', 'next or previous slice'],
-  ['Enter, −', 'click inside, click outside, at the cross hair'], ['B … Enter', 'box from here to there'], ['Enter … Enter, − … Enter', 'with the brush: paint, wipe, along the arrows'], ['[ ]', 'size of the brush'], ['T, Esc', 'apply to volume, cancel'], ['Z, Y', 'undo, redo'],
+  ['Q A X C S E G D V', 'tool: inside, outside, box, 3D box, lasso, scribble, diameter, brush, look'], ['I, Shift', 'what is drawn is outside (box, 3D box, lasso, scribble)'], ['Arrows', 'move the cross hair (Shift: ten pixels)'], ['Page Up/Down, wheel', 'next or previous slice'],
+  ['Enter, −', 'click inside, click outside, at the cross hair'], ['B … Enter', 'box from here to there; with the tool 3D box, Enter once more uses it'], ['Enter … Enter, − … Enter', 'with the brush: paint, wipe, along the arrows'], ['[ ]', 'size of the brush, width of the scribble'], ['T, Esc', 'apply to volume, cancel'], ['Z, Y', 'undo, redo'],
   ['N, 1–9', 'new structure, choose one'], ['L', 'review next'], ['O, U', 'outlines, uncertainty'], ['W', 'next window (right drag: by hand)'], ['F', 'one view large, all views'], ['Ctrl + wheel', 'zoom (middle drag: pan)'],
 ]
 
@@ -82,9 +82,9 @@ function open(info: Info, names: string[], about: About): void {
     ...info.warnings.slice(0, 2).map((text) => h('span', { class: 'warning', title: text }, text)),
     status, undo, redo, h('button', { title: 'Keys (?)', onclick: help }, 'Keys'))
   work.listen((change) => {
-    if (change !== 'state' && change !== 'progress') return
-    undo.disabled = !work.state.can_undo || !!work.progress
-    redo.disabled = !work.state.can_redo || !!work.progress
+    if (change !== 'state' && change !== 'progress' && change !== 'pending') return
+    undo.disabled = (!work.state.can_undo && !work.pending.length) || !!work.progress
+    redo.disabled = (!work.state.can_redo && !work.pending.length) || !!work.progress
     if (change === 'progress') status.textContent = work.progress ? 'Applying …' : work.message || (work.state.tracked ? 'Applied.' : '')
   })
   work.tell('state')
@@ -132,7 +132,9 @@ function key(event: KeyboardEvent, work: Work, panel: Panel, views: SliceView[],
   if (pressed === 'z' && event.shiftKey) attempt(work.redo())
   else if (pressed === 'z') attempt(work.undo())
   else if (pressed === 'y') attempt(work.redo())
-  else if (tool) { work.tool = tool; work.tell('tool') }
+  else if (tool && (tool !== 'solid' || work.info.kind === 'volume')) { work.tool = tool; work.tell('tool') }
+  else if (pressed === 'i') { work.outside = !work.outside; work.tell('tool') }
+  else if (pressed === 'enter' && work.solid && !(event.target instanceof HTMLButtonElement)) attempt(work.use())
   else if (pressed === 't' && work.state.fresh && !work.progress) attempt(work.track())
   else if (pressed === 'escape' && work.progress) attempt(work.cancel())
   else if (pressed === 'n') attempt(work.add())

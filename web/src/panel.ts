@@ -7,18 +7,27 @@ import type { Change, Tool, Work } from './work'
 const TOOLS: [Tool, string, string, string][] = [
   ['plus', 'Inside', 'Q', 'Click inside the structure; with Shift, outside of it'],
   ['minus', 'Outside', 'A', 'Click where the outline is too large'],
-  ['box', 'Box', 'X', 'Draw a box around it'],
+  ['box', 'Box', 'X', 'Draw a box around it on this slice'],
+  ['solid', '3D box', 'C', 'Draw a box around all of it: a rectangle here, its depth in another view'],
   ['lasso', 'Lasso', 'S', 'Draw its outline yourself'],
+  ['scribble', 'Scribble', 'E', 'Draw a line inside of it; [ and ] change the width'],
+  ['diameter', 'Diameter', 'G', 'Draw its longest diameter, from end to end'],
   ['brush', 'Brush', 'D', 'Paint the outline; with Shift, wipe it away; [ and ] change the size'],
   ['look', 'Look', 'V', 'Move the cross hair; nothing is outlined'],
 ]
+const TWO_SIDED = new Set<Tool>(['box', 'solid', 'lasso', 'scribble'])
 export const TOOL_KEYS = new Map(TOOLS.map(([tool, , key]) => [key.toLowerCase(), tool]))
+
+interface Field { plane: 'axial' | 'coronal' | 'sagittal'; first: HTMLInputElement; last: HTMLInputElement }
 
 export class Panel {
   readonly element = h('aside', { class: 'panel', 'aria-label': 'Structures and tools' })
   private readonly structures = h('ul', { class: 'structures', 'aria-label': 'Structures' })
   private readonly tools = h('div', { class: 'tools', role: 'radiogroup', 'aria-label': 'Tool' })
   private readonly size = h('label', { class: 'size' })
+  private readonly side = h('div', { class: 'side', role: 'radiogroup', 'aria-label': 'What is drawn is' })
+  private readonly solid = h('div', { class: 'solidbox' })
+  private fields: Field[] = []
   private readonly go = h('div', { class: 'go' })
   private readonly look = h('div', { class: 'look' })
   private readonly shown = h('div', { class: 'row wrap' })
@@ -28,7 +37,7 @@ export class Panel {
     const volume = work.info.kind === 'volume'
     fill(this.element,
       h('section', {}, h('div', { class: 'head' }, h('h2', {}, 'Structures'), h('button', { title: 'New structure (N)', 'aria-label': 'New structure', class: 'quiet', onclick: () => attempt(work.add()) }, icon('plus'))), this.structures),
-      h('section', {}, h('h2', {}, 'Tool'), this.tools, this.size),
+      h('section', {}, h('h2', {}, 'Tool'), this.tools, this.side, this.size, this.solid),
       h('section', {}, h('h2', {}, volume ? 'Whole volume' : 'All images'), this.go),
       h('section', {}, h('h2', {}, 'Review next'), this.look),
       h('section', {}, h('h2', {}, 'Show'), this.shown),
@@ -39,7 +48,8 @@ export class Panel {
 
   private on(change: Change): void {
     if (change === 'state') { this.list(); this.going(); this.downloading(); this.showing() }
-    if (change === 'tool') this.choosing()
+    if (change === 'tool') { this.choosing(); this.boxing() }
+    if (change === 'solid') this.boxing()
     if (change === 'progress') this.going()
     if (change === 'rows') this.looking()
     if (change === 'overlay' || change === 'window') this.showing()
@@ -69,10 +79,44 @@ export class Panel {
   private choosing(): void {
     const button = ([tool, name, key, title]: (typeof TOOLS)[number]): HTMLElement =>
       h('button', { role: 'radio', 'aria-checked': String(this.work.tool === tool), title: `${title} (${key})`, class: this.work.tool === tool ? 'active' : '', onclick: () => { this.work.tool = tool; this.work.tell('tool') } }, icon(tool), name)
-    fill(this.tools, ...TOOLS.map(button))
-    if (this.work.tool !== 'brush') return fill(this.size)
+    fill(this.tools, ...TOOLS.filter(([tool]) => tool !== 'solid' || this.work.info.kind === 'volume').map(button))
+    const { work } = this
+    const half = (outside: boolean, text: string): HTMLElement => h('button', { role: 'radio', 'aria-checked': String(work.outside === outside), class: work.outside === outside ? 'active' : '',
+      title: outside ? 'What is drawn is not the structure (I, or Shift while drawing)' : 'What is drawn is the structure, or holds it (I)', onclick: () => { work.outside = outside; work.tell('tool') } }, text)
+    fill(this.side, ...(TWO_SIDED.has(work.tool) ? [half(false, 'Draw inside'), half(true, 'Draw outside')] : []))
+    if (work.tool !== 'brush' && work.tool !== 'scribble') return fill(this.size)
     const slider = h('input', { type: 'range', min: '0', max: String(SIZES.length - 1), value: String(SIZES.indexOf(this.work.radius)), 'aria-valuetext': `radius of ${this.work.radius} pixels`, oninput: () => this.sized(Number(slider.value)) })
-    fill(this.size, 'Brush size', slider)
+    fill(this.size, work.tool === 'brush' ? 'Brush size' : 'Line width', slider)
+  }
+
+  /** The box in 3D that is not yet used: its slices along each axis, as the views count them; fields stay, so that one can go on to the next. */
+  private boxing(): void {
+    const { work } = this
+    if (work.tool !== 'solid' || !work.solid) {
+      this.fields = []
+      return fill(this.solid, work.tool === 'solid' ? h('p', { class: 'fine' }, 'Draw a rectangle around it in one view; draw in another view, or change the numbers, for its depth.') : null)
+    }
+    if (!this.fields.length) {
+      this.fields = (['axial', 'coronal', 'sagittal'] as const).map((plane) => this.field(plane))
+      fill(this.solid, ...this.fields.map(({ plane, first, last }) => h('div', { class: 'row' }, h('span', { class: 'name' }, plane), first, '–', last)),
+        h('div', { class: 'row' }, h('button', { class: 'primary', title: 'Enter', onclick: () => this.attempt(work.use()) }, work.solid.inside ? 'Use this box' : 'Exclude this box'), h('button', { title: 'Esc', onclick: () => work.discard() }, 'Discard')))
+    }
+    for (const { plane, first, last } of this.fields) {
+      const { t } = work.cutOf(work.solid.span, plane)
+      first.value = String(t[0] + 1)
+      last.value = String(t[1] + 1)
+    }
+  }
+
+  private field(plane: 'axial' | 'coronal' | 'sagittal'): Field {
+    const most = this.work.plane(plane)?.frames ?? 1
+    const take = (): void => {
+      const [low, high] = [first, last].map((each) => Math.max(1, Math.min(most, Math.round(Number(each.value)) || 1)) - 1).sort((a, b) => a - b)
+      this.work.resize(plane, low < high ? [low, high] : low ? [low - 1, low] : [0, 1])
+    }
+    const input = (what: string): HTMLInputElement => h('input', { type: 'number', min: '1', max: String(most), 'aria-label': `${what} ${plane} slice`, onchange: take })
+    const [first, last] = [input('First'), input('Last')]
+    return { plane, first, last }
   }
 
   private sized(place: number): void {

@@ -1,11 +1,15 @@
 // One plane: the slice, what is outlined on it, and the gestures that outline it.
 import type { Frame, Plane } from './api'
 import { Stroke } from './brush'
-import { glow, grey, inside, palette, rgb, tint } from './colours'
+import { glow, grey, palette, rgb, tint } from './colours'
 import { fill, h, icon } from './dom'
-import type { Change, Work } from './work'
+import { corners, mark, shape, thinned } from './shapes'
+import type { At, Spot } from './shapes'
+import type { Change, Draft, Work } from './work'
 
-type Spot = [number, number] // row, column
+type Drawn = 'box' | 'solid' | 'lasso' | 'scribble' | 'diameter'
+interface Drag { from: Spot; line: Spot[]; kind: Drawn | 'brush' | 'window' | 'pan'; inside: boolean; x: number; y: number }
+const DRAWN = new Set<string>(['box', 'solid', 'lasso', 'scribble', 'diameter', 'brush'])
 const COLOUR = '#4cc9f0' // of the first structure
 
 export class SliceView {
@@ -21,11 +25,10 @@ export class SliceView {
   private shownT = -1
   private zoom = 1
   private shift: Spot = [0, 0]
-  private drag: { from: Spot; line: Spot[]; kind: 'box' | 'lasso' | 'brush' | 'window' | 'pan'; x: number; y: number } | null = null
+  private drag: Drag | null = null
   private corner: Spot | null = null
   private stroke: Stroke | null = null
   private hover: Spot | null = null
-  private waiting = false
   private stop = new AbortController()
 
   constructor(private readonly work: Work, readonly plane: Plane, title: string, private readonly attempt: (what: Promise<unknown>) => void, onLarge: () => void) {
@@ -49,7 +52,7 @@ export class SliceView {
     if (change === 'state') { this.drawTint(); this.paint() }
     if (change === 'rows') this.paintStrip()
     if (change === 'tool') { this.canvas.dataset.tool = this.work.tool; this.stroke = null; this.paint() }
-    if (change === 'brush') this.paint()
+    if (change === 'brush' || change === 'pending' || change === 'solid') this.paint()
   }
 
   go(t: number): void { const { y, x } = this.work.place(this.plane); this.corner = null; this.stroke = null; this.work.move(this.plane, t, y, x) }
@@ -148,8 +151,17 @@ export class SliceView {
     this.paintDrag(brush, at)
     if (this.work.tool === 'brush') this.paintBrush(brush, size, at)
     this.paintLetters(brush, width, height)
-    if (this.waiting) { brush.fillStyle = '#dfe6ee'; brush.font = '13px system-ui'; brush.fillText(this.work.first ? 'loading the network, then outlining …' : 'outlining …', 10, height - 12) }
+    this.paintWaiting(brush, height)
     this.canvas.setAttribute('aria-label', this.described())
+  }
+
+  private paintWaiting(brush: CanvasRenderingContext2D, height: number): void {
+    const count = this.work.pending.length
+    this.element.dataset.pending = String(count)
+    if (!this.work.pending.some((each) => each.plane === this.plane)) return
+    brush.fillStyle = '#dfe6ee'
+    brush.font = '13px system-ui'
+    brush.fillText(this.work.first ? 'loading the network, then outlining …' : count > 1 ? `outlining, ${count - 1} more wait …` : 'outlining …', 10, height - 12)
   }
 
   private described(): string {
@@ -180,60 +192,44 @@ export class SliceView {
     brush.stroke()
   }
 
-  private paintSaid(brush: CanvasRenderingContext2D, at: (spot: Spot) => Spot): void {
+  private paintSaid(brush: CanvasRenderingContext2D, at: At): void {
     for (const said of this.work.state.said) {
-      if (said.plane !== this.plane || said.t !== this.shownT) continue
       const colour = this.work.state.structures.find((each) => each.label === said.label)?.colour ?? '#ffffff'
-      brush.globalAlpha = said.fresh ? 1 : 0.45
-      if (said.kind === 'box') {
-        const [top, left] = at([Math.min(said.points[0][0], said.points[1][0]) - 0.5, Math.min(said.points[0][1], said.points[1][1]) - 0.5])
-        const [bottom, right] = at([Math.max(said.points[0][0], said.points[1][0]) + 0.5, Math.max(said.points[0][1], said.points[1][1]) + 0.5])
-        brush.strokeStyle = colour
-        brush.setLineDash([5, 4])
-        brush.strokeRect(left, top, right - left, bottom - top)
-        brush.setLineDash([])
-      } else {
-        said.points.forEach((point, i) => this.mark(brush, at(point), colour, said.positive[i]))
-      }
-      brush.globalAlpha = 1
+      this.paintGesture(brush, at, said, colour, said.fresh ? 1 : 0.45)
     }
+    for (const draft of this.work.pending) this.paintGesture(brush, at, draft, this.work.active?.colour ?? COLOUR, 0.5)
+    if (this.work.solid) this.paintSolid(brush, at, this.work.solid.span, this.work.active?.colour ?? COLOUR, this.work.solid.inside)
   }
 
-  private mark(brush: CanvasRenderingContext2D, [top, left]: Spot, colour: string, positive: boolean): void {
-    brush.beginPath()
-    brush.arc(left, top, 6, 0, 2 * Math.PI)
-    brush.fillStyle = positive ? colour : '#10141a'
-    brush.strokeStyle = positive ? '#10141a' : colour
-    brush.lineWidth = 2
-    brush.fill()
-    brush.stroke()
-    brush.beginPath()
-    brush.strokeStyle = positive ? '#10141a' : colour
-    brush.moveTo(left - 3, top); brush.lineTo(left + 3, top)
-    if (positive) { brush.moveTo(left, top - 3); brush.lineTo(left, top + 3) }
-    brush.stroke()
+  private paintGesture(brush: CanvasRenderingContext2D, at: At, said: Draft, colour: string, alpha: number): void {
+    const { points = [], positive = [], frames = [], kind } = said
+    brush.globalAlpha = alpha
+    if (frames.length) this.paintSolid(brush, at, this.work.spanOf(said), colour, positive[0] ?? true)
+    else if (said.plane === this.plane && said.t === this.shownT && kind === 'points') points.forEach((point, i) => mark(brush, at(point), colour, positive[i]))
+    else if (said.plane === this.plane && said.t === this.shownT) shape(brush, at, kind, points, colour, positive[0] ?? true, (said.width ?? 3) * this.layout().wide)
+    brush.globalAlpha = 1
   }
 
-  private paintDrag(brush: CanvasRenderingContext2D, at: (spot: Spot) => Spot): void {
+  /** A box in 3D where it cuts this plane; faint on slices before and behind it. */
+  private paintSolid(brush: CanvasRenderingContext2D, at: At, box: NonNullable<Work['solid']>['span'], colour: string, inside: boolean): void {
+    const { t, y, x } = this.work.cutOf(box, this.plane)
+    const before = brush.globalAlpha
+    if (this.shownT < t[0] || this.shownT > t[1]) brush.globalAlpha = before * 0.4
+    shape(brush, at, 'box', [[y[0], x[0]], [y[1], x[1]]], colour, inside)
+    brush.globalAlpha = before
+  }
+
+  private paintDrag(brush: CanvasRenderingContext2D, at: At): void {
     const { y, x } = this.work.place(this.plane)
-    const line: Spot[] = this.drag && this.drag.kind !== 'window' && this.drag.kind !== 'brush' ? this.drag.line : this.corner ? [this.corner, [y, x]] : []
-    if (line.length < 2) return
-    const [r, g, b] = rgb(this.work.active?.colour ?? '#ffffff')
-    brush.strokeStyle = `rgb(${r}, ${g}, ${b})`
-    brush.fillStyle = `rgba(${r}, ${g}, ${b}, .15)`
-    brush.lineWidth = 1.5
-    brush.beginPath()
-    if (this.drag?.kind === 'lasso') {
-      line.forEach((spot, i) => { const [top, left] = at(spot); if (i) brush.lineTo(left, top); else brush.moveTo(left, top) })
-      brush.closePath()
-    } else {
-      const [top, left] = at(line[0])
-      const [bottom, right] = at(line[line.length - 1])
-      brush.rect(left, top, right - left, bottom - top)
-    }
-    brush.fill()
-    brush.stroke()
+    const { drag } = this
+    const colour = this.work.active?.colour ?? COLOUR
+    if (drag && drag.line.length > 1 && drag.kind !== 'window' && drag.kind !== 'pan' && drag.kind !== 'brush') {
+      shape(brush, at, drag.kind === 'solid' ? 'box' : drag.kind, drag.line, colour, drag.inside, this.width * this.layout().wide)
+    } else if (this.corner) shape(brush, at, 'box', [this.corner, [y, x]], colour, !this.work.outside)
   }
+
+  /** Of a scribble, in pixels. */
+  private get width(): number { return Math.max(1, Math.min(100, 2 * this.work.radius - 1)) }
 
   /** The stroke so far, and how large the brush is. */
   private paintBrush(brush: CanvasRenderingContext2D, size: [number, number, number, number], at: (spot: Spot) => Spot): void {
@@ -270,9 +266,15 @@ export class SliceView {
   private end(): void {
     const { stroke } = this
     this.stroke = null
-    const runs = stroke?.over(this.labels, this.work.label) ?? []
-    if (runs.length) this.say('mask', { runs })
-    else if (stroke) this.attempt(Promise.reject(new Error('Nothing would be left on this slice; undo instead, or remove the structure.')))
+    if (stroke) {
+      const [t, nothing] = [this.shownT, 'Nothing would be left on this slice; undo instead, or remove the structure.']
+      const complete = async (draft: Draft, label: number): Promise<Draft> => {
+        const runs = stroke.over(await this.work.labels(this.plane, t), label)
+        if (!runs.length) throw new Error(nothing)
+        return { ...draft, runs }
+      }
+      this.attempt(this.work.say({ plane: this.plane, t, kind: 'mask' }, complete))
+    }
     this.paint()
   }
 
@@ -289,14 +291,8 @@ export class SliceView {
     }
   }
 
-  private say(kind: 'points' | 'box' | 'mask', form: { points?: Spot[]; positive?: boolean[]; runs?: number[] }): void {
-    this.waiting = true
-    this.paint()
-    const done = this.work.say({ plane: this.plane, t: this.shownT, kind, ...form }).finally(() => { this.waiting = false; this.paint() })
-    this.attempt(done)
-  }
-
-  private click([y, x]: Spot, positive: boolean): void { this.say('points', { points: [[y, x]], positive: [positive] }) }
+  private say(form: Omit<Draft, 'plane' | 't'>): void { this.attempt(this.work.say({ plane: this.plane, t: this.shownT, ...form })) }
+  private click([y, x]: Spot, positive: boolean): void { this.say({ kind: 'points', points: [[y, x]], positive: [positive] }) }
 
   private listen(): void {
     this.canvas.addEventListener('pointerdown', (event) => this.down(event))
@@ -317,12 +313,13 @@ export class SliceView {
     this.canvas.setPointerCapture(event.pointerId)
     const spot = this.spot(event)
     const { tool } = this.work
-    const kind = event.button === 2 ? 'window' : event.button === 1 ? 'pan' : tool === 'box' || tool === 'lasso' || tool === 'brush' ? tool : null
-    if (kind === 'brush') this.begin(spot, !(event.shiftKey || event.altKey))
-    if (kind) { this.drag = { from: spot, line: [spot], kind, x: event.clientX, y: event.clientY }; return }
+    const kind = event.button === 2 ? 'window' : event.button === 1 ? 'pan' : DRAWN.has(tool) ? (tool as Drag['kind']) : null
+    const other = event.shiftKey || event.altKey
+    if (kind === 'brush') this.begin(spot, !other)
+    if (kind) { this.drag = { from: spot, line: [spot], kind, inside: this.work.outside === other || kind === 'diameter', x: event.clientX, y: event.clientY }; return }
     if (!this.holds(spot)) return
     this.work.move(this.plane, this.shownT, spot[0], spot[1])
-    if (tool !== 'look') this.click(spot, tool === 'plus' ? !(event.shiftKey || event.altKey) : false)
+    if (tool !== 'look') this.click(spot, tool === 'plus' ? !other : false)
   }
 
   private moved(event: PointerEvent): void {
@@ -344,7 +341,7 @@ export class SliceView {
       this.shift = [this.shift[0] + dy, this.shift[1] + dx]
       this.paint()
     } else {
-      if (drag.kind === 'box') drag.line = [drag.from, this.spot(event)]
+      if (drag.kind === 'box' || drag.kind === 'solid' || drag.kind === 'diameter') drag.line = [drag.from, this.spot(event)]
       else if (drag.kind === 'brush') this.stroke?.to(this.spot(event))
       else drag.line.push(this.spot(event))
       this.paint()
@@ -358,14 +355,21 @@ export class SliceView {
     if (drag.kind === 'brush') return this.end()
     const { rows, columns } = this.frame
     const clip = ([y, x]: Spot): Spot => [Math.max(-0.49, Math.min(rows - 0.51, y)), Math.max(-0.49, Math.min(columns - 0.51, x))]
-    if (drag.kind === 'box') {
-      const [from, to] = [clip(drag.from), clip(this.spot(event))]
-      if (Math.abs(from[0] - to[0]) >= 1 && Math.abs(from[1] - to[1]) >= 1) this.say('box', { points: [from, to].map(([y, x]) => [Math.round(y), Math.round(x)] as Spot) })
-    } else {
-      const runs = inside(drag.line.map(clip), rows, columns)
-      if (runs.length) this.say('mask', { runs })
-    }
+    this.drawn(drag.kind, [...drag.line, this.spot(event)].map(clip), drag.inside)
     this.paint()
+  }
+
+  /** A line from the first place to the last has been drawn. */
+  private drawn(kind: Drawn, line: Spot[], inside: boolean): void {
+    const [from, to] = [line[0], line[line.length - 1]]
+    const positive = [inside]
+    if (kind === 'scribble') return this.say({ kind, points: thinned(line, 0.7), positive, width: this.width })
+    if (kind === 'lasso') { const points = thinned(line, 0.3); if (points.length > 2) this.say({ kind, points, positive }); return }
+    if (kind === 'diameter') { if (Math.hypot(to[0] - from[0], to[1] - from[1]) >= 1) this.say({ kind, points: [from, to] }); return }
+    const [low, high] = corners([from, to].map(([y, x]) => [Math.round(y), Math.round(x)] as Spot))
+    if (low[0] >= high[0] || low[1] >= high[1]) return
+    if (kind === 'solid') this.work.outline(this.plane, this.shownT, [low, high], inside)
+    else this.say({ kind, points: [low, high], positive })
   }
 
   private wheel(event: WheelEvent): void {
@@ -393,7 +397,9 @@ export class SliceView {
     else if (event.key === 'Enter' && this.stroke) this.end()
     else if (event.key === 'Escape' && this.stroke) { this.stroke = null; this.paint() }
     else if (this.work.tool === 'brush' && (event.key === 'Enter' || event.key === '-')) { this.hover = null; this.begin([y, x], event.key === 'Enter') }
-    else if (event.key === 'Enter' && this.corner) { const from = this.corner; this.corner = null; this.say('box', { points: [from, [y, x]] }) }
+    else if (event.key === 'Enter' && this.corner) { const from = this.corner; this.corner = null; this.drawn(this.work.tool === 'solid' ? 'solid' : 'box', [from, [y, x]], !this.work.outside) }
+    else if (event.key === 'Enter' && this.work.solid) this.attempt(this.work.use())
+    else if (event.key === 'Escape' && this.work.solid) this.work.discard()
     else if (event.key === 'Enter') this.click([y, x], this.work.tool !== 'minus')
     else if (event.key === '-') this.click([y, x], false)
     else if (event.key === 'b') { this.corner = [y, x]; this.paint() }

@@ -1,9 +1,13 @@
 // What is open, and everything that can be done with it; views listen for what has changed.
 import * as api from './api'
 import type { Frame, Gesture, Info, Plane, Row, State, Structure, Told } from './api'
+import { corners, cut, span } from './shapes'
+import type { Range, Span, Spot } from './shapes'
 
-export type Tool = 'plus' | 'minus' | 'box' | 'lasso' | 'brush' | 'look'
-export type Change = 'state' | 'cursor' | 'window' | 'tool' | 'labels' | 'rows' | 'progress' | 'overlay' | 'brush'
+export type Tool = 'plus' | 'minus' | 'box' | 'solid' | 'lasso' | 'scribble' | 'diameter' | 'brush' | 'look'
+export type Change = 'state' | 'cursor' | 'window' | 'tool' | 'labels' | 'rows' | 'progress' | 'overlay' | 'brush' | 'pending' | 'solid'
+export type Draft = Omit<Gesture, 'label'>
+export interface Solid { span: Span; plane: Plane; t: number; inside: boolean }
 export interface Cursor { s: number; p: number; l: number }
 export interface Progress { done: number; total: number; began: number }
 const KEPT_FRAMES = 160
@@ -14,6 +18,9 @@ export class Work {
   cursor: Cursor
   image = 0
   tool: Tool = 'plus'
+  outside = false
+  solid: Solid | null = null
+  pending: Draft[] = []
   radius = 4
   label = 0
   window: [number, number]
@@ -28,6 +35,8 @@ export class Work {
   private readonly frames = new Map<string, Promise<Frame>>()
   private readonly listeners: ((change: Change) => void)[] = []
   private stream: EventSource | null = null
+  private turn: Promise<unknown> = Promise.resolve()
+  private epoch = 0
 
   constructor(readonly info: Info) {
     this.state = info.state
@@ -87,19 +96,32 @@ export class Work {
   doubtOf(plane: Plane, t: number, signal?: AbortSignal): Promise<Uint8Array> { return api.bytes(this.path(`doubt/${plane}/${t}`), signal) }
 
   private take(state: State): void {
+    if (state.version < this.state.version) return // an answer that was overtaken
     this.state = state
     if (!this.active) this.label = state.structures.at(-1)?.label ?? 0
     this.tell('state')
     this.tell('labels')
   }
 
-  /** Ask for a change; where somebody else was first, show what they did. */
-  private async change(path: string, form: object = {}): Promise<boolean> {
+  /** One after the other. Those that wait when somebody else was first are dropped: they were meant for what was seen then. */
+  private next(what: () => Promise<void>): Promise<void> {
+    const { epoch } = this
+    const done = this.turn.then(() => (epoch === this.epoch ? what() : undefined))
+    this.turn = done.catch(() => undefined)
+    return done
+  }
+
+  /** Ask for a change, with the version of the moment; where somebody else was first, show what they did. */
+  private async change(path: string, form: object = {}, again = true): Promise<void> {
+    const { version, tracked } = this.state
     try {
-      this.take(await api.post<State>(this.path(path), { version: this.state.version, ...form }))
-      return true
+      this.take(await api.post<State>(this.path(path), { version, ...form }))
     } catch (error) {
-      if (error instanceof api.Problem && error.status === 409) await this.refresh()
+      if (!(error instanceof api.Problem) || error.status !== 409) throw error
+      await this.refresh()
+      const ours = this.state.version === version + 1 && this.state.tracked !== tracked // our own tracking ended meanwhile
+      if (ours && again) return this.change(path, form, false)
+      if (this.state.version !== version) this.epoch++
       throw error
     }
   }
@@ -115,27 +137,77 @@ export class Work {
     this.tell('rows')
   }
 
-  async add(name = ''): Promise<void> {
+  private async begin(name: string): Promise<void> {
     await this.change('structures', { name })
     this.label = this.state.structures.at(-1)?.label ?? 0
     this.tell('state')
   }
 
-  async rename(label: number, name: string, colour: string): Promise<void> { await this.change(`structures/${label}`, { name, colour }) }
-  async drop(label: number): Promise<void> { await this.change(`structures/${label}/remove`); await this.loadRows() }
+  add(name = ''): Promise<void> { return this.next(() => this.begin(name)) }
+  rename(label: number, name: string, colour: string): Promise<void> { return this.next(() => this.change(`structures/${label}`, { name, colour })) }
+  drop(label: number): Promise<void> { return this.next(async () => { await this.change(`structures/${label}/remove`); await this.loadRows() }) }
 
-  async say(gesture: Omit<Gesture, 'label'>): Promise<void> {
-    if (!this.active) await this.add()
-    await this.change('say', { ...gesture, label: this.label })
-    this.first = false
+  /** A gesture on the structure that is chosen now; `fill` completes it when its turn comes. */
+  async say(draft: Draft, fill: (draft: Draft, label: number) => Promise<Draft> = async (same) => same): Promise<void> {
+    const chosen = this.active?.label
+    this.pending = [...this.pending, draft]
+    this.tell('pending')
+    try {
+      await this.next(async () => {
+        if (!chosen && !this.active) await this.begin('')
+        const label = chosen ?? this.label
+        await this.change('say', { ...(await fill(draft, label)), label })
+        this.first = false
+      })
+    } finally {
+      this.pending = this.pending.filter((each) => each !== draft)
+      this.tell('pending')
+    }
   }
 
-  async undo(): Promise<void> { if (this.state.can_undo) { await this.change('undo'); await this.loadRows() } }
-  async redo(): Promise<void> { if (this.state.can_redo) { await this.change('redo'); await this.loadRows() } }
+  undo(): Promise<void> { return this.next(async () => { if (this.state.can_undo) { await this.change('undo'); await this.loadRows() } }) }
+  redo(): Promise<void> { return this.next(async () => { if (this.state.can_redo) { await this.change('redo'); await this.loadRows() } }) }
+  track(): Promise<void> { return this.next(async () => { await this.change('track', { views: this.views }); this.follow() }) }
 
-  async track(): Promise<void> {
-    await this.change('track', { views: this.views })
-    this.follow()
+  private get up(): number { return (this.plane('axial')?.frames ?? 1) - 1 }
+  cutOf(box: Span, plane: Plane): { t: Range; y: Range; x: Range } { return cut(box, plane, this.up) }
+
+  spanOf({ plane, frames = [], points = [] }: Draft): Span {
+    const [low, high] = corners(points)
+    return span(plane, [frames[0], frames[1]], [low[0], high[0]], [low[1], high[1]], this.up)
+  }
+
+  /** A rectangle of a box in 3D: the first is as deep as it is wide and high on average, one in another plane says how deep it is. */
+  outline(plane: Plane, t: number, [low, high]: [Spot, Spot], inside: boolean): void {
+    const info = this.plane(plane)
+    if (!info) return
+    const [mmY, mmX] = info.spacing
+    const mmT = plane === 'axial' ? this.plane('coronal')?.spacing[0] ?? 1 : plane === 'coronal' ? this.plane('axial')?.spacing[0] ?? 1 : this.plane('axial')?.spacing[1] ?? 1
+    const reach = Math.max(1, Math.round(((high[0] - low[0] + 1) * mmY + (high[1] - low[1] + 1) * mmX) / 4 / mmT))
+    const known = this.solid && this.solid.plane !== plane ? this.cutOf(this.solid.span, plane).t : null
+    const depth: Range = known ?? [Math.max(0, t - reach), Math.min(info.frames - 1, t + reach)]
+    const box = span(plane, depth, [low[0], high[0]], [low[1], high[1]], this.up)
+    this.solid = known && this.solid ? { ...this.solid, span: box } : { span: box, plane, t, inside }
+    this.tell('solid')
+  }
+
+  resize(plane: Plane, t: Range): void {
+    if (!this.solid) return
+    const { y, x } = this.cutOf(this.solid.span, plane)
+    this.solid = { ...this.solid, span: span(plane, t, y, x, this.up) }
+    this.tell('solid')
+  }
+
+  discard(): void { this.solid = null; this.tell('solid') }
+
+  /** The box in 3D becomes a gesture on the slice that it was begun on, or the nearest of its own. */
+  async use(): Promise<void> {
+    if (!this.solid) return
+    const { span: box, plane, inside } = this.solid
+    const { t, y, x } = this.cutOf(box, plane)
+    const on = Math.max(t[0], Math.min(t[1], this.solid.t))
+    this.discard()
+    await this.say({ plane, t: on, kind: 'box', points: [[y[0], x[0]], [y[1], x[1]]], positive: [inside], frames: [t[0], t[1]] })
   }
 
   async push(): Promise<void> {

@@ -12,15 +12,17 @@ from fastapi.sse import EventSourceResponse, ServerSentEvent
 from pydantic import BaseModel, ConfigDict, Field
 
 from medical_sam2.intensity_window import CT_WINDOWS
+from medical_sam2.server.gestures import MOST_POINTS
 from medical_sam2.server.pacs import SeriesRecord
 from medical_sam2.server.refusals import InvalidRequest, NotFound, Refusal
 from medical_sam2.server.rendering import Encoded, download_forms, encode_download, encode_frame, encode_volume, subsample
 from medical_sam2.server.segmentation import SessionVolume
 from medical_sam2.server.session import Session
 from medical_sam2.server.session_store import SessionStore
-from medical_sam2.server.state import MOST_NAME, Gesture, Structure
+from medical_sam2.server.state import MOST_NAME, Gesture, Kind, Structure
 from medical_sam2.server.uploads import library_entries
 from medical_sam2.server.worker_process import ReadingOptions
+from medical_sam2.strokes import WIDEST
 
 PAUSE_S = 0.04  # between two looks at the events of a job
 BYTES = "application/octet-stream"
@@ -74,15 +76,18 @@ class GestureForm(VersionedForm):
     label: Annotated[int, Field(ge=1, le=255)]
     plane: Plane
     t: Annotated[int, Field(ge=0)]
-    kind: Literal["points", "box", "mask"]
-    points: Annotated[list[Pair], Field(max_length=64)] = []
+    kind: Kind
+    points: Annotated[list[Pair], Field(max_length=MOST_POINTS)] = []
     positive: Annotated[list[bool], Field(max_length=64)] = []
     runs: Annotated[list[Annotated[int, Field(ge=0, le=1 << 31)]], Field(max_length=200_000)] = []
+    frames: Annotated[list[Annotated[int, Field(ge=0)]], Field(max_length=2)] = []
+    width: Annotated[float, Field(ge=1, le=WIDEST)] = 3.0
 
     def gesture(self) -> Gesture:
         """As the session takes it."""
         points = tuple((float(y), float(x)) for y, x in self.points)
-        return Gesture(0, self.label, self.plane, self.t, self.kind, points, tuple(self.positive), tuple(self.runs))
+        where = 0, self.label, self.plane, self.t, self.kind
+        return Gesture(*where, points, tuple(self.positive), tuple(self.runs), tuple(self.frames), self.width)
 
 
 class SeriesQuery(StrictForm):
@@ -388,5 +393,5 @@ def _structure(session: Session, structure: Structure, ml: float | None) -> dict
 
 
 def _gesture(gesture: Gesture, fresh: bool) -> dict[str, Any]:
-    where = {"label": gesture.label, "plane": gesture.plane, "t": gesture.t, "kind": gesture.kind}
-    return {**where, "points": gesture.points_yx, "positive": gesture.positive, "fresh": fresh}
+    where = {"label": gesture.label, "plane": gesture.plane, "t": gesture.t, "kind": gesture.kind, "frames": gesture.frames}
+    return {**where, "points": gesture.points_yx, "positive": gesture.positive, "width": gesture.width, "fresh": fresh}

@@ -2,7 +2,7 @@
 
 A client claims a session by a lease, sends an image (C, X, Y, Z) and gestures in voxels of it, and gets back what changed, as
 a box and its labels. The image lives in memory only, as long as the lease. What the protocol has and we have not is in
-`CAPABILITIES`: one structure at a time, no decay of interactions. Boxes may be boxes in 3D; what is drawn as outside stays out.
+`CAPABILITIES`: one structure at a time, no decay of interactions.
 
 Arrays travel as `NNIA` frames, every length checked before memory is asked for: `NNIA`, version, codec, number of axes, length
 of the type's name; the name; the shape as int64; the number of chunks; for each its length unpacked and packed (uint64) and its
@@ -11,13 +11,9 @@ bytes, packed by blosc2. All numbers are little-endian.
 
 import json
 import math
-import secrets
 import struct
-import threading
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from http import HTTPStatus
 from typing import Annotated, Any, Literal, TypeVar
 
 import numpy as np
@@ -27,34 +23,42 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, Field, ValidationError
 
 from medical_sam2.errors import ConfigError, MedicalSam2Error
-from medical_sam2.prompts import Box, Mask, Point, Prompt
+from medical_sam2.prompts import Box, Mask, Point
 from medical_sam2.server.inference_queue import InferenceQueue
-from medical_sam2.server.refusals import InvalidRequest, LimitReached, Refusal, TooLarge
+from medical_sam2.server.leases import IDLE_S, LIVENESS_S, Lease, Leases, predict_labels
+from medical_sam2.server.refusals import InvalidRequest, TooLarge
 from medical_sam2.server.security import ServerSettings
 from medical_sam2.strokes import Brush
 from medical_sam2.volume import Volume
 
 MAGIC, VERSION, ZSTD = b"NNIA", 1, 1
 CHUNK = 1 << 30
-TYPES = frozenset({"bool", "uint8", "int8", "uint16", "int16", "uint32", "int32", "float16", "float32", "float64"})
+TYPES = frozenset(
+    {"bool", *(f"{kind}{bits}" for kind in ("uint", "int") for bits in (8, 16, 32, 64)), *("float16", "float32", "float64")}
+)
 BROKEN = "the array is broken; send it again"
-IDLE_S, LIVENESS_S = 600.0, 60.0
-MOST_LEASES, MOST_UNDO = 8, 50
 CAPABILITIES: Mapping[str, Any] = {
-    "supported_interactions": {"points": True, "bbox": True, "scribble": True, "lasso": True},
-    "channel_mapping": {"points": [0, 1], "bbox": [2, 3], "scribble": [4, 5], "lasso": [6, 7], "initial_seg": 8},
-    "num_interaction_channels": 9,
+    "supported_interactions": {"points": True, "bbox2d": True, "bbox3d": True, "scribble": True, "lasso": True},
+    "channel_mapping": {
+        "prev_seg": 0,
+        "bbox2d": [1, 2],
+        "bbox3d": [1, 2],
+        "lasso": [1, 2],
+        "points": [3, 4],
+        "scribble": [5, 6],
+    },  # upstream's own; clients read its names
+    "num_interaction_channels": 7,
     "supports_initial_label": True,
     "supports_zero_shot_label_refinement": True,
     "preferred_scribble_thickness": [2, 2, 2],
     "interaction_decay": 1.0,
-    "inference_session_version": 2,
+    "inference_session_version": "2.6.0",  # of the client that it was tested with
     "license": "Apache-2.0",
     "supports_undo": True,
     "do_autozoom": True,
 }
 Number = Annotated[float, Field(allow_inf_nan=False, ge=-1e6, le=1e6)]
-Millimetres = Annotated[float, Field(gt=0, lt=1e4)]
+Millimetres = Annotated[float, Field(allow_inf_nan=False, gt=-1e4, lt=1e4)]
 Index = Annotated[int, Field(ge=0)]
 Kinds = Literal["lasso", "scribble", "initial"]
 Kind = TypeVar("Kind", bound=BaseModel)
@@ -125,91 +129,6 @@ def _blosc2() -> Any:
     except ImportError:
         raise ConfigError("this protocol needs blosc2", "install medical-sam2[serve]") from None
     return blosc2
-
-
-@dataclass(eq=False)
-class Lease:
-    """A client: its image, its gestures, and what was made of them."""
-
-    used: float = field(default_factory=time.monotonic)  # when it last did something
-    alive: float = field(default_factory=time.monotonic)  # when it was last heard of
-    lock: threading.Lock = field(default_factory=threading.Lock)
-    volume: Volume | None = None
-    labels: NDArray[np.uint8] | None = None
-    prompts: tuple[Prompt, ...] = ()  # its gestures
-    predicted: int = 0  # how many of them the labels include
-    zoom: bool = True
-    window: str = "auto"
-    past: list[tuple[NDArray[np.uint8], tuple[Prompt, ...], int]] = field(default_factory=list)  # all three before each gesture
-
-    def begin(self, volume: Volume) -> None:
-        """An image without gestures."""
-        self.volume, self.labels = volume, np.zeros(volume.shape, np.uint8)
-        self.prompts, self.predicted, self.past = (), 0, []
-
-    def image(self) -> tuple[Volume, NDArray[np.uint8]]:
-        """The image, and its labels as they are.
-
-        Raises:
-            InvalidRequest: none was sent.
-        """
-        if self.volume is None or self.labels is None:
-            raise InvalidRequest("no image was sent; call set_image first")
-        return self.volume, self.labels
-
-    def add(self, *prompts: Prompt) -> None:
-        """One more gesture, which can be undone."""
-        _, labels = self.image()
-        self.past = [*self.past, (labels, self.prompts, self.predicted)][-MOST_UNDO:]
-        self.prompts = (*self.prompts, *prompts)
-
-    def undo(self) -> None:
-        """Back to before the last gesture."""
-        self.labels, self.prompts, self.predicted = self.past.pop()
-
-
-class Leases:
-    """All clients of the protocol."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._leases: dict[str, Lease] = {}
-
-    def claim(self) -> str:
-        """A token for a new client.
-
-        Raises:
-            LimitReached: there are too many.
-        """
-        with self._lock:
-            now = time.monotonic()
-            alive = {k: x for k, x in self._leases.items() if now - x.used < IDLE_S and now - x.alive < 2 * LIVENESS_S}
-            self._leases = alive
-            if len(alive) >= MOST_LEASES:
-                raise LimitReached("too many clients are connected; close one")
-            token = secrets.token_urlsafe(24)
-            alive[token] = Lease()
-            return token
-
-    def get(self, token: str, *, used: bool = True) -> Lease:
-        """The lease of a token.
-
-        Raises:
-            Refusal: it has ended (410).
-        """
-        lease = self._leases.get(token)
-        now = time.monotonic()
-        if lease is None or now - lease.used > IDLE_S:
-            raise Refusal(HTTPStatus.GONE, "this lease has ended; connect again")
-        lease.alive = now
-        if used:
-            lease.used = now
-        return lease
-
-    def release(self, token: str) -> None:
-        """Forget a client."""
-        with self._lock:
-            self._leases.pop(token, None)
 
 
 class InteractionRequest(BaseModel):
@@ -306,6 +225,8 @@ def _images(router: APIRouter, leases: Leases, settings: ServerSettings) -> None
             raise InvalidRequest(f"the image has shape {array.shape}; give one channel and three axes")
         properties = _read(Properties, meta).image_properties
         spacing = (properties and properties.spacing) or (1.0, 1.0, 1.0)
+        if 0 in spacing:
+            raise InvalidRequest(f"the image has spacing {spacing}; none of it may be 0")
         with lease.lock:
             lease.begin(Volume(np.nan_to_num(array[0]), np.diag([*spacing, 1.0])))
         return {"original_image_shape": list(array.shape)}
@@ -342,8 +263,7 @@ def _clicks(router: APIRouter, leases: Leases, queue: InferenceQueue) -> None:
     def box(form: BoxRequest, token: Token = "") -> Response:
         lease = leases.get(token)
         with lease.lock:
-            low, high = (tuple(side[end] - end for side in form.bbox_coords) for end in (0, 1))
-            lease.add(Box(low, high, positive=form.include_interaction))  # type: ignore[arg-type]
+            lease.add(_box(form, lease.image()[0].shape))
             return _predict(lease, queue, form)
 
     @router.post("/predict")
@@ -361,6 +281,19 @@ def _clicks(router: APIRouter, leases: Leases, queue: InferenceQueue) -> None:
                 return _difference(before, before, ran=False)
             lease.undo()
             return _difference(before, lease.image()[1], ran=True)
+
+
+# Clients draw between voxels and over the border; as upstream, their sides are rounded and cut to the image.
+def _box(form: BoxRequest, shape: tuple[int, int, int]) -> Box:
+    """The voxels from, and before, each side; one at least."""
+    sides = [(round(low), round(high)) for low, high in form.bbox_coords]
+    if any(high < low or low >= size or high < 0 for (low, high), size in zip(sides, shape, strict=True)):
+        raise InvalidRequest(
+            "the box lies outside of the image, or is turned inside out; give voxels from, and before, each side"
+        )
+    low = tuple(max(0, min(low, size - 1)) for (low, _), size in zip(sides, shape, strict=True))
+    high = tuple(max(start, min(high, size) - 1) for (_, high), start, size in zip(sides, low, shape, strict=True))
+    return Box(low, high, positive=form.include_interaction)  # type: ignore[arg-type]
 
 
 def _outlines(router: APIRouter, leases: Leases, queue: InferenceQueue, settings: ServerSettings) -> None:
@@ -394,27 +327,22 @@ def _outlined(lease: Lease, queue: InferenceQueue, form: MaskRequest, array: NDA
             drawn = kind == "lasso" and form.include_interaction
             lease.add(Mask(mask) if drawn else Brush(np.argwhere(mask), positive=form.include_interaction))
             return _predict(lease, queue, form)
-        lease.add()
-        lease.labels = mask.astype(np.uint8)
-        lease.predicted = len(lease.prompts)
+        lease.give(mask.astype(np.uint8))
         return _difference(labels, labels, ran=False)  # the client has drawn it already
 
 
 def _predict(lease: Lease, queue: InferenceQueue, form: InteractionRequest) -> Response:
     """Predict if that is wanted; a gesture that the network can do nothing with is taken back."""
-    volume, before = lease.image()
-    fresh = lease.prompts[lease.predicted :]
-    if not form.run_prediction or not fresh:
+    _, before = lease.image()
+    if not form.run_prediction or not lease.fresh:
         return _difference(before, before, ran=False)
-    earlier = before if before.any() else None
-    prompts = fresh if earlier is not None else lease.prompts
     try:
-        found = queue.segment_volume(volume, prompts, window=lease.window, earlier=earlier, zoom=lease.zoom)
+        after = predict_labels(lease, queue)
     except MedicalSam2Error:
         lease.undo()
         raise
-    lease.labels, lease.predicted = (found.labels > 0).astype(np.uint8), len(lease.prompts)
-    return _difference(before, lease.labels, ran=True)
+    lease.found(after)
+    return _difference(before, after, ran=True)
 
 
 def _difference(before: NDArray[np.uint8], after: NDArray[np.uint8], *, ran: bool) -> Response:

@@ -6,7 +6,7 @@ Shapes: I J K voxels, T frames of a plane, H W a frame.
 
 import json
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property, reduce
 from operator import or_
@@ -19,7 +19,9 @@ from numpy.typing import NDArray
 
 from medical_sam2.intensity_window import Window, Windows, percentile_window
 from medical_sam2.io import Picture, atomic
-from medical_sam2.prompts import Box, FramePrompt, Mask, Point, Prompt, intensities
+from medical_sam2.prompts import FramePrompt, Prompt, intensities
+from medical_sam2.server.contradictions import hold_settled, last_words
+from medical_sam2.server.gestures import frame_prompt, volume_prompts
 from medical_sam2.server.refusals import InvalidRequest
 from medical_sam2.server.state import Gesture, State
 from medical_sam2.tracking.plan import PLANES, array_axis
@@ -154,25 +156,31 @@ class SessionVolume:
         view, axes = PLANES[plane], self.volume.orientation
         axis, k = array_axis(self.volume, view), self.slice_index(plane, t)
         flat = replace(self.volume, array=self.volume.array.take(range(k, k + 1), axis))
-        prompts = SessionVolume(flat).prompts(replace(gesture, t=0) for gesture in gestures)
+        prompts = SessionVolume(flat).prompts(replace(gesture, t=0, frames=()) for gesture in gestures)
         known = None if earlier is None else view.invert(earlier[None], axes)
         window = self.network_window(gestures)
         found = segmenter.segment_volume(flat, prompts, views=plane, window=window, earlier=known)
         return view.apply(found.labels, axes)[0] == label
 
-    # Structures that have an outline are corrected by the gestures since, all others are outlined anew.
+    # Structures that have an outline are corrected by the gestures since; all others, and those that have a new box in 3D, are
+    # outlined anew.
     def track(
         self, segmenter: "Segmenter", state: State, before: SessionResult | None, views: str, on_frame: OnFrame
     ) -> SessionResult:
         """The result of all gestures: new structures are outlined as `Segmenter` does it, the others corrected in `before`."""
         wanted = {gesture.label for gesture in (state.fresh if before else state.gestures)}
-        known = wanted & set(before.voxels) if before else set[int]()
+        boxed = {gesture.label for gesture in state.fresh if gesture.frames and gesture.inside}
+        known = (wanted & set(before.voxels)) - boxed if before else set[int]()
         options: dict[str, Any] = {"window": self.window_name, "on_frame": self._frame_reporter(on_frame)}
         result = before
         if before and known:
             prompts = self.prompts(gesture for gesture in state.fresh if gesture.label in known)
             corrected = segmenter.segment_volume(self.volume, prompts, earlier=before.labels[0], **options)
-            result = self._corrected_result(before, corrected)
+            labels = corrected.labels.astype(np.uint8)
+            for label in known:
+                said = self.prompts(gesture for gesture in state.gestures if gesture.label == label)
+                hold_settled(labels, before.labels[0], said, [each for each in prompts if each.object == label])
+            result = self._corrected_result(before, replace(corrected, labels=labels))
         if new := wanted - known:
             prompts = self.prompts(gesture for gesture in state.gestures if gesture.label in new)
             keep = self.volume.array.size <= UNCERTAIN_VOXELS
@@ -184,7 +192,7 @@ class SessionVolume:
 
     def _corrected_result(self, before: SessionResult, corrected: Segmentation) -> SessionResult:
         """Where labels have changed, nobody knows how sure the network is of them."""
-        labels = corrected.labels.astype(np.uint8)
+        labels = corrected.labels
         uncertainty = before.uncertainty and (np.where(labels == before.labels[0], before.uncertainty[0], np.uint8(0)),)
         rows = {(row.object, row.view, row.slice): row for row in (*before.rows, *self._rows(corrected))}
         return SessionResult((labels,), tuple(rows.values()), uncertainty, (*before.warnings, *corrected.warnings))
@@ -239,27 +247,10 @@ class SessionVolume:
         """All intensities: the page narrows them."""
         return self.extent
 
-    def prompts(self, gestures: Iterator[Gesture]) -> list[Prompt]:
-        """Gestures as prompts in voxels of the file."""
-        return [prompt for gesture in gestures for prompt in self._prompts(gesture)]
-
-    def _prompts(self, gesture: Gesture) -> list[Prompt]:
-        if gesture.kind == "mask":
-            mask, view = np.zeros(self.volume.shape, bool), PLANES[gesture.plane]
-            shape = self.frame_shape(gesture.plane, gesture.t)
-            view.apply(mask, self.volume.orientation)[gesture.t] = decode_runs(gesture.runs, shape)
-            return [Mask(mask, gesture.label, array_axis(self.volume, view))]
-        corners = [self._voxel(gesture.plane, gesture.t, y, x) for y, x in gesture.points_yx]
-        if gesture.kind == "points":
-            return [Point(voxel, gesture.label, positive) for voxel, positive in zip(corners, gesture.positive, strict=True)]
-        low, high = (tuple(pick(*pair) for pair in zip(*corners, strict=True)) for pick in (min, max))
-        return [Box(low, high, gesture.label)]  # type: ignore[arg-type]
-
-    def _voxel(self, plane: str, t: int, y: float, x: float) -> tuple[float, float, float]:
-        view, axes, voxel = PLANES[plane], self.volume.orientation, [0.0, 0.0, 0.0]
-        for place, axis, flip in zip((t, y, x), view.order(axes), view.flipped(axes), strict=True):
-            voxel[axis] = self.volume.shape[axis] - 1 - place if flip else place
-        return voxel[0], voxel[1], voxel[2]
+    def prompts(self, gestures: Iterable[Gesture]) -> list[Prompt]:
+        """Gestures as prompts in voxels of the file; of those that contradict each other the last counts."""
+        said = [prompt for gesture in gestures for prompt in volume_prompts(gesture, self.volume)]
+        return last_words(said, self.volume.shape)
 
 
 @dataclass(frozen=True, eq=False)
@@ -364,17 +355,6 @@ def gesture_intensities(image: SessionImage, gesture: Gesture) -> NDArray[np.gen
     return intensities(image.pixels(gesture.plane, gesture.t), frame_prompt(gesture, shape))
 
 
-def frame_prompt(gesture: Gesture, shape_hw: tuple[int, int]) -> FramePrompt:
-    """A gesture in pixels of its frame."""
-    if gesture.kind == "mask":
-        return FramePrompt.mask(decode_runs(gesture.runs, shape_hw))
-    if gesture.kind == "box":
-        (y_low, x_low), (y_high, x_high) = ((min(pair), max(pair)) for pair in zip(*gesture.points_yx, strict=True))
-        return FramePrompt.box(x_low, y_low, x_high, y_high)
-    points_xy = np.array([(x, y) for y, x in gesture.points_yx], np.float32).reshape(-1, 2)
-    return FramePrompt(points_xy, np.array(gesture.positive, np.int64))
-
-
 def check_frame(image: SessionImage, plane: str, t: int) -> None:
     """Refuse a frame that is not there.
 
@@ -385,54 +365,6 @@ def check_frame(image: SessionImage, plane: str, t: int) -> None:
         raise InvalidRequest(f"there is no plane {plane!r} here")
     if not 0 <= t < image.planes[plane]:
         raise InvalidRequest(f"there is no slice {t} in this plane")
-
-
-# Everything that the network, or a slice of it, would fail on in its own words is refused here, before the journal has it.
-def check_gesture(gesture: Gesture, image: SessionImage) -> None:
-    """Refuse a gesture that cannot be one on its frame.
-
-    Raises:
-        InvalidRequest: another plane, another frame, outside, or empty.
-    """
-    check_frame(image, gesture.plane, gesture.t)
-    height, width = image.frame_shape(gesture.plane, gesture.t)
-    if gesture.kind == "mask":
-        decode_runs(gesture.runs, (height, width))
-        return
-    if not all(-0.5 <= y < height - 0.5 and -0.5 <= x < width - 0.5 for y, x in gesture.points_yx):
-        raise InvalidRequest("the click lies outside of the image")
-    if gesture.kind == "points" and (not gesture.points_yx or len(gesture.points_yx) != len(gesture.positive)):
-        raise InvalidRequest("each click needs to say whether it lies inside")
-    if gesture.kind == "box" and (
-        len(gesture.points_yx) != 2 or any(round(low) == round(high) for low, high in zip(*gesture.points_yx, strict=True))
-    ):
-        raise InvalidRequest("a box needs two corners with some room between them")
-
-
-# Runs come from a client: those that would write outside of the mask, or twice, must not reach numpy.
-def decode_runs(runs: Sequence[int], shape_hw: tuple[int, int]) -> NDArray[np.bool_]:
-    """The mask (H, W) of runs: start and length, row by row, one after the other.
-
-    Raises:
-        InvalidRequest: they leave the frame, or are out of order.
-    """
-    starts, lengths = np.array(runs[::2], np.int64), np.array(runs[1::2], np.int64)
-    size = shape_hw[0] * shape_hw[1]
-    if len(starts) != len(lengths) or not len(starts) or (lengths < 1).any() or (starts < 0).any():
-        raise InvalidRequest("the outline is broken or empty; draw it again")
-    ends = starts + lengths
-    if ends[-1] > size or (starts[1:] < ends[:-1]).any():
-        raise InvalidRequest("the outline leaves the slice; draw it again")
-    steps = np.zeros(size + 1, np.int8)
-    np.add.at(steps, starts, 1)
-    np.add.at(steps, ends, -1)
-    return (steps[:-1].cumsum() > 0).reshape(shape_hw)
-
-
-def encode_runs(mask_hw: NDArray[np.bool_]) -> tuple[int, ...]:
-    """The runs of a mask: start and length, row by row."""
-    edges = np.flatnonzero(np.diff(mask_hw.ravel().astype(np.int8), prepend=0, append=0))
-    return tuple(int(x) for start, end in zip(edges[::2], edges[1::2], strict=True) for x in (start, end - start))
 
 
 def uncertainty_map(probabilities: Sequence[NDArray[np.floating]]) -> NDArray[np.uint8]:

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medical_sam2.errors import FormatError
+from medical_sam2.server.gestures import check_gesture, decode_runs, encode_runs, frame_prompt
 from medical_sam2.server.inference_queue import InferenceQueue, JobEvent, TrackingJob, trim_memory
 from medical_sam2.server.refusals import Conflict, InvalidRequest, NotFound
 from medical_sam2.server.segmentation import (
@@ -16,10 +17,8 @@ from medical_sam2.server.segmentation import (
     LabelMaps,
     SessionImage,
     SessionResult,
-    check_gesture,
-    decode_runs,
+    check_frame,
     draw_label,
-    encode_runs,
     load_result,
     save_result,
 )
@@ -103,7 +102,8 @@ class Session:
         with self._lock:
             state = self._expect(version)
             state.of(gesture.label)
-            check_gesture(gesture, self.image)
+            check_frame(self.image, gesture.plane, gesture.t)
+            check_gesture(gesture, self.image.frame_shape(gesture.plane, gesture.t), self.image.planes[gesture.plane])
             gesture = replace(gesture, id=version + 1)
             gesture = replace(gesture, answer=encode_runs(self._outline(state, gesture)))
             history = self._journal.write(Step(version + 1, "say", gesture=gesture))
@@ -284,12 +284,16 @@ class Session:
 
     def _outline(self, state: State, gesture: Gesture) -> NDArray[np.bool_]:
         """What the structure is on the gesture's frame, by all gestures that no result includes and that lie there."""
-        if gesture.kind == "mask":
-            return decode_runs(gesture.runs, self.image.frame_shape(gesture.plane, gesture.t))
+        shape = self.image.frame_shape(gesture.plane, gesture.t)
+        if gesture.drawn and (drawn := frame_prompt(gesture, shape).mask_hw) is not None:
+            return drawn
         result = self._result(state)
         known = result is not None and gesture.label in result.voxels
         earlier = self.image.frame_labels(result.labels, gesture.plane, gesture.t) if result and known else None
         own = [each for each in (state.fresh if known else state.gestures) if each.place == gesture.place]
+        only_regions = gesture.kind != "points" and not any(each.inside for each in [*own, gesture])
+        if only_regions and (earlier is None or not (earlier == gesture.label).any()):
+            return np.zeros(shape, bool)  # of what is not on this frame nothing is taken away
         with self.queue.segmenter(urgent=True) as segmenter:
             return self.image.segment_frame(segmenter, [*own, gesture], earlier)
 
@@ -319,7 +323,7 @@ class Session:
         frame = self.image.frame_labels(labels, gesture.plane, gesture.t)
         shape = frame.shape[0], frame.shape[1]
         mask = decode_runs(gesture.answer, shape) if gesture.answer else np.zeros(shape, bool)
-        clicks = zip(gesture.points_yx, gesture.positive, strict=False)
+        clicks = zip(gesture.points_yx, gesture.positive, strict=True) if gesture.kind == "points" else ()
         inside = [(round(y), round(x)) for (y, x), positive in clicks if positive]
         draw_label(frame, gesture.label, mask, {0, gesture.label, *(int(frame[place]) for place in inside)})
 

@@ -16,7 +16,7 @@ from medical_sam2 import volume
 from medical_sam2.errors import FormatError
 from medical_sam2.server.refusals import InvalidRequest
 
-Kind = Literal["points", "box", "mask"]
+Kind = Literal["points", "box", "mask", "scribble", "lasso", "diameter"]
 MOST_STRUCTURES, MOST_GESTURES, MOST_NAME = 64, 2_000, 80
 COLOURS = tuple("#{:02x}{:02x}{:02x}".format(*colour) for colour in volume.COLOURS)
 
@@ -32,22 +32,34 @@ class Structure:
 
 @dataclass(frozen=True)
 class Gesture:
-    """Clicks, a box or a mask on one frame, for one structure."""
+    """Clicks, or something drawn on one frame, for one structure; a box may reach over several frames."""
 
     id: int  # the version at which it was made
     label: int  # of the structure
     plane: str  # "axial", "coronal", "sagittal", or "image" in a set
     t: int  # frame of that plane
     kind: Kind
-    points_yx: tuple[tuple[float, float], ...] = ()  # clicks, as rows and columns; the corners of a box
-    positive: tuple[bool, ...] = ()  # of each click
+    points_yx: tuple[tuple[float, float], ...] = ()  # clicks, as rows and columns; corners of a box; places of a line
+    positive: tuple[bool, ...] = ()  # of each click; of what is drawn, one, unless it is inside
     runs: tuple[int, ...] = ()  # of a mask: start and length in pixels, row by row, one after the other
+    frames: tuple[int, ...] = ()  # of a box in 3D: the first and the last
+    width: float = 3.0  # of a scribble, in pixels
     answer: tuple[int, ...] = ()  # what the network made of it, as runs: the structure on this frame from now on
 
     @property
     def place(self) -> tuple[int, str, int]:
         """The structure and the frame that it speaks of."""
         return self.label, self.plane, self.t
+
+    @property
+    def inside(self) -> bool:
+        """Whether it says where the structure is, not only where it is not."""
+        return not self.positive or any(self.positive)
+
+    @property
+    def drawn(self) -> bool:
+        """Whether it is an outline, which is taken as it is."""
+        return self.kind == "mask" or (self.kind == "lasso" and self.inside)
 
 
 @dataclass(frozen=True)
@@ -201,7 +213,7 @@ def from_json(line: Mapping[str, Any]) -> Step:
 
 def _gesture(line: Mapping[str, Any]) -> Gesture:
     points: Any = tuple((float(y), float(x)) for y, x in line["points_yx"])
-    rest: dict[str, Any] = {key: tuple(line[key]) for key in ("positive", "runs", "answer")}
+    rest: dict[str, Any] = {key: tuple(line.get(key, ())) for key in ("positive", "runs", "frames", "answer")}
     return Gesture(**{**line, "points_yx": points, **rest})
 
 

@@ -20,12 +20,13 @@ from scipy import ndimage
 from medical_sam2.errors import GeometryError, PromptError
 from medical_sam2.model.memory_bank import PolicyBank
 from medical_sam2.prompts import Box, FramePrompt
+from medical_sam2.strokes import only_takes_away
 from medical_sam2.tracking.plan import Group
 from medical_sam2.tracking.region_of_interest import Region, around_all, box_of, pixels_of, prompt_extent, region_for
 from medical_sam2.tracking.view_tracker import FrameTime, TrackingResult
 from medical_sam2.tracking.volume_tracker import AROUND, GroupTracker
 from medical_sam2.views import View
-from medical_sam2.volume import SliceConfidence
+from medical_sam2.volume import SliceConfidence, Volume
 
 
 def correct_labels(tracker: GroupTracker, groups: Sequence[Group], earlier: NDArray[np.integer]) -> NDArray[np.unsignedinteger]:
@@ -47,12 +48,20 @@ def correct_labels(tracker: GroupTracker, groups: Sequence[Group], earlier: NDAr
     labels = earlier.astype(np.min_scalar_type(highest))
     for group in groups:
         stack = group.view.apply(labels, tracker.config.volume.orientation)
-        for label, new in group.prompts.items():
+        for label in group.prompts:
             if any(isinstance(prompt, Box) and prompt.solid and prompt.positive for prompt in group.given[label]):
                 raise PromptError(f"a correction of object {label} takes no box in 3D", "draw it on one slice, or outline anew")
             frames = group.part([label]).frames(tracker.config.volume, group.view)
-            _correct_object(tracker, _CorrectedObject(label, group.view, stack, (stack == label).copy(), new, frames))
+            if shown := _shown_prompts(tracker.config.volume, group, label, stack == label):
+                _correct_object(tracker, _CorrectedObject(label, group.view, stack, (stack == label).copy(), shown, frames))
     return labels
+
+
+def _shown_prompts(volume: Volume, group: Group, label: int, old_thw: NDArray[np.bool_]) -> dict[int, FramePrompt]:
+    """The new prompts of an object, less regions that are not it on frames where nothing of it is: they hold already."""
+    others = (prompt for prompt in group.given[label] if not only_takes_away(prompt))
+    clicked = {t for prompt in others for t in prompt.project(group.view, volume.shape, volume.orientation)}
+    return {t: prompt for t, prompt in group.prompts[label].items() if t in clicked or old_thw[t].any()}
 
 
 @dataclass(frozen=True, eq=False)

@@ -188,7 +188,8 @@ def _check_shared(limits: Mapping[int, Limits]) -> None:
 def frame_prompts(volume: Volume, own: Sequence[Prompt], view: View, *, mending: bool = False) -> dict[int, FramePrompt]:
     """The prompts of one object on each frame of a view; those drawn in other planes are left out.
 
-    Regions and lines that are not the object count on frames on which it is prompted besides: alone they do not show it.
+    What only says where the object is not counts on frames on which it is prompted besides: alone it does not show it, and a
+    network that begins with it takes anything for the object.
 
     Args:
         volume: the image.
@@ -200,9 +201,9 @@ def frame_prompts(volume: Volume, own: Sequence[Prompt], view: View, *, mending:
         PromptError: none of them lies in this view's plane, or one lies outside of the image.
     """
     merged: dict[int, FramePrompt] = {}
-    for prompt in sorted(own, key=only_takes_away):
+    for prompt in sorted(own, key=says_where, reverse=True):
         for t, there in prompt.project(view, volume.shape, volume.orientation).items():
-            if t not in merged and only_takes_away(prompt) and not mending:
+            if t not in merged and not says_where(prompt) and not mending:
                 continue
             merged[t] = merged[t].joined(there, prompt.object, _slice_name(volume, view, t)) if t in merged else there
     if not merged:

@@ -1,0 +1,152 @@
+"""What is done at the page, as prompts: checked, in pixels of its frame, and in voxels of the file.
+
+Shapes: H W pixels of a frame.
+"""
+
+from collections.abc import Sequence
+from math import isfinite
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medical_sam2.prompts import Box, FramePrompt, Mask, Point, Prompt
+from medical_sam2.server.refusals import InvalidRequest
+from medical_sam2.server.state import Gesture
+from medical_sam2.strokes import Diameter, Lasso, Scribble, diameter_prompt, excluding, fill, lasso_prompt, scribble_prompt
+from medical_sam2.tracking.plan import PLANES, array_axis
+from medical_sam2.volume import Volume
+
+MOST_POINTS, MOST_CLICKS = 4_096, 64
+FEWEST = {"points": 1, "box": 2, "mask": 0, "scribble": 1, "lasso": 3, "diameter": 2}
+MOST = {"points": MOST_CLICKS, "box": 2, "mask": 0, "scribble": MOST_POINTS, "lasso": MOST_POINTS, "diameter": 4}
+
+
+def frame_prompt(gesture: Gesture, shape_hw: tuple[int, int]) -> FramePrompt:
+    """A gesture in pixels of its frame."""
+    places = [(x, y) for y, x in gesture.points_yx]
+    if gesture.kind == "mask":
+        return FramePrompt.mask(decode_runs(gesture.runs, shape_hw))
+    if gesture.kind == "scribble":
+        return scribble_prompt(places, gesture.width, shape_hw, positive=gesture.inside)
+    if gesture.kind == "lasso":
+        return lasso_prompt(places, shape_hw, positive=gesture.inside)
+    if gesture.kind == "diameter":
+        return diameter_prompt(places, shape_hw)
+    if gesture.kind == "points":
+        return FramePrompt(np.array(places, np.float32).reshape(-1, 2), np.array(gesture.positive, np.int64))
+    (x_low, x_high), (y_low, y_high) = (sorted(pair) for pair in zip(*places, strict=True))
+    if gesture.inside:
+        return FramePrompt.box(x_low, y_low, x_high, y_high)
+    region = np.zeros(shape_hw, bool)
+    region[round(y_low) : round(y_high) + 1, round(x_low) : round(x_high) + 1] = True
+    return excluding(region)
+
+
+def volume_prompts(gesture: Gesture, volume: Volume) -> list[Prompt]:
+    """A gesture in voxels of the file: several of clicks, one of anything else."""
+    if gesture.drawn:
+        return [_outline(gesture, volume)]
+    label, inside = gesture.label, gesture.inside
+    places = tuple(_voxel(volume, gesture.plane, gesture.t, y, x) for y, x in gesture.points_yx)
+    if gesture.kind == "points":
+        return [Point(voxel, label, positive) for voxel, positive in zip(places, gesture.positive, strict=True)]
+    if gesture.kind == "scribble":
+        return [Scribble(places, label, inside, gesture.width)]
+    if gesture.kind == "lasso":
+        return [Lasso(places, label, inside)]
+    return [Diameter(places, label)] if gesture.kind == "diameter" else [_box(gesture, volume)]
+
+
+def _outline(gesture: Gesture, volume: Volume) -> Mask:
+    mask, view = np.zeros(volume.shape, bool), PLANES[gesture.plane]
+    frame = view.apply(mask, volume.orientation)[gesture.t]
+    frame[:] = frame_prompt(gesture, (frame.shape[0], frame.shape[1])).mask_hw
+    return Mask(mask, gesture.label, array_axis(volume, view))
+
+
+def _box(gesture: Gesture, volume: Volume) -> Box:
+    frames = gesture.frames or (gesture.t, gesture.t)
+    corners = [_voxel(volume, gesture.plane, t, y, x) for t, (y, x) in zip(frames, gesture.points_yx, strict=True)]
+    low, high = (tuple(pick(*pair) for pair in zip(*corners, strict=True)) for pick in (min, max))
+    return Box(low, high, gesture.label, gesture.inside)  # type: ignore[arg-type]
+
+
+def _voxel(volume: Volume, plane: str, t: int, y: float, x: float) -> tuple[float, float, float]:
+    view, axes, voxel = PLANES[plane], volume.orientation, [0.0, 0.0, 0.0]
+    for place, axis, flip in zip((t, y, x), view.order(axes), view.flipped(axes), strict=True):
+        voxel[axis] = volume.shape[axis] - 1 - place if flip else place
+    return voxel[0], voxel[1], voxel[2]
+
+
+# Everything that the network, or a slice of it, would fail on in its own words is refused here, before the journal has it.
+def check_gesture(gesture: Gesture, shape_hw: tuple[int, int], frames: int) -> None:
+    """Refuse a gesture that cannot be one on its frame.
+
+    Args:
+        gesture: on a frame that is there.
+        shape_hw: of that frame.
+        frames: how many its plane has.
+
+    Raises:
+        InvalidRequest: outside, empty, or of another form than its kind.
+    """
+    if gesture.kind == "mask":
+        decode_runs(gesture.runs, shape_hw)
+        return
+    height, width = shape_hw
+    if not all(-0.5 <= y < height - 0.5 and -0.5 <= x < width - 0.5 for y, x in gesture.points_yx):
+        raise InvalidRequest("the click lies outside of the image")
+    count = len(gesture.points_yx)
+    if gesture.kind == "points" and (not count or count != len(gesture.positive)):
+        raise InvalidRequest("each click needs to say whether it lies inside")
+    if gesture.kind == "box":
+        _check_box(gesture, frames)
+    if not FEWEST[gesture.kind] <= count <= MOST[gesture.kind] or (gesture.kind != "points" and len(gesture.positive) > 1):
+        raise InvalidRequest(f"a {gesture.kind} has {FEWEST[gesture.kind]} to {MOST[gesture.kind]} places; draw it again")
+    _check_drawn(gesture, shape_hw)
+
+
+def _check_box(gesture: Gesture, frames: int) -> None:
+    corners = gesture.points_yx
+    if len(corners) != 2 or any(round(low) == round(high) for low, high in zip(*corners, strict=True)):
+        raise InvalidRequest("a box needs two corners with some room between them")
+    if gesture.frames and not (len(gesture.frames) == 2 and 0 <= gesture.frames[0] < gesture.frames[1] < frames):
+        raise InvalidRequest(f"a box in 3D needs a first and a last slice, from 0 to {frames - 1}")
+    if gesture.frames and not gesture.frames[0] <= gesture.t <= gesture.frames[1]:
+        raise InvalidRequest("a box in 3D is drawn on one of its slices")
+
+
+def _check_drawn(gesture: Gesture, shape_hw: tuple[int, int]) -> None:
+    ends = gesture.points_yx
+    if gesture.kind == "diameter" and (not gesture.inside or len(set(ends[:2])) == 1 or len(ends) == 3):
+        raise InvalidRequest("a diameter goes from one end to another, and the short one too; draw it again")
+    if gesture.kind == "scribble" and not (isfinite(gesture.width) and gesture.width >= 1):
+        raise InvalidRequest("a scribble is at least one pixel wide")
+    if gesture.kind == "lasso" and not fill(np.array([(x, y) for y, x in gesture.points_yx]), shape_hw).any():
+        raise InvalidRequest("the outline encloses no pixel; draw it larger")
+
+
+# Runs come from a client: those that would write outside of the mask, or twice, must not reach numpy.
+def decode_runs(runs: Sequence[int], shape_hw: tuple[int, int]) -> NDArray[np.bool_]:
+    """The mask (H, W) of runs: start and length, row by row, one after the other.
+
+    Raises:
+        InvalidRequest: they leave the frame, or are out of order.
+    """
+    starts, lengths = np.array(runs[::2], np.int64), np.array(runs[1::2], np.int64)
+    size = shape_hw[0] * shape_hw[1]
+    if len(starts) != len(lengths) or not len(starts) or (lengths < 1).any() or (starts < 0).any():
+        raise InvalidRequest("the outline is broken or empty; draw it again")
+    ends = starts + lengths
+    if ends[-1] > size or (starts[1:] < ends[:-1]).any():
+        raise InvalidRequest("the outline leaves the slice; draw it again")
+    steps = np.zeros(size + 1, np.int8)
+    np.add.at(steps, starts, 1)
+    np.add.at(steps, ends, -1)
+    return (steps[:-1].cumsum() > 0).reshape(shape_hw)
+
+
+def encode_runs(mask_hw: NDArray[np.bool_]) -> tuple[int, ...]:
+    """The runs of a mask: start and length, row by row."""
+    edges = np.flatnonzero(np.diff(mask_hw.ravel().astype(np.int8), prepend=0, append=0))
+    return tuple(int(x) for start, end in zip(edges[::2], edges[1::2], strict=True) for x in (start, end - start))

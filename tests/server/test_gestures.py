@@ -1,0 +1,212 @@
+"""What is drawn, as a session takes it: held through later gestures, refused where it cannot be one, read from old journals."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from medical_sam2.io import Picture
+from medical_sam2.prompts import Box, Mask, Point, Prompt
+from medical_sam2.server.contradictions import drop_contradicted, last_words
+from medical_sam2.server.gestures import volume_prompts
+from medical_sam2.server.inference_queue import InferenceQueue
+from medical_sam2.server.refusals import InvalidRequest
+from medical_sam2.server.segmentation import SessionImageSet
+from medical_sam2.server.session import Session
+from medical_sam2.server.state import Gesture, Kind, from_json
+from medical_sam2.strokes import Brush, Scribble
+from tests.phantoms import SHAPE, phantom, segmenter
+from tests.server.conftest import session
+
+T = 8
+OUT = (False,)
+CLICK = Gesture(0, 1, "axial", T, "points", ((6.0, 5.0),), (True,))
+
+
+def drawn(kind: Kind, *places: tuple[float, float], t: int = T, **form: Any) -> Gesture:
+    return Gesture(0, 1, "axial", t, kind, places, **form)
+
+
+def said(place: Session, *gestures: Gesture) -> None:
+    """Say this, one after the other."""
+    for gesture in gestures:
+        place.add_gesture(place.history.version, gesture)
+
+
+def tracked(place: Session) -> np.ndarray[Any, Any]:
+    """Labels after tracking."""
+    job = place.track(place.history.version)
+    job.wait(60)
+    assert job.events[-1].kind == "done", job.events[-1]
+    return place.result().labels[0]
+
+
+@pytest.fixture
+def place(tmp_path: Path, queue: InferenceQueue) -> Session:
+    """A session about the phantom with one structure."""
+    one, _ = session(tmp_path / "s", queue, "LPS")
+    one.add_structure(0)
+    return one
+
+
+def test_what_was_drawn_as_outside_stays_out_of_what_is_tracked_later(place: Session) -> None:
+    said(place, CLICK)
+    tracked(place)
+    out = drawn("scribble", (5.0, 4.0), (5.0, 6.0), positive=OUT, width=1.0)
+    said(place, out)
+    (scribble,) = volume_prompts(out, place.image.volume)  # type: ignore[union-attr]
+    assert isinstance(scribble, Scribble)
+    voxels = tuple(np.array(scribble.places_ijk, int).T)
+    assert not tracked(place)[voxels].any()
+    said(place, drawn("points", (7.0, 5.0), positive=(True,)))
+    labels = tracked(place)
+    assert not labels[voxels].any()
+    assert labels.any()
+
+
+def test_a_box_in_3d_after_tracking_has_the_structure_found_anew(place: Session) -> None:
+    said(place, CLICK)
+    assert tracked(place).any()
+    box = drawn("box", (3.0, 3.0), (8.0, 7.0), frames=(7, 9))
+    said(place, box)
+    labels = tracked(place)
+    volume = place.image.volume  # type: ignore[union-attr]
+    expected = segmenter().segment_volume(volume, [*volume_prompts(CLICK, volume), *volume_prompts(box, volume)]).labels
+    assert expected.any()
+    assert (labels == expected).all()
+
+
+@pytest.mark.parametrize("kind", ["box", "scribble", "lasso"])
+def test_a_region_outside_where_nothing_is_changes_nothing_and_is_kept(place: Session, kind: Kind) -> None:
+    """A click there is refused: nobody can take it for a region."""
+    said(place, CLICK)
+    before = tracked(place).copy()
+    places = ((1.0, 1.0), (3.0, 3.0), (3.0, 1.0))[: 2 if kind == "box" else 3]
+    said(place, drawn(kind, *places, t=15, positive=OUT))
+    assert not place.frame_labels("axial", 15).any()
+    assert (tracked(place) == before).all()
+    assert len(place.history.state.gestures) == 2
+
+
+@pytest.mark.parametrize(
+    "gesture",
+    [
+        drawn("box", (1.0, 1.0), (4.0, 4.0), frames=(9, 7)),
+        drawn("box", (1.0, 1.0), (4.0, 4.0), frames=(7, 99)),
+        drawn("box", (1.0, 1.0), (4.0, 4.0), frames=(9, 12)),
+        drawn("box", (1.0, 1.0), (4.0, 4.0), frames=(7,)),
+        drawn("lasso", (1.0, 1.0), (4.0, 4.0)),
+        drawn("lasso", (1.2, 1.2), (1.4, 1.2), (1.4, 1.4)),
+        drawn("scribble"),
+        drawn("scribble", (1.0, 1.0), width=0.0),
+        drawn("scribble", (1.0, 1.0), width=float("nan")),
+        drawn("scribble", (1.0, 99.0)),
+        drawn("diameter", (1.0, 1.0), (1.0, 1.0)),
+        drawn("diameter", (1.0, 1.0), (4.0, 4.0), (2.0, 3.0)),
+        drawn("diameter", (1.0, 1.0), (4.0, 4.0), positive=OUT),
+        drawn("points", *[(1.0, 1.0)] * 65, positive=(True,) * 65),
+        drawn("box", (1.0, 1.0), (4.0, 4.0), positive=(True, False)),
+    ],
+)
+def test_what_cannot_be_drawn_is_refused_before_the_journal_has_it(place: Session, gesture: Gesture) -> None:
+    with pytest.raises(InvalidRequest):
+        said(place, gesture)
+    assert place.history.version == 1
+
+
+def test_a_journal_of_before_boxes_in_3d_is_read(place: Session) -> None:
+    line = json.dumps({"version": 1, "kind": "say", "said": {**vars(CLICK), "kind": "box", "positive": []}})
+    old = json.loads(line)
+    del old["said"]["frames"], old["said"]["width"]
+    gesture = from_json(old).gesture
+    assert gesture == replace(CLICK, kind="box", positive=())
+    assert gesture is not None
+    assert gesture.inside
+
+
+VOXELS = np.array([[1, 1, 2], [1, 2, 2], [5, 5, 2]])
+INSIDE, OUTSIDE = Brush(VOXELS), Brush(VOXELS[:2], positive=False)
+FLAT, SOLID = Box((0, 0, 2), (3, 3, 2)), Box((0, 0, 1), (3, 3, 4))
+
+
+def mask(*slices: int) -> Mask:
+    array = np.zeros(SHAPE, bool)
+    array[2:5, 2:5, list(slices)] = True
+    return Mask(array, axis=2)
+
+
+@pytest.mark.parametrize(
+    ("earlier", "later", "left"),
+    [
+        (Point((1, 1, 2)), Point((1, 1, 2), positive=False), None),
+        (Point((1, 1, 2)), Point((1, 2, 2), positive=False), "same"),
+        (Point((1, 1, 2)), Point((1, 1, 2), 2, positive=False), "same"),
+        (INSIDE, OUTSIDE, [[5, 5, 2]]),
+        (OUTSIDE, INSIDE, None),
+        (INSIDE, SOLID, [[1, 1, 2], [1, 2, 2]]),
+        (INSIDE, Box((0, 0, 2), (3, 3, 2), positive=False), [[5, 5, 2]]),
+        (SOLID, INSIDE, None),
+        (SOLID, Point((1, 1, 2)), "same"),
+        (SOLID, Box((0, 0, 0), (5, 5, 5)), None),
+        (FLAT, Box((1, 1, 2), (2, 2, 2)), None),
+        (FLAT, Box((1, 1, 3), (2, 2, 3)), "same"),
+        (FLAT, mask(2), None),
+        (FLAT, mask(3), "same"),
+        (FLAT, Box((0, 0, 0), (9, 9, 9), positive=False), None),
+        (FLAT, Box((1, 1, 1), (2, 2, 9), positive=False), "same"),
+        (Box((0, 0, 0), (9, 9, 9), positive=False), Point((1, 1, 2)), None),
+        (mask(2), Point((3, 3, 2), positive=False), "same"),
+        (mask(2), mask(2), None),
+        (mask(2), FLAT, None),
+        (mask(2), Box((0, 0, 0), (9, 9, 9), positive=False), None),
+    ],
+)
+def test_the_last_word(earlier: Prompt, later: Prompt, left: Any) -> None:
+    rest = drop_contradicted([earlier], later, SHAPE)
+    if left is None:
+        assert rest == ()
+    elif left == "same":
+        assert rest == (earlier,)
+    else:
+        (brush,) = rest
+        assert isinstance(brush, Brush)
+        assert brush.voxels.tolist() == left
+
+
+def test_an_outline_gives_up_the_slices_that_are_drawn_anew() -> None:
+    (rest,) = drop_contradicted([mask(2, 3)], mask(3), SHAPE)
+    assert isinstance(rest, Mask)
+    assert np.flatnonzero(rest.array_ijk.any(axis=(0, 1))).tolist() == [2]
+
+
+def test_last_words_are_those_that_the_network_can_follow() -> None:
+    """What a command refuses as contradictory is said one after the other, and tracked."""
+    case = phantom("RAS")
+    voxel = case.voxel(1)
+    scribble = Scribble((voxel,), width=1)
+    words = last_words(
+        [Point(voxel), replace(scribble, positive=False), scribble, Box((3, 4, 5), (7, 9, 11))], case.volume.shape
+    )
+    assert [type(word) for word in words] == [Scribble, Box]
+    assert segmenter().segment_volume(case.volume, words).labels[tuple(int(i) for i in voxel)]
+
+
+@pytest.mark.parametrize("kind", ["box", "scribble", "lasso"])
+def test_what_is_not_the_structure_is_drawn_on_images_too(tmp_path: Path, queue: InferenceQueue, kind: Kind) -> None:
+    picture = np.full((40, 60), 50, np.uint8)
+    picture[10:24, 5:20] = 200
+    (tmp_path / "s").mkdir()
+    place = Session("0" * 32, tmp_path / "s", SessionImageSet([Picture(picture), Picture(picture)]), queue)
+    place.add_structure(0)
+    places = ((12.0, 8.0), (16.0, 12.0), (16.0, 8.0))[: 2 if kind == "box" else 3]
+    for gesture in (drawn("points", (20.0, 16.0), t=0, positive=(True,)), drawn(kind, *places, t=0, positive=OUT)):
+        said(place, replace(gesture, plane="image"))
+    for labels in (place.frame_labels("image", 0), tracked(place)):
+        assert labels[20, 16] == 1
+        assert not labels[12, 8]
+    place.undo(place.history.version)
+    place.undo(place.history.version)
+    assert place.frame_labels("image", 0)[12, 8] == 1

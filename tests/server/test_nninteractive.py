@@ -1,0 +1,212 @@
+"""nnInteractive's protocol through its own client: gestures in a row, and images of any type and spacing."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from nnInteractive.inference.remote import nnInteractiveRemoteInferenceSession
+from numpy.typing import NDArray
+
+from medical_sam2.prompts import Box, Point
+from medical_sam2.server.inference_queue import InferenceQueue
+from medical_sam2.server.security import ServerSettings
+from medical_sam2.volume import Volume
+from tests.phantoms import Phantom, phantom, segmenter
+from tests.server.browsing import running
+from tests.server.conftest import TOKEN
+
+FAR = (10, 0, 15)  # nothing is there, nor anywhere on its slice
+KINDS = {"points", "bbox2d", "bbox3d", "scribble", "lasso"}  # upstream's `SUPPORTED_INTERACTION_KEYS`
+
+
+class Drawing:
+    """Somebody at a viewer that speaks the protocol.
+
+    Args:
+        client: upstream's.
+        case: what they see.
+    """
+
+    def __init__(self, client: Any, case: Phantom) -> None:
+        self.client, self.case = client, case
+        client.set_image(case.volume.array[None], {"spacing": np.array([1.0, 1.0, 1.0])})
+        self.target = np.zeros(case.volume.shape, np.uint8)
+        client.set_target_buffer(self.target)
+
+    def click(self, voxel: tuple[float, ...] | None = None, *, inside: bool = True) -> NDArray[np.uint8]:
+        """What is seen after a click."""
+        self.client.add_point_interaction(voxel or self.case.voxel(1), include_interaction=inside)
+        return self.target.copy()
+
+    def box(self, *sides: tuple[float, float], inside: bool = True) -> NDArray[np.uint8]:
+        """What is seen after a box from, and before, these voxels."""
+        self.client.add_bbox_interaction([list(side) for side in sides], include_interaction=inside)
+        return self.target.copy()
+
+    def draw(self, kind: str, place: tuple[slice | int, ...], *, inside: bool = True) -> NDArray[np.uint8]:
+        """What is seen after a scribble or a lasso over these voxels."""
+        mask = np.zeros(self.case.volume.shape, np.uint8)
+        mask[place] = 1
+        getattr(self.client, f"add_{kind}_interaction")(mask, include_interaction=inside)
+        return self.target.copy()
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A server for all tests of this file."""
+    settings = ServerSettings(tmp_path_factory.mktemp("state") / "state", token=TOKEN)
+    with running(settings, InferenceQueue(segmenter)) as found:
+        yield f"http://127.0.0.1:{found.port}/nninteractive"
+
+
+@pytest.fixture
+def drawing(url: str) -> Iterator[Drawing]:
+    with nnInteractiveRemoteInferenceSession(url, api_key=TOKEN) as client:
+        yield Drawing(client, phantom("RAS"))
+
+
+def test_capabilities_have_upstreams_names(drawing: Drawing) -> None:
+    """A viewer enables a button by its name, and looks for the channels of each kind."""
+    assert {kind for kind, able in drawing.client.supported_interactions.items() if able} == KINDS
+    assert set(drawing.client.channel_mapping) == KINDS | {"prev_seg"}
+    pairs = [drawing.client.channel_mapping[kind] for kind in KINDS]
+    assert all(len(pair) == 2 and max(pair) < drawing.client.num_interaction_channels for pair in pairs)
+
+
+@pytest.mark.parametrize(
+    "kind",
+    ["click", "box on a slice", "box in 3D", "scribble", "lasso"],
+)
+def test_each_negative_gesture_takes_away_and_is_undone(drawing: Drawing, kind: str) -> None:
+    before = drawing.click()
+    place: tuple[slice | int, ...] = (slice(4, 6), slice(5, 7), 8)
+    if kind == "click":
+        after, place = drawing.click((4, 5, 8), inside=False), (4, 5, 8)
+    elif kind == "box on a slice":
+        after = drawing.box((4, 6), (5, 7), (8, 9), inside=False)
+    elif kind == "box in 3D":
+        after, place = drawing.box((4, 6), (5, 7), (7, 10), inside=False), (slice(4, 6), slice(5, 7), slice(7, 10))
+    else:
+        after = drawing.draw(kind, place, inside=False)
+    assert before[place].all()
+    assert not after[place].any()
+    assert after.any()
+    assert drawing.client.undo()
+    assert (drawing.target == before).all()
+
+
+@pytest.mark.parametrize("voxel", [FAR, (10, 0, 8), (0, 0, 15)])
+def test_a_click_outside_on_nothing_changes_nothing(drawing: Drawing, voxel: tuple[int, int, int]) -> None:
+    """On the slice of the first click, on another, and on one where the structure is not."""
+    before = drawing.click()
+    assert (drawing.click(voxel, inside=False) == before).all()
+    assert (drawing.box((3, 9), (4, 10), (5, 12)) == before).all()  # found anew, from the click too
+    assert drawing.client.undo()
+    assert (drawing.target == before).all()
+
+
+def test_a_box_in_3d_holds_through_later_clicks(drawing: Drawing) -> None:
+    beyond = np.ones(drawing.case.volume.shape, bool)
+    beyond[3:8, 4:10, 6:10] = False
+    first = drawing.box((3, 8), (4, 10), (6, 10))
+    assert first.any()
+    assert not first[beyond].any()
+    drawing.click((4, 5, 7))
+    assert drawing.target.any()
+    assert not drawing.target[beyond].any()
+    drawing.click((5, 6, 11))  # beyond: the structure goes on there after all
+    assert drawing.target[5, 6, 11]
+
+
+def test_a_box_in_3d_after_a_click_has_it_found_anew_from_both(drawing: Drawing) -> None:
+    drawing.click((4, 5, 7))
+    found = drawing.box((3, 8), (4, 10), (6, 10))
+    prompts = [Point((4, 5, 7)), Box((3, 4, 6), (7, 9, 9))]
+    expected = segmenter().segment_volume(Volume(drawing.case.volume.array, np.eye(4)), prompts).labels
+    assert (found == expected).all()
+
+
+@pytest.mark.parametrize("kind", ["scribble", "lasso"])
+def test_what_was_drawn_as_outside_stays_out(drawing: Drawing, kind: str) -> None:
+    drawing.click()
+    place = (slice(3, 6), slice(5, 7), 9)
+    assert not drawing.draw(kind, place, inside=False)[place].any()
+    drawing.click((6, 8, 9))
+    assert drawing.target[6, 8, 9]
+    assert not drawing.target[place].any()
+
+
+def test_a_drawn_slice_holds_through_later_clicks(drawing: Drawing) -> None:
+    lasso = (slice(4, 7), slice(5, 9), 6)
+    drawing.click()
+    drawn = drawing.draw("lasso", lasso)[:, :, 6]
+    assert drawn.sum() == drawn[lasso[:2]].sum() == 12
+    assert not drawing.click((3, 4, 7), inside=False)[3, 4, 7]
+    assert drawing.click((3, 4, 7))[3, 4, 7]  # what changes beside it goes on from there
+    assert (drawing.target[:, :, 6] == drawn).all()
+
+
+def test_a_scribble_holds_through_later_clicks(drawing: Drawing) -> None:
+    scribble = (slice(3, 8), 3, 8)
+    drawing.click()
+    assert drawing.draw("scribble", scribble)[scribble].all()
+    drawing.click((3, 4, 8), inside=False)
+    assert drawing.target[scribble].all()
+
+
+def test_the_last_word_counts(drawing: Drawing) -> None:
+    scribble = (slice(3, 8), 2, 8)
+    drawing.draw("scribble", scribble)
+    drawing.draw("scribble", scribble, inside=False)
+    assert not drawing.target[scribble].any()
+    drawing.client.reset_interactions()
+    drawing.click()
+    drawing.box((4, 6), (5, 7), (8, 9), inside=False)
+    drawing.click((4, 5, 8))
+    assert drawing.target[4, 5, 8]
+    drawing.draw("lasso", (slice(3, 5), slice(4, 6), 8))
+    drawing.draw("lasso", (slice(5, 7), slice(6, 8), 8))
+    drawing.click((5, 6, 10))
+    assert drawing.target[:, :, 8].sum() == 4
+
+
+def test_boxes_between_voxels_and_over_the_border(drawing: Drawing) -> None:
+    """As napari draws them."""
+    assert (drawing.box((2.6, 8.2), (3.9, 10.4), (8.0, 9.0)) == drawing.box((3, 8), (4, 10), (8, 9))).all()
+    assert drawing.box((-3.2, 40.0), (-1.0, 40.0), (8.0, 9.0)).any()
+    for sides in (((99, 100), (1, 5), (1, 5)), ((5, 3), (1, 5), (1, 5))):
+        with pytest.raises(httpx.HTTPStatusError, match="422"):
+            drawing.box(*sides)
+
+
+@pytest.mark.parametrize("dtype", ["int64", "uint64", "uint8", "bool", "float16", "float64"])
+def test_images_of_every_type(drawing: Drawing, dtype: str) -> None:
+    grey = drawing.case.truth == 1 if dtype == "bool" else np.rint(drawing.case.volume.array * 100).astype(dtype)
+    drawing.client.set_image(grey[None], {})
+    drawing.client.set_target_buffer(drawing.target)
+    image = Volume(grey.astype(np.float32), np.eye(4))
+    expected = segmenter().segment_volume(image, [Point(drawing.case.voxel(1))]).labels
+    assert expected[3:8, 4:10, 5:12].all()
+    assert (drawing.click() == expected).all()
+
+
+@pytest.mark.parametrize("spacing", [(-1.0, 1.0, 2.0), (-1.0, -1.0, 2.0), (1.0, 1.0, -2.0)])
+def test_a_mirrored_axis(drawing: Drawing, spacing: tuple[float, float, float]) -> None:
+    drawing.client.set_image(drawing.case.volume.array[None], {"spacing": np.array(spacing)})
+    drawing.client.set_target_buffer(drawing.target)
+    assert (drawing.click()[3:8, 4:10, 5:12] == 1).all()
+    with pytest.raises(httpx.HTTPStatusError, match="422"):
+        drawing.client.set_image(drawing.case.volume.array[None], {"spacing": np.array([1.0, 0.0, 1.0])})
+
+
+def test_an_initial_segmentation_is_the_beginning(drawing: Drawing) -> None:
+    drawing.draw("scribble", (slice(3, 8), 2, 8))
+    given = (drawing.case.truth == 2).astype(np.int64)
+    drawing.client.add_initial_seg_interaction(given)
+    after = drawing.click((10, 0, 8), inside=False)
+    assert (after == given).all()
+    assert drawing.client.undo()
+    assert drawing.client.undo()
+    assert drawing.target[3:8, 2, 8].all()
