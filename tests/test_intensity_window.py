@@ -237,6 +237,17 @@ def test_windows_by_name() -> None:
             choose_window(image, name)
 
 
+@pytest.mark.parametrize("name", ["5000,6000", "-9,-5", "-1,1e30", "brain"])
+def test_a_window_that_shows_nothing_is_refused(name: str) -> None:
+    """On one grey a network outlines something round at the click, and is sure of it."""
+    image = np.arange(100, 700, dtype=np.int16).reshape(6, 10, 10)
+    with pytest.raises(ConfigError, match="shows one grey: the image's values go from 100 to 699"):
+        choose_window(as_volume(image, "MR"), name)
+    one_value = np.full((3, 4, 5), 100, np.int16)
+    for array, fine in ((image, "300,301"), (image, "-1,2000"), (one_value, name)):
+        choose_window(as_volume(array, "MR"), fine)
+
+
 def test_the_window_of_a_ct_shows_what_was_prompted_and_says_how_it_is_known() -> None:
     inside = {"lung": [-700, -650], "soft": [60, 90], "bone": [700]}
     for modality, source in (("CT", "the file says CT"), (None, "a CT, guessed from its values")):

@@ -107,6 +107,7 @@ class Windows:
     def _same(self) -> Window:
         named = named_window(self.name)
         if named is not None:
+            check_visible(named, self.image.array)
             return named
         found = percentile_window(self.image.array)
         return replace(found, negative=self.negative and _bright(found, self.image.array))
@@ -126,7 +127,7 @@ def choose_window(image: Image, name: str | Window = "auto", *, inside: NDArray[
         inside: intensities at the prompts; on a CT in Hounsfield units "auto" takes the window that shows them best.
 
     Raises:
-        ConfigError: no such window.
+        ConfigError: no such window, or one that shows nothing of the image.
     """
     return Windows(image, name).of(inside)
 
@@ -150,6 +151,20 @@ def named_window(name: str | Window) -> Window | None:
     if not (isfinite(low) and isfinite(high) and low < high):
         raise ConfigError(f"window {name!r} is empty or endless", "give LOW,HIGH with LOW below HIGH")
     return Window(low, high)
+
+
+# On one grey a network still outlines something round at the click, which looks plausible.
+def check_visible(window: Window, array: NDArray[np.generic]) -> None:
+    """Refuse a window through which an image of several intensities is all one grey.
+
+    Raises:
+        ConfigError: it is.
+    """
+    ends = np.stack([array.min(), array.max()])
+    if ends[0] != ends[1] and not np.ptp(window.as_bytes(ends)):
+        values = f"the image's values go from {ends[0]:g} to {ends[1]:g}"
+        problem = f"window {window.low:g} to {window.high:g} shows one grey: {values}"
+        raise ConfigError(problem, "give LOW,HIGH among these, or leave the window out")
 
 
 # A large background would take both percentiles: they are of what lies on it, and degenerate images still need a range.

@@ -188,6 +188,18 @@ def test_a_row_that_cannot_be_used_is_named(folder: Path, row: str, said: str) -
     assert line.startswith(f"{path}, {said}")
 
 
+def test_names_that_are_one_file_elsewhere_are_told_apart(folder: Path) -> None:
+    path = table(folder, "caf\u00e9,scans/a.nii.gz,1,,point,14,12,3,,,", "cafe\u0301,scans/b.nii.gz,1,,point,1,1,1,,,")
+    (line,) = refused(path)
+    assert "differ in nothing but capitals, or in how accents are written" in line
+
+
+def test_a_mask_is_what_is_exactly_or_what_is_at_least(folder: Path) -> None:
+    head = "case,image,kind,object,file,value,threshold"
+    (line,) = refused(table(folder, "a,scans/a.nii.gz,mask,5,mask.nii.gz,2,1", head=head))
+    assert "row 2: a value and a threshold are given" in line
+
+
 def test_rows_that_contradict_each_other(folder: Path) -> None:
     path = table(folder, "x,scans/a.nii.gz,1,,box,2,2,3,9,9,3", "x,,2,,box,2,2,3,8,8,3", "x,,1,,box,2,2,3,8,8,3")
     assert refused(path) == [

@@ -76,8 +76,21 @@ def test_images_of_a_set_tell_it_too_and_the_sheet_shows_it(
     monkeypatch.setattr(
         preview, "contact_sheet", lambda images, *rest, **how: (shown.extend(images), sheet(images, *rest, **how))[1]
     )
-    report = set_workspace.done(*A_MASK, "--window", "39000,41500", "--preview", "sheet.png")
+    report = set_workspace.done(*A_MASK, "--window", "0,41500", "--preview", "sheet.png")
     (row,) = [row for row in report["images"] if row["image"] == "d.png"]
-    assert (row["window"]["low"], row["window"]["high"]) == (39_000, 41_500)
+    assert (row["window"]["low"], row["window"]["high"]) == (0, 41_500)
     (tile,) = [image for image in shown if image.shape == dark.shape]
-    np.testing.assert_array_equal(tile, Window(39_000, 41_500).as_bytes(dark))
+    np.testing.assert_array_equal(tile, Window(0, 41_500).as_bytes(dark))
+
+
+def test_a_window_that_shows_nothing_of_an_image_is_refused(workspace: Workspace, set_workspace: SetWorkspace) -> None:
+    workspace.put("mr.nii.gz", (tissue(0) * 1000).astype(np.float32))
+    for words in ((), ("--dry-run",)):
+        assert "window 5000 to 6000 shows one grey" in workspace.refused(
+            *CLICK, "--window", "5000,6000", *words, image="mr.nii.gz"
+        )
+    dark = np.random.default_rng(0).integers(40_000, 41_000, (60, 50)).astype(np.uint16)
+    Image.fromarray(dark).save("set/d.png")
+    code, out, err = set_workspace.run(*A_MASK, "--window", "0,255")
+    assert (code, "3 of 4 images outlined" in out) == (2, True)
+    assert "d.png: window 0 to 255 shows one grey" in err

@@ -3,6 +3,8 @@
 import csv
 import itertools
 import json
+import os
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -167,6 +169,20 @@ def test_names_with_colons(set_workspace: SetWorkspace, image: str, file: str) -
     said = set_workspace.refused("--mask", f"{image}:none.png")
     assert "none.png: there is no such file" in said
     assert "there is no such image" in set_workspace.refused("--mask", f"z.png:{file}")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names of files are text")
+def test_names_that_are_no_text(set_workspace: SetWorkspace) -> None:
+    """Files of old archives are called in Latin-1: nothing is lost for that, and what is written is UTF-8 and JSON."""
+    name = os.fsdecode(b"b\xe4r.png")
+    Path("set/b.png").rename(Path("set") / name)
+    code, _, err = set_workspace.run(*A_MASK, *ALL_ANNOTATIONS, "--report", "r.json", "--statistics", "s.csv")
+    assert code == 0, err
+    assert name in {row["image"] for row in json.loads(Path("r.json").read_text())["images"]}
+    assert name in {row["file_name"] for row in json.loads(Path("out/annotations.coco.json").read_text())["images"]}
+    assert "b%E4r.png" in Path("out/annotations.labelstudio.json").read_text()
+    assert r"b\udce4r.png" in Path("s.csv").read_text()
+    assert main(["suggest", "r.json"]) == 0
 
 
 def test_corrections_skipping_and_replacing(set_workspace: SetWorkspace) -> None:

@@ -165,6 +165,13 @@ def test_mask_without_a_voxel(workspace: Workspace) -> None:
     assert workspace.refused("--mask", "m.nii.gz") == "m.nii.gz: the mask is empty; outline something in it"
 
 
+def test_an_earlier_result_of_several_time_points(workspace: Workspace) -> None:
+    """What is advised must work: --frame is of the image."""
+    nib.save(nib.Nifti1Image(np.zeros((*SHAPE, 2), np.uint8), AFFINE), "was.nii.gz")
+    said = workspace.refused("--correct", "was.nii.gz", *CLICK)
+    assert said == "was.nii.gz: the image has 2 time points (frames); save the one that is meant as a file of its own"
+
+
 def test_correction_that_is_ambiguous(workspace: Workspace) -> None:
     workspace.mask("old.nii.gz", [ONE_SLICE, (slice(2, 6), slice(2, 6), slice(0, 6))])
     line = workspace.refused("--correct", "old.nii.gz", *CLICK, code=4)

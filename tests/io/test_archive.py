@@ -5,6 +5,7 @@ import tempfile
 import zipfile
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pytest
 from pydicom import dcmread
@@ -145,6 +146,34 @@ def test_entries_are_told_by_their_places_not_by_their_names(tmp_path: Path) -> 
     with pytest.raises(FormatError) as caught:
         io.load(pack(tmp_path / "a.zip", entries))
     assert f"{tmp_path / 'a.zip'}: entry 1 and entry {len(entries)} have the same SOPInstanceUID" in str(caught.value)
+    assert "DOE" not in str(caught.value)
+
+
+MHD = "ObjectType = Image\nNDims = 3\nDimSize = 2 2 2\nElementType = MET_UCHAR\nElementSpacing = 1 1 1\nElementDataFile = "
+NHDR = (
+    "NRRD0004\ntype: uint8\ndimension: 3\nsizes: 2 2 2\nencoding: raw\nspace: RAS\nspace directions: (1,0,0) (0,1,0) (0,0,1)\n"
+)
+
+
+@pytest.mark.parametrize("data", [None, b"1234", b"123456789"], ids=["missing", "too short", "too long"])
+@pytest.mark.parametrize(
+    ("name", "header"), [("a.mhd", f"{MHD}DOE_JOHN.raw\n"), ("a.nhdr", f"{NHDR}data file: DOE_JOHN.raw\n")]
+)
+@pytest.mark.parametrize("packed", [True, False])
+def test_the_name_of_a_data_file_is_not_told(tmp_path: Path, packed: bool, name: str, header: str, data: bytes | None) -> None:
+    """A header names it, and nobody who runs a command does: it may be a person's."""
+    entries = {name: header.encode()} | ({} if data is None else {"DOE_JOHN.raw": data})
+    for entry, content in entries.items():
+        (tmp_path / entry).write_bytes(content)
+    with pytest.raises(FormatError) as caught:
+        io.load(pack(tmp_path / "a.zip", entries) if packed else tmp_path / name)
+    assert "DOE" not in str(caught.value)
+
+
+def test_the_name_of_an_entrys_other_half_is_not_told(tmp_path: Path) -> None:
+    pair = nib.Nifti1Pair(np.zeros((2, 2, 2), np.uint8), np.eye(4))
+    with pytest.raises(FormatError, match=r"entry 1.*its other half \(\.img\) cannot be read") as caught:
+        io.load(pack(tmp_path / "a.zip", {"DOE_JOHN.hdr": pair.header.binaryblock + bytes(4)}))
     assert "DOE" not in str(caught.value)
 
 

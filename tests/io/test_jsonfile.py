@@ -23,7 +23,8 @@ from medical_sam2.errors import FormatError
         ('{"version": true}', "version"),
         ('{"version": "1"}', "version"),
         ('{"a": ' + "[" * 100_000 + "]" * 100_000 + "}", "nested"),
-        ('{"a": ' + "1" * 5000 + "}", "no valid JSON"),
+        ('{"a": ' + "1" * 5000 + "}", "5000 digits"),
+        ('{"a": [-1' + "0" * 400 + "]}", "402 digits"),  # which no float holds
     ],
 )
 def test_what_is_refused(text: str, said: str) -> None:

@@ -51,6 +51,7 @@ def stored(tmp_path: Path, array: np.ndarray, suffix: str) -> Path:
         (".tif", "uint8", 255),
         (".tif", "uint16", 65535),
         (".tif", "uint32", 2**32 - 1),
+        (".tif", "int8", 127),
         (".tif", "int16", 32767),
         (".tif", "float32", 255),
         (".nii", "uint8", 255),
@@ -279,7 +280,7 @@ def test_white_on_black_that_is_stored_the_other_way_round(tmp_path: Path, pages
     tifffile.imwrite(tmp_path / "m.tif", planes, photometric="miniswhite", metadata=None)
     assert read(tmp_path / "m.tif", 0) == {1: SPOT.sum()}
     tifffile.imwrite(tmp_path / "both.tif", np.ones_like(planes), photometric="miniswhite", metadata=None)
-    assert read(tmp_path / "both.tif", 0) == {1: SPOT.size}
+    assert read(tmp_path / "both.tif", 0, each_label=True) == {1: SPOT.size}
 
 
 def test_a_boolean_mask_as_tifffile_writes_it(tmp_path: Path) -> None:
@@ -340,5 +341,25 @@ def test_large_objects_are_never_asked_about() -> None:
     abdomen[:8, :12] = abdomen[:3, 50:] = abdomen[20:24, 30:40] = False
     three_borders = np.pad(~SPOT, ((1, 0), (0, 0)))
     frame = np.pad(np.zeros((30, 30), bool), 2, constant_values=True)
-    for mask in (abdomen, three_borders, frame, np.ones((9, 9), bool), np.ones((3, 9, 9), bool)):
+    for mask in (abdomen, three_borders, frame, np.eye(1, 9, 3), np.ones((1, 9)), np.ones((1, 1, 9))):
         assert len(outlines(mask.astype(np.uint8))) == 1
+
+
+@pytest.mark.parametrize("shape", [(9, 9), (3, 9, 9)])
+def test_what_covers_all_is_asked_about(shape: tuple[int, ...]) -> None:
+    """Nothing tells an object from what is outside of it where there is no outside."""
+    whole = np.ones(shape, np.uint8)
+    one_slice = np.where(np.arange(4) == 2, whole[..., None], 0)
+    for array in (whole, 255 * whole, one_slice) if whole.ndim == 2 else (whole,):
+        with pytest.raises(AmbiguousError, match=r"object 1 covers all of the image.*--each-label \(as it is\)"):
+            outlines(array)
+        assert len(outlines(array, MaskRule(each_label=True))) == 1
+    with pytest.raises(PromptError, match="all of the mask reaches the threshold"):
+        outlines(INSIDE.astype(np.uint8), MaskRule(threshold=0))
+
+
+@pytest.mark.parametrize("kind", ["float32", "float64"])
+def test_what_is_not_a_number_is_not_drawn_over(tmp_path: Path, kind: str) -> None:
+    """As background of images it is the smallest value, which here would be the object's."""
+    with pytest.raises(FormatError, match="NaN"):
+        read(stored(tmp_path, np.where(INSIDE, 1, np.nan).astype(kind), ".tif"))

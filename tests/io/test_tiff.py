@@ -37,6 +37,23 @@ def test_copies_below_a_page_are_no_images(tmp_path: Path) -> None:
     assert [entry.name for entry in open_folder(tmp_path).entries] == ["a.tif"]
 
 
+@pytest.mark.parametrize("how", [{}, {"byteorder": ">"}, {"compression": "zlib"}, {"tile": (16, 16)}])
+@pytest.mark.parametrize("kind", ["int8", "int16", "int32", "int64", "uint8", "uint16", "uint32"])
+def test_numbers_keep_their_sign(tmp_path: Path, kind: str, how: dict[str, object]) -> None:
+    numbers = STACK[0].astype(kind)
+    if kind.startswith("i"):
+        numbers = (STACK[0].astype(np.int64) - 128).astype(kind)
+    tifffile.imwrite(tmp_path / "a.tif", numbers, **how)  # type: ignore[arg-type]
+    np.testing.assert_array_equal(arrays(tmp_path / "a.tif"), [numbers])
+
+
+def test_a_file_that_was_begun_and_no_more_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.tif").write_bytes(b"II*\0" + bytes(4))
+    with pytest.raises(FormatError, match="it holds no image"):
+        io.load_pictures(tmp_path / "a.tif")
+    assert len(open_folder(tmp_path)) == 1  # it fails when it is its turn, and is not left out without a word
+
+
 @pytest.mark.parametrize("order", ["<", ">"])
 @pytest.mark.parametrize("kind", ["uint8", "uint16", "float32"])
 @pytest.mark.parametrize("writer", ["tifffile", "ImageJ"])

@@ -12,6 +12,7 @@ the keys of an object. Paths are relative to the table.
 
 import json
 import re
+import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -339,8 +340,9 @@ class _TableReader:
         name = case_of(path) if name is None else check_name(str(name))
         if self._files.setdefault(name, path) != path:
             raise InputError(f"case {name} has another image above", "name them apart in the column case")
-        if twin := next((other for other in self._files if other != name and other.lower() == name.lower()), None):
-            raise InputError(f"cases {twin} and {name} differ in nothing but capitals", "rename one")
+        if twin := next((other for other in self._files if other != name and _alike(other) == _alike(name)), None):
+            problem = f"cases {twin} and {name} differ in nothing but capitals, or in how accents are written"
+            raise InputError(problem, "rename one")
         return name
 
     def _known_case(self, image: Any, name: Any) -> str:
@@ -391,6 +393,8 @@ class _TableReader:
         threshold = number_of(mask["threshold"], "threshold") if "threshold" in mask else self._rule.threshold
         if label is None and (value is not None or axis is not None or name):
             raise InputError("each label of the mask is an object, for none is named", "fill the column object")
+        if value is not None and threshold is not None:
+            raise InputError("a value and a threshold are given", "leave one out: what is exactly that, or at least that")
         if axis is not None and axis not in set(LETTERS):
             raise InputError(f"the axis {axis!r} is unknown", "write i, j or k")
         content = {"file": str(path)} | {
@@ -419,3 +423,8 @@ def check_name(name: str) -> str:
     if not name.isprintable() or name.startswith((".", "-", " ")) or set(name) & set('/\\:*?"<>|') or not 0 < len(name) <= 150:
         raise InputError(f"no file can be called {name[:40]!r}", "name the case with letters, digits, - and _")
     return name
+
+
+def _alike(name: str) -> str:
+    """The same for names that are one file's on some systems."""
+    return unicodedata.normalize("NFC", name).casefold()

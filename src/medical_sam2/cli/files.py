@@ -333,7 +333,7 @@ def _savers(
         return lambda file: io.save(what, file, volume, formats=outputs.format)
 
     def text(make: Callable[[Path], str]) -> Saver:
-        return lambda file: atomic.write_bytes(file, make(file).encode())
+        return lambda file: atomic.write_bytes(file, atomic.encode(make(file)))
 
     def table(file: Path) -> str:
         rows = statistics.measure(volume, found)

@@ -311,8 +311,8 @@ def measure_image(name: str, picture: Picture, found: "ImageMask", names: Mappin
 def set_statistics(rows: Sequence[Mapping[str, Any]], path: Path) -> bytes:
     """The statistics as the ending of their file says."""
     if path.suffix.lower() == ".json":
-        return as_json(rows).encode()
-    return statistics.rows_to_csv(rows, COLUMNS_OF_SET).encode()
+        return atomic.encode(as_json(rows))
+    return atomic.encode(statistics.rows_to_csv(rows, COLUMNS_OF_SET))
 
 
 # Images that failed or were there already have no rows: the counts say so, and medians are of the rest.

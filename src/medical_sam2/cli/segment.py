@@ -11,7 +11,7 @@ from medical_sam2.cli import files, plain, report
 from medical_sam2.cli.files import OutputOptions, Reading
 from medical_sam2.cli.options import FLAG, FinishingOptions, InferenceOptions, TrackingOptions
 from medical_sam2.cli.prompts import PointingOptions, PromptOptions, split_page, volume_prompts
-from medical_sam2.errors import ConfigError, FormatError
+from medical_sam2.errors import AmbiguousError, ConfigError, FormatError, InputError
 from medical_sam2.io import labels, registry
 from medical_sam2.io.prompt_file import NamedPrompts
 from medical_sam2.tracking.confidence import Need, neediest
@@ -134,9 +134,19 @@ def _read(
     registry.writer_of(outputs.output, outputs.format).check_source(image, outputs.output)
     earlier = None
     if prompts.correct is not None:
-        with files.naming(prompts.correct):
-            earlier = io.load_labels(prompts.correct, image)
+        earlier = _read_earlier(prompts.correct, image)
     return image, earlier, volume_prompts(prompts, image, earlier)
+
+
+def _read_earlier(file: Path, image: Volume) -> Volume:
+    """The result that is corrected; --frame is of the image, and picks none of its time points."""
+    try:
+        with files.naming(file):
+            return io.load_labels(file, image)
+    except AmbiguousError as error:
+        if not any("--frame" in choice for choice in error.choices):
+            raise
+        raise InputError(error.problem, "save the one that is meant as a file of its own", subject=file) from None
 
 
 def _track(

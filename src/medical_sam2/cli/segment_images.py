@@ -279,7 +279,7 @@ class _SetRun:
         if self.outputs.statistics is not None:
             atomic.write_bytes(self.outputs.statistics, report.set_statistics(self.measured, self.outputs.statistics))
         if self.outputs.report is not None:
-            atomic.write_bytes(self.outputs.report, as_json(facts).encode())
+            atomic.write_bytes(self.outputs.report, atomic.encode(as_json(facts)))
         if self.images.others:
             named = ", ".join([*map(plain, self.images.others[:5]), *(["…"] if len(self.images.others) > 5 else [])])
             report.print_note(f"no images, left alone: {named}")

@@ -18,6 +18,7 @@ from urllib.parse import quote
 import numpy as np
 from numpy.typing import NDArray
 
+from medical_sam2.io import atomic
 from medical_sam2.io.contours import Polygon, trace_polygons
 from medical_sam2.volume import COLOURS
 
@@ -121,7 +122,7 @@ def _task(image: AnnotatedImage, names: Mapping[int, str]) -> dict[str, Any]:
     ]
     sure = {"score": round(min(image.confidence.values()), 4)} if image.confidence else {}
     prediction = {"model_version": MAKER, **sure, "result": result}
-    return {"data": {IMAGE: LOCAL_FILES + quote(image.source)}, "predictions": [prediction]}
+    return {"data": {IMAGE: LOCAL_FILES + quote(image.source, errors="surrogateescape")}, "predictions": [prediction]}
 
 
 # Label Studio keeps masks as its page does: pixels of four bytes, packed bit by bit (the format of @thi.ng/rle-pack).
@@ -151,4 +152,4 @@ def _called(label: int, names: Mapping[int, str]) -> str:
 
 
 def _json(content: object) -> bytes:
-    return json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+    return atomic.encode(json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":")))

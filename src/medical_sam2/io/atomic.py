@@ -44,6 +44,11 @@ def writing(path: Path) -> Iterator[BinaryIO]:
         raise _explain(error, path) from None
 
 
+def encode(text: str) -> bytes:
+    """UTF-8; what of a file's name is no text becomes an escape of JSON: no result is lost for its image's name."""
+    return text.encode("utf-8", "backslashreplace")
+
+
 def write_bytes(path: Path, data: bytes) -> None:
     """Write a whole file atomically."""
     with writing(path) as stream:

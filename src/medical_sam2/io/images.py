@@ -99,6 +99,8 @@ def _is_tiff(path: Path) -> bool:
 def _opened_tiff(path: Path) -> Iterator[tuple["TiffFile", list[TiffPlane]]]:
     with open_regular(path) as stream, _quiet(path), open_tiff(stream, path.name) as file:
         size = os.fstat(stream.fileno()).st_size
+        if not len(file.pages):
+            raise FormatError("it holds no image: whatever wrote it was stopped", "save it again", subject=path)
         check_pages(file, size, path)
         yield file, planes_of(file, size)
 
@@ -152,7 +154,8 @@ def _from_array(array: NDArray[Any], page: int, path: Path, options: Options) ->
         array = array[..., 0]  # the other one is how opaque it is
     if array.ndim != 2 or array.dtype.kind not in "iuf":
         raise FormatError(f"its pixels are {array.dtype} of shape {array.shape}", "convert it to grey or RGB", subject=path)
-    return Picture(_finite(array, notes), source=path, frame=page, warnings=tuple(notes))
+    array = _finite(array, notes) if options.clean else array
+    return Picture(array, source=path, frame=page, warnings=tuple(notes))
 
 
 def _check_end(path: Path) -> None:
@@ -194,7 +197,7 @@ def _page(image: Image.Image, page: int, path: Path, options: Options) -> Pictur
     if image.mode in {"RGB", "RGBA"} and image.format == "PNG" and _stored_bits(image, path) == 16:
         pixels = _deep(path, notes, options)
     else:
-        pixels = _pixels(image, notes) if options.clean else _numbers(image, _stored_bits(image, path), notes)
+        pixels = _finite(_pixels(image), notes) if options.clean else _numbers(image, _stored_bits(image, path))
     alpha = None if options.clean else _alpha(image)
     if image.format == "TIFF":  # Pillow has turned it, and tifffile would not
         pixels, alpha = _as_stored(pixels, turned), None if alpha is None else _as_stored(alpha, turned)
@@ -236,12 +239,12 @@ def _deep(path: Path, notes: list[str], options: Options) -> NDArray[Any]:
     return colours
 
 
-def _numbers(image: Image.Image, bits: int, notes: list[str]) -> NDArray[Any]:
-    """The numbers of a mask as they are stored: those of a palette, not its colours; not inverted, nor stretched to 8 bits."""
+def _numbers(image: Image.Image, bits: int) -> NDArray[Any]:
+    """The numbers of a mask as they are stored: those of a palette, not its colours; not inverted, stretched or made finite."""
     if image.mode in {"P", "PA"}:
         return np.array(image.getchannel("P"))
     inverted = image.mode in {"1", "L"} and getattr(image, "tag_v2", {}).get(PHOTOMETRIC) == INVERTED
-    pixels = _drawn(np.invert(_pixels(image, notes))) if inverted else _pixels(image, notes)
+    pixels = _drawn(np.invert(_pixels(image))) if inverted else _pixels(image)
     return pixels // np.uint8(255 // (2**bits - 1)) if image.mode == "L" and bits in {2, 4} else pixels
 
 
@@ -265,12 +268,12 @@ def _alpha(image: Image.Image) -> NDArray[Any] | None:
     return ~np.all(np.atleast_3d(np.array(image)) == np.reshape(key, -1), axis=2) * np.uint8(255)
 
 
-def _pixels(image: Image.Image, notes: list[str]) -> NDArray[Any]:
+def _pixels(image: Image.Image) -> NDArray[Any]:
     if image.mode in GREY_MODES:
         array = np.array(image)
         if array.dtype == bool:
             return array.astype(np.uint8) * np.uint8(255)
-        return _finite(array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("=")), notes)
+        return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
     if image.mode in {"LA", "La"}:
         return np.array(image.getchannel("L"))
     colours = np.array(image.convert("RGB"))
@@ -329,7 +332,7 @@ RGB = 3
 YCBCR = 6
 UNCOMPRESSED = 1
 DEPTHS, SAMPLE_FORMAT = 0x0102, 0x0153
-UNSIGNED = 1
+UNSIGNED, SIGNED = 1, 2
 
 
 def open_tiff(stream: BinaryIO, name: str) -> "TiffFile":
@@ -353,12 +356,11 @@ def seen_by_pillow(path: Path) -> Iterator[Image.Image | None]:
 
 
 def cut_by_pillow(image: Image.Image) -> bool:
-    """Whether Pillow would take deep colours for bytes, or large numbers for negative ones, which it does without a word."""
+    """Whether Pillow would take deep colours for bytes, or numbers of the wrong sign, which it does without a word."""
     tags = getattr(image, "tag_v2", {})
-    deepest = max(np.atleast_1d(tags.get(DEPTHS, 8)))
-    return (image.mode in {"RGB", "RGBA"} and deepest > 8) or (
-        image.mode == "I" and UNSIGNED in tags.get(SAMPLE_FORMAT, (UNSIGNED,))
-    )
+    deepest, sign = max(np.atleast_1d(tags.get(DEPTHS, 8))), tags.get(SAMPLE_FORMAT, (UNSIGNED,))
+    cut = image.mode in {"RGB", "RGBA"} and deepest > 8
+    return cut or (image.mode == "I" and UNSIGNED in sign) or (image.mode == "L" and SIGNED in sign)
 
 
 # tifffile asks for memory by what a directory claims, and fills what is missing with zeros: both before it could be noticed.

@@ -188,7 +188,7 @@ def outlines(array: NDArray[Any], rule: MaskRule = AS_DRAWN, *, lossy: bool = Fa
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         raise FormatError("it holds NaN or infinite values: it is no mask", "give labels from 0")
     if rule.threshold is not None:
-        return [_one(array >= rule.threshold, rule.object)]
+        return [_reached(array >= rule.threshold, rule.object)]
     if array.dtype.kind != "b" and array.min(initial=0) < 0:
         raise FormatError("it holds negative values: it is no label map", "give labels from 0")
     numbers = _numbers(array)
@@ -196,10 +196,11 @@ def outlines(array: NDArray[Any], rule: MaskRule = AS_DRAWN, *, lossy: bool = Fa
         raise PromptError("the mask is empty", "outline something in it")
     if rule.value is not None:
         _require(rule.value, [int(number) for number in numbers])
-        return [_one(array == rule.value, rule.object or rule.value)]
+        return [Outline(rule.object or rule.value, array == rule.value)]
     _ask_if_soft(array, numbers, rule, lossy)
-    if rule.object is not None or (len(numbers) == 1 and numbers[0] in WHITE and not rule.each_label):
-        found = [_one(array != 0, rule.object)]
+    white = len(numbers) == 1 and (numbers[0] in WHITE or (array.dtype == np.int8 and numbers[0] == 127))
+    if rule.object is not None or (white and not rule.each_label):
+        found = [Outline(rule.object or 1, array != 0)]
     else:
         _check_label(numbers[-1])
         found = [Outline(int(number), array == number) for number in numbers]
@@ -234,9 +235,11 @@ def _check_label(label: float) -> None:
         raise PromptError(f"label {label:.0f} is too large", remedy)
 
 
-def _one(inside: NDArray[np.bool_], label: int | None) -> Outline:
+def _reached(inside: NDArray[np.bool_], label: int | None) -> Outline:
     if not inside.any():
         raise PromptError("nothing of the mask reaches the threshold", "lower it")
+    if inside.all():
+        raise PromptError("all of the mask reaches the threshold: nothing is left outside", "raise it")
     return Outline(label or 1, inside)
 
 
@@ -272,6 +275,10 @@ def _ask_if_soft(array: NDArray[Any], numbers: list[float], rule: MaskRule, loss
 # Of black on white, or of a picture stored the other way round, the ground would be outlined, which looks plausible in a table.
 def _ask_if_inverted(found: Sequence[Outline], numbers: Sequence[float]) -> None:
     for outline in found:
+        part = _drawn_part(outline.inside)
+        if part.ndim > 1 and part.all():
+            problem = f"object {outline.label} covers all of the image, so that nothing tells it from what is outside"
+            raise AmbiguousError(problem, "say what is meant", choices=["--each-label (as it is)", "another file"])
         if is_ground(outline.inside):
             as_drawn = f"--threshold {numbers[0]:g}" if len(found) == 1 else "--each-label"
             choices = [f"{as_drawn} (as it is)", "the inverted file (the hole is the object)"]
@@ -284,12 +291,18 @@ def is_ground(inside: NDArray[np.bool_]) -> bool:
 
     Where it lies on one slice, that is looked at; through the others of a volume, the hole may pass along one axis.
     """
+    inside = _drawn_part(inside)
+    filled = sum(bool(inside.take((0, -1), axis=axis).all()) for axis in range(inside.ndim))
+    return bool(filled > 1 and not inside.all() and 2 * np.count_nonzero(inside) > inside.size)
+
+
+def _drawn_part(inside: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """The slice that an object lies on, where it is one; else all."""
     for axis in reversed(range(inside.ndim)):
         drawn = np.flatnonzero(inside.any(axis=tuple(other for other in range(inside.ndim) if other != axis)))
         if len(drawn) == 1:
             inside = inside.take(drawn[0], axis=axis)
-    filled = sum(bool(inside.take((0, -1), axis=axis).all()) for axis in range(inside.ndim))
-    return bool(filled > 1 and not inside.all() and 2 * np.count_nonzero(inside) > inside.size)
+    return inside
 
 
 def are_shades(array: NDArray[Any], numbers: list[float]) -> bool:

@@ -109,8 +109,8 @@ def _open_partner(partner: Path, path: Path) -> Iterator[Content]:
         try:
             content = stack.enter_context(open_content(partner))
         except InputError as error:
-            problem = f"its other half {partner.name} cannot be read ({error.problem})"
-            raise FormatError(problem, f"put {partner.name} beside it", subject=path) from None
+            problem = f"its other half ({partner.suffix}) cannot be read ({error.problem})"
+            raise FormatError(problem, "put both side by side", subject=path) from None
         yield content
 
 

@@ -213,7 +213,7 @@ def save_prompts(path: Path | str, prompts: Sequence[Prompt], names: Mapping[int
         files[id(mask)] = {"file": file, **({"label": 1} if is_ground(mask.array_ijk) else {})}  # else reading it would ask
     entries = as_objects(prompts, names, lambda mask: files[id(mask)])
     content = {"version": VERSION, "coordinates": "voxel", "objects": entries}
-    atomic.write_bytes(path, (json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode())
+    atomic.write_bytes(path, atomic.encode(json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"))
 
 
 def as_objects(
@@ -355,6 +355,8 @@ def _parse_mask(entry: object, folder: Path | None) -> _MaskEntry:
         raise FormatError("the axis of a mask is unknown", "write i, j or k")
     if threshold is not None and type(threshold) not in (int, float):
         raise FormatError("the threshold of a mask is no number", "write the smallest number that is inside")
+    if value is not None and threshold is not None:
+        raise FormatError("a mask has a label and a threshold", "write one of them: what is exactly that, or at least that")
     if "\0" in file:
         raise FormatError(f"mask {file[:40]!r} is no path", "give a path without a zero byte")
     if folder is not None and not os.path.realpath(folder / file).startswith(f"{os.path.realpath(folder)}{os.sep}"):

@@ -322,6 +322,7 @@ def megabytes(size: int) -> str:
 
 
 MOST_BYTES = 64 << 20
+MOST_DIGITS = 40
 
 
 def load_json(path: Path | str, *, newest: int | None = 1, max_bytes: int = MOST_BYTES) -> dict[str, Any]:
@@ -347,7 +348,7 @@ def load_json(path: Path | str, *, newest: int | None = 1, max_bytes: int = MOST
 def parse_json(data: bytes | str, subject: Path | str, *, newest: int | None = 1) -> dict[str, Any]:
     """Parse a JSON object that came from elsewhere; see `load_json`."""
     try:
-        parsed = json.loads(data, parse_constant=_no_constant, parse_float=_finite, object_pairs_hook=_unique)
+        parsed = json.loads(data, parse_constant=_no_constant, parse_float=_finite, parse_int=_whole, object_pairs_hook=_unique)
     except RecursionError:
         raise FormatError("its JSON is nested too deeply", "check what it is", subject=subject) from None
     except FormatError as error:
@@ -382,6 +383,13 @@ def _finite(text: str) -> float:
     if not math.isfinite(value):
         raise FormatError(f"it holds the number {text[:20]}, which is infinite", "write finite numbers")
     return value
+
+
+# Which is larger overflows wherever it meets a float.
+def _whole(text: str) -> int:
+    if len(text) > MOST_DIGITS:
+        raise FormatError(f"it holds a number of {len(text)} digits", f"write {MOST_DIGITS} at most")
+    return int(text)
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -188,6 +188,7 @@ def _voxels(header: Content, layout: VoxelLayout) -> Iterator[Content]:
         content = header
         if layout.detached is not None:
             content = stack.enter_context(open_content(data_file(header.path, layout.detached)))
+            content.path = header.path  # which its user named; the other name may be a person's
         if layout.packing == "raw":
             _skip(content, layout)
             yield content
@@ -218,7 +219,8 @@ def data_file(path: Path, name: str) -> Path:
             "its data file (ElementDataFile, data file) lies outside its folder", "put both side by side", subject=path
         )
     if not target.exists():
-        raise FormatError(f"its data file {name!r} is missing", "put both side by side", subject=path)
+        remedy = "put the file that it names beside it"
+        raise FormatError("its data file (ElementDataFile, data file) is missing", remedy, subject=path)
     return target
 
 

@@ -13,7 +13,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from medical_sam2.errors import GeometryError, MedicalSam2Error
-from medical_sam2.intensity_window import Window, hounsfield_window, in_hounsfield, named_window, percentile_window
+from medical_sam2.intensity_window import (
+    Window,
+    check_visible,
+    hounsfield_window,
+    in_hounsfield,
+    named_window,
+    percentile_window,
+)
 from medical_sam2.model.backbone import Backbone, Features, FramePrediction, Instruction
 from medical_sam2.prompts import FramePrompt, intensities
 from medical_sam2.tracking.click_outline import OutlineJudge, reduction
@@ -51,6 +58,7 @@ class SetWindows:
         """The window of image i, (H, W) or (H, W, 3)."""
         if _grey(image):
             if self.fixed is not None:
+                check_visible(self.fixed, image)
                 return self.fixed
             modality = self.modality(i)
             if not self.percentile and in_hounsfield(image, modality):
