@@ -121,9 +121,8 @@ def test_odd_regions_of_monai_label(shared: Served, ct: Path, roi: Any) -> None:
 )
 def test_odd_segments_of_monai_label(shared: Served, ct: Path, info: Any) -> None:
     id, params = shared.upload(ct), json.dumps({"foreground": [[5, 6, 8]], "label_info": info})
-    refused(
-        shared.http.post(f"{MONAI}/infer/medical_sam2?session_id={id}", data={"params": params}, files={"label": ct.read_bytes()})
-    )
+    form = {"data": {"params": params}, "files": {"label": ct.read_bytes()}}
+    refused(shared.http.post(f"{MONAI}/infer/medical_sam2?session_id={id}", **form))
 
 
 def test_digits_that_are_no_numbers(serve: Callable[..., Served], tmp_path: Path) -> None:

@@ -96,6 +96,8 @@ def _corners(prompt: Prompt) -> list[tuple[float, float, float]]:
 
 def _rest_of(earlier: Prompt, later: Prompt, shape_ijk: Sequence[int]) -> Prompt | None:
     """What is left of a prompt."""
+    if isinstance(earlier, Point) and isinstance(later, Point):  # thousands of pairs in a session
+        return None if earlier.positive != later.positive and earlier.index_ijk == later.index_ijk else earlier
     if isinstance(earlier, Box):
         return None if _outdates_box(earlier, later, shape_ijk) else earlier
     if isinstance(earlier, Mask) and _outlines_slice(later):
