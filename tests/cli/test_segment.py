@@ -358,6 +358,6 @@ def test_labels_are_written_last(workspace: Workspace, monkeypatch: pytest.Monke
     """Where a run was killed, labels tell that all else is there, too."""
     order: list[str] = []
     replace = os.replace
-    monkeypatch.setattr(os, "replace", lambda old, new: (order.append(Path(new).name), replace(old, new))[1])
+    monkeypatch.setattr(os, "replace", lambda old, new: (order.append(os.path.basename(new)), replace(old, new))[1])
     workspace.done(*CLICK, "--report", "r.json", "--statistics", "s.csv", "--confidence", "c.csv")
     assert (sorted(order), order[-1]) == (["c.csv", "out.nii.gz", "r.json", "s.csv"], "out.nii.gz")
