@@ -225,7 +225,9 @@ def test_what_was_drawn_in_a_plane_that_is_not_tracked_is_told() -> None:
 def test_an_object_that_is_not_there_is_told() -> None:
     case = phantom()
     found = segment(case, [Point(case.voxel(1), 1), Point(case.voxel(1), 3)], views="three")
-    assert found.warnings == ("object 3 was not found on any slice",)
+    place = " ".join(str(round(x)) for x in case.voxel(1))
+    outside = f"the positive click on object 3 at {place} lies outside of what was found: object 1 is there"
+    assert found.warnings == ("object 3 was not found on any slice", outside)
     assert set(np.unique(found.labels)) == {0, 1}
 
 

@@ -190,7 +190,7 @@ class Segmenter:
             new = partial(TrackingConfig, self.network, see, shown, policy=policy, joint=joint, zoom=zoom, judge=self.judge)
             mended = _track_windows(work, new, window, mended)
         result = crop.to_whole(work.result(names or {}, mended), earlier)
-        missed = [line for labels in result.maps for line in describe_missed_points(labels, prompts)]
+        missed = describe_missed_points(result.maps, prompts)
         return replace(result, warnings=(*result.warnings, *missed), image=volume)
 
     @torch.no_grad()

@@ -13,9 +13,9 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from medical_sam2 import io
-from medical_sam2.batch.cases import find_cases
-from medical_sam2.batch.outputs import load_outcome
+from medical_sam2 import io, preview
+from medical_sam2.batch.cases import BatchCase, find_cases
+from medical_sam2.batch.outputs import CaseOutcome, FoundObject, load_outcome, save_sheet
 from medical_sam2.batch.run import BatchRun, BatchSettings, segment_cases
 from medical_sam2.batch.table import read_table
 from medical_sam2.data.data_sets import read_data_set
@@ -23,6 +23,7 @@ from medical_sam2.errors import ConfigError, InputError, PromptError
 from medical_sam2.intensity_window import Window
 from medical_sam2.prompts import Box, Prompt
 from medical_sam2.tracking.finishing import FinishingSettings
+from medical_sam2.views import AXIAL
 from medical_sam2.volume import Segmentation, SliceConfidence, Volume
 from tests.killing import each_death
 
@@ -277,3 +278,30 @@ def test_finishing_is_done_recorded_and_part_of_what_a_result_depends_on(folder:
         segmenter=Painter(),  # type: ignore[arg-type]
     )
     assert "changes nothing: voxels are 2 mm at least" in first.problem
+
+
+def test_the_sheet_shows_the_least_sure_cases_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each on the slice of its least sure outline, also where another object of it was not found at all."""
+    captions: list[str] = []
+    slices: list[int] = []
+    sheet = preview.contact_sheet
+
+    def watched(pictures: Any, masks: Any, words: Any, **how: Any) -> Any:
+        captions.extend(words)
+        slices.extend(int(picture.max()) for picture in pictures)
+        return sheet(pictures, masks, words, **how)
+
+    monkeypatch.setattr(preview, "contact_sheet", watched)
+    image = Volume(np.arange(6, dtype=np.uint8) * np.ones((8, 8, 1), np.uint8), np.eye(4))
+    io.save(image.array, tmp_path / "image.nii", image)
+    outcomes, cases = [], {}
+    for name, at in (("a", ((0.9, 1), (0.8, 2))), ("b", ((0.4, 3), (0.7, 4))), ("c", ((0.0, None), (0.5, 5)))):
+        objects = [
+            FoundObject(label, "", 9, 1.0, sure, least_sure=None if t is None else (AXIAL.code, t), window=(0, 255))
+            for label, (sure, t) in enumerate(at, 1)
+        ]
+        outcomes.append(CaseOutcome(name, tuple(objects), ("image.nii",)))
+        cases[name] = BatchCase(name, tmp_path / "image.nii")
+    save_sheet(outcomes, cases, tmp_path, {})
+    assert captions == ["c  0.00", "b  0.40", "a  0.80"]
+    assert slices == [5, 3, 2]

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 
 import nibabel as nib
 import numpy as np
@@ -351,3 +352,12 @@ def test_the_consensus_can_be_left_out(workspace: Workspace, monkeypatch: pytest
     workspace.done(*CLICK)
     workspace.done(*CLICK, "--no-consensus", output="without.nii.gz")
     assert told == [True, False]
+
+
+def test_labels_are_written_last(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a run was killed, labels tell that all else is there, too."""
+    order: list[str] = []
+    replace = os.replace
+    monkeypatch.setattr(os, "replace", lambda old, new: (order.append(os.path.basename(new)), replace(old, new))[1])
+    workspace.done(*CLICK, "--report", "r.json", "--statistics", "s.csv", "--confidence", "c.csv")
+    assert (sorted(order), order[-1]) == (["c.csv", "out.nii.gz", "r.json", "s.csv"], "out.nii.gz")

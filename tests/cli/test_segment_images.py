@@ -16,11 +16,13 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from medical_sam2.cli import main
+from medical_sam2 import preview
+from medical_sam2.cli import main, report
 from medical_sam2.cli.segment_images import _SetRun  # pyright: ignore[reportPrivateUsage]
 from medical_sam2.errors import ResourceError
 from medical_sam2.io import atomic
 from medical_sam2.segmenter import Segmenter
+from medical_sam2.tracking.image_set import ImageMask
 from tests.cli.conftest import LOADED, known, read_once
 from tests.tracking.test_image_set import pictures
 
@@ -454,3 +456,17 @@ def test_annotations_of_what_is_finished_survive_an_interruption(
     assert [each["id"] for each in found["images"]] == [1, 2, 3]
     assert category_pixels("a.png", 1) == set_workspace.truth.sum(), "of the first run"
     assert len(json.loads(Path("out/annotations.labelstudio.json").read_text())) == 3
+
+
+def test_the_sheet_begins_with_the_template_and_keeps_the_least_sure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever looks at the beginning of it, or has more images than it holds, sees those that are worth a look."""
+    captions: list[str] = []
+    sheet = preview.contact_sheet
+    monkeypatch.setattr(preview, "contact_sheet", lambda *what, **how: (captions.extend(what[2]), sheet(*what, **how))[1])
+    monkeypatch.setattr(report, "MOST_TILES", 4)
+    images, labels = np.arange(900, dtype=np.uint16).reshape(30, 30), np.eye(30, dtype=np.uint8)
+    kept = report.Sheet()
+    for index, sure in enumerate((0.9, 0.3, 0.8, 0.1, 0.7, 0.99)):
+        kept.add(images, ImageMask(index, labels, {1: sure}, prompted=sure == 0.99), f"{index}.png")
+    kept.save(tmp_path / "sheet.png")
+    assert captions == ["5.png  template", "3.png  0.10", "1.png  0.30", "4.png  0.70"]

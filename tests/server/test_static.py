@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from medical_sam2.server import app
+from medical_sam2.server.security import POLICY
 
 ROOT = Path(__file__).parents[2]
 STATIC = ROOT / "src" / "medical_sam2" / "server" / "static"
@@ -31,6 +32,13 @@ def test_nothing_is_loaded_from_elsewhere(name: str) -> None:
     found = set(re.findall(r"https?://[^\s\"'`)]+", text))
     assert found <= {"http://www.w3.org/2000/svg"}
     assert not re.search(r"<script>|\son\w+=|style=\"", text) or not name.endswith(".html")
+
+
+def test_the_browser_is_told_to_load_nothing_from_elsewhere() -> None:
+    sources = {name: set(rest) for name, *rest in (part.split() for part in POLICY.split(";"))}
+    assert sources["default-src"] == sources["base-uri"] == sources["frame-ancestors"] == {"'none'"}
+    assert sources["script-src"] == sources["connect-src"] == sources["form-action"] == {"'self'"}
+    assert set().union(*sources.values()) == {"'none'", "'self'", "data:", "blob:"}
 
 
 def test_a_checkout_without_the_page_says_so() -> None:

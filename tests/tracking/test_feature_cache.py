@@ -1,5 +1,6 @@
 """What was encoded is kept within limits, and found again by what it shows."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -101,6 +102,13 @@ def test_a_full_folder_keeps_what_is_there(tmp_path: Path) -> None:
         for number in range(3):
             store.keep(bytes([number]), features(number))
         assert sorted(x for x in range(3) if store.load(bytes([x]), CPU)) == list(range(count))
+
+
+@pytest.mark.skipif(os.name != "posix", reason="the system has no such permissions")
+def test_the_folder_is_its_owners_alone(tmp_path: Path) -> None:
+    """Features tell much of an image."""
+    FeatureStore(tmp_path / "kept", "weights")
+    assert oct((tmp_path / "kept").stat().st_mode & 0o077) == "0o0"
 
 
 def test_damaged_features_are_none_and_are_written_again(tmp_path: Path) -> None:

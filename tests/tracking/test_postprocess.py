@@ -69,13 +69,22 @@ def test_memory_does_not_grow_with_the_number_of_an_object() -> None:
     assert (labels > 0).sum() == 8
 
 
+def test_who_has_what_was_clicked_on_is_named() -> None:
+    """Of two objects that are clicked on at one place one gets nothing: that it was not found would be half of the truth."""
+    labels = np.ones((3, 3, 3), np.uint8)
+    (line,) = describe_missed_points([labels], [Point((1, 1, 1), 1), Point((1, 1, 1), 2)])
+    assert line == "the positive click on object 2 at 1 1 1 lies outside of what was found: object 1 is there"
+    (line,) = describe_missed_clicks(labels[0], {1: FramePrompt.click(2, 1), 2: FramePrompt.click(2, 1)})
+    assert line == "the positive click on object 2 at 2 1 lies outside of what was found: object 1 is there"
+
+
 def test_clicks_that_are_not_followed_are_named() -> None:
     labels = np.zeros((4, 4, 4), np.uint8)
     labels[1, 1, 1] = 2
     followed = [Point((1, 1, 1), 2), Point((0, 1, 1), 2, positive=False), Point((1, 1, 1), 1, positive=False)]
-    assert describe_missed_points(labels, followed) == []
-    assert describe_missed_points(labels, [Point((0, 0, 0), 7)]) == []  # it is named as not found at all
-    (one, two) = describe_missed_points(labels, [Point((0, 0.2, 3), 2), Point((1, 1, 1), 2, positive=False)])
+    assert describe_missed_points([labels], followed) == []
+    assert describe_missed_points([labels], [Point((0, 0, 0), 7)]) == []  # it is named as not found at all
+    (one, two) = describe_missed_points([labels], [Point((0, 0.2, 3), 2), Point((1, 1, 1), 2, positive=False)])
     assert one == "the positive click on object 2 at 0 0 3 lies outside of what was found"
     assert two == "the negative click on object 2 at 1 1 1 lies inside what was found"
     image = np.array([[0, 3], [0, 0]], np.uint8)

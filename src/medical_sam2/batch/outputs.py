@@ -229,8 +229,9 @@ def _tile(
     outcome: CaseOutcome, case: BatchCase, folder: Path, reading: Mapping[str, Any]
 ) -> list[tuple[NDArray[np.uint8], NDArray[np.integer], str]]:
     """The slice of the least sure outline, its labels and a caption; nothing where nothing was tracked."""
-    shown = min(outcome.objects, key=lambda each: 1.0 if each.confidence is None else each.confidence)
-    if shown.least_sure is None or shown.window is None:
+    outlined = (each for each in outcome.objects if each.least_sure and each.window)  # not so what was not found at all
+    shown = min(outlined, key=lambda each: 1.0 if each.confidence is None else each.confidence, default=None)
+    if shown is None or shown.least_sure is None or shown.window is None:
         return []
     image = io.load(case.image, **reading)
     labels = io.load_labels(folder / outcome.files[-1], image).array

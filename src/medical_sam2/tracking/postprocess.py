@@ -92,15 +92,15 @@ def _mark_touched(touched: NDArray[np.bool_], box: Sequence[slice], marked: Sequ
     touched[tuple(inside)] = True
 
 
-def describe_missed_points(labels: NDArray[np.integer], prompts: Iterable[Prompt]) -> list[str]:
-    """Warnings for clicks in a volume that its labels (I, J, K) do not follow."""
-    return _describe_missed(labels, ((p.index_ijk, p.object, p.positive) for p in prompts if isinstance(p, Point)))
+def describe_missed_points(maps: Sequence[NDArray[np.integer]], prompts: Iterable[Prompt]) -> list[str]:
+    """Warnings for clicks in a volume that its label maps (I, J, K), several where objects overlap, do not follow."""
+    return _describe_missed(maps, ((p.index_ijk, p.object, p.positive) for p in prompts if isinstance(p, Point)))
 
 
 def describe_missed_clicks(labels: NDArray[np.integer], prompts: Mapping[int, FramePrompt]) -> list[str]:
     """Warnings for clicks on an image that its labels (H, W) do not follow, at X Y as they were given; object → its prompt."""
     return _describe_missed(
-        labels.T,
+        [labels.T],
         (
             ((x, y), label, bool(inside))
             for label, prompt in prompts.items()
@@ -109,16 +109,19 @@ def describe_missed_clicks(labels: NDArray[np.integer], prompts: Mapping[int, Fr
     )
 
 
-def _describe_missed(labels: NDArray[np.integer], clicks: Iterable[tuple[Sequence[float], int, bool]]) -> list[str]:
+def _describe_missed(maps: Sequence[NDArray[np.integer]], clicks: Iterable[tuple[Sequence[float], int, bool]]) -> list[str]:
     found: list[str] = []
     for index, label, positive in clicks:
-        place = tuple(map(_within, index, labels.shape))
-        if (labels[place] == label) == positive:
+        place = tuple(map(_within, index, maps[0].shape))
+        there = [int(labels[place]) for labels in maps]
+        if (label in there) == positive:
             continue
         click = f"click on object {label} at {' '.join(map(str, place))}"
         if not positive:
             found.append(f"the negative {click} lies inside what was found")
-        elif (labels == label).any():  # an object that was not found at all is named as such
+        elif len(there) == 1 and there[0]:
+            found.append(f"the positive {click} lies outside of what was found: object {there[0]} is there")
+        elif any((labels == label).any() for labels in maps):  # an object that was not found at all is named as such
             found.append(f"the positive {click} lies outside of what was found")
     return found
 
