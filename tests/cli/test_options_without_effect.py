@@ -81,7 +81,9 @@ def test_an_object_beside_prompts_that_name_theirs(ct: Path, pictures: Path, fai
 def test_an_object_of_what_names_none(ct: Path) -> None:
     """It has an effect beside prompts that name another, on a mask, and for a name."""
     volume = io.load(ct)
-    io.save((np.indices((6, 6, 6))[2] == 3).astype(np.uint8), ct.with_name("m.nii.gz"), volume)
+    io.save(
+        ((np.indices((6, 6, 6))[2] == 3) & (np.indices((6, 6, 6))[0] > 1)).astype(np.uint8), ct.with_name("m.nii.gz"), volume
+    )
     for said in ({"point": ("2:3 3 3", "1 1 1")}, {"point": ("2:3 3 3",), "mask": (ct.with_name("m.nii.gz"),)}):
         assert volume_prompts(PromptOptions(**said, object=4), volume).labels == (2, 4)  # type: ignore[arg-type]
     assert volume_prompts(PromptOptions(point=("4:3 3 3",), object=4, name=("liver",)), volume).names == {4: "liver"}
@@ -98,7 +100,7 @@ def test_no_input_is_replaced(ct: Path, failed: Failed) -> None:
     assert "would lie among the slices" in told
     assert one.read_bytes() == before
     mask = ct.with_name("m.nii.gz")
-    io.save((np.indices((6, 6, 6))[2] == 3).astype(np.uint8), mask, io.load(ct))
+    io.save(((np.indices((6, 6, 6))[2] == 3) & (np.indices((6, 6, 6))[0] > 1)).astype(np.uint8), mask, io.load(ct))
     ct.with_name("p.json").write_text(json.dumps({"objects": [{"masks": [{"file": "m.nii.gz"}]}]}))
     before = mask.read_bytes()
     assert "would replace an input" in failed("segment", ct, "--prompts", ct.with_name("p.json"), "-o", mask, "--overwrite")
