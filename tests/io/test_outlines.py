@@ -363,3 +363,18 @@ def test_what_is_not_a_number_is_not_drawn_over(tmp_path: Path, kind: str) -> No
     """As background of images it is the smallest value, which here would be the object's."""
     with pytest.raises(FormatError, match="NaN"):
         read(stored(tmp_path, np.where(INSIDE, 1, np.nan).astype(kind), ".tif"))
+
+
+def test_white_lines_around_objects_are_asked_about() -> None:
+    """As PASCAL VOC draws them; a white object that is no line is one, also beside another one."""
+    away = np.hypot(*(np.mgrid[:96, :112] - 50))
+    lined = np.select([away < 20, away < 25], [1, 255], 0).astype(np.uint8)
+    for array in (lined, np.repeat(lined[..., None], 4, axis=2)):
+        with pytest.raises(AmbiguousError, match=r"255 lies in thin lines around other objects.*--each-label"):
+            outlines(array)
+    assert [each.label for each in outlines(lined, MaskRule(each_label=True))] == [1, 255]
+    assert [each.label for each in outlines(lined, MaskRule(value=1))] == [1]
+    disc_and_cup = np.select([away < 12, away < 30], [255, 128], 0).astype(np.uint8)
+    apart = np.where(away < 8, 1, 255 * (np.abs(away - 40) < 2)).astype(np.uint8)
+    for array in (disc_and_cup, apart):
+        assert [each.label for each in outlines(array)][-1] == 255

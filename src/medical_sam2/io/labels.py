@@ -127,6 +127,7 @@ def integers(array: NDArray[Any], subject: Path | None) -> NDArray[Any]:
 
 
 MOST_OBJECTS = 65_535
+THIN = 4  # pixels on either side of the middle of a line
 WHITE = frozenset({255, 32_767, 65_535, 2**31 - 1, 2**32 - 1})
 """The largest number of a pixel: programs store "inside" as it. As the only number of a mask it is object 1."""
 SHADE = 0.02
@@ -206,6 +207,7 @@ def outlines(array: NDArray[Any], rule: MaskRule = AS_DRAWN, *, lossy: bool = Fa
         found = [Outline(int(number), array == number) for number in numbers]
     if not rule.each_label:
         _ask_if_inverted(found, numbers)
+        _ask_if_undecided(found)
     return found
 
 
@@ -284,6 +286,20 @@ def _ask_if_inverted(found: Sequence[Outline], numbers: Sequence[float]) -> None
             choices = [f"{as_drawn} (as it is)", "the inverted file (the hole is the object)"]
             problem = f"object {outline.label} covers all borders and most of the image, as the ground does: it looks inverted"
             raise AmbiguousError(problem, "say what is meant", choices=choices)
+
+
+# Label maps of photographs (PASCAL VOC) draw a white line around each object, where nobody decided what it is.
+def _ask_if_undecided(found: Sequence[Outline]) -> None:
+    if len(found) < 2 or found[-1].label not in WHITE:
+        return
+    from scipy import ndimage  # takes a while to load
+
+    white, others = found[-1].inside, np.logical_or.reduce([outline.inside for outline in found[:-1]])
+    thin = not ndimage.binary_erosion(white, iterations=THIN).any()
+    if thin and np.logical_and(white, ndimage.binary_dilation(others)).any():
+        problem = f"{found[-1].label} lies in thin lines around other objects, as label maps mark what is undecided"
+        choices = [f"--each-label (it is one of {len(found)} objects)", "the file with 0 there"]
+        raise AmbiguousError(problem, "say what is meant", choices=choices)
 
 
 def is_ground(inside: NDArray[np.bool_]) -> bool:
