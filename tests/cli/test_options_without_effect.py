@@ -57,6 +57,12 @@ def test_they_are_refused(ct: Path, failed: Failed, words: list[str], said: str)
     assert not ct.with_name("o.nii.gz").exists()
 
 
+@pytest.mark.parametrize("folder", ["v.nii.gz", "nowhere/features"])
+def test_a_folder_for_features_that_cannot_be_is_refused_by_the_dry_run_too(ct: Path, failed: Failed, folder: str) -> None:
+    words = ["--point", 3, 3, 3, "-o", ct.with_name("o.nii.gz"), "--features", ct.with_name(folder), "--dry-run"]
+    assert "the folder for features cannot be made" in failed("segment", ct, *words)
+
+
 @pytest.mark.parametrize("words", [["--mm"], ["--object", "2"]])
 def test_coordinates_of_the_command_line_where_there_are_none(ct: Path, failed: Failed, words: list[str]) -> None:
     ct.with_name("p.json").write_text(json.dumps({"objects": [{"points": [[3, 3, 3]]}]}))

@@ -199,6 +199,8 @@ def test_words_of_the_command_line() -> None:
         ({"smooth": ("spleen=2",)}, "there is no object 'spleen'; the objects are liver, 3"),
         ({"grow": ("1",), "shrink": ("liver=1",)}, "object 1 is to grow and to shrink"),
         ({"smooth": ("0",)}, "'0' is no positive number"),
+        ({"smooth": ("liver=1", "2", "liver=3")}, "--smooth liver=3: it is given twice"),
+        ({"grow": ("1", "2")}, "--grow 2: it is given twice"),
         ({"min_volume": ("x",)}, "'x' is no positive number"),
     ):
         with pytest.raises(ConfigError, match=said):

@@ -14,7 +14,7 @@ import torch
 
 from medical_sam2.cli.files import OutputOptions, name_notes
 from medical_sam2.cli.options import InferenceOptions, NetworkOptions, SetInferenceOptions, TrackingOptions
-from medical_sam2.errors import ConfigError, WeightsError
+from medical_sam2.errors import ConfigError, InputError, WeightsError
 from medical_sam2.intensity_window import Window, choose_window, named_window
 from medical_sam2.io.prompt_file import NamedPrompts
 from medical_sam2.io.safe_open import require_memory
@@ -70,7 +70,11 @@ def load_segmenter(options: NetworkOptions) -> Segmenter:
     Raises:
         WeightsError, ConfigError: they do not exist or do not fit.
         ResourceError: too little memory to begin with.
+        InputError: the folder for features is a file, or cannot be made.
     """
+    folder = options.features
+    if folder is not None and not (folder.is_dir() or (folder.parent.is_dir() and not folder.exists())):
+        raise InputError("the folder for features cannot be made", "give another", subject=folder)
     require_memory(LEAST_BYTES, options.weights, what="the network")
     if options.threads is not None:
         torch.set_num_threads(options.threads)

@@ -124,7 +124,7 @@ class FinishingSettings:
             ConfigError: see `steps` and `FinishingSteps.check`.
         """
         for option, words in self._words.items():
-            for number in (_who_and_number(option, word)[1] for word in words):
+            for _, _, number in _parse_words(option, words):
                 alone = {
                     "--smooth": FinishingSteps(smooth_mm=number),
                     "--min-volume": FinishingSteps(min_volume_ml=number),
@@ -162,12 +162,21 @@ def _meant(who: str | None, labels: Sequence[int], names: Mapping[int, str]) -> 
     return [label for label in labels if who is None or who in (str(label), names.get(label))]
 
 
+def _parse_words(option: str, words: Sequence[str]) -> list[tuple[str, str | None, float]]:
+    """Each word with the object that it names, None where all are meant, and its number; refuses a second one of an object."""
+    parsed = [(word, *_who_and_number(option, word)) for word in words]
+    for place, (word, who, _) in enumerate(parsed):
+        if who in [before for _, before, _ in parsed[:place]]:
+            raise ConfigError(f"{option} {word}: it is given twice", "give one number for each object")
+    return parsed
+
+
 def _by_object(
     option: str, words: Sequence[str], labels: Sequence[int], names: Mapping[int, str], *, known: bool
 ) -> dict[int, float]:
     """Label → number; a word that names an object goes before those that mean all."""
     found: dict[int, float] = {}
-    parsed = [(word, *_who_and_number(option, word)) for word in words]
+    parsed = _parse_words(option, words)
     for word, who, number in sorted(parsed, key=lambda each: each[1] is not None):
         meant = _meant(who, labels, names)
         if known and not meant:
