@@ -59,7 +59,7 @@ def test_they_are_refused(ct: Path, failed: Failed, words: list[str], said: str)
 
 @pytest.mark.parametrize("folder", ["v.nii.gz", "nowhere/features"])
 def test_a_folder_for_features_that_cannot_be_is_refused_by_the_dry_run_too(ct: Path, failed: Failed, folder: str) -> None:
-    words = ["--point", 3, 3, 3, "-o", ct.with_name("o.nii.gz"), "--features", ct.with_name(folder), "--dry-run"]
+    words = ["--point", 3, 3, 3, "-o", ct.with_name("o.nii.gz"), "--features", ct.parent / folder, "--dry-run"]
     assert "the folder for features cannot be made" in failed("segment", ct, *words)
 
 
