@@ -395,3 +395,28 @@ def test_a_correction_takes_a_region_outside_that_lies_beside_the_object_on_its_
     expected[solid.slices] = 0
     assert (found == expected).all()
     assert expected.sum() < earlier.sum()
+
+
+@pytest.mark.parametrize("code", ["RAS", "PIL"])
+def test_a_click_outside_within_what_is_found_on_another_slice_corrects_it(code: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a correction of the result would; a slice that was outlined stays as it was drawn, and other objects as they were."""
+    case = phantom(code)
+    click, other = Point(case.voxel(1)), Point(case.voxel(2), 2)
+    alone = segmenter().segment_volume(case.volume, [click, other])
+    axis = int(np.flatnonzero([letter in "SI" for letter in code])[0])
+    places = np.argwhere(alone.labels == 1)
+    drawn_at = round(case.voxel(1)[axis])
+    i, j, k = places[places[:, axis] != drawn_at][0]
+    late = Point((i, j, k), positive=False)
+    found = segmenter().segment_volume(case.volume, [click, late, other])
+    expected = segmenter().segment_volume(case.volume, [late], earlier=alone.labels)
+    assert (found.labels == expected.labels).all()
+    assert found.labels[i, j, k] == 0
+    assert ((found.labels == 2) == (alone.labels == 2)).all()
+    assert not found.warnings
+    mask = np.zeros_like(alone.labels, bool)
+    mask[(slice(None),) * axis + (drawn_at,)] = alone.labels.take(drawn_at, axis) == 1
+    monkeypatch.setattr("medical_sam2.segmenter.correct_labels", lambda tracker, groups, earlier: np.zeros_like(earlier))
+    drawn = segmenter().segment_volume(case.volume, [Mask(mask, 1, axis), late])
+    assert mask.any()
+    assert ((drawn.labels == 1) == mask).all()

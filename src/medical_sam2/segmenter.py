@@ -21,10 +21,11 @@ from medical_sam2.model.memory_bank import POLICIES, Policy, SelfSorting
 from medical_sam2.model.sam2 import Sam2
 from medical_sam2.model.weights import load_backbone, weights_file
 from medical_sam2.plugins import find, suggestion
-from medical_sam2.prompts import FramePrompt, Prompt
+from medical_sam2.prompts import FramePrompt, Point, Prompt, voxel_of
 from medical_sam2.strokes import apply_settled
 from medical_sam2.tracking.click_outline import OutlineJudge
 from medical_sam2.tracking.consensus import Gate
+from medical_sam2.tracking.contradictions import hold_settled
 from medical_sam2.tracking.correction import correct_labels
 from medical_sam2.tracking.cropping import Crop, CroppedImages
 from medical_sam2.tracking.encoding import CompiledEncoder, FeatureCache, FeatureStore, content_key, fingerprint
@@ -185,13 +186,14 @@ class Segmenter:
         options = ResultOptions(summed, probability, uncertainty, islands, gate, overlap=overlap, priority=first)
         work = VolumeTracker(shown, plan, options, TrackingProgress(crop.wrap_progress(on_frame)))
 
-        see = self._encoder(features)
+        new = partial(TrackingConfig, self.network, self._encoder(features), shown, policy=policy, joint=joint, zoom=zoom)
         with self.computing():
-            new = partial(TrackingConfig, self.network, see, shown, policy=policy, joint=joint, zoom=zoom, judge=self.judge)
-            mended = _track_windows(work, new, window, mended)
+            mended = _track_windows(work, partial(new, judge=self.judge), window, mended)
         result = crop.to_whole(work.result(names or {}, mended), earlier)
-        missed = describe_missed_points(result.maps, prompts)
-        return replace(result, warnings=(*result.warnings, *missed), image=volume)
+        if earlier is None and not (probability or uncertainty or overlap):
+            again = {"bank": bank, "window": window, "islands": islands, "zoom": zoom, "features": features, "names": names}
+            result = _take_out(result, prompts, partial(self.segment_volume, volume, **again))
+        return replace(result, warnings=(*result.warnings, *describe_missed_points(result.maps, prompts)), image=volume)
 
     @torch.no_grad()
     def segment_by_template(
@@ -367,6 +369,23 @@ class Segmenter:
         if self.precision == "fp32":
             return nullcontext()
         return torch.autocast(self.device.type, dtype=torch.bfloat16)
+
+
+# Alone on its slice a negative click shows the network no object, so it says nothing until something was found there.
+def _take_out(found: Segmentation, prompts: Sequence[Prompt], correct: Callable[..., Segmentation]) -> Segmentation:
+    """The result, corrected by the negative clicks inside of it; what else the prompts settled holds."""
+    clicks = [prompt for prompt in prompts if isinstance(prompt, Point) and not prompt.positive]
+    late = [click for click in clicks if found.labels[tuple(map(voxel_of, click.index_ijk))] == click.object]
+    if not late:
+        return found
+    mended = correct(late, earlier=found.labels)
+    for label in {click.object for click in late}:
+        own = [prompt for prompt in prompts if prompt.object == label]
+        hold_settled(mended.labels, found.labels, own, [click for click in late if click.object == label])
+    again = {(row.object, row.view, row.slice) for row in mended.confidence}
+    kept = (row for row in found.confidence if (row.object, row.view, row.slice) not in again)
+    warnings = tuple(dict.fromkeys((*found.warnings, *mended.warnings)))
+    return replace(found, labels=mended.labels, confidence=(*kept, *mended.confidence), warnings=warnings)
 
 
 def _check_correction(*, maps: bool, several: bool) -> None:

@@ -10,7 +10,6 @@ import pytest
 
 from medical_sam2.io import Picture
 from medical_sam2.prompts import Box, Mask, Point, Prompt
-from medical_sam2.server.contradictions import drop_contradicted, last_words
 from medical_sam2.server.gestures import volume_prompts
 from medical_sam2.server.inference_queue import InferenceQueue
 from medical_sam2.server.refusals import InvalidRequest
@@ -18,6 +17,7 @@ from medical_sam2.server.segmentation import SessionImageSet
 from medical_sam2.server.session import Session
 from medical_sam2.server.state import Gesture, Kind, from_json
 from medical_sam2.strokes import Brush, Scribble
+from medical_sam2.tracking.contradictions import drop_contradicted, last_words
 from tests.phantoms import SHAPE, phantom, segmenter
 from tests.server.conftest import session
 

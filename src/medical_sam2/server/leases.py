@@ -16,10 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medical_sam2.prompts import Box, Prompt
-from medical_sam2.server.contradictions import drop_contradicted, hold_settled, voxels_of
 from medical_sam2.server.inference_queue import InferenceQueue
 from medical_sam2.server.refusals import InvalidRequest, LimitReached, Refusal
 from medical_sam2.strokes import says_where
+from medical_sam2.tracking.contradictions import drop_contradicted, hold_settled, voxels_of
 from medical_sam2.volume import Volume
 
 IDLE_S, LIVENESS_S = 600.0, 60.0

@@ -20,10 +20,10 @@ from numpy.typing import NDArray
 from medical_sam2.intensity_window import Window, Windows, percentile_window
 from medical_sam2.io import Picture, atomic
 from medical_sam2.prompts import FramePrompt, Prompt, intensities
-from medical_sam2.server.contradictions import hold_settled, last_words
 from medical_sam2.server.gestures import frame_prompt, volume_prompts
 from medical_sam2.server.refusals import InvalidRequest
 from medical_sam2.server.state import Gesture, State
+from medical_sam2.tracking.contradictions import hold_settled, last_words
 from medical_sam2.tracking.plan import PLANES, array_axis
 from medical_sam2.views import View
 from medical_sam2.volume import Segmentation, SliceConfidence, Volume

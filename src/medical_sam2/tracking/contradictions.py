@@ -54,7 +54,10 @@ def slices_touched(prompt: Prompt, shape_ijk: Sequence[int], axis: int) -> NDArr
 
 
 def hold_settled(
-    labels_ijk: NDArray[np.uint8], before_ijk: NDArray[np.uint8], said: Sequence[Prompt], fresh: Sequence[Prompt]
+    labels_ijk: NDArray[np.unsignedinteger],
+    before_ijk: NDArray[np.unsignedinteger],
+    said: Sequence[Prompt],
+    fresh: Sequence[Prompt],
 ) -> None:
     """Make corrected labels follow what was said before, too, in place.
 
@@ -80,8 +83,10 @@ def hold_settled(
         labels_ijk[held] = label
 
 
-def _as_before(now: NDArray[np.uint8], before: NDArray[np.uint8], label: int) -> NDArray[np.uint8]:
-    return np.where(before == label, before, np.where(now == label, np.uint8(0), now))
+def _as_before(
+    now: NDArray[np.unsignedinteger], before: NDArray[np.unsignedinteger], label: int
+) -> NDArray[np.unsignedinteger]:
+    return np.where(before == label, before, np.where(now == label, 0, now)).astype(now.dtype)
 
 
 def _corners(prompt: Prompt) -> list[tuple[float, float, float]]:
