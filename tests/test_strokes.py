@@ -402,13 +402,17 @@ def test_a_click_outside_within_what_is_found_on_another_slice_corrects_it(code:
     """As a correction of the result would; a slice that was outlined stays as it was drawn, and other objects as they were."""
     case = phantom(code)
     click, other = Point(case.voxel(1)), Point(case.voxel(2), 2)
-    alone = segmenter().segment_volume(case.volume, [click, other])
+    before, seen = list[Any](), list[Any]()
+    alone = segmenter().segment_volume(case.volume, [click, other], on_frame=before.append)
     axis = int(np.flatnonzero([letter in "SI" for letter in code])[0])
     places = np.argwhere(alone.labels == 1)
     drawn_at = round(case.voxel(1)[axis])
     i, j, k = places[places[:, axis] != drawn_at][0]
     late = Point((i, j, k), positive=False)
-    found = segmenter().segment_volume(case.volume, [click, late, other])
+    found = segmenter().segment_volume(case.volume, [click, late, other], on_frame=seen.append)
+    assert len(seen) > len(
+        {(row.object, row.slice) for row in alone.confidence if row.object == 1}
+    )  # those of the correction, too
     expected = segmenter().segment_volume(case.volume, [late], earlier=alone.labels)
     assert (found.labels == expected.labels).all()
     assert found.labels[i, j, k] == 0

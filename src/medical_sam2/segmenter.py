@@ -191,8 +191,8 @@ class Segmenter:
             mended = _track_windows(work, partial(new, judge=self.judge), window, mended)
         result = crop.to_whole(work.result(names or {}, mended), earlier)
         if earlier is None and not (probability or uncertainty or overlap):
-            again = {"bank": bank, "window": window, "islands": islands, "zoom": zoom, "features": features, "names": names}
-            result = _take_out(result, prompts, partial(self.segment_volume, volume, **again))
+            again = partial(self.segment_volume, volume, bank=bank, window=window, islands=islands, zoom=zoom)
+            result = _take_out(result, prompts, partial(again, features=features, names=names, on_frame=on_frame))
         return replace(result, warnings=(*result.warnings, *describe_missed_points(result.maps, prompts)), image=volume)
 
     @torch.no_grad()

@@ -228,11 +228,12 @@ def _read_layout(values: dict[str, Any]) -> Layout:
 
 def _read_entry(values: dict[str, Any]) -> Entry:
     """An entry of the table, where readers and the remapping of black and white masks have names."""
-    remap, opener = values.get("remap"), values.get("opener")
-    by_name = partial(read_masks, {name: own[0] for name, own in values["structures"].items()})
+    remap, opener, structures = values.get("remap"), values.get("opener"), values["structures"]
+    structures = _TABLE[structures]["structures"] if isinstance(structures, str) else structures
+    by_name = partial(read_masks, {name: own[0] for name, own in structures.items()})
     tables: dict[str, Any] = {
         "channels": tuple(values["channels"]),
-        "structures": {name: tuple(own) for name, own in values["structures"].items()},
+        "structures": {name: tuple(own) for name, own in structures.items()},
         "layouts": tuple(_read_layout(layout) for layout in values["layouts"]),
         "unconfirmed": tuple(values.get("unconfirmed", ())),
         "remap": WHITE if remap == "white" else remap and {int(number): value for number, value in remap.items()},
