@@ -410,9 +410,7 @@ def test_a_click_outside_within_what_is_found_on_another_slice_corrects_it(code:
     i, j, k = places[places[:, axis] != drawn_at][0]
     late = Point((i, j, k), positive=False)
     found = segmenter().segment_volume(case.volume, [click, late, other], on_frame=seen.append)
-    assert len(seen) > len(
-        {(row.object, row.slice) for row in alone.confidence if row.object == 1}
-    )  # those of the correction, too
+    assert len(seen) > len(before)  # the correction tells its progress, and can be stopped
     expected = segmenter().segment_volume(case.volume, [late], earlier=alone.labels)
     assert (found.labels == expected.labels).all()
     assert found.labels[i, j, k] == 0
