@@ -3,8 +3,9 @@ FROM python:3.11-slim AS build
 WORKDIR /source
 RUN python -m venv /opt/medsam2
 ENV PATH=/opt/medsam2/bin:$PATH
-# torch first, from the index of builds without CUDA: the usual one is gigabytes larger
-RUN pip install --no-cache-dir --index-url https://download.pytorch.org/whl/cpu "torch>=2.10"
+# torch first, from the index of builds without CUDA: the usual one is gigabytes larger. A mirror: --build-arg TORCH_INDEX=URL
+ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
+RUN pip install --no-cache-dir --index-url "$TORCH_INDEX" "torch>=2.10"
 COPY pyproject.toml README.md LICENSE ./
 COPY src ./src
 RUN pip install --no-cache-dir ".[dicom,ray]"

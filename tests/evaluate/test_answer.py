@@ -1,19 +1,26 @@
 """One answer, measured: by hand, without what nobody outlined, and told from another by all of its prompts."""
 
 import math
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from medical_sam2 import io
 from medical_sam2.evaluate import answer
 from medical_sam2.evaluate.answer import HashedPrompts, answer_job, compute_measures, mean_by_stage
-from medical_sam2.evaluate.cases import FramePrompts, VolumeTask, load_case
+from medical_sam2.evaluate.cases import FramePrompts, VolumeTask, load_case, open_data_set
 from medical_sam2.evaluate.methods.interface import MethodAnswer, MethodInputs
-from medical_sam2.evaluate.protocols import Condition
-from medical_sam2.evaluate.study import EvaluationJob, NetworkSettings
-from medical_sam2.prompts import FramePrompt
-from tests.data.nnunet import blob, describe, put, volume_set
+from medical_sam2.evaluate.protocols import EVERY_KIND, OF_VOLUMES, Condition, Kind
+from medical_sam2.evaluate.study import EvaluationJob, NetworkSettings, Row
+from medical_sam2.prompts import Box, FramePrompt, Prompt
+from medical_sam2.segmenter import Segmenter
+from medical_sam2.strokes import Scribble, ShapeInterpolation, SliceRange
+from medical_sam2.volume import Segmentation, Volume
+from tests.data.nnunet import blob, describe, picture_set, put, volume_set
 from tests.evaluate.studies import forget_cases, small_study, use_brightness
 
 
@@ -110,3 +117,105 @@ def test_a_case_is_loaded_once_and_seen_through_its_window(job: EvaluationJob) -
     seen = shown.viewer({3: FramePrompt.mask(shown.truths[3])})(3)
     assert (float(seen.min()), float(seen.max()) <= 1.0) == (0.0, True)
     assert seen[shown.truths[3]].mean() > seen[~shown.truths[3]].mean()
+
+
+class Recorded:
+    """A method that outlines all there is, and notes what it was told."""
+
+    def __init__(self) -> None:
+        self.told: list[tuple[FramePrompts, Sequence[Prompt]]] = []
+
+    def on_volume(self, inputs: MethodInputs, task: VolumeTask, prompts: FramePrompts) -> MethodAnswer:
+        self.told.append((prompts, inputs.told))
+        return MethodAnswer(list(np.ones_like(task.truth_thw)))
+
+
+def label_of(job: EvaluationJob) -> np.ndarray:
+    """The label map of its case, (24, 20, 8)."""
+    return np.asarray(io.load(job.folder / "labelsTr" / "case0.nii.gz").array)
+
+
+def asked(job: EvaluationJob, kind: Kind, monkeypatch: pytest.MonkeyPatch) -> tuple[FramePrompts, Sequence[Prompt], Row]:
+    """What a method is told by a prompt of a kind, and the row of its answer."""
+    method = Recorded()
+    monkeypatch.setattr(answer, "find_method", lambda _: method)
+    answer.answer_once.cache_clear()
+    (row,) = answer_job(replace(job, condition=Condition(kind, None)))
+    ((prompts, told),) = method.told
+    return prompts, told, row
+
+
+def test_each_kind_of_prompt_says_what_it_means(job: EvaluationJob, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain, (start,) = dict[str, FramePrompt](), asked(job, "mask", monkeypatch)[0]
+    for kind in ("click", "box", "mask", "scribble", "diameter", "lasso"):
+        prompts, told, _ = asked(job, kind, monkeypatch)
+        plain[kind] = prompts[start]
+        assert [type(each) for each in told] == ([Scribble] if kind == "scribble" else [])
+    settled, diameter, drawn = plain["scribble"].settled_hw, plain["diameter"], plain["lasso"].mask_hw
+    truth = plain["mask"].mask_hw
+    assert settled is not None
+    assert truth is not None
+    assert 3 < int((settled > 0).sum()) == int(((settled > 0) & truth).sum()), "a line, all of it inside"
+    assert (diameter.box_xyxy is not None, len(diameter.labels)) == (True, 1)
+    np.testing.assert_array_equal(drawn, truth)
+    (line,) = asked(job, "scribble", monkeypatch)[1]
+    task = job.load().task
+    assert task is not None
+    shown = line.project(task.view, task.volume.shape, task.volume.orientation)[start]
+    np.testing.assert_array_equal(shown.settled_hw, settled, "the same line, in voxels")
+
+
+def test_where_it_ends_is_told_to_the_network_and_cut_off_for_all(job: EvaluationJob, monkeypatch: pytest.MonkeyPatch) -> None:
+    inside = int((label_of(job) == 1).sum())
+    prompts, told, row = asked(job, "box and slices", monkeypatch)
+    assert [type(each) for each in told] == [Box, SliceRange]
+    assert told[1] == SliceRange(2, 5)
+    assert row.dice == pytest.approx(2 * inside / (inside + 24 * 20 * 4)), "the four slices that it lies on"
+    prompts, told, row = asked(job, "box in 3D", monkeypatch)
+    assert told == (Box((6, 5, 2), (15, 13, 5)),)
+    assert (list(prompts), row.dice) == ([4], 1.0), "the object of this test is a box"
+    assert asked(job, "mask", monkeypatch)[2].dice == pytest.approx(2 * inside / (inside + 24 * 20 * 8))
+
+
+def test_outlines_are_those_of_both_ends_and_of_the_one_that_chance_takes(
+    job: EvaluationJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prompts, told, row = asked(job, "outlines", monkeypatch)
+    assert ({*prompts} >= {2, 5}, told, row.prompted) == (True, (), len(prompts))
+    joined, told, _ = asked(job, "joined outlines", monkeypatch)
+    assert ({*joined}, type(told[-1]), len(told)) == ({*prompts}, ShapeInterpolation, len(prompts) + 1)
+
+
+def test_the_network_and_other_programs_hear_all_of_a_prompt(job: EvaluationJob) -> None:
+    scores = {kind: answer_job(replace(job, condition=Condition(kind, None)))[0].dice for kind in EVERY_KIND}
+    assert not any(math.isnan(score) for score in scores.values()), scores
+    task = job.load().task
+    assert task is not None
+    heard = list[Sequence[Prompt]]()
+
+    def listen(_: Segmenter, volume: Volume, prompts: Sequence[Prompt], **__: object) -> Segmentation:
+        heard.append(prompts)
+        return Segmentation(np.zeros(volume.shape, np.uint8), volume.affine)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Segmenter, "segment_volume", listen)
+        answer.answer_once.cache_clear()
+        answer_job(replace(job, condition=Condition("box in 3D", None)))
+    assert heard == [(Box((6, 5, 2), (15, 13, 5)),)]
+    script = job.folder / "listen.py"
+    script.write_text("import shutil, sys\nshutil.copy(sys.argv[1], sys.argv[3])\n")
+    command = f"{sys.executable} {script} {{prompts}} {{image}} {job.folder / 'heard.json'} {{output}}"
+    answer_job(replace(job, condition=Condition("scribble", None), method=f"listener={command}"))
+    assert '"scribbles"' in (job.folder / "heard.json").read_text()
+
+
+def test_kinds_of_volumes_are_not_asked_of_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    use_brightness(monkeypatch)
+    folder = picture_set(tmp_path / "Dataset002_Cells")
+    cases = tuple(case.identifier for case in open_data_set(folder).cases)
+    whole = EvaluationJob(
+        folder, "", "disc", "self-sorting", Condition(), 0, small_study((folder,)).protocol, NetworkSettings(), cases
+    )
+    for kind in EVERY_KIND:
+        rows = answer_job(replace(whole, condition=Condition(kind, None, None)))
+        assert [("in volumes alone" in row.skipped) for row in rows] == [kind in OF_VOLUMES] * len(rows), (kind, rows)

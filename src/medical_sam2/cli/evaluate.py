@@ -86,8 +86,8 @@ def evaluate(
     Args:
         data: folders of nnU-Net raw data sets, or folders that hold some.
         output: folder to write.
-        protocols: universal, one-prompt, frequency, ablation, memory, noise, or all of these (the paper's); challenge, clicks;
-            a plug-in; several.
+        protocols: universal, one-prompt, frequency, ablation, memory, noise, or all of these (the paper's); prompt-kinds,
+            challenge, clicks; a plug-in; several.
         json: print one JSON object.
         quiet: show no progress.
     """

@@ -12,7 +12,7 @@ from medical_sam2.cli.options import InferenceOptions
 from medical_sam2.cli.report import Progress, print_note
 from medical_sam2.errors import ConfigError
 from medical_sam2.evaluate.methods.named import find_method
-from medical_sam2.evaluate.protocols import PRESETS, PROTOCOLS, find_protocol, trim_protocol
+from medical_sam2.evaluate.protocols import BEYOND_PAPER, PRESETS, PROTOCOLS, find_protocol, trim_protocol
 from medical_sam2.evaluate.report import write_report
 from medical_sam2.evaluate.run import run_studies
 from medical_sam2.evaluate.study import EvaluationProgress, NetworkSettings, Study, StudyResult, open_data_set
@@ -50,7 +50,7 @@ def choose_studies(data: tuple[Path, ...], names: tuple[str, ...], options: Eval
     threads = options.threads or max(1, (os.cpu_count() or 1) // options.processes)
     given = {name: value for name in (*limits, "image_size") if (value := getattr(options, name)) is not None}
     preset = replace(PRESETS[options.chosen], **given)
-    paper = tuple(name for name, each in PROTOCOLS.items() if not each.conditions[0].clicks)
+    paper = tuple(name for name in PROTOCOLS if name not in BEYOND_PAPER)
     asked = paper if names == ("all",) else names
     chosen = [find_protocol(name, views=options.views, methods=options.methods) for name in asked]
     chosen = [replace(trim_protocol(each, preset), limit_s=options.limit) for each in chosen]

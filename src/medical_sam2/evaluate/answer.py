@@ -15,15 +15,23 @@ import torch
 from numpy.typing import NDArray
 
 from medical_sam2.errors import MedicalSam2Error, PromptError
-from medical_sam2.evaluate.cases import EvaluationCase, FramePrompts, MaskArray, SimulatedReader, follow_suggestions
+from medical_sam2.evaluate.cases import (
+    EvaluationCase,
+    FramePrompts,
+    MaskArray,
+    SimulatedReader,
+    follow_suggestions,
+)
 from medical_sam2.evaluate.figures import write_sketch
 from medical_sam2.evaluate.methods.interface import MethodAnswer, MethodInputs, TrainingCases
 from medical_sam2.evaluate.methods.named import find_method
-from medical_sam2.evaluate.protocols import Condition
+from medical_sam2.evaluate.protocols import OF_VOLUMES, Condition
 from medical_sam2.evaluate.rounds import answer_rounds
 from medical_sam2.evaluate.study import EvaluationJob, NetworkSettings, Row
+from medical_sam2.evaluate.volume_prompts import cut_to_limits, prompts_of_volume, shown_on_slices
 from medical_sam2.metrics import dice, iou, score
 from medical_sam2.model.weights import load_backbone
+from medical_sam2.prompts import Prompt
 from medical_sam2.segmenter import Segmenter
 from medical_sam2.tracking.frames import to_input
 from medical_sam2.tracking.image_viewer import unit_vector
@@ -38,17 +46,18 @@ class HashedPrompts:
 
     digest: bytes  # of all of it
     prompts: FramePrompts = field(compare=False)  # frame → prompt
+    told: Sequence[Prompt] = field(default=(), compare=False)  # as of `MethodInputs`
 
     @classmethod
-    def of(cls, prompts: FramePrompts) -> "HashedPrompts":
-        """With its digest."""
-        digest = blake2b(digest_size=16)
+    def of(cls, prompts: FramePrompts, told: Sequence[Prompt] = (), kind: str = "") -> "HashedPrompts":
+        """With its digest; what is told beside the prompts follows from their kind."""
+        digest = blake2b((kind if told else "").encode(), digest_size=16)
         for t, prompt in sorted(prompts.items()):
-            box, mask = prompt.box_xyxy, prompt.mask_hw
-            digest.update(repr((t, box is None, mask is None, len(prompt.labels))).encode())
-            for part in (prompt.points_xy, prompt.labels, box, mask):
+            box, mask, settled = prompt.box_xyxy, prompt.mask_hw, prompt.settled_hw
+            digest.update(repr((t, box is None, mask is None, settled is None, len(prompt.labels))).encode())
+            for part in (prompt.points_xy, prompt.labels, box, mask, settled):
                 digest.update(b"" if part is None else np.ascontiguousarray(part).tobytes())
-        return cls(digest.digest(), prompts)
+        return cls(digest.digest(), prompts, told)
 
 
 def answer_job(job: EvaluationJob) -> list[Row]:
@@ -58,7 +67,7 @@ def answer_job(job: EvaluationJob) -> list[Row]:
         reader = _simulate_reader(job, job.load())
         if job.condition.clicks:
             return _clicked_rows(job, job.load(), reader)
-        rows, _ = answer_once(_strip_job(job), HashedPrompts.of(reader.prompt_frames(_choose_frames(job, reader))))
+        rows, _ = answer_once(_strip_job(job), _prompt_case(job, reader, _choose_frames(job, reader)))
     except MedicalSam2Error as error:
         return [replace(blank, skipped=error.problem)]
     own = {name: getattr(blank, name) for name in ("prompt", "care", "share", "choice", "seed")}
@@ -81,7 +90,7 @@ def answer_once(job: EvaluationJob, hashed: HashedPrompts) -> tuple[tuple[Row, .
     """
     began, prompts = time.monotonic(), hashed.prompts
     shown = job.load()
-    found = _ask_method(job, shown, prompts)
+    found = _ask_method(job, shown, hashed)
     took = time.monotonic() - began
     if job.sketch is not None:
         write_sketch(job, shown, prompts, found.masks)
@@ -110,13 +119,25 @@ def _method_inputs(job: EvaluationJob, shown: EvaluationCase) -> MethodInputs:
     return MethodInputs(load_network(job.network), *how, training)
 
 
-def _ask_method(job: EvaluationJob, shown: EvaluationCase, prompts: FramePrompts) -> MethodAnswer:
-    """The answer of a method, without what nobody outlined."""
-    method, inputs = find_method(job.method), _method_inputs(job, shown)
+def _prompt_case(job: EvaluationJob, reader: SimulatedReader, frames: Sequence[int]) -> HashedPrompts:
+    """What the reader says on some frames, and of a volume as a whole."""
+    prompts, task = reader.prompt_frames(frames), job.load().task
+    if task is None:
+        if reader.kind in OF_VOLUMES:
+            raise PromptError(f"a prompt of the kind {reader.kind!r} is given in volumes alone", "take another one for images")
+        return HashedPrompts.of(prompts)
+    told = prompts_of_volume(task, reader.kind, prompts)
+    return HashedPrompts.of(shown_on_slices(task, told, prompts), told, reader.kind)
+
+
+def _ask_method(job: EvaluationJob, shown: EvaluationCase, hashed: HashedPrompts) -> MethodAnswer:
+    """The answer of a method, without what nobody outlined, and what was told to lie outside."""
+    method, inputs = find_method(job.method), replace(_method_inputs(job, shown), told=hashed.told)
     if shown.task is not None:
-        found = method.on_volume(inputs, shown.task, prompts)
+        found = method.on_volume(inputs, shown.task, hashed.prompts)
+        found = replace(found, masks=cut_to_limits(shown.task, hashed.told, found.masks))
     else:
-        found = method.on_images(inputs, shown.images, prompts)
+        found = method.on_images(inputs, shown.images, hashed.prompts)
     return replace(found, masks=[mask & ~ignored for mask, ignored in zip(found.masks, shown.ignored, strict=True)])
 
 
@@ -140,7 +161,7 @@ def _choose_frames(job: EvaluationJob, reader: SimulatedReader) -> list[int]:
         reader.start,
         reader.usable,
         len(reader.frames),
-        lambda frames: answer_once(_strip_job(job), HashedPrompts.of(reader.prompt_frames(frames)))[1],
+        lambda frames: answer_once(_strip_job(job), _prompt_case(job, reader, frames))[1],
         partial(embed_frame, replace(plain, method="")),  # whoever answers
         reader.frames,
     )

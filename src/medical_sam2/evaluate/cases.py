@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, TypeAlias
 from zlib import crc32
 
 import numpy as np
@@ -16,32 +16,55 @@ from numpy.typing import NDArray
 
 from medical_sam2.data.data_sets import Case, DataSet, LoadedCase, read_data_set
 from medical_sam2.errors import PromptError
-from medical_sam2.evaluate.protocols import Condition
+from medical_sam2.evaluate.protocols import Condition, Kind, PlainKind
 from medical_sam2.intensity_window import Window, choose_window, percentile_window
 from medical_sam2.metrics import dice
 from medical_sam2.prompts import Box, FramePrompt, Mask, Point, Prompt, intensities
-from medical_sam2.simulate import NOISE_LEVELS, Click, Noise, jitter_box, jitter_click, jitter_mask, next_click
+from medical_sam2.simulate import (
+    NOISE_LEVELS,
+    Click,
+    Noise,
+    draw_diameters,
+    draw_lasso,
+    draw_scribble,
+    jitter_box,
+    jitter_click,
+    jitter_mask,
+    next_click,
+)
+from medical_sam2.strokes import diameter_prompt, lasso_prompt, scribble_prompt
 from medical_sam2.tracking.confidence import Need, neediest
 from medical_sam2.tracking.plan import array_axis, primary_view
 from medical_sam2.views import View
 from medical_sam2.volume import Volume
 
-Kind: TypeAlias = Literal["mask", "box", "click"]
 MaskArray: TypeAlias = NDArray[np.bool_]
 FramePrompts: TypeAlias = Mapping[int, FramePrompt]
 """Frame → its prompt, in its pixels."""
 
 PERFECT_HAND = NOISE_LEVELS["none"]
-KINDS: tuple[Kind, ...] = ("mask", "box", "click")
+KINDS: tuple[PlainKind, ...] = ("mask", "box", "click")
+SEVERAL_OUTLINES = ("outlines", "joined outlines")  # of the first, the prompted and the last slice
 LARGE = 0.5  # of the largest slice: the one slice of a volume that is prompted is at least so large
 
 
 def draw_prompt(truth_hw: MaskArray, kind: Kind, rng: np.random.Generator, hand: Noise = PERFECT_HAND) -> FramePrompt:
-    """The outline, its tight box, or one click at the innermost point of its largest part; perfect, or of a careless hand."""
-    if kind == "mask":
+    """The outline, its tight box, or one click at the innermost point of its largest part; perfect, or of a careless hand.
+
+    Or a line drawn through its largest part, around it, or along its diameters: these two lines are always those of a perfect
+    hand. Of what a prompt of several slices means, the part on this one.
+    """
+    shape_hw = (truth_hw.shape[0], truth_hw.shape[1])
+    if kind in {"mask", *SEVERAL_OUTLINES}:
         return FramePrompt.mask(jitter_mask(truth_hw, hand, rng))
-    if kind == "box":
+    if kind.startswith("box"):
         return FramePrompt.box(*jitter_box(truth_hw, hand, rng))
+    if kind == "scribble":
+        return scribble_prompt(draw_scribble(truth_hw), 1, shape_hw)
+    if kind == "lasso":
+        return lasso_prompt(draw_lasso(jitter_mask(truth_hw, hand, rng)), shape_hw)
+    if kind == "diameter":
+        return diameter_prompt(draw_diameters(truth_hw), shape_hw)
     click = next_click(truth_hw, np.zeros_like(truth_hw), rng)
     if click is None:
         raise PromptError("there is nothing to click on", "prompt a slice that shows the structure")
@@ -103,7 +126,9 @@ class SimulatedReader:
 
     @property
     def frames(self) -> list[int]:
-        """Those that chance takes."""
+        """Those that chance takes; of a prompt of several outlines, the ends besides the one that chance takes."""
+        if self.kind in SEVERAL_OUTLINES:
+            return sorted({self.usable[0], self.start, self.usable[-1]})
         share = self.condition.share("volume" if self.of_volume else "set")
         chance = self._rng(1).random(len(self.truths))
         return [self.start] if share is None else [t for t in self.usable if chance[t] < share] or [self.start]
@@ -209,11 +234,11 @@ class VolumeTask:
             return Mask(only, axis=array_axis(self.volume, self.view))
         if prompt.box_xyxy is not None:
             x_low, y_low, x_high, y_high = (round(along) for along in prompt.box_xyxy.tolist())
-            corners = np.array([self._voxel(t, y_low, x_low), self._voxel(t, y_high, x_high)])
+            corners = np.array([self.voxel(t, y_low, x_low), self.voxel(t, y_high, x_high)])
             (i, j, k), (l, m, n) = corners.min(axis=0).tolist(), corners.max(axis=0).tolist()  # noqa: E741
             return Box((i, j, k), (l, m, n))
         x, y = (round(along) for along in prompt.points_xy[0].tolist())
-        return Point(self._voxel(t, y, x))
+        return Point(self.voxel(t, y, x))
 
     def all_in_volume(self, prompts: FramePrompts) -> list[Prompt]:
         """All outlines, boxes and clicks on slices of the view, in voxels."""
@@ -222,7 +247,7 @@ class VolumeTask:
             if prompt.mask_hw is not None or prompt.box_xyxy is not None:
                 drawn.append(self.in_volume(t, prompt))
             for (x, y), positive in zip(prompt.points_xy.round().astype(int).tolist(), prompt.labels.tolist(), strict=True):
-                drawn.append(Point(self._voxel(t, y, x), positive=bool(positive)))
+                drawn.append(Point(self.voxel(t, y, x), positive=bool(positive)))
         return drawn
 
     def frame_prompt(self, prompt: Prompt) -> FramePrompt:
@@ -245,8 +270,9 @@ class VolumeTask:
         others = np.arange(len(found_thw)) != self.start
         return dice(self.truth_thw[others], found_thw[others])
 
-    def _voxel(self, t: int, row: int, column: int) -> tuple[int, int, int]:
-        axes, index = self.volume.orientation, [0, 0, 0]
+    def voxel(self, t: int, row: float, column: float) -> tuple[float, float, float]:
+        """A place on a slice of the view as an index of the file; fractions are kept."""
+        axes, index = self.volume.orientation, [0.0, 0.0, 0.0]
         for place, flip, along in zip(self.view.order(axes), self.view.flipped(axes), (t, row, column), strict=True):
             index[place] = self.volume.shape[place] - 1 - along if flip else along
         return index[0], index[1], index[2]

@@ -8,7 +8,8 @@ import numpy as np
 
 from medical_sam2.data.data_sets import Case, DataSet
 from medical_sam2.errors import PromptError
-from medical_sam2.evaluate.cases import Kind, SetTask, VolumeTask, is_boxable
+from medical_sam2.evaluate.cases import SetTask, VolumeTask, is_boxable
+from medical_sam2.evaluate.protocols import Kind
 from medical_sam2.io import Picture
 from medical_sam2.prompts import Prompt
 from medical_sam2.segmenter import Segmenter

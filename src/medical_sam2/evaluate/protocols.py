@@ -8,7 +8,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeAlias, TypeVar, get_args
 
 from medical_sam2.errors import ConfigError
 from medical_sam2.plugins import find
@@ -16,11 +16,19 @@ from medical_sam2.plugins import find
 VERSION = 2  # of the descriptions and of the rows; a change of either makes results that cannot be mixed
 
 
+PlainKind: TypeAlias = Literal["click", "box", "mask"]
+DrawnKind: TypeAlias = Literal["scribble", "diameter", "lasso"]
+VolumeKind: TypeAlias = Literal["box and slices", "box in 3D", "outlines", "joined outlines"]
+Kind: TypeAlias = PlainKind | DrawnKind | VolumeKind
+OF_VOLUMES: tuple[VolumeKind, ...] = get_args(VolumeKind)
+EVERY_KIND: tuple[Kind, ...] = (*get_args(PlainKind), *get_args(DrawnKind), *OF_VOLUMES)
+
+
 @dataclass(frozen=True)
 class Condition:
     """How the simulated person prompts."""
 
-    prompt: Literal["mask", "box", "click", "own"] = "own"  # "own": what the data set names as its prompt (else a box)
+    prompt: Kind | Literal["own"] = "own"  # "own": what the data set names as its prompt (else a box)
     volume: float | None = 0.25  # probability of each slice of a volume; None for exactly one slice
     images: float | None = 0.3  # probability of each image of a set; None for exactly one template
     care: str = "none"  # name of a level of `simulate.NOISE_LEVELS`
@@ -114,6 +122,12 @@ PROTOCOLS: Mapping[str, Protocol] = {
             methods=("self-sorting",),
         ),
         Protocol(
+            "prompt-kinds",
+            "What each kind of prompt is worth: one slice or image, pointed at in every way; of volumes also where they end.",
+            conditions=tuple(Condition(prompt=kind, volume=None, images=None) for kind in EVERY_KIND),
+            methods=("self-sorting",),
+        ),
+        Protocol(
             "challenge",
             "CVPR's challenge of interactive 3D segmentation: a box, then five clicks, each in the largest error.",
             conditions=(Condition("box", volume=None, images=None, clicks=5),),
@@ -128,6 +142,9 @@ PROTOCOLS: Mapping[str, Protocol] = {
         ),
     )
 }
+
+
+BEYOND_PAPER = ("prompt-kinds", "challenge", "clicks")  # run where they are named
 
 
 def find_protocol(name: str, *, views: str | None = None, methods: tuple[str, ...] = ()) -> Protocol:

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from medical_sam2.errors import FormatError
-from medical_sam2.evaluate.cases import KINDS, EvaluationCase, Kind, load_case, open_data_set
+from medical_sam2.evaluate.cases import EvaluationCase, load_case, open_data_set
 from medical_sam2.evaluate.methods.named import describe_method, find_method, method_label
-from medical_sam2.evaluate.protocols import Condition, Protocol
+from medical_sam2.evaluate.protocols import EVERY_KIND, Condition, Kind, Protocol
 from medical_sam2.io.atomic import write_bytes
 from medical_sam2.segmenter import Precision
 
@@ -47,7 +47,7 @@ class Row:
     case: str  # its identifier
     structure: str  # its name
     method: str  # who answered
-    prompt: str  # "mask", "box" or "click"
+    prompt: str  # its kind, of `protocols.EVERY_KIND`
     care: str  # of the hand
     share: str  # probability that a frame was prompted; "one" for exactly one frame
     seed: int  # of all draws
@@ -195,7 +195,7 @@ class EvaluationJob:
     def kind(self) -> Kind:
         """Of its prompts."""
         wanted = open_data_set(self.folder).prompt if self.condition.prompt == "own" else self.condition.prompt
-        kinds: dict[str, Kind] = {kind: kind for kind in KINDS}
+        kinds: dict[str, Kind] = {kind: kind for kind in EVERY_KIND}
         return kinds.get(wanted or "", "box")
 
     @property

@@ -60,7 +60,7 @@ class Command:
         with TemporaryDirectory(prefix="medsam2-") as name:
             image, listing, output = Path(name) / "image.nii.gz", Path(name) / "prompts.json", Path(name) / "output.nii.gz"
             io.save(task.volume.array, image, task.volume)
-            save_prompts(listing, task.all_in_volume(prompts), {}, task.volume)
+            save_prompts(listing, inputs.told or task.all_in_volume(prompts), {}, task.volume)
             self._run_program(inputs, image, listing, output)
             bare = replace(task.volume, source=image)
             labels: NDArray[Any] = io.load_labels(output, bare).array

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medical_sam2.evaluate.cases import FramePrompts, MaskArray, VolumeTask
+from medical_sam2.prompts import Prompt
 from medical_sam2.segmenter import Segmenter
 
 
@@ -46,6 +47,8 @@ class MethodInputs:
     watch: bool = False  # whether the bank's mutual information is recorded
     limit_s: float = 600.0  # that a command of another program may take
     training: TrainingCases | None = None  # cases to learn the task from
+    # all prompts of a volume in voxels, where they say more than those of its slices do (a line, where it ends); else empty
+    told: Sequence[Prompt] = ()
 
 
 class Method(Protocol):

@@ -1,0 +1,63 @@
+"""What a simulated reader says of a volume that prompts of single slices do not hold: a line, where it ends, joined outlines.
+
+Shapes: T slices of the prompted view; H W pixels.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from medical_sam2.evaluate.cases import FramePrompts, MaskArray, VolumeTask
+from medical_sam2.evaluate.protocols import Kind
+from medical_sam2.prompts import Box, Prompt
+from medical_sam2.simulate import draw_scribble
+from medical_sam2.strokes import Scribble, ShapeInterpolation, SliceRange
+
+
+def prompts_of_volume(task: VolumeTask, kind: Kind, prompts: FramePrompts) -> tuple[Prompt, ...]:
+    """All prompts in voxels, of a kind that says more than its slices do; empty where they say all.
+
+    Args:
+        task: the volume, and the truth.
+        kind: of the prompts.
+        prompts: of slices: frame → its prompt.
+    """
+    if kind == "scribble":
+        lines = {t: draw_scribble(task.truth_thw[t]) for t in sorted(prompts)}
+        return tuple(Scribble(tuple(task.voxel(t, y, x) for x, y in line), width=1) for t, line in lines.items())
+    if kind == "box in 3D":
+        inside = np.argwhere(task.truth_ijk)
+        (i, j, k), (l, m, n) = inside.min(axis=0).tolist(), inside.max(axis=0).tolist()  # noqa: E741
+        return (Box((i, j, k), (l, m, n)),)
+    if kind == "box and slices":
+        axis = task.view.order(task.volume.orientation)[0]
+        there = np.flatnonzero(task.truth_ijk.any(axis=tuple({0, 1, 2} - {axis})))
+        return (*task.all_in_volume(prompts), SliceRange(int(there[0]), int(there[-1])))
+    return (*task.all_in_volume(prompts), ShapeInterpolation()) if kind == "joined outlines" else ()
+
+
+def shown_on_slices(task: VolumeTask, told: Sequence[Prompt], prompts: FramePrompts) -> FramePrompts:
+    """Frame → its prompt: of a box in 3D its rectangle on the middle slice, else those that there are."""
+    boxes = [each for each in told if _is_solid(each)]
+    return boxes[0].project(task.view, task.volume.shape, task.volume.orientation) if boxes else prompts
+
+
+def cut_to_limits(task: VolumeTask, told: Sequence[Prompt], masks_thw: Sequence[MaskArray]) -> list[MaskArray]:
+    """Masks (H, W) of all slices without what lies beyond the slices and boxes that were told: so any method can use them."""
+    allowed = np.ones(task.volume.shape, bool)
+    for prompt in told:
+        inside: tuple[slice, ...] = (slice(None),) * 3
+        if isinstance(prompt, SliceRange):
+            axis = task.view.order(task.volume.orientation)[0]
+            inside = tuple(prompt.along(axis) if each == axis else slice(None) for each in range(3))
+        elif isinstance(prompt, Box) and _is_solid(prompt):
+            corners = zip(prompt.low_ijk, prompt.high_ijk, strict=True)
+            inside = tuple(slice(round(low), round(high) + 1) for low, high in corners)
+        part = np.zeros(task.volume.shape, bool)
+        part[inside] = True
+        allowed &= part
+    return [mask & here for mask, here in zip(masks_thw, task.view.apply(allowed, task.volume.orientation), strict=True)]
+
+
+def _is_solid(prompt: Prompt) -> bool:
+    return isinstance(prompt, Box) and len(prompt.planes()) == 3
