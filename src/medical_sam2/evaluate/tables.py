@@ -95,6 +95,7 @@ def protocol_sections(protocol: Protocol, rows: Sequence[Row], skipped: Mapping[
     """The parts of a protocol's page: what was done, each setting, each structure, what was left out, what is measured."""
     found = [ReportSection(protocol.name, (protocol.about, _describe_protocol(protocol))), *_sections_of_rounds(rows)]
     rows = last_rounds(rows)
+    found += _sections_of_prompts(rows, protocol)
     for setting, methods in group_rows(rows, protocol).items():
         found.append(ReportSection(str(setting), tables=(_table_of_means(methods), *_table_of_differences(methods))))
     found.append(ReportSection("By structure", tables=(_table_of_structures(rows, protocol),)))
@@ -122,6 +123,23 @@ def _sections_of_rounds(rows: Sequence[Row]) -> list[ReportSection]:
     if not any(row.clicks for row in rows):
         return []
     return [ReportSection("Click by click", tables=(_table_of_rounds(rounds), _table_of_clicks(rounds)))]
+
+
+def _sections_of_prompts(rows: Sequence[Row], protocol: Protocol) -> list[ReportSection]:
+    """Kinds of prompts beside each other, where a protocol compares them."""
+    groups = group_rows(rows, protocol)
+    if len({(group.kind, group.prompt) for group in groups}) < 2 * len({group.kind for group in groups}):
+        return []
+    header = ("prompt", "method", "cases", "Dice [95 % interval]", "prompted", "propagated")
+    lines: list[tuple[str, ...]] = []
+    for group, methods in groups.items():
+        for method, own in methods.items():
+            dice, *parts = (
+                list(mean_by_case(own, measure).values()) for measure in ("dice", "dice_prompted", "dice_propagated")
+            )
+            means = (format_number(float(np.mean(part))) if part else "–" for part in parts)
+            lines.append((str(group), method, str(len(dice)), format_interval(dice), *means))
+    return [ReportSection("Prompts", tables=(ReportTable("Means over cases", header, tuple(lines)),))]
 
 
 def _table_of_rounds(rounds: Mapping[str, Mapping[AnswerKey, list[Row]]]) -> ReportTable:

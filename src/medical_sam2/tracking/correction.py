@@ -3,7 +3,8 @@
 The corrected slice starts from the earlier outline and the new clicks. Tracking goes outward from it, with a typical slice
 of the earlier outline remembered beside it. A pixel changes where it changed on the slice before, too, or where a part comes
 to light that touches nothing of the earlier outline; beyond the slice on which nothing changes tracking ends. Clicks that
-are all positive only add, clicks that are all negative only remove, and parts apart from what was clicked stay.
+are all positive only add, clicks that are all negative only remove, and parts apart from what was clicked stay. A click means
+an error around itself: the nearer it lies to the earlier outline, the smaller is what it may change (`REACH`).
 
 Shapes: I J K voxels, T frames, H W frame.
 """
@@ -27,6 +28,8 @@ from medical_sam2.tracking.view_tracker import FrameTime, TrackingResult
 from medical_sam2.tracking.volume_tracker import AROUND, GroupTracker
 from medical_sam2.views import View
 from medical_sam2.volume import SliceConfidence, Volume
+
+REACH = 2.0  # from a click what may change, in distances of the click to the earlier outline, and one more (docs/log.md)
 
 
 def correct_labels(tracker: GroupTracker, groups: Sequence[Group], earlier: NDArray[np.integer]) -> NDArray[np.unsignedinteger]:
@@ -53,7 +56,9 @@ def correct_labels(tracker: GroupTracker, groups: Sequence[Group], earlier: NDAr
                 raise PromptError(f"a correction of object {label} takes no box in 3D", "draw it on one slice, or outline anew")
             frames = group.part([label]).frames(tracker.config.volume, group.view)
             if shown := _shown_prompts(tracker.config.volume, group, label, stack == label):
-                _correct_object(tracker, _CorrectedObject(label, group.view, stack, (stack == label).copy(), shown, frames))
+                spacing = group.view.spacing(tracker.config.volume.spacing_mm, tracker.config.volume.orientation)
+                old_thw = (stack == label).copy()
+                _correct_object(tracker, _CorrectedObject(label, group.view, stack, old_thw, shown, frames, spacing))
     return labels
 
 
@@ -75,6 +80,7 @@ class _CorrectedObject:
         old_thw: the object as it was.
         new: frame → new prompt.
         frames: on which it may change.
+        spacing_mm: of the frames, their rows and their columns.
         changes: frame → what was added there, and what was taken away; filled as it is tracked.
     """
 
@@ -84,6 +90,7 @@ class _CorrectedObject:
     old_thw: NDArray[np.bool_]
     new: Mapping[int, FramePrompt]
     frames: range
+    spacing_mm: tuple[float, float, float]
     changes: dict[int, tuple[NDArray[np.bool_], NDArray[np.bool_]]] = field(default_factory=dict)
 
     @cached_property
@@ -141,6 +148,41 @@ class _CorrectedObject:
             return None
         return np.concatenate([prompt.labels for prompt in self.new.values()])
 
+    @cached_property
+    def reach_of_clicks(self) -> list[tuple[tuple[int, int, int], tuple[float, float]]] | None:
+        """Each click's place (t, y, x), and how far from it the object may change: through the frames, and on them, in mm.
+
+        None where more than clicks is given, and where a frame without the object is clicked on: an end was missed, or a part.
+        """
+        drawn = any(prompt.settled_hw is not None for prompt in self.new.values())
+        if self.clicks_alone is None or drawn or not all(self.old_thw[t].any() for t in self.new):
+            return None
+        height, width = self.old_thw.shape[1:]
+        places = [(t, y, x) for t, prompt in self.new.items() for x, y in pixels_of(prompt.points_xy, (height, width)).tolist()]
+        thick, *pixel = self.spacing_mm
+        return [
+            (
+                (t, y, x),
+                (
+                    REACH * distance_to_border(self.old_thw, (t, y, x), self.spacing_mm) + thick,
+                    REACH * distance_to_border(self.old_thw[t], (y, x), pixel) + max(pixel),
+                ),
+            )
+            for t, y, x in places
+        ]
+
+    def within_reach(self, t: int) -> NDArray[np.bool_] | np.bool_:
+        """Where on a frame (H, W) the object may change: in an ellipsoid around each click, and between clicked frames."""
+        if self.reach_of_clicks is None or min(self.new) < t < max(self.new):
+            return np.True_
+        thick, high, wide = self.spacing_mm
+        rows, columns = np.ogrid[: self.old_thw.shape[1], : self.old_thw.shape[2]]
+        near = np.zeros(self.old_thw.shape[1:], bool)
+        for (click_t, y, x), (through, along) in self.reach_of_clicks:
+            on_frame = ((rows - y) * high / along) ** 2 + ((columns - x) * wide / along) ** 2
+            near |= on_frame + ((t - click_t) * thick / through) ** 2 <= 1
+        return near
+
     def restrict(self, t: int, mask_hw: NDArray[np.bool_]) -> NDArray[np.bool_]:
         """What was found on a frame, less what the prompts do not ask for; a drawn outline stays but for negative clicks."""
         if t in self.new:
@@ -160,7 +202,8 @@ class _CorrectedObject:
         What tracking finds further away from a click differs from the earlier outline for many reasons; a change that
         has no like on the frame nearer to the click is none of those that were asked for.
         """
-        added, removed = mask_hw & ~self.old_thw[t], self.old_thw[t] & ~mask_hw
+        near = self.within_reach(t)
+        added, removed = mask_hw & ~self.old_thw[t] & near, self.old_thw[t] & ~mask_hw & near
         if not min(self.new) <= t <= max(self.new):
             nearer_added, nearer_removed = self.changes[t - 1 if t > max(self.new) else t + 1]
             added, removed = self._continued(t, added, nearer_added), removed & nearer_removed
@@ -179,6 +222,18 @@ class _CorrectedObject:
         taken = mask_hw & np.isin(frame, list(free))
         frame[frame == self.label] = 0
         frame[taken] = self.label
+
+
+def distance_to_border(mask: NDArray[np.bool_], place: tuple[int, ...], spacing_mm: Sequence[float]) -> float:
+    """From a voxel, or a pixel, to the nearest one on the other side of the mask's border, in mm; inf where there is none."""
+    half = 8  # the search widens until nothing nearer can lie outside of it: a transform of the whole volume takes seconds
+    while True:
+        cut = tuple(slice(max(0, at - half), at + half + 1) for at in place)
+        others = np.argwhere(mask[cut] != mask[place]) + [each.start for each in cut]
+        nearest = float(np.linalg.norm((others - place) * spacing_mm, axis=1).min(initial=np.inf))
+        if nearest <= half * min(spacing_mm) or mask[cut].size == mask.size:
+            return nearest
+        half *= 2
 
 
 def _correct_object(tracker: GroupTracker, what: _CorrectedObject) -> None:
