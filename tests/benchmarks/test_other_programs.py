@@ -380,7 +380,7 @@ def test_what_a_program_cannot_do_is_told(stubs: Path, task: VolumeTask) -> None
 
 
 def test_sagittal_prompts_are_sagittal_slices(stubs: Path) -> None:
-    image = np.ones((4, 8, 6), np.int16)
+    image = np.ones((5, 8, 6), np.int16)
     image[1:3, 2:5, 1:3] = 100
     truth = image == 100
     task = VolumeTask(Volume(image, np.diag([5.0, 1.0, 1.0, 1.0])), truth)
@@ -389,4 +389,4 @@ def test_sagittal_prompts_are_sagittal_slices(stubs: Path) -> None:
     box = FramePrompt.box(columns[0], rows[0], columns[-1], rows[-1])
     found = command("sam-med2d --weights HERE/weights --repository HERE", stubs).on_volume(ASKED, task, {t: box})
     np.testing.assert_array_equal(np.stack(found.masks), task.truth_thw)
-    assert [row[1:] for row in told(stubs) if row[0] == "prompt"] == [[None, None, [2, 1, 4, 2], True]] * 4
+    assert [row[1:] for row in told(stubs) if row[0] == "prompt"] == [[None, None, [2, 1, 4, 2], True]] * 5
