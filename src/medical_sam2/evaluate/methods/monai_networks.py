@@ -18,19 +18,14 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import torch
-from monai.networks.blocks.dynunet_block import UnetResBlock, UnetUpBlock
-from monai.networks.nets.diffusion_model_unet import DiffusionModelUNet
-from monai.networks.nets.vit import ViT
-from monai.networks.schedulers.ddim import DDIMScheduler
-from monai.networks.schedulers.ddpm import DDPMScheduler
+from numpy.typing import NDArray
+from scipy.special import expit, logit
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from medical_sam2.errors import ConfigError
-
 WIDTHS, TOKEN = (24, 48, 96, 192), 192
 DENOISER = {"channels": (32, 64, 96), "attention_levels": (False, False, True), "norm_num_groups": 16, "num_head_channels": 32}
-FEATURES, TIMES, SURE, ROUNDS = 16, 1000, 1e-4, 50
+FEATURES, TIMES, SURE, ROUNDS = 16, 1000, 1e-4, 30
 Condition: TypeAlias = Literal["sum", "channels", "filtered"]
 
 
@@ -42,6 +37,9 @@ class TransUNet(nn.Module):
     """
 
     def __init__(self, size: int) -> None:
+        from monai.networks.blocks.dynunet_block import UnetResBlock, UnetUpBlock
+        from monai.networks.nets.vit import ViT
+
         super().__init__()
         before = (3, *WIDTHS)
         self.encoder = nn.ModuleList(UnetResBlock(2, *pair, 3, 2, "instance") for pair in zip(before, WIDTHS, strict=False))
@@ -92,6 +90,11 @@ class MaskDiffusion(nn.Module):
     def __init__(
         self, size: int, condition: Condition, *, staple: bool = False, samples: int = 5, steps: int = 10, seed: int = 0
     ) -> None:
+        from monai.networks.blocks.dynunet_block import UnetResBlock
+        from monai.networks.nets.diffusion_model_unet import DiffusionModelUNet
+        from monai.networks.schedulers.ddim import DDIMScheduler
+        from monai.networks.schedulers.ddpm import DDPMScheduler
+
         super().__init__()
         self.condition, self.staple, self.samples, self.seed = condition, staple, samples, seed
         whole = condition == "channels"
@@ -132,23 +135,22 @@ class MaskDiffusion(nn.Module):
     def _fused(self, masks_R1SS: Tensor) -> Tensor:
         if not self.staple:
             return masks_R1SS.mean(dim=0)
-        return torch.from_numpy(fuse_by_staple((masks_R1SS[:, 0] > 0.5).cpu().numpy()))[None]
+        return torch.from_numpy(fuse_by_staple((masks_R1SS[:, 0] > 0.5).cpu().numpy())).float()[None]
 
 
-def fuse_by_staple(masks_RSS: np.ndarray) -> np.ndarray:
-    """The probability (S, S) of what several masks show, each weighed by how it agrees with all.
+def fuse_by_staple(masks_RSS: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """The probability (S, S) of what several masks show, each weighed by how it agrees with all."""
+    said_RP = masks_RSS.reshape(len(masks_RSS), -1).astype(np.float64)
+    prior = logit(said_RP.mean().clip(SURE, 1 - SURE))
+    likely_P = said_RP.mean(axis=0)
+    for _ in range(ROUNDS):
+        hits_R1 = _share(said_RP, likely_P)
+        passes_R1 = _share(1 - said_RP, 1 - likely_P)
+        told_RP = said_RP * np.log(hits_R1 / (1 - passes_R1)) + (1 - said_RP) * np.log((1 - hits_R1) / passes_R1)
+        likely_P = expit(prior + told_RP.sum(axis=0))
+    return likely_P.reshape(masks_RSS.shape[1:])
 
-    Raises:
-        ConfigError: SimpleITK is not installed.
-    """
-    try:
-        import SimpleITK
-    except ModuleNotFoundError:
-        raise ConfigError("STAPLE needs SimpleITK", "pip install 'medical-sam2[evaluate]'") from None
-    if (masks_RSS == masks_RSS[0]).all():
-        return masks_RSS[0].astype(np.float32)  # where all agree, how well each does cannot be told
-    staple = SimpleITK.STAPLEImageFilter()
-    staple.SetMaximumIterations(ROUNDS)
-    staple.SetNumberOfWorkUnits(1)
-    found = staple.Execute([SimpleITK.GetImageFromArray(mask.astype(np.uint8)) for mask in masks_RSS])
-    return SimpleITK.GetArrayFromImage(found).astype(np.float32)
+
+def _share(said_RP: NDArray[np.float64], likely_P: NDArray[np.float64]) -> NDArray[np.float64]:
+    """How much of what is likely each mask says (R, 1), away from never and always."""
+    return ((said_RP @ likely_P) / max(likely_P.sum(), SURE)).clip(SURE, 1 - SURE)[:, None]

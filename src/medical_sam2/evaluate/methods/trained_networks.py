@@ -26,6 +26,7 @@ from medical_sam2.data.data_sets import read_data_set
 from medical_sam2.errors import ConfigError, PromptError
 from medical_sam2.evaluate.cases import FramePrompts, MaskArray, VolumeTask
 from medical_sam2.evaluate.methods.interface import MethodAnswer, MethodInputs, TrainingCases
+from medical_sam2.evaluate.methods.monai_networks import MaskDiffusion, TransUNet
 from medical_sam2.evaluate.methods.own_network import outline_prompted
 from medical_sam2.intensity_window import choose_window, percentile_window
 from medical_sam2.prompts import Point
@@ -200,8 +201,6 @@ def _find_architecture(name: str) -> Callable[[int], nn.Module]:
         from monai.networks.nets.dynunet import DynUNet
         from monai.networks.nets.swin_unetr import SwinUNETR
         from monai.networks.nets.unetr import UNETR
-
-        from medical_sam2.evaluate.methods.monai_networks import MaskDiffusion, TransUNet
     except ModuleNotFoundError:
         raise ConfigError("networks trained for a task need MONAI", "pip install 'medical-sam2[monai]'") from None
     builders: Mapping[str, Callable[[int], object]] = {
