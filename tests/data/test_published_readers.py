@@ -8,7 +8,8 @@ from PIL import Image
 
 from medical_sam2 import io
 from medical_sam2.data.catalog import ENTRIES
-from medical_sam2.data.published_readers import read_by_table, read_slice_masks, read_tdsc
+from medical_sam2.data.data_sets import read_data_set
+from medical_sam2.data.published_readers import read_by_table, read_slice_masks, read_tdsc, unpack_medsegbench
 from medical_sam2.errors import FormatError
 from tests.data.nnunet import put
 from tests.io.making import Series
@@ -97,3 +98,44 @@ def test_a_mask_of_another_size_is_refused(tmp_path: Path) -> None:
         Image.fromarray(np.zeros((9, 7), np.uint8)).save(tmp_path / "Ground" / f"{n}.png")
     with pytest.raises(FormatError, match="another size than its slice"):
         read_slice_masks(tmp_path / "Ground")
+
+
+def pictures(colours: bool, count: int = 3) -> dict[str, np.ndarray]:
+    shape = (count, 12, 10, 3) if colours else (count, 12, 10)
+    rng, made = np.random.default_rng(1), dict[str, np.ndarray]()
+    for part in ("train", "val", "test"):
+        made[f"{part}_images"] = rng.integers(0, 255, shape).astype(np.uint8)
+        made[f"{part}_label"] = rng.integers(0, 3, (count, 12, 10)).astype(np.uint8)
+    return made
+
+
+@pytest.mark.parametrize("colours", [False, True])
+def test_a_file_of_medsegbench_becomes_a_data_set(tmp_path: Path, colours: bool) -> None:
+    made = pictures(colours)
+    np.savez_compressed(tmp_path / "busi_512.npz", **made)  # pyright: ignore[reportArgumentType]
+    assert unpack_medsegbench(tmp_path / "busi_512.npz", tmp_path / "out", ["benign", "malignant"], modality="US") == 9
+    found = read_data_set(tmp_path / "out")
+    assert (found.kind, found.channels) == ("set", ("R", "G", "B") if colours else ("US",))
+    assert found.structures == {"benign": (1,), "malignant": (2,)}
+    assert (len(found.split("train")), len(found.split("test"))) == (3, 6)
+    loaded = found.load(next(case for case in found.cases if case.identifier == "val00001"))
+    np.testing.assert_array_equal(loaded.images[0].array, made["val_images"][1])
+    np.testing.assert_array_equal(loaded.labels, made["val_label"][1])
+
+
+def test_what_is_no_file_of_medsegbench_is_refused(tmp_path: Path) -> None:
+    file, made = tmp_path / "a.npz", pictures(colours=False)
+    for content, told in (
+        ({**made, "val_label": made["val_label"][:2]}, "val: "),
+        ({"train_images": made["train_images"]}, "no pictures called train_label"),
+        ({**made, "train_images": made["train_images"].astype(np.float32)}, "train_images: float32"),
+        (made, "up to 2; 1 structures were named"),
+    ):
+        np.savez(file, **content)  # pyright: ignore[reportArgumentType]
+        with pytest.raises(FormatError, match=told):
+            unpack_medsegbench(
+                file, tmp_path / "out", ["all", "other"] if told != "up to 2; 1 structures were named" else ["all"]
+            )
+    file.write_bytes(file.read_bytes()[:100])
+    with pytest.raises(FormatError, match="no pictures called"):
+        unpack_medsegbench(file, tmp_path / "out")

@@ -1,19 +1,27 @@
-"""Files of published data sets that need more than their format: spacings that stand elsewhere, masks slice by slice."""
+"""Files of published data sets that need more than their format: spacings that stand elsewhere, masks slice by slice,
+many pictures in one file.
+"""
 
 import csv
+import json
+import zipfile
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from medical_sam2 import io
 from medical_sam2.errors import FormatError
+from medical_sam2.io.atomic import write_bytes, writing
 from medical_sam2.io.labels import read_label_map
+from medical_sam2.io.safe_open import open_regular
 from medical_sam2.volume import Volume
 
 TDSC_MM = (0.200, 0.073, 0.475674)  # of the longest, the middle and the shortest axis, of 843 × 546 × 270 to 865 × 682 × 354
+PARTS = {"train": "Tr", "val": "Ts", "test": "Ts"}
 TABLE, COLUMN = "meta.csv", "spacing"
 
 
@@ -97,3 +105,62 @@ def _read_mask(file: Path, shape_ij: tuple[int, ...]) -> NDArray[np.uint8]:
     if found.shape != shape_ij:
         raise FormatError("it has another size than its slice", "download the case again", subject=file)
     return found
+
+
+def unpack_medsegbench(
+    file: Path, folder: Path, structures: Sequence[str] = ("foreground",), *, modality: str = "image"
+) -> int:
+    """Make an nnU-Net raw data set of a file of MedSegBench, whose pictures to validate become test cases, too.
+
+    Keys and types are those of the project's own reader (zekikus/MedSegBench 0af5ce2); no file of it was seen.
+
+    Args:
+        file: NAME_512.npz and the like.
+        folder: to write.
+        structures: names of the labels 1, 2 …
+        modality: name of the channel of grey pictures.
+
+    Returns:
+        How many pictures there are.
+
+    Raises:
+        FormatError: the file is broken or of another kind, or holds more labels than names were given.
+    """
+    count, colours = 0, False
+    for part, ending in PARTS.items():
+        images, labels = (_read_stack(file, f"{part}_{what}") for what in ("images", "label"))
+        if len(images) != len(labels) or images.shape[1:3] != labels.shape[1:3] or labels.max(initial=0) > len(structures):
+            problem = f"{part}: {images.shape} of images, {labels.shape} of labels up to {labels.max(initial=0)}"
+            raise FormatError(problem, f"{len(structures)} structures were named; name each label", subject=file)
+        colours = images.ndim == 4
+        for n, (image, label) in enumerate(zip(images, labels, strict=True)):
+            _write_picture(image, folder / f"images{ending}" / f"{part}{n:05d}_0000.png")
+            _write_picture(label, folder / f"labels{ending}" / f"{part}{n:05d}.png")
+        count += len(images)
+    channels = ["R", "G", "B"] if colours else [modality]
+    about = {
+        "channel_names": {str(n): name for n, name in enumerate(channels)},
+        "labels": {"background": 0, **{name: n for n, name in enumerate(structures, 1)}},
+        "file_ending": ".png",
+        "kind": "set",
+    }
+    write_bytes(folder / "dataset.json", json.dumps(about).encode())
+    return count
+
+
+def _read_stack(file: Path, key: str) -> NDArray[np.uint8]:
+    """Pictures (N, H, W) or (N, H, W, 3)."""
+    try:
+        with open_regular(file) as stream, np.load(stream, allow_pickle=False) as archive:
+            found = archive[key]
+    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile):
+        raise FormatError(f"it holds no pictures called {key}", "give a file of MedSegBench, whole", subject=file) from None
+    if found.dtype not in (np.uint8, np.bool_) or found.ndim not in {3, 4} or (found.ndim == 4 and found.shape[3] != 3):
+        raise FormatError(f"{key}: {found.dtype} of {found.shape}", "give a file of MedSegBench", subject=file)
+    return found.astype(np.uint8)
+
+
+def _write_picture(array: NDArray[np.uint8], path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with writing(path) as stream:
+        Image.fromarray(array).save(stream, "PNG")
