@@ -9,6 +9,7 @@ import pytest
 
 from medical_sam2.cli import main
 from medical_sam2.data.cases import PoolReader
+from medical_sam2.data.catalog import ENTRIES
 from tests.data.nnunet import blob, put, volume_set
 from tests.io.making import Series, oriented
 
@@ -69,12 +70,14 @@ def test_a_dicom_series_becomes_nifti(tmp_path: Path, capsys: pytest.CaptureFixt
     assert list((tmp_path / "out" / "arrays").iterdir()) == []
 
 
-def test_the_catalogue_answers(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_catalogue_answers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = run(capsys, "data", "list")
-    assert (code, out.count("\n"), "kits23" in out) == (0, 35, True)
+    assert (code, out.count("\n"), "kits23" in out) == (0, 39, True)
     code, out, _ = run(capsys, "data", "show", "btcv")
     assert (code, "aorta" in out, "unconfirmed" in out) == (0, True, True)
     assert json.loads(run(capsys, "data", "show", "wbc", "--json")[1])["licence"] == "GPL-3.0"
     assert {entry["name"] for entry in json.loads(run(capsys, "data", "list", "--json")[1])} >= {"star", "refuge"}
+    code, _, err = run(capsys, "prepare", str(tmp_path), "-o", str(tmp_path / "out"), "--as", "btcv")
+    assert (code, err.count("btcv: unconfirmed: ")) == (2, len(ENTRIES["btcv"].unconfirmed))
     code, _, err = run(capsys, "data", "show", "kits")
     assert (code, "did you mean 'kits23'" in err) == (2, True)

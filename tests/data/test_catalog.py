@@ -13,7 +13,8 @@ from medical_sam2.data.catalog import ENTRIES, Entry, Layout, find_entry
 from medical_sam2.data.prepare import PrepareSettings, prepare
 from medical_sam2.data.prepare.units import DataSource
 from medical_sam2.errors import ConfigError, FormatError, InputError
-from tests.data.nnunet import put
+from tests.data.nnunet import AFFINE, put
+from tests.io.making import Series
 
 SEGRAP = "SegRap2023_Training_Set_120cases"
 FUNDUS = "Annotation-Training400/Annotation-Training400/Disc_Cup_Masks"
@@ -51,6 +52,14 @@ PUBLISHED: dict[str, list[tuple[str, ...]]] = {  # images, then labels; a case w
         ("REFUGE-Validation400/REFUGE-Validation400/V0001.jpg", "REFUGE-Validation400-GT/Disc_Cup_Masks/V0001.bmp"),
         ("Test400/T0001.jpg", "REFUGE-Test-GT/Disc_Cup_Masks/G/T0001.bmp"),
     ],
+    "refuge2": [
+        ("REFUGE2/train/images/g0001.jpg", "REFUGE2/train/mask/g0001.bmp"),
+        ("REFUGE2/val/images/V0001.jpg", "REFUGE2/val/mask/V0001.bmp"),
+        ("REFUGE2/test/images/T0001.jpg", "REFUGE2/test/mask/T0001.bmp"),
+    ],
+    "chaos_ct": [("Train_Sets/CT/1/DICOM_anon", "Train_Sets/CT/1/Ground")],
+    "chaos_t1": [("Train_Sets/MR/1/T1DUAL/DICOM_anon/InPhase", "Train_Sets/MR/1/T1DUAL/Ground")],
+    "chaos_t2": [("Train_Sets/MR/1/T2SPIR/DICOM_anon", "Train_Sets/MR/1/T2SPIR/Ground")],
     "pendal": [("Images/1.png", "Segmentation1/1.png"), ("Images/2.bmp", "Segmentation1/2.png")],
     "lnq23": [("train/lnq2023-train-0001-ct.nrrd", "train/lnq2023-train-0001-seg.nrrd")],
     "cas23": [("CAS2023_trainingdataset/data/001.nii.gz", "CAS2023_trainingdataset/mask/001.nii.gz")],
@@ -112,7 +121,13 @@ PAPER = {"click": {"kits23", "atlas23", "tdsc", "wbc"}, "mask": {"cadvidset", "s
 def write(path: Path, array: NDArray[np.uint8]) -> None:
     """A file of the format that its name tells."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    if path.suffix == ".npy":
+    if path.name in {"DICOM_anon", "InPhase"}:
+        Series(AFFINE, array.astype(np.int16)).write(path)
+    elif path.name == "Ground":
+        path.mkdir()
+        for k in range(array.shape[2]):
+            Image.fromarray(array[:, :, k].T).save(path / f"liver_GT_{k:03d}.png")
+    elif path.suffix == ".npy":
         np.save(path, array.transpose(2, 1, 0))
     elif ".ppm" in path.name:
         stream = BytesIO()
@@ -176,7 +191,9 @@ def test_a_published_folder_is_read(tmp_path: Path, name: str) -> None:
             assert (loaded.labels == 0).any()
 
 
-@pytest.mark.parametrize("name", ["wbc", "star", "pendal", "toothfairy", "segrap", "kvasir", "acdc", "msd_prostate"])
+@pytest.mark.parametrize(
+    "name", ["wbc", "star", "pendal", "toothfairy", "segrap", "kvasir", "acdc", "msd_prostate", "chaos_t1"]
+)
 def test_a_published_folder_is_prepared(tmp_path: Path, name: str) -> None:
     entry = publish(tmp_path / "in", name)
     outcome = prepare(DataSource(tmp_path / "in", name), tmp_path / "out", PrepareSettings(size=32))

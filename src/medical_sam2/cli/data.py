@@ -202,6 +202,7 @@ def prepare(
         size=size, bits=bits, smallest=smallest, window_hu=_window(window), split=not whole, images=not arrays_only
     )
     data_source = preparation.DataSource(source, layout, tuple(_label(text) for text in label), modality)
+    sys.stderr.writelines(plain(f"{layout}: unconfirmed: {doubt}") + "\n" for doubt in _doubts(layout))
     outcome = preparation.prepare(data_source, output, settings, workers=workers, on_done=report)
     for case, problem in outcome.problems.items():
         sys.stderr.write(plain(f"{case}: {problem}") + "\n")
@@ -213,6 +214,10 @@ def prepare(
         arrays = f"{outcome.arrays} training arrays"
         sys.stderr.write(plain(f"{output}: {outcome.cases} cases ({outcome.fresh} of them new), {arrays}{failed}") + "\n")
     return InputError.exit_code if outcome.problems else 0
+
+
+def _doubts(layout: str) -> tuple[str, ...]:
+    return find_entry(layout).unconfirmed if layout else ()
 
 
 def _window(text: str) -> tuple[float, float]:

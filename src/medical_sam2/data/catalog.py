@@ -21,6 +21,7 @@ from PIL import Image
 from medical_sam2 import io
 from medical_sam2.data.cases import Kind
 from medical_sam2.data.data_sets import Case, DataSet, Split
+from medical_sam2.data.published_readers import read_by_table, read_slice_masks, read_tdsc
 from medical_sam2.errors import FormatError, InputError
 from medical_sam2.io import Picture
 from medical_sam2.io.labels import fit
@@ -216,8 +217,11 @@ def read_ppm(path: Path) -> Picture:
 
 OPENERS: Mapping[str, Callable[[Path], Volume | Picture]] = {
     "read_array": read_array,
+    "read_by_table": read_by_table,
     "read_first": read_first,
     "read_ppm": read_ppm,
+    "read_slice_masks": read_slice_masks,
+    "read_tdsc": read_tdsc,
 }
 
 

@@ -81,7 +81,8 @@ def _hiera_sizes(shape: "_Shapes", encoder: Hiera | None) -> HieraSizes:
             "give weights of a SAM 2 or SAM 2.1 network",
         )
     height, side = shape(f"{TRUNK}.pos_embed")[-2:]
-    return HieraSizes(blocks, widths, encoder, (height, side))
+    adapter = f"{TRUNK}.blocks.0.mlp_adapter.proj_in.weight"
+    return HieraSizes(blocks, widths, encoder, (height, side), shape(adapter)[0] if adapter in shape else 0)
 
 
 def make_pyramid(weights: Mapping[str, Tensor]) -> ConvPyramid:

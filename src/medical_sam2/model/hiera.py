@@ -5,7 +5,8 @@ logarithm of their number added to its score, which is exact. Position encodings
 that are read are stretched rows first, then columns. What goes into a linear layer lies together in memory, as torch else
 repeats the weights.
 
-After Ryali et al., *Hiera* (arXiv 2306.00989), and Bolya et al., *Window attention is bugged* (arXiv 2311.05613).
+After Ryali et al., *Hiera* (arXiv 2306.00989), and Bolya et al., *Window attention is bugged* (arXiv 2311.05613); adapters
+after Wu et al., *Medical SAM Adapter* (arXiv 2304.12620).
 
 Shapes: N frames, C channels, H W frame, h w feature map, V windows of a × b pixels, G heads, D channels of a head, L queries,
 K keys.
@@ -23,6 +24,7 @@ from medical_sam2.model.memory_attention import attend_heads, versions
 from medical_sam2.model.modules import FINE_NORM, FeedForward, HieraSizes, gelu
 
 SPREAD = 0.02  # of weights at first
+ADAPTED = 0.5  # share of what an adapter beside a feed-forward part adds
 
 
 class HieraEncoder(nn.Module):
@@ -75,6 +77,8 @@ class HieraTrunk(nn.Module):
                 stride = 1 if number or not stage else 2
                 self.blocks.append(HieraBlock(channels, width, sizes.attention.heads << stage, own, stride))
         _draw_weights(self)
+        if sizes.adapters:
+            add_adapters(self, sizes.adapters)
 
     def forward(self, frames_N3HW: Tensor) -> list[Tensor]:
         """What each stage makes (N, C, h, w), finest first."""
@@ -106,14 +110,20 @@ class HieraBlock(nn.Module):
         self.layer_norm2 = nn.LayerNorm(width, eps=FINE_NORM)
         self.mlp = FeedForward(width, 4 * width, width, 2, gelu)
         self.proj = nn.Linear(before, width) if before != width else None
+        self.attn_adapter: FeedForward | None = None
+        self.mlp_adapter: FeedForward | None = None
 
     def forward(self, x_NhwC: Tensor) -> Tensor:
         """The map, after the block."""
         normed = self.layer_norm1(x_NhwC)
         if self.proj is not None:
             x_NhwC = _pooled(self.proj(normed), self.stride)
-        x_NhwC = x_NhwC + self.attn(normed)
-        return x_NhwC + self.mlp(self.layer_norm2(x_NhwC))
+        read = self.attn(normed)
+        x_NhwC = x_NhwC + (read if self.attn_adapter is None else read + self.attn_adapter(read))
+        normed = self.layer_norm2(x_NhwC)
+        if self.mlp_adapter is not None:
+            x_NhwC = x_NhwC + ADAPTED * self.mlp_adapter(normed)
+        return x_NhwC + self.mlp(normed)
 
 
 class WindowAttention(nn.Module):
@@ -146,6 +156,21 @@ class WindowAttention(nn.Module):
         image = read_VLC.unflatten(1, (high // self.stride, wide // self.stride))
         image = image.unflatten(0, (count, height // high, width // wide))
         return image.transpose(2, 3).flatten(3, 4).flatten(1, 2)
+
+
+def add_adapters(encoder: nn.Module, middle: int) -> None:
+    """Adapters after the attention and beside the feed-forward part of each block, which do nothing before they are trained.
+
+    Args:
+        middle: their channels.
+    """
+    for block in encoder.modules():
+        if isinstance(block, HieraBlock):
+            width = block.mlp.proj_out.out_features
+            block.attn_adapter, block.mlp_adapter = (FeedForward(width, middle, width, 2, gelu) for _ in range(2))
+            for adapter in (block.attn_adapter, block.mlp_adapter):
+                _draw_weights(adapter)
+                nn.init.zeros_(adapter.proj_out.weight)
 
 
 def _draw_weights(part: nn.Module) -> None:

@@ -43,6 +43,7 @@ class HieraSizes:
     widths: tuple[int, ...] = (96, 192, 384, 768)  # channels of each stage
     attention: Hiera = Hiera(1, (8, 4, 14, 7), (5, 7, 9))
     places: tuple[int, int] = (7, 7)  # the coarse map of the encoding of places
+    adapters: int = 0  # channels in the middle of each block's adapters; 0 where it has none
 
 
 @dataclass(frozen=True)

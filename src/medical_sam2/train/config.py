@@ -61,6 +61,10 @@ class Recipe:
     start: str = ""  # weights to start from, a folder or a name; from scratch where empty
     # whether `nano` gets a second classifier of pixels, at stride 4, which starts without a say
     coarse_classifier: bool = False
+    # "lora" trains updates of low rank in SAM 2's image encoder (as SAMed), "adapter" small layers between its own (as MSA);
+    # both train the mask decoder, too, and nothing else; "none" trains all of the network
+    adapter: Literal["none", "lora", "adapter"] = "none"
+    rank: int = 4  # of LoRA's updates, or channels in the middle of an adapter
     rate: float = 6e-4  # highest learning rate
     encoder_rate: float = 1.0  # the image encoder's, as a share of `rate`
     layer_decay: float = 1.0  # each layer of the image encoder learns by this factor slower than the next deeper one
@@ -92,6 +96,12 @@ class Recipe:
             raise ConfigError("the recipe has no phases", "write at least one [[phases]]", subject="phases")
         if self.save_every < 1:
             raise ConfigError("a checkpoint is written at least now and then", "give 1 or more", subject="save_every")
+        if self.rank < 1:
+            raise ConfigError("an update has a rank", "give 1 or more", subject="rank")
+        if self.shard and self.adapter != "none":
+            raise ConfigError(
+                "few weights that are trained are not spread over processes", "leave shard out", subject="adapter"
+            )
 
     @property
     def steps(self) -> int:

@@ -29,6 +29,7 @@ from medical_sam2.io.atomic import write_bytes
 from medical_sam2.model.sam2 import Sam2
 from medical_sam2.train.config import Recipe, build_config
 from medical_sam2.train.distributed import ProcessGroup, assign, explain_lost_process, gather, local_part
+from medical_sam2.train.insertions import insert_trainable, merge_updates
 from medical_sam2.train.records import RunRecords, StepReport, Validation
 from medical_sam2.train.train_step import Batch, StepBatches, TrainStep
 
@@ -71,6 +72,7 @@ class TrainingRun:
         self.held_out = read_pool(Path(recipe.validation)) if recipe.validation and recipe.picture_every else self.reader
         folder.mkdir(parents=True, exist_ok=True)
         torch.manual_seed(recipe.seed)
+        insert_trainable(network, recipe.adapter, recipe.rank)
         self.network = network.to(self.processes.device)
         self.train_step = self.processes.wrap(TrainStep(self.network, recipe), _list_blocks(self.network), spread=recipe.shard)
         self.average = {name: value.detach().clone() for name, value in self.network.state_dict().items()}
@@ -178,8 +180,9 @@ class TrainingRun:
 
 
 def load_average(training: TrainingRun) -> Sam2:
-    """The network with its averaged weights, in place."""
+    """The network with its averaged weights, in place; updates of low rank are merged into them, so training is over."""
     training.network.load_state_dict(training.average)
+    merge_updates(training.network)
     return training.network
 
 
@@ -263,6 +266,8 @@ def group_parameters(network: Sam2, recipe: Recipe) -> list[dict[str, Any]]:
     groups: dict[tuple[float, float, bool], dict[str, Any]] = {}
     layers = _count_layers(network)
     for name, parameter in network.named_parameters():
+        if not parameter.requires_grad:
+            continue
         share = recipe.encoder_rate * recipe.layer_decay ** layers[name] if name in layers else 1.0
         decay = recipe.weight_decay if parameter.ndim > 1 else 0.0
         key = (share, decay, parameter.ndim == 0)

@@ -51,7 +51,7 @@ def test_it_sees_only_what_it_may(asked: MethodInputs, tmp_path: Path) -> None:
         Tailored(small).on_images(MethodInputs(asked.segmenter), [np.zeros((8, 8), np.uint8)], {})
 
 
-@pytest.mark.parametrize("name", ["DynUNet", "UNETR", "SwinUNETR"])
+@pytest.mark.parametrize("name", ["DynUNet", "UNETR", "SwinUNETR", "TransUNet"])
 def test_architectures(name: str) -> None:
     network = _find_architecture(name)(64)
     pictures = torch.rand(2, 3, 64, 64)

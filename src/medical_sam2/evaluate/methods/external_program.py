@@ -4,7 +4,8 @@ Of a volume the program gets `image.nii.gz` and `prompts.json` (the file of prom
 outlines as label files beside it), and writes `output.nii.gz`, not 0 where the structure is, in the same grid. Of a set it
 gets the folder `image` with `0000.png` and so on, `prompts.json` with `{"images": {"0003.png": {"points": [[x, y]], "box":
 [x, y, x2, y2], "mask": "prompt-0003.png"}}}`, in pixels, one of the three each, and writes a folder `output` with a picture
-of the same name and size for each image, not 0 where the structure is. It finds no name and no header of a patient.
+of the same name and size for each image, not 0 where the structure is. The structure's name stands beside the prompts (`name`
+of the object, `structure` of a set), for programs that take words. It finds no name and no header of a patient.
 """
 
 import json
@@ -60,7 +61,8 @@ class Command:
         with TemporaryDirectory(prefix="medsam2-") as name:
             image, listing, output = Path(name) / "image.nii.gz", Path(name) / "prompts.json", Path(name) / "output.nii.gz"
             io.save(task.volume.array, image, task.volume)
-            save_prompts(listing, inputs.told or task.all_in_volume(prompts), {}, task.volume)
+            names = {} if inputs.training is None else {1: inputs.training.structure}
+            save_prompts(listing, inputs.told or task.all_in_volume(prompts), names, task.volume)
             self._run_program(inputs, image, listing, output)
             bare = replace(task.volume, source=image)
             labels: NDArray[Any] = io.load_labels(output, bare).array
@@ -74,7 +76,8 @@ class Command:
             for i, array in enumerate(images):
                 Image.fromarray(_as_bytes(array)).save(image / _picture_name(i))
             described = {_picture_name(i): _describe_prompt(Path(name), i, prompts) for i in sorted(prompts)}
-            listing.write_text(json.dumps({"version": 1, "images": described}))
+            named = {} if inputs.training is None else {"structure": inputs.training.structure}
+            listing.write_text(json.dumps({"version": 1, **named, "images": described}))
             self._run_program(inputs, image, listing, output)
             return MethodAnswer([_read_mask(output / _picture_name(i), array.shape[:2]) for i, array in enumerate(images)])
 

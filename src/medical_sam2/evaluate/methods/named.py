@@ -31,6 +31,10 @@ METHODS: Mapping[str, Method] = {
     "dynunet": Tailored("DynUNet"),
     "unetr": Tailored("UNETR"),
     "swin-unetr": Tailored("SwinUNETR"),
+    "transunet": Tailored("TransUNet"),
+    "segdiff": Tailored("SegDiff", size=64),
+    "ensdiff": Tailored("EnsDiff", size=64),
+    "medsegdiff": Tailored("MedSegDiff", size=64),
 }
 """The first prompt alone is pinned, as in the paper; "all pinned" is the bank for people who prompt, which keeps every prompt.
 From "no sorting" to "+ resampling": the ladder of Table 3: the latest memories; only sure ones; dissimilar ones; weighed."""

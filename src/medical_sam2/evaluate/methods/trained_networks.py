@@ -26,6 +26,7 @@ from medical_sam2.data.data_sets import read_data_set
 from medical_sam2.errors import ConfigError, PromptError
 from medical_sam2.evaluate.cases import FramePrompts, MaskArray, VolumeTask
 from medical_sam2.evaluate.methods.interface import MethodAnswer, MethodInputs, TrainingCases
+from medical_sam2.evaluate.methods.monai_networks import MaskDiffusion, TransUNet
 from medical_sam2.evaluate.methods.own_network import outline_prompted
 from medical_sam2.intensity_window import choose_window, percentile_window
 from medical_sam2.prompts import Point
@@ -80,8 +81,8 @@ TURN, SCALE = 0.26, 0.2  # radians; share of the size: augmentation, uniform up 
 class Tailored:
     """One architecture, trained when it is first asked about a structure."""
 
-    # "DynUNet" (nnU-Net's network), "UNETR", "SwinUNETR", or a builder of a network that takes (N, 3, S, S) and gives logits
-    # (N, 1, S, S)
+    # a name of `_find_architecture`, or a builder of a network that takes (N, 3, S, S) and gives logits (N, 1, S, S); with a
+    # method `loss` (pictures (N, 3, S, S), truth (N, 1, S, S)) it learns by that, else by Dice and cross entropy
     architecture: str | Callable[[int], nn.Module]
     steps: int = 400  # of training
     batch: int = 8  # pictures in a step
@@ -131,12 +132,17 @@ def _train_network(how: Tailored, training: TrainingCases, device: torch.device)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, how.steps)
         for chosen_N in _draw_batches(len(masks_N1SS), shows, how):
             seen_N3SS, truth_N1SS = _augment(pictures_N3SS[chosen_N], masks_N1SS[chosen_N])
-            loss = dice_and_entropy(network(seen_N3SS.to(device)), truth_N1SS.to(device))
+            loss = _measure_loss(network, seen_N3SS.to(device), truth_N1SS.to(device))
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()
             schedule.step()
     return network.eval()
+
+
+def _measure_loss(network: nn.Module, seen_N3SS: Tensor, truth_N1SS: Tensor) -> Tensor:
+    own: Callable[[Tensor, Tensor], Tensor] | None = getattr(network, "loss", None)
+    return own(seen_N3SS, truth_N1SS) if own else dice_and_entropy(network(seen_N3SS), truth_N1SS)
 
 
 def dice_and_entropy(logits_N1SS: Tensor, truth_N1SS: Tensor) -> Tensor:
@@ -201,6 +207,10 @@ def _find_architecture(name: str) -> Callable[[int], nn.Module]:
         "DynUNet": lambda size: DynUNet(2, 3, 1, [3] * 5, [1, 2, 2, 2, 2], [2] * 4, filters=[24, 48, 96, 192, 192]),
         "UNETR": lambda size: UNETR(3, 1, size, feature_size=16, hidden_size=192, mlp_dim=768, num_heads=6, spatial_dims=2),
         "SwinUNETR": lambda size: SwinUNETR(3, 1, feature_size=24, spatial_dims=2),
+        "TransUNet": TransUNet,
+        "SegDiff": lambda size: MaskDiffusion(size, "sum"),
+        "EnsDiff": lambda size: MaskDiffusion(size, "channels"),
+        "MedSegDiff": lambda size: MaskDiffusion(size, "filtered", staple=True),
     }
     if name not in builders:
         raise ConfigError(f"unknown architecture {name!r}", f"valid are {', '.join(builders)}")
