@@ -1,5 +1,5 @@
 // Beside the views: structures, tools, tracking, what to review, and downloads.
-import type { About } from './api'
+import type { About, Plane } from './api'
 import { SIZES } from './brush'
 import { fill, h, icon } from './dom'
 import type { Change, Tool, Work } from './work'
@@ -11,7 +11,7 @@ const TOOLS: [Tool, string, string, string][] = [
   ['solid', '3D box', 'C', 'Draw a box around all of it: a rectangle here, its depth in another view'],
   ['lasso', 'Lasso', 'S', 'Draw its outline yourself'],
   ['scribble', 'Scribble', 'E', 'Draw a line inside of it; [ and ] change the width'],
-  ['diameter', 'Diameter', 'G', 'Draw its longest diameter, from end to end'],
+  ['diameter', 'Diameter', 'G', 'Draw its longest diameter, from end to end; then, if you like, the short one across it'],
   ['brush', 'Brush', 'D', 'Paint the outline; with Shift, wipe it away; [ and ] change the size'],
   ['look', 'Look', 'V', 'Move the cross hair; nothing is outlined'],
 ]
@@ -28,6 +28,7 @@ export class Panel {
   private readonly side = h('div', { class: 'side', role: 'radiogroup', 'aria-label': 'What is drawn is' })
   private readonly solid = h('div', { class: 'solidbox' })
   private fields: Field[] = []
+  private readonly limits = h('div', { class: 'limits' })
   private readonly go = h('div', { class: 'go' })
   private readonly look = h('div', { class: 'look' })
   private readonly shown = h('div', { class: 'row wrap' })
@@ -38,10 +39,11 @@ export class Panel {
     fill(this.element,
       h('section', {}, h('div', { class: 'head' }, h('h2', {}, 'Structures'), h('button', { title: 'New structure (N)', 'aria-label': 'New structure', class: 'quiet', onclick: () => attempt(work.add()) }, icon('plus'))), this.structures),
       h('section', {}, h('h2', {}, 'Tool'), this.tools, this.side, this.size, this.solid),
-      h('section', {}, h('h2', {}, volume ? 'Whole volume' : 'All images'), this.go),
+      h('section', {}, h('h2', {}, volume ? 'Whole volume' : 'All images'), volume ? this.limits : null, this.go),
       h('section', {}, h('h2', {}, 'Review next'), this.look),
       h('section', {}, h('h2', {}, 'Show'), this.shown),
       h('section', {}, h('h2', {}, 'Download'), this.downloads))
+    if (volume) this.limiting()
     work.listen((change) => this.on(change))
     for (const change of ['state', 'tool', 'progress', 'rows', 'overlay'] as Change[]) this.on(change)
   }
@@ -117,6 +119,35 @@ export class Panel {
     const input = (what: string): HTMLInputElement => h('input', { type: 'number', min: '1', max: String(most), 'aria-label': `${what} ${plane} slice`, onchange: take })
     const [first, last] = [input('First'), input('Last')]
     return { plane, first, last }
+  }
+
+  /** Between which slices the chosen structure is tracked, and whether shapes between its outlines are expected. */
+  private limiting(): void {
+    const { work, attempt } = this
+    const plane = h('select', { 'aria-label': 'Slices of' }, ...['axial', 'coronal', 'sagittal'].map((name) => h('option', {}, name)))
+    const [first, last] = ['From', 'To'].map((what) => h('input', { type: 'number', min: '1', 'aria-label': `${what} slice`, placeholder: what.toLowerCase(), onkeydown: (event: KeyboardEvent) => { if (event.key === 'Enter') set() } }))
+    const frames = (): number => work.plane(plane.value as Plane)?.frames ?? 1
+    const set = (): void => {
+      const [low, high] = [first, last].map((each, i) => Math.max(1, Math.min(frames(), Math.round(Number(each.value)) || [1, frames()][i])) - 1).sort((a, b) => a - b)
+      attempt(work.limit(plane.value as Plane, [low, high]))
+    }
+    const limit = h('button', { title: 'Track the structure on these slices alone', onclick: set }, 'Limit')
+    const all = h('button', { title: 'Track it on all slices', onclick: () => attempt(work.limit(plane.value as Plane, null)) }, 'All')
+    const join = h('button', { class: 'wide', title: 'Expect, on the slices between two outlines (brush, lasso), the shapes between them; what is tracked counts beside', onclick: () => attempt(work.join(!work.ofWhole('interpolate'))) }, 'Shapes between outlines')
+    fill(this.limits, h('div', { class: 'row' }, plane, first, '–', last, limit, all), join)
+    const show = (): void => {
+      const [limits, joined] = [work.ofWhole('slices'), !!work.ofWhole('interpolate')]
+      if (limits) plane.value = limits.plane
+      if (![first, last].includes(document.activeElement as HTMLInputElement)) [first.value, last.value] = limits ? limits.frames.map((t) => String(t + 1)) : ['', '']
+      limit.disabled = !work.active?.said || !!work.progress
+      all.disabled = !limits
+      join.disabled = !joined && !work.joinable
+      join.classList.toggle('active', joined)
+      join.setAttribute('aria-pressed', String(joined))
+      this.limits.hidden = !work.active?.said
+    }
+    work.listen((change) => { if (change === 'state' || change === 'labels' || change === 'progress') show() })
+    show()
   }
 
   private sized(place: number): void {

@@ -365,7 +365,7 @@ export class SliceView {
     const positive = [inside]
     if (kind === 'scribble') return this.say({ kind, points: thinned(line, 0.7), positive, width: this.width })
     if (kind === 'lasso') { const points = thinned(line, 0.3); if (points.length > 2) this.say({ kind, points, positive }); return }
-    if (kind === 'diameter') { if (Math.hypot(to[0] - from[0], to[1] - from[1]) >= 1) this.say({ kind, points: [from, to] }); return }
+    if (kind === 'diameter') { if (Math.hypot(to[0] - from[0], to[1] - from[1]) >= 1) this.attempt(this.work.diameter(this.plane, this.shownT, [from, to])); return }
     const [low, high] = corners([from, to].map(([y, x]) => [Math.round(y), Math.round(x)] as Spot))
     if (low[0] >= high[0] || low[1] >= high[1]) return
     if (kind === 'solid') this.work.outline(this.plane, this.shownT, [low, high], inside)

@@ -1,7 +1,7 @@
 // What is open, and everything that can be done with it; views listen for what has changed.
 import * as api from './api'
 import type { Frame, Gesture, Info, Plane, Row, State, Structure, Told } from './api'
-import { corners, cut, span } from './shapes'
+import { corners, cross, cut, span } from './shapes'
 import type { Range, Span, Spot } from './shapes'
 
 export type Tool = 'plus' | 'minus' | 'box' | 'solid' | 'lasso' | 'scribble' | 'diameter' | 'brush' | 'look'
@@ -165,6 +165,38 @@ export class Work {
     }
   }
 
+  /** Tracking keeps to these slices; null for all. */
+  limit(plane: Plane, frames: Range | null): Promise<void> {
+    return this.say({ plane, t: frames?.[0] ?? 0, kind: 'slices', frames: frames ?? [], positive: [!!frames] })
+  }
+
+  /** What was said last of the whole structure that is chosen, unless it was taken back. */
+  ofWhole(kind: 'slices' | 'interpolate'): api.Said | undefined { return this.state.said.find((each) => each.kind === kind && each.label === this.label && each.positive[0] !== false) }
+
+  /** The last outline of the structure that is chosen, where there is another in its plane with slices between. */
+  get joinable(): api.Said | undefined {
+    const drawn = this.state.said.filter((each) => each.label === this.label && (each.kind === 'mask' || (each.kind === 'lasso' && each.positive[0] !== false)))
+    return drawn.reverse().find((one) => drawn.some((other) => other.plane === one.plane && Math.abs(other.t - one.t) > 1))
+  }
+
+  /** Expect the shapes between outlines, or no more. */
+  async join(on: boolean): Promise<void> {
+    const at = this.joinable ?? this.ofWhole('interpolate')
+    if (at) await this.say({ plane: at.plane, t: at.t, kind: 'interpolate', positive: [on] })
+  }
+
+  /** A diameter; where it crosses one that is there without the short one, both are one gesture, the longer first. */
+  diameter(plane: Plane, t: number, line: [Spot, Spot]): Promise<void> {
+    const [mmY, mmX] = this.plane(plane)?.spacing ?? [1, 1]
+    const mm = ([a, b]: Spot[]): number => Math.hypot((a[0] - b[0]) * mmY, (a[1] - b[1]) * mmX)
+    const both = async (draft: Draft, label: number): Promise<Draft> => {
+      const first = this.state.said.find((each) => each.kind === 'diameter' && each.label === label && each.plane === plane && each.t === t)?.points
+      if (first?.length !== 2 || !cross(first, line)) return draft
+      return { ...draft, points: mm(first) >= mm(line) ? [...first, ...line] : [...line, ...first] }
+    }
+    return this.say({ plane, t, kind: 'diameter', points: line }, both)
+  }
+
   undo(): Promise<void> { return this.next(async () => { if (this.state.can_undo) { await this.change('undo'); await this.loadRows() } }) }
   redo(): Promise<void> { return this.next(async () => { if (this.state.can_redo) { await this.change('redo'); await this.loadRows() } }) }
   track(): Promise<void> { return this.next(async () => { await this.change('track', { views: this.views }); this.follow() }) }
@@ -172,8 +204,9 @@ export class Work {
   private get up(): number { return (this.plane('axial')?.frames ?? 1) - 1 }
   cutOf(box: Span, plane: Plane): { t: Range; y: Range; x: Range } { return cut(box, plane, this.up) }
 
-  spanOf({ plane, frames = [], points = [] }: Draft): Span {
-    const [low, high] = corners(points)
+  spanOf({ plane, kind, frames = [], points = [] }: Draft): Span {
+    const [rows, columns] = this.plane(plane)?.size ?? [1, 1]
+    const [low, high] = corners(kind === 'slices' ? [[0, 0], [rows - 1, columns - 1]] : points)
     return span(plane, [frames[0], frames[1]], [low[0], high[0]], [low[1], high[1]], this.up)
   }
 

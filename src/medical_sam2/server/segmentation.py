@@ -24,7 +24,7 @@ from medical_sam2.server.gestures import frame_prompt, volume_prompts
 from medical_sam2.server.refusals import InvalidRequest
 from medical_sam2.server.state import Gesture, State
 from medical_sam2.tracking.contradictions import hold_settled, last_words
-from medical_sam2.tracking.plan import PLANES, array_axis
+from medical_sam2.tracking.plan import PLANES, array_axis, grouped
 from medical_sam2.views import View
 from medical_sam2.volume import Segmentation, SliceConfidence, Volume
 
@@ -162,15 +162,24 @@ class SessionVolume:
         found = segmenter.segment_volume(flat, prompts, views=plane, window=window, earlier=known)
         return view.apply(found.labels, axes)[0] == label
 
-    # Structures that have an outline are corrected by the gestures since; all others, and those that have a new box in 3D, are
-    # outlined anew.
+    def check_prompts(self, gestures: Sequence[Gesture]) -> None:
+        """Refuse gestures on one structure that limits, or the wish for shapes between outlines, do not go with.
+
+        Raises:
+            PromptError: it is prompted on slices beyond its limits, or has no outlines to join.
+        """
+        if any(gesture.inside and not gesture.of_frame for gesture in gestures):
+            grouped(self.volume, self.prompts(gestures))
+
+    # Structures that have an outline are corrected by the gestures since; all others, and those that have a new box in 3D or
+    # new limits, are outlined anew.
     def track(
         self, segmenter: "Segmenter", state: State, before: SessionResult | None, views: str, on_frame: OnFrame
     ) -> SessionResult:
         """The result of all gestures: new structures are outlined as `Segmenter` does it, the others corrected in `before`."""
         wanted = {gesture.label for gesture in (state.fresh if before else state.gestures)}
-        boxed = {gesture.label for gesture in state.fresh if gesture.frames and gesture.inside}
-        known = (wanted & set(before.voxels)) - boxed if before else set[int]()
+        anew = {gesture.label for gesture in state.fresh if (gesture.frames and gesture.inside) or not gesture.of_frame}
+        known = (wanted & set(before.voxels)) - anew if before else set[int]()
         options: dict[str, Any] = {"window": self.window_name, "on_frame": self._frame_reporter(on_frame)}
         result = before
         if before and known:
@@ -221,6 +230,7 @@ class SessionVolume:
 
     def network_window(self, gestures: Sequence[Gesture]) -> Window:
         """What the network sees a structure through, by the gestures on it; without any, the window to begin with."""
+        gestures = [gesture for gesture in gestures if gesture.of_frame]
         if not gestures or not self._windows.hounsfield:
             return self.window
         return self._windows.of(np.concatenate([gesture_intensities(self, gesture) for gesture in gestures]))
@@ -294,6 +304,15 @@ class SessionImageSet:
     def network_window(self, gestures: Sequence[Gesture]) -> Window:
         """What the network sees the first image through."""
         return self.display_window(0, gestures)
+
+    def check_prompts(self, gestures: Sequence[Gesture]) -> None:
+        """Refuse what only volumes have.
+
+        Raises:
+            InvalidRequest: limits, or shapes between outlines.
+        """
+        if not all(gesture.of_frame for gesture in gestures):
+            raise InvalidRequest("images have no slices between which something lies")
 
     def _in_hounsfield_units(self, t: int) -> bool:
         if t >= len(self.pictures) or self.pictures[t].colour:

@@ -104,10 +104,11 @@ class Session:
             state.of(gesture.label)
             check_frame(self.image, gesture.plane, gesture.t)
             check_gesture(gesture, self.image.frame_shape(gesture.plane, gesture.t), self.image.planes[gesture.plane])
+            self.image.check_prompts([each for each in state.with_gesture(gesture) if each.label == gesture.label])
             gesture = replace(gesture, id=version + 1)
             gesture = replace(gesture, answer=encode_runs(self._outline(state, gesture)))
             history = self._journal.write(Step(version + 1, "say", gesture=gesture))
-            if self._drawn is not None:
+            if self._drawn is not None and gesture.of_frame:
                 self._draw(self._drawn, gesture)
             return history
 
@@ -284,13 +285,16 @@ class Session:
 
     def _outline(self, state: State, gesture: Gesture) -> NDArray[np.bool_]:
         """What the structure is on the gesture's frame, by all gestures that no result includes and that lie there."""
+        if not gesture.of_frame:
+            return np.zeros((1, 1), bool)  # nothing: it changes no frame before it is tracked
         shape = self.image.frame_shape(gesture.plane, gesture.t)
         if gesture.drawn and (drawn := frame_prompt(gesture, shape).mask_hw) is not None:
             return drawn
         result = self._result(state)
         known = result is not None and gesture.label in result.voxels
         earlier = self.image.frame_labels(result.labels, gesture.plane, gesture.t) if result and known else None
-        own = [each for each in (state.fresh if known else state.gestures) if each.place == gesture.place]
+        said = state.fresh if known else state.gestures
+        own = [each for each in said if each.place == gesture.place and each.of_frame and not gesture.replaces(each)]
         only_regions = gesture.kind != "points" and not any(each.inside for each in [*own, gesture])
         if only_regions and (earlier is None or not (earlier == gesture.label).any()):
             return np.zeros(shape, bool)  # of what is not on this frame nothing is taken away
@@ -314,7 +318,7 @@ class Session:
             state = self.history.state
             result = self._result(state)
             labels = tuple(array.copy() for array in result.labels) if result else self.image.empty_labels()
-            for gesture in {gesture.place: gesture for gesture in state.fresh}.values():
+            for gesture in {gesture.place: gesture for gesture in state.fresh if gesture.of_frame}.values():
                 self._draw(labels, gesture)
             self._drawn = labels
         return self._drawn
