@@ -7,10 +7,10 @@ export interface Said { label: number; plane: Plane; t: number; kind: Kind; poin
 export interface State {
   version: number; structures: Structure[]; said: Said[]; can_undo: boolean; can_redo: boolean; fresh: number; tracked: number; busy: boolean
 }
-export interface PlaneInfo { name: Plane; frames: number; size: [number, number]; spacing: [number, number] }
+export interface PlaneInfo { name: Plane; frames: number; size: [number, number]; spacing: [number, number]; voxel?: number[][] }
 export interface Info {
   id: string; kind: 'volume' | 'set'; planes: PlaneInfo[]; modality: string | null; window: [number, number] | null; seen_as: string
-  extent: [number, number] | null; dicom: boolean; downloads: Record<string, string>; pacs: boolean; warnings: string[]; state: State
+  unit: string; affine?: number[][]; extent: [number, number] | null; dicom: boolean; downloads: Record<string, string>; pacs: boolean; warnings: string[]; state: State
 }
 export interface Summary { id: string; kind: 'volume' | 'set' | 'damaged'; planes: Record<string, number>; structures: string[]; problem?: string }
 export interface About {

@@ -211,8 +211,15 @@ export class Panel {
     if (asked) known.push(['network', asked.window])
     if (work.info.extent && work.info.extent[0] < -200) known.push(...Object.entries(this.about.windows))
     if (work.info.extent) known.push(['all', work.info.extent])
+    const [low, high] = work.window
+    const number = (name: string, value: number, take: (value: number) => [number, number]): HTMLElement => {
+      const field = h('input', { type: 'number', step: 'any', 'aria-label': name, value: String(Number(value.toPrecision(5))), onchange: () => { if (Number.isFinite(field.valueAsNumber)) this.see(take(field.valueAsNumber)) } })
+      return h('label', { class: 'row' }, name, field)
+    }
+    const level = number('Level', (low + high) / 2, (value) => [value - (high - low) / 2, value + (high - low) / 2])
+    const width = number('Width', high - low, (value) => [(low + high - Math.max(value, 1e-6)) / 2, (low + high + Math.max(value, 1e-6)) / 2])
     fill(this.shown, flag('overlay', 'Outlines', 'O'), work.info.kind === 'volume' ? flag('doubt', 'Uncertainty', 'U') : null,
-      ...(work.info.kind === 'volume' ? [h('span', { class: 'break' }), ...known.map(window)] : []),
+      ...(work.info.kind === 'volume' ? [h('span', { class: 'break' }), ...known.map(window), h('div', { class: 'row numbers' }, level, width)] : []),
       h('p', { class: 'fine', title: 'Another window for everything: medsam2 serve --window' }, `The network sees ${asked?.seen_as ?? work.info.seen_as}.`))
   }
 

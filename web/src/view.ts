@@ -3,6 +3,7 @@ import type { Frame, Plane } from './api'
 import { Stroke } from './brush'
 import { glow, grey, palette, rgb, tint } from './colours'
 import { fill, h, icon } from './dom'
+import { reading, scale } from './reading'
 import { corners, mark, shape, thinned } from './shapes'
 import type { At, Spot } from './shapes'
 import type { Change, Draft, Work } from './work'
@@ -18,6 +19,7 @@ export class SliceView {
   private readonly slider: HTMLInputElement
   private readonly strip = h('canvas', { class: 'strip', width: '1', height: '1', 'aria-hidden': 'true' })
   private readonly counter = h('output', { class: 'counter' })
+  private readonly readout = h('output', { class: 'readout', 'aria-hidden': 'true' })
   private readonly layers = { image: document.createElement('canvas'), tint: document.createElement('canvas'), glow: document.createElement('canvas') }
   private frame: Frame | null = null
   private labels: Uint8Array | null = null
@@ -35,7 +37,7 @@ export class SliceView {
     const frames = work.plane(plane)?.frames ?? 1
     this.slider = h('input', { type: 'range', min: '0', max: String(frames - 1), 'aria-label': `${title}: slice`, oninput: () => this.go(Number(this.slider.value)) })
     this.element = h('section', { class: `view ${plane}`, 'aria-label': title },
-      h('header', {}, h('h2', {}, title), this.counter,
+      h('header', {}, h('h2', {}, title), this.readout, this.counter,
         h('button', { class: 'quiet', title: 'This view large, or all views (F)', 'aria-label': `${title} large`, onclick: onLarge }, icon('large'))),
       h('div', { class: 'stage' }, this.canvas),
       h('div', { class: 'slices' }, this.strip, this.slider))
@@ -151,6 +153,8 @@ export class SliceView {
     this.paintDrag(brush, at)
     if (this.work.tool === 'brush') this.paintBrush(brush, size, at)
     this.paintLetters(brush, width, height)
+    this.paintScale(brush, width, height, wide)
+    this.read()
     this.paintWaiting(brush, height)
     this.canvas.setAttribute('aria-label', this.described())
   }
@@ -161,7 +165,7 @@ export class SliceView {
     if (!this.work.pending.some((each) => each.plane === this.plane)) return
     brush.fillStyle = '#dfe6ee'
     brush.font = '13px system-ui'
-    brush.fillText(this.work.first ? 'loading the network, then outlining …' : count > 1 ? `outlining, ${count - 1} more wait …` : 'outlining …', 10, height - 12)
+    brush.fillText(this.work.first ? 'loading the network, then outlining …' : count > 1 ? `outlining, ${count - 1} more wait …` : 'outlining …', 10, height - 26)
   }
 
   private described(): string {
@@ -180,6 +184,29 @@ export class SliceView {
     const places: Spot[] = [[height / 2 + 4, 12], [height / 2 + 4, width - 12], [16, width / 2], [height - 8, width / 2]]
     places.forEach(([top, left], i) => brush.fillText(letters[i] ?? '', left, top))
     brush.textAlign = 'left'
+  }
+
+  private paintScale(brush: CanvasRenderingContext2D, width: number, height: number, wide: number): void {
+    if (!this.work.info.affine) return // images may have no size in mm
+    const [, mmX] = this.work.plane(this.plane)?.spacing ?? [1, 1]
+    const bar = scale(mmX / wide, width / 4)
+    this.canvas.dataset.scale = `${bar.mm} mm, ${bar.wide.toFixed(1)} px`
+    brush.fillStyle = 'rgba(223, 230, 238, .85)'
+    brush.fillRect(width - 12 - bar.wide, height - 10, bar.wide, 2)
+    brush.font = '12px system-ui'
+    brush.textAlign = 'right'
+    brush.fillText(bar.mm < 10 ? `${bar.mm} mm` : `${bar.mm / 10} cm`, width - 12, height - 15)
+    brush.textAlign = 'left'
+  }
+
+  /** What lies under the pointer, or else under the cross hair. */
+  private read(): void {
+    const { y, x } = this.work.place(this.plane)
+    const spot: Spot = this.hover && this.holds(this.hover) ? this.hover : [y, x]
+    const plane = this.work.plane(this.plane)
+    if (!this.frame || !plane) return
+    const label = this.labels?.[Math.round(spot[0]) * this.frame.columns + Math.round(spot[1])]
+    this.readout.value = reading(this.work.info, plane, this.frame, this.shownT, spot, this.work.state.structures.find((each) => each.label === label))
   }
 
   private paintCross(brush: CanvasRenderingContext2D, at: (spot: Spot) => Spot): void {
@@ -324,7 +351,9 @@ export class SliceView {
 
   private moved(event: PointerEvent): void {
     const drag = this.drag
-    if (this.work.tool === 'brush') { this.hover = this.spot(event); if (!drag) this.paint() }
+    this.hover = this.spot(event)
+    if (this.work.tool === 'brush' && !drag) this.paint()
+    else this.read()
     if (!drag) {
       if (this.work.tool === 'look' && event.buttons === 1) { const [y, x] = this.spot(event); this.work.move(this.plane, this.shownT, y, x) }
       return
@@ -393,7 +422,7 @@ export class SliceView {
     }
     const move = moves[event.key]
     if (move && !move[0] && this.stroke) { this.work.move(this.plane, t, y + move[1], x + move[2]); this.draw() }
-    else if (move) { this.stroke = null; this.work.move(this.plane, t + move[0], y + move[1], x + move[2]) }
+    else if (move) { this.stroke = this.hover = null; this.work.move(this.plane, t + move[0], y + move[1], x + move[2]) }
     else if (event.key === 'Enter' && this.stroke) this.end()
     else if (event.key === 'Escape' && this.stroke) { this.stroke = null; this.paint() }
     else if (this.work.tool === 'brush' && (event.key === 'Enter' || event.key === '-')) { this.hover = null; this.begin([y, x], event.key === 'Enter') }

@@ -351,12 +351,15 @@ def _described(store: SessionStore, session: Session) -> dict[str, Any]:
     solid = image if isinstance(image, SessionVolume) else None
     planes = [
         {"name": name, "frames": frames, "size": image.frame_shape(name, 0), "spacing": image.spacing(name)}
+        | ({"voxel": solid.voxel_matrix(name)} if solid else {})
         for name, frames in image.planes.items()
     ]
     return {
         **_summary(session),
         "planes": planes,
         "modality": solid.volume.modality if solid else None,
+        "unit": "HU" if solid and solid.hounsfield else "",
+        **({"affine": solid.volume.affine[:3].tolist()} if solid else {}),
         "window": (solid.window.low, solid.window.high) if solid else None,
         "seen_as": str(image.network_window(session.history.state.gestures)),
         "extent": (solid.extent.low, solid.extent.high) if solid else None,

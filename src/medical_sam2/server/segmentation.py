@@ -17,7 +17,7 @@ from zipfile import BadZipFile
 import numpy as np
 from numpy.typing import NDArray
 
-from medical_sam2.intensity_window import Window, Windows, percentile_window
+from medical_sam2.intensity_window import Window, Windows, in_hounsfield, percentile_window
 from medical_sam2.io import Picture, atomic
 from medical_sam2.prompts import FramePrompt, Prompt, intensities
 from medical_sam2.server.gestures import frame_prompt, volume_prompts
@@ -227,6 +227,18 @@ class SessionVolume:
         return PLANES[plane].slice_index(index, self.planes[plane], self.volume.orientation)
 
     slice_index = frame_index
+
+    def voxel_matrix(self, plane: str) -> list[list[float]]:
+        """Rows of a matrix that takes frame, row, column and 1 to a voxel of the file."""
+        view, axes, matrix = PLANES[plane], self.volume.orientation, np.zeros((3, 4))
+        for place, (axis, flip) in enumerate(zip(view.order(axes), view.flipped(axes), strict=True)):
+            matrix[axis, [place, 3]] = (-1, self.volume.shape[axis] - 1) if flip else (1, 0)
+        return matrix.tolist()
+
+    @cached_property
+    def hounsfield(self) -> bool:
+        """Whether intensities are Hounsfield units, as far as file and values tell."""
+        return in_hounsfield(self.volume.array, self.volume.modality)
 
     def network_window(self, gestures: Sequence[Gesture]) -> Window:
         """What the network sees a structure through, by the gestures on it; without any, the window to begin with."""

@@ -1,0 +1,86 @@
+"""What the page tells of a place and a size, in a real browser: voxel, millimetres, intensity, structure, window, scale."""
+
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from playwright.sync_api import expect
+
+from medical_sam2.tracking.plan import PLANES
+from tests.phantoms import phantom
+from tests.server.browsing import Person
+from tests.server.conftest import saved
+from tests.server.test_page_gestures import SHAPE, SPACING, clicked, opened
+from tests.test_intensity_window import ct
+
+pytestmark = pytest.mark.usefixtures("inline")
+
+
+@pytest.mark.parametrize("code", ["RAS", "PIL"])
+def test_voxel_millimetres_and_intensity_under_the_pointer(person: Person, tmp_path: Path, code: str) -> None:
+    case, page = phantom(code, spacing_mm=(1, 1, 1.5)), person.page
+    page.locator("#files").set_input_files(saved(case, tmp_path / "image.nii.gz"))
+    person.wait("axial")
+    place = tuple(int(i) for i in case.voxel(1) + np.array([1, -1, 1]))
+    mm = case.volume.affine @ [*place, 1]
+    for plane in ("axial", "coronal", "sagittal"):
+        t, y, x = PLANES[plane].project(place, case.volume.shape, code)
+        page.locator(f".view.{plane} input[type=range]").fill(str(int(t)))
+        axes = PLANES[plane].order(code)
+        shape = case.volume.shape[axes[1]], case.volume.shape[axes[2]]
+        page.mouse.move(*person.place(plane, (y, x), shape, PLANES[plane].spacing(case.volume.spacing_mm, code)[1:]))
+        readout = page.locator(f".view.{plane} .readout")
+        where = f"I {place[0]}  J {place[1]}  K {place[2]}  ·  {'  '.join(f'{each:.1f}' for each in mm[:3])} mm"
+        expect(readout).to_contain_text(where.replace("-", "−"))
+        value = float((readout.text_content() or "").split("·")[2])
+        assert value == pytest.approx(float(case.volume.array[place]), abs=0.001)
+
+
+def test_hounsfield_units(person: Person, tmp_path: Path) -> None:
+    case = phantom("LPS")
+    levels = ct()
+    person.page.locator("#files").set_input_files(
+        saved(replace(case, volume=replace(case.volume, array=levels)), tmp_path / "image.nii.gz")
+    )
+    i, j, k = (size // 2 for size in levels.shape)
+    readout = person.page.locator(".view.axial .readout")
+    expect(readout).to_contain_text(f"I {i}  J {j}  K {k}")
+    expect(readout).to_contain_text(f"·  {levels[i, j, k]} HU".replace("-", "−"))
+
+
+def test_structure_and_the_cross_hair_without_a_pointer(person: Person, tmp_path: Path) -> None:
+    case = opened(person, tmp_path)
+    readout = person.page.locator(".view.axial .readout")
+    expect(readout).not_to_contain_text("HU")
+    clicked(person, case)
+    person.page.mouse.move(2, 2)
+    i, j, k = (int(place) for place in case.voxel(1))
+    expect(readout).to_contain_text(f"I {i}  J {j}  K {k}")
+    expect(readout).to_contain_text("structure 1")
+    person.view("axial").press("ArrowLeft")
+    expect(readout).to_contain_text(f"I {i - 1}  J {j}  K {k}")
+
+
+def test_window_as_numbers(person: Person, tmp_path: Path) -> None:
+    opened(person, tmp_path)
+    page = person.page
+    level, width = page.get_by_label("Level", exact=True), page.get_by_label("Width", exact=True)
+    shown = "canvas => canvas.getContext('2d').getImageData(canvas.width / 2 + 5, canvas.height / 2 + 5, 1, 1).data[0]"
+    for middle, dark in ((0.9, True), (0.2, False)):
+        level.fill(str(middle))
+        level.press("Enter")
+        width.fill("0.02")
+        width.press("Enter")
+        expect(width).to_have_value("0.02")
+        assert (page.evaluate(shown, person.view("axial").element_handle()) == 0) == dark  # 0.8 lies below 0.9, above 0.2
+
+
+def test_the_scale_bar_is_as_long_as_it_says(person: Person, tmp_path: Path) -> None:
+    opened(person, tmp_path)
+    said = person.view("axial").get_attribute("data-scale") or ""
+    mm, px = (float(number) for number in re.findall(r"[\d.]+", said))
+    (left, _), (right, _) = (person.place("axial", (0, x), SHAPE, SPACING) for x in (0, 10))
+    assert px / mm == pytest.approx((right - left) / 10, rel=0.02)
+    assert mm in {1, 2, 5}
