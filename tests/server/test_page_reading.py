@@ -1,6 +1,7 @@
 """What the page tells of a place and a size, in a real browser: voxel, millimetres, intensity, structure, window, scale."""
 
 import re
+import shlex
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,11 +9,13 @@ import numpy as np
 import pytest
 from playwright.sync_api import expect
 
+from medical_sam2.io.prompt_file import load_prompts
+from medical_sam2.prompts import Point
 from medical_sam2.tracking.plan import PLANES
 from tests.phantoms import phantom
 from tests.server.browsing import Person
 from tests.server.conftest import saved
-from tests.server.test_page_gestures import SHAPE, SPACING, clicked, opened
+from tests.server.test_page_gestures import MIDDLE, SHAPE, SPACING, changes, clicked, opened
 from tests.test_intensity_window import ct
 
 pytestmark = pytest.mark.usefixtures("inline")
@@ -84,3 +87,23 @@ def test_the_scale_bar_is_as_long_as_it_says(person: Person, tmp_path: Path) -> 
     (left, _), (right, _) = (person.place("axial", (0, x), SHAPE, SPACING) for x in (0, 10))
     assert px / mm == pytest.approx((right - left) / 10, rel=0.02)
     assert mm in {1, 2, 5}
+
+
+def test_what_was_said_as_options_and_as_a_file(person: Person, tmp_path: Path) -> None:
+    case, page = opened(person, tmp_path), person.page
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    assert page.get_by_role("button", name="Copy as options").count() == 0
+    person.click("axial", (6, 5), SHAPE, SPACING)
+    changes(page, 1)
+    page.get_by_role("button", name="Copy as options").click()
+    expect(page.get_by_role("button", name="Copied")).to_be_visible()
+    words = shlex.split(page.evaluate("() => navigator.clipboard.readText()"))
+    assert words[:4] == ["medsam2", "segment", "image.nii.gz", "--point"]
+    place = [float(words[4].removeprefix("1:")), *map(float, words[5:7])]
+    assert place == pytest.approx([5, 6, MIDDLE], abs=0.1)
+    with page.expect_download() as download:
+        page.get_by_role("link", name="Prompts").click()
+    assert download.value.suggested_filename == "prompts.json"
+    (point,) = load_prompts(Path(download.value.path()), case.volume).prompts
+    assert isinstance(point, Point)
+    assert point.index_ijk == pytest.approx(place, abs=0.001)

@@ -18,6 +18,12 @@ const TOOLS: [Tool, string, string, string][] = [
 const TWO_SIDED = new Set<Tool>(['box', 'solid', 'lasso', 'scribble'])
 export const TOOL_KEYS = new Map(TOOLS.map(([tool, , key]) => [key.toLowerCase(), tool]))
 
+/** Browsers give pages that come unprotected from another machine no clipboard. */
+async function copied(text: string): Promise<void> {
+  if (!navigator.clipboard) throw new Error(`The browser gives no clipboard here; copy it yourself: ${text}`)
+  await navigator.clipboard.writeText(text)
+}
+
 interface Field { plane: 'axial' | 'coronal' | 'sagittal'; first: HTMLInputElement; last: HTMLInputElement }
 
 export class Panel {
@@ -232,11 +238,19 @@ export class Panel {
     return [...new Map(all.map((each) => [each.join(), each])).values()]
   }
 
+  /** What was said so far, for the command line: the options in the clipboard, and a file. */
+  private said(): HTMLElement[] {
+    const { work } = this
+    if (work.info.kind === 'set' || !work.state.said.length) return []
+    const copy = h('button', { title: 'All that was said, as a command: medsam2 segment …', onclick: () => this.attempt(work.options().then(copied).then(() => { copy.textContent = 'Copied' })) }, 'Copy as options')
+    return [copy, h('a', { class: 'button', href: `api/sessions/${work.info.id}/prompts`, download: '', title: 'All that was said, for medsam2 segment --prompts' }, icon('down'), 'Prompts')]
+  }
+
   private downloading(): void {
     const { work } = this
-    if (!work.state.tracked) return fill(this.downloads, h('p', { class: 'fine' }, work.info.kind === 'set' ? 'Apply to all images first.' : 'Apply to the volume first.'))
+    if (!work.state.tracked) return fill(this.downloads, h('p', { class: 'fine' }, work.info.kind === 'set' ? 'Apply to all images first.' : 'Apply to the volume first.'), ...this.said())
     const link = ([form, name]: [string, string]): HTMLElement => h('a', { class: 'button', href: `api/sessions/${work.info.id}/download/${form}`, download: '' }, icon('down'), name)
-    fill(this.downloads, ...Object.entries(work.info.downloads).map(link),
+    fill(this.downloads, ...Object.entries(work.info.downloads).map(link), ...this.said(),
       work.info.pacs ? h('button', { onclick: () => this.attempt(work.push()) }, 'Send to the PACS') : null,
       work.state.fresh ? h('p', { class: 'fine warn' }, 'Changes that are not yet applied are not in it.') : null)
   }

@@ -243,6 +243,12 @@ export class Work {
     await this.say({ plane, t: on, kind: 'box', points: [[y[0], x[0]], [y[1], x[1]]], positive: [inside], frames: [t[0], t[1]] })
   }
 
+  /** The command that says the same as was said here; the file's name is known here alone. */
+  async options(): Promise<string> {
+    const { text } = await api.get<{ text: string }>(this.path(`options?views=${this.views}`))
+    return this.names.length === 1 ? text.replace('IMAGE', `'${this.names[0].replace(/'/g, "'\\''")}'`) : text
+  }
+
   async push(): Promise<void> {
     const { message } = await api.post<{ message: string }>(this.path('push'))
     this.message = message

@@ -16,6 +16,7 @@ from medical_sam2.server.gestures import MOST_POINTS
 from medical_sam2.server.pacs import SeriesRecord
 from medical_sam2.server.refusals import InvalidRequest, NotFound, Refusal
 from medical_sam2.server.rendering import Encoded, download_forms, encode_download, encode_frame, encode_volume, subsample
+from medical_sam2.server.said import command_line, prompt_file
 from medical_sam2.server.segmentation import SessionVolume
 from medical_sam2.server.session import Session
 from medical_sam2.server.session_store import SessionStore
@@ -27,6 +28,7 @@ from medical_sam2.strokes import WIDEST
 PAUSE_S = 0.04  # between two looks at the events of a job
 BYTES = "application/octet-stream"
 Plane = Literal["axial", "coronal", "sagittal", "image"]
+Views = Literal["one", "three", "six"]
 Side = Annotated[int, Query(ge=0, le=4096)]
 Pair = tuple[Annotated[float, Field(allow_inf_nan=False)], Annotated[float, Field(allow_inf_nan=False)]]
 
@@ -67,7 +69,7 @@ class StructureForm(VersionedForm):
 class TrackForm(VersionedForm):
     """Apply the gestures to the whole."""
 
-    views: Literal["one", "three", "six"] = "one"
+    views: Views = "one"
 
 
 class GestureForm(VersionedForm):
@@ -213,6 +215,16 @@ def _results(router: APIRouter, store: SessionStore) -> None:
             raise NotFound("3D view of pictures")
         labels = session.current_labels() if what == "labels.nii.gz" else None
         return Response(encode_volume(session.image, labels), media_type=BYTES)
+
+    @router.get("/sessions/{id}/prompts")
+    def prompts(id: str) -> Response:
+        data, name = prompt_file(store.get(id))
+        kind = "application/json" if name.endswith(".json") else "application/zip"
+        return Response(data, media_type=kind, headers={"content-disposition": f'attachment; filename="{name}"'})
+
+    @router.get("/sessions/{id}/options")
+    def options(id: str, views: Views = "one") -> dict[str, str]:
+        return {"text": command_line(store.get(id), views)}
 
     @router.get("/sessions/{id}/rows")
     def rows(id: str) -> list[dict[str, Any]]:

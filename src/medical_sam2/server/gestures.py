@@ -66,7 +66,7 @@ def volume_prompts(gesture: Gesture, volume: Volume) -> list[Prompt]:
     if gesture.kind == "scribble":
         return [Scribble(places, label, inside, gesture.width)]
     if gesture.kind == "lasso":
-        return [Lasso(places, label, inside)]
+        return [lasso_of(gesture, volume)]
     return [Diameter(places, label)] if gesture.kind == "diameter" else [_box(gesture, volume)]
 
 
@@ -78,6 +78,12 @@ def _of_the_whole(gesture: Gesture, volume: Volume) -> list[Prompt]:
     axis = array_axis(volume, view)
     first, last = sorted(view.slice_index(t, volume.shape[axis], volume.orientation) for t in gesture.frames)
     return [SliceRange(first, last, gesture.label, axis)]
+
+
+def lasso_of(gesture: Gesture, volume: Volume) -> Lasso:
+    """A lasso by its places, not by what it encloses."""
+    places = (_voxel(volume, gesture.plane, gesture.t, y, x) for y, x in gesture.points_yx)
+    return Lasso(tuple(places), gesture.label, gesture.inside)
 
 
 def _outline(gesture: Gesture, volume: Volume) -> Mask:
