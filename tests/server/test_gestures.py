@@ -138,6 +138,25 @@ def test_limits_count_along_their_own_plane_and_hold_through_corrections(place: 
         said(place, drawn("interpolate"))
 
 
+def test_what_is_erased_stays_erased_until_it_is_pointed_at_again(place: Session) -> None:
+    """The network is not asked for what is only erased; a later gesture on these slices is the last word."""
+    said(place, CLICK)
+    before = tracked(place).copy()
+    said(place, drawn("erase", t=9, frames=(9, 15)))
+    assert not place.frame_labels("axial", 10).any()
+    after = tracked(place).copy()
+    assert (after[..., :9] == before[..., :9]).all()
+    assert not after[..., 9:].any()
+    assert all(row.slice < 9 for row in place.result().rows if row.view == "axial")
+    said(place, drawn("points", (7.0, 5.0), positive=(True,)))
+    assert not tracked(place)[..., 9:].any()
+    said(place, drawn("points", (6.0, 5.0), t=10, positive=(True,)))
+    assert place.frame_labels("axial", 10).any()
+    assert tracked(place)[..., 10].any()
+    with pytest.raises(InvalidRequest, match="first and a last"):
+        said(place, drawn("erase"))
+
+
 def test_a_journal_of_before_boxes_in_3d_is_read(place: Session) -> None:
     line = json.dumps({"version": 1, "kind": "say", "said": {**vars(CLICK), "kind": "box", "positive": []}})
     old = json.loads(line)

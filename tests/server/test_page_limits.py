@@ -1,6 +1,7 @@
 """What is said of a whole structure at the page, in a real browser: limits, shapes between outlines, both diameters."""
 
 import re
+import time
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 from playwright.sync_api import expect
 
 from medical_sam2.prompts import Mask, Point
+from medical_sam2.server.inference_queue import InferenceQueue
 from medical_sam2.strokes import Diameter, ShapeInterpolation, SliceRange
 from medical_sam2.tracking import volume_tracker
 from medical_sam2.tracking.plan import PLANES
@@ -130,3 +132,48 @@ def test_the_short_diameter_drawn_across_the_long_one_is_one_gesture_with_it(per
     person.drag("axial", ((2, 2), (2, 8)), SHAPE, SPACING)  # crosses nothing: the structure's diameter is this one now
     changes(page, 1)
     assert [len(each["points"]) for each in state(page)["said"]] == [2]
+
+
+def test_a_range_of_slices_is_erased_at_once_and_stays_so(person: Person, tmp_path: Path) -> None:
+    case, page = opened(person, tmp_path), person.page
+    clicked(person, case)
+    tracked(person)
+    before = [labels(person, t) for t in range(16)]
+    assert before[5].any()
+    page.get_by_role("button", name="Erase", exact=True).click()
+    expect(page.locator(".alert")).to_contain_text("from which slice")
+    page.get_by_label("From slice").fill("1")
+    page.get_by_label("To slice").fill("7")
+    page.get_by_role("button", name="Erase", exact=True).click()
+    changes(page, 1)
+    expected = [np.zeros(SHAPE, bool) if t <= 6 else before[t] for t in range(16)]
+    for applied in (False, True):
+        if applied:
+            tracked(person)
+        for t in range(16):
+            assert (labels(person, t) == expected[t]).all()
+    pressed(page, "z", 2)
+    expect(page.locator(".go")).to_contain_text("All changes are applied")
+    assert (labels(person, 5) == before[5]).all()
+
+
+def test_tracking_is_stopped_and_what_was_tracked_is_kept(
+    person: Person, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(InferenceQueue, "give_way", lambda _: time.sleep(0.5))
+    case, page = opened(person, tmp_path), person.page
+    clicked(person, case)
+    page.keyboard.press("t")
+    expect(page.locator(".go")).to_contain_text("3 of")
+    page.get_by_role("button", name="Stop and keep").click()
+    expect(page.locator(".go")).to_contain_text("stopped after")
+    whole = segmenter().segment_volume(case.volume, [Point(case.voxel(1))]).labels
+    there = {t for t in range(16) if labels(person, t).any()}
+    assert MIDDLE in there
+    assert 3 <= len(there) < len({t for t in range(16) if on_slice(case, whole, t).any()})
+    assert all((labels(person, t) == on_slice(case, whole, t)).all() for t in there)
+    expect(page.locator(".structures .ml")).to_contain_text("mL")
+    expect(page.locator(".go")).to_contain_text("All changes are applied")
+    pressed(page, "z")
+    changes(page, 1)
+    assert {t for t in range(16) if labels(person, t).any()} == {MIDDLE}

@@ -2,6 +2,7 @@
 import type { About, Plane } from './api'
 import { SIZES } from './brush'
 import { fill, h, icon } from './dom'
+import type { Range } from './shapes'
 import type { Change, Tool, Work } from './work'
 
 const TOOLS: [Tool, string, string, string][] = [
@@ -133,19 +134,21 @@ export class Panel {
     const plane = h('select', { 'aria-label': 'Slices of' }, ...['axial', 'coronal', 'sagittal'].map((name) => h('option', {}, name)))
     const [first, last] = ['From', 'To'].map((what) => h('input', { type: 'number', min: '1', 'aria-label': `${what} slice`, placeholder: what.toLowerCase(), onkeydown: (event: KeyboardEvent) => { if (event.key === 'Enter') set() } }))
     const frames = (): number => work.plane(plane.value as Plane)?.frames ?? 1
-    const set = (): void => {
+    const range = (): Range => {
       const [low, high] = [first, last].map((each, i) => Math.max(1, Math.min(frames(), Math.round(Number(each.value)) || [1, frames()][i])) - 1).sort((a, b) => a - b)
-      attempt(work.limit(plane.value as Plane, [low, high]))
+      return [low, high]
     }
+    const set = (): void => attempt(work.limit(plane.value as Plane, range()))
     const limit = h('button', { title: 'Track the structure on these slices alone', onclick: set }, 'Limit')
     const all = h('button', { title: 'Track it on all slices', onclick: () => attempt(work.limit(plane.value as Plane, null)) }, 'All')
     const join = h('button', { class: 'wide', title: 'Expect, on the slices between two outlines (brush, lasso), the shapes between them; what is tracked counts beside', onclick: () => attempt(work.join(!work.ofWhole('interpolate'))) }, 'Shapes between outlines')
-    fill(this.limits, h('div', { class: 'row' }, plane, first, '–', last, limit, all), join)
+    const erase = h('button', { title: 'Take the structure off these slices', onclick: () => attempt(first.value && last.value ? work.erase(plane.value as Plane, range()) : Promise.reject(new Error('Say from which slice to which it is erased.'))) }, 'Erase')
+    fill(this.limits, h('div', { class: 'row' }, plane, first, '–', last), h('div', { class: 'row' }, limit, all, erase), join)
     const show = (): void => {
       const [limits, joined] = [work.ofWhole('slices'), !!work.ofWhole('interpolate')]
       if (limits) plane.value = limits.plane
       if (![first, last].includes(document.activeElement as HTMLInputElement)) [first.value, last.value] = limits ? limits.frames.map((t) => String(t + 1)) : ['', '']
-      limit.disabled = !work.active?.said || !!work.progress
+      limit.disabled = erase.disabled = !work.active?.said || !!work.progress
       all.disabled = !limits
       join.disabled = !joined && !work.joinable
       join.classList.toggle('active', joined)
@@ -172,7 +175,7 @@ export class Panel {
       return fill(this.go,
         h('progress', { max: String(total || 1), value: total ? String(done) : undefined, 'aria-label': 'Tracking' }),
         h('p', { class: 'fine' }, total ? `${done} of ${total}${left}` : 'Looking at the slice …'),
-        h('button', { onclick: () => this.attempt(work.cancel()) }, 'Cancel'))
+        h('div', { class: 'row' }, h('button', { title: 'Stop here; slices that were tracked stay', disabled: !done, onclick: () => this.attempt(work.cancel(true)) }, 'Stop and keep'), h('button', { title: 'Stop, as if it had not been begun (Esc)', onclick: () => this.attempt(work.cancel()) }, 'Cancel')))
     }
     const { fresh, tracked } = work.state
     const views = h('select', { 'aria-label': 'Views', onchange: () => { work.views = views.value } },

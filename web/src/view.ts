@@ -230,6 +230,7 @@ export class SliceView {
 
   private paintGesture(brush: CanvasRenderingContext2D, at: At, said: Draft, colour: string, alpha: number): void {
     const { points = [], positive = [], frames = [], kind } = said
+    if (kind === 'erase') return
     brush.globalAlpha = alpha
     if (frames.length) this.paintSolid(brush, at, this.work.spanOf(said), colour, positive[0] ?? true)
     else if (said.plane === this.plane && said.t === this.shownT && kind === 'points') points.forEach((point, i) => mark(brush, at(point), colour, positive[i]))

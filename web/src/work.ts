@@ -170,6 +170,8 @@ export class Work {
     return this.say({ plane, t: frames?.[0] ?? 0, kind: 'slices', frames: frames ?? [], positive: [!!frames] })
   }
 
+  erase(plane: Plane, frames: Range): Promise<void> { return this.say({ plane, t: frames[0], kind: 'erase', frames }) }
+
   /** What was said last of the whole structure that is chosen, unless it was taken back. */
   ofWhole(kind: 'slices' | 'interpolate'): api.Said | undefined { return this.state.said.find((each) => each.kind === kind && each.label === this.label && each.positive[0] !== false) }
 
@@ -255,7 +257,7 @@ export class Work {
     this.tell('progress')
   }
 
-  async cancel(): Promise<void> { if (this.progress) await api.post(this.path('cancel')) }
+  async cancel(keep = false): Promise<void> { if (this.progress) await api.post(this.path('cancel'), { keep }) }
 
   /** Listen to the tracking that goes on. */
   private follow(): void {

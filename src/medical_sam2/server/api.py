@@ -72,6 +72,12 @@ class TrackForm(VersionedForm):
     views: Views = "one"
 
 
+class StopForm(StrictForm):
+    """Stop tracking."""
+
+    keep: bool = False
+
+
 class GestureForm(VersionedForm):
     """A gesture."""
 
@@ -280,8 +286,8 @@ def _changes(router: APIRouter, store: SessionStore) -> None:
         return changed(id, lambda session: session.track(form.version, form.views))
 
     @router.post("/sessions/{id}/cancel")
-    def cancel(id: str) -> dict[str, Any]:
-        return changed(id, Session.cancel)
+    def cancel(id: str, form: StopForm | None = None) -> dict[str, Any]:
+        return changed(id, lambda session: session.cancel(keep=form is not None and form.keep))
 
 
 def _events(router: APIRouter, store: SessionStore) -> None:

@@ -28,7 +28,7 @@ from medical_sam2.tracking.plan import PLANES, array_axis
 from medical_sam2.volume import Volume
 
 MOST_POINTS, MOST_CLICKS = 4_096, 64
-FEWEST = {"points": 1, "box": 2, "mask": 0, "scribble": 1, "lasso": 3, "diameter": 2, "slices": 0, "interpolate": 0}
+FEWEST = {"points": 1, "box": 2, "mask": 0, "scribble": 1, "lasso": 3, "diameter": 2, "slices": 0, "interpolate": 0, "erase": 0}
 MOST = {**FEWEST, "points": MOST_CLICKS, "scribble": MOST_POINTS, "lasso": MOST_POINTS, "diameter": 4}
 
 
@@ -71,13 +71,21 @@ def volume_prompts(gesture: Gesture, volume: Volume) -> list[Prompt]:
 
 
 def _of_the_whole(gesture: Gesture, volume: Volume) -> list[Prompt]:
-    """Limits along the axis of their plane, or the wish for shapes between outlines."""
+    """Limits along the axis of their plane, slices that were erased, or the wish for shapes between outlines."""
     if gesture.kind == "interpolate":
         return [ShapeInterpolation(gesture.label)]
     view = PLANES[gesture.plane]
     axis = array_axis(volume, view)
     first, last = sorted(view.slice_index(t, volume.shape[axis], volume.orientation) for t in gesture.frames)
-    return [SliceRange(first, last, gesture.label, axis)]
+    if gesture.kind == "slices":
+        return [SliceRange(first, last, gesture.label, axis)]
+    low, high = ([end if a == axis else ends[a] for a in range(3)] for end, ends in ((first, (0, 0, 0)), (last, _last(volume))))
+    return [Box((low[0], low[1], low[2]), (high[0], high[1], high[2]), gesture.label, positive=False)]
+
+
+def _last(volume: Volume) -> tuple[int, int, int]:
+    i, j, k = volume.shape
+    return i - 1, j - 1, k - 1
 
 
 def lasso_of(gesture: Gesture, volume: Volume) -> Lasso:
@@ -132,8 +140,8 @@ def check_gesture(gesture: Gesture, shape_hw: tuple[int, int], frames: int) -> N
         _check_box(gesture, frames)
     if not FEWEST[gesture.kind] <= count <= MOST[gesture.kind] or (gesture.kind != "points" and len(gesture.positive) > 1):
         raise InvalidRequest(f"a {gesture.kind} has {FEWEST[gesture.kind]} to {MOST[gesture.kind]} places; draw it again")
-    if gesture.kind == "slices" and gesture.inside:
-        _check_frames(gesture, frames, "limits need")
+    if gesture.kind in ("slices", "erase") and gesture.inside:
+        _check_frames(gesture, frames, "it needs")
     _check_drawn(gesture, shape_hw)
 
 

@@ -22,7 +22,7 @@ from medical_sam2.io import Picture, atomic
 from medical_sam2.prompts import FramePrompt, Prompt, intensities
 from medical_sam2.server.gestures import frame_prompt, volume_prompts
 from medical_sam2.server.refusals import InvalidRequest
-from medical_sam2.server.state import Gesture, State
+from medical_sam2.server.state import LIMITING, Gesture, State
 from medical_sam2.tracking.contradictions import hold_settled, last_words
 from medical_sam2.tracking.plan import PLANES, array_axis, grouped
 from medical_sam2.views import View
@@ -35,6 +35,8 @@ if TYPE_CHECKING:  # torch is loaded while the page is already there
 
 LabelMaps: TypeAlias = tuple[NDArray[np.uint8], ...]
 Frame: TypeAlias = NDArray[np.uint8]
+TrackedFrame: TypeAlias = tuple[str, int, Mapping[int, NDArray[np.bool_]]]
+"""(plane, t, label → mask (H, W))"""
 OnFrame: TypeAlias = Callable[[int, int, str, int, Mapping[int, NDArray[np.bool_]]], None]
 """(done, total, plane, t, label → mask (H, W))"""
 
@@ -168,8 +170,13 @@ class SessionVolume:
         Raises:
             PromptError: it is prompted on slices beyond its limits, or has no outlines to join.
         """
-        if any(gesture.inside and not gesture.of_frame for gesture in gestures):
+        if gestures[-1].kind != "erase" and any(gesture.inside and gesture.kind in LIMITING for gesture in gestures):
             grouped(self.volume, self.prompts(gestures))
+
+    def erase(self, labels: LabelMaps, gesture: Gesture) -> None:
+        """Take a structure off a range of frames, in place."""
+        stack = PLANES[gesture.plane].apply(labels[0], self.volume.orientation)[gesture.frames[0] : gesture.frames[1] + 1]
+        stack[stack == gesture.label] = 0
 
     # Structures that have an outline are corrected by the gestures since; all others, and those that have a new box in 3D or
     # new limits, are outlined anew.
@@ -178,9 +185,12 @@ class SessionVolume:
     ) -> SessionResult:
         """The result of all gestures: new structures are outlined as `Segmenter` does it, the others corrected in `before`."""
         wanted = {gesture.label for gesture in (state.fresh if before else state.gestures)}
-        anew = {gesture.label for gesture in state.fresh if (gesture.frames and gesture.inside) or not gesture.of_frame}
+        anew = {gesture.label for gesture in state.fresh if gesture.restarts}
         known = (wanted & set(before.voxels)) - anew if before else set[int]()
         options: dict[str, Any] = {"window": self.window_name, "on_frame": self._frame_reporter(on_frame)}
+        if before and (erased := self._only_erased(state, known)):
+            before, known = self._erased(before, state, erased), known - erased
+            wanted = wanted - erased
         result = before
         if before and known:
             prompts = self.prompts(gesture for gesture in state.fresh if gesture.label in known)
@@ -198,6 +208,21 @@ class SessionVolume:
             outlined = SessionResult((found.labels.astype(np.uint8),), self._rows(found), uncertainty, found.warnings)
             result = _add_structures(result, outlined, new) if result else outlined
         return result or SessionResult(self.empty_labels())
+
+    @staticmethod
+    def _only_erased(state: State, known: set[int]) -> set[int]:
+        """Structures of which nothing but slices were erased: the network is not asked."""
+        return known - {gesture.label for gesture in state.fresh if gesture.kind != "erase"}
+
+    def _erased(self, before: SessionResult, state: State, erased: set[int]) -> SessionResult:
+        labels = (before.labels[0].copy(),)
+        for gesture in (each for each in state.fresh if each.label in erased):
+            self.erase(labels, gesture)
+        there = {(row.object, row.view, row.slice) for row in before.rows if self._is_there(labels, row)}
+        return replace(before, labels=labels, rows=tuple(r for r in before.rows if (r.object, r.view, r.slice) in there))
+
+    def _is_there(self, labels: LabelMaps, row: SliceConfidence) -> bool:
+        return bool((self.frame_labels(labels, row.view, row.slice) == row.object).any())
 
     def _corrected_result(self, before: SessionResult, corrected: Segmentation) -> SessionResult:
         """Where labels have changed, nobody knows how sure the network is of them."""
@@ -334,6 +359,9 @@ class SessionImageSet:
     def empty_labels(self) -> LabelMaps:
         """Labels with no structure."""
         return tuple(np.zeros(picture.shape, np.uint8) for picture in self.pictures)
+
+    def erase(self, labels: LabelMaps, gesture: Gesture) -> None:
+        """Nothing: images have no slices."""
 
     def frame_labels(self, labels: LabelMaps, plane: str, t: int) -> Frame:
         """The labels of an image."""

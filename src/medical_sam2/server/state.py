@@ -16,8 +16,9 @@ from medical_sam2 import volume
 from medical_sam2.errors import FormatError
 from medical_sam2.server.refusals import InvalidRequest
 
-Kind = Literal["points", "box", "mask", "scribble", "lasso", "diameter", "slices", "interpolate"]
-OF_THE_WHOLE = ("slices", "interpolate")  # kinds that say nothing of the frame on which they were given
+Kind = Literal["points", "box", "mask", "scribble", "lasso", "diameter", "slices", "interpolate", "erase"]
+LIMITING = ("slices", "interpolate")  # kinds that have a structure found anew
+OF_THE_WHOLE = (*LIMITING, "erase")  # kinds that say nothing of one frame
 MOST_STRUCTURES, MOST_GESTURES, MOST_NAME = 64, 2_000, 80
 COLOURS = tuple("#{:02x}{:02x}{:02x}".format(*colour) for colour in volume.COLOURS)
 
@@ -43,7 +44,7 @@ class Gesture:
     points_yx: tuple[tuple[float, float], ...] = ()  # clicks, as rows and columns; corners of a box; places of a line
     positive: tuple[bool, ...] = ()  # of each click; of anything else, one: False is outside, or taken back
     runs: tuple[int, ...] = ()  # of a mask: start and length in pixels, row by row, one after the other
-    frames: tuple[int, ...] = ()  # of a box in 3D, and of limits: the first and the last
+    frames: tuple[int, ...] = ()  # of a box in 3D, of limits, and of what is erased: the first and the last
     width: float = 3.0  # of a scribble, in pixels
     answer: tuple[int, ...] = ()  # what the network made of it, as runs: the structure on this frame from now on
 
@@ -65,7 +66,12 @@ class Gesture:
     def replaces(self, earlier: "Gesture") -> bool:
         """Whether an earlier one counts no more: a lesion has one diameter on a slice, a structure one pair of limits."""
         same = self.place == earlier.place if self.kind == "diameter" else self.label == earlier.label
-        return self.kind == earlier.kind and same and self.kind in (*OF_THE_WHOLE, "diameter")
+        return self.kind == earlier.kind and same and self.kind in (*LIMITING, "diameter")
+
+    @property
+    def restarts(self) -> bool:
+        """Whether it has its structure found anew: a box around all of it, limits, shapes between outlines."""
+        return self.kind in LIMITING or (self.kind == "box" and bool(self.frames) and self.inside)
 
     @property
     def drawn(self) -> bool:
