@@ -190,12 +190,13 @@ export class Panel {
     const found = this.work.worthALook()
     const name = (label: number): string => this.work.state.structures.find((each) => each.label === label)?.name ?? ''
     const button = (row: (typeof found)[number]): HTMLElement =>
-      h('button', { class: `line${row.look ? ' unsure' : ''}`, onclick: () => this.jump(row) }, h('span', {}, `${row.plane} ${row.t + 1}`), h('small', {}, `${name(row.label)} · ${Math.round(100 * row.sure)} % sure`))
+      h('button', { class: `line${row.look ? ' unsure' : ''}`, onclick: () => this.jump(row) }, h('span', {}, `${row.plane} ${row.t + 1}`), h('small', { title: `A correction here may mend about ${row.gain} voxels` }, `${name(row.label)} · ${row.why}`))
     fill(this.look, ...found.map(button))
-    if (!found.length) fill(this.look, h('p', { class: 'fine' }, 'Slices on which the network is least sure are listed here.'))
+    if (!found.length) fill(this.look, h('p', { class: 'fine' }, 'Slices where a look is worth most are listed here.'))
   }
 
-  private jump(row: { plane: 'axial' | 'coronal' | 'sagittal' | 'image'; t: number }): void {
+  private jump(row: { label: number; plane: Plane; t: number }): void {
+    this.choose(row.label)
     const { y, x } = this.work.place(row.plane)
     this.work.move(row.plane, row.t, y, x)
   }

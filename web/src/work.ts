@@ -291,12 +291,8 @@ export class Work {
     this.tell('progress')
   }
 
-  /** Frames of a plane that are worth a look: where sureness collapses, else where it is least. */
-  worthALook(): Row[] {
-    const open = this.rows.filter((row) => row.area > 0 && !row.said)
-    const marked = open.filter((row) => row.look)
-    return (marked.length ? marked : open).sort((a, b) => a.sure - b.sure).slice(0, 6)
-  }
+  /** Frames that are worth a look, by what a correction there is expected to mend, over all structures. */
+  worthALook(): Row[] { return this.rows.filter((row) => row.why).sort((a, b) => (b.gain ?? 0) - (a.gain ?? 0)).slice(0, 8) }
 
   close(): void { this.stream?.close() }
 }

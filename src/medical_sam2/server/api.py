@@ -16,6 +16,7 @@ from medical_sam2.server.gestures import MOST_POINTS
 from medical_sam2.server.pacs import SeriesRecord
 from medical_sam2.server.refusals import InvalidRequest, NotFound, Refusal
 from medical_sam2.server.rendering import Encoded, download_forms, encode_download, encode_frame, encode_volume, subsample
+from medical_sam2.server.review import Suggestion
 from medical_sam2.server.said import command_line, prompt_file
 from medical_sam2.server.segmentation import SessionVolume
 from medical_sam2.server.session import Session
@@ -237,6 +238,7 @@ def _results(router: APIRouter, store: SessionStore) -> None:
         session = store.get(id)
         if session.history.state.tracked is None:
             return []
+        advice = {(each.row.object, each.row.view, each.row.slice): each for each in session.reviews()}
         return [
             {
                 "label": row.object,
@@ -246,9 +248,14 @@ def _results(router: APIRouter, store: SessionStore) -> None:
                 "area": row.area_px,
                 "said": row.prompted,
                 "look": row.look_here,
+                **_advised(advice.get((row.object, row.view, row.slice))),
             }
             for row in session.result().rows
         ]
+
+
+def _advised(advice: Suggestion | None) -> dict[str, Any]:
+    return {"gain": advice.gain_px, "why": advice.reason} if advice else {}
 
 
 def _changes(router: APIRouter, store: SessionStore) -> None:

@@ -12,11 +12,13 @@ from medical_sam2.errors import FormatError
 from medical_sam2.server.gestures import check_gesture, decode_runs, encode_runs, frame_prompt
 from medical_sam2.server.inference_queue import Cancelled, InferenceQueue, JobEvent, TrackingJob, trim_memory
 from medical_sam2.server.refusals import Conflict, InvalidRequest, NotFound
+from medical_sam2.server.review import Suggestion, suggest_reviews
 from medical_sam2.server.segmentation import (
     Frame,
     LabelMaps,
     SessionImage,
     SessionResult,
+    SessionVolume,
     TrackedFrame,
     check_frame,
     draw_label,
@@ -253,6 +255,13 @@ class Session:
         if result is None:
             raise NotFound("result: nothing was tracked yet")
         return result
+
+    def reviews(self) -> list[Suggestion]:
+        """Where a look at the result is worth most."""
+        image, state = self.image, self.history.state
+        sizes = {plane: int(np.prod(image.frame_shape(plane, 0))) for plane in image.planes}
+        drawn = {each.label for each in state.gestures if each.kind in ("box", "mask", "lasso", "diameter") and each.inside}
+        return suggest_reviews(self.result(), image if isinstance(image, SessionVolume) else None, sizes, drawn)
 
     def volumes_ml(self) -> Mapping[int, float]:
         """Label → its volume in the result that stands, where that means something."""
