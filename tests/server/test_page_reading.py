@@ -107,3 +107,50 @@ def test_what_was_said_as_options_and_as_a_file(person: Person, tmp_path: Path) 
     (point,) = load_prompts(Path(download.value.path()), case.volume).prompts
     assert isinstance(point, Point)
     assert point.index_ijk == pytest.approx(place, abs=0.001)
+
+
+def test_ruler_angle_and_region(person: Person, tmp_path: Path) -> None:
+    """In the browser's own numbers, where pixels are no squares; nothing of it is said to the network."""
+    case, page = phantom("LPS", spacing_mm=(1, 2, 1.5)), person.page
+    page.locator("#files").set_input_files(saved(case, tmp_path / "image.nii.gz"))
+    person.wait("axial")
+    spacing = 2.0, 1.0
+    page.evaluate("""() => {
+      window.written = []
+      const write = CanvasRenderingContext2D.prototype.fillText
+      CanvasRenderingContext2D.prototype.fillText = function (text, ...rest) {
+        window.written.push(text)
+        return write.call(this, text, ...rest)
+      }
+    }""")
+    page.keyboard.press("m")
+    person.drag("axial", ((2, 2), (5, 6)), SHAPE, spacing)
+    number = wait_for(person, r"([\d.]+) mm$")
+    assert number == pytest.approx(np.hypot(3 * 2, 4 * 1), abs=0.2)
+    page.keyboard.press("j")
+    person.drag("axial", ((2, 2), (2, 8)), SHAPE, spacing)
+    person.drag("axial", ((4, 2), (6, 6)), SHAPE, spacing)
+    assert wait_for(person, r"([\d.]+)°$") == pytest.approx(45, abs=2)
+    page.keyboard.press("r")
+    person.drag("axial", ((3.5, 2.5), (3.5, 6.5), (7.5, 6.5), (7.5, 2.5)), SHAPE, spacing)
+    assert wait_for(person, r"([\d.]+) mm² · ") == pytest.approx(4 * 4 * 2, abs=4.1)
+    inside = PLANES["axial"].apply(case.volume.array, "LPS")[MIDDLE][4:8, 3:7]
+    assert wait_for(person, r"mm² · ([\d.]+) ±") == pytest.approx(float(inside.mean()), abs=0.02)
+    assert page.locator(".structures .name").count() == 0
+    page.get_by_role("button", name="Forget what was measured").click()
+    page.evaluate("() => { window.written = [] }")
+    page.mouse.move(*person.place("axial", (3, 3), SHAPE, spacing))
+    person.view("axial").press("ArrowLeft")
+    page.wait_for_timeout(200)
+    assert not [text for text in page.evaluate("window.written") if "mm²" in text or "°" in text]
+
+
+def wait_for(person: Person, pattern: str) -> float:
+    """The last number that was written over a slice in such words."""
+    for _ in range(50):
+        told = person.page.evaluate("window.written")
+        found = [match for text in told if (match := re.search(pattern, text))]
+        if found:
+            return float(found[-1].group(1))
+        person.page.wait_for_timeout(100)
+    raise AssertionError(f"nothing like {pattern} over the slice")

@@ -2,7 +2,7 @@
 import * as api from './api'
 import type { About, Info, Plane, Summary } from './api'
 import { fill, h, icon } from './dom'
-import { Panel, TOOL_KEYS } from './panel'
+import { Panel, SOLID_ONLY, TOOL_KEYS } from './panel'
 import { Start } from './start'
 import { Sheet, SliceView } from './view'
 import { Work } from './work'
@@ -31,7 +31,7 @@ async function home(first = false): Promise<void> {
 }
 
 const KEYS: [string, string][] = [
-  ['Q A X C S E G D V', 'tool: inside, outside, box, 3D box, lasso, scribble, diameter, brush, look'], ['I, Shift', 'what is drawn is outside (box, 3D box, lasso, scribble)'], ['Arrows', 'move the cross hair (Shift: ten pixels)'], ['Page Up/Down, wheel', 'next or previous slice'],
+  ['Q A X C S E G D V', 'tool: inside, outside, box, 3D box, lasso, scribble, diameter, brush, look'], ['M J R', 'tool: ruler, angle, region'], ['I, Shift', 'what is drawn is outside (box, 3D box, lasso, scribble)'], ['Arrows', 'move the cross hair (Shift: ten pixels)'], ['Page Up/Down, wheel', 'next or previous slice'],
   ['Enter, −', 'click inside, click outside, at the cross hair'], ['B … Enter', 'box from here to there; with the tool 3D box, Enter once more uses it'], ['Enter … Enter, − … Enter', 'with the brush: paint, wipe, along the arrows'], ['[ ]', 'size of the brush, width of the scribble'], ['T, Esc', 'apply to volume, cancel'], ['Z, Y', 'undo, redo'],
   ['N, 1–9', 'new structure, choose one'], ['L', 'review next'], ['O, U', 'outlines, uncertainty'], ['W', 'next window (right drag: by hand)'], ['F', 'one view large, all views'], ['Ctrl + wheel', 'zoom (middle drag: pan)'],
 ]
@@ -132,7 +132,7 @@ function key(event: KeyboardEvent, work: Work, panel: Panel, views: SliceView[],
   if (pressed === 'z' && event.shiftKey) attempt(work.redo())
   else if (pressed === 'z') attempt(work.undo())
   else if (pressed === 'y') attempt(work.redo())
-  else if (tool && (tool !== 'solid' || work.info.kind === 'volume')) { work.tool = tool; work.tell('tool') }
+  else if (tool && (!SOLID_ONLY.has(tool) || work.info.kind === 'volume')) { work.tool = tool; work.tell('tool') }
   else if (pressed === 'i') { work.outside = !work.outside; work.tell('tool') }
   else if (pressed === 'enter' && work.solid && !(event.target instanceof HTMLButtonElement)) attempt(work.use())
   else if (pressed === 't' && work.state.fresh && !work.progress) attempt(work.track())

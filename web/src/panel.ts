@@ -14,9 +14,14 @@ const TOOLS: [Tool, string, string, string][] = [
   ['scribble', 'Scribble', 'E', 'Draw a line inside of it; [ and ] change the width'],
   ['diameter', 'Diameter', 'G', 'Draw its longest diameter, from end to end; then, if you like, the short one across it'],
   ['brush', 'Brush', 'D', 'Paint the outline; with Shift, wipe it away; [ and ] change the size'],
+  ['ruler', 'Ruler', 'M', 'Measure a length in mm; nothing is outlined'],
+  ['angle', 'Angle', 'J', 'Measure the angle between two lines; nothing is outlined'],
+  ['region', 'Region', 'R', 'Measure area and mean intensity of what you draw around; nothing is outlined'],
   ['look', 'Look', 'V', 'Move the cross hair; nothing is outlined'],
 ]
 const TWO_SIDED = new Set<Tool>(['box', 'solid', 'lasso', 'scribble'])
+/** Of volumes alone: images are flat, and may have no size in mm. */
+export const SOLID_ONLY = new Set<Tool>(['solid', 'ruler', 'angle', 'region'])
 export const TOOL_KEYS = new Map(TOOLS.map(([tool, , key]) => [key.toLowerCase(), tool]))
 
 /** Browsers give pages that come unprotected from another machine no clipboard. */
@@ -31,7 +36,7 @@ export class Panel {
   readonly element = h('aside', { class: 'panel', 'aria-label': 'Structures and tools' })
   private readonly structures = h('ul', { class: 'structures', 'aria-label': 'Structures' })
   private readonly tools = h('div', { class: 'tools', role: 'radiogroup', 'aria-label': 'Tool' })
-  private readonly size = h('label', { class: 'size' })
+  private readonly size = h('div', { class: 'size' })
   private readonly side = h('div', { class: 'side', role: 'radiogroup', 'aria-label': 'What is drawn is' })
   private readonly solid = h('div', { class: 'solidbox' })
   private fields: Field[] = []
@@ -88,14 +93,15 @@ export class Panel {
   private choosing(): void {
     const button = ([tool, name, key, title]: (typeof TOOLS)[number]): HTMLElement =>
       h('button', { role: 'radio', 'aria-checked': String(this.work.tool === tool), title: `${title} (${key})`, class: this.work.tool === tool ? 'active' : '', onclick: () => { this.work.tool = tool; this.work.tell('tool') } }, icon(tool), name)
-    fill(this.tools, ...TOOLS.filter(([tool]) => tool !== 'solid' || this.work.info.kind === 'volume').map(button))
+    fill(this.tools, ...TOOLS.filter(([tool]) => !SOLID_ONLY.has(tool) || this.work.info.kind === 'volume').map(button))
     const { work } = this
     const half = (outside: boolean, text: string): HTMLElement => h('button', { role: 'radio', 'aria-checked': String(work.outside === outside), class: work.outside === outside ? 'active' : '',
       title: outside ? 'What is drawn is not the structure (I, or Shift while drawing)' : 'What is drawn is the structure, or holds it (I)', onclick: () => { work.outside = outside; work.tell('tool') } }, text)
     fill(this.side, ...(TWO_SIDED.has(work.tool) ? [half(false, 'Draw inside'), half(true, 'Draw outside')] : []))
+    if (['ruler', 'angle', 'region'].includes(work.tool)) return fill(this.size, h('button', { onclick: () => work.forget() }, 'Forget what was measured'))
     if (work.tool !== 'brush' && work.tool !== 'scribble') return fill(this.size)
     const slider = h('input', { type: 'range', min: '0', max: String(SIZES.length - 1), value: String(SIZES.indexOf(this.work.radius)), 'aria-valuetext': `radius of ${this.work.radius} pixels`, oninput: () => this.sized(Number(slider.value)) })
-    fill(this.size, work.tool === 'brush' ? 'Brush size' : 'Line width', slider)
+    fill(this.size, h('label', {}, work.tool === 'brush' ? 'Brush size' : 'Line width', slider))
   }
 
   /** The box in 3D that is not yet used: its slices along each axis, as the views count them; fields stay, so that one can go on to the next. */

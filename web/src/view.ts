@@ -3,14 +3,16 @@ import type { Frame, Plane } from './api'
 import { Stroke } from './brush'
 import { glow, grey, palette, rgb, tint } from './colours'
 import { fill, h, icon } from './dom'
+import { measured, measures, paintMeasure } from './measure'
+import type { Ruler } from './measure'
 import { reading, scale } from './reading'
 import { corners, mark, shape, thinned } from './shapes'
 import type { At, Spot } from './shapes'
 import type { Change, Draft, Work } from './work'
 
 type Drawn = 'box' | 'solid' | 'lasso' | 'scribble' | 'diameter'
-interface Drag { from: Spot; line: Spot[]; kind: Drawn | 'brush' | 'window' | 'pan'; inside: boolean; x: number; y: number }
-const DRAWN = new Set<string>(['box', 'solid', 'lasso', 'scribble', 'diameter', 'brush'])
+interface Drag { from: Spot; line: Spot[]; kind: Drawn | Ruler | 'brush' | 'window' | 'pan'; inside: boolean; x: number; y: number }
+const DRAWN = new Set<string>(['box', 'solid', 'lasso', 'scribble', 'diameter', 'brush', 'ruler', 'angle', 'region'])
 const COLOUR = '#4cc9f0' // of the first structure
 
 export class SliceView {
@@ -150,6 +152,7 @@ export class SliceView {
     const at = ([y, x]: Spot): Spot => [top + (y + 0.5) * high, left + (x + 0.5) * wide]
     this.paintCross(brush, at)
     this.paintSaid(brush, at)
+    for (const each of this.work.measures) if (each.plane === this.plane && each.t === this.shownT) paintMeasure(brush, at, each)
     this.paintDrag(brush, at)
     if (this.work.tool === 'brush') this.paintBrush(brush, size, at)
     this.paintLetters(brush, width, height)
@@ -251,9 +254,15 @@ export class SliceView {
     const { y, x } = this.work.place(this.plane)
     const { drag } = this
     const colour = this.work.active?.colour ?? COLOUR
-    if (drag && drag.line.length > 1 && drag.kind !== 'window' && drag.kind !== 'pan' && drag.kind !== 'brush') {
+    if (drag && drag.line.length > 1 && this.frame && measures(drag.kind)) {
+      paintMeasure(brush, at, this.measure(drag.kind, drag.line))
+    } else if (drag && drag.line.length > 1 && !measures(drag.kind) && drag.kind !== 'window' && drag.kind !== 'pan' && drag.kind !== 'brush') {
       shape(brush, at, drag.kind === 'solid' ? 'box' : drag.kind, drag.line, colour, drag.inside, this.width * this.layout().wide)
     } else if (this.corner) shape(brush, at, 'box', [this.corner, [y, x]], colour, !this.work.outside)
+  }
+
+  private measure(kind: Ruler, line: Spot[]): ReturnType<typeof measured> {
+    return measured(kind, this.plane, this.shownT, line, this.work.measures.at(-1), this.frame as Frame, this.work.plane(this.plane)?.spacing ?? [1, 1], this.work.info.unit)
   }
 
   /** Of a scribble, in pixels. */
@@ -371,7 +380,7 @@ export class SliceView {
       this.shift = [this.shift[0] + dy, this.shift[1] + dx]
       this.paint()
     } else {
-      if (drag.kind === 'box' || drag.kind === 'solid' || drag.kind === 'diameter') drag.line = [drag.from, this.spot(event)]
+      if (['box', 'solid', 'diameter', 'ruler', 'angle'].includes(drag.kind)) drag.line = [drag.from, this.spot(event)]
       else if (drag.kind === 'brush') this.stroke?.to(this.spot(event))
       else drag.line.push(this.spot(event))
       this.paint()
@@ -385,7 +394,9 @@ export class SliceView {
     if (drag.kind === 'brush') return this.end()
     const { rows, columns } = this.frame
     const clip = ([y, x]: Spot): Spot => [Math.max(-0.49, Math.min(rows - 0.51, y)), Math.max(-0.49, Math.min(columns - 0.51, x))]
-    this.drawn(drag.kind, [...drag.line, this.spot(event)].map(clip), drag.inside)
+    const line = [...drag.line, this.spot(event)].map(clip)
+    if (measures(drag.kind)) this.work.measure(this.measure(drag.kind, line))
+    else this.drawn(drag.kind, line, drag.inside)
     this.paint()
   }
 

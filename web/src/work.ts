@@ -1,10 +1,11 @@
 // What is open, and everything that can be done with it; views listen for what has changed.
 import * as api from './api'
 import type { Frame, Gesture, Info, Plane, Row, State, Structure, Told } from './api'
+import type { Measure, Ruler } from './measure'
 import { corners, cross, cut, span } from './shapes'
 import type { Range, Span, Spot } from './shapes'
 
-export type Tool = 'plus' | 'minus' | 'box' | 'solid' | 'lasso' | 'scribble' | 'diameter' | 'brush' | 'look'
+export type Tool = 'plus' | 'minus' | 'box' | 'solid' | 'lasso' | 'scribble' | 'diameter' | 'brush' | 'look' | Ruler
 export type Change = 'state' | 'cursor' | 'window' | 'tool' | 'labels' | 'rows' | 'progress' | 'overlay' | 'brush' | 'pending' | 'solid'
 export type Draft = Omit<Gesture, 'label'>
 export interface Solid { span: Span; plane: Plane; t: number; inside: boolean }
@@ -21,6 +22,7 @@ export class Work {
   outside = false
   solid: Solid | null = null
   pending: Draft[] = []
+  measures: Measure[] = []
   radius = 4
   label = 0
   window: [number, number]
@@ -232,6 +234,15 @@ export class Work {
     this.solid = { ...this.solid, span: span(plane, t, y, x, this.up) }
     this.tell('solid')
   }
+
+  /** Keep what was measured; an angle's second line completes its first. */
+  measure(one: Measure): void {
+    if (one.line.length === 4) this.measures.pop()
+    this.measures.push(one)
+    this.tell('brush')
+  }
+
+  forget(): void { this.measures = []; this.tell('brush') }
 
   discard(): void { this.solid = null; this.tell('solid') }
 
