@@ -1,7 +1,7 @@
 // One plane: the slice, what is outlined on it, and the gestures that outline it.
 import type { Frame, Plane } from './api'
 import { Stroke } from './brush'
-import { glow, grey, palette, rgb, tint } from './colours'
+import { glow, grey, outlines, palette, rgb, tint } from './colours'
 import { fill, h, icon } from './dom'
 import { measured, measures, paintMeasure } from './measure'
 import type { Ruler } from './measure'
@@ -26,6 +26,7 @@ export class SliceView {
   private frame: Frame | null = null
   private labels: Uint8Array | null = null
   private doubt: Uint8Array | null = null
+  private edges = new Map<number, Path2D>()
   private shownT = -1
   private zoom = 1
   private shift: Spot = [0, 0]
@@ -109,7 +110,8 @@ export class SliceView {
     if (!this.frame || !this.labels || this.labels.length !== this.frame.rows * this.frame.columns) return
     const { rows, columns } = this.frame
     for (const layer of [this.layers.tint, this.layers.glow]) { layer.width = columns; layer.height = rows }
-    this.layers.tint.getContext('2d')?.putImageData(tint(this.labels, rows, columns, palette(this.work.state.structures), this.work.label), 0, 0)
+    this.layers.tint.getContext('2d')?.putImageData(tint(this.labels, rows, columns, palette(this.work.state.structures), this.work.label, false), 0, 0)
+    this.edges = outlines(this.labels, rows, columns)
     if (this.doubt) this.layers.glow.getContext('2d')?.putImageData(glow(this.doubt, rows, columns), 0, 0)
   }
 
@@ -147,7 +149,7 @@ export class SliceView {
     brush.imageSmoothingEnabled = wide < 3
     brush.drawImage(this.layers.image, ...size)
     brush.imageSmoothingEnabled = false
-    if (this.work.overlay && this.labels) brush.drawImage(this.layers.tint, ...size)
+    if (this.work.overlay && this.labels) { brush.drawImage(this.layers.tint, ...size); this.paintOutlines(brush, new DOMMatrix([wide, 0, 0, high, left, top])) }
     if (this.work.doubt && this.doubt) brush.drawImage(this.layers.glow, ...size)
     const at = ([y, x]: Spot): Spot => [top + (y + 0.5) * high, left + (x + 0.5) * wide]
     this.paintCross(brush, at)
@@ -187,6 +189,28 @@ export class SliceView {
     const places: Spot[] = [[height / 2 + 4, 12], [height / 2 + 4, width - 12], [16, width / 2], [height - 8, width / 2]]
     places.forEach(([top, left], i) => brush.fillText(letters[i] ?? '', left, top))
     brush.textAlign = 'left'
+  }
+
+  /** Thin lines; dashed in white where the slice was pointed at, since its outline is what a person made of it. */
+  private paintOutlines(brush: CanvasRenderingContext2D, place: DOMMatrix): void {
+    const here = this.work.state.said.filter((each) => each.plane === this.plane && each.t === this.shownT && each.kind !== 'slices' && each.kind !== 'interpolate')
+    const said = new Set(here.map((each) => each.label))
+    this.canvas.dataset.prompted = [...said].join(' ')
+    for (const { label, colour } of this.work.state.structures) {
+      const edge = this.edges.get(label)
+      if (!edge) continue
+      const path = new Path2D()
+      path.addPath(edge, place)
+      brush.strokeStyle = colour
+      brush.lineWidth = label === this.work.label ? 2 : 1.5
+      brush.stroke(path)
+      if (!said.has(label)) continue
+      brush.strokeStyle = '#ffffff'
+      brush.lineWidth = 1
+      brush.setLineDash([3, 5])
+      brush.stroke(path)
+      brush.setLineDash([])
+    }
   }
 
   private paintScale(brush: CanvasRenderingContext2D, width: number, height: number, wide: number): void {
