@@ -1,5 +1,6 @@
 """How the page looks, in a real browser: in light, on a small screen, and how thin its outlines are."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -92,3 +93,24 @@ def across(person: Person, there: np.ndarray[Any, Any], folder: Path) -> np.ndar
     """Pixels from above an outline to below it."""
     left, top, wide = corner(person, there)
     return seen(person, folder)[top - 8 : top + 9, left + wide // 3]
+
+
+def test_title_tool_and_place_come_back_and_names_go_with_the_session(person: Person, tmp_path: Path) -> None:
+    page = person.page
+    opened(person, tmp_path)
+    expect(page).to_have_title(re.compile(r"^image\.nii\.gz · .*\d.* – Medical SAM 2$"))
+    page.keyboard.press("x")
+    page.locator(".view.axial input[type=range]").fill("4")
+    page.get_by_label("Width", exact=True).fill("0.5")
+    page.get_by_label("Width", exact=True).press("Enter")
+    page.reload()
+    expect(page.locator(".view.axial .counter")).to_have_text("5 / 16")
+    expect(page.get_by_role("radio", name="Box", exact=True)).to_have_attribute("aria-checked", "true")
+    expect(page.get_by_label("Width", exact=True)).to_have_value("0.5")
+    expect(page).to_have_title(re.compile(r"^image\.nii\.gz"))
+    page.get_by_role("button", name="Medical SAM 2").click()
+    expect(page.get_by_role("button", name=re.compile(r"image\.nii\.gz"))).to_be_visible()
+    page.get_by_role("button", name="Close this session").click()
+    expect(page.get_by_role("button", name=re.compile(r"image\.nii\.gz"))).to_have_count(0)
+    assert "image" not in page.evaluate("() => JSON.stringify(localStorage)")
+    assert not any("image.nii" in url for url in person.asked if "solid" not in url)

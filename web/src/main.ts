@@ -2,6 +2,7 @@
 import * as api from './api'
 import type { About, Info, Plane, Summary } from './api'
 import { fill, h, icon } from './dom'
+import * as memory from './memory'
 import { Panel, SOLID_ONLY, TOOL_KEYS } from './panel'
 import { Start } from './start'
 import { Sheet, SliceView } from './view'
@@ -25,6 +26,8 @@ function attempt(what: Promise<unknown>): void {
 async function home(first = false): Promise<void> {
   history.replaceState(null, '', '#')
   const [about, sessions] = await Promise.all([api.get<About>('about'), api.get<Summary[]>('sessions')])
+  memory.only(sessions.map((each) => each.id))
+  document.title = 'Medical SAM 2'
   const start = new Start(about, sessions, (info, names) => open(info, names, about), attempt)
   fill(app, start.element)
   if (first && about.single) start.begin({ library: about.library[0].id })
@@ -49,6 +52,10 @@ function open(info: Info, names: string[], about: About): void {
   history.replaceState(null, '', `#${info.id}`)
   const work = new Work(info)
   work.names = names
+  memory.name(info.id, names)
+  memory.restore(work)
+  const title = memory.title(info.id)
+  document.title = title ? `${title} – Medical SAM 2` : 'Medical SAM 2'
   const panel = new Panel(work, about, attempt)
   const grid = h('div', { class: `views ${info.kind}` })
   const views: SliceView[] = []
@@ -78,7 +85,7 @@ function open(info: Info, names: string[], about: About): void {
   const status = h('p', { class: 'status', role: 'status', 'aria-live': 'polite' })
   const size = info.kind === 'set' ? `${info.planes[0].frames} images` : `${[...info.planes].reverse().map((each) => each.frames).join(' × ')} voxels${info.modality ? ` · ${info.modality}` : ''}`
   const bar = h('header', { class: 'bar' },
-    h('button', { class: 'brand', title: 'Back to the start; the session is kept', onclick: () => { leave(); attempt(home()) } }, 'Medical SAM 2'), h('span', { class: 'size' }, size),
+    h('button', { class: 'brand', title: 'Back to the start; the session is kept', onclick: () => { leave(); attempt(home()) } }, 'Medical SAM 2'), h('span', { class: 'size', title }, title ? `${title} · ${size}` : size),
     ...info.warnings.slice(0, 2).map((text) => h('span', { class: 'warning', title: text }, text)),
     status, undo, redo, h('button', { title: 'Keys (?)', onclick: help }, 'Keys'))
   work.listen((change) => {
@@ -91,7 +98,9 @@ function open(info: Info, names: string[], about: About): void {
   work.tell('tool')
   fill(app, h('div', { class: 'work' }, bar, panel.element, grid))
   const keys = (event: KeyboardEvent): void => key(event, work, panel, views, large)
-  const leave = (): void => { work.close(); document.removeEventListener('keydown', keys) }
+  const keep = (): void => memory.keep(work)
+  window.addEventListener('pagehide', keep)
+  const leave = (): void => { keep(); window.removeEventListener('pagehide', keep); work.close(); document.removeEventListener('keydown', keys) }
   document.addEventListener('keydown', keys)
   views[0]?.canvas.focus()
 }
