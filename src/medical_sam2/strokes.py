@@ -320,12 +320,13 @@ def _painted_prompt(painted_hw: NDArray[np.bool_], positive: bool) -> FramePromp
 
 @dataclass(frozen=True)
 class SliceRange:
-    """Slices of the axis that an object is prompted along: it is looked for on these alone.
+    """Slices along an axis: the object is looked for on these alone.
 
     Args:
         first: slice, in the order of the file.
         last: slice, included.
         object: label, from 1.
+        axis: array axis that they are counted along; unless given, the one that the object is prompted along.
         start_ijk: the voxel of a part of the volume that they are counted from.
         whole_ijk: size of the volume that they are counted in, where only a part of it is looked at.
     """
@@ -333,6 +334,7 @@ class SliceRange:
     first: int
     last: int
     object: int = 1
+    axis: int | None = None
     start_ijk: tuple[int, int, int] = (0, 0, 0)
     whole_ijk: tuple[int, int, int] | None = None
 
@@ -345,8 +347,8 @@ class SliceRange:
         return {}
 
     def planes(self) -> frozenset[int]:
-        """Every axis: that of the other prompts is meant."""
-        return frozenset({0, 1, 2})
+        """Its axis; without one every axis, since that of the other prompts is meant."""
+        return frozenset({0, 1, 2} if self.axis is None else {self.axis})
 
     def along(self, axis: int) -> slice:
         """The slices of an array axis."""

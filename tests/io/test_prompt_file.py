@@ -129,6 +129,7 @@ def test_corners_of_a_box_come_in_any_order() -> None:
         (one(diameters=[[1, 1, 1]]), FormatError, "an entry of diameters is not 6 numbers"),
         (one(slices=[1.5, 3], points=[[1, 1, 1]]), FormatError, "are no whole numbers"),
         (one(slices=[3], points=[[1, 1, 1]]), FormatError, "write the first and the last"),
+        (one(slices=[1, 3, "x"], points=[[1, 1, 1]]), FormatError, "the axis of the slices of object 1 is none"),
         (one(interpolate=1, points=[[1, 1, 1]]), FormatError, "neither true nor false"),
         (one(boxes=[[1, 1, 1, 1, 4, 1]]), PromptError, "neither a rectangle on one slice nor a box in 3D"),
     ],
@@ -150,6 +151,7 @@ def test_what_is_drawn_comes_back(tmp_path: Path) -> None:
         Lasso(line, 2, positive=False),
         Diameter(line[:2], 2),
         SliceRange(1, 5, 2),
+        SliceRange(2, 4, 1, axis=1),
         ShapeInterpolation(2),
     ]
     save_prompts(tmp_path / "said.json", drawn, {1: "a"}, VOLUME)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from medical_sam2.errors import PromptError
 from medical_sam2.io import Picture
 from medical_sam2.prompts import Box, Mask, Point, Prompt
 from medical_sam2.server.gestures import volume_prompts
@@ -109,12 +110,51 @@ def test_a_region_outside_where_nothing_is_changes_nothing_and_is_kept(place: Se
         drawn("diameter", (1.0, 1.0), (4.0, 4.0), positive=OUT),
         drawn("points", *[(1.0, 1.0)] * 65, positive=(True,) * 65),
         drawn("box", (1.0, 1.0), (4.0, 4.0), positive=(True, False)),
+        drawn("slices"),
+        drawn("slices", frames=(9, 7)),
+        drawn("slices", frames=(7, 16)),
+        drawn("slices", (1.0, 1.0), frames=(7, 9)),
     ],
 )
 def test_what_cannot_be_drawn_is_refused_before_the_journal_has_it(place: Session, gesture: Gesture) -> None:
     with pytest.raises(InvalidRequest):
         said(place, gesture)
     assert place.history.version == 1
+
+
+def test_limits_count_along_their_own_plane_and_hold_through_corrections(place: Session) -> None:
+    """Coronal frames, though the structure was clicked on in an axial slice; files run to P as frames do."""
+    said(place, CLICK, drawn("slices", frames=(7, 9)), drawn("slices", frames=(6, 8)))
+    assert len(place.history.state.gestures) == 2, "later limits take the place of earlier ones"
+    place.undo(place.history.version)
+    place.undo(place.history.version)
+    said(place, Gesture(0, 1, "coronal", 6, "slices", frames=(5, 7)))
+    assert np.unique(np.nonzero(tracked(place))[1]).tolist() == [5, 6, 7]
+    said(place, drawn("points", (6.0, 4.0), positive=(True,)))
+    assert np.unique(np.nonzero(tracked(place))[1]).tolist() == [5, 6, 7]
+    with pytest.raises(PromptError, match="leave out"):
+        said(place, drawn("points", (2.0, 5.0), positive=(True,)))
+    with pytest.raises(PromptError, match="no slices between outlines"):
+        said(place, drawn("interpolate"))
+
+
+def test_what_is_erased_stays_erased_until_it_is_pointed_at_again(place: Session) -> None:
+    """The network is not asked for what is only erased; a later gesture on these slices is the last word."""
+    said(place, CLICK)
+    before = tracked(place).copy()
+    said(place, drawn("erase", t=9, frames=(9, 15)))
+    assert not place.frame_labels("axial", 10).any()
+    after = tracked(place).copy()
+    assert (after[..., :9] == before[..., :9]).all()
+    assert not after[..., 9:].any()
+    assert all(row.slice < 9 for row in place.result().rows if row.view == "axial")
+    said(place, drawn("points", (7.0, 5.0), positive=(True,)))
+    assert not tracked(place)[..., 9:].any()
+    said(place, drawn("points", (6.0, 5.0), t=10, positive=(True,)))
+    assert place.frame_labels("axial", 10).any()
+    assert tracked(place)[..., 10].any()
+    with pytest.raises(InvalidRequest, match="first and a last"):
+        said(place, drawn("erase"))
 
 
 def test_a_journal_of_before_boxes_in_3d_is_read(place: Session) -> None:
@@ -192,6 +232,15 @@ def test_last_words_are_those_that_the_network_can_follow() -> None:
     )
     assert [type(word) for word in words] == [Scribble, Box]
     assert segmenter().segment_volume(case.volume, words).labels[tuple(int(i) for i in voxel)]
+
+
+@pytest.mark.parametrize("kind", ["slices", "interpolate"])
+def test_images_have_no_slices_to_limit_or_join(tmp_path: Path, queue: InferenceQueue, kind: Kind) -> None:
+    (tmp_path / "s").mkdir()
+    place = Session("0" * 32, tmp_path / "s", SessionImageSet([Picture(np.zeros((40, 60), np.uint8))] * 2), queue)
+    place.add_structure(0)
+    with pytest.raises(InvalidRequest, match="no slices"):
+        said(place, replace(drawn(kind, t=0, frames=(0, 1)), plane="image"))
 
 
 @pytest.mark.parametrize("kind", ["box", "scribble", "lasso"])

@@ -143,14 +143,15 @@ def test_digits_that_are_no_numbers(serve: Callable[..., Served], tmp_path: Path
 def test_unknown_sessions_everywhere(shared: Served) -> None:
     """Whatever is asked of a session that is not there: 404, before anything is answered."""
     asked = [
-        ("GET", ""), ("DELETE", ""), ("GET", "/rows"), ("GET", "/events"), ("GET", "/download/csv"), ("GET", "/frames/axial/0"),
+        ("GET", ""), ("DELETE", ""), ("GET", "/rows"), ("GET", "/events"), ("GET", "/prompts"), ("GET", "/options"),
+        ("GET", "/download/csv"), ("GET", "/frames/axial/0"),
         ("GET", "/labels/axial/0"), ("GET", "/doubt/axial/0"), ("GET", "/solid/image.nii.gz"), ("POST", "/cancel"),
         ("POST", "/push"),        ("POST", "/open"), ("POST", "/structures"), ("POST", "/structures/1"),
         ("POST", "/structures/1/remove"),
         ("POST", "/undo"),        ("POST", "/redo"), ("POST", "/track"), ("PUT", "/files?suffix=.dcm"),
     ]  # fmt: skip
     for method, rest in asked:
-        form = {} if rest == "/open" else {"version": 0}
+        form = {} if rest in {"/open", "/cancel"} else {"version": 0}
         options = {"json": form} if method == "POST" else {}
         answer = shared.http.request(method, f"/api/sessions/{UNKNOWN}{rest}", **options)
         assert answer.status_code == 404, (method, rest, answer.text)

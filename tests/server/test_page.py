@@ -54,7 +54,9 @@ def test_click_see_scroll_correct_undo_track_and_download(person: Person, tmp_pa
         mask = PLANES[plane].apply(expected.labels, code)[where] > 0
         rows, columns = PLANES[plane].spacing(case.volume.spacing_mm, code)[1:]
         person.sees(plane, tmp_path, mask, (rows, columns))
-    expect(page.locator("a[download]")).to_have_text(["NIfTI", "NRRD", "MetaImage", "3D Slicer", "OBJ", "Volumes (CSV)"])
+    expect(page.locator("a[download]")).to_have_text(
+        ["NIfTI", "NRRD", "MetaImage", "3D Slicer", "OBJ", "Volumes (CSV)", "Prompts"]
+    )
     with page.expect_download() as download:
         page.get_by_role("link", name="NIfTI").click()
     reference = tmp_path / "reference.nii.gz"

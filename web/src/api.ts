@@ -2,21 +2,21 @@
 
 export type Plane = 'axial' | 'coronal' | 'sagittal' | 'image'
 export interface Structure { label: number; name: string; colour: string; ml: number | null; said: number; window: [number, number]; seen_as: string }
-export type Kind = 'points' | 'box' | 'mask' | 'scribble' | 'lasso' | 'diameter'
+export type Kind = 'points' | 'box' | 'mask' | 'scribble' | 'lasso' | 'diameter' | 'slices' | 'interpolate' | 'erase'
 export interface Said { label: number; plane: Plane; t: number; kind: Kind; points: [number, number][]; positive: boolean[]; frames: number[]; width: number; fresh: boolean }
 export interface State {
   version: number; structures: Structure[]; said: Said[]; can_undo: boolean; can_redo: boolean; fresh: number; tracked: number; busy: boolean
 }
-export interface PlaneInfo { name: Plane; frames: number; size: [number, number]; spacing: [number, number] }
+export interface PlaneInfo { name: Plane; frames: number; size: [number, number]; spacing: [number, number]; voxel?: number[][] }
 export interface Info {
   id: string; kind: 'volume' | 'set'; planes: PlaneInfo[]; modality: string | null; window: [number, number] | null; seen_as: string
-  extent: [number, number] | null; dicom: boolean; downloads: Record<string, string>; pacs: boolean; warnings: string[]; state: State
+  unit: string; affine?: number[][]; extent: [number, number] | null; dicom: boolean; downloads: Record<string, string>; pacs: boolean; warnings: string[]; state: State
 }
 export interface Summary { id: string; kind: 'volume' | 'set' | 'damaged'; planes: Record<string, number>; structures: string[]; problem?: string }
 export interface About {
   library: { id: number; name: string; kind: string }[]; single: boolean; pacs: boolean; most_upload_mb: number; windows: Record<string, [number, number]>
 }
-export interface Row { label: number; plane: Plane; t: number; sure: number; area: number; said: boolean; look: boolean }
+export interface Row { label: number; plane: Plane; t: number; sure: number; area: number; said: boolean; look: boolean; gain?: number; why?: string }
 export interface Frame { rows: number; columns: number; channels: number; low: number; high: number; codes: Uint16Array | Uint8Array }
 export interface Told { kind: string; done: number; total: number; plane: Plane; t: number; message: string }
 export interface Gesture {

@@ -31,8 +31,31 @@ export function grey(frame: Frame, low: number, high: number): ImageData {
   return out
 }
 
-/** Labels as a tint with a firm border; `strong` is the label that is worked on. */
-export function tint(labels: Uint8Array, rows: number, columns: number, colours: Map<number, Rgb>, strong: number): ImageData {
+/** Where each label ends, along the sides of pixels: drawn as thin as the screen allows. */
+export function outlines(labels: Uint8Array, rows: number, columns: number): Map<number, Path2D> {
+  const found = new Map<number, Path2D>()
+  const line = (label: number, x: number, y: number, toX: number, toY: number): void => {
+    const path = found.get(label) ?? new Path2D()
+    path.moveTo(x, y)
+    path.lineTo(toX, toY)
+    found.set(label, path)
+  }
+  const at = (y: number, x: number): number => (y < 0 || x < 0 || y >= rows || x >= columns ? 0 : labels[y * columns + x])
+  for (let y = 0; y < rows; y++) {
+    for (let x = 0; x < columns; x++) {
+      const label = at(y, x)
+      if (!label) continue
+      if (at(y - 1, x) !== label) line(label, x, y, x + 1, y)
+      if (at(y + 1, x) !== label) line(label, x, y + 1, x + 1, y + 1)
+      if (at(y, x - 1) !== label) line(label, x, y, x, y + 1)
+      if (at(y, x + 1) !== label) line(label, x + 1, y, x + 1, y + 1)
+    }
+  }
+  return found
+}
+
+/** Labels as a tint, with a firm border of pixels where they are not outlined besides; `strong` is the label that is worked on. */
+export function tint(labels: Uint8Array, rows: number, columns: number, colours: Map<number, Rgb>, strong: number, border = true): ImageData {
   const out = new ImageData(columns, rows)
   const pixels = new Uint32Array(out.data.buffer)
   for (let y = 0, i = 0; y < rows; y++) {
@@ -40,8 +63,8 @@ export function tint(labels: Uint8Array, rows: number, columns: number, colours:
       const label = labels[i]
       const colour = label ? colours.get(label) : undefined
       if (!colour) continue
-      const inner = x > 0 && x < columns - 1 && y > 0 && y < rows - 1 && labels[i - 1] === label && labels[i + 1] === label &&
-        labels[i - columns] === label && labels[i + columns] === label
+      const inner = !border || (x > 0 && x < columns - 1 && y > 0 && y < rows - 1 && labels[i - 1] === label && labels[i + 1] === label &&
+        labels[i - columns] === label && labels[i + columns] === label)
       const alpha = inner ? (label === strong ? 92 : 64) : 235
       pixels[i] = ((alpha << 24) | (colour[2] << 16) | (colour[1] << 8) | colour[0]) >>> 0
     }

@@ -2,7 +2,8 @@
 import * as api from './api'
 import type { About, Info, Plane, Summary } from './api'
 import { fill, h, icon } from './dom'
-import { Panel, TOOL_KEYS } from './panel'
+import * as memory from './memory'
+import { Panel, SOLID_ONLY, TOOL_KEYS } from './panel'
 import { Start } from './start'
 import { Sheet, SliceView } from './view'
 import { Work } from './work'
@@ -25,13 +26,15 @@ function attempt(what: Promise<unknown>): void {
 async function home(first = false): Promise<void> {
   history.replaceState(null, '', '#')
   const [about, sessions] = await Promise.all([api.get<About>('about'), api.get<Summary[]>('sessions')])
+  memory.only(sessions.map((each) => each.id))
+  document.title = 'Medical SAM 2'
   const start = new Start(about, sessions, (info, names) => open(info, names, about), attempt)
   fill(app, start.element)
   if (first && about.single) start.begin({ library: about.library[0].id })
 }
 
 const KEYS: [string, string][] = [
-  ['Q A X C S E G D V', 'tool: inside, outside, box, 3D box, lasso, scribble, diameter, brush, look'], ['I, Shift', 'what is drawn is outside (box, 3D box, lasso, scribble)'], ['Arrows', 'move the cross hair (Shift: ten pixels)'], ['Page Up/Down, wheel', 'next or previous slice'],
+  ['Q A X C S E G D V', 'tool: inside, outside, box, 3D box, lasso, scribble, diameter, brush, look'], ['M J R', 'tool: ruler, angle, region'], ['I, Shift', 'what is drawn is outside (box, 3D box, lasso, scribble)'], ['Arrows', 'move the cross hair (Shift: ten pixels)'], ['Page Up/Down, wheel', 'next or previous slice'],
   ['Enter, −', 'click inside, click outside, at the cross hair'], ['B … Enter', 'box from here to there; with the tool 3D box, Enter once more uses it'], ['Enter … Enter, − … Enter', 'with the brush: paint, wipe, along the arrows'], ['[ ]', 'size of the brush, width of the scribble'], ['T, Esc', 'apply to volume, cancel'], ['Z, Y', 'undo, redo'],
   ['N, 1–9', 'new structure, choose one'], ['L', 'review next'], ['O, U', 'outlines, uncertainty'], ['W', 'next window (right drag: by hand)'], ['F', 'one view large, all views'], ['Ctrl + wheel', 'zoom (middle drag: pan)'],
 ]
@@ -49,6 +52,10 @@ function open(info: Info, names: string[], about: About): void {
   history.replaceState(null, '', `#${info.id}`)
   const work = new Work(info)
   work.names = names
+  memory.name(info.id, names)
+  memory.restore(work)
+  const title = memory.title(info.id)
+  document.title = title ? `${title} – Medical SAM 2` : 'Medical SAM 2'
   const panel = new Panel(work, about, attempt)
   const grid = h('div', { class: `views ${info.kind}` })
   const views: SliceView[] = []
@@ -78,7 +85,7 @@ function open(info: Info, names: string[], about: About): void {
   const status = h('p', { class: 'status', role: 'status', 'aria-live': 'polite' })
   const size = info.kind === 'set' ? `${info.planes[0].frames} images` : `${[...info.planes].reverse().map((each) => each.frames).join(' × ')} voxels${info.modality ? ` · ${info.modality}` : ''}`
   const bar = h('header', { class: 'bar' },
-    h('button', { class: 'brand', title: 'Back to the start; the session is kept', onclick: () => { leave(); attempt(home()) } }, 'Medical SAM 2'), h('span', { class: 'size' }, size),
+    h('button', { class: 'brand', title: 'Back to the start; the session is kept', onclick: () => { leave(); attempt(home()) } }, 'Medical SAM 2'), h('span', { class: 'size', title }, title ? `${title} · ${size}` : size),
     ...info.warnings.slice(0, 2).map((text) => h('span', { class: 'warning', title: text }, text)),
     status, undo, redo, h('button', { title: 'Keys (?)', onclick: help }, 'Keys'))
   work.listen((change) => {
@@ -91,7 +98,9 @@ function open(info: Info, names: string[], about: About): void {
   work.tell('tool')
   fill(app, h('div', { class: 'work' }, bar, panel.element, grid))
   const keys = (event: KeyboardEvent): void => key(event, work, panel, views, large)
-  const leave = (): void => { work.close(); document.removeEventListener('keydown', keys) }
+  const keep = (): void => memory.keep(work)
+  window.addEventListener('pagehide', keep)
+  const leave = (): void => { keep(); window.removeEventListener('pagehide', keep); work.close(); document.removeEventListener('keydown', keys) }
   document.addEventListener('keydown', keys)
   views[0]?.canvas.focus()
 }
@@ -132,7 +141,7 @@ function key(event: KeyboardEvent, work: Work, panel: Panel, views: SliceView[],
   if (pressed === 'z' && event.shiftKey) attempt(work.redo())
   else if (pressed === 'z') attempt(work.undo())
   else if (pressed === 'y') attempt(work.redo())
-  else if (tool && (tool !== 'solid' || work.info.kind === 'volume')) { work.tool = tool; work.tell('tool') }
+  else if (tool && (!SOLID_ONLY.has(tool) || work.info.kind === 'volume')) { work.tool = tool; work.tell('tool') }
   else if (pressed === 'i') { work.outside = !work.outside; work.tell('tool') }
   else if (pressed === 'enter' && work.solid && !(event.target instanceof HTMLButtonElement)) attempt(work.use())
   else if (pressed === 't' && work.state.fresh && !work.progress) attempt(work.track())

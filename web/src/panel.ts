@@ -1,7 +1,8 @@
 // Beside the views: structures, tools, tracking, what to review, and downloads.
-import type { About } from './api'
+import type { About, Plane } from './api'
 import { SIZES } from './brush'
 import { fill, h, icon } from './dom'
+import type { Range } from './shapes'
 import type { Change, Tool, Work } from './work'
 
 const TOOLS: [Tool, string, string, string][] = [
@@ -11,12 +12,23 @@ const TOOLS: [Tool, string, string, string][] = [
   ['solid', '3D box', 'C', 'Draw a box around all of it: a rectangle here, its depth in another view'],
   ['lasso', 'Lasso', 'S', 'Draw its outline yourself'],
   ['scribble', 'Scribble', 'E', 'Draw a line inside of it; [ and ] change the width'],
-  ['diameter', 'Diameter', 'G', 'Draw its longest diameter, from end to end'],
+  ['diameter', 'Diameter', 'G', 'Draw its longest diameter, from end to end; then, if you like, the short one across it'],
   ['brush', 'Brush', 'D', 'Paint the outline; with Shift, wipe it away; [ and ] change the size'],
+  ['ruler', 'Ruler', 'M', 'Measure a length in mm; nothing is outlined'],
+  ['angle', 'Angle', 'J', 'Measure the angle between two lines; nothing is outlined'],
+  ['region', 'Region', 'R', 'Measure area and mean intensity of what you draw around; nothing is outlined'],
   ['look', 'Look', 'V', 'Move the cross hair; nothing is outlined'],
 ]
 const TWO_SIDED = new Set<Tool>(['box', 'solid', 'lasso', 'scribble'])
+/** Of volumes alone: images are flat, and may have no size in mm. */
+export const SOLID_ONLY = new Set<Tool>(['solid', 'ruler', 'angle', 'region'])
 export const TOOL_KEYS = new Map(TOOLS.map(([tool, , key]) => [key.toLowerCase(), tool]))
+
+/** Browsers give pages that come unprotected from another machine no clipboard. */
+async function copied(text: string): Promise<void> {
+  if (!navigator.clipboard) throw new Error(`The browser gives no clipboard here; copy it yourself: ${text}`)
+  await navigator.clipboard.writeText(text)
+}
 
 interface Field { plane: 'axial' | 'coronal' | 'sagittal'; first: HTMLInputElement; last: HTMLInputElement }
 
@@ -24,10 +36,11 @@ export class Panel {
   readonly element = h('aside', { class: 'panel', 'aria-label': 'Structures and tools' })
   private readonly structures = h('ul', { class: 'structures', 'aria-label': 'Structures' })
   private readonly tools = h('div', { class: 'tools', role: 'radiogroup', 'aria-label': 'Tool' })
-  private readonly size = h('label', { class: 'size' })
+  private readonly size = h('div', { class: 'size' })
   private readonly side = h('div', { class: 'side', role: 'radiogroup', 'aria-label': 'What is drawn is' })
   private readonly solid = h('div', { class: 'solidbox' })
   private fields: Field[] = []
+  private readonly limits = h('div', { class: 'limits' })
   private readonly go = h('div', { class: 'go' })
   private readonly look = h('div', { class: 'look' })
   private readonly shown = h('div', { class: 'row wrap' })
@@ -38,10 +51,11 @@ export class Panel {
     fill(this.element,
       h('section', {}, h('div', { class: 'head' }, h('h2', {}, 'Structures'), h('button', { title: 'New structure (N)', 'aria-label': 'New structure', class: 'quiet', onclick: () => attempt(work.add()) }, icon('plus'))), this.structures),
       h('section', {}, h('h2', {}, 'Tool'), this.tools, this.side, this.size, this.solid),
-      h('section', {}, h('h2', {}, volume ? 'Whole volume' : 'All images'), this.go),
+      h('section', {}, h('h2', {}, volume ? 'Whole volume' : 'All images'), volume ? this.limits : null, this.go),
       h('section', {}, h('h2', {}, 'Review next'), this.look),
       h('section', {}, h('h2', {}, 'Show'), this.shown),
       h('section', {}, h('h2', {}, 'Download'), this.downloads))
+    if (volume) this.limiting()
     work.listen((change) => this.on(change))
     for (const change of ['state', 'tool', 'progress', 'rows', 'overlay'] as Change[]) this.on(change)
   }
@@ -79,14 +93,15 @@ export class Panel {
   private choosing(): void {
     const button = ([tool, name, key, title]: (typeof TOOLS)[number]): HTMLElement =>
       h('button', { role: 'radio', 'aria-checked': String(this.work.tool === tool), title: `${title} (${key})`, class: this.work.tool === tool ? 'active' : '', onclick: () => { this.work.tool = tool; this.work.tell('tool') } }, icon(tool), name)
-    fill(this.tools, ...TOOLS.filter(([tool]) => tool !== 'solid' || this.work.info.kind === 'volume').map(button))
+    fill(this.tools, ...TOOLS.filter(([tool]) => !SOLID_ONLY.has(tool) || this.work.info.kind === 'volume').map(button))
     const { work } = this
     const half = (outside: boolean, text: string): HTMLElement => h('button', { role: 'radio', 'aria-checked': String(work.outside === outside), class: work.outside === outside ? 'active' : '',
       title: outside ? 'What is drawn is not the structure (I, or Shift while drawing)' : 'What is drawn is the structure, or holds it (I)', onclick: () => { work.outside = outside; work.tell('tool') } }, text)
     fill(this.side, ...(TWO_SIDED.has(work.tool) ? [half(false, 'Draw inside'), half(true, 'Draw outside')] : []))
+    if (['ruler', 'angle', 'region'].includes(work.tool)) return fill(this.size, h('button', { onclick: () => work.forget() }, 'Forget what was measured'))
     if (work.tool !== 'brush' && work.tool !== 'scribble') return fill(this.size)
     const slider = h('input', { type: 'range', min: '0', max: String(SIZES.length - 1), value: String(SIZES.indexOf(this.work.radius)), 'aria-valuetext': `radius of ${this.work.radius} pixels`, oninput: () => this.sized(Number(slider.value)) })
-    fill(this.size, work.tool === 'brush' ? 'Brush size' : 'Line width', slider)
+    fill(this.size, h('label', {}, work.tool === 'brush' ? 'Brush size' : 'Line width', slider))
   }
 
   /** The box in 3D that is not yet used: its slices along each axis, as the views count them; fields stay, so that one can go on to the next. */
@@ -119,6 +134,37 @@ export class Panel {
     return { plane, first, last }
   }
 
+  /** Between which slices the chosen structure is tracked, and whether shapes between its outlines are expected. */
+  private limiting(): void {
+    const { work, attempt } = this
+    const plane = h('select', { 'aria-label': 'Slices of' }, ...['axial', 'coronal', 'sagittal'].map((name) => h('option', {}, name)))
+    const [first, last] = ['From', 'To'].map((what) => h('input', { type: 'number', min: '1', 'aria-label': `${what} slice`, placeholder: what.toLowerCase(), onkeydown: (event: KeyboardEvent) => { if (event.key === 'Enter') set() } }))
+    const frames = (): number => work.plane(plane.value as Plane)?.frames ?? 1
+    const range = (): Range => {
+      const [low, high] = [first, last].map((each, i) => Math.max(1, Math.min(frames(), Math.round(Number(each.value)) || [1, frames()][i])) - 1).sort((a, b) => a - b)
+      return [low, high]
+    }
+    const set = (): void => attempt(work.limit(plane.value as Plane, range()))
+    const limit = h('button', { title: 'Track the structure on these slices alone', onclick: set }, 'Limit')
+    const all = h('button', { title: 'Track it on all slices', onclick: () => attempt(work.limit(plane.value as Plane, null)) }, 'All')
+    const join = h('button', { class: 'wide', title: 'Expect, on the slices between two outlines (brush, lasso), the shapes between them; what is tracked counts beside', onclick: () => attempt(work.join(!work.ofWhole('interpolate'))) }, 'Shapes between outlines')
+    const erase = h('button', { title: 'Take the structure off these slices', onclick: () => attempt(first.value && last.value ? work.erase(plane.value as Plane, range()) : Promise.reject(new Error('Say from which slice to which it is erased.'))) }, 'Erase')
+    fill(this.limits, h('div', { class: 'row' }, plane, first, '–', last), h('div', { class: 'row' }, limit, all, erase), join)
+    const show = (): void => {
+      const [limits, joined] = [work.ofWhole('slices'), !!work.ofWhole('interpolate')]
+      if (limits) plane.value = limits.plane
+      if (![first, last].includes(document.activeElement as HTMLInputElement)) [first.value, last.value] = limits ? limits.frames.map((t) => String(t + 1)) : ['', '']
+      limit.disabled = erase.disabled = !work.active?.said || !!work.progress
+      all.disabled = !limits
+      join.disabled = !joined && !work.joinable
+      join.classList.toggle('active', joined)
+      join.setAttribute('aria-pressed', String(joined))
+      this.limits.hidden = !work.active?.said
+    }
+    work.listen((change) => { if (change === 'state' || change === 'labels' || change === 'progress') show() })
+    show()
+  }
+
   private sized(place: number): void {
     this.work.radius = SIZES[Math.max(0, Math.min(SIZES.length - 1, place))]
     this.work.tell('brush')
@@ -135,7 +181,7 @@ export class Panel {
       return fill(this.go,
         h('progress', { max: String(total || 1), value: total ? String(done) : undefined, 'aria-label': 'Tracking' }),
         h('p', { class: 'fine' }, total ? `${done} of ${total}${left}` : 'Looking at the slice …'),
-        h('button', { onclick: () => this.attempt(work.cancel()) }, 'Cancel'))
+        h('div', { class: 'row' }, h('button', { title: 'Stop here; slices that were tracked stay', disabled: !done, onclick: () => this.attempt(work.cancel(true)) }, 'Stop and keep'), h('button', { title: 'Stop, as if it had not been begun (Esc)', onclick: () => this.attempt(work.cancel()) }, 'Cancel')))
     }
     const { fresh, tracked } = work.state
     const views = h('select', { 'aria-label': 'Views', onchange: () => { work.views = views.value } },
@@ -150,12 +196,13 @@ export class Panel {
     const found = this.work.worthALook()
     const name = (label: number): string => this.work.state.structures.find((each) => each.label === label)?.name ?? ''
     const button = (row: (typeof found)[number]): HTMLElement =>
-      h('button', { class: `line${row.look ? ' unsure' : ''}`, onclick: () => this.jump(row) }, h('span', {}, `${row.plane} ${row.t + 1}`), h('small', {}, `${name(row.label)} · ${Math.round(100 * row.sure)} % sure`))
+      h('button', { class: `line${row.look ? ' unsure' : ''}`, onclick: () => this.jump(row) }, h('span', {}, `${row.plane} ${row.t + 1}`), h('small', { title: `A correction here may mend about ${row.gain} voxels` }, `${name(row.label)} · ${row.why}`))
     fill(this.look, ...found.map(button))
-    if (!found.length) fill(this.look, h('p', { class: 'fine' }, 'Slices on which the network is least sure are listed here.'))
+    if (!found.length) fill(this.look, h('p', { class: 'fine' }, 'Slices where a look is worth most are listed here.'))
   }
 
-  private jump(row: { plane: 'axial' | 'coronal' | 'sagittal' | 'image'; t: number }): void {
+  private jump(row: { label: number; plane: Plane; t: number }): void {
+    this.choose(row.label)
     const { y, x } = this.work.place(row.plane)
     this.work.move(row.plane, row.t, y, x)
   }
@@ -180,8 +227,15 @@ export class Panel {
     if (asked) known.push(['network', asked.window])
     if (work.info.extent && work.info.extent[0] < -200) known.push(...Object.entries(this.about.windows))
     if (work.info.extent) known.push(['all', work.info.extent])
+    const [low, high] = work.window
+    const number = (name: string, value: number, take: (value: number) => [number, number]): HTMLElement => {
+      const field = h('input', { type: 'number', step: 'any', 'aria-label': name, value: String(Number(value.toPrecision(5))), onchange: () => { if (Number.isFinite(field.valueAsNumber)) this.see(take(field.valueAsNumber)) } })
+      return h('label', { class: 'row' }, name, field)
+    }
+    const level = number('Level', (low + high) / 2, (value) => [value - (high - low) / 2, value + (high - low) / 2])
+    const width = number('Width', high - low, (value) => [(low + high - Math.max(value, 1e-6)) / 2, (low + high + Math.max(value, 1e-6)) / 2])
     fill(this.shown, flag('overlay', 'Outlines', 'O'), work.info.kind === 'volume' ? flag('doubt', 'Uncertainty', 'U') : null,
-      ...(work.info.kind === 'volume' ? [h('span', { class: 'break' }), ...known.map(window)] : []),
+      ...(work.info.kind === 'volume' ? [h('span', { class: 'break' }), ...known.map(window), h('div', { class: 'row numbers' }, level, width)] : []),
       h('p', { class: 'fine', title: 'Another window for everything: medsam2 serve --window' }, `The network sees ${asked?.seen_as ?? work.info.seen_as}.`))
   }
 
@@ -194,11 +248,19 @@ export class Panel {
     return [...new Map(all.map((each) => [each.join(), each])).values()]
   }
 
+  /** What was said so far, for the command line: the options in the clipboard, and a file. */
+  private said(): HTMLElement[] {
+    const { work } = this
+    if (work.info.kind === 'set' || !work.state.said.length) return []
+    const copy = h('button', { title: 'All that was said, as a command: medsam2 segment …', onclick: () => this.attempt(work.options().then(copied).then(() => { copy.textContent = 'Copied' })) }, 'Copy as options')
+    return [copy, h('a', { class: 'button', href: `api/sessions/${work.info.id}/prompts`, download: '', title: 'All that was said, for medsam2 segment --prompts' }, icon('down'), 'Prompts')]
+  }
+
   private downloading(): void {
     const { work } = this
-    if (!work.state.tracked) return fill(this.downloads, h('p', { class: 'fine' }, work.info.kind === 'set' ? 'Apply to all images first.' : 'Apply to the volume first.'))
+    if (!work.state.tracked) return fill(this.downloads, h('p', { class: 'fine' }, work.info.kind === 'set' ? 'Apply to all images first.' : 'Apply to the volume first.'), ...this.said())
     const link = ([form, name]: [string, string]): HTMLElement => h('a', { class: 'button', href: `api/sessions/${work.info.id}/download/${form}`, download: '' }, icon('down'), name)
-    fill(this.downloads, ...Object.entries(work.info.downloads).map(link),
+    fill(this.downloads, ...Object.entries(work.info.downloads).map(link), ...this.said(),
       work.info.pacs ? h('button', { onclick: () => this.attempt(work.push()) }, 'Send to the PACS') : null,
       work.state.fresh ? h('p', { class: 'fine warn' }, 'Changes that are not yet applied are not in it.') : null)
   }

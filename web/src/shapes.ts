@@ -13,6 +13,12 @@ export function corners([from, to]: Spot[]): [Spot, Spot] {
   return [[Math.min(from[0], to[0]), Math.min(from[1], to[1])], [Math.max(from[0], to[0]), Math.max(from[1], to[1])]]
 }
 
+/** Whether two lines, from end to end, cross. */
+export function cross([a, b]: Spot[], [c, d]: Spot[]): boolean {
+  const side = (from: Spot, to: Spot, spot: Spot): number => Math.sign((to[0] - from[0]) * (spot[1] - from[1]) - (to[1] - from[1]) * (spot[0] - from[0]))
+  return side(a, b, c) !== side(a, b, d) && side(c, d, a) !== side(c, d, b)
+}
+
 /** A line with fewer places, none nearer to the one before than this. */
 export function thinned(line: Spot[], apart: number): Spot[] {
   const kept = [line[0]]
@@ -55,6 +61,7 @@ export function shape(brush: CanvasRenderingContext2D, at: At, kind: Gesture['ki
   brush.lineJoin = brush.lineCap = 'round'
   brush.beginPath()
   if (kind === 'box') rectangle(brush, at, corners([line[0], line[line.length - 1]]))
+  else if (kind === 'diameter' && line.length === 4) { path(brush, at, line.slice(0, 2)); path(brush, at, line.slice(2)) }
   else path(brush, at, line)
   if (kind === 'lasso') brush.closePath()
   if (kind === 'scribble') {

@@ -2,6 +2,7 @@
 import * as api from './api'
 import type { About, Info, Series, Summary } from './api'
 import { fill, h } from './dom'
+import { only, title } from './memory'
 
 export class Start {
   readonly element = h('main', { class: 'start' })
@@ -47,8 +48,8 @@ export class Start {
       const what = each.kind === 'set' ? `${size[0]} images` : `${[...size].reverse().join(' × ')} voxels`
       const line = h('li', {},
         each.problem ? h('span', { class: 'line warn' }, each.problem) : h('button', { class: 'line', onclick: () => this.attempt(api.get<Info>(`sessions/${each.id}`).then((info) => this.onOpen(info, []))) },
-          h('span', {}, each.structures.join(', ') || 'nothing outlined yet'), h('small', {}, what)),
-        h('button', { class: 'quiet', 'aria-label': 'Close this session and remove what was kept of it', onclick: () => this.attempt(api.remove(`sessions/${each.id}`).then(() => line.remove())) }, 'Remove'))
+          h('span', {}, [title(each.id), each.structures.join(', ') || 'nothing outlined yet'].filter(Boolean).join(' · ')), h('small', {}, what)),
+        h('button', { class: 'quiet', 'aria-label': 'Close this session and remove what was kept of it', onclick: () => this.attempt(api.remove(`sessions/${each.id}`).then(() => { line.remove(); only(this.sessions.map((other) => other.id).filter((id) => id !== each.id)) })) }, 'Remove'))
       return line
     }
     return h('section', {}, h('h2', {}, 'Go on where you were'), h('ul', {}, ...this.sessions.map(entry)))

@@ -1,15 +1,18 @@
 // One plane: the slice, what is outlined on it, and the gestures that outline it.
 import type { Frame, Plane } from './api'
 import { Stroke } from './brush'
-import { glow, grey, palette, rgb, tint } from './colours'
+import { glow, grey, outlines, palette, rgb, tint } from './colours'
 import { fill, h, icon } from './dom'
+import { measured, measures, paintMeasure } from './measure'
+import type { Ruler } from './measure'
+import { reading, scale } from './reading'
 import { corners, mark, shape, thinned } from './shapes'
 import type { At, Spot } from './shapes'
 import type { Change, Draft, Work } from './work'
 
 type Drawn = 'box' | 'solid' | 'lasso' | 'scribble' | 'diameter'
-interface Drag { from: Spot; line: Spot[]; kind: Drawn | 'brush' | 'window' | 'pan'; inside: boolean; x: number; y: number }
-const DRAWN = new Set<string>(['box', 'solid', 'lasso', 'scribble', 'diameter', 'brush'])
+interface Drag { from: Spot; line: Spot[]; kind: Drawn | Ruler | 'brush' | 'window' | 'pan'; inside: boolean; x: number; y: number }
+const DRAWN = new Set<string>(['box', 'solid', 'lasso', 'scribble', 'diameter', 'brush', 'ruler', 'angle', 'region'])
 const COLOUR = '#4cc9f0' // of the first structure
 
 export class SliceView {
@@ -18,10 +21,12 @@ export class SliceView {
   private readonly slider: HTMLInputElement
   private readonly strip = h('canvas', { class: 'strip', width: '1', height: '1', 'aria-hidden': 'true' })
   private readonly counter = h('output', { class: 'counter' })
+  private readonly readout = h('output', { class: 'readout', 'aria-hidden': 'true' })
   private readonly layers = { image: document.createElement('canvas'), tint: document.createElement('canvas'), glow: document.createElement('canvas') }
   private frame: Frame | null = null
   private labels: Uint8Array | null = null
   private doubt: Uint8Array | null = null
+  private edges = new Map<number, Path2D>()
   private shownT = -1
   private zoom = 1
   private shift: Spot = [0, 0]
@@ -35,7 +40,7 @@ export class SliceView {
     const frames = work.plane(plane)?.frames ?? 1
     this.slider = h('input', { type: 'range', min: '0', max: String(frames - 1), 'aria-label': `${title}: slice`, oninput: () => this.go(Number(this.slider.value)) })
     this.element = h('section', { class: `view ${plane}`, 'aria-label': title },
-      h('header', {}, h('h2', {}, title), this.counter,
+      h('header', {}, h('h2', {}, title), this.readout, this.counter,
         h('button', { class: 'quiet', title: 'This view large, or all views (F)', 'aria-label': `${title} large`, onclick: onLarge }, icon('large'))),
       h('div', { class: 'stage' }, this.canvas),
       h('div', { class: 'slices' }, this.strip, this.slider))
@@ -105,7 +110,8 @@ export class SliceView {
     if (!this.frame || !this.labels || this.labels.length !== this.frame.rows * this.frame.columns) return
     const { rows, columns } = this.frame
     for (const layer of [this.layers.tint, this.layers.glow]) { layer.width = columns; layer.height = rows }
-    this.layers.tint.getContext('2d')?.putImageData(tint(this.labels, rows, columns, palette(this.work.state.structures), this.work.label), 0, 0)
+    this.layers.tint.getContext('2d')?.putImageData(tint(this.labels, rows, columns, palette(this.work.state.structures), this.work.label, false), 0, 0)
+    this.edges = outlines(this.labels, rows, columns)
     if (this.doubt) this.layers.glow.getContext('2d')?.putImageData(glow(this.doubt, rows, columns), 0, 0)
   }
 
@@ -143,14 +149,17 @@ export class SliceView {
     brush.imageSmoothingEnabled = wide < 3
     brush.drawImage(this.layers.image, ...size)
     brush.imageSmoothingEnabled = false
-    if (this.work.overlay && this.labels) brush.drawImage(this.layers.tint, ...size)
+    if (this.work.overlay && this.labels) { brush.drawImage(this.layers.tint, ...size); this.paintOutlines(brush, new DOMMatrix([wide, 0, 0, high, left, top])) }
     if (this.work.doubt && this.doubt) brush.drawImage(this.layers.glow, ...size)
     const at = ([y, x]: Spot): Spot => [top + (y + 0.5) * high, left + (x + 0.5) * wide]
     this.paintCross(brush, at)
     this.paintSaid(brush, at)
+    for (const each of this.work.measures) if (each.plane === this.plane && each.t === this.shownT) paintMeasure(brush, at, each)
     this.paintDrag(brush, at)
     if (this.work.tool === 'brush') this.paintBrush(brush, size, at)
     this.paintLetters(brush, width, height)
+    this.paintScale(brush, width, height, wide)
+    this.read()
     this.paintWaiting(brush, height)
     this.canvas.setAttribute('aria-label', this.described())
   }
@@ -161,7 +170,7 @@ export class SliceView {
     if (!this.work.pending.some((each) => each.plane === this.plane)) return
     brush.fillStyle = '#dfe6ee'
     brush.font = '13px system-ui'
-    brush.fillText(this.work.first ? 'loading the network, then outlining …' : count > 1 ? `outlining, ${count - 1} more wait …` : 'outlining …', 10, height - 12)
+    brush.fillText(this.work.first ? 'loading the network, then outlining …' : count > 1 ? `outlining, ${count - 1} more wait …` : 'outlining …', 10, height - 26)
   }
 
   private described(): string {
@@ -180,6 +189,51 @@ export class SliceView {
     const places: Spot[] = [[height / 2 + 4, 12], [height / 2 + 4, width - 12], [16, width / 2], [height - 8, width / 2]]
     places.forEach(([top, left], i) => brush.fillText(letters[i] ?? '', left, top))
     brush.textAlign = 'left'
+  }
+
+  /** Thin lines; dashed in white where the slice was pointed at, since its outline is what a person made of it. */
+  private paintOutlines(brush: CanvasRenderingContext2D, place: DOMMatrix): void {
+    const here = this.work.state.said.filter((each) => each.plane === this.plane && each.t === this.shownT && each.kind !== 'slices' && each.kind !== 'interpolate')
+    const said = new Set(here.map((each) => each.label))
+    this.canvas.dataset.prompted = [...said].join(' ')
+    for (const { label, colour } of this.work.state.structures) {
+      const edge = this.edges.get(label)
+      if (!edge) continue
+      const path = new Path2D()
+      path.addPath(edge, place)
+      brush.strokeStyle = colour
+      brush.lineWidth = label === this.work.label ? 2 : 1.5
+      brush.stroke(path)
+      if (!said.has(label)) continue
+      brush.strokeStyle = '#ffffff'
+      brush.lineWidth = 1
+      brush.setLineDash([3, 5])
+      brush.stroke(path)
+      brush.setLineDash([])
+    }
+  }
+
+  private paintScale(brush: CanvasRenderingContext2D, width: number, height: number, wide: number): void {
+    if (!this.work.info.affine) return // images may have no size in mm
+    const [, mmX] = this.work.plane(this.plane)?.spacing ?? [1, 1]
+    const bar = scale(mmX / wide, width / 4)
+    this.canvas.dataset.scale = `${bar.mm} mm, ${bar.wide.toFixed(1)} px`
+    brush.fillStyle = 'rgba(223, 230, 238, .85)'
+    brush.fillRect(width - 12 - bar.wide, height - 10, bar.wide, 2)
+    brush.font = '12px system-ui'
+    brush.textAlign = 'right'
+    brush.fillText(bar.mm < 10 ? `${bar.mm} mm` : `${bar.mm / 10} cm`, width - 12, height - 15)
+    brush.textAlign = 'left'
+  }
+
+  /** What lies under the pointer, or else under the cross hair. */
+  private read(): void {
+    const { y, x } = this.work.place(this.plane)
+    const spot: Spot = this.hover && this.holds(this.hover) ? this.hover : [y, x]
+    const plane = this.work.plane(this.plane)
+    if (!this.frame || !plane) return
+    const label = this.labels?.[Math.round(spot[0]) * this.frame.columns + Math.round(spot[1])]
+    this.readout.value = reading(this.work.info, plane, this.frame, this.shownT, spot, this.work.state.structures.find((each) => each.label === label))
   }
 
   private paintCross(brush: CanvasRenderingContext2D, at: (spot: Spot) => Spot): void {
@@ -203,6 +257,7 @@ export class SliceView {
 
   private paintGesture(brush: CanvasRenderingContext2D, at: At, said: Draft, colour: string, alpha: number): void {
     const { points = [], positive = [], frames = [], kind } = said
+    if (kind === 'erase') return
     brush.globalAlpha = alpha
     if (frames.length) this.paintSolid(brush, at, this.work.spanOf(said), colour, positive[0] ?? true)
     else if (said.plane === this.plane && said.t === this.shownT && kind === 'points') points.forEach((point, i) => mark(brush, at(point), colour, positive[i]))
@@ -223,9 +278,15 @@ export class SliceView {
     const { y, x } = this.work.place(this.plane)
     const { drag } = this
     const colour = this.work.active?.colour ?? COLOUR
-    if (drag && drag.line.length > 1 && drag.kind !== 'window' && drag.kind !== 'pan' && drag.kind !== 'brush') {
+    if (drag && drag.line.length > 1 && this.frame && measures(drag.kind)) {
+      paintMeasure(brush, at, this.measure(drag.kind, drag.line))
+    } else if (drag && drag.line.length > 1 && !measures(drag.kind) && drag.kind !== 'window' && drag.kind !== 'pan' && drag.kind !== 'brush') {
       shape(brush, at, drag.kind === 'solid' ? 'box' : drag.kind, drag.line, colour, drag.inside, this.width * this.layout().wide)
     } else if (this.corner) shape(brush, at, 'box', [this.corner, [y, x]], colour, !this.work.outside)
+  }
+
+  private measure(kind: Ruler, line: Spot[]): ReturnType<typeof measured> {
+    return measured(kind, this.plane, this.shownT, line, this.work.measures.at(-1), this.frame as Frame, this.work.plane(this.plane)?.spacing ?? [1, 1], this.work.info.unit)
   }
 
   /** Of a scribble, in pixels. */
@@ -324,7 +385,9 @@ export class SliceView {
 
   private moved(event: PointerEvent): void {
     const drag = this.drag
-    if (this.work.tool === 'brush') { this.hover = this.spot(event); if (!drag) this.paint() }
+    this.hover = this.spot(event)
+    if (this.work.tool === 'brush' && !drag) this.paint()
+    else this.read()
     if (!drag) {
       if (this.work.tool === 'look' && event.buttons === 1) { const [y, x] = this.spot(event); this.work.move(this.plane, this.shownT, y, x) }
       return
@@ -341,7 +404,7 @@ export class SliceView {
       this.shift = [this.shift[0] + dy, this.shift[1] + dx]
       this.paint()
     } else {
-      if (drag.kind === 'box' || drag.kind === 'solid' || drag.kind === 'diameter') drag.line = [drag.from, this.spot(event)]
+      if (['box', 'solid', 'diameter', 'ruler', 'angle'].includes(drag.kind)) drag.line = [drag.from, this.spot(event)]
       else if (drag.kind === 'brush') this.stroke?.to(this.spot(event))
       else drag.line.push(this.spot(event))
       this.paint()
@@ -355,7 +418,9 @@ export class SliceView {
     if (drag.kind === 'brush') return this.end()
     const { rows, columns } = this.frame
     const clip = ([y, x]: Spot): Spot => [Math.max(-0.49, Math.min(rows - 0.51, y)), Math.max(-0.49, Math.min(columns - 0.51, x))]
-    this.drawn(drag.kind, [...drag.line, this.spot(event)].map(clip), drag.inside)
+    const line = [...drag.line, this.spot(event)].map(clip)
+    if (measures(drag.kind)) this.work.measure(this.measure(drag.kind, line))
+    else this.drawn(drag.kind, line, drag.inside)
     this.paint()
   }
 
@@ -365,7 +430,7 @@ export class SliceView {
     const positive = [inside]
     if (kind === 'scribble') return this.say({ kind, points: thinned(line, 0.7), positive, width: this.width })
     if (kind === 'lasso') { const points = thinned(line, 0.3); if (points.length > 2) this.say({ kind, points, positive }); return }
-    if (kind === 'diameter') { if (Math.hypot(to[0] - from[0], to[1] - from[1]) >= 1) this.say({ kind, points: [from, to] }); return }
+    if (kind === 'diameter') { if (Math.hypot(to[0] - from[0], to[1] - from[1]) >= 1) this.attempt(this.work.diameter(this.plane, this.shownT, [from, to])); return }
     const [low, high] = corners([from, to].map(([y, x]) => [Math.round(y), Math.round(x)] as Spot))
     if (low[0] >= high[0] || low[1] >= high[1]) return
     if (kind === 'solid') this.work.outline(this.plane, this.shownT, [low, high], inside)
@@ -393,7 +458,7 @@ export class SliceView {
     }
     const move = moves[event.key]
     if (move && !move[0] && this.stroke) { this.work.move(this.plane, t, y + move[1], x + move[2]); this.draw() }
-    else if (move) { this.stroke = null; this.work.move(this.plane, t + move[0], y + move[1], x + move[2]) }
+    else if (move) { this.stroke = this.hover = null; this.work.move(this.plane, t + move[0], y + move[1], x + move[2]) }
     else if (event.key === 'Enter' && this.stroke) this.end()
     else if (event.key === 'Escape' && this.stroke) { this.stroke = null; this.paint() }
     else if (this.work.tool === 'brush' && (event.key === 'Enter' || event.key === '-')) { this.hover = null; this.begin([y, x], event.key === 'Enter') }

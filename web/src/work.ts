@@ -1,10 +1,11 @@
 // What is open, and everything that can be done with it; views listen for what has changed.
 import * as api from './api'
 import type { Frame, Gesture, Info, Plane, Row, State, Structure, Told } from './api'
-import { corners, cut, span } from './shapes'
+import type { Measure, Ruler } from './measure'
+import { corners, cross, cut, span } from './shapes'
 import type { Range, Span, Spot } from './shapes'
 
-export type Tool = 'plus' | 'minus' | 'box' | 'solid' | 'lasso' | 'scribble' | 'diameter' | 'brush' | 'look'
+export type Tool = 'plus' | 'minus' | 'box' | 'solid' | 'lasso' | 'scribble' | 'diameter' | 'brush' | 'look' | Ruler
 export type Change = 'state' | 'cursor' | 'window' | 'tool' | 'labels' | 'rows' | 'progress' | 'overlay' | 'brush' | 'pending' | 'solid'
 export type Draft = Omit<Gesture, 'label'>
 export interface Solid { span: Span; plane: Plane; t: number; inside: boolean }
@@ -21,6 +22,7 @@ export class Work {
   outside = false
   solid: Solid | null = null
   pending: Draft[] = []
+  measures: Measure[] = []
   radius = 4
   label = 0
   window: [number, number]
@@ -165,6 +167,40 @@ export class Work {
     }
   }
 
+  /** Tracking keeps to these slices; null for all. */
+  limit(plane: Plane, frames: Range | null): Promise<void> {
+    return this.say({ plane, t: frames?.[0] ?? 0, kind: 'slices', frames: frames ?? [], positive: [!!frames] })
+  }
+
+  erase(plane: Plane, frames: Range): Promise<void> { return this.say({ plane, t: frames[0], kind: 'erase', frames }) }
+
+  /** What was said last of the whole structure that is chosen, unless it was taken back. */
+  ofWhole(kind: 'slices' | 'interpolate'): api.Said | undefined { return this.state.said.find((each) => each.kind === kind && each.label === this.label && each.positive[0] !== false) }
+
+  /** The last outline of the structure that is chosen, where there is another in its plane with slices between. */
+  get joinable(): api.Said | undefined {
+    const drawn = this.state.said.filter((each) => each.label === this.label && (each.kind === 'mask' || (each.kind === 'lasso' && each.positive[0] !== false)))
+    return drawn.reverse().find((one) => drawn.some((other) => other.plane === one.plane && Math.abs(other.t - one.t) > 1))
+  }
+
+  /** Expect the shapes between outlines, or no more. */
+  async join(on: boolean): Promise<void> {
+    const at = this.joinable ?? this.ofWhole('interpolate')
+    if (at) await this.say({ plane: at.plane, t: at.t, kind: 'interpolate', positive: [on] })
+  }
+
+  /** A diameter; where it crosses one that is there without the short one, both are one gesture, the longer first. */
+  diameter(plane: Plane, t: number, line: [Spot, Spot]): Promise<void> {
+    const [mmY, mmX] = this.plane(plane)?.spacing ?? [1, 1]
+    const mm = ([a, b]: Spot[]): number => Math.hypot((a[0] - b[0]) * mmY, (a[1] - b[1]) * mmX)
+    const both = async (draft: Draft, label: number): Promise<Draft> => {
+      const first = this.state.said.find((each) => each.kind === 'diameter' && each.label === label && each.plane === plane && each.t === t)?.points
+      if (first?.length !== 2 || !cross(first, line)) return draft
+      return { ...draft, points: mm(first) >= mm(line) ? [...first, ...line] : [...line, ...first] }
+    }
+    return this.say({ plane, t, kind: 'diameter', points: line }, both)
+  }
+
   undo(): Promise<void> { return this.next(async () => { if (this.state.can_undo) { await this.change('undo'); await this.loadRows() } }) }
   redo(): Promise<void> { return this.next(async () => { if (this.state.can_redo) { await this.change('redo'); await this.loadRows() } }) }
   track(): Promise<void> { return this.next(async () => { await this.change('track', { views: this.views }); this.follow() }) }
@@ -172,8 +208,9 @@ export class Work {
   private get up(): number { return (this.plane('axial')?.frames ?? 1) - 1 }
   cutOf(box: Span, plane: Plane): { t: Range; y: Range; x: Range } { return cut(box, plane, this.up) }
 
-  spanOf({ plane, frames = [], points = [] }: Draft): Span {
-    const [low, high] = corners(points)
+  spanOf({ plane, kind, frames = [], points = [] }: Draft): Span {
+    const [rows, columns] = this.plane(plane)?.size ?? [1, 1]
+    const [low, high] = corners(kind === 'slices' ? [[0, 0], [rows - 1, columns - 1]] : points)
     return span(plane, [frames[0], frames[1]], [low[0], high[0]], [low[1], high[1]], this.up)
   }
 
@@ -198,6 +235,15 @@ export class Work {
     this.tell('solid')
   }
 
+  /** Keep what was measured; an angle's second line completes its first. */
+  measure(one: Measure): void {
+    if (one.line.length === 4) this.measures.pop()
+    this.measures.push(one)
+    this.tell('brush')
+  }
+
+  forget(): void { this.measures = []; this.tell('brush') }
+
   discard(): void { this.solid = null; this.tell('solid') }
 
   /** The box in 3D becomes a gesture on the slice that it was begun on, or the nearest of its own. */
@@ -210,13 +256,19 @@ export class Work {
     await this.say({ plane, t: on, kind: 'box', points: [[y[0], x[0]], [y[1], x[1]]], positive: [inside], frames: [t[0], t[1]] })
   }
 
+  /** The command that says the same as was said here; the file's name is known here alone. */
+  async options(): Promise<string> {
+    const { text } = await api.get<{ text: string }>(this.path(`options?views=${this.views}`))
+    return this.names.length === 1 ? text.replace('IMAGE', `'${this.names[0].replace(/'/g, "'\\''")}'`) : text
+  }
+
   async push(): Promise<void> {
     const { message } = await api.post<{ message: string }>(this.path('push'))
     this.message = message
     this.tell('progress')
   }
 
-  async cancel(): Promise<void> { if (this.progress) await api.post(this.path('cancel')) }
+  async cancel(keep = false): Promise<void> { if (this.progress) await api.post(this.path('cancel'), { keep }) }
 
   /** Listen to the tracking that goes on. */
   private follow(): void {
@@ -250,12 +302,8 @@ export class Work {
     this.tell('progress')
   }
 
-  /** Frames of a plane that are worth a look: where sureness collapses, else where it is least. */
-  worthALook(): Row[] {
-    const open = this.rows.filter((row) => row.area > 0 && !row.said)
-    const marked = open.filter((row) => row.look)
-    return (marked.length ? marked : open).sort((a, b) => a.sure - b.sure).slice(0, 6)
-  }
+  /** Frames that are worth a look, by what a correction there is expected to mend, over all structures. */
+  worthALook(): Row[] { return this.rows.filter((row) => row.why).sort((a, b) => (b.gain ?? 0) - (a.gain ?? 0)).slice(0, 8) }
 
   close(): void { this.stream?.close() }
 }

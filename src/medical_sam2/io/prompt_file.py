@@ -242,7 +242,7 @@ def as_objects(
             drawn = {"places": [_numbers(place) for place in prompt.places_ijk], "positive": prompt.positive, **width}
             entry.setdefault(f"{prompt.kind}s", []).append(drawn)
         elif isinstance(prompt, SliceRange):
-            entry["slices"] = [prompt.first, prompt.last]
+            entry["slices"] = [prompt.first, prompt.last, *(() if prompt.axis is None else LETTERS[prompt.axis])]
         elif isinstance(prompt, ShapeInterpolation):
             entry["interpolate"] = True
         elif isinstance(prompt, Mask):
@@ -284,7 +284,7 @@ class _Entry:
     name: str
     rows: dict[str, list[list[float]]]
     strokes: dict[str, list[_StrokeEntry]]
-    slices: tuple[int, int] | None
+    slices: tuple[int, int, str | None] | None
     masks: list[_MaskEntry]
     interpolate: bool
 
@@ -336,11 +336,15 @@ def _parse_stroke(entry: object, key: str) -> _StrokeEntry:
     return _StrokeEntry(places, positive, width)
 
 
-def _parse_slices(content: object, label: int) -> tuple[int, int]:
-    first, last = _row(content, 2, "slices")
+def _parse_slices(content: object, label: int) -> tuple[int, int, str | None]:
+    """The first, the last, and the axis where it is given."""
+    axis = str(content[2]) if isinstance(content, list) and len(content) == 3 else None
+    if axis is not None and axis not in tuple(LETTERS):
+        raise FormatError(f"the axis of the slices of object {label} is none", 'write [first, last] or [first, last, "k"]')
+    first, last = _row(content[:2] if isinstance(content, list) and axis else content, 2, "slices")
     if type(first) is not int or type(last) is not int:
         raise FormatError(f"the slices of object {label} are no whole numbers", "write [first, last]")
-    return first, last
+    return first, last, axis
 
 
 def _parse_mask(entry: object, folder: Path | None) -> _MaskEntry:
@@ -387,7 +391,8 @@ class _Placer:
             if isinstance(stroke, Stroke):  # drawn once now, so that what cannot be drawn is told with the name of the file
                 stroke.region(self.places.volume.shape, min(stroke.planes()))
         if entry.slices is not None:
-            found.append(SliceRange(*entry.slices, label))
+            first, last, axis = entry.slices
+            found.append(SliceRange(first, last, label, None if axis is None else LETTERS.index(axis)))
         found += (self._mask(mask, label) for mask in entry.masks)
         return found + [ShapeInterpolation(label)] * entry.interpolate
 

@@ -16,6 +16,8 @@ from medical_sam2.server.gestures import MOST_POINTS
 from medical_sam2.server.pacs import SeriesRecord
 from medical_sam2.server.refusals import InvalidRequest, NotFound, Refusal
 from medical_sam2.server.rendering import Encoded, download_forms, encode_download, encode_frame, encode_volume, subsample
+from medical_sam2.server.review import Suggestion
+from medical_sam2.server.said import command_line, prompt_file
 from medical_sam2.server.segmentation import SessionVolume
 from medical_sam2.server.session import Session
 from medical_sam2.server.session_store import SessionStore
@@ -27,6 +29,7 @@ from medical_sam2.strokes import WIDEST
 PAUSE_S = 0.04  # between two looks at the events of a job
 BYTES = "application/octet-stream"
 Plane = Literal["axial", "coronal", "sagittal", "image"]
+Views = Literal["one", "three", "six"]
 Side = Annotated[int, Query(ge=0, le=4096)]
 Pair = tuple[Annotated[float, Field(allow_inf_nan=False)], Annotated[float, Field(allow_inf_nan=False)]]
 
@@ -67,7 +70,13 @@ class StructureForm(VersionedForm):
 class TrackForm(VersionedForm):
     """Apply the gestures to the whole."""
 
-    views: Literal["one", "three", "six"] = "one"
+    views: Views = "one"
+
+
+class StopForm(StrictForm):
+    """Stop tracking."""
+
+    keep: bool = False
 
 
 class GestureForm(VersionedForm):
@@ -214,11 +223,22 @@ def _results(router: APIRouter, store: SessionStore) -> None:
         labels = session.current_labels() if what == "labels.nii.gz" else None
         return Response(encode_volume(session.image, labels), media_type=BYTES)
 
+    @router.get("/sessions/{id}/prompts")
+    def prompts(id: str) -> Response:
+        data, name = prompt_file(store.get(id))
+        kind = "application/json" if name.endswith(".json") else "application/zip"
+        return Response(data, media_type=kind, headers={"content-disposition": f'attachment; filename="{name}"'})
+
+    @router.get("/sessions/{id}/options")
+    def options(id: str, views: Views = "one") -> dict[str, str]:
+        return {"text": command_line(store.get(id), views)}
+
     @router.get("/sessions/{id}/rows")
     def rows(id: str) -> list[dict[str, Any]]:
         session = store.get(id)
         if session.history.state.tracked is None:
             return []
+        advice = {(each.row.object, each.row.view, each.row.slice): each for each in session.reviews()}
         return [
             {
                 "label": row.object,
@@ -228,9 +248,14 @@ def _results(router: APIRouter, store: SessionStore) -> None:
                 "area": row.area_px,
                 "said": row.prompted,
                 "look": row.look_here,
+                **_advised(advice.get((row.object, row.view, row.slice))),
             }
             for row in session.result().rows
         ]
+
+
+def _advised(advice: Suggestion | None) -> dict[str, Any]:
+    return {"gain": advice.gain_px, "why": advice.reason} if advice else {}
 
 
 def _changes(router: APIRouter, store: SessionStore) -> None:
@@ -268,8 +293,8 @@ def _changes(router: APIRouter, store: SessionStore) -> None:
         return changed(id, lambda session: session.track(form.version, form.views))
 
     @router.post("/sessions/{id}/cancel")
-    def cancel(id: str) -> dict[str, Any]:
-        return changed(id, Session.cancel)
+    def cancel(id: str, form: StopForm | None = None) -> dict[str, Any]:
+        return changed(id, lambda session: session.cancel(keep=form is not None and form.keep))
 
 
 def _events(router: APIRouter, store: SessionStore) -> None:
@@ -351,12 +376,15 @@ def _described(store: SessionStore, session: Session) -> dict[str, Any]:
     solid = image if isinstance(image, SessionVolume) else None
     planes = [
         {"name": name, "frames": frames, "size": image.frame_shape(name, 0), "spacing": image.spacing(name)}
+        | ({"voxel": solid.voxel_matrix(name)} if solid else {})
         for name, frames in image.planes.items()
     ]
     return {
         **_summary(session),
         "planes": planes,
         "modality": solid.volume.modality if solid else None,
+        "unit": "HU" if solid and solid.hounsfield else "",
+        **({"affine": solid.volume.affine[:3].tolist()} if solid else {}),
         "window": (solid.window.low, solid.window.high) if solid else None,
         "seen_as": str(image.network_window(session.history.state.gestures)),
         "extent": (solid.extent.low, solid.extent.high) if solid else None,

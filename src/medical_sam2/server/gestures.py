@@ -12,13 +12,24 @@ from numpy.typing import NDArray
 from medical_sam2.prompts import Box, FramePrompt, Mask, Point, Prompt
 from medical_sam2.server.refusals import InvalidRequest
 from medical_sam2.server.state import Gesture
-from medical_sam2.strokes import Diameter, Lasso, Scribble, diameter_prompt, excluding, fill, lasso_prompt, scribble_prompt
+from medical_sam2.strokes import (
+    Diameter,
+    Lasso,
+    Scribble,
+    ShapeInterpolation,
+    SliceRange,
+    diameter_prompt,
+    excluding,
+    fill,
+    lasso_prompt,
+    scribble_prompt,
+)
 from medical_sam2.tracking.plan import PLANES, array_axis
 from medical_sam2.volume import Volume
 
 MOST_POINTS, MOST_CLICKS = 4_096, 64
-FEWEST = {"points": 1, "box": 2, "mask": 0, "scribble": 1, "lasso": 3, "diameter": 2}
-MOST = {"points": MOST_CLICKS, "box": 2, "mask": 0, "scribble": MOST_POINTS, "lasso": MOST_POINTS, "diameter": 4}
+FEWEST = {"points": 1, "box": 2, "mask": 0, "scribble": 1, "lasso": 3, "diameter": 2, "slices": 0, "interpolate": 0, "erase": 0}
+MOST = {**FEWEST, "points": MOST_CLICKS, "scribble": MOST_POINTS, "lasso": MOST_POINTS, "diameter": 4}
 
 
 def frame_prompt(gesture: Gesture, shape_hw: tuple[int, int]) -> FramePrompt:
@@ -43,9 +54,11 @@ def frame_prompt(gesture: Gesture, shape_hw: tuple[int, int]) -> FramePrompt:
 
 
 def volume_prompts(gesture: Gesture, volume: Volume) -> list[Prompt]:
-    """A gesture in voxels of the file: several of clicks, one of anything else."""
+    """A gesture in voxels of the file: several of clicks, one of anything else, none of what takes limits back."""
     if gesture.drawn:
         return [_outline(gesture, volume)]
+    if not gesture.of_frame:
+        return _of_the_whole(gesture, volume) if gesture.inside else []
     label, inside = gesture.label, gesture.inside
     places = tuple(_voxel(volume, gesture.plane, gesture.t, y, x) for y, x in gesture.points_yx)
     if gesture.kind == "points":
@@ -53,8 +66,32 @@ def volume_prompts(gesture: Gesture, volume: Volume) -> list[Prompt]:
     if gesture.kind == "scribble":
         return [Scribble(places, label, inside, gesture.width)]
     if gesture.kind == "lasso":
-        return [Lasso(places, label, inside)]
+        return [lasso_of(gesture, volume)]
     return [Diameter(places, label)] if gesture.kind == "diameter" else [_box(gesture, volume)]
+
+
+def _of_the_whole(gesture: Gesture, volume: Volume) -> list[Prompt]:
+    """Limits along the axis of their plane, slices that were erased, or the wish for shapes between outlines."""
+    if gesture.kind == "interpolate":
+        return [ShapeInterpolation(gesture.label)]
+    view = PLANES[gesture.plane]
+    axis = array_axis(volume, view)
+    first, last = sorted(view.slice_index(t, volume.shape[axis], volume.orientation) for t in gesture.frames)
+    if gesture.kind == "slices":
+        return [SliceRange(first, last, gesture.label, axis)]
+    low, high = ([end if a == axis else ends[a] for a in range(3)] for end, ends in ((first, (0, 0, 0)), (last, _last(volume))))
+    return [Box((low[0], low[1], low[2]), (high[0], high[1], high[2]), gesture.label, positive=False)]
+
+
+def _last(volume: Volume) -> tuple[int, int, int]:
+    i, j, k = volume.shape
+    return i - 1, j - 1, k - 1
+
+
+def lasso_of(gesture: Gesture, volume: Volume) -> Lasso:
+    """A lasso by its places, not by what it encloses."""
+    places = (_voxel(volume, gesture.plane, gesture.t, y, x) for y, x in gesture.points_yx)
+    return Lasso(tuple(places), gesture.label, gesture.inside)
 
 
 def _outline(gesture: Gesture, volume: Volume) -> Mask:
@@ -103,15 +140,22 @@ def check_gesture(gesture: Gesture, shape_hw: tuple[int, int], frames: int) -> N
         _check_box(gesture, frames)
     if not FEWEST[gesture.kind] <= count <= MOST[gesture.kind] or (gesture.kind != "points" and len(gesture.positive) > 1):
         raise InvalidRequest(f"a {gesture.kind} has {FEWEST[gesture.kind]} to {MOST[gesture.kind]} places; draw it again")
+    if gesture.kind in ("slices", "erase") and gesture.inside:
+        _check_frames(gesture, frames, "it needs")
     _check_drawn(gesture, shape_hw)
+
+
+def _check_frames(gesture: Gesture, frames: int, what: str, apart: int = 0) -> None:
+    if len(gesture.frames) != 2 or not 0 <= gesture.frames[0] <= gesture.frames[1] - apart < frames - apart:
+        raise InvalidRequest(f"{what} a first and a last slice, from 0 to {frames - 1}")
 
 
 def _check_box(gesture: Gesture, frames: int) -> None:
     corners = gesture.points_yx
     if len(corners) != 2 or any(round(low) == round(high) for low, high in zip(*corners, strict=True)):
         raise InvalidRequest("a box needs two corners with some room between them")
-    if gesture.frames and not (len(gesture.frames) == 2 and 0 <= gesture.frames[0] < gesture.frames[1] < frames):
-        raise InvalidRequest(f"a box in 3D needs a first and a last slice, from 0 to {frames - 1}")
+    if gesture.frames:
+        _check_frames(gesture, frames, "a box in 3D needs", apart=1)
     if gesture.frames and not gesture.frames[0] <= gesture.t <= gesture.frames[1]:
         raise InvalidRequest("a box in 3D is drawn on one of its slices")
 

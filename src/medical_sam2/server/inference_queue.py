@@ -127,6 +127,7 @@ class TrackingJob:
 
     work: Callable[["TrackingJob"], JobEvent]  # does it, reports, and returns the last event; may raise `Cancelled`
     events: list[JobEvent] = field(default_factory=list[JobEvent])
+    keep: bool = False  # whether what was done until it is stopped is kept
     _stop: threading.Event = field(default_factory=threading.Event)
 
     def start(self) -> "TrackingJob":
@@ -145,8 +146,9 @@ class TrackingJob:
             raise Cancelled
         self.events.append(event)
 
-    def cancel(self) -> None:
+    def cancel(self, *, keep: bool = False) -> None:
         """Stop at the next frame."""
+        self.keep = keep
         self._stop.set()
 
     def wait(self, seconds: float | None = None) -> None:

@@ -17,14 +17,14 @@ from zipfile import BadZipFile
 import numpy as np
 from numpy.typing import NDArray
 
-from medical_sam2.intensity_window import Window, Windows, percentile_window
+from medical_sam2.intensity_window import Window, Windows, in_hounsfield, percentile_window
 from medical_sam2.io import Picture, atomic
 from medical_sam2.prompts import FramePrompt, Prompt, intensities
 from medical_sam2.server.gestures import frame_prompt, volume_prompts
 from medical_sam2.server.refusals import InvalidRequest
-from medical_sam2.server.state import Gesture, State
+from medical_sam2.server.state import LIMITING, Gesture, State
 from medical_sam2.tracking.contradictions import hold_settled, last_words
-from medical_sam2.tracking.plan import PLANES, array_axis
+from medical_sam2.tracking.plan import PLANES, array_axis, grouped
 from medical_sam2.views import View
 from medical_sam2.volume import Segmentation, SliceConfidence, Volume
 
@@ -35,6 +35,8 @@ if TYPE_CHECKING:  # torch is loaded while the page is already there
 
 LabelMaps: TypeAlias = tuple[NDArray[np.uint8], ...]
 Frame: TypeAlias = NDArray[np.uint8]
+TrackedFrame: TypeAlias = tuple[str, int, Mapping[int, NDArray[np.bool_]]]
+"""(plane, t, label → mask (H, W))"""
 OnFrame: TypeAlias = Callable[[int, int, str, int, Mapping[int, NDArray[np.bool_]]], None]
 """(done, total, plane, t, label → mask (H, W))"""
 
@@ -162,16 +164,33 @@ class SessionVolume:
         found = segmenter.segment_volume(flat, prompts, views=plane, window=window, earlier=known)
         return view.apply(found.labels, axes)[0] == label
 
-    # Structures that have an outline are corrected by the gestures since; all others, and those that have a new box in 3D, are
-    # outlined anew.
+    def check_prompts(self, gestures: Sequence[Gesture]) -> None:
+        """Refuse gestures on one structure that limits, or the wish for shapes between outlines, do not go with.
+
+        Raises:
+            PromptError: it is prompted on slices beyond its limits, or has no outlines to join.
+        """
+        if gestures[-1].kind != "erase" and any(gesture.inside and gesture.kind in LIMITING for gesture in gestures):
+            grouped(self.volume, self.prompts(gestures))
+
+    def erase(self, labels: LabelMaps, gesture: Gesture) -> None:
+        """Take a structure off a range of frames, in place."""
+        stack = PLANES[gesture.plane].apply(labels[0], self.volume.orientation)[gesture.frames[0] : gesture.frames[1] + 1]
+        stack[stack == gesture.label] = 0
+
+    # Structures that have an outline are corrected by the gestures since; all others, and those that have a new box in 3D or
+    # new limits, are outlined anew.
     def track(
         self, segmenter: "Segmenter", state: State, before: SessionResult | None, views: str, on_frame: OnFrame
     ) -> SessionResult:
         """The result of all gestures: new structures are outlined as `Segmenter` does it, the others corrected in `before`."""
         wanted = {gesture.label for gesture in (state.fresh if before else state.gestures)}
-        boxed = {gesture.label for gesture in state.fresh if gesture.frames and gesture.inside}
-        known = (wanted & set(before.voxels)) - boxed if before else set[int]()
+        anew = {gesture.label for gesture in state.fresh if gesture.restarts}
+        known = (wanted & set(before.voxels)) - anew if before else set[int]()
         options: dict[str, Any] = {"window": self.window_name, "on_frame": self._frame_reporter(on_frame)}
+        if before and (erased := self._only_erased(state, known)):
+            before, known = self._erased(before, state, erased), known - erased
+            wanted = wanted - erased
         result = before
         if before and known:
             prompts = self.prompts(gesture for gesture in state.fresh if gesture.label in known)
@@ -189,6 +208,21 @@ class SessionVolume:
             outlined = SessionResult((found.labels.astype(np.uint8),), self._rows(found), uncertainty, found.warnings)
             result = _add_structures(result, outlined, new) if result else outlined
         return result or SessionResult(self.empty_labels())
+
+    @staticmethod
+    def _only_erased(state: State, known: set[int]) -> set[int]:
+        """Structures of which nothing but slices were erased: the network is not asked."""
+        return known - {gesture.label for gesture in state.fresh if gesture.kind != "erase"}
+
+    def _erased(self, before: SessionResult, state: State, erased: set[int]) -> SessionResult:
+        labels = (before.labels[0].copy(),)
+        for gesture in (each for each in state.fresh if each.label in erased):
+            self.erase(labels, gesture)
+        there = {(row.object, row.view, row.slice) for row in before.rows if self._is_there(labels, row)}
+        return replace(before, labels=labels, rows=tuple(r for r in before.rows if (r.object, r.view, r.slice) in there))
+
+    def _is_there(self, labels: LabelMaps, row: SliceConfidence) -> bool:
+        return bool((self.frame_labels(labels, row.view, row.slice) == row.object).any())
 
     def _corrected_result(self, before: SessionResult, corrected: Segmentation) -> SessionResult:
         """Where labels have changed, nobody knows how sure the network is of them."""
@@ -219,8 +253,21 @@ class SessionVolume:
 
     slice_index = frame_index
 
+    def voxel_matrix(self, plane: str) -> list[list[float]]:
+        """Rows of a matrix that takes frame, row, column and 1 to a voxel of the file."""
+        view, axes, matrix = PLANES[plane], self.volume.orientation, np.zeros((3, 4))
+        for place, (axis, flip) in enumerate(zip(view.order(axes), view.flipped(axes), strict=True)):
+            matrix[axis, [place, 3]] = (-1, self.volume.shape[axis] - 1) if flip else (1, 0)
+        return matrix.tolist()
+
+    @cached_property
+    def hounsfield(self) -> bool:
+        """Whether intensities are Hounsfield units, as far as file and values tell."""
+        return in_hounsfield(self.volume.array, self.volume.modality)
+
     def network_window(self, gestures: Sequence[Gesture]) -> Window:
         """What the network sees a structure through, by the gestures on it; without any, the window to begin with."""
+        gestures = [gesture for gesture in gestures if gesture.of_frame]
         if not gestures or not self._windows.hounsfield:
             return self.window
         return self._windows.of(np.concatenate([gesture_intensities(self, gesture) for gesture in gestures]))
@@ -295,6 +342,15 @@ class SessionImageSet:
         """What the network sees the first image through."""
         return self.display_window(0, gestures)
 
+    def check_prompts(self, gestures: Sequence[Gesture]) -> None:
+        """Refuse what only volumes have.
+
+        Raises:
+            InvalidRequest: limits, or shapes between outlines.
+        """
+        if not all(gesture.of_frame for gesture in gestures):
+            raise InvalidRequest("images have no slices between which something lies")
+
     def _in_hounsfield_units(self, t: int) -> bool:
         if t >= len(self.pictures) or self.pictures[t].colour:
             return False
@@ -303,6 +359,9 @@ class SessionImageSet:
     def empty_labels(self) -> LabelMaps:
         """Labels with no structure."""
         return tuple(np.zeros(picture.shape, np.uint8) for picture in self.pictures)
+
+    def erase(self, labels: LabelMaps, gesture: Gesture) -> None:
+        """Nothing: images have no slices."""
 
     def frame_labels(self, labels: LabelMaps, plane: str, t: int) -> Frame:
         """The labels of an image."""

@@ -1,7 +1,7 @@
 """One volume or one set of images, and what was done with it. Every method may be called from any thread."""
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,13 +10,16 @@ from numpy.typing import NDArray
 
 from medical_sam2.errors import FormatError
 from medical_sam2.server.gestures import check_gesture, decode_runs, encode_runs, frame_prompt
-from medical_sam2.server.inference_queue import InferenceQueue, JobEvent, TrackingJob, trim_memory
+from medical_sam2.server.inference_queue import Cancelled, InferenceQueue, JobEvent, TrackingJob, trim_memory
 from medical_sam2.server.refusals import Conflict, InvalidRequest, NotFound
+from medical_sam2.server.review import Suggestion, suggest_reviews
 from medical_sam2.server.segmentation import (
     Frame,
     LabelMaps,
     SessionImage,
     SessionResult,
+    SessionVolume,
+    TrackedFrame,
     check_frame,
     draw_label,
     load_result,
@@ -104,6 +107,7 @@ class Session:
             state.of(gesture.label)
             check_frame(self.image, gesture.plane, gesture.t)
             check_gesture(gesture, self.image.frame_shape(gesture.plane, gesture.t), self.image.planes[gesture.plane])
+            self.image.check_prompts([each for each in state.with_gesture(gesture) if each.label == gesture.label])
             gesture = replace(gesture, id=version + 1)
             gesture = replace(gesture, answer=encode_runs(self._outline(state, gesture)))
             history = self._journal.write(Step(version + 1, "say", gesture=gesture))
@@ -133,7 +137,7 @@ class Session:
             return self.job
 
     def _track(self, job: TrackingJob, state: State, views: str) -> JobEvent:
-        done = 0
+        done, frames = 0, list[TrackedFrame]()
         with self._lock:
             before, labels = self._result(state), self._labels()
 
@@ -143,12 +147,20 @@ class Session:
             frame = self.image.frame_labels(labels, plane, t)  # without the lock: whoever holds it may wait for the network
             for label, mask in masks.items():
                 draw_label(frame, label, mask, {0, label})
+            frames.append((plane, t, masks))
             job.report(JobEvent("frame", now, total, plane, t))
             self.queue.give_way()
 
         try:
-            with self.queue.segmenter(urgent=False) as segmenter:
-                result = self.image.track(segmenter, state, before, views, on_frame)
+            try:
+                with self.queue.segmenter(urgent=False) as segmenter:
+                    result = self.image.track(segmenter, state, before, views, on_frame)
+            except Cancelled:
+                if not (job.keep and frames):
+                    raise
+                result = self._stopped(state, before, frames)
+                self._keep(state, result)
+                return JobEvent("done", done, done, message="; ".join(result.warnings))
             job.report(JobEvent("frame", done, done))
             self._keep(state, result)
         finally:
@@ -156,6 +168,19 @@ class Session:
                 self._drawn = None
             trim_memory()
         return JobEvent("done", done, done, message="; ".join(result.warnings))
+
+    def _stopped(self, state: State, before: SessionResult | None, frames: Sequence[TrackedFrame]) -> SessionResult:
+        """What was tracked before it was stopped; nobody knows how sure the network was of it."""
+        labels = tuple(array.copy() for array in before.labels) if before else self.image.empty_labels()
+        for gesture in state.fresh:
+            self._draw(labels, gesture)
+        for plane, t, masks in frames:
+            for label, mask in masks.items():
+                draw_label(self.image.frame_labels(labels, plane, t), label, mask, {0, label})
+        new = {label for _, _, masks in frames for label in masks}
+        rows = tuple(row for row in before.rows if row.object not in new) if before else ()
+        said = f"stopped after {len(frames)} frames, which are kept; a click on one of the others goes on from there"
+        return SessionResult(labels, rows, None, (*(before.warnings if before else ()), said))
 
     # The file is on the disk before the journal names it, and those that no state names any more go after.
     def _keep(self, state: State, result: SessionResult) -> None:
@@ -231,6 +256,13 @@ class Session:
             raise NotFound("result: nothing was tracked yet")
         return result
 
+    def reviews(self) -> list[Suggestion]:
+        """Where a look at the result is worth most."""
+        image, state = self.image, self.history.state
+        sizes = {plane: int(np.prod(image.frame_shape(plane, 0))) for plane in image.planes}
+        drawn = {each.label for each in state.gestures if each.kind in ("box", "mask", "lasso", "diameter") and each.inside}
+        return suggest_reviews(self.result(), image if isinstance(image, SessionVolume) else None, sizes, drawn)
+
     def volumes_ml(self) -> Mapping[int, float]:
         """Label → its volume in the result that stands, where that means something."""
         voxel_ml = self.image.voxel_ml
@@ -259,10 +291,10 @@ class Session:
             if not self.busy:
                 self._drawn = self._cached = None
 
-    def cancel(self) -> None:
-        """Stop tracking at the next frame."""
+    def cancel(self, *, keep: bool = False) -> None:
+        """Stop tracking at the next frame, and keep what was tracked or not."""
         if self.job is not None:
-            self.job.cancel()
+            self.job.cancel(keep=keep)
 
     def close(self, within_s: float | None = None) -> None:
         """Stop whatever goes on; nothing more is written, not even by what has not stopped within this time."""
@@ -284,13 +316,16 @@ class Session:
 
     def _outline(self, state: State, gesture: Gesture) -> NDArray[np.bool_]:
         """What the structure is on the gesture's frame, by all gestures that no result includes and that lie there."""
+        if not gesture.of_frame:
+            return np.zeros((1, 1), bool)  # nothing: it changes no frame before it is tracked
         shape = self.image.frame_shape(gesture.plane, gesture.t)
         if gesture.drawn and (drawn := frame_prompt(gesture, shape).mask_hw) is not None:
             return drawn
         result = self._result(state)
         known = result is not None and gesture.label in result.voxels
         earlier = self.image.frame_labels(result.labels, gesture.plane, gesture.t) if result and known else None
-        own = [each for each in (state.fresh if known else state.gestures) if each.place == gesture.place]
+        said = state.fresh if known else state.gestures
+        own = [each for each in said if each.place == gesture.place and each.of_frame and not gesture.replaces(each)]
         only_regions = gesture.kind != "points" and not any(each.inside for each in [*own, gesture])
         if only_regions and (earlier is None or not (earlier == gesture.label).any()):
             return np.zeros(shape, bool)  # of what is not on this frame nothing is taken away
@@ -314,12 +349,16 @@ class Session:
             state = self.history.state
             result = self._result(state)
             labels = tuple(array.copy() for array in result.labels) if result else self.image.empty_labels()
-            for gesture in {gesture.place: gesture for gesture in state.fresh}.values():
+            for gesture in state.fresh:
                 self._draw(labels, gesture)
             self._drawn = labels
         return self._drawn
 
     def _draw(self, labels: LabelMaps, gesture: Gesture) -> None:
+        if gesture.kind == "erase":
+            self.image.erase(labels, gesture)
+        if not gesture.of_frame:
+            return
         frame = self.image.frame_labels(labels, gesture.plane, gesture.t)
         shape = frame.shape[0], frame.shape[1]
         mask = decode_runs(gesture.answer, shape) if gesture.answer else np.zeros(shape, bool)

@@ -16,7 +16,9 @@ from medical_sam2 import volume
 from medical_sam2.errors import FormatError
 from medical_sam2.server.refusals import InvalidRequest
 
-Kind = Literal["points", "box", "mask", "scribble", "lasso", "diameter"]
+Kind = Literal["points", "box", "mask", "scribble", "lasso", "diameter", "slices", "interpolate", "erase"]
+LIMITING = ("slices", "interpolate")  # kinds that have a structure found anew
+OF_THE_WHOLE = (*LIMITING, "erase")  # kinds that say nothing of one frame
 MOST_STRUCTURES, MOST_GESTURES, MOST_NAME = 64, 2_000, 80
 COLOURS = tuple("#{:02x}{:02x}{:02x}".format(*colour) for colour in volume.COLOURS)
 
@@ -40,9 +42,9 @@ class Gesture:
     t: int  # frame of that plane
     kind: Kind
     points_yx: tuple[tuple[float, float], ...] = ()  # clicks, as rows and columns; corners of a box; places of a line
-    positive: tuple[bool, ...] = ()  # of each click; of what is drawn, one, unless it is inside
+    positive: tuple[bool, ...] = ()  # of each click; of anything else, one: False is outside, or taken back
     runs: tuple[int, ...] = ()  # of a mask: start and length in pixels, row by row, one after the other
-    frames: tuple[int, ...] = ()  # of a box in 3D: the first and the last
+    frames: tuple[int, ...] = ()  # of a box in 3D, of limits, and of what is erased: the first and the last
     width: float = 3.0  # of a scribble, in pixels
     answer: tuple[int, ...] = ()  # what the network made of it, as runs: the structure on this frame from now on
 
@@ -55,6 +57,21 @@ class Gesture:
     def inside(self) -> bool:
         """Whether it says where the structure is, not only where it is not."""
         return not self.positive or any(self.positive)
+
+    @property
+    def of_frame(self) -> bool:
+        """Whether it says something of its frame; limits, and the wish for shapes between outlines, are of the whole."""
+        return self.kind not in OF_THE_WHOLE
+
+    def replaces(self, earlier: "Gesture") -> bool:
+        """Whether an earlier one counts no more: a lesion has one diameter on a slice, a structure one pair of limits."""
+        same = self.place == earlier.place if self.kind == "diameter" else self.label == earlier.label
+        return self.kind == earlier.kind and same and self.kind in (*LIMITING, "diameter")
+
+    @property
+    def restarts(self) -> bool:
+        """Whether it has its structure found anew: a box around all of it, limits, shapes between outlines."""
+        return self.kind in LIMITING or (self.kind == "box" and bool(self.frames) and self.inside)
 
     @property
     def drawn(self) -> bool:
@@ -84,6 +101,10 @@ class State:
         """Gestures that no result includes yet."""
         included = self.tracked.included if self.tracked else frozenset[int]()
         return tuple(gesture for gesture in self.gestures if gesture.id not in included)
+
+    def with_gesture(self, gesture: Gesture) -> tuple[Gesture, ...]:
+        """All gestures with one more, less what it replaces."""
+        return *(each for each in self.gestures if not gesture.replaces(each)), gesture
 
     @property
     def names(self) -> Mapping[int, str]:
@@ -162,7 +183,7 @@ def changed(state: State, step: Step) -> State:
         state.of(step.gesture.label)
         if len(state.gestures) >= MOST_GESTURES:
             raise InvalidRequest(f"more than {MOST_GESTURES} gestures; begin a new session")
-        return replace(state, gestures=(*state.gestures, step.gesture))
+        return replace(state, gestures=state.with_gesture(step.gesture))
     if step.structure is None:
         raise InvalidRequest("the step names no structure")
     return _with_structure(state, step.kind, step.structure)

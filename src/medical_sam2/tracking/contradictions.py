@@ -171,4 +171,5 @@ def _without_slices(mask: Mask, later: Prompt, shape_ijk: Sequence[int]) -> Mask
     array = mask.array_ijk.copy()
     for axis in mask.planes() & later.planes():
         np.moveaxis(array, axis, 0)[slices_touched(later, shape_ijk, axis)] = False
-    return replace(mask, array_ijk=array) if array.any() else None
+    left = np.count_nonzero(array)
+    return None if not left else mask if left == np.count_nonzero(mask.array_ijk) else replace(mask, array_ijk=array)

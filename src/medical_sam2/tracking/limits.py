@@ -74,7 +74,7 @@ def limits_of(own: Iterable[Prompt], shape_ijk: Sequence[int], axis: int) -> Lim
     """
     own = list(own)
     solid = [p.slices for p in own if isinstance(p, Box) and p.solid and p.positive]
-    ranges = [_along_axis(p, shape_ijk, axis) for p in own if isinstance(p, SliceRange)]
+    ranges = [_along_axis(p, shape_ijk, axis if p.axis is None else p.axis) for p in own if isinstance(p, SliceRange)]
     excluded = tuple(p.slices for p in own if isinstance(p, Box) and not p.positive)
     inside, outside = ([region_of(p, shape_ijk, axis) for p in own if _settles(p, positive)] for positive in (True, False))
     if not (solid or ranges or excluded or inside or outside):

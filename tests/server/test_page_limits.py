@@ -1,0 +1,189 @@
+"""What is said of a whole structure at the page, in a real browser: limits, shapes between outlines, both diameters."""
+
+import re
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from playwright.sync_api import expect
+
+from medical_sam2.prompts import Mask, Point
+from medical_sam2.server.inference_queue import InferenceQueue
+from medical_sam2.strokes import Diameter, ShapeInterpolation, SliceRange
+from medical_sam2.tracking import volume_tracker
+from medical_sam2.tracking.plan import PLANES
+from tests.phantoms import Phantom, segmenter
+from tests.server.browsing import Person
+from tests.server.test_page_gestures import LABELS, MIDDLE, SHAPE, SPACING, changes, clicked, on_slice, opened, pressed, state
+
+pytestmark = pytest.mark.usefixtures("inline")
+
+
+def voxel(case: Phantom, t: int, y: float, x: float) -> tuple[float, float, float]:
+    """A row and column of an axial frame in the order of the file."""
+    assert case.code == "LPS"  # columns run to L, rows to P, frames to S, as the array does
+    return float(x), float(y), float(t)
+
+
+def labels(person: Person, t: int) -> np.ndarray[Any, Any]:
+    """An axial frame's labels, as the server has them."""
+    return np.array(person.page.evaluate(LABELS.replace("axial/8", f"axial/{t}"))).reshape(SHAPE) > 0
+
+
+def tracked(person: Person) -> None:
+    person.page.keyboard.press("t")
+    expect(person.page.locator(".go")).to_contain_text("All changes are applied")
+
+
+def to_slice(person: Person, t: int) -> None:
+    person.page.locator(".view.axial input[type=range]").fill(str(t))
+    expect(person.view("axial")).to_have_attribute("aria-label", re.compile(f"slice {t + 1},"))
+
+
+def test_tracking_keeps_to_the_slices_that_were_given(person: Person, tmp_path: Path) -> None:
+    case, page = opened(person, tmp_path), person.page
+    expect(page.get_by_label("From slice")).to_be_hidden()
+    clicked(person, case)
+    page.get_by_label("From slice").fill("8")
+    page.get_by_label("To slice").fill("10")
+    page.get_by_role("button", name="Limit", exact=True).click()
+    changes(page, 2)
+    assert state(page)["said"][1]["frames"] == [7, 9]
+    tracked(person)
+    click = Point(case.voxel(1))
+    assert case.voxel(1)[2] == MIDDLE
+    expected = segmenter().segment_volume(case.volume, [click, SliceRange(7, 9, axis=2)]).labels
+    whole = segmenter().segment_volume(case.volume, [click]).labels
+    for t in range(5, 12):
+        assert (labels(person, t) == on_slice(case, expected, t)).all()
+        assert labels(person, t).any() == (7 <= t <= 9)
+        assert on_slice(case, whole, t).any()
+    page.get_by_role("button", name="All", exact=True).click()
+    changes(page, 1)
+    tracked(person)
+    assert (labels(person, 5) == on_slice(case, whole, 5)).all()
+    pressed(page, "z", 2)
+    expect(page.get_by_label("From slice")).to_have_value("8")
+    assert not labels(person, 5).any()
+
+
+def test_limits_that_leave_out_what_was_clicked_are_refused(person: Person, tmp_path: Path) -> None:
+    case, page = opened(person, tmp_path), person.page
+    clicked(person, case)
+    page.get_by_label("From slice").fill("2")
+    page.get_by_label("To slice").fill("4")
+    page.get_by_label("To slice").press("Enter")
+    expect(page.locator(".alert")).to_contain_text("leave out")
+    assert len(state(page)["said"]) == 1
+    person.problems.clear()  # the browser tells of the refused request
+
+
+def test_shapes_between_two_outlines(person: Person, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(volume_tracker, "BETWEEN", 1.0)  # the known network has no doubts that shapes could decide
+    case, page = opened(person, tmp_path), person.page
+    page.keyboard.press("s")
+    join = page.get_by_role("button", name="Shapes between outlines")
+    corners = {5: (3.6, 2.6, 8.4, 6.4), 11: (5.6, 3.6, 9.4, 7.4)}
+    for number, (t, (top, left, bottom, right)) in enumerate(corners.items(), 1):
+        to_slice(person, t)
+        person.drag("axial", ((top, left), (top, right), (bottom, right), (bottom, left)), SHAPE, SPACING)
+        changes(page, number)
+        assert join.is_enabled() == (number == 2)
+    join.click()
+    changes(page, 3)
+    expect(join).to_have_attribute("aria-pressed", "true")
+    tracked(person)
+    drawn = np.zeros(case.volume.shape, bool)
+    for t in corners:
+        PLANES["axial"].apply(drawn, case.code)[t] = labels(person, t)
+    outlines = [Mask(np.where(np.arange(16) == t, drawn, False), axis=2) for t in corners]
+    joined = segmenter().segment_volume(case.volume, [*outlines, ShapeInterpolation()]).labels
+    apart = segmenter().segment_volume(case.volume, outlines).labels
+    assert (joined != apart).any()
+    for t in range(case.volume.shape[2]):
+        assert (labels(person, t) == on_slice(case, joined, t)).all()
+    join.click()
+    changes(page, 1)
+    tracked(person)
+    for t in range(case.volume.shape[2]):
+        assert (labels(person, t) == on_slice(case, apart, t)).all()
+
+
+def test_the_short_diameter_drawn_across_the_long_one_is_one_gesture_with_it(person: Person, tmp_path: Path) -> None:
+    case, page = opened(person, tmp_path), person.page
+    pressed(page, "g")
+    person.drag("axial", ((6, 4), (6, 6)), SHAPE, SPACING)
+    changes(page, 1)
+    person.drag("axial", ((4, 5), (9, 5)), SHAPE, SPACING)
+    has_ends(person, 4)
+    (said,) = state(page)["said"]
+    ends = [(round(y), round(x)) for y, x in said["points"]]
+    assert ends == [(4, 5), (9, 5), (6, 4), (6, 6)]  # the longer first
+    tracked(person)
+    places = tuple(voxel(case, MIDDLE, y, x) for y, x in said["points"])
+    both = segmenter().segment_volume(case.volume, [Diameter(places)]).labels
+    for t in range(case.volume.shape[2]):
+        assert (labels(person, t) == on_slice(case, both, t)).all()
+    pressed(page, "z", 2)
+    has_ends(person, 2)
+    person.drag("axial", ((2, 2), (2, 8)), SHAPE, SPACING)  # crosses nothing: the structure's diameter is this one now
+    changes(page, 1)
+    has_ends(person, 2)
+
+
+def has_ends(person: Person, count: int) -> None:
+    """Wait until one diameter is said, with so many ends."""
+    for _ in range(100):
+        if [len(each["points"]) for each in state(person.page)["said"]] == [count]:
+            return
+        person.page.wait_for_timeout(50)
+    raise AssertionError(f"no diameter with {count} ends")
+
+
+def test_a_range_of_slices_is_erased_at_once_and_stays_so(person: Person, tmp_path: Path) -> None:
+    case, page = opened(person, tmp_path), person.page
+    clicked(person, case)
+    tracked(person)
+    before = [labels(person, t) for t in range(16)]
+    assert before[5].any()
+    page.get_by_role("button", name="Erase", exact=True).click()
+    expect(page.locator(".alert")).to_contain_text("from which slice")
+    page.get_by_label("From slice").fill("1")
+    page.get_by_label("To slice").fill("7")
+    page.get_by_role("button", name="Erase", exact=True).click()
+    changes(page, 1)
+    expected = [np.zeros(SHAPE, bool) if t <= 6 else before[t] for t in range(16)]
+    for applied in (False, True):
+        if applied:
+            tracked(person)
+        for t in range(16):
+            assert (labels(person, t) == expected[t]).all()
+    pressed(page, "z")
+    changes(page, 1)
+    pressed(page, "z")
+    expect(page.locator(".go")).to_contain_text("All changes are applied")
+    assert (labels(person, 5) == before[5]).all()
+
+
+def test_tracking_is_stopped_and_what_was_tracked_is_kept(
+    person: Person, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(InferenceQueue, "give_way", lambda _: time.sleep(0.5))
+    case, page = opened(person, tmp_path), person.page
+    clicked(person, case)
+    page.keyboard.press("t")
+    expect(page.locator(".go")).to_contain_text("3 of")
+    page.get_by_role("button", name="Stop and keep").click()
+    expect(page.locator(".go")).to_contain_text("stopped after")
+    whole = segmenter().segment_volume(case.volume, [Point(case.voxel(1))]).labels
+    there = {t for t in range(16) if labels(person, t).any()}
+    assert MIDDLE in there
+    assert 3 <= len(there) < len({t for t in range(16) if on_slice(case, whole, t).any()})
+    assert all((labels(person, t) == on_slice(case, whole, t)).all() for t in there)
+    expect(page.locator(".structures .ml")).to_contain_text("mL")
+    expect(page.locator(".go")).to_contain_text("All changes are applied")
+    pressed(page, "z")
+    changes(page, 1)
+    assert {t for t in range(16) if labels(person, t).any()} == {MIDDLE}

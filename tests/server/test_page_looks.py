@@ -1,0 +1,116 @@
+"""How the page looks, in a real browser: in light, on a small screen, and how thin its outlines are."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from playwright.sync_api import expect
+
+from tests.server.browsing import Person
+from tests.server.test_page_gestures import SHAPE, SPACING, clicked, opened
+
+pytestmark = pytest.mark.usefixtures("inline")
+BACK = "() => getComputedStyle(document.querySelector('.panel')).backgroundColor"
+
+
+def test_light_where_the_system_is_light_and_images_stay_on_black(person: Person, tmp_path: Path) -> None:
+    page = person.page
+    opened(person, tmp_path)
+    shades = {}
+    for scheme in ("dark", "light"):
+        page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
+        shades[scheme] = page.evaluate(BACK)
+        assert page.evaluate("() => getComputedStyle(document.querySelector('.view')).backgroundColor") == "rgb(0, 0, 0)"
+    assert shades == {"dark": "rgb(18, 23, 30)", "light": "rgb(255, 255, 255)"}
+
+
+def test_downloads_are_reached_without_scrolling_on_a_small_screen(person: Person, tmp_path: Path) -> None:
+    page = person.page
+    page.set_viewport_size({"width": 1024, "height": 700})
+    case = opened(person, tmp_path)
+    clicked(person, case)
+    page.keyboard.press("t")
+    expect(page.locator("a[download]").last).to_be_in_viewport(ratio=1)
+    assert (
+        page.evaluate(
+            "() => { const panel = document.querySelector('.panel'); return panel.scrollHeight - panel.clientHeight }"
+        )
+        == 0
+    )
+
+
+def test_outlines_are_thin_and_that_of_the_prompt_is_marked(person: Person, tmp_path: Path) -> None:
+    case, page = opened(person, tmp_path), person.page
+    there = clicked(person, case)
+    page.keyboard.press("t")
+    expect(page.locator(".structures .ml")).to_contain_text("mL")
+    view = person.view("axial")
+    expect(view).to_have_attribute("data-prompted", "1")
+    marked = border(person, there, tmp_path)
+    view.press("PageUp")
+    expect(view).to_have_attribute("data-prompted", "")
+    page.wait_for_timeout(300)
+    plain = border(person, there, tmp_path)
+    dashed, firm = (float(near(patch).any(axis=0).mean()) for patch in (marked, plain))
+    assert firm > 0.9, "the line is there"
+    assert dashed < 0.8, "white dashes lie on it"
+    wide = near(across(person, there, tmp_path)).sum()
+    assert 1 <= wide <= 4, "and as thin as the screen, though a voxel has twenty pixels and more"
+
+
+def seen(person: Person, folder: Path) -> np.ndarray[Any, Any]:
+    person.view("axial").screenshot(path=folder / "seen.png")
+    return np.asarray(Image.open(folder / "seen.png").convert("RGB"), int)
+
+
+def corner(person: Person, there: np.ndarray[Any, Any]) -> tuple[int, int, int]:
+    """Left end and height of the upper side of an outline, and how wide a voxel is, in pixels of the view."""
+    rows, columns = np.nonzero(there)
+    y = int(rows.min())
+    x = int(columns[rows == y].min())
+    box = person.view("axial").bounding_box()
+    assert box is not None
+    left, top = person.place("axial", (y - 0.5, x - 0.5), SHAPE, SPACING)
+    right, _ = person.place("axial", (y - 0.5, x + 0.5), SHAPE, SPACING)
+    return round(left - box["x"]), round(top - box["y"]), round(right - left)
+
+
+def border(person: Person, there: np.ndarray[Any, Any], folder: Path) -> np.ndarray[Any, Any]:
+    """Pixels along the upper side of two voxels."""
+    left, top, wide = corner(person, there)
+    return seen(person, folder)[top - 2 : top + 3, left + 2 : left + 2 * wide - 2]
+
+
+def near(picture: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Which pixels have the colour of the first structure, not only a tint of it."""
+    return np.abs(picture - np.array([76, 201, 240])).max(axis=-1) < 40
+
+
+def across(person: Person, there: np.ndarray[Any, Any], folder: Path) -> np.ndarray[Any, Any]:
+    """Pixels from above an outline to below it."""
+    left, top, wide = corner(person, there)
+    return seen(person, folder)[top - 8 : top + 9, left + wide // 3]
+
+
+def test_title_tool_and_place_come_back_and_names_go_with_the_session(person: Person, tmp_path: Path) -> None:
+    page = person.page
+    opened(person, tmp_path)
+    expect(page).to_have_title(re.compile(r"^image\.nii\.gz · .*\d.* – Medical SAM 2$"))
+    page.keyboard.press("x")
+    page.locator(".view.axial input[type=range]").fill("4")
+    page.get_by_label("Width", exact=True).fill("0.5")
+    page.get_by_label("Width", exact=True).press("Enter")
+    page.reload()
+    expect(page.locator(".view.axial .counter")).to_have_text("5 / 16")
+    expect(page.get_by_role("radio", name="Box", exact=True)).to_have_attribute("aria-checked", "true")
+    expect(page.get_by_label("Width", exact=True)).to_have_value("0.5")
+    expect(page).to_have_title(re.compile(r"^image\.nii\.gz"))
+    page.get_by_role("button", name="Medical SAM 2").click()
+    expect(page.get_by_role("button", name=re.compile(r"image\.nii\.gz"))).to_be_visible()
+    page.get_by_role("button", name="Close this session").click()
+    expect(page.get_by_role("button", name=re.compile(r"image\.nii\.gz"))).to_have_count(0)
+    assert "image" not in page.evaluate("() => JSON.stringify(localStorage)")
+    assert not any("image.nii" in url for url in person.asked if "solid" not in url)

@@ -1,0 +1,156 @@
+"""What the page tells of a place and a size, in a real browser: voxel, millimetres, intensity, structure, window, scale."""
+
+import re
+import shlex
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from playwright.sync_api import expect
+
+from medical_sam2.io.prompt_file import load_prompts
+from medical_sam2.prompts import Point
+from medical_sam2.tracking.plan import PLANES
+from tests.phantoms import phantom
+from tests.server.browsing import Person
+from tests.server.conftest import saved
+from tests.server.test_page_gestures import MIDDLE, SHAPE, SPACING, changes, clicked, opened
+from tests.test_intensity_window import ct
+
+pytestmark = pytest.mark.usefixtures("inline")
+
+
+@pytest.mark.parametrize("code", ["RAS", "PIL"])
+def test_voxel_millimetres_and_intensity_under_the_pointer(person: Person, tmp_path: Path, code: str) -> None:
+    case, page = phantom(code, spacing_mm=(1, 1, 1.5)), person.page
+    page.locator("#files").set_input_files(saved(case, tmp_path / "image.nii.gz"))
+    person.wait("axial")
+    place = tuple(int(i) for i in case.voxel(1) + np.array([1, -1, 1]))
+    mm = case.volume.affine @ [*place, 1]
+    for plane in ("axial", "coronal", "sagittal"):
+        t, y, x = PLANES[plane].project(place, case.volume.shape, code)
+        page.locator(f".view.{plane} input[type=range]").fill(str(int(t)))
+        axes = PLANES[plane].order(code)
+        shape = case.volume.shape[axes[1]], case.volume.shape[axes[2]]
+        page.mouse.move(*person.place(plane, (y, x), shape, PLANES[plane].spacing(case.volume.spacing_mm, code)[1:]))
+        readout = page.locator(f".view.{plane} .readout")
+        where = f"I {place[0]}  J {place[1]}  K {place[2]}  ·  {'  '.join(f'{each:.1f}' for each in mm[:3])} mm"
+        expect(readout).to_contain_text(where.replace("-", "−"))
+        value = float((readout.text_content() or "").split("·")[2])
+        assert value == pytest.approx(float(case.volume.array[place]), abs=0.001)
+
+
+def test_hounsfield_units(person: Person, tmp_path: Path) -> None:
+    case = phantom("LPS")
+    levels = ct()
+    person.page.locator("#files").set_input_files(
+        saved(replace(case, volume=replace(case.volume, array=levels)), tmp_path / "image.nii.gz")
+    )
+    i, j, k = (size // 2 for size in levels.shape)
+    readout = person.page.locator(".view.axial .readout")
+    expect(readout).to_contain_text(f"I {i}  J {j}  K {k}")
+    expect(readout).to_contain_text(f"·  {levels[i, j, k]} HU".replace("-", "−"))
+
+
+def test_structure_and_the_cross_hair_without_a_pointer(person: Person, tmp_path: Path) -> None:
+    case = opened(person, tmp_path)
+    readout = person.page.locator(".view.axial .readout")
+    expect(readout).not_to_contain_text("HU")
+    clicked(person, case)
+    person.page.mouse.move(2, 2)
+    i, j, k = (int(place) for place in case.voxel(1))
+    expect(readout).to_contain_text(f"I {i}  J {j}  K {k}")
+    expect(readout).to_contain_text("structure 1")
+    person.view("axial").press("ArrowLeft")
+    expect(readout).to_contain_text(f"I {i - 1}  J {j}  K {k}")
+
+
+def test_window_as_numbers(person: Person, tmp_path: Path) -> None:
+    opened(person, tmp_path)
+    page = person.page
+    level, width = page.get_by_label("Level", exact=True), page.get_by_label("Width", exact=True)
+    shown = "canvas => canvas.getContext('2d').getImageData(canvas.width / 2 + 5, canvas.height / 2 + 5, 1, 1).data[0]"
+    for middle, dark in ((0.9, True), (0.2, False)):
+        level.fill(str(middle))
+        level.press("Enter")
+        width.fill("0.02")
+        width.press("Enter")
+        expect(width).to_have_value("0.02")
+        assert (page.evaluate(shown, person.view("axial").element_handle()) == 0) == dark  # 0.8 lies below 0.9, above 0.2
+
+
+def test_the_scale_bar_is_as_long_as_it_says(person: Person, tmp_path: Path) -> None:
+    opened(person, tmp_path)
+    said = person.view("axial").get_attribute("data-scale") or ""
+    mm, px = (float(number) for number in re.findall(r"[\d.]+", said))
+    (left, _), (right, _) = (person.place("axial", (0, x), SHAPE, SPACING) for x in (0, 10))
+    assert px / mm == pytest.approx((right - left) / 10, rel=0.02)
+    assert mm in {1, 2, 5}
+
+
+def test_what_was_said_as_options_and_as_a_file(person: Person, tmp_path: Path) -> None:
+    case, page = opened(person, tmp_path), person.page
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    assert page.get_by_role("button", name="Copy as options").count() == 0
+    person.click("axial", (6, 5), SHAPE, SPACING)
+    changes(page, 1)
+    page.get_by_role("button", name="Copy as options").click()
+    expect(page.get_by_role("button", name="Copied")).to_be_visible()
+    words = shlex.split(page.evaluate("() => navigator.clipboard.readText()"))
+    assert words[:4] == ["medsam2", "segment", "image.nii.gz", "--point"]
+    place = [float(words[4].removeprefix("1:")), *map(float, words[5:7])]
+    assert place == pytest.approx([5, 6, MIDDLE], abs=0.1)
+    with page.expect_download() as download:
+        page.get_by_role("link", name="Prompts").click()
+    assert download.value.suggested_filename == "prompts.json"
+    (point,) = load_prompts(Path(download.value.path()), case.volume).prompts
+    assert isinstance(point, Point)
+    assert point.index_ijk == pytest.approx(place, abs=0.001)
+
+
+def test_ruler_angle_and_region(person: Person, tmp_path: Path) -> None:
+    """In the browser's own numbers, where pixels are no squares; nothing of it is said to the network."""
+    case, page = phantom("LPS", spacing_mm=(1, 2, 1.5)), person.page
+    page.locator("#files").set_input_files(saved(case, tmp_path / "image.nii.gz"))
+    person.wait("axial")
+    spacing = 2.0, 1.0
+    page.evaluate("""() => {
+      window.written = []
+      const write = CanvasRenderingContext2D.prototype.fillText
+      CanvasRenderingContext2D.prototype.fillText = function (text, ...rest) {
+        window.written.push(text)
+        return write.call(this, text, ...rest)
+      }
+    }""")
+    page.keyboard.press("m")
+    person.drag("axial", ((2, 2), (5, 6)), SHAPE, spacing)
+    number = wait_for(person, r"([\d.]+) mm$")
+    assert number == pytest.approx(np.hypot(3 * 2, 4 * 1), abs=0.2)
+    page.keyboard.press("j")
+    person.drag("axial", ((2, 2), (2, 8)), SHAPE, spacing)
+    person.drag("axial", ((4, 2), (6, 6)), SHAPE, spacing)
+    assert wait_for(person, r"([\d.]+)°$") == pytest.approx(45, abs=2)
+    page.keyboard.press("r")
+    person.drag("axial", ((3.5, 2.5), (3.5, 6.5), (7.5, 6.5), (7.5, 2.5)), SHAPE, spacing)
+    assert wait_for(person, r"([\d.]+) mm² · ") == pytest.approx(4 * 4 * 2, abs=4.1)
+    inside = PLANES["axial"].apply(case.volume.array, "LPS")[MIDDLE][4:8, 3:7]
+    assert wait_for(person, r"mm² · ([\d.]+) ±") == pytest.approx(float(inside.mean()), abs=0.02)
+    assert page.locator(".structures .name").count() == 0
+    page.get_by_role("button", name="Forget what was measured").click()
+    page.evaluate("() => { window.written = [] }")
+    page.mouse.move(*person.place("axial", (3, 3), SHAPE, spacing))
+    person.view("axial").press("ArrowLeft")
+    page.wait_for_timeout(200)
+    assert not [text for text in page.evaluate("window.written") if "mm²" in text or "°" in text]
+
+
+def wait_for(person: Person, pattern: str) -> float:
+    """The last number that was written over a slice in such words."""
+    for _ in range(50):
+        told = person.page.evaluate("window.written")
+        found = [match for text in told if (match := re.search(pattern, text))]
+        if found:
+            return float(found[-1].group(1))
+        person.page.wait_for_timeout(100)
+    raise AssertionError(f"nothing like {pattern} over the slice")

@@ -1,0 +1,69 @@
+"""Where a look is worth most: rows that are made up, each with one thing that is wrong."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from playwright.sync_api import expect
+
+from medical_sam2.server.review import Suggestion, suggest_reviews
+from medical_sam2.server.segmentation import SessionResult, SessionVolume
+from medical_sam2.volume import SliceConfidence
+from tests.phantoms import phantom
+from tests.server.browsing import Person
+from tests.server.test_page_gestures import clicked, opened
+
+IMAGE = SessionVolume(phantom("LPS").volume)
+SIZES = {"axial": 143, "coronal": 176, "sagittal": 208, "image": 2400}
+
+
+def rows(label: int, areas: list[int], sure: dict[int, float], plane: str = "axial") -> list[SliceConfidence]:
+    """A structure that is prompted on slice 5."""
+    return [SliceConfidence(label, plane, t, sure.get(t, 0.95), area, t == 5, t in sure) for t, area in enumerate(areas)]
+
+
+def suggested(found: list[SliceConfidence], image: SessionVolume | None = IMAGE, doubt: int | None = None) -> list[Suggestion]:
+    labels = np.ones(IMAGE.volume.shape, np.uint8)
+    uncertainty = None if doubt is None else (np.full_like(labels, doubt),)
+    return suggest_reviews(SessionResult((labels,), tuple(found), uncertainty), image, SIZES, {1, 2})
+
+
+def test_the_structure_with_most_to_mend_comes_first_whoever_is_least_sure() -> None:
+    found = suggested([*rows(1, [20] * 12, {9: 0.2}), *rows(2, [60] * 12, {1: 0.5})])
+    assert [(each.row.object, each.row.slice, each.reason) for each in found[:2]] == [(2, 1, "unsure"), (1, 9, "unsure")]
+    assert found[0].gain_px == round(0.5 * 60 + 3 * 0.05 * 60), "its neighbours (0, 2, 3) are mended with it"
+    assert all(each.row.slice not in {0, 2, 3, 5} for each in found if each.row.object == 2), "what is mended, or prompted"
+
+
+def test_what_grew_suddenly_is_told() -> None:
+    (first, *_) = suggested(rows(1, [20, 20, 20, 20, 20, 20, 20, 20, 65, 20, 20, 20], {8: 0.94}))
+    assert (first.row.slice, first.reason) == (8, "grew suddenly")
+    assert first.gain_px >= 65 - 20
+
+
+def test_views_that_disagree_are_told_only_where_there_are_several() -> None:
+    one = rows(1, [60] * 12, {9: 0.2})
+    assert suggested([*one, *rows(1, [60] * 12, {}, "coronal")], doubt=200)[0].reason == "views disagree"
+    assert suggested([*one, *rows(1, [60] * 12, {}, "coronal")], doubt=10)[0].reason == "unsure"
+    assert suggested(one, doubt=200)[0].reason == "unsure"
+
+
+def test_images_are_no_neighbours() -> None:
+    found = suggested(rows(1, [100] * 12, {8: 0.2, 9: 0.3}, "image"), None)
+    assert [each.row.slice for each in found[:2]] == [8, 9]
+    assert found[0].gain_px == 80
+
+
+@pytest.mark.usefixtures("inline")
+def test_the_page_lists_them_and_leads_there(person: Person, tmp_path: Path) -> None:
+    case, page = opened(person, tmp_path), person.page
+    clicked(person, case)
+    page.keyboard.press("t")
+    first = page.locator(".look button").first
+    expect(first).to_contain_text("structure 1 · ")
+    expect(first.locator("small")).to_have_attribute("title", re.compile(r"may mend about \d+ voxels"))
+    page.keyboard.press("l")
+    assert page.evaluate("() => document.querySelector('.look button span').textContent") == (
+        "axial " + (page.locator(".view.axial .counter").text_content() or "").split(" ")[0]
+    )
