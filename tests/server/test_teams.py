@@ -10,6 +10,7 @@ import httpx
 import numpy as np
 import pytest
 from nnInteractive.inference.remote.serialization import pack_array
+from playwright.sync_api import Browser
 
 from medical_sam2.cli import main
 from medical_sam2.errors import InputError
@@ -18,7 +19,8 @@ from medical_sam2.server.audit import FILE
 from medical_sam2.server.inference_queue import InferenceQueue
 from medical_sam2.server.security import ServerSettings
 from medical_sam2.server.users import hash_password, is_known, read_users
-from tests.phantoms import phantom
+from tests.phantoms import phantom, segmenter
+from tests.server.browsing import running
 from tests.server.conftest import TOKEN, Served, saved
 from tests.server.test_protocols import multipart
 
@@ -56,6 +58,20 @@ def test_each_user_has_a_password(serve: Callable[..., Served], known: dict[str,
     other = serve(users=known)
     other.http.cookies.clear()
     assert other.http.get("/api/sessions", headers={"cookie": stolen}).status_code == 401  # of another server
+
+
+def test_the_form_in_a_browser(browser: Browser, tmp_path: Path, known: dict[str, Any]) -> None:
+    with running(
+        ServerSettings(tmp_path / "state", token=TOKEN, users=known, root_path="/sam"), InferenceQueue(segmenter)
+    ) as settings:
+        page = browser.new_context().new_page()
+        page.goto(f"http://127.0.0.1:{settings.port}/sam/login")
+        page.fill("#name", "anna")
+        page.fill("#password", PASSWORDS["anna"])
+        page.click("button")
+        page.wait_for_url("**/sam/")
+        assert page.evaluate("fetch('api/sessions').then(answer => answer.status)") == 200
+        page.context.close()
 
 
 def test_passwords_of_users_cannot_be_tried_out(serve: Callable[..., Served], known: dict[str, Any]) -> None:
