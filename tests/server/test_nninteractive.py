@@ -15,6 +15,8 @@ from medical_sam2.prompts import Box, Point, Prompt
 from medical_sam2.server import leases
 from medical_sam2.server.inference_queue import InferenceQueue
 from medical_sam2.server.security import ServerSettings
+from medical_sam2.tracking.plan import PLANES
+from medical_sam2.tracking.volume_tracker import FrameDone
 from medical_sam2.volume import Volume
 from tests.phantoms import Phantom, phantom, segmenter
 from tests.server.browsing import running
@@ -34,6 +36,7 @@ class Drawing:
 
     def __init__(self, client: Any, case: Phantom) -> None:
         self.client, self.case = client, case
+        self.asked = list[float]()  # when the network was, where that is counted
         client.set_image(case.volume.array[None], {"spacing": np.array([1.0, 1.0, 1.0])})
         self.target = np.zeros(case.volume.shape, np.uint8)
         client.set_target_buffer(self.target)
@@ -219,10 +222,11 @@ def test_an_initial_segmentation_is_the_beginning(drawing: Drawing) -> None:
 def slow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Drawing]:
     """A client of a server whose network needs longer for the volume than a client shall wait."""
     monkeypatch.setattr(leases, "ANSWER_S", 0.4)
-    found = segmenter()
+    found, asked = segmenter(), list[float]()
     see = found.encode
 
     def encode(*arguments: Any) -> Any:
+        asked.append(time.monotonic())
         time.sleep(0.15)
         return see(*arguments)
 
@@ -230,7 +234,9 @@ def slow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Drawing]:
     with running(ServerSettings(tmp_path / "state", token=TOKEN), InferenceQueue(lambda: found)) as settings:
         url = f"http://127.0.0.1:{settings.port}/nninteractive"
         with nnInteractiveRemoteInferenceSession(url, api_key=TOKEN) as client:
-            yield Drawing(client, phantom("RAS"))
+            drawing = Drawing(client, phantom("RAS"))
+            drawing.asked = asked
+            yield drawing
 
 
 def whole(case: Phantom, *prompts: Prompt, **options: Any) -> NDArray[np.uint8]:
@@ -270,7 +276,9 @@ def test_undo_stops_what_is_computed(slow: Drawing) -> None:
     assert slow.target.any()
     assert slow.client.undo()
     assert not slow.target.any()
-    time.sleep(1)
+    ends = time.monotonic() + 0.5  # the slice that it is at is finished
+    time.sleep(1.2)
+    assert slow.asked[-1] < ends
     assert slow.client._predict() is None
     assert not slow.target.any()
     slow.click((5, 6, 7))
@@ -285,6 +293,21 @@ def test_a_slow_correction_is_shown_where_it_begins_until_it_is_whole(slow: Draw
     assert (after[:, :, 9:] == before[:, :, 9:]).all()
     expected = whole(slow.case, Point((4, 5, 8), positive=False), earlier=before)
     assert (finished(slow) == expected).all()
+
+
+def test_frames_of_a_correction_are_not_shown_but_the_first(queue: InferenceQueue, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(leases.TrackingJob, "start", lambda job: job)
+    for begun, seen in ((0, [2, 3]), (1, [2])):
+        lease = leases.Lease()
+        lease.begin(Volume(np.zeros((4, 5, 6), np.float32), np.eye(4)))
+        lease.give(np.full((4, 5, 6), begun, np.uint8))
+        lease.add(Point((1, 1, 2)))
+        running = leases.Prediction(lease, queue)
+        for index in (2, 3):
+            view = PLANES["axial"]
+            masks = np.full((1, *view.apply(lease.image()[1], "RAS").shape[1:]), not begun)
+            running.draw(FrameDone(1, 6, view.code, index, (1,), masks))
+        assert [k for k in range(6) if (running.labels[:, :, k] != begun).all()] == seen
 
 
 def test_a_gesture_that_cannot_work_is_taken_back_though_it_was_slow(slow: Drawing) -> None:

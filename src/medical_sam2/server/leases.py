@@ -73,7 +73,7 @@ class Prediction:
     def _work(self, job: TrackingJob) -> JobEvent:
         def on_frame(frame: "FrameDone") -> None:
             job.report(JobEvent("frame"))
-            self._draw(frame)
+            self.draw(frame)
 
         try:
             self.labels, self.done = predict_labels(self.lease, self.queue, on_frame), True
@@ -85,7 +85,8 @@ class Prediction:
         return JobEvent("done")
 
     # How far a correction spreads is settled at its end: until then it is shown on the slice that it begins on.
-    def _draw(self, frame: "FrameDone") -> None:
+    def draw(self, frame: "FrameDone") -> None:
+        """Show one more frame."""
         axes = self.lease.image()[0].orientation
         if self.frames == 0 or not _corrects(self.lease):
             stack = (view := View(frame.view)).apply(self.labels, axes)
