@@ -12,13 +12,13 @@ import hmac
 import os
 import re
 import secrets
-import stat
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from medical_sam2.errors import InputError
+from medical_sam2.io.safe_open import open_regular
 
 COST, BLOCK, PARALLEL, SALT_BYTES, HASH_BYTES = 15, 8, 1, 16, 32
 MOST_COST, MOST_BLOCK, MOST_PARALLEL, MOST_USERS = 20, 32, 16, 1_000
@@ -72,16 +72,13 @@ def read_users(path: Path) -> dict[str, PasswordHash]:
     """Name → what is kept of the password.
 
     Raises:
-        InputError: no such file, one that others may read or write, or a line that is none.
+        InputError: no such file, an empty one, one that others may read or write, or a line that is none.
     """
-    try:
-        with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as stream:
-            about = os.fstat(stream.fileno())
-            if not stat.S_ISREG(about.st_mode) or about.st_mode & 0o077 or about.st_uid not in {os.getuid(), 0}:
-                raise InputError("others can read or change it", f"chmod 600 {path}, and own it", subject=path)
-            text = stream.read(1 << 20).decode("utf-8", "replace")
-    except OSError:
-        raise InputError("cannot be read", "check the path and its permissions", subject=path) from None
+    with open_regular(path) as stream:
+        about = os.fstat(stream.fileno())
+        if about.st_mode & 0o077 or about.st_uid not in {os.getuid(), 0}:
+            raise InputError("others can read or change it", f"chmod 600 {path}, and own it", subject=path)
+        text = stream.read(1 << 20).decode("utf-8", "replace")
     users = dict[str, PasswordHash]()
     for number, line in enumerate(text.splitlines(), 1):
         if line.strip() and not line.startswith("#"):
