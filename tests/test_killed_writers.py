@@ -25,6 +25,7 @@ from medical_sam2.model.backbone import Features
 from medical_sam2.model.weights import load_backbone, save_backbone
 from medical_sam2.preview import save as save_preview
 from medical_sam2.prompts import Mask
+from medical_sam2.server.datastore import Datastore
 from medical_sam2.server.segmentation import SessionResult, load_result, save_result
 from medical_sam2.tracking.encoding import FeatureStore, content_key
 from medical_sam2.train.loop import load_checkpoint, save_checkpoint
@@ -229,6 +230,29 @@ def test_a_preparation_with_other_settings_that_is_killed_leaves_nothing_that_an
     assert died >= 10
 
 
+def test_labels_of_a_datastore_that_are_killed(tmp_path: Path) -> None:
+    """Nothing that was kept changes, what is found is whole, and the next version has a number of its own."""
+    library, given = tmp_path / "library", tmp_path / "given.nii.gz"
+    given.write_bytes(bytes(range(256)) * 40)
+    (library / "labels" / "final").mkdir(parents=True)
+    (library / "ct.nii.gz").write_bytes(b"image")
+    datastore = Datastore(library)
+    first = datastore.save_label(datastore.get("ct"), "final", given, ".nii.gz", {"label_info": []})
+
+    def judge() -> None:
+        versions = datastore.labels()["ct"]["final"]
+        assert {each.path.read_bytes() for each in versions} == {given.read_bytes()}
+        assert len({each.version for each in versions}) == len(versions)
+        assert versions[0] == first
+        assert versions[0].info == {"label_info": []}
+
+    died = each_death(
+        lambda: None, lambda: datastore.save_label(datastore.get("ct"), "final", given, ".nii.gz", {"label_info": []}), judge
+    )
+    assert died >= 4
+    assert datastore.label("ct", "final").version > 1
+
+
 ASIDE = {  # writers of their own: what they write is new, in a folder that is thrown away, appended, or moved into its place
     "io/atomic.py",
     "io/safe_open.py",
@@ -240,7 +264,9 @@ ASIDE = {  # writers of their own: what they write is new, in a folder that is t
     "server/worker_process.py",
     "server/session_store.py",
     "server/state.py",
-    "server/monai_label.py",
+    "server/received.py",
+    "server/datastore.py",
+    "server/audit.py",
     "cli/__init__.py",
     "batch/run.py",  # the lock of a run
 }

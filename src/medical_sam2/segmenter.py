@@ -29,9 +29,10 @@ from medical_sam2.tracking.contradictions import hold_settled
 from medical_sam2.tracking.correction import correct_labels
 from medical_sam2.tracking.cropping import Crop, CroppedImages
 from medical_sam2.tracking.encoding import CompiledEncoder, FeatureCache, FeatureStore, content_key, fingerprint
+from medical_sam2.tracking.frames import FrameStack
 from medical_sam2.tracking.fusion import FUSIONS, FusionFactory
 from medical_sam2.tracking.image_set import ImageMask, ImageSetConfig, Order, choose_order, segment_set
-from medical_sam2.tracking.image_viewer import ImageViewer, choose_set_windows
+from medical_sam2.tracking.image_viewer import ImageViewer, choose_set_windows, unit_vector
 from medical_sam2.tracking.plan import PLANES, by_window, order_objects, plan_tracking, views_allowed
 from medical_sam2.tracking.postprocess import describe_missed_clicks, describe_missed_points
 from medical_sam2.tracking.set_consensus import SetConsensus
@@ -349,6 +350,16 @@ class Segmenter:
         if store is not None:
             store.keep(key, features)
         return features
+
+    @torch.inference_mode()
+    def slice_directions(
+        self, volume: Volume, view: View, window: Window, slices: Collection[int]
+    ) -> dict[int, NDArray[np.float32]]:
+        """Slice, by its index along the array axis → its embedding over the length of that: likeness is the cosine of two."""
+        stack = FrameStack(volume, view, window, self.network.image_size)
+        frames = {index: t for t in range(stack.shape_thw[0]) if (index := stack.slice_index(t)) in slices}
+        with self.computing():
+            return {index: unit_vector(self.encode(stack.input(t)).summary_BC[0]) for index, t in frames.items()}
 
     def _weights(self) -> Sequence[torch.Tensor]:
         """All numbers that what the encoder sees may depend on."""

@@ -186,7 +186,7 @@ def test_every_answer_carries_its_headers(shared: Served) -> None:
         headers = shared.http.get(path).headers
         assert headers["content-security-policy"] == POLICY
         assert headers["x-frame-options"] == "DENY"
-        assert headers["referrer-policy"] == "no-referrer"
+        assert headers["referrer-policy"] == "same-origin"
         assert "server" not in headers
     assert "unsafe" not in POLICY
 

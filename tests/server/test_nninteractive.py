@@ -1,6 +1,8 @@
 """nnInteractive's protocol through its own client: gestures in a row, and images of any type and spacing."""
 
+import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -9,9 +11,12 @@ import pytest
 from nnInteractive.inference.remote import nnInteractiveRemoteInferenceSession
 from numpy.typing import NDArray
 
-from medical_sam2.prompts import Box, Point
+from medical_sam2.prompts import Box, Point, Prompt
+from medical_sam2.server import leases
 from medical_sam2.server.inference_queue import InferenceQueue
 from medical_sam2.server.security import ServerSettings
+from medical_sam2.tracking.plan import PLANES
+from medical_sam2.tracking.volume_tracker import FrameDone
 from medical_sam2.volume import Volume
 from tests.phantoms import Phantom, phantom, segmenter
 from tests.server.browsing import running
@@ -31,6 +36,7 @@ class Drawing:
 
     def __init__(self, client: Any, case: Phantom) -> None:
         self.client, self.case = client, case
+        self.asked = list[float]()  # when the network was, where that is counted
         client.set_image(case.volume.array[None], {"spacing": np.array([1.0, 1.0, 1.0])})
         self.target = np.zeros(case.volume.shape, np.uint8)
         client.set_target_buffer(self.target)
@@ -210,3 +216,106 @@ def test_an_initial_segmentation_is_the_beginning(drawing: Drawing) -> None:
     assert drawing.client.undo()
     assert drawing.client.undo()
     assert drawing.target[3:8, 2, 8].all()
+
+
+@pytest.fixture
+def slow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Drawing]:
+    """A client of a server whose network needs longer for the volume than a client shall wait."""
+    monkeypatch.setattr(leases, "ANSWER_S", 0.4)
+    found, asked = segmenter(), list[float]()
+    see = found.encode
+
+    def encode(*arguments: Any) -> Any:
+        asked.append(time.monotonic())
+        time.sleep(0.15)
+        return see(*arguments)
+
+    found.encode = encode  # type: ignore[method-assign]
+    with running(ServerSettings(tmp_path / "state", token=TOKEN), InferenceQueue(lambda: found)) as settings:
+        url = f"http://127.0.0.1:{settings.port}/nninteractive"
+        with nnInteractiveRemoteInferenceSession(url, api_key=TOKEN) as client:
+            drawing = Drawing(client, phantom("RAS"))
+            drawing.asked = asked
+            yield drawing
+
+
+def whole(case: Phantom, *prompts: Prompt, **options: Any) -> NDArray[np.uint8]:
+    """What is found where nobody is in a hurry."""
+    return segmenter().segment_volume(Volume(case.volume.array, np.eye(4)), prompts, **options).labels
+
+
+def finished(drawing: Drawing) -> NDArray[np.uint8]:
+    """What is there in the end, by asking again as the client's button does."""
+    while drawing.client._apply_prediction_response(drawing.client._post_json("/predict", {})):
+        pass
+    return drawing.target.copy()
+
+
+def test_an_answer_comes_in_time_and_the_rest_with_the_next_request(slow: Drawing) -> None:
+    expected = whole(slow.case, Point(slow.case.voxel(1)))
+    began = time.monotonic()
+    first = slow.click()
+    assert time.monotonic() - began < 2
+    assert (first[:, :, 8] == expected[:, :, 8]).all()  # the slice of the click
+    assert 0 < first.sum() < expected.sum()
+    assert not (first > expected).any()
+    assert (finished(slow) == expected).all()
+    assert slow.client.undo()
+    assert not slow.target.any()
+
+
+def test_a_gesture_while_the_rest_is_computed_counts_with_those_before(slow: Drawing) -> None:
+    slow.click()
+    slow.box((3, 8), (4, 10), (6, 10))
+    expected = whole(slow.case, Point(slow.case.voxel(1)), Box((3, 4, 6), (7, 9, 9)))
+    assert (finished(slow) == expected).all()
+
+
+def test_undo_stops_what_is_computed(slow: Drawing) -> None:
+    slow.click()
+    assert slow.target.any()
+    assert slow.client.undo()
+    assert not slow.target.any()
+    ends = time.monotonic() + 0.5  # the slice that it is at is finished
+    time.sleep(1.2)
+    assert slow.asked[-1] < ends
+    assert slow.client._predict() is None
+    assert not slow.target.any()
+    slow.click((5, 6, 7))
+    assert (finished(slow) == whole(slow.case, Point((5, 6, 7)))).all()
+
+
+def test_a_slow_correction_is_shown_where_it_begins_until_it_is_whole(slow: Drawing) -> None:
+    slow.click()
+    before = finished(slow)
+    after = slow.click((4, 5, 8), inside=False)
+    assert (after[:, :, :8] == before[:, :, :8]).all()
+    assert (after[:, :, 9:] == before[:, :, 9:]).all()
+    expected = whole(slow.case, Point((4, 5, 8), positive=False), earlier=before)
+    assert (finished(slow) == expected).all()
+
+
+def test_frames_of_a_correction_are_not_shown_but_the_first(queue: InferenceQueue, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(leases.TrackingJob, "start", lambda job: job)
+    for begun, seen in ((0, [2, 3]), (1, [2])):
+        lease = leases.Lease()
+        lease.begin(Volume(np.zeros((4, 5, 6), np.float32), np.eye(4)))
+        lease.give(np.full((4, 5, 6), begun, np.uint8))
+        lease.add(Point((1, 1, 2)))
+        running = leases.Prediction(lease, queue)
+        for index in (2, 3):
+            view = PLANES["axial"]
+            masks = np.full((1, *view.apply(lease.image()[1], "RAS").shape[1:]), not begun)
+            running.draw(FrameDone(1, 6, view.code, index, (1,), masks))
+        assert [k for k in range(6) if (running.labels[:, :, k] != begun).all()] == seen
+
+
+def test_a_gesture_that_cannot_work_is_taken_back_though_it_was_slow(slow: Drawing) -> None:
+    slow.click()
+    finished(slow)
+    before = slow.target.copy()
+    with pytest.raises(httpx.HTTPStatusError):
+        slow.click((99, 0, 0))
+    assert (slow.target == before).all()
+    assert slow.client.undo()
+    assert not slow.target.any()

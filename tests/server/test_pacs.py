@@ -20,7 +20,7 @@ from medical_sam2.server.refusals import Refusal
 from medical_sam2.tracking.plan import PLANES
 from tests.io.making import Series
 from tests.phantoms import phantom
-from tests.server.conftest import Served
+from tests.server.conftest import TOKEN, Served
 
 PLUGIN = "/usr/share/orthanc/plugins/libOrthancDicomWeb.so"
 PATIENT = "PHANTOM-1"
@@ -100,6 +100,32 @@ def test_series_in_segmentation_out(serve: Callable[..., Served], orthanc: str, 
     _same_place(file, labels, volume.affine)
     complaints = subprocess.run(["dciodvfy", str(file)], capture_output=True, text=True, check=False).stderr
     assert [line for line in complaints.splitlines() if line.startswith("Error")] == []
+
+
+def test_monai_label_finds_a_series_that_ohif_shows(serve: Callable[..., Served], orthanc: str, tmp_path: Path) -> None:
+    """By its SeriesInstanceUID; fetched once, and its segmentation may go back to its study."""
+    ras, series = phantom("RAS"), "1.2.3.4.5.6"
+    hounsfield = np.rint(np.asarray(ras.volume.array, float) * 200).astype(np.int16)
+    Series(ras.volume.affine, hounsfield).write(tmp_path, SeriesInstanceUID=series, PatientID="PHANTOM-2")
+    pacs.client(orthanc).store_instances([dcmread(file) for file in tmp_path.glob("*.dcm")])
+    served = serve(pacs=orthanc)
+    params = {"foreground": [[5, 6, 8]], "background": [], "result_extension": ".nrrd"}
+
+    def ask(name: str) -> tuple[int, bytes]:
+        path = f"/monai/{TOKEN}/infer/medical_sam2?image={name}&output=image"
+        answer = served.http.post(path, files={"params": (None, json.dumps(params))})
+        return answer.status_code, answer.content
+
+    (status, first), again = ask(series), ask(series)
+    assert (status, first) == again
+    assert status == 200
+    (session,) = served.http.get("/api/sessions").json()
+    assert served.http.get(f"/api/sessions/{session['id']}").json()["pacs"]
+    (tmp_path / "found.nrrd").write_bytes(first)
+    assert SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(str(tmp_path / "found.nrrd"))).any()
+    for unknown in ("1.2.3.4.5.7", "1.2.3.4.5.*", "PHANTOM-2", ""):
+        assert ask(unknown)[0] == 404
+    assert len(served.http.get("/api/sessions").json()) == 1
 
 
 def _same_place(file: Path, labels: np.ndarray, affine: np.ndarray) -> None:

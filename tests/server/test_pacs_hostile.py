@@ -149,7 +149,7 @@ def test_redirects_lead_nowhere(tmp_path: Path, status: int) -> None:
             handler.end_headers()
 
         for ask in (
-            lambda address: pacs.search(address, "X"),
+            lambda address: pacs.search(address, {"PatientID": "X"}),
             lambda address: pacs.fetch(address, STUDY, SERIES, tmp_path),
             lambda address: pacs.send(address, STUDY, image(1)),
         ):
@@ -160,12 +160,12 @@ def test_redirects_lead_nowhere(tmp_path: Path, status: int) -> None:
 
 def test_answers_without_an_end_in_size(tmp_path: Path) -> None:
     with archive(rows(SERIES, more=17 << 20)) as address, pytest.raises(Refusal, match="more than 16 MB"):
-        pacs.search(address, "X")
+        pacs.search(address, {"PatientID": "X"})
     large = body(image(1), b"\0" * (2 << 20))
     with archive(told(large)) as address, pytest.raises(Refusal, match="more than 1 MB"):
         pacs.fetch(address, STUDY, SERIES, tmp_path, most_bytes=1 << 20)
     with archive(rows(*(f"1.2.{i}" for i in range(1_000)))) as address:
-        assert len(pacs.search(address, "X")) == pacs.MOST_FOUND  # more than was asked for
+        assert len(pacs.search(address, {"PatientID": "X"})) == pacs.MOST_FOUND  # more than was asked for
 
 
 def test_answers_without_an_end_in_time(serve: Callable[..., Served]) -> None:

@@ -25,9 +25,7 @@ from medical_sam2.plugins import find
 from medical_sam2.prompts import Mask
 from medical_sam2.segmenter import Segmenter, check_choices, check_threads
 from medical_sam2.tracking.confidence import Need, neediest, slice_needs
-from medical_sam2.tracking.frames import FrameStack
 from medical_sam2.tracking.image_set import ORDERS, Shuffled
-from medical_sam2.tracking.image_viewer import unit_vector
 from medical_sam2.tracking.plan import Group, TrackingPlan, bytes_needed, plan_tracking
 from medical_sam2.train.adapt import adapt_to_outlines
 from medical_sam2.views import View
@@ -203,13 +201,7 @@ def neediest_slices(image: Volume, named: NamedPrompts, options: TrackingOptions
         image, named.prompts, bank=options.bank, window=options.window, zoom=not options.whole_slices, features=options.features
     )
     view = View(next(row.view for row in found.confidence if row.prompted))
-    stack = FrameStack(image, view, next(iter(found.windows.values())), segmenter.network.image_size)
     outlined = {row.slice for row in found.confidence if row.view == view.code and (row.prompted or row.area_px)}
-    with torch.inference_mode(), segmenter.computing():
-        directions = {
-            stack.slice_index(t): unit_vector(segmenter.encode(stack.input(t)).summary_BC[0])
-            for t in range(stack.shape_thw[0])
-            if stack.slice_index(t) in outlined
-        }
+    directions = segmenter.slice_directions(image, view, next(iter(found.windows.values())), outlined)
     axis = "ijk"[view.order(image.orientation)[0]]
     return axis, neediest(slice_needs(found.confidence, directions), count)

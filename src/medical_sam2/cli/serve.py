@@ -1,11 +1,13 @@
 """`medsam2 serve`: a page on this machine to click, see the outline, correct it and download it."""
 
 import os
+import re
 import secrets
 import socket
 import sys
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
+from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,12 +19,14 @@ from medical_sam2.intensity_window import named_window
 from medical_sam2.io import registry
 from medical_sam2.server.inference_queue import InferenceQueue
 from medical_sam2.server.security import LOOPBACK, ServerSettings
+from medical_sam2.server.users import read_users
 
 if TYPE_CHECKING:
     from medical_sam2.segmenter import Segmenter
 
 PASSWORD = "MEDSAM2_PASSWORD"  # noqa: S105 - the name of a variable
 PORT, TRIES = 8421, 20
+ROOT_PATH = re.compile(r"(/[A-Za-z0-9_~-][A-Za-z0-9._~-]*)+")
 
 
 @Parameter(name="*", group=Group("Who may come in", sort_key=1))
@@ -36,6 +40,10 @@ class Reach:
         name: further host name under which the page is asked for; again for more.
         allow_origin: address of a viewer's page elsewhere that may use the protocols (such as OHIF); again for more.
         password_file: file with the password; the environment variable MEDSAM2_PASSWORD works too.
+        users: file of users, one a line (`python -m medical_sam2.server.users NAME`), who sign in by name and password.
+        read_only_link: print a second address, by which people may look and change nothing.
+        root_path: path below which a reverse proxy offers the page, such as /medsam2.
+        trusted_proxy: address of a reverse proxy whose X-Forwarded-Host and X-Forwarded-Proto count; again for more.
         certificate: file of a TLS certificate.
         key: file of its key.
     """
@@ -45,6 +53,10 @@ class Reach:
     name: Annotated[tuple[str, ...], Parameter(negative="", show_default=False)] = ()
     allow_origin: Annotated[tuple[str, ...], Parameter(negative="", show_default=False)] = ()
     password_file: Path | None = None
+    users: Path | None = None
+    read_only_link: Annotated[bool, FLAG] = False
+    root_path: str = ""
+    trusted_proxy: Annotated[tuple[str, ...], Parameter(negative="", show_default=False)] = ()
     certificate: Path | None = None
     key: Path | None = None
 
@@ -128,10 +140,12 @@ def serve(
 
 
 def _settings(what: Path | None, reach: Reach, keeping: Keeping) -> ServerSettings:
-    secret = _read_password(reach.password_file)
-    if reach.host not in LOOPBACK and not secret:
-        problem = f"--host {reach.host} can be reached from other machines, and there is no password"
-        raise ConfigError(problem, f"give --password-file or {PASSWORD}")
+    secret, users = _read_password(reach.password_file), read_users(reach.users) if reach.users else {}
+    if (reach.host not in LOOPBACK or reach.trusted_proxy) and not secret and not users:
+        way = "--trusted-proxy: the page" if reach.trusted_proxy else f"--host {reach.host}"
+        problem = f"{way} can be reached from other machines, and there is no password"
+        raise ConfigError(problem, f"give --users, --password-file or {PASSWORD}")
+    _check_proxy(reach)
     return ServerSettings(
         state=keeping.state or _state_folder(),
         library=what,
@@ -141,10 +155,24 @@ def _settings(what: Path | None, reach: Reach, keeping: Keeping) -> ServerSettin
         origins=reach.allow_origin,
         token=secrets.token_urlsafe(32),
         password=secret,
+        users=users,
+        read_token=secrets.token_urlsafe(32) if reach.read_only_link else "",
+        root_path=reach.root_path.rstrip("/"),
+        trusted_proxies=reach.trusted_proxy,
         most_sessions=keeping.most_sessions,
         most_upload_mb=keeping.most_upload_mb,
         keep_days=keeping.keep_days,
     )
+
+
+def _check_proxy(reach: Reach) -> None:
+    if reach.root_path.rstrip("/") and not ROOT_PATH.fullmatch(reach.root_path.rstrip("/")):
+        raise ConfigError("--root-path is no path", "give one such as /medsam2, of letters, digits and . _ ~ -")
+    for address in reach.trusted_proxy:
+        try:
+            ip_address(address)
+        except ValueError:
+            raise ConfigError("--trusted-proxy is no address", "give an address such as 127.0.0.1, not a name") from None
 
 
 def _load_segmenter(machine: Machine) -> "Segmenter":

@@ -25,6 +25,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from medical_sam2.errors import MedicalSam2Error
 from medical_sam2.server import api, monai_label, nninteractive
+from medical_sam2.server.audit import Audit
 from medical_sam2.server.inference_queue import InferenceQueue, limit_heaps
 from medical_sam2.server.refusals import InvalidRequest, Refusal, refusal_for
 from medical_sam2.server.security import AUTHENTICATED, DEFECT, App, Guard, ServerSettings
@@ -68,7 +69,7 @@ def build(settings: ServerSettings, queue: InferenceQueue) -> tuple[App, Session
     app.include_router(monai_label.routes(store))
     app.include_router(nninteractive.routes(queue, settings))
     _pages(app, assets())
-    return Guard(app, settings, secrets.token_urlsafe(32)), store
+    return Guard(Audit(app, settings.state), settings, secrets.token_urlsafe(32)), store
 
 
 def assets() -> dict[str, Asset]:
@@ -224,10 +225,10 @@ def server(
     return GracefulServer(config)
 
 
-def address(settings: ServerSettings, *, secure: bool = False) -> str:
-    """Where the page is, with the token that lets in."""
+def address(settings: ServerSettings, *, secure: bool = False, token: str = "") -> str:
+    """Where the page is, with the token that lets in, or with another one."""
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
-    return f"http{'s' if secure else ''}://{host}:{settings.port}/?token={settings.token}"
+    return f"http{'s' if secure else ''}://{host}:{settings.port}/?token={token or settings.token}"
 
 
 def serve(settings: ServerSettings, queue: InferenceQueue, *, certificate: str | None, key: str | None, browser: bool) -> None:
@@ -236,7 +237,11 @@ def serve(settings: ServerSettings, queue: InferenceQueue, *, certificate: str |
     logging.getLogger("medsam2.serve").setLevel(logging.INFO)
     running = server(settings, queue, certificate=certificate, key=key)
     url = address(settings, secure=certificate is not None)
-    sys.stderr.write(f"The page is at {url}\nCtrl-C ends it; sessions are kept.\n")
+    sys.stderr.write(f"The page is at {url}\n")
+    if settings.read_token:
+        looking = address(settings, secure=certificate is not None, token=settings.read_token)
+        sys.stderr.write(f"For looking alone: {looking}\n")
+    sys.stderr.write("Ctrl-C ends it; sessions are kept.\n")
     sys.stderr.flush()
     if browser:
         webbrowser.open(url)

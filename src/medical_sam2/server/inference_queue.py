@@ -16,6 +16,7 @@ from medical_sam2.volume import Segmentation, Volume
 
 if TYPE_CHECKING:  # torch is loaded while the page is already there
     from medical_sam2.segmenter import Segmenter
+    from medical_sam2.tracking.volume_tracker import FrameDone
 
 ARENAS = -8  # M_ARENA_MAX of <malloc.h>
 MOST_ARENAS = 2  # glibc makes one for each thread otherwise, and each keeps what its thread once needed
@@ -90,10 +91,23 @@ class InferenceQueue:
         with self._lock.held(urgent=urgent):
             yield self._segmenter
 
-    def segment_volume(self, volume: Volume, prompts: Sequence[Prompt], **options: Any) -> Segmentation:
+    def segment_volume(
+        self,
+        volume: Volume,
+        prompts: Sequence[Prompt],
+        *,
+        on_frame: "Callable[[FrameDone], None] | None" = None,
+        **options: Any,
+    ) -> Segmentation:
         """As `Segmenter.segment_volume`, in turn with all others, who go first between two frames."""
+
+        def go_on(done: "FrameDone") -> None:
+            if on_frame:
+                on_frame(done)
+            self.give_way()
+
         with self.segmenter(urgent=False) as segmenter:
-            return segmenter.segment_volume(volume, prompts, on_frame=lambda _: self.give_way(), **options)
+            return segmenter.segment_volume(volume, prompts, on_frame=go_on, **options)
 
     def give_way(self) -> None:
         """Let clicks go first, between two frames of tracking."""

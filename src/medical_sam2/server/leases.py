@@ -3,29 +3,95 @@
 All gestures on a structure count together: what was drawn as inside or outside, a box in 3D, and slices that were outlined hold
 through every later gesture, until one says otherwise (`contradictions`). A later gesture corrects what was found; a box in 3D
 has it found anew, from all gestures.
+
+A client waits for each answer, and gives up after a minute. So what takes longer than `ANSWER_S` goes on in a thread of its
+own: the answer is what is known by then, from the prompted slice on, and the next request gets the rest (`Prediction`).
 """
 
 import secrets
 import threading
 import time
+from collections.abc import Callable
+from copy import copy
 from dataclasses import dataclass, field
 from http import HTTPStatus
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from medical_sam2.prompts import Box, Prompt
-from medical_sam2.server.inference_queue import InferenceQueue
+from medical_sam2.server.inference_queue import Cancelled, InferenceQueue, JobEvent, TrackingJob
 from medical_sam2.server.refusals import InvalidRequest, LimitReached, Refusal
 from medical_sam2.strokes import says_where
 from medical_sam2.tracking.contradictions import drop_contradicted, hold_settled, voxels_of
+from medical_sam2.views import View
 from medical_sam2.volume import Volume
 
+if TYPE_CHECKING:
+    from medical_sam2.tracking.volume_tracker import FrameDone
+
 IDLE_S, LIVENESS_S = 600.0, 60.0
+ANSWER_S = 10.0
 MOST_LEASES, MOST_UNDO = 8, 50
 Moment: TypeAlias = tuple[NDArray[np.uint8], tuple[Prompt, ...], tuple[Prompt, ...], bool]
 """Labels, gestures, those that they do not include yet, whether they began as an initial segmentation."""
+
+
+@dataclass(eq=False)
+class Prediction:
+    """What the network makes of a client's gestures, while it does.
+
+    Args:
+        lease: of the client, as it was when this began.
+        queue: where the network is asked.
+    """
+
+    lease: "Lease"
+    queue: InferenceQueue
+    labels: NDArray[np.uint8] = field(init=False)  # as far as they are known
+    done: bool = False
+    error: Exception | None = None
+    frames: int = 0  # that were tracked
+    job: TrackingJob = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.labels = self.lease.image()[1].copy()
+        self.job = TrackingJob(self._work).start()
+
+    def wait(self) -> NDArray[np.uint8]:
+        """What is known after `ANSWER_S`, or sooner where that is all.
+
+        Raises:
+            Exception: whatever ended it.
+        """
+        self.job.wait(ANSWER_S)
+        if self.error is not None:
+            raise self.error
+        return self.labels if self.done else self.labels.copy()
+
+    def _work(self, job: TrackingJob) -> JobEvent:
+        def on_frame(frame: "FrameDone") -> None:
+            job.report(JobEvent("frame"))
+            self.draw(frame)
+
+        try:
+            self.labels, self.done = predict_labels(self.lease, self.queue, on_frame), True
+        except Cancelled:
+            raise
+        except Exception as error:
+            self.error = error
+            raise
+        return JobEvent("done")
+
+    # How far a correction spreads is settled at its end: until then it is shown on the slice that it begins on.
+    def draw(self, frame: "FrameDone") -> None:
+        """Show one more frame."""
+        axes = self.lease.image()[0].orientation
+        if self.frames == 0 or not _corrects(self.lease):
+            stack = (view := View(frame.view)).apply(self.labels, axes)
+            stack[view.slice_index(frame.slice, len(stack), axes)] = frame.masks_bhw.any(0)
+        self.frames += 1
 
 
 @dataclass(eq=False)
@@ -37,6 +103,8 @@ class Lease:
     lock: threading.Lock = field(default_factory=threading.Lock)
     volume: Volume | None = None
     labels: NDArray[np.uint8] | None = None
+    shown: NDArray[np.uint8] | None = None  # labels that the client has
+    running: Prediction | None = None
     prompts: tuple[Prompt, ...] = ()  # its gestures, less what later ones say otherwise
     fresh: tuple[Prompt, ...] = ()  # those that the labels do not include yet
     given: bool = False  # whether the labels began as an initial segmentation
@@ -46,7 +114,9 @@ class Lease:
 
     def begin(self, volume: Volume) -> None:
         """An image without gestures."""
+        self.cancel()
         self.volume, self.labels = volume, np.zeros(volume.shape, np.uint8)
+        self.shown = self.labels
         self.prompts, self.fresh, self.given, self.past = (), (), False, []
 
     def image(self) -> tuple[Volume, NDArray[np.uint8]]:
@@ -68,16 +138,35 @@ class Lease:
 
     def give(self, labels: NDArray[np.uint8]) -> None:
         """An initial segmentation in place of all gestures, which can be undone."""
+        self.cancel()
         self._remember()
         self.labels, self.prompts, self.fresh, self.given = labels, (), (), True
+        self.shown = labels
 
-    def found(self, labels: NDArray[np.uint8]) -> None:
-        """What all gestures make the structure."""
-        self.labels, self.fresh = labels, ()
+    def predict(self, queue: InferenceQueue) -> NDArray[np.uint8]:
+        """What all gestures make the structure, as far as that is known in time; asked again, it goes on.
+
+        Raises:
+            Exception: the network can do nothing with them.
+        """
+        if self.running is None or self.running.lease.fresh is not self.fresh:
+            self.cancel()
+            self.running = Prediction(copy(self), queue)
+        labels = self.running.wait()
+        if self.running.done:
+            self.labels, self.fresh, self.running = labels, (), None
+        return labels
 
     def undo(self) -> None:
         """Back to before the last gesture."""
+        self.cancel()
         self.labels, self.prompts, self.fresh, self.given = self.past.pop()
+
+    def cancel(self) -> None:
+        """Stop what is being computed."""
+        if self.running is not None:
+            self.running.job.cancel()
+            self.running = None
 
     def _remember(self) -> None:
         _, labels = self.image()
@@ -125,21 +214,27 @@ class Leases:
     def release(self, token: str) -> None:
         """Forget a client."""
         with self._lock:
-            self._leases.pop(token, None)
+            if lease := self._leases.pop(token, None):
+                lease.cancel()
 
 
-def predict_labels(lease: Lease, queue: InferenceQueue) -> NDArray[np.uint8]:
+def predict_labels(lease: Lease, queue: InferenceQueue, on_frame: "Callable[[FrameDone], None]") -> NDArray[np.uint8]:
     """What was found before, corrected by the gestures since; found anew where there was nothing, or for a box in 3D."""
     volume, before = lease.image()
-    options: dict[str, Any] = {"window": lease.window, "zoom": lease.zoom}
-    solid = any(isinstance(prompt, Box) and prompt.solid and prompt.positive for prompt in lease.fresh)
-    if not before.any() or (solid and not lease.given):
+    options: dict[str, Any] = {"window": lease.window, "zoom": lease.zoom, "on_frame": on_frame}
+    if not _corrects(lease):
         return (queue.segment_volume(volume, lease.prompts, **options).labels > 0).astype(np.uint8)
     asked = [prompt for prompt in lease.fresh if not _is_followed(prompt, before)]
     found = queue.segment_volume(volume, asked, earlier=before, **options).labels if asked else before
     labels = (found > 0).astype(np.uint8)
     hold_settled(labels, before, lease.prompts, lease.fresh)
     return labels
+
+
+def _corrects(lease: Lease) -> bool:
+    """Whether the gestures correct what was found, which is not found anew."""
+    solid = any(isinstance(prompt, Box) and prompt.solid and prompt.positive for prompt in lease.fresh)
+    return bool(lease.image()[1].any()) and (lease.given or not solid)
 
 
 def _is_followed(prompt: Prompt, labels: NDArray[np.uint8]) -> bool:

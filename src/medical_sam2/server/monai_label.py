@@ -9,116 +9,59 @@ library; they are kept as sessions of this server, which `most_sessions` bounds.
 
 import json
 import secrets
-import threading
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
-from http import HTTPStatus
-from pathlib import Path
-from typing import Annotated, Any, TypeAlias, TypeVar
+from typing import Annotated, Any
 
 import numpy as np
 from fastapi import APIRouter, File, Form, Query, Request, Response, UploadFile
 from fastapi.concurrency import run_in_threadpool
-from fastapi.responses import FileResponse
 from numpy.typing import NDArray
-from pydantic import AfterValidator, AliasChoices, BaseModel, TypeAdapter, ValidationError
-from pydantic import Field as Limited
 
-from medical_sam2.io import registry
 from medical_sam2.io.labels import fit
-from medical_sam2.io.safe_open import CHUNK
-from medical_sam2.prompts import Box, Point, Prompt
-from medical_sam2.server.refusals import InvalidRequest, NotFound, Refusal
+from medical_sam2.prompts import Box, Prompt
+from medical_sam2.server import monai_datastore
+from medical_sam2.server.active_learning import STRATEGIES, ActiveLearning
+from medical_sam2.server.datastore import Datastore
+from medical_sam2.server.library_sessions import LibrarySessions
+from medical_sam2.server.monai_forms import InferenceRequest, parse
+from medical_sam2.server.received import open_files, opened
+from medical_sam2.server.refusals import InvalidRequest, NotFound
 from medical_sam2.server.segmentation import SessionImage, SessionImageSet, SessionVolume
 from medical_sam2.server.session import Session
 from medical_sam2.server.session_store import SessionStore
-from medical_sam2.server.uploads import LibraryEntry, library_entries
 from medical_sam2.strokes import Brush, says_where
 
 MODEL, SCRIBBLES, VERSION = "medical_sam2", "medical_sam2_scribbles", "0.8.0"
 INK: Mapping[str, bool] = {"foreground_scribbles": True, "background_scribbles": False}  # names of 3D Slicer's segments
 EXPIRY_S = 3_600
-MOST_CLICKS, MOST_SEGMENTS = 1_000, 1_000
-STRATEGIES = ("first", "random")
 NAMES: Mapping[int, str] = {1: "structure"}
-Place: TypeAlias = Annotated[float, Limited(allow_inf_nan=False)]
-Kind = TypeVar("Kind")
+NOTHING_SAID = "nothing says where the structure is; click or scribble inside of it, or place a region"
 
 
-def _six_or_none(numbers: list[float]) -> list[float]:
-    if len(numbers) not in {0, 6}:
-        raise ValueError
-    return numbers
+@dataclass(frozen=True, eq=False)
+class InferenceResult:
+    """What was found."""
 
-
-class SegmentInfo(BaseModel):
-    """A segment of a label map."""
-
-    name: Annotated[str, Limited(max_length=1_000)]
-    number: Annotated[int, Limited(validation_alias=AliasChoices("id", "idx"), ge=0)]
-
-
-VOXELS = TypeAdapter[list[tuple[Place, Place, Place]]](
-    Annotated[list[tuple[Place, Place, Place]], Limited(max_length=MOST_CLICKS)]
-)
-ROI = TypeAdapter[list[float]](Annotated[list[Place], AfterValidator(_six_or_none)])
-SEGMENTS = TypeAdapter[list[SegmentInfo]](Annotated[list[SegmentInfo], Limited(max_length=MOST_SEGMENTS)])
-EXPECTED: Mapping[str, str] = {
-    "foreground": f"a list of at most {MOST_CLICKS} voxels",
-    "background": f"a list of at most {MOST_CLICKS} voxels",
-    "roi": "six numbers, the first and the last voxel along each axis, or none",
-    "label_info": "a list of the label map's segments, each with its name and its id",
-}
-
-
-@dataclass(frozen=True)
-class InferenceRequest:
-    """What an inference asks for."""
-
-    clicks: Sequence[Prompt]  # inside of the structure, and outside
-    roi: Sequence[float]  # first and last voxel along each axis, in any order; empty where there is none
-    names: Mapping[str, int]  # of the segments of the label map that comes with it → values there
-    label: str  # name of the structure, where it is told
-    form: str  # suffix of the answer
-
-
-class LibrarySessions:
-    """Images of the library that were asked about: each is opened once, and anew where its file is another one by now.
-
-    Args:
-        store: of the sessions.
-    """
-
-    def __init__(self, store: SessionStore) -> None:
-        self._store, self._lock = store, threading.Lock()
-        self._sessions: dict[tuple[Path, int, int], str] = {}
-
-    def get(self, entry: LibraryEntry) -> Session:
-        """The session of an image."""
-        about = entry.path.stat()
-        key = entry.path, about.st_mtime_ns, about.st_size
-        with self._lock:  # who asks meanwhile waits, and gets the same
-            if (known := self._sessions.get(key)) in self._store.ids():
-                return self._store.get(str(known))
-            with self._store.creating() as id:
-                self._store.place(id, entry.path)
-                session = self._store.open(id)
-            self._sessions[key] = id
-            return session
+    labels: NDArray[np.uint8]  # in the image's grid
+    warnings: tuple[str, ...] = ()  # for the user
+    confidence: float | None = None  # of the slices that nobody prompted, where there are any
 
 
 def routes(store: SessionStore) -> APIRouter:
     """The routes, under /monai."""
     router = APIRouter(prefix="/monai")
-    _about(router, store)
-    _datastore(router, store)
+    datastore = Datastore(store.settings.library)
+    learning = ActiveLearning(LibrarySessions(store, datastore))
+    _about(router, datastore)
+    monai_datastore.add_routes(router, learning)
     _sessions(router, store)
-    _inference(router, store, LibrarySessions(store))
+    _inference(router, learning)
     return router
 
 
-def _about(router: APIRouter, store: SessionStore) -> None:
+def _about(router: APIRouter, datastore: Datastore) -> None:
     @router.get("/info/")
     @router.get("/info")
     def info() -> dict[str, Any]:
@@ -131,56 +74,12 @@ def _about(router: APIRouter, store: SessionStore) -> None:
             "labels": ["structure"],
             "models": {k: {**model, "type": kind, "description": f"Medical SAM 2: {by}"} for k, (kind, by) in kinds.items()},
             "trainers": {},
-            "strategies": {name: {"description": "the images in their order"} for name in STRATEGIES},
+            "strategies": {name: {"description": description} for name, description in STRATEGIES.items()},
             "scoring": {},
             "train_stats": {},
-            "datastore": {"total": len(_volumes(store)), "completed": 0},
+            "datastore": monai_datastore.count(datastore),
             "config": {},
         }
-
-
-def _datastore(router: APIRouter, store: SessionStore) -> None:
-    @router.post("/activelearning/{strategy}")
-    def next_sample(strategy: str) -> dict[str, Any]:
-        if strategy not in STRATEGIES:
-            raise NotFound("strategy")
-        if not (entries := _volumes(store)):
-            return {}
-        number, _ = entries[0]
-        return {"id": str(number), "weight": 0, "path": "", "name": str(number)}
-
-    @router.get("/train/")
-    @router.post("/train/{model}")
-    @router.delete("/train/")
-    def train() -> Response:
-        raise NotFound("training here: use `medsam2 finetune`")
-
-    @router.get("/datastore/")
-    def datastore() -> dict[str, Any]:
-        return {"total": len(_volumes(store)), "completed": 0, "objects": {str(number): {} for number, _ in _volumes(store)}}
-
-    @router.get("/datastore/image")
-    def image(image: Annotated[str, Query(max_length=64)]) -> Response:
-        number, entry = _entry(store, image)
-        if not entry.path.is_file():
-            raise InvalidRequest("a folder is not sent; open it here")
-        suffix = "".join(Path(entry.path.name).suffixes[-2:])
-        return FileResponse(entry.path, media_type="application/octet-stream", filename=f"{number}{suffix}")
-
-    @router.put("/datastore/label")
-    def label() -> Response:
-        raise Refusal(HTTPStatus.NOT_IMPLEMENTED, "labels are not kept here; save them in your viewer")
-
-
-def _volumes(store: SessionStore) -> list[tuple[int, LibraryEntry]]:
-    return [(i, entry) for i, entry in enumerate(library_entries(store.settings.library)) if entry.kind == "volume"]
-
-
-def _entry(store: SessionStore, image: str) -> tuple[int, LibraryEntry]:
-    found = dict(_volumes(store))
-    if not (image.isascii() and image.isdecimal()) or int(image) not in found:
-        raise NotFound("image")
-    return int(image), found[int(image)]
 
 
 def _sessions(router: APIRouter, store: SessionStore) -> None:
@@ -191,7 +90,7 @@ def _sessions(router: APIRouter, store: SessionStore) -> None:
             files: list[Any] = [value for value in form.values() if not isinstance(value, str)]
             if not files:
                 raise InvalidRequest("no image was sent")
-            session = await run_in_threadpool(_open_files, store, files)
+            session = await run_in_threadpool(open_files, store, files)
         return {"session_id": session.id, **_session_info(session.id)}
 
     @router.get("/session/{id}")
@@ -209,29 +108,14 @@ def _session_info(id: str) -> dict[str, Any]:
     return {"name": id, "path": "", "image": id, "meta": {}, "create_ts": 0, "last_access_ts": 0, "expiry": EXPIRY_S}
 
 
-def _open_files(store: SessionStore, files: Sequence[UploadFile]) -> Session:
-    """A session with the files that came."""
-    with store.creating() as id:
-        for file in files:
-            path = store.uploads.new_file(id, _suffix(file.filename or ""))
-            with path.open("wb") as sink:
-                while piece := file.file.read(CHUNK):
-                    store.uploads.add_bytes(id, len(piece))
-                    sink.write(piece)
-        return store.open(id)
+# 3D Slicer's module asks the model of no name as soon as an image is there, when nobody can have said anything yet.
+def _inference(router: APIRouter, learning: ActiveLearning) -> None:
+    library, store = learning.library, learning.library.store
 
-
-def _suffix(name: str) -> str:
-    """The suffix of an image's name, nothing where it has none that is known."""
-    parts = Path(name).suffixes[-2:]
-    options = ("".join(parts).lower(), "".join(parts[-1:]).lower())
-    return next((suffix for suffix in options if registry.is_uploadable(suffix)), "")
-
-
-def _inference(router: APIRouter, store: SessionStore, library: LibrarySessions) -> None:
+    @router.post("/infer/")
     @router.post("/infer/{model}")
     def infer(
-        model: str,
+        model: str = "",
         *,
         image: Annotated[str, Query(max_length=256)] = "",
         session_id: Annotated[str, Query(max_length=64)] = "",
@@ -240,56 +124,26 @@ def _inference(router: APIRouter, store: SessionStore, library: LibrarySessions)
         file: Annotated[UploadFile | None, File()] = None,
         label: Annotated[UploadFile | None, File()] = None,
     ) -> Response:
-        if model not in {MODEL, SCRIBBLES}:
+        if model not in {"", MODEL, SCRIBBLES}:
             raise NotFound(f"model {model[:40]!r}")
-        request = _parse(params)
+        request = parse(params)
         with ExitStack() as stack:
             if session_id:
                 session = store.get(session_id)
             elif file is None:
-                session = library.get(_entry(store, image)[1])
+                session = library.open(image)
             else:
-                session = stack.enter_context(_opened(store, file))
-            drawn = None if label is None else stack.enter_context(_opened(store, label)).image
-            return _segment(store, session, request, output, drawn)
-
-
-@contextmanager
-def _opened(store: SessionStore, file: UploadFile) -> Iterator[Session]:
-    """A file that came with a request, as long as that is answered."""
-    session = _open_files(store, [file])
-    try:
-        yield session
-    finally:
-        store.remove(session.id)
-
-
-def _parse(params: str) -> InferenceRequest:
-    try:
-        given = json.loads(params)
-    except ValueError:
-        given = None
-    if not isinstance(given, dict):
-        raise InvalidRequest("params is no JSON object")
-    suffix = str(given.get("result_extension", ".nrrd"))
-    form = suffix[1:] if suffix in registry.written() and not registry.writer_of(Path(f"a{suffix}")).check else "nrrd"
-    sides = (("foreground", True), ("background", False))
-    clicks = [Point(voxel, positive=positive) for key, positive in sides for voxel in _read(VOXELS, given, key)]
-    roi, info = _read(ROI, given, "roi"), _read(SEGMENTS, given, "label_info")
-    label = str(given.get("selected_label_name") or given.get("label") or "")
-    return InferenceRequest(clicks, roi, {each.name: each.number for each in info}, label, form)
-
-
-def _read(kind: "TypeAdapter[list[Kind]]", given: Mapping[str, Any], key: str) -> "list[Kind]":
-    try:
-        return kind.validate_python(given.get(key) or [])
-    except ValidationError:
-        raise InvalidRequest(f"{key} is not what it should be: {EXPECTED[key]}") from None
+                session = stack.enter_context(opened(store, file))
+            drawn = None if label is None else stack.enter_context(opened(store, label)).image
+            found = _segment(store, session, request, drawn, unasked=not model)
+            if not session_id and file is None:
+                learning.remember(image, found.confidence)
+            return _answer(store, session, request, output, found)
 
 
 def _segment(
-    store: SessionStore, session: Session, request: InferenceRequest, output: str, drawn: SessionImage | None
-) -> Response:
+    store: SessionStore, session: Session, request: InferenceRequest, drawn: SessionImage | None, *, unasked: bool
+) -> InferenceResult:
     if not isinstance(session.image, SessionVolume) or isinstance(drawn, SessionImageSet):
         raise InvalidRequest("these are pictures, not a volume")
     volume = session.image.volume
@@ -299,16 +153,22 @@ def _segment(
     if not prompts and not earlier.any() and box:
         prompts = [box]
     if not earlier.any() and not any(map(says_where, prompts)):
-        raise InvalidRequest("nothing says where the structure is; click or scribble inside of it, or place a region")
-    found, warnings = earlier, tuple[str, ...]()
-    if prompts:
-        options: dict[str, Any] = {"window": store.settings.window, "earlier": earlier if earlier.any() else None}
-        result = store.queue.segment_volume(volume, prompts, **options)
-        found, warnings = (result.labels > 0).astype(np.uint8), result.warnings
-    params = {"label_names": {"structure": 1}, "warnings": list(warnings)}
+        if unasked and not prompts:
+            return InferenceResult(earlier, (NOTHING_SAID,))
+        raise InvalidRequest(NOTHING_SAID)
+    if not prompts:
+        return InferenceResult(_within(box, earlier, earlier))
+    options: dict[str, Any] = {"window": store.settings.window, "earlier": earlier if earlier.any() else None}
+    result = store.queue.segment_volume(volume, prompts, **options)
+    labels = _within(box, (result.labels > 0).astype(np.uint8), earlier)
+    return InferenceResult(labels, result.warnings, result.mean_confidence(1))
+
+
+def _answer(store: SessionStore, session: Session, request: InferenceRequest, output: str, found: InferenceResult) -> Response:
+    params = {"label_names": {"structure": 1}, "warnings": list(found.warnings)}
     if output == "json":
         return Response(json.dumps(params), media_type="application/json")
-    data = store.export(session, _within(box, found, earlier), request.form, NAMES)
+    data = store.export(session, found.labels, request.form, NAMES)
     if output == "image":
         return Response(data, media_type="application/octet-stream")
     return _multipart(params, data, f"label.{request.form}")

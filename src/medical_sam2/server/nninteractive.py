@@ -4,6 +4,11 @@ A client claims a session by a lease, sends an image (C, X, Y, Z) and gestures i
 a box and its labels. The image lives in memory only, as long as the lease. What the protocol has and we have not is in
 `CAPABILITIES`: one structure at a time, no decay of interactions.
 
+One request has one answer: its header, which must come first, has the box of all that changed, so nothing can follow it, and
+the client gives up where none begins within a minute (`read_timeout`). Nothing can be sent without being asked for. But an
+answer may change more than was asked: what was not known in time comes with the next gesture or with `/predict`
+(`leases.Prediction`).
+
 Arrays travel as `NNIA` frames, every length checked before memory is asked for: `NNIA`, version, codec, number of axes, length
 of the type's name; the name; the shape as int64; the number of chunks; for each its length unpacked and packed (uint64) and its
 bytes, packed by blosc2. All numbers are little-endian.
@@ -25,7 +30,7 @@ from pydantic import BaseModel, Field, ValidationError
 from medical_sam2.errors import ConfigError, MedicalSam2Error
 from medical_sam2.prompts import Box, Mask, Point
 from medical_sam2.server.inference_queue import InferenceQueue
-from medical_sam2.server.leases import IDLE_S, LIVENESS_S, Lease, Leases, predict_labels
+from medical_sam2.server.leases import IDLE_S, LIVENESS_S, Lease, Leases
 from medical_sam2.server.refusals import InvalidRequest, TooLarge
 from medical_sam2.server.security import ServerSettings
 from medical_sam2.strokes import Brush
@@ -276,11 +281,11 @@ def _clicks(router: APIRouter, leases: Leases, queue: InferenceQueue) -> None:
     def undo(token: Token = "") -> Response:
         lease = leases.get(token)
         with lease.lock:
-            _, before = lease.image()
+            lease.image()
             if not lease.past:
-                return _difference(before, before, ran=False)
+                return _show(lease, lease.shown, ran=False)
             lease.undo()
-            return _difference(before, lease.image()[1], ran=True)
+            return _show(lease, lease.image()[1], ran=True)
 
 
 # Clients draw between voxels and over the border; as upstream, their sides are rounded and cut to the image.
@@ -317,7 +322,7 @@ def _outlines(router: APIRouter, leases: Leases, queue: InferenceQueue, settings
 
 def _outlined(lease: Lease, queue: InferenceQueue, form: MaskRequest, array: NDArray[Any], kind: Kinds) -> Response:
     with lease.lock:
-        volume, labels = lease.image()
+        volume, _ = lease.image()
         mask = np.zeros(volume.shape, bool)
         window = tuple(slice(*side) for side in form.interaction_bbox) if form.interaction_bbox else ...
         if mask[window].shape != array.shape:
@@ -328,21 +333,27 @@ def _outlined(lease: Lease, queue: InferenceQueue, form: MaskRequest, array: NDA
             lease.add(Mask(mask) if drawn else Brush(np.argwhere(mask), positive=form.include_interaction))
             return _predict(lease, queue, form)
         lease.give(mask.astype(np.uint8))
-        return _difference(labels, labels, ran=False)  # the client has drawn it already
+        return _show(lease, lease.shown, ran=False)  # the client has drawn it already
 
 
 def _predict(lease: Lease, queue: InferenceQueue, form: InteractionRequest) -> Response:
     """Predict if that is wanted; a gesture that the network can do nothing with is taken back."""
-    _, before = lease.image()
+    lease.image()
     if not form.run_prediction or not lease.fresh:
-        return _difference(before, before, ran=False)
+        return _show(lease, lease.shown, ran=False)
     try:
-        after = predict_labels(lease, queue)
+        labels = lease.predict(queue)
     except MedicalSam2Error:
         lease.undo()
         raise
-    lease.found(after)
-    return _difference(before, after, ran=True)
+    return _show(lease, labels, ran=True)
+
+
+def _show(lease: Lease, labels: NDArray[np.uint8] | None, *, ran: bool) -> Response:
+    """The answer that makes the client's labels these."""
+    before = lease.image()[1] if lease.shown is None else lease.shown
+    lease.shown = before if labels is None else labels
+    return _difference(before, lease.shown, ran=ran)
 
 
 def _difference(before: NDArray[np.uint8], after: NDArray[np.uint8], *, ran: bool) -> Response:

@@ -56,22 +56,23 @@ def do(order: Mapping[str, Any]) -> Any:
     """
     address = order["address"]
     if order["do"] == "search":
-        return [asdict(one) for one in search(address, order["patient"])]
+        filters = {"SeriesInstanceUID": order["series"]} if "series" in order else {"PatientID": order["patient"]}
+        return [asdict(one) for one in search(address, filters)]
     if order["do"] == "fetch":
         target, most = Path(order["target"]), order["most_bytes"]
         return fetch(address, order["study"], order["series"], target, images=order["images"], most_bytes=most)
     return send(address, order["study"], Path(order["source"]).read_bytes())
 
 
-def search(address: str, patient: str) -> list[SeriesRecord]:
-    """The series of a patient that may hold a volume.
+def search(address: str, filters: Mapping[str, str]) -> list[SeriesRecord]:
+    """The series that may hold a volume, of a patient or by their own identifier (`filters`: keyword of a tag → its value).
 
     Raises:
         PacsFailure: the PACS does not answer as it should.
     """
     with _connection(address) as archive:
         rows: Sequence[Mapping[str, Any]] = archive.search_for_series(
-            search_filters={"PatientID": patient}, fields=FIELDS, limit=MOST_FOUND
+            search_filters=dict(filters), fields=FIELDS, limit=MOST_FOUND
         )
         found = [_series(row) for row in rows[:MOST_FOUND]]
     return [one for one in found if one.study and one.series and one.modality not in NO_VOLUMES]

@@ -1,7 +1,10 @@
 """Who may ask what: host, origin, path, token or cookie, size and speed, checked before anything is parsed; and the settings.
 
-As Jupyter does it: a token in the address that was printed becomes a cookie. Other programs send it as `Authorization: Bearer`,
-or as a part of the path where they can send nothing else.
+As Jupyter does it: a token in the address that was printed becomes a cookie, as does a password, or that of a user. Other
+programs send the token as `Authorization: Bearer`, or as a part of the path where they can send nothing else. A second token
+lets people in to look.
+
+What a proxy says of where a request came from counts only where the connection comes from an address that was named as its.
 """
 
 import asyncio
@@ -20,6 +23,7 @@ from typing import Any, TypeAlias
 from urllib.parse import parse_qs, urlsplit
 
 from medical_sam2.server.refusals import Refusal, TooLarge
+from medical_sam2.server.users import PasswordHash, is_known
 from medical_sam2.server.worker_process import WorkerLimits
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -37,6 +41,10 @@ class ServerSettings:
     origins: tuple[str, ...] = ()  # pages from elsewhere that may use the protocols
     token: str = ""  # who knows it may come in
     password: str = ""  # asked for where the server is bound to more than this machine
+    users: Mapping[str, PasswordHash] = field(default_factory=dict[str, PasswordHash])  # who may come in by name
+    read_token: str = ""  # who knows it may look, and change nothing
+    root_path: str = ""  # below which a proxy offers the page ("/medsam2")
+    trusted_proxies: tuple[str, ...] = ()  # addresses of proxies whose forwarded headers count
     window: str = "auto"  # of intensities, for the network and the page; see `intensity_window.choose_window`
     formats: tuple[str, ...] = ()  # plug-ins that results may be taken away in; see `io.registry`
     pacs: str = ""  # address of a DICOMweb server that series may be fetched from and segmentations sent to
@@ -65,12 +73,13 @@ POLICY = (
 HEADERS = {
     "content-security-policy": POLICY,
     "x-content-type-options": "nosniff",
-    "referrer-policy": "no-referrer",
+    "referrer-policy": "same-origin",  # with "no-referrer" a browser sends the form of /login as if it came from elsewhere
     "cross-origin-opener-policy": "same-origin",
     "cross-origin-resource-policy": "same-origin",
     "x-frame-options": "DENY",
     "permissions-policy": "camera=(), geolocation=(), microphone=()",
 }
+VISITOR = "medsam2.visitor"  # key of the scope
 AUTHENTICATED = "medsam2.let_in"  # key of the scope: whoever closes connections spares these
 PATH = re.compile(r"[A-Za-z0-9_./~:@+-]*")
 BULKY = re.compile(r"/(api/sessions/[0-9a-f]{32}/files|monai/.*|nninteractive/.*)")
@@ -78,6 +87,17 @@ OPEN_TO_ALL = {"/login", "/login.css"}
 SLOWEST_BYTES_S, SLOW_FOR_S = 1_000, 60.0
 DEFECT = Refusal(HTTPStatus.INTERNAL_SERVER_ERROR, "this is a defect of medsam2; please report it")
 FAILURES, FORGIVEN_S = 8, 60.0
+
+
+@dataclass(frozen=True)
+class Visitor:
+    """Who was let in."""
+
+    name: str  # of a user, or how somebody came in
+    may_edit: bool = True
+
+
+BY_TOKEN, BY_PASSWORD, BY_LINK, NOBODY = Visitor("token"), Visitor("password"), Visitor("link", False), Visitor("", False)
 
 
 class Guard:
@@ -93,6 +113,8 @@ class Guard:
         self._app, self._settings, self._secret = app, settings, secret
         self._failed: list[float] = []
         self.cookie = f"medsam2_{settings.port}"
+        visitors = (BY_TOKEN, BY_PASSWORD, BY_LINK, *map(Visitor, settings.users))
+        self._cookies = {hmac.new(secret.encode(), each.name.encode(), "sha256").hexdigest(): each for each in visitors}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve a request, or refuse it."""
@@ -101,13 +123,17 @@ class Guard:
             return
         if scope["type"] != "http":
             return
+        bare = self._strip_root(scope)
         measured = _LimitedBody(receive, self._limit(scope), self._settings.idle_s)
         answer = _Reply(send, self._headers(scope), measured)
         try:
-            await self._serve(scope, measured, answer)
+            if bare:
+                await answer.plain(HTTPStatus.PERMANENT_REDIRECT, b"", {"location": f"{self._settings.root_path}/"})
+            else:
+                await self._serve(scope, measured, answer)
         except Refusal as refusal:
             await answer.refuse(refusal)
-        except _AlreadyRefused as overruled:
+        except AlreadyRefused as overruled:
             await answer.refuse(overruled.refusal)
         except asyncio.CancelledError:  # the server ends and waits no longer
             await answer.refuse(Refusal(HTTPStatus.SERVICE_UNAVAILABLE, "the server is being ended"))
@@ -116,8 +142,8 @@ class Guard:
             await answer.refuse(DEFECT)
 
     async def _serve(self, scope: Scope, receive: "_LimitedBody", answer: "_Reply") -> None:
-        headers = _headers(scope)
-        self._check_host(headers)
+        headers, forwarded = self._believed_headers(scope)
+        self._check_host(headers, forwarded=forwarded)
         preflight = self._check_origin(scope, headers)
         if not PATH.fullmatch(scope.get("raw_path", b"").decode("latin-1").partition("?")[0]) or "/../" in f"{scope['path']}/":
             raise Refusal(HTTPStatus.BAD_REQUEST, "this is no address of this server")
@@ -126,14 +152,36 @@ class Guard:
             return
         receive.check_length(headers)
         if scope["path"] == "/login" and scope["method"] == "POST":
-            await self._login(receive, answer)
+            await self._login(scope, receive, answer)
         elif (token := parse_qs(scope["query_string"].decode("latin-1")).get("token")) and scope["path"] == "/":
-            await self._exchange_token(token[0], answer)
-        elif self._is_authenticated(scope, headers):
-            scope[AUTHENTICATED] = True
+            await self._exchange_token(scope, token[0], answer)
+        elif visitor := self._visitor(scope, headers):
+            _check_may(visitor, scope)
+            scope[AUTHENTICATED], scope[VISITOR] = True, visitor
             await self._app(scope, receive, answer)
         else:
             raise Refusal(HTTPStatus.UNAUTHORIZED, "open the address that `medsam2 serve` printed, or sign in at /login")
+
+    # A proxy may take the part of the path that is its own away, or leave it.
+    def _strip_root(self, scope: Scope) -> bool:
+        """The path without the root; returns whether it was the root alone, without the / from which a page finds its parts."""
+        root = self._settings.root_path
+        if root and scope["path"].startswith(f"{root}/"):
+            scope["path"] = scope["path"].removeprefix(root)
+            scope["raw_path"] = scope.get("raw_path", b"").removeprefix(root.encode())
+        return bool(root) and scope["path"] == root
+
+    def _believed_headers(self, scope: Scope) -> tuple[dict[str, str], bool]:
+        """The headers, with the host and the scheme that a proxy tells where it is trusted; whether it told the host."""
+        headers = _headers(scope)
+        if (scope.get("client") or ("",))[0] not in self._settings.trusted_proxies:
+            return headers, False
+        scheme = headers.get("x-forwarded-proto", scope.get("scheme", "http"))
+        if scheme not in {"http", "https"}:
+            raise Refusal(HTTPStatus.BAD_REQUEST, "the proxy must forward one scheme, http or https")
+        scope["scheme"] = scheme
+        told = headers.get("x-forwarded-host")
+        return {**headers, "host": told or headers.get("host", "")}, told is not None
 
     def _headers(self, scope: Scope) -> dict[str, str]:
         origin = _headers(scope).get("origin", "")
@@ -152,11 +200,11 @@ class Guard:
         names = {*LOOPBACK, *bound, *self._settings.names}
         return {f"[{name}]" if ":" in name else name.lower() for name in names}
 
-    def _check_host(self, headers: Mapping[str, str]) -> None:
+    def _check_host(self, headers: Mapping[str, str], *, forwarded: bool) -> None:
         """A page of another name that resolves to this machine must not talk to us (DNS rebinding)."""
         given = headers.get("host", "").lower()
         name, colon, port = given.rpartition(":") if re.search(r":\d+$", given) else (given, "", "")
-        if name not in self._hosts() or (colon and port != str(self._settings.port)):
+        if name not in self._hosts() or (colon and port != str(self._settings.port) and not forwarded):
             raise Refusal(HTTPStatus.FORBIDDEN, "this server does not go by that name; see --name")
 
     def _check_origin(self, scope: Scope, headers: Mapping[str, str]) -> bool:
@@ -174,52 +222,74 @@ class Guard:
             raise Refusal(HTTPStatus.FORBIDDEN, "pages from elsewhere may not use this server; see --allow-origin")
         return False
 
-    def _is_authenticated(self, scope: Scope, headers: Mapping[str, str]) -> bool:
+    def _visitor(self, scope: Scope, headers: Mapping[str, str]) -> Visitor | None:
+        """Who asks; None where that is nobody who was let in."""
         if scope["path"] in OPEN_TO_ALL and scope["method"] == "GET":
-            return True
+            return NOBODY
         kind, _, bearer = headers.get("authorization", "").partition(" ")
         if kind.lower() == "bearer" and _equal_secrets(bearer, self._settings.token):
-            return True
+            return BY_TOKEN
         for prefix in ("/monai/", "/nninteractive/"):
             if scope["path"].startswith(prefix):
                 first, slash, rest = scope["path"].removeprefix(prefix).partition("/")
                 if _equal_secrets(first, self._settings.token):
                     scope["path"] = f"{prefix}{rest}" if slash else prefix
                     scope["raw_path"] = scope["path"].encode()
-                    return True
-                return prefix == "/nninteractive/" and self._has_cookie(headers)
-        return self._has_cookie(headers)
+                    return BY_TOKEN
+                return self._by_cookie(headers) if prefix == "/nninteractive/" else None
+        return self._by_cookie(headers)
 
-    def _has_cookie(self, headers: Mapping[str, str]) -> bool:
+    def _by_cookie(self, headers: Mapping[str, str]) -> Visitor | None:
         try:
             morsel = SimpleCookie(headers.get("cookie", "")).get(self.cookie)
         except CookieError:
-            return False
-        return morsel is not None and _equal_secrets(morsel.value, self._secret)
+            return None
+        given = morsel.value if morsel else ""
+        return next((visitor for cookie, visitor in self._cookies.items() if _equal_secrets(given, cookie)), None)
 
-    async def _exchange_token(self, token: str, answer: "_Reply") -> None:
-        if not _equal_secrets(token, self._settings.token):
+    async def _exchange_token(self, scope: Scope, token: str, answer: "_Reply") -> None:
+        known = {self._settings.token: BY_TOKEN, self._settings.read_token: BY_LINK}
+        visitor = next((visitor for secret, visitor in known.items() if _equal_secrets(token, secret)), None)
+        if visitor is None:
             raise Refusal(HTTPStatus.UNAUTHORIZED, "this token is not of this server; it changes with every start")
-        await self._set_cookie(answer)
+        await self._set_cookie(scope, visitor, answer)
 
-    async def _login(self, receive: "_LimitedBody", answer: "_Reply") -> None:
+    async def _login(self, scope: Scope, receive: "_LimitedBody", answer: "_Reply") -> None:
+        form = parse_qs((await receive.everything()).decode("utf-8", "replace"))
+        name, password = (form.get(key, [""])[0] for key in ("name", "password"))
         now = time.monotonic()
         self._failed = [then for then in self._failed if now - then < FORGIVEN_S]
         if len(self._failed) >= FAILURES:
             raise Refusal(HTTPStatus.TOO_MANY_REQUESTS, "too many wrong passwords; wait a minute")
-        given = parse_qs((await receive.everything()).decode("utf-8", "replace")).get("password", [""])[0]
-        if not self._settings.password or not _equal_secrets(given, self._settings.password):
-            self._failed.append(now)
-            raise Refusal(HTTPStatus.UNAUTHORIZED, "the password is wrong")
-        await self._set_cookie(answer)
+        self._failed.append(now)  # as long as it is not known to be right: many may be tried at once
+        visitor = await asyncio.to_thread(self._by_password, name, password)
+        if visitor is None:
+            raise Refusal(HTTPStatus.UNAUTHORIZED, "the password is wrong" + (", or the name" if self._settings.users else ""))
+        self._failed.remove(now)
+        await self._set_cookie(scope, visitor, answer)
 
-    async def _set_cookie(self, answer: "_Reply") -> None:
-        cookie = f"{self.cookie}={self._secret}; HttpOnly; SameSite=Strict; Path=/"
-        await answer.plain(HTTPStatus.SEE_OTHER, b"", {"location": "/", "set-cookie": cookie, "cache-control": "no-store"})
+    def _by_password(self, name: str, password: str) -> Visitor | None:
+        if self._settings.users and name:
+            return Visitor(name) if is_known(self._settings.users, name, password) else None
+        return BY_PASSWORD if _equal_secrets(password, self._settings.password) else None
+
+    async def _set_cookie(self, scope: Scope, visitor: Visitor, answer: "_Reply") -> None:
+        value = next(cookie for cookie, each in self._cookies.items() if each == visitor)
+        secure = "; Secure" if scope.get("scheme") == "https" else ""
+        path = f"{self._settings.root_path}/"
+        cookie = f"{self.cookie}={value}; HttpOnly; SameSite=Strict; Path={path}{secure}"
+        await answer.plain(HTTPStatus.SEE_OTHER, b"", {"location": path, "set-cookie": cookie, "cache-control": "no-store"})
 
 
-class _AlreadyRefused(Exception):  # noqa: N818 - no handler of the application knows it
-    """The application answers to what was refused already."""
+def _check_may(visitor: Visitor, scope: Scope) -> None:
+    """Refuse whatever may change something to who may only look."""
+    looks = scope["method"] in {"GET", "HEAD"} and not scope["path"].startswith(("/monai/", "/nninteractive/"))
+    if not visitor.may_edit and not looks:
+        raise Refusal(HTTPStatus.FORBIDDEN, "you came in by a link that is for looking alone: nothing was changed")
+
+
+class AlreadyRefused(Exception):  # noqa: N818 - no handler of the application knows it
+    """The application answers, and something else is said instead."""
 
     def __init__(self, refusal: Refusal) -> None:
         self.refusal = refusal
@@ -283,7 +353,7 @@ class _Reply:
     async def __call__(self, message: Message) -> None:
         """Pass a message on; what was refused on the way in is not answered otherwise."""
         if self._measured.refusal and not self._started and not self._refusing:
-            raise _AlreadyRefused(self._measured.refusal)
+            raise AlreadyRefused(self._measured.refusal)
         if message["type"] == "http.response.start":
             self._started = True
             given = [(name, value) for name, value in message.get("headers", []) if name.lower() != b"server"]

@@ -219,14 +219,19 @@ class SessionStore:
 
     def _read(self, id: str, folder: Path) -> Session:
         try:
-            return Session(id, folder, self._load_image(folder / "decoded"), self.queue)
+            return Session(id, folder, self.load_image(folder / "decoded"), self.queue)
         except (FormatError, OSError, ValueError, LookupError, TypeError, AttributeError) as error:
             if isinstance(error, OSError) and disk_is_full(error):
                 raise
             reason = error.problem if isinstance(error, FormatError) else "its files are damaged"
             raise InvalidRequest(f"this session cannot be opened again: {reason}; remove it") from None
 
-    def _load_image(self, decoded: Path) -> SessionImage:
+    def load_image(self, decoded: Path) -> SessionImage:
+        """What a process of ours has decoded into a folder.
+
+        Raises:
+            TooLarge: it has more voxels than are allowed.
+        """
         notes = _read_json(decoded / META)
         count = notes.get("count", 1)
         arrays = [np.load(decoded / f"{i}.npy", mmap_mode="r", allow_pickle=False) for i in range(count)]

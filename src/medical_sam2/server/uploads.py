@@ -34,7 +34,7 @@ def library_entries(root: Path | None) -> list[LibraryEntry]:
     home = root.resolve()
     found = [LibraryEntry(root, "all images of this folder", "set")] if _has_pictures(root) else []
     for item in sorted(root.iterdir(), key=lambda item: item.name)[: 4 * MOST_ENTRIES]:
-        if item.name.startswith(".") or not _leads_within(item, home):
+        if item.name.startswith(".") or not leads_within(item, home):
             continue
         if item.is_dir() and any(_is_within(file, home) for file in item.iterdir()):
             found.append(LibraryEntry(item, item.name, "folder"))
@@ -45,10 +45,10 @@ def library_entries(root: Path | None) -> list[LibraryEntry]:
 
 def _is_within(path: Path, home: Path) -> bool:
     """Whether it is a file of the library; a decoder is asked again about whatever it opens, however deep it lies."""
-    return path.is_file() and _leads_within(path, home)
+    return path.is_file() and leads_within(path, home)
 
 
-def _leads_within(path: Path, home: Path) -> bool:
+def leads_within(path: Path, home: Path) -> bool:
     """Whether a file, a folder or a link lies in the library in the end; links that lead in a circle do not."""
     try:
         return path.resolve(strict=True).is_relative_to(home)

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from http import HTTPStatus
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +30,14 @@ from medical_sam2.server.refusals import AmbiguousSource, InvalidRequest, LimitR
 from medical_sam2.volume import Segmentation, Volume
 
 META = "meta.json"
+MOST_FILES = 50_000  # of a folder that are looked at for a series
 OUTWARD = "a link in it leads out of the folder that is served; put the file itself there"
 MODULE = "medical_sam2.server.worker_process"
 ENDED = "the server ends; ask again when it is back"
 TOO_LONG = {
     "decode": "reading the file takes too long; it was given up",
     "export": "writing the file takes too long; it was given up",
+    "list": "looking through the folders for the series takes too long; it was given up",
     "search": "the PACS takes too long; it was given up",
     "fetch": "the PACS takes too long; it was given up",
     "send": "the PACS takes too long; look there whether the segmentation has arrived",
@@ -56,7 +59,7 @@ class ReadingOptions:
     """How a source is read where that is not clear."""
 
     frame: int | None = None  # time point of a 4D image, from 0
-    series: int | None = None  # DICOM series of a folder, from 1
+    series: int | str | None = None  # DICOM series of a folder, from 1, or its SeriesInstanceUID
     allow_gap: bool = False  # interpolate missing slices
 
 
@@ -209,6 +212,8 @@ def do(order: Mapping[str, Any]) -> Any:
     """
     if order["do"] == "decode":
         return _decode(order)
+    if order["do"] == "list":
+        return _list_series([Path(folder) for folder in order["folders"]], order["within"])
     return _export(order) if order["do"] == "export" else pacs.do(order)
 
 
@@ -252,6 +257,21 @@ def _export(order: Mapping[str, Any]) -> None:
     parts = {int(label): bytes.fromhex(colour[1:]) for label, colour in order["colours"].items()}
     colours = {label: (red, green, blue) for label, (red, green, blue) in parts.items()}
     io.save(Segmentation(labels, like.affine, names, colours=colours), order["target"], like, formats=order["formats"])
+
+
+def _list_series(folders: Sequence[Path], home: str) -> dict[str, str]:
+    """SeriesInstanceUID → the folder that the series lies in; what leads out of `home`, or is no DICOM, is passed over."""
+    from pydicom import dcmread  # slow to load, and only where a viewer asks for a series
+
+    found = dict[str, str]()
+    for folder in folders:
+        files = filter(Path.is_file, folder.iterdir() if str(folder) == home else folder.rglob("*"))
+        for file in islice(files, MOST_FILES):
+            if _under(os.path.realpath(file), home):
+                with suppress(Exception):  # a file that the parser breaks on is none of a series
+                    header = dcmread(file, specific_tags=["SeriesInstanceUID"], stop_before_pixels=True)
+                    found.setdefault(str(header.SeriesInstanceUID), str(folder))
+    return found
 
 
 def _load(order: Mapping[str, Any]) -> Volume | tuple[io.Picture, ...]:
@@ -299,7 +319,11 @@ def _under(path: str, home: str) -> bool:
 def _read(source: Path, reading: ReadingOptions) -> Volume | tuple[io.Picture, ...]:
     path = _main_file(source)
     pictures = registry.suffixes("picture")
-    if path.is_dir() and any(file.suffix.lower() in pictures for file in path.iterdir()):
+    if (
+        path.is_dir()
+        and not isinstance(reading.series, str)
+        and any(file.suffix.lower() in pictures for file in path.iterdir())
+    ):
         return io.load_pictures(path)
     return io.read(path, frame=reading.frame, series=reading.series, allow_gap=reading.allow_gap)
 
