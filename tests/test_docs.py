@@ -10,6 +10,7 @@ import shutil
 import tomllib
 from dataclasses import dataclass
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from types import FunctionType
 
@@ -55,6 +56,8 @@ NOT_RUN = {  # all else that the pages tell to type is run, as it stands; `py` a
     ("docs/volumes.md", "needs a folder of scans", "medsam2 segment-volumes scans/"),
     ("docs/viewer.md", "serves until it is stopped", "medsam2 serve"),
     ("docs/viewer.md", "serves until it is stopped, and needs a certificate", "medsam2 serve --host"),
+    ("docs/viewer.md", "asks for a password", "python -m medical_sam2.server.users"),
+    ("docs/viewer.md", "needs a proxy", "medsam2 serve scans --users"),
     ("docs/viewer.md", "serves until it is stopped, and needs a PACS", "medsam2 serve --pacs"),
 }
 
@@ -167,7 +170,9 @@ def test_what_is_not_run_is_spelled_right(block: Block) -> None:
     for program, *words in block.commands:
         if program == "medsam2":
             build().parse_args(join_numbers(words), exit_on_error=False, print_error=False)
-        elif program != "pip":
+        elif program == "python" and words[0] == "-m":
+            assert find_spec(words[1]), words
+        elif program not in {"pip", "chmod"}:
             assert (ROOT / (words[0] if program == "python" else program)).is_file(), program
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from playwright.sync_api import expect
 
-from medical_sam2.server.review import Suggestion, suggest_reviews
+from medical_sam2.server.review import ReviewSuggestion, suggest_reviews
 from medical_sam2.server.segmentation import SessionResult, SessionVolume
 from medical_sam2.volume import SliceConfidence
 from tests.phantoms import phantom
@@ -23,7 +23,9 @@ def rows(label: int, areas: list[int], sure: dict[int, float], plane: str = "axi
     return [SliceConfidence(label, plane, t, sure.get(t, 0.95), area, t == 5, t in sure) for t, area in enumerate(areas)]
 
 
-def suggested(found: list[SliceConfidence], image: SessionVolume | None = IMAGE, doubt: int | None = None) -> list[Suggestion]:
+def suggested(
+    found: list[SliceConfidence], image: SessionVolume | None = IMAGE, doubt: int | None = None
+) -> list[ReviewSuggestion]:
     labels = np.ones(IMAGE.volume.shape, np.uint8)
     uncertainty = None if doubt is None else (np.full_like(labels, doubt),)
     return suggest_reviews(SessionResult((labels,), tuple(found), uncertainty), image, SIZES, {1, 2})

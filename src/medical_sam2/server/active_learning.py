@@ -35,7 +35,7 @@ DEPTHS = (0.25, 0.5, 0.75)  # of the axial slices that are looked at
 
 
 @dataclass(frozen=True)
-class Suggestion:
+class ImageSuggestion:
     """An image, and why."""
 
     image: DatastoreImage
@@ -62,7 +62,7 @@ class ActiveLearning:
             if confidence is not None:
                 self._sure[stamp(self.library.datastore.get(name).entry.path)] = confidence
 
-    def choose(self, strategy: str) -> Suggestion | None:
+    def choose(self, strategy: str) -> ImageSuggestion | None:
         """An image without labels; nothing where all have some.
 
         Raises:
@@ -78,20 +78,22 @@ class ActiveLearning:
         if strategy == USEFUL and done:
             return self._most_useful(left, done)
         image = secrets.choice(left) if strategy == "random" else left[0]
-        return Suggestion(image, 0.0, "nothing is labelled yet" if strategy == USEFUL else STRATEGIES[strategy])
+        return ImageSuggestion(image, 0.0, "nothing is labelled yet" if strategy == USEFUL else STRATEGIES[strategy])
 
-    def _most_useful(self, left: Sequence[DatastoreImage], done: Sequence[DatastoreImage]) -> Suggestion | None:
+    def _most_useful(self, left: Sequence[DatastoreImage], done: Sequence[DatastoreImage]) -> ImageSuggestion | None:
         with self._lock:
             ends = time.monotonic() + LOOK_S
             known = [seen for image in done if (seen := self._look(image, ends)) is not None]
             mine = {i: seen for i, image in enumerate(left) if (seen := self._look(image, ends)) is not None}
         if not known or not mine:
-            return Suggestion(left[0], 0.0, "none of the images could be compared in time; ask again")
+            return ImageSuggestion(left[0], 0.0, "none of the images could be compared in time; ask again")
         needs = [Need(i, self._sure.get(stamp(left[i].entry.path), 0.0), _likeness(seen, known)) for i, seen in mine.items()]
         best = neediest(needs)[0]
         reason = f"confidence {best.confidence:.2f}, likeness to what is labelled {best.likeness:.3f}"
         waiting = len(left) - len(mine)
-        return Suggestion(left[best.index], best.size, f"{reason}; {waiting} images were not looked at" if waiting else reason)
+        return ImageSuggestion(
+            left[best.index], best.size, f"{reason}; {waiting} images were not looked at" if waiting else reason
+        )
 
     def _look(self, image: DatastoreImage, ends: float) -> NDArray[np.float32] | None:
         """What the network sees of an image, as a direction; None where it cannot be read, or not in time."""

@@ -16,7 +16,7 @@ from medical_sam2.server.gestures import MOST_POINTS
 from medical_sam2.server.pacs import SeriesRecord
 from medical_sam2.server.refusals import InvalidRequest, NotFound, Refusal
 from medical_sam2.server.rendering import Encoded, download_forms, encode_download, encode_frame, encode_volume, subsample
-from medical_sam2.server.review import Suggestion
+from medical_sam2.server.review import ReviewSuggestion
 from medical_sam2.server.said import command_line, prompt_file
 from medical_sam2.server.segmentation import SessionVolume
 from medical_sam2.server.session import Session
@@ -254,7 +254,7 @@ def _results(router: APIRouter, store: SessionStore) -> None:
         ]
 
 
-def _advised(advice: Suggestion | None) -> dict[str, Any]:
+def _advised(advice: ReviewSuggestion | None) -> dict[str, Any]:
     return {"gain": advice.gain_px, "why": advice.reason} if advice else {}
 
 

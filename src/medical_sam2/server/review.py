@@ -20,7 +20,7 @@ DISAGREE = 0.25  # how undecided the voxels of a structure are on a slice, of 1,
 
 
 @dataclass(frozen=True)
-class Suggestion:
+class ReviewSuggestion:
     """A slice that is worth a look.
 
     Args:
@@ -36,7 +36,7 @@ class Suggestion:
 
 def suggest_reviews(
     result: SessionResult, image: SessionVolume | None, frame_px: Mapping[str, int], drawn: Collection[int]
-) -> list[Suggestion]:
+) -> list[ReviewSuggestion]:
     """The slices of all structures that are worth a look, the one with most to gain first.
 
     Args:
@@ -55,7 +55,7 @@ def suggest_reviews(
     for row in sorted(open_, key=lambda row: (not row.look_here, -gains[_key(row)], row.slice)):
         if len(chosen) < MOST and not any((*_key(row)[:2], row.slice + by) in chosen for by in range(-reach, reach + 1)):
             chosen[_key(row)] = row
-    found = [Suggestion(row, round(gains[key]), _reason(row, grown, result, image)) for key, row in chosen.items()]
+    found = [ReviewSuggestion(row, round(gains[key]), _reason(row, grown, result, image)) for key, row in chosen.items()]
     return sorted(found, key=lambda each: -each.gain_px)
 
 

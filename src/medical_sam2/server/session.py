@@ -12,7 +12,7 @@ from medical_sam2.errors import FormatError
 from medical_sam2.server.gestures import check_gesture, decode_runs, encode_runs, frame_prompt
 from medical_sam2.server.inference_queue import Cancelled, InferenceQueue, JobEvent, TrackingJob, trim_memory
 from medical_sam2.server.refusals import Conflict, InvalidRequest, NotFound
-from medical_sam2.server.review import Suggestion, suggest_reviews
+from medical_sam2.server.review import ReviewSuggestion, suggest_reviews
 from medical_sam2.server.segmentation import (
     Frame,
     LabelMaps,
@@ -256,7 +256,7 @@ class Session:
             raise NotFound("result: nothing was tracked yet")
         return result
 
-    def reviews(self) -> list[Suggestion]:
+    def reviews(self) -> list[ReviewSuggestion]:
         """Where a look at the result is worth most."""
         image, state = self.image, self.history.state
         sizes = {plane: int(np.prod(image.frame_shape(plane, 0))) for plane in image.planes}
