@@ -121,6 +121,7 @@ GOOD = str(hash_password("correct horse"))
         f"anna:{GOOD[:-8]}\n",
         "anna:scrypt$15$8$1$c2FsdA==$aGFzaA==\n",
     ],
+    ids=range(13),
 )
 def test_files_that_name_no_users(tmp_path: Path, text: str, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "users.txt"
