@@ -12,7 +12,7 @@ import pytest
 from medical_sam2 import io
 from medical_sam2.evaluate import answer
 from medical_sam2.evaluate.answer import HashedPrompts, answer_job, compute_measures, mean_by_stage
-from medical_sam2.evaluate.cases import FramePrompts, VolumeTask, load_case, open_data_set
+from medical_sam2.evaluate.cases import FramePrompts, VolumeTask, draw_prompt, load_case, open_data_set
 from medical_sam2.evaluate.methods.interface import MethodAnswer, MethodInputs
 from medical_sam2.evaluate.protocols import EVERY_KIND, OF_VOLUMES, Condition, Kind
 from medical_sam2.evaluate.study import EvaluationJob, NetworkSettings, Row
@@ -175,6 +175,22 @@ def test_where_it_ends_is_told_to_the_network_and_cut_off_for_all(job: Evaluatio
     assert told == (Box((6, 5, 2), (15, 13, 5)),)
     assert (list(prompts), row.dice) == ([4], 1.0), "the object of this test is a box"
     assert asked(job, "mask", monkeypatch)[2].dice == pytest.approx(2 * inside / (inside + 24 * 20 * 8))
+
+
+def test_what_lies_beside_a_structure_in_its_box_is_told_to_be_outside() -> None:
+    truth = np.zeros((12, 14), bool)
+    truth[2:10, 2:5] = truth[7:10, 2:12] = True
+    prompt = draw_prompt(truth, "box and negative lasso", np.random.default_rng(0))
+    beside = np.zeros_like(truth)
+    beside[2:7, 5:12] = True
+    assert prompt.settled_hw is not None
+    np.testing.assert_array_equal(prompt.settled_hw, -beside.astype(np.int8))
+    full = draw_prompt(np.pad(np.ones((3, 4), bool), 2), "box and negative lasso", np.random.default_rng(0))
+    assert (full.box_xyxy is not None, full.settled_hw) == (True, None), "nothing lies beside it"
+    inside = np.zeros((9, 9), bool)
+    inside[[2, 4, 6], [2, 4, 6]] = True
+    found = draw_prompt(inside, "box and negative lasso", np.random.default_rng(0))
+    assert (found.box_xyxy is not None, found.settled_hw) == (True, None), "a line around the rest would take a part of it in"
 
 
 def test_outlines_are_those_of_both_ends_and_of_the_one_that_chance_takes(

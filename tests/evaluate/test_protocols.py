@@ -41,7 +41,8 @@ def test_protocols_are_complete_and_told_apart() -> None:
 
 def test_what_an_earlier_run_left_is_gone_on_with() -> None:
     """The digest of a study holds the names of classes and of their fields: another name, and no earlier run goes on."""
-    methods = (*METHODS, "other=python {image} {prompts} {output}")
+    later = {"transunet", "segdiff", "ensdiff", "medsegdiff"}
+    methods = (*(name for name in METHODS if name not in later), "other=python {image} {prompts} {output}")
     study = Study(replace(PROTOCOLS["universal"], methods=methods), (), NetworkSettings(), "0" * 64)
     description = json.dumps(study.described(), sort_keys=True)
     assert PROTOCOLS["universal"].digest.startswith("d5080363195357b0")

@@ -11,6 +11,7 @@ from medical_sam2.errors import GeometryError, PromptError
 from medical_sam2.metrics import dice
 from medical_sam2.prompts import Box, Mask, Point
 from medical_sam2.segmenter import Segmenter
+from medical_sam2.tracking.correction import distance_to_border
 from medical_sam2.tracking.volume_tracker import FrameDone
 from medical_sam2.volume import Segmentation, Volume
 from tests.phantoms import segmenter
@@ -44,6 +45,29 @@ def test_a_leak_is_mended_and_far_slices_are_left_alone() -> None:
     touched = {row.slice for row in found.confidence}
     assert set(range(10, 16)) <= touched <= set(range(9, 17))
     assert [row.slice for row in found.confidence if row.prompted] == [12]
+
+
+@pytest.mark.parametrize(("place", "mended"), [((2, 5, 4), slice(0, 10)), ((49, 6, 4), slice(30, 60))])
+def test_a_click_mends_what_lies_near_to_it(place: tuple[int, int, int], mended: slice) -> None:
+    """A notch at one end, and a large part at the other: each click mends its own, though the network finds both."""
+    truth = np.zeros((60, 12, 9), np.uint8)
+    truth[2:58, 3:9] = 1
+    earlier = truth.copy()
+    earlier[2:4, 5:7, 3:6] = 0
+    earlier[40:58, 3:9, 3:6] = 0
+    expected = earlier.copy()
+    expected[mended] = truth[mended]
+    found = correct(Volume(np.where(truth, 0.8, 0.2), np.diag([2.0, 2.0, 2.0, 1.0])), [Point(place)], earlier)
+    np.testing.assert_array_equal(found.labels, expected)
+
+
+def test_the_distance_to_the_border_of_a_voxel() -> None:
+    mask = np.zeros((50, 9, 9), bool)
+    mask[10:, 3:6, 3:6] = True
+    assert distance_to_border(mask, (30, 4, 4), (1.0, 2.0, 5.0)) == 4.0
+    assert distance_to_border(mask, (0, 4, 4), (3.0, 2.0, 5.0)) == 30.0, "farther than the first search goes"
+    assert distance_to_border(mask[:, 4, 4], (49,), (3.0,)) == 120.0
+    assert distance_to_border(mask[20:, 4, 4], (4,), (3.0,)) == np.inf
 
 
 def test_what_has_no_like_on_the_slice_nearer_to_the_click_stays() -> None:

@@ -32,7 +32,7 @@ from medical_sam2.simulate import (
     jitter_mask,
     next_click,
 )
-from medical_sam2.strokes import diameter_prompt, lasso_prompt, scribble_prompt
+from medical_sam2.strokes import diameter_prompt, fill, lasso_prompt, scribble_prompt
 from medical_sam2.tracking.confidence import Need, neediest
 from medical_sam2.tracking.plan import array_axis, primary_view
 from medical_sam2.views import View
@@ -51,14 +51,16 @@ LARGE = 0.5  # of the largest slice: the one slice of a volume that is prompted 
 def draw_prompt(truth_hw: MaskArray, kind: Kind, rng: np.random.Generator, hand: Noise = PERFECT_HAND) -> FramePrompt:
     """The outline, its tight box, or one click at the innermost point of its largest part; perfect, or of a careless hand.
 
-    Or a line drawn through its largest part, around it, or along its diameters: these two lines are always those of a perfect
-    hand. Of what a prompt of several slices means, the part on this one.
+    Or a line drawn through its largest part, around it, around what is beside it, or along its diameters: all but the second
+    always those of a perfect hand. Of what a prompt of several slices means, the part on this one.
     """
     shape_hw = (truth_hw.shape[0], truth_hw.shape[1])
     if kind in {"mask", *SEVERAL_OUTLINES}:
         return FramePrompt.mask(jitter_mask(truth_hw, hand, rng))
     if kind.startswith("box"):
-        return FramePrompt.box(*jitter_box(truth_hw, hand, rng))
+        box = FramePrompt.box(*jitter_box(truth_hw, hand, rng))
+        line = draw_beside(truth_hw) if kind == "box and negative lasso" else []
+        return box | lasso_prompt(line, shape_hw, positive=False) if line else box
     if kind == "scribble":
         return scribble_prompt(draw_scribble(truth_hw), 1, shape_hw)
     if kind == "lasso":
@@ -69,6 +71,19 @@ def draw_prompt(truth_hw: MaskArray, kind: Kind, rng: np.random.Generator, hand:
     if click is None:
         raise PromptError("there is nothing to click on", "prompt a slice that shows the structure")
     return jitter_click(click, truth_hw, hand, rng).on_frame()
+
+
+def draw_beside(truth_hw: MaskArray) -> list[tuple[float, float]]:
+    """Corners (x, y) around the largest part of what lies in a structure's tight box and is none of it; else empty.
+
+    Empty too where the line would take the structure in, as one around a ring of other things would.
+    """
+    rows, columns = np.flatnonzero(truth_hw.any(axis=1)), np.flatnonzero(truth_hw.any(axis=0))
+    beside = np.zeros_like(truth_hw)
+    beside[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1] = True
+    beside &= ~truth_hw
+    drawn = draw_lasso(beside) if beside.any() else []
+    return drawn if drawn and not (fill(np.array(drawn), (truth_hw.shape[0], truth_hw.shape[1])) & truth_hw).any() else []
 
 
 def on_slice(click: Click) -> dict[int, FramePrompt]:

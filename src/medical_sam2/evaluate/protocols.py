@@ -17,7 +17,7 @@ VERSION = 2  # of the descriptions and of the rows; a change of either makes res
 
 
 PlainKind: TypeAlias = Literal["click", "box", "mask"]
-DrawnKind: TypeAlias = Literal["scribble", "diameter", "lasso"]
+DrawnKind: TypeAlias = Literal["scribble", "diameter", "lasso", "box and negative lasso"]
 VolumeKind: TypeAlias = Literal["box and slices", "box in 3D", "outlines", "joined outlines"]
 Kind: TypeAlias = PlainKind | DrawnKind | VolumeKind
 OF_VOLUMES: tuple[VolumeKind, ...] = get_args(VolumeKind)

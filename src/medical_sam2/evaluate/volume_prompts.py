@@ -4,14 +4,15 @@ Shapes: T slices of the prompted view; H W pixels.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
-from medical_sam2.evaluate.cases import FramePrompts, MaskArray, VolumeTask
+from medical_sam2.evaluate.cases import FramePrompts, MaskArray, VolumeTask, draw_beside
 from medical_sam2.evaluate.protocols import Kind
-from medical_sam2.prompts import Box, Prompt
+from medical_sam2.prompts import Box, Index, Prompt
 from medical_sam2.simulate import draw_scribble
-from medical_sam2.strokes import Scribble, ShapeInterpolation, SliceRange
+from medical_sam2.strokes import Lasso, Scribble, ShapeInterpolation, SliceRange
 
 
 def prompts_of_volume(task: VolumeTask, kind: Kind, prompts: FramePrompts) -> tuple[Prompt, ...]:
@@ -24,7 +25,14 @@ def prompts_of_volume(task: VolumeTask, kind: Kind, prompts: FramePrompts) -> tu
     """
     if kind == "scribble":
         lines = {t: draw_scribble(task.truth_thw[t]) for t in sorted(prompts)}
-        return tuple(Scribble(tuple(task.voxel(t, y, x) for x, y in line), width=1) for t, line in lines.items())
+        return tuple(Scribble(_in_voxels(task, t, line), width=1) for t, line in lines.items())
+    if kind == "box and negative lasso":
+        lines = {t: draw_beside(task.truth_thw[t]) for t in sorted(prompts)}
+        boxes = {t: replace(prompt, points_xy=prompt.points_xy[:0], labels=prompt.labels[:0]) for t, prompt in prompts.items()}
+        return (
+            *task.all_in_volume(boxes),
+            *(Lasso(_in_voxels(task, t, line), positive=False) for t, line in lines.items() if line),
+        )
     if kind == "box in 3D":
         inside = np.argwhere(task.truth_ijk)
         (i, j, k), (l, m, n) = inside.min(axis=0).tolist(), inside.max(axis=0).tolist()  # noqa: E741
@@ -57,6 +65,10 @@ def cut_to_limits(task: VolumeTask, told: Sequence[Prompt], masks_thw: Sequence[
         part[inside] = True
         allowed &= part
     return [mask & here for mask, here in zip(masks_thw, task.view.apply(allowed, task.volume.orientation), strict=True)]
+
+
+def _in_voxels(task: VolumeTask, t: int, line_xy: Sequence[tuple[float, float]]) -> tuple[Index, ...]:
+    return tuple(task.voxel(t, y, x) for x, y in line_xy)
 
 
 def _is_solid(prompt: Prompt) -> bool:
