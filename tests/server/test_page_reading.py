@@ -35,9 +35,9 @@ def test_voxel_millimetres_and_intensity_under_the_pointer(person: Person, tmp_p
         shape = case.volume.shape[axes[1]], case.volume.shape[axes[2]]
         page.mouse.move(*person.place(plane, (y, x), shape, PLANES[plane].spacing(case.volume.spacing_mm, code)[1:]))
         readout = page.locator(f".view.{plane} .readout")
-        where = f"I {place[0]}  J {place[1]}  K {place[2]}  ·  {'  '.join(f'{each:.1f}' for each in mm[:3])} mm"
-        expect(readout).to_contain_text(where.replace("-", "−"))
-        value = float((readout.text_content() or "").split("·")[2])
+        expect(readout).to_contain_text(f"I {place[0]}  J {place[1]}  K {place[2]}  ·  ")
+        expect(readout).to_contain_text(f"  ·  {'  '.join(f'{each:.1f}' for each in mm[:3])} mm".replace("-", "−"))
+        value = float((readout.text_content() or "").split("·")[1])
         assert value == pytest.approx(float(case.volume.array[place]), abs=0.001)
 
 

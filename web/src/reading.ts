@@ -19,13 +19,13 @@ export function intensity(frame: Frame, [y, x]: Spot): number[] {
 /** A number with as many digits as the range that it comes from is worth. */
 export function shown(value: number, range: number): string { return value.toFixed(range >= 200 ? 0 : range >= 20 ? 1 : range >= 2 ? 2 : 3).replace('-', '−') }
 
-/** All of it in one line. */
+/** All of it in one line; millimetres last, where a narrow window may cut it off. */
 export function reading(info: Info, plane: PlaneInfo, frame: Frame, t: number, spot: Spot, structure: Structure | undefined): string {
   const place = voxel(plane, t, spot)
   const where = place.length ? `I ${place[0]}  J ${place[1]}  K ${place[2]}` : `X ${Math.round(spot[1])}  Y ${Math.round(spot[0])}`
   const mm = place.length && info.affine ? `${times(info.affine, place).map((each) => each.toFixed(1).replace('-', '−')).join('  ')} mm` : ''
   const value = `${intensity(frame, spot).map((each) => shown(each, frame.channels === 3 ? 255 : frame.high - frame.low)).join(' ')}${info.unit ? ` ${info.unit}` : ''}`
-  return [where, mm, value, structure?.name].filter(Boolean).join('  ·  ')
+  return [where, value, structure?.name, mm].filter(Boolean).join('  ·  ')
 }
 
 /** A length for the scale bar: 1, 2 or 5 times a power of ten, as long as it may be in pixels of the screen. */
