@@ -29,7 +29,7 @@ from medical_sam2.tracking.volume_tracker import AROUND, GroupTracker
 from medical_sam2.views import View
 from medical_sam2.volume import SliceConfidence, Volume
 
-REACH = 2.0  # from a click what may change, in distances of the click to the earlier outline, and one more (docs/log.md)
+REACH = 2.0  # distances of a click to the earlier outline, and a slice or pixel more, within which it may change something
 
 
 def correct_labels(tracker: GroupTracker, groups: Sequence[Group], earlier: NDArray[np.integer]) -> NDArray[np.unsignedinteger]:
