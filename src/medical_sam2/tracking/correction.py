@@ -152,10 +152,10 @@ class _CorrectedObject:
     def reach_of_clicks(self) -> list[tuple[tuple[int, int, int], tuple[float, float]]] | None:
         """Each click's place (t, y, x), and how far from it the object may change: through the frames, and on them, in mm.
 
-        None where more than clicks is given, and where a frame without the object is clicked on: an end was missed, or a part.
+        None where more than clicks is given. On a frame without the object a click reaches everywhere: all of it was missed.
         """
         drawn = any(prompt.settled_hw is not None for prompt in self.new.values())
-        if self.clicks_alone is None or drawn or not all(self.old_thw[t].any() for t in self.new):
+        if self.clicks_alone is None or drawn or not self.old_thw.any():
             return None
         height, width = self.old_thw.shape[1:]
         places = [(t, y, x) for t, prompt in self.new.items() for x, y in pixels_of(prompt.points_xy, (height, width)).tolist()]
