@@ -222,6 +222,21 @@ def test_a_negative_region_in_every_orientation() -> None:
     assert (found == expected).all()
 
 
+@pytest.mark.parametrize("short", [((10, 30, 8), (38, 30, 8)), ((5, 13, 8), (5, 35, 8)), ((40, 13, 8), (40, 35, 8))])
+def test_a_short_diameter_lies_across_the_long_one(short: tuple[tuple[int, int, int], ...]) -> None:
+    long = ((10, 24, 8), (38, 24, 8))
+    Diameter((*long, (24, 13, 8), (25, 35, 8)))
+    Diameter((*long, (38, 13, 8), (38, 20, 8)))  # of a bent one, where it ends
+    with pytest.raises(PromptError, match="does not lie across the long one"):
+        Diameter((*long, *short))
+
+
+@pytest.mark.parametrize("line", [[(3, 4)] * 3, [(3, 4), (8, 4), (6, 4)], [(1, 1), (3, 3), (5, 5), (2, 2)]])
+def test_a_lasso_encloses_something(line: list[tuple[float, float]]) -> None:
+    with pytest.raises(PromptError, match="a lasso encloses nothing"):
+        strokes.lasso_prompt(line, (20, 20))
+
+
 def test_a_diameter_shows_the_network_a_box() -> None:
     shown = Diameter(((2, 10, 4), (22, 10, 4), (12, 5, 4), (12, 15, 4))).on_image(
         [(2, 10), (22, 10), (12, 5), (12, 15)], (30, 30)

@@ -105,7 +105,10 @@ def lasso_prompt(
     Raises:
         PromptError: it lies outside of the image, or encloses nothing.
     """
-    inside = fill(_places(corners_xy, shape_hw, what, fewest=3), shape_hw)
+    places = _places(corners_xy, shape_hw, what, fewest=3)
+    if np.linalg.matrix_rank(places - places[0], tol=ON_THE_LINE) < 2:
+        raise PromptError(f"a {what} encloses nothing", "draw it around something")
+    inside = fill(places, shape_hw)
     return FramePrompt.mask(inside) if positive else excluding(inside)
 
 
@@ -270,10 +273,22 @@ class Diameter(Stroke):
             )
         if len({*self.places_ijk[:2]}) == 1 or len({*self.places_ijk[2:]}) == 1:
             raise PromptError(f"a diameter of object {self.object} has no length", "give its two ends")
+        if len(self.places_ijk) == 4 and not _lies_across(np.array(self.places_ijk, float)):
+            problem = f"the short diameter of object {self.object} does not lie across the long one"
+            raise PromptError(
+                problem, "give the two ends of the longest diameter, then those of the one at a right angle to it"
+            )
 
     def on_image(self, places_xy: Sequence[Sequence[float]], shape_hw: tuple[int, int]) -> FramePrompt:
         """The box of an ellipse, and a click in its middle."""
         return diameter_prompt(places_xy, shape_hw)
+
+
+def _lies_across(ends: NDArray[np.float64]) -> bool:
+    """Whether the second of two lines (4, 3) runs across the first beside some part of it, whatever the voxels' shape."""
+    long, short = ends[1] - ends[0], ends[3] - ends[2]
+    (along, _), _, rank, _ = np.linalg.lstsq(np.stack([long, -short], axis=1), ends[2] - ends[0])
+    return bool(rank == 2 and -ON_THE_LINE <= along <= 1 + ON_THE_LINE)
 
 
 @dataclass(frozen=True, eq=False)

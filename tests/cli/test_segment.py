@@ -184,6 +184,23 @@ def test_correction_changes_only_its_object(workspace: Workspace) -> None:
     assert (workspace.labels() != earlier).any()
 
 
+def test_a_correction_keeps_names_and_colours(workspace: Workspace) -> None:
+    """Those that a segmentation tells; a name of the command line comes before."""
+    workspace.mask("old.nii.gz", [(slice(8, 18), slice(6, 16), slice(1, 5)), (slice(2, 6), slice(2, 6), slice(0, 6))])
+    image = io.load(workspace.folder / "ct.nii.gz")
+    earlier = np.asarray(io.load(workspace.folder / "old.nii.gz").array).astype(np.uint8)
+    named = Segmentation(
+        earlier, image.affine, {1: "liver", 2: "spleen"}, colours={1: (10, 20, 30), 2: (40, 50, 60)}, image=image
+    )
+    io.save(named, workspace.folder / "old.seg.nrrd", like=image)
+    words = ("--correct", "old.seg.nrrd", "--negative", "9", "7", "3", "--object", "1")
+    workspace.done(*words, output="new.seg.nrrd")
+    found = io.load_segmentation(workspace.folder / "new.seg.nrrd", image)
+    assert (found.names, found.colours) == (named.names, named.colours)
+    report = workspace.done(*words, "--name", "Leber", output="newer.seg.nrrd")
+    assert [entry["name"] for entry in report["objects"]] == ["Leber", "spleen"]
+
+
 def test_correction_of_the_only_object_needs_no_label(workspace: Workspace) -> None:
     earlier = 4 * workspace.mask("old.nii.gz", [(slice(8, 18), slice(6, 16), slice(1, 5))])
     workspace.put("old.nii.gz", earlier)

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from medical_sam2.errors import ConfigError, PromptError
 from medical_sam2.prompts import Box, FramePrompt, Mask, Point, Prompt
+from medical_sam2.strokes import SliceRange
 from medical_sam2.tracking.plan import (
     PLANES,
     drawn_prompts,
@@ -156,6 +157,8 @@ def test_prompts_in_planes_that_are_not_tracked_are_told() -> None:
     box, outline = unused_prompts(volume(), replace(group, views=(AXIAL,)))
     assert "box of object 1" in box
     assert "counts on its own slice only" in outline
+    (limited,) = grouped(volume(), [prompts[0], SliceRange(2, 30, axis=0)])
+    assert not unused_prompts(volume(), replace(limited, views=(AXIAL,))), "slices of another axis limit all the same"
     assert not unused_prompts(volume(), replace(group, views=THREE_VIEWS))
 
 

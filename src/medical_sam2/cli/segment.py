@@ -132,10 +132,15 @@ def _read(
     image = files.read(file, reading)
     # some formats cannot be written beside some images, such as a DICOM-SEG of images that it cannot refer to
     registry.writer_of(outputs.output, outputs.format).check_source(image, outputs.output)
-    earlier = None
-    if prompts.correct is not None:
-        earlier = _read_earlier(prompts.correct, image)
-    return image, earlier, volume_prompts(prompts, image, earlier)
+    if prompts.correct is None:
+        return image, None, volume_prompts(prompts, image, None)
+    earlier = _read_earlier(prompts.correct, image)
+    named = volume_prompts(prompts, image, earlier)
+    with files.naming(prompts.correct):
+        told = io.describe_labels(prompts.correct, image, labels_in(earlier.array))
+    names = {outline.label: outline.name for outline in told if outline.name}
+    colours = {outline.label: outline.colour for outline in told if outline.colour}
+    return image, earlier, replace(named, names={**names, **named.names}, colours={**colours, **named.colours})
 
 
 def _read_earlier(file: Path, image: Volume) -> Volume:

@@ -10,7 +10,7 @@ save(labels, "brain_seg.nii.gz", like=volume)         # the same grid, bit for b
 """
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType, ModuleType
@@ -182,6 +182,20 @@ def load_segmentation(path: str | os.PathLike[str], like: Volume, rule: MaskRule
     colours = {outline.label: outline.colour for outline in found if outline.colour}
     apart = tuple(layers) if len(layers) > 1 else ()
     return Segmentation(flat, like.affine, names, layers=apart, colours=colours, image=like)
+
+
+def describe_labels(path: str | os.PathLike[str], like: Volume, present: Iterable[int]) -> list[Outline]:
+    """What a mask, or a table of labels beside it, calls objects that are in it, and their colours; where they are is left out.
+
+    Raises:
+        FormatError, GeometryError: as `load_outlines`.
+    """
+    path = Path(path)
+    with guarded(path):
+        own = _segmentation(path)
+        if own is None:
+            return label_table.describe([Outline(label, np.zeros(0, bool)) for label in present], path)
+        return [replace(outline, inside=np.zeros(0, bool)) for outline in own.load_segments(path, like)]
 
 
 def _segmentation(path: Path) -> ModuleType | None:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from medical_sam2.errors import ConfigError, PromptError
 from medical_sam2.intensity_window import Window, Windows
 from medical_sam2.prompts import FramePrompt, Mask, Point, Prompt, intensities
-from medical_sam2.strokes import Brush, Lasso, Scribble, joins_outlines, only_takes_away, says_where
+from medical_sam2.strokes import Brush, Lasso, Scribble, SliceRange, joins_outlines, only_takes_away, says_where
 from medical_sam2.tracking.limits import Limits, check_agreement, limits_of
 from medical_sam2.views import AXIAL, CORONAL, SAGITTAL, THREE_VIEWS, View
 from medical_sam2.volume import Volume
@@ -331,7 +331,7 @@ def unused_prompts(volume: Volume, group: Group) -> list[str]:
         + (": it counts on its own slice only" if isinstance(prompt, Mask | Lasso | Scribble | Brush) else " and was not used")
         for label, own in group.given.items()
         for prompt in own
-        if not axes & prompt.planes() and not only_takes_away(prompt)
+        if not axes & prompt.planes() and not only_takes_away(prompt) and not isinstance(prompt, SliceRange)
     ]
 
 
