@@ -69,8 +69,17 @@ def test_dry_run_checks_and_writes_nothing(workspace: Workspace, words: list[str
 def test_dry_run_tells_beside_which_series_nothing_can_be_written(workspace: Workspace, words: list[str]) -> None:
     Series(AXIAL, phantom()).write(workspace.folder / "series", StudyInstanceUID="")
     Path("t.csv").write_text("image,kind,i,j,k\nseries,point,1,1,1\n")
-    assert main([*words, "--suffix", ".rtstruct.dcm", "--dry-run"]) == 0
-    assert "would fail: series/IM0000.dcm: it lacks StudyInstanceUID, to which an RTSTRUCT refers" in workspace.shown()[1]
+    assert main([*words, "--suffix", ".rtstruct.dcm", "--dry-run"]) == 2
+    told, warned = workspace.shown()
+    assert "would fail: series/IM0000.dcm: it lacks StudyInstanceUID, to which an RTSTRUCT refers" in warned
+    assert "would outline" not in told
+
+
+def test_a_file_of_one_object_is_refused_for_several(workspace: Workspace, words: list[str]) -> None:
+    rows = "ct.nii.gz,1,point,12,10,3\nct.nii.gz,2,point,3,3,3\n"
+    Path("t.csv").write_text(f"image,object,kind,i,j,k\n{rows}")
+    assert main([*words, "--suffix", ".stl"]) == 2
+    assert "ct has several objects, and a file .stl holds one; take --suffix .obj" in workspace.shown()[1]
 
 
 @pytest.mark.parametrize(

@@ -168,9 +168,9 @@ def segment_volumes(
     segmenter = settings.load_segmenter() if batch.todo and (dry_run or sharing.cluster is None) else None
     if dry_run:
         cost = None if segmenter is None else run.estimate(batch, grids, segmenter)
-        _tell_unwritable(batch, grids)
-        report.print_report(_facts(batch, cost), _dry_run_text(batch, cost), json=json)
-        return 0
+        failing = _tell_unwritable(batch, grids)
+        report.print_report(_facts(batch, cost), _dry_run_text(batch, cost, failing), json=json)
+        return max((error.exit_code for error in failing.values()), default=0)
 
     def work(jobs: "Sequence[BatchJob]") -> "Iterator[CaseOutcome]":
         if sharing.cluster is None:
@@ -224,6 +224,7 @@ def _find_and_check(
         grids = check_cases(found.cases, how, options.views, what if prompts.prompts is None else prompts.prompts)
     _check_finishing(found, grids, finish)
     _check_priority(found, grids, options.priority)
+    _check_one_object(found, grids, outputs)
     return found, grids
 
 
@@ -277,6 +278,16 @@ def _check_priority(found: FoundCases, grids: Mapping[str, Any], priority: Seque
         raise ConfigError("--priority changes nothing: no case has several objects", "leave it out")
 
 
+def _check_one_object(found: FoundCases, grids: Mapping[str, Any], outputs: BatchOutputOptions) -> None:
+    """Refuse files of one object for cases of several, as far as prompts tell their objects without a mask being read."""
+    if outputs.layout != "plain" or not writer_of(Path(f"case{outputs.suffix}"), outputs.format).one_object:
+        return
+    for case in found.cases:
+        if case.name in grids and not case.reads_masks and len(case.read_prompts(grids[case.name]).labels) > 1:
+            problem = f"{case.name} has several objects, and a file {outputs.suffix} holds one"
+            raise ConfigError(problem, "take --suffix .obj, .nii.gz or .seg.nrrd")
+
+
 @contextmanager
 def _telling_notes() -> Iterator[None]:
     """Print the lines of an error that stands for several."""
@@ -301,15 +312,18 @@ def _tell_found(found: FoundCases, run: "BatchRun") -> None:
             report.print_note(plain(f"{len(names)} {what}: {', '.join(names[:MOST_TOLD])}{' …' * (len(names) > MOST_TOLD)}"))
 
 
-def _tell_unwritable(run: "BatchRun", grids: Mapping[str, Any]) -> None:
-    """Beside which images results could not be written, as far as headers tell."""
+def _tell_unwritable(run: "BatchRun", grids: Mapping[str, Any]) -> dict[str, MedicalSam2Error]:
+    """Cases beside whose images results could not be written, as far as headers tell, and why."""
+    failing = dict[str, MedicalSam2Error]()
     for job in run.todo:
         labels = run.folder / run.layout.labels(job.case, run.settings.suffix)
         try:
             if job.case.name in grids:
                 writer_of(labels, run.settings.format).check_source(grids[job.case.name], labels)
         except MedicalSam2Error as error:
-            report.print_note(plain(f"would fail: {error.about(job.case.image)}"))
+            failing[job.case.name] = error.about(job.case.image)
+            report.print_note(plain(f"would fail: {failing[job.case.name]}"))
+    return failing
 
 
 def _outline(run: "BatchRun", outcomes: "Iterator[CaseOutcome]", *, quiet: bool) -> int:
@@ -355,11 +369,12 @@ def _result_text(run: "BatchRun") -> str:
     return "\n".join([line for line in (*lines, f"wrote {run.folder}") if line]) + "\n"
 
 
-def _dry_run_text(run: "BatchRun", cost: "BatchEstimate | None") -> str:
+def _dry_run_text(run: "BatchRun", cost: "BatchEstimate | None", failing: Mapping[str, MedicalSam2Error]) -> str:
     lines = [f"cases    {len(run.cases)}, of which {len(run.cases) - len(run.todo)} are done"]
     for files in {job.case.template for job in run.todo if job.case.template is not None}:
         lines.append(f"template {files.image.name}, labels {files.mask.name}")
-    lines += [f"would outline {job.case.name}" for job in run.todo[:MOST_TOLD]] + ["…"] * (len(run.todo) > MOST_TOLD)
+    todo = [job.case.name for job in run.todo if job.case.name not in failing]
+    lines += [f"would outline {name}" for name in todo[:MOST_TOLD]] + ["…"] * (len(todo) > MOST_TOLD)
     if cost is not None:
         minutes = f"{cost.seconds:.0f} s" if cost.seconds < 120 else f"{cost.seconds / 60:.0f} min"
         how = "as the cases that are done" if cost.measured else "at most, by eight slices that were made up"
