@@ -126,7 +126,7 @@ class Recorded:
         self.told: list[tuple[FramePrompts, Sequence[Prompt]]] = []
 
     def on_volume(self, inputs: MethodInputs, task: VolumeTask, prompts: FramePrompts) -> MethodAnswer:
-        self.told.append((prompts, inputs.told))
+        self.told.append((prompts, inputs.volume_prompts))
         return MethodAnswer(list(np.ones_like(task.truth_thw)))
 
 

@@ -15,13 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from medical_sam2.errors import MedicalSam2Error, PromptError
-from medical_sam2.evaluate.cases import (
-    EvaluationCase,
-    FramePrompts,
-    MaskArray,
-    SimulatedReader,
-    follow_suggestions,
-)
+from medical_sam2.evaluate.cases import EvaluationCase, FramePrompts, MaskArray, SimulatedReader, follow_suggestions
 from medical_sam2.evaluate.figures import write_sketch
 from medical_sam2.evaluate.methods.interface import MethodAnswer, MethodInputs, TrainingCases
 from medical_sam2.evaluate.methods.named import find_method
@@ -46,18 +40,18 @@ class HashedPrompts:
 
     digest: bytes  # of all of it
     prompts: FramePrompts = field(compare=False)  # frame → prompt
-    told: Sequence[Prompt] = field(default=(), compare=False)  # as of `MethodInputs`
+    volume_prompts: Sequence[Prompt] = field(default=(), compare=False)  # as of `MethodInputs`
 
     @classmethod
-    def of(cls, prompts: FramePrompts, told: Sequence[Prompt] = (), kind: str = "") -> "HashedPrompts":
+    def of(cls, prompts: FramePrompts, volume_prompts: Sequence[Prompt] = (), kind: str = "") -> "HashedPrompts":
         """With its digest; what is told beside the prompts follows from their kind."""
-        digest = blake2b((kind if told else "").encode(), digest_size=16)
+        digest = blake2b((kind if volume_prompts else "").encode(), digest_size=16)
         for t, prompt in sorted(prompts.items()):
             box, mask, settled = prompt.box_xyxy, prompt.mask_hw, prompt.settled_hw
             digest.update(repr((t, box is None, mask is None, settled is None, len(prompt.labels))).encode())
             for part in (prompt.points_xy, prompt.labels, box, mask, settled):
                 digest.update(b"" if part is None else np.ascontiguousarray(part).tobytes())
-        return cls(digest.digest(), prompts, told)
+        return cls(digest.digest(), prompts, volume_prompts)
 
 
 def answer_job(job: EvaluationJob) -> list[Row]:
@@ -126,16 +120,16 @@ def _prompt_case(job: EvaluationJob, reader: SimulatedReader, frames: Sequence[i
         if reader.kind in OF_VOLUMES:
             raise PromptError(f"a prompt of the kind {reader.kind!r} is given in volumes alone", "take another one for images")
         return HashedPrompts.of(prompts)
-    told = prompts_of_volume(task, reader.kind, prompts)
-    return HashedPrompts.of(shown_on_slices(task, told, prompts), told, reader.kind)
+    whole = prompts_of_volume(task, reader.kind, prompts)
+    return HashedPrompts.of(shown_on_slices(task, whole, prompts), whole, reader.kind)
 
 
 def _ask_method(job: EvaluationJob, shown: EvaluationCase, hashed: HashedPrompts) -> MethodAnswer:
     """The answer of a method, without what nobody outlined, and what was told to lie outside."""
-    method, inputs = find_method(job.method), replace(_method_inputs(job, shown), told=hashed.told)
+    method, inputs = find_method(job.method), replace(_method_inputs(job, shown), volume_prompts=hashed.volume_prompts)
     if shown.task is not None:
         found = method.on_volume(inputs, shown.task, hashed.prompts)
-        found = replace(found, masks=cut_to_limits(shown.task, hashed.told, found.masks))
+        found = replace(found, masks=cut_to_limits(shown.task, hashed.volume_prompts, found.masks))
     else:
         found = method.on_images(inputs, shown.images, hashed.prompts)
     return replace(found, masks=[mask & ~ignored for mask, ignored in zip(found.masks, shown.ignored, strict=True)])

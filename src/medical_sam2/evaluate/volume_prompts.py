@@ -13,6 +13,7 @@ from medical_sam2.evaluate.protocols import Kind
 from medical_sam2.prompts import Box, Index, Prompt
 from medical_sam2.simulate import draw_scribble
 from medical_sam2.strokes import Lasso, Scribble, ShapeInterpolation, SliceRange
+from medical_sam2.tracking.limits import limits_of
 
 
 def prompts_of_volume(task: VolumeTask, kind: Kind, prompts: FramePrompts) -> tuple[Prompt, ...]:
@@ -44,32 +45,21 @@ def prompts_of_volume(task: VolumeTask, kind: Kind, prompts: FramePrompts) -> tu
     return (*task.all_in_volume(prompts), ShapeInterpolation()) if kind == "joined outlines" else ()
 
 
-def shown_on_slices(task: VolumeTask, told: Sequence[Prompt], prompts: FramePrompts) -> FramePrompts:
+def shown_on_slices(task: VolumeTask, said: Sequence[Prompt], prompts: FramePrompts) -> FramePrompts:
     """Frame → its prompt: of a box in 3D its rectangle on the middle slice, else those that there are."""
-    boxes = [each for each in told if _is_solid(each)]
+    boxes = [each for each in said if isinstance(each, Box) and each.solid]
     return boxes[0].project(task.view, task.volume.shape, task.volume.orientation) if boxes else prompts
 
 
-def cut_to_limits(task: VolumeTask, told: Sequence[Prompt], masks_thw: Sequence[MaskArray]) -> list[MaskArray]:
-    """Masks (H, W) of all slices without what lies beyond the slices and boxes that were told: so any method can use them."""
-    allowed = np.ones(task.volume.shape, bool)
-    for prompt in told:
-        inside: tuple[slice, ...] = (slice(None),) * 3
-        if isinstance(prompt, SliceRange):
-            axis = task.view.order(task.volume.orientation)[0]
-            inside = tuple(prompt.along(axis) if each == axis else slice(None) for each in range(3))
-        elif isinstance(prompt, Box) and _is_solid(prompt):
-            corners = zip(prompt.low_ijk, prompt.high_ijk, strict=True)
-            inside = tuple(slice(round(low), round(high) + 1) for low, high in corners)
-        part = np.zeros(task.volume.shape, bool)
-        part[inside] = True
-        allowed &= part
+def cut_to_limits(task: VolumeTask, said: Sequence[Prompt], masks_thw: Sequence[MaskArray]) -> list[MaskArray]:
+    """Masks (H, W) of all slices without what lies beyond the slices and boxes that were given: so any method can use them."""
+    limits = limits_of(said, task.volume.shape, task.view.order(task.volume.orientation)[0])
+    if limits is None:
+        return list(masks_thw)
+    allowed = np.zeros(task.volume.shape, bool)
+    allowed[limits.within] = True
     return [mask & here for mask, here in zip(masks_thw, task.view.apply(allowed, task.volume.orientation), strict=True)]
 
 
 def _in_voxels(task: VolumeTask, t: int, line_xy: Sequence[tuple[float, float]]) -> tuple[Index, ...]:
     return tuple(task.voxel(t, y, x) for x, y in line_xy)
-
-
-def _is_solid(prompt: Prompt) -> bool:
-    return isinstance(prompt, Box) and len(prompt.planes()) == 3

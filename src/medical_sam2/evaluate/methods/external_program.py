@@ -62,7 +62,7 @@ class Command:
             image, listing, output = Path(name) / "image.nii.gz", Path(name) / "prompts.json", Path(name) / "output.nii.gz"
             io.save(task.volume.array, image, task.volume)
             names = {} if inputs.training is None else {1: inputs.training.structure}
-            save_prompts(listing, inputs.told or task.all_in_volume(prompts), names, task.volume)
+            save_prompts(listing, inputs.volume_prompts or task.all_in_volume(prompts), names, task.volume)
             self._run_program(inputs, image, listing, output)
             bare = replace(task.volume, source=image)
             labels: NDArray[Any] = io.load_labels(output, bare).array

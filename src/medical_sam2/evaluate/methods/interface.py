@@ -48,7 +48,7 @@ class MethodInputs:
     limit_s: float = 600.0  # that a command of another program may take
     training: TrainingCases | None = None  # cases to learn the task from
     # all prompts of a volume in voxels, where they say more than those of its slices do (a line, where it ends); else empty
-    told: Sequence[Prompt] = ()
+    volume_prompts: Sequence[Prompt] = ()
 
 
 class Method(Protocol):
