@@ -36,6 +36,7 @@ from medical_sam2.tracking.plan import (
     drawn_prompts,
     frame_prompts,
     labels_in,
+    largest_frame,
     objects_at_once,
     order_outward,
     prompted_slices,
@@ -197,7 +198,7 @@ class GroupTracker:
         self, view: View, group: Group, banks: dict[int, PolicyBank], fusions: Mapping[int, Fusion], number: int
     ) -> None:
         """An orientation that starts from what was found so far; objects that were not found stay out."""
-        passes: dict[tuple[range, Region | None, tuple[int, ...]], dict[int, Mapping[int, FramePrompt]]] = {}
+        passes: dict[tuple[range, Region | None, int, tuple[int, ...]], dict[int, Mapping[int, FramePrompt]]] = {}
         stack = self.view_tracker.frames(view)
         whole = range(stack.shape_thw[0])
         for label, own in group.given.items():
@@ -215,17 +216,19 @@ class GroupTracker:
             )
             if own_prompts:
                 span = range(min([*frames, *own_prompts]), max([*frames, *own_prompts]) + 1)
-                passes.setdefault((span, region, tuple(sorted(own_prompts))), {})[label] = own_prompts
+                key = span, region, largest_frame(own_prompts), tuple(sorted(own_prompts))
+                passes.setdefault(key, {})[label] = own_prompts
         self.progress.planned += sum(len(key[0]) for key in passes) - len(whole)
-        for (span, region, _), prompts in passes.items():
+        for (span, region, *_), prompts in passes.items():
             self._track_pass(_Pass(view, prompts, span, banks, fusions, number, region, group.limits))
 
     def _track_pass(self, way: _Pass) -> None:
-        """Outward from the prompted frames, each way until all objects have ended."""
+        """Outward from the frame with the largest prompt, each way until all objects have ended."""
         prompted = {t for own in way.prompts.values() for t in own}
         timed = {label: {FrameTime(way.number, t): prompt for t, prompt in own.items()} for label, own in way.prompts.items()}
         ends = PassEnds(min(prompted), max(prompted))
-        order = [FrameTime(way.number, t) for t in order_outward(prompted, way.frames)]
+        start = largest_frame(next(iter(way.prompts.values())))  # that of the others too, see `grouped`
+        order = [FrameTime(way.number, t) for t in order_outward(prompted, way.frames, start)]
         for found in self.view_tracker.track_frames(
             way.view, timed, order, way.banks, way.region, lambda t: ends.passed(t.frame)
         ):
