@@ -96,7 +96,7 @@ def answer_once(job: EvaluationJob, hashed: HashedPrompts) -> tuple[tuple[Row, .
 
 
 def reset_peak_memory() -> float:
-    """Begin to watch the most memory that this process holds; returns what it holds, in MB, or nan where that cannot be told."""
+    """Begin to watch the most memory that this process holds; returns what it holds in MB, nan where that cannot be told."""
     try:
         Path("/proc/self/clear_refs").write_text("5")
     except OSError:
