@@ -22,7 +22,7 @@ from medical_sam2.model.memory_bank import PolicyBank, cosine
 from medical_sam2.prompts import Box, FramePrompt, Mask
 from medical_sam2.strokes import Diameter, Lasso, joins_outlines
 from medical_sam2.tracking.click_outline import reduction
-from medical_sam2.tracking.confidence import Leak, find_leaks, mark_collapses, mark_leaks
+from medical_sam2.tracking.confidence import Leak, describe_early_ends, find_leaks, mark_collapses, mark_leaks
 from medical_sam2.tracking.consensus import Gate, TrackedObject, apply_consensus
 from medical_sam2.tracking.estimate import expect_between, find_start
 from medical_sam2.tracking.frames import FrameStack
@@ -428,13 +428,27 @@ class VolumeTracker:
         ]
         found, axes = self._find_leaks(), self.volume.orientation
         described = dict.fromkeys(leak.describe("ijk"[View(leak.view).order(axes)[0]]) for leak in found)
-        rows, warnings = tuple(mark_leaks(mark_collapses(self.rows), found)), (*self._warnings, *missing, *described)
+        early = self._describe_early_ends() if mended is None else []
+        rows, warnings = tuple(mark_leaks(mark_collapses(self.rows), found)), (*self._warnings, *missing, *described, *early)
         maps, spread, windows = self._maps, self._spread, self.windows
         return Segmentation(labels, self.volume.affine, names, maps, spread, rows, warnings, windows, layers)
 
     def _remove_islands(self, labels: NDArray[np.unsignedinteger]) -> None:
         if not self.options.islands:
             remove_islands(labels, [prompt for group in self.plan.groups for own in group.given.values() for prompt in own])
+
+    def _describe_early_ends(self) -> list[str]:
+        """Which objects seem to have been lost beside their prompts; those whose slices the user named are not judged."""
+        shape, axes, spacing = self.volume.shape, self.volume.orientation, self.volume.spacing_mm
+        rows = [row for row in self.rows if row.object not in self.plan.limits]
+        views = {code: View(code) for code in {row.view for row in rows}}
+        along = {code: view.order(axes)[0] for code, view in views.items()}
+        return describe_early_ends(
+            rows,
+            {code: shape[axis] for code, axis in along.items()},
+            {code: view.spacing(spacing, axes) for code, view in views.items()},
+            {code: "ijk"[axis] for code, axis in along.items()},
+        )
 
     def _find_leaks(self) -> list[Leak]:
         """Where an object seems to have taken what is not its own."""
