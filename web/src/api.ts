@@ -1,4 +1,5 @@
 // What the server is asked, and what it answers. Every change names the version that was seen.
+import { suffix } from './names'
 
 export type Plane = 'axial' | 'coronal' | 'sagittal' | 'image'
 export interface Structure { label: number; name: string; colour: string; ml: number | null; said: number; window: [number, number]; seen_as: string }
@@ -9,7 +10,7 @@ export interface State {
 }
 export interface PlaneInfo { name: Plane; frames: number; size: [number, number]; spacing: [number, number]; voxel?: number[][] }
 export interface Info {
-  id: string; kind: 'volume' | 'set'; planes: PlaneInfo[]; modality: string | null; window: [number, number] | null; seen_as: string
+  id: string; kind: 'volume' | 'set'; planes: PlaneInfo[]; modality: string | null; window: [number, number] | null; hung_as: string; seen_as: string
   unit: string; affine?: number[][]; extent: [number, number] | null; dicom: boolean; downloads: Record<string, string>; pacs: boolean; warnings: string[]; state: State
 }
 export interface Summary { id: string; kind: 'volume' | 'set' | 'damaged'; planes: Record<string, number>; structures: string[]; problem?: string }
@@ -69,10 +70,9 @@ export async function frame(id: string, plane: Plane, t: number, side = 0, signa
 
 /** Send a file; names stay here, since they may name a person: the server is told the suffix alone. */
 export function upload(id: string, file: File, progress: (share: number) => void): Promise<void> {
-  const suffix = /(\.(nii|nrrd|nhdr|mha|mhd|raw|hdr|img|dcm|zip|png|jpe?g|tiff?|bmp))?(\.gz)?$/i.exec(file.name)?.[0].toLowerCase() ?? ''
   return new Promise((done, failed) => {
     const request = new XMLHttpRequest()
-    request.open('PUT', `api/sessions/${id}/files?suffix=${suffix}`)
+    request.open('PUT', `api/sessions/${id}/files?suffix=${suffix(file.name)}`)
     request.upload.onprogress = (event) => progress(event.total ? event.loaded / event.total : 0)
     request.onerror = () => failed(new Problem('The upload broke off.', 0))
     request.onload = () => {

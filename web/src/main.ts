@@ -28,9 +28,9 @@ async function home(first = false): Promise<void> {
   const [about, sessions] = await Promise.all([api.get<About>('about'), api.get<Summary[]>('sessions')])
   memory.only(sessions.map((each) => each.id))
   document.title = 'Medical SAM 2'
-  const start = new Start(about, sessions, (info, names) => open(info, names, about), attempt)
+  const start = new Start(about, sessions, (info, names, stem) => open(info, names, stem, about), attempt)
   fill(app, start.element)
-  if (first && about.single) start.begin({ library: about.library[0].id })
+  if (first && about.single) start.begin(about.library[0])
 }
 
 const KEYS: [string, string][] = [
@@ -48,11 +48,11 @@ function help(): void {
   dialog.showModal()
 }
 
-function open(info: Info, names: string[], about: About): void {
+function open(info: Info, names: string[], stem: string, about: About): void {
   history.replaceState(null, '', `#${info.id}`)
   const work = new Work(info)
   work.names = names
-  memory.name(info.id, names)
+  memory.name(info.id, names, stem)
   memory.restore(work)
   const title = memory.title(info.id)
   document.title = title ? `${title} – Medical SAM 2` : 'Medical SAM 2'
@@ -166,7 +166,7 @@ async function begin(): Promise<void> {
   if (/^[0-9a-f]{32}$/.test(id)) {
     try {
       const [info, about] = await Promise.all([api.get<Info>(`sessions/${id}`), api.get<About>('about')])
-      return open(info, [], about)
+      return open(info, [], '', about)
     } catch (error) {
       if (!(error instanceof api.Problem) || error.status !== 404) throw error
     }

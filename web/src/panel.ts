@@ -2,6 +2,8 @@
 import type { About, Plane } from './api'
 import { SIZES } from './brush'
 import { fill, h, icon } from './dom'
+import { stem } from './memory'
+import { download } from './names'
 import type { Range } from './shapes'
 import type { Change, Tool, Work } from './work'
 
@@ -220,12 +222,13 @@ export class Panel {
       h('button', { class: work[name] ? 'active' : '', 'aria-pressed': String(work[name]), title: key, onclick: () => { work[name] = !work[name]; work.tell('overlay') } }, text)
     const window = ([name, value]: [string, [number, number]]): HTMLElement => {
       const active = name === known.find(([, other]) => other.join() === work.window.join())?.[0]
-      return h('button', { class: active ? 'active' : '', 'aria-pressed': String(active), onclick: () => this.see(value) }, name)
+      return h('button', { class: active ? 'active' : '', 'aria-pressed': String(active), title: name === auto ? work.info.hung_as : undefined, onclick: () => this.see(value) }, name)
     }
-    const known: [string, [number, number]][] = [['auto', work.info.window ?? [0, 1]]]
+    const auto = `auto: ${work.info.hung_as.split(/[:,]/)[0]}`
+    const known: [string, [number, number]][] = [[auto, work.info.window ?? [0, 1]]]
     const asked = work.state.structures.find((each) => each.label === work.label && each.said > 0)
     if (asked) known.push(['network', asked.window])
-    if (work.info.extent && work.info.extent[0] < -200) known.push(...Object.entries(this.about.windows))
+    if (work.info.unit === 'HU') known.push(...Object.entries(this.about.windows))
     if (work.info.extent) known.push(['all', work.info.extent])
     const [low, high] = work.window
     const number = (name: string, value: number, take: (value: number) => [number, number]): HTMLElement => {
@@ -244,7 +247,7 @@ export class Panel {
   /** All windows to go through, each once. */
   windows(): [number, number][] {
     const { window, extent } = this.work.info
-    const all: [number, number][] = [window ?? [0, 1], ...(extent && extent[0] < -200 ? Object.values(this.about.windows) : []), ...(extent ? [extent] : [])]
+    const all: [number, number][] = [window ?? [0, 1], ...(this.work.info.unit === 'HU' ? Object.values(this.about.windows) : []), ...(extent ? [extent] : [])]
     return [...new Map(all.map((each) => [each.join(), each])).values()]
   }
 
@@ -259,7 +262,7 @@ export class Panel {
   private downloading(): void {
     const { work } = this
     if (!work.state.tracked) return fill(this.downloads, h('p', { class: 'fine' }, work.info.kind === 'set' ? 'Apply to all images first.' : 'Apply to the volume first.'), ...this.said())
-    const link = ([form, name]: [string, string]): HTMLElement => h('a', { class: 'button', href: `api/sessions/${work.info.id}/download/${form}`, download: '' }, icon('down'), name)
+    const link = ([form, name]: [string, string]): HTMLElement => h('a', { class: 'button', href: `api/sessions/${work.info.id}/download/${form}`, download: download(stem(work.info.id), form) }, icon('down'), name)
     fill(this.downloads, ...Object.entries(work.info.downloads).map(link), ...this.said(),
       work.info.pacs ? h('button', { onclick: () => this.attempt(work.push()) }, 'Send to the PACS') : null,
       work.state.fresh ? h('p', { class: 'fine warn' }, 'Changes that are not yet applied are not in it.') : null)

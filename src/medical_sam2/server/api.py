@@ -386,6 +386,7 @@ def _described(store: SessionStore, session: Session) -> dict[str, Any]:
         "unit": "HU" if solid and solid.hounsfield else "",
         **({"affine": solid.volume.affine[:3].tolist()} if solid else {}),
         "window": (solid.window.low, solid.window.high) if solid else None,
+        "hung_as": solid.window.source if solid else "",
         "seen_as": str(image.network_window(session.history.state.gestures)),
         "extent": (solid.extent.low, solid.extent.high) if solid else None,
         "dicom": (dicom := store.is_dicom(session.id)),

@@ -83,7 +83,7 @@ def download_forms(image: SessionImage, plugins: Sequence[str], *, dicom: bool) 
 
 
 def encode_download(store: SessionStore, session: Session, form: str) -> Encoded:
-    """The result that stands, as a file whose name has nothing of the source's.
+    """The result that stands, as a file without a name: the page knows how the source is called, the server does not.
 
     Args:
         store: knows the source.
@@ -101,18 +101,17 @@ def encode_download(store: SessionStore, session: Session, form: str) -> Encoded
         from medical_sam2.statistics import measure, to_csv  # SciPy takes a while to load: not before the page opens
 
         table = to_csv(measure(image.volume, Segmentation(result.labels[0], image.volume.affine, names)))
-        return _attachment(table.encode(), "text/csv; charset=utf-8", "volumes.csv")
+        return _attachment(table.encode(), "text/csv; charset=utf-8")
     plugins = store.settings.formats
     if f".{form}" not in (written := registry.written(plugins=plugins)):
         choices = ", ".join(suffix[1:] for suffix in written)
         raise Refusal(HTTPStatus.NOT_FOUND, f"there is no form {form!r}; choose {choices} or csv")
-    name = f"labels.{form}"
-    kind = "application/gzip" if name.endswith(".gz") else registry.writer_of(Path(name), plugins).media_type
-    return _attachment(store.export(session, result.labels[0], form, names), kind, name)
+    kind = "application/gzip" if form.endswith(".gz") else registry.writer_of(Path(f"labels.{form}"), plugins).media_type
+    return _attachment(store.export(session, result.labels[0], form, names), kind)
 
 
-def _attachment(data: bytes, kind: str, name: str) -> Encoded:
-    return Encoded(data, kind, {"content-disposition": f'attachment; filename="{name}"'})
+def _attachment(data: bytes, kind: str) -> Encoded:
+    return Encoded(data, kind, {"content-disposition": "attachment"})
 
 
 def _annotation_forms(plugins: Sequence[str]) -> dict[str, registry.Format]:
@@ -124,19 +123,19 @@ def _annotation_forms(plugins: Sequence[str]) -> dict[str, registry.Format]:
 # Images are called by their numbers, as in the zip of label images: no name of a file leaves the session.
 def _encode_set(labels: LabelMaps, form: str, names: Mapping[int, str], plugins: Sequence[str]) -> Encoded:
     if form == "zip":
-        return _attachment(_zip(labels), "application/zip", "labels.zip")
+        return _attachment(_zip(labels), "application/zip")
     format = _annotation_forms(plugins).get(form)
     if format is None:
         choices = ", ".join(["zip", *_annotation_forms(plugins)])
         raise InvalidRequest(f"sets of images are downloaded as {choices}")
     images = (AnnotatedImage(number, f"{number:05d}.png", array) for number, array in enumerate(labels, 1))
     if not format.of_each_image:
-        return _attachment(format.annotate(images, names), format.media_type, f"annotations.{form}")
+        return _attachment(format.annotate(images, names), format.media_type)
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
         for image in images:
             archive.writestr(zipfile.ZipInfo(f"{image.number:05d}{format.annotated}"), format.annotate([image], names))
-    return _attachment(file.getvalue(), "application/zip", f"annotations.{form}")
+    return _attachment(file.getvalue(), "application/zip")
 
 
 def _zip(labels: LabelMaps) -> bytes:
