@@ -34,8 +34,9 @@ export class Start {
     fill(this.element,
       h('h1', {}, 'Medical SAM 2'),
       h('p', { class: 'lead' }, 'Click on a structure, see its outline, apply it to the volume, correct it, download it. Nothing leaves this machine.'),
-      drop, this.status, this.choices, this.library(), this.pacs(), this.kept(),
-      h('p', { class: 'fine' }, 'For research. Not a medical device.'))
+      about.may_edit ? null : h('p', {}, 'You came in by a link that is for looking alone.'),
+      ...(about.may_edit ? [drop, this.status, this.choices, this.library(), this.pacs()] : []), this.kept(),
+      h('p', { class: 'fine' }, 'For research. Not a medical device.'), this.leaving())
   }
 
   private library(): HTMLElement | null {
@@ -53,10 +54,17 @@ export class Start {
       const line = h('li', {},
         each.problem ? h('span', { class: 'line warn' }, each.problem) : h('button', { class: 'line', onclick: () => this.attempt(api.get<Info>(`sessions/${each.id}`).then((info) => this.onOpen(info, [], ''))) },
           h('span', {}, [title(each.id), each.structures.join(', ') || 'nothing outlined yet'].filter(Boolean).join(' · ')), h('small', {}, what)),
-        h('button', { class: 'quiet', 'aria-label': 'Close this session and remove what was kept of it', onclick: () => this.attempt(api.remove(`sessions/${each.id}`).then(() => { line.remove(); only(this.sessions.map((other) => other.id).filter((id) => id !== each.id)) })) }, 'Remove'))
+        this.about.may_edit && h('button', { class: 'quiet', 'aria-label': 'Close this session and remove what was kept of it', onclick: () => this.attempt(api.remove(`sessions/${each.id}`).then(() => { line.remove(); only(this.sessions.map((other) => other.id).filter((id) => id !== each.id)) })) }, 'Remove'))
       return line
     }
     return h('section', {}, h('h2', {}, 'Go on where you were'), h('ul', {}, ...this.sessions.map(entry)))
+  }
+
+  /** Who came in by the printed address alone has nothing to sign in with again. */
+  private leaving(): HTMLElement | null {
+    if (this.about.visitor === 'token') return null
+    const leave = async (): Promise<void> => { await fetch('logout', { method: 'POST' }); location.assign('login') }
+    return h('p', { class: 'fine row' }, ['link', 'password'].includes(this.about.visitor) ? '' : `Signed in as ${this.about.visitor}.`, h('button', { onclick: () => this.attempt(leave()) }, 'Sign out'))
   }
 
   private pacs(): HTMLElement | null {
@@ -87,19 +95,13 @@ export class Start {
     const total = kept.reduce((sum, file) => sum + file.size, 0)
     if (total > this.about.most_upload_mb * 1048576) { this.status.textContent = `That is more than the ${this.about.most_upload_mb} MB that this server takes.`; return }
     kept.sort((a, b) => a.name.localeCompare(b.name, undefined, { numeric: true }))
-    this.attempt(this.opened(this.uploaded(kept, total), { names: kept.map((file) => file.name), stem: stem(kept) }, 'Reading …'))
+    this.attempt(this.opened(this.uploaded(kept), { names: kept.map((file) => file.name), stem: stem(kept) }, 'Reading …'))
   }
 
-  private async uploaded(files: File[], total: number): Promise<{ id: string }> {
-    const { id } = await api.post<{ id: string }>('sessions')
-    let sent = 0
-    for (const file of files) {
-      const share = (part: number): void => { this.status.textContent = `Copying ${files.length} file${files.length > 1 ? 's' : ''}: ${Math.round((100 * (sent + part * file.size)) / total)} %` }
-      share(0)
-      await api.upload(id, file, share)
-      sent += file.size
-    }
-    return { id }
+  private async uploaded(files: File[]): Promise<{ id: string }> {
+    const share = (part: number): void => { this.status.textContent = `Copying ${files.length} file${files.length > 1 ? 's' : ''}: ${Math.round(100 * part)} %` }
+    share(0)
+    return { id: await api.send(files, share) }
   }
 
   private async opened(session: Promise<{ id: string }>, called: Named, say: string): Promise<void> {

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,12 +16,17 @@ from PIL import Image
 from medical_sam2.intensity_window import Window
 from medical_sam2.io import registry
 from medical_sam2.io.annotations import AnnotatedImage
+from medical_sam2.server.editing import renumber
 from medical_sam2.server.refusals import InvalidRequest, Refusal
 from medical_sam2.server.segmentation import LabelMaps, SessionImage, SessionVolume
 from medical_sam2.server.session import Session
 from medical_sam2.server.session_store import SessionStore
 from medical_sam2.volume import Segmentation
 
+if TYPE_CHECKING:
+    from medical_sam2.statistics import ObjectStatistics
+
+NumberedMaps: TypeAlias = tuple[NDArray[np.unsignedinteger], ...]
 SOLID = 160  # voxels along each axis of the 3D view, at most
 
 
@@ -94,20 +100,33 @@ def encode_download(store: SessionStore, session: Session, form: str) -> Encoded
     Raises:
         Refusal: nothing was tracked, or no such form of it.
     """
-    result, image, names = session.result(), session.image, session.history.state.names
+    result, image, state = session.result(), session.image, session.history.state
     if not isinstance(image, SessionVolume):
-        return _encode_set(result.labels, form, names, store.settings.formats)
+        names = {state.numbers[label]: name for label, name in state.names.items()}
+        labels = tuple(renumber(array, state.numbers) for array in result.labels)
+        return _encode_set(labels, form, names, store.settings.formats)
     if form == "csv":
-        from medical_sam2.statistics import measure, to_csv  # SciPy takes a while to load: not before the page opens
+        from medical_sam2.statistics import to_csv  # SciPy takes a while to load: not before the page opens
 
-        table = to_csv(measure(image.volume, Segmentation(result.labels[0], image.volume.affine, names)))
-        return _attachment(table.encode(), "text/csv; charset=utf-8")
+        return _attachment(to_csv(measure_session(session)).encode(), "text/csv; charset=utf-8")
     plugins = store.settings.formats
     if f".{form}" not in (written := registry.written(plugins=plugins)):
         choices = ", ".join(suffix[1:] for suffix in written)
         raise Refusal(HTTPStatus.NOT_FOUND, f"there is no form {form!r}; choose {choices} or csv")
     kind = "application/gzip" if form.endswith(".gz") else registry.writer_of(Path(f"labels.{form}"), plugins).media_type
-    return _attachment(store.export(session, result.labels[0], form, names), kind)
+    return _attachment(store.export(session, result.labels[0], form, state.names), kind)
+
+
+def measure_session(session: Session) -> "tuple[ObjectStatistics, ...]":
+    """Volume, place and intensity of each structure of the result that stands, by its number in files."""
+    from medical_sam2.statistics import measure
+
+    image, state = session.image, session.history.state
+    if not isinstance(image, SessionVolume):
+        raise InvalidRequest("images of a set have no volumes; download the label images")
+    names = {state.numbers[label]: name for label, name in state.names.items()}
+    labels = renumber(session.result().labels[0], state.numbers)
+    return measure(image.volume, Segmentation(labels, image.volume.affine, names))
 
 
 def _attachment(data: bytes, kind: str) -> Encoded:
@@ -121,7 +140,7 @@ def _annotation_forms(plugins: Sequence[str]) -> dict[str, registry.Format]:
 
 
 # Images are called by their numbers, as in the zip of label images: no name of a file leaves the session.
-def _encode_set(labels: LabelMaps, form: str, names: Mapping[int, str], plugins: Sequence[str]) -> Encoded:
+def _encode_set(labels: NumberedMaps, form: str, names: Mapping[int, str], plugins: Sequence[str]) -> Encoded:
     if form == "zip":
         return _attachment(_zip(labels), "application/zip")
     format = _annotation_forms(plugins).get(form)
@@ -138,7 +157,7 @@ def _encode_set(labels: LabelMaps, form: str, names: Mapping[int, str], plugins:
     return _attachment(file.getvalue(), "application/zip")
 
 
-def _zip(labels: LabelMaps) -> bytes:
+def _zip(labels: NumberedMaps) -> bytes:
     """Label images, numbered as the images are."""
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:

@@ -203,10 +203,13 @@ class SessionVolume:
         if new := wanted - known:
             prompts = self.prompts(gesture for gesture in state.gestures if gesture.label in new)
             keep = self.volume.array.size <= UNCERTAIN_VOXELS
-            found = segmenter.segment_volume(self.volume, prompts, views=views, probability=keep, names=state.names, **options)
+            first = [label for label in state.priority if label in new]
+            found = segmenter.segment_volume(
+                self.volume, prompts, views=views, probability=keep, names=state.names, priority=first, **options
+            )
             uncertainty = (uncertainty_map(list(found.probability.values())),) if keep else None
             outlined = SessionResult((found.labels.astype(np.uint8),), self._rows(found), uncertainty, found.warnings)
-            result = _add_structures(result, outlined, new) if result else outlined
+            result = _add_structures(result, outlined, new, state.priority) if result else outlined
         return result or SessionResult(self.empty_labels())
 
     @staticmethod
@@ -442,10 +445,14 @@ def draw_label(frame: Frame, label: int, mask: NDArray[np.bool_], overwritten: s
     frame[taken] = label
 
 
-def _add_structures(result: SessionResult, new: SessionResult, labels: set[int]) -> SessionResult:
-    """New structures where there is nothing yet."""
+def _add_structures(result: SessionResult, new: SessionResult, labels: set[int], priority: Sequence[int]) -> SessionResult:
+    """New structures where there is nothing yet, or something that comes after them."""
     (old,), (add,) = result.labels, new.labels
-    joined = np.where((old == 0) | np.isin(old, list(labels)), add, old)
+    taken = (old == 0) | np.isin(old, list(labels))
+    for place, label in enumerate(priority):
+        if label in labels:
+            taken |= (add == label) & np.isin(old, priority[place + 1 :])
+    joined = np.where(taken, add, old)
     both = result.uncertainty and new.uncertainty
     uncertainty = (np.maximum(result.uncertainty[0], new.uncertainty[0]),) if both else None  # type: ignore[index]
     rows = (*(row for row in result.rows if row.object not in labels), *new.rows)
