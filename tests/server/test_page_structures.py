@@ -46,10 +46,12 @@ def colour(person: Person, spot: tuple[float, float]) -> np.ndarray[Any, Any]:
 
 def until(person: Person, spot: tuple[float, float], wanted: np.ndarray[Any, Any], within: int) -> None:
     """Wait until a place of the slice has a colour."""
+    found = colour(person, spot)
     for _ in range(100):
-        if np.abs((found := colour(person, spot)) - wanted).max() <= within:
+        if np.abs(found - wanted).max() <= within:
             return
         person.page.wait_for_timeout(50)
+        found = colour(person, spot)
     raise AssertionError(f"{found} at {spot}, not {wanted}")
 
 

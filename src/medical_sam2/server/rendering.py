@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from types import ModuleType
+from typing import TYPE_CHECKING, TypeAlias, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -106,9 +107,7 @@ def encode_download(store: SessionStore, session: Session, form: str) -> Encoded
         labels = tuple(renumber(array, state.numbers) for array in result.labels)
         return _encode_set(labels, form, names, store.settings.formats)
     if form == "csv":
-        from medical_sam2.statistics import to_csv  # SciPy takes a while to load: not before the page opens
-
-        return _attachment(to_csv(measure_session(session)).encode(), "text/csv; charset=utf-8")
+        return _attachment(load_statistics().to_csv(measure_session(session)).encode(), "text/csv; charset=utf-8")
     plugins = store.settings.formats
     if f".{form}" not in (written := registry.written(plugins=plugins)):
         choices = ", ".join(suffix[1:] for suffix in written)
@@ -117,16 +116,22 @@ def encode_download(store: SessionStore, session: Session, form: str) -> Encoded
     return _attachment(store.export(session, result.labels[0], form, state.names), kind)
 
 
+def load_statistics() -> ModuleType:
+    """medical_sam2.statistics, loaded when it is used: SciPy takes a while, and the page opens before."""
+    from medical_sam2 import statistics
+
+    return statistics
+
+
 def measure_session(session: Session) -> "tuple[ObjectStatistics, ...]":
     """Volume, place and intensity of each structure of the result that stands, by its number in files."""
-    from medical_sam2.statistics import measure
-
     image, state = session.image, session.history.state
     if not isinstance(image, SessionVolume):
         raise InvalidRequest("images of a set have no volumes; download the label images")
     names = {state.numbers[label]: name for label, name in state.names.items()}
     labels = renumber(session.result().labels[0], state.numbers)
-    return measure(image.volume, Segmentation(labels, image.volume.affine, names))
+    rows = load_statistics().measure(image.volume, Segmentation(labels, image.volume.affine, names))
+    return cast("tuple[ObjectStatistics, ...]", rows)
 
 
 def _attachment(data: bytes, kind: str) -> Encoded:
