@@ -23,7 +23,7 @@ const TOOLS: [Tool, string, string, string][] = [
   ['region', 'Region', 'R', 'Measure area and mean intensity of what you draw around; nothing is outlined'],
   ['look', 'Look', 'V', 'Move the cross hair; nothing is outlined'],
 ]
-const TWO_SIDED = new Set<Tool>(['box', 'solid', 'lasso', 'scribble'])
+const TWO_SIDED = new Set<Tool>(['box', 'solid', 'lasso', 'scribble', 'brush'])
 /** Of volumes alone: images are flat, and may have no size in mm. */
 const SOLID_ONLY = new Set<Tool>(['solid', 'ruler', 'angle', 'region'])
 /** For whom may look alone. */
@@ -48,6 +48,7 @@ export class Panel {
   private readonly size = h('div', { class: 'size' })
   private readonly side = h('div', { class: 'side', role: 'radiogroup', 'aria-label': 'What is drawn is' })
   private readonly solid = h('div', { class: 'solidbox' })
+  private readonly range = h('div', { class: 'row numbers range' })
   private fields: Field[] = []
   private readonly limits = h('div', { class: 'limits' })
   private readonly go = h('div', { class: 'go' })
@@ -60,7 +61,7 @@ export class Panel {
     this.structures = new Structures(work, attempt)
     this.fusion = volume ? new FusionPanel(work, attempt).element : null
     fill(this.element, this.structures.element,
-      h('section', {}, h('h2', {}, 'Tool'), this.tools, this.side, this.size, this.solid),
+      h('section', {}, h('h2', {}, 'Tool'), this.tools, this.side, this.size, this.range, this.solid),
       h('section', { class: 'edits' }, h('h2', {}, volume ? 'Whole volume' : 'All images'), volume ? this.limits : null, this.go),
       h('section', {}, h('h2', {}, 'Review next'), this.look),
       h('section', {}, h('h2', {}, 'Show'), this.shown),
@@ -85,12 +86,25 @@ export class Panel {
     fill(this.tools, ...TOOLS.filter(([tool]) => offered(this.work, tool)).map(button))
     const { work } = this
     const half = (outside: boolean, text: string): HTMLElement => h('button', { role: 'radio', 'aria-checked': String(work.outside === outside), class: work.outside === outside ? 'active' : '',
-      title: outside ? 'What is drawn is not the structure (I, or Shift while drawing)' : 'What is drawn is the structure, or holds it (I)', onclick: () => { work.outside = outside; work.tell('tool') } }, text)
-    fill(this.side, ...(TWO_SIDED.has(work.tool) ? [half(false, 'Draw inside'), half(true, 'Draw outside')] : []))
+      title: work.tool === 'brush' ? (outside ? 'Wipe the structure away (I, or Shift while painting)' : 'Paint the structure (I)') : outside ? 'What is drawn is not the structure (I, or Shift while drawing)' : 'What is drawn is the structure, or holds it (I)', onclick: () => { work.outside = outside; work.tell('tool') } }, text)
+    const words = work.tool === 'brush' ? ['Paint', 'Erase'] : ['Draw inside', 'Draw outside']
+    fill(this.side, ...(TWO_SIDED.has(work.tool) ? [half(false, words[0]), half(true, words[1])] : []))
+    this.ranging()
     if (['ruler', 'angle', 'region'].includes(work.tool)) return fill(this.size, h('button', { onclick: () => work.forget() }, 'Forget what was measured'))
     if (work.tool !== 'brush' && work.tool !== 'scribble') return fill(this.size)
     const slider = h('input', { type: 'range', min: '0', max: String(SIZES.length - 1), value: String(SIZES.indexOf(this.work.radius)), 'aria-valuetext': `radius of ${this.work.radius} pixels`, oninput: () => this.sized(Number(slider.value)) })
     fill(this.size, h('label', {}, work.tool === 'brush' ? 'Brush size' : 'Line width', slider))
+  }
+
+  /** Intensities that the brush touches, of a volume or grey images; empty fields are no limits. */
+  private ranging(): void {
+    const { work } = this
+    if (work.tool !== 'brush') return fill(this.range)
+    const field = (end: 0 | 1, name: string): HTMLElement => {
+      const input = h('input', { type: 'number', step: 'any', placeholder: 'any', 'aria-label': `Paint ${name}`, value: work.range[end] ?? undefined, onchange: () => { work.range[end] = Number.isFinite(input.valueAsNumber) ? input.valueAsNumber : null } })
+      return h('label', { class: 'row', title: 'The brush paints and erases pixels of these intensities alone' }, name, input)
+    }
+    fill(this.range, field(0, 'from'), field(1, 'to'), work.info.unit || null)
   }
 
   /** The box in 3D that is not yet used: its slices along each axis, as the views count them; fields stay, so that one can go on to the next. */

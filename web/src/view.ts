@@ -336,8 +336,16 @@ export class SliceView {
 
   private begin(spot: Spot, positive: boolean): void {
     if (!this.frame) return
-    this.stroke = new Stroke(this.frame.rows, this.frame.columns, this.work.plane(this.plane)?.spacing ?? [1, 1], this.work.radius, positive, spot)
+    this.stroke = new Stroke(this.frame.rows, this.frame.columns, this.work.plane(this.plane)?.spacing ?? [1, 1], this.work.radius, positive, spot, this.touched())
     this.paint()
+  }
+
+  /** Which pixels the brush may touch: those of the intensities that were asked for. */
+  private touched(): (pixel: number) => boolean {
+    const { frame } = this
+    const [low, high] = this.work.range
+    if (!frame || frame.channels === 3 || (low === null && high === null)) return () => true
+    return (pixel) => { const value = frame.low + (frame.codes[pixel] * (frame.high - frame.low)) / 65535; return value >= (low ?? -Infinity) && value <= (high ?? Infinity) }
   }
 
   private end(): void {
@@ -392,7 +400,7 @@ export class SliceView {
     const { tool } = this.work
     const kind = event.button === 2 ? 'window' : event.button === 1 ? 'pan' : DRAWN.has(tool) ? (tool as Drag['kind']) : null
     const other = event.shiftKey || event.altKey
-    if (kind === 'brush') this.begin(spot, !other)
+    if (kind === 'brush') this.begin(spot, this.work.outside === other)
     if (kind) { this.drag = { from: spot, line: [spot], kind, inside: this.work.outside === other || kind === 'diameter', x: event.clientX, y: event.clientY }; return }
     if (!this.holds(spot)) return
     this.work.move(this.plane, this.shownT, spot[0], spot[1])
@@ -477,7 +485,7 @@ export class SliceView {
     else if (move) { this.stroke = this.hover = null; this.work.move(this.plane, t + move[0], y + move[1], x + move[2]) }
     else if (event.key === 'Enter' && this.stroke) this.end()
     else if (event.key === 'Escape' && this.stroke) { this.stroke = null; this.paint() }
-    else if (this.work.tool === 'brush' && (event.key === 'Enter' || event.key === '-')) { this.hover = null; this.begin([y, x], event.key === 'Enter') }
+    else if (this.work.tool === 'brush' && (event.key === 'Enter' || event.key === '-')) { this.hover = null; this.begin([y, x], event.key === 'Enter' && !this.work.outside) }
     else if (event.key === 'Enter' && this.corner) { const from = this.corner; this.corner = null; this.drawn(this.work.tool === 'solid' ? 'solid' : 'box', [from, [y, x]], !this.work.outside) }
     else if (event.key === 'Enter' && this.work.solid) this.attempt(this.work.use())
     else if (event.key === 'Escape' && this.work.solid) this.work.discard()

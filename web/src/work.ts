@@ -28,6 +28,7 @@ export class Work {
   pending: Draft[] = []
   measures: Measure[] = []
   radius = 4
+  range: [number | null, number | null] = [null, null] // of intensities that the brush touches
   label = 0
   window: [number, number]
   overlay = true
