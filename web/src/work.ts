@@ -15,6 +15,7 @@ export interface Look { hidden: boolean; opacity: number; filled: boolean }
 export interface Cursor { s: number; p: number; l: number }
 export interface Progress { done: number; total: number; began: number }
 const KEPT_FRAMES = 160
+const REST_MS = 250 // on a slice, before the network looks at it
 const PLAIN: Look = { hidden: false, opacity: 25, filled: true }
 
 export class Work {
@@ -46,6 +47,7 @@ export class Work {
   private stream: EventSource | null = null
   private turn: Promise<unknown> = Promise.resolve()
   private epoch = 0
+  private resting = 0
 
   constructor(readonly info: Info, readonly mayEdit: boolean) {
     if (!mayEdit) this.tool = 'look'
@@ -56,6 +58,7 @@ export class Work {
     this.cursor = { s: size('axial') >> 1, p: size('coronal') >> 1, l: size('sagittal') >> 1 }
     this.window = info.window ?? info.extent ?? [0, 255]
     void this.loadRows()
+    this.rest('axial', this.cursor.s)
     if (this.state.busy) this.follow()
   }
 
@@ -87,7 +90,14 @@ export class Work {
     if (plane === 'coronal') this.cursor = { s: up - y, p: t, l: x }
     if (plane === 'sagittal') this.cursor = { s: up - y, p: x, l: t }
     if (plane === 'image') { this.image = t; this.cursor = { s: 0, p: Math.max(0, Math.round(y)), l: Math.max(0, Math.round(x)) } }
+    this.rest(plane, t)
     this.tell('cursor')
+  }
+
+  /** Whoever stays on a slice may point at it or one beside it: the network sees them before. */
+  private rest(plane: Plane, t: number): void {
+    window.clearTimeout(this.resting)
+    if (this.mayEdit && this.info.kind === 'volume') this.resting = window.setTimeout(() => { if (!this.pending.length) void api.get(this.path(`ahead/${plane}/${t}`)).catch(() => undefined) }, REST_MS)
   }
 
   look(label: number): Look { return this.looks.get(label) ?? PLAIN }
@@ -361,5 +371,5 @@ export class Work {
   /** Frames that are worth a look, by what a correction there is expected to mend, over all structures. */
   worthALook(): Row[] { return this.rows.filter((row) => row.why).sort((a, b) => (b.gain ?? 0) - (a.gain ?? 0)).slice(0, 8) }
 
-  close(): void { this.stream?.close() }
+  close(): void { this.stream?.close(); window.clearTimeout(this.resting) }
 }

@@ -167,6 +167,11 @@ def _frames(router: APIRouter, store: SessionStore) -> None:
         window = session.image.display_window(t, session.history.state.gestures)
         return _sent(encode_frame(session.image.pixels(plane, t), window, side))
 
+    @router.get("/sessions/{id}/ahead/{plane}/{t}")
+    def ahead(id: str, plane: Plane, t: int) -> dict[str, bool]:
+        store.get(id).see_ahead(plane, t)
+        return {"begun": True}
+
     @router.get("/sessions/{id}/labels/{plane}/{t}")
     def labels(id: str, plane: Plane, t: int, side: Side = 0) -> Response:
         return Response(subsample(store.get(id).frame_labels(plane, t), side).tobytes(), media_type=BYTES)

@@ -155,14 +155,21 @@ class SessionVolume:
             earlier: labels (H, W) of the slice that the gestures correct.
         """
         label, plane, t = gestures[0].place
-        view, axes = PLANES[plane], self.volume.orientation
-        axis, k = array_axis(self.volume, view), self.slice_index(plane, t)
-        flat = replace(self.volume, array=self.volume.array.take(range(k, k + 1), axis))
+        view, axes, flat = PLANES[plane], self.volume.orientation, self._slice(plane, t)
         prompts = SessionVolume(flat).prompts(replace(gesture, t=0, frames=()) for gesture in gestures)
         known = None if earlier is None else view.invert(earlier[None], axes)
         window = self.network_window(gestures)
         found = segmenter.segment_volume(flat, prompts, views=plane, window=window, earlier=known)
         return view.apply(found.labels, axes)[0] == label
+
+    def _slice(self, plane: str, t: int) -> Volume:
+        """A slice as a volume of its own."""
+        axis, k = array_axis(self.volume, PLANES[plane]), self.slice_index(plane, t)
+        return replace(self.volume, array=self.volume.array.take(range(k, k + 1), axis))
+
+    def see_ahead(self, segmenter: "Segmenter", plane: str, t: int) -> None:
+        """Let the network see a slice before anybody points at it."""
+        segmenter.see_ahead(self._slice(plane, t), PLANES[plane], self.window)
 
     def check_prompts(self, gestures: Sequence[Gesture]) -> None:
         """Refuse gestures on one structure that limits, or the wish for shapes between outlines, do not go with.

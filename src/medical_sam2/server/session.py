@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -270,6 +271,14 @@ class Session:
         """
         if plane not in self.image.planes or not 0 <= t < self.image.planes[plane]:
             raise NotFound("slice")
+
+    def see_ahead(self, plane: str, t: int) -> None:
+        """Let the network see a slice of a volume and those beside it, while nobody needs it; the last one asked for counts."""
+        self.check_frame(plane, t)
+        image = self.image
+        if isinstance(image, SessionVolume) and not self.busy:
+            near = [each for each in (t, t + 1, t - 1, t + 2, t - 2) if 0 <= each < image.planes[plane]]
+            self.queue.when_idle([partial(image.see_ahead, plane=plane, t=each) for each in near])
 
     def frame_labels(self, plane: str, t: int) -> Frame:
         """Labels (H, W) of a frame, as they stand now."""
