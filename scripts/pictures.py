@@ -80,6 +80,10 @@ def take_all(page: Page, files: Path, folder: Path) -> None:
     page.get_by_role("dialog", name="Statistics").get_by_role("button", name="Close").click()
     page.locator("#overlay").set_input_files(files / "tracer.nii.gz")
     page.get_by_role("button", name="Hot", exact=True).click()
+    for name, number in (("Level", "6"), ("Width", "12")):
+        page.get_by_label(f"{name} of the second image").fill(number)
+        page.get_by_label(f"{name} of the second image").press("Enter")
+    page.get_by_label("Opacity of the second image").fill("80")
     take(page, folder, "second_image")
     page.get_by_role("radio", name="Brush").click()
     take(page, folder, "brush")

@@ -45,7 +45,7 @@ def test_a_link_for_looking_shows_and_offers_no_change(team: ServerSettings, bro
     looker.wait("axial")
     looker.sees("axial", tmp_path, on_slice(case, case.truth == 1), SPACING)
     assert page.locator(".tools button").all_inner_texts() == ["Ruler", "Angle", "Region", "Look"]
-    for name in ("New structure (N)", "Undo", "Redo", "Apply to volume", "Load an earlier segmentation", "Second image …"):
+    for name in ("New structure (N)", "Undo", "Redo", "Apply to volume", "Load an earlier segmentation", "Overlay"):
         expect(page.get_by_role("button", name=name, exact=True)).to_be_hidden()
     page.get_by_role("button", name="More of structure 1").click()
     expect(page.get_by_label("Opacity", exact=True)).to_be_visible()

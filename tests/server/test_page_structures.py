@@ -211,5 +211,5 @@ def test_a_second_image_glows_where_it_lies(person: Person, tmp_path: Path) -> N
     expect(slider).to_be_visible()
     page.locator(".view.axial input[type=range]").fill("2")
     page.get_by_role("button", name="Remove the second image").click()
-    expect(page.get_by_role("button", name="Second image …")).to_be_visible()
+    expect(page.get_by_role("button", name="Overlay", exact=True)).to_be_visible()
     assert page.evaluate("async () => (await (await fetch('api/sessions')).json()).length") == 1

@@ -4,7 +4,7 @@ import { fill, h, icon } from './dom'
 import type { Work } from './work'
 
 const FINISHING: [string, string, string][] = [
-  ['smooth_mm', 'Smooth', 'mm'], ['grow_mm', 'Grow (− shrinks)', 'mm'], ['min_volume_ml', 'Drop parts below', 'mL'],
+  ['smooth_mm', 'Smooth', 'mm'], ['grow_mm', 'Grow (−: shrink)', 'mm'], ['min_volume_ml', 'Least part', 'mL'],
 ]
 
 export class Structures {
