@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from medical_sam2.errors import ConfigError
+from medical_sam2.errors import ConfigError, read_number
 
 CT_WINDOWS = {"soft": (40.0, 400.0), "lung": (-500.0, 1500.0), "bone": (400.0, 1800.0), "brain": (40.0, 80.0)}
 """Level and width in Hounsfield units."""
@@ -145,7 +145,7 @@ def named_window(name: str | Window) -> Window | None:
     if name in {"auto", "percentile"}:
         return None
     try:
-        low, high = (_number(part) for part in name.split(","))
+        low, high = map(read_number, name.split(","))
     except ValueError:
         raise ConfigError(f"unknown window {name!r}", f"choose auto, percentile, {', '.join(CT_WINDOWS)} or LOW,HIGH") from None
     if not (isfinite(low) and isfinite(high) and low < high):
@@ -292,14 +292,6 @@ def _without_offset(values: NDArray[Any], low: float, high: float) -> tuple[NDAr
     bounds = np.iinfo(values.dtype)
     base = min(max(floor(low), bounds.min), bounds.max)
     return np.clip(values, base, max(base, min(ceil(high), bounds.max))) - values.dtype.type(base), low - base
-
-
-def _number(text: str) -> float:
-    """Whole numbers stay whole, however large."""
-    try:
-        return int(text)
-    except ValueError:
-        return float(text)
 
 
 def _levelled(name: str, source: str) -> Window:

@@ -46,7 +46,7 @@ from medical_sam2.plugins import suggestion
 from medical_sam2.strokes import ShapeInterpolation
 from medical_sam2.volume import Volume
 
-MOST_TOLD = 20
+MOST_SHOWN, LONGEST_NAME = 20, 150
 
 
 class PromptSource(Protocol):
@@ -268,10 +268,10 @@ def raise_together(problems: Sequence[MedicalSam2Error], subject: Path) -> None:
     if problems:
         problems = sorted(problems, key=_row_number)
         error = InputError(f"{len(problems)} rows or images cannot be used", "mend what is named above", subject=subject)
-        for each in problems[:MOST_TOLD]:
+        for each in problems[:MOST_SHOWN]:
             error.add_note(str(each))
-        if len(problems) > MOST_TOLD:
-            error.add_note(f"… and {len(problems) - MOST_TOLD} more")
+        if len(problems) > MOST_SHOWN:
+            error.add_note(f"… and {len(problems) - MOST_SHOWN} more")
         raise error
 
 
@@ -420,7 +420,9 @@ def check_name(name: str) -> str:
     Raises:
         InputError: they cannot.
     """
-    if not name.isprintable() or name.startswith((".", "-", " ")) or set(name) & set('/\\:*?"<>|') or not 0 < len(name) <= 150:
+    if len(name) > LONGEST_NAME:
+        raise InputError(f"the name {name[:20]!r} … of a case has {len(name)} letters", f"give it {LONGEST_NAME} at most")
+    if not name or not name.isprintable() or name.startswith((".", "-", " ")) or set(name) & set('/\\:*?"<>|'):
         raise InputError(f"no file can be called {name[:40]!r}", "name the case with letters, digits, - and _")
     return name
 

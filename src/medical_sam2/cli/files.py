@@ -136,7 +136,7 @@ def _labels_files(outputs: OutputOptions, objects: Sequence[int]) -> dict[int | 
     """Object → file of its labels; None → that of all of them, where they are not separated."""
     if not separated(outputs):
         return {None: outputs.output}
-    return {**file_of_each(outputs.output, objects, outputs.format)}
+    return {**file_of_each(outputs.output, objects, outputs.format, numbered=outputs.separate)}
 
 
 def read(file: Path, reading: Reading) -> Volume:
@@ -233,9 +233,9 @@ def same(one: Path, other: Path) -> bool:
     return os.path.realpath(one) == os.path.realpath(other)  # a link that leads in a circle is no error here
 
 
-def file_of_each(path: Path, labels: Sequence[int], formats: Sequence[str] = ()) -> dict[int, Path]:
-    """Label → file: the one that was named, or NAME-LABEL where there are several objects."""
-    if len(labels) == 1:
+def file_of_each(path: Path, labels: Sequence[int], formats: Sequence[str] = (), *, numbered: bool = False) -> dict[int, Path]:
+    """Label → file: the one that was named, or NAME-LABEL where there are several objects, or all are to be numbered."""
+    if len(labels) == 1 and not numbered:
         return {labels[0]: path}
     suffix = _suffix(path, registry.written(plugins=formats))
     return {label: path.with_name(f"{path.name[: -len(suffix)]}-{label}{path.name[-len(suffix) :]}") for label in labels}

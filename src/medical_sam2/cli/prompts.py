@@ -38,6 +38,7 @@ STROKES: tuple[tuple[str, type[Stroke], bool], ...] = (
     ("negative_lasso", Lasso, False),
     ("diameter", Diameter, True),
 )
+GIVE_PROMPT = "give --point I J K, --box, --mask or --prompts"
 POINTED = ("point", "negative", "box", "negative_box", "slices", *(option for option, _, _ in STROKES))
 
 
@@ -187,7 +188,9 @@ def volume_prompts(options: PromptOptions, volume: Volume, earlier: Volume | Non
             or _nothing_to_join()
         )
     if not prompts:
-        raise PromptError("there is no prompt", "give --point I J K, --box, --mask or --prompts")
+        raise PromptError("there is no prompt", GIVE_PROMPT)
+    if earlier is not None and all(isinstance(prompt, SliceRange) for prompt in prompts):
+        raise PromptError("there is no prompt: slices only say where an object may be corrected", GIVE_PROMPT)
     drawn = {outline.label: outline.name for outline in reader.outlines if outline.name}
     names = {**drawn, **from_file.names, **_names(options.name, reader.label)}
     _check_object(options, asked=reader.asked)

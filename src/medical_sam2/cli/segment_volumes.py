@@ -125,7 +125,8 @@ class SharingOptions:
         found = re.fullmatch(r"(\d{1,6})/(\d{1,6})", self.part)
         number, count = (int(found[1]), int(found[2])) if found else (0, 0)
         if not 1 <= number <= count:
-            raise ConfigError(f"--part {self.part} is no part", "give NUMBER/COUNT, from 1/20 to 20/20")
+            parts = f"1/{count} to {count}/{count}" if count else "1/20 to 20/20"
+            raise ConfigError(f"--part {self.part} is no part", f"give NUMBER/COUNT, from {parts}")
         return number, count
 
 

@@ -419,8 +419,10 @@ def _check_keys(content: object, known: Sequence[str], what: str) -> dict[str, A
 
 
 def _list(content: object, key: str, *, empty: bool = True) -> list[Any]:
-    if not isinstance(content, list) or not (content or empty):
+    if not isinstance(content, list):
         raise FormatError(f"{key} is no list", f'write "{key}": [...]')
+    if not (content or empty):
+        raise PromptError(f"{key} is empty", f'write something into "{key}": [...]')
     return content
 
 

@@ -76,8 +76,14 @@ def check(like: Volume, path: Path) -> None:
     _in_source_order(source_origin(like, path, KIND), np.zeros(like.shape, np.uint16))
 
 
-def source_origin(like: Volume, path: Path, kind: str) -> DicomOrigin:
+def source_origin(like: Volume, path: Path, kind: str, remedy: str = "save to .nii.gz, .nrrd or .mha") -> DicomOrigin:
     """Where the slices of a volume lie in its files, to which an object of this kind refers.
+
+    Args:
+        like: the volume.
+        path: file of the object.
+        kind: what it is, in words.
+        remedy: what to do where the volume has no such files.
 
     Raises:
         GeometryError: it was not read from DICOM files.
@@ -86,7 +92,7 @@ def source_origin(like: Volume, path: Path, kind: str) -> DicomOrigin:
     if not isinstance(origin, DicomOrigin):
         raise GeometryError(
             f"{kind} refers to DICOM images, and this volume was not read from DICOM files (or from a zip of them)",
-            "save to .nii.gz, .nrrd or .mha",
+            remedy,
             subject=path,
         )
     return origin

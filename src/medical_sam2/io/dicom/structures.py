@@ -256,7 +256,7 @@ def load_segments(path: Path, like: Volume) -> list[Outline]:
 def _regions(path: Path, like: Volume) -> tuple[list[_Region], list[str]]:
     """The regions that have closed contours, and what was left out."""
     dataset = read_dataset(path, pixels=True)
-    series = _Series(source_origin(like, path, KIND))
+    series = _Series(source_origin(like, path, KIND, "outline the DICOM series that it was drawn on, or give a label map"))
     with guarded(path):
         described = list(dataset.get("StructureSetROISequence") or [])
         outlines = {int(item.ReferencedROINumber): item for item in dataset.get("ROIContourSequence") or []}
