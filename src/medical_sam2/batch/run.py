@@ -123,7 +123,7 @@ class BatchSettings:
 
     def make_layout(self) -> ResultLayout:
         """How results lie; raises ConfigError if nobody knows the name."""
-        return find(LAYOUTS, self.layout, what="layout")()
+        return find(LAYOUTS, self.layout, what="layout", makes=ResultLayout)()
 
     def load_segmenter(self) -> Segmenter:
         """The network, on its device; raises what `Segmenter.from_pretrained` does."""

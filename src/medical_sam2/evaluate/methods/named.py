@@ -56,7 +56,7 @@ def find_method(name: str) -> Method:
     if name in CLASSICAL:
         place = f"benchmarks/classical_methods.py:{name.upper().replace(' ', '_')}"
         raise ConfigError(f"the method {name!r} left the package", f"give {place}, in a copy of the repository")
-    return find(METHODS, name, what="method")
+    return find(METHODS, name, what="method", interface=Method)
 
 
 def method_label(name: str) -> str:
