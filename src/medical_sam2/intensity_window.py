@@ -44,7 +44,7 @@ class Window:
 
     low: float
     high: float
-    source: str = field(default="as told", compare=False)
+    source: str = field(default="as given", compare=False)
     negative: bool = False
 
     def apply(self, values: NDArray[np.generic]) -> NDArray[np.float32]:
@@ -141,7 +141,7 @@ def named_window(name: str | Window) -> Window | None:
     if isinstance(name, Window):
         return name
     if name in CT_WINDOWS:
-        return _levelled(name, f"{name}, as told")
+        return _levelled(name, f"{name}, as given")
     if name in {"auto", "percentile"}:
         return None
     try:
@@ -249,7 +249,7 @@ def _background(levels: NDArray[np.float64]) -> tuple[float | None, NDArray[np.f
     return None, levels
 
 
-# Metal and padding look like this, and so does a bright thing on black: not to be told apart here, but to be told.
+# Metal and padding look like this, and so does a bright thing on black: not to be distinguished here, but named in a note.
 def _lonely(levels: NDArray[np.float64], end: float) -> bool:
     """Whether an end of a window is one value, with more room to the next one than all others take."""
     rest = levels[levels != end]

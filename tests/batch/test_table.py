@@ -129,6 +129,7 @@ def test_what_is_drawn_by_hand(folder: Path) -> None:
         ("slices,,,1 4", "slices are counted, not measured"),
         ("diameter,1 1 1,,", "a diameter cannot have 3 numbers; give 6 or 12"),
         ("slices,1 4,,", "object 1 has no prompt that says where it is"),
+        ("point,14 12 3,,\nscans/a.nii.gz,slices,1 4,,\nscans/a.nii.gz,slices,2 5,,", "object 1 has two ranges of slices"),
     ],
 )
 def test_what_is_drawn_wrongly_is_named(folder: Path, row: str, said: str) -> None:

@@ -37,6 +37,7 @@ from medical_sam2.io.prompt_file import (
     LETTERS,
     NamedPrompts,
     Unit,
+    check_limits_given_once,
     load_prompts,
     masks_from,
     parse_prompts,
@@ -120,8 +121,10 @@ class BatchCase:
         for label, name in (pair for each in found for pair in each.names.items()):
             if names.setdefault(label, name) != name:
                 raise PromptError(f"object {label} is called {names[label]!r} and {name!r}", "give it one name")
+        prompts = tuple(prompt for each in found for prompt in each.prompts)
+        check_limits_given_once(prompts)
         return NamedPrompts(
-            tuple(prompt for each in found for prompt in each.prompts),
+            prompts,
             names,
             tuple(file for each in self.prompts for file in each.files),
         )
@@ -282,7 +285,7 @@ def _row_number(problem: MedicalSam2Error) -> int:
 
 
 class _TableReader:
-    """Reads a table; what is wrong is collected, so that all of it is told at once."""
+    """Reads a table; what is wrong is collected, so that all of it is reported at once."""
 
     def __init__(self, path: Path, images: Mapping[str, BatchCase] | None, rule: MaskRule, *, bare: bool) -> None:
         self._path, self._images, self._rule, self._bare = path, images, rule, bare

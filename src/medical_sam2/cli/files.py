@@ -34,7 +34,7 @@ SUFFIXES: Mapping[str, Sequence[str]] = {
 }
 
 
-def check_room_for_libraries() -> None:
+def check_memory_for_libraries() -> None:
     """Refuse to load torch where there is too little memory: a library that finds none may end the process without a word.
 
     Raises:
@@ -288,7 +288,7 @@ def write(
         volume: the image.
         found: what was outlined in it.
         prompts: drawn in the preview.
-        report: what is told of the run.
+        report: facts about the run.
         objects: that were asked for, or were there before.
 
     Returns:

@@ -179,7 +179,7 @@ def _encode(sources: list[Dataset], frames: NDArray[np.unsignedinteger], found: 
 
 
 def _descriptions(hd: ModuleType, codes: ModuleType, found: Segmentation) -> list[Dataset]:
-    """What is told of each segment; a name that does not fit is whole in its description."""
+    """The description of each segment; a name that does not fit is whole in its description."""
     algorithm = hd.AlgorithmIdentificationSequence(MAKER, version=maker_version(), family=codes.cid7162.ArtificialIntelligence)
     names = {label: found.names.get(label) or f"object {label}" for label in found.objects()}
     texts = segment_labels(names)
@@ -269,10 +269,10 @@ def load_segments(path: Path, like: Volume) -> list[Outline]:
                 mask = masks[label] if label in masks else masks.setdefault(label, np.zeros(like.shape, bool))
                 _slice_of(mask, plane, like, path)[inside] = True
         numbers = _label_numbers(dataset, path)
-        told = {numbers[whole_number(item, "SegmentNumber", None, path=path)]: item for item in dataset.SegmentSequence}
+        described = {numbers[whole_number(item, "SegmentNumber", None, path=path)]: item for item in dataset.SegmentSequence}
     if not masks:
         raise PromptError("the segmentation is empty", "outline at least one voxel", subject=path)
-    items = {label: told.get(label, Dataset()) for label in masks}
+    items = {label: described.get(label, Dataset()) for label in masks}
     return [Outline(label, masks[label], _name(items[label], label), _colour(items[label])) for label in sorted(masks)]
 
 
