@@ -361,6 +361,10 @@ class Segmenter:
         with self.computing():
             return {index: unit_vector(self.encode(stack.input(t)).summary_BC[0]) for index, t in frames.items()}
 
+    def see_ahead(self, volume: Volume, view: View, window: Window) -> None:
+        """See all slices of a volume, so that a prompt on one is answered sooner: what was seen is kept."""
+        self.slice_directions(shown := Crop.to_content(volume, ()).volume, view, window, range(max(shown.shape)))
+
     def _weights(self) -> Sequence[torch.Tensor]:
         """All numbers that what the encoder sees may depend on."""
         network = self.network

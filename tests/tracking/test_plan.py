@@ -16,6 +16,7 @@ from medical_sam2.tracking.plan import (
     drawn_prompts,
     frame_prompts,
     grouped,
+    largest_frame,
     order_outward,
     primary_view,
     unused_prompts,
@@ -31,16 +32,36 @@ def volume(shape: tuple[int, int, int] = (40, 50, 60), spacing: tuple[float, flo
     return Volume(np.zeros(shape, np.uint8), np.diag([*spacing, 1.0]))
 
 
-@given(st.sets(st.integers(0, 30), min_size=1), st.integers(0, 30), st.integers(1, 30))
-def test_outward_visits_every_frame_once_and_steps_to_neighbours(prompted: set[int], start: int, count: int) -> None:
-    frames = range(start, start + count)
-    order = order_outward(prompted, frames)
+@given(st.sets(st.integers(0, 30), min_size=1), st.integers(0, 30), st.integers(1, 30), st.data())
+def test_outward_visits_every_frame_once_and_steps_to_neighbours(
+    prompted: set[int], first: int, count: int, data: st.DataObject
+) -> None:
+    frames, start = range(first, first + count), data.draw(st.sampled_from(sorted(prompted)))
+    order = order_outward(prompted, frames, start)
     assert sorted(order) == sorted(prompted | set(frames))
     assert set(order[: len(prompted)]) == prompted
-    assert order[len(prompted) - 1] == min(prompted)
+    assert order[len(prompted) - 1] == start
     rest = order[len(prompted) :]
     turns = [later < earlier for earlier, later in pairwise(rest)]
     assert turns == sorted(turns)  # first ahead, then behind, never to and fro
+
+
+def test_the_largest_outline_or_box_comes_first_and_clicks_have_no_size() -> None:
+    small, large = np.zeros((9, 9), bool), np.zeros((9, 9), bool)
+    small[4, 4] = large[2:7, 2:7] = True
+    click, box = FramePrompt.click(4, 4), FramePrompt.box(1, 1, 7, 7)
+    assert largest_frame({2: FramePrompt.mask(small), 5: FramePrompt.mask(large), 9: click}) == 5
+    assert largest_frame({5: FramePrompt.mask(large), 9: box}) == 9
+    assert largest_frame({7: click, 3: click}) == 3
+
+
+def test_objects_prompted_on_the_same_slices_go_together_where_their_largest_ones_are_the_same() -> None:
+    boxes = [
+        Box((4, 4, k), (4 + size, 4 + size, k), object=n) for n, k, size in ((1, 10, 5), (1, 20, 9), (2, 10, 6), (2, 20, 9))
+    ]
+    assert [sorted(group.prompts) for group in grouped(volume(), boxes)] == [[1, 2]]
+    boxes[2] = Box((4, 4, 10), (24, 24, 10), object=2)
+    assert [sorted(group.prompts) for group in grouped(volume(), boxes)] == [[1], [2]]
 
 
 def test_clicks_lie_in_the_plane_of_the_finest_pixels() -> None:

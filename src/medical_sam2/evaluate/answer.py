@@ -5,11 +5,13 @@ At the end what the reader says of a volume that prompts of single slices do not
 Shapes: T slices of the prompted view, or images of a set; H W pixels.
 """
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache, partial
 from hashlib import blake2b
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -94,15 +96,29 @@ def answer_once(job: EvaluationJob, hashed: HashedPrompts) -> tuple[tuple[Row, .
     Returns:
         Its rows; frames that nobody prompted and on which something was outlined, with how sure the answer is of them.
     """
-    began, prompts = time.monotonic(), hashed.prompts
-    shown = job.load()
-    found = _ask_method(job, shown, hashed)
-    took = time.monotonic() - began
+    prompts, shown, inputs = hashed.prompts, job.load(), _method_inputs(job, job.load())
+    began, before = time.monotonic(), reset_peak_memory()
+    found = _ask_method(job, shown, hashed, inputs)
+    took, peak_mb = time.monotonic() - began, peak_memory() - before
     if job.sketch is not None:
         write_sketch(job, shown, prompts, found.masks)
     rows = (_volume_rows if job.case else _set_rows)(job, shown, prompts, found)
     sure = {t: p for t, p in sorted(found.sure.items()) if found.masks[t].any()}
-    return tuple(replace(row, seconds=took / len(rows)) for row in rows), sure
+    return tuple(replace(row, seconds=took / len(rows), peak_mb=peak_mb) for row in rows), sure
+
+
+def reset_peak_memory() -> float:
+    """Begin to watch the most memory that this process holds; returns what it holds in MB, nan where that cannot be told."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        return math.nan
+    return peak_memory()
+
+
+def peak_memory() -> float:
+    """The most memory that this process held since it was last begun to watch, in MB (of Linux: `VmHWM`)."""
+    return int(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0]) / 1024
 
 
 @lru_cache(maxsize=1)
@@ -136,9 +152,9 @@ def _prompt_case(job: EvaluationJob, reader: SimulatedReader, frames: Sequence[i
     return HashedPrompts.of(shown_on_slices(task, whole, prompts), whole, reader.kind)
 
 
-def _ask_method(job: EvaluationJob, shown: EvaluationCase, hashed: HashedPrompts) -> MethodAnswer:
+def _ask_method(job: EvaluationJob, shown: EvaluationCase, hashed: HashedPrompts, inputs: MethodInputs) -> MethodAnswer:
     """The answer of a method, without what nobody outlined, and what the prompts settle as outside."""
-    method, inputs = find_method(job.method), replace(_method_inputs(job, shown), volume_prompts=hashed.volume_prompts)
+    method, inputs = find_method(job.method), replace(inputs, volume_prompts=hashed.volume_prompts)
     if shown.task is not None:
         found = method.on_volume(inputs, shown.task, hashed.prompts)
         found = replace(found, masks=cut_to_limits(shown.task, hashed.volume_prompts, found.masks))

@@ -70,6 +70,7 @@ class Row:
     # mutual information of the bank in nats, at equal steps from the first to the last frame
     information: tuple[float, ...] = ()
     seconds: float = 0.0  # that the answer took (of a set: its share)
+    peak_mb: float = math.nan  # that this process held more at most while it answered than before; nan where it cannot be told
 
     @property
     def task(self) -> AnswerKey:

@@ -25,6 +25,7 @@ def track(
     bank: MemoryBank,
     *,
     superseded: Superseded | None = None,
+    present: Callable[[Time], Sequence[bool]] | None = None,
 ) -> Iterator[tuple[Time, FramePrediction]]:
     """Follow B objects through frames, visited in any order; differentiable.
 
@@ -36,6 +37,7 @@ def track(
         prompters: who prompts each object, in pixels of the network's input.
         bank: memory of all objects, the only state.
         superseded: called with each answer that was corrected on the same frame.
+        present: frame index → which objects are known to be on it, whatever the network says of that.
 
     Yields:
         (t, prediction) for each visited frame.
@@ -46,6 +48,7 @@ def track(
         fused = backbone.fuse(frame, _recall(bank, t, frame, prompts))
         instructions = [None if prompt is None else Instruction(prompt) for prompt in prompts]
         prediction = backbone.decode(frame, fused, instructions)
+        prediction = prediction if present is None else prediction.assume_present(present(t))
         prompts, prediction = _correct(backbone, frame, fused, (t, prompters, prompts), prediction, superseded)
         bank.store(_memorise(backbone, frame, prediction, t, prompts))
         yield t, prediction

@@ -143,7 +143,7 @@ def grouped(
             limits[label] = settled
             _check_slices(volume, view, label, settled, frames)
             check_agreement(own, settled, volume.shape, array_axis(volume, view))
-        groups.setdefault((view.code, *sorted(frames)), []).append((label, own, frames))
+        groups.setdefault((view.code, largest_frame(frames), *sorted(frames)), []).append((label, own, frames))
     _check_shared(limits)
     return [
         Group(
@@ -342,11 +342,16 @@ def usable(volume: Volume, view: View) -> bool:
     return max(high, wide) <= TOO_THICK * min(high, wide) and min(rows, columns) >= TOO_FEW
 
 
-def order_outward(prompted: Iterable[int], frames: Iterable[int]) -> list[int]:
-    """Prompted frames, the first of them last; from there to the end; then from there back to the beginning."""
-    first = sorted(prompted, reverse=True)
+def order_outward(prompted: Iterable[int], frames: Iterable[int], start: int) -> list[int]:
+    """Prompted frames, the start last; from there to the end; then from there back to the beginning."""
+    first = [*sorted({*prompted} - {start}, reverse=True), start]
     rest = sorted(set(frames) - set(first))
-    return [*first, *(t for t in rest if t > first[-1]), *(t for t in reversed(rest) if t < first[-1])]
+    return [*first, *(t for t in rest if t > start), *(t for t in reversed(rest) if t < start)]
+
+
+def largest_frame(prompts: Mapping[int, FramePrompt]) -> int:
+    """The frame on which the largest outline or box of an object was drawn; the first of several, and where none was."""
+    return max(sorted(prompts), key=lambda t: prompts[t].drawn_area)
 
 
 def labels_in(array: NDArray[np.generic] | None) -> set[int]:

@@ -163,6 +163,15 @@ class _PassResults:
         return {time: FramePrompt.mask(mask, estimate=remembered[time]) for time, mask in masks.items() if mask.any()}
 
 
+def _lies_between(prompts: Mapping[FrameTime, FramePrompt], t: FrameTime) -> bool:
+    """Whether a person showed an object on the nearest prompted frames before and after a frame: it is on that one, too."""
+    before, after = [at for at in prompts if at < t], [at for at in prompts if at > t]
+    if not before or not after or t in prompts:
+        return False
+    around = prompts[max(before)], prompts[min(after)]
+    return all(one.estimate is None and (one.drawn_area > 0 or one.labels.any()) for one in around)
+
+
 @dataclass(frozen=True, eq=False)
 class ViewTracker:
     """The network, an image, and what was seen of it so far.
@@ -204,7 +213,10 @@ class ViewTracker:
             prompters = [Fixed({t: stack.to_network(prompt) for t, prompt in own.items()}) for own in shown.values()]
             bank = ObjectBanks(banks[label] for label in prompts)
             due = (t for t in waiting if not skip(t))
-            for t, prediction in track(self.config.backbone, lambda t, see=features: see(t.frame), due, prompters, bank):
+            for t, prediction in track(
+                *(self.config.backbone, lambda t, see=features: see(t.frame), due, prompters, bank),
+                present=lambda t: [_lies_between(own, t) for own in prompts.values()],
+            ):
                 probability_BHW = stack.to_frame(prediction.logits_Bhw)
                 if region is not None and any(region.touched(one > 0.5) for one in probability_BHW):
                     region = grow_region(stack.canvas, region)
