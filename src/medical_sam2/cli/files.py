@@ -324,6 +324,7 @@ def _label_savers(
         yield path, lambda file, label=label: io.save(_alone(whole, label), file, volume, formats=outputs.format)
 
 
+# One line for each option: a table of them would need as many functions as there are branches here.
 def _savers(
     outputs: OutputOptions, volume: Volume, found: Segmentation, prompts: Sequence[Prompt], report: Mapping[str, Any]
 ) -> Iterator[tuple[Path, Saver]]:
