@@ -30,7 +30,7 @@ from medical_sam2.tracking.correction import correct_labels
 from medical_sam2.tracking.cropping import Crop, CroppedImages
 from medical_sam2.tracking.encoding import CompiledEncoder, FeatureCache, FeatureStore, content_key, fingerprint
 from medical_sam2.tracking.frames import FrameStack
-from medical_sam2.tracking.fusion import FUSIONS, FusionFactory
+from medical_sam2.tracking.fusion import FUSIONS, Fusion, FusionFactory
 from medical_sam2.tracking.image_set import ImageMask, ImageSetConfig, Order, choose_order, segment_set
 from medical_sam2.tracking.image_viewer import ImageViewer, choose_set_windows, unit_vector
 from medical_sam2.tracking.plan import PLANES, by_window, order_objects, plan_tracking, views_allowed
@@ -436,8 +436,8 @@ def check_choices(*, views: str, bank: str, fusion: str, threads: int | None, ad
     """
     if views not in VIEWS:
         raise ConfigError(f"unknown views {views!r}", suggestion(views, VIEWS))
-    find(POLICIES, bank, what="bank")
-    find(FUSIONS, fusion, what="fusion")
+    find(POLICIES, bank, what="bank", makes=Policy)
+    find(FUSIONS, fusion, what="fusion", makes=Fusion)
     check_threads(threads)
     if not adapt >= 0 or adapt == inf:
         raise ConfigError(f"nobody can tune for {adapt:g} seconds", "give --adapt 0 or more")

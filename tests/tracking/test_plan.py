@@ -18,6 +18,7 @@ from medical_sam2.tracking.plan import (
     grouped,
     largest_frame,
     order_outward,
+    plan_tracking,
     primary_view,
     unused_prompts,
     views_named,
@@ -158,6 +159,16 @@ def test_views_by_name() -> None:
     assert views_named([AXIAL, CORONAL, AXIAL], image, CORONAL)[0] == (CORONAL, AXIAL)
     with pytest.raises(ConfigError, match="choose one of one, three"):
         views_named("all", image, AXIAL)
+
+
+def test_an_outline_of_one_pixel_is_said_to_be_no_click() -> None:
+    """Of an object that is larger elsewhere it is where it ends."""
+    one, more = np.zeros((40, 50, 60), bool), np.zeros((40, 50, 60), bool)
+    one[20, 25, 30] = more[18:23, 20:30, 29] = True
+    (warning,) = plan_tracking(volume(), [Mask(one, axis=2)], "one").warnings
+    assert warning.startswith("object 1 is outlined by a single pixel")
+    assert plan_tracking(volume(), [Mask(one | more, axis=2)], "one").warnings == ()
+    assert plan_tracking(volume(), [Point((20, 25, 30))], "one").warnings == ()
 
 
 def test_auto_leaves_out_what_is_too_coarse_and_says_so() -> None:

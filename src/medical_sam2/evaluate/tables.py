@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy import stats
 
-from medical_sam2.evaluate.methods.named import method_label
+from medical_sam2.evaluate.methods import method_label
 from medical_sam2.evaluate.protocols import LADDER, Protocol
 from medical_sam2.evaluate.rounds import GOOD, LIMIT_S, summarise_rounds
 from medical_sam2.evaluate.significance import compared, difference, mean_interval

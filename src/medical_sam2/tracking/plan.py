@@ -3,7 +3,7 @@
 Shapes: I J K voxels in the order of the file, T frames of a view, H W a frame.
 """
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
@@ -71,7 +71,7 @@ class TrackingPlan:
 
     Args:
         groups: all objects.
-        warnings: views that are left out.
+        warnings: views that are left out, outlines that say next to nothing.
     """
 
     groups: tuple[Group, ...]
@@ -107,8 +107,15 @@ def plan_tracking(
     for group in grouped(volume, prompts, views_allowed(views), labels_in(earlier)):
         chosen, left_out = views_named(views if earlier is None else "one", volume, group.view)
         groups.append(replace(group, views=chosen))
-        warnings |= dict.fromkeys(left_out)
+        warnings |= dict.fromkeys([*left_out, *_single_pixels(group)])
     return TrackingPlan(tuple(groups), tuple(warnings))
+
+
+# Of an object that ends on a slice one pixel may be left there; one that is nowhere larger was clicked at with a brush.
+def _single_pixels(group: Group) -> Iterator[str]:
+    for label, frames in group.prompts.items():
+        if all(prompt.mask_hw is not None and prompt.mask_hw.sum() == 1 for prompt in frames.values()):
+            yield f"object {label} is outlined by a single pixel, and is expected to be as small: give a point if that is meant"
 
 
 def grouped(
