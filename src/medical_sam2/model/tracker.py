@@ -25,6 +25,7 @@ def track(
     bank: MemoryBank,
     *,
     superseded: Superseded | None = None,
+    on_fused: Callable[[Time], None] = lambda _: None,
 ) -> Iterator[tuple[Time, FramePrediction]]:
     """Follow B objects through frames, visited in any order; differentiable.
 
@@ -36,6 +37,7 @@ def track(
         prompters: who prompts each object, in pixels of the network's input.
         bank: memory of all objects, the only state.
         superseded: called with each answer that was corrected on the same frame.
+        on_fused: called with each frame before it is decoded.
 
     Yields:
         (t, prediction) for each visited frame.
@@ -44,6 +46,7 @@ def track(
         frame = features(t)
         prompts = [prompter(t, None) for prompter in prompters]
         fused = backbone.fuse(frame, _recall(bank, t, frame, prompts))
+        on_fused(t)
         instructions = [None if prompt is None else Instruction(prompt) for prompt in prompts]
         prediction = backbone.decode(frame, fused, instructions)
         prompts, prediction = _correct(backbone, frame, fused, (t, prompters, prompts), prediction, superseded)

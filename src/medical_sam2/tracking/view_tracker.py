@@ -4,7 +4,9 @@ Shapes: B objects, H W frame.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +15,7 @@ from torch import Tensor
 from medical_sam2.intensity_window import Window
 from medical_sam2.model.backbone import Backbone, Features, FramePrediction, Instruction, Memory, Recall
 from medical_sam2.model.memory_bank import MemoryBank, Policy, PolicyBank
+from medical_sam2.model.side_by_side import Later, is_helped, later
 from medical_sam2.model.tracker import track
 from medical_sam2.prompts import Fixed, FramePrompt
 from medical_sam2.tracking.click_outline import OutlineJudge
@@ -163,6 +166,43 @@ class _PassResults:
         return {time: FramePrompt.mask(mask, estimate=remembered[time]) for time, mask in masks.items() if mask.any()}
 
 
+class FeaturesAhead:
+    """What the encoder sees on frames, one after the other; with a helper, on the next one already while one is decoded.
+
+    Args:
+        see: frame → features.
+        order: of the frames.
+        skip: asked before a frame is seen ahead whether it is left out.
+    """
+
+    def __init__(self, see: Callable[[int], Features], order: Sequence[FrameTime], skip: Callable[[FrameTime], bool]) -> None:
+        self._see, self._order, self._skip = see, order, skip
+        self._next: tuple[FrameTime, Later[Features]] | None = None
+
+    def of(self, t: FrameTime) -> Features:
+        """Features of a frame."""
+        ahead, self._next = self._next, None
+        if ahead is not None and ahead[0] == t:
+            return ahead[1].result()
+        if ahead is not None:
+            ahead[1].drop()
+        return self._see(t.frame)
+
+    def begin_next(self, t: FrameTime) -> None:
+        """Begin with the frame that follows."""
+        if is_helped() and self._next is None:
+            rest = self._order[self._order.index(t) + 1 :]
+            following = next((other for other in rest if not self._skip(other)), None)
+            if following is not None:
+                self._next = following, later(partial(self._see, following.frame))
+
+    def close(self) -> None:
+        """What was begun is not wanted any more."""
+        if self._next is not None:
+            self._next[1].drop()
+            self._next = None
+
+
 @dataclass(frozen=True, eq=False)
 class ViewTracker:
     """The network, an image, and what was seen of it so far.
@@ -200,29 +240,31 @@ class ViewTracker:
         waiting, yielded, answers = list(order), set[FrameTime](), _PassResults()
         shown: Mapping[int, Mapping[FrameTime, FramePrompt]] = prompts
         while waiting:
-            stack, features = self.frames(view, region), self.features(view, region)
+            stack, see = self.frames(view, region), self.features(view, region)
             prompters = [Fixed({t: stack.to_network(prompt) for t, prompt in own.items()}) for own in shown.values()]
             bank = ObjectBanks(banks[label] for label in prompts)
             due = (t for t in waiting if not skip(t))
-            for t, prediction in track(self.config.backbone, lambda t, see=features: see(t.frame), due, prompters, bank):
-                probability_BHW = stack.to_frame(prediction.logits_Bhw)
-                if region is not None and any(region.touched(one > 0.5) for one in probability_BHW):
-                    region = grow_region(stack.canvas, region)
-                    shown = {
-                        label: answers.prompts_to_repeat(label, b, banks, t) | {**prompts[label]}
-                        for b, label in enumerate(prompts)
-                    }
-                    prompted = sorted({t for own in prompts.values() for t in own}, reverse=True)
-                    remembered = {t for own in shown.values() for t in own} - {*prompted}
-                    first = [*prompted, *sorted(remembered, key=lambda t: (t == answers.latest, t))]
-                    waiting = [*first, *(t for t in waiting if t not in yielded and t not in first)]
-                    break
-                answers.note(t, prediction, probability_BHW, banks.values())
-                if t not in yielded:
-                    yielded.add(t)
-                    yield TrackingResult(stack, t, prediction.confidence_B.float().cpu().tolist(), probability_BHW)
-            else:
-                return
+            with closing(FeaturesAhead(see, waiting, skip)) as features:
+                tracked = track(self.config.backbone, features.of, due, prompters, bank, on_fused=features.begin_next)
+                for t, prediction in tracked:
+                    probability_BHW = stack.to_frame(prediction.logits_Bhw)
+                    if region is not None and any(region.touched(one > 0.5) for one in probability_BHW):
+                        region = grow_region(stack.canvas, region)
+                        shown = {
+                            label: answers.prompts_to_repeat(label, b, banks, t) | {**prompts[label]}
+                            for b, label in enumerate(prompts)
+                        }
+                        prompted = sorted({t for own in prompts.values() for t in own}, reverse=True)
+                        remembered = {t for own in shown.values() for t in own} - {*prompted}
+                        first = [*prompted, *sorted(remembered, key=lambda t: (t == answers.latest, t))]
+                        waiting = [*first, *(t for t in waiting if t not in yielded and t not in first)]
+                        break
+                    answers.note(t, prediction, probability_BHW, banks.values())
+                    if t not in yielded:
+                        yielded.add(t)
+                        yield TrackingResult(stack, t, prediction.confidence_B.float().cpu().tolist(), probability_BHW)
+                else:
+                    return
 
     def ask(self, view: View, region: Region | None, t: int, prompt: FramePrompt) -> tuple[NDArray[np.bool_], float]:
         """What the network, shown a region, takes a prompt for: a mask (H, W) of the whole frame, and how sure it is."""

@@ -67,15 +67,13 @@ class MaskRefiner(nn.Module):
         """Logits (B, K, h, w) of the same masks; the finest map that made them (B·K, c, h, w); (B, K, 2) what it adds to the
         predicted IoU and to the logit of presence."""
         count, several = masks_BKhw.shape[:2]
-        flat = masks_BKhw.flatten(0, 1)[:, None].detach()
-        entries = [_repeat_for_masks(part, count, several) for part in (fine[0], hints_BHhw, fine[1], top_BChw)]
-        x = self.first(torch.cat([entries[0], _scaled(flat), flat.sigmoid(), entries[1]], 1))
+        x = self._enter_first(fine[0].expand(count, -1, -1, -1), hints_BHhw, masks_BKhw)
         x = self.blocks[0](F.relu(x, inplace=True))
-        levels = [x]
+        levels, entries = [x], (fine[1], top_BChw)
         for depth, down in enumerate(self.down, 1):
             x = down(x)
             if depth < len(self.down):
-                x = x + self.enter[depth - 1](entries[depth + 1])
+                x = _add_to_masks(x, self.enter[depth - 1](entries[depth - 1].expand(count, -1, -1, -1)))
             x = self.blocks[depth](F.relu(x, inplace=True))
             levels.append(x)
         judged = self.judge(torch.cat([x.mean((2, 3)), x.amax((2, 3))], 1)).unflatten(0, (count, several))
@@ -83,6 +81,17 @@ class MaskRefiner(nn.Module):
             above = F.interpolate(self.up[depth](x), size=levels[depth].shape[-2:], mode="nearest")
             x = self.ascend[depth](levels[depth] + above)
         return masks_BKhw + self.last(x)[:, 0].unflatten(0, (count, several)), x, judged
+
+    def _enter_first(self, finest_BChw: Tensor, hints_BHhw: Tensor, masks_BKhw: Tensor) -> Tensor:
+        """The first layer: what all masks of an object see is seen once."""
+        weight, fine = self.first.weight, finest_BChw.shape[1]
+        flat = masks_BKhw.flatten(0, 1)[:, None].detach()
+        each = torch.cat([_scaled(flat), flat.sigmoid()], 1).contiguous(memory_format=torch.channels_last)
+        shared = torch.cat([finest_BChw, hints_BHhw], 1).contiguous(memory_format=torch.channels_last)
+        of_all = torch.cat([weight[:, :fine], weight[:, fine + each.shape[1] :]], 1)
+        of_each = weight[:, fine : fine + each.shape[1]].contiguous(memory_format=torch.channels_last)
+        seen = F.conv2d(shared, of_all.contiguous(memory_format=torch.channels_last), self.first.bias, padding=1)
+        return _add_to_masks(F.conv2d(each, of_each, padding=1), seen)
 
 
 class MaskUpsampler(nn.Module):
@@ -205,6 +214,12 @@ def _draw_earlier(one: Instruction | None, rows: Tensor) -> Tensor:
 
 def _scaled(logits: Tensor) -> Tensor:
     return logits.clamp(-LOGIT_SCALE, LOGIT_SCALE) / LOGIT_SCALE
+
+
+def _add_to_masks(map_Xchw: Tensor, shared_Bchw: Tensor) -> Tensor:
+    """A map for each mask of each object, and one for each object on top of it."""
+    count = len(shared_Bchw)
+    return (map_Xchw.unflatten(0, (count, -1)) + shared_Bchw[:, None]).flatten(0, 1)
 
 
 def _repeat_for_masks(part: Tensor, count: int, several: int) -> Tensor:
