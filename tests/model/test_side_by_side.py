@@ -62,14 +62,26 @@ def test_work_is_done_by_a_helper_in_the_same_precision_and_without_gradients(tw
     assert torch.get_num_threads() == 2
 
 
+def test_work_that_must_be_exact_is_exact_on_a_helper(two_threads: None) -> None:
+    matrix = torch.full((8, 8), 1.001)
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16), helped(CPU, torch.bfloat16):
+        rounded = later(lambda: matrix @ matrix)
+        with torch.autocast("cpu", enabled=False):
+            exact = later(lambda: matrix @ matrix)
+            exact._begun.exception()  # type: ignore[union-attr]
+        rounded._begun.exception()  # type: ignore[union-attr]
+        assert (rounded.result().dtype, exact.result().dtype) == (torch.bfloat16, torch.float32)
+
+
 def test_what_a_helper_has_not_begun_is_done_by_who_needs_it(two_threads: None) -> None:
     wait = threading.Event()
     with torch.no_grad(), helped(CPU, None):
-        busy, waiting, unwanted = later(wait.wait), later(threading.get_ident), later(threading.get_ident)
+        busy = [later(wait.wait) for _ in range(side_by_side.HELPERS)]
+        waiting, unwanted = later(threading.get_ident), later(threading.get_ident)
         assert waiting.result() == threading.get_ident()
         unwanted.drop()
         wait.set()
-        assert busy.result()
+        assert all(one.result() for one in busy)
 
 
 def test_nobody_helps_where_no_core_is_free(two_threads: None, monkeypatch: pytest.MonkeyPatch) -> None:

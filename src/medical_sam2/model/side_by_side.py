@@ -10,13 +10,14 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import ContextVar
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Generic, TypeVar
 
 import torch
 
 T = TypeVar("T")
 _HELPER: ContextVar[ThreadPoolExecutor | None] = ContextVar("_HELPER", default=None)
+HELPERS = 2  # threads on the second core: the next frame is seen, and what the present one needs does not wait for that
 SIDE, TIMES, TRIALS = 384, 6, 3  # of the products by which a second core is looked for
 FREE = 1.5  # times as long as one alone that two at once take at most where a second core is free
 
@@ -46,8 +47,15 @@ class Later(Generic[T]):
 
 
 def later(work: Callable[[], T]) -> Later[T]:
-    """Begin with work on another core, if there is one, which is asked for afterwards."""
-    return Later(work, _HELPER.get())
+    """Begin with work on another core, if there is one, which is asked for afterwards, in the precision of here and now."""
+    helper = _HELPER.get()
+    exact = helper is not None and not torch.is_autocast_enabled("cpu")
+    return Later(partial(_exactly, work) if exact else work, helper)
+
+
+def _exactly(work: Callable[[], T]) -> T:
+    with torch.autocast("cpu", enabled=False):
+        return work()
 
 
 def is_helped() -> bool:
@@ -76,7 +84,7 @@ def helped(device: torch.device, precision: torch.dtype | None) -> Iterator[None
 
     torch.set_num_threads(threads // 2)
     try:
-        with ThreadPoolExecutor(1, "helper", prepare) as helper:
+        with ThreadPoolExecutor(HELPERS, "helper", prepare) as helper:
             token = _HELPER.set(helper)
             try:
                 yield
