@@ -84,6 +84,8 @@ NEEDLESS = (
         "huggingface_hub",
         "jinja2",
         "psutil",
+        "pydicom",
+        "requests",
     ),
 )
 UNUSED = f"\nimport sys; print([name for name in {NEEDLESS} if name in sys.modules])"
@@ -137,6 +139,35 @@ def test_nothing_of_the_extras_is_needed_to_segment(tmp_path: Path) -> None:
     words = ["segment", str(tmp_path / "v.nii"), "--point", "8", "8", "2", "--image-size", "64", "-o", str(tmp_path / "o.nii")]
     loaded = f"[name for name in {NEEDLESS} if sys.modules.get(name)]"
     assert last_line(code + f"print(main({words}), {loaded})") == "0 []"
+
+
+def test_what_an_image_is_is_told_without_what_others_need(tmp_path: Path) -> None:
+    """nibabel alone loads pydicom, and with it every decoder that is installed."""
+    nib.save(nib.Nifti1Image(np.zeros((16, 16, 4), np.int16), np.eye(4)), tmp_path / "v.nii")  # type: ignore[attr-defined]
+    code = f"import sys\nfrom medical_sam2.cli import main\ncode = main({['info', str(tmp_path / 'v.nii')]})\n"
+    needless = ("torch", "scipy.ndimage", "pydicom", "gdcm", "requests", "rich", "matplotlib")
+    assert last_line(code + f"print(code, [name for name in {needless} if name in sys.modules])") == "0 []"
+
+
+def test_a_module_is_out_of_sight_only_where_nobody_else_could_miss_it() -> None:
+    """Not one that is loaded, nor where another thread runs; and it can be had afterwards."""
+    code = (
+        "import sys, threading\nfrom medical_sam2.io.nifti_headers import out_of_sight\nfrom importlib import import_module\n"
+    )
+    code += """
+def found():
+    with out_of_sight("colorsys"):
+        try:
+            return bool(import_module("colorsys"))
+        except ModuleNotFoundError:
+            return False
+alone, over = found(), threading.Event()
+threading.Thread(target=over.wait).start()
+with_another = found()
+over.set()
+print(alone, with_another, found(), bool(import_module("colorsys")))
+"""
+    assert last_line(code) == "False True True True"
 
 
 def test_the_segmenter_loads_nothing_that_it_does_not_use() -> None:

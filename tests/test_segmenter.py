@@ -10,9 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from medical_sam2.errors import ConfigError, GeometryError, PromptError
+from medical_sam2.model.device import choose_device, choose_precision
 from medical_sam2.model.memory_bank import Fifo
 from medical_sam2.prompts import Mask, Point
-from medical_sam2.segmenter import Segmenter, choose_device, choose_precision
+from medical_sam2.segmenter import Segmenter
 from medical_sam2.tracking import plan
 from medical_sam2.tracking.volume_tracker import FrameDone
 from medical_sam2.views import CORONAL, SAGITTAL, View

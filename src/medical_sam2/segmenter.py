@@ -2,12 +2,12 @@
 
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
 from math import inf
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, cast
 
 import numpy as np
 import torch
@@ -17,8 +17,10 @@ from torch import nn
 from medical_sam2.errors import ConfigError, MedicalSam2Error
 from medical_sam2.intensity_window import Window
 from medical_sam2.model.backbone import Backbone, Features
+from medical_sam2.model.device import Precision, choose_device, choose_precision
 from medical_sam2.model.memory_bank import POLICIES, Policy, SelfSorting
 from medical_sam2.model.sam2 import Sam2
+from medical_sam2.model.side_by_side import helped
 from medical_sam2.model.weights import load_backbone, weights_file
 from medical_sam2.plugins import find, suggestion
 from medical_sam2.prompts import FramePrompt, Point, Prompt, voxel_of
@@ -43,7 +45,6 @@ from medical_sam2.views import View
 from medical_sam2.volume import Segmentation, Volume
 
 T = TypeVar("T")
-Precision = Literal["auto", "fp32", "bf16"]
 VIEWS = ("auto", "one", "three", "six", *PLANES)
 MOST_THREADS = max(64, 4 * (os.cpu_count() or 1))  # beyond, OpenMP ends the process where it gets no memory for them
 
@@ -89,7 +90,7 @@ class Segmenter:
             network.eval().to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # faster
         self.precision: Literal["fp32", "bf16"] = choose_precision(precision, self.device)
         self.engine, self._see = engine, choose_encoder(engine, self.network, self.precision)
-        self._kept = FeatureCache(keep_mb)
+        self._kept, self._checked = FeatureCache(keep_mb), cast("FeatureCache | None", None)
 
     @classmethod
     def from_pretrained(
@@ -346,7 +347,7 @@ class Segmenter:
             stored = store and store.load(key, self.device)
             return stored or self._see(frame_3SS[None].to(self.device))
 
-        features = self._kept.of(self._weights(), self.precision).get(key, see)
+        features = (self._checked or self._keeping()).get(key, see)
         if store is not None:
             store.keep(key, features)
         return features
@@ -365,10 +366,11 @@ class Segmenter:
         """See all slices of a volume, so that a prompt on one is answered sooner: what was seen is kept."""
         self.slice_directions(shown := Crop.to_content(volume, ()).volume, view, window, range(max(shown.shape)))
 
-    def _weights(self) -> Sequence[torch.Tensor]:
-        """All numbers that what the encoder sees may depend on."""
+    def _keeping(self) -> FeatureCache:
+        """The cache, emptied if the weights, all numbers that what the encoder sees may depend on, have changed."""
         network = self.network
-        return [*network.parameters(), *network.buffers()] if isinstance(network, nn.Module) else []
+        weights = [*network.parameters(), *network.buffers()] if isinstance(network, nn.Module) else []
+        return self._kept.of(weights, self.precision)
 
     def _encoder(self, folder: Path | None) -> Callable[[torch.Tensor], Features]:
         """`encode`, with a folder that keeps what was seen."""
@@ -379,11 +381,17 @@ class Segmenter:
         made_by = fingerprint(self.network, self.device, self.precision, self.engine)
         return partial(self.encode, store=FeatureStore(folder, made_by))
 
-    def computing(self) -> AbstractContextManager[object]:
-        """In this precision while the context lasts."""
-        if self.precision == "fp32":
-            return nullcontext()
-        return torch.autocast(self.device.type, dtype=torch.bfloat16)
+    @contextmanager
+    def computing(self) -> Iterator[None]:
+        """In this precision while the context lasts, on a second core where one is free; the weights stay as they are."""
+        half = torch.bfloat16 if self.precision == "bf16" else None
+        autocast = torch.autocast(self.device.type, dtype=half) if half else nullcontext()
+        before, self._checked = self._checked, self._keeping()
+        try:
+            with autocast, helped(self.device, half):
+                yield
+        finally:
+            self._checked = before
 
 
 # Alone on its slice a negative click shows the network no object, so it says nothing until something was found there.
@@ -449,28 +457,6 @@ def check_threads(threads: int | None) -> None:
         raise ConfigError(f"{threads} threads cannot work", f"give --threads 1 to {MOST_THREADS}")
 
 
-# torch makes a device of any index without looking whether it is there, and fails at the first tensor.
-def choose_device(name: str) -> torch.device:
-    """The device called so; "auto" takes CUDA, then MPS, then the processor.
-
-    Raises:
-        ConfigError: no such device here.
-    """
-    # torch names devices that are not there, and refuses others only when they are used: both are told here
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise ConfigError(f"unknown device {name!r}", "choose auto, cpu, cuda, cuda:N or mps") from None
-    absent = (device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count()) or (
-        device.type == "mps" and not torch.backends.mps.is_available()
-    )
-    if absent or device.type not in {"cpu", "cuda", "mps"}:
-        raise ConfigError(f"there is no device {name!r} here", "choose auto or cpu; `medsam2 doctor` lists what there is")
-    return device
-
-
 def choose_encoder(engine: str, network: Backbone, precision: Literal["fp32", "bf16"]) -> Callable[[torch.Tensor], Features]:
     """Frames (N, 3, S, S) in [0, 1] → what the network sees, by torch or by OpenVINO.
 
@@ -485,15 +471,3 @@ def choose_encoder(engine: str, network: Backbone, precision: Literal["fp32", "b
         return network.encode
     encode = network.encode if engine == "torch" else CompiledEncoder(network, precision)
     return lambda frames_N3SS: encode(network.normalised(frames_N3SS))
-
-
-def choose_precision(name: str, device: torch.device) -> Literal["fp32", "bf16"]:
-    """ "bf16" or "fp32"; "auto" takes bf16 where the device computes it by itself."""
-    if name not in {"auto", "fp32", "bf16"}:
-        raise ConfigError(f"unknown precision {name!r}", "choose auto, fp32 or bf16")
-    if name != "auto":
-        return "bf16" if name == "bf16" else "fp32"
-    if device.type == "cuda":
-        return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
-    able = torch.cpu.get_capabilities() if device.type == "cpu" else {}
-    return "bf16" if able.get("amx_bf16") or able.get("avx512_bf16") else "fp32"

@@ -44,7 +44,7 @@ class NetworkOptions:
         device: auto, cpu, cuda, cuda:N or mps.
         precision: auto, fp32 or bf16.
         engine: what runs the image encoder: torch, or openvino (an extra), which takes less time on a processor.
-        threads: of the processor.
+        threads: of the processor; all cores unless given. Where a second core is free, it takes parts of each frame's work.
         features: folder that keeps what the encoder saw for the next run, by content and weights.
     """
 

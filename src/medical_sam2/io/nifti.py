@@ -11,14 +11,20 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 import numpy as np
-from nibabel.nifti1 import Nifti1Header, Nifti1PairHeader, data_type_codes, xform_codes
-from nibabel.nifti2 import Nifti2Header, Nifti2PairHeader
-from nibabel.spatialimages import HeaderDataError
 from numpy.typing import NDArray
 
 from medical_sam2.errors import AmbiguousError, FormatError, GeometryError, InputError
 from medical_sam2.io import atomic, voxels
 from medical_sam2.io.atomic import EFFORT
+from medical_sam2.io.nifti_headers import (
+    HeaderDataError,
+    Nifti1Header,
+    Nifti1PairHeader,
+    Nifti2Header,
+    Nifti2PairHeader,
+    data_type_codes,
+    xform_codes,
+)
 from medical_sam2.io.registry import Form, Loaded, Options
 from medical_sam2.io.safe_open import Content, open_content
 from medical_sam2.io.voxels import grid_distance, is_sheared, shear_warning, size_warning

@@ -26,6 +26,7 @@ def track(
     *,
     superseded: Superseded | None = None,
     present: Callable[[Time], Sequence[bool]] | None = None,
+    on_fused: Callable[[Time], None] = lambda _: None,
 ) -> Iterator[tuple[Time, FramePrediction]]:
     """Follow B objects through frames, visited in any order; differentiable.
 
@@ -38,6 +39,7 @@ def track(
         bank: memory of all objects, the only state.
         superseded: called with each answer that was corrected on the same frame.
         present: frame index → which objects are known to be on it, whatever the network says of that.
+        on_fused: called with each frame before it is decoded.
 
     Yields:
         (t, prediction) for each visited frame.
@@ -46,6 +48,7 @@ def track(
         frame = features(t)
         prompts = [prompter(t, None) for prompter in prompters]
         fused = backbone.fuse(frame, _recall(bank, t, frame, prompts))
+        on_fused(t)
         instructions = [None if prompt is None else Instruction(prompt) for prompt in prompts]
         prediction = backbone.decode(frame, fused, instructions)
         prediction = prediction if present is None else prediction.assume_present(present(t))

@@ -4,7 +4,10 @@ Shapes: B objects, H W frame.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
+from functools import partial
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +16,7 @@ from torch import Tensor
 from medical_sam2.intensity_window import Window
 from medical_sam2.model.backbone import Backbone, Features, FramePrediction, Instruction, Memory, Recall
 from medical_sam2.model.memory_bank import MemoryBank, Policy, PolicyBank
+from medical_sam2.model.side_by_side import Later, is_helped, later
 from medical_sam2.model.tracker import track
 from medical_sam2.prompts import Fixed, FramePrompt
 from medical_sam2.tracking.click_outline import OutlineJudge
@@ -43,6 +47,10 @@ class FrameTime(int):
         time = super().__new__(cls, pass_number * FRAMES_OF_A_PASS + frame)
         time.pass_number, time.frame = pass_number, frame
         return time
+
+
+ObjectPrompts: TypeAlias = Mapping[int, Mapping[FrameTime, FramePrompt]]
+"""Object → time → prompt."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -172,6 +180,43 @@ def _lies_between(prompts: Mapping[FrameTime, FramePrompt], t: FrameTime) -> boo
     return all(one.estimate is None and (one.drawn_area > 0 or one.labels.any()) for one in around)
 
 
+class FeaturesAhead:
+    """What the encoder sees on frames, one after the other; with a helper, on the next one already while one is decoded.
+
+    Args:
+        see: frame → features.
+        order: of the frames.
+        skip: asked before a frame is seen ahead whether it is left out.
+    """
+
+    def __init__(self, see: Callable[[int], Features], order: Sequence[FrameTime], skip: Callable[[FrameTime], bool]) -> None:
+        self._see, self._order, self._skip = see, order, skip
+        self._next: tuple[FrameTime, Later[Features]] | None = None
+
+    def of(self, t: FrameTime) -> Features:
+        """Features of a frame."""
+        ahead, self._next = self._next, None
+        if ahead is not None and ahead[0] == t:
+            return ahead[1].result()
+        if ahead is not None:
+            ahead[1].drop()
+        return self._see(t.frame)
+
+    def begin_next(self, t: FrameTime) -> None:
+        """Begin with the frame that follows."""
+        if is_helped() and self._next is None:
+            rest = self._order[self._order.index(t) + 1 :]
+            following = next((other for other in rest if not self._skip(other)), None)
+            if following is not None:
+                self._next = following, later(partial(self._see, following.frame))
+
+    def close(self) -> None:
+        """What was begun is not wanted any more."""
+        if self._next is not None:
+            self._next[1].drop()
+            self._next = None
+
+
 @dataclass(frozen=True, eq=False)
 class ViewTracker:
     """The network, an image, and what was seen of it so far.
@@ -185,7 +230,7 @@ class ViewTracker:
     def track_frames(
         self,
         view: View,
-        prompts: Mapping[int, Mapping[FrameTime, FramePrompt]],
+        prompts: ObjectPrompts,
         order: Sequence[FrameTime],
         banks: Mapping[int, PolicyBank],
         region: Region | None,
@@ -207,16 +252,10 @@ class ViewTracker:
         # a region cannot grow while it is tracked in: tracking breaks off and begins again in a larger one, remembered frames
         # first; what was yielded before is not yielded again
         waiting, yielded, answers = list(order), set[FrameTime](), _PassResults()
-        shown: Mapping[int, Mapping[FrameTime, FramePrompt]] = prompts
+        shown = prompts
         while waiting:
-            stack, features = self.frames(view, region), self.features(view, region)
-            prompters = [Fixed({t: stack.to_network(prompt) for t, prompt in own.items()}) for own in shown.values()]
-            bank = ObjectBanks(banks[label] for label in prompts)
-            due = (t for t in waiting if not skip(t))
-            for t, prediction in track(
-                *(self.config.backbone, lambda t, see=features: see(t.frame), due, prompters, bank),
-                present=lambda t: [_lies_between(own, t) for own in prompts.values()],
-            ):
+            stack = self.frames(view, region)
+            for t, prediction in self._predict(view, region, (prompts, shown), waiting, banks, skip):
                 probability_BHW = stack.to_frame(prediction.logits_Bhw)
                 if region is not None and any(region.touched(one > 0.5) for one in probability_BHW):
                     region = grow_region(stack.canvas, region)
@@ -235,6 +274,27 @@ class ViewTracker:
                     yield TrackingResult(stack, t, prediction.confidence_B.float().cpu().tolist(), probability_BHW)
             else:
                 return
+
+    def _predict(
+        self,
+        view: View,
+        region: Region | None,
+        prompts: tuple[ObjectPrompts, ObjectPrompts],
+        order: Sequence[FrameTime],
+        banks: Mapping[int, PolicyBank],
+        skip: Callable[[FrameTime], bool],
+    ) -> Iterator[tuple[FrameTime, FramePrediction]]:
+        """Track objects through frames in one region: their prompts as they were given, and as the network is shown them."""
+        given, shown = prompts
+        stack = self.frames(view, region)
+        prompters = [Fixed({t: stack.to_network(prompt) for t, prompt in own.items()}) for own in shown.values()]
+        bank, due = ObjectBanks(banks[label] for label in given), (t for t in order if not skip(t))
+        with closing(FeaturesAhead(self.features(view, region), order, skip)) as features:
+            yield from track(
+                *(self.config.backbone, features.of, due, prompters, bank),
+                on_fused=features.begin_next,
+                present=lambda t: [_lies_between(own, t) for own in given.values()],
+            )
 
     def ask(self, view: View, region: Region | None, t: int, prompt: FramePrompt) -> tuple[NDArray[np.bool_], float]:
         """What the network, shown a region, takes a prompt for: a mask (H, W) of the whole frame, and how sure it is."""

@@ -6,6 +6,7 @@ Shapes: B objects, K proposed masks, D channels of a key, h w map or mask logits
 """
 
 from collections.abc import Sequence
+from functools import partial
 from itertools import pairwise
 
 import numpy as np
@@ -16,6 +17,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from medical_sam2.model.backbone import Instruction
 from medical_sam2.model.nano.encoder import Residual
+from medical_sam2.model.side_by_side import later
 from medical_sam2.model.tracker import upsample
 from medical_sam2.prompts import FramePrompt
 
@@ -23,6 +25,7 @@ WIDTHS = (24, 32, 48, 64)  # channels at stride 4, 8, 16, 32
 HINTS = 10
 """Pictures: clicks inside, outside, box, likeness to the clicks, earlier answer, propagated mask; those of `LocalMatching`; the
 score of `PixelClassifier`. One of stride 4 adds its score."""
+OF_A_MASK = 2  # pictures of each mask: its logits and what counts as inside
 CLICK = 1.5  # standard deviation of a click in pixels of the logits
 STRIDE = 4
 LOGIT_SCALE = 10.0  # logits are shown in tens
@@ -46,7 +49,7 @@ class MaskRefiner(nn.Module):
 
     def __init__(self, fine: tuple[int, int], width: int, hints: int = HINTS) -> None:
         super().__init__()
-        inputs = (fine[0] + 2 + hints, fine[1], width, 0)
+        inputs, self.hints = (fine[0] + OF_A_MASK + hints, fine[1], width, 0), hints
         self.enter = nn.ModuleList(nn.Conv2d(wide, own, 1) for wide, own in zip(inputs[1:3], WIDTHS[1:3], strict=True))
         self.first = nn.Conv2d(inputs[0], WIDTHS[0], 3, padding=1)
         self.down = nn.ModuleList(nn.Conv2d(above, own, 3, stride=2, padding=1) for above, own in pairwise(WIDTHS))
@@ -66,23 +69,50 @@ class MaskRefiner(nn.Module):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Logits (B, K, h, w) of the same masks; the finest map that made them (B·K, c, h, w); (B, K, 2) what it adds to the
         predicted IoU and to the logit of presence."""
-        count, several = masks_BKhw.shape[:2]
-        flat = masks_BKhw.flatten(0, 1)[:, None].detach()
-        entries = [_repeat_for_masks(part, count, several) for part in (fine[0], hints_BHhw, fine[1], top_BChw)]
-        x = self.first(torch.cat([entries[0], _scaled(flat), flat.sigmoid(), entries[1]], 1))
+        count = len(masks_BKhw)
+        finest, entries = fine[0].expand(count, -1, -1, -1), (fine[1], top_BChw)
+        shared = [self._see_shared(torch.cat([finest, hints_BHhw], 1), finest.shape[1])]
+        shared += [enter(entry.expand(count, -1, -1, -1)) for enter, entry in zip(self.enter, entries, strict=True)]
+        if torch.is_grad_enabled() or masks_BKhw.shape[1] == 1:
+            return self._mend(masks_BKhw, shared)
+        # always in two parts, on however many cores: how sums are rounded depends on how many masks are mended at once
+        others = later(partial(self._mend, masks_BKhw[:, :1], shared))
+        logits, x, judged = self._mend(masks_BKhw[:, 1:], shared)
+        first_logits, first_x, first_judged = others.result()
+        hidden = torch.cat([part.unflatten(0, (count, -1)) for part in (first_x, x)], 1).flatten(0, 1)
+        return torch.cat([first_logits, logits], 1), hidden, torch.cat([first_judged, judged], 1)
+
+    def _mend(self, masks_BKhw: Tensor, shared: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """As `forward`, from what all masks of an object share at each level."""
+        sizes = masks_BKhw.shape[:2]
+        x = _add_to_masks(self._see_masks(masks_BKhw), shared[0])
         x = self.blocks[0](F.relu(x, inplace=True))
         levels = [x]
         for depth, down in enumerate(self.down, 1):
             x = down(x)
             if depth < len(self.down):
-                x = x + self.enter[depth - 1](entries[depth + 1])
+                x = _add_to_masks(x, shared[depth])
             x = self.blocks[depth](F.relu(x, inplace=True))
             levels.append(x)
-        judged = self.judge(torch.cat([x.mean((2, 3)), x.amax((2, 3))], 1)).unflatten(0, (count, several))
+        judged = self.judge(torch.cat([x.mean((2, 3)), x.amax((2, 3))], 1)).unflatten(0, sizes)
         for depth in reversed(range(len(self.up))):
             above = F.interpolate(self.up[depth](x), size=levels[depth].shape[-2:], mode="nearest")
             x = self.ascend[depth](levels[depth] + above)
-        return masks_BKhw + self.last(x)[:, 0].unflatten(0, (count, several)), x, judged
+        return masks_BKhw + self.last(x)[:, 0].unflatten(0, sizes), x, judged
+
+    def _see_shared(self, pictures_BChw: Tensor, fine: int) -> Tensor:
+        """The first layer's part of what all masks of an object see: fine features, of so many channels, and hints."""
+        weight = torch.cat([self.first.weight[:, :fine], self.first.weight[:, fine + OF_A_MASK :]], 1)
+        pictures, weight = (part.contiguous(memory_format=torch.channels_last) for part in (pictures_BChw, weight))
+        return F.conv2d(pictures, weight, self.first.bias, padding=1)
+
+    def _see_masks(self, masks_BKhw: Tensor) -> Tensor:
+        """The first layer's part of each mask itself."""
+        flat, hints = masks_BKhw.flatten(0, 1)[:, None].detach(), self.hints
+        weight = self.first.weight[:, -hints - OF_A_MASK : -hints]
+        pictures = torch.cat([_scaled(flat), flat.sigmoid()], 1)
+        pictures, weight = (part.contiguous(memory_format=torch.channels_last) for part in (pictures, weight))
+        return F.conv2d(pictures, weight, padding=1)
 
 
 class MaskUpsampler(nn.Module):
@@ -205,6 +235,12 @@ def _draw_earlier(one: Instruction | None, rows: Tensor) -> Tensor:
 
 def _scaled(logits: Tensor) -> Tensor:
     return logits.clamp(-LOGIT_SCALE, LOGIT_SCALE) / LOGIT_SCALE
+
+
+def _add_to_masks(map_Xchw: Tensor, shared_Bchw: Tensor) -> Tensor:
+    """A map for each mask of each object, and one for each object on top of it."""
+    count = len(shared_Bchw)
+    return (map_Xchw.unflatten(0, (count, -1)) + shared_Bchw[:, None]).flatten(0, 1)
 
 
 def _repeat_for_masks(part: Tensor, count: int, several: int) -> Tensor:

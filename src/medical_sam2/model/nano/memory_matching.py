@@ -10,6 +10,7 @@ pixel with a constant one.
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
@@ -19,9 +20,11 @@ from medical_sam2.model.backbone import FramePrediction, Recalled
 
 SUBPIXELS = 16  # mask logits (stride 4) under one pixel of the deepest map (stride 16)
 LEAST_PROBABILITY = 0.005  # of a propagated mask
-QUERIES_AT_ONCE = 128
+QUERIES_AT_ONCE, KEYS_AT_ONCE = 512, 512  # whose scores stay in cache
+HIGHEST = 40.0  # sharpness up to which scores below the highest that is possible are no zero as powers in float32
 REACH = 3  # pixels of stride 4 that a place may move in each direction
 WINDOW = 2 * REACH + 1
+BLOCK = 8  # side of what is matched at once; divides every side of a map of stride 4
 PICTURES = 3  # that `LocalMatching` gives
 LEAST_SHARE = 1e-4  # of a frame under which a side counts less than the other
 UNPROMPTED_WEIGHT = 0.3  # of a memory that nobody prompted, at first
@@ -85,12 +88,15 @@ class MaskPropagation(nn.Module):
         slope, middle = self.alike
         gate_M = torch.sigmoid(slope * ((query_Dn * keys_MDn).sum(1).mean(-1) - middle))
         with torch.autocast(query_Dn.device.type, enabled=False):  # squares of places need all digits
-            pull_M = gate_M.float() * self.nearness.exp()
+            pull_M, sharpness = gate_M.float() * self.nearness.exp(), self.sharpness.exp()
             place_3n = _places(height, width, query_Dn.device)
-            query_nE = torch.cat([query_Dn.float() * self.sharpness.exp(), place_3n, torch.ones_like(place_3n[:1])]).T
-            key_MEn = torch.cat([keys_MDn.float(), _distance_terms(place_3n, pull_M, weight_M)], 1)
-            inside_n4 = _attend(query_nE, key_MEn.transpose(0, 1).flatten(1), mask_M4n.transpose(0, 1).flatten(1).float())
-        fine = F.pixel_shuffle(inside_n4.T.reshape(1, 4, height, width), 2)
+            query_En = torch.cat([query_Dn.float() * sharpness, place_3n, torch.ones_like(place_3n[:1])])
+            # no score is above 0 then
+            terms_M4n = _distance_terms(place_3n, pull_M, weight_M - weight_M.max() - sharpness)
+            key_MEn = torch.cat([keys_MDn.float(), terms_M4n], 1)
+            attend = _attend if torch.is_grad_enabled() or sharpness > HIGHEST else _attend_at_once
+            inside_4n = attend(query_En, key_MEn, mask_M4n.float())
+        fine = F.pixel_shuffle(inside_4n.reshape(1, 4, height, width), 2)
         return F.pixel_unshuffle(fine.clamp(LEAST_PROBABILITY, 1 - LEAST_PROBABILITY).logit(), 4)[0]
 
 
@@ -120,15 +126,24 @@ def _distance_terms(place_3n: Tensor, pull_M: Tensor, weight_M: Tensor) -> Tenso
     return torch.stack(parts, 1)
 
 
-def _attend(query_nE: Tensor, key_EK: Tensor, value_4K: Tensor) -> Tensor:
-    """Attention; in pieces, in the same place, unless gradients are needed, which keep all scores anyway."""
-    if torch.is_grad_enabled():
-        return F.linear((query_nE @ key_EK).softmax(-1), value_4K)
-    scores, read = query_nE.new_empty(min(QUERIES_AT_ONCE, len(query_nE)), key_EK.shape[1]), list[Tensor]()
-    for part in query_nE.split(QUERIES_AT_ONCE):
-        own = torch.mm(part, key_EK, out=scores[: len(part)])
-        read.append(F.linear(torch.softmax(own, -1, out=own), value_4K))
-    return torch.cat(read)
+def _attend(query_En: Tensor, key_MEn: Tensor, value_M4n: Tensor) -> Tensor:
+    """Attention of each pixel to all of all memories: (4, n)."""
+    scores_Kn = key_MEn.transpose(1, 2).flatten(0, 1) @ query_En
+    return value_M4n.transpose(0, 1).flatten(1) @ scores_Kn.softmax(0)
+
+
+def _attend_at_once(query_En: Tensor, key_MEn: Tensor, value_M4n: Tensor) -> Tensor:
+    """The same, by powers that are summed beside what they weigh, in pieces and in the same place: scores are at most 0."""
+    values_M5n = torch.cat([value_M4n, torch.ones_like(value_M4n[:, :1])], 1)
+    powers, read = query_En.new_empty(KEYS_AT_ONCE, QUERIES_AT_ONCE), list[Tensor]()
+    for part in query_En.split(QUERIES_AT_ONCE, 1):
+        sums_5q = query_En.new_zeros(5, part.shape[1])
+        for key_En, value_5n in zip(key_MEn, values_M5n, strict=True):
+            for key_Ek, value_5k in zip(key_En.split(KEYS_AT_ONCE, 1), value_5n.split(KEYS_AT_ONCE, 1), strict=True):
+                own = powers.view(-1)[: key_Ek.shape[1] * part.shape[1]].view(key_Ek.shape[1], -1)
+                sums_5q.addmm_(value_5k, torch.mm(key_Ek.T, part, out=own).exp_())
+        read.append(sums_5q[:4] / sums_5q[4:])
+    return torch.cat(read, 1)
 
 
 class LocalMatching(nn.Module):
@@ -168,18 +183,31 @@ class LocalMatching(nn.Module):
 def _window_likeness(key_Dhw: Tensor, other_Dhw: Tensor) -> Tensor:
     """Cosine of each pixel with those of the window around its place in the other frame: (O, h, w); −1 outside of it.
 
-    Shift by shift: all windows at once would be 49 copies of the frame.
+    In blocks: products of all pixels of a block with all that their windows reach, of which the windows are taken.
     """
-    _, height, width = key_Dhw.shape
-    within = _windows(torch.ones_like(key_Dhw[:1]))[0]
-    framed = F.pad(other_Dhw.to(key_Dhw.dtype), [REACH] * 4)
-    shifted = (framed[:, y : y + height, x : x + width] for y in range(WINDOW) for x in range(WINDOW))
-    return torch.stack([(key_Dhw * other).sum(0) for other in shifted]) + within - 1
+    depth, height, width = key_Dhw.shape
+    reached = BLOCK + 2 * REACH
+    down, across, own, seen = height // BLOCK, width // BLOCK, BLOCK**2, reached**2
+    key_Xpd = key_Dhw.view(depth, down, BLOCK, across, BLOCK).permute(1, 3, 2, 4, 0).reshape(-1, own, depth)
+    framed_Dhw = F.pad(other_Dhw.to(key_Dhw.dtype), [REACH] * 4)
+    other_Xds = framed_Dhw.unfold(1, reached, BLOCK).unfold(2, reached, BLOCK).permute(1, 2, 0, 3, 4).reshape(-1, depth, seen)
+    step = (across * own * seen, BLOCK * seen + reached, own * seen, seen + 1)  # to the next block and pixel, down and across
+    sizes = (WINDOW, WINDOW, down, BLOCK, across, BLOCK)
+    likeness = torch.bmm(key_Xpd, other_Xds).as_strided(sizes, (reached, 1, *step)).reshape(-1, height, width)
+    return likeness + _beyond(height, width, key_Dhw.device, key_Dhw.dtype)
+
+
+@lru_cache(maxsize=8)
+@torch.inference_mode(False)  # else who asks under it first makes a tensor that no gradient may pass
+def _beyond(height: int, width: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """−1 for each place of a pixel's window that lies outside of the frame, else 0: (O, h, w)."""
+    return (_windows(torch.ones(1, height, width, device=device))[0] - 1).to(dtype)
 
 
 def _windows(map_Dhw: Tensor) -> Tensor:
     """The window around each pixel (D, O, h, w), 0 outside of the frame."""
-    return F.unfold(map_Dhw[None], WINDOW, padding=REACH)[0].view(map_Dhw.shape[0], WINDOW**2, *map_Dhw.shape[1:])
+    windows_Dhwyx = F.pad(map_Dhw, [REACH] * 4).unfold(1, WINDOW, 1).unfold(2, WINDOW, 1)
+    return windows_Dhwyx.permute(0, 3, 4, 1, 2).flatten(1, 2)
 
 
 def _window_distances(device: torch.device) -> Tensor:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -32,6 +33,7 @@ from medical_sam2.model.nano.memory_matching import (
     inside_probability,
 )
 from medical_sam2.model.sam2 import Pixels, Sam2
+from medical_sam2.model.side_by_side import later
 
 WIDTH = 128
 FINEST = 16  # channels at stride 2, and of each half of the keys of stride 4
@@ -96,7 +98,7 @@ class Nano(Sam2):
 
     def fuse(self, frame: Features, recall: Recall) -> Fused:
         """The deepest map in the light of memory, and what else memory tells."""
-        fused = super().fuse(frame, recall)
+        attended = later(partial(super().fuse, frame, recall))
         own = {
             "propagated": self.carry(frame.own["key"], recall),
             "neighbour": self.neighbour(frame.own["look"], recall),
@@ -104,19 +106,21 @@ class Nano(Sam2):
         }
         if self.coarse_regression is not None:
             own["coarse score"] = self.coarse_regression(self._coarse_features(frame), recall)[:, None]
+        fused = attended.result()
         return replace(fused, own={name: part.to(fused.map_BChw.dtype) for name, part in own.items()})
 
     def memorise(self, frame: Features, prediction: FramePrediction, t: int, prompted: Sequence[bool]) -> list[Memory]:
         """What to remember of the frame, with its keys and masks."""
-        memories = super().memorise(frame, prediction, t, prompted)
+        remembered = later(partial(super().memorise, frame, prediction, t, prompted))
         inside = inside_probability(prediction, torch.tensor(prompted, device=self.device))
-        shared = {name: frame.own[name].expand(len(memories), -1, -1, -1) for name in ("key", "look")}
+        shared = {name: frame.own[name].expand(len(prompted), -1, -1, -1) for name in ("key", "look")}
         each = {"mask": fold_mask(inside), "sums": self.regression.sums(_pixel_features(frame), inside)}
         if self.coarse_regression is not None:
             coarse_inside = F.avg_pool2d(inside[:, None], 2)[:, 0]
             each["coarse sums"] = self.coarse_regression.sums(self._coarse_features(frame), coarse_inside)
         parts = {**shared, **{name: clone_rows(part) for name, part in each.items()}}
-        return [replace(memory, own={name: part[b] for name, part in parts.items()}) for b, memory in enumerate(memories)]
+        memories = enumerate(remembered.result())
+        return [replace(memory, own={name: part[b] for name, part in parts.items()}) for b, memory in memories]
 
     def _coarse_features(self, frame: Features) -> Tensor:
         """Features of each pixel at stride 4 for its classifier: keys of both strides, the deepest map, and a constant."""

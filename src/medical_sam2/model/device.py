@@ -1,0 +1,43 @@
+"""Which device computes, and how exactly."""
+
+from typing import Literal
+
+import torch
+
+from medical_sam2.errors import ConfigError
+
+Precision = Literal["auto", "fp32", "bf16"]
+
+
+# torch makes a device of any index without looking whether it is there, and fails at the first tensor.
+def choose_device(name: str) -> torch.device:
+    """The device called so; "auto" takes CUDA, then MPS, then the processor.
+
+    Raises:
+        ConfigError: no such device here.
+    """
+    # torch names devices that are not there, and refuses others only when they are used: both are told here
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ConfigError(f"unknown device {name!r}", "choose auto, cpu, cuda, cuda:N or mps") from None
+    absent = (device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count()) or (
+        device.type == "mps" and not torch.backends.mps.is_available()
+    )
+    if absent or device.type not in {"cpu", "cuda", "mps"}:
+        raise ConfigError(f"there is no device {name!r} here", "choose auto or cpu; `medsam2 doctor` lists what there is")
+    return device
+
+
+def choose_precision(name: str, device: torch.device) -> Literal["fp32", "bf16"]:
+    """ "bf16" or "fp32"; "auto" takes bf16 where the device computes it by itself."""
+    if name not in {"auto", "fp32", "bf16"}:
+        raise ConfigError(f"unknown precision {name!r}", "choose auto, fp32 or bf16")
+    if name != "auto":
+        return "bf16" if name == "bf16" else "fp32"
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
+    able = torch.cpu.get_capabilities() if device.type == "cpu" else {}
+    return "bf16" if able.get("amx_bf16") or able.get("avx512_bf16") else "fp32"

@@ -1,0 +1,115 @@
+"""Work that does not wait for each other, on a second core of the processor: the same operations, and so the same numbers.
+
+More threads within each operation gain next to nothing where operations are small, and may round otherwise. So whole parts are
+given to a helper (`later`), if there is one (`helped`), and what it has not begun when it is needed is done by whoever needs
+it: a helper that other programs keep from working costs little.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import lru_cache, partial
+from typing import Generic, TypeVar
+
+import torch
+
+T = TypeVar("T")
+_HELPER: ContextVar[ThreadPoolExecutor | None] = ContextVar("_HELPER", default=None)
+HELPERS = 2  # threads on the second core: the next frame is seen, and what the present one needs does not wait for that
+SIDE, TIMES, TRIALS = 384, 6, 3  # of the products by which a second core is looked for
+FREE = 1.5  # times as long as one alone that two at once take at most where a second core is free
+
+
+class Later(Generic[T]):
+    """What will be there when it is asked for.
+
+    Args:
+        work: makes it.
+        helper: who may begin with it now; without one nothing happens before it is asked for.
+    """
+
+    def __init__(self, work: Callable[[], T], helper: ThreadPoolExecutor | None) -> None:
+        self._work = work
+        self._begun: Future[T] | None = helper.submit(work) if helper else None
+
+    def result(self) -> T:
+        """What the work gives; here and now unless it is begun."""
+        if self._begun is None or self._begun.cancel():
+            return self._work()
+        return self._begun.result()
+
+    def drop(self) -> None:
+        """Nobody wants it any more: it is over when this returns."""
+        if self._begun is not None and not self._begun.cancel():
+            self._begun.exception()
+
+
+def later(work: Callable[[], T]) -> Later[T]:
+    """Begin with work on another core, if there is one, which is asked for afterwards, in the precision of here and now."""
+    helper = _HELPER.get()
+    exact = helper is not None and not torch.is_autocast_enabled("cpu")
+    return Later(partial(_exactly, work) if exact else work, helper)
+
+
+def _exactly(work: Callable[[], T]) -> T:
+    with torch.autocast("cpu", enabled=False):
+        return work()
+
+
+def is_helped() -> bool:
+    """Whether another core takes work."""
+    return _HELPER.get() is not None
+
+
+@contextmanager
+def helped(device: torch.device, precision: torch.dtype | None) -> Iterator[None]:
+    """A helper, where torch may use several cores and one is free; each then has half of the threads.
+
+    Args:
+        device: only a processor is helped: an accelerator computes beside Python anyway.
+        precision: that autocast computes in; None for none.
+    """
+    threads = torch.get_num_threads()
+    if device.type != "cpu" or threads < 2 or torch.is_grad_enabled() or is_helped() or not second_core_is_free():
+        yield
+        return
+
+    def prepare() -> None:  # gradients and precision are a thread's own
+        torch.set_grad_enabled(False)
+        torch.set_num_threads(threads // 2)
+        if precision is not None:
+            torch.autocast(device.type, dtype=precision).__enter__()
+
+    torch.set_num_threads(threads // 2)
+    try:
+        with ThreadPoolExecutor(HELPERS, "helper", prepare) as helper:
+            token = _HELPER.set(helper)
+            try:
+                yield
+            finally:
+                _HELPER.reset(token)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def second_core_is_free() -> bool:
+    """Whether two threads compute nearly as fast as one alone, measured once a while: other programs may need the rest."""
+    return _measure(int(time.monotonic() // 60))
+
+
+@lru_cache(maxsize=1)
+def _measure(minute: int) -> bool:
+    matrix, threads = torch.ones(SIDE, SIDE), torch.get_num_threads()
+
+    def seconds(pool: ThreadPoolExecutor, together: int) -> float:
+        begin = time.perf_counter()
+        list(pool.map(lambda _: [matrix @ matrix for _ in range(TIMES)], range(together)))
+        return time.perf_counter() - begin
+
+    with ThreadPoolExecutor(2, initializer=lambda: torch.set_num_threads(1)) as pool:
+        seconds(pool, 2)
+        alone, both = (min(seconds(pool, together) for _ in range(TRIALS)) for together in (1, 2))
+    torch.set_num_threads(threads)
+    return both < FREE * alone

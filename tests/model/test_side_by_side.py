@@ -1,0 +1,113 @@
+"""A second core takes whole parts of the work; what is found is the same to the last bit."""
+
+import threading
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+
+from medical_sam2.model import side_by_side
+from medical_sam2.model.nano import nano
+from medical_sam2.model.side_by_side import helped, is_helped, later
+from medical_sam2.segmenter import Segmenter
+from tests.phantoms import phantom
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def two_threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(side_by_side, "second_core_is_free", lambda: True)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_two_cores_find_what_one_finds(precision: str, two_threads: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    case, where = phantom(), set[int]()
+    segmenter = Segmenter(nano(64), precision=precision, keep_mb=0.0)  # type: ignore[arg-type]
+    encode = segmenter.network.encode
+
+    def watched(frames: torch.Tensor) -> object:
+        where.add(threading.get_ident())
+        return encode(frames)
+
+    segmenter._see = lambda frames: watched(segmenter.network.normalised(frames))  # type: ignore[assignment, union-attr]
+    found = {}
+    for threads in (2, 1):
+        torch.set_num_threads(threads)
+        where.clear()
+        found[threads] = segmenter.segment_volume(case.volume, [case.prompt("click", 1, 2)], views="three", probability=True)
+        assert (len(where) > 1) == (threads > 1)  # the helper saw frames ahead
+        assert torch.get_num_threads() == threads
+    assert np.array_equal(found[1].labels, found[2].labels)
+    assert np.array_equal(found[1].probability[1], found[2].probability[1])
+    assert found[1].confidence == found[2].confidence
+
+
+def test_work_is_done_by_a_helper_in_the_same_precision_and_without_gradients(two_threads: None) -> None:
+    def state() -> tuple[int, bool, bool, int]:
+        return threading.get_ident(), torch.is_autocast_enabled("cpu"), torch.is_grad_enabled(), torch.get_num_threads()
+
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16), helped(CPU, torch.bfloat16):
+        begun = later(state)
+        begun._begun.exception()  # type: ignore[union-attr]  # it has done it
+        other, *rest = begun.result()
+        assert is_helped()
+    assert other != threading.get_ident()
+    assert rest == [True, False, 1]
+    assert torch.get_num_threads() == 2
+
+
+def test_work_that_must_be_exact_is_exact_on_a_helper(two_threads: None) -> None:
+    matrix = torch.full((8, 8), 1.001)
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16), helped(CPU, torch.bfloat16):
+        rounded = later(lambda: matrix @ matrix)
+        with torch.autocast("cpu", enabled=False):
+            exact = later(lambda: matrix @ matrix)
+            exact._begun.exception()  # type: ignore[union-attr]
+        rounded._begun.exception()  # type: ignore[union-attr]
+        assert (rounded.result().dtype, exact.result().dtype) == (torch.bfloat16, torch.float32)
+
+
+def test_what_a_helper_has_not_begun_is_done_by_who_needs_it(two_threads: None) -> None:
+    wait = threading.Event()
+    with torch.no_grad(), helped(CPU, None):
+        busy = [later(wait.wait) for _ in range(side_by_side.HELPERS)]
+        waiting, unwanted = later(threading.get_ident), later(threading.get_ident)
+        assert waiting.result() == threading.get_ident()
+        unwanted.drop()
+        wait.set()
+        assert all(one.result() for one in busy)
+
+
+def test_nobody_helps_where_no_core_is_free(two_threads: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(side_by_side, "second_core_is_free", lambda: False)
+    with torch.no_grad(), helped(CPU, None):
+        assert not is_helped()
+        assert torch.get_num_threads() == 2
+        assert later(threading.get_ident).result() == threading.get_ident()
+
+
+def test_nobody_helps_where_gradients_are_needed(two_threads: None) -> None:
+    with torch.enable_grad(), helped(CPU, None):
+        assert not is_helped()
+
+
+def test_an_error_of_the_helper_reaches_who_asks(two_threads: None) -> None:
+    def fail() -> None:
+        raise ValueError("of the helper")
+
+    with torch.no_grad(), helped(CPU, None):
+        begun = later(fail)
+        with pytest.raises(ValueError, match="of the helper"):
+            begun.result()
+
+
+def test_whether_a_core_is_free_is_measured() -> None:
+    before = torch.get_num_threads()
+    assert isinstance(side_by_side._measure(-1), bool)
+    assert torch.get_num_threads() == before
