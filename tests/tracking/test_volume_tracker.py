@@ -79,6 +79,28 @@ def test_tracking_begins_where_the_largest_outline_was_drawn(case: Phantom) -> N
     assert [row.slice for row in tracker.rows][:4] == [6, 10, 11, 12]
 
 
+def test_an_outline_that_is_much_smaller_than_the_largest_is_taken_as_drawn_and_not_remembered(case: Phantom) -> None:
+    kept: dict[int, bool] = {}
+
+    class Watched(SelfSorting):
+        def keep(self, bank: list[Memory], new: Memory) -> list[Memory]:
+            bank = super().keep(bank, new)
+            kept[new.t] = any(memory.t == new.t and memory.prompted for memory in bank)
+            return bank
+
+    large, other = outlined(case, [6, 9])
+    drawn = np.zeros(case.truth.shape, bool)
+    drawn[4:6, 5:7, 11] = True
+    backbone = Brightness()
+    tracker = GroupTracker(TrackingConfig(backbone, lambda x: backbone.encode(x[None]), case.volume, Window(0, 1), Watched))
+    (group,) = grouped(case.volume, [large, other, Mask(drawn, 1, 2)])
+    fusion = Mean(case.volume.shape)
+    tracker.run(group, (AXIAL,), {1: fusion})
+    assert {t: kept[t] for t in (6, 9, 11)} == {6: True, 9: True, 11: False}
+    assert [row.slice for row in tracker.rows if row.prompted] == [11, 9, 6]
+    assert ((fusion.result() > 0.5)[:, :, 11] == drawn[:, :, 11]).all()
+
+
 class Shy(Brightness):
     """Never sure that the object is on a frame."""
 

@@ -5,7 +5,7 @@ Shapes: B objects, H W frame.
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TypeAlias
 
@@ -26,6 +26,7 @@ from medical_sam2.views import View
 from medical_sam2.volume import Volume
 
 FRAMES_OF_A_PASS = 1_000_000  # more than any view has: frames of different passes are never neighbours in time
+SMALL = 0.25  # area of an outline or box over the largest one of its object, below which it is not remembered
 ENDED = 8  # frames in a row without any of the objects, after which tracking ends in that direction
 
 
@@ -171,6 +172,16 @@ class _PassResults:
         return {time: FramePrompt.mask(mask, estimate=remembered[time]) for time, mask in masks.items() if mask.any()}
 
 
+# A small outline tells where an object ends, hardly what it looks like; remembered, it lets the object shrink everywhere.
+def _forget_small(prompts: Mapping[FrameTime, FramePrompt]) -> Mapping[FrameTime, FramePrompt]:
+    """Prompts of one object, those drawn much smaller than the largest as answers that no bank keeps."""
+    largest = max((prompt.drawn_area for prompt in prompts.values() if prompt.estimate is None), default=0.0)
+    return {
+        t: replace(prompt, estimate=0.0) if prompt.estimate is None and 0 < prompt.drawn_area < SMALL * largest else prompt
+        for t, prompt in prompts.items()
+    }
+
+
 def _lies_between(prompts: Mapping[FrameTime, FramePrompt], t: FrameTime) -> bool:
     """Whether a person showed an object on the nearest prompted frames before and after a frame: it is on that one, too."""
     before, after = [at for at in prompts if at < t], [at for at in prompts if at > t]
@@ -287,7 +298,8 @@ class ViewTracker:
         """Track objects through frames in one region: their prompts as they were given, and as the network is shown them."""
         given, shown = prompts
         stack = self.frames(view, region)
-        prompters = [Fixed({t: stack.to_network(prompt) for t, prompt in own.items()}) for own in shown.values()]
+        remembered = [_forget_small(own) for own in shown.values()]
+        prompters = [Fixed({t: stack.to_network(prompt) for t, prompt in own.items()}) for own in remembered]
         bank, due = ObjectBanks(banks[label] for label in given), (t for t in order if not skip(t))
         with closing(FeaturesAhead(self.features(view, region), order, skip)) as features:
             yield from track(
