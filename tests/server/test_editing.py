@@ -338,6 +338,18 @@ def test_a_second_image_lies_where_its_affine_says(served: Served, tmp_path: Pat
     assert len(served.http.get("/api/sessions").json()) == 1
 
 
+def test_no_session_with_work_in_it_ends_as_a_file(editor: Editor, tmp_path: Path) -> None:
+    """Files come as sessions that end with them; whoever names another one must not end that."""
+    (tmp_path / "other").mkdir()
+    other = Editor(editor.served, tmp_path / "other")
+    other.click(1, 1)
+    for id in (editor.id, other.id):
+        assert "no such upload" in editor.do("outlines", 404, upload=id)["error"]
+        answer = editor.served.http.post(f"/api/sessions/{editor.id}/overlay", json={"upload": id})
+        assert (answer.status_code, "something was done" in answer.text) == (422, True)
+    assert len(editor.served.http.get("/api/sessions").json()) == 2
+
+
 def test_edits_come_back_after_a_restart(editor: Editor, tmp_path: Path) -> None:
     editor.do("structures/2/merge", into=1)
     editor.do("structures/3", value=9, locked=True)

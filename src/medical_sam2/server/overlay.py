@@ -31,6 +31,8 @@ def read_outlines(
     Raises:
         Refusal: it is none, or lies on another grid.
     """
+    if not store.uploads.is_waiting(upload):
+        raise NotFound("upload")
     try:
         with TemporaryDirectory(dir=session.folder) as folder:
             target = Path(folder) / "labels.npy"
@@ -45,8 +47,11 @@ def read_outlines(
 
 def lay_over(store: SessionStore, session: Session, upload: str) -> dict[str, Any]:
     """Lay the image of another session over this one; returns what the page is told of it."""
+    other = store.get(upload)
+    if other is session or other.history.version:
+        raise InvalidRequest("a session in which something was done is no second image; upload the image again")
     try:
-        if not isinstance(session.image, SessionVolume) or not isinstance(store.get(upload).image, SessionVolume):
+        if not isinstance(session.image, SessionVolume) or not isinstance(other.image, SessionVolume):
             raise InvalidRequest(NO_VOLUME)
         remove_overlay(session)
         (store.settings.state / upload / "decoded").rename(session.folder / FOLDER)
