@@ -9,6 +9,7 @@ import pytest
 
 from medical_sam2.cli import main
 from medical_sam2.data.cases import PoolReader
+from medical_sam2.model.weights import load_backbone
 from tests.cli.conftest import CLICK, LOADED, SHAPE, Workspace, read_once
 from tests.data.nnunet import blob, put
 from tests.io.making import EXPORTER
@@ -158,6 +159,14 @@ def test_a_format(workspace: Workspace) -> None:
 )
 def test_another_part_of_a_module(workspace: Workspace, words: str, says: str) -> None:
     assert workspace.refused(*CLICK, *words.split()).startswith(says)
+
+
+@pytest.mark.parametrize("attribute", ["torch", "nothing"])
+def test_what_makes_no_network(workspace: Workspace, monkeypatch: pytest.MonkeyPatch, attribute: str) -> None:
+    monkeypatch.setattr(LOADED, load_backbone)
+    (workspace.folder / "bright.py").write_text(f"{BACKBONE}\ndef nothing(image_size): ...\n")
+    line = workspace.refused(*CLICK, "--weights", f"bright.py:{attribute}")
+    assert line.startswith(f"bright.py:{attribute}: it makes no network; give a class or a function of the image size")
 
 
 def test_what_is_not_there_is_named(workspace: Workspace) -> None:

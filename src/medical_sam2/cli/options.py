@@ -166,6 +166,18 @@ def convert_strictly(kind: Any, tokens: Sequence[Token]) -> Any:
     return convert(kind, tokens)
 
 
+def check_threshold(threshold: float | None, *, each_label: bool) -> None:
+    """Refuse a threshold of masks that is no number, or beside the option that excludes it.
+
+    Raises:
+        ConfigError: it is.
+    """
+    if threshold is not None and each_label:
+        raise ConfigError("--each-label and --threshold contradict each other", "give one of them")
+    if threshold is not None and not isfinite(threshold):
+        raise ConfigError(f"--threshold {threshold} is not finite", "give the smallest number that is inside")
+
+
 def join_numbers(words: Sequence[str]) -> list[str]:
     """The command line with the numbers of each option as one word, "--point=32 30 4".
 

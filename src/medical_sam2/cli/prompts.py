@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
-from math import isfinite
 from pathlib import Path
 from typing import Annotated
 
@@ -12,7 +11,7 @@ import numpy as np
 from cyclopts import Group, Parameter
 
 from medical_sam2 import io
-from medical_sam2.cli.options import FLAG, PIXELS, REPEATED, VOXELS, WITH_HYPHENS, parse_numbers
+from medical_sam2.cli.options import FLAG, PIXELS, REPEATED, VOXELS, WITH_HYPHENS, check_threshold, parse_numbers
 from medical_sam2.errors import AmbiguousError, ConfigError, InputError, MedicalSam2Error, PromptError
 from medical_sam2.io.image_folder import ImageFolder
 from medical_sam2.io.labels import MOST_OBJECTS, MaskRule, Outline, is_lossy, outlines, read_label_map
@@ -429,11 +428,9 @@ def _mask_rule(options: PromptOptions | SetPromptOptions) -> MaskRule:
     option = "--threshold" if threshold is not None else "--each-label" if each_label else None
     if option and not options.mask:
         raise ConfigError(f"{option} speaks of masks, and none was given", "give --mask, or leave it out")
-    if each_label and (threshold is not None or label is not None):
-        other = "--threshold" if threshold is not None else "--object"
-        raise ConfigError(f"--each-label and {other} contradict each other", "give one of them")
-    if threshold is not None and not isfinite(threshold):
-        raise ConfigError(f"--threshold {threshold} is not finite", "give the smallest number that is inside")
+    check_threshold(threshold, each_label=each_label)
+    if each_label and label is not None:
+        raise ConfigError("--each-label and --object contradict each other", "give one of them")
     return MaskRule(label, threshold, each_label)
 
 

@@ -13,7 +13,7 @@ from medical_sam2.batch.cases import FoundCases, check_cases, find_cases, find_f
 from medical_sam2.batch.table import Check, TemplateFiles
 from medical_sam2.cli import plain, report
 from medical_sam2.cli.files import Reading, check_memory_for_libraries
-from medical_sam2.cli.options import FLAG, REPEATED, FinishingOptions, InferenceOptions
+from medical_sam2.cli.options import FLAG, REPEATED, FinishingOptions, InferenceOptions, check_threshold
 from medical_sam2.errors import ConfigError, InputError, MedicalSam2Error
 from medical_sam2.io.labels import MaskRule
 from medical_sam2.io.registry import Options, writer_of
@@ -195,8 +195,7 @@ def _check_words(
     options.check_fusion()
     if options.overlap:
         raise ConfigError("--overlap: each case has one label map here", "outline it by `medsam2 segment --overlap`")
-    if prompts.each_label and prompts.threshold is not None:
-        raise ConfigError("--each-label and --threshold contradict each other", "give one of them")
+    check_threshold(prompts.threshold, each_label=prompts.each_label)
     if (prompts.template is None) != (prompts.mask is None):
         given, lacking = ("--template", "--mask LABELS") if prompts.mask is None else ("--mask", "--template IMAGE")
         raise ConfigError(f"{given} alone changes nothing: a template is an image and its labels", f"give {lacking}, too")

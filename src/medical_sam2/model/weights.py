@@ -53,6 +53,7 @@ from medical_sam2.plugins import find
 __all__ = ["LoadedWeights", "NamedWeights", "available", "load_backbone", "read_weights", "save_backbone", "weights_file"]
 
 PLUGIN = ".py:"
+VERBS = ("encode", "fuse", "decode", "memorise")
 SIZES = (512, "as MedSAM2's weights"), (1024, "as SAM 2's and those of Medical SAM 2")
 
 
@@ -106,7 +107,11 @@ def load_backbone(
     size = check_image_size(image_size) if image_size is not None else None
     if PLUGIN in str(name_or_path):
         make: Callable[[int | None], Sam2] = find({}, str(name_or_path), what="backbone")
-        return make(size)
+        made = make(size) if callable(make) else None
+        if made is None or not all(callable(getattr(made, verb, None)) for verb in VERBS):
+            remedy = f"give a class or a function of the image size whose result can {', '.join(VERBS)} (see Backbone)"
+            raise WeightsError("it makes no network", remedy, subject=name_or_path)
+        return made
     found = read_weights(name_or_path)
     try:
         return _network(found, found.configuration(size), memory_dtype)
