@@ -28,7 +28,7 @@ from scipy import stats
 
 from medical_sam2.data.data_sets import is_data_set, read_data_set
 from medical_sam2.evaluate.cases import SetTask
-from medical_sam2.evaluate.methods.named import METHODS
+from medical_sam2.evaluate.methods import METHODS
 from medical_sam2.evaluate.methods.own_network import TrackingMethod
 from medical_sam2.evaluate.protocols import LADDER
 from medical_sam2.evaluate.significance import difference, mean_interval

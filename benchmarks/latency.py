@@ -51,7 +51,7 @@ def clicks(session: Session, frames: list[int], rng: np.random.Generator) -> lis
         version = session.history.version
         start, busy = time.perf_counter(), time.process_time()
         session.add_gesture(version, Gesture(0, 1, "axial", t, "points", ((y, x),), (True,)))
-        session.labels("axial", t)
+        session.frame_labels("axial", t)
         taken.append((time.perf_counter() - start, time.process_time() - busy))
         session.undo(session.history.version)
     return taken

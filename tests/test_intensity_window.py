@@ -259,7 +259,7 @@ def test_the_window_of_a_ct_shows_what_was_prompted_and_says_how_it_is_known() -
             assert found.source == f"{name}: {source}"
     told = Windows(as_volume(ct()), "brain")
     assert told.of(np.array([700])) == choose_window(told.image, "brain")
-    assert "as told" in str(told.of())
+    assert "as given" in str(told.of())
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,9 @@
 
 import dataclasses
 import math
+from functools import partial
 from pathlib import Path
+from typing import Protocol
 
 import pytest
 from hypothesis import given
@@ -101,3 +103,43 @@ def test_one_slip_is_mended(name: str, data: st.DataObject) -> None:
 
 def test_nothing_to_suggest() -> None:
     assert suggestion("x", []) == "none is defined"
+
+
+class Speaker(Protocol):
+    """What a plug-in of these tests has to be."""
+
+    def speak(self) -> str: ...
+
+    def stop(self) -> None: ...
+
+
+class Parrot:
+    def speak(self) -> str:
+        return "hello"
+
+    def stop(self) -> None: ...
+
+
+class Mute:
+    def stop(self) -> None: ...
+
+
+PARROT, GREY_PARROT = Parrot(), partial(Parrot)
+
+
+@pytest.mark.parametrize("name", ["os:system", "os:sep", "os:PathLike", f"{__file__}:Mute", f"{__file__}:PARROT"])
+def test_what_is_no_such_class(name: str) -> None:
+    with pytest.raises(ConfigError, match=rf"{name} is no bank; give a class with speak and stop \(see .*\.Speaker\)"):
+        find({}, name, what="bank", makes=Speaker)
+
+
+def test_what_is_no_such_object() -> None:
+    for name in ("os:system", f"{__file__}:Parrot"):
+        with pytest.raises(ConfigError, match=f"{name} is no method; give an object with speak and stop"):
+            find({}, name, what="method", interface=Speaker)
+
+
+def test_what_is_one() -> None:
+    assert find({}, f"{__file__}:Parrot", makes=Speaker)().speak() == "hello"
+    assert find({}, f"{__file__}:GREY_PARROT", makes=Speaker)().speak() == "hello"
+    assert find({}, f"{__file__}:PARROT", interface=Speaker).speak() == "hello"

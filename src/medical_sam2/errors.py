@@ -1,4 +1,4 @@
-"""Every error that this package raises on purpose.
+"""Every error that this package raises on purpose, and what of foreign ones is said.
 
 MedicalSam2Error
 ├── InputError            exit 2   the input cannot be used
@@ -125,6 +125,20 @@ def explain_refusal(error: BaseException) -> tuple[str, int] | None:
     if type(error).__name__ == "OutOfMemoryError":
         return "the memory of the GPU is exhausted; use --device cpu or a smaller image", ResourceError.exit_code
     return None
+
+
+def read_number(text: str) -> float:
+    """A number as people write it, whole ones whole, however large; Python alone takes 1_0 for 10.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if "_" in text:
+        raise ValueError(text)
+    try:
+        return int(text)
+    except ValueError:
+        return float(text)
 
 
 def tells_of_memory(error: BaseException) -> bool:

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from medical_sam2.errors import ConfigError
+from medical_sam2.errors import ConfigError, read_number
 
 CT_WINDOWS = {"soft": (40.0, 400.0), "lung": (-500.0, 1500.0), "bone": (400.0, 1800.0), "brain": (40.0, 80.0)}
 """Level and width in Hounsfield units."""
@@ -44,7 +44,7 @@ class Window:
 
     low: float
     high: float
-    source: str = field(default="as told", compare=False)
+    source: str = field(default="as given", compare=False)
     negative: bool = False
 
     def apply(self, values: NDArray[np.generic]) -> NDArray[np.float32]:
@@ -141,11 +141,11 @@ def named_window(name: str | Window) -> Window | None:
     if isinstance(name, Window):
         return name
     if name in CT_WINDOWS:
-        return _levelled(name, f"{name}, as told")
+        return _levelled(name, f"{name}, as given")
     if name in {"auto", "percentile"}:
         return None
     try:
-        low, high = (_number(part) for part in name.split(","))
+        low, high = map(read_number, name.split(","))
     except ValueError:
         raise ConfigError(f"unknown window {name!r}", f"choose auto, percentile, {', '.join(CT_WINDOWS)} or LOW,HIGH") from None
     if not (isfinite(low) and isfinite(high) and low < high):
@@ -249,7 +249,7 @@ def _background(levels: NDArray[np.float64]) -> tuple[float | None, NDArray[np.f
     return None, levels
 
 
-# Metal and padding look like this, and so does a bright thing on black: not to be told apart here, but to be told.
+# Metal and padding look like this, and so does a bright thing on black: not to be distinguished here, but named in a note.
 def _lonely(levels: NDArray[np.float64], end: float) -> bool:
     """Whether an end of a window is one value, with more room to the next one than all others take."""
     rest = levels[levels != end]
@@ -292,14 +292,6 @@ def _without_offset(values: NDArray[Any], low: float, high: float) -> tuple[NDAr
     bounds = np.iinfo(values.dtype)
     base = min(max(floor(low), bounds.min), bounds.max)
     return np.clip(values, base, max(base, min(ceil(high), bounds.max))) - values.dtype.type(base), low - base
-
-
-def _number(text: str) -> float:
-    """Whole numbers stay whole, however large."""
-    try:
-        return int(text)
-    except ValueError:
-        return float(text)
 
 
 def _levelled(name: str, source: str) -> Window:

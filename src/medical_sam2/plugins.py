@@ -5,7 +5,9 @@ import importlib.util
 import sys
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
+from functools import partial
 from hashlib import sha256
+from inspect import getmembers, isfunction
 from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
@@ -15,7 +17,15 @@ from medical_sam2.errors import ConfigError
 T = TypeVar("T")
 
 
-def find(table: Mapping[str, T], name: str | T, *, what: str = "name", trusted: bool = True) -> T:
+def find(
+    table: Mapping[str, T],
+    name: str | T,
+    *,
+    what: str = "name",
+    trusted: bool = True,
+    makes: type | None = None,
+    interface: type | None = None,
+) -> T:
     """The part called `name`.
 
     Args:
@@ -23,9 +33,11 @@ def find(table: Mapping[str, T], name: str | T, *, what: str = "name", trusted: 
         name: a short name, `module:attribute`, `file.py:attribute`, or the part itself, which is handed back.
         what: what is looked for, for the message ("fusion", "bank" …).
         trusted: False refuses all but short names: a module or file runs code, so never resolve one that a client sent.
+        makes: protocol whose methods a plug-in must have, which is then a class of such parts.
+        interface: the same for a plug-in that is such a part itself.
 
     Raises:
-        ConfigError: there is no such part; the nearest valid name is suggested.
+        ConfigError: there is no such part (the nearest valid name is suggested), or a plug-in is something else.
 
     >>> find({"mean": min, "vote": max}, "mean") is min
     True
@@ -35,7 +47,10 @@ def find(table: Mapping[str, T], name: str | T, *, what: str = "name", trusted: 
     if name in table:
         return table[name]
     if trusted and ":" in name:
-        return _imported(name, what)
+        found = _imported(name, what)
+        if (wanted := makes or interface) is not None:
+            _check_methods(found, wanted, f"{name} is no {what}", is_class=makes is not None)
+        return found
     forms = ", or give module:attribute or file.py:attribute" if trusted else ""
     raise ConfigError(f"unknown {what} {name!r}", suggestion(name, table) + forms)
 
@@ -65,6 +80,14 @@ def _imported(name: str, what: str) -> Any:
     except AttributeError as error:
         public = [each for each in vars(module) if not each.startswith("_")]
         raise ConfigError(f"{place} has no {attribute!r}", suggestion(attribute, public)) from error
+
+
+def _check_methods(found: object, wanted: type, problem: str, *, is_class: bool) -> None:
+    found = found.func if isinstance(found, partial) else found  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
+    methods = [method for method, _ in getmembers(wanted, isfunction) if not method.startswith("_")]
+    if isinstance(found, type) != is_class or not all(callable(getattr(found, method, None)) for method in methods):
+        what = "a class" if is_class else "an object"
+        raise ConfigError(problem, f"give {what} with {' and '.join(methods)} (see {wanted.__module__}.{wanted.__name__})")
 
 
 def _from_file(path: Path) -> ModuleType:

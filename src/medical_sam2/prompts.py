@@ -54,6 +54,13 @@ class FramePrompt:
         """One outline."""
         return cls(_NO_POINTS, _NO_LABELS, mask_hw=np.asarray(mask_hw, bool), estimate=estimate)
 
+    @property
+    def drawn_area(self) -> float:
+        """Pixels of the outline, or of the box; 0 where neither was drawn."""
+        if self.mask_hw is not None:
+            return float(self.mask_hw.sum())
+        return 0.0 if self.box_xyxy is None else float(np.prod(self.box_xyxy[2:] - self.box_xyxy[:2] + 1))
+
     def __or__(self, other: "FramePrompt") -> "FramePrompt":
         """Both together: clicks are joined, a later box replaces, masks unite; with a person's word it is no estimate."""
         masks = [mask for mask in (self.mask_hw, other.mask_hw) if mask is not None]

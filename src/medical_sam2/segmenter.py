@@ -32,7 +32,7 @@ from medical_sam2.tracking.correction import correct_labels
 from medical_sam2.tracking.cropping import Crop, CroppedImages
 from medical_sam2.tracking.encoding import CompiledEncoder, FeatureCache, FeatureStore, content_key, fingerprint
 from medical_sam2.tracking.frames import FrameStack
-from medical_sam2.tracking.fusion import FUSIONS, FusionFactory
+from medical_sam2.tracking.fusion import FUSIONS, Fusion, FusionFactory
 from medical_sam2.tracking.image_set import ImageMask, ImageSetConfig, Order, choose_order, segment_set
 from medical_sam2.tracking.image_viewer import ImageViewer, choose_set_windows, unit_vector
 from medical_sam2.tracking.plan import PLANES, by_window, order_objects, plan_tracking, views_allowed
@@ -362,6 +362,10 @@ class Segmenter:
         with self.computing():
             return {index: unit_vector(self.encode(stack.input(t)).summary_BC[0]) for index, t in frames.items()}
 
+    def see_ahead(self, volume: Volume, view: View, window: Window) -> None:
+        """See all slices of a volume, so that a prompt on one is answered sooner: what was seen is kept."""
+        self.slice_directions(shown := Crop.to_content(volume, ()).volume, view, window, range(max(shown.shape)))
+
     def _keeping(self) -> FeatureCache:
         """The cache, emptied if the weights, all numbers that what the encoder sees may depend on, have changed."""
         network = self.network
@@ -440,8 +444,8 @@ def check_choices(*, views: str, bank: str, fusion: str, threads: int | None, ad
     """
     if views not in VIEWS:
         raise ConfigError(f"unknown views {views!r}", suggestion(views, VIEWS))
-    find(POLICIES, bank, what="bank")
-    find(FUSIONS, fusion, what="fusion")
+    find(POLICIES, bank, what="bank", makes=Policy)
+    find(FUSIONS, fusion, what="fusion", makes=Fusion)
     check_threads(threads)
     if not adapt >= 0 or adapt == inf:
         raise ConfigError(f"nobody can tune for {adapt:g} seconds", "give --adapt 0 or more")

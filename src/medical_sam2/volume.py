@@ -116,7 +116,7 @@ class Segmentation:
         layers: label maps (I, J, K) in which objects may overlap: each object lies, whole, in one of them; none where `labels`
             tell all.
         colours: label → colour, where one was chosen.
-        image: what was outlined, for pictures of it; kept as long as the segmentation is. None where nobody told.
+        image: what was outlined, for pictures of it; kept as long as the segmentation is. None where it is not known.
     """
 
     labels: NDArray[np.unsignedinteger]

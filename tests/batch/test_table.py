@@ -129,6 +129,7 @@ def test_what_is_drawn_by_hand(folder: Path) -> None:
         ("slices,,,1 4", "slices are counted, not measured"),
         ("diameter,1 1 1,,", "a diameter cannot have 3 numbers; give 6 or 12"),
         ("slices,1 4,,", "object 1 has no prompt that says where it is"),
+        ("point,14 12 3,,\nscans/a.nii.gz,slices,1 4,,\nscans/a.nii.gz,slices,2 5,,", "object 1 has two ranges of slices"),
     ],
 )
 def test_what_is_drawn_wrongly_is_named(folder: Path, row: str, said: str) -> None:
@@ -170,6 +171,8 @@ def test_masks(folder: Path) -> None:
         ("x,,1,,,1,1,1,,,", "row 3: it has no kind"),
         ("x,,1,,point,1,1,,,,", "row 3: k is missing"),
         ("x,,1,,point,1,one,1,,,", "row 3: j 'one' is no number"),
+        ("x,,1,,point,1,1_0,1,,,", "row 3: j '1_0' is no number"),
+        (f"{'x' * 151},scans/a.nii.gz,1,,point,1,1,1,,,", "row 3: the name 'xxxxxxxxxxxxxxxxxxxx' … of a case has 151 letters"),
         ("x,,1.5,,point,1,1,1,,,", "row 3: object 1.5 is no whole number"),
         ("x,,0,,point,1,1,1,,,", "row 3: label '0' is no label"),
         ("x,,1,,point,1,1,60,,,", "row 3: point at voxel (1, 1, 60) lies outside the image of 20×18×6 voxels"),
@@ -186,6 +189,21 @@ def test_a_row_that_cannot_be_used_is_named(folder: Path, row: str, said: str) -
     path = table(folder, "x,scans/a.nii.gz,1,liver,point,14,12,3,,,", row)
     (line,) = refused(path)
     assert line.startswith(f"{path}, {said}")
+
+
+def test_commas_at_the_end_of_each_line_are_no_columns(folder: Path) -> None:
+    """As spreadsheets write them; a column without a name between others may have been one."""
+    row = "x,scans/a.nii.gz,1,,point,14,12,3,,,"
+    assert len(read_table(table(folder, row + ",,", head=HEAD + ",,"))) == 1
+    with pytest.raises(FormatError, match="its column 2 has no name"):
+        read_table(table(folder, row, head=HEAD.replace("image", "")))
+    (line,) = refused(table(folder, row + ",,7", head=HEAD + ",,"))
+    assert "row 2: it has 13 cells, the first row 11" in line
+
+
+def test_an_image_is_no_table(folder: Path) -> None:
+    with pytest.raises(FormatError, match="this is no table of prompts; give a folder of images, or end the name of a table"):
+        find_cases(folder / "scans" / "a.nii.gz")
 
 
 def test_names_that_are_one_file_elsewhere_are_told_apart(folder: Path) -> None:

@@ -87,7 +87,7 @@ def test_prompts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     ("content", "said"),
     [
         ({"version": 9999}, "newer program"),
-        ({"objects": []}, "objects is no list"),
+        ({"objects": []}, "objects is empty"),
         ({"object": [{"points": [[1, 2, 3]]}]}, "the unknown key 'object'; did you mean 'objects'"),
         ({"objects": [{"points": [[1, 2]]}]}, "an entry of points is not 3 numbers"),
         ({"objects": [{"label": 3}]}, "object 3 has no prompt"),

@@ -40,7 +40,7 @@ def test_the_report_tells_what_the_network_saw_of_each_object(workspace: Workspa
     assert report["windows"]["1"] == {"low": -1250, "high": 250, "source": f"lung: {GUESSED}", "negative": False}
     assert (report["windows"]["2"]["low"], report["windows"]["2"]["high"]) == (-160, 240)
     told = workspace.done(*CLICK[:1], "8", "7", "5", "--window", "-5,77", "--overwrite", image="guess.nii.gz")["windows"]["1"]
-    assert (told["low"], told["high"], told["source"]) == (-5, 77, "as told")
+    assert (told["low"], told["high"], told["source"]) == (-5, 77, "as given")
     _, out, _ = workspace.run("--prompts", "said.json", "--overwrite", image="guess.nii.gz")
     assert f"intensities from -1250 to 250 (lung: {GUESSED})" in out
     _, out, _ = workspace.run("--prompts", "said.json", "--dry-run", image="guess.nii.gz", output="other.nii.gz")

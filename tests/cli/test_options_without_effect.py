@@ -40,6 +40,11 @@ def failed(capsys: pytest.CaptureFixture[str]) -> Failed:
     ("words", "said"),
     [
         (["--object", "1.5"], "--object: '1.5' is no whole number"),
+        (["--object", "1_0"], "--object: '1_0' is no whole number"),
+        (["--adapt", "1_0"], "--adapt: '1_0' is no number"),
+        (["--adapt", "9" * 400], "--adapt: '999"),
+        (["--window", "1_0,2_0"], "unknown window '1_0,2_0'"),
+        (["--point", "1_0", "1", "1"], "--point needs three numbers, not '1_0 1 1'"),
         (["--threads", "999999"], "999999 threads cannot work"),
         (["--series", "1"], "--series changes nothing: this is NIfTI, not DICOM"),
         (["--allow-gap"], "--allow-gap changes nothing"),

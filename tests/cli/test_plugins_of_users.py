@@ -145,6 +145,21 @@ def test_a_format(workspace: Workspace) -> None:
     assert written["voxels"] == report["objects"][0]["voxels"]
 
 
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (
+            "--bank os:system",
+            "os:system is no bank; give a class with keep and weigh (see medical_sam2.model.memory_bank.Policy)",
+        ),
+        ("--views three --fusion os:system", "os:system is no fusion; give a class with add and result and uncertainty"),
+        ("--bank os:PathLike", "os:PathLike is no bank"),
+    ],
+)
+def test_another_part_of_a_module(workspace: Workspace, words: str, says: str) -> None:
+    assert workspace.refused(*CLICK, *words.split()).startswith(says)
+
+
 def test_what_is_not_there_is_named(workspace: Workspace) -> None:
     (workspace.folder / "bright.py").write_text(BACKBONE)
     for option in ("--bank", "--fusion", "--weights"):

@@ -131,6 +131,14 @@ def test_objects_that_overlap_are_written_whole(workspace: Workspace) -> None:
     assert (workspace.folder / "t.tsv").read_text() == "index\tname\tcolor\n1\tobject 1\t#4cc9f0\n2\ttumour\t#f9844a\n"
 
 
+def test_an_object_of_its_own_file_has_its_number_there_even_alone(workspace: Workspace) -> None:
+    """So that a script finds NAME-1 however many objects a case has."""
+    code, out, err = workspace.run(*CLICK, "--separate")
+    assert code == 0, err
+    assert out.endswith("wrote out-1.nii.gz\n")
+    assert workspace.files().keys() == {"ct.nii.gz", "out-1.nii.gz"}
+
+
 def test_priority_decides_whose_a_voxel_is(workspace: Workspace) -> None:
     alone = workspace.done(*TWO, "--overlap", output="q.seg.nrrd")["objects"][1]["voxels"]
     code, out, err = workspace.run(*TWO, "--priority", "tumour", output="p.nii.gz")

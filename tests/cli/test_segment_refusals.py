@@ -178,6 +178,12 @@ def test_correction_that_is_ambiguous(workspace: Workspace) -> None:
     assert line == "old.nii.gz: holds 2 objects; say which is meant: --object 1, --object 2"
 
 
+def test_correction_without_a_prompt(workspace: Workspace) -> None:
+    workspace.mask("earlier.nii.gz", [np.s_[2:6, 2:6, 1:5]])
+    line = workspace.refused("--slices", "1", "3", "--correct", "earlier.nii.gz")
+    assert line.startswith("there is no prompt: slices only say where an object may be corrected; give --point")
+
+
 def test_correction_that_touches_nothing(workspace: Workspace) -> None:
     workspace.mask("old.nii.gz", [ONE_SLICE])
     line = workspace.refused("--correct", "old.nii.gz", "--negative", "5", "5", "0")

@@ -86,7 +86,7 @@ def test_a_file_of_one_object_is_refused_for_several(workspace: Workspace, words
     ("more", "said"),
     [
         (["--skip-existing", "--overwrite"], "--skip-existing and --overwrite contradict each other"),
-        (["--part", "4/3"], "--part 4/3 is no part"),
+        (["--part", "4/3"], "--part 4/3 is no part; give NUMBER/COUNT, from 1/3 to 3/3"),
         (["--workers", "2"], "--workers changes nothing"),
         (["--threshold", "0.5"], "--threshold speaks of masks"),
         (["--channel", "1"], "--channel changes nothing"),

@@ -11,7 +11,14 @@ import pytest
 
 from medical_sam2 import io
 from medical_sam2.evaluate import answer
-from medical_sam2.evaluate.answer import HashedPrompts, answer_job, compute_measures, mean_by_stage
+from medical_sam2.evaluate.answer import (
+    HashedPrompts,
+    answer_job,
+    compute_measures,
+    mean_by_stage,
+    peak_memory,
+    reset_peak_memory,
+)
 from medical_sam2.evaluate.cases import FramePrompts, VolumeTask, draw_prompt, load_case, open_data_set
 from medical_sam2.evaluate.methods.interface import MethodAnswer, MethodInputs
 from medical_sam2.evaluate.protocols import EVERY_KIND, OF_VOLUMES, Condition, Kind
@@ -53,6 +60,14 @@ def test_information_in_ten_stages() -> None:
     assert mean_by_stage([]) == mean_by_stage([math.nan, math.inf]) == ()
     assert mean_by_stage([1.0, 2.0, math.nan]) == (1.0, 2.0)
     assert mean_by_stage(list(np.arange(40.0))) == tuple(4 * n + 1.5 for n in range(10))
+
+
+def test_the_memory_of_an_answer_is_the_most_that_was_held_while_it_was_made() -> None:
+    np.ones(2**25).sum()  # 256 MB, before
+    before = reset_peak_memory()
+    assert peak_memory() - before < 50
+    np.ones(2**24).sum()
+    assert peak_memory() - before == pytest.approx(128, abs=30)
 
 
 def test_prompts_are_equal_where_all_of_them_is() -> None:

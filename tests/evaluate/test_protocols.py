@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from medical_sam2.errors import ConfigError
-from medical_sam2.evaluate.methods.named import METHODS
+from medical_sam2.evaluate.methods import METHODS
 from medical_sam2.evaluate.protocols import PRESETS, PROTOCOLS, Condition, Preset, find_protocol, spread_evenly, trim_protocol
 from medical_sam2.evaluate.study import NetworkSettings, Study
 

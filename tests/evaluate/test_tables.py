@@ -48,6 +48,17 @@ def test_a_distance_that_is_infinite_is_counted_beside_the_mean() -> None:
     assert "| fifo | 3 | 0.267 [0.000, 0.800] | – | – | – | 2.000 mm (2) |" in text
 
 
+def test_a_set_is_one_answer_and_memory_that_cannot_be_told_is_left_out() -> None:
+    images = [replace(row(case, "fifo", 0.5), kind="set", seconds=0.5, peak_mb=30.0) for case in "abc"]
+    volumes = [replace(row(case, "self-sorting", 0.5), seconds=s, peak_mb=mb) for case, s, mb in (("a", 2, 9), ("b", 4, 11))]
+    text = as_markdown(protocol_sections(PROTOCOL, [*images, *volumes, replace(row("c", "fifo", 0.5), seconds=1.0)], {}))
+    assert "| sets | fifo | 1 | 1.50 (1.5) | 30 (30) |" in text
+    assert "| volumes | self-sorting | 2 | 3.00 (4.0) | 10 (11) |" in text
+    assert "| volumes | fifo | 1 | 1.00 (1.0) | – |" in text
+    clicked = replace(row("a", "fifo", 0.5), clicks=1)
+    assert "Time and memory" not in as_markdown(protocol_sections(PROTOCOL, [row("a", "fifo", 0.5), clicked], {}))
+
+
 def test_settings_are_apart() -> None:
     rows = [
         row("a", "fifo", 0.5),

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from shapely.geometry import Polygon as Shape
 from skimage.draw import polygon2mask
 
-from medical_sam2.io.contours import fill_apart, fill_polygons, trace_polygons, trace_rings
+from medical_sam2.io.contours import fill_and_trace, fill_polygons, trace_polygons, trace_rings
 from tests.strategies import seeds
 
 
@@ -66,7 +66,7 @@ def test_what_lies_beyond_the_image_is_cut_off() -> None:
 
 
 def test_nobody_can_tell_of_a_centre_on_a_line() -> None:
-    inside, on_line = fill_apart([np.array([[0.0, 0.0], [2.0, 0.0], [2.0, 2.0], [0.0, 2.0]])], (4, 4))
+    inside, on_line = fill_and_trace([np.array([[0.0, 0.0], [2.0, 0.0], [2.0, 2.0], [0.0, 2.0]])], (4, 4))
     assert np.argwhere(inside & ~on_line).tolist() == [[1, 1]]
     assert on_line.sum() == 8
 

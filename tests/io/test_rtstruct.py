@@ -253,6 +253,14 @@ def test_it_needs_its_own_series(tmp_path: Path) -> None:
         written(volume, tmp_path, objects() * 0)
 
 
+def test_an_image_that_is_no_dicom(tmp_path: Path) -> None:
+    """What is wrong is the image that it is read for: nothing is to be saved."""
+    volume = series(tmp_path / "series")
+    path = written(volume, tmp_path)
+    with pytest.raises(GeometryError, match=r"; outline the DICOM series that it was drawn on, or give a label map$"):
+        io.load_outlines(path, Volume(volume.array, volume.affine))
+
+
 def test_a_series_of_the_same_frame_of_reference_is_another_one(tmp_path: Path) -> None:
     made = Series(AXIAL, phantom(SHAPE)).write(tmp_path / "series")
     Series(AXIAL, phantom(SHAPE)).write(tmp_path / "registered", FrameOfReferenceUID=made[0].FrameOfReferenceUID)

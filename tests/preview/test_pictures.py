@@ -13,8 +13,8 @@ from PIL import Image
 
 from medical_sam2 import preview
 from medical_sam2.errors import ConfigError
+from medical_sam2.preview import PreviewScene, draw_slice, whole_slice
 from medical_sam2.preview.drawing import INSIDE, PALETTE, PreviewCrop, tile
-from medical_sam2.preview.pictures import PreviewScene, draw_slice, whole_slice
 from medical_sam2.prompts import Box, Mask, Point, Prompt
 from medical_sam2.views import AXIAL, CORONAL, SAGITTAL, THREE_VIEWS, View
 from medical_sam2.volume import Segmentation, SliceConfidence, Volume

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from medical_sam2.errors import GeometryError
 from medical_sam2.intensity_window import Window, percentile_window
-from medical_sam2.preview.pictures import PreviewScene
+from medical_sam2.preview import PreviewScene
 from medical_sam2.prompts import Box, Mask, Point
 from medical_sam2.views import AXIAL, CORONAL, SAGITTAL, THREE_VIEWS, View
 from medical_sam2.volume import Segmentation, Volume

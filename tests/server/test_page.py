@@ -63,7 +63,7 @@ def test_click_see_scroll_correct_undo_track_and_download(person: Person, tmp_pa
     result = Segmentation(expected.labels, case.volume.affine, {1: "structure 1"})
     io.save(result, reference, io.load(tmp_path / "image.nii.gz"))
     assert Path(download.value.path()).read_bytes() == reference.read_bytes()
-    assert download.value.suggested_filename == "labels.nii.gz"
+    assert download.value.suggested_filename == "image_labels.nii.gz"
 
 
 def test_without_a_mouse(person: Person, tmp_path: Path) -> None:

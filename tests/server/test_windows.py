@@ -75,7 +75,7 @@ def test_an_image_is_told_as_the_network_sees_it() -> None:
 def test_the_page_is_told_a_guess_and_the_window_can_be_set_for_all(serve: Callable[..., Served], tmp_path: Path) -> None:
     path = tmp_path / "a.nii.gz"
     io.save(ct(), path, Volume(ct(), np.diag([-1.0, -1.0, 1.0, 1.0])))
-    for window, low, told in (("auto", -160, "soft: a CT, guessed from its values"), ("lung", -1250, "lung, as told")):
+    for window, low, told in (("auto", -160, "soft: a CT, guessed from its values"), ("lung", -1250, "lung, as given")):
         served = serve(library=path, window=window)
         id = served.post("sessions", library=0)["id"]
         info = served.post(f"sessions/{id}/open")

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medical_sam2.tracking.confidence import DROP, Leak, find_leaks, mark_collapses, mark_leaks
+from medical_sam2.tracking.confidence import DROP, Leak, describe_early_ends, find_leaks, mark_collapses, mark_leaks
 from medical_sam2.volume import SliceConfidence
 from tests.strategies import seeds
 
@@ -104,3 +104,19 @@ def test_what_fills_most_of_a_slice_is_told_unless_it_was_drawn_so() -> None:
         .startswith("object 1 fills most of slice 5 of axis i: it may have leaked; draw a box")
     )
     assert not find_leaks(rows, {"SPL": 1000})
+
+
+def early(areas: list[int], at: int, spacing_mm: tuple[float, float, float] = (1.0, 1.0, 1.0)) -> list[str]:
+    return describe_early_ends(tracked(areas, at), {"SPL": len(areas)}, {"SPL": spacing_mm}, {"SPL": "k"})
+
+
+def test_an_object_that_ends_at_once_beside_its_prompt_is_named() -> None:
+    (line,) = early([0, 0, 300, 280, 0, 0], 2)
+    assert line.startswith("object 1 was found on slices 2 to 3 of axis k alone, next to its prompt: if it goes on, ")
+    assert early([0, 0, 6, 0, 0, 0], 2)[0].startswith("object 1 was found on slice 2 of axis k")
+    assert early([0, 4, 6, 4, 5, 0], 2)
+    assert not early([0, 4, 6, 4, 5, 3, 0], 2), "on five slices a small object may well be whole"
+    assert not early([0, 0, 300, 280, 0, 0], 2, (5.0, 1.0, 1.0)), "thick slices"
+    assert not early([0, 200, 300, 280, 260, 240, 250, 260, 270, 220, 40, 0], 2)
+    assert not early([300, 280, 0, 0], 0), "the volume ends there"
+    assert not early([0, 0, 0], 1)

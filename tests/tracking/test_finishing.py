@@ -171,7 +171,7 @@ def test_nothing_left_is_told() -> None:
     found, changes = finish(segmentation(labels), {1: FinishingSteps(grow_mm=-3, min_volume_ml=1)})
     assert not found.labels.any()
     assert len(changes) == 1
-    assert found.warnings == ("object 1 has nothing left (grow -3)",)
+    assert found.warnings == ("object 1 has nothing left (--shrink 3)",)
 
 
 @pytest.mark.parametrize(

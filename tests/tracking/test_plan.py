@@ -16,7 +16,9 @@ from medical_sam2.tracking.plan import (
     drawn_prompts,
     frame_prompts,
     grouped,
+    largest_frame,
     order_outward,
+    plan_tracking,
     primary_view,
     unused_prompts,
     views_named,
@@ -31,16 +33,36 @@ def volume(shape: tuple[int, int, int] = (40, 50, 60), spacing: tuple[float, flo
     return Volume(np.zeros(shape, np.uint8), np.diag([*spacing, 1.0]))
 
 
-@given(st.sets(st.integers(0, 30), min_size=1), st.integers(0, 30), st.integers(1, 30))
-def test_outward_visits_every_frame_once_and_steps_to_neighbours(prompted: set[int], start: int, count: int) -> None:
-    frames = range(start, start + count)
-    order = order_outward(prompted, frames)
+@given(st.sets(st.integers(0, 30), min_size=1), st.integers(0, 30), st.integers(1, 30), st.data())
+def test_outward_visits_every_frame_once_and_steps_to_neighbours(
+    prompted: set[int], first: int, count: int, data: st.DataObject
+) -> None:
+    frames, start = range(first, first + count), data.draw(st.sampled_from(sorted(prompted)))
+    order = order_outward(prompted, frames, start)
     assert sorted(order) == sorted(prompted | set(frames))
     assert set(order[: len(prompted)]) == prompted
-    assert order[len(prompted) - 1] == min(prompted)
+    assert order[len(prompted) - 1] == start
     rest = order[len(prompted) :]
     turns = [later < earlier for earlier, later in pairwise(rest)]
     assert turns == sorted(turns)  # first ahead, then behind, never to and fro
+
+
+def test_the_largest_outline_or_box_comes_first_and_clicks_have_no_size() -> None:
+    small, large = np.zeros((9, 9), bool), np.zeros((9, 9), bool)
+    small[4, 4] = large[2:7, 2:7] = True
+    click, box = FramePrompt.click(4, 4), FramePrompt.box(1, 1, 7, 7)
+    assert largest_frame({2: FramePrompt.mask(small), 5: FramePrompt.mask(large), 9: click}) == 5
+    assert largest_frame({5: FramePrompt.mask(large), 9: box}) == 9
+    assert largest_frame({7: click, 3: click}) == 3
+
+
+def test_objects_prompted_on_the_same_slices_go_together_where_their_largest_ones_are_the_same() -> None:
+    boxes = [
+        Box((4, 4, k), (4 + size, 4 + size, k), object=n) for n, k, size in ((1, 10, 5), (1, 20, 9), (2, 10, 6), (2, 20, 9))
+    ]
+    assert [sorted(group.prompts) for group in grouped(volume(), boxes)] == [[1, 2]]
+    boxes[2] = Box((4, 4, 10), (24, 24, 10), object=2)
+    assert [sorted(group.prompts) for group in grouped(volume(), boxes)] == [[1], [2]]
 
 
 def test_clicks_lie_in_the_plane_of_the_finest_pixels() -> None:
@@ -137,6 +159,16 @@ def test_views_by_name() -> None:
     assert views_named([AXIAL, CORONAL, AXIAL], image, CORONAL)[0] == (CORONAL, AXIAL)
     with pytest.raises(ConfigError, match="choose one of one, three"):
         views_named("all", image, AXIAL)
+
+
+def test_an_outline_of_one_pixel_is_said_to_be_no_click() -> None:
+    """Of an object that is larger elsewhere it is where it ends."""
+    one, more = np.zeros((40, 50, 60), bool), np.zeros((40, 50, 60), bool)
+    one[20, 25, 30] = more[18:23, 20:30, 29] = True
+    (warning,) = plan_tracking(volume(), [Mask(one, axis=2)], "one").warnings
+    assert warning.startswith("object 1 is outlined by a single pixel")
+    assert plan_tracking(volume(), [Mask(one | more, axis=2)], "one").warnings == ()
+    assert plan_tracking(volume(), [Point((20, 25, 30))], "one").warnings == ()
 
 
 def test_auto_leaves_out_what_is_too_coarse_and_says_so() -> None:

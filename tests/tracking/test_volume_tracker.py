@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from medical_sam2.intensity_window import Window
-from medical_sam2.model.backbone import Memory
+from medical_sam2.model.backbone import Features, FramePrediction, Fused, Instruction, Memory
 from medical_sam2.model.memory_bank import PolicyBank, SelfSorting
+from medical_sam2.model.sam2 import ABSENT
 from medical_sam2.prompts import Mask, Prompt
 from medical_sam2.tracking.fusion import Mean
 from medical_sam2.tracking.plan import grouped
@@ -23,9 +24,13 @@ from tests.phantoms import Phantom, phantom
 
 
 def tracked(
-    volume: Volume, prompts: Sequence[Prompt], views: Sequence[View] = THREE_VIEWS, **options: Any
+    volume: Volume,
+    prompts: Sequence[Prompt],
+    views: Sequence[View] = THREE_VIEWS,
+    backbone: Brightness | None = None,
+    **options: Any,
 ) -> tuple[GroupTracker, dict[int, Mean], Brightness]:
-    backbone = Brightness()
+    backbone = backbone or Brightness()
     config = TrackingConfig(backbone, lambda x: backbone.encode(x[None]), volume, Window(0, 1), SelfSorting, **options)
     tracker, fusions = GroupTracker(config), {}
     for group in grouped(volume, prompts):
@@ -59,6 +64,62 @@ def test_a_further_view_starts_where_the_object_is_largest(case: Phantom) -> Non
         areas = (view.apply(case.truth) == 1).sum(axis=(1, 2))
         assert first.prompted
         assert areas[view.apply(np.indices(case.truth.shape)[view.order()[0]])[:, 0, 0] == first.slice] == areas.max()
+
+
+def outlined(case: Phantom, slices: Sequence[int]) -> list[Mask]:
+    """The first object, as it is on some axial slices."""
+    return [Mask((case.truth == 1) & (np.arange(case.truth.shape[2]) == k), 1, 2) for k in slices]
+
+
+def test_tracking_begins_where_the_largest_outline_was_drawn(case: Phantom) -> None:
+    tracker, _, _ = tracked(case.volume, outlined(case, [5, 9]), (AXIAL,))  # the nose makes slice 5 larger
+    assert [row.slice for row in tracker.rows][:4] == [9, 5, 6, 7]
+    mirrored = replace(case, truth=case.truth[..., ::-1], volume=replace(case.volume, array=case.volume.array[..., ::-1]))
+    tracker, _, _ = tracked(mirrored.volume, outlined(mirrored, [6, 10]), (AXIAL,))
+    assert [row.slice for row in tracker.rows][:4] == [6, 10, 11, 12]
+
+
+def test_an_outline_that_is_much_smaller_than_the_largest_is_taken_as_drawn_and_not_remembered(case: Phantom) -> None:
+    kept: dict[int, bool] = {}
+
+    class Watched(SelfSorting):
+        def keep(self, bank: list[Memory], new: Memory) -> list[Memory]:
+            bank = super().keep(bank, new)
+            kept[new.t] = any(memory.t == new.t and memory.prompted for memory in bank)
+            return bank
+
+    large, other = outlined(case, [6, 9])
+    drawn = np.zeros(case.truth.shape, bool)
+    drawn[4:6, 5:7, 11] = True
+    backbone = Brightness()
+    tracker = GroupTracker(TrackingConfig(backbone, lambda x: backbone.encode(x[None]), case.volume, Window(0, 1), Watched))
+    (group,) = grouped(case.volume, [large, other, Mask(drawn, 1, 2)])
+    fusion = Mean(case.volume.shape)
+    tracker.run(group, (AXIAL,), {1: fusion})
+    assert {t: kept[t] for t in (6, 9, 11)} == {6: True, 9: True, 11: False}
+    assert [row.slice for row in tracker.rows if row.prompted] == [11, 9, 6]
+    assert ((fusion.result() > 0.5)[:, :, 11] == drawn[:, :, 11]).all()
+
+
+class Shy(Brightness):
+    """Never sure that the object is on a frame."""
+
+    def decode(self, frame: Features, fused: Fused, instructions: Sequence[Instruction | None]) -> FramePrediction:
+        found = super().decode(frame, fused, instructions)
+        asked = torch.tensor([one is not None for one in instructions])
+        hidden = torch.where(asked[:, None, None], found.logits_Bhw, ABSENT)
+        return replace(found, logits_Bhw=hidden, presence_B=torch.where(asked, 1.0, -1.0))
+
+
+def test_between_two_outlines_an_object_is_there_whatever_the_network_says_and_beyond_it_is_not(case: Phantom) -> None:
+    there = np.flatnonzero((case.truth == 1).any((0, 1))).tolist()
+    first, last = there[1], there[-2]
+    tracker, fusions, _ = tracked(case.volume, outlined(case, [first, last]), (AXIAL,), Shy())
+    found = (fusions[1].result() > 0.5).any((0, 1))
+    assert np.flatnonzero(found).tolist() == there[1:-1]
+    assert all(row.confidence > 0 for row in tracker.rows if first <= row.slice <= last)
+    _, fusions, _ = tracked(case.volume, outlined(case, [first]), (AXIAL,), Shy())
+    assert np.flatnonzero((fusions[1].result() > 0.5).any((0, 1))).tolist() == [first]
 
 
 def test_an_object_that_was_not_found_stays_out_of_further_views(case: Phantom) -> None:

@@ -1,20 +1,23 @@
 // What the server is asked, and what it answers. Every change names the version that was seen.
+import { suffix } from './names'
 
 export type Plane = 'axial' | 'coronal' | 'sagittal' | 'image'
-export interface Structure { label: number; name: string; colour: string; ml: number | null; said: number; window: [number, number]; seen_as: string }
+export interface Structure { label: number; name: string; colour: string; value: number; locked: boolean; ml: number | null; said: number; window: [number, number]; seen_as: string }
 export type Kind = 'points' | 'box' | 'mask' | 'scribble' | 'lasso' | 'diameter' | 'slices' | 'interpolate' | 'erase'
 export interface Said { label: number; plane: Plane; t: number; kind: Kind; points: [number, number][]; positive: boolean[]; frames: number[]; width: number; fresh: boolean }
 export interface State {
-  version: number; structures: Structure[]; said: Said[]; can_undo: boolean; can_redo: boolean; fresh: number; tracked: number; busy: boolean
+  version: number; structures: Structure[]; said: Said[]; can_undo: boolean; can_redo: boolean; fresh: number; tracked: number; busy: boolean; notes?: string[]
 }
+export interface Overlay { modality: string | null; unit: string; hung_as: string; window: [number, number]; extent: [number, number] }
+export interface Statistics { label: number; name: string; volume_ml: number; mean: number | null; sd: number | null; minimum: number | null; maximum: number | null; intensity_unit: string }
 export interface PlaneInfo { name: Plane; frames: number; size: [number, number]; spacing: [number, number]; voxel?: number[][] }
 export interface Info {
-  id: string; kind: 'volume' | 'set'; planes: PlaneInfo[]; modality: string | null; window: [number, number] | null; seen_as: string
-  unit: string; affine?: number[][]; extent: [number, number] | null; dicom: boolean; downloads: Record<string, string>; pacs: boolean; warnings: string[]; state: State
+  id: string; kind: 'volume' | 'set'; planes: PlaneInfo[]; modality: string | null; window: [number, number] | null; hung_as: string; seen_as: string
+  unit: string; affine?: number[][]; extent: [number, number] | null; dicom: boolean; downloads: Record<string, string>; pacs: boolean; warnings: string[]; overlay: Overlay | null; state: State
 }
 export interface Summary { id: string; kind: 'volume' | 'set' | 'damaged'; planes: Record<string, number>; structures: string[]; problem?: string }
 export interface About {
-  library: { id: number; name: string; kind: string }[]; single: boolean; pacs: boolean; most_upload_mb: number; windows: Record<string, [number, number]>
+  library: { id: number; name: string; kind: string }[]; single: boolean; pacs: boolean; most_upload_mb: number; may_edit: boolean; visitor: string; windows: Record<string, [number, number]>
 }
 export interface Row { label: number; plane: Plane; t: number; sure: number; area: number; said: boolean; look: boolean; gain?: number; why?: string }
 export interface Frame { rows: number; columns: number; channels: number; low: number; high: number; codes: Uint16Array | Uint8Array }
@@ -58,8 +61,8 @@ export async function bytes(path: string, signal?: AbortSignal): Promise<Uint8Ar
   return new Uint8Array(await (await asked(path, { signal })).arrayBuffer())
 }
 
-export async function frame(id: string, plane: Plane, t: number, side = 0, signal?: AbortSignal): Promise<Frame> {
-  const answer = await asked(`sessions/${id}/frames/${plane}/${t}${side ? `?side=${side}` : ''}`, { signal })
+export async function frame(id: string, plane: Plane, t: number, side = 0, what = 'frames'): Promise<Frame> {
+  const answer = await asked(`sessions/${id}/${what}/${plane}/${t}${side ? `?side=${side}` : ''}`)
   const told = (name: string): number => Number(answer.headers.get(`x-${name}`))
   const buffer = await answer.arrayBuffer()
   const channels = told('channels')
@@ -67,12 +70,23 @@ export async function frame(id: string, plane: Plane, t: number, side = 0, signa
   return { rows: told('rows'), columns: told('columns'), channels, low: told('low'), high: told('high'), codes }
 }
 
+/** Send files as a session of its own, which is not yet opened; how much of all has come is told. */
+export async function send(files: File[], progress: (share: number) => void = () => undefined): Promise<string> {
+  const { id } = await post<{ id: string }>('sessions')
+  const total = files.reduce((sum, file) => sum + file.size, 0)
+  let sent = 0
+  for (const file of files) {
+    await upload(id, file, (part) => progress((sent + part * file.size) / total))
+    sent += file.size
+  }
+  return id
+}
+
 /** Send a file; names stay here, since they may name a person: the server is told the suffix alone. */
-export function upload(id: string, file: File, progress: (share: number) => void): Promise<void> {
-  const suffix = /(\.(nii|nrrd|nhdr|mha|mhd|raw|hdr|img|dcm|zip|png|jpe?g|tiff?|bmp))?(\.gz)?$/i.exec(file.name)?.[0].toLowerCase() ?? ''
+function upload(id: string, file: File, progress: (share: number) => void): Promise<void> {
   return new Promise((done, failed) => {
     const request = new XMLHttpRequest()
-    request.open('PUT', `api/sessions/${id}/files?suffix=${suffix}`)
+    request.open('PUT', `api/sessions/${id}/files?suffix=${suffix(file.name)}`)
     request.upload.onprogress = (event) => progress(event.total ? event.loaded / event.total : 0)
     request.onerror = () => failed(new Problem('The upload broke off.', 0))
     request.onload = () => {

@@ -6,7 +6,7 @@ export class Stroke {
   readonly pixels: Uint8Array
   private last: [number, number]
 
-  constructor(readonly rows: number, readonly columns: number, private readonly spacing: [number, number], private readonly radius: number, readonly positive: boolean, from: [number, number]) {
+  constructor(readonly rows: number, readonly columns: number, private readonly spacing: [number, number], private readonly radius: number, readonly positive: boolean, from: [number, number], private readonly allowed: (pixel: number) => boolean = () => true) {
     this.pixels = new Uint8Array(rows * columns)
     this.last = from
     this.dab(from)
@@ -26,12 +26,14 @@ export class Stroke {
     const [high, wide] = [reach / mmY, reach / mmX]
     for (let row = Math.max(0, Math.ceil(y - high)); row <= Math.min(this.rows - 1, y + high); row++) {
       for (let column = Math.max(0, Math.ceil(x - wide)); column <= Math.min(this.columns - 1, x + wide); column++) {
-        if (Math.hypot((row - y) * mmY, (column - x) * mmX) <= reach) this.pixels[row * this.columns + column] = 1
+        if (Math.hypot((row - y) * mmY, (column - x) * mmX) <= reach) this.touch(row * this.columns + column)
       }
     }
     const [row, column] = [Math.round(y), Math.round(x)] // a small brush paints at least the pixel under it
-    if (row >= 0 && row < this.rows && column >= 0 && column < this.columns) this.pixels[row * this.columns + column] = 1
+    if (row >= 0 && row < this.rows && column >= 0 && column < this.columns) this.touch(row * this.columns + column)
   }
+
+  private touch(pixel: number): void { if (this.allowed(pixel)) this.pixels[pixel] = 1 }
 
   /** The structure as runs, start and length, with the stroke added to it or wiped off it. */
   over(labels: Uint8Array | null, label: number): number[] {

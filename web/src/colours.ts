@@ -54,8 +54,8 @@ export function outlines(labels: Uint8Array, rows: number, columns: number): Map
   return found
 }
 
-/** Labels as a tint, with a firm border of pixels where they are not outlined besides; `strong` is the label that is worked on. */
-export function tint(labels: Uint8Array, rows: number, columns: number, colours: Map<number, Rgb>, strong: number, border = true): ImageData {
+/** Labels as a tint, with a firm border of pixels where they are not outlined besides; how firm each label's is, from 0 to 255, is asked. */
+export function tint(labels: Uint8Array, rows: number, columns: number, colours: Map<number, Rgb>, firm: (label: number) => number, border = true): ImageData {
   const out = new ImageData(columns, rows)
   const pixels = new Uint32Array(out.data.buffer)
   for (let y = 0, i = 0; y < rows; y++) {
@@ -65,7 +65,7 @@ export function tint(labels: Uint8Array, rows: number, columns: number, colours:
       if (!colour) continue
       const inner = !border || (x > 0 && x < columns - 1 && y > 0 && y < rows - 1 && labels[i - 1] === label && labels[i + 1] === label &&
         labels[i - columns] === label && labels[i + columns] === label)
-      const alpha = inner ? (label === strong ? 92 : 64) : 235
+      const alpha = inner ? firm(label) : 235
       pixels[i] = ((alpha << 24) | (colour[2] << 16) | (colour[1] << 8) | colour[0]) >>> 0
     }
   }

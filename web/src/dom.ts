@@ -37,6 +37,11 @@ const shapes: Record<string, string> = {
   close: 'm6 6 12 12M18 6 6 18',
   large: 'M4 10V4h6M20 14v6h-6M4 4l7 7M20 20l-7-7',
   eye: 'M2 12s4-7 10-7 10 7 10 7-4 7-10 7S2 12 2 12zM12 9a3 3 0 1 0 0 6 3 3 0 0 0 0-6z',
+  shut: 'M3 5l18 14M2 12s4-7 10-7 10 7 10 7-4 7-10 7S2 12 2 12z',
+  lock: 'M6 11h12v9H6zM8 11V8a4 4 0 0 1 8 0v3',
+  more: 'M5 12h.01M12 12h.01M19 12h.01',
+  table: 'M4 5h16v14H4zM4 10h16M4 15h16M10 5v14',
+  open: 'M4 19V6h6l2 2h8v3M4 19l3-8h14l-3 8z',
   down: 'M12 4v12m-5-5 5 5 5-5M5 20h14',
 }
 

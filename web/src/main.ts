@@ -3,7 +3,7 @@ import * as api from './api'
 import type { About, Info, Plane, Summary } from './api'
 import { fill, h, icon } from './dom'
 import * as memory from './memory'
-import { Panel, SOLID_ONLY, TOOL_KEYS } from './panel'
+import { Panel, TOOL_KEYS, offered } from './panel'
 import { Start } from './start'
 import { Sheet, SliceView } from './view'
 import { Work } from './work'
@@ -28,15 +28,15 @@ async function home(first = false): Promise<void> {
   const [about, sessions] = await Promise.all([api.get<About>('about'), api.get<Summary[]>('sessions')])
   memory.only(sessions.map((each) => each.id))
   document.title = 'Medical SAM 2'
-  const start = new Start(about, sessions, (info, names) => open(info, names, about), attempt)
+  const start = new Start(about, sessions, (info, names, stem) => open(info, names, stem, about), attempt)
   fill(app, start.element)
-  if (first && about.single) start.begin({ library: about.library[0].id })
+  if (first && about.single) start.begin(about.library[0])
 }
 
 const KEYS: [string, string][] = [
-  ['Q A X C S E G D V', 'tool: inside, outside, box, 3D box, lasso, scribble, diameter, brush, look'], ['M J R', 'tool: ruler, angle, region'], ['I, Shift', 'what is drawn is outside (box, 3D box, lasso, scribble)'], ['Arrows', 'move the cross hair (Shift: ten pixels)'], ['Page Up/Down, wheel', 'next or previous slice'],
+  ['Q A X C S E G D V', 'tool: inside, outside, box, 3D box, lasso, scribble, diameter, brush, look'], ['M J R', 'tool: ruler, angle, region'], ['I, Shift', 'what is drawn is outside (box, 3D box, lasso, scribble); the brush erases'], ['Arrows', 'move the cross hair (Shift: ten pixels)'], ['Page Up/Down, wheel', 'next or previous slice'],
   ['Enter, −', 'click inside, click outside, at the cross hair'], ['B … Enter', 'box from here to there; with the tool 3D box, Enter once more uses it'], ['Enter … Enter, − … Enter', 'with the brush: paint, wipe, along the arrows'], ['[ ]', 'size of the brush, width of the scribble'], ['T, Esc', 'apply to volume, cancel'], ['Z, Y', 'undo, redo'],
-  ['N, 1–9', 'new structure, choose one'], ['L', 'review next'], ['O, U', 'outlines, uncertainty'], ['W', 'next window (right drag: by hand)'], ['F', 'one view large, all views'], ['Ctrl + wheel', 'zoom (middle drag: pan)'],
+  ['N, 1–9', 'new structure, choose one'], ['L', 'review next'], ['H', 'hide the structure, show it again'], ['O, U', 'outlines, uncertainty'], ['W', 'next window (right drag: by hand)'], ['F', 'one view large, all views'], ['Ctrl + wheel', 'zoom (middle drag: pan)'],
 ]
 
 function help(): void {
@@ -48,11 +48,11 @@ function help(): void {
   dialog.showModal()
 }
 
-function open(info: Info, names: string[], about: About): void {
+function open(info: Info, names: string[], stem: string, about: About): void {
   history.replaceState(null, '', `#${info.id}`)
-  const work = new Work(info)
+  const work = new Work(info, about.may_edit)
   work.names = names
-  memory.name(info.id, names)
+  memory.name(info.id, names, stem)
   memory.restore(work)
   const title = memory.title(info.id)
   document.title = title ? `${title} – Medical SAM 2` : 'Medical SAM 2'
@@ -80,14 +80,14 @@ function open(info: Info, names: string[], about: About): void {
     add('axial', 'Axial'); add('coronal', 'Coronal'); add('sagittal', 'Sagittal')
     grid.append(solid(work, large))
   }
-  const undo = h('button', { title: 'Undo (Z)', 'aria-label': 'Undo', onclick: () => attempt(work.undo()) }, icon('undo'))
-  const redo = h('button', { title: 'Redo (Y)', 'aria-label': 'Redo', onclick: () => attempt(work.redo()) }, icon('redo'))
+  const undo = h('button', { class: 'edits', title: 'Undo (Z)', 'aria-label': 'Undo', onclick: () => attempt(work.undo()) }, icon('undo'))
+  const redo = h('button', { class: 'edits', title: 'Redo (Y)', 'aria-label': 'Redo', onclick: () => attempt(work.redo()) }, icon('redo'))
   const status = h('p', { class: 'status', role: 'status', 'aria-live': 'polite' })
   const size = info.kind === 'set' ? `${info.planes[0].frames} images` : `${[...info.planes].reverse().map((each) => each.frames).join(' × ')} voxels${info.modality ? ` · ${info.modality}` : ''}`
   const bar = h('header', { class: 'bar' },
     h('button', { class: 'brand', title: 'Back to the start; the session is kept', onclick: () => { leave(); attempt(home()) } }, 'Medical SAM 2'), h('span', { class: 'size', title }, title ? `${title} · ${size}` : size),
     ...info.warnings.slice(0, 2).map((text) => h('span', { class: 'warning', title: text }, text)),
-    status, undo, redo, h('button', { title: 'Keys (?)', onclick: help }, 'Keys'))
+    work.mayEdit ? null : h('span', { class: 'warning' }, 'For looking alone'), status, undo, redo, h('button', { title: 'Keys (?)', onclick: help }, 'Keys'))
   work.listen((change) => {
     if (change !== 'state' && change !== 'progress' && change !== 'pending') return
     undo.disabled = (!work.state.can_undo && !work.pending.length) || !!work.progress
@@ -96,11 +96,11 @@ function open(info: Info, names: string[], about: About): void {
   })
   work.tell('state')
   work.tell('tool')
-  fill(app, h('div', { class: 'work' }, bar, panel.element, grid))
+  fill(app, h('div', { class: `work${work.mayEdit ? '' : ' looking'}` }, bar, panel.element, grid))
   const keys = (event: KeyboardEvent): void => key(event, work, panel, views, large)
   const keep = (): void => memory.keep(work)
   window.addEventListener('pagehide', keep)
-  const leave = (): void => { keep(); window.removeEventListener('pagehide', keep); work.close(); document.removeEventListener('keydown', keys) }
+  const leave = (): void => { keep(); window.removeEventListener('pagehide', keep); work.close(); panel.structures.close(); document.removeEventListener('keydown', keys) }
   document.addEventListener('keydown', keys)
   views[0]?.canvas.focus()
 }
@@ -119,9 +119,9 @@ function solid(work: Work, large: (element: HTMLElement) => () => void): HTMLEle
     const update = (): void => {
       if (waiting || work.progress) return
       waiting = true
-      setTimeout(() => { waiting = false; void scene.show(work.state.structures).catch(() => undefined) }, 250)
+      setTimeout(() => { waiting = false; void scene.show(work.state.structures, work.visible).catch(() => undefined) }, 250)
     }
-    work.listen((change) => { if (change === 'state' || change === 'progress') update() })
+    work.listen((change) => { if (change === 'state' || change === 'progress' || change === 'looks') update() })
     update()
     note.remove()
     element.dataset.ready = 'true'
@@ -141,13 +141,14 @@ function key(event: KeyboardEvent, work: Work, panel: Panel, views: SliceView[],
   if (pressed === 'z' && event.shiftKey) attempt(work.redo())
   else if (pressed === 'z') attempt(work.undo())
   else if (pressed === 'y') attempt(work.redo())
-  else if (tool && (!SOLID_ONLY.has(tool) || work.info.kind === 'volume')) { work.tool = tool; work.tell('tool') }
+  else if (tool && offered(work, tool)) { work.tool = tool; work.tell('tool') }
   else if (pressed === 'i') { work.outside = !work.outside; work.tell('tool') }
   else if (pressed === 'enter' && work.solid && !(event.target instanceof HTMLButtonElement)) attempt(work.use())
   else if (pressed === 't' && work.state.fresh && !work.progress) attempt(work.track())
   else if (pressed === 'escape' && work.progress) attempt(work.cancel())
   else if (pressed === 'n') attempt(work.add())
   else if (structure) { work.label = structure.label; work.tell('state'); work.tell('labels') }
+  else if (pressed === 'h' && work.active) work.appear(work.label, { hidden: !work.look(work.label).hidden })
   else if (pressed === 'l') panel.next()
   else if (pressed === 'o') { work.overlay = !work.overlay; work.tell('overlay') }
   else if (pressed === 'u') { work.doubt = !work.doubt; work.tell('overlay') }
@@ -166,7 +167,7 @@ async function begin(): Promise<void> {
   if (/^[0-9a-f]{32}$/.test(id)) {
     try {
       const [info, about] = await Promise.all([api.get<Info>(`sessions/${id}`), api.get<About>('about')])
-      return open(info, [], about)
+      return open(info, [], '', about)
     } catch (error) {
       if (!(error instanceof api.Problem) || error.status !== 404) throw error
     }

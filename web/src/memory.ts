@@ -1,7 +1,7 @@
 // What the browser remembers of a session: its title, the tool, the place. Names of files stay here; they go when the session goes.
-import type { Cursor, Tool, Work } from './work'
+import type { Cursor, Look, Tool, Work } from './work'
 
-interface Kept { title?: string; tool?: Tool; cursor?: Cursor; image?: number; label?: number; window?: [number, number] }
+interface Kept { title?: string; stem?: string; tool?: Tool; cursor?: Cursor; image?: number; label?: number; window?: [number, number]; looks?: [number, Look][] }
 const KEY = 'medsam2.sessions'
 
 function all(): Record<string, Kept> {
@@ -13,27 +13,30 @@ function write(sessions: Record<string, Kept>): void {
 }
 
 export function title(id: string): string { return all()[id]?.title ?? '' }
+export function stem(id: string): string { return all()[id]?.stem ?? '' }
 
 /** Forget all sessions but these. */
 export function only(ids: string[]): void { write(Object.fromEntries(Object.entries(all()).filter(([id]) => ids.includes(id)))) }
 
 /** A session is called after its files and the day. */
-export function name(id: string, files: string[]): void {
+export function name(id: string, files: string[], stem: string): void {
   const more = files.length > 1 ? ` and ${files.length - 1} more` : ''
-  if (files.length) write({ ...all(), [id]: { title: `${files[0]}${more} · ${new Date().toLocaleDateString()}` } })
+  if (files.length) write({ ...all(), [id]: { title: `${files[0]}${more} · ${new Date().toLocaleDateString()}`, stem } })
 }
 
 export function keep(work: Work): void {
   const { tool, cursor, image, label, window } = work
-  write({ ...all(), [work.info.id]: { title: title(work.info.id), tool, cursor, image, label, window } })
+  const looks = [...work.looks]
+  write({ ...all(), [work.info.id]: { title: title(work.info.id), stem: stem(work.info.id), tool, cursor, image, label, window, looks } })
 }
 
 /** Tool and place as they were left. */
 export function restore(work: Work): void {
-  const { tool, cursor, image, label, window } = all()[work.info.id] ?? {}
-  if (tool) work.tool = tool
+  const { tool, cursor, image, label, window, looks } = all()[work.info.id] ?? {}
+  if (tool && work.mayEdit) work.tool = tool
   if (cursor) work.cursor = cursor
   if (image !== undefined) work.image = image
   if (window) work.window = window
+  if (looks) work.looks = new Map(looks)
   if (label && work.state.structures.some((each) => each.label === label)) work.label = label
 }

@@ -2,7 +2,11 @@
 import type { About, Plane } from './api'
 import { SIZES } from './brush'
 import { fill, h, icon } from './dom'
+import { FusionPanel } from './fusion'
+import { stem } from './memory'
+import { download } from './names'
 import type { Range } from './shapes'
+import { Structures } from './structures'
 import type { Change, Tool, Work } from './work'
 
 const TOOLS: [Tool, string, string, string][] = [
@@ -19,10 +23,14 @@ const TOOLS: [Tool, string, string, string][] = [
   ['region', 'Region', 'R', 'Measure area and mean intensity of what you draw around; nothing is outlined'],
   ['look', 'Look', 'V', 'Move the cross hair; nothing is outlined'],
 ]
-const TWO_SIDED = new Set<Tool>(['box', 'solid', 'lasso', 'scribble'])
+const TWO_SIDED = new Set<Tool>(['box', 'solid', 'lasso', 'scribble', 'brush'])
 /** Of volumes alone: images are flat, and may have no size in mm. */
-export const SOLID_ONLY = new Set<Tool>(['solid', 'ruler', 'angle', 'region'])
+const SOLID_ONLY = new Set<Tool>(['solid', 'ruler', 'angle', 'region'])
+/** For whom may look alone. */
+const LOOKING = new Set<Tool>(['look', 'ruler', 'angle', 'region'])
 export const TOOL_KEYS = new Map(TOOLS.map(([tool, , key]) => [key.toLowerCase(), tool]))
+
+export function offered(work: Work, tool: Tool): boolean { return (!SOLID_ONLY.has(tool) || work.info.kind === 'volume') && (work.mayEdit || LOOKING.has(tool)) }
 
 /** Browsers give pages that come unprotected from another machine no clipboard. */
 async function copied(text: string): Promise<void> {
@@ -34,11 +42,13 @@ interface Field { plane: 'axial' | 'coronal' | 'sagittal'; first: HTMLInputEleme
 
 export class Panel {
   readonly element = h('aside', { class: 'panel', 'aria-label': 'Structures and tools' })
-  private readonly structures = h('ul', { class: 'structures', 'aria-label': 'Structures' })
+  readonly structures: Structures
+  private readonly fusion: HTMLElement | null
   private readonly tools = h('div', { class: 'tools', role: 'radiogroup', 'aria-label': 'Tool' })
   private readonly size = h('div', { class: 'size' })
   private readonly side = h('div', { class: 'side', role: 'radiogroup', 'aria-label': 'What is drawn is' })
   private readonly solid = h('div', { class: 'solidbox' })
+  private readonly range = h('div', { class: 'row numbers range' })
   private fields: Field[] = []
   private readonly limits = h('div', { class: 'limits' })
   private readonly go = h('div', { class: 'go' })
@@ -48,10 +58,11 @@ export class Panel {
 
   constructor(private readonly work: Work, private readonly about: About, private readonly attempt: (what: Promise<unknown>) => void) {
     const volume = work.info.kind === 'volume'
-    fill(this.element,
-      h('section', {}, h('div', { class: 'head' }, h('h2', {}, 'Structures'), h('button', { title: 'New structure (N)', 'aria-label': 'New structure', class: 'quiet', onclick: () => attempt(work.add()) }, icon('plus'))), this.structures),
-      h('section', {}, h('h2', {}, 'Tool'), this.tools, this.side, this.size, this.solid),
-      h('section', {}, h('h2', {}, volume ? 'Whole volume' : 'All images'), volume ? this.limits : null, this.go),
+    this.structures = new Structures(work, attempt)
+    this.fusion = volume ? new FusionPanel(work, attempt).element : null
+    fill(this.element, this.structures.element,
+      h('section', {}, h('h2', {}, 'Tool'), this.tools, this.side, this.size, this.range, this.solid),
+      h('section', { class: 'edits' }, h('h2', {}, volume ? 'Whole volume' : 'All images'), volume ? this.limits : null, this.go),
       h('section', {}, h('h2', {}, 'Review next'), this.look),
       h('section', {}, h('h2', {}, 'Show'), this.shown),
       h('section', {}, h('h2', {}, 'Download'), this.downloads))
@@ -61,7 +72,7 @@ export class Panel {
   }
 
   private on(change: Change): void {
-    if (change === 'state') { this.list(); this.going(); this.downloading(); this.showing() }
+    if (change === 'state') { this.going(); this.downloading(); this.showing() }
     if (change === 'tool') { this.choosing(); this.boxing() }
     if (change === 'solid') this.boxing()
     if (change === 'progress') this.going()
@@ -69,39 +80,31 @@ export class Panel {
     if (change === 'overlay' || change === 'window') this.showing()
   }
 
-  private list(): void {
-    const { work } = this
-    const item = (each: (typeof work.state.structures)[number]): HTMLElement => {
-      const name = h('input', { class: 'name', value: each.name, maxlength: '80', 'aria-label': `Name of structure ${each.label}`, onchange: () => this.attempt(work.rename(each.label, name.value, '')), onfocus: () => this.choose(each.label) })
-      const colour = h('input', { type: 'color', value: each.colour, 'aria-label': `Colour of ${each.name}`, onchange: () => this.attempt(work.rename(each.label, '', colour.value)) })
-      return h('li', { class: each.label === work.label ? 'active' : '', colour: each.colour, 'aria-current': each.label === work.label ? 'true' : undefined, onclick: () => this.choose(each.label) },
-        colour, name,
-        h('span', { class: 'ml', title: 'Volume of the tracked outline' }, each.ml === null ? (each.said ? 'this slice' : '–') : `${each.ml < 10 ? each.ml.toFixed(2) : each.ml.toFixed(1)} mL`),
-        h('button', { class: 'quiet', title: 'Remove', 'aria-label': `Remove ${each.name}`, onclick: (event: Event) => { event.stopPropagation(); this.attempt(work.drop(each.label)) } }, icon('close')))
-    }
-    fill(this.structures, ...work.state.structures.map(item))
-    if (!work.state.structures.length) fill(this.structures, h('li', { class: 'hint' }, 'Click on something in a slice: it becomes the first structure.'))
-  }
-
-  private choose(label: number): void {
-    if (this.work.label === label) return
-    this.work.label = label
-    for (const [i, item] of [...this.structures.children].entries()) item.classList.toggle('active', this.work.state.structures[i]?.label === label)
-    this.work.tell('labels')
-  }
-
   private choosing(): void {
     const button = ([tool, name, key, title]: (typeof TOOLS)[number]): HTMLElement =>
       h('button', { role: 'radio', 'aria-checked': String(this.work.tool === tool), title: `${title} (${key})`, class: this.work.tool === tool ? 'active' : '', onclick: () => { this.work.tool = tool; this.work.tell('tool') } }, icon(tool), name)
-    fill(this.tools, ...TOOLS.filter(([tool]) => !SOLID_ONLY.has(tool) || this.work.info.kind === 'volume').map(button))
+    fill(this.tools, ...TOOLS.filter(([tool]) => offered(this.work, tool)).map(button))
     const { work } = this
     const half = (outside: boolean, text: string): HTMLElement => h('button', { role: 'radio', 'aria-checked': String(work.outside === outside), class: work.outside === outside ? 'active' : '',
-      title: outside ? 'What is drawn is not the structure (I, or Shift while drawing)' : 'What is drawn is the structure, or holds it (I)', onclick: () => { work.outside = outside; work.tell('tool') } }, text)
-    fill(this.side, ...(TWO_SIDED.has(work.tool) ? [half(false, 'Draw inside'), half(true, 'Draw outside')] : []))
+      title: work.tool === 'brush' ? (outside ? 'Wipe the structure away (I, or Shift while painting)' : 'Paint the structure (I)') : outside ? 'What is drawn is not the structure (I, or Shift while drawing)' : 'What is drawn is the structure, or holds it (I)', onclick: () => { work.outside = outside; work.tell('tool') } }, text)
+    const words = work.tool === 'brush' ? ['Paint', 'Erase'] : ['Draw inside', 'Draw outside']
+    fill(this.side, ...(TWO_SIDED.has(work.tool) ? [half(false, words[0]), half(true, words[1])] : []))
+    this.ranging()
     if (['ruler', 'angle', 'region'].includes(work.tool)) return fill(this.size, h('button', { onclick: () => work.forget() }, 'Forget what was measured'))
     if (work.tool !== 'brush' && work.tool !== 'scribble') return fill(this.size)
     const slider = h('input', { type: 'range', min: '0', max: String(SIZES.length - 1), value: String(SIZES.indexOf(this.work.radius)), 'aria-valuetext': `radius of ${this.work.radius} pixels`, oninput: () => this.sized(Number(slider.value)) })
     fill(this.size, h('label', {}, work.tool === 'brush' ? 'Brush size' : 'Line width', slider))
+  }
+
+  /** Intensities that the brush touches, of a volume or grey images; empty fields are no limits. */
+  private ranging(): void {
+    const { work } = this
+    if (work.tool !== 'brush') return fill(this.range)
+    const field = (end: 0 | 1, name: string): HTMLElement => {
+      const input = h('input', { type: 'number', step: 'any', placeholder: 'any', 'aria-label': `Paint ${name}`, value: work.range[end] ?? undefined, onchange: () => { work.range[end] = Number.isFinite(input.valueAsNumber) ? input.valueAsNumber : null } })
+      return h('label', { class: 'row', title: 'The brush paints and erases pixels of these intensities alone' }, name, input)
+    }
+    fill(this.range, field(0, 'from'), field(1, 'to'), work.info.unit || null)
   }
 
   /** The box in 3D that is not yet used: its slices along each axis, as the views count them; fields stay, so that one can go on to the next. */
@@ -202,7 +205,7 @@ export class Panel {
   }
 
   private jump(row: { label: number; plane: Plane; t: number }): void {
-    this.choose(row.label)
+    this.structures.choose(row.label)
     const { y, x } = this.work.place(row.plane)
     this.work.move(row.plane, row.t, y, x)
   }
@@ -220,12 +223,13 @@ export class Panel {
       h('button', { class: work[name] ? 'active' : '', 'aria-pressed': String(work[name]), title: key, onclick: () => { work[name] = !work[name]; work.tell('overlay') } }, text)
     const window = ([name, value]: [string, [number, number]]): HTMLElement => {
       const active = name === known.find(([, other]) => other.join() === work.window.join())?.[0]
-      return h('button', { class: active ? 'active' : '', 'aria-pressed': String(active), onclick: () => this.see(value) }, name)
+      return h('button', { class: active ? 'active' : '', 'aria-pressed': String(active), title: name === auto ? work.info.hung_as : undefined, onclick: () => this.see(value) }, name)
     }
-    const known: [string, [number, number]][] = [['auto', work.info.window ?? [0, 1]]]
+    const auto = `auto: ${work.info.hung_as.split(/[:,]/)[0]}`
+    const known: [string, [number, number]][] = [[auto, work.info.window ?? [0, 1]]]
     const asked = work.state.structures.find((each) => each.label === work.label && each.said > 0)
     if (asked) known.push(['network', asked.window])
-    if (work.info.extent && work.info.extent[0] < -200) known.push(...Object.entries(this.about.windows))
+    if (work.info.unit === 'HU') known.push(...Object.entries(this.about.windows))
     if (work.info.extent) known.push(['all', work.info.extent])
     const [low, high] = work.window
     const number = (name: string, value: number, take: (value: number) => [number, number]): HTMLElement => {
@@ -234,7 +238,7 @@ export class Panel {
     }
     const level = number('Level', (low + high) / 2, (value) => [value - (high - low) / 2, value + (high - low) / 2])
     const width = number('Width', high - low, (value) => [(low + high - Math.max(value, 1e-6)) / 2, (low + high + Math.max(value, 1e-6)) / 2])
-    fill(this.shown, flag('overlay', 'Outlines', 'O'), work.info.kind === 'volume' ? flag('doubt', 'Uncertainty', 'U') : null,
+    fill(this.shown, flag('overlay', 'Outlines', 'O'), work.info.kind === 'volume' ? flag('doubt', 'Uncertainty', 'U') : null, this.fusion,
       ...(work.info.kind === 'volume' ? [h('span', { class: 'break' }), ...known.map(window), h('div', { class: 'row numbers' }, level, width)] : []),
       h('p', { class: 'fine', title: 'Another window for everything: medsam2 serve --window' }, `The network sees ${asked?.seen_as ?? work.info.seen_as}.`))
   }
@@ -244,7 +248,7 @@ export class Panel {
   /** All windows to go through, each once. */
   windows(): [number, number][] {
     const { window, extent } = this.work.info
-    const all: [number, number][] = [window ?? [0, 1], ...(extent && extent[0] < -200 ? Object.values(this.about.windows) : []), ...(extent ? [extent] : [])]
+    const all: [number, number][] = [window ?? [0, 1], ...(this.work.info.unit === 'HU' ? Object.values(this.about.windows) : []), ...(extent ? [extent] : [])]
     return [...new Map(all.map((each) => [each.join(), each])).values()]
   }
 
@@ -258,10 +262,10 @@ export class Panel {
 
   private downloading(): void {
     const { work } = this
-    if (!work.state.tracked) return fill(this.downloads, h('p', { class: 'fine' }, work.info.kind === 'set' ? 'Apply to all images first.' : 'Apply to the volume first.'), ...this.said())
-    const link = ([form, name]: [string, string]): HTMLElement => h('a', { class: 'button', href: `api/sessions/${work.info.id}/download/${form}`, download: '' }, icon('down'), name)
+    if (!work.state.tracked) return fill(this.downloads, h('p', { class: 'fine' }, !work.mayEdit ? 'Nothing was applied yet.' : work.info.kind === 'set' ? 'Apply to all images first.' : 'Apply to the volume first.'), ...this.said())
+    const link = ([form, name]: [string, string]): HTMLElement => h('a', { class: 'button', href: `api/sessions/${work.info.id}/download/${form}`, download: download(stem(work.info.id), form) }, icon('down'), name)
     fill(this.downloads, ...Object.entries(work.info.downloads).map(link), ...this.said(),
-      work.info.pacs ? h('button', { onclick: () => this.attempt(work.push()) }, 'Send to the PACS') : null,
+      work.info.pacs && work.mayEdit ? h('button', { onclick: () => this.attempt(work.push()) }, 'Send to the PACS') : null,
       work.state.fresh ? h('p', { class: 'fine warn' }, 'Changes that are not yet applied are not in it.') : null)
   }
 }

@@ -19,12 +19,12 @@ export class Solid {
   }
 
   /** Show the labels as they are now; what is shown beside them is faint once there are any. */
-  async show(structures: Structure[]): Promise<void> {
+  async show(structures: Structure[], visible: Structure[]): Promise<void> {
     const next = await NVImage.loadFromUrl({ url: `api/sessions/${this.id}/solid/labels.nii.gz`, name: 'labels.nii.gz', opacity: 1 })
     const colours = structures.map((each) => rgb(each.colour))
     const column = (i: number): number[] => [0, ...colours.map((colour) => colour[i])]
     next.setColormapLabel({
-      R: column(0), G: column(1), B: column(2), A: [0, ...structures.map(() => 255)], I: [0, ...structures.map((each) => each.label)],
+      R: column(0), G: column(1), B: column(2), A: [0, ...structures.map((each) => (visible.includes(each) ? 255 : 0))], I: [0, ...structures.map((each) => each.label)],
       labels: ['', ...structures.map((each) => each.name)],
     })
     if (this.labels) this.niivue.removeVolume(this.labels)

@@ -3,6 +3,10 @@ import * as api from './api'
 import type { About, Info, Series, Summary } from './api'
 import { fill, h } from './dom'
 import { only, title } from './memory'
+import { stem, suffix } from './names'
+
+interface Named { names: string[]; stem: string }
+const NAMELESS: Named = { names: [], stem: '' }
 
 export class Start {
   readonly element = h('main', { class: 'start' })
@@ -10,7 +14,7 @@ export class Start {
   private readonly choices = h('div', { class: 'choices' })
   private busy = false
 
-  constructor(private readonly about: About, private readonly sessions: Summary[], private readonly onOpen: (info: Info, names: string[]) => void, private readonly attempt: (what: Promise<unknown>) => void) {
+  constructor(private readonly about: About, private readonly sessions: Summary[], private readonly onOpen: (info: Info, names: string[], stem: string) => void, private readonly attempt: (what: Promise<unknown>) => void) {
     const files = h('input', { type: 'file', multiple: true, class: 'unseen', id: 'files', onchange: () => this.send([...(files.files ?? [])]) })
     const folder = h('input', { type: 'file', webkitdirectory: true, class: 'unseen', id: 'folder', onchange: () => this.send([...(folder.files ?? [])]) })
     const drop = h('div', { class: 'drop' },
@@ -30,14 +34,15 @@ export class Start {
     fill(this.element,
       h('h1', {}, 'Medical SAM 2'),
       h('p', { class: 'lead' }, 'Click on a structure, see its outline, apply it to the volume, correct it, download it. Nothing leaves this machine.'),
-      drop, this.status, this.choices, this.library(), this.pacs(), this.kept(),
-      h('p', { class: 'fine' }, 'For research. Not a medical device.'))
+      about.may_edit ? null : h('p', {}, 'You came in by a link that is for looking alone.'),
+      ...(about.may_edit ? [drop, this.status, this.choices, this.library(), this.pacs()] : []), this.kept(),
+      h('p', { class: 'fine' }, 'For research. Not a medical device.'), this.leaving())
   }
 
   private library(): HTMLElement | null {
     if (!this.about.library.length) return null
     const entry = (each: About['library'][number]): HTMLElement =>
-      h('li', {}, h('button', { class: 'line', onclick: () => this.begin({ library: each.id }) }, h('span', {}, each.name), h('small', {}, each.kind)))
+      h('li', {}, h('button', { class: 'line', onclick: () => this.begin(each) }, h('span', {}, each.name), h('small', {}, each.kind)))
     return h('section', {}, h('h2', {}, 'From the folder that was named'), h('ul', {}, ...this.about.library.map(entry)))
   }
 
@@ -47,12 +52,19 @@ export class Start {
       const size = Object.values(each.planes)
       const what = each.kind === 'set' ? `${size[0]} images` : `${[...size].reverse().join(' × ')} voxels`
       const line = h('li', {},
-        each.problem ? h('span', { class: 'line warn' }, each.problem) : h('button', { class: 'line', onclick: () => this.attempt(api.get<Info>(`sessions/${each.id}`).then((info) => this.onOpen(info, []))) },
+        each.problem ? h('span', { class: 'line warn' }, each.problem) : h('button', { class: 'line', onclick: () => this.attempt(api.get<Info>(`sessions/${each.id}`).then((info) => this.onOpen(info, [], ''))) },
           h('span', {}, [title(each.id), each.structures.join(', ') || 'nothing outlined yet'].filter(Boolean).join(' · ')), h('small', {}, what)),
-        h('button', { class: 'quiet', 'aria-label': 'Close this session and remove what was kept of it', onclick: () => this.attempt(api.remove(`sessions/${each.id}`).then(() => { line.remove(); only(this.sessions.map((other) => other.id).filter((id) => id !== each.id)) })) }, 'Remove'))
+        this.about.may_edit && h('button', { class: 'quiet', 'aria-label': 'Close this session and remove what was kept of it', onclick: () => this.attempt(api.remove(`sessions/${each.id}`).then(() => { line.remove(); only(this.sessions.map((other) => other.id).filter((id) => id !== each.id)) })) }, 'Remove'))
       return line
     }
     return h('section', {}, h('h2', {}, 'Go on where you were'), h('ul', {}, ...this.sessions.map(entry)))
+  }
+
+  /** Who came in by the printed address alone has nothing to sign in with again. */
+  private leaving(): HTMLElement | null {
+    if (this.about.visitor === 'token') return null
+    const leave = async (): Promise<void> => { await fetch('logout', { method: 'POST' }); location.assign('login') }
+    return h('p', { class: 'fine row' }, ['link', 'password'].includes(this.about.visitor) ? '' : `Signed in as ${this.about.visitor}.`, h('button', { onclick: () => this.attempt(leave()) }, 'Sign out'))
   }
 
   private pacs(): HTMLElement | null {
@@ -60,7 +72,7 @@ export class Start {
     const field = h('input', { id: 'patient', autocomplete: 'off', placeholder: 'patient ID' })
     const list = h('ul', {})
     const line = (each: Series): HTMLElement =>
-      h('li', {}, h('button', { class: 'line', onclick: () => this.attempt(this.opened(api.post<{ id: string }>('pacs/open', { number: each.number }), [], 'Fetching the series …')) },
+      h('li', {}, h('button', { class: 'line', onclick: () => this.attempt(this.opened(api.post<{ id: string }>('pacs/open', { number: each.number }), NAMELESS, 'Fetching the series …')) },
         h('span', {}, `${each.modality} · ${each.description || 'series'}`), h('small', {}, `${each.images} images · ${each.date}`)))
     const find = (event: Event): void => {
       event.preventDefault()
@@ -72,7 +84,10 @@ export class Start {
     return h('section', {}, h('h2', {}, 'From the PACS'), h('form', { class: 'row', onsubmit: find }, h('label', { for: 'patient' }, 'Patient ID'), field, h('button', {}, 'Find series')), list)
   }
 
-  begin(form: object): void { this.attempt(this.opened(api.post<{ id: string }>('sessions', form), [], 'Reading …')) }
+  begin({ id, name }: About['library'][number]): void {
+    const called = { names: [name], stem: name.slice(0, name.length - suffix(name).length) }
+    this.attempt(this.opened(api.post<{ id: string }>('sessions', { library: id }), called, 'Reading …'))
+  }
 
   private send(files: File[]): void {
     const kept = files.filter((file) => file.size > 0 && !file.name.startsWith('.') && !/^(dicomdir|thumbs\.db)$/i.test(file.name))
@@ -80,22 +95,16 @@ export class Start {
     const total = kept.reduce((sum, file) => sum + file.size, 0)
     if (total > this.about.most_upload_mb * 1048576) { this.status.textContent = `That is more than the ${this.about.most_upload_mb} MB that this server takes.`; return }
     kept.sort((a, b) => a.name.localeCompare(b.name, undefined, { numeric: true }))
-    this.attempt(this.opened(this.uploaded(kept, total), kept.map((file) => file.name), 'Reading …'))
+    this.attempt(this.opened(this.uploaded(kept), { names: kept.map((file) => file.name), stem: stem(kept) }, 'Reading …'))
   }
 
-  private async uploaded(files: File[], total: number): Promise<{ id: string }> {
-    const { id } = await api.post<{ id: string }>('sessions')
-    let sent = 0
-    for (const file of files) {
-      const share = (part: number): void => { this.status.textContent = `Copying ${files.length} file${files.length > 1 ? 's' : ''}: ${Math.round((100 * (sent + part * file.size)) / total)} %` }
-      share(0)
-      await api.upload(id, file, share)
-      sent += file.size
-    }
-    return { id }
+  private async uploaded(files: File[]): Promise<{ id: string }> {
+    const share = (part: number): void => { this.status.textContent = `Copying ${files.length} file${files.length > 1 ? 's' : ''}: ${Math.round(100 * part)} %` }
+    share(0)
+    return { id: await api.send(files, share) }
   }
 
-  private async opened(session: Promise<{ id: string }>, names: string[], say: string): Promise<void> {
+  private async opened(session: Promise<{ id: string }>, called: Named, say: string): Promise<void> {
     if (this.busy) return
     this.busy = true
     this.element.setAttribute('aria-busy', 'true')
@@ -103,7 +112,7 @@ export class Start {
     this.status.textContent = say
     try {
       const { id } = await session
-      await this.read(id, names, {})
+      await this.read(id, called, {})
     } catch (error) {
       this.status.textContent = ''
       throw error
@@ -113,26 +122,26 @@ export class Start {
     }
   }
 
-  private async read(id: string, names: string[], how: object): Promise<void> {
+  private async read(id: string, called: Named, how: object): Promise<void> {
     this.status.textContent = 'Reading …'
     try {
-      this.onOpen(await api.post<Info>(`sessions/${id}/open`, how), names)
+      this.onOpen(await api.post<Info>(`sessions/${id}/open`, how), called.names, called.stem)
     } catch (error) {
-      if (error instanceof api.Problem && error.choices.length) return this.choose(id, names, error)
+      if (error instanceof api.Problem && error.choices.length) return this.choose(id, called, error)
       await api.remove(`sessions/${id}`).catch(() => undefined)
       throw error
     }
   }
 
   /** The file can be read in several ways: the user says which. */
-  private choose(id: string, names: string[], problem: api.Problem): void {
+  private choose(id: string, called: Named, problem: api.Problem): void {
     this.status.textContent = problem.message
     const word = problem.choices.some((choice) => /series/.test(choice)) ? 'series' : 'frame'
     const first = word === 'series' ? 1 : 0
     const number = h('input', { type: 'number', id: 'which', min: String(first), value: String(first) })
     fill(this.choices,
       h('ul', { class: 'fine' }, ...problem.choices.map((choice) => h('li', {}, choice))),
-      h('form', { class: 'row', onsubmit: (event: Event) => { event.preventDefault(); fill(this.choices); this.attempt(this.read(id, names, { [word]: Number(number.value) })) } },
+      h('form', { class: 'row', onsubmit: (event: Event) => { event.preventDefault(); fill(this.choices); this.attempt(this.read(id, called, { [word]: Number(number.value) })) } },
         h('label', { for: 'which' }, word === 'series' ? 'Series' : 'Time point'), number, h('button', { class: 'primary' }, 'Open')))
     number.focus()
   }

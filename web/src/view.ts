@@ -3,6 +3,7 @@ import type { Frame, Plane } from './api'
 import { Stroke } from './brush'
 import { glow, grey, outlines, palette, rgb, tint } from './colours'
 import { fill, h, icon } from './dom'
+import { fuse } from './fusion'
 import { measured, measures, paintMeasure } from './measure'
 import type { Ruler } from './measure'
 import { reading, scale } from './reading'
@@ -22,8 +23,9 @@ export class SliceView {
   private readonly strip = h('canvas', { class: 'strip', width: '1', height: '1', 'aria-hidden': 'true' })
   private readonly counter = h('output', { class: 'counter' })
   private readonly readout = h('output', { class: 'readout', 'aria-hidden': 'true' })
-  private readonly layers = { image: document.createElement('canvas'), tint: document.createElement('canvas'), glow: document.createElement('canvas') }
+  private readonly layers = { image: document.createElement('canvas'), fused: document.createElement('canvas'), tint: document.createElement('canvas'), glow: document.createElement('canvas') }
   private frame: Frame | null = null
+  private second: Frame | null = null
   private labels: Uint8Array | null = null
   private doubt: Uint8Array | null = null
   private edges = new Map<number, Path2D>()
@@ -54,7 +56,8 @@ export class SliceView {
     if (change === 'cursor') { if (this.work.place(this.plane).t !== this.shownT) void this.load(); else this.paint() }
     if (change === 'labels' || change === 'overlay') void this.loadLabels()
     if (change === 'window') { this.drawImage(); this.paint() }
-    if (change === 'state') { this.drawTint(); this.paint() }
+    if (change === 'state' || change === 'looks') { this.drawTint(); this.paint() }
+    if (change === 'fusion') void this.load()
     if (change === 'rows') this.paintStrip()
     if (change === 'tool') { this.canvas.dataset.tool = this.work.tool; this.stroke = null; this.paint() }
     if (change === 'brush' || change === 'pending' || change === 'solid') this.paint()
@@ -72,12 +75,13 @@ export class SliceView {
     this.counter.value = this.work.names[t] && this.plane === 'image' ? `${t + 1} / ${frames} · ${this.work.names[t]}` : `${t + 1} / ${frames}`
     this.stop.abort()
     this.stop = new AbortController()
-    const [frame] = await Promise.all([this.work.frame(this.plane, t), this.loadLabels(false)]).catch((error: unknown) => {
+    const [frame, second] = await Promise.all([this.work.frame(this.plane, t), this.work.fusedFrame(this.plane, t), this.loadLabels(false)]).catch((error: unknown) => {
       if (!(error instanceof DOMException)) this.attempt(Promise.reject(error))
-      return [null]
+      return [null, null]
     })
     if (!frame || this.shownT !== t) return
     this.frame = frame
+    this.second = second
     this.drawImage()
     this.drawTint()
     this.paint()
@@ -104,13 +108,24 @@ export class SliceView {
     image.height = this.frame.rows
     const [low, high] = this.plane === 'image' ? [this.frame.low, this.frame.high] : this.work.window
     image.getContext('2d')?.putImageData(grey(this.frame, low, high), 0, 0)
+    if (!this.second || !this.work.fused) return
+    const { fused } = this.layers
+    fused.width = this.second.columns
+    fused.height = this.second.rows
+    fused.getContext('2d')?.putImageData(fuse(this.second, this.work.fused), 0, 0)
+  }
+
+  /** How firm the tint of a structure is. */
+  private readonly firm = (label: number): number => {
+    const { filled, opacity } = this.work.look(label)
+    return filled ? Math.min(255, Math.round(((label === this.work.label ? 92 : 64) * opacity) / 25)) : 0
   }
 
   private drawTint(): void {
     if (!this.frame || !this.labels || this.labels.length !== this.frame.rows * this.frame.columns) return
     const { rows, columns } = this.frame
     for (const layer of [this.layers.tint, this.layers.glow]) { layer.width = columns; layer.height = rows }
-    this.layers.tint.getContext('2d')?.putImageData(tint(this.labels, rows, columns, palette(this.work.state.structures), this.work.label, false), 0, 0)
+    this.layers.tint.getContext('2d')?.putImageData(tint(this.labels, rows, columns, palette(this.work.visible), this.firm, false), 0, 0)
     this.edges = outlines(this.labels, rows, columns)
     if (this.doubt) this.layers.glow.getContext('2d')?.putImageData(glow(this.doubt, rows, columns), 0, 0)
   }
@@ -148,6 +163,7 @@ export class SliceView {
     const size: [number, number, number, number] = [left, top, this.frame.columns * wide, this.frame.rows * high]
     brush.imageSmoothingEnabled = wide < 3
     brush.drawImage(this.layers.image, ...size)
+    if (this.second && this.work.fused) brush.drawImage(this.layers.fused, ...size)
     brush.imageSmoothingEnabled = false
     if (this.work.overlay && this.labels) { brush.drawImage(this.layers.tint, ...size); this.paintOutlines(brush, new DOMMatrix([wide, 0, 0, high, left, top])) }
     if (this.work.doubt && this.doubt) brush.drawImage(this.layers.glow, ...size)
@@ -196,7 +212,7 @@ export class SliceView {
     const here = this.work.state.said.filter((each) => each.plane === this.plane && each.t === this.shownT && each.kind !== 'slices' && each.kind !== 'interpolate')
     const said = new Set(here.map((each) => each.label))
     this.canvas.dataset.prompted = [...said].join(' ')
-    for (const { label, colour } of this.work.state.structures) {
+    for (const { label, colour } of this.work.visible) {
       const edge = this.edges.get(label)
       if (!edge) continue
       const path = new Path2D()
@@ -299,7 +315,7 @@ export class SliceView {
     if (this.stroke) {
       const layer = new OffscreenCanvas(this.stroke.columns, this.stroke.rows)
       const colour: [number, number, number] = this.stroke.positive ? [r, g, b] : [16, 20, 26]
-      layer.getContext('2d')?.putImageData(tint(this.stroke.pixels, this.stroke.rows, this.stroke.columns, new Map([[1, colour]]), 1), 0, 0)
+      layer.getContext('2d')?.putImageData(tint(this.stroke.pixels, this.stroke.rows, this.stroke.columns, new Map([[1, colour]]), () => 92), 0, 0)
       brush.drawImage(layer, ...size)
     }
     const [mmY, mmX] = this.work.plane(this.plane)?.spacing ?? [1, 1]
@@ -320,8 +336,16 @@ export class SliceView {
 
   private begin(spot: Spot, positive: boolean): void {
     if (!this.frame) return
-    this.stroke = new Stroke(this.frame.rows, this.frame.columns, this.work.plane(this.plane)?.spacing ?? [1, 1], this.work.radius, positive, spot)
+    this.stroke = new Stroke(this.frame.rows, this.frame.columns, this.work.plane(this.plane)?.spacing ?? [1, 1], this.work.radius, positive, spot, this.touched())
     this.paint()
+  }
+
+  /** Which pixels the brush may touch: those of the intensities that were asked for. */
+  private touched(): (pixel: number) => boolean {
+    const { frame } = this
+    const [low, high] = this.work.range
+    if (!frame || frame.channels === 3 || (low === null && high === null)) return () => true
+    return (pixel) => { const value = frame.low + (frame.codes[pixel] * (frame.high - frame.low)) / 65535; return value >= (low ?? -Infinity) && value <= (high ?? Infinity) }
   }
 
   private end(): void {
@@ -376,7 +400,7 @@ export class SliceView {
     const { tool } = this.work
     const kind = event.button === 2 ? 'window' : event.button === 1 ? 'pan' : DRAWN.has(tool) ? (tool as Drag['kind']) : null
     const other = event.shiftKey || event.altKey
-    if (kind === 'brush') this.begin(spot, !other)
+    if (kind === 'brush') this.begin(spot, this.work.outside === other)
     if (kind) { this.drag = { from: spot, line: [spot], kind, inside: this.work.outside === other || kind === 'diameter', x: event.clientX, y: event.clientY }; return }
     if (!this.holds(spot)) return
     this.work.move(this.plane, this.shownT, spot[0], spot[1])
@@ -450,7 +474,7 @@ export class SliceView {
   }
 
   private key(event: KeyboardEvent): void {
-    if (event.ctrlKey || event.metaKey) return
+    if (event.ctrlKey || event.metaKey || (!this.work.mayEdit && ['Enter', '-', 'b'].includes(event.key))) return
     const { t, y, x } = this.work.place(this.plane)
     const by = event.shiftKey ? 10 : 1
     const moves: Record<string, [number, number, number]> = {
@@ -461,7 +485,7 @@ export class SliceView {
     else if (move) { this.stroke = this.hover = null; this.work.move(this.plane, t + move[0], y + move[1], x + move[2]) }
     else if (event.key === 'Enter' && this.stroke) this.end()
     else if (event.key === 'Escape' && this.stroke) { this.stroke = null; this.paint() }
-    else if (this.work.tool === 'brush' && (event.key === 'Enter' || event.key === '-')) { this.hover = null; this.begin([y, x], event.key === 'Enter') }
+    else if (this.work.tool === 'brush' && (event.key === 'Enter' || event.key === '-')) { this.hover = null; this.begin([y, x], event.key === 'Enter' && !this.work.outside) }
     else if (event.key === 'Enter' && this.corner) { const from = this.corner; this.corner = null; this.drawn(this.work.tool === 'solid' ? 'solid' : 'box', [from, [y, x]], !this.work.outside) }
     else if (event.key === 'Enter' && this.work.solid) this.attempt(this.work.use())
     else if (event.key === 'Escape' && this.work.solid) this.work.discard()
@@ -499,7 +523,7 @@ export class Sheet {
     }
     fill(this.element, ...this.tiles.map((tile) => tile.button))
     work.listen((change) => {
-      if (change === 'labels' || change === 'state') for (const t of this.seen) void this.draw(t)
+      if (change === 'labels' || change === 'state' || change === 'looks') for (const t of this.seen) void this.draw(t)
       if (change === 'cursor' || change === 'rows') this.mark()
     })
     this.mark()
@@ -524,7 +548,7 @@ export class Sheet {
     const brush = canvas.getContext('2d')
     const layer = new OffscreenCanvas(frame.columns, frame.rows)
     brush?.putImageData(grey(frame, frame.low, frame.high), 0, 0)
-    if (labels.length === frame.rows * frame.columns) layer.getContext('2d')?.putImageData(tint(labels, frame.rows, frame.columns, palette(this.work.state.structures), 0), 0, 0)
+    if (labels.length === frame.rows * frame.columns) layer.getContext('2d')?.putImageData(tint(labels, frame.rows, frame.columns, palette(this.work.visible), () => 64), 0, 0)
     brush?.drawImage(layer, 0, 0)
   }
 }

@@ -1,17 +1,22 @@
 // What is open, and everything that can be done with it; views listen for what has changed.
 import * as api from './api'
 import type { Frame, Gesture, Info, Plane, Row, State, Structure, Told } from './api'
+import { fused } from './fusion'
+import type { Fused } from './fusion'
 import type { Measure, Ruler } from './measure'
 import { corners, cross, cut, span } from './shapes'
 import type { Range, Span, Spot } from './shapes'
 
 export type Tool = 'plus' | 'minus' | 'box' | 'solid' | 'lasso' | 'scribble' | 'diameter' | 'brush' | 'look' | Ruler
-export type Change = 'state' | 'cursor' | 'window' | 'tool' | 'labels' | 'rows' | 'progress' | 'overlay' | 'brush' | 'pending' | 'solid'
+export type Change = 'state' | 'cursor' | 'window' | 'tool' | 'labels' | 'rows' | 'progress' | 'overlay' | 'brush' | 'pending' | 'solid' | 'looks' | 'fusion'
 export type Draft = Omit<Gesture, 'label'>
 export interface Solid { span: Span; plane: Plane; t: number; inside: boolean }
+export interface Look { hidden: boolean; opacity: number; filled: boolean }
 export interface Cursor { s: number; p: number; l: number }
 export interface Progress { done: number; total: number; began: number }
 const KEPT_FRAMES = 160
+const REST_MS = 250 // on a slice, before the network looks at it
+const PLAIN: Look = { hidden: false, opacity: 25, filled: true }
 
 export class Work {
   state: State
@@ -24,9 +29,12 @@ export class Work {
   pending: Draft[] = []
   measures: Measure[] = []
   radius = 4
+  range: [number | null, number | null] = [null, null] // of intensities that the brush touches
   label = 0
   window: [number, number]
   overlay = true
+  looks = new Map<number, Look>()
+  fused: Fused | null
   doubt = false
   views = 'one'
   progress: Progress | null = null
@@ -39,14 +47,18 @@ export class Work {
   private stream: EventSource | null = null
   private turn: Promise<unknown> = Promise.resolve()
   private epoch = 0
+  private resting = 0
 
-  constructor(readonly info: Info) {
+  constructor(readonly info: Info, readonly mayEdit: boolean) {
+    if (!mayEdit) this.tool = 'look'
+    this.fused = info.overlay && fused(info.overlay)
     this.state = info.state
     this.label = info.state.structures.at(-1)?.label ?? 0
     const size = (name: Plane): number => this.plane(name)?.frames ?? 1
     this.cursor = { s: size('axial') >> 1, p: size('coronal') >> 1, l: size('sagittal') >> 1 }
     this.window = info.window ?? info.extent ?? [0, 255]
     void this.loadRows()
+    this.rest('axial', this.cursor.s)
     if (this.state.busy) this.follow()
   }
 
@@ -78,14 +90,27 @@ export class Work {
     if (plane === 'coronal') this.cursor = { s: up - y, p: t, l: x }
     if (plane === 'sagittal') this.cursor = { s: up - y, p: x, l: t }
     if (plane === 'image') { this.image = t; this.cursor = { s: 0, p: Math.max(0, Math.round(y)), l: Math.max(0, Math.round(x)) } }
+    this.rest(plane, t)
     this.tell('cursor')
   }
 
-  frame(plane: Plane, t: number): Promise<Frame> {
-    const key = `${plane}/${t}`
+  /** Whoever stays on a slice may point at it or one beside it: the network sees them before. */
+  private rest(plane: Plane, t: number): void {
+    window.clearTimeout(this.resting)
+    if (this.mayEdit && this.info.kind === 'volume') this.resting = window.setTimeout(() => { if (!this.pending.length) void api.get(this.path(`ahead/${plane}/${t}`)).catch(() => undefined) }, REST_MS)
+  }
+
+  look(label: number): Look { return this.looks.get(label) ?? PLAIN }
+  appear(label: number, change: Partial<Look>): void { this.looks.set(label, { ...this.look(label), ...change }); this.tell('looks') }
+  get visible(): Structure[] { return this.state.structures.filter((each) => !this.look(each.label).hidden) }
+
+  fusedFrame(plane: Plane, t: number): Promise<Frame | null> { return this.fused ? this.frame(plane, t, 'overlay') : Promise.resolve(null) }
+
+  frame(plane: Plane, t: number, what = 'frames'): Promise<Frame> {
+    const key = `${what}/${plane}/${t}`
     let found = this.frames.get(key)
     if (!found) {
-      found = api.frame(this.info.id, plane, t)
+      found = api.frame(this.info.id, plane, t, 0, what)
       found.catch(() => this.frames.delete(key))
     }
     this.frames.delete(key)
@@ -108,6 +133,7 @@ export class Work {
   /** One after the other. Those that wait when somebody else was first are dropped: they were meant for what was seen then. */
   private next(what: () => Promise<void>): Promise<void> {
     const { epoch } = this
+    if (!this.mayEdit) return Promise.resolve()
     const done = this.turn.then(() => (epoch === this.epoch ? what() : undefined))
     this.turn = done.catch(() => undefined)
     return done
@@ -147,10 +173,50 @@ export class Work {
 
   add(name = ''): Promise<void> { return this.next(() => this.begin(name)) }
   rename(label: number, name: string, colour: string): Promise<void> { return this.next(() => this.change(`structures/${label}`, { name, colour })) }
+  statistics(): Promise<api.Statistics[]> { return api.get(this.path('statistics')) }
+
+  /** A change of structures that is no gesture; what is told of it is shown. The first structure that is new is chosen. */
+  edit(path: string, form: object = {}): Promise<void> {
+    return this.next(async () => {
+      const before = new Set(this.state.structures.map((each) => each.label))
+      await this.change(path, form)
+      this.label = this.state.structures.find((each) => !before.has(each.label))?.label ?? this.label
+      this.message = (this.state.notes ?? []).join('; ')
+      this.tell('state')
+      this.tell('progress')
+      await this.loadRows()
+    })
+  }
+
+  async loadOutlines(files: File[]): Promise<void> { if (files.length) await this.edit('outlines', { upload: await api.send(files) }) }
+
+  /** Lay a second image over this one. */
+  async lay(files: File[]): Promise<void> {
+    if (!files.length) return
+    const id = await api.send(files)
+    try {
+      await api.post(`sessions/${id}/open`)
+    } catch (error) {
+      await api.remove(`sessions/${id}`).catch(() => undefined)
+      throw error
+    }
+    this.laid((await api.post<{ overlay: api.Overlay | null }>(this.path('overlay'), { upload: id })).overlay)
+  }
+
+  async unlay(): Promise<void> { this.laid((await api.post<{ overlay: api.Overlay | null }>(this.path('overlay'))).overlay) }
+
+  private laid(overlay: api.Overlay | null): void {
+    for (const key of [...this.frames.keys()]) if (key.startsWith('overlay/')) this.frames.delete(key)
+    this.info.overlay = overlay
+    this.fused = overlay && fused(overlay)
+    this.tell('fusion')
+  }
+
   drop(label: number): Promise<void> { return this.next(async () => { await this.change(`structures/${label}/remove`); await this.loadRows() }) }
 
   /** A gesture on the structure that is chosen now; `fill` completes it when its turn comes. */
   async say(draft: Draft, fill: (draft: Draft, label: number) => Promise<Draft> = async (same) => same): Promise<void> {
+    if (!this.mayEdit) return
     const chosen = this.active?.label
     this.pending = [...this.pending, draft]
     this.tell('pending')
@@ -305,5 +371,5 @@ export class Work {
   /** Frames that are worth a look, by what a correction there is expected to mend, over all structures. */
   worthALook(): Row[] { return this.rows.filter((row) => row.why).sort((a, b) => (b.gain ?? 0) - (a.gain ?? 0)).slice(0, 8) }
 
-  close(): void { this.stream?.close() }
+  close(): void { this.stream?.close(); window.clearTimeout(this.resting) }
 }

@@ -27,6 +27,7 @@ from medical_sam2.batch.table_cells import TABLES
 from medical_sam2.data.data_sets import CHANNEL, FOLDERS, stem
 from medical_sam2.errors import ConfigError, InputError, MedicalSam2Error, PromptError
 from medical_sam2.io.labels import AS_DRAWN, MaskRule, reorient
+from medical_sam2.io.prompt_file import check_limits_given_once
 from medical_sam2.io.registry import DICOM, SLICER, Options, data_suffixes, read_grid, recognise, suffixes
 from medical_sam2.prompts import Prompt
 from medical_sam2.tracking.plan import plan_tracking
@@ -101,8 +102,8 @@ def find_cases(
     else:
         prompted, unused = _pair(images, _sources_beside(images) if prompts is None else _sources_in(prompts, rule))
     if not prompted and template is None:
-        told = f"write {BESIDE.join(('NAME', ''))} beside them, or say --prompts with a table or a folder"
-        raise InputError(f"none of its {len(images)} images has prompts", told, subject=what)
+        remedy = f"write {BESIDE.join(('NAME', ''))} beside them, or say --prompts with a table or a folder"
+        raise InputError(f"none of its {len(images)} images has prompts", remedy, subject=what)
     unprompted = tuple(name for name in images if name not in prompted)
     found = FoundCases(tuple(prompted.values()), unprompted, tuple(unused), tuple(notes))
     return _by_template(found, images, template, what)
@@ -248,7 +249,7 @@ def check_cases(cases: Sequence[BatchCase], options: Options, views: str, subjec
         subject: the table or the folder, for messages.
 
     Returns:
-        Case → a volume of zeros in the grid of its image, where the header told it. Images that cannot be read are left to
+        Case → a volume of zeros in the grid of its image, where the header has it. Images that cannot be read are left to
         their turn: they cost their own row, not the others'.
 
     Raises:
@@ -282,16 +283,16 @@ def _find_faults(
 def _check_case(case: BatchCase, grid: Volume, views: str | None) -> list[MedicalSam2Error]:
     """What is wrong with the prompts of an image; masks are compared by their grids alone."""
     problems: list[MedicalSam2Error] = []
-    told: list[tuple[TableRow, tuple[Prompt, ...]]] = []
+    checked: list[tuple[TableRow, tuple[Prompt, ...]]] = []
     for row in (source for source in case.prompts if isinstance(source, TableRow)):
         try:
             if row.key == "masks":
                 _check_mask(row, grid)
             else:
-                told.append((row, row.read(grid).prompts))
+                checked.append((row, row.read(grid).prompts))
         except MedicalSam2Error as error:
             problems.append(error)
-    problems += _contradictions(told, grid)
+    problems += _contradictions(checked, grid)
     if (
         problems
         or views is None
@@ -301,11 +302,12 @@ def _check_case(case: BatchCase, grid: Volume, views: str | None) -> list[Medica
     try:
         prompts = [prompt for source in case.prompts for prompt in _without_masks(source, grid)]
         if prompts:
+            check_limits_given_once(prompts)
             plan_tracking(grid, prompts, views)
     except ConfigError:  # of the views: no prompt is to blame
         raise
     except MedicalSam2Error as error:
-        rows = [row.where for row, _ in told]
+        rows = [row.where for row, _ in checked]
         return [error.about(rows[0] + f" and the other rows of {case.name}" * (len(rows) > 1) if rows else case.name)]
     return []
 

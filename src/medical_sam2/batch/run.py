@@ -123,7 +123,7 @@ class BatchSettings:
 
     def make_layout(self) -> ResultLayout:
         """How results lie; raises ConfigError if nobody knows the name."""
-        return find(LAYOUTS, self.layout, what="layout")()
+        return find(LAYOUTS, self.layout, what="layout", makes=ResultLayout)()
 
     def load_segmenter(self) -> Segmenter:
         """The network, on its device; raises what `Segmenter.from_pretrained` does."""
@@ -291,7 +291,7 @@ class BatchRun:
                     write_tables(self.done(), self.folder, self.part)
                     yield outcome
             except BaseException:
-                with suppress(MedicalSam2Error):  # what stopped the run is to be told, not this
+                with suppress(MedicalSam2Error):  # what stopped the run is to be reported, not this
                     self._write_shared()
                 raise
             self._write_shared()
@@ -344,7 +344,7 @@ def _read_template(files: TemplateFiles, reading: tuple[tuple[str, Any], ...], c
     return Template(image, io.load_segmentation(files.mask, image, files.rule))
 
 
-# Whatever goes wrong with a case is told in its row: the cases of a night must not depend on one of them.
+# Whatever goes wrong with a case stands in its row: the cases of a night must not depend on one of them.
 def run_job(job: BatchJob, segmenter: Segmenter) -> CaseOutcome:
     """Outline a case and write its results; what it failed from is in the outcome."""
     try:
@@ -352,8 +352,8 @@ def run_job(job: BatchJob, segmenter: Segmenter) -> CaseOutcome:
         save_outcome(outcome, job.folder)
         return outcome
     except MedicalSam2Error as error:
-        told = error.about(job.case.image)
-        return CaseOutcome(job.case.name, problem=str(told), exit_code=told.exit_code)
+        named = error.about(job.case.image)
+        return CaseOutcome(job.case.name, problem=str(named), exit_code=named.exit_code)
     except Exception as error:
         defect = f"this is a defect of medsam2 ({type(error).__name__}); please report it", DEFECT
         problem, code = explain_refusal(error) or defect
@@ -443,8 +443,8 @@ def _contents(case: BatchCase) -> list[Path]:
     if case.image.is_dir():
         return sorted(path for path in case.image.iterdir() if path.is_file())
     halves = [case.image.with_suffix(suffix) for suffix in sorted(registry.data_suffixes())]
-    apart = [half for half in halves if case.image.suffix.lower() in registry.header_suffixes() and half.is_file()]
-    return [*(case.channels or (case.image,)), *apart]
+    beside = [half for half in halves if case.image.suffix.lower() in registry.header_suffixes() and half.is_file()]
+    return [*(case.channels or (case.image,)), *beside]
 
 
 @dataclass(frozen=True)
@@ -453,7 +453,7 @@ class BatchEstimate:
 
     Args:
         seconds: about so long; at most, where nothing was done yet that could be measured.
-        bytes: memory of the largest case; 0 where no header told a size.
+        bytes: memory of the largest case; 0 where no header has a size.
         measured: whether earlier cases of this folder tell the time.
     """
 

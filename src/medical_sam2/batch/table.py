@@ -37,6 +37,7 @@ from medical_sam2.io.prompt_file import (
     LETTERS,
     NamedPrompts,
     Unit,
+    check_limits_given_once,
     load_prompts,
     masks_from,
     parse_prompts,
@@ -46,7 +47,7 @@ from medical_sam2.plugins import suggestion
 from medical_sam2.strokes import ShapeInterpolation
 from medical_sam2.volume import Volume
 
-MOST_TOLD = 20
+MOST_SHOWN, LONGEST_NAME = 20, 150
 
 
 class PromptSource(Protocol):
@@ -120,8 +121,10 @@ class BatchCase:
         for label, name in (pair for each in found for pair in each.names.items()):
             if names.setdefault(label, name) != name:
                 raise PromptError(f"object {label} is called {names[label]!r} and {name!r}", "give it one name")
+        prompts = tuple(prompt for each in found for prompt in each.prompts)
+        check_limits_given_once(prompts)
         return NamedPrompts(
-            tuple(prompt for each in found for prompt in each.prompts),
+            prompts,
             names,
             tuple(file for each in self.prompts for file in each.files),
         )
@@ -268,10 +271,10 @@ def raise_together(problems: Sequence[MedicalSam2Error], subject: Path) -> None:
     if problems:
         problems = sorted(problems, key=_row_number)
         error = InputError(f"{len(problems)} rows or images cannot be used", "mend what is named above", subject=subject)
-        for each in problems[:MOST_TOLD]:
+        for each in problems[:MOST_SHOWN]:
             error.add_note(str(each))
-        if len(problems) > MOST_TOLD:
-            error.add_note(f"… and {len(problems) - MOST_TOLD} more")
+        if len(problems) > MOST_SHOWN:
+            error.add_note(f"… and {len(problems) - MOST_SHOWN} more")
         raise error
 
 
@@ -282,7 +285,7 @@ def _row_number(problem: MedicalSam2Error) -> int:
 
 
 class _TableReader:
-    """Reads a table; what is wrong is collected, so that all of it is told at once."""
+    """Reads a table; what is wrong is collected, so that all of it is reported at once."""
 
     def __init__(self, path: Path, images: Mapping[str, BatchCase] | None, rule: MaskRule, *, bare: bool) -> None:
         self._path, self._images, self._rule, self._bare = path, images, rule, bare
@@ -420,7 +423,9 @@ def check_name(name: str) -> str:
     Raises:
         InputError: they cannot.
     """
-    if not name.isprintable() or name.startswith((".", "-", " ")) or set(name) & set('/\\:*?"<>|') or not 0 < len(name) <= 150:
+    if len(name) > LONGEST_NAME:
+        raise InputError(f"the name {name[:20]!r} … of a case has {len(name)} letters", f"give it {LONGEST_NAME} at most")
+    if not name or not name.isprintable() or name.startswith((".", "-", " ")) or set(name) & set('/\\:*?"<>|'):
         raise InputError(f"no file can be called {name[:40]!r}", "name the case with letters, digits, - and _")
     return name
 

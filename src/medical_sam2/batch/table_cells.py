@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from medical_sam2 import io
-from medical_sam2.errors import FormatError, InputError
+from medical_sam2.errors import FormatError, InputError, read_number
 from medical_sam2.io.prompt_file import OBJECT_KEYS, STROKE_KEYS, Unit
 from medical_sam2.io.safe_open import open_regular
 from medical_sam2.plugins import suggestion
@@ -38,6 +38,10 @@ MOST_BYTES = 1 << 28
 
 def read_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """Number and cells of each row; the first line is row 1, as in a spreadsheet."""
+    suffix = path.suffix.lower()
+    if suffix not in TABLES:
+        remedy = f"give a folder of images, or end the name of a table in one of {', '.join(TABLES)}"
+        raise FormatError("this is no table of prompts", remedy, subject=path)
     with open_regular(path) as stream:
         data = stream.read(MOST_BYTES + 1)
     if len(data) > MOST_BYTES:
@@ -46,9 +50,6 @@ def read_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError:
         raise FormatError("it is not written in UTF-8", "save it as UTF-8", subject=path) from None
-    suffix = path.suffix.lower()
-    if suffix not in TABLES:
-        raise FormatError("this is no table of prompts", f"end its name in one of {', '.join(TABLES)}", subject=path)
     yield from _json_rows(text, path) if suffix in LINES else _cell_rows(text, SEPARATORS[suffix], path)
 
 
@@ -68,6 +69,8 @@ def _cell_rows(text: str, separator: str, path: Path) -> Iterator[tuple[int, dic
     lines = csv.reader(text_io.StringIO(text, newline=""), delimiter=separator, strict=True)
     try:
         names = [name.strip() for name in next(lines, [])]
+        while names and not names[-1]:  # a comma at the end, as spreadsheets leave it
+            names.pop()
         _check_columns(names, path)
         for row in lines:
             if any(cell.strip() for cell in row[len(names) :]):
@@ -81,6 +84,8 @@ def _cell_rows(text: str, separator: str, path: Path) -> Iterator[tuple[int, dic
 
 def _check_columns(names: Sequence[str] | Mapping[str, Any], subject: Path | str) -> None:
     for place, name in enumerate(names):
+        if not name:
+            raise FormatError(f"its column {place + 1} has no name", "name it, or leave it out", subject=subject)
         if name not in COLUMNS:
             raise FormatError(f"it has the unknown column {name[:40]!r}", suggestion(name, COLUMNS), subject=subject)
         if name in list(names)[:place]:
@@ -130,8 +135,8 @@ def number_of(value: Any, what: str) -> float:
         InputError: there is none.
     """
     try:
-        number = float("" if isinstance(value, bool) else value)
-    except (TypeError, ValueError):
+        number = float("" if isinstance(value, bool) else read_number(value) if isinstance(value, str) else value)
+    except (TypeError, ValueError, OverflowError):
         raise InputError(f"{what} {str(value)[:20]!r} is no number", "write one, with a point before decimals") from None
     return int(number) if number.is_integer() else number
 

@@ -34,7 +34,7 @@ SUFFIXES: Mapping[str, Sequence[str]] = {
 }
 
 
-def check_room_for_libraries() -> None:
+def check_memory_for_libraries() -> None:
     """Refuse to load torch where there is too little memory: a library that finds none may end the process without a word.
 
     Raises:
@@ -136,7 +136,7 @@ def _labels_files(outputs: OutputOptions, objects: Sequence[int]) -> dict[int | 
     """Object → file of its labels; None → that of all of them, where they are not separated."""
     if not separated(outputs):
         return {None: outputs.output}
-    return {**file_of_each(outputs.output, objects, outputs.format)}
+    return {**file_of_each(outputs.output, objects, outputs.format, numbered=outputs.separate)}
 
 
 def read(file: Path, reading: Reading) -> Volume:
@@ -233,9 +233,9 @@ def same(one: Path, other: Path) -> bool:
     return os.path.realpath(one) == os.path.realpath(other)  # a link that leads in a circle is no error here
 
 
-def file_of_each(path: Path, labels: Sequence[int], formats: Sequence[str] = ()) -> dict[int, Path]:
-    """Label → file: the one that was named, or NAME-LABEL where there are several objects."""
-    if len(labels) == 1:
+def file_of_each(path: Path, labels: Sequence[int], formats: Sequence[str] = (), *, numbered: bool = False) -> dict[int, Path]:
+    """Label → file: the one that was named, or NAME-LABEL where there are several objects, or all are to be numbered."""
+    if len(labels) == 1 and not numbered:
         return {labels[0]: path}
     suffix = _suffix(path, registry.written(plugins=formats))
     return {label: path.with_name(f"{path.name[: -len(suffix)]}-{label}{path.name[-len(suffix) :]}") for label in labels}
@@ -288,7 +288,7 @@ def write(
         volume: the image.
         found: what was outlined in it.
         prompts: drawn in the preview.
-        report: what is told of the run.
+        report: facts about the run.
         objects: that were asked for, or were there before.
 
     Returns:
@@ -324,6 +324,7 @@ def _label_savers(
         yield path, lambda file, label=label: io.save(_alone(whole, label), file, volume, formats=outputs.format)
 
 
+# One line for each option: a table of them would need as many functions as there are branches here.
 def _savers(
     outputs: OutputOptions, volume: Volume, found: Segmentation, prompts: Sequence[Prompt], report: Mapping[str, Any]
 ) -> Iterator[tuple[Path, Saver]]:

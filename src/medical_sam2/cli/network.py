@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from hashlib import file_digest
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from medical_sam2.intensity_window import Window, choose_window, named_window
 from medical_sam2.io.prompt_file import NamedPrompts
 from medical_sam2.io.safe_open import require_memory
 from medical_sam2.model.catalogue import NAMED_WEIGHTS, is_hub_id, trained_size
-from medical_sam2.model.memory_bank import POLICIES
+from medical_sam2.model.memory_bank import POLICIES, Policy
 from medical_sam2.model.weights import weights_file
 from medical_sam2.plugins import find
 from medical_sam2.prompts import Mask
@@ -45,10 +46,14 @@ def check_set_settings(options: SetInferenceOptions) -> None:
     """The same for a set of images.
 
     Raises:
-        ConfigError: unknown bank, order or window; a seed that changes nothing.
+        ConfigError: unknown bank, order or window; a plug-in that is none; a seed that changes nothing.
     """
-    find(POLICIES, options.bank, what="bank")
-    find(ORDERS, options.order, what="order")
+    find(POLICIES, options.bank, what="bank", makes=Policy)
+    try:
+        signature(find(ORDERS, options.order, what="order")).bind([], None)
+    except (TypeError, ValueError):
+        remedy = "give a function of the images that wait and their likeness (see medical_sam2.tracking.image_set.Order)"
+        raise ConfigError(f"{options.order} is no order", remedy) from None
     named_window(options.window)
     if options.seed < 0:
         raise ConfigError(f"--seed {options.seed} is negative", "give 0 or more")

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 from cyclopts import Group, Parameter, Token, convert
 
-from medical_sam2.errors import ConfigError, InputError, PromptError
+from medical_sam2.errors import ConfigError, InputError, PromptError, read_number
 
 FLAG = Parameter(negative="", show_default=False)
 REPEATED = Parameter(negative="", show_default=False)
@@ -150,15 +150,19 @@ class FinishingOptions:
 
 
 def convert_strictly(kind: Any, tokens: Sequence[Token]) -> Any:
-    """What an option means: cyclopts would round 1.5 where a whole number is wanted.
+    """What an option means: cyclopts would round 1.5 where a whole number is wanted, and take 1_0 for 10.
 
     Raises:
-        InputError: a whole number is wanted and something else was given.
+        InputError: a number is wanted and something else was given.
     """
     if kind in (int, int | None):
         for token in tokens:
             if not re.fullmatch(r"[+-]?\d{1,18}", token.value):
                 raise InputError(f"{token.value!r} is no whole number", "give one", subject=token.keyword)
+    if kind in (float, float | None):
+        for token in tokens:
+            if _number(token.value) is None:
+                raise InputError(f"{token.value!r} is no number", "give one", subject=token.keyword)
     return convert(kind, tokens)
 
 
@@ -233,6 +237,6 @@ def _split(text: str) -> tuple[str, list[str]]:
 
 def _number(part: str) -> float | None:
     try:
-        return float(part)
-    except ValueError:
+        return float(read_number(part))
+    except (ValueError, OverflowError):
         return None

@@ -16,7 +16,7 @@ from medical_sam2.cli.options import FLAG, PIXELS, REPEATED, VOXELS, WITH_HYPHEN
 from medical_sam2.errors import AmbiguousError, ConfigError, InputError, MedicalSam2Error, PromptError
 from medical_sam2.io.image_folder import ImageFolder
 from medical_sam2.io.labels import MOST_OBJECTS, MaskRule, Outline, is_lossy, outlines, read_label_map
-from medical_sam2.io.prompt_file import NamedPrompts, Places, load_prompts, masks_from
+from medical_sam2.io.prompt_file import NamedPrompts, Places, check_limits_given_once, load_prompts, masks_from
 from medical_sam2.prompts import FramePrompt, Mask, Prompt, check_frame_prompt
 from medical_sam2.strokes import (
     Diameter,
@@ -38,6 +38,7 @@ STROKES: tuple[tuple[str, type[Stroke], bool], ...] = (
     ("negative_lasso", Lasso, False),
     ("diameter", Diameter, True),
 )
+GIVE_PROMPT = "give --point I J K, --box, --mask or --prompts"
 POINTED = ("point", "negative", "box", "negative_box", "slices", *(option for option, _, _ in STROKES))
 
 
@@ -187,7 +188,10 @@ def volume_prompts(options: PromptOptions, volume: Volume, earlier: Volume | Non
             or _nothing_to_join()
         )
     if not prompts:
-        raise PromptError("there is no prompt", "give --point I J K, --box, --mask or --prompts")
+        raise PromptError("there is no prompt", GIVE_PROMPT)
+    check_limits_given_once(prompts)
+    if earlier is not None and all(isinstance(prompt, SliceRange) for prompt in prompts):
+        raise PromptError("there is no prompt: slices only say where an object may be corrected", GIVE_PROMPT)
     drawn = {outline.label: outline.name for outline in reader.outlines if outline.name}
     names = {**drawn, **from_file.names, **_names(options.name, reader.label)}
     _check_object(options, asked=reader.asked)

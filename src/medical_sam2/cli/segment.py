@@ -84,7 +84,7 @@ def _check(file: Path, outputs: OutputOptions, prompts: PromptOptions, options: 
     masks = (split_page(str(word))[0] for word in prompts.mask)
     inputs = [file, *masks, *(path for path in (prompts.prompts, prompts.correct) if path is not None)]
     files.check_files(inputs, prompts.correct, outputs)
-    files.check_room_for_libraries()
+    files.check_memory_for_libraries()
     if options.overlap:
         files.check_overlap(outputs)
         if options.priority:
@@ -137,9 +137,9 @@ def _read(
     earlier = _read_earlier(prompts.correct, image)
     named = volume_prompts(prompts, image, earlier)
     with files.naming(prompts.correct):
-        told = io.describe_labels(prompts.correct, image, labels_in(earlier.array))
-    names = {outline.label: outline.name for outline in told if outline.name}
-    colours = {outline.label: outline.colour for outline in told if outline.colour}
+        described = io.describe_labels(prompts.correct, image, labels_in(earlier.array))
+    names = {outline.label: outline.name for outline in described if outline.name}
+    colours = {outline.label: outline.colour for outline in described if outline.colour}
     return image, earlier, replace(named, names={**names, **named.names}, colours={**colours, **named.colours})
 
 
@@ -224,7 +224,7 @@ def suggest(
     else:
         image = files.read(what, reading)
         named = volume_prompts(PromptOptions(**vars(prompts)), image)
-        files.check_room_for_libraries()
+        files.check_memory_for_libraries()
         from medical_sam2.cli import network  # torch takes seconds to load: not for a report, nor for a mistyped path
 
         axis, needs = network.neediest_slices(image, named, options, count)

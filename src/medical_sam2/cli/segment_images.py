@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from medical_sam2.cli import plain, report
-from medical_sam2.cli.files import SetOutputOptions, as_json, check_place, check_room_for_libraries, check_suffix, same
+from medical_sam2.cli.files import SetOutputOptions, as_json, check_memory_for_libraries, check_place, check_suffix, same
 from medical_sam2.cli.options import FLAG, SetInferenceOptions
 from medical_sam2.cli.prompts import SetPromptOptions, SetPrompts, set_prompts
 from medical_sam2.errors import ConfigError, InputError, MedicalSam2Error
@@ -57,7 +57,7 @@ def segment_images(
     _check_annotations(run)
     run.prompts = set_prompts(prompts, images)
     _check_masks(run)
-    check_room_for_libraries()
+    check_memory_for_libraries()
     from medical_sam2.cli import network  # torch takes seconds to load: not for a mistyped path
 
     network.check_set_settings(options)
@@ -200,7 +200,7 @@ class _SetRun:
 
     def _keep_finished(self) -> None:
         """After an interrupt or an error: the annotations of what is finished, and how much that is."""
-        with suppress(MedicalSam2Error):  # what stopped the run is to be told, not this
+        with suppress(MedicalSam2Error):  # what stopped the run is to be reported, not this
             self._write_annotations()
         if self.done:
             done = f"{len(self.done)} of {len(self.images)} images are outlined"

@@ -12,7 +12,7 @@ from cyclopts import Group, Parameter
 from medical_sam2.batch.cases import FoundCases, check_cases, find_cases, find_faulty_rows
 from medical_sam2.batch.table import Check, TemplateFiles
 from medical_sam2.cli import plain, report
-from medical_sam2.cli.files import Reading, check_room_for_libraries
+from medical_sam2.cli.files import Reading, check_memory_for_libraries
 from medical_sam2.cli.options import FLAG, REPEATED, FinishingOptions, InferenceOptions
 from medical_sam2.errors import ConfigError, InputError, MedicalSam2Error
 from medical_sam2.io.labels import MaskRule
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from medical_sam2.batch.run import BatchEstimate, BatchJob, BatchRun, Existing
 
 AS_USUAL, AS_IT_IS, AS_FOUND = InferenceOptions(), Reading(), FinishingOptions()
-MOST_TOLD = 5
+MOST_SHOWN = 5
 
 
 @Parameter(name="*", group=Group("Prompts", sort_key=1))
@@ -125,7 +125,8 @@ class SharingOptions:
         found = re.fullmatch(r"(\d{1,6})/(\d{1,6})", self.part)
         number, count = (int(found[1]), int(found[2])) if found else (0, 0)
         if not 1 <= number <= count:
-            raise ConfigError(f"--part {self.part} is no part", "give NUMBER/COUNT, from 1/20 to 20/20")
+            parts = f"1/{count} to {count}/{count}" if count else "1/20 to 20/20"
+            raise ConfigError(f"--part {self.part} is no part", f"give NUMBER/COUNT, from {parts}")
         return number, count
 
 
@@ -164,11 +165,11 @@ def segment_volumes(
     given: dict[str, Any] = {**vars(options), **vars(reading), **vars(outputs), "finishing": finish}
     settings = run.BatchSettings(**{each.name: given[each.name] for each in fields(run.BatchSettings)})
     batch = run.BatchRun(found.cases, outputs.output, settings, existing=existing, part=share)
-    _tell_found(found, batch)
+    _print_found(found, batch)
     segmenter = settings.load_segmenter() if batch.todo and (dry_run or sharing.cluster is None) else None
     if dry_run:
         cost = None if segmenter is None else run.estimate(batch, grids, segmenter)
-        failing = _tell_unwritable(batch, grids)
+        failing = _find_unwritable(batch, grids)
         report.print_report(_facts(batch, cost), _dry_run_text(batch, cost, failing), json=json)
         return max((error.exit_code for error in failing.values()), default=0)
 
@@ -217,9 +218,9 @@ def _find_and_check(
     options: InferenceOptions,
     finish: FinishingSettings,
 ) -> tuple[FoundCases, dict[str, Any]]:
-    """The cases, and their grids as far as headers tell; whatever is wrong with any of them is told at once."""
+    """The cases, and their grids as far as headers tell; whatever is wrong with any of them is reported at once."""
     how = Options(geometry_from=reading.geometry_from, frame=reading.frame)
-    with _telling_notes():
+    with _printing_notes():
         found = _find(what, prompts, outputs, lambda cases: find_faulty_rows(cases, how))
         grids = check_cases(found.cases, how, options.views, what if prompts.prompts is None else prompts.prompts)
     _check_finishing(found, grids, finish)
@@ -238,7 +239,7 @@ def _find(what: Path, prompts: BatchPromptOptions, outputs: BatchOutputOptions, 
         raise ConfigError(f"{option} speaks of masks, and none was given", "leave it out")
     if prompts.channel and not any(case.channels for case in found.cases):
         raise ConfigError("--channel changes nothing: no image has several", "leave it out")
-    check_room_for_libraries()
+    check_memory_for_libraries()
     return found
 
 
@@ -269,7 +270,7 @@ def _check_priority(found: FoundCases, grids: Mapping[str, Any], priority: Seque
         return
     known = [case.read_prompts(grids[case.name]) for case in found.cases if case.name in grids and not case.reads_masks]
     if len(known) < len(found.cases):
-        return  # the others tell in their turn
+        return  # the others are checked in their turn
     several = [named for named in known if len(named.labels) > 1]
     for word in priority:
         if not any(word in (str(label), named.names.get(label)) for named in known for label in named.labels):
@@ -289,7 +290,7 @@ def _check_one_object(found: FoundCases, grids: Mapping[str, Any], outputs: Batc
 
 
 @contextmanager
-def _telling_notes() -> Iterator[None]:
+def _printing_notes() -> Iterator[None]:
     """Print the lines of an error that stands for several."""
     try:
         yield
@@ -299,7 +300,7 @@ def _telling_notes() -> Iterator[None]:
         raise
 
 
-def _tell_found(found: FoundCases, run: "BatchRun") -> None:
+def _print_found(found: FoundCases, run: "BatchRun") -> None:
     """What was guessed or left out, before hours are spent."""
     for note in found.notes:
         report.print_note(plain(note))
@@ -309,10 +310,10 @@ def _tell_found(found: FoundCases, run: "BatchRun") -> None:
         ("cases were made with other settings, weights, prompts or images and are done again", run.changed),
     ):
         if names:
-            report.print_note(plain(f"{len(names)} {what}: {', '.join(names[:MOST_TOLD])}{' …' * (len(names) > MOST_TOLD)}"))
+            report.print_note(plain(f"{len(names)} {what}: {', '.join(names[:MOST_SHOWN])}{' …' * (len(names) > MOST_SHOWN)}"))
 
 
-def _tell_unwritable(run: "BatchRun", grids: Mapping[str, Any]) -> dict[str, MedicalSam2Error]:
+def _find_unwritable(run: "BatchRun", grids: Mapping[str, Any]) -> dict[str, MedicalSam2Error]:
     """Cases beside whose images results could not be written, as far as headers tell, and why."""
     failing = dict[str, MedicalSam2Error]()
     for job in run.todo:
@@ -327,7 +328,7 @@ def _tell_unwritable(run: "BatchRun", grids: Mapping[str, Any]) -> dict[str, Med
 
 
 def _outline(run: "BatchRun", outcomes: "Iterator[CaseOutcome]", *, quiet: bool) -> int:
-    """The exit code; failures are told as they happen, and counted at the end."""
+    """The exit code; failures are printed as they happen, and counted at the end."""
     failed: list[CaseOutcome] = []
     with report.Progress(quiet=quiet) as progress:
         for done, outcome in enumerate(outcomes, start=1):
@@ -374,7 +375,7 @@ def _dry_run_text(run: "BatchRun", cost: "BatchEstimate | None", failing: Mappin
     for files in {job.case.template for job in run.todo if job.case.template is not None}:
         lines.append(f"template {files.image.name}, labels {files.mask.name}")
     todo = [job.case.name for job in run.todo if job.case.name not in failing]
-    lines += [f"would outline {name}" for name in todo[:MOST_TOLD]] + ["…"] * (len(todo) > MOST_TOLD)
+    lines += [f"would outline {name}" for name in todo[:MOST_SHOWN]] + ["…"] * (len(todo) > MOST_SHOWN)
     if cost is not None:
         minutes = f"{cost.seconds:.0f} s" if cost.seconds < 120 else f"{cost.seconds / 60:.0f} min"
         how = "as the cases that are done" if cost.measured else "at most, by eight slices that were made up"

@@ -11,7 +11,7 @@ from medical_sam2.cli.evaluate import EvaluationOptions
 from medical_sam2.cli.options import InferenceOptions
 from medical_sam2.cli.report import Progress, print_note
 from medical_sam2.errors import ConfigError
-from medical_sam2.evaluate.methods.named import find_method
+from medical_sam2.evaluate.methods import find_method
 from medical_sam2.evaluate.protocols import BEYOND_PAPER, PRESETS, PROTOCOLS, find_protocol, trim_protocol
 from medical_sam2.evaluate.report import write_report
 from medical_sam2.evaluate.run import run_studies

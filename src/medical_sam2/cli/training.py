@@ -46,7 +46,7 @@ def run_recipe(
     if not resume and (output / NAME).exists():
         raise ConfigError("a run is in this folder already", "add --resume to go on, or choose another one", subject=output)
     with ProcessGroup(device) as processes:
-        if resume and _is_finished(parsed, output, output / "weights", say=processes.first):
+        if resume and _is_finished(parsed, output, output / "weights", print_it=processes.first):
             return
         torch.manual_seed(parsed.seed)
         training = TrainingRun(_make_network(parsed), parsed, output, processes)
@@ -59,7 +59,7 @@ def run_recipe(
         del training, network
 
 
-def _is_finished(recipe: Recipe, run: Path, outcome: Path, *, say: bool = True) -> bool:
+def _is_finished(recipe: Recipe, run: Path, outcome: Path, *, print_it: bool = True) -> bool:
     """Whether all steps of a run are done, and what comes of it was written after them; a line says so.
 
     Args:
@@ -70,7 +70,7 @@ def _is_finished(recipe: Recipe, run: Path, outcome: Path, *, say: bool = True) 
     written = [path.stat().st_mtime_ns for path in (outcome, *outcome.glob("*")) if path.is_file()]
     if not written or min(written) < (run / NAME).stat().st_mtime_ns:
         return False
-    if say:
+    if print_it:
         print_note(f"{run}: this run is finished, all {recipe.steps} steps of it; nothing was changed")
     return True
 
@@ -118,8 +118,8 @@ def _go_on(output: Path, dataset: DataSet, options: FinetuneOptions) -> Recipe:
     """
     begun, usual = read_begun(output / "run"), FinetuneOptions()
     named = {"start": options.weights != usual.weights, "seed": options.seed != usual.seed}
-    told = {"start": options.weights, "seed": options.seed}
-    recipe = replace(begun, **{name: told[name] for name, given in named.items() if given})
+    asked = {"start": options.weights, "seed": options.seed}
+    recipe = replace(begun, **{name: asked[name] for name, given in named.items() if given})
     if options.steps != usual.steps and options.max_minutes is None:
         recipe = replace(recipe, phases=tuple(replace(phase, steps=options.steps) for phase in recipe.phases))
     recipe = _override(recipe, options.settings)

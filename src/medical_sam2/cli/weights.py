@@ -44,7 +44,7 @@ def info(name: str, *, one_object: Json = False) -> None:
         print(json.dumps(description, indent=2))
         return
     for field, value in description.items():
-        text = "not told by the file: say --image-size" if value is None else value
+        text = "not in the file: give --image-size" if value is None else value
         print(f"{field:<12} {' '.join(map(str, value)) if isinstance(value, tuple) else text}")
 
 

@@ -434,8 +434,8 @@ def _find_images(folder: Path) -> list[Path]:
     if not folder.is_dir():
         return [folder] if recognise(folder) else []
     files = [path for path in sorted(folder.iterdir()) if not path.name.startswith(".")]
-    apart = data_suffixes()  # read through the header beside them
-    kinds = {path: _recognise_file(path) for path in files if path.is_file() and path.suffix.lower() not in apart}
+    data_files = data_suffixes()  # read through the header beside them
+    kinds = {path: _recognise_file(path) for path in files if path.is_file() and path.suffix.lower() not in data_files}
     if any(kind is DICOM for kind in kinds.values()) and folder.name not in (IMAGES, LABELS):
         return [folder]
     series = [path for path in files if path.is_dir() and any(_recognise_file(inner) is DICOM for inner in _first_files(path))]

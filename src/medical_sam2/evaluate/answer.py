@@ -1,13 +1,17 @@
 """One answer: the simulated reader prompts a case, a method outlines it, and the masks are measured.
 
+At the end what the reader says of a volume that prompts of single slices do not hold: a line, where it ends, joined outlines.
+
 Shapes: T slices of the prompted view, or images of a set; H W pixels.
 """
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache, partial
 from hashlib import blake2b
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,20 +19,30 @@ import torch
 from numpy.typing import NDArray
 
 from medical_sam2.errors import MedicalSam2Error, PromptError
-from medical_sam2.evaluate.cases import EvaluationCase, FramePrompts, MaskArray, SimulatedReader, follow_suggestions
+from medical_sam2.evaluate.cases import (
+    EvaluationCase,
+    FramePrompts,
+    MaskArray,
+    SimulatedReader,
+    VolumeTask,
+    draw_beside,
+    follow_suggestions,
+)
 from medical_sam2.evaluate.figures import write_sketch
+from medical_sam2.evaluate.methods import find_method
 from medical_sam2.evaluate.methods.interface import MethodAnswer, MethodInputs, TrainingCases
-from medical_sam2.evaluate.methods.named import find_method
-from medical_sam2.evaluate.protocols import OF_VOLUMES, Condition
+from medical_sam2.evaluate.protocols import OF_VOLUMES, Condition, Kind
 from medical_sam2.evaluate.rounds import answer_rounds
 from medical_sam2.evaluate.study import EvaluationJob, NetworkSettings, Row
-from medical_sam2.evaluate.volume_prompts import cut_to_limits, prompts_of_volume, shown_on_slices
 from medical_sam2.metrics import dice, iou, score
 from medical_sam2.model.weights import load_backbone
-from medical_sam2.prompts import Prompt
+from medical_sam2.prompts import Box, Index, Prompt
 from medical_sam2.segmenter import Segmenter
+from medical_sam2.simulate import draw_scribble
+from medical_sam2.strokes import Lasso, Scribble, ShapeInterpolation, SliceRange
 from medical_sam2.tracking.frames import to_input
 from medical_sam2.tracking.image_viewer import unit_vector
+from medical_sam2.tracking.limits import limits_of
 
 KEEP_MB = 1500.0  # of what was encoded: structures, methods, seeds and conditions of a case share it
 STAGES = 10  # steps that the bank's mutual information is averaged over
@@ -44,7 +58,7 @@ class HashedPrompts:
 
     @classmethod
     def of(cls, prompts: FramePrompts, volume_prompts: Sequence[Prompt] = (), kind: str = "") -> "HashedPrompts":
-        """With its digest; what is told beside the prompts follows from their kind."""
+        """With its digest; what goes beside the prompts follows from their kind."""
         digest = blake2b((kind if volume_prompts else "").encode(), digest_size=16)
         for t, prompt in sorted(prompts.items()):
             box, mask, settled = prompt.box_xyxy, prompt.mask_hw, prompt.settled_hw
@@ -82,15 +96,29 @@ def answer_once(job: EvaluationJob, hashed: HashedPrompts) -> tuple[tuple[Row, .
     Returns:
         Its rows; frames that nobody prompted and on which something was outlined, with how sure the answer is of them.
     """
-    began, prompts = time.monotonic(), hashed.prompts
-    shown = job.load()
-    found = _ask_method(job, shown, hashed)
-    took = time.monotonic() - began
+    prompts, shown, inputs = hashed.prompts, job.load(), _method_inputs(job, job.load())
+    began, before = time.monotonic(), reset_peak_memory()
+    found = _ask_method(job, shown, hashed, inputs)
+    took, peak_mb = time.monotonic() - began, peak_memory() - before
     if job.sketch is not None:
         write_sketch(job, shown, prompts, found.masks)
     rows = (_volume_rows if job.case else _set_rows)(job, shown, prompts, found)
     sure = {t: p for t, p in sorted(found.sure.items()) if found.masks[t].any()}
-    return tuple(replace(row, seconds=took / len(rows)) for row in rows), sure
+    return tuple(replace(row, seconds=took / len(rows), peak_mb=peak_mb) for row in rows), sure
+
+
+def reset_peak_memory() -> float:
+    """Begin to watch the most memory that this process holds; returns what it holds in MB, nan where that cannot be told."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        return math.nan
+    return peak_memory()
+
+
+def peak_memory() -> float:
+    """The most memory that this process held since it was last begun to watch, in MB (of Linux: `VmHWM`)."""
+    return int(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0]) / 1024
 
 
 @lru_cache(maxsize=1)
@@ -124,9 +152,9 @@ def _prompt_case(job: EvaluationJob, reader: SimulatedReader, frames: Sequence[i
     return HashedPrompts.of(shown_on_slices(task, whole, prompts), whole, reader.kind)
 
 
-def _ask_method(job: EvaluationJob, shown: EvaluationCase, hashed: HashedPrompts) -> MethodAnswer:
-    """The answer of a method, without what nobody outlined, and what was told to lie outside."""
-    method, inputs = find_method(job.method), replace(_method_inputs(job, shown), volume_prompts=hashed.volume_prompts)
+def _ask_method(job: EvaluationJob, shown: EvaluationCase, hashed: HashedPrompts, inputs: MethodInputs) -> MethodAnswer:
+    """The answer of a method, without what nobody outlined, and what the prompts settle as outside."""
+    method, inputs = find_method(job.method), replace(inputs, volume_prompts=hashed.volume_prompts)
     if shown.task is not None:
         found = method.on_volume(inputs, shown.task, hashed.prompts)
         found = replace(found, masks=cut_to_limits(shown.task, hashed.volume_prompts, found.masks))
@@ -229,3 +257,52 @@ def mean_by_stage(information: Sequence[float]) -> tuple[float, ...]:
 
 def _keep_finite(sure: Sequence[tuple[float, float]]) -> tuple[tuple[float, float], ...]:
     return tuple((round(one, 3), round(other, 3)) for one, other in sure if np.isfinite(other))
+
+
+def prompts_of_volume(task: VolumeTask, kind: Kind, prompts: FramePrompts) -> tuple[Prompt, ...]:
+    """All prompts in voxels, of a kind that says more than its slices do; empty where they say all.
+
+    Args:
+        task: the volume, and the truth.
+        kind: of the prompts.
+        prompts: of slices: frame → its prompt.
+    """
+    if kind == "scribble":
+        lines = {t: draw_scribble(task.truth_thw[t]) for t in sorted(prompts)}
+        return tuple(Scribble(_in_voxels(task, t, line), width=1) for t, line in lines.items())
+    if kind == "box and negative lasso":
+        lines = {t: draw_beside(task.truth_thw[t]) for t in sorted(prompts)}
+        boxes = {t: replace(prompt, points_xy=prompt.points_xy[:0], labels=prompt.labels[:0]) for t, prompt in prompts.items()}
+        return (
+            *task.all_in_volume(boxes),
+            *(Lasso(_in_voxels(task, t, line), positive=False) for t, line in lines.items() if line),
+        )
+    if kind == "box in 3D":
+        inside = np.argwhere(task.truth_ijk)
+        (i, j, k), (l, m, n) = inside.min(axis=0).tolist(), inside.max(axis=0).tolist()  # noqa: E741
+        return (Box((i, j, k), (l, m, n)),)
+    if kind == "box and slices":
+        axis = task.view.order(task.volume.orientation)[0]
+        there = np.flatnonzero(task.truth_ijk.any(axis=tuple({0, 1, 2} - {axis})))
+        return (*task.all_in_volume(prompts), SliceRange(int(there[0]), int(there[-1])))
+    return (*task.all_in_volume(prompts), ShapeInterpolation()) if kind == "joined outlines" else ()
+
+
+def shown_on_slices(task: VolumeTask, in_voxels: Sequence[Prompt], prompts: FramePrompts) -> FramePrompts:
+    """Frame → its prompt: of a box in 3D its rectangle on the middle slice, else those that there are."""
+    boxes = [each for each in in_voxels if isinstance(each, Box) and each.solid]
+    return boxes[0].project(task.view, task.volume.shape, task.volume.orientation) if boxes else prompts
+
+
+def cut_to_limits(task: VolumeTask, in_voxels: Sequence[Prompt], masks_thw: Sequence[MaskArray]) -> list[MaskArray]:
+    """Masks (H, W) of all slices without what lies beyond the slices and boxes that were given: so any method can use them."""
+    limits = limits_of(in_voxels, task.volume.shape, task.view.order(task.volume.orientation)[0])
+    if limits is None:
+        return list(masks_thw)
+    allowed = np.zeros(task.volume.shape, bool)
+    allowed[limits.within] = True
+    return [mask & here for mask, here in zip(masks_thw, task.view.apply(allowed, task.volume.orientation), strict=True)]
+
+
+def _in_voxels(task: VolumeTask, t: int, line_xy: Sequence[tuple[float, float]]) -> tuple[Index, ...]:
+    return tuple(task.voxel(t, y, x) for x, y in line_xy)

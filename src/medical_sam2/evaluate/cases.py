@@ -187,15 +187,15 @@ def follow_suggestions(
     """
     frames = [start]
     while len(frames) < min(count, len(usable)):
-        room = min(len(frames), count - len(frames))
-        more = _choose_neediest(frames, usable, ask(frames), embed, room)
+        most = min(len(frames), count - len(frames))
+        more = _choose_neediest(frames, usable, ask(frames), embed, most)
         left = [t for t in (*spare, *usable) if t not in frames and t not in more]
         frames += [*more, *list(dict.fromkeys(left))[: 1 if not more else 0]]
     return frames
 
 
 def _choose_neediest(
-    frames: Sequence[int], usable: Collection[int], confidences: Mapping[int, float], embed: Embedding, room: int
+    frames: Sequence[int], usable: Collection[int], confidences: Mapping[int, float], embed: Embedding, most: int
 ) -> list[int]:
     prompted = np.stack([embed(t) for t in frames])
     needs = [
@@ -203,7 +203,7 @@ def _choose_neediest(
         for t, confidence in confidences.items()
         if t in usable and t not in frames
     ]
-    return [need.index for need in neediest(needs, room)]
+    return [need.index for need in neediest(needs, most)]
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from medical_sam2.evaluate.cases import EvaluationCase, FramePrompts, MaskArray
-from medical_sam2.evaluate.methods.named import method_label
+from medical_sam2.evaluate.methods import method_label
 from medical_sam2.evaluate.protocols import Protocol
 from medical_sam2.evaluate.significance import mean_interval
 from medical_sam2.evaluate.study import EvaluationJob, Row, select_answered

@@ -52,9 +52,9 @@ def answer_rounds(
 
 
 def _mend(
-    method: Method, inputs: MethodInputs, task: VolumeTask, earlier_thw: MaskArray, said: tuple[FramePrompts, FramePrompts]
+    method: Method, inputs: MethodInputs, task: VolumeTask, earlier_thw: MaskArray, prompts: tuple[FramePrompts, FramePrompts]
 ) -> MaskArray:
-    everything, latest = said
+    everything, latest = prompts
     try:
         if isinstance(method, Correcting):
             return np.stack(method.correct_volume(inputs, task, earlier_thw, latest).masks)

@@ -21,7 +21,7 @@ from medical_sam2.errors import ConfigError
 from medical_sam2.evaluate.answer import answer_job
 from medical_sam2.evaluate.cases import open_data_set
 from medical_sam2.evaluate.figures import SKETCHES
-from medical_sam2.evaluate.methods.named import method_label
+from medical_sam2.evaluate.methods import method_label
 from medical_sam2.evaluate.protocols import spread_evenly
 from medical_sam2.evaluate.study import (
     AnswerKey,

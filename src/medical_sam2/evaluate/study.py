@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 
 from medical_sam2.errors import FormatError
 from medical_sam2.evaluate.cases import EvaluationCase, load_case, open_data_set
-from medical_sam2.evaluate.methods.named import describe_method, find_method, method_label
+from medical_sam2.evaluate.methods import describe_method, find_method, method_label
 from medical_sam2.evaluate.protocols import EVERY_KIND, Condition, Kind, Protocol
 from medical_sam2.io.atomic import write_bytes
 from medical_sam2.segmenter import Precision
@@ -70,6 +70,7 @@ class Row:
     # mutual information of the bank in nats, at equal steps from the first to the last frame
     information: tuple[float, ...] = ()
     seconds: float = 0.0  # that the answer took (of a set: its share)
+    peak_mb: float = math.nan  # that this process held more at most while it answered than before; nan where it cannot be told
 
     @property
     def task(self) -> AnswerKey:

@@ -7,12 +7,12 @@ import json
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy import stats
 
-from medical_sam2.evaluate.methods.named import method_label
+from medical_sam2.evaluate.methods import method_label
 from medical_sam2.evaluate.protocols import LADDER, Protocol
 from medical_sam2.evaluate.rounds import GOOD, LIMIT_S, summarise_rounds
 from medical_sam2.evaluate.significance import compared, difference, mean_interval
@@ -98,6 +98,8 @@ def protocol_sections(protocol: Protocol, rows: Sequence[Row], skipped: Mapping[
     found += _sections_of_prompts(rows, protocol)
     for setting, methods in group_rows(rows, protocol).items():
         found.append(ReportSection(str(setting), tables=(_table_of_means(methods), *_table_of_differences(methods))))
+    if not any(row.clicks for row in rows):
+        found.append(ReportSection("Cost", tables=(_table_of_costs(rows),)))
     found.append(ReportSection("By structure", tables=(_table_of_structures(rows, protocol),)))
     measures = (*(f"{name}: {meaning}" for name, meaning in MEASURES.items()), EMPTY)
     return [
@@ -204,6 +206,27 @@ def _table_of_means(methods: Mapping[str, Sequence[Row]]) -> ReportTable:
         means["hausdorff95"] = f"{means['hausdorff95']} {'/'.join(units)} ({missed})"
         lines.append((method, str(len(values["dice"])), format_interval(values["dice"]), *(means[name] for name in SHOWN[1:])))
     return ReportTable("Means over cases", ("method", "cases", *HEAD), tuple(lines))
+
+
+def _table_of_costs(rows: Sequence[Row]) -> ReportTable:
+    """How long a method takes for an answer, and how much memory."""
+    answers: dict[tuple[str, str], dict[AnswerKey, list[Row]]] = {}
+    for row in select_answered(rows):
+        whole = row if row.kind == "volume" else replace(row, case="")
+        answers.setdefault((row.kind, row.method), {}).setdefault(whole.task, []).append(row)
+    lines: list[tuple[str, ...]] = []
+    for (kind, method), own in answers.items():
+        seconds, peaks = [sum(row.seconds for row in each) for each in own.values()], [each[0].peak_mb for each in own.values()]
+        known = [peak for peak in peaks if math.isfinite(peak)]
+        memory = f"{np.median(known):.0f} ({max(known):.0f})" if known else "–"
+        lines.append((f"{kind}s", method, str(len(own)), f"{np.median(seconds):.2f} ({max(seconds):.1f})", memory))
+    note = (
+        "For a structure of a volume, or of a whole set of images. Memory: of this process, beyond what it held before; "
+        "that of other programs is not seen. Methods on this network share what is encoded, so that the first one pays for it; "
+        "a network that is trained on the spot learns with its first answer."
+    )
+    heads = ("of", "method", "answers", "seconds, median (most)", "MB, median (most)")
+    return ReportTable("Time and memory of an answer", heads, tuple(lines), note)
 
 
 def _table_of_differences(methods: Mapping[str, Sequence[Row]]) -> list[ReportTable]:

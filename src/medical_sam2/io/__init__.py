@@ -180,8 +180,8 @@ def load_segmentation(path: str | os.PathLike[str], like: Volume, rule: MaskRule
         add_to_layers(layers, outline.label, outline.inside)
     names = {outline.label: outline.name for outline in found if outline.name}
     colours = {outline.label: outline.colour for outline in found if outline.colour}
-    apart = tuple(layers) if len(layers) > 1 else ()
-    return Segmentation(flat, like.affine, names, layers=apart, colours=colours, image=like)
+    overlapping = tuple(layers) if len(layers) > 1 else ()
+    return Segmentation(flat, like.affine, names, layers=overlapping, colours=colours, image=like)
 
 
 def describe_labels(path: str | os.PathLike[str], like: Volume, present: Iterable[int]) -> list[Outline]:

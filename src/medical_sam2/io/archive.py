@@ -38,7 +38,7 @@ def _read_only_image(places: Places, path: Path, options: Options) -> Volume | t
     return replace(found, source=path, **({"origin": None} if gone else {}))
 
 
-# Whoever packed a study may have called its files by the patient: they are told by their places in the zip file.
+# Whoever packed a study may have called its files by the patient: messages call them by their places in the zip file.
 @contextmanager
 def _naming_entry(path: Path, places: Places) -> Iterator[None]:
     """Tell the zip file and the number of an entry in errors, neither its name nor the temporary place it was unpacked to."""
@@ -48,10 +48,12 @@ def _naming_entry(path: Path, places: Places) -> Iterator[None]:
         if isinstance(error.subject, Path) and error.subject != path:
             number = places.get(error.subject)
             error.subject = path if number is None else f"{path} (entry {number})"
-        told = {name: f"entry {n}" for file, n in places.items() for name in (str(file), file.name)}
-        told |= {str(file.parent): "a folder" for file in places} | {str(_common_folder(places)): "the folder"}
-        known = re.compile("|".join(rf"(?<![\w.-]){re.escape(name)}(?![\w-])" for name in sorted(told, key=len, reverse=True)))
-        error.problem, error.remedy = (known.sub(lambda at: told[at[0]], text) for text in (error.problem, error.remedy))
+        named = {name: f"entry {n}" for file, n in places.items() for name in (str(file), file.name)}
+        named |= {str(file.parent): "a folder" for file in places} | {str(_common_folder(places)): "the folder"}
+        names_in = re.compile(
+            "|".join(rf"(?<![\w.-]){re.escape(name)}(?![\w-])" for name in sorted(named, key=len, reverse=True))
+        )
+        error.problem, error.remedy = (names_in.sub(lambda at: named[at[0]], text) for text in (error.problem, error.remedy))
         raise error.with_traceback(None) from None
 
 

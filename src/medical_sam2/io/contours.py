@@ -145,11 +145,13 @@ def fill_polygons(rings: Sequence[NDArray[np.float64]], shape_hw: tuple[int, int
         rings: (N, 2) corners in x and y each, in any direction; parts beyond the image are cut off.
         shape_hw: rows and columns of the image.
     """
-    inside, on_line = fill_apart(rings, shape_hw)
+    inside, on_line = fill_and_trace(rings, shape_hw)
     return inside | on_line
 
 
-def fill_apart(rings: Sequence[NDArray[np.float64]], shape_hw: tuple[int, int]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+def fill_and_trace(
+    rings: Sequence[NDArray[np.float64]], shape_hw: tuple[int, int]
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """The same in two parts: what lies inside (of a pixel on a line nobody can tell), and what lies on a line."""
     starts = np.concatenate([np.empty((0, 2)), *rings])
     ends = np.concatenate([np.empty((0, 2)), *(np.roll(ring, -1, axis=0) for ring in rings)])

@@ -63,10 +63,10 @@ def save(found: Segmentation, path: Path) -> list[str]:
     suffix = path.suffix.lower()
     labels = sorted({*found.objects(), *found.names} - {0})
     named = {label: " ".join(found.names.get(label, f"object {label}").replace('"', "'").split()) for label in labels}
-    told = {label: named[label] if suffix in (".label", ".tsv") else named[label].replace(" ", "_") for label in labels}
-    lines = (_line(suffix, label, name, found.colour(label)) for label, name in told.items())
+    written = {label: named[label] if suffix in (".label", ".tsv") else named[label].replace(" ", "_") for label in labels}
+    lines = (_line(suffix, label, name, found.colour(label)) for label, name in written.items())
     atomic.write_bytes(path, (BEGINNINGS[suffix] + "".join(lines)).encode())
-    given = any(told[label] != name for label, name in found.names.items())
+    given = any(written[label] != name for label, name in found.names.items())
     return [f"{path.name} holds names with _ for blanks"] if given and suffix in (".ctbl", ".txt") else []
 
 

@@ -38,7 +38,7 @@ def reorient(labels: Volume, like: Volume) -> Volume:
         GeometryError: another grid.
     """
     found = _oriented(labels, like)
-    if found.shape != like.shape or _apart(labels, like) > SAME_MM:
+    if found.shape != like.shape or _corner_distance(labels, like) > SAME_MM:
         _refuse(labels, like)
     return replace(found, affine=like.affine)
 
@@ -90,7 +90,7 @@ def _oriented(labels: Volume, like: Volume) -> Volume:
     return replace(labels, array=array, affine=affine, warnings=tuple(notes))
 
 
-def _apart(labels: Volume, like: Volume) -> float:
+def _corner_distance(labels: Volume, like: Volume) -> float:
     """Largest distance in mm between corresponding corners of both boxes of voxels."""
     corners = np.array([[*corner, 1.0] for corner in product(*((0, size - 1) for size in labels.shape))])
     others = np.array([[*corner, 1.0] for corner in product(*((0, size - 1) for size in like.shape))])
@@ -102,8 +102,8 @@ def _refuse(labels: Volume, like: Volume) -> NoReturn:
     if sorted(labels.shape) != sorted(like.shape):
         problem = f"the labels have shape {labels.shape}, the image {like.shape}"
     elif labels.shape == like.shape:
-        apart = grid_distance(labels.affine, like.affine, like.shape)
-        problem = f"the labels lie up to {apart:.3g} mm away from the image's voxels (affine and orientation differ)"
+        distance = grid_distance(labels.affine, like.affine, like.shape)
+        problem = f"the labels lie up to {distance:.3g} mm away from the image's voxels (affine and orientation differ)"
     else:
         problem = f"the labels {labels.shape} and the image {like.shape} do not share a grid"
     raise GeometryError(problem, "resample the labels to the image's grid", subject=labels.source)

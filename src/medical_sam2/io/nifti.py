@@ -372,8 +372,8 @@ def _default_note() -> list[str]:
 
 def _compare(sform: Affine, qform: Affine, shape: tuple[int, int, int], path: Path) -> list[str]:
     """Nothing if both forms agree, a warning if they lie apart, AmbiguousError if they turn an axis elsewhere."""
-    apart = grid_distance(sform, qform, shape)
-    if apart <= 0.02 * float(np.linalg.norm(sform[:3, :3], axis=0).min()):
+    distance = grid_distance(sform, qform, shape)
+    if distance <= 0.02 * float(np.linalg.norm(sform[:3, :3], axis=0).min()):
         return []
     unit_s, unit_q = (form[:3, :3] / np.linalg.norm(form[:3, :3], axis=0) for form in (sform, qform))
     if (np.sum(unit_s * unit_q, axis=0) < 0.5).any():
@@ -384,7 +384,7 @@ def _compare(sform: Affine, qform: Affine, shape: tuple[int, int, int], path: Pa
             subject=path,
             choices=(f"--geometry-from sform ({codes[0]})", f"--geometry-from qform ({codes[1]})"),
         )
-    return [f"sform and qform lie up to {apart:.3g} mm apart; the sform is used (--geometry-from qform takes the other)"]
+    return [f"sform and qform lie up to {distance:.3g} mm apart; the sform is used (--geometry-from qform takes the other)"]
 
 
 def _compare_sizes(sform: Affine, header: Header) -> list[str]:
@@ -415,7 +415,7 @@ def write_forms(header: Header, affine: Affine, source: Header | None) -> None:
     elif form == "qform":
         _repeat(header, source, QFORM_FIELDS)
         exact = np.array_equal(stored.astype(header["srow_x"].dtype), stored)
-        header.set_sform(stored, code=_known(source["qform_code"]) if exact else 0)
+        header.set_sform(stored, code=_valid_code(source["qform_code"]) if exact else 0)
     else:
         _repeat(header, source, (*SFORM_FIELDS, *QFORM_FIELDS))
 
@@ -443,10 +443,10 @@ def _other_qform(header: Header, source: Header, stored: Affine) -> None:
     if qform is not None and grid_distance(stored, qform, (2, 2, 2)) < 1e-6:
         _repeat(header, source, QFORM_FIELDS)
     else:
-        _set_qform(header, stored, _known(source["sform_code"]))
+        _set_qform(header, stored, _valid_code(source["sform_code"]))
 
 
-def _known(code: Any) -> int:
+def _valid_code(code: Any) -> int:
     return int(code) if int(code) in xform_codes.value_set("code") else SCANNER
 
 

@@ -290,7 +290,7 @@ TISSUE = (
     "TerminologyEntry:Segmentation category and type - 3D Slicer General Anatomy list~SCT^85756007^Tissue~SCT^85756007^Tissue"
     "~^^~Anatomic codes - DICOM master list~^^~^^|"
 )
-"""What 3D Slicer says itself of a segment of which it is told nothing."""
+"""What 3D Slicer says itself of a segment whose kind is not given."""
 
 
 @dataclass(frozen=True)

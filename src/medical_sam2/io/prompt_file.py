@@ -14,6 +14,7 @@ the file of prompts, and do not leave its folder.
 
 import json
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -167,7 +168,7 @@ def parse_prompts(content: dict[str, Any], volume: Volume, folder: Path | None) 
 
 
 def describe_prompts(path: Path | str) -> dict[str, Any]:
-    """What a file of prompts says, as far as it can be told without its image: coordinates, and its objects with their counts.
+    """What a file of prompts says, as far as that is known without its image: coordinates, and its objects with their counts.
 
     Raises:
         FormatError, PromptError: as `load_prompts`, but for what lies outside of the image or in its masks.
@@ -249,6 +250,25 @@ def as_objects(
             axis = {} if prompt.axis is None else {"axis": LETTERS[prompt.axis]}
             entry.setdefault("masks", []).append({**describe(prompt), **axis})
     return list(entries.values())
+
+
+# Whoever gives a limit twice means one of them; what both leave is nobody's wish.
+def check_limits_given_once(prompts: Iterable[Prompt]) -> None:
+    """Refuse two ranges of slices along one axis, or two boxes in 3D, around one object.
+
+    Raises:
+        PromptError: there are.
+    """
+    limits = Counter((prompt.object, kind) for prompt in prompts if (kind := _kind_of_limit(prompt)))
+    for (label, kind), count in sorted(limits.items()):
+        if count > 1:
+            raise PromptError(f"object {label} has two {kind}, and each limits it", "give one of them")
+
+
+def _kind_of_limit(prompt: Prompt) -> str:
+    if isinstance(prompt, SliceRange):
+        return "ranges of slices" if prompt.axis is None else f"ranges of slices of axis {LETTERS[prompt.axis]}"
+    return "boxes in 3D" if isinstance(prompt, Box) and prompt.solid and prompt.positive else ""
 
 
 def masks_from(found: Iterable[Outline]) -> list[Mask]:
@@ -388,7 +408,7 @@ class _Placer:
         for each in entry.strokes["lassos"]:
             found.append(Lasso(self.places.along("lasso", each.places), label, each.positive))
         for stroke in found:
-            if isinstance(stroke, Stroke):  # drawn once now, so that what cannot be drawn is told with the name of the file
+            if isinstance(stroke, Stroke):  # drawn once now, so that what cannot be drawn is refused with the name of the file
                 stroke.region(self.places.volume.shape, min(stroke.planes()))
         if entry.slices is not None:
             first, last, axis = entry.slices
@@ -419,8 +439,10 @@ def _check_keys(content: object, known: Sequence[str], what: str) -> dict[str, A
 
 
 def _list(content: object, key: str, *, empty: bool = True) -> list[Any]:
-    if not isinstance(content, list) or not (content or empty):
+    if not isinstance(content, list):
         raise FormatError(f"{key} is no list", f'write "{key}": [...]')
+    if not (content or empty):
+        raise PromptError(f"{key} is empty", f'write something into "{key}": [...]')
     return content
 
 

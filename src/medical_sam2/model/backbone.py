@@ -4,7 +4,7 @@ Shapes: B objects (or clips) in lock step, N frames, C channels, h w feature map
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Protocol, TypeAlias
 
 import torch
@@ -65,6 +65,17 @@ class FramePrediction:
     def confidence_B(self) -> Tensor:
         """Predicted IoU, 0 where the object is judged absent."""
         return self.iou_B * (self.presence_B > 0)
+
+    def assume_present(self, sure_B: Sequence[bool]) -> "FramePrediction":
+        """The same, where some objects are known to be on the frame: they get their surest mask, present or not."""
+        overruled = torch.tensor(sure_B, device=self.presence_B.device) & (self.presence_B <= 0)
+        if not overruled.any():
+            return self
+        best = self.candidate_iou_BK.argmax(1)
+        masks = self.candidates_BKhw[torch.arange(len(best), device=best.device), best]
+        logits = torch.where(overruled[:, None, None], masks.to(self.logits_Bhw.dtype), self.logits_Bhw)
+        presence = torch.where(overruled, torch.finfo(self.presence_B.dtype).tiny, self.presence_B)
+        return replace(self, logits_Bhw=logits, presence_B=presence)
 
     def select(self, places: Sequence[int]) -> "FramePrediction":
         """The prediction of some of the objects."""

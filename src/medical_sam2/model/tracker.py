@@ -25,6 +25,7 @@ def track(
     bank: MemoryBank,
     *,
     superseded: Superseded | None = None,
+    present: Callable[[Time], Sequence[bool]] | None = None,
     on_fused: Callable[[Time], None] = lambda _: None,
 ) -> Iterator[tuple[Time, FramePrediction]]:
     """Follow B objects through frames, visited in any order; differentiable.
@@ -37,6 +38,7 @@ def track(
         prompters: who prompts each object, in pixels of the network's input.
         bank: memory of all objects, the only state.
         superseded: called with each answer that was corrected on the same frame.
+        present: frame index → which objects are known to be on it, whatever the network says of that.
         on_fused: called with each frame before it is decoded.
 
     Yields:
@@ -49,6 +51,7 @@ def track(
         on_fused(t)
         instructions = [None if prompt is None else Instruction(prompt) for prompt in prompts]
         prediction = backbone.decode(frame, fused, instructions)
+        prediction = prediction if present is None else prediction.assume_present(present(t))
         prompts, prediction = _correct(backbone, frame, fused, (t, prompters, prompts), prediction, superseded)
         bank.store(_memorise(backbone, frame, prediction, t, prompts))
         yield t, prediction

@@ -1,8 +1,442 @@
 """Pictures to judge a segmentation by at a glance, in the way of a radiologist's screen.
 
-`pictures` makes them whole, `drawing` has tiles, colours and letters. Import what is named here.
+A montage of a volume, a film of it, a sheet of many images; and which slices and greys they show. `drawing` has tiles, colours
+and letters.
 """
 
-from medical_sam2.preview.pictures import animation, as_html, contact_sheet, montage, save
+import io
+from base64 import b64encode
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from html import escape
+from itertools import zip_longest
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+
+from medical_sam2.errors import ConfigError, GeometryError
+from medical_sam2.intensity_window import Window, choose_window, percentile_window
+from medical_sam2.io.atomic import writing
+from medical_sam2.preview import drawing
+from medical_sam2.preview.drawing import BACKGROUND, MUTED, Colour, PreviewCrop
+from medical_sam2.prompts import FramePrompt, Prompt
+from medical_sam2.strokes import says_where
+from medical_sam2.views import AXIAL, OPPOSITE, THREE_VIEWS, View
+from medical_sam2.volume import Segmentation, Volume
 
 __all__ = ["animation", "as_html", "contact_sheet", "montage", "save"]
+_GAP, _CAPTION, _LINE = 10, 20, 22
+_TALLEST = 460
+_MARGIN = 0.25  # shown around the objects on the strip, as a share of their size
+_SAMPLES = 200_000
+_HTML_PX, _MOST_ROWS, _LONGEST_NAME = 900, 40, 80
+
+
+@dataclass(frozen=True, eq=False)
+class PreviewScene:
+    """A volume, what was outlined in it, and what was asked.
+
+    Args:
+        volume: the image.
+        segmentation: in the image's grid.
+        prompts: what the user pointed at.
+        window: intensities shown as black and white; unless given, what the network saw of the first object, if it was asked.
+
+    Raises:
+        GeometryError: the segmentation is not in the grid of the volume.
+    """
+
+    volume: Volume
+    segmentation: Segmentation
+    prompts: Sequence[Prompt] = ()
+    window: Window | None = None
+    axes: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        if self.segmentation.labels.shape != self.volume.shape:
+            raise GeometryError(
+                f"the labels have shape {self.segmentation.labels.shape}, the image {self.volume.shape}",
+                "give a segmentation of this image",
+            )
+        object.__setattr__(self, "axes", self.volume.orientation)
+
+    @cached_property
+    def grey(self) -> Window:
+        """Intensities shown as black and white."""
+        seen = next((window for _, window in sorted(self.segmentation.windows.items())), None)
+        return self.window or seen or choose_window(self.volume, inside=self._inside)
+
+    @cached_property
+    def areas(self) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+        """Voxels of any object on each slice of each array axis; one pass, slab by slab."""
+        areas = tuple(np.zeros(size, np.int64) for size in self.volume.shape)
+        for index, slabs in enumerate(zip(*self.segmentation.maps, strict=True)):
+            inside = np.logical_or.reduce([slab != 0 for slab in slabs])
+            areas[0][index] = np.count_nonzero(inside)
+            areas[1][:] += inside.sum(axis=1)
+            areas[2][:] += inside.sum(axis=0)
+        first, second, third = areas
+        return first, second, third
+
+    @cached_property
+    def voxels(self) -> Mapping[int, int]:
+        """Label → number of its voxels, 0 for a named object that was not found."""
+        counts: Counter[int] = Counter(dict.fromkeys(self.segmentation.names, 0))
+        for slab in (slab for labels in self.segmentation.maps for slab in labels):
+            labels, voxels = np.unique(slab[slab != 0], return_counts=True)
+            counts.update(dict(zip(labels.tolist(), voxels.tolist(), strict=True)))
+        return dict(sorted(counts.items()))
+
+    @cached_property
+    def colours(self) -> Mapping[int, Colour]:
+        """Label → its colour in pictures: the chosen one, where there is one."""
+        return {**drawing.colours_of(self.voxels), **self.segmentation.colours}
+
+    def extent(self, axis: int) -> tuple[int, int]:
+        """First and last slice of an array axis on which any object lies; the whole axis where there is none."""
+        filled = np.flatnonzero(self.areas[axis])
+        return (int(filled[0]), int(filled[-1])) if len(filled) else (0, self.volume.shape[axis] - 1)
+
+    def frame(self, view: View) -> int:
+        """The frame of `view` to show: the first prompted one, else the one with most of the objects, else the middle."""
+        axis = view.order(self.axes)[0]
+        for prompt, frames in zip(self.prompts, self._projected[view], strict=True):
+            if frames and says_where(prompt) and axis in prompt.planes():
+                return min(frames)
+        area = self.areas[axis][:: -1 if view.flipped(self.axes)[0] else 1]
+        return int(area.argmax()) if area.any() else len(area) // 2
+
+    @cached_property
+    def main_view(self) -> View:
+        """The plane to leaf through: that of the prompts, else the one that the image was taken in, else axial."""
+        shown = [prompt for prompt in self.prompts if says_where(prompt) and len(prompt.planes()) == 1]
+        drawn = [axis for prompt in shown for axis in prompt.planes()]
+        spacing = self.volume.spacing_mm
+        _, middle, thickest = sorted(spacing)
+        if not drawn and thickest < 1.2 * middle:
+            return AXIAL
+        axis = drawn[0] if drawn else spacing.index(thickest)
+        return next(view for view in THREE_VIEWS if view.order(self.axes)[0] == axis)
+
+    def prompts_on(self, view: View, t: int) -> list[FramePrompt]:
+        """The prompts on a frame."""
+        return [frames[t] for frames in self._projected[view] if t in frames]
+
+    @cached_property
+    def _projected(self) -> Mapping[View, list[Mapping[int, FramePrompt]]]:
+        shape = self.volume.shape
+        return {view: [prompt.project(view, shape, self.axes) for prompt in self.prompts] for view in THREE_VIEWS}
+
+    @property
+    def _inside(self) -> NDArray[np.generic]:
+        """Intensities of the objects, of one that is large every n-th."""
+        step = max(1, round((self.volume.array.size / _SAMPLES) ** (1 / 3)))
+        cut = (slice(None, None, step),) * 3
+        inside = np.logical_or.reduce([labels[cut] != 0 for labels in self.segmentation.maps])
+        return self.volume.array[cut][inside]
+
+
+def save(
+    path: str | Path,
+    volume: Volume,
+    segmentation: Segmentation,
+    prompts: Sequence[Prompt] = (),
+    *,
+    window: Window | None = None,
+) -> None:
+    """Write a montage (`.png`, `.jpg`), or a film through the slices (`.gif`), whole or not at all.
+
+    Raises:
+        ConfigError: the file's name ends otherwise.
+    """
+    suffix = Path(path).suffix.lower()
+    if suffix == ".gif":
+        film = animation(volume, segmentation, prompts, window=window)
+        palette = film[len(film) // 2].quantize()  # one for all: no flicker, and less to store
+        first, *others = (picture.quantize(palette=palette, dither=Image.Dither.NONE) for picture in film)
+        with writing(Path(path)) as stream:
+            first.save(stream, "GIF", save_all=True, append_images=others, duration=90, loop=0)
+    elif suffix in {".png", ".jpg", ".jpeg"}:
+        picture = montage(volume, segmentation, prompts, window=window)
+        with writing(Path(path)) as stream:
+            picture.save(stream, "PNG" if suffix == ".png" else "JPEG")
+    else:
+        raise ConfigError(f"a preview cannot be written as {suffix or 'a file without a suffix'}", "use .png, .jpg or .gif")
+
+
+def montage(
+    volume: Volume,
+    segmentation: Segmentation,
+    prompts: Sequence[Prompt] = (),
+    *,
+    width_px: int = 1200,
+    slices: int = 8,
+    window: Window | None = None,
+) -> Image.Image:
+    """Three planes through the objects, or the prompted slices; a strip of slices along them; a legend with their volumes.
+
+    As on a radiologist's screen: the patient's right is on the left, anterior or superior is up, lengths are true in mm.
+
+    Args:
+        volume: the image.
+        segmentation: in the image's grid.
+        prompts: clicks, boxes and outlines to mark.
+        width_px: width of the picture.
+        slices: how many on the strip.
+        window: intensities shown as black and white; unless given, those that the network saw.
+
+    Raises:
+        GeometryError: the segmentation is not in the grid of the volume.
+    """
+    scene = PreviewScene(volume, segmentation, prompts, window)
+    rows = [_planes(scene, width_px), _strip(scene, width_px, slices), _legend(scene, width_px)]
+    return _stacked(rows, width_px)
+
+
+def as_html(segmentation: Segmentation) -> str:
+    """What a notebook shows of a segmentation, at most 1 MB: a montage as an inline PNG, and a table of the first 40 objects.
+
+    The table has names (escaped, cut after 80 characters), volumes in mL and the mean confidence of the slices that nobody
+    prompted, a predicted IoU in [0, 1]. Beside names and grey values nothing of the image is in it: no path, no header, no
+    warning's text. Without its image (`Segmentation.image`) a segmentation is drawn on plain grey.
+
+    Raises:
+        GeometryError: the image has another grid.
+    """
+    plain = np.broadcast_to(np.uint8(0), segmentation.labels.shape)
+    scene = PreviewScene(segmentation.image or Volume(plain, segmentation.affine), segmentation)
+    picture = _stacked([_planes(scene, _HTML_PX), _strip(scene, _HTML_PX, 8)], _HTML_PX)
+    png = io.BytesIO()
+    picture.quantize().save(png, "PNG")  # a byte a pixel
+    rows = [_html_row(scene, label, voxels) for label, voxels in list(scene.voxels.items())[:_MOST_ROWS]]
+    unprompted = [
+        (len(scene.voxels) - len(rows), "more objects"),
+        (len(segmentation.warnings), "warnings, in <code>warnings</code>"),
+    ]
+    return (
+        f'<img alt="slices with outlines" src="data:image/png;base64,{b64encode(png.getvalue()).decode()}">'
+        f"<table><tr><th></th><th>object</th><th>name</th><th>volume</th><th>confidence</th></tr>{''.join(rows)}</table>"
+        + "".join(f"<p>{count} {what}</p>" for count, what in unprompted if count)
+    )
+
+
+def _html_row(scene: PreviewScene, label: int, voxels: int) -> str:
+    sure, name = scene.segmentation.mean_confidence(label), scene.segmentation.names.get(label, "")
+    cut = name if len(name) <= _LONGEST_NAME else f"{name[:_LONGEST_NAME]}…"
+    red, green, blue = scene.colours[label]
+    square = f'<td style="background:rgb({int(red)},{int(green)},{int(blue)})">&emsp;</td>'
+    cells = (str(label), escape(cut), _millilitres(scene, voxels), "" if sure is None else f"{sure:.2f}")
+    return f"<tr>{square}{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"
+
+
+def animation(
+    volume: Volume,
+    segmentation: Segmentation,
+    prompts: Sequence[Prompt] = (),
+    *,
+    width_px: int = 480,
+    frames: int = 60,
+    window: Window | None = None,
+) -> list[Image.Image]:
+    """A film through the slices with the objects, and a little beyond, in up to `frames` pictures; otherwise as `montage`."""
+    scene = PreviewScene(volume, segmentation, prompts, window)
+    view = scene.main_view
+    axis = view.order(scene.axes)[0]
+    first, last = scene.extent(axis)
+    beyond = max(2, (last - first) // 6)
+    shown = range(max(0, first - beyond), min(volume.shape[axis], last + beyond + 1))
+    crop = whole_slice(scene, view, _fitting([_size_mm(scene, view)], width_px - 2 * _GAP))
+    legend = _legend(scene, width_px)
+    pictures = (_plane(scene, view, _frame(scene, view, index), crop) for index in _spread(shown, frames))
+    return [_stacked([_centred(picture, width_px), legend], width_px) for picture in pictures]
+
+
+def contact_sheet(
+    images: Sequence[NDArray[np.generic]],
+    masks: Sequence[NDArray[np.integer] | NDArray[np.bool_] | None] = (),
+    captions: Sequence[str] = (),
+    *,
+    columns: int = 6,
+    tile_px: int = 190,
+) -> Image.Image:
+    """Many 2D images side by side with their objects outlined.
+
+    Args:
+        images: (H, W) or (H, W, 3) each, of any size; what is not uint8 is shown between its 0.5 and 99.5 percentiles.
+        masks: (H, W) labels or bool of each image; None, or too few, where there is none.
+        captions: one line for each, cut where it is too long.
+        columns: how many side by side.
+        tile_px: largest side of an image on the sheet.
+    """
+    colours = drawing.colours_of({label for mask in masks if mask is not None for label in np.unique(mask[mask != 0]).tolist()})
+    cells = [
+        _cell(image, mask, caption or "", colours, tile_px)
+        for image, mask, caption in zip_longest(images, masks[: len(images)], captions[: len(images)])
+    ]
+    columns = max(1, min(columns, len(cells)))
+    step_x, step_y = tile_px + _GAP, tile_px + _CAPTION + _GAP
+    sheet = Image.new("RGB", (columns * step_x + _GAP, -(-len(cells) // columns) * step_y + _GAP), BACKGROUND)
+    for place, cell in enumerate(cells):
+        sheet.paste(cell, (_GAP + place % columns * step_x, _GAP + place // columns * step_y))
+    return sheet
+
+
+def _cell(
+    image: NDArray[np.generic], mask: NDArray[np.generic] | None, caption: str, colours: Mapping[int, Colour], tile_px: int
+) -> Image.Image:
+    pixels = image if image.dtype == np.uint8 else percentile_window(image).as_bytes(image)
+    height, width = image.shape[:2]
+    scale = tile_px / max(height, width)
+    picture = drawing.tile(
+        pixels, [] if mask is None else [mask], PreviewCrop((0, 0), (height, width), (scale, scale)), colours
+    )
+    return _captioned(_centred(picture, tile_px, tile_px), caption)
+
+
+def _planes(scene: PreviewScene, width_px: int) -> Image.Image:
+    sizes = [_size_mm(scene, view) for view in THREE_VIEWS]
+    px_per_mm = _fitting(sizes, width_px - 4 * _GAP)
+    pictures = [_plane(scene, view, scene.frame(view), whole_slice(scene, view, px_per_mm)) for view in THREE_VIEWS]
+    drawing.scale_bar(pictures[0], px_per_mm)
+    return _row(pictures, width_px)
+
+
+def _plane(scene: PreviewScene, view: View, t: int, crop: PreviewCrop) -> Image.Image:
+    picture = draw_slice(scene, view, t, crop)
+    drawing.letters(picture, view.code, OPPOSITE)
+    return _captioned(picture, f"{view.name}   {_index(scene, view, t)}")
+
+
+def _strip(scene: PreviewScene, width_px: int, slices: int) -> Image.Image:
+    view = scene.main_view
+    first, last = scene.extent(view.order(scene.axes)[0])
+    frames = sorted(_frame(scene, view, index) for index in _spread(range(first, last + 1), slices))
+    shown = scene.frame(view)
+    frames[min(range(len(frames)), key=lambda place: abs(frames[place] - shown))] = shown
+    crop = _around(scene, view, (width_px - (slices + 1) * _GAP) // slices)
+    pictures = [_captioned(draw_slice(scene, view, t, crop), _index(scene, view, t)) for t in frames]
+    return _row(pictures, width_px)
+
+
+def draw_slice(scene: PreviewScene, view: View, t: int, crop: PreviewCrop) -> Image.Image:
+    """Frame t of a view with its objects and prompts, cut and stretched by `crop`."""
+    grey = scene.grey.as_bytes(view.apply(scene.volume.array, scene.axes)[t])
+    labels = [view.apply(each, scene.axes)[t] for each in scene.segmentation.maps]
+    return drawing.tile(grey, labels, crop, scene.colours, scene.prompts_on(view, t))
+
+
+def _frame(scene: PreviewScene, view: View, index: int) -> int:
+    return view.slice_index(index, scene.volume.shape[view.order(scene.axes)[0]], scene.axes)
+
+
+def _index(scene: PreviewScene, view: View, t: int) -> str:
+    """The slice as a user names it: its index along the array axis of the file."""
+    return f"{'ijk'[view.order(scene.axes)[0]]} = {_frame(scene, view, t)}"
+
+
+def _spread(indices: range, count: int) -> list[int]:
+    places = np.linspace(indices[0], indices[-1], min(count, len(indices)))
+    return np.rint(places).astype(int).tolist()
+
+
+def _size_mm(scene: PreviewScene, view: View) -> tuple[float, float]:
+    """Width and height of a slice."""
+    _, rows, columns = view.order(scene.axes)
+    shape, spacing = scene.volume.shape, scene.volume.spacing_mm
+    return shape[columns] * spacing[columns], shape[rows] * spacing[rows]
+
+
+def _fitting(sizes_mm: Sequence[tuple[float, float]], width_px: int) -> float:
+    """Pixels per mm with which pictures of these sizes fit beside each other."""
+    return min(width_px / sum(width for width, _ in sizes_mm), _TALLEST / max(height for _, height in sizes_mm))
+
+
+def whole_slice(scene: PreviewScene, view: View, px_per_mm: float) -> PreviewCrop:
+    """All of a slice, in true proportions."""
+    _, rows, columns = view.order(scene.axes)
+    shape, (_, down, right) = scene.volume.shape, view.spacing(scene.volume.spacing_mm, scene.axes)
+    return PreviewCrop((0, 0), (shape[rows], shape[columns]), (down * px_per_mm, right * px_per_mm))
+
+
+def _around(scene: PreviewScene, view: View, side_px: int) -> PreviewCrop:
+    """A square in mm around all objects, as far as the image reaches."""
+    _, *places = view.order(scene.axes)
+    _, *flips = view.flipped(scene.axes)
+    spacing = [scene.volume.spacing_mm[place] for place in places]
+    extents = [scene.extent(place) for place in places]
+    side_mm = (1 + 2 * _MARGIN) * max((last - first + 1) * mm for (first, last), mm in zip(extents, spacing, strict=True))
+    low: list[int] = []
+    size: list[int] = []
+    for place, flip, mm, (first, last) in zip(places, flips, spacing, extents, strict=True):
+        whole = scene.volume.shape[place]
+        size.append(min(whole, max(8, round(side_mm / mm))))
+        start = min(max(0, round((first + last + 1 - size[-1]) / 2)), whole - size[-1])
+        low.append(whole - size[-1] - start if flip else start)
+    px_per_mm = side_px / max(n * mm for n, mm in zip(size, spacing, strict=True))
+    return PreviewCrop((low[0], low[1]), (size[0], size[1]), (spacing[0] * px_per_mm, spacing[1] * px_per_mm))
+
+
+def _legend(scene: PreviewScene, width_px: int) -> Image.Image:
+    """A coloured square, the name and the volume of each object, in as many lines as they need."""
+    colours = scene.colours
+    entries = [
+        (colours[label], f"{scene.segmentation.names.get(label) or f'object {label}'}   {_millilitres(scene, voxels)}")
+        for label, voxels in scene.voxels.items()
+    ] or [(BACKGROUND, "no object was found")]
+    places: list[tuple[float, int]] = []
+    x, line = float(_GAP), 0
+    for _, text in entries:
+        width = 48 + drawing.font(14).getlength(text)
+        if x + width > width_px and x > _GAP:
+            x, line = float(_GAP), line + 1
+        places.append((x, line * _LINE))
+        x += width
+    picture = Image.new("RGB", (width_px, (line + 1) * _LINE), BACKGROUND)
+    draw = ImageDraw.Draw(picture)
+    for (colour, text), (left, top) in zip(entries, places, strict=True):
+        draw.rectangle((left, top + 4, left + 12, top + 16), fill=colour)
+        drawing.write(draw, (left + 20, top + 10), text, anchor="lm", size=14)
+    return picture
+
+
+def _millilitres(scene: PreviewScene, voxels: int) -> str:
+    ml = voxels * scene.volume.voxel_mm3 / 1000
+    return "not found" if voxels == 0 else f"{ml:.0f} mL" if ml >= 100 else f"{ml:.3g} mL"
+
+
+def _captioned(picture: Image.Image, caption: str) -> Image.Image:
+    framed = Image.new("RGB", (picture.width, picture.height + _CAPTION), BACKGROUND)
+    framed.paste(picture, (0, 0))
+    drawing.write(ImageDraw.Draw(framed), (1, picture.height + 4), caption, size=12, colour=MUTED)
+    return framed
+
+
+def _centred(picture: Image.Image, width_px: int, height_px: int | None = None) -> Image.Image:
+    height_px = height_px or picture.height
+    framed = Image.new("RGB", (width_px, height_px), BACKGROUND)
+    framed.paste(picture, ((width_px - picture.width) // 2, (height_px - picture.height) // 2))
+    return framed
+
+
+def _row(pictures: Sequence[Image.Image], width_px: int) -> Image.Image:
+    row = Image.new("RGB", (width_px, max(picture.height for picture in pictures)), BACKGROUND)
+    free = width_px - sum(picture.width for picture in pictures)
+    gap = min(free / (len(pictures) + 1), 4 * _GAP)
+    x = (free - gap * (len(pictures) - 1)) / 2
+    for picture in pictures:
+        row.paste(picture, (round(x), (row.height - picture.height) // 2))
+        x += picture.width + gap
+    return row
+
+
+def _stacked(rows: Sequence[Image.Image], width_px: int) -> Image.Image:
+    whole = Image.new("RGB", (width_px, sum(row.height + _GAP for row in rows) + _GAP), BACKGROUND)
+    y = _GAP
+    for row in rows:
+        whole.paste(row, (0, y))
+        y += row.height + _GAP
+    return whole

@@ -9,35 +9,26 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.sse import EventSourceResponse, ServerSentEvent
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from medical_sam2.intensity_window import CT_WINDOWS
-from medical_sam2.server.gestures import MOST_POINTS
+from medical_sam2.server import structure_routes
+from medical_sam2.server.description import describe_session, describe_state, list_session
+from medical_sam2.server.forms import BYTES, GestureForm, Plane, Side, StrictForm, VersionedForm
 from medical_sam2.server.pacs import SeriesRecord
-from medical_sam2.server.refusals import InvalidRequest, NotFound, Refusal
-from medical_sam2.server.rendering import Encoded, download_forms, encode_download, encode_frame, encode_volume, subsample
+from medical_sam2.server.refusals import InvalidRequest, NotFound
+from medical_sam2.server.rendering import Encoded, encode_download, encode_frame, encode_volume, subsample
 from medical_sam2.server.review import ReviewSuggestion
 from medical_sam2.server.said import command_line, prompt_file
+from medical_sam2.server.security import VISITOR, Visitor
 from medical_sam2.server.segmentation import SessionVolume
 from medical_sam2.server.session import Session
 from medical_sam2.server.session_store import SessionStore
-from medical_sam2.server.state import MOST_NAME, Gesture, Kind, Structure
 from medical_sam2.server.uploads import library_entries
 from medical_sam2.server.worker_process import ReadingOptions
-from medical_sam2.strokes import WIDEST
 
 PAUSE_S = 0.04  # between two looks at the events of a job
-BYTES = "application/octet-stream"
-Plane = Literal["axial", "coronal", "sagittal", "image"]
 Views = Literal["one", "three", "six"]
-Side = Annotated[int, Query(ge=0, le=4096)]
-Pair = tuple[Annotated[float, Field(allow_inf_nan=False)], Annotated[float, Field(allow_inf_nan=False)]]
-
-
-class StrictForm(BaseModel):
-    """Nothing but the fields that are known."""
-
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 
 class NewSession(StrictForm):
@@ -54,19 +45,6 @@ class OpenSession(StrictForm):
     allow_gap: bool = False
 
 
-class VersionedForm(StrictForm):
-    """A change of what the client has seen."""
-
-    version: Annotated[int, Field(ge=0)]
-
-
-class StructureForm(VersionedForm):
-    """A new structure, or another name or colour of one."""
-
-    name: Annotated[str, Field(max_length=MOST_NAME)] = ""
-    colour: Annotated[str, Field(pattern=r"^(#[0-9a-f]{6})?$")] = ""
-
-
 class TrackForm(VersionedForm):
     """Apply the gestures to the whole."""
 
@@ -77,26 +55,6 @@ class StopForm(StrictForm):
     """Stop tracking."""
 
     keep: bool = False
-
-
-class GestureForm(VersionedForm):
-    """A gesture."""
-
-    label: Annotated[int, Field(ge=1, le=255)]
-    plane: Plane
-    t: Annotated[int, Field(ge=0)]
-    kind: Kind
-    points: Annotated[list[Pair], Field(max_length=MOST_POINTS)] = []
-    positive: Annotated[list[bool], Field(max_length=64)] = []
-    runs: Annotated[list[Annotated[int, Field(ge=0, le=1 << 31)]], Field(max_length=200_000)] = []
-    frames: Annotated[list[Annotated[int, Field(ge=0)]], Field(max_length=2)] = []
-    width: Annotated[float, Field(ge=1, le=WIDEST)] = 3.0
-
-    def gesture(self) -> Gesture:
-        """As the session takes it."""
-        points = tuple((float(y), float(x)) for y, x in self.points)
-        where = 0, self.label, self.plane, self.t, self.kind
-        return Gesture(*where, points, tuple(self.positive), tuple(self.runs), tuple(self.frames), self.width)
 
 
 class SeriesQuery(StrictForm):
@@ -119,6 +77,7 @@ def routes(store: SessionStore) -> APIRouter:
     _frames(router, store)
     _results(router, store)
     _changes(router, store)
+    structure_routes.add(router, store)
     _events(router, store)
     _pacs(router, store)
     return router
@@ -126,23 +85,26 @@ def routes(store: SessionStore) -> APIRouter:
 
 def _about(router: APIRouter, store: SessionStore) -> None:
     @router.get("/about")
-    def about() -> dict[str, Any]:
+    def about(request: Request) -> dict[str, Any]:
+        visitor: Visitor = request.scope[VISITOR]
         entries = library_entries(store.settings.library)
         return {
             "library": [{"id": i, "name": entry.name, "kind": entry.kind} for i, entry in enumerate(entries)],
             "single": store.settings.library is not None and store.settings.library.is_file(),
             "pacs": bool(store.settings.pacs),
+            "may_edit": visitor.may_edit,
+            "visitor": visitor.name,
             "most_upload_mb": store.settings.most_upload_mb,
             "windows": {name: [level - width / 2, level + width / 2] for name, (level, width) in CT_WINDOWS.items()},
         }
 
     @router.get("/sessions")
     def sessions() -> list[dict[str, Any]]:
-        return [_listed(store, id) for id in store.ids()]
+        return [list_session(store, id) for id in store.ids()]
 
     @router.get("/sessions/{id}")
     def session(id: str) -> dict[str, Any]:
-        return _described(store, store.get(id))
+        return describe_session(store, store.get(id))
 
     @router.delete("/sessions/{id}")
     def close(id: str) -> dict[str, bool]:
@@ -181,7 +143,7 @@ def _files(router: APIRouter, store: SessionStore) -> None:
 
     @router.post("/sessions/{id}/open")
     def open_(id: str, form: OpenSession) -> dict[str, Any]:
-        return _described(store, store.open(id, ReadingOptions(form.frame, form.series, form.allow_gap)))
+        return describe_session(store, store.open(id, ReadingOptions(form.frame, form.series, form.allow_gap)))
 
     @router.get("/sessions/{id}/download/{form}")
     def download(id: str, form: str) -> Response:
@@ -204,6 +166,11 @@ def _frames(router: APIRouter, store: SessionStore) -> None:
         session.check_frame(plane, t)
         window = session.image.display_window(t, session.history.state.gestures)
         return _sent(encode_frame(session.image.pixels(plane, t), window, side))
+
+    @router.get("/sessions/{id}/ahead/{plane}/{t}")
+    def ahead(id: str, plane: Plane, t: int) -> dict[str, bool]:
+        store.get(id).see_ahead(plane, t)
+        return {"begun": True}
 
     @router.get("/sessions/{id}/labels/{plane}/{t}")
     def labels(id: str, plane: Plane, t: int, side: Side = 0) -> Response:
@@ -262,19 +229,7 @@ def _changes(router: APIRouter, store: SessionStore) -> None:
     def changed(id: str, change: Callable[[Session], object]) -> dict[str, Any]:
         session = store.get(id)
         change(session)
-        return _state(session)
-
-    @router.post("/sessions/{id}/structures")
-    def add(id: str, form: StructureForm) -> dict[str, Any]:
-        return changed(id, lambda session: session.add_structure(form.version, form.name, form.colour))
-
-    @router.post("/sessions/{id}/structures/{label}")
-    def change(id: str, label: int, form: StructureForm) -> dict[str, Any]:
-        return changed(id, lambda session: session.change_structure(form.version, label, form.name, form.colour))
-
-    @router.post("/sessions/{id}/structures/{label}/remove")
-    def remove(id: str, label: int, form: VersionedForm) -> dict[str, Any]:
-        return changed(id, lambda session: session.remove_structure(form.version, label))
+        return describe_state(session)
 
     @router.post("/sessions/{id}/say")
     def say(id: str, form: GestureForm) -> dict[str, Any]:
@@ -354,72 +309,3 @@ def _pacs(router: APIRouter, store: SessionStore) -> None:
             file.flush()
             ask("send", study=study, source=file.name)
         return {"message": "The segmentation was sent to the PACS."}
-
-
-def _listed(store: SessionStore, id: str) -> dict[str, Any]:
-    """A session as it is listed; one that is damaged says so, and can be removed."""
-    try:
-        return _summary(store.get(id))
-    except Refusal as refusal:
-        return {"id": id, "kind": "damaged", "planes": {}, "structures": [], "problem": refusal.problem}
-
-
-def _summary(session: Session) -> dict[str, Any]:
-    kind = "volume" if isinstance(session.image, SessionVolume) else "set"
-    names = list(session.history.state.names.values())
-    return {"id": session.id, "kind": kind, "planes": session.image.planes, "structures": names}
-
-
-def _described(store: SessionStore, session: Session) -> dict[str, Any]:
-    """All that the page needs to begin with."""
-    image = session.image
-    solid = image if isinstance(image, SessionVolume) else None
-    planes = [
-        {"name": name, "frames": frames, "size": image.frame_shape(name, 0), "spacing": image.spacing(name)}
-        | ({"voxel": solid.voxel_matrix(name)} if solid else {})
-        for name, frames in image.planes.items()
-    ]
-    return {
-        **_summary(session),
-        "planes": planes,
-        "modality": solid.volume.modality if solid else None,
-        "unit": "HU" if solid and solid.hounsfield else "",
-        **({"affine": solid.volume.affine[:3].tolist()} if solid else {}),
-        "window": (solid.window.low, solid.window.high) if solid else None,
-        "seen_as": str(image.network_window(session.history.state.gestures)),
-        "extent": (solid.extent.low, solid.extent.high) if solid else None,
-        "dicom": (dicom := store.is_dicom(session.id)),
-        "downloads": download_forms(image, store.settings.formats, dicom=dicom),
-        "pacs": bool(store.settings.pacs and store.source(session.id).study),
-        "warnings": store.warnings(session.id),
-        "state": _state(session),
-    }
-
-
-# Names of fields are those of the first release: other programs read them.
-def _state(session: Session) -> dict[str, Any]:
-    """A session as it stands."""
-    history, state, volumes = session.history, session.history.state, session.volumes_ml()
-    fresh = {gesture.id for gesture in state.fresh}
-    return {
-        "version": history.version,
-        "structures": [_structure(session, each, volumes.get(each.label)) for each in state.structures],
-        "said": [_gesture(gesture, gesture.id in fresh) for gesture in state.gestures],
-        "can_undo": history.can_undo,
-        "can_redo": history.can_redo,
-        "fresh": len(fresh),
-        "tracked": state.tracked.number if state.tracked else 0,
-        "busy": session.busy,
-    }
-
-
-def _structure(session: Session, structure: Structure, ml: float | None) -> dict[str, Any]:
-    own = [gesture for gesture in session.history.state.gestures if gesture.label == structure.label]
-    window = session.image.network_window(own)
-    seen = {"window": (window.low, window.high), "seen_as": str(window)}
-    return {**vars(structure), "ml": ml, "said": len(own), **seen}
-
-
-def _gesture(gesture: Gesture, fresh: bool) -> dict[str, Any]:
-    where = {"label": gesture.label, "plane": gesture.plane, "t": gesture.t, "kind": gesture.kind, "frames": gesture.frames}
-    return {**where, "points": gesture.points_yx, "positive": gesture.positive, "width": gesture.width, "fresh": fresh}

@@ -60,6 +60,7 @@ def build(settings: ServerSettings, queue: InferenceQueue) -> tuple[App, Session
         loading.start()
         yield
         loading.cancel()
+        queue.end_idle(END_WITHIN_S)
         store.close()
         loading.join(END_WITHIN_S)  # Python aborts where it ends while a thread loads torch
 

@@ -8,8 +8,9 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
+from medical_sam2.errors import MedicalSam2Error
 from medical_sam2.prompts import Prompt
 from medical_sam2.server.refusals import refusal_for
 from medical_sam2.volume import Segmentation, Volume
@@ -74,6 +75,8 @@ class InferenceQueue:
     def __init__(self, load: "Callable[[], Segmenter]") -> None:
         self._load, self._loading = load, threading.Lock()
         self._lock = PriorityLock()
+        self._idle, self._idling = threading.Lock(), cast("threading.Thread | None", None)
+        self._tasks: deque[Callable[[Segmenter], object]] = deque()
 
     @cached_property
     def _segmenter(self) -> "Segmenter":
@@ -112,6 +115,32 @@ class InferenceQueue:
     def give_way(self) -> None:
         """Let clicks go first, between two frames of tracking."""
         self._lock.give_way()
+
+    def when_idle(self, tasks: "Sequence[Callable[[Segmenter], object]]") -> None:
+        """Do these in the background, one after the other, each in turn with all others; the next list takes their place."""
+        with self._idle:
+            self._tasks = deque(tasks)
+            if self._idling is None:
+                self._idling = threading.Thread(target=self._work_idle, daemon=True)
+                self._idling.start()
+
+    def end_idle(self, seconds: float | None = None) -> None:
+        """Drop what waits for an idle moment, and wait for what goes on."""
+        with self._idle:
+            self._tasks.clear()
+            thread = self._idling
+        if thread is not None:
+            thread.join(seconds)
+
+    def _work_idle(self) -> None:
+        while True:
+            with self._idle:
+                if not self._tasks:
+                    self._idling = None
+                    return
+                task = self._tasks.popleft()
+            with suppress(MedicalSam2Error, MemoryError), self.segmenter(urgent=False) as segmenter:
+                task(segmenter)  # what goes wrong here is told to whoever really asks
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, TypeAlias, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,12 +17,17 @@ from PIL import Image
 from medical_sam2.intensity_window import Window
 from medical_sam2.io import registry
 from medical_sam2.io.annotations import AnnotatedImage
+from medical_sam2.server.editing import renumber
 from medical_sam2.server.refusals import InvalidRequest, Refusal
 from medical_sam2.server.segmentation import LabelMaps, SessionImage, SessionVolume
 from medical_sam2.server.session import Session
 from medical_sam2.server.session_store import SessionStore
 from medical_sam2.volume import Segmentation
 
+if TYPE_CHECKING:
+    from medical_sam2.statistics import ObjectStatistics
+
+NumberedMaps: TypeAlias = tuple[NDArray[np.unsignedinteger], ...]
 SOLID = 160  # voxels along each axis of the 3D view, at most
 
 
@@ -83,7 +90,7 @@ def download_forms(image: SessionImage, plugins: Sequence[str], *, dicom: bool) 
 
 
 def encode_download(store: SessionStore, session: Session, form: str) -> Encoded:
-    """The result that stands, as a file whose name has nothing of the source's.
+    """The result that stands, as a file without a name: the page knows how the source is called, the server does not.
 
     Args:
         store: knows the source.
@@ -94,25 +101,41 @@ def encode_download(store: SessionStore, session: Session, form: str) -> Encoded
     Raises:
         Refusal: nothing was tracked, or no such form of it.
     """
-    result, image, names = session.result(), session.image, session.history.state.names
+    result, image, state = session.result(), session.image, session.history.state
     if not isinstance(image, SessionVolume):
-        return _encode_set(result.labels, form, names, store.settings.formats)
+        names = {state.numbers[label]: name for label, name in state.names.items()}
+        labels = tuple(renumber(array, state.numbers) for array in result.labels)
+        return _encode_set(labels, form, names, store.settings.formats)
     if form == "csv":
-        from medical_sam2.statistics import measure, to_csv  # SciPy takes a while to load: not before the page opens
-
-        table = to_csv(measure(image.volume, Segmentation(result.labels[0], image.volume.affine, names)))
-        return _attachment(table.encode(), "text/csv; charset=utf-8", "volumes.csv")
+        return _attachment(load_statistics().to_csv(measure_session(session)).encode(), "text/csv; charset=utf-8")
     plugins = store.settings.formats
     if f".{form}" not in (written := registry.written(plugins=plugins)):
         choices = ", ".join(suffix[1:] for suffix in written)
         raise Refusal(HTTPStatus.NOT_FOUND, f"there is no form {form!r}; choose {choices} or csv")
-    name = f"labels.{form}"
-    kind = "application/gzip" if name.endswith(".gz") else registry.writer_of(Path(name), plugins).media_type
-    return _attachment(store.export(session, result.labels[0], form, names), kind, name)
+    kind = "application/gzip" if form.endswith(".gz") else registry.writer_of(Path(f"labels.{form}"), plugins).media_type
+    return _attachment(store.export(session, result.labels[0], form, state.names), kind)
 
 
-def _attachment(data: bytes, kind: str, name: str) -> Encoded:
-    return Encoded(data, kind, {"content-disposition": f'attachment; filename="{name}"'})
+def load_statistics() -> ModuleType:
+    """medical_sam2.statistics, loaded when it is used: SciPy takes a while, and the page opens before."""
+    from medical_sam2 import statistics
+
+    return statistics
+
+
+def measure_session(session: Session) -> "tuple[ObjectStatistics, ...]":
+    """Volume, place and intensity of each structure of the result that stands, by its number in files."""
+    image, state = session.image, session.history.state
+    if not isinstance(image, SessionVolume):
+        raise InvalidRequest("images of a set have no volumes; download the label images")
+    names = {state.numbers[label]: name for label, name in state.names.items()}
+    labels = renumber(session.result().labels[0], state.numbers)
+    rows = load_statistics().measure(image.volume, Segmentation(labels, image.volume.affine, names))
+    return cast("tuple[ObjectStatistics, ...]", rows)
+
+
+def _attachment(data: bytes, kind: str) -> Encoded:
+    return Encoded(data, kind, {"content-disposition": "attachment"})
 
 
 def _annotation_forms(plugins: Sequence[str]) -> dict[str, registry.Format]:
@@ -122,24 +145,24 @@ def _annotation_forms(plugins: Sequence[str]) -> dict[str, registry.Format]:
 
 
 # Images are called by their numbers, as in the zip of label images: no name of a file leaves the session.
-def _encode_set(labels: LabelMaps, form: str, names: Mapping[int, str], plugins: Sequence[str]) -> Encoded:
+def _encode_set(labels: NumberedMaps, form: str, names: Mapping[int, str], plugins: Sequence[str]) -> Encoded:
     if form == "zip":
-        return _attachment(_zip(labels), "application/zip", "labels.zip")
+        return _attachment(_zip(labels), "application/zip")
     format = _annotation_forms(plugins).get(form)
     if format is None:
         choices = ", ".join(["zip", *_annotation_forms(plugins)])
         raise InvalidRequest(f"sets of images are downloaded as {choices}")
     images = (AnnotatedImage(number, f"{number:05d}.png", array) for number, array in enumerate(labels, 1))
     if not format.of_each_image:
-        return _attachment(format.annotate(images, names), format.media_type, f"annotations.{form}")
+        return _attachment(format.annotate(images, names), format.media_type)
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
         for image in images:
             archive.writestr(zipfile.ZipInfo(f"{image.number:05d}{format.annotated}"), format.annotate([image], names))
-    return _attachment(file.getvalue(), "application/zip", f"annotations.{form}")
+    return _attachment(file.getvalue(), "application/zip")
 
 
-def _zip(labels: LabelMaps) -> bytes:
+def _zip(labels: NumberedMaps) -> bytes:
     """Label images, numbered as the images are."""
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:

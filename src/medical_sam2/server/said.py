@@ -7,7 +7,8 @@ the same words may find something a little different.
 import io
 import shlex
 import zipfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -17,7 +18,6 @@ from medical_sam2.server.gestures import lasso_of, volume_prompts
 from medical_sam2.server.refusals import InvalidRequest, NotFound
 from medical_sam2.server.segmentation import SessionVolume
 from medical_sam2.server.session import Session
-from medical_sam2.server.state import State
 from medical_sam2.strokes import Brush, Lasso, Scribble, ShapeInterpolation, SliceRange, Stroke
 from medical_sam2.tracking.contradictions import last_words
 from medical_sam2.tracking.plan import array_axis, primary_view
@@ -33,13 +33,13 @@ def command_line(session: Session, views: str) -> str:
         NotFound: nothing was said.
         InvalidRequest: of a set of images.
     """
-    volume, prompts, state = _said(session)
+    volume, prompts, names = _said(session)
     words = _options(prompts, volume)
     if words is None:
         words = ["--prompts", FILE]
     else:
         named = {prompt.object for prompt in prompts}
-        words += [f"--name {shlex.quote(f'{label}:{name}')}" for label, name in state.names.items() if label in named]
+        words += [f"--name {shlex.quote(f'{label}:{name}')}" for label, name in names.items() if label in named]
     window = session.image.window_name
     words += [f"--views {views}"] * (views != "one") + [f"--window {shlex.quote(window)}"] * (window != "auto")
     return " ".join(["medsam2 segment IMAGE", *words, "-o labels.nii.gz"])
@@ -52,9 +52,9 @@ def prompt_file(session: Session) -> tuple[bytes, str]:
         NotFound: nothing was said.
         InvalidRequest: of a set of images.
     """
-    volume, prompts, state = _said(session)
+    volume, prompts, names = _said(session)
     with TemporaryDirectory(dir=session.folder) as folder:
-        save_prompts(Path(folder) / FILE, prompts, state.names, volume)
+        save_prompts(Path(folder) / FILE, prompts, names, volume)
         files = sorted(Path(folder).iterdir())
         if len(files) == 1:
             return files[0].read_bytes(), FILE
@@ -65,17 +65,19 @@ def prompt_file(session: Session) -> tuple[bytes, str]:
         return data.getvalue(), "prompts.zip"
 
 
-def _said(session: Session) -> tuple[Volume, list[Prompt], State]:
-    """The prompts that count; a lasso by its places as long as nothing was said against it."""
+def _said(session: Session) -> tuple[Volume, list[Prompt], Mapping[int, str]]:
+    """The prompts that count, of objects as files number them; a lasso by its places as long as nothing was said against it."""
     image, state = session.image, session.history.state
     if not isinstance(image, SessionVolume):
         raise InvalidRequest("a set of images has no file of prompts; download its label images")
-    given = [(gesture, prompt) for gesture in state.gestures for prompt in volume_prompts(gesture, image.volume)]
+    said = [replace(gesture, label=state.numbers[gesture.label]) for gesture in state.gestures]
+    given = [(gesture, prompt) for gesture in said for prompt in volume_prompts(gesture, image.volume)]
     if not given:
         raise NotFound("prompt: nothing was said yet")
+    names = {state.numbers[label]: name for label, name in state.names.items()}
     lassos = {id(prompt): lasso_of(gesture, image.volume) for gesture, prompt in given if gesture.kind == "lasso"}
     kept = last_words([prompt for _, prompt in given], image.volume.shape)
-    return image.volume, [each for prompt in kept for each in _sayable(lassos.get(id(prompt), prompt))], state
+    return image.volume, [each for prompt in kept for each in _sayable(lassos.get(id(prompt), prompt))], names
 
 
 def _sayable(prompt: Prompt) -> Iterator[Prompt]:

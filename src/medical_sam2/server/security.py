@@ -155,6 +155,8 @@ class Guard:
             await self._login(scope, receive, answer)
         elif (token := parse_qs(scope["query_string"].decode("latin-1")).get("token")) and scope["path"] == "/":
             await self._exchange_token(scope, token[0], answer)
+        elif scope["path"] == "/logout" and scope["method"] == "POST":
+            await self._forget(answer)
         elif visitor := self._visitor(scope, headers):
             _check_may(visitor, scope)
             scope[AUTHENTICATED], scope[VISITOR] = True, visitor
@@ -279,6 +281,13 @@ class Guard:
         path = f"{self._settings.root_path}/"
         cookie = f"{self.cookie}={value}; HttpOnly; SameSite=Strict; Path={path}{secure}"
         await answer.plain(HTTPStatus.SEE_OTHER, b"", {"location": path, "set-cookie": cookie, "cache-control": "no-store"})
+
+    async def _forget(self, answer: "_Reply") -> None:
+        """Take the cookie back; whoever copied it before could still use it until the server ends."""
+        root = f"{self._settings.root_path}/"
+        cookie = f"{self.cookie}=; HttpOnly; SameSite=Strict; Path={root}; Max-Age=0"
+        headers = {"location": f"{root}login", "set-cookie": cookie, "cache-control": "no-store"}
+        await answer.plain(HTTPStatus.SEE_OTHER, b"", headers)
 
 
 def _check_may(visitor: Visitor, scope: Scope) -> None:

@@ -155,14 +155,21 @@ class SessionVolume:
             earlier: labels (H, W) of the slice that the gestures correct.
         """
         label, plane, t = gestures[0].place
-        view, axes = PLANES[plane], self.volume.orientation
-        axis, k = array_axis(self.volume, view), self.slice_index(plane, t)
-        flat = replace(self.volume, array=self.volume.array.take(range(k, k + 1), axis))
+        view, axes, flat = PLANES[plane], self.volume.orientation, self._slice(plane, t)
         prompts = SessionVolume(flat).prompts(replace(gesture, t=0, frames=()) for gesture in gestures)
         known = None if earlier is None else view.invert(earlier[None], axes)
         window = self.network_window(gestures)
         found = segmenter.segment_volume(flat, prompts, views=plane, window=window, earlier=known)
         return view.apply(found.labels, axes)[0] == label
+
+    def _slice(self, plane: str, t: int) -> Volume:
+        """A slice as a volume of its own."""
+        axis, k = array_axis(self.volume, PLANES[plane]), self.slice_index(plane, t)
+        return replace(self.volume, array=self.volume.array.take(range(k, k + 1), axis))
+
+    def see_ahead(self, segmenter: "Segmenter", plane: str, t: int) -> None:
+        """Let the network see a slice before anybody points at it."""
+        segmenter.see_ahead(self._slice(plane, t), PLANES[plane], self.window)
 
     def check_prompts(self, gestures: Sequence[Gesture]) -> None:
         """Refuse gestures on one structure that limits, or the wish for shapes between outlines, do not go with.
@@ -203,10 +210,13 @@ class SessionVolume:
         if new := wanted - known:
             prompts = self.prompts(gesture for gesture in state.gestures if gesture.label in new)
             keep = self.volume.array.size <= UNCERTAIN_VOXELS
-            found = segmenter.segment_volume(self.volume, prompts, views=views, probability=keep, names=state.names, **options)
+            first = [label for label in state.priority if label in new]
+            found = segmenter.segment_volume(
+                self.volume, prompts, views=views, probability=keep, names=state.names, priority=first, **options
+            )
             uncertainty = (uncertainty_map(list(found.probability.values())),) if keep else None
             outlined = SessionResult((found.labels.astype(np.uint8),), self._rows(found), uncertainty, found.warnings)
-            result = _add_structures(result, outlined, new) if result else outlined
+            result = _add_structures(result, outlined, new, state.priority) if result else outlined
         return result or SessionResult(self.empty_labels())
 
     @staticmethod
@@ -442,10 +452,14 @@ def draw_label(frame: Frame, label: int, mask: NDArray[np.bool_], overwritten: s
     frame[taken] = label
 
 
-def _add_structures(result: SessionResult, new: SessionResult, labels: set[int]) -> SessionResult:
-    """New structures where there is nothing yet."""
+def _add_structures(result: SessionResult, new: SessionResult, labels: set[int], priority: Sequence[int]) -> SessionResult:
+    """New structures where there is nothing yet, or something that comes after them."""
     (old,), (add,) = result.labels, new.labels
-    joined = np.where((old == 0) | np.isin(old, list(labels)), add, old)
+    taken = (old == 0) | np.isin(old, list(labels))
+    for place, label in enumerate(priority):
+        if label in labels:
+            taken |= (add == label) & np.isin(old, priority[place + 1 :])
+    joined = np.where(taken, add, old)
     both = result.uncertainty and new.uncertainty
     uncertainty = (np.maximum(result.uncertainty[0], new.uncertainty[0]),) if both else None  # type: ignore[index]
     rows = (*(row for row in result.rows if row.object not in labels), *new.rows)

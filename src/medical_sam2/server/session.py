@@ -1,14 +1,24 @@
 """One volume or one set of images, and what was done with it. Every method may be called from any thread."""
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from medical_sam2.errors import FormatError
+from medical_sam2.server.editing import (
+    StructureEdit,
+    check_lockable,
+    check_number,
+    check_open,
+    free_labels,
+    keep_locked,
+    number_for,
+)
 from medical_sam2.server.gestures import check_gesture, decode_runs, encode_runs, frame_prompt
 from medical_sam2.server.inference_queue import Cancelled, InferenceQueue, JobEvent, TrackingJob, trim_memory
 from medical_sam2.server.refusals import Conflict, InvalidRequest, NotFound
@@ -37,8 +47,6 @@ from medical_sam2.server.state import (
     Step,
     Structure,
 )
-
-MOST_LABEL = 255
 
 
 class Session:
@@ -76,25 +84,55 @@ class Session:
         """A new structure."""
         with self._lock:
             state = self._expect(version)
-            used = {each.label for each in state.structures} | (state.tracked.labels if state.tracked else frozenset[int]())
-            label = max(used, default=0) + 1
-            if label > MOST_LABEL:
-                raise InvalidRequest("the labels are used up; begin a new session")
+            (label,) = free_labels(state, 1)
             colour = colour or COLOURS[(label - 1) % len(COLOURS)]
-            structure = Structure(label, _one_line(name) or f"structure {label}", colour)
+            structure = Structure(label, _one_line(name) or f"structure {label}", colour, number_for(state, label))
             return self._journal.write(Step(version + 1, "add", structure))
 
-    def change_structure(self, version: int, label: int, name: str, colour: str) -> History:
-        """Another name or colour of a structure; what is empty stays."""
+    def change_structure(
+        self, version: int, label: int, name: str = "", colour: str = "", value: int = 0, locked: bool | None = None
+    ) -> History:
+        """Another name, colour or number in files of a structure, or a lock; what is empty stays."""
         with self._lock:
-            old = self._expect(version).of(label)
-            structure = Structure(label, _one_line(name) or old.name, colour or old.colour)
-            return self._journal.write(Step(version + 1, "change", structure))
+            state = self._expect(version, idle=locked is not None)
+            old, value = state.of(label), value or state.numbers[label]
+            check_number(state, label, value)
+            if locked and not old.locked:
+                self._check_volume()
+                check_lockable(state)
+            held = old.locked if locked is None else locked
+            new = Structure(label, _one_line(name) or old.name, colour or old.colour, 0 if value == label else value, held)
+            return self._write_and_redraw(Step(version + 1, "change", new))
+
+    def edit(self, version: int, make: Callable[[SessionVolume, State, SessionResult], StructureEdit]) -> tuple[str, ...]:
+        """Take what is made of the image, the state and its result; returns what is to be told.
+
+        Raises:
+            MedicalSam2Error, Refusal: it cannot be made; nothing was changed.
+        """
+        with self._lock:
+            image, state = self._check_volume(), self._expect(version, idle=True)
+            found = make(image, state, self._result(state) or SessionResult(image.empty_labels()))
+            tracked = None
+            if found.result is not None:
+                included = state.tracked.included if state.tracked else frozenset[int]()
+                earlier = state.tracked.labels if state.tracked else frozenset[int]()
+                tracked = ResultRecord(self._save(found.result), included, earlier | set(found.result.voxels))
+            self._write_and_redraw(Step(version + 1, "edit", tracked=tracked, structures=found.structures))
+            self._remove_unnamed()
+            return found.notes
+
+    def _check_volume(self) -> SessionVolume:
+        if not isinstance(self.image, SessionVolume):
+            raise InvalidRequest("images of a set are outlined anew from what was said; this is done to volumes")
+        return self.image
 
     def remove_structure(self, version: int, label: int) -> History:
         """Remove a structure and all gestures on it."""
         with self._lock:
-            return self._write_and_redraw(Step(version + 1, "remove", self._expect(version, idle=True).of(label)))
+            state = self._expect(version, idle=True)
+            check_open(state, label)
+            return self._write_and_redraw(Step(version + 1, "remove", state.of(label)))
 
     def add_gesture(self, version: int, gesture: Gesture) -> History:
         """A gesture: its frame's outline is known when this returns.
@@ -104,7 +142,7 @@ class Session:
         """
         with self._lock:
             state = self._expect(version)
-            state.of(gesture.label)
+            check_open(state, gesture.label)
             check_frame(self.image, gesture.plane, gesture.t)
             check_gesture(gesture, self.image.frame_shape(gesture.plane, gesture.t), self.image.planes[gesture.plane])
             self.image.check_prompts([each for each in state.with_gesture(gesture) if each.label == gesture.label])
@@ -155,6 +193,8 @@ class Session:
             try:
                 with self.queue.segmenter(urgent=False) as segmenter:
                     result = self.image.track(segmenter, state, before, views, on_frame)
+                if before:
+                    result = keep_locked(before, result, state.locked)
             except Cancelled:
                 if not (job.keep and frames):
                     raise
@@ -184,20 +224,27 @@ class Session:
 
     # The file is on the disk before the journal names it, and those that no state names any more go after.
     def _keep(self, state: State, result: SessionResult) -> None:
-        number = 1 + max((int(path.stem) for path in self._results.glob("[0-9]*.npz")), default=0)
-        _ = result.voxels  # counted now, not when the next click waits for it
-        save_result(self._result_path(number), result)
+        number = self._save(result)
         earlier = state.tracked.labels if state.tracked else frozenset[int]()
         labels = earlier | {gesture.label for gesture in state.gestures}
         tracked = ResultRecord(number, frozenset(gesture.id for gesture in state.gestures), labels)
         with self._lock:
             self._journal.write(Step(self.history.version + 1, "track", tracked=tracked))
-            needed = {each.tracked.number for each in self.history.states if each.tracked}
-            for path in self._results.glob("[0-9]*.npz"):
-                if int(path.stem) not in needed:
-                    path.unlink()
+            self._remove_unnamed()
             present = frozenset(each.label for each in self.history.state.structures)
             self._cached = (number, present, result) if tracked.labels <= present else None
+
+    def _save(self, result: SessionResult) -> int:
+        number = 1 + max((int(path.stem) for path in self._results.glob("[0-9]*.npz")), default=0)
+        _ = result.voxels  # counted now, not when the next click waits for it
+        save_result(self._result_path(number), result)
+        return number
+
+    def _remove_unnamed(self) -> None:
+        needed = {each.tracked.number for each in self.history.states if each.tracked}
+        for path in self._results.glob("[0-9]*.npz"):
+            if int(path.stem) not in needed:
+                path.unlink()
 
     # A kill between a result and the step that names it leaves one; more of them, or one of a session without any step, tell
     # that steps were lost.
@@ -224,6 +271,14 @@ class Session:
         """
         if plane not in self.image.planes or not 0 <= t < self.image.planes[plane]:
             raise NotFound("slice")
+
+    def see_ahead(self, plane: str, t: int) -> None:
+        """Let the network see a slice of a volume and those beside it, while nobody needs it; the last one asked for counts."""
+        self.check_frame(plane, t)
+        image = self.image
+        if isinstance(image, SessionVolume) and not self.busy:
+            near = [each for each in (t, t + 1, t - 1, t + 2, t - 2) if 0 <= each < image.planes[plane]]
+            self.queue.when_idle([partial(image.see_ahead, plane=plane, t=each) for each in near])
 
     def frame_labels(self, plane: str, t: int) -> Frame:
         """Labels (H, W) of a frame, as they stand now."""
@@ -364,7 +419,8 @@ class Session:
         mask = decode_runs(gesture.answer, shape) if gesture.answer else np.zeros(shape, bool)
         clicks = zip(gesture.points_yx, gesture.positive, strict=True) if gesture.kind == "points" else ()
         inside = [(round(y), round(x)) for (y, x), positive in clicks if positive]
-        draw_label(frame, gesture.label, mask, {0, gesture.label, *(int(frame[place]) for place in inside)})
+        taken = {int(frame[place]) for place in inside} - self.history.state.locked
+        draw_label(frame, gesture.label, mask, {0, gesture.label, *taken})
 
     def _write_and_redraw(self, step: Step) -> History:
         history = self._journal.write(step)

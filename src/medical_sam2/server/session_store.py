@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from medical_sam2.errors import ConfigError, FormatError, MedicalSam2Error
 from medical_sam2.io import Picture, atomic
+from medical_sam2.server.editing import renumber
 from medical_sam2.server.inference_queue import InferenceQueue
 from medical_sam2.server.refusals import InvalidRequest, LimitReached, NotFound, TooLarge, disk_is_full
 from medical_sam2.server.security import ServerSettings
@@ -163,8 +164,12 @@ class SessionStore:
         """Labels as a file of this form ("nii.gz", "dcm", ...), in the grid of the session's own source."""
         with TemporaryDirectory(dir=session.folder) as folder:
             target = Path(folder) / f"labels.{form}"
-            chosen = {each.label: each.colour for each in session.history.state.structures}
-            self.workers.export(self.source(session.id), labels, (names, chosen), target, self.settings.formats)
+            numbers = session.history.state.numbers
+            chosen = {numbers[each.label]: each.colour for each in session.history.state.structures}
+            called = {numbers.get(label, label): name for label, name in names.items()}
+            self.workers.export(
+                self.source(session.id), renumber(labels, numbers), (called, chosen), target, self.settings.formats
+            )
             return target.read_bytes()
 
     def remove(self, id: str) -> None:
@@ -232,15 +237,21 @@ class SessionStore:
         Raises:
             TooLarge: it has more voxels than are allowed.
         """
-        notes = _read_json(decoded / META)
-        count = notes.get("count", 1)
-        arrays = [np.load(decoded / f"{i}.npy", mmap_mode="r", allow_pickle=False) for i in range(count)]
+        image = self.load_decoded(decoded, self.settings.window)
+        arrays = [image.volume.array] if isinstance(image, SessionVolume) else [each.array for each in image.pictures]
         if sum(array.size for array in arrays) > self.settings.most_voxels:
             raise TooLarge(f"it has more than {self.settings.most_voxels} voxels")
+        return image
+
+    @staticmethod
+    def load_decoded(decoded: Path, window: str = "auto") -> SessionImage:
+        """The same, whatever its size."""
+        notes = _read_json(decoded / META)
+        arrays = [np.load(decoded / f"{i}.npy", mmap_mode="r", allow_pickle=False) for i in range(notes.get("count", 1))]
         if notes["kind"] == "set":
             spacing: Any = tuple(notes["spacing_mm"]) if notes["spacing_mm"] else None
-            return SessionImageSet([Picture(array, spacing, notes.get("modality")) for array in arrays], self.settings.window)
-        return SessionVolume(Volume(arrays[0], np.array(notes["affine"]), notes["modality"]), self.settings.window)
+            return SessionImageSet([Picture(array, spacing, notes.get("modality")) for array in arrays], window)
+        return SessionVolume(Volume(arrays[0], np.array(notes["affine"]), notes["modality"]), window)
 
     def is_dicom(self, id: str) -> bool:
         """Whether its images are DICOM files, so that a DICOM-SEG can refer to them."""

@@ -30,6 +30,8 @@ class Structure:
     label: int  # value in the label map, from 1
     name: str  # given by the user
     colour: str  # "#rrggbb"
+    value: int = 0  # its number in files that leave the server; 0: its label
+    locked: bool = False  # whether nothing changes it
 
 
 @dataclass(frozen=True)
@@ -111,6 +113,22 @@ class State:
         """Label → name."""
         return {structure.label: structure.name for structure in self.structures}
 
+    @property
+    def numbers(self) -> Mapping[int, int]:
+        """Label → number in files that leave the server."""
+        return {each.label: each.value or each.label for each in self.structures}
+
+    @property
+    def locked(self) -> frozenset[int]:
+        """Labels that nothing changes."""
+        return frozenset(each.label for each in self.structures if each.locked)
+
+    @property
+    def priority(self) -> tuple[int, ...]:
+        """Labels in the order in which structures take what several would have; none where nobody has chosen one."""
+        order = tuple(each.label for each in self.structures)
+        return order if order != tuple(sorted(order)) else ()
+
     def of(self, label: int) -> Structure:
         """The structure of a label.
 
@@ -128,10 +146,11 @@ class Step:
     """Something that was done."""
 
     version: int  # of the session afterwards
-    kind: Literal["add", "change", "remove", "say", "track", "undo", "redo"]  # what was done
+    kind: Literal["add", "change", "remove", "say", "track", "edit", "undo", "redo"]  # what was done
     structure: Structure | None = None  # that was added, renamed or removed
     gesture: Gesture | None = None  # that was made
-    tracked: ResultRecord | None = None  # the result of tracking
+    tracked: ResultRecord | None = None  # the result of tracking, or of an edit that has one
+    structures: tuple[Structure, ...] | None = None  # all that are there after an edit, in their order
 
 
 @dataclass(frozen=True)
@@ -184,9 +203,19 @@ def changed(state: State, step: Step) -> State:
         if len(state.gestures) >= MOST_GESTURES:
             raise InvalidRequest(f"more than {MOST_GESTURES} gestures; begin a new session")
         return replace(state, gestures=state.with_gesture(step.gesture))
+    if step.kind == "edit" and step.structures is not None:
+        return _edited(state, step.structures, step.tracked)
     if step.structure is None:
         raise InvalidRequest("the step names no structure")
     return _with_structure(state, step.kind, step.structure)
+
+
+def _edited(state: State, structures: tuple[Structure, ...], tracked: ResultRecord | None) -> State:
+    """Other structures; of those that are gone, the gestures go too."""
+    labels = {each.label for each in structures}
+    if len(labels) < len(structures) or len(structures) > MOST_STRUCTURES:
+        raise InvalidRequest(f"more than {MOST_STRUCTURES} structures, or one twice")
+    return State(structures, tuple(each for each in state.gestures if each.label in labels), tracked or state.tracked)
 
 
 # The journal is replayed through here, so what it refuses tells a damaged journal from a whole one.
@@ -212,6 +241,8 @@ def to_json(step: Step) -> dict[str, Any]:
     line: dict[str, Any] = {"version": step.version, "kind": step.kind}
     if step.structure:
         line["structure"] = vars(step.structure)
+    if step.structures is not None:
+        line["structures"] = [vars(each) for each in step.structures]
     if step.gesture:
         line["said"] = vars(step.gesture)
     if step.tracked:
@@ -229,6 +260,7 @@ def from_json(line: Mapping[str, Any]) -> Step:
         Structure(**structure) if structure else None,
         _gesture(gesture) if gesture else None,
         ResultRecord(tracked["number"], frozenset(tracked["heard"]), frozenset(tracked["labels"])) if tracked else None,
+        tuple(Structure(**each) for each in line["structures"]) if "structures" in line else None,
     )
 
 

@@ -36,6 +36,7 @@ MODULE = "medical_sam2.server.worker_process"
 ENDED = "the server ends; ask again when it is back"
 TOO_LONG = {
     "decode": "reading the file takes too long; it was given up",
+    "outlines": "reading the file takes too long; it was given up",
     "export": "writing the file takes too long; it was given up",
     "list": "looking through the folders for the series takes too long; it was given up",
     "search": "the PACS takes too long; it was given up",
@@ -212,6 +213,8 @@ def do(order: Mapping[str, Any]) -> Any:
     """
     if order["do"] == "decode":
         return _decode(order)
+    if order["do"] == "outlines":
+        return _read_outlines(order)
     if order["do"] == "list":
         return _list_series([Path(folder) for folder in order["folders"]], order["within"])
     return _export(order) if order["do"] == "export" else pacs.do(order)
@@ -246,6 +249,20 @@ def _decode(order: Mapping[str, Any]) -> None:
         about = {"kind": "set", "count": len(found), "modality": found[0].modality, "spacing_mm": spacing}
         notes = {**about, "warnings": [n for p in found for n in p.warnings]}
     atomic.write_bytes(target / META, json.dumps(notes).encode())
+
+
+def _read_outlines(order: Mapping[str, Any]) -> dict[str, Any]:
+    """Labels in the grid of their source, in a file; names and colours."""
+    like = _load(order)
+    if not isinstance(like, Volume):
+        raise FormatError("these are pictures, not a volume", "outline them here")
+    try:
+        found = io.load_segmentation(_main_file(Path(order["labels"])), like)
+    except AmbiguousError as error:
+        raise FormatError(error.problem, "save it as a map of labels, whole numbers from 0") from None
+    np.save(order["target"], found.labels)
+    colours = {label: "#{:02x}{:02x}{:02x}".format(*colour) for label, colour in found.colours.items()}
+    return {"names": dict(found.names), "colours": colours}
 
 
 def _export(order: Mapping[str, Any]) -> None:

@@ -14,6 +14,8 @@ JUMP = 2.0  # area on a slice over the largest one between it and the prompt
 SUDDEN = 0.5  # share of the object's largest area that the same slice adds at once: an object that begins small grows by less
 MOST = 0.5  # share of a slice
 DRAWN = 1.5  # area over that of an outline or a box, up to which a person has drawn it so large
+FLAT = 0.5  # thickness over the width on the prompted slices, below which an object seems to have been lost beside them
+FEW, TINY = 4, 16  # slices of an object, and voxels of it on the prompted ones, of which the network can hardly tell what it is
 
 
 @dataclass(frozen=True)
@@ -95,6 +97,35 @@ def mark_leaks(rows: Sequence[SliceConfidence], found: Sequence[Leak]) -> list[S
     """The rows with `look_here` set where each leak begins."""
     places = {(leak.object, leak.view, leak.slices[0]) for leak in found}
     return [replace(row, look_here=row.look_here or (row.object, row.view, row.slice) in places) for row in rows]
+
+
+def describe_early_ends(
+    rows: Sequence[SliceConfidence],
+    frames: Mapping[str, int],
+    spacing_mm: Mapping[str, Sequence[float]],
+    axes: Mapping[str, str],
+) -> list[str]:
+    """A line for each object that ended at once, before and behind its prompts, and is much flatter than wide, or tiny.
+
+    Args:
+        rows: as they came.
+        frames: view → slices of the volume along it.
+        spacing_mm: view → distances in mm between frames, rows and columns.
+        axes: view → axis of the file ("i", "j" or "k").
+    """
+    found: list[str] = []
+    for label, view in dict.fromkeys((row.object, row.view) for row in rows if row.prompted):
+        own = [row for row in rows if (row.object, row.view) == (label, view) and row.area_px]
+        slices, prompted = [row.slice for row in own], max((row.area_px for row in own if row.prompted), default=0)
+        if not slices or min(slices) == 0 or max(slices) == frames[view] - 1:
+            continue
+        between, down, across = spacing_mm[view]
+        width, thickness = 2 * np.sqrt(prompted * down * across / np.pi), (max(slices) - min(slices) + 1) * between
+        if thickness < FLAT * width or (len(slices) <= FEW and prompted <= TINY):
+            where = f"slice {min(slices)}" if len(slices) == 1 else f"slices {min(slices)} to {max(slices)}"
+            problem = f"object {label} was found on {where} of axis {axes[view]} alone, next to its prompt"
+            found.append(f"{problem}: if it goes on, prompt it on a slice where it is larger")
+    return found
 
 
 def _find_jumps(areas: Mapping[int, int], start: int, step: int) -> Iterator[tuple[tuple[int, ...], int]]:

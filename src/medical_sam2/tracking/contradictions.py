@@ -1,6 +1,6 @@
 """Of what one person says after each other the last word counts: earlier prompts give up what a later one says otherwise.
 
-A command is told all at once, and refuses what contradicts itself; whoever points, looks, and points again means the latter.
+A command has all prompts at once and refuses what contradicts itself; whoever points, looks, and points again means the latter.
 """
 
 from collections.abc import Sequence

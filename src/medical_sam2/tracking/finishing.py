@@ -2,7 +2,7 @@
 
 The order is always the same, whatever the order of the options: holes are filled, the largest part is kept, the surface is
 smoothed, the object grows or shrinks, small parts are dropped. Objects are taken by their labels, the smallest first. None
-takes a voxel of another one: what one would take of another is left to it and told, so that a voxel of the background that
+takes a voxel of another one: what one would take of another is left to it and reported, so that a voxel of the background that
 two would take goes to the smaller label.
 
 Smoothing takes the signed distance to the surface through a Gaussian, and cuts it where the volume is as large as before.
@@ -18,7 +18,7 @@ from typing import cast
 import numpy as np
 from numpy.typing import NDArray
 
-from medical_sam2.errors import ConfigError
+from medical_sam2.errors import ConfigError, read_number
 from medical_sam2.io.labels import object_boxes
 from medical_sam2.prompts import Mask, Prompt
 from medical_sam2.strokes import Lasso, says_where
@@ -27,6 +27,7 @@ from medical_sam2.tracking.postprocess import EVERYWHERE, load_ndimage
 from medical_sam2.volume import Segmentation, add_to_layers
 
 KEPT = 0.02  # share of its volume that smoothing may change without a word
+FARTHEST_MM = 500.0  # that an object may grow, shrink or be smoothed by: farther than any organ reaches
 REACH = 4.0  # of a Gaussian, in standard deviations
 MaskArray = NDArray[np.bool_]
 
@@ -60,6 +61,9 @@ class FinishingSteps:
         for what, number in numbers.items():
             if not isfinite(number) or (number < 0 and what != "growing or shrinking"):
                 raise ConfigError(f"{what} by {number:g} makes no sense", "give a positive number")
+        farthest = max(self.smooth_mm, abs(self.grow_mm))
+        if farthest > FARTHEST_MM:
+            raise ConfigError(f"{farthest:g} mm are farther than any organ reaches", f"give {FARTHEST_MM:g} mm at most")
         finest = min(spacing_mm)
         if 0 < abs(self.grow_mm) < finest:
             problem = f"growing or shrinking by {abs(self.grow_mm):g} mm changes nothing: voxels are {finest:.3g} mm at least"
@@ -150,8 +154,8 @@ def _who_and_number(option: str, word: str) -> tuple[str | None, float]:
     """The object that "liver=2" speaks of, None where all are meant, and the number."""
     who, equals, text = word.rpartition("=")
     try:
-        number = float(text)
-    except ValueError:
+        number = float(read_number(text))
+    except (ValueError, OverflowError):
         number = 0.0
     if not 0 < number < inf:
         raise ConfigError(f"{option} {word}: {text!r} is no positive number", f"give {option} NUMBER or {option} NAME=NUMBER")
@@ -218,7 +222,7 @@ def finish(
     Args:
         found: objects, in a grid whose spacing is that of its affine.
         steps: label → what is done.
-        prompts: an outline or a scribble among them that is changed is told.
+        prompts: an outline or a scribble among them that is changed is named in a warning.
         limits: label → what its prompts settle: nothing grows into what they leave out.
 
     Returns:
@@ -351,13 +355,21 @@ def _parts_from(mask: MaskArray, least: float | None) -> MaskArray:
 
 def _describe_changes(changes: Sequence[FinishingChange]) -> Iterator[str]:
     for change in changes:
-        step = change.step.rpartition("_")[0] if change.step.endswith(("_mm", "_ml")) else change.step
+        step, setting = _as_typed(change)
         if change.left_to_others:
             yield f"object {change.object}: {change.left_to_others} voxels were left to other objects ({step})"
         if not change.after:
-            yield f"object {change.object} has nothing left ({step} {change.setting})"
+            yield f"object {change.object} has nothing left ({step}{setting})"
         elif change.step == "smooth_mm" and abs(change.after - change.before) > KEPT * change.before:
             yield f"object {change.object}: smoothing changed its volume by {100 * (change.after / change.before - 1):+.1f} %"
+
+
+def _as_typed(change: FinishingChange) -> tuple[str, str]:
+    """The option that a step was asked for by, and its number."""
+    name = change.step.rpartition("_")[0] if change.step.endswith(("_mm", "_ml")) else change.step
+    shrinks = name == "grow" and change.setting < 0
+    number = "" if change.setting is True else f" {abs(change.setting):g}"
+    return f"--{'shrink' if shrinks else name.replace('_', '-')}", number
 
 
 def _changed_drawings(

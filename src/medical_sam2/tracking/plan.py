@@ -3,7 +3,7 @@
 Shapes: I J K voxels in the order of the file, T frames of a view, H W a frame.
 """
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
@@ -71,7 +71,7 @@ class TrackingPlan:
 
     Args:
         groups: all objects.
-        warnings: views that are left out.
+        warnings: views that are left out, outlines that say next to nothing.
     """
 
     groups: tuple[Group, ...]
@@ -107,8 +107,15 @@ def plan_tracking(
     for group in grouped(volume, prompts, views_allowed(views), labels_in(earlier)):
         chosen, left_out = views_named(views if earlier is None else "one", volume, group.view)
         groups.append(replace(group, views=chosen))
-        warnings |= dict.fromkeys(left_out)
+        warnings |= dict.fromkeys([*left_out, *_single_pixels(group)])
     return TrackingPlan(tuple(groups), tuple(warnings))
+
+
+# Of an object that ends on a slice one pixel may be left there; one that is nowhere larger was clicked at with a brush.
+def _single_pixels(group: Group) -> Iterator[str]:
+    for label, frames in group.prompts.items():
+        if all(prompt.mask_hw is not None and prompt.mask_hw.sum() == 1 for prompt in frames.values()):
+            yield f"object {label} is outlined by a single pixel, and is expected to be as small: give a point if that is meant"
 
 
 def grouped(
@@ -143,7 +150,7 @@ def grouped(
             limits[label] = settled
             _check_slices(volume, view, label, settled, frames)
             check_agreement(own, settled, volume.shape, array_axis(volume, view))
-        groups.setdefault((view.code, *sorted(frames)), []).append((label, own, frames))
+        groups.setdefault((view.code, largest_frame(frames), *sorted(frames)), []).append((label, own, frames))
     _check_shared(limits)
     return [
         Group(
@@ -342,11 +349,16 @@ def usable(volume: Volume, view: View) -> bool:
     return max(high, wide) <= TOO_THICK * min(high, wide) and min(rows, columns) >= TOO_FEW
 
 
-def order_outward(prompted: Iterable[int], frames: Iterable[int]) -> list[int]:
-    """Prompted frames, the first of them last; from there to the end; then from there back to the beginning."""
-    first = sorted(prompted, reverse=True)
+def order_outward(prompted: Iterable[int], frames: Iterable[int], start: int) -> list[int]:
+    """Prompted frames, the start last; from there to the end; then from there back to the beginning."""
+    first = [*sorted({*prompted} - {start}, reverse=True), start]
     rest = sorted(set(frames) - set(first))
-    return [*first, *(t for t in rest if t > first[-1]), *(t for t in reversed(rest) if t < first[-1])]
+    return [*first, *(t for t in rest if t > start), *(t for t in reversed(rest) if t < start)]
+
+
+def largest_frame(prompts: Mapping[int, FramePrompt]) -> int:
+    """The frame on which the largest outline or box of an object was drawn; the first of several, and where none was."""
+    return max(sorted(prompts), key=lambda t: prompts[t].drawn_area)
 
 
 def labels_in(array: NDArray[np.generic] | None) -> set[int]:

@@ -111,9 +111,9 @@ class TemplateMatch:
     def describe(self, names: Mapping[int, str]) -> str:
         """One line for the user about an object that is left out."""
         name = f" ({names[self.object]})" if names.get(self.object) else ""
-        told = f"its most likely place is slice {self.slice} of axis {'ijk'[self.axis]}"
+        place = f"its most likely place is slice {self.slice} of axis {'ijk'[self.axis]}"
         sure = f"confidence {self.confidence:.2f}, {FOUND} is needed"
-        return f"object {self.object}{name} of the template was not found and is left out ({sure}): {told}; outline it there"
+        return f"object {self.object}{name} of the template was not found and is left out ({sure}): {place}; outline it there"
 
 
 def search_objects(

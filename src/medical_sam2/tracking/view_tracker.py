@@ -5,8 +5,9 @@ Shapes: B objects, H W frame.
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +26,7 @@ from medical_sam2.views import View
 from medical_sam2.volume import Volume
 
 FRAMES_OF_A_PASS = 1_000_000  # more than any view has: frames of different passes are never neighbours in time
+SMALL = 0.25  # area of an outline or box over the largest one of its object, below which it is not remembered
 ENDED = 8  # frames in a row without any of the objects, after which tracking ends in that direction
 
 
@@ -46,6 +48,10 @@ class FrameTime(int):
         time = super().__new__(cls, pass_number * FRAMES_OF_A_PASS + frame)
         time.pass_number, time.frame = pass_number, frame
         return time
+
+
+ObjectPrompts: TypeAlias = Mapping[int, Mapping[FrameTime, FramePrompt]]
+"""Object → time → prompt."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -166,6 +172,25 @@ class _PassResults:
         return {time: FramePrompt.mask(mask, estimate=remembered[time]) for time, mask in masks.items() if mask.any()}
 
 
+# A small outline tells where an object ends, hardly what it looks like; remembered, it lets the object shrink everywhere.
+def _forget_small(prompts: Mapping[FrameTime, FramePrompt]) -> Mapping[FrameTime, FramePrompt]:
+    """Prompts of one object, those drawn much smaller than the largest as answers that no bank keeps."""
+    largest = max((prompt.drawn_area for prompt in prompts.values() if prompt.estimate is None), default=0.0)
+    return {
+        t: replace(prompt, estimate=0.0) if prompt.estimate is None and 0 < prompt.drawn_area < SMALL * largest else prompt
+        for t, prompt in prompts.items()
+    }
+
+
+def _lies_between(prompts: Mapping[FrameTime, FramePrompt], t: FrameTime) -> bool:
+    """Whether a person showed an object on the nearest prompted frames before and after a frame: it is on that one, too."""
+    before, after = [at for at in prompts if at < t], [at for at in prompts if at > t]
+    if not before or not after or t in prompts:
+        return False
+    around = prompts[max(before)], prompts[min(after)]
+    return all(one.estimate is None and (one.drawn_area > 0 or one.labels.any()) for one in around)
+
+
 class FeaturesAhead:
     """What the encoder sees on frames, one after the other; with a helper, on the next one already while one is decoded.
 
@@ -216,7 +241,7 @@ class ViewTracker:
     def track_frames(
         self,
         view: View,
-        prompts: Mapping[int, Mapping[FrameTime, FramePrompt]],
+        prompts: ObjectPrompts,
         order: Sequence[FrameTime],
         banks: Mapping[int, PolicyBank],
         region: Region | None,
@@ -238,33 +263,50 @@ class ViewTracker:
         # a region cannot grow while it is tracked in: tracking breaks off and begins again in a larger one, remembered frames
         # first; what was yielded before is not yielded again
         waiting, yielded, answers = list(order), set[FrameTime](), _PassResults()
-        shown: Mapping[int, Mapping[FrameTime, FramePrompt]] = prompts
+        shown = prompts
         while waiting:
-            stack, see = self.frames(view, region), self.features(view, region)
-            prompters = [Fixed({t: stack.to_network(prompt) for t, prompt in own.items()}) for own in shown.values()]
-            bank = ObjectBanks(banks[label] for label in prompts)
-            due = (t for t in waiting if not skip(t))
-            with closing(FeaturesAhead(see, waiting, skip)) as features:
-                tracked = track(self.config.backbone, features.of, due, prompters, bank, on_fused=features.begin_next)
-                for t, prediction in tracked:
-                    probability_BHW = stack.to_frame(prediction.logits_Bhw)
-                    if region is not None and any(region.touched(one > 0.5) for one in probability_BHW):
-                        region = grow_region(stack.canvas, region)
-                        shown = {
-                            label: answers.prompts_to_repeat(label, b, banks, t) | {**prompts[label]}
-                            for b, label in enumerate(prompts)
-                        }
-                        prompted = sorted({t for own in prompts.values() for t in own}, reverse=True)
-                        remembered = {t for own in shown.values() for t in own} - {*prompted}
-                        first = [*prompted, *sorted(remembered, key=lambda t: (t == answers.latest, t))]
-                        waiting = [*first, *(t for t in waiting if t not in yielded and t not in first)]
-                        break
-                    answers.note(t, prediction, probability_BHW, banks.values())
-                    if t not in yielded:
-                        yielded.add(t)
-                        yield TrackingResult(stack, t, prediction.confidence_B.float().cpu().tolist(), probability_BHW)
-                else:
-                    return
+            stack = self.frames(view, region)
+            for t, prediction in self._predict(view, region, (prompts, shown), waiting, banks, skip):
+                probability_BHW = stack.to_frame(prediction.logits_Bhw)
+                if region is not None and any(region.touched(one > 0.5) for one in probability_BHW):
+                    region = grow_region(stack.canvas, region)
+                    shown = {
+                        label: answers.prompts_to_repeat(label, b, banks, t) | {**prompts[label]}
+                        for b, label in enumerate(prompts)
+                    }
+                    prompted = sorted({t for own in prompts.values() for t in own}, reverse=True)
+                    remembered = {t for own in shown.values() for t in own} - {*prompted}
+                    first = [*prompted, *sorted(remembered, key=lambda t: (t == answers.latest, t))]
+                    waiting = [*first, *(t for t in waiting if t not in yielded and t not in first)]
+                    break
+                answers.note(t, prediction, probability_BHW, banks.values())
+                if t not in yielded:
+                    yielded.add(t)
+                    yield TrackingResult(stack, t, prediction.confidence_B.float().cpu().tolist(), probability_BHW)
+            else:
+                return
+
+    def _predict(
+        self,
+        view: View,
+        region: Region | None,
+        prompts: tuple[ObjectPrompts, ObjectPrompts],
+        order: Sequence[FrameTime],
+        banks: Mapping[int, PolicyBank],
+        skip: Callable[[FrameTime], bool],
+    ) -> Iterator[tuple[FrameTime, FramePrediction]]:
+        """Track objects through frames in one region: their prompts as they were given, and as the network is shown them."""
+        given, shown = prompts
+        stack = self.frames(view, region)
+        remembered = [_forget_small(own) for own in shown.values()]
+        prompters = [Fixed({t: stack.to_network(prompt) for t, prompt in own.items()}) for own in remembered]
+        bank, due = ObjectBanks(banks[label] for label in given), (t for t in order if not skip(t))
+        with closing(FeaturesAhead(self.features(view, region), order, skip)) as features:
+            yield from track(
+                *(self.config.backbone, features.of, due, prompters, bank),
+                on_fused=features.begin_next,
+                present=lambda t: [_lies_between(own, t) for own in given.values()],
+            )
 
     def ask(self, view: View, region: Region | None, t: int, prompt: FramePrompt) -> tuple[NDArray[np.bool_], float]:
         """What the network, shown a region, takes a prompt for: a mask (H, W) of the whole frame, and how sure it is."""

@@ -22,7 +22,7 @@ from medical_sam2.model.memory_bank import PolicyBank, cosine
 from medical_sam2.prompts import Box, FramePrompt, Mask
 from medical_sam2.strokes import Diameter, Lasso, joins_outlines
 from medical_sam2.tracking.click_outline import reduction
-from medical_sam2.tracking.confidence import Leak, find_leaks, mark_collapses, mark_leaks
+from medical_sam2.tracking.confidence import Leak, describe_early_ends, find_leaks, mark_collapses, mark_leaks
 from medical_sam2.tracking.consensus import Gate, TrackedObject, apply_consensus
 from medical_sam2.tracking.estimate import expect_between, find_start
 from medical_sam2.tracking.frames import FrameStack
@@ -36,6 +36,7 @@ from medical_sam2.tracking.plan import (
     drawn_prompts,
     frame_prompts,
     labels_in,
+    largest_frame,
     objects_at_once,
     order_outward,
     prompted_slices,
@@ -197,7 +198,7 @@ class GroupTracker:
         self, view: View, group: Group, banks: dict[int, PolicyBank], fusions: Mapping[int, Fusion], number: int
     ) -> None:
         """An orientation that starts from what was found so far; objects that were not found stay out."""
-        passes: dict[tuple[range, Region | None, tuple[int, ...]], dict[int, Mapping[int, FramePrompt]]] = {}
+        passes: dict[tuple[range, Region | None, int, tuple[int, ...]], dict[int, Mapping[int, FramePrompt]]] = {}
         stack = self.view_tracker.frames(view)
         whole = range(stack.shape_thw[0])
         for label, own in group.given.items():
@@ -215,17 +216,19 @@ class GroupTracker:
             )
             if own_prompts:
                 span = range(min([*frames, *own_prompts]), max([*frames, *own_prompts]) + 1)
-                passes.setdefault((span, region, tuple(sorted(own_prompts))), {})[label] = own_prompts
+                key = span, region, largest_frame(own_prompts), tuple(sorted(own_prompts))
+                passes.setdefault(key, {})[label] = own_prompts
         self.progress.planned += sum(len(key[0]) for key in passes) - len(whole)
-        for (span, region, _), prompts in passes.items():
+        for (span, region, *_), prompts in passes.items():
             self._track_pass(_Pass(view, prompts, span, banks, fusions, number, region, group.limits))
 
     def _track_pass(self, way: _Pass) -> None:
-        """Outward from the prompted frames, each way until all objects have ended."""
+        """Outward from the frame with the largest prompt, each way until all objects have ended."""
         prompted = {t for own in way.prompts.values() for t in own}
         timed = {label: {FrameTime(way.number, t): prompt for t, prompt in own.items()} for label, own in way.prompts.items()}
         ends = PassEnds(min(prompted), max(prompted))
-        order = [FrameTime(way.number, t) for t in order_outward(prompted, way.frames)]
+        start = largest_frame(next(iter(way.prompts.values())))  # that of the others too, see `grouped`
+        order = [FrameTime(way.number, t) for t in order_outward(prompted, way.frames, start)]
         for found in self.view_tracker.track_frames(
             way.view, timed, order, way.banks, way.region, lambda t: ends.passed(t.frame)
         ):
@@ -425,13 +428,27 @@ class VolumeTracker:
         ]
         found, axes = self._find_leaks(), self.volume.orientation
         described = dict.fromkeys(leak.describe("ijk"[View(leak.view).order(axes)[0]]) for leak in found)
-        rows, warnings = tuple(mark_leaks(mark_collapses(self.rows), found)), (*self._warnings, *missing, *described)
+        early = self._describe_early_ends() if mended is None else []
+        rows, warnings = tuple(mark_leaks(mark_collapses(self.rows), found)), (*self._warnings, *missing, *described, *early)
         maps, spread, windows = self._maps, self._spread, self.windows
         return Segmentation(labels, self.volume.affine, names, maps, spread, rows, warnings, windows, layers)
 
     def _remove_islands(self, labels: NDArray[np.unsignedinteger]) -> None:
         if not self.options.islands:
             remove_islands(labels, [prompt for group in self.plan.groups for own in group.given.values() for prompt in own])
+
+    def _describe_early_ends(self) -> list[str]:
+        """Which objects seem to have been lost beside their prompts; those whose slices the user named are not judged."""
+        shape, axes, spacing = self.volume.shape, self.volume.orientation, self.volume.spacing_mm
+        rows = [row for row in self.rows if row.object not in self.plan.limits]
+        views = {code: View(code) for code in {row.view for row in rows}}
+        along = {code: view.order(axes)[0] for code, view in views.items()}
+        return describe_early_ends(
+            rows,
+            {code: shape[axis] for code, axis in along.items()},
+            {code: view.spacing(spacing, axes) for code, view in views.items()},
+            {code: "ijk"[axis] for code, axis in along.items()},
+        )
 
     def _find_leaks(self) -> list[Leak]:
         """Where an object seems to have taken what is not its own."""

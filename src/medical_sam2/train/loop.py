@@ -199,9 +199,9 @@ def check_resumed(recipe: Recipe, folder: Path) -> int:
         begun, now = (_list_settings(asdict(each)) for each in (read_begun(folder), recipe))
         changed = [name for name in begun | now if name not in MAY_CHANGE and begun.get(name) != now.get(name)]
         if changed:
-            told = ", ".join(f"{name} = {begun.get(name)}, not {now.get(name)}" for name in changed)
+            changes = ", ".join(f"{name} = {begun.get(name)}, not {now.get(name)}" for name in changed)
             remedy = "leave it so, or begin another run in a new folder"
-            raise ConfigError(f"this run was begun with {told}", remedy, subject=folder)
+            raise ConfigError(f"this run was begun with {changes}", remedy, subject=folder)
     with _open_checkpoint(folder / NAME) as file:
         return int((file.metadata() or {})["step"])
 

@@ -6,15 +6,18 @@ import SimpleITK
 import torch
 from torch import Tensor, nn
 
-from medical_sam2.evaluate.methods.monai_networks import (
+from medical_sam2.evaluate.methods import METHODS
+from medical_sam2.evaluate.methods.trained_networks import (
     Condition,
     FrequencyFilter,
     MaskDiffusion,
+    Tailored,
     TransUNet,
+    _find_architecture,
+    _measure_loss,
+    dice_and_entropy,
     fuse_by_staple,
 )
-from medical_sam2.evaluate.methods.named import METHODS
-from medical_sam2.evaluate.methods.trained_networks import Tailored, _find_architecture, _measure_loss, dice_and_entropy
 
 SIDE = 32
 CONDITIONS: tuple[Condition, ...] = ("sum", "channels", "filtered")

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from medical_sam2.errors import ConfigError
-from medical_sam2.evaluate.methods.named import CLASSICAL, METHODS, describe_method, find_method
+from medical_sam2.evaluate.methods import CLASSICAL, METHODS, describe_method, find_method
 from medical_sam2.evaluate.methods.trained_networks import SupportSet, Tailored
 
 

@@ -105,9 +105,9 @@ class TrackingMethod:
 
     def on_volume(self, inputs: MethodInputs, task: VolumeTask, prompts: FramePrompts) -> MethodAnswer:
         """Through the slices, or all views."""
-        seen, said = list[float](), inputs.volume_prompts or task.all_in_volume(prompts)
+        seen, in_voxels = list[float](), inputs.volume_prompts or task.all_in_volume(prompts)
         answer = inputs.segmenter.segment_volume(
-            task.volume, said, views=inputs.views, bank=self._bank(inputs, seen), fusion=inputs.fusion
+            task.volume, in_voxels, views=inputs.views, bank=self._bank(inputs, seen), fusion=inputs.fusion
         )
         axes = task.volume.orientation
         thick = task.volume.shape[task.view.order(axes)[0]]

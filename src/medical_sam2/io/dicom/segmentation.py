@@ -76,8 +76,14 @@ def check(like: Volume, path: Path) -> None:
     _in_source_order(source_origin(like, path, KIND), np.zeros(like.shape, np.uint16))
 
 
-def source_origin(like: Volume, path: Path, kind: str) -> DicomOrigin:
+def source_origin(like: Volume, path: Path, kind: str, remedy: str = "save to .nii.gz, .nrrd or .mha") -> DicomOrigin:
     """Where the slices of a volume lie in its files, to which an object of this kind refers.
+
+    Args:
+        like: the volume.
+        path: file of the object.
+        kind: what it is, in words.
+        remedy: what to do where the volume has no such files.
 
     Raises:
         GeometryError: it was not read from DICOM files.
@@ -86,7 +92,7 @@ def source_origin(like: Volume, path: Path, kind: str) -> DicomOrigin:
     if not isinstance(origin, DicomOrigin):
         raise GeometryError(
             f"{kind} refers to DICOM images, and this volume was not read from DICOM files (or from a zip of them)",
-            "save to .nii.gz, .nrrd or .mha",
+            remedy,
             subject=path,
         )
     return origin
@@ -173,7 +179,7 @@ def _encode(sources: list[Dataset], frames: NDArray[np.unsignedinteger], found: 
 
 
 def _descriptions(hd: ModuleType, codes: ModuleType, found: Segmentation) -> list[Dataset]:
-    """What is told of each segment; a name that does not fit is whole in its description."""
+    """The description of each segment; a name that does not fit is whole in its description."""
     algorithm = hd.AlgorithmIdentificationSequence(MAKER, version=maker_version(), family=codes.cid7162.ArtificialIntelligence)
     names = {label: found.names.get(label) or f"object {label}" for label in found.objects()}
     texts = segment_labels(names)
@@ -263,10 +269,10 @@ def load_segments(path: Path, like: Volume) -> list[Outline]:
                 mask = masks[label] if label in masks else masks.setdefault(label, np.zeros(like.shape, bool))
                 _slice_of(mask, plane, like, path)[inside] = True
         numbers = _label_numbers(dataset, path)
-        told = {numbers[whole_number(item, "SegmentNumber", None, path=path)]: item for item in dataset.SegmentSequence}
+        described = {numbers[whole_number(item, "SegmentNumber", None, path=path)]: item for item in dataset.SegmentSequence}
     if not masks:
         raise PromptError("the segmentation is empty", "outline at least one voxel", subject=path)
-    items = {label: told.get(label, Dataset()) for label in masks}
+    items = {label: described.get(label, Dataset()) for label in masks}
     return [Outline(label, masks[label], _name(items[label], label), _colour(items[label])) for label in sorted(masks)]
 
 

@@ -20,7 +20,7 @@ from pydicom.uid import ExplicitVRLittleEndian, RTStructureSetStorage, generate_
 
 from medical_sam2.errors import FormatError, GeometryError, PromptError
 from medical_sam2.io import atomic, labels
-from medical_sam2.io.contours import fill_apart, fill_polygons, trace_rings
+from medical_sam2.io.contours import fill_and_trace, fill_polygons, trace_rings
 from medical_sam2.io.dicom import DicomOrigin, headers
 from medical_sam2.io.dicom.grid import is_reconstruction, place_frames
 from medical_sam2.io.dicom.headers import Plane, floats, read_dataset, text, whole_number
@@ -256,7 +256,7 @@ def load_segments(path: Path, like: Volume) -> list[Outline]:
 def _regions(path: Path, like: Volume) -> tuple[list[_Region], list[str]]:
     """The regions that have closed contours, and what was left out."""
     dataset = read_dataset(path, pixels=True)
-    series = _Series(source_origin(like, path, KIND))
+    series = _Series(source_origin(like, path, KIND, "outline the DICOM series that it was drawn on, or give a label map"))
     with guarded(path):
         described = list(dataset.get("StructureSetROISequence") or [])
         outlines = {int(item.ReferencedROINumber): item for item in dataset.get("ROIContourSequence") or []}
@@ -382,7 +382,7 @@ def _filled(region: _Region, shape: tuple[int, int, int], path: Path) -> NDArray
 # One within another is a hole, as all programs draw it; of two that cross nobody can tell whether both or one of them is meant.
 def _check_nested(rings: list[NDArray[np.float64]], shape: tuple[int, int, int], problem: str, path: Path) -> None:
     size = shape[1], shape[0]
-    parts = [fill_apart([ring], size) for ring in rings]
+    parts = [fill_and_trace([ring], size) for ring in rings]
     clear = ~np.logical_or.reduce([on_line for _, on_line in parts])
     depth = np.zeros(size, np.int32)
     for inside, _ in sorted(parts, key=lambda part: -int(part[0].sum())):

@@ -1,0 +1,237 @@
+"""What is done to structures besides pointing at them: put in order, merged, split, finished, brought from a file.
+
+Each makes of a state and its result what the session holds afterwards; nothing is changed in place.
+Shapes: I J K voxels.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medical_sam2.server.refusals import InvalidRequest
+from medical_sam2.server.segmentation import SessionResult, SessionVolume
+from medical_sam2.server.state import COLOURS, State, Structure
+from medical_sam2.tracking.finishing import FinishingSteps, finish
+from medical_sam2.tracking.limits import limits_of
+from medical_sam2.tracking.plan import array_axis, primary_view
+from medical_sam2.tracking.postprocess import EVERYWHERE, load_ndimage
+from medical_sam2.volume import Segmentation
+
+MOST_LABEL = 255
+MOST_PARTS = 16
+
+
+@dataclass(frozen=True, eq=False)
+class StructureEdit:
+    """What a session holds after an edit.
+
+    Args:
+        structures: all of them, in their order; gestures on those that are gone are forgotten.
+        result: their voxels; None where it stays.
+        notes: for the user.
+    """
+
+    structures: tuple[Structure, ...]
+    result: SessionResult | None = None
+    notes: tuple[str, ...] = ()
+
+
+def move_structure(state: State, label: int, by: int) -> StructureEdit:
+    """A structure further up or down: where several would have a voxel, the upper one takes it."""
+    place = state.structures.index(state.of(label))
+    others = [each for each in state.structures if each.label != label]
+    others.insert(min(max(0, place + by), len(others)), state.of(label))
+    return StructureEdit(tuple(others))
+
+
+def merge_structures(state: State, result: SessionResult, label: int, into: int) -> StructureEdit:
+    """Two structures as one new one, with the name, colour and number of the second."""
+    if label == into:
+        raise InvalidRequest("a structure is merged with another one; choose that")
+    for each in (label, into):
+        _check_settled(state, result, each)
+    (new,), kept = free_labels(state, 1), state.of(into)
+    labels = np.where(np.isin(result.labels[0], (label, into)), np.uint8(new), result.labels[0])
+    return _replaced(state, result, labels, {label, into}, [replace(kept, label=new, value=state.numbers[into])])
+
+
+def split_structure(state: State, result: SessionResult, label: int) -> StructureEdit:
+    """The parts of a structure that hang together, each a structure, the largest with its name and number."""
+    _check_settled(state, result, label)
+    labels, old = result.labels[0].copy(), state.of(label)
+    parts, count = cast("tuple[NDArray[np.int32], int]", load_ndimage().label(labels == label, EVERYWHERE))
+    if count == 1:
+        raise InvalidRequest("it is one part")
+    if count > MOST_PARTS:
+        raise InvalidRequest(f"it has {count} parts, more than {MOST_PARTS}; drop the small ones first")
+    order = np.argsort(-np.bincount(parts.ravel())[1:], kind="stable") + 1
+    new = free_labels(state, count)
+    for own, part in zip(new, order, strict=True):
+        labels[parts == part] = own
+    first = replace(old, label=new[0], value=state.numbers[label])
+    others = [Structure(own, f"{old.name} {n}", _colour(own)) for n, own in enumerate(new[1:], 2)]
+    return _replaced(state, result, labels, {label}, [first, *others])
+
+
+def finish_structure(known: tuple[SessionVolume, State, SessionResult], label: int, steps: FinishingSteps) -> StructureEdit:
+    """A structure after the finishing steps of the command line, which keep to what was said of it.
+
+    Raises:
+        ConfigError: a step that changes nothing.
+        InvalidRequest: nothing would be left.
+    """
+    image, state, result = known
+    _check_settled(state, result, label)
+    if steps == FinishingSteps():
+        raise InvalidRequest("nothing was chosen that is to be done")
+    volume = image.volume
+    prompts = image.prompts(gesture for gesture in state.gestures if gesture.label == label)
+    axis = array_axis(volume, primary_view(volume, prompts)) if prompts else 2
+    limits = limits_of(prompts, volume.shape, axis)
+    before = Segmentation(result.labels[0], volume.affine, state.names)
+    found, _ = finish(before, {label: steps}, prompts, {label: limits} if limits else None)
+    labels = found.labels.astype(np.uint8)
+    if not (labels == label).any():
+        raise InvalidRequest("nothing would be left of it")
+    rows = [row for row in result.rows if row.object != label or _is_there(image, labels, row.view, row.slice, label)]
+    doubt = result.uncertainty and (np.where(labels == result.labels[0], result.uncertainty[0], np.uint8(0)),)
+    after = SessionResult((labels,), tuple(rows), doubt, result.warnings)
+    return StructureEdit(state.structures, after, found.warnings)
+
+
+def add_outlines(
+    state: State,
+    result: SessionResult,
+    labels: NDArray[np.unsignedinteger],
+    names: Mapping[int, str],
+    colours: Mapping[int, str],
+) -> StructureEdit:
+    """Structures of a label map, where nothing is yet; they keep their numbers where these are free.
+
+    Args:
+        state: that stands.
+        result: the same.
+        labels: in the grid of the image.
+        names: number → name.
+        colours: number → "#rrggbb".
+    """
+    numbers = [int(number) for number in np.unique(labels) if number]
+    new, joined, added = free_labels(state, len(numbers)), result.labels[0].copy(), list[Structure]()
+    left = 0
+    for own, number in zip(new, numbers, strict=True):
+        inside = labels == number
+        left += int((inside & (result.labels[0] != 0)).sum())
+        joined[inside & (joined == 0)] = own
+        name, colour = names.get(number) or f"structure {number}", colours.get(number) or _colour(own)
+        added.append(Structure(own, name, colour, number))
+    notes = (f"{left} voxels were left to structures that are there",) if left else ()
+    after = replace(result, labels=(joined,))
+    return StructureEdit((*state.structures, *_numbered(state, added)), after, notes)
+
+
+def free_labels(state: State, count: int) -> list[int]:
+    """Labels that nothing has, or had in the result that stands.
+
+    Raises:
+        InvalidRequest: there are not so many left.
+    """
+    used = {each.label for each in state.structures} | (state.tracked.labels if state.tracked else frozenset[int]())
+    first = max(used, default=0) + 1
+    if first + count - 1 > MOST_LABEL:
+        raise InvalidRequest("the labels are used up; begin a new session")
+    return list(range(first, first + count))
+
+
+def renumber(labels: NDArray[np.uint8], numbers: Mapping[int, int]) -> NDArray[np.unsignedinteger]:
+    """Labels as the numbers that files have."""
+    if all(label == number for label, number in numbers.items()):
+        return labels
+    table = np.arange(MOST_LABEL + 1, dtype=np.min_scalar_type(max(MOST_LABEL, *numbers.values())))
+    table[list(numbers)] = list(numbers.values())
+    return table[labels]
+
+
+def keep_locked(before: SessionResult, after: SessionResult, locked: frozenset[int]) -> SessionResult:
+    """A result in which locked structures are as before: they have lost nothing, and gained nothing."""
+    if not locked:
+        return after
+    (old,), (new,) = before.labels, after.labels
+    own = np.isin(old, list(locked))
+    labels = np.where(own, old, np.where(np.isin(new, list(locked)), np.uint8(0), new))
+    return replace(after, labels=(labels,))
+
+
+def check_open(state: State, label: int) -> None:
+    """Refuse to change a structure that is locked.
+
+    Raises:
+        InvalidRequest: it is, or there is no such structure.
+    """
+    if state.of(label).locked:
+        raise InvalidRequest("this structure is locked; unlock it to change it")
+
+
+def check_lockable(state: State) -> None:
+    """Refuse to lock while something was not tracked yet, which might take voxels of what is to be locked.
+
+    Raises:
+        InvalidRequest: there are such gestures.
+    """
+    if state.fresh:
+        raise InvalidRequest("apply the changes first, or undo them; then lock it")
+
+
+def check_number(state: State, label: int, value: int) -> None:
+    """Refuse a number that another structure has in files.
+
+    Raises:
+        InvalidRequest: it has.
+    """
+    if value in {number for other, number in state.numbers.items() if other != label}:
+        raise InvalidRequest(f"another structure has the number {value}; choose another one")
+
+
+def _check_settled(state: State, result: SessionResult, label: int) -> None:
+    check_open(state, label)
+    if any(gesture.label == label for gesture in state.fresh):
+        raise InvalidRequest("this structure has changes that are not yet applied; apply them first")
+    if label not in result.voxels:
+        raise InvalidRequest("this structure was not tracked yet; apply it to the volume first")
+
+
+def _replaced(
+    state: State, result: SessionResult, labels: NDArray[np.uint8], gone: set[int], new: Sequence[Structure]
+) -> StructureEdit:
+    """Others in place of some structures; how sure the network was of them, nobody knows."""
+    others = [each for each in state.structures if each.label not in gone]
+    rows = tuple(row for row in result.rows if row.object not in gone)
+    left = replace(state, structures=tuple(others))
+    return StructureEdit((*others, *_numbered(left, new)), replace(result, labels=(labels,), rows=rows))
+
+
+def _numbered(state: State, new: Sequence[Structure]) -> list[Structure]:
+    """New structures with numbers that no other has."""
+    found, taken = list[Structure](), set(state.numbers.values())
+    for each in new:
+        number = each.value or each.label
+        number = number if number not in taken else max(taken) + 1
+        taken.add(number)
+        found.append(replace(each, value=0 if number == each.label else number))
+    return found
+
+
+def number_for(state: State, label: int) -> int:
+    """The number in files of a new structure, 0 where it is its label."""
+    (found,) = _numbered(state, [Structure(label, "", "")])
+    return found.value
+
+
+def _is_there(image: SessionVolume, labels: NDArray[np.uint8], plane: str, t: int, label: int) -> bool:
+    return bool((image.frame_labels((labels,), plane, t) == label).any())
+
+
+def _colour(label: int) -> str:
+    return COLOURS[(label - 1) % len(COLOURS)]

@@ -1,0 +1,18 @@
+// Names of files, which stay in the browser: what is downloaded is called after them, as the command line calls it.
+
+const SUFFIX = /(\.(nii|nrrd|nhdr|mha|mhd|raw|hdr|img|dcm|zip|png|jpe?g|tiff?|bmp))?(\.gz)?$/i
+
+export function suffix(file: string): string { return SUFFIX.exec(file)?.[0].toLowerCase() ?? '' }
+
+/** The one file without its suffix, or the folder of all of them; nothing where they have none in common. */
+export function stem(files: File[]): string {
+  if (files.length === 1) return files[0].name.replace(SUFFIX, '')
+  const folders = new Set(files.map((file) => file.webkitRelativePath.split('/').slice(0, -1).join('/')))
+  return folders.size === 1 ? [...folders][0].split('/').at(-1) ?? '' : ''
+}
+
+/** What a download is called: "ct.1_labels.nii.gz". */
+export function download(stem: string, form: string): string {
+  const [what, end] = form === 'csv' ? ['volumes', form] : /json/.test(form) ? ['annotations', form] : ['labels', form]
+  return `${stem ? `${stem}_` : ''}${what}.${end}`
+}

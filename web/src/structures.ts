@@ -1,0 +1,124 @@
+// The structures: list, looks, order, numbers, locks; merged, split, finished, measured, read from a file.
+import type { Structure } from './api'
+import { fill, h, icon } from './dom'
+import type { Work } from './work'
+
+const FINISHING: [string, string, string][] = [
+  ['smooth_mm', 'Smooth', 'mm'], ['grow_mm', 'Grow (−: shrink)', 'mm'], ['min_volume_ml', 'Least part', 'mL'],
+]
+
+export class Structures {
+  readonly element: HTMLElement
+  private readonly list = h('ul', { class: 'structures', 'aria-label': 'Structures' })
+  private readonly details = h('dialog', { class: 'details', 'aria-label': 'Structure' })
+  private readonly table = h('dialog', { class: 'help', 'aria-label': 'Statistics' })
+  private shown = 0
+
+  constructor(private readonly work: Work, private readonly attempt: (what: Promise<unknown>) => void) {
+    const files = h('input', { type: 'file', class: 'unseen', id: 'outlines', multiple: true, 'aria-label': 'Earlier segmentation', onchange: () => { attempt(work.loadOutlines([...(files.files ?? [])])); files.value = '' } })
+    const quiet = (name: string, title: string, what: () => void): HTMLElement => h('button', { title, 'aria-label': title, class: 'quiet', onclick: what }, icon(name))
+    const volume = work.info.kind === 'volume'
+    this.element = h('section', {},
+      h('div', { class: 'head' }, h('h2', {}, 'Structures'),
+        h('div', { class: 'row' },
+          volume ? quiet('table', 'Statistics', () => attempt(this.measure())) : null,
+          volume ? h('span', { class: 'edits' }, quiet('open', 'Load an earlier segmentation', () => files.click()), files) : null,
+          h('span', { class: 'edits' }, quiet('plus', 'New structure (N)', () => attempt(work.add()))))),
+      this.list)
+    document.body.append(this.details, this.table)
+    this.details.addEventListener('close', () => { this.shown = 0 })
+    work.listen((change) => {
+      if (change === 'state' || change === 'looks') this.draw()
+      if ((change === 'state' || change === 'looks') && this.shown) this.detail(this.shown)
+    })
+    this.draw()
+  }
+
+  close(): void { this.details.remove(); this.table.remove() }
+
+  private draw(): void {
+    fill(this.list, ...this.work.state.structures.map((each) => this.item(each)))
+    if (!this.work.state.structures.length) fill(this.list, h('li', { class: 'hint' }, 'Click on something in a slice: it becomes the first structure.'))
+  }
+
+  private item(each: Structure): HTMLElement {
+    const { work } = this
+    const name = h('input', { class: 'name', value: each.name, maxlength: '80', readonly: !work.mayEdit, 'aria-label': `Name of structure ${each.label}`, onchange: () => this.attempt(work.rename(each.label, name.value, '')), onfocus: () => this.choose(each.label) })
+    const colour = h('input', { type: 'color', value: each.colour, disabled: !work.mayEdit, 'aria-label': `Colour of ${each.name}`, onchange: () => this.attempt(work.rename(each.label, '', colour.value)) })
+    const { hidden } = work.look(each.label)
+    const quiet = (shape: string, title: string, what: () => void, pressed?: boolean): HTMLElement => h('button', { class: 'quiet', title: title.replace(` ${each.name}`, ''), 'aria-label': title, 'aria-pressed': pressed === undefined ? undefined : String(pressed),
+      onclick: (event: Event) => { event.stopPropagation(); what() } }, icon(shape))
+    return h('li', { class: `${each.label === work.label ? 'active' : ''}${hidden ? ' hidden' : ''}`, colour: each.colour, 'data-label': String(each.label), 'aria-current': each.label === work.label ? 'true' : undefined, onclick: () => this.choose(each.label) },
+      colour, name,
+      h('span', { class: 'ml', title: 'Volume of the tracked outline' }, each.ml === null ? (each.said ? 'this slice' : '–') : `${each.ml < 10 ? each.ml.toFixed(2) : each.ml.toFixed(1)} mL`),
+      each.locked ? icon('lock') : null,
+      quiet(hidden ? 'shut' : 'eye', `Hide ${each.name}`, () => work.appear(each.label, { hidden: !hidden }), hidden),
+      quiet('more', `More of ${each.name}`, () => { this.choose(each.label); this.detail(each.label); if (!this.details.open) this.details.show() }))
+  }
+
+  choose(label: number): void {
+    if (this.work.label === label) return
+    this.work.label = label
+    for (const item of this.list.children) item.classList.toggle('active', (item as HTMLElement).dataset.label === String(label))
+    this.work.tell('labels')
+  }
+
+  private detail(label: number): void {
+    const { work, attempt } = this
+    const each = work.state.structures.find((one) => one.label === label)
+    if (!each) return this.details.close()
+    this.shown = label
+    const { opacity, filled } = work.look(label)
+    const slider = h('input', { type: 'range', min: '0', max: '100', value: String(opacity), 'aria-label': 'Opacity', oninput: () => work.appear(label, { opacity: Number(slider.value) }) })
+    const check = (text: string, on: boolean, what: (on: boolean) => void): HTMLElement => {
+      const box = h('input', { type: 'checkbox', checked: on, onchange: () => what(box.checked) })
+      return h('label', { class: 'row' }, box, text)
+    }
+    if (this.details.contains(document.activeElement) && document.activeElement?.getAttribute('aria-label') === 'Opacity') return // it is being moved
+    fill(this.details, h('div', { class: 'head' }, h('h2', {}, each.name), h('button', { class: 'quiet', 'aria-label': 'Close', onclick: () => this.details.close() }, icon('close'))),
+      h('label', { class: 'row' }, 'Opacity', slider), check('Filled', filled, (on) => work.appear(label, { filled: on })),
+      work.mayEdit ? this.editing(each, check) : null)
+    this.details.setAttribute('aria-label', `Structure ${each.name}`)
+    void attempt
+  }
+
+  private editing(each: Structure, check: (text: string, on: boolean, what: (on: boolean) => void) => HTMLElement): HTMLElement {
+    const { work, attempt } = this
+    const path = `structures/${each.label}`
+    const value = h('input', { type: 'number', min: '1', max: '65535', value: String(each.value), onchange: () => attempt(work.edit(path, { value: Math.round(Number(value.value)) })) })
+    const others = work.state.structures.filter((one) => one.label !== each.label)
+    const place = work.state.structures.indexOf(each)
+    const into = h('select', { 'aria-label': 'Merge into' }, ...others.map((one) => h('option', { value: String(one.label) }, one.name)))
+    const move = (by: number, text: string): HTMLElement => h('button', { title: 'Where several would have a voxel, the upper one takes it', disabled: place + by < 0 || place + by > others.length, onclick: () => attempt(work.edit(`${path}/move`, { by })) }, text)
+    const parts = [
+      h('label', { class: 'row' }, 'Number in files', value),
+      check('Locked', each.locked, (locked) => attempt(work.edit(path, { locked }))),
+      h('div', { class: 'row' }, move(-1, 'Up'), move(1, 'Down')),
+    ]
+    if (others.length) parts.push(h('div', { class: 'row' }, h('button', { onclick: () => attempt(work.edit(`${path}/merge`, { into: Number(into.value) })) }, 'Merge into'), into))
+    if (work.info.kind === 'volume') parts.push(h('button', { title: 'Parts that do not hang together become structures of their own', onclick: () => attempt(work.edit(`${path}/split`)) }, 'Split into parts'), this.finishing(path))
+    return h('div', { class: 'rows' }, ...(work.info.kind === 'volume' ? parts : parts.slice(0, 1)), h('button', { onclick: () => attempt(work.drop(each.label)) }, 'Remove'))
+  }
+
+  /** As the command line finishes: holes, largest part, smoothness, size, small parts, in this order. */
+  private finishing(path: string): HTMLElement {
+    const box = (text: string): { input: HTMLInputElement; row: HTMLElement } => { const input = h('input', { type: 'checkbox' }); return { input, row: h('label', { class: 'row' }, input, text) } }
+    const [holes, largest] = [box('Fill holes'), box('Largest part alone')]
+    const numbers = FINISHING.map(([key, text, unit]) => { const input = h('input', { type: 'number', step: 'any', placeholder: '–' }); return { key, input, row: h('label', { class: 'row' }, text, input, unit) } })
+    const form = (): object => ({ fill_holes: holes.input.checked, largest: largest.input.checked, ...Object.fromEntries(numbers.filter(({ input }) => input.value).map(({ key, input }) => [key, Number(input.value)])) })
+    return h('fieldset', { class: 'rows' }, h('legend', {}, 'Finish'), holes.row, largest.row, ...numbers.map(({ row }) => row), h('button', { onclick: () => this.attempt(this.work.edit(`${path}/finish`, form())) }, 'Finish it'))
+  }
+
+  private async measure(): Promise<void> {
+    const rows = await this.work.statistics()
+    const number = (value: number | null): string => (value === null ? '–' : value.toFixed(Math.abs(value) < 10 ? 2 : 1).replace('-', '−'))
+    const unit = rows[0]?.intensity_unit ? ` ${rows[0].intensity_unit}` : ''
+    const head = ['Number', 'Structure', 'mL', `Mean${unit}`, 'SD', 'Smallest', 'Largest']
+    fill(this.table, h('h2', {}, 'Statistics'),
+      h('table', {}, h('thead', {}, h('tr', {}, ...head.map((text) => h('th', { scope: 'col' }, text)))),
+        h('tbody', {}, ...rows.map((row) => h('tr', {}, h('td', {}, String(row.label)), h('th', { scope: 'row' }, row.name), ...[row.volume_ml, row.mean, row.sd, row.minimum, row.maximum].map((value) => h('td', {}, number(value))))))),
+      h('p', { class: 'fine' }, 'Of what was tracked; Volumes (CSV) has it with places.'),
+      h('form', { method: 'dialog' }, h('button', { class: 'primary', autofocus: true }, 'Close')))
+    this.table.showModal()
+  }
+}
