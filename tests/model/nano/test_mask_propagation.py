@@ -9,7 +9,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from medical_sam2.model.backbone import Memory, Recalled
 from medical_sam2.model.nano import memory_matching
-from medical_sam2.model.nano.memory_matching import LEAST_PROBABILITY, MaskPropagation
+from medical_sam2.model.nano.memory_matching import LEAST_PROBABILITY, MaskPropagation, _attend, _attend_at_once
 
 SIDE, DEPTH = 6, 8
 
@@ -73,3 +73,16 @@ def test_half_precision_around_it_does_not_blur_places(parts: MaskPropagation) -
     with torch.autocast("cpu", torch.bfloat16):
         half = parts(key(50)[None], [memories(3)])
     assert (half - plain).abs().max() < 0.05
+
+
+def test_sums_of_powers_are_a_softmax() -> None:
+    """In pieces that do not divide the pixels, with scores as far below 0 as the sharpest network's."""
+    torch.manual_seed(0)
+    query, keys, values = torch.randn(6, 600), torch.randn(3, 6, 600), torch.rand(3, 4, 600)
+    keys[:, 5] = -20.0
+    query[5] = 1.0
+    with torch.no_grad():
+        found, wanted = _attend_at_once(query, keys, values), _attend(query, keys, values)
+    assert found.shape == (4, 600)
+    assert torch.allclose(found, wanted, atol=1e-6)
+    assert wanted.std() > 0.01

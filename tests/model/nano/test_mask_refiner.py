@@ -77,3 +77,16 @@ def test_objects_together_are_mended_as_alone() -> None:
             alone, _, own = mend(fine, top[b : b + 1], masks[b : b + 1, k : k + 1], hints[b : b + 1])
             assert torch.allclose(together[b : b + 1, k : k + 1], alone, atol=1e-5)
             assert torch.allclose(judged[b : b + 1, k : k + 1], own, atol=1e-5)
+
+
+def test_masks_that_are_mended_in_parts_are_those_of_the_whole() -> None:
+    torch.manual_seed(0)
+    refiner = MaskRefiner((4, 8), 16)
+    fine, top = (torch.randn(1, 4, 32, 32), torch.randn(1, 8, 16, 16)), torch.randn(2, 16, 8, 8)
+    masks, hints = torch.randn(2, 3, 32, 32), torch.randn(2, HINTS, 32, 32)
+    whole = refiner(fine, top, masks, hints)
+    with torch.no_grad():
+        parts = refiner(fine, top, masks, hints)
+    for one, other in zip(parts, whole, strict=True):
+        assert torch.allclose(one, other, atol=1e-5)
+    assert not torch.equal(parts[1][0], parts[1][1])
