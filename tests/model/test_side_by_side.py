@@ -86,10 +86,12 @@ def test_what_a_helper_has_not_begun_is_done_by_who_needs_it(two_threads: None) 
 
 def test_nobody_helps_where_no_core_is_free(two_threads: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(side_by_side, "second_core_is_free", lambda: False)
-    with torch.no_grad(), helped(CPU, None):
+    torch.set_num_threads(4)
+    with torch.no_grad(), helped(CPU, None), helped(CPU, None):
         assert not is_helped()
-        assert torch.get_num_threads() == 2
+        assert torch.get_num_threads() == 2, "as with a helper: numbers must not depend on what else the machine does"
         assert later(threading.get_ident).result() == threading.get_ident()
+    assert torch.get_num_threads() == 4
 
 
 def test_nobody_helps_where_gradients_are_needed(two_threads: None) -> None:

@@ -17,6 +17,7 @@ import torch
 
 T = TypeVar("T")
 _HELPER: ContextVar[ThreadPoolExecutor | None] = ContextVar("_HELPER", default=None)
+_HALVED: ContextVar[bool] = ContextVar("_HALVED", default=False)
 HELPERS = 2  # threads on the second core: the next frame is seen, and what the present one needs does not wait for that
 SIDE, TIMES, TRIALS = 384, 6, 3  # of the products by which a second core is looked for
 FREE = 1.5  # times as long as one alone that two at once take at most where a second core is free
@@ -65,14 +66,16 @@ def is_helped() -> bool:
 
 @contextmanager
 def helped(device: torch.device, precision: torch.dtype | None) -> Iterator[None]:
-    """A helper, where torch may use several cores and one is free; each then has half of the threads.
+    """A helper, where torch may use several cores and one is free.
+
+    Both have half of the threads, and so has whoever gets no helper: numbers must not depend on what else the machine does.
 
     Args:
         device: only a processor is helped: an accelerator computes beside Python anyway.
         precision: that autocast computes in; None for none.
     """
     threads = torch.get_num_threads()
-    if device.type != "cpu" or threads < 2 or torch.is_grad_enabled() or is_helped() or not second_core_is_free():
+    if device.type != "cpu" or threads < 2 or torch.is_grad_enabled() or _HALVED.get():
         yield
         return
 
@@ -82,14 +85,16 @@ def helped(device: torch.device, precision: torch.dtype | None) -> Iterator[None
         if precision is not None:
             torch.autocast(device.type, dtype=precision).__enter__()
 
+    free = second_core_is_free()
     torch.set_num_threads(threads // 2)
     try:
         with ThreadPoolExecutor(HELPERS, "helper", prepare) as helper:
-            token = _HELPER.set(helper)
+            halved, token = _HALVED.set(True), _HELPER.set(helper if free else None)
             try:
                 yield
             finally:
                 _HELPER.reset(token)
+                _HALVED.reset(halved)
     finally:
         torch.set_num_threads(threads)
 
