@@ -44,8 +44,6 @@ SYNTHETIC = "synthetic"
 STRUCTURES = 14  # of one volume, at most
 NEAR, REST, EACH = 3000, 1000, 1500  # voxels kept where something is or was found, and elsewhere; shown in one step
 STEPS, BATCH, RATE, ENTROPY = 600, 8, 1e-2, 0.3
-GATES = 3  # side by side, each of a seed of its own
-LEARNT = ("mask", "box")  # kinds of prompts whose examples are learnt from: what a click was taken for is often another thing
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,7 +63,6 @@ class Example:
 
     Args:
         dataset: that it is of.
-        kind: of its prompt.
         features: (N, F).
         share: (N,) of the object in each box of the grid.
         weight: (N,) how much of the object each counts for, in sizes of the object.
@@ -73,7 +70,6 @@ class Example:
     """
 
     dataset: str
-    kind: str
     features: Tensor
     share: Tensor
     weight: Tensor
@@ -200,14 +196,7 @@ def example(file: Path) -> Example | None:
     size, places = float(truth[off].sum()), np.concatenate(chosen)
     features = torch.from_numpy(compute_features(what, grid).reshape(-1, len(FEATURES))[places])
     weight, share = torch.from_numpy(weight / size).float(), torch.from_numpy(share.ravel()[places])
-    return Example(
-        str(kept["dataset"]),
-        file.stem.rpartition("_")[2],
-        features,
-        share,
-        weight,
-        float(((found > 0.5) & ~inside)[off].sum()) / size,
-    )
+    return Example(str(kept["dataset"]), features, share, weight, float(((found > 0.5) & ~inside)[off].sum()) / size)
 
 
 def fitted(examples: Sequence[Example], seed: int) -> Gate:
@@ -234,24 +223,6 @@ def fitted(examples: Sequence[Example], seed: int) -> Gate:
     return gate.requires_grad_(False)
 
 
-def several(examples: Sequence[Example], seed: int) -> Gate:
-    """Gates of several seeds, as one."""
-    return join_gates([fitted(examples, seed * GATES + n) for n in range(GATES)])
-
-
-def join_gates(gates: Sequence[Gate]) -> Gate:
-    """Gates side by side, as one: their mean."""
-    first, second, last = ([gate[n] for gate in gates] for n in (0, 2, 4))
-    joined = Gate(sum(len(layer.bias) for layer in first), first[0].in_features)
-    joined[0].weight.data = torch.cat([layer.weight for layer in first])
-    joined[0].bias.data = torch.cat([layer.bias for layer in first])
-    joined[2].weight.data = torch.block_diag(*(layer.weight for layer in second))
-    joined[2].bias.data = torch.cat([layer.bias for layer in second])
-    joined[4].weight.data = torch.cat([layer.weight for layer in last], 1) / len(gates)
-    joined[4].bias.data = torch.stack([layer.bias for layer in last]).mean(0)
-    return joined.requires_grad_(False)
-
-
 def _loss(gate: Gate, what: Example, rng: np.random.Generator) -> Tensor:
     """Of some voxels; the network's own logits are stretched and moved, so that its calibration is not learnt by heart."""
     places = torch.from_numpy(rng.permutation(len(what.share))[:EACH])
@@ -270,7 +241,7 @@ def held_out(examples: Sequence[Example], seed: int) -> str:
     for name in sorted({each.dataset for each in examples}):
         own = [each for each in examples if each.dataset == name]
         tested = own[::2] if name == SYNTHETIC else own
-        gate = several([each for each in examples if each not in tested and each.kind in LEARNT], seed)
+        gate = fitted([each for each in examples if each not in tested], seed)
         before = np.array([each.dice(0.0) for each in tested])
         after = np.array([each.dice(gate(each.features)[:, 0]) for each in tested])
         text.append(f"| {name} | {len(tested)} | {before.mean():.3f} | {after.mean():.3f} |\n")
@@ -298,7 +269,7 @@ def main() -> int:
     examples = [found for found in map(example, files) if found is not None]
     print(held_out(examples, told.seed))
     if told.output is not None:
-        write_bytes(told.output, save(dict(several([one for one in examples if one.kind in LEARNT], told.seed).state_dict())))
+        write_bytes(told.output, save(dict(fitted(examples, told.seed).state_dict())))
     return 0
 
 

@@ -23,7 +23,6 @@ from numpy.typing import NDArray
 from safetensors.torch import save
 from torch import Tensor
 
-from consensus import join_gates
 from medical_sam2.data.data_sets import DataSet, read_data_set
 from medical_sam2.errors import MedicalSam2Error
 from medical_sam2.evaluate.cases import VolumeTask, draw_prompt
@@ -183,8 +182,17 @@ def drawn(what: Examples, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
 
 
 def several(examples: Sequence[Examples], seed: int) -> Gate:
-    """Gates of several seeds, as one."""
-    return join_gates([fitted(examples, seed * GATES + n) for n in range(GATES)])
+    """Gates of several seeds side by side, as one: their mean."""
+    gates = [fitted(examples, seed * GATES + n) for n in range(GATES)]
+    joined = Gate(HIDDEN * GATES, len(FEATURES))
+    state = [gate.state_dict() for gate in gates]
+    joined[0].weight.data = torch.cat([each["0.weight"] for each in state])
+    joined[0].bias.data = torch.cat([each["0.bias"] for each in state])
+    joined[2].weight.data = torch.block_diag(*(each["2.weight"] for each in state))
+    joined[2].bias.data = torch.cat([each["2.bias"] for each in state])
+    joined[4].weight.data = torch.cat([each["4.weight"] for each in state], 1) / GATES
+    joined[4].bias.data = torch.stack([each["4.bias"] for each in state]).mean(0)
+    return joined.requires_grad_(False)
 
 
 def held_out(examples: Sequence[Examples], seed: int) -> str:
