@@ -42,7 +42,7 @@ def test_info(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_size_that_no_file_tells_is_asked_for(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     alone = (folder / "model.safetensors").rename(tmp_path / "alone.safetensors")
     assert main(["weights", "info", str(alone)]) == 0
-    assert "image_size   not told by the file: say --image-size" in capsys.readouterr().out
+    assert "image_size   not in the file: give --image-size" in capsys.readouterr().out
     assert main(["weights", "convert", str(alone), "-o", str(tmp_path / "out")]) == 4
     message = capsys.readouterr().err
     assert message.startswith(f"{alone}: the file does not tell what size of input")

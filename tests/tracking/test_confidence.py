@@ -119,4 +119,7 @@ def test_an_object_that_ends_at_once_beside_its_prompt_is_named() -> None:
     assert not early([0, 0, 300, 280, 0, 0], 2, (5.0, 1.0, 1.0)), "thick slices"
     assert not early([0, 200, 300, 280, 260, 240, 250, 260, 270, 220, 40, 0], 2)
     assert not early([300, 280, 0, 0], 0), "the volume ends there"
+    axial, coronal = tracked([0, *[300] * 20, 0], 2), [replace(row, view="PIL") for row in tracked([0, 0, 300, 280, 0, 0], 2)]
+    sizes, mm, axes = {"SPL": 22, "PIL": 6}, {"SPL": (1.0, 1.0, 1.0), "PIL": (1.0, 1.0, 1.0)}, {"SPL": "k", "PIL": "j"}
+    assert not describe_early_ends([*axial, *coronal], sizes, mm, axes), "a further view, in which the object is thin"
     assert not early([0, 0, 0], 1)

@@ -108,13 +108,14 @@ def describe_early_ends(
     """A line for each object that ended at once, before and behind its prompts, and is much flatter than wide, or tiny.
 
     Args:
-        rows: as they came.
+        rows: as they came; those of the view that was prompted come first.
         frames: view → slices of the volume along it.
         spacing_mm: view → distances in mm between frames, rows and columns.
         axes: view → axis of the file ("i", "j" or "k").
     """
     found: list[str] = []
-    for label, view in dict.fromkeys((row.object, row.view) for row in rows if row.prompted):
+    first = {row.object: row.view for row in reversed(rows)}  # further views begin with an estimate, not a prompt
+    for label, view in sorted(first.items()):
         own = [row for row in rows if (row.object, row.view) == (label, view) and row.area_px]
         slices, prompted = [row.slice for row in own], max((row.area_px for row in own if row.prompted), default=0)
         if not slices or min(slices) == 0 or max(slices) == frames[view] - 1:
