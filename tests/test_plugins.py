@@ -127,7 +127,7 @@ class Mute:
 PARROT, GREY_PARROT = Parrot(), partial(Parrot)
 
 
-@pytest.mark.parametrize("name", ["os:system", "os:sep", "os:PathLike", f"{__file__}:Mute", f"{__file__}:PARROT"])
+@pytest.mark.parametrize("name", ["os:system", "os:sep", "os:PathLike", f"{__file__}:{Mute.__name__}", f"{__file__}:PARROT"])
 def test_what_is_no_such_class(name: str) -> None:
     with pytest.raises(ConfigError, match=rf"{name} is no bank; give a class with speak and stop \(see .*\.Speaker\)"):
         find({}, name, what="bank", makes=Speaker)

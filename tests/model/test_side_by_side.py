@@ -26,7 +26,8 @@ def two_threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_two_cores_find_what_one_finds(precision: str, two_threads: None, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("two_threads")
+def test_two_cores_find_what_one_finds(precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
     case, where = phantom(), set[int]()
     segmenter = Segmenter(nano(64), precision=precision, keep_mb=0.0)  # type: ignore[arg-type]
     encode = segmenter.network.encode
@@ -48,7 +49,8 @@ def test_two_cores_find_what_one_finds(precision: str, two_threads: None, monkey
     assert found[1].confidence == found[2].confidence
 
 
-def test_work_is_done_by_a_helper_in_the_same_precision_and_without_gradients(two_threads: None) -> None:
+@pytest.mark.usefixtures("two_threads")
+def test_work_is_done_by_a_helper_in_the_same_precision_and_without_gradients() -> None:
     def state() -> tuple[int, bool, bool, int]:
         return threading.get_ident(), torch.is_autocast_enabled("cpu"), torch.is_grad_enabled(), torch.get_num_threads()
 
@@ -62,7 +64,8 @@ def test_work_is_done_by_a_helper_in_the_same_precision_and_without_gradients(tw
     assert torch.get_num_threads() == 2
 
 
-def test_work_that_must_be_exact_is_exact_on_a_helper(two_threads: None) -> None:
+@pytest.mark.usefixtures("two_threads")
+def test_work_that_must_be_exact_is_exact_on_a_helper() -> None:
     matrix = torch.full((8, 8), 1.001)
     with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16), helped(CPU, torch.bfloat16):
         rounded = later(lambda: matrix @ matrix)
@@ -73,7 +76,8 @@ def test_work_that_must_be_exact_is_exact_on_a_helper(two_threads: None) -> None
         assert (rounded.result().dtype, exact.result().dtype) == (torch.bfloat16, torch.float32)
 
 
-def test_what_a_helper_has_not_begun_is_done_by_who_needs_it(two_threads: None) -> None:
+@pytest.mark.usefixtures("two_threads")
+def test_what_a_helper_has_not_begun_is_done_by_who_needs_it() -> None:
     wait = threading.Event()
     with torch.no_grad(), helped(CPU, None):
         busy = [later(wait.wait) for _ in range(side_by_side.HELPERS)]
@@ -84,7 +88,8 @@ def test_what_a_helper_has_not_begun_is_done_by_who_needs_it(two_threads: None) 
         assert all(one.result() for one in busy)
 
 
-def test_nobody_helps_where_no_core_is_free(two_threads: None, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("two_threads")
+def test_nobody_helps_where_no_core_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(side_by_side, "second_core_is_free", lambda: False)
     torch.set_num_threads(4)
     with torch.no_grad(), helped(CPU, None), helped(CPU, None):
@@ -94,12 +99,14 @@ def test_nobody_helps_where_no_core_is_free(two_threads: None, monkeypatch: pyte
     assert torch.get_num_threads() == 4
 
 
-def test_nobody_helps_where_gradients_are_needed(two_threads: None) -> None:
+@pytest.mark.usefixtures("two_threads")
+def test_nobody_helps_where_gradients_are_needed() -> None:
     with torch.enable_grad(), helped(CPU, None):
         assert not is_helped()
 
 
-def test_an_error_of_the_helper_reaches_who_asks(two_threads: None) -> None:
+@pytest.mark.usefixtures("two_threads")
+def test_an_error_of_the_helper_reaches_who_asks() -> None:
     def fail() -> None:
         raise ValueError("of the helper")
 

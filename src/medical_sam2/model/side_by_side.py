@@ -105,7 +105,7 @@ def second_core_is_free() -> bool:
 
 
 @lru_cache(maxsize=1)
-def _measure(minute: int) -> bool:
+def _measure(_minute: int) -> bool:
     matrix, threads = torch.ones(SIDE, SIDE), torch.get_num_threads()
 
     def seconds(pool: ThreadPoolExecutor, together: int) -> float:
