@@ -70,6 +70,15 @@ def test_the_memory_of_an_answer_is_the_most_that_was_held_while_it_was_made() -
     assert peak_memory() - before == pytest.approx(128, abs=30)
 
 
+def test_an_answer_goes_without_memory_that_no_system_tells(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(answer, "PROCESS", tmp_path / "none")
+    assert math.isnan(reset_peak_memory())
+    assert math.isnan(peak_memory())
+    monkeypatch.setattr(answer, "PROCESS", tmp_path)
+    (tmp_path / "status").write_text("Name:\tpython\n")
+    assert math.isnan(reset_peak_memory())
+
+
 def test_prompts_are_equal_where_all_of_them_is() -> None:
     mask = np.pad(np.ones((3, 3), bool), 2)
     each = [

@@ -45,6 +45,7 @@ from medical_sam2.tracking.image_viewer import unit_vector
 from medical_sam2.tracking.limits import limits_of
 
 KEEP_MB = 1500.0  # of what was encoded: structures, methods, seeds and conditions of a case share it
+PROCESS = Path("/proc/self")  # what Linux tells a program of itself; other systems have no such folder
 STAGES = 10  # steps that the bank's mutual information is averaged over
 
 
@@ -110,15 +111,18 @@ def answer_once(job: EvaluationJob, hashed: HashedPrompts) -> tuple[tuple[Row, .
 def reset_peak_memory() -> float:
     """Begin to watch the most memory that this process holds; returns what it holds in MB, nan where that cannot be told."""
     try:
-        Path("/proc/self/clear_refs").write_text("5")
+        (PROCESS / "clear_refs").write_text("5")
     except OSError:
         return math.nan
     return peak_memory()
 
 
 def peak_memory() -> float:
-    """The most memory that this process held since it was last begun to watch, in MB (of Linux: `VmHWM`)."""
-    return int(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0]) / 1024
+    """The most memory that this process held since it was last begun to watch, in MB; nan where that cannot be told."""
+    try:
+        return int((PROCESS / "status").read_text().partition("VmHWM:")[2].split()[0]) / 1024
+    except (OSError, IndexError):
+        return math.nan
 
 
 @lru_cache(maxsize=1)
