@@ -9,7 +9,6 @@ from medical_sam2.errors import ConfigError
 Precision = Literal["auto", "fp32", "bf16"]
 
 
-# torch makes a device of any index without looking whether it is there, and fails at the first tensor.
 def choose_device(name: str) -> torch.device:
     """The device called so; "auto" takes CUDA, then MPS, then the processor.
 

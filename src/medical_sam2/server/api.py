@@ -2,7 +2,7 @@
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from tempfile import NamedTemporaryFile
 from typing import Annotated, Any, Literal
 
@@ -13,7 +13,7 @@ from pydantic import Field
 
 from medical_sam2.intensity_window import CT_WINDOWS
 from medical_sam2.server import structure_routes
-from medical_sam2.server.description import describe_session, describe_state, list_session
+from medical_sam2.server.description import change_session, describe_session, list_session
 from medical_sam2.server.forms import BYTES, GestureForm, Plane, Side, StrictForm, VersionedForm
 from medical_sam2.server.pacs import SeriesRecord
 from medical_sam2.server.refusals import InvalidRequest, NotFound
@@ -226,30 +226,25 @@ def _advised(advice: ReviewSuggestion | None) -> dict[str, Any]:
 
 
 def _changes(router: APIRouter, store: SessionStore) -> None:
-    def changed(id: str, change: Callable[[Session], object]) -> dict[str, Any]:
-        session = store.get(id)
-        change(session)
-        return describe_state(session)
-
     @router.post("/sessions/{id}/say")
     def say(id: str, form: GestureForm) -> dict[str, Any]:
-        return changed(id, lambda session: session.add_gesture(form.version, form.gesture()))
+        return change_session(store, id, lambda session: session.add_gesture(form.version, form.gesture()))
 
     @router.post("/sessions/{id}/undo")
     def undo(id: str, form: VersionedForm) -> dict[str, Any]:
-        return changed(id, lambda session: session.undo(form.version))
+        return change_session(store, id, lambda session: session.undo(form.version))
 
     @router.post("/sessions/{id}/redo")
     def redo(id: str, form: VersionedForm) -> dict[str, Any]:
-        return changed(id, lambda session: session.redo(form.version))
+        return change_session(store, id, lambda session: session.redo(form.version))
 
     @router.post("/sessions/{id}/track")
     def track(id: str, form: TrackForm) -> dict[str, Any]:
-        return changed(id, lambda session: session.track(form.version, form.views))
+        return change_session(store, id, lambda session: session.track(form.version, form.views))
 
     @router.post("/sessions/{id}/cancel")
     def cancel(id: str, form: StopForm | None = None) -> dict[str, Any]:
-        return changed(id, lambda session: session.cancel(keep=form is not None and form.keep))
+        return change_session(store, id, lambda session: session.cancel(keep=form is not None and form.keep))
 
 
 def _events(router: APIRouter, store: SessionStore) -> None:

@@ -1,5 +1,6 @@
 """A session as the page is told of it."""
 
+from collections.abc import Callable
 from typing import Any
 
 from medical_sam2.server.overlay import describe_overlay
@@ -51,6 +52,13 @@ def describe_session(store: SessionStore, session: Session) -> dict[str, Any]:
         "state": describe_state(session),
         "overlay": describe_overlay(session),
     }
+
+
+def change_session(store: SessionStore, id: str, change: Callable[[Session], object]) -> dict[str, Any]:
+    """A session as it stands after a change."""
+    session = store.get(id)
+    change(session)
+    return describe_state(session)
 
 
 # Names of fields are those of the first release: other programs read them.

@@ -96,7 +96,7 @@ def finish_structure(known: tuple[SessionVolume, State, SessionResult], label: i
     labels = found.labels.astype(np.uint8)
     if not (labels == label).any():
         raise InvalidRequest("nothing would be left of it")
-    rows = [row for row in result.rows if row.object != label or _is_there(image, labels, row.view, row.slice, label)]
+    rows = [row for row in result.rows if row.object != label or image.shows((labels,), row)]
     doubt = result.uncertainty and (np.where(labels == result.labels[0], result.uncertainty[0], np.uint8(0)),)
     after = SessionResult((labels,), tuple(rows), doubt, result.warnings)
     return StructureEdit(state.structures, after, found.warnings)
@@ -227,10 +227,6 @@ def number_for(state: State, label: int) -> int:
     """The number in files of a new structure, 0 where it is its label."""
     (found,) = _numbered(state, [Structure(label, "", "")])
     return found.value
-
-
-def _is_there(image: SessionVolume, labels: NDArray[np.uint8], plane: str, t: int, label: int) -> bool:
-    return bool((image.frame_labels((labels,), plane, t) == label).any())
 
 
 def _colour(label: int) -> str:

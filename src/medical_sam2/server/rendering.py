@@ -103,9 +103,8 @@ def encode_download(store: SessionStore, session: Session, form: str) -> Encoded
     """
     result, image, state = session.result(), session.image, session.history.state
     if not isinstance(image, SessionVolume):
-        names = {state.numbers[label]: name for label, name in state.names.items()}
         labels = tuple(renumber(array, state.numbers) for array in result.labels)
-        return _encode_set(labels, form, names, store.settings.formats)
+        return _encode_set(labels, form, state.numbered_names, store.settings.formats)
     if form == "csv":
         return _attachment(load_statistics().to_csv(measure_session(session)).encode(), "text/csv; charset=utf-8")
     plugins = store.settings.formats
@@ -128,9 +127,8 @@ def measure_session(session: Session) -> "tuple[ObjectStatistics, ...]":
     image, state = session.image, session.history.state
     if not isinstance(image, SessionVolume):
         raise InvalidRequest("images of a set have no volumes; download the label images")
-    names = {state.numbers[label]: name for label, name in state.names.items()}
     labels = renumber(session.result().labels[0], state.numbers)
-    rows = load_statistics().measure(image.volume, Segmentation(labels, image.volume.affine, names))
+    rows = load_statistics().measure(image.volume, Segmentation(labels, image.volume.affine, state.numbered_names))
     return cast("tuple[ObjectStatistics, ...]", rows)
 
 

@@ -74,10 +74,9 @@ def _said(session: Session) -> tuple[Volume, list[Prompt], Mapping[int, str]]:
     given = [(gesture, prompt) for gesture in said for prompt in volume_prompts(gesture, image.volume)]
     if not given:
         raise NotFound("prompt: nothing was said yet")
-    names = {state.numbers[label]: name for label, name in state.names.items()}
     lassos = {id(prompt): lasso_of(gesture, image.volume) for gesture, prompt in given if gesture.kind == "lasso"}
     kept = last_words([prompt for _, prompt in given], image.volume.shape)
-    return image.volume, [each for prompt in kept for each in _sayable(lassos.get(id(prompt), prompt))], names
+    return image.volume, [each for prompt in kept for each in _sayable(lassos.get(id(prompt), prompt))], state.numbered_names
 
 
 def _sayable(prompt: Prompt) -> Iterator[Prompt]:

@@ -228,10 +228,11 @@ class SessionVolume:
         labels = (before.labels[0].copy(),)
         for gesture in (each for each in state.fresh if each.label in erased):
             self.erase(labels, gesture)
-        there = {(row.object, row.view, row.slice) for row in before.rows if self._is_there(labels, row)}
+        there = {(row.object, row.view, row.slice) for row in before.rows if self.shows(labels, row)}
         return replace(before, labels=labels, rows=tuple(r for r in before.rows if (r.object, r.view, r.slice) in there))
 
-    def _is_there(self, labels: LabelMaps, row: SliceConfidence) -> bool:
+    def shows(self, labels: LabelMaps, row: SliceConfidence) -> bool:
+        """Whether labels have a structure on the frame of a row."""
         return bool((self.frame_labels(labels, row.view, row.slice) == row.object).any())
 
     def _corrected_result(self, before: SessionResult, corrected: Segmentation) -> SessionResult:

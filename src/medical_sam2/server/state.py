@@ -119,6 +119,11 @@ class State:
         return {each.label: each.value or each.label for each in self.structures}
 
     @property
+    def numbered_names(self) -> Mapping[int, str]:
+        """Number in files that leave the server → name."""
+        return {self.numbers[label]: name for label, name in self.names.items()}
+
+    @property
     def locked(self) -> frozenset[int]:
         """Labels that nothing changes."""
         return frozenset(each.label for each in self.structures if each.locked)

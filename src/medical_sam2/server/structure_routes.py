@@ -8,12 +8,11 @@ from fastapi import APIRouter, Response
 from pydantic import Field
 
 from medical_sam2.server import editing
-from medical_sam2.server.description import describe_state
+from medical_sam2.server.description import change_session, describe_state
 from medical_sam2.server.forms import BYTES, Plane, StrictForm, VersionedForm
 from medical_sam2.server.overlay import encode_overlay, lay_over, read_outlines, remove_overlay
 from medical_sam2.server.rendering import measure_session
 from medical_sam2.server.segmentation import SessionResult, SessionVolume
-from medical_sam2.server.session import Session
 from medical_sam2.server.session_store import SessionStore
 from medical_sam2.server.state import MOST_NAME, State
 from medical_sam2.tracking.finishing import FinishingSteps
@@ -75,23 +74,18 @@ def add(router: APIRouter, store: SessionStore) -> None:
 
 
 def _structures(router: APIRouter, store: SessionStore) -> None:
-    def changed(id: str, change: Callable[[Session], object]) -> dict[str, Any]:
-        session = store.get(id)
-        change(session)
-        return describe_state(session)
-
     @router.post("/sessions/{id}/structures")
     def add(id: str, form: StructureForm) -> dict[str, Any]:
-        return changed(id, lambda session: session.add_structure(form.version, form.name, form.colour))
+        return change_session(store, id, lambda session: session.add_structure(form.version, form.name, form.colour))
 
     @router.post("/sessions/{id}/structures/{label}")
     def change(id: str, label: int, form: StructureForm) -> dict[str, Any]:
         said = form.name, form.colour, form.value, form.locked
-        return changed(id, lambda session: session.change_structure(form.version, label, *said))
+        return change_session(store, id, lambda session: session.change_structure(form.version, label, *said))
 
     @router.post("/sessions/{id}/structures/{label}/remove")
     def remove(id: str, label: int, form: VersionedForm) -> dict[str, Any]:
-        return changed(id, lambda session: session.remove_structure(form.version, label))
+        return change_session(store, id, lambda session: session.remove_structure(form.version, label))
 
     @router.get("/sessions/{id}/statistics")
     def statistics(id: str) -> list[dict[str, Any]]:
