@@ -134,7 +134,7 @@ def test_an_answer_that_cannot_be_made_says_why(job: EvaluationJob) -> None:
 
 def test_a_case_is_loaded_once_and_seen_through_its_window(job: EvaluationJob) -> None:
     shown = job.load()
-    assert load_case(job.folder, "case0", (), "liver") is shown
+    assert load_case(job.folder, "case0", (), "liver", ()) is shown
     assert shown.task is not None
     assert len(shown.truths) == 8
     assert shown.spacings[0] == pytest.approx((3.0, 0.9, 0.8))

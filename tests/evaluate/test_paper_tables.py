@@ -2,9 +2,10 @@
 
 from pathlib import Path
 
+from medical_sam2.evaluate.paper_tables import paper_sections
 from medical_sam2.evaluate.protocols import PROTOCOLS
 from medical_sam2.evaluate.study import NetworkSettings, Row, Study, StudyResult
-from medical_sam2.evaluate.tables import ReportTable, paper_sections
+from medical_sam2.evaluate.tables import ReportTable
 
 
 def row(case: str, method: str, dice: float, *, kind: str = "volume", share: str = "0.25", **more: object) -> Row:
@@ -20,6 +21,7 @@ def tables(**rows: list[Row]) -> dict[str, ReportTable]:
 def test_tables_1_and_2() -> None:
     found = tables(universal=[row("a", "self-sorting", 0.5), row("b", "self-sorting", 0.7), row("a", "copy", 0.2, kind="set")])
     one, two = found["as Table 1"], found["as Table 2"]
+    assert one.note.endswith("Volumes: six view(s) but where a row says another.")
     assert one.head == ("method", "CT liver", "mean", "paper: BTCV, 12 organs")
     assert one.rows[0] == ("self-sorting (as MedSAM-2)", "0.600", "0.600", "0.890")
     assert ("SAM 2 (the paper's)", "–", "–", "0.860") in one.rows

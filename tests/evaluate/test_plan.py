@@ -49,6 +49,18 @@ def test_what_is_alike_is_done_once(studies: list[Study], tmp_path: Path) -> Non
     assert plan.left_out == {"Eyes": "1 of 3 images; structures cup", "Liver": "1 of 3 volumes"}
 
 
+def test_views_are_asked_of_volumes_alone(studies: list[Study], tmp_path: Path) -> None:
+    universal = next(study for study in studies if study.protocol.name == "universal")
+    (jobs,) = plan_studies([universal], [tmp_path]).jobs
+    asked = {kind: {each.method for each in jobs if bool(each.case) == (kind == "volume")} for kind in ("volume", "set")}
+    assert asked["volume"] - asked["set"] == {"one view"}
+    assert asked["set"] < asked["volume"]
+    one = replace(universal, protocol=replace(universal.protocol, name="other", views="one"))
+    both = [job for own in plan_studies([universal, one], [tmp_path, tmp_path]).jobs for job in own]
+    shared = {first.case for first, *own in group_by_answer(both).values() if len(own) == 2 and first.method == "self-sorting"}
+    assert shared == {""}, "of sets, views change nothing"
+
+
 def test_lots_keep_a_case_together_and_begin_with_the_largest(studies: list[Study], tmp_path: Path) -> None:
     plan = plan_studies(studies, [tmp_path / each.protocol.name for each in studies])
     jobs = [own[0] for own in group_by_answer([study for own in plan.jobs for study in own]).values()]

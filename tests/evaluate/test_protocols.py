@@ -8,8 +8,17 @@ from pathlib import Path
 import pytest
 
 from medical_sam2.errors import ConfigError
-from medical_sam2.evaluate.methods import METHODS
-from medical_sam2.evaluate.protocols import PRESETS, PROTOCOLS, Condition, Preset, find_protocol, spread_evenly, trim_protocol
+from medical_sam2.evaluate.methods import METHODS, describe_method
+from medical_sam2.evaluate.protocols import (
+    LADDER,
+    PRESETS,
+    PROTOCOLS,
+    Condition,
+    Preset,
+    find_protocol,
+    spread_evenly,
+    trim_protocol,
+)
 from medical_sam2.evaluate.study import NetworkSettings, Study
 
 
@@ -22,7 +31,7 @@ def test_presets_leave_out_and_change_nothing_else() -> None:
         (1.0, "random"),
         (0.05, "suggest"),
     ]
-    assert trim_protocol(PROTOCOLS["universal"], PRESETS["quick"]).methods == PROTOCOLS["universal"].methods
+    assert trim_protocol(PROTOCOLS["one-prompt"], PRESETS["quick"]).methods == PROTOCOLS["one-prompt"].methods
     cares = {(each.prompt, each.care) for each in trim_protocol(PROTOCOLS["noise"], PRESETS["quick"]).conditions}
     assert cares == {(prompt, care) for prompt in ("click", "box", "mask") for care in ("none", "lay")}
     assert spread_evenly([1, 2, 3, 4, 5], 3) == [1, 3, 5]
@@ -34,7 +43,7 @@ def test_protocols_are_complete_and_told_apart() -> None:
     assert all(method in METHODS for each in PROTOCOLS.values() for method in each.methods)
     universal = PROTOCOLS["universal"]
     assert (universal.conditions[0].share("volume"), universal.conditions[0].share("set")) == (0.25, 0.3)
-    assert find_protocol("universal", views="six").digest != universal.digest
+    assert find_protocol("universal", views="three").digest != universal.digest
     with pytest.raises(ConfigError, match="did you mean 'noise'"):
         find_protocol("noize")
 
@@ -45,8 +54,28 @@ def test_what_an_earlier_run_left_is_gone_on_with() -> None:
     methods = (*(name for name in METHODS if name not in later), "other=python {image} {prompts} {output}")
     study = Study(replace(PROTOCOLS["universal"], methods=methods), (), NetworkSettings(), "0" * 64)
     description = json.dumps(study.described(), sort_keys=True)
-    assert PROTOCOLS["universal"].digest.startswith("d5080363195357b0")
-    assert sha256(description.encode()).hexdigest().startswith("cf4d051b0fb0f599"), description
+    assert PROTOCOLS["universal"].digest.startswith("a60a21bb0e5c0d6c")
+    assert sha256(description.encode()).hexdigest().startswith("609ba747297b74a6"), description
+
+
+def test_tables_1_and_3_are_of_six_views_and_presets_with_fewer_ask_what_six_gain() -> None:
+    assert [name for name, each in PROTOCOLS.items() if each.views == "six"] == ["universal", "ablation"]
+    whole, study, quick = (find_protocol("universal", preset=PRESETS[name]) for name in ("full", "study", "quick"))
+    assert [each.views for each in (whole, study, quick)] == ["six", "one", "one"]
+    others = [tuple(method for method in each.methods if "view" not in method) for each in (whole, study, quick)]
+    assert others[0] == others[1] == others[2]
+    compared = [[method for method in each.methods if "view" in method] for each in (whole, study, quick)]
+    assert compared == [["one view"], ["six views"], []]
+    given = find_protocol("universal", preset=PRESETS["quick"], views="three", methods=("one view", "fifo"))
+    assert (given.views, given.methods) == ("three", ("one view", "fifo")), "what the command says comes first"
+
+
+def test_prompts_are_asked_for_in_steps_up_to_all_frames() -> None:
+    study = find_protocol("frequency", preset=PRESETS["study"])
+    assert [each.volume for each in study.conditions if each.choice == "random"] == [0.05, 0.1, 0.25, 0.5, 0.75, 1.0]
+    assert study.methods == ("self-sorting", "fifo")
+    assert "pin='first'" in describe_method(METHODS["self-sorting"])
+    assert all("pin='first'" in describe_method(METHODS[step]) for step in LADDER)
 
 
 CHANGES: list[dict[str, object]] = [
@@ -54,7 +83,7 @@ CHANGES: list[dict[str, object]] = [
     {"conditions": (Condition("mask"),)},
     {"methods": ("fifo",)},
     {"seeds": (1,)},
-    {"views": "six"},
+    {"views": "three"},
     {"fusion": "vote"},
     {"tolerance_mm": 2.0},
     {"watch": True},

@@ -87,7 +87,7 @@ def evaluate(
         data: folders of nnU-Net raw data sets, or folders that hold some.
         output: folder to write.
         protocols: universal, one-prompt, frequency, ablation, memory, noise, or all of these (the paper's); prompt-kinds,
-            challenge, clicks; a plug-in; several.
+            challenge, clicks, distractors; a plug-in; several.
         json: print one JSON object.
         quiet: show no progress.
     """

@@ -12,7 +12,7 @@ from medical_sam2.cli.options import InferenceOptions
 from medical_sam2.cli.report import Progress, print_note
 from medical_sam2.errors import ConfigError
 from medical_sam2.evaluate.methods import find_method
-from medical_sam2.evaluate.protocols import BEYOND_PAPER, PRESETS, PROTOCOLS, find_protocol, trim_protocol
+from medical_sam2.evaluate.protocols import BEYOND_PAPER, PRESETS, PROTOCOLS, find_protocol
 from medical_sam2.evaluate.report import write_report
 from medical_sam2.evaluate.run import run_studies
 from medical_sam2.evaluate.study import EvaluationProgress, NetworkSettings, Study, StudyResult, open_data_set
@@ -52,8 +52,8 @@ def choose_studies(data: tuple[Path, ...], names: tuple[str, ...], options: Eval
     preset = replace(PRESETS[options.chosen], **given)
     paper = tuple(name for name in PROTOCOLS if name not in BEYOND_PAPER)
     asked = paper if names == ("all",) else names
-    chosen = [find_protocol(name, views=options.views, methods=options.methods) for name in asked]
-    chosen = [replace(trim_protocol(each, preset), limit_s=options.limit) for each in chosen]
+    chosen = [find_protocol(name, preset=preset, views=options.views, methods=options.methods) for name in asked]
+    chosen = [replace(each, limit_s=options.limit) for each in chosen]
     for name in dict.fromkeys(method for each in chosen for method in each.methods):
         find_method(name)
     network.check_settings(InferenceOptions(views=options.views or "one", threads=threads))

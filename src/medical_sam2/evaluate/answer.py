@@ -27,7 +27,9 @@ from medical_sam2.evaluate.cases import (
     VolumeTask,
     draw_beside,
     follow_suggestions,
+    open_data_set,
 )
+from medical_sam2.evaluate.distractors import mix_order
 from medical_sam2.evaluate.figures import write_sketch
 from medical_sam2.evaluate.methods import find_method
 from medical_sam2.evaluate.methods.interface import MethodAnswer, MethodInputs, TrainingCases
@@ -73,13 +75,15 @@ def answer_job(job: EvaluationJob) -> list[Row]:
     """The row of a structure of a volume, or one for each image of a set; what cannot be measured says why."""
     blank = job.blank
     try:
+        if blank.distractors and not job.distractors:
+            raise PromptError("there is no other set of images to take distractors from", "give one with --data")
         reader = _simulate_reader(job, job.load())
         if job.condition.clicks:
             return _clicked_rows(job, job.load(), reader)
         rows, _ = answer_once(_strip_job(job), _prompt_case(job, reader, _choose_frames(job, reader)))
     except MedicalSam2Error as error:
         return [replace(blank, skipped=error.problem)]
-    own = {name: getattr(blank, name) for name in ("prompt", "care", "share", "choice", "seed")}
+    own = {name: getattr(blank, name) for name in ("prompt", "care", "share", "choice", "distractors", "seed")}
     return [replace(row, **own) for row in rows]
 
 
@@ -140,7 +144,8 @@ def _simulate_reader(job: EvaluationJob, shown: EvaluationCase) -> SimulatedRead
 
 def _method_inputs(job: EvaluationJob, shown: EvaluationCase) -> MethodInputs:
     protocol, training = job.protocol, TrainingCases(job.folder, job.structure, job.others)
-    order = np.random.default_rng([job.seed, 2]).permutation(len(shown.truths)).tolist()
+    order = np.random.default_rng([job.seed, 2]).permutation(len(shown.truths) - len(job.distractors))
+    order = mix_order(order.tolist(), len(job.distractors), np.random.default_rng([job.seed, 4])).tolist()
     how = protocol.views, protocol.fusion, order, protocol.watch, protocol.limit_s
     return MethodInputs(load_network(job.network), *how, training)
 
@@ -221,14 +226,16 @@ def _volume_rows(job: EvaluationJob, shown: EvaluationCase, prompts: FramePrompt
 
 def _set_rows(job: EvaluationJob, shown: EvaluationCase, prompts: FramePrompts, found: MethodAnswer) -> list[Row]:
     rows: list[Row] = []
-    for i, (identifier, truth, outlined) in enumerate(zip(job.cases, shown.truths, found.masks, strict=True)):
+    names = [*job.cases, *(f"{open_data_set(each.folder).name}/{each.case}" for each in job.distractors)]
+    for i, (identifier, truth, outlined) in enumerate(zip(names, shown.truths, found.masks, strict=True)):
         spacing = shown.spacings[i]
         part = "prompted" if i in prompts else "propagated"
         measures = compute_measures(truth, outlined, spacing or (1.0, 1.0), job.protocol.tolerance_mm, {part: ...})
         sure = _keep_finite(((float(found.sure[i]), measures["iou"]),)) if i in found.sure else ()
         row = replace(job.blank, case=identifier, frames=1, prompted=int(i in prompts), unit="mm" if spacing else "px")
         information = mean_by_stage(found.information) if i == 0 else ()
-        rows.append(replace(row, sure=sure, information=information, **measures))
+        stray = i >= len(job.cases)
+        rows.append(replace(row, stray=stray, sure=sure, information=information, **measures))
     return rows
 
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from medical_sam2.data.data_sets import Case, DataSet, LoadedCase, read_data_set
 from medical_sam2.errors import PromptError
+from medical_sam2.evaluate.distractors import Distractor
 from medical_sam2.evaluate.protocols import Condition, Kind, PlainKind
 from medical_sam2.intensity_window import Window, choose_window, percentile_window
 from medical_sam2.metrics import dice
@@ -344,25 +345,32 @@ def open_data_set(folder: Path) -> DataSet:
 
 
 @lru_cache(maxsize=2)
-def load_case(folder: Path, case: str, cases: tuple[str, ...], structure: str) -> EvaluationCase:
+def load_case(
+    folder: Path, case: str, cases: tuple[str, ...], structure: str, distractors: tuple[Distractor, ...]
+) -> EvaluationCase:
     """A structure of a volume, or of the images of a set.
 
     Args:
         case: identifier of the volume; empty for a set.
         cases: identifiers of the images of a set.
+        distractors: images that follow them, and do not show it.
 
     Raises:
         PromptError: there is nothing to measure.
     """
-    return _load_volume(folder, case, structure) if case else _load_set(folder, cases, structure)
+    return _load_volume(folder, case, structure) if case else _load_set(folder, cases, structure, distractors)
 
 
 @lru_cache(maxsize=1)
 def load_images(folder: Path, identifiers: tuple[str, ...]) -> list[LoadedCase]:
     """Volumes or images of a data set, with their labels; structures of the same ones share them."""
+    return [_load_image(folder, identifier) for identifier in identifiers]
+
+
+def _load_image(folder: Path, identifier: str) -> LoadedCase:
     data = open_data_set(folder)
     by_name: dict[str, Case] = {case.identifier: case for case in data.cases}
-    return [data.load(by_name[identifier]) for identifier in identifiers]
+    return data.load(by_name[identifier])
 
 
 def _load_volume(folder: Path, case: str, structure: str) -> EvaluationCase:
@@ -379,16 +387,18 @@ def _load_volume(folder: Path, case: str, structure: str) -> EvaluationCase:
     return EvaluationCase(f"{data.name}/{case}/{structure}", list(task.truth_thw), list(ignored), [spacing], task)
 
 
-def _load_set(folder: Path, cases: tuple[str, ...], structure: str) -> EvaluationCase:
+def _load_set(folder: Path, cases: tuple[str, ...], structure: str, distractors: tuple[Distractor, ...]) -> EvaluationCase:
     data, loaded = open_data_set(folder), load_images(folder, cases)
     labels = [one.labels for one in loaded if one.labels is not None]
-    spacings = [one.images[0].spacing_mm for one in loaded]
+    strays = [_load_image(each.folder, each.case) for each in distractors]
+    nothing = [np.zeros(stray.images[0].array.shape[:2], bool) for stray in strays]
+    spacings = [one.images[0].spacing_mm for one in (*loaded, *strays)]
     return EvaluationCase(
         f"{data.name}/{structure}",
-        [data.mask(each, structure) for each in labels],
-        [_ignored(each, data.ignore) for each in labels],
+        [*(data.mask(each, structure) for each in labels), *nothing],
+        [*(_ignored(each, data.ignore) for each in labels), *nothing],
         [(spacing[0], spacing[1]) if spacing is not None and len(spacing) == 2 else None for spacing in spacings],
-        images=[one.images[0].array for one in loaded],
+        images=[one.images[0].array for one in (*loaded, *strays)],
     )
 
 

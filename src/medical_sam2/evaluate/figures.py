@@ -42,7 +42,7 @@ def write_figures(protocol: Protocol, rows: Sequence[Row], folder: Path) -> list
     from matplotlib.figure import Figure
 
     written: list[Path] = []
-    rows = last_rounds(rows)
+    rows = [row for row in last_rounds(rows) if not row.distractors]  # no figure compares with and without
     for kind in dict.fromkeys(row.kind for row in select_answered(rows)):
         own = [row for row in select_answered(rows) if row.kind == kind]
         names = [method_label(method) for method in protocol.methods]

@@ -13,7 +13,7 @@ from typing import Any, Literal, TypeAlias, TypeVar, get_args
 from medical_sam2.errors import ConfigError
 from medical_sam2.plugins import find
 
-VERSION = 2  # of the descriptions and of the rows; a change of either makes results that cannot be mixed
+VERSION = 3  # of the descriptions and of the rows; a change of either makes results that cannot be mixed
 
 
 PlainKind: TypeAlias = Literal["click", "box", "mask"]
@@ -38,6 +38,9 @@ class Condition:
     # in a volume, further clicks after the first prompt, each in the middle of the largest error of the answer so far; then the
     # first prompt is a box on the middle slice of the structure, or a click in the middle of all of it
     clicks: int = 0
+    # images of other sets that are mixed, unprompted, among those of a set, over how many these are; None: no question of the
+    # protocol, which asks volumes too
+    distractors: float | None = None
 
     def share(self, kind: str) -> float | None:
         """Of the slices of a volume, or of the images of a set."""
@@ -85,7 +88,8 @@ PROTOCOLS: Mapping[str, Protocol] = {
         Protocol(
             "universal",
             "Tables 1 and 2: each slice prompted with probability 0.25, each image with 0.3.",
-            methods=(*BANKS, "all pinned", "prompt alone", "without memory", *PROTOTYPES),
+            methods=(*BANKS, "one view", "all pinned", "prompt alone", "without memory", *PROTOTYPES),
+            views="six",
         ),
         Protocol(
             "one-prompt",
@@ -103,7 +107,7 @@ PROTOCOLS: Mapping[str, Protocol] = {
             ),
             methods=("self-sorting", "fifo"),
         ),
-        Protocol("ablation", "Table 3: the steps of the self-sorting bank, one after the other.", methods=LADDER),
+        Protocol("ablation", "Table 3: the steps of the self-sorting bank, one after the other.", methods=LADDER, views="six"),
         Protocol(
             "memory",
             "Fig. 6: mutual information of what the bank holds, over the time of tracking.",
@@ -140,23 +144,18 @@ PROTOCOLS: Mapping[str, Protocol] = {
             conditions=(Condition("click", volume=None, images=None, clicks=9),),
             methods=("self-sorting",),
         ),
+        Protocol(
+            "distractors",
+            "Sets of images, one prompted, without and with images of other sets among them, which do not show the structure.",
+            conditions=tuple(Condition(images=None, distractors=share) for share in (0.0, 0.5)),
+            methods=(*BANKS, "prompt alone"),
+            seeds=(0, 1, 2),
+        ),
     )
 }
 
 
-BEYOND_PAPER = ("prompt-kinds", "challenge", "clicks")  # run where they are named
-
-
-def find_protocol(name: str, *, views: str | None = None, methods: tuple[str, ...] = ()) -> Protocol:
-    """A protocol by its name, or a plug-in; with other views and methods than its own, where they are given.
-
-    Raises:
-        ConfigError: there is no such protocol.
-    """
-    found: Any = find(PROTOCOLS, name, what="protocol")
-    if not isinstance(found, Protocol):
-        raise ConfigError(f"{name} is no protocol", "give medical_sam2.evaluate.protocols.Protocol", subject="--protocol")
-    return replace(found, views=views or found.views, methods=methods or found.methods)
+BEYOND_PAPER = ("prompt-kinds", "challenge", "clicks", "distractors")  # run where they are named
 
 
 T = TypeVar("T")
@@ -174,6 +173,9 @@ class Preset:
     seeds: int | None = None  # of each protocol
     conditions: int | None = None  # of each protocol, of each kind of prompt and each way to choose frames; at equal steps
     image_size: int | None = None  # side of the network's input in pixels; None for that of the weights
+    views: str | None = None  # of volumes; None for those of each protocol
+    # method that takes the place of "one view" where a protocol has more views than this; None for none
+    beside: str | None = None
 
 
 PRESETS: Mapping[str, Preset] = {
@@ -184,6 +186,8 @@ PRESETS: Mapping[str, Preset] = {
         images=12,
         structures=2,
         image_size=192,
+        views="one",
+        beside="six views",
     ),
     "quick": Preset(
         "A look at every protocol within minutes; too few cases to conclude anything from.",
@@ -194,8 +198,24 @@ PRESETS: Mapping[str, Preset] = {
         seeds=2,
         conditions=2,
         image_size=128,
+        views="one",
     ),
 }
+
+
+def find_protocol(
+    name: str, *, preset: Preset = PRESETS["full"], views: str | None = None, methods: tuple[str, ...] = ()
+) -> Protocol:
+    """A protocol by its name, or a plug-in; what a preset leaves of it, with other views and methods where they are given.
+
+    Raises:
+        ConfigError: there is no such protocol.
+    """
+    found: Any = find(PROTOCOLS, name, what="protocol")
+    if not isinstance(found, Protocol):
+        raise ConfigError(f"{name} is no protocol", "give medical_sam2.evaluate.protocols.Protocol", subject="--protocol")
+    trimmed = trim_protocol(found, preset)
+    return replace(trimmed, views=views or trimmed.views, methods=methods or trimmed.methods)
 
 
 def trim_protocol(protocol: Protocol, preset: Preset) -> Protocol:
@@ -208,7 +228,11 @@ def trim_protocol(protocol: Protocol, preset: Preset) -> Protocol:
     conditions = tuple(
         each for (_, choice), own in alike.items() for each in spread_evenly(own, most if choice == "random" else half)
     )
-    return replace(protocol, conditions=conditions, seeds=protocol.seeds[: preset.seeds])
+    fewer = replace(protocol, conditions=conditions, seeds=protocol.seeds[: preset.seeds])
+    if preset.views in (None, protocol.views):
+        return fewer
+    methods = (preset.beside if method == "one view" else method for method in protocol.methods)
+    return replace(fewer, views=preset.views, methods=tuple(method for method in methods if method))
 
 
 def spread_evenly(many: Sequence[T], most: int | None) -> list[T]:

@@ -8,9 +8,10 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from medical_sam2.evaluate.figures import write_figures, write_gallery
+from medical_sam2.evaluate.paper_tables import paper_sections
 from medical_sam2.evaluate.protocols import PRESETS
 from medical_sam2.evaluate.study import Study, StudyResult, select_answered
-from medical_sam2.evaluate.tables import ReportPicture, ReportSection, ReportTable, paper_sections, protocol_sections
+from medical_sam2.evaluate.tables import ReportPicture, ReportSection, ReportTable, protocol_sections
 from medical_sam2.io.atomic import write_bytes
 
 PAGE, SUMMARY, MEASURED = "report.html", "summary", "Measures"

@@ -20,9 +20,10 @@ from medical_sam2.data.parallel import run_jobs
 from medical_sam2.errors import ConfigError
 from medical_sam2.evaluate.answer import answer_job
 from medical_sam2.evaluate.cases import open_data_set
+from medical_sam2.evaluate.distractors import draw_distractors
 from medical_sam2.evaluate.figures import SKETCHES
-from medical_sam2.evaluate.methods import method_label
-from medical_sam2.evaluate.protocols import spread_evenly
+from medical_sam2.evaluate.methods import find_method, method_label
+from medical_sam2.evaluate.protocols import Protocol, spread_evenly
 from medical_sam2.evaluate.study import (
     AnswerKey,
     EvaluationJob,
@@ -81,7 +82,9 @@ def make_chunks(jobs: Sequence[EvaluationJob]) -> list[Chunk]:
         structures.setdefault((job.folder, job.case, job.structure), []).append(job)
     chunks: list[Chunk] = []
     for own in structures.values():
-        own.sort(key=lambda job: (job.condition.choice, job.seed, job.blank.share, job.blank.care, job.kind))
+        own.sort(
+            key=lambda job: (job.condition.choice, job.seed, job.blank.distractors, job.blank.share, job.blank.care, job.kind)
+        )
         size = _count_frames(own[0])
         chunks += [Chunk(tuple(own[i : i + TOGETHER]), size * len(own[i : i + TOGETHER])) for i in range(0, len(own), TOGETHER)]
     weight: dict[tuple[Path, str], float] = {}
@@ -114,6 +117,8 @@ def _list_jobs(study: Study, output: Path) -> tuple[list[EvaluationJob], dict[st
                 f"two data sets are called {data.name}", "change the name of one in its dataset.json", subject=folder
             )
         skipped |= {f"{data.name} {case.identifier}": "it has no label map" for case in data.cases if case.label is None}
+        if data.kind == "volume" and any(each.distractors is not None for each in study.protocol.conditions):
+            skipped[data.name] = "distractors are mixed into sets of images alone"
         jobs += _jobs_of_data_set(study, folder, data, output / SKETCHES)
     return jobs, skipped
 
@@ -125,15 +130,25 @@ def _jobs_of_data_set(study: Study, folder: Path, data: DataSet, sketches: Path)
     cases = tuple(spread_evenly(usable, study.images if of_set else study.cases))
     others = tuple(case for case in labelled if case not in cases)
     structures = spread_evenly(list(data.structures), study.structures)
+    conditions = [each for each in protocol.conditions if of_set or each.distractors is None]
+    methods = _methods_for(protocol, of_set=of_set)
+    lenders = [open_data_set(each) for each in study.data]
     for case in ("",) if of_set and cases else () if of_set else cases:
         for structure in structures:
-            for condition in protocol.conditions:
+            for condition in conditions:
                 for seed in protocol.seeds:
                     first = case in ("", cases[0]) and condition == protocol.conditions[0] and seed == protocol.seeds[0]
-                    for method in protocol.methods:
+                    many = round(len(cases) * (condition.distractors or 0))
+                    strays = draw_distractors(lenders, data, structure, many, seed) if many else ()
+                    for method in methods:
                         job = EvaluationJob(folder, case, structure, method, condition, seed, protocol, study.network)
-                        images = cases if of_set else ()
-                        yield replace(job, cases=images, others=others, sketch=sketches if first and study.draws else None)
+                        job = replace(job, cases=cases if of_set else (), distractors=strays, others=others)
+                        yield replace(job, sketch=sketches if first and study.draws else None)
+
+
+def _methods_for(protocol: Protocol, *, of_set: bool) -> list[str]:
+    """Without those that differ from others of the protocol in their views alone, where there are none."""
+    return [name for name in protocol.methods if not (of_set and getattr(find_method(name), "views", None))]
 
 
 def _usable_cases(data: DataSet, study: Study) -> tuple[list[str], list[str]]:

@@ -14,6 +14,7 @@ from typing import Any, TypeAlias
 
 from medical_sam2.errors import FormatError
 from medical_sam2.evaluate.cases import EvaluationCase, load_case, open_data_set
+from medical_sam2.evaluate.distractors import Distractor
 from medical_sam2.evaluate.methods import describe_method, find_method, method_label
 from medical_sam2.evaluate.protocols import EVERY_KIND, Condition, Kind, Protocol
 from medical_sam2.io.atomic import write_bytes
@@ -32,7 +33,7 @@ MEASURES = {
 }
 EMPTY = "null: truth and prediction are both empty, which is counted and never scored; inf: one of the two is empty"
 ATTACHED = ("sure", "information")  # lists, which a table cannot hold
-AnswerKey: TypeAlias = tuple[str, str, str, str, str, str, str, str, int]
+AnswerKey: TypeAlias = tuple[str, str, str, str, str, str, str, str, str, int]
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,8 @@ class Row:
     seed: int  # of all draws
     skipped: str = ""  # why there is no answer; empty where there is one
     choice: str = "random"  # "random" where chance took the prompted frames, "suggest" where the answer so far did
+    distractors: str = ""  # images of other sets that were mixed in, over those of the set; empty where there were none
+    stray: bool = False  # whether it is one of them: its Dice is 0 where something was outlined on it, and counts in no mean
     frames: int = 0  # slices of the volume; 1 for an image
     prompted: int = 0  # how many of them were prompted
     clicks: int = 0  # after a first box, or in all where there was none; rows of a structure that was clicked on differ in it
@@ -76,12 +79,12 @@ class Row:
     def task(self) -> AnswerKey:
         """What tells it from the other answers of a study."""
         where = (self.dataset, self.case, self.structure, self.method)
-        return (*where, self.prompt, self.care, self.share, self.choice, self.seed)
+        return (*where, self.prompt, self.care, self.share, self.choice, self.distractors, self.seed)
 
     @property
     def empty(self) -> bool:
         """Whether neither truth nor prediction holds anything: counted, and left out of every mean."""
-        return not self.skipped and math.isnan(self.dice)
+        return not self.skipped and not self.stray and math.isnan(self.dice)
 
 
 def pack_rows(task: AnswerKey, rows: Sequence[Row]) -> str:
@@ -125,7 +128,7 @@ def write_rows(folder: Path, rows: Sequence[Row]) -> None:
 
 def select_answered(rows: Iterable[Row]) -> Iterator[Row]:
     """Those that count in a mean."""
-    return (row for row in rows if not row.skipped and not row.empty)
+    return (row for row in rows if not row.skipped and not row.stray and not row.empty)
 
 
 def _encode_row(row: Row) -> dict[str, Any]:
@@ -171,6 +174,7 @@ class EvaluationJob:
     protocol: Protocol  # that it belongs to
     network: NetworkSettings  # that answers
     cases: tuple[str, ...] = ()  # identifiers of the images of a set
+    distractors: tuple[Distractor, ...] = ()  # images that are mixed among them
     others: tuple[str, ...] = ()  # identifiers of labelled cases that are not measured, to train on
     sketch: Path | None = None  # folder where a picture of the answer is left; none unless given
 
@@ -190,6 +194,7 @@ class EvaluationJob:
             share="one" if share is None else f"{share:g}",
             seed=self.seed,
             choice=condition.choice,
+            distractors=f"{condition.distractors:g}" if condition.distractors else "",
         )
 
     @property
@@ -210,13 +215,13 @@ class EvaluationJob:
         Raises:
             PromptError: there is nothing to measure.
         """
-        return load_case(self.folder, self.case, self.cases, self.structure)
+        return load_case(self.folder, self.case, self.cases, self.structure, self.distractors)
 
     @property
     def answer_key(self) -> Hashable:
         """What decides about its answer: jobs of several protocols that agree in it are answered once."""
         protocol, (name, case, structure, _, *prompting) = self.protocol, self.task
-        settings = protocol.views, protocol.fusion, protocol.tolerance_mm, protocol.limit_s
+        settings = protocol.views if case else "", protocol.fusion, protocol.tolerance_mm, protocol.limit_s
         return (name, case, structure, *prompting, self.condition.clicks, describe_method(find_method(self.method)), *settings)
 
 
@@ -237,11 +242,13 @@ class Study:
     def described(self) -> dict[str, Any]:
         """What decides about an answer; answers of equal descriptions may be put together."""
         network = {name: value for name, value in asdict(self.network).items() if name not in ("weights", "threads")}
+        lends = any(condition.distractors for condition in self.protocol.conditions)
         return {
             "protocol": self.protocol.described(),
             "methods": {name: describe_method(find_method(name)) for name in self.protocol.methods},
             "network": {**network, "sha256": self.weights_sha256},
             "images": self.images,
+            **({"lenders": [open_data_set(folder).name for folder in self.data]} if lends else {}),
         }
 
 

@@ -1,4 +1,4 @@
-"""Tables of a study: means with intervals, methods against each other, and the paper's own tables beside ours.
+"""Tables of a study: means with intervals, methods against each other, distractors, and what was left out.
 
 A case counts once: its structures and seeds are averaged first. Intervals are percentile bootstraps over cases.
 """
@@ -10,13 +10,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy import stats
 
 from medical_sam2.evaluate.methods import method_label
-from medical_sam2.evaluate.protocols import LADDER, Protocol
+from medical_sam2.evaluate.protocols import Protocol
 from medical_sam2.evaluate.rounds import GOOD, LIMIT_S, summarise_rounds
 from medical_sam2.evaluate.significance import compared, difference, mean_interval
-from medical_sam2.evaluate.study import EMPTY, MEASURES, AnswerKey, Row, Study, StudyResult, select_answered
+from medical_sam2.evaluate.study import EMPTY, MEASURES, AnswerKey, Row, select_answered
 
 Case = tuple[str, str]
 SHOWN = ("dice", "dice_prompted", "dice_propagated", "iou", "hausdorff95", "surface_dice", "volume_error")
@@ -63,12 +62,14 @@ class RowGroup:
     prompt: str  # kind of prompts; "as given" where data sets differ in theirs
     care: str  # of the hand
     choice: str = "random"  # of the frames that were prompted
+    distractors: str = ""  # images of other sets that were mixed in, over those of the set
 
     def __str__(self) -> str:
         share = "one frame prompted" if self.share == "one" else f"{float(self.share):.0%} of the frames prompted"
         hand = "" if self.care == "none" else f", {self.care} hand"
         chosen = "" if self.choice == "random" else ", suggested"
-        return f"{self.kind}s, {share}{chosen}, {self.prompt}{hand}"
+        more = f", {float(self.distractors):.0%} distractors" if self.distractors else ""
+        return f"{self.kind}s, {share}{chosen}, {self.prompt}{hand}{more}"
 
 
 def group_rows(rows: Iterable[Row], protocol: Protocol) -> dict[RowGroup, dict[str, list[Row]]]:
@@ -76,7 +77,8 @@ def group_rows(rows: Iterable[Row], protocol: Protocol) -> dict[RowGroup, dict[s
     own = {condition.care: condition.prompt == "own" for condition in protocol.conditions}
     found: dict[RowGroup, dict[str, list[Row]]] = {}
     for row in select_answered(rows):
-        setting = RowGroup(row.kind, row.share, "as given" if own.get(row.care) else row.prompt, row.care, row.choice)
+        prompt = "as given" if own.get(row.care) else row.prompt
+        setting = RowGroup(row.kind, row.share, prompt, row.care, row.choice, row.distractors)
         found.setdefault(setting, {method_label(method): [] for method in protocol.methods})[row.method].append(row)
     return found
 
@@ -95,7 +97,7 @@ def protocol_sections(protocol: Protocol, rows: Sequence[Row], skipped: Mapping[
     """The parts of a protocol's page: what was done, each setting, each structure, what was left out, what is measured."""
     found = [ReportSection(protocol.name, (protocol.about, _describe_protocol(protocol))), *_sections_of_rounds(rows)]
     rows = last_rounds(rows)
-    found += _sections_of_prompts(rows, protocol)
+    found += [*_sections_of_prompts(rows, protocol), *_sections_of_distractors(rows)]
     for setting, methods in group_rows(rows, protocol).items():
         found.append(ReportSection(str(setting), tables=(_table_of_means(methods), *_table_of_differences(methods))))
     if not any(row.clicks for row in rows):
@@ -142,6 +144,64 @@ def _sections_of_prompts(rows: Sequence[Row], protocol: Protocol) -> list[Report
             means = (format_number(float(np.mean(part))) if part else "–" for part in parts)
             lines.append((str(group), method, str(len(dice)), format_interval(dice), *means))
     return [ReportSection("Prompts", tables=(ReportTable("Means over cases", header, tuple(lines)),))]
+
+
+def _sections_of_distractors(rows: Sequence[Row]) -> list[ReportSection]:
+    """What images of other sets among those of a set do to these, and how often something was outlined on them."""
+    strays = [row for row in rows if row.stray]
+    if not strays:
+        return []
+    shown = [row for row in rows if not row.skipped and not row.stray and math.isfinite(row.volume_error)]
+    lines = tuple(
+        (
+            method,
+            share,
+            *_compare_distracted([row for row in shown if row.method == method], share),
+            *_count_false_finds(row for row in strays if (row.method, row.distractors) == (method, share)),
+        )
+        for method, share in dict.fromkeys((row.method, row.distractors) for row in strays)
+    )
+    heads = ("method", "mixed in", "images", "Dice without", "Dice among them", "difference", "p", "distractors", "false finds")
+    note = (
+        "Dice: of images that show the structure and that nobody prompted. False finds: share of the distractors on which "
+        "something was outlined. p: of Wilcoxon's signed-rank test, uncorrected."
+    )
+    table = ReportTable("Images of other sets among those of a set", heads, lines, note)
+    return [ReportSection("Distractors", tables=(table, _table_of_lenders(strays)))]
+
+
+def _compare_distracted(rows: Sequence[Row], share: str) -> tuple[str, ...]:
+    """Images, Dice without and with distractors, difference and p, of those that were measured both ways."""
+    without, among = (mean_by_case((row for row in rows if row.distractors == s), "dice_propagated") for s in ("", share))
+    both = [case for case in among if case in without]
+    one, other = [without[case] for case in both], [among[case] for case in both]
+    lost = difference(other, one, np.random.default_rng(0))
+    interval = f"{lost.mean:+.3f} [{format_number(lost.low)}, {format_number(lost.high)}]"
+    return str(len(both)), format_interval(one), format_interval(other), interval, format_number(lost.p)
+
+
+def _count_false_finds(strays: Iterable[Row]) -> tuple[str, str]:
+    """Images, and the share of them that something was outlined on; answers of an image are averaged first."""
+    found: dict[Case, list[bool]] = {}
+    for row in strays:
+        found.setdefault((row.dataset, row.case), []).append(row.dice == 0)
+    return str(len(found)), format_interval([float(np.mean(own)) for own in found.values()])
+
+
+def _table_of_lenders(strays: Sequence[Row]) -> ReportTable:
+    methods = list(dict.fromkeys(row.method for row in strays))
+    groups = group_by(strays, lambda row: "\0".join((row.dataset, row.structure, row.case.partition("/")[0])))
+    lines = tuple(
+        (
+            *key.split("\0"),
+            str(len({row.case for row in own})),
+            *(format_number(float(np.mean([row.dice == 0 for row in own if row.method == method]))) for method in methods),
+        )
+        for key, own in groups.items()
+    )
+    return ReportTable(
+        "False finds by where the image is from", ("data set", "structure", "from", "images", *methods), lines, folded=True
+    )
 
 
 def _table_of_rounds(rounds: Mapping[str, Mapping[AnswerKey, list[Row]]]) -> ReportTable:
@@ -211,7 +271,9 @@ def _table_of_means(methods: Mapping[str, Sequence[Row]]) -> ReportTable:
 def _table_of_costs(rows: Sequence[Row]) -> ReportTable:
     """How long a method takes for an answer, and how much memory."""
     answers: dict[tuple[str, str], dict[AnswerKey, list[Row]]] = {}
-    for row in select_answered(rows):
+    for row in rows:
+        if row.skipped:
+            continue
         whole = row if row.kind == "volume" else replace(row, case="")
         answers.setdefault((row.kind, row.method), {}).setdefault(whole.task, []).append(row)
     lines: list[tuple[str, ...]] = []
@@ -256,6 +318,7 @@ def _table_of_structures(rows: Sequence[Row], protocol: Protocol) -> ReportTable
     groups: dict[tuple[str, ...], dict[str, list[float]]] = {}
     for row in select_answered(rows):
         share = row.share if row.choice == "random" else f"{row.share}, suggested"
+        share += f", {row.distractors} distractors" if row.distractors else ""
         key = (row.dataset, row.structure, row.prompt, row.care, share)
         groups.setdefault(key, {}).setdefault(row.method, []).append(row.dice)
     methods = [method_label(method) for method in protocol.methods]
@@ -274,168 +337,8 @@ def _list_left_out(rows: Sequence[Row], skipped: Mapping[str, str]) -> tuple[str
     ) or ("nothing",)
 
 
-NAMES = {"self-sorting": "MedSAM-2", "fifo": "SAM 2", "dynunet": "nnU-Net", "swin-unetr": "Swin-UNetr"}
-"""Ours → what the paper calls a method of that kind; the weights are ours in every row of ours."""
-TABLE_1 = {
-    "MedSAM-2": 0.890,
-    "MedSegDiff": 0.879,
-    "One-Prompt": 0.869,
-    "Swin-UNetr": 0.869,
-    "SAM 2": 0.860,
-    "FCFI": 0.858,
-    "nnU-Net": 0.802,
-}
-TABLE_2 = {"MedSAM-2": (0.768, 0.805), "One-Prompt": (0.731, 0.775), "UniverSeg": (0.652, 0.740), "SAM 2": (0.576, 0.691)}
-TABLE_3 = ((0.539, 0.835), (0.578, 0.862), (0.645, 0.884), (0.729, 0.896))
-GAPS = {"self-sorting": ("0.020", "0.035"), "fifo": ("0.075", "0.331")}
-INFORMATION = "2.54 → 1.43"
-THEIRS = (
-    "Columns marked “paper” are the paper's own numbers, on its data with its weights; rows that hold only such a number were "
-    "not run here. “(as …)” names what the paper calls a method of that kind: all weights here are ours."
-)
-BINS = 10
-
-
-def paper_sections(studies: Sequence[Study], outcomes: Sequence[StudyResult]) -> list[ReportSection]:
-    """What the protocols that were run say about the paper's Tables 1 to 3, Figs. 6 and 7, and the predicted IoU."""
-    rows = {study.protocol.name: list(select_answered(each.rows)) for study, each in zip(studies, outcomes, strict=True)}
-    tables = [
-        *_tables_1_and_2(rows.get("universal", [])),
-        *_table_3(rows.get("ablation", [])),
-        *_table_of_gaps(rows.get("frequency", [])),
-        *_table_of_information(rows.get("memory", [])),
-        *_table_of_calibration(rows.get("one-prompt", []) or rows.get("universal", [])),
-    ]
-    return [ReportSection("Beside the paper", (THEIRS,), tuple(tables))] if tables else []
-
-
-def _tables_1_and_2(rows: Sequence[Row]) -> list[ReportTable]:
-    found: list[ReportTable] = []
-    volumes, images = ([row for row in rows if row.kind == kind] for kind in ("volume", "set"))
-    if volumes:
-        columns = _group_by(volumes, lambda row: f"{row.dataset} {row.structure}")
-        theirs = {name: (format_number(value),) for name, value in TABLE_1.items()}
-        title = "as Table 1: volumes, each slice prompted with probability 0.25, Dice"
-        found.append(_method_table(title, columns, theirs, ("paper: BTCV, 12 organs",)))
-    if images:
-        columns = _group_by(images, lambda row: row.dataset)
-        theirs = {name: (format_number(unseen), format_number(wbc)) for name, (unseen, wbc) in TABLE_2.items()}
-        title = "as Table 2: images, each prompted with probability 0.3, Dice"
-        found.append(_method_table(title, columns, theirs, ("paper: 11 unseen tasks", "paper: WBC")))
-    return found
-
-
-def _method_table(
-    title: str, columns: Mapping[str, list[Row]], theirs: Mapping[str, tuple[str, ...]], heads: tuple[str, ...]
-) -> ReportTable:
-    # Rows that only the paper has stay, so that nobody takes the methods that ran for all of the paper's.
-    methods = list(dict.fromkeys(row.method for own in columns.values() for row in own))
-    lines: list[tuple[str, ...]] = []
-    for method in methods:
-        scores = [mean_by_case(row for row in own if row.method == method).values() for own in columns.values()]
-        cells = [float(np.mean(list(own))) if own else math.nan for own in scores]
-        finite = [cell for cell in cells if math.isfinite(cell)]
-        name = NAMES.get(method, "")
-        paper = theirs.get(name, ("–",) * len(heads))
-        whole = format_number(float(np.mean(finite))) if finite else "–"
-        lines.append((f"{method} (as {name})" if name else method, *map(format_number, cells), whole, *paper))
-    shown = {NAMES.get(method) for method in methods}
-    blank = ("–",) * (len(columns) + 1)
-    lines += [(f"{name} (the paper's)", *blank, *paper) for name, paper in theirs.items() if name not in shown]
-    return ReportTable(title, ("method", *columns, "mean", *heads), tuple(lines), "“mean” is the mean of the columns.")
-
-
-def _table_3(rows: Sequence[Row]) -> list[ReportTable]:
-    if not rows:
-        return []
-    lines: list[tuple[str, ...]] = []
-    for step, (method, theirs) in enumerate(zip(LADDER, TABLE_3, strict=True)):
-        ours = [
-            format_interval(list(mean_by_case(row for row in rows if row.method == method and row.kind == kind).values()))
-            for kind in ("set", "volume")
-        ]
-        marks = tuple("✓" if step > place else "" for place in range(3))
-        lines.append((method, *marks, *ours, *map(format_number, theirs)))
-    heads = ("step", "IoU threshold", "dissimilarity", "resampling", "sets", "volumes", "paper: CadVidSet", "paper: BTCV aorta")
-    return [ReportTable("as Table 3: the steps of the bank, Dice [95 % interval]", heads, tuple(lines))]
-
-
-def _table_of_gaps(rows: Sequence[Row]) -> list[ReportTable]:
-    """Dice with all frames prompted less Dice with the fewest, case by case."""
-    # Gaps are paired by case: cases that lack one of the two shares, or the first method, would compare other cases.
-    own = [row for row in rows if row.choice == "random"]
-    shares = sorted({row.share for row in own}, key=float)
-    methods = list(dict.fromkeys(row.method for row in own))
-    if len(shares) < 2:
-        return []
-    lines: list[tuple[str, ...]] = []
-    for kind in dict.fromkeys(row.kind for row in own):
-        gaps = {
-            method: _gap_by_case([row for row in own if row.method == method and row.kind == kind], shares)
-            for method in methods
-        }
-        for method, gap in gaps.items():
-            first = gaps[methods[0]]
-            less = "–"
-            if method != methods[0]:
-                both = [case for case in first if case in gap]
-                each = difference([gap[c] for c in both], [first[c] for c in both], np.random.default_rng(0))
-                less = f"{each.mean:+.3f} [{format_number(each.low)}, {format_number(each.high)}], p {format_number(each.p)}"
-            lines.append((f"{kind}s, {method}", format_interval(list(gap.values())), less, *GAPS.get(method, ("–", "–"))))
-    heads = ("method", "gap [95 % interval]", f"larger than {methods[0]}'s by", "paper: BTCV", "paper: REFUGE")
-    title = f"as Fig. 7: how much Dice is lost from {float(shares[-1]):.0%} to {float(shares[0]):.0%} of the frames prompted"
-    return [ReportTable(title, heads, tuple(lines), "p of the difference: of Wilcoxon's signed-rank test, for one comparison.")]
-
-
-def _gap_by_case(rows: Sequence[Row], shares: Sequence[str]) -> dict[tuple[str, str], float]:
-    low, high = (mean_by_case(row for row in rows if row.share == share) for share in (shares[0], shares[-1]))
-    return {case: high[case] - low[case] for case in high if case in low}
-
-
-def _table_of_information(rows: Sequence[Row]) -> list[ReportTable]:
-    # Only courses of two stages or more have a first and a last.
-    lines: list[tuple[str, ...]] = []
-    for method in dict.fromkeys(row.method for row in rows):
-        courses = [row.information for row in rows if row.method == method and len(row.information) > 1]
-        if courses:
-            ends = [format_interval([each[place] for each in courses]) for place in (0, -1)]
-            lines.append((method, str(len(courses)), *ends, INFORMATION if method == "self-sorting" else "–"))
-    heads = ("method", "answers", "first stage [95 % interval]", "last stage [95 % interval]", "paper")
-    note = "In nats, by a Gaussian copula; the paper does not say how it estimates, so its numbers are on another scale."
-    return [ReportTable("as Fig. 6: pairwise mutual information of the bank", heads, tuple(lines), note)] if lines else []
-
-
-def _table_of_calibration(rows: Sequence[Row]) -> list[ReportTable]:
-    """How far the predicted IoU is from the IoU, on frames that nobody prompted."""
-    # Bins are weighed by their frames: most frames lie in the highest bins, and an even mean would hide them.
-    lines: list[tuple[str, ...]] = []
-    for method in dict.fromkeys(row.method for row in rows):
-        pairs = np.array([pair for row in rows if row.method == method for pair in row.sure]).reshape(-1, 2)
-        if len(pairs) < 3:
-            continue
-        predicted, real = pairs.T
-        bins = np.clip((predicted * BINS).astype(int), 0, BINS - 1)
-        error = sum(abs(float((predicted - real)[bins == b].sum())) for b in range(BINS)) / len(pairs)
-        alike = (
-            format_number(float(np.asarray(stats.spearmanr(predicted, real))[0])) if np.ptp(predicted) and np.ptp(real) else "–"
-        )
-        lines.append(
-            (
-                method,
-                str(len(pairs)),
-                format_number(float(predicted.mean())),
-                format_number(float(real.mean())),
-                format_number(error),
-                alike,
-            )
-        )
-    heads = ("method", "frames", "predicted IoU", "IoU", "calibration error", "rank correlation")
-    note = "Calibration error: mean over ten bins of predicted IoU, by frames, of how far its mean lies from the mean IoU."
-    title = "is the predicted IoU, which sorts the bank, to be trusted?"
-    return [ReportTable(title, heads, tuple(lines), note)] if lines else []
-
-
-def _group_by(rows: Sequence[Row], key: Callable[[Row], str]) -> dict[str, list[Row]]:
+def group_by(rows: Sequence[Row], key: Callable[[Row], str]) -> dict[str, list[Row]]:
+    """Key → its rows, in order."""
     found: dict[str, list[Row]] = {}
     for row in rows:
         found.setdefault(key(row), []).append(row)

@@ -9,6 +9,7 @@ import torch
 
 from medical_sam2.errors import GeometryError
 from medical_sam2.evaluate.cases import VolumeTask
+from medical_sam2.evaluate.methods import METHODS
 from medical_sam2.evaluate.methods.interface import MethodInputs
 from medical_sam2.evaluate.methods.own_network import (
     TrackingMethod,
@@ -21,7 +22,7 @@ from medical_sam2.model.memory_bank import Fifo
 from medical_sam2.model.nano import nano
 from medical_sam2.prompts import FramePrompt
 from medical_sam2.segmenter import Segmenter
-from medical_sam2.volume import Volume
+from medical_sam2.volume import Segmentation, Volume
 from tests.backbones import Brightness
 
 
@@ -108,6 +109,22 @@ def test_answers_lie_on_the_slices_of_the_view(inputs: MethodInputs, directions:
     neighbours = {s for s in found.sure if found.masks[s].any()}
     assert neighbours == set(np.flatnonzero(task.truth_thw.any((1, 2))).tolist()) - {t}
     assert min(found.sure[s] for s in neighbours) == pytest.approx(0.9, abs=0.01)
+
+
+def test_views_of_a_method_come_before_those_of_the_protocol(inputs: MethodInputs, monkeypatch: pytest.MonkeyPatch) -> None:
+    truth = np.zeros((8, 8, 6), bool)
+    truth[2:6, 2:6, 1:5] = True
+    task = VolumeTask(Volume(np.where(truth, 200, 20).astype(np.float32), np.eye(4)), truth)
+    seen: list[object] = []
+
+    def tracked(_: Segmenter, volume: Volume, __: object, **how: object) -> Segmentation:
+        seen.append(how["views"])
+        return Segmentation(np.zeros(volume.shape, np.uint8), volume.affine)
+
+    monkeypatch.setattr(Segmenter, "segment_volume", tracked)
+    for name in ("self-sorting", "one view", "six views"):
+        METHODS[name].on_volume(replace(inputs, views="three"), task, {task.start: FramePrompt.mask(truth[:, :, 3])})
+    assert seen == ["three", "one", "six"]
 
 
 def test_without_memory_only_prompted_frames_are_answered(inputs: MethodInputs) -> None:

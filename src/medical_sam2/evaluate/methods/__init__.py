@@ -21,6 +21,8 @@ PAPER = partial(SelfSorting, pin="first")
 METHODS: Mapping[str, Method] = {
     "self-sorting": TrackingMethod(PAPER),
     "all pinned": TrackingMethod(SelfSorting),
+    "one view": TrackingMethod(PAPER, views="one"),
+    "six views": TrackingMethod(PAPER, views="six"),
     "fifo": TrackingMethod(Fifo),
     "greedy": TrackingMethod(Greedy),
     "prompt alone": TrackingMethod(partial(SelfSorting, threshold=2.0)),
@@ -39,7 +41,8 @@ METHODS: Mapping[str, Method] = {
     "ensdiff": Tailored("EnsDiff", size=64),
     "medsegdiff": Tailored("MedSegDiff", size=64),
 }
-"""The first prompt alone is pinned, as in the paper; "all pinned" is the bank for people who prompt, which keeps every prompt.
+"""The first prompt alone is pinned, as in the paper; "one view", "six views" are "self-sorting" whatever the
+protocol's views are; "all pinned" is the bank for people who prompt, which keeps every prompt.
 From "no sorting" to "+ resampling": the ladder of Table 3: the latest memories; only sure ones; dissimilar ones; weighed."""
 CLASSICAL = ("copy", "registration", "random walker", "classifier", "grow cut", "geodesic")
 """Methods of `benchmarks/classical_methods.py`, which is no part of the package."""
@@ -78,6 +81,6 @@ def describe_method(method: Method) -> str:
     They are part of a study's digest: where a class of a method or a bank gets another name, no earlier run goes on.
     """
     if isinstance(method, TrackingMethod):
-        return repr(method.bank())
+        return repr(method.bank()) + (f", views {method.views}" if method.views else "")
     description = repr(method) if is_dataclass(method) else type(method).__qualname__
     return ADDRESS.sub("", description)  # it differs from run to run

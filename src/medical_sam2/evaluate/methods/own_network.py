@@ -102,12 +102,13 @@ class TrackingMethod:
     """The network with a memory bank."""
 
     bank: Callable[[], Policy]  # makes its policy
+    views: str | None = None  # of volumes; those of the protocol unless given, and then of no interest in sets
 
     def on_volume(self, inputs: MethodInputs, task: VolumeTask, prompts: FramePrompts) -> MethodAnswer:
         """Through the slices, or all views."""
         seen, in_voxels = list[float](), inputs.volume_prompts or task.all_in_volume(prompts)
         answer = inputs.segmenter.segment_volume(
-            task.volume, in_voxels, views=inputs.views, bank=self._bank(inputs, seen), fusion=inputs.fusion
+            task.volume, in_voxels, views=self.views or inputs.views, bank=self._bank(inputs, seen), fusion=inputs.fusion
         )
         axes = task.volume.orientation
         thick = task.volume.shape[task.view.order(axes)[0]]
