@@ -1,5 +1,6 @@
 """Images of other sets among those of a set: lent as is said, counted apart, and the images of the set are asked as before."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 from medical_sam2.evaluate import answer
 from medical_sam2.evaluate.cases import FramePrompts, open_data_set
 from medical_sam2.evaluate.distractors import draw_distractors, mix_order
+from medical_sam2.evaluate.figures import write_figures
 from medical_sam2.evaluate.methods.interface import MethodAnswer, MethodInputs
 from medical_sam2.evaluate.protocols import PROTOCOLS, Condition
 from medical_sam2.evaluate.report import as_markdown
@@ -50,8 +52,10 @@ def test_images_are_lent_in_turn_by_sets_of_as_many_channels_first(sets: dict[st
     eyes = lenders[0]
     drawn = draw_distractors(lenders, eyes, "disc", 8, 0)
     assert [each.folder for each in drawn[6:]] == [sets["grey"]] * 2, "grey ones where colour ones have run out"
-    for first, second in zip(drawn[:6:2], drawn[1:6:2], strict=True):
-        assert {first.folder, second.folder} == {sets["bright"], sets["dark"]}, "not the discs, which show the structure"
+    for seed in range(5):
+        turns = [each.folder for each in draw_distractors(lenders, eyes, "disc", 6, seed)]
+        for pair in zip(turns[::2], turns[1::2], strict=True):
+            assert {*pair} == {sets["bright"], sets["dark"]}, "not the discs, which show the structure"
     assert len({*drawn}) == 8
     assert {each.folder for each in draw_distractors(lenders, eyes, "cup", 9, 0)} == {
         sets[x] for x in ("bright", "dark", "discs")
@@ -106,8 +110,14 @@ def test_the_page_tells_what_distractors_do(rows: list[Row]) -> None:
     study = small_study((), conditions=(PLAIN, MIXED), methods=("self-sorting", "prompt alone"), seeds=(0, 1))
     text = as_markdown(protocol_sections(study.protocol, rows, {}))
     assert "| self-sorting | 0.5 | 4 | 1.000 [1.000, 1.000] | 1.000 [1.000, 1.000] | +0.000 [0.000, 0.000] | 1.000 |" in text
-    assert "| Eyes | disc | Dark | " in text
+    assert re.search(r"\| Eyes \| disc \| Bright \| \d \| 1.000 \| 1.000 \|", text)
+    assert re.search(r"\| Eyes \| disc \| Dark \| \d \| 0.000 \| 0.000 \|", text)
+    bright = [row for row in rows if "Dark" not in row.case]
+    assert "| 1.000 [1.000, 1.000] |\n" in as_markdown(protocol_sections(study.protocol, bright, {}))
     assert "truth and prediction empty" not in text
+    timed = [replace(row, seconds=0.5) for row in rows]
+    text_of_times = as_markdown(protocol_sections(study.protocol, timed, {}))
+    assert "| sets | self-sorting | 4 | 2.50 (3.0) |" in text_of_times, "distractors take their time, too"
     assert [str(group) for group in group_rows(rows, study.protocol)] == [
         "sets, one frame prompted, mask",
         "sets, one frame prompted, mask, 50% distractors",
@@ -117,6 +127,13 @@ def test_the_page_tells_what_distractors_do(rows: list[Row]) -> None:
     assert "| 1.000 [1.000, 1.000] | 0.250 [0.250, 0.250] | -0.750 [-0.750, -0.750] | 0.125 |" in text
     plain = as_markdown(protocol_sections(study.protocol, [row for row in rows if not row.distractors], {}))
     assert "False finds" not in plain
+
+
+def test_figures_are_of_answers_without_distractors(rows: list[Row], tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    protocol = small_study((), conditions=(PLAIN, MIXED), methods=("self-sorting", "prompt alone"), seeds=(0, 1)).protocol
+    assert write_figures(protocol, [row for row in rows if row.distractors], tmp_path) == []
+    assert [path.name for path in write_figures(protocol, rows, tmp_path)] == ["spread-sets.png", "reliability-sets.png"]
 
 
 def test_an_image_that_does_not_show_it_is_no_part_of_the_dice(rows: list[Row]) -> None:

@@ -181,7 +181,7 @@ class Preset:
 PRESETS: Mapping[str, Preset] = {
     "full": Preset("Everything."),
     "study": Preset(
-        "The whole study on some twenty data sets within an hour of two cores.",
+        "The whole study on some twenty data sets in little more than an hour of two cores.",
         cases=3,
         images=12,
         structures=2,
