@@ -113,7 +113,12 @@ def test_the_page_tells_what_distractors_do(rows: list[Row]) -> None:
     assert re.search(r"\| Eyes \| disc \| Bright \| \d \| 1.000 \| 1.000 \|", text)
     assert re.search(r"\| Eyes \| disc \| Dark \| \d \| 0.000 \| 0.000 \|", text)
     bright = [row for row in rows if "Dark" not in row.case]
-    assert "| 1.000 [1.000, 1.000] |\n" in as_markdown(protocol_sections(study.protocol, bright, {}))
+    bright = [replace(row, sure=((0.5 - 0.4 * row.seed, 0.0),)) if row.stray else row for row in bright]
+    text_of_bright = as_markdown(protocol_sections(study.protocol, bright, {}))
+    shares = re.search(r"\| self-sorting \| 0.5 .* \| 1.000 \[1.000, 1.000\] \| (\S+) \[\S+ \S+ \|\n", text_of_bright)
+    sure = {row.case: row.seed == 0 for row in bright if row.stray}
+    assert shares is not None
+    assert float(shares[1]) == pytest.approx(np.mean([*sure.values()]), abs=1e-3)
     assert "truth and prediction empty" not in text
     timed = [replace(row, seconds=0.5) for row in rows]
     text_of_times = as_markdown(protocol_sections(study.protocol, timed, {}))

@@ -18,6 +18,7 @@ from medical_sam2.evaluate.significance import compared, difference, mean_interv
 from medical_sam2.evaluate.study import EMPTY, MEASURES, AnswerKey, Row, select_answered
 
 Case = tuple[str, str]
+SURE = 0.5  # predicted IoU from which on the self-sorting bank takes an answer, as it is set
 SHOWN = ("dice", "dice_prompted", "dice_propagated", "iou", "hausdorff95", "surface_dice", "volume_error")
 HEAD = ("Dice [95 % interval]", "prompted", "propagated", "IoU", "HD95 (missed)", "surface Dice", "volume error")
 
@@ -161,10 +162,12 @@ def _sections_of_distractors(rows: Sequence[Row]) -> list[ReportSection]:
         )
         for method, share in dict.fromkeys((row.method, row.distractors) for row in strays)
     )
-    heads = ("method", "mixed in", "images", "Dice without", "Dice among them", "difference", "p", "distractors", "false finds")
+    dice, false = ("images", "Dice without", "Dice among them", "difference", "p"), ("distractors", "false finds", "sure ones")
+    heads = ("method", "mixed in", *dice, *false)
     note = (
         "Dice: of images that show the structure and that nobody prompted. False finds: share of the distractors on which "
-        "something was outlined. p: of Wilcoxon's signed-rank test, uncorrected."
+        f"something was outlined; sure ones: with a predicted IoU of {SURE:g} or more, which a bank with that threshold would "
+        "keep. p: of Wilcoxon's signed-rank test, uncorrected."
     )
     table = ReportTable("Images of other sets among those of a set", heads, lines, note)
     return [ReportSection("Distractors", tables=(table, _table_of_lenders(strays)))]
@@ -180,12 +183,14 @@ def _compare_distracted(rows: Sequence[Row], share: str) -> tuple[str, ...]:
     return str(len(both)), format_interval(one), format_interval(other), interval, format_number(lost.p)
 
 
-def _count_false_finds(strays: Iterable[Row]) -> tuple[str, str]:
-    """Images, and the share of them that something was outlined on; answers of an image are averaged first."""
-    found: dict[Case, list[bool]] = {}
+def _count_false_finds(strays: Iterable[Row]) -> tuple[str, str, str]:
+    """Images, and the shares of them with false finds and with sure ones; answers of an image are averaged first."""
+    found: dict[Case, list[tuple[bool, bool]]] = {}
     for row in strays:
-        found.setdefault((row.dataset, row.case), []).append(row.dice == 0)
-    return str(len(found)), format_interval([float(np.mean(own)) for own in found.values()])
+        sure = any(predicted >= SURE for predicted, _ in row.sure)
+        found.setdefault((row.dataset, row.case), []).append((row.dice == 0, sure))
+    both = np.array([np.mean(own, axis=0) for own in found.values()])
+    return str(len(found)), format_interval(both[:, 0].tolist()), format_interval(both[:, 1].tolist())
 
 
 def _table_of_lenders(strays: Sequence[Row]) -> ReportTable:
