@@ -116,8 +116,7 @@ PARTS: Mapping[str, Callable[[Segmenter], Any]] = {
     "memory attention": without_attention,
     "masks propagated by likeness": silent("propagated"),
     "matching with the slice before": silent("neighbour"),
-    "pixel classifier, stride 2": silent("score"),
-    "pixel classifier, stride 4": silent("coarse score"),
+    "pixel classifier": silent("score"),
     "mask refiner": without_refiner,
     "mask upsampler": without_upsampler,
     "consensus": without("gate", "set_consensus"),
@@ -158,7 +157,6 @@ def task_of(job: Job) -> VolumeTask | SetTask:
 
 def page(rows: Sequence[Mapping[str, Any]], kinds: Sequence[str]) -> str:
     """Means over structures of the means over their cases; differences to the whole with intervals."""
-    lines = ["| prompt | of | structures | whole |", "|---|---|---|---|"]
     of: dict[tuple[str, bool], dict[tuple[str, str], dict[str, list[float]]]] = defaultdict(
         lambda: defaultdict(lambda: defaultdict(list))
     )
@@ -168,10 +166,8 @@ def page(rows: Sequence[Mapping[str, Any]], kinds: Sequence[str]) -> str:
     lines = ["| prompt | of | structures | whole | " + " | ".join(parts) + " |", "|---|---|---|---|" + "---|" * len(parts)]
     for kind in kinds:
         for volume in (True, False):
-            means = {
-                name: {part: float(np.nanmean(values)) for part, values in own.items()}
-                for name, own in of[kind, volume].items()
-            }
+            there = of[kind, volume]
+            means = {name: {part: float(np.nanmean(own[part])) for part in own} for name, own in there.items()}
             cells = [kind, "volumes" if volume else "sets", str(len(means)), number([own[WHOLE] for own in means.values()])]
             for part in parts:
                 losses = [own[part] - own[WHOLE] for own in means.values() if part in own]
@@ -179,7 +175,7 @@ def page(rows: Sequence[Mapping[str, Any]], kinds: Sequence[str]) -> str:
                 cells.append(f"{mean:+.3f} [{low:+.3f}, {high:+.3f}]" if losses else "–")
             if means:
                 lines.append("| " + " | ".join(cells) + " |")
-    head = "Dice with a part taken out, less Dice of the whole, off the prompted slice or image; mean over structures, 95 % interval."
+    head = "Dice without a part, less that of the whole, off the prompted slice or image: mean over structures, 95 % interval."
     return f"# What each part of `nano` is worth\n\n{head}\n\n" + "\n".join(lines) + "\n"
 
 
