@@ -38,6 +38,7 @@ from medical_sam2.tracking.image_viewer import ImageViewer, choose_set_windows, 
 from medical_sam2.tracking.plan import PLANES, by_window, order_objects, plan_tracking, views_allowed
 from medical_sam2.tracking.postprocess import describe_missed_clicks, describe_missed_points
 from medical_sam2.tracking.set_consensus import SetConsensus
+from medical_sam2.tracking.slice_confidence import SLICE_FEATURES, SLICES_FILE
 from medical_sam2.tracking.template import Template, TemplateMatch, describe_matches, search_objects
 from medical_sam2.tracking.view_tracker import TrackingConfig
 from medical_sam2.tracking.volume_tracker import FrameDone, GroupTracker, ResultOptions, TrackingProgress, VolumeTracker
@@ -62,6 +63,7 @@ class Segmenter:
         keep_mb: memory for what the encoder saw.
         engine: what runs the encoder: "torch", or "openvino" (an extra), which takes less time on a processor.
         gate: of the consensus that follows tracking in a volume, learnt for these weights.
+        slice_judge: of how good each slice is after that consensus, learnt for these weights.
         judge: of what a click means, learnt for these weights.
         set_consensus: that follows tracking in a set of images, learnt for these weights.
 
@@ -81,10 +83,12 @@ class Segmenter:
         keep_mb: float = 384.0,
         engine: str = "torch",
         gate: Gate | None = None,
+        slice_judge: Gate | None = None,
         judge: OutlineJudge | None = None,
         set_consensus: SetConsensus | None = None,
     ) -> None:
-        self.device, self.gate, self.judge, self.set_consensus = choose_device(device), gate, judge, set_consensus
+        self.gate, self.slice_judge, self.judge, self.set_consensus = gate, slice_judge, judge, set_consensus
+        self.device = choose_device(device)
         self.network = network
         if isinstance(network, nn.Module):
             network.eval().to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # faster
@@ -118,6 +122,7 @@ class Segmenter:
             keep_mb=keep_mb,
             engine=engine,
             gate=gate,
+            slice_judge=Gate.beside(file, SLICES_FILE, len(SLICE_FEATURES)),
             judge=judge,
             set_consensus=of_sets,
         )
@@ -185,7 +190,9 @@ class Segmenter:
         shown, mended = (crop := Crop.to_content(volume, prompts)).volume, crop.labels(earlier)
         plan = plan_tracking(shown, [crop.prompt(prompt) for prompt in prompts], views, earlier)
         gate, first = self.gate if consensus else None, order_objects(priority, plan.labels, names or {})
-        options = ResultOptions(summed, probability, uncertainty, islands, gate, overlap=overlap, priority=first)
+        options = ResultOptions(
+            *(summed, probability, uncertainty, islands, gate, self.slice_judge), overlap=overlap, priority=first
+        )
         work = VolumeTracker(shown, plan, options, TrackingProgress(crop.wrap_progress(on_frame)))
 
         new = partial(TrackingConfig, self.network, self._encoder(features), shown, policy=policy, joint=joint, zoom=zoom)

@@ -190,7 +190,7 @@ class SliceConfidence:
         object: label of the object.
         view: code of the view ("SPL").
         slice: index along the array axis of the file.
-        confidence: predicted IoU in [0, 1], 0 where the object is judged absent.
+        confidence: predicted IoU in [0, 1], 0 where the object is judged absent; after a consensus, of what that made of it.
         area_px: voxels of the object on this slice.
         prompted: whether a prompt lies on this slice.
         look_here: whether the confidence collapses here while the object goes on.
@@ -203,6 +203,11 @@ class SliceConfidence:
     area_px: int
     prompted: bool = False
     look_here: bool = False
+
+    @property
+    def key(self) -> tuple[int, str, int]:
+        """Object, view and slice, which tell it from the others."""
+        return self.object, self.view, self.slice
 
 
 def check_affine(affine: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from playwright.sync_api import expect
 
-from medical_sam2.server.review import ReviewSuggestion, suggest_reviews
+from medical_sam2.server.review import ReviewSuggestion, expect_wrong, suggest_reviews
 from medical_sam2.server.segmentation import SessionResult, SessionVolume
 from medical_sam2.volume import SliceConfidence
 from tests.phantoms import phantom
@@ -31,10 +31,10 @@ def suggested(
     return suggest_reviews(SessionResult((labels,), tuple(found), uncertainty), image, SIZES, {1, 2})
 
 
-def test_the_structure_with_most_to_mend_comes_first_whoever_is_least_sure() -> None:
-    found = suggested([*rows(1, [20] * 12, {9: 0.2}), *rows(2, [60] * 12, {1: 0.5})])
+def test_the_outline_that_is_off_the_most_comes_first_whoever_is_least_sure() -> None:
+    found = suggested([*rows(1, [20] * 12, {9: 0.2}), *rows(2, [60] * 12, {1: 0.4})])
     assert [(each.row.object, each.row.slice, each.reason) for each in found[:2]] == [(2, 1, "unsure"), (1, 9, "unsure")]
-    assert found[0].gain_px == round(0.5 * 60 + 3 * 0.05 * 60), "its neighbours (0, 2, 3) are mended with it"
+    assert found[0].gain_px == round(60 * (expect_wrong(0.4, 1) + 3 * expect_wrong(0.95, 1))), "0, 2, 3 are mended with it"
     assert all(each.row.slice not in {0, 2, 3, 5} for each in found if each.row.object == 2), "what is mended, or prompted"
 
 
@@ -54,7 +54,14 @@ def test_views_that_disagree_are_told_only_where_there_are_several() -> None:
 def test_images_are_no_neighbours() -> None:
     found = suggested(rows(1, [100] * 12, {8: 0.2, 9: 0.3}, "image"), None)
     assert [each.row.slice for each in found[:2]] == [8, 9]
-    assert found[0].gain_px == 80
+    assert found[0].gain_px == round(expect_wrong(0.2, 100)) == 67, "voxels that are wrong where the Dice is 1/3"
+
+
+def test_large_slices_do_not_hide_those_that_are_wrong() -> None:
+    """Four times as many voxels are expected to be wrong on the large slice; on the small one next to nothing is right."""
+    found = suggested([*rows(1, [400] * 12, {}), *rows(2, [9] * 12, {9: 0.02})])
+    assert (found[0].row.object, found[0].row.slice) == (2, 9)
+    assert found[0].gain_px < max(each.gain_px for each in found if each.row.object == 1)
 
 
 @pytest.mark.usefixtures("inline")

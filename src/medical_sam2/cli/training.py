@@ -17,7 +17,7 @@ from medical_sam2.errors import ConfigError
 from medical_sam2.evaluate.held_out import Score, scores
 from medical_sam2.io import load_json
 from medical_sam2.io.atomic import write_bytes
-from medical_sam2.model.nano import Nano, nano, with_coarse_classifier
+from medical_sam2.model.nano import nano
 from medical_sam2.model.sam2 import Sam2
 from medical_sam2.model.weights import load_backbone, save_backbone
 from medical_sam2.segmenter import Segmenter
@@ -77,12 +77,7 @@ def _is_finished(recipe: Recipe, run: Path, outcome: Path, *, print_it: bool = T
 
 def _make_network(recipe: Recipe) -> Sam2:
     """The network that a recipe starts from."""
-    network = load_backbone(recipe.start) if recipe.start else nano()
-    if not recipe.coarse_classifier:
-        return network
-    if not isinstance(network, Nano):
-        raise ConfigError("only nano has a coarse classifier", "leave it out", subject="coarse_classifier")
-    return with_coarse_classifier(network)
+    return load_backbone(recipe.start) if recipe.start else nano()
 
 
 def finetune_network(folder: Path, output: Path, options: FinetuneOptions) -> None:

@@ -225,8 +225,6 @@ class WeightsSettings:
     pixels: Pixels = field(default_factory=Pixels)  # normalisation that the weights expect
     mask_heads: int = HEADS  # attention heads of the mask decoder
     hiera: Hiera | None = None  # heads, windows and global blocks of a Hiera; looked up among the official ones where None
-    # whether a `nano` classifies pixels at stride 4, too; the weights tell it themselves where it was not written down
-    coarse_classifier: bool = False
 
     def __post_init__(self) -> None:
         if self.image_size is not None:
@@ -234,10 +232,7 @@ class WeightsSettings:
 
     def as_json(self) -> dict[str, Any]:
         """The content of our `config.json`."""
-        content = {"format": FORMAT, "version": VERSION, **asdict(self)}
-        if not self.coarse_classifier:  # so that earlier versions read what they can
-            del content["coarse_classifier"]
-        return content
+        return {"format": FORMAT, "version": VERSION, **asdict(self)}
 
 
 def check_image_size(size: Any) -> int:
@@ -276,8 +271,6 @@ def _parse_ours(content: Mapping[str, Any]) -> WeightsSettings:
     pixels = Pixels(_three_floats(values["pixels"]["mean"]), _three_floats(values["pixels"]["std"]))
     if min(pixels.std) <= 0:
         raise ValueError(pixels)
-    if not isinstance(values.get("coarse_classifier", False), bool):
-        raise TypeError(values["coarse_classifier"])
     values["hiera"] = _parse_hiera(**values["hiera"]) if values["hiera"] is not None else None
     values |= {"pixels": pixels, "mask_heads": int(values["mask_heads"])}
     return WeightsSettings(**values)

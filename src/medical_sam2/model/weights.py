@@ -199,8 +199,7 @@ def _network(found: LoadedWeights, config: Sam2Config, memory_dtype: torch.dtype
         pixels = found.settings.pixels
         encoder = make_pyramid(weights) if found.settings.encoder == "pyramid" else None
         if encoder is not None and any(name.startswith("carry.") for name in weights):
-            coarse = found.settings.coarse_classifier or "coarse_regression.ridge" in weights
-            network: Sam2 = Nano(config, encoder, pixels=pixels, memory_dtype=memory_dtype, coarse_classifier=coarse)
+            network: Sam2 = Nano(config, encoder, pixels=pixels, memory_dtype=memory_dtype)
         else:
             network = Sam2(config, encoder, pixels=pixels, memory_dtype=memory_dtype)
     _check_fit(network.state_dict(), weights)
@@ -227,8 +226,7 @@ def _check_fit(wanted: Mapping[str, Tensor], got: Mapping[str, Tensor]) -> None:
 def _settings(network: Sam2) -> WeightsSettings:
     config, heads = network.config, network.config.decoder_heads
     if isinstance(network.vision_encoder, ConvPyramid):
-        coarse = isinstance(network, Nano) and network.coarse_regression is not None
-        return WeightsSettings("pyramid", network.image_size, network.pixels, heads, coarse_classifier=coarse)
+        return WeightsSettings("pyramid", network.image_size, network.pixels, heads)
     return WeightsSettings("hiera", network.image_size, network.pixels, heads, config.hiera and config.hiera.attention)
 
 

@@ -1,12 +1,14 @@
-"""Where a look is worth most after tracking: the slices of all structures, by what a correction there may mend.
+"""Where a look is worth most after tracking: the slices of all structures, by how far the outline is expected to be off there.
 
-What is expected to be wrong on a slice is (1 − confidence) · area, since confidence is a predicted overlap; where a structure
-grew suddenly, it is all that it grew by. A correction mends the slices beside it too, so a suggestion counts for those, and
-they are not suggested themselves.
+What is expected to be wrong on a slice is (1 − Dice) · area, with the Dice that the confidence, a predicted IoU, amounts to;
+where a structure grew suddenly, it is all that it grew by. That over the length of the outline, which goes with the square root
+of the area, is how far it has to be moved, and what slices are ordered by: by area alone the large ones hide those that are
+wrong. A correction mends the slices beside it too: a suggestion tells what it gains there as well, and they are not suggested.
 """
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from math import sqrt
 
 import numpy as np
 
@@ -37,7 +39,7 @@ class ReviewSuggestion:
 def suggest_reviews(
     result: SessionResult, image: SessionVolume | None, frame_px: Mapping[str, int], drawn: Collection[int]
 ) -> list[ReviewSuggestion]:
-    """The slices of all structures that are worth a look, the one with most to gain first.
+    """The slices of all structures that are worth a look, the one whose outline is expected to be off the most first.
 
     Args:
         result: what was tracked.
@@ -47,26 +49,26 @@ def suggest_reviews(
     """
     leaks = find_leaks(result.rows, frame_px, drawn) if image else []
     grown = {(each.object, each.view, t): each.before_px or 0 for each in leaks for t in each.slices}
-    wrong = {_key(row): _wrong(row, grown) for row in result.rows if row.area_px and not row.prompted}
+    wrong = {row.key: _wrong(row, grown) for row in result.rows if row.area_px and not row.prompted}
     reach = REACH if image else 0
     gains = {key: sum(wrong.get((*key[:2], key[2] + by), 0) for by in range(-reach, reach + 1)) for key in wrong}
-    open_ = [row for row in result.rows if gains.get(_key(row), 0) >= 1]
+    open_ = [row for row in result.rows if gains.get(row.key, 0) >= 1]
     chosen: dict[tuple[int, str, int], SliceConfidence] = {}
-    for row in sorted(open_, key=lambda row: (not row.look_here, -gains[_key(row)], row.slice)):
-        if len(chosen) < MOST and not any((*_key(row)[:2], row.slice + by) in chosen for by in range(-reach, reach + 1)):
-            chosen[_key(row)] = row
-    found = [ReviewSuggestion(row, round(gains[key]), _reason(row, grown, result, image)) for key, row in chosen.items()]
-    return sorted(found, key=lambda each: -each.gain_px)
+    for row in sorted(open_, key=lambda row: (-wrong[row.key] / sqrt(row.area_px), row.slice)):
+        if len(chosen) < MOST and not any((*row.key[:2], row.slice + by) in chosen for by in range(-reach, reach + 1)):
+            chosen[row.key] = row
+    return [ReviewSuggestion(row, round(gains[key]), _reason(row, grown, result, image)) for key, row in chosen.items()]
 
 
-def _key(row: SliceConfidence) -> tuple[int, str, int]:
-    return row.object, row.view, row.slice
+def expect_wrong(confidence: float, area_px: int) -> float:
+    """Voxels that are expected to be wrong on a slice: (1 − Dice) · area, of the Dice of a predicted IoU."""
+    return (1 - 2 * confidence / (1 + confidence)) * area_px
 
 
 def _wrong(row: SliceConfidence, grown: Mapping[tuple[int, str, int], int]) -> float:
     """Voxels that are expected to be wrong on a slice."""
-    unsure = (1 - row.confidence) * row.area_px
-    return max(unsure, row.area_px - grown[_key(row)]) if _key(row) in grown else unsure
+    unsure = expect_wrong(row.confidence, row.area_px)
+    return max(unsure, row.area_px - grown[row.key]) if row.key in grown else unsure
 
 
 def _reason(
@@ -75,8 +77,8 @@ def _reason(
     result: SessionResult,
     image: SessionVolume | None,
 ) -> str:
-    if _key(row) in grown:
-        return "grew suddenly" if grown[_key(row)] else "fills the slice"
+    if row.key in grown:
+        return "grew suddenly" if grown[row.key] else "fills the slice"
     if image and _views_disagree(row, result, image):
         return "views disagree"
     return "unsure" if row.look_here else f"{round(100 * row.confidence)} % sure"

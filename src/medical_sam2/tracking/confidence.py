@@ -47,6 +47,30 @@ class Leak:
         return f"object {self.object} jumps {jump} on {where} of axis {axis}, beginning at {self.slices[0]}: {remedy}"
 
 
+def count_areas(
+    rows: Sequence[SliceConfidence], labels: Sequence[NDArray[np.unsignedinteger]], axes: Mapping[str, int]
+) -> list[SliceConfidence]:
+    """The rows with the areas that their objects have in the end.
+
+    Args:
+        rows: as tracking left them.
+        labels: (I, J, K) each; an object is where any of them shows it.
+        axes: view → array axis of its slices.
+    """
+    objects, shape = np.unique([row.object for row in rows]), labels[0].shape
+    counts = [np.zeros((len(objects), length), np.int64) for length in shape]
+    for i in range(shape[0]):  # slab by slab: no coordinates of all voxels at once
+        there = [np.flatnonzero(np.isin(one[i], objects)) for one in labels]
+        found = [np.searchsorted(objects, one[i].flat[on]) * one[i].size + on for one, on in zip(labels, there, strict=True)]
+        place, on = np.divmod(found[0] if len(found) == 1 else np.unique(np.concatenate(found)), labels[0][i].size)
+        j, k = np.divmod(on, shape[2])
+        counts[0][:, i] = np.bincount(place, minlength=len(objects))
+        np.add.at(counts[1], (place, j), 1)
+        np.add.at(counts[2], (place, k), 1)
+    places = {label: place for place, label in enumerate(objects.tolist())}
+    return [replace(row, area_px=int(counts[axes[row.view]][places[row.object], row.slice])) for row in rows]
+
+
 def mark_collapses(rows: Sequence[SliceConfidence]) -> list[SliceConfidence]:
     """The rows with `look_here` set where an object that has an outline is far less sure than usual.
 

@@ -11,8 +11,8 @@ A geodesic distance is the length of the cheapest way. Raster scans find it fast
 Shapes: I J K voxels of the file, n h w the working grid with the slices first, F features, M distance maps.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
 
@@ -26,6 +26,7 @@ from medical_sam2.errors import WeightsError
 from medical_sam2.model.weights import read_tensors
 from medical_sam2.tracking.fusion import Fusion, Slabs
 from medical_sam2.tracking.region_of_interest import box_of, region_around
+from medical_sam2.tracking.slice_confidence import RefinedSlices, dice_of
 
 SIDE, VOXELS = 64, 2_000_000  # pixels along a side of a slice, voxels in all, at most
 MARGIN = 1.75  # side of the region over the object's, in a slice
@@ -46,6 +47,7 @@ FEATURES = (
     *("confidence", "least confidence", "overlap", "least overlap", "grey of slice", "agreement", "grey tells", "border tells"),
 )
 GATE_FILE = "consensus.safetensors"
+TOLD = ("confidence", "least confidence", "agreement", "border tells")  # of each slice, to whoever judges it afterwards
 MOST_CHANGE = 12.0  # that a logit changes by
 
 
@@ -292,10 +294,20 @@ def _prompted_slices(what: TrackedObject, grid: Grid, tracked: Floats) -> Prompt
     slices = [t for t, peak in peaks.items() if peak >= max(peaks.values()) / 2]  # on the others it is said to be absent
     outline = np.zeros(tracked.shape, bool)
     outline[slices] = tracked[slices] >= np.minimum(0.5, tracked[slices].max(axis=(1, 2), keepdims=True))
-    order = (what.axis, *(a for a in range(3) if a != what.axis))
-    box_mm = np.array([what.spacing_mm[a] * (grid.high[a] - grid.low[a]) / grid.shape[a] for a in order])
+    box_mm = _sides_of_boxes(what, grid)
     goes_on = low > 0, high < what.estimate.shape[what.axis]
     return PromptedSlices(slices, outline, box_mm / _radius(outline[slices], box_mm[1:]), goes_on)
+
+
+def _prompted_in(what: TrackedObject, grid: Grid) -> list[int]:
+    """Prompted slices of the working grid."""
+    return [t - grid.low[what.axis] for t in what.prompted if grid.low[what.axis] <= t < grid.high[what.axis]]
+
+
+def _sides_of_boxes(what: TrackedObject, grid: Grid) -> NDArray[np.float64]:
+    """Of the working grid in mm, across the slices first."""
+    order = (what.axis, *(a for a in range(3) if a != what.axis))
+    return np.array([what.spacing_mm[a] * (grid.high[a] - grid.low[a]) / grid.shape[a] for a in order])
 
 
 def _radius(outlines: MaskArray, box_mm: NDArray[np.float64]) -> float:
@@ -352,12 +364,6 @@ def _contrast(edge: Floats, on: MaskArray) -> float:
     return float(edge[on].mean() - edge[~on].mean()) / 3 if on.any() and not on.all() else 0.0
 
 
-def dice_of(one: MaskArray, other: MaskArray) -> float:
-    """Dice of two masks, 0 where both are empty."""
-    total = int(one.sum()) + int(other.sum())
-    return 2 * int((one & other).sum()) / total if total else 0.0
-
-
 class Gate(nn.Sequential):
     """Features (N, F) → what is added to the logit (N, 1).
 
@@ -399,11 +405,13 @@ class RefinedProbability:
         estimate: that was tracked.
         grid: of the change.
         change: of the logits, of its shape.
+        confidence: slice of the prompted axis → predicted IoU in [0, 1], of the slices in the region that were not prompted.
     """
 
     estimate: Fusion
     grid: Grid
     change: Floats
+    confidence: Mapping[int, float] = field(default_factory=dict[int, float])
 
     def result(self) -> Floats:
         """All slabs."""
@@ -435,19 +443,45 @@ class RefinedProbability:
         return slab
 
 
-def apply_consensus(gate: Gate, what: TrackedObject, fusion: Fusion) -> Fusion | RefinedProbability:
-    """The probabilities of an object after the consensus; as they were where nothing was found on the prompted slices."""
+def apply_consensus(gate: Gate, what: TrackedObject, fusion: Fusion, judge: Gate | None = None) -> Fusion | RefinedProbability:
+    """The probabilities of an object after the consensus; as they were where nothing was found on the prompted slices.
+
+    Args:
+        gate: that changes them.
+        what: was tracked.
+        fusion: its probabilities.
+        judge: of how good each slice is afterwards.
+    """
     grid = working_grid(what)
     if grid is None:
         return fusion
     seen = compute_features(what, grid)
+    change = change_of_logits(gate, what, grid, seen)
+    confidence = {} if judge is None else predict_iou(judge, what, grid, refined_slices(what, grid, seen, change))
+    return RefinedProbability(fusion, grid, np.ascontiguousarray(np.moveaxis(change, 0, what.axis)), confidence)
+
+
+def change_of_logits(gate: Gate, what: TrackedObject, grid: Grid, seen: Floats) -> Floats:
+    """What is added to the logits of the working grid (n, h, w), by its features (n, h, w, F); 0 on prompted slices."""
     with torch.inference_mode(), torch.autocast("cpu", enabled=False):
-        change = (
-            gate(torch.from_numpy(seen.reshape(-1, len(FEATURES))))
-            .clamp(-MOST_CHANGE, MOST_CHANGE)
-            .numpy()
-            .reshape(seen.shape[:3])
-        )
-    low, high = grid.low[what.axis], grid.high[what.axis]
-    change[[t - low for t in what.prompted if low <= t < high]] = 0
-    return RefinedProbability(fusion, grid, np.ascontiguousarray(np.moveaxis(change, 0, what.axis)))
+        change = gate(torch.from_numpy(seen.reshape(-1, len(FEATURES)))).clamp(-MOST_CHANGE, MOST_CHANGE)
+    change_nhw = change.numpy().reshape(seen.shape[:3])
+    change_nhw[_prompted_in(what, grid)] = 0
+    return change_nhw
+
+
+def refined_slices(what: TrackedObject, grid: Grid, seen: Floats, change: Floats) -> RefinedSlices:
+    """The slices of the working grid before and after a change of their logits."""
+    sides = _sides_of_boxes(what, grid)
+    plane = [axis for axis in range(3) if axis != what.axis]
+    box_px = float(np.prod([(grid.high[a] - grid.low[a]) / grid.shape[a] for a in plane]))
+    told = seen[:, 0, 0, [FEATURES.index(name) for name in TOLD]]
+    logits = 3 * seen[..., 0]
+    return RefinedSlices(logits, logits + change, told, _prompted_in(what, grid), sides.tolist(), box_px)
+
+
+def predict_iou(judge: Gate, what: TrackedObject, grid: Grid, slices: RefinedSlices) -> dict[int, float]:
+    """Slice of the file → its predicted IoU in [0, 1]; not of prompted ones."""
+    with torch.inference_mode(), torch.autocast("cpu", enabled=False):
+        sure = judge(torch.from_numpy(slices.features())).sigmoid()[:, 0].tolist()
+    return {t + grid.low[what.axis]: one for t, one in enumerate(sure) if t not in slices.prompted}

@@ -23,7 +23,8 @@ from scipy.special import expit
 from torch import Tensor
 
 from medical_sam2.model.tracker import upsample
-from medical_sam2.tracking.consensus import MOST_CHANGE, Gate, dice_of, sweep
+from medical_sam2.tracking.consensus import MOST_CHANGE, Gate, sweep
+from medical_sam2.tracking.slice_confidence import dice_of
 
 Floats = NDArray[np.float32]
 MaskArray = NDArray[np.bool_]

@@ -22,8 +22,8 @@ from medical_sam2.model.memory_bank import PolicyBank, cosine
 from medical_sam2.prompts import Box, FramePrompt, Mask
 from medical_sam2.strokes import Diameter, Lasso, joins_outlines
 from medical_sam2.tracking.click_outline import reduction
-from medical_sam2.tracking.confidence import Leak, describe_early_ends, find_leaks, mark_collapses, mark_leaks
-from medical_sam2.tracking.consensus import Gate, TrackedObject, apply_consensus
+from medical_sam2.tracking.confidence import Leak, count_areas, describe_early_ends, find_leaks, mark_collapses, mark_leaks
+from medical_sam2.tracking.consensus import Gate, RefinedProbability, TrackedObject, apply_consensus
 from medical_sam2.tracking.estimate import expect_between, find_start
 from medical_sam2.tracking.frames import FrameStack
 from medical_sam2.tracking.fusion import Fusion, FusionFactory, LabelMap, LimitedProbability, ObjectProbability
@@ -315,6 +315,7 @@ class ResultOptions:
         uncertainty: whether the views' disagreement is.
         islands: whether parts stay that hang together with no prompt.
         gate: of the consensus that follows tracking; none where there is none.
+        slice_judge: of how good each slice is after the consensus; none where there is none.
         overlap: whether each object is kept whole, too, in layers.
         priority: labels that come before others where objects meet.
     """
@@ -324,6 +325,7 @@ class ResultOptions:
     uncertainty: bool = False
     islands: bool = False
     gate: Gate | None = None
+    slice_judge: Gate | None = None
     overlap: bool = False
     priority: tuple[int, ...] = ()
 
@@ -381,7 +383,7 @@ class VolumeTracker:
         return self.options.fusion(shape, axes, uncertainty=self.options.uncertainty, dtype=dtype)
 
     def _apply_consensus(self, tracker: GroupTracker, group: Group, label: int, fusion: Fusion) -> ObjectProbability:
-        """What was found of an object, after the consensus."""
+        """What was found of an object, after the consensus; its rows are as sure of it as is known now."""
         if self.options.gate is None:
             return fusion
         volume, axis, window = self.volume, array_axis(self.volume, group.view), tracker.config.window
@@ -390,7 +392,11 @@ class VolumeTracker:
         confidence[[row.slice for row in rows]] = [row.confidence for row in rows]
         prompted = [row.slice for row in rows if row.prompted]
         seen = TrackedObject(fusion, lambda i: window.apply(volume.array[i]), axis, prompted, confidence, volume.spacing_mm)
-        return apply_consensus(self.options.gate, seen, fusion)
+        found = apply_consensus(self.options.gate, seen, fusion, self.options.slice_judge)
+        if isinstance(found, RefinedProbability):
+            mine = {(label, group.view.code, t): sure for t, sure in found.confidence.items()}
+            self.rows[:] = [replace(row, confidence=mine.get(row.key, row.confidence)) for row in self.rows]
+        return found
 
     def _enter_labels(self, *, last: bool = False) -> None:
         """Enter the waiting objects in the labels, and keep what was asked for."""
@@ -426,8 +432,11 @@ class VolumeTracker:
         missing += [
             f"object {label} lost {count} voxels that were scribbled on to others" for label, count in lost.items() if count
         ]
-        found, axes = self._find_leaks(), self.volume.orientation
-        described = dict.fromkeys(leak.describe("ijk"[View(leak.view).order(axes)[0]]) for leak in found)
+        axes = self.volume.orientation
+        along = {code: View(code).order(axes)[0] for code in {row.view for row in self.rows}}
+        self.rows[:] = count_areas(self.rows, (labels, *layers), along) if self.rows else []
+        found = self._find_leaks()
+        described = dict.fromkeys(leak.describe("ijk"[along[leak.view]]) for leak in found)
         early = self._describe_early_ends() if mended is None else []
         rows, warnings = tuple(mark_leaks(mark_collapses(self.rows), found)), (*self._warnings, *missing, *described, *early)
         maps, spread, windows = self._maps, self._spread, self.windows

@@ -59,8 +59,6 @@ class Recipe:
     phases: tuple[Phase, ...] = ()  # the curriculum
     seed: int = 0  # of everything
     start: str = ""  # weights to start from, a folder or a name; from scratch where empty
-    # whether `nano` gets a second classifier of pixels, at stride 4, which starts without a say
-    coarse_classifier: bool = False
     # "lora" trains updates of low rank in SAM 2's image encoder (as SAMed), "adapter" small layers between its own (as MSA);
     # both train the mask decoder, too, and nothing else; "none" trains all of the network
     adapter: Literal["none", "lora", "adapter"] = "none"

@@ -4,6 +4,6 @@
 to masks (`mask_refinement`). Import from here; the parts are for `network` and for tests.
 """
 
-from medical_sam2.model.nano.network import Nano, nano, nano_configuration, with_coarse_classifier
+from medical_sam2.model.nano.network import Nano, nano, nano_configuration
 
-__all__ = ["Nano", "nano", "nano_configuration", "with_coarse_classifier"]
+__all__ = ["Nano", "nano", "nano_configuration"]

@@ -44,12 +44,11 @@ class MaskRefiner(nn.Module):
     Args:
         fine: channels of the decoder's maps of stride 4 and 8.
         width: channels of the deepest map.
-        hints: pictures that it is shown.
     """
 
-    def __init__(self, fine: tuple[int, int], width: int, hints: int = HINTS) -> None:
+    def __init__(self, fine: tuple[int, int], width: int) -> None:
         super().__init__()
-        inputs, self.hints = (fine[0] + OF_A_MASK + hints, fine[1], width, 0), hints
+        inputs = fine[0] + OF_A_MASK + HINTS, fine[1], width, 0
         self.enter = nn.ModuleList(nn.Conv2d(wide, own, 1) for wide, own in zip(inputs[1:3], WIDTHS[1:3], strict=True))
         self.first = nn.Conv2d(inputs[0], WIDTHS[0], 3, padding=1)
         self.down = nn.ModuleList(nn.Conv2d(above, own, 3, stride=2, padding=1) for above, own in pairwise(WIDTHS))
@@ -108,8 +107,8 @@ class MaskRefiner(nn.Module):
 
     def _see_masks(self, masks_BKhw: Tensor) -> Tensor:
         """The first layer's part of each mask itself."""
-        flat, hints = masks_BKhw.flatten(0, 1)[:, None].detach(), self.hints
-        weight = self.first.weight[:, -hints - OF_A_MASK : -hints]
+        flat = masks_BKhw.flatten(0, 1)[:, None].detach()
+        weight = self.first.weight[:, -HINTS - OF_A_MASK : -HINTS]
         pictures = torch.cat([_scaled(flat), flat.sigmoid()], 1)
         pictures, weight = (part.contiguous(memory_format=torch.channels_last) for part in (pictures, weight))
         return F.conv2d(pictures, weight, padding=1)

@@ -228,16 +228,11 @@ class PixelClassifier(nn.Module):
     the solution, so the features learn to be told apart by it. Closed-form learners of this kind are known from few-shot
     learning (Bertinetto et al., Meta-learning with differentiable closed-form solvers, 2019) and from video objects (Robinson
     et al., Learning fast and robust target models for video object segmentation, 2020).
-
-    Args:
-        remembered_as: name of its sums among what a memory keeps.
-        ridge: at first, the logarithm of λ as a share of the features' mean square.
     """
 
-    def __init__(self, remembered_as: str = "sums", ridge: float = -4.0) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.remembered_as = remembered_as
-        self.ridge = nn.Parameter(torch.tensor(ridge))
+        self.ridge = nn.Parameter(torch.tensor(-4.0))  # the logarithm of λ as a share of the features' mean square
         self.guess = nn.Parameter(torch.tensor(math.log(UNPROMPTED_WEIGHT)))
 
     def sums(self, features_BEhw: Tensor, inside_Bhw: Tensor) -> Tensor:
@@ -269,7 +264,7 @@ class PixelClassifier(nn.Module):
         with torch.autocast(device.type, enabled=False):
             trust = [r.log_weight + self.guess * (not r.memory.prompted) for r in attended]
             share_M = torch.stack(trust).float().softmax(0)
-            sums = torch.stack([r.memory.own[self.remembered_as] for r in attended])
+            sums = torch.stack([r.memory.own["sums"] for r in attended])
             a_EE, b_E1 = torch.einsum("m,mef->ef", share_M.to(sums.dtype), sums).split([sums.shape[1], 1], 1)
             ridge = self.ridge.exp() * a_EE.diagonal().mean().clamp(min=1e-6)
             w_E1 = torch.linalg.solve(a_EE + ridge * torch.eye(len(a_EE), dtype=sums.dtype, device=device), b_E1)

@@ -17,7 +17,6 @@ from medical_sam2.model.modules import Sam2Config
 from medical_sam2.model.nano.encoder import ConvPyramid, initialise_weights
 from medical_sam2.model.nano.mask_refinement import (
     FILLED,
-    HINTS,
     WIDTHS,
     MaskRefiner,
     MaskUpsampler,
@@ -37,8 +36,6 @@ from medical_sam2.model.side_by_side import later
 
 WIDTH = 128
 FINEST = 16  # channels at stride 2, and of each half of the keys of stride 4
-DEEP = 32  # channels that the classifier of stride 4 takes of the deepest map
-COARSE_RIDGE = -2.0  # its ridge at first: four times as many features as the other's need more
 PIXELS = Pixels(mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
 
 
@@ -49,11 +46,7 @@ class Nano(Sam2):
     What it keeps of its own, by name. In features: "key" and "look" (unit keys of stride 8 and 4), "finest" (the map of
     stride 2). In memories: the same "key" and "look", "mask" (folded under the key) and "sums" (of the classifier). In a fused
     frame: "propagated" mask logits, folded at stride 16; "neighbour", the pictures of `LocalMatching` at stride 4; "score" of
-    the classifier at stride 2. With a coarse classifier also "coarse sums" and "coarse score".
-
-    Args:
-        vision_encoder: gives its maps as a tuple.
-        coarse_classifier: whether a second classifier scores pixels at stride 4, by more features than the first.
+    the classifier at stride 2.
     """
 
     logit_stride = 2
@@ -66,20 +59,15 @@ class Nano(Sam2):
         *,
         pixels: Pixels | None = None,
         memory_dtype: torch.dtype | None = None,
-        coarse_classifier: bool = False,
     ) -> None:
         super().__init__(config, vision_encoder, pixels=pixels, memory_dtype=memory_dtype)
         # the names of the parts are those of the weights in every file that there is
         self.carry = MaskPropagation(self.width)
-        self.mend = MaskRefiner((self.width // 8, self.width // 4), self.width, hints=HINTS + coarse_classifier)
+        self.mend = MaskRefiner((self.width // 8, self.width // 4), self.width)
         stem: Any = self.vision_encoder.stem[0]
         self.finest = nn.Conv2d(stem.out_channels, FINEST, 1)
         self.look = nn.Conv2d(self.width, FINEST, 1, bias=False)
         self.neighbour, self.regression, self.sharpen = LocalMatching(), PixelClassifier(), MaskUpsampler(FINEST, WIDTHS[0])
-        self.coarse_regression: PixelClassifier | None = None
-        if coarse_classifier:
-            self.deep = nn.Conv2d(self.width, DEEP, 1, bias=False)
-            self.coarse_regression = PixelClassifier("coarse sums", ridge=COARSE_RIDGE)
 
     @property
     def width(self) -> int:
@@ -104,8 +92,6 @@ class Nano(Sam2):
             "neighbour": self.neighbour(frame.own["look"], recall),
             "score": self.regression(_pixel_features(frame), recall)[:, None],
         }
-        if self.coarse_regression is not None:
-            own["coarse score"] = self.coarse_regression(self._coarse_features(frame), recall)[:, None]
         fused = attended.result()
         return replace(fused, own={name: part.to(fused.map_BChw.dtype) for name, part in own.items()})
 
@@ -115,19 +101,9 @@ class Nano(Sam2):
         inside = inside_probability(prediction, torch.tensor(prompted, device=self.device))
         shared = {name: frame.own[name].expand(len(prompted), -1, -1, -1) for name in ("key", "look")}
         each = {"mask": fold_mask(inside), "sums": self.regression.sums(_pixel_features(frame), inside)}
-        if self.coarse_regression is not None:
-            coarse_inside = F.avg_pool2d(inside[:, None], 2)[:, 0]
-            each["coarse sums"] = self.coarse_regression.sums(self._coarse_features(frame), coarse_inside)
         parts = {**shared, **{name: clone_rows(part) for name, part in each.items()}}
         memories = enumerate(remembered.result())
         return [replace(memory, own={name: part[b] for name, part in parts.items()}) for b, memory in memories]
-
-    def _coarse_features(self, frame: Features) -> Tensor:
-        """Features of each pixel at stride 4 for its classifier: keys of both strides, the deepest map, and a constant."""
-        look = frame.own["look"]
-        deep = F.normalize(self.deep(frame.top_BChw).float(), dim=1).to(look.dtype)
-        key, deep = (F.interpolate(part, size=look.shape[-2:], mode="bilinear") for part in (frame.own["key"], deep))
-        return torch.cat([part * math.sqrt(part.shape[1]) for part in (look, key, deep)] + [torch.ones_like(look[:, :1])], 1)
 
     def _answer(
         self, frame: Features, fused: Fused, instructions: Sequence[Instruction | None], *, several: bool = False
@@ -178,8 +154,7 @@ class Nano(Sam2):
         masks_BKhw, iou_BK, presence_B1 = proposed
         propagated_B1hw, score_B1HW = F.pixel_shuffle(fused.own["propagated"], 4), fused.own["score"]
         drawn = draw_hints(instructions, masks_BKhw.shape[-1], frame.own["key"], propagated_B1hw)
-        coarse = [fused.own["coarse score"]] if "coarse score" in fused.own else []
-        hints = torch.cat([drawn, fused.own["neighbour"], F.avg_pool2d(score_B1HW, 2), *coarse], 1)
+        hints = torch.cat([drawn, fused.own["neighbour"], F.avg_pool2d(score_B1HW, 2)], 1)
         with torch.autocast(self.device.type, enabled=False):  # this too decides which mask is taken
             top = fused.map_BChw.float()
             masks, hidden, judged_BK2 = self.mend(_in_float32(frame.fine_BChw), top, masks_BKhw, hints.float())
@@ -228,21 +203,6 @@ def nano(image_size: int = 256) -> Nano:
             nn.init.normal_(parameter, std=0.02)
         match_by_content(network)
     return network
-
-
-def with_coarse_classifier(network: Nano) -> Nano:
-    """The network with a classifier at stride 4, which has no say until it learns; itself where it has one already."""
-    if network.coarse_regression is not None:
-        return network
-    wider = Nano(
-        network.config, network.vision_encoder, pixels=network.pixels, memory_dtype=network.memory_dtype, coarse_classifier=True
-    )
-    weights = network.state_dict()
-    unheard = torch.zeros_like(weights["mend.first.weight"][:, :1])
-    weights["mend.first.weight"] = torch.cat([weights["mend.first.weight"], unheard], 1)
-    wider.load_state_dict(weights, strict=False)
-    nn.init.orthogonal_(wider.deep.weight.view(DEEP, -1))
-    return wider.train(network.training)
 
 
 def match_by_content(network: Sam2) -> None:
