@@ -28,7 +28,7 @@ from consensus import SYNTHETIC, tracked
 from medical_sam2.io.atomic import write_bytes
 from medical_sam2.metrics import dice, iou
 from medical_sam2.model.weights import weights_file
-from medical_sam2.server.review import REACH, expect_wrong
+from medical_sam2.server.review import REACH, expect_wrong, rank_wrong
 from medical_sam2.tracking.consensus import (
     Gate,
     RefinedProbability,
@@ -153,7 +153,7 @@ def dice_of(overlap: Floats) -> Floats:
 def suggested(each: Answer, sure: Floats) -> NDArray[np.int64]:
     """Places of the slices that the review of the page would name first, three of them."""
     chosen: list[int] = []
-    worth = [expect_wrong(float(c), int(a)) / np.sqrt(a) for c, a in zip(sure, each.area, strict=True)]
+    worth = [rank_wrong(expect_wrong(float(c), int(a)), int(a)) for c, a in zip(sure, each.area, strict=True)]
     for place in np.argsort(-np.array(worth), kind="stable"):
         if len(chosen) < 3 and all(abs(each.slices[place] - each.slices[other]) > REACH for other in chosen):
             chosen.append(int(place))

@@ -2,8 +2,9 @@
 
 What is expected to be wrong on a slice is (1 − Dice) · area, with the Dice that the confidence, a predicted IoU, amounts to;
 where a structure grew suddenly, it is all that it grew by. That over the length of the outline, which goes with the square root
-of the area, is how far it has to be moved, and what slices are ordered by: by area alone the large ones hide those that are
-wrong. A correction mends the slices beside it too: a suggestion tells what it gains there as well, and they are not suggested.
+of the area, is how far it has to be moved. Slices are ordered by that times the share that is wrong: one of which nothing is
+right comes before a large one that is a little off all around. A correction mends the slices beside it too: a suggestion tells
+what it gains there as well, and they are not suggested.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -54,7 +55,7 @@ def suggest_reviews(
     gains = {key: sum(wrong.get((*key[:2], key[2] + by), 0) for by in range(-reach, reach + 1)) for key in wrong}
     open_ = [row for row in result.rows if gains.get(row.key, 0) >= 1]
     chosen: dict[tuple[int, str, int], SliceConfidence] = {}
-    for row in sorted(open_, key=lambda row: (-wrong[row.key] / sqrt(row.area_px), row.slice)):
+    for row in sorted(open_, key=lambda row: (-rank_wrong(wrong[row.key], row.area_px), row.slice)):
         if len(chosen) < MOST and not any((*row.key[:2], row.slice + by) in chosen for by in range(-reach, reach + 1)):
             chosen[row.key] = row
     return [ReviewSuggestion(row, round(gains[key]), _reason(row, grown, result, image)) for key, row in chosen.items()]
@@ -63,6 +64,11 @@ def suggest_reviews(
 def expect_wrong(confidence: float, area_px: int) -> float:
     """Voxels that are expected to be wrong on a slice: (1 − Dice) · area, of the Dice of a predicted IoU."""
     return (1 - 2 * confidence / (1 + confidence)) * area_px
+
+
+def rank_wrong(wrong_px: float, area_px: int) -> float:
+    """What slices are ordered by: the share that is wrong, times how far its outline is off."""
+    return (wrong_px / area_px) * wrong_px / sqrt(area_px)
 
 
 def _wrong(row: SliceConfidence, grown: Mapping[tuple[int, str, int], int]) -> float:
