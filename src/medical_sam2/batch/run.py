@@ -52,6 +52,7 @@ from medical_sam2.tracking.click_outline import JUDGE_FILE
 from medical_sam2.tracking.consensus import GATE_FILE
 from medical_sam2.tracking.finishing import FinishingChange, FinishingSettings, finish
 from medical_sam2.tracking.plan import bytes_needed, plan_tracking
+from medical_sam2.tracking.slice_confidence import SLICES_FILE
 from medical_sam2.tracking.template import SEARCHED, Template
 from medical_sam2.train.adapt import adapt_to_outlines
 from medical_sam2.volume import Segmentation, Volume
@@ -145,14 +146,15 @@ class BatchSettings:
         self.finishing.check()
 
     def digest(self) -> str:
-        """Hash of all that results depend on beside image and prompts: settings, weights, their gate and their judge.
+        """Hash of all that results depend on beside image and prompts: settings, weights, their gate and their judges.
 
         Raises:
             WeightsError: there are no such weights.
         """
         file = weights_file(self.weights)
         given = {name: str(value) for name, value in asdict(self).items() if name not in (*WITHOUT_EFFECT, "weights")}
-        parts = [hash_files([path]) for path in (file, file.with_name(GATE_FILE), file.with_name(JUDGE_FILE)) if path.is_file()]
+        files = (file, *(file.with_name(name) for name in (GATE_FILE, SLICES_FILE, JUDGE_FILE)))
+        parts = [hash_files([path]) for path in files if path.is_file()]
         return hash_content([given, parts])
 
 
