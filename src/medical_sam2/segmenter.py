@@ -36,7 +36,7 @@ from medical_sam2.tracking.fusion import FUSIONS, Fusion, FusionFactory
 from medical_sam2.tracking.image_set import ImageMask, ImageSetConfig, Order, choose_order, segment_set
 from medical_sam2.tracking.image_viewer import ImageViewer, choose_set_windows, unit_vector
 from medical_sam2.tracking.plan import PLANES, by_window, order_objects, plan_tracking, views_allowed
-from medical_sam2.tracking.postprocess import describe_missed_clicks, describe_missed_points
+from medical_sam2.tracking.postprocess import describe_missed_clicks, describe_missed_points, describe_taken
 from medical_sam2.tracking.set_consensus import SetConsensus
 from medical_sam2.tracking.slice_confidence import SLICE_FEATURES, SLICES_FILE
 from medical_sam2.tracking.template import Template, TemplateMatch, describe_matches, search_objects
@@ -183,16 +183,13 @@ class Segmenter:
             PromptError: a prompt lies outside, on nothing, or contradicts itself.
             ConfigError: an unknown setting.
         """
-        if earlier is not None:
-            _check_correction(maps=probability or uncertainty, several=overlap or bool(priority))
+        _check_correction(earlier, maps=probability or uncertainty, several=overlap or bool(priority))
         # padding is cut off before anything else and put back after everything else; groups of one window share a tracker
         policy, summed = find(POLICIES, bank, what="bank"), find(FUSIONS, fusion, what="fusion")
         shown, mended = (crop := Crop.to_content(volume, prompts)).volume, crop.labels(earlier)
         plan = plan_tracking(shown, [crop.prompt(prompt) for prompt in prompts], views, earlier)
-        gate, first = self.gate if consensus else None, order_objects(priority, plan.labels, names or {})
-        options = ResultOptions(
-            *(summed, probability, uncertainty, islands, gate, self.slice_judge), overlap=overlap, priority=first
-        )
+        learnt, first = (self.gate, self.slice_judge) if consensus else (), order_objects(priority, plan.labels, names or {})
+        options = ResultOptions(summed, probability, uncertainty, islands, *learnt, overlap=overlap, priority=first)
         work = VolumeTracker(shown, plan, options, TrackingProgress(crop.wrap_progress(on_frame)))
 
         new = partial(TrackingConfig, self.network, self._encoder(features), shown, policy=policy, joint=joint, zoom=zoom)
@@ -202,7 +199,8 @@ class Segmenter:
         if earlier is None and not (probability or uncertainty or overlap):
             again = partial(self.segment_volume, volume, bank=bank, window=window, islands=islands, zoom=zoom)
             result = _take_out(result, prompts, partial(again, features=features, names=names, on_frame=on_frame))
-        return replace(result, warnings=(*result.warnings, *describe_missed_points(result.maps, prompts)), image=volume)
+        late = (*describe_missed_points(result.maps, prompts), *describe_taken(earlier, result.labels, prompts))
+        return replace(result, warnings=(*result.warnings, *late), image=volume)
 
     @torch.no_grad()
     def segment_by_template(
@@ -418,8 +416,10 @@ def _take_out(found: Segmentation, prompts: Sequence[Prompt], correct: Callable[
     return replace(found, labels=mended.labels, confidence=(*kept, *mended.confidence), warnings=warnings)
 
 
-def _check_correction(*, maps: bool, several: bool) -> None:
+def _check_correction(earlier: NDArray[np.unsignedinteger] | None, *, maps: bool, several: bool) -> None:
     """Refuse what a correction cannot make."""
+    if earlier is None:
+        return
     if maps:
         raise ConfigError("a correction keeps no probabilities", "leave `probability` and `uncertainty` out, or `earlier`")
     if several:

@@ -109,8 +109,11 @@ def test_an_object_that_is_clicked_on_for_another_gives_way() -> None:
     earlier = np.where(truth == 1, 2, truth).astype(np.uint8)  # all is taken for object 2
     found = correct(volume, [Point((4, 5, 20), 1)], earlier)
     assert (found.labels == truth).all()
+    (told,) = [line for line in found.warnings if "took" in line]
+    assert told.startswith(f"object 1 took {(truth == 1).sum()} voxels of object 2: ")
     kept = correct(volume, [Point((9, 5, 20), 2)], np.where(truth == 1, 1, truth))
     assert (kept.labels == truth).all()
+    assert not any("took" in line for line in kept.warnings), "it gained nothing of another"
 
 
 def test_a_drawn_slice_stays_as_drawn() -> None:

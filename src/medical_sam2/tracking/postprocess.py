@@ -97,6 +97,20 @@ def describe_missed_points(maps: Sequence[NDArray[np.integer]], prompts: Iterabl
     return _describe_missed(maps, ((p.index_ijk, p.object, p.positive) for p in prompts if isinstance(p, Point)))
 
 
+def describe_taken(earlier: NDArray[np.integer] | None, labels: NDArray[np.integer], prompts: Iterable[Prompt]) -> list[str]:
+    """Warnings for objects that nobody corrected, of which a correction took voxels (I, J, K) for others."""
+    asked = sorted({prompt.object for prompt in prompts})
+    if earlier is None:
+        return []
+    taken = (earlier != labels) & (earlier != 0) & np.isin(labels, asked) & ~np.isin(earlier, asked)
+    pairs, counts = np.unique(np.stack([earlier[taken], labels[taken]]), axis=1, return_counts=True)
+    remedy = "a positive click inside of another object takes it; take the click back if that was not meant"
+    return [
+        f"object {mine} took {count} voxels of object {other}: {remedy}"
+        for (other, mine), count in zip(pairs.T.tolist(), counts.tolist(), strict=True)
+    ]
+
+
 def describe_missed_clicks(labels: NDArray[np.integer], prompts: Mapping[int, FramePrompt]) -> list[str]:
     """Warnings for clicks on an image that its labels (H, W) do not follow, at X Y as they were given; object → its prompt."""
     return _describe_missed(
