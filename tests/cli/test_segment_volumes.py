@@ -66,6 +66,11 @@ def test_dry_run_checks_and_writes_nothing(workspace: Workspace, words: list[str
     assert workspace.files() == before
 
 
+def test_dry_run_counts_what_each_case_is_tuned_for(workspace: Workspace, words: list[str]) -> None:
+    assert main([*words, "--adapt", "100", "--dry-run", "--json"]) == 0
+    assert 300 < json.loads(workspace.shown()[0])["seconds"] < 400
+
+
 def test_dry_run_tells_beside_which_series_nothing_can_be_written(workspace: Workspace, words: list[str]) -> None:
     Series(AXIAL, phantom()).write(workspace.folder / "series", StudyInstanceUID="")
     Path("t.csv").write_text("image,kind,i,j,k\nseries,point,1,1,1\n")

@@ -484,7 +484,8 @@ def estimate(run: BatchRun, grids: Mapping[str, Volume], segmenter: Segmenter) -
     if any(job.case.template for job in run.todo):
         slices = [count + 2 * SEARCHED for count in slices]
     usual = median(slices) if slices else 100
-    return BatchEstimate(_seconds_per_slice(segmenter) * usual * len(run.todo), memory, measured=False)
+    each = _seconds_per_slice(segmenter) * usual + run.settings.adapt
+    return BatchEstimate(each * len(run.todo), memory, measured=False)
 
 
 def _seconds_per_slice(segmenter: Segmenter) -> float:
