@@ -20,7 +20,7 @@ from medical_sam2.model.backbone import Backbone, Features
 from medical_sam2.model.device import Precision, choose_device, choose_precision
 from medical_sam2.model.memory_bank import POLICIES, Policy, SelfSorting
 from medical_sam2.model.sam2 import Sam2
-from medical_sam2.model.side_by_side import helped
+from medical_sam2.model.second_core import helped
 from medical_sam2.model.weights import load_backbone, weights_file
 from medical_sam2.plugins import find, suggestion
 from medical_sam2.prompts import FramePrompt, Point, Prompt, voxel_of

@@ -16,7 +16,7 @@ from torch import Tensor
 from medical_sam2.intensity_window import Window
 from medical_sam2.model.backbone import Backbone, Features, FramePrediction, Instruction, Memory, Recall
 from medical_sam2.model.memory_bank import MemoryBank, Policy, PolicyBank
-from medical_sam2.model.side_by_side import Later, is_helped, later
+from medical_sam2.model.second_core import Later, is_helped, later
 from medical_sam2.model.tracker import track
 from medical_sam2.prompts import Fixed, FramePrompt
 from medical_sam2.tracking.click_outline import OutlineJudge

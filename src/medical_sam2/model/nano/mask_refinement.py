@@ -17,7 +17,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from medical_sam2.model.backbone import Instruction
 from medical_sam2.model.nano.encoder import Residual
-from medical_sam2.model.side_by_side import later
+from medical_sam2.model.second_core import later
 from medical_sam2.model.tracker import upsample
 from medical_sam2.prompts import FramePrompt
 

@@ -32,7 +32,7 @@ from medical_sam2.model.nano.memory_matching import (
     inside_probability,
 )
 from medical_sam2.model.sam2 import Pixels, Sam2
-from medical_sam2.model.side_by_side import later
+from medical_sam2.model.second_core import later
 
 WIDTH = 128
 FINEST = 16  # channels at stride 2, and of each half of the keys of stride 4
