@@ -7,7 +7,6 @@ What was seen stays in out/viewers/napari.
 import json
 import os
 import subprocess
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +16,10 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from examples.phantom import ORGANS, SHAPE_IJK, make
+from examples.phantom import SHAPE_IJK, make
 from medical_sam2.metrics import dice
 from soak import Server
-from tests.viewers import NAPARI, OUT
+from tests.viewers import NAPARI, OUT, middle, organ
 
 FOLDER = OUT / "napari"
 LEFT, RIGHT = "left kidney", "right kidney"  # alike, on either side
@@ -31,23 +30,14 @@ def shown(array: NDArray[Any]) -> NDArray[Any]:
     return array[::-1, ::-1].T
 
 
-@cache
-def organ(name: str) -> NDArray[np.bool_]:
-    """Where it is, in voxels of the layer."""
-    image, _ = make()
-    points = np.moveaxis(np.indices(SHAPE_IJK), 0, -1) @ image.affine[:3, :3].T + image.affine[:3, 3]
-    return shown(next(each for each in ORGANS if each.name == name).inside(points))
+def seen_organ(name: str) -> NDArray[np.bool_]:
+    """Where an organ is, in voxels of the layer."""
+    return shown(organ(name))
 
 
 def labels(name: str) -> NDArray[np.bool_]:
     """The label layer after a step."""
     return np.load(FOLDER / f"{name}.npy") > 0
-
-
-def middle(mask: NDArray[np.bool_]) -> tuple[int, ...]:
-    """The voxel of its largest slice that lies in its middle."""
-    k = int(mask.sum((1, 2)).argmax())
-    return k, *(round(float(axis.mean())) for axis in np.nonzero(mask[k]))
 
 
 def around(mask: NDArray[np.bool_]) -> list[tuple[int, ...]]:
@@ -64,7 +54,7 @@ def beside(voxel: tuple[int, ...], *steps: tuple[int, int]) -> list[tuple[int, .
 
 def gestures(picture: Path) -> list[dict[str, Any]]:
     """What is done, in voxels of the layer."""
-    left, right, spleen = (organ(name) for name in (LEFT, RIGHT, "spleen"))
+    left, right, spleen = (seen_organ(name) for name in (LEFT, RIGHT, "spleen"))
     ring = beside(middle(spleen), (-12, -8), (-16, 0), (-12, 8), (0, 11), (12, 8), (16, 0), (12, -8), (0, -11))
     return [
         {"name": "clicked", "kind": "click", "voxels": [middle(left)]},
@@ -90,7 +80,7 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
     (folder / "images").mkdir()
     nib.save(make()[0], folder / "images" / "ct.nii.gz")
     picture = folder / "slice.png"
-    grey = shown(np.asarray(make()[0].dataobj))[middle(organ(LEFT))[0]]
+    grey = shown(np.asarray(make()[0].dataobj))[middle(seen_organ(LEFT))[0]]
     Image.fromarray(np.clip((grey + 160) * 0.6, 0, 255).astype(np.uint8)).save(picture)
     FOLDER.mkdir(parents=True, exist_ok=True)
     for old in FOLDER.iterdir():
@@ -122,7 +112,7 @@ def test_the_image_and_every_tool_are_there(seen: dict[str, dict[str, Any]]) -> 
 )
 @pytest.mark.usefixtures("seen")
 def test_the_mask_is_on_the_side_that_was_pointed_at(step: str, name: str) -> None:
-    found, there = labels(step), organ(name)
+    found, there = labels(step), seen_organ(name)
     assert dice(there, found) > 0.8
     right = middle(there)[2] > SHAPE_IJK[0] // 2  # the last axis runs to the right
     assert not found[..., : SHAPE_IJK[0] // 2].any() if right else not found[..., SHAPE_IJK[0] // 2 :].any()
@@ -132,14 +122,14 @@ def test_the_mask_is_on_the_side_that_was_pointed_at(step: str, name: str) -> No
 def test_a_picture_is_a_volume_of_one_slice() -> None:
     found = np.load(FOLDER / "clicked on a picture.npy") > 0
     assert found.shape == (1, *SHAPE_IJK[1::-1])
-    assert dice(organ(LEFT)[middle(organ(LEFT))[0]], found[0]) > 0.8
+    assert dice(seen_organ(LEFT)[middle(seen_organ(LEFT))[0]], found[0]) > 0.8
 
 
 @pytest.mark.usefixtures("seen")
 def test_undo_and_a_click_outside() -> None:
     assert labels("clicked").any()
     assert not labels("undone").any()
-    ((k, j, i),) = beside(middle(organ(RIGHT)), (0, 5))
+    ((k, j, i),) = beside(middle(seen_organ(RIGHT)), (0, 5))
     assert labels("scribbled")[k, j, i]
     assert not labels("outside")[k, j, i]
 
