@@ -13,7 +13,7 @@ import type { Change, Draft, Work } from './work'
 
 type Drawn = 'box' | 'solid' | 'lasso' | 'scribble' | 'diameter'
 interface Drag { from: Spot; line: Spot[]; kind: Drawn | Ruler | 'brush' | 'window' | 'pan'; inside: boolean; x: number; y: number }
-interface Keyed { kind: Drawn; line: Spot[]; inside: boolean }
+interface Keyed { kind: 'lasso' | 'scribble' | 'diameter'; line: Spot[]; inside: boolean }
 const BY_KEYS = new Set<string>(['lasso', 'scribble', 'diameter'])
 const DRAWN = new Set<string>(['box', 'solid', 'lasso', 'scribble', 'diameter', 'brush', 'ruler', 'angle', 'region'])
 const COLOUR = '#4cc9f0' // of the first structure
@@ -313,7 +313,7 @@ export class SliceView {
   /** Of a scribble, in pixels. */
   private get width(): number { return Math.max(1, Math.min(100, 2 * this.work.radius - 1)) }
 
-  /** The stroke so far, and how large the brush is. */
+  /** The stroke so far, and how large the brush is, where it would paint. */
   private paintBrush(brush: CanvasRenderingContext2D, size: [number, number, number, number], at: (spot: Spot) => Spot): void {
     const { y, x } = this.work.place(this.plane)
     const [r, g, b] = rgb(this.work.active?.colour ?? COLOUR)
@@ -323,6 +323,9 @@ export class SliceView {
       layer.getContext('2d')?.putImageData(tint(this.stroke.pixels, this.stroke.rows, this.stroke.columns, new Map([[1, colour]]), () => 92), 0, 0)
       brush.drawImage(layer, ...size)
     }
+    const hovered = document.querySelector('.stage canvas:hover')
+    this.canvas.dataset.circle = String(!!this.stroke || (hovered ?? document.activeElement) === this.canvas)
+    if (this.canvas.dataset.circle === 'false') return
     const [mmY, mmX] = this.work.plane(this.plane)?.spacing ?? [1, 1]
     const [top, left] = at(this.drag || this.hover ? this.hover ?? [y, x] : [y, x])
     const reach = (this.work.radius * Math.min(mmY, mmX) * size[2]) / ((this.frame?.columns ?? 1) * mmX)
@@ -391,6 +394,7 @@ export class SliceView {
     this.canvas.addEventListener('pointerup', (event) => this.up(event))
     this.canvas.addEventListener('pointercancel', () => { this.drag = null; this.stroke = null; this.paint() })
     this.canvas.addEventListener('pointerleave', () => { this.hover = null; this.paint() })
+    this.canvas.addEventListener('pointerenter', () => { if (this.work.tool === 'brush') this.work.tell('brush') })
     this.canvas.addEventListener('contextmenu', (event) => event.preventDefault())
     this.canvas.addEventListener('wheel', (event) => this.wheel(event), { passive: false })
     this.canvas.addEventListener('keydown', (event) => this.key(event))
@@ -506,7 +510,7 @@ export class SliceView {
     else if (BY_KEYS.has(this.work.tool) && (event.key === 'Enter' || event.key === '-')) {
       const inside = this.work.tool === 'diameter' || (event.key === 'Enter' && !this.work.outside)
       this.hover = null
-      this.keyed = { line: [[y, x]], kind: this.work.tool as Drawn, inside }
+      this.keyed = { line: [[y, x]], kind: this.work.tool as Keyed['kind'], inside }
       this.paint()
     } else if (event.key === 'Enter' && this.corner) { const from = this.corner; this.corner = null; this.drawn(this.work.tool === 'solid' ? 'solid' : 'box', [from, [y, x]], !this.work.outside) }
     else if (event.key === 'Enter' && this.work.solid) this.attempt(this.work.use())
