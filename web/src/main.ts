@@ -57,7 +57,7 @@ function open(info: Info, names: string[], stem: string, about: About): void {
   const title = memory.title(info.id)
   document.title = title ? `${title} – Medical SAM 2` : 'Medical SAM 2'
   const panel = new Panel(work, about, attempt)
-  const grid = h('div', { class: `views ${info.kind}` })
+  const grid = h('main', { class: `views ${info.kind}` })
   const views: SliceView[] = []
   const large = (element: HTMLElement) => (): void => {
     const on = !element.classList.contains('large')
@@ -85,7 +85,7 @@ function open(info: Info, names: string[], stem: string, about: About): void {
   const status = h('p', { class: 'status', role: 'status', 'aria-live': 'polite' })
   const size = info.kind === 'set' ? `${info.planes[0].frames} images` : `${[...info.planes].reverse().map((each) => each.frames).join(' × ')} voxels${info.modality ? ` · ${info.modality}` : ''}`
   const bar = h('header', { class: 'bar' },
-    h('button', { class: 'brand', title: 'Back to the start; the session is kept', onclick: () => { leave(); attempt(home()) } }, 'Medical SAM 2'), h('span', { class: 'size', title }, title ? `${title} · ${size}` : size),
+    h('h1', {}, h('button', { class: 'brand', title: 'Back to the start; the session is kept', onclick: () => { leave(); attempt(home()) } }, 'Medical SAM 2')), h('span', { class: 'size', title }, title ? `${title} · ${size}` : size),
     ...info.warnings.slice(0, 2).map((text) => h('span', { class: 'warning', title: text }, text)),
     work.mayEdit ? null : h('span', { class: 'warning' }, 'For looking alone'), status, undo, redo, h('button', { title: 'Keys (?)', onclick: help }, 'Keys'))
   work.listen((change) => {
