@@ -62,8 +62,9 @@ class Server:
             self.process = subprocess.Popen([*command, *options], stderr=sink, env=os.environ)
         while True:
             found = re.search(r"token=(\S+)", log.read_text())
-            if found and socket.socket().connect_ex(("127.0.0.1", self.port)) == 0:
-                break
+            with socket.socket() as probe:
+                if found and probe.connect_ex(("127.0.0.1", self.port)) == 0:
+                    break
             if self.process.poll() is not None:
                 raise SystemExit(log.read_text())
             time.sleep(0.02)

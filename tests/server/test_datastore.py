@@ -296,6 +296,29 @@ def test_a_series_by_its_identifier_as_ohif_counts(monai: Viewer, home: Path, tm
         ohif(monai, other, [i, j, k], status=404)
 
 
+def test_the_answer_as_ohif_reads_it(monai: Viewer) -> None:
+    """As MonaiLabelPanel of its extension for OHIF 3.9 does: clicks under the label's name, the whole answer taken for text."""
+    (labels,) = {json.dumps(model["labels"]) for model in monai.ask("GET", "/info/").json()["models"].values()}
+    assert json.loads(labels) == {"structure": 1}
+    params = {"structure": [[5, 6, 8]], "result_extension": ".nrrd", "result_dtype": "uint16"}
+    params |= {"result_compress": False, "restore_label_idx": False}
+    path = "/infer/medical_sam2?image=1.2.3.4&output=all"
+    answer = monai.ask("POST", path, files={"params": (None, json.dumps(params))})
+    text = answer.content.decode("utf-8", "replace")
+    parts = text.split("--" + answer.headers["content-type"].split("boundary=")[1])
+    said = next(part for part in parts if "Content-Type: application/json" in part)
+    sent = next(part for part in parts if "Content-Type: application/octet-stream" in part)
+    nrrd = bytes(ord(char) for char in sent.split("\r\n\r\n")[1].rsplit("\r\n", 1)[0])
+    head, body = nrrd.split(b"\n\n", 1)
+    assert b"type: uint16\n" in head
+    found = np.frombuffer(body, "<u2").reshape(HOUNSFIELD.shape, order="F")
+    assert found[5, 6, 8] == 1
+    number, *middle = json.loads(said[said.index("{") : said.rindex("}") + 1])["centroids"]["structure"]
+    assert (number, found[tuple(middle)]) == (1, 1)
+    packed = monai.ask("POST", path, files={"params": (None, json.dumps({**params, "result_compress": True}))}).content
+    assert b"encoding: gzip\n" in packed
+
+
 def test_a_series_that_comes_later_is_found(monai: Viewer, home: Path) -> None:
     ohif(monai, "1.2.9", [5, 6, 8], status=404)
     (home / "more").mkdir()

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from medical_sam2 import io
 from medical_sam2.prompts import Point
-from medical_sam2.server.segmentation import SessionVolume
-from medical_sam2.server.state import Journal
+from medical_sam2.server.editing import split_structure
+from medical_sam2.server.segmentation import SessionResult, SessionVolume
+from medical_sam2.server.state import Journal, State, Structure
 from medical_sam2.statistics import measure
 from medical_sam2.tracking.finishing import FinishingSteps, finish
 from medical_sam2.tracking.plan import PLANES
@@ -102,6 +103,18 @@ def test_one_of_two_parts_is_split_into_both(editor: Editor) -> None:
     assert ((editor.labels == first["label"]) == (before == 1)).all()  # the larger one
     assert ((editor.labels == second["label"]) == (before == 2)).all()
     assert "one part" in editor.do(f"structures/{first['label']}/split", 422)["error"]
+
+
+def test_parts_come_by_size_and_touch_by_corners() -> None:
+    labels = np.zeros((7, 6, 6), np.uint8)
+    labels[0, 0, 0] = labels[3:5, 3:5, 3:5] = labels[5, 5, 5] = labels[6, 0, 0] = 1  # the first one met is not the largest
+    edit = split_structure(State((Structure(1, "lung", "#000000"),)), SessionResult((labels,)), 1)
+    assert edit.result is not None
+    (apart,) = edit.result.labels
+    there = [{tuple(map(int, voxel)) for voxel in np.argwhere(apart == each.label)} for each in edit.structures]
+    assert [len(each) for each in there] == [9, 1, 1]
+    assert (5, 5, 5) in there[0]
+    assert [each.name for each in edit.structures] == ["lung", "lung 2", "lung 3"]
 
 
 @pytest.mark.parametrize("steps", [{"smooth_mm": 2.0}, {"grow_mm": 2.0}, {"grow_mm": -1.5, "largest": True}])
@@ -205,11 +218,12 @@ def test_numbers_in_files(editor: Editor, tmp_path: Path) -> None:
 
 
 def test_statistics_are_those_of_the_command_line(editor: Editor) -> None:
+    editor.do("structures/2", name="liver", value=40)
     rows = editor.served.http.get(f"/api/sessions/{editor.id}/statistics").json()
-    names = {1: "structure 1", 2: "structure 2"}
-    expected = measure(editor.case.volume, Segmentation(editor.labels, editor.case.volume.affine, names))
-    assert [(row["label"], row["volume_ml"], row["mean"]) for row in rows] == [
-        (row.label, row.volume_ml, row.mean) for row in expected
+    numbers = np.where(editor.labels == 2, np.uint8(40), editor.labels)
+    expected = measure(editor.case.volume, Segmentation(numbers, editor.case.volume.affine, {1: "structure 1", 40: "liver"}))
+    assert [(row["label"], row["name"], row["volume_ml"], row["mean"]) for row in rows] == [
+        (row.label, row.name, row.volume_ml, row.mean) for row in expected
     ]
 
 

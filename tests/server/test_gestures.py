@@ -11,7 +11,7 @@ import pytest
 from medical_sam2.errors import PromptError
 from medical_sam2.io import Picture
 from medical_sam2.prompts import Box, Mask, Point, Prompt
-from medical_sam2.server.gestures import volume_prompts
+from medical_sam2.server.gestures import ball_voxels, volume_prompts
 from medical_sam2.server.inference_queue import InferenceQueue
 from medical_sam2.server.refusals import InvalidRequest
 from medical_sam2.server.segmentation import SessionImageSet
@@ -155,6 +155,77 @@ def test_what_is_erased_stays_erased_until_it_is_pointed_at_again(place: Session
     assert tracked(place)[..., 10].any()
     with pytest.raises(InvalidRequest, match="first and a last"):
         said(place, drawn("erase"))
+
+
+def in_mm(
+    centres: list[tuple[int, int, int]], radius_mm: float, spacing_mm: tuple[float, float, float]
+) -> np.ndarray[Any, Any]:
+    """Voxels within so many mm of any of these, by the definition."""
+    places = np.moveaxis(np.indices(SHAPE), 0, -1)
+    apart = [np.linalg.norm((places - np.array(centre)) * spacing_mm, axis=-1) for centre in centres]
+    return np.min(apart, axis=0) <= radius_mm + 1e-6
+
+
+def test_a_ball_is_round_in_mm() -> None:
+    """Slices are three times as thick as pixels are wide; coronal frames count the pixels of their finer side."""
+    spacing = (1.0, 1.0, 3.0)
+    volume = phantom("LPS", spacing_mm=spacing).volume
+    for plane, t, places in (("axial", 8, ((6.0, 5.2), (6.0, 7.0))), ("coronal", 6, ((7.0, 5.0), (7.0, 7.4)))):
+        voxels = ball_voxels(Gesture(0, 1, plane, t, "ball", places, (True,), width=8.0), volume)
+        painted = np.zeros(SHAPE, bool)
+        painted[tuple(voxels.T)] = True
+        assert (painted == in_mm([(i, 6, 8) for i in (5, 6, 7)], 4, spacing)).all()
+        assert np.unique(voxels[:, 2]).tolist() == [7, 8, 9]
+    (voxel,) = ball_voxels(Gesture(0, 1, "axial", 8, "ball", ((-0.4, 10.4),), (True,), width=1.0), volume)
+    assert voxel.tolist() == [10, 0, 8]
+
+
+def test_a_ball_is_painted_over_slices_wiped_off_and_undone(place: Session) -> None:
+    """One step of the journal; nothing is asked of the network, before tracking and after it."""
+    said(place, CLICK)
+    before = tracked(place).copy()
+    spheres = in_mm([(9, 9, 3)], 2, (1, 1, 1)), in_mm([(4, 6, 8)], 1, (1, 1, 1))
+    said(place, drawn("ball", (9.0, 9.0), t=3, positive=(True,), width=4.0))
+    said(place, drawn("ball", (6.0, 4.0), positive=OUT, width=2.0))
+    expected = np.where(spheres[1], 0, np.where(spheres[0], 1, before))
+    (now,) = place.current_labels()
+    assert (now == expected).all()
+    assert (tracked(place) == expected).all()
+    place.undo(place.history.version)
+    place.undo(place.history.version)
+    assert (place.current_labels()[0] == np.where(spheres[0], 1, before)).all()
+    place.redo(place.history.version)
+    again = Session(place.id, place.folder, place.image, place.queue)
+    assert (again.current_labels()[0] == expected).all()
+    said(place, drawn("points", (7.0, 5.0), positive=(True,)))  # the network is asked: all that holds
+    after = tracked(place)
+    assert (after[spheres[0] & ~spheres[1]] == 1).all()
+    assert not after[spheres[1]].any()
+
+
+def test_a_ball_holds_through_a_later_click_on_one_of_its_frames(place: Session) -> None:
+    ball = in_mm([(9, 10, 8)], 1, (1, 1, 1))
+    said(place, drawn("ball", (10.0, 9.0), positive=(True,), width=2.0))
+    said(place, drawn("mask", t=T - 1, runs=(0, 1)))  # by the brush, on another of them
+    said(place, CLICK)
+    (now,) = place.current_labels()
+    assert (now[..., T:][ball[..., T:]] == 1).all()
+    assert now[5, 6, T] == 1
+    assert np.argwhere(now[..., :T]).tolist() == [[0, 0, T - 1]]
+
+
+def test_a_ball_takes_nothing_from_others(place: Session) -> None:
+    place.add_structure(place.history.version)
+    said(place, replace(CLICK, label=2))
+    others = place.current_labels()[0] == 2
+    ball = in_mm([(4, 2, 8)], 3, (1, 1, 1))
+    assert (ball & others).any()
+    said(place, drawn("ball", (2.0, 4.0), positive=(True,), width=6.0))
+    assert ((place.current_labels()[0] == 1) == (ball & ~others)).all()
+    with pytest.raises(InvalidRequest, match="1 to"):
+        said(place, drawn("ball"))
+    with pytest.raises(InvalidRequest, match="at least one pixel"):
+        said(place, drawn("ball", (2.0, 4.0), width=0.5))
 
 
 def test_a_journal_of_before_boxes_in_3d_is_read(place: Session) -> None:

@@ -37,25 +37,30 @@ class Drawing:
     def __init__(self, client: Any, case: Phantom) -> None:
         self.client, self.case = client, case
         self.asked = list[float]()  # when the network was, where that is counted
-        client.set_image(case.volume.array[None], {"spacing": np.array([1.0, 1.0, 1.0])})
-        self.target = np.zeros(case.volume.shape, np.uint8)
-        client.set_target_buffer(self.target)
+        self.show(case.volume.array)
+
+    def show(self, image: NDArray[Any], spacing: tuple[float, ...] = (1, -1, -1)) -> None:
+        """Send an image, R A S, as napari's readers turn it: S A R, with its last two axes mirrored."""
+        self.client.set_image(image.T[None], {"spacing": np.array(spacing, float)})
+        target = np.zeros(image.T.shape, np.uint8)
+        self.target = target.T
+        self.client.set_target_buffer(target)
 
     def click(self, voxel: tuple[float, ...] | None = None, *, inside: bool = True) -> NDArray[np.uint8]:
         """What is seen after a click."""
-        self.client.add_point_interaction(voxel or self.case.voxel(1), include_interaction=inside)
+        self.client.add_point_interaction((voxel or self.case.voxel(1))[::-1], include_interaction=inside)
         return self.target.copy()
 
     def box(self, *sides: tuple[float, float], inside: bool = True) -> NDArray[np.uint8]:
         """What is seen after a box from, and before, these voxels."""
-        self.client.add_bbox_interaction([list(side) for side in sides], include_interaction=inside)
+        self.client.add_bbox_interaction([list(side) for side in sides[::-1]], include_interaction=inside)
         return self.target.copy()
 
     def draw(self, kind: str, place: tuple[slice | int, ...], *, inside: bool = True) -> NDArray[np.uint8]:
         """What is seen after a scribble or a lasso over these voxels."""
         mask = np.zeros(self.case.volume.shape, np.uint8)
         mask[place] = 1
-        getattr(self.client, f"add_{kind}_interaction")(mask, include_interaction=inside)
+        getattr(self.client, f"add_{kind}_interaction")(mask.T, include_interaction=inside)
         return self.target.copy()
 
 
@@ -190,27 +195,25 @@ def test_boxes_between_voxels_and_over_the_border(drawing: Drawing) -> None:
 @pytest.mark.parametrize("dtype", ["int64", "uint64", "uint8", "bool", "float16", "float64"])
 def test_images_of_every_type(drawing: Drawing, dtype: str) -> None:
     grey = drawing.case.truth == 1 if dtype == "bool" else np.rint(drawing.case.volume.array * 100).astype(dtype)
-    drawing.client.set_image(grey[None], {})
-    drawing.client.set_target_buffer(drawing.target)
+    drawing.show(grey)
     image = Volume(grey.astype(np.float32), np.eye(4))
     expected = segmenter().segment_volume(image, [Point(drawing.case.voxel(1))]).labels
     assert expected[3:8, 4:10, 5:12].all()
     assert (drawing.click() == expected).all()
 
 
-@pytest.mark.parametrize("spacing", [(-1.0, 1.0, 2.0), (-1.0, -1.0, 2.0), (1.0, 1.0, -2.0)])
+@pytest.mark.parametrize("spacing", [(2.0, 1.0, -1.0), (2.0, -1.0, -1.0), (-2.0, 1.0, 1.0)])
 def test_a_mirrored_axis(drawing: Drawing, spacing: tuple[float, float, float]) -> None:
-    drawing.client.set_image(drawing.case.volume.array[None], {"spacing": np.array(spacing)})
-    drawing.client.set_target_buffer(drawing.target)
+    drawing.show(drawing.case.volume.array, spacing)
     assert (drawing.click()[3:8, 4:10, 5:12] == 1).all()
     with pytest.raises(httpx.HTTPStatusError, match="422"):
-        drawing.client.set_image(drawing.case.volume.array[None], {"spacing": np.array([1.0, 0.0, 1.0])})
+        drawing.show(drawing.case.volume.array, (1, 0, 1))
 
 
 def test_an_initial_segmentation_is_the_beginning(drawing: Drawing) -> None:
     drawing.draw("scribble", (slice(3, 8), 2, 8))
     given = (drawing.case.truth == 2).astype(np.int64)
-    drawing.client.add_initial_seg_interaction(given)
+    drawing.client.add_initial_seg_interaction(given.T)
     after = drawing.click((10, 0, 8), inside=False)
     assert (after == given).all()
     assert drawing.client.undo()
@@ -256,7 +259,7 @@ def test_an_answer_comes_in_time_and_the_rest_with_the_next_request(slow: Drawin
     began = time.monotonic()
     first = slow.click()
     assert time.monotonic() - began < 2
-    assert (first[:, :, 8] == expected[:, :, 8]).all()  # the slice of the click
+    assert (first[:, :, 8] == expected[:, :, 8]).all()  # the slice of the click: of the first axis, as napari shows it
     assert 0 < first.sum() < expected.sum()
     assert not (first > expected).any()
     assert (finished(slow) == expected).all()

@@ -42,6 +42,32 @@ def test_downloads_are_reached_without_scrolling_on_a_small_screen(person: Perso
     )
 
 
+@pytest.mark.parametrize(("width", "height", "spare"), [(1360, 860, 0), (1024, 700, 40)])
+def test_with_the_brush_and_a_second_image_downloads_are_in_sight(
+    person: Person, tmp_path: Path, width: int, height: int, spare: int
+) -> None:
+    """Nothing is scrolled where there is room; on a small screen a little of what lies above them is, and they stay."""
+    page = person.page
+    page.set_viewport_size({"width": width, "height": height})
+    case = opened(person, tmp_path)
+    clicked(person, case)
+    page.keyboard.press("t")
+    expect(page.locator(".structures .ml")).to_contain_text("mL")
+    page.locator("#overlay").set_input_files(tmp_path / "image.nii.gz")
+    expect(page.get_by_label("Opacity of the second image")).to_be_visible()
+    page.get_by_role("radio", name="Brush").click()
+    for link in page.locator("a[download]").all():
+        expect(link).to_be_in_viewport(ratio=1)
+    assert (
+        page.evaluate(
+            "() => { const panel = document.querySelector('.panel'); return panel.scrollHeight - panel.clientHeight }"
+        )
+        <= spare
+    )
+    with page.expect_download():
+        page.get_by_role("link", name="NIfTI").click()
+
+
 def test_outlines_are_thin_and_that_of_the_prompt_is_marked(person: Person, tmp_path: Path) -> None:
     case, page = opened(person, tmp_path), person.page
     there = clicked(person, case)

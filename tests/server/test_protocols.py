@@ -22,7 +22,7 @@ from medical_sam2.server.inference_queue import InferenceQueue
 from medical_sam2.server.refusals import Refusal
 from medical_sam2.server.security import ServerSettings
 from medical_sam2.volume import Volume
-from tests.phantoms import Phantom, phantom, segmenter
+from tests.phantoms import Phantom, directions, phantom, segmenter
 from tests.server.browsing import running
 from tests.server.conftest import TOKEN, Served, saved
 
@@ -227,7 +227,9 @@ def test_nninteractive_by_its_own_client(tmp_path: Path, queue: InferenceQueue) 
             target = np.zeros(case.volume.shape, np.uint8)
             client.set_target_buffer(target)
             changed = client.add_point_interaction(tuple(int(x) for x in case.voxel(1)), include_interaction=True)
-            image = Volume(case.volume.array, np.eye(4))
+            affine = np.eye(4)
+            affine[:3, :3] = directions("SPL")  # as the protocol's axes run
+            image = Volume(case.volume.array, affine)
             expected = segmenter().segment_volume(image, [Point(case.voxel(1))]).labels
             assert (target == expected).all()
             assert changed == [[int(side.min()), int(side.max()) + 1] for side in np.nonzero(expected)]

@@ -4,20 +4,20 @@ export const SIZES = [0.5, 1, 1.5, 2, 3, 4, 6, 8, 12, 16, 24, 32] // radius in p
 
 export class Stroke {
   readonly pixels: Uint8Array
-  private last: [number, number]
+  readonly line: [number, number][]
 
   constructor(readonly rows: number, readonly columns: number, private readonly spacing: [number, number], private readonly radius: number, readonly positive: boolean, from: [number, number], private readonly allowed: (pixel: number) => boolean = () => true) {
     this.pixels = new Uint8Array(rows * columns)
-    this.last = from
+    this.line = [from]
     this.dab(from)
   }
 
   /** On to a row and column, in discs so near each other that no gap is left. */
   to([y, x]: [number, number]): void {
-    const [fromY, fromX] = this.last
+    const [fromY, fromX] = this.line[this.line.length - 1]
     const steps = Math.max(1, Math.ceil(2 * Math.max(Math.abs(y - fromY), Math.abs(x - fromX)) / Math.max(1, this.radius)))
     for (let i = 1; i <= steps; i++) this.dab([fromY + ((y - fromY) * i) / steps, fromX + ((x - fromX) * i) / steps])
-    this.last = [y, x]
+    this.line.push([y, x])
   }
 
   private dab([y, x]: [number, number]): void {

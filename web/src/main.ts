@@ -35,7 +35,7 @@ async function home(first = false): Promise<void> {
 
 const KEYS: [string, string][] = [
   ['Q A X C S E G D V', 'tool: inside, outside, box, 3D box, lasso, scribble, diameter, brush, look'], ['M J R', 'tool: ruler, angle, region'], ['I, Shift', 'what is drawn is outside (box, 3D box, lasso, scribble); the brush erases'], ['Arrows', 'move the cross hair (Shift: ten pixels)'], ['Page Up/Down, wheel', 'next or previous slice'],
-  ['Enter, −', 'click inside, click outside, at the cross hair'], ['B … Enter', 'box from here to there; with the tool 3D box, Enter once more uses it'], ['Enter … Enter, − … Enter', 'with the brush: paint, wipe, along the arrows'], ['[ ]', 'size of the brush, width of the scribble'], ['T, Esc', 'apply to volume, cancel'], ['Z, Y', 'undo, redo'],
+  ['Enter, −', 'click inside, click outside, at the cross hair'], ['B … Enter', 'box from here to there; with the tool 3D box, Enter once more uses it'], ['Enter … Enter, − … Enter', 'with the brush: paint, wipe, along the arrows'], ['Enter … Enter, − … Enter', 'scribble, lasso, diameter: along the arrows, inside or outside'], ['K', 'the brush paints a ball over neighbouring slices, or a disc'], ['[ ]', 'size of the brush, width of the scribble'], ['T, Esc', 'apply to volume, cancel'], ['Z, Y', 'undo, redo'],
   ['N, 1–9', 'new structure, choose one'], ['L', 'review next'], ['H', 'hide the structure, show it again'], ['O, U', 'outlines, uncertainty'], ['W', 'next window (right drag: by hand)'], ['F', 'one view large, all views'], ['Ctrl + wheel', 'zoom (middle drag: pan)'],
 ]
 
@@ -57,7 +57,7 @@ function open(info: Info, names: string[], stem: string, about: About): void {
   const title = memory.title(info.id)
   document.title = title ? `${title} – Medical SAM 2` : 'Medical SAM 2'
   const panel = new Panel(work, about, attempt)
-  const grid = h('div', { class: `views ${info.kind}` })
+  const grid = h('main', { class: `views ${info.kind}` })
   const views: SliceView[] = []
   const large = (element: HTMLElement) => (): void => {
     const on = !element.classList.contains('large')
@@ -85,7 +85,7 @@ function open(info: Info, names: string[], stem: string, about: About): void {
   const status = h('p', { class: 'status', role: 'status', 'aria-live': 'polite' })
   const size = info.kind === 'set' ? `${info.planes[0].frames} images` : `${[...info.planes].reverse().map((each) => each.frames).join(' × ')} voxels${info.modality ? ` · ${info.modality}` : ''}`
   const bar = h('header', { class: 'bar' },
-    h('button', { class: 'brand', title: 'Back to the start; the session is kept', onclick: () => { leave(); attempt(home()) } }, 'Medical SAM 2'), h('span', { class: 'size', title }, title ? `${title} · ${size}` : size),
+    h('h1', {}, h('button', { class: 'brand', title: 'Back to the start; the session is kept', onclick: () => { leave(); attempt(home()) } }, 'Medical SAM 2')), h('span', { class: 'size', title }, title ? `${title} · ${size}` : size),
     ...info.warnings.slice(0, 2).map((text) => h('span', { class: 'warning', title: text }, text)),
     work.mayEdit ? null : h('span', { class: 'warning' }, 'For looking alone'), status, undo, redo, h('button', { title: 'Keys (?)', onclick: help }, 'Keys'))
   work.listen((change) => {
@@ -143,6 +143,7 @@ function key(event: KeyboardEvent, work: Work, panel: Panel, views: SliceView[],
   else if (pressed === 'y') attempt(work.redo())
   else if (tool && offered(work, tool)) { work.tool = tool; work.tell('tool') }
   else if (pressed === 'i') { work.outside = !work.outside; work.tell('tool') }
+  else if (pressed === 'k' && work.tool === 'brush' && work.info.kind === 'volume') { work.ball = !work.ball; work.tell('tool') }
   else if (pressed === 'enter' && work.solid && !(event.target instanceof HTMLButtonElement)) attempt(work.use())
   else if (pressed === 't' && work.state.fresh && !work.progress) attempt(work.track())
   else if (pressed === 'escape' && work.progress) attempt(work.cancel())

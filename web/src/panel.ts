@@ -93,13 +93,14 @@ export class Panel {
     if (['ruler', 'angle', 'region'].includes(work.tool)) return fill(this.size, h('button', { onclick: () => work.forget() }, 'Forget what was measured'))
     if (work.tool !== 'brush' && work.tool !== 'scribble') return fill(this.size)
     const slider = h('input', { type: 'range', min: '0', max: String(SIZES.length - 1), value: String(SIZES.indexOf(this.work.radius)), 'aria-valuetext': `radius of ${this.work.radius} pixels`, oninput: () => this.sized(Number(slider.value)) })
-    fill(this.size, h('label', {}, work.tool === 'brush' ? 'Brush size' : 'Line width', slider))
+    const ball = work.tool === 'brush' && work.info.kind === 'volume' ? h('button', { class: work.ball ? 'active' : '', 'aria-pressed': String(work.ball), title: 'A ball, over neighbouring slices too, in place of a disc on this one (K)', onclick: () => { work.ball = !work.ball; work.tell('tool') } }, '3D ball') : null
+    fill(this.size, h('label', {}, work.tool === 'brush' ? 'Brush size' : 'Line width', slider), ball)
   }
 
   /** Intensities that the brush touches, of a volume or grey images; empty fields are no limits. */
   private ranging(): void {
     const { work } = this
-    if (work.tool !== 'brush') return fill(this.range)
+    if (work.tool !== 'brush' || work.ball) return fill(this.range)
     const field = (end: 0 | 1, name: string): HTMLElement => {
       const input = h('input', { type: 'number', step: 'any', placeholder: 'any', 'aria-label': `Paint ${name}`, value: work.range[end] ?? undefined, onchange: () => { work.range[end] = Number.isFinite(input.valueAsNumber) ? input.valueAsNumber : null } })
       return h('label', { class: 'row', title: 'The brush paints and erases pixels of these intensities alone' }, name, input)

@@ -15,8 +15,8 @@ export class Start {
   private busy = false
 
   constructor(private readonly about: About, private readonly sessions: Summary[], private readonly onOpen: (info: Info, names: string[], stem: string) => void, private readonly attempt: (what: Promise<unknown>) => void) {
-    const files = h('input', { type: 'file', multiple: true, class: 'unseen', id: 'files', onchange: () => this.send([...(files.files ?? [])]) })
-    const folder = h('input', { type: 'file', webkitdirectory: true, class: 'unseen', id: 'folder', onchange: () => this.send([...(folder.files ?? [])]) })
+    const files = h('input', { type: 'file', multiple: true, class: 'unseen', id: 'files', tabindex: '-1', 'aria-label': 'Files to open', onchange: () => this.send([...(files.files ?? [])]) })
+    const folder = h('input', { type: 'file', webkitdirectory: true, class: 'unseen', id: 'folder', tabindex: '-1', 'aria-label': 'Folder to open', onchange: () => this.send([...(folder.files ?? [])]) })
     const drop = h('div', { class: 'drop' },
       h('p', { class: 'big' }, 'Drop a volume or images here'),
       h('p', {}, 'NIfTI, NRRD, MetaImage, a DICOM series (all its files, or its folder), or a set of PNG, JPEG or TIFF images.'),

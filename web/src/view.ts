@@ -13,6 +13,8 @@ import type { Change, Draft, Work } from './work'
 
 type Drawn = 'box' | 'solid' | 'lasso' | 'scribble' | 'diameter'
 interface Drag { from: Spot; line: Spot[]; kind: Drawn | Ruler | 'brush' | 'window' | 'pan'; inside: boolean; x: number; y: number }
+interface Keyed { kind: 'lasso' | 'scribble' | 'diameter'; line: Spot[]; inside: boolean }
+const BY_KEYS = new Set<string>(['lasso', 'scribble', 'diameter'])
 const DRAWN = new Set<string>(['box', 'solid', 'lasso', 'scribble', 'diameter', 'brush', 'ruler', 'angle', 'region'])
 const COLOUR = '#4cc9f0' // of the first structure
 
@@ -33,6 +35,7 @@ export class SliceView {
   private zoom = 1
   private shift: Spot = [0, 0]
   private drag: Drag | null = null
+  private keyed: Keyed | null = null // what is being drawn by keys
   private corner: Spot | null = null
   private stroke: Stroke | null = null
   private hover: Spot | null = null
@@ -59,11 +62,12 @@ export class SliceView {
     if (change === 'state' || change === 'looks') { this.drawTint(); this.paint() }
     if (change === 'fusion') void this.load()
     if (change === 'rows') this.paintStrip()
-    if (change === 'tool') { this.canvas.dataset.tool = this.work.tool; this.stroke = null; this.paint() }
+    if (change === 'tool') { this.canvas.dataset.tool = this.work.tool; this.drop(); this.paint() }
     if (change === 'brush' || change === 'pending' || change === 'solid') this.paint()
   }
 
-  go(t: number): void { const { y, x } = this.work.place(this.plane); this.corner = null; this.stroke = null; this.work.move(this.plane, t, y, x) }
+  go(t: number): void { const { y, x } = this.work.place(this.plane); this.corner = null; this.drop(); this.work.move(this.plane, t, y, x) }
+  private drop(): void { this.stroke = this.keyed = null }
   step(by: number): void { this.go(this.work.place(this.plane).t + by) }
 
   private async load(): Promise<void> {
@@ -193,7 +197,7 @@ export class SliceView {
     const { t, y, x } = this.work.place(this.plane)
     const label = this.labels && this.frame ? this.labels[y * this.frame.columns + x] : 0
     const name = this.work.state.structures.find((each) => each.label === label)?.name ?? 'nothing outlined'
-    return `${this.plane} slice ${t + 1}, cursor at row ${y}, column ${x}: ${name}. Arrows move, Page Up and Down change the slice, Enter clicks, minus clicks outside, B begins a box.${this.work.tool === 'brush' ? ' With the brush, Enter or minus begins a stroke, arrows draw it, Enter ends it.' : ''}`
+    return `${this.plane} slice ${t + 1}, cursor at row ${y}, column ${x}: ${name}. Arrows move, Page Up and Down change the slice, Enter clicks, minus clicks outside, B begins a box.${this.work.tool === 'brush' ? ' With the brush, Enter or minus begins a stroke, arrows draw it, Enter ends it.' : BY_KEYS.has(this.work.tool) ? ' With this tool, Enter or minus begins a line, arrows draw it, Enter ends it.' : ''}`
   }
 
   /** Where the slice's sides lie in the patient. */
@@ -273,7 +277,7 @@ export class SliceView {
 
   private paintGesture(brush: CanvasRenderingContext2D, at: At, said: Draft, colour: string, alpha: number): void {
     const { points = [], positive = [], frames = [], kind } = said
-    if (kind === 'erase') return
+    if (kind === 'erase' || kind === 'ball') return
     brush.globalAlpha = alpha
     if (frames.length) this.paintSolid(brush, at, this.work.spanOf(said), colour, positive[0] ?? true)
     else if (said.plane === this.plane && said.t === this.shownT && kind === 'points') points.forEach((point, i) => mark(brush, at(point), colour, positive[i]))
@@ -298,7 +302,8 @@ export class SliceView {
       paintMeasure(brush, at, this.measure(drag.kind, drag.line))
     } else if (drag && drag.line.length > 1 && !measures(drag.kind) && drag.kind !== 'window' && drag.kind !== 'pan' && drag.kind !== 'brush') {
       shape(brush, at, drag.kind === 'solid' ? 'box' : drag.kind, drag.line, colour, drag.inside, this.width * this.layout().wide)
-    } else if (this.corner) shape(brush, at, 'box', [this.corner, [y, x]], colour, !this.work.outside)
+    } else if (this.keyed) shape(brush, at, this.keyed.kind, this.keyed.line, colour, this.keyed.inside, this.width * this.layout().wide)
+    else if (this.corner) shape(brush, at, 'box', [this.corner, [y, x]], colour, !this.work.outside)
   }
 
   private measure(kind: Ruler, line: Spot[]): ReturnType<typeof measured> {
@@ -308,7 +313,7 @@ export class SliceView {
   /** Of a scribble, in pixels. */
   private get width(): number { return Math.max(1, Math.min(100, 2 * this.work.radius - 1)) }
 
-  /** The stroke so far, and how large the brush is. */
+  /** The stroke so far, and how large the brush is, where it would paint. */
   private paintBrush(brush: CanvasRenderingContext2D, size: [number, number, number, number], at: (spot: Spot) => Spot): void {
     const { y, x } = this.work.place(this.plane)
     const [r, g, b] = rgb(this.work.active?.colour ?? COLOUR)
@@ -318,6 +323,9 @@ export class SliceView {
       layer.getContext('2d')?.putImageData(tint(this.stroke.pixels, this.stroke.rows, this.stroke.columns, new Map([[1, colour]]), () => 92), 0, 0)
       brush.drawImage(layer, ...size)
     }
+    const hovered = document.querySelector('.stage canvas:hover')
+    this.canvas.dataset.circle = String(!!this.stroke || (hovered ?? document.activeElement) === this.canvas)
+    if (this.canvas.dataset.circle === 'false') return
     const [mmY, mmX] = this.work.plane(this.plane)?.spacing ?? [1, 1]
     const [top, left] = at(this.drag || this.hover ? this.hover ?? [y, x] : [y, x])
     const reach = (this.work.radius * Math.min(mmY, mmX) * size[2]) / ((this.frame?.columns ?? 1) * mmX)
@@ -336,7 +344,7 @@ export class SliceView {
 
   private begin(spot: Spot, positive: boolean): void {
     if (!this.frame) return
-    this.stroke = new Stroke(this.frame.rows, this.frame.columns, this.work.plane(this.plane)?.spacing ?? [1, 1], this.work.radius, positive, spot, this.touched())
+    this.stroke = new Stroke(this.frame.rows, this.frame.columns, this.work.plane(this.plane)?.spacing ?? [1, 1], this.work.radius, positive, spot, this.work.ball ? undefined : this.touched())
     this.paint()
   }
 
@@ -351,7 +359,8 @@ export class SliceView {
   private end(): void {
     const { stroke } = this
     this.stroke = null
-    if (stroke) {
+    if (stroke && this.work.ball) this.say({ kind: 'ball', points: thinned(stroke.line.map((spot) => this.clip(spot)), Math.max(0.5, this.work.radius / 4)), positive: [stroke.positive], width: 2 * this.work.radius })
+    else if (stroke) {
       const [t, nothing] = [this.shownT, 'Nothing would be left on this slice; undo instead, or remove the structure.']
       const complete = async (draft: Draft, label: number): Promise<Draft> => {
         const runs = stroke.over(await this.work.labels(this.plane, t), label)
@@ -385,6 +394,7 @@ export class SliceView {
     this.canvas.addEventListener('pointerup', (event) => this.up(event))
     this.canvas.addEventListener('pointercancel', () => { this.drag = null; this.stroke = null; this.paint() })
     this.canvas.addEventListener('pointerleave', () => { this.hover = null; this.paint() })
+    this.canvas.addEventListener('pointerenter', () => { if (this.work.tool === 'brush') this.work.tell('brush') })
     this.canvas.addEventListener('contextmenu', (event) => event.preventDefault())
     this.canvas.addEventListener('wheel', (event) => this.wheel(event), { passive: false })
     this.canvas.addEventListener('keydown', (event) => this.key(event))
@@ -396,6 +406,7 @@ export class SliceView {
   private down(event: PointerEvent): void {
     this.canvas.focus({ preventScroll: true })
     this.canvas.setPointerCapture(event.pointerId)
+    this.drop()
     const spot = this.spot(event)
     const { tool } = this.work
     const kind = event.button === 2 ? 'window' : event.button === 1 ? 'pan' : DRAWN.has(tool) ? (tool as Drag['kind']) : null
@@ -440,12 +451,15 @@ export class SliceView {
     this.drag = null
     if (!drag || !this.frame || drag.kind === 'window' || drag.kind === 'pan') return
     if (drag.kind === 'brush') return this.end()
-    const { rows, columns } = this.frame
-    const clip = ([y, x]: Spot): Spot => [Math.max(-0.49, Math.min(rows - 0.51, y)), Math.max(-0.49, Math.min(columns - 0.51, x))]
-    const line = [...drag.line, this.spot(event)].map(clip)
+    const line = [...drag.line, this.spot(event)].map((spot) => this.clip(spot))
     if (measures(drag.kind)) this.work.measure(this.measure(drag.kind, line))
     else this.drawn(drag.kind, line, drag.inside)
     this.paint()
+  }
+
+  private clip([y, x]: Spot): Spot {
+    const { rows, columns } = this.frame ?? { rows: 1, columns: 1 }
+    return [Math.max(-0.49, Math.min(rows - 0.51, y)), Math.max(-0.49, Math.min(columns - 0.51, x))]
   }
 
   /** A line from the first place to the last has been drawn. */
@@ -481,12 +495,24 @@ export class SliceView {
       ArrowUp: [0, -by, 0], ArrowDown: [0, by, 0], ArrowLeft: [0, 0, -by], ArrowRight: [0, 0, by], PageUp: [1, 0, 0], PageDown: [-1, 0, 0],
     }
     const move = moves[event.key]
-    if (move && !move[0] && this.stroke) { this.work.move(this.plane, t, y + move[1], x + move[2]); this.draw() }
-    else if (move) { this.stroke = this.hover = null; this.work.move(this.plane, t + move[0], y + move[1], x + move[2]) }
+    const { keyed } = this
+    if (move && !move[0] && keyed) {
+      this.work.move(this.plane, t, y + move[1], x + move[2])
+      const to = this.work.place(this.plane)
+      keyed.line = [...(keyed.kind === 'diameter' ? [keyed.line[0]] : keyed.line), [to.y, to.x]]
+      this.paint()
+    } else if (move && !move[0] && this.stroke) { this.work.move(this.plane, t, y + move[1], x + move[2]); this.draw() }
+    else if (move) { this.hover = null; this.drop(); this.work.move(this.plane, t + move[0], y + move[1], x + move[2]) }
     else if (event.key === 'Enter' && this.stroke) this.end()
-    else if (event.key === 'Escape' && this.stroke) { this.stroke = null; this.paint() }
+    else if (event.key === 'Enter' && keyed) { this.keyed = null; this.drawn(keyed.kind, keyed.line, keyed.inside); this.paint() }
+    else if (event.key === 'Escape' && (this.stroke || keyed)) { this.drop(); this.paint() }
     else if (this.work.tool === 'brush' && (event.key === 'Enter' || event.key === '-')) { this.hover = null; this.begin([y, x], event.key === 'Enter' && !this.work.outside) }
-    else if (event.key === 'Enter' && this.corner) { const from = this.corner; this.corner = null; this.drawn(this.work.tool === 'solid' ? 'solid' : 'box', [from, [y, x]], !this.work.outside) }
+    else if (BY_KEYS.has(this.work.tool) && (event.key === 'Enter' || event.key === '-')) {
+      const inside = this.work.tool === 'diameter' || (event.key === 'Enter' && !this.work.outside)
+      this.hover = null
+      this.keyed = { line: [[y, x]], kind: this.work.tool as Keyed['kind'], inside }
+      this.paint()
+    } else if (event.key === 'Enter' && this.corner) { const from = this.corner; this.corner = null; this.drawn(this.work.tool === 'solid' ? 'solid' : 'box', [from, [y, x]], !this.work.outside) }
     else if (event.key === 'Enter' && this.work.solid) this.attempt(this.work.use())
     else if (event.key === 'Escape' && this.work.solid) this.work.discard()
     else if (event.key === 'Enter') this.click([y, x], this.work.tool !== 'minus')

@@ -29,6 +29,7 @@ export class Work {
   pending: Draft[] = []
   measures: Measure[] = []
   radius = 4
+  ball = false // whether the brush paints a ball over neighbouring slices
   range: [number | null, number | null] = [null, null] // of intensities that the brush touches
   label = 0
   window: [number, number]

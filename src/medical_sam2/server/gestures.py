@@ -4,6 +4,7 @@ Shapes: H W pixels of a frame.
 """
 
 from collections.abc import Sequence
+from itertools import pairwise
 from math import isfinite
 
 import numpy as np
@@ -13,11 +14,13 @@ from medical_sam2.prompts import Box, FramePrompt, Mask, Point, Prompt
 from medical_sam2.server.refusals import InvalidRequest
 from medical_sam2.server.state import Gesture
 from medical_sam2.strokes import (
+    Brush,
     Diameter,
     Lasso,
     Scribble,
     ShapeInterpolation,
     SliceRange,
+    Voxels,
     diameter_prompt,
     excluding,
     fill,
@@ -25,11 +28,13 @@ from medical_sam2.strokes import (
     scribble_prompt,
 )
 from medical_sam2.tracking.plan import PLANES, array_axis
+from medical_sam2.tracking.postprocess import load_ndimage
 from medical_sam2.volume import Volume
 
 MOST_POINTS, MOST_CLICKS = 4_096, 64
-FEWEST = {"points": 1, "box": 2, "mask": 0, "scribble": 1, "lasso": 3, "diameter": 2, "slices": 0, "interpolate": 0, "erase": 0}
-MOST = {**FEWEST, "points": MOST_CLICKS, "scribble": MOST_POINTS, "lasso": MOST_POINTS, "diameter": 4}
+PLACELESS = dict.fromkeys(("mask", "slices", "interpolate", "erase"), 0)
+FEWEST = {**PLACELESS, "points": 1, "box": 2, "scribble": 1, "lasso": 3, "diameter": 2, "ball": 1}
+MOST = {**FEWEST, "points": MOST_CLICKS, "scribble": MOST_POINTS, "lasso": MOST_POINTS, "diameter": 4, "ball": MOST_POINTS}
 
 
 def frame_prompt(gesture: Gesture, shape_hw: tuple[int, int]) -> FramePrompt:
@@ -58,7 +63,7 @@ def volume_prompts(gesture: Gesture, volume: Volume) -> list[Prompt]:
     if gesture.drawn:
         return [_outline(gesture, volume)]
     if not gesture.of_frame:
-        return _of_the_whole(gesture, volume) if gesture.inside else []
+        return _of_the_whole(gesture, volume) if gesture.inside or gesture.kind == "ball" else []
     label, inside = gesture.label, gesture.inside
     places = tuple(_voxel(volume, gesture.plane, gesture.t, y, x) for y, x in gesture.points_yx)
     if gesture.kind == "points":
@@ -71,9 +76,11 @@ def volume_prompts(gesture: Gesture, volume: Volume) -> list[Prompt]:
 
 
 def _of_the_whole(gesture: Gesture, volume: Volume) -> list[Prompt]:
-    """Limits along the axis of their plane, slices that were erased, or the wish for shapes between outlines."""
+    """Limits along the axis of their plane, slices that were erased, a ball, or the wish for shapes between outlines."""
     if gesture.kind == "interpolate":
         return [ShapeInterpolation(gesture.label)]
+    if gesture.kind == "ball":
+        return [Brush(ball_voxels(gesture, volume), gesture.label, gesture.inside)]
     view = PLANES[gesture.plane]
     axis = array_axis(volume, view)
     first, last = sorted(view.slice_index(t, volume.shape[axis], volume.orientation) for t in gesture.frames)
@@ -81,6 +88,22 @@ def _of_the_whole(gesture: Gesture, volume: Volume) -> list[Prompt]:
         return [SliceRange(first, last, gesture.label, axis)]
     low, high = ([end if a == axis else ends[a] for a in range(3)] for end, ends in ((first, (0, 0, 0)), (last, _last(volume))))
     return [Box((low[0], low[1], low[2]), (high[0], high[1], high[2]), gesture.label, positive=False)]
+
+
+def ball_voxels(gesture: Gesture, volume: Volume) -> Voxels:
+    """Voxels (N, 3) that a ball touches on its way along a line; it is round in mm, and touches one voxel at least."""
+    places = np.array([_voxel(volume, gesture.plane, gesture.t, y, x) for y, x in gesture.points_yx])
+    ways = [np.linspace(one, other, 2 + int(2 * np.abs(other - one).max())) for one, other in pairwise(places)]
+    last = np.array(volume.shape) - 1
+    centres = np.unique(np.clip(np.rint(np.concatenate([places, *ways])), 0, last).astype(np.intp), axis=0)
+    _, rows, columns = PLANES[gesture.plane].spacing(volume.spacing_mm, volume.orientation)
+    radius_mm = gesture.width / 2 * min(rows, columns)
+    reach = (radius_mm / np.array(volume.spacing_mm)).astype(np.intp)
+    low, high = np.maximum(centres.min(0) - reach, 0), np.minimum(centres.max(0) + reach, last)
+    apart = np.ones(high - low + 1, bool)
+    apart[tuple((centres - low).T)] = False
+    distance = load_ndimage().distance_transform_edt(apart, sampling=volume.spacing_mm)
+    return np.argwhere(distance <= radius_mm + 1e-6) + low
 
 
 def _last(volume: Volume) -> tuple[int, int, int]:
@@ -164,8 +187,8 @@ def _check_drawn(gesture: Gesture, shape_hw: tuple[int, int]) -> None:
     ends = gesture.points_yx
     if gesture.kind == "diameter" and (not gesture.inside or len(set(ends[:2])) == 1 or len(ends) == 3):
         raise InvalidRequest("a diameter goes from one end to another, and the short one too; draw it again")
-    if gesture.kind == "scribble" and not (isfinite(gesture.width) and gesture.width >= 1):
-        raise InvalidRequest("a scribble is at least one pixel wide")
+    if gesture.kind in ("scribble", "ball") and not (isfinite(gesture.width) and gesture.width >= 1):
+        raise InvalidRequest(f"a {gesture.kind} is at least one pixel wide")
     if gesture.kind == "lasso" and not fill(np.array([(x, y) for y, x in gesture.points_yx]), shape_hw).any():
         raise InvalidRequest("the outline encloses no pixel; draw it larger")
 

@@ -25,7 +25,7 @@ from medical_sam2.server import monai_datastore
 from medical_sam2.server.active_learning import STRATEGIES, ActiveLearning
 from medical_sam2.server.datastore import Datastore
 from medical_sam2.server.library_sessions import LibrarySessions
-from medical_sam2.server.monai_forms import InferenceRequest, parse
+from medical_sam2.server.monai_forms import STRUCTURE, InferenceRequest, as_asked, parse
 from medical_sam2.server.received import open_files, opened
 from medical_sam2.server.refusals import InvalidRequest, NotFound
 from medical_sam2.server.segmentation import SessionImage, SessionImageSet, SessionVolume
@@ -36,7 +36,7 @@ from medical_sam2.strokes import Brush, says_where
 MODEL, SCRIBBLES, VERSION = "medical_sam2", "medical_sam2_scribbles", "0.8.0"
 INK: Mapping[str, bool] = {"foreground_scribbles": True, "background_scribbles": False}  # names of 3D Slicer's segments
 EXPIRY_S = 3_600
-NAMES: Mapping[int, str] = {1: "structure"}
+NAMES: Mapping[int, str] = {1: STRUCTURE}
 NOTHING_SAID = "nothing says where the structure is; click or scribble inside of it, or place a region"
 
 
@@ -65,13 +65,13 @@ def _about(router: APIRouter, datastore: Datastore) -> None:
     @router.get("/info/")
     @router.get("/info")
     def info() -> dict[str, Any]:
-        model = {"labels": ["structure"], "dimension": 3, "config": {}}
+        model = {"labels": {STRUCTURE: 1}, "dimension": 3, "config": {}}
         kinds = {MODEL: ("deepgrow", "clicks"), SCRIBBLES: ("scribbles", "scribbles")}
         return {
             "name": "Medical SAM 2",
             "description": "Outlines a structure in the whole volume from clicks",
             "version": VERSION,
-            "labels": ["structure"],
+            "labels": [STRUCTURE],
             "models": {k: {**model, "type": kind, "description": f"Medical SAM 2: {by}"} for k, (kind, by) in kinds.items()},
             "trainers": {},
             "strategies": {name: {"description": description} for name, description in STRATEGIES.items()},
@@ -165,10 +165,15 @@ def _segment(
 
 
 def _answer(store: SessionStore, session: Session, request: InferenceRequest, output: str, found: InferenceResult) -> Response:
-    params = {"label_names": {"structure": 1}, "warnings": list(found.warnings)}
+    middle = [round(float(axis.mean())) for axis in np.nonzero(found.labels)] if found.labels.any() else []
+    params = {
+        "label_names": {STRUCTURE: 1},
+        "centroids": {STRUCTURE: [1, *middle]} if middle else {},
+        "warnings": list(found.warnings),
+    }
     if output == "json":
         return Response(json.dumps(params), media_type="application/json")
-    data = store.export(session, found.labels, request.form, NAMES)
+    data = as_asked(store.export(session, found.labels, request.form, NAMES), request)
     if output == "image":
         return Response(data, media_type="application/octet-stream")
     return _multipart(params, data, f"label.{request.form}")

@@ -54,7 +54,7 @@ CAPABILITIES: Mapping[str, Any] = {
     },  # upstream's own; clients read its names
     "num_interaction_channels": 7,
     "supports_initial_label": True,
-    "supports_zero_shot_label_refinement": True,
+    "supports_zero_shot_label_refinement": False,  # a segmentation that comes is taken as it is, until something is said
     "preferred_scribble_thickness": [2, 2, 2],
     "interaction_decay": 1.0,
     "inference_session_version": "2.6.0",  # of the client that it was tested with
@@ -233,7 +233,7 @@ def _images(router: APIRouter, leases: Leases, settings: ServerSettings) -> None
         if 0 in spacing:
             raise InvalidRequest(f"the image has spacing {spacing}; none of it may be 0")
         with lease.lock:
-            lease.begin(Volume(np.nan_to_num(array[0]), np.diag([*spacing, 1.0])))
+            lease.begin(Volume(np.nan_to_num(array[0]), _affine(spacing)))
         return {"original_image_shape": list(array.shape)}
 
     @router.post("/set_target_buffer")
@@ -254,6 +254,13 @@ def _images(router: APIRouter, leases: Leases, settings: ServerSettings) -> None
     def zoom(form: Zoom, token: Token = "") -> dict[str, bool]:
         leases.get(token).zoom = form.do_autozoom
         return {"ok": True}
+
+
+# Clients show slices along the first axis (napari always, and SimpleITK's arrays are K J I), and tell no directions: world
+# coordinates are LPS, as in SimpleITK, from the last axis to the first. So a click is one on the slice that its user sees.
+def _affine(spacing: tuple[float, float, float]) -> NDArray[np.float64]:
+    up, back, left = spacing
+    return np.array([[0, 0, -left, 0], [0, -back, 0, 0], [up, 0, 0, 0], [0, 0, 0, 1]], np.float64)
 
 
 def _clicks(router: APIRouter, leases: Leases, queue: InferenceQueue) -> None:

@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 from medical_sam2.intensity_window import Window, Windows, in_hounsfield, percentile_window
 from medical_sam2.io import Picture, atomic
 from medical_sam2.prompts import FramePrompt, Prompt, intensities
-from medical_sam2.server.gestures import frame_prompt, volume_prompts
+from medical_sam2.server.gestures import ball_voxels, frame_prompt, volume_prompts
 from medical_sam2.server.refusals import InvalidRequest
-from medical_sam2.server.state import LIMITING, Gesture, State
+from medical_sam2.server.state import BY_HAND, LIMITING, Gesture, State
 from medical_sam2.tracking.contradictions import hold_settled, last_words
 from medical_sam2.tracking.plan import PLANES, array_axis, grouped
 from medical_sam2.views import View
@@ -177,13 +177,27 @@ class SessionVolume:
         Raises:
             PromptError: it is prompted on slices beyond its limits, or has no outlines to join.
         """
-        if gestures[-1].kind != "erase" and any(gesture.inside and gesture.kind in LIMITING for gesture in gestures):
+        if gestures[-1].kind not in BY_HAND and any(gesture.inside and gesture.kind in LIMITING for gesture in gestures):
             grouped(self.volume, self.prompts(gestures))
 
-    def erase(self, labels: LabelMaps, gesture: Gesture) -> None:
-        """Take a structure off a range of frames, in place."""
-        stack = PLANES[gesture.plane].apply(labels[0], self.volume.orientation)[gesture.frames[0] : gesture.frames[1] + 1]
-        stack[stack == gesture.label] = 0
+    def change_by_hand(self, labels: LabelMaps, gesture: Gesture, within: tuple[str, int] | None = None) -> None:
+        """Erase a structure from a range of frames, or paint or wipe a ball of it, in place and over nothing else.
+
+        Args:
+            labels: that are changed.
+            gesture: of one of the kinds that do so.
+            within: plane and frame beyond which a ball changes nothing.
+        """
+        if gesture.kind == "erase":
+            stack = PLANES[gesture.plane].apply(labels[0], self.volume.orientation)[gesture.frames[0] : gesture.frames[1] + 1]
+            stack[stack == gesture.label] = 0
+            return
+        voxels = ball_voxels(gesture, self.volume)
+        if within:
+            voxels = voxels[voxels[:, array_axis(self.volume, PLANES[within[0]])] == self.slice_index(*within)]
+        before, after = (0, gesture.label) if gesture.inside else (gesture.label, 0)
+        there = tuple(voxels[labels[0][tuple(voxels.T)] == before].T)
+        labels[0][there] = after
 
     # Structures that have an outline are corrected by the gestures since; all others, and those that have a new box in 3D or
     # new limits, are outlined anew.
@@ -195,9 +209,9 @@ class SessionVolume:
         anew = {gesture.label for gesture in state.fresh if gesture.restarts}
         known = (wanted & set(before.voxels)) - anew if before else set[int]()
         options: dict[str, Any] = {"window": self.window_name, "on_frame": self._frame_reporter(on_frame)}
-        if before and (erased := self._only_erased(state, known)):
-            before, known = self._erased(before, state, erased), known - erased
-            wanted = wanted - erased
+        if before and (by_hand := self._only_by_hand(state, known)):
+            before, known = self._changed_by_hand(before, state, by_hand), known - by_hand
+            wanted = wanted - by_hand
         result = before
         if before and known:
             prompts = self.prompts(gesture for gesture in state.fresh if gesture.label in known)
@@ -220,14 +234,14 @@ class SessionVolume:
         return result or SessionResult(self.empty_labels())
 
     @staticmethod
-    def _only_erased(state: State, known: set[int]) -> set[int]:
-        """Structures of which nothing but slices were erased: the network is not asked."""
-        return known - {gesture.label for gesture in state.fresh if gesture.kind != "erase"}
+    def _only_by_hand(state: State, known: set[int]) -> set[int]:
+        """Structures of which slices were erased and balls painted, and nothing else was said: the network is not asked."""
+        return known - {gesture.label for gesture in state.fresh if gesture.kind not in BY_HAND}
 
-    def _erased(self, before: SessionResult, state: State, erased: set[int]) -> SessionResult:
+    def _changed_by_hand(self, before: SessionResult, state: State, by_hand: set[int]) -> SessionResult:
         labels = (before.labels[0].copy(),)
-        for gesture in (each for each in state.fresh if each.label in erased):
-            self.erase(labels, gesture)
+        for gesture in (each for each in state.fresh if each.label in by_hand):
+            self.change_by_hand(labels, gesture)
         there = {(row.object, row.view, row.slice) for row in before.rows if self.shows(labels, row)}
         return replace(before, labels=labels, rows=tuple(r for r in before.rows if (r.object, r.view, r.slice) in there))
 
@@ -371,7 +385,7 @@ class SessionImageSet:
         """Labels with no structure."""
         return tuple(np.zeros(picture.shape, np.uint8) for picture in self.pictures)
 
-    def erase(self, labels: LabelMaps, gesture: Gesture) -> None:
+    def change_by_hand(self, labels: LabelMaps, gesture: Gesture, within: tuple[str, int] | None = None) -> None:
         """Nothing: images have no slices."""
 
     def frame_labels(self, labels: LabelMaps, plane: str, t: int) -> Frame:

@@ -1,7 +1,7 @@
 """One volume or one set of images, and what was done with it. Every method may be called from any thread."""
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -36,6 +36,7 @@ from medical_sam2.server.segmentation import (
     save_result,
 )
 from medical_sam2.server.state import (
+    BY_HAND,
     COLOURS,
     MOST_NAME,
     REMEDY,
@@ -410,8 +411,8 @@ class Session:
         return self._drawn
 
     def _draw(self, labels: LabelMaps, gesture: Gesture) -> None:
-        if gesture.kind == "erase":
-            self.image.erase(labels, gesture)
+        if gesture.kind in BY_HAND:
+            self.image.change_by_hand(labels, gesture)
         if not gesture.of_frame:
             return
         frame = self.image.frame_labels(labels, gesture.plane, gesture.t)
@@ -421,6 +422,14 @@ class Session:
         inside = [(round(y), round(x)) for (y, x), positive in clicks if positive]
         taken = {int(frame[place]) for place in inside} - self.history.state.locked
         draw_label(frame, gesture.label, mask, {0, gesture.label, *taken})
+        for ball in self._balls_before(gesture):
+            self.image.change_by_hand(labels, ball, (gesture.plane, gesture.t))
+
+    def _balls_before(self, gesture: Gesture) -> Iterator[Gesture]:
+        """Balls that hold though the network, which does not know them, outlined the frame anew; none of another mind."""
+        for each in () if gesture.drawn else self.history.state.fresh:
+            if each.kind == "ball" and each.label == gesture.label and each.id < gesture.id and each.inside == gesture.inside:
+                yield each
 
     def _write_and_redraw(self, step: Step) -> History:
         history = self._journal.write(step)

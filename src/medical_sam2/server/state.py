@@ -16,9 +16,10 @@ from medical_sam2 import volume
 from medical_sam2.errors import FormatError
 from medical_sam2.server.refusals import InvalidRequest
 
-Kind = Literal["points", "box", "mask", "scribble", "lasso", "diameter", "slices", "interpolate", "erase"]
+Kind = Literal["points", "box", "mask", "scribble", "lasso", "diameter", "slices", "interpolate", "erase", "ball"]
 LIMITING = ("slices", "interpolate")  # kinds that have a structure found anew
-OF_THE_WHOLE = (*LIMITING, "erase")  # kinds that say nothing of one frame
+BY_HAND = ("erase", "ball")  # kinds that change voxels of several frames at once, and nothing else
+OF_THE_WHOLE = (*LIMITING, *BY_HAND)  # kinds that say nothing of one frame
 MOST_STRUCTURES, MOST_GESTURES, MOST_NAME = 64, 2_000, 80
 COLOURS = tuple("#{:02x}{:02x}{:02x}".format(*colour) for colour in volume.COLOURS)
 
@@ -47,7 +48,7 @@ class Gesture:
     positive: tuple[bool, ...] = ()  # of each click; of anything else, one: False is outside, or taken back
     runs: tuple[int, ...] = ()  # of a mask: start and length in pixels, row by row, one after the other
     frames: tuple[int, ...] = ()  # of a box in 3D, of limits, and of what is erased: the first and the last
-    width: float = 3.0  # of a scribble, in pixels
+    width: float = 3.0  # of a scribble, and of a ball, in pixels: of a ball along the finer side
     answer: tuple[int, ...] = ()  # what the network made of it, as runs: the structure on this frame from now on
 
     @property
@@ -62,7 +63,7 @@ class Gesture:
 
     @property
     def of_frame(self) -> bool:
-        """Whether it says something of its frame; limits, and the wish for shapes between outlines, are of the whole."""
+        """Whether it says something of its frame alone; limits, shapes between outlines, erased slices and balls do not."""
         return self.kind not in OF_THE_WHOLE
 
     def replaces(self, earlier: "Gesture") -> bool:
