@@ -81,3 +81,26 @@ def test_the_catalogue_answers(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert (code, err.count("btcv: unconfirmed: ")) == (2, len(ENTRIES["btcv"].unconfirmed))
     code, _, err = run(capsys, "data", "show", "kits")
     assert (code, "did you mean 'kits23'" in err) == (2, True)
+
+
+def test_a_file_of_medsegbench_is_unpacked_and_prepared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    made, rng = dict[str, np.ndarray](), np.random.default_rng(0)
+    for part in ("train", "val", "test"):
+        made[f"{part}_images"] = rng.integers(0, 255, (2, 24, 20)).astype(np.uint8)
+        made[f"{part}_label"] = np.zeros((2, 24, 20), np.uint8)
+        made[f"{part}_label"][:, 4:12, 4:12], made[f"{part}_label"][:, 14:20, 6:16] = 1, 2
+    file, output = tmp_path / "busi_512.npz", tmp_path / "busi"
+    np.savez_compressed(file, **made)  # pyright: ignore[reportArgumentType]
+    words = ("data", "unpack", file, "-o", output)
+    code, _, err = run(capsys, *words)
+    assert (code, err.count("\n"), output.exists()) == (2, 1, False)
+    assert "labels up to 2; 1 structures were named; name each label" in err
+    assert run(capsys, *words, "--structures", "benign", "malignant", "--modality", "US") == (0, "", f"{output}: 6 pictures\n")
+    code, _, err = run(capsys, *words, "--structures", "benign", "malignant")
+    assert (code, err) == (2, f"{output}: the folder is not empty; choose another one\n")
+    code, _, err = run(capsys, "data", "unpack", tmp_path / "none.npz", "-o", tmp_path / "other")
+    assert (code, err) == (2, f"{tmp_path / 'none.npz'}: there is no such file; check the path\n")
+    code, _, err = run(capsys, "prepare", output, "-o", tmp_path / "out")
+    assert code == 0, err
+    names = {name for entry in PoolReader(tmp_path / "out").entries for name in entry.task_names}
+    assert names == {"busi/benign", "busi/malignant"}

@@ -139,3 +139,4 @@ def test_what_is_no_file_of_medsegbench_is_refused(tmp_path: Path) -> None:
     file.write_bytes(file.read_bytes()[:100])
     with pytest.raises(FormatError, match="no pictures called"):
         unpack_medsegbench(file, tmp_path / "out")
+    assert not (tmp_path / "out").exists(), "what is refused leaves nothing"

@@ -13,6 +13,7 @@ from medical_sam2 import io
 from medical_sam2.cli import plain
 from medical_sam2.cli.options import FLAG
 from medical_sam2.data.catalog import ENTRIES, find_entry
+from medical_sam2.data.published_readers import unpack_medsegbench
 from medical_sam2.errors import ConfigError, InputError
 from medical_sam2.intensity_window import CT_WINDOWS, Windows, choose_window
 from medical_sam2.io import Form, Picture
@@ -152,6 +153,27 @@ def show(name: str, *, one_object: Json = False) -> None:
         print(f"{'layout':<12} {layout.split}: {where}")
     for doubt in entry.unconfirmed:
         print(f"{'unconfirmed':<12} {doubt}")
+
+
+@data.command
+def unpack(
+    file: Path,
+    /,
+    *,
+    output: Annotated[Path, Parameter(alias="-o")],
+    structures: Annotated[tuple[str, ...], Parameter(consume_multiple=True, negative="")] = ("foreground",),
+    modality: str = "image",
+) -> None:
+    """Make an nnU-Net raw data set of a file of MedSegBench, which `medsam2 prepare`, `finetune` and `evaluate` take.
+
+    Args:
+        file: NAME_512.npz and the like.
+        output: folder to write, which is empty or not there.
+        structures: names of the labels 1, 2 …
+        modality: name of the channel of grey pictures, such as US.
+    """
+    count = unpack_medsegbench(file, output, structures, modality=modality)
+    sys.stderr.write(plain(f"{output}: {count} pictures") + "\n")
 
 
 def prepare(

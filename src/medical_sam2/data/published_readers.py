@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from medical_sam2 import io
-from medical_sam2.errors import FormatError
+from medical_sam2.errors import FormatError, InputError
 from medical_sam2.io.atomic import write_bytes, writing
 from medical_sam2.io.labels import read_label_map
 from medical_sam2.io.safe_open import open_regular
@@ -124,14 +124,16 @@ def unpack_medsegbench(
         How many pictures there are.
 
     Raises:
+        InputError: the folder holds something.
         FormatError: the file is broken or of another kind, or holds more labels than names were given.
     """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise InputError("the folder is not empty", "choose another one", subject=folder)
+    for part in PARTS:  # all of them, before anything is written
+        _read_part(file, part, len(structures))
     count, colours = 0, False
     for part, ending in PARTS.items():
-        images, labels = (_read_stack(file, f"{part}_{what}") for what in ("images", "label"))
-        if len(images) != len(labels) or images.shape[1:3] != labels.shape[1:3] or labels.max(initial=0) > len(structures):
-            problem = f"{part}: {images.shape} of images, {labels.shape} of labels up to {labels.max(initial=0)}"
-            raise FormatError(problem, f"{len(structures)} structures were named; name each label", subject=file)
+        images, labels = _read_part(file, part, len(structures))
         colours = images.ndim == 4
         for n, (image, label) in enumerate(zip(images, labels, strict=True)):
             _write_picture(image, folder / f"images{ending}" / f"{part}{n:05d}_0000.png")
@@ -146,6 +148,15 @@ def unpack_medsegbench(
     }
     write_bytes(folder / "dataset.json", json.dumps(about).encode())
     return count
+
+
+def _read_part(file: Path, part: str, structures: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """Pictures of a part, and their labels."""
+    images, labels = (_read_stack(file, f"{part}_{what}") for what in ("images", "label"))
+    if len(images) != len(labels) or images.shape[1:3] != labels.shape[1:3] or labels.max(initial=0) > structures:
+        problem = f"{part}: {images.shape} of images, {labels.shape} of labels up to {labels.max(initial=0)}"
+        raise FormatError(problem, f"{structures} structures were named; name each label", subject=file)
+    return images, labels
 
 
 def _read_stack(file: Path, key: str) -> NDArray[np.uint8]:
