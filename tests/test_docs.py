@@ -44,6 +44,7 @@ NOT_RUN = {  # all else that the pages tell to type is run, as it stands; `py` a
     ("README.md", "needs a package index", "pip install torch"),
     ("README.md", "serves until it is stopped", "medsam2 serve"),
     ("docs/data.md", "needs the data set", "medsam2 prepare kits23/"),
+    ("docs/data.md", "needs the data set", "medsam2 data unpack"),
     ("docs/evaluation.md", "needs data sets, and minutes to an hour", "medsam2 evaluate"),
     ("docs/evaluation.md", "needs nnInteractive", "medsam2 evaluate"),
     ("docs/evaluation.md", "takes minutes", "python benchmarks/speed.py"),
