@@ -174,13 +174,19 @@ def track(network: Segmenter, task: Prompted, kind, chance: np.random.Generator)
     }
 
 
+def load_tracked(file: Path) -> tuple[str, NDArray[np.float32], NDArray[np.bool_], TrackedObject]:
+    """What `track` kept: name of the set, probability and truth of the slices, and the object as the consensus sees it."""
+    kept = np.load(file)
+    found, grey = (kept[name].astype(np.float32) / 255 for name in ("prob", "grey"))
+    mm = tuple(float(x) for x in kept["mm"])
+    what = TrackedObject(found, lambda i: grey[i], 0, [int(kept["start"])], kept["conf"], mm)
+    return str(kept["dataset"]), found, kept["truth"], what
+
+
 def example(file: Path) -> Example | None:
     """Voxels of one object; None where the network found nothing on the prompted slice."""
-    kept = np.load(file)
-    found, truth, start = kept["prob"].astype(np.float32) / 255, kept["truth"], int(kept["start"])
-    grey, mm = kept["grey"].astype(np.float32) / 255, tuple(float(x) for x in kept["mm"])
-    what = TrackedObject(found, lambda i: grey[i], 0, [start], kept["conf"], mm)
-    grid = working_grid(what)
+    dataset, found, truth, what = load_tracked(file)
+    (start,), grid = what.prompted, working_grid(what)
     if grid is None:
         return None
     share, likely = (grid.means(lambda i, array=array: array[i].astype(np.float32)) for array in (truth, found))
@@ -196,7 +202,7 @@ def example(file: Path) -> Example | None:
     size, places = float(truth[off].sum()), np.concatenate(chosen)
     features = torch.from_numpy(compute_features(what, grid).reshape(-1, len(FEATURES))[places])
     weight, share = torch.from_numpy(weight / size).float(), torch.from_numpy(share.ravel()[places])
-    return Example(str(kept["dataset"]), features, share, weight, float(((found > 0.5) & ~inside)[off].sum()) / size)
+    return Example(dataset, features, share, weight, float(((found > 0.5) & ~inside)[off].sum()) / size)
 
 
 def fitted(examples: Sequence[Example], seed: int) -> Gate:

@@ -24,7 +24,7 @@ from safetensors.torch import save
 from scipy import stats
 from torch.nn import functional as F  # noqa: N812
 
-from consensus import SYNTHETIC, tracked
+from consensus import SYNTHETIC, load_tracked, tracked
 from medical_sam2.io.atomic import write_bytes
 from medical_sam2.metrics import dice, iou
 from medical_sam2.model.weights import weights_file
@@ -32,7 +32,6 @@ from medical_sam2.server.review import REACH, expect_wrong, rank_wrong
 from medical_sam2.tracking.consensus import (
     Gate,
     RefinedProbability,
-    TrackedObject,
     change_of_logits,
     compute_features,
     refined_slices,
@@ -73,11 +72,8 @@ class Answer:
 
 def answer(file: Path, gate: Gate) -> Answer | None:
     """What `consensus.py` kept of an answer, after the consensus; None where that has nothing to say."""
-    kept = np.load(file)
-    found, truth, start = kept["prob"].astype(np.float32) / 255, kept["truth"], int(kept["start"])
-    grey, mm = kept["grey"].astype(np.float32) / 255, tuple(float(x) for x in kept["mm"])
-    what = TrackedObject(found, lambda i: grey[i], 0, [start], kept["conf"], mm)
-    grid = working_grid(what)
+    dataset, found, truth, what = load_tracked(file)
+    (start,), grid = what.prompted, working_grid(what)
     if grid is None:
         return None
     seen = compute_features(what, grid)
@@ -91,10 +87,10 @@ def answer(file: Path, gate: Gate) -> Answer | None:
         return None
     scores = {t: dice(truth[t], final[t]) for t in range(len(truth)) if t != start and (truth[t].any() or final[t].any())}
     return Answer(
-        str(kept["dataset"]),
+        dataset,
         np.array(there),
         features[[t - low for t in there]],
-        kept["conf"][there].astype(np.float32),
+        what.confidence[there].astype(np.float32),
         final[there].sum(axis=(1, 2)).astype(np.float32),
         np.array([iou(truth[t], final[t]) for t in there], np.float32),
         np.array([scores[t] for t in there], np.float32),
