@@ -1,5 +1,6 @@
 """Spacings that stand elsewhere are taken, masks lie where their slices lie, and what does not belong together is refused."""
 
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ from medical_sam2 import io
 from medical_sam2.data.catalog import ENTRIES
 from medical_sam2.data.data_sets import read_data_set
 from medical_sam2.data.published_readers import read_by_table, read_slice_masks, read_tdsc, unpack_medsegbench
-from medical_sam2.errors import FormatError
+from medical_sam2.errors import ConfigError, FormatError
 from tests.data.nnunet import put
 from tests.io.making import Series
 
@@ -140,3 +141,19 @@ def test_what_is_no_file_of_medsegbench_is_refused(tmp_path: Path) -> None:
     with pytest.raises(FormatError, match="no pictures called"):
         unpack_medsegbench(file, tmp_path / "out")
     assert not (tmp_path / "out").exists(), "what is refused leaves nothing"
+
+
+@pytest.mark.parametrize("names", [("a", "a"), ("background", "x"), ("ignore", "x"), ("", "x"), ("a\nb", "x")])
+def test_names_that_would_lose_a_label_are_refused(tmp_path: Path, names: tuple[str, ...]) -> None:
+    np.savez(tmp_path / "a.npz", **pictures(colours=False))  # pyright: ignore[reportArgumentType]
+    with pytest.raises(ConfigError, match="name"):
+        unpack_medsegbench(tmp_path / "a.npz", tmp_path / "out", names)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_header_of_more_pictures_than_there_can_be_is_refused(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
+        header = b"{'descr': '|u1', 'fortran_order': False, 'shape': (1" + b"0" * 30 + b", 8, 8), }\n"
+        archive.writestr("train_images.npy", b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header)
+    with pytest.raises(FormatError, match="no whole NPZ file"):
+        unpack_medsegbench(tmp_path / "a.npz", tmp_path / "out")

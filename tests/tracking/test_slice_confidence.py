@@ -84,6 +84,18 @@ def test_a_user_is_told_what_the_judge_says() -> None:
     assert [row.confidence for row in judged if row.prompted] == [row.confidence for row in plain if row.prompted]
 
 
+def test_what_a_further_view_begins_with_nobody_prompted() -> None:
+    """It is an estimate, as sure as what it was made of."""
+    case = phantom("LPS")
+    segmenter = Segmenter(Brightness(), device="cpu", precision="fp32")
+    prompt = case.prompt("mask", 1, 2)
+    rows = segmenter.segment_volume(case.volume, [prompt], window="0,1", views="three").confidence
+    first = rows[0].view
+    assert {row.view for row in rows if row.prompted} == {first}
+    assert len({row.view for row in rows}) == 3
+    assert max(row.confidence for row in rows if row.view != first) < 1
+
+
 def test_areas_are_those_of_the_labels_that_are_handed_out() -> None:
     """A consensus that takes everything away leaves what was drawn, and rows say so."""
     rows = segmented(None, -99.0)

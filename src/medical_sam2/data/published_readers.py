@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from medical_sam2 import io
-from medical_sam2.errors import FormatError, InputError
+from medical_sam2.errors import ConfigError, FormatError, InputError
 from medical_sam2.io.atomic import write_bytes, writing
 from medical_sam2.io.labels import read_label_map
 from medical_sam2.io.safe_open import open_regular
@@ -125,8 +125,13 @@ def unpack_medsegbench(
 
     Raises:
         InputError: the folder holds something.
+        ConfigError: names that no data set can have.
         FormatError: the file is broken or of another kind, or holds more labels than names were given.
     """
+    odd = [name for name in structures if name in {"background", "ignore"} or not name.isprintable() or not name.strip()]
+    if odd or len({*structures}) < len(structures):
+        problem = f"{odd[0]!r} is no name of a structure" if odd else "a name is given twice"
+        raise ConfigError(problem, "give each label a name of its own, without that of the background", subject="--structures")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError("the folder is not empty", "choose another one", subject=folder)
     for part in PARTS:  # all of them, before anything is written
@@ -164,8 +169,10 @@ def _read_stack(file: Path, key: str) -> NDArray[np.uint8]:
     try:
         with open_regular(file) as stream, np.load(stream, allow_pickle=False) as archive:
             found = archive[key]
-    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile):
-        raise FormatError(f"it holds no pictures called {key}", "give a file of MedSegBench, whole", subject=file) from None
+    except (OSError, ValueError, KeyError, TypeError, EOFError, OverflowError, zipfile.BadZipFile):
+        raise FormatError(
+            f"it holds no pictures called {key}, or is no whole NPZ file", "give a file of MedSegBench, whole", subject=file
+        ) from None
     if found.dtype not in (np.uint8, np.bool_) or found.ndim not in {3, 4} or (found.ndim == 4 and found.shape[3] != 3):
         raise FormatError(f"{key}: {found.dtype} of {found.shape}", "give a file of MedSegBench", subject=file)
     return found.astype(np.uint8)

@@ -250,8 +250,10 @@ class GroupTracker:
         for label, probability, confidence in zip(labels, found.probability_BHW, found.confidence_B, strict=True):
             self._apply_expected(way, label, t, probability)
             way.fusions[label].add(way.view, t, probability, max(confidence, LEAST_WEIGHT))
-            area, prompted, index = int((probability > 0.5).sum()), t in way.prompts[label], found.stack.slice_index(t)
-            sure = self._judged.get((label, index), confidence) if prompted else confidence
+            area, prompt, index = int((probability > 0.5).sum()), way.prompts[label].get(t), found.stack.slice_index(t)
+            estimate = None if prompt is None else prompt.estimate  # a further view begins with one: nobody prompted it there
+            prompted = prompt is not None and estimate is None
+            sure = self._judged.get((label, index), confidence) if prompted else confidence if estimate is None else estimate
             self.rows.append(SliceConfidence(label, way.view.code, index, sure, area, prompted))
         self.report_frame(found.stack, t, labels, found.probability_BHW > 0.5)
 
