@@ -71,6 +71,12 @@ def test_dry_run_counts_what_each_case_is_tuned_for(workspace: Workspace, words:
     assert 300 < json.loads(workspace.shown()[0])["seconds"] < 400
 
 
+def test_tuning_to_a_click_is_said_to_do_nothing(workspace: Workspace, words: list[str]) -> None:
+    assert main([*words, "--adapt", "1"]) == 0
+    with Path("out/results.csv").open() as stream:
+        assert all("--adapt does nothing" in row["warnings"] for row in csv.DictReader(stream))
+
+
 def test_dry_run_tells_beside_which_series_nothing_can_be_written(workspace: Workspace, words: list[str]) -> None:
     Series(AXIAL, phantom()).write(workspace.folder / "series", StudyInstanceUID="")
     Path("t.csv").write_text("image,kind,i,j,k\nseries,point,1,1,1\n")

@@ -46,7 +46,7 @@ from medical_sam2.io.prompt_file import NamedPrompts
 from medical_sam2.io.safe_open import require_memory
 from medical_sam2.model.weights import weights_file
 from medical_sam2.plugins import find
-from medical_sam2.prompts import Box
+from medical_sam2.prompts import Box, Mask
 from medical_sam2.segmenter import Precision, Segmenter, check_choices
 from medical_sam2.tracking.click_outline import JUDGE_FILE
 from medical_sam2.tracking.consensus import GATE_FILE
@@ -401,7 +401,7 @@ def _outline(job: BatchJob, segmenter: Segmenter) -> CaseOutcome:
 def _track_and_finish(
     image: Volume, named: NamedPrompts, template: Template | None, segmenter: Segmenter, settings: BatchSettings
 ) -> tuple[Segmentation, tuple[FinishingChange, ...], list[str]]:
-    """The result, what finishing changed, and a warning for each object that it names in vain."""
+    """The result, what finishing changed, and a warning for each object that it names, and each setting that is, in vain."""
     labels = sorted({*named.labels, *(template.annotation.objects() if template else ())})
     names = {**(template.annotation.names if template else {}), **named.names}
     settings.finishing.check(image.spacing_mm)
@@ -417,7 +417,10 @@ def _track_and_finish(
         else:
             found = segmenter.segment_by_template(image, template, named.prompts, names=named.names, **tracking)
     found, changes = finish(found, steps, named.prompts, limits)
-    return found, changes, [f"{word} does nothing: there is no such object" for word in unknown]
+    in_vain = [f"{word} does nothing: there is no such object" for word in unknown]
+    if settings.adapt and not any(isinstance(prompt, Mask) for prompt in named.prompts):
+        in_vain.append("--adapt does nothing: it tunes to outlines, and none was given")
+    return found, changes, in_vain
 
 
 def _key_of(case: BatchCase, settings: str) -> str:
