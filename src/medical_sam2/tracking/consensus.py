@@ -47,7 +47,12 @@ FEATURES = (
     *("confidence", "least confidence", "overlap", "least overlap", "grey of slice", "agreement", "grey tells", "border tells"),
 )
 GATE_FILE = "consensus.safetensors"
-TOLD = ("confidence", "least confidence", "agreement", "border tells")  # of each slice, to whoever judges it afterwards
+KNOWN_OF_SLICES = (
+    "confidence",
+    "least confidence",
+    "agreement",
+    "border tells",
+)  # of each slice, to whoever judges it afterwards
 MOST_CHANGE = 12.0  # that a logit changes by
 
 
@@ -475,9 +480,9 @@ def refined_slices(what: TrackedObject, grid: Grid, seen: Floats, change: Floats
     sides = _sides_of_boxes(what, grid)
     plane = [axis for axis in range(3) if axis != what.axis]
     box_px = float(np.prod([(grid.high[a] - grid.low[a]) / grid.shape[a] for a in plane]))
-    told = seen[:, 0, 0, [FEATURES.index(name) for name in TOLD]]
+    known = seen[:, 0, 0, [FEATURES.index(name) for name in KNOWN_OF_SLICES]]
     logits = 3 * seen[..., 0]
-    return RefinedSlices(logits, logits + change, told, _prompted_in(what, grid), sides.tolist(), box_px)
+    return RefinedSlices(logits, logits + change, known, _prompted_in(what, grid), sides.tolist(), box_px)
 
 
 def predict_iou(judge: Gate, what: TrackedObject, grid: Grid, slices: RefinedSlices) -> dict[int, float]:

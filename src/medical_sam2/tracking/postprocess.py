@@ -99,11 +99,13 @@ def describe_missed_points(maps: Sequence[NDArray[np.integer]], prompts: Iterabl
 
 def describe_taken(earlier: NDArray[np.integer] | None, labels: NDArray[np.integer], prompts: Iterable[Prompt]) -> list[str]:
     """Warnings for objects that nobody corrected, of which a correction took voxels (I, J, K) for others."""
-    asked = sorted({prompt.object for prompt in prompts})
     if earlier is None:
         return []
-    taken = (earlier != labels) & (earlier != 0) & np.isin(labels, asked) & ~np.isin(earlier, asked)
-    pairs, counts = np.unique(np.stack([earlier[taken], labels[taken]]), axis=1, return_counts=True)
+    asked = sorted({prompt.object for prompt in prompts})
+    changed = earlier != labels
+    was, now = earlier[changed], labels[changed]
+    taken = (was != 0) & np.isin(now, asked) & ~np.isin(was, asked)
+    pairs, counts = np.unique(np.stack([was[taken], now[taken]]), axis=1, return_counts=True)
     remedy = "a positive click inside of another object takes it; take the click back if that was not meant"
     return [
         f"object {mine} took {count} voxels of object {other}: {remedy}"

@@ -30,7 +30,7 @@ class RefinedSlices:
     Args:
         before_nhw: logits as they were tracked.
         after_nhw: logits as they are now.
-        told_n4: what the consensus knew of each slice: confidence, the least one on the way from the prompt, how far geodesic
+        known_n4: what the consensus knew of each slice: confidence, the least one on the way from the prompt, how far geodesic
             distances agree, how far edges tell the border.
         prompted: slices that were prompted, some of which show the object.
         box_mm: sides of a box of the grid, across the slices first.
@@ -39,7 +39,7 @@ class RefinedSlices:
 
     before_nhw: Floats
     after_nhw: Floats
-    told_n4: Floats
+    known_n4: Floats
     prompted: Sequence[int]
     box_mm: Sequence[float]
     box_px: float
@@ -65,7 +65,7 @@ class RefinedSlices:
                 np.log1p(distance),
                 np.log1p(boxes[t] * self.box_px),
             ])  # fmt: skip
-        return np.concatenate([self.told_n4, np.array(rows, np.float32)], axis=1, dtype=np.float32)
+        return np.concatenate([self.known_n4, np.array(rows, np.float32)], axis=1, dtype=np.float32)
 
 
 def dice_of(one: MaskArray, other: MaskArray) -> float:
