@@ -13,7 +13,7 @@ import json
 import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,8 +23,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
-from classics import Job, loaded, planned
-from medical_sam2.data.data_sets import read_data_set
+from classics import planned, task_of
 from medical_sam2.errors import MedicalSam2Error
 from medical_sam2.evaluate.cases import KINDS, SetTask, VolumeTask
 from medical_sam2.evaluate.significance import mean_interval
@@ -143,18 +142,6 @@ def answer(segmenter: Segmenter, task: VolumeTask | SetTask, kind: Any) -> float
     return float(np.nanmean(scores)) if np.isfinite(scores).any() else float("nan")
 
 
-def task_of(job: Job) -> VolumeTask | SetTask:
-    """What a job asks for."""
-    data = read_data_set(job.folder)
-    cases = [loaded(data, each) for each in job.identifiers]
-    truths = [data.mask(labels, job.structure) for _, labels in cases]
-    if data.kind == "volume":
-        volume: Any = cases[0][0]
-        return VolumeTask(replace(volume, modality=volume.modality or ("CT" if data.modality == "CT" else None)), truths[0])
-    pictures: list[Any] = [image for image, _ in cases]
-    return SetTask([image.array for image in pictures], truths, 0)
-
-
 def page(rows: Sequence[Mapping[str, Any]], kinds: Sequence[str]) -> str:
     """Means over structures of the means over their cases; differences to the whole with intervals."""
     of: dict[tuple[str, bool], dict[tuple[str, str], dict[str, list[float]]]] = defaultdict(
@@ -215,7 +202,7 @@ def main() -> int:
                 try:
                     task = task_of(job) if todo else None
                     for part in todo if task is not None else ():
-                        with PARTS[part](segmenter) if part in PARTS else replaced(segmenter, "gate", segmenter.gate):
+                        with PARTS[part](segmenter) if part in PARTS else nullcontext():
                             score = answer(segmenter, task, kind)
                         rows.append({**head, "part": part, "volume": isinstance(task, VolumeTask), "dice": round(score, 4)})
                         stream.write(json.dumps(rows[-1]) + "\n")

@@ -103,20 +103,26 @@ def loaded(data: DataSet, identifier: str) -> tuple[object, NDArray[np.unsignedi
     return what.images[0], what.labels
 
 
+def task_of(job: Job) -> VolumeTask | SetTask:
+    """What a job asks for."""
+    data = read_data_set(job.folder)
+    cases = [loaded(data, each) for each in job.identifiers]
+    truths = [data.mask(labels, job.structure) for _, labels in cases]
+    if data.kind == "volume":
+        volume = cases[0][0]
+        modality = volume.modality or (data.modality if data.modality == "CT" else None)
+        return VolumeTask(replace(volume, modality=modality), truths[0])
+    return SetTask([image.array for image, _ in cases], truths, 0)
+
+
 def answered(job: Job, weights: str) -> list[Row]:
     """Rows of a job."""
     import SimpleITK
 
     SimpleITK.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
-    data = read_data_set(job.folder)
     try:
-        cases = [loaded(data, each) for each in job.identifiers]
-        truths = [data.mask(labels, job.structure) for _, labels in cases]
-        if data.kind == "volume":
-            volume = cases[0][0]
-            modality = volume.modality or (data.modality if data.modality == "CT" else None)
-            return list(on_volume(job, VolumeTask(replace(volume, modality=modality), truths[0]), weights))
-        return list(on_set(job, SetTask([image.array for image, _ in cases], truths, 0), weights))
+        task = task_of(job)
+        return list(on_volume(job, task, weights) if isinstance(task, VolumeTask) else on_set(job, task, weights))
     except MedicalSam2Error as error:
         return [replace(job.row(kind, method), dice=None, problem=str(error)) for kind, method in job.todo]
 
