@@ -260,14 +260,20 @@ def held_out(examples: Sequence[Example], seed: int) -> str:
     return "".join(text) + f"\nReal sets: {100 * mean:+.1f} points [{100 * low:.1f}, {100 * high:.1f}]\n"
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+def learning_arguments(doc: str | None) -> argparse.ArgumentParser:
+    """The arguments of what learns from answers in volumes: those of `tracked`, and a seed."""
+    parser = argparse.ArgumentParser(description=(doc or "").partition("\n")[0])
     parser.add_argument("folder", type=Path, help="nnU-Net raw data sets of volumes to learn from")
     parser.add_argument("--examples", type=Path, required=True, help="folder that keeps what was tracked")
     parser.add_argument("--weights", default="nano", help="name or folder of the network's weights")
     parser.add_argument("--cases", type=int, default=12, help="volumes of each set")
     parser.add_argument("--synthetic", type=int, default=60, help="synthetic volumes")
     parser.add_argument("--seed", type=int, default=0)
+    return parser
+
+
+def main() -> int:
+    parser = learning_arguments(__doc__)
     parser.add_argument("-o", "--output", type=Path, help="the gate; it lies beside the weights as consensus.safetensors")
     told = parser.parse_args()
     torch.set_num_threads(1)

@@ -10,7 +10,6 @@ judge that did not learn from it. Then, of the answers that have a slice of Dice
 three suggestions of the page's review name one, by the decoder's confidence and by the judge's.
 """
 
-import argparse
 import sys
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -24,7 +23,7 @@ from safetensors.torch import save
 from scipy import stats
 from torch.nn import functional as F  # noqa: N812
 
-from consensus import SYNTHETIC, load_tracked, tracked
+from consensus import SYNTHETIC, learning_arguments, load_tracked, tracked
 from medical_sam2.io.atomic import write_bytes
 from medical_sam2.metrics import dice, iou
 from medical_sam2.model.weights import weights_file
@@ -193,13 +192,7 @@ def held_out(answers: Sequence[Answer], seed: int) -> dict[int, Floats]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("folder", type=Path, help="nnU-Net raw data sets of volumes")
-    parser.add_argument("--examples", type=Path, required=True, help="folder that keeps what was tracked")
-    parser.add_argument("--weights", default="nano", help="name or folder of the network's weights")
-    parser.add_argument("--cases", type=int, default=12, help="volumes of each set")
-    parser.add_argument("--synthetic", type=int, default=60, help="synthetic volumes")
-    parser.add_argument("--seed", type=int, default=0)
+    parser = learning_arguments(__doc__)
     parser.add_argument("--judged", action="store_true", help="by the judge beside the weights, instead of learning")
     parser.add_argument("-o", "--output", type=Path, help=f"the judge; it lies beside the weights as {SLICES_FILE}")
     args = parser.parse_args()
