@@ -1,13 +1,13 @@
-"""The gate of the consensus in sets of images, fitted to a network's weights: outline sets, learn, and what it gains elsewhere.
+"""The network of the consensus in sets of images, fitted to weights: outline sets, learn, and what it gains elsewhere.
 
-    python benchmarks/set_consensus.py FOLDER --examples DIR [--weights nano] [-o GATE.safetensors]
+    python benchmarks/set_consensus.py FOLDER --examples DIR [--weights nano] [-o NETWORK.safetensors]
 
 FOLDER holds nnU-Net raw data sets to learn from, of pictures or of volumes, four cases or more each; no set that results are
 reported on belongs there, and none that the weights were trained on should. Of each set up to three structures are drawn by
-the seed, and up to three images in turn are prompted by an outline, a box or a click; six others follow. Of a volume a large
+the seed, and up to four images in turn are prompted by outlines, a box and a click; six others follow. Of a volume a large
 slice of the structure is an image. DIR keeps what was seen, under the hash of the weights. Printed: Dice on the images that
-were not prompted before and after, set by set, by gates that were learnt without that set, and their difference with a
-bootstrap interval over sets. OUT gets a gate that learnt from all.
+were not prompted before and after, set by set, by networks that learnt without that set, and their difference with a bootstrap
+interval over sets (an hour and a half; `--no-table` leaves it out). OUT gets a network that learnt from all.
 """
 
 import argparse
@@ -15,6 +15,7 @@ import sys
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -32,21 +33,21 @@ from medical_sam2.io.atomic import write_bytes
 from medical_sam2.model.tracker import upsample
 from medical_sam2.prompts import FramePrompt
 from medical_sam2.segmenter import Segmenter
-from medical_sam2.tracking.consensus import MOST_CHANGE, Gate
+from medical_sam2.tracking.consensus import MOST_CHANGE
+from medical_sam2.tracking.consensus_network import ConsensusNetwork
 from medical_sam2.tracking.encoding import fingerprint
 from medical_sam2.tracking.frames import to_network
-from medical_sam2.tracking.set_consensus import FEATURES, SIDE, PromptedImage, SetConsensus, compute_features
+from medical_sam2.tracking.set_consensus import FEATURES, SIDE, PromptedImage, SeenImage, SetConsensus, compute_features
 
-CASES, STRUCTURES, TEMPLATES, OTHERS = {"volume": 8}, 3, 3, 6
-MOST_CASES, FEWEST = 16, 4
-FOLDS, GATES, HIDDEN = 4, 3, 12
-STEPS, BATCH, RATE, DECAY, DROPPED, UNLIKE = 300, 8, 1e-2, 1e-2, 0.3, 0.01
+CASES, STRUCTURES, KINDS, OTHERS = {"volume": 8}, 3, ("mask", "box", "mask", "click"), 6
+MOST_CASES, FEWEST, FOLDS = 16, 4, 4
+STEPS, BATCH, RATE, DECAY, DROPPED, UNLIKE = 4000, 8, 3e-3, 2e-2, 0.2, 0.003
 SMOOTH = 1.0  # pixels in numerator and denominator of the soft Dice
 
 
 @dataclass(frozen=True, eq=False)
 class Examples:
-    """Images of a set that followed: `dataset`, features (N, h, w, F) and the truth (N, h, w)."""
+    """Images of a set that followed: `dataset`, features (N, F, h, w) and the truth (N, h, w)."""
 
     dataset: str
     features: Tensor
@@ -54,7 +55,7 @@ class Examples:
 
     def dice(self, change: Tensor | float = 0.0) -> float:
         """Mean over the images, the logits changed."""
-        found, truth = self.features[..., 0].float() * 3 + change > 0, self.truth > 0.5
+        found, truth = self.features[:, 0].float() * 3 + change > 0, self.truth > 0.5
         both, sizes = (found & truth).sum((1, 2)), found.sum((1, 2)) + truth.sum((1, 2))
         return float((2 * both / sizes.clamp(min=1)).mean())
 
@@ -68,13 +69,13 @@ class Recorder(SetConsensus):
     def refine(
         self,
         prompted: Sequence[PromptedImage],
-        picture_3SS: NDArray[np.float32],
+        seen: SeenImage,
         logits_hw: Tensor,
         confidence: float,
         likeness: float,
     ) -> Tensor:
         logits = upsample(logits_hw[None], SIDE)[0].numpy()
-        found = compute_features(prompted[0], picture_3SS, logits, confidence, likeness)
+        found = compute_features(prompted[0], seen, logits, confidence, likeness)
         self.seen.append(found.astype(np.float16))
         return logits_hw
 
@@ -107,10 +108,9 @@ def seen(network: Segmenter, data: DataSet, name: str, seed: int) -> Iterator[tu
     names = list(data.structures)
     for structure in [names[n] for n in rng.permutation(len(names))[:STRUCTURES]]:
         images = pairs(data, structure, order, rng)
-        for first in range(min(TEMPLATES, len(images)) if len(images) >= FEWEST else 0):
-            kind = "mask" if first == 0 else str(rng.choice(["mask", "mask", "box", "click"]))
+        for first, kind in enumerate(KINDS[: len(images)] if len(images) >= FEWEST else ()):
             others = [n for n in rng.permutation(len(images)).tolist() if n != first][:OTHERS]
-            shown, recorder = [images[n] for n in (first, *others)], Recorder(Gate(features=len(FEATURES)))
+            shown, recorder = [images[n] for n in (first, *others)], Recorder(ConsensusNetwork(len(FEATURES)))
             network.set_consensus = recorder
             prompt = draw_prompt(shown[0][1], kind, np.random.default_rng(seed))
             try:
@@ -132,79 +132,75 @@ def square(mask_hw: NDArray[np.bool_]) -> NDArray[np.bool_]:
 
 def gathered(told: argparse.Namespace) -> list[Examples]:
     """The examples of all sets; those of a set are kept, and not made again."""
-    network, found = Segmenter.from_pretrained(told.weights), list[Examples]()
+    network, found = Segmenter.from_pretrained(told.weights), dict[str, list[Examples]]()
     kept = told.examples / fingerprint(network.network, network.device, network.precision, network.engine)[:12]
     kept.mkdir(parents=True, exist_ok=True)
-    for folder in sorted(path.parent for path in told.folder.glob("*/dataset.json")):
-        file = kept / f"{folder.name}.npz"
+    folders = sorted(path.parent for path in told.folder.glob("*/dataset.json"))
+    for folder, seed in product(folders, range(told.seed, told.seed + told.draws)):
+        file = kept / f"{folder.name}_{seed}.npz"
         if not file.exists():
-            rows = list(seen(network, read_data_set(folder), folder.name, told.seed))
+            rows = list(seen(network, read_data_set(folder), folder.name, seed))
             features, truths = zip(*rows, strict=True) if rows else ((), ())
             draft = file.with_suffix(".draft.npz")
             np.savez(draft, features=np.array(features, np.float16), truth=np.array(truths, bool))
             draft.replace(file)
         with np.load(file, allow_pickle=False) as arrays:
-            if len(arrays["truth"]):
-                found.append(
-                    Examples(folder.name, torch.from_numpy(arrays["features"]), torch.from_numpy(arrays["truth"]).float())
-                )
-                print(f"{folder.name}: {len(found[-1].truth)} images", flush=True)
-    return found
+            features, truth = torch.from_numpy(arrays["features"]), torch.from_numpy(arrays["truth"]).float()
+        if len(truth):
+            found.setdefault(folder.name, []).append(Examples(folder.name, features, truth))
+            print(f"{folder.name}: {len(truth)} images", flush=True)
+    return [
+        Examples(name, *(torch.cat([*each]) for each in zip(*((e.features, e.truth) for e in own), strict=True)))
+        for name, own in found.items()
+    ]
 
 
-def fitted(examples: Sequence[Examples], seed: int) -> Gate:
-    """A gate: sets take turns; the loss is one minus the soft Dice, for cross-entropy learns to leave out what is hard."""
+def fitted(examples: Sequence[Examples], seed: int) -> ConsensusNetwork:
+    """Sets take turns, images are turned and mirrored, features dropped; the loss is one minus the soft Dice, for cross-entropy
+    learns to leave out what is hard."""
     torch.manual_seed(seed)
-    rng, gate = np.random.default_rng(seed), Gate(HIDDEN, len(FEATURES))
-    torch.nn.init.zeros_(gate[-1].weight)
-    torch.nn.init.zeros_(gate[-1].bias)
-    optimiser = torch.optim.AdamW(gate.parameters(), RATE, weight_decay=DECAY)
+    rng, network = np.random.default_rng(seed), ConsensusNetwork(len(FEATURES)).to(memory_format=torch.channels_last)
+    optimiser = torch.optim.AdamW(network.parameters(), RATE, weight_decay=DECAY)
     rates = torch.optim.lr_scheduler.OneCycleLR(optimiser, RATE, STEPS)
-    for _ in range(STEPS):
+    for step in range(STEPS):
         features, truth = zip(*(drawn(examples[rng.integers(len(examples))], rng) for _ in range(BATCH)), strict=True)
-        x, y = torch.stack(features).float(), torch.stack(truth)
-        kept = torch.rand(BATCH, 1, 1, len(FEATURES)) > DROPPED
-        change = gate(x * kept)[..., 0].clamp(-MOST_CHANGE, MOST_CHANGE)
-        share = (x[..., 0] * 3 + change).sigmoid()
+        x, y = torch.stack(features).contiguous(memory_format=torch.channels_last), torch.stack(truth)
+        kept = torch.rand(BATCH, len(FEATURES), 1, 1) > DROPPED
+        with torch.autocast("cpu", torch.bfloat16):
+            change = network(x * kept)
+        change = change.float().clamp(-MOST_CHANGE, MOST_CHANGE)
+        share = (x[:, 0] * 3 + change).sigmoid()
         overlap, sizes = (share * y).sum((1, 2)), share.sum((1, 2)) + y.sum((1, 2))
         loss = (1 - (2 * overlap + SMOOTH) / (sizes + SMOOTH)).mean() + UNLIKE * change.square().mean()
         optimiser.zero_grad()
         loss.backward()
+        torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         optimiser.step()
         rates.step()
-    return gate.requires_grad_(False)
+        if step % 500 == 0:
+            print(f"step {step} of {STEPS}", file=sys.stderr, flush=True)
+    return network.eval().requires_grad_(False)
 
 
 def drawn(what: Examples, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-    """Every second pixel of an image along both axes."""
-    n, down, right = int(rng.integers(len(what.truth))), *rng.integers(2, size=2).tolist()
-    return what.features[n, down::2, right::2], what.truth[n, down::2, right::2]
-
-
-def several(examples: Sequence[Examples], seed: int) -> Gate:
-    """Gates of several seeds side by side, as one: their mean."""
-    gates = [fitted(examples, seed * GATES + n) for n in range(GATES)]
-    joined = Gate(HIDDEN * GATES, len(FEATURES))
-    state = [gate.state_dict() for gate in gates]
-    joined[0].weight.data = torch.cat([each["0.weight"] for each in state])
-    joined[0].bias.data = torch.cat([each["0.bias"] for each in state])
-    joined[2].weight.data = torch.block_diag(*(each["2.weight"] for each in state))
-    joined[2].bias.data = torch.cat([each["2.bias"] for each in state])
-    joined[4].weight.data = torch.cat([each["4.weight"] for each in state], 1) / GATES
-    joined[4].bias.data = torch.stack([each["4.bias"] for each in state]).mean(0)
-    return joined.requires_grad_(False)
+    """An image in one of eight positions."""
+    n, turns, mirrored = int(rng.integers(len(what.truth))), int(rng.integers(4)), bool(rng.integers(2))
+    pair = what.features[n].float(), what.truth[n]
+    turned = [torch.rot90(each, turns, (-2, -1)) for each in pair]
+    return tuple(each.flip(-1) for each in turned) if mirrored else tuple(turned)  # type: ignore[return-value]
 
 
 def held_out(examples: Sequence[Examples], seed: int) -> str:
-    """A table: each set by gates that never saw it."""
+    """A table: each set by a network that never saw it."""
     order, rows, gains = np.random.default_rng(seed).permutation(len(examples)).tolist(), list[str](), list[float]()
     for fold in range(min(FOLDS, len(examples))):
         tested = order[fold::FOLDS]
-        gate = several([examples[n] for n in order if n not in tested], seed)
+        network = fitted([examples[n] for n in order if n not in tested], seed)
         for each in (examples[n] for n in tested):
-            change = torch.stack([gate(image.float())[..., 0] for image in each.features]).clamp(-MOST_CHANGE, MOST_CHANGE)
+            change = torch.cat([network(image[None].float()) for image in each.features]).clamp(-MOST_CHANGE, MOST_CHANGE)
             before, after = each.dice(), each.dice(change)
             rows.append(f"| {each.dataset} | {len(each.truth)} | {before:.3f} | {after:.3f} |\n")
+            print(rows[-1], end="", file=sys.stderr, flush=True)
             gains.append(after - before)
     mean, low, high = mean_interval(gains, np.random.default_rng(seed))
     head = "| set | images | tracked | consensus |\n|---|---|---|---|\n"
@@ -217,13 +213,19 @@ def main() -> int:
     parser.add_argument("--examples", type=Path, required=True, help="folder that keeps what was seen")
     parser.add_argument("--weights", default="nano", help="name or folder of the network's weights")
     parser.add_argument("--seed", type=int, default=7)
-    parser.add_argument("-o", "--output", type=Path, help="the gate; it lies beside the weights as set_consensus.safetensors")
+    parser.add_argument("--draws", type=int, default=2, help="of each set, by one seed after the other")
+    parser.add_argument(
+        "-o", "--output", type=Path, help="the network; it lies beside the weights as set_consensus.safetensors"
+    )
+    parser.add_argument("--no-table", action="store_true", help="fit alone")
     told = parser.parse_args()
     torch.set_num_threads(1)
     examples = gathered(told)
-    print(held_out(examples, told.seed))
+    if not told.no_table:
+        print(held_out(examples, told.seed))
     if told.output is not None:
-        write_bytes(told.output, save(dict(several(examples, told.seed).state_dict())))
+        network = fitted(examples, told.seed).to(memory_format=torch.contiguous_format)
+        write_bytes(told.output, save({name: part.contiguous() for name, part in network.state_dict().items()}))
     return 0
 
 

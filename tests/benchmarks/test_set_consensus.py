@@ -1,10 +1,10 @@
-"""The gate of the consensus in sets: gates side by side are one, and it learns what the looks tell better than tracking."""
+"""The network of the consensus in sets learns what the looks tell better than tracking."""
 
 import numpy as np
 import pytest
 import torch
 
-from benchmarks.set_consensus import Examples, fitted, held_out, several
+from benchmarks.set_consensus import Examples, held_out
 from medical_sam2.tracking.set_consensus import FEATURES
 
 
@@ -13,10 +13,10 @@ def made(name: str, seed: int) -> Examples:
     rng = np.random.default_rng(seed)
     truth = np.zeros((6, 32, 32), np.float32)
     truth[:, 8:20, 6:24] = 1
-    features = rng.normal(0, 0.3, (6, 32, 32, len(FEATURES)))
+    features = rng.normal(0, 0.3, (6, len(FEATURES), 32, 32))
     wrong = rng.uniform(size=truth.shape) < 0.25
-    features[..., 0] = np.where((truth > 0) != wrong, 1, -1) * 0.3
-    features[..., FEATURES.index("regression")] = 2 * truth - 1
+    features[:, 0] = np.where((truth > 0) != wrong, 1, -1) * 0.3
+    features[:, FEATURES.index("regression")] = 2 * truth - 1
     return Examples(name, torch.from_numpy(features).half(), torch.from_numpy(truth))
 
 
@@ -26,16 +26,8 @@ def shorter(patch: pytest.MonkeyPatch, **settings: int) -> None:
         patch.setattr(f"benchmarks.set_consensus.{name}", value)
 
 
-def test_gates_side_by_side_are_their_mean(monkeypatch: pytest.MonkeyPatch) -> None:
-    shorter(monkeypatch, STEPS=10)
-    examples = [made("a", 0)]
-    x = examples[0].features[0, :4].float()
-    mean = torch.stack([fitted(examples, 2 * 3 + n)(x) for n in range(3)]).mean(0)
-    assert torch.allclose(several(examples, 2)(x), mean, atol=1e-4)
-
-
-def test_the_table_shows_what_is_gained_on_sets_that_no_gate_saw(monkeypatch: pytest.MonkeyPatch) -> None:
-    shorter(monkeypatch, STEPS=60, GATES=1)
+def test_the_table_shows_what_is_gained_on_sets_that_the_network_did_not_see(monkeypatch: pytest.MonkeyPatch) -> None:
+    shorter(monkeypatch, STEPS=60)
     text = held_out([made(name, seed) for seed, name in enumerate("abcd")], 0)
     rows = [line.strip("| ").split(" | ") for line in text.splitlines() if line[2:3] in "abcd" and line.startswith("|")]
     assert [row[0] for row in rows] == list("abcd")

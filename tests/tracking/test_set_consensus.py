@@ -11,13 +11,14 @@ from medical_sam2.errors import WeightsError
 from medical_sam2.metrics import dice
 from medical_sam2.prompts import FramePrompt
 from medical_sam2.segmenter import Segmenter
-from medical_sam2.tracking.consensus import Gate
+from medical_sam2.tracking.consensus_network import ConsensusNetwork
 from medical_sam2.tracking.set_consensus import (
     FEATURES,
-    GATE_FILE,
+    NETWORK_FILE,
     SIDE,
     PixelRegression,
     PromptedImage,
+    SeenImage,
     SetConsensus,
     compute_features,
     describe_pixels,
@@ -38,13 +39,22 @@ def scene(mask: np.ndarray, seed: int, colour: tuple[float, float, float] = RED)
     return np.clip(picture + noise, 0, 1).astype(np.float32)
 
 
-def gate_of(change: float) -> Gate:
-    """Adds the same to every logit."""
-    gate = Gate(4, len(FEATURES)).requires_grad_(False)
-    for tensor in gate.state_dict().values():
+def seen(mask: np.ndarray, seed: int, colour: tuple[float, float, float] = RED) -> SeenImage:
+    """A scene, and an encoder whose maps are its colours."""
+    return encoded(scene(mask, seed, colour))
+
+
+def encoded(picture: np.ndarray) -> SeenImage:
+    return SeenImage(picture, picture[:, ::2, ::2])
+
+
+def adds(change: float) -> SetConsensus:
+    """The same to every logit."""
+    network = ConsensusNetwork(len(FEATURES)).requires_grad_(False)
+    for tensor in network.state_dict().values():
         tensor.zero_()
-    gate[-1].bias.fill_(change)
-    return gate
+    network.change.bias.fill_(change)
+    return SetConsensus(network)
 
 
 @pytest.mark.parametrize("colour", [RED, (0.6, 0.6, 0.6)])
@@ -75,32 +85,33 @@ def test_colour_is_left_out_where_only_one_image_has_it() -> None:
     assert not in_colour(plain)
     logits = np.where(here, 3, -3).astype(np.float32)
     for one, other in ((scene(here, 0), plain), (plain, scene(here, 0)), (scene(here, 0), scene(here, 2))):
-        found = compute_features(PromptedImage(one, here), other, logits, 0.9, 0.8)
-        assert found.shape == (SIDE // 2, SIDE // 2, len(FEATURES))
+        found = compute_features(PromptedImage(encoded(one), here), encoded(other), logits, 0.9, 0.8)
+        assert found.shape == (len(FEATURES), SIDE // 2, SIDE // 2)
         assert np.isfinite(found).all()
-        assert found[0, 0, FEATURES.index("colour")] == (in_colour(one) and in_colour(other))
+        assert found[FEATURES.index("colour"), 0, 0] == (in_colour(one) and in_colour(other))
 
 
 def test_features_say_where_tracking_and_looks_disagree() -> None:
     here, there = disc(80, 90), disc(170, 150)
     logits = np.where(there | here, 3, -3).astype(np.float32)  # tracking found the old place, too
-    found = compute_features(PromptedImage(scene(here, 0), here), scene(there, 1), logits, 0.9, 0.8)
-    named = dict(zip(FEATURES, np.moveaxis(found, -1, 0), strict=True))
+    found = compute_features(PromptedImage(seen(here, 0), here), seen(there, 1), logits, 0.9, 0.8)
+    named = dict(zip(FEATURES, found, strict=True))
     right, wrong = np.s_[75, 85], np.s_[45, 40]
     assert named["tracked"][right] == named["tracked"][wrong] > 0
     assert named["regression"][right] > 0.5 > -0.5 > named["regression"][wrong]
+    assert named["encoder regression"][right] > 0.5 > -0.5 > named["encoder regression"][wrong]
     assert named["place"][wrong] < 0 < named["place"][right]
     assert named["parts"][0, 0] > 0
 
 
-def test_nothing_but_the_change_of_the_gate_is_added_and_what_is_absent_stays_absent() -> None:
+def test_nothing_but_the_change_of_the_network_is_added_and_what_is_absent_stays_absent() -> None:
     here, logits = disc(80, 90), torch.where(torch.from_numpy(disc(80, 90)[::2, ::2]), 3.0, -3.0)
-    prompted, picture = [PromptedImage(scene(here, 0), here)], scene(here, 1)
+    prompted, image = [PromptedImage(seen(here, 0), here)], seen(here, 1)
     for change in (0.0, 5.0, -5.0):
-        found = SetConsensus(gate_of(change)).refine(prompted, picture, logits, 0.9, 0.8)
+        found = adds(change).refine(prompted, image, logits, 0.9, 0.8)
         assert torch.allclose(found, logits + change, atol=1e-5)
     absent = torch.full((SIDE // 2, SIDE // 2), -1024.0)
-    assert torch.equal(SetConsensus(gate_of(5.0)).refine(prompted, picture, absent, 0.0, 0.8), absent)
+    assert torch.equal(adds(5.0).refine(prompted, image, absent, 0.0, 0.8), absent)
 
 
 @pytest.fixture(scope="module")
@@ -112,8 +123,8 @@ def test_images_that_nobody_prompted_change_and_prompted_ones_do_not(nano: Segme
     masks = [disc(80, 90), disc(170, 150), disc(120, 100)]
     images = [(255 * scene(mask, seed).transpose(1, 2, 0)).astype(np.uint8) for seed, mask in enumerate(masks)]
     prompts, found = {0: {1: FramePrompt.mask(masks[0])}, 2: {1: FramePrompt.box(80, 60, 160, 140)}}, {}
-    for name, consensus in (("none", None), ("nothing", gate_of(0.0)), ("more", gate_of(12.0))):
-        monkeypatch.setattr(nano, "set_consensus", consensus and SetConsensus(consensus))
+    for name, consensus in (("none", None), ("nothing", adds(0.0)), ("more", adds(12.0))):
+        monkeypatch.setattr(nano, "set_consensus", consensus)
         found[name] = {each.index: each.labels for each in nano.segment_images(images, prompts)}
     found["off"] = {each.index: each.labels for each in nano.segment_images(images, prompts, consensus=False)}
     for i in range(len(masks)):
@@ -128,6 +139,15 @@ def test_images_that_nobody_prompted_change_and_prompted_ones_do_not(nano: Segme
 def test_the_embedded_weights_bring_one_and_a_broken_one_is_refused(nano: Segmenter, tmp_path: Path) -> None:
     assert nano.set_consensus is not None
     assert SetConsensus.beside(tmp_path / "model.safetensors") is None
-    save_file({"0.bias": torch.zeros(3)}, tmp_path / GATE_FILE)
-    with pytest.raises(WeightsError, match="fit the consensus again"):
+    save_file({"mix.bias": torch.zeros(3)}, tmp_path / NETWORK_FILE)
+    with pytest.raises(WeightsError, match="fit the consensus of sets again"):
         SetConsensus.beside(tmp_path / "model.safetensors")
+
+
+def test_a_network_that_has_not_learnt_changes_nothing_and_takes_grids_of_any_size() -> None:
+    network = ConsensusNetwork(len(FEATURES))
+    assert (network(torch.randn(2, len(FEATURES), 13, 22)) == 0).all()
+    torch.nn.init.ones_(network.change.weight)
+    found = network(torch.randn(2, len(FEATURES), 13, 22))
+    assert found.shape == (2, 13, 22)
+    assert found.std() > 0

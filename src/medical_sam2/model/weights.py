@@ -12,12 +12,12 @@ import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
-from torch import Tensor
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from medical_sam2.errors import AmbiguousError, ResourceError, WeightsError, tells_of_memory
@@ -255,6 +255,7 @@ def _write(path: Path, content: bytes) -> None:
 
 WRAPPERS = ("model", "state_dict", "model_state_dict")  # under which training code keeps the weights
 CONFIG_BYTES = 1 << 20
+N = TypeVar("N", bound=nn.Module)
 SAFER = "give a .safetensors file, or a .pt file that holds tensors only"
 
 
@@ -276,6 +277,30 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         raise WeightsError(f"unknown format {path.suffix!r} of weights", SAFER, subject=path)
     _check_storage(weights, path)
     return weights
+
+
+def read_small_network(path: Path, build: Callable[[Mapping[str, Tensor]], N], what: str) -> N | None:
+    """A network that was learnt beside the weights; None where there is no such file.
+
+    Args:
+        path: of its tensors.
+        build: the network that tensors of these shapes belong to.
+        what: it is, for whoever has to fit it again.
+
+    Raises:
+        WeightsError: the file is broken, or of another version.
+    """
+    if not path.is_file():
+        return None
+    tensors = {name: tensor.float() for name, tensor in read_tensors(path).items()}
+    if any(not tensor.isfinite().all() for tensor in tensors.values()):
+        raise WeightsError("it holds NaN or infinite numbers", f"fit {what} again", subject=path)
+    try:
+        network = build(tensors)
+        network.load_state_dict(tensors)
+    except (KeyError, TypeError, RuntimeError):
+        raise WeightsError("it does not fit this version", f"fit {what} again", subject=path) from None
+    return network.eval().requires_grad_(False)
 
 
 def read_config(path: Path) -> dict[str, Any]:

@@ -22,8 +22,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from torch import nn
 
-from medical_sam2.errors import WeightsError
-from medical_sam2.model.weights import read_tensors
+from medical_sam2.model.weights import read_small_network
 from medical_sam2.tracking.fusion import Fusion, Slabs
 from medical_sam2.tracking.region_of_interest import box_of, region_around
 from medical_sam2.tracking.slice_confidence import RefinedSlices, dice_of
@@ -389,17 +388,7 @@ class Gate(nn.Sequential):
             WeightsError: the file is broken, or of another version.
         """
         file = weights.with_name(name)
-        if not file.is_file():
-            return None
-        tensors = {name: tensor.float() for name, tensor in read_tensors(file).items()}
-        if any(not tensor.isfinite().all() for tensor in tensors.values()):
-            raise WeightsError("it holds NaN or infinite numbers", "fit the consensus again", subject=file)
-        try:
-            gate = cls(len(tensors["0.bias"]), features)
-            gate.load_state_dict(tensors)
-        except (KeyError, TypeError, RuntimeError):
-            raise WeightsError("it does not fit this version", "fit the consensus again", subject=file) from None
-        return gate.requires_grad_(False)
+        return read_small_network(file, lambda tensors: cls(len(tensors["0.bias"]), features), "the consensus")
 
 
 @dataclass(frozen=True, eq=False)

@@ -27,7 +27,7 @@ from medical_sam2.tracking.click_outline import OutlineJudge
 from medical_sam2.tracking.frames import to_network
 from medical_sam2.tracking.image_viewer import ImageViewer, outline_closely, unit_vector
 from medical_sam2.tracking.postprocess import redraw
-from medical_sam2.tracking.set_consensus import SIDE, PromptedImage, SetConsensus
+from medical_sam2.tracking.set_consensus import SIDE, PromptedImage, SeenImage, SetConsensus
 
 SetPrompts = Mapping[int, Mapping[int, FramePrompt]]
 """Image → object → prompt, in pixels of that image."""
@@ -201,15 +201,15 @@ class _ObjectGroup:
         consensus = self.config.consensus
         if consensus is None:
             return logits_Bhw
-        picture = upsample(self.config.viewer.shown(i), SIDE).cpu().numpy()
+        seen = SeenImage.of(self.config.viewer.shown(i), self.config.viewer.features(i))
         if any(i in own for own in self.prompts.values()):
             for label, logits in zip(self.prompts, logits_Bhw, strict=True):
                 inside = upsample(logits[None], SIDE)[0].cpu().numpy() > 0
                 if inside.any():
-                    self._shown.setdefault(label, []).append(PromptedImage(picture, inside))
+                    self._shown.setdefault(label, []).append(PromptedImage(seen, inside))
             return logits_Bhw
         changed = [
-            consensus.refine(self._shown[label], picture, logits, sure, likeness) if label in self._shown else logits
+            consensus.refine(self._shown[label], seen, logits, sure, likeness) if label in self._shown else logits
             for label, logits, sure in zip(self.prompts, logits_Bhw, confidence, strict=True)
         ]
         return torch.stack(changed)

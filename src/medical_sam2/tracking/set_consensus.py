@@ -2,11 +2,12 @@
 
 The network tells an image's pixels by what it remembers. Beside it stand simpler witnesses: regression on the greys, colours,
 edges and lines of the image that was prompted (`PixelRegression`), and on those of the pixels that were found on the image
-itself; the outline at the same place; how far each pixel lies from what was surely found, along ways that edges make long. A
-gate of a few hundred numbers, learnt beside the network's weights, says by how much the logit of each pixel changes
-(`SetConsensus`). Images that were prompted keep their answer.
+itself, and the same on the maps of the encoder; the outline at the same place; how far each pixel lies from what was surely
+found, along ways that edges make long. A small network, learnt beside the network's weights, says by how much the logit of each
+pixel changes (`SetConsensus`). Images that were prompted keep their answer.
 
-Shapes: S side of the network's square input, P descriptors of a pixel, F features, h w the grid of the logits.
+Shapes: S side of the network's square input, P descriptors of a pixel, C channels of the encoder's maps, F features, h w the
+grid of the logits.
 """
 
 from collections.abc import Sequence
@@ -22,14 +23,17 @@ from scipy import ndimage
 from scipy.special import expit
 from torch import Tensor
 
+from medical_sam2.model.backbone import Features
 from medical_sam2.model.tracker import upsample
-from medical_sam2.tracking.consensus import MOST_CHANGE, Gate, sweep
+from medical_sam2.model.weights import read_small_network
+from medical_sam2.tracking.consensus import MOST_CHANGE, sweep
+from medical_sam2.tracking.consensus_network import ConsensusNetwork
 from medical_sam2.tracking.slice_confidence import dice_of
 
 Floats = NDArray[np.float32]
 MaskArray = NDArray[np.bool_]
 
-GATE_FILE = "set_consensus.safetensors"
+NETWORK_FILE = "set_consensus.safetensors"
 SIDE = 256  # pixels along a side of the square that descriptors are made of
 SURE = 6.0  # logits are cut there
 PIXELS, RIDGE = 2400, 1e-3  # that a regression learns from; its penalty, as a share of the mean square
@@ -50,8 +54,40 @@ FEATURES = (
     ),
     *("confidence", "likeness", "same scene", "same place", "regression agrees", "own regression agrees", "area"),
     *("regression fits", "area of template", "parts of template", "parts", "peak", "mean", "regression at place", "colour"),
-    "area of regression",
+    *("area of regression", "encoder regression", "own encoder regression", "red", "green", "blue"),
 )
+
+
+@dataclass(frozen=True, eq=False)
+class SeenImage:
+    """An image as the network saw it.
+
+    Args:
+        picture_3SS: in [0, 1].
+        encoded_Chw: the maps of its encoder, enlarged to half of the picture's size.
+    """
+
+    picture_3SS: Floats
+    encoded_Chw: Floats
+
+    @classmethod
+    def of(cls, shown_3SS: Tensor, frame: Features) -> "SeenImage":
+        """An image, and what the encoder saw on it."""
+        maps = (*frame.own.values(), *frame.fine_BChw, frame.top_BChw)
+        with torch.autocast(shown_3SS.device.type, enabled=False):
+            encoded = torch.cat([upsample(each[0], SIDE // 2) for each in maps]).cpu().numpy()
+            return cls(upsample(shown_3SS, SIDE).cpu().numpy(), encoded)
+
+    @cached_property
+    def grey(self) -> "SeenImage":
+        """The same without colour."""
+        return SeenImage(np.repeat(self.picture_3SS.mean(0)[None], 3, 0), self.encoded_Chw)
+
+    @cached_property
+    def thumbnail(self) -> Floats:
+        """Its greys in few pixels, of mean 0 and spread 1."""
+        grey = _blurred(self.picture_3SS.mean(0), 4.0)[4::8, 4::8]
+        return (grey - grey.mean()) / (grey.std() + np.float32(1e-4))
 
 
 def describe_pixels(picture_3SS: Floats) -> Floats:
@@ -110,9 +146,10 @@ class PixelRegression:
         pixels: (P, S, S) descriptors.
         inside_SS: the outline.
         weight_SS: how much each pixel counts; all alike unless given. Inside and outside count alike in any case.
+        products: whether squares and products of descriptors count beside them.
     """
 
-    def __init__(self, pixels: Floats, inside_SS: MaskArray, weight_SS: Floats | None = None) -> None:
+    def __init__(self, pixels: Floats, inside_SS: MaskArray, weight_SS: Floats | None = None, *, products: bool = True) -> None:
         flat, inside = pixels.reshape(len(pixels), -1), inside_SS.ravel()
         self._mean, self._spread = flat.mean(1)[:, None], flat.std(1)[:, None] + np.float32(1e-3)
         rng = np.random.default_rng(0)
@@ -124,47 +161,57 @@ class PixelRegression:
         if weight_SS is not None:
             weight = weight * weight_SS.ravel()[chosen]
         x = self._scaled(flat[:, chosen])
-        first, second = np.triu_indices(len(x))
+        first, second = np.triu_indices(len(x)) if products else np.zeros((2, 0), int)
         terms = np.concatenate([np.ones((1, x.shape[1]), np.float32), x, x[first] * x[second]]).T
         weighted = terms * (weight / weight.sum()).astype(np.float32)[:, None]
         sums, target = (weighted.T @ terms).astype(np.float64), weighted.T @ np.where(y, 1.0, -1.0)
         sums[np.diag_indices(len(sums))] += RIDGE * np.trace(sums) / len(sums)
         solved = np.linalg.solve(sums, target).astype(np.float32)
         self._constant, self._linear = solved[0], solved[1 : len(x) + 1]
-        self._square = np.zeros((len(x), len(x)), np.float32)
+        self._square = np.zeros((len(x), len(x)) if products else (0, 0), np.float32)
         self._square[first, second] = solved[len(x) + 1 :]
 
     def __call__(self, pixels: Floats) -> Floats:
         """The score of each pixel, about −1 outside and 1 inside: (S, S)."""
         x = self._scaled(pixels.reshape(len(pixels), -1))
-        score = self._constant + self._linear @ x + ((self._square @ x) * x).sum(0)
+        score = self._constant + self._linear @ x
+        if len(self._square):
+            score += ((self._square @ x) * x).sum(0)
         return np.clip(score, -2, 2).reshape(pixels.shape[1:])
 
     def _scaled(self, flat: Floats) -> Floats:
-        return np.clip((flat - self._mean) / self._spread, -3, 3)
+        scaled = flat - self._mean
+        scaled /= self._spread  # in place, here and below: the maps of an encoder are many megabytes
+        return np.clip(scaled, -3, 3, out=scaled)
 
 
 @dataclass(frozen=True, eq=False)
 class PromptedImage:
-    """An object on an image that was prompted, as the network saw it.
+    """An object on an image that was prompted.
 
     Args:
-        picture_3SS: in [0, 1].
+        seen: the image.
         inside_SS: its outline, not empty.
     """
 
-    picture_3SS: Floats
+    seen: SeenImage
     inside_SS: MaskArray
 
     @cached_property
     def grey(self) -> "PromptedImage":
         """The same without colour."""
-        return PromptedImage(np.repeat(self.picture_3SS.mean(0)[None], 3, 0), self.inside_SS)
+        return PromptedImage(self.seen.grey, self.inside_SS)
+
+    @cached_property
+    def encoder_regression(self) -> PixelRegression:
+        """What the encoder's maps at its pixels tell of others."""
+        inside = self.inside_SS.reshape(SIDE // 2, 2, SIDE // 2, 2).mean((1, 3)) >= 0.5
+        return PixelRegression(self.seen.encoded_Chw, inside, products=False)
 
     @cached_property
     def regression(self) -> tuple[PixelRegression, float]:
         """What its pixels tell of others; and its Dice on the image itself."""
-        pixels = describe_pixels(self.picture_3SS)
+        pixels = describe_pixels(self.seen.picture_3SS)
         learnt = PixelRegression(pixels, self.inside_SS)
         return learnt, dice_of(_blurred(learnt(pixels), 1.0) > 0, self.inside_SS)
 
@@ -185,42 +232,30 @@ class PromptedImage:
         sizes = np.bincount(_parts_of(self.inside_SS)[0].ravel())[1:]
         return len(sizes), float(np.median(sizes))
 
-    @cached_property
-    def thumbnail(self) -> Floats:
-        """Its greys in few pixels, of mean 0 and spread 1."""
-        return thumbnail(self.picture_3SS)
 
-
-def thumbnail(picture_3SS: Floats) -> Floats:
-    """The greys of a picture in few pixels, of mean 0 and spread 1."""
-    grey = _blurred(picture_3SS.mean(0), 4.0)[4::8, 4::8]
-    return (grey - grey.mean()) / (grey.std() + np.float32(1e-4))
-
-
-def compute_features(
-    prompted: PromptedImage, picture_3SS: Floats, logits_SS: Floats, confidence: float, likeness: float
-) -> Floats:
-    """Features (S / 2, S / 2, F) of an image that nobody prompted.
+def compute_features(prompted: PromptedImage, seen: SeenImage, logits_SS: Floats, confidence: float, likeness: float) -> Floats:
+    """Features (F, S / 2, S / 2) of an image that nobody prompted.
 
     Args:
         prompted: an image that was.
-        picture_3SS: the image in [0, 1], as the network saw it.
+        seen: the image.
         logits_SS: that tracking found.
         confidence: predicted IoU.
         likeness: of the image to what was remembered: cosine.
     """
-    colour = in_colour(picture_3SS)
-    if colour != in_colour(prompted.picture_3SS):
-        colour, prompted, picture_3SS = False, prompted.grey, np.repeat(picture_3SS.mean(0)[None], 3, 0)
-    logits, pixels, found = np.clip(logits_SS, -SURE, SURE), describe_pixels(picture_3SS), logits_SS > 0
+    colour = in_colour(seen.picture_3SS)
+    if colour != in_colour(prompted.seen.picture_3SS):
+        colour, prompted, seen = False, prompted.grey, seen.grey
+    picture_3SS, logits, found = seen.picture_3SS, np.clip(logits_SS, -SURE, SURE), logits_SS > 0
+    pixels = describe_pixels(picture_3SS)
     regression, fit = prompted.regression
     score = regression(pixels)
     around = _blurred(score, 1.5)
-    own = np.full_like(score, -1)
+    own, own_encoded = np.full_like(score, -1), np.full(seen.encoded_Chw.shape[1:], -1, np.float32)
     if found.any():
-        own = _blurred(
-            PixelRegression(pixels, found, np.asarray(np.clip(np.abs(logits_SS) / 4, 0.05, 1), np.float32))(pixels), 1.0
-        )
+        own = _blurred(PixelRegression(pixels, found, _sureness(logits_SS))(pixels), 1.0)
+        half = _half(logits_SS)
+        own_encoded = PixelRegression(seen.encoded_Chw, half > 0, _sureness(half), products=False)(seen.encoded_Chw)
     edge = np.clip(_steepness(_blurred(picture_3SS.mean(0), 1.0)) * 12, 0, 3)
     radius, area = prompted.radius, int(prompted.inside_SS.sum())
     maps = [
@@ -234,7 +269,7 @@ def compute_features(
     ]
     count, parts = _parts_of(found)[1], prompted.parts[0]
     numbers = [
-        *(confidence, likeness, float((prompted.thumbnail * thumbnail(picture_3SS)).mean())),
+        *(confidence, likeness, float((prompted.seen.thumbnail * seen.thumbnail).mean())),
         *(dice_of(each, found) for each in (prompted.inside_SS, around > 0, own > 0)),
         _log_ratio(found.sum(), area),
         *(fit, np.log(area / found.size) / 4, np.log(parts) / 3, np.log((count + 1) / (parts + 1)) / 3),
@@ -242,7 +277,19 @@ def compute_features(
         *(dice_of(_blurred(score, 1.0) > 0, prompted.inside_SS), float(colour), _log_ratio((around > 0).sum(), area)),
     ]
     half = [each if each.shape != found.shape else each[::2, ::2] for each in maps]
-    return np.stack([*half, *(np.full_like(half[0], number) for number in numbers)], axis=-1, dtype=np.float32)
+    planes = (np.full_like(half[0], number) for number in numbers)
+    encoded = prompted.encoder_regression(seen.encoded_Chw), own_encoded
+    return np.stack([*half, *planes, *encoded, *map(_half, picture_3SS)], dtype=np.float32)
+
+
+def _half(plane: Floats) -> Floats:
+    """Means of two by two pixels."""
+    return plane.reshape(plane.shape[0] // 2, 2, -1, 2).mean((1, 3))
+
+
+def _sureness(logits: Floats) -> Floats:
+    """How much pixels count for what is learnt from an answer."""
+    return np.clip(np.abs(logits) / 4, 0.05, 1).astype(np.float32)
 
 
 def _geodesics(logits: Floats, own: Floats, edge: Floats, found: MaskArray) -> list[Floats]:
@@ -286,32 +333,31 @@ class SetConsensus:
     """What is made of all witnesses.
 
     Args:
-        gate: features → what is added to a logit.
+        network: features (N, F, S / 2, S / 2) → what is added to logits.
     """
 
-    gate: Gate
+    network: ConsensusNetwork
 
     @classmethod
     def beside(cls, weights: Path) -> "SetConsensus | None":
-        """The one whose gate lies beside a file of weights; None where there is none.
+        """The one whose network lies beside a file of weights; None where there is none.
 
         Raises:
             WeightsError: the file is broken, or of another version.
         """
-        gate = Gate.beside(weights, GATE_FILE, len(FEATURES))
-        return None if gate is None else cls(gate)
+        file = weights.with_name(NETWORK_FILE)
+        network = read_small_network(file, lambda _: ConsensusNetwork(len(FEATURES)), "the consensus of sets")
+        return None if network is None else cls(network)
 
     def refine(
-        self, prompted: Sequence[PromptedImage], picture_3SS: Floats, logits_hw: Tensor, confidence: float, likeness: float
+        self, prompted: Sequence[PromptedImage], seen: SeenImage, logits_hw: Tensor, confidence: float, likeness: float
     ) -> Tensor:
         """The logits (h, w) of an image that nobody prompted, changed; by the prompted image whose scene is most like it."""
         if not (logits_hw > 0).any():
             return logits_hw  # what is judged absent stays absent
-        seen = thumbnail(picture_3SS)
-        nearest = max(prompted, key=lambda each: float((each.thumbnail * seen).mean()))
+        nearest = max(prompted, key=lambda each: float((each.seen.thumbnail * seen.thumbnail).mean()))
         logits = upsample(logits_hw[None], SIDE)[0].cpu().numpy()
-        features = compute_features(nearest, picture_3SS, logits, confidence, likeness)
+        features = torch.from_numpy(compute_features(nearest, seen, logits, confidence, likeness))
         with torch.inference_mode(), torch.autocast("cpu", enabled=False):
-            change = self.gate(torch.from_numpy(features.reshape(-1, len(FEATURES)))).clamp(-MOST_CHANGE, MOST_CHANGE)
-        change_1hw = change.reshape(1, *features.shape[:2]).to(logits_hw.device)
+            change_1hw = self.network(features[None]).clamp(-MOST_CHANGE, MOST_CHANGE).to(logits_hw.device)
         return logits_hw.float() + upsample(change_1hw, logits_hw.shape[0])[0]
