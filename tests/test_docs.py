@@ -181,7 +181,7 @@ def test_file_of_prompts_is_read(case: Path) -> None:
     (block,) = blocks(ROOT / "docs" / "prompts.md", "json")
     (case / "prompts.json").write_text(block.code)
     named = load_prompts(case / "prompts.json", load(case / "ct.nii.gz"))
-    assert named.names == {1: "liver", 2: "spleen", 3: "lesion"}
+    assert named.names == {1: "liver", 2: "vertebra", 3: "lesion"}
     assert len(named.prompts) == 4
 
 

@@ -33,6 +33,17 @@ def test_both_parts_stay_where_both_are_prompted() -> None:
     assert (labels == two_parts()).all()
 
 
+@pytest.mark.parametrize("clicked", [False, True])
+def test_a_crumb_in_a_box_goes_unless_it_is_clicked_on(clicked: bool) -> None:
+    labels = two_parts()
+    labels[12:16, 12:16, 12:16] = 0
+    labels[13, 13, 3] = 1
+    labels[8:10, 8:10, 3] = 1  # a sixteenth of the largest part
+    remove_islands(labels, [Box((1, 1, 3), (15, 15, 3)), *([Point((13, 13, 3))] if clicked else [])])
+    assert labels[3, 3, 3] == labels[8, 8, 3] == 1
+    assert labels[13, 13, 3] == clicked
+
+
 def test_a_missed_slice_does_not_cut_the_object() -> None:
     labels = np.zeros((9, 9, 20), np.uint8)
     labels[3:6, 3:6, 2:18] = 1

@@ -19,6 +19,7 @@ from medical_sam2.prompts import Box, FramePrompt, Mask, Point, Prompt
 from medical_sam2.strokes import Brush, Diameter, Stroke, says_where
 
 BRIDGE = 2
+CRUMB = 0.05  # of the largest part in a box: smaller ones are no part of what the box was drawn around
 EVERYWHERE = np.ones((3, 3, 3), bool)
 
 
@@ -34,22 +35,25 @@ def remove_islands(labels: NDArray[np.unsignedinteger], prompts: Sequence[Prompt
 
     Args:
         labels: (I, J, K), in the order of the file.
-        prompts: of any objects; clicks and outlines touch the parts they lie in, a box those inside of it.
+        prompts: of any objects; clicks and outlines touch the parts they lie in, a box those inside of it that are not far
+            smaller than the largest.
     """
     boxes = object_boxes(labels)
     for label in sorted({prompt.object for prompt in prompts}):
         box = boxes.get(label)
         if box is not None:
             own = [prompt for prompt in prompts if prompt.object == label]
-            _keep_touched(labels[box], label, _touched_voxels(own, labels.shape, box))
+            boxed, pointed = ([p for p in own if isinstance(p, Box) == is_box] for is_box in (True, False))
+            _keep_touched(labels[box], label, *(_touched_voxels(each, labels.shape, box) for each in (pointed, boxed)))
 
 
-def _keep_touched(part: NDArray[np.unsignedinteger], label: int, touched: NDArray[np.bool_]) -> None:
+def _keep_touched(part: NDArray[np.unsignedinteger], label: int, pointed: NDArray[np.bool_], boxed: NDArray[np.bool_]) -> None:
     mask = part == label
     bridged = load_ndimage().binary_dilation(mask, EVERYWHERE, iterations=BRIDGE // 2) if BRIDGE > 1 else mask
     pieces, count = cast("tuple[NDArray[np.int32], int]", load_ndimage().label(bridged, EVERYWHERE))
-    keep = np.unique(pieces[touched & mask])
-    keep = keep[keep > 0]
+    shown, within = (np.unique(pieces[touched & mask]) for touched in (pointed, boxed))
+    sizes = np.bincount(pieces[mask], minlength=count + 1)[within]
+    keep = np.union1d(shown, within[sizes >= CRUMB * sizes.max(initial=0)])
     if count > 1 and len(keep):
         kept = np.zeros(count + 1, bool)
         kept[keep] = True
