@@ -14,7 +14,7 @@ from medical_sam2.cli.report import print_note
 from medical_sam2.cli.train import FinetuneOptions
 from medical_sam2.data.data_sets import DataSet, read_data_set
 from medical_sam2.errors import ConfigError
-from medical_sam2.evaluate.held_out import Score, scores
+from medical_sam2.evaluate.run import Score, score_held_out
 from medical_sam2.io import load_json
 from medical_sam2.io.atomic import write_bytes
 from medical_sam2.model.nano import nano
@@ -149,7 +149,7 @@ def _names(split: CaseSplit) -> dict[str, Any]:
 def _evaluate(what: str, network: Sam2, dataset: DataSet, split: CaseSplit, options: FinetuneOptions) -> list[Score]:
     print_note(f"{what}: one prompt on each of {len(split.held_out)} cases")
     segmenter = Segmenter(network, device=options.device)
-    return scores(segmenter, dataset, split.held_out, options.prompts, seed=options.seed, on_case=_CaseCounter())
+    return score_held_out(segmenter, dataset, split.held_out, options.prompts, seed=options.seed, on_case=_CaseCounter())
 
 
 def _choose_recipe(network: Sam2, pool: Path, run: Path, options: FinetuneOptions) -> Recipe:

@@ -1,6 +1,6 @@
 """Who answers, by name: the network with its banks, prototypes, networks trained for the task, other programs.
 
-`interface` is what each of them offers; each other file is one method, or one family.
+`interface` is what each of them offers, and calls other programs; each other file is one method, or one family.
 """
 
 import re
@@ -9,8 +9,7 @@ from dataclasses import is_dataclass
 from functools import partial
 
 from medical_sam2.errors import ConfigError
-from medical_sam2.evaluate.methods.external_program import IMAGE, Command
-from medical_sam2.evaluate.methods.interface import Method
+from medical_sam2.evaluate.methods.interface import IMAGE, Command, Method
 from medical_sam2.evaluate.methods.own_network import Prototypical, TrackingMethod, WithoutMemory
 from medical_sam2.evaluate.methods.trained_networks import Tailored
 from medical_sam2.model.memory_bank import Fifo, Greedy, SelfSorting
