@@ -151,9 +151,7 @@ def test_what_an_image_is_is_told_without_what_others_need(tmp_path: Path) -> No
 
 def test_a_module_is_out_of_sight_only_where_nobody_else_could_miss_it() -> None:
     """Not one that is loaded, nor where another thread runs; and it can be had afterwards."""
-    code = (
-        "import sys, threading\nfrom medical_sam2.io.nifti_headers import out_of_sight\nfrom importlib import import_module\n"
-    )
+    code = "import sys, threading\nfrom medical_sam2.io.nifti import out_of_sight\nfrom importlib import import_module\n"
     code += """
 def found():
     with out_of_sight("colorsys"):

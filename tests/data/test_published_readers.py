@@ -8,9 +8,8 @@ import pytest
 from PIL import Image
 
 from medical_sam2 import io
-from medical_sam2.data.catalog import ENTRIES
+from medical_sam2.data.catalog import ENTRIES, read_by_table, read_slice_masks, read_tdsc, unpack_medsegbench
 from medical_sam2.data.data_sets import read_data_set
-from medical_sam2.data.published_readers import read_by_table, read_slice_masks, read_tdsc, unpack_medsegbench
 from medical_sam2.errors import ConfigError, FormatError
 from tests.data.nnunet import put
 from tests.io.making import Series

@@ -18,8 +18,8 @@ import nibabel as nib
 import numpy as np
 
 from medical_sam2 import io
+from medical_sam2.data.cases import run_jobs
 from medical_sam2.data.data_sets import Case, DataSet
-from medical_sam2.data.parallel import run_jobs
 from medical_sam2.errors import ConfigError, PromptError
 from medical_sam2.evaluate.answer import answer_job
 from medical_sam2.evaluate.cases import SetTask, VolumeTask, draw_distractors, is_boxable, open_data_set

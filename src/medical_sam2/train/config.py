@@ -7,12 +7,13 @@ import types
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeVar, cast, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeAlias, TypeVar, cast, get_args, get_origin, get_type_hints
 
 from medical_sam2.data.clips import Sampling, Strength
 from medical_sam2.errors import ConfigError
 
 T = TypeVar("T")
+Insertion: TypeAlias = Literal["none", "lora", "adapter"]
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ class Recipe:
     start: str = ""  # weights to start from, a folder or a name; from scratch where empty
     # "lora" trains updates of low rank in SAM 2's image encoder (as SAMed), "adapter" small layers between its own (as MSA);
     # both train the mask decoder, too, and nothing else; "none" trains all of the network
-    adapter: Literal["none", "lora", "adapter"] = "none"
+    adapter: Insertion = "none"
     rank: int = 4  # of LoRA's updates, or channels in the middle of an adapter
     rate: float = 6e-4  # highest learning rate
     encoder_rate: float = 1.0  # the image encoder's, as a share of `rate`

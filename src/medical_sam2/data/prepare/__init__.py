@@ -15,9 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from medical_sam2.data.cases import ARRAYS
+from medical_sam2.data.cases import ARRAYS, run_jobs
 from medical_sam2.data.data_sets import DESCRIPTION, IGNORE, DataSet, Split
-from medical_sam2.data.parallel import run_jobs
 from medical_sam2.data.prepare.convert import channel_rule, measure_foreground, prepare_unit
 from medical_sam2.data.prepare.images import HOUNSFIELD, MUCH, PERCENTILES, Levels, levels_of_all
 from medical_sam2.data.prepare.units import (

@@ -20,7 +20,7 @@ from pydicom.uid import ExplicitVRLittleEndian, RTStructureSetStorage, generate_
 
 from medical_sam2.errors import FormatError, GeometryError, PromptError
 from medical_sam2.io import atomic, labels
-from medical_sam2.io.contours import fill_and_trace, fill_polygons, trace_rings
+from medical_sam2.io.annotations import fill_and_trace, fill_polygons, trace_rings
 from medical_sam2.io.dicom import DicomOrigin, headers
 from medical_sam2.io.dicom.grid import is_reconstruction, place_frames
 from medical_sam2.io.dicom.headers import Plane, floats, read_dataset, text, whole_number
