@@ -59,7 +59,7 @@ DEFERRED = {  # module → how many of our own modules it imports inside of func
     "cli.evaluate": 1,  # --help answers without torch
     "cli.serve": 2,  # FastAPI is an extra; the page opens before torch is there
     "cli.train": 2,  # --help answers without torch, and so does a folder that is not empty
-    "cli.weights": 2,  # `weights list` answers without torch
+    "cli.installation": 2,  # `weights list` answers without torch
     "io": 1,  # pydicom, for DICOM files alone
     "io.image_folder": 1,  # likewise
     "server.rendering": 1,  # SciPy, for a table alone: the page opens before

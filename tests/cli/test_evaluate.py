@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from medical_sam2.cli import main, studies
+from medical_sam2.cli import experiments, main
 from medical_sam2.cli.evaluate import EvaluationOptions
 from medical_sam2.model.weights import save_backbone
 from tests.data.nnunet import blob, picture_set, put, volume_set
@@ -77,5 +77,5 @@ def test_a_volume_click_by_click(tmp_path: Path, weights: Path, capsys: pytest.C
 
 def test_all_are_the_paper_s(tmp_path: Path) -> None:
     folder = volume_set(tmp_path / "Dataset001_Liver", cases=1)
-    planned = studies.choose_studies((folder,), ("all",), EvaluationOptions())
+    planned = experiments.choose_studies((folder,), ("all",), EvaluationOptions())
     assert [each.protocol.name for each in planned] == ["universal", "one-prompt", "frequency", "ablation", "memory", "noise"]

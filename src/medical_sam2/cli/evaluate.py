@@ -91,9 +91,9 @@ def evaluate(
         json: print one JSON object.
         quiet: show no progress.
     """
-    from medical_sam2.cli import studies  # torch takes seconds to load: not for --help
+    from medical_sam2.cli import experiments  # torch takes seconds to load: not for --help
 
-    facts = studies.measure(_data_sets(data), output, protocols, options, quiet=quiet)
+    facts = experiments.measure_studies(_data_sets(data), output, protocols, options, quiet=quiet)
     if json:
         print(json_format.dumps({"studies": facts}, ensure_ascii=False))
     if any(each["failed"] for each in facts):

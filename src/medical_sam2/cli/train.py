@@ -72,9 +72,9 @@ def train(
         device: auto, cpu or cuda.
         threads: of the processor.
     """
-    from medical_sam2.cli import training  # torch takes seconds to load: not for --help
+    from medical_sam2.cli import experiments  # torch takes seconds to load: not for --help
 
-    training.run_recipe(recipe, output, settings, resume=resume, max_minutes=max_minutes, device=device, threads=threads)
+    experiments.run_recipe(recipe, output, settings, resume=resume, max_minutes=max_minutes, device=device, threads=threads)
     return 0
 
 
@@ -89,9 +89,9 @@ def finetune(folder: Path, /, *, output: Annotated[Path, Parameter(alias="-o")],
         output: folder to write.
     """
     _check(output, options)
-    from medical_sam2.cli import training  # torch takes seconds to load: not for --help, nor for a folder that is not empty
+    from medical_sam2.cli import experiments  # torch takes seconds to load: not for --help, nor for a folder that is not empty
 
-    training.finetune_network(folder, output, options)
+    experiments.finetune_network(folder, output, options)
     return 0
 
 

@@ -11,6 +11,7 @@ the weights, and found by their names. In both the mask decoder is trained too, 
 stay, as these methods have no memory.
 """
 
+import copy
 import json
 import math
 import re
@@ -50,6 +51,8 @@ NAME, FORMAT = "last.safetensors", "2"
 MAY_CHANGE = {"workers", "save_every", "picture_every", "checkpointing", "shard"}
 """Settings that a run may go on with another value of: how it is computed and what is kept of it, not what is learnt."""
 Parts = tuple[Sam2, dict[str, Tensor], torch.optim.Optimizer]
+WARM_UP_STEPS, TIMED_STEPS = 1, 3
+SHARE_OF_TIME = 0.9  # of the minutes that are planned with; clips are slower to come now and then
 DECODER, INSERTED = "mask_decoder.", ("parametrizations.weight.0.", "_adapter.")
 
 
@@ -390,6 +393,19 @@ def _copy_to_layout(parameter: Tensor, key: str, value: Tensor) -> Tensor:
     empty = torch.empty_like(parameter, memory_format=torch.preserve_format)
     assign(empty.detach(), value)
     return empty.detach()
+
+
+def measure_steps(network: Sam2, recipe: Recipe, folder: Path, minutes: float, device: str) -> int:
+    """How many steps fit into some minutes, measured on a copy of the network, so that the rate can fall to nothing in time."""
+    trial = TrainingRun(copy.deepcopy(network), replace(recipe, workers=0, picture_every=0), folder, ProcessGroup(device))
+    batches = iter(trial.batches())
+    for _ in range(WARM_UP_STEPS):
+        trial.learn(take_batch(next(batches)))
+    began = time.monotonic()
+    for _ in range(TIMED_STEPS):
+        trial.learn(take_batch(next(batches)))
+    each = (time.monotonic() - began) / TIMED_STEPS
+    return max(10, int(SHARE_OF_TIME * 60 * minutes / each))
 
 
 class LowRankUpdate(nn.Module):
