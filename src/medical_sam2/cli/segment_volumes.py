@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 from cyclopts import Group, Parameter
 
+from medical_sam2.batch import TemplateFiles
 from medical_sam2.batch.cases import FoundCases, check_cases, find_cases, find_faulty_rows
-from medical_sam2.batch.table import Check, TemplateFiles
+from medical_sam2.batch.table import Check
 from medical_sam2.cli import plain, report
 from medical_sam2.cli.files import Reading, check_memory_for_libraries
 from medical_sam2.cli.options import FLAG, REPEATED, FinishingOptions, InferenceOptions, check_threshold
