@@ -485,8 +485,9 @@ def estimate(run: BatchRun, grids: Mapping[str, Volume], segmenter: Segmenter) -
     if any(job.case.template for job in run.todo):
         slices = [count + 2 * SEARCHED for count in slices]
     usual = median(slices) if slices else 100
-    each = _seconds_per_slice(segmenter) * usual + run.settings.adapt
-    return BatchEstimate(each * len(run.todo), memory, measured=False)
+    tuned = sum(job.case.reads_masks for job in run.todo)  # clicks and boxes are nothing to tune to
+    seconds = _seconds_per_slice(segmenter) * usual * len(run.todo) + run.settings.adapt * tuned
+    return BatchEstimate(seconds, memory, measured=False)
 
 
 def _seconds_per_slice(segmenter: Segmenter) -> float:
