@@ -47,6 +47,15 @@ def test_a_small_study(tmp_path: Path, weights: Path, capsys: pytest.CaptureFixt
     assert [each["fresh"] for each in json.loads(capsys.readouterr().out)["studies"]] == [0]
 
 
+def test_distractors_need_another_set(tmp_path: Path, weights: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of one set alone nothing would be told: the command says so, and leaves no reports that are empty."""
+    eyes, liver = str(picture_set(tmp_path / "Dataset002_Eyes")), str(volume_set(tmp_path / "Dataset001_Liver"))
+    for data, told in (((eyes, liver), "names 1 sets of images"), ((liver,), "names 0 sets of images")):
+        assert run(tmp_path / "out", weights, "--data", *data, "--protocol", "distractors") == 2
+        assert f"distractors mixes images of one set into another one, and --data {told}; give two" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 def test_what_is_refused(tmp_path: Path, weights: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = volume_set(tmp_path / "Dataset001_Liver", cases=1)
     for words, told in (

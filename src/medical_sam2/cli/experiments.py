@@ -293,8 +293,11 @@ def choose_studies(data: tuple[Path, ...], names: tuple[str, ...], options: Eval
     for name in dict.fromkeys(method for each in chosen for method in each.methods):
         find_method(name)
     network.check_settings(InferenceOptions(views=options.views or "one", threads=threads))
-    for folder in data:
-        open_data_set(folder)
+    sets = sum(open_data_set(folder).kind == "set" for folder in data)
+    for each in chosen:
+        if sets < 2 and all(condition.distractors is not None for condition in each.conditions):
+            problem = f"{each.name} mixes images of one set into another one, and --data names {sets} sets of images"
+            raise ConfigError(problem, "give two or more", subject="--protocol")
     settings = NetworkSettings(options.weights, options.device, options.precision, preset.image_size, threads)
     digest = network.weights_digest(options.weights)
     return [

@@ -179,10 +179,17 @@ def unpack_medsegbench(
 def _read_part(file: Path, part: str, structures: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """Pictures of a part, and their labels."""
     images, labels = (_read_stack(file, f"{part}_{what}") for what in ("images", "label"))
-    if len(images) != len(labels) or images.shape[1:3] != labels.shape[1:3] or labels.max(initial=0) > structures:
-        problem = f"{part}: {images.shape} of images, {labels.shape} of labels up to {labels.max(initial=0)}"
-        raise FormatError(problem, f"{structures} structures were named; name each label", subject=file)
+    if images.shape[:3] != labels.shape[:3]:
+        problem = f"its {part}_images are {_count_pictures(images)}, its {part}_label {_count_pictures(labels)}"
+        raise FormatError(problem, "download it again", subject=file)
+    if labels.max(initial=0) > structures:
+        problem = f"its {part}_label holds labels up to {labels.max()}, and {structures} structure(s) were named"
+        raise FormatError(problem, "name each label, in their order: --structures FIRST SECOND …", subject=file)
     return images, labels
+
+
+def _count_pictures(stack: NDArray[np.uint8]) -> str:
+    return f"{len(stack)} pictures of {stack.shape[1]} × {stack.shape[2]} pixels"
 
 
 def _read_stack(file: Path, key: str) -> NDArray[np.uint8]:
@@ -190,12 +197,15 @@ def _read_stack(file: Path, key: str) -> NDArray[np.uint8]:
     try:
         with open_regular(file) as stream, np.load(stream, allow_pickle=False) as archive:
             found = archive[key]
-    except (OSError, ValueError, KeyError, TypeError, EOFError, OverflowError, zipfile.BadZipFile):
-        raise FormatError(
-            f"it holds no pictures called {key}, or is no whole NPZ file", "give a file of MedSegBench, whole", subject=file
-        ) from None
-    if found.dtype not in (np.uint8, np.bool_) or found.ndim not in {3, 4} or (found.ndim == 4 and found.shape[3] != 3):
-        raise FormatError(f"{key}: {found.dtype} of {found.shape}", "give a file of MedSegBench", subject=file)
+    except KeyError:
+        raise FormatError(f"it holds no pictures called {key}", "give a file of MedSegBench", subject=file) from None
+    except (OSError, ValueError, TypeError, EOFError, OverflowError, zipfile.BadZipFile):
+        raise FormatError("this is no NPZ file, or not all of one", "download it again", subject=file) from None
+    if found.dtype not in (np.uint8, np.bool_):
+        raise FormatError(f"its {key} are {found.dtype}, not bytes", "give a file of MedSegBench", subject=file)
+    if found.ndim not in {3, 4} or (found.ndim == 4 and found.shape[3] != 3):
+        problem = f"its {key} have the shape {found.shape}, not that of grey or RGB pictures"
+        raise FormatError(problem, "give a file of MedSegBench", subject=file)
     return found.astype(np.uint8)
 
 
