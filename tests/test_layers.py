@@ -56,9 +56,8 @@ DEFERRED = {  # module → how many of our own modules it imports inside of func
     "cli.segment": 2,  # a mistyped path, or the report of a set, is answered without torch
     "cli.segment_images": 1,  # likewise
     "cli.segment_volumes": 1,  # likewise, and a wrong row of a table
-    "cli.evaluate": 1,  # --help answers without torch
     "cli.serve": 2,  # FastAPI is an extra; the page opens before torch is there
-    "cli.train": 2,  # --help answers without torch, and so does a folder that is not empty
+    "cli.experiments": 3,  # --help answers without torch, and so does a folder that is not empty
     "cli.installation": 2,  # `weights list` answers without torch
     "io": 1,  # pydicom, for DICOM files alone
     "io.image_folder": 1,  # likewise

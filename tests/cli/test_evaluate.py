@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from medical_sam2.cli import experiments, main
-from medical_sam2.cli.evaluate import EvaluationOptions
+from medical_sam2.cli import experiment_runs, main
+from medical_sam2.cli.experiments import EvaluationOptions
 from medical_sam2.model.weights import save_backbone
 from tests.data.nnunet import blob, picture_set, put, volume_set
 from tests.evaluate.studies import forget_cases
@@ -86,5 +86,5 @@ def test_a_volume_click_by_click(tmp_path: Path, weights: Path, capsys: pytest.C
 
 def test_all_are_the_paper_s(tmp_path: Path) -> None:
     folder = volume_set(tmp_path / "Dataset001_Liver", cases=1)
-    planned = experiments.choose_studies((folder,), ("all",), EvaluationOptions())
+    planned = experiment_runs.choose_studies((folder,), ("all",), EvaluationOptions())
     assert [each.protocol.name for each in planned] == ["universal", "one-prompt", "frequency", "ablation", "memory", "noise"]

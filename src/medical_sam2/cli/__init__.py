@@ -20,9 +20,9 @@ from medical_sam2.errors import DEFECT, InputError, MedicalSam2Error, explain_re
 COMMANDS = {  # name → (file and function, help)
     "data": ("data:data", "The published data sets that are known, and what is known of them."),
     "doctor": ("installation:doctor", "What this machine has, and what that means for speed and for what can be done."),
-    "evaluate": ("evaluate:evaluate", "Measure a network on data sets of yours, as the paper measures."),
+    "evaluate": ("experiments:evaluate", "Measure a network on data sets of yours, as the paper measures."),
     "finetune": (
-        "train:finetune",
+        "experiments:finetune",
         "Teach a network a data set of yours, and see on cases that it never saw whether that helped.",
     ),
     "info": ("data:info", "Show what an image is, where it lies, and what is odd about it."),
@@ -35,7 +35,7 @@ COMMANDS = {  # name → (file and function, help)
     ),
     "serve": ("serve:serve", "A page on this machine to click, see the outline, correct it and download it."),
     "suggest": ("segment:suggest", "Name the image of a set, or the slice of a volume, where one more prompt would help most."),
-    "train": ("train:train", "Run a recipe, stop at any time, go on where it stopped."),
+    "train": ("experiments:train", "Run a recipe, stop at any time, go on where it stopped."),
     "weights": (
         "installation:weights",
         "Which networks there are, what a file of weights holds, and how to bring one into this package's form.",

@@ -1,0 +1,324 @@
+"""What `medsam2 train`, `medsam2 finetune` and `medsam2 evaluate` do, once their options are known: it loads torch."""
+
+import json
+import math
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from medical_sam2.cli import network, plain
+from medical_sam2.cli.experiments import EvaluationOptions, FinetuneOptions
+from medical_sam2.cli.options import InferenceOptions
+from medical_sam2.cli.report import Progress, print_note
+from medical_sam2.data.data_sets import DataSet, read_data_set
+from medical_sam2.data.prepare import CaseSplit, prepare_cases, split_cases
+from medical_sam2.errors import ConfigError
+from medical_sam2.evaluate.methods import find_method
+from medical_sam2.evaluate.protocols import BEYOND_PAPER, PRESETS, PROTOCOLS, find_protocol
+from medical_sam2.evaluate.report import write_report
+from medical_sam2.evaluate.run import Score, run_studies, score_held_out
+from medical_sam2.evaluate.study import EvaluationProgress, NetworkSettings, Study, StudyResult, open_data_set
+from medical_sam2.io import load_json
+from medical_sam2.io.atomic import write_bytes
+from medical_sam2.model.nano import nano
+from medical_sam2.model.sam2 import Sam2
+from medical_sam2.model.weights import load_backbone, save_backbone
+from medical_sam2.segmenter import Segmenter
+from medical_sam2.train.config import Recipe, build_config, choose_recipe, override_settings, read_recipe
+from medical_sam2.train.distributed import ProcessGroup
+from medical_sam2.train.loop import NAME, TrainingRun, check_resumed, load_average, measure_steps, read_begun
+
+REPORT, SPLIT, EVERY_S = "report.json", "split.json", 10.0
+
+
+def run_recipe(
+    recipe: Path,
+    output: Path,
+    settings: Sequence[str],
+    *,
+    resume: bool,
+    max_minutes: float | None,
+    device: str,
+    threads: int | None,
+) -> None:
+    """Train by a recipe; see `medical_sam2.cli.experiments.train`."""
+    if threads:
+        torch.set_num_threads(threads)
+    parsed = read_recipe(recipe, settings)
+    if not resume and (output / NAME).exists():
+        raise ConfigError("a run is in this folder already", "add --resume to go on, or choose another one", subject=output)
+    with ProcessGroup(device) as processes:
+        if resume and _is_finished(parsed, output, output / "weights", print_it=processes.first):
+            return
+        torch.manual_seed(parsed.seed)
+        training = TrainingRun(_make_network(parsed), parsed, output, processes)
+        if resume:
+            training.resume()
+        _follow(training, max_minutes)
+        network = load_average(training)
+        if processes.first:
+            save_backbone(network, output / "weights", dtype=torch.float16)
+        del training, network
+
+
+def _is_finished(recipe: Recipe, run: Path, outcome: Path, *, print_it: bool = True) -> bool:
+    """Whether all steps of a run are done, and what comes of it was written after them; a line says so.
+
+    Args:
+        outcome: a file, or a folder of files.
+    """
+    if check_resumed(recipe, run) < recipe.steps:
+        return False
+    written = [path.stat().st_mtime_ns for path in (outcome, *outcome.glob("*")) if path.is_file()]
+    if not written or min(written) < (run / NAME).stat().st_mtime_ns:
+        return False
+    if print_it:
+        print_note(f"{run}: this run is finished, all {recipe.steps} steps of it; nothing was changed")
+    return True
+
+
+def _make_network(recipe: Recipe) -> Sam2:
+    """The network that a recipe starts from."""
+    return load_backbone(recipe.start) if recipe.start else nano()
+
+
+def finetune_network(folder: Path, output: Path, options: FinetuneOptions) -> None:
+    """Fine-tune on a data set, and judge; see `medical_sam2.cli.experiments.finetune`."""
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    dataset = read_data_set(folder)
+    begun = _go_on(output, dataset, options) if options.resume and (output / "run" / NAME).exists() else None
+    if begun is not None and _is_finished(begun, output / "run", output / REPORT):
+        return
+    split, network = _split(dataset, output, options), load_backbone(begun.start if begun else options.weights)
+    print_note(f"{len(split.train)} cases to learn from, {len(split.held_out)} held out")
+    pool = prepare_cases(dataset, split.train, output / "cases")
+    recipe = begun or _override(_choose_recipe(network, pool, output / "run", options), options.settings)
+    before = _evaluate("before", network, dataset, split, options)
+    began = time.monotonic()
+    steps = _train(network, recipe, output / "run", options)
+    minutes = (time.monotonic() - began) / 60
+    save_backbone(network, output)
+    dice = _table(before, _evaluate("after", network, dataset, split, options))
+    facts = {"weights": recipe.start, "data_set": dataset.name, "steps": steps, "minutes": round(minutes, 2), "dice": dice}
+    _write(output / REPORT, {**facts, **_names(split)})
+    for line in _lines(dice):
+        print_note(line)
+
+
+# What is not said again stays as it was; what is said otherwise would have no effect, or not the one that was meant.
+def _go_on(output: Path, dataset: DataSet, options: FinetuneOptions) -> Recipe:
+    """The recipe of the run in the folder, with the settings that may change.
+
+    Raises:
+        ConfigError: the options say otherwise than the run was begun with.
+    """
+    begun, usual = read_begun(output / "run"), FinetuneOptions()
+    named = {"start": options.weights != usual.weights, "seed": options.seed != usual.seed}
+    asked = {"start": options.weights, "seed": options.seed}
+    recipe = replace(begun, **{name: asked[name] for name, given in named.items() if given})
+    if options.steps != usual.steps and options.max_minutes is None:
+        recipe = replace(recipe, phases=tuple(replace(phase, steps=options.steps) for phase in recipe.phases))
+    recipe = _override(recipe, options.settings)
+    check_resumed(recipe, output / "run")
+    if (options.held_out, options.most) != (usual.held_out, usual.most) and (output / SPLIT).is_file():
+        given, kept = (
+            _names(each)
+            for each in (split_cases(dataset, options.held_out, begun.seed, options.most), _split(dataset, output, options))
+        )
+        if given != kept:
+            problem = "--held-out and --most give other cases than this run was begun with"
+            raise ConfigError(problem, "leave them out, or begin another run in a new folder", subject=output)
+    return recipe
+
+
+def _split(dataset: DataSet, output: Path, options: FinetuneOptions) -> CaseSplit:
+    """The cases that are learnt from and those that judge; a run that goes on keeps its own."""
+    if not (output / SPLIT).is_file():
+        split = split_cases(dataset, options.held_out, options.seed, options.most)
+        output.mkdir(parents=True, exist_ok=True)
+        _write(output / SPLIT, _names(split))
+        return split
+    names, cases = load_json(output / SPLIT, newest=None), {case.identifier: case for case in dataset.cases}
+    learnt, held_out = (tuple(cases[name] for name in names[part] if name in cases) for part in ("train", "held_out"))
+    return CaseSplit(learnt, held_out)
+
+
+def _names(split: CaseSplit) -> dict[str, Any]:
+    return {part: [case.identifier for case in cases] for part, cases in vars(split).items()}
+
+
+def _evaluate(what: str, network: Sam2, dataset: DataSet, split: CaseSplit, options: FinetuneOptions) -> list[Score]:
+    print_note(f"{what}: one prompt on each of {len(split.held_out)} cases")
+    segmenter = Segmenter(network, device=options.device)
+    return score_held_out(segmenter, dataset, split.held_out, options.prompts, seed=options.seed, on_case=_CaseCounter())
+
+
+def _choose_recipe(network: Sam2, pool: Path, run: Path, options: FinetuneOptions) -> Recipe:
+    """The recipe that suits the network and the time."""
+    recipe = choose_recipe(network, options.weights, pool, seed=options.seed, steps=options.steps)
+    if options.max_minutes is None:
+        return recipe
+    fit = measure_steps(network, recipe, run, options.max_minutes, options.device)
+    phases = tuple(replace(phase, steps=fit) for phase in recipe.phases)
+    return replace(recipe, phases=phases, warm_up=min(20, max(1, fit // 10)))
+
+
+def _override(recipe: Recipe, settings: Sequence[str]) -> Recipe:
+    return build_config(Recipe, override_settings(asdict(recipe), settings)) if settings else recipe
+
+
+def _train(network: Sam2, recipe: Recipe, run: Path, options: FinetuneOptions) -> int:
+    """Train in place; the averaged weights stay in the network. Returns the steps that were done."""
+    with ProcessGroup(options.device) as processes:
+        training = TrainingRun(network, recipe, run, processes)
+        if options.resume:
+            training.resume()
+        _follow(training, options.max_minutes)
+        load_average(training)
+        return training.step
+
+
+def _table(before: Sequence[Score], after: Sequence[Score]) -> list[dict[str, Any]]:
+    """Mean Dice for each structure and kind of prompt, and over all structures."""
+    rows: list[dict[str, Any]] = []
+    for kind in dict.fromkeys(score.prompt for score in before):
+        for structure in (*dict.fromkeys(score.structure for score in before), None):
+            values = [_mean(scores, kind, structure) for scores in (before, after)]
+            rows.append({"structure": structure or "all", "prompt": kind, "before": values[0], "after": values[1]})
+    return rows
+
+
+def _mean(scores: Sequence[Score], kind: str, structure: str | None) -> float | None:
+    own = [s.dice for s in scores if s.prompt == kind and structure in {None, s.structure} and s.dice == s.dice]
+    return round(sum(own) / len(own), 4) if own else None
+
+
+def _lines(rows: Sequence[dict[str, Any]]) -> list[str]:
+    every = [row for row in rows if row["structure"] == "all" and row["before"] is not None]
+    lines = [f"{row['prompt']}: Dice {row['before']:.3f} before, {row['after']:.3f} after" for row in every]
+    worse = all(row["after"] <= row["before"] for row in every) and bool(every)
+    return [*lines, "nothing became better on the held-out cases: keep the earlier weights"] if worse else lines
+
+
+def _write(path: Path, content: dict[str, Any]) -> None:
+    write_bytes(path, (json.dumps(content, indent=2) + "\n").encode())
+
+
+class _CaseCounter:
+    """Prints now and then how many cases are done."""
+
+    def __init__(self) -> None:
+        self._last = time.monotonic()
+
+    def __call__(self, done: int, total: int) -> None:
+        if time.monotonic() - self._last > EVERY_S:
+            self._last = time.monotonic()
+            print_note(f"{done} of {total} cases")
+
+
+def _follow(training: TrainingRun, max_minutes: float | None = None) -> None:
+    """Run to the end, or for some minutes; a line now and then, with the time that is left."""
+    printed, began, first = 0.0, time.monotonic(), training.step
+    end = began + 60 * max_minutes if max_minutes else math.inf
+    for last in training.run(max_minutes=max_minutes):
+        now, steps = time.monotonic(), training.recipe.steps
+        if not training.processes.first or (now - printed < EVERY_S and last.step < steps):
+            continue
+        printed = now
+        left = min((steps - last.step) * (now - began) / (last.step - first), max(0.0, end - now))
+        dices = [("prompted", last.dice_first), ("tracked", last.dice_tracked)]
+        words = [f"{value:.3f} {name}" for name, value in dices if not math.isnan(value)]
+        dice = f", Dice {', '.join(words)}" if words else ""
+        print_note(f"step {last.step} of {steps}: loss {last.loss:.3f}{dice}, {clock(left)} left")
+
+
+def clock(seconds: float) -> str:
+    """Hours and minutes, or minutes and seconds.
+
+    >>> clock(42), clock(125), clock(7300)
+    ('42 s', '2 min 5 s', '2 h 1 min')
+    """
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def measure_studies(
+    data: tuple[Path, ...], output: Path, protocols: tuple[str, ...], options: EvaluationOptions, *, quiet: bool
+) -> list[dict[str, Any]]:
+    """Run the studies of the protocols and write their reports; what there is to tell of each, see `_describe_study`."""
+    studies = choose_studies(data, protocols, options)
+    folders = [output / study.protocol.name for study in studies]
+    with Progress(quiet=quiet) as progress:
+
+        def report(done: EvaluationProgress) -> None:
+            if done.done:
+                progress.update(plain(done.what), done.done, done.total, "answers", done.share)
+            elif not quiet:
+                print_note(f"{done.total} answers to make")
+
+        outcomes = run_studies(studies, folders, workers=options.processes, on_done=report)
+    if find_spec("matplotlib") is None:
+        print_note("no figures: matplotlib is missing; pip install 'medical-sam2[evaluate]'")
+    write_report(studies, outcomes, output, options.chosen)
+    return [_describe_study(*each) for each in zip(studies, outcomes, folders, strict=True)]
+
+
+# Hours lie behind this: names, numbers and data sets are refused before the first answer is made.
+def choose_studies(data: tuple[Path, ...], names: tuple[str, ...], options: EvaluationOptions) -> list[Study]:
+    """All that can be refused is refused before the first is run."""
+    limits = ("cases", "images", "structures", "seeds")
+    for name in (*limits, "workers", "threads", "limit"):
+        value = getattr(options, name)
+        if value is not None and value <= 0:
+            raise ConfigError(f"--{name} {value} leaves nothing", "give 1 or more")
+    threads = options.threads or max(1, (os.cpu_count() or 1) // options.processes)
+    given = {name: value for name in (*limits, "image_size") if (value := getattr(options, name)) is not None}
+    preset = replace(PRESETS[options.chosen], **given)
+    paper = tuple(name for name in PROTOCOLS if name not in BEYOND_PAPER)
+    asked = paper if names == ("all",) else names
+    chosen = [find_protocol(name, preset=preset, views=options.views, methods=options.methods) for name in asked]
+    chosen = [replace(each, limit_s=options.limit) for each in chosen]
+    for name in dict.fromkeys(method for each in chosen for method in each.methods):
+        find_method(name)
+    network.check_settings(InferenceOptions(views=options.views or "one", threads=threads))
+    sets = sum(open_data_set(folder).kind == "set" for folder in data)
+    for each in chosen:
+        if sets < 2 and all(condition.distractors is not None for condition in each.conditions):
+            problem = f"{each.name} mixes images of one set into another one, and --data names {sets} sets of images"
+            raise ConfigError(problem, "give two or more", subject="--protocol")
+    settings = NetworkSettings(options.weights, options.device, options.precision, preset.image_size, threads)
+    digest = network.weights_digest(options.weights)
+    return [
+        Study(each, data, settings, digest, preset.cases, preset.slices, preset.images, preset.structures, draws=place == 0)
+        for place, each in enumerate(chosen)
+    ]
+
+
+def _describe_study(study: Study, outcome: StudyResult, folder: Path) -> dict[str, Any]:
+    """What a person reads at the end, on standard error; and the same for a program."""
+    for case, reason in outcome.skipped.items():
+        print_note(plain(f"left out: {case}: {reason}"))
+    for case, error in outcome.failed.items():
+        print_note(plain(f"failed: {case}: {error}; run it again, and report it if it stays"))
+    answers = sum(not row.skipped for row in outcome.rows)
+    print_note(plain(f"{folder}: {answers} rows, {outcome.fresh} answers of them new; see tables.md"))
+    return {
+        "protocol": study.protocol.described(),
+        "sha256": study.protocol.digest,
+        "output": str(folder),
+        "answers": answers,
+        "fresh": outcome.fresh,
+        "skipped": dict(outcome.skipped),
+        "failed": dict(outcome.failed),
+    }
