@@ -195,7 +195,7 @@ class SliceConfidence:
         area_px: voxels of the object on this slice, in the labels that are handed out.
         prompted: whether a prompt lies on this slice.
         look_here: whether the confidence collapses here while the object goes on.
-        source: of the confidence: "decoder", of what this view showed on this slice; "consensus", of what is handed out after it;
+        source: of the confidence: "decoder", of what this view showed on this slice; "consensus", of what came of it at last;
             "template", of the place where a template's object was looked for.
     """
 
