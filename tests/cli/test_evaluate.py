@@ -50,7 +50,7 @@ def test_a_small_study(tmp_path: Path, weights: Path, capsys: pytest.CaptureFixt
 def test_distractors_need_another_set(tmp_path: Path, weights: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Of one set alone nothing would be told: the command says so, and leaves no reports that are empty."""
     eyes, liver = str(picture_set(tmp_path / "Dataset002_Eyes")), str(volume_set(tmp_path / "Dataset001_Liver"))
-    for data, told in (((eyes, liver), "names 1 sets of images"), ((liver,), "names 0 sets of images")):
+    for data, told in (((eyes, liver), "names one set of images alone"), ((liver,), "names no set of images")):
         assert run(tmp_path / "out", weights, "--data", *data, "--protocol", "distractors") == 2
         assert f"distractors mixes images of one set into another one, and --data {told}; give two" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()

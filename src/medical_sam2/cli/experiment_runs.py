@@ -295,7 +295,8 @@ def choose_studies(data: tuple[Path, ...], names: tuple[str, ...], options: Eval
     sets = sum(open_data_set(folder).kind == "set" for folder in data)
     for each in chosen:
         if sets < 2 and all(condition.distractors is not None for condition in each.conditions):
-            problem = f"{each.name} mixes images of one set into another one, and --data names {sets} sets of images"
+            there = "one set of images alone" if sets else "no set of images"
+            problem = f"{each.name} mixes images of one set into another one, and --data names {there}"
             raise ConfigError(problem, "give two or more", subject="--protocol")
     settings = NetworkSettings(options.weights, options.device, options.precision, preset.image_size, threads)
     digest = network.weights_digest(options.weights)
