@@ -26,7 +26,7 @@ from torch.nn import functional as F  # noqa: N812
 from classics import planned, task_of
 from medical_sam2.errors import MedicalSam2Error
 from medical_sam2.evaluate.cases import KINDS, SetTask, VolumeTask
-from medical_sam2.evaluate.significance import mean_interval
+from medical_sam2.evaluate.tables import mean_interval
 from medical_sam2.io.atomic import write_bytes
 from medical_sam2.model.nano.network import Nano
 from medical_sam2.segmenter import Segmenter

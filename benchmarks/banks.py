@@ -25,7 +25,7 @@ from classics import loaded
 from medical_sam2.data.data_sets import read_data_set
 from medical_sam2.errors import PromptError
 from medical_sam2.evaluate.cases import SetTask, VolumeTask
-from medical_sam2.evaluate.significance import compared
+from medical_sam2.evaluate.tables import compared
 from medical_sam2.io.atomic import write_bytes
 from medical_sam2.metrics import dice
 from medical_sam2.model.memory_bank import Fifo, Greedy, Policy, SelfSorting

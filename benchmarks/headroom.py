@@ -39,7 +39,7 @@ from medical_sam2.evaluate.cases import EvaluationCase, SetTask, SimulatedReader
 from medical_sam2.evaluate.methods import METHODS
 from medical_sam2.evaluate.methods.own_network import TrackingMethod
 from medical_sam2.evaluate.protocols import LADDER, ONE, Kind
-from medical_sam2.evaluate.significance import difference, mean_interval
+from medical_sam2.evaluate.tables import difference, mean_interval
 from medical_sam2.io.atomic import write_bytes
 from medical_sam2.metrics import dice, iou
 from medical_sam2.model.backbone import Backbone, Features, FramePrediction, Instruction, Memory, Recalled

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from medical_sam2.data.data_sets import read_data_set
 from medical_sam2.errors import MedicalSam2Error, PromptError
 from medical_sam2.evaluate.cases import KINDS, VolumeTask, check_boxable, draw_prompt
-from medical_sam2.evaluate.significance import mean_interval
+from medical_sam2.evaluate.tables import mean_interval
 from medical_sam2.io.atomic import write_bytes
 from medical_sam2.metrics import dice
 from medical_sam2.segmenter import Segmenter

@@ -27,7 +27,7 @@ from torch import Tensor
 from medical_sam2.data.data_sets import DataSet, read_data_set
 from medical_sam2.errors import MedicalSam2Error
 from medical_sam2.evaluate.cases import VolumeTask, draw_prompt
-from medical_sam2.evaluate.significance import mean_interval
+from medical_sam2.evaluate.tables import mean_interval
 from medical_sam2.intensity_window import choose_window
 from medical_sam2.io.atomic import write_bytes
 from medical_sam2.model.tracker import upsample

@@ -19,7 +19,7 @@ from unittest import mock
 
 import numpy as np
 
-from medical_sam2.evaluate.significance import compared
+from medical_sam2.evaluate.tables import compared
 from medical_sam2.model.memory_bank import Fifo, Greedy, SelfSorting
 from medical_sam2.model.weights import read_weights
 from medical_sam2.prompts import FramePrompt, Mask

@@ -22,7 +22,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from medical_sam2.cli.doctor import capabilities
+from medical_sam2.cli.installation import capabilities
 from medical_sam2.io.image_folder import FolderEntry, ImageFolder, open_folder
 from medical_sam2.io.labels import save_label_map
 from medical_sam2.prompts import FramePrompt

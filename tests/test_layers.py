@@ -56,10 +56,9 @@ DEFERRED = {  # module → how many of our own modules it imports inside of func
     "cli.segment": 2,  # a mistyped path, or the report of a set, is answered without torch
     "cli.segment_images": 1,  # likewise
     "cli.segment_volumes": 1,  # likewise, and a wrong row of a table
-    "cli.evaluate": 1,  # --help answers without torch
     "cli.serve": 2,  # FastAPI is an extra; the page opens before torch is there
-    "cli.train": 2,  # --help answers without torch, and so does a folder that is not empty
-    "cli.weights": 2,  # `weights list` answers without torch
+    "cli.experiments": 3,  # --help answers without torch, and so does a folder that is not empty
+    "cli.installation": 2,  # `weights list` answers without torch
     "io": 1,  # pydicom, for DICOM files alone
     "io.image_folder": 1,  # likewise
     "server.rendering": 1,  # SciPy, for a table alone: the page opens before
@@ -151,9 +150,7 @@ def test_what_an_image_is_is_told_without_what_others_need(tmp_path: Path) -> No
 
 def test_a_module_is_out_of_sight_only_where_nobody_else_could_miss_it() -> None:
     """Not one that is loaded, nor where another thread runs; and it can be had afterwards."""
-    code = (
-        "import sys, threading\nfrom medical_sam2.io.nifti_headers import out_of_sight\nfrom importlib import import_module\n"
-    )
+    code = "import sys, threading\nfrom medical_sam2.io.nifti import out_of_sight\nfrom importlib import import_module\n"
     code += """
 def found():
     with out_of_sight("colorsys"):

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,8 +12,8 @@ from hypothesis import strategies as st
 
 from medical_sam2.errors import GeometryError
 from medical_sam2.io.labels import object_boxes
-from medical_sam2.statistics import measure, rows_to_csv, to_csv, to_json
-from medical_sam2.volume import Segmentation, Volume
+from medical_sam2.statistics import measure, rows_to_csv, slices_to_csv, to_csv, to_json
+from medical_sam2.volume import Segmentation, SliceConfidence, Volume
 from tests.strategies import seeds, shapes
 
 AFFINE = np.array([[0, -2.0, 0, 10], [0.5, 0, 0, -20], [0, 0, 3.0, 30], [0, 0, 0, 1]])
@@ -127,3 +128,13 @@ def test_another_grid_is_refused() -> None:
     volume, _ = example()
     with pytest.raises(GeometryError, match="shape"):
         measure(volume, Segmentation(np.zeros((1, 2, 3), np.uint8), AFFINE))
+
+
+def test_each_slice_tells_whose_confidence_it_has() -> None:
+    """A judge of what is handed out and a decoder that saw one view alone are not the same."""
+    volume, segmentation = example()
+    rows = SliceConfidence(4, "SPL", 3, 0.75, 2, source="consensus"), SliceConfidence(4, "LPS", 1, 0.5, 1, look_here=True)
+    text = slices_to_csv(replace(segmentation, confidence=rows), volume.orientation)
+    first, second = csv.DictReader(io.StringIO(text))
+    assert (first["name"], first["confidence"], first["area_px"], first["source"]) == ("liver", "0.7500", "2", "consensus")
+    assert (second["look_here"], second["source"]) == ("1", "decoder")

@@ -132,11 +132,12 @@ def slices_to_csv(segmentation: Segmentation, axes: str) -> str:
     """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["object", "name", "view", "plane", "axis", "slice", "confidence", "area_px", "prompted", "look_here"])
+    place = "view", "plane", "axis", "slice"
+    writer.writerow(["object", "name", *place, "confidence", "area_px", "prompted", "look_here", "source"])
     for row in segmentation.confidence:
         view = View(row.view)
         place = [row.view, view.name, "ijk"[view.order(axes)[0]], row.slice]
-        sure = [f"{row.confidence:.4f}", row.area_px, int(row.prompted), int(row.look_here)]
+        sure = [f"{row.confidence:.4f}", row.area_px, int(row.prompted), int(row.look_here), row.source]
         writer.writerow([row.object, segmentation.names.get(row.object, ""), *place, *sure])
     return text.getvalue()
 

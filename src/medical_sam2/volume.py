@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from itertools import permutations
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -190,10 +191,12 @@ class SliceConfidence:
         object: label of the object.
         view: code of the view ("SPL").
         slice: index along the array axis of the file.
-        confidence: predicted IoU in [0, 1], 0 where the object is judged absent; after a consensus, of what that made of it.
-        area_px: voxels of the object on this slice.
+        confidence: predicted IoU in [0, 1], 0 where the object is judged absent.
+        area_px: voxels of the object on this slice, in the labels that are handed out.
         prompted: whether a prompt lies on this slice.
         look_here: whether the confidence collapses here while the object goes on.
+        source: of the confidence: "decoder", of what this view showed on this slice; "consensus", of what came of it at last;
+            "template", of the place where a template's object was looked for.
     """
 
     object: int
@@ -203,6 +206,7 @@ class SliceConfidence:
     area_px: int
     prompted: bool = False
     look_here: bool = False
+    source: Literal["decoder", "consensus", "template"] = "decoder"
 
     @property
     def key(self) -> tuple[int, str, int]:

@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 
 from medical_sam2 import io, preview
-from medical_sam2.batch.cases import BatchCase, find_cases
+from medical_sam2.batch import BatchCase
+from medical_sam2.batch.cases import find_cases
 from medical_sam2.batch.outputs import CaseOutcome, FoundObject, load_outcome, save_sheet
 from medical_sam2.batch.run import BatchRun, BatchSettings, segment_cases
 from medical_sam2.batch.table import read_table

@@ -12,7 +12,7 @@ import pytest
 
 from medical_sam2.errors import PromptError
 from medical_sam2.evaluate.cases import VolumeTask
-from medical_sam2.evaluate.methods.external_program import Command
+from medical_sam2.evaluate.methods import Command
 from medical_sam2.evaluate.methods.interface import MethodInputs, TrainingCases
 from medical_sam2.prompts import FramePrompt
 from medical_sam2.volume import Volume

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from medical_sam2.cli import doctor
-from medical_sam2.cli.doctor import Device, Health, as_json, as_text, embedded, examine, installed_version, missing
+from medical_sam2.cli import installation, installed_version
+from medical_sam2.cli.installation import Device, Health, as_json, as_text, embedded, examine, missing
 
 
 @pytest.fixture
@@ -36,7 +36,7 @@ def test_it_knows_this_machine() -> None:
 
 def test_it_knows_every_extra() -> None:
     project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
-    assert set(doctor.EXTRAS) == set(project["optional-dependencies"]) - {"docs", "dev"}
+    assert set(installation.EXTRAS) == set(project["optional-dependencies"]) - {"docs", "dev"}
 
 
 def test_good_weights_are_no_problem(healthy: Health, tmp_path: Path) -> None:
@@ -83,6 +83,6 @@ def test_exit_code(
     healthy: Health, weights: bool, code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     health = healthy if weights else replace(healthy, weights=())
-    monkeypatch.setattr(doctor, "examine", lambda: health)
-    assert doctor.doctor(one_object=True) == code
+    monkeypatch.setattr(installation, "examine", lambda: health)
+    assert installation.doctor(one_object=True) == code
     assert bool(json.loads(capsys.readouterr().out)["problems"]) == bool(code)

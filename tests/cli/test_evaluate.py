@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from medical_sam2.cli import main, studies
-from medical_sam2.cli.evaluate import EvaluationOptions
+from medical_sam2.cli import experiment_runs, main
+from medical_sam2.cli.experiments import EvaluationOptions
 from medical_sam2.model.weights import save_backbone
 from tests.data.nnunet import blob, picture_set, put, volume_set
 from tests.evaluate.studies import forget_cases
@@ -47,6 +47,15 @@ def test_a_small_study(tmp_path: Path, weights: Path, capsys: pytest.CaptureFixt
     assert [each["fresh"] for each in json.loads(capsys.readouterr().out)["studies"]] == [0]
 
 
+def test_distractors_need_another_set(tmp_path: Path, weights: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of one set alone nothing would be told: the command says so, and leaves no reports that are empty."""
+    eyes, liver = str(picture_set(tmp_path / "Dataset002_Eyes")), str(volume_set(tmp_path / "Dataset001_Liver"))
+    for data, told in (((eyes, liver), "names one set of images alone"), ((liver,), "names no set of images")):
+        assert run(tmp_path / "out", weights, "--data", *data, "--protocol", "distractors") == 2
+        assert f"distractors mixes images of one set into another one, and --data {told}; give two" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 def test_what_is_refused(tmp_path: Path, weights: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = volume_set(tmp_path / "Dataset001_Liver", cases=1)
     for words, told in (
@@ -77,5 +86,5 @@ def test_a_volume_click_by_click(tmp_path: Path, weights: Path, capsys: pytest.C
 
 def test_all_are_the_paper_s(tmp_path: Path) -> None:
     folder = volume_set(tmp_path / "Dataset001_Liver", cases=1)
-    planned = studies.choose_studies((folder,), ("all",), EvaluationOptions())
+    planned = experiment_runs.choose_studies((folder,), ("all",), EvaluationOptions())
     assert [each.protocol.name for each in planned] == ["universal", "one-prompt", "frequency", "ablation", "memory", "noise"]

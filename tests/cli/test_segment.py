@@ -123,6 +123,10 @@ def test_objects_that_overlap_are_written_whole(workspace: Workspace) -> None:
     assert (found.mask(1) == found.mask(2)).all()
     assert found.mask(1).sum() == alone
     assert found.names == {2: "tumour"}
+    code, _, err = workspace.run("--correct", "a.seg.nrrd", "--negative", "14", "12", "3", "--object", "2")
+    assert code == 2
+    assert f"a.seg.nrrd: its segments overlap in {alone} voxels" in err
+    assert "give one of them in a file of its own (`medsam2 segment --separate` writes such)" in err
     code, out, err = workspace.run(*TWO, "--overlap", "--separate", "--label-table", "t.tsv", output="b.nii.gz")
     assert code == 0, err
     assert "does not hold" not in err

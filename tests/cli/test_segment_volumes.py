@@ -67,8 +67,26 @@ def test_dry_run_checks_and_writes_nothing(workspace: Workspace, words: list[str
 
 
 def test_dry_run_counts_what_each_case_is_tuned_for(workspace: Workspace, words: list[str]) -> None:
+    """One of three has an outline; clicks are nothing to tune to."""
+    workspace.put("mask.nii.gz", np.pad(np.ones((4, 4, 1), np.uint8), [(8, n - 12) for n in SHAPE[:2]] + [(3, SHAPE[2] - 4)]))
+    Path("t.csv").write_text(
+        "case,image,kind,i,j,k,file\np0,c0.nii.gz,mask,,,,mask.nii.gz\np1,c1.nii.gz,point,14,12,3,\np2,c2.nii.gz,point,14,12,3,\n"
+    )
     assert main([*words, "--adapt", "100", "--dry-run", "--json"]) == 0
-    assert 300 < json.loads(workspace.shown()[0])["seconds"] < 400
+    assert 100 < json.loads(workspace.shown()[0])["seconds"] < 200
+
+
+def test_dry_run_tells_what_time_points_are_missing(workspace: Workspace, words: list[str]) -> None:
+    workspace.put("beats.nii.gz", np.random.default_rng(0).integers(-1000, 1000, (*SHAPE, 3)).astype(np.int16))
+    Path("t.csv").write_text("image,kind,i,j,k\nbeats.nii.gz,point,8,8,2\n")
+    assert main([*words, "--dry-run"]) == 4
+    told, warned = workspace.shown()
+    assert "would fail: beats.nii.gz" in warned
+    assert "would outline" not in told
+    assert main([*words, "--dry-run", "--frame", "3"]) == 2
+    assert "would fail: beats.nii.gz" in workspace.shown()[1]
+    assert main([*words, "--dry-run", "--frame", "2"]) == 0
+    assert "would outline beats" in workspace.shown()[0]
 
 
 def test_tuning_to_a_click_is_said_to_do_nothing(workspace: Workspace, words: list[str]) -> None:

@@ -2,7 +2,7 @@
 
 import os
 
-from medical_sam2.data.parallel import DIED, run_jobs
+from medical_sam2.data.cases import DIED, run_jobs
 
 
 def answer(number: int) -> int:

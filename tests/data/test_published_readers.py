@@ -8,9 +8,8 @@ import pytest
 from PIL import Image
 
 from medical_sam2 import io
-from medical_sam2.data.catalog import ENTRIES
+from medical_sam2.data.catalog import ENTRIES, read_by_table, read_slice_masks, read_tdsc, unpack_medsegbench
 from medical_sam2.data.data_sets import read_data_set
-from medical_sam2.data.published_readers import read_by_table, read_slice_masks, read_tdsc, unpack_medsegbench
 from medical_sam2.errors import ConfigError, FormatError
 from tests.data.nnunet import put
 from tests.io.making import Series
@@ -127,18 +126,20 @@ def test_a_file_of_medsegbench_becomes_a_data_set(tmp_path: Path, colours: bool)
 def test_what_is_no_file_of_medsegbench_is_refused(tmp_path: Path) -> None:
     file, made = tmp_path / "a.npz", pictures(colours=False)
     for content, told in (
-        ({**made, "val_label": made["val_label"][:2]}, "val: "),
+        ({**made, "val_label": made["val_label"][:2]}, "val_images are 3 pictures of 12 × 10 pixels, its val_label 2 pictures"),
         ({"train_images": made["train_images"]}, "no pictures called train_label"),
-        ({**made, "train_images": made["train_images"].astype(np.float32)}, "train_images: float32"),
-        (made, "up to 2; 1 structures were named"),
+        (
+            {**made, "train_images": made["train_images"].astype(np.float32)},
+            "train_images are float32, not bytes; give a file of MedSegBench",
+        ),
+        ({**made, "train_images": made["train_images"][0, 0]}, "train_images have the shape"),
+        (made, "up to 2, and 1 structure"),
     ):
         np.savez(file, **content)  # pyright: ignore[reportArgumentType]
         with pytest.raises(FormatError, match=told):
-            unpack_medsegbench(
-                file, tmp_path / "out", ["all", "other"] if told != "up to 2; 1 structures were named" else ["all"]
-            )
+            unpack_medsegbench(file, tmp_path / "out", ["all", "other"] if "up to 2" not in told else ["all"])
     file.write_bytes(file.read_bytes()[:100])
-    with pytest.raises(FormatError, match="no pictures called"):
+    with pytest.raises(FormatError, match="no NPZ file, or not all of one; download it again"):
         unpack_medsegbench(file, tmp_path / "out")
     assert not (tmp_path / "out").exists(), "what is refused leaves nothing"
 
@@ -155,5 +156,5 @@ def test_a_header_of_more_pictures_than_there_can_be_is_refused(tmp_path: Path) 
     with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
         header = b"{'descr': '|u1', 'fortran_order': False, 'shape': (1" + b"0" * 30 + b", 8, 8), }\n"
         archive.writestr("train_images.npy", b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header)
-    with pytest.raises(FormatError, match="no whole NPZ file"):
+    with pytest.raises(FormatError, match="no NPZ file, or not all of one"):
         unpack_medsegbench(tmp_path / "a.npz", tmp_path / "out")

@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 
 from medical_sam2.evaluate import answer
-from medical_sam2.evaluate.cases import FramePrompts, open_data_set
-from medical_sam2.evaluate.distractors import draw_distractors, mix_order
+from medical_sam2.evaluate.cases import FramePrompts, draw_distractors, mix_order, open_data_set
 from medical_sam2.evaluate.figures import write_figures
 from medical_sam2.evaluate.methods.interface import MethodAnswer, MethodInputs
 from medical_sam2.evaluate.protocols import PROTOCOLS, Condition

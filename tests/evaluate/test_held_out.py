@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from medical_sam2.data.data_sets import read_data_set
-from medical_sam2.evaluate.held_out import Score, mean, scores
+from medical_sam2.evaluate.run import score_held_out
 from medical_sam2.segmenter import Segmenter
 from tests.backbones import Brightness
 from tests.data.nnunet import blob, describe, picture_set, put
@@ -26,7 +26,7 @@ def test_each_structure_of_a_volume_is_prompted_by_itself(tmp_path: Path, segmen
     put(folder / "imagesTr" / "a_0000.nii.gz", image)
     put(folder / "labelsTr" / "a.nii.gz", label)
     dataset, told = read_data_set(folder), list[tuple[int, int]]()
-    found = scores(segmenter, dataset, dataset.cases, ("mask", "click"), on_case=lambda *done: told.append(done))
+    found = score_held_out(segmenter, dataset, dataset.cases, ("mask", "click"), on_case=lambda *done: told.append(done))
     assert [(one.case, one.structure, one.prompt) for one in found] == [
         ("a", "one", "mask"),
         ("a", "two", "mask"),
@@ -41,12 +41,6 @@ def test_a_set_is_prompted_on_the_first_image_that_shows_the_structure(tmp_path:
     folder = picture_set(tmp_path)
     put(folder / "labelsTr" / "eye0.png", np.zeros((40, 50), np.uint8))
     dataset = read_data_set(folder)
-    found = scores(segmenter, dataset, dataset.cases, ("mask",))
+    found = score_held_out(segmenter, dataset, dataset.cases, ("mask",))
     assert [(one.case, one.structure) for one in found] == [("eye1", "disc"), ("eye1", "cup")]
     assert all(0 <= one.dice <= 1 for one in found)
-
-
-def test_means_are_of_one_kind_of_prompt_and_of_what_is_finite() -> None:
-    found = [Score("a", "s", "mask", 0.5), Score("b", "s", "mask", float("nan")), Score("a", "s", "box", 0.1)]
-    assert (mean(found, "mask"), mean(found, "box")) == (0.5, 0.1)
-    assert np.isnan(mean(found, "click"))

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from medical_sam2.errors import ConfigError
-from medical_sam2.evaluate.significance import compared, difference, holm, mean_interval
+from medical_sam2.evaluate.tables import compared, difference, holm, mean_interval
 
 probabilities = st.lists(st.floats(0, 1), min_size=1, max_size=8)
 

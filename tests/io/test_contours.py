@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from shapely.geometry import Polygon as Shape
 from skimage.draw import polygon2mask
 
-from medical_sam2.io.contours import fill_and_trace, fill_polygons, trace_polygons, trace_rings
+from medical_sam2.io.annotations import fill_and_trace, fill_polygons, trace_polygons, trace_rings
 from tests.strategies import seeds
 
 

@@ -80,6 +80,8 @@ def test_a_user_is_told_what_the_judge_says() -> None:
     assert any(row.area_px for row in plain if not row.prompted)
     assert [row.key for row in plain] == [row.key for row in judged]
     told = 1 / (1 + np.exp(2))
+    assert {row.source for row in plain} == {row.source for row in judged if row.prompted} == {"decoder"}
+    assert {round(row.confidence, 5) for row in judged if row.source == "consensus"} == {round(told, 5)}
     assert {round(row.confidence, 5) for row in judged if not row.prompted} >= {round(told, 5)}
     assert [row.confidence for row in judged if row.prompted] == [row.confidence for row in plain if row.prompted]
 

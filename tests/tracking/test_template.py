@@ -64,7 +64,7 @@ def test_what_is_not_there_is_left_out_and_said(template: Template) -> None:
     (said,) = found.warnings
     assert said.startswith("object 2 (stone) of the template was not found and is left out (confidence 0.00")
     (row,) = [row for row in found.confidence if row.object == 2]
-    assert (row.look_here, row.area_px) == (True, 0)
+    assert (row.look_here, row.area_px, row.source) == (True, 0, "template")
 
 
 def test_what_is_not_sure_enough_is_left_out(template: Template, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from medical_sam2.cli import main, training
+from medical_sam2.cli import experiment_runs, main
 from tests.pools import write_pool
 from tests.train.jobs import tiny_network
 
@@ -26,7 +26,7 @@ size = 64
 @pytest.fixture
 def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Train two steps on two cases."""
-    monkeypatch.setattr(training, "nano", tiny_network)
+    monkeypatch.setattr(experiment_runs, "nano", tiny_network)
     write_pool(tmp_path / "pool", volumes=1, sets=1)
     (tmp_path / "recipe.toml").write_text(RECIPE.format(pool=json.dumps(str(tmp_path / "pool")), workers=0))
     return ["train", str(tmp_path / "recipe.toml"), "-o", str(tmp_path / "run"), "--device", "cpu"]

@@ -8,11 +8,12 @@ import torch
 
 from medical_sam2.cli import main
 from medical_sam2.data.data_sets import read_data_set
+from medical_sam2.data.prepare import split_cases
 from medical_sam2.errors import ConfigError
 from medical_sam2.model.modules import Sam2Config
 from medical_sam2.model.sam2 import Sam2
 from medical_sam2.model.weights import load_backbone, save_backbone
-from medical_sam2.train.finetune import choose_recipe, split_cases
+from medical_sam2.train.config import choose_recipe
 from tests.data.nnunet import picture_set, volume_set
 from tests.train.jobs import tiny_network
 

@@ -11,19 +11,8 @@ from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
 
-from medical_sam2.batch.table import (
-    BatchCase,
-    Check,
-    MaskFile,
-    PromptFile,
-    PromptSource,
-    TableRow,
-    TemplateFiles,
-    check_name,
-    raise_together,
-    read_table,
-)
-from medical_sam2.batch.table_cells import TABLES
+from medical_sam2.batch import BatchCase, MaskFile, PromptFile, PromptSource, TemplateFiles
+from medical_sam2.batch.table import TABLES, Check, TableRow, check_name, raise_together, read_table
 from medical_sam2.data.data_sets import CHANNEL, FOLDERS, stem
 from medical_sam2.errors import ConfigError, InputError, MedicalSam2Error, PromptError
 from medical_sam2.io.labels import AS_DRAWN, MaskRule, reorient

@@ -23,6 +23,7 @@ import numpy as np
 import torch
 
 from medical_sam2 import io
+from medical_sam2.batch import BatchCase, TemplateFiles
 from medical_sam2.batch.outputs import (
     LAYOUTS,
     REPORTS,
@@ -38,7 +39,6 @@ from medical_sam2.batch.outputs import (
     write_shared,
     write_tables,
 )
-from medical_sam2.batch.table import BatchCase, TemplateFiles
 from medical_sam2.errors import DEFECT, ConfigError, InputError, MedicalSam2Error, explain_refusal
 from medical_sam2.intensity_window import named_window
 from medical_sam2.io import Form, registry
@@ -46,7 +46,7 @@ from medical_sam2.io.prompt_file import NamedPrompts
 from medical_sam2.io.safe_open import require_memory
 from medical_sam2.model.weights import weights_file
 from medical_sam2.plugins import find
-from medical_sam2.prompts import Box, Mask
+from medical_sam2.prompts import Box
 from medical_sam2.segmenter import Precision, Segmenter, check_choices
 from medical_sam2.tracking.click_outline import JUDGE_FILE
 from medical_sam2.tracking.consensus import GATE_FILE
@@ -54,7 +54,7 @@ from medical_sam2.tracking.finishing import FinishingChange, FinishingSettings, 
 from medical_sam2.tracking.plan import bytes_needed, plan_tracking
 from medical_sam2.tracking.slice_confidence import SLICES_FILE
 from medical_sam2.tracking.template import SEARCHED, Template
-from medical_sam2.train.adapt import adapt_to_outlines
+from medical_sam2.train.adapt import adapt_to_outlines, warn_without_outlines
 from medical_sam2.volume import Segmentation, Volume
 
 try:
@@ -418,9 +418,7 @@ def _track_and_finish(
             found = segmenter.segment_by_template(image, template, named.prompts, names=named.names, **tracking)
     found, changes = finish(found, steps, named.prompts, limits)
     in_vain = [f"{word} does nothing: there is no such object" for word in unknown]
-    if settings.adapt and not any(isinstance(prompt, Mask) for prompt in named.prompts):
-        in_vain.append("--adapt does nothing: it tunes to outlines, and none was given")
-    return found, changes, in_vain
+    return found, changes, [*in_vain, *warn_without_outlines(named.prompts, settings.adapt)]
 
 
 def _key_of(case: BatchCase, settings: str) -> str:
@@ -487,8 +485,9 @@ def estimate(run: BatchRun, grids: Mapping[str, Volume], segmenter: Segmenter) -
     if any(job.case.template for job in run.todo):
         slices = [count + 2 * SEARCHED for count in slices]
     usual = median(slices) if slices else 100
-    each = _seconds_per_slice(segmenter) * usual + run.settings.adapt
-    return BatchEstimate(each * len(run.todo), memory, measured=False)
+    tuned = sum(job.case.reads_masks for job in run.todo)  # clicks and boxes are nothing to tune to
+    seconds = _seconds_per_slice(segmenter) * usual * len(run.todo) + run.settings.adapt * tuned
+    return BatchEstimate(seconds, memory, measured=False)
 
 
 def _seconds_per_slice(segmenter: Segmenter) -> float:

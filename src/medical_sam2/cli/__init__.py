@@ -19,10 +19,10 @@ from medical_sam2.errors import DEFECT, InputError, MedicalSam2Error, explain_re
 
 COMMANDS = {  # name → (file and function, help)
     "data": ("data:data", "The published data sets that are known, and what is known of them."),
-    "doctor": ("doctor:doctor", "What this machine has, and what that means for speed and for what can be done."),
-    "evaluate": ("evaluate:evaluate", "Measure a network on data sets of yours, as the paper measures."),
+    "doctor": ("installation:doctor", "What this machine has, and what that means for speed and for what can be done."),
+    "evaluate": ("experiments:evaluate", "Measure a network on data sets of yours, as the paper measures."),
     "finetune": (
-        "train:finetune",
+        "experiments:finetune",
         "Teach a network a data set of yours, and see on cases that it never saw whether that helped.",
     ),
     "info": ("data:info", "Show what an image is, where it lies, and what is odd about it."),
@@ -35,9 +35,9 @@ COMMANDS = {  # name → (file and function, help)
     ),
     "serve": ("serve:serve", "A page on this machine to click, see the outline, correct it and download it."),
     "suggest": ("segment:suggest", "Name the image of a set, or the slice of a volume, where one more prompt would help most."),
-    "train": ("train:train", "Run a recipe, stop at any time, go on where it stopped."),
+    "train": ("experiments:train", "Run a recipe, stop at any time, go on where it stopped."),
     "weights": (
-        "weights:weights",
+        "installation:weights",
         "Which networks there are, what a file of weights holds, and how to bring one into this package's form.",
     ),
 }
@@ -66,7 +66,7 @@ def build() -> App:
     app = App(
         name="medsam2",
         help="Outline a structure in a medical volume or a set of images from one prompt.",
-        version=_version,
+        version=lambda: installed_version() or "unknown",
         suppress_keyboard_interrupt=False,  # `main` does, with its exit code
         default_parameter=Parameter(converter=convert_strictly),
     )
@@ -75,13 +75,14 @@ def build() -> App:
     return app
 
 
-def _version() -> str:
+def installed_version(package: str = "medical-sam2") -> str | None:
+    """Of a package, None where it is absent."""
     from importlib.metadata import PackageNotFoundError, version
 
     try:
-        return version("medical-sam2")
+        return version(package)
     except PackageNotFoundError:
-        return "unknown"
+        return None
 
 
 # Nothing but cyclopts is loaded before a command is known; no exit of the program leaves a traceback.

@@ -12,8 +12,7 @@ from cyclopts import App, Parameter
 from medical_sam2 import io
 from medical_sam2.cli import plain
 from medical_sam2.cli.options import FLAG
-from medical_sam2.data.catalog import ENTRIES, find_entry
-from medical_sam2.data.published_readers import unpack_medsegbench
+from medical_sam2.data.catalog import ENTRIES, find_entry, unpack_medsegbench
 from medical_sam2.errors import ConfigError, InputError
 from medical_sam2.intensity_window import CT_WINDOWS, Windows, choose_window
 from medical_sam2.io import Form, Picture

@@ -23,12 +23,11 @@ from medical_sam2.model.catalogue import NAMED_WEIGHTS, is_hub_id, trained_size
 from medical_sam2.model.memory_bank import POLICIES, Policy
 from medical_sam2.model.weights import weights_file
 from medical_sam2.plugins import find
-from medical_sam2.prompts import Mask
 from medical_sam2.segmenter import Segmenter, check_choices, check_threads
 from medical_sam2.tracking.confidence import Need, neediest, slice_needs
 from medical_sam2.tracking.image_set import ORDERS, Shuffled
 from medical_sam2.tracking.plan import Group, TrackingPlan, bytes_needed, plan_tracking
-from medical_sam2.train.adapt import adapt_to_outlines
+from medical_sam2.train.adapt import adapt_to_outlines, warn_without_outlines
 from medical_sam2.views import View
 from medical_sam2.volume import Volume
 
@@ -134,8 +133,7 @@ def plan(
     window = choose_window(volume, options.window)
     tracking = plan_tracking(volume, named.prompts, options.views, None if earlier is None else earlier.array)
     warnings = [*_empty_slices(volume, tracking.groups), *tracking.warnings, *name_notes(outputs, named.names)]
-    if options.adapt and not any(isinstance(prompt, Mask) for prompt in named.prompts):
-        warnings.append("--adapt does nothing: it tunes to outlines, and none was given")
+    warnings += warn_without_outlines(named.prompts, options.adapt)
     one_view = all(len(group.views) == 1 for group in tracking.groups)
     if options.fusion in {"mean", "vote"} and one_view:
         warnings.append("--fusion changes nothing: one view is tracked")

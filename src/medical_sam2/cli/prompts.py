@@ -7,7 +7,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated
 
-import numpy as np
 from cyclopts import Group, Parameter
 
 from medical_sam2 import io
@@ -28,6 +27,7 @@ from medical_sam2.strokes import (
     lasso_prompt,
     scribble_prompt,
 )
+from medical_sam2.tracking.plan import labels_in
 from medical_sam2.volume import Volume
 
 STROKES: tuple[tuple[str, type[Stroke], bool], ...] = (
@@ -475,7 +475,7 @@ def _check_names(names: Mapping[int, str], objects: set[int]) -> None:
 
 
 def _labels(earlier: Volume | None) -> list[int]:
-    return [] if earlier is None else [int(label) for label in np.unique(earlier.array) if label]
+    return sorted(labels_in(None if earlier is None else earlier.array))
 
 
 def _object_and_numbers(option: str, text: str) -> tuple[int | None, list[float]]:

@@ -17,8 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from medical_sam2 import preview, statistics
-from medical_sam2.cli import plain
-from medical_sam2.cli.doctor import installed_version
+from medical_sam2.cli import installed_version, plain
 from medical_sam2.cli.files import as_json
 from medical_sam2.cli.prompts import SetPrompts
 from medical_sam2.errors import MedicalSam2Error

@@ -9,14 +9,15 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 from cyclopts import Group, Parameter
 
+from medical_sam2.batch import TemplateFiles
 from medical_sam2.batch.cases import FoundCases, check_cases, find_cases, find_faulty_rows
-from medical_sam2.batch.table import Check, TemplateFiles
+from medical_sam2.batch.table import Check
 from medical_sam2.cli import plain, report
 from medical_sam2.cli.files import Reading, check_memory_for_libraries
 from medical_sam2.cli.options import FLAG, REPEATED, FinishingOptions, InferenceOptions, check_threshold
 from medical_sam2.errors import ConfigError, InputError, MedicalSam2Error
 from medical_sam2.io.labels import MaskRule
-from medical_sam2.io.registry import Options, writer_of
+from medical_sam2.io.registry import Options, read_grid, writer_of
 from medical_sam2.tracking.finishing import FinishingSettings
 
 if TYPE_CHECKING:
@@ -169,7 +170,7 @@ def segment_volumes(
     segmenter = settings.load_segmenter() if batch.todo and (dry_run or sharing.cluster is None) else None
     if dry_run:
         cost = None if segmenter is None else run.estimate(batch, grids, segmenter)
-        failing = _find_unwritable(batch, grids)
+        failing = _find_failing(batch, grids, Options(**vars(reading)))
         report.print_report(_facts(batch, cost), _dry_run_text(batch, cost, failing), json=json)
         return max((error.exit_code for error in failing.values()), default=0)
 
@@ -218,7 +219,7 @@ def _find_and_check(
     finish: FinishingSettings,
 ) -> tuple[FoundCases, dict[str, Any]]:
     """The cases, and their grids as far as headers tell; whatever is wrong with any of them is reported at once."""
-    how = Options(geometry_from=reading.geometry_from, frame=reading.frame)
+    how = Options(**vars(reading))
     with _printing_notes():
         found = _find(what, prompts, outputs, lambda cases: find_faulty_rows(cases, how))
         grids = check_cases(found.cases, how, options.views, what if prompts.prompts is None else prompts.prompts)
@@ -312,14 +313,15 @@ def _print_found(found: FoundCases, run: "BatchRun") -> None:
             report.print_note(plain(f"{len(names)} {what}: {', '.join(names[:MOST_SHOWN])}{' …' * (len(names) > MOST_SHOWN)}"))
 
 
-def _find_unwritable(run: "BatchRun", grids: Mapping[str, Any]) -> dict[str, MedicalSam2Error]:
-    """Cases beside whose images results could not be written, as far as headers tell, and why."""
+def _find_failing(run: "BatchRun", grids: Mapping[str, Any], how: Options) -> dict[str, MedicalSam2Error]:
+    """Cases whose images cannot be read, or beside which results cannot be written, as far as headers tell, and why."""
     failing = dict[str, MedicalSam2Error]()
     for job in run.todo:
         labels = run.folder / run.layout.labels(job.case, run.settings.suffix)
         try:
-            if job.case.name in grids:
-                writer_of(labels, run.settings.format).check_source(grids[job.case.name], labels)
+            grid = grids[job.case.name] if job.case.name in grids else read_grid(job.case.image, how)
+            if grid is not None:
+                writer_of(labels, run.settings.format).check_source(grid, labels)
         except MedicalSam2Error as error:
             failing[job.case.name] = error.about(job.case.image)
             report.print_note(plain(f"would fail: {failing[job.case.name]}"))

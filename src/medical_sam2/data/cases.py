@@ -5,15 +5,19 @@
 000123.json         kind, name, tasks; written last, so a case with one is complete
 
 `medsam2 prepare` writes such folders, and so does `recipes/nano/synthesize.py`. What trains reads them through a CaseReader, so
-cases can come from elsewhere too.
+cases can come from elsewhere too. At the end many jobs in several processes: one that fails, or takes its process down with it,
+is reported and the others go on.
 """
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, Literal, Protocol, TypeAlias
+from typing import Any, Generic, Literal, Protocol, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,6 +44,9 @@ MODALITIES = {
     "OCT": ("oct",),
     "PT": ("pet", "pt"),
 }
+Job = TypeVar("Job")
+Output = TypeVar("Output")
+DIED = "its process died, most likely for want of memory; take fewer workers"
 
 
 @dataclass(frozen=True)
@@ -184,3 +191,55 @@ def modality_of(channels: tuple[str, ...]) -> str:
         return "RGB"
     found = {code for name in names for code, words in MODALITIES.items() if {name, re.split(r"[ _]", name)[0]} & set(words)}
     return found.pop() if len(found) == 1 else "+".join(channels)
+
+
+@dataclass(frozen=True)
+class JobResult(Generic[Job, Output]):
+    """What came of a job."""
+
+    job: Job  # it
+    result: Output | None  # what it returned; None if it failed
+    error: BaseException | str | None = None  # why it failed, an exception or words
+
+
+def run_jobs(function: Callable[[Job], Output], jobs: Sequence[Job], workers: int) -> Iterator[JobResult[Job, Output]]:
+    """The answers to all jobs, in the order in which they are done.
+
+    Args:
+        function: of a module, so that other processes find it.
+        workers: processes; with one, the work is done in this process.
+    """
+    if workers <= 1:
+        for job in jobs:
+            yield _try_job(function, job)
+        return
+    if not jobs:
+        return
+    left = list(jobs)
+    for answer in _run_in_pool(function, jobs, workers):
+        left.remove(answer.job)
+        yield answer
+    for job in left:  # a process died: whose fault it was shows when each job has a process of its own
+        yield from list(_run_in_pool(function, [job], 1)) or [JobResult(job, None, DIED)]
+
+
+def _try_job(function: Callable[[Job], Output], job: Job) -> JobResult[Job, Output]:
+    try:
+        return JobResult(job, function(job))
+    except Exception as error:  # reported to whoever asked, who goes on with the others
+        return JobResult(job, None, error)
+
+
+def _run_in_pool(function: Callable[[Job], Output], jobs: Sequence[Job], workers: int) -> Iterator[JobResult[Job, Output]]:
+    """Answers until all are there or a process dies."""
+    with ProcessPoolExecutor(min(workers, len(jobs)), mp_context=get_context("spawn")) as executor:
+        futures: dict[Future[Output], Job] = {executor.submit(function, job): job for job in jobs}
+        try:
+            for future in as_completed(futures):
+                error = future.exception()
+                if isinstance(error, BrokenProcessPool):
+                    return
+                yield JobResult(futures[future], None if error else future.result(), error)
+        except BaseException:
+            executor.shutdown(wait=False, cancel_futures=True)
+            raise

@@ -1,4 +1,4 @@
-"""One answer: the simulated reader prompts a case, a method outlines it, and the masks are measured.
+"""One answer, or one after each click in the largest error: the reader prompts, a method outlines, the masks are measured.
 
 At the end what the reader says of a volume that prompts of single slices do not hold: a line, where it ends, joined outlines.
 
@@ -7,7 +7,7 @@ Shapes: T slices of the prompted view, or images of a set; H W pixels.
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache, partial
 from hashlib import blake2b
@@ -27,14 +27,13 @@ from medical_sam2.evaluate.cases import (
     VolumeTask,
     draw_beside,
     follow_suggestions,
+    mix_order,
     open_data_set,
 )
-from medical_sam2.evaluate.distractors import mix_order
 from medical_sam2.evaluate.figures import write_sketch
 from medical_sam2.evaluate.methods import find_method
-from medical_sam2.evaluate.methods.interface import MethodAnswer, MethodInputs, TrainingCases
+from medical_sam2.evaluate.methods.interface import Correcting, Method, MethodAnswer, MethodInputs, TrainingCases
 from medical_sam2.evaluate.protocols import OF_VOLUMES, Condition, Kind
-from medical_sam2.evaluate.rounds import answer_rounds
 from medical_sam2.evaluate.study import EvaluationJob, NetworkSettings, Row
 from medical_sam2.metrics import dice, iou, score
 from medical_sam2.model.weights import load_backbone
@@ -182,6 +181,49 @@ def _clicked_rows(job: EvaluationJob, shown: EvaluationCase, reader: SimulatedRe
         for each in answer_rounds(method, _method_inputs(job, shown), shown.task, reader, ignored)
         for row in _volume_rows(job, shown, each.prompts, MethodAnswer(each.masks))
     ]
+
+
+@dataclass(frozen=True, eq=False)
+class AnsweredRound:
+    """An answer after some clicks."""
+
+    clicks: int  # so far
+    prompts: FramePrompts  # so far
+    masks: Sequence[MaskArray]  # (H, W) bool of every slice
+    seconds: float  # that it took
+
+
+def answer_rounds(
+    method: Method, inputs: MethodInputs, task: VolumeTask, reader: SimulatedReader, ignored_thw: MaskArray
+) -> Iterator[AnsweredRound]:
+    """The first answer, then one after each click; where nothing is wrong, or a click is refused, the answer stays.
+
+    Raises:
+        PromptError: the first prompt is refused.
+    """
+    prompts, given = dict(reader.opening()), int(reader.kind == "click")
+    began = time.monotonic()
+    masks_thw = np.stack(method.on_volume(inputs, task, prompts).masks) & ~ignored_thw
+    yield AnsweredRound(given, dict(prompts), list(masks_thw), time.monotonic() - began)
+    for number in range(1, reader.condition.clicks + 1):
+        more = reader.further_click(masks_thw, number)
+        began = time.monotonic()
+        prompts |= {t: prompts[t] | prompt if t in prompts else prompt for t, prompt in more.items()}
+        if more:
+            masks_thw = _mend(method, inputs, task, masks_thw, (prompts, more)) & ~ignored_thw
+        yield AnsweredRound(given + number, dict(prompts), list(masks_thw), time.monotonic() - began)
+
+
+def _mend(
+    method: Method, inputs: MethodInputs, task: VolumeTask, earlier_thw: MaskArray, prompts: tuple[FramePrompts, FramePrompts]
+) -> MaskArray:
+    everything, latest = prompts
+    try:
+        if isinstance(method, Correcting):
+            return np.stack(method.correct_volume(inputs, task, earlier_thw, latest).masks)
+        return np.stack(method.on_volume(inputs, task, everything).masks)
+    except PromptError:
+        return earlier_thw
 
 
 def _choose_frames(job: EvaluationJob, reader: SimulatedReader) -> list[int]:

@@ -1,5 +1,6 @@
 """What is to be outlined: a structure of a volume, or of a set of images, loaded once; and the simulated reader who prompts it:
-on which frames, and with what on each; by chance, or where the answer so far needs it most.
+on which frames, and with what on each; by chance, or where the answer so far needs it most. Among the images of a set may be
+some of other sets that do not show the structure (distractors), so that a bank can go wrong by what it keeps.
 
 Shapes: I J K voxels in the order of the file, T frames: slices of the view that is prompted or images, H W pixels of a frame.
 """
@@ -16,7 +17,6 @@ from numpy.typing import NDArray
 
 from medical_sam2.data.data_sets import Case, DataSet, LoadedCase, read_data_set
 from medical_sam2.errors import PromptError
-from medical_sam2.evaluate.distractors import Distractor
 from medical_sam2.evaluate.protocols import Condition, Kind, PlainKind
 from medical_sam2.intensity_window import Window, choose_window, percentile_window
 from medical_sam2.metrics import dice
@@ -47,6 +47,14 @@ PERFECT_HAND = NOISE_LEVELS["none"]
 KINDS: tuple[PlainKind, ...] = ("mask", "box", "click")
 SEVERAL_OUTLINES = ("outlines", "joined outlines")  # of the first, the prompted and the last slice
 LARGE = 0.5  # of the largest slice: the one slice of a volume that is prompted is at least so large
+
+
+@dataclass(frozen=True)
+class Distractor:
+    """An image of another set."""
+
+    folder: Path  # of that set
+    case: str  # its identifier there
 
 
 def draw_prompt(truth_hw: MaskArray, kind: Kind, rng: np.random.Generator, hand: Noise = PERFECT_HAND) -> FramePrompt:
@@ -404,3 +412,30 @@ def _load_set(folder: Path, cases: tuple[str, ...], structure: str, distractors:
 
 def _ignored(labels: NDArray[Any], ignore: int | None) -> MaskArray:
     return np.zeros(labels.shape, bool) if ignore is None else np.asarray(labels == ignore)
+
+
+def draw_distractors(
+    lenders: Sequence[DataSet], borrower: DataSet, structure: str, count: int, seed: int
+) -> tuple[Distractor, ...]:
+    """So many images in the order of the draw, from all sets in turn; fewer where there are no more.
+
+    Grey sets borrow grey images first, colour sets colour ones. A set with a structure of the same name lends none.
+    """
+    rng = np.random.default_rng([seed, crc32(f"{borrower.name}/{structure}".encode())])
+    turns: list[tuple[bool, int, float, Distractor]] = []
+    for data in lenders:
+        if data.kind == "set" and data.folder != borrower.folder and structure not in data.structures:
+            cases = rng.permutation([case.identifier for case in data.cases]).tolist()
+            unlike = data.colour != borrower.colour
+            turns += [(unlike, turn, rng.random(), Distractor(data.folder, case)) for turn, case in enumerate(cases)]
+    return tuple(found for *_, found in sorted(turns, key=lambda turn: turn[:3])[:count])
+
+
+def mix_order(order: Sequence[int], more: int, rng: np.random.Generator) -> NDArray[np.int64]:
+    """An order of images with so many more, numbered after them, at places that chance takes; the rest follows as before.
+
+    >>> mix_order([1, 0, 2], 2, np.random.default_rng(0)).tolist()
+    [1, 0, 4, 2, 3]
+    """
+    places = rng.integers(0, len(order) + 1, size=more)
+    return np.insert(np.asarray(order, np.int64), places, len(order) + np.arange(more))

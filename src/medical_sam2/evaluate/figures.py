@@ -13,9 +13,8 @@ from PIL import Image
 from medical_sam2.evaluate.cases import EvaluationCase, FramePrompts, MaskArray
 from medical_sam2.evaluate.methods import method_label
 from medical_sam2.evaluate.protocols import Protocol
-from medical_sam2.evaluate.significance import mean_interval
 from medical_sam2.evaluate.study import EvaluationJob, Row, select_answered
-from medical_sam2.evaluate.tables import last_rounds, mean_by_case
+from medical_sam2.evaluate.tables import last_rounds, mean_by_case, mean_interval
 from medical_sam2.io.atomic import write_bytes
 from medical_sam2.preview.drawing import PreviewCrop, tile
 from medical_sam2.prompts import FramePrompt

@@ -1,6 +1,7 @@
 """Studies are planned and run: answers that several protocols share are made once, and those of a case come together.
 
-A run that was stopped goes on: each row is a whole line of `rows.jsonl`, and what is there is not asked again.
+A run that was stopped goes on: each row is a whole line of `rows.jsonl`, and what is there is not asked again. At the end the
+short judgement after fine-tuning: cases that were held out, each structure from one prompt.
 """
 
 import json
@@ -11,19 +12,20 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
+import numpy as np
 
 from medical_sam2 import io
+from medical_sam2.data.cases import run_jobs
 from medical_sam2.data.data_sets import Case, DataSet
-from medical_sam2.data.parallel import run_jobs
-from medical_sam2.errors import ConfigError
+from medical_sam2.errors import ConfigError, PromptError
 from medical_sam2.evaluate.answer import answer_job
-from medical_sam2.evaluate.cases import open_data_set
-from medical_sam2.evaluate.distractors import draw_distractors
+from medical_sam2.evaluate.cases import SetTask, VolumeTask, draw_distractors, is_boxable, open_data_set
 from medical_sam2.evaluate.figures import SKETCHES
 from medical_sam2.evaluate.methods import find_method, method_label
-from medical_sam2.evaluate.protocols import Protocol, spread_evenly
+from medical_sam2.evaluate.protocols import Kind, Protocol, spread_evenly
 from medical_sam2.evaluate.study import (
     AnswerKey,
     EvaluationJob,
@@ -35,12 +37,17 @@ from medical_sam2.evaluate.study import (
     unpack_rows,
     write_rows,
 )
+from medical_sam2.io import Picture
 from medical_sam2.io.atomic import write_bytes
+from medical_sam2.prompts import Prompt
+from medical_sam2.segmenter import Segmenter
+from medical_sam2.volume import Volume
 
 UNKNOWN = 64.0  # slices of a volume whose header is neither NIfTI's nor one of these, such as a DICOM series
 SIZES = re.compile(rb"^(?:sizes:|DimSize *=)((?: *[0-9]+)+)\s*$", re.MULTILINE)  # of NRRD and of MetaImage
 TOGETHER = 12  # answers that one process makes before it reports: they share what was encoded
 DESCRIPTION, LINES = "protocol.json", "rows.jsonl"
+MOST_IMAGES = 50
 
 
 @dataclass(frozen=True)
@@ -303,3 +310,82 @@ def _drop_cut_line(lines: Path) -> Path:
     if text and not text.endswith(b"\n"):
         write_bytes(lines, text[: text.rfind(b"\n") + 1])
     return lines
+
+
+@dataclass(frozen=True)
+class Score:
+    """One structure, prompted once."""
+
+    case: str  # identifier; the template's where a set was prompted
+    structure: str  # its name
+    prompt: Kind  # "mask", "box" or "click"
+    dice: float  # over all slices but the prompted one, or mean over all images but the template
+
+
+def score_held_out(
+    segmenter: Segmenter,
+    dataset: DataSet,
+    cases: Sequence[Case],
+    kinds: Sequence[Kind],
+    *,
+    seed: int = 0,
+    on_case: Callable[[int, int], None] | None = None,
+) -> list[Score]:
+    """Prompt every structure of every case; structures that lie on one slice only are left out.
+
+    Args:
+        cases: with labels. Of a set of images they are one sequence, prompted on the first that shows the structure.
+        seed: decides between equally good places for a click.
+        on_case: called with how many are done, and of how many.
+    """
+    found: list[Score] = []
+    if dataset.kind == "set":
+        return list(_score_set(segmenter, dataset, cases[:MOST_IMAGES], kinds, seed))
+    for done, case in enumerate(cases, start=1):
+        found += _score_volume(segmenter, dataset, case, kinds, seed)
+        if on_case is not None:
+            on_case(done, len(cases))
+    return found
+
+
+def _score_volume(segmenter: Segmenter, dataset: DataSet, case: Case, kinds: Sequence[Kind], seed: int) -> Iterator[Score]:
+    """The first channel; all structures at once, each an object."""
+    loaded = dataset.load(case)
+    volume, labels = loaded.images[0], loaded.labels
+    if labels is None or not isinstance(volume, Volume):
+        return
+    tasks: dict[str, VolumeTask] = {}
+    for name in dataset.structures:
+        try:
+            tasks[name] = VolumeTask(volume, dataset.mask(labels, name))
+        except PromptError:
+            continue
+    for kind in kinds if tasks else ():
+        rng = np.random.default_rng(seed)
+        prompts = [_numbered(task.prompt(kind, rng), n) for n, task in enumerate(tasks.values(), start=1)]
+        answer = segmenter.segment_volume(volume, prompts)
+        for n, (name, task) in enumerate(tasks.items(), start=1):
+            yield Score(case.identifier, name, kind, task.score(task.view.apply(answer.labels == n, volume.orientation)))
+
+
+def _numbered(prompt: Any, number: int) -> Prompt:
+    return replace(prompt, object=number)
+
+
+def _score_set(
+    segmenter: Segmenter, dataset: DataSet, cases: Sequence[Case], kinds: Sequence[Kind], seed: int
+) -> Iterator[Score]:
+    # All images are loaded first: which of them can be the template depends on the structure.
+    loaded = [(case, dataset.load(case)) for case in cases if case.label is not None]
+    images = [one.images[0].array for _, one in loaded if isinstance(one.images[0], Picture)]
+    for name in dataset.structures:
+        truths = [dataset.mask(one.labels, name) for _, one in loaded if one.labels is not None]
+        template = next((i for i, truth in enumerate(truths) if is_boxable(truth)), None)
+        if template is None:
+            continue
+        task = SetTask(images, truths, template)
+        for kind in kinds:
+            prompt = task.prompt(kind, np.random.default_rng(seed))
+            masks = {one.index: one.labels == 1 for one in segmenter.segment_images(images, {template: {1: prompt}})}
+            values = [value for value in task.scores(masks).values() if np.isfinite(value)]
+            yield Score(loaded[template][0].identifier, name, kind, float(np.mean(values)) if values else float("nan"))

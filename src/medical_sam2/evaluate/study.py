@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from medical_sam2.errors import FormatError
-from medical_sam2.evaluate.cases import EvaluationCase, load_case, open_data_set
-from medical_sam2.evaluate.distractors import Distractor
+from medical_sam2.evaluate.cases import Distractor, EvaluationCase, load_case, open_data_set
 from medical_sam2.evaluate.methods import describe_method, find_method, method_label
 from medical_sam2.evaluate.protocols import EVERY_KIND, Condition, Kind, Protocol
 from medical_sam2.io.atomic import write_bytes

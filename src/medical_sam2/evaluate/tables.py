@@ -1,6 +1,7 @@
-"""Tables of a study: means with intervals, methods against each other, distractors, and what was left out.
+"""Tables of a study: means with intervals, methods against each other, distractors, rounds of clicks, and what was left out.
 
-A case counts once: its structures and seeds are averaged first. Intervals are percentile bootstraps over cases.
+A case counts once: its structures and seeds are averaged first. Intervals are percentile bootstraps over cases; whether one
+method is better than another is tested on paired differences.
 """
 
 import json
@@ -10,17 +11,88 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import ArrayLike
+from scipy import stats
 
+from medical_sam2.errors import ConfigError
 from medical_sam2.evaluate.methods import method_label
 from medical_sam2.evaluate.protocols import Protocol
-from medical_sam2.evaluate.rounds import GOOD, LIMIT_S, summarise_rounds
-from medical_sam2.evaluate.significance import compared, difference, mean_interval
 from medical_sam2.evaluate.study import EMPTY, MEASURES, AnswerKey, Row, select_answered
 
+RESAMPLES = 10_000
 Case = tuple[str, str]
+TOO_POOR = 0.2  # Dice up to which the challenge does not measure surfaces, and counts 0
+GOOD = (0.85, 0.9)  # IoUs of NoC85 and NoC90
+LIMIT_S = 90.0  # of the challenge, for all rounds of a structure
 SURE = 0.5  # predicted IoU from which on the self-sorting bank takes an answer, as it is set
 SHOWN = ("dice", "dice_prompted", "dice_propagated", "iou", "hausdorff95", "surface_dice", "volume_error")
 HEAD = ("Dice [95 % interval]", "prompted", "propagated", "IoU", "HD95 (missed)", "surface Dice", "volume error")
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How much better one method is, over pairs that both have answered."""
+
+    mean: float  # of the differences
+    low: float  # lower end of its 95 % bootstrap interval
+    high: float  # upper end
+    p: float  # of the two-sided Wilcoxon signed-rank test; after `compared`, corrected by Holm
+    pairs: int  # that were compared; those with a nan are left out
+
+
+def difference(one: ArrayLike, other: ArrayLike, rng: np.random.Generator) -> Difference:
+    """How much higher `one` scores than `other`, pair by pair.
+
+    The interval is a percentile bootstrap of the mean over pairs; the test drops pairs without a difference, as Wilcoxon did.
+    Pairs are taken as independent: give one value for each patient where several structures of a patient were scored.
+
+    Raises:
+        ConfigError: the two are not as long as each other.
+    """
+    first, second = np.asarray(one, np.float64), np.asarray(other, np.float64)
+    if first.shape != second.shape or first.ndim != 1:
+        raise ConfigError(f"scores of shapes {first.shape} and {second.shape} are no pairs", "give one of each for every case")
+    gains = (first - second)[np.isfinite(first) & np.isfinite(second)]
+    if not gains.size:
+        return Difference(math.nan, math.nan, math.nan, math.nan, 0)
+    if gains.size == 1:
+        return Difference(float(gains[0]), math.nan, math.nan, 1.0, 1)
+    mean, low, high = mean_interval(gains, rng)
+    p = float(np.asarray(stats.wilcoxon(gains))[1]) if gains.any() else 1.0
+    return Difference(mean, low, high, p, gains.size)
+
+
+def mean_interval(values: ArrayLike, rng: np.random.Generator) -> tuple[float, float, float]:
+    """Mean of finite values and the ends of its 95 % percentile bootstrap interval; nan for what too few values cannot tell."""
+    finite = np.asarray(values, np.float64)
+    finite = finite[np.isfinite(finite)]
+    if finite.size < 2:
+        return (float(finite[0]) if finite.size else math.nan), math.nan, math.nan
+    found = stats.bootstrap((finite,), np.mean, n_resamples=RESAMPLES, method="percentile", rng=rng).confidence_interval
+    return float(finite.mean()), float(found.low), float(found.high)
+
+
+def compared(ours: ArrayLike, others: Mapping[str, ArrayLike], rng: np.random.Generator) -> dict[str, Difference]:
+    """One method against several others on the same cases, p corrected for their number."""
+    found = {name: difference(ours, scores, rng) for name, scores in others.items()}
+    corrected = holm([each.p for each in found.values()])
+    return {name: replace(each, p=p) for (name, each), p in zip(found.items(), corrected, strict=True)}
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's step-down correction: each p so that comparing it with α keeps the error of all tests together at α.
+
+    A nan (nothing was tested) stays one and does not count.
+
+    >>> holm([0.01, 0.04, 0.03])
+    [0.03, 0.06, 0.06]
+    """
+    tested = sorted((i for i, p in enumerate(p_values) if not math.isnan(p)), key=lambda i: p_values[i])
+    corrected, highest = list(p_values), 0.0
+    for rank, i in enumerate(tested):
+        highest = max(highest, min(1.0, (len(tested) - rank) * p_values[i]))
+        corrected[i] = highest
+    return corrected
 
 
 @dataclass(frozen=True)
@@ -119,6 +191,47 @@ def last_rounds(rows: Iterable[Row]) -> list[Row]:
     for row in rows:
         most[row.task] = max(row.clicks, most.get(row.task, 0))
     return [row for row in rows if row.clicks == most[row.task]]
+
+
+@dataclass(frozen=True)
+class RoundSummary:
+    """All rounds of a structure.
+
+    Args:
+        dice_auc: area under Dice over the clicks, by trapezoids, a first box left out: 4 is perfect with five clicks.
+        surface_auc: the same of the surface Dice, which is 0 where Dice is at most `TOO_POOR`.
+        dice: after the last click.
+        surface: surface Dice after the last click.
+        clicks: how many until the IoU reached each of `GOOD`; the most there were where it never did.
+        reached: whether it ever did.
+        seconds: of all rounds.
+    """
+
+    dice_auc: float
+    surface_auc: float
+    dice: float
+    surface: float
+    clicks: tuple[int, ...]
+    reached: tuple[bool, ...]
+    seconds: float
+
+
+def summarise_rounds(rows: Iterable[Row]) -> RoundSummary:
+    """What the rounds of one structure come to; rows in any order."""
+    rounds = sorted(rows, key=lambda row: row.clicks)
+    clicked = [row for row in rounds if row.clicks]
+    dice = [row.dice for row in clicked]
+    surface = [row.surface_dice if row.dice > TOO_POOR else 0.0 for row in clicked]
+    first = [next((row.clicks for row in rounds if row.iou >= good), None) for good in GOOD]
+    return RoundSummary(
+        float(np.trapezoid(dice)),
+        float(np.trapezoid(surface)),
+        dice[-1],
+        surface[-1],
+        tuple(rounds[-1].clicks if each is None else each for each in first),
+        tuple(each is not None for each in first),
+        math.fsum(row.seconds for row in rounds),
+    )
 
 
 def _sections_of_rounds(rows: Sequence[Row]) -> list[ReportSection]:

@@ -1,17 +1,26 @@
-"""A zip file with one image in it: unpacked within limits, read, and named in errors."""
+"""A zip file with one image in it: every entry is checked before any is unpacked, within limits; it is named in errors."""
 
 import os
 import re
+import shutil
+import stat
+import unicodedata
+import zipfile
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from tempfile import TemporaryDirectory
 
-from medical_sam2.errors import AmbiguousError, FormatError, MedicalSam2Error
+from medical_sam2.errors import AmbiguousError, FormatError, MedicalSam2Error, ResourceError
 from medical_sam2.io.registry import DICOM, NIFTI, Loaded, Options, Picture, read_file, recognise
-from medical_sam2.io.safe_open import unpack_and
+from medical_sam2.io.safe_open import CHUNK, DEFLATE_RATIO, check_expansion, explain, megabytes, open_regular
 from medical_sam2.volume import Volume
 
+MOST_ENTRIES = 20_000
+ARCHIVES = (".zip", ".tar", ".tgz", ".gz.gz", ".7z", ".rar", ".bz2", ".xz")
+IGNORED = ("__MACOSX/", ".DS_Store", "Thumbs.db")
 Places = Mapping[Path, int]
 """Each file of an unpacked zip file, and its place in the list of its entries, from 1."""
 
@@ -23,7 +32,8 @@ def read(path: Path, options: Options) -> Volume | tuple[Picture, ...]:
         FormatError: no image, or what its reader raises.
         AmbiguousError: several.
     """
-    return unpack_and(path, options.max_bytes, lambda places: _read_only_image(places, path, options))
+    with _unpacked(path, options.max_bytes) as places:
+        return _read_only_image(places, path, options)
 
 
 def _read_only_image(places: Places, path: Path, options: Options) -> Volume | tuple[Picture, ...]:
@@ -80,3 +90,87 @@ def _is_second_half(file: Path, files: Sequence[Path]) -> bool:
     """Whether it is the .img of a .hdr."""
     halves = file.suffix.lower() in NIFTI.data
     return halves and any(other.suffix.lower() in NIFTI.headers and other.stem == file.stem for other in files)
+
+
+@contextmanager
+def _unpacked(path: Path, max_bytes: int | None) -> Iterator[Places]:
+    """With the files of a zip file in a private temporary folder, and their places in it.
+
+    Raises:
+        FormatError: unsafe, forged, encrypted or nested entries.
+        ResourceError: more content than the disk or the limit allows.
+    """
+    try:
+        with open_regular(path) as stream, zipfile.ZipFile(stream) as archive, TemporaryDirectory() as folder:
+            entries = _checked_entries(archive, path)
+            _check_size(entries, folder, path, max_bytes)
+            numbers = {entry.filename: number for number, entry in enumerate(archive.infolist(), 1)}
+            yield {_extract(archive, entry, Path(folder)): numbers[entry.filename] for entry in entries}
+    except (zipfile.BadZipFile, EOFError, zlib.error, NotImplementedError, RuntimeError):
+        raise FormatError("the zip file is damaged or truncated", "pack it again", subject=path) from None
+    except OSError as error:
+        raise explain(error, path) from None
+
+
+def _checked_entries(archive: zipfile.ZipFile, path: Path) -> list[zipfile.ZipInfo]:
+    """The entries that hold files, all of them harmless."""
+    entries = archive.infolist()
+    if len(entries) > MOST_ENTRIES:
+        raise FormatError(f"the zip file holds {len(entries)} entries", "pack one study", subject=path)
+    seen: set[str] = set()
+    for entry in entries:
+        _check_name(entry, path)
+        folded = unicodedata.normalize("NFC", "/".join(_parts(entry))).casefold()
+        if folded in seen:
+            raise FormatError("two entries of the zip file have the same name", "pack it again", subject=path)
+        seen.add(folded)
+    kept = [entry for entry in entries if not _is_folder(entry) and not any(part in entry.filename for part in IGNORED)]
+    for entry in kept:
+        _check_entry(entry, path)
+    return kept
+
+
+def _check_name(entry: zipfile.ZipInfo, path: Path) -> None:
+    name, parts = entry.orig_filename, _parts(entry)
+    if name.startswith(("/", "\\")) or ".." in parts or "\0" in name or ":" in name[:3] or not parts:
+        raise FormatError(
+            "the zip file has an entry with an unsafe path, which leads outside its folder", "do not trust it", subject=path
+        )
+    kind = stat.S_IFMT(entry.external_attr >> 16)
+    if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
+        raise FormatError("the zip file holds a link or a special file", "do not trust it", subject=path)
+
+
+def _parts(entry: zipfile.ZipInfo) -> tuple[str, ...]:
+    """Folders and name of an entry; some programs of Windows part them by backslashes."""
+    return PurePosixPath(entry.orig_filename.replace("\\", "/")).parts
+
+
+def _is_folder(entry: zipfile.ZipInfo) -> bool:
+    return entry.is_dir() or entry.orig_filename.endswith("\\")
+
+
+def _check_entry(entry: zipfile.ZipInfo, path: Path) -> None:
+    if entry.flag_bits & 1:
+        raise FormatError("the zip file is encrypted", "unpack it yourself", subject=path)
+    if entry.filename.lower().endswith(ARCHIVES):
+        raise FormatError("the zip file holds another archive", "unpack it yourself", subject=path)
+    if entry.file_size > entry.compress_size * DEFLATE_RATIO + 64:
+        raise FormatError("an entry of the zip file declares a size that it cannot have", "do not trust it", subject=path)
+
+
+def _check_size(entries: list[zipfile.ZipInfo], folder: str, path: Path, max_bytes: int | None) -> None:
+    total = sum(entry.file_size for entry in entries)
+    limit = min(shutil.disk_usage(folder).free, max_bytes or 1 << 62)
+    check_expansion(total, sum(entry.compress_size for entry in entries), path)
+    if total > limit:
+        raise ResourceError(f"it unpacks to {megabytes(total)}, {megabytes(limit)} are allowed", "unpack it", subject=path)
+
+
+def _extract(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, folder: Path) -> Path:
+    """Copy one entry to a file, at most as many bytes as it declares (the checksum is checked at its end)."""
+    target = folder.joinpath(*_parts(entry))
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with archive.open(entry) as source, open(target, "xb") as sink:
+        shutil.copyfileobj(source, sink, CHUNK)
+    return target

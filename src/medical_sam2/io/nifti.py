@@ -4,6 +4,8 @@ Two forms say where an image lies (sform, qform), which may contradict each othe
 """
 
 import gzip
+import sys
+import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -16,26 +18,38 @@ from numpy.typing import NDArray
 from medical_sam2.errors import AmbiguousError, FormatError, GeometryError, InputError
 from medical_sam2.io import atomic, voxels
 from medical_sam2.io.atomic import EFFORT
-from medical_sam2.io.nifti_headers import (
-    HeaderDataError,
-    Nifti1Header,
-    Nifti1PairHeader,
-    Nifti2Header,
-    Nifti2PairHeader,
-    data_type_codes,
-    xform_codes,
-)
 from medical_sam2.io.registry import Form, Loaded, Options
 from medical_sam2.io.safe_open import Content, open_content
 from medical_sam2.io.voxels import grid_distance, is_sheared, shear_warning, size_warning
 from medical_sam2.volume import Volume, axis_codes, check_affine
 
-Header = Nifti1Header | Nifti2Header
-
 COMPLEX = {32, 1792, 2048}
 COLOUR = {128: 3, 2304: 4}
 NUMBERS = {2, 4, 8, 16, 64, 256, 512, 768, 1024, 1280}
 COUNTERPART = {".hdr": ".img", ".img": ".hdr"}
+
+
+# nibabel loads pydicom, and pydicom its decoders, for the content of one kind of header extension, which nobody here reads:
+# most of the time of loading nibabel. Not where pydicom is loaded already, or another thread could ask for it.
+@contextmanager
+def out_of_sight(module: str) -> Iterator[None]:
+    """Let imports fail to find a module that is not loaded, while no other thread runs."""
+    hidden = module not in sys.modules and threading.active_count() == 1
+    if hidden:
+        sys.modules[module] = None  # type: ignore[assignment]  # how Python says that there is none
+    try:
+        yield
+    finally:
+        if hidden:
+            del sys.modules[module]
+
+
+with out_of_sight("pydicom"):
+    from nibabel.nifti1 import Nifti1Header, Nifti1PairHeader, data_type_codes, xform_codes
+    from nibabel.nifti2 import Nifti2Header, Nifti2PairHeader
+    from nibabel.spatialimages import HeaderDataError
+
+Header = Nifti1Header | Nifti2Header
 
 
 @dataclass(frozen=True)

@@ -366,14 +366,8 @@ def load_segment_labels(path: Path, like: Volume) -> Volume:
     Raises:
         FormatError: segments overlap, and so on as `load_segments`.
     """
-    found = load_segments(path, like)
-    array = np.zeros(like.shape, np.min_scalar_type(max(outline.label for outline in found)))
-    for outline in found:
-        if overlap := np.count_nonzero(array[outline.inside]):
-            problem = f"its segments overlap in {overlap} voxels, and a label map holds one number for each"
-            raise FormatError(problem, "export it without overlaps", subject=path)
-        array[outline.inside] = outline.label
-    return Volume(array, like.affine, "SEG", path)
+    parts = ((outline.label, outline.inside) for outline in load_segments(path, like))
+    return Volume(voxels.join_labels(parts, like.shape, path, "segments"), like.affine, "SEG", path)
 
 
 def _layer(path: Path, layer: int) -> Volume:

@@ -25,8 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medical_sam2.errors import ConfigError, FormatError, InputError
-from medical_sam2.io.safe_open import GZIP_MAGIC, as_stored, guarded, open_content, open_regular
-from medical_sam2.io.signatures import HEAD, begins, is_dicom, is_nifti
+from medical_sam2.io.safe_open import GZIP_MAGIC, as_stored, begins, guarded, is_dicom, is_nifti, open_content, open_regular
 from medical_sam2.plugins import find
 from medical_sam2.volume import Segmentation, Volume
 
@@ -34,6 +33,8 @@ Carried = Literal["names", "colours", "probability", "overlaps", "several object
 Form = Literal["sform", "qform"]
 Kind = Literal["volume", "picture", "archive"]
 GROUP = "medical_sam2.formats"
+HEAD = 600
+"""So many bytes tell what a file is."""
 
 
 @dataclass(frozen=True)
@@ -287,25 +288,26 @@ METAIMAGE = _grids(
 DICOM = _slices_or_volumes(
     "DICOM", (".dcm",), matches=is_dicom, reader="medical_sam2.io.dicom:read", grid="medical_sam2.io.dicom:read_grid"
 )
+WHOLE: frozenset[Carried] = frozenset({"overlaps"})
+NAMED: frozenset[Carried] = frozenset({"names", "several objects"})
+COLOURED: frozenset[Carried] = frozenset({"colours", "several objects"})
+SEGMENTS = WHOLE | NAMED | COLOURED
 DICOM_SEG = Format(
     "DICOM-SEG",
     (".dcm",),
     written=(".dcm",),
     exporter="medical_sam2.io.dicom.segmentation:save",
     check="medical_sam2.io.dicom.segmentation:check",
-    carries=frozenset({"names", "colours", "overlaps", "several objects"}),
+    carries=SEGMENTS,
     renames="medical_sam2.io.dicom.segmentation:segment_labels",
     media_type="application/dicom",
 )
-RTSTRUCT = Format(
-    "RTSTRUCT",
-    (".dcm",),
+RTSTRUCT = replace(
+    DICOM_SEG,
+    name="RTSTRUCT",
     written=(".rtstruct.dcm",),
     exporter="medical_sam2.io.dicom.structures:save",
     check="medical_sam2.io.dicom.structures:check",
-    carries=frozenset({"names", "colours", "overlaps", "several objects"}),
-    renames="medical_sam2.io.dicom.segmentation:segment_labels",
-    media_type="application/dicom",
 )
 OF_A_SERIES = (DICOM_SEG, RTSTRUCT)
 """Those that refer to the images of a DICOM series, and so are written for a volume that was read from one."""
@@ -314,10 +316,9 @@ SLICER = Format(
     (".seg.nrrd",),
     written=(".seg.nrrd",),
     exporter="medical_sam2.io.nrrd:save_segments",
-    carries=frozenset({"names", "colours", "overlaps", "several objects"}),
+    carries=SEGMENTS,
 )
 _mesh = partial(Format, check="medical_sam2.io.meshes:check", listed="mesh")
-WHOLE: frozenset[Carried] = frozenset({"overlaps"})
 STL = _mesh("STL", (".stl",), written=(".stl",), exporter="medical_sam2.io.meshes:save_stl", carries=WHOLE, one_object=True)
 PLY = replace(
     STL,
@@ -332,10 +333,9 @@ OBJ = _mesh(
     (".obj",),
     written=(".obj",),
     exporter="medical_sam2.io.meshes:save_obj",
-    carries=frozenset({"overlaps", "names", "several objects"}),
+    carries=WHOLE | NAMED,
 )
-SEVERAL: frozenset[Carried] = frozenset({"colours", "several objects"})
-_picture = partial(Format, kind="picture", reader="medical_sam2.io.images:read", carries=SEVERAL, dimensions=(2,))
+_picture = partial(Format, kind="picture", reader="medical_sam2.io.images:read", carries=COLOURED, dimensions=(2,))
 PNG = _picture("PNG", (".png",), matches=begins(b"\x89PNG\r\n\x1a\n"), written=(".png",))
 JPEG = _picture("JPEG", (".jpg", ".jpeg"), matches=begins(b"\xff\xd8\xff"))
 TIFF = _picture("TIFF", (".tif", ".tiff"), matches=begins(b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"))
@@ -349,18 +349,17 @@ ZIP = Format(
     listed="a zip with one of them",
 )
 _annotations = partial(Format, suffixes=(), kind="picture", dimensions=(2,), media_type="application/json")
-OF_A_SET: frozenset[Carried] = frozenset({"names", "several objects"})
-COCO = _annotations("COCO", annotator="medical_sam2.io.annotations:coco", annotated=".coco.json", carries=OF_A_SET)
+COCO = _annotations("COCO", annotator="medical_sam2.io.annotations:coco", annotated=".coco.json", carries=NAMED)
 GEOJSON = _annotations(
     "GeoJSON",
     annotator="medical_sam2.io.annotations:geojson",
     annotated=".geojson",
     of_each_image=True,
-    carries=frozenset({"names", "colours", "several objects"}),
+    carries=NAMED | COLOURED,
     media_type="application/geo+json",
 )
 LABEL_STUDIO = _annotations(
-    "Label Studio", annotator="medical_sam2.io.annotations:label_studio", annotated=".labelstudio.json", carries=OF_A_SET
+    "Label Studio", annotator="medical_sam2.io.annotations:label_studio", annotated=".labelstudio.json", carries=NAMED
 )
 ANNOTATIONS = (COCO, GEOJSON, LABEL_STUDIO)
 VOLUMES = (NIFTI, NRRD, METAIMAGE, DICOM, DICOM_SEG, RTSTRUCT, SLICER, STL, PLY, OBJ)

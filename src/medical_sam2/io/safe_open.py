@@ -1,5 +1,5 @@
 """Opening files that cannot be trusted, within limits: no hanging on pipes, no memory for sizes a header merely claims, checked
-gzip, JSON that is strict, and zip files of which every entry is checked before any is unpacked.
+gzip, JSON that is strict; and which format a file has, by its first bytes.
 """
 
 import errno
@@ -7,18 +7,15 @@ import io
 import json
 import math
 import os
-import shutil
 import stat
-import unicodedata
+import struct
 import warnings
-import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
-from tempfile import TemporaryDirectory
-from typing import Any, BinaryIO, TypeVar
+from pathlib import Path
+from typing import Any, BinaryIO
 from unicodedata import normalize
 
 import numpy as np
@@ -42,6 +39,10 @@ REASONS = {
     errno.ENAMETOOLONG: ("has a name that is too long", "give a shorter path"),
     errno.ENOTDIR: ("lies below something that is no folder", "check the path"),
 }
+DICOM_GROUPS = (b"\x02\x00", b"\x08\x00")
+UNDEFINED = 0xFFFFFFFF
+"""The length of a sequence that ends with a mark."""
+NIFTI_SIZES = (348, 540)
 
 
 def explain(error: OSError, path: Path) -> InputError:
@@ -399,91 +400,35 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-T = TypeVar("T")
-
-MOST_ENTRIES = 20_000
-ARCHIVES = (".zip", ".tar", ".tgz", ".gz.gz", ".7z", ".rar", ".bz2", ".xz")
-IGNORED = ("__MACOSX/", ".DS_Store", "Thumbs.db")
-
-
-def unpack_and(path: Path, max_bytes: int | None, use: Callable[[dict[Path, int]], T]) -> T:
-    """Unpack a zip file to a private temporary folder, call `use` on its files with their places in the zip file, remove it.
-
-    Raises:
-        FormatError: unsafe, forged, encrypted or nested entries.
-        ResourceError: more content than the disk or the limit allows.
-    """
-    try:
-        with open_regular(path) as stream, zipfile.ZipFile(stream) as archive, TemporaryDirectory() as folder:
-            entries = _checked_entries(archive, path)
-            _check_size(entries, folder, path, max_bytes)
-            numbers = {entry.filename: number for number, entry in enumerate(archive.infolist(), 1)}
-            return use({_extract(archive, entry, Path(folder)): numbers[entry.filename] for entry in entries})
-    except (zipfile.BadZipFile, EOFError, zlib.error, NotImplementedError, RuntimeError):
-        raise FormatError("the zip file is damaged or truncated", "pack it again", subject=path) from None
-    except OSError as error:
-        raise explain(error, path) from None
+def is_dicom(head: bytes) -> bool:
+    """Whether these first bytes are a DICOM file's, with or without its preamble."""
+    if head[128:132] == b"DICM":
+        return True
+    if head[:2] in DICOM_GROUPS and head[3:4] == b"\0" and head[4:6].isalpha() and head[4:6].isupper():
+        return True
+    big = head[:2] == b"\0\x08" and head[4:6].isalpha() and head[4:6].isupper()
+    return big or _implicit(head)
 
 
-def _checked_entries(archive: zipfile.ZipFile, path: Path) -> list[zipfile.ZipInfo]:
-    """The entries that hold files, all of them harmless."""
-    entries = archive.infolist()
-    if len(entries) > MOST_ENTRIES:
-        raise FormatError(f"the zip file holds {len(entries)} entries", "pack one study", subject=path)
-    seen: set[str] = set()
-    for entry in entries:
-        _check_name(entry, path)
-        folded = unicodedata.normalize("NFC", "/".join(_parts(entry))).casefold()
-        if folded in seen:
-            raise FormatError("two entries of the zip file have the same name", "pack it again", subject=path)
-        seen.add(folded)
-    kept = [entry for entry in entries if not _is_folder(entry) and not any(part in entry.filename for part in IGNORED)]
-    for entry in kept:
-        _check_entry(entry, path)
-    return kept
+def _implicit(head: bytes) -> bool:
+    """Whether elements without a type follow each other: rising numbers, groups of even number, lengths that fit."""
+    places: list[tuple[int, int]] = []
+    start = 0
+    while start + 8 <= len(head):
+        group, element, length = struct.unpack("<HHI", head[start : start + 8])
+        if group % 2 or group < 8 or (places and (group, element) <= places[-1]) or (length % 2 and length != UNDEFINED):
+            return False
+        places.append((group, element))
+        start += 8 + length
+    return len(places) > 1 and places[0][0] == 8
 
 
-def _check_name(entry: zipfile.ZipInfo, path: Path) -> None:
-    name, parts = entry.orig_filename, _parts(entry)
-    if name.startswith(("/", "\\")) or ".." in parts or "\0" in name or ":" in name[:3] or not parts:
-        raise FormatError(
-            "the zip file has an entry with an unsafe path, which leads outside its folder", "do not trust it", subject=path
-        )
-    kind = stat.S_IFMT(entry.external_attr >> 16)
-    if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
-        raise FormatError("the zip file holds a link or a special file", "do not trust it", subject=path)
+def is_nifti(head: bytes) -> bool:
+    """Whether these first (unpacked) bytes are a NIfTI or Analyze header, in either byte order."""
+    sizes = {int.from_bytes(head[:4], "little"), int.from_bytes(head[:4], "big")}
+    return len(head) >= 4 and bool(sizes & set(NIFTI_SIZES))
 
 
-def _parts(entry: zipfile.ZipInfo) -> tuple[str, ...]:
-    """Folders and name of an entry; some programs of Windows part them by backslashes."""
-    return PurePosixPath(entry.orig_filename.replace("\\", "/")).parts
-
-
-def _is_folder(entry: zipfile.ZipInfo) -> bool:
-    return entry.is_dir() or entry.orig_filename.endswith("\\")
-
-
-def _check_entry(entry: zipfile.ZipInfo, path: Path) -> None:
-    if entry.flag_bits & 1:
-        raise FormatError("the zip file is encrypted", "unpack it yourself", subject=path)
-    if entry.filename.lower().endswith(ARCHIVES):
-        raise FormatError("the zip file holds another archive", "unpack it yourself", subject=path)
-    if entry.file_size > entry.compress_size * DEFLATE_RATIO + 64:
-        raise FormatError("an entry of the zip file declares a size that it cannot have", "do not trust it", subject=path)
-
-
-def _check_size(entries: list[zipfile.ZipInfo], folder: str, path: Path, max_bytes: int | None) -> None:
-    total = sum(entry.file_size for entry in entries)
-    limit = min(shutil.disk_usage(folder).free, max_bytes or 1 << 62)
-    check_expansion(total, sum(entry.compress_size for entry in entries), path)
-    if total > limit:
-        raise ResourceError(f"it unpacks to {megabytes(total)}, {megabytes(limit)} are allowed", "unpack it", subject=path)
-
-
-def _extract(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, folder: Path) -> Path:
-    """Copy one entry to a file, at most as many bytes as it declares (the checksum is checked at its end)."""
-    target = folder.joinpath(*_parts(entry))
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with archive.open(entry) as source, open(target, "xb") as sink:
-        shutil.copyfileobj(source, sink, CHUNK)
-    return target
+def begins(*magic: bytes) -> Callable[[bytes], bool]:
+    """Whether first bytes begin with one of these."""
+    return lambda head: head.startswith(magic)

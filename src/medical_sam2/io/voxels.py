@@ -1,7 +1,7 @@
 """Voxels, whatever the format: read after a text header (NRRD, MetaImage), cleaned, their grids compared, oddities named."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import product
@@ -379,6 +379,30 @@ def _size(volume: Volume) -> str:
     if min(spacing) < SMALLEST_MM and in_hounsfield(volume.array, volume.modality):
         return f"{voxel}, which no CT of a patient has: {advice}"
     return ""
+
+
+def join_labels(
+    parts: Iterable[tuple[int, NDArray[np.bool_]]], shape: tuple[int, ...], path: Path, what: str
+) -> NDArray[np.unsignedinteger]:
+    """One label map of objects, each a label and where it is.
+
+    Args:
+        parts: at least one.
+        shape: of each of them.
+        path: of the file that they are from.
+        what: it calls them.
+
+    Raises:
+        FormatError: two of them overlap.
+    """
+    joined = np.zeros(shape, np.uint32)
+    for label, inside in parts:
+        if overlap := np.count_nonzero(joined[inside]):
+            problem = f"its {what} overlap in {overlap} voxels, and a label map holds one number for each"
+            remedy = "give one of them in a file of its own (`medsam2 segment --separate` writes such), or all without overlaps"
+            raise FormatError(problem, remedy, subject=path)
+        joined[inside] = label
+    return joined.astype(np.min_scalar_type(joined.max(initial=0)))  # type: ignore[return-value]  # unsigned, as the labels are
 
 
 def as_picture(found: Volume | tuple[Picture, ...], file: Path) -> Picture:

@@ -165,13 +165,16 @@ def describe_matches(found: Segmentation, matches: Sequence[TemplateMatch]) -> S
     """
     there = {match.object: match for match in matches if match.found}
     rows = [
-        replace(row, prompted=False, confidence=there[row.object].confidence, look_here=True)
+        replace(row, prompted=False, confidence=there[row.object].confidence, look_here=True, source="template")
         if row.prompted and row.object in there
         else row
         for row in found.confidence
     ]
     missed = [match for match in matches if not match.found]
-    rows += [SliceConfidence(each.object, each.view.code, each.slice, each.confidence, 0, look_here=True) for each in missed]
+    rows += [
+        SliceConfidence(each.object, each.view.code, each.slice, each.confidence, 0, look_here=True, source="template")
+        for each in missed
+    ]
     return replace(found, confidence=tuple(rows), warnings=(*found.warnings, *(each.describe(found.names) for each in missed)))
 
 

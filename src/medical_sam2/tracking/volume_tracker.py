@@ -397,7 +397,9 @@ class VolumeTracker:
         found = apply_consensus(self.options.gate, seen, fusion, self.options.slice_judge)
         if isinstance(found, RefinedProbability):
             mine = {(label, group.view.code, t): sure for t, sure in found.confidence.items()}
-            self.rows[:] = [replace(row, confidence=mine.get(row.key, row.confidence)) for row in self.rows]
+            self.rows[:] = [
+                replace(row, confidence=mine[row.key], source="consensus") if row.key in mine else row for row in self.rows
+            ]
         return found
 
     def _enter_labels(self, *, last: bool = False) -> None:

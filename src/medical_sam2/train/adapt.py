@@ -90,6 +90,13 @@ def examples_of_volume(
     return examples
 
 
+def warn_without_outlines(prompts: Sequence[Prompt], seconds: float) -> list[str]:
+    """A line where tuning is asked for and nothing is outlined."""
+    if seconds <= 0 or any(isinstance(prompt, Mask) for prompt in prompts):
+        return []
+    return ["--adapt does nothing: it tunes to outlines, and none was given"]
+
+
 @contextmanager
 def adapt_to_outlines(
     network: Backbone, volume: Volume, prompts: Sequence[Prompt], *, window: str, seconds: float

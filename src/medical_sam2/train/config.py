@@ -5,14 +5,18 @@ import difflib
 import tomllib
 import types
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, TypeVar, cast, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeAlias, TypeVar, cast, get_args, get_origin, get_type_hints
 
 from medical_sam2.data.clips import Sampling, Strength
 from medical_sam2.errors import ConfigError
+from medical_sam2.model.nano import Nano
+from medical_sam2.model.sam2 import Sam2
 
+NANO_RATE = 1e-4  # a seventh of the rate from scratch; no measurement chose it yet
 T = TypeVar("T")
+Insertion: TypeAlias = Literal["none", "lora", "adapter"]
 
 
 @dataclass(frozen=True)
@@ -61,7 +65,7 @@ class Recipe:
     start: str = ""  # weights to start from, a folder or a name; from scratch where empty
     # "lora" trains updates of low rank in SAM 2's image encoder (as SAMed), "adapter" small layers between its own (as MSA);
     # both train the mask decoder, too, and nothing else; "none" trains all of the network
-    adapter: Literal["none", "lora", "adapter"] = "none"
+    adapter: Insertion = "none"
     rank: int = 4  # of LoRA's updates, or channels in the middle of an adapter
     rate: float = 6e-4  # highest learning rate
     encoder_rate: float = 1.0  # the image encoder's, as a share of `rate`
@@ -126,6 +130,22 @@ def read_recipe(path: Path, settings: Sequence[str] = ()) -> Recipe:
     except (OSError, tomllib.TOMLDecodeError) as error:
         raise ConfigError(f"the recipe cannot be read ({error})", "give a TOML file", subject=path) from error
     return build_config(Recipe, override_settings(values, settings))
+
+
+def choose_recipe(network: Sam2, start: str, pool: Path, *, seed: int, steps: int) -> Recipe:
+    """How a network is fine-tuned: SAM 2's own settings, but for `nano`, which is small and learns faster."""
+    small = isinstance(network, Nano)
+    size = network.image_size
+    phase = Phase(steps=steps, frames=4 if small else 8, clips=2, objects=2, size=size)
+    common = Recipe(
+        pool=str(pool), phases=(phase,), seed=seed, start=start, sampling="tasks", average=0.99, warm_up=min(20, steps // 10)
+    )
+    if small:
+        losses = LossWeights(consistency=0.1)
+        return replace(common, rate=NANO_RATE, weight_decay=0.05, cool_down=0.5, clip=1.0, corrections=0.3, losses=losses)
+    losses = LossWeights(focal=20, dice=1, iou=1, presence=1, gamma=2, alpha=0.25, consistency=0)
+    rates = {"rate": 5e-6, "encoder_rate": 0.6, "layer_decay": 0.9, "weight_decay": 0.1, "clip": 0.1, "cool_down": 1.0}
+    return replace(common, **rates, corrections=1.0, clicks=7, from_truth=0.1, checkpointing=True, losses=losses)
 
 
 def override_settings(values: dict[str, Any], settings: Sequence[str]) -> dict[str, Any]:

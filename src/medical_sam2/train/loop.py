@@ -2,8 +2,16 @@
 
 A checkpoint holds everything that a run needs to go on bit for bit, in one safetensors file, written whole or not at all. There
 are no generators to save: whatever is random in a step is drawn from (seed, step, place).
+
+A few weights may be trained beside a frozen image encoder, as two of the compared methods do. LoRA as in SAMed (Zhang and Liu
+2023, arXiv 2304.13785): updates of low rank to queries and values of the encoder's attention. They are merged into the weights
+afterwards: what is written is a plain checkpoint. Adapters as in the Medical SAM Adapter, MSA (Wu et al. 2023, arXiv
+2304.12620): small layers after each attention and beside each feed-forward part. They cannot be merged; they are written with
+the weights, and found by their names. In both the mask decoder is trained too, and nothing else: prompt encoder and memory
+stay, as these methods have no memory.
 """
 
+import copy
 import json
 import math
 import re
@@ -11,7 +19,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +27,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 from torch.utils.data import DataLoader
 
 from medical_sam2.data.cases import CaseReader, read_pool
@@ -26,10 +35,10 @@ from medical_sam2.data.clips import ClipSampler
 from medical_sam2.errors import ConfigError, FormatError, MedicalSam2Error
 from medical_sam2.io import load_json
 from medical_sam2.io.atomic import write_bytes
+from medical_sam2.model.hiera import WindowAttention, add_adapters
 from medical_sam2.model.sam2 import Sam2
-from medical_sam2.train.config import Recipe, build_config
+from medical_sam2.train.config import Insertion, Recipe, build_config
 from medical_sam2.train.distributed import ProcessGroup, assign, explain_lost_process, gather, local_part
-from medical_sam2.train.insertions import insert_trainable, merge_updates
 from medical_sam2.train.records import RunRecords, StepReport, Validation
 from medical_sam2.train.train_step import Batch, StepBatches, TrainStep
 
@@ -42,6 +51,9 @@ NAME, FORMAT = "last.safetensors", "2"
 MAY_CHANGE = {"workers", "save_every", "picture_every", "checkpointing", "shard"}
 """Settings that a run may go on with another value of: how it is computed and what is kept of it, not what is learnt."""
 Parts = tuple[Sam2, dict[str, Tensor], torch.optim.Optimizer]
+WARM_UP_STEPS, TIMED_STEPS = 1, 3
+SHARE_OF_TIME = 0.9  # of the minutes that are planned with; clips are slower to come now and then
+DECODER, INSERTED = "mask_decoder.", ("parametrizations.weight.0.", "_adapter.")
 
 
 class TrainingRun:
@@ -381,3 +393,78 @@ def _copy_to_layout(parameter: Tensor, key: str, value: Tensor) -> Tensor:
     empty = torch.empty_like(parameter, memory_format=torch.preserve_format)
     assign(empty.detach(), value)
     return empty.detach()
+
+
+def measure_steps(network: Sam2, recipe: Recipe, folder: Path, minutes: float, device: str) -> int:
+    """How many steps fit into some minutes, measured on a copy of the network, so that the rate can fall to nothing in time."""
+    trial = TrainingRun(copy.deepcopy(network), replace(recipe, workers=0, picture_every=0), folder, ProcessGroup(device))
+    batches = iter(trial.batches())
+    for _ in range(WARM_UP_STEPS):
+        trial.learn(take_batch(next(batches)))
+    began = time.monotonic()
+    for _ in range(TIMED_STEPS):
+        trial.learn(take_batch(next(batches)))
+    each = (time.monotonic() - began) / TIMED_STEPS
+    return max(10, int(SHARE_OF_TIME * 60 * minutes / each))
+
+
+class LowRankUpdate(nn.Module):
+    """Adds an update of low rank to the queries and values of a weight (3 W, C); none before it is trained."""
+
+    def __init__(self, weight: Tensor, rank: int) -> None:
+        super().__init__()
+        rows, columns = weight.shape
+        self.down = nn.Parameter(torch.empty(2, rank, columns))
+        self.up = nn.Parameter(torch.zeros(2, rows // 3, rank))
+        nn.init.kaiming_uniform_(self.down, a=5**0.5)
+
+    def forward(self, weight: Tensor) -> Tensor:
+        """The weight after the update."""
+        query, value = self.up @ self.down
+        return weight + torch.cat([query, torch.zeros_like(query), value])
+
+
+def insert_trainable(network: Sam2, kind: Insertion, rank: int) -> None:
+    """Insert what is trained, and freeze the rest of the network but its mask decoder; nothing where it is "none".
+
+    Args:
+        rank: of the updates, or channels in the middle of the adapters.
+
+    Raises:
+        ConfigError: the image encoder has no attention, or adapters of another width.
+    """
+    if kind == "none":
+        return
+    if network.config.hiera is None:
+        problem = "the image encoder of these weights has no attention to add to"
+        raise ConfigError(problem, "start from weights of a SAM 2 network", subject="adapter")
+    if kind == "lora":
+        _add_updates(network, rank)
+    else:
+        _add_adapters(network, rank)
+    for name, parameter in network.named_parameters():
+        parameter.requires_grad_(name.startswith(DECODER) or any(part in name for part in INSERTED))
+
+
+def _add_updates(network: Sam2, rank: int) -> None:
+    for part in network.vision_encoder.modules():
+        if isinstance(part, WindowAttention):
+            parametrize.register_parametrization(part.qkv, "weight", LowRankUpdate(part.qkv.weight, rank))
+
+
+def _add_adapters(network: Sam2, rank: int) -> None:
+    sizes = network.config.hiera
+    if sizes is None or sizes.adapters == rank:
+        return  # those that it has are trained on
+    if sizes.adapters:
+        problem = f"the adapters of these weights have {sizes.adapters} channels, not {rank}"
+        raise ConfigError(problem, "give their number", subject="rank")
+    add_adapters(network.vision_encoder, rank)
+    network.config = replace(network.config, hiera=replace(sizes, adapters=rank))
+
+
+def merge_updates(network: Sam2) -> None:
+    """Put updates of low rank into the weights: the network is a plain one again, with the same answers."""
+    for part in list(network.vision_encoder.modules()):
+        if isinstance(part, WindowAttention) and parametrize.is_parametrized(part.qkv):
+            parametrize.remove_parametrizations(part.qkv, "weight", leave_parametrized=True)

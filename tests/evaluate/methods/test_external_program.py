@@ -9,8 +9,7 @@ import pytest
 
 from medical_sam2.errors import ConfigError, FormatError, PromptError
 from medical_sam2.evaluate.cases import VolumeTask
-from medical_sam2.evaluate.methods import find_method, method_label
-from medical_sam2.evaluate.methods.external_program import Command
+from medical_sam2.evaluate.methods import Command, find_method, method_label
 from medical_sam2.evaluate.methods.interface import MethodInputs
 from medical_sam2.prompts import FramePrompt
 from medical_sam2.volume import Volume

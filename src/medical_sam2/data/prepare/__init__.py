@@ -4,7 +4,8 @@ Here a whole data set: its units spread over processes, done ones skipped, faile
 does one case, `images` one image, `units` has what is to be done, and its reports. Import what is named here.
 
 The manifest says where the data came from, what was done, what there is to train on, what was left out and why. Beside it lies
-`dataset.json`, so that the folder is an nnU-Net raw data set itself.
+`dataset.json`, so that the folder is an nnU-Net raw data set itself. At the end what fine-tuning needs: cases set apart, and
+the others prepared.
 """
 
 from collections import Counter
@@ -15,9 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from medical_sam2.data.cases import ARRAYS
-from medical_sam2.data.data_sets import DESCRIPTION, IGNORE, DataSet, Split
-from medical_sam2.data.parallel import run_jobs
+from medical_sam2.data.cases import ARRAYS, run_jobs
+from medical_sam2.data.data_sets import DESCRIPTION, IGNORE, Case, DataSet, Split
 from medical_sam2.data.prepare.convert import channel_rule, measure_foreground, prepare_unit
 from medical_sam2.data.prepare.images import HOUNSFIELD, MUCH, PERCENTILES, Levels, levels_of_all
 from medical_sam2.data.prepare.units import (
@@ -33,11 +33,20 @@ from medical_sam2.data.prepare.units import (
     report_failure,
     write_json,
 )
-from medical_sam2.errors import InputError
+from medical_sam2.errors import ConfigError, FormatError, InputError
 from medical_sam2.io import load_json
 from medical_sam2.io.safe_open import explain
 
-__all__ = ["DataSource", "PrepareProgress", "PrepareResult", "PrepareSettings", "prepare"]
+__all__ = [
+    "CaseSplit",
+    "DataSource",
+    "PrepareProgress",
+    "PrepareResult",
+    "PrepareSettings",
+    "prepare",
+    "prepare_cases",
+    "split_cases",
+]
 OUTPUT_FOLDERS = ("imagesTr", "labelsTr", "imagesTs", "labelsTs", ARRAYS)
 ABOUT, MANIFEST = f"{STATE}/about.json", "manifest.json"
 
@@ -246,3 +255,60 @@ def _build_description(dataset: DataSet, cases: Sequence[CaseReport]) -> dict[st
 def _name_channel(channel: str) -> str:
     """A CT that was normalised is none in Hounsfield units any more, and must not be taken for one."""
     return "CT_normalised" if channel.upper() == HOUNSFIELD else channel
+
+
+@dataclass(frozen=True)
+class CaseSplit:
+    """Cases to learn from, and cases that only judge the result."""
+
+    train: tuple[Case, ...]
+    held_out: tuple[Case, ...]
+
+
+def split_cases(dataset: DataSet, held_out: float, seed: int, most: int | None = None) -> CaseSplit:
+    """Set cases apart, at random but always the same ones for a seed.
+
+    Args:
+        held_out: share of them (under 1), or how many.
+        most: cases to learn from at most.
+
+    Raises:
+        ConfigError: nothing would be left to learn from, or to judge by.
+    """
+    cases = dataset.split("train")
+    count = round(held_out * len(cases)) if held_out < 1 else int(held_out)
+    if held_out > 0:
+        count = max(1, count)
+    if not 0 <= count < len(cases):
+        raise ConfigError(
+            f"{count} of {len(cases)} cases would be held out", "leave at least one to learn from", subject="--held-out"
+        )
+    order = [cases[int(n)] for n in np.random.default_rng(seed).permutation(len(cases))]
+    return CaseSplit(tuple(order[count : None if most is None else count + most]), tuple(order[:count]))
+
+
+def prepare_cases(dataset: DataSet, cases: Sequence[Case], output: Path) -> Path:
+    """The training arrays of some cases of an nnU-Net raw data set; the folder that a recipe calls its pool.
+
+    Raises:
+        FormatError: a case cannot be read, or none shows anything large enough to learn from.
+    """
+    output.mkdir(parents=True, exist_ok=True)
+    description = dict(load_json(dataset.folder / DESCRIPTION, newest=None))
+    listed = {
+        case.identifier: {
+            "images": [str(path.resolve()) for path in case.images],
+            "label": str(case.label and case.label.resolve()),
+        }
+        for case in cases
+    }
+    listing = output / "listing"
+    listing.mkdir(exist_ok=True)
+    write_json(listing / DESCRIPTION, {**description, "name": dataset.name, "dataset": listed})
+    outcome = prepare(DataSource(listing), output / "prepared", PrepareSettings(images=False))
+    if outcome.problems:
+        case, problem = next(iter(outcome.problems.items()))
+        raise FormatError(problem, "mend it, or take the case out of the data set", subject=case)
+    if not outcome.arrays:
+        raise FormatError("its cases show nothing large enough to learn from", "check the labels", subject=dataset.folder)
+    return output / "prepared" / ARRAYS

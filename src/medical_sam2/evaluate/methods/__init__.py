@@ -1,21 +1,46 @@
 """Who answers, by name: the network with its banks, prototypes, networks trained for the task, other programs.
 
 `interface` is what each of them offers; each other file is one method, or one family.
+
+Any other program is a method, too (`Command`): it is called with files in a temporary folder, and answers with files there. Of
+a volume the program gets `image.nii.gz` and `prompts.json` (the file of prompts of this package, in voxels: clicks, boxes,
+outlines as label files beside it), and writes `output.nii.gz`, not 0 where the structure is, in the same grid. Of a set it
+gets the folder `image` with `0000.png` and so on, `prompts.json` with `{"images": {"0003.png": {"points": [[x, y]], "box":
+[x, y, x2, y2], "mask": "prompt-0003.png"}}}`, in pixels, one of the three each, and writes a folder `output` with a picture
+of the same name and size for each image, not 0 where the structure is. The structure's name stands beside the prompts (`name`
+of the object, `structure` of a set), for programs that take words. It finds no name and no header of a patient.
 """
 
+import json
+import os
 import re
-from collections.abc import Mapping
-from dataclasses import is_dataclass
+import shlex
+import signal
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, is_dataclass, replace
 from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
-from medical_sam2.errors import ConfigError
-from medical_sam2.evaluate.methods.external_program import IMAGE, Command
-from medical_sam2.evaluate.methods.interface import Method
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from medical_sam2 import io
+from medical_sam2.errors import ConfigError, FormatError, PromptError
+from medical_sam2.evaluate.cases import FramePrompts, MaskArray, VolumeTask
+from medical_sam2.evaluate.methods.interface import Method, MethodAnswer, MethodInputs
 from medical_sam2.evaluate.methods.own_network import Prototypical, TrackingMethod, WithoutMemory
 from medical_sam2.evaluate.methods.trained_networks import Tailored
+from medical_sam2.intensity_window import percentile_window
+from medical_sam2.io.labels import read_label_map, save_label_map
+from medical_sam2.io.prompt_file import save_prompts
 from medical_sam2.model.memory_bank import Fifo, Greedy, SelfSorting
 from medical_sam2.plugins import find
 
+IMAGE, PROMPTS, OUTPUT = "{image}", "{prompts}", "{output}"
 ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 PAPER = partial(SelfSorting, pin="first")
 METHODS: Mapping[str, Method] = {
@@ -84,3 +109,117 @@ def describe_method(method: Method) -> str:
         return repr(method.bank()) + (f", views {method.views}" if method.views else "")
     description = repr(method) if is_dataclass(method) else type(method).__qualname__
     return ADDRESS.sub("", description)  # it differs from run to run
+
+
+@dataclass(frozen=True)
+class Command:
+    """Another program."""
+
+    words: tuple[str, ...]  # the command, with places for the three paths
+
+    @classmethod
+    def parsed(cls, line: str) -> "Command":
+        """From a line as a shell would split it; no shell is called.
+
+        Raises:
+            ConfigError: a place is missing, or quotes do not close.
+        """
+        try:
+            words = tuple(shlex.split(line))
+        except ValueError as error:
+            raise ConfigError(f"the command {line!r} cannot be read: {error}", "close the quotes") from None
+        missing = [place for place in (IMAGE, PROMPTS, OUTPUT) if place not in line]
+        if missing or not words:
+            raise ConfigError(f"the command {line!r} has no {', '.join(missing)}", "say where these paths go")
+        return cls(words)
+
+    def on_volume(self, inputs: MethodInputs, task: VolumeTask, prompts: FramePrompts) -> MethodAnswer:
+        """One call."""
+        with TemporaryDirectory(prefix="medsam2-") as name:
+            image, listing, output = Path(name) / "image.nii.gz", Path(name) / "prompts.json", Path(name) / "output.nii.gz"
+            io.save(task.volume.array, image, task.volume)
+            names = {} if inputs.training is None else {1: inputs.training.structure}
+            save_prompts(listing, inputs.volume_prompts or task.all_in_volume(prompts), names, task.volume)
+            self._run_program(inputs, image, listing, output)
+            bare = replace(task.volume, source=image)
+            labels: NDArray[Any] = io.load_labels(output, bare).array
+            return MethodAnswer(list(task.view.apply(labels > 0, task.volume.orientation)))
+
+    def on_images(self, inputs: MethodInputs, images: Sequence[NDArray[np.generic]], prompts: FramePrompts) -> MethodAnswer:
+        """One call for the whole set."""
+        with TemporaryDirectory(prefix="medsam2-") as name:
+            image, listing, output = Path(name) / "image", Path(name) / "prompts.json", Path(name) / "output"
+            image.mkdir()
+            for i, array in enumerate(images):
+                Image.fromarray(_as_bytes(array)).save(image / _picture_name(i))
+            described = {_picture_name(i): _describe_prompt(Path(name), i, prompts) for i in sorted(prompts)}
+            named = {} if inputs.training is None else {"structure": inputs.training.structure}
+            listing.write_text(json.dumps({"version": 1, **named, "images": described}))
+            self._run_program(inputs, image, listing, output)
+            return MethodAnswer([_read_mask(output / _picture_name(i), array.shape[:2]) for i, array in enumerate(images)])
+
+    def _run_program(self, inputs: MethodInputs, image: Path, listing: Path, output: Path) -> None:
+        """Run it, and end it with all that it started when its time is over."""
+        paths = {IMAGE: str(image), PROMPTS: str(listing), OUTPUT: str(output)}
+        words = [_fill_word(word, paths) for word in self.words]
+        try:
+            process = subprocess.Popen(
+                words,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                text=True,
+                errors="replace",
+                start_new_session=True,
+            )
+        except OSError as error:
+            raise ConfigError(f"{words[0]} cannot be started: {error.strerror}", "check the command") from None
+        try:
+            _, errors = process.communicate(timeout=inputs.limit_s)
+        except subprocess.TimeoutExpired:
+            raise PromptError(f"the command took more than {inputs.limit_s:g} s", "give it more: --limit") from None
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.communicate()
+        if process.returncode:
+            last = (errors.strip().splitlines() or ["it said nothing"])[-1][:200]
+            raise PromptError(f"the command ended with code {process.returncode}: {last}", "try it by hand")
+        if not output.exists():
+            raise FormatError("the command wrote no answer", "let it write to {output}")
+
+
+def _fill_word(word: str, paths: dict[str, str]) -> str:
+    for place, path in paths.items():
+        word = word.replace(place, path)
+    return word
+
+
+def _picture_name(i: int) -> str:
+    return f"{i:04d}.png"
+
+
+def _as_bytes(array: NDArray[np.generic]) -> NDArray[np.uint8]:
+    if array.dtype == np.uint8:
+        return np.ascontiguousarray(array, np.uint8)
+    return np.round(255 * percentile_window(array).apply(array)).astype(np.uint8)
+
+
+def _describe_prompt(folder: Path, i: int, prompts: FramePrompts) -> dict[str, Any]:
+    prompt = prompts[i]
+    if prompt.mask_hw is not None:
+        file = f"prompt-{_picture_name(i)}"
+        save_label_map(prompt.mask_hw.astype(np.uint8), folder / file)
+        return {"mask": file}
+    if prompt.box_xyxy is not None:
+        return {"box": prompt.box_xyxy.tolist()}
+    return {"points": prompt.points_xy.tolist()}
+
+
+def _read_mask(path: Path, shape_hw: tuple[int, ...]) -> MaskArray:
+    if not path.is_file():
+        raise FormatError(f"the command wrote no {path.name}", "let it write one picture for each image")
+    found = np.not_equal(read_label_map(path), 0)
+    if found.shape != shape_hw:
+        raise FormatError(f"the answer {path.name} has {found.shape} pixels, the image {shape_hw}", "write its size")
+    return found

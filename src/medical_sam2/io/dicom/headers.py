@@ -20,8 +20,8 @@ from pydicom.dataset import Dataset
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian
 
 from medical_sam2.errors import FormatError, GeometryError, InputError, ResourceError
-from medical_sam2.io.safe_open import DEFLATE_RATIO, explain, free_memory, guarded, open_regular
-from medical_sam2.io.signatures import HEAD, is_dicom
+from medical_sam2.io.registry import HEAD
+from medical_sam2.io.safe_open import DEFLATE_RATIO, explain, free_memory, guarded, is_dicom, open_regular
 
 UID_TAGS = ("SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID")
 TIME_TAGS = (

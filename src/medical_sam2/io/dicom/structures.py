@@ -20,7 +20,7 @@ from pydicom.uid import ExplicitVRLittleEndian, RTStructureSetStorage, generate_
 
 from medical_sam2.errors import FormatError, GeometryError, PromptError
 from medical_sam2.io import atomic, labels
-from medical_sam2.io.contours import fill_and_trace, fill_polygons, trace_rings
+from medical_sam2.io.annotations import fill_and_trace, fill_polygons, trace_rings
 from medical_sam2.io.dicom import DicomOrigin, headers
 from medical_sam2.io.dicom.grid import is_reconstruction, place_frames
 from medical_sam2.io.dicom.headers import Plane, floats, read_dataset, text, whole_number
@@ -35,6 +35,7 @@ from medical_sam2.io.dicom.segmentation import (
 )
 from medical_sam2.io.labels import MOST_OBJECTS, Outline
 from medical_sam2.io.safe_open import guarded, require_memory
+from medical_sam2.io.voxels import join_labels
 from medical_sam2.volume import Colour, Segmentation, Volume
 
 KIND = "an RTSTRUCT"
@@ -224,13 +225,9 @@ def load(path: Path, like: Volume) -> Volume:
     with catch_warnings():
         simplefilter("ignore")
         regions, notes = _regions(path, like)
-    array = np.zeros(like.shape, np.min_scalar_type(max(region.label for region in regions)))
+    parts = ((region.label, _filled(region, like.shape, path)) for region in regions)
+    array = join_labels(parts, like.shape, path, "ROIs")
     for region in regions:
-        inside = _filled(region, like.shape, path)
-        if overlap := np.count_nonzero(array[inside]):
-            problem = f"its ROIs overlap in {overlap} voxels, and a label map holds one number for each"
-            raise FormatError(problem, "export ROIs that do not overlap", subject=path)
-        array[inside] = region.label
         drawn = {contour.slice for contour in region.contours}
         if missing := max(drawn) - min(drawn) + 1 - len(drawn):
             notes.append(f"ROI {region.label} has no contour on {missing} slice(s) between its first and its last one")

@@ -1,4 +1,7 @@
-"""`medsam2 doctor`: what this machine has, and what that means for speed and for what can be done."""
+"""`medsam2 doctor`: what this machine has, and what that means for speed and for what can be done.
+
+And `medsam2 weights`: which networks there are, what a file of weights holds, and how to bring one into this package's form.
+"""
 
 import hashlib
 import json
@@ -7,20 +10,22 @@ import platform
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from importlib.metadata import PackageNotFoundError, version
 from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
-from cyclopts import Parameter
+from cyclopts import App, Parameter
 
-from medical_sam2.cli import EXTRAS
+from medical_sam2.cli import EXTRAS, installed_version
+from medical_sam2.model.catalogue import available
 
 PACKAGES = ("medical-sam2", "torch", "numpy", "scipy", "nibabel", "pydicom", "safetensors")
 FEATURES = ("avx2", "avx512_bf16", "amx_bf16", "neon", "bf16")
 FAST_BF16 = frozenset({"avx512_bf16", "amx_bf16"})
 GIB = 2**30
+weights = App(name="weights")
+Json = Annotated[bool, Parameter(name="--json", negative="")]
 
 
 @dataclass(frozen=True)
@@ -33,7 +38,7 @@ class Device:
 
 
 @dataclass(frozen=True)
-class Weights:
+class EmbeddedWeights:
     """A set of embedded weights."""
 
     name: str
@@ -72,7 +77,7 @@ class Health:
     fast_bf16: bool
     memory_gib: float
     devices: tuple[Device, ...]
-    weights: tuple[Weights, ...]
+    weights: tuple[EmbeddedWeights, ...]
     extras: tuple[Extra, ...]
 
     @property
@@ -100,14 +105,6 @@ def examine() -> Health:
         weights=tuple(embedded(Path(str(files("medical_sam2") / "weights")))),
         extras=tuple(Extra(name, gives, missing(modules)) for name, (modules, gives) in EXTRAS.items()),
     )
-
-
-def installed_version(package: str) -> str | None:
-    """Its version, None where it is absent."""
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
 
 
 def missing(modules: tuple[str, ...]) -> tuple[str, ...]:
@@ -146,14 +143,16 @@ def devices() -> Iterator[Device]:
         yield Device("mps", platform.processor(), None)
 
 
-def embedded(folder: Path) -> Iterator[Weights]:
+def embedded(folder: Path) -> Iterator[EmbeddedWeights]:
     """The sets of weights in a folder, each read once."""
     for path in sorted(folder.glob("*/model.safetensors")):
         content = path.read_bytes()
-        yield Weights(path.parent.name, round(len(content) / 1e6, 1), hashlib.sha256(content).hexdigest(), problem(path))
+        yield EmbeddedWeights(
+            path.parent.name, round(len(content) / 1e6, 1), hashlib.sha256(content).hexdigest(), find_problem(path)
+        )
 
 
-def problem(path: Path) -> str | None:
+def find_problem(path: Path) -> str | None:
     """Why a file of weights cannot be read, None if it can."""
     from safetensors import SafetensorError, safe_open
 
@@ -171,11 +170,11 @@ def as_json(health: Health) -> str:
 
 def as_text(health: Health) -> str:
     """Lines for a person."""
-    return "\n".join(f"{topic:<11} {text}" for topic, text in rows(health))
+    return "\n".join(f"{topic:<11} {text}" for topic, text in facts_of(health))
 
 
 # One line for each fact, whatever is absent: people paste this into reports of faults.
-def rows(health: Health) -> Iterator[tuple[str, str]]:
+def facts_of(health: Health) -> Iterator[tuple[str, str]]:
     """Topic and text of each line."""
     yield "system", f"Python {health.python}, {health.system}"
     for name, found in health.versions.items():
@@ -208,3 +207,83 @@ def doctor(*, one_object: Annotated[bool, Parameter(name="--json", negative="")]
     health = examine()
     print(as_json(health) if one_object else as_text(health))
     return 2 if health.problems else 0
+
+
+@weights.command(name="list")
+def list_(*, one_object: Json = False) -> None:
+    """List the weights that have a name, and whether they are on this machine.
+
+    Args:
+        one_object: print JSON instead of a table.
+    """
+    rows = [{**asdict(entry), "here": entry.here} for entry in available()]
+    if one_object:
+        print(json.dumps(rows, indent=2))
+        return
+    for row in rows:
+        place = "here" if row["here"] else "to be fetched" if row["source"] != "embedded" else "absent"
+        print(f"{row['name']:<25} {row['image_size']:>5} px  {place:<14} {row['note']}  [{row['source']}]")
+
+
+@weights.command
+def info(name: str, *, one_object: Json = False) -> None:
+    """Describe a file of weights without building its network; names that are on the hub are fetched.
+
+    Args:
+        name: a name that `list` shows, a file, a folder or an id on the Hugging Face hub.
+        one_object: print one JSON object instead of lines for a person.
+    """
+    description = _describe_weights(name)
+    if one_object:
+        print(json.dumps(description, indent=2))
+        return
+    for field, value in description.items():
+        text = "not in the file: give --image-size" if value is None else value
+        print(f"{field:<12} {' '.join(map(str, value)) if isinstance(value, tuple) else text}")
+
+
+@weights.command
+def convert(
+    name: str,
+    *,
+    output: Annotated[Path, Parameter(alias="-o")],
+    image_size: int | None = None,
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32",
+) -> None:
+    """Write weights of any kind that is read as a folder with model.safetensors and config.json.
+
+    Args:
+        name: a name that `list` shows, a file, a folder or an id on the Hugging Face hub.
+        output: folder to write; weights that are there already are replaced.
+        image_size: side of the input in pixels, a multiple of 32; that of the training unless given.
+        precision: of the numbers on disk.
+    """
+    import torch
+
+    from medical_sam2.model.weights import load_backbone, save_backbone  # takes seconds to load: not for `weights list`
+
+    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+    save_backbone(load_backbone(name, image_size=image_size), output, dtype=dtype)
+    sys.stderr.write(f"{output}: written\n")
+
+
+def _describe_weights(name: str) -> dict[str, Any]:
+    """What a file of weights holds; `image_size` is None where it must be given."""
+    from medical_sam2.model.weights import SMALLEST, read_weights  # takes seconds to load: not for `weights list`
+
+    found = read_weights(name)
+    config = found.configuration(found.settings.image_size or SMALLEST)  # the shapes do not depend on it
+    with found.file.open("rb") as stream:
+        checksum = hashlib.file_digest(stream, "sha256").hexdigest()
+    blocks = f" {'-'.join(map(str, config.hiera.blocks))}" if config.hiera and found.settings.encoder == "hiera" else ""
+    return {
+        "file": str(found.file),
+        "size_mb": round(found.file.stat().st_size / 1e6, 1),
+        "sha256": checksum,
+        "encoder": found.settings.encoder + blocks,
+        "image_size": found.settings.image_size,
+        "parameters": sum(tensor.numel() for tensor in found.weights.values()),
+        "precision": ", ".join(sorted({str(tensor.dtype).removeprefix("torch.") for tensor in found.weights.values()})),
+        "mean": found.settings.pixels.mean,
+        "std": found.settings.pixels.std,
+    }

@@ -1,4 +1,7 @@
-"""`medsam2 evaluate`: measure a network on data sets of yours, as the paper measures."""
+"""`medsam2 train`, `finetune` and `evaluate`: run a recipe; teach a network a data set of yours; measure as the paper does.
+
+Their work is `experiment_runs`, which loads torch.
+"""
 
 import json as json_format
 import os
@@ -10,9 +13,101 @@ from cyclopts import Parameter
 
 from medical_sam2.cli import DEFECT
 from medical_sam2.cli.options import FLAG
-from medical_sam2.errors import InputError
+from medical_sam2.errors import ConfigError, InputError
 
+Prompted = Literal["mask", "box", "click"]
 DATASET = "dataset.json"
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class FinetuneOptions:
+    """What is learnt from, what judges, and for how long.
+
+    Args:
+        weights: to start from: a name, a file, a folder, or an id on the Hugging Face hub.
+        held_out: share of the cases that only judge, or how many (from 1); 0 for none.
+        most: cases to learn from at most.
+        prompts: by which the held-out cases are judged; again for more.
+        seed: of the split and of the training.
+        steps: of the training; with --max-minutes as many as fit.
+        max_minutes: for the training.
+        settings: key=value over the recipe that suits the weights; it is shown in run/recipe.json.
+        resume: go on with what is in the folder, with the cases that it was begun with.
+        device: auto, cpu or cuda.
+        threads: of the processor.
+    """
+
+    weights: str = "nano"
+    held_out: float = 0.2
+    most: int | None = None
+    prompts: Annotated[tuple[Prompted, ...], Parameter(name="--prompt", negative="")] = ("mask", "box", "click")
+    seed: int = 0
+    steps: int = 1000
+    max_minutes: float | None = None
+    settings: Annotated[tuple[str, ...], Parameter(name="--set", negative="")] = ()
+    resume: Annotated[bool, FLAG] = False
+    device: str = "auto"
+    threads: int | None = None
+
+
+AS_TUNED = FinetuneOptions()
+
+
+def train(
+    recipe: Path,
+    *,
+    output: Annotated[Path, Parameter(alias="-o")],
+    settings: Annotated[tuple[str, ...], Parameter(name="--set", negative="")] = (),
+    resume: Annotated[bool, FLAG] = False,
+    max_minutes: float | None = None,
+    device: str = "auto",
+    threads: int | None = None,
+) -> int:
+    """Train a network by a recipe, on one process, or on many started by `torchrun`.
+
+    SIGTERM ends the run after the step in hand, as --max-minutes does: a checkpoint is written and --resume goes on from it,
+    bit for bit.
+
+    Args:
+        recipe: TOML file, see `recipes/`.
+        output: folder of the run: checkpoint, metrics.jsonl, pictures, curves, and the averaged weights.
+        settings: key=value over the recipe; phases.0.steps=10 reaches into the first phase.
+        resume: go on with the run that is in the folder.
+        max_minutes: stop and save after so long.
+        device: auto, cpu or cuda.
+        threads: of the processor.
+    """
+    from medical_sam2.cli import experiment_runs  # torch takes seconds to load: not for --help
+
+    experiment_runs.run_recipe(recipe, output, settings, resume=resume, max_minutes=max_minutes, device=device, threads=threads)
+    return 0
+
+
+def finetune(folder: Path, /, *, output: Annotated[Path, Parameter(alias="-o")], options: FinetuneOptions = AS_TUNED) -> int:
+    """Fine-tune a network on an nnU-Net raw data set.
+
+    Some cases are held out: one prompt on each of them shows the Dice before and after. OUTPUT is then a folder of weights
+    (`medsam2 segment … --weights OUTPUT`), with the figures in report.json.
+
+    Args:
+        folder: nnU-Net raw data set.
+        output: folder to write.
+    """
+    _check_folder(output, options)
+    from medical_sam2.cli import (
+        experiment_runs,  # torch takes seconds to load: not for --help, nor for a folder that is not empty
+    )
+
+    experiment_runs.finetune_network(folder, output, options)
+    return 0
+
+
+def _check_folder(output: Path, options: FinetuneOptions) -> None:
+    if output.exists() and any(output.iterdir()) and not options.resume:
+        raise ConfigError("the folder is not empty", "add --resume to go on, or choose another one", subject=output)
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ConfigError("several processes fine-tune by a recipe", "use medsam2 prepare, then torchrun with medsam2 train")
 
 
 @Parameter(name="*")
@@ -66,7 +161,7 @@ class EvaluationOptions:
         return self.workers or (1 if self.chosen == "full" else os.cpu_count() or 1)
 
 
-AS_USUAL = EvaluationOptions()
+AS_MEASURED = EvaluationOptions()
 
 
 def evaluate(
@@ -74,7 +169,7 @@ def evaluate(
     data: Annotated[tuple[Path, ...], Parameter(consume_multiple=True, negative="")],
     output: Annotated[Path, Parameter(alias="-o")],
     protocols: Annotated[tuple[str, ...], Parameter(name="--protocol", consume_multiple=True, negative="")] = ("all",),
-    options: EvaluationOptions = AS_USUAL,
+    options: EvaluationOptions = AS_MEASURED,
     json: Annotated[bool, FLAG] = False,
     quiet: Annotated[bool, FLAG] = False,
 ) -> int:
@@ -91,9 +186,9 @@ def evaluate(
         json: print one JSON object.
         quiet: show no progress.
     """
-    from medical_sam2.cli import studies  # torch takes seconds to load: not for --help
+    from medical_sam2.cli import experiment_runs  # torch takes seconds to load: not for --help
 
-    facts = studies.measure(_data_sets(data), output, protocols, options, quiet=quiet)
+    facts = experiment_runs.measure_studies(_data_sets(data), output, protocols, options, quiet=quiet)
     if json:
         print(json_format.dumps({"studies": facts}, ensure_ascii=False))
     if any(each["failed"] for each in facts):

@@ -1,30 +1,38 @@
-"""What `medsam2 train` and `medsam2 finetune` do, once their options are known: it loads torch."""
+"""What `medsam2 train`, `medsam2 finetune` and `medsam2 evaluate` do, once their options are known: it loads torch."""
 
 import json
 import math
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from medical_sam2.cli.report import print_note
-from medical_sam2.cli.train import FinetuneOptions
+from medical_sam2.cli import network, plain
+from medical_sam2.cli.experiments import EvaluationOptions, FinetuneOptions
+from medical_sam2.cli.options import InferenceOptions
+from medical_sam2.cli.report import Progress, print_note
 from medical_sam2.data.data_sets import DataSet, read_data_set
+from medical_sam2.data.prepare import CaseSplit, prepare_cases, split_cases
 from medical_sam2.errors import ConfigError
-from medical_sam2.evaluate.held_out import Score, scores
+from medical_sam2.evaluate.methods import find_method
+from medical_sam2.evaluate.protocols import BEYOND_PAPER, PRESETS, PROTOCOLS, find_protocol
+from medical_sam2.evaluate.report import write_report
+from medical_sam2.evaluate.run import Score, run_studies, score_held_out
+from medical_sam2.evaluate.study import EvaluationProgress, NetworkSettings, Study, StudyResult, open_data_set
 from medical_sam2.io import load_json
 from medical_sam2.io.atomic import write_bytes
 from medical_sam2.model.nano import nano
 from medical_sam2.model.sam2 import Sam2
 from medical_sam2.model.weights import load_backbone, save_backbone
 from medical_sam2.segmenter import Segmenter
-from medical_sam2.train.config import Recipe, build_config, override_settings, read_recipe
+from medical_sam2.train.config import Recipe, build_config, choose_recipe, override_settings, read_recipe
 from medical_sam2.train.distributed import ProcessGroup
-from medical_sam2.train.finetune import CaseSplit, choose_recipe, measure_steps, prepare_cases, split_cases
-from medical_sam2.train.loop import NAME, TrainingRun, check_resumed, load_average, read_begun
+from medical_sam2.train.loop import NAME, TrainingRun, check_resumed, load_average, measure_steps, read_begun
 
 REPORT, SPLIT, EVERY_S = "report.json", "split.json", 10.0
 
@@ -39,7 +47,7 @@ def run_recipe(
     device: str,
     threads: int | None,
 ) -> None:
-    """Train by a recipe; see `medical_sam2.cli.train.train`."""
+    """Train by a recipe; see `medical_sam2.cli.experiments.train`."""
     if threads:
         torch.set_num_threads(threads)
     parsed = read_recipe(recipe, settings)
@@ -81,7 +89,7 @@ def _make_network(recipe: Recipe) -> Sam2:
 
 
 def finetune_network(folder: Path, output: Path, options: FinetuneOptions) -> None:
-    """Fine-tune on a data set, and judge; see `medical_sam2.cli.train.finetune`."""
+    """Fine-tune on a data set, and judge; see `medical_sam2.cli.experiments.finetune`."""
     if options.threads:
         torch.set_num_threads(options.threads)
     dataset = read_data_set(folder)
@@ -149,7 +157,7 @@ def _names(split: CaseSplit) -> dict[str, Any]:
 def _evaluate(what: str, network: Sam2, dataset: DataSet, split: CaseSplit, options: FinetuneOptions) -> list[Score]:
     print_note(f"{what}: one prompt on each of {len(split.held_out)} cases")
     segmenter = Segmenter(network, device=options.device)
-    return scores(segmenter, dataset, split.held_out, options.prompts, seed=options.seed, on_case=_CaseCounter())
+    return score_held_out(segmenter, dataset, split.held_out, options.prompts, seed=options.seed, on_case=_CaseCounter())
 
 
 def _choose_recipe(network: Sam2, pool: Path, run: Path, options: FinetuneOptions) -> Recipe:
@@ -243,3 +251,75 @@ def clock(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60} s"
     return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def measure_studies(
+    data: tuple[Path, ...], output: Path, protocols: tuple[str, ...], options: EvaluationOptions, *, quiet: bool
+) -> list[dict[str, Any]]:
+    """Run the studies of the protocols and write their reports; what there is to tell of each, see `_describe_study`."""
+    studies = choose_studies(data, protocols, options)
+    folders = [output / study.protocol.name for study in studies]
+    with Progress(quiet=quiet) as progress:
+
+        def report(done: EvaluationProgress) -> None:
+            if done.done:
+                progress.update(plain(done.what), done.done, done.total, "answers", done.share)
+            elif not quiet:
+                print_note(f"{done.total} answers to make")
+
+        outcomes = run_studies(studies, folders, workers=options.processes, on_done=report)
+    if find_spec("matplotlib") is None:
+        print_note("no figures: matplotlib is missing; pip install 'medical-sam2[evaluate]'")
+    write_report(studies, outcomes, output, options.chosen)
+    return [_describe_study(*each) for each in zip(studies, outcomes, folders, strict=True)]
+
+
+# Hours lie behind this: names, numbers and data sets are refused before the first answer is made.
+def choose_studies(data: tuple[Path, ...], names: tuple[str, ...], options: EvaluationOptions) -> list[Study]:
+    """All that can be refused is refused before the first is run."""
+    limits = ("cases", "images", "structures", "seeds")
+    for name in (*limits, "workers", "threads", "limit"):
+        value = getattr(options, name)
+        if value is not None and value <= 0:
+            raise ConfigError(f"--{name} {value} leaves nothing", "give 1 or more")
+    threads = options.threads or max(1, (os.cpu_count() or 1) // options.processes)
+    given = {name: value for name in (*limits, "image_size") if (value := getattr(options, name)) is not None}
+    preset = replace(PRESETS[options.chosen], **given)
+    paper = tuple(name for name in PROTOCOLS if name not in BEYOND_PAPER)
+    asked = paper if names == ("all",) else names
+    chosen = [find_protocol(name, preset=preset, views=options.views, methods=options.methods) for name in asked]
+    chosen = [replace(each, limit_s=options.limit) for each in chosen]
+    for name in dict.fromkeys(method for each in chosen for method in each.methods):
+        find_method(name)
+    network.check_settings(InferenceOptions(views=options.views or "one", threads=threads))
+    sets = sum(open_data_set(folder).kind == "set" for folder in data)
+    for each in chosen:
+        if sets < 2 and all(condition.distractors is not None for condition in each.conditions):
+            there = "one set of images alone" if sets else "no set of images"
+            problem = f"{each.name} mixes images of one set into another one, and --data names {there}"
+            raise ConfigError(problem, "give two or more", subject="--protocol")
+    settings = NetworkSettings(options.weights, options.device, options.precision, preset.image_size, threads)
+    digest = network.weights_digest(options.weights)
+    return [
+        Study(each, data, settings, digest, preset.cases, preset.slices, preset.images, preset.structures, draws=place == 0)
+        for place, each in enumerate(chosen)
+    ]
+
+
+def _describe_study(study: Study, outcome: StudyResult, folder: Path) -> dict[str, Any]:
+    """What a person reads at the end, on standard error; and the same for a program."""
+    for case, reason in outcome.skipped.items():
+        print_note(plain(f"left out: {case}: {reason}"))
+    for case, error in outcome.failed.items():
+        print_note(plain(f"failed: {case}: {error}; run it again, and report it if it stays"))
+    answers = sum(not row.skipped for row in outcome.rows)
+    print_note(plain(f"{folder}: {answers} rows, {outcome.fresh} answers of them new; see tables.md"))
+    return {
+        "protocol": study.protocol.described(),
+        "sha256": study.protocol.digest,
+        "output": str(folder),
+        "answers": answers,
+        "fresh": outcome.fresh,
+        "skipped": dict(outcome.skipped),
+        "failed": dict(outcome.failed),
+    }
