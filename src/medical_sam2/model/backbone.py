@@ -121,6 +121,7 @@ class Instruction:
     prompt: FramePrompt  # clicks, box or mask in pixels of the network's input
     earlier_hw: Tensor | None = None  # logits of an earlier answer on the same frame that the clicks correct
     first: bool = True  # whether the frame was prompted before it was tracked
+    every: bool = False  # whether all proposed masks are wanted as good as the answer itself
 
 
 class Backbone(Protocol):

@@ -246,14 +246,13 @@ def outline_closely(
         return prompt
     shape_hw = viewer.shapes[index]
 
-    def answer(region: Region | None, prompt: FramePrompt) -> FramePrediction:
+    def answer(region: Region | None, prompt: FramePrompt, *, every: bool = True) -> FramePrediction:
         frame = viewer.features(index) if region is None else viewer.region_features(index, region)
-        return backbone.decode(
-            frame, backbone.fuse(frame, [[]]), [Instruction(to_network(prompt, shape_hw, viewer.size, region))]
-        )
+        asked = Instruction(to_network(prompt, shape_hw, viewer.size, region), every=every)
+        return backbone.decode(frame, backbone.fuse(frame, [[]]), [asked])
 
     def ask(region: Region | None, _: int, prompt: FramePrompt) -> tuple[NDArray[np.bool_], float]:
-        prediction = answer(region, prompt)
+        prediction = answer(region, prompt, every=False)
         return to_frame(prediction.logits_Bhw, shape_hw, region)[0] > 0.5, float(prediction.confidence_B[0])
 
     canvas = Canvas(shape_hw)

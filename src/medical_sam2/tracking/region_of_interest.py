@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from medical_sam2.model.second_core import apart
 from medical_sam2.prompts import FramePrompt
 
 LEAST = 24  # pixels that a region has along each axis, where the frame has them
@@ -215,10 +216,9 @@ def _clicked_box(canvas: Canvas, t: int, prompt: FramePrompt, ask: AskNetwork) -
     answers: dict[Region | None, tuple[NDArray[np.bool_], float]] = {}
 
     def asked(regions: Iterable[Region | None]) -> NDArray[np.bool_]:
-        for region in regions:
-            if region not in answers:
-                mask, sure = ask(region, t, prompt)
-                answers[region] = part_under(prompt.points_xy[prompt.labels == 1], mask), sure
+        new = [region for region in dict.fromkeys(regions) if region not in answers]
+        for region, (mask, sure) in zip(new, apart(lambda region: ask(region, t, prompt), new), strict=True):
+            answers[region] = part_under(prompt.points_xy[prompt.labels == 1], mask), sure
         return _most_agreed([*answers.values()])
 
     def around(share: float) -> Region | None:
