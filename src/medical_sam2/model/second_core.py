@@ -58,10 +58,10 @@ def later(work: Callable[[], T]) -> Later[T]:
 
 
 def apart(work: Callable[[S], T], parts: Sequence[S]) -> list[T]:
-    """What the work gives for each part: for the last one here and now, for the others on another core if there is one."""
-    others = [later(partial(work, part)) for part in parts[:-1]]
-    last = [work(part) for part in parts[-1:]]
-    return [*(other.result() for other in others), *last]
+    """What the work gives for each part: for the first one here and now, for the others on another core if there is one."""
+    others = [later(partial(work, part)) for part in parts[1:]]
+    first = [work(part) for part in parts[:1]]
+    return [*first, *(other.result() for other in others)]
 
 
 def _exactly(work: Callable[[], T]) -> T:
