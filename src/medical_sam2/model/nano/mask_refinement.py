@@ -82,7 +82,7 @@ class MaskRefiner(nn.Module):
         finest, entries = fine[0].expand(count, -1, -1, -1), (fine[1], top_BChw)
         shared = [self._see_shared(torch.cat([finest, hints_BHhw], 1), finest.shape[1])]
         shared += [enter(entry.expand(count, -1, -1, -1)) for enter, entry in zip(self.enter, entries, strict=True)]
-        several = not torch.is_grad_enabled() and masks_BKhw.shape[1] > 1
+        several = masks_BKhw.shape[1] > 1 and (choose is not None or not torch.is_grad_enabled())
         # always in two parts, on however many cores: how sums are rounded depends on how many masks are mended at once
         parts = [masks_BKhw[:, :1], masks_BKhw[:, 1:]] if several else [masks_BKhw]
         seen = apart(partial(self._descend, shared=shared), parts)
@@ -92,7 +92,8 @@ class MaskRefiner(nn.Module):
             hidden = torch.cat([x.unflatten(0, (count, -1)) for _, x in mended], 1).flatten(0, 1)
             return torch.cat([logits for logits, _ in mended], 1), hidden, judged
         rows, best = torch.arange(count, device=judged.device), choose(judged)
-        levels = [_rows_of_masks(maps, best) for maps in zip(*(levels for levels, _ in seen), strict=True)]
+        places = torch.where(best > 0, count + rows * (masks_BKhw.shape[1] - 1) + best - 1, rows)  # the first mask of all first
+        levels = [torch.cat(maps).index_select(0, places) for maps in zip(*(levels for levels, _ in seen), strict=True)]
         logits, hidden = self._ascend(masks_BKhw[rows, best][:, None], levels)
         return masks_BKhw.index_put((rows, best), logits[:, 0]), hidden, judged
 
@@ -179,8 +180,9 @@ class MaskUpsampler(nn.Module):
         above = F.interpolate(self.shrink(hidden_Xchw), size=side, mode="nearest")
         seen = _repeat_for_masks(finest_BCHW, count, several)
         score = score_BHW[:, None].repeat_interleave(several, 0)
-        shown = _scaled(large.detach())
-        x = F.relu(self.first(torch.cat([above, seen, shown.to(above.dtype), score.to(above.dtype)], 1)), inplace=True)
+        pictures = torch.cat([_scaled(large.detach()).to(above.dtype), score.to(above.dtype)], 1)
+        pictures = pictures.contiguous(memory_format=torch.channels_last)  # else all is copied once more, channels first
+        x = F.relu(self.first(torch.cat([above, seen, pictures], 1)), inplace=True)
         x = F.relu(x + self.second(x), inplace=True)
         return (large + self.last(x))[:, 0].unflatten(0, (count, several))
 
@@ -259,15 +261,6 @@ def _add_to_masks(map_Xchw: Tensor, shared_Bchw: Tensor) -> Tensor:
     """A map for each mask of each object, and one for each object on top of it."""
     count = len(shared_Bchw)
     return (map_Xchw.unflatten(0, (count, -1)) + shared_Bchw[:, None]).flatten(0, 1)
-
-
-def _rows_of_masks(parts: Sequence[Tensor], best_B: Tensor) -> Tensor:
-    """Of maps (B·K', c, h, w), some masks of each object in each part, those of one mask of each object: (B, c, h, w)."""
-    count, rows = len(best_B), torch.arange(len(best_B), device=best_B.device)
-    starts = torch.tensor([0, *(len(part) // count for part in parts)], device=best_B.device).cumsum(0)
-    within = torch.searchsorted(starts, best_B, right=True) - 1
-    width = starts[within + 1] - starts[within]
-    return torch.cat([*parts])[count * starts[within] + rows * width + best_B - starts[within]]
 
 
 def _repeat_for_masks(part: Tensor, count: int, several: int) -> Tensor:
