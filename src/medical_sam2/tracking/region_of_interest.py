@@ -254,7 +254,7 @@ def part_under(inside_xy: NDArray[np.floating], mask_hw: NDArray[np.bool_]) -> N
     """What hangs together with a click inside; the whole mask where no click lies in it."""
     parts, _ = cast("tuple[NDArray[np.int32], int]", ndimage.label(mask_hw))
     hit = {int(parts[y, x]) for x, y in pixels_of(inside_xy, mask_hw.shape)} - {0}
-    return np.isin(parts, list(hit)) if hit else mask_hw
+    return np.any([parts == each for each in hit], axis=0) if hit else mask_hw  # a few: faster than `isin`
 
 
 def _drawn_box(prompt: FramePrompt) -> BoxXyxy | None:

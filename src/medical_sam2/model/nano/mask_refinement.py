@@ -93,7 +93,7 @@ class MaskRefiner(nn.Module):
             return torch.cat([logits for logits, _ in mended], 1), hidden, judged
         rows, best = torch.arange(count, device=judged.device), choose(judged)
         places = torch.where(best > 0, count + rows * (masks_BKhw.shape[1] - 1) + best - 1, rows)  # the first mask of all first
-        levels = [torch.cat(maps).index_select(0, places) for maps in zip(*(levels for levels, _ in seen), strict=True)]
+        levels = [_select_rows(torch.cat(maps), places) for maps in zip(*(levels for levels, _ in seen), strict=True)]
         logits, hidden = self._ascend(masks_BKhw[rows, best][:, None], levels)
         return masks_BKhw.index_put((rows, best), logits[:, 0]), hidden, judged
 
@@ -179,7 +179,7 @@ class MaskUpsampler(nn.Module):
         large = large_BKHW.flatten(0, 1)[:, None]
         above = F.interpolate(self.shrink(hidden_Xchw), size=side, mode="nearest")
         seen = _repeat_for_masks(finest_BCHW, count, several)
-        score = score_BHW[:, None].repeat_interleave(several, 0)
+        score = _repeat_for_masks(score_BHW[:, None], count, several)
         pictures = torch.cat([_scaled(large.detach()).to(above.dtype), score.to(above.dtype)], 1)
         pictures = pictures.contiguous(memory_format=torch.channels_last)  # else all is copied once more, channels first
         x = F.relu(self.first(torch.cat([above, seen, pictures], 1)), inplace=True)
@@ -263,8 +263,14 @@ def _add_to_masks(map_Xchw: Tensor, shared_Bchw: Tensor) -> Tensor:
     return (map_Xchw.unflatten(0, (count, -1)) + shared_Bchw[:, None]).flatten(0, 1)
 
 
+def _select_rows(maps_Xchw: Tensor, places_B: Tensor) -> Tensor:
+    """Some of the maps, with channels last as they were."""
+    return maps_Xchw.permute(0, 2, 3, 1).index_select(0, places_B).permute(0, 3, 1, 2)
+
+
 def _repeat_for_masks(part: Tensor, count: int, several: int) -> Tensor:
-    return part.expand(count, -1, -1, -1).repeat_interleave(several, 0)
+    each = part.expand(count, -1, -1, -1)
+    return each if several == 1 else each.repeat_interleave(several, 0)
 
 
 def box_filling(logits_BKhw: Tensor, boxes_xyxy: Sequence[NDArray[np.float32]], stride: int) -> Tensor:

@@ -87,10 +87,11 @@ class Nano(Sam2):
     def fuse(self, frame: Features, recall: Recall) -> Fused:
         """The deepest map in the light of memory, and what else memory tells."""
         attended = later(partial(super().fuse, frame, recall))
+        pixels = _pixel_features(frame) if any(recall) else frame.own["finest"]  # without a past nothing is scored
         own = {
             "propagated": self.carry(frame.own["key"], recall),
             "neighbour": self.neighbour(frame.own["look"], recall),
-            "score": self.regression(_pixel_features(frame), recall)[:, None],
+            "score": self.regression(pixels, recall)[:, None],
         }
         fused = attended.result()
         return replace(fused, own={name: part.to(fused.map_BChw.dtype) for name, part in own.items()})
