@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from medical_sam2.intensity_window import Window
-from medical_sam2.model.backbone import Backbone, Features, FramePrediction, Instruction, Memory, Recall
+from medical_sam2.model.backbone import Backbone, Features, FramePrediction, Instruction, Memory, Recall, Wanted
 from medical_sam2.model.memory_bank import MemoryBank, Policy, PolicyBank
 from medical_sam2.model.second_core import Later, is_helped, later
 from medical_sam2.model.tracker import track
@@ -315,14 +315,16 @@ class ViewTracker:
             )
 
     def ask(self, view: View, region: Region | None, t: int, prompt: FramePrompt) -> tuple[NDArray[np.bool_], float]:
-        """What the network, shown a region, takes a prompt for: a mask (H, W) of the whole frame, and how sure it is."""
-        prediction = self.answer(view, region, t, prompt, every=False)
+        """What the network, shown a region, takes a prompt for: a rough mask (H, W) of the whole frame, and how sure it is."""
+        prediction = self.answer(view, region, t, prompt, "rough")
         return self.frames(view, region).to_frame(prediction.logits_Bhw)[0] > 0.5, float(prediction.confidence_B[0])
 
-    def answer(self, view: View, region: Region | None, t: int, prompt: FramePrompt, *, every: bool = True) -> FramePrediction:
-        """What the network, shown a region and nothing of what it remembers, says to a prompt; with every mask, or one."""
+    def answer(
+        self, view: View, region: Region | None, t: int, prompt: FramePrompt, wanted: Wanted = "every"
+    ) -> FramePrediction:
+        """What the network, shown a region and nothing of what it remembers, says to a prompt."""
         stack, frame, backbone = self.frames(view, region), self.features(view, region)(t), self.config.backbone
-        return backbone.decode(frame, backbone.fuse(frame, [[]]), [Instruction(stack.to_network(prompt), every=every)])
+        return backbone.decode(frame, backbone.fuse(frame, [[]]), [Instruction(stack.to_network(prompt), wanted=wanted)])
 
     def banks(self, labels: Iterable[int], view: View) -> dict[int, PolicyBank]:
         """Empty ones, one for each object, of which a view is the first that they see."""

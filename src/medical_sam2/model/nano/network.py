@@ -33,6 +33,7 @@ from medical_sam2.model.nano.memory_matching import (
 )
 from medical_sam2.model.sam2 import Pixels, Sam2
 from medical_sam2.model.second_core import later
+from medical_sam2.model.tracker import upsample
 
 WIDTH = 128
 FINEST = 16  # channels at stride 2, and of each half of the keys of stride 4
@@ -156,19 +157,23 @@ class Nano(Sam2):
         propagated_B1hw, score_B1HW = F.pixel_shuffle(fused.own["propagated"], 4), fused.own["score"]
         drawn = draw_hints(instructions, masks_BKhw.shape[-1], frame.own["key"], propagated_B1hw)
         hints = torch.cat([drawn, fused.own["neighbour"], F.avg_pool2d(score_B1HW, 2)], 1)
-        every, rows = self.training or bare_boxes(instructions) is not None, torch.arange(len(masks_BKhw), device=self.device)
+        wanted = {one.wanted for one in instructions if one is not None}
+        every = self.training or bare_boxes(instructions) is not None
 
         def choose(judged_BK2: Tensor) -> Tensor:
             return self.choose(masks_BKhw, (iou_BK + judged_BK2[..., 0]).clamp(0, 1), instructions)
 
         with torch.autocast(self.device.type, enabled=False):  # this too decides which mask is taken
             told = _in_float32(frame.fine_BChw), fused.map_BChw.float(), masks_BKhw, hints.float()
-            asked = every or any(one is not None and one.every for one in instructions)
+            asked = every or "every" in wanted
             masks, hidden, judged_BK2 = self.mend(*told, None if asked else choose)
         best = None if every else choose(judged_BK2)
         if best is not None and asked:
-            hidden = hidden.unflatten(0, masks.shape[:2])[rows, best]
-        masks = self.sharpen(masks, hidden, frame.own["finest"], score_B1HW[:, 0], best)
+            hidden = hidden.unflatten(0, masks.shape[:2])[torch.arange(len(best), device=best.device), best]
+        if not every and wanted == {"rough"}:
+            masks = upsample(masks.flatten(0, 1), self.image_size // self.logit_stride).unflatten(0, masks.shape[:2])
+        else:
+            masks = self.sharpen(masks, hidden, frame.own["finest"], score_B1HW[:, 0], best)
         iou_BK = (iou_BK + judged_BK2[..., 0]).clamp(0, 1)
         return masks, iou_BK, presence_B1 + judged_BK2[..., 1].mean(1, keepdim=True)
 
