@@ -81,9 +81,8 @@ def main() -> None:
         first = clicks(session, [150], rng)
         frames = [int(t) for t in rng.permutation(np.arange(20, 280))[: arguments.clicks]]
         cold, warm = clicks(session, frames, rng), clicks(session, frames, rng)
-    print(
-        f"{platform.processor() or platform.machine()}, {precision}, {arguments.threads} threads, {SHAPE}, {len(frames)} clicks\n"
-    )
+    processor = platform.processor() or platform.machine()
+    print(f"{processor}, {precision}, {arguments.threads} threads, {SHAPE}, {len(frames)} clicks\n")
     print("| | median ms | 5–95 % | processor ms |\n|---|---|---|---|")
     print("\n".join([row("the very first", first), row("a slice never seen", cold), row("a slice seen before", warm)]))
 
