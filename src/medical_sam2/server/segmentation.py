@@ -170,9 +170,12 @@ class SessionVolume:
         affine[[AXIS[letter] for letter in view.code], [0, 1, 2]] = np.multiply(signs, mm)
         return replace(self.volume, array=self.pixels(plane, t)[None].copy(), affine=affine)
 
-    def see_ahead(self, segmenter: "Segmenter", plane: str, t: int) -> None:
-        """Let the network see a slice before anybody points at it."""
-        segmenter.see_ahead(self._slice(plane, t), PLANES[plane], self.window)
+    def see_ahead(self, segmenter: "Segmenter", plane: str, t: int, gestures: Sequence[Gesture] = ()) -> None:
+        """Let the network see a slice before anybody points at it, as it would see the structures of these gestures there."""
+        labels = {gesture.label for gesture in gestures}
+        known = [self.network_window([gesture for gesture in gestures if gesture.label == label]) for label in labels]
+        for window in dict.fromkeys([self.window, *known]):
+            segmenter.see_ahead(self._slice(plane, t), PLANES[plane], window)
 
     def check_prompts(self, gestures: Sequence[Gesture]) -> None:
         """Refuse gestures on one structure that limits, or the wish for shapes between outlines, do not go with.
