@@ -217,7 +217,9 @@ def _clicked_box(canvas: Canvas, t: int, prompt: FramePrompt, ask: AskNetwork) -
 
     def asked(regions: Iterable[Region | None]) -> NDArray[np.bool_]:
         new = [region for region in dict.fromkeys(regions) if region not in answers]
-        for region, (mask, sure) in zip(new, apart(lambda region: ask(region, t, prompt), new), strict=True):
+        # the small ones here, the whole frame, which mostly was seen before, on another core: both take about as long
+        found = [*reversed(apart(lambda region: ask(region, t, prompt), new[::-1]))]
+        for region, (mask, sure) in zip(new, found, strict=True):
             answers[region] = part_under(prompt.points_xy[prompt.labels == 1], mask), sure
         return _most_agreed([*answers.values()])
 
