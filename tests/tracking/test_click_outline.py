@@ -118,7 +118,8 @@ def described_plainly(each: Candidate, picture: np.ndarray, xy: tuple[int, int])
     away = np.asarray(ndimage.distance_transform_edt(~mask)) if not mask.all() else np.zeros(mask.shape)
     border, ring = mask & (depth <= 1.5), (away > 0) & (away <= max(2.0, RING * radius))
     inside, around = picture[mask], picture[ring] if ring.any() else picture[mask]
-    edge = np.hypot(*np.gradient(np.asarray(ndimage.gaussian_filter(picture, 1.0))))
+    down, across = np.gradient(np.asarray(ndimage.gaussian_filter(picture, 1.0)))
+    edge = np.hypot(down, across)
     spread = picture.std() + 1e-3
     return {
         "steadiness": (each.probability_hw > 0.7).sum() / max(1, (each.probability_hw > 0.3).sum()),
