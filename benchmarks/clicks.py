@@ -115,7 +115,7 @@ def examples(network: Segmenter, frame: Frame, dataset: str) -> Iterator[Example
         for region, share in click_regions(frame.canvas, tuple(prompt.points_xy[0].tolist())).items():
             part = frame.picture if region is None else frame.picture[region.rows, region.columns]
             seen = network.encode(to_input(np.ascontiguousarray(part), size))
-            asked = Instruction(to_network(prompt, frame.canvas.shape_hw, size, region))
+            asked = Instruction(to_network(prompt, frame.canvas.shape_hw, size, region), wanted="every")
             answers.append((region, share, backbone.decode(seen, backbone.fuse(seen, [[]]), [asked])))
         for in_set in (False,) if frame.of_volume else (False, True):
             candidates = list_candidates(frame.canvas.shape_hw, prompt, answers, all_parts=in_set)

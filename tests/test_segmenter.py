@@ -321,6 +321,13 @@ def test_bad_requests_are_refused() -> None:
             segment(case, prompts, **options)
 
 
+@pytest.mark.parametrize("held", [True, False])
+def test_bf16_is_chosen_where_both_the_processor_and_onednn_compute_it(monkeypatch: pytest.MonkeyPatch, held: bool) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: not held)
+    assert choose_precision("auto", torch.device("cpu")) == ("fp32" if held else "bf16")
+
+
 def test_devices_and_precisions() -> None:
     assert choose_device("cpu") == torch.device("cpu")
     assert choose_precision("fp32", torch.device("cpu")) == "fp32"

@@ -357,7 +357,7 @@ class Segmenter:
             store.keep(key, features)
         return features
 
-    @torch.inference_mode()
+    @torch.no_grad()  # under `inference_mode` autocast rounds all weights again for each slice
     def slice_directions(
         self, volume: Volume, view: View, window: Window, slices: Collection[int]
     ) -> dict[int, NDArray[np.float32]]:

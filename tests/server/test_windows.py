@@ -11,12 +11,14 @@ from medical_sam2.cli import main
 from medical_sam2.intensity_window import Window
 from medical_sam2.io import Picture
 from medical_sam2.prompts import FramePrompt, Point
+from medical_sam2.segmenter import Segmenter
 from medical_sam2.server.inference_queue import InferenceQueue
 from medical_sam2.server.rendering import encode_frame
 from medical_sam2.server.security import ServerSettings
 from medical_sam2.server.segmentation import SessionImageSet, SessionVolume
 from medical_sam2.server.state import Gesture
 from medical_sam2.volume import Volume
+from tests.backbones import Brightness
 from tests.phantoms import segmenter
 from tests.server.conftest import Served
 from tests.test_intensity_window import ct, tissue
@@ -41,6 +43,22 @@ def test_a_structure_is_told_the_window_that_the_network_saw_it_through(voxel: t
     assert subject.network_window([said(k, j, i)]) == seen_by(subject, voxel) == window
     told = SessionVolume(subject.volume, "percentile")
     assert told.network_window([said(k, j, i)]) == told.window == seen_by(told, voxel) != window
+
+
+def test_a_slice_is_seen_ahead_through_the_windows_of_the_structures_that_were_shown() -> None:
+    subject, network, counts = SessionVolume(Volume(ct(), np.diag([-1.0, -1.0, 1.0, 1.0]))), Brightness(), list[int]()
+    asked = Segmenter(network, device="cpu", precision="fp32")
+    for gestures in ([], [said(5, 7, 8)], [said(5, 12, 16)], [said(5, 7, 8), said(5, 12, 16)]):
+        subject.see_ahead(asked, "axial", 3, gestures)
+        counts.append(len(network.counts.encoded))
+    assert counts == [1, 2, 2, 2]  # soft tissue, and the lung that somebody clicked on
+    needed = list[int]()
+    for t, seen in ((4, [said(5, 7, 8)]), (6, [])):
+        subject.see_ahead(asked, "axial", t, seen)
+        before = len(network.counts.encoded)
+        subject.segment_frame(asked, [said(t, 7, 8)], None)
+        needed.append(len(network.counts.encoded) - before)
+    assert needed[0] == needed[1] - 1  # the whole slice is there
 
 
 def test_a_mad_voxel_leaves_the_page_its_levels() -> None:

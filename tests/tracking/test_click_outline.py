@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
+from scipy import ndimage
 
 from medical_sam2.errors import WeightsError
 from medical_sam2.metrics import dice
@@ -18,6 +19,8 @@ from medical_sam2.strokes import Scribble, lasso_prompt, scribble_prompt
 from medical_sam2.tracking.click_outline import (
     FEATURES,
     JUDGE_FILE,
+    RING,
+    Candidate,
     OutlineJudge,
     click_regions,
     compute_features,
@@ -105,6 +108,54 @@ def test_features_are_finite_and_by_name() -> None:
     assert by_name["predicted IoU"] == pytest.approx([0.9, 0.5, 0.1])
     assert by_name["in a set"].tolist() == [0, 0, 0]
     assert abs(by_name["distance from middle"][0]) < 0.1
+
+
+def described_plainly(each: Candidate, picture: np.ndarray, xy: tuple[int, int]) -> dict[str, float]:
+    """Some features, by the plainest way to each of them: on the whole frame, by distances of all pixels."""
+    mask, (x, y) = each.mask_hw, xy
+    radius = np.sqrt(mask.sum() / np.pi)
+    depth = np.asarray(ndimage.distance_transform_edt(np.pad(mask, 1)))[1:-1, 1:-1]
+    away = np.asarray(ndimage.distance_transform_edt(~mask)) if not mask.all() else np.zeros(mask.shape)
+    border, ring = mask & (depth <= 1.5), (away > 0) & (away <= max(2.0, RING * radius))
+    inside, around = picture[mask], picture[ring] if ring.any() else picture[mask]
+    down, across = np.gradient(np.asarray(ndimage.gaussian_filter(picture, 1.0)))
+    edge = np.hypot(down, across)
+    spread = picture.std() + 1e-3
+    return {
+        "steadiness": (each.probability_hw > 0.7).sum() / max(1, (each.probability_hw > 0.3).sum()),
+        "sureness": each.probability_hw[mask].mean(),
+        "depth of click": depth[y, x] / radius,
+        "contrast": abs(inside.mean() - around.mean()) / (np.sqrt((inside.var() + around.var()) / 2) + 0.02),
+        "spread of greys": inside.std() / spread,
+        "spread around": around.std() / spread,
+        "edge": edge[border].mean() / (edge.mean() + 1e-4),
+        "parts": np.log(ndimage.label(each.probability_hw > 0.5)[1] + 1),  # type: ignore[index]
+        "holes": np.asarray(ndimage.binary_fill_holes(mask)).sum() / mask.sum() - 1,
+        "roundness": border.sum() ** 2 / (4 * np.pi * mask.sum()),
+    }
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_features_are_those_of_the_plain_way(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+
+    def blobs(shape: tuple[int, int]) -> np.ndarray:
+        smooth = np.asarray(ndimage.gaussian_filter(rng.normal(size=shape), rng.uniform(1, 4)))
+        return smooth > np.quantile(smooth, rng.uniform(0.2, 0.8))
+
+    picture, region, place = rng.random(SHAPE, np.float32), Region(12, 20, 32, 40), (40.0, 30.0)
+    answers = [
+        (None, 1.0, said(blobs((30, 40)), blobs((30, 40)), blobs((30, 40)))),
+        (region, 0.5, said(blobs((32, 40)), discs((20, 18), radius=2, shape=(32, 40)), np.ones((32, 40), bool))),
+    ]
+    candidates = list_candidates(SHAPE, click(place), answers, all_parts=True)
+    rows = compute_features(picture, place, candidates, in_set=True)
+    assert len(candidates) >= 6
+    for row, each in zip(rows, candidates, strict=True):
+        found, plain = dict(zip(FEATURES, row.tolist(), strict=True)), described_plainly(each, picture, (40, 30))
+        assert {name: found[name] for name in plain} == pytest.approx(plain, abs=1e-5)
+        others = [max(dice(each.mask_hw, o.mask_hw) for o in candidates if o.region == n) for n in {0, 1} - {each.region}]
+        assert found["agreement of regions"] == pytest.approx(np.mean(others), abs=1e-6)
 
 
 def test_the_judge_chooses_among_regions_and_gives_the_mask_at_full_size() -> None:

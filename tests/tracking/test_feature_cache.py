@@ -54,6 +54,18 @@ def test_the_latest_frames_stay_however_full_it_is() -> None:
         assert asking.hits(range(max(0, t - LATEST + 1), t + 1)) == min(LATEST, t + 1)
 
 
+def test_a_frame_that_two_cores_encode_at_once_is_held_once() -> None:
+    asking = Asking(10.5)
+
+    def while_another_core_does() -> Features:
+        assert asking.get(0) == 0
+        return features(0)
+
+    asking.cache.get(0, while_another_core_does)
+    asking.hits(range(10))
+    assert asking.hits(range(10)) == 10
+
+
 def test_what_nobody_asks_for_any_more_makes_room() -> None:
     asking = Asking(50.5)
     asking.hits(range(50))

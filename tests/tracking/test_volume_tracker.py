@@ -122,6 +122,25 @@ def test_between_two_outlines_an_object_is_there_whatever_the_network_says_and_b
     assert np.flatnonzero((fusions[1].result() > 0.5).any((0, 1))).tolist() == [first]
 
 
+@pytest.mark.parametrize(("views", "last_is_kept"), [((AXIAL,), False), ((AXIAL, CORONAL), True)])
+def test_the_last_frame_is_remembered_only_where_another_view_follows(
+    case: Phantom, views: tuple[View, ...], last_is_kept: bool
+) -> None:
+    class Remembering(Brightness):
+        kept: list[int]
+
+        def memorise(self, frame: Features, prediction: FramePrediction, t: int, prompted: Sequence[bool]) -> list[Memory]:
+            self.kept.append(t)
+            return super().memorise(frame, prediction, t, prompted)
+
+    backbone = Remembering()
+    backbone.kept = []
+    tracker, _, _ = tracked(case.volume, [case.prompt("click", 1, 2)], views, backbone)
+    own = played(tracker, AXIAL)
+    assert (own[-1] in backbone.kept) == last_is_kept
+    assert set(own[:-1]) <= set(backbone.kept)
+
+
 def test_an_object_that_was_not_found_stays_out_of_further_views(case: Phantom) -> None:
     lost = replace(case.volume, array=np.full(case.truth.shape, 0.2, np.float32))
     nothing = np.zeros(case.truth.shape, np.float32)

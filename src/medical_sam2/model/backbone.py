@@ -5,7 +5,7 @@ Shapes: B objects (or clips) in lock step, N frames, C channels, h w feature map
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Protocol, TypeAlias
+from typing import Literal, Protocol, TypeAlias
 
 import torch
 from torch import Tensor
@@ -114,6 +114,10 @@ Recall = Sequence[Sequence[Recalled]]
 """For each object, what it remembers; an empty sequence is an object that has no past."""
 
 
+Wanted: TypeAlias = Literal["answer", "every", "rough"]
+"""The answer; every mask that is proposed, as good as the answer; or the answer without its finest borders, in less time."""
+
+
 @dataclass(frozen=True, eq=False)
 class Instruction:
     """A prompt for one object as the decoder takes it."""
@@ -121,6 +125,7 @@ class Instruction:
     prompt: FramePrompt  # clicks, box or mask in pixels of the network's input
     earlier_hw: Tensor | None = None  # logits of an earlier answer on the same frame that the clicks correct
     first: bool = True  # whether the frame was prompted before it was tracked
+    wanted: Wanted = "answer"
 
 
 class Backbone(Protocol):

@@ -38,5 +38,10 @@ def choose_precision(name: str, device: torch.device) -> Literal["fp32", "bf16"]
         return "bf16" if name == "bf16" else "fp32"
     if device.type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
-    able = torch.cpu.get_capabilities() if device.type == "cpu" else {}
-    return "bf16" if able.get("amx_bf16") or able.get("avx512_bf16") else "fp32"
+    return "bf16" if device.type == "cpu" and _processor_computes_bf16() else "fp32"
+
+
+def _processor_computes_bf16() -> bool:
+    """Whether the processor has bf16, and oneDNN is not held to instructions that lack it (`ONEDNN_MAX_CPU_ISA`)."""
+    able = torch.cpu.get_capabilities()
+    return bool(able.get("amx_bf16") or able.get("avx512_bf16")) and torch.ops.mkldnn._is_mkldnn_bf16_supported()

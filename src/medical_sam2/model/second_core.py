@@ -6,20 +6,23 @@ it: a helper that other programs keep from working costs little.
 """
 
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import lru_cache, partial
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeAlias, TypeVar
 
 import torch
 
+S = TypeVar("S")
 T = TypeVar("T")
-_HELPER: ContextVar[ThreadPoolExecutor | None] = ContextVar("_HELPER", default=None)
+Submit: TypeAlias = Callable[[Callable[[], Any]], Future[Any]]
+"""Hands work to a helper."""
+_HELPER: ContextVar[Submit | None] = ContextVar("_HELPER", default=None)
 _HALVED: ContextVar[bool] = ContextVar("_HALVED", default=False)
 HELPERS = 2  # threads on the second core: the next frame is seen, and what the present one needs does not wait for that
-SIDE, TIMES, TRIALS = 384, 6, 3  # of the products by which a second core is looked for
+SIDE, TIMES, TRIALS = 256, 6, 3  # of the products by which a second core is looked for
 FREE = 1.5  # times as long as one alone that two at once take at most where a second core is free
 
 
@@ -31,9 +34,9 @@ class Later(Generic[T]):
         helper: who may begin with it now; without one nothing happens before it is asked for.
     """
 
-    def __init__(self, work: Callable[[], T], helper: ThreadPoolExecutor | None) -> None:
+    def __init__(self, work: Callable[[], T], helper: Submit | None) -> None:
         self._work = work
-        self._begun: Future[T] | None = helper.submit(work) if helper else None
+        self._begun: Future[T] | None = helper(work) if helper else None
 
     def result(self) -> T:
         """What the work gives; here and now unless it is begun."""
@@ -52,6 +55,13 @@ def later(work: Callable[[], T]) -> Later[T]:
     helper = _HELPER.get()
     exact = helper is not None and not torch.is_autocast_enabled("cpu")
     return Later(partial(_exactly, work) if exact else work, helper)
+
+
+def apart(work: Callable[[S], T], parts: Sequence[S]) -> list[T]:
+    """What the work gives for each part: for the first one here and now, for the others on another core if there is one."""
+    others = [later(partial(work, part)) for part in parts[1:]]
+    first = [work(part) for part in parts[:1]]
+    return [*first, *(other.result() for other in others)]
 
 
 def _exactly(work: Callable[[], T]) -> T:
@@ -79,24 +89,36 @@ def helped(device: torch.device, precision: torch.dtype | None) -> Iterator[None
         yield
         return
 
-    def prepare() -> None:  # gradients and precision are a thread's own
-        torch.set_grad_enabled(False)
-        torch.set_num_threads(threads // 2)
-        if precision is not None:
-            torch.autocast(device.type, dtype=precision).__enter__()
-
     free = second_core_is_free()
     torch.set_num_threads(threads // 2)
+    pending = set[Future[Any]]()
+
+    def submit(work: Callable[[], Any]) -> Future[Any]:
+        pending.add(future := _helpers(threads // 2, precision).submit(work))
+        future.add_done_callback(pending.discard)
+        return future
+
+    halved, token = _HALVED.set(True), _HELPER.set(submit if free else None)
     try:
-        with ThreadPoolExecutor(HELPERS, "helper", prepare) as helper:
-            halved, token = _HALVED.set(True), _HELPER.set(helper if free else None)
-            try:
-                yield
-            finally:
-                _HELPER.reset(token)
-                _HALVED.reset(halved)
+        yield
     finally:
+        _HELPER.reset(token)
+        _HALVED.reset(halved)
+        wait([*pending])
         torch.set_num_threads(threads)
+
+
+@lru_cache(maxsize=2)
+def _helpers(threads: int, precision: torch.dtype | None) -> ThreadPoolExecutor:
+    """Threads of the second core, which stay: the first operations of a new one take some milliseconds longer."""
+
+    def prepare() -> None:  # gradients and precision are a thread's own
+        torch.set_grad_enabled(False)
+        torch.set_num_threads(threads)
+        if precision is not None:
+            torch.autocast("cpu", dtype=precision).__enter__()
+
+    return ThreadPoolExecutor(HELPERS, "helper", prepare)
 
 
 def second_core_is_free() -> bool:

@@ -27,6 +27,7 @@ def track(
     superseded: Superseded | None = None,
     present: Callable[[Time], Sequence[bool]] | None = None,
     on_fused: Callable[[Time], None] = lambda _: None,
+    kept: Callable[[Time], bool] = lambda _: True,
 ) -> Iterator[tuple[Time, FramePrediction]]:
     """Follow B objects through frames, visited in any order; differentiable.
 
@@ -40,6 +41,7 @@ def track(
         superseded: called with each answer that was corrected on the same frame.
         present: frame index → which objects are known to be on it, whatever the network says of that.
         on_fused: called with each frame before it is decoded.
+        kept: frame index → whether it is remembered; what nobody will ask for need not be.
 
     Yields:
         (t, prediction) for each visited frame.
@@ -53,7 +55,8 @@ def track(
         prediction = backbone.decode(frame, fused, instructions)
         prediction = prediction if present is None else prediction.assume_present(present(t))
         prompts, prediction = _correct(backbone, frame, fused, (t, prompters, prompts), prediction, superseded)
-        bank.store(_memorise(backbone, frame, prediction, t, prompts))
+        if kept(t):
+            bank.store(_memorise(backbone, frame, prediction, t, prompts))
         yield t, prediction
 
 

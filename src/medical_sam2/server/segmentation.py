@@ -25,7 +25,7 @@ from medical_sam2.server.refusals import InvalidRequest
 from medical_sam2.server.state import BY_HAND, LIMITING, Gesture, State
 from medical_sam2.tracking.contradictions import hold_settled, last_words
 from medical_sam2.tracking.plan import PLANES, array_axis, grouped
-from medical_sam2.views import View
+from medical_sam2.views import AXIS, View
 from medical_sam2.volume import Segmentation, SliceConfidence, Volume
 
 if TYPE_CHECKING:  # torch is loaded while the page is already there
@@ -155,21 +155,27 @@ class SessionVolume:
             earlier: labels (H, W) of the slice that the gestures correct.
         """
         label, plane, t = gestures[0].place
-        view, axes, flat = PLANES[plane], self.volume.orientation, self._slice(plane, t)
+        flat, known = self._slice(plane, t), None if earlier is None else earlier[None]
         prompts = SessionVolume(flat).prompts(replace(gesture, t=0, frames=()) for gesture in gestures)
-        known = None if earlier is None else view.invert(earlier[None], axes)
         window = self.network_window(gestures)
-        found = segmenter.segment_volume(flat, prompts, views=plane, window=window, earlier=known)
-        return view.apply(found.labels, axes)[0] == label
+        # the consensus changes nothing of prompted slices
+        found = segmenter.segment_volume(flat, prompts, views=plane, window=window, earlier=known, consensus=False)
+        return found.labels[0] == label
 
     def _slice(self, plane: str, t: int) -> Volume:
-        """A slice as a volume of its own."""
-        axis, k = array_axis(self.volume, PLANES[plane]), self.slice_index(plane, t)
-        return replace(self.volume, array=self.volume.array.take(range(k, k + 1), axis))
+        """A slice as a volume of its own whose axes run as the plane is shown, frames first: what goes slab by slab has one."""
+        view, affine = PLANES[plane], np.diag([0.0, 0.0, 0.0, 1.0])
+        signs = [1 if letter in "RAS" else -1 for letter in view.code]
+        mm = view.spacing(self.volume.spacing_mm, self.volume.orientation)
+        affine[[AXIS[letter] for letter in view.code], [0, 1, 2]] = np.multiply(signs, mm)
+        return replace(self.volume, array=self.pixels(plane, t)[None].copy(), affine=affine)
 
-    def see_ahead(self, segmenter: "Segmenter", plane: str, t: int) -> None:
-        """Let the network see a slice before anybody points at it."""
-        segmenter.see_ahead(self._slice(plane, t), PLANES[plane], self.window)
+    def see_ahead(self, segmenter: "Segmenter", plane: str, t: int, gestures: Sequence[Gesture] = ()) -> None:
+        """Let the network see a slice before anybody points at it, as it would see the structures of these gestures there."""
+        labels = {gesture.label for gesture in gestures}
+        known = [self.network_window([gesture for gesture in gestures if gesture.label == label]) for label in labels]
+        for window in dict.fromkeys([self.window, *known]):
+            segmenter.see_ahead(self._slice(plane, t), PLANES[plane], window)
 
     def check_prompts(self, gestures: Sequence[Gesture]) -> None:
         """Refuse gestures on one structure that limits, or the wish for shapes between outlines, do not go with.
@@ -462,7 +468,7 @@ def uncertainty_map(probabilities: Sequence[NDArray[np.floating]]) -> NDArray[np
 
 def draw_label(frame: Frame, label: int, mask: NDArray[np.bool_], overwritten: set[int]) -> None:
     """Draw a structure anew on a frame, over nothing but these labels."""
-    taken = mask & np.isin(frame, list(overwritten))
+    taken = mask & np.any([frame == other for other in overwritten], axis=0)  # a few: faster than `isin`
     frame[frame == label] = 0
     frame[taken] = label
 

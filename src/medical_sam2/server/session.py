@@ -279,7 +279,8 @@ class Session:
         image = self.image
         if isinstance(image, SessionVolume) and not self.busy:
             near = [each for each in (t, t + 1, t - 1, t + 2, t - 2) if 0 <= each < image.planes[plane]]
-            self.queue.when_idle([partial(image.see_ahead, plane=plane, t=each) for each in near])
+            said = self.history.state.gestures
+            self.queue.when_idle([partial(image.see_ahead, plane=plane, t=each, gestures=said) for each in near])
 
     def frame_labels(self, plane: str, t: int) -> Frame:
         """Labels (H, W) of a frame, as they stand now."""

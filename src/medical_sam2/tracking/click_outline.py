@@ -20,6 +20,7 @@ from scipy import ndimage
 
 from medical_sam2.errors import WeightsError
 from medical_sam2.model.backbone import FramePrediction
+from medical_sam2.model.second_core import apart
 from medical_sam2.model.weights import read_tensors
 from medical_sam2.prompts import FramePrompt
 from medical_sam2.tracking.frames import to_frame
@@ -105,20 +106,29 @@ def list_candidates(
     """
     step, found = reduction(shape_hw), list[Candidate]()
     small_hw, points = (-(-shape_hw[0] // step), -(-shape_hw[1] // step)), prompt.points_xy / step
-    inside, outside = points[prompt.labels == 1], points[prompt.labels == 0]
+    inside, outside = points[prompt.labels == 1], pixels_of(points[prompt.labels == 0], small_hw)
     for number, (region, share, answer) in enumerate(answers):
-        shown = None if region is None else _reduced(region, step)
-        masks = to_frame(answer.candidates_BKhw[0, :MOST], small_hw, shown)
-        box = shown or Region(0, 0, *small_hw)
+        box = Region(0, 0, *small_hw) if region is None else _reduced(region, step)
+        masks = to_frame(answer.candidates_BKhw[0, :MOST], small_hw, None if region is None else box)
         corners = (box.top, box.left, box.top + box.height, box.left + box.width)
         ious, presence = answer.candidate_iou_BK[0, :MOST].tolist(), float(answer.presence_B[0])
         for place, probability in enumerate(masks):
             whole = probability > 0.5
-            part = part_under(inside, whole)
+            part = _part_within(box, inside, whole)
             for mask in (part, whole) if all_parts and (part != whole).any() else (part,):
-                if mask.any() and not any(mask[y, x] for x, y in pixels_of(outside, small_hw)):
+                if mask.any() and not any(mask[y, x] for x, y in outside):
                     found.append(Candidate(mask, probability, number, share, corners, place, ious, presence, mask is not part))
     return found
+
+
+def _part_within(box: Region, inside_xy: NDArray[np.floating], mask_hw: MaskArray) -> MaskArray:
+    """`part_under` the clicks, of a mask that lies in a box of the frame."""
+    x, y = pixels_of(inside_xy, mask_hw.shape).T
+    near = (y >= box.top) & (y < box.top + box.height) & (x >= box.left) & (x < box.left + box.width)
+    part = np.zeros(mask_hw.shape, bool)
+    places = np.stack([x[near] - box.left, y[near] - box.top], axis=1)
+    part[box.rows, box.columns] = part_under(places, mask_hw[box.rows, box.columns])
+    return part
 
 
 def _reduced(region: Region, step: int) -> Region:
@@ -139,11 +149,10 @@ def compute_features(
         candidates: of it.
         in_set: whether the frame is an image of a set, where the click stands for all that is alike.
     """
-    down, across = np.gradient(np.asarray(ndimage.gaussian_filter(picture_hw, 1.0)))
-    edge = np.asarray(np.hypot(down, across), np.float32)
-    ((x, y),) = pixels_of(np.array([xy]), picture_hw.shape).tolist()
-    agreement = _agreement(candidates)
-    shapes = [_describe_mask(each, picture_hw, edge, (x, y)) for each in candidates]
+    greys, agreement = _Greys.of(picture_hw, xy), _agreement(candidates)
+    steady = {id(each.probability_hw): each for each in candidates}
+    known = {key: _describe_probability(each) for key, each in steady.items()}
+    shapes = [_describe_mask(each, greys, known[id(each.probability_hw)]) for each in candidates]
     scores = [
         (each.ious[each.place], sum(iou > each.ious[each.place] for iou in each.ious), each.presence / 20, np.log(each.share))
         for each in candidates
@@ -155,9 +164,10 @@ def compute_features(
 
 def _agreement(candidates: Sequence[Candidate]) -> list[list[float]]:
     """Dice with the best of each other region, mean and largest; within the region; with larger regions, and smaller ones."""
-    flat = np.stack([each.mask_hw.ravel() for each in candidates]).astype(np.float32)
-    sizes, regions = flat.sum(1), np.array([each.region for each in candidates])
-    dice = 2 * (flat @ flat.T) / (sizes[:, None] + sizes)
+    bits = np.stack([np.packbits(each.mask_hw) for each in candidates])
+    sizes, regions = np.bitwise_count(bits).sum(1, dtype=int), np.array([each.region for each in candidates])
+    both = np.stack([np.bitwise_count(bits & own).sum(1, dtype=int) for own in bits])
+    dice = 2 * both / (sizes[:, None] + sizes)
     rows = []
     for number, own in enumerate(regions):
         best = {int(region): float(dice[number, regions == region].max()) for region in np.unique(regions)}
@@ -176,45 +186,104 @@ def _agreement(candidates: Sequence[Candidate]) -> list[list[float]]:
     return rows
 
 
-def _describe_mask(each: Candidate, picture: Floats, edge: Floats, xy: tuple[int, int]) -> list[float]:
+@dataclass(frozen=True, eq=False)
+class _Greys:
+    """What all candidates of a click share.
+
+    Args:
+        picture_hw: greys in [0, 1], of the reduced frame.
+        edge_hw: their slope.
+        xy: pixel of the click.
+        spread: of all greys.
+        slope: mean of all edges.
+    """
+
+    picture_hw: Floats
+    edge_hw: Floats
+    xy: tuple[int, int]
+    spread: float
+    slope: float
+
+    @classmethod
+    def of(cls, picture_hw: Floats, xy: tuple[float, float]) -> "_Greys":
+        """A picture and a click, looked at once."""
+        down, across = np.gradient(np.asarray(ndimage.gaussian_filter(picture_hw, 1.0)))
+        edge = np.asarray(np.hypot(down, across), np.float32)
+        ((x, y),) = pixels_of(np.array([xy]), picture_hw.shape).tolist()
+        return cls(picture_hw, edge, (x, y), float(picture_hw.std()), float(edge.mean()))
+
+
+def _describe_probability(each: Candidate) -> tuple[float, float]:
+    """How steady a mask is, and the logarithm of how many parts it has and one more; nothing of it lies beyond its region."""
+    top, left, bottom, right = each.box
+    inside = each.probability_hw[top:bottom, left:right]
+    _, parts = cast("tuple[NDArray[np.int32], int]", ndimage.label(inside > 0.5))
+    return float((inside > 0.7).sum() / max(1, (inside > 0.3).sum())), float(np.log(parts + 1))
+
+
+def _describe_mask(each: Candidate, greys: _Greys, known: tuple[float, float]) -> list[float]:
     """How large a mask is, how sharply the network saw it, where the click lies in it, how it looks."""
-    mask, (x, y) = each.mask_hw, xy
-    area = int(mask.sum())
-    radius = np.sqrt(area / np.pi)
+    mask, (x, y) = each.mask_hw, greys.xy
     left, top, right, bottom = (int(side) for side in box_of(mask))
+    area = int(mask[top : bottom + 1, left : right + 1].sum())
+    radius = np.sqrt(area / np.pi)
     pad = int(np.ceil(radius / 2)) + 3
     cut = slice(max(0, top - pad), bottom + pad + 1), slice(max(0, left - pad), right + pad + 1)
-    own, grey, slope = mask[cut], picture[cut], edge[cut]
-    depth = np.asarray(ndimage.distance_transform_edt(np.pad(own, 1)))[1:-1, 1:-1]
-    away = np.asarray(ndimage.distance_transform_edt(~own)) if not own.all() else np.zeros(own.shape)
-    border, ring = own & (depth <= 1.5), (away > 0) & (away <= max(2.0, RING * radius))
+    own, grey = mask[cut], greys.picture_hw[cut]
+    border, ring = own & ~_eroded(own), _ring(own, max(2.0, RING * radius))
     inside, around = grey[own], grey[ring] if ring.any() else grey[own]
-    down, across = y - cut[0].start, x - cut[1].start
-    deep = float(depth[down, across]) if 0 <= down < own.shape[0] and 0 <= across < own.shape[1] else 0.0
+    spread, slope = greys.spread + 1e-3, greys.edge_hw[cut][border].mean() / (greys.slope + 1e-4)
     rows, columns = np.nonzero(own)
     middle = rows.mean() + cut[0].start, columns.mean() + cut[1].start
-    spread, inside_hw = picture.std() + 1e-3, each.probability_hw
-    filled, perimeter = int(np.asarray(ndimage.binary_fill_holes(own), bool).sum()), int(border.sum())
-    _, parts = cast("tuple[NDArray[np.int32], int]", ndimage.label(inside_hw > 0.5))
+    perimeter = int(border.sum())
     return [
         np.log(area / max(1, (each.box[2] - each.box[0]) * (each.box[3] - each.box[1]))),
         np.log(area / mask.size),
-        float((inside_hw > 0.7).sum() / max(1, (inside_hw > 0.3).sum())),
-        float(inside_hw[mask].mean()),
-        deep / radius,
+        known[0],
+        float(each.probability_hw[cut][own].mean()),
+        _depth(own, y - cut[0].start, x - cut[1].start) / radius,
         float(np.hypot(middle[0] - y, middle[1] - x)) / radius,
         _touched(mask, each.box),
         float(np.mean([mask[0].mean(), mask[-1].mean(), mask[:, 0].mean(), mask[:, -1].mean()])),
         abs(float(inside.mean() - around.mean())) / (np.sqrt((inside.var() + around.var()) / 2) + 0.02),
         float(inside.std() / spread),
         float(around.std() / spread),
-        float(slope[border].mean() / (edge.mean() + 1e-4)),
-        np.log(parts + 1),
-        (filled - area) / area,
+        float(slope),
+        known[1],
+        _holes(own) / area,
         perimeter**2 / (4 * np.pi * area),
         area / ((bottom - top + 1) * (right - left + 1)),
-        float(picture[y, x] - inside.mean()) / (inside.std() + 0.02),
+        float(greys.picture_hw[y, x] - inside.mean()) / (inside.std() + 0.02),
     ]
+
+
+def _eroded(mask: MaskArray) -> MaskArray:
+    """The pixels all of whose eight neighbours are inside, too; beyond the frame nothing is."""
+    framed = np.pad(mask, 1)
+    across = framed[:, :-2] & framed[:, 1:-1] & framed[:, 2:]
+    return across[:-2] & across[1:-1] & across[2:]
+
+
+def _ring(mask: MaskArray, width: float) -> MaskArray:
+    """What lies around a mask, so far from it at most."""
+    if mask.all():
+        return np.zeros(mask.shape, bool)
+    return (np.asarray(ndimage.distance_transform_edt(~mask)) <= width) & ~mask
+
+
+def _depth(mask: MaskArray, row: int, column: int) -> float:
+    """How far the nearest pixel outside of a mask, or beyond the frame, lies from a pixel inside; 0 outside."""
+    if not (0 <= row < mask.shape[0] and 0 <= column < mask.shape[1] and mask[row, column]):
+        return 0.0
+    rows, columns = np.nonzero(~np.pad(mask, 1))
+    return float(np.sqrt(np.square(rows - row - 1) + np.square(columns - column - 1)).min())
+
+
+def _holes(mask: MaskArray) -> int:
+    """Pixels outside of a mask that it surrounds."""
+    outside = ~np.pad(mask, 1)
+    parts, _ = cast("tuple[NDArray[np.int32], int]", ndimage.label(outside))
+    return int(outside.sum() - (parts == parts[0, 0]).sum())
 
 
 def _touched(mask: MaskArray, box: tuple[int, int, int, int]) -> float:
@@ -281,7 +350,8 @@ class OutlineJudge:
         """
         inside = prompt.points_xy[prompt.labels == 1]
         regions = click_regions(canvas, (float(inside[0, 0]), float(inside[0, 1])))
-        answers = [(region, share, propose(region, prompt)) for region, share in regions.items()]
+        said = apart(lambda region: propose(region, prompt), [*regions])
+        answers = [(*asked, answer) for asked, answer in zip(regions.items(), said, strict=True)]
         candidates = list_candidates(canvas.shape_hw, prompt, answers, all_parts=in_set)
         if not candidates:
             return None

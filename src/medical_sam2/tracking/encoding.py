@@ -9,6 +9,7 @@ Shapes: N frames, S side of the network's square input.
 """
 
 import os
+import threading
 import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterable
@@ -67,6 +68,7 @@ class FeatureCache:
     def __init__(self, limit_mb: float = 384.0) -> None:
         self._limit, self._held, self._asked = limit_mb * 2**20, 0, 0
         self._features: OrderedDict[Hashable, tuple[int, Features]] = OrderedDict()
+        self._lock = threading.Lock()  # a helper may see one frame while another one is looked up
         self._made_by: tuple[object, list[Tensor]] = (None, [])
 
     def of(self, weights: Iterable[Tensor], *settings: Hashable) -> "FeatureCache":
@@ -81,15 +83,16 @@ class FeatureCache:
 
     def get(self, key: Hashable, encode: Callable[[], Features]) -> Features:
         """Features under a key, encoded where they are not held."""
-        self._asked += 1
-        if key in self._features:
-            features = self._features.pop(key)[1]
-        else:
-            features = encode()
-            self._held += _bytes(features)
-        self._features[key] = self._asked, features
-        while self._held > self._limit and len(self._features) > 1:
-            self._held -= _bytes(self._features.pop(self._dispensable())[1])
+        with self._lock:
+            held = self._features.get(key)
+        features = encode() if held is None else held[1]
+        with self._lock:
+            self._asked += 1
+            if self._features.pop(key, None) is None:
+                self._held += _bytes(features)
+            self._features[key] = self._asked, features
+            while self._held > self._limit and len(self._features) > 1:
+                self._held -= _bytes(self._features.pop(self._dispensable())[1])
         return features
 
     def _dispensable(self) -> Hashable:

@@ -191,7 +191,8 @@ class _ObjectGroup:
         """Each image that can be used, once."""
         viewer = self.config.viewer
         order, prompters = self._visited(), [self._prompter(own) for own in self.prompts.values()]
-        for i, found in track(self.config.backbone, viewer.features, order, prompters, self._bank):
+        several = len({*self._templates(), *self.waiting}) > 1
+        for i, found in track(self.config.backbone, viewer.features, order, prompters, self._bank, kept=lambda _: several):
             sure = tuple(found.confidence_B.float().tolist())
             likeness = self._likeness.pop(i, 1.0)
             yield _ImageStep(i, tuple(self.prompts), self._agreed(i, found.logits_Bhw, sure, likeness), sure, likeness)

@@ -21,7 +21,7 @@ from medical_sam2.intensity_window import (
     named_window,
     percentile_window,
 )
-from medical_sam2.model.backbone import Backbone, Features, FramePrediction, Instruction
+from medical_sam2.model.backbone import Backbone, Features, FramePrediction, Instruction, Wanted
 from medical_sam2.prompts import FramePrompt, intensities
 from medical_sam2.tracking.click_outline import OutlineJudge, reduction
 from medical_sam2.tracking.frames import to_frame, to_input, to_network
@@ -246,14 +246,13 @@ def outline_closely(
         return prompt
     shape_hw = viewer.shapes[index]
 
-    def answer(region: Region | None, prompt: FramePrompt) -> FramePrediction:
+    def answer(region: Region | None, prompt: FramePrompt, wanted: Wanted = "every") -> FramePrediction:
         frame = viewer.features(index) if region is None else viewer.region_features(index, region)
-        return backbone.decode(
-            frame, backbone.fuse(frame, [[]]), [Instruction(to_network(prompt, shape_hw, viewer.size, region))]
-        )
+        asked = Instruction(to_network(prompt, shape_hw, viewer.size, region), wanted=wanted)
+        return backbone.decode(frame, backbone.fuse(frame, [[]]), [asked])
 
-    def ask(region: Region | None, _: int, prompt: FramePrompt) -> tuple[NDArray[np.bool_], float]:
-        prediction = answer(region, prompt)
+    def ask(region: Region | None, _: int, prompt: FramePrompt, wanted: Wanted = "rough") -> tuple[NDArray[np.bool_], float]:
+        prediction = answer(region, prompt, wanted)
         return to_frame(prediction.logits_Bhw, shape_hw, region)[0] > 0.5, float(prediction.confidence_B[0])
 
     canvas = Canvas(shape_hw)
@@ -263,5 +262,5 @@ def outline_closely(
     region = region_for(canvas, object_box(canvas, {index: prompt}, ask))
     if region is None:
         return prompt
-    mask, _ = ask(region, index, prompt)
+    mask, _ = ask(region, index, prompt, "answer")
     return FramePrompt.mask(mask) if mask.any() else prompt

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from medical_sam2.model.second_core import apart
 from medical_sam2.prompts import FramePrompt
 
 LEAST = 24  # pixels that a region has along each axis, where the frame has them
@@ -215,10 +216,11 @@ def _clicked_box(canvas: Canvas, t: int, prompt: FramePrompt, ask: AskNetwork) -
     answers: dict[Region | None, tuple[NDArray[np.bool_], float]] = {}
 
     def asked(regions: Iterable[Region | None]) -> NDArray[np.bool_]:
-        for region in regions:
-            if region not in answers:
-                mask, sure = ask(region, t, prompt)
-                answers[region] = part_under(prompt.points_xy[prompt.labels == 1], mask), sure
+        new = [region for region in dict.fromkeys(regions) if region not in answers]
+        # the small ones here, the whole frame, which mostly was seen before, on another core: both take about as long
+        found = [*reversed(apart(lambda region: ask(region, t, prompt), new[::-1]))]
+        for region, (mask, sure) in zip(new, found, strict=True):
+            answers[region] = part_under(prompt.points_xy[prompt.labels == 1], mask), sure
         return _most_agreed([*answers.values()])
 
     def around(share: float) -> Region | None:
@@ -254,7 +256,7 @@ def part_under(inside_xy: NDArray[np.floating], mask_hw: NDArray[np.bool_]) -> N
     """What hangs together with a click inside; the whole mask where no click lies in it."""
     parts, _ = cast("tuple[NDArray[np.int32], int]", ndimage.label(mask_hw))
     hit = {int(parts[y, x]) for x, y in pixels_of(inside_xy, mask_hw.shape)} - {0}
-    return np.isin(parts, list(hit)) if hit else mask_hw
+    return np.any([parts == each for each in hit], axis=0) if hit else mask_hw  # a few: faster than `isin`
 
 
 def _drawn_box(prompt: FramePrompt) -> BoxXyxy | None:

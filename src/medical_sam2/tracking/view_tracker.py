@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from medical_sam2.intensity_window import Window
-from medical_sam2.model.backbone import Backbone, Features, FramePrediction, Instruction, Memory, Recall
+from medical_sam2.model.backbone import Backbone, Features, FramePrediction, Instruction, Memory, Recall, Wanted
 from medical_sam2.model.memory_bank import MemoryBank, Policy, PolicyBank
 from medical_sam2.model.second_core import Later, is_helped, later
 from medical_sam2.model.tracker import track
@@ -246,6 +246,8 @@ class ViewTracker:
         banks: Mapping[int, PolicyBank],
         region: Region | None,
         skip: Callable[[FrameTime], bool] = lambda _: False,
+        *,
+        last: bool = False,
     ) -> Iterator[TrackingResult]:
         """Track objects through frames, in a larger region from where one of them outgrows the one that is shown.
 
@@ -256,6 +258,7 @@ class ViewTracker:
             banks: what each object remembers. When the region grows, the frames that it remembers of this pass are shown anew.
             region: to begin with; None for whole frames.
             skip: asked before each time whether it is left out.
+            last: whether nobody asks these banks afterwards, so that the last frame need not be remembered.
 
         Yields:
             What was found at each time of `order`, once.
@@ -266,7 +269,7 @@ class ViewTracker:
         shown = prompts
         while waiting:
             stack = self.frames(view, region)
-            for t, prediction in self._predict(view, region, (prompts, shown), waiting, banks, skip):
+            for t, prediction in self._predict(view, region, (prompts, shown), waiting, banks, skip, last=last):
                 probability_BHW = stack.to_frame(prediction.logits_Bhw)
                 if region is not None and any(region.touched(one > 0.5) for one in probability_BHW):
                     region = grow_region(stack.canvas, region)
@@ -294,6 +297,8 @@ class ViewTracker:
         order: Sequence[FrameTime],
         banks: Mapping[int, PolicyBank],
         skip: Callable[[FrameTime], bool],
+        *,
+        last: bool,
     ) -> Iterator[tuple[FrameTime, FramePrediction]]:
         """Track objects through frames in one region: their prompts as they were given, and as the network is shown them."""
         given, shown = prompts
@@ -306,17 +311,20 @@ class ViewTracker:
                 *(self.config.backbone, features.of, due, prompters, bank),
                 on_fused=features.begin_next,
                 present=lambda t: [_lies_between(own, t) for own in given.values()],
+                kept=lambda t: not (last and t == order[-1]),
             )
 
     def ask(self, view: View, region: Region | None, t: int, prompt: FramePrompt) -> tuple[NDArray[np.bool_], float]:
-        """What the network, shown a region, takes a prompt for: a mask (H, W) of the whole frame, and how sure it is."""
-        prediction = self.answer(view, region, t, prompt)
+        """What the network, shown a region, takes a prompt for: a rough mask (H, W) of the whole frame, and how sure it is."""
+        prediction = self.answer(view, region, t, prompt, "rough")
         return self.frames(view, region).to_frame(prediction.logits_Bhw)[0] > 0.5, float(prediction.confidence_B[0])
 
-    def answer(self, view: View, region: Region | None, t: int, prompt: FramePrompt) -> FramePrediction:
+    def answer(
+        self, view: View, region: Region | None, t: int, prompt: FramePrompt, wanted: Wanted = "every"
+    ) -> FramePrediction:
         """What the network, shown a region and nothing of what it remembers, says to a prompt."""
         stack, frame, backbone = self.frames(view, region), self.features(view, region)(t), self.config.backbone
-        return backbone.decode(frame, backbone.fuse(frame, [[]]), [Instruction(stack.to_network(prompt))])
+        return backbone.decode(frame, backbone.fuse(frame, [[]]), [Instruction(stack.to_network(prompt), wanted=wanted)])
 
     def banks(self, labels: Iterable[int], view: View) -> dict[int, PolicyBank]:
         """Empty ones, one for each object, of which a view is the first that they see."""

@@ -105,6 +105,7 @@ class _Pass:
     expected: Mapping[int, Mapping[int, NDArray[np.float32]]] = field(
         default_factory=dict[int, Mapping[int, NDArray[np.float32]]]
     )
+    last: bool = False
 
 
 @dataclass(eq=False)
@@ -181,7 +182,9 @@ class GroupTracker:
                 prompts = {label: self._prompts_along(group, label, view) for label in group.given}
                 joined = {label: own for label, own in prompts.items() if joins_outlines(group.given[label])}
                 expected = expect_between(joined, self.view_tracker.frames(view).canvas.pixel_hw)
-                self._track_pass(_Pass(view, prompts, frames, banks, fusions, place, region, group.limits, expected))
+                self._track_pass(
+                    _Pass(view, prompts, frames, banks, fusions, place, region, group.limits, expected, not further)
+                )
             else:
                 self._track_further_view(view, group, banks, fusions, place)
 
@@ -230,7 +233,7 @@ class GroupTracker:
         start = largest_frame(next(iter(way.prompts.values())))  # that of the others too, see `grouped`
         order = [FrameTime(way.number, t) for t in order_outward(prompted, way.frames, start)]
         for found in self.view_tracker.track_frames(
-            way.view, timed, order, way.banks, way.region, lambda t: ends.passed(t.frame)
+            way.view, timed, order, way.banks, way.region, lambda t: ends.passed(t.frame), last=way.last
         ):
             ends.note(found.frame, any(found.confidence_B))
             self._add_result(way, found)

@@ -90,3 +90,27 @@ def test_masks_that_are_mended_in_parts_are_those_of_the_whole() -> None:
     for one, other in zip(parts, whole, strict=True):
         assert torch.allclose(one, other, atol=1e-5)
     assert not torch.equal(parts[1][0], parts[1][1])
+
+
+@pytest.mark.parametrize("several", [3, 1])
+def test_the_wanted_masks_alone_are_mended(several: int) -> None:
+    torch.manual_seed(0)
+    refiner, said = MaskRefiner((4, 8), 16), list[torch.Tensor]()
+    fine, top = (torch.randn(1, 4, 32, 32), torch.randn(1, 8, 16, 16)), torch.randn(3, 16, 8, 8)
+    masks, hints = torch.randn(3, several, 32, 32), torch.randn(3, HINTS, 32, 32)
+    wanted, rows = torch.tensor([2, 0, 1]) % several, torch.arange(3)
+
+    def choose(judged: torch.Tensor) -> torch.Tensor:
+        said.append(judged)
+        return wanted
+
+    with torch.no_grad():
+        every, hidden, judged = refiner(fine, top, masks, hints)
+        some, own, same = refiner(fine, top, masks, hints, choose)
+    assert torch.equal(same, judged)
+    assert torch.equal(said[0], judged)
+    assert torch.allclose(some[rows, wanted], every[rows, wanted], atol=1e-5)
+    assert torch.allclose(own, hidden.unflatten(0, (3, -1))[rows, wanted], atol=1e-5)
+    changed = (some != masks).flatten(2).any(2)
+    assert changed.sum() == 3
+    assert changed[rows, wanted].all()

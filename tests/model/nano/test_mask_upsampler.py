@@ -32,7 +32,7 @@ def test_the_wanted_one_is_sharpened_and_the_others_enlarged() -> None:
     torch.manual_seed(0)
     parts, masks, hidden = MaskUpsampler(4, 6), torch.randn(2, 3, SIDE, SIDE), torch.randn(6, 6, SIDE, SIDE)
     told = (masks, hidden, torch.randn(1, 4, 2 * SIDE, 2 * SIDE), torch.randn(2, 2 * SIDE, 2 * SIDE))
-    every, some = parts(*told), parts(*told, torch.tensor([2, 0]))
+    every, some = parts(*told), parts(masks, hidden[[2, 3]], *told[2:], torch.tensor([2, 0]))
     large = F.interpolate(masks, scale_factor=2, mode="bilinear", align_corners=False)
     assert torch.allclose(some[[0, 1], [2, 0]], every[[0, 1], [2, 0]], atol=1e-5)
     assert torch.equal(some[0, :2], large[0, :2])

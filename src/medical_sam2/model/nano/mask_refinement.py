@@ -5,7 +5,7 @@ touched by on all four sides. Both networks begin as ones that change nothing.
 Shapes: B objects, K proposed masks, D channels of a key, h w map or mask logits at stride 4, H W map of stride 2.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import pairwise
 
@@ -17,7 +17,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from medical_sam2.model.backbone import Instruction
 from medical_sam2.model.nano.encoder import Residual
-from medical_sam2.model.second_core import later
+from medical_sam2.model.second_core import apart
 from medical_sam2.model.tracker import upsample
 from medical_sam2.prompts import FramePrompt
 
@@ -64,26 +64,41 @@ class MaskRefiner(nn.Module):
             zero_initialise(part)
 
     def forward(
-        self, fine: tuple[Tensor, Tensor], top_BChw: Tensor, masks_BKhw: Tensor, hints_BHhw: Tensor
+        self,
+        fine: tuple[Tensor, Tensor],
+        top_BChw: Tensor,
+        masks_BKhw: Tensor,
+        hints_BHhw: Tensor,
+        choose: Callable[[Tensor], Tensor] | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Logits (B, K, h, w) of the same masks; the finest map that made them (B·K, c, h, w); (B, K, 2) what it adds to the
-        predicted IoU and to the logit of presence."""
+        predicted IoU and to the logit of presence.
+
+        Args:
+            choose: the last of these → which mask of each object is wanted (B,): the others stay as they were proposed, and
+                the finest map is that of the wanted ones (B, c, h, w). All are wanted unless given.
+        """
         count = len(masks_BKhw)
         finest, entries = fine[0].expand(count, -1, -1, -1), (fine[1], top_BChw)
         shared = [self._see_shared(torch.cat([finest, hints_BHhw], 1), finest.shape[1])]
         shared += [enter(entry.expand(count, -1, -1, -1)) for enter, entry in zip(self.enter, entries, strict=True)]
-        if torch.is_grad_enabled() or masks_BKhw.shape[1] == 1:
-            return self._mend(masks_BKhw, shared)
+        several = masks_BKhw.shape[1] > 1 and (choose is not None or not torch.is_grad_enabled())
         # always in two parts, on however many cores: how sums are rounded depends on how many masks are mended at once
-        others = later(partial(self._mend, masks_BKhw[:, :1], shared))
-        logits, x, judged = self._mend(masks_BKhw[:, 1:], shared)
-        first_logits, first_x, first_judged = others.result()
-        hidden = torch.cat([part.unflatten(0, (count, -1)) for part in (first_x, x)], 1).flatten(0, 1)
-        return torch.cat([first_logits, logits], 1), hidden, torch.cat([first_judged, judged], 1)
+        parts = [masks_BKhw[:, :1], masks_BKhw[:, 1:]] if several else [masks_BKhw]
+        seen = apart(partial(self._descend, shared=shared), parts)
+        judged = torch.cat([own for _, own in seen], 1)
+        if choose is None:
+            mended = apart(lambda n: self._ascend(parts[n], seen[n][0]), range(len(parts)))
+            hidden = torch.cat([x.unflatten(0, (count, -1)) for _, x in mended], 1).flatten(0, 1)
+            return torch.cat([logits for logits, _ in mended], 1), hidden, judged
+        rows, best = torch.arange(count, device=judged.device), choose(judged)
+        places = torch.where(best > 0, count + rows * (masks_BKhw.shape[1] - 1) + best - 1, rows)  # the first mask of all first
+        levels = [_select_rows(torch.cat(maps), places) for maps in zip(*(levels for levels, _ in seen), strict=True)]
+        logits, hidden = self._ascend(masks_BKhw[rows, best][:, None], levels)
+        return masks_BKhw.index_put((rows, best), logits[:, 0]), hidden, judged
 
-    def _mend(self, masks_BKhw: Tensor, shared: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-        """As `forward`, from what all masks of an object share at each level."""
-        sizes = masks_BKhw.shape[:2]
+    def _descend(self, masks_BKhw: Tensor, shared: Sequence[Tensor]) -> tuple[list[Tensor], Tensor]:
+        """The maps (B·K, c, h, w) of each level, from what all masks of an object share there; and what they are judged."""
         x = _add_to_masks(self._see_masks(masks_BKhw), shared[0])
         x = self.blocks[0](F.relu(x, inplace=True))
         levels = [x]
@@ -93,11 +108,16 @@ class MaskRefiner(nn.Module):
                 x = _add_to_masks(x, shared[depth])
             x = self.blocks[depth](F.relu(x, inplace=True))
             levels.append(x)
-        judged = self.judge(torch.cat([x.mean((2, 3)), x.amax((2, 3))], 1)).unflatten(0, sizes)
+        judged = self.judge(torch.cat([x.mean((2, 3)), x.amax((2, 3))], 1))
+        return levels, judged.unflatten(0, masks_BKhw.shape[:2])
+
+    def _ascend(self, masks_BKhw: Tensor, levels: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """The mended logits, and the finest map, from the maps of each level."""
+        x = levels[-1]
         for depth in reversed(range(len(self.up))):
             above = F.interpolate(self.up[depth](x), size=levels[depth].shape[-2:], mode="nearest")
             x = self.ascend[depth](levels[depth] + above)
-        return masks_BKhw + self.last(x)[:, 0].unflatten(0, sizes), x, judged
+        return masks_BKhw + self.last(x)[:, 0].unflatten(0, masks_BKhw.shape[:2]), x
 
     def _see_shared(self, pictures_BChw: Tensor, fine: int) -> Tensor:
         """The first layer's part of what all masks of an object see: fine features, of so many channels, and hints."""
@@ -142,7 +162,7 @@ class MaskUpsampler(nn.Module):
         """Logits (B, K, H, W) of the same masks.
 
         Args:
-            hidden_Xchw: what mended them, X = B·K.
+            hidden_Xchw: what mended them, X = B·K; of the wanted ones, X = B, where not all are.
             finest_BCHW: of the encoder; B may be 1.
             best_B: which of the masks is wanted: the others are only enlarged; all are wanted unless given.
         """
@@ -150,8 +170,8 @@ class MaskUpsampler(nn.Module):
         large_BKHW = large.unflatten(0, masks_BKhw.shape[:2])
         if best_B is None:
             return self._sharpen(large_BKHW, hidden_Xchw, finest_BCHW, score_BHW)
-        rows, hidden_BKchw = torch.arange(len(best_B), device=best_B.device), hidden_Xchw.unflatten(0, masks_BKhw.shape[:2])
-        sharp = self._sharpen(large_BKHW[rows, best_B][:, None], hidden_BKchw[rows, best_B], finest_BCHW, score_BHW)
+        rows = torch.arange(len(best_B), device=best_B.device)
+        sharp = self._sharpen(large_BKHW[rows, best_B][:, None], hidden_Xchw, finest_BCHW, score_BHW)
         return large_BKHW.index_put((rows, best_B), sharp[:, 0])
 
     def _sharpen(self, large_BKHW: Tensor, hidden_Xchw: Tensor, finest_BCHW: Tensor, score_BHW: Tensor) -> Tensor:
@@ -159,9 +179,10 @@ class MaskUpsampler(nn.Module):
         large = large_BKHW.flatten(0, 1)[:, None]
         above = F.interpolate(self.shrink(hidden_Xchw), size=side, mode="nearest")
         seen = _repeat_for_masks(finest_BCHW, count, several)
-        score = score_BHW[:, None].repeat_interleave(several, 0)
-        shown = _scaled(large.detach())
-        x = F.relu(self.first(torch.cat([above, seen, shown.to(above.dtype), score.to(above.dtype)], 1)), inplace=True)
+        score = _repeat_for_masks(score_BHW[:, None], count, several)
+        pictures = torch.cat([_scaled(large.detach()).to(above.dtype), score.to(above.dtype)], 1)
+        pictures = pictures.contiguous(memory_format=torch.channels_last)  # else all is copied once more, channels first
+        x = F.relu(self.first(torch.cat([above, seen, pictures], 1)), inplace=True)
         x = F.relu(x + self.second(x), inplace=True)
         return (large + self.last(x))[:, 0].unflatten(0, (count, several))
 
@@ -242,8 +263,14 @@ def _add_to_masks(map_Xchw: Tensor, shared_Bchw: Tensor) -> Tensor:
     return (map_Xchw.unflatten(0, (count, -1)) + shared_Bchw[:, None]).flatten(0, 1)
 
 
+def _select_rows(maps_Xchw: Tensor, places_B: Tensor) -> Tensor:
+    """Some of the maps, with channels last as they were."""
+    return maps_Xchw.permute(0, 2, 3, 1).index_select(0, places_B).permute(0, 3, 1, 2)
+
+
 def _repeat_for_masks(part: Tensor, count: int, several: int) -> Tensor:
-    return part.expand(count, -1, -1, -1).repeat_interleave(several, 0)
+    each = part.expand(count, -1, -1, -1)
+    return each if several == 1 else each.repeat_interleave(several, 0)
 
 
 def box_filling(logits_BKhw: Tensor, boxes_xyxy: Sequence[NDArray[np.float32]], stride: int) -> Tensor:

@@ -33,6 +33,7 @@ from medical_sam2.model.nano.memory_matching import (
 )
 from medical_sam2.model.sam2 import Pixels, Sam2
 from medical_sam2.model.second_core import later
+from medical_sam2.model.tracker import upsample
 
 WIDTH = 128
 FINEST = 16  # channels at stride 2, and of each half of the keys of stride 4
@@ -87,10 +88,11 @@ class Nano(Sam2):
     def fuse(self, frame: Features, recall: Recall) -> Fused:
         """The deepest map in the light of memory, and what else memory tells."""
         attended = later(partial(super().fuse, frame, recall))
+        pixels = _pixel_features(frame) if any(recall) else frame.own["finest"]  # without a past nothing is scored
         own = {
             "propagated": self.carry(frame.own["key"], recall),
             "neighbour": self.neighbour(frame.own["look"], recall),
-            "score": self.regression(_pixel_features(frame), recall)[:, None],
+            "score": self.regression(pixels, recall)[:, None],
         }
         fused = attended.result()
         return replace(fused, own={name: part.to(fused.map_BChw.dtype) for name, part in own.items()})
@@ -155,12 +157,24 @@ class Nano(Sam2):
         propagated_B1hw, score_B1HW = F.pixel_shuffle(fused.own["propagated"], 4), fused.own["score"]
         drawn = draw_hints(instructions, masks_BKhw.shape[-1], frame.own["key"], propagated_B1hw)
         hints = torch.cat([drawn, fused.own["neighbour"], F.avg_pool2d(score_B1HW, 2)], 1)
+        wanted = {one.wanted for one in instructions if one is not None}
+        every = self.training or bare_boxes(instructions) is not None
+
+        def choose(judged_BK2: Tensor) -> Tensor:
+            return self.choose(masks_BKhw, (iou_BK + judged_BK2[..., 0]).clamp(0, 1), instructions)
+
         with torch.autocast(self.device.type, enabled=False):  # this too decides which mask is taken
-            top = fused.map_BChw.float()
-            masks, hidden, judged_BK2 = self.mend(_in_float32(frame.fine_BChw), top, masks_BKhw, hints.float())
+            told = _in_float32(frame.fine_BChw), fused.map_BChw.float(), masks_BKhw, hints.float()
+            asked = every or "every" in wanted
+            masks, hidden, judged_BK2 = self.mend(*told, None if asked else choose)
+        best = None if every else choose(judged_BK2)
+        if best is not None and asked:
+            hidden = hidden.unflatten(0, masks.shape[:2])[torch.arange(len(best), device=best.device), best]
+        if not every and wanted == {"rough"}:
+            masks = upsample(masks.flatten(0, 1), self.image_size // self.logit_stride).unflatten(0, masks.shape[:2])
+        else:
+            masks = self.sharpen(masks, hidden, frame.own["finest"], score_B1HW[:, 0], best)
         iou_BK = (iou_BK + judged_BK2[..., 0]).clamp(0, 1)
-        best = None if self.training or bare_boxes(instructions) else self.choose(masks, iou_BK, instructions)
-        masks = self.sharpen(masks, hidden, frame.own["finest"], score_B1HW[:, 0], best)
         return masks, iou_BK, presence_B1 + judged_BK2[..., 1].mean(1, keepdim=True)
 
 
