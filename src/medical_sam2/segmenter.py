@@ -188,10 +188,10 @@ class Segmenter:
         policy, summed = find(POLICIES, bank, what="bank"), find(FUSIONS, fusion, what="fusion")
         shown, mended = (crop := Crop.to_content(volume, prompts)).volume, crop.labels(earlier)
         plan = plan_tracking(shown, [crop.prompt(prompt) for prompt in prompts], views, earlier)
-        learnt, first = (self.gate, self.slice_judge) if consensus else (), order_objects(priority, plan.labels, names or {})
+        learnt = (self.gate, self.slice_judge) if consensus else ()
+        first = order_objects(priority, plan.labels, names or {})
         options = ResultOptions(summed, probability, uncertainty, islands, *learnt, overlap=overlap, priority=first)
         work = VolumeTracker(shown, plan, options, TrackingProgress(crop.wrap_progress(on_frame)))
-
         new = partial(TrackingConfig, self.network, self._encoder(features), shown, policy=policy, joint=joint, zoom=zoom)
         with self.computing():
             mended = _track_windows(work, partial(new, judge=self.judge), window, mended)

@@ -57,7 +57,7 @@ def later(work: Callable[[], T]) -> Later[T]:
     return Later(partial(_exactly, work) if exact else work, helper)
 
 
-def apart(work: Callable[[S], T], parts: Sequence[S]) -> list[T]:
+def map_on_cores(work: Callable[[S], T], parts: Sequence[S]) -> list[T]:
     """What the work gives for each part: for the first one here and now, for the others on another core if there is one."""
     others = [later(partial(work, part)) for part in parts[1:]]
     first = [work(part) for part in parts[:1]]

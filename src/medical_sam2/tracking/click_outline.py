@@ -20,7 +20,7 @@ from scipy import ndimage
 
 from medical_sam2.errors import WeightsError
 from medical_sam2.model.backbone import FramePrediction
-from medical_sam2.model.second_core import apart
+from medical_sam2.model.second_core import map_on_cores
 from medical_sam2.model.weights import read_tensors
 from medical_sam2.prompts import FramePrompt
 from medical_sam2.tracking.frames import to_frame
@@ -350,7 +350,7 @@ class OutlineJudge:
         """
         inside = prompt.points_xy[prompt.labels == 1]
         regions = click_regions(canvas, (float(inside[0, 0]), float(inside[0, 1])))
-        said = apart(lambda region: propose(region, prompt), [*regions])
+        said = map_on_cores(lambda region: propose(region, prompt), [*regions])
         answers = [(*asked, answer) for asked, answer in zip(regions.items(), said, strict=True)]
         candidates = list_candidates(canvas.shape_hw, prompt, answers, all_parts=in_set)
         if not candidates:

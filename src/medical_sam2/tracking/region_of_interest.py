@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from medical_sam2.model.second_core import apart
+from medical_sam2.model.second_core import map_on_cores
 from medical_sam2.prompts import FramePrompt
 
 LEAST = 24  # pixels that a region has along each axis, where the frame has them
@@ -218,7 +218,7 @@ def _clicked_box(canvas: Canvas, t: int, prompt: FramePrompt, ask: AskNetwork) -
     def asked(regions: Iterable[Region | None]) -> NDArray[np.bool_]:
         new = [region for region in dict.fromkeys(regions) if region not in answers]
         # the small ones here, the whole frame, which mostly was seen before, on another core: both take about as long
-        found = [*reversed(apart(lambda region: ask(region, t, prompt), new[::-1]))]
+        found = [*reversed(map_on_cores(lambda region: ask(region, t, prompt), new[::-1]))]
         for region, (mask, sure) in zip(new, found, strict=True):
             answers[region] = part_under(prompt.points_xy[prompt.labels == 1], mask), sure
         return _most_agreed([*answers.values()])

@@ -17,7 +17,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from medical_sam2.model.backbone import Instruction
 from medical_sam2.model.nano.encoder import Residual
-from medical_sam2.model.second_core import apart
+from medical_sam2.model.second_core import map_on_cores
 from medical_sam2.model.tracker import upsample
 from medical_sam2.prompts import FramePrompt
 
@@ -85,10 +85,10 @@ class MaskRefiner(nn.Module):
         several = masks_BKhw.shape[1] > 1 and (choose is not None or not torch.is_grad_enabled())
         # always in two parts, on however many cores: how sums are rounded depends on how many masks are mended at once
         parts = [masks_BKhw[:, :1], masks_BKhw[:, 1:]] if several else [masks_BKhw]
-        seen = apart(partial(self._descend, shared=shared), parts)
+        seen = map_on_cores(partial(self._descend, shared=shared), parts)
         judged = torch.cat([own for _, own in seen], 1)
         if choose is None:
-            mended = apart(lambda n: self._ascend(parts[n], seen[n][0]), range(len(parts)))
+            mended = map_on_cores(lambda n: self._ascend(parts[n], seen[n][0]), range(len(parts)))
             hidden = torch.cat([x.unflatten(0, (count, -1)) for _, x in mended], 1).flatten(0, 1)
             return torch.cat([logits for logits, _ in mended], 1), hidden, judged
         rows, best = torch.arange(count, device=judged.device), choose(judged)

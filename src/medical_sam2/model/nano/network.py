@@ -164,9 +164,9 @@ class Nano(Sam2):
             return self.choose(masks_BKhw, (iou_BK + judged_BK2[..., 0]).clamp(0, 1), instructions)
 
         with torch.autocast(self.device.type, enabled=False):  # this too decides which mask is taken
-            told = _in_float32(frame.fine_BChw), fused.map_BChw.float(), masks_BKhw, hints.float()
+            seen = _in_float32(frame.fine_BChw), fused.map_BChw.float(), masks_BKhw, hints.float()
             asked = every or "every" in wanted
-            masks, hidden, judged_BK2 = self.mend(*told, None if asked else choose)
+            masks, hidden, judged_BK2 = self.mend(*seen, None if asked else choose)
         best = None if every else choose(judged_BK2)
         if best is not None and asked:
             hidden = hidden.unflatten(0, masks.shape[:2])[torch.arange(len(best), device=best.device), best]
