@@ -11,6 +11,8 @@ from medical_sam2.data.clips import Clip
 from medical_sam2.model.sam2 import Sam2
 from medical_sam2.prompts import Box, FramePrompt, Mask, Point
 from medical_sam2.segmenter import Segmenter
+from medical_sam2.tracking.consensus_network import ConsensusNetwork
+from medical_sam2.tracking.set_consensus import FEATURES, SetConsensus
 from medical_sam2.train.config import Phase, Recipe
 from medical_sam2.train.train_step import Batch, TrainStep
 from medical_sam2.views import AXIAL, SAGITTAL
@@ -41,6 +43,13 @@ def images(segmenter: Segmenter) -> Labels:
     return np.stack([each.labels for each in found])
 
 
+def images_with_consensus(segmenter: Segmenter) -> Labels:
+    network = ConsensusNetwork(len(FEATURES)).requires_grad_(False)
+    network.change.bias.fill_(0.1)
+    segmenter.set_consensus = SetConsensus(network)
+    return images(segmenter)
+
+
 WAYS: dict[str, Callable[[Segmenter], Labels]] = {
     "a click, two views": lambda s: s.segment_volume(PART, [Point((3, 3, 2))], views=[AXIAL, SAGITTAL]).labels,
     "two objects": lambda s: s.segment_volume(VOLUME, [DRAWN, Box((0, 0, 2), (2, 2, 2), 2)]).labels,
@@ -48,6 +57,7 @@ WAYS: dict[str, Callable[[Segmenter], Labels]] = {
     "greedy": lambda s: s.segment_volume(VOLUME, [DRAWN], bank="greedy").labels,
     "a correction": lambda s: s.segment_volume(VOLUME, [Point((1, 1, 2), positive=False), CLICK], earlier=OUTLINE * 1).labels,
     "images": images,
+    "images, a consensus": images_with_consensus,
 }
 
 
@@ -64,6 +74,15 @@ def test_every_way_of_outlining(name: str, way: str) -> None:
     segmenter.device = DEVICE
     with elsewhere():
         there = WAYS[way](segmenter)
+    assert (here == there).mean() > 0.98
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", ["nano", "sam2"])
+@pytest.mark.parametrize("way", WAYS)
+def test_every_way_of_outlining_on_a_gpu(name: str, way: str) -> None:
+    gpu = "cuda" if torch.cuda.is_available() else "mps"
+    here, there = (WAYS[way](Segmenter(network(name), device=device, precision="fp32")) for device in ("cpu", gpu))
     assert (here == there).mean() > 0.98
 
 
