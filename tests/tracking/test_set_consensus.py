@@ -1,5 +1,7 @@
 """The consensus in sets of images: what it is told, what it may change, and what stays as tracking found it."""
 
+import gc
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -45,7 +47,7 @@ def seen(mask: np.ndarray, seed: int, colour: tuple[float, float, float] = RED) 
 
 
 def encoded(picture: np.ndarray) -> SeenImage:
-    return SeenImage(picture, picture[:, ::2, ::2])
+    return SeenImage(picture, picture[:, ::2, ::2].copy())
 
 
 def adds(change: float) -> SetConsensus:
@@ -85,16 +87,27 @@ def test_colour_is_left_out_where_only_one_image_has_it() -> None:
     assert not in_colour(plain)
     logits = np.where(here, 3, -3).astype(np.float32)
     for one, other in ((scene(here, 0), plain), (plain, scene(here, 0)), (scene(here, 0), scene(here, 2))):
-        found = compute_features(PromptedImage(encoded(one), here), encoded(other), logits, 0.9, 0.8)
+        found = compute_features(PromptedImage.of(encoded(one), here), encoded(other), logits, 0.9, 0.8)
         assert found.shape == (len(FEATURES), SIDE // 2, SIDE // 2)
         assert np.isfinite(found).all()
         assert found[FEATURES.index("colour"), 0, 0] == (in_colour(one) and in_colour(other))
 
 
+def test_maps_of_the_encoder_are_not_kept() -> None:
+    here = disc(80, 90)
+    image = seen(here, 0)
+    maps = weakref.ref(image.encoded_Chw)
+    kept = PromptedImage.of(image, here)
+    del image
+    gc.collect()
+    assert maps() is None
+    assert kept.inside_SS is here
+
+
 def test_features_say_where_tracking_and_looks_disagree() -> None:
     here, there = disc(80, 90), disc(170, 150)
     logits = np.where(there | here, 3, -3).astype(np.float32)  # tracking found the old place, too
-    found = compute_features(PromptedImage(seen(here, 0), here), seen(there, 1), logits, 0.9, 0.8)
+    found = compute_features(PromptedImage.of(seen(here, 0), here), seen(there, 1), logits, 0.9, 0.8)
     named = dict(zip(FEATURES, found, strict=True))
     right, wrong = np.s_[75, 85], np.s_[45, 40]
     assert named["tracked"][right] == named["tracked"][wrong] > 0
@@ -106,7 +119,7 @@ def test_features_say_where_tracking_and_looks_disagree() -> None:
 
 def test_nothing_but_the_change_of_the_network_is_added_and_what_is_absent_stays_absent() -> None:
     here, logits = disc(80, 90), torch.where(torch.from_numpy(disc(80, 90)[::2, ::2]), 3.0, -3.0)
-    prompted, image = [PromptedImage(seen(here, 0), here)], seen(here, 1)
+    prompted, image = [PromptedImage.of(seen(here, 0), here)], seen(here, 1)
     for change in (0.0, 5.0, -5.0):
         found = adds(change).refine(prompted, image, logits, 0.9, 0.8)
         assert torch.allclose(found, logits + change, atol=1e-5)

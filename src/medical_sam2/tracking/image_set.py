@@ -207,7 +207,7 @@ class _ObjectGroup:
             for label, logits in zip(self.prompts, logits_Bhw, strict=True):
                 inside = upsample(logits[None], SIDE)[0].cpu().numpy() > 0
                 if inside.any():
-                    self._shown.setdefault(label, []).append(PromptedImage(seen, inside))
+                    self._shown.setdefault(label, []).append(PromptedImage.of(seen, inside))
             return logits_Bhw
         changed = [
             consensus.refine(self._shown[label], seen, logits, sure, likeness) if label in self._shown else logits

@@ -79,15 +79,18 @@ class SeenImage:
             return cls(upsample(shown_3SS, SIDE).cpu().numpy(), encoded)
 
     @cached_property
-    def grey(self) -> "SeenImage":
-        """The same without colour."""
-        return SeenImage(np.repeat(self.picture_3SS.mean(0)[None], 3, 0), self.encoded_Chw)
-
-    @cached_property
     def thumbnail(self) -> Floats:
         """Its greys in few pixels, of mean 0 and spread 1."""
-        grey = _blurred(self.picture_3SS.mean(0), 4.0)[4::8, 4::8]
-        return (grey - grey.mean()) / (grey.std() + np.float32(1e-4))
+        return _thumbnail(self.picture_3SS)
+
+
+def _without_colour(picture_3SS: Floats) -> Floats:
+    return np.repeat(picture_3SS.mean(0)[None], 3, 0)
+
+
+def _thumbnail(picture_3SS: Floats) -> Floats:
+    grey = _blurred(picture_3SS.mean(0), 4.0)[4::8, 4::8]
+    return (grey - grey.mean()) / (grey.std() + np.float32(1e-4))
 
 
 def describe_pixels(picture_3SS: Floats) -> Floats:
@@ -187,31 +190,38 @@ class PixelRegression:
 
 @dataclass(frozen=True, eq=False)
 class PromptedImage:
-    """An object on an image that was prompted.
+    """An object on an image that was prompted, as it is kept: without the maps of the encoder, which are large.
 
     Args:
-        seen: the image.
+        picture_3SS: in [0, 1].
         inside_SS: its outline, not empty.
+        encoder_regression: what the encoder's maps at its pixels tell of others.
     """
 
-    seen: SeenImage
+    picture_3SS: Floats
     inside_SS: MaskArray
+    encoder_regression: PixelRegression
+
+    @classmethod
+    def of(cls, seen: SeenImage, inside_SS: MaskArray) -> "PromptedImage":
+        """An image, and the outline of an object on it."""
+        half = inside_SS.reshape(SIDE // 2, 2, SIDE // 2, 2).mean((1, 3)) >= 0.5
+        return cls(seen.picture_3SS, inside_SS, PixelRegression(seen.encoded_Chw, half, products=False))
 
     @cached_property
     def grey(self) -> "PromptedImage":
         """The same without colour."""
-        return PromptedImage(self.seen.grey, self.inside_SS)
+        return PromptedImage(_without_colour(self.picture_3SS), self.inside_SS, self.encoder_regression)
 
     @cached_property
-    def encoder_regression(self) -> PixelRegression:
-        """What the encoder's maps at its pixels tell of others."""
-        inside = self.inside_SS.reshape(SIDE // 2, 2, SIDE // 2, 2).mean((1, 3)) >= 0.5
-        return PixelRegression(self.seen.encoded_Chw, inside, products=False)
+    def thumbnail(self) -> Floats:
+        """Its greys in few pixels, of mean 0 and spread 1."""
+        return _thumbnail(self.picture_3SS)
 
     @cached_property
     def regression(self) -> tuple[PixelRegression, float]:
         """What its pixels tell of others; and its Dice on the image itself."""
-        pixels = describe_pixels(self.seen.picture_3SS)
+        pixels = describe_pixels(self.picture_3SS)
         learnt = PixelRegression(pixels, self.inside_SS)
         return learnt, dice_of(_blurred(learnt(pixels), 1.0) > 0, self.inside_SS)
 
@@ -243,10 +253,10 @@ def compute_features(prompted: PromptedImage, seen: SeenImage, logits_SS: Floats
         confidence: predicted IoU.
         likeness: of the image to what was remembered: cosine.
     """
-    colour = in_colour(seen.picture_3SS)
-    if colour != in_colour(prompted.seen.picture_3SS):
-        colour, prompted, seen = False, prompted.grey, seen.grey
-    picture_3SS, logits, found = seen.picture_3SS, np.clip(logits_SS, -SURE, SURE), logits_SS > 0
+    picture_3SS, colour = seen.picture_3SS, in_colour(seen.picture_3SS)
+    if colour != in_colour(prompted.picture_3SS):
+        colour, prompted, picture_3SS = False, prompted.grey, _without_colour(picture_3SS)
+    logits, found = np.clip(logits_SS, -SURE, SURE), logits_SS > 0
     pixels = describe_pixels(picture_3SS)
     regression, fit = prompted.regression
     score = regression(pixels)
@@ -269,7 +279,7 @@ def compute_features(prompted: PromptedImage, seen: SeenImage, logits_SS: Floats
     ]
     count, parts = _parts_of(found)[1], prompted.parts[0]
     numbers = [
-        *(confidence, likeness, float((prompted.seen.thumbnail * seen.thumbnail).mean())),
+        *(confidence, likeness, float((prompted.thumbnail * _thumbnail(picture_3SS)).mean())),
         *(dice_of(each, found) for each in (prompted.inside_SS, around > 0, own > 0)),
         _log_ratio(found.sum(), area),
         *(fit, np.log(area / found.size) / 4, np.log(parts) / 3, np.log((count + 1) / (parts + 1)) / 3),
@@ -355,7 +365,7 @@ class SetConsensus:
         """The logits (h, w) of an image that nobody prompted, changed; by the prompted image whose scene is most like it."""
         if not (logits_hw > 0).any():
             return logits_hw  # what is judged absent stays absent
-        nearest = max(prompted, key=lambda each: float((each.seen.thumbnail * seen.thumbnail).mean()))
+        nearest = max(prompted, key=lambda each: float((each.thumbnail * seen.thumbnail).mean()))
         logits = upsample(logits_hw[None], SIDE)[0].cpu().numpy()
         features = torch.from_numpy(compute_features(nearest, seen, logits, confidence, likeness))
         with torch.inference_mode(), torch.autocast("cpu", enabled=False):
