@@ -473,3 +473,12 @@ def test_the_sheet_begins_with_the_template_and_keeps_the_least_sure(tmp_path: P
         kept.add(images, ImageMask(index, labels, {1: sure}, prompted=sure == 0.99), f"{index}.png")
     kept.save(tmp_path / "sheet.png")
     assert captions == ["5.png  template", "3.png  0.10", "1.png  0.30", "4.png  0.70"]
+
+
+def test_weights_without_a_consensus_of_sets_are_named(set_workspace: SetWorkspace) -> None:
+    """And the report says that there was none, though nobody left it out."""
+    code, out, err = set_workspace.run(*A_MASK, "--json")
+    assert code == 0
+    assert "no consensus: these weights bring none for sets of images" in err.splitlines()
+    assert json.loads(out)["settings"]["consensus"] is False
+    assert "no consensus" not in set_workspace.run(*A_MASK, "--no-consensus", output="other")[2]

@@ -74,6 +74,8 @@ def test_dry_run_counts_what_each_case_is_tuned_for(workspace: Workspace, words:
     )
     assert main([*words, "--adapt", "100", "--dry-run", "--json"]) == 0
     assert 100 < json.loads(workspace.shown()[0])["seconds"] < 200
+    assert main([*words, "--adapt", "100", "--dry-run"]) == 0
+    assert "--adapt  does nothing for 2 of 3 cases" in workspace.shown()[0]
 
 
 def test_dry_run_tells_what_time_points_are_missing(workspace: Workspace, words: list[str]) -> None:

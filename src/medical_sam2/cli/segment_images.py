@@ -3,7 +3,7 @@
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -63,10 +63,14 @@ def segment_images(
     network.check_set_settings(options)
     _check_window(run, options.window)
     segmenter = network.load_segmenter(options)
+    lacking = options.consensus and segmenter.set_consensus is None
+    options = replace(options, consensus=options.consensus and not lacking)
     facts = report.describe_set_run(images, run.prompts, options) | network.describe_network(options, segmenter)
     if dry_run:
         report.print_report({**facts, "dry_run": True}, _dry_run_text(facts, run), json=json)
         return 0
+    if lacking:
+        report.print_note("no consensus: these weights bring none for sets of images")
     run.outline(segmenter, options, network.visiting_order(options), quiet=quiet)
     facts |= {"images": run.rows, "failed": run.failed, "skipped": len(run.skipped)}
     facts["warnings"] = run.window_warnings(options.window)

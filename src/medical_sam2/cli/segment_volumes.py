@@ -377,6 +377,8 @@ def _dry_run_text(run: "BatchRun", cost: "BatchEstimate | None", failing: Mappin
         lines.append(f"template {files.image.name}, labels {files.mask.name}")
     todo = [job.case.name for job in run.todo if job.case.name not in failing]
     lines += [f"would outline {name}" for name in todo[:MOST_SHOWN]] + ["…"] * (len(todo) > MOST_SHOWN)
+    if run.settings.adapt and (vain := sum(not job.case.reads_masks for job in run.todo)):
+        lines.append(f"--adapt  does nothing for {vain} of {len(run.todo)} cases: it tunes to outlines, and they have none")
     if cost is not None:
         minutes = f"{cost.seconds:.0f} s" if cost.seconds < 120 else f"{cost.seconds / 60:.0f} min"
         how = "as the cases that are done" if cost.measured else "at most, by eight slices that were made up"

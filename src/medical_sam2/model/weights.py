@@ -292,14 +292,15 @@ def read_small_network(path: Path, build: Callable[[Mapping[str, Tensor]], N], w
     """
     if not path.is_file():
         return None
+    remedy = f"fit {what} again (benchmarks/README.md), or remove the file to go on without"
     tensors = {name: tensor.float() for name, tensor in read_tensors(path).items()}
     if any(not tensor.isfinite().all() for tensor in tensors.values()):
-        raise WeightsError("it holds NaN or infinite numbers", f"fit {what} again", subject=path)
+        raise WeightsError("it holds NaN or infinite numbers", remedy, subject=path)
     try:
         network = build(tensors)
         network.load_state_dict(tensors)
     except (KeyError, TypeError, RuntimeError):
-        raise WeightsError("it does not fit this version", f"fit {what} again", subject=path) from None
+        raise WeightsError("it does not fit this version", remedy, subject=path) from None
     return network.eval().requires_grad_(False)
 
 
