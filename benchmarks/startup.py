@@ -23,7 +23,8 @@ import numpy as np
 from medical_sam2.io import save
 from medical_sam2.volume import Volume
 
-PROGRAM = [str(Path(sys.executable).with_name("medsam2"))]
+PROGRAM = str(Path(sys.executable).with_name("medsam2"))
+SIDE, SLICES = 32, 5  # voxels of the volume along a row and a column, and its slices
 
 
 def measure(command: Sequence[str], folder: Path) -> tuple[float, float]:
@@ -38,36 +39,34 @@ def measure(command: Sequence[str], folder: Path) -> tuple[float, float]:
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, clock
 
 
-def write_ball(path: Path, side: int, slices: int) -> None:
+def write_ball(path: Path) -> None:
     """A bright ball in the middle of a small volume."""
-    i, j, k = np.indices((side, side, slices))
-    inside = (i - side / 2) ** 2 + (j - side / 2) ** 2 + 4 * (k - slices / 2) ** 2 < (side / 4) ** 2
+    i, j, k = np.indices((SIDE, SIDE, SLICES))
+    inside = (i - SIDE / 2) ** 2 + (j - SIDE / 2) ** 2 + 4 * (k - SLICES / 2) ** 2 < (SIDE / 4) ** 2
     volume = Volume((100 * inside).astype(np.int16), np.diag([1.0, 1.0, 2.0, 1.0]))
     save(volume.array, path, like=volume)
 
 
-def commands(side: int, slices: int) -> Mapping[str, Sequence[str]]:
+def commands() -> Mapping[str, Sequence[str]]:
     """What is measured, by name."""
-    place = [str(side // 2), str(side // 2), str(slices // 2)]
+    place = [str(SIDE // 2), str(SIDE // 2), str(SLICES // 2)]
     segment = ["segment", "ball.nii.gz", "--point", *place, "-o", "out.nii.gz", "--overwrite", "--views", "one"]
     return {
         "import torch": [sys.executable, "-c", "import torch"],
-        "--help": [*PROGRAM, "--help"],
-        "info": [*PROGRAM, "info", "ball.nii.gz"],
-        "segment": [*PROGRAM, *segment],
+        "--help": [PROGRAM, "--help"],
+        "info": [PROGRAM, "info", "ball.nii.gz"],
+        "segment": [PROGRAM, *segment],
     }
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--side", type=int, default=32, help="voxels of the volume along a row and a column")
-    parser.add_argument("--slices", type=int, default=5)
     args = parser.parse_args()
-    asked, found = commands(args.side, args.slices), dict[str, list[tuple[float, float]]]()
+    asked, found = commands(), dict[str, list[tuple[float, float]]]()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        write_ball(folder / "ball.nii.gz", args.side, args.slices)
+        write_ball(folder / "ball.nii.gz")
         for _ in range(args.rounds):
             for title, command in asked.items():
                 found.setdefault(title, []).append(measure(command, folder))

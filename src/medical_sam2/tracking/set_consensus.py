@@ -279,7 +279,7 @@ def compute_features(prompted: PromptedImage, seen: SeenImage, logits_SS: Floats
     ]
     count, parts = _parts_of(found)[1], prompted.parts[0]
     numbers = [
-        *(confidence, likeness, float((prompted.thumbnail * _thumbnail(picture_3SS)).mean())),
+        *(confidence, likeness, float((prompted.thumbnail * seen.thumbnail).mean())),
         *(dice_of(each, found) for each in (prompted.inside_SS, around > 0, own > 0)),
         _log_ratio(found.sum(), area),
         *(fit, np.log(area / found.size) / 4, np.log(parts) / 3, np.log((count + 1) / (parts + 1)) / 3),
