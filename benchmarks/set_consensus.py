@@ -7,7 +7,8 @@ reported on belongs there, and none that the weights were trained on should. Of 
 the seed, and up to four images in turn are prompted by outlines, a box and a click; six others follow. Of a volume a large
 slice of the structure is an image. DIR keeps what was seen, under the hash of the weights. Printed: Dice on the images that
 were not prompted before and after, set by set, by networks that learnt without that set, and their difference with a bootstrap
-interval over sets (an hour and a half; `--no-table` leaves it out). OUT gets a network that learnt from all.
+interval over sets, and how far the IoU is known that a judge of the answers predicts. The judge learns from those answers, of
+networks that did not know the set. OUT gets a network that learnt from all, and the judge.
 """
 
 import argparse
@@ -22,6 +23,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors.torch import save
+from scipy import stats
 from torch import Tensor
 
 from medical_sam2.data.data_sets import DataSet, read_data_set
@@ -37,7 +39,19 @@ from medical_sam2.tracking.consensus import MOST_CHANGE
 from medical_sam2.tracking.consensus_network import ConsensusNetwork
 from medical_sam2.tracking.encoding import fingerprint
 from medical_sam2.tracking.frames import to_network
-from medical_sam2.tracking.set_consensus import FEATURES, SIDE, PromptedImage, SeenImage, SetConsensus, compute_features
+from medical_sam2.tracking.set_consensus import (
+    ANSWER,
+    FEATURES,
+    LOGITS,
+    SIDE,
+    PromptedImage,
+    SeenImage,
+    SetConsensus,
+    compute_features,
+    describe_answer,
+)
+from slice_confidence import calibration_error
+from slice_confidence import fitted as fit_judge
 
 CASES, STRUCTURES, KINDS, OTHERS = {"volume": 8}, 3, ("mask", "box", "mask", "click"), 6
 MOST_CASES, FEWEST, FOLDS = 16, 4, 4
@@ -55,9 +69,26 @@ class Examples:
 
     def dice(self, change: Tensor | float = 0.0) -> float:
         """Mean over the images, the logits changed."""
-        found, truth = self.features[:, 0].float() * 3 + change > 0, self.truth > 0.5
+        found, truth = self.features[:, 0].float() * LOGITS + change > 0, self.truth > 0.5
         both, sizes = (found & truth).sum((1, 2)), found.sum((1, 2)) + truth.sum((1, 2))
         return float((2 * both / sizes.clamp(min=1)).mean())
+
+    def judged(self, change: Tensor) -> "Answers":
+        """What describes the answers after a change of the logits, and how good they are; those that outline something."""
+        found, truth = self.features[:, 0].float() * LOGITS + change > 0, self.truth > 0.5
+        iou = ((found & truth).sum((1, 2)) / (found | truth).sum((1, 2)).clamp(min=1)).numpy()
+        rows = [describe_answer(*each) for each in zip(self.features.float().numpy(), change.numpy(), strict=True)]
+        there = found.flatten(1).any(1).numpy()
+        return Answers(self.dataset, np.stack(rows)[there], iou[there].astype(np.float32))
+
+
+@dataclass(frozen=True, eq=False)
+class Answers:
+    """Answers of a set: what describes each (n, A), and its IoU with the truth (n,)."""
+
+    dataset: str
+    features: NDArray[np.float32]
+    iou: NDArray[np.float32]
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,11 +104,11 @@ class Recorder(SetConsensus):
         logits_hw: Tensor,
         confidence: float,
         likeness: float,
-    ) -> Tensor:
+    ) -> tuple[Tensor, float]:
         logits = upsample(logits_hw[None], SIDE)[0].numpy()
         found = compute_features(prompted[0], seen, logits, confidence, likeness)
         self.seen.append(found.astype(np.float16))
-        return logits_hw
+        return logits_hw, confidence
 
 
 def pairs(
@@ -110,7 +141,7 @@ def seen(network: Segmenter, data: DataSet, name: str, seed: int) -> Iterator[tu
         images = pairs(data, structure, order, rng)
         for first, kind in enumerate(KINDS[: len(images)] if len(images) >= FEWEST else ()):
             others = [n for n in rng.permutation(len(images)).tolist() if n != first][:OTHERS]
-            shown, recorder = [images[n] for n in (first, *others)], Recorder(ConsensusNetwork(len(FEATURES)))
+            shown, recorder = [images[n] for n in (first, *others)], Recorder(untrained())
             network.set_consensus = recorder
             prompt = draw_prompt(shown[0][1], kind, np.random.default_rng(seed))
             try:
@@ -121,6 +152,11 @@ def seen(network: Segmenter, data: DataSet, name: str, seed: int) -> Iterator[tu
             followed = [one.index for one in found if not one.prompted and not one.warnings]
             if len(followed) == len(recorder.seen):  # else nothing was found on the first one
                 yield from ((see, square(shown[i][1])) for see, i in zip(recorder.seen, followed, strict=True))
+
+
+def untrained() -> ConsensusNetwork:
+    """One that changes nothing yet."""
+    return ConsensusNetwork(len(FEATURES), len(ANSWER))
 
 
 def square(mask_hw: NDArray[np.bool_]) -> NDArray[np.bool_]:
@@ -159,7 +195,7 @@ def fitted(examples: Sequence[Examples], seed: int) -> ConsensusNetwork:
     """Sets take turns, images are turned and mirrored, features dropped; the loss is one minus the soft Dice, for cross-entropy
     learns to leave out what is hard."""
     torch.manual_seed(seed)
-    rng, network = np.random.default_rng(seed), ConsensusNetwork(len(FEATURES)).to(memory_format=torch.channels_last)
+    rng, network = np.random.default_rng(seed), untrained().to(memory_format=torch.channels_last)
     optimiser = torch.optim.AdamW(network.parameters(), RATE, weight_decay=DECAY)
     rates = torch.optim.lr_scheduler.OneCycleLR(optimiser, RATE, STEPS)
     for step in range(STEPS):
@@ -169,7 +205,7 @@ def fitted(examples: Sequence[Examples], seed: int) -> ConsensusNetwork:
         with torch.autocast("cpu", torch.bfloat16):
             change = network(x * kept)
         change = change.float().clamp(-MOST_CHANGE, MOST_CHANGE)
-        share = (x[:, 0] * 3 + change).sigmoid()
+        share = (x[:, 0] * LOGITS + change).sigmoid()
         overlap, sizes = (share * y).sum((1, 2)), share.sum((1, 2)) + y.sum((1, 2))
         loss = (1 - (2 * overlap + SMOOTH) / (sizes + SMOOTH)).mean() + UNLIKE * change.square().mean()
         optimiser.zero_grad()
@@ -190,9 +226,10 @@ def drawn(what: Examples, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
     return tuple(each.flip(-1) for each in turned) if mirrored else tuple(turned)  # type: ignore[return-value]
 
 
-def held_out(examples: Sequence[Examples], seed: int) -> str:
-    """A table: each set by a network that never saw it."""
+def held_out(examples: Sequence[Examples], seed: int) -> tuple[str, list[Answers]]:
+    """A table and the answers: each set by a network that never saw it."""
     order, rows, gains = np.random.default_rng(seed).permutation(len(examples)).tolist(), list[str](), list[float]()
+    answers = list[Answers]()
     for fold in range(min(FOLDS, len(examples))):
         tested = order[fold::FOLDS]
         network = fitted([examples[n] for n in order if n not in tested], seed)
@@ -202,9 +239,30 @@ def held_out(examples: Sequence[Examples], seed: int) -> str:
             rows.append(f"| {each.dataset} | {len(each.truth)} | {before:.3f} | {after:.3f} |\n")
             print(rows[-1], end="", file=sys.stderr, flush=True)
             gains.append(after - before)
+            answers.append(each.judged(change))
     mean, low, high = mean_interval(gains, np.random.default_rng(seed))
     head = "| set | images | tracked | consensus |\n|---|---|---|---|\n"
-    return f"{head}{''.join(sorted(rows))}\n{100 * mean:+.1f} points [{100 * low:.1f}, {100 * high:.1f}]\n"
+    table = f"{head}{''.join(sorted(rows))}\n{100 * mean:+.1f} points [{100 * low:.1f}, {100 * high:.1f}]\n"
+    return table, answers
+
+
+def describe_judge(answers: Sequence[Answers], seed: int) -> str:
+    """What tracking and a judge that did not learn from a set know of the IoU of its answers: a line each."""
+    told, judged_by = ANSWER.index("confidence"), list[NDArray[np.float32]]()
+    for each in answers:
+        judge = fit_judge([other for other in answers if other is not each], seed)
+        with torch.inference_mode():
+            judged_by.append(judge(torch.from_numpy(each.features)).sigmoid()[:, 0].numpy())
+    lines = []
+    for who, said in (("tracking", [each.features[:, told] for each in answers]), ("the judge", judged_by)):
+        errors = [calibration_error(own, each.iou) for own, each in zip(said, answers, strict=True)]
+        every, truth = np.concatenate(said), np.concatenate([each.iou for each in answers])
+        rank = float(np.asarray(stats.spearmanr(every, truth))[0])
+        lines.append(
+            f"{who}: calibration error {calibration_error(every, truth):.3f}, of single sets {np.mean(errors):.3f};"
+            f" rank correlation {rank:.2f}, {len(truth)} answers"
+        )
+    return "\n".join(lines)
 
 
 def main() -> int:
@@ -217,14 +275,14 @@ def main() -> int:
     parser.add_argument(
         "-o", "--output", type=Path, help="the network; it lies beside the weights as set_consensus.safetensors"
     )
-    parser.add_argument("--no-table", action="store_true", help="fit alone")
     told = parser.parse_args()
     torch.set_num_threads(1)
     examples = gathered(told)
-    if not told.no_table:
-        print(held_out(examples, told.seed))
+    table, answers = held_out(examples, told.seed)
+    print(table, describe_judge(answers, told.seed), sep="\n")
     if told.output is not None:
         network = fitted(examples, told.seed).to(memory_format=torch.contiguous_format)
+        network.judge.load_state_dict(fit_judge(answers, told.seed).state_dict())
         write_bytes(told.output, save({name: part.contiguous() for name, part in network.state_dict().items()}))
     return 0
 

@@ -15,6 +15,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -97,7 +98,18 @@ def answer(file: Path, gate: Gate) -> Answer | None:
     )
 
 
-def fitted(answers: Sequence[Answer], seed: int) -> Gate:
+class Judged(Protocol):
+    """Answers of a data set: what describes each (n, S), and its IoU with the truth (n,)."""
+
+    @property
+    def dataset(self) -> str: ...
+    @property
+    def features(self) -> Floats: ...
+    @property
+    def iou(self) -> Floats: ...
+
+
+def fitted(answers: Sequence[Judged], seed: int) -> Gate:
     """A judge: sets take turns, synthetic ones as often as three of them; each answer counts alike, however many slices."""
     torch.manual_seed(seed)
     sets = defaultdict(list)
@@ -110,7 +122,7 @@ def fitted(answers: Sequence[Answer], seed: int) -> Gate:
         for name, own in sets.items() for each in own for _ in each.iou
     ])  # fmt: skip
     mean, spread = features.mean(0), features.std(0) + 1e-3
-    judge = Gate(HIDDEN, len(SLICE_FEATURES))
+    judge = Gate(HIDDEN, features.shape[1])
     optimiser = torch.optim.AdamW(judge.parameters(), RATE, weight_decay=DECAY)
     rates = torch.optim.lr_scheduler.OneCycleLR(optimiser, RATE, STEPS)
     rows = (features - mean) / spread

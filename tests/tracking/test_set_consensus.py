@@ -15,6 +15,7 @@ from medical_sam2.prompts import FramePrompt
 from medical_sam2.segmenter import Segmenter
 from medical_sam2.tracking.consensus_network import ConsensusNetwork
 from medical_sam2.tracking.set_consensus import (
+    ANSWER,
     FEATURES,
     NETWORK_FILE,
     SIDE,
@@ -23,6 +24,7 @@ from medical_sam2.tracking.set_consensus import (
     SeenImage,
     SetConsensus,
     compute_features,
+    describe_answer,
     describe_pixels,
     in_colour,
 )
@@ -50,12 +52,13 @@ def encoded(picture: np.ndarray) -> SeenImage:
     return SeenImage(picture, picture[:, ::2, ::2].copy())
 
 
-def adds(change: float) -> SetConsensus:
-    """The same to every logit."""
-    network = ConsensusNetwork(len(FEATURES)).requires_grad_(False)
+def adds(change: float, sure: float = 0.5) -> SetConsensus:
+    """The same to every logit, and as sure of every answer."""
+    network = ConsensusNetwork(len(FEATURES), len(ANSWER)).requires_grad_(False)
     for tensor in network.state_dict().values():
         tensor.zero_()
     network.change.bias.fill_(change)
+    network.judge[-1].bias.fill_(float(np.log(sure / (1 - sure))))
     return SetConsensus(network)
 
 
@@ -121,10 +124,30 @@ def test_nothing_but_the_change_of_the_network_is_added_and_what_is_absent_stays
     here, logits = disc(80, 90), torch.where(torch.from_numpy(disc(80, 90)[::2, ::2]), 3.0, -3.0)
     prompted, image = [PromptedImage.of(seen(here, 0), here)], seen(here, 1)
     for change in (0.0, 5.0, -5.0):
-        found = adds(change).refine(prompted, image, logits, 0.9, 0.8)
+        found, sure = adds(change, 0.7).refine(prompted, image, logits, 0.9, 0.8)
         assert torch.allclose(found, logits + change, atol=1e-5)
+        assert sure == (0 if change < 0 else pytest.approx(0.7))  # of nothing there is no IoU
     absent = torch.full((SIDE // 2, SIDE // 2), -1024.0)
-    assert torch.equal(adds(5.0).refine(prompted, image, absent, 0.0, 0.8), absent)
+    found, sure = adds(5.0).refine(prompted, image, absent, 0.0, 0.8)
+    assert torch.equal(found, absent)
+    assert sure == 0
+
+
+def test_an_answer_is_described_by_what_witnesses_say_of_it() -> None:
+    here, there = disc(80, 90), disc(170, 150)
+    logits = np.where(there | here, 3, -3).astype(np.float32)
+    features = compute_features(PromptedImage.of(seen(here, 0), here), seen(there, 1), logits, 0.9, 0.8)
+    doubtful = np.where(here[::2, ::2], -2.5, 0).astype(np.float32)
+    found = {
+        name: dict(zip(ANSWER, describe_answer(features, change), strict=True))
+        for name, change in (("kept", 0 * doubtful), ("mended", 2 * doubtful), ("doubted", doubtful))
+    }
+    assert found["mended"]["unchanged"] < found["kept"]["unchanged"] == 1
+    assert found["mended"]["regression around"] > found["kept"]["regression around"] + 0.1
+    assert found["doubted"]["expected"] < found["kept"]["expected"] - 0.1  # nearly even odds count as half wrong
+    assert found["mended"]["area over template"] == pytest.approx(0, abs=0.05)
+    assert found["kept"]["area over template"] == pytest.approx(np.log(2), abs=0.05)
+    assert found["kept"]["confidence"] == pytest.approx(0.9)
 
 
 @pytest.fixture(scope="module")
@@ -135,10 +158,14 @@ def nano() -> Segmenter:
 def test_images_that_nobody_prompted_change_and_prompted_ones_do_not(nano: Segmenter, monkeypatch: pytest.MonkeyPatch) -> None:
     masks = [disc(80, 90), disc(170, 150), disc(120, 100)]
     images = [(255 * scene(mask, seed).transpose(1, 2, 0)).astype(np.uint8) for seed, mask in enumerate(masks)]
-    prompts, found = {0: {1: FramePrompt.mask(masks[0])}, 2: {1: FramePrompt.box(80, 60, 160, 140)}}, {}
-    for name, consensus in (("none", None), ("nothing", adds(0.0)), ("more", adds(12.0))):
+    prompts, found, sure = {0: {1: FramePrompt.mask(masks[0])}, 2: {1: FramePrompt.box(80, 60, 160, 140)}}, {}, {}
+    for name, consensus in (("none", None), ("nothing", adds(0.0)), ("more", adds(12.0, 0.25))):
         monkeypatch.setattr(nano, "set_consensus", consensus)
-        found[name] = {each.index: each.labels for each in nano.segment_images(images, prompts)}
+        answers = list(nano.segment_images(images, prompts))
+        found[name], sure[name] = ({each.index: part for each, part in zip(answers, parts, strict=True)} for parts in (
+            [each.labels for each in answers], [each.confidence[1] for each in answers],
+        ))  # fmt: skip
+    assert sure["more"] == {**sure["none"], 1: pytest.approx(0.25)}
     found["off"] = {each.index: each.labels for each in nano.segment_images(images, prompts, consensus=False)}
     for i in range(len(masks)):
         assert (found["none"][i] == found["nothing"][i]).all()
@@ -158,7 +185,7 @@ def test_the_embedded_weights_bring_one_and_a_broken_one_is_refused(nano: Segmen
 
 
 def test_a_network_that_has_not_learnt_changes_nothing_and_takes_grids_of_any_size() -> None:
-    network = ConsensusNetwork(len(FEATURES))
+    network = ConsensusNetwork(len(FEATURES), len(ANSWER))
     assert (network(torch.randn(2, len(FEATURES), 13, 22)) == 0).all()
     torch.nn.init.ones_(network.change.weight)
     found = network(torch.randn(2, len(FEATURES), 13, 22))

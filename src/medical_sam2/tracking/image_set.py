@@ -195,25 +195,28 @@ class _ObjectGroup:
         for i, found in track(self.config.backbone, viewer.features, order, prompters, self._bank, kept=lambda _: several):
             sure = tuple(found.confidence_B.float().tolist())
             likeness = self._likeness.pop(i, 1.0)
-            yield _ImageStep(i, tuple(self.prompts), self._agreed(i, found.logits_Bhw, sure, likeness), sure, likeness)
+            yield _ImageStep(i, tuple(self.prompts), *self._agreed(i, found.logits_Bhw, sure, likeness), likeness)
 
-    def _agreed(self, i: int, logits_Bhw: Tensor, confidence: Sequence[float], likeness: float) -> Tensor:
-        """The logits after the consensus; those of prompted images stay as they are, and are what it learns from."""
+    def _agreed(
+        self, i: int, logits_Bhw: Tensor, confidence: tuple[float, ...], likeness: float
+    ) -> tuple[Tensor, tuple[float, ...]]:
+        """Logits and predicted IoUs after the consensus; prompted images, from which it learns, keep theirs."""
         consensus = self.config.consensus
         if consensus is None:
-            return logits_Bhw
+            return logits_Bhw, confidence
         seen = SeenImage.of(self.config.viewer.shown(i), self.config.viewer.features(i))
         if any(i in own for own in self.prompts.values()):
             for label, logits in zip(self.prompts, logits_Bhw, strict=True):
                 inside = upsample(logits[None], SIDE)[0].cpu().numpy() > 0
                 if inside.any():
                     self._shown.setdefault(label, []).append(PromptedImage.of(seen, inside))
-            return logits_Bhw
+            return logits_Bhw, confidence
         changed = [
-            consensus.refine(self._shown[label], seen, logits, sure, likeness) if label in self._shown else logits
+            consensus.refine(self._shown[label], seen, logits, sure, likeness) if label in self._shown else (logits, sure)
             for label, logits, sure in zip(self.prompts, logits_Bhw, confidence, strict=True)
         ]
-        return torch.stack(changed)
+        logits, predicted = zip(*changed, strict=True)
+        return torch.stack(logits), predicted
 
     def _visited(self) -> Iterator[int]:
         templates, usable = self._templates(), self.config.viewer.usable

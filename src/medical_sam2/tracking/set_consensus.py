@@ -4,10 +4,11 @@ The network tells an image's pixels by what it remembers. Beside it stand simple
 edges and lines of the image that was prompted (`PixelRegression`), and on those of the pixels that were found on the image
 itself, and the same on the maps of the encoder; the outline at the same place; how far each pixel lies from what was surely
 found, along ways that edges make long. A small network, learnt beside the network's weights, says by how much the logit of each
-pixel changes (`SetConsensus`). Images that were prompted keep their answer.
+pixel changes (`SetConsensus`), and by what its answer and the witnesses have in common how good the answer is. Images that were
+prompted keep their answer.
 
-Shapes: S side of the network's square input, P descriptors of a pixel, C channels of the encoder's maps, F features, h w the
-grid of the logits.
+Shapes: S side of the network's square input, P descriptors of a pixel, C channels of the encoder's maps, F features, A numbers
+that describe an answer, h w the grid of the logits.
 """
 
 from collections.abc import Sequence
@@ -56,6 +57,12 @@ FEATURES = (
     *("regression fits", "area of template", "parts of template", "parts", "peak", "mean", "regression at place", "colour"),
     *("area of regression", "encoder regression", "own encoder regression", "red", "green", "blue"),
 )
+LOGITS = 3.0  # that "tracked" counts as one
+LEAST_AREA = 1e-4  # of the image, beside which areas are compared
+WITNESSES = ("regression around", "own regression around", "encoder regression", "own encoder regression")
+CIRCUMSTANCES = ("confidence", "likeness", "same scene", "regression fits", "regression at place")
+ANSWER = ("expected", "unchanged", "sureness", "area over template", "area", *WITNESSES, *CIRCUMSTANCES)
+"""What describes an answer."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -269,9 +276,9 @@ def compute_features(prompted: PromptedImage, seen: SeenImage, logits_SS: Floats
     edge = np.clip(_steepness(_blurred(picture_3SS.mean(0), 1.0)) * 12, 0, 3)
     radius, area = prompted.radius, int(prompted.inside_SS.sum())
     maps = [
-        logits / 3,
-        _blurred(logits, max(radius / 8, 1.0)) / 3,
-        _blurred(logits, max(radius / 3, 2.0)) / 3,
+        logits / LOGITS,
+        _blurred(logits, max(radius / 8, 1.0)) / LOGITS,
+        _blurred(logits, max(radius / 3, 2.0)) / LOGITS,
         *(score, around, _blurred(score, 4.0), own, _blurred(own, 3.0), edge / 2),
         *_geodesics(logits, own, edge, found),
         prompted.place,
@@ -290,6 +297,29 @@ def compute_features(prompted: PromptedImage, seen: SeenImage, logits_SS: Floats
     planes = (np.full_like(half[0], number) for number in numbers)
     encoded = prompted.encoder_regression(seen.encoded_Chw), own_encoded
     return np.stack([*half, *planes, *encoded, *map(_half, picture_3SS)], dtype=np.float32)
+
+
+def describe_answer(features_Fhw: Floats, change_hw: Floats) -> Floats:
+    """What the judge of the consensus is told of an answer: (A,).
+
+    Args:
+        features_Fhw: of the image.
+        change_hw: what is added to its logits.
+    """
+    named = dict(zip(FEATURES, features_Fhw, strict=True))
+    before = named["tracked"] * LOGITS
+    inside, found = expit(before + change_hw), before + change_hw > 0
+    both = float(inside[found].sum())
+    area = float(np.log(found.mean() + LEAST_AREA))
+    numbers = [
+        both / max(1.0, float(inside.sum() + found.sum()) - both),  # the IoU, if each pixel is right as often as it says
+        dice_of(before > 0, found),
+        float((inside > 0.7).sum() / max(1, (inside > 0.3).sum())),
+        area - float(np.log(np.exp(4 * named["area of template"][0, 0]) + LEAST_AREA)),
+        area,
+    ]
+    agreement = [dice_of(named[name] > 0, found) for name in WITNESSES]
+    return np.array([*numbers, *agreement, *(named[name][0, 0] for name in CIRCUMSTANCES)], np.float32)
 
 
 def _half(plane: Floats) -> Floats:
@@ -356,18 +386,25 @@ class SetConsensus:
             WeightsError: the file is broken, or of another version.
         """
         file = weights.with_name(NETWORK_FILE)
-        network = read_small_network(file, lambda _: ConsensusNetwork(len(FEATURES)), "the consensus of sets")
+        network = read_small_network(file, lambda _: ConsensusNetwork(len(FEATURES), len(ANSWER)), "the consensus of sets")
         return None if network is None else cls(network)
 
     def refine(
         self, prompted: Sequence[PromptedImage], seen: SeenImage, logits_hw: Tensor, confidence: float, likeness: float
-    ) -> Tensor:
-        """The logits (h, w) of an image that nobody prompted, changed; by the prompted image whose scene is most like it."""
+    ) -> tuple[Tensor, float]:
+        """The logits (h, w) of an image that nobody prompted, changed; by the prompted image whose scene is most like it.
+
+        Returns:
+            The logits, and the predicted IoU of what they outline, in [0, 1]; 0 where that is nothing.
+        """
         if not (logits_hw > 0).any():
-            return logits_hw  # what is judged absent stays absent
+            return logits_hw, confidence  # what is judged absent stays absent
         nearest = max(prompted, key=lambda each: float((each.thumbnail * seen.thumbnail).mean()))
         logits = upsample(logits_hw[None], SIDE)[0].cpu().numpy()
-        features = torch.from_numpy(compute_features(nearest, seen, logits, confidence, likeness))
+        features = compute_features(nearest, seen, logits, confidence, likeness)
         with torch.inference_mode(), torch.autocast("cpu", enabled=False):
-            change_1hw = self.network(features[None]).clamp(-MOST_CHANGE, MOST_CHANGE).to(logits_hw.device)
-        return logits_hw.float() + upsample(change_1hw, logits_hw.shape[0])[0]
+            change_1hw = self.network(torch.from_numpy(features)[None]).clamp(-MOST_CHANGE, MOST_CHANGE)
+            described = torch.from_numpy(describe_answer(features, change_1hw[0].numpy()))
+            predicted = float(self.network.judge(described[None]).sigmoid())
+        found = logits_hw.float() + upsample(change_1hw.to(logits_hw.device), logits_hw.shape[0])[0]
+        return found, predicted if (found > 0).any() else 0.0
