@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from medical_sam2.intensity_window import CT_WINDOWS
 from medical_sam2.server import editing
-from medical_sam2.server.gestures import MOST_POINTS
+from medical_sam2.server.gestures import MOST_POINTS, command_line, prompt_file
 from medical_sam2.server.pacs import SeriesRecord
 from medical_sam2.server.refusals import InvalidRequest, NotFound
 from medical_sam2.server.rendering import (
@@ -34,7 +34,6 @@ from medical_sam2.server.rendering import (
     subsample,
 )
 from medical_sam2.server.review import ReviewSuggestion
-from medical_sam2.server.said import command_line, prompt_file
 from medical_sam2.server.security import VISITOR, Visitor
 from medical_sam2.server.segmentation import SessionResult, SessionVolume
 from medical_sam2.server.session import Session
@@ -43,6 +42,7 @@ from medical_sam2.server.state import MOST_NAME, Gesture, Kind, State
 from medical_sam2.server.worker_process import ReadingOptions
 from medical_sam2.strokes import WIDEST
 from medical_sam2.tracking.finishing import FinishingSteps
+from medical_sam2.volume import Volume
 
 PAUSE_S = 0.04  # between two looks at the events of a job
 Views = Literal["one", "three", "six"]
@@ -293,13 +293,15 @@ def _results(router: APIRouter, store: SessionStore) -> None:
 
     @router.get("/sessions/{id}/prompts")
     def prompts(id: str) -> Response:
-        data, name = prompt_file(store.get(id))
+        session = store.get(id)
+        data, name = prompt_file(_volume(session), session.history.state, session.folder)
         kind = "application/json" if name.endswith(".json") else "application/zip"
         return Response(data, media_type=kind, headers={"content-disposition": f'attachment; filename="{name}"'})
 
     @router.get("/sessions/{id}/options")
     def options(id: str, views: Views = "one") -> dict[str, str]:
-        return {"text": command_line(store.get(id), views)}
+        session = store.get(id)
+        return {"text": command_line(_volume(session), session.history.state, views, session.image.window_name)}
 
     @router.get("/sessions/{id}/rows")
     def rows(id: str) -> list[dict[str, Any]]:
@@ -320,6 +322,13 @@ def _results(router: APIRouter, store: SessionStore) -> None:
             }
             for row in session.result().rows
         ]
+
+
+def _volume(session: Session) -> Volume:
+    """Of which all that was said can be told."""
+    if not isinstance(session.image, SessionVolume):
+        raise InvalidRequest("a set of images has no file of prompts; download its label images")
+    return session.image.volume
 
 
 def _advised(advice: ReviewSuggestion | None) -> dict[str, Any]:
