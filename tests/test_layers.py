@@ -23,7 +23,7 @@ WITHOUT_TORCH = (
     "metrics",
     "tracking.fusion",
     "tracking.plan",
-    "tracking.postprocess",
+    "tracking.finishing",
     "io",
     "plugins",
     "preview",

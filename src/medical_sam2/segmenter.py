@@ -17,17 +17,15 @@ from torch import nn
 from medical_sam2.errors import ConfigError, MedicalSam2Error
 from medical_sam2.intensity_window import Window
 from medical_sam2.model.backbone import Backbone, Features
-from medical_sam2.model.device import Precision, choose_device, choose_precision
+from medical_sam2.model.device import Precision, choose_device, choose_precision, helped
 from medical_sam2.model.memory_bank import POLICIES, Policy, SelfSorting
 from medical_sam2.model.sam2 import Sam2
-from medical_sam2.model.second_core import helped
 from medical_sam2.model.weights import load_backbone, weights_file
 from medical_sam2.plugins import find, suggestion
 from medical_sam2.prompts import FramePrompt, Point, Prompt, voxel_of
 from medical_sam2.strokes import apply_settled
 from medical_sam2.tracking.click_outline import OutlineJudge
 from medical_sam2.tracking.consensus import Gate
-from medical_sam2.tracking.contradictions import hold_settled
 from medical_sam2.tracking.correction import correct_labels
 from medical_sam2.tracking.cropping import Crop, CroppedImages
 from medical_sam2.tracking.encoding import CompiledEncoder, FeatureCache, FeatureStore, content_key, fingerprint
@@ -35,8 +33,8 @@ from medical_sam2.tracking.frames import FrameStack
 from medical_sam2.tracking.fusion import FUSIONS, Fusion, FusionFactory
 from medical_sam2.tracking.image_set import ImageMask, ImageSetConfig, Order, choose_order, segment_set
 from medical_sam2.tracking.image_viewer import ImageViewer, choose_set_windows, unit_vector
+from medical_sam2.tracking.limits import describe_missed_clicks, describe_missed_points, describe_taken, hold_settled
 from medical_sam2.tracking.plan import PLANES, by_window, order_objects, plan_tracking, views_allowed
-from medical_sam2.tracking.postprocess import describe_missed_clicks, describe_missed_points, describe_taken
 from medical_sam2.tracking.set_consensus import SetConsensus
 from medical_sam2.tracking.slice_confidence import SLICE_FEATURES, SLICES_FILE
 from medical_sam2.tracking.template import Template, TemplateMatch, describe_matches, search_objects

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from medical_sam2.errors import ConfigError, PromptError
 from medical_sam2.prompts import Box, FramePrompt, Mask, Point, Prompt
 from medical_sam2.strokes import SliceRange
+from medical_sam2.tracking.limits import redraw
 from medical_sam2.tracking.plan import (
     PLANES,
     drawn_prompts,
@@ -23,7 +24,6 @@ from medical_sam2.tracking.plan import (
     unused_prompts,
     views_named,
 )
-from medical_sam2.tracking.postprocess import redraw
 from medical_sam2.views import AXIAL, CORONAL, SAGITTAL, THREE_VIEWS, View
 from medical_sam2.volume import Volume
 from tests.strategies import codes, masks, seeds

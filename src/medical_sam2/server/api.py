@@ -395,12 +395,8 @@ def _pacs(router: APIRouter, store: SessionStore) -> None:
     def open_(form: SeriesChoice) -> dict[str, str]:
         if form.number >= len(known):
             raise NotFound("series")
-        one = known[form.number]
         with store.creating() as id:
-            source, most = store.settings.state / id / "source", store.settings.most_upload_mb << 20
-            wanted = {"study": one.study, "series": one.series, "images": one.images}
-            ask("fetch", **wanted, target=str(source), most_bytes=most)
-            store.place(id, source, study=one.study)
+            store.fetch(id, known[form.number])
         return {"id": id}
 
     @router.post("/sessions/{id}/push")

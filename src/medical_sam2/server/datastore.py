@@ -335,15 +335,10 @@ class LibrarySessions:
         store, address = self.store, self.store.settings.pacs
         if not address:
             raise NotFound("image")
-        orders: dict[str, Any] = {"address": address}
-        found = [SeriesRecord(**one) for one in store.workers.run({"do": "search", "series": series, **orders})]
+        found = [SeriesRecord(**one) for one in store.workers.run({"do": "search", "address": address, "series": series})]
         if [one.series for one in found] != [series]:
             raise NotFound("series in the PACS")
-        one, source = found[0], store.settings.state / id / "source"
-        wanted = {"study": one.study, "series": one.series, "images": one.images}
-        most = store.settings.most_upload_mb << 20
-        store.workers.run({"do": "fetch", **wanted, "target": str(source), "most_bytes": most, **orders})
-        store.place(id, source, study=one.study)
+        store.fetch(id, found[0])
         return store.open(id)
 
 

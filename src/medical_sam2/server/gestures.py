@@ -1,4 +1,4 @@
-"""What is done at the page, as prompts: checked, in pixels of its frame, in voxels of the file; all of it as a command, or a file.
+"""What is done at the page, as prompts: checked, in pixels of its frame, in voxels of the file; and all of it for a command.
 
 Told at once, what later gestures took back is left out, as in tracking. A result that was corrected came about step by step:
 told at once, the same words may find something a little different.
@@ -38,9 +38,9 @@ from medical_sam2.strokes import (
     lasso_prompt,
     scribble_prompt,
 )
-from medical_sam2.tracking.contradictions import last_words
+from medical_sam2.tracking.finishing import load_ndimage
+from medical_sam2.tracking.limits import last_words
 from medical_sam2.tracking.plan import PLANES, array_axis, primary_view
-from medical_sam2.tracking.postprocess import load_ndimage
 from medical_sam2.volume import Volume
 
 MOST_POINTS, MOST_CLICKS = 4_096, 64

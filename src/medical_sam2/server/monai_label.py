@@ -17,11 +17,10 @@ import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from enum import StrEnum
 from http import HTTPStatus
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from fastapi import APIRouter, File, Form, Query, Request, Response, UploadFile
@@ -269,14 +268,6 @@ def opened(store: SessionStore, file: UploadFile) -> Iterator[Session]:
         store.remove(session.id)
 
 
-class Output(StrEnum):
-    """What is told of the datastore."""
-
-    stats = "stats"  # numbers
-    all = "all"  # every image, with its labels
-    train = "train"  # pairs of an image and its final labels
-
-
 def _learning(router: APIRouter, learning: ActiveLearning) -> None:
     @router.post("/activelearning/{strategy}")
     def next_sample(strategy: str) -> dict[str, Any]:
@@ -304,10 +295,10 @@ def _training(router: APIRouter) -> None:
 def _about_datastore(router: APIRouter, datastore: Datastore) -> None:
     @router.get("/datastore/")
     @router.get("/datastore")
-    def about(output: Output = Output.stats) -> Any:
-        if output == Output.stats:
+    def about(output: Literal["stats", "all", "train"] = "stats") -> Any:
+        if output == "stats":
             return _count(datastore)
-        return _all(datastore) if output == Output.all else _pairs(datastore)
+        return _all(datastore) if output == "all" else _pairs(datastore)
 
     @router.get("/datastore/image/info")
     def image_info(image: Name) -> dict[str, Any]:

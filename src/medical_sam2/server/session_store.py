@@ -29,6 +29,7 @@ from medical_sam2.errors import ConfigError, FormatError, MedicalSam2Error
 from medical_sam2.io import Picture, atomic, registry
 from medical_sam2.server.editing import renumber
 from medical_sam2.server.inference_queue import InferenceQueue
+from medical_sam2.server.pacs import SeriesRecord
 from medical_sam2.server.refusals import Conflict, InvalidRequest, LimitReached, NotFound, TooLarge, disk_is_full
 from medical_sam2.server.security import ServerSettings
 from medical_sam2.server.segmentation import SessionImage, SessionImageSet, SessionVolume
@@ -250,6 +251,14 @@ class SessionStore:
             raise NotFound("entry of the library")
         placed = {"path": str(path), "study": study, "within": within and str(within)}
         atomic.write_bytes(self.settings.state / id / "source.json", json.dumps(placed).encode())
+
+    def fetch(self, id: str, one: SeriesRecord) -> None:
+        """Take the images from a series of the PACS."""
+        source = self.settings.state / id / "source"
+        wanted = {"address": self.settings.pacs, "study": one.study, "series": one.series, "images": one.images}
+        most = self.settings.most_upload_mb << 20
+        self.workers.run({"do": "fetch", **wanted, "target": str(source), "most_bytes": most})
+        self.place(id, source, study=one.study)
 
     def open(self, id: str, reading: ReadingOptions | None = None) -> Session:
         """Decode what was uploaded or placed.

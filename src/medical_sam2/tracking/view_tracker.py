@@ -15,13 +15,12 @@ from torch import Tensor
 
 from medical_sam2.intensity_window import Window
 from medical_sam2.model.backbone import Backbone, Features, FramePrediction, Instruction, Memory, Recall, Wanted
+from medical_sam2.model.device import Later, is_helped, later
 from medical_sam2.model.memory_bank import MemoryBank, Policy, PolicyBank
-from medical_sam2.model.second_core import Later, is_helped, later
 from medical_sam2.model.tracker import track
 from medical_sam2.prompts import Fixed, FramePrompt
 from medical_sam2.tracking.click_outline import OutlineJudge
-from medical_sam2.tracking.frames import FrameStack
-from medical_sam2.tracking.region_of_interest import Region, grow_region
+from medical_sam2.tracking.frames import FrameStack, Region, grow_region
 from medical_sam2.views import View
 from medical_sam2.volume import Volume
 

@@ -24,10 +24,18 @@ from medical_sam2.strokes import Diameter, Lasso, joins_outlines
 from medical_sam2.tracking.click_outline import reduction
 from medical_sam2.tracking.confidence import Leak, count_areas, describe_early_ends, find_leaks, mark_collapses, mark_leaks
 from medical_sam2.tracking.consensus import Gate, RefinedProbability, TrackedObject, apply_consensus
-from medical_sam2.tracking.estimate import expect_between, find_start
-from medical_sam2.tracking.frames import FrameStack
-from medical_sam2.tracking.fusion import Fusion, FusionFactory, LabelMap, LimitedProbability, ObjectProbability
-from medical_sam2.tracking.limits import Limits
+from medical_sam2.tracking.finishing import remove_islands
+from medical_sam2.tracking.frames import FrameStack, Region, group_regions, object_box, region_for
+from medical_sam2.tracking.fusion import (
+    Fusion,
+    FusionFactory,
+    LabelMap,
+    LimitedProbability,
+    ObjectProbability,
+    expect_between,
+    find_start,
+)
+from medical_sam2.tracking.limits import Limits, redraw
 from medical_sam2.tracking.plan import (
     HALF_FROM_VOXELS,
     Group,
@@ -42,8 +50,6 @@ from medical_sam2.tracking.plan import (
     prompted_slices,
     unused_prompts,
 )
-from medical_sam2.tracking.postprocess import redraw, remove_islands
-from medical_sam2.tracking.region_of_interest import Region, group_regions, object_box, region_for
 from medical_sam2.tracking.view_tracker import FrameTime, PassEnds, TrackingConfig, TrackingResult, ViewTracker
 from medical_sam2.views import THREE_VIEWS, View
 from medical_sam2.volume import Segmentation, SliceConfidence, Volume, add_to_layers

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from medical_sam2.prompts import Box, FramePrompt, Mask, Point
-from medical_sam2.tracking.postprocess import describe_missed_clicks, describe_missed_points, remove_islands
+from medical_sam2.tracking.finishing import remove_islands
+from medical_sam2.tracking.limits import describe_missed_clicks, describe_missed_points
 
 
 def two_parts() -> np.ndarray:
