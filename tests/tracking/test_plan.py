@@ -38,13 +38,12 @@ def test_outward_visits_every_frame_once_and_steps_to_neighbours(
     prompted: set[int], first: int, count: int, data: st.DataObject
 ) -> None:
     frames, start = range(first, first + count), data.draw(st.sampled_from(sorted(prompted)))
-    order = order_outward(prompted, frames, start)
-    assert sorted(order) == sorted(prompted | set(frames))
-    assert set(order[: len(prompted)]) == prompted
-    assert order[len(prompted) - 1] == start
-    rest = order[len(prompted) :]
-    turns = [later < earlier for earlier, later in pairwise(rest)]
-    assert turns == sorted(turns)  # first ahead, then behind, never to and fro
+    shown, ahead, behind = order_outward(prompted, frames, start)
+    assert sorted([*shown, *ahead, *behind]) == sorted(prompted | set(frames))
+    assert set(shown) == prompted
+    assert shown[-1] == start
+    assert all(earlier < later for earlier, later in pairwise([start, *ahead]))
+    assert all(earlier > later for earlier, later in pairwise([start, *behind]))
 
 
 def test_the_largest_outline_or_box_comes_first_and_clicks_have_no_size() -> None:

@@ -237,9 +237,9 @@ class GroupTracker:
         timed = {label: {FrameTime(way.number, t): prompt for t, prompt in own.items()} for label, own in way.prompts.items()}
         ends = PassEnds(min(prompted), max(prompted))
         start = largest_frame(next(iter(way.prompts.values())))  # that of the others too, see `grouped`
-        order = [FrameTime(way.number, t) for t in order_outward(prompted, way.frames, start)]
-        for found in self.view_tracker.track_frames(
-            way.view, timed, order, way.banks, way.region, lambda t: ends.passed(t.frame), last=way.last
+        ways = [[FrameTime(way.number, t) for t in frames] for frames in order_outward(prompted, way.frames, start)]
+        for found in self.view_tracker.track_outward(
+            way.view, timed, ways, way.banks, way.region, lambda t: ends.passed(t.frame), last=way.last
         ):
             ends.note(found.frame, any(found.confidence_B))
             self._add_result(way, found)
