@@ -48,7 +48,9 @@ def place(page: Page, column: float, row: float) -> tuple[float, float]:
 
 def outline(page: Page, name: str, spot: tuple[float, float]) -> None:
     """A new structure, from a click."""
+    count = page.locator(".structures .name").count()
     page.get_by_role("button", name="New structure (N)").click()
+    expect(page.locator(".structures .name")).to_have_count(count + 1)
     page.locator(".structures .name").last.fill(name)
     page.locator(".structures .name").last.press("Enter")
     page.mouse.click(*place(page, *spot))
