@@ -133,9 +133,18 @@ def test_folders_of_other_images(workspace: Workspace) -> None:
     assert workspace.refused(*CLICK, image="x.png").endswith("; outline it with `medsam2 segment-images`")
 
 
+@pytest.mark.parametrize("words", ["", "--dry-run", "--window soft"])
+def test_an_image_of_one_value(workspace: Workspace, words: str) -> None:
+    """A network outlines something round at a click even there."""
+    workspace.put("blank.nii.gz", np.full(SHAPE, 7, np.int16))
+    line = workspace.refused(*CLICK, *words.split(), image="blank.nii.gz")
+    assert line.startswith("blank.nii.gz: all voxels have the same value: there is nothing to outline; check")
+    assert main(["suggest", "blank.nii.gz", *CLICK, "--weights", str(workspace.weights)]) == 2
+
+
 def test_dicom_segmentation_of_a_series_without_its_study(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(Segmenter, "segment_volume")
-    Series(AFFINE, np.zeros(SHAPE, np.int16)).write(workspace.folder / "series", StudyInstanceUID=None)
+    Series(AFFINE, np.arange(np.prod(SHAPE), dtype=np.int16).reshape(SHAPE)).write(workspace.folder / "series", StudyInstanceUID=None)
     line = workspace.refused(*CLICK, image="series", output="out.dcm")
     assert "it lacks StudyInstanceUID, to which a DICOM-SEG refers; save to .nii.gz" in line
 
