@@ -144,7 +144,9 @@ def test_an_image_of_one_value(workspace: Workspace, words: str) -> None:
 
 def test_dicom_segmentation_of_a_series_without_its_study(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(Segmenter, "segment_volume")
-    Series(AFFINE, np.arange(np.prod(SHAPE), dtype=np.int16).reshape(SHAPE)).write(workspace.folder / "series", StudyInstanceUID=None)
+    Series(AFFINE, np.arange(np.prod(SHAPE), dtype=np.int16).reshape(SHAPE)).write(
+        workspace.folder / "series", StudyInstanceUID=None
+    )
     line = workspace.refused(*CLICK, image="series", output="out.dcm")
     assert "it lacks StudyInstanceUID, to which a DICOM-SEG refers; save to .nii.gz" in line
 

@@ -24,14 +24,13 @@ import torch
 
 from medical_sam2 import io
 from medical_sam2.batch import BatchCase, TemplateFiles
+from medical_sam2.batch.fingerprint import WITHOUT_EFFECT, contents, hash_content, hash_files, hash_weights
 from medical_sam2.batch.outputs import (
     LAYOUTS,
     REPORTS,
     CaseOutcome,
     ResultLayout,
     describe_objects,
-    hash_content,
-    hash_files,
     load_outcome,
     report_of,
     save_outcome,
@@ -45,7 +44,6 @@ from medical_sam2.io import Form, registry
 from medical_sam2.io.prompt_file import NamedPrompts
 from medical_sam2.io.safe_open import require_memory
 from medical_sam2.io.voxels import refuse_blank
-from medical_sam2.model.weights import weights_file
 from medical_sam2.plugins import find
 from medical_sam2.prompts import Box
 from medical_sam2.segmenter import Precision, Segmenter, check_choices
@@ -66,8 +64,6 @@ except ImportError:  # Windows: drafts of a killed run stay, hidden
 Existing = Literal["refuse", "skip", "redo changed", "overwrite"]
 READING = ("geometry_from", "frame", "series", "allow_gap")
 TRACKING = ("views", "bank", "fusion", "window", "islands", "consensus", "features", "priority")
-WITHOUT_EFFECT = ("threads", "device", "features")
-"""Settings that results do not depend on, so that a run goes on elsewhere."""
 DRAFT = re.compile(r"\.[0-9a-f]{16}\.tmp")
 """What `io.atomic` calls a file that is not whole yet."""
 
@@ -152,11 +148,8 @@ class BatchSettings:
         Raises:
             WeightsError: there are no such weights.
         """
-        file = weights_file(self.weights)
-        given = {name: str(value) for name, value in asdict(self).items() if name not in (*WITHOUT_EFFECT, "weights")}
-        files = (file, *(file.with_name(name) for name in (GATE_FILE, SLICES_FILE, JUDGE_FILE)))
-        parts = [hash_files([path]) for path in files if path.is_file()]
-        return hash_content([given, parts])
+        given = {name: str(value) for name, value in asdict(self).items() if name not in WITHOUT_EFFECT}
+        return hash_content([given, hash_weights(self.weights, (GATE_FILE, SLICES_FILE, JUDGE_FILE))])
 
 
 @dataclass(frozen=True)
@@ -379,7 +372,7 @@ def _outline(job: BatchJob, segmenter: Segmenter) -> CaseOutcome:
     named = case.read_prompts(image) if case.prompts or case.template is None else NamedPrompts(())
     template = None if case.template is None else read_template(case.template, settings.reading)
     objects = {*named.labels, *(template.annotation.objects() if template else ())}
-    image_sha256 = hash_files(_contents(case))
+    image_sha256 = hash_files(contents(case))
     size = segmenter.network.image_size
     require_memory(bytes_needed(image, len(objects), size, probability=False, uncertainty=False), case.image)
     clock.append(time.perf_counter())
@@ -443,19 +436,10 @@ def _is_current(job: BatchJob, found: CaseOutcome) -> bool:
     if found.key != job.key:
         return False
     with suppress(OSError):
-        files = _contents(job.case)
+        files = contents(job.case)
         made = report_of(job.case.name, job.folder).stat().st_mtime
         return max(file.stat().st_mtime for file in files) <= made or hash_files(files) == found.image_sha256
     return True  # the image is gone, and its result is there
-
-
-def _contents(case: BatchCase) -> list[Path]:
-    """The files of an image, further channels and the voxels beside a header among them."""
-    if case.image.is_dir():
-        return sorted(path for path in case.image.iterdir() if path.is_file())
-    halves = [case.image.with_suffix(suffix) for suffix in sorted(registry.data_suffixes())]
-    beside = [half for half in halves if case.image.suffix.lower() in registry.header_suffixes() and half.is_file()]
-    return [*(case.channels or (case.image,)), *beside]
 
 
 @dataclass(frozen=True)

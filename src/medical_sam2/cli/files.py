@@ -106,7 +106,8 @@ class SetOutputOptions:
         report: what was done, with what and how (.json); `medsam2 suggest` reads it.
         annotations: the same for other programs, in the folder of the label maps: coco, geojson (QuPath; one file for each
             image), label-studio, or a plug-in; again for more.
-        skip_existing: leave images out whose label map is there.
+        skip_existing: go on: images stay whose label map is there, unless it was made with other settings, weights or prompts,
+            which is refused.
         overwrite: replace files that exist.
     """
 
