@@ -5,7 +5,6 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import cached_property, partial
-from math import inf
 from pathlib import Path
 from typing import Any, Literal, TypeVar, cast
 
@@ -47,6 +46,7 @@ from medical_sam2.volume import Segmentation, Volume
 
 T = TypeVar("T")
 VIEWS = ("auto", "one", "three", "six", *PLANES)
+MOST_TUNING_S = 3600  # to one outline
 MOST_THREADS = max(64, 4 * (os.cpu_count() or 1))  # beyond, OpenMP ends the process where it gets no memory for them
 
 
@@ -466,8 +466,8 @@ def check_choices(*, views: str, bank: str, fusion: str, threads: int | None, ad
     find(POLICIES, bank, what="bank", makes=Policy)
     find(FUSIONS, fusion, what="fusion", makes=Fusion)
     check_threads(threads)
-    if not adapt >= 0 or adapt == inf:
-        raise ConfigError(f"nobody can tune for {adapt:g} seconds", "give --adapt 0 or more")
+    if not 0 <= adapt <= MOST_TUNING_S:
+        raise ConfigError(f"nobody can tune for {adapt:g} seconds", f"give --adapt 0 to {MOST_TUNING_S} (20 is usual)")
 
 
 def check_threads(threads: int | None) -> None:

@@ -368,6 +368,13 @@ def test_progress_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
         assert (task.completed, task.total, task.description) == (3, 12, "axial slice 7, object 1, 2")
 
 
+def test_fractions_of_voxels_are_told_once(workspace: Workspace) -> None:
+    found = workspace.done("--point", "14.5", "12", "3", "--point", "14.5", "12", "3")
+    (told,) = [line for line in found["warnings"] if "fractions" in line]
+    assert told.startswith("point at voxel (14.5, 12, 3): fractions count within a slice alone")
+    assert not any("fractions" in line for line in workspace.done(*CLICK, output="whole.nii.gz")["warnings"])
+
+
 def test_the_consensus_can_be_left_out(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     """The option reaches the segmenter, which follows it."""
     told: list[object] = []

@@ -71,6 +71,7 @@ ONE_SLICE = (slice(8, 18), slice(6, 16), slice(3, 4))
         ("--correct ct.nii.gz --point 14 12 3 --fusion vote", "--fusion changes nothing: a correction"),
         ("--correct ct.nii.gz --point 14 12 3 --islands", "--islands changes nothing: a correction"),
         ("--point 14 12 3 --adapt -1", "nobody can tune for -1 seconds"),
+        ("--point 14 12 3 --adapt 1e9", "nobody can tune for 1e+09 seconds; give --adapt 0 to 3600 (20 is usual)"),
         ("--point 14 12 3 --adapt nan", "nobody can tune for nan seconds"),
         ("--point 14 12 3 --viws one", "Unknown option: --viws. Did you mean --views?; see medsam2 segment --help"),
     ],

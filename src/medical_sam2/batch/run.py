@@ -390,7 +390,7 @@ def _outline(job: BatchJob, segmenter: Segmenter) -> CaseOutcome:
         case.name,
         tuple(replace(each, template="" if each.label in named.labels else by) for each in describe_objects(image, found)),
         (*beside, labels),
-        tuple(dict.fromkeys((*image.warnings, *found.warnings, *unknown))),
+        tuple(dict.fromkeys((*image.warnings, *named.notes, *found.warnings, *unknown))),
         finishing=changes,
         seconds={"read": read, "track": track, "write": write},
         key=job.key,

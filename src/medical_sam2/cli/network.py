@@ -138,7 +138,7 @@ def plan(
     """
     window = choose_window(volume, options.window)
     tracking = plan_tracking(volume, named.prompts, options.views, None if earlier is None else earlier.array)
-    warnings = [*_empty_slices(volume, tracking.groups), *tracking.warnings, *name_notes(outputs, named.names)]
+    warnings = [*_empty_slices(volume, tracking.groups), *tracking.warnings, *name_notes(outputs, named.names), *named.notes]
     warnings += warn_without_outlines(named.prompts, options.adapt)
     one_view = all(len(group.views) == 1 for group in tracking.groups)
     if options.fusion in {"mean", "vote"} and one_view:
