@@ -73,6 +73,7 @@ ONE_SLICE = (slice(8, 18), slice(6, 16), slice(3, 4))
         ("--point 14 12 3 --adapt -1", "nobody can tune for -1 seconds"),
         ("--point 14 12 3 --adapt 1e9", "nobody can tune for 1e+09 seconds; give --adapt 0 to 3600 (20 is usual)"),
         ("--point 14 12 3 --adapt nan", "nobody can tune for nan seconds"),
+        ("--point 14 12 3 --template a.png", "Unknown option: --template; see medsam2 segment --help"),
         ("--point 14 12 3 --viws one", "Unknown option: --viws. Did you mean --views?; see medsam2 segment --help"),
     ],
 )
@@ -92,7 +93,9 @@ def test_prompts_and_settings(workspace: Workspace, words: str, line: str) -> No
         ("--overwrite", "ct.nii.gz", "ct.nii.gz: --output would replace an input"),
         ("--overwrite", "../{here}/ct.nii.gz", "--output would replace an input"),
         ("--probability out.nii.gz", "out.nii.gz", "--probability and --output are the same file"),
-        ("--probability p.dcm", "out.nii.gz", "p.dcm: nothing is written as .dcm; did you mean"),
+        ("--probability p.dcm", "out.nii.gz", "p.dcm: nothing is written as .dcm; end its name in one of .mha, .nii, .nii.gz"),
+        ("--preview v.nii.gz", "out.nii.gz", "v.nii.gz: nothing is written as .nii.gz; end its name in one of .gif, .jpeg"),
+        ("--report r.png", "out.nii.gz", "r.png: nothing is written as .png; end its name in one of .json"),
         ("--preview v.pn", "out.nii.gz", "v.pn: nothing is written as .pn; did you mean '.png'?"),
         ("--statistics s.txt", "out.nii.gz", "s.txt: nothing is written as .txt"),
         ("--confidence c.json", "out.nii.gz", "c.json: nothing is written as .json"),

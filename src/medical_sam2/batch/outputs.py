@@ -237,7 +237,7 @@ def _tile(
     view, axes = View(shown.least_sure[0]), image.orientation
     t = view.slice_index(shown.least_sure[1], image.shape[view.order(axes)[0]], axes)
     picture = Window(*shown.window).as_bytes(view.apply(image.array, axes)[t])
-    return [(picture, view.apply(labels, axes)[t], f"{outcome.case[-24:]}  {outcome.surest:.2f}")]
+    return [(picture, view.apply(labels, axes)[t], f"{preview.shorten(outcome.case, 24)}  {outcome.surest:.2f}")]
 
 
 class ResultLayout(Protocol):

@@ -245,8 +245,10 @@ def file_of_each(path: Path, labels: Sequence[int], formats: Sequence[str] = (),
 def check_suffix(path: Path, allowed: Sequence[str]) -> None:
     """Refuse a name with another ending."""
     if not _suffix(path, allowed):
-        remedy = suggestion(path.suffix, allowed) if path.suffix else f"end its name in one of {', '.join(allowed)}"
-        raise InputError(f"nothing is written as {path.suffix or 'a file without a suffix'}", remedy, subject=path)
+        known = _suffix(path, (*registry.suffixes(), *registry.written()))  # of another thing, and no slip for one of these
+        given, listed = known or path.suffix, ", ".join(sorted(allowed))
+        remedy = suggestion(given, allowed) if given and not known else f"end its name in one of {listed}"
+        raise InputError(f"nothing is written as {given or 'a file without a suffix'}", remedy, subject=path)
 
 
 def _suffix(path: Path, allowed: Sequence[str]) -> str:

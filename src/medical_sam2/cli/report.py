@@ -337,8 +337,7 @@ class Sheet:
     def add(self, image: NDArray[np.generic], found: "ImageMask", name: str) -> None:
         """An image and what was found on it."""
         sure = PROMPTED if found.prompted else found.lowest
-        short = name if len(name) <= 20 else f"…{name[-19:]}"
-        caption = f"{short}  {'template' if found.prompted else f'{sure:.2f}'}"
+        caption = f"{preview.shorten(name, 20)}  {'template' if found.prompted else f'{sure:.2f}'}"
         tile = (-sure, -found.index, *_small(image, found.labels, found.window), caption)
         if len(self._tiles) < MOST_TILES:
             heappush(self._tiles, tile)
