@@ -6,7 +6,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from struct import unpack
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from medical_sam2 import io
 from medical_sam2.errors import InputError
@@ -36,12 +36,6 @@ class LabelMapRecord:
     likeness: float
     prompted: bool
     window: Window | None
-
-    def recall(self, index: int, labels: Any) -> "ImageMask":
-        """What the run that made it found on the image."""
-        from medical_sam2.tracking.image_set import ImageMask  # loads torch
-
-        return ImageMask(index, labels, self.confidence, self.likeness, prompted=self.prompted, window=self.window)
 
 
 def record_text(key: str, found: "ImageMask") -> str:

@@ -13,11 +13,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from medical_sam2.batch.fingerprint import WITHOUT_EFFECT, hash_content, hash_weights
 from medical_sam2.cli.files import OutputOptions, name_notes
+from medical_sam2.cli.label_map_records import LabelMapRecord
 from medical_sam2.cli.options import InferenceOptions, NetworkOptions, SetInferenceOptions, TrackingOptions
 from medical_sam2.cli.prompts import SetPrompts
+from medical_sam2.cli.report import describe_run
 from medical_sam2.errors import ConfigError, InputError, WeightsError
 from medical_sam2.intensity_window import Window, choose_window, named_window
 from medical_sam2.io.image_folder import ImageFolder
@@ -30,7 +33,7 @@ from medical_sam2.plugins import find
 from medical_sam2.segmenter import Segmenter, check_choices, check_threads
 from medical_sam2.tracking.click_outline import JUDGE_FILE
 from medical_sam2.tracking.confidence import Need, neediest, slice_needs
-from medical_sam2.tracking.image_set import ORDERS, Shuffled
+from medical_sam2.tracking.image_set import ORDERS, ImageMask, Shuffled
 from medical_sam2.tracking.plan import Group, TrackingPlan, bytes_needed, plan_tracking
 from medical_sam2.tracking.set_consensus import NETWORK_FILE
 from medical_sam2.train.adapt import adapt_to_outlines, warn_without_outlines
@@ -151,10 +154,20 @@ def plan(
     return replace(tracking, warnings=tuple(dict.fromkeys(warnings))), window, size
 
 
-def settings_used(options: InferenceOptions, segmenter: Segmenter | None, earlier: Volume | None) -> InferenceOptions:
-    """The settings with a consensus only if there will be one: weights may bring no gate, and a correction does without."""
+def describe_volume_run(
+    file: Path,
+    image: Volume,
+    named: NamedPrompts,
+    options: InferenceOptions,
+    *,
+    segmenter: Segmenter | None,
+    plan: TrackingPlan,
+    earlier: Volume | None,
+) -> dict[str, Any]:
+    """Image, prompts, machine and settings, for the report; weights may bring no consensus, and a correction does without."""
     there = earlier is None and (segmenter is None or segmenter.gate is not None)
-    return replace(options, consensus=options.consensus and there)
+    used = replace(options, consensus=options.consensus and there)
+    return describe_run(file, image, named, used) | describe_plan(plan, used, segmenter)
 
 
 def describe_plan(plan: TrackingPlan, options: InferenceOptions, segmenter: Segmenter | None) -> dict[str, Any]:
@@ -183,6 +196,11 @@ def hash_set_run(options: SetInferenceOptions, prompts: SetPrompts, images: Imag
         for label, prompt in sorted(own.items())
     ]
     return hash_content([given, weights, said])
+
+
+def recall_image(record: LabelMapRecord, index: int, labels: NDArray[np.unsignedinteger]) -> ImageMask:
+    """What an earlier run found on an image, as its label map tells."""
+    return ImageMask(index, labels, record.confidence, record.likeness, prompted=record.prompted, window=record.window)
 
 
 def _hash_array(array: Any) -> list[Any] | None:

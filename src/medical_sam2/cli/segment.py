@@ -17,7 +17,7 @@ from medical_sam2.io.prompt_file import NamedPrompts
 from medical_sam2.io.voxels import refuse_blank
 from medical_sam2.tracking.confidence import Need, neediest
 from medical_sam2.tracking.finishing import FinishingSettings, FinishingSteps, finish
-from medical_sam2.tracking.plan import TrackingPlan, labels_in, order_objects
+from medical_sam2.tracking.plan import labels_in, order_objects
 from medical_sam2.volume import Segmentation, Volume
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def segment(
     clock.lap("read")
     segmenter = None if dry_run and network.must_fetch(options.weights) else network.load_segmenter(options)
     plan, window, size = network.plan(image, named, options, segmenter, outputs, earlier)
-    facts = _describe(volume, image, named, options, segmenter=segmenter, plan=plan, earlier=earlier)
+    facts = network.describe_volume_run(volume, image, named, options, segmenter=segmenter, plan=plan, earlier=earlier)
     clock.lap("weights")
     report.print_warnings([*image.warnings, *plan.warnings])
     if segmenter is None or dry_run:
@@ -78,23 +78,6 @@ def segment(
     report.print_warnings(files.write(outputs, image, found, named.prompts, facts, objects=objects))
     clock.lap("write")
     return report.print_report(facts, report.result_text(facts, files.paths(outputs, objects, found)), json=json)
-
-
-def _describe(
-    file: Path,
-    image: Volume,
-    named: NamedPrompts,
-    options: InferenceOptions,
-    *,
-    segmenter: "Segmenter | None",
-    plan: TrackingPlan,
-    earlier: Volume | None,
-) -> dict[str, Any]:
-    """Image, prompts, machine, and the settings as they are used."""
-    from medical_sam2.cli import network  # torch takes seconds to load
-
-    used = network.settings_used(options, segmenter, earlier)
-    return report.describe_run(file, image, named, used) | network.describe_plan(plan, used, segmenter)
 
 
 def _check(file: Path, outputs: OutputOptions, prompts: PromptOptions, options: InferenceOptions) -> None:

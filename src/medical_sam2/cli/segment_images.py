@@ -1,13 +1,14 @@
 """`medsam2 segment-images`: outline what was pointed at on one image in all images of a folder."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from medical_sam2.cli import plain, report
 from medical_sam2.cli.files import SetOutputOptions, as_json, check_memory_for_libraries, check_place, check_suffix, same
@@ -77,6 +78,7 @@ def segment_images(
         return 0
     if lacking:
         report.print_note("no consensus: these weights bring none for sets of images")
+    run.show_earlier(network.recall_image)
     run.outline(segmenter, options, network.visiting_order(options), quiet=quiet)
     facts |= {**run.facts(options.window), "seconds": round(time.perf_counter() - start, 3)}
     written = run.finish(facts)
@@ -264,7 +266,6 @@ class _SetRun:
 
     def outline(self, segmenter: "Segmenter", options: SetInferenceOptions, order: "str | Order", *, quiet: bool) -> None:
         """All images, then their annotations; what is finished is kept, whatever stops the run."""
-        self._recall()
         try:
             self._follow(segmenter, options, order, quiet=quiet)
         except BaseException:
@@ -320,13 +321,13 @@ class _SetRun:
         if self.sheet is not None:
             self.sheet.add(self.images[i], found, name)
 
-    def _recall(self) -> None:
+    def show_earlier(self, recall: "Callable[[LabelMapRecord, int, NDArray[np.unsignedinteger]], ImageMask]") -> None:
         """Show what an earlier run outlined, too."""
         if self.outputs.statistics is None and self.sheet is None:
             return
         for i, record in self.records.items():
             try:
-                self._show(record.recall(i, read_label_map(self.files[i])))
+                self._show(recall(record, i, read_label_map(self.files[i])))  # type: ignore[arg-type]  # of a PNG
             except MedicalSam2Error as error:
                 self.note_failure(i, error)
 
