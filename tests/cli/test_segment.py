@@ -148,7 +148,7 @@ def test_priority_decides_whose_a_voxel_is(workspace: Workspace) -> None:
     code, out, err = workspace.run(*TWO, "--priority", "tumour", output="p.nii.gz")
     assert code == 0, err
     assert f"object 1: 0 voxels, 0 mL\nobject 2 (tumour): {alone} voxels" in out
-    assert "p.nii.gz does not hold names\n" in err
+    assert "warning: p.nii.gz does not hold names\n" in err
 
 
 def test_meshes_of_several_objects_are_files_of_their_own(workspace: Workspace) -> None:

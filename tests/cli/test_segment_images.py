@@ -369,7 +369,7 @@ def test_annotations_for_other_programs(set_workspace: SetWorkspace) -> None:
 
 def test_names_that_nothing_holds_are_told(set_workspace: SetWorkspace) -> None:
     _, _, err = set_workspace.run(*A_MASK, "--name", "1:cell")
-    assert "label maps do not hold names; --annotations coco does" in err
+    assert "warning: label maps do not hold names; --annotations coco does" in err
 
 
 def test_a_full_disk_is_named_where_it_was_met(set_workspace: SetWorkspace, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -83,7 +83,12 @@ def test_what_a_run_that_goes_on_cannot_know_is_told(set_workspace: SetWorkspace
     assert again["skipped"] == 2
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"window": 3}', '{"window": null, "confidence": {"x": 1}}', "\0"])
+NO_OBJECT = '{"key": "k", "likeness": 1, "prompted": false, "window": null, "confidence": {}}'
+
+
+@pytest.mark.parametrize(
+    "text", [NO_OBJECT, "", "{", "[]", "{}", '{"window": 3}', '{"window": null, "confidence": {"x": 1}}', "\0"]
+)
 def test_a_text_that_others_wrote_is_none(tmp_path: Path, text: str) -> None:
     save_label_map(np.eye(4, dtype=np.uint8), tmp_path / "a.png", made_by=text)
     assert read_record(tmp_path / "a.png") is None
