@@ -4,8 +4,7 @@ import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
-from functools import partial
-from math import inf
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal, TypeVar, cast
 
@@ -45,6 +44,7 @@ from medical_sam2.volume import Segmentation, Volume
 
 T = TypeVar("T")
 VIEWS = ("auto", "one", "three", "six", *PLANES)
+MOST_TUNING_S = 3600  # to one outline
 MOST_THREADS = max(64, 4 * (os.cpu_count() or 1))  # beyond, OpenMP ends the process where it gets no memory for them
 
 
@@ -85,7 +85,10 @@ class Segmenter:
         judge: OutlineJudge | None = None,
         set_consensus: SetConsensus | None = None,
     ) -> None:
-        self.gate, self.slice_judge, self.judge, self.set_consensus = gate, slice_judge, judge, set_consensus
+        self.gate, self.slice_judge, self.judge = gate, slice_judge, judge
+        self._weights: Path | None = None
+        if set_consensus is not None:
+            self.set_consensus = set_consensus
         self.device = choose_device(device)
         self.network = network
         if isinstance(network, nn.Module):
@@ -105,25 +108,34 @@ class Segmenter:
         keep_mb: float = 384.0,
         engine: str = "torch",
     ) -> "Segmenter":
-        """Load weights by name, path or hub id, and gate and judge beside them, if any; `nano` is embedded in the package.
+        """Load weights by name, path or hub id, and gate and judges beside them, if any; `nano` is embedded in the package.
 
         Raises:
             WeightsError: the weights do not exist, are broken or do not fit.
         """
         network = load_backbone(name, image_size=image_size)
         file = weights_file(name)
-        gate, judge, of_sets = Gate.beside(file), OutlineJudge.beside(file), SetConsensus.beside(file)
-        return cls(
+        found = cls(
             network,
             device=device,
             precision=precision,
             keep_mb=keep_mb,
             engine=engine,
-            gate=gate,
+            gate=Gate.beside(file),
             slice_judge=Gate.beside(file, SLICES_FILE, len(SLICE_FEATURES)),
-            judge=judge,
-            set_consensus=of_sets,
+            judge=OutlineJudge.beside(file),
         )
+        found._weights = file
+        return found
+
+    @cached_property
+    def set_consensus(self) -> SetConsensus | None:
+        """That follows tracking in a set of images; read when a set asks for it, for volumes do without.
+
+        Raises:
+            WeightsError: its file is broken, or of another version.
+        """
+        return None if self._weights is None else SetConsensus.beside(self._weights)
 
     # Objects that are seen through different windows are tracked apart; crop and window are undone at the end.
     @torch.no_grad()
@@ -452,8 +464,8 @@ def check_choices(*, views: str, bank: str, fusion: str, threads: int | None, ad
     find(POLICIES, bank, what="bank", makes=Policy)
     find(FUSIONS, fusion, what="fusion", makes=Fusion)
     check_threads(threads)
-    if not adapt >= 0 or adapt == inf:
-        raise ConfigError(f"nobody can tune for {adapt:g} seconds", "give --adapt 0 or more")
+    if not 0 <= adapt <= MOST_TUNING_S:
+        raise ConfigError(f"nobody can tune for {adapt:g} seconds", f"give --adapt 0 to {MOST_TUNING_S} (20 is usual)")
 
 
 def check_threads(threads: int | None) -> None:

@@ -413,35 +413,50 @@ def load_ndimage() -> ModuleType:
     return ndimage
 
 
-def remove_islands(labels: NDArray[np.unsignedinteger], prompts: Sequence[Prompt]) -> None:
+def remove_islands(labels: NDArray[np.unsignedinteger], prompts: Sequence[Prompt]) -> list[str]:
     """Drop, in place, the parts of each prompted object that no prompt of it touches; all stay where no part is touched.
 
     Args:
         labels: (I, J, K), in the order of the file.
         prompts: of any objects; clicks and outlines touch the parts they lie in, a box those inside of it that are not far
             smaller than the largest.
+
+    Returns:
+        A line for each object of which parts in a box were dropped for their size.
     """
-    boxes = object_boxes(labels)
+    boxes, told = object_boxes(labels), list[str]()
     for label in sorted({prompt.object for prompt in prompts}):
         box = boxes.get(label)
         if box is not None:
             own = [prompt for prompt in prompts if prompt.object == label]
             boxed, pointed = ([p for p in own if isinstance(p, Box) == is_box] for is_box in (True, False))
-            _keep_touched(labels[box], label, *(_touched_voxels(each, labels.shape, box) for each in (pointed, boxed)))
+            touched = (_touched_voxels(each, labels.shape, box) for each in (pointed, boxed))
+            parts, voxels = _keep_touched(labels[box], label, *touched)
+            if parts:
+                told.append(
+                    f"object {label}: {parts} small parts in its box ({voxels} voxels) were dropped; `islands` keeps them"
+                )
+    return told
 
 
-def _keep_touched(part: NDArray[np.unsignedinteger], label: int, pointed: NDArray[np.bool_], boxed: NDArray[np.bool_]) -> None:
+def _keep_touched(
+    part: NDArray[np.unsignedinteger], label: int, pointed: NDArray[np.bool_], boxed: NDArray[np.bool_]
+) -> tuple[int, int]:
+    """How many parts in a box were dropped for their size, and their voxels."""
     mask = part == label
     bridged = load_ndimage().binary_dilation(mask, EVERYWHERE, iterations=BRIDGE // 2) if BRIDGE > 1 else mask
     pieces, count = cast("tuple[NDArray[np.int32], int]", load_ndimage().label(bridged, EVERYWHERE))
     shown, within = (np.unique(pieces[touched & mask]) for touched in (pointed, boxed))
-    sizes = np.bincount(pieces[mask], minlength=count + 1)[within]
-    keep = np.union1d(shown, within[sizes >= CRUMB * sizes.max(initial=0)])
-    if count > 1 and len(keep):
-        kept = np.zeros(count + 1, bool)
-        kept[keep] = True
-        for slab, inside, piece in zip(part, mask, pieces, strict=True):  # no further array of the volume's size
-            slab[inside & ~kept[piece]] = 0
+    sizes = np.bincount(pieces[mask], minlength=count + 1)
+    keep = np.union1d(shown, within[sizes[within] >= CRUMB * sizes[within].max(initial=0)])
+    if count < 2 or not len(keep):
+        return 0, 0
+    kept = np.zeros(count + 1, bool)
+    kept[keep] = True
+    for slab, inside, piece in zip(part, mask, pieces, strict=True):  # no further array of the volume's size
+        slab[inside & ~kept[piece]] = 0
+    crumbs = within[~kept[within]]
+    return len(crumbs), int(sizes[crumbs].sum())
 
 
 def _touched_voxels(prompts: Sequence[Prompt], shape: tuple[int, ...], box: tuple[slice, ...]) -> NDArray[np.bool_]:

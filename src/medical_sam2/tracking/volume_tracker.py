@@ -457,7 +457,8 @@ class VolumeTracker:
 
     def _remove_islands(self, labels: NDArray[np.unsignedinteger]) -> None:
         if not self.options.islands:
-            remove_islands(labels, [prompt for group in self.plan.groups for own in group.given.values() for prompt in own])
+            given = [prompt for group in self.plan.groups for own in group.given.values() for prompt in own]
+            self._warnings |= dict.fromkeys(remove_islands(labels, given))
 
     def _describe_early_ends(self) -> list[str]:
         """Which objects seem to have been lost beside their prompts; those whose slices the user named are not judged."""
