@@ -28,7 +28,7 @@ from medical_sam2.errors import MedicalSam2Error
 from medical_sam2.evaluate.cases import KINDS, SetTask, VolumeTask
 from medical_sam2.evaluate.tables import mean_interval
 from medical_sam2.io.atomic import write_bytes
-from medical_sam2.model.nano.network import Nano
+from medical_sam2.model.nano import Nano
 from medical_sam2.segmenter import Segmenter
 
 WHOLE = "whole"

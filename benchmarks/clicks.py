@@ -38,9 +38,8 @@ from medical_sam2.prompts import FramePrompt
 from medical_sam2.segmenter import Segmenter
 from medical_sam2.simulate import next_click
 from medical_sam2.tracking.click_outline import FEATURES, Candidate, click_regions, compute_features, list_candidates, reduction
-from medical_sam2.tracking.frames import to_input, to_network
+from medical_sam2.tracking.frames import AGREEMENT, Canvas, to_input, to_network
 from medical_sam2.tracking.image_viewer import PERCENTILES
-from medical_sam2.tracking.region_of_interest import AGREEMENT, Canvas
 
 LEAST, FOLDS, NETWORKS = 20, 5, 3  # pixels of a structure; parts that sets are dealt into; networks that are averaged
 HIDDEN, EPOCHS, RATE, DECAY, DROPPED, LOT = 16, 40, 5e-3, 2e-2, 0.1, 64

@@ -35,7 +35,7 @@ from medical_sam2.prompts import intensities
 from medical_sam2.segmenter import Segmenter
 from medical_sam2.tracking.consensus import FEATURES, Gate, TrackedObject, compute_features, working_grid
 from medical_sam2.tracking.encoding import fingerprint
-from medical_sam2.tracking.region_of_interest import box_of
+from medical_sam2.tracking.frames import box_of
 from medical_sam2.volume import Volume
 from nano_recipe import make_case
 

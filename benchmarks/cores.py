@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from medical_sam2.model import second_core
+from medical_sam2.model import device
 from medical_sam2.prompts import Point
 from medical_sam2.segmenter import Segmenter
 from medical_sam2.volume import Segmentation, Volume
@@ -61,11 +61,11 @@ def main() -> int:
     parser.add_argument("--force", action="store_true", help="use the second core whether or not it is free")
     told = parser.parse_args()
     if told.force:
-        second_core.second_core_is_free = lambda: True
+        device.second_core_is_free = lambda: True
     volume = Volume(picture(told.side, told.slices), np.diag([0.8, 0.8, 0.8, 1.0]), "CT")
     segmenter = Segmenter.from_pretrained(told.weights, device="cpu", precision=told.precision, keep_mb=0.0)
     torch.set_num_threads(max(told.threads))
-    print(f"{segmenter.precision}; a second core is {'' if second_core.second_core_is_free() else 'not '}free", flush=True)
+    print(f"{segmenter.precision}; a second core is {'' if device.second_core_is_free() else 'not '}free", flush=True)
     measured(segmenter, Volume(volume.array[:, :, :8], volume.affine, "CT"), "one", told.threads[0])
     rows, found = list[dict[str, Any]](), dict[int, Segmentation]()
     for turn in range(told.rounds):

@@ -49,9 +49,8 @@ from medical_sam2.prompts import FramePrompt
 from medical_sam2.segmenter import Segmenter
 from medical_sam2.tracking.cropping import Crop
 from medical_sam2.tracking.encoding import fingerprint
-from medical_sam2.tracking.frames import to_network
+from medical_sam2.tracking.frames import Region, to_network
 from medical_sam2.tracking.image_set import ImageSetConfig, Shuffled, segment_set
-from medical_sam2.tracking.region_of_interest import Region
 from medical_sam2.tracking.view_tracker import ViewTracker
 from medical_sam2.views import View
 from sets import KEEP_MB, SEED, Loaded, loaded, templates

@@ -22,7 +22,7 @@ from memory import picture
 
 PACKAGE = "medical_sam2"
 PARTS = {  # module → its classes and what of them is timed
-    "model.nano.network": (("Nano", "encode"), ("Nano", "fuse"), ("Nano", "decode"), ("Nano", "memorise"), ("Nano", "_attend")),
+    "model.nano": (("Nano", "encode"), ("Nano", "fuse"), ("Nano", "decode"), ("Nano", "memorise"), ("Nano", "_attend")),
     "model.nano.memory_matching": (
         ("MaskPropagation", "forward"),
         ("LocalMatching", "forward"),

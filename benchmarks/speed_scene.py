@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from medical_sam2.model.checkpoint_format import ENCODERS
+from medical_sam2.model.image_encoders import initialise_weights
 from medical_sam2.model.modules import HieraSizes, Sam2Config
-from medical_sam2.model.nano.encoder import initialise_weights
 from medical_sam2.model.sam2 import Sam2
 
 PRESENT = 5.0  # bias of the object score: with it no object is judged absent, and logits can be compared

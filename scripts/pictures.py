@@ -9,6 +9,7 @@ from tempfile import TemporaryDirectory
 
 import nibabel as nib
 import numpy as np
+from PIL import Image
 from playwright.sync_api import Page, expect
 from scipy.ndimage import gaussian_filter
 
@@ -48,7 +49,9 @@ def place(page: Page, column: float, row: float) -> tuple[float, float]:
 
 def outline(page: Page, name: str, spot: tuple[float, float]) -> None:
     """A new structure, from a click."""
+    count = page.locator(".structures .name").count()
     page.get_by_role("button", name="New structure (N)").click()
+    expect(page.locator(".structures .name")).to_have_count(count + 1)
     page.locator(".structures .name").last.fill(name)
     page.locator(".structures .name").last.press("Enter")
     page.mouse.click(*place(page, *spot))
@@ -78,6 +81,13 @@ def take_all(page: Page, files: Path, folder: Path) -> None:
     page.get_by_role("button", name="Statistics").click()
     take(page, folder, "statistics")
     page.get_by_role("dialog", name="Statistics").get_by_role("button", name="Close").click()
+    page.get_by_role("radio", name="Ruler").click()
+    drag(page, *(place(page, *spot) for spot in ((40, 60), (100, 74))))
+    page.get_by_role("radio", name="Region").click()
+    turns = np.linspace(0, 2 * np.pi, 20)
+    drag(page, *(place(page, 132 + 10 * np.cos(turn), 90 + 10 * np.sin(turn)) for turn in turns))
+    take(page, folder, "measures")
+    page.get_by_role("radio", name="Look").click()
     page.locator("#overlay").set_input_files(files / "tracer.nii.gz")
     page.get_by_role("button", name="Hot", exact=True).click()
     for name, number in (("Level", "6"), ("Width", "12")):
@@ -91,6 +101,38 @@ def take_all(page: Page, files: Path, folder: Path) -> None:
     take(page, folder, "light")
     page.set_viewport_size({"width": 1024, "height": 700})
     take(page, folder, "small")
+
+
+def drag(page: Page, *spots: tuple[float, float]) -> None:
+    page.mouse.move(*spots[0])
+    page.mouse.down()
+    for spot in spots[1:]:
+        page.mouse.move(*spot)
+    page.mouse.up()
+
+
+def take_set(page: Page, image: nib.Nifti1Image, files: Path, folder: Path) -> None:
+    """Slices of the phantom as a set of images, of which the first is prompted."""
+    array = np.asarray(image.dataobj)
+    pictures = [files / f"{k}.png" for k in range(12, 26, 2)]
+    for k, picture in zip(range(12, 26, 2), pictures, strict=True):
+        Image.fromarray(np.uint8(np.clip((array[:, :, k].T + 160) / 400, 0, 1) * 255)).save(picture)
+    page.locator("#files").set_input_files(pictures)
+    expect(page.locator(".tile")).to_have_count(len(pictures))
+    canvas = page.locator(".view.image .stage canvas")
+    expect(canvas).to_be_visible()
+    page.wait_for_timeout(2000)
+    box = canvas.bounding_box()
+    assert box is not None
+    fit = min(box["width"] / COLUMNS, box["height"] / ROWS)
+    column, row = LIVER
+    page.mouse.click(
+        box["x"] + (box["width"] - COLUMNS * fit) / 2 + column * fit, box["y"] + (box["height"] - ROWS * fit) / 2 + row * fit
+    )
+    expect(page.locator(".go")).to_contain_text("1 change")
+    page.keyboard.press("t")
+    expect(page.locator(".go")).to_contain_text("All changes are applied")
+    take(page, folder, "set")
 
 
 def main() -> None:
@@ -107,6 +149,10 @@ def main() -> None:
             page.set_default_timeout(PATIENCE_MS)
             page.goto(address(served))
             take_all(page, files, folder)
+            page = browser.new_context(viewport=SIZE, color_scheme="dark").new_page()  # type: ignore[arg-type]
+            page.set_default_timeout(PATIENCE_MS)
+            page.goto(address(served))
+            take_set(page, image, files, folder)
 
 
 if __name__ == "__main__":

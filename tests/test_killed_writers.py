@@ -266,9 +266,9 @@ ASIDE = {  # writers of their own: what they write is new, in a folder that is t
     "server/worker_process.py",
     "server/session_store.py",
     "server/state.py",
-    "server/received.py",
+    "server/monai_label.py",
     "server/datastore.py",
-    "server/audit.py",
+    "server/app.py",
     "cli/__init__.py",
     "batch/run.py",  # the lock of a run
 }

@@ -23,7 +23,7 @@ WITHOUT_TORCH = (
     "metrics",
     "tracking.fusion",
     "tracking.plan",
-    "tracking.postprocess",
+    "tracking.finishing",
     "io",
     "plugins",
     "preview",
@@ -132,7 +132,8 @@ def test_the_server_answers_before_anything_slow_is_loaded() -> None:
 
 def test_nothing_of_the_extras_is_needed_to_segment(tmp_path: Path) -> None:
     """All of an image's way from file to file, with every module hidden that only an extra brings."""
-    nib.save(nib.Nifti1Image(np.zeros((16, 16, 4), np.int16), np.eye(4)), tmp_path / "v.nii")  # type: ignore[attr-defined]
+    array = np.arange(1024, dtype=np.int16).reshape(16, 16, 4)
+    nib.save(nib.Nifti1Image(array, np.eye(4)), tmp_path / "v.nii")  # type: ignore[attr-defined]
     hidden = sorted({"transformers", *(module for modules, _ in EXTRAS.values() for module in modules)})
     code = f"import sys; sys.modules.update(dict.fromkeys({hidden}))\nfrom medical_sam2.cli import main\n"
     words = ["segment", str(tmp_path / "v.nii"), "--point", "8", "8", "2", "--image-size", "64", "-o", str(tmp_path / "o.nii")]

@@ -11,7 +11,7 @@ from scipy import ndimage
 from classical.working import connected, fitting, resized
 from medical_sam2.errors import PromptError
 from medical_sam2.prompts import FramePrompt
-from medical_sam2.tracking.region_of_interest import region_around
+from medical_sam2.tracking.frames import region_around
 
 Floats = NDArray[np.float32]
 MaskArray = NDArray[np.bool_]

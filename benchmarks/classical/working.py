@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from medical_sam2.tracking.region_of_interest import Region, box_of, region_around
+from medical_sam2.tracking.frames import Region, box_of, region_around
 
 Floats = NDArray[np.float32]
 MaskArray = NDArray[np.bool_]

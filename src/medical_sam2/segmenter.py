@@ -4,8 +4,7 @@ import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
-from functools import partial
-from math import inf
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal, TypeVar, cast
 
@@ -17,17 +16,15 @@ from torch import nn
 from medical_sam2.errors import ConfigError, MedicalSam2Error
 from medical_sam2.intensity_window import Window
 from medical_sam2.model.backbone import Backbone, Features
-from medical_sam2.model.device import Precision, choose_device, choose_precision
+from medical_sam2.model.device import Precision, choose_device, choose_precision, helped
 from medical_sam2.model.memory_bank import POLICIES, Policy, SelfSorting
 from medical_sam2.model.sam2 import Sam2
-from medical_sam2.model.second_core import helped
 from medical_sam2.model.weights import load_backbone, weights_file
 from medical_sam2.plugins import find, suggestion
 from medical_sam2.prompts import FramePrompt, Point, Prompt, voxel_of
 from medical_sam2.strokes import apply_settled
 from medical_sam2.tracking.click_outline import OutlineJudge
 from medical_sam2.tracking.consensus import Gate
-from medical_sam2.tracking.contradictions import hold_settled
 from medical_sam2.tracking.correction import correct_labels
 from medical_sam2.tracking.cropping import Crop, CroppedImages
 from medical_sam2.tracking.encoding import CompiledEncoder, FeatureCache, FeatureStore, content_key, fingerprint
@@ -35,8 +32,8 @@ from medical_sam2.tracking.frames import FrameStack
 from medical_sam2.tracking.fusion import FUSIONS, Fusion, FusionFactory
 from medical_sam2.tracking.image_set import ImageMask, ImageSetConfig, Order, choose_order, segment_set
 from medical_sam2.tracking.image_viewer import ImageViewer, choose_set_windows, unit_vector
+from medical_sam2.tracking.limits import describe_missed_clicks, describe_missed_points, describe_taken, hold_settled
 from medical_sam2.tracking.plan import PLANES, by_window, order_objects, plan_tracking, views_allowed
-from medical_sam2.tracking.postprocess import describe_missed_clicks, describe_missed_points, describe_taken
 from medical_sam2.tracking.set_consensus import SetConsensus
 from medical_sam2.tracking.slice_confidence import SLICE_FEATURES, SLICES_FILE
 from medical_sam2.tracking.template import Template, TemplateMatch, describe_matches, search_objects
@@ -47,6 +44,7 @@ from medical_sam2.volume import Segmentation, Volume
 
 T = TypeVar("T")
 VIEWS = ("auto", "one", "three", "six", *PLANES)
+MOST_TUNING_S = 3600  # to one outline
 MOST_THREADS = max(64, 4 * (os.cpu_count() or 1))  # beyond, OpenMP ends the process where it gets no memory for them
 
 
@@ -87,7 +85,10 @@ class Segmenter:
         judge: OutlineJudge | None = None,
         set_consensus: SetConsensus | None = None,
     ) -> None:
-        self.gate, self.slice_judge, self.judge, self.set_consensus = gate, slice_judge, judge, set_consensus
+        self.gate, self.slice_judge, self.judge = gate, slice_judge, judge
+        self._weights: Path | None = None
+        if set_consensus is not None:
+            self.set_consensus = set_consensus
         self.device = choose_device(device)
         self.network = network
         if isinstance(network, nn.Module):
@@ -107,25 +108,34 @@ class Segmenter:
         keep_mb: float = 384.0,
         engine: str = "torch",
     ) -> "Segmenter":
-        """Load weights by name, path or hub id, and gate and judge beside them, if any; `nano` is embedded in the package.
+        """Load weights by name, path or hub id, and gate and judges beside them, if any; `nano` is embedded in the package.
 
         Raises:
             WeightsError: the weights do not exist, are broken or do not fit.
         """
         network = load_backbone(name, image_size=image_size)
         file = weights_file(name)
-        gate, judge, of_sets = Gate.beside(file), OutlineJudge.beside(file), SetConsensus.beside(file)
-        return cls(
+        found = cls(
             network,
             device=device,
             precision=precision,
             keep_mb=keep_mb,
             engine=engine,
-            gate=gate,
+            gate=Gate.beside(file),
             slice_judge=Gate.beside(file, SLICES_FILE, len(SLICE_FEATURES)),
-            judge=judge,
-            set_consensus=of_sets,
+            judge=OutlineJudge.beside(file),
         )
+        found._weights = file
+        return found
+
+    @cached_property
+    def set_consensus(self) -> SetConsensus | None:
+        """That follows tracking in a set of images; read when a set asks for it, for volumes do without.
+
+        Raises:
+            WeightsError: its file is broken, or of another version.
+        """
+        return None if self._weights is None else SetConsensus.beside(self._weights)
 
     # Objects that are seen through different windows are tracked apart; crop and window are undone at the end.
     @torch.no_grad()
@@ -454,8 +464,8 @@ def check_choices(*, views: str, bank: str, fusion: str, threads: int | None, ad
     find(POLICIES, bank, what="bank", makes=Policy)
     find(FUSIONS, fusion, what="fusion", makes=Fusion)
     check_threads(threads)
-    if not adapt >= 0 or adapt == inf:
-        raise ConfigError(f"nobody can tune for {adapt:g} seconds", "give --adapt 0 or more")
+    if not 0 <= adapt <= MOST_TUNING_S:
+        raise ConfigError(f"nobody can tune for {adapt:g} seconds", f"give --adapt 0 to {MOST_TUNING_S} (20 is usual)")
 
 
 def check_threads(threads: int | None) -> None:

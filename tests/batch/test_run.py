@@ -140,11 +140,25 @@ def test_killed_anywhere_nothing_is_half_and_the_rest_is_done(folder: Path, layo
     assert each_death(begin, lambda: outline(folder, layout=layout), judge, first=first, step=8) > 4
 
 
+def put(path: Path, brightest: int) -> None:
+    """Write an image of one value and, in a corner, another one."""
+    array = np.full(SHAPE, brightest, np.int16)
+    array[0, 0, 0] = 0
+    nib.save(nib.Nifti1Image(array, AFFINE), path)  # type: ignore[attr-defined]
+
+
+def test_an_image_of_one_value_is_refused(folder: Path) -> None:
+    """Nothing can be told apart on it, and what a network outlines at a click there is plausible all the same."""
+    put(folder / "c1.nii.gz", 0)
+    assert outline(folder) == ["sub-0_T1w", "! sub-1_T1w", "sub-2_T1w"]
+    assert "all voxels have the same value: there is nothing to outline" in (folder / "out" / "results.csv").read_text()
+    assert not (folder / "out" / "sub-1_T1w.nii.gz").exists()
+
+
 def test_a_failure_costs_its_own_case(folder: Path) -> None:
     """It has a row, and is tried again by the next run; what a library says of it is kept to itself."""
     for n, most in ((0, 999), (1, 850)):
-        array = np.full(SHAPE, most, np.int16)
-        nib.save(nib.Nifti1Image(array, AFFINE), folder / f"c{n}.nii.gz")  # type: ignore[attr-defined]
+        put(folder / f"c{n}.nii.gz", most)
     assert outline(folder) == ["! sub-0_T1w", "! sub-1_T1w", "sub-2_T1w"]
     table = (folder / "out" / "results.csv").read_text()
     assert f"sub-0_T1w,,,,,,,,,{folder / 'c0.nii.gz'}: it is too bright; dim it\n" in table
@@ -154,7 +168,7 @@ def test_a_failure_costs_its_own_case(folder: Path) -> None:
 
 
 def test_a_full_disk_has_the_exit_code_of_a_full_disk(folder: Path) -> None:
-    nib.save(nib.Nifti1Image(np.full(SHAPE, 990, np.int16), AFFINE), folder / "c1.nii.gz")  # type: ignore[attr-defined]
+    put(folder / "c1.nii.gz", 990)
     painter: Any = Painter()
     first, full, last = segment_cases(read_table(folder / "t.csv"), folder / "out", segmenter=painter)
     assert (first.exit_code, full.exit_code, last.exit_code) == (0, 3, 0)
@@ -178,7 +192,7 @@ def test_what_was_made_otherwise_is_not_taken_as_done(folder: Path) -> None:
     shutil.copy(folder / "c0.nii.gz", folder / "c0.new")
     (folder / "c0.new").replace(folder / "c0.nii.gz")
     assert outline(folder, existing="skip") == []
-    nib.save(nib.Nifti1Image(np.zeros(SHAPE, np.int16), AFFINE), folder / "c0.nii.gz")  # type: ignore[attr-defined]
+    put(folder / "c0.nii.gz", 1)
     (folder / "t.csv").write_text((folder / "t.csv").read_text().replace("7,6,0", "8,6,0"))
     with pytest.raises(InputError, match=r"2 of 3 cases .*: sub-0_T1w, sub-2_T1w"):
         outline(folder, existing="skip")

@@ -11,16 +11,19 @@ import nibabel as nib
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from PIL import Image
 
 from medical_sam2.cli import main
 from medical_sam2.model.backbone import Backbone
 from medical_sam2.model.weights import load_backbone, save_backbone
 from tests.backbones import Brightness
 from tests.model.conftest import tiny
+from tests.tracking.test_image_set import pictures
 
 SHAPE, AFFINE = (20, 18, 6), np.array([[-2.0, 0, 0, 40], [0, -2.0, 0, 30], [0, 0, 4.0, -50], [0, 0, 0, 1]])
 read_once = cache(load_backbone)
 LOADED = "medical_sam2.segmenter.load_backbone"
+A_MASK = ("--template", "a.png", "--mask", "a_mask.png")
 CLICK = ("--point", "14", "12", "3")
 
 
@@ -105,3 +108,45 @@ def workspace(tmp_path: Path, weights: Path, monkeypatch: pytest.MonkeyPatch, ca
     workspace = Workspace(tmp_path, weights, lambda: tuple(capsys.readouterr()))  # type: ignore[arg-type, return-value]
     workspace.put("ct.nii.gz", array)
     return workspace
+
+
+@dataclass(frozen=True)
+class SetWorkspace:
+    """A folder `set` of images, a.png among them with its outline in a_mask.png beside the folder."""
+
+    weights: Path
+    shown: Callable[[], tuple[str, str]]
+    truth: NDArray[np.bool_]
+
+    def run(self, *words: str, output: str = "out") -> tuple[int, str, str]:
+        usual = {"--weights": str(self.weights), "--device": "cpu", "--precision": "fp32", "--threads": "1"}
+        given = [word for name, value in usual.items() if name not in words for word in (name, value)]
+        code = main(["segment-images", "set", "-o", output, *given, *words])
+        return code, *self.shown()
+
+    def done(self, *words: str, output: str = "out", code: int = 0) -> dict[str, Any]:
+        got, out, err = self.run(*words, "--json", output=output)
+        assert got == code, err
+        return json.loads(out)
+
+    def refused(self, *words: str, output: str = "out", code: int = 2) -> str:
+        before = {path: path.read_bytes() for path in Path().rglob("*") if path.is_file()}
+        got, out, err = self.run(*words, output=output)
+        assert (got, out) == (code, ""), err
+        assert {path: path.read_bytes() for path in Path().rglob("*") if path.is_file()} == before
+        (line,) = err.splitlines()
+        return line
+
+
+@pytest.fixture
+def set_workspace(
+    tmp_path: Path, weights: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> SetWorkspace:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(LOADED, known)
+    images, truths = pictures(3)
+    Path("set").mkdir()
+    for name, image in zip(("a.png", "b.png", "c.jpg"), images, strict=True):
+        Image.fromarray(image).save(Path("set") / name)
+    Image.fromarray(truths[0].astype(np.uint8) * 255).save("a_mask.png")
+    return SetWorkspace(weights, lambda: tuple(capsys.readouterr()), truths[0])  # type: ignore[arg-type, return-value]

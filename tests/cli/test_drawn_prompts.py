@@ -10,10 +10,8 @@ from medical_sam2.prompts import Box
 from medical_sam2.segmenter import Segmenter
 from medical_sam2.strokes import Diameter, Lasso, Scribble, SliceRange
 from medical_sam2.tracking.finishing import FinishingSteps, finish
-from tests.cli.conftest import Workspace, known
-from tests.cli.test_segment_images import SetWorkspace, set_workspace
+from tests.cli.conftest import SetWorkspace, Workspace, known
 
-__all__ = ["set_workspace"]
 BOX = ("--box", "8", "6", "1", "17", "15", "4")
 
 

@@ -11,11 +11,9 @@ from medical_sam2 import preview
 from medical_sam2.cli import main
 from medical_sam2.intensity_window import Window
 from medical_sam2.volume import Segmentation
-from tests.cli.conftest import CLICK, SHAPE, Workspace
-from tests.cli.test_segment_images import A_MASK, SetWorkspace, set_workspace
+from tests.cli.conftest import A_MASK, CLICK, SHAPE, SetWorkspace, Workspace
 from tests.test_intensity_window import ct, tissue
 
-assert set_workspace  # a fixture
 GUESSED = "a CT, guessed from its values"
 
 

@@ -46,7 +46,7 @@ def failing(error: BaseException) -> App:
         (
             ModuleNotFoundError("x", name="skimage.draw"),
             2,
-            "needs skimage.draw, which is not installed; install medical-sam2[evaluate]",
+            "needs skimage.draw, which is not installed; pip install 'medical-sam2[evaluate]'",
         ),
         (ModuleNotFoundError("x", name="numpie"), 70, "defect"),
         (ZeroDivisionError("CANARY^NAME"), 70, "ZeroDivisionError in test_main.py"),

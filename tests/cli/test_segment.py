@@ -148,7 +148,7 @@ def test_priority_decides_whose_a_voxel_is(workspace: Workspace) -> None:
     code, out, err = workspace.run(*TWO, "--priority", "tumour", output="p.nii.gz")
     assert code == 0, err
     assert f"object 1: 0 voxels, 0 mL\nobject 2 (tumour): {alone} voxels" in out
-    assert "p.nii.gz does not hold names\n" in err
+    assert "warning: p.nii.gz does not hold names\n" in err
 
 
 def test_meshes_of_several_objects_are_files_of_their_own(workspace: Workspace) -> None:
@@ -366,6 +366,27 @@ def test_progress_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
         assert progress.bar is not None
         (task,) = progress.bar.tasks
         assert (task.completed, task.total, task.description) == (3, 12, "axial slice 7, object 1, 2")
+
+
+def test_small_parts_that_a_box_lost_are_told(workspace: Workspace) -> None:
+    array = np.zeros(SHAPE, np.int16)
+    array[8:14, 6:12, 3] = array[17, 15, 3] = 900
+    array[0, 0, 0] = 1
+    workspace.put("two.nii.gz", array)
+    box = ("--box", "6", "4", "3", "18", "16", "3")
+    warnings = workspace.done(*box, image="two.nii.gz")["warnings"]
+    assert "object 1: 1 small parts in its box (1 voxels) were dropped; `islands` keeps them" in warnings
+    assert not any(
+        "small parts" in line for line in workspace.done(*box, "--islands", image="two.nii.gz", output="b.nii.gz")["warnings"]
+    )
+    assert workspace.labels("b.nii.gz").sum() == workspace.labels().sum() + 1
+
+
+def test_fractions_of_voxels_are_told_once(workspace: Workspace) -> None:
+    found = workspace.done("--point", "14.5", "12", "3", "--point", "14.5", "12", "3")
+    (told,) = [line for line in found["warnings"] if "fractions" in line]
+    assert told.startswith("point at voxel (14.5, 12, 3): fractions count within a slice alone")
+    assert not any("fractions" in line for line in workspace.done(*CLICK, output="whole.nii.gz")["warnings"])
 
 
 def test_the_consensus_can_be_left_out(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:

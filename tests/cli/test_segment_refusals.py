@@ -71,7 +71,9 @@ ONE_SLICE = (slice(8, 18), slice(6, 16), slice(3, 4))
         ("--correct ct.nii.gz --point 14 12 3 --fusion vote", "--fusion changes nothing: a correction"),
         ("--correct ct.nii.gz --point 14 12 3 --islands", "--islands changes nothing: a correction"),
         ("--point 14 12 3 --adapt -1", "nobody can tune for -1 seconds"),
+        ("--point 14 12 3 --adapt 1e9", "nobody can tune for 1e+09 seconds; give --adapt 0 to 3600 (20 is usual)"),
         ("--point 14 12 3 --adapt nan", "nobody can tune for nan seconds"),
+        ("--point 14 12 3 --template a.png", "Unknown option: --template; see medsam2 segment --help"),
         ("--point 14 12 3 --viws one", "Unknown option: --viws. Did you mean --views?; see medsam2 segment --help"),
     ],
 )
@@ -91,7 +93,9 @@ def test_prompts_and_settings(workspace: Workspace, words: str, line: str) -> No
         ("--overwrite", "ct.nii.gz", "ct.nii.gz: --output would replace an input"),
         ("--overwrite", "../{here}/ct.nii.gz", "--output would replace an input"),
         ("--probability out.nii.gz", "out.nii.gz", "--probability and --output are the same file"),
-        ("--probability p.dcm", "out.nii.gz", "p.dcm: nothing is written as .dcm; did you mean"),
+        ("--probability p.dcm", "out.nii.gz", "p.dcm: nothing is written as .dcm; end its name in one of .mha, .nii, .nii.gz"),
+        ("--preview v.nii.gz", "out.nii.gz", "v.nii.gz: nothing is written as .nii.gz; end its name in one of .gif, .jpeg"),
+        ("--report r.png", "out.nii.gz", "r.png: nothing is written as .png; end its name in one of .json"),
         ("--preview v.pn", "out.nii.gz", "v.pn: nothing is written as .pn; did you mean '.png'?"),
         ("--statistics s.txt", "out.nii.gz", "s.txt: nothing is written as .txt"),
         ("--confidence c.json", "out.nii.gz", "c.json: nothing is written as .json"),
@@ -133,9 +137,20 @@ def test_folders_of_other_images(workspace: Workspace) -> None:
     assert workspace.refused(*CLICK, image="x.png").endswith("; outline it with `medsam2 segment-images`")
 
 
+@pytest.mark.parametrize("words", ["", "--dry-run", "--window soft"])
+def test_an_image_of_one_value(workspace: Workspace, words: str) -> None:
+    """A network outlines something round at a click even there."""
+    workspace.put("blank.nii.gz", np.full(SHAPE, 7, np.int16))
+    line = workspace.refused(*CLICK, *words.split(), image="blank.nii.gz")
+    assert line.startswith("blank.nii.gz: all voxels have the same value: there is nothing to outline; check")
+    assert main(["suggest", "blank.nii.gz", *CLICK, "--weights", str(workspace.weights)]) == 2
+
+
 def test_dicom_segmentation_of_a_series_without_its_study(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(Segmenter, "segment_volume")
-    Series(AFFINE, np.zeros(SHAPE, np.int16)).write(workspace.folder / "series", StudyInstanceUID=None)
+    Series(AFFINE, np.arange(np.prod(SHAPE), dtype=np.int16).reshape(SHAPE)).write(
+        workspace.folder / "series", StudyInstanceUID=None
+    )
     line = workspace.refused(*CLICK, image="series", output="out.dcm")
     assert "it lacks StudyInstanceUID, to which a DICOM-SEG refers; save to .nii.gz" in line
 

@@ -53,7 +53,7 @@ def test_as_segment_does_one_by_one(workspace: Workspace, words: list[str]) -> N
     assert [(row["case"], bool(row["error"])) for row in rows] == [("p0", False), ("p1", True), ("p2", False)]
     Path("c1.nii.gz").write_bytes(whole)
     assert main([*words, "--skip-existing"]) == 0
-    assert "3 of 3 cases outlined, 2 were there already" in workspace.shown()[0]
+    assert "1 of 3 cases outlined, 2 were there already" in workspace.shown()[0]
 
 
 def test_dry_run_checks_and_writes_nothing(workspace: Workspace, words: list[str]) -> None:
@@ -183,7 +183,7 @@ def test_one_annotated_volume_for_all(workspace: Workspace, words: list[str], mo
     assert by == [("c0", "1", "ct"), ("c0", "2", "ct"), ("c1", "1", ""), ("c1", "2", "ct")]
     assert all(row["slices_to_look_at"] and row["voxels"] == "0" for row in rows if row["template"])
     assert main([*usual, "--skip-existing"]) == 0
-    assert "2 of 2 cases outlined, 2 were there already" in workspace.shown()[0]
+    assert "0 of 2 cases outlined, 2 were there already" in workspace.shown()[0]
     workspace.mask("atlas.nii.gz", [(slice(8, 14), slice(6, 12), slice(1, 5))])
     assert main([*usual, "--skip-existing"]) == 2
     assert "2 of 2 cases were made with other settings" in workspace.shown()[1]

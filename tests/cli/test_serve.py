@@ -22,6 +22,14 @@ def test_it_binds_to_this_machine_with_a_new_token_each_time(monkeypatch: pytest
     assert all(len(one.token) >= 40 for one in started)
 
 
+def test_the_extra_that_is_missing_is_named_with_its_command(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("medical_sam2.cli.serve.find_spec", lambda _: None)
+    assert main(["serve"]) == 2
+    assert capsys.readouterr().err == "the page needs FastAPI and uvicorn; pip install 'medical-sam2[serve]'\n"
+
+
 def test_what_is_not_there_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["serve", str(tmp_path / "nothing")]) == 2
     assert "there is no such file or folder" in capsys.readouterr().err

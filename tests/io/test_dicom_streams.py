@@ -150,5 +150,7 @@ def test_a_few_bytes_that_would_be_gigabytes_are_refused(tmp_path: Path) -> None
 def test_a_decoder_that_is_not_there_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, syntax: UID) -> None:
     path = jpeg(tmp_path, syntax)
     monkeypatch.setattr(get_decoder(syntax), "_available", {})
-    with pytest.raises(FormatError, match=r"one.dcm: its transfer syntax \(JPEG.*not installed; install medical-sam2\[dicom\]"):
+    with pytest.raises(
+        FormatError, match=r"one.dcm: its transfer syntax \(JPEG.*not installed; pip install 'medical-sam2\[dicom\]'"
+    ):
         io.read(path)

@@ -109,6 +109,6 @@ def test_nothing_has_no_surface(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     with pytest.raises(FormatError, match="nothing is outlined"):
         io.save(empty, tmp_path / "a.obj", like)
     monkeypatch.setattr("medical_sam2.io.meshes.find_spec", lambda name: None)
-    with pytest.raises(ConfigError, match=r"install medical-sam2\[meshes\]"):
+    with pytest.raises(ConfigError, match=r"pip install 'medical-sam2\[meshes\]'"):
         io.registry.OBJ.check_source(like, tmp_path / "a.obj")
     assert list(tmp_path.iterdir()) == []

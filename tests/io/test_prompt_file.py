@@ -81,6 +81,19 @@ def test_millimetres(tmp_path: Path) -> None:
     assert box == Box((1, 1, 3), (5, 5, 3))
 
 
+def test_fractions_of_voxels_are_told(tmp_path: Path) -> None:
+    """Of clicks and boxes in voxels, which mostly were meant as millimetres; a place in millimetres has fractions anyway."""
+    told = "fractions count within a slice alone; of slices the nearest one is taken (.5: the next)"
+    content = one(
+        points=[[2, 2, 3.5], [1, 1, 1]], boxes=[[1, 1.25, 3, 5, 5, 3]], scribbles=[{"places": [[1.5, 1, 3], [3, 3, 3]]}]
+    )
+    assert load_prompts(written(tmp_path, content), VOLUME).notes == (
+        f"point at voxel (2, 2, 3.5): {told}",
+        f"box at voxel (1, 1.25, 3): {told}",
+    )
+    assert not load_prompts(written(tmp_path, {"coordinates": "mm", **one(points=[[36.5, 26, -38]])}), VOLUME).notes
+
+
 def test_corners_of_a_box_come_in_any_order() -> None:
     assert Places(VOLUME).box([5, 1, 3, 1, 4, 3], 1) == Box((1, 1, 3), (5, 4, 3))
 

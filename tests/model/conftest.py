@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from medical_sam2.model.image_encoders import ConvPyramid, initialise_weights
 from medical_sam2.model.nano import nano_configuration
-from medical_sam2.model.nano.encoder import ConvPyramid, initialise_weights
 from medical_sam2.model.sam2 import Sam2
 
 SIZE = 64

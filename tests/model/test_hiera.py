@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import Sam2VisionModel
 
-from medical_sam2.model.hiera import HieraEncoder
+from medical_sam2.model.image_encoders import HieraEncoder
 from medical_sam2.model.modules import Hiera, HieraSizes, Sam2Config
 from speed_peers import transformers_configuration
 

@@ -9,7 +9,7 @@ from transformers import AutoModel, Sam2VideoConfig, Sam2VideoModel
 from transformers.models.sam2_video import modeling_sam2_video as theirs
 
 from medical_sam2.model import memory_attention
-from medical_sam2.model.hiera import HieraEncoder
+from medical_sam2.model.image_encoders import HieraEncoder
 from medical_sam2.model.modules import Hiera, HieraSizes, MaskDecoder, MemoryEncoder, PromptEncoder, Sam2Config
 from medical_sam2.model.sam2 import Sam2
 from speed_peers import transformers_configuration

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from medical_sam2.model import second_core
+from medical_sam2.model import device
+from medical_sam2.model.device import helped, is_helped, later
 from medical_sam2.model.nano import nano
-from medical_sam2.model.second_core import helped, is_helped, later
 from medical_sam2.segmenter import Segmenter
 from tests.phantoms import phantom
 
@@ -18,7 +18,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture
 def two_threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(second_core, "second_core_is_free", lambda: True)
+    monkeypatch.setattr(device, "second_core_is_free", lambda: True)
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     yield
@@ -80,7 +80,7 @@ def test_work_that_must_be_exact_is_exact_on_a_helper() -> None:
 def test_what_a_helper_has_not_begun_is_done_by_who_needs_it() -> None:
     wait = threading.Event()
     with torch.no_grad(), helped(CPU, None):
-        busy = [later(wait.wait) for _ in range(second_core.HELPERS)]
+        busy = [later(wait.wait) for _ in range(device.HELPERS)]
         waiting, unwanted = later(threading.get_ident), later(threading.get_ident)
         assert waiting.result() == threading.get_ident()
         unwanted.drop()
@@ -90,7 +90,7 @@ def test_what_a_helper_has_not_begun_is_done_by_who_needs_it() -> None:
 
 @pytest.mark.usefixtures("two_threads")
 def test_nobody_helps_where_no_core_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(second_core, "second_core_is_free", lambda: False)
+    monkeypatch.setattr(device, "second_core_is_free", lambda: False)
     torch.set_num_threads(4)
     with torch.no_grad(), helped(CPU, None), helped(CPU, None):
         assert not is_helped()
@@ -118,5 +118,5 @@ def test_an_error_of_the_helper_reaches_who_asks() -> None:
 
 def test_whether_a_core_is_free_is_measured() -> None:
     before = torch.get_num_threads()
-    assert isinstance(second_core._measure(-1), bool)
+    assert isinstance(device._measure(-1), bool)
     assert torch.get_num_threads() == before

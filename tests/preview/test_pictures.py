@@ -186,6 +186,24 @@ def test_a_contact_sheet() -> None:
     assert down == pytest.approx(10 + (100 - 67) / 2 + 25, abs=2)
 
 
+def test_an_outline_on_a_sheet_is_one_pixel_wide() -> None:
+    """Small things are seen through it: on the large pictures of a volume it is half as wide again."""
+    image, mask = np.zeros((100, 100), np.uint8), np.zeros((100, 100), bool)
+    mask[40:60, 40:60] = True
+    sheet = np.asarray(preview.contact_sheet([image], [mask], tile_px=100)).astype(int)
+    drawn = sheet[..., 0] > 100  # of the first colour, 255; where it is filled 41 and more
+    assert drawn.sum() == pytest.approx(4 * 19, abs=8)
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [("cell_07.png", "cell_07.png"), ("patient_one_slice_017_left.png", "patient_o…7_left.png"), ("a" * 20, "a" * 20)],
+)
+def test_a_long_name_keeps_its_beginning_and_its_end(name: str, shown: str) -> None:
+    assert preview.shorten(name, 20) == shown
+    assert len(shown) <= 20
+
+
 def test_a_sheet_gives_a_label_one_colour() -> None:
     image = np.zeros((30, 30), np.uint8)
     one, two = np.zeros((2, 30, 30), np.uint8)

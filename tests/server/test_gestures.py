@@ -18,7 +18,7 @@ from medical_sam2.server.segmentation import SessionImageSet
 from medical_sam2.server.session import Session
 from medical_sam2.server.state import Gesture, Kind, from_json
 from medical_sam2.strokes import Brush, Scribble
-from medical_sam2.tracking.contradictions import drop_contradicted, last_words
+from medical_sam2.tracking.limits import drop_contradicted, last_words
 from tests.phantoms import SHAPE, phantom, segmenter
 from tests.server.conftest import session
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from medical_sam2.server.uploads import library_entries
+from medical_sam2.server.session_store import library_entries
 from tests.io.making import Series
 from tests.phantoms import phantom
 from tests.server.conftest import Served, saved

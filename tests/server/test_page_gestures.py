@@ -66,6 +66,17 @@ def pressed(page: Page, key: str, times: int = 1) -> None:
         page.keyboard.press(key)
 
 
+def hold(page: Page, pattern: str) -> list[Route]:
+    """Requests that match, kept until somebody goes on with them."""
+    held = list[Route]()
+
+    def keep(route: Route) -> None:
+        held.append(route)
+
+    page.route(pattern, keep)
+    return held
+
+
 def clicked(person: Person, case: Phantom) -> NDArray[np.bool_]:
     """The first object on the middle slice, after a click on it."""
     _, y, x = PLANES["axial"].project(case.voxel(1), case.volume.shape, case.code)
@@ -217,6 +228,34 @@ def test_ten_clicks_within_a_second_then_five_times_undo(person: Person, tmp_pat
     places = [tuple(float(i) for i in np.argwhere(frames == number)[0]) for number in range(1, 6)]
     flat = segmenter().segment_volume(case.volume, [Point(place) for place in places])  # type: ignore[arg-type]
     person.sees("axial", tmp_path, on_slice(case, flat.labels), SPACING)
+
+
+def test_a_click_that_comes_before_the_new_structure_is_of_the_new_structure(person: Person, tmp_path: Path) -> None:
+    case, page = opened(person, tmp_path), person.page
+    clicked(person, case)
+    there, held = on_slice(case, case.truth == 1), hold(page, "**/structures")
+    with page.expect_request("**/structures"):
+        page.keyboard.press("n")
+    assert page.evaluate(CLICKS, [person.place("axial", (0, 3), SHAPE, SPACING)]) == "1"
+    held[0].continue_()
+    changes(page, 2)
+    first, second = state(page)["said"]
+    assert first["label"] != second["label"] == state(page)["structures"][1]["label"]
+    assert (np.array(_labels(page)) >= there).all()
+
+
+def test_a_click_on_a_new_structure_that_is_refused_touches_no_other(person: Person, tmp_path: Path) -> None:
+    case, page = opened(person, tmp_path), person.page
+    clicked(person, case)
+    held = hold(page, "**/structures")
+    with page.expect_request("**/structures"):
+        page.keyboard.press("n")
+    assert page.evaluate(CLICKS, [person.place("axial", (0, 3), SHAPE, SPACING)]) == "1"
+    held[0].fulfill(status=422, content_type="application/json", body='{"detail": "no more structures"}')
+    expect(page.locator(".alert")).to_be_visible()
+    changes(page, 1)
+    assert len(state(page)["said"]) == 1
+    person.problems.clear()  # the browser tells of the request that was refused
 
 
 def test_the_last_word_counts_at_the_page(person: Person, tmp_path: Path) -> None:

@@ -12,11 +12,13 @@ import pytest
 
 from medical_sam2.cli import main
 from medical_sam2.io.prompt_file import load_prompts
+from medical_sam2.server.gestures import command_line, prompt_file
 from medical_sam2.server.inference_queue import InferenceQueue
 from medical_sam2.server.refusals import NotFound
-from medical_sam2.server.said import command_line, prompt_file
+from medical_sam2.server.segmentation import SessionVolume
 from medical_sam2.server.session import Session
 from medical_sam2.server.state import Gesture
+from medical_sam2.volume import Volume
 from tests.cli.conftest import LOADED, known, weights
 from tests.server.conftest import saved, session
 from tests.server.test_gestures import CLICK, OUT, drawn, said, tracked
@@ -54,7 +56,7 @@ def test_the_command_finds_what_the_session_found(
     said(place, *SAID[what])
     found = tracked(place)
     assert found.any()
-    text = command_line(place, "one")
+    text = command_line(volume_of(place), place.history.state, "one", "auto")
     assert ("--prompts prompts.json" in text) == (what in BY_FILE)
     unpack(place, tmp_path)
     usual = ("--weights", str(weights), "--device", "cpu", "--precision", "fp32", "--threads", "1")
@@ -64,9 +66,14 @@ def test_the_command_finds_what_the_session_found(
     assert load_prompts(tmp_path / "prompts.json", case.volume).names == {1: "my 'liver'"}
 
 
+def volume_of(place: Session) -> Volume:
+    assert isinstance(place.image, SessionVolume)
+    return place.image.volume
+
+
 def unpack(place: Session, folder: Path) -> None:
     """The file of prompts, as a person would lay it beside the image."""
-    data, name = prompt_file(place)
+    data, name = prompt_file(volume_of(place), place.history.state, place.folder)
     if name.endswith(".zip"):
         zipfile.ZipFile(io.BytesIO(data)).extractall(folder)
     else:
@@ -84,4 +91,4 @@ def test_nothing_was_said_yet(tmp_path: Path, queue: InferenceQueue) -> None:
     place, _ = session(tmp_path / "s", queue)
     place.add_structure(0)
     with pytest.raises(NotFound, match="nothing was said"):
-        prompt_file(place)
+        prompt_file(volume_of(place), place.history.state, place.folder)

@@ -15,7 +15,7 @@ from playwright.sync_api import Browser
 from medical_sam2.cli import main
 from medical_sam2.errors import InputError
 from medical_sam2.server import users
-from medical_sam2.server.audit import FILE
+from medical_sam2.server.app import AUDIT_FILE
 from medical_sam2.server.inference_queue import InferenceQueue
 from medical_sam2.server.security import ServerSettings
 from medical_sam2.server.users import hash_password, is_known, read_users
@@ -42,7 +42,7 @@ def sign_in(served: Served, name: str, password: str) -> Any:
 
 def lines(served: Served) -> Sequence[Mapping[str, Any]]:
     """What the audit file says."""
-    path = served.settings.state / FILE
+    path = served.settings.state / AUDIT_FILE
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
@@ -214,10 +214,10 @@ def test_who_changed_what_is_noted(serve: Callable[..., Served], known: dict[str
         {"who": "ben", "what": "set_image", "lease": lease_mark},
         {"who": "ben", "what": "remove", "session": id},
     ]
-    text = (served.settings.state / FILE).read_text()
+    text = (served.settings.state / AUDIT_FILE).read_text()
     assert all(word not in text for word in ("Doe", "Jane", "spleen", "phantom", lease, TOKEN))
     assert all(line["when"].endswith("+00:00") for line in lines(served))
-    assert stat.S_IMODE((served.settings.state / FILE).stat().st_mode) == 0o600
+    assert stat.S_IMODE((served.settings.state / AUDIT_FILE).stat().st_mode) == 0o600
 
 
 def saved_labels(folder: Path) -> Path:
@@ -229,8 +229,8 @@ def saved_labels(folder: Path) -> Path:
 
 def test_an_edit_that_cannot_be_noted_is_said(served: Served, ct: Path) -> None:
     id = served.upload(ct)
-    (served.settings.state / FILE).unlink()
-    (served.settings.state / FILE).symlink_to(served.settings.state / "elsewhere")
+    (served.settings.state / AUDIT_FILE).unlink()
+    (served.settings.state / AUDIT_FILE).symlink_to(served.settings.state / "elsewhere")
     answer = served.http.post(f"/api/sessions/{id}/structures", json={"version": 0})
     assert answer.status_code == 507
     assert "could not be noted" in answer.json()["error"]

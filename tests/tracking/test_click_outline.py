@@ -27,7 +27,7 @@ from medical_sam2.tracking.click_outline import (
     list_candidates,
     reduction,
 )
-from medical_sam2.tracking.region_of_interest import Canvas, Region, part_under
+from medical_sam2.tracking.frames import Canvas, Region, part_under
 from medical_sam2.volume import Volume
 
 SHAPE = (60, 80)

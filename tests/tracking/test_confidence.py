@@ -106,6 +106,18 @@ def test_what_fills_most_of_a_slice_is_told_unless_it_was_drawn_so() -> None:
     assert not find_leaks(rows, {"SPL": 1000})
 
 
+def test_what_runs_through_a_thin_volume_is_no_leak_in_further_views() -> None:
+    """Eight slices of 4096 pixels, a quarter of them filled: of a sagittal slice of 512 pixels that is most."""
+    axial = tracked([900, 950, 1000, 1000, 1000, 950, 900, 900], 3)
+    sagittal = [
+        replace(row, view="RPS", prompted=False) for row in tracked([0, 100, 200, 300, 400, 420, 400, 300, 200, 100, 0], 5)
+    ]
+    sizes = {"SPL": 4096, "RPS": 512}
+    assert not find_leaks([*axial, *sagittal], sizes)
+    assert [leak.view for leak in find_leaks([*tracked([900, 2100, 2200], 0), *sagittal], sizes)] == ["SPL"]
+    assert find_leaks(sagittal, sizes), "where nothing tells which plane was prompted, all are judged"
+
+
 def early(areas: list[int], at: int, spacing_mm: tuple[float, float, float] = (1.0, 1.0, 1.0)) -> list[str]:
     return describe_early_ends(tracked(areas, at), {"SPL": len(areas)}, {"SPL": spacing_mm}, {"SPL": "k"})
 

@@ -4,8 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medical_sam2.tracking.estimate import LEAST_START_MARGIN, find_start
-from medical_sam2.tracking.fusion import Mean
+from medical_sam2.tracking.fusion import LEAST_START_MARGIN, Mean, find_start
 from medical_sam2.views import AXIAL, View
 from tests.strategies import codes, indices, seeds, shapes, views
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from medical_sam2.errors import ConfigError, PromptError
 from medical_sam2.prompts import Box, FramePrompt, Mask, Point, Prompt
 from medical_sam2.strokes import SliceRange
+from medical_sam2.tracking.limits import redraw
 from medical_sam2.tracking.plan import (
     PLANES,
     drawn_prompts,
@@ -23,7 +24,6 @@ from medical_sam2.tracking.plan import (
     unused_prompts,
     views_named,
 )
-from medical_sam2.tracking.postprocess import redraw
 from medical_sam2.views import AXIAL, CORONAL, SAGITTAL, THREE_VIEWS, View
 from medical_sam2.volume import Volume
 from tests.strategies import codes, masks, seeds
@@ -38,13 +38,12 @@ def test_outward_visits_every_frame_once_and_steps_to_neighbours(
     prompted: set[int], first: int, count: int, data: st.DataObject
 ) -> None:
     frames, start = range(first, first + count), data.draw(st.sampled_from(sorted(prompted)))
-    order = order_outward(prompted, frames, start)
-    assert sorted(order) == sorted(prompted | set(frames))
-    assert set(order[: len(prompted)]) == prompted
-    assert order[len(prompted) - 1] == start
-    rest = order[len(prompted) :]
-    turns = [later < earlier for earlier, later in pairwise(rest)]
-    assert turns == sorted(turns)  # first ahead, then behind, never to and fro
+    shown, ahead, behind = order_outward(prompted, frames, start)
+    assert sorted([*shown, *ahead, *behind]) == sorted(prompted | set(frames))
+    assert set(shown) == prompted
+    assert shown[-1] == start
+    assert all(earlier < later for earlier, later in pairwise([start, *ahead]))
+    assert all(earlier > later for earlier, later in pairwise([start, *behind]))
 
 
 def test_the_largest_outline_or_box_comes_first_and_clicks_have_no_size() -> None:

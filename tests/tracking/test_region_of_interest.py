@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medical_sam2.tracking.region_of_interest import LEAST, Region, around_all, box_of, region_around
+from medical_sam2.tracking.frames import LEAST, Region, around_all, box_of, region_around
 
 sides = st.integers(8, 300)
 

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from medical_sam2.errors import ConfigError, GeometryError
 from medical_sam2.metrics import dice
 from medical_sam2.prompts import Point
-from medical_sam2.tracking.region_of_interest import Canvas
+from medical_sam2.tracking.frames import Canvas
 from medical_sam2.tracking.template import FOUND, Template, cover_frame
 from medical_sam2.views import View
 from medical_sam2.volume import Segmentation, Volume

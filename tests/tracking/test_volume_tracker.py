@@ -1,15 +1,17 @@
 """One view after the other: what each starts from, how far it looks, what it remembers."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from medical_sam2.intensity_window import Window
-from medical_sam2.model.backbone import Features, FramePrediction, Fused, Instruction, Memory
+from medical_sam2.model.backbone import Features, FramePrediction, Fused, Instruction, Memory, Recalled
 from medical_sam2.model.memory_bank import PolicyBank, SelfSorting
 from medical_sam2.model.sam2 import ABSENT
 from medical_sam2.prompts import Mask, Prompt
@@ -28,10 +30,11 @@ def tracked(
     prompts: Sequence[Prompt],
     views: Sequence[View] = THREE_VIEWS,
     backbone: Brightness | None = None,
+    policy: Callable[[], SelfSorting] = SelfSorting,
     **options: Any,
 ) -> tuple[GroupTracker, dict[int, Mean], Brightness]:
     backbone = backbone or Brightness()
-    config = TrackingConfig(backbone, lambda x: backbone.encode(x[None]), volume, Window(0, 1), SelfSorting, **options)
+    config = TrackingConfig(backbone, lambda x: backbone.encode(x[None]), volume, Window(0, 1), policy, **options)
     tracker, fusions = GroupTracker(config), {}
     for group in grouped(volume, prompts):
         fusions |= (own := {label: Mean(volume.shape, volume.orientation) for label in group.prompts})
@@ -123,7 +126,7 @@ def test_between_two_outlines_an_object_is_there_whatever_the_network_says_and_b
 
 
 @pytest.mark.parametrize(("views", "last_is_kept"), [((AXIAL,), False), ((AXIAL, CORONAL), True)])
-def test_the_last_frame_is_remembered_only_where_another_view_follows(
+def test_the_last_frame_each_way_is_remembered_only_where_another_view_follows(
     case: Phantom, views: tuple[View, ...], last_is_kept: bool
 ) -> None:
     class Remembering(Brightness):
@@ -137,8 +140,26 @@ def test_the_last_frame_is_remembered_only_where_another_view_follows(
     backbone.kept = []
     tracker, _, _ = tracked(case.volume, [case.prompt("click", 1, 2)], views, backbone)
     own = played(tracker, AXIAL)
-    assert (own[-1] in backbone.kept) == last_is_kept
-    assert set(own[:-1]) <= set(backbone.kept)
+    ends = {min(own), max(own)}
+    assert ends & {*backbone.kept} == (ends if last_is_kept else set())
+    assert {*own} - ends <= {*backbone.kept}
+
+
+def test_each_way_remembers_nothing_of_the_other_and_further_views_of_both(case: Phantom) -> None:
+    """The memories that frames are seen with."""
+    seen: dict[int, set[int]] = {}
+
+    class Watched(SelfSorting):
+        def weigh(self, bank: list[Memory], t: int, query_C: Tensor) -> list[Recalled]:
+            seen[t] = {memory.t for memory in bank}
+            return super().weigh(bank, t, query_C)
+
+    policy, start = partial(Watched, size=40, threshold=-1.0), case.prompt("click", 1, 2)
+    tracker, _, _ = tracked(case.volume, [start], (AXIAL, CORONAL), policy=policy)
+    (middle,), frames = (row.slice for row in tracker.rows if row.prompted), range(16)
+    for t in frames:
+        assert seen.get(t, set()) == {*range(middle, t), *range(t + 1, middle + 1)}
+    assert next(known for t, known in seen.items() if t not in frames) >= {*frames}
 
 
 def test_an_object_that_was_not_found_stays_out_of_further_views(case: Phantom) -> None:

@@ -11,8 +11,8 @@ from pathlib import Path
 import torch
 
 from medical_sam2.errors import MedicalSam2Error
+from medical_sam2.model.image_encoders import ConvPyramid, initialise_weights
 from medical_sam2.model.nano import Nano, nano_configuration
-from medical_sam2.model.nano.encoder import ConvPyramid, initialise_weights
 from medical_sam2.train.config import Phase, Recipe
 from medical_sam2.train.distributed import ProcessGroup
 from medical_sam2.train.loop import TrainingRun

@@ -48,6 +48,7 @@ export class Work {
   private stream: EventSource | null = null
   private turn: Promise<unknown> = Promise.resolve()
   private epoch = 0
+  private adding = 0 // structures that are asked for and not there yet
   private resting = 0
 
   constructor(readonly info: Info, readonly mayEdit: boolean) {
@@ -172,7 +173,23 @@ export class Work {
     this.tell('state')
   }
 
-  add(name = ''): Promise<void> { return this.next(() => this.begin(name)) }
+  /** Gestures from now on are of the new structure, also those that come before it is there. */
+  async add(name = ''): Promise<void> {
+    this.adding++
+    try {
+      await this.next(async () => {
+        try {
+          await this.begin(name)
+        } catch (error) {
+          this.epoch++ // gestures that wait for it must not touch another one
+          throw error
+        }
+      })
+    } finally {
+      this.adding--
+    }
+  }
+
   rename(label: number, name: string, colour: string): Promise<void> { return this.next(() => this.change(`structures/${label}`, { name, colour })) }
   statistics(): Promise<api.Statistics[]> { return api.get(this.path('statistics')) }
 
@@ -218,7 +235,7 @@ export class Work {
   /** A gesture on the structure that is chosen now; `fill` completes it when its turn comes. */
   async say(draft: Draft, fill: (draft: Draft, label: number) => Promise<Draft> = async (same) => same): Promise<void> {
     if (!this.mayEdit) return
-    const chosen = this.active?.label
+    const chosen = this.adding ? undefined : this.active?.label
     this.pending = [...this.pending, draft]
     this.tell('pending')
     try {

@@ -90,7 +90,8 @@ class BatchCase:
                 raise PromptError(f"object {label} is called {names[label]!r} and {name!r}", "give it one name")
         prompts = tuple(prompt for each in found for prompt in each.prompts)
         check_limits_given_once(prompts)
-        return NamedPrompts(prompts, names, tuple(file for each in self.prompts for file in each.files))
+        files = tuple(file for each in self.prompts for file in each.files)
+        return NamedPrompts(prompts, names, files, notes=tuple(note for each in found for note in each.notes))
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,6 @@ import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
-from hashlib import file_digest, sha256
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -238,7 +237,7 @@ def _tile(
     view, axes = View(shown.least_sure[0]), image.orientation
     t = view.slice_index(shown.least_sure[1], image.shape[view.order(axes)[0]], axes)
     picture = Window(*shown.window).as_bytes(view.apply(image.array, axes)[t])
-    return [(picture, view.apply(labels, axes)[t], f"{outcome.case[-24:]}  {outcome.surest:.2f}")]
+    return [(picture, view.apply(labels, axes)[t], f"{preview.shorten(outcome.case, 24)}  {outcome.surest:.2f}")]
 
 
 class ResultLayout(Protocol):
@@ -414,19 +413,3 @@ def write_shared(layout: ResultLayout, outcomes: Sequence[CaseOutcome], cases: S
     """Write what speaks of all cases."""
     for name, content in layout.describe(outcomes, cases).items():
         atomic.write_bytes(folder / name, content.encode())
-
-
-def hash_files(paths: Sequence[Path]) -> str:
-    """SHA-256 of the contents of files, in their order, and of those in folders; what is neither is passed over."""
-    whole = sha256()
-    for file in (each for path in paths for each in (sorted(path.iterdir()) if path.is_dir() else [path])):
-        if not file.is_file():  # a device never ends
-            continue
-        with file.open("rb") as stream:
-            whole.update(file_digest(stream, "sha256").digest())
-    return whole.hexdigest()
-
-
-def hash_content(content: object) -> str:
-    """SHA-256 of what can be written as JSON."""
-    return sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()

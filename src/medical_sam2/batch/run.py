@@ -24,14 +24,13 @@ import torch
 
 from medical_sam2 import io
 from medical_sam2.batch import BatchCase, TemplateFiles
+from medical_sam2.batch.fingerprint import WITHOUT_EFFECT, contents, hash_content, hash_files, hash_weights
 from medical_sam2.batch.outputs import (
     LAYOUTS,
     REPORTS,
     CaseOutcome,
     ResultLayout,
     describe_objects,
-    hash_content,
-    hash_files,
     load_outcome,
     report_of,
     save_outcome,
@@ -44,7 +43,7 @@ from medical_sam2.intensity_window import named_window
 from medical_sam2.io import Form, registry
 from medical_sam2.io.prompt_file import NamedPrompts
 from medical_sam2.io.safe_open import require_memory
-from medical_sam2.model.weights import weights_file
+from medical_sam2.io.voxels import refuse_blank
 from medical_sam2.plugins import find
 from medical_sam2.prompts import Box
 from medical_sam2.segmenter import Precision, Segmenter, check_choices
@@ -65,8 +64,6 @@ except ImportError:  # Windows: drafts of a killed run stay, hidden
 Existing = Literal["refuse", "skip", "redo changed", "overwrite"]
 READING = ("geometry_from", "frame", "series", "allow_gap")
 TRACKING = ("views", "bank", "fusion", "window", "islands", "consensus", "features", "priority")
-WITHOUT_EFFECT = ("threads", "device", "features")
-"""Settings that results do not depend on, so that a run goes on elsewhere."""
 DRAFT = re.compile(r"\.[0-9a-f]{16}\.tmp")
 """What `io.atomic` calls a file that is not whole yet."""
 
@@ -151,11 +148,8 @@ class BatchSettings:
         Raises:
             WeightsError: there are no such weights.
         """
-        file = weights_file(self.weights)
-        given = {name: str(value) for name, value in asdict(self).items() if name not in (*WITHOUT_EFFECT, "weights")}
-        files = (file, *(file.with_name(name) for name in (GATE_FILE, SLICES_FILE, JUDGE_FILE)))
-        parts = [hash_files([path]) for path in files if path.is_file()]
-        return hash_content([given, parts])
+        given = {name: str(value) for name, value in asdict(self).items() if name not in WITHOUT_EFFECT}
+        return hash_content([given, hash_weights(self.weights, (GATE_FILE, SLICES_FILE, JUDGE_FILE))])
 
 
 @dataclass(frozen=True)
@@ -342,8 +336,15 @@ def read_template(files: TemplateFiles, reading: Mapping[str, Any]) -> Template:
 
 @lru_cache(maxsize=1)
 def _read_template(files: TemplateFiles, reading: tuple[tuple[str, Any], ...], content: str) -> Template:
-    image = io.load(files.image, **dict(reading))
+    image = _load_image(files.image, dict(reading))
     return Template(image, io.load_segmentation(files.mask, image, files.rule))
+
+
+def _load_image(file: Path, reading: Mapping[str, Any]) -> Volume:
+    """An image on which there can be something to outline."""
+    image = io.load(file, **reading)
+    refuse_blank(image.array, file)
+    return image
 
 
 # Whatever goes wrong with a case stands in its row: the cases of a night must not depend on one of them.
@@ -365,13 +366,13 @@ def run_job(job: BatchJob, segmenter: Segmenter) -> CaseOutcome:
 def _outline(job: BatchJob, segmenter: Segmenter) -> CaseOutcome:
     settings, layout, case = job.settings, job.settings.make_layout(), job.case
     clock = [time.perf_counter()]
-    image = io.load(case.image, **settings.reading)
+    image = _load_image(case.image, settings.reading)
     labels = layout.labels(case, settings.suffix)
     registry.writer_of(Path(labels), settings.format).check_source(image, job.folder / labels)
     named = case.read_prompts(image) if case.prompts or case.template is None else NamedPrompts(())
     template = None if case.template is None else read_template(case.template, settings.reading)
     objects = {*named.labels, *(template.annotation.objects() if template else ())}
-    image_sha256 = hash_files(_contents(case))
+    image_sha256 = hash_files(contents(case))
     size = segmenter.network.image_size
     require_memory(bytes_needed(image, len(objects), size, probability=False, uncertainty=False), case.image)
     clock.append(time.perf_counter())
@@ -389,7 +390,7 @@ def _outline(job: BatchJob, segmenter: Segmenter) -> CaseOutcome:
         case.name,
         tuple(replace(each, template="" if each.label in named.labels else by) for each in describe_objects(image, found)),
         (*beside, labels),
-        tuple(dict.fromkeys((*image.warnings, *found.warnings, *unknown))),
+        tuple(dict.fromkeys((*image.warnings, *named.notes, *found.warnings, *unknown))),
         finishing=changes,
         seconds={"read": read, "track": track, "write": write},
         key=job.key,
@@ -435,19 +436,10 @@ def _is_current(job: BatchJob, found: CaseOutcome) -> bool:
     if found.key != job.key:
         return False
     with suppress(OSError):
-        files = _contents(job.case)
+        files = contents(job.case)
         made = report_of(job.case.name, job.folder).stat().st_mtime
         return max(file.stat().st_mtime for file in files) <= made or hash_files(files) == found.image_sha256
     return True  # the image is gone, and its result is there
-
-
-def _contents(case: BatchCase) -> list[Path]:
-    """The files of an image, further channels and the voxels beside a header among them."""
-    if case.image.is_dir():
-        return sorted(path for path in case.image.iterdir() if path.is_file())
-    halves = [case.image.with_suffix(suffix) for suffix in sorted(registry.data_suffixes())]
-    beside = [half for half in halves if case.image.suffix.lower() in registry.header_suffixes() and half.is_file()]
-    return [*(case.channels or (case.image,)), *beside]
 
 
 @dataclass(frozen=True)

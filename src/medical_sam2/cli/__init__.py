@@ -6,10 +6,12 @@ a mistyped path shall not wait for the network's packages, the command imports `
 
 import logging
 import os
+import re
 import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from difflib import SequenceMatcher
 from pathlib import Path
 
 from cyclopts import App, CycloptsError, Parameter
@@ -54,6 +56,7 @@ EXTRAS = {  # extra → (modules that it brings, what it gives)
     "openvino": (("openvino",), "a faster image encoder on Intel processors"),
     "ray": (("ray",), "many volumes on a cluster (segment-volumes --cluster)"),
 }
+GUESS, LIKELY = re.compile(r"Unknown option: (\S+)\. Did you mean (\S+)\?"), 0.75
 INTERRUPTED = 130
 """Exit code for an error of this program (EX_SOFTWARE of sysexits.h)."""
 TRACEBACK = "MEDSAM2_TRACEBACK"
@@ -152,14 +155,20 @@ def explain(error: BaseException) -> tuple[str, int]:
         return str(error), error.exit_code
     if isinstance(error, CycloptsError):
         command = " ".join(["medsam2", *(error.command_chain or ())])
-        text = str(error).replace(", ...", " and others").rstrip(".")
+        text = GUESS.sub(_keep_good_guess, str(error).replace(", ...", " and others").rstrip("."))
         return f"{text}; see {command} --help", InputError.exit_code
     refused = explain_refusal(error)
     if refused is not None:
         return refused
     if isinstance(error, ModuleNotFoundError) and (extra := _extra_of(error.name or "")):
-        return f"this needs {error.name}, which is not installed; install medical-sam2[{extra}]", InputError.exit_code
+        return f"this needs {error.name}, which is not installed; pip install 'medical-sam2[{extra}]'", InputError.exit_code
     return f"this is a defect of medsam2 ({_where(error)}); please report it ({TRACEBACK}=1 shows more)", DEFECT
+
+
+def _keep_good_guess(found: re.Match[str]) -> str:
+    """What cyclopts guesses of an unknown option, where that is likely: --islands is no slip for --lasso."""
+    given, guessed = (word.lstrip("-") for word in found.groups())
+    return found[0] if SequenceMatcher(None, given, guessed).ratio() >= LIKELY else f"Unknown option: {found[1]}"
 
 
 def _extra_of(module: str) -> str:

@@ -106,7 +106,8 @@ class SetOutputOptions:
         report: what was done, with what and how (.json); `medsam2 suggest` reads it.
         annotations: the same for other programs, in the folder of the label maps: coco, geojson (QuPath; one file for each
             image), label-studio, or a plug-in; again for more.
-        skip_existing: leave images out whose label map is there.
+        skip_existing: go on: images stay whose label map is there, unless it was made with other settings, weights or prompts,
+            which is refused.
         overwrite: replace files that exist.
     """
 
@@ -244,8 +245,10 @@ def file_of_each(path: Path, labels: Sequence[int], formats: Sequence[str] = (),
 def check_suffix(path: Path, allowed: Sequence[str]) -> None:
     """Refuse a name with another ending."""
     if not _suffix(path, allowed):
-        remedy = suggestion(path.suffix, allowed) if path.suffix else f"end its name in one of {', '.join(allowed)}"
-        raise InputError(f"nothing is written as {path.suffix or 'a file without a suffix'}", remedy, subject=path)
+        known = _suffix(path, (*registry.suffixes(), *registry.written()))  # of another thing, and no slip for one of these
+        given, listed = known or path.suffix, ", ".join(sorted(allowed))
+        remedy = suggestion(given, allowed) if given and not known else f"end its name in one of {listed}"
+        raise InputError(f"nothing is written as {given or 'a file without a suffix'}", remedy, subject=path)
 
 
 def _suffix(path: Path, allowed: Sequence[str]) -> str:

@@ -6,17 +6,24 @@ Imports torch, which takes seconds: commands import this after they have checked
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import replace
-from hashlib import file_digest
+from hashlib import file_digest, sha256
 from inspect import signature
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
+from medical_sam2.batch.fingerprint import WITHOUT_EFFECT, hash_content, hash_weights
 from medical_sam2.cli.files import OutputOptions, name_notes
+from medical_sam2.cli.label_map_records import LabelMapRecord
 from medical_sam2.cli.options import InferenceOptions, NetworkOptions, SetInferenceOptions, TrackingOptions
+from medical_sam2.cli.prompts import SetPrompts
+from medical_sam2.cli.report import describe_run
 from medical_sam2.errors import ConfigError, InputError, WeightsError
 from medical_sam2.intensity_window import Window, choose_window, named_window
+from medical_sam2.io.image_folder import ImageFolder
 from medical_sam2.io.prompt_file import NamedPrompts
 from medical_sam2.io.safe_open import require_memory
 from medical_sam2.model.catalogue import NAMED_WEIGHTS, is_hub_id, trained_size
@@ -24,9 +31,11 @@ from medical_sam2.model.memory_bank import POLICIES, Policy
 from medical_sam2.model.weights import weights_file
 from medical_sam2.plugins import find
 from medical_sam2.segmenter import Segmenter, check_choices, check_threads
+from medical_sam2.tracking.click_outline import JUDGE_FILE
 from medical_sam2.tracking.confidence import Need, neediest, slice_needs
-from medical_sam2.tracking.image_set import ORDERS, Shuffled
+from medical_sam2.tracking.image_set import ORDERS, ImageMask, Shuffled
 from medical_sam2.tracking.plan import Group, TrackingPlan, bytes_needed, plan_tracking
+from medical_sam2.tracking.set_consensus import NETWORK_FILE
 from medical_sam2.train.adapt import adapt_to_outlines, warn_without_outlines
 from medical_sam2.views import View
 from medical_sam2.volume import Volume
@@ -132,7 +141,7 @@ def plan(
     """
     window = choose_window(volume, options.window)
     tracking = plan_tracking(volume, named.prompts, options.views, None if earlier is None else earlier.array)
-    warnings = [*_empty_slices(volume, tracking.groups), *tracking.warnings, *name_notes(outputs, named.names)]
+    warnings = [*_empty_slices(volume, tracking.groups), *tracking.warnings, *name_notes(outputs, named.names), *named.notes]
     warnings += warn_without_outlines(named.prompts, options.adapt)
     one_view = all(len(group.views) == 1 for group in tracking.groups)
     if options.fusion in {"mean", "vote"} and one_view:
@@ -145,6 +154,22 @@ def plan(
     return replace(tracking, warnings=tuple(dict.fromkeys(warnings))), window, size
 
 
+def describe_volume_run(
+    file: Path,
+    image: Volume,
+    named: NamedPrompts,
+    options: InferenceOptions,
+    *,
+    segmenter: Segmenter | None,
+    plan: TrackingPlan,
+    earlier: Volume | None,
+) -> dict[str, Any]:
+    """Image, prompts, machine and settings, for the report; weights may bring no consensus, and a correction does without."""
+    there = earlier is None and (segmenter is None or segmenter.gate is not None)
+    used = replace(options, consensus=options.consensus and there)
+    return describe_run(file, image, named, used) | describe_plan(plan, used, segmenter)
+
+
 def describe_plan(plan: TrackingPlan, options: InferenceOptions, segmenter: Segmenter | None) -> dict[str, Any]:
     """Machine, weights and views, for the report."""
     views = {label: [view.name for view in group.views] for group in plan.groups for label in group.prompts}
@@ -155,6 +180,31 @@ def describe_plan(plan: TrackingPlan, options: InferenceOptions, segmenter: Segm
         "views": views,
         "warnings": list(plan.warnings),
     }
+
+
+def hash_set_run(options: SetInferenceOptions, prompts: SetPrompts, images: ImageFolder) -> str:
+    """Hash of all that label maps of a set depend on beside the images: settings, weights and what lies beside them, prompts.
+
+    Raises:
+        WeightsError: there are no such weights.
+    """
+    given = {name: str(value) for name, value in vars(options).items() if name not in WITHOUT_EFFECT}
+    weights = hash_weights(options.weights, (JUDGE_FILE, *[NETWORK_FILE] * options.consensus))
+    said = [
+        [images.entries[i].name, label, [_hash_array(each) for each in vars(prompt).values()]]
+        for i, own in sorted(prompts.prompts.items())
+        for label, prompt in sorted(own.items())
+    ]
+    return hash_content([given, weights, said])
+
+
+def recall_image(record: LabelMapRecord, index: int, labels: NDArray[np.unsignedinteger]) -> ImageMask:
+    """What an earlier run found on an image, as its label map tells."""
+    return ImageMask(index, labels, record.confidence, record.likeness, prompted=record.prompted, window=record.window)
+
+
+def _hash_array(array: Any) -> list[Any] | None:
+    return None if array is None else [array.shape, sha256(np.asarray(array).tobytes()).hexdigest()]
 
 
 def describe_network(options: NetworkOptions, segmenter: Segmenter | None) -> dict[str, Any]:

@@ -81,7 +81,8 @@ class InferenceOptions(TrackingOptions):
         fusion: of the views: weighted by how sure the network was, mean, vote, or a plug-in.
         islands: keep parts of an object that hang together with no prompt of it, and small ones beside a large one in a box.
         consensus: look at each object once more in 3D after tracking, if the weights can (those that ship do).
-        adapt: seconds of tuning to what was outlined, before it is tracked; outlines only, undone afterwards.
+        adapt: seconds of tuning to what was outlined, before it is tracked (20 is usual, 3600 the most); outlines only, undone
+            afterwards.
         overlap: keep each object whole where several claim a voxel (a tumour in a kidney), in a format that holds this.
         priority: object, by name or number, that such a voxel is given to instead of the most probable one; again for the next.
     """

@@ -196,7 +196,7 @@ def volume_prompts(options: PromptOptions, volume: Volume, earlier: Volume | Non
     _check_object(options, asked=reader.asked)
     _check_names(names, {prompt.object for prompt in prompts} | set(_labels(earlier)))
     colours = {outline.label: outline.colour for outline in reader.outlines if outline.colour}
-    return NamedPrompts(prompts, names, from_file.files, colours)
+    return NamedPrompts(prompts, names, from_file.files, colours, (*from_file.notes, *reader.places.notes))
 
 
 # All prompts of a template count together: only after masks, clicks and boxes is it known which template has none.

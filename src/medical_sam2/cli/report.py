@@ -99,12 +99,6 @@ def print_note(text: str) -> None:
     sys.stderr.flush()
 
 
-def print_notes(lines: Iterable[str]) -> None:
-    """One after the other."""
-    for line in lines:
-        print_note(line)
-
-
 def print_warnings(warnings: Iterable[str], about: str = "") -> None:
     """Each warning once, on standard error."""
     for warning in dict.fromkeys(warnings):
@@ -266,6 +260,7 @@ def image_row(name: str, found: "ImageMask", file: Path) -> dict[str, Any]:
         "image": name,
         "mask": str(file),
         "prompted": found.prompted,
+        "blank": found.window is None,
         "confidence": {str(label): round(sure, 4) for label, sure in found.confidence.items()},
         "likeness": round(found.likeness, 6),
         "window": None if found.window is None else _window(found.window),
@@ -317,12 +312,16 @@ def set_statistics(rows: Sequence[Mapping[str, Any]], path: Path) -> bytes:
 # Images that failed or were there already have no rows: the counts say so, and medians are of the rest.
 def set_result_text(report: Mapping[str, Any], written: Iterable[Path]) -> str:
     """What came out of a set of images, for people."""
-    windows = {re.split(", background|, of which", each["window"]["source"])[0] for each in report["images"] if each["window"]}
-    sure = sorted((min(each["confidence"].values()), each["image"]) for each in report["images"] if not each["prompted"])
-    lines = [f"{len(report['images'])} of {report['count']} images outlined"]
+    rows, blank = ([each for each in report["images"] if each["blank"] == empty] for empty in (False, True))
+    windows = {re.split(", background|, of which", each["window"]["source"])[0] for each in rows}
+    sure = sorted((min(each["confidence"].values()), each["image"]) for each in rows if not each["prompted"])
+    lines = [f"{len(rows)} of {report['count']} images outlined"]
     lines += [f"intensities: {', '.join(sorted(windows))}"] if windows else []
     if report["skipped"]:
         lines[0] += f", {report['skipped']} were there already"
+    if blank:
+        names = ", ".join(each["image"] for each in blank[:3]) + " …" * (len(blank) > 3)
+        lines[0] += f", {len(blank)} blank and without an outline ({plain(names)})"
     if sure:
         lines.append(f"confidence {np.median([each for each, _ in sure]):.2f} (median); least sure:")
         lines += [f"  {each:.2f}  {name}" for each, name in sure[:3]]
@@ -338,8 +337,7 @@ class Sheet:
     def add(self, image: NDArray[np.generic], found: "ImageMask", name: str) -> None:
         """An image and what was found on it."""
         sure = PROMPTED if found.prompted else found.lowest
-        short = name if len(name) <= 20 else f"…{name[-19:]}"
-        caption = f"{short}  {'template' if found.prompted else f'{sure:.2f}'}"
+        caption = f"{preview.shorten(name, 20)}  {'template' if found.prompted else f'{sure:.2f}'}"
         tile = (-sure, -found.index, *_small(image, found.labels, found.window), caption)
         if len(self._tiles) < MOST_TILES:
             heappush(self._tiles, tile)

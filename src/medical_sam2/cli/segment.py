@@ -14,6 +14,7 @@ from medical_sam2.cli.prompts import PointingOptions, PromptOptions, split_page,
 from medical_sam2.errors import AmbiguousError, ConfigError, FormatError, InputError
 from medical_sam2.io import labels, registry
 from medical_sam2.io.prompt_file import NamedPrompts
+from medical_sam2.io.voxels import refuse_blank
 from medical_sam2.tracking.confidence import Need, neediest
 from medical_sam2.tracking.finishing import FinishingSettings, FinishingSteps, finish
 from medical_sam2.tracking.plan import labels_in, order_objects
@@ -61,7 +62,7 @@ def segment(
     clock.lap("read")
     segmenter = None if dry_run and network.must_fetch(options.weights) else network.load_segmenter(options)
     plan, window, size = network.plan(image, named, options, segmenter, outputs, earlier)
-    facts = report.describe_run(volume, image, named, options) | network.describe_plan(plan, options, segmenter)
+    facts = network.describe_volume_run(volume, image, named, options, segmenter=segmenter, plan=plan, earlier=earlier)
     clock.lap("weights")
     report.print_warnings([*image.warnings, *plan.warnings])
     if segmenter is None or dry_run:
@@ -74,7 +75,7 @@ def segment(
     report.print_warnings(line for line in found.warnings if line not in plan.warnings)
     facts |= {**report.describe_result(image, found, plan.warnings), "finishing": [*map(vars, changes)], "seconds": clock.laps}
     report.print_review(facts["look_here"])
-    report.print_notes(files.write(outputs, image, found, named.prompts, facts, objects=objects))
+    report.print_warnings(files.write(outputs, image, found, named.prompts, facts, objects=objects))
     clock.lap("write")
     return report.print_report(facts, report.result_text(facts, files.paths(outputs, objects, found)), json=json)
 
@@ -130,6 +131,7 @@ def _read(
 ) -> tuple[Volume, Volume | None, NamedPrompts]:
     """The image, an earlier result, and the prompts in them."""
     image = files.read(file, reading)
+    refuse_blank(image.array, file)
     # some formats cannot be written beside some images, such as a DICOM-SEG of images that it cannot refer to
     registry.writer_of(outputs.output, outputs.format).check_source(image, outputs.output)
     if prompts.correct is None:
@@ -223,6 +225,7 @@ def suggest(
         rows = _suggest_images(what, count)
     else:
         image = files.read(what, reading)
+        refuse_blank(image.array, what)
         named = volume_prompts(PromptOptions(**vars(prompts)), image)
         files.check_memory_for_libraries()
         from medical_sam2.cli import network  # torch takes seconds to load: not for a report, nor for a mistyped path

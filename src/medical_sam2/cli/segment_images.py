@@ -1,14 +1,18 @@
 """`medsam2 segment-images`: outline what was pointed at on one image in all images of a folder."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from medical_sam2.cli import plain, report
 from medical_sam2.cli.files import SetOutputOptions, as_json, check_memory_for_libraries, check_place, check_suffix, same
+from medical_sam2.cli.label_map_records import LabelMapRecord, read_record, record_text
 from medical_sam2.cli.options import FLAG, SetInferenceOptions
 from medical_sam2.cli.prompts import SetPromptOptions, SetPrompts, set_prompts
 from medical_sam2.errors import ConfigError, InputError, MedicalSam2Error
@@ -17,13 +21,14 @@ from medical_sam2.io import atomic, registry, voxels
 from medical_sam2.io.annotations import AnnotatedImage
 from medical_sam2.io.image_folder import ImageFolder, open_folder
 from medical_sam2.io.labels import read_label_map, save_label_map
-from medical_sam2.io.registry import Format
+from medical_sam2.io.registry import Format, Picture
 
 if TYPE_CHECKING:
     from medical_sam2.segmenter import Segmenter
     from medical_sam2.tracking.image_set import ImageMask, Order
 
 NO_PROMPTS, AS_USUAL = SetPromptOptions(), SetInferenceOptions()
+TINT, TINTED = 8, 0.01  # of 255: channels that differ by less are grey; share of the pixels that make an image coloured
 TURNED = "viewers turn this image (EXIF orientation), and annotations are of its pixels as they are stored"
 FILES = {"preview": (".png", ".jpg", ".jpeg"), "statistics": (".csv", ".json"), "report": (".json",)}
 
@@ -65,16 +70,17 @@ def segment_images(
     segmenter = network.load_segmenter(options)
     lacking = options.consensus and segmenter.set_consensus is None
     options = replace(options, consensus=options.consensus and not lacking)
+    run.key = network.hash_set_run(options, run.prompts, images)
+    run.notes = _check_skipped(run, options)
     facts = report.describe_set_run(images, run.prompts, options) | network.describe_network(options, segmenter)
     if dry_run:
         report.print_report({**facts, "dry_run": True}, _dry_run_text(facts, run), json=json)
         return 0
     if lacking:
         report.print_note("no consensus: these weights bring none for sets of images")
+    run.show_earlier(network.recall_image)
     run.outline(segmenter, options, network.visiting_order(options), quiet=quiet)
-    facts |= {"images": run.rows, "failed": run.failed, "skipped": len(run.skipped)}
-    facts["warnings"] = run.window_warnings(options.window)
-    facts["seconds"] = round(time.perf_counter() - start, 3)
+    facts |= {**run.facts(options.window), "seconds": round(time.perf_counter() - start, 3)}
     written = run.finish(facts)
     report.print_report(facts, report.set_result_text(facts, written), json=json)
     return run.code
@@ -105,6 +111,37 @@ def _check(images: ImageFolder, files: list[Path], outputs: SetOutputOptions) ->
         problem = f"{len(there)} of {len(files)} label maps exist already, {files[there[0]].name} among them"
         raise InputError(problem, "say --skip-existing or --overwrite", subject=folder)
     return there if outputs.skip_existing else []
+
+
+# What was made otherwise may have been corrected by hand since: nobody mixes it with other results, or replaces it, unasked.
+def _check_skipped(run: "_SetRun", options: SetInferenceOptions) -> list[str]:
+    """What is to be told of label maps that stay.
+
+    Raises:
+        InputError: some were made with other settings, weights or prompts.
+    """
+    run.records = {i: record for i in sorted(run.skipped) if (record := read_record(run.files[i])) is not None}
+    if others := [run.files[i].name for i, record in run.records.items() if record.key != run.key]:
+        problem = f"{len(others)} of {len(run.skipped)} label maps were made with other settings, weights or prompts: "
+        remedy = "choose another folder, or do all again with --overwrite"
+        raise InputError(problem + _listed(others), remedy, subject=run.outputs.output)
+    notes: list[str] = []
+    if unknown := [run.files[i].name for i in sorted(run.skipped - run.records.keys())]:
+        told = "label maps that stay do not tell how they were made, and are left out of preview and statistics"
+        notes.append(f"{len(unknown)} {told}: {_listed(unknown)}")
+    unseen, todo = (set(each) - run.prompts.prompts.keys() for each in (run.skipped, set(range(len(run.files))) - run.skipped))
+    if unseen and todo and options.bank != "prompted":
+        told = "images that were there already are not remembered: the others may come out otherwise than in one run"
+        notes.append(f"{len(unseen)} {told} (not so with --bank prompted)")
+    if run.skipped and run.outputs.report is not None:
+        notes.append(
+            f"{run.outputs.report.name} tells of the images that were outlined now, not of those that were there already"
+        )
+    return notes
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + " …" * (len(names) > 3)
 
 
 def _check_annotations(run: "_SetRun") -> None:
@@ -156,6 +193,11 @@ def _dry_run_text(facts: dict[str, Any], run: "_SetRun") -> str:
     return "\n".join([*lines, "nothing was computed"]) + "\n"
 
 
+def _is_in_colour(picture: Picture) -> bool:
+    """Whether its channels differ on more than a few pixels: a grey image may be stored as red, green and blue, too."""
+    return picture.colour and bool((np.ptp(picture.array, axis=2) > TINT).mean() > TINTED)
+
+
 @dataclass
 class _SetRun:
     """A set that is being outlined: each label map is written as soon as it is there."""
@@ -172,6 +214,10 @@ class _SetRun:
     measured: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
     failed: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
     coloured: int = 0
+    in_colour: dict[int, bool] = field(default_factory=dict[int, bool])
+    key: str = ""
+    notes: Sequence[str] = ()
+    records: dict[int, LabelMapRecord] = field(default_factory=dict[int, LabelMapRecord])
     code: int = 0
 
     def tables(self) -> dict[str, Path]:
@@ -207,12 +253,16 @@ class _SetRun:
         with suppress(MedicalSam2Error):  # what stopped the run is to be reported, not this
             self._write_annotations()
         if self.done:
-            done = f"{len(self.done)} of {len(self.images)} images are outlined"
+            done = f"{sum(not row['blank'] for row in self.rows)} of {len(self.images)} images are outlined"
             report.print_note(f"{done}; --skip-existing goes on with the others")
 
     def _annotated(self, i: int) -> AnnotatedImage:
         labels, source = read_label_map(self.files[i]), f"{self.images.folder.resolve().name}/{self.images.entries[i].name}"
-        return AnnotatedImage(i + 1, source, voxels.compact(labels), self.done.get(i, {}))  # type: ignore[arg-type]  # of a PNG
+        return AnnotatedImage(i + 1, source, voxels.compact(labels), self._sure(i))  # type: ignore[arg-type]  # of a PNG
+
+    def _sure(self, i: int) -> Mapping[int, float]:
+        """Object → confidence, of this run or of an earlier one."""
+        return self.records[i].confidence if i in self.records else self.done.get(i, {})
 
     def outline(self, segmenter: "Segmenter", options: SetInferenceOptions, order: "str | Order", *, quiet: bool) -> None:
         """All images, then their annotations; what is finished is kept, whatever stops the run."""
@@ -250,25 +300,66 @@ class _SetRun:
     def keep(self, found: "ImageMask") -> None:
         """Write and note one result; a template whose label map is there stays as it is."""
         i, name = found.index, self.images.entries[found.index].name
+        picture = self.images.picture(i)
+        self.in_colour[i] = _is_in_colour(picture)
         if i in self.skipped:
             return
         self.outputs.output.mkdir(exist_ok=True)
-        save_label_map(found.labels, self.files[i], self.images.picture(i).turned)
+        save_label_map(found.labels, self.files[i], picture.turned, record_text(self.key, found))
         self.done[i] = found.confidence
-        self.coloured += self.images.picture(i).colour
+        self.coloured += picture.colour
         self.rows.append(report.image_row(name, found, self.files[i]))
-        notes = (TURNED,) if self.annotations and self.images.picture(i).turned != 1 else ()
-        report.print_warnings((*self.images.picture(i).warnings, *found.warnings, *notes), f"{name}: ")
+        notes = (TURNED,) if self.annotations and picture.turned != 1 else ()
+        report.print_warnings((*picture.warnings, *found.warnings, *notes), f"{name}: ")
+        self._show(found)
+
+    def _show(self, found: "ImageMask") -> None:
+        """An image in the statistics and on the sheet."""
+        i, name = found.index, self.images.entries[found.index].name
         if self.outputs.statistics is not None:
             self.measured += report.measure_image(name, self.images.picture(i), found, self.prompts.names)
         if self.sheet is not None:
             self.sheet.add(self.images[i], found, name)
+
+    def show_earlier(self, recall: "Callable[[LabelMapRecord, int, NDArray[np.unsignedinteger]], ImageMask]") -> None:
+        """Show what an earlier run outlined, too."""
+        if self.outputs.statistics is None and self.sheet is None:
+            return
+        for i, record in self.records.items():
+            try:
+                self._show(recall(record, i, read_label_map(self.files[i])))  # type: ignore[arg-type]  # of a PNG
+            except MedicalSam2Error as error:
+                self.note_failure(i, error)
+
+    def facts(self, window: str) -> dict[str, Any]:
+        """What was done, for the report."""
+        return {
+            "images": self.rows,
+            "failed": self.failed,
+            "skipped": len(self.skipped),
+            "deserve_a_look": [self.images.entries[i].name for i in self.unlike()],
+            "warnings": [*self.notes, *self.window_warnings(window), *self.colour_warnings()],
+        }
 
     def window_warnings(self, window: str) -> list[str]:
         """That a window was asked for which images in colour were not seen through, if there are some."""
         if not self.coloured or named_window(window) is None:
             return []
         return [f"--window {window} left {self.coloured} of {len(self.done)} images as they are: they are in colour"]
+
+    def unlike(self) -> list[int]:
+        """The images in colour where all that is prompted is grey, or the other way round."""
+        shown = {self.in_colour[i] for i in self.prompts.prompts if i in self.in_colour}
+        return [i for i in sorted(self.done) if len(shown) == 1 and self.in_colour[i] not in shown]
+
+    def colour_warnings(self) -> list[str]:
+        """How many images those are, if there are some: masks there look plausible, and are wrong more often."""
+        if not (unlike := self.unlike()):
+            return []
+        kinds = ("in colour", "grey") if self.in_colour[unlike[0]] else ("grey", "in colour")
+        names = _listed([self.images.entries[i].name for i in unlike])
+        told = f"{len(unlike)} of {len(self.done)} images are {kinds[0]} and what is prompted is {kinds[1]}"
+        return [f"{told}: their masks are wrong more often and deserve a look: {names}"]
 
     def note_failure(self, i: int, error: MedicalSam2Error) -> None:
         """Note an image that cannot be used."""
@@ -292,5 +383,5 @@ class _SetRun:
         if self.failed:
             report.print_note(f"{len(self.failed)} of {len(self.images)} images could not be used; the others are done")
         if self.prompts.names and not self.annotations:
-            report.print_note("label maps do not hold names; --annotations coco does")
+            report.print_warnings(["label maps do not hold names; --annotations coco does"])
         return [self.outputs.output, *self.tables().values(), *self.shown_annotations()]

@@ -360,7 +360,7 @@ def _facts(run: "BatchRun", cost: "BatchEstimate | None") -> dict[str, Any]:
 
 def _result_text(run: "BatchRun") -> str:
     done = run.done()
-    lines = [f"{sum(not each.problem for each in done)} of {len(run.cases)} cases outlined"]
+    lines = [f"{sum(not (each.problem or each.skipped) for each in done)} of {len(run.cases)} cases outlined"]
     if skipped := sum(each.skipped for each in done):
         lines[0] += f", {skipped} were there already"
     if sought := [each for outcome in done for each in outcome.objects if each.template]:

@@ -126,7 +126,7 @@ def serve(
         no_browser: do not open a browser.
     """
     if not (find_spec("fastapi") and find_spec("uvicorn")):
-        raise ConfigError("the page needs FastAPI and uvicorn", "install medical-sam2[serve]")
+        raise ConfigError("the page needs FastAPI and uvicorn", "pip install 'medical-sam2[serve]'")
     from medical_sam2.server import app  # needs the extra "serve"
 
     if what is not None and not what.exists():

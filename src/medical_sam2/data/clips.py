@@ -19,7 +19,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from medical_sam2.data.cases import CaseEntry, CaseReader, Kind, Pixel, Task, TrainingCase
 from medical_sam2.errors import FormatError
-from medical_sam2.tracking.region_of_interest import box_of, region_around
+from medical_sam2.tracking.frames import box_of, region_around
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from medical_sam2.io.atomic import write_bytes
 from medical_sam2.preview.drawing import PreviewCrop, tile
 from medical_sam2.prompts import FramePrompt
 from medical_sam2.simulate import NOISE_LEVELS
-from medical_sam2.tracking.region_of_interest import Canvas, box_of
+from medical_sam2.tracking.frames import Canvas, box_of
 
 Draw = Callable[[Any, Mapping[str, list[Row]]], None]
 BINS = 10

@@ -35,7 +35,8 @@ def writing(path: Path) -> Iterator[BinaryIO]:
                 stream.flush()
                 os.fsync(stream.fileno())
             os.replace(hidden, path)
-            _sync_folder(path.parent)
+            with suppress(OSError):  # not every file system can do so
+                sync_folder(path.parent)
         except BaseException:
             with suppress(OSError):
                 hidden.unlink()
@@ -66,11 +67,10 @@ def _explain(error: OSError, path: Path) -> MedicalSam2Error:
     return InputError(f"cannot be written: {reason}", "choose another folder", subject=path)
 
 
-def _sync_folder(folder: Path) -> None:
-    """Make the new name survive a power cut, where the system can do so."""
-    with suppress(OSError):
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+def sync_folder(folder: Path) -> None:
+    """Make new names in a folder survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -19,6 +19,7 @@ from medical_sam2.plugins import suggestion
 from medical_sam2.volume import Colour, Volume
 
 SAME_MM = 1e-3
+MADE_BY = "medsam2"  # what a label map calls the text that tells how it was made
 
 
 def fit(labels: Volume, like: Volume) -> Volume:
@@ -465,13 +466,14 @@ def _visible(numbers: NDArray[Any], alpha: NDArray[Any]) -> NDArray[Any]:
     raise FormatError(problem, "save it in grey, without transparency")
 
 
-def save_label_map(labels: NDArray[np.unsignedinteger], path: Path, turned: int = 1) -> None:
+def save_label_map(labels: NDArray[np.unsignedinteger], path: Path, turned: int = 1, made_by: str = "") -> None:
     """Write labels as a PNG, of 16 bits where a label is larger than 255; whole or not at all.
 
     Args:
         labels: (H, W), as the image is stored.
         path: the file.
         turned: EXIF orientation of the image, so that viewers turn both alike.
+        made_by: kept in the file as a text called `MADE_BY`.
 
     Raises:
         FormatError: a label beyond 65535.
@@ -480,12 +482,14 @@ def save_label_map(labels: NDArray[np.unsignedinteger], path: Path, turned: int 
     if labels.max(initial=0) > MOST_OBJECTS:
         remedy = f"number objects from 1 to {MOST_OBJECTS}"
         raise FormatError(f"label {labels.max()} does not fit into a PNG", remedy, subject=path)
-    from PIL import ExifTags, Image  # takes a while to load
+    from PIL import ExifTags, Image, PngImagePlugin  # takes a while to load
 
-    stream = BytesIO()
-    exif = Image.Exif()
+    stream, exif, info = BytesIO(), Image.Exif(), PngImagePlugin.PngInfo()
+    if made_by:
+        info.add_text(MADE_BY, made_by)
     if turned != 1:
         exif[ExifTags.Base.Orientation] = turned
     deep = labels.dtype.itemsize > 1 and labels.max(initial=0) > WIDE
-    Image.fromarray(labels.astype(np.uint16 if deep else np.uint8)).save(stream, "PNG", compress_level=atomic.EFFORT, exif=exif)
+    image, how = Image.fromarray(labels.astype(np.uint16 if deep else np.uint8)), {"compress_level": atomic.EFFORT}
+    image.save(stream, "PNG", exif=exif, pnginfo=info, **how)
     atomic.write_bytes(path, stream.getvalue())

@@ -47,7 +47,7 @@ class Surface:
 def check(like: Volume, path: Path) -> None:
     """Refuse, before anything is computed, if scikit-image is missing."""
     if find_spec("skimage") is None:
-        raise ConfigError("surfaces need scikit-image", "install medical-sam2[meshes]", subject=path)
+        raise ConfigError("surfaces need scikit-image", "pip install 'medical-sam2[meshes]'", subject=path)
 
 
 def surfaces(found: Segmentation, path: Path) -> Iterator[Surface]:

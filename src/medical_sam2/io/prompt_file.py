@@ -45,6 +45,7 @@ STROKE_KEYS = {"scribbles": ("places", "positive", "width"), "lassos": ("places"
 PROMPT_KEYS = (*SHAPES, *STROKE_KEYS, "slices", "masks")
 OBJECT_KEYS = ("label", "name", *PROMPT_KEYS, "interpolate")
 MASK_KEYS = ("file", "label", "axis", "threshold")
+FRACTIONS = "fractions count within a slice alone; of slices the nearest one is taken (.5: the next)"
 Unit = Literal["voxel", "mm"]
 
 
@@ -57,12 +58,14 @@ class NamedPrompts:
         names: label → name of the structure, where it has one.
         files: masks that a file of prompts names.
         colours: label → colour, where a mask shows one.
+        notes: what is to be told of how they are taken, one line each.
     """
 
     prompts: tuple[Prompt, ...]
     names: Mapping[int, str] = field(default_factory=dict[int, str])
     files: tuple[Path, ...] = ()
     colours: Mapping[int, Colour] = field(default_factory=dict[int, Colour])
+    notes: tuple[str, ...] = ()
 
     @property
     def labels(self) -> tuple[int, ...]:
@@ -77,10 +80,12 @@ class Places:
     Args:
         volume: the image.
         unit: "voxel", in the order of its file, or "mm" in RAS+.
+        notes: filled with a line for each click and box at fractions of voxels, which mostly were meant otherwise.
     """
 
     volume: Volume
     unit: Unit = "voxel"
+    notes: list[str] = field(default_factory=list[str])
 
     def point(self, numbers: Sequence[float], object: int, *, positive: bool = True) -> Point:
         """A click.
@@ -116,6 +121,8 @@ class Places:
         index = self.volume.to_voxel((i, j, k)) if self.unit == "mm" else (i, j, k)
         if not _lies_in(self.volume, index):
             raise PromptError(*self._outside(what, (i, j, k)))
+        if self.unit == "voxel" and what in {"point", "box"} and not all(number.is_integer() for number in index):
+            self.notes.append(f"{what} at voxel {_shown(index)}: {FRACTIONS}")
         return index
 
     def _outside(self, what: str, given: Index) -> tuple[str, str]:
@@ -162,9 +169,10 @@ def parse_prompts(content: dict[str, Any], volume: Volume, folder: Path | None) 
         FormatError, PromptError, GeometryError: as `load_prompts`.
     """
     unit, entries = _parse(content, folder)
-    reader = _Placer(Places(volume, unit), folder or Path(), files := list[Path]())
+    reader = _Placer(places := Places(volume, unit), folder or Path(), files := list[Path]())
     prompts = tuple(prompt for entry in entries for prompt in reader.place(entry))
-    return NamedPrompts(prompts, {entry.label: entry.name for entry in entries if entry.name}, tuple(files))
+    names = {entry.label: entry.name for entry in entries if entry.name}
+    return NamedPrompts(prompts, names, tuple(files), notes=tuple(places.notes))
 
 
 def describe_prompts(path: Path | str) -> dict[str, Any]:

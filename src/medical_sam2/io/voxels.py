@@ -225,6 +225,7 @@ def data_file(path: Path, name: str) -> Path:
 
 
 PIECE = 1 << 22
+BLANK = "all voxels have the same value: there is nothing to outline"
 
 
 def rescale(array: NDArray[Any], slope: float, intercept: float) -> NDArray[Any]:
@@ -251,8 +252,19 @@ def clean(array: NDArray[Any]) -> tuple[NDArray[Any], list[str]]:
         warnings.append(f"{bad} of {flat.size} voxels are NaN or infinite; they count as background (the smallest value)")
         _fill(flat, bad)
     if _constant(flat):
-        warnings.append("all voxels have the same value: there is nothing to outline")
+        warnings.append(BLANK)
     return array, warnings
+
+
+# On one grey a network still outlines something round at the click, which looks plausible.
+def refuse_blank(array: NDArray[Any], subject: Path) -> None:
+    """Refuse an image of a single value.
+
+    Raises:
+        InputError: it is one; `subject` is its file.
+    """
+    if array.min() == array.max():
+        raise InputError(BLANK, "check that this is the image you mean, or export it again", subject=subject)
 
 
 def _fill(flat: NDArray[Any], bad: int) -> None:

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from medical_sam2.errors import WeightsError
+from medical_sam2.model.image_encoders import ConvPyramid
 from medical_sam2.model.modules import STAGES, Hiera, HieraSizes, Sam2Config
-from medical_sam2.model.nano.encoder import ConvPyramid
 from medical_sam2.model.sam2 import Pixels
 
 HEADS = 8  # of the mask decoder's attention

@@ -1,12 +1,33 @@
-"""Which device computes, and how exactly."""
+"""Where the network computes: which device, how exactly, and what a second core of the processor does meanwhile.
 
-from typing import Literal
+More threads within each operation gain next to nothing where operations are small, and may round otherwise. So whole parts that
+do not wait for each other are given to a helper (`later`), if there is one (`helped`): the same operations, and so the same
+numbers. What it has not begun when it is needed is done by whoever needs it: a helper that other programs keep from working
+costs little.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import lru_cache, partial
+from typing import Any, Generic, Literal, TypeAlias, TypeVar
 
 import torch
 
 from medical_sam2.errors import ConfigError
 
 Precision = Literal["auto", "fp32", "bf16"]
+S = TypeVar("S")
+T = TypeVar("T")
+Submit: TypeAlias = Callable[[Callable[[], Any]], Future[Any]]
+"""Hands work to a helper."""
+_HELPER: ContextVar[Submit | None] = ContextVar("_HELPER", default=None)
+_HALVED: ContextVar[bool] = ContextVar("_HALVED", default=False)
+HELPERS = 2  # threads on the second core: the next frame is seen, and what the present one needs does not wait for that
+SIDE, TIMES, TRIALS = 256, 6, 3  # of the products by which a second core is looked for
+FREE = 1.5  # times as long as one alone that two at once take at most where a second core is free
 
 
 def choose_device(name: str) -> torch.device:
@@ -45,3 +66,119 @@ def _processor_computes_bf16() -> bool:
     """Whether the processor has bf16, and oneDNN is not held to instructions that lack it (`ONEDNN_MAX_CPU_ISA`)."""
     able = torch.cpu.get_capabilities()
     return bool(able.get("amx_bf16") or able.get("avx512_bf16")) and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+
+
+class Later(Generic[T]):
+    """What will be there when it is asked for.
+
+    Args:
+        work: makes it.
+        helper: who may begin with it now; without one nothing happens before it is asked for.
+    """
+
+    def __init__(self, work: Callable[[], T], helper: Submit | None) -> None:
+        self._work = work
+        self._begun: Future[T] | None = helper(work) if helper else None
+
+    def result(self) -> T:
+        """What the work gives; here and now unless it is begun."""
+        if self._begun is None or self._begun.cancel():
+            return self._work()
+        return self._begun.result()
+
+    def drop(self) -> None:
+        """Nobody wants it any more: it is over when this returns."""
+        if self._begun is not None and not self._begun.cancel():
+            self._begun.exception()
+
+
+def later(work: Callable[[], T]) -> Later[T]:
+    """Begin with work on another core, if there is one, which is asked for afterwards, in the precision of here and now."""
+    helper = _HELPER.get()
+    exact = helper is not None and not torch.is_autocast_enabled("cpu")
+    return Later(partial(_exactly, work) if exact else work, helper)
+
+
+def map_on_cores(work: Callable[[S], T], parts: Sequence[S]) -> list[T]:
+    """What the work gives for each part: for the first one here and now, for the others on another core if there is one."""
+    others = [later(partial(work, part)) for part in parts[1:]]
+    first = [work(part) for part in parts[:1]]
+    return [*first, *(other.result() for other in others)]
+
+
+def _exactly(work: Callable[[], T]) -> T:
+    with torch.autocast("cpu", enabled=False):
+        return work()
+
+
+def is_helped() -> bool:
+    """Whether another core takes work."""
+    return _HELPER.get() is not None
+
+
+@contextmanager
+def helped(device: torch.device, precision: torch.dtype | None) -> Iterator[None]:
+    """A helper, where torch may use several cores and one is free.
+
+    Both have half of the threads, and so has whoever gets no helper: numbers must not depend on what else the machine does.
+
+    Args:
+        device: only a processor is helped: an accelerator computes beside Python anyway.
+        precision: that autocast computes in; None for none.
+    """
+    threads = torch.get_num_threads()
+    if device.type != "cpu" or threads < 2 or torch.is_grad_enabled() or _HALVED.get():
+        yield
+        return
+
+    free = second_core_is_free()
+    torch.set_num_threads(threads // 2)
+    pending = set[Future[Any]]()
+
+    def submit(work: Callable[[], Any]) -> Future[Any]:
+        pending.add(future := _helpers(threads // 2, precision).submit(work))
+        future.add_done_callback(pending.discard)
+        return future
+
+    halved, token = _HALVED.set(True), _HELPER.set(submit if free else None)
+    try:
+        yield
+    finally:
+        _HELPER.reset(token)
+        _HALVED.reset(halved)
+        wait([*pending])
+        torch.set_num_threads(threads)
+
+
+@lru_cache(maxsize=2)
+def _helpers(threads: int, precision: torch.dtype | None) -> ThreadPoolExecutor:
+    """Threads of the second core, which stay: the first operations of a new one take some milliseconds longer."""
+
+    def prepare() -> None:  # gradients and precision are a thread's own
+        torch.set_grad_enabled(False)
+        torch.set_num_threads(threads)
+        if precision is not None:
+            torch.autocast("cpu", dtype=precision).__enter__()
+
+    return ThreadPoolExecutor(HELPERS, "helper", prepare)
+
+
+def second_core_is_free() -> bool:
+    """Whether two threads compute nearly as fast as one alone, measured once a while: other programs may need the rest."""
+    return _measure(int(time.monotonic() // 60))
+
+
+@lru_cache(maxsize=1)
+def _measure(_minute: int) -> bool:
+    matrix, threads = torch.ones(SIDE, SIDE), torch.get_num_threads()
+
+    def seconds(pool: ThreadPoolExecutor, together: int) -> float:
+        begin = time.perf_counter()
+        list(pool.map(lambda _: [matrix @ matrix for _ in range(TIMES)], range(together)))
+        return time.perf_counter() - begin
+
+    with ThreadPoolExecutor(2, initializer=lambda: torch.set_num_threads(1)) as pool:
+        seconds(pool, 2)
+        alone, both = (min(seconds(pool, together) for _ in range(TRIALS)) for together in (1, 2))
+    torch.set_num_threads(threads)
+    return both < FREE * alone

@@ -9,6 +9,7 @@ memories, so objects in lock step do not influence each other.
 
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
+from copy import copy, deepcopy
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Literal, Protocol, runtime_checkable
@@ -106,6 +107,20 @@ class PolicyBank:
         dropped = [m for m in self.memories[b] if m.t in times]
         self.memories[b] = [m for m in self.memories[b] if m.t not in times]
         return {m.t: m.confidence for m in dropped if not m.prompted}
+
+    def branch(self) -> "PolicyBank":
+        """One that remembers the same, and from now on what it is offered itself."""
+        other = copy(self)
+        other._policies, other.memories = deepcopy(self._policies), [[*own] for own in self.memories]
+        return other
+
+    def store_all(self, other: "PolicyBank") -> None:
+        """Offer each object what it remembers in another bank, as far as it is not remembered here."""
+        with torch.autocast("cpu", enabled=False):
+            for b, (policy, offered) in enumerate(zip(self._policies, other.memories, strict=True)):
+                known = {memory.t for memory in self.memories[b]}
+                for memory in (one for one in offered if one.t not in known):
+                    self.memories[b] = policy.keep(self.memories[b], memory)
 
 
 def cosine(a: Tensor, b: Tensor) -> Tensor:

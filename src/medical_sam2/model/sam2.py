@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from medical_sam2.model import memory_attention as attention
 from medical_sam2.model.backbone import Features, FramePrediction, Fused, Instruction, Memory, Recall, clone_rows, gather
-from medical_sam2.model.hiera import HieraEncoder
+from medical_sam2.model.image_encoders import HieraEncoder
 from medical_sam2.model.memory_attention import KeptKeys, MemoryAttention, attend
 from medical_sam2.model.modules import FeedForward, HieraSizes, MaskDecoder, MemoryEncoder, PromptEncoder, Sam2Config
 from medical_sam2.model.tracker import fit_square, upsample

@@ -44,9 +44,9 @@ from medical_sam2.model.checkpoint_format import (
     network_configuration,
     parse_config,
 )
+from medical_sam2.model.image_encoders import ConvPyramid
 from medical_sam2.model.modules import Sam2Config
 from medical_sam2.model.nano import Nano
-from medical_sam2.model.nano.encoder import ConvPyramid
 from medical_sam2.model.sam2 import Sam2
 from medical_sam2.plugins import find
 

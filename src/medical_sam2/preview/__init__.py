@@ -291,10 +291,15 @@ def _cell(
     pixels = image if image.dtype == np.uint8 else percentile_window(image).as_bytes(image)
     height, width = image.shape[:2]
     scale = tile_px / max(height, width)
-    picture = drawing.tile(
-        pixels, [] if mask is None else [mask], PreviewCrop((0, 0), (height, width), (scale, scale)), colours
-    )
+    whole = PreviewCrop((0, 0), (height, width), (scale, scale))
+    picture = drawing.tile(pixels, [] if mask is None else [mask], whole, colours, thin=True)
     return _captioned(_centred(picture, tile_px, tile_px), caption)
+
+
+def shorten(name: str, most: int) -> str:
+    """A name without its middle where it is too long: beginnings and ends tell names apart."""
+    start = (most - 1) // 2
+    return name if len(name) <= most else f"{name[:start]}…{name[start + 1 - most :]}"
 
 
 def _planes(scene: PreviewScene, width_px: int) -> Image.Image:

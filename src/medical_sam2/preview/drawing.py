@@ -76,14 +76,20 @@ def tile(
     crop: PreviewCrop,
     colours: Mapping[int, Colour],
     prompts: Sequence[FramePrompt] = (),
+    *,
+    thin: bool = False,
 ) -> Image.Image:
-    """A slice (H, W), or an image (H, W, 3), of uint8, with the objects of its label maps outlined and its prompts marked."""
-    large = PreviewCrop(crop.low_yx, crop.size_yx, (crop.scale_yx[0] * _FINE, crop.scale_yx[1] * _FINE))
+    """A slice (H, W), or an image (H, W, 3), of uint8, with the objects of its label maps outlined and its prompts marked.
+
+    Outlines are smooth, and cover one pixel and a half; `thin` ones cover one, without being smoothed, which would blur them.
+    """
+    fine, line = (1, 1) if thin else (_FINE, _LINE)
+    large = PreviewCrop(crop.low_yx, crop.size_yx, (crop.scale_yx[0] * fine, crop.scale_yx[1] * fine))
     picture = Image.fromarray(crop.cut(image)).convert("RGB").resize(large.size_px, Image.Resampling.BICUBIC)
     for labels_hw in maps_hw:
         part = crop.cut(labels_hw)
         for label in np.unique(part[part != 0]).tolist():
-            paint(picture, part == label, colours[label])
+            paint(picture, part == label, colours[label], line=line)
     for prompt in prompts:
         if prompt.mask_hw is not None:
             paint(picture, crop.cut(prompt.mask_hw) != 0, TEXT, fill=0)
@@ -97,10 +103,10 @@ def tile(
     return picture
 
 
-def paint(picture: Image.Image, mask_hw: NDArray[np.bool_], colour: Colour, *, fill: float = _FILL) -> None:
+def paint(picture: Image.Image, mask_hw: NDArray[np.bool_], colour: Colour, *, fill: float = _FILL, line: int = _LINE) -> None:
     """Outline and faintly fill a mask, stretched over the picture."""
     region = _stretched(mask_hw, picture.size)
-    opacity = np.where(_eroded(region, _LINE), 255 * fill, 255.0 * region)
+    opacity = np.where(_eroded(region, line), 255 * fill, 255.0 * region)
     picture.paste(colour, (0, 0), Image.fromarray(opacity.astype(np.uint8)))
 
 

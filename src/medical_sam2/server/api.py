@@ -2,33 +2,89 @@
 
 import asyncio
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from dataclasses import asdict
 from tempfile import NamedTemporaryFile
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeAlias
 
 from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.sse import EventSourceResponse, ServerSentEvent
-from pydantic import Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from medical_sam2.intensity_window import CT_WINDOWS
-from medical_sam2.server import structure_routes
-from medical_sam2.server.description import change_session, describe_session, list_session
-from medical_sam2.server.forms import BYTES, GestureForm, Plane, Side, StrictForm, VersionedForm
+from medical_sam2.server import editing
+from medical_sam2.server.gestures import MOST_POINTS, command_line, prompt_file
 from medical_sam2.server.pacs import SeriesRecord
 from medical_sam2.server.refusals import InvalidRequest, NotFound
-from medical_sam2.server.rendering import Encoded, encode_download, encode_frame, encode_volume, subsample
+from medical_sam2.server.rendering import (
+    Encoded,
+    change_session,
+    describe_session,
+    describe_state,
+    encode_download,
+    encode_frame,
+    encode_overlay,
+    encode_volume,
+    lay_over,
+    list_session,
+    measure_session,
+    read_outlines,
+    remove_overlay,
+    subsample,
+)
 from medical_sam2.server.review import ReviewSuggestion
-from medical_sam2.server.said import command_line, prompt_file
 from medical_sam2.server.security import VISITOR, Visitor
-from medical_sam2.server.segmentation import SessionVolume
+from medical_sam2.server.segmentation import SessionResult, SessionVolume
 from medical_sam2.server.session import Session
-from medical_sam2.server.session_store import SessionStore
-from medical_sam2.server.uploads import library_entries
+from medical_sam2.server.session_store import SessionStore, library_entries
+from medical_sam2.server.state import MOST_NAME, Gesture, Kind, State
 from medical_sam2.server.worker_process import ReadingOptions
+from medical_sam2.strokes import WIDEST
+from medical_sam2.tracking.finishing import FinishingSteps
+from medical_sam2.volume import Volume
 
 PAUSE_S = 0.04  # between two looks at the events of a job
 Views = Literal["one", "three", "six"]
+BYTES = "application/octet-stream"
+Plane = Literal["axial", "coronal", "sagittal", "image"]
+Side = Annotated[int, Query(ge=0, le=4096)]
+Pair = tuple[Annotated[float, Field(allow_inf_nan=False)], Annotated[float, Field(allow_inf_nan=False)]]
+Maker: TypeAlias = Callable[[SessionVolume, State, SessionResult], editing.StructureEdit]
+Label = Annotated[int, Field(ge=1, le=255)]
+Upload = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
+
+
+class StrictForm(BaseModel):
+    """Nothing but the fields that are known."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+
+class VersionedForm(StrictForm):
+    """A change of what the client has seen."""
+
+    version: Annotated[int, Field(ge=0)]
+
+
+class GestureForm(VersionedForm):
+    """A gesture."""
+
+    label: Label
+    plane: Plane
+    t: Annotated[int, Field(ge=0)]
+    kind: Kind
+    points: Annotated[list[Pair], Field(max_length=MOST_POINTS)] = []
+    positive: Annotated[list[bool], Field(max_length=64)] = []
+    runs: Annotated[list[Annotated[int, Field(ge=0, le=1 << 31)]], Field(max_length=200_000)] = []
+    frames: Annotated[list[Annotated[int, Field(ge=0)]], Field(max_length=2)] = []
+    width: Annotated[float, Field(ge=1, le=WIDEST)] = 3.0
+
+    def gesture(self) -> Gesture:
+        """As the session takes it."""
+        points = tuple((float(y), float(x)) for y, x in self.points)
+        where = 0, self.label, self.plane, self.t, self.kind
+        return Gesture(*where, points, tuple(self.positive), tuple(self.runs), tuple(self.frames), self.width)
 
 
 class NewSession(StrictForm):
@@ -57,6 +113,49 @@ class StopForm(StrictForm):
     keep: bool = False
 
 
+class StructureForm(VersionedForm):
+    """A new structure, or another name, colour or number of one, or a lock."""
+
+    name: Annotated[str, Field(max_length=MOST_NAME)] = ""
+    colour: Annotated[str, Field(pattern=r"^(#[0-9a-f]{6})?$")] = ""
+    value: Annotated[int, Field(ge=0, le=65_535)] = 0
+    locked: bool | None = None
+
+
+class MoveForm(VersionedForm):
+    """A structure up (negative) or down."""
+
+    by: Annotated[int, Field(ge=-255, le=255)]
+
+
+class MergeForm(VersionedForm):
+    """Two structures become one."""
+
+    into: Label
+
+
+class FinishForm(VersionedForm):
+    """What is done to a structure, as `FinishingSteps` has it."""
+
+    fill_holes: bool = False
+    largest: bool = False
+    smooth_mm: Annotated[float, Field(ge=0, le=100)] = 0.0
+    grow_mm: Annotated[float, Field(ge=-100, le=100)] = 0.0
+    min_volume_ml: Annotated[float, Field(ge=0, le=100_000)] = 0.0
+
+
+class FileForm(VersionedForm):
+    """A file that was uploaded as a session of its own, which ends with it."""
+
+    upload: Upload
+
+
+class OverlayForm(StrictForm):
+    """A second image, which was opened as a session of its own; none takes the one that is there away."""
+
+    upload: Upload | None = None
+
+
 class SeriesQuery(StrictForm):
     """Whose series of the PACS."""
 
@@ -77,7 +176,9 @@ def routes(store: SessionStore) -> APIRouter:
     _frames(router, store)
     _results(router, store)
     _changes(router, store)
-    structure_routes.add(router, store)
+    _structures(router, store)
+    _edits(router, store)
+    _overlays(router, store)
     _events(router, store)
     _pacs(router, store)
     return router
@@ -192,13 +293,15 @@ def _results(router: APIRouter, store: SessionStore) -> None:
 
     @router.get("/sessions/{id}/prompts")
     def prompts(id: str) -> Response:
-        data, name = prompt_file(store.get(id))
+        session = store.get(id)
+        data, name = prompt_file(_volume(session), session.history.state, session.folder)
         kind = "application/json" if name.endswith(".json") else "application/zip"
         return Response(data, media_type=kind, headers={"content-disposition": f'attachment; filename="{name}"'})
 
     @router.get("/sessions/{id}/options")
     def options(id: str, views: Views = "one") -> dict[str, str]:
-        return {"text": command_line(store.get(id), views)}
+        session = store.get(id)
+        return {"text": command_line(_volume(session), session.history.state, views, session.image.window_name)}
 
     @router.get("/sessions/{id}/rows")
     def rows(id: str) -> list[dict[str, Any]]:
@@ -219,6 +322,13 @@ def _results(router: APIRouter, store: SessionStore) -> None:
             }
             for row in session.result().rows
         ]
+
+
+def _volume(session: Session) -> Volume:
+    """Of which all that was said can be told."""
+    if not isinstance(session.image, SessionVolume):
+        raise InvalidRequest("a set of images has no file of prompts; download its label images")
+    return session.image.volume
 
 
 def _advised(advice: ReviewSuggestion | None) -> dict[str, Any]:
@@ -285,12 +395,8 @@ def _pacs(router: APIRouter, store: SessionStore) -> None:
     def open_(form: SeriesChoice) -> dict[str, str]:
         if form.number >= len(known):
             raise NotFound("series")
-        one = known[form.number]
         with store.creating() as id:
-            source, most = store.settings.state / id / "source", store.settings.most_upload_mb << 20
-            wanted = {"study": one.study, "series": one.series, "images": one.images}
-            ask("fetch", **wanted, target=str(source), most_bytes=most)
-            store.place(id, source, study=one.study)
+            store.fetch(id, known[form.number])
         return {"id": id}
 
     @router.post("/sessions/{id}/push")
@@ -304,3 +410,64 @@ def _pacs(router: APIRouter, store: SessionStore) -> None:
             file.flush()
             ask("send", study=study, source=file.name)
         return {"message": "The segmentation was sent to the PACS."}
+
+
+def _structures(router: APIRouter, store: SessionStore) -> None:
+    @router.post("/sessions/{id}/structures")
+    def add(id: str, form: StructureForm) -> dict[str, Any]:
+        return change_session(store, id, lambda session: session.add_structure(form.version, form.name, form.colour))
+
+    @router.post("/sessions/{id}/structures/{label}")
+    def change(id: str, label: int, form: StructureForm) -> dict[str, Any]:
+        said = form.name, form.colour, form.value, form.locked
+        return change_session(store, id, lambda session: session.change_structure(form.version, label, *said))
+
+    @router.post("/sessions/{id}/structures/{label}/remove")
+    def remove(id: str, label: int, form: VersionedForm) -> dict[str, Any]:
+        return change_session(store, id, lambda session: session.remove_structure(form.version, label))
+
+    @router.get("/sessions/{id}/statistics")
+    def statistics(id: str) -> list[dict[str, Any]]:
+        return [asdict(row) for row in measure_session(store.get(id))]
+
+
+def _edits(router: APIRouter, store: SessionStore) -> None:
+    def edited(id: str, version: int, make: Maker) -> dict[str, Any]:
+        session = store.get(id)
+        notes = session.edit(version, make)
+        return {**describe_state(session), "notes": notes}
+
+    @router.post("/sessions/{id}/structures/{label}/move")
+    def move(id: str, label: int, form: MoveForm) -> dict[str, Any]:
+        return edited(id, form.version, lambda _, state, result: editing.move_structure(state, label, form.by))
+
+    @router.post("/sessions/{id}/structures/{label}/merge")
+    def merge(id: str, label: int, form: MergeForm) -> dict[str, Any]:
+        return edited(id, form.version, lambda _, state, result: editing.merge_structures(state, result, label, form.into))
+
+    @router.post("/sessions/{id}/structures/{label}/split")
+    def split(id: str, label: int, form: VersionedForm) -> dict[str, Any]:
+        return edited(id, form.version, lambda _, state, result: editing.split_structure(state, result, label))
+
+    @router.post("/sessions/{id}/structures/{label}/finish")
+    def finish(id: str, label: int, form: FinishForm) -> dict[str, Any]:
+        steps = FinishingSteps(**form.model_dump(exclude={"version"}))
+        return edited(id, form.version, lambda *known: editing.finish_structure(known, label, steps))
+
+    @router.post("/sessions/{id}/outlines")
+    def outlines(id: str, form: FileForm) -> dict[str, Any]:
+        found = read_outlines(store, store.get(id), form.upload)
+        return edited(id, form.version, lambda _, state, result: editing.add_outlines(state, result, *found))
+
+
+def _overlays(router: APIRouter, store: SessionStore) -> None:
+    @router.post("/sessions/{id}/overlay")
+    def lay(id: str, form: OverlayForm) -> dict[str, Any]:
+        session = store.get(id)
+        return {"overlay": lay_over(store, session, form.upload) if form.upload else remove_overlay(session)}
+
+    @router.get("/sessions/{id}/overlay/{plane}/{t}")
+    def frame(id: str, plane: Plane, t: int) -> Response:
+        session = store.get(id)
+        session.check_frame(plane, t)
+        return _sent(encode_overlay(session, plane, t))

@@ -1,32 +1,63 @@
-"""A library as MONAI Label's datastore: its images by their names, and the labels that are saved for them.
+"""A library as MONAI Label's datastore: its images by their names, their labels and sessions, and which to label next.
 
 Labels of the image `NAME.nii.gz` lie in the library as `labels/TAG/NAME.v1.nii.gz`, `NAME.v2.nii.gz` and so on, each with its
 segments in `NAME.v1.json`; the last version counts. One without a number, as MONAI Label writes it, is older than all of them.
 No file of the library is ever written over or removed. What a client calls an image, a tag or a version becomes part of a path
 only where it is a plain name (`PLAIN`, `TAG`).
+
+An image that is asked about is opened as a session once, and anew where its file is another one by now. The next to label is
+the first, any, or the one that helps most by what `medsam2 suggest` goes by: (1 − confidence) · (1 − likeness), with the
+likeness of what the network sees of it to what it sees of labelled ones, and the confidence of what was found in it here, none
+where nobody asked yet.
 """
 
 import json
 import os
 import re
+import secrets
 import shutil
+import tempfile
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from http import HTTPStatus
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
 
 from medical_sam2.io import atomic, registry
+from medical_sam2.server.pacs import SeriesRecord
 from medical_sam2.server.refusals import Conflict, InvalidRequest, LimitReached, NotFound, Refusal, disk_is_full
-from medical_sam2.server.uploads import MOST_ENTRIES, LibraryEntry, leads_within, library_entries
+from medical_sam2.server.segmentation import SessionVolume
+from medical_sam2.server.session import Session
+from medical_sam2.server.session_store import MOST_ENTRIES, LibraryEntry, SessionStore, leads_within, library_entries
+from medical_sam2.server.worker_process import ImageSource, ReadingOptions
+from medical_sam2.tracking.confidence import Need, neediest
+from medical_sam2.tracking.plan import PLANES, array_axis
 
 LABELS, FINAL, SENT_AS = "labels", "final", ".nii.gz"
 PLAIN = re.compile(r"[^\W_][^/\\\x00-\x1f\x7f]{0,99}", re.UNICODE)
 TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,31}")
 NUMBERED = re.compile(r"(.+)\.v([1-9][0-9]{0,5})", re.DOTALL)
 MOST_VERSIONS = 1_000
+
+SERIES = re.compile(r"[0-9]+(\.[0-9]+)+")
+LONGEST = 64
+Stamp: TypeAlias = tuple[Path, int, int]
+"""A file or folder as it is: its path, its time and its size."""
+
+USEFUL = "most_useful"
+STRATEGIES: Mapping[str, str] = {
+    USEFUL: "the image that is least like those that are labelled, and in which what was found is least sure",
+    "first": "the first image without labels",
+    "random": "any image without labels",
+}
+LOOK_S = 20.0  # at images that were not seen before; the others wait for the next time
+DEPTHS = (0.25, 0.5, 0.75)  # of the axial slices that are looked at
 
 
 @dataclass(frozen=True)
@@ -235,3 +266,179 @@ def _writable() -> Iterator[None]:
     except OSError as error:
         problem = "the folder of the library cannot be written to; let whoever runs the server write to it"
         raise disk_is_full(error) or Refusal(HTTPStatus.FORBIDDEN, problem) from None
+
+
+@dataclass(eq=False)
+class LibrarySessions:
+    """Sessions of this server about images of its library and of its PACS.
+
+    Args:
+        store: of the sessions.
+        datastore: names the images of the library.
+    """
+
+    store: SessionStore
+    datastore: Datastore
+    _lock: threading.RLock = field(default_factory=threading.RLock)
+    _sessions: dict[Stamp | str, str] = field(default_factory=dict[Stamp | str, str])
+    _series: dict[Stamp, dict[str, str]] = field(default_factory=dict[Stamp, dict[str, str]])
+
+    def open(self, name: str) -> Session:
+        """The session of an image: by its id in the library, the name of its file, or its SeriesInstanceUID.
+
+        Raises:
+            NotFound: there is none, in the library or in the PACS.
+        """
+        with suppress(NotFound):
+            return self.open_image(self.datastore.get(name))
+        if len(name) > LONGEST or not SERIES.fullmatch(name):
+            raise NotFound("image")
+        if folder := self._find_series(name):
+            return self._once(name, lambda id: self._open_placed(id, folder, ReadingOptions(series=name)))
+        return self._once(name, lambda id: self._fetch(id, name))
+
+    def open_image(self, image: DatastoreImage) -> Session:
+        """The session of an image of the library."""
+        return self._once(stamp(image.entry.path), lambda id: self._open_placed(id, image.entry.path, None))
+
+    def _once(self, key: "Stamp | str", fill: Callable[[str], Session]) -> Session:
+        with self._lock:  # who asks meanwhile waits, and gets the same
+            if (known := self._sessions.get(key)) in self.store.ids():
+                return self.store.get(str(known))
+            with self.store.creating() as id:
+                session = fill(id)
+            self._sessions[key] = id
+            return session
+
+    def _open_placed(self, id: str, path: Path, reading: ReadingOptions | None) -> Session:
+        self.store.place(id, path)
+        return self.store.open(id, reading)
+
+    # A folder of series may be large: its headers are read once, and again where something was put into it.
+    def _find_series(self, series: str) -> Path | None:
+        root = self.store.settings.library
+        if root is None or not root.is_dir():
+            return None
+        folders = [root, *(each.entry.path for each in self.datastore.images().values() if each.entry.path.is_dir())]
+        with self._lock:
+            stamps = {folder: stamp(folder) for folder in folders}
+            if unread := [str(folder.resolve()) for folder in folders if stamps[folder] not in self._series]:
+                found = self.store.workers.run({"do": "list", "folders": unread, "within": str(root.resolve())})
+                for folder in folders:
+                    own = {uid: place for uid, place in found.items() if place == str(folder.resolve())}
+                    self._series.setdefault(stamps[folder], own)
+            places = [self._series[each][series] for each in stamps.values() if series in self._series[each]]
+        return Path(places[0]) if places else None
+
+    def _fetch(self, id: str, series: str) -> Session:
+        """The series, from the PACS."""
+        store, address = self.store, self.store.settings.pacs
+        if not address:
+            raise NotFound("image")
+        found = [SeriesRecord(**one) for one in store.workers.run({"do": "search", "address": address, "series": series})]
+        if [one.series for one in found] != [series]:
+            raise NotFound("series in the PACS")
+        store.fetch(id, found[0])
+        return store.open(id)
+
+
+def stamp(path: Path) -> Stamp:
+    """What tells whether a file or folder is the same as before."""
+    about = path.stat()
+    return path, about.st_mtime_ns, about.st_size
+
+
+@dataclass(frozen=True)
+class ImageSuggestion:
+    """An image, and why."""
+
+    image: DatastoreImage
+    weight: float  # how useful its labels would be, in [0, 2]; 0 where that was not asked
+    reason: str
+
+
+@dataclass(eq=False)
+class ActiveLearning:
+    """Chooses images that have no labels yet.
+
+    Args:
+        library: of the images.
+    """
+
+    library: LibrarySessions
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _seen: dict[Stamp, NDArray[np.float32] | None] = field(default_factory=dict[Stamp, "NDArray[np.float32] | None"])
+    _sure: dict[Stamp, float] = field(default_factory=dict[Stamp, float])
+
+    def remember(self, name: str, confidence: float | None) -> None:
+        """How sure the network was of what it found in an image of the library; other images are left alone."""
+        with suppress(NotFound):
+            if confidence is not None:
+                self._sure[stamp(self.library.datastore.get(name).entry.path)] = confidence
+
+    def choose(self, strategy: str) -> ImageSuggestion | None:
+        """An image without labels; nothing where all have some.
+
+        Raises:
+            NotFound: no such strategy.
+        """
+        if strategy not in STRATEGIES:
+            raise NotFound("strategy")
+        labels, images = self.library.datastore.labels(), self.library.datastore.images().values()
+        done = [image for image in images if FINAL in labels.get(image.id, {})]
+        left = [image for image in images if image not in done]
+        if not left:
+            return None
+        if strategy == USEFUL and done:
+            return self._most_useful(left, done)
+        image = secrets.choice(left) if strategy == "random" else left[0]
+        return ImageSuggestion(image, 0.0, "nothing is labelled yet" if strategy == USEFUL else STRATEGIES[strategy])
+
+    def _most_useful(self, left: Sequence[DatastoreImage], done: Sequence[DatastoreImage]) -> ImageSuggestion | None:
+        with self._lock:
+            ends = time.monotonic() + LOOK_S
+            known = [seen for image in done if (seen := self._look(image, ends)) is not None]
+            mine = {i: seen for i, image in enumerate(left) if (seen := self._look(image, ends)) is not None}
+        if not known or not mine:
+            return ImageSuggestion(left[0], 0.0, "none of the images could be compared in time; ask again")
+        needs = [Need(i, self._sure.get(stamp(left[i].entry.path), 0.0), _likeness(seen, known)) for i, seen in mine.items()]
+        best = neediest(needs)[0]
+        reason = f"confidence {best.confidence:.2f}, likeness to what is labelled {best.likeness:.3f}"
+        waiting = len(left) - len(mine)
+        return ImageSuggestion(
+            left[best.index], best.size, f"{reason}; {waiting} images were not looked at" if waiting else reason
+        )
+
+    def _look(self, image: DatastoreImage, ends: float) -> NDArray[np.float32] | None:
+        """What the network sees of an image, as a direction; None where it cannot be read, or not in time."""
+        key = stamp(image.entry.path)
+        if key not in self._seen:
+            if time.monotonic() > ends:
+                return None
+            self._seen[key] = self._see(image)
+        return self._seen[key]
+
+    def _see(self, image: DatastoreImage) -> NDArray[np.float32] | None:
+        store, root = self.library.store, self.library.store.settings.library
+        within = root.resolve() if root and root.is_dir() else None
+        with tempfile.TemporaryDirectory(dir=store.settings.state, prefix="look") as folder:
+            try:
+                store.workers.decode(
+                    ImageSource(image.entry.path.resolve(), ReadingOptions(), within), Path(folder) / "decoded"
+                )
+                found = store.load_image(Path(folder) / "decoded")
+            except Refusal:
+                return None
+            return self._direction(found) if isinstance(found, SessionVolume) else None
+
+    def _direction(self, shown: SessionVolume) -> NDArray[np.float32]:
+        volume, axial = shown.volume, PLANES["axial"]
+        slices = {int(depth * volume.shape[array_axis(volume, axial)]) for depth in DEPTHS}
+        with self.library.store.queue.segmenter(urgent=False) as segmenter:
+            parts = segmenter.slice_directions(volume, axial, shown.window, slices).values()
+        mean = np.mean([*parts], axis=0)
+        return (mean / max(float(np.linalg.norm(mean)), 1e-12)).astype(np.float32)
+
+
+def _likeness(seen: NDArray[np.float32], known: Collection[NDArray[np.float32]]) -> float:
+    return max(float(seen @ each) for each in known)

@@ -14,10 +14,9 @@ from numpy.typing import NDArray
 from medical_sam2.server.refusals import InvalidRequest
 from medical_sam2.server.segmentation import SessionResult, SessionVolume
 from medical_sam2.server.state import COLOURS, State, Structure
-from medical_sam2.tracking.finishing import FinishingSteps, finish
+from medical_sam2.tracking.finishing import EVERYWHERE, FinishingSteps, finish, load_ndimage
 from medical_sam2.tracking.limits import limits_of
 from medical_sam2.tracking.plan import array_axis, primary_view
-from medical_sam2.tracking.postprocess import EVERYWHERE, load_ndimage
 from medical_sam2.volume import Segmentation
 
 MOST_LABEL = 255

@@ -1,18 +1,28 @@
-"""What is done at the page, as prompts: checked, in pixels of its frame, and in voxels of the file.
+"""What is done at the page, as prompts: checked, in pixels of its frame, in voxels of the file; and all of it for a command.
+
+Told at once, what later gestures took back is left out, as in tracking. A result that was corrected came about step by step:
+told at once, the same words may find something a little different.
 
 Shapes: H W pixels of a frame.
 """
 
-from collections.abc import Sequence
+import io
+import shlex
+import zipfile
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from math import isfinite
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 from numpy.typing import NDArray
 
+from medical_sam2.io.prompt_file import save_prompts
 from medical_sam2.prompts import Box, FramePrompt, Mask, Point, Prompt
-from medical_sam2.server.refusals import InvalidRequest
-from medical_sam2.server.state import Gesture
+from medical_sam2.server.refusals import InvalidRequest, NotFound
+from medical_sam2.server.state import Gesture, State
 from medical_sam2.strokes import (
     Brush,
     Diameter,
@@ -20,6 +30,7 @@ from medical_sam2.strokes import (
     Scribble,
     ShapeInterpolation,
     SliceRange,
+    Stroke,
     Voxels,
     diameter_prompt,
     excluding,
@@ -27,14 +38,16 @@ from medical_sam2.strokes import (
     lasso_prompt,
     scribble_prompt,
 )
-from medical_sam2.tracking.plan import PLANES, array_axis
-from medical_sam2.tracking.postprocess import load_ndimage
+from medical_sam2.tracking.finishing import load_ndimage
+from medical_sam2.tracking.limits import last_words
+from medical_sam2.tracking.plan import PLANES, array_axis, primary_view
 from medical_sam2.volume import Volume
 
 MOST_POINTS, MOST_CLICKS = 4_096, 64
 PLACELESS = dict.fromkeys(("mask", "slices", "interpolate", "erase"), 0)
 FEWEST = {**PLACELESS, "points": 1, "box": 2, "scribble": 1, "lasso": 3, "diameter": 2, "ball": 1}
 MOST = {**FEWEST, "points": MOST_CLICKS, "scribble": MOST_POINTS, "lasso": MOST_POINTS, "diameter": 4, "ball": MOST_POINTS}
+PROMPTS = "prompts.json"
 
 
 def frame_prompt(gesture: Gesture, shape_hw: tuple[int, int]) -> FramePrompt:
@@ -217,3 +230,107 @@ def encode_runs(mask_hw: NDArray[np.bool_]) -> tuple[int, ...]:
     """The runs of a mask: start and length, row by row."""
     edges = np.flatnonzero(np.diff(mask_hw.ravel().astype(np.int8), prepend=0, append=0))
     return tuple(int(x) for start, end in zip(edges[::2], edges[1::2], strict=True) for x in (start, end - start))
+
+
+def command_line(volume: Volume, state: State, views: str, window: str) -> str:
+    """The options of `medsam2 segment` that say all that was said; where they cannot, they name the file of prompts.
+
+    Raises:
+        NotFound: nothing was said.
+    """
+    prompts, names = _said(volume, state), state.numbered_names
+    words = _options(prompts, volume)
+    if words is None:
+        words = ["--prompts", PROMPTS]
+    else:
+        named = {prompt.object for prompt in prompts}
+        words += [f"--name {shlex.quote(f'{label}:{name}')}" for label, name in names.items() if label in named]
+    words += [f"--views {views}"] * (views != "one") + [f"--window {shlex.quote(window)}"] * (window != "auto")
+    return " ".join(["medsam2 segment IMAGE", *words, "-o labels.nii.gz"])
+
+
+def prompt_file(volume: Volume, state: State, place: Path) -> tuple[bytes, str]:
+    """All that was said as a file of prompts, and its name; a zip where outlines that were painted lie beside it.
+
+    Args:
+        volume: about which it was said.
+        state: of the session.
+        place: folder in which it is written for a moment.
+
+    Raises:
+        NotFound: nothing was said.
+    """
+    with TemporaryDirectory(dir=place) as folder:
+        save_prompts(Path(folder) / PROMPTS, _said(volume, state), state.numbered_names, volume)
+        files = sorted(Path(folder).iterdir())
+        if len(files) == 1:
+            return files[0].read_bytes(), PROMPTS
+        data = io.BytesIO()
+        with zipfile.ZipFile(data, "w", zipfile.ZIP_STORED) as archive:
+            for file in files:
+                archive.writestr(zipfile.ZipInfo(file.name), file.read_bytes())
+        return data.getvalue(), "prompts.zip"
+
+
+def _said(volume: Volume, state: State) -> list[Prompt]:
+    """The prompts that count, of objects as files number them; a lasso by its places as long as nothing was said against it."""
+    said = [replace(gesture, label=state.numbers[gesture.label]) for gesture in state.gestures]
+    given = [(gesture, prompt) for gesture in said for prompt in volume_prompts(gesture, volume)]
+    if not given:
+        raise NotFound("prompt: nothing was said yet")
+    lassos = {id(prompt): lasso_of(gesture, volume) for gesture, prompt in given if gesture.kind == "lasso"}
+    kept = last_words([prompt for _, prompt in given], volume.shape)
+    return [each for prompt in kept for each in _sayable(lassos.get(id(prompt), prompt))]
+
+
+def _sayable(prompt: Prompt) -> Iterator[Prompt]:
+    """What is left of a line is no line any more: it is said row by row, as lines as wide as a voxel."""
+    if not isinstance(prompt, Brush):
+        yield prompt
+        return
+    across = min(prompt.planes())
+    along = max({0, 1, 2} - {across})
+    rest = [axis for axis in range(3) if axis != along]
+    row: list[tuple[int, int, int]] = []
+    for i, j, k in sorted(map(tuple, prompt.voxels.tolist()), key=lambda v: (*(v[axis] for axis in rest), v[along])):
+        voxel = int(i), int(j), int(k)
+        if row and (voxel[along] != row[-1][along] + 1 or any(voxel[axis] != row[-1][axis] for axis in rest)):
+            yield Scribble((row[0], row[-1]), prompt.object, prompt.positive, 1)
+            row = []
+        row.append(voxel)
+    yield Scribble((row[0], row[-1]), prompt.object, prompt.positive, 1)
+
+
+def _options(prompts: Sequence[Prompt], volume: Volume) -> list[str] | None:
+    """Prompts as options; None where only a file can say them."""
+    widths = {prompt.width for prompt in prompts if isinstance(prompt, Scribble)}
+    outlined = {prompt.object for prompt in prompts if isinstance(prompt, Lasso) and prompt.positive}
+    joined = {prompt.object for prompt in prompts if isinstance(prompt, ShapeInterpolation)}
+    limits = [prompt for prompt in prompts if isinstance(prompt, SliceRange)]
+    others = [prompt for prompt in prompts if isinstance(prompt, Point | Box | Stroke)]
+    if len(widths) > 1 or joined - outlined or (joined and joined != outlined):
+        return None
+    if any(isinstance(prompt, Mask) for prompt in prompts) or not all(_along(each, others, volume) for each in limits):
+        return None
+    words = [_option(prompt) for prompt in others]
+    words += [f"--slices {each.object}:{each.first} {each.last}" for each in limits]
+    return words + [f"--width {width:g}" for width in widths] + ["--interpolate"] * bool(joined)
+
+
+def _along(limits: SliceRange, others: Sequence[Point | Box | Stroke], volume: Volume) -> bool:
+    """Whether limits are of the axis that their object is prompted along, which the options take them to be."""
+    view = primary_view(volume, [prompt for prompt in others if prompt.object == limits.object])
+    return array_axis(volume, view) == limits.axis
+
+
+def _option(prompt: Point | Box | Stroke) -> str:
+    if isinstance(prompt, Point):
+        return f"--{'point' if prompt.positive else 'negative'} {prompt.object}:{_numbers([prompt.index_ijk])}"
+    against = "" if prompt.positive else "negative-"
+    if isinstance(prompt, Box):
+        return f"--{against}box {prompt.object}:{_numbers([prompt.low_ijk, prompt.high_ijk])}"
+    return f"--{against}{prompt.kind} {prompt.object}:{_numbers(prompt.places_ijk)}"
+
+
+def _numbers(places: Iterable[Sequence[float]]) -> str:
+    return " ".join(f"{round(number, 3) + 0:g}" for place in places for number in place)

@@ -1,8 +1,8 @@
 """The clients of nnInteractive's protocol: what each has sent and said, and what the network makes of it.
 
-All gestures on a structure count together: what was drawn as inside or outside, a box in 3D, and slices that were outlined hold
-through every later gesture, until one says otherwise (`contradictions`). A later gesture corrects what was found; a box in 3D
-has it found anew, from all gestures.
+All gestures on a structure count together: what was drawn as inside or outside, a box in 3D, and slices that were outlined
+hold through every later gesture, until one says otherwise (`drop_contradicted`). A later gesture corrects what was found; a
+box in 3D has it found anew, from all gestures.
 
 A client waits for each answer, and gives up after a minute. So what takes longer than `ANSWER_S` goes on in a thread of its
 own: the answer is what is known by then, from the prompted slice on, and the next request gets the rest (`Prediction`).
@@ -24,7 +24,7 @@ from medical_sam2.prompts import Box, Prompt
 from medical_sam2.server.inference_queue import Cancelled, InferenceQueue, JobEvent, TrackingJob
 from medical_sam2.server.refusals import InvalidRequest, LimitReached, Refusal
 from medical_sam2.strokes import says_where
-from medical_sam2.tracking.contradictions import drop_contradicted, hold_settled, voxels_of
+from medical_sam2.tracking.limits import drop_contradicted, hold_settled, voxels_of
 from medical_sam2.views import View
 from medical_sam2.volume import Volume
 

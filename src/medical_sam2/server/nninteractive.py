@@ -132,7 +132,7 @@ def _blosc2() -> Any:
     try:
         import blosc2  # of the extra `serve`
     except ImportError:
-        raise ConfigError("this protocol needs blosc2", "install medical-sam2[serve]") from None
+        raise ConfigError("this protocol needs blosc2", "pip install 'medical-sam2[serve]'") from None
     return blosc2
 
 

@@ -1,14 +1,21 @@
-"""A session as bytes: frames for the page, the whole for the 3D view, files to download. Shapes: H W a frame."""
+"""A session as the page is told of it and shows it: frames, the 3D view, files to download, and what is laid beside its volume.
+
+An earlier segmentation, or a second image, comes as a session of its own, as any upload does, which then ends; the image is
+laid over the first one wherever it lies. Shapes: I J K voxels, H W a frame.
+"""
 
 import gzip
 import io
+import shutil
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from http import HTTPStatus
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import ModuleType
-from typing import TYPE_CHECKING, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,10 +25,11 @@ from medical_sam2.intensity_window import Window
 from medical_sam2.io import registry
 from medical_sam2.io.annotations import AnnotatedImage
 from medical_sam2.server.editing import renumber
-from medical_sam2.server.refusals import InvalidRequest, Refusal
+from medical_sam2.server.refusals import InvalidRequest, NotFound, Refusal
 from medical_sam2.server.segmentation import LabelMaps, SessionImage, SessionVolume
 from medical_sam2.server.session import Session
 from medical_sam2.server.session_store import SessionStore
+from medical_sam2.server.state import Gesture, Structure
 from medical_sam2.volume import Segmentation
 
 if TYPE_CHECKING:
@@ -29,6 +37,8 @@ if TYPE_CHECKING:
 
 NumberedMaps: TypeAlias = tuple[NDArray[np.unsignedinteger], ...]
 SOLID = 160  # voxels along each axis of the 3D view, at most
+OVERLAY = "overlay"
+NO_VOLUME = "only a volume has slices that another image can lie over"
 
 
 @dataclass(frozen=True)
@@ -169,3 +179,179 @@ def _zip(labels: NumberedMaps) -> bytes:
             Image.fromarray(array).save(picture, "PNG")
             archive.writestr(zipfile.ZipInfo(f"{number:05d}.png"), picture.getvalue())
     return file.getvalue()
+
+
+def read_outlines(
+    store: SessionStore, session: Session, upload: str
+) -> tuple[NDArray[np.unsignedinteger], Mapping[int, str], Mapping[int, str]]:
+    """Labels of a file in the session's grid, number → name, number → colour ("#rrggbb").
+
+    Raises:
+        Refusal: it is none, or lies on another grid.
+    """
+    if not store.uploads.is_waiting(upload):
+        raise NotFound("upload")
+    try:
+        with TemporaryDirectory(dir=session.folder) as folder:
+            target = Path(folder) / "labels.npy"
+            order = {"do": "outlines", "labels": str(store.source(upload).path), "target": str(target)}
+            told = store.workers.run({**order, **store.source(session.id).order()})
+            labels = np.load(target, allow_pickle=False)
+    finally:
+        store.remove(upload)
+    names, colours = ({int(label): str(text) for label, text in told[key].items()} for key in ("names", "colours"))
+    return labels, names, colours
+
+
+def lay_over(store: SessionStore, session: Session, upload: str) -> dict[str, Any]:
+    """Lay the image of another session over this one; returns what the page is told of it."""
+    other = store.get(upload)
+    if other is session or other.history.version:
+        raise InvalidRequest("a session in which something was done is no second image; upload the image again")
+    try:
+        if not isinstance(session.image, SessionVolume) or not isinstance(other.image, SessionVolume):
+            raise InvalidRequest(NO_VOLUME)
+        remove_overlay(session)
+        (store.settings.state / upload / "decoded").rename(session.folder / OVERLAY)
+    finally:
+        store.remove(upload)
+    return describe_overlay(session) or {}
+
+
+def remove_overlay(session: Session) -> None:
+    """Take it away."""
+    shutil.rmtree(session.folder / OVERLAY, ignore_errors=True)
+
+
+def describe_overlay(session: Session) -> dict[str, Any] | None:
+    """What the page is told of the second image; None where there is none."""
+    over = _overlay(session)
+    if over is None:
+        return None
+    window, extent = over.window, over.extent
+    units = "HU" if over.hounsfield else ""
+    about = {"modality": over.volume.modality, "unit": units, "hung_as": window.source}
+    return {**about, "window": (window.low, window.high), "extent": (extent.low, extent.high)}
+
+
+def _overlay(session: Session) -> SessionVolume | None:
+    folder = session.folder / OVERLAY
+    return _load(folder, folder.stat().st_mtime_ns) if folder.is_dir() else None
+
+
+@lru_cache(maxsize=8)
+def _load(folder: Path, _: int) -> SessionVolume | None:
+    image = SessionStore.load_decoded(folder)
+    return image if isinstance(image, SessionVolume) else None
+
+
+# Frame by frame, in the second image's own resolution: a volume that was resampled to the first one's grid would lose it.
+def encode_overlay(session: Session, plane: str, t: int) -> Encoded:
+    """What of the second image lies on a frame, as 16-bit codes: 0 beyond it, from 1 on its whole range of intensities.
+
+    Raises:
+        NotFound: there is none.
+    """
+    over, image = _overlay(session), session.image
+    if over is None or not isinstance(image, SessionVolume):
+        raise NotFound("second image")
+    values, inside = sample_frame(over, image, plane, t)
+    codes = np.where(inside, 1 + np.rint(65_534 * over.extent.apply(values)), 0).astype("<u2")
+    size = {"x-rows": str(codes.shape[0]), "x-columns": str(codes.shape[1]), "x-channels": "1"}
+    headers = {**size, "x-low": repr(over.extent.low), "x-high": repr(over.extent.high)}
+    return Encoded(codes.tobytes(), "application/octet-stream", headers)
+
+
+def sample_frame(
+    over: SessionVolume, image: SessionVolume, plane: str, t: int
+) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """Intensities (H, W) of the second image at the pixels of a frame of the first, and where it has any, by both affines."""
+    from scipy import ndimage  # takes a while to load
+
+    rows, columns = np.indices(image.frame_shape(plane, t))
+    places = np.stack([np.full(rows.shape, t), rows, columns, np.ones_like(rows)]).reshape(4, -1)
+    voxels = np.vstack([np.array(image.voxel_matrix(plane)) @ places, np.ones(places.shape[1])])
+    there = (np.linalg.solve(over.volume.affine, image.volume.affine @ voxels)[:3]).reshape(3, *rows.shape)
+    ends = np.array(over.volume.shape).reshape(3, 1, 1) - 0.5
+    inside = np.logical_and.reduce((there >= -0.5) & (there <= ends))
+    found = ndimage.map_coordinates(over.volume.array, there, np.float32, order=1, mode="nearest", prefilter=False)
+    return np.asarray(found, np.float32), inside
+
+
+def list_session(store: SessionStore, id: str) -> dict[str, Any]:
+    """A session as it is listed; one that is damaged says so, and can be removed."""
+    try:
+        return _summary(store.get(id))
+    except Refusal as refusal:
+        return {"id": id, "kind": "damaged", "planes": {}, "structures": [], "problem": refusal.problem}
+
+
+def _summary(session: Session) -> dict[str, Any]:
+    kind = "volume" if isinstance(session.image, SessionVolume) else "set"
+    names = list(session.history.state.names.values())
+    return {"id": session.id, "kind": kind, "planes": session.image.planes, "structures": names}
+
+
+def describe_session(store: SessionStore, session: Session) -> dict[str, Any]:
+    """All that the page needs to begin with."""
+    image = session.image
+    solid = image if isinstance(image, SessionVolume) else None
+    planes = [
+        {"name": name, "frames": frames, "size": image.frame_shape(name, 0), "spacing": image.spacing(name)}
+        | ({"voxel": solid.voxel_matrix(name)} if solid else {})
+        for name, frames in image.planes.items()
+    ]
+    return {
+        **_summary(session),
+        "planes": planes,
+        "modality": solid.volume.modality if solid else None,
+        "unit": "HU" if solid and solid.hounsfield else "",
+        **({"affine": solid.volume.affine[:3].tolist()} if solid else {}),
+        "window": (solid.window.low, solid.window.high) if solid else None,
+        "hung_as": solid.window.source if solid else "",
+        "seen_as": str(image.network_window(session.history.state.gestures)),
+        "extent": (solid.extent.low, solid.extent.high) if solid else None,
+        "dicom": (dicom := store.is_dicom(session.id)),
+        "downloads": download_forms(image, store.settings.formats, dicom=dicom),
+        "pacs": bool(store.settings.pacs and store.source(session.id).study),
+        "warnings": store.warnings(session.id),
+        "state": describe_state(session),
+        "overlay": describe_overlay(session),
+    }
+
+
+def change_session(store: SessionStore, id: str, change: Callable[[Session], object]) -> dict[str, Any]:
+    """A session as it stands after a change."""
+    session = store.get(id)
+    change(session)
+    return describe_state(session)
+
+
+# Names of fields are those of the first release: other programs read them.
+def describe_state(session: Session) -> dict[str, Any]:
+    """A session as it stands."""
+    history, state, volumes = session.history, session.history.state, session.volumes_ml()
+    fresh = {gesture.id for gesture in state.fresh}
+    return {
+        "version": history.version,
+        "structures": [_structure(session, each, volumes.get(each.label)) for each in state.structures],
+        "said": [_gesture(gesture, gesture.id in fresh) for gesture in state.gestures],
+        "can_undo": history.can_undo,
+        "can_redo": history.can_redo,
+        "fresh": len(fresh),
+        "tracked": state.tracked.number if state.tracked else 0,
+        "busy": session.busy,
+    }
+
+
+def _structure(session: Session, structure: Structure, ml: float | None) -> dict[str, Any]:
+    own = [gesture for gesture in session.history.state.gestures if gesture.label == structure.label]
+    window = session.image.network_window(own)
+    seen = {"window": (window.low, window.high), "seen_as": str(window)}
+    number = structure.value or structure.label
+    return {**vars(structure), "value": number, "ml": ml, "said": len(own), **seen}
+
+
+def _gesture(gesture: Gesture, fresh: bool) -> dict[str, Any]:
+    where = {"label": gesture.label, "plane": gesture.plane, "t": gesture.t, "kind": gesture.kind, "frames": gesture.frames}
+    return {**where, "points": gesture.points_yx, "positive": gesture.positive, "width": gesture.width, "fresh": fresh}

@@ -23,7 +23,7 @@ from medical_sam2.prompts import FramePrompt, Prompt, intensities
 from medical_sam2.server.gestures import ball_voxels, frame_prompt, volume_prompts
 from medical_sam2.server.refusals import InvalidRequest
 from medical_sam2.server.state import BY_HAND, LIMITING, Gesture, State
-from medical_sam2.tracking.contradictions import hold_settled, last_words
+from medical_sam2.tracking.limits import hold_settled, last_words
 from medical_sam2.tracking.plan import PLANES, array_axis, grouped
 from medical_sam2.views import AXIS, View
 from medical_sam2.volume import Segmentation, SliceConfidence, Volume

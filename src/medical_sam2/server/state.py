@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from medical_sam2 import volume
 from medical_sam2.errors import FormatError
+from medical_sam2.io.atomic import sync_folder
 from medical_sam2.server.refusals import InvalidRequest
 
 Kind = Literal["points", "box", "mask", "scribble", "lasso", "diameter", "slices", "interpolate", "erase", "ball"]
@@ -303,7 +304,7 @@ class Journal:
         self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
         os.ftruncate(self._file, whole)
         os.lseek(self._file, 0, os.SEEK_END)
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
 
     def write(self, step: Step) -> History:
         """Take a step: it is on the disk when this returns.
@@ -347,11 +348,3 @@ def _steps(path: Path) -> Iterator[tuple[Step, int]]:
             raise FormatError(f"line {number} of the journal is broken", REMEDY) from None
         end += len(line)
         yield step, end
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

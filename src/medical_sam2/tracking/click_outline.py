@@ -20,11 +20,10 @@ from scipy import ndimage
 
 from medical_sam2.errors import WeightsError
 from medical_sam2.model.backbone import FramePrediction
-from medical_sam2.model.second_core import map_on_cores
+from medical_sam2.model.device import map_on_cores
 from medical_sam2.model.weights import read_tensors
 from medical_sam2.prompts import FramePrompt
-from medical_sam2.tracking.frames import to_frame
-from medical_sam2.tracking.region_of_interest import Canvas, Region, box_of, part_under, pixels_of
+from medical_sam2.tracking.frames import Canvas, Region, box_of, part_under, pixels_of, to_frame
 
 JUDGE_FILE = "click_outline.safetensors"
 SHARES = (1.0, 0.5, 0.31, 0.1)  # sides of the regions that are asked on, of the frame's shorter side

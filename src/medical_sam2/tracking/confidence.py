@@ -94,7 +94,9 @@ def mark_collapses(rows: Sequence[SliceConfidence]) -> list[SliceConfidence]:
 
 
 def find_leaks(rows: Sequence[SliceConfidence], frame_px: Mapping[str, int], drawn: Collection[int] = ()) -> list[Leak]:
-    """Where the tracked area jumps from slice to slice, going away from the prompts, or fills most of the slice.
+    """Where the tracked area jumps from slice to slice, going away from the prompts, or fills most of a slice.
+
+    Of further views no slice counts as filled: through a volume that is thin across the prompted plane an object just runs.
 
     Args:
         rows: as they came; the first one of an object and view is where its tracking started, unless some are prompted.
@@ -102,7 +104,7 @@ def find_leaks(rows: Sequence[SliceConfidence], frame_px: Mapping[str, int], dra
         drawn: objects that a person outlined or drew a box around: what is not much larger than that is no leak.
     """
     # a jump is judged away from the prompts, a filled slice by itself; what is part of a jump is not reported twice
-    found: list[Leak] = []
+    found, shown = list[Leak](), {row.object for row in rows if row.prompted}
     for label, view in dict.fromkeys((row.object, row.view) for row in rows):
         own = [row for row in rows if (row.object, row.view) == (label, view)]
         areas = {row.slice: row.area_px for row in own}
@@ -111,7 +113,8 @@ def find_leaks(rows: Sequence[SliceConfidence], frame_px: Mapping[str, int], dra
         jumps = [*_find_jumps(areas, max(starts), 1), *_find_jumps(areas, min(starts), -1)]
         jumped = {t for slices, _ in jumps for t in slices}
         trusted = DRAWN * max((areas[t] for t in prompted), default=0) if label in drawn else 0
-        filled = [t for t in sorted(areas) if areas[t] > max(trusted, MOST * frame_px[view]) and t not in jumped]
+        large = max(trusted, MOST * frame_px[view]) if prompted or label not in shown else max(areas.values())
+        filled = [t for t in sorted(areas) if areas[t] > large and t not in jumped]
         stretches = [(slices, before) for slices, before in jumps] + [(slices, None) for slices in _consecutive_runs(filled)]
         found += [Leak(label, view, slices, before, max(areas[t] for t in slices)) for slices, before in stretches]
     return found

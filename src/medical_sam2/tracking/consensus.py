@@ -23,8 +23,8 @@ from scipy import ndimage
 from torch import nn
 
 from medical_sam2.model.weights import read_small_network
+from medical_sam2.tracking.frames import box_of, region_around
 from medical_sam2.tracking.fusion import Fusion, Slabs
-from medical_sam2.tracking.region_of_interest import box_of, region_around
 from medical_sam2.tracking.slice_confidence import RefinedSlices, dice_of
 
 SIDE, VOXELS = 64, 2_000_000  # pixels along a side of a slice, voxels in all, at most

@@ -22,8 +22,8 @@ from medical_sam2.errors import GeometryError, PromptError
 from medical_sam2.model.memory_bank import PolicyBank
 from medical_sam2.prompts import Box, FramePrompt
 from medical_sam2.strokes import only_takes_away
+from medical_sam2.tracking.frames import Region, around_all, box_of, pixels_of, prompt_extent, region_for
 from medical_sam2.tracking.plan import Group
-from medical_sam2.tracking.region_of_interest import Region, around_all, box_of, pixels_of, prompt_extent, region_for
 from medical_sam2.tracking.view_tracker import FrameTime, TrackingResult
 from medical_sam2.tracking.volume_tracker import AROUND, GroupTracker
 from medical_sam2.views import View

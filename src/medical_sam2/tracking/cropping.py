@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from medical_sam2.intensity_window import content_box
 from medical_sam2.prompts import Box, FramePrompt, Index, Mask, Point, Prompt
 from medical_sam2.strokes import Brush, Scribble, ShapeInterpolation, SliceRange, Stroke
-from medical_sam2.tracking.region_of_interest import Region, around_all, cut_prompt, prompt_extent
+from medical_sam2.tracking.frames import Region, around_all, cut_prompt, prompt_extent
 from medical_sam2.tracking.volume_tracker import FrameDone
 from medical_sam2.views import View
 from medical_sam2.volume import Segmentation, Volume

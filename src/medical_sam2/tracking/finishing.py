@@ -1,9 +1,10 @@
-"""What is done to objects once they are outlined: holes, parts, smoothness, size; in millimetres, whatever the grid.
+"""What is done to objects once they are outlined: islands, holes, parts, smoothness, size; in millimetres, whatever the grid.
 
-The order is always the same, whatever the order of the options: holes are filled, the largest part is kept, the surface is
-smoothed, the object grows or shrinks, small parts are dropped. Objects are taken by their labels, the smallest first. None
-takes a voxel of another one: what one would take of another is left to it and reported, so that a voxel of the background that
-two would take goes to the smaller label.
+*Islands*: tracking leaves crumbs far from the object, most of all beyond its ends. What a person pointed at is one thing, so
+parts that are connected with no prompt are dropped. *Steps* are asked for. The order is always the same, whatever the order of
+the options: holes are filled, the largest part is kept, the surface is smoothed, the object grows or shrinks, small parts are
+dropped. Objects are taken by their labels, the smallest first. None takes a voxel of another one: what one would take of
+another is left to it and reported, so that a voxel of the background that two would take goes to the smaller label.
 
 Smoothing takes the signed distance to the surface through a Gaussian, and cuts it where the volume is as large as before.
 
@@ -13,6 +14,7 @@ Shapes: I J K voxels.
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import ceil, inf, isfinite
+from types import ModuleType
 from typing import cast
 
 import numpy as np
@@ -20,16 +22,19 @@ from numpy.typing import NDArray
 
 from medical_sam2.errors import ConfigError, read_number
 from medical_sam2.io.labels import object_boxes
-from medical_sam2.prompts import Mask, Prompt
-from medical_sam2.strokes import Lasso, says_where
-from medical_sam2.tracking.limits import Limits
-from medical_sam2.tracking.postprocess import EVERYWHERE, load_ndimage
+from medical_sam2.prompts import Box, Mask, Point, Prompt
+from medical_sam2.strokes import Brush, Diameter, Lasso, Stroke, says_where
+from medical_sam2.tracking.limits import Limits, voxel_within
 from medical_sam2.volume import Segmentation, add_to_layers
 
 KEPT = 0.02  # share of its volume that smoothing may change without a word
 FARTHEST_MM = 500.0  # that an object may grow, shrink or be smoothed by: farther than any organ reaches
 REACH = 4.0  # of a Gaussian, in standard deviations
 MaskArray = NDArray[np.bool_]
+
+BRIDGE = 2  # voxels of a gap across which parts still count as connected: a slice that tracking missed
+CRUMB = 0.05  # of the largest part in a box: smaller ones are no part of what the box was drawn around
+EVERYWHERE = np.ones((3, 3, 3), bool)
 
 
 @dataclass(frozen=True)
@@ -399,3 +404,86 @@ def _slices_of(prompt: Mask | Lasso, shape: Sequence[int]) -> Iterator[tuple[int
     axis = min(planes) if len(planes) == 1 or isinstance(prompt, Lasso) else 2
     drawn = np.argwhere(prompt.array_ijk) if isinstance(prompt, Mask) else prompt.region(shape, axis)
     yield from ((axis, index) for index in np.unique(drawn[:, axis]).tolist())
+
+
+def load_ndimage() -> ModuleType:
+    """scipy.ndimage, loaded when it is used: its libraries wait for ever where memory is short, which is looked at before."""
+    from scipy import ndimage
+
+    return ndimage
+
+
+def remove_islands(labels: NDArray[np.unsignedinteger], prompts: Sequence[Prompt]) -> list[str]:
+    """Drop, in place, the parts of each prompted object that no prompt of it touches; all stay where no part is touched.
+
+    Args:
+        labels: (I, J, K), in the order of the file.
+        prompts: of any objects; clicks and outlines touch the parts they lie in, a box those inside of it that are not far
+            smaller than the largest.
+
+    Returns:
+        A line for each object of which parts in a box were dropped for their size.
+    """
+    boxes, told = object_boxes(labels), list[str]()
+    for label in sorted({prompt.object for prompt in prompts}):
+        box = boxes.get(label)
+        if box is not None:
+            own = [prompt for prompt in prompts if prompt.object == label]
+            boxed, pointed = ([p for p in own if isinstance(p, Box) == is_box] for is_box in (True, False))
+            touched = (_touched_voxels(each, labels.shape, box) for each in (pointed, boxed))
+            parts, voxels = _keep_touched(labels[box], label, *touched)
+            if parts:
+                told.append(
+                    f"object {label}: {parts} small parts in its box ({voxels} voxels) were dropped; `islands` keeps them"
+                )
+    return told
+
+
+def _keep_touched(
+    part: NDArray[np.unsignedinteger], label: int, pointed: NDArray[np.bool_], boxed: NDArray[np.bool_]
+) -> tuple[int, int]:
+    """How many parts in a box were dropped for their size, and their voxels."""
+    mask = part == label
+    bridged = load_ndimage().binary_dilation(mask, EVERYWHERE, iterations=BRIDGE // 2) if BRIDGE > 1 else mask
+    pieces, count = cast("tuple[NDArray[np.int32], int]", load_ndimage().label(bridged, EVERYWHERE))
+    shown, within = (np.unique(pieces[touched & mask]) for touched in (pointed, boxed))
+    sizes = np.bincount(pieces[mask], minlength=count + 1)
+    keep = np.union1d(shown, within[sizes[within] >= CRUMB * sizes[within].max(initial=0)])
+    if count < 2 or not len(keep):
+        return 0, 0
+    kept = np.zeros(count + 1, bool)
+    kept[keep] = True
+    for slab, inside, piece in zip(part, mask, pieces, strict=True):  # no further array of the volume's size
+        slab[inside & ~kept[piece]] = 0
+    crumbs = within[~kept[within]]
+    return len(crumbs), int(sizes[crumbs].sum())
+
+
+def _touched_voxels(prompts: Sequence[Prompt], shape: tuple[int, ...], box: tuple[slice, ...]) -> NDArray[np.bool_]:
+    """Voxels of a box that the prompts of one object touch."""
+    touched = np.zeros([side.stop - side.start for side in box], bool)
+    for prompt in prompts:
+        if isinstance(prompt, Mask):
+            touched |= prompt.array_ijk[box]
+        elif not says_where(prompt):
+            continue
+        elif isinstance(prompt, Point):
+            _mark_touched(touched, box, [slice(i, i + 1) for i in map(voxel_within, prompt.index_ijk, shape)])
+        elif isinstance(prompt, Diameter):
+            for place in prompt.places_ijk:
+                _mark_touched(touched, box, [slice(i, i + 1) for i in map(voxel_within, place, shape)])
+        elif isinstance(prompt, Stroke | Brush):
+            drawn = prompt.voxels if isinstance(prompt, Brush) else prompt.region(shape, min(prompt.planes()))
+            for voxel in drawn.tolist():
+                _mark_touched(touched, box, [slice(i, i + 1) for i in voxel])
+        elif isinstance(prompt, Box):
+            _mark_touched(touched, box, prompt.slices)
+    return touched
+
+
+def _mark_touched(touched: NDArray[np.bool_], box: Sequence[slice], marked: Sequence[slice]) -> None:
+    """Mark what lies in the box."""
+    inside = (
+        slice(max(0, own.start - side.start), max(0, own.stop - side.start)) for own, side in zip(marked, box, strict=True)
+    )
+    touched[tuple(inside)] = True

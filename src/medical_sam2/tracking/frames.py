@@ -1,22 +1,288 @@
-"""Between the user's pixels and the network's: slices in, prompts in, masks back.
+"""Between the user's pixels and the network's: the region of a frame that it is shown; slices in, prompts in, masks back.
 
-Shapes: T frames, H W frame in its own pixels, S side of the network's square input, h w its mask logits.
+A small object in a large slice is a few pixels at the network's resolution; shown by itself it fills the input: so it is shown
+in a region, found from the prompts, that grows with it. A click does not say how large its object is: the network is asked on
+the whole frame and on a region around the click, on a smaller one too where the object seems to be small, and the answer counts
+that it is sure of and that the others agree with. (nnInteractive, Isensee et al., 2025, zooms out until the object fits.)
+
+Shapes: T frames, H W frame in its own pixels, S side of the network's square input, h w its mask logits. Pixels are counted
+from the frame's first one; a region lies inside its frame.
 """
 
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy import ndimage
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
 from medical_sam2.errors import PromptError
 from medical_sam2.intensity_window import Window
+from medical_sam2.model.device import map_on_cores
 from medical_sam2.prompts import FramePrompt
-from medical_sam2.tracking.region_of_interest import Canvas, Region, cut_prompt
 from medical_sam2.views import View
 from medical_sam2.volume import Volume
+
+LEAST = 24  # pixels that a region has along each axis, where the frame has them
+TOUCHED = 0.04  # share of a border that an object covers where it reaches it
+WHOLE = 0.75  # share of the frame's sides from which on the whole frame is shown
+BoxXyxy: TypeAlias = tuple[float, float, float, float]
+"""x_low, y_low, x_high, y_high in pixels, inclusive."""
+MARGIN = 2.0  # side of a region over the longer side of its object
+GROWTH = 1.6  # of a region that its object reaches the border of
+ALIKE = 1.5  # regions whose common one is larger by less than this factor become one
+SCALE = 0.31  # side of the region around a click, as a share of the frame's shorter side
+NEAR = 0.1  # of a further one, for objects whose longer side is below this share of it:
+SMALL = 0.13
+AGREEMENT = 0.5  # weight of the mean Dice with the other answers beside the predicted IoU
+
+
+@dataclass(frozen=True)
+class Region:
+    """Rows and columns of a frame.
+
+    Args:
+        top: first row.
+        left: first column.
+        height: rows.
+        width: columns.
+    """
+
+    top: int
+    left: int
+    height: int
+    width: int
+
+    @property
+    def rows(self) -> slice:
+        """Of the frame."""
+        return slice(self.top, self.top + self.height)
+
+    @property
+    def columns(self) -> slice:
+        """Of the frame."""
+        return slice(self.left, self.left + self.width)
+
+    @property
+    def shape_hw(self) -> tuple[int, int]:
+        """Rows and columns."""
+        return self.height, self.width
+
+    def touched(self, mask_hw: NDArray[np.bool_]) -> bool:
+        """Whether an object in a frame (H, W) reaches a border of the region behind which the frame goes on."""
+        height, width = mask_hw.shape
+        visible, (down, right) = mask_hw[self.rows, self.columns], (self.top + self.height, self.left + self.width)
+        edges = (
+            (self.top > 0, visible[0]),
+            (down < height, visible[-1]),
+            (self.left > 0, visible[:, 0]),
+            (right < width, visible[:, -1]),
+        )
+        return any(inner and edge.mean() > TOUCHED for inner, edge in edges)
+
+
+@dataclass(frozen=True)
+class Canvas:
+    """A frame as far as regions care.
+
+    Args:
+        shape_hw: rows and columns.
+        pixel_hw: height and width of a pixel in mm, or in any other unit.
+    """
+
+    shape_hw: tuple[int, int]
+    pixel_hw: tuple[float, float] = (1.0, 1.0)
+
+    def around(self, box_xyxy: BoxXyxy, margin: float) -> Region | None:
+        """The region with a box in its middle, see `region_around`; None where it is nearly the whole frame."""
+        region = region_around(box_xyxy, self.shape_hw, margin=margin, pixel_hw=self.pixel_hw)
+        (height, width), (high, wide) = region.shape_hw, self.shape_hw
+        return None if height >= WHOLE * high and width >= WHOLE * wide else region
+
+
+AskNetwork = Callable[[Region | None, int, FramePrompt], tuple[NDArray[np.bool_], float]]
+"""(region, t, prompt of frame t) → what the network, shown the region, takes the prompt for: a mask (H, W) of the whole frame,
+and how sure it is of it, in [0, 1]."""
+
+
+def region_around(
+    box_xyxy: BoxXyxy,
+    shape_hw: tuple[int, int],
+    *,
+    margin: float,
+    pixel_hw: tuple[float, float] = (1.0, 1.0),
+    offset_xy: tuple[float, float] = (0.0, 0.0),
+) -> Region:
+    """A region with a box in its middle, square in millimetres where the frame has room; it is moved, not cut, at a border.
+
+    Args:
+        box_xyxy: that lies in the middle.
+        shape_hw: of the frame.
+        margin: side of the region over the longer side of the box.
+        pixel_hw: height and width of a pixel in mm.
+        offset_xy: moves the middle, in sides of the region.
+    """
+    x_low, y_low, x_high, y_high = box_xyxy
+    side_mm = margin * max((y_high - y_low + 1) * pixel_hw[0], (x_high - x_low + 1) * pixel_hw[1])
+    middles = ((y_low + y_high + 1) / 2, (x_low + x_high + 1) / 2)
+    spans = [
+        _place_span(middle, side_mm / mm, offset, length)
+        for middle, mm, offset, length in zip(middles, pixel_hw, reversed(offset_xy), shape_hw, strict=True)
+    ]
+    (top, height), (left, width) = spans
+    return Region(top, left, height, width)
+
+
+def cut_prompt(prompt: FramePrompt, region: Region) -> FramePrompt:
+    """A prompt in pixels of the frame as one in pixels of a region that it lies in."""
+    corner = np.array([region.left, region.top], np.float32)
+    box, mask = prompt.box_xyxy, prompt.mask_hw
+    return FramePrompt(
+        (prompt.points_xy - corner).astype(np.float32),
+        prompt.labels,
+        box_xyxy=None if box is None else (box.reshape(2, 2) - corner).reshape(4).astype(np.float32),
+        mask_hw=None if mask is None else mask[region.rows, region.columns],
+        estimate=prompt.estimate,
+    )
+
+
+def box_of(mask_hw: NDArray[np.bool_]) -> BoxXyxy:
+    """The tight box of a mask that is not empty."""
+    rows, columns = np.flatnonzero(mask_hw.any(1)), np.flatnonzero(mask_hw.any(0))
+    return float(columns[0]), float(rows[0]), float(columns[-1]), float(rows[-1])
+
+
+def around_all(boxes: Iterable[BoxXyxy]) -> BoxXyxy:
+    """The box that holds some boxes."""
+    lows_x, lows_y, highs_x, highs_y = zip(*boxes, strict=True)
+    return min(lows_x), min(lows_y), max(highs_x), max(highs_y)
+
+
+def _place_span(middle: float, side: float, offset: float, length: int) -> tuple[int, int]:
+    size = min(length, max(LEAST, round(side)))
+    return round(min(max(middle + offset * size - size / 2, 0), length - size)), size
+
+
+def object_box(canvas: Canvas, prompts: Mapping[int, FramePrompt], ask: AskNetwork) -> BoxXyxy:
+    """The box of an object by its prompts, or as the network takes its clicks.
+
+    Args:
+        canvas: the frames.
+        prompts: frame → prompt of the object.
+        ask: asks the network.
+    """
+    boxes = [prompt_extent(prompt) for prompt in prompts.values()]
+    if all(_drawn_box(prompt) is None for prompt in prompts.values()):
+        t = next((t for t, prompt in prompts.items() if prompt.labels.any()), next(iter(prompts)))
+        boxes.append(_clicked_box(canvas, t, prompts[t], ask))
+    return around_all(boxes)
+
+
+def prompt_extent(prompt: FramePrompt) -> BoxXyxy:
+    """The box that holds all that a prompt is about."""
+    drawn = _drawn_box(prompt)
+    return around_all([*([] if drawn is None else [drawn]), *_click_boxes(prompt)])
+
+
+def region_for(canvas: Canvas, box: BoxXyxy, margin: float = MARGIN) -> Region | None:
+    """The region with an object's box in its middle; None where it is nearly the whole frame."""
+    return canvas.around(box, margin)
+
+
+def grow_region(canvas: Canvas, region: Region) -> Region | None:
+    """A larger region around one that its object has outgrown; None where that is nearly the whole frame."""
+    return canvas.around((region.left, region.top, region.left + region.width - 1, region.top + region.height - 1), GROWTH)
+
+
+def group_regions(canvas: Canvas, boxes: Mapping[int, BoxXyxy]) -> list[tuple[Region | None, tuple[int, ...]]]:
+    """Regions for some objects, one for those that are alike in size and place, with the objects in each."""
+    lots: list[tuple[BoxXyxy, list[int]]] = []
+    for name, box in boxes.items():
+        for place, (common, labels) in enumerate(lots):
+            joined = around_all([common, box])
+            if _longer_side(joined) <= ALIKE * min(_longer_side(boxes[x]) for x in [*labels, name]):
+                lots[place] = (joined, [*labels, name])
+                break
+        else:
+            lots.append((box, [name]))
+    regions: dict[Region | None, tuple[int, ...]] = {}
+    for box, labels in lots:
+        region = region_for(canvas, box)
+        regions[region] = (*regions.get(region, ()), *labels)
+    return list(regions.items())
+
+
+def _clicked_box(canvas: Canvas, t: int, prompt: FramePrompt, ask: AskNetwork) -> BoxXyxy:
+    """The box of what a click hit: of several answers the one that is sure, and that the others agree with."""
+    height, width = canvas.shape_hw
+    clicked = around_all(_click_boxes(prompt))
+    mm = min(height * canvas.pixel_hw[0], width * canvas.pixel_hw[1])
+    answers: dict[Region | None, tuple[NDArray[np.bool_], float]] = {}
+
+    def asked(regions: Iterable[Region | None]) -> NDArray[np.bool_]:
+        new = [region for region in dict.fromkeys(regions) if region not in answers]
+        # the small ones here, the whole frame, which mostly was seen before, on another core: both take about as long
+        found = [*reversed(map_on_cores(lambda region: ask(region, t, prompt), new[::-1]))]
+        for region, (mask, sure) in zip(new, found, strict=True):
+            answers[region] = part_under(prompt.points_xy[prompt.labels == 1], mask), sure
+        return _most_agreed([*answers.values()])
+
+    def around(share: float) -> Region | None:
+        return canvas.around(clicked, max(share * mm / (_longer_side(clicked) * max(canvas.pixel_hw)), MARGIN))
+
+    best = asked([None, around(SCALE)])
+    if not best.any() or _longer_side(box_of(best)) * max(canvas.pixel_hw) < SMALL * mm:
+        best = asked([around(NEAR)])
+    return box_of(best) if best.any() else (0.0, 0.0, width - 1.0, height - 1.0)
+
+
+def _most_agreed(answers: Sequence[tuple[NDArray[np.bool_], float]]) -> NDArray[np.bool_]:
+    """The mask that is sure, and that the others agree with."""
+    masks = [mask for mask, _ in answers]
+    worth = [sure + AGREEMENT * _agreement(mask, masks) if mask.any() else -1 for mask, sure in answers]
+    return masks[int(np.argmax(worth))]
+
+
+def _agreement(mask: NDArray[np.bool_], masks: Sequence[NDArray[np.bool_]]) -> float:
+    """Mean Dice with the others."""
+    size = int(mask.sum())
+    return float(
+        np.mean([2 * int((mask & other).sum()) / (size + int(other.sum())) for other in masks if other is not mask] or [0])
+    )
+
+
+def pixels_of(places_xy: NDArray[np.floating], shape_hw: tuple[int, ...]) -> NDArray[np.int_]:
+    """The pixels (N, 2) of a frame that places (N, 2), x before y, lie in; the nearest ones of places outside."""
+    return np.clip(np.rint(places_xy), 0, np.array(shape_hw[::-1]) - 1).astype(int)
+
+
+def part_under(inside_xy: NDArray[np.floating], mask_hw: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """What hangs together with a click inside; the whole mask where no click lies in it."""
+    parts, _ = cast("tuple[NDArray[np.int32], int]", ndimage.label(mask_hw))
+    hit = {int(parts[y, x]) for x, y in pixels_of(inside_xy, mask_hw.shape)} - {0}
+    return np.any([parts == each for each in hit], axis=0) if hit else mask_hw  # a few: faster than `isin`
+
+
+def _drawn_box(prompt: FramePrompt) -> BoxXyxy | None:
+    if prompt.mask_hw is not None and prompt.mask_hw.any():
+        return box_of(prompt.mask_hw)
+    if prompt.box_xyxy is None:
+        return None
+    x_low, y_low, x_high, y_high = (float(x) for x in prompt.box_xyxy)
+    return x_low, y_low, x_high, y_high
+
+
+def _click_boxes(prompt: FramePrompt) -> Sequence[BoxXyxy]:
+    return [(float(x), float(y), float(x), float(y)) for x, y in prompt.points_xy]
+
+
+def _longer_side(box: BoxXyxy) -> float:
+    x_low, y_low, x_high, y_high = box
+    return max(x_high - x_low, y_high - y_low) + 1
 
 
 def to_input(picture: NDArray[np.float32], size: int) -> Tensor:

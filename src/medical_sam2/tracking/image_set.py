@@ -26,7 +26,7 @@ from medical_sam2.prompts import Fixed, FramePrompt, Prompter, check_frame_promp
 from medical_sam2.tracking.click_outline import OutlineJudge
 from medical_sam2.tracking.frames import to_network
 from medical_sam2.tracking.image_viewer import ImageViewer, outline_closely, unit_vector
-from medical_sam2.tracking.postprocess import redraw
+from medical_sam2.tracking.limits import redraw
 from medical_sam2.tracking.set_consensus import SIDE, PromptedImage, SeenImage, SetConsensus
 
 SetPrompts = Mapping[int, Mapping[int, FramePrompt]]

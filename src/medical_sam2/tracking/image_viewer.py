@@ -24,8 +24,7 @@ from medical_sam2.intensity_window import (
 from medical_sam2.model.backbone import Backbone, Features, FramePrediction, Instruction, Wanted
 from medical_sam2.prompts import FramePrompt, intensities
 from medical_sam2.tracking.click_outline import OutlineJudge, reduction
-from medical_sam2.tracking.frames import to_frame, to_input, to_network
-from medical_sam2.tracking.region_of_interest import Canvas, Region, object_box, region_for
+from medical_sam2.tracking.frames import Canvas, Region, object_box, region_for, to_frame, to_input, to_network
 
 OnError = Callable[[int, MedicalSam2Error], None]
 MANY = 8  # an image with so many times the network's pixels along an axis is averaged first

@@ -349,11 +349,11 @@ def usable(volume: Volume, view: View) -> bool:
     return max(high, wide) <= TOO_THICK * min(high, wide) and min(rows, columns) >= TOO_FEW
 
 
-def order_outward(prompted: Iterable[int], frames: Iterable[int], start: int) -> list[int]:
-    """Prompted frames, the start last; from there to the end; then from there back to the beginning."""
+def order_outward(prompted: Iterable[int], frames: Iterable[int], start: int) -> tuple[list[int], list[int], list[int]]:
+    """Prompted frames, the start last; from there to the end; from there back to the beginning."""
     first = [*sorted({*prompted} - {start}, reverse=True), start]
     rest = sorted(set(frames) - set(first))
-    return [*first, *(t for t in rest if t > start), *(t for t in reversed(rest) if t < start)]
+    return first, [t for t in rest if t > start], [t for t in reversed(rest) if t < start]
 
 
 def largest_frame(prompts: Mapping[int, FramePrompt]) -> int:

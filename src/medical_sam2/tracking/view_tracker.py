@@ -3,7 +3,7 @@
 Shapes: B objects, H W frame.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -15,13 +15,12 @@ from torch import Tensor
 
 from medical_sam2.intensity_window import Window
 from medical_sam2.model.backbone import Backbone, Features, FramePrediction, Instruction, Memory, Recall, Wanted
+from medical_sam2.model.device import Later, is_helped, later
 from medical_sam2.model.memory_bank import MemoryBank, Policy, PolicyBank
-from medical_sam2.model.second_core import Later, is_helped, later
 from medical_sam2.model.tracker import track
 from medical_sam2.prompts import Fixed, FramePrompt
 from medical_sam2.tracking.click_outline import OutlineJudge
-from medical_sam2.tracking.frames import FrameStack
-from medical_sam2.tracking.region_of_interest import Region, grow_region
+from medical_sam2.tracking.frames import FrameStack, Region, grow_region
 from medical_sam2.views import View
 from medical_sam2.volume import Volume
 
@@ -48,6 +47,10 @@ class FrameTime(int):
         time = super().__new__(cls, pass_number * FRAMES_OF_A_PASS + frame)
         time.pass_number, time.frame = pass_number, frame
         return time
+
+    def __getnewargs__(self) -> tuple[int, int]:
+        """What a copy is made of."""
+        return self.pass_number, self.frame
 
 
 ObjectPrompts: TypeAlias = Mapping[int, Mapping[FrameTime, FramePrompt]]
@@ -162,10 +165,13 @@ class _PassResults:
         self.masks_BHW = {time: mask for time, mask in self.masks_BHW.items() if time in kept}
 
     def prompts_to_repeat(
-        self, label: int, b: int, banks: Mapping[int, PolicyBank], t: FrameTime
+        self, label: int, b: int, banks: Mapping[int, PolicyBank], other: Collection[FrameTime]
     ) -> dict[FrameTime, FramePrompt]:
-        """What an object remembers of this pass, to be shown again in a larger region; but frame t, which outgrew it."""
-        remembered = banks[label].forget(0, {*self.masks_BHW, t})
+        """What an object remembers of this pass, to be shown again in a larger region.
+
+        Other frames, the prompted ones and the one that outgrew the region, are forgotten too: they are shown anyway.
+        """
+        remembered = banks[label].forget(0, {*self.masks_BHW, *other})
         if self.latest is not None:
             remembered.setdefault(self.latest, self.confidence_B[b])
         masks = {time: mask[b] for time, mask in self.masks_BHW.items() if time in remembered}
@@ -238,6 +244,36 @@ class ViewTracker:
 
     config: TrackingConfig
 
+    def track_outward(
+        self,
+        view: View,
+        prompts: ObjectPrompts,
+        ways: Sequence[Sequence[FrameTime]],
+        banks: Mapping[int, PolicyBank],
+        region: Region | None,
+        skip: Callable[[FrameTime], bool] = lambda _: False,
+        *,
+        last: bool = False,
+    ) -> Iterator[TrackingResult]:
+        """Track objects through prompted frames, then outward each way, which remembers nothing of the other way.
+
+        What lies on one side of the prompts says little of the other side: in one bank it cost Dice (docs/log.md, 2026-11-30).
+        Afterwards the banks are offered what all ways remember. Arguments as in `track_frames`, but for
+
+        Args:
+            ways: times of the prompted frames; then those of each way, outward.
+        """
+        prompted, *outward = ways
+        for found in self.track_frames(view, prompts, prompted, banks, region):
+            region = found.stack.region
+            yield found
+        branches = [banks, *({label: bank.branch() for label, bank in banks.items()} for _ in outward[1:])]
+        for way, own in zip(outward, branches, strict=True):
+            yield from self.track_frames(view, prompts, way, own, region, skip, last=last)
+        for own in () if last else branches[1:]:
+            for label, bank in banks.items():
+                bank.store_all(own[label])
+
     def track_frames(
         self,
         view: View,
@@ -265,7 +301,7 @@ class ViewTracker:
         """
         # a region cannot grow while it is tracked in: tracking breaks off and begins again in a larger one, remembered frames
         # first; what was yielded before is not yielded again
-        waiting, yielded, answers = list(order), set[FrameTime](), _PassResults()
+        waiting, due, answers = list(order), {*order}, _PassResults()
         shown = prompts
         while waiting:
             stack = self.frames(view, region)
@@ -274,17 +310,17 @@ class ViewTracker:
                 if region is not None and any(region.touched(one > 0.5) for one in probability_BHW):
                     region = grow_region(stack.canvas, region)
                     shown = {
-                        label: answers.prompts_to_repeat(label, b, banks, t) | {**prompts[label]}
+                        label: answers.prompts_to_repeat(label, b, banks, {t, *prompts[label]}) | {**prompts[label]}
                         for b, label in enumerate(prompts)
                     }
                     prompted = sorted({t for own in prompts.values() for t in own}, reverse=True)
                     remembered = {t for own in shown.values() for t in own} - {*prompted}
                     first = [*prompted, *sorted(remembered, key=lambda t: (t == answers.latest, t))]
-                    waiting = [*first, *(t for t in waiting if t not in yielded and t not in first)]
+                    waiting = [*first, *(t for t in waiting if t in due and t not in first)]
                     break
                 answers.note(t, prediction, probability_BHW, banks.values())
-                if t not in yielded:
-                    yielded.add(t)
+                if t in due:
+                    due.remove(t)
                     yield TrackingResult(stack, t, prediction.confidence_B.float().cpu().tolist(), probability_BHW)
             else:
                 return

@@ -24,10 +24,18 @@ from medical_sam2.strokes import Diameter, Lasso, joins_outlines
 from medical_sam2.tracking.click_outline import reduction
 from medical_sam2.tracking.confidence import Leak, count_areas, describe_early_ends, find_leaks, mark_collapses, mark_leaks
 from medical_sam2.tracking.consensus import Gate, RefinedProbability, TrackedObject, apply_consensus
-from medical_sam2.tracking.estimate import expect_between, find_start
-from medical_sam2.tracking.frames import FrameStack
-from medical_sam2.tracking.fusion import Fusion, FusionFactory, LabelMap, LimitedProbability, ObjectProbability
-from medical_sam2.tracking.limits import Limits
+from medical_sam2.tracking.finishing import remove_islands
+from medical_sam2.tracking.frames import FrameStack, Region, group_regions, object_box, region_for
+from medical_sam2.tracking.fusion import (
+    Fusion,
+    FusionFactory,
+    LabelMap,
+    LimitedProbability,
+    ObjectProbability,
+    expect_between,
+    find_start,
+)
+from medical_sam2.tracking.limits import Limits, redraw
 from medical_sam2.tracking.plan import (
     HALF_FROM_VOXELS,
     Group,
@@ -42,8 +50,6 @@ from medical_sam2.tracking.plan import (
     prompted_slices,
     unused_prompts,
 )
-from medical_sam2.tracking.postprocess import redraw, remove_islands
-from medical_sam2.tracking.region_of_interest import Region, group_regions, object_box, region_for
 from medical_sam2.tracking.view_tracker import FrameTime, PassEnds, TrackingConfig, TrackingResult, ViewTracker
 from medical_sam2.views import THREE_VIEWS, View
 from medical_sam2.volume import Segmentation, SliceConfidence, Volume, add_to_layers
@@ -231,9 +237,9 @@ class GroupTracker:
         timed = {label: {FrameTime(way.number, t): prompt for t, prompt in own.items()} for label, own in way.prompts.items()}
         ends = PassEnds(min(prompted), max(prompted))
         start = largest_frame(next(iter(way.prompts.values())))  # that of the others too, see `grouped`
-        order = [FrameTime(way.number, t) for t in order_outward(prompted, way.frames, start)]
-        for found in self.view_tracker.track_frames(
-            way.view, timed, order, way.banks, way.region, lambda t: ends.passed(t.frame), last=way.last
+        ways = [[FrameTime(way.number, t) for t in frames] for frames in order_outward(prompted, way.frames, start)]
+        for found in self.view_tracker.track_outward(
+            way.view, timed, ways, way.banks, way.region, lambda t: ends.passed(t.frame), last=way.last
         ):
             ends.note(found.frame, any(found.confidence_B))
             self._add_result(way, found)
@@ -451,7 +457,8 @@ class VolumeTracker:
 
     def _remove_islands(self, labels: NDArray[np.unsignedinteger]) -> None:
         if not self.options.islands:
-            remove_islands(labels, [prompt for group in self.plan.groups for own in group.given.values() for prompt in own])
+            given = [prompt for group in self.plan.groups for own in group.given.values() for prompt in own]
+            self._warnings |= dict.fromkeys(remove_islands(labels, given))
 
     def _describe_early_ends(self) -> list[str]:
         """Which objects seem to have been lost beside their prompts; those whose slices the user named are not judged."""

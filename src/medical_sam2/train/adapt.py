@@ -24,9 +24,8 @@ from medical_sam2.model.memory_bank import SelfSorting
 from medical_sam2.model.sam2 import Sam2
 from medical_sam2.prompts import Mask, Prompt
 from medical_sam2.tracking.cropping import Crop
-from medical_sam2.tracking.frames import FrameStack
+from medical_sam2.tracking.frames import FrameStack, around_all, group_regions, prompt_extent
 from medical_sam2.tracking.plan import by_window, grouped
-from medical_sam2.tracking.region_of_interest import around_all, group_regions, prompt_extent
 from medical_sam2.train.config import LossWeights, Phase, Recipe
 from medical_sam2.train.train_step import Batch, StepPlan, TrainStep
 from medical_sam2.volume import Volume

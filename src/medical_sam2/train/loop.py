@@ -35,7 +35,7 @@ from medical_sam2.data.clips import ClipSampler
 from medical_sam2.errors import ConfigError, FormatError, MedicalSam2Error
 from medical_sam2.io import load_json
 from medical_sam2.io.atomic import write_bytes
-from medical_sam2.model.hiera import WindowAttention, add_adapters
+from medical_sam2.model.image_encoders import WindowAttention, add_adapters
 from medical_sam2.model.sam2 import Sam2
 from medical_sam2.train.config import Insertion, Recipe, build_config
 from medical_sam2.train.distributed import ProcessGroup, assign, explain_lost_process, gather, local_part

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from medical_sam2.model import nano as module
 from medical_sam2.model.backbone import Instruction
 from medical_sam2.model.nano import nano
-from medical_sam2.model.nano import network as module
 from medical_sam2.model.nano.mask_refinement import best_filling, box_filling
 from medical_sam2.prompts import FramePrompt
 

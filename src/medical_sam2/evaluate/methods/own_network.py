@@ -31,8 +31,7 @@ from medical_sam2.model.backbone import Features, Memory, Recalled
 from medical_sam2.model.memory_bank import Policy
 from medical_sam2.prompts import FramePrompt
 from medical_sam2.segmenter import Segmenter
-from medical_sam2.tracking.frames import to_input
-from medical_sam2.tracking.region_of_interest import MARGIN, Canvas, Region, around_all, box_of
+from medical_sam2.tracking.frames import MARGIN, Canvas, Region, around_all, box_of, to_input
 
 
 def mutual_information(one: ArrayLike, other: ArrayLike) -> float:

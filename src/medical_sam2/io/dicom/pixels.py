@@ -245,7 +245,7 @@ def transfer_syntax(dataset: Dataset, path: Path) -> UID:
         raise FormatError("its transfer syntax is unknown: no decoder for it exists", CONVERT, subject=path) from None
     if not available:
         problem = f"its transfer syntax ({syntax.name}) needs a decoder that is not installed"
-        raise FormatError(problem, f"install medical-sam2[dicom], or {CONVERT}", subject=path)
+        raise FormatError(problem, f"pip install 'medical-sam2[dicom]', or {CONVERT}", subject=path)
     return syntax
 
 

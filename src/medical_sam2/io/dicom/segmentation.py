@@ -217,7 +217,7 @@ def _highdicom(path: Path) -> tuple[ModuleType, ModuleType]:
         import highdicom
         from pydicom.sr.codedict import codes
     except ImportError:
-        raise ConfigError("DICOM-SEG needs highdicom", "install medical-sam2[dicom]", subject=path) from None
+        raise ConfigError("DICOM-SEG needs highdicom", "pip install 'medical-sam2[dicom]'", subject=path) from None
     return highdicom, codes  # type: ignore[return-value]
 
 

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from medical_sam2.model.backbone import Instruction
-from medical_sam2.model.nano.encoder import Residual
-from medical_sam2.model.second_core import map_on_cores
+from medical_sam2.model.device import map_on_cores
+from medical_sam2.model.image_encoders import Residual
 from medical_sam2.model.tracker import upsample
 from medical_sam2.prompts import FramePrompt
 

@@ -1,18 +1,21 @@
-"""Hiera, SAM 2's image encoder, with its neck: the numbers of the official code with less work.
+"""Image encoders: Hiera, SAM 2's own, with its neck; and a small convolutional one. Both make maps of stride 4, 8 and 16.
 
-What a window has beyond the border is zeros, which are all the same key and value: one of them is attended to, with the
-logarithm of their number added to its score, which is exact. Position encodings that nobody reads are not made, and those
-that are read are stretched rows first, then columns. What goes into a linear layer lies together in memory, as torch else
-repeats the weights.
+*Hiera* gives the numbers of the official code with less work. What a window has beyond the border is zeros, which are all the
+same key and value: one of them is attended to, with the logarithm of their number added to its score, which is exact. Position
+encodings that nobody reads are not made, and those that are read are stretched rows first, then columns. What goes into a
+linear layer lies together in memory, as torch else repeats the weights. After Ryali et al., *Hiera* (arXiv 2306.00989), and
+Bolya et al., *Window attention is bugged* (arXiv 2311.05613); adapters after Wu et al., *Medical SAM Adapter* (arXiv
+2304.12620).
 
-After Ryali et al., *Hiera* (arXiv 2306.00989), and Bolya et al., *Window attention is bugged* (arXiv 2311.05613); adapters
-after Wu et al., *Medical SAM Adapter* (arXiv 2304.12620).
+*ConvPyramid*: Hiera learns slowly from scratch; residual convolutions with group normalisation learn more per hour and do not
+depend on the statistics of a batch, so training and use see the same function.
 
-Shapes: N frames, C channels, H W frame, h w feature map, V windows of a × b pixels, G heads, D channels of a head, L queries,
-K keys.
+Shapes: N frames, C channels, H W frame, h w feature map, V windows of a × b pixels, G heads, D channels of a head, L queries, K
+keys.
 """
 
 import math
+from collections.abc import Sequence
 from itertools import accumulate
 from weakref import WeakKeyDictionary
 
@@ -25,6 +28,7 @@ from medical_sam2.model.modules import FINE_NORM, FeedForward, HieraSizes, gelu
 
 SPREAD = 0.02  # of weights at first
 ADAPTED = 0.5  # share of what an adapter beside a feed-forward part adds
+GROUPS = 8
 
 
 class HieraEncoder(nn.Module):
@@ -246,3 +250,74 @@ def _pooled(x_NhwC: Tensor, stride: int) -> Tensor:
     if stride == 1:
         return x_NhwC
     return F.max_pool2d(x_NhwC.permute(0, 3, 1, 2), stride, stride).permute(0, 2, 3, 1)
+
+
+class Residual(nn.Module):
+    """Two 3×3 convolutions added to their input."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(width, width, 3, padding=1, bias=False)
+        self.first_norm = nn.GroupNorm(GROUPS, width)
+        self.second = nn.Conv2d(width, width, 3, padding=1, bias=False)
+        self.second_norm = nn.GroupNorm(GROUPS, width)
+
+    def forward(self, x_NChw: Tensor) -> Tensor:
+        """Same shape in and out."""
+        inner = F.relu(self.first_norm(self.first(x_NChw)), inplace=True)
+        return F.relu(x_NChw + self.second_norm(self.second(inner)), inplace=True)
+
+
+def _down(width_in: int, width: int) -> nn.Sequential:
+    convolution = nn.Conv2d(width_in, width, 3, stride=2, padding=1, bias=False)
+    return nn.Sequential(convolution, nn.GroupNorm(GROUPS, width), nn.ReLU(inplace=True))
+
+
+class ConvPyramid(nn.Module):
+    """Residual stages of stride 2, 4, 8, 16, 32 and a top-down neck.
+
+    Args:
+        widths: channels of the stem and of the four stages.
+        depths: residual blocks of the four stages.
+        neck: channels of the maps that go out.
+    """
+
+    def __init__(
+        self, widths: Sequence[int] = (24, 32, 64, 160, 256), depths: Sequence[int] = (1, 2, 4, 1), neck: int = 128
+    ) -> None:
+        super().__init__()
+        self.stem = _down(3, widths[0])
+        stages = zip(widths, widths[1:], depths, strict=False)
+        self.stages = nn.ModuleList(
+            nn.Sequential(_down(before, width), *(Residual(width) for _ in range(depth))) for before, width, depth in stages
+        )
+        self.lateral = nn.ModuleList(nn.Conv2d(width, neck, 1) for width in widths[1:])
+
+    def forward(self, frames_N3HW: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Maps (N, C, h, w) of stride 4, 8 and 16."""
+        _, first, second, top = self.all_maps(frames_N3HW)
+        return first, second, top
+
+    def all_maps(self, frames_N3HW: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Maps (N, C, h, w) of stride 2, 4, 8 and 16; the first is the stem's."""
+        stem, maps = self.stem(frames_N3HW), []
+        x = stem
+        for stage in self.stages:
+            x = stage(x)
+            maps.append(x)
+        above = self.lateral[-1](maps[-1])
+        out: list[Tensor] = []
+        for lateral, level in zip(reversed(self.lateral[:-1]), reversed(maps[:-1]), strict=True):
+            above = lateral(level) + F.interpolate(above, size=level.shape[-2:], mode="nearest")
+            out.append(above)
+        top, second, first = out
+        return stem, first, second, top
+
+
+def initialise_weights(module: nn.Module) -> None:
+    """Draw weights as torch does: a standard deviation of 0.02, as transformers have it, leaves mask logits near zero."""
+    for part in module.modules():
+        if isinstance(part, nn.Linear | nn.Conv2d | nn.ConvTranspose2d | nn.LayerNorm | nn.GroupNorm):
+            part.reset_parameters()
+        elif isinstance(part, nn.Embedding):
+            torch.nn.init.normal_(part.weight, std=0.3)

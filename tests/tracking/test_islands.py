@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from medical_sam2.prompts import Box, FramePrompt, Mask, Point
-from medical_sam2.tracking.postprocess import describe_missed_clicks, describe_missed_points, remove_islands
+from medical_sam2.tracking.finishing import remove_islands
+from medical_sam2.tracking.limits import describe_missed_clicks, describe_missed_points
 
 
 def two_parts() -> np.ndarray:
@@ -39,7 +40,8 @@ def test_a_crumb_in_a_box_goes_unless_it_is_clicked_on(clicked: bool) -> None:
     labels[12:16, 12:16, 12:16] = 0
     labels[13, 13, 3] = 1
     labels[8:10, 8:10, 3] = 1  # a sixteenth of the largest part
-    remove_islands(labels, [Box((1, 1, 3), (15, 15, 3)), *([Point((13, 13, 3))] if clicked else [])])
+    told = remove_islands(labels, [Box((1, 1, 3), (15, 15, 3)), *([Point((13, 13, 3))] if clicked else [])])
+    assert told == ([] if clicked else ["object 1: 1 small parts in its box (1 voxels) were dropped; `islands` keeps them"])
     assert labels[3, 3, 3] == labels[8, 8, 3] == 1
     assert labels[13, 13, 3] == clicked
 

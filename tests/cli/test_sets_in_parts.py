@@ -1,0 +1,158 @@
+"""Sets of images that are outlined in several runs, or hold what no prompt showed: nothing is mixed or counted in silence."""
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from medical_sam2.cli import report
+from medical_sam2.cli.label_map_records import read_record
+from medical_sam2.io.labels import save_label_map
+from medical_sam2.model.catalogue import NAMED_WEIGHTS
+from medical_sam2.tracking.click_outline import JUDGE_FILE
+from medical_sam2.tracking.set_consensus import NETWORK_FILE
+from tests.cli.conftest import A_MASK, CLICK, SetWorkspace, Workspace
+
+OTHERWISE: list[tuple[str, ...]] = [
+    (*A_MASK, "--bank", "fifo"),
+    ("--template", "a.png", "--point", "20", "30"),
+    (*A_MASK, "--window", "0,200"),
+    (*A_MASK, "--object", "2"),
+]
+
+
+@pytest.mark.parametrize("words", OTHERWISE)
+def test_label_maps_that_were_made_otherwise_are_not_mixed(set_workspace: SetWorkspace, words: tuple[str, ...]) -> None:
+    """With other settings or prompts: they are named, and nothing is written; the same again goes on."""
+    set_workspace.done(*A_MASK)
+    Path("out/c.png").unlink()
+    for more in ((), ("--dry-run",)):
+        line = set_workspace.refused(*words, "--skip-existing", *more)
+        assert "out: 2 of 2 label maps were made with other settings, weights or prompts: a.png, b.png; choose another" in line
+    again = set_workspace.done(*A_MASK, "--skip-existing", "--features", "kept", "--threads", "2")
+    assert [row["image"] for row in again["images"]] == ["c.jpg"]
+    assert set_workspace.done(*words, "--overwrite")["count"] == 3
+
+
+def test_other_weights_are_other_settings(set_workspace: SetWorkspace, tmp_path: Path) -> None:
+    """Also those of the small networks beside them."""
+    set_workspace.done(*A_MASK)
+    folder = tmp_path / "weights"
+    folder.mkdir()
+    for file in set_workspace.weights.iterdir():
+        (folder / file.name).write_bytes(file.read_bytes())
+    assert set_workspace.done(*A_MASK, "--weights", str(folder), "--skip-existing")["skipped"] == 3
+    (folder / JUDGE_FILE).write_bytes((NAMED_WEIGHTS["nano"].folder / JUDGE_FILE).read_bytes())
+    assert "with other settings, weights" in set_workspace.refused(*A_MASK, "--weights", str(folder), "--skip-existing")
+
+
+def test_an_interrupted_run_and_one_that_goes_on_tell_the_same(
+    set_workspace: SetWorkspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sheet, statistics and annotations; with a bank of templates alone the label maps are the same, too."""
+    captions: list[str] = []
+    add = report.Sheet.add
+    monkeypatch.setattr(report.Sheet, "add", lambda *what: (captions.append(what[3]), add(*what))[1])
+    words = (*A_MASK, "--bank", "prompted", "--preview", "sheet.png", "--statistics", "s.csv", "--annotations", "coco")
+    assert not set_workspace.done(*words)["warnings"]
+    whole = {path.name: path.read_bytes() for path in [*Path("out").iterdir(), Path("sheet.png")]}
+    rows = sorted(Path("s.csv").read_text().splitlines())
+    Path("out/c.png").unlink()
+    captions.clear()
+    assert not set_workspace.done(*words, "--skip-existing")["warnings"]
+    assert sorted(captions) == ["a.png", "b.png", "c.jpg"]
+    assert {path.name: path.read_bytes() for path in [*Path("out").iterdir(), Path("sheet.png")]} == whole
+    assert sorted(Path("s.csv").read_text().splitlines()) == rows
+
+
+def test_what_a_run_that_goes_on_cannot_know_is_told(set_workspace: SetWorkspace) -> None:
+    set_workspace.done(*A_MASK)
+    Path("out/c.png").unlink()
+    told = set_workspace.done(*A_MASK, "--skip-existing", "--report", "run.json")["warnings"]
+    assert told[0].startswith("1 images that were there already are not remembered: the others may come out otherwise")
+    assert told[1].startswith("run.json tells of the images that were outlined now")
+    for name in ("b", "c"):  # as another program saves it
+        save_label_map(np.array(Image.open(f"out/{name}.png")), Path(f"out/{name}.png"))
+    Path("out/a.png").unlink()
+    again = set_workspace.done(*A_MASK, "--skip-existing", "--statistics", "s.csv")
+    assert again["warnings"][0].startswith("2 label maps that stay do not tell how they were made")
+    assert {row["image"] for row in csv.DictReader(Path("s.csv").read_text().splitlines())} == {"a.png"}
+    assert again["skipped"] == 2
+
+
+NO_OBJECT = '{"key": "k", "likeness": 1, "prompted": false, "window": null, "confidence": {}}'
+
+
+@pytest.mark.parametrize(
+    "text", [NO_OBJECT, "", "{", "[]", "{}", '{"window": 3}', '{"window": null, "confidence": {"x": 1}}', "\0"]
+)
+def test_a_text_that_others_wrote_is_none(tmp_path: Path, text: str) -> None:
+    save_label_map(np.eye(4, dtype=np.uint8), tmp_path / "a.png", made_by=text)
+    assert read_record(tmp_path / "a.png") is None
+    for data in (b"", b"\x89PNG\r\n\x1a\n", b"\x89PNG\r\n\x1a\n\xff\xff\xff\xfftEXt", b"no picture"):
+        (tmp_path / "b.png").write_bytes(data)
+        assert read_record(tmp_path / "b.png") is None
+
+
+def test_a_blank_image_is_not_counted_as_outlined(set_workspace: SetWorkspace) -> None:
+    Image.fromarray(np.full((12, 14), 9, np.uint8)).save("set/black.png")
+    code, out, _ = set_workspace.run(*A_MASK, "--report", "run.json")
+    assert code == 0
+    assert out.splitlines()[0] == "3 of 4 images outlined, 1 blank and without an outline (black.png)"
+    assert "0.00  black.png" not in out
+    rows = {row["image"]: row["blank"] for row in json.loads(Path("run.json").read_text())["images"]}
+    assert rows == {"a.png": False, "b.png": False, "c.jpg": False, "black.png": True}
+
+
+@pytest.mark.parametrize("template_in_colour", [False, True])
+def test_images_in_colour_among_grey_ones_are_named(set_workspace: SetWorkspace, template_in_colour: bool) -> None:
+    """And grey ones among those in colour; a grey image that is stored in three channels is grey."""
+    grey = {name: np.array(Image.open(Path("set") / name)) for name in ("a.png", "b.png")}
+    Image.fromarray(np.repeat(grey["b.png"][..., None], 3, 2)).save("set/b.png")
+    assert not set_workspace.done(*A_MASK)["warnings"]
+    changed, kinds = ("a.png", ("2", "grey", "in colour")) if template_in_colour else ("b.png", ("1", "in colour", "grey"))
+    Image.fromarray(np.stack([grey[changed], grey[changed] // 2, grey[changed]], axis=2)).save(Path("set") / changed)
+    found = set_workspace.done(*A_MASK, "--overwrite")
+    unlike = ["b.png", "c.jpg"] if template_in_colour else ["b.png"]
+    count, theirs, ours = kinds
+    told = (
+        f"{count} of 3 images are {theirs} and what is prompted is {ours}: their masks are wrong more often and deserve a look"
+    )
+    assert found["warnings"] == [f"{told}: {', '.join(unlike)}"]
+    assert found["deserve_a_look"] == unlike
+    both = set_workspace.done("--mask", "a.png:a_mask.png", "--point", "b.png:20", "20", output="both")
+    assert not both["warnings"]  # both kinds were shown
+
+
+def broken(weights: Path, tmp_path: Path) -> Path:
+    """Weights with a consensus of sets that cannot be read."""
+    folder = tmp_path / "own"
+    folder.mkdir()
+    for file in weights.iterdir():
+        (folder / file.name).write_bytes(file.read_bytes())
+    (folder / NETWORK_FILE).write_bytes(b"of an older version")
+    return folder
+
+
+def test_a_consensus_of_sets_that_cannot_be_read_stops_sets_alone(set_workspace: SetWorkspace, tmp_path: Path) -> None:
+    """And those only that ask for it."""
+    folder = str(broken(set_workspace.weights, tmp_path))
+    line = set_workspace.refused(*A_MASK, "--weights", folder)
+    assert NETWORK_FILE in line
+    assert set_workspace.done(*A_MASK, "--weights", folder, "--no-consensus")["count"] == 3
+
+
+def test_a_consensus_of_sets_that_cannot_be_read_stops_no_volume(workspace: Workspace, tmp_path: Path) -> None:
+    workspace.done(*CLICK, "--weights", str(broken(workspace.weights, tmp_path)))
+
+
+def test_the_report_says_whether_there_was_a_consensus(workspace: Workspace) -> None:
+    """These weights bring no gate; those that ship do, but a correction does without."""
+    assert workspace.done(*CLICK)["settings"]["consensus"] is False
+    shipped = ("--weights", "nano", "--image-size", "128")
+    assert workspace.done(*CLICK, *shipped, output="one.nii.gz")["settings"]["consensus"] is True
+    words = ("--correct", "one.nii.gz", "--negative", "3", "3", "3", *shipped)
+    assert workspace.done(*words, output="two.nii.gz")["settings"]["consensus"] is False
