@@ -36,7 +36,6 @@ from medical_sam2.model.tracker import upsample
 from medical_sam2.prompts import FramePrompt
 from medical_sam2.segmenter import Segmenter
 from medical_sam2.tracking.consensus import MOST_CHANGE
-from medical_sam2.tracking.consensus_network import ConsensusNetwork
 from medical_sam2.tracking.encoding import fingerprint
 from medical_sam2.tracking.frames import to_network
 from medical_sam2.tracking.set_consensus import (
@@ -44,6 +43,7 @@ from medical_sam2.tracking.set_consensus import (
     FEATURES,
     LOGITS,
     SIDE,
+    ConsensusNetwork,
     PromptedImage,
     SeenImage,
     SetConsensus,

@@ -11,8 +11,7 @@ from medical_sam2.data.clips import Clip
 from medical_sam2.model.sam2 import Sam2
 from medical_sam2.prompts import Box, FramePrompt, Mask, Point
 from medical_sam2.segmenter import Segmenter
-from medical_sam2.tracking.consensus_network import ConsensusNetwork
-from medical_sam2.tracking.set_consensus import FEATURES, SetConsensus
+from medical_sam2.tracking.set_consensus import ANSWER, FEATURES, ConsensusNetwork, SetConsensus
 from medical_sam2.train.config import Phase, Recipe
 from medical_sam2.train.train_step import Batch, TrainStep
 from medical_sam2.views import AXIAL, SAGITTAL
@@ -44,7 +43,7 @@ def images(segmenter: Segmenter) -> Labels:
 
 
 def images_with_consensus(segmenter: Segmenter) -> Labels:
-    network = ConsensusNetwork(len(FEATURES)).requires_grad_(False)
+    network = ConsensusNetwork(len(FEATURES), len(ANSWER)).requires_grad_(False)
     network.change.bias.fill_(0.1)
     segmenter.set_consensus = SetConsensus(network)
     return images(segmenter)

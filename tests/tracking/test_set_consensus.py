@@ -13,12 +13,12 @@ from medical_sam2.errors import WeightsError
 from medical_sam2.metrics import dice
 from medical_sam2.prompts import FramePrompt
 from medical_sam2.segmenter import Segmenter
-from medical_sam2.tracking.consensus_network import ConsensusNetwork
 from medical_sam2.tracking.set_consensus import (
     ANSWER,
     FEATURES,
     NETWORK_FILE,
     SIDE,
+    ConsensusNetwork,
     PixelRegression,
     PromptedImage,
     SeenImage,

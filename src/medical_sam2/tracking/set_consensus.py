@@ -14,6 +14,7 @@ that describe an answer, h w the grid of the logits.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import cast
 
@@ -22,14 +23,14 @@ import torch
 from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.special import expit
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
 
 from medical_sam2.model.backbone import Features
 from medical_sam2.model.tracker import upsample
 from medical_sam2.model.weights import read_small_network
-from medical_sam2.tracking.consensus import MOST_CHANGE, sweep
-from medical_sam2.tracking.consensus_network import ConsensusNetwork
-from medical_sam2.tracking.slice_confidence import dice_of
+from medical_sam2.tracking.consensus import MOST_CHANGE, Gate, sweep
+from medical_sam2.tracking.slice_confidence import HIDDEN, dice_of
 
 Floats = NDArray[np.float32]
 MaskArray = NDArray[np.bool_]
@@ -57,6 +58,7 @@ FEATURES = (
     *("regression fits", "area of template", "parts of template", "parts", "peak", "mean", "regression at place", "colour"),
     *("area of regression", "encoder regression", "own encoder regression", "red", "green", "blue"),
 )
+WIDTHS = (16, 24, 32, 48)  # channels at the grid, and at each half of it
 LOGITS = 3.0  # that "tracked" counts as one
 LEAST_AREA = 1e-4  # of the image, beside which areas are compared
 WITNESSES = ("regression around", "own regression around", "encoder regression", "own encoder regression")
@@ -366,6 +368,46 @@ def _part_features(logits: Floats, found: MaskArray, usual: float) -> list[Float
 
 def _log_ratio(one: float, other: float) -> float:
     return float(np.clip(np.log((one + 30) / (other + 30)), -3, 3)) / 2
+
+
+class ConsensusNetwork(nn.Module):
+    """Features of a grid → what is added to the logit of each of its pixels, by a small U-Net.
+
+    Skip connections between halves of equal size as in U-Net (Ronneberger et al., 2015); no normalisation, for the features say
+    by their size how sure they are. It is learnt beside the network's weights.
+
+    Its `judge` takes what describes an answer (N, A) → the logit of the answer's predicted IoU (N, 1).
+
+    Args:
+        features: F.
+        described: A.
+        widths: channels at each size, from the grid to the smallest.
+    """
+
+    def __init__(self, features: int, described: int, widths: Sequence[int] = WIDTHS) -> None:
+        super().__init__()
+        self.mix = nn.Conv2d(features, widths[0], 1)
+        self.down = nn.ModuleList(_two_convolutions(*pair) for pair in pairwise([widths[0], *widths]))
+        self.up = nn.ModuleList(_two_convolutions(deep + own, own) for own, deep in reversed([*pairwise(widths)]))
+        self.change = nn.Conv2d(widths[0], 1, 1)
+        for part in self.change.parameters():
+            nn.init.zeros_(part)  # nothing changes before it has learnt
+        self.judge = Gate(HIDDEN, described)
+
+    def forward(self, features_NFhw: Tensor) -> Tensor:
+        """(N, h, w); h and w of any size."""
+        x, kept = F.relu(self.mix(features_NFhw)), list[Tensor]()
+        for depth, part in enumerate(self.down):
+            x = part(F.avg_pool2d(x, 2, ceil_mode=True) if depth else x)
+            kept.append(x)
+        for part, same in zip(self.up, reversed(kept[:-1]), strict=True):
+            larger = F.interpolate(x, size=same.shape[-2:], mode="bilinear", align_corners=False)
+            x = part(torch.cat([larger, same], 1))
+        return self.change(x)[:, 0]
+
+
+def _two_convolutions(width_in: int, width: int) -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(width_in, width, 3, padding=1), nn.ReLU(), nn.Conv2d(width, width, 3, padding=1), nn.ReLU())
 
 
 @dataclass(frozen=True, eq=False)
