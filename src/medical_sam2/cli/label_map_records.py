@@ -5,8 +5,9 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from struct import unpack
 from typing import TYPE_CHECKING
+
+from PIL import Image
 
 from medical_sam2 import io
 from medical_sam2.errors import InputError
@@ -16,9 +17,6 @@ from medical_sam2.io.safe_open import open_regular
 
 if TYPE_CHECKING:
     from medical_sam2.tracking.image_set import ImageMask
-
-SIGNATURE = b"\x89PNG\r\n\x1a\n"
-MOST_BYTES = 1 << 20  # of a text of ours
 
 
 @dataclass(frozen=True)
@@ -65,14 +63,7 @@ def read_record(file: Path) -> LabelMapRecord | None:
 
 
 def _read_text(file: Path) -> str:
-    """Our text in a PNG, which stands before its pixels: none of these is unpacked."""
-    with open_regular(file) as stream:
-        left = stream.read(len(SIGNATURE)) == SIGNATURE
-        while left and len(head := stream.read(8)) == 8:
-            length, kind = unpack(">I4s", head)
-            left = kind != b"IDAT" and length < MOST_BYTES
-            name, _, text = stream.read(length if left else 0).partition(b"\0")
-            if kind == b"tEXt" and name == MADE_BY.encode():
-                return text.decode("latin-1")
-            stream.read(4)
+    """Our text in a PNG, whose pixels are not unpacked for it."""
+    with open_regular(file) as stream, suppress(Image.DecompressionBombError), Image.open(stream, formats=["PNG"]) as image:
+        return str(image.info.get(MADE_BY, ""))
     return ""
