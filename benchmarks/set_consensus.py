@@ -55,7 +55,7 @@ from slice_confidence import fitted as fit_judge
 
 CASES, STRUCTURES, KINDS, OTHERS = {"volume": 8}, 3, ("mask", "box", "mask", "click"), 6
 MOST_CASES, FEWEST, FOLDS = 16, 4, 4
-STEPS, BATCH, RATE, DECAY, DROPPED, UNLIKE = 4000, 8, 3e-3, 2e-2, 0.2, 0.003
+STEPS, FOLD_STEPS, BATCH, RATE, DECAY, DROPPED, UNLIKE = 4000, 2500, 8, 3e-3, 2e-2, 0.2, 0.003
 SMOOTH = 1.0  # pixels in numerator and denominator of the soft Dice
 
 
@@ -191,14 +191,14 @@ def gathered(told: argparse.Namespace) -> list[Examples]:
     ]
 
 
-def fitted(examples: Sequence[Examples], seed: int) -> ConsensusNetwork:
+def fitted(examples: Sequence[Examples], seed: int, steps: int) -> ConsensusNetwork:
     """Sets take turns, images are turned and mirrored, features dropped; the loss is one minus the soft Dice, for cross-entropy
     learns to leave out what is hard."""
     torch.manual_seed(seed)
     rng, network = np.random.default_rng(seed), untrained().to(memory_format=torch.channels_last)
     optimiser = torch.optim.AdamW(network.parameters(), RATE, weight_decay=DECAY)
-    rates = torch.optim.lr_scheduler.OneCycleLR(optimiser, RATE, STEPS)
-    for step in range(STEPS):
+    rates = torch.optim.lr_scheduler.OneCycleLR(optimiser, RATE, steps)
+    for step in range(steps):
         features, truth = zip(*(drawn(examples[rng.integers(len(examples))], rng) for _ in range(BATCH)), strict=True)
         x, y = torch.stack(features).contiguous(memory_format=torch.channels_last), torch.stack(truth)
         kept = torch.rand(BATCH, len(FEATURES), 1, 1) > DROPPED
@@ -214,7 +214,7 @@ def fitted(examples: Sequence[Examples], seed: int) -> ConsensusNetwork:
         optimiser.step()
         rates.step()
         if step % 500 == 0:
-            print(f"step {step} of {STEPS}", file=sys.stderr, flush=True)
+            print(f"step {step} of {steps}", file=sys.stderr, flush=True)
     return network.eval().requires_grad_(False)
 
 
@@ -232,7 +232,7 @@ def held_out(examples: Sequence[Examples], seed: int) -> tuple[str, list[Answers
     answers = list[Answers]()
     for fold in range(min(FOLDS, len(examples))):
         tested = order[fold::FOLDS]
-        network = fitted([examples[n] for n in order if n not in tested], seed)
+        network = fitted([examples[n] for n in order if n not in tested], seed, FOLD_STEPS)
         for each in (examples[n] for n in tested):
             change = torch.cat([network(image[None].float()) for image in each.features]).clamp(-MOST_CHANGE, MOST_CHANGE)
             before, after = each.dice(), each.dice(change)
@@ -271,7 +271,7 @@ def main() -> int:
     parser.add_argument("--examples", type=Path, required=True, help="folder that keeps what was seen")
     parser.add_argument("--weights", default="nano", help="name or folder of the network's weights")
     parser.add_argument("--seed", type=int, default=7)
-    parser.add_argument("--draws", type=int, default=2, help="of each set, by one seed after the other")
+    parser.add_argument("--draws", type=int, default=4, help="of each set, by one seed after the other")
     parser.add_argument(
         "-o", "--output", type=Path, help="the network; it lies beside the weights as set_consensus.safetensors"
     )
@@ -281,7 +281,7 @@ def main() -> int:
     table, answers = held_out(examples, told.seed)
     print(table, describe_judge(answers, told.seed), sep="\n")
     if told.output is not None:
-        network = fitted(examples, told.seed).to(memory_format=torch.contiguous_format)
+        network = fitted(examples, told.seed, STEPS).to(memory_format=torch.contiguous_format)
         network.judge.load_state_dict(fit_judge(answers, told.seed).state_dict())
         write_bytes(told.output, save({name: part.contiguous() for name, part in network.state_dict().items()}))
     return 0

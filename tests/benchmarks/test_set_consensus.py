@@ -27,7 +27,7 @@ def shorter(patch: pytest.MonkeyPatch, **settings: int) -> None:
 
 
 def test_the_table_shows_what_is_gained_on_sets_that_the_network_did_not_see(monkeypatch: pytest.MonkeyPatch) -> None:
-    shorter(monkeypatch, STEPS=60)
+    shorter(monkeypatch, FOLD_STEPS=60)
     text, answers = held_out([made(name, seed) for seed, name in enumerate("abcd")], 0)
     rows = [line.strip("| ").split(" | ") for line in text.splitlines() if line[2:3] in "abcd" and line.startswith("|")]
     assert [row[0] for row in rows] == list("abcd")
