@@ -12,8 +12,9 @@ three suggestions of the page's review name one, by the decoder's confidence and
 
 import sys
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -22,6 +23,7 @@ import torch
 from numpy.typing import NDArray
 from safetensors.torch import save
 from scipy import stats
+from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
 from consensus import SYNTHETIC, learning_arguments, load_tracked, tracked
@@ -109,8 +111,16 @@ class Judged(Protocol):
     def iou(self) -> Floats: ...
 
 
-def fitted(answers: Sequence[Judged], seed: int) -> Gate:
-    """A judge: sets take turns, synthetic ones as often as three of them; each answer counts alike, however many slices."""
+def fitted(
+    answers: Sequence[Judged], seed: int, build: Callable[[int], nn.Sequential] = partial(Gate, HIDDEN)
+) -> nn.Sequential:
+    """A judge: sets take turns, synthetic ones as often as three of them; each answer counts alike, however many slices.
+
+    Args:
+        answers: to learn from.
+        seed: of what is drawn.
+        build: makes an untrained judge of so many features; its first layer is linear.
+    """
     torch.manual_seed(seed)
     sets = defaultdict(list)
     for each in answers:
@@ -122,7 +132,7 @@ def fitted(answers: Sequence[Judged], seed: int) -> Gate:
         for name, own in sets.items() for each in own for _ in each.iou
     ])  # fmt: skip
     mean, spread = features.mean(0), features.std(0) + 1e-3
-    judge = Gate(HIDDEN, features.shape[1])
+    judge = build(features.shape[1])
     optimiser = torch.optim.AdamW(judge.parameters(), RATE, weight_decay=DECAY)
     rates = torch.optim.lr_scheduler.OneCycleLR(optimiser, RATE, STEPS)
     rows = (features - mean) / spread
@@ -140,7 +150,7 @@ def fitted(answers: Sequence[Judged], seed: int) -> Gate:
     return judge.requires_grad_(False)
 
 
-def judged(judge: Gate, each: Answer) -> Floats:
+def judged(judge: nn.Sequential, each: Answer) -> Floats:
     """Predicted IoU (n,) of an answer's slices."""
     with torch.inference_mode():
         return judge(torch.from_numpy(each.features)).sigmoid()[:, 0].numpy()

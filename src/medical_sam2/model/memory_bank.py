@@ -9,7 +9,7 @@ memories, so objects in lock step do not influence each other.
 
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
-from copy import copy, deepcopy
+from copy import copy
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Literal, Protocol, runtime_checkable
@@ -91,8 +91,12 @@ class PolicyBank:
             self._policies = [self._made() for _ in memories]
             self.memories = [[] for _ in memories]
         self._latest = list(memories)
-        with torch.autocast(memories[0].map_Chw.device.type, enabled=False):  # rounded likeness keeps other memories
-            self.memories = [p.keep(m, new) for p, m, new in zip(self._policies, self.memories, memories, strict=True)]
+        for b, memory in enumerate(memories):
+            self._offer(b, memory)
+
+    def _offer(self, b: int, memory: Memory) -> None:
+        with torch.autocast(memory.map_Chw.device.type, enabled=False):  # rounded likeness keeps other memories
+            self.memories[b] = self._policies[b].keep(self.memories[b], memory)
 
     def _made(self) -> Policy:
         policy = self._policy()
@@ -111,16 +115,15 @@ class PolicyBank:
     def branch(self) -> "PolicyBank":
         """One that remembers the same, and from now on what it is offered itself."""
         other = copy(self)
-        other._policies, other.memories = deepcopy(self._policies), [[*own] for own in self.memories]
+        other._policies, other.memories = [copy(policy) for policy in self._policies], [[*own] for own in self.memories]
         return other
 
     def store_all(self, other: "PolicyBank") -> None:
         """Offer each object what it remembers in another bank, as far as it is not remembered here."""
-        with torch.autocast("cpu", enabled=False):
-            for b, (policy, offered) in enumerate(zip(self._policies, other.memories, strict=True)):
-                known = {memory.t for memory in self.memories[b]}
-                for memory in (one for one in offered if one.t not in known):
-                    self.memories[b] = policy.keep(self.memories[b], memory)
+        for b, offered in enumerate(other.memories):
+            known = {memory.t for memory in self.memories[b]}
+            for memory in (one for one in offered if one.t not in known):
+                self._offer(b, memory)
 
 
 def cosine(a: Tensor, b: Tensor) -> Tensor:

@@ -29,8 +29,8 @@ from torch.nn import functional as F  # noqa: N812
 from medical_sam2.model.backbone import Features
 from medical_sam2.model.tracker import upsample
 from medical_sam2.model.weights import read_small_network
-from medical_sam2.tracking.consensus import MOST_CHANGE, Gate, sweep
-from medical_sam2.tracking.slice_confidence import HIDDEN, dice_of
+from medical_sam2.tracking.consensus import MOST_CHANGE, sweep
+from medical_sam2.tracking.slice_confidence import dice_of
 
 Floats = NDArray[np.float32]
 MaskArray = NDArray[np.bool_]
@@ -60,10 +60,8 @@ FEATURES = (
 )
 WIDTHS = (16, 24, 32, 48)  # channels at the grid, and at each half of it
 LOGITS = 3.0  # that "tracked" counts as one
-LEAST_AREA = 1e-4  # of the image, beside which areas are compared
 WITNESSES = ("regression around", "own regression around", "encoder regression", "own encoder regression")
-CIRCUMSTANCES = ("confidence", "likeness", "same scene", "regression fits", "regression at place")
-ANSWER = ("expected", "unchanged", "sureness", "area over template", "area", *WITNESSES, *CIRCUMSTANCES)
+ANSWER = ("expected", "unchanged", "sureness", "confidence", *WITNESSES)
 """What describes an answer."""
 
 
@@ -312,16 +310,13 @@ def describe_answer(features_Fhw: Floats, change_hw: Floats) -> Floats:
     before = named["tracked"] * LOGITS
     inside, found = expit(before + change_hw), before + change_hw > 0
     both = float(inside[found].sum())
-    area = float(np.log(found.mean() + LEAST_AREA))
     numbers = [
         both / max(1.0, float(inside.sum() + found.sum()) - both),  # the IoU, if each pixel is right as often as it says
         dice_of(before > 0, found),
         float((inside > 0.7).sum() / max(1, (inside > 0.3).sum())),
-        area - float(np.log(np.exp(4 * named["area of template"][0, 0]) + LEAST_AREA)),
-        area,
+        float(named["confidence"][0, 0]),
     ]
-    agreement = [dice_of(named[name] > 0, found) for name in WITNESSES]
-    return np.array([*numbers, *agreement, *(named[name][0, 0] for name in CIRCUMSTANCES)], np.float32)
+    return np.array([*numbers, *(dice_of(named[name] > 0, found) for name in WITNESSES)], np.float32)
 
 
 def _half(plane: Floats) -> Floats:
@@ -392,7 +387,7 @@ class ConsensusNetwork(nn.Module):
         self.change = nn.Conv2d(widths[0], 1, 1)
         for part in self.change.parameters():
             nn.init.zeros_(part)  # nothing changes before it has learnt
-        self.judge = Gate(HIDDEN, described)
+        self.judge = nn.Linear(described, 1)
 
     def forward(self, features_NFhw: Tensor) -> Tensor:
         """(N, h, w); h and w of any size."""

@@ -48,10 +48,6 @@ class FrameTime(int):
         time.pass_number, time.frame = pass_number, frame
         return time
 
-    def __getnewargs__(self) -> tuple[int, int]:
-        """What a copy is made of."""
-        return self.pass_number, self.frame
-
 
 ObjectPrompts: TypeAlias = Mapping[int, Mapping[FrameTime, FramePrompt]]
 """Object → time → prompt."""
