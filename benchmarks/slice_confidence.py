@@ -14,7 +14,6 @@ import sys
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -111,15 +110,13 @@ class Judged(Protocol):
     def iou(self) -> Floats: ...
 
 
-def fitted(
-    answers: Sequence[Judged], seed: int, build: Callable[[int], nn.Sequential] = partial(Gate, HIDDEN)
-) -> nn.Sequential:
+def fitted(answers: Sequence[Judged], seed: int, build: Callable[[int], nn.Sequential] | None = None) -> nn.Sequential:
     """A judge: sets take turns, synthetic ones as often as three of them; each answer counts alike, however many slices.
 
     Args:
         answers: to learn from.
         seed: of what is drawn.
-        build: makes an untrained judge of so many features; its first layer is linear.
+        build: makes an untrained judge of so many features, whose first layer is linear; a `Gate` unless given.
     """
     torch.manual_seed(seed)
     sets = defaultdict(list)
@@ -132,7 +129,7 @@ def fitted(
         for name, own in sets.items() for each in own for _ in each.iou
     ])  # fmt: skip
     mean, spread = features.mean(0), features.std(0) + 1e-3
-    judge = build(features.shape[1])
+    judge = build(features.shape[1]) if build else Gate(HIDDEN, features.shape[1])
     optimiser = torch.optim.AdamW(judge.parameters(), RATE, weight_decay=DECAY)
     rates = torch.optim.lr_scheduler.OneCycleLR(optimiser, RATE, STEPS)
     rows = (features - mean) / spread
