@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from medical_sam2.cli import report
+from medical_sam2.cli import main, report
 from medical_sam2.cli.label_map_records import read_record
 from medical_sam2.io.labels import save_label_map
 from medical_sam2.model.catalogue import NAMED_WEIGHTS
@@ -73,7 +73,10 @@ def test_what_a_run_that_goes_on_cannot_know_is_told(set_workspace: SetWorkspace
     Path("out/c.png").unlink()
     told = set_workspace.done(*A_MASK, "--skip-existing", "--report", "run.json")["warnings"]
     assert told[0].startswith("1 images that were there already are not remembered: the others may come out otherwise")
-    assert told[1].startswith("run.json tells of the images that were outlined now")
+    assert len(told) == 1
+    facts = json.loads(Path("run.json").read_text())
+    assert [[row["image"] for row in facts[kind]] for kind in ("images", "earlier")] == [["c.jpg"], ["a.png", "b.png"]]
+    assert all(row["confidence"] and row["area_px"]["1"] for row in facts["earlier"])
     for name in ("b", "c"):  # as another program saves it
         save_label_map(np.array(Image.open(f"out/{name}.png")), Path(f"out/{name}.png"))
     Path("out/a.png").unlink()
@@ -81,6 +84,46 @@ def test_what_a_run_that_goes_on_cannot_know_is_told(set_workspace: SetWorkspace
     assert again["warnings"][0].startswith("2 label maps that stay do not tell how they were made")
     assert {row["image"] for row in csv.DictReader(Path("s.csv").read_text().splitlines())} == {"a.png"}
     assert again["skipped"] == 2
+
+
+def test_label_maps_of_other_images_are_not_mixed(set_workspace: SetWorkspace) -> None:
+    """Whether the image of a label map that stays was replaced, or one that is prompted."""
+    set_workspace.done(*A_MASK)
+    Path("out/c.png").unlink()
+    kept = Path("set/b.png").read_bytes()
+    Image.fromarray(255 - np.array(Image.open("set/b.png"))).save("set/b.png")
+    line = set_workspace.refused(*A_MASK, "--skip-existing")
+    assert "set: 1 images are not those that their label maps were made of: b.png; remove those label maps" in line
+    Path("set/b.png").write_bytes(kept)
+    Image.fromarray(255 - np.array(Image.open("set/a.png"))).save("set/a.png")
+    Path("out/a.png").unlink()
+    assert "with other settings, weights or prompts: b.png" in set_workspace.refused(*A_MASK, "--skip-existing")
+
+
+def test_suggestions_know_what_an_earlier_run_outlined(set_workspace: SetWorkspace) -> None:
+    set_workspace.done(*A_MASK)
+    set_workspace.done(*A_MASK, "--skip-existing", "--report", "run.json")
+    set_workspace.shown()
+    assert main(["suggest", "run.json", "--count", "2"]) == 0
+    out, _ = set_workspace.shown()
+    assert "b.png" in out
+    assert "c.jpg" in out
+
+
+def test_an_interrupted_run_that_replaced_some_says_what_is_left(
+    set_workspace: SetWorkspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    set_workspace.done(*A_MASK)
+    save = save_label_map
+
+    def broken(labels: object, file: Path, *more: object) -> None:
+        if file.name == "b.png":
+            raise KeyboardInterrupt
+        save(labels, file, *more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("medical_sam2.cli.segment_images.save_label_map", broken)
+    _, _, told = set_workspace.run(*A_MASK, "--object", "2", "--overwrite")
+    assert "1 of 3 images are outlined; 2 label maps are still those of before: do all again with --overwrite" in told
 
 
 NO_OBJECT = '{"key": "k", "likeness": 1, "prompted": false, "window": null, "confidence": {}}'

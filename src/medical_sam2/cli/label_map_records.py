@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from hashlib import file_digest
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,23 +26,32 @@ class LabelMapRecord:
 
     Args:
         key: hash of settings, weights and prompts.
+        image: hash of the image's file.
         confidence: object → predicted IoU.
         likeness, prompted, window: see `ImageMask`.
     """
 
     key: str
+    image: str
     confidence: Mapping[int, float]
     likeness: float
     prompted: bool
     window: Window | None
 
 
-def record_text(key: str, found: "ImageMask") -> str:
-    """The text that a label map keeps of how it was made."""
+def hash_image(file: Path) -> str:
+    """SHA-256 of a file."""
+    with open_regular(file) as stream:
+        return file_digest(stream, "sha256").hexdigest()
+
+
+def record_text(key: str, file: Path, found: "ImageMask") -> str:
+    """The text that the label map of a file keeps of how it was made."""
     return json.dumps(
         {
             "version": 1,
             "key": key,
+            "image": hash_image(file),
             "confidence": {str(label): sure for label, sure in found.confidence.items()},
             "likeness": found.likeness,
             "prompted": found.prompted,
@@ -58,7 +68,9 @@ def read_record(file: Path) -> LabelMapRecord | None:
         window = None if seen is None else Window(float(seen["low"]), float(seen["high"]), str(seen["source"]))
         confidence = {int(label): float(sure) for label, sure in kept["confidence"].items()}
         if confidence and (window is None or window.low < window.high):
-            return LabelMapRecord(str(kept["key"]), confidence, float(kept["likeness"]), bool(kept["prompted"]), window)
+            return LabelMapRecord(
+                str(kept["key"]), str(kept["image"]), confidence, float(kept["likeness"]), bool(kept["prompted"]), window
+            )
     return None
 
 

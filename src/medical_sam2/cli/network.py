@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from medical_sam2.batch.fingerprint import WITHOUT_EFFECT, hash_content, hash_weights
+from medical_sam2.batch.fingerprint import WITHOUT_EFFECT, hash_content, hash_files, hash_weights
 from medical_sam2.cli.files import OutputOptions, name_notes
 from medical_sam2.cli.label_map_records import LabelMapRecord
 from medical_sam2.cli.options import InferenceOptions, NetworkOptions, SetInferenceOptions, TrackingOptions
@@ -195,7 +195,7 @@ def hash_set_run(options: SetInferenceOptions, prompts: SetPrompts, images: Imag
         for i, own in sorted(prompts.prompts.items())
         for label, prompt in sorted(own.items())
     ]
-    return hash_content([given, weights, said])
+    return hash_content([given, weights, said, hash_files([images.entries[i].file for i in sorted(prompts.prompts)])])
 
 
 def recall_image(record: LabelMapRecord, index: int, labels: NDArray[np.unsignedinteger]) -> ImageMask:

@@ -251,6 +251,7 @@ def _suggest_images(file: Path, count: int) -> list[dict[str, Any]]:
     if facts.get("kind") != report.SET or not isinstance(images, list):
         raise FormatError("this is no report of a set of images", "make one: segment-images --report run.json", subject=file)
     try:
+        images = [*images, *facts.get("earlier", [])]
         needs = [
             Need(i, min(map(float, each["confidence"].values())), float(each["likeness"]))
             for i, each in enumerate(images)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from medical_sam2.cli import plain, report
 from medical_sam2.cli.files import SetOutputOptions, as_json, check_memory_for_libraries, check_place, check_suffix, same
-from medical_sam2.cli.label_map_records import LabelMapRecord, read_record, record_text
+from medical_sam2.cli.label_map_records import LabelMapRecord, hash_image, read_record, record_text
 from medical_sam2.cli.options import FLAG, SetInferenceOptions
 from medical_sam2.cli.prompts import SetPromptOptions, SetPrompts, set_prompts
 from medical_sam2.errors import ConfigError, InputError, MedicalSam2Error
@@ -118,25 +118,25 @@ def _check_skipped(run: "_SetRun", options: SetInferenceOptions) -> list[str]:
     """What is to be told of label maps that stay.
 
     Raises:
-        InputError: some were made with other settings, weights or prompts.
+        InputError: some were made with other settings, weights or prompts, or of other images.
     """
     run.records = {i: record for i in sorted(run.skipped) if (record := read_record(run.files[i])) is not None}
     if others := [run.files[i].name for i, record in run.records.items() if record.key != run.key]:
         problem = f"{len(others)} of {len(run.skipped)} label maps were made with other settings, weights or prompts: "
         remedy = "choose another folder, or do all again with --overwrite"
         raise InputError(problem + _listed(others), remedy, subject=run.outputs.output)
+    entries = run.images.entries
+    if changed := [entries[i].name for i, record in run.records.items() if record.image != hash_image(entries[i].file)]:
+        problem = f"{len(changed)} images are not those that their label maps were made of: {_listed(changed)}"
+        raise InputError(problem, "remove those label maps, or do all again with --overwrite", subject=run.images.folder)
     notes: list[str] = []
     if unknown := [run.files[i].name for i in sorted(run.skipped - run.records.keys())]:
-        told = "label maps that stay do not tell how they were made, and are left out of preview and statistics"
+        told = "label maps that stay do not tell how they were made, and are left out of preview, statistics and report"
         notes.append(f"{len(unknown)} {told}: {_listed(unknown)}")
     unseen, todo = (set(each) - run.prompts.prompts.keys() for each in (run.skipped, set(range(len(run.files))) - run.skipped))
     if unseen and todo and options.bank != "prompted":
         told = "images that were there already are not remembered: the others may come out otherwise than in one run"
         notes.append(f"{len(unseen)} {told} (not so with --bank prompted)")
-    if run.skipped and run.outputs.report is not None:
-        notes.append(
-            f"{run.outputs.report.name} tells of the images that were outlined now, not of those that were there already"
-        )
     return notes
 
 
@@ -211,6 +211,7 @@ class _SetRun:
     annotations: list[Format] = field(default_factory=list[Format])
     done: dict[int, Mapping[int, float]] = field(default_factory=dict[int, Mapping[int, float]])
     rows: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
+    earlier: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
     measured: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
     failed: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
     coloured: int = 0
@@ -254,7 +255,11 @@ class _SetRun:
             self._write_annotations()
         if self.done:
             done = f"{sum(not row['blank'] for row in self.rows)} of {len(self.images)} images are outlined"
-            report.print_note(f"{done}; --skip-existing goes on with the others")
+            others = sum(file.exists() for i, file in enumerate(self.files) if i not in self.done)
+            if self.outputs.overwrite and others:
+                report.print_note(f"{done}; {others} label maps are still those of before: do all again with --overwrite")
+            else:
+                report.print_note(f"{done}; --skip-existing goes on with the others")
 
     def _annotated(self, i: int) -> AnnotatedImage:
         labels, source = read_label_map(self.files[i]), f"{self.images.folder.resolve().name}/{self.images.entries[i].name}"
@@ -305,7 +310,7 @@ class _SetRun:
         if i in self.skipped:
             return
         self.outputs.output.mkdir(exist_ok=True)
-        save_label_map(found.labels, self.files[i], picture.turned, record_text(self.key, found))
+        save_label_map(found.labels, self.files[i], picture.turned, record_text(self.key, self.images.entries[i].file, found))
         self.done[i] = found.confidence
         self.coloured += picture.colour
         self.rows.append(report.image_row(name, found, self.files[i]))
@@ -323,11 +328,11 @@ class _SetRun:
 
     def show_earlier(self, recall: "Callable[[LabelMapRecord, int, NDArray[np.unsignedinteger]], ImageMask]") -> None:
         """Show what an earlier run outlined, too."""
-        if self.outputs.statistics is None and self.sheet is None:
-            return
         for i, record in self.records.items():
             try:
-                self._show(recall(record, i, read_label_map(self.files[i])))  # type: ignore[arg-type]  # of a PNG
+                found = recall(record, i, read_label_map(self.files[i]))  # type: ignore[arg-type]  # of a PNG
+                self.earlier.append(report.image_row(self.images.entries[i].name, found, self.files[i]))
+                self._show(found)
             except MedicalSam2Error as error:
                 self.note_failure(i, error)
 
@@ -335,6 +340,7 @@ class _SetRun:
         """What was done, for the report."""
         return {
             "images": self.rows,
+            "earlier": self.earlier,
             "failed": self.failed,
             "skipped": len(self.skipped),
             "deserve_a_look": [self.images.entries[i].name for i in self.unlike()],
