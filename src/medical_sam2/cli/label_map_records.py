@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from hashlib import file_digest
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,7 +14,7 @@ from medical_sam2 import io
 from medical_sam2.errors import InputError
 from medical_sam2.intensity_window import Window
 from medical_sam2.io.labels import MADE_BY
-from medical_sam2.io.safe_open import open_regular
+from medical_sam2.io.safe_open import CHUNK, open_regular
 
 if TYPE_CHECKING:
     from medical_sam2.tracking.image_set import ImageMask
@@ -41,8 +41,11 @@ class LabelMapRecord:
 
 def hash_image(file: Path) -> str:
     """SHA-256 of a file."""
+    digest = sha256()
     with open_regular(file) as stream:
-        return file_digest(stream, "sha256").hexdigest()
+        while piece := stream.read(CHUNK):
+            digest.update(piece)
+    return digest.hexdigest()
 
 
 def record_text(key: str, file: Path, found: "ImageMask") -> str:
