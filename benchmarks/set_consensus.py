@@ -73,7 +73,7 @@ class Examples:
         both, sizes = (found & truth).sum((1, 2)), found.sum((1, 2)) + truth.sum((1, 2))
         return float((2 * both / sizes.clamp(min=1)).mean())
 
-    def judged(self, change: Tensor) -> "Answers":
+    def answers(self, change: Tensor) -> "Answers":
         """What describes the answers after a change of the logits, and how good they are; those that outline something."""
         found, truth = self.features[:, 0].float() * LOGITS + change > 0, self.truth > 0.5
         iou = ((found & truth).sum((1, 2)) / (found | truth).sum((1, 2)).clamp(min=1)).numpy()
@@ -239,7 +239,7 @@ def held_out(examples: Sequence[Examples], seed: int) -> tuple[str, list[Answers
             rows.append(f"| {each.dataset} | {len(each.truth)} | {before:.3f} | {after:.3f} |\n")
             print(rows[-1], end="", file=sys.stderr, flush=True)
             gains.append(after - before)
-            answers.append(each.judged(change))
+            answers.append(each.answers(change))
     mean, low, high = mean_interval(gains, np.random.default_rng(seed))
     head = "| set | images | tracked | consensus |\n|---|---|---|---|\n"
     table = f"{head}{''.join(sorted(rows))}\n{100 * mean:+.1f} points [{100 * low:.1f}, {100 * high:.1f}]\n"

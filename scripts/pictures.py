@@ -38,9 +38,9 @@ def tracer(image: nib.Nifti1Image) -> nib.Nifti1Image:
     return nib.Nifti1Image(coarse, image.affine @ np.diag([3.0, 3.0, 1.0, 1.0]))
 
 
-def place(page: Page, column: float, row: float) -> tuple[float, float]:
-    """Where a column and row of the axial slice are on the page; its pixels are squares."""
-    box = page.locator(".view.axial .stage canvas").bounding_box()
+def place(page: Page, column: float, row: float, view: str = "axial") -> tuple[float, float]:
+    """Where a column and row of the axial slice, or of an image of one, are on the page; its pixels are squares."""
+    box = page.locator(f".view.{view} .stage canvas").bounding_box()
     assert box is not None
     fit = min(box["width"] / COLUMNS, box["height"] / ROWS)
     left, top = (box["width"] - COLUMNS * fit) / 2, (box["height"] - ROWS * fit) / 2
@@ -104,6 +104,7 @@ def take_all(page: Page, files: Path, folder: Path) -> None:
 
 
 def drag(page: Page, *spots: tuple[float, float]) -> None:
+    """Press at the first spot, move through the others, let go."""
     page.mouse.move(*spots[0])
     page.mouse.down()
     for spot in spots[1:]:
@@ -119,16 +120,9 @@ def take_set(page: Page, image: nib.Nifti1Image, files: Path, folder: Path) -> N
         Image.fromarray(np.uint8(np.clip((array[:, :, k].T + 160) / 400, 0, 1) * 255)).save(picture)
     page.locator("#files").set_input_files(pictures)
     expect(page.locator(".tile")).to_have_count(len(pictures))
-    canvas = page.locator(".view.image .stage canvas")
-    expect(canvas).to_be_visible()
-    page.wait_for_timeout(2000)
-    box = canvas.bounding_box()
-    assert box is not None
-    fit = min(box["width"] / COLUMNS, box["height"] / ROWS)
-    column, row = LIVER
-    page.mouse.click(
-        box["x"] + (box["width"] - COLUMNS * fit) / 2 + column * fit, box["y"] + (box["height"] - ROWS * fit) / 2 + row * fit
-    )
+    expect(page.locator(".view.image .stage canvas")).to_be_visible()
+    page.wait_for_timeout(2000)  # until it is drawn
+    page.mouse.click(*place(page, *LIVER, view="image"))
     expect(page.locator(".go")).to_contain_text("1 change")
     page.keyboard.press("t")
     expect(page.locator(".go")).to_contain_text("All changes are applied")

@@ -189,7 +189,8 @@ def test_a_consensus_of_sets_that_cannot_be_read_stops_sets_alone(set_workspace:
 
 
 def test_a_consensus_of_sets_that_cannot_be_read_stops_no_volume(workspace: Workspace, tmp_path: Path) -> None:
-    workspace.done(*CLICK, "--weights", str(broken(workspace.weights, tmp_path)))
+    found = workspace.done(*CLICK, "--weights", str(broken(workspace.weights, tmp_path)))
+    assert found["objects"][0]["voxels"] > 0
 
 
 def test_the_report_says_whether_there_was_a_consensus(workspace: Workspace) -> None:

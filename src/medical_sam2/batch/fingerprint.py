@@ -7,19 +7,13 @@ from pathlib import Path
 
 from medical_sam2.batch import BatchCase
 from medical_sam2.io import registry
-from medical_sam2.model.weights import weights_file
 
 WITHOUT_EFFECT = ("weights", "threads", "device", "features")
 """Settings that results do not depend on, so that a run goes on elsewhere; of weights the content counts, not the name."""
 
 
-def hash_weights(name: str, beside: Sequence[str]) -> list[str]:
-    """Hash of the file of weights, and of those of the small networks beside it that are there.
-
-    Raises:
-        WeightsError: there are no such weights.
-    """
-    file = weights_file(name)
+def hash_weights(file: Path, beside: Sequence[str]) -> list[str]:
+    """Hash of a file of weights, and of those of the small networks beside it that are there."""
     files = (file, *(file.with_name(each) for each in beside))
     return [hash_files([path]) for path in files if path.is_file()]
 

@@ -44,6 +44,7 @@ from medical_sam2.io import Form, registry
 from medical_sam2.io.prompt_file import NamedPrompts
 from medical_sam2.io.safe_open import require_memory
 from medical_sam2.io.voxels import refuse_blank
+from medical_sam2.model.weights import weights_file
 from medical_sam2.plugins import find
 from medical_sam2.prompts import Box
 from medical_sam2.segmenter import Precision, Segmenter, check_choices
@@ -149,7 +150,7 @@ class BatchSettings:
             WeightsError: there are no such weights.
         """
         given = {name: str(value) for name, value in asdict(self).items() if name not in WITHOUT_EFFECT}
-        return hash_content([given, hash_weights(self.weights, (GATE_FILE, SLICES_FILE, JUDGE_FILE))])
+        return hash_content([given, hash_weights(weights_file(self.weights), (GATE_FILE, SLICES_FILE, JUDGE_FILE))])
 
 
 @dataclass(frozen=True)

@@ -4,17 +4,17 @@ import json
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from PIL import Image
 
 from medical_sam2 import io
+from medical_sam2.batch.fingerprint import hash_files
 from medical_sam2.errors import InputError
 from medical_sam2.intensity_window import Window
 from medical_sam2.io.labels import MADE_BY
-from medical_sam2.io.safe_open import CHUNK, open_regular
+from medical_sam2.io.safe_open import open_regular
 
 if TYPE_CHECKING:
     from medical_sam2.tracking.image_set import ImageMask
@@ -39,22 +39,13 @@ class LabelMapRecord:
     window: Window | None
 
 
-def hash_image(file: Path) -> str:
-    """SHA-256 of a file."""
-    digest = sha256()
-    with open_regular(file) as stream:
-        while piece := stream.read(CHUNK):
-            digest.update(piece)
-    return digest.hexdigest()
-
-
 def record_text(key: str, file: Path, found: "ImageMask") -> str:
     """The text that the label map of a file keeps of how it was made."""
     return json.dumps(
         {
             "version": 1,
             "key": key,
-            "image": hash_image(file),
+            "image": hash_files([file]),
             "confidence": {str(label): sure for label, sure in found.confidence.items()},
             "likeness": found.likeness,
             "prompted": found.prompted,

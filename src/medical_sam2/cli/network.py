@@ -189,7 +189,7 @@ def hash_set_run(options: SetInferenceOptions, prompts: SetPrompts, images: Imag
         WeightsError: there are no such weights.
     """
     given = {name: str(value) for name, value in vars(options).items() if name not in WITHOUT_EFFECT}
-    weights = hash_weights(options.weights, (JUDGE_FILE, *[NETWORK_FILE] * options.consensus))
+    weights = hash_weights(weights_file(options.weights), (JUDGE_FILE, *[NETWORK_FILE] * options.consensus))
     said = [
         [images.entries[i].name, label, [_hash_array(each) for each in vars(prompt).values()]]
         for i, own in sorted(prompts.prompts.items())

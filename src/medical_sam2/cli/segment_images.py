@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from medical_sam2.batch.fingerprint import hash_files
 from medical_sam2.cli import plain, report
 from medical_sam2.cli.files import SetOutputOptions, as_json, check_memory_for_libraries, check_place, check_suffix, same
-from medical_sam2.cli.label_map_records import LabelMapRecord, hash_image, read_record, record_text
+from medical_sam2.cli.label_map_records import LabelMapRecord, read_record, record_text
 from medical_sam2.cli.options import FLAG, SetInferenceOptions
 from medical_sam2.cli.prompts import SetPromptOptions, SetPrompts, set_prompts
 from medical_sam2.errors import ConfigError, InputError, MedicalSam2Error
@@ -126,7 +127,7 @@ def _check_skipped(run: "_SetRun", options: SetInferenceOptions) -> list[str]:
         remedy = "choose another folder, or do all again with --overwrite"
         raise InputError(problem + _listed(others), remedy, subject=run.outputs.output)
     entries = run.images.entries
-    if changed := [entries[i].name for i, record in run.records.items() if record.image != hash_image(entries[i].file)]:
+    if changed := [entries[i].name for i, record in run.records.items() if record.image != hash_files([entries[i].file])]:
         problem = f"{len(changed)} images are not those that their label maps were made of: {_listed(changed)}"
         raise InputError(problem, "remove those label maps, or do all again with --overwrite", subject=run.images.folder)
     notes: list[str] = []

@@ -247,17 +247,25 @@ class ViewTracker:
         ways: Sequence[Sequence[FrameTime]],
         banks: Mapping[int, PolicyBank],
         region: Region | None,
-        skip: Callable[[FrameTime], bool] = lambda _: False,
+        skip: Callable[[FrameTime], bool],
         *,
-        last: bool = False,
+        last: bool,
     ) -> Iterator[TrackingResult]:
         """Track objects through prompted frames, then outward each way, which remembers nothing of the other way.
 
         What lies on one side of the prompts says little of the other side: in one bank it cost Dice (docs/log.md, 2026-11-30).
-        Afterwards the banks are offered what all ways remember. Arguments as in `track_frames`, but for
 
         Args:
+            view: as in `track_frames`, and so are those that are not named here.
+            prompts: as in `track_frames`.
             ways: times of the prompted frames; then those of each way, outward.
+            banks: offered at the end what all ways remember, unless nobody asks them afterwards.
+            region: to begin with; each way begins with the one that the prompted frames needed.
+            skip: asked before each time of a way whether it is left out.
+            last: whether nobody asks these banks afterwards.
+
+        Yields:
+            What was found at each time, once.
         """
         prompted, *outward = ways
         for found in self.track_frames(view, prompts, prompted, banks, region):
