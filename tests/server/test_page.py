@@ -79,6 +79,8 @@ def test_without_a_mouse(person: Person, tmp_path: Path) -> None:
     expect(page.locator(".go")).to_contain_text("2 changes")
     page.keyboard.press("n")
     expect(page.locator(".structures .name")).to_have_count(2)
+    page.keyboard.press("Enter")  # its usual name
+    expect(view).to_be_focused()
     page.keyboard.press("z")
     expect(page.locator(".structures .name")).to_have_count(1)
     page.keyboard.press("t")

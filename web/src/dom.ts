@@ -19,6 +19,36 @@ export function fill(element: Element, ...children: Child[]): void {
   element.replaceChildren(...children.filter((child): child is Node | string => child instanceof Node || typeof child === 'string'))
 }
 
+/** Whether an element takes what is typed: while it has the focus, keys are its own. */
+export function typing(element: EventTarget | null): element is HTMLElement {
+  return element instanceof HTMLElement && (element.isContentEditable || element.matches('textarea, select, input:not([type="range"])'))
+}
+
+/** Enter ends a number, so that keys are the page's again. */
+export function leave(event: KeyboardEvent): void { if (event.key === 'Enter' && !event.isComposing) (event.target as HTMLElement).blur() }
+
+const waiting = new Map<Element, () => void>()
+let pressed: EventTarget | null = null
+
+function held(element: Element): boolean {
+  const { activeElement } = document
+  return (typing(activeElement) && element.contains(activeElement)) || (pressed instanceof Node && element.contains(pressed))
+}
+
+function settle(): void {
+  for (const [element, draw] of waiting) if (!held(element)) { waiting.delete(element); draw() }
+}
+
+/** Draw an element anew. Where one of its fields is being typed into, or a button of it pressed, that waits: text and focus, or the click, would be lost. */
+export function redraw(element: Element, draw: () => void): void {
+  if (held(element)) waiting.set(element, draw)
+  else { waiting.delete(element); draw() }
+}
+
+document.addEventListener('pointerdown', (event) => { pressed = event.target }, true)
+for (const kind of ['pointerup', 'pointercancel']) document.addEventListener(kind, () => setTimeout(() => { pressed = null; settle() }), true) // the click comes first
+document.addEventListener('focusout', () => setTimeout(settle), true)
+
 const shapes: Record<string, string> = {
   look: 'M12 3v6M12 15v6M3 12h6M15 12h6',
   plus: 'M12 5v14M5 12h14',

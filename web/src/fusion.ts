@@ -1,6 +1,6 @@
 // A second image over the slices: another modality or sequence, wherever it lies, through a window of its own.
 import type { Frame, Overlay } from './api'
-import { fill, h } from './dom'
+import { fill, h, leave, redraw } from './dom'
 import type { Work } from './work'
 
 export interface Fused { opacity: number; window: [number, number]; hot: boolean }
@@ -30,7 +30,7 @@ export class FusionPanel {
   readonly element = h('div', { class: 'fusion' })
 
   constructor(private readonly work: Work, private readonly attempt: (what: Promise<unknown>) => void) {
-    work.listen((change) => { if (change === 'fusion') this.draw() })
+    work.listen((change) => { if (change === 'fusion') redraw(this.element, () => this.draw()) })
     this.draw()
   }
 
@@ -44,7 +44,7 @@ export class FusionPanel {
     const set = (change: Partial<Fused>): void => { work.fused = { ...now, ...change }; work.tell('fusion') }
     const [low, high] = now.window
     const number = (name: string, value: number, take: (value: number) => [number, number]): HTMLElement => {
-      const field = h('input', { type: 'number', step: 'any', 'aria-label': `${name} of the second image`, value: String(Number(value.toPrecision(5))), onchange: () => { if (Number.isFinite(field.valueAsNumber)) set({ window: take(field.valueAsNumber) }) } })
+      const field = h('input', { type: 'number', step: 'any', 'aria-label': `${name} of the second image`, value: String(Number(value.toPrecision(5))), onkeydown: leave, onchange: () => { if (Number.isFinite(field.valueAsNumber)) set({ window: take(field.valueAsNumber) }) } })
       return h('label', { class: 'row' }, name, field)
     }
     const slider = h('input', { type: 'range', min: '0', max: '100', value: String(now.opacity), 'aria-label': 'Opacity of the second image', onchange: () => set({ opacity: Number(slider.value) }) })

@@ -1,7 +1,7 @@
 // Puts the page together.
 import * as api from './api'
 import type { About, Info, Plane, Summary } from './api'
-import { fill, h, icon } from './dom'
+import { fill, h, icon, typing } from './dom'
 import * as memory from './memory'
 import { Panel, TOOL_KEYS, offered } from './panel'
 import { Start } from './start'
@@ -36,7 +36,7 @@ async function home(first = false): Promise<void> {
 const KEYS: [string, string][] = [
   ['Q A X C S E G D V', 'tool: inside, outside, box, 3D box, lasso, scribble, diameter, brush, look'], ['M J R', 'tool: ruler, angle, region'], ['I, Shift', 'what is drawn is outside (box, 3D box, lasso, scribble); the brush erases'], ['Arrows', 'move the cross hair (Shift: ten pixels)'], ['Page Up/Down, wheel', 'next or previous slice'],
   ['Enter, −', 'click inside, click outside, at the cross hair'], ['B … Enter', 'box from here to there; with the tool 3D box, Enter once more uses it'], ['Enter … Enter, − … Enter', 'with the brush: paint, wipe, along the arrows'], ['Enter … Enter, − … Enter', 'scribble, lasso, diameter: along the arrows, inside or outside'], ['K', 'the brush paints a ball over neighbouring slices, or a disc'], ['[ ]', 'size of the brush, width of the scribble'], ['T, Esc', 'apply to volume, cancel'], ['Z, Y', 'undo, redo'],
-  ['N, 1–9', 'new structure, choose one'], ['L', 'review next'], ['H', 'hide the structure, show it again'], ['O, U', 'outlines, uncertainty'], ['W', 'next window (right drag: by hand)'], ['F', 'one view large, all views'], ['Ctrl + wheel', 'zoom (middle drag: pan)'],
+  ['N … Enter, Esc', 'new structure and its name; Esc keeps the usual name, a click does too'], ['1–9', 'choose a structure'], ['L', 'review next'], ['H', 'hide the structure, show it again'], ['O, U', 'outlines, uncertainty'], ['W', 'next window (right drag: by hand)'], ['F', 'one view large, all views'], ['Ctrl + wheel', 'zoom (middle drag: pan)'],
 ]
 
 function help(): void {
@@ -131,8 +131,7 @@ function solid(work: Work, large: (element: HTMLElement) => () => void): HTMLEle
 }
 
 function key(event: KeyboardEvent, work: Work, panel: Panel, views: SliceView[], large: (element: HTMLElement) => () => void): void {
-  if (event.target instanceof HTMLInputElement && event.target.type !== 'range') return
-  if (event.target instanceof HTMLSelectElement || document.querySelector('dialog[open]')) return
+  if (typing(event.target) || document.querySelector('dialog:modal') || (event.target as Element).closest('dialog[open]')) return
   const pressed = event.key.toLowerCase()
   if ((event.ctrlKey || event.metaKey) && !['z', 'y'].includes(pressed)) return
   const tool = TOOL_KEYS.get(pressed)
@@ -147,7 +146,7 @@ function key(event: KeyboardEvent, work: Work, panel: Panel, views: SliceView[],
   else if (pressed === 'enter' && work.solid && !(event.target instanceof HTMLButtonElement)) attempt(work.use())
   else if (pressed === 't' && work.state.fresh && !work.progress) attempt(work.track())
   else if (pressed === 'escape' && work.progress) attempt(work.cancel())
-  else if (pressed === 'n') attempt(work.add())
+  else if (pressed === 'n') panel.structures.add()
   else if (structure) { work.label = structure.label; work.tell('state'); work.tell('labels') }
   else if (pressed === 'h' && work.active) work.appear(work.label, { hidden: !work.look(work.label).hidden })
   else if (pressed === 'l') panel.next()

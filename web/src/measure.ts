@@ -9,6 +9,7 @@ export interface Measure { kind: Ruler; plane: Plane; t: number; line: Spot[]; t
 export function measures(kind: string): kind is Ruler { return kind === 'ruler' || kind === 'angle' || kind === 'region' }
 
 const COLOUR = '#ffd866'
+const [BESIDE, EDGE] = [8, 22] // px of a text from its place, and from the edges of the view, where letters and the scale bar are
 
 function length([a, b]: Spot[], [mmY, mmX]: [number, number]): number { return Math.hypot((a[0] - b[0]) * mmY, (a[1] - b[1]) * mmX) }
 
@@ -46,17 +47,29 @@ export function measured(kind: Ruler, plane: Plane, t: number, line: Spot[], bef
   return { kind, plane, t, line: both, text: both.length === 4 ? `${degrees(both, spacing).toFixed(1)}°` : '' }
 }
 
-export function paintMeasure(brush: CanvasRenderingContext2D, at: At, { kind, line, text }: Measure): void {
+export function paintMeasure(brush: CanvasRenderingContext2D, at: At, { kind, line, text }: Measure, width: number, height: number): void {
   brush.strokeStyle = brush.fillStyle = COLOUR
   brush.lineWidth = 1.5
   brush.beginPath()
   line.forEach((spot, i) => { const [top, left] = at(spot); if (i === 0 || (kind === 'angle' && i === 2)) brush.moveTo(left, top); else brush.lineTo(left, top) })
   if (kind === 'region') brush.closePath()
   brush.stroke()
-  const [top, left] = at(line[line.length - 1])
+  const places = line.map(at)
+  const seen = places.some(([top]) => top >= 0) && places.some(([top]) => top < height) && places.some(([, left]) => left >= 0) && places.some(([, left]) => left < width)
+  if (text && seen) paintText(brush, places[places.length - 1], text, width, height)
+}
+
+/** Text beside a place, on the side that has room, on a dark ground, and within the view wherever the place is. */
+function paintText(brush: CanvasRenderingContext2D, [top, left]: Spot, text: string, width: number, height: number): void {
   brush.font = '600 12px system-ui'
-  brush.lineWidth = 3
-  brush.strokeStyle = 'rgba(0, 0, 0, .7)'
-  brush.strokeText(text, left + 8, top - 6)
-  brush.fillText(text, left + 8, top - 6)
+  const wide = Math.min(brush.measureText(text).width, width - 2 * EDGE)
+  const within = (place: number, low: number, high: number): number => Math.max(low, Math.min(high, place))
+  const x = within(left + BESIDE + wide <= width - EDGE ? left + BESIDE : left - BESIDE - wide, EDGE, width - EDGE - wide)
+  const y = within(top - 6, EDGE + 12, height - EDGE - 12)
+  brush.fillStyle = 'rgba(10, 13, 18, .8)'
+  brush.beginPath()
+  brush.roundRect(x - 4, y - 13, wide + 8, 18, 4)
+  brush.fill()
+  brush.fillStyle = COLOUR
+  brush.fillText(text, x, y, wide)
 }

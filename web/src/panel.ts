@@ -1,7 +1,7 @@
 // Beside the views: structures, tools, tracking, what to review, and downloads.
 import type { About, Plane } from './api'
 import { SIZES } from './brush'
-import { fill, h, icon } from './dom'
+import { fill, h, icon, leave, redraw } from './dom'
 import { FusionPanel } from './fusion'
 import { stem } from './memory'
 import { download } from './names'
@@ -102,7 +102,7 @@ export class Panel {
     const { work } = this
     if (work.tool !== 'brush' || work.ball) return fill(this.range)
     const field = (end: 0 | 1, name: string): HTMLElement => {
-      const input = h('input', { type: 'number', step: 'any', placeholder: 'any', 'aria-label': `Paint ${name}`, value: work.range[end] ?? undefined, onchange: () => { work.range[end] = Number.isFinite(input.valueAsNumber) ? input.valueAsNumber : null } })
+      const input = h('input', { type: 'number', step: 'any', placeholder: 'any', 'aria-label': `Paint ${name}`, value: work.range[end] ?? undefined, onkeydown: leave, onchange: () => { work.range[end] = Number.isFinite(input.valueAsNumber) ? input.valueAsNumber : null } })
       return h('label', { class: 'row', title: 'The brush paints and erases pixels of these intensities alone' }, name, input)
     }
     fill(this.range, field(0, 'from'), field(1, 'to'), work.info.unit || null)
@@ -133,7 +133,7 @@ export class Panel {
       const [low, high] = [first, last].map((each) => Math.max(1, Math.min(most, Math.round(Number(each.value)) || 1)) - 1).sort((a, b) => a - b)
       this.work.resize(plane, low < high ? [low, high] : low ? [low - 1, low] : [0, 1])
     }
-    const input = (what: string): HTMLInputElement => h('input', { type: 'number', min: '1', max: String(most), 'aria-label': `${what} ${plane} slice`, onchange: take })
+    const input = (what: string): HTMLInputElement => h('input', { type: 'number', min: '1', max: String(most), 'aria-label': `${what} ${plane} slice`, onkeydown: leave, onchange: take })
     const [first, last] = [input('First'), input('Last')]
     return { plane, first, last }
   }
@@ -218,7 +218,9 @@ export class Panel {
     if (row) this.jump(row)
   }
 
-  private showing(): void {
+  private showing(): void { redraw(this.shown, () => this.show()) }
+
+  private show(): void {
     const { work } = this
     const flag = (name: 'overlay' | 'doubt', text: string, key: string): HTMLElement =>
       h('button', { class: work[name] ? 'active' : '', 'aria-pressed': String(work[name]), title: key, onclick: () => { work[name] = !work[name]; work.tell('overlay') } }, text)
@@ -232,16 +234,17 @@ export class Panel {
     if (asked) known.push(['network', asked.window])
     if (work.info.unit === 'HU') known.push(...Object.entries(this.about.windows))
     if (work.info.extent) known.push(['all', work.info.extent])
+    const sees = `The network sees ${asked?.seen_as ?? work.info.seen_as}.`
     const [low, high] = work.window
     const number = (name: string, value: number, take: (value: number) => [number, number]): HTMLElement => {
-      const field = h('input', { type: 'number', step: 'any', 'aria-label': name, value: String(Number(value.toPrecision(5))), onchange: () => { if (Number.isFinite(field.valueAsNumber)) this.see(take(field.valueAsNumber)) } })
+      const field = h('input', { type: 'number', step: 'any', 'aria-label': name, value: String(Number(value.toPrecision(5))), onkeydown: leave, onchange: () => { if (Number.isFinite(field.valueAsNumber)) this.see(take(field.valueAsNumber)) } })
       return h('label', { class: 'row' }, name, field)
     }
     const level = number('Level', (low + high) / 2, (value) => [value - (high - low) / 2, value + (high - low) / 2])
     const width = number('Width', high - low, (value) => [(low + high - Math.max(value, 1e-6)) / 2, (low + high + Math.max(value, 1e-6)) / 2])
     fill(this.shown, flag('overlay', 'Outlines', 'O'), work.info.kind === 'volume' ? flag('doubt', 'Uncertainty', 'U') : null, this.fusion,
       ...(work.info.kind === 'volume' ? [h('span', { class: 'break' }), ...known.map(window), h('div', { class: 'row numbers' }, level, width)] : []),
-      h('p', { class: 'fine', title: 'Another window for everything: medsam2 serve --window' }, `The network sees ${asked?.seen_as ?? work.info.seen_as}.`))
+      h('p', { class: 'fine sees', title: `${sees} Another window for everything: medsam2 serve --window` }, sees))
   }
 
   see(value: [number, number]): void { this.work.window = [...value]; this.work.tell('window') }
@@ -267,6 +270,6 @@ export class Panel {
     const link = ([form, name]: [string, string]): HTMLElement => h('a', { class: 'button', href: `api/sessions/${work.info.id}/download/${form}`, download: download(stem(work.info.id), form) }, icon('down'), name)
     fill(this.downloads, ...Object.entries(work.info.downloads).map(link), ...this.said(),
       work.info.pacs && work.mayEdit ? h('button', { onclick: () => this.attempt(work.push()) }, 'Send to the PACS') : null,
-      work.state.fresh ? h('p', { class: 'fine warn' }, 'Changes that are not yet applied are not in it.') : null)
+      work.state.fresh ? h('p', { class: 'fine warn' }, 'Changes not yet applied are not in it.') : null)
   }
 }

@@ -1,18 +1,25 @@
 // The structures: list, looks, order, numbers, locks; merged, split, finished, measured, read from a file.
 import type { Structure } from './api'
-import { fill, h, icon } from './dom'
+import { fill, h, icon, leave, redraw } from './dom'
 import type { Work } from './work'
 
 const FINISHING: [string, string, string][] = [
   ['smooth_mm', 'Smooth', 'mm'], ['grow_mm', 'Grow (−: shrink)', 'mm'], ['min_volume_ml', 'Least part', 'mL'],
 ]
 
+/** From a field to the view that had the focus before, or the first: keys are the page's again. */
+function back(view: Element | null): void {
+  const canvas = view instanceof HTMLCanvasElement ? view : document.querySelector<HTMLElement>('.stage canvas')
+  canvas?.focus({ preventScroll: true })
+}
+
 export class Structures {
   readonly element: HTMLElement
   private readonly list = h('ul', { class: 'structures', 'aria-label': 'Structures' })
-  private readonly details = h('dialog', { class: 'details', 'aria-label': 'Structure' })
+  private readonly details = h('dialog', { class: 'details', 'aria-label': 'Structure', onkeydown: (event: KeyboardEvent) => { if (event.key === 'Escape') { this.details.close(); back(null) } } })
   private readonly table = h('dialog', { class: 'help', 'aria-label': 'Statistics' })
   private shown = 0
+  private naming: { item: HTMLElement; before: Set<number> } | null = null // a new structure whose name is being typed
 
   constructor(private readonly work: Work, private readonly attempt: (what: Promise<unknown>) => void) {
     const files = h('input', { type: 'file', class: 'unseen', id: 'outlines', multiple: true, 'aria-label': 'Earlier segmentation', onchange: () => { attempt(work.loadOutlines([...(files.files ?? [])])); files.value = '' } })
@@ -23,13 +30,13 @@ export class Structures {
         h('div', { class: 'row' },
           volume ? quiet('table', 'Statistics', () => attempt(this.measure())) : null,
           volume ? h('span', { class: 'edits' }, quiet('open', 'Load an earlier segmentation', () => files.click()), files) : null,
-          h('span', { class: 'edits' }, quiet('plus', 'New structure (N)', () => attempt(work.add()))))),
+          h('span', { class: 'edits' }, quiet('plus', 'New structure (N)', () => this.add())))),
       this.list)
     document.body.append(this.details, this.table)
     this.details.addEventListener('close', () => { this.shown = 0 })
     work.listen((change) => {
       if (change === 'state' || change === 'looks') this.draw()
-      if ((change === 'state' || change === 'looks') && this.shown) this.detail(this.shown)
+      if ((change === 'state' || change === 'looks') && this.shown) redraw(this.details, () => { if (this.shown) this.detail(this.shown) })
     })
     this.draw()
   }
@@ -37,13 +44,56 @@ export class Structures {
   close(): void { this.details.remove(); this.table.remove() }
 
   private draw(): void {
-    fill(this.list, ...this.work.state.structures.map((each) => this.item(each)))
-    if (!this.work.state.structures.length) fill(this.list, h('li', { class: 'hint' }, 'Click on something in a slice: it becomes the first structure.'))
+    redraw(this.list, () => {
+      const { naming, work } = this
+      const items = work.state.structures.filter((each) => naming?.before.has(each.label) ?? true).map((each) => this.item(each))
+      if (naming) items.push(naming.item)
+      fill(this.list, ...(items.length ? items : [h('li', { class: 'hint' }, `Click on something in ${work.info.kind === 'set' ? 'an image' : 'a slice'}: it becomes the first structure.`)]))
+    })
+  }
+
+  /** A new structure, whose name is typed at once: its field has the focus before the server answers, and keeps it. */
+  add(): void {
+    const { work, attempt } = this
+    if (!work.mayEdit) return
+    const view = document.activeElement
+    const before = new Set(work.state.structures.map((each) => each.label))
+    let usual = `structure ${1 + Math.max(0, ...before)}`
+    const name = h('input', { class: 'name', value: usual, maxlength: '80', 'aria-label': 'Name of the new structure', onblur: () => { if (document.activeElement !== name) take(name.value) }, // not where another window is looked at
+      onkeydown: (event: KeyboardEvent) => {
+        if (event.isComposing || (event.key !== 'Enter' && event.key !== 'Escape')) return
+        event.preventDefault()
+        take(event.key === 'Enter' ? name.value : usual)
+        back(view)
+      } })
+    const colour = h('input', { type: 'color', disabled: true, 'aria-label': 'Colour of the new structure' })
+    const naming = (this.naming = { item: h('li', { class: 'active' }, colour, name), before })
+    this.list.querySelector('.hint')?.remove()
+    this.list.querySelector('.active')?.classList.remove('active')
+    this.list.append(naming.item)
+    name.select()
+    name.focus()
+    const made = work.add()
+    const end = (): void => { naming.item.remove(); if (this.naming === naming) this.naming = null; this.draw() }
+    let taken = false
+    const take = (wanted: string): void => {
+      if (taken) return
+      taken = true
+      attempt(made.then((label) => (label && wanted.trim() && wanted !== usual ? work.rename(label, wanted, '') : undefined), () => undefined).finally(end))
+    }
+    attempt(made.then((label) => {
+      const own = work.state.structures.find((each) => each.label === label)
+      if (!own) return end()
+      naming.item.style.setProperty('--colour', (colour.value = own.colour))
+      if (name.value === usual && !taken) { name.value = own.name; name.select() }
+      usual = own.name
+    }, (error: unknown) => { end(); throw error }))
   }
 
   private item(each: Structure): HTMLElement {
     const { work } = this
-    const name = h('input', { class: 'name', value: each.name, maxlength: '80', readonly: !work.mayEdit, 'aria-label': `Name of structure ${each.label}`, onchange: () => this.attempt(work.rename(each.label, name.value, '')), onfocus: () => this.choose(each.label) })
+    const name = h('input', { class: 'name', value: each.name, maxlength: '80', readonly: !work.mayEdit, 'aria-label': `Name of structure ${each.label}`, onchange: () => this.attempt(work.rename(each.label, name.value, '')), onfocus: () => this.choose(each.label),
+      onkeydown: (event: KeyboardEvent) => { if (event.isComposing || (event.key !== 'Enter' && event.key !== 'Escape')) return; if (event.key === 'Escape') name.value = each.name; back(null); event.preventDefault() } })
     const colour = h('input', { type: 'color', value: each.colour, disabled: !work.mayEdit, 'aria-label': `Colour of ${each.name}`, onchange: () => this.attempt(work.rename(each.label, '', colour.value)) })
     const { hidden } = work.look(each.label)
     const quiet = (shape: string, title: string, what: () => void, pressed?: boolean): HTMLElement => h('button', { class: 'quiet', title: title.replace(` ${each.name}`, ''), 'aria-label': title, 'aria-pressed': pressed === undefined ? undefined : String(pressed),
@@ -85,7 +135,7 @@ export class Structures {
   private editing(each: Structure, check: (text: string, on: boolean, what: (on: boolean) => void) => HTMLElement): HTMLElement {
     const { work, attempt } = this
     const path = `structures/${each.label}`
-    const value = h('input', { type: 'number', min: '1', max: '65535', value: String(each.value), onchange: () => attempt(work.edit(path, { value: Math.round(Number(value.value)) })) })
+    const value = h('input', { type: 'number', min: '1', max: '65535', value: String(each.value), onkeydown: leave, onchange: () => attempt(work.edit(path, { value: Math.round(Number(value.value)) })) })
     const others = work.state.structures.filter((one) => one.label !== each.label)
     const place = work.state.structures.indexOf(each)
     const into = h('select', { 'aria-label': 'Merge into' }, ...others.map((one) => h('option', { value: String(one.label) }, one.name)))
@@ -104,7 +154,7 @@ export class Structures {
   private finishing(path: string): HTMLElement {
     const box = (text: string): { input: HTMLInputElement; row: HTMLElement } => { const input = h('input', { type: 'checkbox' }); return { input, row: h('label', { class: 'row' }, input, text) } }
     const [holes, largest] = [box('Fill holes'), box('Largest part alone')]
-    const numbers = FINISHING.map(([key, text, unit]) => { const input = h('input', { type: 'number', step: 'any', placeholder: '–' }); return { key, input, row: h('label', { class: 'row' }, text, input, unit) } })
+    const numbers = FINISHING.map(([key, text, unit]) => { const input = h('input', { type: 'number', step: 'any', placeholder: '–', onkeydown: leave }); return { key, input, row: h('label', { class: 'row' }, text, input, unit) } })
     const form = (): object => ({ fill_holes: holes.input.checked, largest: largest.input.checked, ...Object.fromEntries(numbers.filter(({ input }) => input.value).map(({ key, input }) => [key, Number(input.value)])) })
     return h('fieldset', { class: 'rows' }, h('legend', {}, 'Finish'), holes.row, largest.row, ...numbers.map(({ row }) => row), h('button', { onclick: () => this.attempt(this.work.edit(`${path}/finish`, form())) }, 'Finish it'))
   }

@@ -174,7 +174,7 @@ export class SliceView {
     const at = ([y, x]: Spot): Spot => [top + (y + 0.5) * high, left + (x + 0.5) * wide]
     this.paintCross(brush, at)
     this.paintSaid(brush, at)
-    for (const each of this.work.measures) if (each.plane === this.plane && each.t === this.shownT) paintMeasure(brush, at, each)
+    for (const each of this.work.measures) if (each.plane === this.plane && each.t === this.shownT) paintMeasure(brush, at, each, width, height)
     this.paintDrag(brush, at)
     if (this.work.tool === 'brush') this.paintBrush(brush, size, at)
     this.paintLetters(brush, width, height)
@@ -299,7 +299,7 @@ export class SliceView {
     const { drag } = this
     const colour = this.work.active?.colour ?? COLOUR
     if (drag && drag.line.length > 1 && this.frame && measures(drag.kind)) {
-      paintMeasure(brush, at, this.measure(drag.kind, drag.line))
+      paintMeasure(brush, at, this.measure(drag.kind, drag.line), this.canvas.clientWidth, this.canvas.clientHeight)
     } else if (drag && drag.line.length > 1 && !measures(drag.kind) && drag.kind !== 'window' && drag.kind !== 'pan' && drag.kind !== 'brush') {
       shape(brush, at, drag.kind === 'solid' ? 'box' : drag.kind, drag.line, colour, drag.inside, this.width * this.layout().wide)
     } else if (this.keyed) shape(brush, at, this.keyed.kind, this.keyed.line, colour, this.keyed.inside, this.width * this.layout().wide)

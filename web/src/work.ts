@@ -173,13 +173,15 @@ export class Work {
     this.tell('state')
   }
 
-  /** Gestures from now on are of the new structure, also those that come before it is there. */
-  async add(name = ''): Promise<void> {
+  /** Gestures from now on are of the new structure, also those that come before it is there. Its label; 0 where it was dropped. */
+  async add(name = ''): Promise<number> {
+    let label = 0
     this.adding++
     try {
       await this.next(async () => {
         try {
           await this.begin(name)
+          label = this.label
         } catch (error) {
           this.epoch++ // gestures that wait for it must not touch another one
           throw error
@@ -188,6 +190,7 @@ export class Work {
     } finally {
       this.adding--
     }
+    return label
   }
 
   rename(label: number, name: string, colour: string): Promise<void> { return this.next(() => this.change(`structures/${label}`, { name, colour })) }
