@@ -182,12 +182,15 @@ def test_what_is_typed_outlives_what_comes_from_the_server(person: Person, tmp_p
         version = state(page)["version"]
         page.evaluate(  # another tab changes something, and this one hears of it
             """async version => {
-              const form = { method: 'POST', headers: { 'content-type': 'application/json' }, body: JSON.stringify({ version }) }
+              const headers = { 'content-type': 'application/json' }
+              const form = { method: 'POST', headers, body: JSON.stringify({ version }) }
               await fetch('api/sessions/' + location.hash.slice(1) + '/structures', form)
             }""",
             version,
         )
-        page.locator("button.edits[aria-label=Undo]").evaluate("button => button.click()")  # is refused, and the page shows what is
+        page.locator("button.edits[aria-label=Undo]").evaluate(
+            "button => button.click()"
+        )  # is refused, and the page shows what is
         expect(page.locator(".alert")).to_contain_text("changed from elsewhere")
         page.get_by_role("button", name="Dismiss").click()
         field.focus()

@@ -7,8 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from playwright.sync_api import expect
+from playwright.sync_api import Page, expect
 
+from tests.io.making import Series
+from tests.phantoms import phantom
 from tests.server.browsing import Person
 from tests.server.test_page_gestures import SHAPE, SPACING, clicked, opened
 
@@ -42,11 +44,79 @@ def test_downloads_are_reached_without_scrolling_on_a_small_screen(person: Perso
     )
 
 
-@pytest.mark.parametrize(("width", "height", "spare"), [(1360, 860, 0), (1024, 700, 40)])
+def scrolled(page: Page) -> int:
+    """By how many pixels panel or page could be scrolled, in either light; nothing is cut off beside them either."""
+    most = 0
+    for scheme in ("dark", "light"):
+        page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
+        for which in (".panel", "html"):
+            most = max(most, page.locator(which).evaluate("one => one.scrollHeight - one.clientHeight"))
+    for link in page.locator("a[download]").all():
+        expect(link).to_be_in_viewport(ratio=1)
+    return most
+
+
+def test_a_ct_with_presets_and_two_structures_is_not_scrolled_on_a_small_screen(person: Person, tmp_path: Path) -> None:
+    """A DICOM series, which has most downloads; with every tool, and while something is not yet applied."""
+    case, page = phantom("LPS"), person.page
+    page.set_viewport_size({"width": 1024, "height": 700})
+    levels = np.rint(2000 * np.asarray(case.volume.array, float) - 1000).astype(np.int16)
+    Series(case.volume.affine, levels).write(tmp_path / "series")
+    page.locator("#files").set_input_files(sorted((tmp_path / "series").iterdir()))
+    person.wait("axial")
+    expect(page.get_by_role("button", name="brain", exact=True)).to_be_visible()
+    assert scrolled(page) == 0
+    clicked(person, case)
+    page.keyboard.press("t")
+    expect(page.locator(".structures .ml")).to_contain_text("mL")
+    assert scrolled(page) == 0
+    page.keyboard.press("n")
+    page.keyboard.type("kidney")
+    assert scrolled(page) == 0
+    person.click("axial", (1, 1), SHAPE, SPACING)
+    expect(page.locator(".go")).to_contain_text("1 change")
+    expect(page.locator(".structures .name")).to_have_count(2)
+    assert page.locator("a[download]").count() == 9
+    for tool in page.locator(".tools button").all():
+        tool.click()
+        assert scrolled(page) == 0, tool.inner_text()
+    page.keyboard.press("s")
+    person.drag("axial", ((2, 2), (2, 7), (6, 7), (6, 2)), SHAPE, SPACING)
+    person.view("axial").press("PageUp")
+    person.view("axial").press("PageUp")
+    person.drag("axial", ((2, 2), (2, 7), (6, 7), (6, 2)), SHAPE, SPACING)
+    expect(page.get_by_role("button", name="Shapes between outlines")).to_be_enabled()
+    expect(page.locator(".go")).to_contain_text("3 changes")
+    assert scrolled(page) == 0
+
+
+def test_a_set_of_images_is_not_scrolled_on_a_small_screen(person: Person, tmp_path: Path) -> None:
+    page, files = person.page, list[Path]()
+    page.set_viewport_size({"width": 1024, "height": 700})
+    for number in range(3):
+        picture = np.random.default_rng(number).integers(40, 60, (40, 60)).astype(np.uint8)
+        picture[10:24, 5 + 8 * number : 20 + 8 * number] = 200
+        files.append(tmp_path / f"{number}.png")
+        Image.fromarray(picture).save(files[-1])
+    page.locator("#files").set_input_files(files)
+    person.wait("image")
+    for spot in ((16, 12), (30, 50)):
+        page.keyboard.press("n")
+        page.keyboard.press("Enter")
+        person.click("image", spot, (40, 60), (1, 1))
+        expect(page.locator(".view.image")).to_have_attribute("data-pending", "0")
+    page.keyboard.press("t")
+    expect(page.get_by_role("link", name="Label images")).to_be_visible()
+    for tool in page.locator(".tools button").all():
+        tool.click()
+        assert scrolled(page) == 0, tool.inner_text()
+
+
+@pytest.mark.parametrize(("width", "height", "spare"), [(1360, 860, 0), (1024, 700, 0)])
 def test_with_the_brush_and_a_second_image_downloads_are_in_sight(
     person: Person, tmp_path: Path, width: int, height: int, spare: int
 ) -> None:
-    """Nothing is scrolled where there is room; on a small screen a little of what lies above them is, and they stay."""
+    """Nothing is scrolled."""
     page = person.page
     page.set_viewport_size({"width": width, "height": height})
     case = opened(person, tmp_path)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from playwright.sync_api import expect
 
 from medical_sam2.io.prompt_file import load_prompts
@@ -143,6 +144,86 @@ def test_ruler_angle_and_region(person: Person, tmp_path: Path) -> None:
     person.view("axial").press("ArrowLeft")
     page.wait_for_timeout(200)
     assert not [text for text in page.evaluate("window.written") if "mm²" in text or "°" in text]
+
+
+WRITTEN = """() => {
+  window.placed = []
+  const write = CanvasRenderingContext2D.prototype.fillText
+  CanvasRenderingContext2D.prototype.fillText = function (text, left, top, most) {
+    const { width } = this.measureText(text)
+    if (this.fillStyle === '#ffd866') window.placed.push([text, left, top, Math.min(width, most ?? width)])
+    return write.call(this, text, left, top, ...(most === undefined ? [] : [most]))
+  }
+}"""
+"""Keeps what is measured, with left end, base line and width, as it is written over a slice."""
+
+
+@pytest.mark.parametrize("bright", [True, False])
+@pytest.mark.parametrize("end", [(6, 10.4), (6, -0.4), (-0.4, 5), (12.4, 5), (-0.4, 10.4), (12.4, -0.4)])
+def test_what_is_measured_is_read_within_the_view(
+    person: Person, tmp_path: Path, end: tuple[float, float], bright: bool
+) -> None:
+    """At all four edges and in corners, on white and on black: its letters are whole, on a dark ground."""
+    case, page = phantom("LPS"), person.page
+    flat = replace(case.volume, array=np.full_like(case.volume.array, 9.0))
+    flat.array[:, :, :MIDDLE] = 0.0 if bright else 90.0
+    page.locator("#files").set_input_files(saved(replace(case, volume=flat), tmp_path / "image.nii.gz"))
+    page.get_by_label("Width", exact=True).fill("0.1")
+    page.get_by_label("Width", exact=True).press("Enter")
+    page.get_by_label("Level", exact=True).fill("5" if bright else "20")
+    page.get_by_label("Level", exact=True).press("Enter")
+    page.evaluate(WRITTEN)
+    page.keyboard.press("r")
+    inner = end[0] if end[0] == 6 else 5
+    person.drag("axial", ((inner, 4), (inner + 2, 6), (inner + 2, 4), end), SHAPE, SPACING)
+    page.mouse.move(2, 2)
+    expect(page.locator(".structures .name")).to_have_count(0)
+    page.wait_for_timeout(100)
+    text, left, top, wide = page.evaluate("window.placed.at(-1)")
+    assert "mm² · " in text
+    seen = pixels(person, tmp_path)
+    height, width = seen.shape[:2]
+    assert left >= 4
+    assert left + wide <= width - 4
+    assert top >= 16
+    assert top <= height - 4
+    box = seen[int(top) - 11 : int(top) + 3, int(left) : int(left + wide)]
+    letters = np.abs(box - [255, 216, 102]).max(axis=-1) < 60
+    columns = np.nonzero(letters.any(axis=0))[0]
+    assert columns[0] < 6  # from the first letter to the last
+    assert columns[-1] > wide - 8
+    ground = box[~letters].mean(axis=-1)
+    assert np.median(ground) < 70
+    outside = seen[height // 2 + 40, width // 2 + 40]
+    assert outside.min() > 250 if bright else outside.max() < 5
+
+
+def pixels(person: Person, folder: Path) -> np.ndarray[tuple[int, ...], np.dtype[np.int_]]:
+    """The axial view on the screen."""
+    person.view("axial").screenshot(path=folder / "seen.png")
+    return np.asarray(Image.open(folder / "seen.png").convert("RGB"), int)
+
+
+def test_what_is_out_of_sight_has_no_text(person: Person, tmp_path: Path) -> None:
+    opened(person, tmp_path)
+    page = person.page
+    page.evaluate(WRITTEN)
+    page.keyboard.press("m")
+    person.drag("axial", ((1, 1), (2, 2)), SHAPE, SPACING)
+    assert page.evaluate("window.placed.length") > 0
+    page.mouse.move(*person.place("axial", (11, 9), SHAPE, SPACING))
+    page.keyboard.down("Control")
+    for _ in range(14):
+        page.mouse.wheel(0, -100)
+    page.keyboard.up("Control")
+    page.wait_for_timeout(200)
+    page.evaluate("() => { window.placed = [] }")
+    page.mouse.wheel(0, -100)
+    expect(page.locator(".view.axial .counter")).to_have_text("10 / 16")
+    page.mouse.wheel(0, 100)
+    expect(page.locator(".view.axial .counter")).to_have_text("9 / 16")
+    page.wait_for_timeout(300)
+    assert page.evaluate("window.placed") == []
 
 
 def wait_for(person: Person, pattern: str) -> float:

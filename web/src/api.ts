@@ -2,7 +2,7 @@
 import { suffix } from './names'
 
 export type Plane = 'axial' | 'coronal' | 'sagittal' | 'image'
-export interface Structure { label: number; name: string; colour: string; value: number; locked: boolean; ml: number | null; said: number; window: [number, number]; seen_as: string }
+export interface Structure { label: number; name: string; colour: string; value: number; locked: boolean; edited: boolean; ml: number | null; images: number | null; said: number; window: [number, number]; seen_as: string }
 export type Kind = 'points' | 'box' | 'mask' | 'scribble' | 'lasso' | 'diameter' | 'slices' | 'interpolate' | 'erase' | 'ball'
 export interface Said { label: number; plane: Plane; t: number; kind: Kind; points: [number, number][]; positive: boolean[]; frames: number[]; width: number; fresh: boolean }
 export interface State {

@@ -6,6 +6,7 @@ import type { Work } from './work'
 const FINISHING: [string, string, string][] = [
   ['smooth_mm', 'Smooth', 'mm'], ['grow_mm', 'Grow (−: shrink)', 'mm'], ['min_volume_ml', 'Least part', 'mL'],
 ]
+const FINISHING_IMAGES: typeof FINISHING = [['least_px', 'Least part', 'pixels']] // which may have no size in mm
 
 /** From a field to the view that had the focus before, or the first: keys are the page's again. */
 function back(view: Element | null): void {
@@ -100,7 +101,8 @@ export class Structures {
       onclick: (event: Event) => { event.stopPropagation(); what() } }, icon(shape))
     return h('li', { class: `${each.label === work.label ? 'active' : ''}${hidden ? ' hidden' : ''}`, colour: each.colour, 'data-label': String(each.label), 'aria-current': each.label === work.label ? 'true' : undefined, onclick: () => this.choose(each.label) },
       colour, name,
-      h('span', { class: 'ml', title: 'Volume of the tracked outline' }, each.ml === null ? (each.said ? 'this slice' : '–') : `${each.ml < 10 ? each.ml.toFixed(2) : each.ml.toFixed(1)} mL`),
+      work.info.kind === 'set' ? h('span', { class: 'ml', title: 'Where it was found' }, each.images ? `${each.images} image${each.images > 1 ? 's' : ''}` : each.said ? 'not applied' : '–')
+        : h('span', { class: 'ml', title: 'Volume of the tracked outline' }, each.ml === null ? (each.said ? 'this slice' : '–') : `${each.ml < 10 ? each.ml.toFixed(2) : each.ml.toFixed(1)} mL`),
       each.locked ? icon('lock') : null,
       quiet(hidden ? 'shut' : 'eye', `Hide ${each.name}`, () => work.appear(each.label, { hidden: !hidden }), hidden),
       quiet('more', `More of ${each.name}`, () => { this.choose(each.label); this.detail(each.label); if (!this.details.open) this.details.show() }))
@@ -143,18 +145,20 @@ export class Structures {
     const parts = [
       h('label', { class: 'row' }, 'Number in files', value),
       check('Locked', each.locked, (locked) => attempt(work.edit(path, { locked }))),
-      h('div', { class: 'row' }, move(-1, 'Up'), move(1, 'Down')),
     ]
+    const volume = work.info.kind === 'volume'
+    if (volume) parts.push(h('div', { class: 'row' }, move(-1, 'Up'), move(1, 'Down')))
     if (others.length) parts.push(h('div', { class: 'row' }, h('button', { onclick: () => attempt(work.edit(`${path}/merge`, { into: Number(into.value) })) }, 'Merge into'), into))
-    if (work.info.kind === 'volume') parts.push(h('button', { title: 'Parts that do not hang together become structures of their own', onclick: () => attempt(work.edit(`${path}/split`)) }, 'Split into parts'), this.finishing(path))
-    return h('div', { class: 'rows' }, ...(work.info.kind === 'volume' ? parts : parts.slice(0, 1)), h('button', { onclick: () => attempt(work.drop(each.label)) }, 'Remove'))
+    parts.push(h('button', { title: `Parts that do not hang together become structures of their own${volume ? '' : ': the largest of all images, the second largest, …'}`, onclick: () => attempt(work.edit(`${path}/split`)) }, 'Split into parts'), this.finishing(path))
+    if (!volume && each.edited) parts.push(h('p', { class: 'fine' }, 'Edited: it changes on images alone that are pointed at.'))
+    return h('div', { class: 'rows' }, ...parts, h('button', { onclick: () => attempt(work.drop(each.label)) }, 'Remove'))
   }
 
-  /** As the command line finishes: holes, largest part, smoothness, size, small parts, in this order. */
+  /** As the command line finishes: holes, largest part, smoothness, size, small parts, in this order; of a set each image by itself. */
   private finishing(path: string): HTMLElement {
     const box = (text: string): { input: HTMLInputElement; row: HTMLElement } => { const input = h('input', { type: 'checkbox' }); return { input, row: h('label', { class: 'row' }, input, text) } }
     const [holes, largest] = [box('Fill holes'), box('Largest part alone')]
-    const numbers = FINISHING.map(([key, text, unit]) => { const input = h('input', { type: 'number', step: 'any', placeholder: '–', onkeydown: leave }); return { key, input, row: h('label', { class: 'row' }, text, input, unit) } })
+    const numbers = (this.work.info.kind === 'volume' ? FINISHING : FINISHING_IMAGES).map(([key, text, unit]) => { const input = h('input', { type: 'number', step: 'any', placeholder: '–', onkeydown: leave }); return { key, input, row: h('label', { class: 'row' }, text, input, unit) } })
     const form = (): object => ({ fill_holes: holes.input.checked, largest: largest.input.checked, ...Object.fromEntries(numbers.filter(({ input }) => input.value).map(({ key, input }) => [key, Number(input.value)])) })
     return h('fieldset', { class: 'rows' }, h('legend', {}, 'Finish'), holes.row, largest.row, ...numbers.map(({ row }) => row), h('button', { onclick: () => this.attempt(this.work.edit(`${path}/finish`, form())) }, 'Finish it'))
   }

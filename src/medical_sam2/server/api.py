@@ -35,7 +35,7 @@ from medical_sam2.server.rendering import (
 )
 from medical_sam2.server.review import ReviewSuggestion
 from medical_sam2.server.security import VISITOR, Visitor
-from medical_sam2.server.segmentation import SessionResult, SessionVolume
+from medical_sam2.server.segmentation import SessionImage, SessionResult, SessionVolume
 from medical_sam2.server.session import Session
 from medical_sam2.server.session_store import SessionStore, library_entries
 from medical_sam2.server.state import MOST_NAME, Gesture, Kind, State
@@ -50,7 +50,7 @@ BYTES = "application/octet-stream"
 Plane = Literal["axial", "coronal", "sagittal", "image"]
 Side = Annotated[int, Query(ge=0, le=4096)]
 Pair = tuple[Annotated[float, Field(allow_inf_nan=False)], Annotated[float, Field(allow_inf_nan=False)]]
-Maker: TypeAlias = Callable[[SessionVolume, State, SessionResult], editing.StructureEdit]
+Maker: TypeAlias = Callable[[SessionImage, State, SessionResult], editing.StructureEdit]
 Label = Annotated[int, Field(ge=1, le=255)]
 Upload = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
 
@@ -142,6 +142,7 @@ class FinishForm(VersionedForm):
     smooth_mm: Annotated[float, Field(ge=0, le=100)] = 0.0
     grow_mm: Annotated[float, Field(ge=-100, le=100)] = 0.0
     min_volume_ml: Annotated[float, Field(ge=0, le=100_000)] = 0.0
+    least_px: Annotated[int, Field(ge=0, le=1 << 31)] = 0  # of a set
 
 
 class FileForm(VersionedForm):
@@ -439,7 +440,7 @@ def _edits(router: APIRouter, store: SessionStore) -> None:
 
     @router.post("/sessions/{id}/structures/{label}/move")
     def move(id: str, label: int, form: MoveForm) -> dict[str, Any]:
-        return edited(id, form.version, lambda _, state, result: editing.move_structure(state, label, form.by))
+        return edited(id, form.version, lambda image, state, _: editing.move_structure(image, state, label, form.by))
 
     @router.post("/sessions/{id}/structures/{label}/merge")
     def merge(id: str, label: int, form: MergeForm) -> dict[str, Any]:
@@ -451,8 +452,8 @@ def _edits(router: APIRouter, store: SessionStore) -> None:
 
     @router.post("/sessions/{id}/structures/{label}/finish")
     def finish(id: str, label: int, form: FinishForm) -> dict[str, Any]:
-        steps = FinishingSteps(**form.model_dump(exclude={"version"}))
-        return edited(id, form.version, lambda *known: editing.finish_structure(known, label, steps))
+        steps = FinishingSteps(**form.model_dump(exclude={"version", "least_px"}))
+        return edited(id, form.version, lambda *known: editing.finish_structure(known, label, steps, form.least_px))
 
     @router.post("/sessions/{id}/outlines")
     def outlines(id: str, form: FileForm) -> dict[str, Any]:

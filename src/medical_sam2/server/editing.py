@@ -1,7 +1,8 @@
 """What is done to structures besides pointing at them: put in order, merged, split, finished, brought from a file.
 
-Each makes of a state and its result what the session holds afterwards; nothing is changed in place.
-Shapes: I J K voxels.
+Each makes of a state and its result what the session holds afterwards; nothing is changed in place. In a set of images each
+image is edited by itself, in pixels; from then on the structure is not outlined anew from what was said.
+Shapes: I J K voxels, H W pixels of an image.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medical_sam2.server.refusals import InvalidRequest
-from medical_sam2.server.segmentation import SessionResult, SessionVolume
+from medical_sam2.server.segmentation import LabelMaps, SessionImage, SessionImageSet, SessionResult, SessionVolume
 from medical_sam2.server.state import COLOURS, State, Structure
-from medical_sam2.tracking.finishing import EVERYWHERE, FinishingSteps, finish, load_ndimage
+from medical_sam2.tracking.finishing import FinishingSteps, fill_holes, finish, load_ndimage
 from medical_sam2.tracking.limits import limits_of
 from medical_sam2.tracking.plan import array_axis, primary_view
 from medical_sam2.volume import Segmentation
@@ -38,8 +39,20 @@ class StructureEdit:
     notes: tuple[str, ...] = ()
 
 
-def move_structure(state: State, label: int, by: int) -> StructureEdit:
+def check_volume(image: SessionImage, why: str) -> SessionVolume:
+    """The volume, to which alone something is done.
+
+    Raises:
+        InvalidRequest: it is a set of images; `why` that cannot be done to it.
+    """
+    if not isinstance(image, SessionVolume):
+        raise InvalidRequest(why)
+    return image
+
+
+def move_structure(image: SessionImage, state: State, label: int, by: int) -> StructureEdit:
     """A structure further up or down: where several would have a voxel, the upper one takes it."""
+    check_volume(image, "structures of a set have no order: a pixel goes to the one that is surer of it")
     place = state.structures.index(state.of(label))
     others = [each for each in state.structures if each.label != label]
     others.insert(min(max(0, place + by), len(others)), state.of(label))
@@ -53,39 +66,91 @@ def merge_structures(state: State, result: SessionResult, label: int, into: int)
     for each in (label, into):
         _check_settled(state, result, each)
     (new,), kept = free_labels(state, 1), state.of(into)
-    labels = np.where(np.isin(result.labels[0], (label, into)), np.uint8(new), result.labels[0])
+    labels = tuple(np.where(np.isin(array, (label, into)), np.uint8(new), array) for array in result.labels)
     return _replaced(state, result, labels, {label, into}, [replace(kept, label=new, value=state.numbers[into])])
 
 
 def split_structure(state: State, result: SessionResult, label: int) -> StructureEdit:
-    """The parts of a structure that hang together, each a structure, the largest with its name and number."""
+    """The parts of a structure that hang together, each a structure, the largest with its name and number.
+
+    In a set the largest parts of all images are one structure, the second largest another.
+    """
     _check_settled(state, result, label)
-    labels, old = result.labels[0].copy(), state.of(label)
-    parts, count = cast("tuple[NDArray[np.int32], int]", load_ndimage().label(labels == label, EVERYWHERE))
+    old, parts = state.of(label), [_parts_by_size(array == label) for array in result.labels]
+    count = max(int(each.max()) for each in parts)
     if count == 1:
-        raise InvalidRequest("it is one part")
+        raise InvalidRequest("it is one part" + (" on every image" if len(parts) > 1 else ""))
     if count > MOST_PARTS:
         raise InvalidRequest(f"it has {count} parts, more than {MOST_PARTS}; drop the small ones first")
-    order = np.argsort(-np.bincount(parts.ravel())[1:], kind="stable") + 1
     new = free_labels(state, count)
-    for own, part in zip(new, order, strict=True):
-        labels[parts == part] = own
+    table = np.array([0, *new], np.uint8)
+    labels = tuple(np.where(part, table[part], array) for part, array in zip(parts, result.labels, strict=True))
     first = replace(old, label=new[0], value=state.numbers[label])
     others = [Structure(own, f"{old.name} {n}", _colour(own)) for n, own in enumerate(new[1:], 2)]
     return _replaced(state, result, labels, {label}, [first, *others])
 
 
-def finish_structure(known: tuple[SessionVolume, State, SessionResult], label: int, steps: FinishingSteps) -> StructureEdit:
+def _parts_by_size(mask: NDArray[np.bool_]) -> NDArray[np.int32]:
+    """The parts of a mask by their size: 1 for the largest, 2 for the next, 0 outside."""
+    parts, _ = cast("tuple[NDArray[np.int32], int]", load_ndimage().label(mask, np.ones((3,) * mask.ndim, bool)))
+    order = np.argsort(-np.bincount(parts.ravel())[1:], kind="stable") + 1
+    rank = np.zeros(len(order) + 1, np.int32)
+    rank[order] = np.arange(1, len(order) + 1)
+    return rank[parts]
+
+
+def finish_structure(
+    known: tuple[SessionImage, State, SessionResult], label: int, steps: FinishingSteps, least_px: int = 0
+) -> StructureEdit:
     """A structure after the finishing steps of the command line, which keep to what was said of it.
+
+    Args:
+        known: image, state and result.
+        label: of the structure.
+        steps: of a set those alone that need no size in mm.
+        least_px: of a set; parts of fewer pixels are dropped.
 
     Raises:
         ConfigError: a step that changes nothing.
-        InvalidRequest: nothing would be left.
+        InvalidRequest: nothing would be left, or a step that there is not.
     """
     image, state, result = known
     _check_settled(state, result, label)
-    if steps == FinishingSteps():
+    if steps == FinishingSteps() and not least_px:
         raise InvalidRequest("nothing was chosen that is to be done")
+    if isinstance(image, SessionImageSet):
+        return _finish_images(state, result, label, steps, least_px)
+    if least_px:
+        raise InvalidRequest("the least part of a volume is told in mL")
+    return _finish_volume(image, state, result, label, steps)
+
+
+def _finish_images(state: State, result: SessionResult, label: int, steps: FinishingSteps, least_px: int) -> StructureEdit:
+    if steps != FinishingSteps(steps.fill_holes, steps.largest):
+        raise InvalidRequest("images may have no size in mm; fill holes, keep the largest part, or drop parts of few pixels")
+    labels, left = list[NDArray[np.uint8]](), 0
+    for array in result.labels:
+        wanted = own = array == label
+        if own.any():
+            wanted = fill_holes(own) if steps.fill_holes else own
+            parts = _parts_by_size(wanted)
+            wanted = (parts == 1) if steps.largest else wanted
+            wanted = wanted & np.isin(parts, np.flatnonzero(np.bincount(parts.ravel()) >= least_px))
+        taken = wanted & (array != 0) & ~own
+        left += int(taken.sum())
+        labels.append(np.where(wanted & ~taken, np.uint8(label), np.where(own, np.uint8(0), array)))
+    if not any((array == label).any() for array in labels):
+        raise InvalidRequest("nothing would be left of it")
+    there = {t for t, array in enumerate(labels) if (array == label).any()}
+    rows = tuple(row for row in result.rows if row.object != label or row.slice in there)
+    structures = tuple(replace(each, edited=True) if each.label == label else each for each in state.structures)
+    notes = (f"{left} pixels were left to other structures",) if left else ()
+    return StructureEdit(structures, replace(result, labels=tuple(labels), rows=rows), notes)
+
+
+def _finish_volume(
+    image: SessionVolume, state: State, result: SessionResult, label: int, steps: FinishingSteps
+) -> StructureEdit:
     volume = image.volume
     prompts = image.prompts(gesture for gesture in state.gestures if gesture.label == label)
     axis = array_axis(volume, primary_view(volume, prompts)) if prompts else 2
@@ -153,14 +218,21 @@ def renumber(labels: NDArray[np.uint8], numbers: Mapping[int, int]) -> NDArray[n
     return table[labels]
 
 
-def keep_locked(before: SessionResult, after: SessionResult, locked: frozenset[int]) -> SessionResult:
-    """A result in which locked structures are as before: they have lost nothing, and gained nothing."""
-    if not locked:
+def settled_structures(image: SessionImage, state: State) -> frozenset[int]:
+    """Labels that tracking does not change: what is locked, and what was edited in a set."""
+    return state.locked | (state.edited if isinstance(image, SessionImageSet) else frozenset())
+
+
+def keep_settled(before: SessionResult, shown: LabelMaps, after: SessionResult, settled: frozenset[int]) -> SessionResult:
+    """A result in which settled structures are as they were shown: they have lost nothing, and gained nothing."""
+    if not settled:
         return after
-    (old,), (new,) = before.labels, after.labels
-    own = np.isin(old, list(locked))
-    labels = np.where(own, old, np.where(np.isin(new, list(locked)), np.uint8(0), new))
-    return replace(after, labels=(labels,))
+    labels = list[NDArray[np.uint8]]()
+    for old, new in zip(shown, after.labels, strict=True):
+        free = np.where(np.isin(new, list(settled)), np.uint8(0), new)
+        labels.append(np.where(np.isin(old, list(settled)), old, free))
+    rows = [row for row in before.rows if row.object in settled]
+    return replace(after, labels=tuple(labels), rows=(*rows, *(row for row in after.rows if row.object not in settled)))
 
 
 def check_open(state: State, label: int) -> None:
@@ -198,17 +270,18 @@ def _check_settled(state: State, result: SessionResult, label: int) -> None:
     if any(gesture.label == label for gesture in state.fresh):
         raise InvalidRequest("this structure has changes that are not yet applied; apply them first")
     if label not in result.voxels:
-        raise InvalidRequest("this structure was not tracked yet; apply it to the volume first")
+        raise InvalidRequest("this structure was not tracked yet; apply it first")
 
 
 def _replaced(
-    state: State, result: SessionResult, labels: NDArray[np.uint8], gone: set[int], new: Sequence[Structure]
+    state: State, result: SessionResult, labels: LabelMaps, gone: set[int], new: Sequence[Structure]
 ) -> StructureEdit:
     """Others in place of some structures; how sure the network was of them, nobody knows."""
     others = [each for each in state.structures if each.label not in gone]
     rows = tuple(row for row in result.rows if row.object not in gone)
     left = replace(state, structures=tuple(others))
-    return StructureEdit((*others, *_numbered(left, new)), replace(result, labels=(labels,), rows=rows))
+    made = [replace(each, edited=True) for each in _numbered(left, new)]
+    return StructureEdit((*others, *made), replace(result, labels=labels, rows=rows))
 
 
 def _numbered(state: State, new: Sequence[Structure]) -> list[Structure]:

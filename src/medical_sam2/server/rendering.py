@@ -24,7 +24,7 @@ from PIL import Image
 from medical_sam2.intensity_window import Window
 from medical_sam2.io import registry
 from medical_sam2.io.annotations import AnnotatedImage
-from medical_sam2.server.editing import renumber
+from medical_sam2.server.editing import check_volume, renumber
 from medical_sam2.server.refusals import InvalidRequest, NotFound, Refusal
 from medical_sam2.server.segmentation import LabelMaps, SessionImage, SessionVolume
 from medical_sam2.server.session import Session
@@ -187,11 +187,12 @@ def read_outlines(
     """Labels of a file in the session's grid, number → name, number → colour ("#rrggbb").
 
     Raises:
-        Refusal: it is none, or lies on another grid.
+        Refusal: it is none, or lies on another grid; or the session is of a set.
     """
     if not store.uploads.is_waiting(upload):
         raise NotFound("upload")
     try:
+        check_volume(session.image, "an earlier segmentation is loaded into a volume; in a set, outline one image by hand")
         with TemporaryDirectory(dir=session.folder) as folder:
             target = Path(folder) / "labels.npy"
             order = {"do": "outlines", "labels": str(store.source(upload).path), "target": str(target)}
@@ -330,11 +331,14 @@ def change_session(store: SessionStore, id: str, change: Callable[[Session], obj
 # Names of fields are those of the first release: other programs read them.
 def describe_state(session: Session) -> dict[str, Any]:
     """A session as it stands."""
-    history, state, volumes = session.history, session.history.state, session.volumes_ml()
+    history, state = session.history, session.history.state
+    volumes, images = session.volumes_ml(), session.images_with()
     fresh = {gesture.id for gesture in state.fresh}
     return {
         "version": history.version,
-        "structures": [_structure(session, each, volumes.get(each.label)) for each in state.structures],
+        "structures": [
+            _structure(session, each, volumes.get(each.label)) | {"images": images.get(each.label)} for each in state.structures
+        ],
         "said": [_gesture(gesture, gesture.id in fresh) for gesture in state.gestures],
         "can_undo": history.can_undo,
         "can_redo": history.can_redo,

@@ -6,6 +6,7 @@ Shapes: I J K voxels, T frames of a plane, H W a frame.
 
 import json
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property, reduce
@@ -69,6 +70,11 @@ class SessionResult:
             for slab in array.T:  # in the order of the memory for most files
                 counts += np.bincount(slab.ravel(), minlength=256)
         return {int(label): int(counts[label]) for label in np.flatnonzero(counts) if label}
+
+    @cached_property
+    def images(self) -> Mapping[int, int]:
+        """Label → on how many images of a set it is."""
+        return Counter(int(label) for array in self.labels for label in np.unique(array))
 
     def without(self, labels: set[int] | frozenset[int]) -> "SessionResult":
         """The result with these structures erased."""
@@ -411,13 +417,14 @@ class SessionImageSet:
     def track(
         self, segmenter: "Segmenter", state: State, before: SessionResult | None, views: str, on_frame: OnFrame
     ) -> SessionResult:
-        """The result of all gestures in all images, as `Segmenter.segment_images` gives it."""
+        """The result of all gestures in all images, as `Segmenter.segment_images` gives it, without settled structures."""
         prompts: dict[int, dict[int, FramePrompt]] = {}
-        for gesture in state.gestures:
+        settled = state.locked | state.edited
+        for gesture in (each for each in state.gestures if each.label not in settled):
             own, prompt = prompts.setdefault(gesture.t, {}), frame_prompt(gesture, self.frame_shape(IMAGE, gesture.t))
             own[gesture.label] = own[gesture.label] | prompt if gesture.label in own else prompt
         labels, rows, warnings = list(self.empty_labels()), list[SliceConfidence](), list[str]()
-        for done, found in enumerate(self._segment(segmenter, prompts), 1):
+        for done, found in enumerate(self._segment(segmenter, prompts) if prompts else (), 1):
             labels[found.index] = found.labels.astype(np.uint8)
             masks = {label: found.labels == label for label in found.confidence}
             for label, sure in found.confidence.items():

@@ -16,8 +16,9 @@ from medical_sam2.server.editing import (
     check_number,
     check_open,
     free_labels,
-    keep_locked,
+    keep_settled,
     number_for,
+    settled_structures,
 )
 from medical_sam2.server.gestures import check_gesture, decode_runs, encode_runs, frame_prompt
 from medical_sam2.server.inference_queue import Cancelled, InferenceQueue, JobEvent, TrackingJob, trim_memory
@@ -99,21 +100,21 @@ class Session:
             old, value = state.of(label), value or state.numbers[label]
             check_number(state, label, value)
             if locked and not old.locked:
-                self._check_volume()
                 check_lockable(state)
             held = old.locked if locked is None else locked
-            new = Structure(label, _one_line(name) or old.name, colour or old.colour, 0 if value == label else value, held)
+            looks = {"name": _one_line(name) or old.name, "colour": colour or old.colour}
+            new = replace(old, **looks, value=0 if value == label else value, locked=held)
             return self._write_and_redraw(Step(version + 1, "change", new))
 
-    def edit(self, version: int, make: Callable[[SessionVolume, State, SessionResult], StructureEdit]) -> tuple[str, ...]:
+    def edit(self, version: int, make: Callable[[SessionImage, State, SessionResult], StructureEdit]) -> tuple[str, ...]:
         """Take what is made of the image, the state and its result; returns what is to be told.
 
         Raises:
             MedicalSam2Error, Refusal: it cannot be made; nothing was changed.
         """
         with self._lock:
-            image, state = self._check_volume(), self._expect(version, idle=True)
-            found = make(image, state, self._result(state) or SessionResult(image.empty_labels()))
+            state = self._expect(version, idle=True)
+            found = make(self.image, state, self._result(state) or SessionResult(self.image.empty_labels()))
             tracked = None
             if found.result is not None:
                 included = state.tracked.included if state.tracked else frozenset[int]()
@@ -122,11 +123,6 @@ class Session:
             self._write_and_redraw(Step(version + 1, "edit", tracked=tracked, structures=found.structures))
             self._remove_unnamed()
             return found.notes
-
-    def _check_volume(self) -> SessionVolume:
-        if not isinstance(self.image, SessionVolume):
-            raise InvalidRequest("images of a set are outlined anew from what was said; this is done to volumes")
-        return self.image
 
     def remove_structure(self, version: int, label: int) -> History:
         """Remove a structure and all gestures on it."""
@@ -179,6 +175,7 @@ class Session:
         done, frames = 0, list[TrackedFrame]()
         with self._lock:
             before, labels = self._result(state), self._labels()
+            shown = self.current_labels() if (settled := settled_structures(self.image, state)) else ()
 
         def on_frame(now: int, total: int, plane: str, t: int, masks: Mapping[int, NDArray[np.bool_]]) -> None:
             nonlocal done
@@ -195,7 +192,7 @@ class Session:
                 with self.queue.segmenter(urgent=False) as segmenter:
                     result = self.image.track(segmenter, state, before, views, on_frame)
                 if before:
-                    result = keep_locked(before, result, state.locked)
+                    result = keep_settled(before, shown, result, settled)
             except Cancelled:
                 if not (job.keep and frames):
                     raise
@@ -328,6 +325,12 @@ class Session:
         if result is None or tracked is None or voxel_ml is None:
             return {}
         return {label: result.voxels.get(label, 0) * voxel_ml for label in tracked.labels}
+
+    def images_with(self) -> Mapping[int, int]:
+        """Label → on how many images of a set it is, in the result that stands."""
+        with self._lock:
+            result = None if isinstance(self.image, SessionVolume) else self._result(self.history.state)
+        return result.images if result else {}
 
     def current_labels(self) -> LabelMaps:
         """All labels as they stand now, outlines on single frames among them."""

@@ -34,6 +34,7 @@ class Structure:
     colour: str  # "#rrggbb"
     value: int = 0  # its number in files that leave the server; 0: its label
     locked: bool = False  # whether nothing changes it
+    edited: bool = False  # in a set: merged, split or finished, so that it is not outlined anew from what was said
 
 
 @dataclass(frozen=True)
@@ -129,6 +130,11 @@ class State:
     def locked(self) -> frozenset[int]:
         """Labels that nothing changes."""
         return frozenset(each.label for each in self.structures if each.locked)
+
+    @property
+    def edited(self) -> frozenset[int]:
+        """Labels of a set that stay as they were edited, but on images that are pointed at."""
+        return frozenset(each.label for each in self.structures if each.edited)
 
     @property
     def priority(self) -> tuple[int, ...]:

@@ -1,0 +1,126 @@
+"""Structures of a set of images at the page, in a real browser: merged, split, finished, locked, numbered, on every image."""
+
+import io
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+from playwright.sync_api import expect
+
+from tests.server.browsing import Person
+from tests.server.test_editing_sets import IMAGES, SIDE, block, ring
+from tests.server.test_page_gestures import pressed, state
+from tests.server.test_page_structures import more
+
+pytestmark = pytest.mark.usefixtures("inline")
+SHAPE, SPACING = (SIDE, SIDE), (1, 1)
+
+
+def labels(person: Person, t: int) -> NDArray[np.uint8]:
+    """Of an image, as the server has them."""
+    ask = """async t => {
+      const answer = await fetch('api/sessions/' + location.hash.slice(1) + '/labels/image/' + t)
+      return [...new Uint8Array(await answer.arrayBuffer())]
+    }"""
+    return np.array(person.page.evaluate(ask, t), np.uint8).reshape(SHAPE)
+
+
+def outlined(person: Person, folder: Path) -> None:
+    """A set, with both structures in all images, each from a click."""
+    page, files = person.page, list[Path]()
+    for t in range(IMAGES):
+        picture = np.random.default_rng(t).integers(18, 23, SHAPE).astype(np.uint8)
+        picture[ring(t)], picture[block(t)] = 220, 120
+        files.append(folder / f"{t}.png")
+        Image.fromarray(picture).save(files[-1])
+    page.locator("#files").set_input_files(files)
+    expect(page.locator(".tile")).to_have_count(IMAGES)
+    expect(page.locator(".view.image .counter")).to_contain_text("1 / 3")
+    for name, spot in (("ring", (20, 14)), ("block", (20, 44))):
+        page.keyboard.press("n")
+        page.keyboard.type(name)
+        page.keyboard.press("Enter")
+        person.wait("image")
+        person.click("image", spot, SHAPE, SPACING)
+        expect(page.locator(".view.image")).to_have_attribute("data-pending", "0")
+    pressed(page, "t")
+    expect(page.locator(".structures .ml")).to_have_text(["3 images", "3 images"])
+    page.mouse.move(2, 2)
+
+
+def sees(person: Person, folder: Path, t: int, there: NDArray[np.bool_]) -> None:
+    """An image is tinted where it should be: no grey of it is left there, and nothing else."""
+    person.page.get_by_role("button", name=f"Image {t + 1}", exact=True).click()
+    seen: NDArray[Any] = np.zeros(SHAPE)
+    for _ in range(50):
+        person.view("image").screenshot(path=folder / "seen.png")
+        picture = np.asarray(Image.open(folder / "seen.png").convert("RGB"), int)
+        height, width = picture.shape[:2]
+        pixel = min(height, width) / SIDE
+        rows, columns = ((size - SIDE * pixel) / 2 + (np.arange(SIDE) + 0.3) * pixel for size in (height, width))
+        seen = np.ptp(picture[np.ix_(rows.astype(int), columns.astype(int))], axis=-1) > 20
+        if (seen == there)[1:, 1:].mean() > 0.97:  # but for the cross hair, which is blue too
+            return
+        person.page.wait_for_timeout(100)
+    raise AssertionError(f"image {t + 1} shows {seen.astype(int)}, not {there.astype(int)}")
+
+
+def test_merged_split_and_undone_on_every_image(person: Person, tmp_path: Path) -> None:
+    outlined(person, tmp_path)
+    page, before = person.page, [labels(person, t) for t in range(IMAGES)]
+    more(person, "block")
+    for name in ("Up", "Down"):
+        expect(page.get_by_role("button", name=name, exact=True)).to_have_count(0)
+    page.get_by_role("button", name="Merge into").click()
+    expect(page.locator(".structures .name")).to_have_count(1)
+    for t in range(IMAGES):
+        found = labels(person, t)
+        assert len(np.unique(found)) == 2
+        assert ((found > 0) == (before[t] > 0)).all()
+    sees(person, tmp_path, 1, before[1] > 0)
+    more(person, "ring")
+    expect(page.get_by_role("dialog", name="Structure ring")).to_contain_text("changes on images alone that are pointed at")
+    page.get_by_role("button", name="Split into parts").click()
+    expect(page.locator(".structures .name")).to_have_count(3)
+    assert [each["name"] for each in state(page)["structures"]] == ["ring", "ring 2", "ring 3"]
+    expect(page.locator(".structures .ml")).to_have_text(["3 images", "3 images", "1 image"])
+    page.keyboard.press("Escape")
+    pressed(page, "z", 2)
+    expect(page.locator(".structures .name")).to_have_count(2)
+    for t in range(IMAGES):
+        assert (labels(person, t) == before[t]).all()
+
+
+def test_finished_locked_and_numbered(person: Person, tmp_path: Path) -> None:
+    outlined(person, tmp_path)
+    page, before = person.page, [labels(person, t) for t in range(IMAGES)]
+    assert not before[2][30:34, 16:20].any()
+    more(person, "ring")
+    dialog = page.get_by_role("dialog", name="Structure ring")
+    expect(dialog.get_by_label("Smooth")).to_have_count(0)  # in mm, which images may not have
+    dialog.get_by_label("Fill holes").check()
+    dialog.get_by_label("Least part").fill("12")
+    dialog.get_by_role("button", name="Finish it").click()
+    expect(dialog).to_contain_text("changes on images alone that are pointed at")
+    whole = ring(2)
+    whole[30:34, 16:20], whole[2:5, 2:5] = True, False
+    assert ((labels(person, 2) == 1) == whole).all()
+    dialog.get_by_label("Number in files").fill("40")
+    dialog.get_by_label("Number in files").press("Enter")
+    dialog.get_by_label("Locked").check()
+    expect(page.locator(".structures li > svg")).to_have_count(1)
+    dialog.get_by_role("button", name="Close").click()  # it lies over the image
+    sees(person, tmp_path, 2, whole | (before[2] == 2))
+    with page.expect_download() as download:
+        page.get_by_role("link", name="Label images").click()
+    with zipfile.ZipFile(Path(download.value.path())) as archive:
+        found = np.asarray(Image.open(io.BytesIO(archive.read("00003.png"))))
+    assert ((found == 40) == whole).all()
+    page.locator(".structures .name").first.focus()
+    person.click("image", (60, 60), SHAPE, SPACING)
+    expect(page.locator(".alert")).to_contain_text("this structure is locked; unlock it to change it")
+    person.problems.clear()  # the browser tells of the refused request
