@@ -123,6 +123,7 @@ def test_two_are_merged_on_every_image_and_come_apart_by_undo(gallery: Gallery) 
 
 def test_what_was_merged_stays_when_others_are_outlined(gallery: Gallery) -> None:
     (merged,) = gallery.do("structures/1/merge", into=2)["structures"]
+    gallery.do(f"structures/{merged['label']}", name="both", colour="#102030")
     before = gallery.labels
     gallery.do("structures")
     gallery.draw(4, ground := patch(40, 64, 0, 64), 0)

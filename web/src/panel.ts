@@ -202,7 +202,7 @@ export class Panel {
     const button = (row: (typeof found)[number]): HTMLElement =>
       h('button', { class: `line${row.look ? ' unsure' : ''}`, onclick: () => this.jump(row) }, h('span', {}, `${row.plane} ${row.t + 1}`), h('small', { title: `A correction here may mend about ${row.gain} voxels` }, `${name(row.label)} · ${row.why}`))
     fill(this.look, ...found.map(button))
-    if (!found.length) fill(this.look, h('p', { class: 'fine' }, 'Slices where a look is worth most are listed here.'))
+    if (!found.length) fill(this.look, h('p', { class: 'fine' }, `${this.work.info.kind === 'set' ? 'Images' : 'Slices'} where a look is worth most are listed here.`))
   }
 
   private jump(row: { label: number; plane: Plane; t: number }): void {

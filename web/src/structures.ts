@@ -4,7 +4,7 @@ import { fill, h, icon, leave, redraw } from './dom'
 import type { Work } from './work'
 
 const FINISHING: [string, string, string][] = [
-  ['smooth_mm', 'Smooth', 'mm'], ['grow_mm', 'Grow (−: shrink)', 'mm'], ['min_volume_ml', 'Least part', 'mL'],
+  ['smooth_mm', 'Smooth', 'mm'], ['grow_mm', 'Grow (− shrinks)', 'mm'], ['min_volume_ml', 'Least part', 'mL'],
 ]
 const FINISHING_IMAGES: typeof FINISHING = [['least_px', 'Least part', 'pixels']] // which may have no size in mm
 
@@ -68,7 +68,7 @@ export class Structures {
         back(view)
       } })
     const colour = h('input', { type: 'color', disabled: true, 'aria-label': 'Colour of the new structure' })
-    const naming = (this.naming = { item: h('li', { class: 'active' }, colour, name), before })
+    const naming = (this.naming = { item: h('li', { class: 'active' }, colour, name, h('button', { class: 'quiet', disabled: true, 'aria-hidden': 'true' }, icon('eye'))), before })
     this.list.querySelector('.hint')?.remove()
     this.list.querySelector('.active')?.classList.remove('active')
     this.list.append(naming.item)
