@@ -159,7 +159,7 @@ export class Structures {
     const box = (text: string): { input: HTMLInputElement; row: HTMLElement } => { const input = h('input', { type: 'checkbox' }); return { input, row: h('label', { class: 'row' }, input, text) } }
     const [holes, largest] = [box('Fill holes'), box('Largest part alone')]
     const numbers = (this.work.info.kind === 'volume' ? FINISHING : FINISHING_IMAGES).map(([key, text, unit]) => { const input = h('input', { type: 'number', step: 'any', placeholder: '–', onkeydown: leave }); return { key, input, row: h('label', { class: 'row' }, text, input, unit) } })
-    const form = (): object => ({ fill_holes: holes.input.checked, largest: largest.input.checked, ...Object.fromEntries(numbers.filter(({ input }) => input.value).map(({ key, input }) => [key, Number(input.value)])) })
+    const form = (): object => ({ fill_holes: holes.input.checked, largest: largest.input.checked, ...Object.fromEntries(numbers.filter(({ input }) => input.value).map(({ key, input }) => [key, key === 'least_px' ? Math.round(Number(input.value)) : Number(input.value)])) })
     return h('fieldset', { class: 'rows' }, h('legend', {}, 'Finish'), holes.row, largest.row, ...numbers.map(({ row }) => row), h('button', { onclick: () => this.attempt(this.work.edit(`${path}/finish`, form())) }, 'Finish it'))
   }
 

@@ -39,15 +39,14 @@ class StructureEdit:
     notes: tuple[str, ...] = ()
 
 
-def check_volume(image: SessionImage, why: str) -> SessionVolume:
-    """The volume, to which alone something is done.
+def check_volume(image: SessionImage, why: str) -> None:
+    """Refuse what is done to volumes alone.
 
     Raises:
         InvalidRequest: it is a set of images; `why` that cannot be done to it.
     """
     if not isinstance(image, SessionVolume):
         raise InvalidRequest(why)
-    return image
 
 
 def move_structure(image: SessionImage, state: State, label: int, by: int) -> StructureEdit:
@@ -90,11 +89,11 @@ def split_structure(state: State, result: SessionResult, label: int) -> Structur
     return _replaced(state, result, labels, {label}, [first, *others])
 
 
-def _parts_by_size(mask: NDArray[np.bool_]) -> NDArray[np.int32]:
+def _parts_by_size(mask: NDArray[np.bool_]) -> NDArray[np.unsignedinteger]:
     """The parts of a mask by their size: 1 for the largest, 2 for the next, 0 outside."""
     parts, _ = cast("tuple[NDArray[np.int32], int]", load_ndimage().label(mask, np.ones((3,) * mask.ndim, bool)))
     order = np.argsort(-np.bincount(parts.ravel())[1:], kind="stable") + 1
-    rank = np.zeros(len(order) + 1, np.int32)
+    rank = np.zeros(len(order) + 1, np.min_scalar_type(len(order)))  # a byte a voxel, mostly
     rank[order] = np.arange(1, len(order) + 1)
     return rank[parts]
 

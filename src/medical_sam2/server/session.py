@@ -175,7 +175,9 @@ class Session:
         done, frames = 0, list[TrackedFrame]()
         with self._lock:
             before, labels = self._result(state), self._labels()
-            shown = self.current_labels() if (settled := settled_structures(self.image, state)) else ()
+            settled = settled_structures(self.image, state)
+            known = before.labels if before else ()
+            shown = self.current_labels() if settled - state.locked else known  # what is locked was not pointed at
 
         def on_frame(now: int, total: int, plane: str, t: int, masks: Mapping[int, NDArray[np.bool_]]) -> None:
             nonlocal done
