@@ -26,12 +26,11 @@ from tests.server.conftest import Served, saved
 pytestmark = pytest.mark.usefixtures("inline")
 
 
-class Editor:
-    """A session with both objects of the phantom tracked, by its routes."""
+class Edited:
+    """A session, by its routes."""
 
-    def __init__(self, served: Served, folder: Path, code: str = "LPS") -> None:
-        self.served, self.case = served, phantom(code, spacing_mm=(1, 1, 1.5))
-        self.id = served.upload(saved(self.case, folder / "image.nii.gz"))
+    def __init__(self, served: Served, id: str) -> None:
+        self.served, self.id = served, id
 
     @property
     def state(self) -> Any:
@@ -42,7 +41,23 @@ class Editor:
         version = self.state["version"]
         answer = self.served.http.post(f"/api/sessions/{self.id}/{path}", json={"version": version, **form})
         assert answer.status_code == status, answer.text
+        assert status == 200 or "\n" not in answer.json()["error"]
         return answer.json()
+
+    def track(self) -> None:
+        self.do("track")
+        session = self.served.store.get(self.id)
+        assert session.job
+        session.job.wait(60)
+        assert session.job.events[-1].kind == "done", session.job.events[-1].message
+
+
+class Editor(Edited):
+    """A session with both objects of the phantom tracked."""
+
+    def __init__(self, served: Served, folder: Path, code: str = "LPS") -> None:
+        self.case = phantom(code, spacing_mm=(1, 1, 1.5))
+        super().__init__(served, served.upload(saved(self.case, folder / "image.nii.gz")))
 
     def click(self, label: int, object: int, offset: tuple[int, int] = (0, 0), *, new: bool = True) -> None:
         """A structure, and a click for it on an object."""
@@ -51,13 +66,6 @@ class Editor:
         t, y, x = PLANES["axial"].project(self.case.voxel(object), self.case.volume.shape, self.case.code)
         place = [[y + offset[0], x + offset[1]]]
         self.do("say", label=label, plane="axial", t=int(t), kind="points", points=place, positive=[True])
-
-    def track(self) -> None:
-        self.do("track")
-        session = self.served.store.get(self.id)
-        assert session.job
-        session.job.wait(60)
-        assert session.job.events[-1].kind == "done", session.job.events[-1].message
 
     @property
     def labels(self) -> NDArray[np.uint8]:

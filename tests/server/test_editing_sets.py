@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from tests.server.conftest import Served
+from tests.server.test_editing import Edited
 
 pytestmark = pytest.mark.usefixtures("inline")
 IMAGES, SIDE = 3, 64  # as large as the known network sees, so that it answers to the pixel
@@ -41,12 +42,11 @@ def patch(top: int, bottom: int, left: int, right: int) -> NDArray[np.bool_]:
     return mask
 
 
-class Gallery:
-    """A session with both structures outlined in all images, by its routes."""
+class Gallery(Edited):
+    """A session with both structures outlined in all images."""
 
     def __init__(self, served: Served, folder: Path) -> None:
-        self.served = served
-        self.id = served.post("sessions")["id"]
+        super().__init__(served, served.post("sessions")["id"])
         for t in range(IMAGES):
             picture = np.random.default_rng(t).integers(18, 23, (SIDE, SIDE)).astype(np.uint8)  # no padding
             picture[ring(t)], picture[block(t)] = 220, 120
@@ -54,18 +54,6 @@ class Gallery:
             answer = served.http.put(f"/api/sessions/{self.id}/files?suffix=.png", content=path.read_bytes())
             assert answer.status_code == 200, answer.text
         assert served.post(f"sessions/{self.id}/open")["kind"] == "set"
-
-    @property
-    def state(self) -> Any:
-        return self.served.http.get(f"/api/sessions/{self.id}").json()["state"]
-
-    def do(self, path: str, status: int = 200, **form: Any) -> Any:
-        """The answer to a change."""
-        answer = self.served.http.post(f"/api/sessions/{self.id}/{path}", json={"version": self.state["version"], **form})
-        assert answer.status_code == status, answer.text
-        if status != 200:
-            assert "\n" not in answer.json()["error"]
-        return answer.json()
 
     def click(self, label: int, place: tuple[int, int], t: int = 0, *, new: bool = True) -> None:
         if new:
@@ -77,13 +65,6 @@ class Gallery:
         edges = np.flatnonzero(np.diff(mask.ravel().astype(int), prepend=0, append=0))
         runs = [int(x) for start, end in zip(edges[::2], edges[1::2], strict=True) for x in (start, end - start)]
         self.do("say", label=label, plane="image", t=t, kind="mask", runs=runs)
-
-    def track(self) -> None:
-        self.do("track")
-        session = self.served.store.get(self.id)
-        assert session.job
-        session.job.wait(60)
-        assert session.job.events[-1].kind == "done", session.job.events[-1].message
 
     @property
     def labels(self) -> list[NDArray[np.uint8]]:
