@@ -37,7 +37,7 @@ def test_a_bad_case_is_named_with_the_exit_code(tmp_path: Path, capsys: pytest.C
     assert code == 2
     assert "case0: " in err
     assert "case0_0000.nii.gz: the file is empty" in err
-    assert err.endswith("1 cases (1 of them new), 1 training arrays, 1 failed\n") or "1 failed" in err
+    assert err.endswith("1 case (1 of them new), 1 training array, 1 failed\n") or "1 failed" in err
 
 
 def test_a_folder_with_images_and_labels(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -72,7 +72,7 @@ def test_what_a_run_that_goes_on_cannot_know_is_told(set_workspace: SetWorkspace
     set_workspace.done(*A_MASK)
     Path("out/c.png").unlink()
     told = set_workspace.done(*A_MASK, "--skip-existing", "--report", "run.json")["warnings"]
-    assert told[0].startswith("1 images that were there already are not remembered: the others may come out otherwise")
+    assert told[0].startswith("1 image is not remembered, as label maps were there already: the others may come out otherwise")
     assert len(told) == 1
     facts = json.loads(Path("run.json").read_text())
     assert [[row["image"] for row in facts[kind]] for kind in ("images", "earlier")] == [["c.jpg"], ["a.png", "b.png"]]
@@ -81,7 +81,7 @@ def test_what_a_run_that_goes_on_cannot_know_is_told(set_workspace: SetWorkspace
         save_label_map(np.array(Image.open(f"out/{name}.png")), Path(f"out/{name}.png"))
     Path("out/a.png").unlink()
     again = set_workspace.done(*A_MASK, "--skip-existing", "--statistics", "s.csv")
-    assert again["warnings"][0].startswith("2 label maps that stay do not tell how they were made")
+    assert again["warnings"][0].startswith("2 label maps are left out of preview, statistics and report")
     assert {row["image"] for row in csv.DictReader(Path("s.csv").read_text().splitlines())} == {"a.png"}
     assert again["skipped"] == 2
 
@@ -93,7 +93,7 @@ def test_label_maps_of_other_images_are_not_mixed(set_workspace: SetWorkspace) -
     kept = Path("set/b.png").read_bytes()
     Image.fromarray(255 - np.array(Image.open("set/b.png"))).save("set/b.png")
     line = set_workspace.refused(*A_MASK, "--skip-existing")
-    assert "set: 1 images are not those that their label maps were made of: b.png; remove those label maps" in line
+    assert "set: 1 image was replaced since the earlier run: b.png; remove those label maps" in line
     Path("set/b.png").write_bytes(kept)
     Image.fromarray(255 - np.array(Image.open("set/a.png"))).save("set/a.png")
     Path("out/a.png").unlink()
@@ -123,7 +123,7 @@ def test_an_interrupted_run_that_replaced_some_says_what_is_left(
 
     monkeypatch.setattr("medical_sam2.cli.segment_images.save_label_map", broken)
     _, _, told = set_workspace.run(*A_MASK, "--object", "2", "--overwrite")
-    assert "1 of 3 images are outlined; 2 label maps are still those of before: do all again with --overwrite" in told
+    assert "1 of 3 images are outlined; 2 label maps are still of before: do all again with --overwrite" in told
 
 
 NO_OBJECT = '{"key": "k", "likeness": 1, "prompted": false, "window": null, "confidence": {}}'

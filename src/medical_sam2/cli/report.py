@@ -20,7 +20,7 @@ from medical_sam2 import preview, statistics
 from medical_sam2.cli import installed_version, plain
 from medical_sam2.cli.files import as_json
 from medical_sam2.cli.prompts import SetPrompts
-from medical_sam2.errors import MedicalSam2Error
+from medical_sam2.errors import MedicalSam2Error, say_count
 from medical_sam2.intensity_window import Window, percentile_window
 from medical_sam2.io import atomic
 from medical_sam2.io.image_folder import ImageFolder
@@ -212,7 +212,7 @@ def result_text(report: Mapping[str, Any], outputs: Iterable[Path]) -> str:
     lines: list[str] = []
     for row in report["objects"]:
         name = f" ({row['name']})" if row["name"] else ""
-        lines.append(f"object {row['label']}{name}: {row['voxels']} voxels, {row['volume_ml']:.4g} mL")
+        lines.append(f"object {row['label']}{name}: {say_count(row['voxels'], 'voxel')}, {row['volume_ml']:.4g} mL")
     windows = dict.fromkeys(str(Window(**each)) for each in report["windows"].values())
     lines += [f"intensities from {each}" for each in windows]
     return "\n".join([*lines, *(f"wrote {path}" for path in outputs)]) + "\n"
@@ -315,7 +315,7 @@ def set_result_text(report: Mapping[str, Any], written: Iterable[Path]) -> str:
     rows, blank = ([each for each in report["images"] if each["blank"] == empty] for empty in (False, True))
     windows = {re.split(", background|, of which", each["window"]["source"])[0] for each in rows}
     sure = sorted((min(each["confidence"].values()), each["image"]) for each in rows if not each["prompted"])
-    lines = [f"{len(rows)} of {report['count']} images outlined"]
+    lines = [f"{len(rows)} of {say_count(report['count'], 'image')} outlined"]
     lines += [f"intensities: {', '.join(sorted(windows))}"] if windows else []
     if report["skipped"]:
         lines[0] += f", {report['skipped']} were there already"

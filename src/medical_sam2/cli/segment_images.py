@@ -16,7 +16,7 @@ from medical_sam2.cli.files import SetOutputOptions, as_json, check_memory_for_l
 from medical_sam2.cli.label_map_records import LabelMapRecord, read_record, record_text
 from medical_sam2.cli.options import FLAG, SetInferenceOptions
 from medical_sam2.cli.prompts import SetPromptOptions, SetPrompts, set_prompts
-from medical_sam2.errors import ConfigError, InputError, MedicalSam2Error
+from medical_sam2.errors import ConfigError, InputError, MedicalSam2Error, say_count
 from medical_sam2.intensity_window import named_window
 from medical_sam2.io import atomic, registry, voxels
 from medical_sam2.io.annotations import AnnotatedImage
@@ -109,7 +109,7 @@ def _check(images: ImageFolder, files: list[Path], outputs: SetOutputOptions) ->
                 check_place(path, outputs.overwrite or outputs.skip_existing)
     there = [i for i, file in enumerate(files) if file.exists()]
     if there and not (outputs.overwrite or outputs.skip_existing):
-        problem = f"{len(there)} of {len(files)} label maps exist already, {files[there[0]].name} among them"
+        problem = f"{len(there)} of {say_count(len(files), 'label map')} exist already, {files[there[0]].name} among them"
         raise InputError(problem, "say --skip-existing or --overwrite", subject=folder)
     return there if outputs.skip_existing else []
 
@@ -123,21 +123,22 @@ def _check_skipped(run: "_SetRun", options: SetInferenceOptions) -> list[str]:
     """
     run.records = {i: record for i in sorted(run.skipped) if (record := read_record(run.files[i])) is not None}
     if others := [run.files[i].name for i, record in run.records.items() if record.key != run.key]:
-        problem = f"{len(others)} of {len(run.skipped)} label maps were made with other settings, weights or prompts: "
+        some = f"{len(others)} of {say_count(len(run.skipped), 'label map', 'were')}"
+        problem = f"{some} made with other settings, weights or prompts: {_listed(others)}"
         remedy = "choose another folder, or do all again with --overwrite"
-        raise InputError(problem + _listed(others), remedy, subject=run.outputs.output)
+        raise InputError(problem, remedy, subject=run.outputs.output)
     entries = run.images.entries
     if changed := [entries[i].name for i, record in run.records.items() if record.image != hash_files([entries[i].file])]:
-        problem = f"{len(changed)} images are not those that their label maps were made of: {_listed(changed)}"
+        problem = f"{say_count(len(changed), 'image', 'were')} replaced since the earlier run: {_listed(changed)}"
         raise InputError(problem, "remove those label maps, or do all again with --overwrite", subject=run.images.folder)
     notes: list[str] = []
     if unknown := [run.files[i].name for i in sorted(run.skipped - run.records.keys())]:
-        told = "label maps that stay do not tell how they were made, and are left out of preview, statistics and report"
-        notes.append(f"{len(unknown)} {told}: {_listed(unknown)}")
+        told = "left out of preview, statistics and report, as nothing tells how they were made"
+        notes.append(f"{say_count(len(unknown), 'label map', 'are')} {told}: {_listed(unknown)}")
     unseen, todo = (set(each) - run.prompts.prompts.keys() for each in (run.skipped, set(range(len(run.files))) - run.skipped))
     if unseen and todo and options.bank != "prompted":
-        told = "images that were there already are not remembered: the others may come out otherwise than in one run"
-        notes.append(f"{len(unseen)} {told} (not so with --bank prompted)")
+        told = "not remembered, as label maps were there already: the others may come out otherwise than in one run"
+        notes.append(f"{say_count(len(unseen), 'image', 'are')} {told} (not so with --bank prompted)")
     return notes
 
 
@@ -184,12 +185,12 @@ def _dry_run_text(facts: dict[str, Any], run: "_SetRun") -> str:
     """What would be done, for people."""
     lines = [f"images   {len(run.images)} in {run.images.folder}"]
     if run.images.others:
-        lines.append(f"         {len(run.images.others)} other files and folders are left alone")
+        lines.append(f"         other files and folders, left alone: {len(run.images.others)}")
     for i, own in sorted(run.prompts.prompts.items()):
         lines.append(f"template {run.images.entries[i].name}: object {', '.join(map(str, sorted(own)))}")
     weights = facts["weights"]
     lines += [f"weights  {weights['name']} at {weights['image_size']} px", f"device   {facts['device']}"]
-    lines.append(f"would write {len(run.images) - len(run.skipped)} label maps to {run.outputs.output}")
+    lines.append(f"would write {say_count(len(run.images) - len(run.skipped), 'label map')} to {run.outputs.output}")
     lines += [f"would write {path}" for path in [*run.tables().values(), *run.shown_annotations()]]
     return "\n".join([*lines, "nothing was computed"]) + "\n"
 
@@ -255,10 +256,12 @@ class _SetRun:
         with suppress(MedicalSam2Error):  # what stopped the run is to be reported, not this
             self._write_annotations()
         if self.done:
-            done = f"{sum(not row['blank'] for row in self.rows)} of {len(self.images)} images are outlined"
+            done = f"{sum(not row['blank'] for row in self.rows)} of {say_count(len(self.images), 'image', 'are')} outlined"
             others = sum(file.exists() for i, file in enumerate(self.files) if i not in self.done)
             if self.outputs.overwrite and others:
-                report.print_note(f"{done}; {others} label maps are still those of before: do all again with --overwrite")
+                report.print_note(
+                    f"{done}; {say_count(others, 'label map', 'are')} still of before: do all again with --overwrite"
+                )
             else:
                 report.print_note(f"{done}; --skip-existing goes on with the others")
 
@@ -352,7 +355,9 @@ class _SetRun:
         """That a window was asked for which images in colour were not seen through, if there are some."""
         if not self.coloured or named_window(window) is None:
             return []
-        return [f"--window {window} left {self.coloured} of {len(self.done)} images as they are: they are in colour"]
+        return [
+            f"--window {window} left {self.coloured} of {say_count(len(self.done), 'image')} as they are: they are in colour"
+        ]
 
     def unlike(self) -> list[int]:
         """The images in colour where all that is prompted is grey, or the other way round."""
@@ -365,7 +370,7 @@ class _SetRun:
             return []
         kinds = ("in colour", "grey") if self.in_colour[unlike[0]] else ("grey", "in colour")
         names = _listed([self.images.entries[i].name for i in unlike])
-        told = f"{len(unlike)} of {len(self.done)} images are {kinds[0]} and what is prompted is {kinds[1]}"
+        told = f"{len(unlike)} of {say_count(len(self.done), 'image', 'are')} {kinds[0]} and what is prompted is {kinds[1]}"
         return [f"{told}: their masks are wrong more often and deserve a look: {names}"]
 
     def note_failure(self, i: int, error: MedicalSam2Error) -> None:
@@ -388,7 +393,9 @@ class _SetRun:
         for each in self.failed:
             report.print_note(plain(f"failed: {each['image']}: {each['problem']}; {each['remedy']}"))
         if self.failed:
-            report.print_note(f"{len(self.failed)} of {len(self.images)} images could not be used; the others are done")
+            report.print_note(
+                f"{len(self.failed)} of {say_count(len(self.images), 'image')} could not be used; the others are done"
+            )
         if self.prompts.names and not self.annotations:
             report.print_warnings(["label maps do not hold names; --annotations coco does"])
         return [self.outputs.output, *self.tables().values(), *self.shown_annotations()]

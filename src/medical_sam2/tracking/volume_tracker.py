@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from medical_sam2.errors import say_count
 from medical_sam2.intensity_window import Window
 from medical_sam2.model.memory_bank import PolicyBank, cosine
 from medical_sam2.prompts import Box, FramePrompt, Mask
@@ -443,7 +444,7 @@ class VolumeTracker:
         ]
         lost = {} if layers else {label: own.count_missed(labels, label) for label, own in self.plan.limits.items()}
         missing += [
-            f"object {label} lost {count} voxels that were scribbled on to others" for label, count in lost.items() if count
+            f"object {label} lost {say_count(count, 'scribbled voxel')} to others" for label, count in lost.items() if count
         ]
         axes = self.volume.orientation
         along = {code: View(code).order(axes)[0] for code in {row.view for row in self.rows}}
