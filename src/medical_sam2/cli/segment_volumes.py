@@ -304,13 +304,14 @@ def _print_found(found: FoundCases, run: "BatchRun") -> None:
     """What was guessed or left out, before hours are spent."""
     for note in found.notes:
         report.print_note(plain(note))
-    for what, names in (
-        ("images without prompts are left alone", found.unprompted),
-        ("files of prompts belong to no image", tuple(str(path) for path in found.unused)),
-        ("cases were made with other settings, weights, prompts or images and are done again", run.changed),
+    for noun, verb, rest, names in (
+        ("image", "are", "left alone, without prompts", found.unprompted),
+        ("prompt file", "have", "no image", tuple(str(path) for path in found.unused)),
+        ("case", "are", "done again, as settings, weights, prompts or images were others", run.changed),
     ):
         if names:
-            report.print_note(plain(f"{len(names)} {what}: {', '.join(names[:MOST_SHOWN])}{' …' * (len(names) > MOST_SHOWN)}"))
+            told = ", ".join(names[:MOST_SHOWN]) + " …" * (len(names) > MOST_SHOWN)
+            report.print_note(plain(f"{say_count(len(names), noun, verb)} {rest}: {told}"))
 
 
 def _find_failing(run: "BatchRun", grids: Mapping[str, Any], how: Options) -> dict[str, MedicalSam2Error]:
