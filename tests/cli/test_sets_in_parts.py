@@ -200,3 +200,10 @@ def test_the_report_says_whether_there_was_a_consensus(workspace: Workspace) -> 
     assert workspace.done(*CLICK, *shipped, output="one.nii.gz")["settings"]["consensus"] is True
     words = ("--correct", "one.nii.gz", "--negative", "3", "3", "3", *shipped)
     assert workspace.done(*words, output="two.nii.gz")["settings"]["consensus"] is False
+
+
+def test_where_nothing_was_left_to_do_nothing_is_said_of_memories(set_workspace: SetWorkspace) -> None:
+    """Not even where an image is waiting that cannot be read."""
+    Path("set/d.png").write_bytes(Path("set/b.png").read_bytes()[:60])
+    set_workspace.done(*A_MASK, code=2)
+    assert not set_workspace.done(*A_MASK, "--skip-existing", code=2)["warnings"]

@@ -72,7 +72,7 @@ def segment_images(
     lacking = options.consensus and segmenter.set_consensus is None
     options = replace(options, consensus=options.consensus and not lacking)
     run.key = network.hash_set_run(options, run.prompts, images)
-    run.notes = _check_skipped(run, options)
+    run.notes = _check_skipped(run)
     facts = report.describe_set_run(images, run.prompts, options) | network.describe_network(options, segmenter)
     if dry_run:
         report.print_report({**facts, "dry_run": True}, _dry_run_text(facts, run), json=json)
@@ -81,7 +81,7 @@ def segment_images(
         report.print_note("no consensus: these weights bring none for sets of images")
     run.show_earlier(network.recall_image)
     run.outline(segmenter, options, network.visiting_order(options), quiet=quiet)
-    facts |= {**run.facts(options.window), "seconds": round(time.perf_counter() - start, 3)}
+    facts |= {**run.facts(options), "seconds": round(time.perf_counter() - start, 3)}
     written = run.finish(facts)
     report.print_report(facts, report.set_result_text(facts, written), json=json)
     return run.code
@@ -115,7 +115,7 @@ def _check(images: ImageFolder, files: list[Path], outputs: SetOutputOptions) ->
 
 
 # What was made otherwise may have been corrected by hand since: nobody mixes it with other results, or replaces it, unasked.
-def _check_skipped(run: "_SetRun", options: SetInferenceOptions) -> list[str]:
+def _check_skipped(run: "_SetRun") -> list[str]:
     """What is to be told of label maps that stay.
 
     Raises:
@@ -135,10 +135,6 @@ def _check_skipped(run: "_SetRun", options: SetInferenceOptions) -> list[str]:
     if unknown := [run.files[i].name for i in sorted(run.skipped - run.records.keys())]:
         told = "left out of preview, statistics and report, as nothing tells how they were made"
         notes.append(f"{say_count(len(unknown), 'label map', 'are')} {told}: {_listed(unknown)}")
-    unseen, todo = (set(each) - run.prompts.prompts.keys() for each in (run.skipped, set(range(len(run.files))) - run.skipped))
-    if unseen and todo and options.bank != "prompted":
-        told = "not remembered, as label maps were there already: the others may come out otherwise than in one run"
-        notes.append(f"{say_count(len(unseen), 'image', 'are')} {told} (not so with --bank prompted)")
     return notes
 
 
@@ -340,7 +336,7 @@ class _SetRun:
             except MedicalSam2Error as error:
                 self.note_failure(i, error)
 
-    def facts(self, window: str) -> dict[str, Any]:
+    def facts(self, options: SetInferenceOptions) -> dict[str, Any]:
         """What was done, for the report."""
         return {
             "images": self.rows,
@@ -348,8 +344,19 @@ class _SetRun:
             "failed": self.failed,
             "skipped": len(self.skipped),
             "deserve_a_look": [self.images.entries[i].name for i in self.unlike()],
-            "warnings": [*self.notes, *self.window_warnings(window), *self.colour_warnings()],
+            "warnings": [
+                *(*self.notes, *self.unremembered_warnings(options.bank)),
+                *(*self.window_warnings(options.window), *self.colour_warnings()),
+            ],
         }
+
+    def unremembered_warnings(self, bank: str) -> list[str]:
+        """How many images of an earlier run could not teach this one anything, where it outlined others."""
+        unseen, new = (set(each) - self.prompts.prompts.keys() for each in (self.skipped, self.done))
+        if bank == "prompted" or not unseen or not new:
+            return []
+        told = "not remembered, as label maps were there already: the others may come out otherwise than in one run"
+        return [f"{say_count(len(unseen), 'image', 'are')} {told} (not so with --bank prompted)"]
 
     def window_warnings(self, window: str) -> list[str]:
         """That a window was asked for which images in colour were not seen through, if there are some."""
