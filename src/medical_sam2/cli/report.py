@@ -174,18 +174,22 @@ def describe_result(volume: Volume, found: Segmentation, warnings: Sequence[str]
     return {
         "objects": _objects(volume, found),
         "windows": {str(label): _window(each) for label, each in found.windows.items()},
-        "look_here": [
-            {
-                "object": row.object,
-                "axis": "ijk"[View(row.view).order(volume.orientation)[0]],
-                "slice": row.slice,
-                "confidence": round(row.confidence, 4),
-            }
-            for row in found.confidence
-            if row.look_here
-        ],
+        "look_here": _slices_to_review(volume, found),
         "warnings": list(dict.fromkeys([*volume.warnings, *warnings, *found.warnings])),
     }
+
+
+def _slices_to_review(volume: Volume, found: Segmentation) -> list[dict[str, Any]]:
+    """Each slice once, as sure as the least sure view of it: a direction and its reverse may both mark it."""
+    places = dict[tuple[int, str, int], float]()
+    for row in found.confidence:
+        if row.look_here:
+            place = row.object, "ijk"[View(row.view).order(volume.orientation)[0]], row.slice
+            places[place] = min(row.confidence, places.get(place, row.confidence))
+    return [
+        {"object": label, "axis": axis, "slice": index, "confidence": round(sure, 4)}
+        for (label, axis, index), sure in places.items()
+    ]
 
 
 def _window(seen: Window) -> dict[str, Any]:
