@@ -170,6 +170,18 @@ def test_images_in_colour_among_grey_ones_are_named(set_workspace: SetWorkspace,
     assert not both["warnings"]  # both kinds were shown
 
 
+def test_a_blank_image_is_neither_grey_nor_in_colour(set_workspace: SetWorkspace) -> None:
+    for name in ("a.png", "b.png", "c.jpg"):
+        grey = np.array(Image.open(Path("set") / name).convert("L"))
+        Image.fromarray(np.stack([grey, grey // 2, grey], axis=2)).save(Path("set") / name)
+    Image.fromarray(np.full((12, 14), 9, np.uint8)).save("set/black.png")
+    found = set_workspace.done(*A_MASK)
+    assert (found["warnings"], found["deserve_a_look"]) == ([], [])
+    Image.fromarray(np.array(Image.open("set/b.png").convert("L"))).save("set/b.png")
+    (told,) = set_workspace.done(*A_MASK, "--overwrite")["warnings"]
+    assert told.startswith("1 of 3 images are grey and what is prompted is in colour")
+
+
 def broken(weights: Path, tmp_path: Path) -> Path:
     """Weights with a consensus of sets that cannot be read."""
     folder = tmp_path / "own"

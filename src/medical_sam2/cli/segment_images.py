@@ -306,7 +306,8 @@ class _SetRun:
         """Write and note one result; a template whose label map is there stays as it is."""
         i, name = found.index, self.images.entries[found.index].name
         picture = self.images.picture(i)
-        self.in_colour[i] = _is_in_colour(picture)
+        if found.window is not None:
+            self.in_colour[i] = _is_in_colour(picture)
         if i in self.skipped:
             return
         self.outputs.output.mkdir(exist_ok=True)
@@ -366,10 +367,14 @@ class _SetRun:
             f"--window {window} left {self.coloured} of {say_count(len(self.done), 'image')} as they are: they are in colour"
         ]
 
+    def seen(self) -> list[int]:
+        """The images of this run that are grey or in colour: a blank one is neither."""
+        return sorted(self.done.keys() & self.in_colour.keys())
+
     def unlike(self) -> list[int]:
         """The images in colour where all that is prompted is grey, or the other way round."""
         shown = {self.in_colour[i] for i in self.prompts.prompts if i in self.in_colour}
-        return [i for i in sorted(self.done) if len(shown) == 1 and self.in_colour[i] not in shown]
+        return [i for i in self.seen() if len(shown) == 1 and self.in_colour[i] not in shown]
 
     def colour_warnings(self) -> list[str]:
         """How many images those are, if there are some: masks there look plausible, and are wrong more often."""
@@ -377,7 +382,7 @@ class _SetRun:
             return []
         kinds = ("in colour", "grey") if self.in_colour[unlike[0]] else ("grey", "in colour")
         names = _listed([self.images.entries[i].name for i in unlike])
-        told = f"{len(unlike)} of {say_count(len(self.done), 'image', 'are')} {kinds[0]} and what is prompted is {kinds[1]}"
+        told = f"{len(unlike)} of {say_count(len(self.seen()), 'image', 'are')} {kinds[0]} and what is prompted is {kinds[1]}"
         return [f"{told}: their masks are wrong more often and deserve a look: {names}"]
 
     def note_failure(self, i: int, error: MedicalSam2Error) -> None:
