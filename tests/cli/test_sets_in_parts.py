@@ -182,6 +182,35 @@ def test_a_blank_image_is_neither_grey_nor_in_colour(set_workspace: SetWorkspace
     assert told.startswith("1 of 3 images are grey and what is prompted is in colour")
 
 
+def discs(radii: list[int], size: int = 48) -> None:
+    """Images e0.png … in the folder, each with a bright disc."""
+    rng, distance = np.random.default_rng(1), np.hypot(*(np.indices((size, size)) - size / 2))
+    for i, radius in enumerate(radii):
+        image = np.where(distance < radius, 200, 60 + rng.integers(-20, 20, (size, size))).astype(np.uint8)
+        Image.fromarray(image).save(f"set/e{i}.png")
+
+
+@pytest.mark.parametrize(("radii", "told"), [([12, 4, 4, 5, 4], "smaller"), ([4, 12, 13, 12, 13], "larger")])
+def test_objects_of_quite_another_size_are_told(set_workspace: SetWorkspace, radii: list[int], told: str) -> None:
+    """As nuclei that are taken for the cells that were outlined; also by a run that goes on, but not of few images."""
+    for path in Path("set").iterdir():
+        path.unlink()
+    discs(radii)
+    Image.fromarray((np.array(Image.open("set/e0.png")) == 200).astype(np.uint8) * 255).save("m.png")
+    words = ("--template", "e0.png", "--mask", "m.png")
+    (line,) = set_workspace.done(*words)["warnings"]
+    assert line.startswith(f"object 1 is far {told} on 4 images (")
+    assert f"pixels at the median, {int((np.array(Image.open('m.png')) > 0).sum())} where it was prompted" in line
+    assert line.endswith("prompt one more image, too")
+    Path("out/e4.png").unlink()
+    assert line in set_workspace.done(*words, "--skip-existing")["warnings"]
+    discs([*radii[:3], radii[0], radii[0]])
+    assert not set_workspace.done(*words, "--overwrite")["warnings"]
+    discs(radii)
+    Path("set/e4.png").unlink()
+    assert not set_workspace.done(*words, "--overwrite")["warnings"]
+
+
 def broken(weights: Path, tmp_path: Path) -> Path:
     """Weights with a consensus of sets that cannot be read."""
     folder = tmp_path / "own"

@@ -47,6 +47,11 @@ PLACE = (
 )
 COLUMNS_OF_SET = ("image", "object", "name", "confidence", "area_px", "area_mm2", "share", *PLACE, "intensity_unit")
 TILE_PX, COLUMNS, MOST_TILES = 190, 6, 120
+FEWEST, OTHER_SIZE, NEARLY_ALL = (
+    4,
+    3.0,
+    0.9,
+)  # images that nobody prompted; times as large or small, at the median; share of them
 PROMPTED = -1.0  # templates come before all others
 
 
@@ -268,9 +273,46 @@ def image_row(name: str, found: "ImageMask", file: Path) -> dict[str, Any]:
         "confidence": {str(label): round(sure, 4) for label, sure in found.confidence.items()},
         "likeness": round(found.likeness, 6),
         "window": None if found.window is None else _window(found.window),
+        "shape": list(found.labels.shape),
         "area_px": {str(label): int(counts[label]) if label < len(counts) else 0 for label in found.confidence},
         "warnings": list(found.warnings),
     }
+
+
+def describe_sizes(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A line for each object that is far smaller, or larger, on nearly all images than where it was prompted.
+
+    Pixels and shares of the image must both say so: images may be of several sizes.
+
+    Args:
+        rows: of `image_row`.
+    """
+    told: list[str] = []
+    for label in sorted({label for row in rows for label in row["area_px"]}, key=int):
+        there = [row for row in rows if row["area_px"].get(label)]
+        shown, found = ([_sizes(row, label) for row in there if row["prompted"] == by_hand] for by_hand in (True, False))
+        if not shown or len(found) < FEWEST:
+            continue
+        ratios = np.array(found) / np.median(shown, axis=0)
+        far = next((word for word, times in (("smaller", 1 / ratios), ("larger", ratios)) if _is_far(times)), None)
+        if far is not None:
+            usual, prompted = (float(np.median(sizes, axis=0)[0]) for sizes in (found, shown))
+            areas = f"{usual:.0f} pixels at the median, {prompted:.0f} where it was prompted"
+            instead = "a part of it, as nuclei of cells," if far == "smaller" else "more than it, as cells for nuclei,"
+            remedy = f"{instead} may have been outlined; prompt one more image, too"
+            told.append(f"object {label} is far {far} on {say_count(len(found), 'image')} ({areas}): {remedy}")
+    return told
+
+
+def _sizes(row: Mapping[str, Any], label: str) -> tuple[float, float]:
+    """Pixels of an object, and its share of the image."""
+    return row["area_px"][label], row["area_px"][label] / np.prod(row["shape"])
+
+
+def _is_far(times: NDArray[np.float64]) -> bool:
+    """Whether the median of either way to measure (images, 2) is beyond all doubt, and nearly all images are of that kind."""
+    low = np.quantile(times, 1 - NEARLY_ALL, axis=0)
+    return bool((np.median(times, axis=0) > OTHER_SIZE).all() and (low > OTHER_SIZE * 2 / 3).all())
 
 
 def failure_row(name: str, error: MedicalSam2Error) -> dict[str, Any]:

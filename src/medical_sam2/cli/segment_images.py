@@ -348,6 +348,7 @@ class _SetRun:
             "warnings": [
                 *(*self.notes, *self.unremembered_warnings(options.bank)),
                 *(*self.window_warnings(options.window), *self.colour_warnings()),
+                *report.describe_sizes([*self.earlier, *self.rows]),
             ],
         }
 
