@@ -126,6 +126,35 @@ def test_an_interrupted_run_that_replaced_some_says_what_is_left(
     assert "1 of 3 images are outlined; 2 label maps are still of before: do all again with --overwrite" in told
 
 
+def test_an_interrupted_first_run_tells_what_is_finished(set_workspace: SetWorkspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sheet, statistics and report are of the images that are done, and a line says how to go on; before the first, nothing."""
+    save = save_label_map
+    missing = "a.png"
+
+    def broken(labels: object, file: Path, *more: object) -> None:
+        if file.name == missing:
+            raise KeyboardInterrupt
+        save(labels, file, *more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("medical_sam2.cli.segment_images.save_label_map", broken)
+    words = (*A_MASK, "--preview", "sheet.png", "--statistics", "s.csv", "--report", "run.json")
+    assert set_workspace.run(*words)[0] == 130
+    assert not [path for path in ("sheet.png", "s.csv", "run.json") if Path(path).exists()]
+    missing = "c.png"
+    code, _, told = set_workspace.run(*words)
+    assert code == 130
+    assert "of what is finished, wrote sheet.png, s.csv, run.json" in told
+    assert "2 of 3 images are outlined; --skip-existing goes on with the others" in told
+    facts = json.loads(Path("run.json").read_text())
+    assert (facts["interrupted"], facts["count"], [row["image"] for row in facts["images"]]) == (True, 3, ["a.png", "b.png"])
+    assert [row["image"] for row in csv.DictReader(Path("s.csv").read_text().splitlines())] == ["a.png", "b.png"]
+    with Image.open("sheet.png") as sheet:
+        assert sheet.width > 100
+    monkeypatch.setattr("medical_sam2.cli.segment_images.save_label_map", save)
+    facts = set_workspace.done(*words, "--skip-existing")
+    assert ("interrupted" in facts, [row["image"] for row in facts["images"]]) == (False, ["c.jpg"])
+
+
 NO_OBJECT = '{"key": "k", "likeness": 1, "prompted": false, "window": null, "confidence": {}}'
 
 

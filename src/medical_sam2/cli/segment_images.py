@@ -56,7 +56,6 @@ def segment_images(
         quiet: show no progress.
         dry_run: check files, prompts and weights, say what would be done, and compute nothing.
     """
-    start = time.perf_counter()
     images = open_folder(folder)
     run = _SetRun(images, images.outputs(outputs.output), outputs, report.Sheet() if outputs.preview is not None else None)
     run.skipped = set(_check(images, run.files, outputs))
@@ -73,15 +72,15 @@ def segment_images(
     options = replace(options, consensus=options.consensus and not lacking)
     run.key = network.hash_set_run(options, run.prompts, images)
     run.notes = _check_skipped(run)
-    facts = report.describe_set_run(images, run.prompts, options) | network.describe_network(options, segmenter)
+    run.settings = report.describe_set_run(images, run.prompts, options) | network.describe_network(options, segmenter)
     if dry_run:
-        report.print_report({**facts, "dry_run": True}, _dry_run_text(facts, run), json=json)
+        report.print_report({**run.settings, "dry_run": True}, _dry_run_text(run.settings, run), json=json)
         return 0
     if lacking:
         report.print_note("no consensus: these weights bring none for sets of images")
     run.show_earlier(network.recall_image)
     run.outline(segmenter, options, network.visiting_order(options), quiet=quiet)
-    facts |= {**run.facts(options), "seconds": round(time.perf_counter() - start, 3)}
+    facts = run.facts(options)
     written = run.finish(facts)
     report.print_report(facts, report.set_result_text(facts, written), json=json)
     return run.code
@@ -215,6 +214,8 @@ class _SetRun:
     coloured: int = 0
     in_colour: dict[int, bool] = field(default_factory=dict[int, bool])
     key: str = ""
+    settings: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    start: float = field(default_factory=time.perf_counter)
     notes: Sequence[str] = ()
     records: dict[int, LabelMapRecord] = field(default_factory=dict[int, LabelMapRecord])
     code: int = 0
@@ -247,10 +248,13 @@ class _SetRun:
             if wanted := [i for i in images if i in there]:
                 atomic.write_bytes(path, format.annotate(map(self._annotated, wanted), self.prompts.names))
 
-    def _keep_finished(self) -> None:
-        """After an interrupt or an error: the annotations of what is finished, and how much that is."""
+    def _keep_finished(self, options: SetInferenceOptions) -> None:
+        """After an interrupt or an error: all files that tell of what is finished, and how much that is."""
         with suppress(MedicalSam2Error):  # what stopped the run is to be reported, not this
             self._write_annotations()
+            if self.done and self.tables():
+                self._write_tables({**self.facts(options), "interrupted": True})
+                report.print_note(f"of what is finished, wrote {', '.join(map(str, self.tables().values()))}")
         if self.done:
             done = f"{sum(not row['blank'] for row in self.rows)} of {say_count(len(self.images), 'image', 'are')} outlined"
             others = sum(file.exists() for i, file in enumerate(self.files) if i not in self.done)
@@ -274,7 +278,7 @@ class _SetRun:
         try:
             self._follow(segmenter, options, order, quiet=quiet)
         except BaseException:
-            self._keep_finished()
+            self._keep_finished(options)
             raise
         self._write_annotations()
 
@@ -340,6 +344,7 @@ class _SetRun:
     def facts(self, options: SetInferenceOptions) -> dict[str, Any]:
         """What was done, for the report."""
         return {
+            **self.settings,
             "images": self.rows,
             "earlier": self.earlier,
             "failed": self.failed,
@@ -350,6 +355,7 @@ class _SetRun:
                 *(*self.window_warnings(options.window), *self.colour_warnings()),
                 *report.describe_sizes([*self.earlier, *self.rows]),
             ],
+            "seconds": round(time.perf_counter() - self.start, 3),
         }
 
     def unremembered_warnings(self, bank: str) -> list[str]:
@@ -391,15 +397,19 @@ class _SetRun:
         self.failed.append(report.failure_row(self.images.entries[i].name, error))
         self.code = max(self.code, error.exit_code)
 
-    def finish(self, facts: dict[str, Any]) -> list[Path]:
-        """Write what speaks of all images, tell what was noticed of the set, and name those that failed."""
-        report.print_warnings(facts["warnings"])
+    def _write_tables(self, facts: Mapping[str, Any]) -> None:
+        """Sheet, statistics and report."""
         if self.sheet is not None and self.outputs.preview is not None:
             self.sheet.save(self.outputs.preview)
         if self.outputs.statistics is not None:
             atomic.write_bytes(self.outputs.statistics, report.set_statistics(self.measured, self.outputs.statistics))
         if self.outputs.report is not None:
             atomic.write_bytes(self.outputs.report, atomic.encode(as_json(facts)))
+
+    def finish(self, facts: Mapping[str, Any]) -> list[Path]:
+        """Write what speaks of all images, tell what was noticed of the set, and name those that failed."""
+        report.print_warnings(facts["warnings"])
+        self._write_tables(facts)
         if self.images.others:
             named = ", ".join([*map(plain, self.images.others[:5]), *(["…"] if len(self.images.others) > 5 else [])])
             report.print_note(f"no images, left alone: {named}")

@@ -332,7 +332,7 @@ def _find_failing(run: "BatchRun", grids: Mapping[str, Any], how: Options) -> di
 def _outline(run: "BatchRun", outcomes: "Iterator[CaseOutcome]", *, quiet: bool) -> int:
     """The exit code; failures are printed as they happen, and counted at the end."""
     failed: list[CaseOutcome] = []
-    with report.Progress(quiet=quiet) as progress:
+    with report.Progress(quiet=quiet) as progress, _telling_how_to_go_on(run):
         for done, outcome in enumerate(outcomes, start=1):
             progress.update(plain(outcome.case), done, len(run.todo), "cases")
             report.print_warnings(outcome.warnings, f"{outcome.case}: ")
@@ -342,6 +342,19 @@ def _outline(run: "BatchRun", outcomes: "Iterator[CaseOutcome]", *, quiet: bool)
     if failed:
         report.print_note(f"{len(failed)} of {say_count(len(run.cases), 'case')} could not be outlined; the others are done")
     return max((each.exit_code for each in failed), default=0)
+
+
+@contextmanager
+def _telling_how_to_go_on(run: "BatchRun") -> Iterator[None]:
+    """Where the run is stopped: how much is done, which its tables tell of."""
+    try:
+        yield
+    except BaseException:
+        outlined = sum(not each.problem for each in run.done())
+        sheet = "" if run.part else ", and makes the sheet of the least sure"
+        told = f"{outlined} of {say_count(len(run.cases), 'case', 'are')} outlined, and in the tables"
+        report.print_note(f"{told}; --skip-existing goes on with the others{sheet}")
+        raise
 
 
 def _facts(run: "BatchRun", cost: "BatchEstimate | None") -> dict[str, Any]:
