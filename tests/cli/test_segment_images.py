@@ -271,6 +271,7 @@ def test_images_that_viewers_turn(set_workspace: SetWorkspace) -> None:
         (("--template", "a.png", "--mask", "none.png"), "none.png: there is no such file"),
         ((*A_MASK, "--bank", "fife"), "did you mean 'fifo'"),
         ((*A_MASK, "--order", "alike"), "unknown order"),
+        ((*A_MASK, "--order", "similar", "--bank", "prompted"), "--order changes nothing: --bank prompted remembers nothing"),
         ((*A_MASK, "--bank", "os:system"), "os:system is no bank; give a class with keep and weigh"),
         ((*A_MASK, "--order", "os:system"), "os:system is no order; give a function of the images that wait"),
         ((*A_MASK, "--order", "os:sep"), "os:sep is no order"),

@@ -62,6 +62,9 @@ def check_set_settings(options: SetInferenceOptions) -> None:
     except (TypeError, ValueError):
         remedy = "give a function of the images that wait and their likeness (see medical_sam2.tracking.image_set.Order)"
         raise ConfigError(f"{options.order} is no order", remedy) from None
+    if options.bank == "prompted" and options.order != SetInferenceOptions.order:
+        problem = "--order changes nothing: --bank prompted remembers nothing but the templates"
+        raise ConfigError(problem, "leave it out")
     named_window(options.window)
     if options.seed < 0:
         raise ConfigError(f"--seed {options.seed} is negative", "give 0 or more")
