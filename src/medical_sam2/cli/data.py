@@ -232,10 +232,8 @@ def prepare(
         print(json_format.dumps({**facts, "failed": outcome.problems}))
     else:
         failed = f", {len(outcome.problems)} failed" if outcome.problems else ""
-        arrays = say_count(outcome.arrays, "training array")
-        sys.stderr.write(
-            plain(f"{output}: {say_count(outcome.cases, 'case')} ({outcome.fresh} of them new), {arrays}{failed}") + "\n"
-        )
+        cases, arrays = say_count(outcome.cases, "case"), say_count(outcome.arrays, "training array")
+        sys.stderr.write(plain(f"{output}: {cases} ({outcome.fresh} of them new), {arrays}{failed}") + "\n")
     return InputError.exit_code if outcome.problems else 0
 
 
