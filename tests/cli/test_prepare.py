@@ -94,7 +94,7 @@ def test_a_file_of_medsegbench_is_unpacked_and_prepared(tmp_path: Path, capsys: 
     words = ("data", "unpack", file, "-o", output)
     code, _, err = run(capsys, *words)
     assert (code, err.count("\n"), output.exists()) == (2, 1, False)
-    assert "labels up to 2, and 1 structure(s) were named; name each label, in their order: --structures FIRST" in err
+    assert "labels up to 2, and 1 structure was named; name each label, in their order: --structures FIRST" in err
     assert run(capsys, *words, "--structures", "benign", "malignant", "--modality", "US") == (0, "", f"{output}: 6 pictures\n")
     code, _, err = run(capsys, *words, "--structures", "benign", "malignant")
     assert (code, err) == (2, f"{output}: the folder is not empty; choose another one\n")

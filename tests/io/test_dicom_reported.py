@@ -40,7 +40,7 @@ def test_links_to_folders_are_told(tmp_path: Path) -> None:
     (tmp_path / "series" / "more").symlink_to(tmp_path / "elsewhere")
     volume = io.load(tmp_path / "series")
     same(volume)
-    assert volume.warnings == ("1 link(s) to folders were not followed",)
+    assert volume.warnings == ("1 link to folders not followed",)
 
 
 def test_a_part_that_cannot_be_listed_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -123,7 +123,7 @@ def _scan(folder: Path, notes: list[str]) -> list[_Image]:
     if junk:
         notes.append(f"{say_count(len(junk), 'file', 'were')} skipped, no readable DICOM image: {count_kinds(junk)}")
     if others:
-        notes.append(f"{others} DICOM object(s) that hold no image were skipped")
+        notes.append(f"{say_count(others, 'DICOM object', 'were')} skipped, without an image")
     return images
 
 
@@ -217,7 +217,7 @@ def _without_localizers(images: list[_Image], notes: list[str]) -> list[_Image]:
     kept = [image for image in images if "LOCALIZER" not in text(image.header, "ImageType").upper()]
     if not kept or len(kept) == len(images):
         return images
-    notes.append(f"{len(images) - len(kept)} localizer image(s) in the series were left out")
+    notes.append(f"{say_count(len(images) - len(kept), 'localizer image')} of the series left out")
     return kept
 
 
