@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from medical_sam2 import errors
-from medical_sam2.errors import AmbiguousError, GeometryError, InputError, MedicalSam2Error, ResourceError
+from medical_sam2.errors import AmbiguousError, GeometryError, InputError, MedicalSam2Error, ResourceError, say_count
 
 TREE = [kind for kind in vars(errors).values() if isclass(kind) and issubclass(kind, MedicalSam2Error)]
 texts = st.text(max_size=40)
@@ -64,3 +64,11 @@ def test_a_copy_says_the_same(kind: type[MedicalSam2Error]) -> None:
 def test_exit_codes() -> None:
     assert (InputError("").exit_code, GeometryError("").exit_code) == (2, 2)
     assert (ResourceError("").exit_code, AmbiguousError("").exit_code) == (3, 4)
+
+
+@pytest.mark.parametrize(
+    ("number", "said"), [(0, "0 label maps were"), (1, "1 label map was"), (2, "2 label maps were"), (21, "21 label maps were")]
+)
+def test_one_thing_is_said_in_the_singular(number: int, said: str) -> None:
+    assert say_count(number, "label map", "were") == said
+    assert say_count(number, "label map") == said.rsplit(maxsplit=1)[0]

@@ -204,7 +204,7 @@ def test_what_another_object_claims_stays_scribbled_on() -> None:
     assert not any("scribbled" in line for line in found.warnings)
     found = segment(case, own, islands=True, priority=["1"])
     assert (found.labels[3:8, 9, 8] == 1).all()
-    assert "object 2 lost 5 voxels that were scribbled on to others" in found.warnings
+    assert "object 2 lost 5 scribbled voxels to others" in found.warnings
 
 
 def test_a_negative_region_in_every_orientation() -> None:

@@ -24,6 +24,7 @@ NO_MEMORY = re.compile("allocate memory|not enough memory|unable to mmap|failed 
 """What libraries say for want of memory in errors that have no type of their own: torch, safetensors, the dynamic linker."""
 DEFECT = 70
 """Exit code of an error of this program."""
+OF_ONE = {"are": "is", "were": "was", "have": "has", "hold": "holds"}
 
 
 class MedicalSam2Error(Exception):
@@ -139,6 +140,21 @@ def read_number(text: str) -> float:
         return int(text)
     except ValueError:
         return float(text)
+
+
+def say_count(number: int, noun: str, verb: str = "") -> str:
+    """So many things, as a message says it, and the verb that follows.
+
+    Args:
+        number: of things.
+        noun: for one of them.
+        verb: for several of them: are, were, have or hold.
+
+    >>> say_count(1, "image", "were"), say_count(0, "label map")
+    ('1 image was', '0 label maps')
+    """
+    follows = OF_ONE[verb] if number == 1 and verb else verb
+    return f"{number} {noun}{'s' * (number != 1)} {follows}".rstrip()
 
 
 def tells_of_memory(error: BaseException) -> bool:

@@ -37,7 +37,7 @@ def test_a_bad_case_is_named_with_the_exit_code(tmp_path: Path, capsys: pytest.C
     assert code == 2
     assert "case0: " in err
     assert "case0_0000.nii.gz: the file is empty" in err
-    assert err.endswith("1 cases (1 of them new), 1 training arrays, 1 failed\n") or "1 failed" in err
+    assert err.endswith("1 case (1 of them new), 1 training array, 1 failed\n") or "1 failed" in err
 
 
 def test_a_folder_with_images_and_labels(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -94,7 +94,7 @@ def test_a_file_of_medsegbench_is_unpacked_and_prepared(tmp_path: Path, capsys: 
     words = ("data", "unpack", file, "-o", output)
     code, _, err = run(capsys, *words)
     assert (code, err.count("\n"), output.exists()) == (2, 1, False)
-    assert "labels up to 2, and 1 structure(s) were named; name each label, in their order: --structures FIRST" in err
+    assert "labels up to 2, and 1 structure was named; name each label, in their order: --structures FIRST" in err
     assert run(capsys, *words, "--structures", "benign", "malignant", "--modality", "US") == (0, "", f"{output}: 6 pictures\n")
     code, _, err = run(capsys, *words, "--structures", "benign", "malignant")
     assert (code, err) == (2, f"{output}: the folder is not empty; choose another one\n")

@@ -335,6 +335,20 @@ def test_what_to_review_next(workspace: Workspace, monkeypatch: pytest.MonkeyPat
     ]
 
 
+def test_a_slice_that_a_direction_and_its_reverse_mark_is_named_once(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = tuple(SliceConfidence(1, view, 3, sure, 50, look_here=True) for view, sure in (("SPL", 0.4), ("IPL", 0.31)))
+    other = SliceConfidence(1, "LPS", 3, 0.2, 50, look_here=True)
+    found = Segmentation(np.zeros(SHAPE, np.uint8), AFFINE, confidence=(*rows, other))
+    monkeypatch.setattr(Segmenter, "segment_volume", lambda *_, **__: found)
+    _, _, err = workspace.run(*CLICK, "--views", "six")
+    assert [line for line in err.splitlines() if line.startswith("review")] == [
+        "review next: object 1, slice 3 of axis k (confidence .31)",
+        "review next: object 1, slice 3 of axis i (confidence .20)",
+    ]
+
+
 def test_empty_slice_is_a_warning(workspace: Workspace) -> None:
     array = np.random.default_rng(0).normal(size=SHAPE).astype(np.float32)
     array[:, :, 3] = 0
@@ -375,7 +389,7 @@ def test_small_parts_that_a_box_lost_are_told(workspace: Workspace) -> None:
     workspace.put("two.nii.gz", array)
     box = ("--box", "6", "4", "3", "18", "16", "3")
     warnings = workspace.done(*box, image="two.nii.gz")["warnings"]
-    assert "object 1: 1 small parts in its box (1 voxels) were dropped; `islands` keeps them" in warnings
+    assert "object 1 lost 1 small part in its box (1 voxel); `islands` keeps them" in warnings
     assert not any(
         "small parts" in line for line in workspace.done(*box, "--islands", image="two.nii.gz", output="b.nii.gz")["warnings"]
     )

@@ -18,9 +18,11 @@ from medical_sam2 import preview
 from medical_sam2.cli import main, report
 from medical_sam2.cli.segment_images import _SetRun  # pyright: ignore[reportPrivateUsage]
 from medical_sam2.errors import ResourceError
+from medical_sam2.intensity_window import Window
 from medical_sam2.io import atomic
 from medical_sam2.segmenter import Segmenter
 from medical_sam2.tracking.image_set import ImageMask
+from medical_sam2.volume import Segmentation, SliceConfidence
 from tests.cli.conftest import A_MASK, LOADED, SetWorkspace, read_once
 
 
@@ -174,6 +176,36 @@ def test_suggestions(set_workspace: SetWorkspace) -> None:
     assert "no report of a set" in set_workspace.shown()[1]
 
 
+def test_what_deserves_a_look_is_suggested_first(set_workspace: SetWorkspace) -> None:
+    """With the reason, whatever the others need; also of an image in colour that the network is sure of."""
+    grey = np.array(Image.open("set/b.png"))
+    Image.fromarray(np.stack([grey, grey // 2, grey], axis=2)).save("set/b.png")
+    facts = set_workspace.done(*A_MASK, "--report", "run.json")
+    assert facts["deserve_a_look"] == ["b.png"]
+    for row in facts["images"]:
+        row["confidence"]["1"] = 0.99 if row["image"] == "b.png" else 0.1
+    Path("run.json").write_text(json.dumps(facts))
+    assert main(["suggest", "run.json", "--count", "2"]) == 0
+    first, second = set_workspace.shown()[0].splitlines()
+    assert first.startswith("b.png confidence 0.99")
+    assert first.endswith("; in colour where what is prompted is grey, or the other way round")
+    assert second.startswith("c.jpg confidence 0.10")
+    assert second[-3:].replace(".", "").isdigit()
+
+
+def test_slices_that_a_report_marks_are_suggested_first(set_workspace: SetWorkspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    array = np.random.default_rng(0).normal(size=(20, 18, 6))
+    nib.save(nib.Nifti1Image(array, np.diag([1.0, 1, 3, 1])), "v.nii.gz")  # type: ignore[attr-defined]
+    rows = [SliceConfidence(1, "SPL", k, 0.2 if k == 1 else 0.9, 50, prompted=k == 2, look_here=k == 4) for k in range(6)]
+    found = Segmentation(np.zeros(array.shape, np.uint8), np.eye(4), confidence=tuple(rows), windows={1: Window(0, 1)})
+    monkeypatch.setattr(Segmenter, "segment_volume", lambda *_, **__: found)
+    words = ("--point", "9,9,2", "--weights", str(set_workspace.weights), "--count", "2", "--json")
+    assert main(["suggest", "v.nii.gz", *words]) == 0
+    first, second = json.loads(set_workspace.shown()[0])["suggestions"]
+    assert (first["slice"], first["reason"]) == (4, "far less sure than usual, or it may have leaked there")
+    assert (second["slice"] in {0, 1, 3, 5}, second["reason"]) == (True, None)
+
+
 @pytest.mark.parametrize(
     "option",
     ["--views three", "--fusion vote", "--islands", "--adapt 5", "--correct v.nii.gz", "--name liver"],
@@ -271,6 +303,7 @@ def test_images_that_viewers_turn(set_workspace: SetWorkspace) -> None:
         (("--template", "a.png", "--mask", "none.png"), "none.png: there is no such file"),
         ((*A_MASK, "--bank", "fife"), "did you mean 'fifo'"),
         ((*A_MASK, "--order", "alike"), "unknown order"),
+        ((*A_MASK, "--order", "similar", "--bank", "prompted"), "--order changes nothing: --bank prompted remembers nothing"),
         ((*A_MASK, "--bank", "os:system"), "os:system is no bank; give a class with keep and weigh"),
         ((*A_MASK, "--order", "os:system"), "os:system is no order; give a function of the images that wait"),
         ((*A_MASK, "--order", "os:sep"), "os:sep is no order"),

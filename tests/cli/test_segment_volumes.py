@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from medical_sam2 import io
 from medical_sam2.batch import cluster
 from medical_sam2.batch.cases import find_cases
 from medical_sam2.batch.outputs import CaseOutcome
@@ -54,6 +55,26 @@ def test_as_segment_does_one_by_one(workspace: Workspace, words: list[str]) -> N
     Path("c1.nii.gz").write_bytes(whole)
     assert main([*words, "--skip-existing"]) == 0
     assert "1 of 3 cases outlined, 2 were there already" in workspace.shown()[0]
+
+
+def test_an_interrupted_run_says_how_to_go_on(workspace: Workspace, words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    save = io.save
+
+    def broken(found: object, path: Path, *more: object, **how: object) -> None:
+        if path.name == "p1.nii.gz":
+            raise KeyboardInterrupt
+        save(found, path, *more, **how)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(io, "save", broken)
+    assert main(words) == 130
+    told = "1 of 3 cases are outlined, and in the tables; --skip-existing goes on with the others, and makes the sheet"
+    assert told in workspace.shown()[1]
+    with Path("out/results.csv").open() as stream:
+        assert [row["case"] for row in csv.DictReader(stream)] == ["p0"]
+    assert not Path("out/least_sure.png").exists()
+    monkeypatch.setattr(io, "save", save)
+    assert main([*words, "--skip-existing"]) == 0
+    assert Path("out/least_sure.png").exists()
 
 
 def test_dry_run_checks_and_writes_nothing(workspace: Workspace, words: list[str]) -> None:

@@ -72,7 +72,7 @@ def test_what_a_run_that_goes_on_cannot_know_is_told(set_workspace: SetWorkspace
     set_workspace.done(*A_MASK)
     Path("out/c.png").unlink()
     told = set_workspace.done(*A_MASK, "--skip-existing", "--report", "run.json")["warnings"]
-    assert told[0].startswith("1 images that were there already are not remembered: the others may come out otherwise")
+    assert told[0].startswith("1 image is not remembered, as label maps were there already: the others may come out otherwise")
     assert len(told) == 1
     facts = json.loads(Path("run.json").read_text())
     assert [[row["image"] for row in facts[kind]] for kind in ("images", "earlier")] == [["c.jpg"], ["a.png", "b.png"]]
@@ -81,7 +81,7 @@ def test_what_a_run_that_goes_on_cannot_know_is_told(set_workspace: SetWorkspace
         save_label_map(np.array(Image.open(f"out/{name}.png")), Path(f"out/{name}.png"))
     Path("out/a.png").unlink()
     again = set_workspace.done(*A_MASK, "--skip-existing", "--statistics", "s.csv")
-    assert again["warnings"][0].startswith("2 label maps that stay do not tell how they were made")
+    assert again["warnings"][0].startswith("2 label maps are left out of preview, statistics and report")
     assert {row["image"] for row in csv.DictReader(Path("s.csv").read_text().splitlines())} == {"a.png"}
     assert again["skipped"] == 2
 
@@ -93,7 +93,7 @@ def test_label_maps_of_other_images_are_not_mixed(set_workspace: SetWorkspace) -
     kept = Path("set/b.png").read_bytes()
     Image.fromarray(255 - np.array(Image.open("set/b.png"))).save("set/b.png")
     line = set_workspace.refused(*A_MASK, "--skip-existing")
-    assert "set: 1 images are not those that their label maps were made of: b.png; remove those label maps" in line
+    assert "set: 1 image was replaced since the earlier run: b.png; remove those label maps" in line
     Path("set/b.png").write_bytes(kept)
     Image.fromarray(255 - np.array(Image.open("set/a.png"))).save("set/a.png")
     Path("out/a.png").unlink()
@@ -123,7 +123,36 @@ def test_an_interrupted_run_that_replaced_some_says_what_is_left(
 
     monkeypatch.setattr("medical_sam2.cli.segment_images.save_label_map", broken)
     _, _, told = set_workspace.run(*A_MASK, "--object", "2", "--overwrite")
-    assert "1 of 3 images are outlined; 2 label maps are still those of before: do all again with --overwrite" in told
+    assert "1 of 3 images are outlined; 2 label maps are still of before: do all again with --overwrite" in told
+
+
+def test_an_interrupted_first_run_tells_what_is_finished(set_workspace: SetWorkspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sheet, statistics and report are of the images that are done, and a line says how to go on; before the first, nothing."""
+    save = save_label_map
+    missing = "a.png"
+
+    def broken(labels: object, file: Path, *more: object) -> None:
+        if file.name == missing:
+            raise KeyboardInterrupt
+        save(labels, file, *more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("medical_sam2.cli.segment_images.save_label_map", broken)
+    words = (*A_MASK, "--preview", "sheet.png", "--statistics", "s.csv", "--report", "run.json")
+    assert set_workspace.run(*words)[0] == 130
+    assert not [path for path in ("sheet.png", "s.csv", "run.json") if Path(path).exists()]
+    missing = "c.png"
+    code, _, told = set_workspace.run(*words)
+    assert code == 130
+    assert "of what is finished, wrote sheet.png, s.csv, run.json" in told
+    assert "2 of 3 images are outlined; --skip-existing goes on with the others" in told
+    facts = json.loads(Path("run.json").read_text())
+    assert (facts["interrupted"], facts["count"], [row["image"] for row in facts["images"]]) == (True, 3, ["a.png", "b.png"])
+    assert [row["image"] for row in csv.DictReader(Path("s.csv").read_text().splitlines())] == ["a.png", "b.png"]
+    with Image.open("sheet.png") as sheet:
+        assert sheet.width > 100
+    monkeypatch.setattr("medical_sam2.cli.segment_images.save_label_map", save)
+    facts = set_workspace.done(*words, "--skip-existing")
+    assert ("interrupted" in facts, [row["image"] for row in facts["images"]]) == (False, ["c.jpg"])
 
 
 NO_OBJECT = '{"key": "k", "likeness": 1, "prompted": false, "window": null, "confidence": {}}'
@@ -170,6 +199,47 @@ def test_images_in_colour_among_grey_ones_are_named(set_workspace: SetWorkspace,
     assert not both["warnings"]  # both kinds were shown
 
 
+def test_a_blank_image_is_neither_grey_nor_in_colour(set_workspace: SetWorkspace) -> None:
+    for name in ("a.png", "b.png", "c.jpg"):
+        grey = np.array(Image.open(Path("set") / name).convert("L"))
+        Image.fromarray(np.stack([grey, grey // 2, grey], axis=2)).save(Path("set") / name)
+    Image.fromarray(np.full((12, 14), 9, np.uint8)).save("set/black.png")
+    found = set_workspace.done(*A_MASK)
+    assert (found["warnings"], found["deserve_a_look"]) == ([], [])
+    Image.fromarray(np.array(Image.open("set/b.png").convert("L"))).save("set/b.png")
+    (told,) = set_workspace.done(*A_MASK, "--overwrite")["warnings"]
+    assert told.startswith("1 of 3 images are grey and what is prompted is in colour")
+
+
+def discs(radii: list[int], size: int = 48) -> None:
+    """Images e0.png … in the folder, each with a bright disc."""
+    rng, distance = np.random.default_rng(1), np.hypot(*(np.indices((size, size)) - size / 2))
+    for i, radius in enumerate(radii):
+        image = np.where(distance < radius, 200, 60 + rng.integers(-20, 20, (size, size))).astype(np.uint8)
+        Image.fromarray(image).save(f"set/e{i}.png")
+
+
+@pytest.mark.parametrize(("radii", "told"), [([12, 4, 4, 5, 4], "smaller"), ([4, 12, 13, 12, 13], "larger")])
+def test_objects_of_quite_another_size_are_told(set_workspace: SetWorkspace, radii: list[int], told: str) -> None:
+    """As nuclei that are taken for the cells that were outlined; also by a run that goes on, but not of few images."""
+    for path in Path("set").iterdir():
+        path.unlink()
+    discs(radii)
+    Image.fromarray((np.array(Image.open("set/e0.png")) == 200).astype(np.uint8) * 255).save("m.png")
+    words = ("--template", "e0.png", "--mask", "m.png")
+    (line,) = set_workspace.done(*words)["warnings"]
+    assert line.startswith(f"object 1 is far {told} on 4 images (")
+    assert f"pixels at the median, {int((np.array(Image.open('m.png')) > 0).sum())} where it was prompted" in line
+    assert line.endswith("prompt one more image, too")
+    Path("out/e4.png").unlink()
+    assert line in set_workspace.done(*words, "--skip-existing")["warnings"]
+    discs([*radii[:3], radii[0], radii[0]])
+    assert not set_workspace.done(*words, "--overwrite")["warnings"]
+    discs(radii)
+    Path("set/e4.png").unlink()
+    assert not set_workspace.done(*words, "--overwrite")["warnings"]
+
+
 def broken(weights: Path, tmp_path: Path) -> Path:
     """Weights with a consensus of sets that cannot be read."""
     folder = tmp_path / "own"
@@ -200,3 +270,10 @@ def test_the_report_says_whether_there_was_a_consensus(workspace: Workspace) -> 
     assert workspace.done(*CLICK, *shipped, output="one.nii.gz")["settings"]["consensus"] is True
     words = ("--correct", "one.nii.gz", "--negative", "3", "3", "3", *shipped)
     assert workspace.done(*words, output="two.nii.gz")["settings"]["consensus"] is False
+
+
+def test_where_nothing_was_left_to_do_nothing_is_said_of_memories(set_workspace: SetWorkspace) -> None:
+    """Not even where an image is waiting that cannot be read."""
+    Path("set/d.png").write_bytes(Path("set/b.png").read_bytes()[:60])
+    set_workspace.done(*A_MASK, code=2)
+    assert not set_workspace.done(*A_MASK, "--skip-existing", code=2)["warnings"]

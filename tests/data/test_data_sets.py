@@ -84,7 +84,7 @@ def test_labels_that_nobody_declared(tmp_path: Path) -> None:
     [
         ({"channel_names": None}, "channel_names"),
         ({"channel_names": {"1": "CT"}}, "do not count from 0"),
-        ({"channel_names": {"0": "T1", "1": "T2"}}, "1 files, and 2 channels"),
+        ({"channel_names": {"0": "T1", "1": "T2"}}, "1 file, and 2 channels"),
         ({"labels": {"background": 0}}, "nothing but the background"),
         ({"labels": {"liver": "one"}}, "'liver' has no whole number"),
         ({"file_ending": "nii"}, "file_ending"),

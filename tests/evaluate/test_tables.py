@@ -39,7 +39,7 @@ def test_the_page_of_a_protocol() -> None:
     assert "| fifo | 2 | 0.250 [0.000, 0.500] | – | – | – | 2.000 mm (1) |" in text
     assert "| fifo | +0.000 [0.000, 0.000] | 1.000 | 2 |" in text
     assert "- CT d liver: it has no label map\n" in text
-    assert "- CT liver: 1 answers, truth and prediction empty\n" in text
+    assert "- CT liver: 1 answer, truth and prediction empty\n" in text
 
 
 def test_a_distance_that_is_infinite_is_counted_beside_the_mean() -> None:

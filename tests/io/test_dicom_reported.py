@@ -40,7 +40,7 @@ def test_links_to_folders_are_told(tmp_path: Path) -> None:
     (tmp_path / "series" / "more").symlink_to(tmp_path / "elsewhere")
     volume = io.load(tmp_path / "series")
     same(volume)
-    assert volume.warnings == ("1 link(s) to folders were not followed",)
+    assert volume.warnings == ("1 link to folders not followed",)
 
 
 def test_a_part_that_cannot_be_listed_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -289,7 +289,7 @@ def test_copies_are_counted_and_left_out(tmp_path: Path) -> None:
     again(tmp_path, "other bytes.dcm", SeriesDescription="sent again")
     volume = io.load(tmp_path)
     same(volume)
-    assert volume.warnings == ("2 slices are there twice, in 2 further file(s); copies were left out",)
+    assert volume.warnings == ("2 slices are there twice, in 2 further files; copies were left out",)
 
 
 @pytest.mark.parametrize("tags", [{"PixelData": bytes(40)}, {"RescaleSlope": 2}])
@@ -307,7 +307,7 @@ def test_copies_of_many_frames_are_compared(tmp_path: Path) -> None:
     save(dataset, tmp_path / "b.dcm")
     volume = io.load(tmp_path)
     same(volume)
-    assert volume.warnings == ("6 slices are there twice, in 1 further file(s); copies were left out",)
+    assert volume.warnings == ("6 slices are there twice, in 1 further file; copies were left out",)
     dataset.PixelData = dataset.PixelData[:-1] + b"\x01"
     save(dataset, tmp_path / "b.dcm")
     with pytest.raises(FormatError, match="have the same SOPInstanceUID"):

@@ -151,10 +151,10 @@ def test_interpolated_slices_are_left_out_and_named(tmp_path: Path) -> None:
     (tmp_path / "series" / "IM0001.dcm").unlink()
     volume = io.load(tmp_path / "series", allow_gap=True)
     told = io.save(Segmentation(objects(), volume.affine), tmp_path / "o.rtstruct.dcm", volume)
-    assert told == ["1 slice(s) were interpolated and have no image: an RTSTRUCT holds no contours there"]
+    assert told == ["1 slice was interpolated, without an image: an RTSTRUCT holds no contours there"]
     found = io.load_labels(tmp_path / "o.rtstruct.dcm", volume)
     assert not found.array[:, :, 1].any()
-    assert "ROI 300 has no contour on 1 slice(s) between its first and its last one" in found.warnings
+    assert "ROI 300 has no contour on 1 slice between its first and its last one" in found.warnings
 
 
 def test_objects_that_overlap_come_back_whole(tmp_path: Path) -> None:

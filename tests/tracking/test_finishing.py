@@ -75,7 +75,7 @@ def test_holes_parts_and_small_parts() -> None:
     assert (found.labels == 1).sum() == 1000 - 1 + 8 + 1
     assert found.labels[5, 5, 5] == 2
     assert (changes[0].before, changes[0].after, changes[0].left_to_others) == (992 + 9, 999 + 9, 1)
-    assert "1 voxels were left to other objects" in found.warnings[0]
+    assert "1 voxel was left to other objects" in found.warnings[0]
     found, _ = finish(segmentation(labels), {1: FinishingSteps(largest=True)})
     assert (found.labels == 1).sum() == 992
     found, _ = finish(segmentation(labels), {1: FinishingSteps(min_volume_ml=0.005)})
@@ -133,7 +133,7 @@ def test_nothing_grows_into_what_prompts_leave_out() -> None:
     assert free[3, 10, 10] == free[15, 16, 10] == 1
     assert (found.labels == free * allowed).all()
     told = finish(segmentation(labels), {1: FinishingSteps(grow_mm=-1)}, drawn, {1: limits})[0].warnings
-    assert told == ("object 1 lost 10 voxels that were scribbled on",)
+    assert told == ("object 1 lost 10 scribbled voxels",)
     spur = Scribble(((9, 2, 9), (9, 8, 9)), width=1)
     labels[9, 2:9, 9] = 1
     limits = limits_of([spur], labels.shape, 2)

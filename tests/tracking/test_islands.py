@@ -41,7 +41,7 @@ def test_a_crumb_in_a_box_goes_unless_it_is_clicked_on(clicked: bool) -> None:
     labels[13, 13, 3] = 1
     labels[8:10, 8:10, 3] = 1  # a sixteenth of the largest part
     told = remove_islands(labels, [Box((1, 1, 3), (15, 15, 3)), *([Point((13, 13, 3))] if clicked else [])])
-    assert told == ([] if clicked else ["object 1: 1 small parts in its box (1 voxels) were dropped; `islands` keeps them"])
+    assert told == ([] if clicked else ["object 1 lost 1 small part in its box (1 voxel); `islands` keeps them"])
     assert labels[3, 3, 3] == labels[8, 8, 3] == 1
     assert labels[13, 13, 3] == clicked
 

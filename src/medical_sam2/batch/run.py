@@ -38,7 +38,7 @@ from medical_sam2.batch.outputs import (
     write_shared,
     write_tables,
 )
-from medical_sam2.errors import DEFECT, ConfigError, InputError, MedicalSam2Error, explain_refusal
+from medical_sam2.errors import DEFECT, ConfigError, InputError, MedicalSam2Error, explain_refusal, say_count
 from medical_sam2.intensity_window import named_window
 from medical_sam2.io import Form, registry
 from medical_sam2.io.prompt_file import NamedPrompts
@@ -243,7 +243,8 @@ class BatchRun:
         others = [job for job in self.jobs if job.case.name in kept and not _is_current(job, kept[job.case.name])]
         self.changed = tuple(job.case.name for job in others)
         if self.changed and existing != "redo changed":
-            problem = f"{len(self.changed)} of {len(kept)} cases were made with other settings, weights, prompts or images: "
+            some = f"{len(self.changed)} of {say_count(len(kept), 'case', 'were')}"
+            problem = f"{some} made with other settings, weights, prompts or images: "
             remedy = "say --redo-changed, or choose another folder"
             raise InputError(problem + ", ".join(self.changed[:3]) + " …" * (len(self.changed) > 3), remedy, subject=folder)
         self.outcomes = {name: found for name, found in kept.items() if name not in self.changed}
@@ -256,7 +257,7 @@ class BatchRun:
         if not self.folder.exists() and not self.folder.parent.is_dir():
             raise InputError("its folder does not exist", "create it first", subject=self.folder)
         if done and existing == "refuse":
-            problem = f"{len(done)} of {len(self.cases)} cases are done already, {next(iter(done))} among them"
+            problem = f"{len(done)} of {say_count(len(self.cases), 'case', 'are')} done already, {next(iter(done))} among them"
             raise InputError(problem, "say --skip-existing or --overwrite", subject=self.folder)
         if existing == "overwrite":
             return

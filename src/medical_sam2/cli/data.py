@@ -13,7 +13,7 @@ from medical_sam2 import io
 from medical_sam2.cli import plain
 from medical_sam2.cli.options import FLAG
 from medical_sam2.data.catalog import ENTRIES, find_entry, unpack_medsegbench
-from medical_sam2.errors import ConfigError, InputError
+from medical_sam2.errors import ConfigError, InputError, say_count
 from medical_sam2.intensity_window import CT_WINDOWS, Windows, choose_window
 from medical_sam2.io import Form, Picture
 from medical_sam2.io.prompt_file import describe_prompts
@@ -172,7 +172,7 @@ def unpack(
         modality: name of the channel of grey pictures, such as US.
     """
     count = unpack_medsegbench(file, output, structures, modality=modality)
-    sys.stderr.write(plain(f"{output}: {count} pictures") + "\n")
+    sys.stderr.write(plain(f"{output}: {say_count(count, 'picture')}") + "\n")
 
 
 def prepare(
@@ -232,8 +232,8 @@ def prepare(
         print(json_format.dumps({**facts, "failed": outcome.problems}))
     else:
         failed = f", {len(outcome.problems)} failed" if outcome.problems else ""
-        arrays = f"{outcome.arrays} training arrays"
-        sys.stderr.write(plain(f"{output}: {outcome.cases} cases ({outcome.fresh} of them new), {arrays}{failed}") + "\n")
+        cases, arrays = say_count(outcome.cases, "case"), say_count(outcome.arrays, "training array")
+        sys.stderr.write(plain(f"{output}: {cases} ({outcome.fresh} of them new), {arrays}{failed}") + "\n")
     return InputError.exit_code if outcome.problems else 0
 
 

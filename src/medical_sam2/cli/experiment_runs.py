@@ -18,7 +18,7 @@ from medical_sam2.cli.options import InferenceOptions
 from medical_sam2.cli.report import Progress, print_note
 from medical_sam2.data.data_sets import DataSet, read_data_set
 from medical_sam2.data.prepare import CaseSplit, prepare_cases, split_cases
-from medical_sam2.errors import ConfigError
+from medical_sam2.errors import ConfigError, say_count
 from medical_sam2.evaluate.methods import find_method
 from medical_sam2.evaluate.protocols import BEYOND_PAPER, PRESETS, PROTOCOLS, find_protocol
 from medical_sam2.evaluate.report import write_report
@@ -97,7 +97,7 @@ def finetune_network(folder: Path, output: Path, options: FinetuneOptions) -> No
     if begun is not None and _is_finished(begun, output / "run", output / REPORT):
         return
     split, network = _split(dataset, output, options), load_backbone(begun.start if begun else options.weights)
-    print_note(f"{len(split.train)} cases to learn from, {len(split.held_out)} held out")
+    print_note(f"{say_count(len(split.train), 'case')} to learn from, {len(split.held_out)} held out")
     pool = prepare_cases(dataset, split.train, output / "cases")
     recipe = begun or _override(_choose_recipe(network, pool, output / "run", options), options.settings)
     before = _evaluate("before", network, dataset, split, options)
@@ -155,7 +155,7 @@ def _names(split: CaseSplit) -> dict[str, Any]:
 
 
 def _evaluate(what: str, network: Sam2, dataset: DataSet, split: CaseSplit, options: FinetuneOptions) -> list[Score]:
-    print_note(f"{what}: one prompt on each of {len(split.held_out)} cases")
+    print_note(f"{what}: one prompt on each of {say_count(len(split.held_out), 'case')}")
     segmenter = Segmenter(network, device=options.device)
     return score_held_out(segmenter, dataset, split.held_out, options.prompts, seed=options.seed, on_case=_CaseCounter())
 
@@ -220,7 +220,7 @@ class _CaseCounter:
     def __call__(self, done: int, total: int) -> None:
         if time.monotonic() - self._last > EVERY_S:
             self._last = time.monotonic()
-            print_note(f"{done} of {total} cases")
+            print_note(f"{done} of {say_count(total, 'case')}")
 
 
 def _follow(training: TrainingRun, max_minutes: float | None = None) -> None:
@@ -265,7 +265,7 @@ def measure_studies(
             if done.done:
                 progress.update(plain(done.what), done.done, done.total, "answers", done.share)
             elif not quiet:
-                print_note(f"{done.total} answers to make")
+                print_note(f"{say_count(done.total, 'answer')} to make")
 
         outcomes = run_studies(studies, folders, workers=options.processes, on_done=report)
     if find_spec("matplotlib") is None:
@@ -313,7 +313,7 @@ def _describe_study(study: Study, outcome: StudyResult, folder: Path) -> dict[st
     for case, error in outcome.failed.items():
         print_note(plain(f"failed: {case}: {error}; run it again, and report it if it stays"))
     answers = sum(not row.skipped for row in outcome.rows)
-    print_note(plain(f"{folder}: {answers} rows, {outcome.fresh} answers of them new; see tables.md"))
+    print_note(plain(f"{folder}: {say_count(answers, 'row')}, {outcome.fresh} of them new; see tables.md"))
     return {
         "protocol": study.protocol.described(),
         "sha256": study.protocol.digest,

@@ -32,7 +32,7 @@ from medical_sam2.model.weights import weights_file
 from medical_sam2.plugins import find
 from medical_sam2.segmenter import Segmenter, check_choices, check_threads
 from medical_sam2.tracking.click_outline import JUDGE_FILE
-from medical_sam2.tracking.confidence import Need, neediest, slice_needs
+from medical_sam2.tracking.confidence import Need, slice_needs
 from medical_sam2.tracking.image_set import ORDERS, ImageMask, Shuffled
 from medical_sam2.tracking.plan import Group, TrackingPlan, bytes_needed, plan_tracking
 from medical_sam2.tracking.set_consensus import NETWORK_FILE
@@ -62,6 +62,9 @@ def check_set_settings(options: SetInferenceOptions) -> None:
     except (TypeError, ValueError):
         remedy = "give a function of the images that wait and their likeness (see medical_sam2.tracking.image_set.Order)"
         raise ConfigError(f"{options.order} is no order", remedy) from None
+    if options.bank == "prompted" and options.order != SetInferenceOptions.order:
+        problem = "--order changes nothing: --bank prompted remembers nothing but the templates"
+        raise ConfigError(problem, "leave it out")
     named_window(options.window)
     if options.seed < 0:
         raise ConfigError(f"--seed {options.seed} is negative", "give 0 or more")
@@ -246,8 +249,8 @@ def adapted(
     return adapt_to_outlines(segmenter.network, image, named.prompts, window=options.window, seconds=options.adapt)
 
 
-def neediest_slices(image: Volume, named: NamedPrompts, options: TrackingOptions, count: int) -> tuple[str, list[Need]]:
-    """The axis, and slices of it, where a prompt would help most: unsure, and unlike those that are prompted."""
+def weigh_slices(image: Volume, named: NamedPrompts, options: TrackingOptions) -> tuple[str, list[Need], frozenset[int]]:
+    """The axis, how much its slices need a prompt, and those that a report marks for a look."""
     check_settings(InferenceOptions(**vars(options)))
     segmenter = load_segmenter(options)
     found = segmenter.segment_volume(
@@ -257,4 +260,5 @@ def neediest_slices(image: Volume, named: NamedPrompts, options: TrackingOptions
     outlined = {row.slice for row in found.confidence if row.view == view.code and (row.prompted or row.area_px)}
     directions = segmenter.slice_directions(image, view, next(iter(found.windows.values())), outlined)
     axis = "ijk"[view.order(image.orientation)[0]]
-    return axis, neediest(slice_needs(found.confidence, directions), count)
+    marked = frozenset(row.slice for row in found.confidence if row.look_here and row.view == view.code)
+    return axis, slice_needs(found.confidence, directions), marked

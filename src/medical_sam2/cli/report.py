@@ -20,7 +20,7 @@ from medical_sam2 import preview, statistics
 from medical_sam2.cli import installed_version, plain
 from medical_sam2.cli.files import as_json
 from medical_sam2.cli.prompts import SetPrompts
-from medical_sam2.errors import MedicalSam2Error
+from medical_sam2.errors import MedicalSam2Error, say_count
 from medical_sam2.intensity_window import Window, percentile_window
 from medical_sam2.io import atomic
 from medical_sam2.io.image_folder import ImageFolder
@@ -47,6 +47,11 @@ PLACE = (
 )
 COLUMNS_OF_SET = ("image", "object", "name", "confidence", "area_px", "area_mm2", "share", *PLACE, "intensity_unit")
 TILE_PX, COLUMNS, MOST_TILES = 190, 6, 120
+FEWEST, OTHER_SIZE, NEARLY_ALL = (
+    4,
+    3.0,
+    0.9,
+)  # images that nobody prompted; times as large or small, at the median; share of them
 PROMPTED = -1.0  # templates come before all others
 
 
@@ -174,18 +179,22 @@ def describe_result(volume: Volume, found: Segmentation, warnings: Sequence[str]
     return {
         "objects": _objects(volume, found),
         "windows": {str(label): _window(each) for label, each in found.windows.items()},
-        "look_here": [
-            {
-                "object": row.object,
-                "axis": "ijk"[View(row.view).order(volume.orientation)[0]],
-                "slice": row.slice,
-                "confidence": round(row.confidence, 4),
-            }
-            for row in found.confidence
-            if row.look_here
-        ],
+        "look_here": _slices_to_review(volume, found),
         "warnings": list(dict.fromkeys([*volume.warnings, *warnings, *found.warnings])),
     }
+
+
+def _slices_to_review(volume: Volume, found: Segmentation) -> list[dict[str, Any]]:
+    """Each slice once, as sure as the least sure view of it: a direction and its reverse may both mark it."""
+    places = dict[tuple[int, str, int], float]()
+    for row in found.confidence:
+        if row.look_here:
+            place = row.object, "ijk"[View(row.view).order(volume.orientation)[0]], row.slice
+            places[place] = min(row.confidence, places.get(place, row.confidence))
+    return [
+        {"object": label, "axis": axis, "slice": index, "confidence": round(sure, 4)}
+        for (label, axis, index), sure in places.items()
+    ]
 
 
 def _window(seen: Window) -> dict[str, Any]:
@@ -212,7 +221,7 @@ def result_text(report: Mapping[str, Any], outputs: Iterable[Path]) -> str:
     lines: list[str] = []
     for row in report["objects"]:
         name = f" ({row['name']})" if row["name"] else ""
-        lines.append(f"object {row['label']}{name}: {row['voxels']} voxels, {row['volume_ml']:.4g} mL")
+        lines.append(f"object {row['label']}{name}: {say_count(row['voxels'], 'voxel')}, {row['volume_ml']:.4g} mL")
     windows = dict.fromkeys(str(Window(**each)) for each in report["windows"].values())
     lines += [f"intensities from {each}" for each in windows]
     return "\n".join([*lines, *(f"wrote {path}" for path in outputs)]) + "\n"
@@ -264,9 +273,46 @@ def image_row(name: str, found: "ImageMask", file: Path) -> dict[str, Any]:
         "confidence": {str(label): round(sure, 4) for label, sure in found.confidence.items()},
         "likeness": round(found.likeness, 6),
         "window": None if found.window is None else _window(found.window),
+        "shape": list(found.labels.shape),
         "area_px": {str(label): int(counts[label]) if label < len(counts) else 0 for label in found.confidence},
         "warnings": list(found.warnings),
     }
+
+
+def describe_sizes(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A line for each object that is far smaller, or larger, on nearly all images than where it was prompted.
+
+    Pixels and shares of the image must both say so: images may be of several sizes.
+
+    Args:
+        rows: of `image_row`.
+    """
+    told: list[str] = []
+    for label in sorted({label for row in rows for label in row["area_px"]}, key=int):
+        there = [row for row in rows if row["area_px"].get(label)]
+        shown, found = ([_sizes(row, label) for row in there if row["prompted"] == by_hand] for by_hand in (True, False))
+        if not shown or len(found) < FEWEST:
+            continue
+        ratios = np.array(found) / np.median(shown, axis=0)
+        far = next((word for word, times in (("smaller", 1 / ratios), ("larger", ratios)) if _is_far(times)), None)
+        if far is not None:
+            usual, prompted = (float(np.median(sizes, axis=0)[0]) for sizes in (found, shown))
+            areas = f"{usual:.0f} pixels at the median, {prompted:.0f} where it was prompted"
+            instead = "a part of it, as nuclei of cells," if far == "smaller" else "more than it, as cells for nuclei,"
+            remedy = f"{instead} may have been outlined; prompt one more image, too"
+            told.append(f"object {label} is far {far} on {say_count(len(found), 'image')} ({areas}): {remedy}")
+    return told
+
+
+def _sizes(row: Mapping[str, Any], label: str) -> tuple[float, float]:
+    """Pixels of an object, and its share of the image."""
+    return row["area_px"][label], row["area_px"][label] / np.prod(row["shape"])
+
+
+def _is_far(times: NDArray[np.float64]) -> bool:
+    """Whether the median of either way to measure (images, 2) is beyond all doubt, and nearly all images are of that kind."""
+    low = np.quantile(times, 1 - NEARLY_ALL, axis=0)
+    return bool((np.median(times, axis=0) > OTHER_SIZE).all() and (low > OTHER_SIZE * 2 / 3).all())
 
 
 def failure_row(name: str, error: MedicalSam2Error) -> dict[str, Any]:
@@ -315,7 +361,7 @@ def set_result_text(report: Mapping[str, Any], written: Iterable[Path]) -> str:
     rows, blank = ([each for each in report["images"] if each["blank"] == empty] for empty in (False, True))
     windows = {re.split(", background|, of which", each["window"]["source"])[0] for each in rows}
     sure = sorted((min(each["confidence"].values()), each["image"]) for each in rows if not each["prompted"])
-    lines = [f"{len(rows)} of {report['count']} images outlined"]
+    lines = [f"{len(rows)} of {say_count(report['count'], 'image')} outlined"]
     lines += [f"intensities: {', '.join(sorted(windows))}"] if windows else []
     if report["skipped"]:
         lines[0] += f", {report['skipped']} were there already"

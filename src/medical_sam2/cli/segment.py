@@ -1,7 +1,7 @@
 """`medsam2 segment` and `medsam2 suggest`: outline what was pointed at in a volume; where one more prompt would help most."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 NO_PROMPTS, AS_USUAL, AS_IT_IS = PromptOptions(), InferenceOptions(), Reading()
 AS_FOUND = FinishingOptions()
 NO_POINTING, AS_TRACKED = PointingOptions(), TrackingOptions()
+UNLIKE = "in colour where what is prompted is grey, or the other way round"
+UNSURE = "far less sure than usual, or it may have leaked there"
 OF_SEVERAL = {"three", "six", "auto"}
 
 
@@ -213,6 +215,8 @@ def suggest(
 ) -> None:
     """Name where one more prompt would help most: where the network is unsure, and nothing that was prompted is alike.
 
+    What was marked for a look comes first, with the reason: images in colour among grey ones, slices that may have leaked.
+
     Args:
         what: the report of `medsam2 segment-images` (run.json), or a volume with the prompts that it has so far.
         count: how many to name, the neediest first.
@@ -230,8 +234,9 @@ def suggest(
         files.check_memory_for_libraries()
         from medical_sam2.cli import network  # torch takes seconds to load: not for a report, nor for a mistyped path
 
-        axis, needs = network.neediest_slices(image, named, options, count)
-        rows = [{"slice": need.index, "axis": axis, **_facts(need)} for need in needs]
+        axis, needs, marked = network.weigh_slices(image, named, options)
+        ranked = _marked_first(needs, marked, count)
+        rows = [{"slice": need.index, "axis": axis, **_facts(need, UNSURE * (need.index in marked))} for need in ranked]
     text = "".join(f"{plain(line)}\n" for line in _lines(rows))
     report.print_report({"suggestions": rows}, text, json=json)
 
@@ -257,13 +262,24 @@ def _suggest_images(file: Path, count: int) -> list[dict[str, Any]]:
             for i, each in enumerate(images)
             if not each["prompted"] and not each["warnings"]
         ]
-        return [{"image": str(images[need.index]["image"]), **_facts(need)} for need in neediest(needs, count)]
+        marked = {i for i, each in enumerate(images) if each["image"] in facts.get("deserve_a_look", [])}
+        ranked = _marked_first(needs, marked, count)
+        names = [str(images[need.index]["image"]) for need in ranked]
+        return [
+            {"image": name, **_facts(need, UNLIKE * (need.index in marked))} for name, need in zip(names, ranked, strict=True)
+        ]
     except (KeyError, TypeError, ValueError, AttributeError):
         raise FormatError("this report is damaged", "make it again", subject=file) from None
 
 
-def _facts(need: Need) -> dict[str, float]:
-    return {"confidence": round(need.confidence, 4), "likeness": round(need.likeness, 6)}
+def _marked_first(needs: Sequence[Need], marked: Container[int], count: int) -> list[Need]:
+    """The neediest of those that segmenting marked for a look, then of the others."""
+    ours, others = ([need for need in needs if (need.index in marked) == wanted] for wanted in (True, False))
+    return [*neediest(ours, count), *neediest(others, count)][:count]
+
+
+def _facts(need: Need, reason: str) -> dict[str, Any]:
+    return {"confidence": round(need.confidence, 4), "likeness": round(need.likeness, 6), "reason": reason or None}
 
 
 def _lines(rows: Sequence[dict[str, Any]]) -> list[str]:
@@ -272,5 +288,6 @@ def _lines(rows: Sequence[dict[str, Any]]) -> list[str]:
     places = [row["image"] if "image" in row else f"slice {row['slice']} of axis {row['axis']}" for row in rows]
     return [
         f"{place}   confidence {row['confidence']:.2f}, likeness to what is prompted {row['likeness']:.3f}"
+        + (f"; {row['reason']}" if row["reason"] else "")
         for place, row in zip(places, rows, strict=True)
     ]

@@ -16,7 +16,7 @@ from medical_sam2.cli.files import SetOutputOptions, as_json, check_memory_for_l
 from medical_sam2.cli.label_map_records import LabelMapRecord, read_record, record_text
 from medical_sam2.cli.options import FLAG, SetInferenceOptions
 from medical_sam2.cli.prompts import SetPromptOptions, SetPrompts, set_prompts
-from medical_sam2.errors import ConfigError, InputError, MedicalSam2Error
+from medical_sam2.errors import ConfigError, InputError, MedicalSam2Error, say_count
 from medical_sam2.intensity_window import named_window
 from medical_sam2.io import atomic, registry, voxels
 from medical_sam2.io.annotations import AnnotatedImage
@@ -56,7 +56,6 @@ def segment_images(
         quiet: show no progress.
         dry_run: check files, prompts and weights, say what would be done, and compute nothing.
     """
-    start = time.perf_counter()
     images = open_folder(folder)
     run = _SetRun(images, images.outputs(outputs.output), outputs, report.Sheet() if outputs.preview is not None else None)
     run.skipped = set(_check(images, run.files, outputs))
@@ -72,16 +71,16 @@ def segment_images(
     lacking = options.consensus and segmenter.set_consensus is None
     options = replace(options, consensus=options.consensus and not lacking)
     run.key = network.hash_set_run(options, run.prompts, images)
-    run.notes = _check_skipped(run, options)
-    facts = report.describe_set_run(images, run.prompts, options) | network.describe_network(options, segmenter)
+    run.notes = _check_skipped(run)
+    run.settings = report.describe_set_run(images, run.prompts, options) | network.describe_network(options, segmenter)
     if dry_run:
-        report.print_report({**facts, "dry_run": True}, _dry_run_text(facts, run), json=json)
+        report.print_report({**run.settings, "dry_run": True}, _dry_run_text(run.settings, run), json=json)
         return 0
     if lacking:
         report.print_note("no consensus: these weights bring none for sets of images")
     run.show_earlier(network.recall_image)
     run.outline(segmenter, options, network.visiting_order(options), quiet=quiet)
-    facts |= {**run.facts(options.window), "seconds": round(time.perf_counter() - start, 3)}
+    facts = run.facts(options)
     written = run.finish(facts)
     report.print_report(facts, report.set_result_text(facts, written), json=json)
     return run.code
@@ -109,13 +108,13 @@ def _check(images: ImageFolder, files: list[Path], outputs: SetOutputOptions) ->
                 check_place(path, outputs.overwrite or outputs.skip_existing)
     there = [i for i, file in enumerate(files) if file.exists()]
     if there and not (outputs.overwrite or outputs.skip_existing):
-        problem = f"{len(there)} of {len(files)} label maps exist already, {files[there[0]].name} among them"
+        problem = f"{len(there)} of {say_count(len(files), 'label map')} exist already, {files[there[0]].name} among them"
         raise InputError(problem, "say --skip-existing or --overwrite", subject=folder)
     return there if outputs.skip_existing else []
 
 
 # What was made otherwise may have been corrected by hand since: nobody mixes it with other results, or replaces it, unasked.
-def _check_skipped(run: "_SetRun", options: SetInferenceOptions) -> list[str]:
+def _check_skipped(run: "_SetRun") -> list[str]:
     """What is to be told of label maps that stay.
 
     Raises:
@@ -123,21 +122,18 @@ def _check_skipped(run: "_SetRun", options: SetInferenceOptions) -> list[str]:
     """
     run.records = {i: record for i in sorted(run.skipped) if (record := read_record(run.files[i])) is not None}
     if others := [run.files[i].name for i, record in run.records.items() if record.key != run.key]:
-        problem = f"{len(others)} of {len(run.skipped)} label maps were made with other settings, weights or prompts: "
+        some = f"{len(others)} of {say_count(len(run.skipped), 'label map', 'were')}"
+        problem = f"{some} made with other settings, weights or prompts: {_listed(others)}"
         remedy = "choose another folder, or do all again with --overwrite"
-        raise InputError(problem + _listed(others), remedy, subject=run.outputs.output)
+        raise InputError(problem, remedy, subject=run.outputs.output)
     entries = run.images.entries
     if changed := [entries[i].name for i, record in run.records.items() if record.image != hash_files([entries[i].file])]:
-        problem = f"{len(changed)} images are not those that their label maps were made of: {_listed(changed)}"
+        problem = f"{say_count(len(changed), 'image', 'were')} replaced since the earlier run: {_listed(changed)}"
         raise InputError(problem, "remove those label maps, or do all again with --overwrite", subject=run.images.folder)
     notes: list[str] = []
     if unknown := [run.files[i].name for i in sorted(run.skipped - run.records.keys())]:
-        told = "label maps that stay do not tell how they were made, and are left out of preview, statistics and report"
-        notes.append(f"{len(unknown)} {told}: {_listed(unknown)}")
-    unseen, todo = (set(each) - run.prompts.prompts.keys() for each in (run.skipped, set(range(len(run.files))) - run.skipped))
-    if unseen and todo and options.bank != "prompted":
-        told = "images that were there already are not remembered: the others may come out otherwise than in one run"
-        notes.append(f"{len(unseen)} {told} (not so with --bank prompted)")
+        told = "left out of preview, statistics and report, as nothing tells how they were made"
+        notes.append(f"{say_count(len(unknown), 'label map', 'are')} {told}: {_listed(unknown)}")
     return notes
 
 
@@ -184,12 +180,12 @@ def _dry_run_text(facts: dict[str, Any], run: "_SetRun") -> str:
     """What would be done, for people."""
     lines = [f"images   {len(run.images)} in {run.images.folder}"]
     if run.images.others:
-        lines.append(f"         {len(run.images.others)} other files and folders are left alone")
+        lines.append(f"         other files and folders, left alone: {len(run.images.others)}")
     for i, own in sorted(run.prompts.prompts.items()):
         lines.append(f"template {run.images.entries[i].name}: object {', '.join(map(str, sorted(own)))}")
     weights = facts["weights"]
     lines += [f"weights  {weights['name']} at {weights['image_size']} px", f"device   {facts['device']}"]
-    lines.append(f"would write {len(run.images) - len(run.skipped)} label maps to {run.outputs.output}")
+    lines.append(f"would write {say_count(len(run.images) - len(run.skipped), 'label map')} to {run.outputs.output}")
     lines += [f"would write {path}" for path in [*run.tables().values(), *run.shown_annotations()]]
     return "\n".join([*lines, "nothing was computed"]) + "\n"
 
@@ -218,6 +214,8 @@ class _SetRun:
     coloured: int = 0
     in_colour: dict[int, bool] = field(default_factory=dict[int, bool])
     key: str = ""
+    settings: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    start: float = field(default_factory=time.perf_counter)
     notes: Sequence[str] = ()
     records: dict[int, LabelMapRecord] = field(default_factory=dict[int, LabelMapRecord])
     code: int = 0
@@ -250,15 +248,20 @@ class _SetRun:
             if wanted := [i for i in images if i in there]:
                 atomic.write_bytes(path, format.annotate(map(self._annotated, wanted), self.prompts.names))
 
-    def _keep_finished(self) -> None:
-        """After an interrupt or an error: the annotations of what is finished, and how much that is."""
+    def _keep_finished(self, options: SetInferenceOptions) -> None:
+        """After an interrupt or an error: all files that tell of what is finished, and how much that is."""
         with suppress(MedicalSam2Error):  # what stopped the run is to be reported, not this
             self._write_annotations()
+            if self.done and self.tables():
+                self._write_tables({**self.facts(options), "interrupted": True})
+                report.print_note(f"of what is finished, wrote {', '.join(map(str, self.tables().values()))}")
         if self.done:
-            done = f"{sum(not row['blank'] for row in self.rows)} of {len(self.images)} images are outlined"
+            done = f"{sum(not row['blank'] for row in self.rows)} of {say_count(len(self.images), 'image', 'are')} outlined"
             others = sum(file.exists() for i, file in enumerate(self.files) if i not in self.done)
             if self.outputs.overwrite and others:
-                report.print_note(f"{done}; {others} label maps are still those of before: do all again with --overwrite")
+                report.print_note(
+                    f"{done}; {say_count(others, 'label map', 'are')} still of before: do all again with --overwrite"
+                )
             else:
                 report.print_note(f"{done}; --skip-existing goes on with the others")
 
@@ -275,7 +278,7 @@ class _SetRun:
         try:
             self._follow(segmenter, options, order, quiet=quiet)
         except BaseException:
-            self._keep_finished()
+            self._keep_finished(options)
             raise
         self._write_annotations()
 
@@ -307,7 +310,8 @@ class _SetRun:
         """Write and note one result; a template whose label map is there stays as it is."""
         i, name = found.index, self.images.entries[found.index].name
         picture = self.images.picture(i)
-        self.in_colour[i] = _is_in_colour(picture)
+        if found.window is not None:
+            self.in_colour[i] = _is_in_colour(picture)
         if i in self.skipped:
             return
         self.outputs.output.mkdir(exist_ok=True)
@@ -337,27 +341,47 @@ class _SetRun:
             except MedicalSam2Error as error:
                 self.note_failure(i, error)
 
-    def facts(self, window: str) -> dict[str, Any]:
+    def facts(self, options: SetInferenceOptions) -> dict[str, Any]:
         """What was done, for the report."""
         return {
+            **self.settings,
             "images": self.rows,
             "earlier": self.earlier,
             "failed": self.failed,
             "skipped": len(self.skipped),
             "deserve_a_look": [self.images.entries[i].name for i in self.unlike()],
-            "warnings": [*self.notes, *self.window_warnings(window), *self.colour_warnings()],
+            "warnings": [
+                *(*self.notes, *self.unremembered_warnings(options.bank)),
+                *(*self.window_warnings(options.window), *self.colour_warnings()),
+                *report.describe_sizes([*self.earlier, *self.rows]),
+            ],
+            "seconds": round(time.perf_counter() - self.start, 3),
         }
+
+    def unremembered_warnings(self, bank: str) -> list[str]:
+        """How many images of an earlier run could not teach this one anything, where it outlined others."""
+        unseen, new = (set(each) - self.prompts.prompts.keys() for each in (self.skipped, self.done))
+        if bank == "prompted" or not unseen or not new:
+            return []
+        told = "not remembered, as label maps were there already: the others may come out otherwise than in one run"
+        return [f"{say_count(len(unseen), 'image', 'are')} {told} (not so with --bank prompted)"]
 
     def window_warnings(self, window: str) -> list[str]:
         """That a window was asked for which images in colour were not seen through, if there are some."""
         if not self.coloured or named_window(window) is None:
             return []
-        return [f"--window {window} left {self.coloured} of {len(self.done)} images as they are: they are in colour"]
+        return [
+            f"--window {window} left {self.coloured} of {say_count(len(self.done), 'image')} as they are: they are in colour"
+        ]
+
+    def seen(self) -> list[int]:
+        """The images of this run that are grey or in colour: a blank one is neither."""
+        return sorted(self.done.keys() & self.in_colour.keys())
 
     def unlike(self) -> list[int]:
         """The images in colour where all that is prompted is grey, or the other way round."""
         shown = {self.in_colour[i] for i in self.prompts.prompts if i in self.in_colour}
-        return [i for i in sorted(self.done) if len(shown) == 1 and self.in_colour[i] not in shown]
+        return [i for i in self.seen() if len(shown) == 1 and self.in_colour[i] not in shown]
 
     def colour_warnings(self) -> list[str]:
         """How many images those are, if there are some: masks there look plausible, and are wrong more often."""
@@ -365,7 +389,7 @@ class _SetRun:
             return []
         kinds = ("in colour", "grey") if self.in_colour[unlike[0]] else ("grey", "in colour")
         names = _listed([self.images.entries[i].name for i in unlike])
-        told = f"{len(unlike)} of {len(self.done)} images are {kinds[0]} and what is prompted is {kinds[1]}"
+        told = f"{len(unlike)} of {say_count(len(self.seen()), 'image', 'are')} {kinds[0]} and what is prompted is {kinds[1]}"
         return [f"{told}: their masks are wrong more often and deserve a look: {names}"]
 
     def note_failure(self, i: int, error: MedicalSam2Error) -> None:
@@ -373,22 +397,28 @@ class _SetRun:
         self.failed.append(report.failure_row(self.images.entries[i].name, error))
         self.code = max(self.code, error.exit_code)
 
-    def finish(self, facts: dict[str, Any]) -> list[Path]:
-        """Write what speaks of all images, tell what was noticed of the set, and name those that failed."""
-        report.print_warnings(facts["warnings"])
+    def _write_tables(self, facts: Mapping[str, Any]) -> None:
+        """Sheet, statistics and report."""
         if self.sheet is not None and self.outputs.preview is not None:
             self.sheet.save(self.outputs.preview)
         if self.outputs.statistics is not None:
             atomic.write_bytes(self.outputs.statistics, report.set_statistics(self.measured, self.outputs.statistics))
         if self.outputs.report is not None:
             atomic.write_bytes(self.outputs.report, atomic.encode(as_json(facts)))
+
+    def finish(self, facts: Mapping[str, Any]) -> list[Path]:
+        """Write what speaks of all images, tell what was noticed of the set, and name those that failed."""
+        report.print_warnings(facts["warnings"])
+        self._write_tables(facts)
         if self.images.others:
             named = ", ".join([*map(plain, self.images.others[:5]), *(["…"] if len(self.images.others) > 5 else [])])
             report.print_note(f"no images, left alone: {named}")
         for each in self.failed:
             report.print_note(plain(f"failed: {each['image']}: {each['problem']}; {each['remedy']}"))
         if self.failed:
-            report.print_note(f"{len(self.failed)} of {len(self.images)} images could not be used; the others are done")
+            report.print_note(
+                f"{len(self.failed)} of {say_count(len(self.images), 'image')} could not be used; the others are done"
+            )
         if self.prompts.names and not self.annotations:
             report.print_warnings(["label maps do not hold names; --annotations coco does"])
         return [self.outputs.output, *self.tables().values(), *self.shown_annotations()]

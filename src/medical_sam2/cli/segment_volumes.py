@@ -15,7 +15,7 @@ from medical_sam2.batch.table import Check
 from medical_sam2.cli import plain, report
 from medical_sam2.cli.files import Reading, check_memory_for_libraries
 from medical_sam2.cli.options import FLAG, REPEATED, FinishingOptions, InferenceOptions, check_threshold
-from medical_sam2.errors import ConfigError, InputError, MedicalSam2Error
+from medical_sam2.errors import ConfigError, InputError, MedicalSam2Error, say_count
 from medical_sam2.io.labels import MaskRule
 from medical_sam2.io.registry import Options, read_grid, writer_of
 from medical_sam2.tracking.finishing import FinishingSettings
@@ -304,13 +304,14 @@ def _print_found(found: FoundCases, run: "BatchRun") -> None:
     """What was guessed or left out, before hours are spent."""
     for note in found.notes:
         report.print_note(plain(note))
-    for what, names in (
-        ("images without prompts are left alone", found.unprompted),
-        ("files of prompts belong to no image", tuple(str(path) for path in found.unused)),
-        ("cases were made with other settings, weights, prompts or images and are done again", run.changed),
+    for noun, verb, rest, names in (
+        ("image", "are", "left alone, without prompts", found.unprompted),
+        ("prompt file", "have", "no image", tuple(str(path) for path in found.unused)),
+        ("case", "are", "done again, as settings, weights, prompts or images were others", run.changed),
     ):
         if names:
-            report.print_note(plain(f"{len(names)} {what}: {', '.join(names[:MOST_SHOWN])}{' …' * (len(names) > MOST_SHOWN)}"))
+            told = ", ".join(names[:MOST_SHOWN]) + " …" * (len(names) > MOST_SHOWN)
+            report.print_note(plain(f"{say_count(len(names), noun, verb)} {rest}: {told}"))
 
 
 def _find_failing(run: "BatchRun", grids: Mapping[str, Any], how: Options) -> dict[str, MedicalSam2Error]:
@@ -331,7 +332,7 @@ def _find_failing(run: "BatchRun", grids: Mapping[str, Any], how: Options) -> di
 def _outline(run: "BatchRun", outcomes: "Iterator[CaseOutcome]", *, quiet: bool) -> int:
     """The exit code; failures are printed as they happen, and counted at the end."""
     failed: list[CaseOutcome] = []
-    with report.Progress(quiet=quiet) as progress:
+    with report.Progress(quiet=quiet) as progress, _telling_how_to_go_on(run):
         for done, outcome in enumerate(outcomes, start=1):
             progress.update(plain(outcome.case), done, len(run.todo), "cases")
             report.print_warnings(outcome.warnings, f"{outcome.case}: ")
@@ -339,8 +340,21 @@ def _outline(run: "BatchRun", outcomes: "Iterator[CaseOutcome]", *, quiet: bool)
                 failed.append(outcome)
                 report.print_note(plain(f"failed: {outcome.case}: {outcome.problem}"))
     if failed:
-        report.print_note(f"{len(failed)} of {len(run.cases)} cases could not be outlined; the others are done")
+        report.print_note(f"{len(failed)} of {say_count(len(run.cases), 'case')} could not be outlined; the others are done")
     return max((each.exit_code for each in failed), default=0)
+
+
+@contextmanager
+def _telling_how_to_go_on(run: "BatchRun") -> Iterator[None]:
+    """Where the run is stopped: how much is done, which its tables tell of."""
+    try:
+        yield
+    except BaseException:
+        outlined = sum(not each.problem for each in run.done())
+        sheet = "" if run.part else ", and makes the sheet of the least sure"
+        told = f"{outlined} of {say_count(len(run.cases), 'case', 'are')} outlined, and in the tables"
+        report.print_note(f"{told}; --skip-existing goes on with the others{sheet}")
+        raise
 
 
 def _facts(run: "BatchRun", cost: "BatchEstimate | None") -> dict[str, Any]:
@@ -360,12 +374,14 @@ def _facts(run: "BatchRun", cost: "BatchEstimate | None") -> dict[str, Any]:
 
 def _result_text(run: "BatchRun") -> str:
     done = run.done()
-    lines = [f"{sum(not (each.problem or each.skipped) for each in done)} of {len(run.cases)} cases outlined"]
+    lines = [f"{sum(not (each.problem or each.skipped) for each in done)} of {say_count(len(run.cases), 'case')} outlined"]
     if skipped := sum(each.skipped for each in done):
         lines[0] += f", {skipped} were there already"
     if sought := [each for outcome in done for each in outcome.objects if each.template]:
         there = sum(each.voxels > 0 for each in sought)
-        lines.append(f"{there} of {len(sought)} objects found by the template: look at the slices named in results.csv")
+        lines.append(
+            f"{there} of {say_count(len(sought), 'object')} found by the template: look at the slices named in results.csv"
+        )
     sure = sorted((each.surest, each.case) for each in done if each.objects)
     lines += ["least sure:" * bool(sure), *(f"  {share:.2f}  {case}" for share, case in sure[:3])]
     return "\n".join([line for line in (*lines, f"wrote {run.folder}") if line]) + "\n"
@@ -378,7 +394,9 @@ def _dry_run_text(run: "BatchRun", cost: "BatchEstimate | None", failing: Mappin
     todo = [job.case.name for job in run.todo if job.case.name not in failing]
     lines += [f"would outline {name}" for name in todo[:MOST_SHOWN]] + ["…"] * (len(todo) > MOST_SHOWN)
     if run.settings.adapt and (vain := sum(not job.case.reads_masks for job in run.todo)):
-        lines.append(f"--adapt  does nothing for {vain} of {len(run.todo)} cases: it tunes to outlines, and they have none")
+        lines.append(
+            f"--adapt  does nothing for {vain} of {say_count(len(run.todo), 'case')}: it tunes to outlines, and they have none"
+        )
     if cost is not None:
         minutes = f"{cost.seconds:.0f} s" if cost.seconds < 120 else f"{cost.seconds / 60:.0f} min"
         how = "as the cases that are done" if cost.measured else "at most, by eight slices that were made up"

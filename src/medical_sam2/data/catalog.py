@@ -26,7 +26,7 @@ from PIL import Image
 from medical_sam2 import io
 from medical_sam2.data.cases import Kind
 from medical_sam2.data.data_sets import Case, DataSet, Split
-from medical_sam2.errors import ConfigError, FormatError, InputError
+from medical_sam2.errors import ConfigError, FormatError, InputError, say_count
 from medical_sam2.io import Picture
 from medical_sam2.io.atomic import write_bytes, writing
 from medical_sam2.io.labels import fit, read_label_map
@@ -183,7 +183,7 @@ def _read_part(file: Path, part: str, structures: int) -> tuple[NDArray[np.uint8
         problem = f"its {part}_images are {_count_pictures(images)}, its {part}_label {_count_pictures(labels)}"
         raise FormatError(problem, "download it again", subject=file)
     if labels.max(initial=0) > structures:
-        problem = f"its {part}_label holds labels up to {labels.max()}, and {structures} structure(s) were named"
+        problem = f"its {part}_label holds labels up to {labels.max()}, and {say_count(structures, 'structure', 'were')} named"
         raise FormatError(problem, "name each label, in their order: --structures FIRST SECOND …", subject=file)
     return images, labels
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from medical_sam2 import io
 from medical_sam2.data.cases import Kind, modality_of
-from medical_sam2.errors import ConfigError, FormatError, GeometryError, InputError
+from medical_sam2.errors import ConfigError, FormatError, GeometryError, InputError, say_count
 from medical_sam2.io import Picture, load_pictures
 from medical_sam2.io.labels import check_turned_alike, fit, integers
 from medical_sam2.io.registry import DICOM, Format, data_suffixes, recognise, suffixes
@@ -336,7 +336,7 @@ def _order_channels(files: Mapping[int, Path], folder: Path) -> tuple[Path, ...]
 def _check_case(case: Case, channels: int, kind: Kind, label: Path) -> Case:
     whole = kind == "set" and channels == COLOURS and len(case.images) == 1
     if len(case.images) != channels and not whole:
-        problem = f"the case has {len(case.images)} files, and {channels} channels are declared"
+        problem = f"the case has {say_count(len(case.images), 'file')}, and {say_count(channels, 'channel', 'are')} declared"
         raise FormatError(problem, "add the others", subject=case.images[0])
     if case.split == "train" and case.label is None:
         raise FormatError("this label map is missing", "add it, or move its image to imagesTs", subject=label)

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 from scipy import stats
 
+from medical_sam2.errors import say_count
 from medical_sam2.evaluate.figures import write_figures, write_gallery
 from medical_sam2.evaluate.protocols import LADDER, PRESETS
 from medical_sam2.evaluate.study import Row, Study, StudyResult, select_answered
@@ -132,8 +133,9 @@ def _summarise(studies: Sequence[Study], outcomes: Sequence[StudyResult], preset
     failed = {case: reason for outcome in outcomes for case, reason in outcome.failed.items()}
     text = (
         f"Weights {Path(network.weights).name}, SHA-256 {first.weights_sha256}, input {size}. "
-        f"{len(good)} rows of {cases} cases in "
-        f"{len({row.dataset for row in good})} data sets, by {len({row.method for row in good})} methods.",
+        f"{say_count(len(good), 'row')} of {say_count(cases, 'case')} in "
+        f"{say_count(len({row.dataset for row in good}), 'data set')}, "
+        f"by {say_count(len({row.method for row in good}), 'method')}.",
         f"Preset {preset}: {PRESETS[preset].about} What it, or the command, left out is listed below, and so is each case that "
         "could not be measured.",
         "A case counts once: its structures and seeds are averaged first. Intervals are percentile bootstraps over cases; "

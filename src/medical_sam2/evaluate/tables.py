@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import stats
 
-from medical_sam2.errors import ConfigError
+from medical_sam2.errors import ConfigError, say_count
 from medical_sam2.evaluate.methods import method_label
 from medical_sam2.evaluate.protocols import Protocol
 from medical_sam2.evaluate.study import EMPTY, MEASURES, AnswerKey, Row, select_answered
@@ -451,7 +451,10 @@ def _list_left_out(rows: Sequence[Row], skipped: Mapping[str, str]) -> tuple[str
     empty = Counter((row.dataset, row.structure) for row in rows if row.empty)
     return (
         *(f"{case}: {reason}" for case, reason in skipped.items()),
-        *(f"{name} {structure}: {count} answers, truth and prediction empty" for (name, structure), count in empty.items()),
+        *(
+            f"{name} {structure}: {say_count(count, 'answer')}, truth and prediction empty"
+            for (name, structure), count in empty.items()
+        ),
     ) or ("nothing",)
 
 

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from medical_sam2.errors import AmbiguousError, FormatError, GeometryError, InputError
+from medical_sam2.errors import AmbiguousError, FormatError, GeometryError, InputError, say_count
 from medical_sam2.intensity_window import in_hounsfield, percentile_window
 from medical_sam2.io.registry import Loaded, Options, Picture
 from medical_sam2.io.safe_open import Content, as_stored, inflated, open_content
@@ -378,7 +378,8 @@ def _extreme(volume: Volume) -> str:
         return ""
     count = int(np.count_nonzero((array < usual.low - room) | (array > usual.high + room)))
     worst = max(lowest, highest, key=abs)
-    return f"{count} voxels hold extreme values, up to {worst:g}, where others end at {usual.high:g}: they are black or white"
+    told = f"extreme values, up to {worst:g}, where others end at {usual.high:g}: they are black or white"
+    return f"{say_count(count, 'voxel', 'hold')} {told}"
 
 
 def _size(volume: Volume) -> str:

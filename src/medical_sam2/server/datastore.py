@@ -29,6 +29,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from medical_sam2.errors import say_count
 from medical_sam2.io import atomic, registry
 from medical_sam2.server.pacs import SeriesRecord
 from medical_sam2.server.refusals import Conflict, InvalidRequest, LimitReached, NotFound, Refusal, disk_is_full
@@ -406,7 +407,7 @@ class ActiveLearning:
         reason = f"confidence {best.confidence:.2f}, likeness to what is labelled {best.likeness:.3f}"
         waiting = len(left) - len(mine)
         return ImageSuggestion(
-            left[best.index], best.size, f"{reason}; {waiting} images were not looked at" if waiting else reason
+            left[best.index], best.size, f"{reason}; {say_count(waiting, 'image', 'were')} not looked at" if waiting else reason
         )
 
     def _look(self, image: DatastoreImage, ends: float) -> NDArray[np.float32] | None:

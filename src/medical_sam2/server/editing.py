@@ -12,6 +12,7 @@ from typing import cast
 import numpy as np
 from numpy.typing import NDArray
 
+from medical_sam2.errors import say_count
 from medical_sam2.server.refusals import InvalidRequest
 from medical_sam2.server.segmentation import LabelMaps, SessionImage, SessionImageSet, SessionResult, SessionVolume
 from medical_sam2.server.state import COLOURS, State, Structure
@@ -190,7 +191,7 @@ def add_outlines(
         joined[inside & (joined == 0)] = own
         name, colour = names.get(number) or f"structure {number}", colours.get(number) or _colour(own)
         added.append(Structure(own, name, colour, number))
-    notes = (f"{left} voxels were left to structures that are there",) if left else ()
+    notes = (f"{say_count(left, 'voxel', 'were')} left to structures that are there",) if left else ()
     after = replace(result, labels=(joined,))
     return StructureEdit((*state.structures, *_numbered(state, added)), after, notes)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from medical_sam2.errors import FormatError
+from medical_sam2.errors import FormatError, say_count
 from medical_sam2.server.editing import (
     StructureEdit,
     check_lockable,
@@ -219,7 +219,9 @@ class Session:
                 draw_label(self.image.frame_labels(labels, plane, t), label, mask, {0, label})
         new = {label for _, _, masks in frames for label in masks}
         rows = tuple(row for row in before.rows if row.object not in new) if before else ()
-        said = f"stopped after {len(frames)} frames, which are kept; a click on one of the others goes on from there"
+        said = (
+            f"stopped after {say_count(len(frames), 'frame')}, kept as tracked; a click on one of the others goes on from there"
+        )
         return SessionResult(labels, rows, None, (*(before.warnings if before else ()), said))
 
     # The file is on the disk before the journal names it, and those that no state names any more go after.

@@ -7,7 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medical_sam2.errors import PromptError
-from medical_sam2.volume import SliceConfidence
+from medical_sam2.views import View
+from medical_sam2.volume import SliceConfidence, Volume
 
 DROP = 0.6  # of the object's usual confidence
 JUMP = 2.0  # area on a slice over the largest one between it and the prompt
@@ -124,6 +125,18 @@ def mark_leaks(rows: Sequence[SliceConfidence], found: Sequence[Leak]) -> list[S
     """The rows with `look_here` set where each leak begins."""
     places = {(leak.object, leak.view, leak.slices[0]) for leak in found}
     return [replace(row, look_here=row.look_here or (row.object, row.view, row.slice) in places) for row in rows]
+
+
+def describe_ends_in(volume: Volume, rows: Sequence[SliceConfidence]) -> list[str]:
+    """`describe_early_ends` in a volume."""
+    axes, views = volume.orientation, {code: View(code) for code in {row.view for row in rows}}
+    along = {code: view.order(axes)[0] for code, view in views.items()}
+    return describe_early_ends(
+        rows,
+        {code: volume.shape[axis] for code, axis in along.items()},
+        {code: view.spacing(volume.spacing_mm, axes) for code, view in views.items()},
+        {code: "ijk"[axis] for code, axis in along.items()},
+    )
 
 
 def describe_early_ends(

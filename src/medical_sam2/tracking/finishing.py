@@ -20,7 +20,7 @@ from typing import cast
 import numpy as np
 from numpy.typing import NDArray
 
-from medical_sam2.errors import ConfigError, read_number
+from medical_sam2.errors import ConfigError, read_number, say_count
 from medical_sam2.io.labels import object_boxes
 from medical_sam2.prompts import Box, Mask, Point, Prompt
 from medical_sam2.strokes import Brush, Diameter, Lasso, Stroke, says_where
@@ -362,7 +362,7 @@ def _describe_changes(changes: Sequence[FinishingChange]) -> Iterator[str]:
     for change in changes:
         step, setting = _as_typed(change)
         if change.left_to_others:
-            yield f"object {change.object}: {change.left_to_others} voxels were left to other objects ({step})"
+            yield f"object {change.object}: {say_count(change.left_to_others, 'voxel', 'were')} left to other objects ({step})"
         if not change.after:
             yield f"object {change.object} has nothing left ({step}{setting})"
         elif change.step == "smooth_mm" and abs(change.after - change.before) > KEPT * change.before:
@@ -388,7 +388,7 @@ def _changed_drawings(
     for label in sorted({prompt.object for prompt in prompts if prompt.object in labels}):
         was, now = before.mask(label), after.mask(label)
         if label in limits and (lost := int((was & ~now)[tuple(limits[label].inside.T)].sum())):
-            yield f"object {label} lost {lost} voxels that were scribbled on"
+            yield f"object {label} lost {say_count(lost, 'scribbled voxel')}"
         drawn = [prompt for prompt in prompts if prompt.object == label and says_where(prompt)]
         slices = {place for prompt in drawn if isinstance(prompt, Mask | Lasso) for place in _slices_of(prompt, was.shape)}
         for axis, index in sorted(slices):
@@ -433,9 +433,8 @@ def remove_islands(labels: NDArray[np.unsignedinteger], prompts: Sequence[Prompt
             touched = (_touched_voxels(each, labels.shape, box) for each in (pointed, boxed))
             parts, voxels = _keep_touched(labels[box], label, *touched)
             if parts:
-                told.append(
-                    f"object {label}: {parts} small parts in its box ({voxels} voxels) were dropped; `islands` keeps them"
-                )
+                lost = f"{say_count(parts, 'small part')} in its box ({say_count(voxels, 'voxel')})"
+                told.append(f"object {label} lost {lost}; `islands` keeps them")
     return told
 
 

@@ -318,6 +318,7 @@ class StartingPoint:
         frames: on which the estimate lies, with a margin.
         box_xyxy: that holds the estimate on all of them, in pixels.
         confidence: mean probability of what is inside on that frame.
+        box_ijk: that holds the estimate, in voxels.
     """
 
     frame: int
@@ -325,6 +326,7 @@ class StartingPoint:
     frames: range
     box_xyxy: "BoxXyxy"
     confidence: float
+    box_ijk: tuple[slice, slice, slice]
 
 
 def find_start(estimate: Slabs, view: View, axes: str) -> StartingPoint | None:
@@ -348,7 +350,9 @@ def find_start(estimate: Slabs, view: View, axes: str) -> StartingPoint | None:
     backwards, *mirrored = view.flipped(axes)
     frame, frames = (count - 1 - index, range(count - high, count - low)) if backwards else (index, range(low, high))
     rows, columns = (_first_and_last(surplus[a][::-1] if flip else surplus[a]) for a, flip in zip(plane, mirrored, strict=True))
-    return StartingPoint(frame, mask, frames, (columns[0], rows[0], columns[1], rows[1]), float(probability[mask].mean()))
+    box_xyxy, confidence = (columns[0], rows[0], columns[1], rows[1]), float(probability[mask].mean())
+    i, j, k = (slice(first, last + 1) for first, last in map(_first_and_last, surplus))
+    return StartingPoint(frame, mask, frames, box_xyxy, confidence, (i, j, k))
 
 
 def _first_and_last(surplus: NDArray[np.float64]) -> tuple[int, int]:

@@ -14,7 +14,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from medical_sam2.errors import PromptError
+from medical_sam2.errors import PromptError, say_count
 from medical_sam2.prompts import Box, FramePrompt, Mask, Point, Prompt, check_inside, voxel_of
 from medical_sam2.strokes import Brush, Lasso, Scribble, SliceRange, Stroke, Voxels, region_of, says_where
 
@@ -328,7 +328,7 @@ def describe_taken(earlier: NDArray[np.integer] | None, labels: NDArray[np.integ
     pairs, counts = np.unique(np.stack([was[taken], now[taken]]), axis=1, return_counts=True)
     remedy = "a positive click inside of another object takes it; take the click back if that was not meant"
     return [
-        f"object {mine} took {count} voxels of object {other}: {remedy}"
+        f"object {mine} took {say_count(count, 'voxel')} of object {other}: {remedy}"
         for (other, mine), count in zip(pairs.T.tolist(), counts.tolist(), strict=True)
     ]
 

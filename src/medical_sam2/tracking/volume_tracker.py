@@ -17,12 +17,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from medical_sam2.errors import say_count
 from medical_sam2.intensity_window import Window
 from medical_sam2.model.memory_bank import PolicyBank, cosine
 from medical_sam2.prompts import Box, FramePrompt, Mask
 from medical_sam2.strokes import Diameter, Lasso, joins_outlines
+from medical_sam2.tracking.agreement import Agreement, describe_strays
 from medical_sam2.tracking.click_outline import reduction
-from medical_sam2.tracking.confidence import Leak, count_areas, describe_early_ends, find_leaks, mark_collapses, mark_leaks
+from medical_sam2.tracking.confidence import Leak, count_areas, describe_ends_in, find_leaks, mark_collapses, mark_leaks
 from medical_sam2.tracking.consensus import Gate, RefinedProbability, TrackedObject, apply_consensus
 from medical_sam2.tracking.finishing import remove_islands
 from medical_sam2.tracking.frames import FrameStack, Region, group_regions, object_box, region_for
@@ -112,6 +114,12 @@ class _Pass:
         default_factory=dict[int, Mapping[int, NDArray[np.float32]]]
     )
     last: bool = False
+    agreements: Mapping[int, Agreement] = field(default_factory=dict[int, Agreement])
+
+    def weight(self, label: int, t: int, probability_HW: NDArray[np.float32], confidence: float) -> float:
+        """What a frame of an object counts for."""
+        agreement = self.agreements.get(label)
+        return max(confidence, LEAST_WEIGHT) * (agreement.weigh(t, probability_HW > 0.5) if agreement else 1.0)
 
 
 @dataclass(eq=False)
@@ -122,11 +130,13 @@ class GroupTracker:
         config: what stays the same for all groups.
         progress: counts frames; `run` expects that its frames are planned already.
         rows: how sure the network was of each object on each slice, filled as it goes.
+        warnings: further views that found hardly what the earlier ones did, filled as it goes.
     """
 
     config: TrackingConfig
     progress: TrackingProgress = field(default_factory=TrackingProgress)
     rows: list[SliceConfidence] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
     _judged: dict[tuple[int, int], float] = field(default_factory=dict)  # object, slice → predicted Dice of what a click means
 
     def __post_init__(self) -> None:
@@ -208,11 +218,10 @@ class GroupTracker:
     ) -> None:
         """An orientation that starts from what was found so far; objects that were not found stay out."""
         passes: dict[tuple[range, Region | None, int, tuple[int, ...]], dict[int, Mapping[int, FramePrompt]]] = {}
-        stack = self.view_tracker.frames(view)
-        whole = range(stack.shape_thw[0])
+        stack, axes, agreements = self.view_tracker.frames(view), self.config.volume.orientation, dict[int, Agreement]()
         for label, own in group.given.items():
             drawn = drawn_prompts(self.config.volume, own, view)
-            start = find_start(limited(fusions[label], group, label), view, self.config.volume.orientation)
+            start = find_start(estimate := limited(fusions[label], group, label), view, axes)
             allowed = group.part([label]).frames(self.config.volume, view)
             frames = allowed if start is None else _overlap(start.frames, allowed)
             own_prompts = (
@@ -223,13 +232,16 @@ class GroupTracker:
                 if start is not None and self.config.zoom and not drawn
                 else None
             )
+            if start is not None and not drawn:
+                agreements[label] = Agreement.to(estimate, start, view, axes)
             if own_prompts:
                 span = range(min([*frames, *own_prompts]), max([*frames, *own_prompts]) + 1)
                 key = span, region, largest_frame(own_prompts), tuple(sorted(own_prompts))
                 passes.setdefault(key, {})[label] = own_prompts
-        self.progress.planned += sum(len(key[0]) for key in passes) - len(whole)
+        self.progress.planned += sum(len(key[0]) for key in passes) - stack.shape_thw[0]
         for (span, region, *_), prompts in passes.items():
-            self._track_pass(_Pass(view, prompts, span, banks, fusions, number, region, group.limits))
+            self._track_pass(_Pass(view, prompts, span, banks, fusions, number, region, group.limits, agreements=agreements))
+        self.warnings += describe_strays(agreements, self.config.volume.voxel_mm3)
 
     def _track_pass(self, way: _Pass) -> None:
         """Outward from the frame with the largest prompt, each way until all objects have ended."""
@@ -250,7 +262,7 @@ class GroupTracker:
         empty = np.zeros(self.view_tracker.frames(way.view).shape_thw[1:], np.float32)
         for t in frames:
             for label in way.prompts:
-                way.fusions[label].add(way.view, t, empty, LEAST_WEIGHT)
+                way.fusions[label].add(way.view, t, empty, way.weight(label, t, empty, 0.0))
         self.progress.planned -= len(frames)
 
     def _add_result(self, way: _Pass, found: TrackingResult) -> None:
@@ -258,7 +270,7 @@ class GroupTracker:
         t, labels = found.frame, tuple(way.prompts)
         for label, probability, confidence in zip(labels, found.probability_BHW, found.confidence_B, strict=True):
             self._apply_expected(way, label, t, probability)
-            way.fusions[label].add(way.view, t, probability, max(confidence, LEAST_WEIGHT))
+            way.fusions[label].add(way.view, t, probability, way.weight(label, t, probability, confidence))
             area, prompt, index = int((probability > 0.5).sum()), way.prompts[label].get(t), found.stack.slice_index(t)
             estimate = None if prompt is None else prompt.estimate  # a further view begins with one: nobody prompted it there
             prompted = prompt is not None and estimate is None
@@ -384,6 +396,7 @@ class VolumeTracker:
                 self._enter_labels()
             own = {label: self._fusion() for label in group.prompts}
             tracker.run(group, group.views, own)
+            self._warnings |= dict.fromkeys(tracker.warnings)
             for label, fusion in own.items():
                 self._waiting[label] = limited(self._apply_consensus(tracker, group, label, fusion), group, label)
 
@@ -443,14 +456,16 @@ class VolumeTracker:
         ]
         lost = {} if layers else {label: own.count_missed(labels, label) for label, own in self.plan.limits.items()}
         missing += [
-            f"object {label} lost {count} voxels that were scribbled on to others" for label, count in lost.items() if count
+            f"object {label} lost {say_count(count, 'scribbled voxel')} to others" for label, count in lost.items() if count
         ]
         axes = self.volume.orientation
         along = {code: View(code).order(axes)[0] for code in {row.view for row in self.rows}}
         self.rows[:] = count_areas(self.rows, (labels, *layers), along) if self.rows else []
         found = self._find_leaks()
         described = dict.fromkeys(leak.describe("ijk"[along[leak.view]]) for leak in found)
-        early = self._describe_early_ends() if mended is None else []
+        # objects whose slices the user named may end anywhere
+        judged = [row for row in self.rows if row.object not in self.plan.limits] if mended is None else []
+        early = describe_ends_in(self.volume, judged)
         rows, warnings = tuple(mark_leaks(mark_collapses(self.rows), found)), (*self._warnings, *missing, *described, *early)
         maps, spread, windows = self._maps, self._spread, self.windows
         return Segmentation(labels, self.volume.affine, names, maps, spread, rows, warnings, windows, layers)
@@ -459,19 +474,6 @@ class VolumeTracker:
         if not self.options.islands:
             given = [prompt for group in self.plan.groups for own in group.given.values() for prompt in own]
             self._warnings |= dict.fromkeys(remove_islands(labels, given))
-
-    def _describe_early_ends(self) -> list[str]:
-        """Which objects seem to have been lost beside their prompts; those whose slices the user named are not judged."""
-        shape, axes, spacing = self.volume.shape, self.volume.orientation, self.volume.spacing_mm
-        rows = [row for row in self.rows if row.object not in self.plan.limits]
-        views = {code: View(code) for code in {row.view for row in rows}}
-        along = {code: view.order(axes)[0] for code, view in views.items()}
-        return describe_early_ends(
-            rows,
-            {code: shape[axis] for code, axis in along.items()},
-            {code: view.spacing(spacing, axes) for code, view in views.items()},
-            {code: "ijk"[axis] for code, axis in along.items()},
-        )
 
     def _find_leaks(self) -> list[Leak]:
         """Where an object seems to have taken what is not its own."""

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
-from medical_sam2.errors import AmbiguousError, FormatError, InputError, MedicalSam2Error
+from medical_sam2.errors import AmbiguousError, FormatError, InputError, MedicalSam2Error, say_count
 from medical_sam2.io import voxels
 from medical_sam2.io.dicom import grid as grids
 from medical_sam2.io.dicom.grid import is_reconstruction
@@ -116,14 +116,14 @@ def _scan(folder: Path, notes: list[str]) -> list[_Image]:
             images.append(_image(path, header))
     if not images:
         raise FormatError(
-            f"the folder holds no DICOM images ({len(junk) + others} other files)",
+            f"the folder holds no DICOM images ({say_count(len(junk) + others, 'other file')})",
             _advice(folder) or "give a file or a folder of DICOM files",
             subject=folder,
         )
     if junk:
-        notes.append(f"{len(junk)} files that are no readable DICOM images were skipped: {count_kinds(junk)}")
+        notes.append(f"{say_count(len(junk), 'file', 'were')} skipped, no readable DICOM image: {count_kinds(junk)}")
     if others:
-        notes.append(f"{others} DICOM object(s) that hold no image were skipped")
+        notes.append(f"{say_count(others, 'DICOM object', 'were')} skipped, without an image")
     return images
 
 
@@ -176,7 +176,7 @@ def _series(images: list[_Image], folder: Path, options: Options, notes: list[st
 def _described(group: list[_Image]) -> str:
     first = group[0].planes[0]
     count = sum(len(image.planes) for image in group)
-    return f"{text(group[0].header, 'Modality') or 'unknown'}, {count} slices of {first.size[0]}×{first.size[1]}"
+    return f"{text(group[0].header, 'Modality') or 'unknown'}, {say_count(count, 'slice')} of {first.size[0]}×{first.size[1]}"
 
 
 def _pick(ordered: list[tuple[str, list[_Image]]], wanted: int | str, folder: Path) -> list[_Image]:
@@ -217,7 +217,7 @@ def _without_localizers(images: list[_Image], notes: list[str]) -> list[_Image]:
     kept = [image for image in images if "LOCALIZER" not in text(image.header, "ImageType").upper()]
     if not kept or len(kept) == len(images):
         return images
-    notes.append(f"{len(images) - len(kept)} localizer image(s) in the series were left out")
+    notes.append(f"{say_count(len(images) - len(kept), 'localizer image')} of the series left out")
     return kept
 
 
@@ -281,9 +281,14 @@ def _without_copies(planes: Sequence[Plane], source: Path, options: Options, not
         copies.append(plane)
     if copies:
         files = dict.fromkeys(plane.path for plane in copies)
-        notes.append(f"{len(copies)} slices are there twice, in {len(files)} further file(s); copies were left out")
+        notes.append(
+            f"{say_count(len(copies), 'slice', 'are')} there twice, in {say_count(len(files), 'further file')}; "
+            "copies were left out"
+        )
     if shared := len(kept) - len({(plane.uid or plane.path, plane.frame) for plane in kept.values()}):
-        notes.append(f"{shared} slices have the SOPInstanceUID of another one; their places and times tell them apart")
+        notes.append(
+            f"{say_count(shared, 'slice', 'have')} the SOPInstanceUID of another one; their places and times tell them apart"
+        )
     return list(kept.values())
 
 

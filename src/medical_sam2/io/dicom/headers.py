@@ -19,7 +19,7 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian
 
-from medical_sam2.errors import FormatError, GeometryError, InputError, ResourceError
+from medical_sam2.errors import FormatError, GeometryError, InputError, ResourceError, say_count
 from medical_sam2.io.registry import HEAD
 from medical_sam2.io.safe_open import DEFLATE_RATIO, explain, free_memory, guarded, is_dicom, open_regular
 
@@ -133,7 +133,7 @@ def list_files(folder: Path, notes: list[str], most: int = 50_000) -> list[Path]
         problem = f"{len(lost)} of its files are links that lead nowhere ({shown}), so slices may be missing"
         raise InputError(problem, "fetch the files, or remove the links", subject=folder)
     if links:
-        notes.append(f"{links} link(s) to folders were not followed")
+        notes.append(f"{say_count(links, 'link')} to folders not followed")
     return found
 
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, RTStructureSetStorage, generate_uid
 
-from medical_sam2.errors import FormatError, GeometryError, PromptError
+from medical_sam2.errors import FormatError, GeometryError, PromptError, say_count
 from medical_sam2.io import atomic, labels
 from medical_sam2.io.annotations import fill_and_trace, fill_polygons, trace_rings
 from medical_sam2.io.dicom import DicomOrigin, headers
@@ -79,7 +79,11 @@ def save(found: Segmentation, path: Path, like: Volume) -> list[str]:
         dataset.save_as(buffer, enforce_file_format=True)
     atomic.write_bytes(path, buffer.getvalue())
     left_out = sum(any(each[:, :, k].any() for each in maps) for k in range(like.shape[2]) if k not in images)
-    return [f"{left_out} slice(s) were interpolated and have no image: an RTSTRUCT holds no contours there"] if left_out else []
+    return (
+        [f"{say_count(left_out, 'slice', 'were')} interpolated, without an image: an RTSTRUCT holds no contours there"]
+        if left_out
+        else []
+    )
 
 
 def _contours(maps: Sequence[NDArray[np.unsignedinteger]], images: Mapping[int, "_SourceImage"]) -> dict[int, list[Dataset]]:
@@ -230,7 +234,9 @@ def load(path: Path, like: Volume) -> Volume:
     for region in regions:
         drawn = {contour.slice for contour in region.contours}
         if missing := max(drawn) - min(drawn) + 1 - len(drawn):
-            notes.append(f"ROI {region.label} has no contour on {missing} slice(s) between its first and its last one")
+            notes.append(
+                f"ROI {region.label} has no contour on {say_count(missing, 'slice')} between its first and its last one"
+            )
     return Volume(array, like.affine, "RTSTRUCT", path, tuple(notes))
 
 
