@@ -2,9 +2,10 @@
 
 Tracking goes on beyond the end of a structure and drifts into neighbours that look alike. A region around the object is looked
 at once more, as one small volume (`Grid`): how likely tracking found each voxel, how like the greys of the prompted slice it
-is, how far it lies from inside and from outside along paths that edges make long, and how steadily the slices on the way were
-tracked (`compute_features`). A gate of a few hundred numbers, learnt beside the network's weights (`Gate`), says by how much
-the logit of each voxel changes. Slices that were prompted keep their answer, and nothing changes outside of the region.
+is, how far it lies from inside and from outside along paths that edges make long, where optical flow takes the outline, and how
+steadily the slices on the way were tracked (`compute_features`). A gate of a few hundred numbers, learnt beside the network's
+weights (`Gate`), says by how much the logit of each voxel changes. Slices that were prompted keep their answer, and nothing
+changes outside of the region.
 
 A geodesic distance is the length of the cheapest way. Raster scans find it fast and nearly (Criminisi et al., 2008).
 
@@ -25,6 +26,7 @@ from torch import nn
 from medical_sam2.model.weights import read_small_network
 from medical_sam2.tracking.frames import box_of, region_around
 from medical_sam2.tracking.fusion import Fusion, Slabs
+from medical_sam2.tracking.optical_flow import follow_flow, shift
 from medical_sam2.tracking.slice_confidence import RefinedSlices, dice_of
 
 SIDE, VOXELS = 64, 2_000_000  # pixels along a side of a slice, voxels in all, at most
@@ -40,10 +42,21 @@ UNREACHED = 1e3
 SURE = 6.0  # logits are cut there
 BAND = 0.25  # radii on either side of the prompted outline that are seeds of neither
 BLUR = 0.25  # radii by which features are smoothed
+FAR = 3.0  # radii between slices, beyond which more of them tells nothing
 FEATURES = (
     *("tracked", "tracked around", "grey", "grey around", "grey of all found", "edge", "lightness"),
-    *("edges", "edges and greys", "all", "outline"),
-    *("confidence", "least confidence", "overlap", "least overlap", "grey of slice", "agreement", "grey tells", "border tells"),
+    *("edges", "edges and greys", "all", "outline", "moved outline", "moved greys"),
+    *(
+        "confidence",
+        "least confidence",
+        "overlap",
+        "least overlap",
+        "grey of slice",
+        "agreement",
+        "grey tells",
+        "border tells",
+        "distance",
+    ),
 )
 GATE_FILE = "consensus.safetensors"
 KNOWN_OF_SLICES = (
@@ -331,9 +344,11 @@ def _features(tracked: Floats, grey: Floats, confidence: NDArray[np.floating], p
     likely = np.asarray(1 / (1 + np.exp(-np.clip((alike + alike_around) / 2, -4, 4))), np.float32)
     ways = geodesics(tracked, likely, edge, prompted.seeds(signed), prompted.steps)
     reliability = dice_of(likely[slices] > 0.5, outlines), _contrast(edge[slices], np.abs(signed[slices]) < BAND)
+    moved, mismatch = _follow_outline(smooth, prompted, signed)
     along = [
         *_slice_features(found, confidence, alike_around, ways[1] > 0, prompted.nearest),
         *np.full((2, len(grey)), [[x] for x in reliability]),
+        np.minimum(np.abs(np.arange(len(grey)) - prompted.nearest) * prompted.steps[0], FAR) / 2,
     ]
     blur = np.clip(BLUR / prompted.steps, 0.5, (1.0, 2.5, 2.5)).tolist()
     logit = logit_of(tracked)
@@ -347,9 +362,20 @@ def _features(tracked: Floats, grey: Floats, confidence: NDArray[np.floating], p
         np.clip((grey - mean) / (2 * spread), -2, 2),
         *ways,
         np.clip(signed, -1, 2),
+        np.clip(moved, -1, 2),
+        np.clip(ndimage.gaussian_filter(mismatch / spread, (0, 2, 2)), 0, 3) / 2,
     ]
     planes = [np.broadcast_to(each[:, None, None], grey.shape) for each in along]
     return np.stack([*voxels, *planes], axis=-1, dtype=np.float32)
+
+
+def _follow_outline(smooth: Floats, prompted: PromptedSlices, signed: Floats) -> tuple[Floats, Floats]:
+    """Where optical flow takes the prompted outlines: the distance from them; and how unlike the greys are that meet there."""
+    low, high = np.percentile(smooth[list(prompted.slices)], (1, 99))
+    ways = follow_flow(np.clip((smooth - low) / (high - low + 1e-3), 0, 1), prompted.nearest.tolist())
+    there = torch.from_numpy(np.stack([signed, smooth[prompted.nearest]], axis=1))
+    moved, greys = shift(there, ways).numpy().swapaxes(0, 1)
+    return moved, np.abs(greys - smooth)
 
 
 def _slice_features(
@@ -457,9 +483,12 @@ def apply_consensus(gate: Gate, what: TrackedObject, fusion: Fusion, judge: Gate
 
 def change_of_logits(gate: Gate, what: TrackedObject, grid: Grid, seen: Floats) -> Floats:
     """What is added to the logits of the working grid (n, h, w), by its features (n, h, w, F); 0 on prompted slices."""
-    with torch.inference_mode(), torch.autocast("cpu", enabled=False):
-        change = gate(torch.from_numpy(seen.reshape(-1, len(FEATURES)))).clamp(-MOST_CHANGE, MOST_CHANGE)
-    change_nhw = change.numpy().reshape(seen.shape[:3])
+    with (
+        torch.inference_mode(),
+        torch.autocast("cpu", enabled=False),
+    ):  # slice by slice, for what a gate makes of voxels is large
+        change = torch.cat([gate(of_slice) for of_slice in torch.from_numpy(seen)])
+    change_nhw = change.clamp(-MOST_CHANGE, MOST_CHANGE).numpy().reshape(seen.shape[:3])
     change_nhw[_prompted_in(what, grid)] = 0
     return change_nhw
 
