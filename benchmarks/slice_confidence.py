@@ -30,6 +30,7 @@ from medical_sam2.io.atomic import write_bytes
 from medical_sam2.metrics import dice, iou
 from medical_sam2.model.weights import weights_file
 from medical_sam2.server.review import REACH, expect_wrong, rank_wrong
+from medical_sam2.tracking.confidence import HIDDEN, SLICE_FEATURES, SLICES_FILE
 from medical_sam2.tracking.consensus import (
     Gate,
     RefinedProbability,
@@ -39,7 +40,6 @@ from medical_sam2.tracking.consensus import (
     working_grid,
 )
 from medical_sam2.tracking.fusion import Mean
-from medical_sam2.tracking.slice_confidence import HIDDEN, SLICE_FEATURES, SLICES_FILE
 from medical_sam2.views import AXIAL
 
 BINS, STEPS, BATCH, RATE, DECAY, BLUR = 10, 600, 512, 1e-2, 0.1, 0.3

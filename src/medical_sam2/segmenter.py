@@ -24,6 +24,7 @@ from medical_sam2.plugins import find, suggestion
 from medical_sam2.prompts import FramePrompt, Point, Prompt, voxel_of
 from medical_sam2.strokes import apply_settled
 from medical_sam2.tracking.click_outline import OutlineJudge
+from medical_sam2.tracking.confidence import SLICE_FEATURES, SLICES_FILE
 from medical_sam2.tracking.consensus import Gate
 from medical_sam2.tracking.correction import correct_labels
 from medical_sam2.tracking.cropping import Crop, CroppedImages
@@ -35,7 +36,6 @@ from medical_sam2.tracking.image_viewer import ImageViewer, choose_set_windows, 
 from medical_sam2.tracking.limits import describe_missed_clicks, describe_missed_points, describe_taken, hold_settled
 from medical_sam2.tracking.plan import PLANES, by_window, order_objects, plan_tracking, views_allowed
 from medical_sam2.tracking.set_consensus import SetConsensus
-from medical_sam2.tracking.slice_confidence import SLICE_FEATURES, SLICES_FILE
 from medical_sam2.tracking.template import Template, TemplateMatch, describe_matches, search_objects
 from medical_sam2.tracking.view_tracker import TrackingConfig
 from medical_sam2.tracking.volume_tracker import FrameDone, GroupTracker, ResultOptions, TrackingProgress, VolumeTracker

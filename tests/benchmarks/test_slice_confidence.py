@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from benchmarks.slice_confidence import Answer, calibration_error, fitted, judged, suggested
-from medical_sam2.tracking.slice_confidence import SLICE_FEATURES
+from medical_sam2.tracking.confidence import SLICE_FEATURES
 
 
 def answer(dataset: str, seed: int) -> Answer:

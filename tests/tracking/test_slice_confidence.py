@@ -10,9 +10,8 @@ from safetensors.torch import save_file
 from medical_sam2.errors import WeightsError
 from medical_sam2.model.catalogue import MODEL_FILE, NAMED_WEIGHTS
 from medical_sam2.segmenter import Segmenter
-from medical_sam2.tracking.confidence import count_areas
+from medical_sam2.tracking.confidence import HIDDEN, SLICE_FEATURES, SLICES_FILE, RefinedSlices, count_areas
 from medical_sam2.tracking.consensus import Gate, RefinedProbability, apply_consensus
-from medical_sam2.tracking.slice_confidence import HIDDEN, SLICE_FEATURES, SLICES_FILE, RefinedSlices
 from medical_sam2.volume import SliceConfidence
 from tests.backbones import Brightness
 from tests.phantoms import phantom

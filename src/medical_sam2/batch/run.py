@@ -49,10 +49,10 @@ from medical_sam2.plugins import find
 from medical_sam2.prompts import Box
 from medical_sam2.segmenter import Precision, Segmenter, check_choices
 from medical_sam2.tracking.click_outline import JUDGE_FILE
+from medical_sam2.tracking.confidence import SLICES_FILE
 from medical_sam2.tracking.consensus import GATE_FILE
 from medical_sam2.tracking.finishing import FinishingChange, FinishingSettings, finish
 from medical_sam2.tracking.plan import bytes_needed, plan_tracking
-from medical_sam2.tracking.slice_confidence import SLICES_FILE
 from medical_sam2.tracking.template import SEARCHED, Template
 from medical_sam2.train.adapt import adapt_to_outlines, warn_without_outlines
 from medical_sam2.volume import Segmentation, Volume
