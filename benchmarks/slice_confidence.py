@@ -29,8 +29,7 @@ from consensus import SYNTHETIC, learning_arguments, load_tracked, tracked
 from medical_sam2.io.atomic import write_bytes
 from medical_sam2.metrics import dice, iou
 from medical_sam2.model.weights import weights_file
-from medical_sam2.server.review import REACH, expect_wrong, rank_wrong
-from medical_sam2.tracking.confidence import HIDDEN, SLICE_FEATURES, SLICES_FILE
+from medical_sam2.tracking.confidence import HIDDEN, REACH, SLICE_FEATURES, SLICES_FILE, expect_wrong, rank_wrong
 from medical_sam2.tracking.consensus import (
     Gate,
     RefinedProbability,

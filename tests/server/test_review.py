@@ -1,14 +1,16 @@
 """Where a look is worth most: rows that are made up, each with one thing that is wrong."""
 
 import re
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 from playwright.sync_api import expect
 
-from medical_sam2.server.review import ReviewSuggestion, expect_wrong, suggest_reviews
 from medical_sam2.server.segmentation import SessionResult, SessionVolume
+from medical_sam2.server.session import views_disagree
+from medical_sam2.tracking.confidence import ReviewSuggestion, expect_wrong, suggest_reviews
 from medical_sam2.volume import SliceConfidence
 from tests.phantoms import phantom
 from tests.server.browsing import Person
@@ -28,7 +30,8 @@ def suggested(
 ) -> list[ReviewSuggestion]:
     labels = np.ones(IMAGE.volume.shape, np.uint8)
     uncertainty = None if doubt is None else (np.full_like(labels, doubt),)
-    return suggest_reviews(SessionResult((labels,), tuple(found), uncertainty), image, SIZES, {1, 2})
+    result = SessionResult((labels,), tuple(found), uncertainty)
+    return suggest_reviews(found, SIZES, {1, 2}, partial(views_disagree, result, image) if image else None)
 
 
 def test_the_outline_that_is_off_the_most_comes_first_whoever_is_least_sure() -> None:

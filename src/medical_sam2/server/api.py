@@ -33,7 +33,6 @@ from medical_sam2.server.rendering import (
     remove_overlay,
     subsample,
 )
-from medical_sam2.server.review import ReviewSuggestion
 from medical_sam2.server.security import VISITOR, Visitor
 from medical_sam2.server.segmentation import SessionImage, SessionResult, SessionVolume
 from medical_sam2.server.session import Session
@@ -41,6 +40,7 @@ from medical_sam2.server.session_store import SessionStore, library_entries
 from medical_sam2.server.state import MOST_NAME, Gesture, Kind, State
 from medical_sam2.server.worker_process import ReadingOptions
 from medical_sam2.strokes import WIDEST
+from medical_sam2.tracking.confidence import ReviewSuggestion
 from medical_sam2.tracking.finishing import FinishingSteps
 from medical_sam2.volume import Volume
 

@@ -23,8 +23,8 @@ from medical_sam2.server.editing import (
 from medical_sam2.server.gestures import check_gesture, decode_runs, encode_runs, frame_prompt
 from medical_sam2.server.inference_queue import Cancelled, InferenceQueue, JobEvent, TrackingJob, trim_memory
 from medical_sam2.server.refusals import Conflict, InvalidRequest, NotFound
-from medical_sam2.server.review import ReviewSuggestion, suggest_reviews
 from medical_sam2.server.segmentation import (
+    IMAGE,
     Frame,
     LabelMaps,
     SessionImage,
@@ -49,6 +49,10 @@ from medical_sam2.server.state import (
     Step,
     Structure,
 )
+from medical_sam2.tracking.confidence import ReviewSuggestion, suggest_reviews
+from medical_sam2.volume import SliceConfidence
+
+DISAGREE = 0.25  # how undecided the voxels of a structure are on a slice, of 1, from which views disagree there
 
 
 class Session:
@@ -319,7 +323,9 @@ class Session:
         image, state = self.image, self.history.state
         sizes = {plane: int(np.prod(image.frame_shape(plane, 0))) for plane in image.planes}
         drawn = {each.label for each in state.gestures if each.kind in ("box", "mask", "lasso", "diameter") and each.inside}
-        return suggest_reviews(self.result(), image if isinstance(image, SessionVolume) else None, sizes, drawn)
+        result = self.result()
+        in_volume = partial(views_disagree, result, image) if isinstance(image, SessionVolume) else None
+        return suggest_reviews(result.rows, sizes, drawn, in_volume)
 
     def volumes_ml(self) -> Mapping[int, float]:
         """Label → its volume in the result that stands, where that means something."""
@@ -448,3 +454,12 @@ class Session:
 def _one_line(name: str) -> str:
     """A name in one printable line."""
     return "".join(letter for letter in " ".join(name.split()) if letter.isprintable())[:MOST_NAME]
+
+
+def views_disagree(result: SessionResult, image: SessionVolume, row: SliceConfidence) -> bool:
+    """Whether several views were tracked, and what they make of a slice together is undecided."""
+    if len({each.view for each in result.rows if each.object == row.object} - {IMAGE}) < 2 or result.uncertainty is None:
+        return False
+    inside = image.frame_labels(result.labels, row.view, row.slice) == row.object
+    doubt = image.frame_labels(result.uncertainty, row.view, row.slice)[inside]
+    return bool(doubt.size) and float(np.mean(doubt)) / 255 > DISAGREE

@@ -4,11 +4,18 @@ The mask decoder predicts the IoU of what it saw on one slice. It knows neither 
 what the consensus made of them, and is far too sure beyond an object's end. A small network learnt beside the weights, a `Gate`
 of other features, predicts it from all that (`SLICE_FEATURES`). Where confidence collapses or an object leaks, people are told.
 
+Where a look is worth most: what is expected to be wrong on a slice is (1 − Dice) · area, with the Dice that the confidence, a
+predicted IoU, amounts to; where a structure grew suddenly, all that it grew by. That over the length of the outline, which
+goes with the root of the area, is how far it has to be moved. Slices are ordered by that times the share that is wrong: one of
+which nothing is right comes before a large one that is a little off all around. A correction mends the slices beside it too: a
+suggestion tells what it gains there as well, and they are not suggested.
+
 Shapes: I J K voxels; n h w working grid of the consensus with the slices first, S features of a slice.
 """
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import sqrt
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +39,8 @@ MOST = 0.5  # share of a slice
 DRAWN = 1.5  # area over that of an outline or a box, up to which a person has drawn it so large
 FLAT = 0.5  # thickness over the width on the prompted slices, below which an object seems to have been lost beside them
 FEW, TINY = 4, 16  # slices of an object, and voxels of it on the prompted ones, of which the network can hardly tell what it is
+REACH = 2  # slices beside a corrected one that are expected to change with it
+MOST_SUGGESTED = 12
 
 
 @dataclass(frozen=True)
@@ -206,6 +215,78 @@ def _consecutive_runs(slices: Sequence[int]) -> list[tuple[int, ...]]:
     """Sorted slices, split where one is left out."""
     parts = np.split(np.array(slices, int), np.flatnonzero(np.diff(slices) > 1) + 1)
     return [tuple(int(t) for t in part) for part in parts if len(part)]
+
+
+@dataclass(frozen=True)
+class ReviewSuggestion:
+    """A slice that is worth a look.
+
+    Args:
+        row: its confidence.
+        gain_px: voxels that a correction there is expected to mend.
+        reason: in two or three words.
+    """
+
+    row: SliceConfidence
+    gain_px: int
+    reason: str
+
+
+def suggest_reviews(
+    rows: Sequence[SliceConfidence],
+    frame_px: Mapping[str, int],
+    drawn: Collection[int],
+    views_disagree: Callable[[SliceConfidence], bool] | None,
+) -> list[ReviewSuggestion]:
+    """The slices of all structures that are worth a look, the one whose outline is expected to be off the most first.
+
+    Args:
+        rows: of what was tracked.
+        frame_px: plane → pixels of a frame.
+        drawn: structures that a person outlined or drew a box around.
+        views_disagree: whether what several views make of a slice is undecided; None for a set of images, whose neighbours are
+            nothing to each other.
+    """
+    leaks = find_leaks(rows, frame_px, drawn) if views_disagree else []
+    grown = {(each.object, each.view, t): each.before_px or 0 for each in leaks for t in each.slices}
+    wrong = {row.key: _wrong(row, grown) for row in rows if row.area_px and not row.prompted}
+    reach = REACH if views_disagree else 0
+    gains = {key: sum(wrong.get((*key[:2], key[2] + by), 0) for by in range(-reach, reach + 1)) for key in wrong}
+    open_ = [row for row in rows if gains.get(row.key, 0) >= 1]
+    chosen: dict[tuple[int, str, int], SliceConfidence] = {}
+    for row in sorted(open_, key=lambda row: (-rank_wrong(wrong[row.key], row.area_px), row.slice)):
+        beside = ((*row.key[:2], row.slice + by) for by in range(-reach, reach + 1))
+        if len(chosen) < MOST_SUGGESTED and not any(key in chosen for key in beside):
+            chosen[row.key] = row
+    return [ReviewSuggestion(row, round(gains[key]), _reason(row, grown, views_disagree)) for key, row in chosen.items()]
+
+
+def expect_wrong(confidence: float, area_px: int) -> float:
+    """Voxels that are expected to be wrong on a slice: (1 − Dice) · area, of the Dice of a predicted IoU."""
+    return (1 - 2 * confidence / (1 + confidence)) * area_px
+
+
+def rank_wrong(wrong_px: float, area_px: int) -> float:
+    """What slices are ordered by: the share that is wrong, times how far its outline is off."""
+    return (wrong_px / area_px) * wrong_px / sqrt(area_px)
+
+
+def _wrong(row: SliceConfidence, grown: Mapping[tuple[int, str, int], int]) -> float:
+    """Voxels that are expected to be wrong on a slice."""
+    unsure = expect_wrong(row.confidence, row.area_px)
+    return max(unsure, row.area_px - grown[row.key]) if row.key in grown else unsure
+
+
+def _reason(
+    row: SliceConfidence,
+    grown: Mapping[tuple[int, str, int], int],
+    views_disagree: Callable[[SliceConfidence], bool] | None,
+) -> str:
+    if row.key in grown:
+        return "grew suddenly" if grown[row.key] else "fills the slice"
+    if views_disagree and views_disagree(row):
+        return "views disagree"
+    return "unsure" if row.look_here else f"{round(100 * row.confidence)} % sure"
 
 
 @dataclass(frozen=True)
