@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from medical_sam2.batch.fingerprint import read_record
 from medical_sam2.cli import main, report
-from medical_sam2.cli.label_map_records import read_record
 from medical_sam2.io.labels import save_label_map
 from medical_sam2.model.catalogue import NAMED_WEIGHTS
 from medical_sam2.tracking.click_outline import JUDGE_FILE

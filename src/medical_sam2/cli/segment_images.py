@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medical_sam2.batch.fingerprint import hash_files
+from medical_sam2.batch.fingerprint import LabelMapRecord, hash_files, read_record, record_text
 from medical_sam2.cli import plain, report
 from medical_sam2.cli.files import SetOutputOptions, as_json, check_memory_for_libraries, check_place, check_suffix, same
-from medical_sam2.cli.label_map_records import LabelMapRecord, read_record, record_text
 from medical_sam2.cli.options import FLAG, SetInferenceOptions
 from medical_sam2.cli.prompts import SetPromptOptions, SetPrompts, set_prompts
 from medical_sam2.errors import ConfigError, InputError, MedicalSam2Error, say_count
