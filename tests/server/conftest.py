@@ -14,10 +14,9 @@ from starlette.testclient import TestClient
 
 from medical_sam2 import io
 from medical_sam2.errors import MedicalSam2Error
-from medical_sam2.server import worker_process
+from medical_sam2.server import refusal_for, worker_process
 from medical_sam2.server.app import build
 from medical_sam2.server.inference_queue import InferenceQueue
-from medical_sam2.server.refusals import refusal_for
 from medical_sam2.server.security import ServerSettings
 from medical_sam2.server.segmentation import SessionVolume
 from medical_sam2.server.session import Session

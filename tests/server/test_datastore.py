@@ -16,9 +16,9 @@ import torch
 from medical_sam2 import io
 from medical_sam2.model.nano import nano
 from medical_sam2.segmenter import Segmenter
+from medical_sam2.server import Conflict, Refusal
 from medical_sam2.server.datastore import DEPTHS, USEFUL, Datastore
 from medical_sam2.server.inference_queue import InferenceQueue
-from medical_sam2.server.refusals import Conflict, Refusal
 from medical_sam2.server.security import ServerSettings
 from medical_sam2.volume import Volume
 from tests.io.making import Series

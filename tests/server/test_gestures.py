@@ -11,9 +11,9 @@ import pytest
 from medical_sam2.errors import PromptError
 from medical_sam2.io import Picture
 from medical_sam2.prompts import Box, Mask, Point, Prompt
+from medical_sam2.server import InvalidRequest
 from medical_sam2.server.gestures import ball_voxels, volume_prompts
 from medical_sam2.server.inference_queue import InferenceQueue
-from medical_sam2.server.refusals import InvalidRequest
 from medical_sam2.server.segmentation import SessionImageSet
 from medical_sam2.server.session import Session
 from medical_sam2.server.state import Gesture, Kind, from_json

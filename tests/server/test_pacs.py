@@ -15,8 +15,7 @@ import SimpleITK
 from pydicom import dcmread
 
 from medical_sam2 import io
-from medical_sam2.server import pacs
-from medical_sam2.server.refusals import Refusal
+from medical_sam2.server import Refusal, pacs
 from medical_sam2.tracking.plan import PLANES
 from tests.io.making import Series
 from tests.phantoms import phantom

@@ -13,8 +13,7 @@ import numpy as np
 import pytest
 from pydicom.uid import CTImageStorage
 
-from medical_sam2.server import pacs
-from medical_sam2.server.refusals import Refusal
+from medical_sam2.server import Refusal, pacs
 from medical_sam2.server.worker_process import WorkerLimits
 from tests.io.making import base
 from tests.server.conftest import Served

@@ -17,9 +17,8 @@ from nnInteractive.inference.remote.serialization import pack_array, unpack_arra
 from numpy.typing import NDArray
 
 from medical_sam2.prompts import Box, Point
-from medical_sam2.server import nninteractive
+from medical_sam2.server import Refusal, nninteractive
 from medical_sam2.server.inference_queue import InferenceQueue
-from medical_sam2.server.refusals import Refusal
 from medical_sam2.server.security import ServerSettings
 from medical_sam2.volume import Volume
 from tests.phantoms import Phantom, directions, phantom, segmenter

@@ -12,9 +12,9 @@ import pytest
 
 from medical_sam2.cli import main
 from medical_sam2.io.prompt_file import load_prompts
+from medical_sam2.server import NotFound
 from medical_sam2.server.gestures import command_line, prompt_file
 from medical_sam2.server.inference_queue import InferenceQueue
-from medical_sam2.server.refusals import NotFound
 from medical_sam2.server.segmentation import SessionVolume
 from medical_sam2.server.session import Session
 from medical_sam2.server.state import Gesture

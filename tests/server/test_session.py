@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 
 from medical_sam2.errors import FormatError, PromptError
 from medical_sam2.prompts import Point
+from medical_sam2.server import Conflict, InvalidRequest, NotFound, Refusal
 from medical_sam2.server import session as session_module
 from medical_sam2.server.gestures import decode_runs, encode_runs
 from medical_sam2.server.inference_queue import InferenceQueue
-from medical_sam2.server.refusals import Conflict, InvalidRequest, NotFound, Refusal
 from medical_sam2.server.session import Session
 from medical_sam2.server.state import Gesture
 from medical_sam2.tracking.plan import PLANES

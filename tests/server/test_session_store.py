@@ -4,8 +4,8 @@ from pathlib import Path
 import pytest
 
 from medical_sam2.errors import ConfigError
+from medical_sam2.server import NotFound
 from medical_sam2.server.inference_queue import InferenceQueue
-from medical_sam2.server.refusals import NotFound
 from medical_sam2.server.security import ServerSettings
 from medical_sam2.server.session_store import SessionStore
 from tests.io.making import EXPORTER

@@ -13,10 +13,9 @@ from fastapi.sse import EventSourceResponse, ServerSentEvent
 from pydantic import BaseModel, ConfigDict, Field
 
 from medical_sam2.intensity_window import CT_WINDOWS
-from medical_sam2.server import editing
+from medical_sam2.server import InvalidRequest, NotFound, editing
 from medical_sam2.server.gestures import MOST_POINTS, command_line, prompt_file
 from medical_sam2.server.pacs import SeriesRecord
-from medical_sam2.server.refusals import InvalidRequest, NotFound
 from medical_sam2.server.rendering import (
     Encoded,
     change_session,

@@ -38,9 +38,8 @@ from starlette.exceptions import HTTPException
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from medical_sam2.errors import MedicalSam2Error
-from medical_sam2.server import api, monai_label, nninteractive
+from medical_sam2.server import InvalidRequest, Refusal, api, monai_label, nninteractive, refusal_for
 from medical_sam2.server.inference_queue import InferenceQueue, limit_heaps
-from medical_sam2.server.refusals import InvalidRequest, Refusal, refusal_for
 from medical_sam2.server.security import (
     AUTHENTICATED,
     DEFECT,

@@ -31,8 +31,8 @@ from numpy.typing import NDArray
 
 from medical_sam2.errors import say_count
 from medical_sam2.io import atomic, registry
+from medical_sam2.server import Conflict, InvalidRequest, LimitReached, NotFound, Refusal, disk_is_full
 from medical_sam2.server.pacs import SeriesRecord
-from medical_sam2.server.refusals import Conflict, InvalidRequest, LimitReached, NotFound, Refusal, disk_is_full
 from medical_sam2.server.segmentation import SessionVolume
 from medical_sam2.server.session import Session
 from medical_sam2.server.session_store import MOST_ENTRIES, LibraryEntry, SessionStore, leads_within, library_entries

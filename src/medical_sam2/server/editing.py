@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medical_sam2.errors import say_count
-from medical_sam2.server.refusals import InvalidRequest
+from medical_sam2.server import InvalidRequest
 from medical_sam2.server.segmentation import LabelMaps, SessionImage, SessionImageSet, SessionResult, SessionVolume
 from medical_sam2.server.state import COLOURS, State, Structure
 from medical_sam2.tracking.finishing import FinishingSteps, fill_holes, finish, load_ndimage

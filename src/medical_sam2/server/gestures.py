@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from medical_sam2.io.prompt_file import save_prompts
 from medical_sam2.prompts import Box, FramePrompt, Mask, Point, Prompt
-from medical_sam2.server.refusals import InvalidRequest, NotFound
+from medical_sam2.server import InvalidRequest, NotFound
 from medical_sam2.server.state import Gesture, State
 from medical_sam2.strokes import (
     Brush,

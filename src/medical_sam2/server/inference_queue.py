@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 from medical_sam2.errors import MedicalSam2Error
 from medical_sam2.prompts import Prompt
-from medical_sam2.server.refusals import refusal_for
+from medical_sam2.server import refusal_for
 from medical_sam2.volume import Segmentation, Volume
 
 if TYPE_CHECKING:  # torch is loaded while the page is already there

@@ -21,8 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medical_sam2.prompts import Box, Prompt
+from medical_sam2.server import InvalidRequest, LimitReached, Refusal
 from medical_sam2.server.inference_queue import Cancelled, InferenceQueue, JobEvent, TrackingJob
-from medical_sam2.server.refusals import InvalidRequest, LimitReached, Refusal
 from medical_sam2.strokes import says_where
 from medical_sam2.tracking.limits import drop_contradicted, hold_settled, voxels_of
 from medical_sam2.views import View

@@ -14,7 +14,7 @@ from pydantic import Field as Limited
 
 from medical_sam2.io import registry
 from medical_sam2.prompts import Point, Prompt
-from medical_sam2.server.refusals import InvalidRequest
+from medical_sam2.server import InvalidRequest
 
 MOST_CLICKS, MOST_SEGMENTS = 1_000, 1_000
 STRUCTURE = "structure"  # the only label: clicks come as `foreground`, or under its name

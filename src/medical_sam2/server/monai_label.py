@@ -32,6 +32,7 @@ from medical_sam2 import io
 from medical_sam2.io.labels import fit
 from medical_sam2.io.safe_open import CHUNK
 from medical_sam2.prompts import Box, Prompt
+from medical_sam2.server import Conflict, InvalidRequest, NotFound, Refusal
 from medical_sam2.server.datastore import (
     FINAL,
     SENT_AS,
@@ -43,7 +44,6 @@ from medical_sam2.server.datastore import (
     known_suffix,
 )
 from medical_sam2.server.monai_forms import STRUCTURE, InferenceRequest, as_asked, parse, read_segments
-from medical_sam2.server.refusals import Conflict, InvalidRequest, NotFound, Refusal
 from medical_sam2.server.segmentation import SessionImage, SessionImageSet, SessionVolume
 from medical_sam2.server.session import Session
 from medical_sam2.server.session_store import SessionStore

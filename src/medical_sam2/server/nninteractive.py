@@ -29,9 +29,9 @@ from pydantic import BaseModel, Field, ValidationError
 
 from medical_sam2.errors import ConfigError, MedicalSam2Error
 from medical_sam2.prompts import Box, Mask, Point
+from medical_sam2.server import InvalidRequest, TooLarge
 from medical_sam2.server.inference_queue import InferenceQueue
 from medical_sam2.server.leases import IDLE_S, LIVENESS_S, Lease, Leases
-from medical_sam2.server.refusals import InvalidRequest, TooLarge
 from medical_sam2.server.security import ServerSettings
 from medical_sam2.strokes import Brush
 from medical_sam2.volume import Volume

@@ -13,7 +13,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from medical_sam2.server.refusals import Refusal
+from medical_sam2.server import Refusal
 
 if TYPE_CHECKING:  # loaded when a PACS is asked
     import requests

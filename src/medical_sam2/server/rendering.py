@@ -24,8 +24,8 @@ from PIL import Image
 from medical_sam2.intensity_window import Window
 from medical_sam2.io import registry
 from medical_sam2.io.annotations import AnnotatedImage
+from medical_sam2.server import InvalidRequest, NotFound, Refusal
 from medical_sam2.server.editing import check_volume, renumber
-from medical_sam2.server.refusals import InvalidRequest, NotFound, Refusal
 from medical_sam2.server.segmentation import LabelMaps, SessionImage, SessionVolume
 from medical_sam2.server.session import Session
 from medical_sam2.server.session_store import SessionStore

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 from urllib.parse import parse_qs, urlsplit
 
-from medical_sam2.server.refusals import Refusal, TooLarge
+from medical_sam2.server import Refusal, TooLarge
 from medical_sam2.server.users import PasswordHash, is_known
 from medical_sam2.server.worker_process import WorkerLimits
 

@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 from medical_sam2.intensity_window import Window, Windows, in_hounsfield, percentile_window
 from medical_sam2.io import Picture, atomic
 from medical_sam2.prompts import FramePrompt, Prompt, intensities
+from medical_sam2.server import InvalidRequest
 from medical_sam2.server.gestures import ball_voxels, frame_prompt, volume_prompts
-from medical_sam2.server.refusals import InvalidRequest
 from medical_sam2.server.state import BY_HAND, LIMITING, Gesture, State
 from medical_sam2.tracking.limits import hold_settled, last_words
 from medical_sam2.tracking.plan import PLANES, array_axis, grouped

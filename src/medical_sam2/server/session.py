@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medical_sam2.errors import FormatError, say_count
+from medical_sam2.server import Conflict, InvalidRequest, NotFound
 from medical_sam2.server.editing import (
     StructureEdit,
     check_lockable,
@@ -22,7 +23,6 @@ from medical_sam2.server.editing import (
 )
 from medical_sam2.server.gestures import check_gesture, decode_runs, encode_runs, frame_prompt
 from medical_sam2.server.inference_queue import Cancelled, InferenceQueue, JobEvent, TrackingJob, trim_memory
-from medical_sam2.server.refusals import Conflict, InvalidRequest, NotFound
 from medical_sam2.server.segmentation import (
     IMAGE,
     Frame,

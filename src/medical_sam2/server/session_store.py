@@ -27,10 +27,10 @@ from numpy.typing import NDArray
 
 from medical_sam2.errors import ConfigError, FormatError, MedicalSam2Error
 from medical_sam2.io import Picture, atomic, registry
+from medical_sam2.server import Conflict, InvalidRequest, LimitReached, NotFound, TooLarge, disk_is_full
 from medical_sam2.server.editing import renumber
 from medical_sam2.server.inference_queue import InferenceQueue
 from medical_sam2.server.pacs import SeriesRecord
-from medical_sam2.server.refusals import Conflict, InvalidRequest, LimitReached, NotFound, TooLarge, disk_is_full
 from medical_sam2.server.security import ServerSettings
 from medical_sam2.server.segmentation import SessionImage, SessionImageSet, SessionVolume
 from medical_sam2.server.session import Session

@@ -15,7 +15,7 @@ from typing import Any, Literal
 from medical_sam2 import volume
 from medical_sam2.errors import FormatError
 from medical_sam2.io.atomic import sync_folder
-from medical_sam2.server.refusals import InvalidRequest
+from medical_sam2.server import InvalidRequest
 
 Kind = Literal["points", "box", "mask", "scribble", "lasso", "diameter", "slices", "interpolate", "erase", "ball"]
 LIMITING = ("slices", "interpolate")  # kinds that have a structure found anew

@@ -25,8 +25,7 @@ from numpy.typing import NDArray
 from medical_sam2 import io
 from medical_sam2.errors import AmbiguousError, FormatError, MedicalSam2Error, ResourceError
 from medical_sam2.io import atomic, registry
-from medical_sam2.server import pacs
-from medical_sam2.server.refusals import AmbiguousSource, InvalidRequest, LimitReached, Refusal, refusal_for
+from medical_sam2.server import AmbiguousSource, InvalidRequest, LimitReached, Refusal, pacs, refusal_for
 from medical_sam2.volume import Segmentation, Volume
 
 META = "meta.json"
