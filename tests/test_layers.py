@@ -61,9 +61,8 @@ DEFERRED = {  # module → how many of our own modules it imports inside of func
     "cli.installation": 2,  # `weights list` answers without torch
     "io": 1,  # pydicom, for DICOM files alone
     "io.image_folder": 1,  # likewise
-    "server.rendering": 1,  # SciPy, for a table alone: the page opens before
 }
-MOST_DEFERRED = 15
+MOST_DEFERRED = 14
 NEEDLESS = (
     *(
         "transformers",

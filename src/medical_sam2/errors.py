@@ -157,6 +157,15 @@ def say_count(number: int, noun: str, verb: str = "") -> str:
     return f"{number} {noun}{'s' * (number != 1)} {follows}".rstrip()
 
 
+def list_first(things: Sequence[object], most: int = 3) -> str:
+    """The first of many, as a message names them.
+
+    >>> list_first(["a.png", "b.png"]), list_first(range(9))
+    ('a.png, b.png', '0, 1, 2 …')
+    """
+    return ", ".join(map(str, things[:most])) + " …" * (len(things) > most)
+
+
 def tells_of_memory(error: BaseException) -> bool:
     """Whether a foreign error says that there is too little memory, of whatever type it is."""
     return isinstance(error, MemoryError) or (

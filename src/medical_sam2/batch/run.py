@@ -38,7 +38,7 @@ from medical_sam2.batch.outputs import (
     write_shared,
     write_tables,
 )
-from medical_sam2.errors import DEFECT, ConfigError, InputError, MedicalSam2Error, explain_refusal, say_count
+from medical_sam2.errors import DEFECT, ConfigError, InputError, MedicalSam2Error, explain_refusal, list_first, say_count
 from medical_sam2.intensity_window import named_window
 from medical_sam2.io import Form, registry
 from medical_sam2.io.prompt_file import NamedPrompts
@@ -244,9 +244,8 @@ class BatchRun:
         self.changed = tuple(job.case.name for job in others)
         if self.changed and existing != "redo changed":
             some = f"{len(self.changed)} of {say_count(len(kept), 'case', 'were')}"
-            problem = f"{some} made with other settings, weights, prompts or images: "
-            remedy = "say --redo-changed, or choose another folder"
-            raise InputError(problem + ", ".join(self.changed[:3]) + " …" * (len(self.changed) > 3), remedy, subject=folder)
+            problem = f"{some} made with other settings, weights, prompts or images: {list_first(self.changed)}"
+            raise InputError(problem, "say --redo-changed, or choose another folder", subject=folder)
         self.outcomes = {name: found for name, found in kept.items() if name not in self.changed}
         self.todo = [job for job in self.jobs if job.case.name not in self.outcomes]
 

@@ -57,7 +57,7 @@ def run_recipe(
         if resume and _is_finished(parsed, output, output / "weights", print_it=processes.first):
             return
         torch.manual_seed(parsed.seed)
-        training = TrainingRun(_make_network(parsed), parsed, output, processes)
+        training = TrainingRun(load_backbone(parsed.start) if parsed.start else nano(), parsed, output, processes)
         if resume:
             training.resume()
         _follow(training, max_minutes)
@@ -81,11 +81,6 @@ def _is_finished(recipe: Recipe, run: Path, outcome: Path, *, print_it: bool = T
     if print_it:
         print_note(f"{run}: this run is finished, all {recipe.steps} steps of it; nothing was changed")
     return True
-
-
-def _make_network(recipe: Recipe) -> Sam2:
-    """The network that a recipe starts from."""
-    return load_backbone(recipe.start) if recipe.start else nano()
 
 
 def finetune_network(folder: Path, output: Path, options: FinetuneOptions) -> None:

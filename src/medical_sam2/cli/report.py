@@ -20,14 +20,15 @@ from medical_sam2 import preview, statistics
 from medical_sam2.cli import installed_version, plain
 from medical_sam2.cli.files import as_json
 from medical_sam2.cli.prompts import SetPrompts
-from medical_sam2.errors import MedicalSam2Error, say_count
+from medical_sam2.errors import list_first, say_count
 from medical_sam2.intensity_window import Window, percentile_window
 from medical_sam2.io import atomic
 from medical_sam2.io.image_folder import ImageFolder
 from medical_sam2.io.labels import object_boxes
 from medical_sam2.io.prompt_file import NamedPrompts, as_objects
 from medical_sam2.io.registry import Picture
-from medical_sam2.prompts import FramePrompt, Mask
+from medical_sam2.io.safe_open import megabytes
+from medical_sam2.prompts import FramePrompt
 from medical_sam2.tracking.plan import Group
 from medical_sam2.views import View
 from medical_sam2.volume import Segmentation, Volume
@@ -74,8 +75,7 @@ class Progress(AbstractContextManager["Progress"]):
 
     def __call__(self, frame: "FrameDone") -> None:
         """One more frame."""
-        shown, most = ", ".join(map(str, frame.objects[:5])), len(frame.objects)
-        where = f"{View(frame.view).name} slice {frame.slice}, object {shown}" + " …" * (most > 5)
+        where = f"{View(frame.view).name} slice {frame.slice}, object {list_first(frame.objects, 5)}"
         self.update(where, frame.done, frame.total, "slices")
 
     def update(self, where: str, done: int, total: int, what: str, share: float | None = None) -> None:
@@ -86,8 +86,7 @@ class Progress(AbstractContextManager["Progress"]):
             self._last = time.monotonic()
             part = share or done / total
             left = (self._last - self._start) * (1 - part) / part
-            minutes = f"{left:.0f} s" if left < 120 else f"{left / 60:.0f} min"
-            print_note(f"{done} of {total} {what}, {where}, about {minutes} left")
+            print_note(f"{done} of {total} {what}, {where}, about {say_time(left)} left")
 
 
 def _bar() -> "Bar":
@@ -96,6 +95,11 @@ def _bar() -> "Bar":
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     return Progress(*columns, console=Console(stderr=True), transient=True)
+
+
+def say_time(seconds: float) -> str:
+    """How long something takes, for people."""
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
 
 
 def print_note(text: str) -> None:
@@ -134,7 +138,7 @@ def describe_run(file: Path, volume: Volume, named: NamedPrompts, settings: obje
             "orientation": volume.orientation,
             "modality": volume.modality,
         },
-        "prompts": as_objects(named.prompts, named.names, _count_voxels),
+        "prompts": as_objects(named.prompts, named.names, lambda mask: {"voxels": int(np.count_nonzero(mask.array_ijk))}),
         "settings": _settings(settings),
     }
 
@@ -169,7 +173,7 @@ def dry_run_text(
         f"weights  {weights['name']} at {weights['image_size']} px, {there}",
         f"device   {report['device'] or 'not asked'}",
         f"window   {window}",
-        f"memory   about {size / 2**20:,.0f} MB",
+        f"memory   about {megabytes(size)}",
     ]
     return "\n".join([*lines, *(f"would write {path}" for path in outputs), "nothing was computed"]) + "\n"
 
@@ -225,10 +229,6 @@ def result_text(report: Mapping[str, Any], outputs: Iterable[Path]) -> str:
     windows = dict.fromkeys(str(Window(**each)) for each in report["windows"].values())
     lines += [f"intensities from {each}" for each in windows]
     return "\n".join([*lines, *(f"wrote {path}" for path in outputs)]) + "\n"
-
-
-def _count_voxels(mask: Mask) -> dict[str, Any]:
-    return {"voxels": int(np.count_nonzero(mask.array_ijk))}
 
 
 def describe_set_run(images: ImageFolder, prompts: SetPrompts, settings: object) -> dict[str, Any]:
@@ -315,11 +315,6 @@ def _is_far(times: NDArray[np.float64]) -> bool:
     return bool((np.median(times, axis=0) > OTHER_SIZE).all() and (low > OTHER_SIZE * 2 / 3).all())
 
 
-def failure_row(name: str, error: MedicalSam2Error) -> dict[str, Any]:
-    """One image that could not be used."""
-    return {"image": name, "problem": error.problem, "remedy": error.remedy}
-
-
 def measure_image(name: str, picture: Picture, found: "ImageMask", names: Mapping[int, str]) -> list[dict[str, Any]]:
     """One row of the statistics for each object of an image."""
     boxes, rows = object_boxes(found.labels), list[dict[str, Any]]()
@@ -366,8 +361,8 @@ def set_result_text(report: Mapping[str, Any], written: Iterable[Path]) -> str:
     if report["skipped"]:
         lines[0] += f", {report['skipped']} were there already"
     if blank:
-        names = ", ".join(each["image"] for each in blank[:3]) + " …" * (len(blank) > 3)
-        lines[0] += f", {len(blank)} blank and without an outline ({plain(names)})"
+        names = plain(list_first([each["image"] for each in blank]))
+        lines[0] += f", {len(blank)} blank and without an outline ({names})"
     if sure:
         lines.append(f"confidence {np.median([each for each, _ in sure]):.2f} (median); least sure:")
         lines += [f"  {each:.2f}  {name}" for each, name in sure[:3]]

@@ -15,7 +15,7 @@ from medical_sam2.cli import plain, report
 from medical_sam2.cli.files import SetOutputOptions, as_json, check_memory_for_libraries, check_place, check_suffix, same
 from medical_sam2.cli.options import FLAG, SetInferenceOptions
 from medical_sam2.cli.prompts import SetPromptOptions, SetPrompts, set_prompts
-from medical_sam2.errors import ConfigError, InputError, MedicalSam2Error, say_count
+from medical_sam2.errors import ConfigError, InputError, MedicalSam2Error, list_first, say_count
 from medical_sam2.intensity_window import named_window
 from medical_sam2.io import atomic, registry, voxels
 from medical_sam2.io.annotations import AnnotatedImage
@@ -122,22 +122,18 @@ def _check_skipped(run: "_SetRun") -> list[str]:
     run.records = {i: record for i in sorted(run.skipped) if (record := read_record(run.files[i])) is not None}
     if others := [run.files[i].name for i, record in run.records.items() if record.key != run.key]:
         some = f"{len(others)} of {say_count(len(run.skipped), 'label map', 'were')}"
-        problem = f"{some} made with other settings, weights or prompts: {_listed(others)}"
+        problem = f"{some} made with other settings, weights or prompts: {list_first(others)}"
         remedy = "choose another folder, or do all again with --overwrite"
         raise InputError(problem, remedy, subject=run.outputs.output)
     entries = run.images.entries
     if changed := [entries[i].name for i, record in run.records.items() if record.image != hash_files([entries[i].file])]:
-        problem = f"{say_count(len(changed), 'image', 'were')} replaced since the earlier run: {_listed(changed)}"
+        problem = f"{say_count(len(changed), 'image', 'were')} replaced since the earlier run: {list_first(changed)}"
         raise InputError(problem, "remove those label maps, or do all again with --overwrite", subject=run.images.folder)
     notes: list[str] = []
     if unknown := [run.files[i].name for i in sorted(run.skipped - run.records.keys())]:
         told = "left out of preview, statistics and report, as nothing tells how they were made"
-        notes.append(f"{say_count(len(unknown), 'label map', 'are')} {told}: {_listed(unknown)}")
+        notes.append(f"{say_count(len(unknown), 'label map', 'are')} {told}: {list_first(unknown)}")
     return notes
-
-
-def _listed(names: Sequence[str]) -> str:
-    return ", ".join(names[:3]) + " …" * (len(names) > 3)
 
 
 def _check_annotations(run: "_SetRun") -> None:
@@ -387,13 +383,13 @@ class _SetRun:
         if not (unlike := self.unlike()):
             return []
         kinds = ("in colour", "grey") if self.in_colour[unlike[0]] else ("grey", "in colour")
-        names = _listed([self.images.entries[i].name for i in unlike])
+        names = list_first([self.images.entries[i].name for i in unlike])
         told = f"{len(unlike)} of {say_count(len(self.seen()), 'image', 'are')} {kinds[0]} and what is prompted is {kinds[1]}"
         return [f"{told}: their masks are wrong more often and deserve a look: {names}"]
 
     def note_failure(self, i: int, error: MedicalSam2Error) -> None:
         """Note an image that cannot be used."""
-        self.failed.append(report.failure_row(self.images.entries[i].name, error))
+        self.failed.append({"image": self.images.entries[i].name, "problem": error.problem, "remedy": error.remedy})
         self.code = max(self.code, error.exit_code)
 
     def _write_tables(self, facts: Mapping[str, Any]) -> None:

@@ -15,9 +15,10 @@ from medical_sam2.batch.table import Check
 from medical_sam2.cli import plain, report
 from medical_sam2.cli.files import Reading, check_memory_for_libraries
 from medical_sam2.cli.options import FLAG, REPEATED, FinishingOptions, InferenceOptions, check_threshold
-from medical_sam2.errors import ConfigError, InputError, MedicalSam2Error, say_count
+from medical_sam2.errors import ConfigError, InputError, MedicalSam2Error, list_first, say_count
 from medical_sam2.io.labels import MaskRule
 from medical_sam2.io.registry import Options, read_grid, writer_of
+from medical_sam2.io.safe_open import megabytes
 from medical_sam2.tracking.finishing import FinishingSettings
 
 if TYPE_CHECKING:
@@ -310,8 +311,8 @@ def _print_found(found: FoundCases, run: "BatchRun") -> None:
         ("case", "are", "done again, as settings, weights, prompts or images were others", run.changed),
     ):
         if names:
-            told = ", ".join(names[:MOST_SHOWN]) + " …" * (len(names) > MOST_SHOWN)
-            report.print_note(plain(f"{say_count(len(names), noun, verb)} {rest}: {told}"))
+            told = f"{say_count(len(names), noun, verb)} {rest}: {list_first(names, MOST_SHOWN)}"
+            report.print_note(plain(told))
 
 
 def _find_failing(run: "BatchRun", grids: Mapping[str, Any], how: Options) -> dict[str, MedicalSam2Error]:
@@ -398,10 +399,7 @@ def _dry_run_text(run: "BatchRun", cost: "BatchEstimate | None", failing: Mappin
             f"--adapt  does nothing for {vain} of {say_count(len(run.todo), 'case')}: it tunes to outlines, and they have none"
         )
     if cost is not None:
-        minutes = f"{cost.seconds:.0f} s" if cost.seconds < 120 else f"{cost.seconds / 60:.0f} min"
         how = "as the cases that are done" if cost.measured else "at most, by eight slices that were made up"
-        lines.append(f"time     about {minutes} ({how})")
-        lines.append(
-            f"memory   about {cost.bytes / 2**20:,.0f} MB" if cost.bytes else "memory   unknown: no header tells a size"
-        )
+        lines.append(f"time     about {report.say_time(cost.seconds)} ({how})")
+        lines.append(f"memory   about {megabytes(cost.bytes)}" if cost.bytes else "memory   unknown: no header tells a size")
     return "\n".join([*lines, "nothing was written"]) + "\n"

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from medical_sam2 import io
 from medical_sam2.data.cases import Kind, modality_of
-from medical_sam2.errors import ConfigError, FormatError, GeometryError, InputError, say_count
+from medical_sam2.errors import ConfigError, FormatError, GeometryError, InputError, list_first, say_count
 from medical_sam2.io import Picture, load_pictures
 from medical_sam2.io.labels import check_turned_alike, fit, integers
 from medical_sam2.io.registry import DICOM, Format, data_suffixes, recognise, suffixes
@@ -152,10 +152,8 @@ class DataSet:
         if strange and not self.strict:
             return np.where(np.isin(labels, strange), labels.dtype.type(0), labels)
         if strange:
-            listed = ", ".join(map(str, strange[:5])) + (" …" if len(strange) > 5 else "")
-            raise FormatError(
-                f"it holds values that {self.name} does not declare: {listed}", "declare or remove them", subject=path
-            )
+            problem = f"it holds values that {self.name} does not declare: {list_first(strange, 5)}"
+            raise FormatError(problem, "declare or remove them", subject=path)
         return labels
 
 

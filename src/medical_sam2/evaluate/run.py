@@ -25,7 +25,7 @@ from medical_sam2.evaluate.answer import answer_job
 from medical_sam2.evaluate.cases import SetTask, VolumeTask, draw_distractors, is_boxable, open_data_set
 from medical_sam2.evaluate.figures import SKETCHES
 from medical_sam2.evaluate.methods import find_method, method_label
-from medical_sam2.evaluate.protocols import Kind, Protocol, spread_evenly
+from medical_sam2.evaluate.protocols import Kind, spread_evenly
 from medical_sam2.evaluate.study import (
     AnswerKey,
     EvaluationJob,
@@ -138,7 +138,8 @@ def _jobs_of_data_set(study: Study, folder: Path, data: DataSet, sketches: Path)
     others = tuple(case for case in labelled if case not in cases)
     structures = spread_evenly(list(data.structures), study.structures)
     conditions = [each for each in protocol.conditions if of_set or each.distractors is None]
-    methods = _methods_for(protocol, of_set=of_set)
+    # a set has no views: methods that differ in them alone answer alike
+    methods = [name for name in protocol.methods if not (of_set and getattr(find_method(name), "views", None))]
     lenders = [open_data_set(each) for each in study.data]
     for case in ("",) if of_set and cases else () if of_set else cases:
         for structure in structures:
@@ -151,11 +152,6 @@ def _jobs_of_data_set(study: Study, folder: Path, data: DataSet, sketches: Path)
                         job = EvaluationJob(folder, case, structure, method, condition, seed, protocol, study.network)
                         job = replace(job, cases=cases if of_set else (), distractors=strays, others=others)
                         yield replace(job, sketch=sketches if first and study.draws else None)
-
-
-def _methods_for(protocol: Protocol, *, of_set: bool) -> list[str]:
-    """Without those that differ from others of the protocol in their views alone, where there are none."""
-    return [name for name in protocol.methods if not (of_set and getattr(find_method(name), "views", None))]
 
 
 def _usable_cases(data: DataSet, study: Study) -> tuple[list[str], list[str]]:

@@ -101,17 +101,13 @@ def read_grid(path: Path, options: Options) -> Volume:
 def _image_files(path: Path) -> Iterator[tuple[Content, Content]]:
     """The content that holds the header and the one that holds the voxels: the same, or those of a pair."""
     with open_content(path) as first:
-        if not _paired(path):
+        name = path.name.lower().removesuffix(".gz")
+        if not name.endswith((".hdr", ".img")):
             yield first, first
             return
-        name = path.name.lower().removesuffix(".gz")
         partner = _counterpart(path)
         with _open_partner(partner, path) as second:
             yield (first, second) if name.endswith(".hdr") else (second, first)
-
-
-def _paired(path: Path) -> bool:
-    return path.name.lower().removesuffix(".gz").endswith((".hdr", ".img"))
 
 
 def _counterpart(path: Path) -> Path:
@@ -301,7 +297,9 @@ def choose_form(header: Header, shape: tuple[int, int, int], wanted: Form | None
             raise GeometryError(f"its {wanted} is not set", "choose the other form with --geometry-from", subject=path)
         return Choice(_in_mm(forms[wanted], scale), notes)
     if not forms:
-        return Choice(_in_mm(_default(header, path), scale), [*notes, *_default_note()])
+        assumed = "axes to Left, Anterior, Superior, centred, spacing from pixdim"
+        notes.append(f"orientation unknown (sform and qform are not set); assumed: {assumed}")
+        return Choice(_in_mm(_default(header, path), scale), notes)
     if len(forms) == 2:
         notes += _compare(forms["sform"], forms["qform"], shape, path)
     elif "sform" in forms:
@@ -377,11 +375,6 @@ def _default(header: Header, path: Path) -> Affine:
     affine = np.diag([-spacing[0], spacing[1], spacing[2], 1.0])
     affine[:3, 3] = -affine[:3, :3] @ ((shape - 1) / 2)
     return affine
-
-
-def _default_note() -> list[str]:
-    assumed = "axes to Left, Anterior, Superior, centred, spacing from pixdim"
-    return [f"orientation unknown (sform and qform are not set); assumed: {assumed}"]
 
 
 def _compare(sform: Affine, qform: Affine, shape: tuple[int, int, int], path: Path) -> list[str]:

@@ -360,11 +360,8 @@ SMALLEST_MM, COARSEST_MM, LARGEST_MM = 0.05, 50.0, 3000.0  # of a CT's voxel; of
 
 def oddities(volume: Volume) -> tuple[str, ...]:
     """One line each: a single slice, intensities far from all others, voxels or an extent of no body."""
-    return tuple(line for line in (_one_slice(volume), _extreme(volume), _size(volume)) if line)
-
-
-def _one_slice(volume: Volume) -> str:
-    return ONE_SLICE if volume.shape.count(1) == 1 else ""
+    alone = ONE_SLICE * (volume.shape.count(1) == 1)
+    return tuple(line for line in (alone, _extreme(volume), _size(volume)) if line)
 
 
 def _extreme(volume: Volume) -> str:

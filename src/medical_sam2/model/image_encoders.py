@@ -155,7 +155,7 @@ class WindowAttention(nn.Module):
         x_VKC = F.pad(x_VKC, (0, 0, 0, 1)) if beyond else x_VKC.contiguous()
         query, key, value = self.qkv(x_VKC).chunk(3, dim=-1)
         query = _pooled(query[:, : high * wide].unflatten(1, (high, wide)), self.stride).flatten(1, 2)
-        query, key, value = (_heads(part, self.heads) for part in (query, key, value))
+        query, key, value = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in (query, key, value))
         read_VLC = attend_heads(query, key, value, self.scale, _counted(key, beyond)).transpose(1, 2).flatten(2)
         image = read_VLC.unflatten(1, (high // self.stride, wide // self.stride))
         image = image.unflatten(0, (count, height // high, width // wide))
@@ -238,11 +238,6 @@ def _counted(key_VGKD: Tensor, beyond: int) -> Tensor | None:
 def _windows(x_NhwC: Tensor, side_h: int, side_w: int) -> Tensor:
     """(V, a, b, C): the image cut into windows."""
     return x_NhwC.unflatten(2, (-1, side_w)).unflatten(1, (-1, side_h)).transpose(2, 3).flatten(0, 2)
-
-
-def _heads(x_VKC: Tensor, heads: int) -> Tensor:
-    """(V, G, K, D)."""
-    return x_VKC.unflatten(-1, (heads, -1)).transpose(1, 2)
 
 
 def _pooled(x_NhwC: Tensor, stride: int) -> Tensor:

@@ -14,8 +14,7 @@ from functools import lru_cache
 from http import HTTPStatus
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from types import ModuleType
-from typing import TYPE_CHECKING, Any, TypeAlias, cast
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,10 +29,8 @@ from medical_sam2.server.segmentation import LabelMaps, SessionImage, SessionVol
 from medical_sam2.server.session import Session
 from medical_sam2.server.session_store import SessionStore
 from medical_sam2.server.state import Gesture, Structure
+from medical_sam2.statistics import ObjectStatistics, measure, to_csv
 from medical_sam2.volume import Segmentation
-
-if TYPE_CHECKING:
-    from medical_sam2.statistics import ObjectStatistics
 
 NumberedMaps: TypeAlias = tuple[NDArray[np.unsignedinteger], ...]
 SOLID = 160  # voxels along each axis of the 3D view, at most
@@ -116,7 +113,7 @@ def encode_download(store: SessionStore, session: Session, form: str) -> Encoded
         labels = tuple(renumber(array, state.numbers) for array in result.labels)
         return _encode_set(labels, form, state.numbered_names, store.settings.formats)
     if form == "csv":
-        return _attachment(load_statistics().to_csv(measure_session(session)).encode(), "text/csv; charset=utf-8")
+        return _attachment(to_csv(measure_session(session)).encode(), "text/csv; charset=utf-8")
     plugins = store.settings.formats
     if f".{form}" not in (written := registry.written(plugins=plugins)):
         choices = ", ".join(suffix[1:] for suffix in written)
@@ -125,21 +122,13 @@ def encode_download(store: SessionStore, session: Session, form: str) -> Encoded
     return _attachment(store.export(session, result.labels[0], form, state.names), kind)
 
 
-def load_statistics() -> ModuleType:
-    """medical_sam2.statistics, loaded when it is used: SciPy takes a while, and the page opens before."""
-    from medical_sam2 import statistics
-
-    return statistics
-
-
-def measure_session(session: Session) -> "tuple[ObjectStatistics, ...]":
+def measure_session(session: Session) -> tuple[ObjectStatistics, ...]:
     """Volume, place and intensity of each structure of the result that stands, by its number in files."""
     image, state = session.image, session.history.state
     if not isinstance(image, SessionVolume):
         raise InvalidRequest("images of a set have no volumes; download the label images")
     labels = renumber(session.result().labels[0], state.numbers)
-    rows = load_statistics().measure(image.volume, Segmentation(labels, image.volume.affine, state.numbered_names))
-    return cast("tuple[ObjectStatistics, ...]", rows)
+    return measure(image.volume, Segmentation(labels, image.volume.affine, state.numbered_names))
 
 
 def _attachment(data: bytes, kind: str) -> Encoded:

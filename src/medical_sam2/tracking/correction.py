@@ -24,7 +24,7 @@ from medical_sam2.prompts import Box, FramePrompt
 from medical_sam2.strokes import only_takes_away
 from medical_sam2.tracking.frames import Region, around_all, box_of, pixels_of, prompt_extent, region_for
 from medical_sam2.tracking.plan import Group
-from medical_sam2.tracking.view_tracker import FrameTime, TrackingResult
+from medical_sam2.tracking.view_tracker import FrameTime
 from medical_sam2.tracking.volume_tracker import AROUND, GroupTracker
 from medical_sam2.views import View
 from medical_sam2.volume import SliceConfidence, Volume
@@ -278,11 +278,7 @@ def _track_one_way(
                 tracker.report_frame(found.stack, t, (what.label,), mask[None])
                 break
             what.draw(t, mask, free)
-            tracker.rows.append(_confidence_row(what, found, int(mask.sum())))
+            place_of = what.label, what.view.code, found.stack.slice_index(t)
+            tracker.rows.append(SliceConfidence(*place_of, found.confidence_B[0], int(mask.sum()), t in what.new))
         tracker.report_frame(found.stack, t, (what.label,), mask[None])
     return region
-
-
-def _confidence_row(what: _CorrectedObject, found: TrackingResult, area_px: int) -> SliceConfidence:
-    index, prompted = found.stack.slice_index(found.frame), found.frame in what.new
-    return SliceConfidence(what.label, what.view.code, index, found.confidence_B[0], area_px, prompted)

@@ -223,7 +223,9 @@ class GroupTracker:
             drawn = drawn_prompts(self.config.volume, own, view)
             start = find_start(estimate := limited(fusions[label], group, label), view, axes)
             allowed = group.part([label]).frames(self.config.volume, view)
-            frames = allowed if start is None else _overlap(start.frames, allowed)
+            frames = allowed
+            if start is not None:
+                frames = range(max(start.frames.start, allowed.start), min(start.frames.stop, allowed.stop))
             own_prompts = (
                 drawn if start is None else {start.frame: FramePrompt.mask(start.mask_hw, estimate=start.confidence)} | drawn
             )
@@ -321,11 +323,6 @@ def _scribbled(prompt: FramePrompt) -> bool:
 def limited(found: ObjectProbability, group: Group, label: int) -> ObjectProbability:
     """The probabilities of an object as its prompts allow."""
     return LimitedProbability(found, group.limits[label]) if label in group.limits else found
-
-
-def _overlap(one: range, other: range) -> range:
-    """Frames that are in both."""
-    return range(max(one.start, other.start), min(one.stop, other.stop))
 
 
 @dataclass(frozen=True, eq=False)

@@ -19,7 +19,7 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian
 
-from medical_sam2.errors import FormatError, GeometryError, InputError, ResourceError, say_count
+from medical_sam2.errors import FormatError, GeometryError, InputError, ResourceError, list_first, say_count
 from medical_sam2.io.registry import HEAD
 from medical_sam2.io.safe_open import DEFLATE_RATIO, explain, free_memory, guarded, is_dicom, open_regular
 
@@ -129,8 +129,7 @@ def list_files(folder: Path, notes: list[str], most: int = 50_000) -> list[Path]
         if len(found) > most:
             raise InputError(f"holds more than {most} files", "give the folder of one study", subject=folder)
     if lost:
-        shown = ", ".join(lost[:5]) + (" …" if len(lost) > 5 else "")
-        problem = f"{len(lost)} of its files are links that lead nowhere ({shown}), so slices may be missing"
+        problem = f"{len(lost)} of its files are links that lead nowhere ({list_first(lost, 5)}), so slices may be missing"
         raise InputError(problem, "fetch the files, or remove the links", subject=folder)
     if links:
         notes.append(f"{say_count(links, 'link')} to folders not followed")
@@ -323,7 +322,10 @@ def _plane(path: Path, t: int, size: tuple[int, int], places: tuple[Dataset, ...
         step=abs(step[0]) if step else None,
         thickness=abs(thickness[0]) if thickness else None,
         scaling=(slope[0] if slope else 1.0, intercept[0] if intercept else 0.0),
-        times=(_temporal(places[0]), *(_soft(places[-1], name) for name in TIME_TAGS)),
+        times=(
+            _soft(_first(places[0], "FrameContentSequence"), "TemporalPositionIndex"),
+            *(_soft(places[-1], name) for name in TIME_TAGS),
+        ),
         uid=text(places[-1], "SOPInstanceUID"),
     )
 
@@ -332,10 +334,6 @@ def _spacing(found: Numbers | None, path: Path) -> Numbers | None:
     if found is not None and min(found) <= 0:
         raise GeometryError("its PixelSpacing is not positive", "repair the header", subject=path)
     return found
-
-
-def _temporal(group: Dataset) -> float | None:
-    return _soft(_first(group, "FrameContentSequence"), "TemporalPositionIndex")
 
 
 def _soft(dataset: Dataset, name: str) -> float | None:
