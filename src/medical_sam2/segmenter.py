@@ -420,8 +420,8 @@ def _take_out(found: Segmentation, prompts: Sequence[Prompt], correct: Callable[
     for label in {click.object for click in late}:
         own = [prompt for prompt in prompts if prompt.object == label]
         hold_settled(mended.labels, found.labels, own, [click for click in late if click.object == label])
-    again = {(row.object, row.view, row.slice) for row in mended.confidence}
-    kept = (row for row in found.confidence if (row.object, row.view, row.slice) not in again)
+    again = {row.key for row in mended.confidence}
+    kept = (row for row in found.confidence if row.key not in again)
     warnings = tuple(dict.fromkeys((*found.warnings, *mended.warnings)))
     return replace(found, labels=mended.labels, confidence=(*kept, *mended.confidence), warnings=warnings)
 

@@ -239,14 +239,11 @@ class _VolumeReader:
         if self.options.object is not None:
             _check_label(self.options.object)
         found: list[Prompt] = []
-        for positive, option in ((True, "point"), (False, "negative")):
+        point, box = self.places.point, self.places.box
+        for option, make in {"point": point, "negative": point, "box": box, "negative_box": box}.items():
             for text in getattr(self.options, option):
                 label, numbers = _object_and_numbers(option, text)
-                found.append(self.places.point(numbers, label or self.label(), positive=positive))
-        for positive, option in ((True, "box"), (False, "negative_box")):
-            for text in getattr(self.options, option):
-                label, numbers = _object_and_numbers(option, text)
-                found.append(self.places.box(numbers, label or self.label(), positive=positive))
+                found.append(make(numbers, label or self.label(), positive="negative" not in option))
         return [*found, *self._strokes(), *masks_from(self.outlines)]
 
     def _strokes(self) -> Iterator[Prompt]:

@@ -1,7 +1,6 @@
 """Figures of a study, each for one kind of cases: the paper's Figs. 5, 6 and 7, and whether confidence can be trusted."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 from zlib import crc32
@@ -15,7 +14,7 @@ from medical_sam2.evaluate.methods import method_label
 from medical_sam2.evaluate.protocols import Protocol
 from medical_sam2.evaluate.study import EvaluationJob, Row, select_answered
 from medical_sam2.evaluate.tables import last_rounds, mean_by_case, mean_interval
-from medical_sam2.io.atomic import write_bytes
+from medical_sam2.io.atomic import writing
 from medical_sam2.preview.drawing import PreviewCrop, tile
 from medical_sam2.prompts import FramePrompt
 from medical_sam2.simulate import NOISE_LEVELS
@@ -57,9 +56,8 @@ def write_figures(protocol: Protocol, rows: Sequence[Row], folder: Path) -> list
 
 def _save_figure(figure: Any, path: Path) -> Path:
     for target in (path.with_suffix(".svg"), path):
-        stream = BytesIO()
-        figure.savefig(stream, format=target.suffix[1:], dpi=160)
-        write_bytes(target, stream.getvalue())
+        with writing(target) as stream:
+            figure.savefig(stream, format=target.suffix[1:], dpi=160)
     return path
 
 
@@ -170,10 +168,9 @@ def write_sketch(job: EvaluationJob, shown: EvaluationCase, prompts: FramePrompt
     drawn = tile(picture, [np.where(mask, ANSWER, 0)], crop, COLOURS, [FramePrompt.mask(truth)])
     canvas = Image.new("RGB", (SIDE, SIDE))
     canvas.paste(drawn, ((SIDE - drawn.width) // 2, (SIDE - drawn.height) // 2))
-    stream = BytesIO()
-    canvas.save(stream, format="png")
     job.sketch.mkdir(parents=True, exist_ok=True)
-    write_bytes(sketch_path(job.sketch, job.blank.dataset, job.structure, job.blank.method), stream.getvalue())
+    with writing(sketch_path(job.sketch, job.blank.dataset, job.structure, job.blank.method)) as stream:
+        canvas.save(stream, format="png")
 
 
 def sketch_path(folder: Path, dataset: str, structure: str, method: str) -> Path:

@@ -321,7 +321,7 @@ def _table_of_gaps(rows: Sequence[Row]) -> list[ReportTable]:
             if method != methods[0]:
                 both = [case for case in first if case in gap]
                 each = difference([gap[c] for c in both], [first[c] for c in both], np.random.default_rng(0))
-                less = f"{each.mean:+.3f} [{format_number(each.low)}, {format_number(each.high)}], p {format_number(each.p)}"
+                less = f"{each.interval}, p {format_number(each.p)}"
             lines.append((f"{kind}s, {method}", format_interval(list(gap.values())), less, *GAPS.get(method, ("–", "–"))))
     heads = ("method", "gap [95 % interval]", f"larger than {methods[0]}'s by", "paper: BTCV", "paper: REFUGE")
     title = f"as Fig. 7: how much Dice is lost from {float(shares[-1]):.0%} to {float(shares[0]):.0%} of the frames prompted"
@@ -360,16 +360,8 @@ def _table_of_calibration(rows: Sequence[Row]) -> list[ReportTable]:
         alike = (
             format_number(float(np.asarray(stats.spearmanr(predicted, real))[0])) if np.ptp(predicted) and np.ptp(real) else "–"
         )
-        lines.append(
-            (
-                method,
-                str(len(pairs)),
-                format_number(float(predicted.mean())),
-                format_number(float(real.mean())),
-                format_number(error),
-                alike,
-            )
-        )
+        means = (format_number(float(each)) for each in (predicted.mean(), real.mean(), error))
+        lines.append((method, str(len(pairs)), *means, alike))
     heads = ("method", "frames", "predicted IoU", "IoU", "calibration error", "rank correlation")
     note = "Calibration error: mean over ten bins of predicted IoU, by frames, of how far its mean lies from the mean IoU."
     title = "is the predicted IoU, which sorts the bank, to be trusted?"

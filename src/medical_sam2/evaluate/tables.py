@@ -39,6 +39,11 @@ class Difference:
     p: float  # of the two-sided Wilcoxon signed-rank test; after `compared`, corrected by Holm
     pairs: int  # that were compared; those with a nan are left out
 
+    @property
+    def interval(self) -> str:
+        """The mean and its interval, in words."""
+        return f"{self.mean:+.3f} [{format_number(self.low)}, {format_number(self.high)}]"
+
 
 def difference(one: ArrayLike, other: ArrayLike, rng: np.random.Generator) -> Difference:
     """How much higher `one` scores than `other`, pair by pair.
@@ -292,8 +297,7 @@ def _compare_distracted(rows: Sequence[Row], share: str) -> tuple[str, ...]:
     both = [case for case in among if case in without]
     one, other = [without[case] for case in both], [among[case] for case in both]
     lost = difference(other, one, np.random.default_rng(0))
-    interval = f"{lost.mean:+.3f} [{format_number(lost.low)}, {format_number(lost.high)}]"
-    return str(len(both)), format_interval(one), format_interval(other), interval, format_number(lost.p)
+    return str(len(both)), format_interval(one), format_interval(other), lost.interval, format_number(lost.p)
 
 
 def _count_false_finds(strays: Iterable[Row]) -> tuple[str, str, str]:
@@ -418,18 +422,9 @@ def _table_of_differences(methods: Mapping[str, Sequence[Row]]) -> list[ReportTa
     paired = {other: mean_by_case(methods[other]) for other in others}
     scores = {other: [own.get(case, math.nan) for case in ours] for other, own in paired.items()}
     found = compared(list(ours.values()), scores, np.random.default_rng(0))
-    lines = tuple(
-        (
-            other,
-            f"{each.mean:+.3f} [{format_number(each.low)}, {format_number(each.high)}]",
-            format_number(each.p),
-            str(each.pairs),
-        )
-        for other, each in found.items()
-    )
-    return [
-        ReportTable(f"{first} against each", (f"{first} less", "Dice [95 % interval]", "p (Wilcoxon, Holm)", "cases"), lines)
-    ]
+    lines = tuple((other, each.interval, format_number(each.p), str(each.pairs)) for other, each in found.items())
+    heads = (f"{first} less", "Dice [95 % interval]", "p (Wilcoxon, Holm)", "cases")
+    return [ReportTable(f"{first} against each", heads, lines)]
 
 
 def _table_of_structures(rows: Sequence[Row], protocol: Protocol) -> ReportTable:

@@ -212,9 +212,7 @@ def _segmentation(path: Path) -> ModuleType | None:
 
 
 def _label_volume(path: Path, frame: int | None) -> Volume:
-    if _is_picture(path):
-        raise FormatError("this is a picture, not a label map of a volume", "give a volume", subject=path)
-    found = read_file(path, Options(frame=frame, clean=False))
+    found = None if _is_picture(path) else read_file(path, Options(frame=frame, clean=False))
     if not isinstance(found, Volume):
         raise FormatError("this is a picture, not a label map of a volume", "give a volume", subject=path)
     return found

@@ -1,4 +1,7 @@
-"""A zip file with one image in it: every entry is checked before any is unpacked, within limits; it is named in errors."""
+"""A zip file with one image in it: every entry is checked before any is unpacked, within limits; it is named in errors.
+
+And zip files of ours.
+"""
 
 import os
 import re
@@ -7,9 +10,10 @@ import stat
 import unicodedata
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from io import BytesIO
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 
@@ -23,6 +27,15 @@ ARCHIVES = (".zip", ".tar", ".tgz", ".gz.gz", ".7z", ".rar", ".bz2", ".xz")
 IGNORED = ("__MACOSX/", ".DS_Store", "Thumbs.db")
 Places = Mapping[Path, int]
 """Each file of an unpacked zip file, and its place in the list of its entries, from 1."""
+
+
+def pack(files: Iterable[tuple[str, bytes]]) -> bytes:
+    """A zip file of names and contents, stored as they are, without times: the same bytes for the same files."""
+    data = BytesIO()
+    with zipfile.ZipFile(data, "w") as archive:
+        for name, content in files:
+            archive.writestr(zipfile.ZipInfo(name), content)
+    return data.getvalue()
 
 
 def read(path: Path, options: Options) -> Volume | tuple[Picture, ...]:

@@ -308,7 +308,7 @@ def _results(router: APIRouter, store: SessionStore) -> None:
         session = store.get(id)
         if session.history.state.tracked is None:
             return []
-        advice = {(each.row.object, each.row.view, each.row.slice): each for each in session.reviews()}
+        advice = {each.row.key: each for each in session.reviews()}
         return [
             {
                 "label": row.object,
@@ -318,7 +318,7 @@ def _results(router: APIRouter, store: SessionStore) -> None:
                 "area": row.area_px,
                 "said": row.prompted,
                 "look": row.look_here,
-                **_advised(advice.get((row.object, row.view, row.slice))),
+                **_advised(advice.get(row.key)),
             }
             for row in session.result().rows
         ]

@@ -6,9 +6,7 @@ told at once, the same words may find something a little different.
 Shapes: H W pixels of a frame.
 """
 
-import io
 import shlex
-import zipfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import pairwise
@@ -19,6 +17,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 from numpy.typing import NDArray
 
+from medical_sam2.io import archive
 from medical_sam2.io.prompt_file import save_prompts
 from medical_sam2.prompts import Box, FramePrompt, Mask, Point, Prompt
 from medical_sam2.server import InvalidRequest, NotFound
@@ -265,11 +264,7 @@ def prompt_file(volume: Volume, state: State, place: Path) -> tuple[bytes, str]:
         files = sorted(Path(folder).iterdir())
         if len(files) == 1:
             return files[0].read_bytes(), PROMPTS
-        data = io.BytesIO()
-        with zipfile.ZipFile(data, "w", zipfile.ZIP_STORED) as archive:
-            for file in files:
-                archive.writestr(zipfile.ZipInfo(file.name), file.read_bytes())
-        return data.getvalue(), "prompts.zip"
+        return archive.pack((file.name, file.read_bytes()) for file in files), "prompts.zip"
 
 
 def _said(volume: Volume, state: State) -> list[Prompt]:

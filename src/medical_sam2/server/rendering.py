@@ -7,7 +7,6 @@ laid over the first one wherever it lies. Shapes: I J K voxels, H W a frame.
 import gzip
 import io
 import shutil
-import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -21,7 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from medical_sam2.intensity_window import Window
-from medical_sam2.io import registry
+from medical_sam2.io import archive, registry
 from medical_sam2.io.annotations import AnnotatedImage
 from medical_sam2.server import InvalidRequest, NotFound, Refusal
 from medical_sam2.server.editing import check_volume, renumber
@@ -144,7 +143,8 @@ def _annotation_forms(plugins: Sequence[str]) -> dict[str, registry.Format]:
 # Images are called by their numbers, as in the zip of label images: no name of a file leaves the session.
 def _encode_set(labels: NumberedMaps, form: str, names: Mapping[int, str], plugins: Sequence[str]) -> Encoded:
     if form == "zip":
-        return _attachment(_zip(labels), "application/zip")
+        files = ((f"{number:05d}.png", _as_png(array)) for number, array in enumerate(labels, 1))
+        return _attachment(archive.pack(files), "application/zip")
     format = _annotation_forms(plugins).get(form)
     if format is None:
         choices = ", ".join(["zip", *_annotation_forms(plugins)])
@@ -152,22 +152,14 @@ def _encode_set(labels: NumberedMaps, form: str, names: Mapping[int, str], plugi
     images = (AnnotatedImage(number, f"{number:05d}.png", array) for number, array in enumerate(labels, 1))
     if not format.of_each_image:
         return _attachment(format.annotate(images, names), format.media_type)
-    file = io.BytesIO()
-    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
-        for image in images:
-            archive.writestr(zipfile.ZipInfo(f"{image.number:05d}{format.annotated}"), format.annotate([image], names))
-    return _attachment(file.getvalue(), "application/zip")
+    files = ((f"{image.number:05d}{format.annotated}", format.annotate([image], names)) for image in images)
+    return _attachment(archive.pack(files), "application/zip")
 
 
-def _zip(labels: NumberedMaps) -> bytes:
-    """Label images, numbered as the images are."""
-    file = io.BytesIO()
-    with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
-        for number, array in enumerate(labels, 1):
-            picture = io.BytesIO()
-            Image.fromarray(array).save(picture, "PNG")
-            archive.writestr(zipfile.ZipInfo(f"{number:05d}.png"), picture.getvalue())
-    return file.getvalue()
+def _as_png(array: NDArray[np.unsignedinteger]) -> bytes:
+    picture = io.BytesIO()
+    Image.fromarray(array).save(picture, "PNG")
+    return picture.getvalue()
 
 
 def read_outlines(

@@ -254,8 +254,7 @@ class SessionVolume:
         labels = (before.labels[0].copy(),)
         for gesture in (each for each in state.fresh if each.label in by_hand):
             self.change_by_hand(labels, gesture)
-        there = {(row.object, row.view, row.slice) for row in before.rows if self.shows(labels, row)}
-        return replace(before, labels=labels, rows=tuple(r for r in before.rows if (r.object, r.view, r.slice) in there))
+        return replace(before, labels=labels, rows=tuple(row for row in before.rows if self.shows(labels, row)))
 
     def shows(self, labels: LabelMaps, row: SliceConfidence) -> bool:
         """Whether labels have a structure on the frame of a row."""
@@ -265,7 +264,7 @@ class SessionVolume:
         """Where labels have changed, nobody knows how sure the network is of them."""
         labels = corrected.labels
         uncertainty = before.uncertainty and (np.where(labels == before.labels[0], before.uncertainty[0], np.uint8(0)),)
-        rows = {(row.object, row.view, row.slice): row for row in (*before.rows, *self._rows(corrected))}
+        rows = {row.key: row for row in (*before.rows, *self._rows(corrected))}
         return SessionResult((labels,), tuple(rows.values()), uncertainty, (*before.warnings, *corrected.warnings))
 
     def _frame_reporter(self, on_frame: OnFrame) -> "Callable[[FrameDone], None]":

@@ -6,7 +6,6 @@ grey as NIfTI. CTs of a data set share one scale, which a first pass over the fo
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from io import BytesIO
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -50,7 +49,7 @@ from medical_sam2.data.prepare.units import (
     write_json,
     write_training_case,
 )
-from medical_sam2.io.atomic import write_bytes, writing
+from medical_sam2.io.atomic import writing
 from medical_sam2.io.registry import Picture
 from medical_sam2.volume import Volume
 
@@ -245,9 +244,8 @@ def _store_colour(case: Case, job: PrepareJob, array: NDArray[Any], labels: Labe
 
 
 def _write_png(job: PrepareJob, file: str, array: NDArray[Any]) -> None:
-    stream = BytesIO()
-    Image.fromarray(np.ascontiguousarray(array)).save(stream, format="PNG")
-    write_bytes(job.output / file, stream.getvalue())
+    with writing(job.output / file) as stream:
+        Image.fromarray(np.ascontiguousarray(array)).save(stream, format="PNG")
 
 
 def _write_set_case(job: PrepareJob, dataset: DataSet, ready: Sequence[PreparedImage]) -> tuple[list[str], list[CaseReport]]:
