@@ -407,9 +407,3 @@ def _link(source: Path, target: Path) -> None:
         hidden.unlink(missing_ok=True)
         with source.open("rb") as stream, atomic.writing(target) as copy:
             shutil.copyfileobj(stream, copy)
-
-
-def write_shared(layout: ResultLayout, outcomes: Sequence[CaseOutcome], cases: Sequence[BatchCase], folder: Path) -> None:
-    """Write what speaks of all cases."""
-    for name, content in layout.describe(outcomes, cases).items():
-        atomic.write_bytes(folder / name, content.encode())

@@ -35,12 +35,11 @@ from medical_sam2.batch.outputs import (
     report_of,
     save_outcome,
     save_sheet,
-    write_shared,
     write_tables,
 )
 from medical_sam2.errors import DEFECT, ConfigError, InputError, MedicalSam2Error, explain_refusal, list_first, say_count
 from medical_sam2.intensity_window import named_window
-from medical_sam2.io import Form, registry
+from medical_sam2.io import Form, atomic, registry
 from medical_sam2.io.prompt_file import NamedPrompts
 from medical_sam2.io.safe_open import require_memory
 from medical_sam2.io.voxels import refuse_blank
@@ -297,8 +296,10 @@ class BatchRun:
 
     def _write_shared(self) -> None:
         """What speaks of all cases is written by whoever does all of them."""
-        if not self.part:
-            write_shared(self.layout, self.done(), self.cases, self.folder)
+        if self.part:
+            return
+        for name, content in self.layout.describe(self.done(), self.cases).items():
+            atomic.write_bytes(self.folder / name, content.encode())
 
     def done(self) -> list[CaseOutcome]:
         """What is known of the cases, in their order."""

@@ -128,8 +128,6 @@ def load_labels(path: str | os.PathLike[str], like: Volume) -> Volume:
     path = Path(path)
     with guarded(path):
         own = _segmentation(path)
-        if own is nrrd:
-            return nrrd.load_segment_labels(path, like)
         return labels.fit(_label_volume(path, None), like) if own is None else own.load(path, like)
 
 

@@ -346,7 +346,9 @@ def load_segments(path: Path, like: Volume) -> list[Outline]:
     found: dict[int, Outline] = {}
     for layer in sorted({segment.layer for segment in all_segments}):
         own = {segment.value: number for number, segment in enumerate(all_segments, 1) if segment.layer == layer}
-        array = labels.place_part(_layer(path, layer), like).array
+        held = read(path, Options(clean=False, layer=layer))
+        part = Volume(labels.integers(held.array, path), held.affine, "SEG", path)
+        array = labels.place_part(part, like).array
         drawn = {int(value) for value in np.unique(array)} - {0}
         if strange := sorted(drawn - own.keys()):
             raise FormatError(f"it holds the number {strange[0]}, which is none of its segments", "save it again", subject=path)
@@ -360,7 +362,7 @@ def load_segments(path: Path, like: Volume) -> list[Outline]:
     return [found[number] for number in sorted(found)]
 
 
-def load_segment_labels(path: Path, like: Volume) -> Volume:
+def load(path: Path, like: Volume) -> Volume:
     """The same as one label map.
 
     Raises:
@@ -368,11 +370,6 @@ def load_segment_labels(path: Path, like: Volume) -> Volume:
     """
     parts = ((outline.label, outline.inside) for outline in load_segments(path, like))
     return Volume(voxels.join_labels(parts, like.shape, path, "segments"), like.affine, "SEG", path)
-
-
-def _layer(path: Path, layer: int) -> Volume:
-    found = read(path, Options(clean=False, layer=layer))
-    return Volume(labels.integers(found.array, path), found.affine, "SEG", path)
 
 
 def _whole(text: str, path: Path) -> int:

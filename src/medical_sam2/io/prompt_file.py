@@ -406,10 +406,9 @@ class _Placer:
         """The prompts of an object, in the image."""
         label, rows = entry.label, entry.rows
         found: list[Prompt] = []
-        for key, positive in (("points", True), ("negative", False)):
-            found += (self.places.point(row, label, positive=positive) for row in rows[key])
-        for key, positive in (("boxes", True), ("negative_boxes", False)):
-            found += (self.places.box(row, label, positive=positive) for row in rows[key])
+        point, box = self.places.point, self.places.box
+        for key, make in {"points": point, "negative": point, "boxes": box, "negative_boxes": box}.items():
+            found += (make(row, label, positive="negative" not in key) for row in rows[key])
         found += (Diameter(self.places.along("diameter", row), label) for row in rows["diameters"])
         for each in entry.strokes["scribbles"]:
             found.append(Scribble(self.places.along("scribble", each.places), label, each.positive, each.width))

@@ -98,7 +98,8 @@ def _of_the_whole(gesture: Gesture, volume: Volume) -> list[Prompt]:
     first, last = sorted(view.slice_index(t, volume.shape[axis], volume.orientation) for t in gesture.frames)
     if gesture.kind == "slices":
         return [SliceRange(first, last, gesture.label, axis)]
-    low, high = ([end if a == axis else ends[a] for a in range(3)] for end, ends in ((first, (0, 0, 0)), (last, _last(volume))))
+    corners = (first, [0, 0, 0]), (last, [size - 1 for size in volume.shape])
+    low, high = ([end if a == axis else ends[a] for a in range(3)] for end, ends in corners)
     return [Box((low[0], low[1], low[2]), (high[0], high[1], high[2]), gesture.label, positive=False)]
 
 
@@ -116,11 +117,6 @@ def ball_voxels(gesture: Gesture, volume: Volume) -> Voxels:
     apart[tuple((centres - low).T)] = False
     distance = load_ndimage().distance_transform_edt(apart, sampling=volume.spacing_mm)
     return np.argwhere(distance <= radius_mm + 1e-6) + low
-
-
-def _last(volume: Volume) -> tuple[int, int, int]:
-    i, j, k = volume.shape
-    return i - 1, j - 1, k - 1
 
 
 def lasso_of(gesture: Gesture, volume: Volume) -> Lasso:

@@ -227,8 +227,7 @@ def gaps_between(prompts: Mapping[int, FramePrompt]) -> list[tuple[int, int]]:
 
 def _slice_name(volume: Volume, view: View, t: int) -> str:
     """A frame as the command line counts it: along the axis of the file."""
-    flipped = view.flipped(volume.orientation)[0]
-    return f"{view.name} slice {volume.shape[array_axis(volume, view)] - 1 - t if flipped else t}"
+    return f"{view.name} slice {view.slice_index(t, volume.shape[array_axis(volume, view)], volume.orientation)}"
 
 
 def drawn_prompts(volume: Volume, own: Sequence[Prompt], view: View) -> dict[int, FramePrompt]:
