@@ -35,7 +35,7 @@ from medical_sam2.simulate import (
 )
 from medical_sam2.strokes import diameter_prompt, fill, lasso_prompt, scribble_prompt
 from medical_sam2.tracking.confidence import Need, neediest
-from medical_sam2.tracking.plan import array_axis, primary_view
+from medical_sam2.tracking.plan import array_axis, primary_view, voxel_at
 from medical_sam2.views import View
 from medical_sam2.volume import Volume
 
@@ -296,10 +296,7 @@ class VolumeTask:
 
     def voxel(self, t: int, row: float, column: float) -> tuple[float, float, float]:
         """A place on a slice of the view as an index of the file; fractions are kept."""
-        axes, index = self.volume.orientation, [0.0, 0.0, 0.0]
-        for place, flip, along in zip(self.view.order(axes), self.view.flipped(axes), (t, row, column), strict=True):
-            index[place] = self.volume.shape[place] - 1 - along if flip else along
-        return index[0], index[1], index[2]
+        return voxel_at(self.volume, self.view, t, row, column)
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,16 +11,11 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
-
-if TYPE_CHECKING:
-    from tifffile import TiffFile
-from math import prod
-from typing import BinaryIO
-
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
@@ -29,6 +24,9 @@ from medical_sam2.intensity_window import percentile_window
 from medical_sam2.io.labels import is_ground
 from medical_sam2.io.registry import TIFF, Options, Picture
 from medical_sam2.io.safe_open import check_expansion, guarded, open_regular, require_memory
+
+if TYPE_CHECKING:
+    from tifffile import TiffFile
 
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP")
 GREY_MODES = {"1", "L", "I", "F", "I;16", "I;16B", "I;16L", "I;16N"}

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from medical_sam2.io import archive
 from medical_sam2.io.prompt_file import save_prompts
-from medical_sam2.prompts import Box, FramePrompt, Mask, Point, Prompt
+from medical_sam2.prompts import Box, FramePrompt, Index, Mask, Point, Prompt
 from medical_sam2.server import InvalidRequest, NotFound
 from medical_sam2.server.state import Gesture, State
 from medical_sam2.strokes import (
@@ -39,7 +39,7 @@ from medical_sam2.strokes import (
 )
 from medical_sam2.tracking.finishing import load_ndimage
 from medical_sam2.tracking.limits import last_words
-from medical_sam2.tracking.plan import PLANES, array_axis, primary_view
+from medical_sam2.tracking.plan import PLANES, array_axis, primary_view, voxel_at
 from medical_sam2.volume import Volume
 
 MOST_POINTS, MOST_CLICKS = 4_096, 64
@@ -77,7 +77,7 @@ def volume_prompts(gesture: Gesture, volume: Volume) -> list[Prompt]:
     if not gesture.of_frame:
         return _of_the_whole(gesture, volume) if gesture.inside or gesture.kind == "ball" else []
     label, inside = gesture.label, gesture.inside
-    places = tuple(_voxel(volume, gesture.plane, gesture.t, y, x) for y, x in gesture.points_yx)
+    places = _places(gesture, volume)
     if gesture.kind == "points":
         return [Point(voxel, label, positive) for voxel, positive in zip(places, gesture.positive, strict=True)]
     if gesture.kind == "scribble":
@@ -105,7 +105,7 @@ def _of_the_whole(gesture: Gesture, volume: Volume) -> list[Prompt]:
 
 def ball_voxels(gesture: Gesture, volume: Volume) -> Voxels:
     """Voxels (N, 3) that a ball touches on its way along a line; it is round in mm, and touches one voxel at least."""
-    places = np.array([_voxel(volume, gesture.plane, gesture.t, y, x) for y, x in gesture.points_yx])
+    places = np.array(_places(gesture, volume))
     ways = [np.linspace(one, other, 2 + int(2 * np.abs(other - one).max())) for one, other in pairwise(places)]
     last = np.array(volume.shape) - 1
     centres = np.unique(np.clip(np.rint(np.concatenate([places, *ways])), 0, last).astype(np.intp), axis=0)
@@ -121,8 +121,7 @@ def ball_voxels(gesture: Gesture, volume: Volume) -> Voxels:
 
 def lasso_of(gesture: Gesture, volume: Volume) -> Lasso:
     """A lasso by its places, not by what it encloses."""
-    places = (_voxel(volume, gesture.plane, gesture.t, y, x) for y, x in gesture.points_yx)
-    return Lasso(tuple(places), gesture.label, gesture.inside)
+    return Lasso(_places(gesture, volume), gesture.label, gesture.inside)
 
 
 def _outline(gesture: Gesture, volume: Volume) -> Mask:
@@ -133,17 +132,15 @@ def _outline(gesture: Gesture, volume: Volume) -> Mask:
 
 
 def _box(gesture: Gesture, volume: Volume) -> Box:
-    frames = gesture.frames or (gesture.t, gesture.t)
-    corners = [_voxel(volume, gesture.plane, t, y, x) for t, (y, x) in zip(frames, gesture.points_yx, strict=True)]
+    view, frames = PLANES[gesture.plane], gesture.frames or (gesture.t, gesture.t)
+    corners = [voxel_at(volume, view, t, y, x) for t, (y, x) in zip(frames, gesture.points_yx, strict=True)]
     low, high = (tuple(pick(*pair) for pair in zip(*corners, strict=True)) for pick in (min, max))
     return Box(low, high, gesture.label, gesture.inside)  # type: ignore[arg-type]
 
 
-def _voxel(volume: Volume, plane: str, t: int, y: float, x: float) -> tuple[float, float, float]:
-    view, axes, voxel = PLANES[plane], volume.orientation, [0.0, 0.0, 0.0]
-    for place, axis, flip in zip((t, y, x), view.order(axes), view.flipped(axes), strict=True):
-        voxel[axis] = volume.shape[axis] - 1 - place if flip else place
-    return voxel[0], voxel[1], voxel[2]
+def _places(gesture: Gesture, volume: Volume) -> tuple[Index, ...]:
+    """Its points in voxels of the file."""
+    return tuple(voxel_at(volume, PLANES[gesture.plane], gesture.t, y, x) for y, x in gesture.points_yx)
 
 
 # Everything that the network, or a slice of it, would fail on in its own words is refused here, before the journal has it.

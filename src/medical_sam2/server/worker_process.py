@@ -210,13 +210,8 @@ def do(order: Mapping[str, Any]) -> Any:
     Raises:
         MedicalSam2Error: it cannot be done.
     """
-    if order["do"] == "decode":
-        return _decode(order)
-    if order["do"] == "outlines":
-        return _read_outlines(order)
-    if order["do"] == "list":
-        return _list_series([Path(folder) for folder in order["folders"]], order["within"])
-    return _export(order) if order["do"] == "export" else pacs.do(order)
+    own = {"decode": _decode, "outlines": _read_outlines, "export": _export, "list": _list_series}
+    return own.get(order["do"], pacs.do)(order)
 
 
 def _limit(limits: WorkerLimits) -> None:
@@ -275,12 +270,12 @@ def _export(order: Mapping[str, Any]) -> None:
     io.save(Segmentation(labels, like.affine, names, colours=colours), order["target"], like, formats=order["formats"])
 
 
-def _list_series(folders: Sequence[Path], home: str) -> dict[str, str]:
-    """SeriesInstanceUID → the folder that the series lies in; what leads out of `home`, or is no DICOM, is passed over."""
+def _list_series(order: Mapping[str, Any]) -> dict[str, str]:
+    """SeriesInstanceUID → the folder that the series lies in; what leads out of the library, or is no DICOM, is passed over."""
     from pydicom import dcmread  # slow to load, and only where a viewer asks for a series
 
-    found = dict[str, str]()
-    for folder in folders:
+    found, home = dict[str, str](), order["within"]
+    for folder in map(Path, order["folders"]):
         files = filter(Path.is_file, folder.iterdir() if str(folder) == home else folder.rglob("*"))
         for file in islice(files, MOST_FILES):
             if _under(os.path.realpath(file), home):

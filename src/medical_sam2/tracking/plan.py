@@ -281,6 +281,14 @@ def array_axis(volume: Volume, view: View) -> int:
     return view.order(volume.orientation)[0]
 
 
+def voxel_at(volume: Volume, view: View, t: int, row: float, column: float) -> tuple[float, float, float]:
+    """A place on a frame of a view as an index of the file; fractions are kept."""
+    axes, index = volume.orientation, [0.0, 0.0, 0.0]
+    for axis, flip, along in zip(view.order(axes), view.flipped(axes), (t, row, column), strict=True):
+        index[axis] = volume.shape[axis] - 1 - along if flip else along
+    return index[0], index[1], index[2]
+
+
 def views_allowed(views: str | Sequence[View]) -> tuple[View, ...]:
     """The views that prompts may be taken from: a plane or views that the user named; empty where any will do.
 
