@@ -12,6 +12,7 @@ from cyclopts import App, Parameter
 from medical_sam2 import io
 from medical_sam2.cli import plain
 from medical_sam2.cli.options import FLAG
+from medical_sam2.data import prepare as preparation
 from medical_sam2.data.catalog import ENTRIES, find_entry, unpack_medsegbench
 from medical_sam2.errors import ConfigError, InputError, say_count
 from medical_sam2.intensity_window import CT_WINDOWS, Windows, choose_window
@@ -212,7 +213,6 @@ def prepare(
         workers: processes.
         json: print one JSON object.
     """
-    from medical_sam2.data import prepare as preparation  # scipy takes a second to load: not for `info` and `data`
 
     def report(done: preparation.PrepareProgress) -> None:
         first, *others = done.cases
@@ -223,7 +223,8 @@ def prepare(
         size=size, bits=bits, smallest=smallest, window_hu=_window(window), split=not whole, images=not arrays_only
     )
     data_source = preparation.DataSource(source, layout, tuple(_label(text) for text in label), modality)
-    sys.stderr.writelines(plain(f"{layout}: unconfirmed: {doubt}") + "\n" for doubt in _doubts(layout))
+    doubts = find_entry(layout).unconfirmed if layout else ()
+    sys.stderr.writelines(plain(f"{layout}: unconfirmed: {doubt}") + "\n" for doubt in doubts)
     outcome = preparation.prepare(data_source, output, settings, workers=workers, on_done=report)
     for case, problem in outcome.problems.items():
         sys.stderr.write(plain(f"{case}: {problem}") + "\n")
@@ -235,10 +236,6 @@ def prepare(
         cases, arrays = say_count(outcome.cases, "case"), say_count(outcome.arrays, "training array")
         sys.stderr.write(plain(f"{output}: {cases} ({outcome.fresh} of them new), {arrays}{failed}") + "\n")
     return InputError.exit_code if outcome.problems else 0
-
-
-def _doubts(layout: str) -> tuple[str, ...]:
-    return find_entry(layout).unconfirmed if layout else ()
 
 
 def _window(text: str) -> tuple[float, float]:

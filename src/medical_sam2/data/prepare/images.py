@@ -12,11 +12,11 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from scipy import ndimage
 
 from medical_sam2.data.cases import Pixel
 from medical_sam2.errors import FormatError
 from medical_sam2.intensity_window import PERCENTILES, Window
+from medical_sam2.tracking.finishing import load_ndimage
 from medical_sam2.views import AXIAL, CORONAL, SAGITTAL, View
 from medical_sam2.volume import Volume
 
@@ -96,7 +96,7 @@ def cut_to_content(images: Sequence[NDArray[Any]], labels: NDArray[Any] | None) 
         raise FormatError("all its intensities are zero: there is nothing to see", "remove or replace the image")
     box = tuple(_nonzero_extent(kept, axis) for axis in range(kept.ndim))
     inner = kept[box]
-    filled = None if inner.size > MUCH * kept.size else np.asarray(ndimage.binary_fill_holes(inner), bool)
+    filled = None if inner.size > MUCH * kept.size else np.asarray(load_ndimage().binary_fill_holes(inner), bool)
     return ContentBox(box, filled)
 
 
@@ -204,9 +204,9 @@ def _label_components(
     owner = inside.astype(np.int32)
     if not budget or not inside.any():
         return owner.ravel()[places], 0
-    box = ndimage.find_objects(owner)[0]
+    box = load_ndimage().find_objects(owner)[0]
     found = np.zeros(inside[box].shape, np.int32)
-    count = int(ndimage.label(inside[box], np.ones((3,) * labels.ndim), found))  # type: ignore[arg-type]
+    count = int(load_ndimage().label(inside[box], np.ones((3,) * labels.ndim), found))
     if count < 2:
         return owner.ravel()[places], 0
     sizes = np.bincount(found.ravel(), minlength=count + 1)[1:]
