@@ -42,21 +42,10 @@ UNREACHED = 1e3
 SURE = 6.0  # logits are cut there
 BAND = 0.25  # radii on either side of the prompted outline that are seeds of neither
 BLUR = 0.25  # radii by which features are smoothed
-FAR = 3.0  # radii between slices, beyond which more of them tells nothing
 FEATURES = (
     *("tracked", "tracked around", "grey", "grey around", "grey of all found", "edge", "lightness"),
     *("edges", "edges and greys", "all", "outline", "moved outline", "moved greys"),
-    *(
-        "confidence",
-        "least confidence",
-        "overlap",
-        "least overlap",
-        "grey of slice",
-        "agreement",
-        "grey tells",
-        "border tells",
-        "distance",
-    ),
+    *("confidence", "least confidence", "overlap", "least overlap", "grey of slice", "agreement", "grey tells", "border tells"),
 )
 GATE_FILE = "consensus.safetensors"
 KNOWN_OF_SLICES = (
@@ -348,7 +337,6 @@ def _features(tracked: Floats, grey: Floats, confidence: NDArray[np.floating], p
     along = [
         *_slice_features(found, confidence, alike_around, ways[1] > 0, prompted.nearest),
         *np.full((2, len(grey)), [[x] for x in reliability]),
-        np.minimum(np.abs(np.arange(len(grey)) - prompted.nearest) * prompted.steps[0], FAR) / 2,
     ]
     blur = np.clip(BLUR / prompted.steps, 0.5, (1.0, 2.5, 2.5)).tolist()
     logit = logit_of(tracked)
