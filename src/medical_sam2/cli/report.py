@@ -355,18 +355,19 @@ def set_statistics(rows: Sequence[Mapping[str, Any]], path: Path) -> bytes:
     return atomic.encode(statistics.rows_to_csv(rows, COLUMNS_OF_SET))
 
 
-# Images that failed or were there already have no rows: the counts say so, and medians are of the rest.
+# Medians are of this run. Every image counts once: a blank one as blank, whichever run saw it.
 def set_result_text(report: Mapping[str, Any], written: Iterable[Path]) -> str:
     """What came out of a set of images, for people."""
-    rows, blank = ([each for each in report["images"] if each["blank"] == empty] for empty in (False, True))
+    rows = [each for each in report["images"] if not each["blank"]]
+    earlier, blank = ([each["image"] for each in report[kind] if each["blank"]] for kind in ("earlier", "images"))
     windows = {re.split(", background|, of which", each["window"]["source"])[0] for each in rows}
     sure = sorted((min(each["confidence"].values()), each["image"]) for each in rows if not each["prompted"])
     lines = [f"{len(rows)} of {say_count(report['count'], 'image')} outlined"]
     lines += [f"intensities: {', '.join(sorted(windows))}"] if windows else []
-    if report["skipped"]:
-        lines[0] += f", {report['skipped']} were there already"
-    if blank:
-        names = ", ".join(each["image"] for each in blank[:3]) + " …" * (len(blank) > 3)
+    if there := report["skipped"] - len(earlier):
+        lines[0] += f", {there} were there already"
+    if blank := sorted([*earlier, *blank]):
+        names = ", ".join(blank[:3]) + " …" * (len(blank) > 3)
         lines[0] += f", {len(blank)} blank and without an outline ({plain(names)})"
     if sure:
         lines.append(f"confidence {np.median([each for each, _ in sure]):.2f} (median); least sure:")

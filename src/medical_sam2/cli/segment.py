@@ -260,7 +260,7 @@ def _suggest_images(file: Path, count: int) -> list[dict[str, Any]]:
         needs = [
             Need(i, min(map(float, each["confidence"].values())), float(each["likeness"]))
             for i, each in enumerate(images)
-            if not each["prompted"] and not each["warnings"]
+            if not each["prompted"] and not each["blank"]  # one without anything on it is no template
         ]
         marked = {i for i, each in enumerate(images) if each["image"] in facts.get("deserve_a_look", [])}
         ranked = _marked_first(needs, marked, count)
