@@ -462,6 +462,17 @@ def test_the_sheet_begins_with_the_template_and_keeps_the_least_sure(tmp_path: P
     assert captions == ["5.png  template", "3.png  0.10", "1.png  0.30", "4.png  0.70"]
 
 
+@pytest.mark.parametrize(
+    ("value", "shown"), [(np.uint8(255), 255), (np.uint16(65535), 255), (np.uint8(0), 0), (np.uint8(90), 90)]
+)
+def test_the_sheet_draws_a_blank_image_as_it_is(tmp_path: Path, value: np.generic, shown: int) -> None:
+    """A white page is no black one."""
+    kept, blank = report.Sheet(), np.full((190, 190), value)
+    kept.add(blank, ImageMask(0, np.zeros(blank.shape, np.uint8), {1: 0.0}), "blank.png")
+    kept.save(tmp_path / "sheet.png")
+    assert opened(str(tmp_path / "sheet.png"))[100, 100].tolist() == [shown] * 3
+
+
 def test_weights_without_a_consensus_of_sets_are_named(set_workspace: SetWorkspace) -> None:
     """And the report says that there was none, though nobody left it out."""
     code, out, err = set_workspace.run(*A_MASK, "--json")

@@ -406,7 +406,14 @@ def _small(
     """Image, as the network saw it, and labels with no more pixels than a sharp tile needs."""
     step = max(1, max(labels.shape) // (2 * TILE_PX))
     part = np.ascontiguousarray(image[::step, ::step])
-    part = (window or percentile_window(image)).as_bytes(part)
+    part = (window or _whole_range(image)).as_bytes(part)
     height, width = part.shape[:2]
     small_labels = Image.fromarray(labels.astype(np.int32)).resize((width, height), Image.Resampling.NEAREST)
     return part[..., 0] if part.shape[2:] == (1,) else part, np.asarray(small_labels)
+
+
+def _whole_range(image: NDArray[np.generic]) -> Window:
+    """The window of a blank image, which the network saw through none: white paper is white, an empty frame black."""
+    if image.dtype.kind == "u":
+        return Window(0, 2.0 ** (8 * image.dtype.itemsize) - 1, "as it is stored")
+    return percentile_window(image)
