@@ -291,6 +291,8 @@ def test_images_that_viewers_turn(set_workspace: SetWorkspace) -> None:
     [
         ((), "there is no prompt"),
         (("--template", "a.png"), "a.png: there is no prompt"),
+        ((*A_MASK, "--template", "a.png"), "--template a.png is given twice; give it once"),
+        (("--template", "set/a.png", "--point", "20", "30", "--template", "a.png"), "--template a.png is given twice"),
         (("--template", "z.png", "--mask", "a_mask.png"), "z.png: there is no such image in set"),
         (("--template", "b.png", "--mask", "a_mask.png"), "it has 50 × 40 pixels, the image b.png 64 × 64 pixels"),
         (("--template", "a.png", "--point", "60", "3"), "lies outside the image of 50 × 40 pixels"),
