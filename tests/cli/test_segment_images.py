@@ -176,10 +176,12 @@ def test_suggestions(set_workspace: SetWorkspace) -> None:
     assert "no report of a set" in set_workspace.shown()[1]
 
 
-def test_what_deserves_a_look_is_suggested_first(set_workspace: SetWorkspace) -> None:
-    """With the reason, whatever the others need; also of an image in colour that the network is sure of."""
-    grey = np.array(Image.open("set/b.png"))
-    Image.fromarray(np.stack([grey, grey // 2, grey], axis=2)).save("set/b.png")
+@pytest.mark.parametrize("in_colour", [True, False])
+def test_what_deserves_a_look_is_suggested_first(set_workspace: SetWorkspace, in_colour: bool) -> None:
+    """With the reason, whatever the others need; also of an image in colour, or a grey one, that the network is sure of."""
+    for name in ("b.png",) if in_colour else ("a.png", "c.jpg"):
+        grey = np.array(Image.open(Path("set") / name).convert("L"))
+        Image.fromarray(np.stack([grey, grey // 2, grey], axis=2)).save(Path("set") / name)
     facts = set_workspace.done(*A_MASK, "--report", "run.json")
     assert facts["deserve_a_look"] == ["b.png"]
     for row in facts["images"]:
@@ -188,7 +190,8 @@ def test_what_deserves_a_look_is_suggested_first(set_workspace: SetWorkspace) ->
     assert main(["suggest", "run.json", "--count", "2"]) == 0
     first, second = set_workspace.shown()[0].splitlines()
     assert first.startswith("b.png confidence 0.99")
-    assert first.endswith("; in colour where what is prompted is grey, or the other way round")
+    reasons = {True: "; in colour where what is prompted is grey", False: "; grey where what is prompted is in colour"}
+    assert first.endswith(reasons[in_colour])
     assert second.startswith("c.jpg confidence 0.10")
     assert second[-3:].replace(".", "").isdigit()
 

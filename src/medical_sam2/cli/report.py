@@ -262,14 +262,15 @@ def _frame_prompt(prompt: FramePrompt) -> dict[str, Any]:
     return facts
 
 
-def image_row(name: str, found: "ImageMask", file: Path) -> dict[str, Any]:
-    """One image of the report."""
+def image_row(name: str, found: "ImageMask", file: Path, *, in_colour: bool | None) -> dict[str, Any]:
+    """One image of the report; a blank one is neither in colour nor grey."""
     counts = np.bincount(found.labels.ravel()) if found.labels.size else np.zeros(1, int)
     return {
         "image": name,
         "mask": str(file),
         "prompted": found.prompted,
         "blank": found.window is None,
+        "in_colour": in_colour,
         "confidence": {str(label): round(sure, 4) for label, sure in found.confidence.items()},
         "likeness": round(found.likeness, 6),
         "window": None if found.window is None else _window(found.window),

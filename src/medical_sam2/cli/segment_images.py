@@ -317,7 +317,7 @@ class _SetRun:
         self.outputs.output.mkdir(exist_ok=True)
         save_label_map(found.labels, self.files[i], picture.turned, record_text(self.key, self.images.entries[i].file, found))
         self.done[i] = found.confidence
-        self.rows.append(report.image_row(name, found, self.files[i]))
+        self.rows.append(self._row(found))
         notes = (TURNED,) if self.annotations and picture.turned != 1 else ()
         report.print_warnings((*picture.warnings, *found.warnings, *notes), f"{name}: ")
         self._show(found)
@@ -329,6 +329,11 @@ class _SetRun:
             self.stored_in_colour.add(found.index)
         if found.window is not None:
             self.in_colour[found.index] = _is_in_colour(picture)
+
+    def _row(self, found: "ImageMask") -> dict[str, Any]:
+        """An image in the report."""
+        i = found.index
+        return report.image_row(self.images.entries[i].name, found, self.files[i], in_colour=self.in_colour.get(i))
 
     def _show(self, found: "ImageMask") -> None:
         """An image in the statistics and on the sheet."""
@@ -344,7 +349,7 @@ class _SetRun:
             try:
                 found = recall(record, i, read_label_map(self.files[i]))  # type: ignore[arg-type]  # of a PNG
                 self._note_colour(found)
-                self.earlier.append(report.image_row(self.images.entries[i].name, found, self.files[i]))
+                self.earlier.append(self._row(found))
                 self._show(found)
             except MedicalSam2Error as error:
                 self.note_failure(i, error)
