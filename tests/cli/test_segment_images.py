@@ -176,10 +176,12 @@ def test_suggestions(set_workspace: SetWorkspace) -> None:
     assert "no report of a set" in set_workspace.shown()[1]
 
 
-def test_what_deserves_a_look_is_suggested_first(set_workspace: SetWorkspace) -> None:
-    """With the reason, whatever the others need; also of an image in colour that the network is sure of."""
-    grey = np.array(Image.open("set/b.png"))
-    Image.fromarray(np.stack([grey, grey // 2, grey], axis=2)).save("set/b.png")
+@pytest.mark.parametrize("in_colour", [True, False])
+def test_what_deserves_a_look_is_suggested_first(set_workspace: SetWorkspace, in_colour: bool) -> None:
+    """With the reason, whatever the others need; also of an image in colour, or a grey one, that the network is sure of."""
+    for name in ("b.png",) if in_colour else ("a.png", "c.jpg"):
+        grey = np.array(Image.open(Path("set") / name).convert("L"))
+        Image.fromarray(np.stack([grey, grey // 2, grey], axis=2)).save(Path("set") / name)
     facts = set_workspace.done(*A_MASK, "--report", "run.json")
     assert facts["deserve_a_look"] == ["b.png"]
     for row in facts["images"]:
@@ -188,7 +190,8 @@ def test_what_deserves_a_look_is_suggested_first(set_workspace: SetWorkspace) ->
     assert main(["suggest", "run.json", "--count", "2"]) == 0
     first, second = set_workspace.shown()[0].splitlines()
     assert first.startswith("b.png confidence 0.99")
-    assert first.endswith("; in colour where what is prompted is grey, or the other way round")
+    reasons = {True: "; in colour where what is prompted is grey", False: "; grey where what is prompted is in colour"}
+    assert first.endswith(reasons[in_colour])
     assert second.startswith("c.jpg confidence 0.10")
     assert second[-3:].replace(".", "").isdigit()
 
@@ -291,6 +294,8 @@ def test_images_that_viewers_turn(set_workspace: SetWorkspace) -> None:
     [
         ((), "there is no prompt"),
         (("--template", "a.png"), "a.png: there is no prompt"),
+        ((*A_MASK, "--template", "a.png"), "--template a.png is given twice; give it once"),
+        (("--template", "set/a.png", "--point", "20", "30", "--template", "a.png"), "--template a.png is given twice"),
         (("--template", "z.png", "--mask", "a_mask.png"), "z.png: there is no such image in set"),
         (("--template", "b.png", "--mask", "a_mask.png"), "it has 50 × 40 pixels, the image b.png 64 × 64 pixels"),
         (("--template", "a.png", "--point", "60", "3"), "lies outside the image of 50 × 40 pixels"),
@@ -460,6 +465,17 @@ def test_the_sheet_begins_with_the_template_and_keeps_the_least_sure(tmp_path: P
         kept.add(images, ImageMask(index, labels, {1: sure}, prompted=sure == 0.99), f"{index}.png")
     kept.save(tmp_path / "sheet.png")
     assert captions == ["5.png  template", "3.png  0.10", "1.png  0.30", "4.png  0.70"]
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"), [(np.uint8(255), 255), (np.uint16(65535), 255), (np.uint8(0), 0), (np.uint8(90), 90)]
+)
+def test_the_sheet_draws_a_blank_image_as_it_is(tmp_path: Path, value: np.generic, shown: int) -> None:
+    """A white page is no black one."""
+    kept, blank = report.Sheet(), np.full((190, 190), value)
+    kept.add(blank, ImageMask(0, np.zeros(blank.shape, np.uint8), {1: 0.0}), "blank.png")
+    kept.save(tmp_path / "sheet.png")
+    assert opened(str(tmp_path / "sheet.png"))[100, 100].tolist() == [shown] * 3
 
 
 def test_weights_without_a_consensus_of_sets_are_named(set_workspace: SetWorkspace) -> None:

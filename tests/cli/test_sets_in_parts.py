@@ -211,6 +211,24 @@ def test_a_blank_image_is_neither_grey_nor_in_colour(set_workspace: SetWorkspace
     assert told.startswith("1 of 3 images are grey and what is prompted is in colour")
 
 
+def test_a_run_that_goes_on_tells_of_blank_and_coloured_images_of_before(set_workspace: SetWorkspace) -> None:
+    """They deserve a look as much as in one run, a blank one is counted once, and no prompt on it is suggested."""
+    grey = np.array(Image.open("set/b.png"))
+    Image.fromarray(np.stack([grey, grey // 2, grey], axis=2)).save("set/b.png")
+    Image.fromarray(np.full((12, 14), 9, np.uint8)).save("set/black.png")
+    words = (*A_MASK, "--window", "0,200", "--report", "run.json")
+    whole = set_workspace.done(*words)
+    Path("out/c.png").unlink()
+    found = set_workspace.done(*words, "--skip-existing")
+    assert found["deserve_a_look"] == whole["deserve_a_look"] == ["b.png"]
+    assert [line for line in found["warnings"] if "remembered" not in line] == whole["warnings"] != []
+    assert main(["suggest", "run.json", "--count", "9"]) == 0
+    assert [line.split()[0] for line in set_workspace.shown()[0].splitlines()] == ["b.png", "c.jpg"]
+    Path("out/c.png").unlink()
+    _, out, _ = set_workspace.run(*words, "--skip-existing")
+    assert out.splitlines()[0] == "1 of 4 images outlined, 2 were there already, 1 blank and without an outline (black.png)"
+
+
 def discs(radii: list[int], size: int = 48) -> None:
     """Images e0.png … in the folder, each with a bright disc."""
     rng, distance = np.random.default_rng(1), np.hypot(*(np.indices((size, size)) - size / 2))

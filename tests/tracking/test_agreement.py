@@ -14,7 +14,7 @@ from medical_sam2.model.backbone import Features, FramePrediction, Fused, Instru
 from medical_sam2.segmenter import Segmenter
 from medical_sam2.tracking.agreement import Agreement, describe_strays
 from medical_sam2.tracking.fusion import find_start
-from medical_sam2.views import View
+from medical_sam2.views import CORONAL, View
 from tests.backbones import Brightness
 from tests.phantoms import phantom
 from tests.strategies import codes, seeds, shapes, views
@@ -72,15 +72,37 @@ def test_a_view_that_strays_leaves_no_sheet(named: str, trusted: int, size: int)
     found = segmenter.segment_volume(case.volume, prompts, views=named, window="0,1", zoom=False)
     truth = case.truth == 1
     assert dice(truth, found.labels == 1) > 0.95
-    told = [line for line in found.warnings if "they agree little" in line]
+    told = [line for line in found.warnings if "counted for little" in line]
     assert {line.split()[2] for line in told} == {"coronal", "sagittal"}
     millilitres = (truth.sum() - truth[:, 5].sum()) * 8 / 1000
-    assert all(f"the views before {millilitres:.2g}" in line for line in told if "coronal slices alone" in line)
-    assert all(("alone show nothing" in line) == (size == 0) for line in told)
+    assert all(f"the views before them {millilitres:.2g}" in line for line in told if "coronal slices found" in line)
+    assert all(("found nothing" in line) == (size == 0) == ("little overlap" not in line) for line in told)
 
 
 def test_views_that_agree_are_not_named() -> None:
     case = phantom()
     segmenter = Segmenter(Brightness(), device="cpu", precision="fp32")
     found = segmenter.segment_volume(case.volume, [case.prompt("mask", 1, 2)], views="six", window="0,1")
-    assert not [line for line in found.warnings if "they agree little" in line]
+    assert not [line for line in found.warnings if "counted for little" in line]
+
+
+@pytest.mark.parametrize(
+    ("found", "shared", "said"),
+    [
+        (
+            3,
+            1,
+            "found 3 mL, the views before them 1280 mL, with little overlap (Dice 0.00),",
+        ),
+        (0, 0, "found nothing, the views before them 1280 mL,"),
+    ],
+)
+@pytest.mark.parametrize(("view", "slices"), [(CORONAL, "coronal slices"), (CORONAL.reversed, "coronal slices backwards")])
+def test_a_view_that_strays_is_told_in_plain_words(view: View, slices: str, found: int, shared: int, said: str) -> None:
+    """Which one, what it found, what the others found, in mL that are read at a glance, and what to do."""
+    agreement = Agreement(view, 0, np.ones((6, 16, 16), bool), (0, 0, 0), found, shared)
+    (line,) = describe_strays({1: agreement}, 1000.0)
+    assert line == (
+        f"object 1: {slices} {said} so they counted for little; "
+        "if it is wrong there, draw a box or an outline on one coronal slice, too, or take --views one"
+    )

@@ -205,9 +205,13 @@ def set_prompts(options: SetPromptOptions, images: ImageFolder) -> SetPrompts:
 
     Raises:
         PromptError: none, one that does not fit its image, or a template that is not in the folder or without a prompt.
+        ConfigError: a template is given twice.
         AmbiguousError: it is not clear which template is meant.
     """
     reader = _SetReader(options, images, [images.index(name) for name in options.template])
+    if twice := [i for i in reader.templates if reader.templates.count(i) > 1]:
+        problem = f"--template {images.entries[twice[0]].name} is given twice"
+        raise ConfigError(problem, "give it once; all its masks, boxes and clicks count together")
     for positive, option in ((True, "point"), (False, "negative")):
         for text in getattr(options, option):
             place, label, (x, y) = reader.parse(option, text)

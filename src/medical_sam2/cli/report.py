@@ -262,14 +262,15 @@ def _frame_prompt(prompt: FramePrompt) -> dict[str, Any]:
     return facts
 
 
-def image_row(name: str, found: "ImageMask", file: Path) -> dict[str, Any]:
-    """One image of the report."""
+def image_row(name: str, found: "ImageMask", file: Path, *, in_colour: bool | None) -> dict[str, Any]:
+    """One image of the report; a blank one is neither in colour nor grey."""
     counts = np.bincount(found.labels.ravel()) if found.labels.size else np.zeros(1, int)
     return {
         "image": name,
         "mask": str(file),
         "prompted": found.prompted,
         "blank": found.window is None,
+        "in_colour": in_colour,
         "confidence": {str(label): round(sure, 4) for label, sure in found.confidence.items()},
         "likeness": round(found.likeness, 6),
         "window": None if found.window is None else _window(found.window),
@@ -350,19 +351,19 @@ def set_statistics(rows: Sequence[Mapping[str, Any]], path: Path) -> bytes:
     return atomic.encode(statistics.rows_to_csv(rows, COLUMNS_OF_SET))
 
 
-# Images that failed or were there already have no rows: the counts say so, and medians are of the rest.
+# Medians are of this run. Every image counts once: a blank one as blank, whichever run saw it.
 def set_result_text(report: Mapping[str, Any], written: Iterable[Path]) -> str:
     """What came out of a set of images, for people."""
-    rows, blank = ([each for each in report["images"] if each["blank"] == empty] for empty in (False, True))
+    rows = [each for each in report["images"] if not each["blank"]]
+    earlier, blank = ([each["image"] for each in report[kind] if each["blank"]] for kind in ("earlier", "images"))
     windows = {re.split(", background|, of which", each["window"]["source"])[0] for each in rows}
     sure = sorted((min(each["confidence"].values()), each["image"]) for each in rows if not each["prompted"])
     lines = [f"{len(rows)} of {say_count(report['count'], 'image')} outlined"]
     lines += [f"intensities: {', '.join(sorted(windows))}"] if windows else []
-    if report["skipped"]:
-        lines[0] += f", {report['skipped']} were there already"
-    if blank:
-        names = plain(list_first([each["image"] for each in blank]))
-        lines[0] += f", {len(blank)} blank and without an outline ({names})"
+    if there := report["skipped"] - len(earlier):
+        lines[0] += f", {there} were there already"
+    if blank := sorted([*earlier, *blank]):
+        lines[0] += f", {len(blank)} blank and without an outline ({plain(list_first(blank))})"
     if sure:
         lines.append(f"confidence {np.median([each for each, _ in sure]):.2f} (median); least sure:")
         lines += [f"  {each:.2f}  {name}" for each, name in sure[:3]]
@@ -400,7 +401,14 @@ def _small(
     """Image, as the network saw it, and labels with no more pixels than a sharp tile needs."""
     step = max(1, max(labels.shape) // (2 * TILE_PX))
     part = np.ascontiguousarray(image[::step, ::step])
-    part = (window or percentile_window(image)).as_bytes(part)
+    part = (window or _whole_range(image)).as_bytes(part)
     height, width = part.shape[:2]
     small_labels = Image.fromarray(labels.astype(np.int32)).resize((width, height), Image.Resampling.NEAREST)
     return part[..., 0] if part.shape[2:] == (1,) else part, np.asarray(small_labels)
+
+
+def _whole_range(image: NDArray[np.generic]) -> Window:
+    """The window of a blank image, which the network saw through none: white paper is white, an empty frame black."""
+    if image.dtype.kind == "u":
+        return Window(0, 2.0 ** (8 * image.dtype.itemsize) - 1, "as it is stored")
+    return percentile_window(image)

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 NO_PROMPTS, AS_USUAL, AS_IT_IS = PromptOptions(), InferenceOptions(), Reading()
 AS_FOUND = FinishingOptions()
 NO_POINTING, AS_TRACKED = PointingOptions(), TrackingOptions()
-UNLIKE = "in colour where what is prompted is grey, or the other way round"
+UNLIKE = {True: "in colour where what is prompted is grey", False: "grey where what is prompted is in colour"}
 UNSURE = "far less sure than usual, or it may have leaked there"
 OF_SEVERAL = {"three", "six", "auto"}
 
@@ -260,14 +260,12 @@ def _suggest_images(file: Path, count: int) -> list[dict[str, Any]]:
         needs = [
             Need(i, min(map(float, each["confidence"].values())), float(each["likeness"]))
             for i, each in enumerate(images)
-            if not each["prompted"] and not each["warnings"]
+            if not each["prompted"] and not each["blank"]  # one without anything on it is no template
         ]
-        marked = {i for i, each in enumerate(images) if each["image"] in facts.get("deserve_a_look", [])}
+        look = facts.get("deserve_a_look", [])
+        marked = {i: UNLIKE[each["in_colour"]] for i, each in enumerate(images) if each["image"] in look}
         ranked = _marked_first(needs, marked, count)
-        names = [str(images[need.index]["image"]) for need in ranked]
-        return [
-            {"image": name, **_facts(need, UNLIKE * (need.index in marked))} for name, need in zip(names, ranked, strict=True)
-        ]
+        return [{"image": str(images[need.index]["image"]), **_facts(need, marked.get(need.index, ""))} for need in ranked]
     except (KeyError, TypeError, ValueError, AttributeError):
         raise FormatError("this report is damaged", "make it again", subject=file) from None
 

@@ -206,7 +206,7 @@ class _SetRun:
     earlier: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
     measured: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
     failed: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
-    coloured: int = 0
+    stored_in_colour: set[int] = field(default_factory=set[int])
     in_colour: dict[int, bool] = field(default_factory=dict[int, bool])
     key: str = ""
     settings: Mapping[str, Any] = field(default_factory=dict[str, Any])
@@ -251,7 +251,8 @@ class _SetRun:
                 self._write_tables({**self.facts(options), "interrupted": True})
                 report.print_note(f"of what is finished, wrote {', '.join(map(str, self.tables().values()))}")
         if self.done:
-            done = f"{sum(not row['blank'] for row in self.rows)} of {say_count(len(self.images), 'image', 'are')} outlined"
+            outlined = sum(not row["blank"] for row in (*self.earlier, *self.rows))
+            done = f"{outlined} of {say_count(len(self.images), 'image', 'are')} outlined"
             others = sum(file.exists() for i, file in enumerate(self.files) if i not in self.done)
             if self.outputs.overwrite and others:
                 report.print_note(
@@ -305,18 +306,29 @@ class _SetRun:
         """Write and note one result; a template whose label map is there stays as it is."""
         i, name = found.index, self.images.entries[found.index].name
         picture = self.images.picture(i)
-        if found.window is not None:
-            self.in_colour[i] = _is_in_colour(picture)
+        self._note_colour(found)
         if i in self.skipped:
             return
         self.outputs.output.mkdir(exist_ok=True)
         save_label_map(found.labels, self.files[i], picture.turned, record_text(self.key, self.images.entries[i].file, found))
         self.done[i] = found.confidence
-        self.coloured += picture.colour
-        self.rows.append(report.image_row(name, found, self.files[i]))
+        self.rows.append(self._row(found))
         notes = (TURNED,) if self.annotations and picture.turned != 1 else ()
         report.print_warnings((*picture.warnings, *found.warnings, *notes), f"{name}: ")
         self._show(found)
+
+    def _note_colour(self, found: "ImageMask") -> None:
+        """Whether an image is in colour, of this run or of an earlier one; a blank one is neither that nor grey."""
+        picture = self.images.picture(found.index)
+        if picture.colour:
+            self.stored_in_colour.add(found.index)
+        if found.window is not None:
+            self.in_colour[found.index] = _is_in_colour(picture)
+
+    def _row(self, found: "ImageMask") -> dict[str, Any]:
+        """An image in the report."""
+        i = found.index
+        return report.image_row(self.images.entries[i].name, found, self.files[i], in_colour=self.in_colour.get(i))
 
     def _show(self, found: "ImageMask") -> None:
         """An image in the statistics and on the sheet."""
@@ -331,7 +343,8 @@ class _SetRun:
         for i, record in self.records.items():
             try:
                 found = recall(record, i, read_label_map(self.files[i]))  # type: ignore[arg-type]  # of a PNG
-                self.earlier.append(report.image_row(self.images.entries[i].name, found, self.files[i]))
+                self._note_colour(found)
+                self.earlier.append(self._row(found))
                 self._show(found)
             except MedicalSam2Error as error:
                 self.note_failure(i, error)
@@ -363,15 +376,21 @@ class _SetRun:
 
     def window_warnings(self, window: str) -> list[str]:
         """That a window was asked for which images in colour were not seen through, if there are some."""
-        if not self.coloured or named_window(window) is None:
+        coloured = self.stored_in_colour & self.told
+        if not coloured or named_window(window) is None:
             return []
         return [
-            f"--window {window} left {self.coloured} of {say_count(len(self.done), 'image')} as they are: they are in colour"
+            f"--window {window} left {len(coloured)} of {say_count(len(self.told), 'image')} as they are: they are in colour"
         ]
 
+    @property
+    def told(self) -> set[int]:
+        """The images that the report tells of: of this run, and of earlier ones that left word of how they went."""
+        return {*self.done, *self.records}
+
     def seen(self) -> list[int]:
-        """The images of this run that are grey or in colour: a blank one is neither."""
-        return sorted(self.done.keys() & self.in_colour.keys())
+        """Those of them that are grey or in colour: a blank one is neither."""
+        return sorted(self.told & self.in_colour.keys())
 
     def unlike(self) -> list[int]:
         """The images in colour where all that is prompted is grey, or the other way round."""

@@ -73,11 +73,15 @@ def describe_strays(agreements: Mapping[int, Agreement], voxel_mm3: float) -> li
     for label, each in agreements.items():
         dice, before = each.dice()
         if dice < FOREIGN:
-            here, others = (count * voxel_mm3 / 1000 for count in (each.found, before))
-            name = each.view.name + " slices" + " backwards" * (each.view not in THREE_VIEWS)
-            alone = f"{here:.3g} mL" if each.found else "nothing"
+            here, others = (_millilitres(count * voxel_mm3 / 1000) for count in (each.found, before))
+            name = f"{each.view.name} slices" + " backwards" * (each.view not in THREE_VIEWS)
+            alike = f", with little overlap (Dice {dice:.2f})" if each.found and before else ""
             told.append(
-                f"object {label}: {name} alone show {alone}, the views before {others:.3g} mL, and they agree little "
-                f"(Dice {dice:.2f}): these slices count for little; compare --views one, or prompt it on one of them"
+                f"object {label}: {name} found {here}, the views before them {others}{alike}, so they counted for little; "
+                f"if it is wrong there, draw a box or an outline on one {each.view.name} slice, too, or take --views one"
             )
     return told
+
+
+def _millilitres(volume_ml: float) -> str:
+    return "nothing" if not volume_ml else f"{volume_ml:.0f} mL" if volume_ml >= 100 else f"{volume_ml:.3g} mL"

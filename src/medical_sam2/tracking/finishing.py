@@ -419,7 +419,8 @@ def remove_islands(labels: NDArray[np.unsignedinteger], prompts: Sequence[Prompt
     Args:
         labels: (I, J, K), in the order of the file.
         prompts: of any objects; clicks and outlines touch the parts they lie in, a box those inside of it that are not far
-            smaller than the largest.
+            smaller than the largest. Tracking missed no slice that was prompted, so that on the slice of a rectangle a crumb is
+            one however near it lies.
 
     Returns:
         A line for each object of which parts in a box were dropped for their size.
@@ -430,8 +431,11 @@ def remove_islands(labels: NDArray[np.unsignedinteger], prompts: Sequence[Prompt
         if box is not None:
             own = [prompt for prompt in prompts if prompt.object == label]
             boxed, pointed = ([p for p in own if isinstance(p, Box) == is_box] for is_box in (True, False))
-            touched = (_touched_voxels(each, labels.shape, box) for each in (pointed, boxed))
-            parts, voxels = _keep_touched(labels[box], label, *touched)
+            flat = [each for each in boxed if len(each.planes()) == 1]
+            shown = _touched_voxels(pointed, labels.shape, box)
+            near = _keep_touched(labels[box], label, shown, _touched_voxels(flat, labels.shape, box), bridged=False)
+            far = _keep_touched(labels[box], label, shown, _touched_voxels(boxed, labels.shape, box), bridged=True)
+            parts, voxels = (sum(counts) for counts in zip(near, far, strict=True))
             if parts:
                 lost = f"{say_count(parts, 'small part')} in its box ({say_count(voxels, 'voxel')})"
                 told.append(f"object {label} lost {lost}; `islands` keeps them")
@@ -439,19 +443,19 @@ def remove_islands(labels: NDArray[np.unsignedinteger], prompts: Sequence[Prompt
 
 
 def _keep_touched(
-    part: NDArray[np.unsignedinteger], label: int, pointed: NDArray[np.bool_], boxed: NDArray[np.bool_]
+    part: NDArray[np.unsignedinteger], label: int, pointed: NDArray[np.bool_], boxed: NDArray[np.bool_], *, bridged: bool
 ) -> tuple[int, int]:
-    """How many parts in a box were dropped for their size, and their voxels."""
+    """How many parts in a box were dropped for their size, and their voxels; across gaps, what nothing touches goes, too."""
     mask = part == label
-    bridged = load_ndimage().binary_dilation(mask, EVERYWHERE, iterations=BRIDGE // 2) if BRIDGE > 1 else mask
-    pieces, count = cast("tuple[NDArray[np.int32], int]", load_ndimage().label(bridged, EVERYWHERE))
+    joined = load_ndimage().binary_dilation(mask, EVERYWHERE, iterations=BRIDGE // 2) if bridged else mask
+    pieces, count = cast("tuple[NDArray[np.int32], int]", load_ndimage().label(joined, EVERYWHERE))
     shown, within = (np.unique(pieces[touched & mask]) for touched in (pointed, boxed))
     sizes = np.bincount(pieces[mask], minlength=count + 1)
     keep = np.union1d(shown, within[sizes[within] >= CRUMB * sizes[within].max(initial=0)])
     if count < 2 or not len(keep):
         return 0, 0
-    kept = np.zeros(count + 1, bool)
-    kept[keep] = True
+    kept = np.full(count + 1, not bridged)
+    kept[within], kept[keep] = False, True
     for slab, inside, piece in zip(part, mask, pieces, strict=True):  # no further array of the volume's size
         slab[inside & ~kept[piece]] = 0
     crumbs = within[~kept[within]]
