@@ -8,6 +8,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from safetensors.torch import save_file
+from scipy import ndimage
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import dijkstra
 
@@ -24,6 +25,7 @@ from medical_sam2.tracking.consensus import (
     Grid,
     TrackedObject,
     apply_consensus,
+    compute_features,
     sweep,
     working_grid,
 )
@@ -248,3 +250,21 @@ def test_a_correction_does_without() -> None:
 
 def test_embedded_weights_bring_their_gate() -> None:
     assert Segmenter.from_pretrained("nano", device="cpu").gate is not None
+
+
+def test_the_outline_is_looked_for_where_flow_takes_it() -> None:
+    """A structure that leans to one side leaves its prompted outline; where flow takes that, it stays within."""
+    i, j = np.mgrid[:48, :44]
+    texture = np.asarray(ndimage.gaussian_filter(np.random.default_rng(0).random((48, 90)), 2), np.float32)
+    leaning = np.stack([(i - 24) ** 2 + (j - 10 - t) ** 2 <= 36 for t in range(24)], axis=2)
+    grey = np.stack([texture[:, 30 - t : 74 - t] for t in range(24)], axis=2)
+    grey = (grey - grey.min()) / np.ptp(grey)
+    start = TrackedObject(leaning.astype(np.float32), lambda at: grey[at], 2, [12], np.ones(24), (1.0, 1.0, 1.0))
+    grid = working_grid(start)
+    assert grid is not None
+    seen = compute_features(start, grid)
+    inside = np.moveaxis(grid.means(lambda at: leaning[at].astype(np.float32)), 2, 0) > 0.5
+    far = np.flatnonzero(inside.any(axis=(1, 2)))[[0, -1]]
+    outline, moved = (seen[far][..., FEATURES.index(name)][inside[far]] for name in ("outline", "moved outline"))
+    assert (outline > 0).mean() > 0.9
+    assert (moved < 0.1).mean() > 0.9
