@@ -48,11 +48,8 @@ PLACE = (
 )
 COLUMNS_OF_SET = ("image", "object", "name", "confidence", "area_px", "area_mm2", "share", *PLACE, "intensity_unit")
 TILE_PX, COLUMNS, MOST_TILES = 190, 6, 120
-FEWEST, OTHER_SIZE, NEARLY_ALL = (
-    4,
-    3.0,
-    0.9,
-)  # images that nobody prompted; times as large or small, at the median; share of them
+FEWEST = 4  # images that nobody prompted
+OTHER_SIZE, NEARLY_ALL = 3.0, 0.9  # times as large or small, at the median; share of the images
 PROMPTED = -1.0  # templates come before all others
 
 
