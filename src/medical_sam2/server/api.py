@@ -339,7 +339,8 @@ def _advised(advice: ReviewSuggestion | None) -> dict[str, Any]:
 def _changes(router: APIRouter, store: SessionStore) -> None:
     @router.post("/sessions/{id}/say")
     def say(id: str, form: GestureForm) -> dict[str, Any]:
-        return change_session(store, id, lambda session: session.add_gesture(form.version, form.gesture()))
+        state = change_session(store, id, lambda session: session.add_gesture(form.version, form.gesture()))
+        return {**state, "notes": store.get(id).notes}
 
     @router.post("/sessions/{id}/undo")
     def undo(id: str, form: VersionedForm) -> dict[str, Any]:

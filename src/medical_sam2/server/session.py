@@ -1,7 +1,7 @@
 """One volume or one set of images, and what was done with it. Every method may be called from any thread."""
 
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -15,12 +15,14 @@ from medical_sam2.server.editing import (
     check_lockable,
     check_number,
     check_open,
+    claim_pixels,
     free_labels,
+    give_back,
     keep_settled,
     number_for,
     settled_structures,
 )
-from medical_sam2.server.gestures import check_gesture, decode_runs, encode_runs, frame_prompt
+from medical_sam2.server.gestures import answer_mask, check_gesture, encode_runs, frame_prompt
 from medical_sam2.server.inference_queue import Cancelled, InferenceQueue, JobEvent, TrackingJob, trim_memory
 from medical_sam2.server.refusals import Conflict, InvalidRequest, NotFound
 from medical_sam2.server.review import ReviewSuggestion, suggest_reviews
@@ -49,6 +51,7 @@ from medical_sam2.server.state import (
     Step,
     Structure,
 )
+from medical_sam2.tracking.limits import count_taken
 
 
 class Session:
@@ -71,6 +74,7 @@ class Session:
         self._cached: tuple[int, frozenset[int], SessionResult] | None = None
         self._drawn: LabelMaps | None = None
         self.job: TrackingJob | None = None
+        self.notes: tuple[str, ...] = ()  # on the last gesture
 
     @property
     def history(self) -> History:
@@ -145,10 +149,22 @@ class Session:
             self.image.check_prompts([each for each in state.with_gesture(gesture) if each.label == gesture.label])
             gesture = replace(gesture, id=version + 1)
             gesture = replace(gesture, answer=encode_runs(self._outline(state, gesture)))
+            before = self._taken_from(gesture)
             history = self._journal.write(Step(version + 1, "say", gesture=gesture))
             if self._drawn is not None:
                 self._draw(self._drawn, gesture)
+            self.notes = () if before is None else self._noted(gesture, before)
             return history
+
+    def _taken_from(self, gesture: Gesture) -> Frame | None:
+        """The labels (H, W) where a click in a set may take something of another structure; of a volume tracking tells it."""
+        if isinstance(self.image, SessionVolume) or gesture.kind != "points" or not gesture.inside:
+            return None
+        return self.image.frame_labels(self._labels(), gesture.plane, gesture.t).copy()
+
+    def _noted(self, gesture: Gesture, before: Frame) -> tuple[str, ...]:
+        after = self.image.frame_labels(self._labels(), gesture.plane, gesture.t)
+        return tuple(count_taken(before, after, [gesture.label], "pixel"))
 
     def undo(self, version: int) -> History:
         """Back by one step."""
@@ -174,10 +190,11 @@ class Session:
     def _track(self, job: TrackingJob, state: State, views: str) -> JobEvent:
         done, frames = 0, list[TrackedFrame]()
         with self._lock:
-            before, labels = self._result(state), self._labels()
+            before, labels, version = self._result(state), self._labels(), self.history.version
             settled = settled_structures(self.image, state)
             known = before.labels if before else ()
             shown = self.current_labels() if settled - state.locked else known  # what is locked was not pointed at
+            claims = self._claims(state, version, range(len(known)))
 
         def on_frame(now: int, total: int, plane: str, t: int, masks: Mapping[int, NDArray[np.bool_]]) -> None:
             nonlocal done
@@ -199,10 +216,10 @@ class Session:
                 if not (job.keep and frames):
                     raise
                 result = self._stopped(state, before, frames)
-                self._keep(state, result)
+                self._keep(state, give_back(result, shown, claims))
                 return JobEvent("done", done, done, message="; ".join(result.warnings))
             job.report(JobEvent("frame", done, done))
-            self._keep(state, result)
+            self._keep(state, give_back(result, shown, claims))
         finally:
             with self._lock:
                 self._drawn = None
@@ -424,14 +441,22 @@ class Session:
         if not gesture.of_frame:
             return
         frame = self.image.frame_labels(labels, gesture.plane, gesture.t)
-        shape = frame.shape[0], frame.shape[1]
-        mask = decode_runs(gesture.answer, shape) if gesture.answer else np.zeros(shape, bool)
+        mask = answer_mask(gesture, (frame.shape[0], frame.shape[1]))
         clicks = zip(gesture.points_yx, gesture.positive, strict=True) if gesture.kind == "points" else ()
         inside = [(round(y), round(x)) for (y, x), positive in clicks if positive]
         taken = {int(frame[place]) for place in inside} - self.history.state.locked
         draw_label(frame, gesture.label, mask, {0, gesture.label, *taken})
+        if len(claims := self._claims(self.history.state, gesture.id, [gesture.t])):
+            frame[:] = np.where(frame, frame, claims[0])
         for ball in self._balls_before(gesture):
             self.image.change_by_hand(labels, ball, (gesture.plane, gesture.t))
+
+    def _claims(self, state: State, last: int, images: Iterable[int]) -> LabelMaps:
+        """What edited structures of a set have by their own word on some images; none where nothing was edited."""
+        result = self._result(state)
+        if result is None or not state.edited or isinstance(self.image, SessionVolume):
+            return ()
+        return tuple(claim_pixels(self.image, state, result, t, last) for t in images)
 
     def _balls_before(self, gesture: Gesture) -> Iterator[Gesture]:
         """Balls that hold though the network, which does not know them, outlined the frame anew; none of another mind."""
