@@ -124,3 +124,28 @@ def test_finished_locked_and_numbered(person: Person, tmp_path: Path) -> None:
     person.click("image", (60, 60), SHAPE, SPACING)
     expect(page.locator(".alert")).to_contain_text("this structure is locked; unlock it to change it")
     person.problems.clear()  # the browser tells of the refused request
+
+
+def test_what_is_refused_is_not_shown_as_done(person: Person, tmp_path: Path) -> None:
+    outlined(person, tmp_path)
+    page = person.page
+    page.locator(".structures .name").last.focus()
+    person.click("image", (60, 60), SHAPE, SPACING)
+    expect(page.locator(".view.image")).to_have_attribute("data-pending", "0")
+    more(person, "ring")
+    dialog = page.get_by_role("dialog", name="Structure ring")
+    locked, number = dialog.get_by_label("Locked"), dialog.get_by_label("Number in files")
+    locked.click()
+    expect(page.locator(".alert")).to_contain_text("apply the changes first")
+    expect(locked).not_to_be_checked()
+    number.fill("2")  # the block's
+    number.press("Enter")
+    expect(page.locator(".alert")).to_contain_text(["apply", "another structure has the number 2"])
+    expect(number).to_have_value("1")
+    page.route("**/structures/1", lambda route: route.fulfill(status=422, json={"error": "no"}))
+    name = page.locator(".structures .name").first
+    name.fill("other")
+    name.press("Enter")
+    expect(page.locator(".alert")).to_contain_text(["apply", "number", "no"])
+    expect(name).to_have_value("ring")
+    person.problems.clear()
