@@ -257,7 +257,9 @@ def test_a_locked_structure_stays_as_it_is(gallery: Gallery) -> None:
         assert "locked" in gallery.do(f"structures/1/{path}", 422, **form)["error"]
     place = {"label": 1, "plane": "image", "t": 0, "kind": "points", "points": [[1, 1]], "positive": [True]}
     assert "locked" in gallery.do("say", 422, **place)["error"]
-    gallery.click(3, FIRST)  # of another one in the midst of it
+    gallery.do("structures")
+    notes = gallery.do("say", label=3, plane="image", t=0, kind="points", points=[FIRST], positive=[True])["notes"]
+    assert notes == ["structure 1 is locked there"]  # of another one in the midst of it
     assert ((gallery.shown(0) == 1) == ring(0)).all()
     gallery.track()
     for old, new in zip(before, gallery.labels, strict=True):

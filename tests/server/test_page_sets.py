@@ -149,3 +149,19 @@ def test_what_is_refused_is_not_shown_as_done(person: Person, tmp_path: Path) ->
     expect(page.locator(".alert")).to_contain_text(["apply", "number", "no"])
     expect(name).to_have_value("ring")
     person.problems.clear()
+
+
+def test_a_click_on_what_is_locked_says_so_and_one_that_takes_something_too(person: Person, tmp_path: Path) -> None:
+    outlined(person, tmp_path)
+    page, status = person.page, person.page.get_by_role("status").first
+    more(person, "ring")
+    dialog = page.get_by_role("dialog", name="Structure ring")
+    dialog.get_by_label("Locked").check()
+    expect(page.locator(".structures li > svg")).to_have_count(1)
+    dialog.get_by_role("button", name="Close").click()
+    page.locator(".structures .name").last.focus()
+    person.click("image", (20, 14), SHAPE, SPACING)
+    expect(page.locator(".go .warn")).to_have_text("ring is locked there")
+    expect(status).to_have_text("ring is locked there")
+    pressed(page, "z")
+    expect(page.locator(".go .warn")).to_have_count(0)

@@ -149,22 +149,25 @@ class Session:
             self.image.check_prompts([each for each in state.with_gesture(gesture) if each.label == gesture.label])
             gesture = replace(gesture, id=version + 1)
             gesture = replace(gesture, answer=encode_runs(self._outline(state, gesture)))
-            before = self._taken_from(gesture)
+            before = self._clicked_on(state, gesture)
             history = self._journal.write(Step(version + 1, "say", gesture=gesture))
             if self._drawn is not None:
                 self._draw(self._drawn, gesture)
-            self.notes = () if before is None else self._noted(gesture, before)
+            self.notes = () if before is None else self._noted(state, gesture, before)
             return history
 
-    def _taken_from(self, gesture: Gesture) -> Frame | None:
-        """The labels (H, W) where a click in a set may take something of another structure; of a volume tracking tells it."""
-        if isinstance(self.image, SessionVolume) or gesture.kind != "points" or not gesture.inside:
+    def _clicked_on(self, state: State, gesture: Gesture) -> Frame | None:
+        """Labels (H, W) of which a click may take something, or that are locked; of a volume tracking tells what was taken."""
+        if gesture.kind != "points" or (isinstance(self.image, SessionVolume) and not state.locked):
             return None
         return self.image.frame_labels(self._labels(), gesture.plane, gesture.t).copy()
 
-    def _noted(self, gesture: Gesture, before: Frame) -> tuple[str, ...]:
+    def _noted(self, state: State, gesture: Gesture, before: Frame) -> tuple[str, ...]:
+        clicked = {int(before[place]) for place in _clicks_inside(gesture)}
+        locked = [f"{state.of(label).name} is locked there" for label in sorted(clicked & state.locked)]
         after = self.image.frame_labels(self._labels(), gesture.plane, gesture.t)
-        return tuple(count_taken(before, after, [gesture.label], "pixel"))
+        taken = [] if isinstance(self.image, SessionVolume) else count_taken(before, after, [gesture.label], "pixel")
+        return *locked, *taken
 
     def undo(self, version: int) -> History:
         """Back by one step."""
@@ -442,9 +445,7 @@ class Session:
             return
         frame = self.image.frame_labels(labels, gesture.plane, gesture.t)
         mask = answer_mask(gesture, (frame.shape[0], frame.shape[1]))
-        clicks = zip(gesture.points_yx, gesture.positive, strict=True) if gesture.kind == "points" else ()
-        inside = [(round(y), round(x)) for (y, x), positive in clicks if positive]
-        taken = {int(frame[place]) for place in inside} - self.history.state.locked
+        taken = {int(frame[place]) for place in _clicks_inside(gesture)} - self.history.state.locked
         draw_label(frame, gesture.label, mask, {0, gesture.label, *taken})
         if len(claims := self._claims(self.history.state, gesture.id, [gesture.t])):
             frame[:] = np.where(frame, frame, claims[0])
@@ -468,6 +469,12 @@ class Session:
         history = self._journal.write(step)
         self._drawn = None
         return history
+
+
+def _clicks_inside(gesture: Gesture) -> list[tuple[int, int]]:
+    """Row and column of each positive click."""
+    clicks = zip(gesture.points_yx, gesture.positive, strict=True) if gesture.kind == "points" else ()
+    return [(round(y), round(x)) for (y, x), positive in clicks if positive]
 
 
 def _one_line(name: str) -> str:
