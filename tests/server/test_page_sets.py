@@ -165,3 +165,23 @@ def test_a_click_on_what_is_locked_says_so_and_one_that_takes_something_too(pers
     expect(status).to_have_text("ring is locked there")
     pressed(page, "z")
     expect(page.locator(".go .warn")).to_have_count(0)
+
+
+def test_numbers_out_of_their_limits_are_refused_by_the_field_s_name(person: Person, tmp_path: Path) -> None:
+    outlined(person, tmp_path)
+    more(person, "ring")
+    dialog, alerts = person.page.get_by_role("dialog", name="Structure ring"), person.page.locator(".alert span")
+    number, least = dialog.get_by_label("Number in files"), dialog.get_by_label("Least part")
+    for value in ("65536", "-1", "0", "1.6"):
+        number.fill(value)
+        number.press("Enter")
+        expect(alerts).to_have_text(["Number in files: give a whole number from 1 to 65,535"])
+        expect(number).to_have_value("1")
+        person.page.get_by_role("button", name="Dismiss").click()
+    for value in ("-1", "1e30", "0.5"):
+        least.fill(value)
+        dialog.get_by_role("button", name="Finish it").click()
+        expect(alerts).to_have_text(["Least part (pixels): give a whole number from 0 to 1,000,000,000"])
+        assert not least.evaluate("input => input.checkValidity()")
+        person.page.get_by_role("button", name="Dismiss").click()
+    person.problems.clear()

@@ -3,10 +3,11 @@ import type { Structure } from './api'
 import { fill, h, icon, leave, redraw } from './dom'
 import type { Work } from './work'
 
-const FINISHING: [string, string, string][] = [
-  ['smooth_mm', 'Smooth', 'mm'], ['grow_mm', 'Grow (− shrinks)', 'mm'], ['min_volume_ml', 'Least part', 'mL'],
+/** Field, text, unit, least, most, step; the server has the same limits. */
+const FINISHING: [string, string, string, number, number, string][] = [
+  ['smooth_mm', 'Smooth', 'mm', 0, 100, 'any'], ['grow_mm', 'Grow (− shrinks)', 'mm', -100, 100, 'any'], ['min_volume_ml', 'Least part', 'mL', 0, 100_000, 'any'],
 ]
-const FINISHING_IMAGES: typeof FINISHING = [['least_px', 'Least part', 'pixels']] // which may have no size in mm
+const FINISHING_IMAGES: typeof FINISHING = [['least_px', 'Least part', 'pixels', 0, 1_000_000_000, '1']] // which may have no size in mm
 
 /** From a field to the view that had the focus before, or the first: keys are the page's again. */
 function back(view: Element | null): void {
@@ -136,7 +137,7 @@ export class Structures {
   private editing(each: Structure): HTMLElement {
     const { work, attempt } = this
     const path = `structures/${each.label}`
-    const value = h('input', { type: 'number', min: '1', max: '65535', value: String(each.value), onkeydown: leave, onchange: () => put({ value: Math.round(Number(value.value)) }) })
+    const value = h('input', { type: 'number', min: '1', max: '65535', step: '1', value: String(each.value), onkeydown: leave, onchange: () => put({ value: Number(value.value) }) })
     const locked = h('input', { type: 'checkbox', checked: each.locked, onchange: () => put({ locked: locked.checked }) })
     const put = (form: object): void => attempt(work.edit(path, form).catch((error: unknown) => { // refused: what stands is shown again, though the field has the focus
       const now = work.state.structures.find((one) => one.label === each.label) ?? each
@@ -164,8 +165,8 @@ export class Structures {
   private finishing(path: string): HTMLElement {
     const box = (text: string): { input: HTMLInputElement; row: HTMLElement } => { const input = h('input', { type: 'checkbox' }); return { input, row: h('label', { class: 'row' }, input, text) } }
     const [holes, largest] = [box('Fill holes'), box('Largest part alone')]
-    const numbers = (this.work.info.kind === 'volume' ? FINISHING : FINISHING_IMAGES).map(([key, text, unit]) => { const input = h('input', { type: 'number', step: 'any', placeholder: '–', onkeydown: leave }); return { key, input, row: h('label', { class: 'row' }, text, input, unit) } })
-    const form = (): object => ({ fill_holes: holes.input.checked, largest: largest.input.checked, ...Object.fromEntries(numbers.filter(({ input }) => input.value).map(({ key, input }) => [key, key === 'least_px' ? Math.round(Number(input.value)) : Number(input.value)])) })
+    const numbers = (this.work.info.kind === 'volume' ? FINISHING : FINISHING_IMAGES).map(([key, text, unit, min, max, step]) => { const input = h('input', { type: 'number', min: String(min), max: String(max), step, placeholder: '–', onkeydown: leave }); return { key, input, row: h('label', { class: 'row' }, text, input, unit) } })
+    const form = (): object => ({ fill_holes: holes.input.checked, largest: largest.input.checked, ...Object.fromEntries(numbers.filter(({ input }) => input.value).map(({ key, input }) => [key, Number(input.value)])) })
     return h('fieldset', { class: 'rows' }, h('legend', {}, 'Finish'), holes.row, largest.row, ...numbers.map(({ row }) => row), h('button', { onclick: () => this.attempt(this.work.edit(`${path}/finish`, form())) }, 'Finish it'))
   }
 
