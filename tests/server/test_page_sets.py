@@ -1,7 +1,9 @@
 """Structures of a set of images at the page, in a real browser: merged, split, finished, locked, numbered, on every image."""
 
 import io
+import re
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from playwright.sync_api import expect
 
+from medical_sam2.errors import PromptError
+from medical_sam2.server.segmentation import SessionImageSet, SessionResult
 from tests.server.browsing import Person
 from tests.server.test_editing_sets import IMAGES, SIDE, block, ring
 from tests.server.test_page_gestures import pressed, state
@@ -184,4 +188,34 @@ def test_numbers_out_of_their_limits_are_refused_by_the_field_s_name(person: Per
         expect(alerts).to_have_text(["Least part (pixels): give a whole number from 0 to 1,000,000,000"])
         assert not least.evaluate("input => input.checkValidity()")
         person.page.get_by_role("button", name="Dismiss").click()
+    person.problems.clear()
+
+
+def test_structures_are_called_by_their_names_and_options_by_what_the_page_calls_them(
+    person: Person, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outlined(person, tmp_path)
+    page, track = person.page, SessionImageSet.track
+    page.keyboard.press("n")
+    page.keyboard.type("third")
+    page.keyboard.press("Enter")
+    person.click("image", (20, 14), SHAPE, SPACING)
+    expect(page.locator(".go .warn")).to_contain_text(re.compile(r"^third took \d+ pixels of ring: "))
+
+    def warning(*known: Any) -> SessionResult:
+        said = "object 1: these slices count for little; compare --views one, or prompt it on one of them", "object 7 is gone"
+        return replace(track(*known), warnings=said)
+
+    monkeypatch.setattr(SessionImageSet, "track", warning)
+    pressed(page, "t")
+    expect(page.locator(".go .warn")).to_have_text(
+        "ring: these slices count for little; compare with one view, or prompt it on one of them; object 7 is gone"
+    )
+
+    def refusing(*_: Any) -> NDArray[np.bool_]:
+        raise PromptError("object 3 has no prompt that says where it is", "give it one")
+
+    monkeypatch.setattr(SessionImageSet, "segment_frame", refusing)
+    person.click("image", (60, 60), SHAPE, SPACING)
+    expect(page.locator(".alert span")).to_have_text("third has no prompt that says where it is; give it one")
     person.problems.clear()

@@ -4,6 +4,7 @@ import type { Frame, Gesture, Info, Plane, Row, State, Structure, Told } from '.
 import { fused } from './fusion'
 import type { Fused } from './fusion'
 import type { Measure, Ruler } from './measure'
+import { reworded } from './names'
 import { corners, cross, cut, span } from './shapes'
 import type { Range, Span, Spot } from './shapes'
 
@@ -211,7 +212,7 @@ export class Work {
   /** Show what is told of a change. */
   private note(notes: string[] = []): void {
     this.noted = notes.length > 0
-    this.message = notes.join('; ')
+    this.message = reworded(notes.join('; '), this.state.structures)
     this.tell('state')
     this.tell('progress')
   }
@@ -392,8 +393,9 @@ export class Work {
     stream.close()
     this.progress = null
     const told = JSON.parse((event.data as string) || '{}') as Told
+    const text = reworded(told.message || '', this.state.structures)
     this.noted = false
-    this.message = kind === 'failed' ? `Tracking failed: ${told.message}` : kind === 'cancelled' ? 'Cancelled; nothing was changed.' : told.message || ''
+    this.message = kind === 'failed' ? `Tracking failed: ${text}` : kind === 'cancelled' ? 'Cancelled; nothing was changed.' : text
     await this.refresh()
     this.tell('progress')
   }
