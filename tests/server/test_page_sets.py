@@ -79,8 +79,10 @@ def test_merged_split_and_undone_on_every_image(person: Person, tmp_path: Path) 
     more(person, "block")
     for name in ("Up", "Down"):
         expect(page.get_by_role("button", name=name, exact=True)).to_have_count(0)
-    page.get_by_role("button", name="Merge into").click()
+    page.get_by_role("button", name="Merge into").dblclick()  # the second click is none
     expect(page.locator(".structures .name")).to_have_count(1)
+    page.wait_for_timeout(300)
+    expect(page.locator(".alert")).to_have_count(0)
     for t in range(IMAGES):
         found = labels(person, t)
         assert len(np.unique(found)) == 2

@@ -155,7 +155,7 @@ export class Structures {
     ]
     const volume = work.info.kind === 'volume'
     if (volume) parts.push(h('div', { class: 'row' }, move(-1, 'Up'), move(1, 'Down')))
-    if (others.length) parts.push(h('div', { class: 'row' }, h('button', { onclick: () => attempt(work.edit(`${path}/merge`, { into: Number(into.value) })) }, 'Merge into'), into))
+    if (others.length) parts.push(h('div', { class: 'row' }, h('button', { onclick: (event: MouseEvent) => { if (event.detail < 2) attempt(work.edit(`${path}/merge`, { into: Number(into.value) })) } }, 'Merge into'), into))
     parts.push(h('button', { title: `Parts that do not hang together become structures of their own${volume ? '' : ': the largest of all images, the second largest, …'}`, onclick: () => attempt(work.edit(`${path}/split`)) }, 'Split into parts'), this.finishing(path))
     if (!volume && each.edited) parts.push(h('p', { class: 'fine' }, 'Edited: it changes on images alone that are pointed at.'))
     return h('div', { class: 'rows' }, ...parts, h('button', { onclick: () => attempt(work.drop(each.label)) }, 'Remove'))
