@@ -221,3 +221,13 @@ def test_structures_are_called_by_their_names_and_options_by_what_the_page_calls
     person.click("image", (60, 60), SHAPE, SPACING)
     expect(page.locator(".alert span")).to_have_text("third has no prompt that says where it is; give it one")
     person.problems.clear()
+
+
+def test_keys_of_tools_of_volumes_alone_say_so(person: Person, tmp_path: Path) -> None:
+    outlined(person, tmp_path)
+    alerts = person.page.locator(".alert span")
+    for key, name in (("m", "Ruler"), ("r", "Region"), ("j", "Angle"), ("c", "3D box")):
+        pressed(person.page, key)
+        expect(alerts).to_have_text([f"{name} is for volumes alone: images are flat, and may have no size in mm."])
+        person.page.get_by_role("button", name="Dismiss").click()
+    expect(person.page.get_by_role("radio", name="Inside", exact=True)).to_have_attribute("aria-checked", "true")

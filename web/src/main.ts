@@ -4,7 +4,7 @@ import type { About, Info, Plane, Summary } from './api'
 import { fill, h, icon, typing } from './dom'
 import * as memory from './memory'
 import { reworded } from './names'
-import { Panel, TOOL_KEYS, offered } from './panel'
+import { Panel, TOOL_KEYS, missing, offered } from './panel'
 import { Start } from './start'
 import { Sheet, SliceView } from './view'
 import { Work } from './work'
@@ -143,6 +143,7 @@ function key(event: KeyboardEvent, work: Work, panel: Panel, views: SliceView[],
   else if (pressed === 'z') attempt(work.undo())
   else if (pressed === 'y') attempt(work.redo())
   else if (tool && offered(work, tool)) { work.tool = tool; work.tell('tool') }
+  else if (tool && missing(work, tool)) attempt(Promise.reject(new Error(missing(work, tool))))
   else if (pressed === 'i') { work.outside = !work.outside; work.tell('tool') }
   else if (pressed === 'k' && work.tool === 'brush' && work.info.kind === 'volume') { work.ball = !work.ball; work.tell('tool') }
   else if (pressed === 'enter' && work.solid && !(event.target instanceof HTMLButtonElement)) attempt(work.use())
