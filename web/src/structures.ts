@@ -137,7 +137,7 @@ export class Structures {
   private editing(each: Structure): HTMLElement {
     const { work, attempt } = this
     const path = `structures/${each.label}`
-    const value = h('input', { type: 'number', min: '1', max: '65535', step: '1', value: String(each.value), onkeydown: leave, onchange: () => put({ value: Number(value.value) }) })
+    const value = h('input', { type: 'number', min: '1', max: '65535', step: '1', value: String(each.value), onkeydown: leave, onchange: () => { if (value.value) put({ value: Number(value.value) }); else value.value = String(each.value) } })
     const locked = h('input', { type: 'checkbox', checked: each.locked, onchange: () => put({ locked: locked.checked }) })
     const put = (form: object): void => attempt(work.edit(path, form).catch((error: unknown) => { // refused: what stands is shown again, though the field has the focus
       const now = work.state.structures.find((one) => one.label === each.label) ?? each
