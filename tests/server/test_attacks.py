@@ -163,6 +163,26 @@ def test_malformed_forms(shared: Served, ct: Path, path: str, form: dict[str, An
     assert shared.http.get(f"/api/sessions/{id}").json()["state"]["version"] == 1
 
 
+@pytest.mark.parametrize(
+    ("path", "form", "said"),
+    [
+        ("structures/1", {"value": 65_536}, "Number in files: give a whole number from 1 to 65,535"),
+        ("structures/1", {"value": None}, "Number in files: give a whole number from 1 to 65,535"),
+        ("structures/1/finish", {"smooth_mm": -1}, "Smooth (mm): give a number from 0 to 100"),
+        ("structures/1/finish", {"grow_mm": 1e9}, "Grow (mm): give a number from -100 to 100"),
+        ("structures/1/finish", {"min_volume_ml": "<b>"}, "Least part (mL): give a number from 0 to 100,000"),
+        ("structures/1/finish", {"extra": 1}, "the request is malformed"),
+    ],
+)
+def test_a_number_is_refused_by_its_name_and_limits(
+    shared: Served, ct: Path, path: str, form: dict[str, Any], said: str
+) -> None:
+    id = shared.upload(ct)
+    shared.post(f"sessions/{id}/structures", version=0)
+    answer = shared.http.post(f"/api/sessions/{id}/{path}", json={"version": 1, **form})
+    assert (answer.status_code, answer.json()["error"]) == (422, said)
+
+
 def test_deep_json(shared: Served, ct: Path) -> None:
     id = shared.upload(ct)
     body = "[" * 100_000 + "]" * 100_000

@@ -171,6 +171,7 @@ def test_a_locked_structure_stays_as_it_is(editor: Editor) -> None:
     place = {"label": 1, "plane": "axial", "t": 0, "kind": "points", "points": [[1, 1]], "positive": [True]}
     assert "locked" in editor.do("say", 422, **place)["error"]
     editor.click(3, 1, (0, -1))  # a click of another structure in the midst of it
+    assert editor.served.store.get(editor.id).notes == ("structure 1 is locked there",)
     t = int(PLANES["axial"].project(editor.case.voxel(1), editor.case.volume.shape, "LPS")[0])
     shown = editor.served.store.get(editor.id).frame_labels("axial", t)
     assert ((shown == 1) == (PLANES["axial"].apply(before, "LPS")[t] == 1)).all()

@@ -10,6 +10,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from medical_sam2.server.segmentation import SessionImageSet
 from tests.server.conftest import Served
 from tests.server.test_editing import Edited
 
@@ -256,7 +257,9 @@ def test_a_locked_structure_stays_as_it_is(gallery: Gallery) -> None:
         assert "locked" in gallery.do(f"structures/1/{path}", 422, **form)["error"]
     place = {"label": 1, "plane": "image", "t": 0, "kind": "points", "points": [[1, 1]], "positive": [True]}
     assert "locked" in gallery.do("say", 422, **place)["error"]
-    gallery.click(3, FIRST)  # of another one in the midst of it
+    gallery.do("structures")
+    notes = gallery.do("say", label=3, plane="image", t=0, kind="points", points=[FIRST], positive=[True])["notes"]
+    assert notes == ["structure 1 is locked there"]  # of another one in the midst of it
     assert ((gallery.shown(0) == 1) == ring(0)).all()
     gallery.track()
     for old, new in zip(before, gallery.labels, strict=True):
@@ -288,3 +291,82 @@ def test_edits_are_there_after_a_new_start(gallery: Gallery) -> None:
     gallery.track()
     for old, new in zip(before, gallery.labels, strict=True):
         assert ((new == merged) == (old == merged)).all()
+
+
+@pytest.fixture
+def greedy(gallery: Gallery, monkeypatch: pytest.MonkeyPatch) -> Gallery:
+    """The first structure is edited. On one image alone the network makes all of it of a click, among all it does not."""
+    gallery.do("structures/1/finish", largest=True)
+    monkeypatch.setattr(SessionImageSet, "segment_frame", lambda *_: ring(0))
+    return gallery
+
+
+def has(gallery: Gallery, label: int, mask: NDArray[np.bool_], t: int = 0) -> None:
+    """A structure is this on an image, as it is shown and as it is downloaded."""
+    assert ((gallery.shown(t) == label) == mask).all()
+    if not gallery.state["fresh"]:
+        assert ((gallery.labels[t] == label) == mask).all()
+
+
+def test_what_another_one_gives_up_comes_back_to_the_edited_one(greedy: Gallery) -> None:
+    greedy.click(2, FIRST, new=False)
+    has(greedy, 1, patch(0, 0, 0, 0))
+    has(greedy, 2, ring(0))
+    greedy.track()
+    has(greedy, 1, ring(0))
+    has(greedy, 2, block(0))
+    greedy.do("undo")
+    has(greedy, 2, ring(0))
+    greedy.do("undo")
+    has(greedy, 1, ring(0))
+
+
+def test_it_comes_back_later_too_and_when_the_other_one_is_removed(greedy: Gallery) -> None:
+    taken, kept = ring(0) & patch(0, 26, 0, 64), ring(0) & patch(26, 64, 0, 64)
+    greedy.click(3, FIRST)
+    greedy.draw(3, taken, 0)  # over what the click took, and it keeps this
+    for step in ("shown", "track", "new start"):
+        if step == "track":
+            greedy.track()
+        if step == "new start":
+            greedy.served.store._sessions.pop(greedy.id).close()
+        has(greedy, 3, taken)
+        has(greedy, 1, kept)
+    version = greedy.state["version"]
+    greedy.do("structures/3/remove")
+    has(greedy, 1, ring(0))
+    greedy.do("undo")
+    has(greedy, 1, kept)
+    greedy.draw(3, patch(50, 60, 50, 60), 0)  # elsewhere
+    has(greedy, 1, ring(0))
+    greedy.track()
+    has(greedy, 1, ring(0))
+    assert greedy.state["version"] == version + 4
+
+
+def test_of_two_edited_ones_too(greedy: Gallery) -> None:
+    """What takes is not outlined anew either, but changes where it is pointed at."""
+    greedy.do("structures/2/finish", fill_holes=True, least_px=1)
+    greedy.click(2, FIRST, new=False)
+    greedy.track()
+    has(greedy, 2, ring(0))
+    has(greedy, 1, patch(0, 0, 0, 0))
+    greedy.draw(2, block(0), 0)
+    greedy.track()
+    has(greedy, 1, ring(0))
+    has(greedy, 2, block(0))
+
+
+def test_its_own_gesture_is_no_loss(greedy: Gallery) -> None:
+    greedy.click(2, FIRST, new=False)
+    greedy.draw(1, own := ring(0) & patch(0, 20, 0, 64), 0)
+    greedy.track()
+    has(greedy, 1, own)
+
+
+def test_who_takes_of_another_one_is_told(greedy: Gallery) -> None:
+    place: dict[str, Any] = {"label": 2, "plane": "image", "t": 0, "kind": "points", "points": [FIRST], "positive": [True]}
+    (told,) = greedy.do("say", **place)["notes"]
+    assert f"object 2 took {ring(0).sum()} pixels of object 1: " in told
+    assert "take the click back" in told
+    assert greedy.do("say", **place)["notes"] == []  # it has them by now

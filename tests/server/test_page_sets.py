@@ -1,7 +1,9 @@
 """Structures of a set of images at the page, in a real browser: merged, split, finished, locked, numbered, on every image."""
 
 import io
+import re
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from playwright.sync_api import expect
 
+from medical_sam2.errors import PromptError
+from medical_sam2.server.segmentation import SessionImageSet, SessionResult
 from tests.server.browsing import Person
 from tests.server.test_editing_sets import IMAGES, SIDE, block, ring
 from tests.server.test_page_gestures import pressed, state
@@ -75,8 +79,10 @@ def test_merged_split_and_undone_on_every_image(person: Person, tmp_path: Path) 
     more(person, "block")
     for name in ("Up", "Down"):
         expect(page.get_by_role("button", name=name, exact=True)).to_have_count(0)
-    page.get_by_role("button", name="Merge into").click()
+    page.get_by_role("button", name="Merge into").dblclick()  # the second click is none
     expect(page.locator(".structures .name")).to_have_count(1)
+    page.wait_for_timeout(300)
+    expect(page.locator(".alert")).to_have_count(0)
     for t in range(IMAGES):
         found = labels(person, t)
         assert len(np.unique(found)) == 2
@@ -124,3 +130,104 @@ def test_finished_locked_and_numbered(person: Person, tmp_path: Path) -> None:
     person.click("image", (60, 60), SHAPE, SPACING)
     expect(page.locator(".alert")).to_contain_text("this structure is locked; unlock it to change it")
     person.problems.clear()  # the browser tells of the refused request
+
+
+def test_what_is_refused_is_not_shown_as_done(person: Person, tmp_path: Path) -> None:
+    outlined(person, tmp_path)
+    page = person.page
+    page.locator(".structures .name").last.focus()
+    person.click("image", (60, 60), SHAPE, SPACING)
+    expect(page.locator(".view.image")).to_have_attribute("data-pending", "0")
+    more(person, "ring")
+    dialog = page.get_by_role("dialog", name="Structure ring")
+    locked, number = dialog.get_by_label("Locked"), dialog.get_by_label("Number in files")
+    locked.click()
+    expect(page.locator(".alert")).to_contain_text("apply the changes first")
+    expect(locked).not_to_be_checked()
+    number.fill("2")  # the block's
+    number.press("Enter")
+    expect(page.locator(".alert")).to_contain_text(["apply", "another structure has the number 2"])
+    expect(number).to_have_value("1")
+    page.route("**/structures/1", lambda route: route.fulfill(status=422, json={"error": "no"}))
+    name = page.locator(".structures .name").first
+    name.fill("other")
+    name.press("Enter")
+    expect(page.locator(".alert")).to_contain_text(["apply", "number", "no"])
+    expect(name).to_have_value("ring")
+    person.problems.clear()
+
+
+def test_a_click_on_what_is_locked_says_so_and_one_that_takes_something_too(person: Person, tmp_path: Path) -> None:
+    outlined(person, tmp_path)
+    page, status = person.page, person.page.get_by_role("status").first
+    more(person, "ring")
+    dialog = page.get_by_role("dialog", name="Structure ring")
+    dialog.get_by_label("Locked").check()
+    expect(page.locator(".structures li > svg")).to_have_count(1)
+    dialog.get_by_role("button", name="Close").click()
+    page.locator(".structures .name").last.focus()
+    person.click("image", (20, 14), SHAPE, SPACING)
+    expect(page.locator(".go .warn")).to_have_text("ring is locked there")
+    expect(status).to_have_text("ring is locked there")
+    pressed(page, "z")
+    expect(page.locator(".go .warn")).to_have_count(0)
+
+
+def test_numbers_out_of_their_limits_are_refused_by_the_field_s_name(person: Person, tmp_path: Path) -> None:
+    outlined(person, tmp_path)
+    more(person, "ring")
+    dialog, alerts = person.page.get_by_role("dialog", name="Structure ring"), person.page.locator(".alert span")
+    number, least = dialog.get_by_label("Number in files"), dialog.get_by_label("Least part")
+    for value in ("65536", "-1", "0", "1.6"):
+        number.fill(value)
+        number.press("Enter")
+        expect(alerts).to_have_text(["Number in files: give a whole number from 1 to 65,535"])
+        expect(number).to_have_value("1")
+        person.page.get_by_role("button", name="Dismiss").click()
+    for value in ("-1", "1e30", "0.5"):
+        least.fill(value)
+        dialog.get_by_role("button", name="Finish it").click()
+        expect(alerts).to_have_text(["Least part (pixels): give a whole number from 0 to 1,000,000,000"])
+        assert not least.evaluate("input => input.checkValidity()")
+        person.page.get_by_role("button", name="Dismiss").click()
+    person.problems.clear()
+
+
+def test_structures_are_called_by_their_names_and_options_by_what_the_page_calls_them(
+    person: Person, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outlined(person, tmp_path)
+    page, track = person.page, SessionImageSet.track
+    page.keyboard.press("n")
+    page.keyboard.type("third")
+    page.keyboard.press("Enter")
+    person.click("image", (20, 14), SHAPE, SPACING)
+    expect(page.locator(".go .warn")).to_contain_text(re.compile(r"^third took \d+ pixels of ring: "))
+
+    def warning(*known: Any) -> SessionResult:
+        said = "object 1: these slices count for little; compare --views one, or prompt it on one of them", "object 7 is gone"
+        return replace(track(*known), warnings=said)
+
+    monkeypatch.setattr(SessionImageSet, "track", warning)
+    pressed(page, "t")
+    expect(page.locator(".go .warn")).to_have_text(
+        "ring: these slices count for little; compare with one view, or prompt it on one of them; object 7 is gone"
+    )
+
+    def refusing(*_: Any) -> NDArray[np.bool_]:
+        raise PromptError("object 3 has no prompt that says where it is", "give it one")
+
+    monkeypatch.setattr(SessionImageSet, "segment_frame", refusing)
+    person.click("image", (60, 60), SHAPE, SPACING)
+    expect(page.locator(".alert span")).to_have_text("third has no prompt that says where it is; give it one")
+    person.problems.clear()
+
+
+def test_keys_of_tools_of_volumes_alone_say_so(person: Person, tmp_path: Path) -> None:
+    outlined(person, tmp_path)
+    alerts = person.page.locator(".alert span")
+    for key, name in (("m", "Ruler"), ("r", "Region"), ("j", "Angle"), ("c", "3D box")):
+        pressed(person.page, key)
+        expect(alerts).to_have_text([f"{name} is for volumes alone: images are flat, and may have no size in mm."])
+        person.page.get_by_role("button", name="Dismiss").click()
+    expect(person.page.get_by_role("radio", name="Inside", exact=True)).to_have_attribute("aria-checked", "true")

@@ -3,7 +3,8 @@ import * as api from './api'
 import type { About, Info, Plane, Summary } from './api'
 import { fill, h, icon, typing } from './dom'
 import * as memory from './memory'
-import { Panel, TOOL_KEYS, offered } from './panel'
+import { reworded } from './names'
+import { Panel, TOOL_KEYS, missing, offered } from './panel'
 import { Start } from './start'
 import { Sheet, SliceView } from './view'
 import { Work } from './work'
@@ -11,11 +12,12 @@ import { Work } from './work'
 const app = document.getElementById('app') as HTMLElement
 const alerts = h('div', { class: 'alerts', role: 'alert' })
 document.body.append(alerts)
+let opened: Work | null = null
 
 /** Do something; if it fails, say why in words. */
 function attempt(what: Promise<unknown>): void {
   what.catch((error: unknown) => {
-    const text = error instanceof Error ? error.message : 'Something went wrong.'
+    const text = error instanceof Error ? reworded(error.message, opened?.state.structures ?? []) : 'Something went wrong.'
     const note = h('div', { class: 'alert' }, h('span', {}, text), h('button', { class: 'quiet', 'aria-label': 'Dismiss', onclick: () => note.remove() }, icon('close')))
     while (alerts.children.length > 2) alerts.firstElementChild?.remove()
     alerts.append(note)
@@ -50,7 +52,7 @@ function help(): void {
 
 function open(info: Info, names: string[], stem: string, about: About): void {
   history.replaceState(null, '', `#${info.id}`)
-  const work = new Work(info, about.may_edit)
+  const work = (opened = new Work(info, about.may_edit))
   work.names = names
   memory.name(info.id, names, stem)
   memory.restore(work)
@@ -141,6 +143,7 @@ function key(event: KeyboardEvent, work: Work, panel: Panel, views: SliceView[],
   else if (pressed === 'z') attempt(work.undo())
   else if (pressed === 'y') attempt(work.redo())
   else if (tool && offered(work, tool)) { work.tool = tool; work.tell('tool') }
+  else if (tool && missing(work, tool)) attempt(Promise.reject(new Error(missing(work, tool))))
   else if (pressed === 'i') { work.outside = !work.outside; work.tell('tool') }
   else if (pressed === 'k' && work.tool === 'brush' && work.info.kind === 'volume') { work.ball = !work.ball; work.tell('tool') }
   else if (pressed === 'enter' && work.solid && !(event.target instanceof HTMLButtonElement)) attempt(work.use())

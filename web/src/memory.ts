@@ -1,7 +1,7 @@
 // What the browser remembers of a session: its title, the tool, the place. Names of files stay here; they go when the session goes.
 import type { Cursor, Look, Tool, Work } from './work'
 
-interface Kept { title?: string; stem?: string; tool?: Tool; cursor?: Cursor; image?: number; label?: number; window?: [number, number]; looks?: [number, Look][] }
+interface Kept { title?: string; stem?: string; tool?: Tool; cursor?: Cursor; image?: number; label?: number; views?: string; window?: [number, number]; looks?: [number, Look][] }
 const KEY = 'medsam2.sessions'
 
 function all(): Record<string, Kept> {
@@ -25,17 +25,18 @@ export function name(id: string, files: string[], stem: string): void {
 }
 
 export function keep(work: Work): void {
-  const { tool, cursor, image, label, window } = work
+  const { tool, cursor, image, label, views, window } = work
   const looks = [...work.looks]
-  write({ ...all(), [work.info.id]: { title: title(work.info.id), stem: stem(work.info.id), tool, cursor, image, label, window, looks } })
+  write({ ...all(), [work.info.id]: { title: title(work.info.id), stem: stem(work.info.id), tool, cursor, image, label, views, window, looks } })
 }
 
 /** Tool and place as they were left. */
 export function restore(work: Work): void {
-  const { tool, cursor, image, label, window, looks } = all()[work.info.id] ?? {}
+  const { tool, cursor, image, label, views, window, looks } = all()[work.info.id] ?? {}
   if (tool && work.mayEdit) work.tool = tool
   if (cursor) work.cursor = cursor
   if (image !== undefined) work.image = image
+  if (views) work.views = views
   if (window) work.window = window
   if (looks) work.looks = new Map(looks)
   if (label && work.state.structures.some((each) => each.label === label)) work.label = label

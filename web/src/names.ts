@@ -1,4 +1,5 @@
-// Names of files, which stay in the browser: what is downloaded is called after them, as the command line calls it.
+// Names of files, which stay in the browser: what is downloaded is called after them, as the command line calls it; and of structures.
+import type { Structure } from './api'
 
 const SUFFIX = /(\.(nii|nrrd|nhdr|mha|mhd|raw|hdr|img|dcm|zip|png|jpe?g|tiff?|bmp))?(\.gz)?$/i
 
@@ -15,4 +16,10 @@ export function stem(files: File[]): string {
 export function download(stem: string, form: string): string {
   const [what, end] = form === 'csv' ? ['volumes', form] : /json/.test(form) ? ['annotations', form] : ['labels', form]
   return `${stem ? `${stem}_` : ''}${what}.${end}`
+}
+
+/** What the server tells in the command line's words, in the page's: "object 2" has a name here, and options are buttons. */
+export function reworded(text: string, structures: Structure[]): string {
+  const named = text.replace(/\bobject (\d+)\b/g, (words, label) => structures.find((each) => each.label === Number(label))?.name ?? words)
+  return named.replace(/\bcompare --views one\b/g, 'compare with one view')
 }

@@ -30,6 +30,12 @@ const SOLID_ONLY = new Set<Tool>(['solid', 'ruler', 'angle', 'region'])
 const LOOKING = new Set<Tool>(['look', 'ruler', 'angle', 'region'])
 export const TOOL_KEYS = new Map(TOOLS.map(([tool, , key]) => [key.toLowerCase(), tool]))
 
+/** Why a tool is not offered, where its key would seem to do nothing. */
+export function missing(work: Work, tool: Tool): string {
+  const name = TOOLS.find(([each]) => each === tool)?.[1] ?? tool
+  return SOLID_ONLY.has(tool) && work.info.kind === 'set' ? `${name} is for volumes alone: images are flat, and may have no size in mm.` : ''
+}
+
 export function offered(work: Work, tool: Tool): boolean { return (!SOLID_ONLY.has(tool) || work.info.kind === 'volume') && (work.mayEdit || LOOKING.has(tool)) }
 
 /** Browsers give pages that come unprotected from another machine no clipboard. */

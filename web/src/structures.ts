@@ -3,10 +3,11 @@ import type { Structure } from './api'
 import { fill, h, icon, leave, redraw } from './dom'
 import type { Work } from './work'
 
-const FINISHING: [string, string, string][] = [
-  ['smooth_mm', 'Smooth', 'mm'], ['grow_mm', 'Grow (− shrinks)', 'mm'], ['min_volume_ml', 'Least part', 'mL'],
+/** Field, text, unit, least, most, step; the server has the same limits. */
+const FINISHING: [string, string, string, number, number, string][] = [
+  ['smooth_mm', 'Smooth', 'mm', 0, 100, 'any'], ['grow_mm', 'Grow (− shrinks)', 'mm', -100, 100, 'any'], ['min_volume_ml', 'Least part', 'mL', 0, 100_000, 'any'],
 ]
-const FINISHING_IMAGES: typeof FINISHING = [['least_px', 'Least part', 'pixels']] // which may have no size in mm
+const FINISHING_IMAGES: typeof FINISHING = [['least_px', 'Least part', 'pixels', 0, 1_000_000_000, '1']] // which may have no size in mm
 
 /** From a field to the view that had the focus before, or the first: keys are the page's again. */
 function back(view: Element | null): void {
@@ -93,9 +94,9 @@ export class Structures {
 
   private item(each: Structure): HTMLElement {
     const { work } = this
-    const name = h('input', { class: 'name', value: each.name, maxlength: '80', readonly: !work.mayEdit, 'aria-label': `Name of structure ${each.label}`, onchange: () => this.attempt(work.rename(each.label, name.value, '')), onfocus: () => this.choose(each.label),
+    const name = h('input', { class: 'name', value: each.name, maxlength: '80', readonly: !work.mayEdit, 'aria-label': `Name of structure ${each.label}`, onchange: () => this.attempt(work.rename(each.label, name.value, '').catch((error: unknown) => { name.value = each.name; throw error })), onfocus: () => this.choose(each.label),
       onkeydown: (event: KeyboardEvent) => { if (event.isComposing || (event.key !== 'Enter' && event.key !== 'Escape')) return; if (event.key === 'Escape') name.value = each.name; back(null); event.preventDefault() } })
-    const colour = h('input', { type: 'color', value: each.colour, disabled: !work.mayEdit, 'aria-label': `Colour of ${each.name}`, onchange: () => this.attempt(work.rename(each.label, '', colour.value)) })
+    const colour = h('input', { type: 'color', value: each.colour, disabled: !work.mayEdit, 'aria-label': `Colour of ${each.name}`, onchange: () => this.attempt(work.rename(each.label, '', colour.value).catch((error: unknown) => { colour.value = each.colour; throw error })) })
     const { hidden } = work.look(each.label)
     const quiet = (shape: string, title: string, what: () => void, pressed?: boolean): HTMLElement => h('button', { class: 'quiet', title: title.replace(` ${each.name}`, ''), 'aria-label': title, 'aria-pressed': pressed === undefined ? undefined : String(pressed),
       onclick: (event: Event) => { event.stopPropagation(); what() } }, icon(shape))
@@ -116,7 +117,7 @@ export class Structures {
   }
 
   private detail(label: number): void {
-    const { work, attempt } = this
+    const { work } = this
     const each = work.state.structures.find((one) => one.label === label)
     if (!each) return this.details.close()
     this.shown = label
@@ -129,26 +130,32 @@ export class Structures {
     if (this.details.contains(document.activeElement) && document.activeElement?.getAttribute('aria-label') === 'Opacity') return // it is being moved
     fill(this.details, h('div', { class: 'head' }, h('h2', {}, each.name), h('button', { class: 'quiet', 'aria-label': 'Close', onclick: () => this.details.close() }, icon('close'))),
       h('label', { class: 'row' }, 'Opacity', slider), check('Filled', filled, (on) => work.appear(label, { filled: on })),
-      work.mayEdit ? this.editing(each, check) : null)
+      work.mayEdit ? this.editing(each) : null)
     this.details.setAttribute('aria-label', `Structure ${each.name}`)
-    void attempt
   }
 
-  private editing(each: Structure, check: (text: string, on: boolean, what: (on: boolean) => void) => HTMLElement): HTMLElement {
+  private editing(each: Structure): HTMLElement {
     const { work, attempt } = this
     const path = `structures/${each.label}`
-    const value = h('input', { type: 'number', min: '1', max: '65535', value: String(each.value), onkeydown: leave, onchange: () => attempt(work.edit(path, { value: Math.round(Number(value.value)) })) })
+    const value = h('input', { type: 'number', min: '1', max: '65535', step: '1', value: String(each.value), onkeydown: leave, onchange: () => { if (value.value) put({ value: Number(value.value) }); else value.value = String(each.value) } })
+    const locked = h('input', { type: 'checkbox', checked: each.locked, onchange: () => put({ locked: locked.checked }) })
+    const put = (form: object): void => attempt(work.edit(path, form).catch((error: unknown) => { // refused: what stands is shown again, though the field has the focus
+      const now = work.state.structures.find((one) => one.label === each.label) ?? each
+      value.value = String(now.value)
+      locked.checked = now.locked
+      throw error
+    }))
     const others = work.state.structures.filter((one) => one.label !== each.label)
     const place = work.state.structures.indexOf(each)
     const into = h('select', { 'aria-label': 'Merge into' }, ...others.map((one) => h('option', { value: String(one.label) }, one.name)))
     const move = (by: number, text: string): HTMLElement => h('button', { title: 'Where several would have a voxel, the upper one takes it', disabled: place + by < 0 || place + by > others.length, onclick: () => attempt(work.edit(`${path}/move`, { by })) }, text)
-    const parts = [
+    const parts: HTMLElement[] = [
       h('label', { class: 'row' }, 'Number in files', value),
-      check('Locked', each.locked, (locked) => attempt(work.edit(path, { locked }))),
+      h('label', { class: 'row' }, locked, 'Locked'),
     ]
     const volume = work.info.kind === 'volume'
     if (volume) parts.push(h('div', { class: 'row' }, move(-1, 'Up'), move(1, 'Down')))
-    if (others.length) parts.push(h('div', { class: 'row' }, h('button', { onclick: () => attempt(work.edit(`${path}/merge`, { into: Number(into.value) })) }, 'Merge into'), into))
+    if (others.length) parts.push(h('div', { class: 'row' }, h('button', { onclick: (event: MouseEvent) => { if (event.detail < 2) attempt(work.edit(`${path}/merge`, { into: Number(into.value) })) } }, 'Merge into'), into))
     parts.push(h('button', { title: `Parts that do not hang together become structures of their own${volume ? '' : ': the largest of all images, the second largest, …'}`, onclick: () => attempt(work.edit(`${path}/split`)) }, 'Split into parts'), this.finishing(path))
     if (!volume && each.edited) parts.push(h('p', { class: 'fine' }, 'Edited: it changes on images alone that are pointed at.'))
     return h('div', { class: 'rows' }, ...parts, h('button', { onclick: () => attempt(work.drop(each.label)) }, 'Remove'))
@@ -158,8 +165,8 @@ export class Structures {
   private finishing(path: string): HTMLElement {
     const box = (text: string): { input: HTMLInputElement; row: HTMLElement } => { const input = h('input', { type: 'checkbox' }); return { input, row: h('label', { class: 'row' }, input, text) } }
     const [holes, largest] = [box('Fill holes'), box('Largest part alone')]
-    const numbers = (this.work.info.kind === 'volume' ? FINISHING : FINISHING_IMAGES).map(([key, text, unit]) => { const input = h('input', { type: 'number', step: 'any', placeholder: '–', onkeydown: leave }); return { key, input, row: h('label', { class: 'row' }, text, input, unit) } })
-    const form = (): object => ({ fill_holes: holes.input.checked, largest: largest.input.checked, ...Object.fromEntries(numbers.filter(({ input }) => input.value).map(({ key, input }) => [key, key === 'least_px' ? Math.round(Number(input.value)) : Number(input.value)])) })
+    const numbers = (this.work.info.kind === 'volume' ? FINISHING : FINISHING_IMAGES).map(([key, text, unit, min, max, step]) => { const input = h('input', { type: 'number', min: String(min), max: String(max), step, placeholder: '–', onkeydown: leave }); return { key, input, row: h('label', { class: 'row' }, text, input, unit) } })
+    const form = (): object => ({ fill_holes: holes.input.checked, largest: largest.input.checked, ...Object.fromEntries(numbers.filter(({ input }) => input.value).map(({ key, input }) => [key, Number(input.value)])) })
     return h('fieldset', { class: 'rows' }, h('legend', {}, 'Finish'), holes.row, largest.row, ...numbers.map(({ row }) => row), h('button', { onclick: () => this.attempt(this.work.edit(`${path}/finish`, form())) }, 'Finish it'))
   }
 

@@ -4,6 +4,7 @@ import type { Frame, Gesture, Info, Plane, Row, State, Structure, Told } from '.
 import { fused } from './fusion'
 import type { Fused } from './fusion'
 import type { Measure, Ruler } from './measure'
+import { reworded } from './names'
 import { corners, cross, cut, span } from './shapes'
 import type { Range, Span, Spot } from './shapes'
 
@@ -42,6 +43,7 @@ export class Work {
   message = ''
   names: string[] = []
   first = true
+  private noted = false // whether the message is on a change; that of tracking stays until the next one
   private labelsAge = 0
   private readonly frames = new Map<string, Promise<Frame>>()
   private readonly listeners: ((change: Change) => void)[] = []
@@ -202,11 +204,17 @@ export class Work {
       const before = new Set(this.state.structures.map((each) => each.label))
       await this.change(path, form)
       this.label = this.state.structures.find((each) => !before.has(each.label))?.label ?? this.label
-      this.message = (this.state.notes ?? []).join('; ')
-      this.tell('state')
-      this.tell('progress')
+      this.note(this.state.notes)
       await this.loadRows()
     })
+  }
+
+  /** Show what is told of a change. */
+  private note(notes: string[] = []): void {
+    this.noted = notes.length > 0
+    this.message = reworded(notes.join('; '), this.state.structures)
+    this.tell('state')
+    this.tell('progress')
   }
 
   async loadOutlines(files: File[]): Promise<void> { if (files.length) await this.edit('outlines', { upload: await api.send(files) }) }
@@ -247,6 +255,7 @@ export class Work {
         const label = chosen ?? this.label
         await this.change('say', { ...(await fill(draft, label)), label })
         this.first = false
+        if (this.state.notes?.length || this.noted) this.note(this.state.notes)
       })
     } finally {
       this.pending = this.pending.filter((each) => each !== draft)
@@ -288,8 +297,8 @@ export class Work {
     return this.say({ plane, t, kind: 'diameter', points: line }, both)
   }
 
-  undo(): Promise<void> { return this.next(async () => { if (this.state.can_undo) { await this.change('undo'); await this.loadRows() } }) }
-  redo(): Promise<void> { return this.next(async () => { if (this.state.can_redo) { await this.change('redo'); await this.loadRows() } }) }
+  undo(): Promise<void> { return this.next(async () => { if (this.state.can_undo) { await this.change('undo'); if (this.noted) this.note(); await this.loadRows() } }) }
+  redo(): Promise<void> { return this.next(async () => { if (this.state.can_redo) { await this.change('redo'); if (this.noted) this.note(); await this.loadRows() } }) }
   track(): Promise<void> { return this.next(async () => { await this.change('track', { views: this.views }); this.follow() }) }
 
   private get up(): number { return (this.plane('axial')?.frames ?? 1) - 1 }
@@ -384,7 +393,9 @@ export class Work {
     stream.close()
     this.progress = null
     const told = JSON.parse((event.data as string) || '{}') as Told
-    this.message = kind === 'failed' ? `Tracking failed: ${told.message}` : kind === 'cancelled' ? 'Cancelled; nothing was changed.' : told.message || ''
+    const text = reworded(told.message || '', this.state.structures)
+    this.noted = false
+    this.message = kind === 'failed' ? `Tracking failed: ${text}` : kind === 'cancelled' ? 'Cancelled; nothing was changed.' : text
     await this.refresh()
     this.tell('progress')
   }

@@ -2,7 +2,7 @@
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import asdict
 from tempfile import NamedTemporaryFile
 from typing import Annotated, Any, Literal, TypeAlias
@@ -117,7 +117,7 @@ class StructureForm(VersionedForm):
 
     name: Annotated[str, Field(max_length=MOST_NAME)] = ""
     colour: Annotated[str, Field(pattern=r"^(#[0-9a-f]{6})?$")] = ""
-    value: Annotated[int, Field(ge=0, le=65_535)] = 0
+    value: Annotated[int, Field(title="Number in files", ge=1, le=65_535)] = 0  # it stays
     locked: bool | None = None
 
 
@@ -138,10 +138,25 @@ class FinishForm(VersionedForm):
 
     fill_holes: bool = False
     largest: bool = False
-    smooth_mm: Annotated[float, Field(ge=0, le=100)] = 0.0
-    grow_mm: Annotated[float, Field(ge=-100, le=100)] = 0.0
-    min_volume_ml: Annotated[float, Field(ge=0, le=100_000)] = 0.0
-    least_px: Annotated[int, Field(ge=0, le=1 << 31)] = 0  # of a set
+    smooth_mm: Annotated[float, Field(title="Smooth (mm)", ge=0, le=100)] = 0.0
+    grow_mm: Annotated[float, Field(title="Grow (mm)", ge=-100, le=100)] = 0.0
+    min_volume_ml: Annotated[float, Field(title="Least part (mL)", ge=0, le=100_000)] = 0.0
+    least_px: Annotated[int, Field(title="Least part (pixels)", ge=0, le=1_000_000_000)] = 0  # of a set
+
+
+TYPED = {name: info for form in (StructureForm, FinishForm) for name, info in form.model_fields.items() if info.title}
+
+
+def describe_limits(wrong: Sequence[Mapping[str, Any]]) -> str | None:
+    """What the first field that a person types a number into takes; None where none of them is wrong.
+
+    Args:
+        wrong: the errors of pydantic. Nothing of what was sent comes back.
+    """
+    for field in (TYPED[each["loc"][-1]] for each in wrong if each["loc"][-1] in TYPED):
+        low, high = (next(getattr(m, end) for m in field.metadata if hasattr(m, end)) for end in ("ge", "le"))
+        return f"{field.title}: give a {'whole ' * (field.annotation is int)}number from {low:,} to {high:,}"
+    return None
 
 
 class FileForm(VersionedForm):
@@ -338,7 +353,8 @@ def _advised(advice: ReviewSuggestion | None) -> dict[str, Any]:
 def _changes(router: APIRouter, store: SessionStore) -> None:
     @router.post("/sessions/{id}/say")
     def say(id: str, form: GestureForm) -> dict[str, Any]:
-        return change_session(store, id, lambda session: session.add_gesture(form.version, form.gesture()))
+        state = change_session(store, id, lambda session: session.add_gesture(form.version, form.gesture()))
+        return {**state, "notes": store.get(id).notes}
 
     @router.post("/sessions/{id}/undo")
     def undo(id: str, form: VersionedForm) -> dict[str, Any]:

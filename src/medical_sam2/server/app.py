@@ -158,7 +158,8 @@ def _handle_errors(app: FastAPI) -> None:
     @app.exception_handler(RecursionError)
     async def malformed(_: Request, error: Exception) -> Response:
         """Nothing of what was sent comes back."""
-        return _refused(InvalidRequest(PLAIN[HTTPStatus.BAD_REQUEST]))
+        limits = api.describe_limits(error.errors()) if isinstance(error, RequestValidationError) else None
+        return _refused(InvalidRequest(limits or PLAIN[HTTPStatus.BAD_REQUEST]))
 
     @app.exception_handler(Exception)
     async def defect(_: Request, error: Exception) -> Response:

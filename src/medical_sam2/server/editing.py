@@ -14,7 +14,16 @@ from numpy.typing import NDArray
 
 from medical_sam2.errors import say_count
 from medical_sam2.server import InvalidRequest
-from medical_sam2.server.segmentation import LabelMaps, SessionImage, SessionImageSet, SessionResult, SessionVolume
+from medical_sam2.server.gestures import answer_mask
+from medical_sam2.server.segmentation import (
+    Frame,
+    LabelMaps,
+    SessionImage,
+    SessionImageSet,
+    SessionResult,
+    SessionVolume,
+    draw_label,
+)
 from medical_sam2.server.state import COLOURS, State, Structure
 from medical_sam2.tracking.finishing import FinishingSteps, fill_holes, finish, load_ndimage
 from medical_sam2.tracking.limits import limits_of
@@ -144,6 +153,8 @@ def _finish_images(state: State, result: SessionResult, label: int, steps: Finis
     there = {t for t, array in enumerate(labels) if (array == label).any()}
     rows = tuple(row for row in result.rows if row.object != label or row.slice in there)
     structures = tuple(replace(each, edited=True) if each.label == label else each for each in state.structures)
+    if result.beneath:
+        labels = [np.where(array, array, under) for array, under in zip(labels, result.beneath, strict=True)]
     notes = (f"{left} pixels were left to other structures",) if left else ()
     return StructureEdit(structures, replace(result, labels=tuple(labels), rows=rows), notes)
 
@@ -235,6 +246,41 @@ def keep_settled(before: SessionResult, shown: LabelMaps, after: SessionResult, 
     return replace(after, labels=tuple(labels), rows=(*rows, *(row for row in after.rows if row.object not in settled)))
 
 
+def claim_pixels(image: SessionImage, state: State, result: SessionResult, t: int, last: int) -> Frame:
+    """What edited structures have on an image (H, W) of a set by their own word, whoever took some of it; 0 for nothing.
+
+    Args:
+        image: a set.
+        state: with the gestures.
+        result: that these correct.
+        t: which image.
+        last: gesture up to which, by its id.
+    """
+    claims = np.where(result.beneath[t], result.beneath[t], result.labels[t]) if result.beneath else result.labels[t].copy()
+    for gesture in state.fresh:
+        if gesture.label in state.edited and gesture.t == t and gesture.id <= last:
+            draw_label(claims, gesture.label, answer_mask(gesture, image.frame_shape(gesture.plane, t)), {0, gesture.label})
+    return np.where(np.isin(claims, list(state.edited)), claims, np.uint8(0))
+
+
+def give_back(result: SessionResult, shown: LabelMaps, claims: LabelMaps) -> SessionResult:
+    """A result in which edited structures have again what others gave up since it was shown.
+
+    Args:
+        result: of tracking.
+        shown: labels as they were before it, outlines on single images among them.
+        claims: of each image, as `claim_pixels` has them; none where there is nothing to give back.
+    """
+    if not claims:
+        return result
+    labels, beneath = list[NDArray[np.uint8]](), list[NDArray[np.uint8]]()
+    for now, was, claim in zip(result.labels, shown, claims, strict=True):
+        back = (claim != 0) & (now != was)
+        labels.append(np.where(back, claim, now))
+        beneath.append(np.where((labels[-1] != 0) & (labels[-1] != claim), claim, np.uint8(0)))
+    return replace(result, labels=tuple(labels), beneath=tuple(beneath))
+
+
 def check_open(state: State, label: int) -> None:
     """Refuse to change a structure that is locked.
 
@@ -281,7 +327,10 @@ def _replaced(
     rows = tuple(row for row in result.rows if row.object not in gone)
     left = replace(state, structures=tuple(others))
     made = [replace(each, edited=True) for each in _numbered(left, new)]
-    return StructureEdit((*others, *made), replace(result, labels=labels, rows=rows))
+    beneath = result.beneath and tuple(
+        np.where(np.isin(under, list(gone)), np.uint8(new[0].label), under) for under in result.beneath
+    )
+    return StructureEdit((*others, *made), replace(result, labels=labels, rows=rows, beneath=beneath))
 
 
 def _numbered(state: State, new: Sequence[Structure]) -> list[Structure]:

@@ -218,6 +218,11 @@ def decode_runs(runs: Sequence[int], shape_hw: tuple[int, int]) -> NDArray[np.bo
     return (steps[:-1].cumsum() > 0).reshape(shape_hw)
 
 
+def answer_mask(gesture: Gesture, shape_hw: tuple[int, int]) -> NDArray[np.bool_]:
+    """What a gesture made of its structure on its frame (H, W)."""
+    return decode_runs(gesture.answer, shape_hw) if gesture.answer else np.zeros(shape_hw, bool)
+
+
 def encode_runs(mask_hw: NDArray[np.bool_]) -> tuple[int, ...]:
     """The runs of a mask: start and length, row by row."""
     edges = np.flatnonzero(np.diff(mask_hw.ravel().astype(np.int8), prepend=0, append=0))

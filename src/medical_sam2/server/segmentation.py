@@ -55,12 +55,14 @@ class SessionResult:
         rows: how sure it was of each structure on each tracked frame; `slice` is that of the plane.
         uncertainty: 0 (sure) to 255 (undecided) for each voxel, where it is known.
         warnings: for the user.
+        beneath: of a set, edited structures of which others took pixels, where they did; they get these back.
     """
 
     labels: LabelMaps
     rows: tuple[SliceConfidence, ...] = ()
     uncertainty: LabelMaps | None = None
     warnings: tuple[str, ...] = ()
+    beneath: LabelMaps | None = None
 
     @cached_property
     def voxels(self) -> Mapping[int, int]:
@@ -77,20 +79,23 @@ class SessionResult:
         return Counter(int(label) for array in self.labels for label in np.unique(array))
 
     def without(self, labels: set[int] | frozenset[int]) -> "SessionResult":
-        """The result with these structures erased."""
+        """The result with these structures erased; edited ones get back what those took of them."""
         table = np.arange(256, dtype=np.uint8)
         table[list(labels)] = 0
         rows = tuple(row for row in self.rows if row.object not in labels)
-        return replace(self, labels=tuple(table[array] for array in self.labels), rows=rows)
+        kept, beneath = tuple(table[array] for array in self.labels), self.beneath
+        if beneath:
+            beneath = tuple(table[array] for array in beneath)
+            kept = tuple(np.where(array, array, under) for array, under in zip(kept, beneath, strict=True))
+        return replace(self, labels=kept, rows=rows, beneath=beneath)
 
 
 def save_result(path: Path, result: SessionResult) -> None:
     """Write a result, whole and flushed before it is acknowledged."""
     notes = {"rows": [asdict(row) for row in result.rows], "warnings": result.warnings}
     arrays = {f"labels{i}": array for i, array in enumerate(result.labels)}
-    arrays |= {
-        f"doubt{i}": array for i, array in enumerate(result.uncertainty or ())
-    }  # the name in files since the first release
+    arrays |= {f"doubt{i}": array for i, array in enumerate(result.uncertainty or ())}  # so called since the first release
+    arrays |= {f"beneath{i}": array for i, array in enumerate(result.beneath or ())}
     with atomic.writing(path) as stream:
         np.savez_compressed(stream, allow_pickle=False, notes=np.frombuffer(json.dumps(notes).encode(), np.uint8), **arrays)
 
@@ -107,8 +112,9 @@ def load_result(path: Path) -> SessionResult:
             count = sum(name.startswith("labels") for name in file.files)
             labels = tuple(file[f"labels{i}"] for i in range(count))
             uncertainty = tuple(file[f"doubt{i}"] for i in range(count)) if "doubt0" in file.files else None
+            beneath = tuple(file[f"beneath{i}"] for i in range(count)) if "beneath0" in file.files else None
         rows = tuple(SliceConfidence(**row) for row in notes["rows"])
-        return SessionResult(labels, rows, uncertainty, tuple(notes["warnings"]))
+        return SessionResult(labels, rows, uncertainty, tuple(notes["warnings"]), beneath)
     except (OSError, ValueError, LookupError, TypeError, EOFError, BadZipFile, zlib.error):
         raise InvalidRequest("the result on the disk is damaged or missing; remove the session") from None
 

@@ -1,7 +1,7 @@
 """One volume or one set of images, and what was done with it. Every method may be called from any thread."""
 
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -16,12 +16,14 @@ from medical_sam2.server.editing import (
     check_lockable,
     check_number,
     check_open,
+    claim_pixels,
     free_labels,
+    give_back,
     keep_settled,
     number_for,
     settled_structures,
 )
-from medical_sam2.server.gestures import check_gesture, decode_runs, encode_runs, frame_prompt
+from medical_sam2.server.gestures import answer_mask, check_gesture, encode_runs, frame_prompt
 from medical_sam2.server.inference_queue import Cancelled, InferenceQueue, JobEvent, TrackingJob, trim_memory
 from medical_sam2.server.segmentation import (
     IMAGE,
@@ -50,6 +52,7 @@ from medical_sam2.server.state import (
     Structure,
 )
 from medical_sam2.tracking.confidence import ReviewSuggestion, suggest_reviews
+from medical_sam2.tracking.limits import count_taken
 from medical_sam2.volume import SliceConfidence
 
 DISAGREE = 0.25  # how undecided the voxels of a structure are on a slice, of 1, from which views disagree there
@@ -75,6 +78,7 @@ class Session:
         self._cached: tuple[int, frozenset[int], SessionResult] | None = None
         self._drawn: LabelMaps | None = None
         self.job: TrackingJob | None = None
+        self.notes: tuple[str, ...] = ()  # on the last gesture
 
     @property
     def history(self) -> History:
@@ -149,10 +153,25 @@ class Session:
             self.image.check_prompts([each for each in state.with_gesture(gesture) if each.label == gesture.label])
             gesture = replace(gesture, id=version + 1)
             gesture = replace(gesture, answer=encode_runs(self._outline(state, gesture)))
+            before = self._clicked_on(state, gesture)
             history = self._journal.write(Step(version + 1, "say", gesture=gesture))
             if self._drawn is not None:
                 self._draw(self._drawn, gesture)
+            self.notes = () if before is None else self._noted(state, gesture, before)
             return history
+
+    def _clicked_on(self, state: State, gesture: Gesture) -> Frame | None:
+        """Labels (H, W) of which a click may take something, or that are locked; of a volume tracking tells what was taken."""
+        if gesture.kind != "points" or (isinstance(self.image, SessionVolume) and not state.locked):
+            return None
+        return self.image.frame_labels(self._labels(), gesture.plane, gesture.t).copy()
+
+    def _noted(self, state: State, gesture: Gesture, before: Frame) -> tuple[str, ...]:
+        clicked = {int(before[place]) for place in _clicks_inside(gesture)}
+        locked = [f"{state.of(label).name} is locked there" for label in sorted(clicked & state.locked)]
+        after = self.image.frame_labels(self._labels(), gesture.plane, gesture.t)
+        taken = [] if isinstance(self.image, SessionVolume) else count_taken(before, after, [gesture.label], "pixel")
+        return *locked, *taken
 
     def undo(self, version: int) -> History:
         """Back by one step."""
@@ -178,10 +197,11 @@ class Session:
     def _track(self, job: TrackingJob, state: State, views: str) -> JobEvent:
         done, frames = 0, list[TrackedFrame]()
         with self._lock:
-            before, labels = self._result(state), self._labels()
+            before, labels, version = self._result(state), self._labels(), self.history.version
             settled = settled_structures(self.image, state)
             known = before.labels if before else ()
             shown = self.current_labels() if settled - state.locked else known  # what is locked was not pointed at
+            claims = self._claims(state, version, range(len(known)))
 
         def on_frame(now: int, total: int, plane: str, t: int, masks: Mapping[int, NDArray[np.bool_]]) -> None:
             nonlocal done
@@ -203,10 +223,10 @@ class Session:
                 if not (job.keep and frames):
                     raise
                 result = self._stopped(state, before, frames)
-                self._keep(state, result)
+                self._keep(state, give_back(result, shown, claims))
                 return JobEvent("done", done, done, message="; ".join(result.warnings))
             job.report(JobEvent("frame", done, done))
-            self._keep(state, result)
+            self._keep(state, give_back(result, shown, claims))
         finally:
             with self._lock:
                 self._drawn = None
@@ -430,14 +450,20 @@ class Session:
         if not gesture.of_frame:
             return
         frame = self.image.frame_labels(labels, gesture.plane, gesture.t)
-        shape = frame.shape[0], frame.shape[1]
-        mask = decode_runs(gesture.answer, shape) if gesture.answer else np.zeros(shape, bool)
-        clicks = zip(gesture.points_yx, gesture.positive, strict=True) if gesture.kind == "points" else ()
-        inside = [(round(y), round(x)) for (y, x), positive in clicks if positive]
-        taken = {int(frame[place]) for place in inside} - self.history.state.locked
+        mask = answer_mask(gesture, (frame.shape[0], frame.shape[1]))
+        taken = {int(frame[place]) for place in _clicks_inside(gesture)} - self.history.state.locked
         draw_label(frame, gesture.label, mask, {0, gesture.label, *taken})
+        if len(claims := self._claims(self.history.state, gesture.id, [gesture.t])):
+            frame[:] = np.where(frame, frame, claims[0])
         for ball in self._balls_before(gesture):
             self.image.change_by_hand(labels, ball, (gesture.plane, gesture.t))
+
+    def _claims(self, state: State, last: int, images: Iterable[int]) -> LabelMaps:
+        """What edited structures of a set have by their own word on some images; none where nothing was edited."""
+        result = self._result(state)
+        if result is None or not state.edited or isinstance(self.image, SessionVolume):
+            return ()
+        return tuple(claim_pixels(self.image, state, result, t, last) for t in images)
 
     def _balls_before(self, gesture: Gesture) -> Iterator[Gesture]:
         """Balls that hold though the network, which does not know them, outlined the frame anew; none of another mind."""
@@ -449,6 +475,12 @@ class Session:
         history = self._journal.write(step)
         self._drawn = None
         return history
+
+
+def _clicks_inside(gesture: Gesture) -> list[tuple[int, int]]:
+    """Row and column of each positive click."""
+    clicks = zip(gesture.points_yx, gesture.positive, strict=True) if gesture.kind == "points" else ()
+    return [(round(y), round(x)) for (y, x), positive in clicks if positive]
 
 
 def _one_line(name: str) -> str:

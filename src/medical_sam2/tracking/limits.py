@@ -319,16 +319,18 @@ def describe_missed_points(maps: Sequence[NDArray[np.integer]], prompts: Iterabl
 
 def describe_taken(earlier: NDArray[np.integer] | None, labels: NDArray[np.integer], prompts: Iterable[Prompt]) -> list[str]:
     """Warnings for objects that nobody corrected, of which a correction took voxels (I, J, K) for others."""
-    if earlier is None:
-        return []
-    asked = sorted({prompt.object for prompt in prompts})
+    return [] if earlier is None else count_taken(earlier, labels, sorted({prompt.object for prompt in prompts}), "voxel")
+
+
+def count_taken(earlier: NDArray[np.integer], labels: NDArray[np.integer], asked: Sequence[int], noun: str) -> list[str]:
+    """A line for each object that lost voxels, or pixels as the noun says, to those that were asked about."""
     changed = earlier != labels
     was, now = earlier[changed], labels[changed]
     taken = (was != 0) & np.isin(now, asked) & ~np.isin(was, asked)
     pairs, counts = np.unique(np.stack([was[taken], now[taken]]), axis=1, return_counts=True)
     remedy = "a positive click inside of another object takes it; take the click back if that was not meant"
     return [
-        f"object {mine} took {say_count(count, 'voxel')} of object {other}: {remedy}"
+        f"object {mine} took {say_count(count, noun)} of object {other}: {remedy}"
         for (other, mine), count in zip(pairs.T.tolist(), counts.tolist(), strict=True)
     ]
 
