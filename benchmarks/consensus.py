@@ -17,6 +17,7 @@ import sys
 import zlib
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -211,9 +212,17 @@ def example(file: Path) -> Example | None:
 
 
 def fitted(examples: Sequence[Example], seed: int) -> Gate:
-    """The mean of several gates that learnt from outlines and from synthetic volumes."""
+    """The mean of several gates that learnt from outlines and from synthetic volumes, and of their mirror images."""
     shown = [each for each in examples if each.kind == KINDS[0] or each.dataset == SYNTHETIC]
-    return joined([fitted_once(shown, seed + n) for n in range(GATES)])
+    gates = [fitted_once(shown, seed + n) for n in range(GATES)]
+    return joined([*gates, *map(mirrored, gates)])
+
+
+def mirrored(gate: Gate) -> Gate:
+    """What a gate says where light is dark: beside it neither is preferred, as volumes may be stored inverted."""
+    found = deepcopy(gate)
+    found[0].weight[:, FEATURES.index("lightness")] *= -1  # type: ignore[index, union-attr]
+    return found
 
 
 def joined(gates: Sequence[Gate]) -> Gate:
