@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from playwright.sync_api import expect
+from playwright.sync_api import Route, expect
 
 from medical_sam2.io.prompt_file import load_prompts
 from medical_sam2.prompts import Point
@@ -40,6 +40,28 @@ def test_voxel_millimetres_and_intensity_under_the_pointer(person: Person, tmp_p
         expect(readout).to_contain_text(f"  ·  {'  '.join(f'{each:.1f}' for each in mm[:3])} mm".replace("-", "−"))
         value = float((readout.text_content() or "").split("·")[1])
         assert value == pytest.approx(float(case.volume.array[place]), abs=0.001)
+
+
+def test_a_slice_that_has_not_come_yet_reads_nothing(person: Person, tmp_path: Path) -> None:
+    """Its place beside an intensity of the slice before it would be a wrong number that looks right."""
+    case, page = opened(person, tmp_path), person.page
+    t, readout = MIDDLE + 3, page.locator(".view.axial .readout")
+    held = list[Route]()
+
+    def hold(route: Route) -> None:
+        held.append(route)
+
+    page.route(f"**/frames/axial/{t}*", hold)
+    page.locator(".view.axial input[type=range]").fill(str(t))
+    page.mouse.move(*person.place("axial", (5, 6), SHAPE, SPACING))
+    page.wait_for_timeout(300)
+    assert held
+    assert f"K {t}" not in (readout.text_content() or "")
+    for route in held:
+        route.continue_()
+    expect(readout).to_contain_text("I 6  J 5  K " + str(t))
+    value = float((readout.text_content() or "").split("·")[1].split()[0])
+    assert value == pytest.approx(float(case.volume.array[6, 5, t]), abs=0.01)
 
 
 def test_hounsfield_units(person: Person, tmp_path: Path) -> None:

@@ -32,6 +32,7 @@ export class SliceView {
   private doubt: Uint8Array | null = null
   private edges = new Map<number, Path2D>()
   private shownT = -1
+  private frameT = -1 // of which the frame is: it comes a moment after the slice is chosen
   private zoom = 1
   private shift: Spot = [0, 0]
   private drag: Drag | null = null
@@ -85,6 +86,7 @@ export class SliceView {
     })
     if (!frame || this.shownT !== t) return
     this.frame = frame
+    this.frameT = t
     this.second = second
     this.drawImage()
     this.drawTint()
@@ -251,7 +253,7 @@ export class SliceView {
     const { y, x } = this.work.place(this.plane)
     const spot: Spot = this.hover && this.holds(this.hover) ? this.hover : [y, x]
     const plane = this.work.plane(this.plane)
-    if (!this.frame || !plane) return
+    if (!this.frame || !plane || this.frameT !== this.shownT) return
     const label = this.labels?.[Math.round(spot[0]) * this.frame.columns + Math.round(spot[1])]
     this.readout.value = reading(this.work.info, plane, this.frame, this.shownT, spot, this.work.state.structures.find((each) => each.label === label))
   }
@@ -298,7 +300,7 @@ export class SliceView {
     const { y, x } = this.work.place(this.plane)
     const { drag } = this
     const colour = this.work.active?.colour ?? COLOUR
-    if (drag && drag.line.length > 1 && this.frame && measures(drag.kind)) {
+    if (drag && drag.line.length > 1 && this.frameT === this.shownT && measures(drag.kind)) {
       paintMeasure(brush, at, this.measure(drag.kind, drag.line), this.canvas.clientWidth, this.canvas.clientHeight)
     } else if (drag && drag.line.length > 1 && !measures(drag.kind) && drag.kind !== 'window' && drag.kind !== 'pan' && drag.kind !== 'brush') {
       shape(brush, at, drag.kind === 'solid' ? 'box' : drag.kind, drag.line, colour, drag.inside, this.width * this.layout().wide)
@@ -452,7 +454,7 @@ export class SliceView {
     if (!drag || !this.frame || drag.kind === 'window' || drag.kind === 'pan') return
     if (drag.kind === 'brush') return this.end()
     const line = [...drag.line, this.spot(event)].map((spot) => this.clip(spot))
-    if (measures(drag.kind)) this.work.measure(this.measure(drag.kind, line))
+    if (measures(drag.kind)) { if (this.frameT === this.shownT) this.work.measure(this.measure(drag.kind, line)) } // what is measured is what is seen
     else this.drawn(drag.kind, line, drag.inside)
     this.paint()
   }
