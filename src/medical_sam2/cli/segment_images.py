@@ -376,21 +376,20 @@ class _SetRun:
 
     def window_warnings(self, window: str) -> list[str]:
         """That a window was asked for which images in colour were not seen through, if there are some."""
-        coloured = self.stored_in_colour & self.told
+        coloured = self.stored_in_colour & self.reported
         if not coloured or named_window(window) is None:
             return []
-        return [
-            f"--window {window} left {len(coloured)} of {say_count(len(self.told), 'image')} as they are: they are in colour"
-        ]
+        counted = say_count(len(self.reported), "image")
+        return [f"--window {window} left {len(coloured)} of {counted} as they are: they are in colour"]
 
     @property
-    def told(self) -> set[int]:
+    def reported(self) -> set[int]:
         """The images that the report tells of: of this run, and of earlier ones that left word of how they went."""
         return {*self.done, *self.records}
 
     def seen(self) -> list[int]:
         """Those of them that are grey or in colour: a blank one is neither."""
-        return sorted(self.told & self.in_colour.keys())
+        return sorted(self.reported & self.in_colour.keys())
 
     def unlike(self) -> list[int]:
         """The images in colour where all that is prompted is grey, or the other way round."""
