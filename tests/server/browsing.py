@@ -1,5 +1,6 @@
 """A server in a thread, and a browser that looks at it."""
 
+import re
 import socket
 import threading
 import time
@@ -86,9 +87,8 @@ class Person:
         return self.page.locator(f".view.{plane} .stage canvas")
 
     def wait(self, plane: str) -> None:
-        """Until a slice whose middle is not black has been drawn; before that, nobody can click on anything in it."""
-        lit = "canvas => canvas.getContext('2d').getImageData(canvas.width / 2, canvas.height / 2, 1, 1).data[0] > 0"
-        self.page.wait_for_function(lit, arg=self.view(plane).element_handle())
+        """Until the slice has been drawn; before that, nobody can click on anything in it."""
+        expect(self.view(plane)).to_have_attribute("aria-label", re.compile("cursor at row"))
 
     def click(self, plane: str, spot: tuple[float, float], shape: tuple[int, int], spacing: tuple[float, float]) -> None:
         """Click on a row and column of the slice."""
@@ -113,6 +113,7 @@ class Person:
         self, plane: str, spot: tuple[float, float], shape: tuple[int, int], spacing: tuple[float, float]
     ) -> tuple[float, float]:
         """Where a row and column of the slice are on the page."""
+        self.wait(plane)
         box = self.view(plane).bounding_box()
         assert box is not None
         fit = min(box["width"] / (shape[1] * spacing[1]), box["height"] / (shape[0] * spacing[0]))
@@ -136,6 +137,7 @@ class Person:
         """The outline is on the screen where it should be, as soon as the page has drawn it."""
         for _ in range(100):
             seen = self.painted(plane, folder, mask.shape, spacing)  # type: ignore[arg-type]
+            self.wait(plane)
             cross = np.zeros_like(mask)
             info = self.view(plane).get_attribute("aria-label") or ""
             words = info.replace(",", "").replace(":", "").split()

@@ -125,8 +125,8 @@ def test_a_second_tab_cannot_overwrite_the_first(person: Person, browser: Browse
     other = page.context.new_page()
     other.goto(page.url)
     other.locator(".view.axial canvas").first.wait_for()
-    other.keyboard.press("n")
-    expect(other.locator(".structures .name")).to_have_count(1)
+    with other.expect_response("**/structures"):
+        other.keyboard.press("n")
     person.problems.clear()
     page.bring_to_front()
     page.keyboard.press("n")

@@ -52,8 +52,9 @@ def test_a_slice_that_has_not_come_yet_reads_nothing(person: Person, tmp_path: P
         held.append(route)
 
     page.route(f"**/frames/axial/{t}*", hold)
+    spot = person.place("axial", (5, 6), SHAPE, SPACING)
     page.locator(".view.axial input[type=range]").fill(str(t))
-    page.mouse.move(*person.place("axial", (5, 6), SHAPE, SPACING))
+    page.mouse.move(*spot)
     page.wait_for_timeout(300)
     assert held
     assert f"K {t}" not in (readout.text_content() or "")

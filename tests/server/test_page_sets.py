@@ -17,7 +17,7 @@ from medical_sam2.errors import PromptError
 from medical_sam2.server.segmentation import SessionImageSet, SessionResult
 from tests.server.browsing import Person
 from tests.server.test_editing_sets import IMAGES, SIDE, block, ring
-from tests.server.test_page_gestures import pressed, state
+from tests.server.test_page_gestures import hold, pressed, state
 from tests.server.test_page_structures import more
 
 pytestmark = pytest.mark.usefixtures("inline")
@@ -198,10 +198,13 @@ def test_structures_are_called_by_their_names_and_options_by_what_the_page_calls
 ) -> None:
     outlined(person, tmp_path)
     page, track = person.page, SessionImageSet.track
-    page.keyboard.press("n")
+    held = hold(page, "**/structures")
+    with page.expect_request("**/structures"):
+        page.keyboard.press("n")
     page.keyboard.type("third")
     page.keyboard.press("Enter")
-    person.click("image", (20, 14), SHAPE, SPACING)
+    person.click("image", (20, 14), SHAPE, SPACING)  # before the structure is there
+    held[0].continue_()
     expect(page.locator(".go .warn")).to_contain_text(re.compile(r"^third took \d+ pixels of ring: "))
 
     def warning(*known: Any) -> SessionResult:

@@ -81,7 +81,8 @@ export class Structures {
     const take = (wanted: string): void => {
       if (taken) return
       taken = true
-      attempt(made.then((label) => (label && wanted.trim() && wanted !== usual ? work.rename(label, wanted, '') : undefined), () => undefined).finally(end))
+      const renamed = wanted.trim() && wanted !== usual ? work.rename(made.catch(() => 0), wanted, '') : made.then(() => undefined, () => undefined)
+      attempt(renamed.finally(end))
     }
     attempt(made.then((label) => {
       const own = work.state.structures.find((each) => each.label === label)

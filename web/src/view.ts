@@ -78,6 +78,7 @@ export class SliceView {
     this.slider.value = String(t)
     this.slider.setAttribute('aria-valuetext', `${t + 1} of ${frames}`)
     this.counter.value = this.work.names[t] && this.plane === 'image' ? `${t + 1} / ${frames} · ${this.work.names[t]}` : `${t + 1} / ${frames}`
+    this.canvas.setAttribute('aria-label', this.described())
     this.stop.abort()
     this.stop = new AbortController()
     const [frame, second] = await Promise.all([this.work.frame(this.plane, t), this.work.fusedFrame(this.plane, t), this.loadLabels(false)]).catch((error: unknown) => {
@@ -197,6 +198,7 @@ export class SliceView {
 
   private described(): string {
     const { t, y, x } = this.work.place(this.plane)
+    if (this.frameT !== t) return `${this.plane} slice ${t + 1}: loading`
     const label = this.labels && this.frame ? this.labels[y * this.frame.columns + x] : 0
     const name = this.work.state.structures.find((each) => each.label === label)?.name ?? 'nothing outlined'
     return `${this.plane} slice ${t + 1}, cursor at row ${y}, column ${x}: ${name}. Arrows move, Page Up and Down change the slice, Enter clicks, minus clicks outside, B begins a box.${this.work.tool === 'brush' ? ' With the brush, Enter or minus begins a stroke, arrows draw it, Enter ends it.' : BY_KEYS.has(this.work.tool) ? ' With this tool, Enter or minus begins a line, arrows draw it, Enter ends it.' : ''}`

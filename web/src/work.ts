@@ -195,7 +195,14 @@ export class Work {
     return label
   }
 
-  rename(label: number, name: string, colour: string): Promise<void> { return this.next(() => this.change(`structures/${label}`, { name, colour })) }
+  /** A structure that is asked for and not there yet is renamed before anything that is said after; nothing where it was dropped. */
+  rename(which: number | Promise<number>, name: string, colour: string): Promise<void> {
+    return this.next(async () => {
+      const label = await which
+      if (label) await this.change(`structures/${label}`, { name, colour })
+    })
+  }
+
   statistics(): Promise<api.Statistics[]> { return api.get(this.path('statistics')) }
 
   /** A change of structures that is no gesture; what is told of it is shown. The first structure that is new is chosen. */
