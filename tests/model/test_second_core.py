@@ -1,16 +1,21 @@
 """A second core takes whole parts of the work; what is found is the same to the last bit."""
 
 import threading
+import time
 from collections.abc import Iterator
+from itertools import count
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from medical_sam2.model import device
-from medical_sam2.model.device import helped, is_helped, later
+from medical_sam2.model.device import helped, is_helped, iterate_on_cores, later
 from medical_sam2.model.nano import nano
 from medical_sam2.segmenter import Segmenter
+from medical_sam2.tracking.view_tracker import ViewTracker
+from medical_sam2.tracking.volume_tracker import FrameDone
 from tests.phantoms import phantom
 
 CPU = torch.device("cpu")
@@ -114,6 +119,87 @@ def test_an_error_of_the_helper_reaches_who_asks() -> None:
         begun = later(fail)
         with pytest.raises(ValueError, match="of the helper"):
             begun.result()
+
+
+def numbered(count: int, where: list[int]) -> Iterator[int]:
+    for number in range(count):
+        where.append(threading.get_ident())
+        yield number
+
+
+@pytest.mark.usefixtures("two_threads")
+def test_streams_are_followed_on_both_cores_each_in_its_order() -> None:
+    own, other, begun = list[int](), list[int](), threading.Event()
+
+    def first() -> Iterator[int]:
+        for number in numbered(50, own):
+            yield number
+            begun.wait(30)
+            assert begun.is_set()
+
+    def second() -> Iterator[int]:
+        begun.set()
+        for number in numbered(80, other):
+            yield 100 + number
+
+    with torch.no_grad(), helped(CPU, None):
+        came = list(iterate_on_cores([first(), second()]))
+        assert is_helped()
+    assert [one for one in came if one < 100] == [*range(50)]
+    assert [one for one in came if one >= 100] == [*range(100, 180)]
+    assert {*own} == {threading.get_ident()}
+    assert {threading.get_ident()}.isdisjoint(other)
+
+
+def test_streams_follow_each_other_where_no_core_is_free() -> None:
+    assert list(iterate_on_cores([iter("ab"), iter("cd"), iter("e")])) == [*"abcde"]
+
+
+@pytest.mark.usefixtures("two_threads")
+def test_a_stream_that_no_core_has_begun_with_is_followed_by_who_waits_for_it() -> None:
+    wait, where = threading.Event(), list[int]()
+    with torch.no_grad(), helped(CPU, None):
+        busy = [later(wait.wait) for _ in range(device.HELPERS)]
+        assert list(iterate_on_cores([iter("a"), numbered(2, where)])) == ["a", 0, 1]
+        wait.set()
+        assert all(one.result() for one in busy)
+    assert {*where} == {threading.get_ident()}
+
+
+@pytest.mark.usefixtures("two_threads")
+def test_an_error_of_a_stream_reaches_who_follows_it_and_breaking_off_stops_both() -> None:
+    def fail() -> Iterator[int]:
+        yield 1
+        raise ValueError("of the other stream")
+
+    with torch.no_grad(), helped(CPU, None):
+        with pytest.raises(ValueError, match="of the other stream"):
+            list(iterate_on_cores([iter(()), fail()]))
+        endless = iterate_on_cores([iter([0]), count(1)])
+        assert [next(endless) for _ in range(3)] == [0, 1, 2]
+        endless.close()
+        assert is_helped()
+
+
+@pytest.mark.usefixtures("two_threads")
+def test_breaking_off_ends_both_ways_of_a_pass_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    case, segmenter, seen = phantom(), Segmenter(nano(64), keep_mb=0.0), list[int]()
+    track = ViewTracker.track_frames
+
+    def slowly(*given: Any, **named: Any) -> Iterator[Any]:
+        for found in track(*given, **named):
+            seen.append(found.frame)
+            time.sleep(0.05)
+            yield found
+
+    def cancel(done: FrameDone) -> None:
+        if done.done == 3:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(ViewTracker, "track_frames", slowly)
+    with pytest.raises(KeyboardInterrupt):
+        segmenter.segment_volume(case.volume, [case.prompt("click", 1, 2)], on_frame=cancel)
+    assert len(seen) <= 6 < case.volume.shape[2]
 
 
 def test_whether_a_core_is_free_is_measured() -> None:

@@ -7,11 +7,15 @@ costs little.
 """
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
-from contextvars import ContextVar
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar, copy_context
+from dataclasses import dataclass
 from functools import lru_cache, partial
+from itertools import chain
+from queue import Empty, SimpleQueue
+from threading import Event
 from typing import Any, Generic, Literal, TypeAlias, TypeVar
 
 import torch
@@ -23,10 +27,11 @@ S = TypeVar("S")
 T = TypeVar("T")
 Submit: TypeAlias = Callable[[Callable[[], Any]], Future[Any]]
 """Hands work to a helper."""
-_HELPER: ContextVar[Submit | None] = ContextVar("_HELPER", default=None)
+_HELPER: ContextVar["_Helper | None"] = ContextVar("_HELPER", default=None)
 _HALVED: ContextVar[bool] = ContextVar("_HALVED", default=False)
 HELPERS = 2  # threads on the second core: the next frame is seen, and what the present one needs does not wait for that
 SIDE, TIMES, TRIALS = 256, 6, 3  # of the products by which a second core is looked for
+PATIENCE_S = 0.02  # between two looks at whether a stream has ended
 FREE = 1.5  # times as long as one alone that two at once take at most where a second core is free
 
 
@@ -68,6 +73,19 @@ def _processor_computes_bf16() -> bool:
     return bool(able.get("amx_bf16") or able.get("avx512_bf16")) and torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
+@dataclass(eq=False)
+class _Helper:
+    """Another core.
+
+    Args:
+        submit: hands work to it.
+        taken: whether it follows a stream: parts of other work would only take turns with that.
+    """
+
+    submit: Submit
+    taken: bool = False
+
+
 class Later(Generic[T]):
     """What will be there when it is asked for.
 
@@ -94,9 +112,9 @@ class Later(Generic[T]):
 
 def later(work: Callable[[], T]) -> Later[T]:
     """Begin with work on another core, if there is one, which is asked for afterwards, in the precision of here and now."""
-    helper = _HELPER.get()
-    exact = helper is not None and not torch.is_autocast_enabled("cpu")
-    return Later(partial(_exactly, work) if exact else work, helper)
+    if not is_helped() or (helper := _HELPER.get()) is None:
+        return Later(work, None)
+    return Later(work if torch.is_autocast_enabled("cpu") else partial(_exactly, work), helper.submit)
 
 
 def map_on_cores(work: Callable[[S], T], parts: Sequence[S]) -> list[T]:
@@ -106,6 +124,46 @@ def map_on_cores(work: Callable[[S], T], parts: Sequence[S]) -> list[T]:
     return [*first, *(other.result() for other in others)]
 
 
+def iterate_on_cores(streams: Sequence[Iterator[T]]) -> Generator[T]:
+    """What streams give: the first one's here, the others' on another core if there is one, in between as they come.
+
+    Each gives its own in its own order. Those that no other core has begun with when the first one ends follow it here.
+    """
+    helper = _HELPER.get()
+    if helper is None or helper.taken or len(streams) < 2:
+        yield from chain(*streams)
+        return
+    first, others, helper.taken = streams[0], streams[1:], True
+    come, stop = SimpleQueue[T](), Event()
+
+    def follow(stream: Iterator[T]) -> None:
+        for item in stream:
+            come.put(item)
+            if stop.is_set():
+                return
+        helper.taken = False
+
+    begun = [helper.submit(partial(copy_context().run, partial(follow, stream))) for stream in others]
+    try:
+        for item in first:
+            yield item
+            while not come.empty():
+                yield come.get()
+        helper.taken = False
+        for stream, work in zip(others, begun, strict=True):
+            if work.cancel():
+                yield from stream
+                continue
+            while not (work.done() and come.empty()):
+                with suppress(Empty):
+                    yield come.get(timeout=PATIENCE_S)
+            work.result()
+    finally:
+        stop.set()
+        wait([work for work in begun if not work.cancel()])
+        helper.taken = False
+
+
 def _exactly(work: Callable[[], T]) -> T:
     with torch.autocast("cpu", enabled=False):
         return work()
@@ -113,7 +171,8 @@ def _exactly(work: Callable[[], T]) -> T:
 
 def is_helped() -> bool:
     """Whether another core takes work."""
-    return _HELPER.get() is not None
+    helper = _HELPER.get()
+    return helper is not None and not helper.taken
 
 
 @contextmanager
@@ -140,7 +199,7 @@ def helped(device: torch.device, precision: torch.dtype | None) -> Iterator[None
         future.add_done_callback(pending.discard)
         return future
 
-    halved, token = _HALVED.set(True), _HELPER.set(submit if free else None)
+    halved, token = _HALVED.set(True), _HELPER.set(_Helper(submit) if free else None)
     try:
         yield
     finally:

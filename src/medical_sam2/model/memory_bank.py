@@ -9,7 +9,7 @@ memories, so objects in lock step do not influence each other.
 
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
-from copy import copy
+from copy import copy, deepcopy
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Literal, Protocol, runtime_checkable
@@ -115,7 +115,7 @@ class PolicyBank:
     def branch(self) -> "PolicyBank":
         """One that remembers the same, and from now on what it is offered itself."""
         other = copy(self)
-        other._policies, other.memories = [copy(policy) for policy in self._policies], [[*own] for own in self.memories]
+        other._policies, other.memories = [deepcopy(policy) for policy in self._policies], [[*own] for own in self.memories]
         return other
 
     def store_all(self, other: "PolicyBank") -> None:

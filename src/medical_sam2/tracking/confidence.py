@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medical_sam2.errors import PromptError
+from medical_sam2.io.labels import object_boxes
 from medical_sam2.views import View
 from medical_sam2.volume import SliceConfidence, Volume
 
@@ -82,18 +83,19 @@ def count_areas(
         labels: (I, J, K) each; an object is where any of them shows it.
         axes: view → array axis of its slices.
     """
-    objects, shape = np.unique([row.object for row in rows]), labels[0].shape
-    counts = [np.zeros((len(objects), length), np.int64) for length in shape]
-    for i in range(shape[0]):  # slab by slab: no coordinates of all voxels at once
-        there = [np.flatnonzero(np.isin(one[i], objects)) for one in labels]
-        found = [np.searchsorted(objects, one[i].flat[on]) * one[i].size + on for one, on in zip(labels, there, strict=True)]
-        place, on = np.divmod(found[0] if len(found) == 1 else np.unique(np.concatenate(found)), labels[0][i].size)
-        j, k = np.divmod(on, shape[2])
-        counts[0][:, i] = np.bincount(place, minlength=len(objects))
-        np.add.at(counts[1], (place, j), 1)
-        np.add.at(counts[2], (place, k), 1)
-    places = {label: place for place, label in enumerate(objects.tolist())}
-    return [replace(row, area_px=int(counts[axes[row.view]][places[row.object], row.slice])) for row in rows]
+    counts = {row.object: [np.zeros(length, np.int64) for length in labels[0].shape] for row in rows}
+    boxes = [object_boxes(one) for one in labels]
+    for label, (by_i, by_j, by_k) in counts.items():
+        own = [each[label] for each in boxes if label in each]
+        if not own:
+            continue
+        slabs, *sides = (slice(min(s.start for s in part), max(s.stop for s in part)) for part in zip(*own, strict=True))
+        for i in range(slabs.start, slabs.stop):  # slab by slab: no mask of the whole box at once
+            there_jk = np.any([one[i][tuple(sides)] == label for one in labels], axis=0)
+            by_i[i] = np.count_nonzero(there_jk)
+            by_j[sides[0]] += np.count_nonzero(there_jk, axis=1)
+            by_k[sides[1]] += np.count_nonzero(there_jk, axis=0)
+    return [replace(row, area_px=int(counts[row.object][axes[row.view]][row.slice])) for row in rows]
 
 
 def mark_collapses(rows: Sequence[SliceConfidence]) -> list[SliceConfidence]:

@@ -14,6 +14,7 @@ Shapes: I J K voxels of the file, n h w the working grid with the slices first, 
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property, partial
 from pathlib import Path
 from typing import cast
 
@@ -23,6 +24,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from torch import nn
 
+from medical_sam2.model.device import later, map_on_cores
 from medical_sam2.model.weights import read_small_network
 from medical_sam2.tracking.confidence import RefinedSlices, dice_of
 from medical_sam2.tracking.frames import box_of, region_around
@@ -283,8 +285,8 @@ class PromptedSlices:
 
 def compute_features(what: TrackedObject, grid: Grid) -> Floats:
     """Features (n, h, w, F) of the working grid, the prompted axis first."""
-    tracked = np.moveaxis(grid.means(lambda i: np.asarray(what.estimate[i], np.float32)), what.axis, 0)
-    grey = np.moveaxis(grid.means(what.grey), what.axis, 0)
+    slabs = lambda i: np.asarray(what.estimate[i], np.float32), what.grey
+    tracked, grey = (np.moveaxis(means, what.axis, 0) for means in map_on_cores(grid.means, slabs))
     confidence = what.confidence[grid.low[what.axis] : grid.high[what.axis]]
     return _features(tracked, grey, confidence, _prompted_slices(what, grid, tracked))
 
@@ -331,9 +333,10 @@ def _features(tracked: Floats, grey: Floats, confidence: NDArray[np.floating], p
     found = np.where(prompted.outline.any(axis=(1, 2), keepdims=True), prompted.outline, tracked > 0.5)
     alike, alike_around = (log_odds(values, prompted.outline, slices) for values in (grey, smooth))
     likely = np.asarray(1 / (1 + np.exp(-np.clip((alike + alike_around) / 2, -4, 4))), np.float32)
+    followed = later(partial(_follow_outline, smooth, prompted, signed))
     ways = geodesics(tracked, likely, edge, prompted.seeds(signed), prompted.steps)
     reliability = dice_of(likely[slices] > 0.5, outlines), _contrast(edge[slices], np.abs(signed[slices]) < BAND)
-    moved, mismatch = _follow_outline(smooth, prompted, signed)
+    moved, mismatch = followed.result()
     along = [
         *_slice_features(found, confidence, alike_around, ways[1] > 0, prompted.nearest),
         *np.full((2, len(grey)), [[x] for x in reliability]),
@@ -434,13 +437,17 @@ class RefinedProbability:
         """(I, J, K)."""
         return self.estimate.shape
 
+    @cached_property
+    def _between(self) -> list[Floats]:
+        return [between(self.grid.high[a] - self.grid.low[a], self.grid.shape[a]) for a in range(3)]
+
     def __getitem__(self, index: int) -> Floats:
         """The probability (J, K) of one slab."""
         slab = np.asarray(self.estimate[index], np.float32)
         low, high = self.grid.low, self.grid.high
         if not low[0] <= index < high[0]:
             return slab
-        first, second, third = (between(high[a] - low[a], self.grid.shape[a]) for a in range(3))
+        first, second, third = self._between
         change = second @ np.tensordot(first[index - low[0]], self.change, 1) @ third.T
         if not change.any():
             return slab
@@ -475,7 +482,7 @@ def change_of_logits(gate: Gate, what: TrackedObject, grid: Grid, seen: Floats) 
         torch.inference_mode(),
         torch.autocast("cpu", enabled=False),
     ):  # slice by slice, for what a gate makes of voxels is large
-        change = torch.cat([gate(of_slice) for of_slice in torch.from_numpy(seen)])
+        change = torch.cat(map_on_cores(gate, [*torch.from_numpy(seen)]))
     change_nhw = change.clamp(-MOST_CHANGE, MOST_CHANGE).numpy().reshape(seen.shape[:3])
     change_nhw[_prompted_in(what, grid)] = 0
     return change_nhw

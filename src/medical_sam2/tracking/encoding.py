@@ -193,9 +193,14 @@ class CompiledEncoder:
             raise ConfigError(f"OpenVINO computes on the processor, not on {network.device}", "choose the device cpu")
         self._network, self._precision, self._folder = network, precision, folder or default_folder()
         self._compiled: dict[object, tuple[Any, list[str]]] = {}
+        self._lock = threading.RLock()  # what was compiled answers one at a time, and two ways may be tracked at once
 
     def __call__(self, frames_N3SS: Tensor) -> Features:
         """What the encoder sees on N frames, normalised as the weights expect them."""
+        with self._lock:
+            return self._encode(frames_N3SS)
+
+    def _encode(self, frames_N3SS: Tensor) -> Features:
         stamp = frames_N3SS.shape, versions([*self._network.parameters(), *self._network.buffers()])
         if stamp not in self._compiled:
             model = self._model(frames_N3SS)

@@ -447,12 +447,16 @@ def _keep_touched(
 ) -> tuple[int, int]:
     """How many parts in a box were dropped for their size, and their voxels; across gaps, what nothing touches goes, too."""
     mask = part == label
-    joined = load_ndimage().binary_dilation(mask, EVERYWHERE, iterations=BRIDGE // 2) if bridged else mask
-    pieces, count = cast("tuple[NDArray[np.int32], int]", load_ndimage().label(joined, EVERYWHERE))
+    pieces, count = cast("tuple[NDArray[np.int32], int]", load_ndimage().label(mask, EVERYWHERE))
+    if bridged and count > 1:
+        joined = load_ndimage().binary_dilation(mask, EVERYWHERE, iterations=BRIDGE // 2)
+        pieces, count = cast("tuple[NDArray[np.int32], int]", load_ndimage().label(joined, EVERYWHERE))
+    if count < 2:
+        return 0, 0
     shown, within = (np.unique(pieces[touched & mask]) for touched in (pointed, boxed))
     sizes = np.bincount(pieces[mask], minlength=count + 1)
     keep = np.union1d(shown, within[sizes[within] >= CRUMB * sizes[within].max(initial=0)])
-    if count < 2 or not len(keep):
+    if not len(keep):
         return 0, 0
     kept = np.full(count + 1, not bridged)
     kept[within], kept[keep] = False, True

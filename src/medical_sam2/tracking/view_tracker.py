@@ -3,7 +3,7 @@
 Shapes: B objects, H W frame.
 """
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from medical_sam2.intensity_window import Window
 from medical_sam2.model.backbone import Backbone, Features, FramePrediction, Instruction, Memory, Recall, Wanted
-from medical_sam2.model.device import Later, is_helped, later
+from medical_sam2.model.device import Later, is_helped, iterate_on_cores, later
 from medical_sam2.model.memory_bank import MemoryBank, Policy, PolicyBank
 from medical_sam2.model.tracker import track
 from medical_sam2.prompts import Fixed, FramePrompt
@@ -47,6 +47,9 @@ class FrameTime(int):
         time = super().__new__(cls, pass_number * FRAMES_OF_A_PASS + frame)
         time.pass_number, time.frame = pass_number, frame
         return time
+
+    def __reduce__(self) -> tuple[type["FrameTime"], tuple[int, int]]:
+        return FrameTime, (self.pass_number, self.frame)
 
 
 ObjectPrompts: TypeAlias = Mapping[int, Mapping[FrameTime, FramePrompt]]
@@ -107,14 +110,15 @@ class PassEnds:
 
     first: int
     last: int
-    seen: set[int] = field(default_factory=set)
     _absent: dict[bool, int] = field(default_factory=lambda: {False: 0, True: 0})
 
-    def note(self, t: int, there: bool) -> None:
-        """A frame was tracked; whether any object is on it."""
-        self.seen.add(t)
-        if not self.first <= t <= self.last:
-            self._absent[t > self.last] = 0 if there else self._absent[t > self.last] + 1
+    def noted(self, found: Iterable["TrackingResult"]) -> Iterator["TrackingResult"]:
+        """The same, one way outward, with its end noted."""
+        for one in found:
+            if not self.first <= one.time <= self.last:
+                side = one.time > self.last
+                self._absent[side] = 0 if any(one.confidence_B) else self._absent[side] + 1
+            yield one
 
     def passed(self, t: int) -> bool:
         """Whether a frame lies beyond so many without any object that none is expected."""
@@ -247,13 +251,13 @@ class ViewTracker:
         ways: Sequence[Sequence[FrameTime]],
         banks: Mapping[int, PolicyBank],
         region: Region | None,
-        skip: Callable[[FrameTime], bool],
         *,
         last: bool,
-    ) -> Iterator[TrackingResult]:
-        """Track objects through prompted frames, then outward each way, which remembers nothing of the other way.
+    ) -> Generator[TrackingResult]:
+        """Track objects through prompted frames, then outward each way until all ended, remembering nothing of the other way.
 
         What lies on one side of the prompts says little of the other side: in one bank it cost Dice (docs/log.md, 2026-11-30).
+        So both ways are tracked at once where there is a second core.
 
         Args:
             view: as in `track_frames`, and so are those that are not named here.
@@ -261,19 +265,23 @@ class ViewTracker:
             ways: times of the prompted frames; then those of each way, outward.
             banks: offered at the end what all ways remember, unless nobody asks them afterwards.
             region: to begin with; each way begins with the one that the prompted frames needed.
-            skip: asked before each time of a way whether it is left out.
             last: whether nobody asks these banks afterwards.
 
         Yields:
-            What was found at each time, once.
+            What was found at each time, once, each way in its order; frames beyond the objects' ends are left out.
         """
         prompted, *outward = ways
         for found in self.track_frames(view, prompts, prompted, banks, region):
             region = found.stack.region
             yield found
+        ends = PassEnds(min(prompted), max(prompted))
         branches = [banks, *({label: bank.branch() for label, bank in banks.items()} for _ in outward[1:])]
-        for way, own in zip(outward, branches, strict=True):
-            yield from self.track_frames(view, prompts, way, own, region, skip, last=last)
+        yield from iterate_on_cores(
+            [
+                ends.noted(self.track_frames(view, prompts, way, own, region, ends.passed, last=last))
+                for way, own in zip(outward, branches, strict=True)
+            ]
+        )
         for own in () if last else branches[1:]:
             for label, bank in banks.items():
                 bank.store_all(own[label])

@@ -9,8 +9,10 @@ Shapes: I J K voxels, B objects, T frames, H W frame.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import chain
 
 import numpy as np
 import torch
@@ -52,7 +54,7 @@ from medical_sam2.tracking.plan import (
     prompted_slices,
     unused_prompts,
 )
-from medical_sam2.tracking.view_tracker import FrameTime, PassEnds, TrackingConfig, TrackingResult, ViewTracker
+from medical_sam2.tracking.view_tracker import FrameTime, TrackingConfig, TrackingResult, ViewTracker
 from medical_sam2.views import THREE_VIEWS, View
 from medical_sam2.volume import Segmentation, SliceConfidence, Volume, add_to_layers
 
@@ -249,15 +251,14 @@ class GroupTracker:
         """Outward from the frame with the largest prompt, each way until all objects have ended."""
         prompted = {t for own in way.prompts.values() for t in own}
         timed = {label: {FrameTime(way.number, t): prompt for t, prompt in own.items()} for label, own in way.prompts.items()}
-        ends = PassEnds(min(prompted), max(prompted))
         start = largest_frame(next(iter(way.prompts.values())))  # that of the others too, see `grouped`
         ways = [[FrameTime(way.number, t) for t in frames] for frames in order_outward(prompted, way.frames, start)]
-        for found in self.view_tracker.track_outward(
-            way.view, timed, ways, way.banks, way.region, lambda t: ends.passed(t.frame), last=way.last
-        ):
-            ends.note(found.frame, any(found.confidence_B))
-            self._add_result(way, found)
-        self._skip_frames(way, set(way.frames) - ends.seen)
+        rows = dict[FrameTime, list[SliceConfidence]]()
+        with closing(self.view_tracker.track_outward(way.view, timed, ways, way.banks, way.region, last=way.last)) as tracked:
+            for found in tracked:  # closed at once where somebody breaks off: another core may be at work
+                rows[found.time] = self._add_result(way, found)
+        self.rows += [row for t in chain(*ways) for row in rows.get(t, ())]  # ways that are tracked at once come in any order
+        self._skip_frames(way, set(way.frames) - {t.frame for t in rows})
 
     def _skip_frames(self, way: _Pass, frames: Collection[int]) -> None:
         """Frames beyond the end of all objects hold none of them."""
@@ -267,9 +268,9 @@ class GroupTracker:
                 way.fusions[label].add(way.view, t, empty, way.weight(label, t, empty, 0.0))
         self.progress.planned -= len(frames)
 
-    def _add_result(self, way: _Pass, found: TrackingResult) -> None:
-        """Add one frame's probabilities where they belong, and note how sure they are."""
-        t, labels = found.frame, tuple(way.prompts)
+    def _add_result(self, way: _Pass, found: TrackingResult) -> list[SliceConfidence]:
+        """Add one frame's probabilities where they belong; how sure they are."""
+        t, labels, rows = found.frame, tuple(way.prompts), list[SliceConfidence]()
         for label, probability, confidence in zip(labels, found.probability_BHW, found.confidence_B, strict=True):
             self._apply_expected(way, label, t, probability)
             way.fusions[label].add(way.view, t, probability, way.weight(label, t, probability, confidence))
@@ -277,8 +278,9 @@ class GroupTracker:
             estimate = None if prompt is None else prompt.estimate  # a further view begins with one: nobody prompted it there
             prompted = prompt is not None and estimate is None
             sure = self._judged.get((label, index), confidence) if prompted else confidence if estimate is None else estimate
-            self.rows.append(SliceConfidence(label, way.view.code, index, sure, area, prompted))
+            rows.append(SliceConfidence(label, way.view.code, index, sure, area, prompted))
         self.report_frame(found.stack, t, labels, found.probability_BHW > 0.5)
+        return rows
 
     def _apply_expected(self, way: _Pass, label: int, t: int, probability_HW: NDArray[np.float32]) -> None:
         """Make a frame follow what the prompts let expect and what they settle, in place."""
