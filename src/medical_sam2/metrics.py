@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medical_sam2.errors import GeometryError
+from medical_sam2.volume import bounding_box
 
 Mask = NDArray[np.bool_]
 ROUNDING = 1e-9  # three voxels of 0.1 mm are 0.3 mm, whatever their sum is in binary
@@ -158,12 +159,8 @@ def _surface(mask: Mask) -> Mask:
 
 def _crop(one: Mask, other: Mask) -> tuple[Mask, Mask]:
     """Both masks, cropped to the box around everything in either."""
-    union = one | other
-    window: list[slice] = []
-    for axis in range(union.ndim):
-        filled = np.flatnonzero(union.any(axis=tuple(a for a in range(union.ndim) if a != axis)))
-        window.append(slice(filled[0], filled[-1] + 1) if len(filled) else slice(0))
-    return one[tuple(window)], other[tuple(window)]
+    box = bounding_box(one | other)
+    return one[box], other[box]
 
 
 def _counts(truth: Mask, predicted: Mask) -> tuple[int, int, int]:

@@ -16,6 +16,7 @@ from scipy import ndimage
 from medical_sam2.errors import GeometryError
 from medical_sam2.prompts import FramePrompt, Point
 from medical_sam2.strokes import diameter_prompt, lasso_prompt, scribble_prompt
+from medical_sam2.volume import bounding_box
 
 MaskArray = NDArray[np.bool_]
 
@@ -163,8 +164,8 @@ def jitter_click(click: Click, truth: MaskArray, noise: Noise, rng: np.random.Ge
 
 def jitter_box(truth: MaskArray, noise: Noise, rng: np.random.Generator) -> tuple[float, float, float, float]:
     """The box (x_low, y_low, x_high, y_high) that a careless hand draws around `truth` (H, W), not empty: see `Noise.box`."""
-    rows, columns = np.flatnonzero(truth.any(axis=1)), np.flatnonzero(truth.any(axis=0))
-    corners = np.array([[columns[0], rows[0]], [columns[-1], rows[-1]]], float)
+    rows, columns = bounding_box(truth)
+    corners = np.array([[columns.start, rows.start], [columns.stop - 1, rows.stop - 1]], float)
     if noise.box > 0:
         corners += rng.normal(0, 1, (2, 2)) * noise.box * (corners[1] - corners[0] + 1)
         corners = np.sort(np.clip(corners, 0, np.array(truth.shape[::-1]) - 1), axis=0)

@@ -165,6 +165,15 @@ class Segmentation:
         return import_module("medical_sam2.preview").as_html(self)
 
 
+def bounding_box(array: NDArray[np.generic]) -> tuple[slice, ...]:
+    """The smallest box that holds all that is not 0, whatever the number of axes; empty slices where nothing is."""
+    sides: list[slice] = []
+    for axis in range(array.ndim):
+        there = np.flatnonzero(array.any(axis=tuple({*range(array.ndim)} - {axis})))
+        sides.append(slice(int(there[0]), int(there[-1]) + 1) if len(there) else slice(0, 0))
+    return tuple(sides)
+
+
 def add_to_layers(layers: list[NDArray[np.unsignedinteger]], label: int, mask: NDArray[np.bool_]) -> None:
     """Draw an object (I, J, K) into the first layer where it meets no other, or into a further one; nothing if it is empty.
 

@@ -44,6 +44,7 @@ from medical_sam2.strokes import Lasso, Scribble, ShapeInterpolation, SliceRange
 from medical_sam2.tracking.frames import to_input
 from medical_sam2.tracking.image_viewer import unit_vector
 from medical_sam2.tracking.limits import limits_of
+from medical_sam2.volume import bounding_box
 
 KEEP_MB = 1500.0  # of what was encoded: structures, methods, seeds and conditions of a case share it
 PROCESS = Path("/proc/self")  # what Linux tells a program of itself; other systems have no such folder
@@ -331,13 +332,11 @@ def prompts_of_volume(task: VolumeTask, kind: Kind, prompts: FramePrompts) -> tu
             *(Lasso(_in_voxels(task, t, line), positive=False) for t, line in lines.items() if line),
         )
     if kind == "box in 3D":
-        inside = np.argwhere(task.truth_ijk)
-        (i, j, k), (l, m, n) = inside.min(axis=0).tolist(), inside.max(axis=0).tolist()  # noqa: E741
-        return (Box((i, j, k), (l, m, n)),)
+        i, j, k = bounding_box(task.truth_ijk)
+        return (Box((i.start, j.start, k.start), (i.stop - 1, j.stop - 1, k.stop - 1)),)
     if kind == "box and slices":
-        axis = task.view.order(task.volume.orientation)[0]
-        there = np.flatnonzero(task.truth_ijk.any(axis=tuple({0, 1, 2} - {axis})))
-        return (*task.all_in_volume(prompts), SliceRange(int(there[0]), int(there[-1])))
+        there = bounding_box(task.truth_ijk)[task.view.order(task.volume.orientation)[0]]
+        return (*task.all_in_volume(prompts), SliceRange(there.start, there.stop - 1))
     return (*task.all_in_volume(prompts), ShapeInterpolation()) if kind == "joined outlines" else ()
 
 

@@ -37,7 +37,7 @@ from medical_sam2.strokes import diameter_prompt, fill, lasso_prompt, scribble_p
 from medical_sam2.tracking.confidence import Need, neediest
 from medical_sam2.tracking.plan import array_axis, primary_view, voxel_at
 from medical_sam2.views import View
-from medical_sam2.volume import Volume
+from medical_sam2.volume import Volume, bounding_box
 
 MaskArray: TypeAlias = NDArray[np.bool_]
 FramePrompts: TypeAlias = Mapping[int, FramePrompt]
@@ -87,9 +87,8 @@ def draw_beside(truth_hw: MaskArray) -> list[tuple[float, float]]:
 
     Empty too where the line would take the structure in, as one around a ring of other things would.
     """
-    rows, columns = np.flatnonzero(truth_hw.any(axis=1)), np.flatnonzero(truth_hw.any(axis=0))
     beside = np.zeros_like(truth_hw)
-    beside[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1] = True
+    beside[bounding_box(truth_hw)] = True
     beside &= ~truth_hw
     drawn = draw_lasso(beside) if beside.any() else []
     return drawn if drawn and not (fill(np.array(drawn), (truth_hw.shape[0], truth_hw.shape[1])) & truth_hw).any() else []

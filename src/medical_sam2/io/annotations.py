@@ -24,7 +24,7 @@ from contourpy import contour_generator
 from numpy.typing import NDArray
 
 from medical_sam2.io import atomic
-from medical_sam2.volume import COLOURS
+from medical_sam2.volume import COLOURS, bounding_box
 
 MAKER = "medical-sam2"
 TAG, IMAGE = "tag", "image"
@@ -85,12 +85,12 @@ def trace_rings(mask_hw: NDArray[np.bool_], inset_px: float = 0.0) -> list[NDArr
 # Each pixel is given two samples along either axis, at its edges: what is traced between 1 and 0 then lies on the edges.
 def _trace(mask_hw: NDArray[np.bool_]) -> Iterator[list[NDArray[np.float64]]]:
     """Of each part its outline and those of its holes, by their corners."""
-    rows, columns = (np.flatnonzero(mask_hw.any(axis=axis)) for axis in (1, 0))
-    if not len(rows):
+    rows, columns = box = bounding_box(mask_hw)
+    if rows.stop == 0:
         return
-    framed = np.pad(mask_hw[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1], 1)
+    framed = np.pad(mask_hw[box], 1)
     doubled = framed.repeat(2, axis=0).repeat(2, axis=1).astype(np.float64)
-    x, y = (_edges(int(along[0]), int(along[-1])) for along in (columns, rows))
+    x, y = (_edges(along.start, along.stop - 1) for along in (columns, rows))
     traced = contour_generator(x, y, doubled, fill_type="OuterOffset").filled(LEVEL, 2.0)
     for points, offsets in zip(*traced, strict=True):
         yield [_corners(ring) for ring in np.split(points, offsets[1:-1])]
@@ -251,8 +251,8 @@ def coco(images: Iterable[AnnotatedImage], names: Mapping[int, str]) -> bytes:
         height, width = image.labels.shape
         listed.append({"id": image.number, "file_name": image.source.rpartition("/")[2], "width": width, "height": height})
         for label, mask in image.masks():
-            rows, columns = (np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0))
-            box = [int(columns[0]), int(rows[0]), int(np.ptp(columns)) + 1, int(np.ptp(rows)) + 1]
+            rows, columns = bounding_box(mask)
+            box = [columns.start, rows.start, columns.stop - columns.start, rows.stop - rows.start]
             outside_first = [0, *_runs(mask.T)[1]] if mask[0, 0] else _runs(mask.T)[1]
             what = {"id": len(annotations) + 1, "image_id": image.number, "category_id": label, "iscrowd": 0}
             where = {"bbox": box, "area": int(mask.sum()), "segmentation": {"size": [height, width], "counts": outside_first}}

@@ -16,7 +16,7 @@ from medical_sam2.io.registry import JPEG, Options, Picture, read_file
 from medical_sam2.io.safe_open import open_regular
 from medical_sam2.io.voxels import grid_distance
 from medical_sam2.plugins import suggestion
-from medical_sam2.volume import Colour, Volume
+from medical_sam2.volume import Colour, Volume, bounding_box
 
 SAME_MM = 1e-3
 MADE_BY = "medsam2"  # what a label map calls the text that tells how it was made
@@ -315,11 +315,8 @@ def is_ground(inside: NDArray[np.bool_]) -> bool:
 
 def _drawn_part(inside: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """The slice that an object lies on, where it is one; else all."""
-    for axis in reversed(range(inside.ndim)):
-        drawn = np.flatnonzero(inside.any(axis=tuple(other for other in range(inside.ndim) if other != axis)))
-        if len(drawn) == 1:
-            inside = inside.take(drawn[0], axis=axis)
-    return inside
+    flat = [side.start if side.stop - side.start == 1 else slice(None) for side in bounding_box(inside)]
+    return inside[tuple(flat)]
 
 
 def are_shades(array: NDArray[Any], numbers: list[float]) -> bool:
@@ -351,11 +348,7 @@ def are_shades(array: NDArray[Any], numbers: list[float]) -> bool:
 
 def _box(array: NDArray[Any]) -> tuple[slice, ...]:
     """The part that holds all that is drawn, and a pixel more."""
-    sides: list[slice] = []
-    for axis in range(array.ndim):
-        filled = np.flatnonzero(array.any(axis=tuple(other for other in range(array.ndim) if other != axis)))
-        sides.append(slice(max(int(filled[0]) - 1, 0), int(filled[-1]) + 2))
-    return tuple(sides)
+    return tuple(slice(max(side.start - 1, 0), side.stop + 1) for side in bounding_box(array))
 
 
 def _slabs(box: NDArray[Any], most: int = 1 << 24) -> Iterator[NDArray[Any]]:

@@ -34,7 +34,7 @@ from medical_sam2.server.inference_queue import InferenceQueue
 from medical_sam2.server.leases import IDLE_S, LIVENESS_S, Lease, Leases
 from medical_sam2.server.security import ServerSettings
 from medical_sam2.strokes import Brush
-from medical_sam2.volume import Volume
+from medical_sam2.volume import Volume, bounding_box
 
 MAGIC, VERSION, ZSTD = b"NNIA", 1, 1
 CHUNK = 1 << 30
@@ -369,9 +369,8 @@ def _difference(before: NDArray[np.uint8], after: NDArray[np.uint8], *, ran: boo
     meta: dict[str, Any] = {"ran_prediction": ran, "bbox": None}
     body = b""
     if ran and changed.any():
-        sides = [np.flatnonzero(changed.any(axis=tuple({0, 1, 2} - {axis}))) for axis in range(3)]
-        box = [[int(side[0]), int(side[-1]) + 1] for side in sides]
-        meta["bbox"], body = box, pack_array(after[tuple(slice(*side) for side in box)])
+        box = bounding_box(changed)
+        meta["bbox"], body = [[side.start, side.stop] for side in box], pack_array(after[box])
     return Response(body, media_type="application/octet-stream", headers={"X-Meta": json.dumps(meta)})
 
 

@@ -17,7 +17,7 @@ from medical_sam2.strokes import Brush, Scribble, ShapeInterpolation, SliceRange
 from medical_sam2.tracking.frames import Region, around_all, cut_prompt, prompt_extent
 from medical_sam2.tracking.volume_tracker import FrameDone
 from medical_sam2.views import View
-from medical_sam2.volume import Segmentation, Volume
+from medical_sam2.volume import Segmentation, Volume, bounding_box
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,8 +138,8 @@ def _extent(prompt: Prompt, shape: Sequence[int]) -> tuple[NDArray[np.int64], ND
     """First and last voxel of a prompt; the whole volume's where that cannot be said."""
     # prompts that will be refused later, or are of an unknown kind, keep the whole volume, so that the message fits it
     if isinstance(prompt, Mask) and prompt.array_ijk.shape == tuple(shape):
-        filled = [np.flatnonzero(prompt.array_ijk.any(axis=tuple({0, 1, 2} - {axis}))) for axis in range(3)]
-        return np.array([each[0] for each in filled]), np.array([each[-1] for each in filled])
+        box = bounding_box(prompt.array_ijk)
+        return np.array([side.start for side in box]), np.array([side.stop - 1 for side in box])
     if isinstance(prompt, SliceRange | ShapeInterpolation):
         return np.array(shape, np.int64), np.full(3, -1)  # nothing of its own
     places = _places(prompt)

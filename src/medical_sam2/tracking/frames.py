@@ -25,7 +25,7 @@ from medical_sam2.intensity_window import Window
 from medical_sam2.model.device import map_on_cores
 from medical_sam2.prompts import FramePrompt
 from medical_sam2.views import View
-from medical_sam2.volume import Volume
+from medical_sam2.volume import Volume, bounding_box
 
 LEAST = 24  # pixels that a region has along each axis, where the frame has them
 TOUCHED = 0.04  # share of a border that an object covers where it reaches it
@@ -152,8 +152,10 @@ def cut_prompt(prompt: FramePrompt, region: Region) -> FramePrompt:
 
 def box_of(mask_hw: NDArray[np.bool_]) -> BoxXyxy:
     """The tight box of a mask that is not empty."""
-    rows, columns = np.flatnonzero(mask_hw.any(1)), np.flatnonzero(mask_hw.any(0))
-    return float(columns[0]), float(rows[0]), float(columns[-1]), float(rows[-1])
+    rows, columns = bounding_box(mask_hw)
+    if not rows.stop:
+        raise IndexError("an empty mask has no box")
+    return float(columns.start), float(rows.start), float(columns.stop - 1), float(rows.stop - 1)
 
 
 def around_all(boxes: Iterable[BoxXyxy]) -> BoxXyxy:

@@ -31,6 +31,7 @@ from medical_sam2.prompts import FramePrompt
 from medical_sam2.tracking.limits import Limits
 from medical_sam2.tracking.plan import gaps_between
 from medical_sam2.views import View
+from medical_sam2.volume import bounding_box
 
 if TYPE_CHECKING:
     from medical_sam2.tracking.frames import BoxXyxy
@@ -290,15 +291,9 @@ def _accumulate(frames: NDArray[Any], probability: Probability) -> None:
     """
     order = np.argsort(np.abs(frames.strides))[::-1]
     frames, probability = frames.transpose(order), probability.transpose(order)
-    there = tuple(_extent(probability, axis) for axis in range(probability.ndim))
+    there = bounding_box(probability)
     frames, probability = frames[there], np.ascontiguousarray(probability[there])
     np.add(frames, probability, out=frames, casting="unsafe")
-
-
-def _extent(probability: Probability, axis: int) -> slice:
-    """From the first to the last place along an axis that is not all 0."""
-    places = np.flatnonzero(probability.any(axis=tuple({*range(probability.ndim)} - {axis})))
-    return slice(int(places[0]), int(places[-1]) + 1) if len(places) else slice(0)
 
 
 def _stacked(slab_of: Callable[[int], NDArray[np.float32]], shape: tuple[int, ...]) -> NDArray[np.float32]:

@@ -18,7 +18,7 @@ from medical_sam2.errors import FormatError
 from medical_sam2.intensity_window import PERCENTILES, Window
 from medical_sam2.tracking.finishing import load_ndimage
 from medical_sam2.views import AXIAL, CORONAL, SAGITTAL, View
-from medical_sam2.volume import Volume
+from medical_sam2.volume import Volume, bounding_box
 
 CLIPPED = {"MR", "DX", "CR", "XA", "RF", "CBCT", "US", "IVUS", "MG", "OCT", "OPT"}
 """MR, X-ray (cone-beam CT among it: no Hounsfield units), ultrasound, mammography, optical coherence tomography."""
@@ -94,15 +94,10 @@ def cut_to_content(images: Sequence[NDArray[Any]], labels: NDArray[Any] | None) 
     kept = content if labels is None else content | (labels > 0)
     if not content.any():
         raise FormatError("all its intensities are zero: there is nothing to see", "remove or replace the image")
-    box = tuple(_nonzero_extent(kept, axis) for axis in range(kept.ndim))
+    box = bounding_box(kept)
     inner = kept[box]
     filled = None if inner.size > MUCH * kept.size else np.asarray(load_ndimage().binary_fill_holes(inner), bool)
     return ContentBox(box, filled)
-
-
-def _nonzero_extent(mask: NDArray[np.bool_], axis: int) -> slice:
-    found = np.flatnonzero(mask.any(axis=tuple(other for other in range(mask.ndim) if other != axis)))
-    return slice(int(found[0]), int(found[-1]) + 1)
 
 
 BINS = 4096
