@@ -107,6 +107,30 @@ def test_undo_and_redo_go_all_the_way(tmp_path: Path, queue: InferenceQueue) -> 
         assert (place.current_labels()[0] == expected).all()
 
 
+def test_a_new_structure_and_its_name_are_one_step(tmp_path: Path, queue: InferenceQueue) -> None:
+    place, case = session(tmp_path, queue)
+
+    def names() -> list[str]:
+        return [each.name for each in place.history.state.structures]
+
+    place.add_structure(place.history.version)
+    place.change_structure(place.history.version, 1, "liver")
+    assert names() == ["liver"]
+    place.change_structure(place.history.version, 1, "spleen")
+    place.undo(place.history.version)
+    assert names() == ["liver"], "a name that was given is changed by a step of its own"
+    place.undo(place.history.version)
+    assert names() == []
+    place.redo(place.history.version)
+    assert names() == ["liver"]
+    clicked(place, case, 2)
+    place.change_structure(place.history.version, 2, "kidney")
+    place.undo(place.history.version)
+    assert names() == ["liver", "structure 2"], "it was clicked on before"
+    again, _ = session(tmp_path, queue)
+    assert again.history == place.history
+
+
 def test_what_was_acknowledged_is_there_after_a_restart(tmp_path: Path, queue: InferenceQueue) -> None:
     place, case = session(tmp_path, queue)
     clicked(place, case, 1)

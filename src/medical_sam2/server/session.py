@@ -112,7 +112,9 @@ class Session:
             held = old.locked if locked is None else locked
             looks = {"name": _one_line(name) or old.name, "colour": colour or old.colour}
             new = replace(old, **looks, value=0 if value == label else value, locked=held)
-            return self._write_and_redraw(Step(version + 1, "change", new))
+            unnamed = self.history.added == label and old.name == f"structure {label}"
+            kind = "name" if unnamed and new == replace(old, name=new.name) else "change"
+            return self._write_and_redraw(Step(version + 1, kind, new))
 
     def edit(self, version: int, make: Callable[[SessionImage, State, SessionResult], StructureEdit]) -> tuple[str, ...]:
         """Take what is made of the image, the state and its result; returns what is to be told.

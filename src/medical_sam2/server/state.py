@@ -159,7 +159,7 @@ class Step:
     """Something that was done."""
 
     version: int  # of the session afterwards
-    kind: Literal["add", "change", "remove", "say", "track", "edit", "undo", "redo"]  # what was done
+    kind: Literal["add", "name", "change", "remove", "say", "track", "edit", "undo", "redo"]  # what was done
     structure: Structure | None = None  # that was added, renamed or removed
     gesture: Gesture | None = None  # that was made
     tracked: ResultRecord | None = None  # the result of tracking, or of an edit that has one
@@ -189,8 +189,15 @@ class History:
         """Whether one was undone."""
         return self.place < len(self.states) - 1
 
+    @property
+    def added(self) -> int:
+        """The structure that the last step added, with the name that it was given; 0 where that did something else."""
+        before = self.states[self.place - 1].structures if self.place else ()
+        now = self.state.structures
+        return now[-1].label if len(now) == len(before) + 1 and now[:-1] == before else 0
+
     def after(self, step: Step) -> "History":
-        """The history with one more step.
+        """The history with one more step; a structure that was just added is named within the step that added it.
 
         Raises:
             InvalidRequest: it cannot be taken.
@@ -199,7 +206,8 @@ class History:
             if not (self.can_undo if step.kind == "undo" else self.can_redo):
                 raise InvalidRequest(f"there is nothing to {step.kind}")
             return replace(self, version=step.version, place=self.place + (1 if step.kind == "redo" else -1))
-        states = (*self.states[: self.place + 1], changed(self.state, step))
+        kept = self.states[: self.place + (step.kind != "name" or not self.added)]
+        states = (*kept, changed(self.state, step))
         return History(step.version, states, len(states) - 1)
 
 
