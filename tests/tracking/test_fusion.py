@@ -143,6 +143,8 @@ def test_half_precision_is_wrong_by_less_than_is_promised(seed: int) -> None:
 @pytest.mark.parametrize(("name", "bytes_per_voxel"), [("mean", 4), ("weighted", 4), ("vote", 1)])
 def test_one_array_is_held(name: str, bytes_per_voxel: int) -> None:
     fusion = FUSIONS[name]((64, 64, 64))
+    for view in (AXIAL, CORONAL):
+        fusion.add(view, 0, np.ones((64, 64)))
     held = sum(value.nbytes for value in vars(fusion).values() if isinstance(value, np.ndarray))
     assert held == 64**3 * bytes_per_voxel
 

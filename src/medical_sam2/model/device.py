@@ -1,9 +1,9 @@
 """Where the network computes: which device, how exactly, and what a second core of the processor does meanwhile.
 
-More threads within each operation gain next to nothing where operations are small, and may round otherwise. So whole parts that
-do not wait for each other are given to a helper, if there is one (`helped`): best a whole sequence of frames (`iterate_on_cores`),
-else parts of one frame's work (`later`). They are the same operations, and so the same numbers. What it has not begun when it
-is needed is done by whoever needs it: a helper that other programs keep from working costs little.
+More threads within each operation gain next to nothing where operations are small, and may round otherwise. So whole parts
+that do not wait for each other are given to a helper, if there is one (`helped`): best a whole way of frames
+(`iterate_on_cores`), or parts of one frame's work (`later`). They are the same operations, and so the same numbers. What it
+has not begun when it is needed is done by whoever needs it: a helper that other programs keep from working costs little.
 """
 
 import time
