@@ -68,6 +68,8 @@ export class Work {
 
   plane(name: Plane): api.PlaneInfo | undefined { return this.info.planes.find((each) => each.name === name) }
   get active(): Structure | undefined { return this.state.structures.find((each) => each.label === this.label) }
+  /** The structure that the next gesture is of; 0 where it is still to come. */
+  get meant(): number { return this.adding ? 0 : this.active?.label ?? 0 }
   listen(listener: (change: Change) => void): void { this.listeners.push(listener) }
   tell(change: Change): void { for (const listener of this.listeners) listener(change) }
   private path(rest: string): string { return `sessions/${this.info.id}/${rest}` }
@@ -253,13 +255,13 @@ export class Work {
   /** A gesture on the structure that is chosen now; `fill` completes it when its turn comes. */
   async say(draft: Draft, fill: (draft: Draft, label: number) => Promise<Draft> = async (same) => same): Promise<void> {
     if (!this.mayEdit) return
-    const chosen = this.adding ? undefined : this.active?.label
+    const chosen = this.meant
     this.pending = [...this.pending, draft]
     this.tell('pending')
     try {
       await this.next(async () => {
         if (!chosen && !this.active) await this.begin('')
-        const label = chosen ?? this.label
+        const label = chosen || this.label
         await this.change('say', { ...(await fill(draft, label)), label })
         this.first = false
         if (this.state.notes?.length || this.noted) this.note(this.state.notes)
