@@ -26,7 +26,7 @@ from medical_sam2.preview.drawing import BACKGROUND, MUTED, Colour, PreviewCrop
 from medical_sam2.prompts import FramePrompt, Prompt
 from medical_sam2.strokes import says_where
 from medical_sam2.views import AXIAL, OPPOSITE, THREE_VIEWS, View
-from medical_sam2.volume import Segmentation, Volume
+from medical_sam2.volume import Segmentation, Volume, colour_of
 
 __all__ = ["animation", "as_html", "contact_sheet", "montage", "save"]
 _GAP, _CAPTION, _LINE = 10, 20, 22
@@ -93,8 +93,8 @@ class PreviewScene:
 
     @cached_property
     def colours(self) -> Mapping[int, Colour]:
-        """Label → its colour in pictures: the chosen one, where there is one."""
-        return {**drawing.colours_of(self.voxels), **self.segmentation.colours}
+        """Label → its colour: as in files of the segmentation, and at the page."""
+        return {label: self.segmentation.colour(label) for label in self.voxels}
 
     def extent(self, axis: int) -> tuple[int, int]:
         """First and last slice of an array axis on which any object lies; the whole axis where there is none."""
@@ -272,7 +272,7 @@ def contact_sheet(
         columns: how many side by side.
         tile_px: largest side of an image on the sheet.
     """
-    colours = drawing.colours_of({label for mask in masks if mask is not None for label in np.unique(mask[mask != 0]).tolist()})
+    colours = {label: colour_of(label) for mask in masks if mask is not None for label in np.unique(mask[mask != 0]).tolist()}
     cells = [
         _cell(image, mask, caption or "", colours, tile_px)
         for image, mask, caption in zip_longest(images, masks[: len(images)], captions[: len(images)])

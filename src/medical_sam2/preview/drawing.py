@@ -1,6 +1,6 @@
 """One slice as a picture: grey values in true proportions, coloured outlines, prompts and letters."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -12,18 +12,6 @@ from medical_sam2.prompts import FramePrompt
 from medical_sam2.volume import Colour
 
 BACKGROUND, TEXT, MUTED, INSIDE, OUTSIDE = (18, 18, 20), (235, 235, 235), (160, 160, 165), (40, 210, 90), (240, 60, 60)
-PALETTE: tuple[Colour, ...] = (
-    (255, 176, 0),
-    (86, 180, 255),
-    (0, 200, 140),
-    (255, 105, 180),
-    (240, 228, 66),
-    (255, 110, 50),
-    (170, 130, 255),
-    (120, 230, 230),
-)
-"""Bright on grey, and told apart by eyes that see red and green alike; further objects begin anew."""
-
 _FINE = 2  # drawn so many times larger, then reduced: smooth outlines
 _LINE, _FILL = 3, 0.16  # width in fine pixels, opacity
 
@@ -63,11 +51,6 @@ class PreviewCrop:
 def font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     """The font that comes with Pillow, in pixels."""
     return ImageFont.load_default(size)
-
-
-def colours_of(labels: Iterable[int]) -> dict[int, Colour]:
-    """A colour for each label, in order."""
-    return {label: PALETTE[place % len(PALETTE)] for place, label in enumerate(sorted(labels))}
 
 
 def tile(
