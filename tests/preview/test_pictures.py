@@ -15,8 +15,9 @@ from medical_sam2 import preview
 from medical_sam2.errors import ConfigError
 from medical_sam2.io import label_table, load_segmentation, save
 from medical_sam2.preview import PreviewScene, draw_slice, whole_slice
-from medical_sam2.preview.drawing import INSIDE, PreviewCrop, tile
+from medical_sam2.preview.drawing import INSIDE, OUTSIDE, TEXT, PreviewCrop, tile
 from medical_sam2.prompts import Box, Mask, Point, Prompt
+from medical_sam2.strokes import Diameter, Lasso, Scribble, Stroke
 from medical_sam2.views import AXIAL, CORONAL, SAGITTAL, THREE_VIEWS, View
 from medical_sam2.volume import COLOURS, Segmentation, SliceConfidence, Volume
 from tests.strategies import CODES
@@ -84,6 +85,62 @@ def test_a_click_is_marked_where_it_was_made() -> None:
     assert down == pytest.approx((30 - 1 - 20 + 0.5) * 1.5 * 4, abs=1.5)
     elsewhere = np.asarray(draw_slice(scene, AXIAL, 6, whole_slice(scene, AXIAL, 4.0)))
     assert np.isnan(coloured(elsewhere, INSIDE)).all()
+
+
+@pytest.mark.parametrize("k", [2, 14, 19])
+def test_every_prompted_slice_is_shown(k: int) -> None:
+    """Beyond the object too, which a correction may have taken away there; in the strip of slices and in the film."""
+    volume, segmentation = phantom()
+    prompts = [Point((30, 20, 12)), Point((38, 1, k), positive=False)]
+    assert not np.isnan(coloured(np.asarray(preview.montage(volume, segmentation, prompts)), OUTSIDE)).any()
+    film = preview.animation(volume, segmentation, prompts, frames=3)
+    assert len(film) == 3
+    assert sum(not np.isnan(coloured(np.asarray(each), OUTSIDE)).any() for each in film) == 1
+
+
+def test_of_many_prompted_slices_some_are_shown() -> None:
+    volume, segmentation = phantom()
+    prompts = [Point((30, 20, k)) for k in range(20)]
+    assert len(preview.animation(volume, segmentation, prompts, frames=5)) == 5
+    assert preview.montage(volume, segmentation, prompts).width == 1200
+
+
+SIZE = (40, 30)
+LINES: dict[str, tuple[Stroke, list[tuple[float, float]], list[tuple[float, float]]]] = {
+    "scribble": (
+        Scribble(((5, 5, 3), (25, 5, 3), (25, 25, 3)), width=1),
+        [(5, 5), (15, 5), (25, 15), (25, 25)],
+        [(20, 12), (15, 15)],
+    ),
+    "lasso": (Lasso(((5, 5, 3), (25, 5, 3), (25, 25, 3))), [(15, 5), (25, 15), (15, 15)], [(22, 12), (5, 25)]),
+    "diameter": (
+        Diameter(((5, 15, 3), (25, 15, 3), (15, 8, 3), (15, 22, 3))),
+        [(8, 15), (15, 10), (15, 20)],
+        [(6, 9), (24, 21)],
+    ),
+}
+
+
+@pytest.mark.parametrize(("kind", "positive"), [*((kind, True) for kind in LINES), ("scribble", False), ("lasso", False)])
+def test_a_line_is_shown_as_it_was_drawn(kind: str, positive: bool) -> None:
+    """From place to place, and not as what the network was shown of it: a click, a filled outline, a box."""
+    drawn, along, beside = LINES[kind]
+    drawn = replace(drawn, positive=positive)
+    volume = Volume(
+        np.zeros((*SIZE, 6), np.uint8), np.diag([-1.0, -1.0, 1.0, 1.0])
+    )  # i runs to the left of the patient, j down
+    scene = PreviewScene(volume, Segmentation(np.zeros(volume.shape, np.uint8), volume.affine), [drawn])
+    pixels = np.asarray(draw_slice(scene, AXIAL, scene.frame(AXIAL), whole_slice(scene, AXIAL, 8.0))).astype(int)
+    colour = INSIDE if positive else OUTSIDE
+
+    def seen(spot: tuple[float, float]) -> bool:
+        x, y = (round((place + 0.5) * 8) for place in spot)
+        return bool((np.abs(pixels[y - 2 : y + 3, x - 2 : x + 3] - colour).sum(axis=2) < 60).any())
+
+    assert [seen(spot) for spot in along] == [True] * len(along)
+    assert [seen(spot) for spot in beside] == [False] * len(beside)
+    white = (np.abs(pixels - TEXT).sum(axis=2) < 60).any()
+    assert white != positive  # the minus
 
 
 @pytest.mark.parametrize("scale", [0.1, 0.5, 1.0, 7.0])
