@@ -242,9 +242,9 @@ def test_what_is_out_of_sight_has_no_text(person: Person, tmp_path: Path) -> Non
     page.wait_for_timeout(200)
     page.evaluate("() => { window.placed = [] }")
     page.mouse.wheel(0, -100)
-    expect(page.locator(".view.axial .counter")).to_have_text("10 / 16")
+    expect(page.locator(".view.axial .counter")).to_have_text("K 9 of 0–15")
     page.mouse.wheel(0, 100)
-    expect(page.locator(".view.axial .counter")).to_have_text("9 / 16")
+    expect(page.locator(".view.axial .counter")).to_have_text("K 8 of 0–15")
     page.wait_for_timeout(300)
     assert page.evaluate("window.placed") == []
 

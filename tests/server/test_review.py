@@ -77,5 +77,5 @@ def test_the_page_lists_them_and_leads_there(person: Person, tmp_path: Path) -> 
     expect(first.locator("small")).to_have_attribute("title", re.compile(r"may mend about \d+ voxels"))
     page.keyboard.press("l")
     assert page.evaluate("() => document.querySelector('.look button span').textContent") == (
-        "axial " + (page.locator(".view.axial .counter").text_content() or "").split(" ")[0]
+        "axial " + (page.locator(".view.axial .counter").text_content() or "").split(" of ")[0]
     )

@@ -6,7 +6,8 @@ import { fill, h, icon } from './dom'
 import { fuse } from './fusion'
 import { measured, measures, paintMeasure } from './measure'
 import type { Ruler } from './measure'
-import { reading, scale } from './reading'
+import { counted, reading, scale } from './reading'
+import type { Count } from './reading'
 import { corners, mark, shape, thinned } from './shapes'
 import type { At, Spot } from './shapes'
 import type { Change, Draft, Work } from './work'
@@ -83,13 +84,17 @@ export class SliceView {
   }
   step(by: number): void { this.go(this.work.place(this.plane).t + by) }
 
+  private get count(): Count { return counted(this.work.plane(this.plane)) }
+  private number(t: number): number { return this.count.of(t) }
+
   private async load(): Promise<void> {
     const { t } = this.work.place(this.plane)
     this.shownT = t
     const frames = this.work.plane(this.plane)?.frames ?? 1
     this.slider.value = String(t)
-    this.slider.setAttribute('aria-valuetext', `${t + 1} of ${frames}`)
-    this.counter.value = this.work.names[t] && this.plane === 'image' ? `${t + 1} / ${frames} · ${this.work.names[t]}` : `${t + 1} / ${frames}`
+    const { axis, first, last } = this.count
+    this.slider.setAttribute('aria-valuetext', `${this.number(t)} of ${first} to ${last}`)
+    this.counter.value = axis ? `${axis} ${this.number(t)} of ${first}–${last}` : [`${this.number(t)} / ${last}`, this.work.names[t]].filter(Boolean).join(' · ')
     this.canvas.setAttribute('aria-label', this.described())
     this.stop.abort()
     this.stop = new AbortController()
@@ -210,10 +215,10 @@ export class SliceView {
 
   private described(): string {
     const { t, y, x } = this.work.place(this.plane)
-    if (this.frameT !== t) return `${this.plane} slice ${t + 1}: loading`
+    if (this.frameT !== t) return `${this.plane} slice ${this.number(t)}: loading`
     const label = this.labels && this.frame ? this.labels[y * this.frame.columns + x] : 0
     const name = this.work.state.structures.find((each) => each.label === label)?.name ?? 'nothing outlined'
-    return `${this.plane} slice ${t + 1}, cursor at row ${y}, column ${x}: ${name}. Arrows move, Page Up and Down change the slice, Enter clicks, minus clicks outside, B begins a box.${this.work.tool === 'brush' ? ' With the brush, Enter or minus begins a stroke, arrows draw it, Enter ends it.' : BY_KEYS.has(this.work.tool) ? ' With this tool, Enter or minus begins a line, arrows draw it, Enter ends it.' : ''}`
+    return `${this.plane} slice ${this.number(t)}, cursor at row ${y}, column ${x}: ${name}. Arrows move, Page Up and Down change the slice, Enter clicks, minus clicks outside, B begins a box.${this.work.tool === 'brush' ? ' With the brush, Enter or minus begins a stroke, arrows draw it, Enter ends it.' : BY_KEYS.has(this.work.tool) ? ' With this tool, Enter or minus begins a line, arrows draw it, Enter ends it.' : ''}`
   }
 
   /** Where the slice's sides lie in the patient. */
