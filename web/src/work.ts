@@ -51,6 +51,7 @@ export class Work {
   private turn: Promise<unknown> = Promise.resolve()
   private epoch = 0
   private adding = 0 // structures that are asked for and not there yet
+  private asking = false // what was done in another tab
   private resting = 0
 
   constructor(readonly info: Info, readonly mayEdit: boolean) {
@@ -164,6 +165,22 @@ export class Work {
     const info = await api.get<Info>(`sessions/${this.info.id}`)
     this.take(info.state)
     await this.loadRows()
+  }
+
+  /** What was done in another tab meanwhile, or is being done; asked for where nothing of this one is on its way. */
+  async catchUp(): Promise<void> {
+    if (this.progress || this.pending.length || this.adding || this.asking) return
+    this.asking = true
+    try {
+      const { version, busy } = this.state
+      const { state } = await api.get<Info>(`sessions/${this.info.id}`)
+      if (state.version === version && state.busy === busy) return
+      this.take(state)
+      await this.loadRows()
+      if (state.busy && !this.progress) this.follow()
+    } finally {
+      this.asking = false
+    }
   }
 
   async loadRows(): Promise<void> {
@@ -409,8 +426,8 @@ export class Work {
     this.tell('progress')
   }
 
-  /** Frames that are worth a look, by what a correction there is expected to mend, over all structures. */
-  worthALook(): Row[] { return this.rows.filter((row) => row.why).sort((a, b) => (b.gain ?? 0) - (a.gain ?? 0)).slice(0, 8) }
+  /** Frames that are worth a look, that on which most of the outline is expected to be wrong first, over all structures. */
+  worthALook(): Row[] { return this.rows.filter((row) => row.why).sort((a, b) => (a.rank ?? 0) - (b.rank ?? 0)).slice(0, 8) }
 
   close(): void { this.stream?.close(); window.clearTimeout(this.resting) }
 }

@@ -323,7 +323,7 @@ def _results(router: APIRouter, store: SessionStore) -> None:
         session = store.get(id)
         if session.history.state.tracked is None:
             return []
-        advice = {each.row.key: each for each in session.reviews()}
+        advice = {each.row.key: (rank, each) for rank, each in enumerate(session.reviews())}
         return [
             {
                 "label": row.object,
@@ -333,7 +333,7 @@ def _results(router: APIRouter, store: SessionStore) -> None:
                 "area": row.area_px,
                 "said": row.prompted,
                 "look": row.look_here,
-                **_advised(advice.get(row.key)),
+                **_advised(*advice.get(row.key, (0, None))),
             }
             for row in session.result().rows
         ]
@@ -346,8 +346,8 @@ def _volume(session: Session) -> Volume:
     return session.image.volume
 
 
-def _advised(advice: ReviewSuggestion | None) -> dict[str, Any]:
-    return {"gain": advice.gain_px, "why": advice.reason} if advice else {}
+def _advised(rank: int, advice: ReviewSuggestion | None) -> dict[str, Any]:
+    return {"rank": rank, "gain": advice.gain_px, "why": advice.reason} if advice else {}
 
 
 def _changes(router: APIRouter, store: SessionStore) -> None:
