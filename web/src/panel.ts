@@ -271,7 +271,7 @@ export class Panel {
   private said(): HTMLElement[] {
     const { work } = this
     if (work.info.kind === 'set' || !work.state.said.length) return []
-    const copy = h('button', { title: 'All that was said, as a command: medsam2 segment …', onclick: () => this.attempt(work.options().then(copied).then(() => { copy.textContent = 'Copied' })) }, 'Copy as options')
+    const copy = h('button', { title: 'All that was said, as a command: medsam2 segment …', onclick: () => this.attempt(work.options().then(async (text) => { await copied(text); [copy.textContent, copy.title] = text.startsWith('#') ? ['Copied in part', text.replace(/\n?[^#\n][^\n]*$/, '')] : ['Copied', copy.title] })) }, 'Copy as options')
     return [copy, h('a', { class: 'button', href: `api/sessions/${work.info.id}/prompts`, download: '', title: 'All that was said, for medsam2 segment --prompts' }, icon('down'), 'Prompts')]
   }
 

@@ -381,7 +381,7 @@ export class Work {
   /** The command that says the same as was said here; the file's name is known here alone. */
   async options(): Promise<string> {
     const { text } = await api.get<{ text: string }>(this.path(`options?views=${this.views}`))
-    return this.names.length === 1 ? text.replace('IMAGE', `'${this.names[0].replace(/'/g, "'\\''")}'`) : text
+    return this.names.length === 1 ? text.replace('medsam2 segment IMAGE', () => `medsam2 segment '${this.names[0].replace(/'/g, "'\\''")}'`) : text
   }
 
   async push(): Promise<void> {

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from medical_sam2.intensity_window import CT_WINDOWS
 from medical_sam2.server import InvalidRequest, NotFound, editing
-from medical_sam2.server.gestures import MOST_POINTS, command_line, prompt_file
+from medical_sam2.server.gestures import MOST_POINTS, command_line, not_said, prompt_file
 from medical_sam2.server.pacs import SeriesRecord
 from medical_sam2.server.rendering import (
     Encoded,
@@ -316,7 +316,10 @@ def _results(router: APIRouter, store: SessionStore) -> None:
     @router.get("/sessions/{id}/options")
     def options(id: str, views: Views = "one") -> dict[str, str]:
         session = store.get(id)
-        return {"text": command_line(_volume(session), session.history.state, views, session.image.window_name)}
+        text = command_line(_volume(session), session.history.state, views, session.image.window_name)
+        found = session.result() if session.history.state.tracked else None
+        missing = not_said(session.history, found.voxels, found.rows, views) if found else ()
+        return {"text": "".join(f"# {line}\n" for line in missing) + text}
 
     @router.get("/sessions/{id}/rows")
     def rows(id: str) -> list[dict[str, Any]]:
