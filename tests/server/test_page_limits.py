@@ -190,6 +190,37 @@ def test_tracking_is_stopped_and_what_was_tracked_is_kept(
     assert {t for t in range(16) if labels(person, t).any()} == {MIDDLE}
 
 
+def test_structures_that_were_not_reached_wait_for_the_next_time(
+    person: Person, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was clicked in another plane is tracked by itself, after the first."""
+    case, page = opened(person, tmp_path), person.page
+    clicked(person, case)
+    pressed(page, "n")
+    pressed(page, "Enter")
+    expect(page.locator(".structures .name")).to_have_count(2)
+    t, y, x = PLANES["coronal"].project(case.voxel(2), case.volume.shape, case.code)
+    page.locator(".view.coronal input[type=range]").fill(str(int(t)))
+    expect(page.locator(".view.coronal .counter")).to_contain_text(f"J {int(t)} ")
+    page.get_by_role("radio", name="Box", exact=True).click()
+    person.drag("coronal", ((y - 2, x - 2), (y + 2, x + 2)), (16, 11), SPACING)
+    changes(page, 2)
+    with monkeypatch.context() as slow:
+        slow.setattr(InferenceQueue, "give_way", lambda _: time.sleep(0.5))
+        page.keyboard.press("t")
+        expect(page.locator(".go")).to_contain_text("3 of")
+        page.get_by_role("button", name="Stop and keep").click()
+        expect(page.locator(".go")).to_contain_text("stopped after")
+    changes(page, 1)
+    kept = np.array([labels(person, t) for t in range(16)])
+    volumes = page.locator(".structures .ml")
+    expect(volumes.nth(0)).to_contain_text("mL")
+    expect(volumes.nth(1)).to_have_text("this slice")
+    tracked(person)
+    expect(volumes.nth(1)).to_contain_text("mL")
+    assert np.array([labels(person, t) for t in range(16)])[kept].all()
+
+
 def test_slices_are_counted_as_the_command_line_counts_them(person: Person, tmp_path: Path) -> None:
     """From 0, along an axis of the file, that may be another one than the views' order has it, and run the other way."""
     case, page = phantom("IRA"), person.page
