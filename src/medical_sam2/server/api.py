@@ -315,11 +315,7 @@ def _results(router: APIRouter, store: SessionStore) -> None:
 
     @router.get("/sessions/{id}/options")
     def options(id: str, views: Views = "one") -> dict[str, str]:
-        session = store.get(id)
-        text = command_line(_volume(session), session.history.state, views, session.image.window_name)
-        found = session.result() if session.history.state.tracked else None
-        missing = not_said(session.history, found.voxels, found.rows, views) if found else ()
-        return {"text": "".join(f"# {line}\n" for line in missing) + text}
+        return {"text": _options(store.get(id), views)}
 
     @router.get("/sessions/{id}/rows")
     def rows(id: str) -> list[dict[str, Any]]:
@@ -340,6 +336,14 @@ def _results(router: APIRouter, store: SessionStore) -> None:
             }
             for row in session.result().rows
         ]
+
+
+def _options(session: Session, views: Views) -> str:
+    """A command that says what was said, after comments on what it does not say."""
+    text = command_line(_volume(session), session.history.state, views, session.image.window_name)
+    found = session.result() if session.history.state.tracked else None
+    missing = not_said(session.history, found.voxels, found.rows, views) if found else ()
+    return "".join(f"# {line}\n" for line in missing) + text
 
 
 def _volume(session: Session) -> Volume:
