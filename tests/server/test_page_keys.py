@@ -203,6 +203,29 @@ def test_what_is_typed_outlives_what_comes_from_the_server(person: Person, tmp_p
     person.problems.clear()  # the browser tells of what was refused
 
 
+def test_a_name_that_is_on_its_way_is_shown(person: Person, tmp_path: Path) -> None:
+    """Where the list is drawn anew before the server answers; what is typed then goes on from it."""
+    case, page = opened(person, tmp_path), person.page
+    clicked(person, case)
+    held, field = hold(page, "**/structures/1"), page.get_by_label("Name of structure 1")
+    field.fill("liver")
+    with page.expect_request("**/structures/1"):
+        person.view("axial").focus()
+    for _ in range(2):
+        page.keyboard.press("h")
+    expect(field).to_have_value("liver")
+    field.focus()
+    page.keyboard.press("End")
+    with page.expect_response("**/structures/1"):
+        held[0].continue_()
+    page.keyboard.type("s")
+    page.unroute("**/structures/1")
+    page.keyboard.press("Enter")
+    expect(field).to_have_value("livers")
+    person.page.wait_for_timeout(200)
+    assert names(page) == ["livers"]
+
+
 def test_a_preset_that_is_pressed_from_a_number_is_pressed(person: Person, tmp_path: Path) -> None:
     opened(person, tmp_path)
     page = person.page
