@@ -203,14 +203,17 @@ class Stroke:
 
     def project(self, view: View, shape_ijk: Sequence[int], axes: str = "RAS") -> Mapping[int, FramePrompt]:
         """What is shown on the frame of the plane that it was drawn in; nothing in other views."""
+        height, width = (shape_ijk[axis] for axis in view.order(axes)[1:])
+        return {t: self.on_image(places, (height, width)) for t, places in self.trace(view, shape_ijk, axes).items()}
+
+    def trace(self, view: View, shape_ijk: Sequence[int], axes: str = "RAS") -> Mapping[int, list[tuple[float, float]]]:
+        """Its places, x to the right and y down, on the frame of the plane that it was drawn in; nothing in other views."""
         for place in self.places_ijk:
             check_inside(self.kind, place, shape_ijk)
         if view.order(axes)[0] not in self.planes():
             return {}
-        t = frame_of(self.places_ijk[0], view, shape_ijk, axes)
-        places = [view.project(place, shape_ijk, axes)[:0:-1] for place in self.places_ijk]
-        height, width = (shape_ijk[axis] for axis in view.order(axes)[1:])
-        return {t: self.on_image(places, (height, width))}
+        projected = [view.project(place, shape_ijk, axes) for place in self.places_ijk]
+        return {frame_of(self.places_ijk[0], view, shape_ijk, axes): [(x, y) for _, y, x in projected]}
 
     def on_image(self, places_xy: Sequence[Sequence[float]], shape_hw: tuple[int, int]) -> FramePrompt:
         """What is shown of it where its places lie on an image."""

@@ -28,7 +28,16 @@ COLOURS: tuple[Colour, ...] = (
     (67, 170, 139),
     (255, 143, 171),
 )
-"""Of objects that were given none, by label; the ninth begins anew."""
+"""Of objects that were given none, in files, pictures and at the page; see `colour_of`."""
+
+
+def colour_of(label: int) -> Colour:
+    """The colour of an object that was given none; the ninth label begins anew.
+
+    >>> colour_of(9) == colour_of(1) == COLOURS[0]
+    True
+    """
+    return COLOURS[(label - 1) % len(COLOURS)]
 
 
 def axis_codes(affine: NDArray[np.float64]) -> str:
@@ -152,7 +161,7 @@ class Segmentation:
 
     def colour(self, label: int) -> Colour:
         """The colour of an object: the chosen one, or one of `COLOURS`."""
-        return self.colours.get(label, COLOURS[(label - 1) % len(COLOURS)])
+        return self.colours.get(label, colour_of(label))
 
     def mean_confidence(self, label: int) -> float | None:
         """Mean predicted IoU in [0, 1] of the slices with an outline of the object that nobody prompted; None without one."""

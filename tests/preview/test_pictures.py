@@ -13,11 +13,13 @@ from PIL import Image
 
 from medical_sam2 import preview
 from medical_sam2.errors import ConfigError
+from medical_sam2.io import label_table, load_segmentation, save
 from medical_sam2.preview import PreviewScene, draw_slice, whole_slice
-from medical_sam2.preview.drawing import INSIDE, PALETTE, PreviewCrop, tile
+from medical_sam2.preview.drawing import INSIDE, OUTSIDE, TEXT, PreviewCrop, tile
 from medical_sam2.prompts import Box, Mask, Point, Prompt
+from medical_sam2.strokes import Diameter, Lasso, Scribble, Stroke
 from medical_sam2.views import AXIAL, CORONAL, SAGITTAL, THREE_VIEWS, View
-from medical_sam2.volume import Segmentation, SliceConfidence, Volume
+from medical_sam2.volume import COLOURS, Segmentation, SliceConfidence, Volume
 from tests.strategies import CODES
 
 SPACING = (1.0, 1.5, 3.0)
@@ -61,7 +63,7 @@ def coloured(pixels: NDArray[np.uint8], colour: tuple[int, int, int]) -> NDArray
 @pytest.mark.parametrize(("view", "row", "column"), [(AXIAL, "A", "R"), (CORONAL, "S", "R"), (SAGITTAL, "S", "A")])
 def test_right_is_left_and_anterior_and_superior_are_up(view: View, row: str, column: str) -> None:
     """Object 1 lies right, anterior, superior: left of and above the middle; on a sagittal picture anterior is left."""
-    down, across = coloured(picture("RAS", view), PALETTE[0])
+    down, across = coloured(picture("RAS", view), COLOURS[0])
     assert down < 0.5, row
     assert across < 0.5, column
 
@@ -85,13 +87,69 @@ def test_a_click_is_marked_where_it_was_made() -> None:
     assert np.isnan(coloured(elsewhere, INSIDE)).all()
 
 
+@pytest.mark.parametrize("k", [2, 14, 19])
+def test_every_prompted_slice_is_shown(k: int) -> None:
+    """Beyond the object too, which a correction may have taken away there; in the strip of slices and in the film."""
+    volume, segmentation = phantom()
+    prompts = [Point((30, 20, 12)), Point((38, 1, k), positive=False)]
+    assert not np.isnan(coloured(np.asarray(preview.montage(volume, segmentation, prompts)), OUTSIDE)).any()
+    film = preview.animation(volume, segmentation, prompts, frames=3)
+    assert len(film) == 3
+    assert sum(not np.isnan(coloured(np.asarray(each), OUTSIDE)).any() for each in film) == 1
+
+
+def test_of_many_prompted_slices_some_are_shown() -> None:
+    volume, segmentation = phantom()
+    prompts = [Point((30, 20, k)) for k in range(20)]
+    assert len(preview.animation(volume, segmentation, prompts, frames=5)) == 5
+    assert preview.montage(volume, segmentation, prompts).width == 1200
+
+
+SIZE = (40, 30)
+LINES: dict[str, tuple[Stroke, list[tuple[float, float]], list[tuple[float, float]]]] = {
+    "scribble": (
+        Scribble(((5, 5, 3), (25, 5, 3), (25, 25, 3)), width=1),
+        [(5, 5), (15, 5), (25, 15), (25, 25)],
+        [(20, 12), (15, 15)],
+    ),
+    "lasso": (Lasso(((5, 5, 3), (25, 5, 3), (25, 25, 3))), [(15, 5), (25, 15), (15, 15)], [(22, 12), (5, 25)]),
+    "diameter": (
+        Diameter(((5, 15, 3), (25, 15, 3), (15, 8, 3), (15, 22, 3))),
+        [(8, 15), (15, 10), (15, 20)],
+        [(6, 9), (24, 21)],
+    ),
+}
+
+
+@pytest.mark.parametrize(("kind", "positive"), [*((kind, True) for kind in LINES), ("scribble", False), ("lasso", False)])
+def test_a_line_is_shown_as_it_was_drawn(kind: str, positive: bool) -> None:
+    """From place to place, and not as what the network was shown of it: a click, a filled outline, a box."""
+    drawn, along, beside = LINES[kind]
+    drawn = replace(drawn, positive=positive)
+    volume = Volume(
+        np.zeros((*SIZE, 6), np.uint8), np.diag([-1.0, -1.0, 1.0, 1.0])
+    )  # i runs to the left of the patient, j down
+    scene = PreviewScene(volume, Segmentation(np.zeros(volume.shape, np.uint8), volume.affine), [drawn])
+    pixels = np.asarray(draw_slice(scene, AXIAL, scene.frame(AXIAL), whole_slice(scene, AXIAL, 8.0))).astype(int)
+    colour = INSIDE if positive else OUTSIDE
+
+    def seen(spot: tuple[float, float]) -> bool:
+        x, y = (round((place + 0.5) * 8) for place in spot)
+        return bool((np.abs(pixels[y - 2 : y + 3, x - 2 : x + 3] - colour).sum(axis=2) < 60).any())
+
+    assert [seen(spot) for spot in along] == [True] * len(along)
+    assert [seen(spot) for spot in beside] == [False] * len(beside)
+    white = (np.abs(pixels - TEXT).sum(axis=2) < 60).any()
+    assert white != positive  # the minus
+
+
 @pytest.mark.parametrize("scale", [0.1, 0.5, 1.0, 7.0])
 def test_one_pixel_is_never_lost(scale: float) -> None:
     labels = np.zeros((50, 60), np.uint8)
     labels[20, 30] = 4
     crop = PreviewCrop((0, 0), (50, 60), (scale, scale))
     plain = np.asarray(tile(labels * 0, [], crop, {}))
-    marked = np.asarray(tile(labels * 0, [labels], crop, {4: PALETTE[1]}))
+    marked = np.asarray(tile(labels * 0, [labels], crop, {4: COLOURS[1]}))
     places = np.argwhere((marked != plain).any(axis=2)).mean(axis=0)
     np.testing.assert_allclose((places + 0.5) / scale, (20.5, 30.5), atol=0.6 / scale)
 
@@ -99,19 +157,19 @@ def test_one_pixel_is_never_lost(scale: float) -> None:
 def test_objects_that_overlap_are_both_outlined() -> None:
     outer, inner = np.zeros((50, 60), np.uint8), np.zeros((50, 60), np.uint8)
     outer[10:40, 10:50], inner[20:30, 20:40] = 1, 2
-    crop, colours = PreviewCrop((0, 0), (50, 60), (3, 3)), {1: PALETTE[0], 2: (1, 2, 250)}
+    crop, colours = PreviewCrop((0, 0), (50, 60), (3, 3)), {1: COLOURS[0], 2: (1, 2, 250)}
     both = np.asarray(tile(outer * 0, [outer, inner], crop, colours)).astype(int)
-    assert (both[:, :, 0] > 200).any()
-    assert (both[:, :, 2] > 200).any()
+    assert (both[:, :, 1] > 180).any()  # of the first colour alone
+    assert ((both[:, :, 2] > 200) & (both[:, :, 1] < 80)).any()
 
 
 def test_a_crop_shows_its_part_alone() -> None:
     labels = np.zeros((50, 60), np.uint8)
     labels[20:30, 30:40] = 1
-    away = tile(labels, [labels], PreviewCrop((0, 0), (20, 30), (2, 3)), {1: PALETTE[0]})
+    away = tile(labels, [labels], PreviewCrop((0, 0), (20, 30), (2, 3)), {1: COLOURS[0]})
     assert away.size == (90, 40)
     assert not np.asarray(away).any()
-    assert np.asarray(tile(labels, [labels], PreviewCrop((15, 25), (20, 30), (2, 3)), {1: PALETTE[0]})).any()
+    assert np.asarray(tile(labels, [labels], PreviewCrop((15, 25), (20, 30), (2, 3)), {1: COLOURS[0]})).any()
 
 
 OUTLINE = np.zeros((40, 30, 20), bool)
@@ -132,7 +190,7 @@ def test_a_montage_shows_prompts_and_objects(prompts: list[Prompt], empty: bool)
     assert (whole.mode, whole.width) == ("RGB", 600)
     plain = preview.montage(volume, segmentation, width_px=600)
     assert (plain.tobytes() == whole.tobytes()) == (not prompts)
-    assert np.isnan(coloured(np.asarray(whole), PALETTE[1])).all() == empty
+    assert np.isnan(coloured(np.asarray(whole), COLOURS[1])).all() == empty
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 1), (64, 1, 1), (1, 50, 2), (3, 3, 90)])
@@ -157,7 +215,7 @@ def test_a_film_is_written_and_read(tmp_path: Path) -> None:
         assert film.n_frames == 16  # type: ignore[attr-defined]
         assert film.info["loop"] == 0
         film.seek(8)
-        assert not np.isnan(coloured(np.asarray(film.convert("RGB")), PALETTE[0])).any()
+        assert not np.isnan(coloured(np.asarray(film.convert("RGB")), COLOURS[0])).any()
 
 
 @pytest.mark.parametrize("name", ["a.png", "a.JPG"])
@@ -181,7 +239,7 @@ def test_a_contact_sheet() -> None:
     mask[10:20, 10:20] = True
     sheet = preview.contact_sheet([grey, colour, deep], [mask, None], ["first", "second"], columns=2, tile_px=100)
     assert sheet.size == (2 * 110 + 10, 2 * 130 + 10)
-    down, across = coloured(np.asarray(sheet), PALETTE[0]) * np.array(sheet.size)[::-1]
+    down, across = coloured(np.asarray(sheet), COLOURS[0]) * np.array(sheet.size)[::-1]
     assert across == pytest.approx(10 + 25, abs=2)
     assert down == pytest.approx(10 + (100 - 67) / 2 + 25, abs=2)
 
@@ -191,7 +249,7 @@ def test_an_outline_on_a_sheet_is_one_pixel_wide() -> None:
     image, mask = np.zeros((100, 100), np.uint8), np.zeros((100, 100), bool)
     mask[40:60, 40:60] = True
     sheet = np.asarray(preview.contact_sheet([image], [mask], tile_px=100)).astype(int)
-    drawn = sheet[..., 0] > 100  # of the first colour, 255; where it is filled 41 and more
+    drawn = sheet[..., 2] > 100  # of the first colour, 240; where it is filled 38 and more
     assert drawn.sum() == pytest.approx(4 * 19, abs=8)
 
 
@@ -209,7 +267,23 @@ def test_a_sheet_gives_a_label_one_colour() -> None:
     one, two = np.zeros((2, 30, 30), np.uint8)
     one[5:20, 5:20], two[5:20, 5:20] = 1, 2
     sheet = np.asarray(preview.contact_sheet([image, image], [one, two], tile_px=60))
-    assert coloured(sheet, PALETTE[0])[1] < 0.5 < coloured(sheet, PALETTE[1])[1]
+    assert coloured(sheet, COLOURS[0])[1] < 0.5 < coloured(sheet, COLOURS[1])[1]
+
+
+def test_pictures_have_the_colours_of_the_files(tmp_path: Path) -> None:
+    """Of labels without a gap or with one, and the chosen colour where there is one."""
+    volume, segmentation = phantom()
+    labels = segmentation.labels.copy()
+    labels[segmentation.labels == 2], labels[0:4, 20:30, 8:16] = 5, 7
+    found = Segmentation(labels, volume.affine, names={1: "right", 5: "left", 7: "far"}, colours={7: (200, 10, 250)})
+    save(found, tmp_path / "found.nii.gz", volume)
+    label_table.save(found, tmp_path / "found.label")
+    written = load_segmentation(tmp_path / "found.nii.gz", volume).colours
+    assert written[5] == COLOURS[4]
+    for pixels in (preview.montage(volume, found), preview.contact_sheet([labels[:, :, 8]], [labels[:, :, 8]], tile_px=400)):
+        for label in (1, 5):
+            assert not np.isnan(coloured(np.asarray(pixels), written[label])).any()
+    assert not np.isnan(coloured(np.asarray(preview.montage(volume, found)), written[7])).any()
 
 
 def shown(segmentation: Segmentation) -> str:
@@ -222,7 +296,7 @@ def test_a_notebook_shows_the_slices_with_volumes_and_confidence() -> None:
     rows = [SliceConfidence(1, "SPL", k, sure, 100, prompted=k == 8) for k, sure in ((8, 0.1), (9, 0.7), (10, 0.9))]
     text = shown(replace(segmentation, image=volume, confidence=tuple(rows)))
     pixels = np.asarray(inline_picture(text).convert("RGB"))
-    assert not np.isnan(coloured(pixels, PALETTE[0])).any()
+    assert not np.isnan(coloured(pixels, COLOURS[0])).any()
     assert inline_picture(text).tobytes() != inline_picture(shown(segmentation)).tobytes()  # the greys of the image
     assert "<td>1</td><td>right</td><td>3.6 mL</td><td>0.80</td>" in text
     assert "<td>2</td><td>left</td><td>1.1 mL</td><td></td>" in text
@@ -234,7 +308,7 @@ def inline_picture(text: str) -> Image.Image:
 
 
 def test_without_its_image_a_segmentation_is_shown_all_the_same() -> None:
-    assert not np.isnan(coloured(np.asarray(inline_picture(shown(phantom()[1])).convert("RGB")), PALETTE[0])).any()
+    assert not np.isnan(coloured(np.asarray(inline_picture(shown(phantom()[1])).convert("RGB")), COLOURS[0])).any()
 
 
 def test_names_cannot_bring_code_into_a_notebook() -> None:

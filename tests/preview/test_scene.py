@@ -9,6 +9,7 @@ from medical_sam2.errors import GeometryError
 from medical_sam2.intensity_window import Window, percentile_window
 from medical_sam2.preview import PreviewScene
 from medical_sam2.prompts import Box, Mask, Point
+from medical_sam2.strokes import SliceRange
 from medical_sam2.views import AXIAL, CORONAL, SAGITTAL, THREE_VIEWS, View
 from medical_sam2.volume import Segmentation, Volume
 from tests.strategies import masks, shapes
@@ -52,6 +53,18 @@ def test_the_prompted_slice_is_shown() -> None:
     assert [len(scene.prompts_on(AXIAL, t)) for t in (8, 9)] == [0, 1]
     assert scene_of(labels, prompts=[box, point]).frame(AXIAL) == 7
     assert scene_of(labels, prompts=[box]).frame(CORONAL) != 1
+
+
+def test_a_correction_that_only_takes_away_is_shown() -> None:
+    """What says where the object is comes first, as it does where it is segmented anew."""
+    labels = np.zeros((9, 10, 11), np.uint8)
+    labels[2:5, 2:5, 2:5] = 1
+    outside, flat = Point((1, 6, 9), positive=False), Box((1, 7, 1), (4, 7, 4), positive=False)
+    scene = scene_of(labels, prompts=[outside, flat])
+    assert [scene.frame(view) for view in (AXIAL, CORONAL, SAGITTAL)] == [9, 10 - 1 - 6, 9 - 1 - 1]
+    assert scene_of(labels, prompts=[flat]).main_view == CORONAL
+    assert scene_of(labels, prompts=[outside, Point((1, 6, 8))]).frame(AXIAL) == 8
+    assert scene_of(labels, prompts=[SliceRange(0, 1)]).frame(AXIAL) in range(2, 5)
 
 
 def test_the_middle_is_shown_where_nothing_is() -> None:

@@ -226,6 +226,60 @@ def test_numbers_in_files(editor: Editor, tmp_path: Path) -> None:
     assert editor.do("structures")["structures"][-1]["value"] == 41  # 3, its label, is taken
 
 
+def options(editor: Editor, views: str = "one") -> list[str]:
+    """The lines that *Copy as options* gives; the last is the command."""
+    text = editor.served.http.get(f"/api/sessions/{editor.id}/options?views={views}").json()["text"]
+    lines = text.split("\n")
+    assert lines[-1].startswith("medsam2 segment IMAGE --point")
+    assert all(line.startswith("# ") for line in lines[:-1])
+    return lines[:-1]
+
+
+def test_what_the_options_do_not_say_is_told_with_them(editor: Editor) -> None:
+    assert options(editor) == []
+    assert options(editor, "six") == ["# --views six is for all; here tracked through one view: structure 1, structure 2"]
+    editor.click(3, 1, (1, 0))
+    editor.track()
+    editor.do("structures/2", name="liver")
+    editor.do("structures/1/merge", into=2)
+    told = options(editor)
+    assert told == [
+        "# not in it, as nothing is said of them: liver",
+        "# not in it: what was merged, split, finished or loaded from a file",
+    ]
+    editor.do("undo")
+    assert options(editor) == []
+    editor.do("structures/1/finish", fill_holes=True, grow_mm=1)
+    assert options(editor) == ["# not in it: what was merged, split, finished or loaded from a file"]
+    editor.do("undo")
+    editor.do("say", label=1, plane="axial", t=0, kind="erase", frames=[0, 3])
+    assert options(editor) == ["# not in it: slices that were erased of: structure 1"]
+    editor.do("structures/2/move", by=-1)
+    assert "# not in it: the order of structures (--priority)" in options(editor)
+
+
+def test_views_that_some_structures_were_tracked_through_are_told(editor: Editor) -> None:
+    editor.click(3, 1, (1, 0))
+    editor.do("track", views="three")
+    job = editor.served.store.get(editor.id).job
+    assert job
+    job.wait(60)
+    assert options(editor) == ["# --views one is for all; here tracked through several views: structure 3"]
+    assert options(editor, "three") == ["# --views three is for all; here tracked through one view: structure 1, structure 2"]
+
+
+def test_what_was_loaded_is_not_said(editor: Editor, tmp_path: Path) -> None:
+    other = Editor(editor.served, tmp_path)
+    path = tmp_path / "earlier.nii.gz"
+    path.write_bytes(editor.served.http.get(f"/api/sessions/{editor.id}/download/nii.gz").content)
+    other.do("outlines", upload=other.upload(path))
+    other.click(1, 1, (1, 0), new=False)
+    assert options(other) == [
+        "# not in it, as nothing is said of them: structure 2",
+        "# not in it: what was merged, split, finished or loaded from a file",
+    ]
+
+
 def test_statistics_are_those_of_the_command_line(editor: Editor) -> None:
     editor.do("structures/2", name="liver", value=40)
     rows = editor.served.http.get(f"/api/sessions/{editor.id}/statistics").json()

@@ -29,7 +29,7 @@ def spot(case: Phantom, plane: str) -> tuple[int, float, float]:
 def test_click_see_scroll_correct_undo_track_and_download(person: Person, tmp_path: Path, code: str) -> None:
     case, page = phantom(code, spacing_mm=(1, 1, 1.5)), person.page
     page.locator("#files").set_input_files(saved(case, tmp_path / "image.nii.gz"))
-    expect(page.locator(".view.axial .counter")).to_have_text("9 / 16")
+    expect(page.locator(".view.axial .counter")).to_have_text("K 8 of 0–15")
     t, y, x = spot(case, "axial")
     shape, spacing = (13, 11), (1.0, 1.0)
     page.locator(".view.axial input[type=range]").fill(str(t))
@@ -40,7 +40,7 @@ def test_click_see_scroll_correct_undo_track_and_download(person: Person, tmp_pa
     there = PLANES["axial"].apply(expected.labels, code)[t] > 0
     person.sees("axial", tmp_path, there, spacing)
     person.view("axial").press("PageUp")
-    expect(page.locator(".view.axial .counter")).to_have_text(f"{t + 2} / 16")
+    expect(page.locator(".view.axial .counter")).to_have_text(f"K {t + 1} of 0–15")
     person.sees("axial", tmp_path, np.zeros_like(there), spacing)
     person.view("axial").press("PageDown")
     person.click("axial", (y, x - 1), shape, spacing)

@@ -48,7 +48,7 @@ def test_slices_beside_the_shown_one_are_seen_while_nothing_else_is_done(browser
         opened(person, tmp_path)
         assert reached(network, 5)  # the middle slice, two on either side
         person.view("axial").press("PageUp")
-        expect(person.page.locator(".view.axial .counter")).to_have_text("10 / 16")
+        expect(person.page.locator(".view.axial .counter")).to_have_text("K 9 of 0–15")
         assert reached(network, 6)
         counts = []
         for number, t in enumerate((10, 3), 1):

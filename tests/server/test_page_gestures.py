@@ -39,7 +39,7 @@ def opened(person: Person, folder: Path) -> Phantom:
     """The phantom, on the page."""
     case = phantom("LPS")
     person.page.locator("#files").set_input_files(saved(case, folder / "image.nii.gz"))
-    expect(person.page.locator(".view.axial .counter")).to_have_text("9 / 16")
+    expect(person.page.locator(".view.axial .counter")).to_have_text("K 8 of 0–15")
     person.wait("axial")
     return case
 
@@ -159,8 +159,8 @@ def test_a_box_in_3d_bounds_what_is_tracked(person: Person, tmp_path: Path) -> N
     page.get_by_role("radio", name="3D box").click()
     person.drag("axial", corners, SHAPE, SPACING)
     expect(page.get_by_label("First axial slice")).to_be_visible()
-    page.get_by_label("First axial slice").fill("8")
-    page.get_by_label("Last axial slice").fill("10")
+    page.get_by_label("First axial slice").fill("7")
+    page.get_by_label("Last axial slice").fill("9")
     page.get_by_label("Last axial slice").blur()
     assert state(page)["said"] == []
     page.get_by_role("button", name="Use this box").click()
@@ -188,10 +188,10 @@ def test_a_rectangle_in_another_view_gives_the_depth(person: Person, tmp_path: P
     pressed(page, "c")
     person.drag("axial", ((4, 3), (9, 8)), SHAPE, SPACING)
     person.drag("coronal", ((3, 4), (9, 7)), (16, 11), SPACING)  # rows run down from 15
-    expect(page.get_by_label("First axial slice")).to_have_value("7")
-    expect(page.get_by_label("Last axial slice")).to_have_value("13")
-    expect(page.get_by_label("First sagittal slice")).to_have_value("5")
-    expect(page.get_by_label("First coronal slice")).to_have_value("5")
+    expect(page.get_by_label("First axial slice")).to_have_value("6")
+    expect(page.get_by_label("Last axial slice")).to_have_value("12")
+    expect(page.get_by_label("First sagittal slice")).to_have_value("4")
+    expect(page.get_by_label("First coronal slice")).to_have_value("4")
     pressed(page, "Escape")
     expect(page.get_by_label("First axial slice")).to_have_count(0)
     assert state(page)["said"] == []

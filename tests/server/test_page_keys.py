@@ -203,6 +203,29 @@ def test_what_is_typed_outlives_what_comes_from_the_server(person: Person, tmp_p
     person.problems.clear()  # the browser tells of what was refused
 
 
+def test_a_name_that_is_on_its_way_is_shown(person: Person, tmp_path: Path) -> None:
+    """Where the list is drawn anew before the server answers; what is typed then goes on from it."""
+    case, page = opened(person, tmp_path), person.page
+    clicked(person, case)
+    held, field = hold(page, "**/structures/1"), page.get_by_label("Name of structure 1")
+    field.fill("liver")
+    with page.expect_request("**/structures/1"):
+        person.view("axial").focus()
+    for _ in range(2):
+        page.keyboard.press("h")
+    expect(field).to_have_value("liver")
+    field.focus()
+    page.keyboard.press("End")
+    with page.expect_response("**/structures/1"):
+        held[0].continue_()
+    page.keyboard.type("s")
+    page.unroute("**/structures/1")
+    page.keyboard.press("Enter")
+    expect(field).to_have_value("livers")
+    person.page.wait_for_timeout(200)
+    assert names(page) == ["livers"]
+
+
 def test_a_preset_that_is_pressed_from_a_number_is_pressed(person: Person, tmp_path: Path) -> None:
     opened(person, tmp_path)
     page = person.page
@@ -212,3 +235,42 @@ def test_a_preset_that_is_pressed_from_a_number_is_pressed(person: Person, tmp_p
     page.get_by_role("button", name="all", exact=True).click()
     expect(page.get_by_role("button", name="all", exact=True)).to_have_attribute("aria-pressed", "true")
     assert np.isclose(float(width.input_value()), 0.62, atol=0.05)  # all intensities: from 0.19 to 0.81
+
+
+@pytest.mark.parametrize("by", ["mouse", "new", "other", "tool", "slice", "track", "view", "stays"])
+def test_a_corner_that_was_begun_by_keys_is_of_what_was_meant_then(person: Person, tmp_path: Path, by: str) -> None:
+    """`B` begins a box; whoever goes on to something else clicks with the next Enter, and boxes nothing."""
+    case, page = opened(person, tmp_path), person.page
+    clicked(person, case)
+    if by == "other":
+        pressed(page, "n")
+        pressed(page, "Enter")
+        expect(page.locator(".structures .name")).to_have_count(2)
+        pressed(page, "Enter")
+        changes(page, 2)
+    axial = person.view("axial")
+    axial.focus()
+    for key in ("b", "ArrowDown", "ArrowRight"):
+        pressed(page, key)
+    before = len(state(page)["said"])
+    if by == "mouse":
+        person.drag("axial", ((2, 2), (6, 6)), SHAPE, SPACING)
+        before += 1
+    elif by == "view":
+        person.view("coronal").click()
+        before += 1
+        axial.focus()
+    elif by == "track":
+        pressed(page, "t")
+        expect(page.locator(".structures .ml").first).to_contain_text("mL")
+    else:
+        for key in {"new": ("n", "Enter"), "other": ("1",), "tool": ("e", "q"), "slice": ("PageUp", "PageDown")}.get(by, ()):
+            pressed(page, key)
+            expect(axial).to_be_focused() if key == "Enter" else None
+    page.wait_for_timeout(100)
+    pressed(page, "ArrowDown")
+    pressed(page, "ArrowRight")
+    pressed(page, "Enter")
+    page.wait_for_function("() => !Number(document.querySelector('.view.axial').dataset.pending)")
+    said = state(page)["said"][before:]
+    assert [each["kind"] for each in said] == ["box" if by == "stays" else "points"]

@@ -14,8 +14,9 @@ from medical_sam2.server.inference_queue import InferenceQueue
 from medical_sam2.strokes import Diameter, ShapeInterpolation, SliceRange
 from medical_sam2.tracking import volume_tracker
 from medical_sam2.tracking.plan import PLANES
-from tests.phantoms import Phantom, segmenter
+from tests.phantoms import Phantom, phantom, segmenter
 from tests.server.browsing import Person
+from tests.server.conftest import saved
 from tests.server.test_page_gestures import LABELS, MIDDLE, SHAPE, SPACING, changes, clicked, on_slice, opened, pressed, state
 
 pytestmark = pytest.mark.usefixtures("inline")
@@ -39,15 +40,15 @@ def tracked(person: Person) -> None:
 
 def to_slice(person: Person, t: int) -> None:
     person.page.locator(".view.axial input[type=range]").fill(str(t))
-    expect(person.view("axial")).to_have_attribute("aria-label", re.compile(f"slice {t + 1},"))
+    expect(person.view("axial")).to_have_attribute("aria-label", re.compile(f"slice {t},"))
 
 
 def test_tracking_keeps_to_the_slices_that_were_given(person: Person, tmp_path: Path) -> None:
     case, page = opened(person, tmp_path), person.page
     expect(page.get_by_label("From slice")).to_be_hidden()
     clicked(person, case)
-    page.get_by_label("From slice").fill("8")
-    page.get_by_label("To slice").fill("10")
+    page.get_by_label("From slice").fill("7")
+    page.get_by_label("To slice").fill("9")
     page.get_by_role("button", name="Limit", exact=True).click()
     changes(page, 2)
     assert state(page)["said"][1]["frames"] == [7, 9]
@@ -65,15 +66,15 @@ def test_tracking_keeps_to_the_slices_that_were_given(person: Person, tmp_path: 
     tracked(person)
     assert (labels(person, 5) == on_slice(case, whole, 5)).all()
     pressed(page, "z", 2)
-    expect(page.get_by_label("From slice")).to_have_value("8")
+    expect(page.get_by_label("From slice")).to_have_value("7")
     assert not labels(person, 5).any()
 
 
 def test_limits_that_leave_out_what_was_clicked_are_refused(person: Person, tmp_path: Path) -> None:
     case, page = opened(person, tmp_path), person.page
     clicked(person, case)
-    page.get_by_label("From slice").fill("2")
-    page.get_by_label("To slice").fill("4")
+    page.get_by_label("From slice").fill("1")
+    page.get_by_label("To slice").fill("3")
     page.get_by_label("To slice").press("Enter")
     expect(page.locator(".alert")).to_contain_text("leave out")
     assert len(state(page)["said"]) == 1
@@ -150,8 +151,8 @@ def test_a_range_of_slices_is_erased_at_once_and_stays_so(person: Person, tmp_pa
     assert before[5].any()
     page.get_by_role("button", name="Erase", exact=True).click()
     expect(page.locator(".alert")).to_contain_text("from which slice")
-    page.get_by_label("From slice").fill("1")
-    page.get_by_label("To slice").fill("7")
+    page.get_by_label("From slice").fill("0")
+    page.get_by_label("To slice").fill("6")
     page.get_by_role("button", name="Erase", exact=True).click()
     changes(page, 1)
     expected = [np.zeros(SHAPE, bool) if t <= 6 else before[t] for t in range(16)]
@@ -187,3 +188,70 @@ def test_tracking_is_stopped_and_what_was_tracked_is_kept(
     pressed(page, "z")
     changes(page, 1)
     assert {t for t in range(16) if labels(person, t).any()} == {MIDDLE}
+
+
+def test_structures_that_were_not_reached_wait_for_the_next_time(
+    person: Person, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was clicked in another plane is tracked by itself, after the first."""
+    case, page = opened(person, tmp_path), person.page
+    clicked(person, case)
+    pressed(page, "n")
+    pressed(page, "Enter")
+    expect(page.locator(".structures .name")).to_have_count(2)
+    t, y, x = PLANES["coronal"].project(case.voxel(2), case.volume.shape, case.code)
+    page.locator(".view.coronal input[type=range]").fill(str(int(t)))
+    expect(page.locator(".view.coronal .counter")).to_contain_text(f"J {int(t)} ")
+    page.get_by_role("radio", name="Box", exact=True).click()
+    person.drag("coronal", ((y - 2, x - 2), (y + 2, x + 2)), (16, 11), SPACING)
+    changes(page, 2)
+    with monkeypatch.context() as slow:
+        slow.setattr(InferenceQueue, "give_way", lambda _: time.sleep(0.5))
+        page.keyboard.press("t")
+        expect(page.locator(".go")).to_contain_text("3 of")
+        page.get_by_role("button", name="Stop and keep").click()
+        expect(page.locator(".go")).to_contain_text("stopped after")
+    changes(page, 1)
+    kept = np.array([labels(person, t) for t in range(16)])
+    volumes = page.locator(".structures .ml")
+    expect(volumes.nth(0)).to_contain_text("mL")
+    expect(volumes.nth(1)).to_have_text("this slice")
+    tracked(person)
+    expect(volumes.nth(1)).to_contain_text("mL")
+    assert np.array([labels(person, t) for t in range(16)])[kept].all()
+
+
+def test_slices_are_counted_as_the_command_line_counts_them(person: Person, tmp_path: Path) -> None:
+    """From 0, along an axis of the file, that may be another one than the views' order has it, and run the other way."""
+    case, page = phantom("IRA"), person.page
+    page.locator("#files").set_input_files(saved(case, tmp_path / "image.nii.gz"))
+    expect(page.locator(".view.axial .counter")).to_have_text("I 7 of 0–15")
+    expect(page.locator(".view.axial input[type=range]")).to_have_attribute("aria-valuetext", "7 of 0 to 15")
+    person.view("axial").focus()
+    pressed(page, "PageUp")
+    expect(page.locator(".view.axial .counter")).to_have_text("I 6 of 0–15")
+    pressed(page, "PageDown")
+    clicked(person, case)
+    expect(page.get_by_label("Slices of").locator("option").first).to_have_text("axial I")
+    page.get_by_label("From slice").fill("4")
+    page.get_by_label("To slice").fill("9")
+    page.get_by_role("button", name="Limit", exact=True).click()
+    changes(page, 2)
+    assert [page.get_by_label(f"{end} slice").input_value() for end in ("From", "To")] == ["4", "9"]
+    text = page.evaluate("async () => (await (await fetch('api/sessions/' + location.hash.slice(1) + '/options')).json()).text")
+    assert "--slices 1:4 9" in text
+    tracked(person)
+    found = page.locator(".look .line").first
+    plane, axis, number = found.locator("span").inner_text().split()
+    found.click()
+    expect(page.locator(f".view.{plane} .counter")).to_have_text(re.compile(rf"^{axis} {number} of 0–\d+$"))
+    pressed(page, "c")
+    person.drag("axial", ((4, 3), (9, 8)), SHAPE, SPACING)
+    first, last = (int(page.get_by_label(f"{end} axial slice").input_value()) for end in ("First", "Last"))
+    assert first < last
+    page.get_by_label("Last axial slice").fill("9")
+    page.get_by_label("First axial slice").fill("3")
+    page.get_by_label("First axial slice").blur()
+    page.get_by_role("button", name="Use this box").click()
+    page.wait_for_function("() => !Number(document.querySelector('.view.axial').dataset.pending)")
+    assert state(page)["said"][-1]["frames"] == [15 - 9, 15 - 3]

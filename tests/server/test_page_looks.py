@@ -201,7 +201,7 @@ def test_title_tool_and_place_come_back_and_names_go_with_the_session(person: Pe
     page.get_by_label("Width", exact=True).press("Enter")
     page.get_by_label("Views").select_option("three")
     page.reload()
-    expect(page.locator(".view.axial .counter")).to_have_text("5 / 16")
+    expect(page.locator(".view.axial .counter")).to_have_text("K 4 of 0–15")
     expect(page.get_by_role("radio", name="Box", exact=True)).to_have_attribute("aria-checked", "true")
     expect(page.get_by_label("Width", exact=True)).to_have_value("0.5")
     expect(page.get_by_label("Views")).to_have_value("three")

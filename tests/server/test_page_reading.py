@@ -125,6 +125,16 @@ def test_what_was_said_as_options_and_as_a_file(person: Person, tmp_path: Path) 
     assert words[:4] == ["medsam2", "segment", "image.nii.gz", "--point"]
     place = [float(words[4].removeprefix("1:")), *map(float, words[5:7])]
     assert place == pytest.approx([5, 6, MIDDLE], abs=0.1)
+    page.get_by_label("Views").select_option("three")
+    page.keyboard.press("t")
+    expect(page.locator(".go")).to_contain_text("All changes are applied")
+    page.get_by_label("Views").select_option("one")
+    page.get_by_role("button", name="Copy as options").click()
+    part = page.get_by_role("button", name="Copied in part")
+    expect(part).to_have_attribute("title", "# --views one is for all; here tracked through several views: structure 1")
+    comment, command = page.evaluate("() => navigator.clipboard.readText()").split("\n")
+    assert comment.startswith("# --views one")
+    assert shlex.split(command) == words
     with page.expect_download() as download:
         page.get_by_role("link", name="Prompts").click()
     assert download.value.suggested_filename == "prompts.json"
@@ -242,9 +252,9 @@ def test_what_is_out_of_sight_has_no_text(person: Person, tmp_path: Path) -> Non
     page.wait_for_timeout(200)
     page.evaluate("() => { window.placed = [] }")
     page.mouse.wheel(0, -100)
-    expect(page.locator(".view.axial .counter")).to_have_text("10 / 16")
+    expect(page.locator(".view.axial .counter")).to_have_text("K 9 of 0–15")
     page.mouse.wheel(0, 100)
-    expect(page.locator(".view.axial .counter")).to_have_text("9 / 16")
+    expect(page.locator(".view.axial .counter")).to_have_text("K 8 of 0–15")
     page.wait_for_timeout(300)
     assert page.evaluate("window.placed") == []
 

@@ -43,7 +43,7 @@ def test_a_dicom_series(person: Person, tmp_path: Path) -> None:
     case = phantom("RAS", spacing_mm=spacing)
     Series(case.volume.affine, np.rint(200 * np.asarray(case.volume.array, float)).astype(np.int16)).write(folder)
     page.locator("#folder").set_input_files(folder)
-    expect(page.locator(".view.axial .counter")).to_have_text("9 / 16")
+    expect(page.locator(".view.axial .counter")).to_have_text("K 8 of 0–15")
     person.wait("axial")
     assert CANARY not in page.content()
     source = io.load(folder)
@@ -117,7 +117,7 @@ def test_a_volume_is_hung_by_its_modality(person: Person, tmp_path: Path, hounsf
     volume = replace(case.volume, array=array)
     page.locator("#files").set_input_files(saved(replace(case, volume=volume), tmp_path / "image.nii.gz"))
     t = array.shape[2] // 2
-    expect(page.locator(".view.axial .counter")).to_have_text(f"{t + 1} / {array.shape[2]}")
+    expect(page.locator(".view.axial .counter")).to_have_text(f"K {t} of 0–{array.shape[2] - 1}")
     person.wait("axial")
     auto = page.get_by_role("button", name="auto: soft" if hounsfield else "auto: percentiles 0.5 to 99.5", exact=True)
     expect(auto).to_have_attribute("aria-pressed", "true")

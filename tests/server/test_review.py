@@ -14,6 +14,7 @@ from medical_sam2.tracking.confidence import ReviewSuggestion, expect_wrong, sug
 from medical_sam2.volume import SliceConfidence
 from tests.phantoms import phantom
 from tests.server.browsing import Person
+from tests.server.conftest import Served, saved
 from tests.server.test_page_gestures import clicked, opened
 
 IMAGE = SessionVolume(phantom("LPS").volume)
@@ -68,6 +69,48 @@ def test_large_slices_do_not_hide_those_that_are_wrong() -> None:
 
 
 @pytest.mark.usefixtures("inline")
+def test_the_page_has_the_order_of_what_is_suggested(person: Person, tmp_path: Path) -> None:
+    """The slice that is wrong for the most part before one where a correction mends more voxels."""
+    case, page = opened(person, tmp_path), person.page
+    clicked(person, case)
+    told = [
+        {
+            "label": 1,
+            "plane": "axial",
+            "t": t,
+            "sure": 0.5,
+            "area": 9,
+            "said": False,
+            "look": False,
+            "rank": rank,
+            "gain": gain,
+            "why": "unsure",
+        }
+        for t, rank, gain in [(3, 2, 50), (4, 0, 5), (5, 1, 90), *((t, t, 500 - t) for t in range(6, 13))]
+    ]
+    page.route("**/rows", lambda route: route.fulfill(json=told))
+    page.keyboard.press("t")
+    expect(page.locator(".look button span").first).to_have_text("axial K 4")
+    assert page.locator(".look button span").all_inner_texts() == [f"axial K {t}" for t in (4, 5, 3, 6, 7, 8, 9, 10)]
+
+
+def test_rows_tell_the_place_among_what_is_suggested(tmp_path: Path, served: Served) -> None:
+    id = served.upload(saved(phantom("LPS"), tmp_path / "image.nii.gz"))
+    served.post(f"sessions/{id}/structures", version=0, name="")
+    click = {"label": 1, "plane": "axial", "t": 8, "kind": "points", "points": [[6, 5]], "positive": [True]}
+    served.post(f"sessions/{id}/say", version=1, **click)
+    served.post(f"sessions/{id}/track", version=2, views="three")
+    place = served.store.get(id)
+    assert place.job
+    place.job.wait(30)
+    ranked = [each.row.key for each in place.reviews()]
+    rows = served.http.get(f"/api/sessions/{id}/rows").json()
+    advised = sorted((row for row in rows if "why" in row), key=lambda row: row["rank"])
+    assert [(row["label"], row["plane"], row["t"]) for row in advised] == ranked
+    assert len(ranked) > 1
+
+
+@pytest.mark.usefixtures("inline")
 def test_the_page_lists_them_and_leads_there(person: Person, tmp_path: Path) -> None:
     case, page = opened(person, tmp_path), person.page
     clicked(person, case)
@@ -77,5 +120,5 @@ def test_the_page_lists_them_and_leads_there(person: Person, tmp_path: Path) -> 
     expect(first.locator("small")).to_have_attribute("title", re.compile(r"may mend about \d+ voxels"))
     page.keyboard.press("l")
     assert page.evaluate("() => document.querySelector('.look button span').textContent") == (
-        "axial " + (page.locator(".view.axial .counter").text_content() or "").split(" ")[0]
+        "axial " + (page.locator(".view.axial .counter").text_content() or "").split(" of ")[0]
     )

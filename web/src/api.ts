@@ -19,7 +19,7 @@ export interface Summary { id: string; kind: 'volume' | 'set' | 'damaged'; plane
 export interface About {
   library: { id: number; name: string; kind: string }[]; single: boolean; pacs: boolean; most_upload_mb: number; may_edit: boolean; visitor: string; windows: Record<string, [number, number]>
 }
-export interface Row { label: number; plane: Plane; t: number; sure: number; area: number; said: boolean; look: boolean; gain?: number; why?: string }
+export interface Row { label: number; plane: Plane; t: number; sure: number; area: number; said: boolean; look: boolean; rank?: number; gain?: number; why?: string }
 export interface Frame { rows: number; columns: number; channels: number; low: number; high: number; codes: Uint16Array | Uint8Array }
 export interface Told { kind: string; done: number; total: number; plane: Plane; t: number; message: string }
 export interface Gesture {

@@ -13,6 +13,7 @@ const app = document.getElementById('app') as HTMLElement
 const alerts = h('div', { class: 'alerts', role: 'alert' })
 document.body.append(alerts)
 let opened: Work | null = null
+let leave = (): void => undefined // what is open
 
 /** Do something; if it fails, say why in words. */
 function attempt(what: Promise<unknown>): void {
@@ -37,7 +38,7 @@ async function home(first = false): Promise<void> {
 
 const KEYS: [string, string][] = [
   ['Q A X C S E G D V', 'tool: inside, outside, box, 3D box, lasso, scribble, diameter, brush, look'], ['M J R', 'tool: ruler, angle, region'], ['I, Shift', 'what is drawn is outside (box, 3D box, lasso, scribble); the brush erases'], ['Arrows', 'move the cross hair (Shift: ten pixels)'], ['Page Up/Down, wheel', 'next or previous slice'],
-  ['Enter, −', 'click inside, click outside, at the cross hair'], ['B … Enter', 'box from here to there; with the tool 3D box, Enter once more uses it'], ['Enter … Enter, − … Enter', 'with the brush: paint, wipe, along the arrows'], ['Enter … Enter, − … Enter', 'scribble, lasso, diameter: along the arrows, inside or outside'], ['K', 'the brush paints a ball over neighbouring slices, or a disc'], ['[ ]', 'size of the brush, width of the scribble'], ['T, Esc', 'apply to volume, cancel'], ['Z, Y', 'undo, redo'],
+  ['Enter, −', 'click inside, click outside, at the cross hair'], ['B … Enter', 'box from here to there, by the arrows (by the mouse: X); with the tool 3D box, Enter once more uses it'], ['Enter … Enter, − … Enter', 'with the brush: paint, wipe, along the arrows'], ['Enter … Enter, − … Enter', 'scribble, lasso, diameter: along the arrows, inside or outside'], ['K', 'the brush paints a ball over neighbouring slices, or a disc'], ['[ ]', 'size of the brush, width of the scribble'], ['T, Esc', 'apply to volume, cancel'], ['Z, Y', 'undo, redo'],
   ['N … Enter, Esc', 'new structure and its name; Esc keeps the usual name, a click does too'], ['1–9', 'choose a structure'], ['L', 'review next'], ['H', 'hide the structure, show it again'], ['O, U', 'outlines, uncertainty'], ['W', 'next window (right drag: by hand)'], ['F', 'one view large, all views'], ['Ctrl + wheel', 'zoom (middle drag: pan)'],
 ]
 
@@ -101,9 +102,14 @@ function open(info: Info, names: string[], stem: string, about: About): void {
   fill(app, h('div', { class: `work${work.mayEdit ? '' : ' looking'}` }, bar, panel.element, grid))
   const keys = (event: KeyboardEvent): void => key(event, work, panel, views, large)
   const keep = (): void => memory.keep(work)
-  window.addEventListener('pagehide', keep)
-  const leave = (): void => { keep(); window.removeEventListener('pagehide', keep); work.close(); panel.structures.close(); document.removeEventListener('keydown', keys) }
-  document.addEventListener('keydown', keys)
+  const back = (): void => { if (document.visibilityState === 'visible') void work.catchUp().catch(() => undefined) } // the next gesture says it, if the server is gone
+  const gone = new AbortController()
+  const until = { signal: gone.signal }
+  window.addEventListener('pagehide', keep, until)
+  window.addEventListener('focus', back, until)
+  document.addEventListener('visibilitychange', back, until)
+  document.addEventListener('keydown', keys, until)
+  leave = () => { leave = () => undefined; opened = null; keep(); gone.abort(); work.close(); panel.structures.close() }
   views[0]?.canvas.focus()
 }
 
@@ -165,17 +171,21 @@ function key(event: KeyboardEvent, work: Work, panel: Panel, views: SliceView[],
   event.preventDefault()
 }
 
-async function begin(): Promise<void> {
+/** The session that the address names, or the first page. */
+async function begin(first: boolean): Promise<void> {
   const id = location.hash.slice(1)
   if (/^[0-9a-f]{32}$/.test(id)) {
     try {
       const [info, about] = await Promise.all([api.get<Info>(`sessions/${id}`), api.get<About>('about')])
+      leave()
       return open(info, [], '', about)
     } catch (error) {
       if (!(error instanceof api.Problem) || error.status !== 404) throw error
     }
   }
-  await home(true)
+  leave()
+  await home(first)
 }
 
-attempt(begin())
+window.addEventListener('hashchange', () => { if (location.hash.slice(1) !== (opened?.info.id ?? '')) attempt(begin(false)) })
+attempt(begin(true))

@@ -5,6 +5,7 @@ import { fill, h, icon, leave, redraw } from './dom'
 import { FusionPanel } from './fusion'
 import { stem } from './memory'
 import { download } from './names'
+import { counted } from './reading'
 import type { Range } from './shapes'
 import { Structures } from './structures'
 import type { Change, Tool, Work } from './work'
@@ -114,7 +115,7 @@ export class Panel {
     fill(this.range, field(0, 'from'), field(1, 'to'), work.info.unit || null)
   }
 
-  /** The box in 3D that is not yet used: its slices along each axis, as the views count them; fields stay, so that one can go on to the next. */
+  /** The box in 3D that is not yet used: its slices along each axis, as the command line counts them; fields stay, so that one can go on to the next. */
   private boxing(): void {
     const { work } = this
     if (work.tool !== 'solid' || !work.solid) {
@@ -123,23 +124,27 @@ export class Panel {
     }
     if (!this.fields.length) {
       this.fields = (['axial', 'coronal', 'sagittal'] as const).map((plane) => this.field(plane))
-      fill(this.solid, ...this.fields.map(({ plane, first, last }) => h('div', { class: 'row' }, h('span', { class: 'name' }, plane), first, '–', last)),
+      fill(this.solid, ...this.fields.map(({ plane, first, last }) => h('div', { class: 'row' }, h('span', { class: 'name' }, `${plane} ${this.axis(plane)}`), first, '–', last)),
         h('div', { class: 'row' }, h('button', { class: 'primary', title: 'Enter', onclick: () => this.attempt(work.use()) }, work.solid.inside ? 'Use this box' : 'Exclude this box'), h('button', { title: 'Esc', onclick: () => work.discard() }, 'Discard')))
     }
     for (const { plane, first, last } of this.fields) {
       const { t } = work.cutOf(work.solid.span, plane)
-      first.value = String(t[0] + 1)
-      last.value = String(t[1] + 1)
+      ;[first.value, last.value] = this.numbers(plane, t)
     }
   }
 
+  private axis(plane: Plane): string { return counted(this.work.plane(plane)).axis }
+
+  /** The first and the last slice of a range, as they are counted. */
+  private numbers(plane: Plane, range: number[]): string[] { return range.map(counted(this.work.plane(plane)).of).sort((a, b) => a - b).map(String) }
+
   private field(plane: 'axial' | 'coronal' | 'sagittal'): Field {
-    const most = this.work.plane(plane)?.frames ?? 1
+    const count = counted(this.work.plane(plane))
     const take = (): void => {
-      const [low, high] = [first, last].map((each) => Math.max(1, Math.min(most, Math.round(Number(each.value)) || 1)) - 1).sort((a, b) => a - b)
+      const [low, high] = [first, last].map((each) => count.frame(Number(each.value))).sort((a, b) => a - b)
       this.work.resize(plane, low < high ? [low, high] : low ? [low - 1, low] : [0, 1])
     }
-    const input = (what: string): HTMLInputElement => h('input', { type: 'number', min: '1', max: String(most), 'aria-label': `${what} ${plane} slice`, onkeydown: leave, onchange: take })
+    const input = (what: string): HTMLInputElement => h('input', { type: 'number', min: String(count.first), max: String(count.last), 'aria-label': `${what} ${plane} slice`, onkeydown: leave, onchange: take })
     const [first, last] = [input('First'), input('Last')]
     return { plane, first, last }
   }
@@ -147,11 +152,11 @@ export class Panel {
   /** Between which slices the chosen structure is tracked, and whether shapes between its outlines are expected. */
   private limiting(): void {
     const { work, attempt } = this
-    const plane = h('select', { 'aria-label': 'Slices of' }, ...['axial', 'coronal', 'sagittal'].map((name) => h('option', {}, name)))
-    const [first, last] = ['From', 'To'].map((what) => h('input', { type: 'number', min: '1', 'aria-label': `${what} slice`, placeholder: what.toLowerCase(), onkeydown: (event: KeyboardEvent) => { if (event.key === 'Enter') set() } }))
-    const frames = (): number => work.plane(plane.value as Plane)?.frames ?? 1
+    const plane = h('select', { 'aria-label': 'Slices of' }, ...(['axial', 'coronal', 'sagittal'] as const).map((name) => h('option', { value: name }, `${name} ${this.axis(name)}`)))
+    const [first, last] = ['From', 'To'].map((what) => h('input', { type: 'number', min: '0', 'aria-label': `${what} slice`, placeholder: what.toLowerCase(), onkeydown: (event: KeyboardEvent) => { if (event.key === 'Enter') set() } }))
     const range = (): Range => {
-      const [low, high] = [first, last].map((each, i) => Math.max(1, Math.min(frames(), Math.round(Number(each.value)) || [1, frames()][i])) - 1).sort((a, b) => a - b)
+      const count = counted(work.plane(plane.value as Plane))
+      const [low, high] = [first, last].map((each, i) => count.frame(each.value ? Number(each.value) : [count.first, count.last][i])).sort((a, b) => a - b)
       return [low, high]
     }
     const set = (): void => attempt(work.limit(plane.value as Plane, range()))
@@ -163,7 +168,7 @@ export class Panel {
     const show = (): void => {
       const [limits, joined] = [work.ofWhole('slices'), !!work.ofWhole('interpolate')]
       if (limits) plane.value = limits.plane
-      if (![first, last].includes(document.activeElement as HTMLInputElement)) [first.value, last.value] = limits ? limits.frames.map((t) => String(t + 1)) : ['', '']
+      if (![first, last].includes(document.activeElement as HTMLInputElement)) [first.value, last.value] = limits ? this.numbers(limits.plane, limits.frames) : ['', '']
       limit.disabled = erase.disabled = !work.active?.said || !!work.progress
       all.disabled = !limits
       join.disabled = !joined && !work.joinable
@@ -206,7 +211,7 @@ export class Panel {
     const found = this.work.worthALook()
     const name = (label: number): string => this.work.state.structures.find((each) => each.label === label)?.name ?? ''
     const button = (row: (typeof found)[number]): HTMLElement =>
-      h('button', { class: `line${row.look ? ' unsure' : ''}`, onclick: () => this.jump(row) }, h('span', {}, `${row.plane} ${row.t + 1}`), h('small', { title: `A correction here may mend about ${row.gain} voxels` }, `${name(row.label)} · ${row.why}`))
+      h('button', { class: `line${row.look ? ' unsure' : ''}`, onclick: () => this.jump(row) }, h('span', {}, [row.plane, this.axis(row.plane), counted(this.work.plane(row.plane)).of(row.t)].filter((part) => part !== '').join(' ')), h('small', { title: `A correction here may mend about ${row.gain} voxels` }, `${name(row.label)} · ${row.why}`))
     fill(this.look, ...found.map(button))
     if (!found.length) fill(this.look, h('p', { class: 'fine' }, `${this.work.info.kind === 'set' ? 'Images' : 'Slices'} where a look is worth most are listed here.`))
   }
@@ -266,7 +271,7 @@ export class Panel {
   private said(): HTMLElement[] {
     const { work } = this
     if (work.info.kind === 'set' || !work.state.said.length) return []
-    const copy = h('button', { title: 'All that was said, as a command: medsam2 segment …', onclick: () => this.attempt(work.options().then(copied).then(() => { copy.textContent = 'Copied' })) }, 'Copy as options')
+    const copy = h('button', { title: 'All that was said, as a command: medsam2 segment …', onclick: () => this.attempt(work.options().then(async (text) => { await copied(text); [copy.textContent, copy.title] = text.startsWith('#') ? ['Copied in part', text.replace(/\n?[^#\n][^\n]*$/, '')] : ['Copied', copy.title] })) }, 'Copy as options')
     return [copy, h('a', { class: 'button', href: `api/sessions/${work.info.id}/prompts`, download: '', title: 'All that was said, for medsam2 segment --prompts' }, icon('down'), 'Prompts')]
   }
 

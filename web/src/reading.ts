@@ -9,6 +9,18 @@ const times = (matrix: Rows, place: number[]): number[] => matrix.map((row) => r
 /** Voxel of the file, from 0, of a frame's row and column. */
 export function voxel(plane: PlaneInfo, t: number, [y, x]: Spot): number[] { return plane.voxel ? times(plane.voxel, [t, Math.round(y), Math.round(x)]) : [] }
 
+/** How the slices of a plane are counted: along an axis of the file, as the command line does, which may run the other way; images from 1. */
+export interface Count { axis: string; first: number; last: number; of: (t: number) => number; frame: (number: number) => number }
+
+export function counted(plane: PlaneInfo | undefined): Count {
+  const most = (plane?.frames ?? 1) - 1
+  const along = plane?.voxel?.findIndex((row) => Math.abs(row[0]) > 0.5) ?? -1
+  const [step, from] = along < 0 ? [1, 1] : [plane?.voxel?.[along][0] ?? 1, plane?.voxel?.[along][3] ?? 0]
+  const of = (t: number): number => from + step * t
+  const ends = [of(0), of(most)]
+  return { axis: 'IJK'[along] ?? '', first: Math.min(...ends), last: Math.max(...ends), of, frame: (number) => Math.max(0, Math.min(most, Math.round((number - from) / step))) }
+}
+
 /** Intensity of a pixel; red, green and blue of a colour image. */
 export function intensity(frame: Frame, [y, x]: Spot): number[] {
   const at = Math.round(y) * frame.columns + Math.round(x)

@@ -21,6 +21,7 @@ export class Structures {
   private readonly details = h('dialog', { class: 'details', 'aria-label': 'Structure', onkeydown: (event: KeyboardEvent) => { if (event.key === 'Escape') { this.details.close(); back(null) } } })
   private readonly table = h('dialog', { class: 'help', 'aria-label': 'Statistics' })
   private shown = 0
+  private readonly renaming = new Map<number, string>() // names that are on their way
   private naming: { item: HTMLElement; before: Set<number> } | null = null // a new structure whose name is being typed
 
   constructor(private readonly work: Work, private readonly attempt: (what: Promise<unknown>) => void) {
@@ -95,7 +96,15 @@ export class Structures {
 
   private item(each: Structure): HTMLElement {
     const { work } = this
-    const name = h('input', { class: 'name', value: each.name, maxlength: '80', readonly: !work.mayEdit, 'aria-label': `Name of structure ${each.label}`, onchange: () => this.attempt(work.rename(each.label, name.value, '').catch((error: unknown) => { name.value = each.name; throw error })), onfocus: () => this.choose(each.label),
+    const rename = async (): Promise<void> => {
+      const wanted = name.value
+      this.renaming.set(each.label, wanted)
+      try { await work.rename(each.label, wanted, '') } catch (error) { name.value = each.name; throw error } finally {
+        if (this.renaming.get(each.label) === wanted) this.renaming.delete(each.label)
+        this.draw()
+      }
+    }
+    const name = h('input', { class: 'name', value: this.renaming.get(each.label) ?? each.name, maxlength: '80', readonly: !work.mayEdit, 'aria-label': `Name of structure ${each.label}`, onchange: () => this.attempt(rename()), onfocus: () => this.choose(each.label),
       onkeydown: (event: KeyboardEvent) => { if (event.isComposing || (event.key !== 'Enter' && event.key !== 'Escape')) return; if (event.key === 'Escape') name.value = each.name; back(null); event.preventDefault() } })
     const colour = h('input', { type: 'color', value: each.colour, disabled: !work.mayEdit, 'aria-label': `Colour of ${each.name}`, onchange: () => this.attempt(work.rename(each.label, '', colour.value).catch((error: unknown) => { colour.value = each.colour; throw error })) })
     const { hidden } = work.look(each.label)

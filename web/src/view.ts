@@ -6,14 +6,16 @@ import { fill, h, icon } from './dom'
 import { fuse } from './fusion'
 import { measured, measures, paintMeasure } from './measure'
 import type { Ruler } from './measure'
-import { reading, scale } from './reading'
+import { counted, reading, scale } from './reading'
+import type { Count } from './reading'
 import { corners, mark, shape, thinned } from './shapes'
 import type { At, Spot } from './shapes'
 import type { Change, Draft, Work } from './work'
 
 type Drawn = 'box' | 'solid' | 'lasso' | 'scribble' | 'diameter'
 interface Drag { from: Spot; line: Spot[]; kind: Drawn | Ruler | 'brush' | 'window' | 'pan'; inside: boolean; x: number; y: number }
-interface Keyed { kind: 'lasso' | 'scribble' | 'diameter'; line: Spot[]; inside: boolean }
+interface Keyed { kind: Drawn; line: Spot[]; inside: boolean; of: number }
+const BY_ENDS = new Set<string>(['box', 'solid', 'diameter']) // two places tell all
 const BY_KEYS = new Set<string>(['lasso', 'scribble', 'diameter'])
 const DRAWN = new Set<string>(['box', 'solid', 'lasso', 'scribble', 'diameter', 'brush', 'ruler', 'angle', 'region'])
 const COLOUR = '#4cc9f0' // of the first structure
@@ -36,8 +38,7 @@ export class SliceView {
   private zoom = 1
   private shift: Spot = [0, 0]
   private drag: Drag | null = null
-  private keyed: Keyed | null = null // what is being drawn by keys
-  private corner: Spot | null = null
+  private keyed: Keyed | null = null // what is being drawn by keys, and of which structure (0: one to come)
   private stroke: Stroke | null = null
   private hover: Spot | null = null
   private stop = new AbortController()
@@ -57,27 +58,43 @@ export class SliceView {
   }
 
   private on(change: Change): void {
-    if (change === 'cursor') { if (this.work.place(this.plane).t !== this.shownT) void this.load(); else this.paint() }
+    this.hold()
+    if (change === 'cursor') { if (this.work.place(this.plane).t !== this.shownT) { this.drop(); void this.load() } else this.paint() }
     if (change === 'labels' || change === 'overlay') void this.loadLabels()
     if (change === 'window') { this.drawImage(); this.paint() }
     if (change === 'state' || change === 'looks') { this.drawTint(); this.paint() }
     if (change === 'fusion') void this.load()
     if (change === 'rows') this.paintStrip()
-    if (change === 'tool') { this.canvas.dataset.tool = this.work.tool; this.drop(); this.paint() }
+    if (change === 'tool') {
+      if (this.keyed && (this.keyed.kind === 'box' || this.keyed.kind === 'solid') && this.canvas.dataset.tool === this.work.tool) this.keyed.inside = !this.work.outside
+      else this.drop()
+      this.canvas.dataset.tool = this.work.tool
+      this.paint()
+    }
     if (change === 'brush' || change === 'pending' || change === 'solid') this.paint()
   }
 
-  go(t: number): void { const { y, x } = this.work.place(this.plane); this.corner = null; this.drop(); this.work.move(this.plane, t, y, x) }
+  go(t: number): void { const { y, x } = this.work.place(this.plane); this.drop(); this.work.move(this.plane, t, y, x) }
   private drop(): void { this.stroke = this.keyed = null }
+
+  /** What was begun by keys is of the structure that was chosen then; where another one is chosen it is dropped. */
+  private hold(): void {
+    if (!this.keyed) return
+    if (this.keyed.of && this.keyed.of !== this.work.meant) { this.keyed = null; this.paint() } else this.keyed.of = this.work.meant
+  }
   step(by: number): void { this.go(this.work.place(this.plane).t + by) }
+
+  private get count(): Count { return counted(this.work.plane(this.plane)) }
+  private number(t: number): number { return this.count.of(t) }
 
   private async load(): Promise<void> {
     const { t } = this.work.place(this.plane)
     this.shownT = t
     const frames = this.work.plane(this.plane)?.frames ?? 1
     this.slider.value = String(t)
-    this.slider.setAttribute('aria-valuetext', `${t + 1} of ${frames}`)
-    this.counter.value = this.work.names[t] && this.plane === 'image' ? `${t + 1} / ${frames} · ${this.work.names[t]}` : `${t + 1} / ${frames}`
+    const { axis, first, last } = this.count
+    this.slider.setAttribute('aria-valuetext', `${this.number(t)} of ${first} to ${last}`)
+    this.counter.value = axis ? `${axis} ${this.number(t)} of ${first}–${last}` : [`${this.number(t)} / ${last}`, this.work.names[t]].filter(Boolean).join(' · ')
     this.canvas.setAttribute('aria-label', this.described())
     this.stop.abort()
     this.stop = new AbortController()
@@ -198,10 +215,10 @@ export class SliceView {
 
   private described(): string {
     const { t, y, x } = this.work.place(this.plane)
-    if (this.frameT !== t) return `${this.plane} slice ${t + 1}: loading`
+    if (this.frameT !== t) return `${this.plane} slice ${this.number(t)}: loading`
     const label = this.labels && this.frame ? this.labels[y * this.frame.columns + x] : 0
     const name = this.work.state.structures.find((each) => each.label === label)?.name ?? 'nothing outlined'
-    return `${this.plane} slice ${t + 1}, cursor at row ${y}, column ${x}: ${name}. Arrows move, Page Up and Down change the slice, Enter clicks, minus clicks outside, B begins a box.${this.work.tool === 'brush' ? ' With the brush, Enter or minus begins a stroke, arrows draw it, Enter ends it.' : BY_KEYS.has(this.work.tool) ? ' With this tool, Enter or minus begins a line, arrows draw it, Enter ends it.' : ''}`
+    return `${this.plane} slice ${this.number(t)}, cursor at row ${y}, column ${x}: ${name}. Arrows move, Page Up and Down change the slice, Enter clicks, minus clicks outside, B begins a box.${this.work.tool === 'brush' ? ' With the brush, Enter or minus begins a stroke, arrows draw it, Enter ends it.' : BY_KEYS.has(this.work.tool) ? ' With this tool, Enter or minus begins a line, arrows draw it, Enter ends it.' : ''}`
   }
 
   /** Where the slice's sides lie in the patient. */
@@ -299,15 +316,13 @@ export class SliceView {
   }
 
   private paintDrag(brush: CanvasRenderingContext2D, at: At): void {
-    const { y, x } = this.work.place(this.plane)
     const { drag } = this
     const colour = this.work.active?.colour ?? COLOUR
     if (drag && drag.line.length > 1 && this.frameT === this.shownT && measures(drag.kind)) {
       paintMeasure(brush, at, this.measure(drag.kind, drag.line), this.canvas.clientWidth, this.canvas.clientHeight)
     } else if (drag && drag.line.length > 1 && !measures(drag.kind) && drag.kind !== 'window' && drag.kind !== 'pan' && drag.kind !== 'brush') {
       shape(brush, at, drag.kind === 'solid' ? 'box' : drag.kind, drag.line, colour, drag.inside, this.width * this.layout().wide)
-    } else if (this.keyed) shape(brush, at, this.keyed.kind, this.keyed.line, colour, this.keyed.inside, this.width * this.layout().wide)
-    else if (this.corner) shape(brush, at, 'box', [this.corner, [y, x]], colour, !this.work.outside)
+    } else if (this.keyed) shape(brush, at, this.keyed.kind === 'solid' ? 'box' : this.keyed.kind, this.keyed.line, colour, this.keyed.inside, this.width * this.layout().wide)
   }
 
   private measure(kind: Ruler, line: Spot[]): ReturnType<typeof measured> {
@@ -403,7 +418,7 @@ export class SliceView {
     this.canvas.addEventListener('wheel', (event) => this.wheel(event), { passive: false })
     this.canvas.addEventListener('keydown', (event) => this.key(event))
     this.canvas.addEventListener('focus', () => this.paint())
-    this.canvas.addEventListener('blur', () => this.paint())
+    this.canvas.addEventListener('blur', () => { if (document.activeElement !== this.canvas) this.keyed = null; this.paint() }) // not where another window is looked at
     this.canvas.addEventListener('dblclick', () => { if (this.work.tool === 'look') { this.zoom = 1; this.shift = [0, 0]; this.paint() } })
   }
 
@@ -491,6 +506,13 @@ export class SliceView {
     this.paint()
   }
 
+  /** Begin to draw by keys. */
+  private trace(kind: Drawn, from: Spot, inside: boolean): void {
+    this.drop()
+    this.keyed = { kind, line: [from], inside, of: this.work.meant }
+    this.paint()
+  }
+
   private key(event: KeyboardEvent): void {
     if (event.ctrlKey || event.metaKey || (!this.work.mayEdit && ['Enter', '-', 'b'].includes(event.key))) return
     const { t, y, x } = this.work.place(this.plane)
@@ -503,7 +525,7 @@ export class SliceView {
     if (move && !move[0] && keyed) {
       this.work.move(this.plane, t, y + move[1], x + move[2])
       const to = this.work.place(this.plane)
-      keyed.line = [...(keyed.kind === 'diameter' ? [keyed.line[0]] : keyed.line), [to.y, to.x]]
+      keyed.line = [...(BY_ENDS.has(keyed.kind) ? [keyed.line[0]] : keyed.line), [to.y, to.x]]
       this.paint()
     } else if (move && !move[0] && this.stroke) { this.work.move(this.plane, t, y + move[1], x + move[2]); this.draw() }
     else if (move) { this.hover = null; this.drop(); this.work.move(this.plane, t + move[0], y + move[1], x + move[2]) }
@@ -514,16 +536,16 @@ export class SliceView {
     else if (BY_KEYS.has(this.work.tool) && (event.key === 'Enter' || event.key === '-')) {
       const inside = this.work.tool === 'diameter' || (event.key === 'Enter' && !this.work.outside)
       this.hover = null
-      this.keyed = { line: [[y, x]], kind: this.work.tool as Keyed['kind'], inside }
-      this.paint()
-    } else if (event.key === 'Enter' && this.corner) { const from = this.corner; this.corner = null; this.drawn(this.work.tool === 'solid' ? 'solid' : 'box', [from, [y, x]], !this.work.outside) }
-    else if (event.key === 'Enter' && this.work.solid) this.attempt(this.work.use())
+      this.trace(this.work.tool as Drawn, [y, x], inside)
+    } else if (event.key === 'Enter' && this.work.solid) this.attempt(this.work.use())
     else if (event.key === 'Escape' && this.work.solid) this.work.discard()
     else if (event.key === 'Enter') this.click([y, x], this.work.tool !== 'minus')
     else if (event.key === '-') this.click([y, x], false)
-    else if (event.key === 'b') { this.corner = [y, x]; this.paint() }
-    else if (event.key === 'Escape' && this.corner) { this.corner = null; this.paint() }
-    else return
+    else if (event.key === 'b') this.trace(this.work.tool === 'solid' ? 'solid' : 'box', [y, x], !this.work.outside)
+    else {
+      if (event.key === 't') { this.drop(); this.paint() } // it is not of what is tracked
+      return
+    }
     event.preventDefault()
     event.stopPropagation()
   }

@@ -51,6 +51,7 @@ export class Work {
   private turn: Promise<unknown> = Promise.resolve()
   private epoch = 0
   private adding = 0 // structures that are asked for and not there yet
+  private asking = false // what was done in another tab
   private resting = 0
 
   constructor(readonly info: Info, readonly mayEdit: boolean) {
@@ -68,6 +69,8 @@ export class Work {
 
   plane(name: Plane): api.PlaneInfo | undefined { return this.info.planes.find((each) => each.name === name) }
   get active(): Structure | undefined { return this.state.structures.find((each) => each.label === this.label) }
+  /** The structure that the next gesture is of; 0 where it is still to come. */
+  get meant(): number { return this.adding ? 0 : this.active?.label ?? 0 }
   listen(listener: (change: Change) => void): void { this.listeners.push(listener) }
   tell(change: Change): void { for (const listener of this.listeners) listener(change) }
   private path(rest: string): string { return `sessions/${this.info.id}/${rest}` }
@@ -164,6 +167,22 @@ export class Work {
     await this.loadRows()
   }
 
+  /** What was done in another tab meanwhile, or is being done; asked for where nothing of this one is on its way. */
+  async catchUp(): Promise<void> {
+    if (this.progress || this.pending.length || this.adding || this.asking) return
+    this.asking = true
+    try {
+      const { version, busy } = this.state
+      const { state } = await api.get<Info>(`sessions/${this.info.id}`)
+      if (state.version === version && state.busy === busy) return
+      this.take(state)
+      await this.loadRows()
+      if (state.busy && !this.progress) this.follow()
+    } finally {
+      this.asking = false
+    }
+  }
+
   async loadRows(): Promise<void> {
     this.rows = await api.get<Row[]>(this.path('rows')).catch(() => [])
     this.tell('rows')
@@ -253,13 +272,13 @@ export class Work {
   /** A gesture on the structure that is chosen now; `fill` completes it when its turn comes. */
   async say(draft: Draft, fill: (draft: Draft, label: number) => Promise<Draft> = async (same) => same): Promise<void> {
     if (!this.mayEdit) return
-    const chosen = this.adding ? undefined : this.active?.label
+    const chosen = this.meant
     this.pending = [...this.pending, draft]
     this.tell('pending')
     try {
       await this.next(async () => {
         if (!chosen && !this.active) await this.begin('')
-        const label = chosen ?? this.label
+        const label = chosen || this.label
         await this.change('say', { ...(await fill(draft, label)), label })
         this.first = false
         if (this.state.notes?.length || this.noted) this.note(this.state.notes)
@@ -362,7 +381,7 @@ export class Work {
   /** The command that says the same as was said here; the file's name is known here alone. */
   async options(): Promise<string> {
     const { text } = await api.get<{ text: string }>(this.path(`options?views=${this.views}`))
-    return this.names.length === 1 ? text.replace('IMAGE', `'${this.names[0].replace(/'/g, "'\\''")}'`) : text
+    return this.names.length === 1 ? text.replace('medsam2 segment IMAGE', () => `medsam2 segment '${this.names[0].replace(/'/g, "'\\''")}'`) : text
   }
 
   async push(): Promise<void> {
@@ -407,8 +426,8 @@ export class Work {
     this.tell('progress')
   }
 
-  /** Frames that are worth a look, by what a correction there is expected to mend, over all structures. */
-  worthALook(): Row[] { return this.rows.filter((row) => row.why).sort((a, b) => (b.gain ?? 0) - (a.gain ?? 0)).slice(0, 8) }
+  /** Frames that are worth a look, that on which most of the outline is expected to be wrong first, over all structures. */
+  worthALook(): Row[] { return this.rows.filter((row) => row.why).sort((a, b) => (a.rank ?? 0) - (b.rank ?? 0)).slice(0, 8) }
 
   close(): void { this.stream?.close(); window.clearTimeout(this.resting) }
 }

@@ -24,7 +24,7 @@ from contourpy import contour_generator
 from numpy.typing import NDArray
 
 from medical_sam2.io import atomic
-from medical_sam2.volume import COLOURS, bounding_box
+from medical_sam2.volume import bounding_box, colour_of
 
 MAKER = "medical-sam2"
 TAG, IMAGE = "tag", "image"
@@ -276,7 +276,7 @@ def geojson(images: Iterable[AnnotatedImage], names: Mapping[int, str]) -> bytes
 def _feature(image: AnnotatedImage, label: int, mask: NDArray[np.bool_], names: Mapping[int, str]) -> dict[str, Any]:
     parts = [_coordinates(polygon) for polygon in trace_polygons(mask)]
     kind, places = ("Polygon", parts[0]) if len(parts) == 1 else ("MultiPolygon", parts)
-    called = {"name": _called(label, names), "color": list(COLOURS[(label - 1) % len(COLOURS)])}
+    called = {"name": _called(label, names), "color": list(colour_of(label))}
     measured = {"measurements": sure} if (sure := image.score("confidence", label)) else {}
     about = {"objectType": "annotation", "classification": called, **measured}
     return {"type": "Feature", "geometry": {"type": kind, "coordinates": places}, "properties": about}

@@ -22,11 +22,11 @@ from medical_sam2.errors import ConfigError, GeometryError
 from medical_sam2.intensity_window import Window, choose_window, percentile_window
 from medical_sam2.io.atomic import writing
 from medical_sam2.preview import drawing
-from medical_sam2.preview.drawing import BACKGROUND, MUTED, Colour, PreviewCrop
+from medical_sam2.preview.drawing import BACKGROUND, MUTED, Colour, DrawnLine, PreviewCrop
 from medical_sam2.prompts import FramePrompt, Prompt
-from medical_sam2.strokes import says_where
+from medical_sam2.strokes import Diameter, Scribble, Stroke, says_where
 from medical_sam2.views import AXIAL, OPPOSITE, THREE_VIEWS, View
-from medical_sam2.volume import Segmentation, Volume
+from medical_sam2.volume import Segmentation, Volume, colour_of
 
 __all__ = ["animation", "as_html", "contact_sheet", "montage", "save"]
 _GAP, _CAPTION, _LINE = 10, 20, 22
@@ -93,8 +93,8 @@ class PreviewScene:
 
     @cached_property
     def colours(self) -> Mapping[int, Colour]:
-        """Label → its colour in pictures: the chosen one, where there is one."""
-        return {**drawing.colours_of(self.voxels), **self.segmentation.colours}
+        """Label → its colour: as in files of the segmentation, and at the page."""
+        return {label: self.segmentation.colour(label) for label in self.voxels}
 
     def extent(self, axis: int) -> tuple[int, int]:
         """First and last slice of an array axis on which any object lies; the whole axis where there is none."""
@@ -102,19 +102,22 @@ class PreviewScene:
         return (int(filled[0]), int(filled[-1])) if len(filled) else (0, self.volume.shape[axis] - 1)
 
     def frame(self, view: View) -> int:
-        """The frame of `view` to show: the first prompted one, else the one with most of the objects, else the middle."""
+        """The frame of `view` to show: the first prompted one, else the one with most of the objects, else the middle.
+
+        What says where an object is counts before what says where it is not, which a correction may say alone.
+        """
         axis = view.order(self.axes)[0]
-        for prompt, frames in zip(self.prompts, self._projected[view], strict=True):
-            if frames and says_where(prompt) and axis in prompt.planes():
-                return min(frames)
+        prompted = [(says_where(prompt), frames) for prompt, frames in self._prompted(view) if axis in prompt.planes()]
+        if prompted:
+            return min(max(prompted, key=lambda pair: pair[0])[1])
         area = self.areas[axis][:: -1 if view.flipped(self.axes)[0] else 1]
         return int(area.argmax()) if area.any() else len(area) // 2
 
     @cached_property
     def main_view(self) -> View:
         """The plane to leaf through: that of the prompts, else the one that the image was taken in, else axial."""
-        shown = [prompt for prompt in self.prompts if says_where(prompt) and len(prompt.planes()) == 1]
-        drawn = [axis for prompt in shown for axis in prompt.planes()]
+        shown = [prompt for view in THREE_VIEWS for prompt, _ in self._prompted(view) if len(prompt.planes()) == 1]
+        drawn = [axis for prompt in sorted(shown, key=says_where, reverse=True) for axis in prompt.planes()]
         spacing = self.volume.spacing_mm
         _, middle, thickest = sorted(spacing)
         if not drawn and thickest < 1.2 * middle:
@@ -123,8 +126,27 @@ class PreviewScene:
         return next(view for view in THREE_VIEWS if view.order(self.axes)[0] == axis)
 
     def prompts_on(self, view: View, t: int) -> list[FramePrompt]:
-        """The prompts on a frame."""
-        return [frames[t] for frames in self._projected[view] if t in frames]
+        """The prompts on a frame, less the lines that were drawn."""
+        return [frames[t] for prompt, frames in self._prompted(view) if t in frames and not isinstance(prompt, Stroke)]
+
+    def lines_on(self, view: View, t: int) -> list[DrawnLine]:
+        """The lines that were drawn on a frame."""
+        drawn = [prompt for prompt, frames in self._prompted(view) if t in frames and isinstance(prompt, Stroke)]
+        places = [(prompt, prompt.trace(view, self.volume.shape, self.axes)[t]) for prompt in drawn]
+        return [line for prompt, line_xy in places for line in _lines(prompt, line_xy)]
+
+    def prompted(self, view: View) -> list[int]:
+        """All frames with prompts, ascending."""
+        return sorted({t for _, frames in self._prompted(view) for t in frames})
+
+    def pointed_at(self, view: View) -> list[tuple[float, float]]:
+        """Rows and columns within which everything lies that was pointed at on any frame."""
+        prompts = [prompt for _, frames in self._prompted(view) for prompt in frames.values()]
+        return [place for prompt in prompts for place in drawing.corners_yx(prompt)]
+
+    def _prompted(self, view: View) -> list[tuple[Prompt, Mapping[int, FramePrompt]]]:
+        """The prompts that are seen in a view, with what they are on its frames."""
+        return [(prompt, frames) for prompt, frames in zip(self.prompts, self._projected[view], strict=True) if frames]
 
     @cached_property
     def _projected(self) -> Mapping[View, list[Mapping[int, FramePrompt]]]:
@@ -251,7 +273,11 @@ def animation(
     shown = range(max(0, first - beyond), min(volume.shape[axis], last + beyond + 1))
     crop = whole_slice(scene, view, _fitting([_size_mm(scene, view)], width_px - 2 * _GAP))
     legend = _legend(scene, width_px)
-    pictures = (_plane(scene, view, _frame(scene, view, index), crop) for index in _spread(shown, frames))
+    prompted = [_frame(scene, view, t) for t in scene.prompted(view)]
+    pictures = (
+        _plane(scene, view, _frame(scene, view, index), crop)
+        for index in _with_prompted(_spread(shown, frames), prompted, frames)
+    )
     return [_stacked([_centred(picture, width_px), legend], width_px) for picture in pictures]
 
 
@@ -272,7 +298,7 @@ def contact_sheet(
         columns: how many side by side.
         tile_px: largest side of an image on the sheet.
     """
-    colours = drawing.colours_of({label for mask in masks if mask is not None for label in np.unique(mask[mask != 0]).tolist()})
+    colours = {label: colour_of(label) for mask in masks if mask is not None for label in np.unique(mask[mask != 0]).tolist()}
     cells = [
         _cell(image, mask, caption or "", colours, tile_px)
         for image, mask, caption in zip_longest(images, masks[: len(images)], captions[: len(images)])
@@ -319,9 +345,8 @@ def _plane(scene: PreviewScene, view: View, t: int, crop: PreviewCrop) -> Image.
 def _strip(scene: PreviewScene, width_px: int, slices: int) -> Image.Image:
     view = scene.main_view
     first, last = scene.extent(view.order(scene.axes)[0])
-    frames = sorted(_frame(scene, view, index) for index in _spread(range(first, last + 1), slices))
-    shown = scene.frame(view)
-    frames[min(range(len(frames)), key=lambda place: abs(frames[place] - shown))] = shown
+    usual = [_frame(scene, view, index) for index in _spread(range(first, last + 1), slices)]
+    frames = _with_prompted(usual, scene.prompted(view) or [scene.frame(view)], slices)
     crop = _around(scene, view, (width_px - (slices + 1) * _GAP) // slices)
     pictures = [_captioned(draw_slice(scene, view, t, crop), _index(scene, view, t)) for t in frames]
     return _row(pictures, width_px)
@@ -331,7 +356,15 @@ def draw_slice(scene: PreviewScene, view: View, t: int, crop: PreviewCrop) -> Im
     """Frame t of a view with its objects and prompts, cut and stretched by `crop`."""
     grey = scene.grey.as_bytes(view.apply(scene.volume.array, scene.axes)[t])
     labels = [view.apply(each, scene.axes)[t] for each in scene.segmentation.maps]
-    return drawing.tile(grey, labels, crop, scene.colours, scene.prompts_on(view, t))
+    return drawing.tile(grey, labels, crop, scene.colours, scene.prompts_on(view, t), lines=scene.lines_on(view, t))
+
+
+def _lines(prompt: Stroke, places_xy: Sequence[tuple[float, float]]) -> list[DrawnLine]:
+    """As it was drawn; of both diameters each by itself."""
+    if isinstance(prompt, Diameter):
+        return [DrawnLine(places_xy[start : start + 2]) for start in range(0, len(places_xy), 2)]
+    closed = places_xy if isinstance(prompt, Scribble) else [*places_xy, places_xy[0]]
+    return [DrawnLine(closed, prompt.positive, prompt.width if isinstance(prompt, Scribble) else 0)]
 
 
 def _frame(scene: PreviewScene, view: View, index: int) -> int:
@@ -346,6 +379,15 @@ def _index(scene: PreviewScene, view: View, t: int) -> str:
 def _spread(indices: range, count: int) -> list[int]:
     places = np.linspace(indices[0], indices[-1], min(count, len(indices)))
     return np.rint(places).astype(int).tolist()
+
+
+def _with_prompted(usual: Sequence[int], prompted: Sequence[int], most: int) -> list[int]:
+    """Slices to show, up to `most`, ascending: those with prompts before others; the nearest to them make room."""
+    kept = prompted if len(prompted) <= most else [prompted[place] for place in _spread(range(len(prompted)), most)]
+    others = [t for t in usual if t not in kept]
+    while len(others) + len(kept) > most:
+        others.remove(min(others, key=lambda t: min(abs(t - shown) for shown in kept)))
+    return sorted([*kept, *others])
 
 
 def _size_mm(scene: PreviewScene, view: View) -> tuple[float, float]:
@@ -368,11 +410,14 @@ def whole_slice(scene: PreviewScene, view: View, px_per_mm: float) -> PreviewCro
 
 
 def _around(scene: PreviewScene, view: View, side_px: int) -> PreviewCrop:
-    """A square in mm around all objects, as far as the image reaches."""
+    """A square in mm around all objects and all that was pointed at, as far as the image reaches."""
     _, *places = view.order(scene.axes)
     _, *flips = view.flipped(scene.axes)
     spacing = [scene.volume.spacing_mm[place] for place in places]
     extents = [scene.extent(place) for place in places]
+    for at, along in enumerate(zip(*scene.pointed_at(view), strict=True)):
+        indices = [scene.volume.shape[places[at]] - 1 - place if flips[at] else place for place in along]
+        extents[at] = (min(extents[at][0], *map(round, indices)), max(extents[at][1], *map(round, indices)))
     side_mm = (1 + 2 * _MARGIN) * max((last - first + 1) * mm for (first, last), mm in zip(extents, spacing, strict=True))
     low: list[int] = []
     size: list[int] = []

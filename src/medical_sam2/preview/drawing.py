@@ -1,6 +1,6 @@
 """One slice as a picture: grey values in true proportions, coloured outlines, prompts and letters."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -12,18 +12,6 @@ from medical_sam2.prompts import FramePrompt
 from medical_sam2.volume import Colour
 
 BACKGROUND, TEXT, MUTED, INSIDE, OUTSIDE = (18, 18, 20), (235, 235, 235), (160, 160, 165), (40, 210, 90), (240, 60, 60)
-PALETTE: tuple[Colour, ...] = (
-    (255, 176, 0),
-    (86, 180, 255),
-    (0, 200, 140),
-    (255, 105, 180),
-    (240, 228, 66),
-    (255, 110, 50),
-    (170, 130, 255),
-    (120, 230, 230),
-)
-"""Bright on grey, and told apart by eyes that see red and green alike; further objects begin anew."""
-
 _FINE = 2  # drawn so many times larger, then reduced: smooth outlines
 _LINE, _FILL = 3, 0.16  # width in fine pixels, opacity
 
@@ -59,15 +47,25 @@ class PreviewCrop:
         return (x - left + 0.5) * right, (y - top + 0.5) * down
 
 
+@dataclass(frozen=True)
+class DrawnLine:
+    """A line that was drawn by hand on a slice.
+
+    Args:
+        places_xy: x to the right, y down, pixel centres at integers, in the order in which they were drawn.
+        positive: whether it means the object.
+        width: in pixels of the slice; shown as 2 of the picture at least.
+    """
+
+    places_xy: Sequence[tuple[float, float]]
+    positive: bool = True
+    width: float = 0
+
+
 @cache
 def font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     """The font that comes with Pillow, in pixels."""
     return ImageFont.load_default(size)
-
-
-def colours_of(labels: Iterable[int]) -> dict[int, Colour]:
-    """A colour for each label, in order."""
-    return {label: PALETTE[place % len(PALETTE)] for place, label in enumerate(sorted(labels))}
 
 
 def tile(
@@ -77,6 +75,7 @@ def tile(
     colours: Mapping[int, Colour],
     prompts: Sequence[FramePrompt] = (),
     *,
+    lines: Sequence[DrawnLine] = (),
     thin: bool = False,
 ) -> Image.Image:
     """A slice (H, W), or an image (H, W, 3), of uint8, with the objects of its label maps outlined and its prompts marked.
@@ -97,10 +96,39 @@ def tile(
             drawn = np.asarray(crop.cut(prompt.settled_hw), np.int8)
             paint(picture, drawn > 0, INSIDE)
             paint(picture, drawn < 0, OUTSIDE)
+    for each in lines:
+        _trace(picture, each, large, fine)
     picture = picture.resize(crop.size_px, Image.Resampling.BOX)
     for prompt in prompts:
         mark(picture, prompt, crop)
+    for each in lines:
+        if not each.positive:
+            _sign(picture, each.places_xy[len(each.places_xy) // 2], crop, positive=False)
     return picture
+
+
+def _trace(picture: Image.Image, line: DrawnLine, crop: PreviewCrop, fine: int) -> None:
+    """A line with round ends, and a dark border, so that it is seen on any ground."""
+    draw, places = ImageDraw.Draw(picture), [crop.place(x, y) for x, y in line.places_xy]
+    width = max(2 * fine, round(line.width * min(crop.scale_yx)))
+    for colour, across in ((BACKGROUND, width + 2 * fine), (INSIDE if line.positive else OUTSIDE, width)):
+        draw.line(places, fill=colour, width=across, joint="curve")
+        for end in (places[0], places[-1]):
+            draw.circle(end, across / 2, fill=colour)
+
+
+def corners_yx(prompt: FramePrompt) -> list[tuple[float, float]]:
+    """Rows and columns of the outermost pixels that a prompt is about."""
+    places = [(y, x) for x, y in prompt.points_xy.tolist()]
+    if prompt.box_xyxy is not None:
+        places += [(y, x) for x, y in prompt.box_xyxy.reshape(2, 2).tolist()]
+    for region in (prompt.mask_hw, prompt.settled_hw):
+        if region is not None and region.any():
+            pixels = np.argwhere(region)
+            places += [
+                (low_or_high[0], low_or_high[1]) for low_or_high in (pixels.min(axis=0).tolist(), pixels.max(axis=0).tolist())
+            ]
+    return places
 
 
 def paint(picture: Image.Image, mask_hw: NDArray[np.bool_], colour: Colour, *, fill: float = _FILL, line: int = _LINE) -> None:
@@ -140,11 +168,15 @@ def mark(picture: Image.Image, prompt: FramePrompt, crop: PreviewCrop) -> None:
         x_low, y_low, x_high, y_high = (float(edge) for edge in prompt.box_xyxy)
         draw.rectangle((*crop.place(x_low - 0.5, y_low - 0.5), *crop.place(x_high + 0.5, y_high + 0.5)), outline=TEXT, width=1)
     for (x, y), label in zip(prompt.points_xy.tolist(), prompt.labels.tolist(), strict=True):
-        across, down = (round(place) for place in crop.place(x, y))
-        draw.circle((across, down), 6, fill=INSIDE if label else OUTSIDE, outline=TEXT)
-        draw.line((across - 3, down, across + 3, down), fill=TEXT, width=2)
-        if label:
-            draw.line((across, down - 3, across, down + 3), fill=TEXT, width=2)
+        _sign(picture, (x, y), crop, positive=bool(label))
+
+
+def _sign(picture: Image.Image, place_xy: tuple[float, float], crop: PreviewCrop, *, positive: bool) -> None:
+    draw, (across, down) = ImageDraw.Draw(picture), (round(place) for place in crop.place(*place_xy))
+    draw.circle((across, down), 6, fill=INSIDE if positive else OUTSIDE, outline=TEXT)
+    draw.line((across - 3, down, across + 3, down), fill=TEXT, width=2)
+    if positive:
+        draw.line((across, down - 3, across, down + 3), fill=TEXT, width=2)
 
 
 def letters(picture: Image.Image, code: str, opposite: Mapping[str, str], size: int = 14) -> None:

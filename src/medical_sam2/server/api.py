@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from medical_sam2.intensity_window import CT_WINDOWS
 from medical_sam2.server import InvalidRequest, NotFound, editing
-from medical_sam2.server.gestures import MOST_POINTS, command_line, prompt_file
+from medical_sam2.server.gestures import MOST_POINTS, command_line, not_said, prompt_file
 from medical_sam2.server.pacs import SeriesRecord
 from medical_sam2.server.rendering import (
     Encoded,
@@ -315,15 +315,14 @@ def _results(router: APIRouter, store: SessionStore) -> None:
 
     @router.get("/sessions/{id}/options")
     def options(id: str, views: Views = "one") -> dict[str, str]:
-        session = store.get(id)
-        return {"text": command_line(_volume(session), session.history.state, views, session.image.window_name)}
+        return {"text": _options(store.get(id), views)}
 
     @router.get("/sessions/{id}/rows")
     def rows(id: str) -> list[dict[str, Any]]:
         session = store.get(id)
         if session.history.state.tracked is None:
             return []
-        advice = {each.row.key: each for each in session.reviews()}
+        advice = {each.row.key: (rank, each) for rank, each in enumerate(session.reviews())}
         return [
             {
                 "label": row.object,
@@ -333,10 +332,18 @@ def _results(router: APIRouter, store: SessionStore) -> None:
                 "area": row.area_px,
                 "said": row.prompted,
                 "look": row.look_here,
-                **_advised(advice.get(row.key)),
+                **_advised(*advice.get(row.key, (0, None))),
             }
             for row in session.result().rows
         ]
+
+
+def _options(session: Session, views: Views) -> str:
+    """A command that says what was said, after comments on what it does not say."""
+    text = command_line(_volume(session), session.history.state, views, session.image.window_name)
+    found = session.result() if session.history.state.tracked else None
+    missing = not_said(session.history, found.voxels, found.rows, views) if found else ()
+    return "".join(f"# {line}\n" for line in missing) + text
 
 
 def _volume(session: Session) -> Volume:
@@ -346,8 +353,8 @@ def _volume(session: Session) -> Volume:
     return session.image.volume
 
 
-def _advised(advice: ReviewSuggestion | None) -> dict[str, Any]:
-    return {"gain": advice.gain_px, "why": advice.reason} if advice else {}
+def _advised(rank: int, advice: ReviewSuggestion | None) -> dict[str, Any]:
+    return {"rank": rank, "gain": advice.gain_px, "why": advice.reason} if advice else {}
 
 
 def _changes(router: APIRouter, store: SessionStore) -> None:

@@ -7,7 +7,7 @@ Shapes: H W pixels of a frame.
 """
 
 import shlex
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from math import isfinite
@@ -21,7 +21,7 @@ from medical_sam2.io import archive
 from medical_sam2.io.prompt_file import save_prompts
 from medical_sam2.prompts import Box, FramePrompt, Index, Mask, Point, Prompt
 from medical_sam2.server import InvalidRequest, NotFound
-from medical_sam2.server.state import Gesture, State
+from medical_sam2.server.state import Gesture, History, State
 from medical_sam2.strokes import (
     Brush,
     Diameter,
@@ -40,7 +40,7 @@ from medical_sam2.strokes import (
 from medical_sam2.tracking.finishing import load_ndimage
 from medical_sam2.tracking.limits import last_words
 from medical_sam2.tracking.plan import PLANES, array_axis, primary_view, voxel_at
-from medical_sam2.volume import Volume
+from medical_sam2.volume import SliceConfidence, Volume
 
 MOST_POINTS, MOST_CLICKS = 4_096, 64
 PLACELESS = dict.fromkeys(("mask", "slices", "interpolate", "erase"), 0)
@@ -244,6 +244,36 @@ def command_line(volume: Volume, state: State, views: str, window: str) -> str:
         words += [f"--name {shlex.quote(f'{label}:{name}')}" for label, name in names.items() if label in named]
     words += [f"--views {views}"] * (views != "one") + [f"--window {shlex.quote(window)}"] * (window != "auto")
     return " ".join(["medsam2 segment IMAGE", *words, "-o labels.nii.gz"])
+
+
+def not_said(history: History, voxels: Mapping[int, int], rows: Iterable[SliceConfidence], views: str = "one") -> Iterator[str]:
+    """What neither the options nor the file of prompts tell of a session, and what they tell otherwise; one line each.
+
+    Args:
+        history: of the session.
+        voxels: label → voxels of the result that stands.
+        rows: of that result; planes tell which structures were tracked through several views.
+        views: that the command is told, for all structures.
+    """
+    state, states = history.state, history.states[: history.place + 1]
+    names, erased = state.names, {each.label for each in state.gestures if each.kind == "erase"}
+    said, planes = {each.label for each in state.gestures if each.kind != "erase"}, dict[int, set[str]]()
+    for row in rows:
+        planes.setdefault(row.object, set()).add(row.view)
+    otherwise = {label for label in said & planes.keys() if (len(planes[label]) > 1) != (views != "one")}
+    results = [each.tracked for each in states if each.tracked]
+    steps = pairwise([None, *results])  # what comes to stand without that more was said is an edit
+    edited = any(new != old and new.included == (old.included if old else frozenset()) for old, new in steps if new)
+    facts = {
+        "not in it, as nothing is said of them": {label for label in names if voxels.get(label)} - said,
+        "not in it: slices that were erased of": erased,
+        f"--views {views} is for all; here tracked through {'several views' if views == 'one' else 'one view'}": otherwise,
+    }
+    yield from (f"{fact}: {', '.join(names[label] for label in sorted(which))}" for fact, which in facts.items() if which)
+    if state.priority:
+        yield "not in it: the order of structures (--priority)"
+    if edited:
+        yield "not in it: what was merged, split, finished or loaded from a file"
 
 
 def prompt_file(volume: Volume, state: State, place: Path) -> tuple[bytes, str]:

@@ -224,8 +224,9 @@ class Session:
             except Cancelled:
                 if not (job.keep and frames):
                     raise
-                result = self._stopped(state, before, frames)
-                self._keep(state, give_back(result, shown, claims))
+                reached = state.reached({label for _, _, masks in frames for label in masks})
+                result = self._stopped(reached, before, frames)
+                self._keep(reached, give_back(result, shown, claims))
                 return JobEvent("done", done, done, message="; ".join(result.warnings))
             job.report(JobEvent("frame", done, done))
             self._keep(state, give_back(result, shown, claims))

@@ -7,7 +7,7 @@ is lost to a power cut or kill -9.
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -141,6 +141,11 @@ class State:
         """Labels in the order in which structures take what several would have; none where nobody has chosen one."""
         order = tuple(each.label for each in self.structures)
         return order if order != tuple(sorted(order)) else ()
+
+    def reached(self, labels: Collection[int]) -> "State":
+        """Less the gestures on other structures that no result includes yet: their turn did not come."""
+        waiting = {gesture.id for gesture in self.fresh if gesture.label not in labels}
+        return replace(self, gestures=tuple(each for each in self.gestures if each.id not in waiting))
 
     def of(self, label: int) -> Structure:
         """The structure of a label.

@@ -1,0 +1,102 @@
+"""Several tabs of one browser: what one sees of the other, and addresses that are pasted into one, in a real browser."""
+
+import time
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from medical_sam2.server.inference_queue import InferenceQueue
+from tests.phantoms import phantom
+from tests.server.browsing import Person
+from tests.server.conftest import saved
+from tests.server.test_page_gestures import changes, clicked, opened, pressed, state
+
+pytestmark = pytest.mark.usefixtures("inline")
+
+
+def other_tab(person: Person) -> Page:
+    """On the same session."""
+    page = person.page.context.new_page()
+    page.goto(person.page.url)
+    expect(page.locator(".view.axial .counter")).to_have_text("K 8 of 0–15")
+    return page
+
+
+def come_back(person: Person) -> None:
+    """Look at the first tab again."""
+    person.page.bring_to_front()
+    person.page.evaluate("() => window.dispatchEvent(new Event('focus'))")  # which a browser without a screen may leave out
+
+
+def test_whoever_comes_back_to_a_tab_sees_what_was_done_in_another(person: Person, tmp_path: Path) -> None:
+    case, page = opened(person, tmp_path), person.page
+    clicked(person, case)
+    other = other_tab(person)
+    pressed(other, "n")
+    other.keyboard.type("cyst")
+    pressed(other, "Enter")
+    expect(other.get_by_label("Name of structure 2")).to_have_value("cyst")
+    pressed(other, "t")
+    expect(other.locator(".structures .ml").first).to_contain_text("mL")
+    come_back(person)
+    expect(page.get_by_label("Name of structure 2")).to_have_value("cyst")
+    expect(page.locator(".structures .ml").first).to_contain_text("mL")
+    expect(page.locator(".go")).to_contain_text("All changes are applied")
+    expect(page.locator(".look button").first).to_be_visible()
+    expect(page.locator(".structures .active")).to_have_attribute("data-label", "1")
+    clicked(person, case)
+    assert page.locator(".alert").count() == 0
+    assert len(state(page)["said"]) == 2
+
+
+def test_nothing_more_is_asked_where_nothing_was_done(person: Person, tmp_path: Path) -> None:
+    case = opened(person, tmp_path)
+    clicked(person, case)
+    person.page.wait_for_timeout(500)  # the network looks ahead
+    before = len(person.asked)
+    come_back(person)
+    person.page.wait_for_timeout(500)
+    assert {url.rsplit("/", 2)[1] for url in person.asked[before:]} == {"sessions"}
+    assert len(person.asked) - before <= 2
+
+
+def test_tracking_that_another_tab_began_is_followed(person: Person, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(InferenceQueue, "give_way", lambda _: time.sleep(0.3))
+    case, page = opened(person, tmp_path), person.page
+    clicked(person, case)
+    other = other_tab(person)
+    changes(other, 1)
+    pressed(other, "t")
+    expect(other.locator(".go")).to_contain_text(" of ")
+    come_back(person)
+    expect(page.locator(".go")).to_contain_text(" of ")
+    expect(page.locator(".structures .ml")).to_contain_text("mL")
+
+
+def test_the_address_of_a_session_may_be_pasted_into_a_tab(person: Person, tmp_path: Path) -> None:
+    """The browser loads nothing where only what follows the # is another one."""
+    page = person.page
+    opened(person, tmp_path)
+    pressed(page, "n")
+    page.keyboard.type("liver")
+    pressed(page, "Enter")
+    expect(page.get_by_label("Name of structure 1")).to_have_value("liver")
+    first = page.url
+    page.get_by_role("button", name="Medical SAM 2").click()
+    expect(page.locator(".start")).to_be_visible()
+    page.evaluate("url => location.assign(url)", first)
+    expect(page.get_by_label("Name of structure 1")).to_have_value("liver")
+    expect(page.locator(".start")).to_have_count(0)
+    page.get_by_role("button", name="Medical SAM 2").click()
+    page.locator("#files").set_input_files(saved(phantom("IRA"), tmp_path / "other.nii.gz"))
+    expect(page.locator(".view.axial .counter")).to_have_text("I 7 of 0–15")
+    page.evaluate("url => location.assign(url)", first)
+    expect(page.locator(".view.axial .counter")).to_have_text("K 8 of 0–15")
+    pressed(page, "n")  # once, whatever was open before
+    expect(page.get_by_label("Name of the new structure")).to_have_count(1)
+    pressed(page, "Enter")
+    expect(page.locator(".structures .name")).to_have_count(2)
+    page.evaluate("location.hash = 'f'.repeat(32)")
+    expect(page.locator(".start")).to_be_visible()
+    person.problems.clear()  # the browser tells of what is not there
