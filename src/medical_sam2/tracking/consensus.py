@@ -14,7 +14,7 @@ Shapes: I J K voxels of the file, n h w the working grid with the slices first, 
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property, partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import cast
 
@@ -163,6 +163,7 @@ def means_of(length: int, boxes: int) -> Floats:
     return (np.clip(shares, 0, None) * boxes / length).astype(np.float32)
 
 
+@lru_cache(maxsize=8)
 def between(length: int, boxes: int) -> Floats:
     """(length, boxes): linear interpolation from the middles of the boxes."""
     place = np.clip((np.arange(length) + 0.5) * boxes / length - 0.5, 0, boxes - 1)
@@ -285,7 +286,7 @@ class PromptedSlices:
 
 def compute_features(what: TrackedObject, grid: Grid) -> Floats:
     """Features (n, h, w, F) of the working grid, the prompted axis first."""
-    slabs = lambda i: np.asarray(what.estimate[i], np.float32), what.grey
+    slabs = [lambda i: np.asarray(what.estimate[i], np.float32), what.grey]
     tracked, grey = (np.moveaxis(means, what.axis, 0) for means in map_on_cores(grid.means, slabs))
     confidence = what.confidence[grid.low[what.axis] : grid.high[what.axis]]
     return _features(tracked, grey, confidence, _prompted_slices(what, grid, tracked))
@@ -437,17 +438,13 @@ class RefinedProbability:
         """(I, J, K)."""
         return self.estimate.shape
 
-    @cached_property
-    def _between(self) -> list[Floats]:
-        return [between(self.grid.high[a] - self.grid.low[a], self.grid.shape[a]) for a in range(3)]
-
     def __getitem__(self, index: int) -> Floats:
         """The probability (J, K) of one slab."""
         slab = np.asarray(self.estimate[index], np.float32)
         low, high = self.grid.low, self.grid.high
         if not low[0] <= index < high[0]:
             return slab
-        first, second, third = self._between
+        first, second, third = (between(high[a] - low[a], self.grid.shape[a]) for a in range(3))
         change = second @ np.tensordot(first[index - low[0]], self.change, 1) @ third.T
         if not change.any():
             return slab
@@ -478,10 +475,7 @@ def apply_consensus(gate: Gate, what: TrackedObject, fusion: Fusion, judge: Gate
 
 def change_of_logits(gate: Gate, what: TrackedObject, grid: Grid, seen: Floats) -> Floats:
     """What is added to the logits of the working grid (n, h, w), by its features (n, h, w, F); 0 on prompted slices."""
-    with (
-        torch.inference_mode(),
-        torch.autocast("cpu", enabled=False),
-    ):  # slice by slice, for what a gate makes of voxels is large
+    with torch.inference_mode(), torch.autocast("cpu", enabled=False):  # slice by slice: of all voxels at once it is large
         change = torch.cat(map_on_cores(gate, [*torch.from_numpy(seen)]))
     change_nhw = change.clamp(-MOST_CHANGE, MOST_CHANGE).numpy().reshape(seen.shape[:3])
     change_nhw[_prompted_in(what, grid)] = 0
