@@ -18,7 +18,6 @@ from medical_sam2.intensity_window import Window
 from medical_sam2.model.backbone import Backbone, Features
 from medical_sam2.model.device import Precision, choose_device, choose_precision, helped
 from medical_sam2.model.memory_bank import POLICIES, Policy, SelfSorting
-from medical_sam2.model.sam2 import Sam2
 from medical_sam2.model.weights import load_backbone, weights_file
 from medical_sam2.plugins import find, suggestion
 from medical_sam2.prompts import FramePrompt, Point, Prompt, voxel_of
@@ -28,13 +27,13 @@ from medical_sam2.tracking.confidence import SLICE_FEATURES, SLICES_FILE
 from medical_sam2.tracking.consensus import Gate
 from medical_sam2.tracking.correction import correct_labels
 from medical_sam2.tracking.cropping import Crop, CroppedImages
-from medical_sam2.tracking.encoding import CompiledEncoder, FeatureCache, FeatureStore, content_key, fingerprint
+from medical_sam2.tracking.encoding import FeatureCache, FeatureStore, choose_encoder, content_key, fingerprint
 from medical_sam2.tracking.frames import FrameStack
 from medical_sam2.tracking.fusion import FUSIONS, Fusion, FusionFactory
 from medical_sam2.tracking.image_set import ImageMask, ImageSetConfig, Order, choose_order, segment_set
 from medical_sam2.tracking.image_viewer import ImageViewer, choose_set_windows, unit_vector
 from medical_sam2.tracking.limits import describe_missed_clicks, describe_missed_points, describe_taken, hold_settled
-from medical_sam2.tracking.plan import PLANES, by_window, order_objects, plan_tracking, views_allowed
+from medical_sam2.tracking.plan import PLANES, by_window, order_objects, plan_tracking, refuse_blank, views_allowed
 from medical_sam2.tracking.set_consensus import SetConsensus
 from medical_sam2.tracking.template import Template, TemplateMatch, describe_matches, search_objects
 from medical_sam2.tracking.view_tracker import TrackingConfig
@@ -171,7 +170,7 @@ class Segmenter:
                 the others; "fifo", "greedy", "prompted", or what makes one.
             joint: one bank for all views, or one for each.
             fusion: "weighted" by how sure the network was of each slice, "mean", "vote", or what makes one.
-            window: see `intensity_window.choose_window`.
+            window: see `intensity_window.choose_window`; a `Window` may be of a whole, of which this part holds one value.
             earlier: (I, J, K) labels of an earlier result that the prompts correct; the rest of it stays.
             probability: whether probability maps are kept.
             uncertainty: whether the views' disagreement is kept.
@@ -192,7 +191,10 @@ class Segmenter:
         Raises:
             PromptError: a prompt lies outside, on nothing, or contradicts itself.
             ConfigError: an unknown setting.
+            InputError: the volume holds one value only: there is nothing to outline.
         """
+        if not isinstance(window, Window):
+            refuse_blank(volume)
         _check_correction(earlier, maps=probability or uncertainty, several=overlap or bool(priority))
         # padding is cut off before anything else and put back after everything else; groups of one window share a tracker
         policy, summed = find(POLICIES, bank, what="bank"), find(FUSIONS, fusion, what="fusion")
@@ -246,8 +248,10 @@ class Segmenter:
             is left out, with a warning; `look_here` marks the slices on which objects were found, or were missed.
 
         Raises:
-            PromptError, ConfigError: as `segment_volume`.
+            PromptError, ConfigError, InputError: as `segment_volume`.
         """
+        for image in (volume, template.volume):
+            refuse_blank(image)
         called = {**template.annotation.names, **(names or {})}
         wanted = order_objects(priority, {each.object for each in (*template.masks, *prompts)}, called)
         with self.computing():
@@ -472,19 +476,3 @@ def check_threads(threads: int | None) -> None:
     """Refuse a number of threads that cannot work; raises ConfigError."""
     if threads is not None and not 1 <= threads <= MOST_THREADS:
         raise ConfigError(f"{threads} threads cannot work", f"give --threads 1 to {MOST_THREADS}")
-
-
-def choose_encoder(engine: str, network: Backbone, precision: Literal["fp32", "bf16"]) -> Callable[[torch.Tensor], Features]:
-    """Frames (N, 3, S, S) in [0, 1] → what the network sees, by torch or by OpenVINO.
-
-    Raises:
-        ConfigError: there is no such engine here.
-    """
-    if engine not in {"torch", "openvino"}:
-        raise ConfigError(f"unknown engine {engine!r}", "choose torch or openvino")
-    if not isinstance(network, Sam2):
-        if engine == "openvino":
-            raise ConfigError("OpenVINO compiles the encoder of a SAM 2 alone", "choose the engine torch")
-        return network.encode
-    encode = network.encode if engine == "torch" else CompiledEncoder(network, precision)
-    return lambda frames_N3SS: encode(network.normalised(frames_N3SS))

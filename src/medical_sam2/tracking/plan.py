@@ -10,8 +10,8 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from medical_sam2.errors import ConfigError, PromptError
-from medical_sam2.intensity_window import Window, Windows
+from medical_sam2.errors import ConfigError, InputError, PromptError
+from medical_sam2.intensity_window import BLANK, Window, Windows, is_blank
 from medical_sam2.prompts import FramePrompt, Mask, Point, Prompt, intensities
 from medical_sam2.strokes import Brush, Lasso, Scribble, SliceRange, joins_outlines, only_takes_away, says_where
 from medical_sam2.tracking.limits import Limits, check_agreement, limits_of
@@ -86,6 +86,13 @@ class TrackingPlan:
     def limits(self) -> dict[int, Limits]:
         """Object → what its prompts settle of single voxels, where they do."""
         return {label: own for group in self.groups for label, own in group.limits.items()}
+
+
+# On one grey a network still outlines something round at the click, which looks plausible.
+def refuse_blank(volume: Volume) -> None:
+    """Refuse an image of a single value, or without any; raises InputError."""
+    if is_blank(volume.array):
+        raise InputError(BLANK, "check that this is the image you mean, or export it again", subject=volume.source)
 
 
 def plan_tracking(
