@@ -308,7 +308,6 @@ def test_bad_requests_are_refused() -> None:
     refused: list[tuple[type[Exception], list[Any], dict[str, Any]]] = [
         (PromptError, [], {}),
         (PromptError, [replace(click, positive=False)], {}),
-        (PromptError, [replace(click, object=0)], {}),
         (PromptError, [Point((0, 0, 16))], {}),
         (PromptError, [Mask(np.ones((2, 2, 2), bool))], {}),
         (ConfigError, [click], {"views": "seven"}),
@@ -322,6 +321,8 @@ def test_bad_requests_are_refused() -> None:
     for error, prompts, options in refused:
         with pytest.raises(error):
             segment(case, prompts, **options)
+    with pytest.raises(PromptError, match="object 0 is no label"):
+        replace(click, object=0)
 
 
 @pytest.mark.parametrize("held", [True, False])

@@ -25,7 +25,7 @@ from medical_sam2.strokes import apply_settled
 from medical_sam2.tracking.click_outline import OutlineJudge
 from medical_sam2.tracking.confidence import SLICE_FEATURES, SLICES_FILE
 from medical_sam2.tracking.consensus import Gate
-from medical_sam2.tracking.correction import correct_labels
+from medical_sam2.tracking.correction import check_correction, correct_labels, earlier_labels
 from medical_sam2.tracking.cropping import Crop, CroppedImages
 from medical_sam2.tracking.encoding import FeatureCache, FeatureStore, choose_encoder, content_key, fingerprint
 from medical_sam2.tracking.frames import FrameStack
@@ -33,13 +33,21 @@ from medical_sam2.tracking.fusion import FUSIONS, Fusion, FusionFactory
 from medical_sam2.tracking.image_set import ImageMask, ImageSetConfig, Order, choose_order, segment_set
 from medical_sam2.tracking.image_viewer import ImageViewer, choose_set_windows, unit_vector
 from medical_sam2.tracking.limits import describe_missed_clicks, describe_missed_points, describe_taken, hold_settled
-from medical_sam2.tracking.plan import PLANES, by_window, order_objects, plan_tracking, refuse_blank, views_allowed
+from medical_sam2.tracking.plan import (
+    PLANES,
+    by_window,
+    listed_prompts,
+    order_objects,
+    plan_tracking,
+    refuse_blank,
+    views_allowed,
+)
 from medical_sam2.tracking.set_consensus import SetConsensus
 from medical_sam2.tracking.template import Template, TemplateMatch, describe_matches, search_objects
 from medical_sam2.tracking.view_tracker import TrackingConfig
 from medical_sam2.tracking.volume_tracker import FrameDone, GroupTracker, ResultOptions, TrackingProgress, VolumeTracker
 from medical_sam2.views import View
-from medical_sam2.volume import Segmentation, Volume
+from medical_sam2.volume import Segmentation, Volume, require_volume
 
 T = TypeVar("T")
 VIEWS = ("auto", "one", "three", "six", *PLANES)
@@ -148,7 +156,7 @@ class Segmenter:
         joint: bool = True,
         fusion: str | FusionFactory = "weighted",
         window: str | Window = "auto",
-        earlier: NDArray[np.unsignedinteger] | None = None,
+        earlier: Segmentation | NDArray[np.unsignedinteger] | None = None,
         probability: bool = False,
         uncertainty: bool = False,
         islands: bool = False,
@@ -171,7 +179,7 @@ class Segmenter:
             joint: one bank for all views, or one for each.
             fusion: "weighted" by how sure the network was of each slice, "mean", "vote", or what makes one.
             window: see `intensity_window.choose_window`; a `Window` may be of a whole, of which this part holds one value.
-            earlier: (I, J, K) labels of an earlier result that the prompts correct; the rest of it stays.
+            earlier: a result, or its labels (I, J, K), that the prompts correct; the rest of it stays.
             probability: whether probability maps are kept.
             uncertainty: whether the views' disagreement is kept.
             islands: whether parts of an object stay that hang together with no prompt of it.
@@ -191,11 +199,14 @@ class Segmenter:
         Raises:
             PromptError: a prompt lies outside, on nothing, or contradicts itself.
             ConfigError: an unknown setting.
-            InputError: the volume holds one value only: there is nothing to outline.
+            InputError: the volume holds one value only: there is nothing to outline; or it is no Volume.
+            GeometryError: the earlier result lies in another grid.
         """
+        require_volume(volume)
         if not isinstance(window, Window):
             refuse_blank(volume)
-        _check_correction(earlier, maps=probability or uncertainty, several=overlap or bool(priority))
+        prompts, earlier = listed_prompts(prompts), earlier_labels(earlier, volume)
+        check_correction(earlier, maps=probability or uncertainty, several=overlap or bool(priority))
         # padding is cut off before anything else and put back after everything else; groups of one window share a tracker
         policy, summed = find(POLICIES, bank, what="bank"), find(FUSIONS, fusion, what="fusion")
         shown, mended = (crop := Crop.to_content(volume, prompts)).volume, crop.labels(earlier)
@@ -250,6 +261,8 @@ class Segmenter:
         Raises:
             PromptError, ConfigError, InputError: as `segment_volume`.
         """
+        require_volume(volume)
+        prompts = listed_prompts(prompts)
         for image in (volume, template.volume):
             refuse_blank(image)
         called = {**template.annotation.names, **(names or {})}
@@ -428,16 +441,6 @@ def _take_out(found: Segmentation, prompts: Sequence[Prompt], correct: Callable[
     kept = (row for row in found.confidence if row.key not in again)
     warnings = tuple(dict.fromkeys((*found.warnings, *mended.warnings)))
     return replace(found, labels=mended.labels, confidence=(*kept, *mended.confidence), warnings=warnings)
-
-
-def _check_correction(earlier: NDArray[np.unsignedinteger] | None, *, maps: bool, several: bool) -> None:
-    """Refuse what a correction cannot make."""
-    if earlier is None:
-        return
-    if maps:
-        raise ConfigError("a correction keeps no probabilities", "leave `probability` and `uncertainty` out, or `earlier`")
-    if several:
-        raise ConfigError("a correction mends one label map", "leave `overlap` and `priority` out, or `earlier`")
 
 
 def _track_windows(

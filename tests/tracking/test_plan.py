@@ -120,9 +120,11 @@ def test_clicks_on_one_slice_are_one_prompt() -> None:
 
 def test_what_cannot_be_tracked_is_refused() -> None:
     negative = Point((1, 1, 1), 5, positive=False)
-    for prompts in ([], [negative], [Point((1, 1, 1), 0)], [Point((1, 1, 60))]):
+    for prompts in ([], [negative], [Point((1, 1, 60))]):
         with pytest.raises(PromptError):
             grouped(volume(), prompts)
+    with pytest.raises(PromptError, match="object 0 is no label"):
+        Point((1, 1, 1), 0)
     assert list(grouped(volume(), [negative], correctable={5})[0].prompts) == [5]
     with pytest.raises(PromptError):
         grouped(volume(), [negative], correctable={4})

@@ -18,7 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from medical_sam2.errors import GeometryError, PromptError
+from medical_sam2.errors import ConfigError, GeometryError, InputError, PromptError
+from medical_sam2.io.labels import SAME_MM, integers
+from medical_sam2.io.voxels import grid_distance
 from medical_sam2.model.memory_bank import PolicyBank
 from medical_sam2.prompts import Box, FramePrompt
 from medical_sam2.strokes import only_takes_away
@@ -27,9 +29,39 @@ from medical_sam2.tracking.plan import Group
 from medical_sam2.tracking.view_tracker import FrameTime
 from medical_sam2.tracking.volume_tracker import AROUND, GroupTracker
 from medical_sam2.views import View
-from medical_sam2.volume import SliceConfidence, Volume
+from medical_sam2.volume import Segmentation, SliceConfidence, Volume
 
 REACH = 2.0  # distances of a click to the earlier outline, and a slice or pixel more, within which it may change something
+
+
+def earlier_labels(earlier: object, volume: Volume) -> NDArray[np.unsignedinteger] | None:
+    """The labels of an earlier result, if they can be some of this volume.
+
+    Raises:
+        GeometryError: they lie in another grid.
+        InputError: they are no labels.
+    """
+    if earlier is None:
+        return None
+    labels = earlier.labels if isinstance(earlier, Segmentation) else earlier
+    if not isinstance(labels, np.ndarray) or labels.dtype.kind not in "biuf":
+        remedy = "give a Segmentation, or its labels, an array (I, J, K)"
+        raise InputError(f"{repr(labels)[:60]} is no earlier result", remedy)
+    if labels.shape != volume.shape:
+        raise GeometryError(f"the earlier result has shape {labels.shape}, the image {volume.shape}", "use the image's grid")
+    if isinstance(earlier, Segmentation) and grid_distance(earlier.affine, volume.affine, volume.shape) > SAME_MM:
+        raise GeometryError("the earlier result lies elsewhere than the image", "use one that was made in this image")
+    return integers(labels, "earlier")
+
+
+def check_correction(earlier: NDArray[np.unsignedinteger] | None, *, maps: bool, several: bool) -> None:
+    """Refuse what a correction cannot make; raises ConfigError."""
+    if earlier is None:
+        return
+    if maps:
+        raise ConfigError("a correction keeps no probabilities", "leave `probability` and `uncertainty` out, or `earlier`")
+    if several:
+        raise ConfigError("a correction mends one label map", "leave `overlap` and `priority` out, or `earlier`")
 
 
 def correct_labels(tracker: GroupTracker, groups: Sequence[Group], earlier: NDArray[np.integer]) -> NDArray[np.unsignedinteger]:
@@ -41,12 +73,8 @@ def correct_labels(tracker: GroupTracker, groups: Sequence[Group], earlier: NDAr
         earlier: (I, J, K) labels of the earlier result.
 
     Raises:
-        GeometryError: the earlier result lies in another grid.
         PromptError: an object has negative clicks only on a slice where it is not.
     """
-    shape = tracker.config.volume.shape
-    if earlier.shape != shape:
-        raise GeometryError(f"the earlier result has shape {earlier.shape}, the image {shape}", "use the image's grid")
     highest = max(int(earlier.max()), *(label for group in groups for label in group.prompts))
     labels = earlier.astype(np.min_scalar_type(highest))
     for group in groups:

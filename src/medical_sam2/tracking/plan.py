@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from medical_sam2.errors import ConfigError, InputError, PromptError
 from medical_sam2.intensity_window import BLANK, Window, Windows, is_blank
-from medical_sam2.prompts import FramePrompt, Mask, Point, Prompt, intensities
+from medical_sam2.prompts import FramePrompt, Mask, Point, Prompt, check_object, intensities
 from medical_sam2.strokes import Brush, Lasso, Scribble, SliceRange, joins_outlines, only_takes_away, says_where
 from medical_sam2.tracking.limits import Limits, check_agreement, limits_of
 from medical_sam2.views import AXIAL, CORONAL, SAGITTAL, THREE_VIEWS, View
@@ -95,6 +95,16 @@ def refuse_blank(volume: Volume) -> None:
         raise InputError(BLANK, "check that this is the image you mean, or export it again", subject=volume.source)
 
 
+def listed_prompts(prompts: object) -> tuple[Prompt, ...]:
+    """The prompts of a volume, however they are listed; raises PromptError for what is none."""
+    listed = tuple(prompts) if isinstance(prompts, Iterable) else ()
+    strange = [repr(each)[:60] for each in listed if not hasattr(each, "project")]
+    if strange or not isinstance(prompts, Iterable):
+        problem = f"{strange[0]} is no prompt" if strange else f"{repr(prompts)[:60]} is not in a list"
+        raise PromptError(problem, "give a list of prompts, such as [Point((i, j, k))]")
+    return listed
+
+
 def plan_tracking(
     volume: Volume, prompts: Sequence[Prompt], views: str | Sequence[View], earlier: NDArray[np.generic] | None = None
 ) -> TrackingPlan:
@@ -171,8 +181,7 @@ def grouped(
 
 
 def _check_prompts(label: int, own: Sequence[Prompt]) -> None:
-    if label < 1:
-        raise PromptError(f"object {label} is no label", "number objects from 1; 0 is background")
+    check_object(label)
     if not any(says_where(prompt) for prompt in own):
         clicks = all(isinstance(prompt, Point) for prompt in own)
         problem = f"object {label} has {'negative clicks only' if clicks else 'no prompt that says where it is'}"
