@@ -166,14 +166,6 @@ def test_refusals(workspace: Workspace, words: list[str], more: list[str], said:
     assert workspace.files() == before
 
 
-def test_an_image_of_one_value_fails_alone(workspace: Workspace, words: list[str]) -> None:
-    workspace.put("c1.nii.gz", np.full(SHAPE, 7, np.int16))
-    assert main([*words]) == 2
-    said = workspace.shown()[1]
-    assert "failed: p1: c1.nii.gz: all voxels have the same value: there is nothing to outline; check" in said
-    assert sorted(path.name for path in Path("out").glob("*.nii.gz")) == ["p0.nii.gz", "p2.nii.gz"]
-
-
 def test_who_comes_first_need_not_be_in_every_case(workspace: Workspace, words: list[str]) -> None:
     """Two objects at one place: the one that is named has it; where it is not, a warning, and the case is outlined."""
     rows = Path("t.csv").read_text().splitlines()

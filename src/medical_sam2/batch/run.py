@@ -50,7 +50,7 @@ from medical_sam2.tracking.click_outline import JUDGE_FILE
 from medical_sam2.tracking.confidence import SLICES_FILE
 from medical_sam2.tracking.consensus import GATE_FILE
 from medical_sam2.tracking.finishing import FinishingChange, FinishingSettings, finish
-from medical_sam2.tracking.plan import bytes_needed, plan_tracking
+from medical_sam2.tracking.plan import bytes_needed, plan_tracking, refuse_blank
 from medical_sam2.tracking.template import SEARCHED, Template
 from medical_sam2.train.adapt import adapt_to_outlines, warn_without_outlines
 from medical_sam2.volume import Segmentation, Volume
@@ -361,6 +361,7 @@ def _outline(job: BatchJob, segmenter: Segmenter) -> CaseOutcome:
     settings, layout, case = job.settings, job.settings.make_layout(), job.case
     clock = [time.perf_counter()]
     image = io.load(case.image, **settings.reading)
+    refuse_blank(image)  # before the network is tuned to it
     labels = layout.labels(case, settings.suffix)
     registry.writer_of(Path(labels), settings.format).check_source(image, job.folder / labels)
     named = case.read_prompts(image) if case.prompts or case.template is None else NamedPrompts(())
