@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 
 from medical_sam2 import Box, FramePrompt, Mask, MedicalSam2Error, Point, Segmentation, Segmenter, Volume, io, preview
+from medical_sam2.errors import ConfigError, PromptError
+from medical_sam2.io import MaskRule
 from medical_sam2.statistics import measure
 from medical_sam2.strokes import Brush, Lasso, Scribble, ShapeInterpolation, SliceRange
 from medical_sam2.tracking.template import Template
@@ -158,3 +160,37 @@ def test_prompts_may_come_one_by_one(case: Phantom, network: Segmenter) -> None:
     found = network.segment_volume(case.volume, iter(given), window="0,1")  # type: ignore[arg-type]
     assert (found.labels == network.segment_volume(case.volume, given, window="0,1").labels).all()
     assert set(found.objects()) == {1, 2}
+
+
+@pytest.mark.parametrize("names", ["liver", ["liver"], {1: 5}, {"1": "liver"}, {1: None}, 7])
+def test_names_that_are_none_are_refused_before_anything_is_tracked(names: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    case, network = phantom(), segmenter()
+    result = Segmentation(case.truth, case.volume.affine)
+    monkeypatch.delattr("medical_sam2.segmenter.VolumeTracker")
+    for use in (
+        lambda: network.segment_volume(case.volume, [Point(case.voxel(1))], names=names),
+        lambda: network.segment_by_template(case.volume, Template(case.volume, result), names=names),
+        lambda: Segmentation(case.truth, case.volume.affine, names),
+    ):
+        with pytest.raises(ConfigError, match=r"^names .* are no names of objects; give label → name, such as \{1: 'liver'\}$"):
+            use()
+
+
+def test_a_name_is_of_an_object_that_is_prompted(case: Phantom, network: Segmenter) -> None:
+    click, called = Point(case.voxel(1)), {1: "spleen", 4: "liver"}
+    with pytest.raises(PromptError, match="a name is given to object 4, which has no prompt; prompt it, or leave its name out"):
+        network.segment_volume(case.volume, [click], names=called)
+    template = Template(case.volume, Segmentation(case.truth, case.volume.affine))
+    with pytest.raises(PromptError, match="a name is given to object 4"):
+        network.segment_by_template(case.volume, template, names=called)
+    first = Segmentation(case.truth, case.volume.affine, called)
+    for names in (None, called):  # an object of an earlier result may have no voxel left
+        assert network.segment_volume(case.volume, [click], earlier=first, names=names).names == called
+
+
+def test_the_largest_number_of_an_object_is_read_again(case: Phantom, network: Segmenter, tmp_path: Path) -> None:
+    with pytest.raises(PromptError, match="object 65536 is no label; number objects from 1 to 65535"):
+        Point(case.voxel(1), 65_536)
+    found = network.segment_volume(case.volume, [Point(case.voxel(1), 65_535)], window="0,1")
+    io.save(found, tmp_path / "a.nii.gz", case.volume)
+    assert (io.load_segmentation(tmp_path / "a.nii.gz", case.volume, MaskRule(each_label=True)).labels == found.labels).all()

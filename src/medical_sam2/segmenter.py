@@ -36,6 +36,7 @@ from medical_sam2.tracking.limits import describe_missed_clicks, describe_missed
 from medical_sam2.tracking.plan import (
     PLANES,
     by_window,
+    check_named,
     listed_prompts,
     order_objects,
     plan_tracking,
@@ -47,7 +48,7 @@ from medical_sam2.tracking.template import Template, TemplateMatch, describe_mat
 from medical_sam2.tracking.view_tracker import TrackingConfig
 from medical_sam2.tracking.volume_tracker import FrameDone, GroupTracker, ResultOptions, TrackingProgress, VolumeTracker
 from medical_sam2.views import View
-from medical_sam2.volume import Segmentation, Volume, require_volume
+from medical_sam2.volume import Segmentation, Volume, check_names, require_volume
 
 T = TypeVar("T")
 VIEWS = ("auto", "one", "three", "six", *PLANES)
@@ -186,7 +187,7 @@ class Segmenter:
             consensus: whether objects are looked at once more in 3D, if there is a gate; a correction does without.
             zoom: whether the network is shown a region around the object that grows with it, or always whole slices.
             features: folder in which what the encoder saw is kept from run to run, by content and weights.
-            names: label → name of the structure.
+            names: label → name of the structure; unless given, those of the result that is corrected.
             overlap: whether each object is kept whole, in the result's layers, where several claim a voxel, such as a tumour
                 in a kidney; its labels give that voxel to one of them all the same.
             priority: objects, by label or name, that such a voxel is given to before others, the first before the second;
@@ -205,20 +206,23 @@ class Segmenter:
         require_volume(volume)
         if not isinstance(window, Window):
             refuse_blank(volume)
+        check_names(names := names or (earlier.names if isinstance(earlier, Segmentation) else {}))
         prompts, earlier = listed_prompts(prompts), earlier_labels(earlier, volume)
         check_correction(earlier, maps=probability or uncertainty, several=overlap or bool(priority))
         # padding is cut off before anything else and put back after everything else; groups of one window share a tracker
         policy, summed = find(POLICIES, bank, what="bank"), find(FUSIONS, fusion, what="fusion")
         shown, mended = (crop := Crop.to_content(volume, prompts)).volume, crop.labels(earlier)
         plan = plan_tracking(shown, [crop.prompt(prompt) for prompt in prompts], views, earlier)
+        if earlier is None:
+            check_named(names, plan.labels)
         learnt = (self.gate, self.slice_judge) if consensus else ()
-        first = order_objects(priority, plan.labels, names or {})
+        first = order_objects(priority, plan.labels, names)
         options = ResultOptions(summed, probability, uncertainty, islands, *learnt, overlap=overlap, priority=first)
         work = VolumeTracker(shown, plan, options, TrackingProgress(crop.wrap_progress(on_frame)))
         new = partial(TrackingConfig, self.network, self._encoder(features), shown, policy=policy, joint=joint, zoom=zoom)
         with self.computing():
             mended = _track_windows(work, partial(new, judge=self.judge), window, mended)
-        result = crop.to_whole(work.result(names or {}, mended), earlier)
+        result = crop.to_whole(work.result(names, mended), earlier)
         if earlier is None and not (probability or uncertainty or overlap):
             again = partial(self.segment_volume, volume, bank=bank, window=window, islands=islands, zoom=zoom)
             result = _take_out(result, prompts, partial(again, features=features, names=names, on_frame=on_frame))
@@ -265,12 +269,15 @@ class Segmenter:
         prompts = listed_prompts(prompts)
         for image in (volume, template.volume):
             refuse_blank(image)
-        called = {**template.annotation.names, **(names or {})}
-        wanted = order_objects(priority, {each.object for each in (*template.masks, *prompts)}, called)
+        check_names(names := names or {})
+        called, known = {**template.annotation.names, **names}, {each.object for each in (*template.masks, *prompts)}
+        check_named(names, known)
+        wanted = order_objects(priority, known, called)
         with self.computing():
             matches = self._find_objects(volume, template, prompts, views, window, zoom=zoom, features=features)
         found = [match for match in matches if match.found]
         outlines = [*prompts, *(match.mask for match in found)]
+        shown = {outline.object for outline in outlines}
         seen = {match.window for match in found}
         result = Segmentation(np.zeros(volume.shape, np.uint8), volume.affine, called, image=volume)
         if outlines:
@@ -281,11 +288,11 @@ class Segmenter:
                 window=seen.pop() if len(seen) == 1 and not prompts else window,
                 zoom=zoom,
                 features=features,
-                names=called,
-                priority=[label for label in wanted if label in {each.object for each in outlines}],
+                names={label: called[label] for label in called if label in shown},
+                priority=[label for label in wanted if label in shown],
                 **options,
             )
-        return describe_matches(replace(result, colours=template.annotation.colours), matches)
+        return describe_matches(replace(result, names=called, colours=template.annotation.colours), matches)
 
     def _find_objects(
         self,

@@ -27,7 +27,7 @@ from medical_sam2.strokes import (
     lasso_prompt,
     scribble_prompt,
 )
-from medical_sam2.tracking.plan import labels_in
+from medical_sam2.tracking.plan import check_named, labels_in
 from medical_sam2.volume import Volume
 
 STROKES: tuple[tuple[str, type[Stroke], bool], ...] = (
@@ -194,7 +194,7 @@ def volume_prompts(options: PromptOptions, volume: Volume, earlier: Volume | Non
     drawn = {outline.label: outline.name for outline in reader.outlines if outline.name}
     names = {**drawn, **from_file.names, **_names(options.name, reader.label)}
     _check_object(options, asked=reader.asked)
-    _check_names(names, {prompt.object for prompt in prompts} | set(_labels(earlier)))
+    check_named(names, {prompt.object for prompt in prompts} | set(_labels(earlier)))
     colours = {outline.label: outline.colour for outline in reader.outlines if outline.colour}
     return NamedPrompts(prompts, names, from_file.files, colours, (*from_file.notes, *reader.places.notes))
 
@@ -228,7 +228,7 @@ def set_prompts(options: SetPromptOptions, images: ImageFolder) -> SetPrompts:
     reader.check()
     names = _names(options.name, reader.label)
     _check_object(options, asked=reader.asked)
-    _check_names(names, {label for own in reader.found.values() for label in own})
+    check_named(names, {label for own in reader.found.values() for label in own})
     return SetPrompts(reader.found, names, files)
 
 
@@ -468,11 +468,6 @@ def _check_object(options: PromptOptions | SetPromptOptions, *, asked: bool) -> 
     if options.object is not None and not asked and not options.mask:
         problem = f"--object {options.object} changes nothing: every prompt names its object itself, as 2:X Y does"
         raise ConfigError(problem, "leave --object out, or the number before the colon")
-
-
-def _check_names(names: Mapping[int, str], objects: set[int]) -> None:
-    if unknown := sorted(names.keys() - objects):
-        raise PromptError(f"a name is given to object {unknown[0]}, which has no prompt", "prompt it, or leave its name out")
 
 
 def _labels(earlier: Volume | None) -> list[int]:

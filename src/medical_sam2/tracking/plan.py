@@ -105,6 +105,12 @@ def listed_prompts(prompts: object) -> tuple[Prompt, ...]:
     return listed
 
 
+def check_named(names: Mapping[int, str], objects: Collection[int]) -> None:
+    """Refuse names of objects that nobody prompts; raises PromptError."""
+    if unknown := sorted(set(names) - set(objects)):
+        raise PromptError(f"a name is given to object {unknown[0]}, which has no prompt", "prompt it, or leave its name out")
+
+
 def plan_tracking(
     volume: Volume, prompts: Sequence[Prompt], views: str | Sequence[View], earlier: NDArray[np.generic] | None = None
 ) -> TrackingPlan:
