@@ -337,26 +337,30 @@ def views_named(name: str | Sequence[View], volume: Volume, primary: View) -> tu
     """
     # names are few and each has its own rule, so that a table would hold functions of one line
     if not isinstance(name, str):
-        return (primary, *(view for view in dict.fromkeys(name) if view != primary)), ()
-    further = tuple(view for view in THREE_VIEWS if view.axis != primary.axis)
-    if name == "one" or name in PLANES:
+        chosen = (primary, *(view for view in dict.fromkeys(name) if view != primary))
+    elif name == "one" or name in PLANES:
         return (primary,), ()
-    if name == "three":
-        return (primary, *further), ()
-    if name == "six":
-        return tuple(each for view in (primary, *further) for each in (view, view.reversed)), ()
-    if name != "auto":
+    elif name in {"three", "six", "auto"}:
+        chosen = (primary, *(view for view in THREE_VIEWS if view.axis != primary.axis))
+    else:
         raise ConfigError(f"unknown views {name!r}", f"choose one of one, three, six, auto, {', '.join(PLANES)}")
-    kept = tuple(view for view in further if usable(volume, view))
-    return (primary, *kept), _left_out_warning(volume, [view.name for view in further if view not in kept])
+    strips = [view for view in chosen if view != primary and min(frame_shape(volume, view)) == 1]
+    coarse = [view for view in chosen[1:] if name == "auto" and view not in strips and not usable(volume, view)]
+    kept = tuple(view for view in chosen if view not in (*strips, *coarse))
+    if name == "six":
+        kept = tuple(each for view in kept for each in (view, view.reversed))
+    return kept, _left_out_warnings(volume, strips, coarse)
 
 
-def _left_out_warning(volume: Volume, left_out: Sequence[str]) -> tuple[str, ...]:
-    if not left_out:
-        return ()
+def _left_out_warnings(volume: Volume, strips: Sequence[View], coarse: Sequence[View]) -> tuple[str, ...]:
     voxels = "×".join(str(n) for n in volume.shape)
     size = f"{voxels} voxels of {'×'.join(f'{mm:.3g}' for mm in volume.spacing_mm)} mm"
-    return (f"{' and '.join(left_out)} slices are left out: too coarse ({size}); --views three uses them all the same",)
+    reasons = {
+        f"strips of a single row of pixels ({voxels} voxels)": strips,
+        f"too coarse ({size}); --views three uses them all the same": coarse,
+    }
+    left_out = ((reason, dict.fromkeys(view.name for view in views)) for reason, views in reasons.items() if views)
+    return tuple(f"{' and '.join(names)} slices are left out: {reason}" for reason, names in left_out)
 
 
 def unused_prompts(volume: Volume, group: Group) -> list[str]:
@@ -371,11 +375,16 @@ def unused_prompts(volume: Volume, group: Group) -> list[str]:
     ]
 
 
+def frame_shape(volume: Volume, view: View) -> tuple[int, int]:
+    """Rows and columns of the slices of a view."""
+    _, rows, columns = (volume.shape[axis] for axis in view.order(volume.orientation))
+    return rows, columns
+
+
 def usable(volume: Volume, view: View) -> bool:
     """Whether the slices of a view are fine enough to be looked at."""
     _, high, wide = view.spacing(volume.spacing_mm, volume.orientation)
-    _, rows, columns = (volume.shape[axis] for axis in view.order(volume.orientation))
-    return max(high, wide) <= TOO_THICK * min(high, wide) and min(rows, columns) >= TOO_FEW
+    return max(high, wide) <= TOO_THICK * min(high, wide) and min(frame_shape(volume, view)) >= TOO_FEW
 
 
 def order_outward(prompted: Iterable[int], frames: Iterable[int], start: int) -> tuple[list[int], list[int], list[int]]:
