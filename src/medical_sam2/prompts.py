@@ -230,13 +230,13 @@ class Point:
 class Box:
     """A rectangle around the object on one slice, or a box around all of it: both corners included.
 
-    A rectangle has corners that are equal along exactly the axis of its slice. A box in 3D says where the object ends on every
-    side: the network is shown the rectangle on the middle slice, tracking does not go beyond the box, and what is found
-    outside of it is cut off.
+    Any two opposite corners will do. A rectangle has corners that are equal along exactly the axis of its slice. A box in 3D
+    says where the object ends on every side: the network is shown the rectangle on the middle slice, tracking does not go
+    beyond the box, and what is found outside of it is cut off.
 
     Args:
-        low_ijk: corner with the smaller voxel indices.
-        high_ijk: corner with the larger ones.
+        low_ijk: a corner; afterwards the one with the smaller voxel indices.
+        high_ijk: the opposite one; afterwards the one with the larger ones.
         object: label, from 1.
         positive: whether the object lies in it; of a negative box no voxel belongs to the object.
     """
@@ -252,8 +252,10 @@ class Box:
         check_object(self.object)
         if not all(map(isfinite, (*self.low_ijk, *self.high_ijk))):
             raise PromptError(f"box {self.low_ijk} – {self.high_ijk} is not finite", "give voxel indices")
-        if any(low > high for low, high in zip(self.low_ijk, self.high_ijk, strict=True)):
-            raise PromptError(f"box {self.low_ijk} – {self.high_ijk} is turned inside out", "give the smaller corner first")
+        low, high = (tuple(map(end, self.low_ijk, self.high_ijk)) for end in (min, max))
+        if low != tuple(self.low_ijk):
+            object.__setattr__(self, "low_ijk", low)
+            object.__setattr__(self, "high_ijk", high)
         if len(self._flat) > 1:
             raise PromptError(
                 f"box {self.low_ijk} – {self.high_ijk} is neither a rectangle on one slice nor a box in 3D",
