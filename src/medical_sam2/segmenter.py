@@ -20,19 +20,19 @@ from medical_sam2.model.device import Precision, choose_device, choose_precision
 from medical_sam2.model.memory_bank import POLICIES, Policy, SelfSorting
 from medical_sam2.model.weights import load_backbone, weights_file
 from medical_sam2.plugins import find, suggestion
-from medical_sam2.prompts import FramePrompt, Point, Prompt, voxel_of
+from medical_sam2.prompts import FramePrompt, Prompt
 from medical_sam2.strokes import apply_settled
 from medical_sam2.tracking.click_outline import OutlineJudge
 from medical_sam2.tracking.confidence import SLICE_FEATURES, SLICES_FILE
 from medical_sam2.tracking.consensus import Gate
-from medical_sam2.tracking.correction import check_correction, correct_labels, earlier_labels
+from medical_sam2.tracking.correction import check_correction, correct_labels, earlier_labels, take_out
 from medical_sam2.tracking.cropping import Crop, CroppedImages
 from medical_sam2.tracking.encoding import FeatureCache, FeatureStore, choose_encoder, content_key, fingerprint
 from medical_sam2.tracking.frames import FrameStack
 from medical_sam2.tracking.fusion import FUSIONS, Fusion, FusionFactory
 from medical_sam2.tracking.image_set import ImageMask, ImageSetConfig, Order, choose_order, segment_set
 from medical_sam2.tracking.image_viewer import ImageViewer, choose_set_windows, unit_vector
-from medical_sam2.tracking.limits import describe_missed_clicks, describe_missed_points, describe_taken, hold_settled
+from medical_sam2.tracking.limits import describe_missed_clicks, describe_missed_points, describe_taken
 from medical_sam2.tracking.plan import (
     PLANES,
     by_window,
@@ -225,7 +225,7 @@ class Segmenter:
         result = crop.to_whole(work.result(names, mended), earlier)
         if earlier is None and not (probability or uncertainty or overlap):
             again = partial(self.segment_volume, volume, bank=bank, window=window, islands=islands, zoom=zoom)
-            result = _take_out(result, prompts, partial(again, features=features, names=names, on_frame=on_frame))
+            result = take_out(result, prompts, partial(again, features=features, names=names, on_frame=on_frame))
         late = (*describe_missed_points(result.maps, prompts), *describe_taken(earlier, result.labels, prompts))
         return replace(result, warnings=(*result.warnings, *late), image=volume)
 
@@ -431,23 +431,6 @@ class Segmenter:
                 yield
         finally:
             self._checked = before
-
-
-# Alone on its slice a negative click shows the network no object, so it says nothing until something was found there.
-def _take_out(found: Segmentation, prompts: Sequence[Prompt], correct: Callable[..., Segmentation]) -> Segmentation:
-    """The result, corrected by the negative clicks inside of it; what else the prompts settled holds."""
-    clicks = [prompt for prompt in prompts if isinstance(prompt, Point) and not prompt.positive]
-    late = [click for click in clicks if found.labels[tuple(map(voxel_of, click.index_ijk))] == click.object]
-    if not late:
-        return found
-    mended = correct(late, earlier=found.labels)
-    for label in {click.object for click in late}:
-        own = [prompt for prompt in prompts if prompt.object == label]
-        hold_settled(mended.labels, found.labels, own, [click for click in late if click.object == label])
-    again = {row.key for row in mended.confidence}
-    kept = (row for row in found.confidence if row.key not in again)
-    warnings = tuple(dict.fromkeys((*found.warnings, *mended.warnings)))
-    return replace(found, labels=mended.labels, confidence=(*kept, *mended.confidence), warnings=warnings)
 
 
 def _track_windows(

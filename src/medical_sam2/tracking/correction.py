@@ -9,8 +9,8 @@ an error around itself: the nearer it lies to the earlier outline, the smaller i
 Shapes: I J K voxels, T frames, H W frame.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import cast
 
@@ -22,9 +22,10 @@ from medical_sam2.errors import ConfigError, GeometryError, InputError, PromptEr
 from medical_sam2.io.labels import SAME_MM, integers
 from medical_sam2.io.voxels import grid_distance
 from medical_sam2.model.memory_bank import PolicyBank
-from medical_sam2.prompts import Box, FramePrompt
+from medical_sam2.prompts import Box, FramePrompt, Point, Prompt, voxel_of
 from medical_sam2.strokes import only_takes_away
 from medical_sam2.tracking.frames import Region, around_all, box_of, pixels_of, prompt_extent, region_for
+from medical_sam2.tracking.limits import hold_settled
 from medical_sam2.tracking.plan import Group
 from medical_sam2.tracking.view_tracker import FrameTime
 from medical_sam2.tracking.volume_tracker import AROUND, GroupTracker
@@ -62,6 +63,23 @@ def check_correction(earlier: NDArray[np.unsignedinteger] | None, *, maps: bool,
         raise ConfigError("a correction keeps no probabilities", "leave `probability` and `uncertainty` out, or `earlier`")
     if several:
         raise ConfigError("a correction mends one label map", "leave `overlap` and `priority` out, or `earlier`")
+
+
+# Alone on its slice a negative click shows the network no object, so it says nothing until something was found there.
+def take_out(found: Segmentation, prompts: Sequence[Prompt], correct: Callable[..., Segmentation]) -> Segmentation:
+    """The result, corrected by the negative clicks inside of it; what else the prompts settled holds."""
+    clicks = [prompt for prompt in prompts if isinstance(prompt, Point) and not prompt.positive]
+    late = [click for click in clicks if found.labels[tuple(map(voxel_of, click.index_ijk))] == click.object]
+    if not late:
+        return found
+    mended = correct(late, earlier=found.labels)
+    for label in {click.object for click in late}:
+        own = [prompt for prompt in prompts if prompt.object == label]
+        hold_settled(mended.labels, found.labels, own, [click for click in late if click.object == label])
+    again = {row.key for row in mended.confidence}
+    kept = (row for row in found.confidence if row.key not in again)
+    warnings = tuple(dict.fromkeys((*found.warnings, *mended.warnings)))
+    return replace(found, labels=mended.labels, confidence=(*kept, *mended.confidence), warnings=warnings)
 
 
 def correct_labels(tracker: GroupTracker, groups: Sequence[Group], earlier: NDArray[np.integer]) -> NDArray[np.unsignedinteger]:
