@@ -25,7 +25,7 @@ from medical_sam2.strokes import apply_settled
 from medical_sam2.tracking.click_outline import OutlineJudge
 from medical_sam2.tracking.confidence import SLICE_FEATURES, SLICES_FILE
 from medical_sam2.tracking.consensus import Gate
-from medical_sam2.tracking.correction import check_correction, correct_labels, earlier_labels, take_out
+from medical_sam2.tracking.correction import check_correction, correct_labels, read_request, take_out
 from medical_sam2.tracking.cropping import Crop, CroppedImages
 from medical_sam2.tracking.encoding import FeatureCache, FeatureStore, choose_encoder, content_key, fingerprint
 from medical_sam2.tracking.frames import FrameStack
@@ -37,7 +37,6 @@ from medical_sam2.tracking.plan import (
     PLANES,
     by_window,
     check_named,
-    listed_prompts,
     order_objects,
     plan_tracking,
     refuse_blank,
@@ -48,7 +47,7 @@ from medical_sam2.tracking.template import Template, TemplateMatch, describe_mat
 from medical_sam2.tracking.view_tracker import TrackingConfig
 from medical_sam2.tracking.volume_tracker import FrameDone, GroupTracker, ResultOptions, TrackingProgress, VolumeTracker
 from medical_sam2.views import View
-from medical_sam2.volume import Segmentation, Volume, check_names, require_volume
+from medical_sam2.volume import Segmentation, Volume
 
 T = TypeVar("T")
 VIEWS = ("auto", "one", "three", "six", *PLANES)
@@ -203,20 +202,13 @@ class Segmenter:
             InputError: the volume holds one value only: there is nothing to outline; or it is no Volume.
             GeometryError: the earlier result lies in another grid.
         """
-        require_volume(volume)
-        if not isinstance(window, Window):
-            refuse_blank(volume)
-        check_names(names := names or (earlier.names if isinstance(earlier, Segmentation) else {}))
-        prompts, earlier = listed_prompts(prompts), earlier_labels(earlier, volume)
+        prompts, earlier, names = read_request(volume, prompts, earlier, names, window)
         check_correction(earlier, maps=probability or uncertainty, several=overlap or bool(priority))
         # padding is cut off before anything else and put back after everything else; groups of one window share a tracker
         policy, summed = find(POLICIES, bank, what="bank"), find(FUSIONS, fusion, what="fusion")
         shown, mended = (crop := Crop.to_content(volume, prompts)).volume, crop.labels(earlier)
         plan = plan_tracking(shown, [crop.prompt(prompt) for prompt in prompts], views, earlier)
-        if earlier is None:
-            check_named(names, plan.labels)
-        learnt = (self.gate, self.slice_judge) if consensus else ()
-        first = order_objects(priority, plan.labels, names)
+        learnt, first = ((self.gate, self.slice_judge) if consensus else ()), order_objects(priority, plan.labels, names)
         options = ResultOptions(summed, probability, uncertainty, islands, *learnt, overlap=overlap, priority=first)
         work = VolumeTracker(shown, plan, options, TrackingProgress(crop.wrap_progress(on_frame)))
         new = partial(TrackingConfig, self.network, self._encoder(features), shown, policy=policy, joint=joint, zoom=zoom)
@@ -265,13 +257,10 @@ class Segmenter:
         Raises:
             PromptError, ConfigError, InputError: as `segment_volume`.
         """
-        require_volume(volume)
-        prompts = listed_prompts(prompts)
-        for image in (volume, template.volume):
-            refuse_blank(image)
-        check_names(names := names or {})
-        called, known = {**template.annotation.names, **names}, {each.object for each in (*template.masks, *prompts)}
-        check_named(names, known)
+        prompts, *_ = read_request(volume, prompts)
+        refuse_blank(template.volume)
+        check_named(names := names or {}, known := {each.object for each in (*template.masks, *prompts)})
+        called = {**template.annotation.names, **names}
         wanted = order_objects(priority, known, called)
         with self.computing():
             matches = self._find_objects(volume, template, prompts, views, window, zoom=zoom, features=features)

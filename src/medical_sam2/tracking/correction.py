@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from medical_sam2.errors import ConfigError, GeometryError, InputError, PromptError
+from medical_sam2.intensity_window import Window
 from medical_sam2.io.labels import SAME_MM, integers
 from medical_sam2.io.voxels import grid_distance
 from medical_sam2.model.memory_bank import PolicyBank
@@ -26,16 +27,39 @@ from medical_sam2.prompts import Box, FramePrompt, Point, Prompt, voxel_of
 from medical_sam2.strokes import only_takes_away
 from medical_sam2.tracking.frames import Region, around_all, box_of, pixels_of, prompt_extent, region_for
 from medical_sam2.tracking.limits import hold_settled
-from medical_sam2.tracking.plan import Group
+from medical_sam2.tracking.plan import Group, check_named, listed_prompts, refuse_blank
 from medical_sam2.tracking.view_tracker import FrameTime
 from medical_sam2.tracking.volume_tracker import AROUND, GroupTracker
 from medical_sam2.views import View
-from medical_sam2.volume import Segmentation, SliceConfidence, Volume
+from medical_sam2.volume import Segmentation, SliceConfidence, Volume, require_volume
 
 REACH = 2.0  # distances of a click to the earlier outline, and a slice or pixel more, within which it may change something
 
 
-def earlier_labels(earlier: object, volume: Volume) -> NDArray[np.unsignedinteger] | None:
+def read_request(
+    volume: Volume,
+    prompts: Sequence[Prompt],
+    earlier: Segmentation | NDArray[np.unsignedinteger] | None = None,
+    names: Mapping[int, str] | None = None,
+    window: str | Window = "auto",
+) -> tuple[tuple[Prompt, ...], NDArray[np.unsignedinteger] | None, Mapping[int, str]]:
+    """Prompts, labels of an earlier result, and names, as whoever uses the package gives them, if they can be some.
+
+    Raises:
+        InputError: the image is no volume or, unless its window is known, holds one value only; an earlier result is none.
+        GeometryError: the earlier result lies in another grid.
+        PromptError: what is no prompt; a name of an object that nobody prompts.
+        ConfigError: names that are none.
+    """
+    require_volume(volume)
+    if not isinstance(window, Window):
+        refuse_blank(volume)
+    listed, called = listed_prompts(prompts), names or (earlier.names if isinstance(earlier, Segmentation) else {})
+    check_named(called, {prompt.object for prompt in listed} if earlier is None else called)
+    return listed, _earlier_labels(earlier, volume), called
+
+
+def _earlier_labels(earlier: object, volume: Volume) -> NDArray[np.unsignedinteger] | None:
     """The labels of an earlier result, if they can be some of this volume.
 
     Raises:

@@ -16,7 +16,7 @@ from medical_sam2.prompts import FramePrompt, Mask, Point, Prompt, check_object,
 from medical_sam2.strokes import Brush, Lasso, Scribble, SliceRange, joins_outlines, only_takes_away, says_where
 from medical_sam2.tracking.limits import Limits, check_agreement, limits_of
 from medical_sam2.views import AXIAL, CORONAL, SAGITTAL, THREE_VIEWS, View
-from medical_sam2.volume import Volume
+from medical_sam2.volume import Volume, check_names
 
 PLANES = {"axial": AXIAL, "coronal": CORONAL, "sagittal": SAGITTAL}
 TOO_THICK = 3.0  # slices of an axis whose pixels are this many times longer than wide are left out by "auto"
@@ -106,7 +106,8 @@ def listed_prompts(prompts: object) -> tuple[Prompt, ...]:
 
 
 def check_named(names: Mapping[int, str], objects: Collection[int]) -> None:
-    """Refuse names of objects that nobody prompts; raises PromptError."""
+    """Refuse names of objects that nobody prompts; raises PromptError, and ConfigError for what are no names."""
+    check_names(names)
     if unknown := sorted(set(names) - set(objects)):
         raise PromptError(f"a name is given to object {unknown[0]}, which has no prompt", "prompt it, or leave its name out")
 
