@@ -44,3 +44,16 @@ def test_bad_images_are_refused() -> None:
     for error, images, prompts in refused:
         with pytest.raises(error):
             list(segmenter().segment_images(images, prompts))
+
+
+@pytest.mark.parametrize("value", [7.0, np.nan, np.inf])
+def test_an_image_without_two_values_is_blank(value: float) -> None:
+    """Prompted, it is refused; else nothing is outlined on it."""
+    case = phantom()
+    seen, blank = case.volume.array[:, :, 8], np.full((11, 13), value)
+    outline = FramePrompt.mask(case.truth[:, :, 8] == 1)
+    with pytest.raises(GeometryError, match="image 0 holds one grey value only"):
+        list(segmenter().segment_images([blank, seen], {0: {1: outline}}))
+    found = {one.index: one for one in segmenter().segment_images([blank, seen], {1: {1: outline}})}
+    assert "same value" in found[0].warnings[0]
+    assert not found[0].labels.any()

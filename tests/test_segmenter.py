@@ -1,6 +1,7 @@
 """The whole path from prompts to labels, with a backbone whose answer is known: geometry, order, independence of objects."""
 
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -9,12 +10,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from medical_sam2.errors import ConfigError, GeometryError, PromptError
+from medical_sam2.errors import ConfigError, GeometryError, InputError, PromptError
+from medical_sam2.intensity_window import Window
 from medical_sam2.model.device import choose_device, choose_precision
 from medical_sam2.model.memory_bank import Fifo
 from medical_sam2.prompts import Mask, Point
 from medical_sam2.segmenter import Segmenter
 from medical_sam2.tracking import plan
+from medical_sam2.tracking.template import Template
 from medical_sam2.tracking.volume_tracker import FrameDone
 from medical_sam2.views import CORONAL, SAGITTAL, View
 from medical_sam2.volume import Segmentation, Volume
@@ -305,7 +308,6 @@ def test_bad_requests_are_refused() -> None:
     refused: list[tuple[type[Exception], list[Any], dict[str, Any]]] = [
         (PromptError, [], {}),
         (PromptError, [replace(click, positive=False)], {}),
-        (PromptError, [replace(click, object=0)], {}),
         (PromptError, [Point((0, 0, 16))], {}),
         (PromptError, [Mask(np.ones((2, 2, 2), bool))], {}),
         (ConfigError, [click], {"views": "seven"}),
@@ -319,6 +321,8 @@ def test_bad_requests_are_refused() -> None:
     for error, prompts, options in refused:
         with pytest.raises(error):
             segment(case, prompts, **options)
+    with pytest.raises(PromptError, match="object 0 is no label"):
+        replace(click, object=0)
 
 
 @pytest.mark.parametrize("held", [True, False])
@@ -337,3 +341,35 @@ def test_devices_and_precisions() -> None:
             choose_device(name)
     with pytest.raises(ConfigError):
         choose_precision("fp8", torch.device("cpu"))
+
+
+@pytest.mark.parametrize("value", [0.0, np.nan, -np.inf, "part"])
+@pytest.mark.parametrize("window", ["auto", "0,1", "soft"])
+def test_a_volume_of_one_value_is_refused(value: float | str, window: str) -> None:
+    """A network outlines something round at a click even there; what is not finite counts as background."""
+    blank = np.full((20, 24, 9), 3.0 if value == "part" else float(value))
+    if value == "part":
+        blank[:10, :12] = np.nan
+    ask = partial(segmenter().segment_volume, prompts=[Point((10, 12, 3))], window=window)
+    with pytest.raises(InputError, match=r"^all voxels have the same value: there is nothing to outline; check"):
+        ask(Volume(blank, np.eye(4)))
+    blank[-1, -1, -2:] = 4.0, 5.0
+    if window == "auto":
+        assert ask(Volume(blank, np.eye(4))).labels.shape == blank.shape
+
+
+def test_a_blank_part_of_an_image_is_seen_through_the_window_of_the_whole() -> None:
+    """As the page shows a slice of padding, on which something may be drawn."""
+    drawn = np.zeros((1, 24, 30), bool)
+    drawn[:, 3:9, 4:12] = True
+    part = Volume(np.zeros(drawn.shape), np.eye(4))
+    found = segmenter().segment_volume(part, [Mask(drawn)], views=[View("RPS")], window=Window(0, 1))
+    assert (found.labels == drawn).all()
+
+
+def test_a_template_and_what_it_is_for_hold_more_than_one_value() -> None:
+    case = phantom()
+    blank, drawn = replace(case.volume, array=np.zeros(case.volume.shape)), Segmentation(case.truth, case.volume.affine)
+    for volume, image in ((blank, case.volume), (case.volume, blank)):
+        with pytest.raises(InputError, match="nothing to outline"):
+            segmenter().segment_by_template(volume, Template(image, drawn))

@@ -153,6 +153,21 @@ def named_window(name: str | Window) -> Window | None:
     return Window(low, high)
 
 
+BLANK = "all voxels have the same value: there is nothing to outline"
+
+
+def is_blank(array: NDArray[np.generic]) -> bool:
+    """Whether no two finite intensities of an image, slab by slab, differ: NaN and infinities count as background."""
+    first: Any = None
+    for slab in array:
+        finite = slab[np.isfinite(slab)]
+        if finite.size:
+            first = finite[0] if first is None else first
+            if (finite != first).any():
+                return False
+    return True
+
+
 # On one grey a network still outlines something round at the click, which looks plausible.
 def check_visible(window: Window, array: NDArray[np.generic]) -> None:
     """Refuse a window through which an image of several intensities is all one grey.

@@ -3,16 +3,18 @@
 What is drawn by hand (scribbles, lassos, diameters) and what prompts settle of single voxels is in `strokes.py`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil, floor, inf, isfinite, pi, sqrt
+from numbers import Integral, Real
 from typing import Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from medical_sam2.errors import PromptError
+from medical_sam2.errors import PromptError, list_first
 from medical_sam2.views import View
+from medical_sam2.volume import MOST_OBJECTS
 
 Index: TypeAlias = tuple[float, float, float]
 CLEARED = 0.25  # reach of a negative click inside an outline, of the radius of a disc as large as the outline
@@ -52,7 +54,7 @@ class FramePrompt:
     @classmethod
     def mask(cls, mask_hw: NDArray[np.bool_], *, estimate: float | None = None) -> "FramePrompt":
         """One outline."""
-        return cls(_NO_POINTS, _NO_LABELS, mask_hw=np.asarray(mask_hw, bool), estimate=estimate)
+        return cls(_NO_POINTS, _NO_LABELS, mask_hw=as_outline(mask_hw, "an outline"), estimate=estimate)
 
     @property
     def drawn_area(self) -> float:
@@ -200,11 +202,18 @@ class Point:
         index_ijk: voxel index, in the order of the file; fractions are kept within the slice.
         object: label, from 1.
         positive: whether the voxel belongs to the object.
+
+    Raises:
+        PromptError: the index is not three numbers, or the label none.
     """
 
     index_ijk: Index
     object: int = 1
     positive: bool = True
+
+    def __post_init__(self) -> None:
+        check_index("point", self.index_ijk)
+        check_object(self.object)
 
     def project(self, view: View, shape_ijk: Sequence[int], axes: str = "RAS") -> Mapping[int, FramePrompt]:
         """One click on one frame."""
@@ -221,13 +230,13 @@ class Point:
 class Box:
     """A rectangle around the object on one slice, or a box around all of it: both corners included.
 
-    A rectangle has corners that are equal along exactly the axis of its slice. A box in 3D says where the object ends on every
-    side: the network is shown the rectangle on the middle slice, tracking does not go beyond the box, and what is found
-    outside of it is cut off.
+    Any two opposite corners will do. A rectangle has corners that are equal along exactly the axis of its slice. A box in 3D
+    says where the object ends on every side: the network is shown the rectangle on the middle slice, tracking does not go
+    beyond the box, and what is found outside of it is cut off.
 
     Args:
-        low_ijk: corner with the smaller voxel indices.
-        high_ijk: corner with the larger ones.
+        low_ijk: a corner; afterwards the one with the smaller voxel indices.
+        high_ijk: the opposite one; afterwards the one with the larger ones.
         object: label, from 1.
         positive: whether the object lies in it; of a negative box no voxel belongs to the object.
     """
@@ -238,10 +247,15 @@ class Box:
     positive: bool = True
 
     def __post_init__(self) -> None:
+        for corner in (self.low_ijk, self.high_ijk):
+            check_index("corner", corner)
+        check_object(self.object)
         if not all(map(isfinite, (*self.low_ijk, *self.high_ijk))):
             raise PromptError(f"box {self.low_ijk} – {self.high_ijk} is not finite", "give voxel indices")
-        if any(low > high for low, high in zip(self.low_ijk, self.high_ijk, strict=True)):
-            raise PromptError(f"box {self.low_ijk} – {self.high_ijk} is turned inside out", "give the smaller corner first")
+        low, high = (tuple(map(end, self.low_ijk, self.high_ijk)) for end in (min, max))
+        if low != tuple(self.low_ijk):
+            object.__setattr__(self, "low_ijk", low)
+            object.__setattr__(self, "high_ijk", high)
         if len(self._flat) > 1:
             raise PromptError(
                 f"box {self.low_ijk} – {self.high_ijk} is neither a rectangle on one slice nor a box in 3D",
@@ -291,9 +305,12 @@ class Mask:
     """An outline on one or several slices.
 
     Args:
-        array_ijk: (I, J, K) bool in the grid of the image.
+        array_ijk: (I, J, K) bool in the grid of the image; of numbers, where all that are not 0 are the same, such as 255.
         object: label, from 1.
         axis: array axis of the slices that it was drawn on; None where it lies on one slice of exactly one axis.
+
+    Raises:
+        PromptError: it is no outline of a volume, or empty, or the label is none.
     """
 
     array_ijk: NDArray[np.bool_]
@@ -301,6 +318,11 @@ class Mask:
     axis: int | None = None
 
     def __post_init__(self) -> None:
+        check_object(self.object)
+        object.__setattr__(self, "array_ijk", as_outline(self.array_ijk, f"the mask of object {self.object}"))
+        if self.array_ijk.ndim != 3:
+            remedy = "give one of the image's shape (I, J, K), outlined on one of its slices"
+            raise PromptError(f"the mask of object {self.object} has shape {self.array_ijk.shape}", remedy)
         if not self.array_ijk.any():
             raise PromptError(f"the mask of object {self.object} is empty", "outline at least one voxel")
 
@@ -341,6 +363,43 @@ class Fixed:
     def __call__(self, t: int, predicted: NDArray[np.bool_] | None) -> FramePrompt | None:
         """The prompt of frame t as it opens; its correction of the answer, once."""
         return self.prompts.get(t) if predicted is None else self.corrections.pop(t, None)
+
+
+def check_object(label: object) -> int:
+    """The label, if an object can have it; else raises PromptError."""
+    if isinstance(label, bool) or not isinstance(label, Integral) or not 1 <= int(label) <= MOST_OBJECTS:
+        problem = f"object {repr(label)[:40]} is no label"
+        raise PromptError(problem, f"number objects from 1 to {MOST_OBJECTS}; 0 is background")
+    return int(label)
+
+
+def check_index(what: str, index_ijk: object) -> None:
+    """Refuse what is no index of a voxel; raises PromptError."""
+    numbers = isinstance(index_ijk, Iterable) and [isinstance(each, Real) for each in index_ijk]
+    if numbers != [True, True, True]:
+        problem = f"{what} {repr(index_ijk)[:60]} is no voxel"
+        raise PromptError(problem, "give three numbers: its indices (i, j, k) in the order of the file")
+
+
+def as_outline(array: object, what: str) -> NDArray[np.bool_]:
+    """Where an array is not 0, if all that is not 0 is the same.
+
+    Raises:
+        PromptError: it holds NaN, several other numbers, or no numbers.
+    """
+    numbers = np.asarray(array)
+    if numbers.dtype == bool:
+        return numbers
+    if numbers.dtype.kind not in "iuf":
+        raise PromptError(f"{what} is of type {numbers.dtype}", "give an array of True and False")
+    inside = numbers != 0
+    values = numbers[inside]
+    if (values != values[:1]).any():
+        held = list_first(np.unique(values).tolist())
+        raise PromptError(
+            f"{what} holds 0 and {held}: which is inside is not clear", "give True and False, such as labels == 1"
+        )
+    return inside
 
 
 def voxel_of(index: float) -> int:

@@ -18,23 +18,30 @@ from medical_sam2.intensity_window import Window
 from medical_sam2.model.backbone import Backbone, Features
 from medical_sam2.model.device import Precision, choose_device, choose_precision, helped
 from medical_sam2.model.memory_bank import POLICIES, Policy, SelfSorting
-from medical_sam2.model.sam2 import Sam2
 from medical_sam2.model.weights import load_backbone, weights_file
 from medical_sam2.plugins import find, suggestion
-from medical_sam2.prompts import FramePrompt, Point, Prompt, voxel_of
+from medical_sam2.prompts import FramePrompt, Prompt
 from medical_sam2.strokes import apply_settled
 from medical_sam2.tracking.click_outline import OutlineJudge
 from medical_sam2.tracking.confidence import SLICE_FEATURES, SLICES_FILE
 from medical_sam2.tracking.consensus import Gate
-from medical_sam2.tracking.correction import correct_labels
+from medical_sam2.tracking.correction import check_correction, correct_labels, read_request, take_out
 from medical_sam2.tracking.cropping import Crop, CroppedImages
-from medical_sam2.tracking.encoding import CompiledEncoder, FeatureCache, FeatureStore, content_key, fingerprint
+from medical_sam2.tracking.encoding import FeatureCache, FeatureStore, choose_encoder, content_key, fingerprint
 from medical_sam2.tracking.frames import FrameStack
 from medical_sam2.tracking.fusion import FUSIONS, Fusion, FusionFactory
 from medical_sam2.tracking.image_set import ImageMask, ImageSetConfig, Order, choose_order, segment_set
 from medical_sam2.tracking.image_viewer import ImageViewer, choose_set_windows, unit_vector
-from medical_sam2.tracking.limits import describe_missed_clicks, describe_missed_points, describe_taken, hold_settled
-from medical_sam2.tracking.plan import PLANES, by_window, order_objects, plan_tracking, views_allowed
+from medical_sam2.tracking.limits import describe_missed_clicks, describe_missed_points, describe_taken
+from medical_sam2.tracking.plan import (
+    PLANES,
+    by_window,
+    check_named,
+    order_objects,
+    plan_tracking,
+    refuse_blank,
+    views_allowed,
+)
 from medical_sam2.tracking.set_consensus import SetConsensus
 from medical_sam2.tracking.template import Template, TemplateMatch, describe_matches, search_objects
 from medical_sam2.tracking.view_tracker import TrackingConfig
@@ -149,7 +156,7 @@ class Segmenter:
         joint: bool = True,
         fusion: str | FusionFactory = "weighted",
         window: str | Window = "auto",
-        earlier: NDArray[np.unsignedinteger] | None = None,
+        earlier: Segmentation | NDArray[np.unsignedinteger] | None = None,
         probability: bool = False,
         uncertainty: bool = False,
         islands: bool = False,
@@ -171,15 +178,15 @@ class Segmenter:
                 the others; "fifo", "greedy", "prompted", or what makes one.
             joint: one bank for all views, or one for each.
             fusion: "weighted" by how sure the network was of each slice, "mean", "vote", or what makes one.
-            window: see `intensity_window.choose_window`.
-            earlier: (I, J, K) labels of an earlier result that the prompts correct; the rest of it stays.
+            window: see `intensity_window.choose_window`; a `Window` may be of a whole, of which this part holds one value.
+            earlier: a result, or its labels (I, J, K), that the prompts correct; the rest of it stays.
             probability: whether probability maps are kept.
             uncertainty: whether the views' disagreement is kept.
             islands: whether parts of an object stay that hang together with no prompt of it.
             consensus: whether objects are looked at once more in 3D, if there is a gate; a correction does without.
             zoom: whether the network is shown a region around the object that grows with it, or always whole slices.
             features: folder in which what the encoder saw is kept from run to run, by content and weights.
-            names: label → name of the structure.
+            names: label → name of the structure; unless given, those of the result that is corrected.
             overlap: whether each object is kept whole, in the result's layers, where several claim a voxel, such as a tumour
                 in a kidney; its labels give that voxel to one of them all the same.
             priority: objects, by label or name, that such a voxel is given to before others, the first before the second;
@@ -192,23 +199,25 @@ class Segmenter:
         Raises:
             PromptError: a prompt lies outside, on nothing, or contradicts itself.
             ConfigError: an unknown setting.
+            InputError: the volume holds one value only: there is nothing to outline; or it is no Volume.
+            GeometryError: the earlier result lies in another grid.
         """
-        _check_correction(earlier, maps=probability or uncertainty, several=overlap or bool(priority))
+        prompts, earlier, names = read_request(volume, prompts, earlier, names, window)
+        check_correction(earlier, maps=probability or uncertainty, several=overlap or bool(priority))
         # padding is cut off before anything else and put back after everything else; groups of one window share a tracker
         policy, summed = find(POLICIES, bank, what="bank"), find(FUSIONS, fusion, what="fusion")
         shown, mended = (crop := Crop.to_content(volume, prompts)).volume, crop.labels(earlier)
         plan = plan_tracking(shown, [crop.prompt(prompt) for prompt in prompts], views, earlier)
-        learnt = (self.gate, self.slice_judge) if consensus else ()
-        first = order_objects(priority, plan.labels, names or {})
+        learnt, first = ((self.gate, self.slice_judge) if consensus else ()), order_objects(priority, plan.labels, names)
         options = ResultOptions(summed, probability, uncertainty, islands, *learnt, overlap=overlap, priority=first)
         work = VolumeTracker(shown, plan, options, TrackingProgress(crop.wrap_progress(on_frame)))
         new = partial(TrackingConfig, self.network, self._encoder(features), shown, policy=policy, joint=joint, zoom=zoom)
         with self.computing():
             mended = _track_windows(work, partial(new, judge=self.judge), window, mended)
-        result = crop.to_whole(work.result(names or {}, mended), earlier)
+        result = crop.to_whole(work.result(names, mended), earlier)
         if earlier is None and not (probability or uncertainty or overlap):
             again = partial(self.segment_volume, volume, bank=bank, window=window, islands=islands, zoom=zoom)
-            result = _take_out(result, prompts, partial(again, features=features, names=names, on_frame=on_frame))
+            result = take_out(result, prompts, partial(again, features=features, names=names, on_frame=on_frame))
         late = (*describe_missed_points(result.maps, prompts), *describe_taken(earlier, result.labels, prompts))
         return replace(result, warnings=(*result.warnings, *late), image=volume)
 
@@ -246,14 +255,18 @@ class Segmenter:
             is left out, with a warning; `look_here` marks the slices on which objects were found, or were missed.
 
         Raises:
-            PromptError, ConfigError: as `segment_volume`.
+            PromptError, ConfigError, InputError: as `segment_volume`.
         """
-        called = {**template.annotation.names, **(names or {})}
-        wanted = order_objects(priority, {each.object for each in (*template.masks, *prompts)}, called)
+        prompts, *_ = read_request(volume, prompts)
+        refuse_blank(template.volume)
+        check_named(names := names or {}, known := {each.object for each in (*template.masks, *prompts)})
+        called = {**template.annotation.names, **names}
+        wanted = order_objects(priority, known, called)
         with self.computing():
             matches = self._find_objects(volume, template, prompts, views, window, zoom=zoom, features=features)
         found = [match for match in matches if match.found]
         outlines = [*prompts, *(match.mask for match in found)]
+        shown = {outline.object for outline in outlines}
         seen = {match.window for match in found}
         result = Segmentation(np.zeros(volume.shape, np.uint8), volume.affine, called, image=volume)
         if outlines:
@@ -264,11 +277,11 @@ class Segmenter:
                 window=seen.pop() if len(seen) == 1 and not prompts else window,
                 zoom=zoom,
                 features=features,
-                names=called,
-                priority=[label for label in wanted if label in {each.object for each in outlines}],
+                names={label: called[label] for label in called if label in shown},
+                priority=[label for label in wanted if label in shown],
                 **options,
             )
-        return describe_matches(replace(result, colours=template.annotation.colours), matches)
+        return describe_matches(replace(result, names=called, colours=template.annotation.colours), matches)
 
     def _find_objects(
         self,
@@ -409,33 +422,6 @@ class Segmenter:
             self._checked = before
 
 
-# Alone on its slice a negative click shows the network no object, so it says nothing until something was found there.
-def _take_out(found: Segmentation, prompts: Sequence[Prompt], correct: Callable[..., Segmentation]) -> Segmentation:
-    """The result, corrected by the negative clicks inside of it; what else the prompts settled holds."""
-    clicks = [prompt for prompt in prompts if isinstance(prompt, Point) and not prompt.positive]
-    late = [click for click in clicks if found.labels[tuple(map(voxel_of, click.index_ijk))] == click.object]
-    if not late:
-        return found
-    mended = correct(late, earlier=found.labels)
-    for label in {click.object for click in late}:
-        own = [prompt for prompt in prompts if prompt.object == label]
-        hold_settled(mended.labels, found.labels, own, [click for click in late if click.object == label])
-    again = {row.key for row in mended.confidence}
-    kept = (row for row in found.confidence if row.key not in again)
-    warnings = tuple(dict.fromkeys((*found.warnings, *mended.warnings)))
-    return replace(found, labels=mended.labels, confidence=(*kept, *mended.confidence), warnings=warnings)
-
-
-def _check_correction(earlier: NDArray[np.unsignedinteger] | None, *, maps: bool, several: bool) -> None:
-    """Refuse what a correction cannot make."""
-    if earlier is None:
-        return
-    if maps:
-        raise ConfigError("a correction keeps no probabilities", "leave `probability` and `uncertainty` out, or `earlier`")
-    if several:
-        raise ConfigError("a correction mends one label map", "leave `overlap` and `priority` out, or `earlier`")
-
-
 def _track_windows(
     work: VolumeTracker,
     config: Callable[[Window], TrackingConfig],
@@ -472,19 +458,3 @@ def check_threads(threads: int | None) -> None:
     """Refuse a number of threads that cannot work; raises ConfigError."""
     if threads is not None and not 1 <= threads <= MOST_THREADS:
         raise ConfigError(f"{threads} threads cannot work", f"give --threads 1 to {MOST_THREADS}")
-
-
-def choose_encoder(engine: str, network: Backbone, precision: Literal["fp32", "bf16"]) -> Callable[[torch.Tensor], Features]:
-    """Frames (N, 3, S, S) in [0, 1] → what the network sees, by torch or by OpenVINO.
-
-    Raises:
-        ConfigError: there is no such engine here.
-    """
-    if engine not in {"torch", "openvino"}:
-        raise ConfigError(f"unknown engine {engine!r}", "choose torch or openvino")
-    if not isinstance(network, Sam2):
-        if engine == "openvino":
-            raise ConfigError("OpenVINO compiles the encoder of a SAM 2 alone", "choose the engine torch")
-        return network.encode
-    encode = network.encode if engine == "torch" else CompiledEncoder(network, precision)
-    return lambda frames_N3SS: encode(network.normalised(frames_N3SS))

@@ -13,7 +13,7 @@ from medical_sam2.errors import GeometryError
 from medical_sam2.intensity_window import in_hounsfield
 from medical_sam2.io.labels import object_boxes
 from medical_sam2.views import View
-from medical_sam2.volume import Segmentation, Volume
+from medical_sam2.volume import Segmentation, Volume, require_segmentation, require_volume
 
 HU = "HU"
 _INTENSITIES = ("mean", "sd", "minimum", "maximum")
@@ -68,7 +68,10 @@ def measure(volume: Volume, segmentation: Segmentation) -> tuple[ObjectStatistic
 
     Raises:
         GeometryError: the segmentation is not in the grid of the volume.
+        InputError: one of them is something else.
     """
+    require_volume(volume)
+    require_segmentation(segmentation)
     if segmentation.labels.shape != volume.shape:
         raise GeometryError(
             f"the labels have shape {segmentation.labels.shape}, the image {volume.shape}", "give a segmentation of this image"

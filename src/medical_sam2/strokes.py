@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medical_sam2.errors import PromptError
-from medical_sam2.prompts import Box, FramePrompt, Index, Prompt, check_inside, frame_of, voxel_of
+from medical_sam2.prompts import Box, FramePrompt, Index, Prompt, check_index, check_inside, check_object, frame_of, voxel_of
 from medical_sam2.views import View
 
 CLICKS = 1  # of a scribble that the network is shown: more did not do better (docs/log.md)
@@ -190,6 +190,9 @@ class Stroke:
     kind: ClassVar[str] = "stroke"
 
     def __post_init__(self) -> None:
+        check_object(self.object)
+        for place in self.places_ijk:
+            check_index(f"place of a {self.kind}", place)
         if not self.places_ijk or not np.isfinite(np.array(self.places_ijk)).all():
             raise PromptError(f"a {self.kind} of object {self.object} has no finite places", "give voxel indices")
         if not self.planes():
@@ -309,6 +312,7 @@ class Brush:
     positive: bool = True
 
     def __post_init__(self) -> None:
+        check_object(self.object)
         if not len(self.voxels):
             raise PromptError(f"nothing is painted of object {self.object}", "paint at least one voxel")
 
@@ -357,6 +361,7 @@ class SliceRange:
     whole_ijk: tuple[int, int, int] | None = None
 
     def __post_init__(self) -> None:
+        check_object(self.object)
         if not 0 <= self.first <= self.last:
             raise PromptError(f"slices {self.first} to {self.last} are none", "give the first and the last, from 0")
 
@@ -382,6 +387,9 @@ class ShapeInterpolation:
     """
 
     object: int = 1
+
+    def __post_init__(self) -> None:
+        check_object(self.object)
 
     def project(self, view: View, shape_ijk: Sequence[int], axes: str = "RAS") -> Mapping[int, FramePrompt]:
         """Nothing: what is expected is no prompt."""

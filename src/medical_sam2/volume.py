@@ -4,18 +4,21 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
 from itertools import permutations
+from numbers import Integral
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from medical_sam2.errors import GeometryError
+from medical_sam2.errors import ConfigError, GeometryError, InputError
 from medical_sam2.intensity_window import Window
 
 LETTERS = np.array([["L", "R"], ["P", "A"], ["I", "S"]])
 SMALLEST_MM, LARGEST_MM, MOST_ANISOTROPY = 1e-7, 1e5, 1e6
 """Limits of a voxel's sides: no atom is smaller, no patient larger."""
+MOST_OBJECTS = 65_535
+"""The largest label: label files of all formats hold it."""
 Colour = tuple[int, int, int]
 """Red, green, blue, each from 0 to 255."""
 COLOURS: tuple[Colour, ...] = (
@@ -66,7 +69,8 @@ class Volume:
         warnings: what the reader noticed, one line each.
 
     Raises:
-        GeometryError: the array is not three-dimensional or empty, or the affine is not finite and invertible.
+        InputError: the array is none of integers or floating-point numbers.
+        GeometryError: it is not three-dimensional or empty, or the affine is not finite and invertible.
     """
 
     array: NDArray[np.generic]
@@ -76,6 +80,7 @@ class Volume:
     warnings: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        _check_array(self.array, "image", "biuf")
         object.__setattr__(self, "affine", check_affine(self.affine))
         if self.array.ndim != 3 or 0 in self.array.shape:
             raise GeometryError(f"an array of shape {self.array.shape} is no volume", "give three dimensions, none empty")
@@ -127,6 +132,10 @@ class Segmentation:
             tell all.
         colours: label → colour, where one was chosen.
         image: what was outlined, for pictures of it; kept as long as the segmentation is. None where it is not known.
+
+    Raises:
+        InputError: the labels are no array of integers.
+        ConfigError: the names are no mapping of labels to names.
     """
 
     labels: NDArray[np.unsignedinteger]
@@ -140,6 +149,10 @@ class Segmentation:
     layers: tuple[NDArray[np.unsignedinteger], ...] = ()
     colours: Mapping[int, Colour] = field(default_factory=dict)
     image: Volume | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        _check_array(self.labels, "label map", "biu")
+        check_names(self.names)
 
     @property
     def maps(self) -> tuple[NDArray[np.unsignedinteger], ...]:
@@ -230,6 +243,36 @@ class SliceConfidence:
     def key(self) -> tuple[int, str, int]:
         """Object, view and slice, which tell it from the others."""
         return self.object, self.view, self.slice
+
+
+def _check_array(array: object, what: str, kinds: str) -> None:
+    if not isinstance(array, np.ndarray) or array.dtype.kind not in kinds:
+        got = f"an array of type {array.dtype}" if isinstance(array, np.ndarray) else _kind_of(array)
+        numbers = "integers or floating-point numbers" if "f" in kinds else "integers, such as labels.astype(np.uint8)"
+        raise InputError(f"{got} is no {what}", f"give a numpy array of {numbers}")
+
+
+def _kind_of(thing: object) -> str:
+    return f"something of type {type(thing).__name__}"
+
+
+def require_volume(thing: object) -> None:
+    """Refuse what is no Volume; raises InputError."""
+    if not isinstance(thing, Volume):
+        raise InputError(f"{_kind_of(thing)} is no Volume", "give what io.load(path) returns, or Volume(array, affine)")
+
+
+def require_segmentation(thing: object) -> None:
+    """Refuse what is no Segmentation; raises InputError."""
+    if not isinstance(thing, Segmentation):
+        remedy = "give what segment_volume or io.load_segmentation returns, or Segmentation(labels, volume.affine)"
+        raise InputError(f"{_kind_of(thing)} is no Segmentation", remedy)
+
+
+def check_names(names: object) -> None:
+    """Refuse what does not map labels to names; raises ConfigError."""
+    if not isinstance(names, Mapping) or not all(isinstance(k, Integral) and isinstance(v, str) for k, v in names.items()):
+        raise ConfigError(f"names {repr(names)[:60]} are no names of objects", "give label → name, such as {1: 'liver'}")
 
 
 def check_affine(affine: NDArray[np.float64]) -> NDArray[np.float64]:

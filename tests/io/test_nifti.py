@@ -296,3 +296,32 @@ def test_bits_that_contradict_the_datatype_are_told() -> None:
     volume = load(raw(bitpix=8))
     np.testing.assert_array_equal(volume.array, ARRAY)
     assert "bitpix says 8 bits, the datatype 16" in volume.warnings[0]
+
+
+@pytest.mark.parametrize(
+    "affine", [np.diag([2.0, 3.0, 1.0, 1.0]), np.array([[0, -2, 0, 5], [3, 0, 0, -7], [0, 0, 1.5, 9], [0, 0, 0, 1.0]])]
+)
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
+def test_labels_of_a_picture_have_its_two_dimensions(tmp_path: Path, affine: np.ndarray, suffix: str) -> None:
+    """Other programs compare shapes."""
+    source, path = tmp_path / f"a{suffix}", tmp_path / f"b{suffix}"
+    nib.save(nib.Nifti1Image(np.arange(35 * 51, dtype=np.int16).reshape(35, 51), affine), source)
+    volume = io.load(source)
+    labels = (volume.array > 900).astype(np.uint8)
+    assert labels.shape == (35, 51, 1)
+    io.save(labels, path, volume)
+    written = nib.load(path)
+    assert written.shape == (35, 51)
+    assert np.array_equal(written.affine, nib.load(source).affine)
+    assert np.array_equal(np.asarray(written.dataobj), labels[..., 0])
+    again = io.load_labels(path, volume)
+    assert np.array_equal(again.array, labels)
+    assert np.array_equal(again.affine, volume.affine)
+
+
+def test_labels_of_one_slice_or_of_a_time_point_have_three_dimensions(tmp_path: Path) -> None:
+    for shape in ((35, 51, 1), (35, 51, 4, 2)):
+        nib.save(nib.Nifti1Image(np.arange(np.prod(shape), dtype=np.int16).reshape(shape), AFFINE), tmp_path / "a.nii")
+        volume = io.load(tmp_path / "a.nii", frame=1 if len(shape) == 4 else None)
+        io.save((volume.array > 900).astype(np.uint8), tmp_path / "b.nii", volume)
+        assert nib.load(tmp_path / "b.nii").shape == shape[:3]

@@ -19,7 +19,7 @@ from medical_sam2.errors import FormatError, GeometryError, InputError, PromptEr
 from medical_sam2.io import MaskRule
 from medical_sam2.metrics import dice
 from medical_sam2.volume import COLOURS, Segmentation, Volume
-from tests.io.making import CANARY, Series, affines, enhanced, oriented, phantom, save
+from tests.io.making import CANARY, Series, affines, enhanced, oriented, phantom, put, save
 from tests.io.test_dicom import AXIAL
 
 SHAPE = (24, 24, 6)  # square: rt-utils takes columns for rows where it makes room
@@ -275,3 +275,19 @@ def test_long_names_are_told_and_kept(tmp_path: Path) -> None:
     (region,) = (item for item in dcmread(tmp_path / "o.rtstruct.dcm").StructureSetROISequence if item.ROINumber == 7)
     assert len(region.ROIName) <= 64
     assert region.ROIDescription == name.strip()
+
+
+@pytest.mark.parametrize("left", ["", None])
+@pytest.mark.parametrize("suffix", [".rtstruct.dcm", ".dcm"])
+def test_slices_whose_numbers_stand_in_the_preface_alone(tmp_path: Path, left: str | None, suffix: str) -> None:
+    """What is written refers to them by these, and is read by these again."""
+    series(tmp_path / "series")
+    for file in sorted((tmp_path / "series").iterdir()):
+        changed(file, lambda dataset: put(dataset, "SOPInstanceUID", left))
+    volume = io.load(tmp_path / "series")
+    io.save(Segmentation(objects(), volume.affine, PARTS), path := tmp_path / f"o{suffix}", volume)
+    np.testing.assert_array_equal(io.load_labels(path, volume).array, objects())
+    series(tmp_path / "other")
+    if suffix == ".rtstruct.dcm":
+        with pytest.raises(GeometryError, match="another frame of reference"):
+            io.load_labels(path, io.load(tmp_path / "other"))

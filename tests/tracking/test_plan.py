@@ -26,6 +26,7 @@ from medical_sam2.tracking.plan import (
 )
 from medical_sam2.views import AXIAL, CORONAL, SAGITTAL, THREE_VIEWS, View
 from medical_sam2.volume import Volume
+from tests.phantoms import phantom, segmenter
 from tests.strategies import codes, masks, seeds
 
 
@@ -120,9 +121,11 @@ def test_clicks_on_one_slice_are_one_prompt() -> None:
 
 def test_what_cannot_be_tracked_is_refused() -> None:
     negative = Point((1, 1, 1), 5, positive=False)
-    for prompts in ([], [negative], [Point((1, 1, 1), 0)], [Point((1, 1, 60))]):
+    for prompts in ([], [negative], [Point((1, 1, 60))]):
         with pytest.raises(PromptError):
             grouped(volume(), prompts)
+    with pytest.raises(PromptError, match="object 0 is no label"):
+        Point((1, 1, 1), 0)
     assert list(grouped(volume(), [negative], correctable={5})[0].prompts) == [5]
     with pytest.raises(PromptError):
         grouped(volume(), [negative], correctable={4})
@@ -220,3 +223,25 @@ def test_a_negative_click_in_an_outline_is_taken_out_of_what_was_found() -> None
     assert labels[0, 2, 1] == 0
     assert (labels[0, :, 3:] == 3).all()
     assert (labels[0, [0, 4], :3] == 1).all()
+
+
+@pytest.mark.parametrize("name", ["three", "six", "auto", [AXIAL, CORONAL, SAGITTAL]])
+def test_strips_of_a_single_row_are_no_view(name: str | list[View]) -> None:
+    """The other planes of a volume of one slice show nothing, and would have a vote; they are named once."""
+    flat = Volume(np.zeros((40, 50, 1)), np.eye(4))
+    kept, (told,) = views_named(name, flat, AXIAL)
+    assert kept == ((AXIAL, AXIAL.reversed) if name == "six" else (AXIAL,))
+    assert told == "coronal and sagittal slices are left out: strips of a single row of pixels (40×50×1 voxels)"
+    assert (len(views_named(name, volume((40, 50, 2)), AXIAL)[0]) > len(kept)) == (name != "auto")
+    assert views_named("coronal", flat, CORONAL) == ((CORONAL,), ()), "what is named alone is tracked"
+    narrow = Volume(np.zeros((40, 1, 30)), np.eye(4))
+    assert {view.name for view in views_named(name, narrow, CORONAL)[0]} == {"coronal"}
+
+
+def test_a_picture_is_tracked_in_one_view_whatever_is_asked() -> None:
+    case = phantom()
+    flat = replace(case.volume, array=case.volume.array[:, :, 5:6])
+    one, three = (segmenter().segment_volume(flat, [Point((5, 6, 0))], views=views, window="0,1") for views in ("one", "three"))
+    assert (one.labels == three.labels).all()
+    assert [row.view for row in three.confidence] == ["SPL"]
+    assert "strips of a single row" in " ".join(three.warnings)

@@ -42,7 +42,6 @@ from medical_sam2.intensity_window import named_window
 from medical_sam2.io import Form, atomic, registry
 from medical_sam2.io.prompt_file import NamedPrompts
 from medical_sam2.io.safe_open import require_memory
-from medical_sam2.io.voxels import refuse_blank
 from medical_sam2.model.weights import weights_file
 from medical_sam2.plugins import find
 from medical_sam2.prompts import Box
@@ -51,7 +50,7 @@ from medical_sam2.tracking.click_outline import JUDGE_FILE
 from medical_sam2.tracking.confidence import SLICES_FILE
 from medical_sam2.tracking.consensus import GATE_FILE
 from medical_sam2.tracking.finishing import FinishingChange, FinishingSettings, finish
-from medical_sam2.tracking.plan import bytes_needed, plan_tracking
+from medical_sam2.tracking.plan import bytes_needed, plan_tracking, refuse_blank
 from medical_sam2.tracking.template import SEARCHED, Template
 from medical_sam2.train.adapt import adapt_to_outlines, warn_without_outlines
 from medical_sam2.volume import Segmentation, Volume
@@ -338,15 +337,8 @@ def read_template(files: TemplateFiles, reading: Mapping[str, Any]) -> Template:
 
 @lru_cache(maxsize=1)
 def _read_template(files: TemplateFiles, reading: tuple[tuple[str, Any], ...], content: str) -> Template:
-    image = _load_image(files.image, dict(reading))
+    image = io.load(files.image, **dict(reading))
     return Template(image, io.load_segmentation(files.mask, image, files.rule))
-
-
-def _load_image(file: Path, reading: Mapping[str, Any]) -> Volume:
-    """An image on which there can be something to outline."""
-    image = io.load(file, **reading)
-    refuse_blank(image.array, file)
-    return image
 
 
 # Whatever goes wrong with a case stands in its row: the cases of a night must not depend on one of them.
@@ -368,7 +360,8 @@ def run_job(job: BatchJob, segmenter: Segmenter) -> CaseOutcome:
 def _outline(job: BatchJob, segmenter: Segmenter) -> CaseOutcome:
     settings, layout, case = job.settings, job.settings.make_layout(), job.case
     clock = [time.perf_counter()]
-    image = _load_image(case.image, settings.reading)
+    image = io.load(case.image, **settings.reading)
+    refuse_blank(image)  # before the network is tuned to it
     labels = layout.labels(case, settings.suffix)
     registry.writer_of(Path(labels), settings.format).check_source(image, job.folder / labels)
     named = case.read_prompts(image) if case.prompts or case.template is None else NamedPrompts(())

@@ -13,9 +13,9 @@ from medical_sam2 import io
 from medical_sam2.cli.options import FLAG, PIXELS, REPEATED, VOXELS, WITH_HYPHENS, check_threshold, parse_numbers
 from medical_sam2.errors import AmbiguousError, ConfigError, InputError, MedicalSam2Error, PromptError
 from medical_sam2.io.image_folder import ImageFolder
-from medical_sam2.io.labels import MOST_OBJECTS, MaskRule, Outline, is_lossy, outlines, read_label_map
+from medical_sam2.io.labels import MaskRule, Outline, is_lossy, outlines, read_label_map
 from medical_sam2.io.prompt_file import NamedPrompts, Places, check_limits_given_once, load_prompts, masks_from
-from medical_sam2.prompts import FramePrompt, Mask, Prompt, check_frame_prompt
+from medical_sam2.prompts import FramePrompt, Mask, Prompt, check_frame_prompt, check_object
 from medical_sam2.strokes import (
     Diameter,
     Lasso,
@@ -27,7 +27,7 @@ from medical_sam2.strokes import (
     lasso_prompt,
     scribble_prompt,
 )
-from medical_sam2.tracking.plan import labels_in
+from medical_sam2.tracking.plan import check_named, labels_in
 from medical_sam2.volume import Volume
 
 STROKES: tuple[tuple[str, type[Stroke], bool], ...] = (
@@ -194,7 +194,7 @@ def volume_prompts(options: PromptOptions, volume: Volume, earlier: Volume | Non
     drawn = {outline.label: outline.name for outline in reader.outlines if outline.name}
     names = {**drawn, **from_file.names, **_names(options.name, reader.label)}
     _check_object(options, asked=reader.asked)
-    _check_names(names, {prompt.object for prompt in prompts} | set(_labels(earlier)))
+    check_named(names, {prompt.object for prompt in prompts} | set(_labels(earlier)))
     colours = {outline.label: outline.colour for outline in reader.outlines if outline.colour}
     return NamedPrompts(prompts, names, from_file.files, colours, (*from_file.notes, *reader.places.notes))
 
@@ -228,7 +228,7 @@ def set_prompts(options: SetPromptOptions, images: ImageFolder) -> SetPrompts:
     reader.check()
     names = _names(options.name, reader.label)
     _check_object(options, asked=reader.asked)
-    _check_names(names, {label for own in reader.found.values() for label in own})
+    check_named(names, {label for own in reader.found.values() for label in own})
     return SetPrompts(reader.found, names, files)
 
 
@@ -241,7 +241,7 @@ class _VolumeReader:
 
     def prompts(self) -> list[Prompt]:
         if self.options.object is not None:
-            _check_label(self.options.object)
+            check_object(self.options.object)
         found: list[Prompt] = []
         point, box = self.places.point, self.places.box
         for option, make in {"point": point, "negative": point, "box": box, "negative_box": box}.items():
@@ -306,7 +306,7 @@ class _SetReader:
         if head and not label.isdecimal():
             image, label = head, ""
         place = self.images.index(image) if image else self._only_template(option)
-        return place, _check_label(int(label)) if label else self.label(), numbers
+        return place, check_object(int(label)) if label else self.label(), numbers
 
     def add_strokes(self) -> None:
         """Add what is drawn by hand."""
@@ -358,7 +358,7 @@ class _SetReader:
     def label(self) -> int:
         """The object of prompts that name none."""
         self.asked = True
-        return 1 if self.options.object is None else _check_label(self.options.object)
+        return 1 if self.options.object is None else check_object(self.options.object)
 
     def _only_template(self, option: str) -> int:
         if len(self.templates) == 1:
@@ -453,7 +453,7 @@ def _names(words: Sequence[str], default: Callable[[], int]) -> dict[int, str]:
     names: dict[int, str] = {}
     for word in words:
         head, colon, rest = word.partition(":")
-        label, name = (_check_label(int(head)), rest) if colon and head.isdecimal() else (None, word)
+        label, name = (check_object(int(head)), rest) if colon and head.isdecimal() else (None, word)
         if not name.strip() or not name.isprintable():
             raise InputError(f"{word!r} is no name", "write a line of text", subject="--name")
         label = label or default()
@@ -470,11 +470,6 @@ def _check_object(options: PromptOptions | SetPromptOptions, *, asked: bool) -> 
         raise ConfigError(problem, "leave --object out, or the number before the colon")
 
 
-def _check_names(names: Mapping[int, str], objects: set[int]) -> None:
-    if unknown := sorted(names.keys() - objects):
-        raise PromptError(f"a name is given to object {unknown[0]}, which has no prompt", "prompt it, or leave its name out")
-
-
 def _labels(earlier: Volume | None) -> list[int]:
     return sorted(labels_in(None if earlier is None else earlier.array))
 
@@ -485,11 +480,4 @@ def _object_and_numbers(option: str, text: str) -> tuple[int | None, list[float]
     label, numbers = parse_numbers(f"--{option}", text, VOXELS[f"--{option}"])
     if label and not label.isdecimal():
         raise PromptError(f"{label!r} is no label of an object", "write 2:I J K for object 2", subject=f"--{option}")
-    return _check_label(int(label)) if label else None, numbers
-
-
-def _check_label(label: int) -> int:
-    """The label, if an object can have it."""
-    if not 1 <= label <= MOST_OBJECTS:
-        raise PromptError(f"object {label} is no label", f"number objects from 1 to {MOST_OBJECTS}; 0 is background")
-    return label
+    return check_object(int(label)) if label else None, numbers

@@ -107,8 +107,13 @@ def print_note(text: str) -> None:
 
 def print_warnings(warnings: Iterable[str], about: str = "") -> None:
     """Each warning once, on standard error."""
-    for warning in dict.fromkeys(warnings):
+    for warning in dict.fromkeys(map(name_option, warnings)):
         sys.stderr.write(f"warning: {plain(about + warning)}\n")
+
+
+def name_option(warning: str) -> str:
+    """A warning of the Python interface that names one of its arguments, as the command line spells that."""
+    return warning.replace("`islands`", "--islands")
 
 
 def print_review(rows: Iterable[Mapping[str, Any]]) -> None:
@@ -181,7 +186,7 @@ def describe_result(volume: Volume, found: Segmentation, warnings: Sequence[str]
         "objects": _objects(volume, found),
         "windows": {str(label): _window(each) for label, each in found.windows.items()},
         "look_here": _slices_to_review(volume, found),
-        "warnings": list(dict.fromkeys([*volume.warnings, *warnings, *found.warnings])),
+        "warnings": list(dict.fromkeys(map(name_option, [*volume.warnings, *warnings, *found.warnings]))),
     }
 
 

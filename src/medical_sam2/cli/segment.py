@@ -14,10 +14,9 @@ from medical_sam2.cli.prompts import PointingOptions, PromptOptions, split_page,
 from medical_sam2.errors import AmbiguousError, ConfigError, FormatError, InputError
 from medical_sam2.io import labels, registry
 from medical_sam2.io.prompt_file import NamedPrompts
-from medical_sam2.io.voxels import refuse_blank
 from medical_sam2.tracking.confidence import Need, neediest
 from medical_sam2.tracking.finishing import FinishingSettings, FinishingSteps, finish
-from medical_sam2.tracking.plan import labels_in, order_objects
+from medical_sam2.tracking.plan import labels_in, order_objects, refuse_blank
 from medical_sam2.volume import Segmentation, Volume
 
 if TYPE_CHECKING:
@@ -133,7 +132,7 @@ def _read(
 ) -> tuple[Volume, Volume | None, NamedPrompts]:
     """The image, an earlier result, and the prompts in them."""
     image = files.read(file, reading)
-    refuse_blank(image.array, file)
+    refuse_blank(image)  # before weights are fetched, and in a dry run
     # some formats cannot be written beside some images, such as a DICOM-SEG of images that it cannot refer to
     registry.writer_of(outputs.output, outputs.format).check_source(image, outputs.output)
     if prompts.correct is None:
@@ -229,7 +228,6 @@ def suggest(
         rows = _suggest_images(what, count)
     else:
         image = files.read(what, reading)
-        refuse_blank(image.array, what)
         named = volume_prompts(PromptOptions(**vars(prompts)), image)
         files.check_memory_for_libraries()
         from medical_sam2.cli import network  # torch takes seconds to load: not for a report, nor for a mistyped path

@@ -1,5 +1,6 @@
 """`medsam2 serve`: a page on this machine to click, see the outline, correct it and download it."""
 
+import errno
 import os
 import re
 import secrets
@@ -212,7 +213,12 @@ def _state_folder() -> Path:
 def _free_port(host: str) -> int:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     for port in range(PORT, PORT + TRIES):
-        with socket.socket(family) as probe:
-            if probe.connect_ex((host, port)) != 0:
-                return port
+        try:
+            socket.create_server((host, port), family=family).close()
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                continue
+        except UnicodeError:
+            pass  # no address, as is said when the page is to be offered there
+        return port
     raise ConfigError(f"ports {PORT} to {PORT + TRIES - 1} are taken", "give --port")

@@ -24,7 +24,7 @@ from medical_sam2.io import label_table, labels, nrrd, registry, voxels
 from medical_sam2.io.labels import AS_DRAWN, MaskRule, Outline, outlines, select_outlines
 from medical_sam2.io.registry import DICOM, NRRD, Form, Options, Picture, read_file, recognise
 from medical_sam2.io.safe_open import as_stored, guarded, load_json, parse_json
-from medical_sam2.volume import Segmentation, Volume, add_to_layers
+from medical_sam2.volume import Segmentation, Volume, add_to_layers, require_volume
 
 __all__ = [
     "Form",
@@ -126,6 +126,7 @@ def load_labels(path: str | os.PathLike[str], like: Volume) -> Volume:
         GeometryError: it lies on another grid (up to 0.001 mm is rounding).
     """
     path = Path(path)
+    require_volume(like)
     with guarded(path):
         own = _segmentation(path)
         return labels.fit(_label_volume(path, None), like) if own is None else own.load(path, like)
@@ -149,6 +150,7 @@ def load_outlines(
         PromptError: nothing is drawn, or a number that no object can have.
     """
     path = Path(path)
+    require_volume(like)
     try:
         with guarded(path):
             own = _segmentation(path)
@@ -237,6 +239,7 @@ def save(
         ResourceError: the disk is full.
     """
     path = Path(path)
+    require_volume(like)
     format = registry.writer_of(path, formats)
     shape = what.labels.shape if isinstance(what, Segmentation) else np.shape(what)
     if shape != like.shape:

@@ -16,7 +16,7 @@ from medical_sam2.io.registry import JPEG, Options, Picture, read_file
 from medical_sam2.io.safe_open import open_regular
 from medical_sam2.io.voxels import grid_distance
 from medical_sam2.plugins import suggestion
-from medical_sam2.volume import Colour, Volume, bounding_box
+from medical_sam2.volume import MOST_OBJECTS, Colour, Volume, bounding_box
 
 SAME_MM = 1e-3
 MADE_BY = "medsam2"  # what a label map calls the text that tells how it was made
@@ -110,7 +110,7 @@ def _refuse(labels: Volume, like: Volume) -> NoReturn:
     raise GeometryError(problem, "resample the labels to the image's grid", subject=labels.source)
 
 
-def integers(array: NDArray[Any], subject: Path | None) -> NDArray[Any]:
+def integers(array: NDArray[Any], subject: Path | str | None) -> NDArray[Any]:
     """The array as the smallest unsigned integers that hold it.
 
     Raises:
@@ -127,7 +127,6 @@ def integers(array: NDArray[Any], subject: Path | None) -> NDArray[Any]:
     return voxels.compact(array)
 
 
-MOST_OBJECTS = 65_535
 THIN = 4  # pixels on either side of the middle of a line
 WHITE = frozenset({255, 32_767, 65_535, 2**31 - 1, 2**32 - 1})
 """The largest number of a pixel: programs store "inside" as it. As the only number of a mask it is object 1."""

@@ -246,12 +246,16 @@ def _container_notes(path: Path, head: Content) -> list[str]:
 
 
 def save(array: NDArray[Any], path: Path, like: Volume) -> None:
-    """Write an array in the grid of `like`; with `like` from a NIfTI file, its forms are repeated bit for bit."""
+    """Write an array in the grid of `like`; with `like` from a NIfTI file, its forms are repeated bit for bit.
+
+    Of a file in 2D the array has the two dimensions, too.
+    """
     origin = like.origin if isinstance(like, Loaded) and isinstance(like.origin, NiftiOrigin) else None
     wide = isinstance(origin.header, Nifti2Header) if origin else False
     header = Nifti2Header() if wide or max(array.shape) > 32767 else Nifti1Header()
     header.set_data_dtype(array.dtype)
-    header.set_data_shape(array.shape)
+    flat = origin is not None and int(origin.header["dim"][0]) == 2
+    header.set_data_shape(array.shape[:2] if flat else array.shape)
     write_forms(header, like.affine, origin.header if origin else None)
     header["vox_offset"], header["scl_slope"], header["scl_inter"] = len(header.binaryblock) + 4, 1, 0
     with atomic.writing(path) as stream, _packed(stream, path) as out:

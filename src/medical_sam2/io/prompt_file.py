@@ -101,10 +101,7 @@ class Places:
         Raises:
             PromptError: it lies outside of the image, or has no area.
         """
-        corners = self._index("box", numbers[:3]), self._index("box", numbers[3:])
-        i, j, k = (min(pair) for pair in zip(*corners, strict=True))
-        i2, j2, k2 = (max(pair) for pair in zip(*corners, strict=True))
-        return Box((i, j, k), (i2, j2, k2), object, positive)
+        return Box(self._index("box", numbers[:3]), self._index("box", numbers[3:]), object, positive)
 
     def along(self, what: str, numbers: Sequence[float]) -> tuple[Index, ...]:
         """Place after place of something drawn: three numbers each.

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medical_sam2.errors import AmbiguousError, FormatError, GeometryError, InputError, say_count
-from medical_sam2.intensity_window import in_hounsfield, percentile_window
+from medical_sam2.intensity_window import BLANK, in_hounsfield, is_blank, percentile_window
 from medical_sam2.io.registry import Loaded, Options, Picture
 from medical_sam2.io.safe_open import Content, as_stored, inflated, open_content
 from medical_sam2.volume import Volume, check_affine
@@ -225,7 +225,6 @@ def data_file(path: Path, name: str) -> Path:
 
 
 PIECE = 1 << 22
-BLANK = "all voxels have the same value: there is nothing to outline"
 
 
 def rescale(array: NDArray[Any], slope: float, intercept: float) -> NDArray[Any]:
@@ -251,20 +250,9 @@ def clean(array: NDArray[Any]) -> tuple[NDArray[Any], list[str]]:
     if flat.dtype.kind == "f" and (bad := sum(int(np.count_nonzero(~np.isfinite(piece))) for piece in _pieces(flat))):
         warnings.append(f"{bad} of {flat.size} voxels are NaN or infinite; they count as background (the smallest value)")
         _fill(flat, bad)
-    if _constant(flat):
+    if is_blank(array):
         warnings.append(BLANK)
     return array, warnings
-
-
-# On one grey a network still outlines something round at the click, which looks plausible.
-def refuse_blank(array: NDArray[Any], subject: Path) -> None:
-    """Refuse an image of a single value.
-
-    Raises:
-        InputError: it is one; `subject` is its file.
-    """
-    if array.min() == array.max():
-        raise InputError(BLANK, "check that this is the image you mean, or export it again", subject=subject)
 
 
 def _fill(flat: NDArray[Any], bad: int) -> None:
@@ -273,10 +261,6 @@ def _fill(flat: NDArray[Any], bad: int) -> None:
     lowest = min(piece[np.isfinite(piece)].min(initial=np.inf) for piece in _pieces(flat))
     for piece in _pieces(flat):
         piece[~np.isfinite(piece)] = lowest
-
-
-def _constant(flat: NDArray[Any]) -> bool:
-    return all((piece == flat[0]).all() for piece in _pieces(flat))
 
 
 def _pieces(flat: NDArray[Any]) -> list[NDArray[Any]]:

@@ -26,7 +26,7 @@ from medical_sam2.preview.drawing import BACKGROUND, MUTED, Colour, DrawnLine, P
 from medical_sam2.prompts import FramePrompt, Prompt
 from medical_sam2.strokes import Diameter, Scribble, Stroke, says_where
 from medical_sam2.views import AXIAL, OPPOSITE, THREE_VIEWS, View
-from medical_sam2.volume import Segmentation, Volume, colour_of
+from medical_sam2.volume import Segmentation, Volume, colour_of, require_segmentation, require_volume
 
 __all__ = ["animation", "as_html", "contact_sheet", "montage", "save"]
 _GAP, _CAPTION, _LINE = 10, 20, 22
@@ -57,6 +57,8 @@ class PreviewScene:
     axes: str = field(init=False)
 
     def __post_init__(self) -> None:
+        require_volume(self.volume)
+        require_segmentation(self.segmentation)
         if self.segmentation.labels.shape != self.volume.shape:
             raise GeometryError(
                 f"the labels have shape {self.segmentation.labels.shape}, the image {self.volume.shape}",
@@ -213,6 +215,7 @@ def montage(
 
     Raises:
         GeometryError: the segmentation is not in the grid of the volume.
+        InputError: one of them is something else.
     """
     scene = PreviewScene(volume, segmentation, prompts, window)
     rows = [_planes(scene, width_px), _strip(scene, width_px, slices), _legend(scene, width_px)]

@@ -7,6 +7,7 @@ datastore stands there by the beginning of the SHA-256 of its id, a client of nn
 """
 
 import asyncio
+import errno
 import hashlib
 import json
 import logging
@@ -14,6 +15,7 @@ import os
 import re
 import secrets
 import signal
+import socket
 import sys
 import threading
 import time
@@ -37,7 +39,7 @@ from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from medical_sam2.errors import MedicalSam2Error
+from medical_sam2.errors import ConfigError, MedicalSam2Error
 from medical_sam2.server import InvalidRequest, Refusal, api, monai_label, nninteractive, refusal_for
 from medical_sam2.server.inference_queue import InferenceQueue, limit_heaps
 from medical_sam2.server.security import (
@@ -57,6 +59,7 @@ from medical_sam2.server.security import (
 from medical_sam2.server.session_store import SessionStore
 
 Asset: TypeAlias = tuple[bytes, str]
+MOST_PORTS = 65_535
 KINDS = {".html": "text/html; charset=utf-8", ".js": "text/javascript; charset=utf-8", ".css": "text/css; charset=utf-8"}
 WARM_UP_AFTER_S = 0.5  # the page is there first; whoever asks the network sooner loads it sooner
 PAGE, LOGIN, STYLE = "index.html", "login.html", "login.css"
@@ -269,7 +272,12 @@ def address(settings: ServerSettings, *, secure: bool = False, token: str = "") 
 
 
 def serve(settings: ServerSettings, queue: InferenceQueue, *, certificate: str | None, key: str | None, browser: bool) -> None:
-    """Serve until interrupted."""
+    """Serve until interrupted.
+
+    Raises:
+        ConfigError: nothing can be offered at this address.
+    """
+    check_address(settings.host, settings.port)
     limit_heaps()
     logging.getLogger("medsam2.serve").setLevel(logging.INFO)
     running = server(settings, queue, certificate=certificate, key=key)
@@ -284,6 +292,24 @@ def serve(settings: ServerSettings, queue: InferenceQueue, *, certificate: str |
         webbrowser.open(url)
     _end_on_terminate()
     running.run()
+
+
+# uvicorn would end the process with a log line, or a traceback, after the address was printed.
+def check_address(host: str, port: int) -> None:
+    """Refuse an address at which this process cannot serve; raises ConfigError."""
+    if not 1 <= port <= MOST_PORTS:
+        raise ConfigError(f"--port {port} is no port", f"give one from 1024 to {MOST_PORTS}, or leave it out")
+    try:
+        socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET).close()
+    except (OSError, UnicodeError) as error:  # a name that is none
+        code = getattr(error, "errno", None)
+        if code == errno.EADDRINUSE:
+            raise ConfigError(f"--port {port} is taken", "give another, or leave it out") from None
+        if code in {errno.EACCES, errno.EPERM}:
+            raise ConfigError(
+                f"--port {port} needs rights that you do not have", "give one from 1024, or leave it out"
+            ) from None
+        raise ConfigError(f"--host {host} is no address of this machine", "give one of it, such as 127.0.0.1") from None
 
 
 def _end_on_terminate() -> None:

@@ -243,8 +243,9 @@ class SessionVolume:
             prompts = self.prompts(gesture for gesture in state.gestures if gesture.label in new)
             keep = self.volume.array.size <= UNCERTAIN_VOXELS
             first = [label for label in state.priority if label in new]
+            names = {label: name for label, name in state.names.items() if label in new}
             found = segmenter.segment_volume(
-                self.volume, prompts, views=views, probability=keep, names=state.names, priority=first, **options
+                self.volume, prompts, views=views, probability=keep, names=names, priority=first, **options
             )
             uncertainty = (uncertainty_map(list(found.probability.values())),) if keep else None
             outlined = SessionResult((found.labels.astype(np.uint8),), self._rows(found), uncertainty, found.warnings)

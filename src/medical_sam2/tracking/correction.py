@@ -9,8 +9,8 @@ an error around itself: the nearer it lies to the earlier outline, the smaller i
 Shapes: I J K voxels, T frames, H W frame.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import cast
 
@@ -18,18 +18,92 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from medical_sam2.errors import GeometryError, PromptError
+from medical_sam2.errors import ConfigError, GeometryError, InputError, PromptError
+from medical_sam2.intensity_window import Window
+from medical_sam2.io.labels import SAME_MM, integers
+from medical_sam2.io.voxels import grid_distance
 from medical_sam2.model.memory_bank import PolicyBank
-from medical_sam2.prompts import Box, FramePrompt
+from medical_sam2.prompts import Box, FramePrompt, Point, Prompt, voxel_of
 from medical_sam2.strokes import only_takes_away
 from medical_sam2.tracking.frames import Region, around_all, box_of, pixels_of, prompt_extent, region_for
-from medical_sam2.tracking.plan import Group
+from medical_sam2.tracking.limits import hold_settled
+from medical_sam2.tracking.plan import Group, check_named, listed_prompts, refuse_blank
 from medical_sam2.tracking.view_tracker import FrameTime
 from medical_sam2.tracking.volume_tracker import AROUND, GroupTracker
 from medical_sam2.views import View
-from medical_sam2.volume import SliceConfidence, Volume
+from medical_sam2.volume import Segmentation, SliceConfidence, Volume, require_volume
 
 REACH = 2.0  # distances of a click to the earlier outline, and a slice or pixel more, within which it may change something
+
+
+def read_request(
+    volume: Volume,
+    prompts: Sequence[Prompt],
+    earlier: Segmentation | NDArray[np.unsignedinteger] | None = None,
+    names: Mapping[int, str] | None = None,
+    window: str | Window = "auto",
+) -> tuple[tuple[Prompt, ...], NDArray[np.unsignedinteger] | None, Mapping[int, str]]:
+    """Prompts, labels of an earlier result, and names, as whoever uses the package gives them, if they can be some.
+
+    Raises:
+        InputError: the image is no volume or, unless its window is known, holds one value only; an earlier result is none.
+        GeometryError: the earlier result lies in another grid.
+        PromptError: what is no prompt; a name of an object that nobody prompts.
+        ConfigError: names that are none.
+    """
+    require_volume(volume)
+    if not isinstance(window, Window):
+        refuse_blank(volume)
+    listed, called = listed_prompts(prompts), names or (earlier.names if isinstance(earlier, Segmentation) else {})
+    check_named(called, {prompt.object for prompt in listed} if earlier is None else called)
+    return listed, _earlier_labels(earlier, volume), called
+
+
+def _earlier_labels(earlier: object, volume: Volume) -> NDArray[np.unsignedinteger] | None:
+    """The labels of an earlier result, if they can be some of this volume.
+
+    Raises:
+        GeometryError: they lie in another grid.
+        InputError: they are no labels.
+    """
+    if earlier is None:
+        return None
+    labels = earlier.labels if isinstance(earlier, Segmentation) else earlier
+    if not isinstance(labels, np.ndarray) or labels.dtype.kind not in "biuf":
+        remedy = "give a Segmentation, or its labels, an array (I, J, K)"
+        raise InputError(f"{repr(labels)[:60]} is no earlier result", remedy)
+    if labels.shape != volume.shape:
+        raise GeometryError(f"the earlier result has shape {labels.shape}, the image {volume.shape}", "use the image's grid")
+    if isinstance(earlier, Segmentation) and grid_distance(earlier.affine, volume.affine, volume.shape) > SAME_MM:
+        raise GeometryError("the earlier result lies elsewhere than the image", "use one that was made in this image")
+    return integers(labels, "earlier")
+
+
+def check_correction(earlier: NDArray[np.unsignedinteger] | None, *, maps: bool, several: bool) -> None:
+    """Refuse what a correction cannot make; raises ConfigError."""
+    if earlier is None:
+        return
+    if maps:
+        raise ConfigError("a correction keeps no probabilities", "leave `probability` and `uncertainty` out, or `earlier`")
+    if several:
+        raise ConfigError("a correction mends one label map", "leave `overlap` and `priority` out, or `earlier`")
+
+
+# Alone on its slice a negative click shows the network no object, so it says nothing until something was found there.
+def take_out(found: Segmentation, prompts: Sequence[Prompt], correct: Callable[..., Segmentation]) -> Segmentation:
+    """The result, corrected by the negative clicks inside of it; what else the prompts settled holds."""
+    clicks = [prompt for prompt in prompts if isinstance(prompt, Point) and not prompt.positive]
+    late = [click for click in clicks if found.labels[tuple(map(voxel_of, click.index_ijk))] == click.object]
+    if not late:
+        return found
+    mended = correct(late, earlier=found.labels)
+    for label in {click.object for click in late}:
+        own = [prompt for prompt in prompts if prompt.object == label]
+        hold_settled(mended.labels, found.labels, own, [click for click in late if click.object == label])
+    again = {row.key for row in mended.confidence}
+    kept = (row for row in found.confidence if row.key not in again)
+    warnings = tuple(dict.fromkeys((*found.warnings, *mended.warnings)))
+    return replace(found, labels=mended.labels, confidence=(*kept, *mended.confidence), warnings=warnings)
 
 
 def correct_labels(tracker: GroupTracker, groups: Sequence[Group], earlier: NDArray[np.integer]) -> NDArray[np.unsignedinteger]:
@@ -41,12 +115,8 @@ def correct_labels(tracker: GroupTracker, groups: Sequence[Group], earlier: NDAr
         earlier: (I, J, K) labels of the earlier result.
 
     Raises:
-        GeometryError: the earlier result lies in another grid.
         PromptError: an object has negative clicks only on a slice where it is not.
     """
-    shape = tracker.config.volume.shape
-    if earlier.shape != shape:
-        raise GeometryError(f"the earlier result has shape {earlier.shape}, the image {shape}", "use the image's grid")
     highest = max(int(earlier.max()), *(label for group in groups for label in group.prompts))
     labels = earlier.astype(np.min_scalar_type(highest))
     for group in groups:

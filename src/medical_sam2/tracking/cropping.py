@@ -90,8 +90,8 @@ class Crop:
         return i, j, k
 
     def labels(self, earlier: NDArray[np.unsignedinteger] | None) -> NDArray[np.unsignedinteger] | None:
-        """An earlier result as far as it lies in the part; one of another grid as it is, so that it is refused."""
-        return earlier if earlier is None or earlier.shape != self.whole.shape else earlier[self.box]
+        """An earlier result as far as it lies in the part."""
+        return None if earlier is None else earlier[self.box]
 
     def wrap_progress(self, on_frame: Callable[[FrameDone], None] | None) -> Callable[[FrameDone], None] | None:
         """Reports frames of the part as of frames of the whole."""

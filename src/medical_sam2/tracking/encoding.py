@@ -19,7 +19,7 @@ from itertools import islice
 from pathlib import Path
 from shutil import rmtree
 from tempfile import mkdtemp
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError
@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from medical_sam2.errors import ConfigError, InputError
 from medical_sam2.io import atomic
-from medical_sam2.model.backbone import Features
+from medical_sam2.model.backbone import Backbone, Features
 from medical_sam2.model.memory_attention import versions
 from medical_sam2.model.sam2 import Sam2
 
@@ -290,3 +290,19 @@ def _compile_model(model: Any, precision: str) -> Any:
         "NUM_STREAMS": 1,
     }
     return openvino.Core().compile_model(model, "CPU", options)
+
+
+def choose_encoder(engine: str, network: Backbone, precision: Literal["fp32", "bf16"]) -> Callable[[Tensor], Features]:
+    """Frames (N, 3, S, S) in [0, 1] → what the network sees, by torch or by OpenVINO.
+
+    Raises:
+        ConfigError: there is no such engine here.
+    """
+    if engine not in {"torch", "openvino"}:
+        raise ConfigError(f"unknown engine {engine!r}", "choose torch or openvino")
+    if not isinstance(network, Sam2):
+        if engine == "openvino":
+            raise ConfigError("OpenVINO compiles the encoder of a SAM 2 alone", "choose the engine torch")
+        return network.encode
+    encode = network.encode if engine == "torch" else CompiledEncoder(network, precision)
+    return lambda frames_N3SS: encode(network.normalised(frames_N3SS))

@@ -22,7 +22,7 @@ from medical_sam2.model.backbone import Backbone
 from medical_sam2.model.memory_bank import Policy, PolicyBank
 from medical_sam2.model.tracker import track, upsample
 from medical_sam2.plugins import find
-from medical_sam2.prompts import Fixed, FramePrompt, Prompter, check_frame_prompt
+from medical_sam2.prompts import Fixed, FramePrompt, Prompter, check_frame_prompt, check_object
 from medical_sam2.tracking.click_outline import OutlineJudge
 from medical_sam2.tracking.frames import to_network
 from medical_sam2.tracking.image_viewer import ImageViewer, outline_closely, unit_vector
@@ -309,11 +309,12 @@ def _blank_result(viewer: ImageViewer, index: int, labels: Sequence[int]) -> Ima
 
 def _checked_labels(viewer: ImageViewer, prompts: SetPrompts) -> list[int]:
     """The objects, if their prompts can be used."""
-    labels = sorted({label for prompts_here in prompts.values() for label in prompts_here})
-    if not labels:
+    given = {label for prompts_here in prompts.values() for label in prompts_here}
+    if not given:
         raise PromptError("no image is prompted", "outline the object on at least one image")
-    if labels[0] < 1:
-        raise PromptError(f"object {labels[0]} is no label", "number objects from 1; 0 is background")
+    for label in given:
+        check_object(label)
+    labels = sorted(given)
     absent = [i for i in prompts if not 0 <= i < len(viewer.images)]
     if absent:
         raise PromptError(f"there is no image {absent[0]} among {len(viewer.images)}", "number images from 0")

@@ -18,6 +18,7 @@ from medical_sam2.intensity_window import (
     check_visible,
     hounsfield_window,
     in_hounsfield,
+    is_blank,
     named_window,
     percentile_window,
 )
@@ -152,7 +153,7 @@ class ImageViewer:
         if image.ndim not in {2, 3} or image.shape[2:] not in {(), (1,), (3,)} or 0 in image.shape:
             raise GeometryError(f"image {i} has shape {image.shape}", "give arrays (H, W) or (H, W, 3)")
         self.shapes[i] = image.shape[0], image.shape[1]
-        if image.min() == image.max():
+        if is_blank(image):
             raise _BlankError(f"image {i} holds one grey value only", "there is nothing to outline; prompt another one")
         if i not in self.windows:
             self.windows[i] = self._windows.of(i, image)

@@ -10,13 +10,13 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from medical_sam2.errors import ConfigError, PromptError
-from medical_sam2.intensity_window import Window, Windows
-from medical_sam2.prompts import FramePrompt, Mask, Point, Prompt, intensities
+from medical_sam2.errors import ConfigError, InputError, PromptError
+from medical_sam2.intensity_window import BLANK, Window, Windows, is_blank
+from medical_sam2.prompts import FramePrompt, Mask, Point, Prompt, check_object, intensities
 from medical_sam2.strokes import Brush, Lasso, Scribble, SliceRange, joins_outlines, only_takes_away, says_where
 from medical_sam2.tracking.limits import Limits, check_agreement, limits_of
 from medical_sam2.views import AXIAL, CORONAL, SAGITTAL, THREE_VIEWS, View
-from medical_sam2.volume import Volume
+from medical_sam2.volume import Volume, check_names
 
 PLANES = {"axial": AXIAL, "coronal": CORONAL, "sagittal": SAGITTAL}
 TOO_THICK = 3.0  # slices of an axis whose pixels are this many times longer than wide are left out by "auto"
@@ -86,6 +86,30 @@ class TrackingPlan:
     def limits(self) -> dict[int, Limits]:
         """Object → what its prompts settle of single voxels, where they do."""
         return {label: own for group in self.groups for label, own in group.limits.items()}
+
+
+# On one grey a network still outlines something round at the click, which looks plausible.
+def refuse_blank(volume: Volume) -> None:
+    """Refuse an image of a single value, or without any; raises InputError."""
+    if is_blank(volume.array):
+        raise InputError(BLANK, "check that this is the image you mean, or export it again", subject=volume.source)
+
+
+def listed_prompts(prompts: object) -> tuple[Prompt, ...]:
+    """The prompts of a volume, however they are listed; raises PromptError for what is none."""
+    listed = tuple(prompts) if isinstance(prompts, Iterable) else ()
+    strange = [repr(each)[:60] for each in listed if not hasattr(each, "project")]
+    if strange or not isinstance(prompts, Iterable):
+        problem = f"{strange[0]} is no prompt" if strange else f"{repr(prompts)[:60]} is not in a list"
+        raise PromptError(problem, "give a list of prompts, such as [Point((i, j, k))]")
+    return listed
+
+
+def check_named(names: Mapping[int, str], objects: Collection[int]) -> None:
+    """Refuse names of objects that nobody prompts; raises PromptError, and ConfigError for what are no names."""
+    check_names(names)
+    if unknown := sorted(set(names) - set(objects)):
+        raise PromptError(f"a name is given to object {unknown[0]}, which has no prompt", "prompt it, or leave its name out")
 
 
 def plan_tracking(
@@ -164,8 +188,7 @@ def grouped(
 
 
 def _check_prompts(label: int, own: Sequence[Prompt]) -> None:
-    if label < 1:
-        raise PromptError(f"object {label} is no label", "number objects from 1; 0 is background")
+    check_object(label)
     if not any(says_where(prompt) for prompt in own):
         clicks = all(isinstance(prompt, Point) for prompt in own)
         problem = f"object {label} has {'negative clicks only' if clicks else 'no prompt that says where it is'}"
@@ -315,26 +338,30 @@ def views_named(name: str | Sequence[View], volume: Volume, primary: View) -> tu
     """
     # names are few and each has its own rule, so that a table would hold functions of one line
     if not isinstance(name, str):
-        return (primary, *(view for view in dict.fromkeys(name) if view != primary)), ()
-    further = tuple(view for view in THREE_VIEWS if view.axis != primary.axis)
-    if name == "one" or name in PLANES:
+        chosen = (primary, *(view for view in dict.fromkeys(name) if view != primary))
+    elif name == "one" or name in PLANES:
         return (primary,), ()
-    if name == "three":
-        return (primary, *further), ()
-    if name == "six":
-        return tuple(each for view in (primary, *further) for each in (view, view.reversed)), ()
-    if name != "auto":
+    elif name in {"three", "six", "auto"}:
+        chosen = (primary, *(view for view in THREE_VIEWS if view.axis != primary.axis))
+    else:
         raise ConfigError(f"unknown views {name!r}", f"choose one of one, three, six, auto, {', '.join(PLANES)}")
-    kept = tuple(view for view in further if usable(volume, view))
-    return (primary, *kept), _left_out_warning(volume, [view.name for view in further if view not in kept])
+    strips = [view for view in chosen if view != primary and min(frame_shape(volume, view)) == 1]
+    coarse = [view for view in chosen[1:] if name == "auto" and view not in strips and not usable(volume, view)]
+    kept = tuple(view for view in chosen if view not in (*strips, *coarse))
+    if name == "six":
+        kept = tuple(each for view in kept for each in (view, view.reversed))
+    return kept, _left_out_warnings(volume, strips, coarse)
 
 
-def _left_out_warning(volume: Volume, left_out: Sequence[str]) -> tuple[str, ...]:
-    if not left_out:
-        return ()
+def _left_out_warnings(volume: Volume, strips: Sequence[View], coarse: Sequence[View]) -> tuple[str, ...]:
     voxels = "×".join(str(n) for n in volume.shape)
     size = f"{voxels} voxels of {'×'.join(f'{mm:.3g}' for mm in volume.spacing_mm)} mm"
-    return (f"{' and '.join(left_out)} slices are left out: too coarse ({size}); --views three uses them all the same",)
+    reasons = {
+        f"strips of a single row of pixels ({voxels} voxels)": strips,
+        f"too coarse ({size}); --views three uses them all the same": coarse,
+    }
+    left_out = ((reason, dict.fromkeys(view.name for view in views)) for reason, views in reasons.items() if views)
+    return tuple(f"{' and '.join(names)} slices are left out: {reason}" for reason, names in left_out)
 
 
 def unused_prompts(volume: Volume, group: Group) -> list[str]:
@@ -349,11 +376,16 @@ def unused_prompts(volume: Volume, group: Group) -> list[str]:
     ]
 
 
+def frame_shape(volume: Volume, view: View) -> tuple[int, int]:
+    """Rows and columns of the slices of a view."""
+    _, rows, columns = (volume.shape[axis] for axis in view.order(volume.orientation))
+    return rows, columns
+
+
 def usable(volume: Volume, view: View) -> bool:
     """Whether the slices of a view are fine enough to be looked at."""
     _, high, wide = view.spacing(volume.spacing_mm, volume.orientation)
-    _, rows, columns = (volume.shape[axis] for axis in view.order(volume.orientation))
-    return max(high, wide) <= TOO_THICK * min(high, wide) and min(rows, columns) >= TOO_FEW
+    return max(high, wide) <= TOO_THICK * min(high, wide) and min(frame_shape(volume, view)) >= TOO_FEW
 
 
 def order_outward(prompted: Iterable[int], frames: Iterable[int], start: int) -> tuple[list[int], list[int], list[int]]:

@@ -31,7 +31,7 @@ from medical_sam2.tracking.frames import MARGIN, WHOLE, BoxXyxy, Canvas, Region,
 from medical_sam2.tracking.plan import array_axis, primary_view, usable
 from medical_sam2.tracking.view_tracker import FrameTime, TrackingConfig, ViewTracker
 from medical_sam2.views import THREE_VIEWS, View
-from medical_sam2.volume import Segmentation, SliceConfidence, Volume
+from medical_sam2.volume import Segmentation, SliceConfidence, Volume, require_segmentation, require_volume
 
 KEPT = 4  # slices of the template that are remembered
 OFFERED, SLIVER = 10, 0.1  # slices among which they are chosen, at most; the least area, over that of the largest one
@@ -63,6 +63,8 @@ class Template:
     annotation: Segmentation
 
     def __post_init__(self) -> None:
+        require_volume(self.volume)
+        require_segmentation(self.annotation)
         shape = self.annotation.labels.shape
         if shape != self.volume.shape or not np.array_equal(self.annotation.affine, self.volume.affine):
             problem = f"the template's outlines {shape} and its image {self.volume.shape} do not share a grid"

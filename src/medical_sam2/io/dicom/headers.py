@@ -86,6 +86,14 @@ def read_dataset(path: Path, *, pixels: bool) -> Dataset:
         return dataset
 
 
+def complete_uids(header: Dataset) -> Dataset:
+    """The header, with class and instance of the object from the file's own preface where de-identification emptied them."""
+    for name in ("SOPClassUID", "SOPInstanceUID"):
+        if not header.get(name):
+            setattr(header, name, header.file_meta.get(f"MediaStorage{name}", ""))
+    return header
+
+
 def _check_deflated(stream: BinaryIO, path: Path) -> None:
     """Unpack a deflated data set once, piece by piece, before the parser does so at one blow."""
     header = dcmread(stream, specific_tags=[], stop_before_pixels=True) if _deflated(stream) else None

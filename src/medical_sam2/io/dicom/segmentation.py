@@ -22,7 +22,7 @@ from pydicom.valuerep import DSfloat
 from medical_sam2.errors import ConfigError, FormatError, GeometryError, PromptError
 from medical_sam2.io import atomic, voxels
 from medical_sam2.io.dicom import DicomOrigin, headers
-from medical_sam2.io.dicom.headers import Plane, read_dataset, text, whole_number
+from medical_sam2.io.dicom.headers import Plane, complete_uids, read_dataset, text, whole_number
 from medical_sam2.io.dicom.pixels import segmentation_frames
 from medical_sam2.io.labels import SAME_MM, Outline
 from medical_sam2.io.registry import Loaded
@@ -138,9 +138,7 @@ def _without_pixels(path: Path, kind: str) -> Dataset:
     """A source image, with what de-identification emptied taken from the file's own preface, and its texts in UTF-8."""
     with open_regular(path) as stream, guarded(path):
         header = dcmread(stream, stop_before_pixels=True, force=True)  # read before: it may lack its preamble
-        for name in ("SOPClassUID", "SOPInstanceUID"):
-            if not header.get(name):
-                setattr(header, name, header.file_meta.get(f"MediaStorage{name}", ""))
+        complete_uids(header)
         for name in EMPTIED:  # which a conforming file holds, if empty, and some tools take out altogether
             header.setdefault(name, "")
         header.decode()

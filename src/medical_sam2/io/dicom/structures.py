@@ -23,7 +23,7 @@ from medical_sam2.io import atomic, labels
 from medical_sam2.io.annotations import fill_and_trace, fill_polygons, trace_rings
 from medical_sam2.io.dicom import DicomOrigin, headers
 from medical_sam2.io.dicom.grid import is_reconstruction, place_frames
-from medical_sam2.io.dicom.headers import Plane, floats, read_dataset, text, whole_number
+from medical_sam2.io.dicom.headers import Plane, complete_uids, floats, read_dataset, text, whole_number
 from medical_sam2.io.dicom.segmentation import (
     EMPTIED,
     LONGEST_DESCRIPTION,
@@ -309,7 +309,7 @@ class _Series:
 
     def __init__(self, origin: DicomOrigin) -> None:
         files = dict.fromkeys(place[0] for place in origin.slices if place is not None)
-        found = [read_dataset(file, pixels=False) for file in files]
+        found = [complete_uids(read_dataset(file, pixels=False)) for file in files]
         self.images = {text(header, "SOPInstanceUID") for header in found} - {""}
         self.frames_of_reference = {text(header, "FrameOfReferenceUID") for header in found} - {""}
 

@@ -1,0 +1,196 @@
+"""The Python interface, used wrongly: one line of the package's own errors, which says what was got and what to give."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from medical_sam2 import Box, FramePrompt, Mask, MedicalSam2Error, Point, Segmentation, Segmenter, Volume, io, preview
+from medical_sam2.errors import ConfigError, PromptError
+from medical_sam2.io import MaskRule
+from medical_sam2.statistics import measure
+from medical_sam2.strokes import Brush, Lasso, Scribble, ShapeInterpolation, SliceRange
+from medical_sam2.tracking.template import Template
+from tests.phantoms import Phantom, phantom, segmenter
+
+LINE: Any = ((1, 1, 2), (4, 5, 2))
+
+
+@pytest.fixture(scope="module")
+def case() -> Phantom:
+    return phantom()
+
+
+@pytest.fixture(scope="module")
+def network() -> Segmenter:
+    return segmenter()
+
+
+Use = Callable[[Segmenter, Any, Any, Any], object]
+"""Segmenter, phantom, its segmentation, a click → whatever."""
+USES: dict[str, tuple[Use, str]] = {
+    "array": (
+        lambda s, p, r, c: s.segment_volume(p.volume.array, [c]),
+        "something of type ndarray is no Volume; give what io.load",
+    ),
+    "path": (lambda s, p, r, c: s.segment_volume("ct.nii", [c]), "something of type str is no Volume"),
+    "list": (lambda s, p, r, c: s.segment_volume([[1]], [c]), "something of type list is no Volume"),
+    "template": (lambda s, p, r, c: s.segment_by_template("ct.nii", Template(p.volume, r)), "type str is no Volume"),
+    "template of arrays": (lambda s, p, r, c: Template(p.volume, r.labels), "type ndarray is no Segmentation"),
+    "no list": (
+        lambda s, p, r, c: s.segment_volume(p.volume, c),
+        r"Point\(index_ijk.* is not in a list; give a list of prompts",
+    ),
+    "tuples": (
+        lambda s, p, r, c: s.segment_volume(p.volume, [(1, 2, 3)]),
+        r"^\(1, 2, 3\) is no prompt; give a list of prompts",
+    ),
+    "numbers": (lambda s, p, r, c: s.segment_volume(p.volume, (1, 2, 3)), r"^1 is no prompt; give a list of prompts, such as"),
+    "none": (lambda s, p, r, c: s.segment_volume(p.volume, None), "^None is not in a list"),
+    "of images": (lambda s, p, r, c: s.segment_volume(p.volume, [FramePrompt.click(1, 1)]), "FramePrompt.* is no prompt"),
+    "earlier list": (
+        lambda s, p, r, c: s.segment_volume(p.volume, [c], earlier=[1]),
+        r"^\[1\] is no earlier result; give a Seg",
+    ),
+    "earlier halves": (
+        lambda s, p, r, c: s.segment_volume(p.volume, [c], earlier=r.labels / 2),
+        "^earlier: its values are not int",
+    ),
+    "earlier negative": (
+        lambda s, p, r, c: s.segment_volume(p.volume, [c], earlier=-r.labels.astype(int)),
+        "^earlier: it holds neg",
+    ),
+    "earlier shape": (lambda s, p, r, c: s.segment_volume(p.volume, [c], earlier=r.labels[1:]), "the earlier result has shape"),
+    "earlier place": (
+        lambda s, p, r, c: s.segment_volume(p.volume, [c], earlier=Segmentation(r.labels, np.eye(4))),
+        "the earlier result lies elsewhere than the image",
+    ),
+    "point in 2D": (lambda s, p, r, c: Point((18, 33)), r"^point \(18, 33\) is no voxel; give three numbers"),
+    "point of words": (lambda s, p, r, c: Point("123"), "^point '123' is no voxel"),
+    "point of one": (lambda s, p, r, c: Point(3), "^point 3 is no voxel"),
+    "box in 2D": (lambda s, p, r, c: Box((1, 1), (3, 4)), r"^corner \(1, 1\) is no voxel"),
+    "scribble in 2D": (lambda s, p, r, c: Scribble(((1, 2), (3, 4))), r"^place of a scribble \(1, 2\) is no voxel"),
+    "point's object": (
+        lambda s, p, r, c: Point((1, 2, 3), "liver"),
+        "^object 'liver' is no label; number objects from 1 to 65535",
+    ),
+    "box's object": (lambda s, p, r, c: Box((1, 1, 2), (3, 4, 2), 0), "^object 0 is no label"),
+    "mask's object": (lambda s, p, r, c: Mask(p.truth == 1, 1.5), "^object 1.5 is no label"),
+    "lasso's object": (lambda s, p, r, c: Lasso(LINE, None), "^object None is no label"),
+    "brush's object": (lambda s, p, r, c: Brush(np.ones((1, 3), int), -1), "^object -1 is no label"),
+    "slices' object": (lambda s, p, r, c: SliceRange(1, 2, True), "^object True is no label"),
+    "shapes' object": (lambda s, p, r, c: ShapeInterpolation("1"), "^object '1' is no label"),
+    "image's object": (
+        lambda s, p, r, c: [*s.segment_images([np.eye(9)], {0: {"cell": FramePrompt.click(1, 1)}})],
+        "object 'cell' is",
+    ),
+    "labels as mask": (
+        lambda s, p, r, c: Mask(p.truth),
+        "the mask of object 1 holds 0 and 1, 2: which is inside is not clear; give Tr",
+    ),
+    "nan in a mask": (lambda s, p, r, c: Mask(np.where(p.truth > 0, np.nan, 0)), "holds 0 and nan"),
+    "soft mask": (lambda s, p, r, c: Mask(p.volume.array), r"holds 0 and 0\.\d+, 0\.\d+, 0\.\d+ …: which is inside"),
+    "words as mask": (lambda s, p, r, c: Mask("mask.nii.gz"), "the mask of object 1 is of type <U11; give an array of True"),
+    "mask in 2D": (
+        lambda s, p, r, c: Mask(p.truth[:, :, 8] == 1),
+        r"the mask of object 1 has shape \(11, 13\); give one of the im",
+    ),
+    "outline of labels": (lambda s, p, r, c: FramePrompt.mask(p.truth.max(1)), "an outline holds 0 and 1, 2"),
+    "complex": (
+        lambda s, p, r, c: Volume(p.volume.array * 1j, np.eye(4)),
+        "an array of type complex64 is no image; give a numpy",
+    ),
+    "objects": (lambda s, p, r, c: Volume(p.volume.array.astype(object), np.eye(4)), "an array of type object is no image"),
+    "lists": (lambda s, p, r, c: Volume([[[1.0]]], np.eye(4)), "something of type list is no image"),
+    "labels as floats": (
+        lambda s, p, r, c: Segmentation(r.labels / 1.0, np.eye(4)),
+        "type float64 is no label map; give a numpy",
+    ),
+    "save": (lambda s, p, r, c: io.save(r, "a.nii.gz", like="ct.nii.gz"), "something of type str is no Volume"),
+    "load labels": (lambda s, p, r, c: io.load_labels("a.nii.gz", like="ct.nii.gz"), "something of type str is no Volume"),
+    "load outlines": (lambda s, p, r, c: io.load_outlines("a.nii.gz", Path("ct.nii.gz")), "type Posix.* is no Volume"),
+    "load all": (lambda s, p, r, c: io.load_segmentation("a.nii.gz", r), "something of type Segmentation is no Volume"),
+    "swapped": (lambda s, p, r, c: measure(r, p.volume), "something of type Segmentation is no Volume"),
+    "measure labels": (
+        lambda s, p, r, c: measure(p.volume, r.labels),
+        "type ndarray is no Segmentation; give what segment_vol",
+    ),
+    "montage": (lambda s, p, r, c: preview.montage(p.volume, r.labels), "something of type ndarray is no Segmentation"),
+    "animation": (lambda s, p, r, c: preview.animation(r, p.volume), "something of type Segmentation is no Volume"),
+}
+
+
+@pytest.mark.parametrize("use", USES)
+def test_a_wrong_use_is_refused_in_one_line(case: Phantom, network: Segmenter, use: str) -> None:
+    call, said = USES[use]
+    result = Segmentation(case.truth, case.volume.affine)
+    with pytest.raises(MedicalSam2Error, match=said) as refused:
+        call(network, case, result, Point(case.voxel(1)))
+    assert "\n" not in str(refused.value)
+    assert len(str(refused.value)) < 250
+
+
+@pytest.mark.parametrize("values", [(np.uint8, 1), (np.uint8, 255), (np.int64, 3), (np.float32, 1.0), (bool, True)])
+def test_a_mask_of_numbers_is_what_is_not_0(case: Phantom, network: Segmenter, values: tuple[Any, Any]) -> None:
+    """As label files and other programs hold them."""
+    kind, value = values
+    drawn = np.zeros(case.truth.shape, bool)
+    drawn[:, :, 8] = case.truth[:, :, 8] == 1
+    prompt = Mask(drawn.astype(kind) * kind(value))
+    assert prompt.array_ijk.dtype == bool
+    found, as_drawn = (network.segment_volume(case.volume, [each], window="0,1").labels for each in (prompt, Mask(drawn)))
+    assert (found == as_drawn).all()
+    assert found.any()
+    assert (FramePrompt.mask(drawn[:, :, 8].astype(kind) * kind(value)).mask_hw == drawn[:, :, 8]).all()
+
+
+def test_a_result_is_corrected_as_its_labels_are(case: Phantom, network: Segmenter) -> None:
+    first = network.segment_volume(case.volume, [Point(case.voxel(1)), Point(case.voxel(2), 2)], window="0,1")
+    click = [Point(case.voxel(1), positive=False)]
+    by_result = network.segment_volume(case.volume, click, earlier=first, window="0,1")
+    for labels in (first.labels, first.labels.astype(np.int64), first.labels.astype(float)):
+        assert (network.segment_volume(case.volume, click, earlier=labels, window="0,1").labels == by_result.labels).all()
+    assert (by_result.labels != first.labels).any()
+
+
+def test_prompts_may_come_one_by_one(case: Phantom, network: Segmenter) -> None:
+    given = [Point(case.voxel(1)), Point(case.voxel(2), np.int64(2))]
+    found = network.segment_volume(case.volume, iter(given), window="0,1")  # type: ignore[arg-type]
+    assert (found.labels == network.segment_volume(case.volume, given, window="0,1").labels).all()
+    assert set(found.objects()) == {1, 2}
+
+
+@pytest.mark.parametrize("names", ["liver", ["liver"], {1: 5}, {"1": "liver"}, {1: None}, 7])
+def test_names_that_are_none_are_refused_before_anything_is_tracked(names: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    case, network = phantom(), segmenter()
+    result = Segmentation(case.truth, case.volume.affine)
+    monkeypatch.delattr("medical_sam2.segmenter.VolumeTracker")
+    for use in (
+        lambda: network.segment_volume(case.volume, [Point(case.voxel(1))], names=names),
+        lambda: network.segment_by_template(case.volume, Template(case.volume, result), names=names),
+        lambda: Segmentation(case.truth, case.volume.affine, names),
+    ):
+        with pytest.raises(ConfigError, match=r"^names .* are no names of objects; give label → name, such as \{1: 'liver'\}$"):
+            use()
+
+
+def test_a_name_is_of_an_object_that_is_prompted(case: Phantom, network: Segmenter) -> None:
+    click, called = Point(case.voxel(1)), {1: "spleen", 4: "liver"}
+    with pytest.raises(PromptError, match="a name is given to object 4, which has no prompt; prompt it, or leave its name out"):
+        network.segment_volume(case.volume, [click], names=called)
+    template = Template(case.volume, Segmentation(case.truth, case.volume.affine))
+    with pytest.raises(PromptError, match="a name is given to object 4"):
+        network.segment_by_template(case.volume, template, names=called)
+    first = Segmentation(case.truth, case.volume.affine, called)
+    for names in (None, called):  # an object of an earlier result may have no voxel left
+        assert network.segment_volume(case.volume, [click], earlier=first, names=names).names == called
+
+
+def test_the_largest_number_of_an_object_is_read_again(case: Phantom, network: Segmenter, tmp_path: Path) -> None:
+    with pytest.raises(PromptError, match="object 65536 is no label; number objects from 1 to 65535"):
+        Point(case.voxel(1), 65_536)
+    found = network.segment_volume(case.volume, [Point(case.voxel(1), 65_535)], window="0,1")
+    io.save(found, tmp_path / "a.nii.gz", case.volume)
+    assert (io.load_segmentation(tmp_path / "a.nii.gz", case.volume, MaskRule(each_label=True)).labels == found.labels).all()
