@@ -178,7 +178,7 @@ class Segmenter:
                 the others; "fifo", "greedy", "prompted", or what makes one.
             joint: one bank for all views, or one for each.
             fusion: "weighted" by how sure the network was of each slice, "mean", "vote", or what makes one.
-            window: see `intensity_window.choose_window`; a `Window` may be of a whole, of which this part holds one value.
+            window: see `intensity_window.choose_window`; in numbers it may be of a whole, of which this part holds one value.
             earlier: a result, or its labels (I, J, K), that the prompts correct; the rest of it stays.
             probability: whether probability maps are kept.
             uncertainty: whether the views' disagreement is kept.

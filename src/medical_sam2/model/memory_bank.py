@@ -9,8 +9,8 @@ memories, so objects in lock step do not influence each other.
 
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
-from copy import copy, deepcopy
-from dataclasses import dataclass, field
+from copy import copy
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Literal, Protocol, runtime_checkable
 
@@ -115,7 +115,7 @@ class PolicyBank:
     def branch(self) -> "PolicyBank":
         """One that remembers the same, and from now on what it is offered itself."""
         other = copy(self)
-        other._policies, other.memories = [deepcopy(policy) for policy in self._policies], [[*own] for own in self.memories]
+        other._policies, other.memories = [copy(policy) for policy in self._policies], [[*own] for own in self.memories]
         return other
 
     def store_all(self, other: "PolicyBank") -> None:
@@ -186,6 +186,9 @@ class SelfSorting:
 
     def __post_init__(self) -> None:
         self._rng = np.random.default_rng(self.seed)
+
+    def __copy__(self) -> "SelfSorting":
+        return replace(self)  # which has draws of its own: both may be asked at once
 
     def keep(self, bank: list[Memory], new: Memory) -> list[Memory]:
         """The K most dissimilar of the bank and a confident newcomer; an unsure one leaves the bank as it is."""
@@ -261,6 +264,9 @@ class Greedy:
 
     def __post_init__(self) -> None:
         self._weigher = SelfSorting(size=self.size, resample=self.resample, seed=self.seed)
+
+    def __copy__(self) -> "Greedy":
+        return replace(self)
 
     def keep(self, bank: list[Memory], new: Memory) -> list[Memory]:
         """The bank, with one memory swapped for the newcomer where the rule says so."""

@@ -46,13 +46,14 @@ def read_request(
     """Prompts, labels of an earlier result, and names, as whoever uses the package gives them, if they can be some.
 
     Raises:
-        InputError: the image is no volume or, unless its window is known, holds one value only; an earlier result is none.
+        InputError: the image is no volume or, unless its window is given in numbers, holds one value only; an earlier result
+            is none.
         GeometryError: the earlier result lies in another grid.
         PromptError: what is no prompt; a name of an object that nobody prompts.
         ConfigError: names that are none.
     """
     require_volume(volume)
-    if not isinstance(window, Window):
+    if isinstance(window, str) and "," not in window:  # in numbers it may be that of a whole, of which this is a part
         refuse_blank(volume)
     listed, called = listed_prompts(prompts), names or (earlier.names if isinstance(earlier, Segmentation) else {})
     check_named(called, {prompt.object for prompt in listed} if earlier is None else called)
