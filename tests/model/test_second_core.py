@@ -202,6 +202,14 @@ def test_breaking_off_ends_both_ways_of_a_pass_at_once(monkeypatch: pytest.Monke
     assert len(seen) <= 6 < case.volume.shape[2]
 
 
+@pytest.mark.parametrize(("part", "free"), [(1.0, True), (0.6, False)])
+def test_a_core_is_free_where_both_threads_compute_all_of_the_time(
+    part: float, free: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(device.time, "thread_time", lambda: part * time.perf_counter())
+    assert device._measure(-2) is free
+
+
 def test_whether_a_core_is_free_is_measured() -> None:
     before = torch.get_num_threads()
     assert isinstance(device._measure(-1), bool)

@@ -6,6 +6,7 @@ that do not wait for each other are given to a helper, if there is one (`helped`
 has not begun when it is needed is done by whoever needs it: a helper that other programs keep from working costs little.
 """
 
+import sys
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -15,7 +16,7 @@ from dataclasses import dataclass
 from functools import lru_cache, partial
 from itertools import chain
 from queue import Empty, SimpleQueue
-from threading import Event
+from threading import Barrier, Event
 from typing import Any, Generic, Literal, TypeAlias, TypeVar
 
 import torch
@@ -30,9 +31,11 @@ Submit: TypeAlias = Callable[[Callable[[], Any]], Future[Any]]
 _HELPER: ContextVar["_Helper | None"] = ContextVar("_HELPER", default=None)
 _HALVED: ContextVar[bool] = ContextVar("_HALVED", default=False)
 HELPERS = 2  # threads on the second core: the next frame is seen, and what the present one needs does not wait for that
-SIDE, TIMES, TRIALS = 256, 6, 3  # of the products by which a second core is looked for
+SIDE = 256  # of the matrices whose products are computed to see whether a second core is free
+LOOKS = 4  # at most: threads of the operation before spin for some 20 ms, and seem to be another program
+LOOK_S = 0.06 if sys.platform == "win32" else 0.01  # Windows counts a thread's time in ticks of 16 ms
 PATIENCE_S = 0.02  # between two looks at whether a stream has ended
-FREE = 1.5  # times as long as one alone that two at once take at most where a second core is free
+FREE = 0.8  # share of the time that each of two threads computes, at least, where a second core is free
 
 
 def choose_device(name: str) -> torch.device:
@@ -223,21 +226,31 @@ def _helpers(threads: int, precision: torch.dtype | None) -> ThreadPoolExecutor:
 
 
 def second_core_is_free() -> bool:
-    """Whether two threads compute nearly as fast as one alone, measured once a while: other programs may need the rest."""
+    """Whether two threads compute nearly all of the time, measured once a while: other programs may need a core."""
     return _measure(int(time.monotonic() // 60))
 
 
 @lru_cache(maxsize=1)
 def _measure(_minute: int) -> bool:
-    matrix, threads = torch.ones(SIDE, SIDE), torch.get_num_threads()
+    threads, matrix, start = torch.get_num_threads(), torch.empty(SIDE, SIDE).fill_(1), Barrier(2)
+    shares: list[list[float]] = [[] for _ in range(LOOKS)]
 
-    def seconds(pool: ThreadPoolExecutor, together: int) -> float:
-        begin = time.perf_counter()
-        list(pool.map(lambda _: [matrix @ matrix for _ in range(TIMES)], range(together)))
-        return time.perf_counter() - begin
+    def compute(_: int) -> None:
+        torch.set_num_threads(1)
+        start.wait()
+        for seen in shares:
+            begin, own = time.perf_counter(), time.thread_time()
+            while (took := time.perf_counter() - begin) < LOOK_S:
+                torch.mm(matrix, matrix)
+            seen.append((time.thread_time() - own) / took)
+            if _is_free(shares):
+                return
 
-    with ThreadPoolExecutor(2, initializer=lambda: torch.set_num_threads(1)) as pool:
-        seconds(pool, 2)
-        alone, both = (min(seconds(pool, together) for _ in range(TRIALS)) for together in (1, 2))
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(compute, range(2)))
     torch.set_num_threads(threads)
-    return both < FREE * alone
+    return _is_free(shares)
+
+
+def _is_free(shares: Sequence[Sequence[float]]) -> bool:
+    return any(len(seen) == 2 and min(seen) > FREE for seen in shares)
