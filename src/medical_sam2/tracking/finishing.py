@@ -449,6 +449,7 @@ def _keep_touched(
     mask = part == label
     pieces, count = cast("tuple[NDArray[np.int32], int]", load_ndimage().label(mask, EVERYWHERE))
     if bridged and count > 1:
+        del pieces  # as large as the box, and made anew
         joined = load_ndimage().binary_dilation(mask, EVERYWHERE, iterations=BRIDGE // 2)
         pieces, count = cast("tuple[NDArray[np.int32], int]", load_ndimage().label(joined, EVERYWHERE))
     if count < 2:
