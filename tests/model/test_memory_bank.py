@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 import pytest
@@ -50,6 +51,24 @@ def fill(policy: SelfSorting | Fifo | Greedy, offered: Sequence[Memory]) -> list
 def test_an_image_is_like_itself(seed: int) -> None:
     summary = memory(0, seed % 1000).summary_C
     assert math.isclose(float(cosine(summary[None], summary[None])), 1, abs_tol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["self-sorting", "greedy"])
+def test_a_branch_draws_by_itself(name: str) -> None:
+    """Both may be asked at once, in any order, and answer the same."""
+
+    def counts(first: bool) -> list[float]:
+        bank = PolicyBank(partial(POLICIES[name], resample="sample"))
+        for t in range(5):
+            bank.store([memory(t, t)])
+        other = bank.branch()
+        for one in (bank, other) if first else (other, bank):
+            found = [recalled.log_weight for recalled in one.recall(9, torch.ones(1, CHANNELS))[0]]
+            if one is other:
+                return found
+        return []
+
+    assert counts(first=True) == counts(first=False)
 
 
 def test_likeness_is_measured_between_the_same_things() -> None:

@@ -9,8 +9,8 @@ memories, so objects in lock step do not influence each other.
 
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
-from copy import copy
-from dataclasses import dataclass, field, replace
+from copy import copy, deepcopy
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Literal, Protocol, runtime_checkable
 
@@ -188,7 +188,9 @@ class SelfSorting:
         self._rng = np.random.default_rng(self.seed)
 
     def __copy__(self) -> "SelfSorting":
-        return replace(self)  # which has draws of its own: both may be asked at once
+        other = object.__new__(type(self))
+        vars(other).update(vars(self), _rng=deepcopy(self._rng))  # draws of its own: both may be asked at once
+        return other
 
     def keep(self, bank: list[Memory], new: Memory) -> list[Memory]:
         """The K most dissimilar of the bank and a confident newcomer; an unsure one leaves the bank as it is."""
@@ -266,7 +268,9 @@ class Greedy:
         self._weigher = SelfSorting(size=self.size, resample=self.resample, seed=self.seed)
 
     def __copy__(self) -> "Greedy":
-        return replace(self)
+        other = object.__new__(type(self))
+        vars(other).update(vars(self), _weigher=copy(self._weigher))
+        return other
 
     def keep(self, bank: list[Memory], new: Memory) -> list[Memory]:
         """The bank, with one memory swapped for the newcomer where the rule says so."""
