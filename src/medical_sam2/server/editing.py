@@ -24,7 +24,7 @@ from medical_sam2.server.segmentation import (
     SessionVolume,
     draw_label,
 )
-from medical_sam2.server.state import COLOURS, State, Structure
+from medical_sam2.server.state import State, Structure, default_colour
 from medical_sam2.tracking.finishing import FinishingSteps, fill_holes, finish, load_ndimage
 from medical_sam2.tracking.limits import limits_of
 from medical_sam2.tracking.plan import array_axis, primary_view
@@ -95,7 +95,7 @@ def split_structure(state: State, result: SessionResult, label: int) -> Structur
     table = np.array([0, *new], np.uint8)
     labels = tuple(np.where(part, table[part], array) for part, array in zip(parts, result.labels, strict=True))
     first = replace(old, label=new[0], value=state.numbers[label])
-    others = [Structure(own, f"{old.name} {n}", _colour(own)) for n, own in enumerate(new[1:], 2)]
+    others = [Structure(own, f"{old.name} {n}", default_colour(own)) for n, own in enumerate(new[1:], 2)]
     return _replaced(state, result, labels, {label}, [first, *others])
 
 
@@ -200,7 +200,7 @@ def add_outlines(
         inside = labels == number
         left += int((inside & (result.labels[0] != 0)).sum())
         joined[inside & (joined == 0)] = own
-        name, colour = names.get(number) or f"structure {number}", colours.get(number) or _colour(own)
+        name, colour = names.get(number) or f"structure {number}", colours.get(number) or default_colour(own)
         added.append(Structure(own, name, colour, number))
     notes = (f"{say_count(left, 'voxel', 'were')} left to structures that are there",) if left else ()
     after = replace(result, labels=(joined,))
@@ -348,7 +348,3 @@ def number_for(state: State, label: int) -> int:
     """The number in files of a new structure, 0 where it is its label."""
     (found,) = _numbered(state, [Structure(label, "", "")])
     return found.value
-
-
-def _colour(label: int) -> str:
-    return COLOURS[(label - 1) % len(COLOURS)]

@@ -40,7 +40,6 @@ from medical_sam2.server.segmentation import (
 )
 from medical_sam2.server.state import (
     BY_HAND,
-    COLOURS,
     MOST_NAME,
     REMEDY,
     Gesture,
@@ -50,6 +49,7 @@ from medical_sam2.server.state import (
     State,
     Step,
     Structure,
+    default_colour,
 )
 from medical_sam2.tracking.confidence import ReviewSuggestion, suggest_reviews
 from medical_sam2.tracking.limits import count_taken
@@ -95,8 +95,8 @@ class Session:
         with self._lock:
             state = self._expect(version)
             (label,) = free_labels(state, 1)
-            colour = colour or COLOURS[(label - 1) % len(COLOURS)]
-            structure = Structure(label, _one_line(name) or f"structure {label}", colour, number_for(state, label))
+            name, colour = _one_line(name) or f"structure {label}", colour or default_colour(label)
+            structure = Structure(label, name, colour, number_for(state, label))
             return self._journal.write(Step(version + 1, "add", structure))
 
     def change_structure(

@@ -12,17 +12,16 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from medical_sam2 import volume
 from medical_sam2.errors import FormatError
 from medical_sam2.io.atomic import sync_folder
 from medical_sam2.server import InvalidRequest
+from medical_sam2.volume import colour_of
 
 Kind = Literal["points", "box", "mask", "scribble", "lasso", "diameter", "slices", "interpolate", "erase", "ball"]
 LIMITING = ("slices", "interpolate")  # kinds that have a structure found anew
 BY_HAND = ("erase", "ball")  # kinds that change voxels of several frames at once, and nothing else
 OF_THE_WHOLE = (*LIMITING, *BY_HAND)  # kinds that say nothing of one frame
 MOST_STRUCTURES, MOST_GESTURES, MOST_NAME = 64, 2_000, 80
-COLOURS = tuple("#{:02x}{:02x}{:02x}".format(*colour) for colour in volume.COLOURS)
 
 
 @dataclass(frozen=True)
@@ -214,6 +213,11 @@ class History:
         kept = self.states[: self.place + (step.kind != "name" or not self.added)]
         states = (*kept, changed(self.state, step))
         return History(step.version, states, len(states) - 1)
+
+
+def default_colour(label: int) -> str:
+    """The colour of a structure that was given none, as the page writes it."""
+    return "#{:02x}{:02x}{:02x}".format(*colour_of(label))
 
 
 def changed(state: State, step: Step) -> State:

@@ -20,6 +20,7 @@ WINDOW = 3  # pixels to each side of one that move with it
 ROUNDS = 3  # at each size
 FAINT = 1e-4  # square of a slope; along fainter ones a pixel hardly moves
 FARTHEST = 2.0  # pixels in a round
+AT_ONCE = 32  # pairs of slices: of all at once the planes would be a third of a gigabyte
 
 
 def follow_flow(grey_nhw: NDArray[np.float32], nearest: Sequence[int]) -> Tensor:
@@ -32,7 +33,8 @@ def follow_flow(grey_nhw: NDArray[np.float32], nearest: Sequence[int]) -> Tensor
     towards = [t + (to > t) - (to < t) for t, to in enumerate(nearest)]
     with torch.inference_mode(), torch.autocast("cpu", enabled=False):
         slices = torch.from_numpy(np.ascontiguousarray(grey_nhw, np.float32))[:, None]
-        steps = estimate_flow(slices, slices[towards])
+        lots = zip(slices.split(AT_ONCE), slices[towards].split(AT_ONCE), strict=True)
+        steps = torch.cat([estimate_flow(here, there) for here, there in lots])
         ways = torch.zeros_like(steps)
         for t in sorted(range(len(ways)), key=lambda t: abs(nearest[t] - t)):
             if towards[t] != t:
