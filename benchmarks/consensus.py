@@ -205,7 +205,7 @@ def example(file: Path) -> Example | None:
     inside = np.zeros(truth.shape, bool)
     inside[tuple(slice(*ends) for ends in zip(grid.low, grid.high, strict=True))] = True
     size, places = float(truth[off].sum()), np.concatenate(chosen)
-    features = torch.from_numpy(compute_features(what, grid).reshape(-1, len(FEATURES))[places])
+    features = torch.from_numpy(np.stack([*compute_features(what, grid)]).reshape(-1, len(FEATURES))[places])
     weight, share = torch.from_numpy(weight / size).float(), torch.from_numpy(share.ravel()[places])
     kind = file.stem.rpartition("_")[2]
     return Example(dataset, kind, features, share, weight, float(((found > 0.5) & ~inside)[off].sum()) / size)

@@ -26,10 +26,10 @@ from medical_sam2.tracking.consensus import (
     TrackedObject,
     apply_consensus,
     compute_features,
-    sweep,
     working_grid,
 )
 from medical_sam2.tracking.fusion import Weighted
+from medical_sam2.tracking.geodesics import sweep
 from medical_sam2.views import AXIAL
 from tests.backbones import Brightness
 from tests.phantoms import phantom
@@ -262,7 +262,7 @@ def test_the_outline_is_looked_for_where_flow_takes_it() -> None:
     start = TrackedObject(leaning.astype(np.float32), lambda at: grey[at], 2, [12], np.ones(24), (1.0, 1.0, 1.0))
     grid = working_grid(start)
     assert grid is not None
-    seen = compute_features(start, grid)
+    seen = np.stack([*compute_features(start, grid)])
     inside = np.moveaxis(grid.means(lambda at: leaning[at].astype(np.float32)), 2, 0) > 0.5
     far = np.flatnonzero(inside.any(axis=(1, 2)))[[0, -1]]
     outline, moved = (seen[far][..., FEATURES.index(name)][inside[far]] for name in ("outline", "moved outline"))

@@ -1,5 +1,7 @@
 """Islands: what no prompt touches goes, what hangs together with a prompt stays."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 
@@ -122,3 +124,24 @@ def test_clicks_that_are_not_followed_are_named() -> None:
     assert describe_missed_clicks(image, {3: FramePrompt.click(0, 1)}) == [
         "the positive click on object 3 at 0 1 lies outside of what was found"
     ]
+
+
+def test_no_more_is_held_than_a_number_for_each_voxel_of_the_object() -> None:
+    labels = np.zeros((80, 80, 80), np.uint8)
+    labels[4:76, 4:76, 4:76] = labels[0, 0, 0] = 1
+    tracemalloc.start()
+    try:
+        remove_islands(labels, [Point((40, 40, 40))])
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert labels.sum() == 72**3  # the corner is gone
+    assert peak < 9 * labels.size  # bytes; 22 where counts were taken of all voxels at once
+
+
+def test_more_parts_than_sixteen_bits_can_number_are_one_object_across_gaps() -> None:
+    labels = np.zeros((110, 110, 50), np.uint8)
+    labels[::2, ::2, ::2] = 1  # 75625 parts, each a voxel away from the next
+    before = labels.copy()
+    remove_islands(labels, [Point((2, 2, 2))])
+    assert (labels == before).all()

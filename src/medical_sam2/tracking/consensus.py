@@ -7,9 +7,7 @@ steadily the slices on the way were tracked (`compute_features`). A gate of a fe
 weights (`Gate`), says by how much the logit of each voxel changes. Slices that were prompted keep their answer, and nothing
 changes outside of the region.
 
-A geodesic distance is the length of the cheapest way. Raster scans find it fast and nearly (Criminisi et al., 2008).
-
-Shapes: I J K voxels of the file, n h w the working grid with the slices first, F features, M distance maps.
+Shapes: I J K voxels of the file, n h w the working grid with the slices first, F features.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -29,6 +27,7 @@ from medical_sam2.model.weights import read_small_network
 from medical_sam2.tracking.confidence import RefinedSlices, dice_of
 from medical_sam2.tracking.frames import box_of, region_around
 from medical_sam2.tracking.fusion import Fusion, Slabs
+from medical_sam2.tracking.geodesics import geodesics
 from medical_sam2.tracking.optical_flow import follow_flow, shift
 
 SIDE, VOXELS = 64, 2_000_000  # pixels along a side of a slice, voxels in all, at most
@@ -39,8 +38,6 @@ BEYOND, LEAST_BEYOND = 1.0, 3  # slices before and after what was found: in radi
 Floats = NDArray[np.float32]
 MaskArray = NDArray[np.bool_]
 BINS, BINS_BLUR, RARE = 32, 1.5, 0.004  # of the histograms of grey: how many, how they are smoothed, the least share
-STEP = 0.02  # what a way of one radius costs where nothing is in the way
-UNREACHED = 1e3
 SURE = 6.0  # logits are cut there
 BAND = 0.25  # radii on either side of the prompted outline that are seeds of neither
 BLUR = 0.25  # radii by which features are smoothed
@@ -170,61 +167,6 @@ def between(length: int, boxes: int) -> Floats:
     return np.clip(1 - np.abs(place[:, None] - np.arange(boxes)), 0, None).astype(np.float32)
 
 
-def geodesics(
-    tracked: Floats, likely: Floats, edge: Floats, seeds: tuple[MaskArray, MaskArray], steps: NDArray[np.float64]
-) -> list[Floats]:
-    """How much nearer inside (1) than outside (-1) each box is: along edges, edges and greys, tracking and greys.
-
-    Args:
-        tracked: (n, h, w) probability of the object in [0, 1].
-        likely: (n, h, w) the same by the grey alone.
-        edge: (n, h, w) strength, 0 where there is none.
-        seeds: (n, h, w) what is surely inside, and outside.
-        steps: sides of a box, in radii of the object.
-    """
-    mixed = (2 * tracked + likely) / 3
-    greys = edge / 2 + np.square(1 - likely), edge / 2 + np.square(likely)
-    start, ways = np.where(np.stack(seeds), np.float32(0), np.float32(UNREACHED)), list[Floats]()
-    for costs in ((edge, edge), greys, (np.square(1 - mixed), np.square(mixed))):  # one after the other: a third of the memory
-        inside, outside = sweep(start, np.stack(costs, dtype=np.float32) + np.float32(STEP), steps.tolist())
-        ways.append((outside - inside) / (outside + inside + np.float32(1e-3)))
-    return ways
-
-
-def sweep(distance_Mnhw: Floats, cost_Mnhw: Floats, steps: Sequence[float], rounds: int = 1) -> Floats:
-    """Geodesic distances by scans along each axis, there and back: from each layer to the nine nearest boxes of the next.
-
-    Args:
-        distance_Mnhw: 0 at the seeds, large elsewhere.
-        cost_Mnhw: of a way of length 1, above 0.
-        steps: sides of a box.
-        rounds: of six scans each; more follow ways that turn back more often.
-    """
-    for axis in [0, 1, 2] * rounds:
-        distance, cost = (np.moveaxis(each, 1 + axis, 0).copy() for each in (distance_Mnhw, cost_Mnhw))
-        straight = steps[axis]
-        oblique = float(np.hypot(straight, min(step for a, step in enumerate(steps) if a != axis)))
-        price = (cost[1:] + cost[:-1]) / 2
-        along, across = price * straight, price * oblique
-        for layers, back in ((range(1, len(distance)), -1), (range(len(distance) - 2, -1, -1), 1)):
-            for layer in layers:
-                here, before, between = distance[layer], distance[layer + back], min(layer, layer + back)
-                np.minimum(here, before + along[between], out=here)
-                np.minimum(here, _least_around(before) + across[between], out=here)
-        distance_Mnhw = np.moveaxis(distance, 0, 1 + axis)
-    return distance_Mnhw
-
-
-def _least_around(layer_Mab: Floats) -> Floats:
-    """The least of each box and its eight neighbours."""
-    for axis in (1, 2):
-        least, line = layer_Mab.copy().swapaxes(axis, 2), layer_Mab.swapaxes(axis, 2)
-        np.minimum(least[..., 1:], line[..., :-1], out=least[..., 1:])
-        np.minimum(least[..., :-1], line[..., 1:], out=least[..., :-1])
-        layer_Mab = least.swapaxes(axis, 2)
-    return layer_Mab
-
-
 def log_odds(grey: Floats, inside: MaskArray, slices: Sequence[int], outside: MaskArray | None = None) -> Floats:
     """How much likelier each grey (n, h, w) in [0, 1] is inside than outside: a logarithm, by histograms of some slices.
 
@@ -285,8 +227,35 @@ class PromptedSlices:
         return inside, outside & ~inside
 
 
-def compute_features(what: TrackedObject, grid: Grid) -> Floats:
-    """Features (n, h, w, F) of the working grid, the prompted axis first."""
+@dataclass(frozen=True, eq=False)
+class FeatureMaps:
+    """Features of the working grid, those of single slices after those of voxels; together on one slice at a time.
+
+    Args:
+        voxels: maps (n, h, w), the prompted axis first.
+        slices: numbers (n,) each.
+    """
+
+    voxels: Sequence[Floats]
+    slices: Sequence[NDArray[np.floating]]
+
+    def __len__(self) -> int:
+        """How many slices."""
+        return len(self.voxels[0])
+
+    def __getitem__(self, t: int) -> Floats:
+        """All features (h, w, F) of a slice."""
+        shape_hw = self.voxels[0][t].shape
+        found = [*(each[t] for each in self.voxels), *(np.broadcast_to(each[t], shape_hw) for each in self.slices)]
+        return np.stack(found, axis=-1, dtype=np.float32)
+
+    def of_slices(self, names: Sequence[str]) -> Floats:
+        """Numbers (n, N) by name."""
+        return np.stack([self.slices[FEATURES.index(name) - len(self.voxels)] for name in names], axis=1, dtype=np.float32)
+
+
+def compute_features(what: TrackedObject, grid: Grid) -> FeatureMaps:
+    """The features that the gate sees."""
     slabs = [lambda i: np.asarray(what.estimate[i], np.float32), what.grey]
     tracked, grey = (np.moveaxis(means, what.axis, 0) for means in map_on_cores(grid.means, slabs))
     confidence = what.confidence[grid.low[what.axis] : grid.high[what.axis]]
@@ -326,7 +295,7 @@ def _radius(outlines: MaskArray, box_mm: NDArray[np.float64]) -> float:
     return 3 * max(float(np.concatenate(depth).mean()), float(box_mm.min()) / 3)
 
 
-def _features(tracked: Floats, grey: Floats, confidence: NDArray[np.floating], prompted: PromptedSlices) -> Floats:
+def _features(tracked: Floats, grey: Floats, confidence: NDArray[np.floating], prompted: PromptedSlices) -> FeatureMaps:
     smooth, signed = np.asarray(ndimage.gaussian_filter(grey, (0, 1, 1)), np.float32), prompted.signed
     slices, outlines = list(prompted.slices), prompted.outline[list(prompted.slices)]
     mean, spread = float(grey[slices][outlines].mean()), max(float(grey[slices][outlines].std()), 0.03)
@@ -358,8 +327,7 @@ def _features(tracked: Floats, grey: Floats, confidence: NDArray[np.floating], p
         np.clip(moved, -1, 2),
         np.clip(ndimage.gaussian_filter(mismatch / spread, (0, 2, 2)), 0, 3) / 2,
     ]
-    planes = [np.broadcast_to(each[:, None, None], grey.shape) for each in along]
-    return np.stack([*voxels, *planes], axis=-1, dtype=np.float32)
+    return FeatureMaps(voxels, along)
 
 
 def _follow_outline(smooth: Floats, prompted: PromptedSlices, signed: Floats) -> tuple[Floats, Floats]:
@@ -474,22 +442,22 @@ def apply_consensus(gate: Gate, what: TrackedObject, fusion: Fusion, judge: Gate
     return RefinedProbability(fusion, grid, np.ascontiguousarray(np.moveaxis(change, 0, what.axis)), confidence)
 
 
-def change_of_logits(gate: Gate, what: TrackedObject, grid: Grid, seen: Floats) -> Floats:
-    """What is added to the logits of the working grid (n, h, w), by its features (n, h, w, F); 0 on prompted slices."""
+def change_of_logits(gate: Gate, what: TrackedObject, grid: Grid, seen: FeatureMaps) -> Floats:
+    """What is added to the logits of the working grid (n, h, w); 0 on prompted slices."""
     with torch.inference_mode(), torch.autocast("cpu", enabled=False):  # slice by slice: of all voxels at once it is large
-        change = torch.cat(map_on_cores(gate, [*torch.from_numpy(seen)]))
-    change_nhw = change.clamp(-MOST_CHANGE, MOST_CHANGE).numpy().reshape(seen.shape[:3])
+        change = torch.cat(map_on_cores(lambda t: gate(torch.from_numpy(seen[t])), range(len(seen))))
+    change_nhw = change.clamp(-MOST_CHANGE, MOST_CHANGE).numpy().reshape(seen.voxels[0].shape)
     change_nhw[_prompted_in(what, grid)] = 0
     return change_nhw
 
 
-def refined_slices(what: TrackedObject, grid: Grid, seen: Floats, change: Floats) -> RefinedSlices:
+def refined_slices(what: TrackedObject, grid: Grid, seen: FeatureMaps, change: Floats) -> RefinedSlices:
     """The slices of the working grid before and after a change of their logits."""
     sides = _sides_of_boxes(what, grid)
     plane = [axis for axis in range(3) if axis != what.axis]
     box_px = float(np.prod([(grid.high[a] - grid.low[a]) / grid.shape[a] for a in plane]))
-    known = seen[:, 0, 0, [FEATURES.index(name) for name in KNOWN_OF_SLICES]]
-    logits = 3 * seen[..., 0]
+    known = seen.of_slices(KNOWN_OF_SLICES)
+    logits = 3 * seen.voxels[0]
     return RefinedSlices(logits, logits + change, known, _prompted_in(what, grid), sides.tolist(), box_px)
 
 

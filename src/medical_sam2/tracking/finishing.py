@@ -22,9 +22,9 @@ from numpy.typing import NDArray
 
 from medical_sam2.errors import ConfigError, read_number, say_count
 from medical_sam2.io.labels import object_boxes
-from medical_sam2.prompts import Box, Mask, Point, Prompt
-from medical_sam2.strokes import Brush, Diameter, Lasso, Stroke, says_where
-from medical_sam2.tracking.limits import Limits, voxel_within
+from medical_sam2.prompts import Box, Mask, Prompt
+from medical_sam2.strokes import Lasso, says_where
+from medical_sam2.tracking.limits import Limits, touched_voxels
 from medical_sam2.volume import Segmentation, add_to_layers
 
 KEPT = 0.02  # share of its volume that smoothing may change without a word
@@ -432,9 +432,9 @@ def remove_islands(labels: NDArray[np.unsignedinteger], prompts: Sequence[Prompt
             own = [prompt for prompt in prompts if prompt.object == label]
             boxed, pointed = ([p for p in own if isinstance(p, Box) == is_box] for is_box in (True, False))
             flat = [each for each in boxed if len(each.planes()) == 1]
-            shown = _touched_voxels(pointed, labels.shape, box)
-            near = _keep_touched(labels[box], label, shown, _touched_voxels(flat, labels.shape, box), bridged=False)
-            far = _keep_touched(labels[box], label, shown, _touched_voxels(boxed, labels.shape, box), bridged=True)
+            shown = touched_voxels(pointed, labels.shape, box)
+            near = _keep_touched(labels[box], label, shown, touched_voxels(flat, labels.shape, box), bridged=False)
+            far = _keep_touched(labels[box], label, shown, touched_voxels(boxed, labels.shape, box), bridged=True)
             parts, voxels = (sum(counts) for counts in zip(near, far, strict=True))
             if parts:
                 lost = f"{say_count(parts, 'small part')} in its box ({say_count(voxels, 'voxel')})"
@@ -447,15 +447,16 @@ def _keep_touched(
 ) -> tuple[int, int]:
     """How many parts in a box were dropped for their size, and their voxels; across gaps, what nothing touches goes, too."""
     mask = part == label
-    pieces, count = cast("tuple[NDArray[np.int32], int]", load_ndimage().label(mask, EVERYWHERE))
+    pieces, count = _label_parts(mask)
     if bridged and count > 1:
         del pieces  # as large as the box, and made anew
-        joined = load_ndimage().binary_dilation(mask, EVERYWHERE, iterations=BRIDGE // 2)
-        pieces, count = cast("tuple[NDArray[np.int32], int]", load_ndimage().label(joined, EVERYWHERE))
+        pieces, count = _label_parts(load_ndimage().binary_dilation(mask, EVERYWHERE, iterations=BRIDGE // 2))
     if count < 2:
         return 0, 0
-    shown, within = (np.unique(pieces[touched & mask]) for touched in (pointed, boxed))
-    sizes = np.bincount(pieces[mask], minlength=count + 1)
+    shown, within = (_parts_at(pieces, mask, touched) for touched in (pointed, boxed))
+    sizes = np.zeros(count + 1, np.int64)
+    for inside, piece in zip(mask, pieces, strict=True):  # of all voxels at once it is several times as large as the box
+        sizes += np.bincount(piece[inside], minlength=count + 1)
     keep = np.union1d(shown, within[sizes[within] >= CRUMB * sizes[within].max(initial=0)])
     if not len(keep):
         return 0, 0
@@ -467,31 +468,17 @@ def _keep_touched(
     return len(crumbs), int(sizes[crumbs].sum())
 
 
-def _touched_voxels(prompts: Sequence[Prompt], shape: tuple[int, ...], box: tuple[slice, ...]) -> NDArray[np.bool_]:
-    """Voxels of a box that the prompts of one object touch."""
-    touched = np.zeros([side.stop - side.start for side in box], bool)
-    for prompt in prompts:
-        if isinstance(prompt, Mask):
-            touched |= prompt.array_ijk[box]
-        elif not says_where(prompt):
-            continue
-        elif isinstance(prompt, Point):
-            _mark_touched(touched, box, [slice(i, i + 1) for i in map(voxel_within, prompt.index_ijk, shape)])
-        elif isinstance(prompt, Diameter):
-            for place in prompt.places_ijk:
-                _mark_touched(touched, box, [slice(i, i + 1) for i in map(voxel_within, place, shape)])
-        elif isinstance(prompt, Stroke | Brush):
-            drawn = prompt.voxels if isinstance(prompt, Brush) else prompt.region(shape, min(prompt.planes()))
-            for voxel in drawn.tolist():
-                _mark_touched(touched, box, [slice(i, i + 1) for i in voxel])
-        elif isinstance(prompt, Box):
-            _mark_touched(touched, box, prompt.slices)
-    return touched
+def _label_parts(mask: NDArray[np.bool_]) -> tuple[NDArray[np.unsignedinteger] | NDArray[np.int32], int]:
+    """The connected parts by number, in two bytes a voxel unless they are too many, and their count."""
+    numbers = np.empty(mask.shape, np.uint16)
+    try:
+        return numbers, cast("int", load_ndimage().label(mask, EVERYWHERE, output=numbers))
+    except RuntimeError:  # more than 65535
+        del numbers
+        return cast("tuple[NDArray[np.int32], int]", load_ndimage().label(mask, EVERYWHERE))
 
 
-def _mark_touched(touched: NDArray[np.bool_], box: Sequence[slice], marked: Sequence[slice]) -> None:
-    """Mark what lies in the box."""
-    inside = (
-        slice(max(0, own.start - side.start), max(0, own.stop - side.start)) for own, side in zip(marked, box, strict=True)
-    )
-    touched[tuple(inside)] = True
+def _parts_at(pieces: NDArray[np.integer], mask: NDArray[np.bool_], touched: NDArray[np.bool_]) -> NDArray[np.integer]:
+    """The numbers of the parts that are touched, in order."""
+    slabs = zip(pieces, mask, touched, strict=True)  # no further array of the box's size
+    return np.unique(np.concatenate([np.unique(piece[inside & hit]) for piece, inside, hit in slabs]))

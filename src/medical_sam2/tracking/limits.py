@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from medical_sam2.errors import PromptError, say_count
 from medical_sam2.prompts import Box, FramePrompt, Mask, Point, Prompt, check_inside, voxel_of
-from medical_sam2.strokes import Brush, Lasso, Scribble, SliceRange, Stroke, Voxels, region_of, says_where
+from medical_sam2.strokes import Brush, Diameter, Lasso, Scribble, SliceRange, Stroke, Voxels, region_of, says_where
 
 Array = TypeVar("Array", NDArray[np.float32], NDArray[np.bool_])
 
@@ -181,6 +181,36 @@ def voxels_of(prompt: Prompt, shape_ijk: Sequence[int]) -> Voxels:
     if isinstance(prompt, Point):
         return np.array([[voxel_of(at) for at in prompt.index_ijk]])
     return np.argwhere(prompt.array_ijk) if isinstance(prompt, Mask) else region_of(prompt, shape_ijk, axis=0)
+
+
+def touched_voxels(prompts: Sequence[Prompt], shape: tuple[int, ...], box: tuple[slice, ...]) -> NDArray[np.bool_]:
+    """Voxels of a box that the prompts of one object touch."""
+    touched = np.zeros([side.stop - side.start for side in box], bool)
+    for prompt in prompts:
+        if isinstance(prompt, Mask):
+            touched |= prompt.array_ijk[box]
+        elif not says_where(prompt):
+            continue
+        elif isinstance(prompt, Point):
+            _mark_touched(touched, box, [slice(i, i + 1) for i in map(voxel_within, prompt.index_ijk, shape)])
+        elif isinstance(prompt, Diameter):
+            for place in prompt.places_ijk:
+                _mark_touched(touched, box, [slice(i, i + 1) for i in map(voxel_within, place, shape)])
+        elif isinstance(prompt, Stroke | Brush):
+            drawn = prompt.voxels if isinstance(prompt, Brush) else prompt.region(shape, min(prompt.planes()))
+            for voxel in drawn.tolist():
+                _mark_touched(touched, box, [slice(i, i + 1) for i in voxel])
+        elif isinstance(prompt, Box):
+            _mark_touched(touched, box, prompt.slices)
+    return touched
+
+
+def _mark_touched(touched: NDArray[np.bool_], box: Sequence[slice], marked: Sequence[slice]) -> None:
+    """Mark what lies in the box."""
+    inside = (
+        slice(max(0, own.start - side.start), max(0, own.stop - side.start)) for own, side in zip(marked, box, strict=True)
+    )
+    touched[tuple(inside)] = True
 
 
 def slices_touched(prompt: Prompt, shape_ijk: Sequence[int], axis: int) -> NDArray[np.intp]:

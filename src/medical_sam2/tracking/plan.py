@@ -83,6 +83,11 @@ class TrackingPlan:
         return tuple(sorted({label for group in self.groups for label in group.prompts}))
 
     @property
+    def prompts(self) -> list[Prompt]:
+        """All that users gave, object by object."""
+        return [prompt for group in self.groups for own in group.given.values() for prompt in own]
+
+    @property
     def limits(self) -> dict[int, Limits]:
         """Object → what its prompts settle of single voxels, where they do."""
         return {label: own for group in self.groups for label, own in group.limits.items()}

@@ -22,11 +22,18 @@ from torch import Tensor
 from medical_sam2.errors import say_count
 from medical_sam2.intensity_window import Window
 from medical_sam2.model.memory_bank import PolicyBank, cosine
-from medical_sam2.prompts import Box, FramePrompt, Mask
-from medical_sam2.strokes import Diameter, Lasso, joins_outlines
-from medical_sam2.tracking.agreement import Agreement, describe_strays
+from medical_sam2.prompts import FramePrompt
+from medical_sam2.strokes import joins_outlines
 from medical_sam2.tracking.click_outline import reduction
-from medical_sam2.tracking.confidence import Leak, count_areas, describe_ends_in, find_leaks, mark_collapses, mark_leaks
+from medical_sam2.tracking.confidence import (
+    Agreement,
+    count_areas,
+    describe_ends_in,
+    describe_strays,
+    find_leaks_in,
+    mark_collapses,
+    mark_leaks,
+)
 from medical_sam2.tracking.consensus import Gate, RefinedProbability, TrackedObject, apply_consensus
 from medical_sam2.tracking.finishing import remove_islands
 from medical_sam2.tracking.frames import FrameStack, Region, group_regions, object_box, region_for
@@ -460,7 +467,7 @@ class VolumeTracker:
         axes = self.volume.orientation
         along = {code: View(code).order(axes)[0] for code in {row.view for row in self.rows}}
         self.rows[:] = count_areas(self.rows, (labels, *layers), along) if self.rows else []
-        found = self._find_leaks()
+        found = find_leaks_in(self.volume, self.rows, self.plan.prompts)
         described = dict.fromkeys(leak.describe("ijk"[along[leak.view]]) for leak in found)
         # objects whose slices the user named may end anywhere
         judged = [row for row in self.rows if row.object not in self.plan.limits] if mended is None else []
@@ -471,16 +478,7 @@ class VolumeTracker:
 
     def _remove_islands(self, labels: NDArray[np.unsignedinteger]) -> None:
         if not self.options.islands:
-            given = [prompt for group in self.plan.groups for own in group.given.values() for prompt in own]
-            self._warnings |= dict.fromkeys(remove_islands(labels, given))
-
-    def _find_leaks(self) -> list[Leak]:
-        """Where an object seems to have taken what is not its own."""
-        shape, axes = self.volume.shape, self.volume.orientation
-        sides = {code: View(code).order(axes)[1:] for code in {row.view for row in self.rows}}
-        given = [prompt for group in self.plan.groups for own in group.given.values() for prompt in own]
-        drawn = {prompt.object for prompt in given if isinstance(prompt, Box | Mask | Lasso | Diameter)}
-        return find_leaks(self.rows, {code: shape[down] * shape[across] for code, (down, across) in sides.items()}, drawn)
+            self._warnings |= dict.fromkeys(remove_islands(labels, self.plan.prompts))
 
     def _redraw(self, labels: NDArray[np.unsignedinteger], objects: Collection[int]) -> None:
         """Outlines and scribbles of these objects as they were drawn, except where an object lies that has priority."""
