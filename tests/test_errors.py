@@ -8,7 +8,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from medical_sam2 import errors
-from medical_sam2.errors import AmbiguousError, GeometryError, InputError, MedicalSam2Error, ResourceError, say_count
+from medical_sam2.errors import (
+    AmbiguousError,
+    GeometryError,
+    InputError,
+    MedicalSam2Error,
+    ResourceError,
+    say_count,
+    spell_options,
+)
 
 TREE = [kind for kind in vars(errors).values() if isclass(kind) and issubclass(kind, MedicalSam2Error)]
 texts = st.text(max_size=40)
@@ -72,3 +80,16 @@ def test_exit_codes() -> None:
 def test_one_thing_is_said_in_the_singular(number: int, said: str) -> None:
     assert say_count(number, "label map", "were") == said
     assert say_count(number, "label map") == said.rsplit(maxsplit=1)[0]
+
+
+@pytest.mark.parametrize(
+    ("text", "typed"),
+    [
+        ("take `views=one`, or prompt it", "take --views one, or prompt it"),
+        ("`islands` keeps them", "--islands keeps them"),
+        ("give `adapt=0` to 3600", "give --adapt 0 to 3600"),
+        ("lower `smallest`, a setting", "lower `smallest`, a setting"),  # of a recipe: no option of a command
+    ],
+)
+def test_arguments_are_told_as_options_to_whoever_typed_options(text: str, typed: str) -> None:
+    assert spell_options(text) == typed

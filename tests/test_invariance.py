@@ -152,3 +152,26 @@ def test_a_padded_template_tells_the_same() -> None:
         _, plain = network().segment_images([image[:, :, 4], image[:, :, 6]], {0: {1: here}})
         _, other = network().segment_images([np.pad(image[:, :, 4], width), image[:, :, 6]], {0: {1: there}})
         assert dice(other.labels, plain.labels) > ALIKE
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.5])
+def test_a_click_finds_a_thing_on_an_empty_background(noise: float) -> None:
+    places = np.indices((64, 64, 24)) - np.array([30, 32, 12])[:, None, None, None]
+    ball = (places**2 * np.array([1, 1, 4])[:, None, None, None]).sum(0) < 144
+    image = np.where(ball, 150, 60) + np.random.default_rng(0).normal(0, noise, ball.shape)
+    found = network(256).segment_volume(Volume(image.astype(np.float32), np.diag([1.0, 1, 2, 1]), "MR"), [Point((30, 32, 12))])
+    assert dice(found.labels > 0, ball) > 0.95
+    assert not found.warnings
+
+
+def test_where_the_network_is_unsure_of_a_click_it_is_told() -> None:
+    """A thing full of noise, of which the network takes a part: a box says what is meant."""
+    places = np.indices((128, 128, 8)) - np.array([60, 64, 4])[:, None, None, None]
+    column, rng = (places[:2] ** 2).sum(0) < 900, np.random.default_rng(1)
+    image = np.where(column, rng.normal(150, 8, column.shape), 0)
+    volume = Volume(image.astype(np.float32), np.diag([1.0, 1, 2, 1]), "MR")
+    told = [line for line in network(256).segment_volume(volume, [Point((60, 64, 4))]).warnings if "unsure" in line]
+    assert [line.partition(" (")[0] for line in told] == ["object 1: it is unsure what the click means on slice 4 of axis k"]
+    boxed = network(256).segment_volume(volume, [Box((30, 34, 4), (90, 94, 4))])
+    assert dice(boxed.labels > 0, column) > 0.95
+    assert not [line for line in boxed.warnings if "unsure" in line]

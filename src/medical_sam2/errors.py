@@ -20,6 +20,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.ENOMEM, errno.EMFILE}
+ARGUMENT = re.compile(r"`(adapt|islands|threads|views)(?:=(\w+))?`")  # that an option of the same name sets
 NO_MEMORY = re.compile("allocate memory|not enough memory|unable to mmap|failed to map segment|start new thread", re.IGNORECASE)
 """What libraries say for want of memory in errors that have no type of their own: torch, safetensors, the dynamic linker."""
 DEFECT = 70
@@ -106,6 +107,11 @@ class AmbiguousError(MedicalSam2Error):
         if self.subject is not None:
             return self
         return AmbiguousError(self.problem, self.remedy, subject=subject, choices=self.choices)
+
+
+def spell_options(text: str) -> str:
+    """A message that names arguments of the Python interface, such as `views=one`, in the command line's words: --views one."""
+    return ARGUMENT.sub(lambda found: f"--{found[1]}" + (f" {found[2]}" if found[2] else ""), text)
 
 
 def explain_refusal(error: BaseException) -> tuple[str, int] | None:

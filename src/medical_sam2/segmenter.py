@@ -23,7 +23,7 @@ from medical_sam2.plugins import find, suggestion
 from medical_sam2.prompts import FramePrompt, Prompt
 from medical_sam2.strokes import apply_settled
 from medical_sam2.tracking.click_outline import OutlineJudge
-from medical_sam2.tracking.confidence import SLICE_FEATURES, SLICES_FILE
+from medical_sam2.tracking.confidence import SLICE_FEATURES, SLICES_FILE, describe_unsure_clicks
 from medical_sam2.tracking.consensus import Gate
 from medical_sam2.tracking.correction import check_correction, correct_labels, read_request, take_out
 from medical_sam2.tracking.cropping import Crop, CroppedImages
@@ -38,7 +38,6 @@ from medical_sam2.tracking.plan import (
     by_window,
     check_named,
     order_objects,
-    plan_tracking,
     refuse_blank,
     views_allowed,
 )
@@ -207,10 +206,10 @@ class Segmenter:
         # padding is cut off before anything else and put back after everything else; groups of one window share a tracker
         policy, summed = find(POLICIES, bank, what="bank"), find(FUSIONS, fusion, what="fusion")
         shown, mended = (crop := Crop.to_content(volume, prompts)).volume, crop.labels(earlier)
-        plan = plan_tracking(shown, [crop.prompt(prompt) for prompt in prompts], views, earlier)
+        plan = crop.plan(prompts, views, earlier)
         learnt, first = ((self.gate, self.slice_judge) if consensus else ()), order_objects(priority, plan.labels, names)
         options = ResultOptions(summed, probability, uncertainty, islands, *learnt, overlap=overlap, priority=first)
-        work = VolumeTracker(shown, plan, options, TrackingProgress(crop.wrap_progress(on_frame)))
+        work = VolumeTracker(shown, plan, options, TrackingProgress(crop.wrap_progress(on_frame)), crop.start)
         new = partial(TrackingConfig, self.network, self._encoder(features), shown, policy=policy, joint=joint, zoom=zoom)
         with self.computing():
             mended = _track_windows(work, partial(new, judge=self.judge), window, mended)
@@ -218,7 +217,9 @@ class Segmenter:
         if earlier is None and not (probability or uncertainty or overlap):
             again = partial(self.segment_volume, volume, bank=bank, window=window, islands=islands, zoom=zoom)
             result = take_out(result, prompts, partial(again, features=features, names=names, on_frame=on_frame))
-        late = (*describe_missed_points(result.maps, prompts), *describe_taken(earlier, result.labels, prompts))
+        late = [*describe_missed_points(result.maps, prompts), *describe_taken(earlier, result.labels, prompts)]
+        if self.judge is not None and earlier is None:  # only weights with a judge of clicks were measured
+            late += describe_unsure_clicks(volume, result.confidence, prompts)
         return replace(result, warnings=(*result.warnings, *late), image=volume)
 
     @torch.no_grad()
@@ -451,10 +452,10 @@ def check_choices(*, views: str, bank: str, fusion: str, threads: int | None, ad
     find(FUSIONS, fusion, what="fusion", makes=Fusion)
     check_threads(threads)
     if not 0 <= adapt <= MOST_TUNING_S:
-        raise ConfigError(f"nobody can tune for {adapt:g} seconds", f"give --adapt 0 to {MOST_TUNING_S} (20 is usual)")
+        raise ConfigError(f"nobody can tune for {adapt:g} seconds", f"give `adapt=0` to {MOST_TUNING_S} (20 is usual)")
 
 
 def check_threads(threads: int | None) -> None:
     """Refuse a number of threads that cannot work; raises ConfigError."""
     if threads is not None and not 1 <= threads <= MOST_THREADS:
-        raise ConfigError(f"{threads} threads cannot work", f"give --threads 1 to {MOST_THREADS}")
+        raise ConfigError(f"{threads} threads cannot work", f"give `threads=1` to {MOST_THREADS}")

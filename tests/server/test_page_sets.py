@@ -208,13 +208,13 @@ def test_structures_are_called_by_their_names_and_options_by_what_the_page_calls
     expect(page.locator(".go .warn")).to_contain_text(re.compile(r"^third took \d+ pixels of ring: "))
 
     def warning(*known: Any) -> SessionResult:
-        said = "object 1: these slices count for little; compare --views one, or prompt it on one of them", "object 7 is gone"
+        said = "object 1: these slices count for little; prompt it on one of them, or take `views=one`", "object 7 is gone"
         return replace(track(*known), warnings=said)
 
     monkeypatch.setattr(SessionImageSet, "track", warning)
     pressed(page, "t")
     expect(page.locator(".go .warn")).to_have_text(
-        "ring: these slices count for little; compare with one view, or prompt it on one of them; object 7 is gone"
+        "ring: these slices count for little; prompt it on one of them, or take one view; object 7 is gone"
     )
 
     def refusing(*_: Any) -> NDArray[np.bool_]:

@@ -104,5 +104,5 @@ def test_a_view_that_strays_is_told_in_plain_words(view: View, slices: str, foun
     (line,) = describe_strays({1: agreement}, 1000.0)
     assert line == (
         f"object 1: {slices} {said} so they counted for little; "
-        "if it is wrong there, draw a box or an outline on one coronal slice, too, or take --views one"
+        "if it is wrong there, draw a box or an outline on one coronal slice, too, or take `views=one`"
     )

@@ -7,9 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from medical_sam2.errors import PromptError
 from medical_sam2.prompts import FramePrompt, Point, Prompt
+from medical_sam2.strokes import SliceRange
 from medical_sam2.tracking.cropping import Crop, CroppedImages
 from medical_sam2.tracking.volume_tracker import FrameDone
 from medical_sam2.views import View
@@ -126,3 +128,31 @@ def test_images_are_read_when_they_are_asked_for_and_put_back() -> None:
     np.testing.assert_array_equal(content.to_whole(0, np.ones((6, 8), np.uint8)), np.pad(np.ones((6, 8)), width))
     for wrong in (FramePrompt.mask(np.ones((3, 3), bool)), FramePrompt.click(40, 2), FramePrompt.box(-5, 0, 3, 3)):
         assert CroppedImages(images, {0: {1: wrong}})[0].shape == images[0].shape, "refused as it was given"
+
+
+def test_slices_in_warnings_and_refusals_are_those_of_the_whole() -> None:
+    rng = np.random.default_rng(0)
+    places = np.indices((40, 40, 20))
+    flat = ((places[0] - 20) ** 2 + (places[1] - 20) ** 2 < 100) & (abs(places[2] - 10) < 2)
+    image = np.where(flat, 0.9, 0.3) + rng.uniform(-0.05, 0.05, flat.shape)
+    volume = Volume(np.pad(image, ((0, 0), (0, 0), (7, 3))).astype(np.float32), np.diag([1.0, 1, 1, 1]), "MR")
+    found = segmenter().segment_volume(volume, [Point((20, 20, 17))], window="0,1")
+    (line,) = (warning for warning in found.warnings if "next to its prompt" in warning)
+    assert "on slices 16 to 18 of axis k" in line
+    assert {row.slice for row in found.confidence if row.area_px} == {16, 17, 18}
+    with pytest.raises(PromptError, match="axial slice 17, which its slices or its box leave out"):
+        segmenter().segment_volume(volume, [Point((20, 20, 17)), SliceRange(9, 12, axis=2)], window="0,1")
+
+
+@pytest.mark.parametrize("kind", ["volume", "image"])
+def test_a_thing_on_an_empty_background_keeps_a_margin_of_it(kind: str) -> None:
+    places = np.indices((40, 40, 40)) - 20
+    ball = ((places**2).sum(0) < 64) * (1.0 + np.indices((40, 40, 40))[0] / 40)  # 15 voxels wide
+    if kind == "volume":
+        volume = Volume(ball.astype(np.float32), np.diag([1.0, 1, 1, 1]), "MR")
+        assert Crop.to_content(volume, []).box == (slice(9, 32), slice(9, 32), slice(9, 32))
+    else:
+        full = 1 + ndimage.gaussian_filter(np.random.default_rng(0).random((20, 20)), 2)
+        images = CroppedImages([ball[:, :, 20], np.pad(full, 9)], {})
+        assert images[0].shape == (23, 23)
+        assert images[1].shape == (20, 20)  # it reaches its own borders: around it is padding

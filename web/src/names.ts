@@ -21,5 +21,5 @@ export function download(stem: string, form: string): string {
 /** What the server tells in the command line's words, in the page's: "object 2" has a name here, and options are buttons. */
 export function reworded(text: string, structures: Structure[]): string {
   const named = text.replace(/\bobject (\d+)\b/g, (words, label) => structures.find((each) => each.label === Number(label))?.name ?? words)
-  return named.replace(/\bcompare --views one\b/g, 'compare with one view')
+  return named.replace(/\btake `views=one`/g, 'take one view')
 }

@@ -37,7 +37,16 @@ from medical_sam2.batch.outputs import (
     save_sheet,
     write_tables,
 )
-from medical_sam2.errors import DEFECT, ConfigError, InputError, MedicalSam2Error, explain_refusal, list_first, say_count
+from medical_sam2.errors import (
+    DEFECT,
+    ConfigError,
+    InputError,
+    MedicalSam2Error,
+    explain_refusal,
+    list_first,
+    say_count,
+    spell_options,
+)
 from medical_sam2.intensity_window import named_window
 from medical_sam2.io import Form, atomic, registry
 from medical_sam2.io.prompt_file import NamedPrompts
@@ -350,7 +359,7 @@ def run_job(job: BatchJob, segmenter: Segmenter) -> CaseOutcome:
         return outcome
     except MedicalSam2Error as error:
         named = error.about(job.case.image)
-        return CaseOutcome(job.case.name, problem=str(named), exit_code=named.exit_code)
+        return CaseOutcome(job.case.name, problem=spell_options(str(named)), exit_code=named.exit_code)
     except Exception as error:
         defect = f"this is a defect of medsam2 ({type(error).__name__}); please report it", DEFECT
         problem, code = explain_refusal(error) or defect
@@ -385,7 +394,7 @@ def _outline(job: BatchJob, segmenter: Segmenter) -> CaseOutcome:
         case.name,
         tuple(replace(each, template="" if each.label in named.labels else by) for each in describe_objects(image, found)),
         (*beside, labels),
-        tuple(dict.fromkeys((*image.warnings, *named.notes, *found.warnings, *unknown))),
+        tuple(dict.fromkeys(map(spell_options, (*image.warnings, *named.notes, *found.warnings, *unknown)))),
         finishing=changes,
         seconds={"read": read, "track": track, "write": write},
         key=job.key,

@@ -17,7 +17,7 @@ from pathlib import Path
 from cyclopts import App, CycloptsError, Parameter
 
 from medical_sam2.cli.options import convert_strictly, join_numbers
-from medical_sam2.errors import DEFECT, InputError, MedicalSam2Error, explain_refusal
+from medical_sam2.errors import DEFECT, InputError, MedicalSam2Error, explain_refusal, spell_options
 
 COMMANDS = {  # name → (file and function, help)
     "data": ("data:data", "The published data sets that are known, and what is known of them."),
@@ -152,7 +152,7 @@ def explain(error: BaseException) -> tuple[str, int]:
     if isinstance(error, KeyboardInterrupt):
         return "interrupted", INTERRUPTED
     if isinstance(error, MedicalSam2Error):
-        return str(error), error.exit_code
+        return spell_options(str(error)), error.exit_code
     if isinstance(error, CycloptsError):
         command = " ".join(["medsam2", *(error.command_chain or ())])
         text = GUESS.sub(_keep_good_guess, str(error).replace(", ...", " and others").rstrip("."))

@@ -20,7 +20,7 @@ from medical_sam2 import preview, statistics
 from medical_sam2.cli import installed_version, plain
 from medical_sam2.cli.files import as_json
 from medical_sam2.cli.prompts import SetPrompts
-from medical_sam2.errors import list_first, say_count
+from medical_sam2.errors import list_first, say_count, spell_options
 from medical_sam2.intensity_window import Window, percentile_window
 from medical_sam2.io import atomic
 from medical_sam2.io.image_folder import ImageFolder
@@ -107,13 +107,8 @@ def print_note(text: str) -> None:
 
 def print_warnings(warnings: Iterable[str], about: str = "") -> None:
     """Each warning once, on standard error."""
-    for warning in dict.fromkeys(map(name_option, warnings)):
+    for warning in dict.fromkeys(map(spell_options, warnings)):
         sys.stderr.write(f"warning: {plain(about + warning)}\n")
-
-
-def name_option(warning: str) -> str:
-    """A warning of the Python interface that names one of its arguments, as the command line spells that."""
-    return warning.replace("`islands`", "--islands")
 
 
 def print_review(rows: Iterable[Mapping[str, Any]]) -> None:
@@ -186,7 +181,7 @@ def describe_result(volume: Volume, found: Segmentation, warnings: Sequence[str]
         "objects": _objects(volume, found),
         "windows": {str(label): _window(each) for label, each in found.windows.items()},
         "look_here": _slices_to_review(volume, found),
-        "warnings": list(dict.fromkeys(map(name_option, [*volume.warnings, *warnings, *found.warnings]))),
+        "warnings": list(dict.fromkeys(map(spell_options, [*volume.warnings, *warnings, *found.warnings]))),
     }
 
 
@@ -278,7 +273,7 @@ def image_row(name: str, found: "ImageMask", file: Path, *, in_colour: bool | No
         "window": None if found.window is None else _window(found.window),
         "shape": list(found.labels.shape),
         "area_px": {str(label): int(counts[label]) if label < len(counts) else 0 for label in found.confidence},
-        "warnings": list(found.warnings),
+        "warnings": list(map(spell_options, found.warnings)),
     }
 
 

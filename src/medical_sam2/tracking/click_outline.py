@@ -23,12 +23,14 @@ from medical_sam2.model.backbone import FramePrediction
 from medical_sam2.model.device import map_on_cores
 from medical_sam2.model.weights import read_tensors
 from medical_sam2.prompts import FramePrompt
+from medical_sam2.tracking.confidence import dice_of
 from medical_sam2.tracking.frames import Canvas, Region, box_of, part_under, pixels_of, to_frame
 
 JUDGE_FILE = "click_outline.safetensors"
 SHARES = (1.0, 0.5, 0.31, 0.1)  # sides of the regions that are asked on, of the frame's shorter side
 LEAST_MARGIN = 2.0  # side of a region over that of the clicks, at least
 SIDE = 512  # pixels of a frame's longer side, at most, that features are computed on
+GOOD, AHEAD = 0.6, 0.2  # predicted Dice of a mask, and by how much it leads, where it takes the place of another one
 MOST = 3  # masks that are proposed in a region
 RING = 0.35  # width of what lies around a mask, in its radii
 FEATURES = (
@@ -333,7 +335,14 @@ class OutlineJudge:
         return (1 / (1 + np.exp(-x))).mean(axis=1)
 
     def outline_click(
-        self, canvas: Canvas, picture_hw: Floats, prompt: FramePrompt, propose: Propose, *, in_set: bool = False
+        self,
+        canvas: Canvas,
+        picture_hw: Floats,
+        prompt: FramePrompt,
+        propose: Propose,
+        *,
+        in_set: bool = False,
+        rather_than: MaskArray | None = None,
     ) -> tuple[MaskArray, float] | None:
         """What clicks on a frame mean.
 
@@ -343,9 +352,11 @@ class OutlineJudge:
             prompt: clicks, one of them inside; what it settles counts for masks that follow it, and is followed.
             propose: asks the network.
             in_set: whether the frame is an image of a set, where a click may mean all that is alike.
+            rather_than: a mask (H, W) that is to be kept unless another one is clearly better.
 
         Returns:
-            The mask (H, W) and its predicted Dice; None where the network proposes none that fits the clicks.
+            The mask (H, W) and its predicted Dice; None where the network proposes none that fits the clicks, or none that is
+            clearly better than the one to be kept.
         """
         inside = prompt.points_xy[prompt.labels == 1]
         regions = click_regions(canvas, (float(inside[0, 0]), float(inside[0, 1])))
@@ -357,6 +368,8 @@ class OutlineJudge:
         x, y = (inside[0] / reduction(canvas.shape_hw)).tolist()
         worth = self.predict_dice(compute_features(picture_hw, (x, y), candidates, in_set=in_set))
         worth = worth * share_followed(prompt, candidates, reduction(canvas.shape_hw))
+        if rather_than is not None and not _clearly_better(worth, candidates, rather_than):
+            return None
         best = candidates[int(worth.argmax())]
         region, _, answer = answers[best.region]
         mask = to_frame(answer.candidates_BKhw[0, best.place][None], canvas.shape_hw, region)[0] > 0.5
@@ -365,6 +378,13 @@ class OutlineJudge:
         if prompt.settled_hw is not None:
             mask = (mask | (prompt.settled_hw > 0)) & (prompt.settled_hw >= 0)
         return (mask, float(worth.max())) if mask.any() else None
+
+
+def _clearly_better(worth: Floats, candidates: Sequence[Candidate], mask_hw: MaskArray) -> bool:
+    """Whether one of the candidates is expected to be good, and far better than the one that is most like a mask (H, W)."""
+    small = mask_hw[:: reduction(mask_hw.shape), :: reduction(mask_hw.shape)]
+    like = int(np.argmax([dice_of(each.mask_hw, small) for each in candidates]))
+    return bool(worth.max() >= GOOD and worth.max() - worth[like] >= AHEAD)
 
 
 def share_followed(prompt: FramePrompt, candidates: Sequence[Candidate], step: int) -> Floats:

@@ -10,10 +10,8 @@ goes with the root of the area, is how far it has to be moved. Slices are ordere
 which nothing is right comes before a large one that is a little off all around. A correction mends the slices beside it too: a
 suggestion tells what it gains there as well, and they are not suggested.
 
-A further view of a volume begins on one slice of the estimate so far. Where it then loses the object, or follows another one,
-the mean of all views would be less than any of them: half the object is lost beside a sheet of one slice, the one that the view
-began on. So a slice of a further view counts by its confidence times the square of its Dice to the estimate (`Agreement`).
-
+A further view begins on one slice of the estimate so far. Where it then loses the object, the mean of all would be less than any.
+So a slice of it counts by its confidence times the square of its Dice to the estimate there (`Agreement`).
 Shapes: I J K voxels; T frames, H W frame; n h w working grid of the consensus with the slices first, S features of a slice.
 """
 
@@ -26,7 +24,7 @@ from numpy.typing import NDArray
 
 from medical_sam2.errors import PromptError
 from medical_sam2.io.labels import object_boxes
-from medical_sam2.prompts import Box, Mask, Prompt
+from medical_sam2.prompts import Box, Mask, Point, Prompt
 from medical_sam2.strokes import Diameter, Lasso
 from medical_sam2.tracking.fusion import THRESHOLD, Slabs, StartingPoint
 from medical_sam2.views import THREE_VIEWS, View
@@ -49,6 +47,7 @@ FLAT = 0.5  # thickness over the width on the prompted slices, below which an ob
 FEW, TINY = 4, 16  # slices of an object, and voxels of it on the prompted ones, of which the network can hardly tell what it is
 REACH = 2  # slices beside a corrected one that are expected to change with it
 MOST_SUGGESTED = 12
+UNSURE = 0.5  # predicted IoU of what a click hit, below which the judge of clicks is asked, and people are told
 FOREIGN = 0.5  # Dice to the earlier views, below which a further view is named
 
 
@@ -169,8 +168,8 @@ def mark_leaks(rows: Sequence[SliceConfidence], found: Sequence[Leak]) -> list[S
     return [replace(row, look_here=row.look_here or (row.object, row.view, row.slice) in places) for row in rows]
 
 
-def describe_ends_in(volume: Volume, rows: Sequence[SliceConfidence]) -> list[str]:
-    """`describe_early_ends` in a volume."""
+def describe_ends_in(volume: Volume, rows: Sequence[SliceConfidence], start_ijk: Sequence[int] = (0, 0, 0)) -> list[str]:
+    """`describe_early_ends` in a volume that begins at a voxel of the one that the rows count in."""
     axes, views = volume.orientation, {code: View(code) for code in {row.view for row in rows}}
     along = {code: view.order(axes)[0] for code, view in views.items()}
     return describe_early_ends(
@@ -178,7 +177,27 @@ def describe_ends_in(volume: Volume, rows: Sequence[SliceConfidence]) -> list[st
         {code: volume.shape[axis] for code, axis in along.items()},
         {code: view.spacing(volume.spacing_mm, axes) for code, view in views.items()},
         {code: "ijk"[axis] for code, axis in along.items()},
+        {code: start_ijk[axis] for code, axis in along.items()},
     )
+
+
+def describe_unsure_clicks(volume: Volume, rows: Sequence[SliceConfidence], prompts: Sequence[Prompt]) -> list[str]:
+    """A line for each object of which there are clicks alone, and of whose answer on the clicked slices the network is unsure.
+
+    Of such answers of `nano` most are wrong: a click does not say how large its object is.
+    """
+    drawn, found = {prompt.object for prompt in prompts if not isinstance(prompt, Point)}, list[str]()
+    for label in sorted({prompt.object for prompt in prompts} - drawn):
+        surest = max(
+            (row for row in rows if row.object == label and row.prompted), key=lambda row: row.confidence, default=None
+        )
+        if surest is not None and 0 < surest.confidence < UNSURE:
+            axis = "ijk"[View(surest.view).order(volume.orientation)[0]]
+            where = f"slice {surest.slice} of axis {axis} (confidence {surest.confidence:.2f})"
+            found.append(
+                f"object {label}: it is unsure what the click means on {where}: look there, or draw a box or an outline"
+            )
+    return found
 
 
 def describe_early_ends(
@@ -186,6 +205,7 @@ def describe_early_ends(
     frames: Mapping[str, int],
     spacing_mm: Mapping[str, Sequence[float]],
     axes: Mapping[str, str],
+    starts: Mapping[str, int] | None = None,
 ) -> list[str]:
     """A line for each object that ended at once, before and behind its prompts, and is much flatter than wide, or tiny.
 
@@ -194,13 +214,15 @@ def describe_early_ends(
         frames: view → slices of the volume along it.
         spacing_mm: view → distances in mm between frames, rows and columns.
         axes: view → axis of the file ("i", "j" or "k").
+        starts: view → the first of its slices; 0 unless given.
     """
     found: list[str] = []
     first = {row.object: row.view for row in reversed(rows)}  # further views begin with an estimate, not a prompt
     for label, view in sorted(first.items()):
         own = [row for row in rows if (row.object, row.view) == (label, view) and row.area_px]
         slices, prompted = [row.slice for row in own], max((row.area_px for row in own if row.prompted), default=0)
-        if not slices or min(slices) == 0 or max(slices) == frames[view] - 1:
+        start = starts[view] if starts else 0
+        if not slices or min(slices) == start or max(slices) == start + frames[view] - 1:
             continue
         between, down, across = spacing_mm[view]
         width, thickness = 2 * np.sqrt(prompted * down * across / np.pi), (max(slices) - min(slices) + 1) * between
@@ -469,7 +491,7 @@ def describe_strays(agreements: Mapping[int, Agreement], voxel_mm3: float) -> li
             alike = f", with little overlap (Dice {dice:.2f})" if each.found and before else ""
             told.append(
                 f"object {label}: {name} found {here}, the views before them {others}{alike}, so they counted for little; "
-                f"if it is wrong there, draw a box or an outline on one {each.view.name} slice, too, or take --views one"
+                f"if it is wrong there, draw a box or an outline on one {each.view.name} slice, too, or take `views=one`"
             )
     return told
 

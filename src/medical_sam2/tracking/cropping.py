@@ -11,13 +11,18 @@ from typing import Any, overload
 import numpy as np
 from numpy.typing import NDArray
 
+from medical_sam2.errors import PromptError
 from medical_sam2.intensity_window import content_box
 from medical_sam2.prompts import Box, FramePrompt, Index, Mask, Point, Prompt
 from medical_sam2.strokes import Brush, Scribble, ShapeInterpolation, SliceRange, Stroke
 from medical_sam2.tracking.frames import Region, around_all, cut_prompt, prompt_extent
+from medical_sam2.tracking.plan import TrackingPlan, plan_tracking
 from medical_sam2.tracking.volume_tracker import FrameDone
 from medical_sam2.views import View
 from medical_sam2.volume import Segmentation, Volume, bounding_box
+
+MARGIN = 0.25  # of background kept beside a thing on it, over the thing's size
+BACKGROUND = 0.5  # share of the outermost plane of such a thing that is background
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,8 +39,11 @@ class Crop:
 
     @classmethod
     def to_content(cls, volume: Volume, prompts: Sequence[Prompt]) -> "Crop":
-        """Without planes of one value at the borders, as far as no prompt lies there; everything where a prompt is unknown."""
-        ends = np.array([(side.start, side.stop) for side in content_box(volume.array)])
+        """Without planes of one value at the borders, as far as no prompt lies there; everything where a prompt is unknown.
+
+        A thing on an empty background, such as a ball or a brain without its skull, keeps a margin of it.
+        """
+        ends = np.array([(side.start, side.stop) for side in _content_box(volume.array)])
         for prompt in prompts:
             low, high = _extent(prompt, volume.shape)
             ends = np.stack([np.minimum(ends[:, 0], low), np.maximum(ends[:, 1], high + 1)], axis=1)
@@ -77,6 +85,16 @@ class Crop:
             return replace(prompt, start_ijk=self.start, whole_ijk=self.whole.shape)
         return prompt
 
+    def plan(
+        self, prompts: Sequence[Prompt], views: str | Sequence[View], earlier: NDArray[np.unsignedinteger] | None
+    ) -> TrackingPlan:
+        """`plan_tracking` in the part; what is refused is told in voxels of the whole."""
+        try:
+            return plan_tracking(self.volume, [self.prompt(prompt) for prompt in prompts], views, earlier)
+        except PromptError:
+            plan_tracking(self.whole, prompts, views, earlier)
+            raise
+
     def cut(self, mask: Mask) -> Mask:
         """An outline as far as it lies in the part."""
         return mask if self._everything else replace(mask, array_ijk=mask.array_ijk[self.box])
@@ -112,18 +130,18 @@ class Crop:
         return replace(done, slice=done.slice + self.start[axis], masks_bhw=masks)
 
     def to_whole(self, found: Segmentation, earlier: NDArray[np.unsignedinteger] | None) -> Segmentation:
-        """What was found in the part as what was found in the whole; an earlier result stays around it."""
+        """What was found in the part as what was found in the whole; an earlier result stays around it.
+
+        Rows of confidence and warnings know of the whole already (see `VolumeTracker`).
+        """
         if self._everything:
             return found
-        axes = self.whole.orientation
-        rows = tuple(replace(row, slice=row.slice + self.start[View(row.view).order(axes)[0]]) for row in found.confidence)
         return replace(
             found,
             labels=self._embedded(found.labels, earlier),
             affine=self.whole.affine,
             probability={label: self._embedded(each) for label, each in found.probability.items()},
             uncertainty=None if found.uncertainty is None else self._embedded(found.uncertainty),
-            confidence=rows,
             layers=tuple(self._embedded(layer) for layer in found.layers),
         )
 
@@ -132,6 +150,28 @@ class Crop:
         whole = np.zeros(self.whole.shape, kind) if around is None else around.astype(kind)
         whole[self.box] = part
         return whole
+
+
+# From a click on what fills its frame the network finds next to nothing: it has learnt that there is something around objects.
+def _content_box(array: NDArray[np.generic], axes: int | None = None) -> tuple[slice, ...]:
+    """`content_box`, larger on sides where mostly background lies in its outermost plane, too."""
+    box, found = content_box(array, axes), list[slice]()
+    for axis, side in enumerate(box):
+        room = ceil(MARGIN * (side.stop - side.start))
+        low, high = (
+            room * _ends_in_background(array, box, axis, beside, edge)
+            for beside, edge in ((side.start - 1, side.start), (side.stop, side.stop - 1))
+        )
+        found.append(slice(max(0, side.start - low), min(array.shape[axis], side.stop + high)))
+    return tuple(found)
+
+
+def _ends_in_background(array: NDArray[np.generic], box: tuple[slice, ...], axis: int, beside: int, edge: int) -> bool:
+    """Whether a box's plane `edge` mostly holds the value of the plane beside it, which holds one value."""
+    if not 0 <= beside < array.shape[axis]:
+        return False
+    outside, inside = (array[(*box[:axis], place, *box[axis + 1 :])] for place in (beside, edge))
+    return bool((inside == outside.flat[0]).mean() >= BACKGROUND)
 
 
 def _extent(prompt: Prompt, shape: Sequence[int]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -196,7 +236,7 @@ class CroppedImages(Sequence[NDArray[np.generic]]):
 
     def _region(self, image: NDArray[np.generic], prompts: Mapping[int, FramePrompt]) -> Region:
         height, width = image.shape[:2]
-        rows, columns = content_box(image, 2)
+        rows, columns = _content_box(image, 2)
         boxes = [(columns.start, rows.start, columns.stop - 1, rows.stop - 1)]
         for prompt in prompts.values():
             fits = prompt.mask_hw is None or (prompt.mask_hw.shape == (height, width) and prompt.mask_hw.any())

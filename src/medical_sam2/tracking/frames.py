@@ -180,7 +180,9 @@ def object_box(canvas: Canvas, prompts: Mapping[int, FramePrompt], ask: AskNetwo
     boxes = [prompt_extent(prompt) for prompt in prompts.values()]
     if all(_drawn_box(prompt) is None for prompt in prompts.values()):
         t = next((t for t, prompt in prompts.items() if prompt.labels.any()), next(iter(prompts)))
-        boxes.append(_clicked_box(canvas, t, prompts[t], ask))
+        clicked, _ = answer_clicks(canvas, t, prompts[t], ask)
+        height, width = canvas.shape_hw
+        boxes.append(box_of(clicked) if clicked.any() else (0.0, 0.0, width - 1.0, height - 1.0))
     return around_all(boxes)
 
 
@@ -218,14 +220,14 @@ def group_regions(canvas: Canvas, boxes: Mapping[int, BoxXyxy]) -> list[tuple[Re
     return list(regions.items())
 
 
-def _clicked_box(canvas: Canvas, t: int, prompt: FramePrompt, ask: AskNetwork) -> BoxXyxy:
-    """The box of what a click hit: of several answers the one that is sure, and that the others agree with."""
+def answer_clicks(canvas: Canvas, t: int, prompt: FramePrompt, ask: AskNetwork) -> tuple[NDArray[np.bool_], float]:
+    """What clicks hit: of several regions' answers the one that is sure, and that the others agree with; and how sure it is."""
     height, width = canvas.shape_hw
     clicked = around_all(_click_boxes(prompt))
     mm = min(height * canvas.pixel_hw[0], width * canvas.pixel_hw[1])
     answers: dict[Region | None, tuple[NDArray[np.bool_], float]] = {}
 
-    def asked(regions: Iterable[Region | None]) -> NDArray[np.bool_]:
+    def asked(regions: Iterable[Region | None]) -> tuple[NDArray[np.bool_], float]:
         new = [region for region in dict.fromkeys(regions) if region not in answers]
         # the small ones here, the whole frame, which mostly was seen before, on another core: both take about as long
         found = [*reversed(map_on_cores(lambda region: ask(region, t, prompt), new[::-1]))]
@@ -236,17 +238,17 @@ def _clicked_box(canvas: Canvas, t: int, prompt: FramePrompt, ask: AskNetwork) -
     def around(share: float) -> Region | None:
         return canvas.around(clicked, max(share * mm / (_longer_side(clicked) * max(canvas.pixel_hw)), MARGIN))
 
-    best = asked([None, around(SCALE)])
+    best, sure = asked([None, around(SCALE)])
     if not best.any() or _longer_side(box_of(best)) * max(canvas.pixel_hw) < SMALL * mm:
-        best = asked([around(NEAR)])
-    return box_of(best) if best.any() else (0.0, 0.0, width - 1.0, height - 1.0)
+        return asked([around(NEAR)])
+    return best, sure
 
 
-def _most_agreed(answers: Sequence[tuple[NDArray[np.bool_], float]]) -> NDArray[np.bool_]:
-    """The mask that is sure, and that the others agree with."""
+def _most_agreed(answers: Sequence[tuple[NDArray[np.bool_], float]]) -> tuple[NDArray[np.bool_], float]:
+    """The mask that is sure, and that the others agree with; and how sure it is."""
     masks = [mask for mask, _ in answers]
     worth = [sure + AGREEMENT * _agreement(mask, masks) if mask.any() else -1 for mask, sure in answers]
-    return masks[int(np.argmax(worth))]
+    return answers[int(np.argmax(worth))]
 
 
 def _agreement(mask: NDArray[np.bool_], masks: Sequence[NDArray[np.bool_]]) -> float:

@@ -363,7 +363,7 @@ def _left_out_warnings(volume: Volume, strips: Sequence[View], coarse: Sequence[
     size = f"{voxels} voxels of {'×'.join(f'{mm:.3g}' for mm in volume.spacing_mm)} mm"
     reasons = {
         f"strips of a single row of pixels ({voxels} voxels)": strips,
-        f"too coarse ({size}); --views three uses them all the same": coarse,
+        f"too coarse ({size}); `views=three` uses them all the same": coarse,
     }
     left_out = ((reason, dict.fromkeys(view.name for view in views)) for reason, views in reasons.items() if views)
     return tuple(f"{' and '.join(names)} slices are left out: {reason}" for reason, names in left_out)

@@ -19,8 +19,9 @@ from medical_sam2.model.device import Later, is_helped, iterate_on_cores, later
 from medical_sam2.model.memory_bank import MemoryBank, Policy, PolicyBank
 from medical_sam2.model.tracker import track
 from medical_sam2.prompts import Fixed, FramePrompt
-from medical_sam2.tracking.click_outline import OutlineJudge
-from medical_sam2.tracking.frames import FrameStack, Region, grow_region
+from medical_sam2.tracking.click_outline import OutlineJudge, reduction
+from medical_sam2.tracking.confidence import UNSURE
+from medical_sam2.tracking.frames import AskNetwork, FrameStack, Region, answer_clicks, grow_region
 from medical_sam2.views import View
 from medical_sam2.volume import Volume
 
@@ -374,6 +375,38 @@ class ViewTracker:
         stack, frame, backbone = self.frames(view, region), self.features(view, region)(t), self.config.backbone
         return backbone.decode(frame, backbone.fuse(frame, [[]]), [Instruction(stack.to_network(prompt), wanted=wanted)])
 
+    def outline_clicks(
+        self, view: View, own: Mapping[int, FramePrompt], ask: AskNetwork
+    ) -> tuple[int, NDArray[np.bool_], float] | None:
+        """What scribbles or clicks inside mean, by the judge of clicks, where no outline or box was drawn.
+
+        Clicks alone ask it only where the network is unsure, and believe it only where it is sure: else it is no better than
+        the network itself on volumes, and now and then loses the object.
+
+        Args:
+            view: along which the prompts lie.
+            own: frame → prompt of one object.
+            ask: asks the network.
+
+        Returns:
+            The frame of the first scribble, or of the first click, the mask (H, W) there, and its predicted Dice.
+        """
+        inside = [t for t, prompt in own.items() if prompt.labels.any()]
+        judge, t = self.config.judge, next((t for t in inside if _scribbled(own[t])), next(iter(inside), None))
+        drawn = any(prompt.mask_hw is not None or prompt.box_xyxy is not None for prompt in own.values())
+        if judge is None or t is None or drawn or not self.config.zoom:
+            return None
+        canvas, rather_than = self.frames(view).canvas, None
+        if not _scribbled(own[t]):
+            rather_than, sure = answer_clicks(canvas, t, own[t], ask)
+            if sure >= UNSURE:
+                return None
+        picture, seen_at = self.frames(view).picture(t, reduction(canvas.shape_hw)), t
+        found = judge.outline_click(
+            canvas, picture, own[t], lambda region, p: self.answer(view, region, seen_at, p), rather_than=rather_than
+        )
+        return None if found is None else (t, *found)
+
     def banks(self, labels: Iterable[int], view: View) -> dict[int, PolicyBank]:
         """Empty ones, one for each object, of which a view is the first that they see."""
         frames = self.frames(view).shape_thw[0]
@@ -387,3 +420,8 @@ class ViewTracker:
         """What the encoder sees on each frame of a view, or in a region of it."""
         stack = self.frames(view, region)
         return lambda t: self.config.encode(stack.input(t))
+
+
+def _scribbled(prompt: FramePrompt) -> bool:
+    """Whether something was drawn inside by hand."""
+    return prompt.settled_hw is not None and bool((prompt.settled_hw > 0).any())

@@ -11,7 +11,7 @@ Shapes: I J K voxels, B objects, T frames, H W frame.
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cache, partial
 from itertools import chain
 
 import numpy as np
@@ -24,7 +24,6 @@ from medical_sam2.intensity_window import Window
 from medical_sam2.model.memory_bank import PolicyBank, cosine
 from medical_sam2.prompts import FramePrompt
 from medical_sam2.strokes import joins_outlines
-from medical_sam2.tracking.click_outline import reduction
 from medical_sam2.tracking.confidence import (
     Agreement,
     count_areas,
@@ -36,7 +35,7 @@ from medical_sam2.tracking.confidence import (
 )
 from medical_sam2.tracking.consensus import Gate, RefinedProbability, TrackedObject, apply_consensus
 from medical_sam2.tracking.finishing import remove_islands
-from medical_sam2.tracking.frames import FrameStack, Region, group_regions, object_box, region_for
+from medical_sam2.tracking.frames import AskNetwork, FrameStack, Region, group_regions, object_box, region_for
 from medical_sam2.tracking.fusion import (
     Fusion,
     FusionFactory,
@@ -159,38 +158,28 @@ class GroupTracker:
             views: its own view comes first.
             fusions: object → where its probabilities are added.
         """
-        group = replace(
-            group, prompts={label: self._outline_scribbles(views[0], label, own) for label, own in group.prompts.items()}
-        )
-        regions = self._choose_regions(views[0], group)
+        ask = cache(partial(self.view_tracker.ask, views[0]))
+        prompts = {label: self._outline_clicks(views[0], label, own, ask) for label, own in group.prompts.items()}
+        group = replace(group, prompts=prompts)
+        regions = self._choose_regions(views[0], group, ask)
         self.progress.planned += (len(regions) - 1) * sum(self.view_tracker.frames(view).shape_thw[0] for view in views)
         for region, labels in regions:
             self._track_region(group.part(labels), views, fusions, region)
 
-    def _outline_scribbles(self, view: View, label: int, own: Mapping[int, FramePrompt]) -> Mapping[int, FramePrompt]:
-        """The prompts of an object; where no outline or box was drawn, an outline joins the first scribble inside.
-
-        Clicks alone ask no judge: on volumes it was no better than the network itself, and now and then lost the object.
-        """
-        judge, t = self.config.judge, next((t for t, prompt in own.items() if prompt.labels.any() and _scribbled(prompt)), None)
-        drawn = any(prompt.mask_hw is not None or prompt.box_xyxy is not None for prompt in own.values())
-        if judge is None or t is None or drawn or not self.config.zoom:
-            return own
-        stack = self.view_tracker.frames(view)
-        picture = stack.picture(t, reduction(stack.canvas.shape_hw))
-        found = judge.outline_click(
-            stack.canvas, picture, own[t], lambda region, p: self.view_tracker.answer(view, region, t, p)
-        )
+    def _outline_clicks(
+        self, view: View, label: int, own: Mapping[int, FramePrompt], ask: AskNetwork
+    ) -> Mapping[int, FramePrompt]:
+        found = self.view_tracker.outline_clicks(view, own, ask)
         if found is None:
             return own
-        mask, self._judged[label, stack.slice_index(t)] = found
+        t, mask, self._judged[label, self.view_tracker.frames(view).slice_index(t)] = found
         return {**own, t: FramePrompt.mask(mask) | own[t]}
 
-    def _choose_regions(self, view: View, group: Group) -> list[tuple[Region | None, tuple[int, ...]]]:
+    def _choose_regions(self, view: View, group: Group, ask: AskNetwork) -> list[tuple[Region | None, tuple[int, ...]]]:
         """What the network is shown of the frames that hold the prompts, and for which objects."""
         if not self.config.zoom:
             return [(None, tuple(group.prompts))]
-        canvas, ask = self.view_tracker.frames(view).canvas, partial(self.view_tracker.ask, view)
+        canvas = self.view_tracker.frames(view).canvas
         return group_regions(canvas, {label: object_box(canvas, own, ask) for label, own in group.prompts.items()})
 
     def _track_region(self, group: Group, views: Sequence[View], fusions: Mapping[int, Fusion], region: Region | None) -> None:
@@ -324,11 +313,6 @@ class GroupTracker:
         return torch.stack([features(int(t)).summary_BC[0] for t in places]).mean(0)
 
 
-def _scribbled(prompt: FramePrompt) -> bool:
-    """Whether something was drawn inside by hand."""
-    return prompt.settled_hw is not None and bool((prompt.settled_hw > 0).any())
-
-
 def limited(found: ObjectProbability, group: Group, label: int) -> ObjectProbability:
     """The probabilities of an object as its prompts allow."""
     return LimitedProbability(found, group.limits[label]) if label in group.limits else found
@@ -368,6 +352,7 @@ class VolumeTracker:
         plan: all objects that are prompted, and their views.
         options: what is made of the probabilities.
         progress: over all objects.
+        start_ijk: where the volume begins in the one that people know, if it is a part of that.
         rows: how sure the network was, filled by the trackers.
         windows: object → what it was seen through, filled by whoever chooses it.
     """
@@ -376,6 +361,7 @@ class VolumeTracker:
     plan: TrackingPlan
     options: ResultOptions
     progress: TrackingProgress
+    start_ijk: tuple[int, int, int] = (0, 0, 0)
     rows: list[SliceConfidence] = field(default_factory=list)
     windows: dict[int, Window] = field(default_factory=dict)
 
@@ -466,12 +452,14 @@ class VolumeTracker:
         ]
         axes = self.volume.orientation
         along = {code: View(code).order(axes)[0] for code in {row.view for row in self.rows}}
-        self.rows[:] = count_areas(self.rows, (labels, *layers), along) if self.rows else []
+        starts = {code: self.start_ijk[axis] for code, axis in along.items()}
+        counted = count_areas(self.rows, (labels, *layers), along) if self.rows else []
+        self.rows[:] = [replace(row, slice=row.slice + starts[row.view]) for row in counted]
         found = find_leaks_in(self.volume, self.rows, self.plan.prompts)
         described = dict.fromkeys(leak.describe("ijk"[along[leak.view]]) for leak in found)
         # objects whose slices the user named may end anywhere
         judged = [row for row in self.rows if row.object not in self.plan.limits] if mended is None else []
-        early = describe_ends_in(self.volume, judged)
+        early = describe_ends_in(self.volume, judged, self.start_ijk)
         rows, warnings = tuple(mark_leaks(mark_collapses(self.rows), found)), (*self._warnings, *missing, *described, *early)
         maps, spread, windows = self._maps, self._spread, self.windows
         return Segmentation(labels, self.volume.affine, names, maps, spread, rows, warnings, windows, layers)

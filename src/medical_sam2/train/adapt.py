@@ -93,7 +93,7 @@ def warn_without_outlines(prompts: Sequence[Prompt], seconds: float) -> list[str
     """A line where tuning is asked for and nothing is outlined."""
     if seconds <= 0 or any(isinstance(prompt, Mask) for prompt in prompts):
         return []
-    return ["--adapt does nothing: it tunes to outlines, and none was given"]
+    return ["`adapt` does nothing: it tunes to outlines, and none was given"]
 
 
 @contextmanager
