@@ -218,9 +218,12 @@ class Segmenter:
             again = partial(self.segment_volume, volume, bank=bank, window=window, islands=islands, zoom=zoom)
             result = take_out(result, prompts, partial(again, features=features, names=names, on_frame=on_frame))
         late = [*describe_missed_points(result.maps, prompts), *describe_taken(earlier, result.labels, prompts)]
-        if self.judge is not None and earlier is None:  # only weights with a judge of clicks were measured
-            late += describe_unsure_clicks(volume, result.confidence, prompts)
+        late += self._describe_unsure(volume, result, prompts if earlier is None else ())
         return replace(result, warnings=(*result.warnings, *late), image=volume)
+
+    def _describe_unsure(self, volume: Volume, result: Segmentation, prompts: Sequence[Prompt]) -> list[str]:
+        """Of weights without a judge of clicks nobody measured what their confidence means."""
+        return [] if self.judge is None else describe_unsure_clicks(volume, result.confidence, prompts)
 
     @torch.no_grad()
     def segment_by_template(

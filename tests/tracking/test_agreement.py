@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 from medical_sam2.metrics import dice
 from medical_sam2.model.backbone import Features, FramePrediction, Fused, Instruction
 from medical_sam2.segmenter import Segmenter
-from medical_sam2.tracking.confidence import Agreement, describe_strays
-from medical_sam2.tracking.fusion import find_start
+from medical_sam2.tracking.fusion import Agreement, describe_strays, find_start
 from medical_sam2.views import CORONAL, View
 from tests.backbones import Brightness
 from tests.phantoms import phantom

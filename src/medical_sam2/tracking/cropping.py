@@ -22,7 +22,8 @@ from medical_sam2.views import View
 from medical_sam2.volume import Segmentation, Volume, bounding_box
 
 MARGIN = 0.25  # of background kept beside a thing on it, over the thing's size
-BACKGROUND = 0.5  # share of the outermost plane of such a thing that is background
+UNIFORM = 0.25  # spread of its greys, over how far they lie from the background, and from 0
+SAMPLES = 64  # along each axis, at least, by which that is judged
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,7 +42,7 @@ class Crop:
     def to_content(cls, volume: Volume, prompts: Sequence[Prompt]) -> "Crop":
         """Without planes of one value at the borders, as far as no prompt lies there; everything where a prompt is unknown.
 
-        A thing on an empty background, such as a ball or a brain without its skull, keeps a margin of it.
+        A thing of nearly one grey on an empty background keeps a margin of it.
         """
         ends = np.array([(side.start, side.stop) for side in _content_box(volume.array)])
         for prompt in prompts:
@@ -154,24 +155,25 @@ class Crop:
 
 # From a click on what fills its frame the network finds next to nothing: it has learnt that there is something around objects.
 def _content_box(array: NDArray[np.generic], axes: int | None = None) -> tuple[slice, ...]:
-    """`content_box`, larger on sides where mostly background lies in its outermost plane, too."""
+    """`content_box`, with a margin of background around a thing that is nearly uniform: there is nothing else to outline."""
     box, found = content_box(array, axes), list[slice]()
+    part = array[tuple(slice(side.start, side.stop, max(1, (side.stop - side.start) // SAMPLES)) for side in box)]
     for axis, side in enumerate(box):
         room = ceil(MARGIN * (side.stop - side.start))
         low, high = (
-            room * _ends_in_background(array, box, axis, beside, edge)
-            for beside, edge in ((side.start - 1, side.start), (side.stop, side.stop - 1))
+            room * (0 <= beside < array.shape[axis] and _is_uniform(part, np.take(array, beside, axis).flat[0]))
+            for beside in (side.start - 1, side.stop)
         )
         found.append(slice(max(0, side.start - low), min(array.shape[axis], side.stop + high)))
     return tuple(found)
 
 
-def _ends_in_background(array: NDArray[np.generic], box: tuple[slice, ...], axis: int, beside: int, edge: int) -> bool:
-    """Whether a box's plane `edge` mostly holds the value of the plane beside it, which holds one value."""
-    if not 0 <= beside < array.shape[axis]:
+def _is_uniform(part: NDArray[np.generic], background: np.generic) -> bool:
+    """Whether what is not background differs little beside how far it lies from the background (any value), and from 0."""
+    thing = part[part != background].astype(np.float64)
+    if not thing.size:
         return False
-    outside, inside = (array[(*box[:axis], place, *box[axis + 1 :])] for place in (beside, edge))
-    return bool((inside == outside.flat[0]).mean() >= BACKGROUND)
+    return bool(thing.std() <= UNIFORM * min(abs(thing.mean() - float(background)), np.abs(thing).max()))
 
 
 def _extent(prompt: Prompt, shape: Sequence[int]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

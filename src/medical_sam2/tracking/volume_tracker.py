@@ -25,10 +25,8 @@ from medical_sam2.model.memory_bank import PolicyBank, cosine
 from medical_sam2.prompts import FramePrompt
 from medical_sam2.strokes import joins_outlines
 from medical_sam2.tracking.confidence import (
-    Agreement,
     count_areas,
     describe_ends_in,
-    describe_strays,
     find_leaks_in,
     mark_collapses,
     mark_leaks,
@@ -37,11 +35,13 @@ from medical_sam2.tracking.consensus import Gate, RefinedProbability, TrackedObj
 from medical_sam2.tracking.finishing import remove_islands
 from medical_sam2.tracking.frames import AskNetwork, FrameStack, Region, group_regions, object_box, region_for
 from medical_sam2.tracking.fusion import (
+    Agreement,
     Fusion,
     FusionFactory,
     LabelMap,
     LimitedProbability,
     ObjectProbability,
+    describe_strays,
     expect_between,
     find_start,
 )
