@@ -307,6 +307,8 @@ def _describe_study(study: Study, outcome: StudyResult, folder: Path) -> dict[st
         print_note(plain(f"left out: {case}: {reason}"))
     for case, error in outcome.failed.items():
         print_note(plain(f"failed: {case}: {error}; run it again, and report it if it stays"))
+    for case, error in outcome.faults.items():
+        print_note(plain(f"failed: {case}: {error}, and run it again"))
     answers = sum(not row.skipped for row in outcome.rows)
     print_note(plain(f"{folder}: {say_count(answers, 'row')}, {outcome.fresh} of them new; see tables.md"))
     return {
@@ -317,4 +319,5 @@ def _describe_study(study: Study, outcome: StudyResult, folder: Path) -> dict[st
         "fresh": outcome.fresh,
         "skipped": dict(outcome.skipped),
         "failed": dict(outcome.failed),
+        "faults": dict(outcome.faults),
     }

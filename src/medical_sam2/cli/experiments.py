@@ -193,7 +193,8 @@ def evaluate(
         print(json_format.dumps({"studies": facts}, ensure_ascii=False))
     if any(each["failed"] for each in facts):
         return DEFECT
-    return 0 if all(each["answers"] for each in facts) else InputError.exit_code
+    measured = all(each["answers"] and not each["faults"] for each in facts)
+    return 0 if measured else InputError.exit_code
 
 
 def _data_sets(folders: tuple[Path, ...]) -> tuple[Path, ...]:

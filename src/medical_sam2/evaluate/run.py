@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import nibabel as nib
 import numpy as np
@@ -25,6 +25,7 @@ from medical_sam2.evaluate.answer import answer_job
 from medical_sam2.evaluate.cases import SetTask, VolumeTask, draw_distractors, is_boxable, open_data_set
 from medical_sam2.evaluate.figures import SKETCHES
 from medical_sam2.evaluate.methods import find_method, method_label
+from medical_sam2.evaluate.methods.foreign import MethodError
 from medical_sam2.evaluate.protocols import Kind, spread_evenly
 from medical_sam2.evaluate.study import (
     AnswerKey,
@@ -48,6 +49,8 @@ SIZES = re.compile(rb"^(?:sizes:|DimSize *=)((?: *[0-9]+)+)\s*$", re.MULTILINE) 
 TOGETHER = 12  # answers that one process makes before it reports: they share what was encoded
 DESCRIPTION, LINES = "protocol.json", "rows.jsonl"
 MOST_IMAGES = 50
+Answered: TypeAlias = list[Row] | MethodError | str
+"""Rows of an answer; the fault of somebody's own method; a defect of this program, or how its process ended."""
 
 
 @dataclass(frozen=True)
@@ -214,15 +217,16 @@ def run_studies(
     place = {job: i for i, jobs in enumerate(plan.jobs) for job in jobs}
     left = group_by_answer([job for job, i in place.items() if job.task not in answered[i]])
     failed: list[dict[str, str]] = [{} for _ in studies]
+    faults: list[dict[str, str]] = [{} for _ in studies]
     fresh = [0] * len(studies)
     with ExitStack() as stack:
         streams = [stack.enter_context((output / LINES).open("a", encoding="utf-8")) for output in outputs]
 
-        def keep(first: EvaluationJob, found: list[Row] | str) -> None:
+        def keep(first: EvaluationJob, found: Answered) -> None:
             for job in left[first.answer_key][1:]:
                 i = place[job]
-                if isinstance(found, str):
-                    failed[i][name_of(job.blank)] = found
+                if not isinstance(found, list):
+                    (failed if isinstance(found, str) else faults)[i][name_of(job.blank)] = str(found)
                     continue
                 answered[i][job.task] = rows = [_rename_row(job, row) for row in found]
                 streams[i].write(pack_rows(job.task, rows))
@@ -235,16 +239,18 @@ def run_studies(
         rows = [row for job in jobs for row in answered[i].get(job.task, ())]
         skipped = plan.skipped[i] | {name_of(row): row.skipped for row in rows if row.skipped}
         write_rows(output, rows)
-        outcomes.append(StudyResult(tuple(rows), skipped, failed[i], fresh[i], plan.left_out))
+        outcomes.append(StudyResult(tuple(rows), skipped, failed[i], fresh[i], plan.left_out, faults[i]))
     return outcomes
 
 
-def answer_chunk(chunk: Chunk) -> list[list[Row] | str]:
-    """Of each job its rows, or the defect that it met."""
-    found: list[list[Row] | str] = []
+def answer_chunk(chunk: Chunk) -> list[Answered]:
+    """Of each job its rows, the fault of somebody's own method, or the defect that it met."""
+    found: list[Answered] = []
     for job in chunk.jobs:
         try:
             found.append(answer_job(job))
+        except MethodError as error:
+            found.append(error)
         except Exception as error:  # a defect of one answer must not take the others along; it is named
             found.append(f"{type(error).__name__}: {error}" if str(error) else type(error).__name__)
     return found
@@ -258,7 +264,7 @@ def name_of(row: Row) -> str:
 def _run_chunks(
     chunks: Sequence[Chunk],
     workers: int,
-    keep: Callable[[EvaluationJob, list[Row] | str], None],
+    keep: Callable[[EvaluationJob, Answered], None],
     on_done: Callable[[EvaluationProgress], None] | None,
 ) -> None:
     total, cost = sum(len(chunk.jobs) for chunk in chunks), sum(chunk.cost for chunk in chunks)
@@ -267,7 +273,7 @@ def _run_chunks(
         on_done(EvaluationProgress(0, total, "nothing yet", 0.0))
     for ended in run_jobs(answer_chunk, chunks, workers):
         died = ended.error if isinstance(ended.error, str) else type(ended.error).__name__
-        results: list[list[Row] | str] = ended.result or [died] * len(ended.job.jobs)
+        results: list[Answered] = ended.result or [died] * len(ended.job.jobs)
         for job, found in zip(ended.job.jobs, results, strict=True):
             keep(job, found)
         done, spent = done + len(ended.job.jobs), spent + ended.job.cost
