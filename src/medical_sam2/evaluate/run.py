@@ -7,10 +7,11 @@ short judgement after fine-tuning: cases that were held out, each structure from
 import json
 import re
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from hashlib import sha256
+from itertools import chain
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -331,43 +332,51 @@ def score_held_out(
     kinds: Sequence[Kind],
     *,
     seed: int = 0,
-    on_case: Callable[[int, int], None] | None = None,
+    on_answer: Callable[[int, int], None] | None = None,
 ) -> list[Score]:
     """Prompt every structure of every case; structures that lie on one slice only are left out.
 
     Args:
         cases: with labels. Of a set of images they are one sequence, prompted on the first that shows the structure.
         seed: decides between equally good places for a click.
-        on_case: called with how many are done, and of how many.
+        on_answer: called with how many answers are there, and of how many: of a volume one for each kind of prompt, of a set
+            one for each kind and structure.
     """
-    found: list[Score] = []
     if dataset.kind == "set":
-        return list(_score_set(segmenter, dataset, cases[:MOST_IMAGES], kinds, seed))
-    for done, case in enumerate(cases, start=1):
-        found += _score_volume(segmenter, dataset, case, kinds, seed)
-        if on_case is not None:
-            on_case(done, len(cases))
+        total = len(dataset.structures) * len(kinds)
+        answers = _score_set(segmenter, dataset, cases[:MOST_IMAGES], kinds, seed)
+    else:
+        total = len(cases) * len(kinds)
+        answers = chain.from_iterable(_score_volume(segmenter, dataset, case, kinds, seed) for case in cases)
+    found: list[Score] = []
+    for done, answer in enumerate(answers, start=1):
+        found += answer
+        if on_answer is not None:
+            on_answer(done, total)
     return found
 
 
-def _score_volume(segmenter: Segmenter, dataset: DataSet, case: Case, kinds: Sequence[Kind], seed: int) -> Iterator[Score]:
-    """The first channel; all structures at once, each an object."""
+def _score_volume(
+    segmenter: Segmenter, dataset: DataSet, case: Case, kinds: Sequence[Kind], seed: int
+) -> Iterator[list[Score]]:
+    """The first channel; all structures at once, each an object. Of each kind what was found."""
     loaded = dataset.load(case)
     volume, labels = loaded.images[0], loaded.labels
-    if labels is None or not isinstance(volume, Volume):
-        return
     tasks: dict[str, VolumeTask] = {}
+    if labels is None or not isinstance(volume, Volume):
+        yield from [[]] * len(kinds)
+        return
     for name in dataset.structures:
-        try:
+        with suppress(PromptError):
             tasks[name] = VolumeTask(volume, dataset.mask(labels, name))
-        except PromptError:
-            continue
-    for kind in kinds if tasks else ():
+    for kind in kinds:
         rng = np.random.default_rng(seed)
         prompts = [_numbered(task.prompt(kind, rng), n) for n, task in enumerate(tasks.values(), start=1)]
-        answer = segmenter.segment_volume(volume, prompts)
-        for n, (name, task) in enumerate(tasks.items(), start=1):
-            yield Score(case.identifier, name, kind, task.score(task.view.apply(answer.labels == n, volume.orientation)))
+        labels_ijk = segmenter.segment_volume(volume, prompts).labels if prompts else np.zeros(volume.shape, np.uint8)
+        yield [
+            Score(case.identifier, name, kind, task.score(task.view.apply(labels_ijk == n, volume.orientation)))
+            for n, (name, task) in enumerate(tasks.items(), start=1)
+        ]
 
 
 def _numbered(prompt: Any, number: int) -> Prompt:
@@ -376,18 +385,20 @@ def _numbered(prompt: Any, number: int) -> Prompt:
 
 def _score_set(
     segmenter: Segmenter, dataset: DataSet, cases: Sequence[Case], kinds: Sequence[Kind], seed: int
-) -> Iterator[Score]:
+) -> Iterator[list[Score]]:
     # All images are loaded first: which of them can be the template depends on the structure.
     loaded = [(case, dataset.load(case)) for case in cases if case.label is not None]
     images = [one.images[0].array for _, one in loaded if isinstance(one.images[0], Picture)]
     for name in dataset.structures:
         truths = [dataset.mask(one.labels, name) for _, one in loaded if one.labels is not None]
         template = next((i for i, truth in enumerate(truths) if is_boxable(truth)), None)
-        if template is None:
-            continue
-        task = SetTask(images, truths, template)
         for kind in kinds:
+            if template is None:
+                yield []
+                continue
+            task = SetTask(images, truths, template)
             prompt = task.prompt(kind, np.random.default_rng(seed))
             masks = {one.index: one.labels == 1 for one in segmenter.segment_images(images, {template: {1: prompt}})}
             values = [value for value in task.scores(masks).values() if np.isfinite(value)]
-            yield Score(loaded[template][0].identifier, name, kind, float(np.mean(values)) if values else float("nan"))
+            dice = float(np.mean(values)) if values else float("nan")
+            yield [Score(loaded[template][0].identifier, name, kind, dice)]
