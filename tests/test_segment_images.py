@@ -57,3 +57,26 @@ def test_an_image_without_two_values_is_blank(value: float) -> None:
     found = {one.index: one for one in segmenter().segment_images([blank, seen], {1: {1: outline}})}
     assert "same value" in found[0].warnings[0]
     assert not found[0].labels.any()
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16])
+def test_an_opaque_fourth_channel_is_left_out(kind: type[np.unsignedinteger[Any]]) -> None:
+    """As of files; the same is outlined as without it."""
+    case = phantom()
+    most = np.iinfo(kind).max
+    colours = [np.repeat((case.volume.array[:, :, k, None] * most).clip(0, most).astype(kind), 3, 2) for k in (8, 7, 6)]
+    outlined = {0: {1: FramePrompt.mask(case.truth[:, :, 8] == 1)}}
+    opaque = [np.dstack([image, np.full(image.shape[:2], most, kind)]) for image in colours]
+    plain, found = (list(segmenter().segment_images(images, outlined)) for images in (colours, opaque))
+    assert [each.labels.tolist() for each in found] == [each.labels.tolist() for each in plain]
+    assert all(each.labels.any() for each in found)
+
+
+def test_with_on_error_what_is_no_image_is_left_out() -> None:
+    case = phantom()
+    seen, told = case.volume.array[:, :, 8], list[tuple[int, str]]()
+    outlined = {0: {1: FramePrompt.mask(case.truth[:, :, 8] == 1)}}
+    images: Any = [seen, seen.tolist(), seen]
+    found = segmenter().segment_images(images, outlined, on_error=lambda i, error: told.append((i, str(error))))
+    assert [each.index for each in found] == [0, 2]
+    assert told == [(1, "image 1 is of type list, no array; give np.asarray(image)")]

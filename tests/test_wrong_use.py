@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from medical_sam2 import Box, FramePrompt, Mask, MedicalSam2Error, Point, Segmentation, Segmenter, Volume, io, preview
 from medical_sam2.errors import ConfigError, PromptError
@@ -26,6 +27,15 @@ def case() -> Phantom:
 @pytest.fixture(scope="module")
 def network() -> Segmenter:
     return segmenter()
+
+
+def grey() -> Any:
+    return np.arange(81, dtype=np.uint8).reshape(9, 9)
+
+
+def outline_all(network: Segmenter, images: Any) -> object:
+    """All images, from a click on the first one."""
+    return list(network.segment_images(images, {0: {1: FramePrompt.click(4, 4)}}))
 
 
 Use = Callable[[Segmenter, Any, Any, Any], object]
@@ -85,6 +95,34 @@ USES: dict[str, tuple[Use, str]] = {
     "image's object": (
         lambda s, p, r, c: [*s.segment_images([np.eye(9)], {0: {"cell": FramePrompt.click(1, 1)}})],
         "object 'cell' is",
+    ),
+    "PIL images": (
+        lambda s, p, r, c: outline_all(s, [grey(), Image.fromarray(grey())]),
+        r"^image 1 is of type Image, no array; give np\.asarray\(image\)$",
+    ),
+    "images as lists": (
+        lambda s, p, r, c: outline_all(s, [grey().tolist()]),
+        r"^image 0 is of type list, no array; give np\.asarray",
+    ),
+    "images one by one": (
+        lambda s, p, r, c: outline_all(s, (grey() for _ in range(2))),
+        r"^images of type generator cannot be counted; give a list, such as list\(images\)$",
+    ),
+    "complex images": (
+        lambda s, p, r, c: outline_all(s, [grey(), grey() * 1j]),
+        "^image 1: an array of type complex128 is no",
+    ),
+    "masked images": (
+        lambda s, p, r, c: outline_all(s, [np.ma.masked_less(grey(), 9)]),
+        "^image 0: a masked array is no",
+    ),
+    "transparent images": (
+        lambda s, p, r, c: outline_all(s, [grey(), np.dstack([grey()] * 4)]),
+        r"^image 1 has shape \(9, 9, 4\); give arrays \(H, W\) or \(H, W, 3\), such as image\[\.\.\., :3\]$",
+    ),
+    "masked volume": (
+        lambda s, p, r, c: Volume(np.ma.masked_less(p.volume.array, 0.5), np.eye(4)),
+        r"^a masked array is no image; fill what is masked, such as array\.filled\(0\)$",
     ),
     "labels as mask": (
         lambda s, p, r, c: Mask(p.truth),

@@ -31,7 +31,7 @@ from medical_sam2.tracking.encoding import FeatureCache, FeatureStore, choose_en
 from medical_sam2.tracking.frames import FrameStack
 from medical_sam2.tracking.fusion import FUSIONS, Fusion, FusionFactory
 from medical_sam2.tracking.image_set import ImageMask, ImageSetConfig, Order, choose_order, segment_set
-from medical_sam2.tracking.image_viewer import ImageViewer, choose_set_windows, unit_vector
+from medical_sam2.tracking.image_viewer import GivenImages, ImageViewer, choose_set_windows, unit_vector
 from medical_sam2.tracking.limits import describe_missed_clicks, describe_missed_points, describe_taken
 from medical_sam2.tracking.plan import (
     PLANES,
@@ -327,7 +327,8 @@ class Segmenter:
         """Outline the prompted objects in every image of an unordered set, in memory that does not grow with the set.
 
         Args:
-            images: (H, W) or (H, W, 3) each, of any size; each is asked for when it is visited.
+            images: (H, W) or (H, W, 3) each, of any size, or (H, W, 4) with an opaque fourth; each is asked for when it is
+                visited.
             prompts: image → object → prompt, in pixels of that image. An image on which an object gets nothing but clicks
                 corrects what is remembered of it, once another image has shown what it is.
             bank: memory policy.
@@ -346,9 +347,10 @@ class Segmenter:
 
         Raises:
             PromptError: no image is prompted, or a prompt cannot work.
+            InputError: an image is no array of numbers, or they are in no sequence.
         """
         policy: Callable[[], Policy] = find(POLICIES, bank, what="bank")
-        asked, rest = choose_order(order, len(images))
+        asked, rest = choose_order(order, len(images := GivenImages(images)))
         size, seen = self.network.image_size, choose_set_windows(images, prompts, window, modality)
         cropped = CroppedImages(images, prompts)
         viewer = ImageViewer(cropped, self._encoder(features), size, on_error=on_error, windows=seen)

@@ -80,7 +80,7 @@ class Volume:
     warnings: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        _check_array(self.array, "image", "biuf")
+        check_array(self.array, "image", "biuf")
         object.__setattr__(self, "affine", check_affine(self.affine))
         if self.array.ndim != 3 or 0 in self.array.shape:
             raise GeometryError(f"an array of shape {self.array.shape} is no volume", "give three dimensions, none empty")
@@ -151,7 +151,7 @@ class Segmentation:
     image: Volume | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
-        _check_array(self.labels, "label map", "biu")
+        check_array(self.labels, "label map", "biu")
         check_names(self.names)
 
     @property
@@ -245,7 +245,10 @@ class SliceConfidence:
         return self.object, self.view, self.slice
 
 
-def _check_array(array: object, what: str, kinds: str) -> None:
+def check_array(array: object, what: str, kinds: str) -> None:
+    """Refuse what is no array of numbers of these kinds of numpy's, or has masked ones; raises InputError."""
+    if isinstance(array, np.ma.MaskedArray):
+        raise InputError(f"a masked array is no {what}", "fill what is masked, such as array.filled(0)")
     if not isinstance(array, np.ndarray) or array.dtype.kind not in kinds:
         got = f"an array of type {array.dtype}" if isinstance(array, np.ndarray) else _kind_of(array)
         numbers = "integers or floating-point numbers" if "f" in kinds else "integers, such as labels.astype(np.uint8)"

@@ -200,6 +200,86 @@ def test_what_was_made_otherwise_is_not_taken_as_done(folder: Path) -> None:
     assert outline(folder, existing="overwrite") == ["sub-0_T1w", "sub-1_T1w", "sub-2_T1w"]
 
 
+def rows_of(folder: Path) -> dict[tuple[str, str], dict[str, str]]:
+    """Case and object → its row in the table of the results."""
+    with (folder / "out" / "results.csv").open() as stream:
+        return {(row["case"], row["object"]): row for row in csv.DictReader(stream)}
+
+
+def correct_by_hand(folder: Path, case: str) -> bytes:
+    """A person takes a slice off object 1 and adds object 2; what the file is then."""
+    path, image = folder / "out" / f"{case}.nii.gz", io.load(folder / "c0.nii.gz")
+    array = io.load_labels(path, image).array.copy()
+    array[:, :, 0], array[0, 0, 1] = 0, 2
+    io.save(array, path, image)
+    return path.read_bytes()
+
+
+def test_labels_that_a_person_corrected_are_measured_anew_and_stay(folder: Path) -> None:
+    """Whatever becomes of the settings: only who says --overwrite replaces them."""
+    outline(folder)
+    plain = rows_of(folder)["sub-0_T1w", "1"]
+    mine = correct_by_hand(folder, "sub-0_T1w")
+    assert outline(folder, existing="skip") == []
+    rows = rows_of(folder)
+    assert (rows["sub-0_T1w", "1"]["voxels"], rows["sub-0_T1w", "1"]["volume_ml"]) == ("80", "1.28")
+    assert rows["sub-0_T1w", "2"]["voxels"] == "1"
+    assert "its labels were changed since (by hand?)" in rows["sub-0_T1w", "1"]["warnings"]
+    assert rows["sub-0_T1w", "1"]["confidence"] == plain["confidence"]
+    assert not rows["sub-1_T1w", "1"]["warnings"]
+    with pytest.raises(InputError, match="made with other settings"):
+        outline(folder, existing="skip", views="three")
+    assert outline(folder, existing="redo changed", views="three") == ["sub-1_T1w", "sub-2_T1w"]
+    assert rows_of(folder)["sub-0_T1w", "1"]["voxels"] == "80"
+    assert (folder / "out" / "sub-0_T1w.nii.gz").read_bytes() == mine
+    assert outline(folder, existing="overwrite") == ["sub-0_T1w", "sub-1_T1w", "sub-2_T1w"]
+    assert rows_of(folder)["sub-0_T1w", "1"] == plain
+
+
+def test_of_reports_that_keep_no_hash_of_the_labels_nothing_is_claimed(folder: Path) -> None:
+    outline(folder)
+    path = folder / "out" / "cases" / "sub-0_T1w.json"
+    path.write_text(json.dumps({k: v for k, v in json.loads(path.read_text()).items() if k != "labels_sha256"}))
+    before = rows_of(folder)
+    correct_by_hand(folder, "sub-0_T1w")
+    assert outline(folder, existing="skip") == []
+    assert rows_of(folder) == before
+
+
+def test_changed_labels_that_cannot_be_measured_have_a_row_that_says_so(folder: Path) -> None:
+    """Of another grid, say: no number of the earlier labels is told as theirs."""
+    outline(folder)
+    io.save(np.ones((3, 3, 3), np.uint8), folder / "out" / "sub-1_T1w.nii.gz", Volume(np.zeros((3, 3, 3)), np.eye(4)))
+    run = BatchRun(read_table(folder / "t.csv"), folder / "out", BatchSettings(), existing="skip")
+    assert (run.by_hand, run.todo) == (("sub-1_T1w",), [])
+    assert outline(folder, existing="skip") == []
+    row = rows_of(folder)["sub-1_T1w", ""]
+    assert row["voxels"] == ""
+    assert "its labels were changed since (by hand?), and cannot be measured: " in row["error"]
+    assert outline(folder, existing="skip") == []
+
+
+@pytest.mark.parametrize("layout", ["plain", "nnunet", "bids"])
+def test_a_shorter_table_takes_no_row_away(folder: Path, layout: str) -> None:
+    """Nor what the layout tells of all cases; labels that were corrected count as they are."""
+    outline(folder, layout=layout)
+    whole = left(folder / "out")
+    rows = (folder / "t.csv").read_text().splitlines(keepends=True)
+    (folder / "t.csv").write_text("".join(rows[:2]))
+    assert outline(folder, layout=layout, existing="skip") == []
+    after = left(folder / "out")
+    assert {name for name in whole if whole[name] != after[name]} <= {"least_sure.png"}
+    if layout == "nnunet":
+        assert json.loads(after["dataset.json"])["numTraining"] == 3
+    assert outline(folder, layout=layout, existing="overwrite") == ["sub-0_T1w"]
+    assert left(folder / "out")["results.csv"] == whole["results.csv"]
+    assert (folder / "out" / "seconds.csv").read_text().count("\n") == 4
+    if layout == "plain":
+        correct_by_hand(folder, "sub-2_T1w")
+        assert outline(folder, existing="skip") == []
+        assert rows_of(folder)["sub-2_T1w", "1"]["voxels"] == str(6 * 5 * 4)
+
+
 def test_a_result_that_is_gone_is_made_again(folder: Path) -> None:
     outline(folder)
     (folder / "out" / "sub-1_T1w.nii.gz").unlink()

@@ -84,6 +84,18 @@ def test_the_same_in_other_forms(folder: Path) -> None:
         assert (case.name, np.round(point.index_ijk, 9).tolist()) == ("a", [14, 12, 3]), path
 
 
+def test_capitals_of_columns_and_kinds_do_not_count(folder: Path) -> None:
+    """As spreadsheets write them; the same prompts, whatever the kind of the table."""
+    plain = table(folder, "scans/a.nii.gz,negative_box,1,1,1,4,4,4", head="image,kind,i,j,k,i2,j2,k2", name="plain.csv")
+    (expected,) = read_table(plain)
+    cells = {"Image": "scans/a.nii.gz", "Kind": "Negative_Box"} | dict(zip("IJK", (1, 1, 1), strict=True))
+    cells |= {"I2": 4, "J2": 4, "K2": 4}
+    lines = table(folder, head=json.dumps(cells), name="t.jsonl")
+    for path in (lines, table(folder, "scans/a.nii.gz,NEGATIVE_BOX,1,1,1,4,4,4", head="Image,KIND,I,J,K,I2,J2,K2")):
+        (case,) = read_table(path)
+        assert case.read_prompts(load(case.image)).prompts == expected.read_prompts(load(case.image)).prompts
+
+
 def test_what_is_drawn_by_hand(folder: Path) -> None:
     """In columns, and as lists in JSON lines."""
     line = "4 4 2 9 4 2 9 8 2"
@@ -259,6 +271,9 @@ def test_rows_of_every_kind_of_fault_are_told_at_once(folder: Path) -> None:
     [
         ("t.csv", "image,knd\n", "unknown column 'knd'"),
         ("t.csv", "image,kind,kind\n", "the column 'kind' twice"),
+        ("t.csv", "image,kind,Kind\n", "the column 'Kind' twice"),
+        ("t.csv", "image,kind,KND\n", "unknown column 'KND'; did you mean 'kind'"),
+        ("t.jsonl", '{"image": "a", "IMAGE": "b"}\n', "the column 'IMAGE' twice"),
         ("t.csv", "image,kind\n", "it has no rows"),
         ("t.csv", 'image,kind\n"a,b\n', "row 2 is broken"),
         ("t.csv", b"image,kind\n\xff\n", "not written in UTF-8"),

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -69,6 +70,72 @@ def test_what_is_refused(tmp_path: Path, weights: Path, capsys: pytest.CaptureFi
     put(folder / "labelsTr" / "case0.nii.gz", blob((24, 20, 8), {}))
     assert run(tmp_path / "out", weights, "--data", str(folder), "--protocol", "ablation") == 2
     assert "left out: Liver case0 liver: the structure is not in this case" in capsys.readouterr().err
+
+
+OWN = """
+import numpy as np
+from medical_sam2.evaluate.methods.interface import MethodAnswer
+
+class Own:
+    def on_volume(self, inputs, task, prompts):
+        masks = list(task.truth_thw)
+        WRONG
+        return MethodAnswer(masks)
+
+    def on_images(self, inputs, images, prompts):
+        return MethodAnswer([np.zeros(9, bool) for _ in images])
+
+METHOD = Own()
+"""
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        ("masks[0] = masks[0].T", "its mask of frame 0 is 24 × 20, expected 20 × 24; give rows × columns of the frame"),
+        ("masks.pop()", "it answered 7 masks, expected 8; give one of each frame"),
+        ("masks[3] = masks[3] / 2", "its mask of frame 3 is of type float64, expected bool; decide what is inside"),
+        ("return masks", "it answered with list; answer with MethodAnswer(masks)"),
+        ("return MethodAnswer(masks, {8: 0.5})", "it is sure of what are no frames; give frame → number, from 0 to 7"),
+        ("np.hypot(masks, masks[0].T)", "ValueError: operands could not be broadcast together with shapes"),
+    ],
+)
+@pytest.mark.parametrize("protocol", ["memory", "clicks"])
+def test_the_fault_of_an_own_method_is_no_defect(
+    tmp_path: Path, weights: Path, capsys: pytest.CaptureFixture[str], wrong: str, told: str, protocol: str
+) -> None:
+    """It is named, with the place where it raised; once it is mended, a further run asks it again, and integers are masks."""
+    own, data = tmp_path / "own.py", str(volume_set(tmp_path / "Dataset001_Liver", cases=1))
+    words = ("--data", data, "--protocol", protocol, "--method", f"{own}:METHOD", "--json")
+    own.write_text(OWN.replace("WRONG", wrong))
+    assert run(tmp_path / "out", weights, *words) == 2
+    shown = capsys.readouterr()
+    (study,) = json.loads(shown.out)["studies"]
+    assert (study["answers"], study["failed"], list(study["faults"])) == (0, {}, ["Liver case0 liver"])
+    (line,) = (line for line in shown.err.splitlines() if line.startswith("failed: "))
+    assert line.startswith(f"failed: Liver case0 liver: {own}:METHOD: {told}")
+    assert "Error" not in told or "(own.py:8); mend it, and run it again" in line
+    for name in [name for name in sys.modules if name.startswith("own_")]:
+        sys.modules.pop(name)
+    own.write_text(OWN.replace("WRONG", "masks[0] = masks[0].astype(int)"))
+    assert run(tmp_path / "out", weights, *words) == 0
+    with (tmp_path / "out" / protocol / "rows.csv").open() as stream:
+        assert {float(each["dice"]) for each in csv.DictReader(stream)} == {1.0}
+
+
+def test_the_fault_of_an_own_method_in_another_process_and_of_images(
+    tmp_path: Path, weights: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Beside a method that answers, whose rows stay; the report tells of both."""
+    own, data = tmp_path / "own.py", str(picture_set(tmp_path / "Dataset002_Eyes"))
+    own.write_text(OWN)
+    words = ("--data", data, "--protocol", "memory", "--method", f"{own}:METHOD", "--method", "fifo", "--structures", "1")
+    assert run(tmp_path / "out", weights, *words, "--workers", "2") == 2
+    told = f"Eyes disc: {own}:METHOD: its mask of frame 0 is 9, expected 40 × 50; give rows × columns of the frame"
+    assert f"failed: {told}, and run it again" in capsys.readouterr().err
+    assert told in (tmp_path / "out" / "summary.md").read_text()
+    with (tmp_path / "out" / "memory" / "rows.csv").open() as stream:
+        assert {each["method"] for each in csv.DictReader(stream)} == {"fifo"}
 
 
 def test_a_volume_click_by_click(tmp_path: Path, weights: Path, capsys: pytest.CaptureFixture[str]) -> None:

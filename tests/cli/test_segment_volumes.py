@@ -57,6 +57,25 @@ def test_as_segment_does_one_by_one(workspace: Workspace, words: list[str]) -> N
     assert "1 of 3 cases outlined, 2 were there already" in workspace.shown()[0]
 
 
+def test_corrected_labels_and_cases_of_earlier_runs_are_told(workspace: Workspace, words: list[str]) -> None:
+    """In one line each; what cannot be measured is a failure, which the exit code tells."""
+    assert main(words) == 0
+    workspace.mask("out/p1.nii.gz", [(slice(2, 4), slice(2, 4), slice(2, 4))])
+    workspace.shown()
+    assert main([*words, "--skip-existing"]) == 0
+    told = "1 case has labels that were changed since (by hand?), which stay and are measured anew: p1"
+    assert workspace.shown()[1].splitlines() == [told]
+    Path("t.csv").write_text("".join(Path("t.csv").read_text().splitlines(keepends=True)[:3]))
+    Path("out/p1.nii.gz").write_bytes(b"torn")
+    assert main([*words, "--skip-existing"]) == 2
+    lines = workspace.shown()[1].splitlines()
+    assert lines[0] == told
+    assert lines[1] == "1 case is in the folder from earlier runs, with rows in the tables, not in least_sure.png: p2"
+    assert lines[2].startswith("failed: p1: its labels were changed since (by hand?), and cannot be measured: out/p1.nii.gz: ")
+    with Path("out/results.csv").open() as stream:
+        assert {row["case"]: bool(row["error"]) for row in csv.DictReader(stream)} == {"p0": False, "p1": True, "p2": False}
+
+
 def test_an_interrupted_run_says_how_to_go_on(workspace: Workspace, words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     save = io.save
 

@@ -26,7 +26,7 @@ def test_each_structure_of_a_volume_is_prompted_by_itself(tmp_path: Path, segmen
     put(folder / "imagesTr" / "a_0000.nii.gz", image)
     put(folder / "labelsTr" / "a.nii.gz", label)
     dataset, told = read_data_set(folder), list[tuple[int, int]]()
-    found = score_held_out(segmenter, dataset, dataset.cases, ("mask", "click"), on_case=lambda *done: told.append(done))
+    found = score_held_out(segmenter, dataset, dataset.cases, ("mask", "click"), on_answer=lambda *done: told.append(done))
     assert [(one.case, one.structure, one.prompt) for one in found] == [
         ("a", "one", "mask"),
         ("a", "two", "mask"),
@@ -34,7 +34,7 @@ def test_each_structure_of_a_volume_is_prompted_by_itself(tmp_path: Path, segmen
         ("a", "two", "click"),
     ], "what lies on one slice only is left out"
     assert min(one.dice for one in found if one.prompt == "mask") > 0.7
-    assert told == [(1, 1)]
+    assert told == [(1, 2), (2, 2)]
 
 
 def test_a_set_is_prompted_on_the_first_image_that_shows_the_structure(tmp_path: Path, segmenter: Segmenter) -> None:

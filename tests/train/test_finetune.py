@@ -64,6 +64,67 @@ def test_a_data_set_becomes_weights_and_a_report(make: object, tmp_path: Path, c
     assert "--resume" in capsys.readouterr().err
 
 
+def test_with_one_case_the_remedy_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = volume_set(tmp_path / "data", cases=1)
+    save_backbone(tiny_network(), tmp_path / "start")
+    command = ["finetune", str(folder), "-o", str(tmp_path / "out"), "--weights", str(tmp_path / "start"), "--steps", "1"]
+    assert main([*command, *WORDS]) == 2
+    assert "there is one case" in (told := capsys.readouterr().err)
+    assert "--held-out 0" in told
+    assert not (tmp_path / "out").exists()
+    assert main([*command, *WORDS, "--held-out", "0"]) == 0
+    assert json.loads((tmp_path / "out" / "report.json").read_text())["dice"] == []
+
+
+def test_a_run_that_failed_before_it_learnt_begins_again_by_itself(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Once its data is mended, also with other cases; one that has learnt, and a folder of others, are refused as ever."""
+    folder = volume_set(tmp_path / "data", cases=3)
+    save_backbone(tiny_network(), tmp_path / "start")
+    out = tmp_path / "out"
+    command = ["finetune", str(folder), "-o", str(out), "--weights", str(tmp_path / "start"), "--steps", "1", *WORDS]
+    whole = {path: path.read_bytes() for path in (folder / "imagesTr").iterdir()}
+    for path, data in whole.items():
+        path.write_bytes(data[:200])
+    assert main([*command, "--held-out", "1"]) == 2
+    assert json.loads((out / "split.json").read_text())["held_out"]
+    for path, data in whole.items():
+        path.write_bytes(data)
+    capsys.readouterr()
+    assert main([*command, "--held-out", "2"]) == 0, capsys.readouterr().err
+    report = json.loads((out / "report.json").read_text())
+    assert (len(report["train"]), len(report["held_out"])) == (1, 2)
+    for name in ("report.json", "model.safetensors", "config.json"):
+        (out / name).unlink()
+    assert main(command) == 2, "it has learnt"
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").touch()
+    command[3] = str(tmp_path / "mine")
+    assert main(command) == 2
+    assert capsys.readouterr().err.count("the folder is not empty") == 2
+
+
+def test_a_run_that_goes_on_is_judged_before_it_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Likewise: other prompts, or cases that changed since, are judged anew."""
+    folder = volume_set(tmp_path / "data", cases=3)
+    save_backbone(tiny_network(), tmp_path / "start")
+    out = tmp_path / "out"
+    command = ["finetune", str(folder), "-o", str(out), "--weights", str(tmp_path / "start"), "--steps", "1"]
+    assert main([*command, *WORDS, "--seed", "3"]) == 0
+    first = json.loads((out / "report.json").read_text())["dice"]
+    assert "\nbefore: " in capsys.readouterr().err
+    label = next(folder.glob(f"labelsTr/{json.loads((out / 'split.json').read_text())['held_out'][0]}*"))
+    for again, change in ((False, []), (True, ["--prompt", "box"]), (True, [])):
+        (out / "report.json").unlink()  # as if it had been killed while judging
+        assert main([*command, *WORDS, *change, "--resume"]) == 0
+        assert ("before: " in capsys.readouterr().err) is again
+        if not again:
+            assert json.loads((out / "report.json").read_text())["dice"] == first
+    label.touch()
+    (out / "report.json").unlink()
+    assert main([*command, *WORDS, "--resume"]) == 0
+    assert "before: " in capsys.readouterr().err
+
+
 def test_a_run_that_goes_on_keeps_its_cases_and_settings(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = volume_set(tmp_path / "data", cases=3)
     save_backbone(tiny_network(), tmp_path / "start")

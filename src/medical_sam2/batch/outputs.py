@@ -10,9 +10,9 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -21,11 +21,13 @@ from numpy.typing import NDArray
 
 from medical_sam2 import io, preview
 from medical_sam2.batch import BatchCase
+from medical_sam2.batch.fingerprint import hash_files
 from medical_sam2.data.data_sets import DESCRIPTION, is_data_set
 from medical_sam2.errors import ConfigError, InputError, MedicalSam2Error
 from medical_sam2.intensity_window import Window
 from medical_sam2.io import atomic
 from medical_sam2.io.labels import object_boxes
+from medical_sam2.io.registry import Options, read_grid
 from medical_sam2.tracking.finishing import FinishingChange
 from medical_sam2.views import View
 from medical_sam2.volume import Segmentation, SliceConfidence, Volume
@@ -33,6 +35,7 @@ from medical_sam2.volume import Segmentation, SliceConfidence, Volume
 VERSION = 1
 REPORTS, RESULTS, SECONDS, SHEET = "cases", "results", "seconds", "least_sure.png"
 NIFTI = ".nii.gz"
+CHANGED = "its labels were changed since (by hand?)"
 MOST_TILES, TILE_PX, TILE_COLUMNS = 24, 260, 6
 COLUMNS = ("case", "object", "name", "voxels", "volume_ml", "confidence", "template", "slices_to_look_at", "warnings", "error")
 
@@ -80,6 +83,7 @@ class CaseOutcome:
         seconds: step → time that it took.
         key: hash of settings, weights and prompts that it was made with.
         image_sha256: of the content of its image.
+        labels_sha256: of the labels as they were written, "" where an earlier version wrote them.
         modality: of the image, where known.
         skipped: whether an earlier run made it.
     """
@@ -94,6 +98,7 @@ class CaseOutcome:
     seconds: Mapping[str, float] = field(default_factory=dict[str, float])
     key: str = ""
     image_sha256: str = ""
+    labels_sha256: str = ""
     modality: str | None = None
     skipped: bool = False
 
@@ -121,7 +126,7 @@ def _describe_object(volume: Volume, found: Segmentation, label: int, there: boo
         label,
         found.names.get(label, ""),
         voxels,
-        round(voxels * volume.voxel_mm3 / 1000, 6),
+        _millilitres(voxels, volume),
         sure if sure is None else round(sure, 4),
         tuple(dict.fromkeys(_place(row, volume.orientation) for row in rows if row.look_here)),
         None if least is None else (least.view, least.slice),
@@ -168,6 +173,59 @@ def _object(content: Mapping[str, Any]) -> FoundObject:
 def report_of(case: str, folder: Path) -> Path:
     """The report of a case."""
     return folder / REPORTS / f"{case}.json"
+
+
+def load_others(folder: Path, names: Collection[str]) -> tuple[CaseOutcome, ...]:
+    """What earlier runs left in a folder of other cases than these, by name."""
+    there = sorted(path.stem for path in (folder / REPORTS).glob("*.json"))
+    found = [outcome for case in there if case not in names and (outcome := load_outcome(case, folder)) is not None]
+    return tuple(measure_again(each, folder) if is_changed(each, folder) else each for each in found)
+
+
+def is_changed(outcome: CaseOutcome, folder: Path) -> bool:
+    """Whether the labels of a case are others than were written; where no hash of them was kept, nothing is claimed."""
+    return bool(outcome.labels_sha256) and hash_files([folder / outcome.files[-1]]) != outcome.labels_sha256
+
+
+def measure_again(
+    outcome: CaseOutcome, folder: Path, image: Path | None = None, reading: Mapping[str, Any] | None = None
+) -> CaseOutcome:
+    """The same with voxels and volumes of the labels as they are now; what cannot be measured is its problem.
+
+    Args:
+        outcome: of labels that somebody changed.
+        folder: of the results.
+        image: that they belong to; without it the labels must tell their grid themselves.
+        reading: arguments of `io.load`.
+    """
+    labels = folder / outcome.files[-1]
+    try:
+        like = read_grid(labels if image is None else image, Options(**(reading or {})))
+        if like is None and image is None:
+            raise InputError("they are measured beside their image alone", "name it in the table, too", subject=labels)
+        like = like or io.load(image or labels, **(reading or {}))
+        objects = _count_objects(outcome.objects, labels, like)
+    except MedicalSam2Error as error:
+        problem = f"{CHANGED}, and cannot be measured: {error.about(labels)}"
+        return replace(outcome, objects=(), problem=problem, exit_code=error.exit_code)
+    note = f"{CHANGED}: measured anew; confidence and slices to look at are of those that were made"
+    return replace(outcome, objects=objects, warnings=(*outcome.warnings, note))
+
+
+def _count_objects(known: Iterable[FoundObject], labels: Path, like: Volume) -> tuple[FoundObject, ...]:
+    """Those that are known and those that somebody added, with the voxels that they have in a file of labels."""
+    array: NDArray[Any] = io.load_labels(labels, like).array
+    counts = {label: int(np.count_nonzero(array[box] == label)) for label, box in object_boxes(array).items()}
+    own = {each.label: each for each in known}
+    for each in io.describe_labels(labels, like, sorted(counts.keys() - own.keys())):
+        if each.label in counts:
+            own.setdefault(each.label, FoundObject(each.label, each.name, 0, 0.0, None))
+    voxels = {label: counts.get(label, 0) for label in sorted(own)}
+    return tuple(replace(own[label], voxels=n, volume_ml=_millilitres(n, like)) for label, n in voxels.items())
+
+
+def _millilitres(voxels: int, volume: Volume) -> float:
+    return round(voxels * volume.voxel_mm3 / 1000, 6)
 
 
 def write_tables(outcomes: Iterable[CaseOutcome], folder: Path, part: str = "") -> None:

@@ -16,10 +16,8 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
-from statistics import median
 from typing import Any, Literal, cast
 
-import numpy as np
 import torch
 
 from medical_sam2 import io
@@ -31,7 +29,10 @@ from medical_sam2.batch.outputs import (
     CaseOutcome,
     ResultLayout,
     describe_objects,
+    is_changed,
+    load_others,
     load_outcome,
+    measure_again,
     report_of,
     save_outcome,
     save_sheet,
@@ -53,14 +54,13 @@ from medical_sam2.io.prompt_file import NamedPrompts
 from medical_sam2.io.safe_open import require_memory
 from medical_sam2.model.weights import weights_file
 from medical_sam2.plugins import find
-from medical_sam2.prompts import Box
 from medical_sam2.segmenter import Precision, Segmenter, check_choices
 from medical_sam2.tracking.click_outline import JUDGE_FILE
 from medical_sam2.tracking.confidence import SLICES_FILE
 from medical_sam2.tracking.consensus import GATE_FILE
 from medical_sam2.tracking.finishing import FinishingChange, FinishingSettings, finish
 from medical_sam2.tracking.plan import bytes_needed, plan_tracking, refuse_blank
-from medical_sam2.tracking.template import SEARCHED, Template
+from medical_sam2.tracking.template import Template
 from medical_sam2.train.adapt import adapt_to_outlines, warn_without_outlines
 from medical_sam2.volume import Segmentation, Volume
 
@@ -193,7 +193,7 @@ def segment_cases(
         folder: of the results; made where it is missing.
         settings: the usual ones unless given.
         existing: what is done with cases that are done: "refuse" all; "skip" them, but refuse those that were made with other
-            settings, weights or prompts; "redo changed" of them; "overwrite" all.
+            settings, weights or prompts; "redo changed" of them, but those whose labels were changed since; "overwrite" all.
         part: which of how many equal parts of the cases, from 1: each part by another process, in the same folder.
         segmenter: with the weights of the settings, where one is loaded already.
 
@@ -247,13 +247,20 @@ class BatchRun:
         own = settings.digest()
         self.jobs = [BatchJob(case, folder, settings, _key_of(case, own)) for case in self.cases]
         kept = {} if existing == "overwrite" else done
-        others = [job for job in self.jobs if job.case.name in kept and not _is_current(job, kept[job.case.name])]
-        self.changed = tuple(job.case.name for job in others)
+        by_hand = {name for name, found in kept.items() if is_changed(found, folder)}
+        spared = by_hand if existing == "redo changed" else set[str]()  # somebody's work
+        asked = [job for job in self.jobs if job.case.name in kept.keys() - spared]
+        self.changed = tuple(job.case.name for job in asked if not _is_current(job, kept[job.case.name]))
         if self.changed and existing != "redo changed":
             some = f"{len(self.changed)} of {say_count(len(kept), 'case', 'were')}"
             problem = f"{some} made with other settings, weights, prompts or images: {list_first(self.changed)}"
             raise InputError(problem, "say --redo-changed, or choose another folder", subject=folder)
         self.outcomes = {name: found for name, found in kept.items() if name not in self.changed}
+        self.by_hand = tuple(case.name for case in self.cases if case.name in by_hand)
+        for case in self.cases:
+            if case.name in by_hand:
+                self.outcomes[case.name] = measure_again(kept[case.name], folder, case.image, settings.reading)
+        self.others = () if self.part else load_others(folder, {case.name for case in cases})
         self.todo = [job for job in self.jobs if job.case.name not in self.outcomes]
 
     def _check_place(self, existing: Existing, done: Mapping[str, CaseOutcome]) -> None:
@@ -288,11 +295,11 @@ class BatchRun:
             work: outlines jobs and gives their outcomes as they are made, in any order.
         """
         with occupied(self.folder):
-            write_tables(self.done(), self.folder, self.part)
+            self._write_tables()
             try:
                 for outcome in work(self.todo):
                     self.outcomes[outcome.case] = outcome
-                    write_tables(self.done(), self.folder, self.part)
+                    self._write_tables()
                     yield outcome
             except BaseException:
                 with suppress(MedicalSam2Error):  # what stopped the run is to be reported, not this
@@ -302,12 +309,21 @@ class BatchRun:
             if not self.part:
                 save_sheet(self.done(), {case.name: case for case in self.cases}, self.folder, self.settings.reading)
 
+    def _write_tables(self) -> None:
+        """Of these cases and those that earlier runs left, so that a shorter list of cases takes no row away."""
+        write_tables([*self.done(), *self.others], self.folder, self.part)
+
     def _write_shared(self) -> None:
         """What speaks of all cases is written by whoever does all of them."""
         if self.part:
             return
-        for name, content in self.layout.describe(self.done(), self.cases).items():
+        beside = [each for each in self.others if self._lies_so(each)]
+        for name, content in self.layout.describe([*self.done(), *beside], self.cases).items():
             atomic.write_bytes(self.folder / name, content.encode())
+
+    def _lies_so(self, other: CaseOutcome) -> bool:
+        """Whether the labels of a case of an earlier run lie as this layout puts them."""
+        return other.files[-1] == self.layout.labels(BatchCase(other.case, self.folder), self.settings.suffix)
 
     def done(self) -> list[CaseOutcome]:
         """What is known of the cases, in their order."""
@@ -399,6 +415,7 @@ def _outline(job: BatchJob, segmenter: Segmenter) -> CaseOutcome:
         seconds={"read": read, "track": track, "write": write},
         key=job.key,
         image_sha256=image_sha256,
+        labels_sha256=hash_files([job.folder / labels]),
         modality=image.modality,
     )
 
@@ -444,52 +461,3 @@ def _is_current(job: BatchJob, found: CaseOutcome) -> bool:
         made = report_of(job.case.name, job.folder).stat().st_mtime
         return max(file.stat().st_mtime for file in files) <= made or hash_files(files) == found.image_sha256
     return True  # the image is gone, and its result is there
-
-
-@dataclass(frozen=True)
-class BatchEstimate:
-    """What a run would take.
-
-    Args:
-        seconds: about so long; at most, where nothing was done yet that could be measured.
-        bytes: memory of the largest case; 0 where no header has a size.
-        measured: whether earlier cases of this folder tell the time.
-    """
-
-    seconds: float
-    bytes: int
-    measured: bool
-
-
-def estimate(run: BatchRun, grids: Mapping[str, Volume], segmenter: Segmenter) -> BatchEstimate:
-    """Time and memory of what is to be done: from the cases that are done, or from eight slices that are made up.
-
-    Args:
-        run: with its jobs.
-        grids: case → grid, as far as known; other cases count as the usual one.
-        segmenter: the network.
-    """
-    size = segmenter.network.image_size
-    todo = [grids[job.case.name] for job in run.todo if job.case.name in grids]
-    memory = max(
-        (bytes_needed(each, 1, size, probability=False, uncertainty=False) + each.array.nbytes for each in todo), default=0
-    )
-    if times := [sum(each.seconds.values()) for each in run.done() if each.seconds]:
-        return BatchEstimate(median(times) * len(run.todo), memory, measured=True)
-    views = {"three": 3, "auto": 3, "six": 6}.get(run.settings.views, 1)
-    slices = [min(each.shape) if views == 1 else sum(each.shape) * views / 3 for each in todo]
-    if any(job.case.template for job in run.todo):
-        slices = [count + 2 * SEARCHED for count in slices]
-    usual = median(slices) if slices else 100
-    tuned = sum(job.case.reads_masks for job in run.todo)  # clicks and boxes are nothing to tune to
-    seconds = _seconds_per_slice(segmenter) * usual * len(run.todo) + run.settings.adapt * tuned
-    return BatchEstimate(seconds, memory, measured=False)
-
-
-def _seconds_per_slice(segmenter: Segmenter) -> float:
-    """Of a bright block in eight slices."""
-    array = np.random.default_rng(0).normal(0, 20, (64, 64, 8)).astype(np.float32)
-    array[20:44, 20:44] += 200
-    start = time.perf_counter()
-    segmenter.segment_volume(Volume(array, np.diag([1.0, 1.0, 3.0, 1.0])), [Box((18, 18, 4), (46, 46, 4))], views="one")
-    return (time.perf_counter() - start) / array.shape[2]

@@ -233,10 +233,11 @@ class _TableReader:
         return wanted
 
     def _row(self, where: str, cells: Mapping[str, Any]) -> TableRow:
-        kind = str(cells.get("kind", ""))
+        given = str(cells.get("kind", ""))
+        kind = given.lower()  # spreadsheets begin cells with capitals
         if kind not in KINDS:
             remedy = suggestion(kind, KINDS) if kind else f"write one of {', '.join(dict.fromkeys(KINDS))}"
-            raise InputError(f"the kind {kind!r} is unknown" if kind else "it has no kind", remedy)
+            raise InputError(f"the kind {given!r} is unknown" if kind else "it has no kind", remedy)
         key, label = KINDS[kind], whole_number(cells.get("object"), "object")
         mask = {name: cells[name] for name in MASK_COLUMNS if name in cells}
         placed = [(group, unit) for group, unit in PLACES.items() if any(name in cells for name in group)]
@@ -331,8 +332,8 @@ def _json_rows(text: str, path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     for number, line in enumerate(text.splitlines(), start=1):
         if line.strip():
             content = io.parse_json(line, f"{path}, row {number}", newest=None)
-            _check_columns(content, f"{path}, row {number}")
-            yield number, content
+            names = _name_columns([*content], f"{path}, row {number}")
+            yield number, dict(zip(names, content.values(), strict=True))
 
 
 def _cell_rows(text: str, separator: str, path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -345,7 +346,7 @@ def _cell_rows(text: str, separator: str, path: Path) -> Iterator[tuple[int, dic
         names = [name.strip() for name in next(lines, [])]
         while names and not names[-1]:  # a comma at the end, as spreadsheets leave it
             names.pop()
-        _check_columns(names, path)
+        names = _name_columns(names, path)
         for row in lines:
             if any(cell.strip() for cell in row[len(names) :]):
                 problem = f"it has {len(row)} cells, the first row {len(names)}"
@@ -356,14 +357,18 @@ def _cell_rows(text: str, separator: str, path: Path) -> Iterator[tuple[int, dic
         raise FormatError(f"row {lines.line_num} is broken ({error})", "repair it", subject=path) from None
 
 
-def _check_columns(names: Sequence[str] | Mapping[str, Any], subject: Path | str) -> None:
+def _name_columns(names: Sequence[str], subject: Path | str) -> list[str]:
+    """The columns that are meant, whatever the case of their letters, if each is known and there once."""
+    found: list[str] = []
     for place, name in enumerate(names):
         if not name:
             raise FormatError(f"its column {place + 1} has no name", "name it, or leave it out", subject=subject)
-        if name not in COLUMNS:
+        if name.lower() not in COLUMNS:
             raise FormatError(f"it has the unknown column {name[:40]!r}", suggestion(name, COLUMNS), subject=subject)
-        if name in list(names)[:place]:
+        if name.lower() in found:
             raise FormatError(f"it has the column {name!r} twice", "leave one out", subject=subject)
+        found.append(name.lower())
+    return found
 
 
 def is_empty(value: Any) -> bool:

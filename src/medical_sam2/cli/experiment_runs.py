@@ -5,6 +5,7 @@ import math
 import os
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,7 +19,8 @@ from medical_sam2.cli.options import InferenceOptions
 from medical_sam2.cli.report import Progress, print_note
 from medical_sam2.data.data_sets import DataSet, read_data_set
 from medical_sam2.data.prepare import CaseSplit, prepare_cases, split_cases
-from medical_sam2.errors import ConfigError, say_count
+from medical_sam2.data.prepare.units import stamp
+from medical_sam2.errors import ConfigError, MedicalSam2Error, say_count
 from medical_sam2.evaluate.methods import find_method
 from medical_sam2.evaluate.protocols import BEYOND_PAPER, PRESETS, PROTOCOLS, find_protocol
 from medical_sam2.evaluate.report import write_report
@@ -34,7 +36,7 @@ from medical_sam2.train.config import Recipe, build_config, choose_recipe, overr
 from medical_sam2.train.distributed import ProcessGroup
 from medical_sam2.train.loop import NAME, TrainingRun, check_resumed, load_average, measure_steps, read_begun
 
-REPORT, SPLIT, EVERY_S = "report.json", "split.json", 10.0
+REPORT, SPLIT, BEFORE, EVERY_S = "report.json", "split.json", "before.json", 10.0
 
 
 def run_recipe(
@@ -91,11 +93,12 @@ def finetune_network(folder: Path, output: Path, options: FinetuneOptions) -> No
     begun = _go_on(output, dataset, options) if options.resume and (output / "run" / NAME).exists() else None
     if begun is not None and _is_finished(begun, output / "run", output / REPORT):
         return
-    split, network = _split(dataset, output, options), load_backbone(begun.start if begun else options.weights)
+    start, options = (begun.start, replace(options, seed=begun.seed)) if begun else (options.weights, options)
+    split, network = _split(dataset, output, options), load_backbone(start)
     print_note(f"{say_count(len(split.train), 'case')} to learn from, {len(split.held_out)} held out")
     pool = prepare_cases(dataset, split.train, output / "cases")
     recipe = begun or _override(_choose_recipe(network, pool, output / "run", options), options.settings)
-    before = _evaluate("before", network, dataset, split, options)
+    before = _judge_before(network, dataset, split, start, output / BEFORE, options)
     began = time.monotonic()
     steps = _train(network, recipe, output / "run", options)
     minutes = (time.monotonic() - began) / 60
@@ -135,7 +138,7 @@ def _go_on(output: Path, dataset: DataSet, options: FinetuneOptions) -> Recipe:
 
 def _split(dataset: DataSet, output: Path, options: FinetuneOptions) -> CaseSplit:
     """The cases that are learnt from and those that judge; a run that goes on keeps its own."""
-    if not (output / SPLIT).is_file():
+    if not (options.resume and (output / SPLIT).is_file()):
         split = split_cases(dataset, options.held_out, options.seed, options.most)
         output.mkdir(parents=True, exist_ok=True)
         _write(output / SPLIT, _names(split))
@@ -149,10 +152,30 @@ def _names(split: CaseSplit) -> dict[str, Any]:
     return {part: [case.identifier for case in cases] for part, cases in vars(split).items()}
 
 
+def _judge_before(
+    backbone: Sam2, dataset: DataSet, split: CaseSplit, start: str, kept: Path, options: FinetuneOptions
+) -> list[Score]:
+    """How good the network is before it learns; a run that goes on finds that in its folder, if it was judged likewise."""
+    judges = [[case.identifier, stamp(case)] for case in split.held_out]
+    weights = network.weights_digest(start)
+    how = {"weights": weights, "prompts": list(options.prompts), "seed": options.seed, "judges": judges}
+    with suppress(MedicalSam2Error, OSError, KeyError, TypeError):
+        content = load_json(kept, newest=None)
+        if {name: content[name] for name in how} == how:
+            rows: list[dict[str, Any]] = content["scores"]
+            return [Score(r["case"], r["structure"], r["prompt"], math.nan if r["dice"] is None else r["dice"]) for r in rows]
+    scores = _evaluate("before", backbone, dataset, split, options)
+    finite = [{**asdict(score), "dice": None if math.isnan(score.dice) else score.dice} for score in scores]
+    _write(kept, {**how, "scores": finite})
+    return scores
+
+
 def _evaluate(what: str, network: Sam2, dataset: DataSet, split: CaseSplit, options: FinetuneOptions) -> list[Score]:
+    if not split.held_out:
+        return []
     print_note(f"{what}: one prompt on each of {say_count(len(split.held_out), 'case')}")
     segmenter = Segmenter(network, device=options.device)
-    return score_held_out(segmenter, dataset, split.held_out, options.prompts, seed=options.seed, on_case=_CaseCounter())
+    return score_held_out(segmenter, dataset, split.held_out, options.prompts, seed=options.seed, on_answer=_AnswerCounter())
 
 
 def _choose_recipe(network: Sam2, pool: Path, run: Path, options: FinetuneOptions) -> Recipe:
@@ -206,8 +229,8 @@ def _write(path: Path, content: dict[str, Any]) -> None:
     write_bytes(path, (json.dumps(content, indent=2) + "\n").encode())
 
 
-class _CaseCounter:
-    """Prints now and then how many cases are done."""
+class _AnswerCounter:
+    """Prints now and then how many answers are there."""
 
     def __init__(self) -> None:
         self._last = time.monotonic()
@@ -215,7 +238,7 @@ class _CaseCounter:
     def __call__(self, done: int, total: int) -> None:
         if time.monotonic() - self._last > EVERY_S:
             self._last = time.monotonic()
-            print_note(f"{done} of {say_count(total, 'case')}")
+            print_note(f"{done} of {say_count(total, 'answer')}")
 
 
 def _follow(training: TrainingRun, max_minutes: float | None = None) -> None:
@@ -307,6 +330,8 @@ def _describe_study(study: Study, outcome: StudyResult, folder: Path) -> dict[st
         print_note(plain(f"left out: {case}: {reason}"))
     for case, error in outcome.failed.items():
         print_note(plain(f"failed: {case}: {error}; run it again, and report it if it stays"))
+    for case, error in outcome.faults.items():
+        print_note(plain(f"failed: {case}: {error}, and run it again"))
     answers = sum(not row.skipped for row in outcome.rows)
     print_note(plain(f"{folder}: {say_count(answers, 'row')}, {outcome.fresh} of them new; see tables.md"))
     return {
@@ -317,4 +342,5 @@ def _describe_study(study: Study, outcome: StudyResult, folder: Path) -> dict[st
         "fresh": outcome.fresh,
         "skipped": dict(outcome.skipped),
         "failed": dict(outcome.failed),
+        "faults": dict(outcome.faults),
     }

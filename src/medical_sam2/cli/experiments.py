@@ -17,6 +17,8 @@ from medical_sam2.errors import ConfigError, InputError
 
 Prompted = Literal["mask", "box", "click"]
 DATASET = "dataset.json"
+BEFORE_TRAINING = ("split.json", "cases", "before.json", "run")
+"""What `finetune` leaves before anything was learnt: a run that failed by then begins again."""
 
 
 @Parameter(name="*")
@@ -31,7 +33,7 @@ class FinetuneOptions:
         prompts: by which the held-out cases are judged; again for more.
         seed: of the split and of the training.
         steps: of the training; with --max-minutes as many as fit.
-        max_minutes: for the training.
+        max_minutes: for the training; preparing the cases and judging before and after it come on top.
         settings: key=value over the recipe that suits the weights; it is shown in run/recipe.json.
         resume: go on with what is in the folder, with the cases that it was begun with.
         device: auto, cpu or cuda.
@@ -104,7 +106,9 @@ def finetune(folder: Path, /, *, output: Annotated[Path, Parameter(alias="-o")],
 
 
 def _check_folder(output: Path, options: FinetuneOptions) -> None:
-    if output.exists() and any(output.iterdir()) and not options.resume:
+    there = {path.name for path in output.iterdir()} if output.exists() else set[str]()
+    nothing_trained = there <= set(BEFORE_TRAINING) and not any((output / "run").glob("*.safetensors"))
+    if not (nothing_trained or options.resume):
         raise ConfigError("the folder is not empty", "add --resume to go on, or choose another one", subject=output)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise ConfigError("several processes fine-tune by a recipe", "use medsam2 prepare, then torchrun with medsam2 train")
@@ -193,7 +197,8 @@ def evaluate(
         print(json_format.dumps({"studies": facts}, ensure_ascii=False))
     if any(each["failed"] for each in facts):
         return DEFECT
-    return 0 if all(each["answers"] for each in facts) else InputError.exit_code
+    measured = all(each["answers"] and not each["faults"] for each in facts)
+    return 0 if measured else InputError.exit_code
 
 
 def _data_sets(folders: tuple[Path, ...]) -> tuple[Path, ...]:

@@ -22,8 +22,9 @@ from medical_sam2.io.safe_open import megabytes
 from medical_sam2.tracking.finishing import FinishingSettings
 
 if TYPE_CHECKING:
+    from medical_sam2.batch.estimate import BatchEstimate
     from medical_sam2.batch.outputs import CaseOutcome
-    from medical_sam2.batch.run import BatchEstimate, BatchJob, BatchRun, Existing
+    from medical_sam2.batch.run import BatchJob, BatchRun, Existing
 
 AS_USUAL, AS_IT_IS, AS_FOUND = InferenceOptions(), Reading(), FinishingOptions()
 MOST_SHOWN = 5
@@ -64,7 +65,7 @@ class BatchOutputOptions:
         suffix: of the label files of the layout plain, which names their format.
         format: further format for that, a plug-in (module:attribute, file.py:attribute); again for more.
         skip_existing: go on: cases that are done stay, unless they were made with other settings or prompts, which is refused.
-        redo_changed: go on, and do those again.
+        redo_changed: go on, and do those again, but labels that were changed since (by hand?).
         overwrite: do all again.
     """
 
@@ -162,7 +163,7 @@ def segment_volumes(
     finish = FinishingSettings(**vars(finishing))
     _check_words(what, prompts, outputs, options, finish)
     found, grids = _find_and_check(what, prompts, outputs, reading, options, finish)
-    from medical_sam2.batch import cluster, run  # torch takes seconds to load: not for a wrong row of a table
+    from medical_sam2.batch import cluster, estimate, run  # torch takes seconds to load: not for a wrong row of a table
 
     given: dict[str, Any] = {**vars(options), **vars(reading), **vars(outputs), "finishing": finish}
     settings = run.BatchSettings(**{each.name: given[each.name] for each in fields(run.BatchSettings)})
@@ -170,7 +171,7 @@ def segment_volumes(
     _print_found(found, batch)
     segmenter = settings.load_segmenter() if batch.todo and (dry_run or sharing.cluster is None) else None
     if dry_run:
-        cost = None if segmenter is None else run.estimate(batch, grids, segmenter)
+        cost = None if segmenter is None else estimate.estimate(batch, grids, segmenter)
         failing = _find_failing(batch, grids, Options(**vars(reading)))
         report.print_report(_facts(batch, cost), _dry_run_text(batch, cost, failing), json=json)
         return max((error.exit_code for error in failing.values()), default=0)
@@ -305,9 +306,12 @@ def _print_found(found: FoundCases, run: "BatchRun") -> None:
     """What was guessed or left out, before hours are spent."""
     for note in found.notes:
         report.print_note(plain(note))
+    earlier = tuple(each.case for each in run.others)
     for noun, verb, rest, names in (
         ("image", "are", "left alone, without prompts", found.unprompted),
         ("prompt file", "have", "no image", tuple(str(path) for path in found.unused)),
+        ("case", "have", "labels that were changed since (by hand?), which stay and are measured anew", run.by_hand),
+        ("case", "are", "in the folder from earlier runs, with rows in the tables, not in least_sure.png", earlier),
         ("case", "are", "done again, as settings, weights, prompts or images were others", run.changed),
     ):
         if names:
@@ -332,7 +336,9 @@ def _find_failing(run: "BatchRun", grids: Mapping[str, Any], how: Options) -> di
 
 def _outline(run: "BatchRun", outcomes: "Iterator[CaseOutcome]", *, quiet: bool) -> int:
     """The exit code; failures are printed as they happen, and counted at the end."""
-    failed: list[CaseOutcome] = []
+    failed = [each for each in run.done() if each.problem]
+    for each in failed:
+        report.print_note(plain(f"failed: {each.case}: {each.problem}"))
     with report.Progress(quiet=quiet) as progress, _telling_how_to_go_on(run):
         for done, outcome in enumerate(outcomes, start=1):
             progress.update(plain(outcome.case), done, len(run.todo), "cases")

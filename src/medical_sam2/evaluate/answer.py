@@ -31,7 +31,8 @@ from medical_sam2.evaluate.cases import (
     open_data_set,
 )
 from medical_sam2.evaluate.figures import write_sketch
-from medical_sam2.evaluate.methods import find_method
+from medical_sam2.evaluate.methods import find_method, is_foreign
+from medical_sam2.evaluate.methods.foreign import MethodError, guard_method
 from medical_sam2.evaluate.methods.interface import Correcting, Method, MethodAnswer, MethodInputs, TrainingCases
 from medical_sam2.evaluate.protocols import OF_VOLUMES, Condition, Kind
 from medical_sam2.evaluate.study import EvaluationJob, NetworkSettings, Row
@@ -81,6 +82,8 @@ def answer_job(job: EvaluationJob) -> list[Row]:
         if job.condition.clicks:
             return _clicked_rows(job, job.load(), reader)
         rows, _ = answer_once(_strip_job(job), _prompt_case(job, reader, _choose_frames(job, reader)))
+    except MethodError:
+        raise  # a fault that will be mended is no answer
     except MedicalSam2Error as error:
         return [replace(blank, skipped=error.problem)]
     own = {name: getattr(blank, name) for name in ("prompt", "care", "share", "choice", "distractors", "seed")}
@@ -161,9 +164,14 @@ def _prompt_case(job: EvaluationJob, reader: SimulatedReader, frames: Sequence[i
     return HashedPrompts.of(shown_on_slices(task, whole, prompts), whole, reader.kind)
 
 
+def _find_guarded(name: str) -> Method:
+    found = find_method(name)
+    return guard_method(name, found) if is_foreign(name) else found
+
+
 def _ask_method(job: EvaluationJob, shown: EvaluationCase, hashed: HashedPrompts, inputs: MethodInputs) -> MethodAnswer:
     """The answer of a method, without what nobody outlined, and what the prompts settle as outside."""
-    method, inputs = find_method(job.method), replace(inputs, volume_prompts=hashed.volume_prompts)
+    method, inputs = _find_guarded(job.method), replace(inputs, volume_prompts=hashed.volume_prompts)
     if shown.task is not None:
         found = method.on_volume(inputs, shown.task, hashed.prompts)
         found = replace(found, masks=cut_to_limits(shown.task, hashed.volume_prompts, found.masks))
@@ -176,7 +184,7 @@ def _clicked_rows(job: EvaluationJob, shown: EvaluationCase, reader: SimulatedRe
     """One row for each round."""
     if shown.task is None:
         raise PromptError("further clicks are given in volumes alone", "take another protocol for images")
-    method, ignored = find_method(job.method), np.stack(shown.ignored)
+    method, ignored = _find_guarded(job.method), np.stack(shown.ignored)
     return [
         replace(row, clicks=each.clicks, seconds=each.seconds)
         for each in answer_rounds(method, _method_inputs(job, shown), shown.task, reader, ignored)

@@ -130,7 +130,7 @@ def _summarise(studies: Sequence[Study], outcomes: Sequence[StudyResult], preset
     size = f"{network.image_size} px" if network.image_size else "the size of the weights"
     left = {name: what for outcome in outcomes for name, what in outcome.left_out.items()}
     skipped = {case: reason for outcome in outcomes for case, reason in outcome.skipped.items()}
-    failed = {case: reason for outcome in outcomes for case, reason in outcome.failed.items()}
+    failed = {case: reason for outcome in outcomes for case, reason in {**outcome.faults, **outcome.failed}.items()}
     text = (
         f"Weights {Path(network.weights).name}, SHA-256 {first.weights_sha256}, input {size}. "
         f"{say_count(len(good), 'row')} of {say_count(cases, 'case')} in "

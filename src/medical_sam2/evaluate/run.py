@@ -7,12 +7,13 @@ short judgement after fine-tuning: cases that were held out, each structure from
 import json
 import re
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from hashlib import sha256
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import nibabel as nib
 import numpy as np
@@ -25,6 +26,7 @@ from medical_sam2.evaluate.answer import answer_job
 from medical_sam2.evaluate.cases import SetTask, VolumeTask, draw_distractors, is_boxable, open_data_set
 from medical_sam2.evaluate.figures import SKETCHES
 from medical_sam2.evaluate.methods import find_method, method_label
+from medical_sam2.evaluate.methods.foreign import MethodError
 from medical_sam2.evaluate.protocols import Kind, spread_evenly
 from medical_sam2.evaluate.study import (
     AnswerKey,
@@ -48,6 +50,8 @@ SIZES = re.compile(rb"^(?:sizes:|DimSize *=)((?: *[0-9]+)+)\s*$", re.MULTILINE) 
 TOGETHER = 12  # answers that one process makes before it reports: they share what was encoded
 DESCRIPTION, LINES = "protocol.json", "rows.jsonl"
 MOST_IMAGES = 50
+Answered: TypeAlias = list[Row] | MethodError | str
+"""Rows of an answer; the fault of somebody's own method; a defect of this program, or how its process ended."""
 
 
 @dataclass(frozen=True)
@@ -214,15 +218,16 @@ def run_studies(
     place = {job: i for i, jobs in enumerate(plan.jobs) for job in jobs}
     left = group_by_answer([job for job, i in place.items() if job.task not in answered[i]])
     failed: list[dict[str, str]] = [{} for _ in studies]
+    faults: list[dict[str, str]] = [{} for _ in studies]
     fresh = [0] * len(studies)
     with ExitStack() as stack:
         streams = [stack.enter_context((output / LINES).open("a", encoding="utf-8")) for output in outputs]
 
-        def keep(first: EvaluationJob, found: list[Row] | str) -> None:
+        def keep(first: EvaluationJob, found: Answered) -> None:
             for job in left[first.answer_key][1:]:
                 i = place[job]
-                if isinstance(found, str):
-                    failed[i][name_of(job.blank)] = found
+                if not isinstance(found, list):
+                    (failed if isinstance(found, str) else faults)[i][name_of(job.blank)] = str(found)
                     continue
                 answered[i][job.task] = rows = [_rename_row(job, row) for row in found]
                 streams[i].write(pack_rows(job.task, rows))
@@ -235,16 +240,18 @@ def run_studies(
         rows = [row for job in jobs for row in answered[i].get(job.task, ())]
         skipped = plan.skipped[i] | {name_of(row): row.skipped for row in rows if row.skipped}
         write_rows(output, rows)
-        outcomes.append(StudyResult(tuple(rows), skipped, failed[i], fresh[i], plan.left_out))
+        outcomes.append(StudyResult(tuple(rows), skipped, failed[i], fresh[i], plan.left_out, faults[i]))
     return outcomes
 
 
-def answer_chunk(chunk: Chunk) -> list[list[Row] | str]:
-    """Of each job its rows, or the defect that it met."""
-    found: list[list[Row] | str] = []
+def answer_chunk(chunk: Chunk) -> list[Answered]:
+    """Of each job its rows, the fault of somebody's own method, or the defect that it met."""
+    found: list[Answered] = []
     for job in chunk.jobs:
         try:
             found.append(answer_job(job))
+        except MethodError as error:
+            found.append(error)
         except Exception as error:  # a defect of one answer must not take the others along; it is named
             found.append(f"{type(error).__name__}: {error}" if str(error) else type(error).__name__)
     return found
@@ -258,7 +265,7 @@ def name_of(row: Row) -> str:
 def _run_chunks(
     chunks: Sequence[Chunk],
     workers: int,
-    keep: Callable[[EvaluationJob, list[Row] | str], None],
+    keep: Callable[[EvaluationJob, Answered], None],
     on_done: Callable[[EvaluationProgress], None] | None,
 ) -> None:
     total, cost = sum(len(chunk.jobs) for chunk in chunks), sum(chunk.cost for chunk in chunks)
@@ -267,7 +274,7 @@ def _run_chunks(
         on_done(EvaluationProgress(0, total, "nothing yet", 0.0))
     for ended in run_jobs(answer_chunk, chunks, workers):
         died = ended.error if isinstance(ended.error, str) else type(ended.error).__name__
-        results: list[list[Row] | str] = ended.result or [died] * len(ended.job.jobs)
+        results: list[Answered] = ended.result or [died] * len(ended.job.jobs)
         for job, found in zip(ended.job.jobs, results, strict=True):
             keep(job, found)
         done, spent = done + len(ended.job.jobs), spent + ended.job.cost
@@ -325,43 +332,51 @@ def score_held_out(
     kinds: Sequence[Kind],
     *,
     seed: int = 0,
-    on_case: Callable[[int, int], None] | None = None,
+    on_answer: Callable[[int, int], None] | None = None,
 ) -> list[Score]:
     """Prompt every structure of every case; structures that lie on one slice only are left out.
 
     Args:
         cases: with labels. Of a set of images they are one sequence, prompted on the first that shows the structure.
         seed: decides between equally good places for a click.
-        on_case: called with how many are done, and of how many.
+        on_answer: called with how many answers are there, and of how many: of a volume one for each kind of prompt, of a set
+            one for each kind and structure.
     """
-    found: list[Score] = []
     if dataset.kind == "set":
-        return list(_score_set(segmenter, dataset, cases[:MOST_IMAGES], kinds, seed))
-    for done, case in enumerate(cases, start=1):
-        found += _score_volume(segmenter, dataset, case, kinds, seed)
-        if on_case is not None:
-            on_case(done, len(cases))
+        total = len(dataset.structures) * len(kinds)
+        answers = _score_set(segmenter, dataset, cases[:MOST_IMAGES], kinds, seed)
+    else:
+        total = len(cases) * len(kinds)
+        answers = chain.from_iterable(_score_volume(segmenter, dataset, case, kinds, seed) for case in cases)
+    found: list[Score] = []
+    for done, answer in enumerate(answers, start=1):
+        found += answer
+        if on_answer is not None:
+            on_answer(done, total)
     return found
 
 
-def _score_volume(segmenter: Segmenter, dataset: DataSet, case: Case, kinds: Sequence[Kind], seed: int) -> Iterator[Score]:
-    """The first channel; all structures at once, each an object."""
+def _score_volume(
+    segmenter: Segmenter, dataset: DataSet, case: Case, kinds: Sequence[Kind], seed: int
+) -> Iterator[list[Score]]:
+    """The first channel; all structures at once, each an object. Of each kind what was found."""
     loaded = dataset.load(case)
     volume, labels = loaded.images[0], loaded.labels
-    if labels is None or not isinstance(volume, Volume):
-        return
     tasks: dict[str, VolumeTask] = {}
+    if labels is None or not isinstance(volume, Volume):
+        yield from [[]] * len(kinds)
+        return
     for name in dataset.structures:
-        try:
+        with suppress(PromptError):
             tasks[name] = VolumeTask(volume, dataset.mask(labels, name))
-        except PromptError:
-            continue
-    for kind in kinds if tasks else ():
+    for kind in kinds:
         rng = np.random.default_rng(seed)
         prompts = [_numbered(task.prompt(kind, rng), n) for n, task in enumerate(tasks.values(), start=1)]
-        answer = segmenter.segment_volume(volume, prompts)
-        for n, (name, task) in enumerate(tasks.items(), start=1):
-            yield Score(case.identifier, name, kind, task.score(task.view.apply(answer.labels == n, volume.orientation)))
+        labels_ijk = segmenter.segment_volume(volume, prompts).labels if prompts else np.zeros(volume.shape, np.uint8)
+        yield [
+            Score(case.identifier, name, kind, task.score(task.view.apply(labels_ijk == n, volume.orientation)))
+            for n, (name, task) in enumerate(tasks.items(), start=1)
+        ]
 
 
 def _numbered(prompt: Any, number: int) -> Prompt:
@@ -370,18 +385,20 @@ def _numbered(prompt: Any, number: int) -> Prompt:
 
 def _score_set(
     segmenter: Segmenter, dataset: DataSet, cases: Sequence[Case], kinds: Sequence[Kind], seed: int
-) -> Iterator[Score]:
+) -> Iterator[list[Score]]:
     # All images are loaded first: which of them can be the template depends on the structure.
     loaded = [(case, dataset.load(case)) for case in cases if case.label is not None]
     images = [one.images[0].array for _, one in loaded if isinstance(one.images[0], Picture)]
     for name in dataset.structures:
         truths = [dataset.mask(one.labels, name) for _, one in loaded if one.labels is not None]
         template = next((i for i, truth in enumerate(truths) if is_boxable(truth)), None)
-        if template is None:
-            continue
-        task = SetTask(images, truths, template)
         for kind in kinds:
+            if template is None:
+                yield []
+                continue
+            task = SetTask(images, truths, template)
             prompt = task.prompt(kind, np.random.default_rng(seed))
             masks = {one.index: one.labels == 1 for one in segmenter.segment_images(images, {template: {1: prompt}})}
             values = [value for value in task.scores(masks).values() if np.isfinite(value)]
-            yield Score(loaded[template][0].identifier, name, kind, float(np.mean(values)) if values else float("nan"))
+            dice = float(np.mean(values)) if values else float("nan")
+            yield [Score(loaded[template][0].identifier, name, kind, dice)]

@@ -271,3 +271,5 @@ class StudyResult:
     fresh: int  # answers that this run made
     # data set → what of it was not measured, because less was asked for
     left_out: Mapping[str, str] = field(default_factory=dict[str, str])
+    # the same for faults of somebody's own method, which a further run asks again
+    faults: Mapping[str, str] = field(default_factory=dict[str, str])

@@ -6,13 +6,14 @@ Shapes: H W image, S side of the network's square input.
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import cast, overload
 from weakref import WeakValueDictionary
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from medical_sam2.errors import GeometryError, MedicalSam2Error
+from medical_sam2.errors import GeometryError, InputError, MedicalSam2Error
 from medical_sam2.intensity_window import (
     Window,
     check_visible,
@@ -26,6 +27,7 @@ from medical_sam2.model.backbone import Backbone, Features, FramePrediction, Ins
 from medical_sam2.prompts import FramePrompt, intensities
 from medical_sam2.tracking.click_outline import OutlineJudge, reduction
 from medical_sam2.tracking.frames import Canvas, Region, object_box, region_for, to_frame, to_input, to_network
+from medical_sam2.volume import check_array
 
 OnError = Callable[[int, MedicalSam2Error], None]
 MANY = 8  # an image with so many times the network's pixels along an axis is averaged first
@@ -68,6 +70,52 @@ class SetWindows:
 
 PERCENTILES = SetWindows(np.zeros(0), percentile=True)
 """The percentiles of each image."""
+
+
+class GivenImages(Sequence[NDArray[np.generic]]):
+    """The images that somebody gave, what is none refused when it is asked for; (H, W, 4) with an opaque fourth is (H, W, 3).
+
+    Args:
+        images: (H, W), (H, W, 3) or (H, W, 4) each, in a sequence.
+
+    Raises:
+        InputError: they are in none; and of each image that is no array of numbers.
+    """
+
+    def __init__(self, images: Sequence[NDArray[np.generic]]) -> None:
+        if not hasattr(images, "__len__") or not hasattr(images, "__getitem__"):
+            raise InputError(f"images of type {type(images).__name__} cannot be counted", "give a list, such as list(images)")
+        self._images = images
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    @overload
+    def __getitem__(self, index: int) -> NDArray[np.generic]: ...
+    @overload
+    def __getitem__(self, index: slice) -> "GivenImages": ...
+    def __getitem__(self, index: int | slice) -> "NDArray[np.generic] | GivenImages":
+        """An image as it is looked at."""
+        if isinstance(index, slice):
+            return GivenImages(self._images[index])
+        image = self._images[index]
+        _check_image(index, image)
+        return image[..., :3] if _is_opaque(image) else image
+
+
+def _check_image(index: int, image: object) -> None:
+    if not isinstance(image, np.ndarray):
+        raise InputError(f"image {index} is of type {type(image).__name__}, no array", "give np.asarray(image)")
+    try:
+        check_array(cast("object", image), "image", "biuf")
+    except InputError as error:
+        raise error.about(f"image {index}") from None
+
+
+def _is_opaque(image: NDArray[np.generic]) -> bool:
+    """Whether it has colours and a fourth channel, of how opaque they are, that says nothing, as in most such files."""
+    opaque = {"uint8": 0xFF, "uint16": 0xFFFF}.get(image.dtype.name)
+    return opaque is not None and image.ndim == 3 and image.shape[2] == 4 and bool((image[..., 3] == opaque).all())
 
 
 class ImageViewer:
@@ -151,7 +199,8 @@ class ImageViewer:
     def _encode_whole(self, i: int) -> Features:
         image = self.images[i]
         if image.ndim not in {2, 3} or image.shape[2:] not in {(), (1,), (3,)} or 0 in image.shape:
-            raise GeometryError(f"image {i} has shape {image.shape}", "give arrays (H, W) or (H, W, 3)")
+            remedy = "give arrays (H, W) or (H, W, 3)" + ", such as image[..., :3]" * (image.shape[2:] == (4,))
+            raise GeometryError(f"image {i} has shape {image.shape}", remedy)
         self.shapes[i] = image.shape[0], image.shape[1]
         if is_blank(image):
             raise _BlankError(f"image {i} holds one grey value only", "there is nothing to outline; prompt another one")

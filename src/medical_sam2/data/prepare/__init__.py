@@ -279,6 +279,9 @@ def split_cases(dataset: DataSet, held_out: float, seed: int, most: int | None =
     count = round(held_out * len(cases)) if held_out < 1 else int(held_out)
     if held_out > 0:
         count = max(1, count)
+    if len(cases) == 1 and count:
+        problem = "there is one case, and nothing would be left to learn from if it were held out"
+        raise ConfigError(problem, "add cases, or let none judge with --held-out 0", subject=dataset.folder)
     if not 0 <= count < len(cases):
         raise ConfigError(
             f"{count} of {len(cases)} cases would be held out", "leave at least one to learn from", subject="--held-out"

@@ -90,6 +90,11 @@ def find_method(name: str) -> Method:
     return find(METHODS, name, what="method", interface=Method)
 
 
+def is_foreign(name: str) -> bool:
+    """Whether a method is somebody's own code, which this process runs; other programs run by themselves."""
+    return name not in METHODS and IMAGE not in name
+
+
 def method_label(name: str) -> str:
     """What a method is called in tables.
 
