@@ -46,7 +46,7 @@ from medical_sam2.tracking.template import Template, TemplateMatch, describe_mat
 from medical_sam2.tracking.view_tracker import TrackingConfig
 from medical_sam2.tracking.volume_tracker import FrameDone, GroupTracker, ResultOptions, TrackingProgress, VolumeTracker
 from medical_sam2.views import View
-from medical_sam2.volume import Segmentation, Volume
+from medical_sam2.volume import Segmentation, Volume, axis_codes
 
 T = TypeVar("T")
 VIEWS = ("auto", "one", "three", "six", *PLANES)
@@ -217,13 +217,17 @@ class Segmenter:
         if earlier is None and not (probability or uncertainty or overlap):
             again = partial(self.segment_volume, volume, bank=bank, window=window, islands=islands, zoom=zoom)
             result = take_out(result, prompts, partial(again, features=features, names=names, on_frame=on_frame))
-        late = [*describe_missed_points(result.maps, prompts), *describe_taken(earlier, result.labels, prompts)]
-        late += self._describe_unsure(volume, result, prompts if earlier is None else ())
+        late = self._describe_late(result, prompts, earlier)
         return replace(result, warnings=(*result.warnings, *late), image=volume)
 
-    def _describe_unsure(self, volume: Volume, result: Segmentation, prompts: Sequence[Prompt]) -> list[str]:
-        """Of weights without a judge of clicks nobody measured what their confidence means."""
-        return [] if self.judge is None else describe_unsure_clicks(volume, result.confidence, prompts)
+    def _describe_late(
+        self, result: Segmentation, prompts: Sequence[Prompt], earlier: NDArray[np.unsignedinteger] | None
+    ) -> list[str]:
+        """What is told once all is done, in voxels of the whole volume."""
+        told = [*describe_missed_points(result.maps, prompts), *describe_taken(earlier, result.labels, prompts)]
+        if self.judge is not None and earlier is None:  # of weights without a judge nobody measured what confidence means
+            told += describe_unsure_clicks(axis_codes(result.affine), result.confidence, prompts)
+        return told
 
     @torch.no_grad()
     def segment_by_template(

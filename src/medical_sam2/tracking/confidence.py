@@ -177,10 +177,15 @@ def describe_ends_in(volume: Volume, rows: Sequence[SliceConfidence], start_ijk:
     )
 
 
-def describe_unsure_clicks(volume: Volume, rows: Sequence[SliceConfidence], prompts: Sequence[Prompt]) -> list[str]:
+def describe_unsure_clicks(axes: str, rows: Sequence[SliceConfidence], prompts: Sequence[Prompt]) -> list[str]:
     """A line for each object of which there are clicks alone, and of whose answer on the clicked slices the network is unsure.
 
     Of such answers of `nano` most are wrong: a click does not say how large its object is.
+
+    Args:
+        axes: directions of the volume's array axes.
+        rows: of all objects.
+        prompts: of all objects.
     """
     drawn, found = {prompt.object for prompt in prompts if not isinstance(prompt, Point)}, list[str]()
     for label in sorted({prompt.object for prompt in prompts} - drawn):
@@ -188,7 +193,7 @@ def describe_unsure_clicks(volume: Volume, rows: Sequence[SliceConfidence], prom
             (row for row in rows if row.object == label and row.prompted), key=lambda row: row.confidence, default=None
         )
         if surest is not None and 0 < surest.confidence < UNSURE:
-            axis = "ijk"[View(surest.view).order(volume.orientation)[0]]
+            axis = "ijk"[View(surest.view).order(axes)[0]]
             where = f"slice {surest.slice} of axis {axis} (confidence {surest.confidence:.2f})"
             found.append(
                 f"object {label}: it is unsure what the click means on {where}: look there, or draw a box or an outline"
