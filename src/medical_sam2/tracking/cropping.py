@@ -22,7 +22,7 @@ from medical_sam2.views import View
 from medical_sam2.volume import Segmentation, Volume, bounding_box
 
 MARGIN = 0.25  # of background kept beside a thing on it, over the thing's size
-UNIFORM = 0.25  # spread of its greys, over how far they lie from the background, and from 0
+UNIFORM = 0.15  # spread of its greys, over how far they lie from the background, and from 0
 SAMPLES = 64  # along each axis, at least, by which that is judged
 
 
