@@ -102,13 +102,40 @@ def test_a_single_object(tmp_path: Path, label: int) -> None:
     np.testing.assert_array_equal(io.load_labels(written(volume, tmp_path, labels), volume).array, labels)
 
 
+def with_a_gap(folder: Path) -> Volume:
+    """A series whose slice 1 is interpolated."""
+    Series(AXIAL, phantom()).write(folder / "series")
+    (folder / "series" / "IM0001.dcm").unlink()
+    return io.load(folder / "series", allow_gap=True)
+
+
 def test_interpolated_slices_are_left_out(tmp_path: Path) -> None:
-    Series(AXIAL, phantom()).write(tmp_path / "series")
-    (tmp_path / "series" / "IM0001.dcm").unlink()
-    volume = io.load(tmp_path / "series", allow_gap=True)
+    volume = with_a_gap(tmp_path)
     expected = LABELS.copy()
     expected[:, :, 1] = 0
     np.testing.assert_array_equal(io.load_labels(written(volume, tmp_path), volume).array, expected)
+
+
+@pytest.mark.parametrize("overlap", [True, False])
+def test_what_lies_on_interpolated_slices_is_told(tmp_path: Path, overlap: bool) -> None:
+    """Each object counts whole, as in the summary of a run."""
+    volume, times = with_a_gap(tmp_path), 2 if overlap else 1
+    layers = (LABELS, (LABELS > 0) * 9) if overlap else ()
+    found = Segmentation(LABELS.astype(np.uint16), volume.affine, {}, layers=layers)
+    lost, whole = (times * int(np.count_nonzero(each)) for each in (LABELS[:, :, 1], LABELS))
+    assert io.save(found, tmp_path / "seg.dcm", volume) == [
+        f"1 slice was interpolated, without an image, so a DICOM-SEG holds no outline there: {lost} of {whole} voxels, "
+        f"{lost * volume.voxel_mm3 / 1000:.4g} mL, are not in the file"
+    ]
+
+
+@pytest.mark.parametrize("name", ["seg.dcm", "seg.rtstruct.dcm"])
+def test_an_object_on_an_interpolated_slice_alone_is_refused(tmp_path: Path, name: str) -> None:
+    volume, labels = with_a_gap(tmp_path), np.zeros_like(LABELS)
+    labels[1:3, 1:3, 1] = 1
+    with pytest.raises(FormatError, match="nothing is segmented on a slice that has an image"):
+        io.save(Segmentation(labels.astype(np.uint8), volume.affine), tmp_path / name, volume)
+    assert not (tmp_path / name).exists()
 
 
 def test_emptied_identifiers_are_taken_from_the_preface(tmp_path: Path) -> None:

@@ -151,7 +151,11 @@ def test_interpolated_slices_are_left_out_and_named(tmp_path: Path) -> None:
     (tmp_path / "series" / "IM0001.dcm").unlink()
     volume = io.load(tmp_path / "series", allow_gap=True)
     told = io.save(Segmentation(objects(), volume.affine), tmp_path / "o.rtstruct.dcm", volume)
-    assert told == ["1 slice was interpolated, without an image: an RTSTRUCT holds no contours there"]
+    assert told == [
+        "1 slice was interpolated, without an image, so an RTSTRUCT holds no outline there: "
+        f"{np.count_nonzero(objects()[:, :, 1])} of {np.count_nonzero(objects())} voxels, "
+        f"{np.count_nonzero(objects()[:, :, 1]) * volume.voxel_mm3 / 1000:.4g} mL, are not in the file"
+    ]
     found = io.load_labels(tmp_path / "o.rtstruct.dcm", volume)
     assert not found.array[:, :, 1].any()
     assert "ROI 300 has no contour on 1 slice between its first and its last one" in found.warnings

@@ -19,7 +19,7 @@ from pydicom.dataset import Dataset
 from pydicom.uid import ExplicitVRLittleEndian
 from pydicom.valuerep import DSfloat
 
-from medical_sam2.errors import ConfigError, FormatError, GeometryError, PromptError
+from medical_sam2.errors import ConfigError, FormatError, GeometryError, PromptError, say_count
 from medical_sam2.io import atomic, voxels
 from medical_sam2.io.dicom import DicomOrigin, headers
 from medical_sam2.io.dicom.headers import Plane, complete_uids, read_dataset, text, whole_number
@@ -38,20 +38,21 @@ NEEDED = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUI
 EMPTIED = ("PatientName", "PatientID", "PatientBirthDate", "PatientSex", "AccessionNumber", "StudyDate", "StudyTime", "StudyID")
 
 
-def save(found: Segmentation, path: Path, like: Volume) -> None:
+def save(found: Segmentation, path: Path, like: Volume) -> list[str]:
     """Write objects as a binary DICOM-SEG: one segment for each, one frame for each slice that it touches; they may overlap.
 
     Patient, study and frame of reference come from the source series; every frame carries its own slice's position, so tilted
-    gantries stay right. Slices that were interpolated have no source and are left out.
+    gantries stay right.
+
+    Returns:
+        One line if slices were left out, since they were interpolated and so have no image to refer to.
 
     Raises:
         GeometryError: `like` was not read from DICOM files that are still there.
-        FormatError: nothing is segmented.
+        FormatError: nothing is segmented on a slice that has an image.
     """
     origin = source_origin(like, path, KIND)
-    objects = found.objects()
-    if not objects:
-        raise FormatError("nothing is segmented, and a DICOM-SEG cannot be empty", "save to another format", subject=path)
+    objects, lost = found.objects(), describe_lost_slices(found, origin, like, path, KIND)
     table = np.array([0, *objects])
     layers = [_in_source_order(origin, np.searchsorted(table, layer).astype(np.uint16)) for layer in found.maps]
     (sources, frames), several = layers[0], len(layers) > 1
@@ -62,6 +63,27 @@ def save(found: Segmentation, path: Path, like: Volume) -> None:
         simplefilter("ignore")
         data = _encode(sources, frames.astype(np.uint8) if several else frames, found, path)
     atomic.write_bytes(path, data)
+    return lost
+
+
+# Who reads "203001 voxels" must know that the file has fewer: outlines lie on images, and an interpolated slice is none.
+def describe_lost_slices(found: Segmentation, origin: DicomOrigin, like: Volume, path: Path, kind: str) -> list[str]:
+    """A line that says how much lies on interpolated slices, which an object of this kind cannot hold; none where nothing does.
+
+    Raises:
+        FormatError: nothing is left to write.
+    """
+    each = np.sum([np.count_nonzero(labels, axis=(0, 1)) for labels in found.maps], axis=0)
+    interpolated = np.array([place is None for place in origin.slices])
+    lost, whole = int(each[interpolated].sum()), int(each.sum())
+    if lost == whole:
+        where = " on a slice that has an image" if whole else ""
+        raise FormatError(f"nothing is segmented{where}, and {kind} cannot be empty", "save to another format", subject=path)
+    if not lost:
+        return []
+    slices = say_count(int(np.count_nonzero(each[interpolated])), "slice", "were")
+    missing = f"{lost} of {whole} voxels, {lost * like.voxel_mm3 / 1000:.4g} mL, are not in the file"
+    return [f"{slices} interpolated, without an image, so {kind} holds no outline there: {missing}"]
 
 
 def check(like: Volume, path: Path) -> None:

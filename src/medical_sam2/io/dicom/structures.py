@@ -28,6 +28,7 @@ from medical_sam2.io.dicom.segmentation import (
     EMPTIED,
     LONGEST_DESCRIPTION,
     MAKER,
+    describe_lost_slices,
     maker_version,
     segment_labels,
     source_headers,
@@ -58,16 +59,15 @@ def save(found: Segmentation, path: Path, like: Volume) -> list[str]:
 
     Raises:
         GeometryError: `like` was not read from DICOM files that are still there.
-        FormatError: nothing is segmented.
+        FormatError: nothing is segmented on a slice that has an image.
     """
     maps = [labels.integers(each, path) for each in found.maps]
     names = {label: found.names.get(label) or f"object {label}" for label in found.objects()}
-    if not names:
-        raise FormatError("nothing is segmented, and an RTSTRUCT cannot be empty", "save to another format", subject=path)
-    written = segment_labels(names)
+    origin = source_origin(like, path, KIND)
+    lost, written = describe_lost_slices(found, origin, like, path, KIND), segment_labels(names)
     with catch_warnings():
         simplefilter("ignore")
-        images = _images(source_origin(like, path, KIND))
+        images = _images(origin)
         dataset = _structure_set([image.header for image in images.values()])
         contours = _contours(maps, images)
         for label, name in names.items():
@@ -78,12 +78,7 @@ def save(found: Segmentation, path: Path, like: Volume) -> list[str]:
         buffer = BytesIO()
         dataset.save_as(buffer, enforce_file_format=True)
     atomic.write_bytes(path, buffer.getvalue())
-    left_out = sum(any(each[:, :, k].any() for each in maps) for k in range(like.shape[2]) if k not in images)
-    return (
-        [f"{say_count(left_out, 'slice', 'were')} interpolated, without an image: an RTSTRUCT holds no contours there"]
-        if left_out
-        else []
-    )
+    return lost
 
 
 def _contours(maps: Sequence[NDArray[np.unsignedinteger]], images: Mapping[int, "_SourceImage"]) -> dict[int, list[Dataset]]:
