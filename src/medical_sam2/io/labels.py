@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
-from medical_sam2.errors import AmbiguousError, FormatError, GeometryError, MedicalSam2Error, PromptError
+from medical_sam2.errors import AmbiguousError, FormatError, GeometryError, InputError, MedicalSam2Error, PromptError
 from medical_sam2.io import atomic, voxels
 from medical_sam2.io.registry import JPEG, Options, Picture, read_file
 from medical_sam2.io.safe_open import open_regular
@@ -170,6 +170,7 @@ class MaskRule:
 
 
 AS_DRAWN = MaskRule()
+NEEDS_NOTHING = "its segments need neither a threshold nor a page", "leave them out"
 
 
 # The order counts: a threshold or a chosen number answers what would be asked about otherwise.
@@ -224,6 +225,16 @@ def select_outlines(found: Sequence[Outline], rule: MaskRule) -> list[Outline]:
         return [Outline(rule.object, np.logical_or.reduce([outline.inside for outline in found]))]
     _check_label(max(outline.label for outline in found))
     return list(found)
+
+
+def refuse_threshold(threshold: float | None) -> None:
+    """Refuse a threshold for a file that says itself what is inside.
+
+    Raises:
+        InputError: there is one.
+    """
+    if threshold is not None:
+        raise InputError(*NEEDS_NOTHING)
 
 
 def _require(value: int, labels: Sequence[int]) -> None:

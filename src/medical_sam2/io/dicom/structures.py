@@ -235,14 +235,16 @@ def load(path: Path, like: Volume) -> Volume:
     return Volume(array, like.affine, "RTSTRUCT", path, tuple(notes))
 
 
-def load_segments(path: Path, like: Volume) -> list[Outline]:
+def load_segments(path: Path, like: Volume, threshold: float | None = None) -> list[Outline]:
     """What each region surrounds, in the grid of `like`, the series that they were drawn on; regions may overlap.
 
     Raises:
         FormatError: damaged, or contours that cross each other.
         GeometryError: it belongs to another series, or a contour lies on no slice of it.
         PromptError: it holds no closed contour.
+        InputError: a threshold, which its regions do not need.
     """
+    labels.refuse_threshold(threshold)
     with catch_warnings():
         simplefilter("ignore")
         regions, _ = _regions(path, like)
