@@ -249,7 +249,7 @@ def test_the_ground_of_a_label_map_is_no_object(tmp_path: Path) -> None:
     assert header(path).SegmentSequence[0].SegmentNumber == 0
     found = io.load_outlines(path, volume)
     assert [(outline.label, outline.name) for outline in found] == [(1, "part 1"), (2, "part 2")]
-    assert all((outline.inside == (labels.T == outline.label)).all() for outline in found)
+    assert all((outline.inside == (outline.label == labels.T)).all() for outline in found)
     np.testing.assert_array_equal(io.load_labels(path, volume).array, labels.T)
     assert [outline.label for outline in io.describe_labels(path, volume, [1, 2])] == [1, 2]
 

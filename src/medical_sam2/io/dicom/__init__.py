@@ -173,10 +173,7 @@ def _series(images: list[_Image], folder: Path, options: Options, notes: list[st
     for image in images:
         groups[text(image.header, "SeriesInstanceUID")].append(image)
     ordered = sorted(groups.items(), key=lambda item: (text(item[1][0].header, "SeriesNumber").zfill(12), item[0]))
-    if options.series is None:
-        chosen = _only_volume(ordered, folder, notes)
-    else:
-        chosen = _pick(ordered, options.series, folder)
+    chosen = _only_volume(ordered, folder, notes) if options.series is None else _pick(ordered, options.series, folder)
     _check_one_patient(chosen, folder)
     return _without_localizers(chosen, notes)
 

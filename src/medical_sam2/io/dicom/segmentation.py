@@ -341,7 +341,7 @@ def _drawn_frames(dataset: Dataset, path: Path, least: float = 1) -> Iterator[tu
     segments = _segments(dataset, len(planes), path)
     for plane, number, frame in zip(planes, segments, segmentation_frames(dataset, path), strict=True):
         if number:
-            yield numbers.get(number, number), plane, frame.T >= least
+            yield numbers.get(number, number), plane, least <= frame.T
         else:
             yield from ((label, plane, np.equal(frame.T, value)) for value, label in numbers.items())
 
