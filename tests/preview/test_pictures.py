@@ -207,6 +207,31 @@ def test_a_legend_grows_with_its_objects() -> None:
     assert preview.montage(volume, many).height > preview.montage(volume, segmentation).height + 100
 
 
+def test_a_sheet_tells_the_names_of_its_colours() -> None:
+    """One square for each structure that is drawn or named, below all images."""
+    image, mask = np.zeros((30, 30), np.uint8), np.zeros((30, 30), np.uint8)
+    mask[5:20, 5:20] = 3
+    plain = preview.contact_sheet([image], [mask], tile_px=200)
+    sheet = preview.contact_sheet([image], [mask], tile_px=200, names={1: "cell"})
+    assert sheet.width == plain.width
+    legend = np.asarray(sheet)[plain.height + 10 :]
+    first, third = coloured(legend, COLOURS[0]), coloured(legend, COLOURS[2])
+    assert first[1] < third[1]
+    assert np.isnan(coloured(legend, COLOURS[1])).all()
+
+
+@pytest.mark.parametrize("small", [1, 2])
+def test_the_smaller_one_of_two_outlines_on_one_place_is_seen(small: int) -> None:
+    """A nucleus at the edge of its cell, whichever has the lower number."""
+    maps = [np.zeros((40, 40), np.uint8) for _ in range(2)]
+    maps[2 - small][10:30, 10:30], maps[small - 1][10:20, 10:20] = 3 - small, small
+    pixels = np.asarray(
+        tile(np.zeros((40, 40), np.uint8), maps, PreviewCrop((0, 0), (40, 40), (4, 4)), {1: (255, 0, 0), 2: (0, 0, 255)})
+    )
+    assert pixels[60, 41].argmax() == (0 if small == 1 else 2), "the edge that they share"
+    assert pixels[100, 41].argmax() == (2 if small == 1 else 0)
+
+
 def test_a_film_is_written_and_read(tmp_path: Path) -> None:
     path = tmp_path / "film.gif"
     preview.save(path, *phantom())

@@ -394,11 +394,11 @@ class Sheet:
         else:
             heappushpop(self._tiles, tile)
 
-    def save(self, path: Path) -> None:
-        """Write the sheet, whole or not at all."""
+    def save(self, path: Path, names: Mapping[int, str] | None = None) -> None:
+        """Write the sheet, with a legend where names are given, whole or not at all."""
         tiles = sorted(self._tiles, reverse=True)
         images, masks, captions = ([tile[place] for tile in tiles] for place in (2, 3, 4))
-        sheet = preview.contact_sheet(images, masks, captions, columns=COLUMNS, tile_px=TILE_PX)  # type: ignore[arg-type]
+        sheet = preview.contact_sheet(images, masks, captions, columns=COLUMNS, tile_px=TILE_PX, names=names)  # type: ignore[arg-type]
         with atomic.writing(path) as stream:
             sheet.save(stream, "PNG" if path.suffix.lower() == ".png" else "JPEG")
 
