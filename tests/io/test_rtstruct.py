@@ -244,6 +244,40 @@ def test_what_is_refused(tmp_path: Path, what: str) -> None:
     assert CANARY not in str(told.value)
 
 
+@pytest.mark.parametrize(
+    ("shift", "expected", "told"),
+    [
+        (65_235, {65_237: "one voxel", 65_240: "one slice", 65_242: "shell", 65_535: "two parts"}, ()),
+        (
+            65_236,
+            {1: "one voxel", 2: "one slice", 3: "shell", 4: "two parts"},
+            ("its ROIs have numbers up to 65536, over 65535; here they are numbered from 1, in their order",),
+        ),
+        (-2, {1: "one voxel", 4: "one slice", 6: "shell", 299: "two parts"}, ("its ROIs are numbered from 0; here from 1",)),
+    ],
+)
+def test_numbers_that_no_object_can_have_are_given_anew(
+    tmp_path: Path, shift: int, expected: dict[int, str], told: tuple[str, ...]
+) -> None:
+    def renumber(dataset: Dataset) -> None:
+        for item in (*dataset.ROIContourSequence, *dataset.RTROIObservationsSequence):
+            item.ReferencedROINumber += shift
+        for item in dataset.StructureSetROISequence:
+            item.ROINumber += shift
+        dataset.StructureSetROISequence = list(dataset.StructureSetROISequence)[::-1]
+
+    volume = series(tmp_path / "series")
+    path = changed(written(volume, tmp_path), renumber)
+    found = io.load_outlines(path, volume)
+    assert {outline.label: outline.name for outline in found} == expected
+    assert all(outline.notes == told for outline in found)
+    assert io.load_outlines(path, volume, MaskRule(object=5))[0].notes == told
+    labels = io.load_labels(path, volume)
+    assert set(told) <= set(labels.warnings)
+    for label, (old, _) in zip(expected, PARTS.items(), strict=True):
+        np.testing.assert_array_equal(labels.array == label, objects() == old)
+
+
 def test_it_needs_its_own_series(tmp_path: Path) -> None:
     volume = series(tmp_path / "series")
     path = written(volume, tmp_path)

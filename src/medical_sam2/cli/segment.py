@@ -143,7 +143,8 @@ def _read(
         described = io.describe_labels(prompts.correct, image, labels_in(earlier.array))
     names = {outline.label: outline.name for outline in described if outline.name}
     colours = {outline.label: outline.colour for outline in described if outline.colour}
-    return image, earlier, replace(named, names={**names, **named.names}, colours={**colours, **named.colours})
+    notes = (*(note for outline in described for note in outline.notes), *named.notes)
+    return image, earlier, replace(named, names={**names, **named.names}, colours={**colours, **named.colours}, notes=notes)
 
 
 def _read_earlier(file: Path, image: Volume) -> Volume:

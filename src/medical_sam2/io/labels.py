@@ -144,12 +144,14 @@ class Outline:
         inside: where it is; of the mask's shape.
         name: what the mask calls it, "" where it does not.
         colour: in which the mask shows it, where it says so.
+        notes: what is odd about the mask, one line each.
     """
 
     label: int
     inside: NDArray[np.bool_]
     name: str = ""
     colour: Colour | None = None
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -222,7 +224,7 @@ def select_outlines(found: Sequence[Outline], rule: MaskRule) -> list[Outline]:
         _require(rule.value, [outline.label for outline in found])
         found = [outline for outline in found if outline.label == rule.value]
     if rule.object is not None:
-        return [Outline(rule.object, np.logical_or.reduce([outline.inside for outline in found]))]
+        return [Outline(rule.object, np.logical_or.reduce([outline.inside for outline in found]), notes=found[0].notes)]
     _check_label(max(outline.label for outline in found))
     return list(found)
 

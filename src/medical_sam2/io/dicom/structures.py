@@ -247,9 +247,10 @@ def load_segments(path: Path, like: Volume, threshold: float | None = None) -> l
     labels.refuse_threshold(threshold)
     with catch_warnings():
         simplefilter("ignore")
-        regions, _ = _regions(path, like)
+        regions, notes = _regions(path, like)
     require_memory(len(regions) * like.array.size, path)
-    return [Outline(each.label, _filled(each, like.shape, path), each.name, each.colour) for each in regions]
+    told = tuple(notes)
+    return [Outline(each.label, _filled(each, like.shape, path), each.name, each.colour, told) for each in regions]
 
 
 # Contours are millimetres and nothing else: on another series of the patient they would look right, and be wrong.
@@ -261,15 +262,16 @@ def _regions(path: Path, like: Volume) -> tuple[list[_Region], list[str]]:
         described = list(dataset.get("StructureSetROISequence") or [])
         outlines = {int(item.ReferencedROINumber): item for item in dataset.get("ROIContourSequence") or []}
     numbers = [whole_number(item, "ROINumber", None, path=path) for item in described]
-    if numbers and (max(Counter(numbers).values()) > 1 or max(numbers) >= MOST_OBJECTS):
-        raise FormatError(f"its ROIs are not numbered from 1 to {MOST_OBJECTS}, each once", "export it again", subject=path)
-    first = int(0 in numbers)
-    notes = ["its ROIs are numbered from 0; here from 1"] if first else []
+    if numbers and (max(Counter(numbers).values()) > 1 or len(numbers) > MOST_OBJECTS):
+        raise FormatError(
+            f"its ROIs are not numbered each once, or are more than {MOST_OBJECTS}", "export it again", subject=path
+        )
+    given, notes = _labels_of(numbers)
     found: list[_Region] = []
     series.check(dataset, described, path)
     for number, item in zip(numbers, described, strict=True):
         outline = outlines.get(number, Dataset())
-        region = _Region(number + first, _name(item, number, dataset), _colour(outline, path))
+        region = _Region(given[number], _name(item, number, dataset), _colour(outline, path))
         with guarded(path):
             contours = list(outline.get("ContourSequence") or [])
         region.contours.extend(contour for each in contours if (contour := _contour(each, number, series, like, path)))
@@ -284,6 +286,15 @@ def _regions(path: Path, like: Volume) -> tuple[list[_Region], list[str]]:
     if not found:
         raise PromptError("it holds no closed contour", "outline at least one pixel", subject=path)
     return sorted(found, key=lambda region: region.label), notes
+
+
+def _labels_of(numbers: Sequence[int]) -> tuple[dict[int, int], list[str]]:
+    """ROI number → label: the same where labels may be such, and a line where it is not."""
+    first = int(0 in numbers)
+    if max(numbers, default=0) + first > MOST_OBJECTS:
+        told = f"its ROIs have numbers up to {max(numbers)}, over {MOST_OBJECTS}; here they are numbered from 1, in their order"
+        return {number: label for label, number in enumerate(sorted(numbers), 1)}, [told]
+    return {number: number + first for number in numbers}, ["its ROIs are numbered from 0; here from 1"] * first
 
 
 def _name(item: Dataset, number: int, dataset: Dataset) -> str:
