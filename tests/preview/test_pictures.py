@@ -5,17 +5,19 @@ import re
 from base64 import b64decode
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from medical_sam2 import preview
 from medical_sam2.errors import ConfigError
 from medical_sam2.io import label_table, load_segmentation, save
-from medical_sam2.preview import PreviewScene, draw_slice, whole_slice
+from medical_sam2.preview import PreviewScene, draw_slice, drawing, whole_slice
 from medical_sam2.preview.drawing import INSIDE, OUTSIDE, TEXT, PreviewCrop, tile
+from medical_sam2.preview.fonts import font_for
 from medical_sam2.prompts import Box, Mask, Point, Prompt
 from medical_sam2.strokes import Diameter, Lasso, Scribble, Stroke
 from medical_sam2.views import AXIAL, CORONAL, SAGITTAL, THREE_VIEWS, View
@@ -199,6 +201,32 @@ def test_strange_shapes_can_be_shown(shape: tuple[int, int, int]) -> None:
     volume, segmentation = Volume(np.zeros(shape), np.eye(4)), Segmentation(labels, np.eye(4))
     assert preview.montage(volume, segmentation).width == 1200
     assert len(preview.animation(volume, segmentation)) == min(60, shape[2])
+
+
+@pytest.mark.parametrize("thin", [0, 1, 2])
+def test_nothing_that_is_written_on_a_thin_stack_is_cut(thin: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of three slices two planes are so narrow that letters do not fit; the third has its own, and a bar tells the scale."""
+    shape, steps = np.array([160, 150, 140]), np.ones(3)
+    shape[thin], steps[thin] = 3, 2
+    labels, texts = np.zeros(shape, np.uint8), list[str]()
+    labels[tuple(slice(size // 3, size - size // 3) for size in shape)] = 1
+    write = drawing.write
+
+    def inside(draw: ImageDraw.ImageDraw, place: tuple[float, float], text: str, **how: Any) -> None:
+        texts.append(text)
+        font, (width, height) = font_for(text, how.get("size", 13)), draw.im.size
+        left, top, right, bottom = draw.textbbox(place, text, font=font, anchor=how.get("anchor", "la"))
+        assert 0 <= left <= right <= width, text
+        assert 0 <= top <= bottom <= height, text
+        write(draw, place, text, **how)
+
+    monkeypatch.setattr(drawing, "write", inside)
+    affine = np.diag([*steps, 1])
+    preview.montage(Volume(np.random.default_rng(0).integers(0, 9, shape), affine), Segmentation(labels, affine))
+    plane = ["sagittal", "coronal", "axial"][thin]
+    assert any(text.startswith(plane) for text in texts)
+    assert {each for n, pair in enumerate(("RL", "AP", "SI")) if n != thin for each in pair} <= set(texts)
+    assert sum(text.endswith(" mm") for text in texts) == 1
 
 
 def test_a_legend_grows_with_its_objects() -> None:

@@ -31,7 +31,7 @@ from medical_sam2.volume import Segmentation, Volume, colour_of, require_segment
 
 __all__ = ["animation", "as_html", "contact_sheet", "montage", "save"]
 _GAP, _CAPTION = 10, 20
-_TALLEST = 460
+_TALLEST, _NARROW = 460, 120
 _MARGIN = 0.25  # shown around the objects on the strip, as a share of their size
 _SAMPLES = 200_000
 _HTML_PX, _MOST_ROWS, _LONGEST_NAME = 900, 40, 80
@@ -345,14 +345,15 @@ def _planes(scene: PreviewScene, width_px: int) -> Image.Image:
     sizes = [_size_mm(scene, view) for view in THREE_VIEWS]
     px_per_mm = _fitting(sizes, width_px - 4 * _GAP)
     pictures = [_plane(scene, view, scene.frame(view), whole_slice(scene, view, px_per_mm)) for view in THREE_VIEWS]
-    drawing.scale_bar(pictures[0], px_per_mm)
+    drawing.scale_bar(pictures[0] if pictures[0].width > _NARROW else max(pictures, key=lambda each: each.width), px_per_mm)
     return _row(pictures, width_px)
 
 
 def _plane(scene: PreviewScene, view: View, t: int, crop: PreviewCrop) -> Image.Image:
     picture = draw_slice(scene, view, t, crop)
     drawing.letters(picture, view.code, OPPOSITE)
-    return _captioned(picture, f"{view.name}   {_index(scene, view, t)}")
+    captions = (f"{view.name}   {_index(scene, view, t)}", view.name, "")  # of a thin stack there is room for less
+    return _captioned(picture, next(each for each in captions if drawing.text_px(each, 12) < picture.width))
 
 
 def _strip(scene: PreviewScene, width_px: int, slices: int) -> Image.Image:

@@ -181,16 +181,16 @@ def _sign(picture: Image.Image, place_xy: tuple[float, float], crop: PreviewCrop
 
 
 def letters(picture: Image.Image, code: str, opposite: Mapping[str, str], size: int = 14) -> None:
-    """The directions of the patient at the four edges; `code` is the view's: frames, rows down, columns right."""
+    """The directions of the patient at the edges with room for them; `code` is the view's: frames, rows down, columns right."""
     draw, (width, height) = ImageDraw.Draw(picture), picture.size
     _, down, right = code
-    for letter, place, anchor, room in (
-        (opposite[right], (4, height / 2), "lm", width),
-        (right, (width - 4, height / 2), "rm", width),
-        (opposite[down], (width / 2, 3), "mt", height),
-        (down, (width / 2, height - 3), "mb", height),
+    for letter, place, anchor, along, across in (
+        (opposite[right], (4, height / 2), "lm", width, height),
+        (right, (width - 4, height / 2), "rm", width, height),
+        (opposite[down], (width / 2, 3), "mt", height, width),
+        (down, (width / 2, height - 3), "mb", height, width),
     ):
-        if room > 3 * size:  # two letters on top of each other say nothing
+        if along > 3 * size and across > 1.5 * size:  # two letters on top of each other say nothing, nor do pieces of one
             write(draw, place, letter, anchor=anchor, size=size)
 
 
@@ -203,6 +203,11 @@ def scale_bar(picture: Image.Image, px_per_mm: float) -> None:
     left = right - length_mm * px_per_mm
     draw.line((left, bottom, right, bottom), fill=TEXT, width=2)
     write(draw, ((left + right) / 2, bottom - 4), f"{length_mm:g} mm", anchor="mb", size=11)
+
+
+def text_px(text: str, size: int = 13) -> float:
+    """How wide a text is."""
+    return font_for(text, size).getlength(text, direction=direction(text))
 
 
 def write(
@@ -225,7 +230,7 @@ def legend(entries: Sequence[tuple[Colour, str]], width_px: int) -> Image.Image:
     places: list[tuple[float, int]] = []
     x, line = _MARGIN, 0
     for _, text in entries:
-        width = 48 + font_for(text, 14).getlength(text, direction=direction(text))
+        width = 48 + text_px(text, 14)
         if x + width > width_px and x > _MARGIN:
             x, line = _MARGIN, line + 1
         places.append((x, line * _LEGEND))
