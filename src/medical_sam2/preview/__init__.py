@@ -362,7 +362,11 @@ def _strip(scene: PreviewScene, width_px: int, slices: int) -> Image.Image:
     usual = [_frame(scene, view, index) for index in _spread(range(first, last + 1), slices)]
     frames = _with_prompted(usual, scene.prompted(view) or [scene.frame(view)], slices)
     crop = _around(scene, view, (width_px - (slices + 1) * _GAP) // slices)
-    pictures = [_captioned(draw_slice(scene, view, t, crop), _index(scene, view, t)) for t in frames]
+    pictures: list[Image.Image] = []
+    for t in frames:
+        picture, caption = draw_slice(scene, view, t, crop), _index(scene, view, t)
+        room = round(drawing.text_px(caption, 12)) + 4  # which a slice of a thin stack has not
+        pictures.append(_captioned(_centred(picture, max(room, picture.width)), caption))
     return _row(pictures, width_px)
 
 

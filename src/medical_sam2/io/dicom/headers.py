@@ -230,7 +230,7 @@ def _usual_distance(found: Sequence[Plane]) -> float | None:
     """Millimetres from slice to slice, at the median; None where they do not say where they lie."""
     if found[0].orientation is None or any(plane.position is None for plane in found):
         return None
-    normal = np.cross(*np.reshape(found[0].orientation, (2, 3)))
+    normal = np.cross(found[0].orientation[:3], found[0].orientation[3:])
     steps = np.diff(np.unique(np.round([np.dot(plane.position or (), normal) for plane in found], 2)))
     return float(np.median(steps)) if len(steps) else None
 
