@@ -26,6 +26,8 @@ from medical_sam2.prompts import Box, Prompt
 from medical_sam2.tracking.finishing import FinishingSettings
 from medical_sam2.views import AXIAL
 from medical_sam2.volume import Segmentation, SliceConfidence, Volume
+from tests.io.making import Series, phantom
+from tests.io.test_dicom import AXIAL as AXIAL_GRID
 from tests.killing import each_death
 
 SHAPE, AFFINE = (12, 10, 5), np.array([[-2.0, 0, 0, 40], [0, -2.0, 0, 30], [0, 0, 4.0, -50], [0, 0, 0, 1]])
@@ -72,7 +74,7 @@ def folder(tmp_path: Path) -> Path:
 def outline(folder: Path, output: str = "out", **options: Any) -> list[str]:
     """The names of the cases that were outlined, failures with a mark."""
     settings = BatchSettings(
-        **{name: options.pop(name) for name in ("layout", "views", "suffix", "finishing") if name in options}
+        **{name: options.pop(name) for name in ("layout", "views", "suffix", "finishing", "allow_gap") if name in options}
     )
     found = segment_cases(
         read_table(folder / "t.csv"),
@@ -138,6 +140,19 @@ def test_killed_anywhere_nothing_is_half_and_the_rest_is_done(folder: Path, layo
         shutil.rmtree(folder / "out", ignore_errors=True)
 
     assert each_death(begin, lambda: outline(folder, layout=layout), judge, first=first, step=8) > 4
+
+
+def test_what_a_file_lacks_is_a_warning_of_its_case_but_names_which_the_table_has(folder: Path) -> None:
+    Series(AXIAL_GRID, phantom((12, 10, 5)) // 9).write(folder / "c0")
+    (folder / "c0" / "IM0001.dcm").unlink()
+    (folder / "t.csv").write_text("case,image,object,name,kind,i,j,k,i2,j2,k2\na,c0,1,liver,box,2,2,0,5,6,0\n")
+    for suffix, lost in ((".dcm", ["20 of 100 voxels, 0."]), (".nii.gz", [])):
+        outline(folder, f"out{suffix}", suffix=suffix, allow_gap=True)
+        outcome = load_outcome("a", folder / f"out{suffix}")
+        assert outcome is not None
+        told = [line for line in outcome.warnings if "not in the file" in line or "does not hold" in line]
+        assert len(told) == len(lost)
+        assert all(part in line for part, line in zip(lost, told, strict=True))
 
 
 def put(path: Path, brightest: int) -> None:

@@ -40,7 +40,9 @@ def test_the_report_tells_what_the_network_saw_of_each_object(workspace: Workspa
     told = workspace.done(*CLICK[:1], "8", "7", "5", "--window", "-5,77", "--overwrite", image="guess.nii.gz")["windows"]["1"]
     assert (told["low"], told["high"], told["source"]) == (-5, 77, "as given")
     _, out, _ = workspace.run("--prompts", "said.json", "--overwrite", image="guess.nii.gz")
-    assert f"intensities from -1250 to 250 (lung: {GUESSED})" in out
+    assert f"\nobject 1: intensities from -1250 to 250 (lung: {GUESSED})\nobject 2: intensities from -160 to 240 (soft" in out
+    _, out, _ = workspace.run("--prompts", "said.json", "--overwrite", "--window", "-5,77", image="guess.nii.gz")
+    assert "\nintensities from -5 to 77 (as given)\nwrote" in out, "all objects were seen so"
     _, out, _ = workspace.run("--prompts", "said.json", "--dry-run", image="guess.nii.gz", output="other.nii.gz")
     assert f"window   -160 to 240 (soft: {GUESSED})" in out
 

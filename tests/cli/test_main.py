@@ -200,3 +200,12 @@ def test_what_ends_a_command_leaves_nothing_half_written(tmp_path: Path, name: s
     done = subprocess.run([sys.executable, "-c", ENDED, name], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "interrupted\n")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("word", "code", "told"), [("--help", 0, "Usage: medsam2 COMMAND"), ("x", 2, "see medsam2 --help")])
+def test_the_package_is_run_as_a_module(word: str, code: int, told: str) -> None:
+    words = [sys.executable, "-X", "importtime", "-m", "medical_sam2", word]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert done.returncode == code
+    assert told in done.stdout + done.stderr
+    assert "| torch" not in done.stderr

@@ -6,12 +6,16 @@ import numpy as np
 import pytest
 import tifffile
 from PIL import Image, ImageFilter
+from pydicom import dcmread
 
 from medical_sam2 import io
+from medical_sam2.batch import MaskFile
 from medical_sam2.cli.prompts import PromptOptions, SetPromptOptions, set_prompts, volume_prompts
 from medical_sam2.errors import AmbiguousError, ConfigError, PromptError
 from medical_sam2.io.image_folder import ImageFolder, open_folder
 from medical_sam2.volume import Volume
+from tests.cli.conftest import AFFINE, SHAPE, Workspace
+from tests.io.making import Series
 from tests.io.test_nrrd_segments import BOTH, IMAGE, LESION, LIVER, write
 
 DISC = (np.mgrid[:40, :50] ** 2).sum(0) < 900
@@ -117,3 +121,23 @@ def test_a_file_of_prompts_answers_too(tmp_path: Path, entry: dict[str, int], si
         return
     (prompt,) = volume_prompts(said, IMAGE).prompts
     assert (prompt.object, prompt.array_ijk.sum()) == (4, size)  # type: ignore[attr-defined]
+
+
+def test_what_is_odd_about_contours_is_told_once(workspace: Workspace) -> None:
+    """However they are read: as a mask, as what is corrected, and of each case of many."""
+    array = np.random.default_rng(0).integers(0, 900, SHAPE).astype(np.int16)
+    Series(AFFINE, array).write(workspace.folder / "series")
+    labels = np.zeros(SHAPE, np.uint8)
+    labels[8:12, 8:12, 2:4], labels[4:6, 4:6, 2:4] = 1, 2
+    io.save(labels, "o.rtstruct.dcm", io.load("series"))
+    dataset = dcmread("o.rtstruct.dcm")
+    for item, outline in zip(dataset.StructureSetROISequence, dataset.ROIContourSequence, strict=True):
+        item.ROINumber += 70_000
+        outline.ReferencedROINumber = item.ROINumber
+    dataset.save_as("o.rtstruct.dcm")
+    told = "its ROIs have numbers up to 70002, over 65535; here they are numbered from 1, in their order"
+    for words in (("--mask", "o.rtstruct.dcm"), ("--correct", "o.rtstruct.dcm", "--point", "1:9", "9", "3")):
+        code, _, err = workspace.run(*words, image="series", output=f"{len(words)}.nii.gz")
+        assert code == 0, err
+        assert err.splitlines().count(f"warning: {told}") == 1
+    assert MaskFile(Path("o.rtstruct.dcm")).read(io.load("series")).notes == (told,)

@@ -3,6 +3,8 @@
 import csv
 import json
 import os
+import re
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -107,6 +109,32 @@ def test_several_objects(workspace: Workspace) -> None:
     assert [entry["name"] for entry in report["objects"]] == ["left", "", "right"]
     assert {entry["label"]: entry.get("boxes") for entry in report["prompts"]}[5] == [[4, 6, 2, 12, 16, 2]]
     assert {"p-2.nii.gz", "p-5.nii.gz", "p-7.nii.gz"} <= workspace.files().keys()
+
+
+def test_what_is_said_to_be_written_is_what_is_written(workspace: Workspace) -> None:
+    words = (*CLICK, "--point", "2:4", "4", "3", *EVERYTHING, "--label-table", "t.tsv", "--separate")
+    files = [
+        "out-1.nii.gz",
+        "out-2.nii.gz",
+        "p-1.nii.gz",
+        "p-2.nii.gz",
+        "u.nrrd",
+        "t.tsv",
+        "c.csv",
+        "v.png",
+        "s.json",
+        "r.json",
+    ]
+    code, out, err = workspace.run(*words, "--dry-run")
+    assert code == 0, err
+    assert re.findall("would write (.*)", out) == files
+    assert workspace.done(*words, "--dry-run")["files"] == files
+    code, out, err = workspace.run(*words)
+    assert code == 0, err
+    assert re.findall("wrote (.*)", out) == files
+    assert workspace.files().keys() == {*files, "ct.nii.gz"}
+    assert json.loads(Path("r.json").read_text())["files"] == files
+    assert workspace.done(*words, "--overwrite")["files"] == files
 
 
 TWO = ("--point", "14", "12", "3", "--point", "2:14", "12", "3", "--name", "2:tumour")

@@ -467,6 +467,16 @@ def test_the_sheet_begins_with_the_template_and_keeps_the_least_sure(tmp_path: P
     assert captions == ["5.png  template", "3.png  0.10", "1.png  0.30", "4.png  0.70"]
 
 
+def test_the_sheet_names_the_structures(set_workspace: SetWorkspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    words, entries = (*A_MASK, "--preview", "v.png", "--overwrite"), list[str]()
+    monkeypatch.setattr(preview.drawing, "write", lambda *what, **_: entries.append(what[2]))
+    monkeypatch.setattr(preview.fonts, "_files", lambda: iter([preview.fonts.OWN]))
+    assert "no font" not in set_workspace.run(*words, "--name", "Zelle")[2]
+    assert entries[-1] == "Zelle"
+    assert "no font here has all letters of the name of object 1: " in set_workspace.run(*words, "--name", "細胞")[2]
+    assert entries[-1] == "object 1"
+
+
 @pytest.mark.parametrize(
     ("value", "shown"), [(np.uint8(255), 255), (np.uint16(65535), 255), (np.uint8(0), 0), (np.uint8(90), 90)]
 )

@@ -79,10 +79,10 @@ def test_corrected_labels_and_cases_of_earlier_runs_are_told(workspace: Workspac
 def test_an_interrupted_run_says_how_to_go_on(workspace: Workspace, words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     save = io.save
 
-    def broken(found: object, path: Path, *more: object, **how: object) -> None:
+    def broken(found: object, path: Path, *more: object, **how: object) -> list[str]:
         if path.name == "p1.nii.gz":
             raise KeyboardInterrupt
-        save(found, path, *more, **how)  # type: ignore[arg-type]
+        return save(found, path, *more, **how)  # type: ignore[arg-type]
 
     monkeypatch.setattr(io, "save", broken)
     assert main(words) == 130

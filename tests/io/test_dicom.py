@@ -17,7 +17,7 @@ from pydicom.uid import (
 
 from medical_sam2 import io
 from medical_sam2.errors import AmbiguousError, FormatError, GeometryError, InputError
-from tests.io.making import AXIAL, Series, affines, enhanced, made, oriented, phantom, same, save, short
+from tests.io.making import AXIAL, CANARY, Series, affines, enhanced, made, oriented, phantom, same, save, short
 from tests.strategies import CODES, seeds
 
 
@@ -201,11 +201,52 @@ def test_copies_of_a_slice_are_left_out(tmp_path: Path) -> None:
     assert "twice" in volume.warnings[0]
 
 
+def test_a_series_of_localizers_is_no_choice(tmp_path: Path) -> None:
+    made(tmp_path / "a", SeriesNumber=3)
+    made(tmp_path / "b", phantom(seed=5)[:, :, :2], SeriesNumber=1, ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"])
+    volume = io.load(tmp_path)
+    same(volume)
+    assert volume.warnings == ("left out: --series 1 (CT, localizer, 2 slices of 5×4, series number 1)",)
+    assert io.load(tmp_path, series=1).shape == (5, 4, 2)
+    made(tmp_path / "c", phantom(seed=6), SeriesNumber=4)
+    with pytest.raises(
+        AmbiguousError, match=r"holds 3 series.* --series 1 \(CT, localizer, 2 slices of 5×4, series number 1\), "
+    ):
+        io.load(tmp_path)
+
+
+def test_a_folder_of_localizers_alone_asks_which(tmp_path: Path) -> None:
+    for n in (1, 2):
+        made(tmp_path / str(n), SeriesNumber=n, ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"])
+    with pytest.raises(AmbiguousError, match="holds 2 series"):
+        io.load(tmp_path)
+
+
+def test_series_are_told_apart_by_what_differs_but_not_by_what_people_wrote(tmp_path: Path) -> None:
+    """Numbers and the scanner's own words; a kernel that is none may hold a name."""
+    texts = {"SeriesDescription": CANARY, "ProtocolName": CANARY}
+    thick = AXIAL @ np.diag([1, 1, 2, 1])
+    kinds = (
+        {"SeriesNumber": 3, "SliceThickness": 6, "ConvolutionKernel": "B30f"},
+        {"SeriesNumber": 4, "SliceThickness": 3, "ConvolutionKernel": ["I70f", "3"]},
+        {"SeriesNumber": 5, "SliceThickness": 3, "ConvolutionKernel": CANARY[:16], "EchoTime": 90},
+    )
+    for n, (affine, tags) in enumerate(zip((thick, AXIAL, AXIAL), kinds, strict=True)):
+        Series(affine, phantom()).write(tmp_path / str(n), **texts, **tags)
+    with pytest.raises(AmbiguousError) as told:
+        io.load(tmp_path)
+    assert told.value.choices == (
+        "--series 1 (CT, 6 slices of 5×4, series number 3, 6 mm thick, 6 mm apart, kernel B30f)",
+        "--series 2 (CT, 6 slices of 5×4, series number 4, 3 mm thick, 3 mm apart, kernel I70f, 3)",
+        "--series 3 (CT, 6 slices of 5×4, series number 5, 3 mm thick, 3 mm apart, echo time 90 ms)",
+    )
+
+
 def test_one_of_several_series_must_be_chosen(tmp_path: Path) -> None:
     made(tmp_path / "a")
     other = phantom(seed=5)
     made(tmp_path / "b", other, SeriesNumber=2)
-    with pytest.raises(AmbiguousError, match=r"--series 1 \(CT, 6 slices of 5×4\), --series 2"):
+    with pytest.raises(AmbiguousError, match=r"--series 1 \(CT, 6 slices of 5×4, series number 1\), --series 2 \(CT, 6 "):
         io.load(tmp_path)
     same(io.load(tmp_path, series=1))
     same(io.load(tmp_path, series="2"), array=other)

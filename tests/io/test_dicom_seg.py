@@ -13,7 +13,8 @@ from pydicom import Dataset, dcmread
 from pydicom.uid import SegmentationStorage
 
 from medical_sam2 import io
-from medical_sam2.errors import FormatError, GeometryError
+from medical_sam2.errors import AmbiguousError, FormatError, GeometryError, MedicalSam2Error
+from medical_sam2.io import MaskRule
 from medical_sam2.io.registry import DICOM_SEG
 from medical_sam2.volume import Segmentation, Volume
 from tests.io.making import Series, affines, enhanced, oriented, phantom, save
@@ -102,13 +103,40 @@ def test_a_single_object(tmp_path: Path, label: int) -> None:
     np.testing.assert_array_equal(io.load_labels(written(volume, tmp_path, labels), volume).array, labels)
 
 
+def with_a_gap(folder: Path) -> Volume:
+    """A series whose slice 1 is interpolated."""
+    Series(AXIAL, phantom()).write(folder / "series")
+    (folder / "series" / "IM0001.dcm").unlink()
+    return io.load(folder / "series", allow_gap=True)
+
+
 def test_interpolated_slices_are_left_out(tmp_path: Path) -> None:
-    Series(AXIAL, phantom()).write(tmp_path / "series")
-    (tmp_path / "series" / "IM0001.dcm").unlink()
-    volume = io.load(tmp_path / "series", allow_gap=True)
+    volume = with_a_gap(tmp_path)
     expected = LABELS.copy()
     expected[:, :, 1] = 0
     np.testing.assert_array_equal(io.load_labels(written(volume, tmp_path), volume).array, expected)
+
+
+@pytest.mark.parametrize("overlap", [True, False])
+def test_what_lies_on_interpolated_slices_is_told(tmp_path: Path, overlap: bool) -> None:
+    """Each object counts whole, as in the summary of a run."""
+    volume, times = with_a_gap(tmp_path), 2 if overlap else 1
+    layers = (LABELS, (LABELS > 0) * 9) if overlap else ()
+    found = Segmentation(LABELS.astype(np.uint16), volume.affine, {}, layers=layers)
+    lost, whole = (times * int(np.count_nonzero(each)) for each in (LABELS[:, :, 1], LABELS))
+    assert io.save(found, tmp_path / "seg.dcm", volume) == [
+        f"1 slice was interpolated, without an image, so a DICOM-SEG holds no outline there: {lost} of {whole} voxels, "
+        f"{lost * volume.voxel_mm3 / 1000:.4g} mL, are not in the file"
+    ]
+
+
+@pytest.mark.parametrize("name", ["seg.dcm", "seg.rtstruct.dcm"])
+def test_an_object_on_an_interpolated_slice_alone_is_refused(tmp_path: Path, name: str) -> None:
+    volume, labels = with_a_gap(tmp_path), np.zeros_like(LABELS)
+    labels[1:3, 1:3, 1] = 1
+    with pytest.raises(FormatError, match="nothing is segmented on a slice that has an image"):
+        io.save(Segmentation(labels.astype(np.uint8), volume.affine), tmp_path / name, volume)
+    assert not (tmp_path / name).exists()
 
 
 def test_emptied_identifiers_are_taken_from_the_preface(tmp_path: Path) -> None:
@@ -198,3 +226,79 @@ def test_segments_that_overlap_come_back_with_names_and_colours(tmp_path: Path, 
     assert {label: outline.name for label, outline in found.items() if outline.name} == {7: "liver"}
     assert io.load_segmentation(tmp_path / "seg.dcm", volume).overlaps == overlap
     assert len(highdicom.seg.segread(tmp_path / "seg.dcm").segment_numbers) == len(found)
+
+
+def by_highdicom(folder: Path, kind: str, frames: NDArray[np.generic]) -> tuple[Volume, Path]:
+    """A series, and a DICOM-SEG of it that another program wrote: (slice, row, column, segment) of fractions, or numbers."""
+    shape = frames.shape[2], frames.shape[1], frames.shape[0]
+    sources = Series(AXIAL, phantom(shape)).write(folder / "series", SliceThickness=3)
+    tissue = highdicom.sr.CodedConcept("85756007", "SCT", "Tissue")
+    manual = highdicom.seg.SegmentAlgorithmTypeValues.MANUAL
+    segments = [highdicom.seg.SegmentDescription(n, f"part {n}", tissue, tissue, manual) for n in (1, 2)]
+    with catch_warnings():
+        simplefilter("ignore")
+        highdicom.seg.Segmentation(
+            *(sources, frames, kind, segments, highdicom.UID(), 5, highdicom.UID(), 1, "x", "y", "1", "1")
+        ).save_as(folder / "seg.dcm")
+    return io.load(folder / "series"), folder / "seg.dcm"
+
+
+def test_the_ground_of_a_label_map_is_no_object(tmp_path: Path) -> None:
+    labels = np.random.default_rng(2).integers(0, 3, (6, 4, 5)).astype(np.uint8)
+    volume, path = by_highdicom(tmp_path, "LABELMAP", labels)
+    assert header(path).SegmentSequence[0].SegmentNumber == 0
+    found = io.load_outlines(path, volume)
+    assert [(outline.label, outline.name) for outline in found] == [(1, "part 1"), (2, "part 2")]
+    assert all((outline.inside == (outline.label == labels.T)).all() for outline in found)
+    np.testing.assert_array_equal(io.load_labels(path, volume).array, labels.T)
+    assert [outline.label for outline in io.describe_labels(path, volume, [1, 2])] == [1, 2]
+
+
+def test_a_segment_0_that_is_no_ground_is_refused(tmp_path: Path) -> None:
+    volume, path = by_highdicom(tmp_path, "BINARY", np.ones((6, 4, 5, 2), np.uint8))
+    dataset = header(path)
+    dataset.SegmentSequence[0].SegmentNumber = 0
+    dataset.save_as(path)
+    with pytest.raises(FormatError, match=r"seg\.dcm: its segments are not numbered from 1"):
+        io.load_outlines(path, volume)
+
+
+def test_fractional_segments_take_a_threshold(tmp_path: Path) -> None:
+    """Each segment stays an object; the fractions are parts of the largest number that the file may store."""
+    fractions = np.random.default_rng(3).random((6, 4, 5, 2)).round(2).astype(np.float32)
+    volume, path = by_highdicom(tmp_path, "FRACTIONAL", fractions)
+    assert header(path).MaximumFractionalValue == 255
+    for threshold in (0.25, 0.75):
+        found = io.load_outlines(path, volume, MaskRule(threshold=threshold))
+        assert [(outline.label, outline.name) for outline in found] == [(1, "part 1"), (2, "part 2")]
+        for outline in found:
+            given = fractions[..., outline.label - 1].T
+            sure = np.abs(given - threshold) > 1 / 255
+            np.testing.assert_array_equal(outline.inside[sure], (given >= threshold)[sure])
+    (joined,) = io.load_outlines(path, volume, MaskRule(object=7, threshold=0.6))
+    assert joined.label == 7
+    assert joined.inside.sum() > (fractions[..., 0] > 0.61).sum()
+
+
+@pytest.mark.parametrize(
+    ("kind", "threshold", "problem"),
+    [
+        ("FRACTIONAL", None, "soft edges or probabilities"),
+        ("FRACTIONAL", 128, "its fractions are between 0 and 1, and nothing is told apart by a threshold of 128"),
+        ("FRACTIONAL", 0, "its fractions are between 0 and 1"),
+        ("FRACTIONAL", 0.9, "nothing of the mask reaches the threshold"),
+        ("BINARY", 0.5, "its segments need neither a threshold nor a page"),
+        ("LABELMAP", 0.5, "its segments need neither a threshold nor a page"),
+    ],
+)
+def test_thresholds_that_mean_nothing(tmp_path: Path, kind: str, threshold: float | None, problem: str) -> None:
+    numbers = np.full((6, 4, 5, 2), 0.5, np.float32) if kind == "FRACTIONAL" else np.ones((6, 4, 5), np.uint8)
+    volume, path = by_highdicom(tmp_path, kind, numbers)
+    with pytest.raises(MedicalSam2Error, match=problem) as told:
+        io.load_outlines(path, volume, MaskRule(threshold=threshold))
+    assert told.value.subject == path
+    if kind == "FRACTIONAL" and threshold is None:
+        assert isinstance(told.value, AmbiguousError)
+        assert told.value.choices == ("--threshold 0.5 (of each segment what is at least that; 0 to 1)",)
+        with pytest.raises(FormatError, match="it is no label map; threshold it first"):
+            io.load_labels(path, volume)

@@ -151,7 +151,11 @@ def test_interpolated_slices_are_left_out_and_named(tmp_path: Path) -> None:
     (tmp_path / "series" / "IM0001.dcm").unlink()
     volume = io.load(tmp_path / "series", allow_gap=True)
     told = io.save(Segmentation(objects(), volume.affine), tmp_path / "o.rtstruct.dcm", volume)
-    assert told == ["1 slice was interpolated, without an image: an RTSTRUCT holds no contours there"]
+    assert told == [
+        "1 slice was interpolated, without an image, so an RTSTRUCT holds no outline there: "
+        f"{np.count_nonzero(objects()[:, :, 1])} of {np.count_nonzero(objects())} voxels, "
+        f"{np.count_nonzero(objects()[:, :, 1]) * volume.voxel_mm3 / 1000:.4g} mL, are not in the file"
+    ]
     found = io.load_labels(tmp_path / "o.rtstruct.dcm", volume)
     assert not found.array[:, :, 1].any()
     assert "ROI 300 has no contour on 1 slice between its first and its last one" in found.warnings
@@ -238,6 +242,40 @@ def test_what_is_refused(tmp_path: Path, what: str) -> None:
         io.load_labels(path, volume)
     assert "\n" not in str(told.value)
     assert CANARY not in str(told.value)
+
+
+@pytest.mark.parametrize(
+    ("shift", "expected", "told"),
+    [
+        (65_235, {65_237: "one voxel", 65_240: "one slice", 65_242: "shell", 65_535: "two parts"}, ()),
+        (
+            65_236,
+            {1: "one voxel", 2: "one slice", 3: "shell", 4: "two parts"},
+            ("its ROIs have numbers up to 65536, over 65535; here they are numbered from 1, in their order",),
+        ),
+        (-2, {1: "one voxel", 4: "one slice", 6: "shell", 299: "two parts"}, ("its ROIs are numbered from 0; here from 1",)),
+    ],
+)
+def test_numbers_that_no_object_can_have_are_given_anew(
+    tmp_path: Path, shift: int, expected: dict[int, str], told: tuple[str, ...]
+) -> None:
+    def renumber(dataset: Dataset) -> None:
+        for item in (*dataset.ROIContourSequence, *dataset.RTROIObservationsSequence):
+            item.ReferencedROINumber += shift
+        for item in dataset.StructureSetROISequence:
+            item.ROINumber += shift
+        dataset.StructureSetROISequence = list(dataset.StructureSetROISequence)[::-1]
+
+    volume = series(tmp_path / "series")
+    path = changed(written(volume, tmp_path), renumber)
+    found = io.load_outlines(path, volume)
+    assert {outline.label: outline.name for outline in found} == expected
+    assert all(outline.notes == told for outline in found)
+    assert io.load_outlines(path, volume, MaskRule(object=5))[0].notes == told
+    labels = io.load_labels(path, volume)
+    assert set(told) <= set(labels.warnings)
+    for label, (old, _) in zip(expected, PARTS.items(), strict=True):
+        np.testing.assert_array_equal(labels.array == label, objects() == old)
 
 
 def test_it_needs_its_own_series(tmp_path: Path) -> None:

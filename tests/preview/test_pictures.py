@@ -5,17 +5,19 @@ import re
 from base64 import b64decode
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from medical_sam2 import preview
 from medical_sam2.errors import ConfigError
 from medical_sam2.io import label_table, load_segmentation, save
-from medical_sam2.preview import PreviewScene, draw_slice, whole_slice
+from medical_sam2.preview import PreviewScene, draw_slice, drawing, whole_slice
 from medical_sam2.preview.drawing import INSIDE, OUTSIDE, TEXT, PreviewCrop, tile
+from medical_sam2.preview.fonts import font_for
 from medical_sam2.prompts import Box, Mask, Point, Prompt
 from medical_sam2.strokes import Diameter, Lasso, Scribble, Stroke
 from medical_sam2.views import AXIAL, CORONAL, SAGITTAL, THREE_VIEWS, View
@@ -201,10 +203,61 @@ def test_strange_shapes_can_be_shown(shape: tuple[int, int, int]) -> None:
     assert len(preview.animation(volume, segmentation)) == min(60, shape[2])
 
 
+@pytest.mark.parametrize("thin", [0, 1, 2])
+def test_nothing_that_is_written_on_a_thin_stack_is_cut(thin: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of three slices two planes are so narrow that letters do not fit; the third has its own, and a bar tells the scale."""
+    shape, steps = np.array([160, 150, 140]), np.ones(3)
+    shape[thin], steps[thin] = 3, 1
+    labels, texts = np.zeros(shape, np.uint8), list[str]()
+    labels[tuple(slice(size // 3, size - size // 3) for size in shape)] = 1
+    write = drawing.write
+
+    def inside(draw: ImageDraw.ImageDraw, place: tuple[float, float], text: str, **how: Any) -> None:
+        texts.append(text)
+        font, (width, height) = font_for(text, how.get("size", 13)), draw.im.size
+        left, top, right, bottom = draw.textbbox(place, text, font=font, anchor=how.get("anchor", "la"))
+        assert 0 <= left <= right <= width, text
+        assert 0 <= top <= bottom <= height, text
+        write(draw, place, text, **how)
+
+    monkeypatch.setattr(drawing, "write", inside)
+    affine = np.diag([*steps, 1])
+    preview.montage(Volume(np.random.default_rng(0).integers(0, 9, shape), affine), Segmentation(labels, affine))
+    plane = ["sagittal", "coronal", "axial"][thin]
+    assert any(text.startswith(plane) for text in texts)
+    assert {each for n, pair in enumerate(("RL", "AP", "SI")) if n != thin for each in pair} <= set(texts)
+    assert sum(text.endswith(" mm") for text in texts) == 1
+
+
 def test_a_legend_grows_with_its_objects() -> None:
     volume, segmentation = phantom()
     many = Segmentation(segmentation.labels, segmentation.affine, names={label: f"object {label}" for label in range(1, 60)})
     assert preview.montage(volume, many).height > preview.montage(volume, segmentation).height + 100
+
+
+def test_a_sheet_tells_the_names_of_its_colours() -> None:
+    """One square for each structure that is drawn or named, below all images."""
+    image, mask = np.zeros((30, 30), np.uint8), np.zeros((30, 30), np.uint8)
+    mask[5:20, 5:20] = 3
+    plain = preview.contact_sheet([image], [mask], tile_px=200)
+    sheet = preview.contact_sheet([image], [mask], tile_px=200, names={1: "cell"})
+    assert sheet.width == plain.width
+    legend = np.asarray(sheet)[plain.height + 10 :]
+    first, third = coloured(legend, COLOURS[0]), coloured(legend, COLOURS[2])
+    assert first[1] < third[1]
+    assert np.isnan(coloured(legend, COLOURS[1])).all()
+
+
+@pytest.mark.parametrize("small", [1, 2])
+def test_the_smaller_one_of_two_outlines_on_one_place_is_seen(small: int) -> None:
+    """A nucleus at the edge of its cell, whichever has the lower number."""
+    maps = [np.zeros((40, 40), np.uint8) for _ in range(2)]
+    maps[2 - small][10:30, 10:30], maps[small - 1][10:20, 10:20] = 3 - small, small
+    pixels = np.asarray(
+        tile(np.zeros((40, 40), np.uint8), maps, PreviewCrop((0, 0), (40, 40), (4, 4)), {1: (255, 0, 0), 2: (0, 0, 255)})
+    )
+    assert pixels[60, 41].argmax() == (0 if small == 1 else 2), "the edge that they share"
+    assert pixels[100, 41].argmax() == (2 if small == 1 else 0)
 
 
 def test_a_film_is_written_and_read(tmp_path: Path) -> None:

@@ -133,7 +133,9 @@ class MaskFile:
     def read(self, volume: Volume) -> NamedPrompts:
         """What is drawn in it."""
         found = io.load_outlines(self.path, volume, self.rule)
-        return NamedPrompts(tuple(masks_from(found)), {each.label: each.name for each in found if each.name}, (self.path,))
+        names = {each.label: each.name for each in found if each.name}
+        notes = tuple(dict.fromkeys(note for each in found for note in each.notes))
+        return NamedPrompts(tuple(masks_from(found)), names, (self.path,), notes=notes)
 
     def facts(self) -> Mapping[str, Any]:
         """How its numbers are meant."""

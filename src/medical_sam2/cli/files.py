@@ -11,7 +11,6 @@ from typing import Annotated, Any
 
 import numpy as np
 from cyclopts import Group, Parameter
-from numpy.typing import NDArray
 
 from medical_sam2 import io, preview, statistics
 from medical_sam2.cli.options import FLAG, REPEATED
@@ -125,12 +124,16 @@ def requested(outputs: OutputOptions) -> dict[str, Path]:
     return {option: path for option in ("output", *MAPS, *SUFFIXES) if (path := getattr(outputs, option)) is not None}
 
 
-def paths(outputs: OutputOptions, objects: Sequence[int], found: Segmentation | None = None) -> list[Path]:
+def names(outputs: OutputOptions, objects: Sequence[int], found: Segmentation | None = None) -> list[str]:
     """All files that will be written, those of single objects by their own names; once they are found, of those that were."""
-    _, *others = requested(outputs).values()
-    there = objects if found is None else found.objects()
-    each = {label: file for label, file in _labels_files(outputs, objects).items() if label is None or label in there}
-    return [*each.values(), *others]
+    there = {None, *(objects if found is None else found.objects())}
+    probable = objects if found is None else found.probability
+    files = [file for label, file in _labels_files(outputs, objects).items() if label in there]
+    files += [file for label, file in _probability_files(outputs, objects).items() if label in probable]
+    if outputs.uncertainty is not None and (found is None or found.uncertainty is not None):
+        files.append(outputs.uncertainty)
+    files += [path for option, path in requested(outputs).items() if option not in ("output", *MAPS)]
+    return [str(file) for file in files]
 
 
 def _labels_files(outputs: OutputOptions, objects: Sequence[int]) -> dict[int | None, Path]:
@@ -138,6 +141,11 @@ def _labels_files(outputs: OutputOptions, objects: Sequence[int]) -> dict[int | 
     if not separated(outputs):
         return {None: outputs.output}
     return {**file_of_each(outputs.output, objects, outputs.format, numbered=outputs.separate)}
+
+
+def _probability_files(outputs: OutputOptions, objects: Sequence[int]) -> dict[int, Path]:
+    """Object → file of its probability."""
+    return {} if outputs.probability is None else file_of_each(outputs.probability, objects, outputs.format)
 
 
 def read(file: Path, reading: Reading) -> Volume:
@@ -194,7 +202,7 @@ def check_further_files(outputs: OutputOptions, named: NamedPrompts, objects: Se
     """The same for files whose names depend on the objects, and for masks that a file of prompts names."""
     for option, path in requested(outputs).items():
         check_inputs_kept(path, option, named.files)
-    further = {} if outputs.probability is None else file_of_each(outputs.probability, named.labels, outputs.format)
+    further = _probability_files(outputs, named.labels)
     alone = _labels_files(outputs, objects) if separated(outputs) else {}
     for option, path in [("probability", path) for path in further.values()] + [("output", path) for path in alone.values()]:
         check_inputs_kept(path, option, named.files)
@@ -302,6 +310,7 @@ def write(
     labels = _labels_files(outputs, objects)
     there = {None, *found.objects()}
     pieces = [*_label_savers(outputs, volume, found, {label: file for label, file in labels.items() if label in there})]
+    pieces += _map_savers(outputs, volume, found, objects)
     pieces += _savers(outputs, volume, found, prompts, report)
     fresh = [file for file, _ in pieces if not file.exists()]
     notes = [
@@ -327,14 +336,23 @@ def _label_savers(
         yield path, lambda file, label=label: io.save(_alone(whole, label), file, volume, formats=outputs.format)
 
 
+def _map_savers(
+    outputs: OutputOptions, volume: Volume, found: Segmentation, objects: Sequence[int]
+) -> Iterator[tuple[Path, Saver]]:
+    """The files of probability and uncertainty with what writes them."""
+    files = {file: found.probability.get(label) for label, file in _probability_files(outputs, objects).items()}
+    if outputs.uncertainty is not None:
+        files[outputs.uncertainty] = found.uncertainty
+    for path, array in files.items():
+        if array is not None:
+            yield path, lambda file, array=array: io.save(array, file, volume, formats=outputs.format)
+
+
 # One line for each option: a table of them would need as many functions as there are branches here.
 def _savers(
     outputs: OutputOptions, volume: Volume, found: Segmentation, prompts: Sequence[Prompt], report: Mapping[str, Any]
 ) -> Iterator[tuple[Path, Saver]]:
     """Each file with what writes it."""
-
-    def image(what: Segmentation | NDArray[Any]) -> Saver:
-        return lambda file: io.save(what, file, volume, formats=outputs.format)
 
     def text(make: Callable[[Path], str]) -> Saver:
         return lambda file: atomic.write_bytes(file, atomic.encode(make(file)))
@@ -345,11 +363,6 @@ def _savers(
 
     if outputs.label_table is not None:
         yield outputs.label_table, lambda file: label_table.save(found, file)
-    if outputs.probability is not None:
-        for label, file in file_of_each(outputs.probability, sorted(found.probability), outputs.format).items():
-            yield file, image(found.probability[label])
-    if outputs.uncertainty is not None and found.uncertainty is not None:
-        yield outputs.uncertainty, image(found.uncertainty)
     if outputs.confidence is not None:
         yield outputs.confidence, text(lambda _: statistics.slices_to_csv(found, volume.orientation))
     if outputs.preview is not None:

@@ -196,7 +196,8 @@ def volume_prompts(options: PromptOptions, volume: Volume, earlier: Volume | Non
     _check_object(options, asked=reader.asked)
     check_named(names, {prompt.object for prompt in prompts} | set(_labels(earlier)))
     colours = {outline.label: outline.colour for outline in reader.outlines if outline.colour}
-    return NamedPrompts(prompts, names, from_file.files, colours, (*from_file.notes, *reader.places.notes))
+    notes = (*from_file.notes, *reader.places.notes, *(note for outline in reader.outlines for note in outline.notes))
+    return NamedPrompts(prompts, names, from_file.files, colours, notes)
 
 
 # All prompts of a template count together: only after masks, clicks and boxes is it known which template has none.

@@ -150,9 +150,7 @@ def _settings(options: object) -> dict[str, Any]:
     return {name: str(value) if isinstance(value, Path) else value for name, value in vars(options).items()}
 
 
-def dry_run_text(
-    report: Mapping[str, Any], volume: Volume, groups: Iterable[Group], window: Window, size: int, outputs: Iterable[Path]
-) -> str:
+def dry_run_text(report: Mapping[str, Any], volume: Volume, groups: Iterable[Group], window: Window, size: int) -> str:
     """What would be done, for people."""
     lines = [
         f"image    {'×'.join(map(str, volume.shape))} voxels, {volume.orientation}, {volume.modality or 'unknown modality'}"
@@ -172,7 +170,7 @@ def dry_run_text(
         f"window   {window}",
         f"memory   about {megabytes(size)}",
     ]
-    return "\n".join([*lines, *(f"would write {path}" for path in outputs), "nothing was computed"]) + "\n"
+    return "\n".join([*lines, *(f"would write {path}" for path in report["files"]), "nothing was computed"]) + "\n"
 
 
 def describe_result(volume: Volume, found: Segmentation, warnings: Sequence[str]) -> dict[str, Any]:
@@ -217,15 +215,23 @@ def _objects(volume: Volume, found: Segmentation) -> list[dict[str, Any]]:
     return rows
 
 
-def result_text(report: Mapping[str, Any], outputs: Iterable[Path]) -> str:
+def result_text(report: Mapping[str, Any]) -> str:
     """What came out, for people."""
     lines: list[str] = []
     for row in report["objects"]:
         name = f" ({row['name']})" if row["name"] else ""
         lines.append(f"object {row['label']}{name}: {say_count(row['voxels'], 'voxel')}, {row['volume_ml']:.4g} mL")
-    windows = dict.fromkeys(str(Window(**each)) for each in report["windows"].values())
-    lines += [f"intensities from {each}" for each in windows]
-    return "\n".join([*lines, *(f"wrote {path}" for path in outputs)]) + "\n"
+    lines += _window_lines(report["windows"])
+    return "\n".join([*lines, *(f"wrote {path}" for path in report["files"])]) + "\n"
+
+
+def _window_lines(windows: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """The intensities that the network saw, once for all objects that it saw so; which these are, where it saw several."""
+    objects: dict[str, list[int]] = {}
+    for label in sorted(map(int, windows)):
+        objects.setdefault(str(Window(**windows[str(label)])), []).append(label)
+    whose = [f"object{'s' * (len(own) > 1)} {list_first(own)}: " if len(objects) > 1 else "" for own in objects.values()]
+    return [f"{who}intensities from {window}" for who, window in zip(whose, objects, strict=True)]
 
 
 def describe_set_run(images: ImageFolder, prompts: SetPrompts, settings: object) -> dict[str, Any]:
@@ -383,11 +389,11 @@ class Sheet:
         else:
             heappushpop(self._tiles, tile)
 
-    def save(self, path: Path) -> None:
-        """Write the sheet, whole or not at all."""
+    def save(self, path: Path, names: Mapping[int, str] | None = None) -> None:
+        """Write the sheet, with a legend where names are given, whole or not at all."""
         tiles = sorted(self._tiles, reverse=True)
         images, masks, captions = ([tile[place] for tile in tiles] for place in (2, 3, 4))
-        sheet = preview.contact_sheet(images, masks, captions, columns=COLUMNS, tile_px=TILE_PX)  # type: ignore[arg-type]
+        sheet = preview.contact_sheet(images, masks, captions, columns=COLUMNS, tile_px=TILE_PX, names=names)  # type: ignore[arg-type]
         with atomic.writing(path) as stream:
             sheet.save(stream, "PNG" if path.suffix.lower() == ".png" else "JPEG")
 

@@ -67,18 +67,18 @@ def segment(
     clock.lap("weights")
     report.print_warnings([*image.warnings, *plan.warnings])
     if segmenter is None or dry_run:
-        text = report.dry_run_text(facts, image, plan.groups, window, size, files.paths(outputs, objects))
-        return report.print_report({**facts, "dry_run": True}, text, json=json)
+        facts |= {"files": files.names(outputs, objects), "dry_run": True}
+        return report.print_report(facts, report.dry_run_text(facts, image, plan.groups, window, size), json=json)
     with network.adapted(segmenter, image, named, options):
         found = _track(segmenter, image, named, options, outputs=outputs, earlier=earlier, quiet=quiet)
         found, changes = finish(found, steps, named.prompts, plan.limits)
-    clock.lap("track")
     report.print_warnings(line for line in found.warnings if line not in plan.warnings)
-    facts |= {**report.describe_result(image, found, plan.warnings), "finishing": [*map(vars, changes)], "seconds": clock.laps}
+    facts |= {**report.describe_result(image, found, plan.warnings), "files": files.names(outputs, objects, found)}
+    facts |= {"finishing": [*map(vars, changes)], "seconds": clock.lap("track")}
     report.print_review(facts["look_here"])
     report.print_warnings(files.write(outputs, image, found, named.prompts, facts, objects=objects))
     clock.lap("write")
-    return report.print_report(facts, report.result_text(facts, files.paths(outputs, objects, found)), json=json)
+    return report.print_report(facts, report.result_text(facts), json=json)
 
 
 def _check(file: Path, outputs: OutputOptions, prompts: PromptOptions, options: InferenceOptions) -> None:
@@ -143,7 +143,8 @@ def _read(
         described = io.describe_labels(prompts.correct, image, labels_in(earlier.array))
     names = {outline.label: outline.name for outline in described if outline.name}
     colours = {outline.label: outline.colour for outline in described if outline.colour}
-    return image, earlier, replace(named, names={**names, **named.names}, colours={**colours, **named.colours})
+    notes = (*(note for outline in described for note in outline.notes), *named.notes)
+    return image, earlier, replace(named, names={**names, **named.names}, colours={**colours, **named.colours}, notes=notes)
 
 
 def _read_earlier(file: Path, image: Volume) -> Volume:
@@ -197,9 +198,11 @@ class _Clock:
         self.laps: dict[str, float] = {}
         self._last = time.perf_counter()
 
-    def lap(self, name: str) -> None:
+    def lap(self, name: str) -> dict[str, float]:
+        """End a part; all that are over, as they go on."""
         now = time.perf_counter()
         self.laps[name], self._last = round(now - self._last, 3), now
+        return self.laps
 
 
 def suggest(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from medical_sam2 import preview
 from medical_sam2.batch.fingerprint import LabelMapRecord, hash_files, read_record, record_text
 from medical_sam2.cli import plain, report
 from medical_sam2.cli.files import SetOutputOptions, as_json, check_memory_for_libraries, check_place, check_suffix, same
@@ -413,7 +414,7 @@ class _SetRun:
     def _write_tables(self, facts: Mapping[str, Any]) -> None:
         """Sheet, statistics and report."""
         if self.sheet is not None and self.outputs.preview is not None:
-            self.sheet.save(self.outputs.preview)
+            self.sheet.save(self.outputs.preview, self.prompts.names)
         if self.outputs.statistics is not None:
             atomic.write_bytes(self.outputs.statistics, report.set_statistics(self.measured, self.outputs.statistics))
         if self.outputs.report is not None:
@@ -423,6 +424,8 @@ class _SetRun:
         """Write what speaks of all images, tell what was noticed of the set, and name those that failed."""
         report.print_warnings(facts["warnings"])
         self._write_tables(facts)
+        if self.sheet is not None:
+            report.print_warnings(preview.describe_lost_names(self.prompts.names))
         if self.images.others:
             named = ", ".join([*map(plain, self.images.others[:5]), *(["…"] if len(self.images.others) > 5 else [])])
             report.print_note(f"no images, left alone: {named}")

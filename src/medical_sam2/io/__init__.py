@@ -154,10 +154,10 @@ def load_outlines(
     try:
         with guarded(path):
             own = _segmentation(path)
-            if own is not None and (rule.threshold is not None or frame is not None):
-                raise InputError("its segments need neither a threshold nor a page", "leave them out")
+            if own is not None and frame is not None:
+                raise InputError(*labels.NEEDS_NOTHING)
             if own is not None:
-                return select_outlines(own.load_segments(path, like), rule)
+                return select_outlines(own.load_segments(path, like, rule.threshold), rule)
             found = outlines(labels.reorient(_label_volume(path, frame), like).array, rule)
             return found if rule.object is not None else label_table.describe(found, path)
     except MedicalSam2Error as error:

@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
-from medical_sam2.errors import AmbiguousError, FormatError, GeometryError, MedicalSam2Error, PromptError
+from medical_sam2.errors import AmbiguousError, FormatError, GeometryError, InputError, MedicalSam2Error, PromptError
 from medical_sam2.io import atomic, voxels
 from medical_sam2.io.registry import JPEG, Options, Picture, read_file
 from medical_sam2.io.safe_open import open_regular
@@ -144,12 +144,14 @@ class Outline:
         inside: where it is; of the mask's shape.
         name: what the mask calls it, "" where it does not.
         colour: in which the mask shows it, where it says so.
+        notes: what is odd about the mask, one line each.
     """
 
     label: int
     inside: NDArray[np.bool_]
     name: str = ""
     colour: Colour | None = None
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -170,6 +172,7 @@ class MaskRule:
 
 
 AS_DRAWN = MaskRule()
+NEEDS_NOTHING = "its segments need neither a threshold nor a page", "leave them out"
 
 
 # The order counts: a threshold or a chosen number answers what would be asked about otherwise.
@@ -221,9 +224,19 @@ def select_outlines(found: Sequence[Outline], rule: MaskRule) -> list[Outline]:
         _require(rule.value, [outline.label for outline in found])
         found = [outline for outline in found if outline.label == rule.value]
     if rule.object is not None:
-        return [Outline(rule.object, np.logical_or.reduce([outline.inside for outline in found]))]
+        return [Outline(rule.object, np.logical_or.reduce([outline.inside for outline in found]), notes=found[0].notes)]
     _check_label(max(outline.label for outline in found))
     return list(found)
+
+
+def refuse_threshold(threshold: float | None) -> None:
+    """Refuse a threshold for a file that says itself what is inside.
+
+    Raises:
+        InputError: there is one.
+    """
+    if threshold is not None:
+        raise InputError(*NEEDS_NOTHING)
 
 
 def _require(value: int, labels: Sequence[int]) -> None:

@@ -333,14 +333,16 @@ def read_segments(path: Path) -> list[Segment]:
 
 
 # Layers may reuse a number: then segments are numbered anew, else the numbers that 3D Slicer shows stay.
-def load_segments(path: Path, like: Volume) -> list[Outline]:
+def load_segments(path: Path, like: Volume, threshold: float | None = None) -> list[Outline]:
     """What was drawn of each segment, in the grid of `like`; numbers that layers share are given anew, in their order.
 
     Raises:
         FormatError: a number that no segment has, or a layer that is not there.
         GeometryError: another grid, or something is drawn outside of the image.
         PromptError: nothing is drawn.
+        InputError: a threshold, which its segments do not need.
     """
+    labels.refuse_threshold(threshold)
     all_segments = read_segments(path)
     shared = max(Counter(segment.value for segment in all_segments).values()) > 1
     found: dict[int, Outline] = {}

@@ -1,7 +1,7 @@
 """Pictures to judge a segmentation by at a glance, in the way of a radiologist's screen.
 
 A montage of a volume, a film of it, a sheet of many images; and which slices and greys they show. `drawing` has tiles, colours
-and letters.
+and letters, `fonts` what draws these.
 """
 
 import io
@@ -23,14 +23,15 @@ from medical_sam2.intensity_window import Window, choose_window, percentile_wind
 from medical_sam2.io.atomic import writing
 from medical_sam2.preview import drawing
 from medical_sam2.preview.drawing import BACKGROUND, MUTED, Colour, DrawnLine, PreviewCrop
+from medical_sam2.preview.fonts import describe_lost_names, legible, shown_name
 from medical_sam2.prompts import FramePrompt, Prompt
 from medical_sam2.strokes import Diameter, Scribble, Stroke, says_where
 from medical_sam2.views import AXIAL, OPPOSITE, THREE_VIEWS, View
 from medical_sam2.volume import Segmentation, Volume, colour_of, require_segmentation, require_volume
 
 __all__ = ["animation", "as_html", "contact_sheet", "montage", "save"]
-_GAP, _CAPTION, _LINE = 10, 20, 22
-_TALLEST = 460
+_GAP, _CAPTION = 10, 20
+_TALLEST, _NARROW = 460, 120
 _MARGIN = 0.25  # shown around the objects on the strip, as a share of their size
 _SAMPLES = 200_000
 _HTML_PX, _MOST_ROWS, _LONGEST_NAME = 900, 40, 80
@@ -171,8 +172,11 @@ def save(
     prompts: Sequence[Prompt] = (),
     *,
     window: Window | None = None,
-) -> None:
+) -> list[str]:
     """Write a montage (`.png`, `.jpg`), or a film through the slices (`.gif`), whole or not at all.
+
+    Returns:
+        A line if names are shown otherwise, since no font here has their letters.
 
     Raises:
         ConfigError: the file's name ends otherwise.
@@ -190,6 +194,7 @@ def save(
             picture.save(stream, "PNG" if suffix == ".png" else "JPEG")
     else:
         raise ConfigError(f"a preview cannot be written as {suffix or 'a file without a suffix'}", "use .png, .jpg or .gif")
+    return describe_lost_names(segmentation.names)
 
 
 def montage(
@@ -291,6 +296,7 @@ def contact_sheet(
     *,
     columns: int = 6,
     tile_px: int = 190,
+    names: Mapping[int, str] | None = None,
 ) -> Image.Image:
     """Many 2D images side by side with their objects outlined.
 
@@ -300,6 +306,7 @@ def contact_sheet(
         captions: one line for each, cut where it is too long.
         columns: how many side by side.
         tile_px: largest side of an image on the sheet.
+        names: label → name for a legend, "object 1" and so on where there is none; None: no legend.
     """
     colours = {label: colour_of(label) for mask in masks if mask is not None for label in np.unique(mask[mask != 0]).tolist()}
     cells = [
@@ -311,7 +318,10 @@ def contact_sheet(
     sheet = Image.new("RGB", (columns * step_x + _GAP, -(-len(cells) // columns) * step_y + _GAP), BACKGROUND)
     for place, cell in enumerate(cells):
         sheet.paste(cell, (_GAP + place % columns * step_x, _GAP + place // columns * step_y))
-    return sheet
+    if names is None:
+        return sheet
+    entries = [(colour_of(label), shown_name(names, label)) for label in sorted({*colours, *names})]
+    return _stacked([sheet, drawing.legend(entries, sheet.width)], sheet.width)
 
 
 def _cell(
@@ -335,14 +345,15 @@ def _planes(scene: PreviewScene, width_px: int) -> Image.Image:
     sizes = [_size_mm(scene, view) for view in THREE_VIEWS]
     px_per_mm = _fitting(sizes, width_px - 4 * _GAP)
     pictures = [_plane(scene, view, scene.frame(view), whole_slice(scene, view, px_per_mm)) for view in THREE_VIEWS]
-    drawing.scale_bar(pictures[0], px_per_mm)
+    drawing.scale_bar(pictures[0] if pictures[0].width > _NARROW else max(pictures, key=lambda each: each.width), px_per_mm)
     return _row(pictures, width_px)
 
 
 def _plane(scene: PreviewScene, view: View, t: int, crop: PreviewCrop) -> Image.Image:
     picture = draw_slice(scene, view, t, crop)
     drawing.letters(picture, view.code, OPPOSITE)
-    return _captioned(picture, f"{view.name}   {_index(scene, view, t)}")
+    captions = (f"{view.name}   {_index(scene, view, t)}", view.name, "")  # of a thin stack there is room for less
+    return _captioned(picture, next(each for each in captions if drawing.text_px(each, 12) < picture.width))
 
 
 def _strip(scene: PreviewScene, width_px: int, slices: int) -> Image.Image:
@@ -351,7 +362,11 @@ def _strip(scene: PreviewScene, width_px: int, slices: int) -> Image.Image:
     usual = [_frame(scene, view, index) for index in _spread(range(first, last + 1), slices)]
     frames = _with_prompted(usual, scene.prompted(view) or [scene.frame(view)], slices)
     crop = _around(scene, view, (width_px - (slices + 1) * _GAP) // slices)
-    pictures = [_captioned(draw_slice(scene, view, t, crop), _index(scene, view, t)) for t in frames]
+    pictures: list[Image.Image] = []
+    for t in frames:
+        picture, caption = draw_slice(scene, view, t, crop), _index(scene, view, t)
+        room = round(drawing.text_px(caption, 12)) + 4  # which a slice of a thin stack has not
+        pictures.append(_captioned(_centred(picture, max(room, picture.width)), caption))
     return _row(pictures, width_px)
 
 
@@ -434,26 +449,10 @@ def _around(scene: PreviewScene, view: View, side_px: int) -> PreviewCrop:
 
 
 def _legend(scene: PreviewScene, width_px: int) -> Image.Image:
-    """A coloured square, the name and the volume of each object, in as many lines as they need."""
-    colours = scene.colours
-    entries = [
-        (colours[label], f"{scene.segmentation.names.get(label) or f'object {label}'}   {_millilitres(scene, voxels)}")
-        for label, voxels in scene.voxels.items()
-    ] or [(BACKGROUND, "no object was found")]
-    places: list[tuple[float, int]] = []
-    x, line = float(_GAP), 0
-    for _, text in entries:
-        width = 48 + drawing.font(14).getlength(text)
-        if x + width > width_px and x > _GAP:
-            x, line = float(_GAP), line + 1
-        places.append((x, line * _LINE))
-        x += width
-    picture = Image.new("RGB", (width_px, (line + 1) * _LINE), BACKGROUND)
-    draw = ImageDraw.Draw(picture)
-    for (colour, text), (left, top) in zip(entries, places, strict=True):
-        draw.rectangle((left, top + 4, left + 12, top + 16), fill=colour)
-        drawing.write(draw, (left + 20, top + 10), text, anchor="lm", size=14)
-    return picture
+    """What the colours mean, and how large each object is."""
+    rows = ((label, _millilitres(scene, voxels)) for label, voxels in scene.voxels.items())
+    names = {label: shown_name(scene.segmentation.names, label) for label in scene.voxels}
+    return drawing.legend([(scene.colours[label], f"{names[label]}   {size}") for label, size in rows], width_px)
 
 
 def _millilitres(scene: PreviewScene, voxels: int) -> str:
@@ -464,7 +463,7 @@ def _millilitres(scene: PreviewScene, voxels: int) -> str:
 def _captioned(picture: Image.Image, caption: str) -> Image.Image:
     framed = Image.new("RGB", (picture.width, picture.height + _CAPTION), BACKGROUND)
     framed.paste(picture, (0, 0))
-    drawing.write(ImageDraw.Draw(framed), (1, picture.height + 4), caption, size=12, colour=MUTED)
+    drawing.write(ImageDraw.Draw(framed), (1, picture.height + 4), legible(caption), size=12, colour=MUTED)
     return framed
 
 

@@ -2,18 +2,19 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
+from medical_sam2.preview.fonts import direction, font_for
 from medical_sam2.prompts import FramePrompt
 from medical_sam2.volume import Colour
 
 BACKGROUND, TEXT, MUTED, INSIDE, OUTSIDE = (18, 18, 20), (235, 235, 235), (160, 160, 165), (40, 210, 90), (240, 60, 60)
 _FINE = 2  # drawn so many times larger, then reduced: smooth outlines
 _LINE, _FILL = 3, 0.16  # width in fine pixels, opacity
+_MARGIN, _LEGEND = 10.0, 22  # left of a legend, and height of a line of it
 
 
 @dataclass(frozen=True)
@@ -62,12 +63,6 @@ class DrawnLine:
     width: float = 0
 
 
-@cache
-def font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    """The font that comes with Pillow, in pixels."""
-    return ImageFont.load_default(size)
-
-
 def tile(
     image: NDArray[np.generic],
     maps_hw: Sequence[NDArray[np.generic]],
@@ -85,10 +80,8 @@ def tile(
     fine, line = (1, 1) if thin else (_FINE, _LINE)
     large = PreviewCrop(crop.low_yx, crop.size_yx, (crop.scale_yx[0] * fine, crop.scale_yx[1] * fine))
     picture = Image.fromarray(crop.cut(image)).convert("RGB").resize(large.size_px, Image.Resampling.BICUBIC)
-    for labels_hw in maps_hw:
-        part = crop.cut(labels_hw)
-        for label in np.unique(part[part != 0]).tolist():
-            paint(picture, part == label, colours[label], line=line)
+    for part, label in _large_first([crop.cut(labels_hw) for labels_hw in maps_hw]):
+        paint(picture, part == label, colours[label], line=line)
     for prompt in prompts:
         if prompt.mask_hw is not None:
             paint(picture, crop.cut(prompt.mask_hw) != 0, TEXT, fill=0)
@@ -105,6 +98,14 @@ def tile(
         if not each.positive:
             _sign(picture, each.places_xy[len(each.places_xy) // 2], crop, positive=False)
     return picture
+
+
+# Outlines of a nucleus and of its cell run side by side: the outer one must not hide the inner one.
+def _large_first(parts: Sequence[NDArray[np.generic]]) -> list[tuple[NDArray[np.generic], int]]:
+    """Each object with the label map that it lies in, the smallest last."""
+    found = [(part, *np.unique(part[part != 0], return_counts=True)) for part in parts]
+    sizes = [(size, part, label) for part, labels, counts in found for label, size in zip(labels, counts, strict=True)]
+    return [(part, int(label)) for _, part, label in sorted(sizes, key=lambda each: -int(each[0]))]
 
 
 def _trace(picture: Image.Image, line: DrawnLine, crop: PreviewCrop, fine: int) -> None:
@@ -180,16 +181,16 @@ def _sign(picture: Image.Image, place_xy: tuple[float, float], crop: PreviewCrop
 
 
 def letters(picture: Image.Image, code: str, opposite: Mapping[str, str], size: int = 14) -> None:
-    """The directions of the patient at the four edges; `code` is the view's: frames, rows down, columns right."""
+    """The directions of the patient at the edges with room for them; `code` is the view's: frames, rows down, columns right."""
     draw, (width, height) = ImageDraw.Draw(picture), picture.size
     _, down, right = code
-    for letter, place, anchor, room in (
-        (opposite[right], (4, height / 2), "lm", width),
-        (right, (width - 4, height / 2), "rm", width),
-        (opposite[down], (width / 2, 3), "mt", height),
-        (down, (width / 2, height - 3), "mb", height),
+    for letter, place, anchor, along, across in (
+        (opposite[right], (4, height / 2), "lm", width, height),
+        (right, (width - 4, height / 2), "rm", width, height),
+        (opposite[down], (width / 2, 3), "mt", height, width),
+        (down, (width / 2, height - 3), "mb", height, width),
     ):
-        if room > 3 * size:  # two letters on top of each other say nothing
+        if along > 3 * size and across > 1.5 * size:  # two letters on top of each other say nothing, nor do pieces of one
             write(draw, place, letter, anchor=anchor, size=size)
 
 
@@ -204,6 +205,11 @@ def scale_bar(picture: Image.Image, px_per_mm: float) -> None:
     write(draw, ((left + right) / 2, bottom - 4), f"{length_mm:g} mm", anchor="mb", size=11)
 
 
+def text_px(text: str, size: int = 13) -> float:
+    """How wide a text is."""
+    return font_for(text, size).getlength(text, direction=direction(text))
+
+
 def write(
     draw: ImageDraw.ImageDraw,
     place: tuple[float, float],
@@ -214,4 +220,24 @@ def write(
     colour: Colour = TEXT,
 ) -> None:
     """Text, legible on any ground."""
-    draw.text(place, text, fill=colour, font=font(size), anchor=anchor, stroke_width=1, stroke_fill=(0, 0, 0))
+    font, order = font_for(text, size), direction(text)
+    draw.text(place, text, fill=colour, font=font, anchor=anchor, direction=order, stroke_width=1, stroke_fill=(0, 0, 0))
+
+
+def legend(entries: Sequence[tuple[Colour, str]], width_px: int) -> Image.Image:
+    """A coloured square and a text of each object, in as many lines as they need."""
+    entries = entries or [(BACKGROUND, "no object was found")]
+    places: list[tuple[float, int]] = []
+    x, line = _MARGIN, 0
+    for _, text in entries:
+        width = 48 + text_px(text, 14)
+        if x + width > width_px and x > _MARGIN:
+            x, line = _MARGIN, line + 1
+        places.append((x, line * _LEGEND))
+        x += width
+    picture = Image.new("RGB", (width_px, (line + 1) * _LEGEND), BACKGROUND)
+    draw = ImageDraw.Draw(picture)
+    for (colour, text), (left, top) in zip(entries, places, strict=True):
+        draw.rectangle((left, top + 4, left + 12, top + 16), fill=colour)
+        write(draw, (left + 20, top + 10), text, anchor="lm", size=14)
+    return picture

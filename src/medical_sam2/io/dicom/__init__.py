@@ -21,7 +21,18 @@ from medical_sam2.errors import AmbiguousError, FormatError, InputError, Medical
 from medical_sam2.io import voxels
 from medical_sam2.io.dicom import grid as grids
 from medical_sam2.io.dicom.grid import is_reconstruction
-from medical_sam2.io.dicom.headers import TOMOGRAPHIC, Plane, count_kinds, list_files, planes, read_dataset, text, whole_number
+from medical_sam2.io.dicom.headers import (
+    TOMOGRAPHIC,
+    Plane,
+    count_kinds,
+    describe_series,
+    is_localizer,
+    list_files,
+    planes,
+    read_dataset,
+    text,
+    whole_number,
+)
 from medical_sam2.io.dicom.pixels import DicomPixels, decode
 from medical_sam2.io.registry import DICOM, Format, Loaded, Options, Picture, recognise
 from medical_sam2.io.safe_open import require_memory
@@ -162,21 +173,25 @@ def _series(images: list[_Image], folder: Path, options: Options, notes: list[st
     for image in images:
         groups[text(image.header, "SeriesInstanceUID")].append(image)
     ordered = sorted(groups.items(), key=lambda item: (text(item[1][0].header, "SeriesNumber").zfill(12), item[0]))
-    if len(ordered) == 1 and options.series is None:
-        chosen = ordered[0][1]
-    elif options.series is None:
-        listed = tuple(f"--series {n} ({_described(group)})" for n, (_, group) in enumerate(ordered, 1))
-        raise AmbiguousError(f"the folder holds {len(ordered)} series", "choose one", subject=folder, choices=listed)
-    else:
-        chosen = _pick(ordered, options.series, folder)
+    chosen = _only_volume(ordered, folder, notes) if options.series is None else _pick(ordered, options.series, folder)
     _check_one_patient(chosen, folder)
     return _without_localizers(chosen, notes)
 
 
-def _described(group: list[_Image]) -> str:
-    first = group[0].planes[0]
-    count = sum(len(image.planes) for image in group)
-    return f"{text(group[0].header, 'Modality') or 'unknown'}, {say_count(count, 'slice')} of {first.size[0]}×{first.size[1]}"
+def _only_volume(ordered: list[tuple[str, list[_Image]]], folder: Path, notes: list[str]) -> list[_Image]:
+    """The one series, or the only one that is no localizer; what is left out so is told.
+
+    Raises:
+        AmbiguousError: there are several.
+    """
+    described = describe_series([(group[0].header, [p for image in group for p in image.planes]) for _, group in ordered])
+    listed = [f"--series {n} ({line})" for n, line in enumerate(described, 1)]
+    scouts = [all(is_localizer(image.header) for image in group) for _, group in ordered]
+    if len(ordered) > 1 and scouts.count(False) != 1:
+        raise AmbiguousError(f"the folder holds {len(ordered)} series", "choose one", subject=folder, choices=listed)
+    if len(ordered) > 1:
+        notes.append(f"left out: {', '.join(line for line, scout in zip(listed, scouts, strict=True) if scout)}")
+    return ordered[scouts.index(False) if len(ordered) > 1 else 0][1]
 
 
 def _pick(ordered: list[tuple[str, list[_Image]]], wanted: int | str, folder: Path) -> list[_Image]:
@@ -214,7 +229,7 @@ def _check_one_meaning(images: Iterable[_Image], used: set[Path], folder: Path) 
 
 def _without_localizers(images: list[_Image], notes: list[str]) -> list[_Image]:
     """Overview images may share the identifier of the series, and lie across it."""
-    kept = [image for image in images if "LOCALIZER" not in text(image.header, "ImageType").upper()]
+    kept = [image for image in images if not is_localizer(image.header)]
     if not kept or len(kept) == len(images):
         return images
     notes.append(f"{say_count(len(images) - len(kept), 'localizer image')} of the series left out")

@@ -39,7 +39,7 @@ TIME_TAGS = (
 TAGS = [
     *UID_TAGS,
     *TIME_TAGS,
-    *("SOPClassUID", "PatientID", "Modality", "SeriesNumber", "ImageType", "BurnedInAnnotation"),
+    *("SOPClassUID", "PatientID", "Modality", "SeriesNumber", "ImageType", "BurnedInAnnotation", "ConvolutionKernel"),
     *(
         "Rows",
         "Columns",
@@ -191,6 +191,48 @@ class Plane:
     scaling: tuple[float, float]
     times: tuple[float | None, ...]
     uid: str
+
+
+def is_localizer(header: Dataset) -> bool:
+    """Whether an image is an overview (scout), on which others were planned."""
+    return "LOCALIZER" in text(header, "ImageType").upper()
+
+
+# Descriptions of a series are free text, and people write names into them: numbers and the scanner's own words must do.
+def describe_series(groups: Sequence[tuple[Dataset, Sequence[Plane]]]) -> list[str]:
+    """What tells series apart, a line each, of one header and all slices of each: nothing of who the patient is."""
+    facts = [_series_facts(header, found) for header, found in groups]
+    differs = [len(set(column)) > 1 for column in zip(*facts, strict=True)]
+    lines: list[str] = []
+    for (header, found), own in zip(groups, facts, strict=True):
+        columns, rows = found[0].size
+        kind = f"{text(header, 'Modality') or 'unknown'}{', localizer' * is_localizer(header)}"
+        more = [fact for fact, told in zip(own, differs, strict=True) if told and fact]
+        lines.append(", ".join([kind, f"{say_count(len(found), 'slice')} of {columns}×{rows}", *more]))
+    return lines
+
+
+def _series_facts(header: Dataset, found: Sequence[Plane]) -> tuple[str, ...]:
+    """Number, thickness, distance, echo time and kernel, in words; "" for what the header does not say."""
+    number, thickness, echo = text(header, "SeriesNumber"), found[0].thickness, _soft(header, "EchoTime")
+    kernel = re.sub(r"[\[\]']", "", text(header, "ConvolutionKernel"))
+    distance = _usual_distance(found)
+    return (
+        f"series number {number}" if number.isdecimal() else "",
+        "" if thickness is None else f"{thickness:g} mm thick",
+        "" if distance is None else f"{distance:.3g} mm apart",
+        "" if echo is None else f"echo time {echo:g} ms",
+        f"kernel {kernel}" if re.fullmatch(r"[\w ,.+-]{1,20}", kernel) else "",
+    )
+
+
+def _usual_distance(found: Sequence[Plane]) -> float | None:
+    """Millimetres from slice to slice, at the median; None where they do not say where they lie."""
+    if found[0].orientation is None or any(plane.position is None for plane in found):
+        return None
+    normal = np.cross(found[0].orientation[:3], found[0].orientation[3:])
+    steps = np.diff(np.unique(np.round([np.dot(plane.position or (), normal) for plane in found], 2)))
+    return float(np.median(steps)) if len(steps) else None
 
 
 def text(dataset: Dataset, name: str) -> str:

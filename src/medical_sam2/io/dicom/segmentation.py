@@ -19,18 +19,19 @@ from pydicom.dataset import Dataset
 from pydicom.uid import ExplicitVRLittleEndian
 from pydicom.valuerep import DSfloat
 
-from medical_sam2.errors import ConfigError, FormatError, GeometryError, PromptError
+from medical_sam2.errors import AmbiguousError, ConfigError, FormatError, GeometryError, InputError, PromptError, say_count
 from medical_sam2.io import atomic, voxels
 from medical_sam2.io.dicom import DicomOrigin, headers
 from medical_sam2.io.dicom.headers import Plane, complete_uids, read_dataset, text, whole_number
 from medical_sam2.io.dicom.pixels import segmentation_frames
-from medical_sam2.io.labels import SAME_MM, Outline
+from medical_sam2.io.labels import SAME_MM, Outline, refuse_threshold
 from medical_sam2.io.registry import Loaded
 from medical_sam2.io.safe_open import guarded, open_regular
 from medical_sam2.io.voxels import from_lps
 from medical_sam2.volume import Colour, Segmentation, Volume
 
 KIND = "a DICOM-SEG"
+FRACTIONS = "its segments are fractional, soft edges or probabilities"
 MAKER = "medical-sam2"
 LONGEST_LABEL, LONGEST_DESCRIPTION = 64, 1024
 """Characters of a SegmentLabel (LO) and of a SegmentDescription (ST)."""
@@ -38,20 +39,21 @@ NEEDED = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUI
 EMPTIED = ("PatientName", "PatientID", "PatientBirthDate", "PatientSex", "AccessionNumber", "StudyDate", "StudyTime", "StudyID")
 
 
-def save(found: Segmentation, path: Path, like: Volume) -> None:
+def save(found: Segmentation, path: Path, like: Volume) -> list[str]:
     """Write objects as a binary DICOM-SEG: one segment for each, one frame for each slice that it touches; they may overlap.
 
     Patient, study and frame of reference come from the source series; every frame carries its own slice's position, so tilted
-    gantries stay right. Slices that were interpolated have no source and are left out.
+    gantries stay right.
+
+    Returns:
+        One line if slices were left out, since they were interpolated and so have no image to refer to.
 
     Raises:
         GeometryError: `like` was not read from DICOM files that are still there.
-        FormatError: nothing is segmented.
+        FormatError: nothing is segmented on a slice that has an image.
     """
     origin = source_origin(like, path, KIND)
-    objects = found.objects()
-    if not objects:
-        raise FormatError("nothing is segmented, and a DICOM-SEG cannot be empty", "save to another format", subject=path)
+    objects, lost = found.objects(), describe_lost_slices(found, origin, like, path, KIND)
     table = np.array([0, *objects])
     layers = [_in_source_order(origin, np.searchsorted(table, layer).astype(np.uint16)) for layer in found.maps]
     (sources, frames), several = layers[0], len(layers) > 1
@@ -62,6 +64,27 @@ def save(found: Segmentation, path: Path, like: Volume) -> None:
         simplefilter("ignore")
         data = _encode(sources, frames.astype(np.uint8) if several else frames, found, path)
     atomic.write_bytes(path, data)
+    return lost
+
+
+# Who reads "203001 voxels" must know that the file has fewer: outlines lie on images, and an interpolated slice is none.
+def describe_lost_slices(found: Segmentation, origin: DicomOrigin, like: Volume, path: Path, kind: str) -> list[str]:
+    """A line that says how much lies on interpolated slices, which an object of this kind cannot hold; none where nothing does.
+
+    Raises:
+        FormatError: nothing is left to write.
+    """
+    each = np.sum([np.count_nonzero(labels, axis=(0, 1)) for labels in found.maps], axis=0)
+    interpolated = np.array([place is None for place in origin.slices])
+    lost, whole = int(each[interpolated].sum()), int(each.sum())
+    if lost == whole:
+        where = " on a slice that has an image" if whole else ""
+        raise FormatError(f"nothing is segmented{where}, and {kind} cannot be empty", "save to another format", subject=path)
+    if not lost:
+        return []
+    slices = say_count(int(np.count_nonzero(each[interpolated])), "slice", "were")
+    missing = f"{lost} of {whole} voxels, {lost * like.voxel_mm3 / 1000:.4g} mL, are not in the file"
+    return [f"{slices} interpolated, without an image, so {kind} holds no outline there: {missing}"]
 
 
 def check(like: Volume, path: Path) -> None:
@@ -240,6 +263,8 @@ def load(path: Path, like: Volume) -> Volume:
     with catch_warnings():
         simplefilter("ignore")
         dataset = read_dataset(path, pixels=True)
+        if _is_fractional(dataset, path):
+            raise FormatError(f"{FRACTIONS}: it is no label map", "threshold it first", subject=path)
         highest = max(_label_numbers(dataset, path).values(), default=0)
         labels = np.zeros(like.shape, np.min_scalar_type(highest))
         overlaps = 0
@@ -251,36 +276,72 @@ def load(path: Path, like: Volume) -> Volume:
     return Volume(voxels.compact(labels), like.affine, "SEG", path, tuple(notes))
 
 
-def load_segments(path: Path, like: Volume) -> list[Outline]:
+def load_segments(path: Path, like: Volume, threshold: float | None = None) -> list[Outline]:
     """What was drawn of each segment, in the grid of `like`, with its name and its colour; segments may overlap.
 
+    Args:
+        path: the file.
+        like: the image.
+        threshold: smallest fraction (0 to 1) that is inside, where segments hold fractions.
+
     Raises:
-        FormatError, GeometryError: as `load`.
-        PromptError: nothing is drawn.
+        FormatError, GeometryError: damaged, or a frame that lies on no slice of the image.
+        AmbiguousError: segments hold fractions, and there is no threshold.
+        InputError: a threshold that they do not need, or that is no fraction.
+        PromptError: nothing is drawn, or nothing reaches the threshold.
     """
     masks: dict[int, NDArray[np.bool_]] = {}
     with catch_warnings():
         simplefilter("ignore")
         dataset = read_dataset(path, pixels=True)
-        for label, plane, inside in _drawn_frames(dataset, path):
+        least = _least_inside(dataset, threshold, path)
+        for label, plane, inside in _drawn_frames(dataset, path, least):
             if inside.any():
                 mask = masks[label] if label in masks else masks.setdefault(label, np.zeros(like.shape, bool))
                 _slice_of(mask, plane, like, path)[inside] = True
         numbers = _label_numbers(dataset, path)
-        described = {numbers[whole_number(item, "SegmentNumber", None, path=path)]: item for item in dataset.SegmentSequence}
+        described = {numbers[number]: item for number, item in _described(dataset, path).items()}
+    if not masks and threshold is not None:
+        raise PromptError("nothing of the mask reaches the threshold", "lower it", subject=path)
     if not masks:
         raise PromptError("the segmentation is empty", "outline at least one voxel", subject=path)
     items = {label: described.get(label, Dataset()) for label in masks}
     return [Outline(label, masks[label], _name(items[label], label), _colour(items[label])) for label in sorted(masks)]
 
 
-def _drawn_frames(dataset: Dataset, path: Path) -> Iterator[tuple[int, Plane, NDArray[np.bool_]]]:
-    """Label, place and pixels (column, row) of what each frame holds."""
+def _is_fractional(dataset: Dataset, path: Path) -> bool:
+    """Whether its segments hold fractions instead of yes and no.
+
+    Raises:
+        FormatError: it does not say what they hold.
+    """
+    kind = text(dataset, "SegmentationType")
+    if kind not in ("BINARY", "FRACTIONAL", "LABELMAP"):
+        raise FormatError("it does not say what its segments hold (SegmentationType)", "export it again", subject=path)
+    return kind == "FRACTIONAL"
+
+
+def _least_inside(dataset: Dataset, threshold: float | None, path: Path) -> float:
+    """The smallest stored number that is inside of a segment. Raises as `load_segments`."""
+    if not _is_fractional(dataset, path):
+        refuse_threshold(threshold)
+        return 1
+    if threshold is None:
+        choices = ("--threshold 0.5 (of each segment what is at least that; 0 to 1)",)
+        raise AmbiguousError(FRACTIONS, "say what is meant", subject=path, choices=choices)
+    if not 0 < threshold <= 1:
+        problem = f"its fractions are between 0 and 1, and nothing is told apart by a threshold of {threshold:g}"
+        raise InputError(problem, "give one such as 0.5", subject=path)
+    return threshold * whole_number(dataset, "MaximumFractionalValue", 255, path=path)
+
+
+def _drawn_frames(dataset: Dataset, path: Path, least: float = 1) -> Iterator[tuple[int, Plane, NDArray[np.bool_]]]:
+    """Label, place and pixels (column, row) of what each frame holds: of a segment, its numbers from the least one on."""
     numbers, planes = _label_numbers(dataset, path), headers.planes(dataset, path)
     segments = _segments(dataset, len(planes), path)
     for plane, number, frame in zip(planes, segments, segmentation_frames(dataset, path), strict=True):
         if number:
-            yield numbers.get(number, number), plane, frame.T > 0
+            yield numbers.get(number, number), plane, least <= frame.T
         else:
             yield from ((label, plane, np.equal(frame.T, value)) for value, label in numbers.items())
 
@@ -306,14 +367,20 @@ def _colour(item: Dataset) -> Colour | None:
 
 def _label_numbers(dataset: Dataset, path: Path) -> dict[int, int]:
     """Segment number → label."""
-    if text(dataset, "SegmentationType") not in ("BINARY", "LABELMAP"):
-        raise FormatError("its segments are fractional: it is no label map", "threshold it first", subject=path)
-    with guarded(path):
-        items = list(dataset.get("SegmentSequence") or [])
-    own = {whole_number(item, "SegmentNumber", None, path=path): OURS.fullmatch(text(item, "TrackingID")) for item in items}
+    own = {number: OURS.fullmatch(text(item, "TrackingID")) for number, item in _described(dataset, path).items()}
     if all(own.values()):
         return {number: int(found[1]) for number, found in own.items() if found}
     return {number: number for number in own}
+
+
+def _described(dataset: Dataset, path: Path) -> dict[int, Dataset]:
+    """Segment number → its description; the ground, which label maps describe as segment 0, is no object."""
+    with guarded(path):
+        items = list(dataset.get("SegmentSequence") or [])
+    found = {whole_number(item, "SegmentNumber", None, path=path): item for item in items}
+    if found.pop(0, None) is not None and text(dataset, "SegmentationType") != "LABELMAP":
+        raise FormatError("its segments are not numbered from 1", "export it again", subject=path)
+    return found
 
 
 def _segments(dataset: Dataset, count: int, path: Path) -> list[int]:

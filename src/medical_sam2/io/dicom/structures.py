@@ -28,6 +28,7 @@ from medical_sam2.io.dicom.segmentation import (
     EMPTIED,
     LONGEST_DESCRIPTION,
     MAKER,
+    describe_lost_slices,
     maker_version,
     segment_labels,
     source_headers,
@@ -58,16 +59,15 @@ def save(found: Segmentation, path: Path, like: Volume) -> list[str]:
 
     Raises:
         GeometryError: `like` was not read from DICOM files that are still there.
-        FormatError: nothing is segmented.
+        FormatError: nothing is segmented on a slice that has an image.
     """
     maps = [labels.integers(each, path) for each in found.maps]
     names = {label: found.names.get(label) or f"object {label}" for label in found.objects()}
-    if not names:
-        raise FormatError("nothing is segmented, and an RTSTRUCT cannot be empty", "save to another format", subject=path)
-    written = segment_labels(names)
+    origin = source_origin(like, path, KIND)
+    lost, written = describe_lost_slices(found, origin, like, path, KIND), segment_labels(names)
     with catch_warnings():
         simplefilter("ignore")
-        images = _images(source_origin(like, path, KIND))
+        images = _images(origin)
         dataset = _structure_set([image.header for image in images.values()])
         contours = _contours(maps, images)
         for label, name in names.items():
@@ -78,12 +78,7 @@ def save(found: Segmentation, path: Path, like: Volume) -> list[str]:
         buffer = BytesIO()
         dataset.save_as(buffer, enforce_file_format=True)
     atomic.write_bytes(path, buffer.getvalue())
-    left_out = sum(any(each[:, :, k].any() for each in maps) for k in range(like.shape[2]) if k not in images)
-    return (
-        [f"{say_count(left_out, 'slice', 'were')} interpolated, without an image: an RTSTRUCT holds no contours there"]
-        if left_out
-        else []
-    )
+    return lost
 
 
 def _contours(maps: Sequence[NDArray[np.unsignedinteger]], images: Mapping[int, "_SourceImage"]) -> dict[int, list[Dataset]]:
@@ -240,19 +235,22 @@ def load(path: Path, like: Volume) -> Volume:
     return Volume(array, like.affine, "RTSTRUCT", path, tuple(notes))
 
 
-def load_segments(path: Path, like: Volume) -> list[Outline]:
+def load_segments(path: Path, like: Volume, threshold: float | None = None) -> list[Outline]:
     """What each region surrounds, in the grid of `like`, the series that they were drawn on; regions may overlap.
 
     Raises:
         FormatError: damaged, or contours that cross each other.
         GeometryError: it belongs to another series, or a contour lies on no slice of it.
         PromptError: it holds no closed contour.
+        InputError: a threshold, which its regions do not need.
     """
+    labels.refuse_threshold(threshold)
     with catch_warnings():
         simplefilter("ignore")
-        regions, _ = _regions(path, like)
+        regions, notes = _regions(path, like)
     require_memory(len(regions) * like.array.size, path)
-    return [Outline(each.label, _filled(each, like.shape, path), each.name, each.colour) for each in regions]
+    told = tuple(notes)
+    return [Outline(each.label, _filled(each, like.shape, path), each.name, each.colour, told) for each in regions]
 
 
 # Contours are millimetres and nothing else: on another series of the patient they would look right, and be wrong.
@@ -264,15 +262,16 @@ def _regions(path: Path, like: Volume) -> tuple[list[_Region], list[str]]:
         described = list(dataset.get("StructureSetROISequence") or [])
         outlines = {int(item.ReferencedROINumber): item for item in dataset.get("ROIContourSequence") or []}
     numbers = [whole_number(item, "ROINumber", None, path=path) for item in described]
-    if numbers and (max(Counter(numbers).values()) > 1 or max(numbers) >= MOST_OBJECTS):
-        raise FormatError(f"its ROIs are not numbered from 1 to {MOST_OBJECTS}, each once", "export it again", subject=path)
-    first = int(0 in numbers)
-    notes = ["its ROIs are numbered from 0; here from 1"] if first else []
+    if numbers and (max(Counter(numbers).values()) > 1 or len(numbers) > MOST_OBJECTS):
+        raise FormatError(
+            f"its ROIs are not numbered each once, or are more than {MOST_OBJECTS}", "export it again", subject=path
+        )
+    given, notes = _labels_of(numbers)
     found: list[_Region] = []
     series.check(dataset, described, path)
     for number, item in zip(numbers, described, strict=True):
         outline = outlines.get(number, Dataset())
-        region = _Region(number + first, _name(item, number, dataset), _colour(outline, path))
+        region = _Region(given[number], _name(item, number, dataset), _colour(outline, path))
         with guarded(path):
             contours = list(outline.get("ContourSequence") or [])
         region.contours.extend(contour for each in contours if (contour := _contour(each, number, series, like, path)))
@@ -287,6 +286,15 @@ def _regions(path: Path, like: Volume) -> tuple[list[_Region], list[str]]:
     if not found:
         raise PromptError("it holds no closed contour", "outline at least one pixel", subject=path)
     return sorted(found, key=lambda region: region.label), notes
+
+
+def _labels_of(numbers: Sequence[int]) -> tuple[dict[int, int], list[str]]:
+    """ROI number → label: the same where labels may be such, and a line where it is not."""
+    first = int(0 in numbers)
+    if max(numbers, default=0) + first > MOST_OBJECTS:
+        told = f"its ROIs have numbers up to {max(numbers)}, over {MOST_OBJECTS}; here they are numbered from 1, in their order"
+        return {number: label for label, number in enumerate(sorted(numbers), 1)}, [told]
+    return {number: number + first for number in numbers}, ["its ROIs are numbered from 0; here from 1"] * first
 
 
 def _name(item: Dataset, number: int, dataset: Dataset) -> str:
