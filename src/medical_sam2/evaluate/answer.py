@@ -31,9 +31,16 @@ from medical_sam2.evaluate.cases import (
     open_data_set,
 )
 from medical_sam2.evaluate.figures import write_sketch
-from medical_sam2.evaluate.methods import find_method, is_foreign
-from medical_sam2.evaluate.methods.foreign import MethodError, guard_method
-from medical_sam2.evaluate.methods.interface import Correcting, Method, MethodAnswer, MethodInputs, TrainingCases
+from medical_sam2.evaluate.methods import find_method, is_by_user
+from medical_sam2.evaluate.methods.interface import (
+    Correcting,
+    Method,
+    MethodAnswer,
+    MethodError,
+    MethodInputs,
+    TrainingCases,
+    guard_method,
+)
 from medical_sam2.evaluate.protocols import OF_VOLUMES, Condition, Kind
 from medical_sam2.evaluate.study import EvaluationJob, NetworkSettings, Row
 from medical_sam2.metrics import dice, iou, score
@@ -166,7 +173,7 @@ def _prompt_case(job: EvaluationJob, reader: SimulatedReader, frames: Sequence[i
 
 def _find_guarded(name: str) -> Method:
     found = find_method(name)
-    return guard_method(name, found) if is_foreign(name) else found
+    return guard_method(name, found) if is_by_user(name) else found
 
 
 def _ask_method(job: EvaluationJob, shown: EvaluationCase, hashed: HashedPrompts, inputs: MethodInputs) -> MethodAnswer:

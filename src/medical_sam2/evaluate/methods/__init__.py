@@ -90,7 +90,7 @@ def find_method(name: str) -> Method:
     return find(METHODS, name, what="method", interface=Method)
 
 
-def is_foreign(name: str) -> bool:
+def is_by_user(name: str) -> bool:
     """Whether a method is somebody's own code, which this process runs; other programs run by themselves."""
     return name not in METHODS and IMAGE not in name
 
