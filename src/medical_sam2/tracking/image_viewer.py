@@ -24,14 +24,12 @@ from medical_sam2.intensity_window import (
     percentile_window,
 )
 from medical_sam2.model.backbone import Backbone, Features, FramePrediction, Instruction, Wanted
-from medical_sam2.model.device import map_on_cores
 from medical_sam2.prompts import FramePrompt, intensities
 from medical_sam2.tracking.click_outline import OutlineJudge, reduction
 from medical_sam2.tracking.frames import Canvas, Region, object_box, region_for, to_frame, to_input, to_network
 from medical_sam2.volume import check_array
 
 OnError = Callable[[int, MedicalSam2Error], None]
-BESIDE = 1.4, 3.0  # sides of regions over the longer side of a box, in which it is answered, too
 MANY = 8  # an image with so many times the network's pixels along an axis is averaged first
 ENOUGH = 4
 Modality = Callable[[int], str | None]
@@ -302,22 +300,16 @@ def outline_closely(
         asked = Instruction(to_network(prompt, shape_hw, viewer.size, region), wanted=wanted)
         return backbone.decode(frame, backbone.fuse(frame, [[]]), [asked])
 
-    def ask(region: Region | None, _: int, prompt: FramePrompt) -> tuple[NDArray[np.bool_], float]:
-        prediction = answer(region, prompt, "rough")
+    def ask(region: Region | None, _: int, prompt: FramePrompt, wanted: Wanted = "rough") -> tuple[NDArray[np.bool_], float]:
+        prediction = answer(region, prompt, wanted)
         return to_frame(prediction.logits_Bhw, shape_hw, region)[0] > 0.5, float(prediction.confidence_B[0])
-
-    def outline(region: Region | None) -> NDArray[np.float32]:
-        return to_frame(answer(region, prompt, "answer").logits_Bhw, shape_hw, region)[0]
 
     canvas = Canvas(shape_hw)
     if judge is not None and prompt.box_xyxy is None and prompt.labels.any():
         found = judge.outline_click(canvas, viewer.picture(index, reduction(shape_hw)), prompt, answer, in_set=True)
         return prompt if found is None else FramePrompt.mask(found[0])
-    box = object_box(canvas, {index: prompt}, ask)
-    region = region_for(canvas, box)
+    region = region_for(canvas, object_box(canvas, {index: prompt}, ask))
     if region is None:
         return prompt
-    # from a box the mean of what is seen more and less closely was better on each of twenty sets (docs/log.md, 2026-11-30)
-    further = [] if prompt.box_xyxy is None else [region_for(canvas, box, margin) for margin in BESIDE]
-    mask = np.mean(map_on_cores(outline, [*dict.fromkeys([region, *further])]), axis=0) > 0.5
+    mask, _ = ask(region, index, prompt, "answer")
     return FramePrompt.mask(mask) if mask.any() else prompt
