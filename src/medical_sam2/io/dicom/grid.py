@@ -221,7 +221,7 @@ def _report_gap(
     text = f"{len(missing)} of {places[-1] + 1} slices are missing (gap at {shown} mm along the normal)"
     if not allow_gap:
         raise GeometryError(text, "give the missing files, or fill the gap by interpolation with --allow-gap", subject=subject)
-    notes.append(f"{text}; they were interpolated")
+    notes.append(f"{text}; they were interpolated, and what is outlined on them is in no DICOM file that is saved")
 
 
 VECTORS = ("TimeSlotVector", "RRIntervalVector", "EnergyWindowVector")
