@@ -44,7 +44,7 @@ FLAT = 0.5  # thickness over the width on the prompted slices, below which an ob
 FEW, TINY = 4, 16  # slices of an object, and voxels of it on the prompted ones, of which the network can hardly tell what it is
 REACH = 2  # slices beside a corrected one that are expected to change with it
 MOST_SUGGESTED = 12
-UNSURE = 0.5  # predicted IoU of what a click hit, below which the judge of clicks is asked, and people are told
+UNSURE = 0.5  # predicted IoU of what a click hit, below which people are told
 
 
 @dataclass(frozen=True)

@@ -20,13 +20,13 @@ from medical_sam2.model.memory_bank import MemoryBank, Policy, PolicyBank
 from medical_sam2.model.tracker import track
 from medical_sam2.prompts import Fixed, FramePrompt
 from medical_sam2.tracking.click_outline import OutlineJudge, reduction
-from medical_sam2.tracking.confidence import UNSURE
 from medical_sam2.tracking.frames import AskNetwork, FrameStack, Region, answer_clicks, grow_region
 from medical_sam2.views import View
 from medical_sam2.volume import Volume
 
 FRAMES_OF_A_PASS = 1_000_000  # more than any view has: frames of different passes are never neighbours in time
 SMALL = 0.25  # area of an outline or box over the largest one of its object, below which it is not remembered
+UNSURE = 0.4  # predicted IoU of what a click hit, below which the judge of clicks is asked: that takes as long as the click
 ENDED = 8  # frames in a row without any of the objects, after which tracking ends in that direction
 
 
