@@ -21,7 +21,7 @@ from medical_sam2.tracking.volume_tracker import FrameDone
 from medical_sam2.views import View
 from medical_sam2.volume import Segmentation, Volume, bounding_box
 
-MARGIN = 0.25  # of background kept beside a thing on it, over the thing's size
+MARGIN = 0.5  # of background kept beside a thing on it, over the thing's size
 UNIFORM = 0.15  # spread of its greys, over how far they lie from the background, and from 0
 SAMPLES = 64  # along each axis, at least, by which that is judged
 
