@@ -16,6 +16,7 @@ from medical_sam2.model.backbone import FramePrediction
 from medical_sam2.prompts import FramePrompt, Point
 from medical_sam2.segmenter import Segmenter
 from medical_sam2.strokes import Scribble, lasso_prompt, scribble_prompt
+from medical_sam2.tracking import view_tracker
 from medical_sam2.tracking.click_outline import (
     FEATURES,
     JUDGE_FILE,
@@ -174,6 +175,20 @@ def test_the_judge_chooses_among_regions_and_gives_the_mask_at_full_size() -> No
         assert 0 < worth < 1
 
 
+@pytest.mark.parametrize(("slope", "kept", "changed"), [(0.5, "small", True), (0.5, "large", False), (0.1, "small", False)])
+def test_another_mask_is_kept_unless_one_is_clearly_better(slope: float, kept: str, changed: bool) -> None:
+    """Believed by area: .75 and .1 (of the frame's logarithm, about) where the slope is steep, both near one half where not."""
+    masks = {"small": discs((40, 30), radius=3), "large": discs((40, 30), radius=29)}
+    judge = judge_by("area", slope)
+    judge = OutlineJudge([(judge.layers[0][0], np.full(1, 2 * slope, np.float32))])
+    found = judge.outline_click(
+        Canvas(SHAPE), np.zeros(SHAPE, np.float32), click((40, 30)), answering(said(*masks.values())), rather_than=masks[kept]
+    )
+    assert (found is not None) == changed
+    if found is not None:
+        assert dice(found[0], masks["large"]) > 0.9
+
+
 def test_nothing_that_fits_the_clicks_is_no_outline() -> None:
     nothing = said(np.zeros(SHAPE, bool))
     assert (
@@ -198,7 +213,7 @@ def nano() -> Segmenter:
     return Segmenter.from_pretrained(device="cpu", precision="fp32", image_size=128)
 
 
-def test_in_a_volume_scribbles_ask_the_judge_and_clicks_do_not(nano: Segmenter, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_in_a_volume_scribbles_ask_the_judge_and_sure_clicks_do_not(nano: Segmenter, monkeypatch: pytest.MonkeyPatch) -> None:
     i, j, k = np.indices((64, 60, 7))
     ball = ((i - 30) / 8) ** 2 + ((j - 30) / 8) ** 2 + ((k - 3) / 3.2) ** 2 < 1
     volume = Volume(np.where(ball, 400, 150) + np.random.default_rng(1).normal(0, 10, ball.shape), np.diag([1.5, 1.5, 5, 1]))
@@ -211,6 +226,22 @@ def test_in_a_volume_scribbles_ask_the_judge_and_clicks_do_not(nano: Segmenter, 
             assert name == "scribble" or dice(found.labels > 0, ball) > 0.9
     assert areas["scribble", -1.0] < areas["scribble", 1.0]
     assert areas["click", -1.0] == areas["click", 1.0]
+
+
+def test_in_a_volume_unsure_clicks_ask_the_judge(nano: Segmenter, monkeypatch: pytest.MonkeyPatch) -> None:
+    i, j, k = np.indices((64, 60, 7))
+    ball = ((i - 30) / 8) ** 2 + ((j - 30) / 8) ** 2 + ((k - 3) / 3.2) ** 2 < 1
+    volume = Volume(np.where(ball, 400, 150) + np.random.default_rng(1).normal(0, 10, ball.shape), np.diag([1.5, 1.5, 5, 1]))
+    areas = {}
+    for unsure in (0.0, 1.1):  # none, all
+        monkeypatch.setattr(view_tracker, "UNSURE", unsure)
+        (weight, _), *_ = judge_by("area", -4.0).layers
+        monkeypatch.setattr(
+            nano, "judge", OutlineJudge([(weight, np.full(1, -12, np.float32))])
+        )  # .5 of the ball, more of less
+        found = nano.segment_volume(volume, [Point((30, 30, 3))], views="axial", islands=True)
+        areas[unsure] = int((found.labels[:, :, 3] > 0).sum())
+    assert areas[1.1] < 0.8 * areas[0.0]
 
 
 def test_a_click_on_one_of_many_in_a_set_may_mean_all_of_them(nano: Segmenter, monkeypatch: pytest.MonkeyPatch) -> None:
