@@ -23,7 +23,7 @@ from medical_sam2.plugins import find, suggestion
 from medical_sam2.prompts import FramePrompt, Prompt
 from medical_sam2.strokes import apply_settled
 from medical_sam2.tracking.click_outline import OutlineJudge
-from medical_sam2.tracking.confidence import SLICE_FEATURES, SLICES_FILE, describe_unsure_clicks
+from medical_sam2.tracking.confidence import SLICE_FEATURES, SLICES_FILE, describe_unsure_clicks, describe_unsure_image
 from medical_sam2.tracking.consensus import Gate
 from medical_sam2.tracking.correction import check_correction, correct_labels, read_request, take_out
 from medical_sam2.tracking.cropping import Crop, CroppedImages
@@ -365,8 +365,9 @@ class Segmenter:
             labels = cropped.to_whole(found.index, found.labels)
             for label, prompt in prompts.get(found.index, {}).items():
                 apply_settled(labels, label, prompt)
-            warnings = (*found.warnings, *describe_missed_clicks(labels, prompts.get(found.index, {})))
-            yield replace(found, labels=labels, window=viewer.windows.get(found.index), warnings=warnings)
+            told = [*found.warnings, *describe_missed_clicks(labels, own := prompts.get(found.index, {}))]
+            told += describe_unsure_image(found.confidence, own) if self.judge is not None else []
+            yield replace(found, labels=labels, window=viewer.windows.get(found.index), warnings=tuple(told))
 
     def _stepwise(self, steps: Iterator[T]) -> Iterator[T]:
         """The same, in this precision, which does not leak to whoever takes the results."""

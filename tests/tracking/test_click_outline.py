@@ -256,6 +256,26 @@ def test_a_click_on_one_of_many_in_a_set_may_mean_all_of_them(nano: Segmenter, m
     assert shares[1.0] > 1.5 * shares[-1.0]
 
 
+@pytest.mark.parametrize(("bias", "unsure"), [(2.0, False), (-2.0, True)])
+def test_an_image_of_a_set_is_as_sure_as_the_judge_is_of_its_click(
+    nano: Segmenter, monkeypatch: pytest.MonkeyPatch, bias: float, unsure: bool
+) -> None:
+    disc = discs((30, 30), radius=9, shape=(72, 80))
+    image = np.where(disc, 200, 60).astype(np.uint8) + np.random.default_rng(0).integers(0, 9, disc.shape, np.uint8)
+    monkeypatch.setattr(nano, "judge", OutlineJudge([(np.zeros((1, len(FEATURES)), np.float32), np.full(1, bias, np.float32))]))
+    (found,) = nano.segment_images([image], {0: {1: click((30, 30))}})
+    expected = 1 / (1 + np.exp(-bias))
+    assert found.confidence[1] == pytest.approx(expected / (2 - expected), abs=1e-4)
+    assert [line.partition(" (")[0] for line in found.warnings] == unsure * ["object 1: it is unsure what the click means"]
+
+
+def test_a_box_in_a_set_is_as_sure_as_the_network_is(nano: Segmenter) -> None:
+    disc = discs((30, 30), radius=9, shape=(72, 80))
+    image = np.where(disc, 200, 60).astype(np.uint8) + np.random.default_rng(0).integers(0, 9, disc.shape, np.uint8)
+    (found,) = nano.segment_images([image], {0: {1: FramePrompt.box(21, 21, 39, 39)}})
+    assert 0.5 < found.confidence[1] < 1
+
+
 def test_a_scribble_chooses_among_the_masks_and_is_followed() -> None:
     """The judge believes the small disc; a line that reaches beyond it means the large one, less what is drawn as outside."""
     small, large = discs((40, 30), radius=6), discs((40, 30), radius=20)

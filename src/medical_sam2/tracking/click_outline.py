@@ -355,7 +355,7 @@ class OutlineJudge:
             rather_than: a mask (H, W) that is to be kept unless another one is clearly better.
 
         Returns:
-            The mask (H, W) and its predicted Dice; None where the network proposes none that fits the clicks, or none that is
+            The mask (H, W) and its predicted IoU; None where the network proposes none that fits the clicks, or none that is
             clearly better than the one to be kept.
         """
         inside = prompt.points_xy[prompt.labels == 1]
@@ -377,7 +377,8 @@ class OutlineJudge:
             mask = part_under(inside, mask)
         if prompt.settled_hw is not None:
             mask = (mask | (prompt.settled_hw > 0)) & (prompt.settled_hw >= 0)
-        return (mask, float(worth.max())) if mask.any() else None
+        expected = float(worth.max())
+        return (mask, expected / (2 - expected)) if mask.any() else None
 
 
 def _clearly_better(worth: Floats, candidates: Sequence[Candidate], mask_hw: MaskArray) -> bool:

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from medical_sam2.errors import PromptError
 from medical_sam2.io.labels import object_boxes
-from medical_sam2.prompts import Box, Mask, Point, Prompt
+from medical_sam2.prompts import Box, FramePrompt, Mask, Point, Prompt
 from medical_sam2.strokes import Diameter, Lasso
 from medical_sam2.views import View
 from medical_sam2.volume import SliceConfidence, Volume
@@ -44,7 +44,7 @@ FLAT = 0.5  # thickness over the width on the prompted slices, below which an ob
 FEW, TINY = 4, 16  # slices of an object, and voxels of it on the prompted ones, of which the network can hardly tell what it is
 REACH = 2  # slices beside a corrected one that are expected to change with it
 MOST_SUGGESTED = 12
-UNSURE = 0.5  # predicted IoU of what a click hit, below which people are told
+UNSURE, UNSURE_IMAGE = 0.5, 0.3  # predicted IoU of what a click hit, below which people are told: in volumes, in sets
 
 
 @dataclass(frozen=True)
@@ -194,11 +194,19 @@ def describe_unsure_clicks(axes: str, rows: Sequence[SliceConfidence], prompts: 
         )
         if surest is not None and 0 < surest.confidence < UNSURE:
             axis = "ijk"[View(surest.view).order(axes)[0]]
-            where = f"slice {surest.slice} of axis {axis} (confidence {surest.confidence:.2f})"
-            found.append(
-                f"object {label}: it is unsure what the click means on {where}: look there, or draw a box or an outline"
-            )
+            found.append(_describe_unsure(label, surest.confidence, f" on slice {surest.slice} of axis {axis}"))
     return found
+
+
+def describe_unsure_image(sure: Mapping[int, float], prompts: Mapping[int, FramePrompt]) -> list[str]:
+    """The same of one image of a set: object → confidence, object → prompt."""
+    plain = [label for label, prompt in prompts.items() if prompt.mask_hw is None and prompt.box_xyxy is None]
+    return [_describe_unsure(label, sure[label]) for label in plain if 0 < sure.get(label, 1.0) < UNSURE_IMAGE]
+
+
+def _describe_unsure(label: int, confidence: float, where: str = "") -> str:
+    shown = f"(confidence {confidence:.2f})"
+    return f"object {label}: it is unsure what the click means{where} {shown}: look there, or draw a box or an outline"
 
 
 def describe_early_ends(

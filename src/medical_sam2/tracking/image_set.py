@@ -183,6 +183,7 @@ class _ObjectGroup:
     waiting: Sequence[int]
     _likeness: dict[int, float] = field(default_factory=dict)
     _shown: dict[int, list[PromptedImage]] = field(default_factory=dict)
+    _believed: dict[tuple[int, int], float] = field(default_factory=dict)  # object, image → IoU of what a click or box means
 
     def __post_init__(self) -> None:
         self._bank = PolicyBank(self.config.policy, frames=len(self.config.viewer.images))
@@ -190,10 +191,11 @@ class _ObjectGroup:
     def steps(self) -> Iterator[_ImageStep]:
         """Each image that can be used, once."""
         viewer = self.config.viewer
-        order, prompters = self._visited(), [self._prompter(own) for own in self.prompts.values()]
+        order, prompters = self._visited(), [self._prompter(label, own) for label, own in self.prompts.items()]
         several = len({*self._templates(), *self.waiting}) > 1
         for i, found in track(self.config.backbone, viewer.features, order, prompters, self._bank, kept=lambda _: several):
-            sure = tuple(found.confidence_B.float().tolist())
+            answered: list[float] = found.confidence_B.float().tolist()
+            sure = tuple(self._believed.get((label, i), own) for label, own in zip(self.prompts, answered, strict=True))
             likeness = self._likeness.pop(i, 1.0)
             yield _ImageStep(i, tuple(self.prompts), *self._agreed(i, found.logits_Bhw, sure, likeness), likeness)
 
@@ -231,17 +233,16 @@ class _ObjectGroup:
         own = next(iter(self.prompts.values()))
         return sorted(own, key=lambda i: (_prompt_rank(own[i]), i))
 
-    def _prompter(self, prompts_here: Mapping[int, FramePrompt]) -> Prompter:
+    def _prompter(self, label: int, prompts_here: Mapping[int, FramePrompt]) -> Prompter:
         viewer, (first, *later) = self.config.viewer, self._templates()
         if _prompt_rank(prompts_here[first]) == NEGATIVE:
             raise PromptError("an object has nothing but negative clicks", "click inside of it too, or outline it")
         corrected = [i for i in later if _prompt_rank(prompts_here[i]) != DRAWN]
-        plain = {
-            i: prompts_here[i]
-            if i in corrected
-            else outline_closely(self.config.backbone, viewer, i, prompts_here[i], self.config.judge)
-            for i in prompts_here
-        }
+        plain = dict(prompts_here)
+        for i in prompts_here.keys() - corrected:
+            plain[i], sure = outline_closely(self.config.backbone, viewer, i, prompts_here[i], self.config.judge)
+            if sure is not None:
+                self._believed[label, i] = sure
         fitted = {i: to_network(prompt, viewer.shapes[i], viewer.size) for i, prompt in plain.items()}
         corrections = {i: fitted.pop(i) for i in corrected}
         return Fixed(fitted, corrections)

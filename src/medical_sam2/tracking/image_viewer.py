@@ -281,7 +281,7 @@ def _grey(image: NDArray[np.generic]) -> bool:
 
 def outline_closely(
     backbone: Backbone, viewer: ImageViewer, index: int, prompt: FramePrompt, judge: OutlineJudge | None = None
-) -> FramePrompt:
+) -> tuple[FramePrompt, float | None]:
     """An outline in place of clicks or a box, where the object is small enough to be looked at closely, or a judge says which.
 
     Args:
@@ -290,9 +290,12 @@ def outline_closely(
         index: of the image.
         prompt: in pixels of the image.
         judge: of what clicks mean.
+
+    Returns:
+        The outline and its predicted IoU; the prompt as it was, and None, where there is none.
     """
     if prompt.mask_hw is not None:
-        return prompt
+        return prompt, None
     shape_hw = viewer.shapes[index]
 
     def answer(region: Region | None, prompt: FramePrompt, wanted: Wanted = "every") -> FramePrediction:
@@ -307,9 +310,9 @@ def outline_closely(
     canvas = Canvas(shape_hw)
     if judge is not None and prompt.box_xyxy is None and prompt.labels.any():
         found = judge.outline_click(canvas, viewer.picture(index, reduction(shape_hw)), prompt, answer, in_set=True)
-        return prompt if found is None else FramePrompt.mask(found[0])
+        return (prompt, None) if found is None else (FramePrompt.mask(found[0]), found[1])
     region = region_for(canvas, object_box(canvas, {index: prompt}, ask))
     if region is None:
-        return prompt
-    mask, _ = ask(region, index, prompt, "answer")
-    return FramePrompt.mask(mask) if mask.any() else prompt
+        return prompt, None
+    mask, sure = ask(region, index, prompt, "answer")
+    return (FramePrompt.mask(mask), sure) if mask.any() else (prompt, None)

@@ -389,7 +389,7 @@ class ViewTracker:
             ask: asks the network.
 
         Returns:
-            The frame of the first scribble, or of the first click, the mask (H, W) there, and its predicted Dice.
+            The frame of the first scribble, or of the first click, the mask (H, W) there, and its predicted IoU.
         """
         inside = [t for t, prompt in own.items() if prompt.labels.any()]
         judge, t = self.config.judge, next((t for t in inside if _scribbled(own[t])), next(iter(inside), None))

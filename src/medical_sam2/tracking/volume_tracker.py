@@ -145,7 +145,7 @@ class GroupTracker:
     progress: TrackingProgress = field(default_factory=TrackingProgress)
     rows: list[SliceConfidence] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
-    _judged: dict[tuple[int, int], float] = field(default_factory=dict)  # object, slice → predicted Dice of what a click means
+    _judged: dict[tuple[int, int], float] = field(default_factory=dict)  # object, slice → predicted IoU of what a click means
 
     def __post_init__(self) -> None:
         self.view_tracker = ViewTracker(self.config)
