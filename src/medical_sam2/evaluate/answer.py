@@ -36,11 +36,10 @@ from medical_sam2.evaluate.methods.interface import (
     Correcting,
     Method,
     MethodAnswer,
-    MethodError,
     MethodInputs,
     TrainingCases,
-    guard_method,
 )
+from medical_sam2.evaluate.methods.user_methods import MethodError, guard_method
 from medical_sam2.evaluate.protocols import OF_VOLUMES, Condition, Kind
 from medical_sam2.evaluate.study import EvaluationJob, NetworkSettings, Row
 from medical_sam2.metrics import dice, iou, score
