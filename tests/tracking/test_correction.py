@@ -196,6 +196,19 @@ def test_a_negative_click_on_the_background_changes_nothing() -> None:
     assert (correct(volume, [Point((13, 11, 20), positive=False)], earlier).labels == earlier).all()
 
 
+def test_clicks_that_the_result_follows_already_change_nothing(nano: Segmenter) -> None:
+    """A click inside and one outside of an outline that is too small and has a spur: neither is asked about."""
+    volume, one, _ = two_balls()
+    earlier = one & (np.indices(one.shape)[0] < 22)
+    earlier[10:12, 40:50, 3] = True
+    clicks = [Point((18, 30, 3)), Point((60, 4, 3), positive=False)]
+    assert (nano.segment_volume(volume, clicks, earlier=earlier.astype(np.uint8), views="axial").labels == earlier).all()
+    wrong = Point((11, 45, 3), positive=False)
+    found = nano.segment_volume(volume, [clicks[0], wrong], earlier=earlier.astype(np.uint8), views="axial").labels > 0
+    assert not found[11, 45, 3]
+    assert not (found & ~earlier).any()  # the click inside asks for nothing more
+
+
 def test_progress_ends_at_its_total() -> None:
     volume, truth = column()
     told: list[FrameDone] = []

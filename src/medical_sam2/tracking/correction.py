@@ -213,11 +213,17 @@ class _CorrectedObject:
         return ~np.isin(parts, list(touched))
 
     @cached_property
-    def clicks_alone(self) -> NDArray[np.int64] | None:
-        """All clicks, 1 for "inside", 0 for "outside", unless a box or an outline was given too."""
+    def directions(self) -> tuple[bool, bool] | None:
+        """Whether clicks may add to the object, and take away from it; None where a box or an outline was given too.
+
+        A click that the earlier result follows asks for nothing beside those that it does not.
+        """
         if any(prompt.mask_hw is not None or prompt.box_xyxy is not None for prompt in self.new.values()):
             return None
-        return np.concatenate([prompt.labels for prompt in self.new.values()])
+        inside = np.concatenate([prompt.labels for prompt in self.new.values()]) == 1
+        places = [(t, pixels_of(prompt.points_xy, self.old_thw.shape[1:])) for t, prompt in self.new.items()]
+        followed = np.concatenate([self.old_thw[t, xy[:, 1], xy[:, 0]] for t, xy in places]) == inside
+        return bool(inside.all() or (inside & ~followed).any()), bool(not inside.any() or (~inside & ~followed).any())
 
     @cached_property
     def reach_of_clicks(self) -> list[tuple[tuple[int, int, int], tuple[float, float]]] | None:
@@ -226,7 +232,7 @@ class _CorrectedObject:
         None where more than clicks is given. On a frame without the object a click reaches everywhere: all of it was missed.
         """
         drawn = any(prompt.settled_hw is not None for prompt in self.new.values())
-        if self.clicks_alone is None or drawn or not self.old_thw.any():
+        if self.directions is None or drawn or not self.old_thw.any():
             return None
         height, width = self.old_thw.shape[1:]
         places = [(t, y, x) for t, prompt in self.new.items() for x, y in pixels_of(prompt.points_xy, (height, width)).tolist()]
@@ -261,10 +267,9 @@ class _CorrectedObject:
             mask_hw = mask_hw & ~prompt.cleared_hw() if prompt.mask_hw is not None else mask_hw
             if self.new[t].mask_hw is not None:
                 return mask_hw
-        if self.clicks_alone is not None and self.clicks_alone.all():
-            return mask_hw | self.old_thw[t]
-        if self.clicks_alone is not None and not self.clicks_alone.any():
-            mask_hw = mask_hw & self.old_thw[t]
+        adds, takes = self.directions or (True, True)
+        mask_hw = mask_hw if takes else mask_hw | self.old_thw[t]
+        mask_hw = mask_hw if adds else mask_hw & self.old_thw[t]
         return mask_hw | self.untouched_thw[t]
 
     def spread(self, t: int, mask_hw: NDArray[np.bool_]) -> NDArray[np.bool_]:
