@@ -26,7 +26,8 @@ from medical_sam2.volume import Volume
 
 FRAMES_OF_A_PASS = 1_000_000  # more than any view has: frames of different passes are never neighbours in time
 SMALL = 0.25  # area of an outline or box over the largest one of its object, below which it is not remembered
-UNSURE = 0.4  # predicted IoU of what a click hit, below which the judge of clicks is asked: that takes as long as the click
+# what a click hit, below which the judge of clicks is asked (as long as a click takes): predicted IoU, share of the frame
+UNSURE, TINY = 0.4, 0.003
 ENDED = 8  # frames in a row without any of the objects, after which tracking ends in that direction
 
 
@@ -380,8 +381,8 @@ class ViewTracker:
     ) -> tuple[int, NDArray[np.bool_], float] | None:
         """What scribbles or clicks inside mean, by the judge of clicks, where no outline or box was drawn.
 
-        Clicks alone ask it only where the network is unsure, and believe it only where it is sure: else it is no better than
-        the network itself on volumes, and now and then loses the object.
+        Clicks alone ask it only where the network is unsure or finds next to nothing, and believe it only where it is sure:
+        else it is no better than the network itself on volumes, and now and then loses the object.
 
         Args:
             view: along which the prompts lie.
@@ -399,7 +400,7 @@ class ViewTracker:
         canvas, rather_than = self.frames(view).canvas, None
         if not _scribbled(own[t]):
             rather_than, sure = answer_clicks(canvas, t, own[t], ask)
-            if sure >= UNSURE:
+            if sure >= UNSURE and rather_than.mean() >= TINY:
                 return None
         picture, seen_at = self.frames(view).picture(t, reduction(canvas.shape_hw)), t
         found = judge.outline_click(
