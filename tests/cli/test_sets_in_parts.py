@@ -37,6 +37,46 @@ def test_label_maps_that_were_made_otherwise_are_not_mixed(set_workspace: SetWor
     assert set_workspace.done(*words, "--overwrite")["count"] == 3
 
 
+def outlined(name: str) -> bytes:
+    """The annotations of an image for QuPath, without how sure they are."""
+    features = json.loads(Path(f"out/{name}.geojson").read_text())["features"]
+    return json.dumps([each["geometry"] for each in features]).encode()
+
+
+@pytest.mark.parametrize("asked", [(), ("--annotations", "coco")])
+def test_annotations_of_an_earlier_run_do_not_outlast_its_label_maps(
+    set_workspace: SetWorkspace, asked: tuple[str, ...]
+) -> None:
+    """Those that were not asked for again are made anew, and told; what another program left is told."""
+    set_workspace.done(*A_MASK, "--annotations", "geojson", "--annotations", "coco")
+    before = outlined("a"), json.loads(Path("out/annotations.coco.json").read_text())["annotations"]
+    Path("out/annotations.xml").write_text("")
+    elsewhere = ("--template", "a.png", "--box", "2", "2", "9", "9", *asked)
+    renewed, left = set_workspace.done(*elsewhere, "--overwrite")["warnings"][:2]
+    files = "out/*.geojson" if asked else "out/annotations.coco.json, out/*.geojson"
+    assert renewed == f"annotations of an earlier run were made anew, with the names of this one: {files}"
+    assert left == "left as it is, maybe of an earlier run: annotations.xml"
+    assert before[0] != outlined("a")
+    assert before[1] != json.loads(Path("out/annotations.coco.json").read_text())["annotations"]
+    assert not Path("out/annotations.labelstudio.json").exists()
+    set_workspace.done(*elsewhere, "--annotations", "geojson", output="new")
+    assert outlined("a") == outlined("../new/a")
+
+
+def test_annotations_of_an_earlier_run_tell_of_images_that_came_later(set_workspace: SetWorkspace) -> None:
+    """With --skip-existing those of all forms that lie there; where nothing may be replaced, the run is refused."""
+    set_workspace.done(*A_MASK, "--annotations", "label-studio", "--annotations", "geojson")
+    for file in ("c.png", "c.geojson"):
+        Path("out", file).unlink()
+    set_workspace.done(*A_MASK, "--skip-existing", "--annotations", "coco")
+    assert Path("out/c.geojson").exists()
+    for file in ("coco", "labelstudio"):
+        assert "c.jpg" in Path(f"out/annotations.{file}.json").read_text()
+    for file in "abc":
+        Path("out", f"{file}.png").unlink()
+    assert "out/annotations.coco.json: exists already; choose another folder" in set_workspace.refused(*A_MASK)
+
+
 def test_other_weights_are_other_settings(set_workspace: SetWorkspace, tmp_path: Path) -> None:
     """Also those of the small networks beside them."""
     set_workspace.done(*A_MASK)
