@@ -269,6 +269,19 @@ def test_a_run_that_goes_on_tells_of_blank_and_coloured_images_of_before(set_wor
     assert out.splitlines()[0] == "1 of 4 images outlined, 2 were there already, 1 blank and without an outline (black.png)"
 
 
+def test_the_summary_tells_how_sure_earlier_images_are(set_workspace: SetWorkspace) -> None:
+    """The least sure image of all, whichever run saw it; also where nothing was left to do."""
+    words = (*A_MASK, "--bank", "prompted")
+    whole = set_workspace.run(*words)[1].splitlines()[1:]
+    assert [line.split()[0] for line in whole[:2]] == ["intensities:", "confidence"]
+    assert set_workspace.run(*words, "--skip-existing")[1].splitlines() == [
+        "0 of 3 images outlined, 3 were there already",
+        *whole,
+    ]
+    Path("out", f"{Path(whole[-2].split()[1]).stem}.png").unlink()
+    assert set_workspace.run(*words, "--skip-existing")[1].splitlines()[1:] == whole
+
+
 def discs(radii: list[int], size: int = 48) -> None:
     """Images e0.png … in the folder, each with a bright disc."""
     rng, distance = np.random.default_rng(1), np.hypot(*(np.indices((size, size)) - size / 2))
