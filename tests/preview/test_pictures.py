@@ -14,10 +14,12 @@ from PIL import Image, ImageDraw
 
 from medical_sam2 import preview
 from medical_sam2.errors import ConfigError
+from medical_sam2.intensity_window import Window
 from medical_sam2.io import label_table, load_segmentation, save
-from medical_sam2.preview import PreviewScene, draw_slice, drawing, whole_slice
+from medical_sam2.preview import draw_slice, drawing, whole_slice
 from medical_sam2.preview.drawing import INSIDE, OUTSIDE, TEXT, PreviewCrop, tile
 from medical_sam2.preview.fonts import font_for
+from medical_sam2.preview.scene import PreviewScene
 from medical_sam2.prompts import Box, Mask, Point, Prompt
 from medical_sam2.strokes import Diameter, Lasso, Scribble, Stroke
 from medical_sam2.views import AXIAL, CORONAL, SAGITTAL, THREE_VIEWS, View
@@ -274,6 +276,21 @@ def test_the_smaller_one_of_two_outlines_on_one_place_is_seen(small: int) -> Non
     )
     assert pixels[60, 41].argmax() == (0 if small == 1 else 2), "the edge that they share"
     assert pixels[100, 41].argmax() == (2 if small == 1 else 0)
+
+
+@pytest.mark.parametrize("window", [None, Window(-160, 240)])
+def test_a_lung_beside_a_tumour_is_not_black(window: Window | None) -> None:
+    """Montage and film show each through the window in which the network saw it, unless one is given for all."""
+    array = np.full((40, 40, 8), 40.0)
+    array[:20] = -800
+    labels = np.zeros(array.shape, np.uint8)
+    labels[5:15, 10:30, 2:6], labels[25:35, 10:30, 2:6] = 1, 2
+    windows = {1: Window(-1250, 250), 2: Window(-160, 240)}
+    what = Volume(array, np.eye(4)), Segmentation(labels, np.eye(4), windows=windows)
+    for picture in (preview.montage(*what, window=window), preview.animation(*what, window=window)[0]):
+        grey = np.asarray(picture)[np.ptp(np.asarray(picture), axis=2) == 0][:, 0]
+        assert (np.count_nonzero(np.abs(grey.astype(int) - 76) < 3) > 500) == (window is None), "-800 through the first"
+        assert np.count_nonzero(np.abs(grey.astype(int) - 128) < 3) > 500, "40 through the second"
 
 
 def test_a_film_is_written_and_read(tmp_path: Path) -> None:
