@@ -163,7 +163,7 @@ def test_an_interrupted_run_that_replaced_some_says_what_is_left(
 
     monkeypatch.setattr("medical_sam2.cli.segment_images.save_label_map", broken)
     _, _, told = set_workspace.run(*A_MASK, "--object", "2", "--overwrite")
-    assert "1 of 3 images are outlined; 2 label maps are still of before: do all again with --overwrite" in told
+    assert "1 of 3 images is outlined; 2 label maps are still of before: do all again with --overwrite" in told
 
 
 def test_an_interrupted_first_run_tells_what_is_finished(set_workspace: SetWorkspace, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -230,9 +230,9 @@ def test_images_in_colour_among_grey_ones_are_named(set_workspace: SetWorkspace,
     found = set_workspace.done(*A_MASK, "--overwrite")
     unlike = ["b.png", "c.jpg"] if template_in_colour else ["b.png"]
     count, theirs, ours = kinds
-    told = (
-        f"{count} of 3 images are {theirs} and what is prompted is {ours}: their masks are wrong more often and deserve a look"
-    )
+    are, masks = ("are", "their masks are") if count == "2" else ("is", "its mask is")
+    told = f"{count} of 3 images {are} {theirs} and what is prompted is {ours}: {masks} wrong more often and"
+    told += " deserve a look" if count == "2" else " deserves a look"
     assert found["warnings"] == [f"{told}: {', '.join(unlike)}"]
     assert found["deserve_a_look"] == unlike
     both = set_workspace.done("--mask", "a.png:a_mask.png", "--point", "b.png:20", "20", output="both")
@@ -248,7 +248,7 @@ def test_a_blank_image_is_neither_grey_nor_in_colour(set_workspace: SetWorkspace
     assert (found["warnings"], found["deserve_a_look"]) == ([], [])
     Image.fromarray(np.array(Image.open("set/b.png").convert("L"))).save("set/b.png")
     (told,) = set_workspace.done(*A_MASK, "--overwrite")["warnings"]
-    assert told.startswith("1 of 3 images are grey and what is prompted is in colour")
+    assert told.startswith("1 of 3 images is grey and what is prompted is in colour")
 
 
 def test_a_run_that_goes_on_tells_of_blank_and_coloured_images_of_before(set_workspace: SetWorkspace) -> None:

@@ -109,7 +109,7 @@ def _check(images: ImageFolder, files: list[Path], outputs: SetOutputOptions) ->
                 check_place(path, outputs.overwrite or outputs.skip_existing)
     there = [i for i, file in enumerate(files) if file.exists()]
     if there and not (outputs.overwrite or outputs.skip_existing):
-        problem = f"{len(there)} of {say_count(len(files), 'label map')} exist already, {files[there[0]].name} among them"
+        problem = f"{say_count(len(files), 'label map', 'exist', part=len(there))} already, {files[there[0]].name} among them"
         raise InputError(problem, "say --skip-existing or --overwrite", subject=folder)
     return there if outputs.skip_existing else []
 
@@ -123,7 +123,7 @@ def _check_skipped(run: "_SetRun") -> list[str]:
     """
     run.records = {i: record for i in sorted(run.skipped) if (record := read_record(run.files[i])) is not None}
     if others := [run.files[i].name for i, record in run.records.items() if record.key != run.key]:
-        some = f"{len(others)} of {say_count(len(run.skipped), 'label map', 'were')}"
+        some = say_count(len(run.skipped), "label map", "were", part=len(others))
         problem = f"{some} made with other settings, weights or prompts: {list_first(others)}"
         remedy = "choose another folder, or do all again with --overwrite"
         raise InputError(problem, remedy, subject=run.outputs.output)
@@ -274,7 +274,7 @@ class _SetRun:
                 report.print_note(f"of what is finished, wrote {', '.join(map(str, self.tables().values()))}")
         if self.done:
             outlined = sum(not row["blank"] for row in (*self.earlier, *self.rows))
-            done = f"{outlined} of {say_count(len(self.images), 'image', 'are')} outlined"
+            done = f"{say_count(len(self.images), 'image', 'are', part=outlined)} outlined"
             others = sum(file.exists() for i, file in enumerate(self.files) if i not in self.done)
             if self.outputs.overwrite and others:
                 report.print_note(
@@ -424,8 +424,11 @@ class _SetRun:
             return []
         kinds = ("in colour", "grey") if self.in_colour[unlike[0]] else ("grey", "in colour")
         names = list_first([self.images.entries[i].name for i in unlike])
-        told = f"{len(unlike)} of {say_count(len(self.seen()), 'image', 'are')} {kinds[0]} and what is prompted is {kinds[1]}"
-        return [f"{told}: their masks are wrong more often and deserve a look: {names}"]
+        counted = say_count(len(self.seen()), "image", "are", part=len(unlike))
+        masks = (
+            "its mask is wrong more often and deserves" if len(unlike) == 1 else "their masks are wrong more often and deserve"
+        )
+        return [f"{counted} {kinds[0]} and what is prompted is {kinds[1]}: {masks} a look: {names}"]
 
     def note_failure(self, i: int, error: MedicalSam2Error) -> None:
         """Note an image that cannot be used."""

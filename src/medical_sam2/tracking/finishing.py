@@ -445,7 +445,7 @@ def remove_islands(labels: NDArray[np.unsignedinteger], prompts: Sequence[Prompt
             parts, voxels = (sum(counts) for counts in zip(near, far, strict=True))
             if parts:
                 lost = f"{say_count(parts, 'small part')} in its box ({say_count(voxels, 'voxel')})"
-                told.append(f"object {label} lost {lost}; `islands` keeps them")
+                told.append(f"object {label} lost {lost}; `islands` keeps {'it' if parts == 1 else 'them'}")
     return told
 
 
