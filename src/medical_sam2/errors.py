@@ -165,7 +165,7 @@ def say_count(number: int, noun: str, verb: str = "", *, part: int | None = None
     return f"{some}{number} {noun}{'s' * (number != 1)} {follows}".rstrip()
 
 
-def no_such(what: str, index: int, count: int, subject: object) -> InputError:
+def no_such(what: str, index: int, count: int, subject: str | Path | None) -> InputError:
     """The refusal of an index, from 0, beyond what a file has: frames, pages, time points."""
     if count == 1:
         return InputError(f"there is no {what} {index}: there is but one", "use 0, or leave it out", subject=subject)
