@@ -1,7 +1,7 @@
 """A CT of a phantom, for want of a patient: thick slices, noise, soft edges; prints a box around its liver.
 
-The outline of the liver lies beside it, and in `pages` a small piece of both, with voxels twice as wide,
-that the commands of README and docs/ speak of.
+The outline of the liver lies beside it, and in `pages` what the commands of README speak of: a small piece
+of both, with voxels twice as wide, a table of prompts, and a folder of smears with an outlined cell.
 
 python examples/phantom.py out/phantom.nii.gz
 """
@@ -13,11 +13,13 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 from scipy.ndimage import gaussian_filter
 
 SHAPE_IJK, SPACING_MM = (192, 160, 36), (1.8, 1.8, 5.0)
 NOISE_HU, BLUR_MM = 14.0, 1.6
 PART = (slice(0, 128, 2), slice(10, 138, 2), slice(16, 24))
+PROMPTS = "image,object,name,kind,i,j,k\nct.nii.gz,1,liver,point,32,30,4\n"
 
 
 @dataclass(frozen=True)
@@ -74,19 +76,34 @@ def widest_box(liver: NDArray[np.uint8]) -> tuple[int, ...]:
     return int(i.min()), int(j.min()), k, int(i.max()), int(j.max()), k
 
 
-def write_part(image: nib.Nifti1Image, liver: nib.Nifti1Image, folder: Path) -> None:
-    """Write ct.nii.gz and truth.nii.gz, 64×64×8 voxels around the liver: every second one of a row and a column."""
+def write_pages(image: nib.Nifti1Image, liver: nib.Nifti1Image, folder: Path) -> None:
+    """Write ct.nii.gz and truth.nii.gz, every second voxel of rows and columns around the liver, prompts.csv, and smears."""
     folder.mkdir(exist_ok=True)
     nib.save(image.slicer[PART], folder / "ct.nii.gz")
     nib.save(liver.slicer[PART], folder / "truth.nii.gz")
+    (folder / "prompts.csv").write_text(PROMPTS)
+    write_smears(folder)
+
+
+def write_smears(folder: Path) -> None:
+    """Three pictures of a cell with a nucleus, and the outline of the first cell."""
+    (folder / "smears").mkdir(exist_ok=True)
+    rng, (rows, columns) = np.random.default_rng(0), np.indices((112, 128))
+    for number, x in ((7, 68), (19, 60), (31, 70)):
+        cell, nucleus = (np.hypot(rows - 60, columns - x - dx) < radius for dx, radius in ((0, 26), (-10, 10)))
+        grey = np.where(nucleus, 70, np.where(cell, 130, 220)) + rng.normal(0, 4, rows.shape)
+        Image.fromarray(grey.clip(0, 255).astype(np.uint8)).save(folder / "smears" / f"cell_{number:02d}.png")
+        if number == 7:
+            Image.fromarray(cell.astype(np.uint8)).save(folder / "cell_07_mask.png")
 
 
 def main(path: Path) -> None:
-    """Write the image, and the outline and the part beside it, and print the box."""
+    """Write the image, the outline beside it and the folder `pages`, and print the box."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     image, liver = make()
     nib.save(image, path)
     nib.save(liver, path.with_name("truth.nii.gz"))
-    write_part(image, liver, path.with_name("pages"))
+    write_pages(image, liver, path.with_name("pages"))
     print(*widest_box(np.asarray(liver.dataobj)))
 
 

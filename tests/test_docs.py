@@ -18,7 +18,6 @@ import nibabel as nib
 import numpy as np
 import pytest
 import yaml
-from PIL import Image
 
 import medical_sam2
 from medical_sam2 import errors, io, preview
@@ -92,10 +91,10 @@ def name(page: Path) -> str:
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the files that the pages speak of: those that the demo leaves, and pictures and copies in other formats."""
+    """A folder with the files that the pages speak of: those that the demo leaves, and copies in other formats."""
     folder = tmp_path_factory.mktemp("pages")
     phantom = runpy.run_path(str(ROOT / "examples" / "phantom.py"))
-    phantom["write_part"](*phantom["make"](), folder)
+    phantom["write_pages"](*phantom["make"](), folder)
     image, truth = (nib.load(folder / file) for file in ("ct.nii.gz", "truth.nii.gz"))
     array, outline = np.asarray(image.dataobj), np.asarray(truth.dataobj)
     Series(image.affine, array).write(folder / "series")
@@ -105,20 +104,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "spleens" / "one").mkdir(parents=True)
     for file, what in (("ct.nrrd", array), ("spleen.nrrd", outline)):
         save(what, folder / "spleens" / "one" / file, load(folder / "ct.nii.gz"))
-    write_smears(folder)
     return folder
-
-
-def write_smears(folder: Path) -> None:
-    """Three pictures of a cell with a nucleus, and the outline of the first cell."""
-    (folder / "smears").mkdir()
-    rng, (rows, columns) = np.random.default_rng(0), np.indices((112, 128))
-    for number, x in ((7, 68), (19, 60), (31, 70)):
-        cell, nucleus = (np.hypot(rows - 60, columns - x - dx) < radius for dx, radius in ((0, 26), (-10, 10)))
-        grey = np.where(nucleus, 70, np.where(cell, 130, 220)) + rng.normal(0, 4, rows.shape)
-        Image.fromarray(grey.clip(0, 255).astype(np.uint8)).save(folder / "smears" / f"cell_{number:02d}.png")
-        if number == 7:
-            Image.fromarray(cell.astype(np.uint8)).save(folder / "cell_07_mask.png")
 
 
 @pytest.fixture
@@ -141,6 +127,7 @@ def test_what_the_pages_tell_to_type_runs(page: Path, case: Path, monkeypatch: p
     for block in blocks(page, "json"):
         (case / "prompts.json").write_text(block.code)
     for block in blocks(page, "csv"):
+        assert page.name != "README.md" or (case / "prompts.csv").read_text() == block.code, "the demo leaves another table"
         (case / "prompts.csv").write_text(block.code)
     for block in blocks(page, "py"):
         if plugin := re.match(r"# (\w+\.py)\n", block.code):

@@ -36,9 +36,10 @@ def example(name: str) -> dict[str, Any]:
 
 
 def test_phantom(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    example("phantom")["main"](tmp_path / "phantom.nii.gz")
+    folder = tmp_path / "new" / "demo"
+    example("phantom")["main"](folder / "phantom.nii.gz")
     i, j, k, i_high, j_high, k_high = (int(word) for word in capsys.readouterr().out.split())
-    image, liver = load(tmp_path / "phantom.nii.gz"), load(tmp_path / "truth.nii.gz")
+    image, liver = load(folder / "phantom.nii.gz"), load(folder / "truth.nii.gz")
     assert k == k_high
     outline = liver.array[:, :, k]
     inside = outline[i : i_high + 1, j : j_high + 1]
@@ -47,6 +48,10 @@ def test_phantom(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert image.array[:, :, k][outline == 1].mean() == pytest.approx(105, abs=10)
     assert image.orientation == "LPS"
     assert image.spacing_mm == pytest.approx((1.8, 1.8, 5.0))
+    example("phantom")["main"](folder / "phantom.nii.gz")
+    written = sorted(str(path.relative_to(folder / "pages")) for path in (folder / "pages").rglob("*.*"))
+    smears = [f"smears/cell_{number}.png" for number in ("07", "19", "31")]
+    assert written == ["cell_07_mask.png", "ct.nii.gz", "prompts.csv", *smears, "truth.nii.gz"]
 
 
 def test_segment_volume(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -25,7 +25,7 @@ NO_MEMORY = re.compile("allocate memory|not enough memory|unable to mmap|failed 
 """What libraries say for want of memory in errors that have no type of their own: torch, safetensors, the dynamic linker."""
 DEFECT = 70
 """Exit code of an error of this program."""
-OF_ONE = {"are": "is", "were": "was", "have": "has", "hold": "holds"}
+OF_ONE = {"are": "is", "were": "was", "have": "has", "hold": "holds", "exist": "exists"}
 
 
 class MedicalSam2Error(Exception):
@@ -148,19 +148,28 @@ def read_number(text: str) -> float:
         return float(text)
 
 
-def say_count(number: int, noun: str, verb: str = "") -> str:
-    """So many things, as a message says it, and the verb that follows.
+def say_count(number: int, noun: str, verb: str = "", *, part: int | None = None) -> str:
+    """So many things, or some of so many, as a message says it, and the verb that follows.
 
     Args:
         number: of things.
         noun: for one of them.
-        verb: for several of them: are, were, have or hold.
+        verb: for several of them: are, were, have, hold or exist.
+        part: how many of them are meant, unless it is all.
 
-    >>> say_count(1, "image", "were"), say_count(0, "label map")
-    ('1 image was', '0 label maps')
+    >>> say_count(1, "image", "were"), say_count(0, "label map"), say_count(8, "image", "are", part=1)
+    ('1 image was', '0 label maps', '1 of 8 images is')
     """
-    follows = OF_ONE[verb] if number == 1 and verb else verb
-    return f"{number} {noun}{'s' * (number != 1)} {follows}".rstrip()
+    follows = OF_ONE[verb] if (number if part is None else part) == 1 and verb else verb
+    some = "" if part is None else f"{part} of "
+    return f"{some}{number} {noun}{'s' * (number != 1)} {follows}".rstrip()
+
+
+def no_such(what: str, index: int, count: int, subject: str | Path | None) -> InputError:
+    """The refusal of an index, from 0, beyond what a file has: frames, pages, time points."""
+    if count == 1:
+        return InputError(f"there is no {what} {index}: there is but one", "use 0, or leave it out", subject=subject)
+    return InputError(f"there is no {what} {index} among {count}", f"use 0 to {count - 1}", subject=subject)
 
 
 def list_first(things: Sequence[object], most: int = 3) -> str:

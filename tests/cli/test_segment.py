@@ -417,7 +417,7 @@ def test_small_parts_that_a_box_lost_are_told(workspace: Workspace) -> None:
     workspace.put("two.nii.gz", array)
     box = ("--box", "6", "4", "3", "18", "16", "3")
     warnings = workspace.done(*box, image="two.nii.gz")["warnings"]
-    told = "object 1 lost 1 small part in its box (1 voxel); --islands keeps them"
+    told = "object 1 lost 1 small part in its box (1 voxel); --islands keeps it"
     assert told in warnings
     assert f"warning: {told}\n" in workspace.run(*box, image="two.nii.gz", output="again.nii.gz")[2]
     assert not any(

@@ -422,7 +422,7 @@ def test_a_full_disk_is_named_where_it_was_met(set_workspace: SetWorkspace, monk
     monkeypatch.setattr(atomic, "write_bytes", fill)
     code, _, err = set_workspace.run(*A_MASK, *ALL_ANNOTATIONS)
     assert code == 3
-    assert "1 of 3 images are outlined; --skip-existing goes on with the others" in err
+    assert "1 of 3 images is outlined; --skip-existing goes on with the others" in err
     assert "b.png: the disk is full; nothing was written; free some space" in err.splitlines()[-1]
     monkeypatch.setattr(atomic, "write_bytes", write)
     set_workspace.done(*A_MASK, *ALL_ANNOTATIONS, "--skip-existing")

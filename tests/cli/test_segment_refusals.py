@@ -189,8 +189,35 @@ def test_an_earlier_result_of_several_time_points(workspace: Workspace) -> None:
 
 def test_correction_that_is_ambiguous(workspace: Workspace) -> None:
     workspace.mask("old.nii.gz", [ONE_SLICE, (slice(2, 6), slice(2, 6), slice(0, 6))])
-    line = workspace.refused("--correct", "old.nii.gz", *CLICK, code=4)
-    assert line == "old.nii.gz: holds 2 objects; say which is meant: --object 1, --object 2"
+    workspace.mask("one.nii.gz", [ONE_SLICE])
+    for words, which in (
+        (CLICK, "--point 14 12 3"),
+        (("--point", "1:14", "12", "3", "--slices", "2", "4"), "--slices 2 4"),
+        (("--negative-scribble", "3", "3", "3", "9", "9", "3"), "--negative-scribble 3 3 3 9 9 3"),
+        (("--point", "1:14", "12", "3", "--name", "liver"), "--name liver"),
+        (("--mask", "one.nii.gz"), "--mask one.nii.gz"),
+        (("--mask", "one.nii.gz", "--threshold", "0.5"), "--mask one.nii.gz"),
+    ):
+        line = workspace.refused("--correct", "old.nii.gz", *words, code=4)
+        problem = f"holds 2 objects, and {which} names none of them"
+        assert line == f"old.nii.gz: {problem}; say which is meant: --object 1, --object 2"
+
+
+def test_a_mask_in_one_number_corrects_the_object_that_is_meant(workspace: Workspace) -> None:
+    """That of --object, or the only one, as a click does; each number counts where it is asked for, or there are several."""
+    workspace.mask("one.nii.gz", [ONE_SLICE])
+    elsewhere, both = (slice(2, 6), slice(2, 6), slice(0, 6)), (slice(8, 10), slice(16, 18), slice(3, 4))
+    workspace.mask("old.nii.gz", [elsewhere, both])
+    workspace.put("second.nii.gz", (workspace.labels("old.nii.gz") == 2) * np.uint8(2))
+    drawn = workspace.labels("one.nii.gz") == 1
+    for file, words, label in (
+        ("old.nii.gz", ("--object", "2"), 2),
+        ("old.nii.gz", ("--each-label",), 1),
+        ("second.nii.gz", (), 2),
+    ):
+        workspace.done("--correct", file, "--mask", "one.nii.gz", *words, "--overwrite")
+        assert (workspace.labels()[drawn] == label).all()
+        assert set(np.unique(workspace.labels())) <= {0, *np.unique(workspace.labels(file))}
 
 
 def test_correction_without_a_prompt(workspace: Workspace) -> None:

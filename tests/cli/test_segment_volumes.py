@@ -86,7 +86,7 @@ def test_an_interrupted_run_says_how_to_go_on(workspace: Workspace, words: list[
 
     monkeypatch.setattr(io, "save", broken)
     assert main(words) == 130
-    told = "1 of 3 cases are outlined, and in the tables; --skip-existing goes on with the others, and makes the sheet"
+    told = "1 of 3 cases is outlined, and in the tables; --skip-existing goes on with the others, and makes the sheet"
     assert told in workspace.shown()[1]
     with Path("out/results.csv").open() as stream:
         assert [row["case"] for row in csv.DictReader(stream)] == ["p0"]

@@ -37,6 +37,46 @@ def test_label_maps_that_were_made_otherwise_are_not_mixed(set_workspace: SetWor
     assert set_workspace.done(*words, "--overwrite")["count"] == 3
 
 
+def outlined(name: str) -> bytes:
+    """The annotations of an image for QuPath, without how sure they are."""
+    features = json.loads(Path(f"out/{name}.geojson").read_text())["features"]
+    return json.dumps([each["geometry"] for each in features]).encode()
+
+
+@pytest.mark.parametrize("asked", [(), ("--annotations", "coco")])
+def test_annotations_of_an_earlier_run_do_not_outlast_its_label_maps(
+    set_workspace: SetWorkspace, asked: tuple[str, ...]
+) -> None:
+    """Those that were not asked for again are made anew, and told; what another program left is told."""
+    set_workspace.done(*A_MASK, "--annotations", "geojson", "--annotations", "coco")
+    before = outlined("a"), json.loads(Path("out/annotations.coco.json").read_text())["annotations"]
+    Path("out/annotations.xml").write_text("")
+    elsewhere = ("--template", "a.png", "--box", "2", "2", "9", "9", *asked)
+    renewed, left = set_workspace.done(*elsewhere, "--overwrite")["warnings"][:2]
+    files = "out/*.geojson" if asked else "out/annotations.coco.json, out/*.geojson"
+    assert renewed == f"annotations of an earlier run were made anew, with the names of this one: {files}"
+    assert left == "left as it is, maybe of an earlier run: annotations.xml"
+    assert before[0] != outlined("a")
+    assert before[1] != json.loads(Path("out/annotations.coco.json").read_text())["annotations"]
+    assert not Path("out/annotations.labelstudio.json").exists()
+    set_workspace.done(*elsewhere, "--annotations", "geojson", output="new")
+    assert outlined("a") == outlined("../new/a")
+
+
+def test_annotations_of_an_earlier_run_tell_of_images_that_came_later(set_workspace: SetWorkspace) -> None:
+    """With --skip-existing those of all forms that lie there; where nothing may be replaced, the run is refused."""
+    set_workspace.done(*A_MASK, "--annotations", "label-studio", "--annotations", "geojson")
+    for file in ("c.png", "c.geojson"):
+        Path("out", file).unlink()
+    set_workspace.done(*A_MASK, "--skip-existing", "--annotations", "coco")
+    assert Path("out/c.geojson").exists()
+    for file in ("coco", "labelstudio"):
+        assert "c.jpg" in Path(f"out/annotations.{file}.json").read_text()
+    for file in "abc":
+        Path("out", f"{file}.png").unlink()
+    assert "out/annotations.coco.json: exists already; choose another folder" in set_workspace.refused(*A_MASK)
+
+
 def test_other_weights_are_other_settings(set_workspace: SetWorkspace, tmp_path: Path) -> None:
     """Also those of the small networks beside them."""
     set_workspace.done(*A_MASK)
@@ -123,7 +163,7 @@ def test_an_interrupted_run_that_replaced_some_says_what_is_left(
 
     monkeypatch.setattr("medical_sam2.cli.segment_images.save_label_map", broken)
     _, _, told = set_workspace.run(*A_MASK, "--object", "2", "--overwrite")
-    assert "1 of 3 images are outlined; 2 label maps are still of before: do all again with --overwrite" in told
+    assert "1 of 3 images is outlined; 2 label maps are still of before: do all again with --overwrite" in told
 
 
 def test_an_interrupted_first_run_tells_what_is_finished(set_workspace: SetWorkspace, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -190,9 +230,9 @@ def test_images_in_colour_among_grey_ones_are_named(set_workspace: SetWorkspace,
     found = set_workspace.done(*A_MASK, "--overwrite")
     unlike = ["b.png", "c.jpg"] if template_in_colour else ["b.png"]
     count, theirs, ours = kinds
-    told = (
-        f"{count} of 3 images are {theirs} and what is prompted is {ours}: their masks are wrong more often and deserve a look"
-    )
+    are, masks = ("are", "their masks are") if count == "2" else ("is", "its mask is")
+    told = f"{count} of 3 images {are} {theirs} and what is prompted is {ours}: {masks} wrong more often and"
+    told += " deserve a look" if count == "2" else " deserves a look"
     assert found["warnings"] == [f"{told}: {', '.join(unlike)}"]
     assert found["deserve_a_look"] == unlike
     both = set_workspace.done("--mask", "a.png:a_mask.png", "--point", "b.png:20", "20", output="both")
@@ -208,7 +248,7 @@ def test_a_blank_image_is_neither_grey_nor_in_colour(set_workspace: SetWorkspace
     assert (found["warnings"], found["deserve_a_look"]) == ([], [])
     Image.fromarray(np.array(Image.open("set/b.png").convert("L"))).save("set/b.png")
     (told,) = set_workspace.done(*A_MASK, "--overwrite")["warnings"]
-    assert told.startswith("1 of 3 images are grey and what is prompted is in colour")
+    assert told.startswith("1 of 3 images is grey and what is prompted is in colour")
 
 
 def test_a_run_that_goes_on_tells_of_blank_and_coloured_images_of_before(set_workspace: SetWorkspace) -> None:
@@ -227,6 +267,19 @@ def test_a_run_that_goes_on_tells_of_blank_and_coloured_images_of_before(set_wor
     Path("out/c.png").unlink()
     _, out, _ = set_workspace.run(*words, "--skip-existing")
     assert out.splitlines()[0] == "1 of 4 images outlined, 2 were there already, 1 blank and without an outline (black.png)"
+
+
+def test_the_summary_tells_how_sure_earlier_images_are(set_workspace: SetWorkspace) -> None:
+    """The least sure image of all, whichever run saw it; also where nothing was left to do."""
+    words = (*A_MASK, "--bank", "prompted")
+    whole = set_workspace.run(*words)[1].splitlines()[1:]
+    assert [line.split()[0] for line in whole[:2]] == ["intensities:", "confidence"]
+    assert set_workspace.run(*words, "--skip-existing")[1].splitlines() == [
+        "0 of 3 images outlined, 3 were there already",
+        *whole,
+    ]
+    Path("out", f"{Path(whole[-2].split()[1]).stem}.png").unlink()
+    assert set_workspace.run(*words, "--skip-existing")[1].splitlines()[1:] == whole
 
 
 def discs(radii: list[int], size: int = 48) -> None:

@@ -223,6 +223,8 @@ def test_time_points_must_be_chosen() -> None:
     with pytest.raises(InputError, match="no frame 6"):
         load(raw(array), frame=6)
     np.testing.assert_array_equal(load(raw(array[..., :1])).array, array[..., 0])
+    with pytest.raises(InputError, match="no frame 1: there is but one; use 0, or leave it out"):
+        load(raw(array[..., :1]), frame=1)
 
 
 def test_scaling() -> None:

@@ -14,10 +14,12 @@ from PIL import Image, ImageDraw
 
 from medical_sam2 import preview
 from medical_sam2.errors import ConfigError
+from medical_sam2.intensity_window import Window
 from medical_sam2.io import label_table, load_segmentation, save
-from medical_sam2.preview import PreviewScene, draw_slice, drawing, whole_slice
+from medical_sam2.preview import draw_slice, drawing, whole_slice
 from medical_sam2.preview.drawing import INSIDE, OUTSIDE, TEXT, PreviewCrop, tile
 from medical_sam2.preview.fonts import font_for
+from medical_sam2.preview.scene import PreviewScene
 from medical_sam2.prompts import Box, Mask, Point, Prompt
 from medical_sam2.strokes import Diameter, Lasso, Scribble, Stroke
 from medical_sam2.views import AXIAL, CORONAL, SAGITTAL, THREE_VIEWS, View
@@ -165,6 +167,22 @@ def test_objects_that_overlap_are_both_outlined() -> None:
     assert ((both[:, :, 2] > 200) & (both[:, :, 1] < 80)).any()
 
 
+@pytest.mark.parametrize("thin", [True, False])
+def test_outlines_are_seen_on_a_ground_of_their_colour(thin: bool) -> None:
+    """Optic disc and cup on an orange fundus: a dark rim is around each, and the border that they share is the cup's alone."""
+    labels = np.zeros((60, 60), np.uint8)
+    labels[10:50, 10:50], labels[20:40, 20:40] = 1, 2
+    orange = np.full((60, 60, 3), COLOURS[1], np.uint8)
+    crop, colours = PreviewCrop((0, 0), (60, 60), (3, 3)), {1: COLOURS[0], 2: COLOURS[1]}
+    seen = np.asarray(tile(orange, [labels], crop, colours, thin=thin)).astype(int)
+    dark = seen[90].sum(axis=1) < 0.75 * sum(COLOURS[1])
+    for edge, found in ((30, dark[27:31]), (60, dark[57:61]), (120, dark[119:123]), (150, dark[149:153])):
+        assert found.any(), edge
+    blue = np.abs(seen - COLOURS[0]).sum(axis=2) < 90
+    assert blue[90, 28:34].any()
+    assert not blue[40:140, 40:140].any()
+
+
 def test_a_crop_shows_its_part_alone() -> None:
     labels = np.zeros((50, 60), np.uint8)
     labels[20:30, 30:40] = 1
@@ -258,6 +276,21 @@ def test_the_smaller_one_of_two_outlines_on_one_place_is_seen(small: int) -> Non
     )
     assert pixels[60, 41].argmax() == (0 if small == 1 else 2), "the edge that they share"
     assert pixels[100, 41].argmax() == (2 if small == 1 else 0)
+
+
+@pytest.mark.parametrize("window", [None, Window(-160, 240)])
+def test_a_lung_beside_a_tumour_is_not_black(window: Window | None) -> None:
+    """Montage and film show each through the window in which the network saw it, unless one is given for all."""
+    array = np.full((40, 40, 8), 40.0)
+    array[:20] = -800
+    labels = np.zeros(array.shape, np.uint8)
+    labels[5:15, 10:30, 2:6], labels[25:35, 10:30, 2:6] = 1, 2
+    windows = {1: Window(-1250, 250), 2: Window(-160, 240)}
+    what = Volume(array, np.eye(4)), Segmentation(labels, np.eye(4), windows=windows)
+    for picture in (preview.montage(*what, window=window), preview.animation(*what, window=window)[0]):
+        grey = np.asarray(picture)[np.ptp(np.asarray(picture), axis=2) == 0][:, 0]
+        assert (np.count_nonzero(np.abs(grey.astype(int) - 76) < 3) > 500) == (window is None), "-800 through the first"
+        assert np.count_nonzero(np.abs(grey.astype(int) - 128) < 3) > 500, "40 through the second"
 
 
 def test_a_film_is_written_and_read(tmp_path: Path) -> None:
@@ -377,7 +410,9 @@ def test_a_notebook_shows_nothing_of_the_patient() -> None:
     said = replace(volume, source=Path("/scans/Doe^Jane.nii"), warnings=("of Doe^Jane",))
     result = replace(segmentation, image=said, warnings=("Doe^Jane.nii: look",))
     text = shown(result)
-    assert "Doe" not in text
+    picture = b64decode(re.findall('base64,([^"]+)"', text)[0])
+    assert b"Doe" not in picture  # whose letters in base64 may spell anything
+    assert "Doe" not in re.sub('base64,[^"]+"', "", text)
     assert "1 warnings" in text
     assert inline_picture(text).info.keys() <= {"transparency"}
     assert "Doe" not in repr(result).replace("Doe^Jane.nii: look", "")

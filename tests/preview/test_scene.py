@@ -1,5 +1,7 @@
 """What is shown: the right slices, the right grey values."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -7,7 +9,7 @@ from hypothesis import strategies as st
 
 from medical_sam2.errors import GeometryError
 from medical_sam2.intensity_window import Window, percentile_window
-from medical_sam2.preview import PreviewScene
+from medical_sam2.preview.scene import PreviewScene
 from medical_sam2.prompts import Box, Mask, Point
 from medical_sam2.strokes import SliceRange
 from medical_sam2.views import AXIAL, CORONAL, SAGITTAL, THREE_VIEWS, View
@@ -108,3 +110,22 @@ def test_a_ct_that_nobody_was_asked_about_is_shown_as_its_objects_need_it() -> N
     volume = Volume(array, np.eye(4), "CT")
     for value, window in ((-700, Window(-1250, 250)), (40, Window(-160, 240)), (700, Window(-500, 1300))):
         assert PreviewScene(volume, Segmentation((array == value).astype(np.uint8), np.eye(4))).grey == window
+
+
+def test_what_the_network_saw_through_several_windows_is_shown_through_each() -> None:
+    """Each part looks at the slices of its objects; one without a window is looked at in the first part."""
+    labels = np.zeros((9, 10, 11), np.uint8)
+    labels[2:5, 2:5, 1], labels[2:5, 2:5, 5], labels[1:5, 1:5, 9], labels[0:9, 0:9, 3] = 1, 2, 3, 7
+    soft, lung = Window(-160, 240, "soft tissue"), Window(-1250, 250, "lung")
+    found = Segmentation(labels, np.eye(4), windows={1: soft, 2: lung, 3: soft})
+    prompts = [Point((3, 3, 5), object=2), Point((3, 3, 1), object=1)]
+    first, second = PreviewScene(Volume(np.zeros(labels.shape), np.eye(4)), found, prompts).split()
+    assert (first.grey, first.looked_at, second.grey, second.looked_at) == (soft, {1, 3, 7}, lung, {2})
+    assert [scene.frame(AXIAL) for scene in (first, second)] == [1, 5]
+    assert [scene.prompted(AXIAL) for scene in (first, second)] == [[1], [5]]
+    assert (first.extent(2), second.extent(2)) == ((1, 9), (5, 5))
+    assert len(second.prompts_on(AXIAL, 1)) == 1, "all that was pointed at is marked"
+    for one in (scene_of(labels), PreviewScene(first.volume, found, window=lung)):
+        assert one.split() == [one]
+    many = replace(found, windows={label: Window(0, label + 1) for label in range(1, 9)})
+    assert len(PreviewScene(first.volume, many).split()) == 4

@@ -96,13 +96,17 @@ def test_what_grows_after_it_was_lost_for_a_slice_is_no_leak() -> None:
 
 def test_what_fills_most_of_a_slice_is_told_unless_it_was_drawn_so() -> None:
     rows = tracked([10, 60, 62, 61, 20, 70], 2)
-    assert [leak.slices for leak in find_leaks(rows, {"SPL": 100})] == [(1, 2, 3), (5,)]
+    leaks = find_leaks(rows, {"SPL": 100})
+    assert [leak.slices for leak in leaks] == [(1, 2, 3), (5,)]
     assert not find_leaks(rows, {"SPL": 100}, drawn={1})
     assert (
-        find_leaks(rows, {"SPL": 100})[1]
+        leaks[1]
         .describe("i")
-        .startswith("object 1 fills most of slice 5 of axis i: it may have leaked; draw a box")
+        .startswith(
+            "object 1 fills most of slice 5 of axis i: it may have leaked; draw a box around it on that slice, or click"
+        )
     )
+    assert "slices 1 to 3 of axis i: it may have leaked; draw a box around it on one" in leaks[0].describe("i")
     assert not find_leaks(rows, {"SPL": 1000})
 
 

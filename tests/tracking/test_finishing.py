@@ -180,6 +180,7 @@ def test_nothing_left_is_told() -> None:
         (FinishingSteps(grow_mm=0.5), "growing or shrinking by 0.5 mm changes nothing"),
         (FinishingSteps(grow_mm=-0.5), "growing or shrinking by 0.5 mm changes nothing"),
         (FinishingSteps(smooth_mm=0.1), "smoothing by 0.1 mm changes nothing"),
+        (FinishingSteps(smooth_mm=0.49), "smoothing by 0.49 mm changes nothing.*; give more than half of that"),
         (FinishingSteps(min_volume_ml=0.0005), "drops nothing"),
         (FinishingSteps(smooth_mm=math.nan), "makes no sense"),
         (FinishingSteps(min_volume_ml=-1), "makes no sense"),
@@ -188,6 +189,28 @@ def test_nothing_left_is_told() -> None:
 def test_what_changes_nothing_is_refused(steps: FinishingSteps, said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         finish(segmentation(ball((1.0, 1.0, 1.0), 5)), {1: steps})
+
+
+@pytest.mark.parametrize("spacing", GRIDS)
+def test_smoothing_that_is_refused_would_have_changed_nothing(spacing: tuple[float, float, float]) -> None:
+    """Not even where every voxel is at random; and a little more than the least does change such an object."""
+    for share in (0.05, 0.5, 0.95):
+        rough = np.random.default_rng(0).random((20, 20, 20)) < share
+        assert (smooth(rough, 0.499 * min(spacing), spacing) == rough).all()
+    assert (smooth(rough, min(spacing), spacing) != rough).any()
+
+
+def test_a_length_that_changed_nothing_is_told() -> None:
+    """Smoothing keeps the number of voxels, so that it is counted how many are others."""
+    clean = ball((1.0, 1.0, 1.0), 10)
+    found, (change,) = finish(segmentation(clean), {1: FinishingSteps(smooth_mm=0.6)})
+    assert (change.changed, found.warnings) == (0, ("object 1: --smooth 0.6 changed no voxel",))
+    rough = clean ^ (np.random.default_rng(0).random(clean.shape) < 0.02)
+    found, (change,) = finish(segmentation(rough), {1: FinishingSteps(smooth_mm=0.6)})
+    assert change.before == change.after
+    assert change.changed == ((found.labels == 1) != rough).sum() > 0
+    assert not found.warnings
+    assert not finish(segmentation(clean), {1: FinishingSteps(True, True, min_volume_ml=0.1)})[0].warnings
 
 
 def test_words_of_the_command_line() -> None:

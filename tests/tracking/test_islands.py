@@ -43,7 +43,7 @@ def test_a_crumb_in_a_box_goes_unless_it_is_clicked_on(clicked: bool) -> None:
     labels[13, 13, 3] = 1
     labels[8:10, 8:10, 3] = 1  # a sixteenth of the largest part
     told = remove_islands(labels, [Box((1, 1, 3), (15, 15, 3)), *([Point((13, 13, 3))] if clicked else [])])
-    assert told == ([] if clicked else ["object 1 lost 1 small part in its box (1 voxel); `islands` keeps them"])
+    assert told == ([] if clicked else ["object 1 lost 1 small part in its box (1 voxel); `islands` keeps it"])
     assert labels[3, 3, 3] == labels[8, 8, 3] == 1
     assert labels[13, 13, 3] == clicked
 
@@ -58,7 +58,7 @@ def test_a_crumb_beside_the_object_on_the_slice_of_a_box_goes(kept_by: str | Non
     labels[4, 4, 7:9] = 0
     box = Box((1, 1, 1), (15, 15, 17)) if kept_by == "box in 3D" else Box((1, 1, 3), (15, 15, 3))
     told = remove_islands(labels, [box, *([Point((8, 8, 3))] if kept_by == "click" else [])])
-    assert told == ([] if kept_by else ["object 1 lost 1 small part in its box (1 voxel); `islands` keeps them"])
+    assert told == ([] if kept_by else ["object 1 lost 1 small part in its box (1 voxel); `islands` keeps it"])
     assert labels[8, 8, 3] == bool(kept_by)
     assert (labels[2:6, 2:6, 7:9] == 1).sum() == 30
 

@@ -253,7 +253,7 @@ class BatchRun:
         asked = [job for job in self.jobs if job.case.name in kept.keys() - spared]
         self.changed = tuple(job.case.name for job in asked if not _is_current(job, kept[job.case.name]))
         if self.changed and existing != "redo changed":
-            some = f"{len(self.changed)} of {say_count(len(kept), 'case', 'were')}"
+            some = say_count(len(kept), "case", "were", part=len(self.changed))
             problem = f"{some} made with other settings, weights, prompts or images: {list_first(self.changed)}"
             raise InputError(problem, "say --redo-changed, or choose another folder", subject=folder)
         self.outcomes = {name: found for name, found in kept.items() if name not in self.changed}
@@ -271,7 +271,7 @@ class BatchRun:
         if not self.folder.exists() and not self.folder.parent.is_dir():
             raise InputError("its folder does not exist", "create it first", subject=self.folder)
         if done and existing == "refuse":
-            problem = f"{len(done)} of {say_count(len(self.cases), 'case', 'are')} done already, {next(iter(done))} among them"
+            problem = f"{say_count(len(self.cases), 'case', 'are', part=len(done))} done already, {next(iter(done))} among them"
             raise InputError(problem, "say --skip-existing or --overwrite", subject=self.folder)
         if existing == "overwrite":
             return

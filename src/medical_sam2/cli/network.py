@@ -20,7 +20,7 @@ from medical_sam2.cli.files import OutputOptions, name_notes
 from medical_sam2.cli.options import InferenceOptions, NetworkOptions, SetInferenceOptions, TrackingOptions
 from medical_sam2.cli.prompts import SetPrompts
 from medical_sam2.cli.report import describe_run
-from medical_sam2.errors import ConfigError, InputError, WeightsError
+from medical_sam2.errors import ConfigError, InputError, WeightsError, spell_options
 from medical_sam2.intensity_window import Window, choose_window, named_window
 from medical_sam2.io.image_folder import ImageFolder
 from medical_sam2.io.prompt_file import NamedPrompts
@@ -180,7 +180,7 @@ def describe_plan(plan: TrackingPlan, options: InferenceOptions, segmenter: Segm
         "engine": options.engine,
         "threads": torch.get_num_threads(),
         "views": views,
-        "warnings": list(plan.warnings),
+        "warnings": list(map(spell_options, plan.warnings)),
     }
 
 

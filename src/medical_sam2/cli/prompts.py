@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated
@@ -227,7 +227,7 @@ def set_prompts(options: SetPromptOptions, images: ImageFolder) -> SetPrompts:
         name = images.entries[unprompted[0]].name if unprompted else None
         raise PromptError("there is no prompt", "give --template IMAGE with --mask, --box or --point", subject=name)
     reader.check()
-    names = _names(options.name, reader.label)
+    names = _names(options.name, lambda *_: reader.label())
     _check_object(options, asked=reader.asked)
     check_named(names, {label for own in reader.found.values() for label in own})
     return SetPrompts(reader.found, names, files)
@@ -248,7 +248,7 @@ class _VolumeReader:
         for option, make in {"point": point, "negative": point, "box": box, "negative_box": box}.items():
             for text in getattr(self.options, option):
                 label, numbers = _object_and_numbers(option, text)
-                found.append(make(numbers, label or self.label(), positive="negative" not in option))
+                found.append(make(numbers, label or self.label(option, text), positive="negative" not in option))
         return [*found, *self._strokes(), *masks_from(self.outlines)]
 
     def _strokes(self) -> Iterator[Prompt]:
@@ -257,13 +257,13 @@ class _VolumeReader:
         for option, kind, positive in STROKES:
             for text in getattr(self.options, option):
                 label, numbers = _object_and_numbers(option, text)
-                places, label = self.places.along(kind.kind, numbers), label or self.label()
+                places, label = self.places.along(kind.kind, numbers), label or self.label(option, text)
                 yield kind(places, label, positive, width) if kind is Scribble else kind(places, label, positive)
         for text in self.options.slices:
             label, numbers = _object_and_numbers("slices", text)
             if not all(number.is_integer() for number in numbers):
                 raise PromptError(f"{text} are no slices", "give whole numbers", subject="--slices")
-            yield SliceRange(int(numbers[0]), int(numbers[1]), label or self.label())
+            yield SliceRange(int(numbers[0]), int(numbers[1]), label or self.label("slices", text))
 
     @cached_property
     def outlines(self) -> list[Outline]:
@@ -272,16 +272,25 @@ class _VolumeReader:
         for word in self.options.mask:
             file, frame = split_page(str(word))
             with _naming_pages(file):
-                found += io.load_outlines(file, self.places.volume, rule, frame=frame)
+                own = io.load_outlines(file, self.places.volume, rule, frame=frame)
+            found += own if rule.each_label else self._corrected(own, str(word))
         return found
 
-    def label(self) -> int:
-        """The object of prompts that name none: that of --object, the one that is corrected, or 1."""
+    # A mask that is drawn in one number says where an object lies, as a click does, and not which of several it corrects.
+    def _corrected(self, own: list[Outline], word: str) -> list[Outline]:
+        """What is drawn in a mask, as the object that is meant where it names none and an earlier result is corrected."""
+        if self.earlier is None or self.options.object is not None or [(each.label, each.name) for each in own] != [(1, "")]:
+            return own
+        return [replace(own[0], label=self.label("mask", word))]
+
+    def label(self, option: str, text: str) -> int:
+        """The object of a prompt that names none: that of --object, the one that is corrected, or 1."""
         labels, self.asked = _labels(self.earlier), True
         if self.options.object is not None or not labels:
             return self.options.object or 1
         if len(labels) > 1:
-            problem, choices = f"holds {len(labels)} objects", [f"--object {label}" for label in labels]
+            problem = f"holds {len(labels)} objects, and --{option.replace('_', '-')} {text} names none of them"
+            choices = [f"--object {label}" for label in labels]
             raise AmbiguousError(problem, "say which is meant", subject=self.options.correct, choices=choices)
         return labels[0]
 
@@ -449,7 +458,7 @@ def _naming_pages(file: Path) -> Iterator[None]:
         raise error.about(file) from None
 
 
-def _names(words: Sequence[str], default: Callable[[], int]) -> dict[int, str]:
+def _names(words: Sequence[str], default: Callable[[str, str], int]) -> dict[int, str]:
     """Object → name, from "2:NAME" or "NAME"."""
     names: dict[int, str] = {}
     for word in words:
@@ -457,7 +466,7 @@ def _names(words: Sequence[str], default: Callable[[], int]) -> dict[int, str]:
         label, name = (check_object(int(head)), rest) if colon and head.isdecimal() else (None, word)
         if not name.strip() or not name.isprintable():
             raise InputError(f"{word!r} is no name", "write a line of text", subject="--name")
-        label = label or default()
+        label = label or default("name", word)
         if label in names:
             raise InputError(f"object {label} has two names", "give one", subject="--name")
         names[label] = name.strip()

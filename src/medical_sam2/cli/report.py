@@ -354,13 +354,14 @@ def set_statistics(rows: Sequence[Mapping[str, Any]], path: Path) -> bytes:
     return atomic.encode(statistics.rows_to_csv(rows, COLUMNS_OF_SET))
 
 
-# Medians are of this run. Every image counts once: a blank one as blank, whichever run saw it.
+# Whichever run saw an image, it counts once, a blank one as blank; those of an earlier run may be the least sure of all.
 def set_result_text(report: Mapping[str, Any], written: Iterable[Path]) -> str:
     """What came out of a set of images, for people."""
     rows = [each for each in report["images"] if not each["blank"]]
     earlier, blank = ([each["image"] for each in report[kind] if each["blank"]] for kind in ("earlier", "images"))
-    windows = {re.split(", background|, of which", each["window"]["source"])[0] for each in rows}
-    sure = sorted((min(each["confidence"].values()), each["image"]) for each in rows if not each["prompted"])
+    seen = [*rows, *(each for each in report["earlier"] if not each["blank"])]
+    windows = {re.split(", background|, of which", each["window"]["source"])[0] for each in seen}
+    sure = sorted((min(each["confidence"].values()), each["image"]) for each in seen if not each["prompted"])
     lines = [f"{len(rows)} of {say_count(report['count'], 'image')} outlined"]
     lines += [f"intensities: {', '.join(sorted(windows))}"] if windows else []
     if there := report["skipped"] - len(earlier):

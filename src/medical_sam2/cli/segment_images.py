@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -108,7 +109,7 @@ def _check(images: ImageFolder, files: list[Path], outputs: SetOutputOptions) ->
                 check_place(path, outputs.overwrite or outputs.skip_existing)
     there = [i for i, file in enumerate(files) if file.exists()]
     if there and not (outputs.overwrite or outputs.skip_existing):
-        problem = f"{len(there)} of {say_count(len(files), 'label map')} exist already, {files[there[0]].name} among them"
+        problem = f"{say_count(len(files), 'label map', 'exist', part=len(there))} already, {files[there[0]].name} among them"
         raise InputError(problem, "say --skip-existing or --overwrite", subject=folder)
     return there if outputs.skip_existing else []
 
@@ -122,7 +123,7 @@ def _check_skipped(run: "_SetRun") -> list[str]:
     """
     run.records = {i: record for i in sorted(run.skipped) if (record := read_record(run.files[i])) is not None}
     if others := [run.files[i].name for i, record in run.records.items() if record.key != run.key]:
-        some = f"{len(others)} of {say_count(len(run.skipped), 'label map', 'were')}"
+        some = say_count(len(run.skipped), "label map", "were", part=len(others))
         problem = f"{some} made with other settings, weights or prompts: {list_first(others)}"
         remedy = "choose another folder, or do all again with --overwrite"
         raise InputError(problem, remedy, subject=run.outputs.output)
@@ -137,9 +138,14 @@ def _check_skipped(run: "_SetRun") -> list[str]:
     return notes
 
 
+# Outlines of an earlier run beside label maps of this one would be taken for its own by whatever program opens them.
 def _check_annotations(run: "_SetRun") -> None:
-    """Refuse formats that do not exist, and files of annotations that do, unless they may be replaced."""
+    """Refuse formats that do not exist, and files of annotations that do; where these may be replaced, all of them are."""
     run.annotations = registry.annotation_formats(run.outputs.annotations)
+    asked = run.annotation_files()
+    others = [format for format in registry.annotation_formats() if asked.keys().isdisjoint(run.annotation_files([format]))]
+    run.renewed = [format for format in others if any(path.exists() for path in run.annotation_files([format]))]
+    run.annotations += run.renewed
     if run.outputs.overwrite or run.outputs.skip_existing:
         return
     if there := [path for path in run.annotation_files() if path.exists()]:
@@ -202,6 +208,7 @@ class _SetRun:
     prompts: SetPrompts = field(default_factory=lambda: SetPrompts({}, {}, ()))
     skipped: set[int] = field(default_factory=set[int])
     annotations: list[Format] = field(default_factory=list[Format])
+    renewed: list[Format] = field(default_factory=list[Format])
     done: dict[int, Mapping[int, float]] = field(default_factory=dict[int, Mapping[int, float]])
     rows: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
     earlier: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
@@ -220,21 +227,35 @@ class _SetRun:
         """Option → file, of those that speak of all images."""
         return {option: path for option in FILES if (path := getattr(self.outputs, option)) is not None}
 
-    def annotation_files(self) -> dict[Path, tuple[Format, Sequence[int]]]:
-        """File of annotations → its format, and the images in it."""
+    def annotation_files(self, formats: Sequence[Format] | None = None) -> dict[Path, tuple[Format, Sequence[int]]]:
+        """File of annotations → its format, and the images in it; of all that are written, or of these formats."""
         found: dict[Path, tuple[Format, Sequence[int]]] = {}
-        for format in self.annotations:
+        for format in self.annotations if formats is None else formats:
             if format.of_each_image:
                 found |= {file.with_suffix(format.annotated): (format, (i,)) for i, file in enumerate(self.files)}
             else:
                 found[self.outputs.output / f"annotations{format.annotated}"] = format, range(len(self.files))
         return found
 
-    def shown_annotations(self) -> list[Path]:
+    def shown_annotations(self, formats: Sequence[Format] | None = None) -> list[Path]:
         """The same in few words."""
-        return [
-            self.outputs.output / f"{'*' if each.of_each_image else 'annotations'}{each.annotated}" for each in self.annotations
-        ]
+        shown = self.annotations if formats is None else formats
+        return [self.outputs.output / f"{'*' if each.of_each_image else 'annotations'}{each.annotated}" for each in shown]
+
+    def annotation_warnings(self) -> list[str]:
+        """What lay there of an earlier run: annotations that were made anew, and files of unknown formats, which were not."""
+        told = "annotations of an earlier run were made anew, with the names of this one: "
+        lines = [told + list_first([str(path) for path in self.shown_annotations(self.renewed)])] if self.renewed else []
+        written = {*self.files, *self.tables().values(), *self.annotation_files()}
+        stems = {"annotations", *(file.stem for file in self.files)}
+        beside = sorted(
+            path
+            for path in self.outputs.output.glob("*")
+            if not stems.isdisjoint(accumulate(path.name.split("."), "{}.{}".format))
+        )
+        if left := [path.name for path in beside if path not in written]:
+            lines.append(f"left as {'it is' if len(left) == 1 else 'they are'}, maybe of an earlier run: {list_first(left)}")
+        return lines
 
     # Made of the label maps on the disk, one after the other: those of an earlier run count too, and none is kept in memory.
     def _write_annotations(self) -> None:
@@ -253,7 +274,7 @@ class _SetRun:
                 report.print_note(f"of what is finished, wrote {', '.join(map(str, self.tables().values()))}")
         if self.done:
             outlined = sum(not row["blank"] for row in (*self.earlier, *self.rows))
-            done = f"{outlined} of {say_count(len(self.images), 'image', 'are')} outlined"
+            done = f"{say_count(len(self.images), 'image', 'are', part=outlined)} outlined"
             others = sum(file.exists() for i, file in enumerate(self.files) if i not in self.done)
             if self.outputs.overwrite and others:
                 report.print_note(
@@ -360,7 +381,7 @@ class _SetRun:
             "skipped": len(self.skipped),
             "deserve_a_look": [self.images.entries[i].name for i in self.unlike()],
             "warnings": [
-                *(*self.notes, *self.unremembered_warnings(options.bank)),
+                *(*self.notes, *self.annotation_warnings(), *self.unremembered_warnings(options.bank)),
                 *(*self.window_warnings(options.window), *self.colour_warnings()),
                 *report.describe_sizes([*self.earlier, *self.rows]),
             ],
@@ -403,8 +424,11 @@ class _SetRun:
             return []
         kinds = ("in colour", "grey") if self.in_colour[unlike[0]] else ("grey", "in colour")
         names = list_first([self.images.entries[i].name for i in unlike])
-        told = f"{len(unlike)} of {say_count(len(self.seen()), 'image', 'are')} {kinds[0]} and what is prompted is {kinds[1]}"
-        return [f"{told}: their masks are wrong more often and deserve a look: {names}"]
+        counted = say_count(len(self.seen()), "image", "are", part=len(unlike))
+        masks = (
+            "its mask is wrong more often and deserves" if len(unlike) == 1 else "their masks are wrong more often and deserve"
+        )
+        return [f"{counted} {kinds[0]} and what is prompted is {kinds[1]}: {masks} a look: {names}"]
 
     def note_failure(self, i: int, error: MedicalSam2Error) -> None:
         """Note an image that cannot be used."""

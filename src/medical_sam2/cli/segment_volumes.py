@@ -359,7 +359,7 @@ def _telling_how_to_go_on(run: "BatchRun") -> Iterator[None]:
     except BaseException:
         outlined = sum(not each.problem for each in run.done())
         sheet = "" if run.part else ", and makes the sheet of the least sure"
-        told = f"{outlined} of {say_count(len(run.cases), 'case', 'are')} outlined, and in the tables"
+        told = f"{say_count(len(run.cases), 'case', 'are', part=outlined)} outlined, and in the tables"
         report.print_note(f"{told}; --skip-existing goes on with the others{sheet}")
         raise
 

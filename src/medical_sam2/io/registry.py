@@ -431,15 +431,15 @@ def written(carries: Carried | None = None, plugins: Sequence[str] = ()) -> tupl
     return tuple(suffix for format in chosen for suffix in format.written)
 
 
-def annotation_formats(names: Sequence[str]) -> list[Format]:
-    """The formats of annotations that are called so ("coco", "label-studio"), or plug-ins; each once.
+def annotation_formats(names: Sequence[str] | None = None) -> list[Format]:
+    """The formats of annotations that are called so ("coco", "label-studio"), or plug-ins, each once; all that are known.
 
     Raises:
         ConfigError: there is none.
     """
     known = {format.name.lower().replace(" ", "-"): format for format in formats() if format.annotator}
-    found = [find(known, name, what="format of annotations") for name in dict.fromkeys(names)]
-    if strange := [name for name, format in zip(names, found, strict=False) if not getattr(format, "annotator", None)]:
+    found = [find(known, name, what="format of annotations") for name in dict.fromkeys(known if names is None else names)]
+    if strange := [name for name, format in zip(names or (), found, strict=False) if not getattr(format, "annotator", None)]:
         raise ConfigError(f"{strange[0]} is no format of annotations", f"use {', '.join(known)}")
     return found  # type: ignore[return-value]
 

@@ -1,15 +1,12 @@
 """Pictures to judge a segmentation by at a glance, in the way of a radiologist's screen.
 
-A montage of a volume, a film of it, a sheet of many images; and which slices and greys they show. `drawing` has tiles, colours
-and letters, `fonts` what draws these.
+A montage of a volume, a film of it, a sheet of many images. `scene` decides which slices and greys they show, `drawing` has
+tiles, colours and letters, `fonts` what draws these.
 """
 
 import io
 from base64 import b64encode
-from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
 from html import escape
 from itertools import zip_longest
 from pathlib import Path
@@ -18,151 +15,22 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from medical_sam2.errors import ConfigError, GeometryError
-from medical_sam2.intensity_window import Window, choose_window, percentile_window
+from medical_sam2.errors import ConfigError, list_first
+from medical_sam2.intensity_window import Window, percentile_window
 from medical_sam2.io.atomic import writing
 from medical_sam2.preview import drawing
-from medical_sam2.preview.drawing import BACKGROUND, MUTED, Colour, DrawnLine, PreviewCrop
+from medical_sam2.preview.drawing import BACKGROUND, MUTED, Colour, PreviewCrop
 from medical_sam2.preview.fonts import describe_lost_names, legible, shown_name
-from medical_sam2.prompts import FramePrompt, Prompt
-from medical_sam2.strokes import Diameter, Scribble, Stroke, says_where
-from medical_sam2.views import AXIAL, OPPOSITE, THREE_VIEWS, View
-from medical_sam2.volume import Segmentation, Volume, colour_of, require_segmentation, require_volume
+from medical_sam2.preview.scene import PreviewScene
+from medical_sam2.prompts import Prompt
+from medical_sam2.views import OPPOSITE, THREE_VIEWS, View
+from medical_sam2.volume import Segmentation, Volume, colour_of
 
 __all__ = ["animation", "as_html", "contact_sheet", "montage", "save"]
 _GAP, _CAPTION = 10, 20
 _TALLEST, _NARROW = 460, 120
 _MARGIN = 0.25  # shown around the objects on the strip, as a share of their size
-_SAMPLES = 200_000
 _HTML_PX, _MOST_ROWS, _LONGEST_NAME = 900, 40, 80
-
-
-@dataclass(frozen=True, eq=False)
-class PreviewScene:
-    """A volume, what was outlined in it, and what was asked.
-
-    Args:
-        volume: the image.
-        segmentation: in the image's grid.
-        prompts: what the user pointed at.
-        window: intensities shown as black and white; unless given, what the network saw of the first object, if it was asked.
-
-    Raises:
-        GeometryError: the segmentation is not in the grid of the volume.
-    """
-
-    volume: Volume
-    segmentation: Segmentation
-    prompts: Sequence[Prompt] = ()
-    window: Window | None = None
-    axes: str = field(init=False)
-
-    def __post_init__(self) -> None:
-        require_volume(self.volume)
-        require_segmentation(self.segmentation)
-        if self.segmentation.labels.shape != self.volume.shape:
-            raise GeometryError(
-                f"the labels have shape {self.segmentation.labels.shape}, the image {self.volume.shape}",
-                "give a segmentation of this image",
-            )
-        object.__setattr__(self, "axes", self.volume.orientation)
-
-    @cached_property
-    def grey(self) -> Window:
-        """Intensities shown as black and white."""
-        seen = next((window for _, window in sorted(self.segmentation.windows.items())), None)
-        return self.window or seen or choose_window(self.volume, inside=self._inside)
-
-    @cached_property
-    def areas(self) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-        """Voxels of any object on each slice of each array axis; one pass, slab by slab."""
-        areas = tuple(np.zeros(size, np.int64) for size in self.volume.shape)
-        for index, slabs in enumerate(zip(*self.segmentation.maps, strict=True)):
-            inside = np.logical_or.reduce([slab != 0 for slab in slabs])
-            areas[0][index] = np.count_nonzero(inside)
-            areas[1][:] += inside.sum(axis=1)
-            areas[2][:] += inside.sum(axis=0)
-        first, second, third = areas
-        return first, second, third
-
-    @cached_property
-    def voxels(self) -> Mapping[int, int]:
-        """Label → number of its voxels, 0 for a named object that was not found."""
-        counts: Counter[int] = Counter(dict.fromkeys(self.segmentation.names, 0))
-        for slab in (slab for labels in self.segmentation.maps for slab in labels):
-            labels, voxels = np.unique(slab[slab != 0], return_counts=True)
-            counts.update(dict(zip(labels.tolist(), voxels.tolist(), strict=True)))
-        return dict(sorted(counts.items()))
-
-    @cached_property
-    def colours(self) -> Mapping[int, Colour]:
-        """Label → its colour: as in files of the segmentation, and at the page."""
-        return {label: self.segmentation.colour(label) for label in self.voxels}
-
-    def extent(self, axis: int) -> tuple[int, int]:
-        """First and last slice of an array axis on which any object lies; the whole axis where there is none."""
-        filled = np.flatnonzero(self.areas[axis])
-        return (int(filled[0]), int(filled[-1])) if len(filled) else (0, self.volume.shape[axis] - 1)
-
-    def frame(self, view: View) -> int:
-        """The frame of `view` to show: the first prompted one, else the one with most of the objects, else the middle.
-
-        What says where an object is counts before what says where it is not, which a correction may say alone.
-        """
-        axis = view.order(self.axes)[0]
-        prompted = [(says_where(prompt), frames) for prompt, frames in self._prompted(view) if axis in prompt.planes()]
-        if prompted:
-            return min(max(prompted, key=lambda pair: pair[0])[1])
-        area = self.areas[axis][:: -1 if view.flipped(self.axes)[0] else 1]
-        return int(area.argmax()) if area.any() else len(area) // 2
-
-    @cached_property
-    def main_view(self) -> View:
-        """The plane to leaf through: that of the prompts, else the one that the image was taken in, else axial."""
-        shown = [prompt for view in THREE_VIEWS for prompt, _ in self._prompted(view) if len(prompt.planes()) == 1]
-        drawn = [axis for prompt in sorted(shown, key=says_where, reverse=True) for axis in prompt.planes()]
-        spacing = self.volume.spacing_mm
-        _, middle, thickest = sorted(spacing)
-        if not drawn and thickest < 1.2 * middle:
-            return AXIAL
-        axis = drawn[0] if drawn else spacing.index(thickest)
-        return next(view for view in THREE_VIEWS if view.order(self.axes)[0] == axis)
-
-    def prompts_on(self, view: View, t: int) -> list[FramePrompt]:
-        """The prompts on a frame, less the lines that were drawn."""
-        return [frames[t] for prompt, frames in self._prompted(view) if t in frames and not isinstance(prompt, Stroke)]
-
-    def lines_on(self, view: View, t: int) -> list[DrawnLine]:
-        """The lines that were drawn on a frame."""
-        drawn = [prompt for prompt, frames in self._prompted(view) if t in frames and isinstance(prompt, Stroke)]
-        places = [(prompt, prompt.trace(view, self.volume.shape, self.axes)[t]) for prompt in drawn]
-        return [line for prompt, line_xy in places for line in _lines(prompt, line_xy)]
-
-    def prompted(self, view: View) -> list[int]:
-        """All frames with prompts, ascending."""
-        return sorted({t for _, frames in self._prompted(view) for t in frames})
-
-    def pointed_at(self, view: View) -> list[tuple[float, float]]:
-        """Rows and columns within which everything lies that was pointed at on any frame."""
-        prompts = [prompt for _, frames in self._prompted(view) for prompt in frames.values()]
-        return [place for prompt in prompts for place in drawing.corners_yx(prompt)]
-
-    def _prompted(self, view: View) -> list[tuple[Prompt, Mapping[int, FramePrompt]]]:
-        """The prompts that are seen in a view, with what they are on its frames."""
-        return [(prompt, frames) for prompt, frames in zip(self.prompts, self._projected[view], strict=True) if frames]
-
-    @cached_property
-    def _projected(self) -> Mapping[View, list[Mapping[int, FramePrompt]]]:
-        shape = self.volume.shape
-        return {view: [prompt.project(view, shape, self.axes) for prompt in self.prompts] for view in THREE_VIEWS}
-
-    @property
-    def _inside(self) -> NDArray[np.generic]:
-        """Intensities of the objects, of one that is large every n-th."""
-        step = max(1, round((self.volume.array.size / _SAMPLES) ** (1 / 3)))
-        cut = (slice(None, None, step),) * 3
-        inside = np.logical_or.reduce([labels[cut] != 0 for labels in self.segmentation.maps])
-        return self.volume.array[cut][inside]
 
 
 def save(
@@ -208,7 +76,8 @@ def montage(
 ) -> Image.Image:
     """Three planes through the objects, or the prompted slices; a strip of slices along them; a legend with their volumes.
 
-    As on a radiologist's screen: the patient's right is on the left, anterior or superior is up, lengths are true in mm.
+    Planes and strip once for each window that the network saw objects through, with a line that names these. As on a
+    radiologist's screen: the patient's right is on the left, anterior or superior is up, lengths are true in mm.
 
     Args:
         volume: the image.
@@ -223,8 +92,10 @@ def montage(
         InputError: one of them is something else.
     """
     scene = PreviewScene(volume, segmentation, prompts, window)
-    rows = [_planes(scene, width_px), _strip(scene, width_px, slices), _legend(scene, width_px)]
-    return _stacked(rows, width_px)
+    rows: list[Image.Image] = []
+    for each in scene.split():
+        rows += [*_heading(each, width_px), _planes(each, width_px), _strip(each, width_px, slices)]
+    return _stacked([*rows, _legend(scene, width_px)], width_px)
 
 
 def as_html(segmentation: Segmentation) -> str:
@@ -272,7 +143,10 @@ def animation(
     frames: int = 60,
     window: Window | None = None,
 ) -> list[Image.Image]:
-    """A film through the slices with the objects, and a little beyond, in up to `frames` pictures; otherwise as `montage`."""
+    """A film through the slices with the objects, and a little beyond, in up to `frames` pictures; otherwise as `montage`.
+
+    Several windows show the same slice one below the other.
+    """
     scene = PreviewScene(volume, segmentation, prompts, window)
     view = scene.main_view
     axis = view.order(scene.axes)[0]
@@ -282,11 +156,13 @@ def animation(
     crop = whole_slice(scene, view, _fitting([_size_mm(scene, view)], width_px - 2 * _GAP))
     legend = _legend(scene, width_px)
     prompted = [_frame(scene, view, t) for t in scene.prompted(view)]
-    pictures = (
-        _plane(scene, view, _frame(scene, view, index), crop)
-        for index in _with_prompted(_spread(shown, frames), prompted, frames)
-    )
-    return [_stacked([_centred(picture, width_px), legend], width_px) for picture in pictures]
+    parts = [(each, _heading(each, width_px)) for each in scene.split()]
+    film: list[Image.Image] = []
+    for index in _with_prompted(_spread(shown, frames), prompted, frames):
+        t = _frame(scene, view, index)
+        rows = [[*heading, _centred(_plane(each, view, t, crop), width_px)] for each, heading in parts]
+        film.append(_stacked([*(row for part in rows for row in part), legend], width_px))
+    return film
 
 
 def contact_sheet(
@@ -341,6 +217,16 @@ def shorten(name: str, most: int) -> str:
     return name if len(name) <= most else f"{name[:start]}…{name[start + 1 - most :]}"
 
 
+def _heading(scene: PreviewScene, width_px: int) -> list[Image.Image]:
+    """A line that names the objects of a scene that is one of several, and its window; nothing where it is the only one."""
+    if scene.looked_at is None:
+        return []
+    names = list_first([shown_name(scene.segmentation.names, label) for label in sorted(scene.looked_at)])
+    line = Image.new("RGB", (width_px, _CAPTION), BACKGROUND)
+    drawing.write(ImageDraw.Draw(line), (_GAP, 2), legible(f"{names}: intensities from {scene.grey}"), size=12, colour=MUTED)
+    return [line]
+
+
 def _planes(scene: PreviewScene, width_px: int) -> Image.Image:
     sizes = [_size_mm(scene, view) for view in THREE_VIEWS]
     px_per_mm = _fitting(sizes, width_px - 4 * _GAP)
@@ -375,14 +261,6 @@ def draw_slice(scene: PreviewScene, view: View, t: int, crop: PreviewCrop) -> Im
     grey = scene.grey.as_bytes(view.apply(scene.volume.array, scene.axes)[t])
     labels = [view.apply(each, scene.axes)[t] for each in scene.segmentation.maps]
     return drawing.tile(grey, labels, crop, scene.colours, scene.prompts_on(view, t), lines=scene.lines_on(view, t))
-
-
-def _lines(prompt: Stroke, places_xy: Sequence[tuple[float, float]]) -> list[DrawnLine]:
-    """As it was drawn; of both diameters each by itself."""
-    if isinstance(prompt, Diameter):
-        return [DrawnLine(places_xy[start : start + 2]) for start in range(0, len(places_xy), 2)]
-    closed = places_xy if isinstance(prompt, Scribble) else [*places_xy, places_xy[0]]
-    return [DrawnLine(closed, prompt.positive, prompt.width if isinstance(prompt, Scribble) else 0)]
 
 
 def _frame(scene: PreviewScene, view: View, index: int) -> int:

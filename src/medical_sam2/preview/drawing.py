@@ -14,6 +14,7 @@ from medical_sam2.volume import Colour
 BACKGROUND, TEXT, MUTED, INSIDE, OUTSIDE = (18, 18, 20), (235, 235, 235), (160, 160, 165), (40, 210, 90), (240, 60, 60)
 _FINE = 2  # drawn so many times larger, then reduced: smooth outlines
 _LINE, _FILL = 3, 0.16  # width in fine pixels, opacity
+_RIM = 0.6  # opacity of the dark pixel around an outline, which is else lost on a ground of its colour
 _MARGIN, _LEGEND = 10.0, 22  # left of a legend, and height of a line of it
 
 
@@ -76,12 +77,16 @@ def tile(
     """A slice (H, W), or an image (H, W, 3), of uint8, with the objects of its label maps outlined and its prompts marked.
 
     Outlines are smooth, and cover one pixel and a half; `thin` ones cover one, without being smoothed, which would blur them.
+    Where an object touches a larger one, the smaller one's is drawn alone.
     """
     fine, line = (1, 1) if thin else (_FINE, _LINE)
     large = PreviewCrop(crop.low_yx, crop.size_yx, (crop.scale_yx[0] * fine, crop.scale_yx[1] * fine))
     picture = Image.fromarray(crop.cut(image)).convert("RGB").resize(large.size_px, Image.Resampling.BICUBIC)
-    for part, label in _large_first([crop.cut(labels_hw) for labels_hw in maps_hw]):
-        paint(picture, part == label, colours[label], line=line)
+    parts = _large_first([crop.cut(labels_hw) for labels_hw in maps_hw])
+    for place, (part, label) in enumerate(parts):
+        smaller = [other for beside, other in parts[place + 1 :] if beside is part]
+        joined = np.isin(part, [label, *smaller]) if smaller else None
+        paint(picture, part == label, colours[label], line=line, joined_hw=joined)
     for prompt in prompts:
         if prompt.mask_hw is not None:
             paint(picture, crop.cut(prompt.mask_hw) != 0, TEXT, fill=0)
@@ -132,10 +137,30 @@ def corners_yx(prompt: FramePrompt) -> list[tuple[float, float]]:
     return places
 
 
-def paint(picture: Image.Image, mask_hw: NDArray[np.bool_], colour: Colour, *, fill: float = _FILL, line: int = _LINE) -> None:
-    """Outline and faintly fill a mask, stretched over the picture."""
+def paint(
+    picture: Image.Image,
+    mask_hw: NDArray[np.bool_],
+    colour: Colour,
+    *,
+    fill: float = _FILL,
+    line: int = _LINE,
+    joined_hw: NDArray[np.bool_] | None = None,
+) -> None:
+    """Outline a mask, with a dark rim, and faintly fill it, stretched over the picture.
+
+    Args:
+        picture: what is painted on.
+        mask_hw: (H, W).
+        colour: of outline and filling.
+        fill: opacity of the filling.
+        line: width of the outline, in pixels of the picture.
+        joined_hw: (H, W), the mask and what touches it without an outline between them; unless given, the mask.
+    """
     region = _stretched(mask_hw, picture.size)
-    opacity = np.where(_eroded(region, line), 255 * fill, 255.0 * region)
+    whole = region if joined_hw is None else region | _stretched(joined_hw, picture.size)
+    rim = ~whole & ~_eroded(~region, 1)
+    picture.paste((0, 0, 0), (0, 0), Image.fromarray((255 * _RIM * rim).astype(np.uint8)))
+    opacity = np.where(_eroded(whole, line), 255 * fill, 255.0) * region
     picture.paste(colour, (0, 0), Image.fromarray(opacity.astype(np.uint8)))
 
 

@@ -69,7 +69,8 @@ class Leak:
         """One line for the user; `axis` is that of the file ("i", "j" or "k")."""
         low, high = min(self.slices), max(self.slices)
         where = f"slice {low}" if low == high else f"slices {low} to {high}"
-        remedy = "it may have leaked; draw a box around it on one of them, or click outside of it there (a negative click)"
+        there = "on that slice" if low == high else "on one of them"
+        remedy = f"it may have leaked; draw a box around it {there}, or click outside of it there (a negative click)"
         if self.before_px is None:
             return f"object {self.object} fills most of {where} of axis {axis}: {remedy}"
         jump = f"from {self.before_px} to {self.after_px} voxels"

@@ -30,6 +30,7 @@ from medical_sam2.volume import Segmentation, add_to_layers
 KEPT = 0.02  # share of its volume that smoothing may change without a word
 FARTHEST_MM = 500.0  # that an object may grow, shrink or be smoothed by: farther than any organ reaches
 REACH = 4.0  # of a Gaussian, in standard deviations
+LEAST_SIGMA = 0.5  # voxels: a narrower Gaussian leaves more weight to a voxel than to all others, and its side of the surface
 MaskArray = NDArray[np.bool_]
 
 BRIDGE = 2  # voxels of a gap across which parts still count as connected: a slice that tracking missed
@@ -60,7 +61,7 @@ class FinishingSteps:
         """Refuse steps that cannot change anything.
 
         Raises:
-            ConfigError: a length below the voxels, or a number that is none.
+            ConfigError: a length below the voxels (of a Gaussian: below half of them), or a number that is none.
         """
         numbers = {"smoothing": self.smooth_mm, "growing or shrinking": self.grow_mm, "a least volume": self.min_volume_ml}
         for what, number in numbers.items():
@@ -73,9 +74,9 @@ class FinishingSteps:
         if 0 < abs(self.grow_mm) < finest:
             problem = f"growing or shrinking by {abs(self.grow_mm):g} mm changes nothing: voxels are {finest:.3g} mm at least"
             raise ConfigError(problem, "give more, or leave it out")
-        if 0 < self.smooth_mm < finest / 4:
+        if 0 < self.smooth_mm < LEAST_SIGMA * finest:
             problem = f"smoothing by {self.smooth_mm:g} mm changes nothing: voxels are {finest:.3g} mm at least"
-            raise ConfigError(problem, "give more, or leave it out")
+            raise ConfigError(problem, "give more than half of that, or leave it out")
         if 0 < self.min_volume_ml * 1000 <= float(np.prod(spacing_mm)):
             problem = (
                 f"a least volume of {self.min_volume_ml:g} mL drops nothing: a voxel has {np.prod(spacing_mm) / 1000:.3g} mL"
@@ -206,6 +207,7 @@ class FinishingChange:
         before: voxels.
         after: voxels.
         left_to_others: voxels that it would have taken, and that another object has.
+        changed: voxels that it took or gave up; None: an earlier version did not count them.
     """
 
     object: int
@@ -214,6 +216,7 @@ class FinishingChange:
     before: int
     after: int
     left_to_others: int = 0
+    changed: int | None = None
 
 
 def finish(
@@ -232,7 +235,8 @@ def finish(
 
     Returns:
         The segmentation, with a warning for each outline that is changed, each object that has nothing left or could not take
-        what another one has, and each volume that smoothing changed; and one row for each step and object.
+        what another one has, each length that changed nothing, and each volume that smoothing changed; and one row for each
+        step and object.
 
     Raises:
         ConfigError: see `FinishingSteps.check`.
@@ -290,7 +294,8 @@ def _finish_object(
     for name, setting, step in _steps_of(steps, spacing):
         wanted = (step(mask) & allowed) | (drawn & mask & (name == "smooth_mm"))
         after = wanted & ~others
-        yield FinishingChange(label, name, setting, int(mask.sum()), int(after.sum()), int((wanted & others).sum()))
+        taken, left, changed = (int(each.sum()) for each in (after, wanted & others, after ^ mask))
+        yield FinishingChange(label, name, setting, int(mask.sum()), taken, left, changed)
         mask = after
         if not mask.any():
             break
@@ -365,6 +370,8 @@ def _describe_changes(changes: Sequence[FinishingChange]) -> Iterator[str]:
             yield f"object {change.object}: {say_count(change.left_to_others, 'voxel', 'were')} left to other objects ({step})"
         if not change.after:
             yield f"object {change.object} has nothing left ({step}{setting})"
+        elif change.changed == 0 and setting and step != "--min-volume" and not change.left_to_others:
+            yield f"object {change.object}: {step}{setting} changed no voxel"
         elif change.step == "smooth_mm" and abs(change.after - change.before) > KEPT * change.before:
             yield f"object {change.object}: smoothing changed its volume by {100 * (change.after / change.before - 1):+.1f} %"
 
@@ -438,7 +445,7 @@ def remove_islands(labels: NDArray[np.unsignedinteger], prompts: Sequence[Prompt
             parts, voxels = (sum(counts) for counts in zip(near, far, strict=True))
             if parts:
                 lost = f"{say_count(parts, 'small part')} in its box ({say_count(voxels, 'voxel')})"
-                told.append(f"object {label} lost {lost}; `islands` keeps them")
+                told.append(f"object {label} lost {lost}; `islands` keeps {'it' if parts == 1 else 'them'}")
     return told
 
 
