@@ -1,4 +1,5 @@
 // What the server is asked, and what it answers. Every change names the version that was seen.
+import { h } from './dom'
 import { suffix } from './names'
 
 export type Plane = 'axial' | 'coronal' | 'sagittal' | 'image'
@@ -13,7 +14,7 @@ export interface Statistics { label: number; name: string; volume_ml: number; me
 export interface PlaneInfo { name: Plane; frames: number; size: [number, number]; spacing: [number, number]; voxel?: number[][] }
 export interface Info {
   id: string; kind: 'volume' | 'set'; planes: PlaneInfo[]; modality: string | null; window: [number, number] | null; hung_as: string; seen_as: string
-  unit: string; affine?: number[][]; extent: [number, number] | null; dicom: boolean; downloads: Record<string, string>; pacs: boolean; warnings: string[]; overlay: Overlay | null; state: State
+  unit: string; affine?: number[][]; extent: [number, number] | null; dicom: boolean; downloads: Record<string, string>; missing: Record<string, string>; pacs: boolean; warnings: string[]; overlay: Overlay | null; state: State
 }
 export interface Summary { id: string; kind: 'volume' | 'set' | 'damaged'; planes: Record<string, number>; structures: string[]; problem?: string }
 export interface About {
@@ -59,6 +60,15 @@ export async function remove(path: string): Promise<void> {
 
 export async function bytes(path: string, signal?: AbortSignal): Promise<Uint8Array> {
   return new Uint8Array(await (await asked(path, { signal })).arrayBuffer())
+}
+
+/** A file that the server makes, under the name given or the server's, in the browser's downloads; refused, it says why. */
+export async function save(path: string, name = ''): Promise<void> {
+  const answer = await asked(path)
+  const href = URL.createObjectURL(await answer.blob())
+  const called = name || (/filename="([^"]+)"/.exec(answer.headers.get('content-disposition') ?? '')?.[1] ?? '')
+  h('a', { href, download: called }).click()
+  setTimeout(() => URL.revokeObjectURL(href), 60_000)
 }
 
 export async function frame(id: string, plane: Plane, t: number, side = 0, what = 'frames'): Promise<Frame> {

@@ -18,6 +18,16 @@ export function download(stem: string, form: string): string {
   return `${stem ? `${stem}_` : ''}${what}.${end}`
 }
 
+/** Formats that the source cannot have, and why: a line for each reason. */
+export function withheld(missing: Record<string, string>): string[] {
+  const why = new Map<string, string[]>()
+  for (const [name, text] of Object.entries(missing)) {
+    const reason = text.replace(/^it lacks/, 'its files lack').replace(/, to which an? [\w-]+ refers$/, '')
+    why.set(reason, [...(why.get(reason) ?? []), name])
+  }
+  return [...why].map(([reason, names]) => `No ${names.join(', no ')}: ${reason}.`)
+}
+
 /** What the server tells in the command line's words, in the page's: "object 2" has a name here, and options are buttons. */
 export function reworded(text: string, structures: Structure[]): string {
   const named = text.replace(/\bobject (\d+)\b/g, (words, label) => structures.find((each) => each.label === Number(label))?.name ?? words)

@@ -1,10 +1,11 @@
 // Beside the views: structures, tools, tracking, what to review, and downloads.
+import * as api from './api'
 import type { About, Plane } from './api'
 import { SIZES } from './brush'
 import { fill, h, icon, leave, redraw } from './dom'
 import { FusionPanel } from './fusion'
 import { stem } from './memory'
-import { download } from './names'
+import { download, withheld } from './names'
 import { counted } from './reading'
 import type { Range } from './shapes'
 import { Structures } from './structures'
@@ -272,15 +273,27 @@ export class Panel {
     const { work } = this
     if (work.info.kind === 'set' || !work.state.said.length) return []
     const copy = h('button', { title: 'All that was said, as a command: medsam2 segment …', onclick: () => this.attempt(work.options().then(async (text) => { await copied(text); [copy.textContent, copy.title] = text.startsWith('#') ? ['Copied in part', text.replace(/\n?[^#\n][^\n]*$/, '')] : ['Copied', copy.title] })) }, 'Copy as options')
-    return [copy, h('a', { class: 'button', href: `api/sessions/${work.info.id}/prompts`, download: '', title: 'All that was said, for medsam2 segment --prompts' }, icon('down'), 'Prompts')]
+    return [copy, this.link('prompts', '', 'Prompts', 'All that was said, for medsam2 segment --prompts')]
+  }
+
+  /** A download, which the page asks for itself: of one that is refused, a browser says nothing. */
+  private link(path: string, called: string, text: string, title?: string): HTMLElement {
+    const save = async (): Promise<void> => {
+      link.setAttribute('aria-busy', 'true')
+      try { await api.save(`sessions/${this.work.info.id}/${path}`, called) } finally { link.removeAttribute('aria-busy') }
+    }
+    const link = h('a', { class: 'button', href: `api/sessions/${this.work.info.id}/${path}`, download: called, title,
+      onclick: (event: Event) => { event.preventDefault(); if (!link.hasAttribute('aria-busy')) this.attempt(save()) } }, icon('down'), text)
+    return link
   }
 
   private downloading(): void {
     const { work } = this
     if (!work.state.tracked) return fill(this.downloads, h('p', { class: 'fine' }, !work.mayEdit ? 'Nothing was applied yet.' : work.info.kind === 'set' ? 'Apply to all images first.' : 'Apply to the volume first.'), ...this.said())
-    const link = ([form, name]: [string, string]): HTMLElement => h('a', { class: 'button', href: `api/sessions/${work.info.id}/download/${form}`, download: download(stem(work.info.id), form) }, icon('down'), name)
-    fill(this.downloads, ...Object.entries(work.info.downloads).map(link), ...this.said(),
+    const links = Object.entries(work.info.downloads).map(([form, name]) => this.link(`download/${form}`, download(stem(work.info.id), form), name))
+    fill(this.downloads, ...links, ...this.said(),
       work.info.pacs && work.mayEdit ? h('button', { onclick: () => this.attempt(work.push()) }, 'Send to the PACS') : null,
+      ...withheld(work.info.missing).map((text) => h('p', { class: 'fine' }, text)),
       work.state.fresh ? h('p', { class: 'fine warn' }, 'Changes not yet applied are not in it.') : null)
   }
 }

@@ -414,6 +414,10 @@ class SessionStore:
         """Whether its images are DICOM files, so that a DICOM-SEG can refer to them."""
         return bool(_read_json(self.settings.state / id / "decoded" / META).get("dicom"))
 
+    def missing_forms(self, id: str) -> Mapping[str, str]:
+        """Format that its DICOM files cannot have → why, as it was found when they were opened."""
+        return _read_json(self.settings.state / id / "decoded" / META).get("missing", {})
+
     def warnings(self, id: str) -> list[str]:
         """What the reader noticed."""
         return list(dict.fromkeys(_read_json(self.settings.state / id / "decoded" / META).get("warnings", ())))

@@ -235,7 +235,7 @@ def _decode(order: Mapping[str, Any]) -> None:
         np.save(target / "0.npy", found.array)
         dicom = type(getattr(found, "origin", None)).__name__ == "DicomOrigin"
         about = {"kind": "volume", "modality": found.modality, "affine": found.affine.tolist(), "dicom": dicom}
-        notes = {**about, "warnings": found.warnings}
+        notes = {**about, "warnings": found.warnings, "missing": _missing_forms(found) if dicom else {}}
     else:
         for i, picture in enumerate(found):
             np.save(target / f"{i}.npy", picture.array)
@@ -243,6 +243,17 @@ def _decode(order: Mapping[str, Any]) -> None:
         about = {"kind": "set", "count": len(found), "modality": found[0].modality, "spacing_mm": spacing}
         notes = {**about, "warnings": [n for p in found for n in p.warnings]}
     atomic.write_bytes(target / META, json.dumps(notes).encode())
+
+
+def _missing_forms(volume: Volume) -> dict[str, str]:
+    """Format → why it cannot be written beside this series, which may lack what the format refers to."""
+    missing = dict[str, str]()
+    for format in registry.OF_A_SERIES:
+        try:
+            format.check_source(volume, Path(f"labels{format.written[0]}"))
+        except MedicalSam2Error as error:
+            missing[format.name] = error.problem
+    return missing
 
 
 def _read_outlines(order: Mapping[str, Any]) -> dict[str, Any]:
