@@ -1,6 +1,6 @@
 // What the server is asked, and what it answers. Every change names the version that was seen.
 import { h } from './dom'
-import { suffix } from './names'
+import { named, suffix } from './names'
 
 export type Plane = 'axial' | 'coronal' | 'sagittal' | 'image'
 export interface Structure { label: number; name: string; colour: string; value: number; locked: boolean; edited: boolean; ml: number | null; images: number | null; said: number; window: [number, number]; seen_as: string }
@@ -14,7 +14,7 @@ export interface Statistics { label: number; name: string; volume_ml: number; me
 export interface PlaneInfo { name: Plane; frames: number; size: [number, number]; spacing: [number, number]; voxel?: number[][] }
 export interface Info {
   id: string; kind: 'volume' | 'set'; planes: PlaneInfo[]; modality: string | null; window: [number, number] | null; hung_as: string; seen_as: string
-  unit: string; affine?: number[][]; extent: [number, number] | null; dicom: boolean; downloads: Record<string, string>; missing: Record<string, string>; pacs: boolean; warnings: string[]; overlay: Overlay | null; state: State
+  unit: string; affine?: number[][]; extent: [number, number] | null; dicom: boolean; downloads: Record<string, string>; missing: Record<string, string>; pacs: boolean; files: number[]; warnings: string[]; overlay: Overlay | null; state: State
 }
 export interface Summary { id: string; kind: 'volume' | 'set' | 'damaged'; planes: Record<string, number>; structures: string[]; problem?: string }
 export interface About {
@@ -30,6 +30,11 @@ export interface Series { number: number; modality: string; description: string;
 
 export class Problem extends Error {
   constructor(message: string, readonly status: number, readonly choices: string[] = []) { super(message) }
+}
+
+/** A refusal of what was sent, with the names of its files; what is no fault of theirs stays as it is. */
+export function about(error: unknown, names: string[]): unknown {
+  return error instanceof Problem && error.status === 422 ? new Problem(named(error.message, names), error.status) : error
 }
 
 async function asked(path: string, options: RequestInit = {}): Promise<Response> {

@@ -18,6 +18,15 @@ export function download(stem: string, form: string): string {
   return `${stem ? `${stem}_` : ''}${what}.${end}`
 }
 
+/** The name of each image's file, by its number; none where it is not known. */
+export function called(files: number[], names: string[]): string[] { return files.every((number) => number <= names.length) ? files.map((number) => names[number - 1]) : [] }
+
+/** What the server tells of files, which it knows by their numbers, or of the only one, under their names. */
+export function named(text: string, names: string[]): string {
+  const told = text.replace(/\bfile (\d+)\b/g, (words, number) => names[Number(number) - 1] ?? words)
+  return names.length === 1 && told === text ? `${names[0]}: ${text}` : told
+}
+
 /** Formats that the source cannot have, and why: a line for each reason. */
 export function withheld(missing: Record<string, string>): string[] {
   const why = new Map<string, string[]>()

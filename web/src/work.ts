@@ -243,7 +243,9 @@ export class Work {
     this.tell('progress')
   }
 
-  async loadOutlines(files: File[]): Promise<void> { if (files.length) await this.edit('outlines', { upload: await api.send(files) }) }
+  async loadOutlines(files: File[]): Promise<void> {
+    if (files.length) await this.edit('outlines', { upload: await api.send(files) }).catch((error: unknown) => { throw api.about(error, files.map((file) => file.name)) })
+  }
 
   /** Lay a second image over this one. */
   async lay(files: File[]): Promise<void> {
@@ -253,7 +255,7 @@ export class Work {
       await api.post(`sessions/${id}/open`)
     } catch (error) {
       await api.remove(`sessions/${id}`).catch(() => undefined)
-      throw error
+      throw api.about(error, files.map((file) => file.name))
     }
     this.laid((await api.post<{ overlay: api.Overlay | null }>(this.path('overlay'), { upload: id })).overlay)
   }

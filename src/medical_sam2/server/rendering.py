@@ -298,6 +298,7 @@ def describe_session(store: SessionStore, session: Session) -> dict[str, Any]:
         "downloads": download_forms(image, store.settings.formats, dicom=dicom, missing=missing),
         "missing": missing,
         "pacs": bool(store.settings.pacs and store.source(session.id).study and "DICOM-SEG" not in missing),
+        "files": store.file_numbers(session.id),
         "warnings": store.warnings(session.id),
         "state": describe_state(session),
         "overlay": describe_overlay(session),

@@ -418,6 +418,10 @@ class SessionStore:
         """Format that its DICOM files cannot have → why, as it was found when they were opened."""
         return _read_json(self.settings.state / id / "decoded" / META).get("missing", {})
 
+    def file_numbers(self, id: str) -> list[int]:
+        """Of a set, for each image the number of the file that it comes from, from 1."""
+        return _read_json(self.settings.state / id / "decoded" / META).get("files", [])
+
     def warnings(self, id: str) -> list[str]:
         """What the reader noticed."""
         return list(dict.fromkeys(_read_json(self.settings.state / id / "decoded" / META).get("warnings", ())))
