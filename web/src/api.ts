@@ -7,7 +7,7 @@ export interface Structure { label: number; name: string; colour: string; value:
 export type Kind = 'points' | 'box' | 'mask' | 'scribble' | 'lasso' | 'diameter' | 'slices' | 'interpolate' | 'erase' | 'ball'
 export interface Said { label: number; plane: Plane; t: number; kind: Kind; points: [number, number][]; positive: boolean[]; frames: number[]; width: number; fresh: boolean }
 export interface State {
-  version: number; structures: Structure[]; said: Said[]; can_undo: boolean; can_redo: boolean; fresh: number; tracked: number; busy: boolean; notes?: string[]
+  version: number; structures: Structure[]; said: Said[]; can_undo: boolean; can_redo: boolean; fresh: number; tracked: number; busy: boolean; warnings: string[]; notes?: string[]
 }
 export interface Overlay { modality: string | null; unit: string; hung_as: string; window: [number, number]; extent: [number, number] }
 export interface Statistics { label: number; name: string; volume_ml: number; mean: number | null; sd: number | null; minimum: number | null; maximum: number | null; intensity_unit: string }

@@ -96,7 +96,8 @@ function open(info: Info, names: string[], stem: string, about: About): void {
     if (change !== 'state' && change !== 'progress' && change !== 'pending') return
     undo.disabled = (!work.state.can_undo && !work.pending.length) || !!work.progress
     redo.disabled = (!work.state.can_redo && !work.pending.length) || !!work.progress
-    if (change === 'progress') status.textContent = work.progress ? 'Applying …' : work.message || (work.state.tracked ? 'Applied.' : '')
+    const text = work.progress ? 'Applying …' : work.message || work.warnings.join('; ') || (work.state.tracked && !work.state.fresh ? 'Applied.' : '')
+    if (status.textContent !== text) status.textContent = text // else it is read aloud again
   })
   work.tell('state')
   work.tell('tool')

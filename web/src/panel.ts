@@ -204,8 +204,9 @@ export class Panel {
       ...[['one', 'one view: fast'], ['three', 'three views'], ['six', 'six views: slow']].map(([value, text]) => h('option', { value, selected: work.views === value }, text)))
     const word = work.info.kind === 'set' ? 'Apply to all images' : tracked ? 'Apply changes to volume' : 'Apply to volume'
     const progress = fresh ? `${fresh} change${fresh > 1 ? 's' : ''} not yet applied` : tracked ? 'All changes are applied.' : 'Nothing to apply yet.'
+    const told = [work.message, ...work.warnings].filter(Boolean).join('; ')
     fill(this.go, h('button', { class: 'primary wide', title: `${word} (T)`, disabled: !fresh, onclick: () => this.attempt(work.track()) }, word),
-      work.info.kind === 'volume' ? views : null, h('p', { class: 'fine' }, progress), work.message ? h('p', { class: 'fine warn' }, work.message) : null)
+      work.info.kind === 'volume' ? views : null, h('p', { class: 'fine' }, progress), told ? h('p', { class: 'fine warn' }, told) : null)
   }
 
   private looking(): void {

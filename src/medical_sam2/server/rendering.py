@@ -318,6 +318,7 @@ def describe_state(session: Session) -> dict[str, Any]:
     history, state = session.history, session.history.state
     volumes, images = session.volumes_ml(), session.images_with()
     fresh = {gesture.id for gesture in state.fresh}
+    warnings = session.result().warnings if state.tracked else ()
     return {
         "version": history.version,
         "structures": [
@@ -329,6 +330,7 @@ def describe_state(session: Session) -> dict[str, Any]:
         "fresh": len(fresh),
         "tracked": state.tracked.number if state.tracked else 0,
         "busy": session.busy,
+        "warnings": state.still_told(warnings),
     }
 
 

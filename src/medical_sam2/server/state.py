@@ -7,7 +7,8 @@ is lost to a power cut or kill -9.
 
 import json
 import os
-from collections.abc import Collection, Iterator, Mapping
+import re
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -109,6 +110,12 @@ class State:
     def with_gesture(self, gesture: Gesture) -> tuple[Gesture, ...]:
         """All gestures with one more, less what it replaces."""
         return *(each for each in self.gestures if not gesture.replaces(each)), gesture
+
+    def still_told(self, warnings: Iterable[str]) -> tuple[str, ...]:
+        """Warnings of tracking, without those on structures that are gone, or of which something was said since."""
+        gone = (self.tracked.labels if self.tracked else frozenset[int]()) - self.names.keys()
+        changed = {gesture.label for gesture in self.fresh} | gone
+        return tuple(line for line in warnings if _labels_named(line).isdisjoint(changed))
 
     @property
     def names(self) -> Mapping[int, str]:
@@ -213,6 +220,15 @@ class History:
         kept = self.states[: self.place + (step.kind != "name" or not self.added)]
         states = (*kept, changed(self.state, step))
         return History(step.version, states, len(states) - 1)
+
+
+def told_of_others(warnings: Iterable[str], labels: Collection[int]) -> tuple[str, ...]:
+    """Warnings that name structures, and none of these."""
+    return tuple(line for line in warnings if (named := _labels_named(line)) and named.isdisjoint(labels))
+
+
+def _labels_named(warning: str) -> set[int]:
+    return {int(label) for label in re.findall(r"\bobject (\d+)\b", warning)}
 
 
 def default_colour(label: int) -> str:
