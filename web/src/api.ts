@@ -16,7 +16,7 @@ export interface Info {
   id: string; kind: 'volume' | 'set'; planes: PlaneInfo[]; modality: string | null; window: [number, number] | null; hung_as: string; seen_as: string
   unit: string; affine?: number[][]; extent: [number, number] | null; dicom: boolean; downloads: Record<string, string>; missing: Record<string, string>; pacs: boolean; files: number[]; warnings: string[]; overlay: Overlay | null; state: State
 }
-export interface Summary { id: string; kind: 'volume' | 'set' | 'damaged'; planes: Record<string, number>; structures: string[]; problem?: string }
+export interface Summary { id: string; kind: 'volume' | 'set' | 'damaged'; planes: Record<string, number>; structures: string[]; changed?: number; problem?: string }
 export interface About {
   library: { id: number; name: string; kind: string }[]; single: boolean; pacs: boolean; most_upload_mb: number; may_edit: boolean; visitor: string; windows: Record<string, [number, number]>
 }

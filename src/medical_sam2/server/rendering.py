@@ -264,7 +264,9 @@ def sample_frame(
 def list_session(store: SessionStore, id: str) -> dict[str, Any]:
     """A session as it is listed; one that is damaged says so, and can be removed."""
     try:
-        return _summary(store.get(id))
+        session = store.get(id)
+        history = session.history
+        return {**_summary(session), "changed": history.changed if history.version else store.opened_at(id)}
     except Refusal as refusal:
         return {"id": id, "kind": "damaged", "planes": {}, "structures": [], "problem": refusal.problem}
 

@@ -410,6 +410,10 @@ class SessionStore:
             return SessionImageSet([Picture(array, spacing, notes.get("modality")) for array in arrays], window)
         return SessionVolume(Volume(arrays[0], np.array(notes["affine"]), notes["modality"]), window)
 
+    def opened_at(self, id: str) -> int:
+        """When its images were decoded, in seconds since 1970."""
+        return int((self.settings.state / id / "decoded" / META).stat().st_mtime)
+
     def is_dicom(self, id: str) -> bool:
         """Whether its images are DICOM files, so that a DICOM-SEG can refer to them."""
         return bool(_read_json(self.settings.state / id / "decoded" / META).get("dicom"))
