@@ -251,8 +251,8 @@ def _decode(order: Mapping[str, Any]) -> None:
         about = {"kind": "set", "count": len(found), "modality": found[0].modality, "spacing_mm": spacing}
         source = Path(order["source"])
         numbers = _numbered(source) if source.is_dir() else {}
-        about["files"] = [numbers.get(picture.source, 1) if picture.source else 1 for picture in found]
-        notes = {**about, "warnings": [n for p in found for n in p.warnings]}
+        files = [numbers.get(picture.source, 1) if picture.source else 1 for picture in found]
+        notes = {**about, "files": files, "warnings": [n for p in found for n in p.warnings]}
     atomic.write_bytes(target / META, json.dumps(notes).encode())
 
 
