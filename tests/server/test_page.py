@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from playwright.sync_api import Browser, expect
 
 from medical_sam2 import io
 from medical_sam2.prompts import Point
+from medical_sam2.server import state
 from medical_sam2.tracking.plan import PLANES
 from medical_sam2.volume import Segmentation
 from tests.phantoms import Phantom, phantom, segmenter
@@ -151,6 +153,7 @@ def test_a_set_of_images(person: Person, tmp_path: Path) -> None:
     page.get_by_role("button", name="Apply to all images").click()
     expect(page.get_by_role("link", name="Label images")).to_be_visible()
     page.get_by_role("button", name="Image 3", exact=True).click()
+    expect(page.locator(".tile .note")).to_have_text(["prompted", *[re.compile(r"\d+ %")] * 3])
     expected = np.zeros((40, 60), bool)
     expected[10:24, 21:36] = True
     for _ in range(50):
@@ -169,3 +172,56 @@ def test_what_cannot_be_read_is_said(person: Person, tmp_path: Path) -> None:
     expect(person.page.get_by_role("button", name="Choose files")).to_be_visible()
     person.problems.clear()
     expect(person.page.locator(".start")).not_to_have_attribute("aria-busy", "true")
+
+
+def test_images_that_cannot_be_read_are_left_out_and_named(person: Person, tmp_path: Path) -> None:
+    page, folder = person.page, tmp_path / "polyps"
+    folder.mkdir()
+    for number in range(4):
+        Image.fromarray(np.full((40, 60), 40 * number, np.uint8)).save(folder / f"person {number}.png")
+    whole = (folder / "person 1.png").read_bytes()
+    (folder / "person 1.png").write_bytes(whole[:60])
+    (folder / "notes.txt").write_text("not an image, and the first of the list")
+    page.locator("#folder").set_input_files(folder)
+    expect(page.locator(".tile")).to_have_count(3)
+    warning = page.locator(".bar .warning")
+    expect(warning).to_contain_text("1 of 4 images left out: person 1.png (")
+    page.get_by_role("button", name="Image 2", exact=True).click()
+    expect(page.locator(".view.image .counter")).to_contain_text("2 / 3 · person 2.png")
+    page.reload()
+    expect(warning).to_contain_text("1 of 4 images left out: person 1.png (")
+    assert not any("person" in url for url in person.asked)
+
+
+def test_what_is_told_of_a_file_has_its_name_and_goes_when_another_is_opened(person: Person, tmp_path: Path) -> None:
+    page = person.page
+    for name in ("README.md", "other.md"):
+        (tmp_path / name).write_text("nothing of an image")
+        page.locator("#files").set_input_files(tmp_path / name)
+        expect(page.locator(".alert")).to_have_count(1)
+        expect(page.locator(".alert")).to_contain_text(f"{name}: ")
+    page.locator("#files").set_input_files([tmp_path / "README.md", tmp_path / "other.md"])
+    expect(page.locator(".alert")).not_to_contain_text("README.md: ")
+    page.locator("#files").set_input_files(saved(phantom("LPS"), tmp_path / "ct.nii.gz"))
+    person.wait("axial")
+    expect(page.locator(".alert")).to_have_count(0)
+    person.problems.clear()  # the browser tells of the refused requests
+    assert not any("README" in url for url in person.asked)
+
+
+def test_sessions_are_listed_with_the_time_of_their_last_change(
+    person: Person, browser: Browser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another browser does not know what they are called."""
+    page = person.page
+    page.locator("#files").set_input_files(saved(phantom("LPS"), tmp_path / "image.nii.gz"))
+    person.wait("axial")
+    seconds = page.evaluate("new Date(2031, 4, 6, 10, 34).getTime() / 1000")
+    monkeypatch.setattr(state, "time", SimpleNamespace(time=lambda: seconds))
+    with page.expect_response("**/structures"):
+        page.keyboard.press("n")
+    page.evaluate("localStorage.clear()")
+    page.evaluate("location.hash = ''")
+    line = page.locator("section li .line")
+    expect(line.locator("span")).to_have_text("structure 1")
+    expect(line.locator("small")).to_have_text(re.compile(r"^11 × 13 × 16 voxels · (?=.*\b6\b)(?=.*2031).*10:34"))

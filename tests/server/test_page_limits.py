@@ -255,3 +255,33 @@ def test_slices_are_counted_as_the_command_line_counts_them(person: Person, tmp_
     page.get_by_role("button", name="Use this box").click()
     page.wait_for_function("() => !Number(document.querySelector('.view.axial').dataset.pending)")
     assert state(page)["said"][-1]["frames"] == [15 - 9, 15 - 3]
+
+
+def test_a_warning_goes_with_what_it_speaks_of_and_is_in_the_page_s_words(
+    person: Person, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = ["object 1 lost 1 small part in its box (5 voxels); `islands` keeps them"]
+    monkeypatch.setattr(volume_tracker, "remove_islands", lambda *_: list(told))
+    case, page = opened(person, tmp_path), person.page
+    clicked(person, case)
+    tracked(person)
+    words = "structure 1 lost 1 small part in its box (5 voxels); a click inside a part keeps it"
+    warnings, status = page.locator(".go .warn"), page.get_by_role("status").first
+    expect(warnings).to_have_text(words)
+    expect(status).to_have_text(words)
+    page.reload()
+    expect(warnings).to_have_text(words)
+    told.clear()
+    clicked(person, case)  # something is said of it: the warning may be true no more
+    expect(warnings).to_have_count(0)
+    expect(status).to_have_text("")
+    pressed(page, "z")
+    expect(warnings).to_have_text(words)
+    clicked(person, case)
+    changes(page, 1)
+    tracked(person)  # anew
+    expect(warnings).to_have_count(0)
+    expect(status).to_have_text("Applied.")
+    pressed(page, "z", 3)
+    expect(warnings).to_have_count(0)  # a state without it
+    expect(status).to_have_text("")

@@ -65,6 +65,36 @@ def test_a_dicom_series(person: Person, tmp_path: Path) -> None:
     assert not any("chest" in url for url in person.asked)
 
 
+def test_of_a_series_without_identifiers_no_dicom_files_are_offered_and_it_is_said_why(person: Person, tmp_path: Path) -> None:
+    page, case, folder = person.page, phantom("RAS", spacing_mm=(1.5, 1.25, 3.0)), tmp_path / "series"
+    array = np.rint(200 * np.asarray(case.volume.array, float)).astype(np.int16)
+    Series(case.volume.affine, array).write(folder, StudyInstanceUID=None)
+    page.locator("#folder").set_input_files(folder)
+    person.wait("axial")
+    person.click("axial", (6, 5), SHAPE, (1.25, 1.5))
+    changes(page, 1)
+    tracked(page)
+    expect(page.get_by_role("link", name="NIfTI", exact=True)).to_be_visible()
+    for link in ("DICOM-SEG", "RTSTRUCT"):
+        expect(page.get_by_role("link", name=link, exact=True)).to_have_count(0)
+    expect(page.get_by_text("No DICOM-SEG, no RTSTRUCT: its files lack StudyInstanceUID.", exact=True)).to_be_visible()
+
+
+def test_a_download_that_is_refused_says_why(person: Person, tmp_path: Path) -> None:
+    """The folder of a series is gone, or its disk full: a browser alone would say nothing."""
+    page = person.page
+    page.locator("#files").set_input_files(saved(phantom("LPS"), tmp_path / "ct.nii.gz"))
+    person.wait("axial")
+    person.click("axial", (6, 5), SHAPE, SPACING)
+    changes(page, 1)
+    tracked(page)
+    for decoded in (tmp_path / "state").glob("*/source/*"):
+        decoded.write_bytes(b"nothing of an image")
+    page.get_by_role("link", name="NIfTI", exact=True).click()
+    expect(page.locator(".alert")).to_contain_text("format")
+    person.problems.clear()  # the browser tells of the refused request
+
+
 def test_a_set_of_images_is_outlined_as_the_command_line_does(person: Person, tmp_path: Path) -> None:
     page, rng, files, arrays = person.page, np.random.default_rng(0), list[Path](), list[np.ndarray[Any, Any]]()
     for number in range(3):

@@ -91,6 +91,11 @@ def test_the_page_has_the_order_of_what_is_suggested(person: Person, tmp_path: P
     page.route("**/rows", lambda route: route.fulfill(json=told))
     page.keyboard.press("t")
     expect(page.locator(".look button span").first).to_have_text("axial K 4")
+    expect(page.locator(".look button small").first).to_have_text("structure 1 · 50 % sure")
+    name = page.locator(".structures .name")
+    name.fill("aorta")
+    name.press("Enter")
+    expect(page.locator(".look button small").first).to_have_text("aorta · 50 % sure")
     assert page.locator(".look button span").all_inner_texts() == [f"axial K {t}" for t in (4, 5, 3, 6, 7, 8, 9, 10)]
 
 

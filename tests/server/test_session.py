@@ -12,8 +12,10 @@ from medical_sam2.server import Conflict, InvalidRequest, NotFound, Refusal
 from medical_sam2.server import session as session_module
 from medical_sam2.server.gestures import decode_runs, encode_runs
 from medical_sam2.server.inference_queue import InferenceQueue
+from medical_sam2.server.rendering import describe_state
 from medical_sam2.server.session import Session
 from medical_sam2.server.state import Gesture
+from medical_sam2.tracking import volume_tracker
 from medical_sam2.tracking.plan import PLANES
 from tests.phantoms import Phantom, segmenter
 from tests.server.conftest import session
@@ -325,3 +327,31 @@ def test_what_is_forgotten_is_read_again(tmp_path: Path, queue: InferenceQueue) 
 def test_runs_are_the_mask(bits: list[bool]) -> None:
     mask = np.array(bits).reshape(3, 4)
     assert (decode_runs(encode_runs(mask), (3, 4)) == mask).all()
+
+
+def test_warnings_stay_as_long_as_what_they_speak_of(
+    tmp_path: Path, queue: InferenceQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tracked anew, said something of, removed: those of the others stay."""
+    monkeypatch.setattr(volume_tracker, "remove_islands", lambda _, prompts: [f"object {each.object} lost" for each in prompts])
+    place, case = session(tmp_path, queue)
+    told = lambda: describe_state(place)["warnings"]  # noqa: E731
+    for label in (1, 2):
+        clicked(place, case, label)
+    assert told() == ()
+    tracked(place)
+    assert told() == ("object 1 lost", "object 2 lost")
+    monkeypatch.setattr(volume_tracker, "remove_islands", lambda *_: ["object 1 took 3 voxels of object 3", "too coarse"])
+    clicked(place, case, 1)
+    assert told() == ("object 1 lost", "object 2 lost")
+    tracked(place)
+    assert told() == ("object 1 lost", "object 2 lost", "object 1 took 3 voxels of object 3", "too coarse")
+    place.add_gesture(place.history.version, click(case, 1))
+    assert told() == ("object 2 lost", "too coarse")
+    place.undo(place.history.version)
+    place.remove_structure(place.history.version, 3)
+    assert told() == ("object 1 lost", "object 2 lost", "too coarse")
+    place.add_gesture(place.history.version, Gesture(0, 2, "axial", 0, "erase", frames=(0, 1)))
+    assert told() == ("object 1 lost", "too coarse")
+    tracked(place)
+    assert told() == ("object 1 lost",)

@@ -1,11 +1,15 @@
+import re
+import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from medical_sam2.errors import ConfigError
-from medical_sam2.server import NotFound
+from medical_sam2.server import NotFound, state
 from medical_sam2.server.inference_queue import InferenceQueue
+from medical_sam2.server.rendering import list_session
 from medical_sam2.server.security import ServerSettings
 from medical_sam2.server.session_store import SessionStore
 from tests.io.making import EXPORTER
@@ -103,3 +107,25 @@ def test_the_page_says_how_sure_it_is_and_takes_what_it_is_given(serve: Callable
         assert served.http.get(f"/api/sessions/{id}/download/{form}").content.startswith(start)
     assert served.http.get(f"/api/sessions/{id}/download/dcm").status_code == 422
     assert served.http.get(f"/api/sessions/{id}/download/zip").status_code == 404
+
+
+@pytest.mark.usefixtures("inline")
+def test_a_session_is_listed_with_its_last_change_whenever_it_was_opened_again(
+    tmp_path: Path, queue: InferenceQueue, ct: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = ServerSettings(tmp_path / "state")
+    store = SessionStore(settings, queue)
+    id = filled(store, ct)
+    assert abs(list_session(store, id)["changed"] - time.time()) < 60  # it was opened
+    monkeypatch.setattr(state, "time", SimpleNamespace(time=lambda: 1_000_000_000.7))
+    store.get(id).add_structure(0, "liver")
+    monkeypatch.undo()
+    assert list_session(store, id)["changed"] == 1_000_000_000
+    journal = settings.state / id / "journal.jsonl"
+    for changed in (1_000_000_000, 0):
+        store.close()
+        store = SessionStore(settings, queue)
+        listed = list_session(store, id)
+        assert (listed["changed"], listed["structures"]) == (changed, ["liver"])
+        journal.write_text(re.sub(r',"at":\d+', "", journal.read_text()))  # as earlier versions wrote it
+    store.close()

@@ -1,21 +1,22 @@
 // What the server is asked, and what it answers. Every change names the version that was seen.
-import { suffix } from './names'
+import { h } from './dom'
+import { named, suffix } from './names'
 
 export type Plane = 'axial' | 'coronal' | 'sagittal' | 'image'
 export interface Structure { label: number; name: string; colour: string; value: number; locked: boolean; edited: boolean; ml: number | null; images: number | null; said: number; window: [number, number]; seen_as: string }
 export type Kind = 'points' | 'box' | 'mask' | 'scribble' | 'lasso' | 'diameter' | 'slices' | 'interpolate' | 'erase' | 'ball'
 export interface Said { label: number; plane: Plane; t: number; kind: Kind; points: [number, number][]; positive: boolean[]; frames: number[]; width: number; fresh: boolean }
 export interface State {
-  version: number; structures: Structure[]; said: Said[]; can_undo: boolean; can_redo: boolean; fresh: number; tracked: number; busy: boolean; notes?: string[]
+  version: number; structures: Structure[]; said: Said[]; can_undo: boolean; can_redo: boolean; fresh: number; tracked: number; busy: boolean; warnings: string[]; notes?: string[]
 }
 export interface Overlay { modality: string | null; unit: string; hung_as: string; window: [number, number]; extent: [number, number] }
 export interface Statistics { label: number; name: string; volume_ml: number; mean: number | null; sd: number | null; minimum: number | null; maximum: number | null; intensity_unit: string }
 export interface PlaneInfo { name: Plane; frames: number; size: [number, number]; spacing: [number, number]; voxel?: number[][] }
 export interface Info {
   id: string; kind: 'volume' | 'set'; planes: PlaneInfo[]; modality: string | null; window: [number, number] | null; hung_as: string; seen_as: string
-  unit: string; affine?: number[][]; extent: [number, number] | null; dicom: boolean; downloads: Record<string, string>; pacs: boolean; warnings: string[]; overlay: Overlay | null; state: State
+  unit: string; affine?: number[][]; extent: [number, number] | null; dicom: boolean; downloads: Record<string, string>; missing: Record<string, string>; pacs: boolean; files: number[]; warnings: string[]; overlay: Overlay | null; state: State
 }
-export interface Summary { id: string; kind: 'volume' | 'set' | 'damaged'; planes: Record<string, number>; structures: string[]; problem?: string }
+export interface Summary { id: string; kind: 'volume' | 'set' | 'damaged'; planes: Record<string, number>; structures: string[]; changed?: number; problem?: string }
 export interface About {
   library: { id: number; name: string; kind: string }[]; single: boolean; pacs: boolean; most_upload_mb: number; may_edit: boolean; visitor: string; windows: Record<string, [number, number]>
 }
@@ -29,6 +30,11 @@ export interface Series { number: number; modality: string; description: string;
 
 export class Problem extends Error {
   constructor(message: string, readonly status: number, readonly choices: string[] = []) { super(message) }
+}
+
+/** A refusal of what was sent, with the names of its files; what is no fault of theirs stays as it is. */
+export function about(error: unknown, names: string[]): unknown {
+  return error instanceof Problem && error.status === 422 ? new Problem(named(error.message, names), error.status) : error
 }
 
 async function asked(path: string, options: RequestInit = {}): Promise<Response> {
@@ -59,6 +65,15 @@ export async function remove(path: string): Promise<void> {
 
 export async function bytes(path: string, signal?: AbortSignal): Promise<Uint8Array> {
   return new Uint8Array(await (await asked(path, { signal })).arrayBuffer())
+}
+
+/** A file that the server makes, under the name given or the server's, in the browser's downloads; refused, it says why. */
+export async function save(path: string, name = ''): Promise<void> {
+  const answer = await asked(path)
+  const href = URL.createObjectURL(await answer.blob())
+  const called = name || (/filename="([^"]+)"/.exec(answer.headers.get('content-disposition') ?? '')?.[1] ?? '')
+  h('a', { href, download: called }).click()
+  setTimeout(() => URL.revokeObjectURL(href), 60_000)
 }
 
 export async function frame(id: string, plane: Plane, t: number, side = 0, what = 'frames'): Promise<Frame> {

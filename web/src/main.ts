@@ -3,7 +3,7 @@ import * as api from './api'
 import type { About, Info, Plane, Summary } from './api'
 import { fill, h, icon, typing } from './dom'
 import * as memory from './memory'
-import { reworded } from './names'
+import { called, reworded } from './names'
 import { Panel, TOOL_KEYS, missing, offered } from './panel'
 import { Start } from './start'
 import { Sheet, SliceView } from './view'
@@ -31,7 +31,7 @@ async function home(first = false): Promise<void> {
   const [about, sessions] = await Promise.all([api.get<About>('about'), api.get<Summary[]>('sessions')])
   memory.only(sessions.map((each) => each.id))
   document.title = 'Medical SAM 2'
-  const start = new Start(about, sessions, (info, names, stem) => open(info, names, stem, about), attempt)
+  const start = new Start(about, sessions, (info, names, stem) => open(info, names, stem, about), (what) => { fill(alerts); attempt(what) })
   fill(app, start.element)
   if (first && about.single) start.begin(about.library[0])
 }
@@ -52,10 +52,11 @@ function help(): void {
 }
 
 function open(info: Info, names: string[], stem: string, about: About): void {
+  fill(alerts) // of what was tried before
   history.replaceState(null, '', `#${info.id}`)
   const work = (opened = new Work(info, about.may_edit))
-  work.names = names
-  memory.name(info.id, names, stem)
+  work.names = info.kind === 'set' ? called(info.files, names) : names
+  memory.name(info.id, names, stem, info.warnings)
   memory.restore(work)
   const title = memory.title(info.id)
   document.title = title ? `${title} – Medical SAM 2` : 'Medical SAM 2'
@@ -89,13 +90,14 @@ function open(info: Info, names: string[], stem: string, about: About): void {
   const size = info.kind === 'set' ? `${info.planes[0].frames} images` : `${[...info.planes].reverse().map((each) => each.frames).join(' × ')} voxels${info.modality ? ` · ${info.modality}` : ''}`
   const bar = h('header', { class: 'bar' },
     h('h1', {}, h('button', { class: 'brand', title: 'Back to the start; the session is kept', onclick: () => { leave(); attempt(home()) } }, 'Medical SAM 2')), h('span', { class: 'size', title }, title ? `${title} · ${size}` : size),
-    ...info.warnings.slice(0, 2).map((text) => h('span', { class: 'warning', title: text }, text)),
+    ...(memory.warnings(info.id) ?? info.warnings).slice(0, 2).map((text) => h('span', { class: 'warning', title: text }, text)),
     work.mayEdit ? null : h('span', { class: 'warning' }, 'For looking alone'), status, undo, redo, h('button', { title: 'Keys (?)', onclick: help }, 'Keys'))
   work.listen((change) => {
     if (change !== 'state' && change !== 'progress' && change !== 'pending') return
     undo.disabled = (!work.state.can_undo && !work.pending.length) || !!work.progress
     redo.disabled = (!work.state.can_redo && !work.pending.length) || !!work.progress
-    if (change === 'progress') status.textContent = work.progress ? 'Applying …' : work.message || (work.state.tracked ? 'Applied.' : '')
+    const text = work.progress ? 'Applying …' : work.message || work.warnings.join('; ') || (work.state.tracked && !work.state.fresh ? 'Applied.' : '')
+    if (status.textContent !== text) status.textContent = text // else it is read aloud again
   })
   work.tell('state')
   work.tell('tool')

@@ -1,7 +1,8 @@
 // What the browser remembers of a session: its title, the tool, the place. Names of files stay here; they go when the session goes.
+import { named } from './names'
 import type { Cursor, Look, Tool, Work } from './work'
 
-interface Kept { title?: string; stem?: string; tool?: Tool; cursor?: Cursor; image?: number; label?: number; views?: string; window?: [number, number]; looks?: [number, Look][] }
+interface Kept { title?: string; stem?: string; warnings?: string[]; tool?: Tool; cursor?: Cursor; image?: number; label?: number; views?: string; window?: [number, number]; looks?: [number, Look][] }
 const KEY = 'medsam2.sessions'
 
 function all(): Record<string, Kept> {
@@ -14,20 +15,22 @@ function write(sessions: Record<string, Kept>): void {
 
 export function title(id: string): string { return all()[id]?.title ?? '' }
 export function stem(id: string): string { return all()[id]?.stem ?? '' }
+/** What its reader noticed, with the names of files that the server does not know. */
+export function warnings(id: string): string[] | undefined { return all()[id]?.warnings }
 
 /** Forget all sessions but these. */
 export function only(ids: string[]): void { write(Object.fromEntries(Object.entries(all()).filter(([id]) => ids.includes(id)))) }
 
 /** A session is called after its files and the day. */
-export function name(id: string, files: string[], stem: string): void {
+export function name(id: string, files: string[], stem: string, warnings: string[]): void {
   const more = files.length > 1 ? ` and ${files.length - 1} more` : ''
-  if (files.length) write({ ...all(), [id]: { title: `${files[0]}${more} · ${new Date().toLocaleDateString()}`, stem } })
+  if (files.length) write({ ...all(), [id]: { title: `${files[0]}${more} · ${new Date().toLocaleDateString()}`, stem, warnings: warnings.map((text) => (files.length > 1 ? named(text, files) : text)) } })
 }
 
 export function keep(work: Work): void {
   const { tool, cursor, image, label, views, window } = work
   const looks = [...work.looks]
-  write({ ...all(), [work.info.id]: { title: title(work.info.id), stem: stem(work.info.id), tool, cursor, image, label, views, window, looks } })
+  write({ ...all(), [work.info.id]: { title: title(work.info.id), stem: stem(work.info.id), warnings: warnings(work.info.id), tool, cursor, image, label, views, window, looks } })
 }
 
 /** Tool and place as they were left. */

@@ -18,8 +18,27 @@ export function download(stem: string, form: string): string {
   return `${stem ? `${stem}_` : ''}${what}.${end}`
 }
 
+/** The name of each image's file, by its number; none where it is not known. */
+export function called(files: number[], names: string[]): string[] { return files.every((number) => number <= names.length) ? files.map((number) => names[number - 1]) : [] }
+
+/** What the server tells of files, which it knows by their numbers, or of the only one, under their names. */
+export function named(text: string, names: string[]): string {
+  const told = text.replace(/\bfile (\d+)\b/g, (words, number) => names[Number(number) - 1] ?? words)
+  return names.length === 1 && told === text ? `${names[0]}: ${text}` : told
+}
+
+/** Formats that the source cannot have, and why: a line for each reason. */
+export function withheld(missing: Record<string, string>): string[] {
+  const why = new Map<string, string[]>()
+  for (const [name, text] of Object.entries(missing)) {
+    const reason = text.replace(/^it lacks/, 'its files lack').replace(/, to which an? [\w-]+ refers$/, '')
+    why.set(reason, [...(why.get(reason) ?? []), name])
+  }
+  return [...why].map(([reason, names]) => `No ${names.join(', no ')}: ${reason}.`)
+}
+
 /** What the server tells in the command line's words, in the page's: "object 2" has a name here, and options are buttons. */
 export function reworded(text: string, structures: Structure[]): string {
   const named = text.replace(/\bobject (\d+)\b/g, (words, label) => structures.find((each) => each.label === Number(label))?.name ?? words)
-  return named.replace(/\btake `views=one`/g, 'take one view')
+  return named.replace(/\btake `views=one`/g, 'take one view').replace(/`views=three` uses/g, 'three views use').replace(/`islands` keeps them/g, 'a click inside a part keeps it')
 }

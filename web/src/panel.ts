@@ -1,10 +1,11 @@
 // Beside the views: structures, tools, tracking, what to review, and downloads.
+import * as api from './api'
 import type { About, Plane } from './api'
 import { SIZES } from './brush'
 import { fill, h, icon, leave, redraw } from './dom'
 import { FusionPanel } from './fusion'
 import { stem } from './memory'
-import { download } from './names'
+import { download, withheld } from './names'
 import { counted } from './reading'
 import type { Range } from './shapes'
 import { Structures } from './structures'
@@ -83,7 +84,7 @@ export class Panel {
     if (change === 'tool') { this.choosing(); this.boxing() }
     if (change === 'solid') this.boxing()
     if (change === 'progress') this.going()
-    if (change === 'rows') this.looking()
+    if (change === 'rows' || change === 'state') redraw(this.look, () => this.looking())
     if (change === 'overlay' || change === 'window') this.showing()
   }
 
@@ -203,15 +204,16 @@ export class Panel {
       ...[['one', 'one view: fast'], ['three', 'three views'], ['six', 'six views: slow']].map(([value, text]) => h('option', { value, selected: work.views === value }, text)))
     const word = work.info.kind === 'set' ? 'Apply to all images' : tracked ? 'Apply changes to volume' : 'Apply to volume'
     const progress = fresh ? `${fresh} change${fresh > 1 ? 's' : ''} not yet applied` : tracked ? 'All changes are applied.' : 'Nothing to apply yet.'
+    const told = [work.message, ...work.warnings].filter(Boolean).join('; ')
     fill(this.go, h('button', { class: 'primary wide', title: `${word} (T)`, disabled: !fresh, onclick: () => this.attempt(work.track()) }, word),
-      work.info.kind === 'volume' ? views : null, h('p', { class: 'fine' }, progress), work.message ? h('p', { class: 'fine warn' }, work.message) : null)
+      work.info.kind === 'volume' ? views : null, h('p', { class: 'fine' }, progress), told ? h('p', { class: 'fine warn' }, told) : null)
   }
 
   private looking(): void {
     const found = this.work.worthALook()
     const name = (label: number): string => this.work.state.structures.find((each) => each.label === label)?.name ?? ''
     const button = (row: (typeof found)[number]): HTMLElement =>
-      h('button', { class: `line${row.look ? ' unsure' : ''}`, onclick: () => this.jump(row) }, h('span', {}, [row.plane, this.axis(row.plane), counted(this.work.plane(row.plane)).of(row.t)].filter((part) => part !== '').join(' ')), h('small', { title: `A correction here may mend about ${row.gain} voxels` }, `${name(row.label)} · ${row.why}`))
+      h('button', { class: `line${row.look ? ' unsure' : ''}`, onclick: () => this.jump(row) }, h('span', {}, [row.plane, this.axis(row.plane), counted(this.work.plane(row.plane)).of(row.t)].filter((part) => part !== '').join(' ')), h('small', { title: `A correction here may mend about ${row.gain} voxels` }, `${name(row.label)} · ${row.why === 'unsure' ? `${Math.round(100 * row.sure)} % sure` : row.why}`))
     fill(this.look, ...found.map(button))
     if (!found.length) fill(this.look, h('p', { class: 'fine' }, `${this.work.info.kind === 'set' ? 'Images' : 'Slices'} where a look is worth most are listed here.`))
   }
@@ -272,15 +274,27 @@ export class Panel {
     const { work } = this
     if (work.info.kind === 'set' || !work.state.said.length) return []
     const copy = h('button', { title: 'All that was said, as a command: medsam2 segment …', onclick: () => this.attempt(work.options().then(async (text) => { await copied(text); [copy.textContent, copy.title] = text.startsWith('#') ? ['Copied in part', text.replace(/\n?[^#\n][^\n]*$/, '')] : ['Copied', copy.title] })) }, 'Copy as options')
-    return [copy, h('a', { class: 'button', href: `api/sessions/${work.info.id}/prompts`, download: '', title: 'All that was said, for medsam2 segment --prompts' }, icon('down'), 'Prompts')]
+    return [copy, this.link('prompts', '', 'Prompts', 'All that was said, for medsam2 segment --prompts')]
+  }
+
+  /** A download, which the page asks for itself: of one that is refused, a browser says nothing. */
+  private link(path: string, called: string, text: string, title?: string): HTMLElement {
+    const save = async (): Promise<void> => {
+      link.setAttribute('aria-busy', 'true')
+      try { await api.save(`sessions/${this.work.info.id}/${path}`, called) } finally { link.removeAttribute('aria-busy') }
+    }
+    const link = h('a', { class: 'button', href: `api/sessions/${this.work.info.id}/${path}`, download: called, title,
+      onclick: (event: Event) => { event.preventDefault(); if (!link.hasAttribute('aria-busy')) this.attempt(save()) } }, icon('down'), text)
+    return link
   }
 
   private downloading(): void {
     const { work } = this
     if (!work.state.tracked) return fill(this.downloads, h('p', { class: 'fine' }, !work.mayEdit ? 'Nothing was applied yet.' : work.info.kind === 'set' ? 'Apply to all images first.' : 'Apply to the volume first.'), ...this.said())
-    const link = ([form, name]: [string, string]): HTMLElement => h('a', { class: 'button', href: `api/sessions/${work.info.id}/download/${form}`, download: download(stem(work.info.id), form) }, icon('down'), name)
-    fill(this.downloads, ...Object.entries(work.info.downloads).map(link), ...this.said(),
+    const links = Object.entries(work.info.downloads).map(([form, name]) => this.link(`download/${form}`, download(stem(work.info.id), form), name))
+    fill(this.downloads, ...links, ...this.said(),
       work.info.pacs && work.mayEdit ? h('button', { onclick: () => this.attempt(work.push()) }, 'Send to the PACS') : null,
+      ...withheld(work.info.missing).map((text) => h('p', { class: 'fine' }, text)),
       work.state.fresh ? h('p', { class: 'fine warn' }, 'Changes not yet applied are not in it.') : null)
   }
 }

@@ -3,7 +3,7 @@ import * as api from './api'
 import type { About, Info, Series, Summary } from './api'
 import { fill, h } from './dom'
 import { only, title } from './memory'
-import { stem, suffix } from './names'
+import { named, stem, suffix } from './names'
 
 interface Named { names: string[]; stem: string }
 const NAMELESS: Named = { names: [], stem: '' }
@@ -51,9 +51,10 @@ export class Start {
     const entry = (each: Summary): HTMLElement => {
       const size = Object.values(each.planes)
       const what = each.kind === 'set' ? `${size[0]} images` : `${[...size].reverse().join(' × ')} voxels`
+      const when = each.changed ? new Date(1000 * each.changed).toLocaleString([], { dateStyle: 'medium', timeStyle: 'short' }) : ''
       const line = h('li', {},
         each.problem ? h('span', { class: 'line warn' }, each.problem) : h('button', { class: 'line', onclick: () => this.attempt(api.get<Info>(`sessions/${each.id}`).then((info) => this.onOpen(info, [], ''))) },
-          h('span', {}, [title(each.id), each.structures.join(', ') || 'nothing outlined yet'].filter(Boolean).join(' · ')), h('small', {}, what)),
+          h('span', {}, [title(each.id), each.structures.join(', ') || 'nothing outlined yet'].filter(Boolean).join(' · ')), h('small', { title: when ? 'Last changed' : undefined }, [what, when].filter(Boolean).join(' · '))),
         this.about.may_edit && h('button', { class: 'quiet', 'aria-label': 'Close this session and remove what was kept of it', onclick: () => this.attempt(api.remove(`sessions/${each.id}`).then(() => { line.remove(); only(this.sessions.map((other) => other.id).filter((id) => id !== each.id)) })) }, 'Remove'))
       return line
     }
@@ -115,7 +116,7 @@ export class Start {
       await this.read(id, called, {})
     } catch (error) {
       this.status.textContent = ''
-      throw error
+      throw api.about(error, called.names)
     } finally {
       this.busy = false
       this.element.removeAttribute('aria-busy')
@@ -135,13 +136,13 @@ export class Start {
 
   /** The file can be read in several ways: the user says which. */
   private choose(id: string, called: Named, problem: api.Problem): void {
-    this.status.textContent = problem.message
+    this.status.textContent = named(problem.message, called.names)
     const word = problem.choices.some((choice) => /series/.test(choice)) ? 'series' : 'frame'
     const first = word === 'series' ? 1 : 0
     const number = h('input', { type: 'number', id: 'which', min: String(first), value: String(first) })
     fill(this.choices,
       h('ul', { class: 'fine' }, ...problem.choices.map((choice) => h('li', {}, choice))),
-      h('form', { class: 'row', onsubmit: (event: Event) => { event.preventDefault(); fill(this.choices); this.attempt(this.read(id, called, { [word]: Number(number.value) })) } },
+      h('form', { class: 'row', onsubmit: (event: Event) => { event.preventDefault(); fill(this.choices); this.attempt(this.read(id, called, { [word]: Number(number.value) }).catch((error: unknown) => { throw api.about(error, called.names) })) } },
         h('label', { for: 'which' }, word === 'series' ? 'Series' : 'Time point'), number, h('button', { class: 'primary' }, 'Open')))
     number.focus()
   }

@@ -586,7 +586,7 @@ export class Sheet {
       button.toggleAttribute('aria-current', t === this.work.image)
       const rows = this.work.rows.filter((row) => row.t === t)
       const sure = Math.min(1, ...rows.map((row) => row.sure))
-      note.textContent = rows.length ? (rows.some((row) => row.said) ? 'said' : `${Math.round(100 * sure)} %`) : ''
+      note.textContent = rows.length ? (rows.some((row) => row.said) ? 'prompted' : `${Math.round(100 * sure)} %`) : ''
       button.classList.toggle('unsure', rows.some((row) => row.look))
     })
   }

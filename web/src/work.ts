@@ -43,7 +43,6 @@ export class Work {
   message = ''
   names: string[] = []
   first = true
-  private noted = false // whether the message is on a change; that of tracking stays until the next one
   private labelsAge = 0
   private readonly frames = new Map<string, Promise<Frame>>()
   private readonly listeners: ((change: Change) => void)[] = []
@@ -71,6 +70,8 @@ export class Work {
   get active(): Structure | undefined { return this.state.structures.find((each) => each.label === this.label) }
   /** The structure that the next gesture is of; 0 where it is still to come. */
   get meant(): number { return this.adding ? 0 : this.active?.label ?? 0 }
+  /** On the result that stands. */
+  get warnings(): string[] { return this.state.warnings.map((text) => reworded(text, this.state.structures)) }
   listen(listener: (change: Change) => void): void { this.listeners.push(listener) }
   tell(change: Change): void { for (const listener of this.listeners) listener(change) }
   private path(rest: string): string { return `sessions/${this.info.id}/${rest}` }
@@ -150,7 +151,9 @@ export class Work {
   private async change(path: string, form: object = {}, again = true): Promise<void> {
     const { version, tracked } = this.state
     try {
-      this.take(await api.post<State>(this.path(path), { version, ...form }))
+      const state = await api.post<State>(this.path(path), { version, ...form })
+      this.message = '' // of what was done before
+      this.take(state)
     } catch (error) {
       if (!(error instanceof api.Problem) || error.status !== 409) throw error
       await this.refresh()
@@ -237,13 +240,14 @@ export class Work {
 
   /** Show what is told of a change. */
   private note(notes: string[] = []): void {
-    this.noted = notes.length > 0
     this.message = reworded(notes.join('; '), this.state.structures)
     this.tell('state')
     this.tell('progress')
   }
 
-  async loadOutlines(files: File[]): Promise<void> { if (files.length) await this.edit('outlines', { upload: await api.send(files) }) }
+  async loadOutlines(files: File[]): Promise<void> {
+    if (files.length) await this.edit('outlines', { upload: await api.send(files) }).catch((error: unknown) => { throw api.about(error, files.map((file) => file.name)) })
+  }
 
   /** Lay a second image over this one. */
   async lay(files: File[]): Promise<void> {
@@ -253,7 +257,7 @@ export class Work {
       await api.post(`sessions/${id}/open`)
     } catch (error) {
       await api.remove(`sessions/${id}`).catch(() => undefined)
-      throw error
+      throw api.about(error, files.map((file) => file.name))
     }
     this.laid((await api.post<{ overlay: api.Overlay | null }>(this.path('overlay'), { upload: id })).overlay)
   }
@@ -281,7 +285,7 @@ export class Work {
         const label = chosen || this.label
         await this.change('say', { ...(await fill(draft, label)), label })
         this.first = false
-        if (this.state.notes?.length || this.noted) this.note(this.state.notes)
+        if (this.state.notes?.length) this.note(this.state.notes)
       })
     } finally {
       this.pending = this.pending.filter((each) => each !== draft)
@@ -323,8 +327,8 @@ export class Work {
     return this.say({ plane, t, kind: 'diameter', points: line }, both)
   }
 
-  undo(): Promise<void> { return this.next(async () => { if (this.state.can_undo) { await this.change('undo'); if (this.noted) this.note(); await this.loadRows() } }) }
-  redo(): Promise<void> { return this.next(async () => { if (this.state.can_redo) { await this.change('redo'); if (this.noted) this.note(); await this.loadRows() } }) }
+  undo(): Promise<void> { return this.next(async () => { if (this.state.can_undo) { await this.change('undo'); await this.loadRows() } }) }
+  redo(): Promise<void> { return this.next(async () => { if (this.state.can_redo) { await this.change('redo'); await this.loadRows() } }) }
   track(): Promise<void> { return this.next(async () => { await this.change('track', { views: this.views }); this.follow() }) }
 
   private get up(): number { return (this.plane('axial')?.frames ?? 1) - 1 }
@@ -420,8 +424,7 @@ export class Work {
     this.progress = null
     const told = JSON.parse((event.data as string) || '{}') as Told
     const text = reworded(told.message || '', this.state.structures)
-    this.noted = false
-    this.message = kind === 'failed' ? `Tracking failed: ${text}` : kind === 'cancelled' ? 'Cancelled; nothing was changed.' : text
+    this.message = kind === 'failed' ? `Tracking failed: ${text}` : kind === 'cancelled' ? 'Cancelled; nothing was changed.' : '' // warnings are the result's, and go with it
     await this.refresh()
     this.tell('progress')
   }

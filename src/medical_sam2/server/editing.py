@@ -24,7 +24,7 @@ from medical_sam2.server.segmentation import (
     SessionVolume,
     draw_label,
 )
-from medical_sam2.server.state import State, Structure, default_colour
+from medical_sam2.server.state import State, Structure, default_colour, told_of_others
 from medical_sam2.tracking.finishing import FinishingSteps, fill_holes, finish, load_ndimage
 from medical_sam2.tracking.limits import limits_of
 from medical_sam2.tracking.plan import array_axis, primary_view
@@ -173,7 +173,7 @@ def _finish_volume(
         raise InvalidRequest("nothing would be left of it")
     rows = [row for row in result.rows if row.object != label or image.shows((labels,), row)]
     doubt = result.uncertainty and (np.where(labels == result.labels[0], result.uncertainty[0], np.uint8(0)),)
-    after = SessionResult((labels,), tuple(rows), doubt, result.warnings)
+    after = SessionResult((labels,), tuple(rows), doubt, told_of_others(result.warnings, [label]))
     return StructureEdit(state.structures, after, found.warnings)
 
 

@@ -7,7 +7,7 @@ laid over the first one wherever it lies. Shapes: I J K voxels, H W a frame.
 import gzip
 import io
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from http import HTTPStatus
@@ -80,18 +80,19 @@ def encode_volume(image: SessionVolume, labels: LabelMaps | None) -> bytes:
     return gzip.compress(nib.Nifti1Image(small, affine).to_bytes(), 1, mtime=0)  # type: ignore[no-untyped-call]
 
 
-def download_forms(image: SessionImage, plugins: Sequence[str], *, dicom: bool) -> dict[str, str]:
+def download_forms(image: SessionImage, plugins: Sequence[str], *, dicom: bool, missing: Container[str] = ()) -> dict[str, str]:
     """Form → name of what `encode_download` makes, for the page's menu: the usual suffix of every format that can be written.
 
     Args:
         image: a volume or a set.
         plugins: exporters that the server was started with.
         dicom: whether the source is DICOM, to which alone a DICOM-SEG or an RTSTRUCT can refer.
+        missing: names of formats that this source cannot have all the same.
     """
     if not isinstance(image, SessionVolume):
         return {"zip": "Label images", **{form: format.name for form, format in _annotation_forms(plugins).items()}}
     formats = [each for each in registry.formats(plugins) if each.written_here and (dicom or each not in registry.OF_A_SERIES)]
-    formats = [each for each in formats if not each.one_object]
+    formats = [each for each in formats if not each.one_object and each.name not in missing]
     return {**{each.written[0].removeprefix("."): each.name for each in formats}, "csv": "Volumes (CSV)"}
 
 
@@ -263,7 +264,9 @@ def sample_frame(
 def list_session(store: SessionStore, id: str) -> dict[str, Any]:
     """A session as it is listed; one that is damaged says so, and can be removed."""
     try:
-        return _summary(store.get(id))
+        session = store.get(id)
+        history = session.history
+        return {**_summary(session), "changed": history.changed if history.version else store.opened_at(id)}
     except Refusal as refusal:
         return {"id": id, "kind": "damaged", "planes": {}, "structures": [], "problem": refusal.problem}
 
@@ -276,7 +279,7 @@ def _summary(session: Session) -> dict[str, Any]:
 
 def describe_session(store: SessionStore, session: Session) -> dict[str, Any]:
     """All that the page needs to begin with."""
-    image = session.image
+    image, missing, dicom = session.image, store.missing_forms(session.id), store.is_dicom(session.id)
     solid = image if isinstance(image, SessionVolume) else None
     planes = [
         {"name": name, "frames": frames, "size": image.frame_shape(name, 0), "spacing": image.spacing(name)}
@@ -293,9 +296,11 @@ def describe_session(store: SessionStore, session: Session) -> dict[str, Any]:
         "hung_as": solid.window.source if solid else "",
         "seen_as": str(image.network_window(session.history.state.gestures)),
         "extent": (solid.extent.low, solid.extent.high) if solid else None,
-        "dicom": (dicom := store.is_dicom(session.id)),
-        "downloads": download_forms(image, store.settings.formats, dicom=dicom),
-        "pacs": bool(store.settings.pacs and store.source(session.id).study),
+        "dicom": dicom,
+        "downloads": download_forms(image, store.settings.formats, dicom=dicom, missing=missing),
+        "missing": missing,
+        "pacs": bool(store.settings.pacs and store.source(session.id).study and "DICOM-SEG" not in missing),
+        "files": store.file_numbers(session.id),
         "warnings": store.warnings(session.id),
         "state": describe_state(session),
         "overlay": describe_overlay(session),
@@ -315,6 +320,7 @@ def describe_state(session: Session) -> dict[str, Any]:
     history, state = session.history, session.history.state
     volumes, images = session.volumes_ml(), session.images_with()
     fresh = {gesture.id for gesture in state.fresh}
+    warnings = session.result().warnings if state.tracked else ()
     return {
         "version": history.version,
         "structures": [
@@ -326,6 +332,7 @@ def describe_state(session: Session) -> dict[str, Any]:
         "fresh": len(fresh),
         "tracked": state.tracked.number if state.tracked else 0,
         "busy": session.busy,
+        "warnings": state.still_told(warnings),
     }
 
 

@@ -23,7 +23,7 @@ from medical_sam2.io import Picture, atomic
 from medical_sam2.prompts import FramePrompt, Prompt, intensities
 from medical_sam2.server import InvalidRequest
 from medical_sam2.server.gestures import ball_voxels, frame_prompt, volume_prompts
-from medical_sam2.server.state import BY_HAND, LIMITING, Gesture, State
+from medical_sam2.server.state import BY_HAND, LIMITING, Gesture, State, told_of_others
 from medical_sam2.tracking.limits import hold_settled, last_words
 from medical_sam2.tracking.plan import PLANES, array_axis, grouped
 from medical_sam2.views import AXIS, View
@@ -227,9 +227,9 @@ class SessionVolume:
         anew = {gesture.label for gesture in state.fresh if gesture.restarts}
         known = (wanted & set(before.voxels)) - anew if before else set[int]()
         options: dict[str, Any] = {"window": self.window_name, "on_frame": self._frame_reporter(on_frame)}
+        before = before and replace(before, warnings=told_of_others(before.warnings, wanted))
         if before and (by_hand := self._only_by_hand(state, known)):
-            before, known = self._changed_by_hand(before, state, by_hand), known - by_hand
-            wanted = wanted - by_hand
+            before, known, wanted = self._changed_by_hand(before, state, by_hand), known - by_hand, wanted - by_hand
         result = before
         if before and known:
             prompts = self.prompts(gesture for gesture in state.fresh if gesture.label in known)

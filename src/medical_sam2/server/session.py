@@ -50,6 +50,7 @@ from medical_sam2.server.state import (
     Step,
     Structure,
     default_colour,
+    told_of_others,
 )
 from medical_sam2.tracking.confidence import ReviewSuggestion, suggest_reviews
 from medical_sam2.tracking.limits import count_taken
@@ -249,7 +250,7 @@ class Session:
         said = (
             f"stopped after {say_count(len(frames), 'frame')}, kept as tracked; a click on one of the others goes on from there"
         )
-        return SessionResult(labels, rows, None, (*(before.warnings if before else ()), said))
+        return SessionResult(labels, rows, None, (*told_of_others(before.warnings if before else (), new), said))
 
     # The file is on the disk before the journal names it, and those that no state names any more go after.
     def _keep(self, state: State, result: SessionResult) -> None:
@@ -343,10 +344,9 @@ class Session:
 
     def reviews(self) -> list[ReviewSuggestion]:
         """Where a look at the result is worth most."""
-        image, state = self.image, self.history.state
+        image, state, result = self.image, self.history.state, self.result()
         sizes = {plane: int(np.prod(image.frame_shape(plane, 0))) for plane in image.planes}
         drawn = {each.label for each in state.gestures if each.kind in ("box", "mask", "lasso", "diameter") and each.inside}
-        result = self.result()
         in_volume = partial(views_disagree, result, image) if isinstance(image, SessionVolume) else None
         return suggest_reviews(result.rows, sizes, drawn, in_volume)
 

@@ -410,9 +410,21 @@ class SessionStore:
             return SessionImageSet([Picture(array, spacing, notes.get("modality")) for array in arrays], window)
         return SessionVolume(Volume(arrays[0], np.array(notes["affine"]), notes["modality"]), window)
 
+    def opened_at(self, id: str) -> int:
+        """When its images were decoded, in seconds since 1970."""
+        return int((self.settings.state / id / "decoded" / META).stat().st_mtime)
+
     def is_dicom(self, id: str) -> bool:
         """Whether its images are DICOM files, so that a DICOM-SEG can refer to them."""
         return bool(_read_json(self.settings.state / id / "decoded" / META).get("dicom"))
+
+    def missing_forms(self, id: str) -> Mapping[str, str]:
+        """Format that its DICOM files cannot have → why, as it was found when they were opened."""
+        return _read_json(self.settings.state / id / "decoded" / META).get("missing", {})
+
+    def file_numbers(self, id: str) -> list[int]:
+        """Of a set, for each image the number of the file that it comes from, from 1."""
+        return _read_json(self.settings.state / id / "decoded" / META).get("files", [])
 
     def warnings(self, id: str) -> list[str]:
         """What the reader noticed."""

@@ -7,7 +7,9 @@ is lost to a power cut or kill -9.
 
 import json
 import os
-from collections.abc import Collection, Iterator, Mapping
+import re
+import time
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -110,6 +112,12 @@ class State:
         """All gestures with one more, less what it replaces."""
         return *(each for each in self.gestures if not gesture.replaces(each)), gesture
 
+    def still_told(self, warnings: Iterable[str]) -> tuple[str, ...]:
+        """Warnings of tracking, without those on structures that are gone, or of which something was said since."""
+        gone = (self.tracked.labels if self.tracked else frozenset[int]()) - self.names.keys()
+        changed = {gesture.label for gesture in self.fresh} | gone
+        return tuple(line for line in warnings if _labels_named(line).isdisjoint(changed))
+
     @property
     def names(self) -> Mapping[int, str]:
         """Label → name."""
@@ -168,6 +176,7 @@ class Step:
     gesture: Gesture | None = None  # that was made
     tracked: ResultRecord | None = None  # the result of tracking, or of an edit that has one
     structures: tuple[Structure, ...] | None = None  # all that are there after an edit, in their order
+    at: int = 0  # when, in seconds since 1970; 0 where that was not written
 
 
 @dataclass(frozen=True)
@@ -177,6 +186,7 @@ class History:
     version: int = 0  # how many steps were taken
     states: tuple[State, ...] = field(default=(State(),))  # oldest first
     place: int = 0  # of the state that stands
+    changed: int = 0  # when the last step was taken, in seconds since 1970; 0 where that is not known
 
     @property
     def state(self) -> State:
@@ -209,10 +219,20 @@ class History:
         if step.kind in {"undo", "redo"}:
             if not (self.can_undo if step.kind == "undo" else self.can_redo):
                 raise InvalidRequest(f"there is nothing to {step.kind}")
-            return replace(self, version=step.version, place=self.place + (1 if step.kind == "redo" else -1))
+            place = self.place + (1 if step.kind == "redo" else -1)
+            return replace(self, version=step.version, place=place, changed=step.at)
         kept = self.states[: self.place + (step.kind != "name" or not self.added)]
         states = (*kept, changed(self.state, step))
-        return History(step.version, states, len(states) - 1)
+        return History(step.version, states, len(states) - 1, step.at)
+
+
+def told_of_others(warnings: Iterable[str], labels: Collection[int]) -> tuple[str, ...]:
+    """Warnings that name structures, and none of these."""
+    return tuple(line for line in warnings if (named := _labels_named(line)) and named.isdisjoint(labels))
+
+
+def _labels_named(warning: str) -> set[int]:
+    return {int(label) for label in re.findall(r"\bobject (\d+)\b", warning)}
 
 
 def default_colour(label: int) -> str:
@@ -269,6 +289,8 @@ def _with_structure(state: State, kind: str, structure: Structure) -> State:
 def to_json(step: Step) -> dict[str, Any]:
     """A step as a line of the journal holds it, under the names that the first release gave its fields."""
     line: dict[str, Any] = {"version": step.version, "kind": step.kind}
+    if step.at:
+        line["at"] = step.at
     if step.structure:
         line["structure"] = vars(step.structure)
     if step.structures is not None:
@@ -291,6 +313,7 @@ def from_json(line: Mapping[str, Any]) -> Step:
         _gesture(gesture) if gesture else None,
         ResultRecord(tracked["number"], frozenset(tracked["heard"]), frozenset(tracked["labels"])) if tracked else None,
         tuple(Structure(**each) for each in line["structures"]) if "structures" in line else None,
+        int(line.get("at", 0)),
     )
 
 
@@ -336,6 +359,7 @@ class Journal:
             InvalidRequest: it cannot be taken; nothing was written.
             OSError: the disk is full; nothing was taken.
         """
+        step = replace(step, at=int(time.time()))
         after = self.history.after(step)
         start = os.lseek(self._file, 0, os.SEEK_CUR)
         data = (json.dumps(to_json(step), ensure_ascii=False, separators=(",", ":")) + "\n").encode()

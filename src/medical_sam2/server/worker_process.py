@@ -13,7 +13,7 @@ import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from http import HTTPStatus
 from itertools import islice
 from pathlib import Path
@@ -23,7 +23,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medical_sam2 import io
-from medical_sam2.errors import AmbiguousError, FormatError, MedicalSam2Error, ResourceError
+from medical_sam2.errors import (
+    AmbiguousError,
+    FormatError,
+    InputError,
+    MedicalSam2Error,
+    ResourceError,
+    list_first,
+    say_count,
+)
 from medical_sam2.io import atomic, registry
 from medical_sam2.server import AmbiguousSource, InvalidRequest, LimitReached, Refusal, pacs, refusal_for
 from medical_sam2.volume import Segmentation, Volume
@@ -235,14 +243,28 @@ def _decode(order: Mapping[str, Any]) -> None:
         np.save(target / "0.npy", found.array)
         dicom = type(getattr(found, "origin", None)).__name__ == "DicomOrigin"
         about = {"kind": "volume", "modality": found.modality, "affine": found.affine.tolist(), "dicom": dicom}
-        notes = {**about, "warnings": found.warnings}
+        notes = {**about, "warnings": found.warnings, "missing": _missing_forms(found) if dicom else {}}
     else:
         for i, picture in enumerate(found):
             np.save(target / f"{i}.npy", picture.array)
         spacing = found[0].spacing_mm
         about = {"kind": "set", "count": len(found), "modality": found[0].modality, "spacing_mm": spacing}
-        notes = {**about, "warnings": [n for p in found for n in p.warnings]}
+        source = Path(order["source"])
+        numbers = _numbered(source) if source.is_dir() else {}
+        files = [numbers.get(picture.source, 1) if picture.source else 1 for picture in found]
+        notes = {**about, "files": files, "warnings": [n for p in found for n in p.warnings]}
     atomic.write_bytes(target / META, json.dumps(notes).encode())
+
+
+def _missing_forms(volume: Volume) -> dict[str, str]:
+    """Format → why it cannot be written beside this series, which may lack what the format refers to."""
+    missing = dict[str, str]()
+    for format in registry.OF_A_SERIES:
+        try:
+            format.check_source(volume, Path(f"labels{format.written[0]}"))
+        except MedicalSam2Error as error:
+            missing[format.name] = error.problem
+    return missing
 
 
 def _read_outlines(order: Mapping[str, Any]) -> dict[str, Any]:
@@ -329,14 +351,33 @@ def _under(path: str, home: str) -> bool:
 
 def _read(source: Path, reading: ReadingOptions) -> Volume | tuple[io.Picture, ...]:
     path = _main_file(source)
-    pictures = registry.suffixes("picture")
-    if (
-        path.is_dir()
-        and not isinstance(reading.series, str)
-        and any(file.suffix.lower() in pictures for file in path.iterdir())
-    ):
-        return io.load_pictures(path)
+    if path.is_dir() and not isinstance(reading.series, str):
+        endings = registry.suffixes("picture")
+        if pictures := {file: n for file, n in _numbered(path).items() if file.suffix.lower() in endings}:
+            return _read_pictures(pictures)
     return io.read(path, frame=reading.frame, series=reading.series, allow_gap=reading.allow_gap)
+
+
+def _numbered(folder: Path) -> dict[Path, int]:
+    """File → its number, from 1: of an upload that of the page's list, where the names stay."""
+    files = sorted(file for file in folder.iterdir() if not file.name.startswith("."))
+    return {file: number for number, file in enumerate(files, 1)}
+
+
+def _read_pictures(files: Mapping[Path, int]) -> tuple[io.Picture, ...]:
+    """The pictures of these files that can be read, as `segment-images` takes them; the first tells by numbers which cannot."""
+    found, left = list[io.Picture](), list[str]()
+    for file, number in files.items():
+        try:
+            found += io.load_pictures(file)
+        except InputError as error:
+            left.append(f"file {number} ({error.problem})")
+    if left and not found:
+        raise FormatError(f"no image can be read: {list_first(left)}", "copy or download them again")
+    if left:
+        told = f"{len(left)} of {say_count(len(files), 'image')} left out: {list_first(left)}"
+        found[0] = replace(found[0], warnings=(told, *found[0].warnings))
+    return tuple(found)
 
 
 def _main_file(source: Path) -> Path:
