@@ -153,7 +153,7 @@ def compute_features(
     greys, agreement = _Greys.of(picture_hw, xy), _agreement(candidates)
     steady = {id(each.probability_hw): each for each in candidates}
     known = {key: _describe_probability(each) for key, each in steady.items()}
-    shapes = [_describe_mask(each, greys, known[id(each.probability_hw)]) for each in candidates]
+    shapes = map_on_cores(lambda each: _describe_mask(each, greys, known[id(each.probability_hw)]), candidates)
     scores = [
         (each.ious[each.place], sum(iou > each.ious[each.place] for iou in each.ious), each.presence / 20, np.log(each.share))
         for each in candidates

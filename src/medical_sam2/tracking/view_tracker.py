@@ -27,7 +27,7 @@ from medical_sam2.volume import Volume
 FRAMES_OF_A_PASS = 1_000_000  # more than any view has: frames of different passes are never neighbours in time
 SMALL = 0.25  # area of an outline or box over the largest one of its object, below which it is not remembered
 # what a click hit, below which the judge of clicks is asked (as long as a click takes): predicted IoU, share of the frame
-UNSURE, TINY = 0.4, 0.003
+UNSURE, TINY = 0.35, 0.003
 ENDED = 8  # frames in a row without any of the objects, after which tracking ends in that direction
 
 
