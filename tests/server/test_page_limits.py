@@ -257,15 +257,16 @@ def test_slices_are_counted_as_the_command_line_counts_them(person: Person, tmp_
     assert state(page)["said"][-1]["frames"] == [15 - 9, 15 - 3]
 
 
+@pytest.mark.parametrize(("parts", "kept"), [("1 small part", "it"), ("2 small parts", "them")])
 def test_a_warning_goes_with_what_it_speaks_of_and_is_in_the_page_s_words(
-    person: Person, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    person: Person, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, parts: str, kept: str
 ) -> None:
-    told = ["object 1 lost 1 small part in its box (5 voxels); `islands` keeps them"]
+    told = [f"object 1 lost {parts} in its box (5 voxels); `islands` keeps {kept}"]
     monkeypatch.setattr(volume_tracker, "remove_islands", lambda *_: list(told))
     case, page = opened(person, tmp_path), person.page
     clicked(person, case)
     tracked(person)
-    words = "structure 1 lost 1 small part in its box (5 voxels); a click inside a part keeps it"
+    words = f"structure 1 lost {parts} in its box (5 voxels); a click inside a part keeps it"
     warnings, status = page.locator(".go .warn"), page.get_by_role("status").first
     expect(warnings).to_have_text(words)
     expect(status).to_have_text(words)

@@ -40,5 +40,5 @@ export function withheld(missing: Record<string, string>): string[] {
 /** What the server tells in the command line's words, in the page's: "object 2" has a name here, and options are buttons. */
 export function reworded(text: string, structures: Structure[]): string {
   const named = text.replace(/\bobject (\d+)\b/g, (words, label) => structures.find((each) => each.label === Number(label))?.name ?? words)
-  return named.replace(/\btake `views=one`/g, 'take one view').replace(/`views=three` uses/g, 'three views use').replace(/`islands` keeps them/g, 'a click inside a part keeps it')
+  return named.replace(/\btake `views=one`/g, 'take one view').replace(/`views=three` uses/g, 'three views use').replace(/`islands` keeps (it|them)/g, 'a click inside a part keeps it')
 }
