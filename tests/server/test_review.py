@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from playwright.sync_api import expect
 
+from medical_sam2.server.rendering import suggest_session_reviews, views_disagree
 from medical_sam2.server.segmentation import SessionResult, SessionVolume
-from medical_sam2.server.session import views_disagree
 from medical_sam2.tracking.confidence import ReviewSuggestion, expect_wrong, suggest_reviews
 from medical_sam2.volume import SliceConfidence
 from tests.phantoms import phantom
@@ -108,7 +108,7 @@ def test_rows_tell_the_place_among_what_is_suggested(tmp_path: Path, served: Ser
     place = served.store.get(id)
     assert place.job
     place.job.wait(30)
-    ranked = [each.row.key for each in place.reviews()]
+    ranked = [each.row.key for each in suggest_session_reviews(place.image, place.history.state, place.result())]
     rows = served.http.get(f"/api/sessions/{id}/rows").json()
     advised = sorted((row for row in rows if "why" in row), key=lambda row: row["rank"])
     assert [(row["label"], row["plane"], row["t"]) for row in advised] == ranked

@@ -1,4 +1,5 @@
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from medical_sam2.server import Conflict, InvalidRequest, NotFound, Refusal
 from medical_sam2.server import session as session_module
 from medical_sam2.server.gestures import decode_runs, encode_runs
 from medical_sam2.server.inference_queue import InferenceQueue
-from medical_sam2.server.rendering import describe_state
+from medical_sam2.server.rendering import describe_rows, describe_state
 from medical_sam2.server.session import Session
 from medical_sam2.server.state import Gesture
 from medical_sam2.tracking import volume_tracker
@@ -310,6 +311,28 @@ def test_there_is_nothing_to_download_before_tracking(tmp_path: Path, queue: Inf
         place.result()
     with pytest.raises(InvalidRequest):
         place.track(0)
+
+
+@pytest.mark.parametrize("read", [lambda place: describe_state(place)["tracked"], lambda place: len(describe_rows(place)) > 0])
+def test_whoever_reads_while_somebody_undoes_meets_one_state_or_the_other(
+    tmp_path: Path, queue: InferenceQueue, monkeypatch: pytest.MonkeyPatch, read: Callable[[Session], object]
+) -> None:
+    place, case = session(tmp_path, queue)
+    clicked(place, case)
+    tracked(place)
+    result, undoing = place.result, threading.Thread(target=lambda: place.undo(place.history.version))
+
+    def undo_before_reading() -> object:
+        if undoing.ident is None:
+            undoing.start()
+            undoing.join(0.3)
+        return result()
+
+    monkeypatch.setattr(place, "result", undo_before_reading)
+    assert read(place)
+    undoing.join(10)
+    assert place.history.state.tracked is None
+    assert not read(place)
 
 
 def test_what_is_forgotten_is_read_again(tmp_path: Path, queue: InferenceQueue) -> None:

@@ -19,6 +19,7 @@ from medical_sam2.server.pacs import SeriesRecord
 from medical_sam2.server.rendering import (
     Encoded,
     change_session,
+    describe_rows,
     describe_session,
     describe_state,
     encode_download,
@@ -39,7 +40,6 @@ from medical_sam2.server.session_store import SessionStore, library_entries
 from medical_sam2.server.state import MOST_NAME, Gesture, Kind, State
 from medical_sam2.server.worker_process import ReadingOptions
 from medical_sam2.strokes import WIDEST
-from medical_sam2.tracking.confidence import ReviewSuggestion
 from medical_sam2.tracking.finishing import FinishingSteps
 from medical_sam2.volume import Volume
 
@@ -319,30 +319,16 @@ def _results(router: APIRouter, store: SessionStore) -> None:
 
     @router.get("/sessions/{id}/rows")
     def rows(id: str) -> list[dict[str, Any]]:
-        session = store.get(id)
-        if session.history.state.tracked is None:
-            return []
-        advice = {each.row.key: (rank, each) for rank, each in enumerate(session.reviews())}
-        return [
-            {
-                "label": row.object,
-                "plane": row.view,
-                "t": row.slice,
-                "sure": round(row.confidence, 4),
-                "area": row.area_px,
-                "said": row.prompted,
-                "look": row.look_here,
-                **_advised(*advice.get(row.key, (0, None))),
-            }
-            for row in session.result().rows
-        ]
+        return describe_rows(store.get(id))
 
 
 def _options(session: Session, views: Views) -> str:
     """A command that says what was said, after comments on what it does not say."""
-    text = command_line(_volume(session), session.history.state, views, session.image.window_name)
-    found = session.result() if session.history.state.tracked else None
-    missing = not_said(session.history, found.voxels, found.rows, views) if found else ()
+    volume = _volume(session)
+    with session.hold() as history:
+        found = session.result() if history.state.tracked else None
+    text = command_line(volume, history.state, views, session.image.window_name)
+    missing = not_said(history, found.voxels, found.rows, views) if found else ()
     return "".join(f"# {line}\n" for line in missing) + text
 
 
@@ -351,10 +337,6 @@ def _volume(session: Session) -> Volume:
     if not isinstance(session.image, SessionVolume):
         raise InvalidRequest("a set of images has no file of prompts; download its label images")
     return session.image.volume
-
-
-def _advised(rank: int, advice: ReviewSuggestion | None) -> dict[str, Any]:
-    return {"rank": rank, "gain": advice.gain_px, "why": advice.reason} if advice else {}
 
 
 def _changes(router: APIRouter, store: SessionStore) -> None:
@@ -427,7 +409,9 @@ def _pacs(router: APIRouter, store: SessionStore) -> None:
         session, study = store.get(id), store.source(id).study
         if not study:
             raise InvalidRequest("this session does not come from the PACS")
-        data = store.export(session, session.result().labels[0], "dcm", session.history.state.names)
+        with session.hold() as history:
+            result = session.result()
+        data = store.export(session, result.labels[0], "dcm", history.state)
         with NamedTemporaryFile(dir=session.folder, suffix=".dcm") as file:
             file.write(data)
             file.flush()

@@ -198,7 +198,7 @@ def _answer(store: SessionStore, session: Session, request: InferenceRequest, ou
     }
     if output == "json":
         return Response(json.dumps(params), media_type="application/json")
-    data = as_asked(store.export(session, found.labels, request.form, NAMES), request)
+    data = as_asked(store.export(session, found.labels, request.form, session.history.state, NAMES), request)
     if output == "image":
         return Response(data, media_type="application/octet-stream")
     return _multipart(params, data, f"label.{request.form}")

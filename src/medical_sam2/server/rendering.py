@@ -9,7 +9,7 @@ import io
 import shutil
 from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from http import HTTPStatus
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -24,16 +24,18 @@ from medical_sam2.io import archive, registry
 from medical_sam2.io.annotations import AnnotatedImage
 from medical_sam2.server import InvalidRequest, NotFound, Refusal
 from medical_sam2.server.editing import check_volume, renumber
-from medical_sam2.server.segmentation import LabelMaps, SessionImage, SessionVolume
+from medical_sam2.server.segmentation import IMAGE, LabelMaps, SessionImage, SessionResult, SessionVolume
 from medical_sam2.server.session import Session
 from medical_sam2.server.session_store import SessionStore
-from medical_sam2.server.state import Gesture, Structure
+from medical_sam2.server.state import Gesture, State, Structure
 from medical_sam2.statistics import ObjectStatistics, measure, to_csv
-from medical_sam2.volume import Segmentation
+from medical_sam2.tracking.confidence import ReviewSuggestion, suggest_reviews
+from medical_sam2.volume import Segmentation, SliceConfidence
 
 NumberedMaps: TypeAlias = tuple[NDArray[np.unsignedinteger], ...]
 SOLID = 160  # voxels along each axis of the 3D view, at most
 OVERLAY = "overlay"
+DISAGREE = 0.25  # how undecided the voxels of a structure are on a slice, of 1, from which views disagree there
 NO_VOLUME = "only a volume has slices that another image can lie over"
 
 
@@ -108,7 +110,9 @@ def encode_download(store: SessionStore, session: Session, form: str) -> Encoded
     Raises:
         Refusal: nothing was tracked, or no such form of it.
     """
-    result, image, state = session.result(), session.image, session.history.state
+    image = session.image
+    with session.hold() as history:
+        result, state = session.result(), history.state
     if not isinstance(image, SessionVolume):
         labels = tuple(renumber(array, state.numbers) for array in result.labels)
         return _encode_set(labels, form, state.numbered_names, store.settings.formats)
@@ -119,15 +123,17 @@ def encode_download(store: SessionStore, session: Session, form: str) -> Encoded
         choices = ", ".join(suffix[1:] for suffix in written)
         raise Refusal(HTTPStatus.NOT_FOUND, f"there is no form {form!r}; choose {choices} or csv")
     kind = "application/gzip" if form.endswith(".gz") else registry.writer_of(Path(f"labels.{form}"), plugins).media_type
-    return _attachment(store.export(session, result.labels[0], form, state.names), kind)
+    return _attachment(store.export(session, result.labels[0], form, state), kind)
 
 
 def measure_session(session: Session) -> tuple[ObjectStatistics, ...]:
     """Volume, place and intensity of each structure of the result that stands, by its number in files."""
-    image, state = session.image, session.history.state
+    image = session.image
     if not isinstance(image, SessionVolume):
         raise InvalidRequest("images of a set have no volumes; download the label images")
-    labels = renumber(session.result().labels[0], state.numbers)
+    with session.hold() as history:
+        result, state = session.result(), history.state
+    labels = renumber(result.labels[0], state.numbers)
     return measure(image.volume, Segmentation(labels, image.volume.affine, state.numbered_names))
 
 
@@ -317,31 +323,77 @@ def change_session(store: SessionStore, id: str, change: Callable[[Session], obj
 # Names of fields are those of the first release: other programs read them.
 def describe_state(session: Session) -> dict[str, Any]:
     """A session as it stands."""
-    history, state = session.history, session.history.state
-    volumes, images = session.volumes_ml(), session.images_with()
+    with session.hold() as history:
+        state, busy, volumes, images = history.state, session.busy, session.volumes_ml(), session.images_with()
+        warnings = session.result().warnings if state.tracked else ()
     fresh = {gesture.id for gesture in state.fresh}
-    warnings = session.result().warnings if state.tracked else ()
     return {
         "version": history.version,
         "structures": [
-            _structure(session, each, volumes.get(each.label)) | {"images": images.get(each.label)} for each in state.structures
+            _structure(session.image, state, each, volumes.get(each.label)) | {"images": images.get(each.label)}
+            for each in state.structures
         ],
         "said": [_gesture(gesture, gesture.id in fresh) for gesture in state.gestures],
         "can_undo": history.can_undo,
         "can_redo": history.can_redo,
         "fresh": len(fresh),
         "tracked": state.tracked.number if state.tracked else 0,
-        "busy": session.busy,
+        "busy": busy,
         "warnings": state.still_told(warnings),
     }
 
 
-def _structure(session: Session, structure: Structure, ml: float | None) -> dict[str, Any]:
-    own = [gesture for gesture in session.history.state.gestures if gesture.label == structure.label]
-    window = session.image.network_window(own)
+def _structure(image: SessionImage, state: State, structure: Structure, ml: float | None) -> dict[str, Any]:
+    own = [gesture for gesture in state.gestures if gesture.label == structure.label]
+    window = image.network_window(own)
     seen = {"window": (window.low, window.high), "seen_as": str(window)}
     number = structure.value or structure.label
     return {**vars(structure), "value": number, "ml": ml, "said": len(own), **seen}
+
+
+def describe_rows(session: Session) -> list[dict[str, Any]]:
+    """Each tracked slice, how sure the network is of it, and where a look is worth most; nothing before tracking."""
+    with session.hold() as history:
+        if history.state.tracked is None:
+            return []
+        result = session.result()
+    advice = {
+        each.row.key: (rank, each) for rank, each in enumerate(suggest_session_reviews(session.image, history.state, result))
+    }
+    return [
+        {
+            "label": row.object,
+            "plane": row.view,
+            "t": row.slice,
+            "sure": round(row.confidence, 4),
+            "area": row.area_px,
+            "said": row.prompted,
+            "look": row.look_here,
+            **_advised(*advice.get(row.key, (0, None))),
+        }
+        for row in result.rows
+    ]
+
+
+def _advised(rank: int, advice: ReviewSuggestion | None) -> dict[str, Any]:
+    return {"rank": rank, "gain": advice.gain_px, "why": advice.reason} if advice else {}
+
+
+def suggest_session_reviews(image: SessionImage, state: State, result: SessionResult) -> list[ReviewSuggestion]:
+    """Where a look at a result is worth most."""
+    sizes = {plane: int(np.prod(image.frame_shape(plane, 0))) for plane in image.planes}
+    drawn = {each.label for each in state.gestures if each.kind in ("box", "mask", "lasso", "diameter") and each.inside}
+    in_volume = partial(views_disagree, result, image) if isinstance(image, SessionVolume) else None
+    return suggest_reviews(result.rows, sizes, drawn, in_volume)
+
+
+def views_disagree(result: SessionResult, image: SessionVolume, row: SliceConfidence) -> bool:
+    """Whether several views were tracked, and what they make of a slice together is undecided."""
+    if len({each.view for each in result.rows if each.object == row.object} - {IMAGE}) < 2 or result.uncertainty is None:
+        return False
+    inside = image.frame_labels(result.labels, row.view, row.slice) == row.object
+    doubt = image.frame_labels(result.uncertainty, row.view, row.slice)[inside]
+    return bool(doubt.size) and float(np.mean(doubt)) / 255 > DISAGREE
 
 
 def _gesture(gesture: Gesture, fresh: bool) -> dict[str, Any]:

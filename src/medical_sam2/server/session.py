@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -26,7 +27,6 @@ from medical_sam2.server.editing import (
 from medical_sam2.server.gestures import answer_mask, check_gesture, encode_runs, frame_prompt
 from medical_sam2.server.inference_queue import Cancelled, InferenceQueue, JobEvent, TrackingJob, trim_memory
 from medical_sam2.server.segmentation import (
-    IMAGE,
     Frame,
     LabelMaps,
     SessionImage,
@@ -52,11 +52,7 @@ from medical_sam2.server.state import (
     default_colour,
     told_of_others,
 )
-from medical_sam2.tracking.confidence import ReviewSuggestion, suggest_reviews
 from medical_sam2.tracking.limits import count_taken
-from medical_sam2.volume import SliceConfidence
-
-DISAGREE = 0.25  # how undecided the voxels of a structure are on a slice, of 1, from which views disagree there
 
 
 class Session:
@@ -330,6 +326,12 @@ class Session:
                 raise NotFound("map of uncertainty")
             return self.image.frame_labels(result.uncertainty, plane, t).copy()
 
+    @contextmanager
+    def hold(self) -> Iterator[History]:
+        """Keep the session as it stands, while several things are read that must go together."""
+        with self._lock:
+            yield self.history
+
     def result(self) -> SessionResult:
         """The result that stands.
 
@@ -342,19 +344,11 @@ class Session:
             raise NotFound("result: nothing was tracked yet")
         return result
 
-    def reviews(self) -> list[ReviewSuggestion]:
-        """Where a look at the result is worth most."""
-        image, state, result = self.image, self.history.state, self.result()
-        sizes = {plane: int(np.prod(image.frame_shape(plane, 0))) for plane in image.planes}
-        drawn = {each.label for each in state.gestures if each.kind in ("box", "mask", "lasso", "diameter") and each.inside}
-        in_volume = partial(views_disagree, result, image) if isinstance(image, SessionVolume) else None
-        return suggest_reviews(result.rows, sizes, drawn, in_volume)
-
     def volumes_ml(self) -> Mapping[int, float]:
         """Label → its volume in the result that stands, where that means something."""
         voxel_ml = self.image.voxel_ml
-        with self._lock:
-            result, tracked = self._result(self.history.state), self.history.state.tracked
+        with self.hold() as history:
+            result, tracked = self._result(history.state), history.state.tracked
         if result is None or tracked is None or voxel_ml is None:
             return {}
         return {label: result.voxels.get(label, 0) * voxel_ml for label in tracked.labels}
@@ -489,12 +483,3 @@ def _clicks_inside(gesture: Gesture) -> list[tuple[int, int]]:
 def _one_line(name: str) -> str:
     """A name in one printable line."""
     return "".join(letter for letter in " ".join(name.split()) if letter.isprintable())[:MOST_NAME]
-
-
-def views_disagree(result: SessionResult, image: SessionVolume, row: SliceConfidence) -> bool:
-    """Whether several views were tracked, and what they make of a slice together is undecided."""
-    if len({each.view for each in result.rows if each.object == row.object} - {IMAGE}) < 2 or result.uncertainty is None:
-        return False
-    inside = image.frame_labels(result.labels, row.view, row.slice) == row.object
-    doubt = image.frame_labels(result.uncertainty, row.view, row.slice)[inside]
-    return bool(doubt.size) and float(np.mean(doubt)) / 255 > DISAGREE

@@ -34,6 +34,7 @@ from medical_sam2.server.pacs import SeriesRecord
 from medical_sam2.server.security import ServerSettings
 from medical_sam2.server.segmentation import SessionImage, SessionImageSet, SessionVolume
 from medical_sam2.server.session import Session
+from medical_sam2.server.state import State
 from medical_sam2.server.worker_process import META, ImageSource, ReadingOptions, WorkerProcesses
 from medical_sam2.volume import Volume
 
@@ -317,13 +318,15 @@ class SessionStore:
         within = Path(placed["within"]) if placed.get("within") else None
         return ImageSource(path, ReadingOptions(**_read_json(folder / "reading.json")), within, str(placed.get("study", "")))
 
-    def export(self, session: Session, labels: NDArray[np.uint8], form: str, names: Mapping[int, str]) -> bytes:
-        """Labels as a file of this form ("nii.gz", "dcm", ...), in the grid of the session's own source."""
+    def export(
+        self, session: Session, labels: NDArray[np.uint8], form: str, state: State, names: Mapping[int, str] | None = None
+    ) -> bytes:
+        """Labels of a state as a file of this form ("nii.gz", "dcm", ...), in the grid of the session's own source."""
         with TemporaryDirectory(dir=session.folder) as folder:
             target = Path(folder) / f"labels.{form}"
-            numbers = session.history.state.numbers
-            chosen = {numbers[each.label]: each.colour for each in session.history.state.structures}
-            called = {numbers.get(label, label): name for label, name in names.items()}
+            numbers = state.numbers
+            chosen = {numbers[each.label]: each.colour for each in state.structures}
+            called = {numbers.get(label, label): name for label, name in (names or state.names).items()}
             self.workers.export(
                 self.source(session.id), renumber(labels, numbers), (called, chosen), target, self.settings.formats
             )
