@@ -94,6 +94,11 @@ def without_upsampler(segmenter: Segmenter) -> Any:
     return replaced(network.sharpen, "forward", sharpen)
 
 
+def pooled(margin: int) -> Callable[[Segmenter], Any]:
+    """Memories attended to by means of 2 × 2 tokens, farther than so many from the border."""
+    return lambda segmenter: replaced(nano_of(segmenter), "pool_margin", margin)
+
+
 def without(*names: str) -> Callable[[Segmenter], Any]:
     """Steps around the network, left out."""
 
@@ -120,6 +125,8 @@ PARTS: Mapping[str, Callable[[Segmenter], Any]] = {
     "mask upsampler": without_upsampler,
     "consensus": without("gate", "set_consensus"),
     "judge of clicks": without("judge"),
+    "single tokens farther than 0 from borders": pooled(0),
+    "single tokens farther than 1 from borders": pooled(1),
 }
 
 

@@ -18,6 +18,7 @@ from medical_sam2.intensity_window import Window
 from medical_sam2.model.backbone import Backbone, Features
 from medical_sam2.model.device import Precision, choose_device, choose_precision, helped
 from medical_sam2.model.memory_bank import POLICIES, Policy, SelfSorting
+from medical_sam2.model.sam2 import Sam2
 from medical_sam2.model.weights import load_backbone, weights_file
 from medical_sam2.plugins import find, suggestion
 from medical_sam2.prompts import FramePrompt, Prompt
@@ -66,6 +67,9 @@ class Segmenter:
         precision: "fp32", "bf16", or "auto": bf16 where the device computes it fast.
         keep_mb: memory for what the encoder saw.
         engine: what runs the encoder: "torch", or "openvino" (an extra), which takes less time on a processor.
+        pool_memory: farther than so many tokens (16 pixels of the network's input) from the border of an object, its memories
+            are attended to as means of 2 × 2: less time with SAM 2's large maps, for answers that differ a little. None for
+            token by token, exactly as SAM 2 does.
         gate: of the consensus that follows tracking in a volume, learnt for these weights.
         slice_judge: of how good each slice is after that consensus, learnt for these weights.
         judge: of what a click means, learnt for these weights.
@@ -86,6 +90,7 @@ class Segmenter:
         precision: Precision = "auto",
         keep_mb: float = 384.0,
         engine: str = "torch",
+        pool_memory: int | None = None,
         gate: Gate | None = None,
         slice_judge: Gate | None = None,
         judge: OutlineJudge | None = None,
@@ -100,6 +105,8 @@ class Segmenter:
         if isinstance(network, nn.Module):
             network.eval().to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # faster
         self.precision: Literal["fp32", "bf16"] = choose_precision(precision, self.device)
+        if pool_memory is not None:
+            _pool_memory(network, pool_memory)
         self.engine, self._see = engine, choose_encoder(engine, self.network, self.precision)
         self._kept, self._checked = FeatureCache(keep_mb), cast("FeatureCache | None", None)
 
@@ -113,6 +120,7 @@ class Segmenter:
         image_size: int | None = None,
         keep_mb: float = 384.0,
         engine: str = "torch",
+        pool_memory: int | None = None,
     ) -> "Segmenter":
         """Load weights by name, path or hub id, and gate and judges beside them, if any; `nano` is embedded in the package.
 
@@ -127,6 +135,7 @@ class Segmenter:
             precision=precision,
             keep_mb=keep_mb,
             engine=engine,
+            pool_memory=pool_memory,
             gate=Gate.beside(file),
             slice_judge=Gate.beside(file, SLICES_FILE, len(SLICE_FEATURES)),
             judge=OutlineJudge.beside(file),
@@ -469,3 +478,13 @@ def check_threads(threads: int | None) -> None:
     """Refuse a number of threads that cannot work; raises ConfigError."""
     if threads is not None and not 1 <= threads <= MOST_THREADS:
         raise ConfigError(f"{threads} threads cannot work", f"give `threads=1` to {MOST_THREADS}")
+
+
+def _pool_memory(network: Backbone, margin: int) -> None:
+    if not isinstance(network, Sam2):
+        raise ConfigError(f"{type(network).__name__} has no memory attention of SAM 2 to pool", "leave pool_memory out")
+    if margin < 0:
+        raise ConfigError(f"pool_memory {margin} is no distance in tokens", "give 0 or more")
+    if network.image_size % 32:
+        raise ConfigError(f"maps of {network.image_size} pixels have no 2 × 2 tokens to pool", "give an image size in 32s")
+    network.pool_margin = margin

@@ -82,7 +82,7 @@ class BatchSettings:
     """How all cases are outlined.
 
     Args:
-        weights, image_size, device, precision, engine, threads: of the network, see `Segmenter.from_pretrained`.
+        weights, image_size, device, precision, engine, pool_memory, threads: of the network, see `Segmenter.from_pretrained`.
         views, bank, fusion, window, islands, consensus, features, priority: see `Segmenter.segment_volume`.
         whole_slices: show the network whole slices.
         adapt: seconds of tuning to the outlines of each case.
@@ -98,6 +98,7 @@ class BatchSettings:
     device: str = "auto"
     precision: str = "auto"
     engine: str = "torch"
+    pool_memory: int | None = None
     threads: int | None = None
     features: Path | None = None
     views: str = "one"
@@ -142,6 +143,7 @@ class BatchSettings:
             precision=cast(Precision, self.precision),
             image_size=self.image_size,
             engine=self.engine,
+            pool_memory=self.pool_memory,
         )
 
     def check(self) -> None:

@@ -97,6 +97,7 @@ def load_segmenter(options: NetworkOptions) -> Segmenter:
         precision=options.precision,  # type: ignore[arg-type]
         image_size=options.image_size,
         engine=options.engine,
+        pool_memory=options.pool_memory,
     )
 
 
@@ -178,6 +179,7 @@ def describe_plan(plan: TrackingPlan, options: InferenceOptions, segmenter: Segm
     return {
         **describe_network(options, segmenter),
         "engine": options.engine,
+        "pool_memory": options.pool_memory,
         "threads": torch.get_num_threads(),
         "views": views,
         "warnings": list(map(spell_options, plan.warnings)),

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from medical_sam2.model.backbone import Memory, Recalled
+from medical_sam2.model.memory_pooling import PooledTokens
 from medical_sam2.model.modules import Attention, Sam2Config, relu
 
 CHUNK = 256  # queries at a time: their scores stay in cache
@@ -154,6 +155,7 @@ def attend(
     pointers: int,
     *,
     keys: Iterator[Tensor] | None = None,
+    pooled: PooledTokens | None = None,
 ) -> Tensor:
     """A frame in the light of its memories.
 
@@ -166,9 +168,13 @@ def attend(
         bias_BK: log-weight of each memory token, −inf where there is none.
         pointers: how many of the last tokens are object pointers, which have no place in the image.
         keys: of all other tokens, for each layer, where they are kept already; with room for the pointers', which is filled.
+        pooled: which tokens of maps are attended to as means of four, if any are; then no keys are given.
     """
-    rotation = _rotation(module, frame_BLC.shape[1], frame_BLC)
+    rotation = of_maps = _rotation(module, frame_BLC.shape[1], frame_BLC)
     placed_BKM = memory_BKM[:, memory_BKM.shape[1] - place_BKM.shape[1] :] + place_BKM
+    if pooled is not None:
+        placed_BKM, memory_BKM, bias_BK = pooled.means(placed_BKM), pooled.means(memory_BKM), pooled.log_weights(bias_BK)
+        of_maps = pooled.rotations(rotation)
     maps = placed_BKM.shape[1] - pointers
     for layer in module.layers:
         frame_BLC = frame_BLC + _self_attention(layer.self_attn, layer.layer_norm1(frame_BLC), rotation)
@@ -176,7 +182,7 @@ def attend(
         weights = layer.cross_attn_image
         pointed = weights.k_proj(placed_BKM[:, maps:])
         if keys is None:
-            key_BKD = torch.cat([_map_keys(weights, placed_BKM[:, :maps], rotation), pointed], 1)
+            key_BKD = torch.cat([_map_keys(weights, placed_BKM[:, :maps], of_maps), pointed], 1)
         else:
             key_BKD = next(keys)
             key_BKD[:, key_BKD.shape[1] - pointers :] = pointed
@@ -225,8 +231,10 @@ def _fed_forward(layer: Any, x_BLC: Tensor) -> Tensor:
 
 
 def _map_keys(weights: Any, placed_BKM: Tensor, rotation: Tensor) -> Tensor:
-    """Keys (B, K, D) of whole maps, each token turned by its place in the frame."""
+    """Keys (B, K, D) of maps, each token turned by its place in the frame; rotations of a whole map, or of each token."""
     key_BKD = weights.k_proj(placed_BKM)
+    if rotation.ndim == 3:
+        return _rotate(key_BKD, rotation)
     return _rotate(key_BKD.unflatten(1, (-1, len(rotation))), rotation).flatten(1, 2)
 
 

@@ -18,6 +18,7 @@ from medical_sam2.model import memory_attention as attention
 from medical_sam2.model.backbone import Features, FramePrediction, Fused, Instruction, Memory, Recall, clone_rows, gather
 from medical_sam2.model.image_encoders import HieraEncoder
 from medical_sam2.model.memory_attention import KeptKeys, MemoryAttention, attend
+from medical_sam2.model.memory_pooling import INSIDE, PooledTokens, share_inside
 from medical_sam2.model.modules import FeedForward, HieraSizes, MaskDecoder, MemoryEncoder, PromptEncoder, Sam2Config
 from medical_sam2.model.tracker import fit_square, upsample
 from medical_sam2.prompts import FramePrompt
@@ -57,6 +58,9 @@ def _kept(logits_hw: Tensor, one: Instruction | None) -> Tensor:
 class Sam2(nn.Module):
     """A SAM 2 network as a `Backbone`; `logit_stride` is the stride of its mask logits in pixels of the input.
 
+    `pool_margin` is how many tokens from the border of an object its memories are attended to token by token, and beyond as
+    means of four (`memory_pooling`); None, as it is at first, for all tokens one by one, as SAM 2 does.
+
     Args:
         config: sizes of the whole network.
         vision_encoder: frames (N, 3, S, S) → maps of stride 4, 8, 16; a Hiera unless given.
@@ -65,6 +69,7 @@ class Sam2(nn.Module):
     """
 
     logit_stride = 4
+    pool_margin: int | None = None
 
     def __init__(
         self,
@@ -163,7 +168,11 @@ class Sam2(nn.Module):
         confidence = prediction.confidence_B.detach().tolist()
         summary_BC = frame.summary_BC.expand(len(prompted), -1)
         rows = zip(prompted, clone_rows(maps_BMhw), clone_rows(prediction.pointer_BC), summary_BC, confidence, strict=True)
-        return [Memory(t, *row) for row in rows]
+        memories = [Memory(t, *row) for row in rows]
+        if self.pool_margin is None:
+            return memories
+        inside = share_inside((mask_B1SS > 0).float(), *maps_BMhw.shape[-2:])
+        return [replace(memory, own={**memory.own, INSIDE: one}) for memory, one in zip(memories, inside, strict=True)]
 
     def _attend(self, top_BChw: Tensor, recall: Recall) -> Tensor:
         """Memory attention over ragged memories: maps first, then object pointers, each padded."""
@@ -174,13 +183,15 @@ class Sam2(nn.Module):
             self, [[r for r in memories if r.pointer] for memories in recall]
         )
         position = attention.position_encoding(self, height, width)
-        keys = self._keys.of(self.memory_attention, mapped, position, partial(attention.time_encoding, self), pointers.shape[1])
-        if keys is None:
+        pooled = None if self.pool_margin is None else PooledTokens(mapped, (height, width), self.pool_margin)
+        time = partial(attention.time_encoding, self)
+        kept = None if pooled else self._keys.of(self.memory_attention, mapped, position, time, pointers.shape[1])
+        if kept is None:
             place = torch.cat([attention.map_positions(self, mapped, position), place], 1)
         memory, bias = torch.cat([maps, pointers], 1), torch.cat([maps_bias, pointers_bias], 1)
         sine_Chw = attention.sine_encoding(channels, height, width, top_BChw.device, top_BChw.dtype)
         tokens = (top_BChw + 0.1 * sine_Chw).flatten(2).transpose(1, 2)
-        fused = attend(self.memory_attention, tokens, memory, place, bias, pointers.shape[1], keys=keys)
+        fused = attend(self.memory_attention, tokens, memory, place, bias, pointers.shape[1], keys=kept, pooled=pooled)
         return fused.transpose(1, 2).reshape(-1, channels, height, width)
 
     def _answer(

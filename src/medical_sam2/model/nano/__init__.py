@@ -107,8 +107,8 @@ class Nano(Sam2):
         shared = {name: frame.own[name].expand(len(prompted), -1, -1, -1) for name in ("key", "look")}
         each = {"mask": fold_mask(inside), "sums": self.regression.sums(_pixel_features(frame), inside)}
         parts = {**shared, **{name: clone_rows(part) for name, part in each.items()}}
-        memories = enumerate(remembered.result())
-        return [replace(memory, own={name: part[b] for name, part in parts.items()}) for b, memory in memories]
+        rows = [{name: part[b] for name, part in parts.items()} for b in range(len(prompted))]
+        return [replace(memory, own={**memory.own, **row}) for memory, row in zip(remembered.result(), rows, strict=True)]
 
     def _answer(
         self, frame: Features, fused: Fused, instructions: Sequence[Instruction | None], *, several: bool = False
