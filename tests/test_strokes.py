@@ -46,6 +46,12 @@ def slab(axis: int, first: int, last: int, shape: tuple[int, ...] = SHAPE) -> ND
     return mask
 
 
+def test_rows_of_an_array_are_places_too() -> None:
+    rows = np.array(places(SQUARE))
+    assert Lasso(rows) == Lasso(places(SQUARE))  # type: ignore[arg-type]
+    assert Scribble(rows[:2]).places_ijk == places(SQUARE)[:2]  # type: ignore[arg-type]
+
+
 def test_a_lasso_encloses_the_pixels_that_it_runs_through() -> None:
     expected = np.zeros((10, 9), bool)
     expected[3:8, 2:7] = True
@@ -280,7 +286,6 @@ REFUSED: list[tuple[list[Prompt], str]] = [
     ([Scribble(places([(3, 5), (7, 5)], K), positive=False)], "object 1 has no prompt that says where it is"),
     ([Scribble(places([(3, 5), (7, 50)], K))], "lies outside the image"),
     ([Lasso(places([(3, 5), (7, 5)], K))], "a lasso has 2 places"),
-    ([Scribble(places([(3, 5), (7, 5)], K), width=0)], "cannot be 0 wide"),
     (
         [Scribble(places([(3, 5), (7, 5)], K)), Scribble(places([(3, 5), (3, 9)], K), object=2)],
         "objects 1 and 2 are both scribbled",

@@ -1,6 +1,9 @@
 """The Python interface, used wrongly: one line of the package's own errors, which says what was got and what to give."""
 
+import pickle
 from collections.abc import Callable
+from copy import deepcopy
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -8,9 +11,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import medical_sam2
 from medical_sam2 import Box, FramePrompt, Mask, MedicalSam2Error, Point, Segmentation, Segmenter, Volume, io, preview
 from medical_sam2.errors import ConfigError, PromptError
 from medical_sam2.io import MaskRule
+from medical_sam2.model.nano import nano
 from medical_sam2.statistics import measure
 from medical_sam2.strokes import Brush, Lasso, Scribble, ShapeInterpolation, SliceRange
 from medical_sam2.tracking.template import Template
@@ -85,6 +90,34 @@ USES: dict[str, tuple[Use, str]] = {
     "point's object": (
         lambda s, p, r, c: Point((1, 2, 3), "liver"),
         "^object 'liver' is no label; number objects from 1 to 65535",
+    ),
+    "point of NaN": (
+        lambda s, p, r, c: s.segment_volume(p.volume, [Point((1, 2, np.nan))]),
+        r"^point at \(1\.0, 2\.0, nan\) lies outside the image: it is no number; give voxel indices",
+    ),
+    "wide scribble": (lambda s, p, r, c: Scribble(LINE, width="a"), "^a scribble cannot be 'a' wide; give a width of 1"),
+    "no scribble": (lambda s, p, r, c: Scribble(LINE, width=0), "^a scribble cannot be 0 wide"),
+    "half slices": (lambda s, p, r, c: SliceRange(8.5, 14), r"^slices 8\.5 to 14 are none; give the first and the last, whole"),
+    "size in words": (
+        lambda s, p, r, c: Segmenter.from_pretrained(image_size="256"),
+        r"^no network takes images of '256' pixels \(a str\); give a whole number",
+    ),
+    "outlines of images": (
+        lambda s, p, r, c: [*s.segment_images([grey()], {0: {1: grey() > 9}})],
+        r"^object 1 on image 0 is prompted by a ndarray; give a FramePrompt: \.click",
+    ),
+    "clicks of volumes": (lambda s, p, r, c: [*s.segment_images([grey()], {0: {1: c}})], "is prompted by a Point; give a"),
+    "lists of prompts": (
+        lambda s, p, r, c: [*s.segment_images([grey()], {0: {1: [FramePrompt.click(1, 1)]}})],
+        "is prompted by a list; give",
+    ),
+    "prompts of no object": (
+        lambda s, p, r, c: [*s.segment_images([grey()], {0: FramePrompt.click(1, 1)})],
+        r"^a FramePrompt on image 0 does not say which object it is of; give \{image",
+    ),
+    "prompts of no image": (
+        lambda s, p, r, c: [*s.segment_images([grey()], [{1: FramePrompt.click(1, 1)}])],
+        "^prompts of type list do not say which image they are of; give",
     ),
     "box's object": (lambda s, p, r, c: Box((1, 1, 2), (3, 4, 2), 0), "^object 0 is no label"),
     "mask's object": (lambda s, p, r, c: Mask(p.truth == 1, 1.5), "^object 1.5 is no label"),
@@ -232,3 +265,32 @@ def test_the_largest_number_of_an_object_is_read_again(case: Phantom, network: S
     found = network.segment_volume(case.volume, [Point(case.voxel(1), 65_535)], window="0,1")
     io.save(found, tmp_path / "a.nii.gz", case.volume)
     assert (io.load_segmentation(tmp_path / "a.nii.gz", case.volume, MaskRule(each_label=True)).labels == found.labels).all()
+
+
+@pytest.mark.parametrize("odd", [np.nan, np.inf, -np.inf])
+def test_what_is_no_number_counts_as_background_and_is_told(case: Phantom, network: Segmenter, odd: float) -> None:
+    """As readers of files do it."""
+    array = np.array(case.volume.array, np.float32)
+    array[:2] = 0
+    expected = network.segment_volume(Volume(array, case.volume.affine), [Point(case.voxel(1))])
+    broken = np.where(np.arange(len(array))[:, None, None] < 2, np.float32(odd), array)
+    found = network.segment_volume(image := Volume(broken, case.volume.affine), [Point(case.voxel(1))])
+    assert f"{array[:2].size} of {array.size} voxels are NaN or infinite" in found.warnings[0]
+    assert (found.labels == expected.labels).all()
+    assert not np.isfinite(image.array[:2]).any()  # what was given is left alone
+    pictures = [np.where(np.eye(16) > 0, odd, np.arange(16.0)), np.tile(np.arange(16.0), (16, 1))]
+    told = {one.index: one.warnings for one in network.segment_images(pictures, {0: {1: FramePrompt.click(15, 2)}})}
+    assert any("16 of 256 voxels are NaN" in line for line in told[0])
+    assert not any("NaN" in line for line in told[1])
+
+
+def test_a_segmenter_is_copied_and_handed_to_other_processes(case: Phantom) -> None:
+    made = Segmenter(nano(64), device="cpu", precision="fp32", pool_memory=0)
+    expected = made.segment_volume(case.volume, [Point(case.voxel(1))]).labels
+    for copy in (deepcopy(made), pickle.loads(pickle.dumps(made))):
+        assert (copy.segment_volume(case.volume, [Point(case.voxel(1))]).labels == expected).all()
+        assert copy.network is not made.network
+
+
+def test_the_package_knows_its_version() -> None:
+    assert medical_sam2.__version__ == version("medical-sam2")

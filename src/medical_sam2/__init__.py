@@ -55,7 +55,14 @@ _HOMES = {name: module for module, names in _FROM.items() for name in names}
 
 
 def __getattr__(name: str) -> object:
-    """A public name, from the module that defines it."""
+    """A public name, from the module that defines it; `__version__` as it was installed."""
+    if name == "__version__":
+        from importlib.metadata import PackageNotFoundError, version  # slow to load, and seldom asked for
+
+        try:
+            return version("medical-sam2")
+        except PackageNotFoundError:
+            return "unknown"
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

@@ -417,6 +417,8 @@ def check_inside(what: str, index_ijk: Index, shape_ijk: Sequence[int]) -> None:
     """Refuse an index that lies outside of the image."""
     if any(not -0.5 <= index < size - 0.5 for index, size in zip(index_ijk, shape_ijk, strict=True)):
         shown = tuple(float(f"{index:g}") for index in index_ijk)
+        if not all(map(isfinite, shown)):
+            raise PromptError(f"{what} at {shown} lies outside the image: it is no number", "give voxel indices")
         raise PromptError(
             f"{what} at voxel {shown} lies outside the image of {tuple(shape_ijk)} voxels",
             "give indices from 0 to the size less one, or use millimetres if these are millimetres",

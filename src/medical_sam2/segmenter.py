@@ -15,6 +15,7 @@ from torch import nn
 
 from medical_sam2.errors import ConfigError, MedicalSam2Error
 from medical_sam2.intensity_window import Window
+from medical_sam2.io.voxels import replace_non_finite
 from medical_sam2.model.backbone import Backbone, Features
 from medical_sam2.model.device import Precision, choose_device, choose_precision, helped
 from medical_sam2.model.memory_bank import POLICIES, Policy, SelfSorting
@@ -31,7 +32,7 @@ from medical_sam2.tracking.cropping import Crop, CroppedImages
 from medical_sam2.tracking.encoding import FeatureCache, FeatureStore, choose_encoder, content_key, fingerprint
 from medical_sam2.tracking.frames import FrameStack
 from medical_sam2.tracking.fusion import FUSIONS, Fusion, FusionFactory
-from medical_sam2.tracking.image_set import ImageMask, ImageSetConfig, Order, choose_order, segment_set
+from medical_sam2.tracking.image_set import ImageMask, ImageSetConfig, Order, check_set_prompts, choose_order, segment_set
 from medical_sam2.tracking.image_viewer import GivenImages, ImageViewer, choose_set_windows, unit_vector
 from medical_sam2.tracking.limits import describe_missed_clicks, describe_missed_points, describe_taken
 from medical_sam2.tracking.plan import (
@@ -47,7 +48,7 @@ from medical_sam2.tracking.template import Template, TemplateMatch, describe_mat
 from medical_sam2.tracking.view_tracker import TrackingConfig
 from medical_sam2.tracking.volume_tracker import FrameDone, GroupTracker, ResultOptions, TrackingProgress, VolumeTracker
 from medical_sam2.views import View
-from medical_sam2.volume import Segmentation, Volume, axis_codes
+from medical_sam2.volume import Segmentation, Volume, axis_codes, require_volume
 
 T = TypeVar("T")
 VIEWS = ("auto", "one", "three", "six", *PLANES)
@@ -106,7 +107,9 @@ class Segmenter:
             network.eval().to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # faster
         self.precision: Literal["fp32", "bf16"] = choose_precision(precision, self.device)
         if pool_memory is not None:
-            _pool_memory(network, pool_memory)
+            if not isinstance(network, Sam2):
+                raise ConfigError(f"{type(network).__name__} has no memory attention of SAM 2", "leave pool_memory out")
+            network.pool_memories(pool_memory)
         self.engine, self._see = engine, choose_encoder(engine, self.network, self.precision)
         self._kept, self._checked = FeatureCache(keep_mb), cast("FeatureCache | None", None)
 
@@ -210,6 +213,9 @@ class Segmenter:
             InputError: the volume holds one value only: there is nothing to outline; or it is no Volume.
             GeometryError: the earlier result lies in another grid.
         """
+        require_volume(volume)
+        array, odd = replace_non_finite(volume.array)
+        whole, volume = volume, replace(volume, array=array) if odd else volume
         prompts, earlier, names = read_request(volume, prompts, earlier, names, window)
         check_correction(earlier, maps=probability or uncertainty, several=overlap or bool(priority))
         # padding is cut off before anything else and put back after everything else; groups of one window share a tracker
@@ -227,7 +233,15 @@ class Segmenter:
             again = partial(self.segment_volume, volume, bank=bank, window=window, islands=islands, zoom=zoom)
             result = take_out(result, prompts, partial(again, features=features, names=names, on_frame=on_frame))
         late = self._describe_late(result, prompts, earlier)
-        return replace(result, warnings=(*result.warnings, *late), image=volume)
+        return replace(result, warnings=(*odd, *result.warnings, *late), image=whole)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What a copy is made of, in another process too: all but what runs the encoder."""
+        return {name: value for name, value in vars(self).items() if name not in {"_see", "_checked"}}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._see, self._checked = choose_encoder(self.engine, self.network, self.precision), None
 
     def _describe_late(
         self, result: Segmentation, prompts: Sequence[Prompt], earlier: NDArray[np.unsignedinteger] | None
@@ -364,6 +378,7 @@ class Segmenter:
         """
         policy: Callable[[], Policy] = find(POLICIES, bank, what="bank")
         asked, rest = choose_order(order, len(images := GivenImages(images)))
+        check_set_prompts(prompts)
         size, seen = self.network.image_size, choose_set_windows(images, prompts, window, modality)
         cropped = CroppedImages(images, prompts)
         viewer = ImageViewer(cropped, self._encoder(features), size, on_error=on_error, windows=seen)
@@ -372,9 +387,10 @@ class Segmenter:
         config = ImageSetConfig(self.network, viewer, policy, asked, self.judge, agreed)
         for found in self._stepwise(segment_set(config, cropped.prompts, visited)):
             labels = cropped.to_whole(found.index, found.labels)
-            for label, prompt in prompts.get(found.index, {}).items():
+            own = prompts.get(found.index, {})
+            for label, prompt in own.items():
                 apply_settled(labels, label, prompt)
-            told = [*found.warnings, *describe_missed_clicks(labels, own := prompts.get(found.index, {}))]
+            told = [*images.replaced.get(found.index, ()), *found.warnings, *describe_missed_clicks(labels, own)]
             told += describe_unsure_image(found.confidence, own) if self.judge is not None else []
             yield replace(found, labels=labels, window=viewer.windows.get(found.index), warnings=tuple(told))
 
@@ -478,13 +494,3 @@ def check_threads(threads: int | None) -> None:
     """Refuse a number of threads that cannot work; raises ConfigError."""
     if threads is not None and not 1 <= threads <= MOST_THREADS:
         raise ConfigError(f"{threads} threads cannot work", f"give `threads=1` to {MOST_THREADS}")
-
-
-def _pool_memory(network: Backbone, margin: int) -> None:
-    if not isinstance(network, Sam2):
-        raise ConfigError(f"{type(network).__name__} has no memory attention of SAM 2 to pool", "leave pool_memory out")
-    if margin < 0:
-        raise ConfigError(f"pool_memory {margin} is no distance in tokens", "give 0 or more")
-    if network.image_size % 32:
-        raise ConfigError(f"maps of {network.image_size} pixels have no 2 × 2 tokens to pool", "give an image size in 32s")
-    network.pool_margin = margin

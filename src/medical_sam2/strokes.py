@@ -19,6 +19,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from math import ceil, isfinite
+from numbers import Integral, Real
 from typing import ClassVar
 
 import numpy as np
@@ -170,8 +171,8 @@ def _places(places_xy: Sequence[Sequence[float]], shape_hw: tuple[int, int], wha
 
 
 def _check_width(width: float) -> None:
-    if not (isfinite(width) and 1 <= width <= WIDEST):
-        raise PromptError(f"a scribble cannot be {width:g} wide", f"give a width of 1 to {WIDEST:g} voxels")
+    if not (isinstance(width, Real) and isfinite(width) and 1 <= width <= WIDEST):
+        raise PromptError(f"a scribble cannot be {repr(width)[:40]} wide", f"give a width of 1 to {WIDEST:g} voxels")
 
 
 @dataclass(frozen=True)
@@ -193,6 +194,9 @@ class Stroke:
         check_object(self.object)
         for place in self.places_ijk:
             check_index(f"place of a {self.kind}", place)
+        object.__setattr__(
+            self, "places_ijk", tuple((i, j, k) for i, j, k in self.places_ijk)
+        )  # rows of an array are places, too
         if not self.places_ijk or not np.isfinite(np.array(self.places_ijk)).all():
             raise PromptError(f"a {self.kind} of object {self.object} has no finite places", "give voxel indices")
         if not self.planes():
@@ -246,6 +250,10 @@ class Scribble(Stroke):
 
     width: float = 3.0
     kind: ClassVar[str] = "scribble"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_width(self.width)
 
     def on_image(self, places_xy: Sequence[Sequence[float]], shape_hw: tuple[int, int]) -> FramePrompt:
         """A click in the middle of the line, which is settled."""
@@ -362,8 +370,10 @@ class SliceRange:
 
     def __post_init__(self) -> None:
         check_object(self.object)
-        if not 0 <= self.first <= self.last:
-            raise PromptError(f"slices {self.first} to {self.last} are none", "give the first and the last, from 0")
+        whole = isinstance(self.first, Integral) and isinstance(self.last, Integral)
+        if not whole or not 0 <= self.first <= self.last:
+            problem = f"slices {self.first!r} to {self.last!r} are none"
+            raise PromptError(problem, "give the first and the last, whole numbers from 0")
 
     def project(self, view: View, shape_ijk: Sequence[int], axes: str = "RAS") -> Mapping[int, FramePrompt]:
         """Nothing: it says where the object is not."""

@@ -255,6 +255,17 @@ def clean(array: NDArray[Any]) -> tuple[NDArray[Any], list[str]]:
     return array, warnings
 
 
+def replace_non_finite(array: NDArray[Any]) -> tuple[NDArray[Any], list[str]]:
+    """The same array where all of it is finite, or nothing; else a copy that `clean` has gone over, and what it says."""
+    with np.errstate(all="ignore"):
+        if array.dtype.kind != "f" or np.isfinite(array.sum(dtype=np.float64)):  # a sum that is too large is looked at closer
+            return array, []
+    if not np.isfinite(array).any():
+        return array, []
+    cleaned, warnings = clean(np.array(array))
+    return cleaned, [line for line in warnings if line != BLANK]
+
+
 def _fill(flat: NDArray[Any], bad: int) -> None:
     if bad == flat.size:
         raise FormatError("no voxel holds a finite value (all are NaN or infinite)", "export the image again")

@@ -242,9 +242,9 @@ def check_image_size(size: Any) -> int:
         WeightsError: it is too small, too large or no multiple of 32.
     """
     if not isinstance(size, int) or size % STEP or not SMALLEST <= size <= LARGEST:
-        raise WeightsError(
-            f"no network takes images of {size} pixels", f"give a multiple of {STEP} from {SMALLEST} to {LARGEST}"
-        )
+        given = f"{size} pixels" if isinstance(size, int) else f"{size!r} pixels (a {type(size).__name__})"
+        remedy = f"give a whole number, a multiple of {STEP} from {SMALLEST} to {LARGEST}"
+        raise WeightsError(f"no network takes images of {given}", remedy)
     return size
 
 

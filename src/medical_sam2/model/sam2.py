@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from medical_sam2.errors import ConfigError
 from medical_sam2.model import memory_attention as attention
 from medical_sam2.model.backbone import Features, FramePrediction, Fused, Instruction, Memory, Recall, clone_rows, gather
 from medical_sam2.model.image_encoders import HieraEncoder
@@ -113,6 +114,18 @@ class Sam2(nn.Module):
         """Take another input size from now on: no weight depends on it."""
         self.config = replace(self.config, image_size=image_size)
         self.prompt_encoder.image_size = image_size
+
+    def pool_memories(self, margin: int) -> None:
+        """Attend to memories by means of four tokens from now on, farther than so many tokens from the object's border.
+
+        Raises:
+            ConfigError: that is no distance, or the maps are of an odd size.
+        """
+        if margin < 0:
+            raise ConfigError(f"pool_memory {margin} is no distance in tokens", "give 0 or more")
+        if self.image_size % 32:
+            raise ConfigError(f"maps of {self.image_size} pixels have no 2 × 2 tokens to pool", "give an image size in 32s")
+        self.pool_margin = margin
 
     def normalised(self, frames_N3SS: Tensor) -> Tensor:
         """Intensities in [0, 1] as the weights expect them."""

@@ -71,6 +71,9 @@ class FeatureCache:
         self._lock = threading.Lock()  # a helper may see one frame while another one is looked up
         self._made_by: tuple[object, list[Tensor]] = (None, [])
 
+    def __reduce__(self) -> tuple[type["FeatureCache"], tuple[float]]:
+        return FeatureCache, (self._limit / 2**20,)  # a copy begins without any
+
     def of(self, weights: Iterable[Tensor], *settings: Hashable) -> "FeatureCache":
         """Itself; emptied, if other weights or settings, or these before they were changed, made what is held."""
         now = list(weights)

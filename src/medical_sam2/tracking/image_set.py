@@ -132,6 +132,20 @@ class ImageSetConfig:
     consensus: SetConsensus | None = None
 
 
+def check_set_prompts(prompts: object) -> None:
+    """Refuse what is no mapping of images to objects to prompts; raises PromptError."""
+    example = "give {image: {object: prompt}}, such as {0: {1: FramePrompt.click(17, 36)}}"
+    if not isinstance(prompts, Mapping):
+        raise PromptError(f"prompts of type {type(prompts).__name__} do not say which image they are of", example)
+    for i, own in prompts.items():
+        if not isinstance(own, Mapping):
+            raise PromptError(f"a {type(own).__name__} on image {i} does not say which object it is of", example)
+        for label, prompt in own.items():
+            if not isinstance(prompt, FramePrompt):
+                problem = f"object {label} on image {i} is prompted by a {type(prompt).__name__}"
+                raise PromptError(problem, "give a FramePrompt: .click(x, y), .box(x, y, x2, y2) or .mask(array), in pixels")
+
+
 def segment_set(config: ImageSetConfig, prompts: SetPrompts, waiting: Sequence[int]) -> Iterator[ImageMask]:
     """Every prompted image, then every one that waits, as soon as all its objects are outlined.
 

@@ -23,6 +23,7 @@ from medical_sam2.intensity_window import (
     named_window,
     percentile_window,
 )
+from medical_sam2.io.voxels import replace_non_finite
 from medical_sam2.model.backbone import Backbone, Features, FramePrediction, Instruction, Wanted
 from medical_sam2.prompts import FramePrompt, intensities
 from medical_sam2.tracking.click_outline import OutlineJudge, reduction
@@ -75,6 +76,8 @@ PERCENTILES = SetWindows(np.zeros(0), percentile=True)
 class GivenImages(Sequence[NDArray[np.generic]]):
     """The images that somebody gave, what is none refused when it is asked for; (H, W, 4) with an opaque fourth is (H, W, 3).
 
+    `replaced` says of each image that was asked for whether NaN and infinities were, as readers of files do it.
+
     Args:
         images: (H, W), (H, W, 3) or (H, W, 4) each, in a sequence.
 
@@ -86,6 +89,7 @@ class GivenImages(Sequence[NDArray[np.generic]]):
         if not hasattr(images, "__len__") or not hasattr(images, "__getitem__"):
             raise InputError(f"images of type {type(images).__name__} cannot be counted", "give a list, such as list(images)")
         self._images = images
+        self.replaced: dict[int, list[str]] = {}
 
     def __len__(self) -> int:
         return len(self._images)
@@ -100,6 +104,7 @@ class GivenImages(Sequence[NDArray[np.generic]]):
             return GivenImages(self._images[index])
         image = self._images[index]
         _check_image(index, image)
+        image, self.replaced[index] = replace_non_finite(image)
         return image[..., :3] if _is_opaque(image) else image
 
 
