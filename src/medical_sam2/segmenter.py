@@ -15,7 +15,6 @@ from torch import nn
 
 from medical_sam2.errors import ConfigError, MedicalSam2Error
 from medical_sam2.intensity_window import Window
-from medical_sam2.io.voxels import replace_non_finite
 from medical_sam2.model.backbone import Backbone, Features
 from medical_sam2.model.device import Precision, choose_device, choose_precision, helped
 from medical_sam2.model.memory_bank import POLICIES, Policy, SelfSorting
@@ -48,7 +47,7 @@ from medical_sam2.tracking.template import Template, TemplateMatch, describe_mat
 from medical_sam2.tracking.view_tracker import TrackingConfig
 from medical_sam2.tracking.volume_tracker import FrameDone, GroupTracker, ResultOptions, TrackingProgress, VolumeTracker
 from medical_sam2.views import View
-from medical_sam2.volume import Segmentation, Volume, axis_codes, require_volume
+from medical_sam2.volume import Segmentation, Volume, axis_codes
 
 T = TypeVar("T")
 VIEWS = ("auto", "one", "three", "six", *PLANES)
@@ -213,9 +212,6 @@ class Segmenter:
             InputError: the volume holds one value only: there is nothing to outline; or it is no Volume.
             GeometryError: the earlier result lies in another grid.
         """
-        require_volume(volume)
-        array, odd = replace_non_finite(volume.array)
-        whole, volume = volume, replace(volume, array=array) if odd else volume
         prompts, earlier, names = read_request(volume, prompts, earlier, names, window)
         check_correction(earlier, maps=probability or uncertainty, several=overlap or bool(priority))
         # padding is cut off before anything else and put back after everything else; groups of one window share a tracker
@@ -233,7 +229,7 @@ class Segmenter:
             again = partial(self.segment_volume, volume, bank=bank, window=window, islands=islands, zoom=zoom)
             result = take_out(result, prompts, partial(again, features=features, names=names, on_frame=on_frame))
         late = self._describe_late(result, prompts, earlier)
-        return replace(result, warnings=(*odd, *result.warnings, *late), image=whole)
+        return replace(result, warnings=(*crop.warnings, *result.warnings, *late), image=volume)
 
     def __getstate__(self) -> dict[str, Any]:
         """What a copy is made of, in another process too: all but what runs the encoder."""

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from medical_sam2.errors import PromptError
 from medical_sam2.intensity_window import content_box
+from medical_sam2.io.voxels import replace_non_finite
 from medical_sam2.prompts import Box, FramePrompt, Index, Mask, Point, Prompt
 from medical_sam2.strokes import Brush, Scribble, ShapeInterpolation, SliceRange, Stroke
 from medical_sam2.tracking.frames import Region, around_all, cut_prompt, prompt_extent
@@ -31,12 +32,14 @@ class Crop:
     """The part of a volume that is looked at.
 
     Args:
-        whole: the volume.
+        whole: the volume, NaN and infinities replaced as readers of files do it.
         box: where the part lies in it.
+        warnings: whether any were.
     """
 
     whole: Volume
     box: tuple[slice, slice, slice]
+    warnings: tuple[str, ...] = ()
 
     @classmethod
     def to_content(cls, volume: Volume, prompts: Sequence[Prompt]) -> "Crop":
@@ -44,12 +47,13 @@ class Crop:
 
         A thing of nearly one grey on an empty background keeps a margin of it.
         """
-        ends = np.array([(side.start, side.stop) for side in _content_box(volume.array)])
+        array, odd = replace_non_finite(volume.array)
+        ends = np.array([(side.start, side.stop) for side in _content_box(array)])
         for prompt in prompts:
             low, high = _extent(prompt, volume.shape)
             ends = np.stack([np.minimum(ends[:, 0], low), np.maximum(ends[:, 1], high + 1)], axis=1)
         i, j, k = (slice(max(0, int(low)), min(size, int(high))) for (low, high), size in zip(ends, volume.shape, strict=True))
-        return cls(volume, (i, j, k))
+        return cls(replace(volume, array=array) if odd else volume, (i, j, k), tuple(odd))
 
     @property
     def start(self) -> tuple[int, int, int]:
