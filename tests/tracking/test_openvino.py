@@ -62,6 +62,17 @@ def test_sees_what_hiera_sees_from_its_first_frame_on(tmp_path: Path, monkeypatc
 
 
 @torch.no_grad()
+def test_features_take_no_more_room_than_the_networks_own(network: Nano, folder: Path) -> None:
+    with torch.autocast("cpu", torch.bfloat16):
+        wanted, found = (
+            pack_features(network.encode(frames())),
+            pack_features(CompiledEncoder(network, "bf16", folder)(frames())),
+        )
+    assert {name: part.dtype for name, part in found.items()} == {name: part.dtype for name, part in wanted.items()}
+    assert torch.bfloat16 in {part.dtype for part in found.values()}
+
+
+@torch.no_grad()
 def test_converts_once_for_each_content_of_the_weights(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made, convert = list[int](), encoding.convert_encoder
     monkeypatch.setattr(encoding, "convert_encoder", lambda *told: made.append(1) or convert(*told))

@@ -195,7 +195,7 @@ class CompiledEncoder:
         if network.device.type != "cpu":
             raise ConfigError(f"OpenVINO computes on the processor, not on {network.device}", "choose the device cpu")
         self._network, self._precision, self._folder = network, precision, folder or default_folder()
-        self._compiled: dict[object, tuple[Any, list[str]]] = {}
+        self._compiled: dict[object, tuple[Any, dict[str, torch.dtype]]] = {}
         self._lock = threading.RLock()  # what was compiled answers one at a time, and two ways may be tracked at once
 
     def __call__(self, frames_N3SS: Tensor) -> Features:
@@ -208,11 +208,13 @@ class CompiledEncoder:
         if stamp not in self._compiled:
             model = self._model(frames_N3SS)
             names = [port.any_name for port in model.outputs]  # compiled, they would have others too
-            self._compiled = {stamp: (_compile_model(model, self._precision), names)}
+            kinds = {name: part.dtype for name, part in pack_features(self._network.encode(frames_N3SS)).items()}
+            self._compiled = {stamp: (_compile_model(model, self._precision), {name: kinds[name] for name in names})}
             self._check(frames_N3SS)
-        compiled, names = self._compiled[stamp]
+        compiled, kinds = self._compiled[stamp]
         found = compiled(frames_N3SS.float().contiguous().numpy()).to_tuple()
-        parts = {name: torch.from_numpy(array) for name, array in zip(names, found, strict=True)}
+        # OpenVINO hands out float32; what the network would round is rounded, for the room and for who computes with it
+        parts = {name: torch.from_numpy(part).to(kind) for (name, kind), part in zip(kinds.items(), found, strict=True)}
         return unpack_features(parts, frames_N3SS.device)
 
     def _check(self, frames_N3SS: Tensor) -> None:
