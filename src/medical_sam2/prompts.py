@@ -345,6 +345,11 @@ class Mask:
         return frozenset(thin or {0, 1, 2})
 
 
+def is_solid_box(prompt: Prompt) -> bool:
+    """Whether it is a box in 3D around all of its object."""
+    return isinstance(prompt, Box) and prompt.solid and prompt.positive
+
+
 class Fixed:
     """A prompter that knows all its prompts beforehand: the fixed clicks of a person.
 

@@ -17,7 +17,7 @@ from medical_sam2.server.inference_queue import InferenceQueue
 from medical_sam2.server.segmentation import SessionImageSet
 from medical_sam2.server.session import Session
 from medical_sam2.server.state import Gesture, Kind, from_json
-from medical_sam2.strokes import Brush, Scribble
+from medical_sam2.strokes import Brush, Diameter, Scribble
 from medical_sam2.tracking.limits import drop_contradicted, last_words
 from tests.phantoms import SHAPE, phantom, segmenter
 from tests.server.conftest import session
@@ -240,6 +240,7 @@ def test_a_journal_of_before_boxes_in_3d_is_read(place: Session) -> None:
 
 VOXELS = np.array([[1, 1, 2], [1, 2, 2], [5, 5, 2]])
 INSIDE, OUTSIDE = Brush(VOXELS), Brush(VOXELS[:2], positive=False)
+ACROSS = Diameter(((1, 1, 2), (1, 3, 2)))
 FLAT, SOLID = Box((0, 0, 2), (3, 3, 2)), Box((0, 0, 1), (3, 3, 4))
 
 
@@ -273,6 +274,21 @@ def mask(*slices: int) -> Mask:
         (mask(2), mask(2), None),
         (mask(2), FLAT, None),
         (mask(2), Box((0, 0, 0), (9, 9, 9), positive=False), None),
+        (FLAT, ACROSS, None),
+        (mask(2), ACROSS, None),
+        (mask(3), ACROSS, "same"),
+        (SOLID, ACROSS, "same"),
+        (Box((2, 0, 1), (3, 3, 4)), ACROSS, None),
+        (Box((0, 0, 0), (9, 9, 9), positive=False), ACROSS, None),
+        (ACROSS, FLAT, None),
+        (ACROSS, Box((1, 1, 3), (2, 2, 3)), "same"),
+        (ACROSS, mask(2), None),
+        (ACROSS, mask(3), "same"),
+        (ACROSS, Diameter(((0, 0, 2), (3, 3, 2))), None),
+        (ACROSS, SOLID, "same"),
+        (ACROSS, Box((2, 0, 1), (3, 3, 4)), None),
+        (ACROSS, Box((0, 0, 0), (9, 9, 9), positive=False), None),
+        (ACROSS, Point((1, 2, 2), positive=False), "same"),
     ],
 )
 def test_the_last_word(earlier: Prompt, later: Prompt, left: Any) -> None:
@@ -330,3 +346,27 @@ def test_what_is_not_the_structure_is_drawn_on_images_too(tmp_path: Path, queue:
     place.undo(place.history.version)
     place.undo(place.history.version)
     assert place.frame_labels("image", 0)[12, 8] == 1
+
+
+@pytest.mark.parametrize(
+    "later",
+    [
+        drawn("diameter", (4.0, 5.0), (9.0, 5.0)),
+        drawn("box", (3.0, 3.0), (9.0, 9.0)),
+        drawn("box", (0.0, 0.0), (10.0, 10.0), frames=(2, 14)),
+    ],
+    ids=["diameter", "box", "box in 3D"],
+)
+@pytest.mark.parametrize("first", ["box", "lasso", "diameter", "tracked", "edited"])
+def test_a_box_or_a_diameter_after_whatever_was_drawn_on_its_slice(place: Session, first: str, later: Gesture) -> None:
+    """The last counts, or both are followed; nothing is taken that cannot be tracked."""
+    corners = {"lasso": ((3.0, 3.0), (3.0, 8.0), (8.0, 8.0)), "diameter": ((3.0, 3.0), (8.0, 3.0))}
+    if first in ("tracked", "edited"):
+        said(place, CLICK)
+        tracked(place)
+    if first == "edited":
+        said(place, drawn("scribble", (5.0, 4.0), (6.0, 6.0)), drawn("mask", runs=(30, 4)))
+    elif first != "tracked":
+        said(place, drawn(first, *corners.get(first, ((2.0, 2.0), (8.0, 8.0)))))  # type: ignore[arg-type]
+    said(place, later)
+    assert tracked(place).any()

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from medical_sam2.errors import ConfigError, PromptError
 from medical_sam2.prompts import Box, FramePrompt, Mask, Point, Prompt
-from medical_sam2.strokes import SliceRange
+from medical_sam2.strokes import Diameter, SliceRange
 from medical_sam2.tracking.limits import redraw
 from medical_sam2.tracking.plan import (
     PLANES,
@@ -132,6 +132,20 @@ def test_what_cannot_be_tracked_is_refused() -> None:
 
 
 LINE = np.indices((40, 50, 60))[2] == 4
+
+
+@pytest.mark.parametrize("other", [Mask(LINE, 1, 2), Box((2, 2, 4), (6, 6, 4)), Diameter(((2, 2, 4), (6, 6, 4)))])
+def test_the_rectangle_of_a_box_in_3d_gives_way_to_what_says_more(other: Prompt) -> None:
+    """An outline on its middle slice; its limits hold."""
+    solid = Box((0, 0, 2), (39, 49, 6))
+    for both in ([solid, other], [other, solid]):
+        (group,) = grouped(volume(), both, [AXIAL])
+        (alone,) = grouped(volume(), [other], [AXIAL])
+        ((t, shown),), ((_, wanted),) = group.prompts[1].items(), alone.prompts[1].items()
+        assert t in alone.prompts[1]
+        for found, expected in zip(vars(shown).values(), vars(wanted).values(), strict=True):
+            assert np.array_equal(found, expected) if found is not None else expected is None
+        assert group.limits[1].within[2] == slice(2, 7)
 
 
 @pytest.mark.parametrize(

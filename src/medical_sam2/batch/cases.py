@@ -18,7 +18,7 @@ from medical_sam2.errors import ConfigError, InputError, MedicalSam2Error, Promp
 from medical_sam2.io.labels import AS_DRAWN, MaskRule, reorient
 from medical_sam2.io.prompt_file import check_limits_given_once
 from medical_sam2.io.registry import DICOM, SLICER, Options, data_suffixes, read_grid, recognise, suffixes
-from medical_sam2.prompts import Prompt
+from medical_sam2.prompts import Prompt, is_solid_box
 from medical_sam2.tracking.plan import plan_tracking
 from medical_sam2.views import THREE_VIEWS
 from medical_sam2.volume import Volume
@@ -341,5 +341,7 @@ def _contradictions(rows: Sequence[tuple[TableRow, tuple[Prompt, ...]]], grid: V
 def _check_together(one: Prompt, other: Prompt, grid: Volume) -> None:
     for view in THREE_VIEWS:
         ours, theirs = (prompt.project(view, grid.shape, grid.orientation) for prompt in (one, other))
+        if is_solid_box(one) != is_solid_box(other):  # whose rectangle gives way to what says more
+            continue
         for t in ours.keys() & theirs.keys():
             ours[t].joined(theirs[t], one.object, f"one {view.name} slice")

@@ -31,7 +31,7 @@ from medical_sam2.io import atomic
 from medical_sam2.io.labels import MOST_OBJECTS, MaskRule, Outline, is_ground
 from medical_sam2.io.safe_open import load_json
 from medical_sam2.plugins import suggestion
-from medical_sam2.prompts import Box, Index, Mask, Point, Prompt
+from medical_sam2.prompts import Box, Index, Mask, Point, Prompt, is_solid_box
 from medical_sam2.strokes import Diameter, Lasso, Scribble, ShapeInterpolation, SliceRange, Stroke
 from medical_sam2.volume import Colour, Volume
 
@@ -273,7 +273,7 @@ def check_limits_given_once(prompts: Iterable[Prompt]) -> None:
 def _kind_of_limit(prompt: Prompt) -> str:
     if isinstance(prompt, SliceRange):
         return "ranges of slices" if prompt.axis is None else f"ranges of slices of axis {LETTERS[prompt.axis]}"
-    return "boxes in 3D" if isinstance(prompt, Box) and prompt.solid and prompt.positive else ""
+    return "boxes in 3D" if is_solid_box(prompt) else ""
 
 
 def masks_from(found: Iterable[Outline]) -> list[Mask]:

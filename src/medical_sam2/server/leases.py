@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from medical_sam2.prompts import Box, Prompt
+from medical_sam2.prompts import Box, Prompt, is_solid_box
 from medical_sam2.server import InvalidRequest, LimitReached, Refusal
 from medical_sam2.server.inference_queue import Cancelled, InferenceQueue, JobEvent, TrackingJob
 from medical_sam2.strokes import says_where
@@ -233,7 +233,7 @@ def predict_labels(lease: Lease, queue: InferenceQueue, on_frame: "Callable[[Fra
 
 def _corrects(lease: Lease) -> bool:
     """Whether the gestures correct what was found, which is not found anew."""
-    solid = any(isinstance(prompt, Box) and prompt.solid and prompt.positive for prompt in lease.fresh)
+    solid = any(is_solid_box(prompt) for prompt in lease.fresh)
     return bool(lease.image()[1].any()) and (lease.given or not solid)
 
 

@@ -23,7 +23,7 @@ from medical_sam2.intensity_window import Window
 from medical_sam2.io.labels import SAME_MM, integers
 from medical_sam2.io.voxels import grid_distance
 from medical_sam2.model.memory_bank import PolicyBank
-from medical_sam2.prompts import Box, FramePrompt, Point, Prompt, voxel_of
+from medical_sam2.prompts import FramePrompt, Point, Prompt, is_solid_box, voxel_of
 from medical_sam2.strokes import only_takes_away
 from medical_sam2.tracking.frames import Region, around_all, box_of, pixels_of, prompt_extent, region_for
 from medical_sam2.tracking.limits import hold_settled
@@ -123,7 +123,7 @@ def correct_labels(tracker: GroupTracker, groups: Sequence[Group], earlier: NDAr
     for group in groups:
         stack = group.view.apply(labels, tracker.config.volume.orientation)
         for label in group.prompts:
-            if any(isinstance(prompt, Box) and prompt.solid and prompt.positive for prompt in group.given[label]):
+            if any(is_solid_box(prompt) for prompt in group.given[label]):
                 raise PromptError(f"a correction of object {label} takes no box in 3D", "draw it on one slice, or outline anew")
             frames = group.part([label]).frames(tracker.config.volume, group.view)
             if shown := _shown_prompts(tracker.config.volume, group, label, stack == label):

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medical_sam2.errors import PromptError, say_count
-from medical_sam2.prompts import Box, FramePrompt, Mask, Point, Prompt, check_inside, voxel_of
+from medical_sam2.prompts import Box, FramePrompt, Mask, Point, Prompt, check_inside, is_solid_box, voxel_of
 from medical_sam2.strokes import Brush, Diameter, Lasso, Scribble, SliceRange, Stroke, Voxels, region_of, says_where
 
 Array = TypeVar("Array", NDArray[np.float32], NDArray[np.bool_])
@@ -77,7 +77,7 @@ def limits_of(own: Iterable[Prompt], shape_ijk: Sequence[int], axis: int) -> Lim
         PromptError: slices that there are not.
     """
     own = list(own)
-    solid = [p.slices for p in own if isinstance(p, Box) and p.solid and p.positive]
+    solid = [p.slices for p in own if isinstance(p, Box) and is_solid_box(p)]
     ranges = [_along_axis(p, shape_ijk, axis if p.axis is None else p.axis) for p in own if isinstance(p, SliceRange)]
     excluded = tuple(p.slices for p in own if isinstance(p, Box) and not p.positive)
     inside, outside = ([region_of(p, shape_ijk, axis) for p in own if _settles(p, positive)] for positive in (True, False))
@@ -217,6 +217,8 @@ def slices_touched(prompt: Prompt, shape_ijk: Sequence[int], axis: int) -> NDArr
     """Which slices of an array axis a prompt speaks of."""
     if isinstance(prompt, Box):
         return np.arange(shape_ijk[axis])[prompt.slices[axis]]
+    if isinstance(prompt, Diameter):
+        return np.unique(_ends_of(prompt)[:, axis])
     return np.unique(voxels_of(prompt, shape_ijk)[:, axis])
 
 
@@ -272,6 +274,8 @@ def _rest_of(earlier: Prompt, later: Prompt, shape_ijk: Sequence[int]) -> Prompt
         return None if earlier.positive != later.positive and earlier.index_ijk == later.index_ijk else earlier
     if isinstance(earlier, Box):
         return None if _outdates_box(earlier, later, shape_ijk) else earlier
+    if isinstance(earlier, Diameter):
+        return None if _outdates_diameter(earlier, later, shape_ijk) else earlier
     if isinstance(earlier, Mask) and _outlines_slice(later):
         return _without_slices(earlier, later, shape_ijk)
     voxels = voxels_of(earlier, shape_ijk)
@@ -311,12 +315,35 @@ def _outdates_box(box: Box, later: Prompt, shape_ijk: Sequence[int]) -> bool:
         return _outdates_other_box(box, later)
     if not says_where(later):
         return False
+    if isinstance(later, Diameter):
+        covered = _covered(_ends_of(later), box, shape_ijk)
+        return bool(covered.any()) if not box.positive else not covered.all() if box.solid else _share_slice(box, later)
     voxels = voxels_of(later, shape_ijk)
     if not box.positive:
         return bool(_covered(voxels, box, shape_ijk).any())
     if box.solid:
         return not _covered(voxels, box, shape_ijk).all()
     return isinstance(later, Mask) and any(side.start in voxels[:, a] for a, side in enumerate(box.slices) if a in box.planes())
+
+
+def _outdates_diameter(diameter: Diameter, later: Prompt, shape_ijk: Sequence[int]) -> bool:
+    """A slice has one diameter, or box, or outline; all of an object lies in a box in 3D, nothing in a negative one."""
+    if isinstance(later, Box) and (later.solid or not later.positive):
+        covered = _covered(_ends_of(diameter), later, shape_ijk)
+        return not covered.all() if later.positive else bool(covered.all())
+    if isinstance(later, Mask):
+        return any((slices_touched(later, shape_ijk, a) == _ends_of(diameter)[0, a]).any() for a in diameter.planes())
+    return isinstance(later, Box | Diameter) and _share_slice(diameter, later)
+
+
+def _ends_of(diameter: Diameter) -> Voxels:
+    return np.array([[voxel_of(at) for at in place] for place in diameter.places_ijk])
+
+
+def _share_slice(one: Box | Diameter, other: Box | Diameter) -> bool:
+    """Whether both lie on one slice of an axis."""
+    places = [each.low_ijk if isinstance(each, Box) else each.places_ijk[0] for each in (one, other)]
+    return any(voxel_of(places[0][a]) == voxel_of(places[1][a]) for a in one.planes() & other.planes())
 
 
 def _outdates_other_box(box: Box, later: Box) -> bool:
@@ -331,7 +358,7 @@ def _outdates_other_box(box: Box, later: Box) -> bool:
 
 def _outlines_slice(prompt: Prompt) -> bool:
     """Whether a prompt says what the object is on its slice as a whole."""
-    return isinstance(prompt, Mask) or (isinstance(prompt, Box) and prompt.positive and not prompt.solid)
+    return isinstance(prompt, Mask | Diameter) or (isinstance(prompt, Box) and prompt.positive and not prompt.solid)
 
 
 def _without_slices(mask: Mask, later: Prompt, shape_ijk: Sequence[int]) -> Mask | None:

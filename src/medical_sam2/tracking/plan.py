@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from medical_sam2.errors import ConfigError, InputError, PromptError
 from medical_sam2.intensity_window import BLANK, Window, Windows, is_blank
-from medical_sam2.prompts import FramePrompt, Mask, Point, Prompt, check_object, intensities
+from medical_sam2.prompts import FramePrompt, Mask, Point, Prompt, check_object, intensities, is_solid_box
 from medical_sam2.strokes import Brush, Lasso, Scribble, SliceRange, joins_outlines, only_takes_away, says_where
 from medical_sam2.tracking.limits import Limits, check_agreement, limits_of
 from medical_sam2.views import AXIAL, CORONAL, SAGITTAL, THREE_VIEWS, View
@@ -224,7 +224,8 @@ def frame_prompts(volume: Volume, own: Sequence[Prompt], view: View, *, mending:
     """The prompts of one object on each frame of a view; those drawn in other planes are left out.
 
     What only says where the object is not counts on frames on which it is prompted besides: alone it does not show it, and a
-    network that begins with it takes anything for the object.
+    network that begins with it takes anything for the object. The rectangle of a box in 3D is shown where nothing closer is: an
+    outline, a box or a diameter on its middle slice says more.
 
     Args:
         volume: the image.
@@ -236,9 +237,11 @@ def frame_prompts(volume: Volume, own: Sequence[Prompt], view: View, *, mending:
         PromptError: none of them lies in this view's plane, or one lies outside of the image.
     """
     merged: dict[int, FramePrompt] = {}
-    for prompt in sorted(own, key=says_where, reverse=True):
+    for prompt in sorted(own, key=lambda each: (not says_where(each), is_solid_box(each))):
         for t, there in prompt.project(view, volume.shape, volume.orientation).items():
             if t not in merged and not says_where(prompt) and not mending:
+                continue
+            if is_solid_box(prompt) and t in merged and merged[t].drawn_area:
                 continue
             merged[t] = merged[t].joined(there, prompt.object, _slice_name(volume, view, t)) if t in merged else there
     if not merged:
