@@ -178,7 +178,7 @@ def test_holes_islands_and_small_parts(gallery: Gallery, steps: dict[str, Any]) 
     assert ((gallery.labels[2] == 1) == ring(2)).all()
 
 
-def test_a_hole_that_is_another_one_stays_its_own(gallery: Gallery) -> None:
+def test_a_hole_that_is_another_maskstays_its_own(gallery: Gallery) -> None:
     gallery.do("structures")
     gallery.draw(3, hole := patch(22, 26, 16, 20), 0)
     gallery.track()
@@ -211,7 +211,7 @@ def test_what_is_left_out_of_an_image_has_no_confidence_there(gallery: Gallery) 
         ("merge", {"into": 9}, "no structure 9"),
     ],
 )
-def test_what_makes_no_sense_in_a_set_is_refused_in_one_line(
+def test_what_makes_no_sense_in_a_set_is_refused_in_maskline(
     gallery: Gallery, path: str, form: dict[str, Any], said: str
 ) -> None:
     before = gallery.state
@@ -308,7 +308,7 @@ def has(gallery: Gallery, label: int, mask: NDArray[np.bool_], t: int = 0) -> No
         assert ((gallery.labels[t] == label) == mask).all()
 
 
-def test_what_another_one_gives_up_comes_back_to_the_edited_one(greedy: Gallery) -> None:
+def test_what_another_maskgives_up_comes_back_to_the_edited_one(greedy: Gallery) -> None:
     greedy.click(2, FIRST, new=False)
     has(greedy, 1, patch(0, 0, 0, 0))
     has(greedy, 2, ring(0))
@@ -321,7 +321,7 @@ def test_what_another_one_gives_up_comes_back_to_the_edited_one(greedy: Gallery)
     has(greedy, 1, ring(0))
 
 
-def test_it_comes_back_later_too_and_when_the_other_one_is_removed(greedy: Gallery) -> None:
+def test_it_comes_back_later_too_and_when_the_other_maskis_removed(greedy: Gallery) -> None:
     taken, kept = ring(0) & patch(0, 26, 0, 64), ring(0) & patch(26, 64, 0, 64)
     greedy.click(3, FIRST)
     greedy.draw(3, taken, 0)  # over what the click took, and it keeps this
@@ -364,9 +364,35 @@ def test_its_own_gesture_is_no_loss(greedy: Gallery) -> None:
     has(greedy, 1, own)
 
 
-def test_who_takes_of_another_one_is_told(greedy: Gallery) -> None:
+def test_who_takes_of_another_maskis_told(greedy: Gallery) -> None:
     place: dict[str, Any] = {"label": 2, "plane": "image", "t": 0, "kind": "points", "points": [FIRST], "positive": [True]}
     (told,) = greedy.do("say", **place)["notes"]
     assert f"object 2 took {ring(0).sum()} pixels of object 1: " in told
     assert "take the click back" in told
     assert greedy.do("say", **place)["notes"] == []  # it has them by now
+
+
+def test_files_of_a_set_are_called_by_the_files_that_were_chosen(served: Served, tmp_path: Path) -> None:
+    """One that cannot be read is counted, pages of one are told apart."""
+    id = served.post("sessions")["id"]
+    for number, pages in enumerate(([0], [], [1], [2, 0])):
+        images = [Image.fromarray((200 * ring(t) + 20).astype(np.uint8)) for t in pages]
+        file = tmp_path / f"{number}.tif"
+        if images:
+            images[0].save(file, save_all=True, append_images=images[1:])
+        content = file.read_bytes() if images else b"broken"
+        assert served.http.put(f"/api/sessions/{id}/files?suffix=.tif", content=content).status_code == 200
+    served.post(f"sessions/{id}/open")
+    one = Edited(served, id)
+    one.do("structures", name="")
+    one.do("say", label=1, plane="image", t=1, kind="points", points=[(30, 14)], positive=[True])
+    one.track()
+    names = ["00001.png", "00003.png", "00004-001.png", "00004-002.png"]
+    packed = served.http.get(f"/api/sessions/{id}/download/zip").content
+    with zipfile.ZipFile(io.BytesIO(packed)) as files:
+        assert files.namelist() == names
+        found = [np.asarray(Image.open(io.BytesIO(files.read(name)))) for name in names]
+    assert found[1].any()
+    assert all((mask == other).all() for mask, other in zip(found, served.store.get(id).result().labels, strict=True))
+    coco = served.http.get(f"/api/sessions/{id}/download/coco.json").json()
+    assert [each["file_name"] for each in coco["images"]] == names

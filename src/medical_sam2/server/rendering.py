@@ -7,6 +7,7 @@ laid over the first one wherever it lies. Shapes: I J K voxels, H W a frame.
 import gzip
 import io
 import shutil
+from collections import Counter
 from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -115,7 +116,8 @@ def encode_download(store: SessionStore, session: Session, form: str) -> Encoded
         result, state = session.result(), history.state
     if not isinstance(image, SessionVolume):
         labels = tuple(renumber(array, state.numbers) for array in result.labels)
-        return _encode_set(labels, form, state.numbered_names, store.settings.formats)
+        files = _file_names(store.file_numbers(session.id), len(labels))
+        return _encode_set(dict(zip(files, labels, strict=True)), form, state.numbered_names, store.settings.formats)
     if form == "csv":
         return _attachment(to_csv(measure_session(session)).encode(), "text/csv; charset=utf-8")
     plugins = store.settings.formats
@@ -147,19 +149,33 @@ def _annotation_forms(plugins: Sequence[str]) -> dict[str, registry.Format]:
     return {format.annotated.removeprefix(".") + ".zip" * format.of_each_image: format for format in found}
 
 
-# Images are called by their numbers, as in the zip of label images: no name of a file leaves the session.
-def _encode_set(labels: NumberedMaps, form: str, names: Mapping[int, str], plugins: Sequence[str]) -> Encoded:
+# No name of a file leaves the session: its number is that in the order in which they were chosen, unreadable ones counted.
+def _file_names(numbers: Sequence[int], count: int) -> list[str]:
+    """What the images of a set are called in files, by the numbers of their own; pages of one of several are told apart."""
+    numbers = numbers if len(set(numbers)) > 1 else range(1, count + 1)
+    pages = Counter[int]()
+    several = {number for number, count in Counter(numbers).items() if count > 1}
+    found = []
+    for number in numbers:
+        pages[number] += 1
+        found.append(f"{number:05d}" + f"-{pages[number]:03d}" * (number in several))
+    return found
+
+
+def _encode_set(
+    labels: Mapping[str, NDArray[np.unsignedinteger]], form: str, names: Mapping[int, str], plugins: Sequence[str]
+) -> Encoded:
     if form == "zip":
-        files = ((f"{number:05d}.png", _as_png(array)) for number, array in enumerate(labels, 1))
+        files = ((f"{name}.png", _as_png(array)) for name, array in labels.items())
         return _attachment(archive.pack(files), "application/zip")
     format = _annotation_forms(plugins).get(form)
     if format is None:
         choices = ", ".join(["zip", *_annotation_forms(plugins)])
         raise InvalidRequest(f"sets of images are downloaded as {choices}")
-    images = (AnnotatedImage(number, f"{number:05d}.png", array) for number, array in enumerate(labels, 1))
+    images = [AnnotatedImage(number, f"{name}.png", array) for number, (name, array) in enumerate(labels.items(), 1)]
     if not format.of_each_image:
         return _attachment(format.annotate(images, names), format.media_type)
-    files = ((f"{image.number:05d}{format.annotated}", format.annotate([image], names)) for image in images)
+    files = ((Path(image.source).stem + format.annotated, format.annotate([image], names)) for image in images)
     return _attachment(archive.pack(files), "application/zip")
 
 
