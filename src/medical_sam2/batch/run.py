@@ -58,6 +58,7 @@ from medical_sam2.segmenter import Precision, Segmenter, check_choices
 from medical_sam2.tracking.click_outline import JUDGE_FILE
 from medical_sam2.tracking.confidence import SLICES_FILE
 from medical_sam2.tracking.consensus import GATE_FILE
+from medical_sam2.tracking.encoding import gathering_unkept
 from medical_sam2.tracking.finishing import FinishingChange, FinishingSettings, finish
 from medical_sam2.tracking.plan import bytes_needed, plan_tracking, refuse_blank
 from medical_sam2.tracking.template import Template
@@ -436,14 +437,15 @@ def _track_and_finish(
     first = tuple(word for word in settings.priority if word in map(str, labels) or word in names.values())
     unknown += [f"--priority {word}" for word in settings.priority if word not in first]
     tracking: dict[str, Any] = {**settings.tracking, "priority": first}
-    with adapt_to_outlines(segmenter.network, image, named.prompts, window=settings.window, seconds=settings.adapt):
+    adapted = adapt_to_outlines(segmenter.network, image, named.prompts, window=settings.window, seconds=settings.adapt)
+    with adapted, gathering_unkept() as unkept:
         if template is None:
             found = segmenter.segment_volume(image, named.prompts, names=named.names, **tracking)
         else:
             found = segmenter.segment_by_template(image, template, named.prompts, names=named.names, **tracking)
     found, changes = finish(found, steps, named.prompts, limits)
     in_vain = [f"{word} does nothing: there is no such object" for word in unknown]
-    return found, changes, [*in_vain, *warn_without_outlines(named.prompts, settings.adapt)]
+    return found, changes, [*unkept, *in_vain, *warn_without_outlines(named.prompts, settings.adapt)]
 
 
 def _key_of(case: BatchCase, settings: str) -> str:

@@ -168,7 +168,9 @@ def _track(
     earlier: Volume | None,
     quiet: bool,
 ) -> Segmentation:
-    with report.Progress(quiet=quiet) as progress:
+    from medical_sam2.tracking.encoding import gathering_unkept
+
+    with report.Progress(quiet=quiet) as progress, gathering_unkept() as unkept:
         found = segmenter.segment_volume(
             image,
             named.prompts,
@@ -188,7 +190,7 @@ def _track(
             names=named.names,
             on_frame=progress,
         )
-    return replace(found, colours=named.colours)
+    return replace(found, colours=named.colours, warnings=(*found.warnings, *unkept))
 
 
 class _Clock:

@@ -302,6 +302,8 @@ class _SetRun:
 
     def _follow(self, segmenter: "Segmenter", options: SetInferenceOptions, order: "str | Order", *, quiet: bool) -> None:
         """All images, each written as it is made; errors that stop everything name the templates."""
+        from medical_sam2.tracking.encoding import gathering_unkept
+
         todo = set(range(len(self.images))) - self.skipped
         found = segmenter.segment_images(
             self.images,
@@ -316,10 +318,11 @@ class _SetRun:
             on_error=self.note_failure,
         )
         try:
-            with report.Progress(quiet=quiet) as progress:
+            with report.Progress(quiet=quiet) as progress, gathering_unkept() as unkept:
                 for done, each in enumerate(found, start=1):
                     self.keep(each)
                     progress.update(self.images.entries[each.index].name, done, len(todo), "images")
+            self.notes = [*self.notes, *unkept]
         except MedicalSam2Error as error:
             templates = ", ".join(self.images.entries[i].name for i in sorted(self.prompts.prompts))
             raise error.about(templates) from None

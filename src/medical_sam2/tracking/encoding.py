@@ -12,7 +12,8 @@ import os
 import threading
 import warnings
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from hashlib import blake2b, sha256
 from importlib.util import find_spec
 from itertools import islice
@@ -26,7 +27,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
-from medical_sam2.errors import ConfigError, InputError
+from medical_sam2.errors import ConfigError, InputError, MedicalSam2Error
 from medical_sam2.io import atomic
 from medical_sam2.model.backbone import Backbone, Features
 from medical_sam2.model.memory_attention import versions
@@ -103,8 +104,32 @@ class FeatureCache:
         return next(islice(reversed(self._features), LATEST, None), oldest)
 
 
+class FeaturesNotKept(UserWarning):
+    """Features cannot be written to their folder; results are the same, and the next run takes longer."""
+
+
+@contextmanager
+def gathering_unkept() -> Iterator[list[str]]:
+    """What is told of features that cannot be kept while the context lasts, each line once; other warnings go their way."""
+    told: list[str] = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", FeaturesNotKept)
+        show = warnings.showwarning
+
+        def note(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
+            if not issubclass(category, FeaturesNotKept):
+                show(message, category, *place, **more)
+            elif str(message) not in told:
+                told.append(str(message))
+
+        warnings.showwarning = note
+        yield told
+
+
 class FeatureStore:
     """A folder of features, one file for each picture and network; when it is full, what is there stays and nothing is added.
+
+    It is a cache: where it cannot be written, it warns once (`FeaturesNotKept`) and keeps nothing more.
 
     Args:
         folder: made where it is missing; its parent must exist.
@@ -132,15 +157,24 @@ class FeatureStore:
         except OSError:  # it is encoded anew, whatever keeps it from being read
             return None
         except (SafetensorError, KeyError):
-            file.unlink(missing_ok=True)
+            with suppress(OSError):
+                file.unlink(missing_ok=True)
             return None
 
     def keep(self, key: bytes, features: Features) -> None:
         """Write the features of a picture, unless they are there."""
         file, size = self._file(key), _bytes(features)
-        if size < self._room and not file.exists():
-            atomic.write_bytes(file, save(pack_features(features)))
-            self._room -= size
+        if size >= self._room:
+            return
+        try:
+            if not file.exists():
+                atomic.write_bytes(file, save(pack_features(features)))
+                self._room -= size
+        except (MedicalSam2Error, OSError) as error:
+            self._room = 0.0
+            reason = error.problem.partition(";")[0] if isinstance(error, MedicalSam2Error) else (error.strerror or "").lower()
+            told = f"{self.folder}: no more features are kept here: {reason}; the result is the same, a next run takes longer"
+            warnings.warn(told, FeaturesNotKept, stacklevel=2)
 
     def _file(self, key: bytes) -> Path:
         return self.folder / f"{sha256(self._weights.encode() + key).hexdigest()}.safetensors"
