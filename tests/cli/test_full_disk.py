@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from medical_sam2 import preview
 from medical_sam2.cli import main
 from tests.cli.conftest import A_MASK, CLICK, SetWorkspace, Workspace
 
@@ -57,3 +58,62 @@ def test_features_cost_no_case(workspace: Workspace, monkeypatch: pytest.MonkeyP
     assert workspace.shown()[1].splitlines().count(f"warning: anna: {NO_FEATURES}") == 1
     with Path("out/results.csv").open() as stream:
         assert [row["warnings"] for row in csv.DictReader(stream)] == [NO_FEATURES]
+
+
+SIDE_FILES = ("--preview", "b/a.png", "--probability", "b/p.nii.gz", "--statistics", "b/s.csv", "--report", "r.json")
+
+
+def test_files_that_do_not_fit_cost_no_labels(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each is named, on standard error and in the report; what can be written is."""
+    Path("b").mkdir()
+    fill_disk(monkeypatch, lambda folder: folder.name == "b")
+    code, out, err = workspace.run(*CLICK, *SIDE_FILES, "--json")
+    missing = ["b/a.png", "b/p.nii.gz", "b/s.csv"]
+    said = [f"{file}: the disk is full; nothing was written; free some space" for file in missing]
+    assert (code, sorted(err.splitlines())) == (3, said), err
+    assert sorted(workspace.files()) == ["ct.nii.gz", "out.nii.gz", "r.json"]
+    written = json.loads(Path("r.json").read_text())
+    assert (written["files"], sorted(written["warnings"])) == (["out.nii.gz", "r.json"], said)
+    assert {**json.loads(out), "seconds": None} == {**written, "seconds": None}
+
+
+def test_labels_that_do_not_fit_beside_the_rest_come_first(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There is room for two files: the labels, and one of the others."""
+    fill_disk(monkeypatch, lambda folder: len(list(folder.glob("*.*"))) > 2)
+    code, out, err = workspace.run(*CLICK, "--preview", "a.png", "--statistics", "s.csv", "--report", "r.json")
+    assert (code, sorted(workspace.files())) == (3, ["a.png", "ct.nii.gz", "out.nii.gz"]), err
+    assert [line.partition(":")[0] for line in err.splitlines()] == ["s.csv", "r.json"]
+    assert out.splitlines()[-2:] == ["wrote out.nii.gz", "wrote a.png"]
+
+
+def test_where_no_labels_fit_the_rest_is_written(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("b").mkdir()
+    fill_disk(monkeypatch, lambda folder: folder.name == "b")
+    code, _, err = workspace.run(*CLICK, "--statistics", "s.csv", output="b/out.nii.gz")
+    assert (code, err.splitlines()) == (3, ["b/out.nii.gz: the disk is full; nothing was written; free some space"])
+    assert sorted(workspace.files()) == ["ct.nii.gz", "s.csv"]
+
+
+def test_a_defect_of_the_preview_costs_no_labels(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(preview, "save", fail)
+    code, _, err = workspace.run(*CLICK, "--preview", "a.png", "--statistics", "s.csv")
+    assert code == 70
+    assert err.startswith("a.png: this is a defect of medsam2 (ZeroDivisionError in test_full_disk.py:")
+    assert sorted(workspace.files()) == ["ct.nii.gz", "out.nii.gz", "s.csv"]
+
+
+def test_files_of_a_set_that_do_not_fit_cost_no_other(set_workspace: SetWorkspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("b").mkdir()
+    out = Path("out")
+    fill_disk(monkeypatch, lambda folder: folder.name == "b" or (folder == out and len(list(out.glob("*"))) > 3))
+    tables = ("--preview", "b/a.png", "--statistics", "s.csv", "--report", "r.json", "--annotations", "coco", "--annotations")
+    code, told, err = set_workspace.run(*A_MASK, *tables, "label-studio", "--no-consensus", "--json")
+    missing = ["b/a.png", "out/annotations.labelstudio.json"]
+    said = [f"{file}: the disk is full; nothing was written; free some space" for file in missing]
+    assert (code, sorted(err.splitlines())) == (3, said), err
+    assert sorted(path.name for path in out.iterdir()) == ["a.png", "annotations.coco.json", "b.png", "c.png"]
+    assert len(Path("s.csv").read_text().splitlines()) == 4
+    assert sorted(json.loads(Path("r.json").read_text())["warnings"]) == sorted(json.loads(told)["warnings"]) == said

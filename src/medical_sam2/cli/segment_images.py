@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,7 +15,16 @@ from numpy.typing import NDArray
 from medical_sam2 import preview
 from medical_sam2.batch.fingerprint import LabelMapRecord, hash_files, read_record, record_text
 from medical_sam2.cli import plain, report
-from medical_sam2.cli.files import SetOutputOptions, as_json, check_memory_for_libraries, check_place, check_suffix, same
+from medical_sam2.cli.files import (
+    Saver,
+    SetOutputOptions,
+    Writing,
+    as_json,
+    check_memory_for_libraries,
+    check_place,
+    check_suffix,
+    same,
+)
 from medical_sam2.cli.options import FLAG, SetInferenceOptions
 from medical_sam2.cli.prompts import SetPromptOptions, SetPrompts, set_prompts
 from medical_sam2.errors import ConfigError, InputError, MedicalSam2Error, list_first, say_count
@@ -221,6 +231,7 @@ class _SetRun:
     start: float = field(default_factory=time.perf_counter)
     notes: Sequence[str] = ()
     records: dict[int, LabelMapRecord] = field(default_factory=dict[int, LabelMapRecord])
+    writing: Writing = field(default_factory=Writing)
     code: int = 0
 
     def tables(self) -> dict[str, Path]:
@@ -263,15 +274,18 @@ class _SetRun:
         there = {*self.done, *self.skipped}
         for path, (format, images) in self.annotation_files().items():
             if wanted := [i for i in images if i in there]:
-                atomic.write_bytes(path, format.annotate(map(self._annotated, wanted), self.prompts.names))
+                self.writing.save([(path, partial(self._annotate, format, wanted))])
+
+    def _annotate(self, format: Format, images: Sequence[int], path: Path) -> None:
+        atomic.write_bytes(path, format.annotate(map(self._annotated, images), self.prompts.names))
 
     def _keep_finished(self, options: SetInferenceOptions) -> None:
         """After an interrupt or an error: all files that tell of what is finished, and how much that is."""
-        with suppress(MedicalSam2Error):  # what stopped the run is to be reported, not this
-            self._write_annotations()
-            if self.done and self.tables():
-                self._write_tables({**self.facts(options), "interrupted": True})
-                report.print_note(f"of what is finished, wrote {', '.join(map(str, self.tables().values()))}")
+        self._write_annotations()  # what stopped the run is to be reported, not what cannot be written now
+        if self.done and self.tables():
+            self._write_tables({**self.facts(options), "interrupted": True})
+            if written := [str(path) for path in self.tables().values() if path not in self.writing.failed]:
+                report.print_note(f"of what is finished, wrote {', '.join(written)}")
         if self.done:
             outlined = sum(not row["blank"] for row in (*self.earlier, *self.rows))
             done = f"{say_count(len(self.images), 'image', 'are', part=outlined)} outlined"
@@ -438,17 +452,20 @@ class _SetRun:
         self.failed.append({"image": self.images.entries[i].name, "problem": error.problem, "remedy": error.remedy})
         self.code = max(self.code, error.exit_code)
 
-    def _write_tables(self, facts: Mapping[str, Any]) -> None:
-        """Sheet, statistics and report."""
-        if self.sheet is not None and self.outputs.preview is not None:
-            self.sheet.save(self.outputs.preview, self.prompts.names)
-        if self.outputs.statistics is not None:
-            atomic.write_bytes(self.outputs.statistics, report.set_statistics(self.measured, self.outputs.statistics))
+    def _write_tables(self, facts: dict[str, Any]) -> None:
+        """Sheet, statistics and report, as far as they can be written; the report warns of what is not."""
+        sheet, measured = self.sheet, self.measured
+        makers: dict[str, Saver] = {
+            "preview": lambda path: None if sheet is None else sheet.save(path, self.prompts.names),
+            "statistics": lambda path: atomic.write_bytes(path, report.set_statistics(measured, path)),
+        }
+        self.writing.save((path, makers[option]) for option, path in self.tables().items() if option in makers)
+        facts["warnings"] += self.writing.failed.values()
         if self.outputs.report is not None:
-            atomic.write_bytes(self.outputs.report, atomic.encode(as_json(facts)))
+            self.writing.save([(self.outputs.report, lambda path: atomic.write_bytes(path, atomic.encode(as_json(facts))))])
 
-    def finish(self, facts: Mapping[str, Any]) -> list[Path]:
-        """Write what speaks of all images, tell what was noticed of the set, and name those that failed."""
+    def finish(self, facts: dict[str, Any]) -> list[Path]:
+        """Write what speaks of all images, tell what was noticed of the set, and name what failed."""
         report.print_warnings(facts["warnings"])
         self._write_tables(facts)
         if self.sheet is not None:
@@ -464,4 +481,8 @@ class _SetRun:
             )
         if self.prompts.names and not self.annotations:
             report.print_warnings(["label maps do not hold names; --annotations coco does"])
-        return [self.outputs.output, *self.tables().values(), *self.shown_annotations()]
+        for line in self.writing.failed.values():
+            report.print_note(plain(line))
+        self.code = max(self.code, self.writing.code)
+        written = [self.outputs.output, *self.tables().values(), *self.shown_annotations()]
+        return [path for path in written if path not in self.writing.failed]
