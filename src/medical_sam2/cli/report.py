@@ -242,6 +242,7 @@ def describe_set_run(images: ImageFolder, prompts: SetPrompts, settings: object)
         **_versions(),
         "folder": str(images.folder),
         "count": len(images),
+        "left_alone": list(images.others),
         "prompts": [
             {"image": images.entries[i].name, "object": label, "name": prompts.names.get(label, ""), **_frame_prompt(prompt)}
             for i, own in sorted(prompts.prompts.items())
