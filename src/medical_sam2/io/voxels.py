@@ -20,6 +20,8 @@ from medical_sam2.volume import Volume, check_affine
 MOST_HEADER = 1 << 20
 NUMBER = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?")
 Packing = Literal["raw", "gzip", "zlib"]
+CONVERT = "convert a volume (confocal, µCT) to NIfTI, NRRD or MHA with its spacing"
+"""What to do with a stack of pictures that is one."""
 
 
 @dataclass(frozen=True)
