@@ -277,6 +277,6 @@ def _stacked(pictures: tuple[Picture, ...], path: Path) -> Volume:
         raise _no_volume(path)
     rows_mm, columns_mm = pictures[0].spacing_mm or (1.0, 1.0)
     notes = dict.fromkeys(note for picture in pictures for note in picture.warnings)
-    notes["these are frames without a place in the patient: millimetres between them mean nothing"] = None
+    notes[voxels.NO_PLACE] = None
     affine = np.diag([-columns_mm, -rows_mm, 1.0, 1.0])
     return Volume(np.stack(grey).transpose(2, 1, 0), affine, pictures[0].modality, path, tuple(notes))
