@@ -12,6 +12,7 @@ import pytest
 
 from medical_sam2 import preview
 from medical_sam2.cli import main
+from medical_sam2.segmenter import Segmenter
 from tests.cli.conftest import A_MASK, CLICK, SetWorkspace, Workspace
 
 NO_FEATURES = "kept: no more features are kept here: the disk is full; the result is the same, a next run takes longer"
@@ -117,3 +118,40 @@ def test_files_of_a_set_that_do_not_fit_cost_no_other(set_workspace: SetWorkspac
     assert sorted(path.name for path in out.iterdir()) == ["a.png", "annotations.coco.json", "b.png", "c.png"]
     assert len(Path("s.csv").read_text().splitlines()) == 4
     assert sorted(json.loads(Path("r.json").read_text())["warnings"]) == sorted(json.loads(told)["warnings"]) == said
+
+
+def refuse_writing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a disk that is mounted for reading alone."""
+    monkeypatch.setattr(os, "access", lambda _, mode: mode != os.W_OK)
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(Path, "mkdir", fail)
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_a_folder_that_cannot_be_written_is_refused_before_anything_is_computed(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch, there: bool
+) -> None:
+    Path("t.csv").write_text("case,image,kind,i,j,k\nanna,ct.nii.gz,point,14,12,3\n")
+    if there:
+        Path("out").mkdir()
+    refuse_writing(monkeypatch)
+    monkeypatch.delattr(Segmenter, "from_pretrained")
+    assert main(["segment-volumes", "t.csv", "-o", "out", "--weights", str(workspace.weights)]) == 2
+    said = "out: is not writable" if there else "out: its folder is not writable"
+    assert workspace.shown() == ("", f"{said}; choose another folder\n")
+
+
+def test_no_folder_of_a_set_that_cannot_be_written(set_workspace: SetWorkspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(Segmenter, "from_pretrained")
+    refuse_writing(monkeypatch)
+    assert set_workspace.refused(*A_MASK) == "out: its folder is not writable; choose another folder"
+
+
+def test_tables_that_were_not_written_are_not_spoken_of(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("t.csv").write_text("case,image,kind,i,j,k\nanna,ct.nii.gz,point,14,12,3\n")
+    fill_disk(monkeypatch, lambda folder: folder.name == "out")
+    assert main(["segment-volumes", "t.csv", "-o", "out", "--weights", str(workspace.weights), "--device", "cpu"]) == 3
+    assert workspace.shown() == ("", "out/results.csv: the disk is full; nothing was written; free some space\n")

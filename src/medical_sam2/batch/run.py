@@ -269,10 +269,7 @@ class BatchRun:
 
     def _check_place(self, existing: Existing, done: Mapping[str, CaseOutcome]) -> None:
         """Refuse a folder that cannot be written, results that nobody said what to do with, and files of others."""
-        if self.folder.exists() and not self.folder.is_dir():
-            raise InputError("is a file", "give a folder for the results", subject=self.folder)
-        if not self.folder.exists() and not self.folder.parent.is_dir():
-            raise InputError("its folder does not exist", "create it first", subject=self.folder)
+        atomic.check_folder(self.folder, "the results")
         if done and existing == "refuse":
             problem = f"{say_count(len(self.cases), 'case', 'are', part=len(done))} done already, {next(iter(done))} among them"
             raise InputError(problem, "say --skip-existing or --overwrite", subject=self.folder)

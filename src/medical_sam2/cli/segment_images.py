@@ -101,12 +101,9 @@ def segment_images(
 def _check(images: ImageFolder, files: list[Path], outputs: SetOutputOptions) -> list[int]:
     """Refuse what could not be written or would destroy something; the images whose label maps are there already."""
     folder = outputs.output
-    if folder.exists() and not folder.is_dir():
-        raise InputError("is a file", "give a folder for the label maps", subject=folder)
     if same(folder, images.folder):
         raise InputError("the label maps would lie among the images", "choose another folder", subject=folder)
-    if not folder.exists() and not folder.parent.is_dir():
-        raise InputError("its folder does not exist", "create it first", subject=folder)
+    atomic.check_folder(folder, "the label maps")
     if outputs.skip_existing and outputs.overwrite:
         raise ConfigError("--skip-existing and --overwrite contradict each other", "give one of them")
     for option, suffixes in FILES.items():
