@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from medical_sam2.errors import InputError
+from medical_sam2.errors import FeaturesNotKept, InputError
 from medical_sam2.model.backbone import Features
-from medical_sam2.tracking.encoding import LATEST, FeatureCache, FeaturesNotKept, FeatureStore, content_key
+from medical_sam2.tracking.encoding import LATEST, FeatureCache, FeatureStore, content_key
 
 EACH_MB = (3 * 1024 + 4) / 2**20  # of one of the features below
 CPU = torch.device("cpu")

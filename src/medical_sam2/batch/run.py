@@ -44,6 +44,7 @@ from medical_sam2.errors import (
     InputError,
     MedicalSam2Error,
     explain_refusal,
+    gathering_unkept,
     list_first,
     say_count,
     spell_options,
@@ -58,7 +59,6 @@ from medical_sam2.segmenter import Precision, Segmenter, check_choices
 from medical_sam2.tracking.click_outline import JUDGE_FILE
 from medical_sam2.tracking.confidence import SLICES_FILE
 from medical_sam2.tracking.consensus import GATE_FILE
-from medical_sam2.tracking.encoding import gathering_unkept
 from medical_sam2.tracking.finishing import FinishingChange, FinishingSettings, finish
 from medical_sam2.tracking.plan import bytes_needed, plan_tracking, refuse_blank
 from medical_sam2.tracking.template import Template

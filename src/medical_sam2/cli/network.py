@@ -20,7 +20,7 @@ from medical_sam2.cli.files import OutputOptions, name_notes
 from medical_sam2.cli.options import InferenceOptions, NetworkOptions, SetInferenceOptions, TrackingOptions
 from medical_sam2.cli.prompts import SetPrompts
 from medical_sam2.cli.report import describe_run, print_warnings
-from medical_sam2.errors import ConfigError, InputError, WeightsError, spell_options
+from medical_sam2.errors import ConfigError, InputError, WeightsError, gathering_unkept, spell_options
 from medical_sam2.intensity_window import Window, choose_window, named_window
 from medical_sam2.io.image_folder import ImageFolder
 from medical_sam2.io.prompt_file import NamedPrompts
@@ -32,7 +32,6 @@ from medical_sam2.plugins import find
 from medical_sam2.segmenter import Segmenter, check_choices, check_threads
 from medical_sam2.tracking.click_outline import JUDGE_FILE
 from medical_sam2.tracking.confidence import Need, slice_needs
-from medical_sam2.tracking.encoding import gathering_unkept
 from medical_sam2.tracking.image_set import ORDERS, ImageMask, Shuffled
 from medical_sam2.tracking.plan import Group, TrackingPlan, bytes_needed, plan_tracking
 from medical_sam2.tracking.set_consensus import NETWORK_FILE

@@ -11,7 +11,7 @@ from medical_sam2.cli import files, plain, report
 from medical_sam2.cli.files import OutputOptions, Reading
 from medical_sam2.cli.options import FLAG, FinishingOptions, InferenceOptions, TrackingOptions
 from medical_sam2.cli.prompts import PointingOptions, PromptOptions, split_page, volume_prompts
-from medical_sam2.errors import AmbiguousError, ConfigError, FormatError, InputError
+from medical_sam2.errors import AmbiguousError, ConfigError, FormatError, InputError, gathering_unkept
 from medical_sam2.io import labels, registry
 from medical_sam2.io.prompt_file import NamedPrompts
 from medical_sam2.tracking.confidence import Need, neediest
@@ -181,8 +181,6 @@ def _track(
     earlier: Volume | None,
     quiet: bool,
 ) -> Segmentation:
-    from medical_sam2.tracking.encoding import gathering_unkept
-
     with report.Progress(quiet=quiet) as progress, gathering_unkept() as unkept:
         found = segmenter.segment_volume(
             image,

@@ -27,7 +27,7 @@ from medical_sam2.cli.files import (
 )
 from medical_sam2.cli.options import FLAG, SetInferenceOptions
 from medical_sam2.cli.prompts import SetPromptOptions, SetPrompts, set_prompts
-from medical_sam2.errors import ConfigError, InputError, MedicalSam2Error, list_first, say_count
+from medical_sam2.errors import ConfigError, InputError, MedicalSam2Error, gathering_unkept, list_first, say_count
 from medical_sam2.intensity_window import named_window
 from medical_sam2.io import atomic, registry, voxels
 from medical_sam2.io.annotations import AnnotatedImage
@@ -313,8 +313,6 @@ class _SetRun:
 
     def _follow(self, segmenter: "Segmenter", options: SetInferenceOptions, order: "str | Order", *, quiet: bool) -> None:
         """All images, each written as it is made; errors that stop everything name the templates."""
-        from medical_sam2.tracking.encoding import gathering_unkept
-
         todo = set(range(len(self.images))) - self.skipped
         found = segmenter.segment_images(
             self.images,

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from medical_sam2.errors import FormatError, GeometryError, InputError, MedicalSam2Error
 from medical_sam2.io import label_table, labels, nrrd, registry, voxels
+from medical_sam2.io.images import page_count
 from medical_sam2.io.labels import AS_DRAWN, MaskRule, Outline, outlines, select_outlines
 from medical_sam2.io.registry import DICOM, NRRD, Form, Options, Picture, read_file, recognise
 from medical_sam2.io.safe_open import as_stored, guarded, load_json, parse_json
@@ -259,8 +260,6 @@ def _no_volume(path: Path) -> FormatError:
     """The refusal of pictures, which may be a stack that somebody means as a volume."""
     pages = 1
     if _is_picture(path):
-        from medical_sam2.io.images import page_count  # Pillow takes a while to load: not for other formats
-
         with suppress(MedicalSam2Error):
             pages = page_count(path)
     if pages == 1:

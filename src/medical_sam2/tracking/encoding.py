@@ -12,8 +12,8 @@ import os
 import threading
 import warnings
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Hashable, Iterable
+from contextlib import suppress
 from hashlib import blake2b, sha256
 from importlib.util import find_spec
 from itertools import islice
@@ -27,7 +27,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
-from medical_sam2.errors import ConfigError, InputError, MedicalSam2Error
+from medical_sam2.errors import ConfigError, FeaturesNotKept, InputError, MedicalSam2Error
 from medical_sam2.io import atomic
 from medical_sam2.model.backbone import Backbone, Features
 from medical_sam2.model.memory_attention import versions
@@ -102,28 +102,6 @@ class FeatureCache:
         if self._asked - self._features[oldest][0] > PASSES * len(self._features):
             return oldest
         return next(islice(reversed(self._features), LATEST, None), oldest)
-
-
-class FeaturesNotKept(UserWarning):
-    """Features cannot be written to their folder; results are the same, and the next run takes longer."""
-
-
-@contextmanager
-def gathering_unkept() -> Iterator[list[str]]:
-    """What is told of features that cannot be kept while the context lasts, each line once; other warnings go their way."""
-    told: list[str] = []
-    with warnings.catch_warnings():
-        warnings.simplefilter("always", FeaturesNotKept)
-        show = warnings.showwarning
-
-        def note(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
-            if not issubclass(category, FeaturesNotKept):
-                show(message, category, *place, **more)
-            elif str(message) not in told:
-                told.append(str(message))
-
-        warnings.showwarning = note
-        yield told
 
 
 class FeatureStore:
