@@ -10,7 +10,7 @@ MedicalSam2Error
 ├── ResourceError         exit 3   too little memory or disk
 └── AmbiguousError        exit 4   several readings are possible: the choices are listed
 
-A message is one line: `SUBJECT: what is wrong; what to do`.
+A message is one line: `SUBJECT: what is wrong; what to do`. One thing is a warning and no error: `FeaturesNotKept`.
 """
 
 import errno
