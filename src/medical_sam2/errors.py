@@ -10,14 +10,17 @@ MedicalSam2Error
 ├── ResourceError         exit 3   too little memory or disk
 └── AmbiguousError        exit 4   several readings are possible: the choices are listed
 
-A message is one line: `SUBJECT: what is wrong; what to do`.
+A message is one line: `SUBJECT: what is wrong; what to do`. One thing is a warning and no error: `FeaturesNotKept`.
 """
 
 import errno
 import os
 import re
+import warnings
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.ENOMEM, errno.EMFILE}
 ARGUMENT = re.compile(r"`(adapt|islands|threads|views)(?:=(\w+))?`")  # that an option of the same name sets
@@ -107,6 +110,28 @@ class AmbiguousError(MedicalSam2Error):
         if self.subject is not None:
             return self
         return AmbiguousError(self.problem, self.remedy, subject=subject, choices=self.choices)
+
+
+class FeaturesNotKept(UserWarning):
+    """Features cannot be written to their folder; results are the same, and the next run takes longer."""
+
+
+@contextmanager
+def gathering_unkept() -> Iterator[list[str]]:
+    """What is told of features that cannot be kept while the context lasts, each line once; other warnings go their way."""
+    told: list[str] = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", FeaturesNotKept)
+        show = warnings.showwarning
+
+        def note(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
+            if not issubclass(category, FeaturesNotKept):
+                show(message, category, *place, **more)
+            elif str(message) not in told:
+                told.append(str(message))
+
+        warnings.showwarning = note
+        yield told
 
 
 def spell_options(text: str) -> str:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from medical_sam2.errors import GeometryError
 from medical_sam2.intensity_window import in_hounsfield
 from medical_sam2.io.labels import object_boxes
+from medical_sam2.io.voxels import volume_ml
 from medical_sam2.views import View
 from medical_sam2.volume import Segmentation, Volume, require_segmentation, require_volume
 
@@ -32,7 +33,7 @@ class ObjectStatistics:
         label: value in the label volume.
         name: name of the structure, "" where none was given.
         voxels: number of voxels.
-        volume_mm3: volume in mm³.
+        volume_mm3: volume in mm³; None where millimetres mean nothing (frames of a film), as are mL and the centroid then.
         volume_ml: the same in mL.
         low_ijk: smallest voxel index along each array axis.
         high_ijk: largest one, included.
@@ -48,8 +49,8 @@ class ObjectStatistics:
     label: int
     name: str
     voxels: int
-    volume_mm3: float
-    volume_ml: float
+    volume_mm3: float | None
+    volume_ml: float | None
     low_ijk: tuple[int, int, int] | None = None
     high_ijk: tuple[int, int, int] | None = None
     centroid_mm: tuple[float, float, float] | None = None
@@ -81,7 +82,8 @@ def measure(volume: Volume, segmentation: Segmentation) -> tuple[ObjectStatistic
     for label in sorted({*found, *segmentation.names} - {0}):
         name = segmentation.names.get(label, "")
         if label not in found:
-            rows.append(ObjectStatistics(label, name, voxels=0, volume_mm3=0.0, volume_ml=0.0))
+            size_mm3, size_ml = _sizes(volume, 0)
+            rows.append(ObjectStatistics(label, name, voxels=0, volume_mm3=size_mm3, volume_ml=size_ml))
             continue
         n, box = found[label]
         mask = segmentation.maps[n][box] == label
@@ -153,21 +155,28 @@ def _row(
     low = np.array([side.start for side in box])
     centre = volume.affine @ [*(low + _centre(mask)), 1.0]
     mean, sd, minimum, maximum = _intensity(volume.array[box][mask])
+    size_mm3, size_ml = _sizes(volume, voxels)
     return ObjectStatistics(
         label,
         name,
         voxels=voxels,
-        volume_mm3=voxels * volume.voxel_mm3,
-        volume_ml=voxels * volume.voxel_mm3 / 1000,
+        volume_mm3=size_mm3,
+        volume_ml=size_ml,
         low_ijk=_triple(low),
         high_ijk=_triple([side.stop - 1 for side in box]),
-        centroid_mm=(float(centre[0]), float(centre[1]), float(centre[2])),
+        centroid_mm=None if size_ml is None else (float(centre[0]), float(centre[1]), float(centre[2])),
         mean=mean,
         sd=sd,
         minimum=minimum,
         maximum=maximum,
         shared_voxels=shared,
     )
+
+
+def _sizes(volume: Volume, voxels: int) -> tuple[float, float] | tuple[None, None]:
+    """Of so many voxels, in mm³ and in mL."""
+    size_ml = volume_ml(voxels, volume)
+    return (None, None) if size_ml is None else (voxels * volume.voxel_mm3, size_ml)
 
 
 def _centre(mask: NDArray[np.bool_]) -> NDArray[np.float64]:

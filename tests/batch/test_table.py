@@ -67,11 +67,13 @@ def test_a_row_is_a_prompt(folder: Path) -> None:
 
 
 def test_the_same_in_other_forms(folder: Path) -> None:
-    """Millimetres, tabs, semicolons, JSON lines and free coordinates mean the same click."""
+    """Millimetres, tabs, semicolons, JSON lines and free coordinates mean the same click, whatever the file is called."""
     at = AFFINE @ (14, 12, 3, 1)
     forms = [
         table(folder, f"scans/a.nii.gz;point;{at[0]};{at[1]};{at[2]}", head="image;kind;x_mm;y_mm;z_mm"),
         table(folder, "scans/a.nii.gz\tpoint\tn/a\t14 12 3", head="image\tkind\tobject\tcoordinates", name="t.tsv"),
+        table(folder, "scans/a.nii.gz\tpoint\t\t14 12 3", head="image\tkind\tobject\tcoordinates", name="tabs.csv"),
+        table(folder, "scans/a.nii.gz,point,14 12 3", head="image,kind,coordinates", name="commas.tsv"),
         table(folder, head=json.dumps({"image": "scans/a.nii.gz", "kind": "points", "x": 14, "y": 12, "z": 3}), name="t.jsonl"),
         table(
             folder, head=json.dumps({"image": "scans/a.nii.gz", "kind": "point", "coordinates": [14, 12, 3]}), name="u.jsonl"

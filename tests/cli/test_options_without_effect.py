@@ -142,6 +142,15 @@ def test_what_is_no_image_is_named(pictures: Path, capsys: pytest.CaptureFixture
     assert "no images, left alone: c.gif, more/" in capsys.readouterr().err
 
 
+def test_what_is_no_image_is_in_the_report_and_told_quietly_too(pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["segment-images", pictures, "--template", "a.png", "--point", 9, 9, "-o", pictures.with_name("out")]
+    for more in (["--dry-run"], []):
+        assert main([str(word) for word in [*words, "--image-size", 64, "--quiet", "--json", *more]]) == 0
+        out, err = capsys.readouterr()
+        assert json.loads(out)["left_alone"] == ["c.gif", "more/"]
+    assert "no images, left alone: c.gif, more/" in err
+
+
 def test_a_mask_among_the_images(pictures: Path, failed: Failed) -> None:
     words = ["segment-images", pictures, "--template", "a.png", "--mask", pictures / "b.png", "--threshold", 9]
     assert "lies among the images" in failed(*words, "-o", pictures.with_name("out"))

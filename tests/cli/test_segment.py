@@ -433,6 +433,16 @@ def test_fractions_of_voxels_are_told_once(workspace: Workspace) -> None:
     assert not any("fractions" in line for line in workspace.done(*CLICK, output="whole.nii.gz")["warnings"])
 
 
+def test_a_name_of_two_objects_is_told(workspace: Workspace) -> None:
+    entries = [{"label": label, "name": "x", "points": [[14, 12, label]]} for label in (2, 3)]
+    (workspace.folder / "said.json").write_text(json.dumps({"version": 1, "objects": entries}))
+    for words in (("--dry-run",), ()):
+        code, _, err = workspace.run("--prompts", "said.json", *words)
+        assert (code, err.count("warning: objects 2 and 3 are both called 'x': name them apart")) == (0, 1), err
+    said = "priority: 2 objects are called x; name one of them by its number: 2, 3"
+    assert workspace.refused("--prompts", "said.json", "--priority", "x", "--overwrite") == said
+
+
 def test_the_consensus_can_be_left_out(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     """The option reaches the segmenter, which follows it."""
     told: list[object] = []

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from medical_sam2.errors import FormatError, GeometryError, MedicalSam2Error, PromptError
 from medical_sam2.io import save
 from medical_sam2.io.labels import outlines
-from medical_sam2.io.prompt_file import Places, load_prompts, masks_from, save_prompts
+from medical_sam2.io.prompt_file import Places, describe_prompts, load_prompts, masks_from, save_prompts
 from medical_sam2.prompts import Box, Mask, Point, Prompt
 from medical_sam2.strokes import Diameter, Lasso, Scribble, ShapeInterpolation, SliceRange
 from medical_sam2.volume import Volume
@@ -196,3 +196,16 @@ def test_axis_of_an_outline_is_the_one_with_the_fewest_slices() -> None:
     array[1:7, 3, 1:6] = array[1:7, 5, 1:6] = 1
     (mask,) = masks_from(outlines(array))
     assert mask.planes() == {1}
+
+
+def test_a_name_of_two_objects_is_told(tmp_path: Path) -> None:
+    """The page lets structures share one, and its files of prompts are read; but who names one of them means both."""
+    entries = [{"label": label, "name": name, "points": [[label, 1, 1]]} for label, name in ((1, "x"), (4, "x"), (2, "y"))]
+    said = "objects 1 and 4 are both called 'x': name them apart, or speak of them by their numbers"
+    path = written(tmp_path, {"objects": entries})
+    assert load_prompts(path, VOLUME).notes == (said,)
+    assert describe_prompts(path)["warnings"] == [said]
+    path = written(
+        tmp_path, {"objects": [*entries[1:], {"label": 3, "points": [[1, 1, 1]]}, {"label": 5, "points": [[1, 1, 2]]}]}
+    )
+    assert load_prompts(path, VOLUME).notes == ()

@@ -8,6 +8,7 @@ import pytest
 import tifffile
 
 from medical_sam2 import io
+from medical_sam2.cli import main
 from medical_sam2.errors import AmbiguousError, FormatError, ResourceError
 from medical_sam2.io.image_folder import open_folder
 
@@ -125,6 +126,33 @@ def test_a_stack_is_no_volume_and_its_refusal_names_no_option(tmp_path: Path) ->
     with pytest.raises(FormatError, match="picture, not a volume") as caught:
         io.load(tmp_path / "a.tif")
     assert "--" not in str(caught.value)
+
+
+def test_a_stack_that_is_a_volume_is_told_what_to_become(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whichever command it is given to, none sends it to another one that refuses it."""
+    monkeypatch.chdir(tmp_path)
+    tifffile.imwrite("a.tif", STACK, photometric="minisblack")
+    tifffile.imwrite("one.tif", STACK[0], photometric="minisblack")
+    become, unrelated = "convert a volume (confocal, µCT) to NIfTI, NRRD or MHA with its spacing", "`medsam2 segment-images`"
+
+    def told(*words: str) -> str:
+        assert main([*words]) in (2, 4)
+        return capsys.readouterr().err
+
+    assert become in told("info", "a.tif")
+    said = told("segment", "a.tif", "--point", "1", "1", "1", "-o", "o.nii.gz")
+    assert f"each of its {len(STACK)} pages is a picture, not a volume; {become}" in said
+    assert f"give the folder that it lies in to {unrelated}" in said
+    said = told("segment-images", "a.tif", "--template", "a", "--point", "1", "1", "-o", "o")
+    assert f"a.tif: is a file; give the folder that it lies in, where each of its {len(STACK)} pages is an image" in said
+    assert become in said
+    assert become not in told("segment", "one.tif", "--point", "1", "1", "1", "-o", "o.nii.gz")
+    assert (
+        told("segment-images", "one.tif", "--template", "a", "-o", "o")
+        == "one.tif: is a file; give the folder that it lies in\n"
+    )
 
 
 def entry(data: bytes, code: int, value: int, *, kind: int | None = None) -> bytes:

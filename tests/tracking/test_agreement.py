@@ -105,3 +105,5 @@ def test_a_view_that_strays_is_told_in_plain_words(view: View, slices: str, foun
         f"object 1: {slices} {said} so they counted for little; "
         "if it is wrong there, draw a box or an outline on one coronal slice, too, or take `views=one`"
     )
+    (line,) = describe_strays({1: agreement}, None)
+    assert "the views before them 1280 voxels" in line, "where millimetres mean nothing"

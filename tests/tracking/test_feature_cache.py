@@ -1,12 +1,13 @@
 """What was encoded is kept within limits, and found again by what it shows."""
 
+import errno
 import os
 from pathlib import Path
 
 import pytest
 import torch
 
-from medical_sam2.errors import InputError
+from medical_sam2.errors import FeaturesNotKept, InputError
 from medical_sam2.model.backbone import Features
 from medical_sam2.tracking.encoding import LATEST, FeatureCache, FeatureStore, content_key
 
@@ -136,3 +137,27 @@ def test_damaged_features_are_none_and_are_written_again(tmp_path: Path) -> None
 def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="cannot be made"):
         FeatureStore(tmp_path / "no" / "parent", "weights")
+
+
+@pytest.mark.parametrize(("number", "said"), [(errno.ENOSPC, "the disk is full"), (errno.EROFS, "read-only")])
+def test_a_folder_that_cannot_be_written_is_told_once_and_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, said: str
+) -> None:
+    """It is a cache: nobody's result is lost for it. What was kept before is found all the same."""
+    store, tries = FeatureStore(tmp_path, "weights"), list[str]()
+    store.keep(b"before", features(1))
+    said = f"{tmp_path}: no more features are kept here: .*{said}"
+
+    def refuse(path: str, *_: object) -> int:
+        tries.append(path)
+        raise OSError(number, os.strerror(number))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", refuse)
+        with pytest.warns(FeaturesNotKept, match=said):
+            store.keep(b"one", features(3))
+        store.keep(b"two", features(3))  # a second warning would be an error
+    assert len(tries) == 1
+    assert store.load(b"before", CPU) is not None
+    assert store.load(b"one", CPU) is None
+    assert len(list(tmp_path.iterdir())) == 1

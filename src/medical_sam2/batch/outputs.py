@@ -28,6 +28,7 @@ from medical_sam2.intensity_window import Window
 from medical_sam2.io import atomic
 from medical_sam2.io.labels import object_boxes
 from medical_sam2.io.registry import Options, read_grid
+from medical_sam2.io.voxels import round_ml, volume_ml
 from medical_sam2.tracking.finishing import FinishingChange
 from medical_sam2.views import View
 from medical_sam2.volume import Segmentation, SliceConfidence, Volume
@@ -48,7 +49,7 @@ class FoundObject:
         label: its number.
         name: of the structure, "" where it has none.
         voxels: that it has; 0 where it was not found.
-        volume_ml: its volume in mL.
+        volume_ml: its volume in mL; None where millimetres mean nothing.
         confidence: mean predicted IoU of the slices on which it was outlined and that nobody prompted, 0 where it was not
             found; None where all were prompted.
         look_at: slices to look at first, such as "k37": axis of the file and index.
@@ -60,7 +61,7 @@ class FoundObject:
     label: int
     name: str
     voxels: int
-    volume_ml: float
+    volume_ml: float | None
     confidence: float | None
     look_at: tuple[str, ...] = ()
     least_sure: tuple[str, int] | None = None
@@ -126,7 +127,7 @@ def _describe_object(volume: Volume, found: Segmentation, label: int, there: boo
         label,
         found.names.get(label, ""),
         voxels,
-        _millilitres(voxels, volume),
+        round_ml(volume_ml(voxels, volume)),
         sure if sure is None else round(sure, 4),
         tuple(dict.fromkeys(_place(row, volume.orientation) for row in rows if row.look_here)),
         None if least is None else (least.view, least.slice),
@@ -221,11 +222,7 @@ def _count_objects(known: Iterable[FoundObject], labels: Path, like: Volume) -> 
         if each.label in counts:
             own.setdefault(each.label, FoundObject(each.label, each.name, 0, 0.0, None))
     voxels = {label: counts.get(label, 0) for label in sorted(own)}
-    return tuple(replace(own[label], voxels=n, volume_ml=_millilitres(n, like)) for label, n in voxels.items())
-
-
-def _millilitres(voxels: int, volume: Volume) -> float:
-    return round(voxels * volume.voxel_mm3 / 1000, 6)
+    return tuple(replace(own[label], voxels=n, volume_ml=round_ml(volume_ml(n, like))) for label, n in voxels.items())
 
 
 def write_tables(outcomes: Iterable[CaseOutcome], folder: Path, part: str = "") -> None:

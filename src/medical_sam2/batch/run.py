@@ -44,6 +44,7 @@ from medical_sam2.errors import (
     InputError,
     MedicalSam2Error,
     explain_refusal,
+    gathering_unkept,
     list_first,
     say_count,
     spell_options,
@@ -268,10 +269,7 @@ class BatchRun:
 
     def _check_place(self, existing: Existing, done: Mapping[str, CaseOutcome]) -> None:
         """Refuse a folder that cannot be written, results that nobody said what to do with, and files of others."""
-        if self.folder.exists() and not self.folder.is_dir():
-            raise InputError("is a file", "give a folder for the results", subject=self.folder)
-        if not self.folder.exists() and not self.folder.parent.is_dir():
-            raise InputError("its folder does not exist", "create it first", subject=self.folder)
+        atomic.check_folder(self.folder, "the results")
         if done and existing == "refuse":
             problem = f"{say_count(len(self.cases), 'case', 'are', part=len(done))} done already, {next(iter(done))} among them"
             raise InputError(problem, "say --skip-existing or --overwrite", subject=self.folder)
@@ -436,14 +434,15 @@ def _track_and_finish(
     first = tuple(word for word in settings.priority if word in map(str, labels) or word in names.values())
     unknown += [f"--priority {word}" for word in settings.priority if word not in first]
     tracking: dict[str, Any] = {**settings.tracking, "priority": first}
-    with adapt_to_outlines(segmenter.network, image, named.prompts, window=settings.window, seconds=settings.adapt):
+    adapted = adapt_to_outlines(segmenter.network, image, named.prompts, window=settings.window, seconds=settings.adapt)
+    with adapted, gathering_unkept() as unkept:
         if template is None:
             found = segmenter.segment_volume(image, named.prompts, names=named.names, **tracking)
         else:
             found = segmenter.segment_by_template(image, template, named.prompts, names=named.names, **tracking)
     found, changes = finish(found, steps, named.prompts, limits)
     in_vain = [f"{word} does nothing: there is no such object" for word in unknown]
-    return found, changes, [*in_vain, *warn_without_outlines(named.prompts, settings.adapt)]
+    return found, changes, [*unkept, *in_vain, *warn_without_outlines(named.prompts, settings.adapt)]
 
 
 def _key_of(case: BatchCase, settings: str) -> str:

@@ -337,10 +337,9 @@ def _json_rows(text: str, path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def _cell_rows(text: str, separator: str, path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """The rows of CSV; semicolons separate where the first line has nothing else."""
+    """The rows of CSV; where the first line lacks the separator of such a file, semicolons, tabs or commas are taken for it."""
     first = text.partition("\n")[0]
-    if separator == "," and ";" in first and "," not in first:
-        separator = ";"
+    separator = next((each for each in (separator, *";\t,") if each in first), separator)
     lines = csv.reader(text_io.StringIO(text, newline=""), delimiter=separator, strict=True)
     try:
         names = [name.strip() for name in next(lines, [])]

@@ -3,7 +3,7 @@
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,8 +13,9 @@ import numpy as np
 from cyclopts import Group, Parameter
 
 from medical_sam2 import io, preview, statistics
+from medical_sam2.cli import TRACEBACK, explain
 from medical_sam2.cli.options import FLAG, REPEATED
-from medical_sam2.errors import ConfigError, InputError, MedicalSam2Error
+from medical_sam2.errors import DEFECT, ConfigError, InputError, MedicalSam2Error
 from medical_sam2.io import Form, atomic, label_table, registry
 from medical_sam2.io.prompt_file import NamedPrompts
 from medical_sam2.io.safe_open import as_stored, require_memory
@@ -283,6 +284,37 @@ Saver = Callable[[Path], Sequence[str] | None]
 """Writes a file; may return lines that say what it does not hold."""
 
 
+class Writing:
+    """Files that are written one by one: what cannot be is noted, and costs no other.
+
+    Args:
+        notes: what files do not hold of what was outlined, filled as it goes.
+        failed: file → why it could not be written, in one line; filled as it goes.
+        code: exit code for that.
+    """
+
+    def __init__(self) -> None:
+        self.notes, self.failed, self.code = list[str](), dict[Path, str](), 0
+
+    def save(self, pieces: Iterable[tuple[Path, Saver]]) -> None:
+        """Write further files, each whole or not at all."""
+        for file, save in pieces:
+            try:
+                lines = save(file)
+                self.notes += lines if isinstance(lines, list) else []
+            except Exception as error:
+                known = isinstance(error, MedicalSam2Error)
+                text, code = explain(error.about(file) if known else error)
+                if code == DEFECT and os.environ.get(TRACEBACK):
+                    raise
+                self.failed[file], self.code = text if known else f"{file}: {text}", max(code, self.code)
+
+    def correct(self, report: Mapping[str, Any]) -> dict[str, Any]:
+        """A report whose files are those that are there, and which warns of the others."""
+        missing, warnings = set(map(str, self.failed)), [*report["warnings"], *self.failed.values()]
+        return {**report, "files": [file for file in report["files"] if file not in missing], "warnings": warnings}
+
+
 def write(
     outputs: OutputOptions,
     volume: Volume,
@@ -291,8 +323,11 @@ def write(
     report: Mapping[str, Any],
     *,
     objects: Sequence[int],
-) -> list[str]:
-    """All files that were requested; the labels last, so that they are there only if all else is.
+) -> Writing:
+    """All files that were requested, as far as they can be written.
+
+    The labels come last, so that after a run that was killed they are there only if all else is; but where there is no room
+    left for them, they come first.
 
     Args:
         outputs: what is requested.
@@ -302,29 +337,33 @@ def write(
         report: facts about the run.
         objects: that were asked for, or were there before.
 
-    Returns:
-        What the files do not hold of what was outlined, one line each.
-
     Whatever stops it, an interrupt too: files that were not there before are gone again.
     """
-    labels = _labels_files(outputs, objects)
-    there = {None, *found.objects()}
-    pieces = [*_label_savers(outputs, volume, found, {label: file for label, file in labels.items() if label in there})]
-    pieces += _map_savers(outputs, volume, found, objects)
-    pieces += _savers(outputs, volume, found, prompts, report)
-    fresh = [file for file, _ in pieces if not file.exists()]
-    notes = [
-        f"{file.name} is not written: object {label} was not found" for label, file in labels.items() if label not in there
-    ]
+    files, there = _labels_files(outputs, objects), {None, *found.objects()}
+    labels = [*_label_savers(outputs, volume, found, {label: file for label, file in files.items() if label in there})]
+    beside = [*_savers(outputs, volume, found, prompts), *_map_savers(outputs, volume, found, objects)]
+    fresh = [file for file in map(Path, names(outputs, objects, found)) if not file.exists()]
     try:
-        for file, save in reversed(pieces):
-            lines = save(file)
-            notes += lines if isinstance(lines, list) else []
+        done = Writing()
+        done.save([*beside, *_report_saver(outputs, report, done), *labels])
+        if any(file in done.failed for file, _ in labels):
+            _remove(fresh)
+            done = Writing()
+            done.save([*labels, *beside, *_report_saver(outputs, report, done)])
     except BaseException:
-        for file in fresh:
-            file.unlink(missing_ok=True)
+        _remove(fresh)
         raise
-    return [note for note in notes if not (outputs.label_table and " does not hold " in note)]  # the table holds it
+    absent = [
+        f"{file.name} is not written: object {label} was not found" for label, file in files.items() if label not in there
+    ]
+    held = outputs.label_table is not None and outputs.label_table not in done.failed
+    done.notes = [*absent, *(note for note in done.notes if not (held and " does not hold " in note))]
+    return done
+
+
+def _remove(files: Iterable[Path]) -> None:
+    for file in files:
+        file.unlink(missing_ok=True)
 
 
 def _label_savers(
@@ -350,12 +389,9 @@ def _map_savers(
 
 # One line for each option: a table of them would need as many functions as there are branches here.
 def _savers(
-    outputs: OutputOptions, volume: Volume, found: Segmentation, prompts: Sequence[Prompt], report: Mapping[str, Any]
+    outputs: OutputOptions, volume: Volume, found: Segmentation, prompts: Sequence[Prompt]
 ) -> Iterator[tuple[Path, Saver]]:
-    """Each file with what writes it."""
-
-    def text(make: Callable[[Path], str]) -> Saver:
-        return lambda file: atomic.write_bytes(file, atomic.encode(make(file)))
+    """Each file beside the labels, but for maps and the report, with what writes it."""
 
     def table(file: Path) -> str:
         rows = statistics.measure(volume, found)
@@ -364,13 +400,21 @@ def _savers(
     if outputs.label_table is not None:
         yield outputs.label_table, lambda file: label_table.save(found, file)
     if outputs.confidence is not None:
-        yield outputs.confidence, text(lambda _: statistics.slices_to_csv(found, volume.orientation))
+        yield outputs.confidence, _text(lambda _: statistics.slices_to_csv(found, volume.orientation))
     if outputs.preview is not None:
         yield outputs.preview, lambda file: preview.save(file, volume, found, prompts)
     if outputs.statistics is not None:
-        yield outputs.statistics, text(table)
+        yield outputs.statistics, _text(table)
+
+
+def _report_saver(outputs: OutputOptions, report: Mapping[str, Any], done: Writing) -> Iterator[tuple[Path, Saver]]:
+    """The report, which tells what became of the files before it."""
     if outputs.report is not None:
-        yield outputs.report, text(lambda _: as_json(report))
+        yield outputs.report, _text(lambda _: as_json(done.correct(report)))
+
+
+def _text(make: Callable[[Path], str]) -> Saver:
+    return lambda file: atomic.write_bytes(file, atomic.encode(make(file)))
 
 
 def _alone(found: Segmentation, label: int | None) -> Segmentation:

@@ -19,8 +19,8 @@ from medical_sam2.batch.fingerprint import WITHOUT_EFFECT, LabelMapRecord, hash_
 from medical_sam2.cli.files import OutputOptions, name_notes
 from medical_sam2.cli.options import InferenceOptions, NetworkOptions, SetInferenceOptions, TrackingOptions
 from medical_sam2.cli.prompts import SetPrompts
-from medical_sam2.cli.report import describe_run
-from medical_sam2.errors import ConfigError, InputError, WeightsError, spell_options
+from medical_sam2.cli.report import describe_run, print_warnings
+from medical_sam2.errors import ConfigError, InputError, WeightsError, gathering_unkept, spell_options
 from medical_sam2.intensity_window import Window, choose_window, named_window
 from medical_sam2.io.image_folder import ImageFolder
 from medical_sam2.io.prompt_file import NamedPrompts
@@ -254,9 +254,12 @@ def weigh_slices(image: Volume, named: NamedPrompts, options: TrackingOptions) -
     """The axis, how much its slices need a prompt, and those that a report marks for a look."""
     check_settings(InferenceOptions(**vars(options)))
     segmenter = load_segmenter(options)
-    found = segmenter.segment_volume(
-        image, named.prompts, bank=options.bank, window=options.window, zoom=not options.whole_slices, features=options.features
-    )
+    zoom, kept = not options.whole_slices, options.features
+    with gathering_unkept() as unkept:
+        found = segmenter.segment_volume(
+            image, named.prompts, bank=options.bank, window=options.window, zoom=zoom, features=kept
+        )
+    print_warnings(unkept)
     view = View(next(row.view for row in found.confidence if row.prompted))
     outlined = {row.slice for row in found.confidence if row.view == view.code and (row.prompted or row.area_px)}
     directions = segmenter.slice_directions(image, view, next(iter(found.windows.values())), outlined)

@@ -28,6 +28,7 @@ from medical_sam2.io.labels import object_boxes
 from medical_sam2.io.prompt_file import NamedPrompts, as_objects
 from medical_sam2.io.registry import Picture
 from medical_sam2.io.safe_open import megabytes
+from medical_sam2.io.voxels import round_ml, volume_ml
 from medical_sam2.prompts import FramePrompt
 from medical_sam2.tracking.plan import Group
 from medical_sam2.views import View
@@ -210,8 +211,8 @@ def _objects(volume: Volume, found: Segmentation) -> list[dict[str, Any]]:
     }
     for label in sorted({*counts, *found.names, *(row.object for row in found.confidence)}):
         voxels = counts.get(label, 0)
-        ml = voxels * volume.voxel_mm3 / 1000
-        rows.append({"label": label, "name": found.names.get(label, ""), "voxels": voxels, "volume_ml": round(ml, 6)})
+        ml = round_ml(volume_ml(voxels, volume))
+        rows.append({"label": label, "name": found.names.get(label, ""), "voxels": voxels, "volume_ml": ml})
     return rows
 
 
@@ -220,7 +221,8 @@ def result_text(report: Mapping[str, Any]) -> str:
     lines: list[str] = []
     for row in report["objects"]:
         name = f" ({row['name']})" if row["name"] else ""
-        lines.append(f"object {row['label']}{name}: {say_count(row['voxels'], 'voxel')}, {row['volume_ml']:.4g} mL")
+        size = "" if row["volume_ml"] is None else f", {row['volume_ml']:.4g} mL"
+        lines.append(f"object {row['label']}{name}: {say_count(row['voxels'], 'voxel')}{size}")
     lines += _window_lines(report["windows"])
     return "\n".join([*lines, *(f"wrote {path}" for path in report["files"])]) + "\n"
 
@@ -242,6 +244,7 @@ def describe_set_run(images: ImageFolder, prompts: SetPrompts, settings: object)
         **_versions(),
         "folder": str(images.folder),
         "count": len(images),
+        "left_alone": list(images.others),
         "prompts": [
             {"image": images.entries[i].name, "object": label, "name": prompts.names.get(label, ""), **_frame_prompt(prompt)}
             for i, own in sorted(prompts.prompts.items())

@@ -1,7 +1,7 @@
 """`medsam2 segment` and `medsam2 suggest`: outline what was pointed at in a volume; where one more prompt would help most."""
 
 import time
-from collections.abc import Container, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,7 +11,7 @@ from medical_sam2.cli import files, plain, report
 from medical_sam2.cli.files import OutputOptions, Reading
 from medical_sam2.cli.options import FLAG, FinishingOptions, InferenceOptions, TrackingOptions
 from medical_sam2.cli.prompts import PointingOptions, PromptOptions, split_page, volume_prompts
-from medical_sam2.errors import AmbiguousError, ConfigError, FormatError, InputError
+from medical_sam2.errors import AmbiguousError, ConfigError, FormatError, InputError, gathering_unkept
 from medical_sam2.io import labels, registry
 from medical_sam2.io.prompt_file import NamedPrompts
 from medical_sam2.tracking.confidence import Need, neediest
@@ -43,8 +43,10 @@ def segment(
     json: Annotated[bool, FLAG] = False,
     quiet: Annotated[bool, FLAG] = False,
     dry_run: Annotated[bool, FLAG] = False,
-) -> None:
+) -> int:
     """Outline one or several objects in a volume, from clicks, boxes or outlines.
+
+    A file that cannot be written costs no other: it is named at the end, and the exit code is 2 (3 where the disk is full).
 
     Args:
         volume: image file, folder with a DICOM series, or zip with an image.
@@ -68,17 +70,28 @@ def segment(
     report.print_warnings([*image.warnings, *plan.warnings])
     if segmenter is None or dry_run:
         facts |= {"files": files.names(outputs, objects), "dry_run": True}
-        return report.print_report(facts, report.dry_run_text(facts, image, plan.groups, window, size), json=json)
+        report.print_report(facts, report.dry_run_text(facts, image, plan.groups, window, size), json=json)
+        return 0
     with network.adapted(segmenter, image, named, options):
         found = _track(segmenter, image, named, options, outputs=outputs, earlier=earlier, quiet=quiet)
         found, changes = finish(found, steps, named.prompts, plan.limits)
     report.print_warnings(line for line in found.warnings if line not in plan.warnings)
     facts |= {**report.describe_result(image, found, plan.warnings), "files": files.names(outputs, objects, found)}
     facts |= {"finishing": [*map(vars, changes)], "seconds": clock.lap("track")}
-    report.print_review(facts["look_here"])
-    report.print_warnings(files.write(outputs, image, found, named.prompts, facts, objects=objects))
+    done = files.write(outputs, image, found, named.prompts, facts, objects=objects)
     clock.lap("write")
-    return report.print_report(facts, report.result_text(facts), json=json)
+    return _tell_result(facts, done, json=json)
+
+
+def _tell_result(facts: Mapping[str, Any], done: files.Writing, *, json: bool) -> int:
+    """What came out, what files do not hold of it, and which could not be written; the exit code."""
+    facts = done.correct(facts)
+    report.print_review(facts["look_here"])
+    report.print_warnings(done.notes)
+    report.print_report(facts, report.result_text(facts), json=json)
+    for line in done.failed.values():
+        report.print_note(plain(line))
+    return done.code
 
 
 def _check(file: Path, outputs: OutputOptions, prompts: PromptOptions, options: InferenceOptions) -> None:
@@ -168,7 +181,7 @@ def _track(
     earlier: Volume | None,
     quiet: bool,
 ) -> Segmentation:
-    with report.Progress(quiet=quiet) as progress:
+    with report.Progress(quiet=quiet) as progress, gathering_unkept() as unkept:
         found = segmenter.segment_volume(
             image,
             named.prompts,
@@ -188,7 +201,7 @@ def _track(
             names=named.names,
             on_frame=progress,
         )
-    return replace(found, colours=named.colours)
+    return replace(found, colours=named.colours, warnings=(*found.warnings, *unkept))
 
 
 class _Clock:

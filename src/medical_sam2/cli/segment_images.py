@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,10 +15,19 @@ from numpy.typing import NDArray
 from medical_sam2 import preview
 from medical_sam2.batch.fingerprint import LabelMapRecord, hash_files, read_record, record_text
 from medical_sam2.cli import plain, report
-from medical_sam2.cli.files import SetOutputOptions, as_json, check_memory_for_libraries, check_place, check_suffix, same
+from medical_sam2.cli.files import (
+    Saver,
+    SetOutputOptions,
+    Writing,
+    as_json,
+    check_memory_for_libraries,
+    check_place,
+    check_suffix,
+    same,
+)
 from medical_sam2.cli.options import FLAG, SetInferenceOptions
 from medical_sam2.cli.prompts import SetPromptOptions, SetPrompts, set_prompts
-from medical_sam2.errors import ConfigError, InputError, MedicalSam2Error, list_first, say_count
+from medical_sam2.errors import ConfigError, InputError, MedicalSam2Error, gathering_unkept, list_first, say_count
 from medical_sam2.intensity_window import named_window
 from medical_sam2.io import atomic, registry, voxels
 from medical_sam2.io.annotations import AnnotatedImage
@@ -91,12 +101,9 @@ def segment_images(
 def _check(images: ImageFolder, files: list[Path], outputs: SetOutputOptions) -> list[int]:
     """Refuse what could not be written or would destroy something; the images whose label maps are there already."""
     folder = outputs.output
-    if folder.exists() and not folder.is_dir():
-        raise InputError("is a file", "give a folder for the label maps", subject=folder)
     if same(folder, images.folder):
         raise InputError("the label maps would lie among the images", "choose another folder", subject=folder)
-    if not folder.exists() and not folder.parent.is_dir():
-        raise InputError("its folder does not exist", "create it first", subject=folder)
+    atomic.check_folder(folder, "the label maps")
     if outputs.skip_existing and outputs.overwrite:
         raise ConfigError("--skip-existing and --overwrite contradict each other", "give one of them")
     for option, suffixes in FILES.items():
@@ -221,6 +228,7 @@ class _SetRun:
     start: float = field(default_factory=time.perf_counter)
     notes: Sequence[str] = ()
     records: dict[int, LabelMapRecord] = field(default_factory=dict[int, LabelMapRecord])
+    writing: Writing = field(default_factory=Writing)
     code: int = 0
 
     def tables(self) -> dict[str, Path]:
@@ -263,15 +271,18 @@ class _SetRun:
         there = {*self.done, *self.skipped}
         for path, (format, images) in self.annotation_files().items():
             if wanted := [i for i in images if i in there]:
-                atomic.write_bytes(path, format.annotate(map(self._annotated, wanted), self.prompts.names))
+                self.writing.save([(path, partial(self._annotate, format, wanted))])
+
+    def _annotate(self, format: Format, images: Sequence[int], path: Path) -> None:
+        atomic.write_bytes(path, format.annotate(map(self._annotated, images), self.prompts.names))
 
     def _keep_finished(self, options: SetInferenceOptions) -> None:
         """After an interrupt or an error: all files that tell of what is finished, and how much that is."""
-        with suppress(MedicalSam2Error):  # what stopped the run is to be reported, not this
-            self._write_annotations()
-            if self.done and self.tables():
-                self._write_tables({**self.facts(options), "interrupted": True})
-                report.print_note(f"of what is finished, wrote {', '.join(map(str, self.tables().values()))}")
+        self._write_annotations()  # what stopped the run is to be reported, not what cannot be written now
+        if self.done and self.tables():
+            self._write_tables({**self.facts(options), "interrupted": True})
+            if written := [str(path) for path in self.tables().values() if path not in self.writing.failed]:
+                report.print_note(f"of what is finished, wrote {', '.join(written)}")
         if self.done:
             outlined = sum(not row["blank"] for row in (*self.earlier, *self.rows))
             done = f"{say_count(len(self.images), 'image', 'are', part=outlined)} outlined"
@@ -316,10 +327,11 @@ class _SetRun:
             on_error=self.note_failure,
         )
         try:
-            with report.Progress(quiet=quiet) as progress:
+            with report.Progress(quiet=quiet) as progress, gathering_unkept() as unkept:
                 for done, each in enumerate(found, start=1):
                     self.keep(each)
                     progress.update(self.images.entries[each.index].name, done, len(todo), "images")
+            self.notes = [*self.notes, *unkept]
         except MedicalSam2Error as error:
             templates = ", ".join(self.images.entries[i].name for i in sorted(self.prompts.prompts))
             raise error.about(templates) from None
@@ -435,17 +447,20 @@ class _SetRun:
         self.failed.append({"image": self.images.entries[i].name, "problem": error.problem, "remedy": error.remedy})
         self.code = max(self.code, error.exit_code)
 
-    def _write_tables(self, facts: Mapping[str, Any]) -> None:
-        """Sheet, statistics and report."""
-        if self.sheet is not None and self.outputs.preview is not None:
-            self.sheet.save(self.outputs.preview, self.prompts.names)
-        if self.outputs.statistics is not None:
-            atomic.write_bytes(self.outputs.statistics, report.set_statistics(self.measured, self.outputs.statistics))
+    def _write_tables(self, facts: dict[str, Any]) -> None:
+        """Sheet, statistics and report, as far as they can be written; the report warns of what is not."""
+        sheet, measured = self.sheet, self.measured
+        makers: dict[str, Saver] = {
+            "preview": lambda path: None if sheet is None else sheet.save(path, self.prompts.names),
+            "statistics": lambda path: atomic.write_bytes(path, report.set_statistics(measured, path)),
+        }
+        self.writing.save((path, makers[option]) for option, path in self.tables().items() if option in makers)
+        facts["warnings"] += self.writing.failed.values()
         if self.outputs.report is not None:
-            atomic.write_bytes(self.outputs.report, atomic.encode(as_json(facts)))
+            self.writing.save([(self.outputs.report, lambda path: atomic.write_bytes(path, atomic.encode(as_json(facts))))])
 
-    def finish(self, facts: Mapping[str, Any]) -> list[Path]:
-        """Write what speaks of all images, tell what was noticed of the set, and name those that failed."""
+    def finish(self, facts: dict[str, Any]) -> list[Path]:
+        """Write what speaks of all images, tell what was noticed of the set, and name what failed."""
         report.print_warnings(facts["warnings"])
         self._write_tables(facts)
         if self.sheet is not None:
@@ -461,4 +476,8 @@ class _SetRun:
             )
         if self.prompts.names and not self.annotations:
             report.print_warnings(["label maps do not hold names; --annotations coco does"])
-        return [self.outputs.output, *self.tables().values(), *self.shown_annotations()]
+        for line in self.writing.failed.values():
+            report.print_note(plain(line))
+        self.code = max(self.code, self.writing.code)
+        written = [self.outputs.output, *self.tables().values(), *self.shown_annotations()]
+        return [path for path in written if path not in self.writing.failed]

@@ -11,6 +11,7 @@ from cyclopts import Group, Parameter
 
 from medical_sam2.batch import TemplateFiles
 from medical_sam2.batch.cases import FoundCases, check_cases, find_cases, find_faulty_rows
+from medical_sam2.batch.outputs import RESULTS
 from medical_sam2.batch.table import Check
 from medical_sam2.cli import plain, report
 from medical_sam2.cli.files import Reading, check_memory_for_libraries
@@ -357,6 +358,8 @@ def _telling_how_to_go_on(run: "BatchRun") -> Iterator[None]:
     try:
         yield
     except BaseException:
+        if not (run.folder / f"{RESULTS}{run.part}.csv").exists():  # there is nothing that tells of anything
+            raise
         outlined = sum(not each.problem for each in run.done())
         sheet = "" if run.part else ", and makes the sheet of the least sure"
         told = f"{say_count(len(run.cases), 'case', 'are', part=outlined)} outlined, and in the tables"

@@ -11,6 +11,7 @@ save(labels, "brain_seg.nii.gz", like=volume)         # the same grid, bit for b
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType, ModuleType
@@ -21,6 +22,7 @@ from numpy.typing import NDArray
 
 from medical_sam2.errors import FormatError, GeometryError, InputError, MedicalSam2Error
 from medical_sam2.io import label_table, labels, nrrd, registry, voxels
+from medical_sam2.io.images import page_count
 from medical_sam2.io.labels import AS_DRAWN, MaskRule, Outline, outlines, select_outlines
 from medical_sam2.io.registry import DICOM, NRRD, Form, Options, Picture, read_file, recognise
 from medical_sam2.io.safe_open import as_stored, guarded, load_json, parse_json
@@ -42,7 +44,6 @@ __all__ = [
     "save",
 ]
 
-NO_VOLUME = "this is a picture, not a volume", "outline it with `medsam2 segment-images`"
 NO_NAMES: Mapping[int, str] = MappingProxyType({})
 
 
@@ -77,7 +78,7 @@ def load(
     """
     path = as_stored(Path(path))
     if _is_picture(path):
-        raise FormatError(*NO_VOLUME, subject=path)
+        raise _no_volume(path)
     found = read(path, geometry_from=geometry_from, frame=frame, series=series, allow_gap=allow_gap, max_bytes=max_bytes)
     return found if isinstance(found, Volume) else _stacked(found, path)
 
@@ -255,13 +256,26 @@ def _is_picture(path: Path) -> bool:
     return format is not None and format.kind == "picture"
 
 
+def _no_volume(path: Path) -> FormatError:
+    """The refusal of pictures, which may be a stack that somebody means as a volume."""
+    pages = 1
+    if _is_picture(path):
+        with suppress(MedicalSam2Error):
+            pages = page_count(path)
+    if pages == 1:
+        return FormatError("this is a picture, not a volume", "outline it with `medsam2 segment-images`", subject=path)
+    problem = f"each of its {pages} pages is a picture, not a volume"
+    unrelated = "where they are unrelated images, give the folder that it lies in to `medsam2 segment-images`"
+    return FormatError(problem, f"{voxels.CONVERT}; {unrelated}", subject=path)
+
+
 def _stacked(pictures: tuple[Picture, ...], path: Path) -> Volume:
     """The frames of a cine as a volume; a single picture is refused."""
     grey = [voxels.grey(picture.array) if picture.colour else picture.array for picture in pictures]
     if len(grey) == 1 or len({picture.shape for picture in pictures}) > 1:
-        raise FormatError(*NO_VOLUME, subject=path)
+        raise _no_volume(path)
     rows_mm, columns_mm = pictures[0].spacing_mm or (1.0, 1.0)
     notes = dict.fromkeys(note for picture in pictures for note in picture.warnings)
-    notes["these are frames without a place in the patient: millimetres between them mean nothing"] = None
+    notes[voxels.NO_PLACE] = None
     affine = np.diag([-columns_mm, -rows_mm, 1.0, 1.0])
     return Volume(np.stack(grey).transpose(2, 1, 0), affine, pictures[0].modality, path, tuple(notes))

@@ -45,6 +45,25 @@ def writing(path: Path) -> Iterator[BinaryIO]:
         raise _explain(error, path) from None
 
 
+def check_folder(folder: Path, contents: str) -> None:
+    """Refuse a folder that can be neither made nor written.
+
+    Args:
+        folder: there or not.
+        contents: what is to be written there.
+
+    Raises:
+        InputError: it is a file, or its disk or its permissions do not allow it.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise InputError("is a file", f"give a folder for {contents}", subject=folder)
+    if not folder.exists() and not folder.parent.is_dir():
+        raise InputError("its folder does not exist", "create it first", subject=folder)
+    if not os.access(folder if folder.exists() else folder.parent, os.W_OK):
+        problem = "is not writable" if folder.exists() else "its folder is not writable"
+        raise InputError(problem, "choose another folder", subject=folder)
+
+
 def encode(text: str) -> bytes:
     """UTF-8; what of a file's name is no text becomes an escape of JSON: no result is lost for its image's name."""
     return text.encode("utf-8", "backslashreplace")

@@ -1,6 +1,7 @@
 """A folder of 2D images of any kind, read one by one as they are asked for."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, overload
@@ -14,7 +15,7 @@ from medical_sam2.io import read
 from medical_sam2.io.images import page_count
 from medical_sam2.io.registry import DICOM, PNG, Picture, recognise, suffixes
 from medical_sam2.io.safe_open import as_stored
-from medical_sam2.io.voxels import as_picture
+from medical_sam2.io.voxels import CONVERT, as_picture
 from medical_sam2.plugins import suggestion
 
 
@@ -122,7 +123,7 @@ def open_folder(folder: Path) -> ImageFolder:
     if not folder.is_dir():
         problem, remedy = "there is no such folder", "give the folder that holds the images"
         if folder.exists():
-            problem, remedy = "is a file", f"{remedy}; a volume is outlined with `medsam2 segment`"
+            problem, remedy = "is a file", _instead_of(folder)
         raise InputError(problem, remedy, subject=folder)
     entries: list[FolderEntry] = []
     others: list[str] = []
@@ -138,6 +139,20 @@ def open_folder(folder: Path) -> ImageFolder:
             f"it holds no image ({len(others)} other files and folders)", f"put {', '.join(_endings())} there", subject=folder
         )
     return ImageFolder(folder, entries, others)
+
+
+def _instead_of(file: Path) -> str:
+    """What to give where a file was given for a folder of images: a stack may be unrelated images, or a volume."""
+    pages = 0
+    with suppress(MedicalSam2Error):
+        format = recognise(file)
+        pages = page_count(file) if format is not None and format.kind == "picture" else 0
+    if not pages:
+        return "give the folder that holds the images; a volume is outlined with `medsam2 segment`"
+    if pages == 1:
+        return "give the folder that it lies in"
+    each = f"give the folder that it lies in, where each of its {pages} pages is an image"
+    return f"{each}; {CONVERT}, for `medsam2 segment`"
 
 
 def _picture(entry: FolderEntry) -> Picture:

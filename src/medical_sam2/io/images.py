@@ -24,6 +24,7 @@ from medical_sam2.intensity_window import percentile_window
 from medical_sam2.io.labels import is_ground
 from medical_sam2.io.registry import TIFF, Options, Picture
 from medical_sam2.io.safe_open import check_expansion, guarded, open_regular, require_memory
+from medical_sam2.io.voxels import CONVERT
 
 if TYPE_CHECKING:
     from tifffile import TiffFile
@@ -174,7 +175,8 @@ def _pages(pages: int, options: Options, path: Path) -> range:
         return range(frame, frame + 1)
     if pages > 1 and not options.all_frames:
         listed = (f"--frame 0 (first page) to --frame {pages - 1} (last page)", "--all-frames (each page a picture)")
-        raise AmbiguousError(f"it holds {pages} pages", "choose one or all", subject=path, choices=listed)
+        choices = (*listed, f"or {CONVERT}")
+        raise AmbiguousError(f"it holds {pages} pages", "choose one or all", subject=path, choices=choices)
     return range(pages)
 
 

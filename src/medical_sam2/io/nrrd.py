@@ -127,6 +127,8 @@ def _spatial(fields: dict[str, str], kinds: list[str], sizes: list[int], path: P
         directions = _vectors(fields["space directions"])
         spatial = [axis for axis, text in enumerate(directions) if text != "none"]
         complete = len(directions) == len(sizes)
+        if len(spatial) == 4 and _has_time(fields):  # ITK knows time as one more axis of space
+            spatial.pop()
     else:
         spatial = [axis for axis, kind in enumerate(kinds) if kind in {"domain", "space", "???", "none"}][-3:]
         complete = len(kinds) == len(sizes)
@@ -174,16 +176,30 @@ def _affine(fields: dict[str, str], spatial: list[int], path: Path, notes: list[
         return from_lps(affine)
     signs = _signs(fields, notes)
     texts = [text for text in _vectors(fields["space directions"]) if text != "none"]
-    for column, text in enumerate(texts):
-        affine[:3, column] = voxels.parse_numbers(text.strip("()"), path, "space directions", 3)
-    if len(texts) == 2:
+    directions = _parse_vectors(texts, fields, "space directions", path)
+    if any(any(each[:3]) == any(each[3:]) for each in directions if len(each) == 4):
+        raise FormatError("its axes lean from space into time", "save each time point as a volume", subject=path)
+    for column, direction in enumerate(directions[: len(spatial)]):
+        affine[:3, column] = direction[:3]
+    if len(spatial) == 2:
         rows, columns = (affine[:3, c] / (np.linalg.norm(affine[:3, c]) or 1) for c in (0, 1))
         affine[:3, 2] = np.cross(rows, columns)
     if "space origin" not in fields:
         notes.append("no space origin; 0 is assumed")
     else:
-        affine[:3, 3] = voxels.parse_numbers(fields["space origin"].strip("()"), path, "space origin", 3)
+        affine[:3, 3] = _parse_vectors([fields["space origin"]], fields, "space origin", path)[0][:3]
     return np.diag([*signs, 1.0]) @ affine * _unit(fields, path, notes)
+
+
+def _has_time(fields: dict[str, str]) -> bool:
+    """Whether vectors have a fourth number, which is of time."""
+    return fields.get("space dimension") == "4" or fields.get("space", "").lower() in TIMED
+
+
+def _parse_vectors(texts: Sequence[str], fields: dict[str, str], name: str, path: Path) -> list[list[float]]:
+    """Vectors of a field, all of three numbers, or all of four with time."""
+    count = 4 if _has_time(fields) and all(text.count(",") == 3 for text in texts) else 3
+    return [voxels.parse_numbers(text.strip("()"), path, name, count) for text in texts]
 
 
 def _vectors(text: str) -> list[str]:
@@ -195,7 +211,8 @@ def _signs(fields: dict[str, str], notes: list[str]) -> tuple[int, int, int]:
     if space in TIMED:
         space = space.removesuffix("-time") if space.endswith("-time") else space[:-1]
     if space not in SPACES:
-        notes.append(f"orientation unknown (space {space[:30]!r}); left-posterior-superior is assumed")
+        named = f"space {space[:30]!r}" if space else "no space is named"
+        notes.append(f"orientation unknown ({named}); left-posterior-superior is assumed")
     return SPACES.get(space, (-1, -1, 1))
 
 

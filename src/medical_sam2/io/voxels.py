@@ -20,6 +20,9 @@ from medical_sam2.volume import Volume, check_affine
 MOST_HEADER = 1 << 20
 NUMBER = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?")
 Packing = Literal["raw", "gzip", "zlib"]
+NO_PLACE = "these are frames without a place in the patient: millimetres between them mean nothing"
+CONVERT = "convert a volume (confocal, µCT) to NIfTI, NRRD or MHA with its spacing"
+"""What to do with a stack of pictures that is one."""
 
 
 @dataclass(frozen=True)
@@ -408,6 +411,23 @@ def join_labels(
             raise FormatError(problem, remedy, subject=path)
         joined[inside] = label
     return joined.astype(np.min_scalar_type(joined.max(initial=0)))  # type: ignore[return-value]  # unsigned, as the labels are
+
+
+def volume_ml(voxels: int, volume: Volume) -> float | None:
+    """How many millilitres so many voxels of a volume have; None where its millimetres mean nothing."""
+    return None if NO_PLACE in volume.warnings else voxels * volume.voxel_mm3 / 1000
+
+
+def round_ml(size_ml: float | None) -> float | None:
+    """To a nanolitre; what is smaller keeps four digits, so that it is not nothing."""
+    return size_ml if size_ml is None else round(size_ml, 6) if size_ml >= 1e-3 else float(f"{size_ml:.4g}")
+
+
+def say_size(voxels: int, size_ml: float | None) -> str:
+    """So many voxels for people: in mL, unless nobody knows them."""
+    if size_ml is None:
+        return say_count(voxels, "voxel")
+    return f"{size_ml:.0f} mL" if size_ml >= 100 else f"{size_ml:.3g} mL"
 
 
 def as_picture(found: Volume | tuple[Picture, ...], file: Path) -> Picture:

@@ -18,6 +18,7 @@ from PIL import Image, ImageDraw
 from medical_sam2.errors import ConfigError, list_first
 from medical_sam2.intensity_window import Window, percentile_window
 from medical_sam2.io.atomic import writing
+from medical_sam2.io.voxels import say_size, volume_ml
 from medical_sam2.preview import drawing
 from medical_sam2.preview.drawing import BACKGROUND, MUTED, Colour, PreviewCrop
 from medical_sam2.preview.fonts import describe_lost_names, legible, shown_name
@@ -101,9 +102,9 @@ def montage(
 def as_html(segmentation: Segmentation) -> str:
     """What a notebook shows of a segmentation, at most 1 MB: a montage as an inline PNG, and a table of the first 40 objects.
 
-    The table has names (escaped, cut after 80 characters), volumes in mL and the mean confidence of the slices that nobody
-    prompted, a predicted IoU in [0, 1]. Beside names and grey values nothing of the image is in it: no path, no header, no
-    warning's text. Without its image (`Segmentation.image`) a segmentation is drawn on plain grey.
+    The table has names (escaped, cut after 80 characters), volumes in mL (voxels, where millimetres mean nothing) and the mean
+    confidence of the slices that nobody prompted, a predicted IoU in [0, 1]. Beside names and grey values nothing of the image
+    is in it: no path, no header, no warning's text. Without its image (`Segmentation.image`) it is drawn on plain grey.
 
     Raises:
         GeometryError: the image has another grid.
@@ -130,7 +131,7 @@ def _html_row(scene: PreviewScene, label: int, voxels: int) -> str:
     cut = name if len(name) <= _LONGEST_NAME else f"{name[:_LONGEST_NAME]}…"
     red, green, blue = scene.colours[label]
     square = f'<td style="background:rgb({int(red)},{int(green)},{int(blue)})">&emsp;</td>'
-    cells = (str(label), escape(cut), _millilitres(scene, voxels), "" if sure is None else f"{sure:.2f}")
+    cells = (str(label), escape(cut), _size(scene, voxels), "" if sure is None else f"{sure:.2f}")
     return f"<tr>{square}{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"
 
 
@@ -328,14 +329,13 @@ def _around(scene: PreviewScene, view: View, side_px: int) -> PreviewCrop:
 
 def _legend(scene: PreviewScene, width_px: int) -> Image.Image:
     """What the colours mean, and how large each object is."""
-    rows = ((label, _millilitres(scene, voxels)) for label, voxels in scene.voxels.items())
+    rows = ((label, _size(scene, voxels)) for label, voxels in scene.voxels.items())
     names = {label: shown_name(scene.segmentation.names, label) for label in scene.voxels}
     return drawing.legend([(scene.colours[label], f"{names[label]}   {size}") for label, size in rows], width_px)
 
 
-def _millilitres(scene: PreviewScene, voxels: int) -> str:
-    ml = voxels * scene.volume.voxel_mm3 / 1000
-    return "not found" if voxels == 0 else f"{ml:.0f} mL" if ml >= 100 else f"{ml:.3g} mL"
+def _size(scene: PreviewScene, voxels: int) -> str:
+    return say_size(voxels, volume_ml(voxels, scene.volume)) if voxels else "not found"
 
 
 def _captioned(picture: Image.Image, caption: str) -> Image.Image:

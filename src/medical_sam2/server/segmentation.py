@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medical_sam2.intensity_window import Window, Windows, in_hounsfield, percentile_window
-from medical_sam2.io import Picture, atomic
+from medical_sam2.io import Picture, atomic, voxels
 from medical_sam2.prompts import FramePrompt, Prompt, intensities
 from medical_sam2.server import InvalidRequest
 from medical_sam2.server.gestures import ball_voxels, frame_prompt, volume_prompts
@@ -134,7 +134,7 @@ class SessionVolume:
     @property
     def voxel_ml(self) -> float | None:
         """Volume of a voxel."""
-        return self.volume.voxel_mm3 / 1000
+        return voxels.volume_ml(1, self.volume)
 
     def spacing(self, plane: str) -> tuple[float, float]:
         """Distance in mm between rows and between columns."""

@@ -13,6 +13,7 @@ import threading
 import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterable
+from contextlib import suppress
 from hashlib import blake2b, sha256
 from importlib.util import find_spec
 from itertools import islice
@@ -26,7 +27,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
-from medical_sam2.errors import ConfigError, InputError
+from medical_sam2.errors import ConfigError, FeaturesNotKept, InputError, MedicalSam2Error
 from medical_sam2.io import atomic
 from medical_sam2.model.backbone import Backbone, Features
 from medical_sam2.model.memory_attention import versions
@@ -109,6 +110,8 @@ class FeatureCache:
 class FeatureStore:
     """A folder of features, one file for each picture and network; when it is full, what is there stays and nothing is added.
 
+    It is a cache: where it cannot be written, it warns once (`FeaturesNotKept`) and keeps nothing more.
+
     Args:
         folder: made where it is missing; its parent must exist.
         weights: see `fingerprint`.
@@ -135,15 +138,24 @@ class FeatureStore:
         except OSError:  # it is encoded anew, whatever keeps it from being read
             return None
         except (SafetensorError, KeyError):
-            file.unlink(missing_ok=True)
+            with suppress(OSError):
+                file.unlink(missing_ok=True)
             return None
 
     def keep(self, key: bytes, features: Features) -> None:
         """Write the features of a picture, unless they are there."""
         file, size = self._file(key), _bytes(features)
-        if size < self._room and not file.exists():
-            atomic.write_bytes(file, save(pack_features(features)))
-            self._room -= size
+        if size >= self._room:
+            return
+        try:
+            if not file.exists():
+                atomic.write_bytes(file, save(pack_features(features)))
+                self._room -= size
+        except (MedicalSam2Error, OSError) as error:
+            self._room = 0.0
+            reason = error.problem.partition(";")[0] if isinstance(error, MedicalSam2Error) else (error.strerror or "").lower()
+            told = f"{self.folder}: no more features are kept here: {reason}; the result is the same, a next run takes longer"
+            warnings.warn(told, FeaturesNotKept, stacklevel=2)
 
     def _file(self, key: bytes) -> Path:
         return self.folder / f"{sha256(self._weights.encode() + key).hexdigest()}.safetensors"

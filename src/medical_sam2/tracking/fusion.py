@@ -29,6 +29,7 @@ from scipy import ndimage
 from scipy.special import expit
 
 from medical_sam2.errors import ConfigError, GeometryError
+from medical_sam2.io.voxels import say_size
 from medical_sam2.prompts import FramePrompt
 from medical_sam2.tracking.limits import Limits
 from medical_sam2.tracking.plan import gaps_between
@@ -476,13 +477,16 @@ class Agreement:
         return 2 * self.shared / total if total else 1.0, before
 
 
-def describe_strays(agreements: Mapping[int, Agreement], voxel_mm3: float) -> list[str]:
-    """A line for each object, by its label, of which a further view found hardly what the earlier ones did."""
+def describe_strays(agreements: Mapping[int, Agreement], voxel_mm3: float | None) -> list[str]:
+    """A line for each object, by label, of which a further view found hardly what others did; a voxel may have no size."""
     told: list[str] = []
     for label, each in agreements.items():
         dice, before = each.dice()
         if dice < FOREIGN:
-            here, others = (_millilitres(count * voxel_mm3 / 1000) for count in (each.found, before))
+            here, others = (
+                say_size(count, voxel_mm3 and count * voxel_mm3 / 1000) if count else "nothing"
+                for count in (each.found, before)
+            )
             name = f"{each.view.name} slices" + " backwards" * (each.view not in THREE_VIEWS)
             alike = f", with little overlap (Dice {dice:.2f})" if each.found and before else ""
             told.append(
@@ -490,7 +494,3 @@ def describe_strays(agreements: Mapping[int, Agreement], voxel_mm3: float) -> li
                 f"if it is wrong there, draw a box or an outline on one {each.view.name} slice, too, or take `views=one`"
             )
     return told
-
-
-def _millilitres(volume_ml: float) -> str:
-    return "nothing" if not volume_ml else f"{volume_ml:.0f} mL" if volume_ml >= 100 else f"{volume_ml:.3g} mL"

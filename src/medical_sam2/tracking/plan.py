@@ -447,8 +447,9 @@ def order_objects(priority: Sequence[int | str], labels: Collection[int], names:
     for word in priority:
         called = [label for label in labels if str(word) in (names.get(label), str(label))]
         if len(called) != 1:
-            known = ", ".join(names.get(label) or str(label) for label in sorted(labels))
-            raise ConfigError(f"priority: {len(called) or 'no'} objects are called {word}", f"name one of {known}")
+            known = ", ".join(str(label) if called else names.get(label) or str(label) for label in sorted(called or labels))
+            remedy = f"name one of {'them by its number: ' * bool(called)}{known}"
+            raise ConfigError(f"priority: {len(called) or 'no'} objects are called {word}", remedy)
         order += called
     if len(set(order)) < len(order):
         raise ConfigError("priority: an object is named twice", "name each once")

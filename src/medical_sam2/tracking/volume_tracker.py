@@ -21,6 +21,7 @@ from torch import Tensor
 
 from medical_sam2.errors import say_count
 from medical_sam2.intensity_window import Window
+from medical_sam2.io.voxels import NO_PLACE
 from medical_sam2.model.memory_bank import PolicyBank, cosine
 from medical_sam2.prompts import FramePrompt
 from medical_sam2.strokes import joins_outlines
@@ -241,7 +242,8 @@ class GroupTracker:
         self.progress.planned += sum(len(key[0]) for key in passes) - stack.shape_thw[0]
         for (span, region, *_), prompts in passes.items():
             self._track_pass(_Pass(view, prompts, span, banks, fusions, number, region, group.limits, agreements=agreements))
-        self.warnings += describe_strays(agreements, self.config.volume.voxel_mm3)
+        volume = self.config.volume
+        self.warnings += describe_strays(agreements, None if NO_PLACE in volume.warnings else volume.voxel_mm3)
 
     def _track_pass(self, way: _Pass) -> None:
         """Outward from the frame with the largest prompt, each way until all objects have ended."""
