@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from medical_sam2.errors import PromptError
 from medical_sam2.io.labels import object_boxes
 from medical_sam2.prompts import Box, FramePrompt, Mask, Point, Prompt
-from medical_sam2.strokes import Diameter, Lasso
+from medical_sam2.strokes import Diameter, Lasso, SliceRange
 from medical_sam2.views import View
 from medical_sam2.volume import SliceConfidence, Volume
 
@@ -181,14 +181,14 @@ def describe_ends_in(volume: Volume, rows: Sequence[SliceConfidence], start_ijk:
 def describe_unsure_clicks(axes: str, rows: Sequence[SliceConfidence], prompts: Sequence[Prompt]) -> list[str]:
     """A line for each object of which there are clicks alone, and of whose answer on the clicked slices the network is unsure.
 
-    Of such answers of `nano` most are wrong: a click does not say how large its object is.
+    Of such answers of `nano` most are wrong: neither a click nor a limit of slices says how large its object is.
 
     Args:
         axes: directions of the volume's array axes.
         rows: of all objects.
         prompts: of all objects.
     """
-    drawn, found = {prompt.object for prompt in prompts if not isinstance(prompt, Point)}, list[str]()
+    drawn, found = {prompt.object for prompt in prompts if not isinstance(prompt, Point | SliceRange)}, list[str]()
     for label in sorted({prompt.object for prompt in prompts} - drawn):
         surest = max(
             (row for row in rows if row.object == label and row.prompted), key=lambda row: row.confidence, default=None
