@@ -72,7 +72,6 @@ except ImportError:  # Windows: drafts of a killed run stay, hidden
 Existing = Literal["refuse", "skip", "redo changed", "overwrite"]
 READING = ("geometry_from", "frame", "series", "allow_gap")
 TRACKING = ("views", "bank", "fusion", "window", "islands", "consensus", "features", "priority")
-HELD_BY_TABLE = " does not hold "  # names, which the table of results has
 DRAFT = re.compile(r"\.[0-9a-f]{16}\.tmp")
 """What `io.atomic` calls a file that is not whole yet."""
 
@@ -403,7 +402,8 @@ def _outline(job: BatchJob, segmenter: Segmenter) -> CaseOutcome:
     report_of(case.name, job.folder).unlink(missing_ok=True)
     (job.folder / labels).parent.mkdir(parents=True, exist_ok=True)
     beside = layout.add_image(case, image, job.folder, settings.reading)
-    lost = [line for line in io.save(found, job.folder / labels, image, formats=settings.format) if HELD_BY_TABLE not in line]
+    notes = io.save(found, job.folder / labels, image, formats=settings.format)
+    lost = [line for line in notes if not isinstance(line, registry.TableNote)]  # the table of results has names
     clock.append(time.perf_counter())
     read, track, write = (round(after - before, 3) for before, after in pairwise(clock))
     by = "" if case.template is None else case.template.name

@@ -124,7 +124,7 @@ def requested(outputs: OutputOptions) -> dict[str, Path]:
     return {option: path for option in ("output", *MAPS, *SUFFIXES) if (path := getattr(outputs, option)) is not None}
 
 
-def names(outputs: OutputOptions, objects: Sequence[int], found: Segmentation | None = None) -> list[str]:
+def list_outputs(outputs: OutputOptions, objects: Sequence[int], found: Segmentation | None = None) -> list[str]:
     """All files that will be written, those of single objects by their own names; once they are found, of those that were."""
     there = {None, *(objects if found is None else found.objects())}
     probable = objects if found is None else found.probability
@@ -324,7 +324,7 @@ def write(
         for file in fresh:
             file.unlink(missing_ok=True)
         raise
-    return [note for note in notes if not (outputs.label_table and " does not hold " in note)]  # the table holds it
+    return [note for note in notes if not (outputs.label_table and isinstance(note, registry.TableNote))]
 
 
 def _label_savers(

@@ -67,13 +67,13 @@ def segment(
     clock.lap("weights")
     report.print_warnings([*image.warnings, *plan.warnings])
     if segmenter is None or dry_run:
-        facts |= {"files": files.names(outputs, objects), "dry_run": True}
+        facts |= {"files": files.list_outputs(outputs, objects), "dry_run": True}
         return report.print_report(facts, report.dry_run_text(facts, image, plan.groups, window, size), json=json)
     with network.adapted(segmenter, image, named, options):
         found = _track(segmenter, image, named, options, outputs=outputs, earlier=earlier, quiet=quiet)
         found, changes = finish(found, steps, named.prompts, plan.limits)
     report.print_warnings(line for line in found.warnings if line not in plan.warnings)
-    facts |= {**report.describe_result(image, found, plan.warnings), "files": files.names(outputs, objects, found)}
+    facts |= {**report.describe_result(image, found, plan.warnings), "files": files.list_outputs(outputs, objects, found)}
     facts |= {"finishing": [*map(vars, changes)], "seconds": clock.lap("track")}
     report.print_review(facts["look_here"])
     report.print_warnings(files.write(outputs, image, found, named.prompts, facts, objects=objects))

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from medical_sam2.errors import AmbiguousError, FormatError, InputError, ResourceError, no_such
+from medical_sam2.errors import AmbiguousError, FormatError, InputError, ResourceError, require_index
 from medical_sam2.intensity_window import percentile_window
 from medical_sam2.io.labels import is_ground
 from medical_sam2.io.registry import TIFF, Options, Picture
@@ -169,8 +169,7 @@ def _check_end(path: Path) -> None:
 
 def _pages(pages: int, options: Options, path: Path) -> range:
     if (frame := options.frame) is not None:
-        if not 0 <= frame < pages:
-            raise no_such("page", frame, pages, path)
+        require_index("page", frame, pages, path)
         return range(frame, frame + 1)
     if pages > 1 and not options.all_frames:
         listed = (f"--frame 0 (first page) to --frame {pages - 1} (last page)", "--all-frames (each page a picture)")

@@ -37,6 +37,12 @@ HEAD = 600
 """So many bytes tell what a file is."""
 
 
+class TableNote(str):
+    """A line that says which of names and colours a file does not hold: those that a table of labels beside it has."""
+
+    __slots__ = ()
+
+
 @dataclass(frozen=True)
 class Options:
     """How to read.
@@ -164,11 +170,6 @@ class Format:
     listed: str = ""
     one_object: bool = False
 
-    @property
-    def read_here(self) -> bool:
-        """Whether files of this format are images that somebody reads."""
-        return bool(self.reader)
-
     def read(self, path: Path, options: Options) -> Any:
         """What a file holds: a volume, or pictures."""
         return _function(self.reader)(path, options)
@@ -212,7 +213,7 @@ class Format:
             raise FormatError(problem, f"save to {', '.join(written('overlaps'))}", subject=path)
         held = {"names": found.names, "colours": found.colours, "probability": found.probability}
         lost = [what for what, given in held.items() if given and (what not in self.carries or what == "probability")]
-        notes = [f"{path.name} does not hold {' and '.join(lost)}"] if lost else []
+        notes = [TableNote(f"{path.name} does not hold {' and '.join(lost)}")] if lost else []
         if self.exporter:
             return [*notes, *(_function(self.exporter)(found, path, like) or ())]
         return [*notes, *self.write(found.labels, path, like, found.names)]
@@ -398,7 +399,7 @@ def is_uploadable(suffix: str) -> bool:
 
 def readable() -> str:
     """What is read, in words."""
-    *single, last = [format.listed or format.name for format in formats() if format.read_here]
+    *single, last = [format.listed or format.name for format in formats() if format.reader]
     return f"{', '.join(single)} or {last}"
 
 
@@ -411,7 +412,7 @@ def writable() -> str:
 
 def suffixes(kind: Kind | None = None, *, headers: bool = False) -> tuple[str, ...]:
     """Suffixes of files that hold an image: of one kind or of all, with those of headers if wanted."""
-    chosen = [format for format in formats() if format.read_here and kind in (None, format.kind)]
+    chosen = [format for format in formats() if format.reader and kind in (None, format.kind)]
     return tuple(suffix for format in chosen for suffix in (*format.suffixes, *(format.headers if headers else ())))
 
 

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from medical_sam2.errors import AmbiguousError, FormatError, GeometryError, InputError, no_such, say_count
+from medical_sam2.errors import AmbiguousError, FormatError, GeometryError, InputError, require_index, say_count
 from medical_sam2.intensity_window import BLANK, in_hounsfield, is_blank, percentile_window
 from medical_sam2.io.registry import Loaded, Options, Picture
 from medical_sam2.io.safe_open import Content, as_stored, inflated, open_content
@@ -132,8 +132,7 @@ def pick_frame(frames: int, frame: int | None, path: Path) -> int:
             subject=path,
             choices=(f"--frame 0 (first) to --frame {frames - 1} (last)",),
         )
-    if not 0 <= (frame or 0) < frames:
-        raise no_such("frame", frame or 0, frames, path)
+    require_index("frame", frame or 0, frames, path)
     return frame or 0
 
 

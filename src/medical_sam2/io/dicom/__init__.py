@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
-from medical_sam2.errors import AmbiguousError, FormatError, InputError, MedicalSam2Error, no_such, say_count
+from medical_sam2.errors import AmbiguousError, FormatError, InputError, MedicalSam2Error, require_index, say_count
 from medical_sam2.io import voxels
 from medical_sam2.io.dicom import grid as grids
 from medical_sam2.io.dicom.grid import is_reconstruction
@@ -350,8 +350,7 @@ def _pictures(images: Sequence[_Image], source: Path, options: Options, notes: l
     """Every frame a picture, in the order of the files' instance numbers."""
     ordered = sorted((plane for image in images for plane in image.planes), key=_order)
     if options.frame is not None:
-        if not 0 <= options.frame < len(ordered):
-            raise no_such("frame", options.frame, len(ordered), source)
+        require_index("frame", options.frame, len(ordered), source)
         ordered = [ordered[options.frame]]
     modality = text(images[0].header, "Modality") or None
     return tuple(_picture(plane, modality, options, notes) for plane in ordered)
