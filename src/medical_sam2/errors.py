@@ -135,11 +135,7 @@ def explain_refusal(error: BaseException) -> tuple[str, int] | None:
 
 
 def read_number(text: str) -> float:
-    """A number as people write it, whole ones whole, however large; Python alone takes 1_0 for 10.
-
-    Raises:
-        ValueError: it is none.
-    """
+    """A number as people write it, whole ones whole, however large (Python takes 1_0 for 10); raises ValueError."""
     if "_" in text:
         raise ValueError(text)
     try:

@@ -170,11 +170,7 @@ def is_blank(array: NDArray[np.generic]) -> bool:
 
 # On one grey a network still outlines something round at the click, which looks plausible.
 def check_visible(window: Window, array: NDArray[np.generic]) -> None:
-    """Refuse a window through which an image of several intensities is all one grey.
-
-    Raises:
-        ConfigError: it is.
-    """
+    """Refuse a window through which an image of several intensities is all one grey; raises ConfigError."""
     ends = np.stack([array.min(), array.max()])
     if ends[0] != ends[1] and not np.ptp(window.as_bytes(ends)):
         values = f"the image's values go from {ends[0]:g} to {ends[1]:g}"

@@ -78,11 +78,7 @@ class BatchCase:
         return self.template is not None or any(file.suffix.lower() != ".json" for each in self.prompts for file in each.files)
 
     def read_prompts(self, volume: Volume) -> NamedPrompts:
-        """All prompts in the image.
-
-        Raises:
-            PromptError: none, or two names for an object; and what the sources raise.
-        """
+        """All prompts in the image; raises PromptError for none or two names of an object, and what the sources raise."""
         found = [source.read(volume) for source in self.prompts]
         names: dict[int, str] = {}
         for label, name in (pair for each in found for pair in each.names.items()):

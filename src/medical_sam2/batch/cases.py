@@ -192,11 +192,7 @@ def _sources_beside(images: Mapping[str, BatchCase]) -> dict[str, PromptSource]:
 
 
 def _sources_in(folder: Path, rule: MaskRule) -> dict[str, PromptSource]:
-    """Files of prompts and masks of a folder, by their places in it.
-
-    Raises:
-        InputError: no folder, or two files of one name.
-    """
+    """Files of prompts and masks of a folder, by their places in it; raises InputError for none, or two of one name."""
     if not folder.is_dir():
         raise InputError(
             "this is neither a folder nor a table", f"give a folder, or one of {', '.join(TABLES)}", subject=folder

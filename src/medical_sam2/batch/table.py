@@ -294,11 +294,7 @@ def case_of(image: Path) -> str:
 
 
 def check_name(name: str) -> str:
-    """The name of a case, if files can be called so.
-
-    Raises:
-        InputError: they cannot.
-    """
+    """The name of a case; raises InputError if files cannot be called so."""
     if len(name) > LONGEST_NAME:
         raise InputError(f"the name {name[:20]!r} … of a case has {len(name)} letters", f"give it {LONGEST_NAME} at most")
     if not name or not name.isprintable() or name.startswith((".", "-", " ")) or set(name) & set('/\\:*?"<>|'):
@@ -408,11 +404,7 @@ def coordinates_of(group: tuple[str, ...], cells: Mapping[str, Any]) -> list[Any
 
 
 def number_of(value: Any, what: str) -> float:
-    """The number in a cell.
-
-    Raises:
-        InputError: there is none.
-    """
+    """The number in a cell; raises InputError if there is none."""
     try:
         number = float("" if isinstance(value, bool) else read_number(value) if isinstance(value, str) else value)
     except (TypeError, ValueError, OverflowError):
@@ -421,11 +413,7 @@ def number_of(value: Any, what: str) -> float:
 
 
 def whole_number(value: Any, what: str) -> int | None:
-    """The whole number in a cell; none where it is empty.
-
-    Raises:
-        InputError: it is another number, or none.
-    """
+    """The whole number in a cell; none where it is empty; raises InputError for anything else."""
     if value is None:
         return None
     number = number_of(value, what)

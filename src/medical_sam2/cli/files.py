@@ -215,11 +215,7 @@ def separated(outputs: OutputOptions) -> bool:
 
 
 def check_overlap(outputs: OutputOptions) -> None:
-    """Refuse an output that cannot hold objects which overlap.
-
-    Raises:
-        ConfigError: its format holds one object at each voxel.
-    """
+    """Refuse an output whose format holds one object at each voxel; raises ConfigError."""
     format = registry.writer_of(outputs.output, outputs.format)
     if "overlaps" not in format.carries and not separated(outputs):
         remedy = f"save to {', '.join(registry.written('overlaps', outputs.format))}, or add --separate"

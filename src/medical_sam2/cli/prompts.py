@@ -418,11 +418,7 @@ def _nothing_to_join() -> tuple[Prompt, ...]:
 
 
 def _scribble_width(options: PointingOptions | SetPromptOptions) -> float:
-    """Of the scribbles.
-
-    Raises:
-        ConfigError: a width without a scribble.
-    """
+    """Of the scribbles; raises ConfigError for a width without a scribble."""
     if options.width is not None and not (options.scribble or options.negative_scribble):
         raise ConfigError("--width changes nothing: there is no scribble", "give --scribble, or leave it out")
     return Scribble.width if options.width is None else options.width

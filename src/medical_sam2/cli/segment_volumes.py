@@ -78,11 +78,7 @@ class BatchOutputOptions:
     overwrite: Annotated[bool, FLAG] = False
 
     def existing(self) -> "Existing":
-        """What is done with cases that are done.
-
-        Raises:
-            ConfigError: two of these options.
-        """
+        """What is done with cases that are done; raises ConfigError for two of these options."""
         known: Mapping[str, Existing] = {"skip_existing": "skip", "redo_changed": "redo changed", "overwrite": "overwrite"}
         given = [option for option in known if getattr(self, option)]
         if len(given) > 1:
@@ -107,22 +103,14 @@ class SharingOptions:
     workers: int | None = None
 
     def check(self) -> None:
-        """Refuse workers without a cluster, or none.
-
-        Raises:
-            ConfigError: they are.
-        """
+        """Refuse workers without a cluster, or none; raises ConfigError."""
         if self.workers is not None and self.cluster is None:
             raise ConfigError("--workers changes nothing: it belongs to --cluster", "leave it out")
         if self.workers is not None and self.workers < 1:
             raise ConfigError(f"{self.workers} workers do nothing", "give --workers 1 or more")
 
     def share(self) -> tuple[int, int]:
-        """Number and count of parts.
-
-        Raises:
-            ConfigError: no such part.
-        """
+        """Number and count of parts; raises ConfigError if there is no such part."""
         if self.part is None:
             return 1, 1
         found = re.fullmatch(r"(\d{1,6})/(\d{1,6})", self.part)

@@ -72,11 +72,7 @@ class StudyPlan:
 
 
 def plan_studies(studies: Sequence[Study], folders: Sequence[Path]) -> StudyPlan:
-    """The jobs of each study.
-
-    Raises:
-        ConfigError: two data sets share a name.
-    """
+    """The jobs of each study; raises ConfigError if two data sets share a name."""
     both = [_list_jobs(study, folder) for study, folder in zip(studies, folders, strict=True)]
     left = {open_data_set(folder).name: _describe_left_out(each, folder) for each in studies[:1] for folder in each.data}
     return StudyPlan(

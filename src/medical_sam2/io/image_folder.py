@@ -69,11 +69,7 @@ class ImageFolder(Sequence[NDArray[np.generic]]):
         return self.picture(index).array
 
     def picture(self, index: int) -> Picture:
-        """An image with what its file tells.
-
-        Raises:
-            MedicalSam2Error: it cannot be used; the file is named.
-        """
+        """An image with what its file tells; raises MedicalSam2Error, which names the file, if it cannot be used."""
         if self._last is None or self._last[0] != index:
             self._last = None
             self._last = index, _picture(self.entries[index])
@@ -81,11 +77,7 @@ class ImageFolder(Sequence[NDArray[np.generic]]):
 
     # People name images as they see them: by name, by path, in another spelling of an accent, with or without a page.
     def index(self, value: Any, start: int = 0, stop: int | None = None) -> int:
-        """The place of an image that is called so, or of the file with that path.
-
-        Raises:
-            PromptError: there is none.
-        """
+        """The place of an image that is called so, or of the file with that path; raises PromptError if there is none."""
         names = {entry.name: place for place, entry in enumerate(self.entries)}
         word = str(value)
         if word in names:

@@ -76,11 +76,7 @@ def read(path: Path, options: Options) -> tuple[Picture, ...]:
 
 
 def page_count(path: Path) -> int:
-    """How many pages a picture has; no pixel is read.
-
-    Raises:
-        FormatError: broken, or of another format.
-    """
+    """How many pages a picture has, with no pixel read; raises FormatError if it is broken, or of another format."""
     if _is_tiff(path):
         with _opened_tiff(path) as (_, planes):
             return len(planes)

@@ -82,11 +82,7 @@ def _line(suffix: str, label: int, name: str, colour: Colour) -> str:
 
 
 def load(path: Path) -> dict[int, LabelEntry] | None:
-    """What a table says of each label; None where the file is no such table.
-
-    Raises:
-        FormatError: it is one, and names a label twice.
-    """
+    """What a table says of each label, None where the file is none; raises FormatError if it names a label twice."""
     if not path.stat().st_size:
         return None
     with open_regular(path) as stream:

@@ -33,11 +33,7 @@ def fit(labels: Volume, like: Volume) -> Volume:
 
 
 def reorient(labels: Volume, like: Volume) -> Volume:
-    """The same numbers in the voxel order of `like`.
-
-    Raises:
-        GeometryError: another grid.
-    """
+    """The same numbers in the voxel order of `like`; raises GeometryError for another grid."""
     found = _oriented(labels, like)
     if found.shape != like.shape or _corner_distance(labels, like) > SAME_MM:
         _refuse(labels, like)
@@ -230,11 +226,7 @@ def select_outlines(found: Sequence[Outline], rule: MaskRule) -> list[Outline]:
 
 
 def refuse_threshold(threshold: float | None) -> None:
-    """Refuse a threshold for a file that says itself what is inside.
-
-    Raises:
-        InputError: there is one.
-    """
+    """Refuse a threshold for a file that says itself what is inside; raises InputError."""
     if threshold is not None:
         raise InputError(*NEEDS_NOTHING)
 

@@ -104,11 +104,7 @@ class Places:
         return Box(self._index("box", numbers[:3]), self._index("box", numbers[3:]), object, positive)
 
     def along(self, what: str, numbers: Sequence[float]) -> tuple[Index, ...]:
-        """Place after place of something drawn: three numbers each.
-
-        Raises:
-            PromptError: one lies outside of the image.
-        """
+        """Place after place of something drawn, three numbers each; raises PromptError if one lies outside of the image."""
         return tuple(self._index(what, numbers[n : n + 3]) for n in range(0, len(numbers), 3))
 
     def _index(self, what: str, numbers: Sequence[float]) -> Index:
@@ -259,11 +255,7 @@ def as_objects(
 
 # Whoever gives a limit twice means one of them; what both leave is nobody's wish.
 def check_limits_given_once(prompts: Iterable[Prompt]) -> None:
-    """Refuse two ranges of slices along one axis, or two boxes in 3D, around one object.
-
-    Raises:
-        PromptError: there are.
-    """
+    """Refuse two ranges of slices along one axis, or two boxes in 3D, around one object; raises PromptError."""
     limits = Counter((prompt.object, kind) for prompt in prompts if (kind := _kind_of_limit(prompt)))
     for (label, kind), count in sorted(limits.items()):
         if count > 1:

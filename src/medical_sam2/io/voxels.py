@@ -273,11 +273,7 @@ def grey(array_c: NDArray[Any]) -> NDArray[np.uint8]:
 
 
 def one_channel(array_c: NDArray[Any]) -> NDArray[Any]:
-    """The number of each pixel or voxel of a mask, which its colours repeat (alpha left out).
-
-    Raises:
-        FormatError: they differ.
-    """
+    """The number of each pixel of a mask, which its colours repeat (alpha left out); raises FormatError if they differ."""
     if not (array_c[..., :3] == array_c[..., :1]).all():
         raise FormatError("this mask is coloured", "save it in grey, one number for each object")
     return np.ascontiguousarray(array_c[..., 0])

@@ -236,11 +236,7 @@ class WeightsSettings:
 
 
 def check_image_size(size: Any) -> int:
-    """The size, if a network can take it.
-
-    Raises:
-        WeightsError: it is too small, too large or no multiple of 32.
-    """
+    """The size, if a network can take it; raises WeightsError if it is too small, too large or no multiple of 32."""
     if not isinstance(size, int) or size % STEP or not SMALLEST <= size <= LARGEST:
         raise WeightsError(
             f"no network takes images of {size} pixels", f"give a multiple of {STEP} from {SMALLEST} to {LARGEST}"

@@ -39,11 +39,7 @@ FREE = 0.8  # share of the time that each of two threads computes, at least, whe
 
 
 def choose_device(name: str) -> torch.device:
-    """The device called so; "auto" takes CUDA, then MPS, then the processor.
-
-    Raises:
-        ConfigError: no such device here.
-    """
+    """The device called so; "auto" takes CUDA, then MPS, then the processor; raises ConfigError if it is not here."""
     # torch names devices that are not there, and refuses others only when they are used: both are told here
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"

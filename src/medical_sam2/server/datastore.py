@@ -114,11 +114,7 @@ class Datastore:
         return found
 
     def get(self, id: str) -> DatastoreImage:
-        """The image of an id, or of the name of its file.
-
-        Raises:
-            NotFound: there is none.
-        """
+        """The image of an id, or of the name of its file; raises NotFound."""
         images = self.images()
         for image in (images.get(id), *(each for each in images.values() if each.name == id)):
             if image is not None:
@@ -378,11 +374,7 @@ class ActiveLearning:
                 self._sure[stamp(self.library.datastore.get(name).entry.path)] = confidence
 
     def choose(self, strategy: str) -> ImageSuggestion | None:
-        """An image without labels; nothing where all have some.
-
-        Raises:
-            NotFound: no such strategy.
-        """
+        """An image without labels; nothing where all have some; raises NotFound for an unknown strategy."""
         if strategy not in STRATEGIES:
             raise NotFound("strategy")
         labels, images = self.library.datastore.labels(), self.library.datastore.images().values()

@@ -200,11 +200,7 @@ def _check_drawn(gesture: Gesture, shape_hw: tuple[int, int]) -> None:
 
 # Runs come from a client: those that would write outside of the mask, or twice, must not reach numpy.
 def decode_runs(runs: Sequence[int], shape_hw: tuple[int, int]) -> NDArray[np.bool_]:
-    """The mask (H, W) of runs: start and length, row by row, one after the other.
-
-    Raises:
-        InvalidRequest: they leave the frame, or are out of order.
-    """
+    """The mask (H, W) of runs, start and length, row by row; raises InvalidRequest if they leave the frame or their order."""
     starts, lengths = np.array(runs[::2], np.int64), np.array(runs[1::2], np.int64)
     size = shape_hw[0] * shape_hw[1]
     if len(starts) != len(lengths) or not len(starts) or (lengths < 1).any() or (starts < 0).any():

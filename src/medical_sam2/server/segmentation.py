@@ -101,11 +101,7 @@ def save_result(path: Path, result: SessionResult) -> None:
 
 
 def load_result(path: Path) -> SessionResult:
-    """Read a result of ours.
-
-    Raises:
-        InvalidRequest: it is damaged, or not there any more.
-    """
+    """Read a result of ours; raises InvalidRequest if it is damaged, or not there any more."""
     try:
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
             notes = json.loads(file["notes"].tobytes())
@@ -459,11 +455,7 @@ def gesture_intensities(image: SessionImage, gesture: Gesture) -> NDArray[np.gen
 
 
 def check_frame(image: SessionImage, plane: str, t: int) -> None:
-    """Refuse a frame that is not there.
-
-    Raises:
-        InvalidRequest: another plane, or another frame.
-    """
+    """Refuse another plane, or a frame that is not there; raises InvalidRequest."""
     if plane not in image.planes:
         raise InvalidRequest(f"there is no plane {plane!r} here")
     if not 0 <= t < image.planes[plane]:

@@ -159,11 +159,7 @@ class Uploads:
             return path
 
     def add_bytes(self, id: str, count: int) -> None:
-        """Bytes that have come in.
-
-        Raises:
-            TooLarge: more than a session may have.
-        """
+        """Bytes that have come in; raises TooLarge for more than a session may have."""
         with self._lock:
             upload = self._waiting(id)
             upload.bytes += count
@@ -292,11 +288,7 @@ class SessionStore:
             raise NotFound("session") from None  # it was closed meanwhile
 
     def get(self, id: str, *, new: bool = False) -> Session:
-        """The session of an id.
-
-        Raises:
-            NotFound: there is none.
-        """
+        """The session of an id; raises NotFound."""
         with self._lock:
             if not IDENTITY.fullmatch(id) or (self.uploads.is_waiting(id) and not new):
                 raise NotFound("session")
@@ -389,11 +381,7 @@ class SessionStore:
             raise InvalidRequest(f"this session cannot be opened again: {reason}; remove it") from None
 
     def load_image(self, decoded: Path) -> SessionImage:
-        """What a process of ours has decoded into a folder.
-
-        Raises:
-            TooLarge: it has more voxels than are allowed.
-        """
+        """What a process of ours has decoded into a folder; raises TooLarge for more voxels than are allowed."""
         image = self.load_decoded(decoded, self.settings.window)
         arrays = [image.volume.array] if isinstance(image, SessionVolume) else [each.array for each in image.pictures]
         if sum(array.size for array in arrays) > self.settings.most_voxels:
@@ -471,11 +459,7 @@ def _touched(folder: Path) -> float:
 
 
 def _lock_folder(folder: Path) -> int:
-    """A lock on the folder, which ends with this process whatever ends it.
-
-    Raises:
-        ConfigError: another server has it.
-    """
+    """A lock on the folder, which ends with this process whatever ends it; raises ConfigError if another server has it."""
     held = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -308,11 +308,7 @@ class OutlineJudge:
 
     @classmethod
     def beside(cls, weights: Path) -> "OutlineJudge | None":
-        """The judge that lies beside a file of weights; None where there is none.
-
-        Raises:
-            WeightsError: the file is broken, or of another version.
-        """
+        """The judge beside a file of weights, None where there is none; raises WeightsError if it is broken or outdated."""
         file = weights.with_name(JUDGE_FILE)
         if not file.is_file():
             return None

@@ -369,11 +369,7 @@ class Gate(nn.Sequential):
 
     @classmethod
     def beside(cls, weights: Path, name: str = GATE_FILE, features: int = len(FEATURES)) -> "Gate | None":
-        """The gate that lies beside a file of weights under a name; None where there is none.
-
-        Raises:
-            WeightsError: the file is broken, or of another version.
-        """
+        """The gate beside a file of weights, None where there is none; raises WeightsError if it is broken or outdated."""
         file = weights.with_name(name)
         return read_small_network(file, lambda tensors: cls(len(tensors["0.bias"]), features), "the consensus")
 

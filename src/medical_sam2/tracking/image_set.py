@@ -97,11 +97,7 @@ def similar(waiting: Sequence[int], likeness: Likeness) -> Iterator[int]:
 
 
 def choose_order(order: str | Order | Iterable[int], images: int) -> tuple[Order, Sequence[int]]:
-    """A policy by name or as it is, for all of so many images; or the images as they are listed.
-
-    Raises:
-        ConfigError: no such policy.
-    """
+    """A policy by name or as it is, for all of so many images; or the images as listed; raises ConfigError."""
     if not isinstance(order, str) and not callable(order):
         return given, [*order]
     policy: Order = find(ORDERS, order, what="order")

@@ -148,11 +148,7 @@ class ImageViewer:
         self._summaries, self._useless = dict[int, NDArray[np.float32]](), set[int]()
 
     def features(self, i: int) -> Features:
-        """What the encoder sees on an image.
-
-        Raises:
-            GeometryError: it is no image, or holds one grey value only.
-        """
+        """What the encoder sees on an image; raises GeometryError if it is no image, or holds one grey value only."""
         features = self._held.get(i)
         if features is None:
             features = self._held[i] = self._encode_whole(i)

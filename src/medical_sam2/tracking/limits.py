@@ -117,11 +117,7 @@ def _intersection(boxes: Sequence[tuple[slice, slice, slice]], shape_ijk: Sequen
 
 # Each kind of prompt speaks of other voxels: those of each are looked up in what is settled.
 def check_agreement(own: Sequence[Prompt], limits: Limits, shape_ijk: Sequence[int], axis: int) -> None:
-    """Refuse what no answer could follow.
-
-    Raises:
-        PromptError: a place is said to be inside and outside.
-    """
+    """Refuse what no answer could follow, a place said to be inside and outside; raises PromptError."""
     possible = np.zeros(tuple(shape_ijk), bool)
     possible[limits.within] = True
     for box in limits.excluded:

@@ -318,11 +318,7 @@ def voxel_at(volume: Volume, view: View, t: int, row: float, column: float) -> t
 
 
 def views_allowed(views: str | Sequence[View]) -> tuple[View, ...]:
-    """The views that prompts may be taken from: a plane or views that the user named; empty where any will do.
-
-    Raises:
-        ConfigError: an empty list.
-    """
+    """The views that prompts may be taken from, as the user named them; empty where any will do; raises ConfigError."""
     if isinstance(views, str):
         return (PLANES[views],) if views in PLANES else ()
     if not views:

@@ -418,11 +418,7 @@ class SetConsensus:
 
     @classmethod
     def beside(cls, weights: Path) -> "SetConsensus | None":
-        """The one whose network lies beside a file of weights; None where there is none.
-
-        Raises:
-            WeightsError: the file is broken, or of another version.
-        """
+        """The one beside a file of weights, None where there is none; raises WeightsError if it is broken or outdated."""
         file = weights.with_name(NETWORK_FILE)
         network = read_small_network(file, lambda _: ConsensusNetwork(len(FEATURES), len(ANSWER)), "the consensus of sets")
         return None if network is None else cls(network)

@@ -124,11 +124,7 @@ class Command:
 
     @classmethod
     def parsed(cls, line: str) -> "Command":
-        """From a line as a shell would split it; no shell is called.
-
-        Raises:
-            ConfigError: a place is missing, or quotes do not close.
-        """
+        """From a line as a shell would split it; raises ConfigError if a place is missing, or quotes do not close."""
         try:
             words = tuple(shlex.split(line))
         except ValueError as error:

@@ -226,11 +226,7 @@ class Prototypes:
         return cls(joined([each.inside_KC for each in taught]), joined([each.outside_KC for each in taught]))
 
     def likeness(self, features_Chw: Tensor, shape_hw: tuple[int, int]) -> Tensor:
-        """Probability (H, W) of the object on a picture with these features.
-
-        Raises:
-            GeometryError: features of another encoder.
-        """
+        """Probability (H, W) of the object on a picture with these features; raises GeometryError for another encoder's."""
         if features_Chw.shape[0] != self.inside_KC.shape[1]:
             channels = f"{features_Chw.shape[0]} channels, the template {self.inside_KC.shape[1]}"
             raise GeometryError(f"the features have {channels}", "encode both alike")

@@ -179,11 +179,7 @@ def _series(images: list[_Image], folder: Path, options: Options, notes: list[st
 
 
 def _only_volume(ordered: list[tuple[str, list[_Image]]], folder: Path, notes: list[str]) -> list[_Image]:
-    """The one series, or the only one that is no localizer; what is left out so is told.
-
-    Raises:
-        AmbiguousError: there are several.
-    """
+    """The one series, or the only one that is no localizer; what is left out so is told; raises AmbiguousError for several."""
     described = describe_series([(group[0].header, [p for image in group for p in image.planes]) for _, group in ordered])
     listed = [f"--series {n} ({line})" for n, line in enumerate(described, 1)]
     scouts = [all(is_localizer(image.header) for image in group) for _, group in ordered]

@@ -245,11 +245,7 @@ def text(dataset: Dataset, name: str) -> str:
 
 # The parser gives numbers, lists, strings or exceptions of any kind for the same tag.
 def floats(dataset: Dataset, name: str, count: int | None = None, *, path: Path) -> Numbers | None:
-    """The finite numbers of a tag, None if missing or empty.
-
-    Raises:
-        FormatError: no numbers, or not `count` of them.
-    """
+    """The finite numbers of a tag, None if missing or empty; raises FormatError for no numbers, or not `count` of them."""
     value = None
     try:
         value = dataset.get(name)
@@ -291,11 +287,7 @@ def check_uids(dataset: Dataset, path: Path) -> None:
 
 
 def planes(dataset: Dataset, path: Path) -> list[Plane]:
-    """The slices that an image object holds.
-
-    Raises:
-        FormatError: sizes or geometry that cannot be read.
-    """
+    """The slices that an image object holds; raises FormatError for sizes or geometry that cannot be read."""
     check_uids(dataset, path)
     rows, columns = (whole_number(dataset, name, None, path=path) for name in ("Rows", "Columns"))
     if not rows or not columns:
@@ -311,11 +303,7 @@ def planes(dataset: Dataset, path: Path) -> list[Plane]:
 
 
 def frame_count(dataset: Dataset, path: Path) -> int:
-    """How many frames an image object has: not more than its file can hold, whatever its header says.
-
-    Raises:
-        FormatError: none, or more.
-    """
+    """How many frames an image object has, no more than its file can hold; raises FormatError for none, or more."""
     frames = whole_number(dataset, "NumberOfFrames", 1, path=path)
     if not frames:
         raise FormatError("its NumberOfFrames is 0", "repair the header", subject=path)

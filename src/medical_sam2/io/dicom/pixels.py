@@ -96,11 +96,7 @@ def _varied(values: NDArray[Any]) -> bool:
 
 
 def decode(path: Path, wanted: Sequence[int], max_bytes: int | None = None) -> DicomPixels:
-    """Decode some frames of a file, stored values, unscaled.
-
-    Raises:
-        FormatError: pixels missing, incomplete, or contradicting the header.
-    """
+    """Decode some frames of a file, unscaled; raises FormatError if pixels are missing or contradict the header."""
     dataset = read_dataset(path, pixels=True)
     notes: list[str] = []
     shape = _shape(dataset, path)
@@ -230,11 +226,7 @@ END_OF_IMAGE = b"\xff\xd9"
 
 
 def transfer_syntax(dataset: Dataset, path: Path) -> UID:
-    """How the pixels are stored, if there is a decoder for it.
-
-    Raises:
-        FormatError: none exists, or none is installed.
-    """
+    """How the pixels are stored; raises FormatError if there is no decoder for it, or none is installed."""
     syntax = UID(text(dataset.file_meta, "TransferSyntaxUID"))
     if not syntax and not dataset.file_meta:  # a file without preamble: the parser found out how its elements are written
         implicit, little = dataset.original_encoding
@@ -258,11 +250,7 @@ def _library(syntax: UID) -> str:
 def decode_frames(
     dataset: Dataset, shape: tuple[int, int, int], syntax: UID, wanted: Sequence[int], path: Path
 ) -> Iterator[NDArray[Any]]:
-    """The wanted frames, one at a time.
-
-    Raises:
-        FormatError: a frame that is damaged, or has another size than the header says.
-    """
+    """The wanted frames, one at a time; raises FormatError for one that is damaged, or of another size than declared."""
     decoder, library = get_decoder(syntax), _library(syntax)
     palette = text(dataset, "PhotometricInterpretation") == "PALETTE COLOR"
     for t in wanted:

@@ -145,11 +145,7 @@ def _in_source_order(origin: DicomOrigin, array: NDArray[np.uint16]) -> tuple[li
 
 
 def source_headers(files: Sequence[Path], kind: str) -> list[Dataset]:
-    """The source images without their pixels, in UTF-8, to which an object of this kind refers.
-
-    Raises:
-        FormatError: they lack identifiers, or share one.
-    """
+    """The source images without pixels, in UTF-8; raises FormatError if they lack identifiers, or share one."""
     sources = [_without_pixels(file, kind) for file in files]
     if len({source.SOPInstanceUID for source in sources}) < len(sources):
         problem = f"some of its slices have the same SOPInstanceUID, so {kind} cannot say which of them it means"
@@ -310,11 +306,7 @@ def load_segments(path: Path, like: Volume, threshold: float | None = None) -> l
 
 
 def _is_fractional(dataset: Dataset, path: Path) -> bool:
-    """Whether its segments hold fractions instead of yes and no.
-
-    Raises:
-        FormatError: it does not say what they hold.
-    """
+    """Whether its segments hold fractions instead of yes and no; raises FormatError if it does not say what they hold."""
     kind = text(dataset, "SegmentationType")
     if kind not in ("BINARY", "FRACTIONAL", "LABELMAP"):
         raise FormatError("it does not say what its segments hold (SegmentationType)", "export it again", subject=path)

@@ -133,11 +133,7 @@ def _decimal(number: float) -> str:
 
 
 def _images(origin: DicomOrigin) -> dict[int, _SourceImage]:
-    """The image of each slice that has one.
-
-    Raises:
-        FormatError: it lacks what is referred to.
-    """
+    """The image of each slice that has one; raises FormatError if it lacks what is referred to."""
     files = list(dict.fromkeys(place[0] for place in origin.slices if place is not None))
     read: dict[Path, tuple[Dataset, list[Plane]]] = {}
     for file, header in zip(files, source_headers(files, KIND), strict=True):
@@ -322,11 +318,7 @@ class _Series:
         self.frames_of_reference = {text(header, "FrameOfReferenceUID") for header in found} - {""}
 
     def check(self, dataset: Dataset, described: list[Dataset], path: Path) -> None:
-        """Refuse a structure set of another frame of reference, or one that refers to other images or to none.
-
-        Raises:
-            GeometryError: so it is.
-        """
+        """Refuse a structure set of another frame of reference, or of other images or none; raises GeometryError."""
         if not {text(item, "ReferencedFrameOfReferenceUID") for item in described} <= self.frames_of_reference:
             problem = "it lies in another frame of reference than the image"
             raise GeometryError(problem, "give the series that it was drawn on", subject=path)
