@@ -337,12 +337,7 @@ def content_box(array: NDArray[np.generic], axes: int | None = None) -> tuple[sl
 
 
 def only_noise(array: NDArray[np.generic], background: float | None = None) -> bool:
-    """Whether neighbours have no more in common than any two values: there is no structure inside, along any axis.
-
-    Args:
-        array: an image.
-        background: a value that is left out.
-    """
+    """Whether neighbours, but for the background, have no more in common than any two values: no axis shows structure."""
     step = max(1, array.shape[-1] // SAMPLED_PLANES)
     part = array[..., step // 2 :: step].astype(np.float64) if array.ndim > 2 else array.astype(np.float64)
     known = np.isfinite(part) if background is None else np.isfinite(part) & (part != background)

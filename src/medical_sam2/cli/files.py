@@ -165,12 +165,7 @@ def naming(file: Path) -> Iterator[None]:
 
 # All at once and before anything is read: an hour of tracking must not end with a file that cannot be written.
 def check_files(inputs: Sequence[Path], corrected: Path | None, outputs: OutputOptions) -> None:
-    """Refuse files that are not there, and whatever could not be written or would destroy an input.
-
-    Args:
-        inputs: files that are read.
-        corrected: the one of them that may be replaced.
-        outputs: what is to be written.
+    """Refuse files that are not there, and whatever could not be written or would destroy an input but the corrected one.
 
     Raises:
         InputError: an unknown suffix, a folder that is missing or not writable, a file that exists, or one file for two things.
@@ -290,18 +285,10 @@ def write(
 ) -> list[str]:
     """All files that were requested; the labels last, so that they are there only if all else is.
 
-    Args:
-        outputs: what is requested.
-        volume: the image.
-        found: what was outlined in it.
-        prompts: drawn in the preview.
-        report: facts about the run.
-        objects: that were asked for, or were there before.
+    Whatever stops it, an interrupt too: files that were not there before are gone again.
 
     Returns:
         What the files do not hold of what was outlined, one line each.
-
-    Whatever stops it, an interrupt too: files that were not there before are gone again.
     """
     labels = _labels_files(outputs, objects)
     there = {None, *found.objects()}

@@ -128,14 +128,6 @@ def plan(
 ) -> tuple[TrackingPlan, Window, int]:
     """What tracking will do, with warnings about settings that have no effect; its first window; bytes beside the image.
 
-    Args:
-        volume: the image.
-        named: prompts.
-        options: settings.
-        segmenter: None where the weights are not here.
-        outputs: what is requested.
-        earlier: result that is corrected.
-
     Raises:
         PromptError: prompts that contradict each other.
         ConfigError: an unknown window.

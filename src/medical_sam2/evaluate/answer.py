@@ -322,13 +322,7 @@ def _keep_finite(sure: Sequence[tuple[float, float]]) -> tuple[tuple[float, floa
 
 
 def prompts_of_volume(task: VolumeTask, kind: Kind, prompts: FramePrompts) -> tuple[Prompt, ...]:
-    """All prompts in voxels, of a kind that says more than its slices do; empty where they say all.
-
-    Args:
-        task: the volume, and the truth.
-        kind: of the prompts.
-        prompts: of slices: frame → its prompt.
-    """
+    """All prompts in voxels, of a kind that says more than its slices (frame → prompt) do; empty where they say all."""
     if kind == "scribble":
         lines = {t: draw_scribble(task.truth_thw[t]) for t in sorted(prompts)}
         return tuple(Scribble(_in_voxels(task, t, line), width=1) for t, line in lines.items())

@@ -52,11 +52,7 @@ class Polygon:
 
 
 def trace_polygons(mask_hw: NDArray[np.bool_]) -> list[Polygon]:
-    """The parts of a mask, which hang together by edges of pixels; no outline touches itself.
-
-    Args:
-        mask_hw: (H, W), any part of it drawn, or none.
-    """
+    """The parts of a mask (H, W), which may be empty, that hang together by edges of pixels; no outline touches itself."""
     found: list[Polygon] = []
     for outer, *holes in _trace(mask_hw):
         first, *inner = sorted(_simple_rings(outer), key=lambda ring: -abs(_area(ring)))  # around the others lies the part

@@ -381,11 +381,7 @@ def check_pages(file: "TiffFile", size: int, path: Path) -> None:
 
 
 def planes_of(file: "TiffFile", size: int) -> list[TiffPlane]:
-    """The images of a file, in its order: no smaller copies, no masks of transparency.
-
-    Args:
-        file: as `open_tiff` gives it.
-        size: bytes of the file.
+    """The images of a file of so many bytes, in its order: no smaller copies, no masks of transparency.
 
     Raises:
         FormatError: fewer planes than its description promises.

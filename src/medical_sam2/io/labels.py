@@ -23,12 +23,7 @@ MADE_BY = "medsam2"  # what a label map calls the text that tells how it was mad
 
 
 def fit(labels: Volume, like: Volume) -> Volume:
-    """The labels in the voxel order of `like`, as unsigned integers.
-
-    Raises:
-        FormatError: values that are no labels.
-        GeometryError: another grid.
-    """
+    """The labels in the voxel order of `like`, unsigned; raises FormatError for no labels, GeometryError for another grid."""
     return reorient(replace(labels, array=integers(labels.array, labels.source)), like)
 
 

@@ -221,13 +221,7 @@ def save_prompts(path: Path | str, prompts: Sequence[Prompt], names: Mapping[int
 def as_objects(
     prompts: Iterable[Prompt], names: Mapping[int, str], describe: Callable[[Mask], dict[str, Any]]
 ) -> list[dict[str, Any]]:
-    """Prompts as the `objects` of a file, in voxel coordinates.
-
-    Args:
-        prompts: of any objects.
-        names: label → name.
-        describe: what to write of a mask.
-    """
+    """Prompts as the `objects` of a file, in voxel coordinates, by name; `describe` says what to write of a mask."""
     entries: dict[int, dict[str, Any]] = {}
     for prompt in prompts:
         name = {"name": names[prompt.object]} if prompt.object in names else {}

@@ -149,15 +149,7 @@ def _shaped(flat: NDArray[Any], layout: VoxelLayout, options: Options, notes: li
 
 
 def read_frame(content: Content, dtype: np.dtype, count: int, which: tuple[int, int], options: Options) -> NDArray[Any]:
-    """The numbers of one time point, of so many that follow each other; the others are passed over, and must be there.
-
-    Args:
-        content: at the first voxel.
-        dtype: of a number.
-        count: numbers of one time point.
-        which: it, from 0, and how many there are.
-        options: how to read.
-    """
+    """The numbers of one time point (which, of how many) that follow; the others are passed over, and must be there."""
     frame, frames = which
     size = count * dtype.itemsize
     if content.capacity - content.position < size * frames:
@@ -373,17 +365,7 @@ def _size(volume: Volume) -> str:
 def join_labels(
     parts: Iterable[tuple[int, NDArray[np.bool_]]], shape: tuple[int, ...], path: Path, what: str
 ) -> NDArray[np.unsignedinteger]:
-    """One label map of objects, each a label and where it is.
-
-    Args:
-        parts: at least one.
-        shape: of each of them.
-        path: of the file that they are from.
-        what: it calls them.
-
-    Raises:
-        FormatError: two of them overlap.
-    """
+    """One label map of objects, each a label and where it is; raises FormatError if two of `what` overlap."""
     joined = np.zeros(shape, np.uint32)
     for label, inside in parts:
         if overlap := np.count_nonzero(joined[inside]):

@@ -180,15 +180,7 @@ def add_outlines(
     names: Mapping[int, str],
     colours: Mapping[int, str],
 ) -> StructureEdit:
-    """Structures of a label map, where nothing is yet; they keep their numbers where these are free.
-
-    Args:
-        state: that stands.
-        result: the same.
-        labels: in the grid of the image.
-        names: number → name.
-        colours: number → "#rrggbb".
-    """
+    """Structures of a label map, where nothing is yet; they keep their numbers where these are free."""
     numbers = [int(number) for number in np.unique(labels) if number]
     new, joined, added = free_labels(state, len(numbers)), result.labels[0].copy(), list[Structure]()
     left = 0

@@ -145,16 +145,7 @@ def _places(gesture: Gesture, volume: Volume) -> tuple[Index, ...]:
 
 # Everything that the network, or a slice of it, would fail on in its own words is refused here, before the journal has it.
 def check_gesture(gesture: Gesture, shape_hw: tuple[int, int], frames: int) -> None:
-    """Refuse a gesture that cannot be one on its frame.
-
-    Args:
-        gesture: on a frame that is there.
-        shape_hw: of that frame.
-        frames: how many its plane has.
-
-    Raises:
-        InvalidRequest: outside, empty, or of another form than its kind.
-    """
+    """Refuse a gesture outside of its frame, empty, or of another form than its kind; raises InvalidRequest."""
     if gesture.kind == "mask":
         decode_runs(gesture.runs, shape_hw)
         return

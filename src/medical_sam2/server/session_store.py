@@ -168,12 +168,7 @@ class Uploads:
 
     @contextmanager
     def opening(self, id: str) -> Iterator[None]:
-        """Nobody else opens it, and nothing more comes.
-
-        Raises:
-            NotFound: no session waits under this id.
-            Conflict: it is being opened.
-        """
+        """Nobody else opens it, and nothing more comes; raises NotFound if none waits so, Conflict if it is being opened."""
         with self._lock:
             upload = self._waiting(id)
             upload.opening = True
@@ -257,12 +252,7 @@ class SessionStore:
         self.place(id, source, study=one.study)
 
     def open(self, id: str, reading: ReadingOptions | None = None) -> Session:
-        """Decode what was uploaded or placed.
-
-        Raises:
-            Conflict: somebody does so at the moment.
-            Refusal: it cannot be read.
-        """
+        """Decode what was uploaded or placed; raises Conflict if somebody does so, Refusal if it cannot be read."""
         with self.uploads.opening(id):
             try:
                 self._decode(id, reading or ReadingOptions())

@@ -182,11 +182,6 @@ def describe_unsure_clicks(axes: str, rows: Sequence[SliceConfidence], prompts: 
     """A line for each object of which there are clicks alone, and of whose answer on the clicked slices the network is unsure.
 
     Of such answers of `nano` most are wrong: neither a click nor a limit of slices says how large its object is.
-
-    Args:
-        axes: directions of the volume's array axes.
-        rows: of all objects.
-        prompts: of all objects.
     """
     drawn, found = {prompt.object for prompt in prompts if not isinstance(prompt, Point | SliceRange)}, list[str]()
     for label in sorted({prompt.object for prompt in prompts} - drawn):

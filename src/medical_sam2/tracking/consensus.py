@@ -421,14 +421,7 @@ class RefinedProbability:
 
 
 def apply_consensus(gate: Gate, what: TrackedObject, fusion: Fusion, judge: Gate | None = None) -> Fusion | RefinedProbability:
-    """The probabilities of an object after the consensus; as they were where nothing was found on the prompted slices.
-
-    Args:
-        gate: that changes them.
-        what: was tracked.
-        fusion: its probabilities.
-        judge: of how good each slice is afterwards.
-    """
+    """The probabilities of an object after the consensus; as they were where nothing was found on the prompted slices."""
     grid = working_grid(what)
     if grid is None:
         return fusion

@@ -61,12 +61,7 @@ def read_request(
 
 
 def _earlier_labels(earlier: object, volume: Volume) -> NDArray[np.unsignedinteger] | None:
-    """The labels of an earlier result, if they can be some of this volume.
-
-    Raises:
-        GeometryError: they lie in another grid.
-        InputError: they are no labels.
-    """
+    """The labels of an earlier result; raises GeometryError for another grid, InputError for what are no labels."""
     if earlier is None:
         return None
     labels = earlier.labels if isinstance(earlier, Segmentation) else earlier
@@ -108,12 +103,7 @@ def take_out(found: Segmentation, prompts: Sequence[Prompt], correct: Callable[.
 
 
 def correct_labels(tracker: GroupTracker, groups: Sequence[Group], earlier: NDArray[np.integer]) -> NDArray[np.unsignedinteger]:
-    """The earlier labels, mended where prompts were given.
-
-    Args:
-        tracker: knows the image; its rows are filled.
-        groups: new prompts.
-        earlier: (I, J, K) labels of the earlier result.
+    """The earlier labels (I, J, K), mended where prompts were given; the tracker's rows are filled.
 
     Raises:
         PromptError: an object has negative clicks only on a slice where it is not.

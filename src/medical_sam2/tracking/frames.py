@@ -170,13 +170,7 @@ def _place_span(middle: float, side: float, offset: float, length: int) -> tuple
 
 
 def object_box(canvas: Canvas, prompts: Mapping[int, FramePrompt], ask: AskNetwork) -> BoxXyxy:
-    """The box of an object by its prompts, or as the network takes its clicks.
-
-    Args:
-        canvas: the frames.
-        prompts: frame → prompt of the object.
-        ask: asks the network.
-    """
+    """The box of an object by its prompts (frame → prompt), or as the network takes its clicks."""
     boxes = [prompt_extent(prompt) for prompt in prompts.values()]
     if all(_drawn_box(prompt) is None for prompt in prompts.values()):
         t = next((t for t, prompt in prompts.items() if prompt.labels.any()), next(iter(prompts)))

@@ -280,13 +280,6 @@ def outline_closely(
 ) -> tuple[FramePrompt, float | None]:
     """An outline in place of clicks or a box, where the object is small enough to be looked at closely, or a judge says which.
 
-    Args:
-        backbone: the network.
-        viewer: of the images.
-        index: of the image.
-        prompt: in pixels of the image.
-        judge: of what clicks mean.
-
     Returns:
         The outline and its predicted IoU; the prompt as it was, and None, where there is none.
     """

@@ -66,16 +66,7 @@ class Limits:
 
 
 def limits_of(own: Iterable[Prompt], shape_ijk: Sequence[int], axis: int) -> Limits | None:
-    """What the prompts of one object settle; None where that is nothing.
-
-    Args:
-        own: its prompts.
-        shape_ijk: of the volume.
-        axis: array axis that the object is prompted along.
-
-    Raises:
-        PromptError: slices that there are not.
-    """
+    """What the prompts of one object settle; None where that is nothing; raises PromptError for slices that there are not."""
     own = list(own)
     solid = [p.slices for p in own if isinstance(p, Box) and p.solid and p.positive]
     ranges = [_along_axis(p, shape_ijk, axis if p.axis is None else p.axis) for p in own if isinstance(p, SliceRange)]

@@ -122,12 +122,6 @@ def plan_tracking(
 ) -> TrackingPlan:
     """Group the objects and choose the views of each group; a correction is tracked in the view of its prompts alone.
 
-    Args:
-        volume: the image.
-        prompts: of any objects, in any order.
-        views: see `views_named`.
-        earlier: (I, J, K) labels that are corrected.
-
     Raises:
         PromptError: see `grouped`.
         ConfigError: unknown views.
@@ -224,13 +218,7 @@ def frame_prompts(volume: Volume, own: Sequence[Prompt], view: View, *, mending:
     """The prompts of one object on each frame of a view; those drawn in other planes are left out.
 
     What only says where the object is not counts on frames on which it is prompted besides: alone it does not show it, and a
-    network that begins with it takes anything for the object.
-
-    Args:
-        volume: the image.
-        own: the prompts.
-        view: of the frames.
-        mending: whether an earlier result shows the object, so that all prompts count.
+    network that begins with it takes anything for the object. All count where an earlier result is being mended.
 
     Raises:
         PromptError: none of them lies in this view's plane, or one lies outside of the image.

@@ -252,15 +252,7 @@ class PromptedImage:
 
 
 def compute_features(prompted: PromptedImage, seen: SeenImage, logits_SS: Floats, confidence: float, likeness: float) -> Floats:
-    """Features (F, S / 2, S / 2) of an image that nobody prompted.
-
-    Args:
-        prompted: an image that was.
-        seen: the image.
-        logits_SS: that tracking found.
-        confidence: predicted IoU.
-        likeness: of the image to what was remembered: cosine.
-    """
+    """Features (F, S / 2, S / 2) of an image that nobody prompted, beside one that was and was like it (cosine)."""
     picture_3SS, colour = seen.picture_3SS, in_colour(seen.picture_3SS)
     if colour != in_colour(prompted.picture_3SS):
         colour, prompted, picture_3SS = False, prompted.grey, _without_colour(picture_3SS)
@@ -301,12 +293,7 @@ def compute_features(prompted: PromptedImage, seen: SeenImage, logits_SS: Floats
 
 
 def describe_answer(features_Fhw: Floats, change_hw: Floats) -> Floats:
-    """What the judge of the consensus is told of an answer: (A,).
-
-    Args:
-        features_Fhw: of the image.
-        change_hw: what is added to its logits.
-    """
+    """What the judge of the consensus is told of an answer, by the image's features and the change of its logits: (A,)."""
     named = dict(zip(FEATURES, features_Fhw, strict=True))
     before = named["tracked"] * LOGITS
     inside, found = expit(before + change_hw), before + change_hw > 0

@@ -384,11 +384,6 @@ class ViewTracker:
         Clicks alone ask it only where the network is unsure or finds next to nothing, and believe it only where it is sure:
         else it is no better than the network itself on volumes, and now and then loses the object.
 
-        Args:
-            view: along which the prompts lie.
-            own: frame → prompt of one object.
-            ask: asks the network.
-
         Returns:
             The frame of the first scribble, or of the first click, the mask (H, W) there, and its predicted IoU.
         """

@@ -151,13 +151,7 @@ class GroupTracker:
         self.view_tracker = ViewTracker(self.config)
 
     def run(self, group: Group, views: Sequence[View], fusions: Mapping[int, Fusion]) -> None:
-        """Track a group along every view.
-
-        Args:
-            group: the objects.
-            views: its own view comes first.
-            fusions: object → where its probabilities are added.
-        """
+        """Track a group along every view, its own first, and add what is found to the fusion of each object."""
         ask = cache(partial(self.view_tracker.ask, views[0]))
         prompts = {label: self._outline_clicks(views[0], label, own, ask) for label, own in group.prompts.items()}
         group = replace(group, prompts=prompts)
