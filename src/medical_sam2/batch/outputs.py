@@ -214,10 +214,11 @@ def measure_again(
 
 def _count_objects(known: Iterable[FoundObject], labels: Path, like: Volume) -> tuple[FoundObject, ...]:
     """Those that are known and those that somebody added, with the voxels that they have in a file of labels."""
-    array: NDArray[Any] = io.load_labels(labels, like).array
+    volume, described = io.load_described(labels, like)
+    array: NDArray[Any] = volume.array
     counts = {label: int(np.count_nonzero(array[box] == label)) for label, box in object_boxes(array).items()}
     own = {each.label: each for each in known}
-    for each in io.describe_labels(labels, like, sorted(counts.keys() - own.keys())):
+    for each in described:
         if each.label in counts:
             own.setdefault(each.label, FoundObject(each.label, each.name, 0, 0.0, None))
     voxels = {label: counts.get(label, 0) for label in sorted(own)}

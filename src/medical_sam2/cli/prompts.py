@@ -13,7 +13,7 @@ from medical_sam2 import io
 from medical_sam2.cli.options import FLAG, PIXELS, REPEATED, VOXELS, WITH_HYPHENS, check_threshold, parse_numbers
 from medical_sam2.errors import AmbiguousError, ConfigError, InputError, MedicalSam2Error, PromptError
 from medical_sam2.io.image_folder import ImageFolder
-from medical_sam2.io.labels import MaskRule, Outline, is_lossy, outlines, read_label_map
+from medical_sam2.io.labels import MaskRule, Outline, is_lossy, labels_in, outlines, read_label_map
 from medical_sam2.io.prompt_file import NamedPrompts, Places, check_limits_given_once, load_prompts, masks_from
 from medical_sam2.prompts import FramePrompt, Mask, Prompt, check_frame_prompt, check_object
 from medical_sam2.strokes import (
@@ -27,7 +27,7 @@ from medical_sam2.strokes import (
     lasso_prompt,
     scribble_prompt,
 )
-from medical_sam2.tracking.plan import check_named, labels_in
+from medical_sam2.tracking.plan import check_named
 from medical_sam2.volume import Volume
 
 STROKES: tuple[tuple[str, type[Stroke], bool], ...] = (

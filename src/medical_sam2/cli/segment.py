@@ -13,10 +13,11 @@ from medical_sam2.cli.options import FLAG, FinishingOptions, InferenceOptions, T
 from medical_sam2.cli.prompts import PointingOptions, PromptOptions, split_page, volume_prompts
 from medical_sam2.errors import AmbiguousError, ConfigError, FormatError, InputError
 from medical_sam2.io import labels, registry
+from medical_sam2.io.labels import Outline
 from medical_sam2.io.prompt_file import NamedPrompts
 from medical_sam2.tracking.confidence import Need, neediest
 from medical_sam2.tracking.finishing import FinishingSettings, FinishingSteps, finish
-from medical_sam2.tracking.plan import labels_in, order_objects, refuse_blank
+from medical_sam2.tracking.plan import order_objects, refuse_blank
 from medical_sam2.volume import Segmentation, Volume
 
 if TYPE_CHECKING:
@@ -110,7 +111,7 @@ def _check(file: Path, outputs: OutputOptions, prompts: PromptOptions, options: 
 
 def _check_objects(named: NamedPrompts, earlier: Volume | None, outputs: OutputOptions, options: InferenceOptions) -> list[int]:
     """All objects, prompted or there before, when what is said of them holds, and their files can be written."""
-    objects = sorted({*named.labels, *labels_in(None if earlier is None else earlier.array)})
+    objects = sorted({*named.labels, *labels.labels_in(None if earlier is None else earlier.array)})
     files.check_further_files(outputs, named, objects)
     order_objects(options.priority, named.labels, named.names)
     if len(named.labels) == 1 and (options.priority or options.overlap):
@@ -137,21 +138,19 @@ def _read(
     registry.writer_of(outputs.output, outputs.format).check_source(image, outputs.output)
     if prompts.correct is None:
         return image, None, volume_prompts(prompts, image, None)
-    earlier = _read_earlier(prompts.correct, image)
+    earlier, described = _read_earlier(prompts.correct, image)
     named = volume_prompts(prompts, image, earlier)
-    with files.naming(prompts.correct):
-        described = io.describe_labels(prompts.correct, image, labels_in(earlier.array))
     names = {outline.label: outline.name for outline in described if outline.name}
     colours = {outline.label: outline.colour for outline in described if outline.colour}
     notes = (*(note for outline in described for note in outline.notes), *named.notes)
     return image, earlier, replace(named, names={**names, **named.names}, colours={**colours, **named.colours}, notes=notes)
 
 
-def _read_earlier(file: Path, image: Volume) -> Volume:
-    """The result that is corrected; --frame is of the image, and picks none of its time points."""
+def _read_earlier(file: Path, image: Volume) -> tuple[Volume, list[Outline]]:
+    """The result that is corrected, and its objects' names; --frame is of the image, and picks none of its time points."""
     try:
         with files.naming(file):
-            return io.load_labels(file, image)
+            return io.load_described(file, image)
     except AmbiguousError as error:
         if not any("--frame" in choice for choice in error.choices):
             raise

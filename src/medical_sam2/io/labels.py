@@ -145,6 +145,10 @@ class Outline:
     notes: tuple[str, ...] = ()
 
 
+NOWHERE = np.zeros(0, bool)
+"""In the place of an outline's voxels where they are not asked for."""
+
+
 @dataclass(frozen=True)
 class MaskRule:
     """How the numbers of a mask are meant.
@@ -163,6 +167,7 @@ class MaskRule:
 
 
 AS_DRAWN = MaskRule()
+EMPTY = "the segmentation is empty", "outline at least one voxel"
 NEEDS_NOTHING = "its segments need neither a threshold nor a page", "leave them out"
 
 
@@ -243,6 +248,11 @@ def _reached(inside: NDArray[np.bool_], label: int | None) -> Outline:
     if inside.all():
         raise PromptError("all of the mask reaches the threshold: nothing is left outside", "raise it")
     return Outline(label or 1, inside)
+
+
+def labels_in(array: NDArray[np.generic] | None) -> set[int]:
+    """The labels that occur, background left out; none where there is no array."""
+    return set[int]() if array is None else set(map(int, _numbers(array)))
 
 
 def _numbers(array: NDArray[Any]) -> list[float]:

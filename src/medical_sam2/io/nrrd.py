@@ -8,7 +8,7 @@ import re
 import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +46,6 @@ SPACES = {
     "lps": (-1, -1, 1),
 }
 TIMED = {f"{space}{suffix}" for space in SPACES for suffix in ("-time", "t")}
-CHANNELS = {"vector", "list", "covariant-vector", "normal", "rgb-color", "rgba-color", "3-color", "4-color", "hsv-color"}
 VECTORS = {"complex", "quaternion", "2-vector", "3-vector", "4-vector", "3-gradient", "3-normal"}
 
 
@@ -360,18 +359,20 @@ def load_segments(path: Path, like: Volume, threshold: float | None = None) -> l
                 number if shared else value, array == value, all_segments[number - 1].name, all_segments[number - 1].colour
             )
     if not found:
-        raise PromptError("the segmentation is empty", "outline at least one voxel", subject=path)
+        raise PromptError(*labels.EMPTY, subject=path)
     return [found[number] for number in sorted(found)]
 
 
-def load(path: Path, like: Volume) -> Volume:
-    """The same as one label map.
+def load(path: Path, like: Volume) -> tuple[Volume, list[Outline]]:
+    """The same as one label map, and its objects without their voxels.
 
     Raises:
         FormatError: segments overlap, and so on as `load_segments`.
     """
-    parts = ((outline.label, outline.inside) for outline in load_segments(path, like))
-    return Volume(voxels.join_labels(parts, like.shape, path, "segments"), like.affine, "SEG", path)
+    found = load_segments(path, like)
+    parts = ((outline.label, outline.inside) for outline in found)
+    joined = Volume(voxels.join_labels(parts, like.shape, path, "segments"), like.affine, "SEG", path)
+    return joined, [replace(outline, inside=labels.NOWHERE) for outline in found]
 
 
 def _whole(text: str, path: Path) -> int:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from medical_sam2.errors import ConfigError, InputError, PromptError
 from medical_sam2.intensity_window import BLANK, Window, Windows, is_blank
+from medical_sam2.io.labels import labels_in
 from medical_sam2.prompts import FramePrompt, Mask, Point, Prompt, check_object, intensities
 from medical_sam2.strokes import Brush, Lasso, Scribble, SliceRange, joins_outlines, only_takes_away, says_where
 from medical_sam2.tracking.limits import Limits, check_agreement, limits_of
@@ -387,11 +388,6 @@ def order_outward(prompted: Iterable[int], frames: Iterable[int], start: int) ->
 def largest_frame(prompts: Mapping[int, FramePrompt]) -> int:
     """The frame on which the largest outline or box of an object was drawn; the first of several, and where none was."""
     return max(sorted(prompts), key=lambda t: prompts[t].drawn_area)
-
-
-def labels_in(array: NDArray[np.generic] | None) -> set[int]:
-    """The labels that occur, slab by slab, background left out; none where there is no array."""
-    return set[int]() if array is None else {int(label) for slab in array for label in np.unique(slab)} - {0}
 
 
 def by_window(volume: Volume, groups: Sequence[Group], name: str | Window) -> dict[Window, list[Group]]:

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from medical_sam2.errors import say_count
 from medical_sam2.intensity_window import Window
+from medical_sam2.io.labels import labels_in
 from medical_sam2.model.memory_bank import PolicyBank, cosine
 from medical_sam2.prompts import FramePrompt
 from medical_sam2.strokes import joins_outlines
@@ -53,7 +54,6 @@ from medical_sam2.tracking.plan import (
     array_axis,
     drawn_prompts,
     frame_prompts,
-    labels_in,
     largest_frame,
     objects_at_once,
     order_outward,

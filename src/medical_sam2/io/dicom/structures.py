@@ -211,8 +211,8 @@ class _Region:
     contours: list[_Contour] = field(default_factory=list[_Contour])
 
 
-def load(path: Path, like: Volume) -> Volume:
-    """The regions as one label map in the grid of `like`, the series that they were drawn on; warnings say what is odd.
+def load(path: Path, like: Volume) -> tuple[Volume, list[Outline]]:
+    """The regions as one label map in the grid of `like`, the series that they were drawn on, and as objects without voxels.
 
     Raises:
         FormatError: regions overlap, and so on as `load_segments`.
@@ -222,13 +222,14 @@ def load(path: Path, like: Volume) -> Volume:
         regions, notes = _regions(path, like)
     parts = ((region.label, _filled(region, like.shape, path)) for region in regions)
     array = join_labels(parts, like.shape, path, "ROIs")
+    described = [Outline(each.label, labels.NOWHERE, each.name, each.colour, tuple(notes)) for each in regions]
     for region in regions:
         drawn = {contour.slice for contour in region.contours}
         if missing := max(drawn) - min(drawn) + 1 - len(drawn):
             notes.append(
                 f"ROI {region.label} has no contour on {say_count(missing, 'slice')} between its first and its last one"
             )
-    return Volume(array, like.affine, "RTSTRUCT", path, tuple(notes))
+    return Volume(array, like.affine, "RTSTRUCT", path, tuple(notes)), described
 
 
 def load_segments(path: Path, like: Volume, threshold: float | None = None) -> list[Outline]:
