@@ -32,8 +32,15 @@ from medical_sam2.evaluate.cases import (
 )
 from medical_sam2.evaluate.figures import write_sketch
 from medical_sam2.evaluate.methods import find_method, is_by_user
-from medical_sam2.evaluate.methods.interface import Correcting, Method, MethodAnswer, MethodInputs, TrainingCases
-from medical_sam2.evaluate.methods.user_methods import MethodError, guard_method
+from medical_sam2.evaluate.methods.interface import (
+    Correcting,
+    Method,
+    MethodAnswer,
+    MethodError,
+    MethodInputs,
+    TrainingCases,
+    guard_method,
+)
 from medical_sam2.evaluate.protocols import OF_VOLUMES, Condition, Kind
 from medical_sam2.evaluate.study import EvaluationJob, NetworkSettings, Row
 from medical_sam2.metrics import dice, iou, score

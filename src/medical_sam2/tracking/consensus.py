@@ -27,8 +27,7 @@ from medical_sam2.model.weights import read_small_network
 from medical_sam2.tracking.confidence import RefinedSlices, dice_of
 from medical_sam2.tracking.frames import box_of, region_around
 from medical_sam2.tracking.fusion import Fusion, Slabs
-from medical_sam2.tracking.geodesics import geodesics
-from medical_sam2.tracking.optical_flow import follow_flow, shift
+from medical_sam2.tracking.witnesses import follow_flow, geodesics, shift
 
 SIDE, VOXELS = 64, 2_000_000  # pixels along a side of a slice, voxels in all, at most
 MARGIN = 1.75  # side of the region over the object's, in a slice

@@ -31,7 +31,7 @@ from medical_sam2.model.tracker import upsample
 from medical_sam2.model.weights import read_small_network
 from medical_sam2.tracking.confidence import dice_of
 from medical_sam2.tracking.consensus import MOST_CHANGE
-from medical_sam2.tracking.geodesics import sweep
+from medical_sam2.tracking.witnesses import sweep
 
 Floats = NDArray[np.float32]
 MaskArray = NDArray[np.bool_]
