@@ -31,19 +31,12 @@ MOST_PAIRS = 60
 
 @dataclass(frozen=True)
 class FoundCases:
-    """What a folder, or a table, holds.
+    """What a folder, or a table, holds."""
 
-    Args:
-        cases: images with prompts, in order.
-        unprompted: names of images without any.
-        unused: files of prompts that belong to no image.
-        notes: what was guessed, one line each.
-    """
-
-    cases: tuple[BatchCase, ...]
-    unprompted: tuple[str, ...] = ()
-    unused: tuple[Path, ...] = ()
-    notes: tuple[str, ...] = ()
+    cases: tuple[BatchCase, ...]  # images with prompts, in order
+    unprompted: tuple[str, ...] = ()  # names of images without any
+    unused: tuple[Path, ...] = ()  # files of prompts that belong to no image
+    notes: tuple[str, ...] = ()  # what was guessed, one line each
 
 
 def find_cases(

@@ -17,17 +17,11 @@ from medical_sam2.volume import Volume
 
 @dataclass(frozen=True)
 class BatchEstimate:
-    """What a run would take.
+    """What a run would take."""
 
-    Args:
-        seconds: about so long; at most, where nothing was done yet that could be measured.
-        bytes: memory of the largest case; 0 where no header has a size.
-        measured: whether earlier cases of this folder tell the time.
-    """
-
-    seconds: float
-    bytes: int
-    measured: bool
+    seconds: float  # about so long; at most, where nothing was done yet that could be measured
+    bytes: int  # memory of the largest case; 0 where no header has a size
+    measured: bool  # whether earlier cases of this folder tell the time
 
 
 def estimate(run: BatchRun, grids: Mapping[str, Volume], segmenter: Segmenter) -> BatchEstimate:

@@ -162,19 +162,12 @@ class BatchSettings:
 
 @dataclass(frozen=True)
 class BatchJob:
-    """A case that is to be outlined, wherever that is done.
+    """A case that is to be outlined, wherever that is done."""
 
-    Args:
-        case: it.
-        folder: of the results.
-        settings: how.
-        key: hash of all that its result depends on beside its image.
-    """
-
-    case: BatchCase
-    folder: Path
-    settings: BatchSettings
-    key: str
+    case: BatchCase  # it
+    folder: Path  # of the results
+    settings: BatchSettings  # how
+    key: str  # hash of all that its result depends on beside its image
 
 
 def segment_cases(

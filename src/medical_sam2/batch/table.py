@@ -58,25 +58,15 @@ MOST_BYTES = 1 << 28
 
 @dataclass(frozen=True)
 class TableRow:
-    """A row of a table.
+    """A row of a table."""
 
-    Args:
-        where: the row, as messages name it.
-        object: label; None where each label of a mask is an object.
-        name: of the object, "" where it has none.
-        key: of an object in a file of prompts.
-        content: its entry there.
-        unit: of coordinates.
-        rule: how the numbers of a mask are meant that no value is chosen from.
-    """
-
-    where: str
-    object: int | None
-    name: str
-    key: str
-    content: Any
-    unit: Unit = "voxel"
-    rule: MaskRule = AS_DRAWN
+    where: str  # the row, as messages name it
+    object: int | None  # label; None where each label of a mask is an object
+    name: str  # of the object, "" where it has none
+    key: str  # of an object in a file of prompts
+    content: Any  # its entry there
+    unit: Unit = "voxel"  # of coordinates
+    rule: MaskRule = AS_DRAWN  # how the numbers of a mask are meant that no value is chosen from
 
     def read(self, volume: Volume) -> NamedPrompts:
         """What it points at; errors name the row."""

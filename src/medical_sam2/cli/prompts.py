@@ -153,17 +153,11 @@ class SetPromptOptions:
 
 @dataclass(frozen=True)
 class SetPrompts:
-    """The prompts of a set of images.
+    """The prompts of a set of images."""
 
-    Args:
-        prompts: image → object → prompt.
-        names: object → name.
-        files: masks that were read.
-    """
-
-    prompts: Mapping[int, Mapping[int, FramePrompt]]
-    names: Mapping[int, str]
-    files: tuple[Path, ...]
+    prompts: Mapping[int, Mapping[int, FramePrompt]]  # image → object → prompt
+    names: Mapping[int, str]  # object → name
+    files: tuple[Path, ...]  # masks that were read
 
 
 def volume_prompts(options: PromptOptions, volume: Volume, earlier: Volume | None = None) -> NamedPrompts:

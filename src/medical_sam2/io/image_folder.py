@@ -20,15 +20,10 @@ from medical_sam2.plugins import suggestion
 
 @dataclass(frozen=True)
 class FolderEntry:
-    """A file, or a page of one.
+    """A file, or a page of one."""
 
-    Args:
-        file: where it is.
-        page: which one, from 0, of a file with several.
-    """
-
-    file: Path
-    page: int | None = None
+    file: Path  # where it is
+    page: int | None = None  # which one, from 0, of a file with several
 
     @property
     def name(self) -> str:

@@ -40,19 +40,12 @@ TAIL = 1 << 16
 
 @dataclass(frozen=True)
 class TiffPlane:
-    """One image of a TIFF file.
+    """One image of a TIFF file."""
 
-    Args:
-        page: its directory, from 0.
-        offset: where its pixels start, if they follow those of the only directory.
-        channel: which of a pixel's numbers, where these are no colours.
-        channels: how many there are.
-    """
-
-    page: int
-    offset: int | None = None
-    channel: int | None = None
-    channels: int = 1
+    page: int  # its directory, from 0
+    offset: int | None = None  # where its pixels start, if they follow those of the only directory
+    channel: int | None = None  # which of a pixel's numbers, where these are no colours
+    channels: int = 1  # how many there are
 
     @property
     def plain(self) -> bool:

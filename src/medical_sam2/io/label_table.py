@@ -41,17 +41,11 @@ BEGINNINGS = {
 
 @dataclass(frozen=True)
 class LabelEntry:
-    """One line of a table.
+    """One line of a table."""
 
-    Args:
-        label: number in the label map.
-        name: what it stands for, "" where the table does not say.
-        colour: in which it is shown, where the table says so.
-    """
-
-    label: int
-    name: str
-    colour: Colour | None = None
+    label: int  # number in the label map
+    name: str  # what it stands for, "" where the table does not say
+    colour: Colour | None = None  # in which it is shown, where the table says so
 
 
 def save(found: Segmentation, path: Path) -> list[str]:

@@ -294,19 +294,12 @@ TISSUE = (
 
 @dataclass(frozen=True)
 class Segment:
-    """One segment, as the header describes it.
+    """One segment, as the header describes it."""
 
-    Args:
-        layer: which of the numbers of a voxel tells of it, from 0.
-        value: that number inside of it.
-        name: what it is called.
-        colour: in which it is shown, where the header says so.
-    """
-
-    layer: int
-    value: int
-    name: str
-    colour: Colour | None = None
+    layer: int  # which of the numbers of a voxel tells of it, from 0
+    value: int  # that number inside of it
+    name: str  # what it is called
+    colour: Colour | None = None  # in which it is shown, where the header says so
 
 
 def read_segments(path: Path) -> list[Segment]:

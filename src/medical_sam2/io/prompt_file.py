@@ -51,21 +51,13 @@ Unit = Literal["voxel", "mm"]
 
 @dataclass(frozen=True)
 class NamedPrompts:
-    """Prompts, and what their objects are called.
+    """Prompts, and what their objects are called."""
 
-    Args:
-        prompts: of any objects.
-        names: label → name of the structure, where it has one.
-        files: masks that a file of prompts names.
-        colours: label → colour, where a mask shows one.
-        notes: what is to be told of how they are taken, one line each.
-    """
-
-    prompts: tuple[Prompt, ...]
-    names: Mapping[int, str] = field(default_factory=dict[int, str])
-    files: tuple[Path, ...] = ()
-    colours: Mapping[int, Colour] = field(default_factory=dict[int, Colour])
-    notes: tuple[str, ...] = ()
+    prompts: tuple[Prompt, ...]  # of any objects
+    names: Mapping[int, str] = field(default_factory=dict[int, str])  # label → name of the structure, where it has one
+    files: tuple[Path, ...] = ()  # masks that a file of prompts names
+    colours: Mapping[int, Colour] = field(default_factory=dict[int, Colour])  # label → colour, where a mask shows one
+    notes: tuple[str, ...] = ()  # what is to be told of how they are taken, one line each
 
     @property
     def labels(self) -> tuple[int, ...]:
@@ -75,16 +67,11 @@ class NamedPrompts:
 
 @dataclass(frozen=True)
 class Places:
-    """Coordinates that a user gave, as voxel indices of an image.
+    """Coordinates that a user gave, as voxel indices of an image."""
 
-    Args:
-        volume: the image.
-        unit: "voxel", in the order of its file, or "mm" in RAS+.
-        notes: filled with a line for each click and box at fractions of voxels, which mostly were meant otherwise.
-    """
-
-    volume: Volume
-    unit: Unit = "voxel"
+    volume: Volume  # the image
+    unit: Unit = "voxel"  # "voxel", in the order of its file, or "mm" in RAS+
+    # filled with a line for each click and box at fractions of voxels, which mostly were meant otherwise
     notes: list[str] = field(default_factory=list[str])
 
     def point(self, numbers: Sequence[float], object: int, *, positive: bool = True) -> Point:

@@ -70,13 +70,9 @@ class Options:
 
 @dataclass(frozen=True, eq=False)
 class Loaded(Volume):
-    """A volume that remembers what its format needs for writing something beside it, bit for bit in the same grid.
+    """A volume that remembers what its format needs for writing something beside it, bit for bit in the same grid."""
 
-    Args:
-        origin: the reader's own notes; writers of the same format understand them.
-    """
-
-    origin: object | None = None
+    origin: object | None = None  # the reader's own notes; writers of the same format understand them
 
 
 @dataclass(frozen=True, eq=False)

@@ -24,25 +24,15 @@ Packing = Literal["raw", "gzip", "zlib"]
 
 @dataclass(frozen=True)
 class VoxelLayout:
-    """How the voxels of a text-headed image are stored.
+    """How the voxels of a text-headed image are stored."""
 
-    Args:
-        dtype: of a number, with its byte order.
-        shape: the three dimensions.
-        channels: numbers per voxel, fastest, 1 for grey.
-        frames: time points, slowest.
-        packing: compression of the data.
-        skip: bytes before the voxels; -1: they are the last bytes of the file.
-        detached: name of the file that holds them, None if they follow the header.
-    """
-
-    dtype: np.dtype
-    shape: tuple[int, int, int]
-    channels: int
-    frames: int
-    packing: Packing
-    skip: int
-    detached: str | None
+    dtype: np.dtype  # of a number, with its byte order
+    shape: tuple[int, int, int]  # the three dimensions
+    channels: int  # numbers per voxel, fastest, 1 for grey
+    frames: int  # time points, slowest
+    packing: Packing  # compression of the data
+    skip: int  # bytes before the voxels; -1: they are the last bytes of the file
+    detached: str | None  # name of the file that holds them, None if they follow the header
 
 
 def read_line(content: Content, used: int) -> str:

@@ -74,15 +74,10 @@ def _processor_computes_bf16() -> bool:
 
 @dataclass(eq=False)
 class _Helper:
-    """Another core.
+    """Another core."""
 
-    Args:
-        submit: hands work to it.
-        taken: whether it follows a stream: parts of other work would only take turns with that.
-    """
-
-    submit: Submit
-    taken: bool = False
+    submit: Submit  # hands work to it
+    taken: bool = False  # whether it follows a stream: parts of other work would only take turns with that
 
 
 class Later(Generic[T]):

@@ -267,15 +267,10 @@ def _writable() -> Iterator[None]:
 
 @dataclass(eq=False)
 class LibrarySessions:
-    """Sessions of this server about images of its library and of its PACS.
+    """Sessions of this server about images of its library and of its PACS."""
 
-    Args:
-        store: of the sessions.
-        datastore: names the images of the library.
-    """
-
-    store: SessionStore
-    datastore: Datastore
+    store: SessionStore  # of the sessions
+    datastore: Datastore  # names the images of the library
     _lock: threading.RLock = field(default_factory=threading.RLock)
     _sessions: dict[Stamp | str, str] = field(default_factory=dict[Stamp | str, str])
     _series: dict[Stamp, dict[str, str]] = field(default_factory=dict[Stamp, dict[str, str]])
@@ -356,13 +351,9 @@ class ImageSuggestion:
 
 @dataclass(eq=False)
 class ActiveLearning:
-    """Chooses images that have no labels yet.
+    """Chooses images that have no labels yet."""
 
-    Args:
-        library: of the images.
-    """
-
-    library: LibrarySessions
+    library: LibrarySessions  # of the images
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _seen: dict[Stamp, NDArray[np.float32] | None] = field(default_factory=dict[Stamp, "NDArray[np.float32] | None"])
     _sure: dict[Stamp, float] = field(default_factory=dict[Stamp, float])

@@ -36,17 +36,11 @@ MOST_PARTS = 16
 
 @dataclass(frozen=True, eq=False)
 class StructureEdit:
-    """What a session holds after an edit.
+    """What a session holds after an edit."""
 
-    Args:
-        structures: all of them, in their order; gestures on those that are gone are forgotten.
-        result: their voxels; None where it stays.
-        notes: for the user.
-    """
-
-    structures: tuple[Structure, ...]
-    result: SessionResult | None = None
-    notes: tuple[str, ...] = ()
+    structures: tuple[Structure, ...]  # all of them, in their order; gestures on those that are gone are forgotten
+    result: SessionResult | None = None  # their voxels; None where it stays
+    notes: tuple[str, ...] = ()  # for the user
 
 
 def check_volume(image: SessionImage, why: str) -> None:

@@ -40,15 +40,10 @@ Moment: TypeAlias = tuple[NDArray[np.uint8], tuple[Prompt, ...], tuple[Prompt, .
 
 @dataclass(eq=False)
 class Prediction:
-    """What the network makes of a client's gestures, while it does.
+    """What the network makes of a client's gestures, while it does."""
 
-    Args:
-        lease: of the client, as it was when this began.
-        queue: where the network is asked.
-    """
-
-    lease: "Lease"
-    queue: InferenceQueue
+    lease: "Lease"  # of the client, as it was when this began
+    queue: InferenceQueue  # where the network is asked
     labels: NDArray[np.uint8] = field(init=False)  # as far as they are known
     done: bool = False
     error: Exception | None = None

@@ -48,20 +48,14 @@ UNCERTAIN_VOXELS = 64_000_000  # up to which a map of uncertainty is kept beside
 
 @dataclass(frozen=True, eq=False)
 class SessionResult:
-    """What tracking found.
+    """What tracking found."""
 
-    Args:
-        labels: of each voxel.
-        rows: how sure it was of each structure on each tracked frame; `slice` is that of the plane.
-        uncertainty: 0 (sure) to 255 (undecided) for each voxel, where it is known.
-        warnings: for the user.
-        beneath: of a set, edited structures of which others took pixels, where they did; they get these back.
-    """
-
-    labels: LabelMaps
+    labels: LabelMaps  # of each voxel
+    # how sure it was of each structure on each tracked frame; `slice` is that of the plane
     rows: tuple[SliceConfidence, ...] = ()
-    uncertainty: LabelMaps | None = None
-    warnings: tuple[str, ...] = ()
+    uncertainty: LabelMaps | None = None  # 0 (sure) to 255 (undecided) for each voxel, where it is known
+    warnings: tuple[str, ...] = ()  # for the user
+    # of a set, edited structures of which others took pixels, where they did; they get these back
     beneath: LabelMaps | None = None
 
     @cached_property

@@ -57,38 +57,23 @@ MOST_CHANGE = 12.0  # that a logit changes by
 
 @dataclass(frozen=True, eq=False)
 class TrackedObject:
-    """An object once it has been tracked.
+    """An object once it has been tracked."""
 
-    Args:
-        estimate: probability (I, J, K).
-        grey: index along I → intensities (J, K) in [0, 1].
-        axis: array axis of the slices that were prompted.
-        prompted: their indices.
-        confidence: of each slice along that axis, 0 where it was not tracked.
-        spacing_mm: between voxels.
-    """
-
-    estimate: Slabs
-    grey: Callable[[int], Floats]
-    axis: int
-    prompted: Sequence[int]
-    confidence: NDArray[np.floating]
-    spacing_mm: tuple[float, float, float]
+    estimate: Slabs  # probability (I, J, K)
+    grey: Callable[[int], Floats]  # index along I → intensities (J, K) in [0, 1]
+    axis: int  # array axis of the slices that were prompted
+    prompted: Sequence[int]  # their indices
+    confidence: NDArray[np.floating]  # of each slice along that axis, 0 where it was not tracked
+    spacing_mm: tuple[float, float, float]  # between voxels
 
 
 @dataclass(frozen=True, eq=False)
 class Grid:
-    """The working grid: boxes of voxels, no finer than the volume's own, each slice by itself.
+    """The working grid: boxes of voxels, no finer than the volume's own, each slice by itself."""
 
-    Args:
-        low: first voxel of the region.
-        high: the one after its last.
-        shape: boxes along each array axis.
-    """
-
-    low: tuple[int, int, int]
-    high: tuple[int, int, int]
-    shape: tuple[int, int, int]
+    low: tuple[int, int, int]  # first voxel of the region
+    high: tuple[int, int, int]  # the one after its last
+    shape: tuple[int, int, int]  # boxes along each array axis
 
     def means(self, slab: Callable[[int], Floats]) -> Floats:
         """Means over the boxes, of shape `shape`, of a volume that is handed out slab by slab."""
@@ -189,19 +174,12 @@ def signed_distance(mask_hw: MaskArray, steps: NDArray[np.float64]) -> Floats:
 
 @dataclass(frozen=True, eq=False)
 class PromptedSlices:
-    """The prompted slices, on the working grid.
+    """The prompted slices, on the working grid."""
 
-    Args:
-        slices: those on which the object is.
-        outline: (n, h, w) the object there, nothing elsewhere.
-        steps: sides of a box of the grid, in radii of the object.
-        goes_on: whether the volume does, before the first slice and after the last.
-    """
-
-    slices: Sequence[int]
-    outline: MaskArray
-    steps: NDArray[np.float64]
-    goes_on: tuple[bool, bool]
+    slices: Sequence[int]  # those on which the object is
+    outline: MaskArray  # (n, h, w) the object there, nothing elsewhere
+    steps: NDArray[np.float64]  # sides of a box of the grid, in radii of the object
+    goes_on: tuple[bool, bool]  # whether the volume does, before the first slice and after the last
 
     @property
     def nearest(self) -> NDArray[np.int64]:
@@ -228,15 +206,10 @@ class PromptedSlices:
 
 @dataclass(frozen=True, eq=False)
 class FeatureMaps:
-    """Features of the working grid, those of single slices after those of voxels; together on one slice at a time.
+    """Features of the working grid, those of single slices after those of voxels; together on one slice at a time."""
 
-    Args:
-        voxels: maps (n, h, w), the prompted axis first.
-        slices: numbers (n,) each.
-    """
-
-    voxels: Sequence[Floats]
-    slices: Sequence[NDArray[np.floating]]
+    voxels: Sequence[Floats]  # maps (n, h, w), the prompted axis first
+    slices: Sequence[NDArray[np.floating]]  # numbers (n,) each
 
     def __len__(self) -> int:
         """How many slices."""

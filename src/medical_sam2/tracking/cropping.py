@@ -28,15 +28,10 @@ SAMPLES = 64  # along each axis, at least, by which that is judged
 
 @dataclass(frozen=True, eq=False)
 class Crop:
-    """The part of a volume that is looked at.
+    """The part of a volume that is looked at."""
 
-    Args:
-        whole: the volume.
-        box: where the part lies in it.
-    """
-
-    whole: Volume
-    box: tuple[slice, slice, slice]
+    whole: Volume  # the volume
+    box: tuple[slice, slice, slice]  # where the part lies in it
 
     @classmethod
     def to_content(cls, volume: Volume, prompts: Sequence[Prompt]) -> "Crop":

@@ -23,19 +23,12 @@ Array = TypeVar("Array", NDArray[np.float32], NDArray[np.bool_])
 
 @dataclass(frozen=True, eq=False)
 class Limits:
-    """What the prompts of one object settle of single voxels, whatever the network finds.
+    """What the prompts of one object settle of single voxels, whatever the network finds."""
 
-    Args:
-        within: voxels (three slices) beyond which the object is not.
-        excluded: boxes (three slices each) in which it is not.
-        inside: (N, 3) voxels that are the object.
-        outside: (N, 3) voxels that are not.
-    """
-
-    within: tuple[slice, slice, slice]
-    excluded: tuple[tuple[slice, slice, slice], ...]
-    inside: Voxels
-    outside: Voxels
+    within: tuple[slice, slice, slice]  # voxels (three slices) beyond which the object is not
+    excluded: tuple[tuple[slice, slice, slice], ...]  # boxes (three slices each) in which it is not
+    inside: Voxels  # (N, 3) voxels that are the object
+    outside: Voxels  # (N, 3) voxels that are not
 
     def apply(self, part_ijk: Array, start_ijk: Sequence[int], *, cut: bool = True) -> Array:
         """Make a part of a volume that begins at a voxel follow, in place: 1 inside, 0 outside; `cut`: also beyond `within`."""

@@ -31,18 +31,12 @@ KEPT_BYTES = 384 << 20  # of features
 
 @dataclass(frozen=True, eq=False)
 class Group:
-    """Objects that are tracked in lock step: prompted on the same frames of the same view.
+    """Objects that are tracked in lock step: prompted on the same frames of the same view."""
 
-    Args:
-        views: along which they are tracked; their prompts lie in the first.
-        prompts: object → frame → prompt.
-        given: object → its prompts as they were given.
-        limits: object → what they settle of single voxels, where they do.
-    """
-
-    views: tuple[View, ...]
-    prompts: Mapping[int, Mapping[int, FramePrompt]]
-    given: Mapping[int, tuple[Prompt, ...]]
+    views: tuple[View, ...]  # along which they are tracked; their prompts lie in the first
+    prompts: Mapping[int, Mapping[int, FramePrompt]]  # object → frame → prompt
+    given: Mapping[int, tuple[Prompt, ...]]  # object → its prompts as they were given
+    # object → what they settle of single voxels, where they do
     limits: Mapping[int, Limits] = field(default_factory=dict[int, Limits])
 
     @property
@@ -68,15 +62,10 @@ class Group:
 
 @dataclass(frozen=True, eq=False)
 class TrackingPlan:
-    """Who is tracked along which views.
+    """Who is tracked along which views."""
 
-    Args:
-        groups: all objects.
-        warnings: views that are left out, outlines that say next to nothing.
-    """
-
-    groups: tuple[Group, ...]
-    warnings: tuple[str, ...] = ()
+    groups: tuple[Group, ...]  # all objects
+    warnings: tuple[str, ...] = ()  # views that are left out, outlines that say next to nothing
 
     @property
     def labels(self) -> tuple[int, ...]:

@@ -68,15 +68,10 @@ ANSWER = ("expected", "unchanged", "sureness", "confidence", *WITNESSES)
 
 @dataclass(frozen=True, eq=False)
 class SeenImage:
-    """An image as the network saw it.
+    """An image as the network saw it."""
 
-    Args:
-        picture_3SS: in [0, 1].
-        encoded_Chw: the maps of its encoder, enlarged to half of the picture's size.
-    """
-
-    picture_3SS: Floats
-    encoded_Chw: Floats
+    picture_3SS: Floats  # in [0, 1]
+    encoded_Chw: Floats  # the maps of its encoder, enlarged to half of the picture's size
 
     @classmethod
     def of(cls, shown_3SS: Tensor, frame: Features) -> "SeenImage":
@@ -198,17 +193,11 @@ class PixelRegression:
 
 @dataclass(frozen=True, eq=False)
 class PromptedImage:
-    """An object on an image that was prompted, as it is kept: without the maps of the encoder, which are large.
+    """An object on an image that was prompted, as it is kept: without the maps of the encoder, which are large."""
 
-    Args:
-        picture_3SS: in [0, 1].
-        inside_SS: its outline, not empty.
-        encoder_regression: what the encoder's maps at its pixels tell of others.
-    """
-
-    picture_3SS: Floats
-    inside_SS: MaskArray
-    encoder_regression: PixelRegression
+    picture_3SS: Floats  # in [0, 1]
+    inside_SS: MaskArray  # its outline, not empty
+    encoder_regression: PixelRegression  # what the encoder's maps at its pixels tell of others
 
     @classmethod
     def of(cls, seen: SeenImage, inside_SS: MaskArray) -> "PromptedImage":
@@ -395,13 +384,9 @@ def _two_convolutions(width_in: int, width: int) -> nn.Sequential:
 
 @dataclass(frozen=True, eq=False)
 class SetConsensus:
-    """What is made of all witnesses.
+    """What is made of all witnesses."""
 
-    Args:
-        network: features (N, F, S / 2, S / 2) → what is added to logits.
-    """
-
-    network: ConsensusNetwork
+    network: ConsensusNetwork  # features (N, F, S / 2, S / 2) → what is added to logits
 
     @classmethod
     def beside(cls, weights: Path) -> "SetConsensus | None":

@@ -85,15 +85,10 @@ class MethodError(InputError):
 
 @dataclass(frozen=True)
 class UserMethod:
-    """A method whose faults are named as its own.
+    """A method whose faults are named as its own."""
 
-    Args:
-        name: of it, such as `own.py:METHOD`.
-        method: it.
-    """
-
-    name: str
-    method: Method
+    name: str  # of it, such as `own.py:METHOD`
+    method: Method  # it
 
     def on_volume(self, inputs: MethodInputs, task: VolumeTask, prompts: FramePrompts) -> MethodAnswer:
         """Its answer; raises MethodError."""

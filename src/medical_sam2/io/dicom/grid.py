@@ -29,17 +29,11 @@ SAME_PLACE = 0.01
 
 @dataclass(frozen=True, eq=False)
 class SliceGrid:
-    """A regular stack.
+    """A regular stack."""
 
-    Args:
-        slices: the planes in order along their normal; None where one is missing and shall be filled in.
-        affine: index (column, row, slice) → RAS mm.
-        warnings: what the user should know.
-    """
-
-    slices: tuple[Plane | None, ...]
-    affine: NDArray[np.float64]
-    warnings: list[str] = field(default_factory=list)
+    slices: tuple[Plane | None, ...]  # the planes in order along their normal; None where one is missing and shall be filled in
+    affine: NDArray[np.float64]  # index (column, row, slice) → RAS mm
+    warnings: list[str] = field(default_factory=list)  # what the user should know
 
 
 def build(planes: Sequence[Plane], subject: Path, *, frame: int | None = None, allow_gap: bool = False) -> SliceGrid:

@@ -164,33 +164,19 @@ Numbers: TypeAlias = tuple[float, ...]
 
 @dataclass(frozen=True, eq=False)
 class Plane:
-    """One slice: a file, or a frame of one.
+    """One slice: a file, or a frame of one."""
 
-    Args:
-        path: the file.
-        frame: which frame of it, from 0.
-        size: columns and rows.
-        position: LPS mm of the centre of the first pixel, None where the header does not say.
-        orientation: direction of rows, then of columns, None where the header does not say.
-        spacing: mm between rows, then between columns, None where the header does not say.
-        step: what the header says of the distance between slices in mm, None if nothing.
-        thickness: of the slice in mm, None where the header does not say.
-        scaling: slope and intercept.
-        times: what could tell time points apart, by tag.
-        uid: SOPInstanceUID.
-    """
-
-    path: Path
-    frame: int
-    size: tuple[int, int]
-    position: Numbers | None
-    orientation: Numbers | None
-    spacing: Numbers | None
-    step: float | None
-    thickness: float | None
-    scaling: tuple[float, float]
-    times: tuple[float | None, ...]
-    uid: str
+    path: Path  # the file
+    frame: int  # which frame of it, from 0
+    size: tuple[int, int]  # columns and rows
+    position: Numbers | None  # LPS mm of the centre of the first pixel, None where the header does not say
+    orientation: Numbers | None  # direction of rows, then of columns, None where the header does not say
+    spacing: Numbers | None  # mm between rows, then between columns, None where the header does not say
+    step: float | None  # what the header says of the distance between slices in mm, None if nothing
+    thickness: float | None  # of the slice in mm, None where the header does not say
+    scaling: tuple[float, float]  # slope and intercept
+    times: tuple[float | None, ...]  # what could tell time points apart, by tag
+    uid: str  # SOPInstanceUID
 
 
 def is_localizer(header: Dataset) -> bool:

@@ -48,21 +48,13 @@ FLOAT_TAGS = ("FloatPixelData", "DoubleFloatPixelData")
 
 @dataclass(frozen=True, eq=False)
 class DicomPixels:
-    """The decoded frames of one file.
+    """The decoded frames of one file."""
 
-    Args:
-        frames: (H, W) or (H, W, 3) arrays of the wanted frames, decoded one by one.
-        padding: smallest and largest stored value that means "no data", None if there is none.
-        inverted: whether small values are bright (MONOCHROME1).
-        stored_bits: bits of a stored value.
-        warnings: what was odd.
-    """
-
-    frames: Iterable[NDArray[Any]]
-    padding: tuple[float, float] | None
-    inverted: bool
-    stored_bits: int
-    warnings: tuple[str, ...]
+    frames: Iterable[NDArray[Any]]  # (H, W) or (H, W, 3) arrays of the wanted frames, decoded one by one
+    padding: tuple[float, float] | None  # smallest and largest stored value that means "no data", None if there is none
+    inverted: bool  # whether small values are bright (MONOCHROME1)
+    stored_bits: int  # bits of a stored value
+    warnings: tuple[str, ...]  # what was odd
 
     def doubts(self, frame: NDArray[Any]) -> list[str]:
         """One line if the stored values look as if the header were wrong about their sign.
