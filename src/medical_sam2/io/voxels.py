@@ -1,12 +1,12 @@
 """Voxels, whatever the format: read after a text header (NRRD, MetaImage), cleaned, their grids compared, oddities named."""
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,55 +48,98 @@ def read_line(content: Content, used: int) -> str:
     return text.rstrip("\r\n")
 
 
-def put_field(fields: dict[str, str], name: str, value: str, path: Path) -> None:
-    """Keep a field of a header; FormatError for a name that is none, or is there twice: readers differ in which they take."""
-    if not name.isprintable() or not name.isascii():
-        raise FormatError("its header holds a line that cannot be read", "repair the header", subject=path)
-    if fields.setdefault(name, value) is not value:
-        raise FormatError(f"its header tells {name[:30]!r} twice", "repair the header", subject=path)
+class TextHeader(dict[str, str]):
+    """Fields of a text header by their names in lower case; what is wrong with one is refused with a FormatError.
+
+    Args:
+        path: of the file, for messages.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.path = path
+
+    def refuse(self, problem: str, remedy: str = "repair the header") -> NoReturn:
+        """Refuse the file."""
+        raise FormatError(problem, remedy, subject=self.path)
+
+    def put(self, name: str, value: str) -> None:
+        """Keep a field; refuse a name that is none, or is there twice: readers differ in which they take."""
+        if not name.isprintable() or not name.isascii():
+            self.refuse("its header holds a line that cannot be read")
+        if self.setdefault(name, value) is not value:
+            self.refuse(f"its header tells {name[:30]!r} twice")
+
+    def require(self, name: str, shown: str = "") -> str:
+        """The text of a field that must be there."""
+        if name not in self:
+            self.refuse(f"its header lacks {shown or repr(name)}")
+        return self[name]
+
+    def numbers(self, text: str, name: str, count: int | None = None) -> list[float]:
+        """Finite numbers of a field, `count` of them: as any program spells them, since Python takes 1_0 for ten."""
+        words = re.split(r"[ \t,]+", text.strip(" \t"))
+        found = [float(word) for word in words] if all(map(NUMBER.fullmatch, words)) else []
+        if not found or (count is not None and len(found) != count) or not np.isfinite(found).all():
+            self.refuse(f"its {name} {text[:60]!r} cannot be used")
+        return found
+
+    def sizes(self, text: str, name: str) -> list[int]:
+        """Positive whole numbers of a field."""
+        found = self.numbers(text, name)
+        if any(size < 1 or size != int(size) or size > 2**40 for size in found):
+            self.refuse(f"its {name} {text[:60]!r} is no image size")
+        return [int(size) for size in found]
+
+    def number_type(self, kind: str, name: str, types: Mapping[str, str], *, big: bool) -> np.dtype:
+        """The type that is called so, with its byte order."""
+        if kind not in types:
+            self.refuse(f"its {name} {kind[:30]!r} cannot be read", "convert it to integers or float")
+        return np.dtype(types[kind]).newbyteorder(">" if big else "<")
+
+    def skip(self, text: str, name: str, *, packed: bool) -> int:
+        """How many bytes lie before the voxels: none before packed ones, for readers differ in what they skip then."""
+        skip = self.numbers(text, name, 1)[0]
+        if skip != int(skip) or skip < -1 or (skip and packed):
+            self.refuse(f"its {name} {skip:g} cannot be used")
+        return int(skip)
+
+    def check_data_file(self, file: str, name: str) -> None:
+        """Refuse voxels in more than one file."""
+        if file.upper().startswith("LIST") or "%" in file:
+            self.refuse(f"its data are spread over several files ({name} LIST)", "save it as one file")
 
 
-def parse_numbers(text: str, path: Path, name: str, count: int | None = None) -> list[float]:
-    """Finite numbers of a field, `count` of them: as any program spells them, since Python takes 1_0 for ten."""
-    words = re.split(r"[ \t,]+", text.strip(" \t"))
-    found = [float(word) for word in words] if all(map(NUMBER.fullmatch, words)) else []
-    if not found or (count is not None and len(found) != count) or not np.isfinite(found).all():
-        raise FormatError(f"its {name} {text[:60]!r} cannot be used", "repair the header", subject=path)
-    return found
+Describe = Callable[[Content, Options, list[str]], tuple[VoxelLayout, NDArray[np.float64], object]]
+"""What a header says: how voxels are stored, where they lie (index → RAS mm), and the reader's own notes for a writer."""
 
 
-def parse_sizes(text: str, path: Path, name: str) -> list[int]:
-    """Positive whole numbers of a field."""
-    found = parse_numbers(text, path, name)
-    if any(size < 1 or size != int(size) or size > 2**40 for size in found):
-        raise FormatError(f"its {name} {text[:60]!r} is no image size", "repair the header", subject=path)
-    return [int(size) for size in found]
-
-
-def load_voxels(
-    content: Content, layout: VoxelLayout, affine: NDArray[np.float64], options: Options, notes: list[str]
-) -> Loaded:
-    """Read the voxels that a header describes and make them a volume."""
-    path = content.path
-    affine = _checked(affine, path)
-    frame = pick_frame(layout.frames, options.frame, path)
-    with _voxels(content, layout) as voxels:
-        count = layout.channels * layout.shape[0] * layout.shape[1] * layout.shape[2]
-        flat = read_frame(voxels, layout.dtype, count, (frame, layout.frames), options)
-        left = voxels.capacity - voxels.position
-        if layout.detached is not None and layout.packing == "raw" and left:  # before the voxels or after them: nobody can tell
-            problem = f"its data file holds {left} bytes more than the header declares"
-            raise FormatError(problem, "say in the header how many to skip, or export the image again", subject=path)
-        notes += [note for note in voxels.warnings if note not in notes]
+def load_described(path: Path, options: Options, describe: Describe) -> Loaded:
+    """Read the voxels that a text header describes and make them a volume."""
+    with open_content(path) as content:
+        notes: list[str] = []
+        layout, affine, origin = describe(content, options, notes)
+        affine = _checked(affine, path)
+        frame = pick_frame(layout.frames, options.frame, path)
+        with _voxels(content, layout) as voxels:
+            count = layout.channels * layout.shape[0] * layout.shape[1] * layout.shape[2]
+            flat = read_frame(voxels, layout.dtype, count, (frame, layout.frames), options)
+            left = voxels.capacity - voxels.position
+            if layout.detached is not None and layout.packing == "raw" and left:  # before or after them: nobody can tell
+                problem = f"its data file holds {left} bytes more than the header declares"
+                raise FormatError(problem, "say in the header how many to skip, or export the image again", subject=path)
+            notes += [note for note in voxels.warnings if note not in notes]
     array = _shaped(flat, layout, options, notes)
     if options.clean:
         array, odd = clean(array)
         notes += odd + size_warning(layout.shape)
-    return Loaded(array, affine, source=path, warnings=(*notes, *shear_warning(affine)))
+    return Loaded(array, affine, source=path, warnings=(*notes, *shear_warning(affine)), origin=origin)
 
 
-def empty_volume(path: Path, layout: VoxelLayout, affine: NDArray[np.float64], options: Options) -> Volume:
-    """A volume of zeros in the grid that a header describes; raises what `load_voxels` does, as far as the header tells."""
+def empty_described(path: Path, options: Options, describe: Describe) -> Volume:
+    """Zeros in the grid that a text header describes; raises what `load_described` does, as far as the header tells."""
+    with open_content(path) as content:
+        layout, affine, _ = describe(content, options, [])
     pick_frame(layout.frames, options.frame, path)
     return Volume(np.broadcast_to(np.zeros((), layout.dtype), layout.shape), _checked(affine, path), source=path)
 
