@@ -45,27 +45,17 @@ class TableNote(str):
 
 @dataclass(frozen=True)
 class Options:
-    """How to read.
+    """How to read."""
 
-    Args:
-        geometry_from: which of two contradicting NIfTI forms counts.
-        frame: which time point or page, from 0.
-        series: which DICOM series of a folder, from 1, or its SeriesInstanceUID.
-        allow_gap: fill missing slices by interpolation instead of refusing.
-        max_bytes: most bytes of voxels that may be unpacked.
-        all_frames: each page or frame is a picture.
-        clean: replace NaN and infinities, turn colours to grey, look for constant images (not for masks, whose numbers count).
-        layer: which of the numbers of a voxel, from 0.
-    """
-
-    geometry_from: Form | None = None
-    frame: int | None = None
-    series: int | str | None = None
-    allow_gap: bool = False
-    max_bytes: int | None = None
-    all_frames: bool = False
+    geometry_from: Form | None = None  # which of two contradicting NIfTI forms counts
+    frame: int | None = None  # which time point or page, from 0
+    series: int | str | None = None  # which DICOM series of a folder, from 1, or its SeriesInstanceUID
+    allow_gap: bool = False  # fill missing slices by interpolation instead of refusing
+    max_bytes: int | None = None  # most bytes of voxels that may be unpacked
+    all_frames: bool = False  # each page or frame is a picture
+    # replace NaN and infinities, turn colours to grey, look for constant images (not for masks, whose numbers count)
     clean: bool = True
-    layer: int | None = None
+    layer: int | None = None  # which of the numbers of a voxel, from 0
 
 
 @dataclass(frozen=True, eq=False)

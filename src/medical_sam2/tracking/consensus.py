@@ -348,18 +348,12 @@ class Gate(nn.Sequential):
 
 @dataclass(frozen=True, eq=False)
 class RefinedProbability:
-    """Probabilities (I, J, K) by slabs, as a fusion hands them out: the tracked ones with their logits changed in the region.
+    """Probabilities (I, J, K) by slabs, as a fusion hands them out: the tracked ones, their logits changed in the region."""
 
-    Args:
-        estimate: that was tracked.
-        grid: of the change.
-        change: of the logits, of its shape.
-        confidence: slice of the prompted axis → predicted IoU in [0, 1], of the slices in the region that were not prompted.
-    """
-
-    estimate: Fusion
-    grid: Grid
-    change: Floats
+    estimate: Fusion  # that was tracked
+    grid: Grid  # of the change
+    change: Floats  # of the logits, of its shape
+    # slice of the prompted axis → predicted IoU in [0, 1], of the slices in the region that were not prompted
     confidence: Mapping[int, float] = field(default_factory=dict[int, float])
 
     def result(self) -> Floats:

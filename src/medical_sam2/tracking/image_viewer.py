@@ -42,19 +42,12 @@ def unknown_modality(_: int) -> str | None:
 
 @dataclass(frozen=True)
 class SetWindows:
-    """One window for all CT images in Hounsfield units, so that a tissue has one grey level; percentiles of each other image.
+    """One window for all CT images in Hounsfield units, so that a tissue has one grey level; percentiles of each other."""
 
-    Args:
-        inside: intensities that are prompted on CT images.
-        fixed: the window of all grey images, if a user asked for one.
-        percentile: whether CT images are no exception.
-        modality: of an image, as a DICOM code, where known.
-    """
-
-    inside: NDArray[np.generic]
-    fixed: Window | None = None
-    percentile: bool = False
-    modality: Modality = unknown_modality
+    inside: NDArray[np.generic]  # intensities that are prompted on CT images
+    fixed: Window | None = None  # the window of all grey images, if a user asked for one
+    percentile: bool = False  # whether CT images are no exception
+    modality: Modality = unknown_modality  # of an image, as a DICOM code, where known
 
     def of(self, i: int, image: NDArray[np.generic]) -> Window:
         """The window of image i, (H, W) or (H, W, 3)."""
