@@ -31,16 +31,8 @@ from medical_sam2.evaluate.cases import (
     open_data_set,
 )
 from medical_sam2.evaluate.figures import write_sketch
-from medical_sam2.evaluate.methods import find_method, is_by_user
-from medical_sam2.evaluate.methods.interface import (
-    Correcting,
-    Method,
-    MethodAnswer,
-    MethodError,
-    MethodInputs,
-    TrainingCases,
-    guard_method,
-)
+from medical_sam2.evaluate.methods import MethodError, find_method, guard_method, is_by_user
+from medical_sam2.evaluate.methods.interface import Correcting, Method, MethodAnswer, MethodInputs, TrainingCases
 from medical_sam2.evaluate.protocols import OF_VOLUMES, Condition, Kind
 from medical_sam2.evaluate.study import EvaluationJob, NetworkSettings, Row
 from medical_sam2.metrics import dice, iou, score

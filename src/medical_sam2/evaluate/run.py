@@ -25,8 +25,7 @@ from medical_sam2.errors import ConfigError, PromptError
 from medical_sam2.evaluate.answer import answer_job
 from medical_sam2.evaluate.cases import SetTask, VolumeTask, draw_distractors, is_boxable, open_data_set
 from medical_sam2.evaluate.figures import SKETCHES
-from medical_sam2.evaluate.methods import find_method, method_label
-from medical_sam2.evaluate.methods.interface import MethodError
+from medical_sam2.evaluate.methods import MethodError, find_method, method_label
 from medical_sam2.evaluate.protocols import Kind, spread_evenly
 from medical_sam2.evaluate.study import (
     AnswerKey,
