@@ -354,9 +354,9 @@ class Segmenter:
             InputError: an image is no array of numbers, or they are in no sequence.
         """
         policy: Callable[[], Policy] = find(POLICIES, bank, what="bank")
-        asked, rest = choose_order(order, len(images := GivenImages(images)))
-        size, seen = self.network.image_size, choose_set_windows(images, prompts, window, modality)
-        cropped = CroppedImages(images, prompts)
+        asked, rest = choose_order(order, len(given := GivenImages(images)))
+        size, seen = self.network.image_size, choose_set_windows(given, prompts, window, modality)
+        cropped = CroppedImages(given, prompts)
         viewer = ImageViewer(cropped, self._encoder(features), size, on_error=on_error, windows=seen)
         visited = [*dict.fromkeys([*prompts, *(i for i in rest if only is None or i in only)])]
         agreed = self.set_consensus if consensus else None

@@ -6,7 +6,7 @@ Shapes: I J K voxels of a whole volume, H W pixels of a whole image.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import ceil, floor
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,7 @@ from medical_sam2.intensity_window import content_box
 from medical_sam2.prompts import Box, FramePrompt, Index, Mask, Point, Prompt
 from medical_sam2.strokes import Brush, Scribble, ShapeInterpolation, SliceRange, Stroke
 from medical_sam2.tracking.frames import Region, around_all, cut_prompt, prompt_extent
+from medical_sam2.tracking.image_viewer import Images
 from medical_sam2.tracking.plan import TrackingPlan, plan_tracking
 from medical_sam2.tracking.volume_tracker import FrameDone
 from medical_sam2.views import View
@@ -200,29 +201,23 @@ def _places(prompt: Prompt) -> Sequence[Index] | NDArray[np.intp] | None:
     return prompt.voxels if isinstance(prompt, Brush) else None
 
 
-class CroppedImages(Sequence[NDArray[np.generic]]):
+class CroppedImages:
     """The images of a set, each without its padding as far as no prompt lies on it; read when they are asked for.
 
     Args:
-        images: (H, W) or (H, W, 3) each.
+        images: of the set.
         prompts: image → object → prompt, in pixels of the whole image.
     """
 
-    def __init__(self, images: Sequence[NDArray[np.generic]], prompts: Mapping[int, Mapping[int, FramePrompt]]) -> None:
+    def __init__(self, images: Images, prompts: Mapping[int, Mapping[int, FramePrompt]]) -> None:
         self._images, self._prompts = images, prompts
         self._places: dict[int, tuple[tuple[int, int], Region]] = {}
 
     def __len__(self) -> int:
         return len(self._images)
 
-    @overload
-    def __getitem__(self, index: int) -> NDArray[np.generic]: ...
-    @overload
-    def __getitem__(self, index: slice) -> "CroppedImages": ...
-    def __getitem__(self, index: int | slice) -> "NDArray[np.generic] | CroppedImages":
+    def __getitem__(self, index: int) -> NDArray[np.generic]:
         """The content of an image."""
-        if isinstance(index, slice):
-            return CroppedImages(self._images[index], {})
         image = self._images[index]
         if image.ndim not in {2, 3} or 0 in image.shape:
             return image  # no image: whoever uses it says so

@@ -6,7 +6,7 @@ Shapes: H W image, S side of the network's square input.
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import cast, overload
+from typing import Protocol, cast
 from weakref import WeakValueDictionary
 
 import numpy as np
@@ -65,7 +65,14 @@ PERCENTILES = SetWindows(np.zeros(0), percentile=True)
 """The percentiles of each image."""
 
 
-class GivenImages(Sequence[NDArray[np.generic]]):
+class Images(Protocol):
+    """The images of a set, (H, W) or (H, W, 3) each, which may be read when they are asked for."""
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, index: int, /) -> NDArray[np.generic]: ...
+
+
+class GivenImages:
     """The images that somebody gave, what is none refused when it is asked for; (H, W, 4) with an opaque fourth is (H, W, 3).
 
     Args:
@@ -83,14 +90,8 @@ class GivenImages(Sequence[NDArray[np.generic]]):
     def __len__(self) -> int:
         return len(self._images)
 
-    @overload
-    def __getitem__(self, index: int) -> NDArray[np.generic]: ...
-    @overload
-    def __getitem__(self, index: slice) -> "GivenImages": ...
-    def __getitem__(self, index: int | slice) -> "NDArray[np.generic] | GivenImages":
+    def __getitem__(self, index: int) -> NDArray[np.generic]:
         """An image as it is looked at."""
-        if isinstance(index, slice):
-            return GivenImages(self._images[index])
         image = self._images[index]
         _check_image(index, image)
         return image[..., :3] if _is_opaque(image) else image
@@ -115,7 +116,7 @@ class ImageViewer:
     """Looks at images, one after the other.
 
     Args:
-        images: (H, W) or (H, W, 3) each; one that is read when it is asked for may raise what `errors` knows.
+        images: of the set; one that is read when it is asked for may raise what `errors` knows.
         encode: one image (3, S, S) in [0, 1] → features, kept as far as there is room.
         size: S.
         on_error: called with an image that cannot be used, which is then left out; without it the error is raised.
@@ -124,7 +125,7 @@ class ImageViewer:
 
     def __init__(
         self,
-        images: Sequence[NDArray[np.generic]],
+        images: Images,
         encode: Callable[[Tensor], Features],
         size: int,
         *,
@@ -229,7 +230,7 @@ def _average_blocks(image: NDArray[np.generic], axis: int, parts: int) -> NDArra
 
 
 def choose_set_windows(
-    images: Sequence[NDArray[np.generic]],
+    images: Images,
     prompts: Mapping[int, Mapping[int, FramePrompt]],
     name: str | Window = "auto",
     modality: Modality = unknown_modality,
