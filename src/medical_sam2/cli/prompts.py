@@ -37,6 +37,13 @@ STROKES: tuple[tuple[str, type[Stroke], bool], ...] = (
     ("negative_lasso", Lasso, False),
     ("diameter", Diameter, True),
 )
+VoxelWords = Annotated[tuple[str, ...], WITH_HYPHENS, Parameter(metavar=VOXELS["--point"])]
+VoxelBoxWords = Annotated[tuple[str, ...], WITH_HYPHENS, Parameter(metavar=VOXELS["--box"])]
+VoxelLineWords = Annotated[tuple[str, ...], WITH_HYPHENS, Parameter(metavar=VOXELS["--scribble"])]
+SliceWords = Annotated[tuple[str, ...], WITH_HYPHENS, Parameter(metavar=VOXELS["--slices"])]
+PixelWords = Annotated[tuple[str, ...], WITH_HYPHENS, Parameter(metavar=PIXELS["--point"])]
+PixelBoxWords = Annotated[tuple[str, ...], WITH_HYPHENS, Parameter(metavar=PIXELS["--box"])]
+PixelLineWords = Annotated[tuple[str, ...], WITH_HYPHENS, Parameter(metavar=PIXELS["--scribble"])]
 GIVE_PROMPT = "give --point I J K, --box, --mask or --prompts"
 POINTED = ("point", "negative", "box", "negative_box", "slices", *(option for option, _, _ in STROKES))
 
@@ -69,19 +76,17 @@ class PointingOptions:
         mm: coordinates of the command line are millimetres in RAS+.
     """
 
-    point: Annotated[tuple[str, ...], WITH_HYPHENS, Parameter(metavar=VOXELS["--point"], show_default=False)] = ()
-    negative: Annotated[tuple[str, ...], WITH_HYPHENS, Parameter(metavar=VOXELS["--negative"], show_default=False)] = ()
-    box: Annotated[tuple[str, ...], WITH_HYPHENS, Parameter(metavar=VOXELS["--box"], show_default=False)] = ()
-    negative_box: Annotated[tuple[str, ...], WITH_HYPHENS, Parameter(metavar=VOXELS["--box"], show_default=False)] = ()
-    scribble: Annotated[tuple[str, ...], WITH_HYPHENS, Parameter(metavar=VOXELS["--scribble"], show_default=False)] = ()
-    negative_scribble: Annotated[
-        tuple[str, ...], WITH_HYPHENS, Parameter(metavar=VOXELS["--scribble"], show_default=False)
-    ] = ()
+    point: VoxelWords = ()
+    negative: VoxelWords = ()
+    box: VoxelBoxWords = ()
+    negative_box: VoxelBoxWords = ()
+    scribble: VoxelLineWords = ()
+    negative_scribble: VoxelLineWords = ()
     width: float | None = None
-    lasso: Annotated[tuple[str, ...], WITH_HYPHENS, Parameter(metavar=VOXELS["--lasso"], show_default=False)] = ()
-    negative_lasso: Annotated[tuple[str, ...], WITH_HYPHENS, Parameter(metavar=VOXELS["--lasso"], show_default=False)] = ()
-    diameter: Annotated[tuple[str, ...], WITH_HYPHENS, Parameter(metavar=VOXELS["--diameter"], show_default=False)] = ()
-    slices: Annotated[tuple[str, ...], WITH_HYPHENS, Parameter(metavar=VOXELS["--slices"], show_default=False)] = ()
+    lasso: VoxelLineWords = ()
+    negative_lasso: VoxelLineWords = ()
+    diameter: VoxelLineWords = ()
+    slices: SliceWords = ()
     interpolate: Annotated[bool, FLAG] = False
     mask: Annotated[tuple[Path, ...], REPEATED] = ()
     threshold: float | None = None
@@ -135,18 +140,16 @@ class SetPromptOptions:
     mask: Annotated[tuple[str, ...], REPEATED] = ()
     threshold: float | None = None
     each_label: Annotated[bool, FLAG] = False
-    box: Annotated[tuple[str, ...], WITH_HYPHENS, Parameter(metavar=PIXELS["--box"], show_default=False)] = ()
-    point: Annotated[tuple[str, ...], WITH_HYPHENS, Parameter(metavar=PIXELS["--point"], show_default=False)] = ()
-    negative: Annotated[tuple[str, ...], WITH_HYPHENS, Parameter(metavar=PIXELS["--negative"], show_default=False)] = ()
-    negative_box: Annotated[tuple[str, ...], WITH_HYPHENS, Parameter(metavar=PIXELS["--box"], show_default=False)] = ()
-    scribble: Annotated[tuple[str, ...], WITH_HYPHENS, Parameter(metavar=PIXELS["--scribble"], show_default=False)] = ()
-    negative_scribble: Annotated[
-        tuple[str, ...], WITH_HYPHENS, Parameter(metavar=PIXELS["--scribble"], show_default=False)
-    ] = ()
+    box: PixelBoxWords = ()
+    point: PixelWords = ()
+    negative: PixelWords = ()
+    negative_box: PixelBoxWords = ()
+    scribble: PixelLineWords = ()
+    negative_scribble: PixelLineWords = ()
     width: float | None = None
-    lasso: Annotated[tuple[str, ...], WITH_HYPHENS, Parameter(metavar=PIXELS["--lasso"], show_default=False)] = ()
-    negative_lasso: Annotated[tuple[str, ...], WITH_HYPHENS, Parameter(metavar=PIXELS["--lasso"], show_default=False)] = ()
-    diameter: Annotated[tuple[str, ...], WITH_HYPHENS, Parameter(metavar=PIXELS["--diameter"], show_default=False)] = ()
+    lasso: PixelLineWords = ()
+    negative_lasso: PixelLineWords = ()
+    diameter: PixelLineWords = ()
     object: int | None = None
     name: Annotated[tuple[str, ...], REPEATED] = ()
 
