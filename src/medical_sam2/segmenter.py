@@ -26,7 +26,7 @@ from medical_sam2.tracking.click_outline import OutlineJudge
 from medical_sam2.tracking.confidence import SLICE_FEATURES, SLICES_FILE, describe_unsure_clicks, describe_unsure_image
 from medical_sam2.tracking.consensus import Gate
 from medical_sam2.tracking.correction import check_correction, correct_labels, read_request, take_out
-from medical_sam2.tracking.cropping import Crop, CroppedImages
+from medical_sam2.tracking.cropping import Crop, CroppedImages, VolumePlan
 from medical_sam2.tracking.encoding import FeatureCache, FeatureStore, choose_encoder, content_key, fingerprint
 from medical_sam2.tracking.frames import FrameStack
 from medical_sam2.tracking.fusion import FUSIONS, Fusion, FusionFactory
@@ -165,6 +165,7 @@ class Segmenter:
         names: Mapping[int, str] | None = None,
         overlap: bool = False,
         priority: Sequence[int | str] = (),
+        plan: VolumePlan | None = None,
         on_frame: Callable[[FrameDone], None] | None = None,
     ) -> Segmentation:
         """Outline every prompted object in the whole volume.
@@ -190,6 +191,7 @@ class Segmenter:
                 in a kidney; its labels give that voxel to one of them all the same.
             priority: objects, by label or name, that such a voxel is given to before others, the first before the second;
                 unless given, and among the others, it goes to the most probable.
+            plan: of this volume, these prompts, views and earlier labels, where it was made already.
             on_frame: called with each tracked frame.
 
         Returns:
@@ -205,11 +207,11 @@ class Segmenter:
         check_correction(earlier, maps=probability or uncertainty, several=overlap or bool(priority))
         # padding is cut off before anything else and put back after everything else; groups of one window share a tracker
         policy, summed = find(POLICIES, bank, what="bank"), find(FUSIONS, fusion, what="fusion")
-        shown, mended = (crop := Crop.to_content(volume, prompts)).volume, crop.labels(earlier)
-        plan = crop.plan(prompts, views, earlier)
-        learnt, first = ((self.gate, self.slice_judge) if consensus else ()), order_objects(priority, plan.labels, names)
+        plan = plan or VolumePlan.of(volume, prompts, views, earlier)
+        shown, mended, tracked = (crop := plan.crop).volume, crop.labels(earlier), plan.tracking
+        learnt, first = ((self.gate, self.slice_judge) if consensus else ()), order_objects(priority, tracked.labels, names)
         options = ResultOptions(summed, probability, uncertainty, islands, *learnt, overlap=overlap, priority=first)
-        work = VolumeTracker(shown, plan, options, TrackingProgress(crop.wrap_progress(on_frame)), crop.start)
+        work = VolumeTracker(shown, tracked, options, TrackingProgress(crop.wrap_progress(on_frame)), crop.start)
         new = partial(TrackingConfig, self.network, self._encoder(features), shown, policy=policy, joint=joint, zoom=zoom)
         with self.computing():
             mended = _track_windows(work, partial(new, judge=self.judge), window, mended)
@@ -217,8 +219,7 @@ class Segmenter:
         if earlier is None and not (probability or uncertainty or overlap):
             again = partial(self.segment_volume, volume, bank=bank, window=window, islands=islands, zoom=zoom)
             result = take_out(result, prompts, partial(again, features=features, names=names, on_frame=on_frame))
-        late = self._describe_late(result, prompts, earlier)
-        return replace(result, warnings=(*result.warnings, *late), image=volume)
+        return replace(result, warnings=(*result.warnings, *self._describe_late(result, prompts, earlier)), image=volume)
 
     def _describe_late(
         self, result: Segmentation, prompts: Sequence[Prompt], earlier: NDArray[np.unsignedinteger] | None

@@ -61,8 +61,9 @@ from medical_sam2.segmenter import Precision, Segmenter, check_choices
 from medical_sam2.tracking.click_outline import JUDGE_FILE
 from medical_sam2.tracking.confidence import SLICES_FILE
 from medical_sam2.tracking.consensus import GATE_FILE
+from medical_sam2.tracking.cropping import VolumePlan
 from medical_sam2.tracking.finishing import FinishingChange, FinishingSettings, finish
-from medical_sam2.tracking.plan import bytes_needed, plan_tracking, refuse_blank
+from medical_sam2.tracking.plan import bytes_needed, refuse_blank
 from medical_sam2.tracking.template import SEARCHED, Template
 from medical_sam2.train.adapt import adapt_to_outlines, warn_without_outlines
 from medical_sam2.volume import Segmentation, Volume
@@ -459,14 +460,15 @@ def _track_and_finish(
     names = {**(template.annotation.names if template else {}), **named.names}
     settings.finishing.check(image.spacing_mm)
     steps = settings.finishing.steps(labels, names, known=False)
-    limits = plan_tracking(image, named.prompts, settings.views).limits if steps and named.prompts else {}
+    plan = VolumePlan.of(image, named.prompts, settings.views) if named.prompts else None
+    limits = plan.limits if steps and plan else {}
     unknown = settings.finishing.unknown(labels, names)
     first = tuple(word for word in settings.priority if word in map(str, labels) or word in names.values())
     unknown += [f"--priority {word}" for word in settings.priority if word not in first]
     tracking: dict[str, Any] = {**settings.tracking, "priority": first}
     with adapt_to_outlines(segmenter.network, image, named.prompts, window=settings.window, seconds=settings.adapt):
         if template is None:
-            found = segmenter.segment_volume(image, named.prompts, names=named.names, **tracking)
+            found = segmenter.segment_volume(image, named.prompts, names=named.names, plan=plan, **tracking)
         else:
             found = segmenter.segment_by_template(image, template, named.prompts, names=named.names, **tracking)
     found, changes = finish(found, steps, named.prompts, limits)

@@ -22,6 +22,7 @@ from medical_sam2.volume import Segmentation, Volume
 
 if TYPE_CHECKING:
     from medical_sam2.segmenter import Segmenter
+    from medical_sam2.tracking.cropping import VolumePlan
 
 
 NO_PROMPTS, AS_USUAL, AS_IT_IS = PromptOptions(), InferenceOptions(), Reading()
@@ -63,16 +64,16 @@ def segment(
     steps = _finishing_steps(finishing, image, named)
     clock.lap("read")
     segmenter = None if dry_run and network.must_fetch(options.weights) else network.load_segmenter(options)
-    plan, window, size = network.plan(image, named, options, segmenter, outputs, earlier)
+    plan = network.plan(image, named, options, segmenter, outputs, earlier)
     facts = network.describe_volume_run(volume, image, named, options, segmenter=segmenter, plan=plan, earlier=earlier)
     clock.lap("weights")
     report.print_warnings([*image.warnings, *plan.warnings])
     if segmenter is None or dry_run:
         facts |= {"files": files.list_outputs(outputs, objects), "dry_run": True}
-        return report.print_report(facts, report.dry_run_text(facts, image, plan.groups, window, size), json=json)
+        return report.print_report(facts, report.dry_run_text(facts, plan), json=json)
     with network.adapted(segmenter, image, named, options):
-        found = _track(segmenter, image, named, options, outputs=outputs, earlier=earlier, quiet=quiet)
-        found, changes = finish(found, steps, named.prompts, plan.limits)
+        found = _track(segmenter, image, named, options, plan=plan.tracked, outputs=outputs, earlier=earlier, quiet=quiet)
+        found, changes = finish(found, steps, named.prompts, plan.tracked.limits if steps else {})
     report.print_warnings(line for line in found.warnings if line not in plan.warnings)
     facts |= {**report.describe_result(image, found, plan.warnings), "files": files.list_outputs(outputs, objects, found)}
     facts |= {"finishing": [*map(vars, changes)], "seconds": clock.lap("track")}
@@ -163,6 +164,7 @@ def _track(
     named: NamedPrompts,
     options: InferenceOptions,
     *,
+    plan: "VolumePlan",
     outputs: OutputOptions,
     earlier: Volume | None,
     quiet: bool,
@@ -185,6 +187,7 @@ def _track(
             priority=options.priority,
             features=options.features,
             names=named.names,
+            plan=plan,
             on_frame=progress,
         )
     return replace(found, colours=named.colours)

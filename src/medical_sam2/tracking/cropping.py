@@ -17,7 +17,8 @@ from medical_sam2.prompts import Box, FramePrompt, Index, Mask, Point, Prompt
 from medical_sam2.strokes import Brush, Scribble, ShapeInterpolation, SliceRange, Stroke
 from medical_sam2.tracking.frames import Region, around_all, cut_prompt, prompt_extent
 from medical_sam2.tracking.image_viewer import Images
-from medical_sam2.tracking.plan import TrackingPlan, plan_tracking
+from medical_sam2.tracking.limits import Limits, limits_of
+from medical_sam2.tracking.plan import TrackingPlan, array_axis, plan_tracking
 from medical_sam2.tracking.volume_tracker import FrameDone
 from medical_sam2.views import View
 from medical_sam2.volume import Segmentation, Volume, bounding_box
@@ -82,9 +83,7 @@ class Crop:
             return replace(prompt, start_ijk=self.start, whole_ijk=self.whole.shape)
         return prompt
 
-    def plan(
-        self, prompts: Sequence[Prompt], views: str | Sequence[View], earlier: NDArray[np.unsignedinteger] | None
-    ) -> TrackingPlan:
+    def plan(self, prompts: Sequence[Prompt], views: str | Sequence[View], earlier: NDArray[np.generic] | None) -> TrackingPlan:
         """`plan_tracking` in the part; what is refused is told in voxels of the whole."""
         try:
             return plan_tracking(self.volume, [self.prompt(prompt) for prompt in prompts], views, earlier)
@@ -147,6 +146,40 @@ class Crop:
         whole = np.zeros(self.whole.shape, kind) if around is None else around.astype(kind)
         whole[self.box] = part
         return whole
+
+
+@dataclass(frozen=True, eq=False)
+class VolumePlan:
+    """What is tracked of a volume: the part of it that is looked at, and who is tracked there along which views."""
+
+    crop: Crop
+    prompts: tuple[Prompt, ...]  # in voxels of the whole volume
+    tracking: TrackingPlan  # in voxels of the part
+
+    @classmethod
+    def of(
+        cls,
+        volume: Volume,
+        prompts: Sequence[Prompt],
+        views: str | Sequence[View],
+        earlier: NDArray[np.generic] | None = None,
+    ) -> "VolumePlan":
+        """Plan what prompts, or corrections of earlier labels, ask for; raises as `plan_tracking` does."""
+        crop = Crop.to_content(volume, prompts)
+        return cls(crop, tuple(prompts), crop.plan(prompts, views, earlier))
+
+    @property
+    def limits(self) -> dict[int, Limits]:
+        """Object → what its prompts settle of single voxels of the whole, where they do."""
+        axes = {x: array_axis(self.crop.whole, group.view) for group in self.tracking.groups for x in group.prompts}
+        found = {x: limits_of([p for p in self.prompts if p.object == x], self.crop.whole.shape, axes[x]) for x in axes}
+        return {x: own for x, own in found.items() if own is not None}
+
+    def slice_index(self, view: View, t: int) -> int:
+        """The slice of the whole, along its array axis, that a frame of the part lies on."""
+        axis = array_axis(self.crop.whole, view)
+        side = self.crop.box[axis]
+        return side.start + view.slice_index(t, side.stop - side.start, self.crop.whole.orientation)
 
 
 # From a click on what fills its frame the network finds next to nothing: it has learnt that there is something around objects.
