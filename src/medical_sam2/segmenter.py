@@ -143,7 +143,7 @@ class Segmenter:
         """
         return None if self._weights is None else SetConsensus.beside(self._weights)
 
-    # Objects that are seen through different windows are tracked apart; crop and window are undone at the end.
+    # Padding is cut off before anything else and put back after everything else; groups of one window share a tracker.
     @torch.no_grad()
     def segment_volume(  # noqa: PLR0913  each is one choice of a user, by name
         self,
@@ -205,7 +205,6 @@ class Segmenter:
         """
         prompts, earlier, names = read_request(volume, prompts, earlier, names, window)
         check_correction(earlier, maps=probability or uncertainty, several=overlap or bool(priority))
-        # padding is cut off before anything else and put back after everything else; groups of one window share a tracker
         policy, summed = find(POLICIES, bank, what="bank"), find(FUSIONS, fusion, what="fusion")
         plan = plan or VolumePlan.of(volume, prompts, views, earlier)
         shown, mended, tracked = (crop := plan.crop).volume, crop.labels(earlier), plan.tracking
